@@ -1,0 +1,21 @@
+"""The one error that users are meant to read."""
+
+
+class InputError(Exception):
+    """Something that the user gave cannot be used: a file, a row, a key, a checkpoint.
+
+    The command prints it as one message and exits with 2, without a traceback.
+
+    Args:
+        what: what is wrong, in one sentence, with the value that was found.
+        where: the file, row, column or key that it is about.
+        remedy: what to do about it, in one sentence.
+    """
+
+    def __init__(self, what: str, *, where: str | None = None, remedy: str | None = None) -> None:
+        self.what, self.where, self.remedy = what, where, remedy
+        super().__init__(what, where, remedy)
+
+    def __str__(self) -> str:
+        head = f"{self.where}: {self.what}" if self.where else self.what
+        return f"{head}\n  -> {self.remedy}" if self.remedy else head
