@@ -126,8 +126,8 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
 def holm_intervals(estimates: Sequence[Estimate], level: float = 0.95) -> list[tuple[float, float]]:
     """Intervals that shut out 0 only where Holm's procedure does.
 
-    The i-th smallest p of m gets the level 1 - alpha / (m - i + 1); after the first one that Holm does not reject all get
-    that one's level, so that a later one cannot look better than an earlier one that failed.
+    The i-th smallest p of m gets the level 1 - alpha / (m - i + 1); after the first one that Holm does not reject all
+    get that one's level, so that a later one cannot look better than an earlier one that failed.
     """
     intervals = [(-np.inf, np.inf)] * len(estimates)
     divisor, rejecting = len(estimates), True

@@ -1,0 +1,89 @@
+"""Evaluation artefacts made up for tests, with effects that are known."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+# method -> (how far it moves high-reward targets up, value under the judges, under the training reward model)
+EFFECTS = {
+    "popularity": (-1.0, 3.50, 3.60),
+    "popularity_high": (-0.8, 3.55, 3.65),
+    "item_mean": (-2.5, 3.90, 4.10),
+    "start": (0.0, 3.60, 3.70),
+    "rerank": (0.1, 3.70, 4.20),
+    "bc": (0.05, 3.60, 3.71),
+    "reward_weighted": (0.1, 3.63, 3.75),
+    "exp_reward": (0.2, 3.66, 3.80),
+    "asft": (0.6, 3.80, 3.95),
+    "asft_permuted": (0.0, 3.60, 3.70),
+    "asft_random": (-0.02, 3.595, 3.70),
+    "ppo": (-0.9, 3.65, 4.60),
+}
+UNTRAINED = ("popularity", "popularity_high", "item_mean", "rerank")
+
+
+def write_run(folder: Path, method: str, seed: int, users: int, events: int, high: np.ndarray | None = None) -> None:
+    """Write `<folder>/<method>/seed-<n>/evaluation/`: `events` test events of each user, two of validation."""
+    lift, judge, train_rm = EFFECTS.get(method, (0.0, 3.6, 3.7))
+    out = folder / method / f"seed-{seed}" / "evaluation"
+    out.mkdir(parents=True)
+    for split, per_user in (("test", events), ("validation", 2)):
+        frame = _events(users, per_user, np.random.default_rng([seed, per_user]), (lift, judge, train_rm))
+        if method in ("popularity", "popularity_high", "item_mean"):
+            frame = frame.with_columns(pl.lit(None, pl.Float64).alias(name) for name in ("kl", "entropy", "true"))
+        frame.sample(fraction=1, shuffle=True, seed=seed).write_parquet(out / f"{split}.parquet")
+    cost = {"cost/steps": 0, "cost/seconds": 0.0, "cost/events": 0}
+    if method not in UNTRAINED:
+        cost = {"cost/steps": 400, "cost/seconds": 30.0 + seed, "cost/events": 51_200}
+    summary = {"method": method, "seed": seed, "log": "made-up", "coverage@10": 0.2 + 0.01 * seed, "cold_share": 0.01}
+    (out / "summary.json").write_text(json.dumps(summary | cost))
+
+
+def _events(users: int, per_user: int, rng: np.random.Generator, effect: tuple[float, float, float]) -> pl.DataFrame:
+    """Draws that depend on the seed alone, so that methods differ by their effects only."""
+    lift, judge, train_rm = effect
+    n = users * per_user
+    user = np.repeat(np.arange(users), per_user)
+    high = rng.random(n) < 0.25
+    taste = np.repeat(rng.normal(size=users), per_user)
+    log_rank = 4.0 - lift * (0.3 + high) + 1.2 * rng.normal(size=n) - 0.5 * taste
+    cold = rng.random(n) < 0.01
+    quality = (1 + 0.3 * lift) * (0.3 * taste + 0.2 * rng.normal(size=n)) + 0.03 * lift * rng.normal()
+    return pl.DataFrame(
+        {
+            "user": pl.Series(user * 3, dtype=pl.UInt32),
+            "event": pl.Series(np.arange(n) * 7, dtype=pl.UInt32),
+            "rank": pl.Series(np.where(cold, 0, np.ceil(np.exp(log_rank.clip(0, 7)))), dtype=pl.UInt32),
+            "cold": cold,
+            "high": high,
+            "trajectory": taste > 0,
+            "judge@10": judge + quality,
+            "select_judge@10": judge + 0.02 + quality,
+            "train_rm@10": train_rm + quality,
+            "true@10": judge - 0.1 + quality,
+            "true": judge - 0.2 + quality,
+            "kl": np.full(n, 0.1 * abs(lift)) + abs(train_rm - 3.7),
+            "entropy": 5 - 0.1 * rng.random(n),
+            "popularity@10": 0.02 + 0.001 * rng.random(n),
+        }
+    )
+
+
+@pytest.fixture
+def made_up_run() -> Callable[..., None]:
+    """`write_run`."""
+    return write_run
+
+
+@pytest.fixture(scope="session")
+def made_up_chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished chain of all methods in `EFFECTS`, 3 seeds, 150 users; nobody may write in it but `compare`."""
+    folder = tmp_path_factory.mktemp("runs") / "made-up"
+    for method in EFFECTS:
+        for seed in range(3):
+            write_run(folder, method, seed, users=150, events=5)
+    return folder

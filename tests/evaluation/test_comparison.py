@@ -1,0 +1,138 @@
+"""The comparison: hand-worked rows, pairing, the choice of the better baseline, Holm, and errors a person can read."""
+
+import json
+
+import numpy as np
+import polars as pl
+import pytest
+
+from recalign.errors import InputError
+from recalign.evaluation import comparison
+from recalign.evaluation.comparison import compare
+from recalign.metrics.bootstrap import CrossedBootstrap
+
+
+def write(folder, method, seed, rank, summary=(), **columns):
+    """A run of four events: users 1, 1, 2, 5; high: the first and the third."""
+    out = folder / method / f"seed-{seed}" / "evaluation"
+    out.mkdir(parents=True)
+    frame = pl.DataFrame(
+        {"user": [1, 1, 2, 5], "event": [0, 1, 5, 9], "rank": rank, "high": [True, False, True, False]}
+    )
+    frame.with_columns(pl.Series(name, values, dtype=pl.Float64) for name, values in columns.items()).write_parquet(
+        out / "test.parquet"
+    )
+    (out / "summary.json").write_text(json.dumps({"method": method, "seed": seed, "log": "x", **dict(summary)}))
+
+
+def cell(frame, method, metric, seed="all", split="test"):
+    """(value, ci_low, ci_high) of one row; None where there is no such row."""
+    rows = (
+        frame.filter(method=method, metric=metric, seed=seed, split=split).select("value", "ci_low", "ci_high").rows()
+    )
+    assert len(rows) <= 1
+    return rows[0] if rows else None
+
+
+def test_values_by_hand(tmp_path):
+    write(tmp_path, "start", 0, [1, 3, 0, 20], {"coverage@10": 0.5, "cost/steps": 7}, **{"judge@10": [1, 2, None, 6]})
+    write(tmp_path, "start", 1, [1, 1, 1, 1], {"coverage@10": 0.7, "cost/steps": 7}, **{"judge@10": [1, 1, 1, 1]})
+    frame = compare(tmp_path, draws=200)
+    assert cell(frame, "start", "all/hr@10", "0") == (0.5, None, None)
+    assert cell(frame, "start", "all/ndcg@10", "0")[0] == pytest.approx((1 + 0.5) / 4)
+    assert cell(frame, "start", "all/mrr", "0")[0] == pytest.approx((1 + 1 / 3 + 1 / 20) / 4)
+    assert cell(frame, "start", "high/hr@10", "0")[0] == 0.5
+    assert cell(frame, "start", "value/judge@10", "0")[0] == 3
+    assert cell(frame, "start", "value/judge@10")[0] == 2
+    assert cell(frame, "start", "policy/coverage@10")[0] == pytest.approx(0.6)
+    assert cell(frame, "start", "cost/steps") == (7, 7, 7)
+    for absent in ("trajectory/hr@10", "value/true@10", "policy/kl", "diff_best_bc/all/hr@10", "seed"):
+        assert cell(frame, "start", absent) is None
+    assert not (tmp_path / "comparison.csv.partial").exists()
+    assert comparison.read(tmp_path).equals(frame)
+
+
+def test_the_better_baseline_is_chosen_for_each_metric(tmp_path):
+    write(tmp_path, "start", 0, [1, 9, 9, 9], **{"judge@10": [3, 3, 3, 3]})
+    write(tmp_path, "bc", 0, [2, 2, 2, 2], **{"judge@10": [1, 1, 1, 1]})
+    write(tmp_path, "asft", 0, [1, 1, 1, 1], **{"judge@10": [4, 4, 4, 5]})
+    frame = compare(tmp_path, draws=200)
+    start, bc = (cell(frame, method, "all/ndcg@10")[0] for method in ("start", "bc"))
+    assert bc > start
+    assert cell(frame, "asft", "diff_best_bc/all/ndcg@10")[0] == pytest.approx(1 - bc)
+    assert cell(frame, "start", "diff_best_bc/all/ndcg@10")[0] == pytest.approx(start - bc)
+    assert cell(frame, "bc", "diff_best_bc/all/ndcg@10") is None
+    assert cell(frame, "asft", "diff_best_bc/value/judge@10")[0] == 1.25
+    assert cell(frame, "bc", "diff_asft/value/judge@10")[0] == -3.25
+
+
+def test_differences_are_paired_within_seed_user_and_event(tmp_path):
+    # The event that `asft` has no value for, and the seed that it has not run, are left out on both sides.
+    write(tmp_path, "start", 0, [1, 1, 1, 1], **{"judge@10": [1, 2, 3, 100]})
+    write(tmp_path, "start", 1, [1, 1, 1, 1], **{"judge@10": [50, 50, 50, 50]})
+    write(tmp_path, "asft", 0, [1, 1, 1, 1], **{"judge@10": [2, 3, 4, None]})
+    frame = compare(tmp_path, draws=500)
+    assert cell(frame, "asft", "diff_start/value/judge@10")[0] == 1
+    assert cell(frame, "asft", "diff_start/value/judge@10", "1") is None
+    # Users differ by much more than 1, their differences not at all: paired, nothing is left that could vary.
+    draws = CrossedBootstrap(users=3, draws=500)
+    assert cell(frame, "asft", "diff_start/value/judge@10")[1:] == (1, 1)
+    assert np.ptp(draws.mean(np.array([[3.0, 3.0, 100.0]]), np.array([[2.0, 1.0, 1.0]])).draws_D) > 1
+
+
+def test_the_same_policy_does_not_differ(tmp_path):
+    for method in ("start", "asft"):
+        write(tmp_path, method, 0, [1, 4, 0, 30])
+    frame = compare(tmp_path, draws=200)
+    assert cell(frame, "asft", "diff_start/all/ndcg@10") == (0, 0, 0)
+    assert cell(frame, "asft", "p_start/all/ndcg@10")[0] == 1
+
+
+def test_a_policy_that_diverged_is_not_hidden(tmp_path):
+    write(tmp_path, "start", 0, [1, 1, 1, 1], **{"judge@10": [1, 2, 3, 4]})
+    write(tmp_path, "asft", 0, [1, 1, 1, 1], **{"judge@10": [1, 2, float("nan"), 4]})
+    frame = compare(tmp_path, draws=200)
+    assert np.isnan(cell(frame, "asft", "value/judge@10")).all()
+    assert cell(frame, "asft", "p_start/value/judge@10")[0] == 1
+    assert cell(frame, "start", "value/judge@10")[0] == 2.5
+
+
+def test_a_chain(made_up_chain):
+    frame = compare(made_up_chain, draws=1000)
+    assert frame["method"].unique(maintain_order=True).to_list()[:4] == list(comparison.METHODS[:4])
+    for metric in ("high/ndcg@10", "value/judge@10"):
+        value, low, high = cell(frame, "asft", f"diff_best_bc/{metric}")
+        holm_value, holm_low, holm_high = cell(frame, "asft", f"holm_best_bc/{metric}")
+        assert 0 < holm_low <= low < value < high <= holm_high
+        assert holm_value == value
+        assert cell(frame, "asft", f"p_best_bc/{metric}")[0] < 0.05
+    low, high = cell(frame, "asft_permuted", "diff_start/high/ndcg@10")[1:]
+    assert low <= 0 <= high
+    values = [cell(frame, "bc", "all/mrr", str(seed))[0] for seed in range(3)]
+    assert cell(frame, "bc", "all/mrr")[0] == pytest.approx(np.mean(values))
+    assert cell(frame, "asft", "all/mrr", split="validation") is not None
+    assert cell(frame, "popularity", "policy/kl") is None
+
+
+def test_comparing_again_gives_the_same_bytes(tmp_path, made_up_run):
+    for method in ("start", "bc", "asft"):
+        made_up_run(tmp_path, method, 0, users=20, events=2)
+    compare(tmp_path, draws=200)
+    first = (tmp_path / "comparison.csv").read_bytes()
+    compare(tmp_path, draws=200)
+    assert (tmp_path / "comparison.csv").read_bytes() == first
+
+
+def test_errors(tmp_path, made_up_run):
+    with pytest.raises(InputError, match="no such folder"):
+        compare(tmp_path / "nowhere")
+    (tmp_path / "start" / "seed-0" / "evaluation").mkdir(parents=True)
+    (tmp_path / "start" / "seed-0" / "evaluation" / "summary.json").write_text("{}")
+    with pytest.raises(InputError, match="no method in it has been evaluated"):
+        compare(tmp_path)
+    with pytest.raises(InputError, match="recalign compare"):
+        comparison.read(tmp_path)
+    made_up_run(tmp_path, "bc", 0, users=10, events=3)
+    made_up_run(tmp_path, "asft", 2, users=11, events=3)
+    with pytest.raises(InputError, match=r"bc, seed 0: it was measured on other test events \(30\) than asft"):
+        compare(tmp_path)
