@@ -1,0 +1,8 @@
+"""Raw logs in, one checked event table out. Polars only, no torch."""
+
+from recalign.events.audit import audit, render
+from recalign.events.expression import evaluate
+from recalign.events.log import Log, data_root
+from recalign.events.table import EventTable, Report, fingerprint, load_events
+
+__all__ = ["EventTable", "Log", "Report", "audit", "data_root", "evaluate", "fingerprint", "load_events", "render"]

@@ -1,0 +1,155 @@
+"""The figures of ``recalign check`` that need no split: what a log holds, and what in it could mislead."""
+
+from datetime import UTC, datetime
+
+import polars as pl
+
+from recalign.events.table import EventTable
+
+Value = int | float | str
+Section = dict[str, Value]
+"""Figures by name, in the order in which they are shown."""
+
+QUANTILES = {"least": 0.0, "10 %": 0.1, "25 %": 0.25, "median": 0.5, "75 %": 0.75, "90 %": 0.9, "most": 1.0}
+BINS = 10
+
+
+def audit(table: EventTable) -> dict[str, Section]:
+    """Figures of a log by section; whoever knows more (a split, say) adds sections to the dict.
+
+    Args:
+        table: the checked events.
+    """
+    frame = table.frame
+    sections: dict[str, Section] = {
+        "log": _log(table),
+        "rows set apart": {f"{note.reason}: {note.rows}": note.count for note in table.report.notes},
+        "nulls": {column.name: column.null_count() for column in frame if column.null_count()},
+        "repetition": _repetition(table),
+        "events a user": _quantiles(frame, "user"),
+        "events an item": _quantiles(frame, "item"),
+    }
+    rewards = frame["reward"].drop_nulls()
+    if len(rewards):
+        sections["reward"] = _reward(table)
+        sections["reward histogram"] = histogram(rewards)
+    return sections
+
+
+def render(sections: dict[str, Section]) -> str:
+    """Sections as text: a heading each, then figures in a column."""
+    shown = {title: {name: _shown(value) for name, value in rows.items()} for title, rows in sections.items() if rows}
+    width = max(len(value) for rows in shown.values() for value in rows.values())
+    parts = [
+        "\n".join([title, *(f"  {value:>{width}}  {name}" for name, value in rows.items())])
+        for title, rows in shown.items()
+    ]
+    return "\n\n".join(parts)
+
+
+def gap_auc(frame: pl.DataFrame) -> float | None:
+    """How well a high reward can be read off the time between a user's events: a leak that a model would use.
+
+    A reward is high above the median, or from the median on, whichever makes the more equal halves. The score is the
+    time since the user's event before, until the one after, or how far these differ (not at all, where somebody filled
+    moments in between their neighbours): whichever tells most, in whichever direction.
+
+    Args:
+        frame: events in order, with ``user``, ``timestamp`` and ``reward``.
+
+    Returns:
+        AUC from 0.5 (tells nothing) to 1; null where all rewards are alike or no user has two events.
+    """
+    step = pl.col("timestamp").diff()
+    same = pl.col("user") == pl.col("user").shift()
+    before = pl.when(same).then(step)
+    median = pl.col("reward").median()
+    halves = pl.col("reward") > median, pl.col("reward") >= median
+    above, from_it = ((half.mean() - 0.5).abs() for half in halves)
+    gaps = frame.select(
+        before.alias("before"),
+        before.shift(-1).alias("after"),
+        pl.when(above < from_it).then(halves[0]).otherwise(halves[1]).alias("high"),
+    )
+    gaps = gaps.with_columns((pl.col("after") - pl.col("before")).abs().alias("uneven"))
+    areas = [auc(gaps.select(gap, "high").drop_nulls()) for gap in ("before", "after", "uneven")]
+    return max((max(area, 1 - area) for area in areas if area is not None), default=None)
+
+
+def auc(scored: pl.DataFrame) -> float | None:
+    """Area under the ROC curve of a score (first column) for a bool (second column), ties counted half."""
+    score, positive = scored.get_columns()
+    ones, zeros = int(positive.sum()), int((~positive).sum())
+    if not ones or not zeros:
+        return None
+    ranks = float(score.rank("average").filter(positive).sum())
+    return (ranks - ones * (ones + 1) / 2) / (ones * zeros)
+
+
+def histogram(values: pl.Series) -> Section:
+    """Counts by value where there are few, else in equal bins from the least to the greatest."""
+    counts = values.value_counts().sort(values.name)
+    if counts.height <= BINS:
+        return {f"{value:g}": count for value, count in counts.iter_rows()}
+    low, high = float(values.min()), float(values.max())  # type: ignore[arg-type]
+    width = (high - low) / BINS
+    bins = ((values - low) / width).floor().clip(upper_bound=BINS - 1).cast(pl.Int32).value_counts()
+    sizes = dict(bins.iter_rows())
+    return {f"{low + i * width:.4g} to {low + (i + 1) * width:.4g}": sizes.get(i, 0) for i in range(BINS)}
+
+
+def _log(table: EventTable) -> Section:
+    frame = table.frame
+    rows: Section = {
+        "rows read": sum(table.report.files.values()),
+        "events": frame.height,
+        "users": len(table.users),
+        "items": len(table.items),
+        "share of all (user, item) pairs seen": _pairs(frame) / (len(table.users) * len(table.items)),
+    }
+    if table.has_time:
+        rows["first event"], rows["last event"] = (
+            f"{datetime.fromtimestamp(moment, UTC):%Y-%m-%d %H:%M:%S} UTC"
+            for moment in frame.select(first=pl.min("timestamp"), last=pl.max("timestamp")).row(0)
+        )
+    return rows
+
+
+def _repetition(table: EventTable) -> Section:
+    frame = table.frame
+    rows: Section = {"events whose user had the item before": frame.height - _pairs(frame)}
+    if table.has_time:
+        here = (pl.col("user") == pl.col("user").shift()) & (pl.col("timestamp") == pl.col("timestamp").shift())
+        tied = here.fill_null(False) | here.shift(-1).fill_null(False)
+        rows["duplicates (same user, item, moment)"] = (
+            frame.height - frame.select(pl.struct("user", "item", "timestamp").n_unique()).item()
+        )
+        rows["ties: share of events at the moment of another of their user"] = frame.select(tied.mean()).item()
+    return rows
+
+
+def _reward(table: EventTable) -> Section:
+    rewards = table.frame["reward"].drop_nulls()
+    rows: Section = {
+        "events with a reward": len(rewards),
+        "mean": float(rewards.mean()),  # type: ignore[arg-type]
+        "standard deviation": float(rewards.std()),  # type: ignore[arg-type]
+    }
+    area = gap_auc(table.frame) if table.has_time else None
+    if area is not None:
+        rows["AUC of a high reward by the time between events (0.5: it does not leak there)"] = area
+    return rows
+
+
+def _pairs(frame: pl.DataFrame) -> int:
+    """Distinct (user, item) pairs."""
+    return (frame["user"].cast(pl.UInt64) * 2**32 + frame["item"]).n_unique()
+
+
+def _quantiles(frame: pl.DataFrame, column: str) -> Section:
+    counts = frame.group_by(column).len()["len"]
+    return {name: int(counts.quantile(share, "nearest")) for name, share in QUANTILES.items()}  # type: ignore[arg-type]
+
+
+def _shown(value: Value) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else value

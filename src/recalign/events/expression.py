@@ -1,0 +1,170 @@
+"""Polars SQL over the columns of a log, one value a row, with a rule for nulls that cannot be tripped over.
+
+Polars SQL's ``least`` and ``greatest`` skip nulls (and NaN): in ``least(play / duration, 1.0)`` a missing play time
+would become the best reward there is. Here a value is null as soon as anything that it is made of is null, unless the
+expression says with ``coalesce`` what to do then.
+"""
+
+from collections.abc import Callable
+
+import polars as pl
+
+from recalign.errors import InputError
+from recalign.events.messages import Rows, nearest
+
+SAMPLE = 1000
+"""Rows on which an expression is computed a second time, to see that it reads its own row only."""
+
+
+def evaluate(frame: pl.DataFrame, expression: str, key: str) -> pl.Series:
+    """Compute an expression on every row.
+
+    A row's value is null where a column that the expression reads is null, or where an argument of a ``least`` or
+    ``greatest`` is (``nullif`` makes such nulls). What stands in ``coalesce(a, b, ...)`` is exempt: it is the first
+    argument that is not null, each argument under the same rule.
+
+    Args:
+        frame: the rows; its column ``row``, where there is one, names them in errors.
+        expression: Polars SQL over the frame's columns.
+        key: the setting that the expression stands in, for errors: ``data.reward``.
+
+    Returns:
+        A series of any type, a value a row; never NaN or infinite.
+
+    Raises:
+        InputError: the expression does not parse, reads an unknown column or other rows than its own (``avg``,
+            windows), cannot be computed, reads a NaN, or gives NaN or an infinite value.
+    """
+    number = frame["row"] if "row" in frame.columns else pl.int_range(1, frame.height + 1, eager=True)
+    return compute(frame, expression, key, Rows(number))
+
+
+def compute(frame: pl.DataFrame, expression: str, key: str, rows: Rows) -> pl.Series:
+    """`evaluate`, with the rows' places in their files."""
+    parsed = parse(frame, expression, key)
+    for name in set(parsed.meta.root_names()):
+        if frame.schema[name].is_float() and frame[name].is_nan().any():
+            raise InputError(
+                f"{expression!r} reads the column {name}, which is NaN in {rows.name(frame[name].is_nan())}",
+                where=key,
+                remedy="leave the field empty (null) where a value is missing, or leave the rows out by data.log.where",
+            )
+    values = run(frame, null_safe(parsed, key), expression, key, rows)
+    if values.dtype.is_float() and not values.is_finite().all():
+        bad = ~values.is_finite().fill_null(True)
+        raise InputError(
+            f"{expression!r} gives {values.filter(bad)[0]} in {rows.name(bad)}",
+            where=key,
+            remedy="guard divisions, as in a / nullif(b, 0) for a null there, or a / greatest(b, 1)",
+        )
+    return values
+
+
+def condition(frame: pl.DataFrame, expression: str, key: str, rows: Rows) -> pl.Series:
+    """Whether each row meets a condition, nulls as in SQL's WHERE: what is not known to be true does not count."""
+    values = run(frame, parse(frame, expression, key), expression, key, rows)
+    if values.dtype != pl.Boolean:
+        raise InputError(f"{expression!r} gives {values.dtype}, not true or false", where=key, remedy="compare: a > 0")
+    return values.fill_null(False)
+
+
+def parse(frame: pl.DataFrame, expression: str, key: str) -> pl.Expr:
+    """The expression, all of whose columns are in the frame."""
+    try:
+        parsed = pl.sql_expr(expression).meta.undo_aliases()
+    except pl.exceptions.PolarsError as error:
+        raise InputError(
+            f"{expression!r} is no Polars SQL expression: {error}",
+            where=key,
+            remedy="write one expression over the log's columns, such as least(seconds / 60, 1.0)",
+        ) from error
+    for name in parsed.meta.root_names():
+        if name not in frame.columns:
+            raise InputError(
+                f"{expression!r} reads a column {name!r} that the log does not have",
+                where=key,
+                remedy=nearest(name, frame.columns) + "; text stands in 'single quotes'",
+            )
+    return parsed
+
+
+def run(frame: pl.DataFrame, parsed: pl.Expr, expression: str, key: str, rows: Rows) -> pl.Series:
+    """The values of a parsed expression, which depend on their own row alone."""
+    named = parsed.alias("value")
+    step = max(2, frame.height // SAMPLE)
+    try:
+        values = frame.with_columns(named)["value"]
+        alone = frame.gather_every(step).with_columns(named)["value"]
+    except pl.exceptions.PolarsError as error:
+        raise InputError(
+            f"{expression!r} cannot be computed: {str(error).splitlines()[0]}{_types(frame, parsed, rows)}",
+            where=key,
+            remedy="compare and count like with like; CAST(x AS DOUBLE) turns text into numbers",
+        ) from error
+    if not alone.eq_missing(values.gather_every(step)).all():
+        raise InputError(
+            f"{expression!r} reads other rows than its own, so it would carry the future into training",
+            where=key,
+            remedy="write what a row is worth by its own columns, without averages, ranks or windows",
+        )
+    return values
+
+
+def null_safe(expr: pl.Expr, key: str) -> pl.Expr:
+    """The expression under the null rule of `evaluate`."""
+    parts = _parts(expr)
+    if _is(expr, pl.coalesce, parts):
+        return pl.coalesce([null_safe(part, key) for part in parts])
+    needed = _needed(expr, key)
+    if not needed:
+        return expr
+    return pl.when(pl.any_horizontal([part.is_null() for part in needed])).then(None).otherwise(expr)
+
+
+def _needed(expr: pl.Expr, key: str) -> list[pl.Expr]:
+    """The parts of an expression, none of which may be null."""
+    parts = _parts(expr)
+    if _is(expr, pl.coalesce, parts):
+        if any(_skips_nulls(part) for part in parts):
+            raise InputError(
+                "least or greatest inside a coalesce that is itself part of an expression would skip nulls",
+                where=key,
+                remedy="coalesce the columns: least(coalesce(a, 0), b); or make coalesce the outermost call",
+            )
+        return []
+    if not parts:
+        return [expr] if expr.meta.root_names() else []
+    needed = [deeper for part in parts for deeper in _needed(part, key)]
+    return needed + parts if _is_extremum(expr, parts) else needed
+
+
+def _skips_nulls(expr: pl.Expr) -> bool:
+    parts = _parts(expr)
+    return _is_extremum(expr, parts) or any(_skips_nulls(part) for part in parts)
+
+
+def _is_extremum(expr: pl.Expr, parts: list[pl.Expr]) -> bool:
+    return _is(expr, pl.min_horizontal, parts) or _is(expr, pl.max_horizontal, parts)
+
+
+def _parts(expr: pl.Expr) -> list[pl.Expr]:
+    """The arguments of the outermost operation, in order."""
+    return expr.meta.pop()[::-1]
+
+
+def _is(expr: pl.Expr, function: Callable[..., pl.Expr], parts: list[pl.Expr]) -> bool:
+    """Whether an expression is ``function(*parts)``."""
+    return bool(parts) and expr.meta.eq(function(*parts))
+
+
+def _types(frame: pl.DataFrame, parsed: pl.Expr, rows: Rows) -> str:
+    """What the columns hold that an expression reads, with the first value that is text among numbers."""
+    return "".join(f"; {name} holds {kind_of(frame[name], rows)}" for name in dict.fromkeys(parsed.meta.root_names()))
+
+
+def kind_of(column: pl.Series, rows: Rows) -> str:
+    """The type of a column in words; of text, the first value that keeps it from being numbers."""
+    if column.dtype != pl.String:
+        return str(column.dtype)
+    text = column.is_not_null() & column.cast(pl.Float64, strict=False).is_null()
+    return f"text, such as {column.filter(text)[0]!r} in {rows.name(text)}" if text.any() else "numbers written as text"

@@ -1,0 +1,57 @@
+"""How errors and reports name rows and near misses."""
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import polars as pl
+
+SHOWN = 5
+"""Rows that a message names before it only counts."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of a frame, by their place in the files that they came from.
+
+    Attributes:
+        number: u32, a row of the frame each: its number, counted from 1 through all files, headers not counted.
+        files: rows of each file, in order; empty where the files are not known.
+    """
+
+    number: pl.Series
+    files: dict[str, int] = field(default_factory=dict)
+
+    def filter(self, mask: pl.Series) -> "Rows":
+        """The rows that a boolean mask keeps."""
+        return Rows(self.number.filter(mask), self.files)
+
+    def name(self, mask: pl.Series) -> str:
+        """The first rows of a mask in words: ``rows 3, 8 of log.csv (header not counted) and 12 more``."""
+        numbers = self.number.filter(mask)
+        first = numbers.head(SHOWN).sort().to_list()
+        more = f" and {len(numbers) - SHOWN:,} more" if len(numbers) > SHOWN else ""
+        if not self.files:
+            return _rows(first) + more
+        parts, start = [], 0
+        for file, height in self.files.items():
+            inside = [number - start for number in first if start < number <= start + height]
+            start += height
+            if inside:
+                parts.append(f"{_rows(inside)} of {file}" + (" (header not counted)" if _has_header(file) else ""))
+        return "; ".join(parts) + more
+
+
+def _rows(numbers: list[int]) -> str:
+    return ("row " if len(numbers) == 1 else "rows ") + ", ".join(map(str, numbers))
+
+
+def _has_header(file: str) -> bool:
+    return file.endswith((".csv", ".tsv"))
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A remedy that names what was probably meant, else everything there is."""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    return f"did you mean {near[0]!r}?" if near else f"there is: {', '.join(known) or 'nothing'}"
