@@ -99,7 +99,7 @@ def run(frame: pl.DataFrame, parsed: pl.Expr, expression: str, key: str, rows: R
         raise InputError(
             f"{expression!r} cannot be computed: {str(error).splitlines()[0]}{_types(frame, parsed, rows)}",
             where=key,
-            remedy="compare and count like with like; CAST(x AS DOUBLE) turns text into numbers",
+            remedy="compare like with like; TRY_CAST(x AS DOUBLE) makes numbers of text, and null of the rest",
         ) from error
     if not alone.eq_missing(values.gather_every(step)).all():
         raise InputError(

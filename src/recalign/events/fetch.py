@@ -1,6 +1,7 @@
 """ML-100K, from wherever it can be had."""
 
 import hashlib
+import http.client
 import os
 import subprocess
 import sys
@@ -27,6 +28,13 @@ WHEEL_MEMBER = "recbole/dataset_example/ml-100k/ml-100k.inter"
 SIZE = (100_000, 943, 1_682)
 """Ratings, users, items."""
 
+FAILURES = (
+    OSError,  # no network, no answer, no room
+    http.client.HTTPException,  # half an answer
+    subprocess.CalledProcessError,  # no pip, or none that finds the wheel
+    ValueError,  # another file than expected
+)
+
 
 def ml_100k(downloads: Path = DOWNLOADS) -> Path:
     """A folder that serves as data root for ML-100K: ``ml-100k.zip`` or ``ml-100k/u.data`` lies in it.
@@ -45,7 +53,7 @@ def ml_100k(downloads: Path = DOWNLOADS) -> Path:
         print(f"ML-100K is not under the data root; getting it from {name} into {downloads}", file=sys.stderr)
         try:
             _keep(target, get)
-        except (OSError, ValueError, subprocess.CalledProcessError, zipfile.BadZipFile, KeyError) as error:
+        except FAILURES as error:
             refused.append(f"{name}: {_why(error)}")
         else:
             return downloads
@@ -60,7 +68,7 @@ def _publisher() -> bytes:
     """The publisher's zip."""
     with urllib.request.urlopen(URL, timeout=TIMEOUT) as answer:
         data: bytes = answer.read()
-    if hashlib.md5(data).hexdigest() != MD5:
+    if hashlib.md5(data, usedforsecurity=False).hexdigest() != MD5:
         raise ValueError(f"what came is not the file whose MD5 is {MD5}")
     return data
 
@@ -68,8 +76,8 @@ def _publisher() -> bytes:
 def _wheel() -> bytes:
     """``u.data`` out of the recbole wheel, of which nothing is installed or imported."""
     with tempfile.TemporaryDirectory() as folder:
-        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
-        options = ["--no-deps", "--only-binary=:all:", "--dest", folder, WHEEL]
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--retries=1"]
+        options = ["--no-deps", "--only-binary=:all:", "--timeout", str(TIMEOUT), "--dest", folder, WHEEL]
         subprocess.run([*pip, *options], check=True, capture_output=True, text=True)
         (wheel,) = Path(folder).glob("*.whl")
         with zipfile.ZipFile(wheel) as opened:
@@ -85,9 +93,9 @@ def _keep(target: Path, get: Callable[[], bytes]) -> None:
     """Write a file under another name first, so that a broken download is never taken for a whole one."""
     data = get()
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=target.parent, delete=False) as file:
-        file.write(data)
-    os.replace(file.name, target)
+    part = target.with_name(f"{target.name}.{os.getpid()}.part")
+    part.write_bytes(data)
+    part.replace(target)
 
 
 def _why(error: Exception) -> str:

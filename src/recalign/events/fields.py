@@ -93,11 +93,10 @@ def _numbers(column: pl.Series, unit: TimeUnit, rows: Rows) -> tuple[pl.Series, 
         whole = column.cast(pl.Int64, strict=False)
         column = whole if not whole.null_count() else _parsed(column, column.cast(pl.Float64, strict=False), unit, rows)
     if column.dtype.is_integer():
-        return column.cast(pl.Int64), PER_SECOND[unit]
-    if column.dtype.is_float():
-        column = _parsed(column, _only(column, column.is_finite()), unit, rows)
-        micro = column * (PER_SECOND["us"] // PER_SECOND[unit])  # floats of seconds carry fractions
-        return micro.round().cast(pl.Int64), PER_SECOND["us"]
+        return _parsed(column, column.cast(pl.Int64, strict=False), unit, rows), PER_SECOND[unit]
+    if column.dtype.is_float():  # of seconds, they carry fractions
+        micro = (column * (PER_SECOND["us"] // PER_SECOND[unit])).round().cast(pl.Int64, strict=False)
+        return _parsed(column, micro, unit, rows), PER_SECOND["us"]
     raise InputError(
         f"the column {column.name} holds {column.dtype}, not a number of {unit}",
         where="data.log.time_unit",

@@ -43,7 +43,7 @@ class Source:
         try:
             with zipfile.ZipFile(self.path) as archive:
                 return archive.read(self.member)
-        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
             raise _broken(self, "zip", error) from error
 
     def text(self) -> IO[str]:
@@ -65,15 +65,13 @@ def find(root: Path, entry: str) -> list[Source]:
         InputError: a zip is damaged, or does not hold a log.
     """
     if any(sign in entry for sign in "*?["):
-        return [Source(path) for path in sorted(root.glob(entry))]
+        return [_source(path) for path in sorted(root.glob(entry)) if path.is_file()]
     path = root / entry
-    if path.is_file() and path.suffix != ".zip":
-        return [Source(path)]
     folder = entry.split("/")[0].removesuffix(".zip")
     wanted = None if path.suffix == ".zip" else path.name
-    for archive in (path, root / f"{folder}.zip", root / folder / f"{folder}.zip"):
-        if archive.suffix == ".zip" and archive.is_file():
-            return [Source(archive, _member(archive, wanted))]
+    for place in (path, root / f"{folder}.zip", root / folder / f"{folder}.zip"):
+        if place.is_file():
+            return [_source(place, wanted)]
     return []
 
 
@@ -126,7 +124,7 @@ def _read_movielens(source: Source) -> pl.DataFrame:
         frame = plain(source.data(), schema=schema)
     except pl.exceptions.ComputeError:  # some field is not what it should be: the checks of the table say which
         _refuse_ragged(source, separator, len(names), header=False)
-        frame = plain(source.data(), schema=dict.fromkeys(names, pl.String))
+        frame = plain(source.data(), new_columns=names, infer_schema_length=None)
     if frame.to_series(-1).null_count():
         _refuse_ragged(source, separator, len(names), header=False)
     return frame.select(list(RATING))
@@ -144,12 +142,14 @@ def _read_text(source: Source, ids: tuple[str, str]) -> pl.DataFrame:
         raise
     if frame.to_series(-1).null_count():  # so a row may be short: Polars fills it up with nulls
         _refuse_ragged(source, separator, frame.width, header=True)
-    return frame.with_columns(_whole_numbers(frame[name]) for name in ids if name in frame.columns)
+    void = [column.name for column in frame if column.null_count() == frame.height]  # read as text, for want of a value
+    frame = frame.with_columns(pl.lit(None).alias(name) for name in void)
+    return frame.with_columns(_whole_numbers(frame[name]) for name in ids if name in frame.columns and name not in void)
 
 
 def _whole_numbers(ids: pl.Series) -> pl.Series:
     """Ids read as text, as integers if all of them are written as integers of 64 bits."""
-    if not ids.str.contains(r"^(0|-?[1-9]\d*)(\.0+)?$").all():
+    if not ids.str.contains(r"^(0|-?[1-9]\d*)(\.0)?$").all():
         return ids
     numbers = ids.str.strip_suffix(".0").cast(pl.Int64, strict=False)
     return ids if numbers.null_count() > ids.null_count() else numbers
@@ -171,8 +171,12 @@ def _refuse_ragged(source: Source, separator: str, width: int, header: bool) -> 
         )
 
 
+def _source(path: Path, wanted: str | None = None) -> Source:
+    """A file, or the member of a zip that holds the log: the one wanted, else MovieLens's, else the only table."""
+    return Source(path, _member(path, wanted)) if path.suffix == ".zip" else Source(path)
+
+
 def _member(archive: Path, wanted: str | None) -> str:
-    """The member of a zip that holds the log: the one wanted, else MovieLens's, else the only table."""
     try:
         with zipfile.ZipFile(archive) as opened:
             members = {name: PurePosixPath(name).name for name in opened.namelist()}

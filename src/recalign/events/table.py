@@ -188,22 +188,20 @@ def _rewards(raw: pl.DataFrame, rows: Rows, reward: str | None) -> pl.Series:
     if reward is None:
         return pl.repeat(None, raw.height, dtype=pl.Float64, eager=True)
     values = compute(raw, reward, "data.reward", rows)
-    if not (values.dtype.is_numeric() or values.dtype == pl.Boolean):
+    present = values.drop_nulls()
+    if len(present) and not (values.dtype.is_numeric() or values.dtype == pl.Boolean):
         raise InputError(
             f"{reward!r} gives {kind_of(values, rows)}, not a number",
             where="data.reward",
-            remedy="write an expression that gives a number or a comparison; CAST(x AS DOUBLE) reads text as numbers",
+            remedy="give a number or a comparison; TRY_CAST(x AS DOUBLE) makes numbers of text, and null of the rest",
         )
-    values = values.cast(pl.Float64)
-    distinct = values.drop_nulls().unique()
-    if len(distinct) < 2:
-        found = f"is {distinct[0]} for every event" if len(distinct) else "is null for every event"
+    if present.n_unique() < 2:
         raise InputError(
-            f"{reward!r} {found}, so there is nothing to learn from it",
+            f"{reward!r} is {present[0] if len(present) else 'null'} for every event of {', '.join(rows.files)}",
             where="data.reward",
             remedy="name a column that tells good events from bad ones, or set data.reward to null for a log without",
         )
-    return values
+    return values.cast(pl.Float64)
 
 
 def _ordered(raw: pl.DataFrame, rows: Rows, log: Log, rewards: pl.Series) -> tuple[pl.DataFrame, pl.Series, pl.Series]:
@@ -228,11 +226,11 @@ def _order(user: pl.Series, moment: pl.Series) -> pl.Series | None:
 
     One integer key sorts ten times faster than two columns.
     """
-    low, high = int(moment.min()), int(moment.max())  # type: ignore[arg-type]
-    span = high - low + 1
+    span = int(moment.max()) - int(moment.min()) + 1  # type: ignore[arg-type]
     fits = (int(user.max()) + 1) * span < 2**63  # type: ignore[arg-type]
-    wide = pl.Int64 if fits else pl.Int128
-    key = (user.cast(wide) * span + (moment - low)).alias("key")
-    if key.is_sorted():
+    wide = pl.Int64() if fits else pl.Int128()
+    key = pl.col("user").cast(wide) * pl.lit(span, wide) + (pl.col("moment") - pl.col("moment").min())
+    keys = pl.DataFrame({"user": user, "moment": moment}).select(key.alias("key"))
+    if keys["key"].is_sorted():
         return None
-    return key.to_frame().select(pl.arg_sort_by("key", maintain_order=True)).to_series()
+    return keys.select(pl.arg_sort_by("key", maintain_order=True)).to_series()

@@ -1,0 +1,88 @@
+"""Polars SQL over a log, and its nulls."""
+
+from __future__ import annotations
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recalign.errors import InputError
+from recalign.events import evaluate
+
+FRAME = pl.DataFrame(
+    {"row": [11, 12, 13, 14], "a": [1.0, None, 3.0, 4.0], "b": [2, 2, None, 0], "text": ["1", "2", "x", "4"]},
+    schema_overrides={"row": pl.UInt32},
+)
+
+
+@pytest.mark.parametrize(
+    ("expression", "values"),
+    [
+        ("least(a, b)", [1.0, None, None, 0.0]),
+        ("greatest(a, b)", [2.0, None, None, 4.0]),
+        ("greatest(a, 2.5)", [2.5, None, 3.0, 4.0]),
+        ("least(a / nullif(b, 0), 1.0)", [0.5, None, None, None]),
+        ("least(TRY_CAST(text as double), 3)", [1.0, 2.0, None, 3.0]),
+        ("case when b > 1 then a else 0 end", [1.0, None, None, 0.0]),
+        ("case when a is null then 1 else 0 end", [0, None, 0, 0]),
+        ("a > 2", [False, None, True, True]),
+        ("a > 2 or b > 1", [True, None, None, True]),
+        ("coalesce(a, 0)", [1.0, 0.0, 3.0, 4.0]),
+        ("coalesce(a, 0) + b", [3.0, 2.0, None, 4.0]),
+        ("coalesce(a, b)", [1.0, 2.0, 3.0, 4.0]),
+        ("coalesce(a, b) + least(a, 5)", [2.0, None, 6.0, 8.0]),
+        ("least(coalesce(a, 9), b)", [1.0, 2.0, None, 0.0]),
+        ("coalesce(least(a, b), -1)", [1.0, -1.0, -1.0, 0.0]),
+        ("coalesce(least(a, b), a)", [1.0, None, 3.0, 0.0]),
+        ("ifnull(a, 7) as renamed", [1.0, 7.0, 3.0, 4.0]),
+        ("1", [1, 1, 1, 1]),
+        ("text in ('1', '4')", [True, False, False, True]),
+    ],
+)
+def test_values(expression, values):
+    assert evaluate(FRAME, expression, "data.reward").to_list() == values
+
+
+NUMBERS = st.none() | st.integers(-3, 3)
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(NUMBERS, NUMBERS, NUMBERS), min_size=1, max_size=10))
+def test_a_missing_signal_is_never_the_best_reward(rows):
+    """Null in, null out, for whatever is made of least and greatest."""
+    frame = pl.DataFrame(rows, schema={"a": pl.Int64, "b": pl.Int64, "c": pl.Int64}, orient="row")
+    found = evaluate(frame, "greatest(least(a, b), c) + 1", "data.reward").to_list()
+    assert found == [None if None in row else max(min(row[0], row[1]), row[2]) + 1 for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("expression", "message"),
+    [
+        ("a +", "is no Polars SQL expression"),
+        ("a, b", "is no Polars SQL expression"),
+        ("nosuch(a)", "is no Polars SQL expression"),
+        ("txet = 1", "did you mean 'text'?"),
+        ('text = "1"', "text stands in 'single quotes'"),
+        ("text * 2", "text holds text, such as 'x' in row 13"),
+        ("1 / b", "gives inf in row 14"),
+        ("a - avg(a)", "reads other rows than its own"),
+        ("sum(a)", "reads other rows than its own"),
+        ("rank() over (order by b)", "reads other rows than its own"),
+        ("count(*)", "reads other rows than its own"),
+        ("2 * coalesce(least(a, b), 0)", "would skip nulls"),
+    ],
+)
+def test_what_cannot_be_a_reward(expression, message):
+    with pytest.raises(InputError) as caught:
+        evaluate(FRAME, expression, "data.reward")
+    assert str(caught.value).startswith("data.reward: ")
+    assert message in str(caught.value)
+    assert caught.value.remedy
+
+
+@pytest.mark.parametrize("expression", ["a", "least(a, 1)", "coalesce(least(a, 1), 0)"])
+def test_nan_in_a_column_is_an_error_even_where_polars_would_skip_it(expression):
+    frame = pl.DataFrame({"a": [0.5, float("nan"), 0.2]})
+    with pytest.raises(InputError, match="NaN in row 2"):
+        evaluate(frame, expression, "data.reward")

@@ -1,0 +1,126 @@
+"""Layouts, zips and where they are looked for."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from recalign.errors import InputError
+from recalign.events import Log, load_events
+
+UDATA = "196\t242\t3\t881250949\n186\t302\t3\t891717742\n22\t377\t1\t878887116\n"
+DAT = "1::1193::5::978300760\n1::661::3::978302109\n2::1357::3.5::978298709\n"
+PAIRS = {"u.data": (UDATA, [(22, 377), (186, 302), (196, 242)]), "ratings.dat": (DAT, [(1, 1193), (1, 661), (2, 1357)])}
+
+
+def zipped(path: Path, members: dict[str, str]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, text in members.items():
+            archive.writestr(name, text)
+
+
+def pairs(log: Log, root: Path) -> list[tuple[int, int]]:
+    table = load_events(log, root, "rating")
+    users, items = table.users.gather(table.frame["user"]), table.items.gather(table.frame["item"])
+    return list(zip(users.to_list(), items.to_list(), strict=True))
+
+
+@pytest.mark.parametrize("name", PAIRS)
+@pytest.mark.parametrize("ending", ["\n", "\r\n"], ids=["unix", "windows"])
+def test_movielens_layouts(tmp_path, name, ending):
+    text, expected = PAIRS[name]
+    (tmp_path / "ml").mkdir()
+    (tmp_path / "ml" / name).write_bytes(text.replace("\n", ending).encode())
+    assert pairs(Log("ml", [f"ml/{name}"]), tmp_path) == expected
+
+
+@pytest.mark.parametrize("name", PAIRS)
+@pytest.mark.parametrize("place", ["ml.zip", "ml/ml.zip"])
+@pytest.mark.parametrize("entry", ["ml/NAME", "ml.zip", "m*.zip"])
+def test_zips_as_downloaded(tmp_path, name, place, entry):
+    if place == "ml/ml.zip" and entry == "m*.zip":
+        pytest.skip("a pattern names the files themselves")
+    text, expected = PAIRS[name]
+    zipped(tmp_path / place, {"ml/README": "read me", "ml/movies.dat": "1::Amélie", f"ml/{name}": text})
+    assert pairs(Log("ml", [entry.replace("NAME", name)]), tmp_path) == expected
+
+
+def test_the_unpacked_file_comes_first(tmp_path):
+    zipped(tmp_path / "ml.zip", {"ml/u.data": "1\t1\t1\t1\n"})
+    (tmp_path / "ml").mkdir()
+    (tmp_path / "ml" / "u.data").write_text(UDATA)
+    assert pairs(Log("ml", ["ml/u.data"]), tmp_path) == PAIRS["u.data"][1]
+
+
+def test_csv_tsv_and_a_zip_of_one(tmp_path):
+    text = "user,item,rating,timestamp\n5,6,3,7\n5,7,4,8\n"
+    (tmp_path / "a.csv").write_text("\ufeff" + text)
+    (tmp_path / "b.tsv").write_text(text.replace(",", "\t"))
+    zipped(tmp_path / "c.zip", {"README.txt": "", "__MACOSX/._events.csv": "", "events.csv": text})
+    (tmp_path / "d[1].csv").write_text(text)
+    for entry in ("a.csv", "b.tsv", "c.zip"):
+        assert pairs(Log("test", [entry]), tmp_path) == [(5, 6), (5, 7)]
+
+
+def test_numbers_after_the_first_hundred_rows_keep_their_fraction(tmp_path):
+    rows = [f"1,{item},{item},5" for item in range(200)] + ["1,200,200,4.5"]
+    (tmp_path / "log.csv").write_text("\n".join(["user,item,timestamp,rating", *rows]))
+    assert load_events(Log("test", ["log.csv"]), tmp_path, "rating").frame["reward"][-1] == 4.5
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "found"),
+    [
+        ("u.data", UDATA.replace("891717742", "later"), "holds 'later' in row 2 of"),
+        ("u.data", UDATA.replace("186\t302\t3\t891717742", "186\t302"), "4 fields a row are expected, but row 2 has 2"),
+        ("ratings.dat", DAT.replace("::978302109", "::978302109::1"), "7 fields a row are expected, but row 2 has 9"),
+        ("ratings.dat", DAT.replace("1::661", "::661"), "user is empty, null or NaN in row 2 of"),
+        ("u.data", "", "the log is empty"),
+    ],
+)
+def test_bad_movielens_rows(tmp_path, name, text, found):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(InputError) as caught:
+        load_events(Log("ml", [name]), tmp_path, "rating")
+    assert found in str(caught.value)
+    assert name in str(caught.value)
+
+
+@pytest.mark.parametrize("kept", [0, 10, 0.5, -30])
+def test_truncated_zip(tmp_path, kept):
+    zipped(tmp_path / "ml.zip", {"ml/u.data": UDATA * 100})
+    whole = (tmp_path / "ml.zip").read_bytes()
+    (tmp_path / "ml.zip").write_bytes(whole[: int(kept * len(whole)) if isinstance(kept, float) else kept])
+    with pytest.raises(InputError, match=r"ml\.zip: cannot be read as zip"):
+        load_events(Log("ml", ["ml/u.data"]), tmp_path, "rating")
+
+
+def test_damaged_member(tmp_path):
+    zipped(tmp_path / "ml.zip", {"ml/u.data": UDATA * 100})
+    whole = bytearray((tmp_path / "ml.zip").read_bytes())
+    whole[60:70] = b"\xff" * 10
+    (tmp_path / "ml.zip").write_bytes(bytes(whole))
+    with pytest.raises(InputError, match="cannot be read as zip"):
+        load_events(Log("ml", ["ml/u.data"]), tmp_path, "rating")
+
+
+@pytest.mark.parametrize("entry", ["two.zip", "two/u.data"])
+def test_a_zip_without_the_log(tmp_path, entry):
+    zipped(tmp_path / "two.zip", {"a.csv": "x", "b.csv": "x"})
+    with pytest.raises(InputError, match=r"it holds: a\.csv, b\.csv"):
+        load_events(Log("test", [entry]), tmp_path, None)
+
+
+def test_unknown_kinds_and_encodings(tmp_path):
+    (tmp_path / "log.xlsx").write_bytes(b"PK")
+    with pytest.raises(InputError, match=r"files named 'log\.xlsx' cannot be read"):
+        load_events(Log("test", ["log.xlsx"]), tmp_path, None)
+    (tmp_path / "log.csv").write_bytes("user,item,timestamp\nJosé,1,1\n".encode("latin-1"))
+    with pytest.raises(InputError, match="must be UTF-8"):
+        load_events(Log("test", ["log.csv"]), tmp_path, None)
+    (tmp_path / "log.csv").write_text('user,item,timestamp\n"x,1,1\ny,2,2\n')
+    with pytest.raises(InputError, match=r"log\.csv"):
+        load_events(Log("test", ["log.csv"]), tmp_path, None)

@@ -1,0 +1,297 @@
+"""Logs in, one checked table out; and one clear message for each log that cannot be one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from recalign.errors import InputError
+from recalign.events import Log, fingerprint, load_events
+
+RATINGS = {"user": [2, 1, 2, 1], "item": [7, 7, 9, 8], "timestamp": [50, 10, 40, 10], "stars": [1, 2, None, 5]}
+FILES = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def load(root: Path, frame: pl.DataFrame | dict | str, reward: str | None = "stars", kind: str = "parquet", **log):
+    """Write a log and read it back."""
+    path = root / f"log.{kind}"
+    if isinstance(frame, str):
+        path.write_text(frame, encoding="utf-8")
+    else:
+        frame = pl.DataFrame(frame)
+        frame.write_parquet(path) if kind == "parquet" else frame.write_csv(path)
+    return load_events(Log("test", [path.name], **log), root, reward)
+
+
+def refused(root: Path, *args, **kwargs) -> str:
+    """The message of the error that loading ends with."""
+    with pytest.raises(InputError) as caught:
+        load(root, *args, **kwargs)
+    assert caught.value.where
+    assert caught.value.remedy
+    return str(caught.value)
+
+
+def test_the_table(tmp_path):
+    table = load(tmp_path, RATINGS)
+    assert table.frame.schema == {
+        "user": pl.UInt32,
+        "item": pl.UInt32,
+        "timestamp": pl.Int64,
+        "row": pl.UInt32,
+        "reward": pl.Float64,
+        "stars": pl.Int64,
+    }
+    assert table.frame.rows() == [
+        (0, 0, 10, 2, 2.0, 2),
+        (0, 1, 10, 4, 5.0, 5),
+        (1, 2, 40, 3, None, None),
+        (1, 0, 50, 1, 1.0, 1),
+    ]
+    assert table.users.to_list() == [1, 2]
+    assert table.items.to_list() == [7, 8, 9]
+    assert table.has_time
+
+
+@FILES
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2**40), st.integers(0, 5)), min_size=1, max_size=60))
+def test_order_is_stable_and_taken_before_flooring(tmp_path, events):
+    """By (user, moment as the file has it, row), whatever the resolution."""
+    frame = pl.DataFrame(events, schema={"user": pl.Int64, "timestamp": pl.Int64, "item": pl.Int64}, orient="row")
+    table = load(tmp_path, frame, None, time_unit="us", time_resolution=600)
+    expected = sorted(range(len(events)), key=lambda row: (events[row][0], events[row][1], row))
+    assert table.frame["row"].to_list() == [row + 1 for row in expected]
+    assert table.frame["timestamp"].to_list() == [events[row][1] // 10**6 // 600 * 600 for row in expected]
+
+
+def test_order_of_moments_too_wide_for_one_integer(tmp_path):
+    """The key user * span + moment is above 2^63 here."""
+    users = 100
+    frame = pl.DataFrame({"user": range(users), "item": 1, "timestamp": [0, *range(2 * 10**17, 1, -(10**15))][:users]})
+    table = load(tmp_path, pl.concat([frame, frame]), None, time_unit="us")
+    assert table.frame["row"].to_list() == [row for user in range(users) for row in (user + 1, user + 1 + users)]
+
+
+TEXT_IDS = st.text(
+    st.characters(blacklist_categories=["Cs", "Cc"]) | st.sampled_from(',"\n;\t'), min_size=1, max_size=8
+).filter(lambda text: text not in ("nan", "NaN"))
+
+
+@FILES
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+@given(st.lists(st.tuples(TEXT_IDS, TEXT_IDS), min_size=1, max_size=20))
+def test_string_ids_come_back_as_they_were(tmp_path, kind, pairs):
+    users, items = (["x" + text for text in texts] for texts in zip(*pairs, strict=True))
+    table = load(tmp_path, {"user": users, "item": items, "timestamp": range(len(pairs))}, None, kind)
+    by_row = table.frame.sort("row")
+    assert table.users.gather(by_row["user"]).to_list() == users
+    assert table.items.gather(by_row["item"]).to_list() == items
+    assert table.users.to_list() == sorted(set(users), key=lambda text: text.encode())
+
+
+@FILES
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+@given(st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1, max_size=20))
+def test_integer_ids_come_back_as_they_were(tmp_path, kind, ids):
+    """Also above 2^53, where a float would have lost them."""
+    table = load(tmp_path, {"user": ids, "item": ids, "timestamp": range(len(ids))}, None, kind)
+    assert table.users.dtype == pl.Int64
+    assert table.users.gather(table.frame.sort("row")["user"]).to_list() == ids
+
+
+@pytest.mark.parametrize(
+    ("ids", "read"),
+    [
+        (["007", "7"], ["007", "7"]),
+        (["1.0", "12.0"], [1, 12]),
+        (["1", "abc"], ["1", "abc"]),
+        (["99999999999999999999", "1"], ["1", "99999999999999999999"]),
+        (["-5", "0"], [-5, 0]),
+        (["1e3", "5"], ["1e3", "5"]),
+    ],
+)
+def test_ids_of_text_are_integers_only_if_they_are_written_so(tmp_path, ids, read):
+    table = load(tmp_path, {"user": ids, "item": [1, 2], "timestamp": [1, 2]}, None, "csv")
+    assert table.users.to_list() == read
+
+
+def test_a_log_without_time_is_in_row_order(tmp_path):
+    table = load(tmp_path, RATINGS, timestamp=None)
+    assert not table.has_time
+    assert table.frame["row"].to_list() == [2, 4, 1, 3]
+    assert table.frame["timestamp"].to_list() == [2, 4, 1, 3]
+
+
+def test_columns_where_and_what_is_not_used_are_reported(tmp_path):
+    frame = pl.DataFrame(
+        {"user": [1, 1, 2, 2], "item": [1, 2, 1, 2], "timestamp": [1, 2, 3, 4], "s": [9, 60, None, 30]}
+    )
+    table = load(tmp_path, frame, "minutes", columns={"minutes": "s / 60"}, where="s > 10 or s is null")
+    assert table.frame["row"].to_list() == [2, 3, 4]
+    assert table.frame["minutes"].to_list() == [1.0, None, 0.5]
+    assert table.frame["reward"].to_list() == [1.0, None, 0.5]
+    left_out, without = table.report.notes
+    assert (left_out.count, without.count) == (1, 1)
+    assert "row 1 of" in left_out.rows
+    assert "row 3 of" in without.rows
+    assert "1 rows do not meet" in str(table.report)
+    assert table.report.used == 3
+
+
+def test_empty_lines_are_counted_not_fatal(tmp_path):
+    table = load(tmp_path, "user,item,timestamp,stars\n1,1,1,5\n\n1,2,2,4\n\n", kind="csv")
+    assert table.frame["row"].to_list() == [1, 3]
+    assert table.report.notes[0].count == 2
+    assert "rows 2, 4" in table.report.notes[0].rows
+
+
+def test_several_files_are_one_log(tmp_path):
+    (tmp_path / "part-1.csv").write_text("user,item,timestamp,stars\n1,1,5,5\n")
+    (tmp_path / "part-2.csv").write_text("user,item,timestamp,stars\nbob,1,4,3\n1,2,1,\n")
+    table = load_events(Log("test", ["part-*.csv"]), tmp_path, "stars")
+    assert table.users.to_list() == ["1", "bob"]
+    assert table.frame["row"].to_list() == [3, 1, 2]
+    assert "row 2 of" in table.report.notes[0].rows
+    assert "part-2.csv" in table.report.notes[0].rows
+
+
+def test_own_columns_of_other_meaning_are_readable_but_not_kept(tmp_path):
+    frame = pl.DataFrame({"who": [1, 2], "item": [1, 1], "timestamp": [1, 2], "reward": [2, 4], "row": [8, 9]})
+    table = load(tmp_path, frame, "reward * row", user="who")
+    assert table.frame["reward"].to_list() == [16.0, 36.0]
+    assert table.frame["row"].to_list() == [1, 2]
+    assert table.frame.columns == ["user", "item", "timestamp", "row", "reward"]
+
+
+def test_fingerprint_follows_bytes_mapping_and_reward(tmp_path):
+    first = load(tmp_path, RATINGS).fingerprint
+    assert load(tmp_path, RATINGS).fingerprint == first
+    assert fingerprint(Log("test", ["log.parquet"]), tmp_path, "stars") == first
+    assert load(tmp_path, RATINGS, "stars * 2").fingerprint != first
+    assert load(tmp_path, RATINGS, time_resolution=60).fingerprint != first
+    assert load(tmp_path, RATINGS | {"stars": [1, 2, None, 4]}).fingerprint != first
+
+
+def test_data_root(monkeypatch, tmp_path):
+    load(tmp_path, RATINGS)
+    log = Log("test", ["log.parquet"])
+    with pytest.raises(InputError, match="no file"):
+        load_events(log, None, "stars")
+    monkeypatch.setenv("RECALIGN_DATA", str(tmp_path))
+    assert load_events(log, None, "stars").frame.height == 4
+
+
+def test_missing_file_names_the_nearest(tmp_path):
+    load(tmp_path, RATINGS)
+    with pytest.raises(InputError) as caught:
+        load_events(Log("test", ["lgo.parquet"]), tmp_path, "stars")
+    assert str(tmp_path) in str(caught.value)
+    assert "did you mean 'log.parquet'?" in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["user", "item", "timestamp", "is_random", "propensity"])
+def test_missing_column_names_the_nearest(tmp_path, key):
+    message = refused(tmp_path, RATINGS, **{key: "starz"})
+    assert f"data.log.{key}: there is no column 'starz' in {tmp_path}/log.parquet" in message
+    assert "did you mean 'stars'?" in message
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("", "the file is empty"),
+        ("user,item,timestamp,stars\n", "the log is empty"),
+        ("user,item,timestamp,stars\n1,2\n1,2,3,4\n5\n", "4 fields a row are expected, but row 1 has 2, row 3 has 1"),
+        ("user,item,timestamp,stars\n1,2,3,4\n1,2,3,4,5\n", "4 fields a row are expected, but row 2 has 5"),
+        ("user,item,timestamp,stars\n1,2,3,4\n1,2,soon,5\n", "holds 'soon' in row 2 of"),
+        ("user,item,timestamp,stars\n1,2,3,4\n1,2,,5\n", "timestamp is null in row 2 of"),
+        ("user,item,timestamp,stars\n1,2,3,4\n1,2,-3,5\n", "holds -3 in row 2 of"),
+        ("user,item,timestamp,stars\n1,2,3,4\n,2,3,5\n", "user is empty, null or NaN in row 2 of"),
+        ("user,item,timestamp,stars\n1,2,3,4\n1,NaN,3,5\n", "item is empty, null or NaN in row 2 of"),
+        ("user,item,timestamp,stars\n1,2,3,4\n1,2,3,4\n", "is 4 for every event of"),
+        ("user,item,timestamp,stars\n1,2,3,\n1,2,3,\n", "is null for every event of"),
+        ("user,item,timestamp,stars\n1,2,3,4\n1,2,3,n/a\n", "gives text, such as 'n/a' in row 2 of"),
+    ],
+)
+def test_bad_text(tmp_path, text, found):
+    message = refused(tmp_path, text, kind="csv")
+    assert found in message
+    assert "log.csv" in message
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        ({"user": [1.0, float("nan"), 2.0, 2.0]}, "data.log.user: the column user is empty, null or NaN in row 2 of"),
+        ({"user": [None, 1, 2, 2]}, "data.log.user: the column user is empty, null or NaN in row 1 of"),
+        ({"item": [1.5, 1.0, 2.0, 2.0]}, "data.log.item: the column item holds 1.5 in row 1 of"),
+        ({"item": [1.0, 2.0**53, 2.0, 2.0]}, "ids are not floats"),
+        ({"item": [True, False, True, False]}, "holds Boolean"),
+        ({"timestamp": [1, None, 3, 4]}, "data.log.timestamp: the column timestamp is null in row 2 of"),
+        ({"timestamp": [1.0, float("nan"), 3.0, 4.0]}, "holds nan in row 2 of"),
+        ({"timestamp": [1, 1_700_000_000_000, 3, 4]}, "after the year 9999"),
+        ({"timestamp": ["2026-01-01"] * 4}, "holds '2026-01-01' in rows 1, 2, 3, 4 of"),
+        ({"stars": [1.0, float("nan"), 3.0, float("nan")]}, "the column stars, which is NaN in rows 2, 4 of"),
+        ({"stars": [1.0, 2.0, float("inf"), 4.0]}, "'stars' gives inf in row 3 of"),
+        ({"stars": ["a", "b", "c", "d"]}, "gives text, such as 'a'"),
+    ],
+)
+def test_bad_values(tmp_path, change, found):
+    assert found in refused(tmp_path, RATINGS | change)
+
+
+@pytest.mark.parametrize(
+    ("reward", "found"),
+    [
+        ("stars +", "is no Polars SQL expression"),
+        ("starz", "reads a column 'starz' that the log does not have"),
+        ("stars / (item - 7)", "in rows 1, 2 of"),
+        ("stars - avg(stars)", "reads other rows than its own"),
+    ],
+)
+def test_bad_reward(tmp_path, reward, found):
+    message = refused(tmp_path, RATINGS | {"stars": [1, 2, 4, 5]}, reward)
+    assert message.startswith("data.reward: ")
+    assert found in message
+
+
+def test_bad_filter(tmp_path):
+    assert "data.log.where: no row" in refused(tmp_path, RATINGS, where="stars > 5")
+    assert "data.log.where: 'stars' gives Int64" in refused(tmp_path, RATINGS, where="stars")
+    assert "did you mean 'stars'?" in refused(tmp_path, RATINGS, where="starz > 1")
+
+
+def test_many_bad_rows_are_counted(tmp_path):
+    frame = {"user": [1] * 20, "item": [None] * 19 + [1], "timestamp": range(20)}
+    assert "rows 1, 2, 3, 4, 5 of" in (message := refused(tmp_path, frame, None))
+    assert "and 14 more" in message
+
+
+@pytest.mark.parametrize("kept", [0, 6, 200, 0.5, -1])
+def test_truncated_parquet(tmp_path, kept):
+    path = tmp_path / "log.parquet"
+    pl.DataFrame({"user": range(5000), "item": range(5000), "timestamp": range(5000)}).write_parquet(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(kept * len(whole)) if isinstance(kept, float) else kept])
+    with pytest.raises(InputError, match="cannot be read as parquet") as caught:
+        load_events(Log("test", ["log.parquet"]), tmp_path, None)
+    assert str(path) in str(caught.value)
+
+
+def test_files_that_do_not_fit_together(tmp_path):
+    pl.DataFrame({"user": [1], "item": [1], "timestamp": [1], "x": ["a"]}).write_parquet(tmp_path / "a.parquet")
+    pl.DataFrame({"user": [1], "item": [1], "timestamp": [1], "x": [[1]]}).write_parquet(tmp_path / "b.parquet")
+    with pytest.raises(InputError, match="do not fit together"):
+        load_events(Log("test", ["a.parquet", "b.parquet"]), tmp_path, None)
+
+
+@pytest.mark.parametrize(
+    "mapping", [{"files": []}, {"time_resolution": 0}, {"columns": {"reward": "stars"}}], ids=lambda m: next(iter(m))
+)
+def test_bad_mapping(mapping):
+    with pytest.raises(InputError, match=f"data.log.{next(iter(mapping))}"):
+        Log(**({"name": "test", "files": ["log.csv"]} | mapping))
