@@ -1,0 +1,6 @@
+"""A world whose true rewards are known. numpy and Polars, no torch."""
+
+from recalign.simulation.files import write
+from recalign.simulation.world import Simulated, World, simulate
+
+__all__ = ["Simulated", "World", "simulate", "write"]

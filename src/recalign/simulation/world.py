@@ -1,0 +1,165 @@
+"""A world whose true rewards are known, so that the true value of a policy is computed and not estimated.
+
+Shape legend: U users, I items, N events.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from recalign.errors import InputError
+from recalign.simulation.behaviour import centre, choose, draw_activity, draw_clock, slice_of
+from recalign.simulation.people import Floats, People, draw_people
+
+MEAN = 3.05  # true reward of an average pair; what people choose is better, and the log's mean is ML-100K's
+SD = 0.72  # of the true satisfaction, in points of reward: the unit of every size
+START = 874_724_710  # timestamp of the beginning: ML-100K's
+TAIL = 3  # degrees of freedom of heavy-tailed noise: the fewest with a variance
+
+SIZES = ("signal", "noise", "generosity", "habit", "fashion", "circumstance", "confounding")
+Noise = Literal["gaussian", "heavy", "fashion"]
+
+
+@dataclass(frozen=True)
+class World:
+    """Settings of a simulated world. The defaults imitate the moments of ML-100K on a smaller scale.
+
+    Sizes are in standard deviations of the true satisfaction; 0 switches one off.
+
+    Args:
+        users: number of users.
+        items: number of items in the catalogue.
+        events: number of events in the log; a user has 1 to half the catalogue, and no item twice.
+        signal: size of the true satisfaction in the observed reward; 0: rewards tell nothing of the truth.
+        noise: size of the noise in an observed reward.
+        noise_kind: gaussian; heavy (Student's t with 3 degrees of freedom); or fashion (gaussian, and the larger the
+            more the item is in fashion).
+        generosity: size of the differences between raters in the level of their rewards.
+        habit: size of habit in what people choose, beside 1 for satisfaction.
+        fashion: size of fashion in what people choose, beside 1 for satisfaction.
+        circumstance: size of the circumstance's effect on the reward of everything seen in it.
+        confounding: size of the circumstance in what people choose: some items are seen mostly in it, others mostly
+            out of it.
+        missing: share of the events whose reward was not recorded.
+        seed: of every draw; the same seed makes the same files.
+    """
+
+    users: int = 400
+    items: int = 600
+    events: int = 30_000
+    signal: float = 1.0
+    noise: float = 1.05
+    noise_kind: Noise = "gaussian"
+    generosity: float = 0.55
+    habit: float = 5.0
+    fashion: float = 5.5
+    circumstance: float = 0.4
+    confounding: float = 0.5
+    missing: float = 0.1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.users < 10:
+            raise _unusable("users", self.users, "give at least 10")
+        if self.items < 20:
+            raise _unusable("items", self.items, "give at least 20")
+        least, most = max(100, self.users), self.users * self.most
+        if not least <= self.events <= most:
+            remedy = f"give {least} to {most} (half the catalogue for every user), or change users and items"
+            raise _unusable("events", self.events, remedy)
+        for name in SIZES:
+            size = getattr(self, name)
+            if not 0 <= size < np.inf:
+                raise _unusable(name, size, "give 0 or more, in standard deviations of the true satisfaction")
+        if not 0 <= self.missing <= 0.9:
+            raise _unusable("missing", self.missing, "give a share from 0 to 0.9")
+        if self.seed < 0:
+            raise _unusable("seed", self.seed, "give 0 or more")
+
+    @property
+    def most(self) -> int:
+        """Events that one user can have: half the catalogue, so that there is always something left to recommend."""
+        return self.items // 2
+
+
+def _unusable(name: str, value: object, remedy: str) -> InputError:
+    return InputError(f"a world cannot be made with {value}", where=name, remedy=remedy)
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """A log and the truth behind it.
+
+    Attributes:
+        world: the settings.
+        people: the hidden state.
+        users, items: raw ids, in the order of the truth's rows and columns.
+        truth_UI: true expected reward of every pair: without generosity and noise, averaged over the circumstance.
+        events: in order of time; user, item, timestamp (seconds), reward (null: not recorded), high (the item is in the
+            top quarter of the user's true rewards over all items), circumstance (whether the event was under it),
+            true_reward.
+    """
+
+    world: World
+    people: People
+    users: NDArray[np.int64]
+    items: NDArray[np.int64]
+    truth_UI: Floats
+    events: pl.DataFrame
+
+
+def simulate(world: World) -> Simulated:
+    """Draws people, lets them choose, and asks them what it was like."""
+    rng = np.random.default_rng(world.seed)
+    people = draw_people(rng, world.users, world.items)
+    count_U = draw_activity(rng, world.users, world.events, world.most)
+    second_N, occasion_N = draw_clock(rng, count_U)
+    slice_N, circumstance_N = slice_of(second_N), centre(occasion_N)
+    item_N = choose(
+        rng,
+        people,
+        count_U,
+        slice_N,
+        circumstance_N,
+        habit=world.habit,
+        fashion=world.fashion,
+        confounding=world.confounding,
+    )
+    user_N = np.repeat(np.arange(world.users), count_U)
+
+    truth_UI = (MEAN + SD * people.satisfaction_UI).astype(np.float32)
+    true_N = truth_UI[user_N, item_N].astype(np.float64)
+    reward_N = (
+        MEAN
+        + world.signal * (true_N - MEAN)
+        + SD * world.generosity * people.generosity_U[user_N]
+        + SD * world.circumstance * circumstance_N
+        + SD * world.noise * _draw_noise(rng, world.noise_kind, people.fashion_TI[slice_N, item_N])
+    )
+    users, items = np.arange(1, world.users + 1), np.arange(1, world.items + 1)
+    events = pl.DataFrame(
+        {
+            "user": users[user_N],
+            "item": items[item_N],
+            "timestamp": START + second_N,
+            "reward": pl.Series(reward_N).set(pl.Series(rng.random(world.events) < world.missing), None),
+            "high": true_N >= np.quantile(truth_UI, 0.75, axis=1)[user_N],
+            "circumstance": occasion_N,
+            "true_reward": true_N,
+        }
+    )
+    return Simulated(world, people, users, items, truth_UI, events.sort("timestamp", "user"))
+
+
+def _draw_noise(rng: np.random.Generator, kind: Noise, fashion_N: Floats) -> NDArray[np.float64]:
+    """Noise of mean 0 and variance 1 over the log."""
+    if kind == "heavy":
+        return rng.standard_t(TAIL, size=len(fashion_N)) / np.sqrt(TAIL / (TAIL - 2))
+    noise_N = rng.standard_normal(len(fashion_N))
+    if kind == "fashion":
+        spread_N = np.exp(fashion_N.astype(np.float64) / 2)  # 1.6 times as large for each standard deviation of fashion
+        return noise_N * spread_N / np.sqrt((spread_N**2).mean())
+    return noise_N
