@@ -89,15 +89,15 @@ def clocked(leak: str) -> pl.DataFrame:
     random = np.random.default_rng(1)
     parts = []
     for user in range(300):
-        stars = random.integers(1, 6, 60).astype(float)
+        stars = random.integers(1, 5, 60).astype(float)
         gap = random.exponential(1000, 60).round() + 1
         if leak == "before":
-            gap[stars >= 4] /= 10
+            gap[stars >= 3] /= 10
         if leak == "after":
-            gap[1:][stars[:-1] >= 4] *= 10
+            gap[1:][stars[:-1] >= 3] *= 10
         time = np.cumsum(gap)
         if leak == "filled in":
-            low = np.flatnonzero(stars[1:-1] <= 3) + 1
+            low = np.flatnonzero(stars[1:-1] <= 2) + 1
             time[low] = (time[low - 1] + time[low + 1]) / 2
         parts.append(pl.DataFrame({"user": user, "timestamp": time.round().astype(int), "reward": stars}))
     return pl.concat(parts)
