@@ -1,0 +1,54 @@
+"""`comparison.csv` by method and metric: what the tables, the plots and the claim read."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import polars as pl
+
+from recalign.evaluation.comparison import better_baseline, ordered
+
+
+class Cell(NamedTuple):
+    """A mean over seeds and its interval; nan where a metric has no interval (one seed of a plain number)."""
+
+    value: float
+    low: float
+    high: float
+
+    def __neg__(self) -> Cell:
+        return Cell(-self.value, -self.high, -self.low)
+
+    @property
+    def sign(self) -> int:
+        """1 or -1 where the interval lies above or below 0, else 0."""
+        return int(self.low > 0) - int(self.high < 0)
+
+
+class Cells:
+    """The rows over all seeds of one split."""
+
+    def __init__(self, frame: pl.DataFrame, split: str = "test") -> None:
+        of_split = frame.filter(split=split)
+        means = of_split.filter(seed="all").with_columns(pl.col("ci_low", "ci_high").fill_null(float("nan")))
+        self._cells = {(row[0], row[3]): Cell(*row[4:]) for row in means.iter_rows()}
+        self.methods = ordered(of_split["method"].unique())
+        self.seeds = sorted(of_split.filter(pl.col("seed") != "all")["seed"].unique(), key=int)
+        self.metrics = set(of_split["metric"])
+
+    def get(self, method: str, metric: str) -> Cell | None:
+        """One figure, or None."""
+        return self._cells.get((method, metric))
+
+    def column(self, metric: str) -> dict[str, Cell]:
+        """The methods that have a metric, in their order."""
+        return {method: cell for method in self.methods if (cell := self.get(method, metric))}
+
+    def better_baseline(self, metric: str) -> str | None:
+        """The method that ``diff_best_bc/<metric>`` is against."""
+        return better_baseline({method: cell.value for method, cell in self.column(metric).items()})
+
+    def mark(self, method: str, metric: str) -> int:
+        """1 or -1 where a method is better or worse than the better of `start` and `bc`, after Holm; else 0."""
+        cell = self.get(method, f"holm_best_bc/{metric}")
+        return cell.sign if cell else 0

@@ -1,0 +1,127 @@
+"""What one chain's figures say about the claim: A-SFT against the better of `start` and `bc`, its rivals and placebos.
+
+A part holds where every comparison in it says so, does not hold where one says the opposite, and cannot be told where
+an interval leaves both open or a method was not run. Comparisons of several methods with one are Holm-corrected.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from recalign.evaluation.cells import Cell, Cells
+
+HIGH, VALUE, ALL = "high/ndcg@10", "value/judge@10", "all/ndcg@10"
+KEPT = 0.95  # share of the better baseline's `all/ndcg@10` that a method must keep to be compared at all
+MARGIN = 0.03  # how much better than A-SFT, relative, another method's value may be
+PLACEBOS = ("asft_permuted", "asft_random")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One part of the claim.
+
+    Attributes:
+        part: the claim in words.
+        word: ``holds``, ``does not hold`` or ``cannot be told``.
+        why: the figures behind it, a line each.
+    """
+
+    part: str
+    word: str
+    why: list[str]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One comparison: 1 it speaks for the claim, -1 against, 0 neither; and the line that says it."""
+
+    sign: int
+    line: str
+
+
+def verdicts(cells: Cells) -> list[Verdict]:
+    """The four parts of the claim, as far as one log's test figures can tell."""
+    return [
+        _verdict(
+            "A-SFT is better than the better of start and bc, and than reward_weighted, on high/ndcg@10 and on "
+            "value/judge@10, while it keeps 95 % of all/ndcg@10",
+            [_kept(cells), *(check for metric in (HIGH, VALUE) for check in _gains(cells, metric))],
+        ),
+        _verdict("no method that keeps 95 % of all/ndcg@10 has a value more than 3 % above A-SFT's", [_rival(cells)]),
+        _verdict(
+            "A-SFT beats rerank, and both placebos gain nothing",
+            [
+                *(_against(cells, "rerank", metric) for metric in (HIGH, VALUE)),
+                *(_nothing_gained(cells, placebo, metric) for placebo in PLACEBOS for metric in (HIGH, VALUE)),
+            ],
+        ),
+        _verdict(
+            "in worlds where it should not win, A-SFT does not pretend to",
+            [Check(0, "needs simulated worlds made for it; one log cannot tell")],
+        ),
+    ]
+
+
+def kept_share(cells: Cells, method: str) -> float:
+    """`all/ndcg@10` over that of the better of `start` and `bc`; nan where one is missing or the latter is 0."""
+    baseline, cell = cells.better_baseline(ALL), cells.get(method, ALL)
+    base = cells.column(ALL)[baseline].value if baseline else 0.0
+    return cell.value / base if cell and base else float("nan")
+
+
+def signed(cell: Cell) -> str:
+    """A difference and its interval, as text."""
+    return f"{cell.value:+.4f} [{cell.low:+.4f}, {cell.high:+.4f}]"
+
+
+def _verdict(part: str, checks: list[Check]) -> Verdict:
+    signs = [check.sign for check in checks]
+    word = "does not hold" if -1 in signs else "cannot be told" if 0 in signs else "holds"
+    return Verdict(part, word, [check.line for check in checks])
+
+
+def _kept(cells: Cells) -> Check:
+    share = kept_share(cells, "asft")
+    if share != share:
+        return Check(0, f"{ALL}: asft or its baseline was not measured, or is 0")
+    return Check(1 if share >= KEPT else -1, f"{ALL}: asft keeps {share:.1%} of {cells.better_baseline(ALL)}")
+
+
+def _gains(cells: Cells, metric: str) -> list[Check]:
+    cell = cells.get("asft", f"holm_best_bc/{metric}")
+    if cell is None:
+        gain = Check(0, f"{metric}: asft or its baseline was not measured")
+    else:
+        gain = Check(cell.sign, f"{metric}: {signed(cell)} against {cells.better_baseline(metric)}")
+    return [gain, _against(cells, "reward_weighted", metric)]
+
+
+def _against(cells: Cells, other: str, metric: str) -> Check:
+    cell = cells.get(other, f"holm_asft/{metric}")
+    if cell is None:
+        return Check(0, f"{metric}: asft or {other} was not measured")
+    return Check((-cell).sign, f"{metric}: {signed(-cell)} against {other}")
+
+
+def _rival(cells: Cells) -> Check:
+    values = {
+        method: cell.value
+        for method, cell in cells.column(VALUE).items()
+        if method != "asft" and kept_share(cells, method) >= KEPT
+    }
+    if not values or not cells.get("asft", VALUE):
+        return Check(0, f"{VALUE}: asft or its rivals were not measured")
+    best = max(values, key=values.__getitem__)
+    behind = -cells.column(f"diff_asft/{VALUE}")[best]
+    margin = -MARGIN * abs(values[best])
+    sign = 1 if behind.low > margin else -1 if behind.high < margin else 0
+    return Check(sign, f"{VALUE}: {signed(behind)} against {best}, the best other; the margin is {margin:+.4f}")
+
+
+def _nothing_gained(cells: Cells, placebo: str, metric: str) -> Check:
+    """A placebo's own 95 % interval, without Holm: it is the stricter way round."""
+    cell = cells.get(placebo, f"diff_best_bc/{metric}")
+    if cell is None:
+        return Check(0, f"{metric}: {placebo} was not measured")
+    sign = int(cell.low <= 0) - int(cell.low > 0)
+    return Check(sign, f"{metric}: {placebo} {signed(cell)} against {cells.better_baseline(metric)}")

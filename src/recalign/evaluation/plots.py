@@ -1,0 +1,202 @@
+"""The report's plots, as inline SVG whose colours and fonts are the page's own.
+
+Every colour here is a stand-in that `_svg` turns into one of the page's CSS variables, so that plots follow light and
+dark pages. Text stays text: it can be selected, and is set in the page's font.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from recalign.evaluation.cells import Cell, Cells
+
+INK, SOFT, LINE, CARD = "#101010", "#202020", "#303030", "#404040"
+ACCENT, BASELINE, PLAIN, PLACEBO, SHADE = "#505050", "#606060", "#707070", "#808080", "#909090"
+VARIABLES = {
+    **{INK: "ink", SOFT: "soft", LINE: "line", CARD: "card", ACCENT: "accent"},
+    **{BASELINE: "baseline", PLAIN: "plain", PLACEBO: "placebo", SHADE: "shade"},
+}
+UNPOLICED = ("popularity", "popularity_high", "item_mean")  # scorers without a policy: often far off the others
+STYLE: Any = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "recalign",
+    "font.size": 9,
+    "text.color": INK,
+    "axes.edgecolor": LINE,
+    "axes.labelcolor": SOFT,
+    "axes.facecolor": "none",
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.color": SOFT,
+    "ytick.color": SOFT,
+    "grid.color": LINE,
+    "grid.linewidth": 0.5,
+}
+
+
+def forest(cells: Cells, metric: str) -> Markup | None:
+    """Each method's difference to the better of `start` and `bc`: 95 % interval, and the thin line that Holm adds.
+
+    Scorers without a policy may be far off: they are drawn at the edge, with their figure, so that they squeeze nobody.
+    """
+    differences = _drawable(cells, f"diff_best_bc/{metric}")
+    if not differences:
+        return None
+    rows = list(reversed(differences))
+
+    def draw(figure: Figure, axes: Axes) -> None:
+        inside = [differences[row] for row in rows if row not in UNPOLICED] or list(differences.values())
+        low, high = min(0, *(cell.low for cell in inside)), max(0, *(cell.high for cell in inside))
+        margin = 0.12 * (high - low) or 1.0
+        left, right = low - margin, high + margin
+        axes.axvline(0, color=INK, linewidth=0.8)
+        for y, method in enumerate(rows):
+            cell, colour = differences[method], _colour(method)
+            if left <= cell.value <= right:
+                holm = cells.get(method, f"holm_best_bc/{metric}") or cell
+                axes.plot([holm.low, holm.high], [y, y], color=colour, linewidth=0.9)
+                axes.plot([cell.low, cell.high], [y, y], color=colour, linewidth=3, solid_capstyle="round")
+                axes.plot(cell.value, y, "o", color=colour, markeredgecolor=CARD, markersize=6.5)
+            else:
+                edge, arrow, side = (left, "←", "left") if cell.value < left else (right, "→", "right")
+                text = " ".join([arrow, f"{cell.value:+.3f}"][:: 1 if side == "left" else -1])
+                behind = {"facecolor": CARD, "edgecolor": "none", "pad": 1}
+                axes.text(edge, y, text, color=colour, ha=side, va="center", fontsize=8, bbox=behind)
+        axes.set_xlim(left, right)
+        axes.set_ylim(-0.7, len(rows) - 0.3)
+        axes.set_yticks(range(len(rows)), rows)
+        axes.tick_params(axis="y", length=0)
+        axes.grid(axis="x")
+        axes.set_title(metric)
+        axes.set_xlabel(f"difference to {cells.better_baseline(metric)}")
+
+    return _svg(f"{metric}: difference of each method to the better of start and bc", 0.27 * len(rows) + 0.95, draw)
+
+
+def scatter(
+    cells: Cells, x: str, y: str, title: str, decorate: Callable[[Axes], None] = lambda axes: None, log: bool = False
+) -> Markup | None:
+    """Methods by two metrics, with both intervals.
+
+    Args:
+        cells: the figures.
+        x, y: metrics.
+        title: of the plot.
+        decorate: draws what lies behind the points.
+        log: whether x is logarithmic from 0.1 on (a KL spans decades).
+    """
+    across, up = _drawable(cells, x), _drawable(cells, y)
+    points = {method: (across[method], up[method]) for method in across if method in up}
+    if len(points) < 2:
+        return None
+
+    def draw(figure: Figure, axes: Axes) -> None:
+        for method, point in points.items():
+            _point(axes, method, *point)
+        axes.margins(0.12)
+        if log:
+            axes.set_xscale("symlog", linthresh=0.1)
+        decorate(axes)
+        axes.grid()
+        axes.set_axisbelow(True)
+        axes.set_title(title)
+        axes.set_xlabel(_axis_label(x))
+        axes.set_ylabel(_axis_label(y))
+        _label(figure, axes, [(method, of_x.value, of_y.value) for method, (of_x, of_y) in points.items()])
+
+    return _svg(f"{title}: methods by {x} and {y}", 3.5, draw)
+
+
+def diagonal(axes: Axes) -> None:
+    """The line on which both differences are the same."""
+    axes.axline((0, 0), slope=1, color=SOFT, linewidth=0.8, linestyle=(0, (4, 3)))
+    axes.axhline(0, color=LINE, linewidth=0.8)
+    axes.axvline(0, color=LINE, linewidth=0.8)
+
+
+def below(limit: float) -> Callable[[Axes], None]:
+    """Shade what lies left of a limit."""
+
+    def shade(axes: Axes) -> None:
+        left, right = axes.get_xlim()
+        axes.axvspan(left, limit, color=SHADE, linewidth=0, zorder=0)
+        axes.set_xlim(left, right)
+
+    return shade
+
+
+def _drawable(cells: Cells, metric: str) -> dict[str, Cell]:
+    """The cells of a metric without those of a run that diverged."""
+    return {method: cell for method, cell in cells.column(metric).items() if np.isfinite(cell).all()}
+
+
+def _axis_label(metric: str) -> str:
+    return f"{metric.removeprefix('diff_start/')}, gain over start" if metric.startswith("diff_start/") else metric
+
+
+def _colour(method: str) -> str:
+    if method == "asft":
+        return ACCENT
+    if method.startswith("asft_"):
+        return PLACEBO
+    return BASELINE if method in ("start", "bc", "rerank", "rerank_item_mean", *UNPOLICED) else PLAIN
+
+
+def _point(axes: Axes, method: str, across: Cell, up: Cell) -> None:
+    colour = _colour(method)
+    axes.plot([across.low, across.high], [up.value, up.value], color=colour, linewidth=0.9, alpha=0.6)
+    axes.plot([across.value, across.value], [up.low, up.high], color=colour, linewidth=0.9, alpha=0.6)
+    size = 8 if method == "asft" else 6
+    axes.plot(across.value, up.value, "o", color=colour, markeredgecolor=CARD, markersize=size)
+
+
+def _label(figure: Figure, axes: Axes, points: Sequence[tuple[str, float, float]]) -> None:
+    """Write each name where it hides least: eight places around the point, nearer first."""
+    figure.draw_without_rendering()  # so that the layout is settled
+    width, height = axes.bbox.width, axes.bbox.height
+    spots = axes.transData.transform([(x, y) for _, x, y in points]) - axes.bbox.min
+    taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in spots]
+    for (name, _, _), (across, up) in zip(points, spots, strict=True):
+        long, tall = 4.7 * len(name), 9.0  # of a text of 8 points, in points
+        places = []
+        for far in (7, 16):
+            for right, above in ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1)):
+                left = across + right * far - (1 - right) / 2 * long
+                bottom = up + above * far - tall / 2
+                box = (left, bottom, left + long, bottom + tall)
+                outside = max(0, -left) + max(0, box[2] - width) + max(0, -bottom) + max(0, box[3] - height)
+                places.append((sum(_overlap(box, other) for other in taken) + 50 * outside + far, box))
+        box = min(places)[1]
+        taken.append(box)
+        place = axes.transData.inverted().transform(np.array(box[:2]) + axes.bbox.min)
+        axes.text(place[0], place[1], name, fontsize=8, color=_colour(name), va="bottom", zorder=5, in_layout=False)
+
+
+def _overlap(a: Sequence[float], b: Sequence[float]) -> float:
+    return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+
+
+def _svg(description: str, height: float, draw: Callable[[Figure, Axes], None]) -> Markup:
+    """A plot of 5 inches by `height`, as an SVG element."""
+    buffer = io.StringIO()
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(5, height), dpi=72, layout="constrained")
+        draw(figure, figure.subplots())
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    text = buffer.getvalue()
+    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.S)
+    for colour, name in VARIABLES.items():
+        text = text.replace(colour, f"var(--{name})")
+    return Markup(text.replace("<svg", f'<svg role="img" aria-label="{description}"', 1))

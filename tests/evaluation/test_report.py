@@ -1,0 +1,136 @@
+"""The page and the terminal table: what they show, what they leave out, and that odd figures break neither."""
+
+import json
+import re
+from html.parser import HTMLParser
+
+import polars as pl
+import pytest
+from rich.console import Console
+
+from recalign.errors import InputError
+from recalign.evaluation.comparison import SCHEMA, compare
+from recalign.evaluation.report import render, terminal_table
+
+VOID = {"meta", "br", "link", "hr", "img"}
+
+
+class Strict(HTMLParser):
+    """Collects the text; every tag must be closed in order, and nothing may be fetched."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.open, self.text = [], []
+        self.feed(page)
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        assert tag not in ("script", "link", "img", "iframe")
+        assert not [v for k, v in attrs if k in ("src", "href", "xlink:href") and not v.startswith("#")]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data.split()
+
+    @property
+    def words(self):
+        return " ".join(self.text)
+
+
+@pytest.fixture(scope="module")
+def chain(made_up_chain):
+    """The made-up chain, compared, with manifests, a log check and a trust report."""
+    compare(made_up_chain, draws=1000)
+    for seed in range(3):
+        folder = made_up_chain / "reward" / f"seed-{seed}"
+        folder.mkdir(parents=True)
+        manifest = {
+            "stage": "reward", "log": "made-up", "seed": seed, "status": "finished", "seconds": 12.5,
+            "command": f"recalign fit --config conf/reward.yaml --name '<{seed}>'", "fingerprint": "f1" * 20,
+            "versions": {"recalign": "0.1.0", "torch": "2.7.0"}, "git": {"commit": "c0ffee" * 6, "dirty": True},
+            "started": f"2026-01-0{seed + 1}T00:00:00+00:00",
+        }  # fmt: skip
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+        trust = {"verdict": "weak" if seed else "strong", "rmse": 0.5, "of": {"item": 0.25}, "bins": [1, 2]}
+        (folder / "trust.json").write_text(json.dumps(trust))
+    check = {"log": {"rows": 1234567, "name": "<b>"}, "reward histogram": {"1": 5, "2": 10}, "empty": {}}
+    (made_up_chain / "check.json").write_text(json.dumps(check))
+    return made_up_chain
+
+
+def test_the_page_of_a_full_chain(chain):
+    path = render(chain)
+    assert path == chain / "report.html"
+    page = path.read_text(encoding="utf-8")
+    words = Strict(page).words
+    for expected in (
+        "made-up", "seeds 0, 1, 2", "750 test events of 150 users", "torch 2.7.0", "commit c0ffeec0ff, changed",
+        "seeds 1, 2 : weak", "of item 0.25 0.25 0.25", "1,234,567", "name <b>",
+        "recalign fit --config conf/reward.yaml --name '<0>'",
+        "all/ndcg@10: asft keeps", "KL(policy || start)",
+    ):  # fmt: skip
+        assert expected in words
+    assert page.count("<svg") == 6
+    assert "width: 50.0%" in page
+    assert re.findall(r'class="pill (?:\w+)">([^<]+)', page) == ["holds", "holds", "holds", "cannot be told"]
+
+
+def test_a_chain_that_only_cloned(tmp_path, made_up_run):
+    made_up_run(tmp_path, "start", 0, users=20, events=2)
+    compare(tmp_path, draws=50)
+    page = render(tmp_path).read_text(encoding="utf-8")
+    words = Strict(page).words
+    assert "start" in words
+    for absent in ("Does the claim hold", "In short", "<svg", "Run it again", "The log", "reward model be believed"):
+        assert absent not in page
+
+
+def test_figures_that_plots_cannot_draw(tmp_path, made_up_run):
+    """A run that diverged (nan), a baseline that never hit (a share of 0), draws too few for Holm (infinite ends)."""
+    for method in ("start", "bc", "asft", "ppo"):
+        made_up_run(tmp_path, method, 0, users=20, events=2)
+        path = tmp_path / method / "seed-0" / "evaluation" / "test.parquet"
+        frame = pl.read_parquet(path).with_columns(pl.lit(0, pl.UInt32).alias("rank"))
+        if method == "ppo":
+            frame = frame.with_columns(pl.lit(float("nan")).alias("judge@10"))
+        frame.write_parquet(path)
+    frame = compare(tmp_path, draws=50)
+    words = Strict(render(tmp_path).read_text(encoding="utf-8")).words
+    assert "nan" in words
+    assert "cannot be told" in words
+    assert "nan" in shown(frame)
+
+
+def test_no_comparison_yet(tmp_path):
+    with pytest.raises(InputError, match="recalign compare"):
+        render(tmp_path)
+
+
+def shown(frame, width=120):
+    console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(terminal_table(frame))
+    return console.export_text()
+
+
+def test_the_terminal_table(chain):
+    frame = pl.read_csv(chain / "comparison.csv", schema=SCHEMA)
+    text = shown(frame)
+    lines = text.splitlines()
+    assert "…" not in text
+    assert max(map(len, lines)) <= 120
+    assert [line.split()[0] for line in lines[2:6]] == ["popularity", "popularity_high", "item_mean", "start"]
+    asft = next(line for line in lines if line.startswith("asft "))
+    assert asft.count("▲") == 3
+    assert next(line for line in lines if line.startswith("popularity ")).split()[-3] == "–"
+
+
+def test_the_terminal_table_without_some_metrics():
+    rows = [("start", seed, "test", "all/ndcg@10", 0.1, 0.05, 0.15) for seed in ("0", "all")]
+    lines = shown(pl.DataFrame(rows, schema=SCHEMA, orient="row")).splitlines()
+    assert "true@10" not in lines[1]
+    assert "mean of 1 seed" in lines[0]
+    assert lines[2].split() == ["start", "0.1000", "±0.0500", *"–––––"]
