@@ -1,0 +1,159 @@
+"""The value of a policy: what it shows to real histories, scored by judges, by the training reward model and by the truth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor
+
+from recalign.errors import InputError
+from recalign.recommender.policy import ROWS, Policy
+from recalign.reward import RewardEnsemble
+from recalign.sequences import Batch, EventDataModule, Sequences
+from recalign.sequences.splits import TRAIN
+from recalign.sequences.store import PARTS, Part
+
+SHOWN = 10  # items that a policy shows
+
+
+@dataclass(frozen=True)
+class Scorers:
+    """What scores the items that a policy shows.
+
+    Attributes:
+        start: the starting policy, from which the KL is measured.
+        rewards: reward models by the name of their figure (``judge@10``, ``select_judge@10``, ``train_rm@10``).
+        truth_UV: true expected reward of every (user, item) by user index and item - 1, where it is known.
+    """
+
+    start: Policy
+    rewards: Mapping[str, RewardEnsemble] = field(default_factory=dict)
+    truth_UV: Tensor | None = None
+
+
+@torch.no_grad()
+def evaluate(policies: Mapping[str, Policy], scorers: Scorers, data: EventDataModule, part: Part) -> dict[str, pl.DataFrame]:
+    """Run policies over the targets of users A.
+
+    Args:
+        policies: by method.
+        scorers: what values them.
+        data: the log.
+        part: ``validation`` or ``test``.
+
+    Returns:
+        A frame a method, a row a target event: ``user, event, rank`` (0: a miss, the item was not in training),
+        ``cold, high, trajectory`` and the figures of the policy at that history: the scorers' mean over the ten unseen items
+        shown, ``true@10`` and ``true`` (expected true reward under the policy over unseen items) where the truth is known,
+        ``kl`` (to the start), ``entropy``, ``popularity@10`` (mean popularity percentile of the items shown), and
+        ``shown``, the ten items.
+    """
+    popularity_V = _popularity(data.sequences)
+    collected: dict[str, list[dict[str, np.ndarray]]] = {name: [] for name in policies}
+    for policy in (*policies.values(), scorers.start, *scorers.rewards.values()):
+        policy.eval()
+    for batch in data.loader(data.windows(part, "A")):
+        rewards = {name: (net, net.states(batch)) for name, net in scorers.rewards.items()}
+        start_T = scorers.start.encode(batch)
+        for name, policy in policies.items():
+            state_T = policy.encode(batch)
+            row = _events(batch) | _distribution(policy, state_T, batch, scorers, start_T)
+            row["rank"] = policy.ranks(state_T, batch.target_T, batch.seen_N)
+            row["shown"] = shown = policy.top_k(state_T, SHOWN, batch.seen_N)[1]
+            row["popularity@10"] = _mean_shown(popularity_V[(shown - 1).clamp(min=0)], shown)
+            if scorers.truth_UV is not None:
+                row["true@10"] = _mean_shown(scorers.truth_UV[row["user"][:, None], (shown - 1).clamp(min=0)], shown)
+            for figure, (net, states) in rewards.items():
+                row[figure] = _mean_shown(net.predict(states, shown.clamp(min=1)), shown)
+            collected[name].append({k: v.numpy() for k, v in row.items()})
+    above = _trajectories(data.sequences, part)
+    return {name: _frame(rows, above) for name, rows in collected.items()}
+
+
+def _events(batch: Batch) -> dict[str, Tensor]:
+    user_T = batch.user_B[batch.row_T]
+    return {"user": user_T, "event": batch.event_T, "cold": batch.target_T == 0, "high": batch.high_T}
+
+
+def _distribution(
+    policy: Policy, state_T: Tensor, batch: Batch, scorers: Scorers, start_T: Tensor
+) -> dict[str, Tensor]:
+    """KL, entropy and expected true reward, in stretches of states so that users x items is never held."""
+    columns: dict[str, list[Tensor]] = {"kl": [], "entropy": []}
+    assert batch.seen_N is not None
+    for first in range(0, len(state_T), ROWS):
+        part = slice(first, first + ROWS)
+        logp_TV, start_TV = policy.log_probs(state_T[part]), scorers.start.log_probs(start_T[part])
+        p_TV = logp_TV.exp()
+        columns["kl"].append((p_TV * (logp_TV - start_TV)).sum(dim=1))
+        columns["entropy"].append(-(p_TV * logp_TV).sum(dim=1))
+        if scorers.truth_UV is not None:
+            seen = batch.seen_N[:, (batch.seen_N[0] >= first) & (batch.seen_N[0] < first + ROWS)]
+            p_TV[seen[0] - first, seen[1] - 1] = 0
+            truth_TV = scorers.truth_UV[batch.user_B[batch.row_T[part]]]
+            columns.setdefault("true", []).append((p_TV * truth_TV).sum(dim=1) / p_TV.sum(dim=1))
+    return {name: torch.cat(parts) for name, parts in columns.items()}
+
+
+def _mean_shown(value_TK: Tensor, shown_TK: Tensor) -> Tensor:
+    """Mean over the items shown; item 0 stands for an empty place."""
+    real_TK = shown_TK > 0
+    return (value_TK * real_TK).sum(dim=1) / real_TK.sum(dim=1)
+
+
+def _popularity(sequences: Sequences) -> Tensor:
+    """Popularity percentile of each item, 0..1: the share of the catalogue with fewer training events."""
+    train = sequences.frame.filter(pl.col("split") == TRAIN)["item_id"].to_numpy()
+    counts = np.bincount(train, minlength=sequences.num_items + 1)[1:]
+    return torch.from_numpy(np.searchsorted(np.sort(counts), counts) / len(counts)).float()
+
+
+def _trajectories(sequences: Sequences, part: Part) -> pl.DataFrame:
+    """Users of A by whether their mean reward in the part is above the median of such means."""
+    chosen = pl.Series(sequences.users_in("A")).gather(sequences.frame["user"])
+    means = (
+        sequences.frame.filter(chosen & (pl.col("split") == PARTS[part]))
+        .group_by("user")
+        .agg(pl.col("reward").mean())
+        .with_columns((pl.col("reward") > pl.col("reward").median()).fill_null(False).alias("trajectory"))
+    )
+    return means.select(pl.col("user").cast(pl.UInt32), "trajectory")
+
+
+def _frame(rows: list[dict[str, np.ndarray]], above: pl.DataFrame) -> pl.DataFrame:
+    shown = np.concatenate([r.pop("shown") for r in rows])
+    columns = {name: np.concatenate([r[name] for r in rows]) for name in rows[0]}
+    ids = {"user", "event", "rank"}
+    frame = pl.DataFrame(columns).with_columns(
+        *[pl.col(c).cast(pl.UInt32) for c in ids], *[pl.col(c).cast(pl.Float64) for c in columns if c not in ids | {"cold", "high"}]
+    )
+    frame = frame.with_columns(pl.Series("shown", shown.astype(np.uint32)))
+    return frame.join(above, on="user", how="left", maintain_order="left").sort("event")
+
+
+def load_truth(path: Path, sequences: Sequences) -> Tensor:
+    """True expected rewards by user index and item - 1.
+
+    Args:
+        path: the ``truth.npz`` of a simulated log: ``reward`` float32 (users, items), raw ids ``users``, ``items``.
+        sequences: whose users and items they are wanted for.
+
+    Raises:
+        InputError: the file is missing or does not know one of them.
+    """
+    if not path.is_file():
+        raise InputError("the true rewards are missing", where=str(path), remedy="make the log anew: recalign simulate")
+    with np.load(path) as file:
+        reward, users, items = file["reward"], file["users"].tolist(), file["items"].tolist()
+    row, column = {u: i for i, u in enumerate(users)}, {v: i for i, v in enumerate(items)}
+    try:
+        rows = [row[u] for u in sequences.users.to_list()]
+        columns = [column[v] for v in sequences.items.to_list()]
+    except KeyError as error:
+        raise InputError(f"no true reward for {error}", where=str(path), remedy="make the log anew") from error
+    return torch.from_numpy(reward[np.ix_(rows, columns)])

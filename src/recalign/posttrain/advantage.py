@@ -1,0 +1,113 @@
+"""From advantages to weights, and the expected rewards that only a reward model can give.
+
+An advantage is how much better than expected an event was: A_e = r_e - V(s_e). It reaches the module in units of its
+own standard deviation over the training events, so that one temperature means the same on every log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from recalign.recommender.policy import ROWS, Policy
+from recalign.reward import RewardEnsemble
+from recalign.sequences import Batch
+
+Transform = Literal["constant", "linear", "exponential", "rank", "sign"]
+
+
+def constant(advantage_T: Tensor, temperature: float) -> Tensor:
+    """w = 1: behaviour cloning."""
+    return torch.ones_like(advantage_T)
+
+
+def linear(advantage_T: Tensor, temperature: float) -> Tensor:
+    """w = max(A, 0): with no baseline, the reward itself (reward-weighted cloning)."""
+    return advantage_T.clamp(min=0)
+
+
+def exponential(advantage_T: Tensor, temperature: float) -> Tensor:
+    """w = exp(A / beta): the tilt of the KL-regularised optimum (AWR, arXiv 1910.00177)."""
+    return (advantage_T / temperature).exp()
+
+
+def rank(advantage_T: Tensor, temperature: float) -> Tensor:
+    """w = exp((2u - 1) / beta), u the share of the batch that A is above: blind to outliers."""
+    known_T = ~advantage_T.isnan()
+    place_T = advantage_T.nan_to_num(nan=-torch.inf).argsort().argsort() - (~known_T).sum()
+    u_T = (place_T + 0.5) / known_T.sum()
+    return ((2 * u_T - 1) / temperature).exp()
+
+
+def sign(advantage_T: Tensor, temperature: float) -> Tensor:
+    """w = 1[A > 0]: the direction alone (filtered cloning)."""
+    return (advantage_T > 0).to(advantage_T.dtype)
+
+
+TRANSFORMS: dict[Transform, Callable[[Tensor, float], Tensor]] = {
+    "constant": constant,
+    "linear": linear,
+    "exponential": exponential,
+    "rank": rank,
+    "sign": sign,
+}
+
+
+def weights(
+    advantage_T: Tensor, transform: Transform, temperature: float, clip: float | None
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The weight of each event.
+
+    Args:
+        advantage_T: A, NaN where an event has no reward: its weight is 0 (but 1 under ``constant``, which reads none).
+        transform: f.
+        temperature: beta, in standard deviations of the advantage.
+        clip: the largest weight allowed, in units of the mean weight before clipping; None: no limit.
+
+    Returns:
+        w_T >= 0, and ``clipped``, the share of the events whose weight was cut.
+    """
+    w_T = TRANSFORMS[transform](advantage_T, temperature).nan_to_num(nan=0.0)
+    if clip is None:
+        return w_T, {"clipped": w_T.new_zeros(())}
+    known = (w_T > 0).sum().clamp(min=1)
+    limit = clip * w_T.sum() / known
+    return w_T.clamp(max=limit), {"clipped": (w_T > limit).float().mean()}
+
+
+@torch.no_grad()
+def predicted_rewards(reward: RewardEnsemble, batches: Iterable[Batch], rows: int) -> Tensor:
+    """The reward model's expected reward of every target. Shape: (rows of the event table,), NaN elsewhere."""
+    out = torch.full((rows,), torch.nan)
+    for batch in batches:
+        out[batch.event_T] = reward.predict(reward.states(batch), batch.target_T)
+    return out
+
+
+@torch.no_grad()
+def state_values(
+    policy: Policy, reward: RewardEnsemble, batches: Iterable[Batch], rows: int, soft: float | None
+) -> Tensor:
+    """What the starting policy could expect before every target.
+
+    V(s) = E_{a ~ pi}[r(s, a)], or, with ``soft`` = lambda, V(s) = lambda log E_{a ~ pi}[exp(r(s, a) / lambda)], which is the
+    exact normaliser of the exponential tilt: pi exp((r - V) / lambda) sums to 1.
+
+    Shape: (rows of the event table,), NaN elsewhere.
+    """
+    out = torch.full((rows,), torch.nan)
+    for batch in batches:
+        pi_state, r_states = policy.encode(batch), reward.states(batch)
+        for first in range(0, len(pi_state), ROWS):
+            part = slice(first, first + ROWS)
+            logp_TV = policy.log_probs(pi_state[part])
+            r_TV = reward.predict(r_states[:, part])
+            if soft is None:
+                value_T = (logp_TV.exp() * r_TV).sum(dim=1)
+            else:
+                value_T = soft * (logp_TV + r_TV / soft).logsumexp(dim=1)
+            out[batch.event_T[part]] = value_T
+    return out

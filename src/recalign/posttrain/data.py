@@ -1,0 +1,136 @@
+"""The logged events with their advantages, computed once before training."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import polars as pl
+
+from recalign.errors import InputError
+from recalign.posttrain.advantage import predicted_rewards, state_values
+from recalign.recommender.checkpoint import Loaded, check_catalogue, load_net
+from recalign.reward import RewardData
+from recalign.sequences import Windows
+
+Source = Literal["observed", "predicted", "shrunk"]
+Baseline = Literal["none", "global", "user", "item", "user_item", "value", "soft"]
+Placebo = Literal["none", "permuted", "random"]
+
+
+class PostTrainingData(RewardData):
+    """Training events with an advantage A_e = r_e - V(s_e), in units of its standard deviation.
+
+    Args:
+        source: where r comes from: the log (``observed``), the reward model (``predicted``), or rho r_hat + (1 - rho) r with
+            rho the reward model's measured reliability (``shrunk``).
+        baseline: V: nothing, the mean reward, the user's earlier mean, the item's mean, both, the reward expected under
+            the starting policy (``value``), or its soft form (``soft``).
+        soft: lambda of the soft baseline, in the reward's own unit.
+        placebo: rewards shuffled within the user (``permuted``), or advantages shuffled over everybody (``random``, which
+            keeps the weights and their effective sample size and says nothing): neither may gain anything.
+        reward_model: checkpoint of the reward model; read where source or baseline need one.
+        policy: checkpoint of the starting policy; read where the baseline needs one.
+        **log: what `recalign.sequences.EventDataModule` takes.
+    """
+
+    def __init__(
+        self,
+        source: Source = "observed",
+        baseline: Baseline = "user_item",
+        soft: float = 1.0,
+        placebo: Placebo = "none",
+        reward_model: str | None = None,
+        policy: str | None = None,
+        **log: Any,
+    ) -> None:
+        super().__init__(**log)
+        self.source, self.baseline, self.soft, self.placebo = source, baseline, soft, placebo
+        self.reward_model, self.policy = reward_model, policy
+
+    @classmethod
+    def upstream(cls, init_args: dict[str, Any]) -> dict[str, str]:
+        """The checkpoints that these settings read, by argument: stages that have to run first."""
+        needs = {}
+        if init_args["source"] != "observed" or init_args["baseline"] in ("value", "soft"):
+            needs["reward_model"] = "reward"
+        if init_args["baseline"] in ("value", "soft"):
+            needs["policy"] = "recommender"
+        return needs
+
+    def training(self) -> Windows:
+        return super().training().with_advantage(self.advantages)
+
+    @functools.cached_property
+    def advantages(self) -> np.ndarray:
+        """A of every event of the table that is trained on, NaN elsewhere and where there is no reward. Shape: (events,)."""
+        windows = super().training()
+        reward = self._rewards(windows)
+        if self.placebo == "permuted":
+            reward = self._permuted(reward, windows)
+        advantage = (reward - self._values(windows))[windows.event]
+        known = ~np.isnan(advantage)
+        scale = advantage[known].std()
+        if not scale > 0:
+            raise InputError(
+                f"the advantage is the same for every event (source {self.source}, baseline {self.baseline})",
+                where="data.reward",
+                remedy="give a reward that differs between events, or another baseline",
+            )
+        if self.placebo == "random":
+            drawn = np.random.default_rng(self.seed).permutation(advantage[known])
+            advantage[known] = drawn
+        out = np.full(len(reward), np.nan, np.float32)
+        out[windows.event] = advantage / scale
+        return out
+
+    def _rewards(self, windows: Windows) -> np.ndarray:
+        observed = self.sequences.frame["reward"].cast(pl.Float64).fill_null(float("nan")).to_numpy().copy()
+        if self.source == "observed":
+            return observed
+        loaded = self._loaded("reward_model", "reward")
+        batches = self.loader(windows, seen=False)
+        predicted = predicted_rewards(loaded.net, batches, len(observed)).double().numpy()
+        if self.source == "predicted":
+            return predicted
+        rho = loaded.facts["reliability"]
+        return rho * predicted + (1 - rho) * observed
+
+    def _values(self, windows: Windows) -> np.ndarray:
+        rows = len(self.sequences.frame)
+        if self.baseline == "none":
+            return np.zeros(rows)
+        if self.baseline in ("value", "soft"):
+            policy, reward = self._loaded("policy", "policy").net, self._loaded("reward_model", "reward").net
+            soft = self.soft if self.baseline == "soft" else None
+            batches = self.loader(windows, seen=False)
+            return state_values(policy, reward, batches, rows, soft).double().numpy()
+        values = np.full(rows, np.nan)
+        values[self.means["event"].to_numpy()] = self.means[self.baseline].to_numpy()
+        return values
+
+    def _permuted(self, reward: np.ndarray, windows: Windows) -> np.ndarray:
+        random = np.random.default_rng(self.seed)
+        user = self.sequences.frame["user"].to_numpy()[windows.event]
+        event = windows.event[~np.isnan(reward[windows.event])]
+        user = user[~np.isnan(reward[windows.event])]
+        shuffled = event[np.lexsort((random.random(len(event)), user))]  # events of each user, in a random order
+        out = reward.copy()
+        out[event[np.argsort(user, kind="stable")]] = reward[shuffled]
+        return out
+
+    def _loaded(self, argument: Literal["reward_model", "policy"], net: str) -> Loaded:
+        path = getattr(self, argument)
+        if path is None:
+            raise InputError(
+                f"source {self.source!r} and baseline {self.baseline!r} need a checkpoint",
+                where=f"data.{argument}",
+                remedy="name one, or run its stage first",
+            )
+        loaded = load_net(path, net)
+        check_catalogue(loaded.catalogue, self.sequences.catalogue, path)
+        loaded.net.eval()
+        return loaded
+
+

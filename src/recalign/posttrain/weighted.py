@@ -1,0 +1,59 @@
+"""A-SFT and its family: the log's own items, weighted by how much better than expected each turned out."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from recalign.posttrain.advantage import Transform, weights
+from recalign.posttrain.base import PostTraining
+from recalign.posttrain.losses import weighted_likelihood
+from recalign.recommender.policy import Policy
+from recalign.sequences import Batch
+
+
+class WeightedSFT(PostTraining):
+    """L = sum_e w_e * -log pi(a_e | s_e) / sum_e w_e with w_e = f(A_e): advantage-weighted supervised fine-tuning.
+
+    Logs ``train/loss``; ``advantage/{ess,max_weight,clipped,share}``: effective sample size as a share of the events,
+    largest over mean weight, share of clipped weights, share of events that have an advantage; ``policy/kl``.
+
+    Args:
+        init_from: checkpoint whose policy is the start; null: the newest of this log.
+        transform: f: constant, linear, exponential, rank or sign (`recalign.posttrain.advantage`).
+        temperature: beta of f, in standard deviations of the advantage; large: behaviour cloning, small: greedy.
+        clip: the largest weight, in units of the mean weight; null: no limit.
+        lr: AdamW's learning rate.
+        weight_decay: AdamW's, on matrices only.
+        top_k: items that `predict` writes for each user.
+        policy: a policy to start from instead of a checkpoint's (Python only).
+    """
+
+    def __init__(
+        self,
+        init_from: str | None = None,
+        transform: Transform = "exponential",
+        temperature: float = 1.0,
+        clip: float | None = 10.0,
+        lr: float = 3e-4,
+        weight_decay: float = 0.0,
+        top_k: int = 10,
+        policy: Policy | None = None,
+    ) -> None:
+        super().__init__(init_from, policy, lr, weight_decay, top_k)
+        self.transform: Transform = transform
+        self.temperature, self.clip = temperature, clip
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        advantage_T = batch.advantage_T
+        if advantage_T is None:
+            raise TypeError("WeightedSFT needs batches with advantages: use recalign.posttrain.PostTrainingData")
+        weight_T, cut = weights(advantage_T, self.transform, self.temperature, self.clip)
+        logp_T = self.policy.log_prob(self.policy.encode(batch), batch.target_T)
+        loss, figures = weighted_likelihood(logp_T, weight_T)
+        share = (~advantage_T.isnan()).float().mean()
+        self.log("train/loss", loss, batch_size=len(weight_T))
+        self.log_dict({f"advantage/{k}": v for k, v in {**figures, **cut, "share": share}.items()})
+        self.log("policy/kl", self.drift(batch))
+        return loss
+
+

@@ -1,0 +1,7 @@
+"""The generative recommender: the policy protocol, behaviour cloning, and what hands a policy to the next stage."""
+
+from recalign.recommender.data import RecommenderData
+from recalign.recommender.module import Recommender
+from recalign.recommender.policy import Policy, SequencePolicy
+
+__all__ = ["Policy", "Recommender", "RecommenderData", "SequencePolicy"]

@@ -1,0 +1,152 @@
+"""What a checkpoint hands over to the next stage: weights by module name, and how to build what they belong to.
+
+A stage's checkpoint carries, under ``recipes``, the class and arguments of every network that later stages load
+(``policy``, ``reward``), so that a checkpoint is enough to rebuild it and a configuration is never overruled by one.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pickle
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from torch import nn
+
+from recalign.errors import InputError
+from recalign.nn import Recorded
+
+
+def recipe(module: Recorded) -> dict[str, Any]:
+    """Class and constructor arguments of a network, in plain values."""
+    plain = {k: recipe(v) if isinstance(v, Recorded) else v for k, v in module.made_with.items()}
+    return {"class_path": f"{type(module).__module__}.{type(module).__qualname__}", "init_args": plain}
+
+
+def build(plan: dict[str, Any]) -> Any:
+    """The network that `recipe` describes, with fresh weights."""
+    module, _, name = plan["class_path"].rpartition(".")
+    nested = {k: build(v) if isinstance(v, dict) and "class_path" in v else v for k, v in plan["init_args"].items()}
+    return getattr(importlib.import_module(module), name)(**nested)
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """A checkpoint's content, on the CPU, with nothing unpickled but tensors and plain values.
+
+    Raises:
+        InputError: there is no such file, or it is not a whole checkpoint.
+    """
+    if not Path(path).is_file():
+        raise InputError(
+            "there is no such checkpoint", where=str(path), remedy="name a .ckpt file, or run the stage that writes it"
+        )
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile, ValueError, KeyError) as error:
+        raise InputError(
+            f"this is not a whole checkpoint of recalign ({str(error).splitlines()[0]})",
+            where=str(path),
+            remedy="it may have been cut off while it was written: run its stage again, or use another checkpoint",
+        ) from error
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A network from a checkpoint.
+
+    Attributes:
+        net: the network, with the checkpoint's weights.
+        catalogue: digest of the catalogue that it was trained on.
+        facts: what its stage noted beside the weights (a reward model's reliability, say).
+    """
+
+    net: Any
+    catalogue: str | None
+    facts: dict[str, Any]
+
+
+def load_net(path: str | Path, name: str) -> Loaded:
+    """Rebuild a network from a stage's checkpoint.
+
+    Args:
+        path: the checkpoint.
+        name: ``policy`` or ``reward``.
+
+    Raises:
+        InputError: the checkpoint cannot be read or holds no such network.
+    """
+    checkpoint = read_checkpoint(path)
+    recipes = checkpoint.get("recipes", {})
+    if name not in recipes:
+        raise InputError(
+            f"the checkpoint holds no {name} (it holds: {', '.join(recipes) or 'none of recalign'})",
+            where=str(path),
+            remedy=f"give a checkpoint of a stage that trains a {name}",
+        )
+    net = build(recipes[name])
+    load_weights(net, weights_of(checkpoint, name), where=str(path))
+    return Loaded(net, checkpoint.get("catalogue"), checkpoint.get("facts", {}))
+
+
+def weights_of(checkpoint: dict[str, Any], name: str) -> dict[str, torch.Tensor]:
+    """The weights of one network of a checkpoint, by their names within it."""
+    prefix = f"{name}."
+    return {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
+
+
+def load_weights(net: nn.Module, weights: dict[str, torch.Tensor], *, where: str, partial: bool = False) -> None:
+    """Load weights by module name, and say what did not match.
+
+    Args:
+        net: what to load into.
+        weights: by name.
+        where: the checkpoint, for messages.
+        partial: whether names may be missing or left over (a warm start); they are reported either way.
+
+    Raises:
+        InputError: a weight has another shape, or, unless ``partial``, a name is missing or left over.
+    """
+    own = net.state_dict()
+    other = [
+        f"{k}: {tuple(v.shape)} in the checkpoint, {tuple(own[k].shape)} here"
+        for k, v in weights.items()
+        if k in own and own[k].shape != v.shape
+    ]
+    if other:
+        raise InputError(
+            f"weights of another shape: {'; '.join(other[:3])}",
+            where=where,
+            remedy="use the sizes and the log that the checkpoint was trained with, or another checkpoint",
+        )
+    missing, unexpected = own.keys() - weights.keys(), weights.keys() - own.keys()
+    if (missing or unexpected) and not partial:
+        raise InputError(
+            f"missing: {sorted(missing)[:5]}, unexpected: {sorted(unexpected)[:5]}",
+            where=where,
+            remedy="use a checkpoint of this class",
+        )
+    net.load_state_dict(weights, strict=False)
+    if missing or unexpected:
+        rank_zero_info(
+            f"weights from {where}: {len(weights) - len(unexpected)} loaded, "
+            f"missing (left as initialised): {sorted(missing) or 'none'}, unexpected (ignored): "
+            f"{sorted(unexpected) or 'none'}"
+        )
+
+
+def check_catalogue(loaded: str | None, current: str, where: str) -> None:
+    """Refuse a network that was trained on another catalogue.
+
+    Raises:
+        InputError: the digests differ.
+    """
+    if loaded is not None and loaded != current:
+        raise InputError(
+            "this checkpoint was trained on another catalogue (other items, or another split of the log)",
+            where=where,
+            remedy="use the checkpoint of a run with the same log, split and data root",
+        )

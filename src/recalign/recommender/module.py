@@ -1,0 +1,51 @@
+"""Behaviour cloning: the generative recommender learns to continue its users' histories."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from recalign.nn import Encoder
+from recalign.recommender.checkpoint import load_weights, read_checkpoint, weights_of
+from recalign.recommender.policy import SequencePolicy
+from recalign.recommender.training import PolicyModule
+from recalign.sequences import Batch
+
+
+class Recommender(PolicyModule):
+    """Maximises the likelihood of each next item: L = mean_t -log pi(a_t | s_t), over the full catalogue.
+
+    Logs ``train/loss``, and what `PolicyModule` logs.
+
+    Args:
+        encoder: turns embedded histories into states (`recalign.nn.HSTU`, `recalign.nn.SASRec`, ...).
+        num_items: V; linked from the data by the command.
+        temperature: of the softmax over cosines.
+        feedback: whether the policy sees the rewards of earlier events.
+        lr: AdamW's learning rate.
+        weight_decay: AdamW's, on matrices only.
+        top_k: items that `predict` writes for each user.
+        init_from: checkpoint of a policy to start from; weights by module name, what does not match is reported.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        num_items: int,
+        temperature: float = 0.05,
+        feedback: bool = False,
+        lr: float = 1e-3,
+        weight_decay: float = 0.0,
+        top_k: int = 10,
+        init_from: str | None = None,
+    ) -> None:
+        super().__init__(SequencePolicy(encoder, num_items, temperature, feedback), lr, weight_decay, top_k)
+        if init_from is not None:
+            weights = weights_of(read_checkpoint(init_from), "policy")
+            load_weights(self.policy, weights, where=init_from, partial=True)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        target_T = batch.target_T
+        weight_T = target_T.new_full(target_T.shape, 1 / len(target_T), dtype=batch.reward_T.dtype)
+        loss = self.policy.weighted_nll(self.policy.encode(batch), target_T, weight_T)
+        self.log("train/loss", loss, batch_size=len(target_T))
+        return loss

@@ -1,0 +1,159 @@
+"""The policy: all that post-training and evaluation need of a recommender, and all that they may use."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from recalign.nn import (
+    Encoder,
+    Recorded,
+    log_prob,
+    ranks_from_scores,
+    target_ranks,
+    top_k,
+    top_k_from_scores,
+    weighted_nll,
+)
+from recalign.recommender.feedback import Feedback
+from recalign.sequences import Batch
+
+Pairs = tuple[Tensor, Tensor]
+ROWS = 512  # states whose scores over the whole catalogue are held at once
+
+
+class Policy(Recorded, nn.Module, ABC):
+    """pi(item | history) over a catalogue of items 1..V.
+
+    A policy encodes the histories of a batch into one state a target; everything else is asked of states. The leading
+    dimension of a state is T, the targets; what follows is the policy's own business (a vector for a policy over item
+    ids, a prefix of codes for a decoder with several tokens an item).
+
+    Only `encode` and `log_probs` must be written; the rest follows from them, and is overridden where a policy can do
+    it without holding T x V scores.
+    """
+
+    num_items: int
+
+    @abstractmethod
+    def encode(self, batch: Batch) -> Tensor:
+        """The state before each target of a batch. Shape: (T, ...)."""
+
+    @abstractmethod
+    def log_probs(self, state: Tensor, items: Tensor | None = None) -> Tensor:
+        """Log-probabilities over the catalogue, or over candidates.
+
+        Shape: state (T, ...), items int64 (T, C) or None -> (T, C), or (T, V) where column v - 1 is item v.
+        """
+
+    def log_prob(self, state: Tensor, item: Tensor) -> Tensor:
+        """Log-probability of one item a state. Shape: (T, ...), int64 (T,) -> (T,)."""
+        return self.log_probs(state, item[:, None])[:, 0]
+
+    def weighted_nll(self, state: Tensor, item: Tensor, weight: Tensor) -> Tensor:
+        """sum_t weight_t * -log pi(item_t | state_t), a scalar. The weights carry no gradient."""
+        return -(weight.detach() * self.log_prob(state, item)).sum()
+
+    @torch.no_grad()
+    def sample(self, state: Tensor, count: int) -> Tensor:
+        """Items drawn from the policy, with replacement. Shape: (T, ...) -> int64 (T, count)."""
+        drawn = [torch.multinomial(self.log_probs(s).exp(), count, replacement=True) for s in state.split(ROWS)]
+        return torch.cat(drawn) + 1
+
+    @torch.no_grad()
+    def top_k(self, state: Tensor, k: int, seen: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The k most probable items that were not seen, best first.
+
+        Args:
+            state: (T, ...).
+            k: how many.
+            seen: int64 (2, N), pairs (target, item) to leave out.
+
+        Returns:
+            (T, k) log-probabilities (up to a constant a state) and (T, k) items; item 0 where fewer than k are left.
+        """
+        parts = [top_k_from_scores(self.log_probs(part), k, pairs) for _, part, pairs in _parts(state, seen)]
+        return torch.cat([score for score, _ in parts]), torch.cat([column for _, column in parts]) + 1
+
+    @torch.no_grad()
+    def ranks(self, state: Tensor, item: Tensor, seen: Tensor | None = None) -> Tensor:
+        """Rank of one item a state among the items that were not seen; 1 is best, 0 stands for item 0 (a miss).
+
+        Items that score the same as the target count as ahead of it.
+
+        Shape: (T, ...), int64 (T,), seen int64 (2, N) -> int64 (T,).
+        """
+        ranks = [
+            ranks_from_scores(self.log_probs(part), item[first : first + len(part)] - 1, pairs)
+            for first, part, pairs in _parts(state, seen)
+        ]
+        return torch.cat(ranks)
+
+
+def _parts(state: Tensor, seen: Tensor | None) -> Iterator[tuple[int, Tensor, Pairs | None]]:
+    """States in stretches of `ROWS`: the first's number, the states, their own pairs (row, item - 1) of what was seen."""
+    for first in range(0, len(state), ROWS):
+        pairs = None
+        if seen is not None:
+            own = seen[:, (seen[0] >= first) & (seen[0] < first + ROWS)]
+            pairs = (own[0] - first, own[1] - 1)
+        yield first, state[first : first + ROWS], pairs
+
+
+class SequencePolicy(Policy):
+    """A sequence encoder over item ids: log pi(v | h) = log softmax_v(cos(h, e_v) / temperature).
+
+    The head of HSTU's research model (L2-normalised query and items over a temperature; methods known from
+    meta-recsys/generative-recommenders).
+
+    Args:
+        encoder: turns embedded histories into states; its ``dim`` is that of the item table.
+        num_items: V.
+        temperature: of the softmax; smaller is sharper.
+        feedback: whether the policy sees the rewards of earlier events.
+    """
+
+    def __init__(self, encoder: Encoder, num_items: int, temperature: float = 0.05, feedback: bool = False) -> None:
+        super().__init__()
+        self.num_items, self.temperature = num_items, temperature
+        self.item_embedding = nn.Embedding(num_items + 1, encoder.dim, padding_idx=0)
+        nn.init.trunc_normal_(self.item_embedding.weight, std=0.02)
+        with torch.no_grad():
+            self.item_embedding.weight[0] = 0
+        self.encoder = encoder
+        self.past_rewards = Feedback(encoder.dim) if feedback else None
+
+    def encode(self, batch: Batch) -> Tensor:
+        x_BLD = self.item_embedding(batch.item_BL)
+        if self.past_rewards is not None:
+            x_BLD = x_BLD + self.past_rewards(batch.reward_BL)
+        h_BLD = self.encoder(x_BLD, batch.length_B, batch.time_BL, batch.request_time_BL)
+        return h_BLD[batch.row_T, batch.column_T]
+
+    def log_probs(self, state: Tensor, items: Tensor | None = None) -> Tensor:
+        query_TD, item_VD = self._directions(state)
+        logp_TV = (query_TD @ item_VD.T / self.temperature).log_softmax(dim=-1)
+        return logp_TV if items is None else logp_TV.gather(1, items - 1)
+
+    def log_prob(self, state: Tensor, item: Tensor) -> Tensor:
+        return log_prob(*self._directions(state), item - 1, 1 / self.temperature)
+
+    def weighted_nll(self, state: Tensor, item: Tensor, weight: Tensor) -> Tensor:
+        return weighted_nll(*self._directions(state), item - 1, weight, 1 / self.temperature)
+
+    @torch.no_grad()
+    def top_k(self, state: Tensor, k: int, seen: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        score, column = top_k(*self._directions(state), k, None if seen is None else (seen[0], seen[1] - 1))
+        return score / self.temperature, column + 1
+
+    @torch.no_grad()
+    def ranks(self, state: Tensor, item: Tensor, seen: Tensor | None = None) -> Tensor:
+        return target_ranks(*self._directions(state), item - 1, None if seen is None else (seen[0], seen[1] - 1))
+
+    def _directions(self, state: Tensor) -> tuple[Tensor, Tensor]:
+        """States and items as unit vectors, in full precision: (T, D) and (V, D)."""
+        items = nn.functional.normalize(self.item_embedding.weight[1:].float(), dim=-1)
+        return nn.functional.normalize(state.float(), dim=-1), items

@@ -1,0 +1,139 @@
+"""What every LightningModule that trains a policy does alike: optimise, validate, test, predict, hand over."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import torch
+from lightning import LightningModule
+from torch import Tensor, nn
+
+from recalign.metrics import RankMetrics
+from recalign.recommender.checkpoint import recipe
+from recalign.recommender.policy import Policy
+from recalign.sequences import Batch, EventDataModule
+
+RECOMMENDATIONS = "recommendations.parquet"
+
+
+def adamw(module: nn.Module, lr: float, weight_decay: float) -> torch.optim.Optimizer:
+    """AdamW with the betas of HSTU's research recipe (0.9, 0.98); biases and tables of one column do not decay."""
+    trained = [p for p in module.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=lr, betas=(0.9, 0.98))
+
+
+class StageModule(LightningModule):
+    """A LightningModule whose checkpoints say how to rebuild the networks that later stages load."""
+
+    handed_over: tuple[str, ...] = ()
+    """Names of the attributes that hold those networks."""
+
+    @property
+    def data(self) -> EventDataModule:
+        """The DataModule that this module is run with."""
+        return self.trainer.datamodule  # type: ignore[attr-defined]
+
+    def facts(self) -> dict[str, Any]:
+        """Plain values that later stages want to know beside the weights."""
+        return {}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["recipes"] = {name: recipe(getattr(self, name)) for name in self.handed_over}
+        checkpoint["catalogue"] = self.data.sequences.catalogue
+        checkpoint["facts"] = self.facts()
+
+
+class PolicyModule(StageModule):
+    """Trains ``self.policy``; subclasses write `training_step`.
+
+    Logs ``rank/{all,high}/{hr@10,ndcg@10,mrr}`` on validation and ``rank/test/...`` on the test: full catalogue, items
+    that the user had met left out.
+
+    Args:
+        policy: what is trained.
+        lr: AdamW's learning rate.
+        weight_decay: AdamW's, on matrices only.
+        top_k: items that `predict` writes for each user.
+    """
+
+    handed_over = ("policy",)
+
+    def __init__(self, policy: Policy, lr: float, weight_decay: float, top_k: int) -> None:
+        super().__init__()
+        self.policy = policy
+        self.lr, self.weight_decay, self.top_k = lr, weight_decay, top_k
+        self.rank_all, self.rank_high = RankMetrics(ks=(10,)), RankMetrics(ks=(10,))
+        self._recommended: list[dict[str, Tensor]] = []
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return adamw(self.policy, self.lr, self.weight_decay)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        rank_T = self.policy.ranks(self.policy.encode(batch), batch.target_T, batch.seen_N)
+        self.rank_all.update(rank_T)
+        self.rank_high.update(rank_T[batch.high_T])
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self.validation_step(batch, batch_idx)
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_ranks("rank")
+
+    def on_test_epoch_end(self) -> None:
+        self._log_ranks("rank/test")
+
+    def _log_ranks(self, prefix: str) -> None:
+        for name, metric in (("all", self.rank_all), ("high", self.rank_high)):
+            values = {k: v for k, v in metric.compute().items() if not v.isnan()}
+            self.log_dict({f"{prefix}/{name}/{k}": v for k, v in values.items()}, sync_dist=False)
+            metric.reset()
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> None:
+        score_TK, item_TK = self.policy.top_k(self.policy.encode(batch), self.top_k, batch.seen_N)
+        self._recommended.append({"user": batch.user_B[batch.row_T], "score": score_TK, "item": item_TK})
+
+    def on_predict_end(self) -> None:
+        if not self._recommended:
+            return
+        columns = {k: torch.cat([part[k] for part in self._recommended]).cpu() for k in ("user", "score", "item")}
+        self._recommended.clear()
+        frame = recommendations(columns["user"], columns["score"], columns["item"], self.data)
+        path = Path(self.trainer.default_root_dir) / RECOMMENDATIONS
+        write_parquet(frame, path)
+        print(f"recommendations for {frame['user'].n_unique():,} users: {path}")
+
+
+def recommendations(user_T: Tensor, score_TK: Tensor, item_TK: Tensor, data: EventDataModule) -> pl.DataFrame:
+    """One row a user and place: raw user id, rank (1 = best), raw item id, score (log-probability up to a constant)."""
+    sequences = data.sequences
+    rank = torch.arange(1, item_TK.shape[1] + 1).expand_as(item_TK)
+    flat = pl.DataFrame(
+        {
+            "user": user_T[:, None].expand_as(item_TK).flatten().numpy(),
+            "rank": rank.flatten().numpy(),
+            "item": item_TK.flatten().numpy(),
+            "score": score_TK.float().flatten().numpy(),
+        }
+    ).filter(pl.col("item") > 0)
+    return flat.with_columns(sequences.users.gather(flat["user"]).alias("user"), _raw_items(flat["item"], sequences.items))
+
+
+def _raw_items(item: pl.Series, items: pl.Series) -> pl.Series:
+    return items.gather(item - 1).alias("item")
+
+
+def write_parquet(frame: pl.DataFrame, path: Path) -> None:
+    """Write a table so that a half-written one is never taken for whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    frame.write_parquet(partial)
+    os.replace(partial, path)
+
+

@@ -1,0 +1,155 @@
+"""The reward model: how much would this user value this item now?"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recalign.errors import InputError
+from recalign.nn import Encoder
+from recalign.recommender.checkpoint import check_catalogue, load_net, load_weights
+from recalign.recommender.training import StageModule, adamw
+from recalign.reward.data import RewardData
+from recalign.reward.net import RewardEnsemble
+from recalign.reward.trust import Trust, trust_of
+from recalign.sequences import Batch
+
+
+class RewardModel(StageModule):
+    """Squared error of the predicted reward, in units of the rewards' variance, on events that have a reward.
+
+    Logs ``train/loss`` and, on validation, ``reward/{rmse,mae,r2}`` with ``reward/rmse_<mean>`` of the averages it has to
+    beat; writes ``trust.json`` on the test.
+
+    Args:
+        num_items: V; linked from the data by the command.
+        init_from: checkpoint of the recommender whose encoder and item table are the trunk.
+        encoder: another encoder than the recommender's; then ``init_from`` only lends what fits by name.
+        trunk: whether the trunk learns too (``tuned``) or the heads alone (``frozen``).
+        members: K, networks in the ensemble, each trained on its own resampling of the users.
+        lr: AdamW's learning rate.
+        weight_decay: AdamW's, on matrices only.
+    """
+
+    UPSTREAM: ClassVar[dict[str, str]] = {"init_from": "recommender"}
+    handed_over = ("reward",)
+
+    def __init__(
+        self,
+        num_items: int,
+        init_from: str | None = None,
+        encoder: Encoder | None = None,
+        trunk: Literal["tuned", "frozen"] = "tuned",
+        members: int = 1,
+        lr: float = 1e-3,
+        weight_decay: float = 0.01,
+    ) -> None:
+        super().__init__()
+        self.lr, self.weight_decay, self.members = lr, weight_decay, members
+        self.start, self.catalogue = init_from, None
+        upstream = load_net(init_from, "policy") if init_from else None
+        if encoder is None and upstream is None:
+            raise InputError("a reward model needs an encoder", where="model", remedy="give model.init_from or model.encoder")
+        self.reward = RewardEnsemble(encoder or upstream.net.encoder, num_items, members)  # type: ignore[union-attr]
+        if upstream is not None:
+            self.catalogue = upstream.catalogue
+            weights = {
+                k: v for k, v in upstream.net.state_dict().items() if k.startswith(("item_embedding.", "encoder."))
+            }
+            for net in self.reward.nets:
+                load_weights(net, weights, where=str(init_from), partial=True)
+        if trunk == "frozen":
+            for net in self.reward.nets:
+                net.encoder.requires_grad_(False)  # type: ignore[union-attr]
+                net.item_embedding.requires_grad_(False)  # type: ignore[union-attr]
+        self.trust: Trust | None = None
+        self._predicted: list[tuple[Tensor, Tensor]] = []
+
+    def setup(self, stage: str) -> None:
+        if self.start is not None:
+            check_catalogue(self.catalogue, self.data.sequences.catalogue, self.start)
+        if stage == "fit":
+            mean, scale, item_mean_V = self.reward_data.moments()
+            for net in self.reward.nets:
+                net.calibrate(mean, scale, torch.from_numpy(item_mean_V))  # type: ignore[operator]
+
+    @property
+    def reward_data(self) -> RewardData:
+        return self.data  # type: ignore[return-value]
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return adamw(self.reward, self.lr, self.weight_decay)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        known_T = ~batch.reward_T.isnan()
+        predicted_KT = self.reward.predictions(self.reward.states(batch), batch.target_T)
+        scale = self.reward.nets[0].scale
+        error_KT = torch.where(known_T, (predicted_KT - batch.reward_T.nan_to_num()) / scale, 0.0)
+        weight_KT = bagging_weights(batch.user_B, self.members)[:, batch.row_T] * known_T
+        loss = ((weight_KT * error_KT.square()).sum(dim=1) / weight_KT.sum(dim=1).clamp(min=1)).mean()
+        self.log("train/loss", loss, batch_size=len(known_T))
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        rated = (batch.target_T > 0) & ~batch.reward_T.isnan()
+        predicted_T = self.reward.predict(self.reward.states(batch)[:, rated], batch.target_T[rated])
+        self._predicted.append((batch.event_T[rated], predicted_T))
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self.validation_step(batch, batch_idx)
+
+    def on_validation_epoch_end(self) -> None:
+        self.trust = self._measure()
+        self.log_dict({f"reward/{k}": v for k, v in self.trust.figures().items()})
+
+    def on_test_epoch_end(self) -> None:
+        self.trust = self._measure()
+        self.log_dict({f"reward/test/{k}": v for k, v in self.trust.figures().items()})
+
+    def _measure(self) -> Trust:
+        event = torch.cat([e for e, _ in self._predicted]).cpu().numpy()
+        predicted = torch.cat([p for _, p in self._predicted]).float().cpu().numpy()
+        self._predicted.clear()
+        return trust_of(self.reward_data.expected_rewards(event), predicted)
+
+    def facts(self) -> dict[str, Any]:
+        """What A-SFT wants to know: the share of the rewards' variance that the model explains on validation."""
+        return {"reliability": self.trust.reliability} if self.trust else {}
+
+
+class Judge(RewardModel):
+    """A reward model that only scores others: trained from scratch, on other users, with another encoder.
+
+    Args:
+        num_items: V; linked from the data by the command.
+        encoder: its encoder, of another architecture or size than the training reward model's.
+        members: K, networks in the ensemble.
+        lr: AdamW's learning rate.
+        weight_decay: AdamW's, on matrices only.
+    """
+
+    UPSTREAM: ClassVar[dict[str, str]] = {}
+
+    def __init__(
+        self, num_items: int, encoder: Encoder, members: int = 3, lr: float = 1e-3, weight_decay: float = 0.01
+    ) -> None:
+        super().__init__(num_items, None, encoder, "tuned", members, lr, weight_decay)
+
+
+def bagging_weights(user_B: Tensor, members: int) -> Tensor:
+    """How often each user counts for each member: Poisson(1), a function of (user, member) alone.
+
+    A single member sees everybody once. Shape: int64 (B,) -> float32 (K, B).
+    """
+    if members == 1:
+        return torch.ones(1, len(user_B), device=user_B.device)
+    member_K1 = torch.arange(members, device=user_B.device)[:, None]
+    mixed = (user_B * 2654435761 + member_K1 * 40503 * 65537 + 12345) % 2147483647
+    uniform = ((mixed * 48271) % 2147483647).double() / 2147483647
+    steps = torch.tensor(np.cumsum([np.exp(-1) / np.prod(range(1, n + 1)) for n in range(6)]), device=user_B.device)
+    return torch.bucketize(uniform, steps).float()
+
+

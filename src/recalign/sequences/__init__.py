@@ -1,0 +1,23 @@
+"""From a checked event table to batches: splits, user groups, means, windows. The one place where Polars meets torch."""
+
+from recalign.sequences.batch import Batch
+from recalign.sequences.data import EventDataModule
+from recalign.sequences.means import reward_means
+from recalign.sequences.splits import High, LeaveLast, Split, TimeSplit, UserGroups, Where
+from recalign.sequences.store import Sequences, build
+from recalign.sequences.windows import Windows
+
+__all__ = [
+    "Batch",
+    "EventDataModule",
+    "High",
+    "LeaveLast",
+    "Sequences",
+    "Split",
+    "TimeSplit",
+    "UserGroups",
+    "Where",
+    "Windows",
+    "build",
+    "reward_means",
+]

@@ -1,0 +1,76 @@
+"""The batch: one shape for all stages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B histories of up to L events and the T events to predict from them.
+
+    Histories stand at the left, padded at the end. A target t is predicted from the history of row ``row_T[t]`` up to
+    and including its event ``column_T[t]``. Several targets may share a history or a position in it.
+
+    Attributes:
+        user_B: int64, dense user index.
+        item_BL: int64, items 1..V; 0 is padding.
+        length_B: int64, valid events of each row.
+        time_BL: int64, seconds; padding repeats the last event's.
+        request_time_BL: int64, when the event after each event is asked for: its own time where that is known, else
+            the time of the event before it.
+        reward_BL: float32, rewards of the history's events, NaN where there is none.
+        row_T, column_T: int64, where each target's history ends.
+        target_T: int64, the item that was chosen; 0 if it was never seen in training.
+        reward_T: float32, its reward, NaN where there is none.
+        high_T: bool, whether that reward is high.
+        event_T: int64, the target's row in the event table.
+        advantage_T: float32, for post-training: how much better than expected its reward is, NaN where there is none.
+        seen_N: (2, N) int64, for evaluation: pairs (target, item) of items the user had met before the target.
+    """
+
+    user_B: Tensor
+    item_BL: Tensor
+    length_B: Tensor
+    time_BL: Tensor
+    request_time_BL: Tensor
+    reward_BL: Tensor
+    row_T: Tensor
+    column_T: Tensor
+    target_T: Tensor
+    reward_T: Tensor
+    high_T: Tensor
+    event_T: Tensor
+    advantage_T: Tensor | None = None
+    seen_N: Tensor | None = None
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+        """The same batch on another device (Lightning calls this)."""
+        return self.map(lambda x: x.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Batch:
+        """The same batch in pinned memory (the DataLoader calls this)."""
+        return self.map(lambda x: x.pin_memory())
+
+    def map(self, function: Any) -> Batch:
+        """The same batch with a function applied to every tensor."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Batch(**{name: None if x is None else function(x) for name, x in values.items()})
+
+    def head(self, rows: int) -> Batch:
+        """The first rows alone, with their targets."""
+        rows = min(rows, len(self.user_B))
+        by_row = {"user_B", "item_BL", "length_B", "time_BL", "request_time_BL", "reward_BL"}
+        keep = self.row_T < rows
+        values: dict[str, Tensor | None] = {}
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if value is None or f.name == "seen_N":
+                values[f.name] = None
+            else:
+                values[f.name] = value[:rows] if f.name in by_row else value[keep]
+        return Batch(**values)  # type: ignore[arg-type]

@@ -1,0 +1,130 @@
+"""The LightningDataModule that all stages share: a log's YAML in, batches out."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+from lightning import LightningDataModule
+from torch.utils.data import DataLoader, Dataset
+
+from recalign.events import Log, data_root, load_events
+from recalign.sequences.batch import Batch
+from recalign.sequences.sampler import LengthBatches
+from recalign.sequences.splits import High, LeaveLast, Split, UserGroups
+from recalign.sequences.store import Group, Part, Sequences, build
+from recalign.sequences.windows import Windows, collate, evaluation_windows, serving_windows, training_windows
+
+
+ML_100K = Log(name="ml-100k", files=["ml-100k/u.data"], fetch="ml-100k")
+"""The log of a stage's YAML that names none."""
+
+
+class WindowDataset(Dataset[Batch]):
+    """Batches by (L, window indices), as `LengthBatches` draws them."""
+
+    def __init__(self, make: Callable[[np.ndarray, int], Batch]) -> None:
+        self.make = make
+
+    def __getitem__(self, drawn: tuple[int, list[int]]) -> Batch:
+        bucket, chosen = drawn
+        return self.make(np.array(chosen), bucket)
+
+
+class Loader(DataLoader[Batch]):
+    """A DataLoader that can be saved in the middle of an epoch (Lightning asks it for its state)."""
+
+    sampler: LengthBatches
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.sampler.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.sampler.load_state_dict(state)
+
+
+class EventDataModule(LightningDataModule):
+    """A log as histories and targets; each stage has a subclass that says what it trains on.
+
+    Args:
+        log: where the raw log lies and what its columns mean.
+        reward: Polars SQL over the log's columns: how good an event was. Null: the log has no reward.
+        high: what counts as a high reward in the metrics ``high/*``.
+        split: which events are training, validation and test.
+        root: the data root that ``log.files`` are relative to; null: ``RECALIGN_DATA``, else ``data``.
+        users: whose events are trained on and validated: all, A, B1 or B2.
+        share_a: share of the users in group A.
+        max_length: newest events of a history that a model sees.
+        batch_tokens: padded events in a training batch.
+        request_time: whether a model knows when an event is asked for (``known``) or only the time of the event before
+            it (``last_event``).
+        seed: of the order of the batches.
+    """
+
+    def __init__(
+        self,
+        log: Log = ML_100K,
+        reward: str | None = "rating",
+        high: High | None = High("reward >= 5"),  # noqa: B008 (frozen, so safe to share)
+        split: Split = LeaveLast(test=10, validation=5),  # noqa: B008
+        root: str | None = None,
+        users: Group = "all",
+        share_a: float = 0.7,
+        max_length: int = 200,
+        batch_tokens: int = 6400,
+        request_time: Literal["known", "last_event"] = "last_event",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.log_, self.reward, self.high, self.split, self.root = log, reward, high, split, root
+        self.users: Group = users
+        self.groups = UserGroups(share_a)
+        self.max_length, self.batch_tokens, self.seed = max_length, batch_tokens, seed
+        self.know_request = request_time == "known"
+
+    @functools.cached_property
+    def sequences(self) -> Sequences:
+        """The divided log; read when first asked for."""
+        table = load_events(self.log_, data_root(self.root), self.reward)
+        return build(table, self.split, self.high, self.groups)
+
+    @property
+    def num_items(self) -> int:
+        """V, linked into the model's ``num_items`` by the command."""
+        return self.sequences.num_items
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of the log and its division."""
+        return self.sequences.fingerprint
+
+    def training(self) -> Windows:
+        """What is trained on; subclasses narrow or extend it."""
+        return training_windows(self.sequences, self.sequences.users_in(self.users), self.max_length)
+
+    def windows(self, part: Part, users: Group | None = None) -> Windows:
+        """The windows of a part for evaluation, of this module's users or of the group named."""
+        return evaluation_windows(
+            self.sequences, self.sequences.users_in(users or self.users), part, self.max_length
+        )
+
+    def loader(self, windows: Windows, *, shuffle: bool = False, seen: bool = True) -> Loader:
+        """Batches of windows: in training order, or all of them once with what each user had seen."""
+        make = functools.partial(collate, self.sequences, windows, know_request=self.know_request, seen=seen)
+        sampler = LengthBatches(windows.length, self.max_length, self.batch_tokens, shuffle=shuffle, seed=self.seed)
+        return Loader(WindowDataset(make), sampler=sampler, batch_size=None)
+
+    def train_dataloader(self) -> Loader:
+        return self.loader(self.training(), shuffle=True, seen=False)
+
+    def val_dataloader(self) -> Loader:
+        return self.loader(self.windows("validation"))
+
+    def test_dataloader(self) -> Loader:
+        return self.loader(self.windows("test"))
+
+    def predict_dataloader(self) -> Loader:
+        """Every user's whole history, for recommendations after the log's end."""
+        return self.loader(serving_windows(self.sequences, self.sequences.users_in(self.users), self.max_length))

@@ -1,0 +1,81 @@
+"""Which windows make a batch: similar lengths together, a token budget, an order that is a function of (seed, epoch)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from torch.utils.data import Sampler
+
+
+def bucket_of(length: np.ndarray, max_length: int) -> np.ndarray:
+    """The padded length of each window: one of a few, so that compiled code is reused.
+
+    Buckets are max_length, 3/4, 1/2, 3/8, 1/4, ... of it down to about 16 events (rounded up to a multiple of 8).
+    """
+    sizes = {max_length}
+    size = max_length
+    while size > 16:
+        sizes |= {size, -(-size * 3 // 32) * 8 if size * 3 // 4 > 16 else size}
+        size = -(-size // 16) * 8
+        sizes.add(size)
+    edges = np.array(sorted(s for s in sizes if s <= max_length))
+    return edges[np.searchsorted(edges, length)]
+
+
+class LengthBatches(Sampler[tuple[int, list[int]]]):
+    """Batches of windows whose lengths share a bucket, as many as fit the token budget.
+
+    Yields:
+        (L, window indices) a batch. The order of an epoch depends on (seed, epoch) alone, so that a run that is
+        continued in the middle of an epoch gets the batches it would have had (`state_dict`, `load_state_dict`).
+
+    Args:
+        length: (W,) events of each window.
+        max_length: the longest bucket.
+        tokens: padded events a batch holds at most; at least one window is always taken.
+        shuffle: mix windows and batches anew each epoch.
+        seed: of the order.
+    """
+
+    def __init__(self, length: np.ndarray, max_length: int, tokens: int, *, shuffle: bool, seed: int = 0) -> None:
+        self.bucket = bucket_of(length, max_length)
+        self.tokens, self.shuffle, self.seed = tokens, shuffle, seed
+        self.epoch, self.done = 0, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order (Lightning calls this at the start of each epoch)."""
+        if epoch != self.epoch:
+            self.epoch, self.done = epoch, 0
+
+    def batches(self) -> list[tuple[int, list[int]]]:
+        """All batches of the current epoch, in order."""
+        random = np.random.default_rng((self.seed, self.epoch))
+        order = random.permutation(len(self.bucket)) if self.shuffle else np.arange(len(self.bucket))
+        order = order[np.argsort(self.bucket[order], kind="stable")]
+        batches = []
+        for size in np.unique(self.bucket):
+            members = order[self.bucket[order] == size]
+            rows = max(self.tokens // int(size), 1)
+            batches += [(int(size), members[i : i + rows].tolist()) for i in range(0, len(members), rows)]
+        return [batches[i] for i in random.permutation(len(batches))] if self.shuffle else batches
+
+    def __iter__(self) -> Iterator[tuple[int, list[int]]]:
+        batches = self.batches()
+        first, self.done = self.done, 0
+        for number in range(first, len(batches)):
+            self.done = number + 1
+            yield batches[number]
+        self.done = 0
+
+    def __len__(self) -> int:
+        return int(sum(-(-n // max(self.tokens // s, 1)) for s, n in zip(*np.unique(self.bucket, return_counts=True))))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the epoch stands."""
+        return {"epoch": self.epoch, "done": self.done}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where a saved epoch stood."""
+        self.epoch, self.done = state["epoch"], state["done"]

@@ -1,0 +1,221 @@
+"""Which events are trained on, selected on and tested on, and which users serve what."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from datetime import datetime
+
+import numpy as np
+import polars as pl
+
+from recalign.errors import InputError
+from recalign.events import EventTable, evaluate
+
+TRAIN, VALIDATION, TEST = 0, 1, 2
+"""The parts, as they stand in the column ``split``."""
+
+
+class Split:
+    """How the events of a log are divided into training, validation and test."""
+
+    def assign(self, table: EventTable) -> pl.Series:
+        """The part of each event.
+
+        Args:
+            table: the checked events.
+
+        Returns:
+            u8 series, one of `TRAIN`, `VALIDATION`, `TEST` a row of ``table.frame``.
+
+        Raises:
+            InputError: the log does not allow this split.
+        """
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class LeaveLast(Split):
+    """The last events of each user are the test, those before them validation, the rest training.
+
+    A user with too few events to keep one for training stays in training whole.
+
+    Attributes:
+        test: events of a user that are the test.
+        validation: events of a user, before the test, that are validation.
+    """
+
+    test: int = 1
+    validation: int = 1
+
+    def assign(self, table: EventTable) -> pl.Series:
+        if not table.has_time:
+            raise _needs_time("LeaveLast")
+        from_end = pl.len().over("user") - pl.int_range(pl.len()).over("user")  # 1 = the user's last event
+        part = (
+            pl.when(pl.len().over("user") <= self.test + self.validation)
+            .then(TRAIN)
+            .when(from_end <= self.test)
+            .then(TEST)
+            .when(from_end <= self.test + self.validation)
+            .then(VALIDATION)
+            .otherwise(TRAIN)
+        )
+        return table.frame.select(part.cast(pl.UInt8).alias("split")).to_series()
+
+
+@dataclass(frozen=True)
+class TimeSplit(Split):
+    """Two cuts in time for everybody: training before the first, validation between, test from the second on.
+
+    Attributes:
+        cuts: two shares of the events (0.8, 0.9), or two moments as ISO 8601 strings with an offset. An event at a
+            cut's own moment belongs to the later part, so that events of one moment are never torn apart.
+    """
+
+    cuts: tuple[float | str, float | str] = (0.8, 0.9)
+
+    def assign(self, table: EventTable) -> pl.Series:
+        if not table.has_time:
+            raise _needs_time("TimeSplit")
+        time = table.frame["timestamp"]
+        first, second = (self._moment(cut, time) for cut in self.cuts)
+        if first > second:
+            raise InputError(
+                f"the first cut ({self.cuts[0]}) lies after the second ({self.cuts[1]})",
+                where="data.split.cuts",
+                remedy="give the end of training first, then the end of validation",
+            )
+        return ((time >= first).cast(pl.UInt8) + (time >= second).cast(pl.UInt8)).alias("split")
+
+    def _moment(self, cut: float | str, time: pl.Series) -> int:
+        if isinstance(cut, str):
+            try:
+                moment = datetime.fromisoformat(cut)
+            except ValueError as error:
+                raise _bad_cut(cut) from error
+            if moment.tzinfo is None:
+                raise _bad_cut(cut)
+            return int(moment.timestamp())
+        if not 0 < cut < 1:
+            raise _bad_cut(cut)
+        return int(time.sort()[int(len(time) * cut)])
+
+
+@dataclass(frozen=True)
+class Where(Split):
+    """The test is a condition on the events, for logs that set events aside themselves (a random-exposure half).
+
+    Attributes:
+        test: Polars SQL condition over the log's columns; its events are the test.
+        validation: share of the remaining events, by a hash of their row, that are validation.
+    """
+
+    test: str = "is_random"
+    validation: float = 0.1
+
+    def assign(self, table: EventTable) -> pl.Series:
+        test = evaluate(table.frame, self.test, "data.split.test").cast(pl.Boolean).fill_null(False)
+        drawn = pl.Series([stable_hash(str(row)) < self.validation for row in table.frame["row"]], dtype=pl.Boolean)
+        return (test.cast(pl.UInt8) * TEST + (~test & drawn).cast(pl.UInt8) * VALIDATION).alias("split")
+
+
+@dataclass(frozen=True)
+class High:
+    """What counts as a high reward, for ``high/*`` metrics; never read by a training loss.
+
+    Attributes:
+        expression: Polars SQL condition over the log's columns and ``reward``.
+        quantile: instead of an expression, the share of training rewards that a high one exceeds.
+        within: with ``quantile``, the column within whose bins it is taken (a video's duration, say).
+        bins: number of bins of equal size of ``within``, cut on training rows.
+    """
+
+    expression: str | None = None
+    quantile: float | None = None
+    within: str | None = None
+    bins: int = 10
+
+    def __post_init__(self) -> None:
+        if (self.expression is None) == (self.quantile is None):
+            raise ValueError("data.high takes either an expression or a quantile")
+
+    def mark(self, frame: pl.DataFrame) -> pl.Series:
+        """Whether each event's reward is high.
+
+        Args:
+            frame: events with ``reward`` (null where there is none) and ``split``.
+
+        Returns:
+            bool series named ``high``; false where there is no reward.
+        """
+        if self.expression is not None:
+            marks = evaluate(frame, self.expression, "data.high.expression")
+            return marks.cast(pl.Boolean).fill_null(False).alias("high")
+        train = frame.filter(pl.col("split") == TRAIN)
+        bins = self._bins(frame, train)
+        limits = (
+            frame.with_columns(bins.alias("bin"))
+            .filter(pl.col("split") == TRAIN)
+            .group_by("bin")
+            .agg(pl.col("reward").quantile(self.quantile or 0.0, "linear").alias("limit"))
+        )
+        joined = frame.select("reward").with_columns(bins.alias("bin"))
+        joined = joined.join(limits, on="bin", how="left", maintain_order="left")
+        return joined.select((pl.col("reward") > pl.col("limit")).fill_null(False).alias("high")).to_series()
+
+    def _bins(self, frame: pl.DataFrame, train: pl.DataFrame) -> pl.Series:
+        if self.within is None:
+            return pl.Series([0]).new_from_index(0, len(frame))
+        if self.within not in frame.columns:
+            raise InputError(
+                f"there is no column {self.within!r}", where="data.high.within", remedy=f"columns: {frame.columns}"
+            )
+        shares = np.arange(1, self.bins) / self.bins
+        edges = np.quantile(train[self.within].drop_nulls().to_numpy(), shares)
+        return pl.Series(np.searchsorted(edges, frame[self.within].to_numpy()))
+
+
+@dataclass(frozen=True)
+class UserGroups:
+    """Disjoint users for training a reward and for judging it, by a hash of the raw id (PROTOCOL, "Users").
+
+    ``A`` trains reward models and post-training and is what tables measure, ``B1`` trains the judges that select,
+    ``B2`` those that report.
+
+    Attributes:
+        share: share of the users in A; the rest is halved between B1 and B2.
+    """
+
+    share: float = 0.7
+    names: tuple[str, ...] = field(default=("A", "B1", "B2"), init=False, repr=False)
+
+    def assign(self, raw_ids: pl.Series) -> pl.Series:
+        """The group (``A``, ``B1``, ``B2``) of each user, in the order of ``raw_ids``."""
+        middle = self.share + (1 - self.share) / 2
+        groups = []
+        for raw in raw_ids.to_list():
+            draw = stable_hash(str(raw))
+            groups.append("A" if draw < self.share else "B1" if draw < middle else "B2")
+        return pl.Series("group", groups, dtype=pl.String)
+
+
+def stable_hash(text: str) -> float:
+    """A draw in [0, 1) that depends on the text alone, on every machine and in every version."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=6).digest(), "big") / 2**48
+
+
+def _needs_time(name: str) -> InputError:
+    return InputError(
+        "the log has no timestamp, so the last events are not known",
+        where=f"data.split: {name}",
+        remedy="map a timestamp column in data.log.timestamp, or use recalign.sequences.Where for reward models",
+    )
+
+
+def _bad_cut(cut: float | str) -> InputError:
+    return InputError(
+        f"cannot use the cut {cut!r}",
+        where="data.split.cuts",
+        remedy='give a share between 0 and 1, or a moment with an offset ("2022-05-05T00:00:00+08:00")',
+    )

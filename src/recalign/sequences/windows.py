@@ -1,0 +1,202 @@
+"""Windows: the stretches of history that are encoded, and the targets predicted from each."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+import torch
+
+from recalign.sequences.batch import Batch
+from recalign.sequences.splits import TEST
+from recalign.sequences.store import PARTS, Part, Sequences
+
+
+@dataclass(frozen=True)
+class Windows:
+    """W stretches of history with their targets.
+
+    Attributes:
+        user, start, stop: int64 (W,); the window encodes the known events start..stop - 1 (flat indices).
+        offset: int64 (W + 1), where each window's targets lie in the arrays that follow.
+        state: int64, flat index of the known event after which the target is predicted.
+        target: int64, its item (0: unseen in training); ``event``: its row in the event table.
+        reward: float32, NaN where there is none; ``high``: bool; ``time``: int64, seconds.
+        advantage: float32, for post-training only.
+    """
+
+    user: np.ndarray
+    start: np.ndarray
+    stop: np.ndarray
+    offset: np.ndarray
+    state: np.ndarray
+    target: np.ndarray
+    event: np.ndarray
+    reward: np.ndarray
+    high: np.ndarray
+    time: np.ndarray
+    advantage: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+    @property
+    def length(self) -> np.ndarray:
+        """Events that each window encodes."""
+        return self.stop - self.start
+
+    def with_advantage(self, by_event: np.ndarray) -> Windows:
+        """The same windows with an advantage a target, looked up by its row in the event table."""
+        return dataclasses.replace(self, advantage=by_event[self.event].astype(np.float32))
+
+
+def training_windows(sequences: Sequences, users: np.ndarray, max_length: int) -> Windows:
+    """One window a user: the newest events of the training part, each but the first a target.
+
+    Args:
+        sequences: the divided log.
+        users: bool by user index.
+        max_length: L, events that a model can encode; older ones are left out.
+    """
+    targets = _targets(sequences, users, "train")
+    newest = targets.group_by("user").agg(pl.col("known").max().alias("last"))
+    targets = targets.join(newest, on="user", how="left", maintain_order="left")
+    return _windows(sequences, targets.filter(pl.col("known") > pl.col("last") - max_length), max_length, one=True)
+
+
+def evaluation_windows(sequences: Sequences, users: np.ndarray, part: Part, max_length: int) -> Windows:
+    """Windows in which every target of a part sees at least half the maximum of history, where there is that much.
+
+    Users without a known event before the part's first cut have no row in a table and are left out.
+    """
+    return _windows(sequences, _targets(sequences, users, part), max_length, one=False)
+
+
+def serving_windows(sequences: Sequences, users: np.ndarray, max_length: int) -> Windows:
+    """One window a user over the newest events of the whole log, and one target that has not happened (item 0)."""
+    user = np.flatnonzero(users & (np.diff(sequences.offset) > 0))
+    stop = sequences.offset[user + 1]
+    nothing = np.zeros(len(user), np.int64)
+    return Windows(
+        user=user,
+        start=np.maximum(sequences.offset[user], stop - max_length),
+        stop=stop,
+        offset=np.arange(len(user) + 1),
+        state=stop - 1,
+        target=nothing,
+        event=nothing,
+        reward=np.full(len(user), np.nan, np.float32),
+        high=nothing.astype(bool),
+        time=sequences.time[stop - 1],
+    )
+
+
+def left_out(sequences: Sequences, users: np.ndarray) -> int:
+    """Users with test events but nothing known before the test: `evaluation_windows` leaves them out."""
+    test = sequences.frame.filter(pl.col("split") == TEST)["user"].unique().to_numpy()
+    return int((users[test] & ~_has_past(sequences, TEST)[test]).sum())
+
+
+def _has_past(sequences: Sequences, part: int) -> np.ndarray:
+    before = sequences.frame.filter((pl.col("split") < part) & (pl.col("item_id") > 0))["user"].unique()
+    past = np.zeros(sequences.num_users, bool)
+    past[before.to_numpy()] = True
+    return past
+
+
+def _targets(sequences: Sequences, users: np.ndarray, part: Part) -> pl.DataFrame:
+    code = PARTS[part]
+    chosen = users & (_has_past(sequences, code) if code else True)
+    columns = ["user", "known", "item_id", "event", "reward", "high", "timestamp"]
+    keep = (pl.col("split") == code) & (pl.col("known") > 0) & pl.Series(chosen).gather(sequences.frame["user"])
+    return sequences.frame.filter(keep).select(columns)
+
+
+def _windows(sequences: Sequences, targets: pl.DataFrame, max_length: int, one: bool) -> Windows:
+    user = targets["user"].cast(pl.Int64).to_numpy()
+    base = sequences.offset[user]
+    state = base + targets["known"].to_numpy() - 1
+    first = np.concatenate([[True], user[1:] != user[:-1]]) if len(user) else np.zeros(0, bool)
+    if one:
+        block = np.cumsum(first)
+    else:  # a user's targets in blocks of states that span half a window, so that each keeps the other half as history
+        anchor = state[first][np.cumsum(first) - 1]
+        block = np.stack([user, (state - anchor) // max(max_length // 2, 1)])
+        block = np.concatenate([[0], np.cumsum((np.diff(block, axis=1) != 0).any(axis=0))]) if len(user) else user
+    starts = np.flatnonzero(np.concatenate([[True], block[1:] != block[:-1]])) if len(user) else np.zeros(0, int)
+    offset = np.append(starts, len(user))
+    stop = state[offset[1:] - 1] + 1
+    return Windows(
+        user=user[starts],
+        start=np.maximum(base[starts], stop - max_length),
+        stop=stop,
+        offset=offset,
+        state=state,
+        target=targets["item_id"].to_numpy(),
+        event=targets["event"].cast(pl.Int64).to_numpy(),
+        reward=targets["reward"].cast(pl.Float32).fill_null(float("nan")).to_numpy(),
+        high=targets["high"].to_numpy(),
+        time=targets["timestamp"].to_numpy(),
+    )
+
+
+def collate(
+    sequences: Sequences, windows: Windows, chosen: np.ndarray, bucket: int, *, know_request: bool, seen: bool
+) -> Batch:
+    """The batch of some windows.
+
+    Args:
+        sequences, windows: where the arrays lie.
+        chosen: int64 (B,), indices of windows.
+        bucket: L, the length to pad to.
+        know_request: whether ``request_time`` is the next event's own time (else that of the event before it).
+        seen: whether to list the items that each target's user had met before it.
+    """
+    start, length = windows.start[chosen], windows.length[chosen]
+    column = np.arange(bucket)
+    valid = column < length[:, None]
+    index = start[:, None] + np.minimum(column, length[:, None] - 1)
+    counts = windows.offset[chosen + 1] - windows.offset[chosen]
+    picked = _ranges(windows.offset[chosen], counts)
+    row = np.repeat(np.arange(len(chosen)), counts)
+    at = windows.state[picked] - start[row]
+    time = sequences.time[index]
+    request = time
+    if know_request:
+        request = np.concatenate([time[:, 1:], time[:, -1:]], axis=1)
+        request[row, at] = windows.time[picked]
+    fields = {
+        "user_B": windows.user[chosen],
+        "item_BL": np.where(valid, sequences.item[index], 0),
+        "length_B": length,
+        "time_BL": time,
+        "request_time_BL": request,
+        "reward_BL": np.where(valid, sequences.reward[index], np.float32("nan")),
+        "row_T": row,
+        "column_T": at,
+        "target_T": windows.target[picked],
+        "reward_T": windows.reward[picked],
+        "high_T": windows.high[picked],
+        "event_T": windows.event[picked],
+        "advantage_T": None if windows.advantage is None else windows.advantage[picked],
+        "seen_N": _seen(sequences, windows, picked, windows.user[chosen][row]) if seen else None,
+    }
+    return Batch(**{name: None if x is None else torch.from_numpy(np.ascontiguousarray(x)) for name, x in fields.items()})
+
+
+def _seen(sequences: Sequences, windows: Windows, picked: np.ndarray, user: np.ndarray) -> np.ndarray:
+    """Pairs (target, item): all that the user had met before, but never the target itself (a log may repeat items)."""
+    first = sequences.offset[user]
+    counts = windows.state[picked] + 1 - first
+    target = np.repeat(np.arange(len(picked)), counts)
+    item = sequences.item[_ranges(first, counts)]
+    other = item != windows.target[picked][target]
+    return np.stack([target[other], item[other]])
+
+
+def _ranges(first: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """The ranges first[i]..first[i] + counts[i] - 1, one after another."""
+    ends = counts.cumsum()
+    return np.arange(ends[-1] if len(ends) else 0) + np.repeat(first - (ends - counts), counts)

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from recalign.posttrain.losses import weighted_likelihood
+
+
+def test_by_hand():
+    logp = torch.tensor([0.5, 0.25, 0.1]).log()
+    loss, figures = weighted_likelihood(logp, torch.tensor([1.0, 3.0, 0.0]))
+    assert loss.item() == pytest.approx((math.log(2) + 3 * math.log(4)) / 4)
+    assert figures["ess"].item() == pytest.approx(16 / (3 * 10))
+    assert figures["max_weight"].item() == pytest.approx(3 / (4 / 3))
+
+
+def test_equal_weights_are_behaviour_cloning():
+    logp = torch.randn(50, dtype=torch.float64)
+    loss, figures = weighted_likelihood(logp, torch.full((50,), 0.3, dtype=torch.float64))
+    assert loss.item() == pytest.approx(-logp.mean().item())
+    assert figures["ess"].item() == pytest.approx(1.0)
+
+
+positive = st.lists(st.floats(0.01, 100), min_size=2, max_size=20)
+
+
+@given(positive, st.floats(0.001, 1000))
+def test_the_scale_of_the_weights_does_not_matter(values, factor):
+    logp = torch.linspace(-5, 0, len(values), dtype=torch.float64)
+    weight = torch.tensor(values, dtype=torch.float64)
+    loss, figures = weighted_likelihood(logp, weight)
+    scaled, scaled_figures = weighted_likelihood(logp, weight * factor)
+    assert scaled.item() == pytest.approx(loss.item(), rel=1e-9, abs=1e-12)
+    assert scaled_figures["ess"].item() == pytest.approx(figures["ess"].item(), rel=1e-9)
+
+
+@given(positive)
+def test_the_gradient_is_the_normalised_weight(values):
+    logp = torch.zeros(len(values), dtype=torch.float64, requires_grad=True)
+    weight = torch.tensor(values, dtype=torch.float64, requires_grad=True)
+    weighted_likelihood(logp, weight)[0].backward()
+    torch.testing.assert_close(logp.grad, -weight.detach() / weight.detach().sum())
+    assert weight.grad is None
+
+
+def test_no_weight_at_all_is_no_loss():
+    loss, figures = weighted_likelihood(torch.tensor([-1.0, -2.0]), torch.zeros(2))
+    assert loss.item() == 0
+    assert figures["ess"].item() == 0

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from recalign.errors import InputError
+from recalign.sequences import High, LeaveLast, TimeSplit, UserGroups, Where
+from recalign.sequences.splits import TEST, TRAIN, VALIDATION, stable_hash
+
+from .tables import table
+
+
+@given(st.lists(st.integers(1, 12), min_size=1, max_size=5), st.integers(1, 4), st.integers(0, 3))
+def test_leave_last_takes_the_last_events_of_each_user(counts, test, validation):
+    users = [u for u, n in enumerate(counts) for _ in range(n)]
+    times = [t for n in counts for t in range(n)]
+    split = LeaveLast(test, validation).assign(table(users, times, times)).to_list()
+    first = 0
+    for n in counts:
+        parts = split[first : first + n]
+        if n <= test + validation:
+            assert parts == [TRAIN] * n
+        else:
+            assert parts == [TRAIN] * (n - test - validation) + [VALIDATION] * validation + [TEST] * test
+        first += n
+
+
+@given(st.lists(st.integers(0, 50), min_size=5, max_size=60))
+def test_time_split_tears_no_moment_apart(times):
+    times = sorted(times)
+    events = table([0] * len(times), list(range(len(times))), times)
+    split = TimeSplit((0.5, 0.8)).assign(events).to_list()
+    assert split == sorted(split)
+    assert all(len({s for s, u in zip(split, times, strict=True) if u == t}) == 1 for t in times)
+
+
+def test_time_split_at_moments():
+    events = table([0, 0, 0], [0, 1, 2], [86_399, 86_400, 200_000])
+    split = TimeSplit(("1970-01-02T00:00:00+00:00", "1970-01-03T02:00:00+02:00")).assign(events)
+    assert split.to_list() == [TRAIN, VALIDATION, TEST]
+
+
+@pytest.mark.parametrize(
+    "cuts", [("1970-01-02T00:00:00", 0.9), (0.9, 0.1), (1.5, 2.0), ("soon", 0.9)]
+)
+def test_bad_cuts_are_named(cuts):
+    with pytest.raises(InputError, match=r"data\.split\.cuts"):
+        TimeSplit(cuts).assign(table([0, 0, 0], [0, 1, 2], [1, 2, 3]))
+
+
+def test_a_log_without_time_has_no_last_events():
+    events = table([0, 0], [0, 1], [1, 2], has_time=False)
+    for split in (LeaveLast(), TimeSplit()):
+        with pytest.raises(InputError, match="no timestamp"):
+            split.assign(events)
+
+
+def test_where_sets_events_aside():
+    events = table([0] * 200, list(range(200)), list(range(200)), is_random=[i % 2 == 0 for i in range(200)])
+    split = Where("is_random", 0.2).assign(events).to_list()
+    assert all((s == TEST) == (i % 2 == 0) for i, s in enumerate(split))
+    assert 5 < split.count(VALIDATION) < 40
+
+
+def test_user_groups_depend_on_the_id_alone():
+    ids = pl.Series([f"user {i}" for i in range(5000)])
+    groups = UserGroups(0.7).assign(ids)
+    assert groups.to_list()[::-1] == UserGroups(0.7).assign(ids.reverse()).to_list()
+    shares = dict(groups.value_counts(normalize=True).iter_rows())
+    assert shares["A"] == pytest.approx(0.7, abs=0.03)
+    assert shares["B1"] == pytest.approx(0.15, abs=0.02)
+    assert stable_hash("1") == pytest.approx(0.6, abs=0.5)
+    assert stable_hash("1") == stable_hash("1") != stable_hash("2")
+
+
+def test_high_by_quantile_within_bins_uses_training_rows_only():
+    frame = pl.DataFrame(
+        {
+            "reward": [1.0, 2.0, 3.0, 4.0, 10.0, 20.0, 30.0, 40.0, 1000.0, 3.5],
+            "duration": [1, 1, 1, 1, 9, 9, 9, 9, 9, 1],
+            "split": [TRAIN] * 8 + [TEST, TEST],
+        }
+    )
+    high = High(quantile=0.75, within="duration", bins=2).mark(frame).to_list()
+    assert high == [False, False, False, True, False, False, False, True, True, True]
+
+
+def test_high_is_false_without_a_reward():
+    frame = pl.DataFrame({"reward": [None, 5.0, 1.0], "split": [TRAIN] * 3})
+    assert High("reward >= 5").mark(frame).to_list() == [False, True, False]
+
+
+def test_high_takes_one_rule():
+    with pytest.raises(ValueError, match="either"):
+        High()

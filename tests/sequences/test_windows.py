@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from recalign.sequences import LeaveLast, TimeSplit, UserGroups, build
+from recalign.sequences.store import Sequences
+from recalign.sequences.windows import (
+    collate,
+    evaluation_windows,
+    left_out,
+    serving_windows,
+    training_windows,
+)
+
+from .tables import table
+
+
+def everybody(sequences: Sequences) -> np.ndarray:
+    return np.full(sequences.num_users, True)
+
+
+def simple(counts, split, items=None) -> Sequences:
+    users = [u for u, n in enumerate(counts) for _ in range(n)]
+    times = [10 * t for n in counts for t in range(n)]
+    items = items or [t for n in counts for t in range(n)]
+    return build(table(users, items, times), split, None, UserGroups())
+
+
+def pairs(sequences, windows, *, bucket=None, known=False):
+    """Each target with the history it is predicted from, as raw (user, history, target, event)."""
+    bucket = bucket or int(windows.length.max())
+    batch = collate(sequences, windows, np.arange(len(windows)), bucket, know_request=known, seen=True)
+    out = []
+    for t in range(len(batch.target_T)):
+        row, column = int(batch.row_T[t]), int(batch.column_T[t])
+        history = batch.item_BL[row, : column + 1].tolist()
+        out.append((int(batch.user_B[row]), history, int(batch.target_T[t]), int(batch.event_T[t])))
+    return out
+
+
+def test_training_predicts_each_event_from_those_before_it():
+    sequences = simple([6, 3], LeaveLast(1, 1))  # user 0 trains on items 1..4; user 1 on item 1
+    found = pairs(sequences, training_windows(sequences, everybody(sequences), 10))
+    assert found == [(0, [1], 2, 1), (0, [1, 2], 3, 2), (0, [1, 2, 3], 4, 3)]
+
+
+def test_training_keeps_the_newest_events():
+    sequences = simple([8], LeaveLast(1, 1))
+    found = pairs(sequences, training_windows(sequences, everybody(sequences), 3))
+    assert [target for *_, target, _ in found] == [4, 5, 6]
+    assert found[-1][1] == [3, 4, 5]
+
+
+counts = st.lists(st.integers(1, 40), min_size=1, max_size=4)
+
+
+@given(counts, st.integers(2, 12), st.integers(1, 12), st.integers(0, 4))
+def test_every_target_is_predicted_once_from_its_own_past(counts, max_length, test, validation):
+    items = [t % 7 for n in counts for t in range(n)]
+    if max(counts) < test + validation + 2 or validation == 0:
+        return
+    sequences = simple(counts, LeaveLast(test, validation), items)
+    for part in ("validation", "test"):
+        windows = evaluation_windows(sequences, everybody(sequences), part, max_length)
+        assert (windows.length <= max_length).all()
+        found = pairs(sequences, windows)
+        expected = sum(min(validation if part == "validation" else test, n) for n in counts if n > test + validation)
+        assert len(found) == len({event for *_, event in found}) == expected
+        frame = sequences.frame
+        for user, history, target, event in found:
+            past = frame["item_id"][:event].to_numpy()[frame["user"][:event].to_numpy() == user]
+            past = past[past > 0]
+            assert target == frame["item_id"][event]
+            assert history == past[-len(history) :].tolist()
+            assert len(history) >= min(len(past), max(max_length // 2, 1))
+
+
+def test_what_was_seen_is_everything_before_but_the_target():
+    sequences = simple([8], LeaveLast(2, 1), [0, 1, 2, 3, 4, 0, 1, 2])  # the log repeats items
+    windows = evaluation_windows(sequences, everybody(sequences), "test", 3)
+    batch = collate(sequences, windows, np.arange(len(windows)), 3, know_request=False, seen=True)
+    seen = {(int(t), int(i)) for t, i in batch.seen_N.T}
+    assert seen == {(0, 1), (0, 3), (0, 4), (0, 5), (1, 1), (1, 2), (1, 4), (1, 5)}
+
+
+def test_an_item_that_training_never_saw_is_a_miss_and_in_no_history():
+    sequences = simple([7, 7], LeaveLast(2, 1), [0, 1, 2, 3, 4, 9, 5, 0, 1, 2, 3, 4, 5, 1])
+    assert 0 not in sequences.item
+    found = pairs(sequences, evaluation_windows(sequences, everybody(sequences), "test", 10))
+    assert [(h, t) for u, h, t, _ in found if u == 0] == [([1, 2, 3, 4], 0), ([1, 2, 3, 4], 0)]
+
+
+def test_users_without_a_past_are_left_out_and_counted():
+    users = [0] * 6 + [1] * 3
+    times = [0, 10, 20, 30, 85, 95, 91, 92, 93]
+    sequences = build(table(users, [0, 1, 2, 3, 1, 2, 1, 2, 3], times), TimeSplit((0.45, 0.56)), None, UserGroups())
+    windows = evaluation_windows(sequences, everybody(sequences), "test", 10)
+    assert set(windows.user) == {0}
+    assert left_out(sequences, everybody(sequences)) == 1
+
+
+@pytest.mark.parametrize(("known", "asked"), [(False, [0, 10, 20, 30]), (True, [10, 20, 30, 50])])
+def test_the_request_time_is_the_targets_only_where_it_is_known(known, asked):
+    sequences = build(
+        table([0] * 6, [0, 1, 2, 3, 0, 1], [0, 10, 20, 30, 50, 90]), LeaveLast(1, 1), None, UserGroups()
+    )
+    windows = evaluation_windows(sequences, everybody(sequences), "validation", 10)
+    batch = collate(sequences, windows, np.arange(1), 4, know_request=known, seen=False)
+    assert batch.request_time_BL.tolist() == [asked]
+
+
+def test_serving_uses_the_whole_log():
+    sequences = simple([6, 4], LeaveLast(1, 1))
+    found = pairs(sequences, serving_windows(sequences, everybody(sequences), 10))
+    assert [(u, len(h), t) for u, h, t, _ in found] == [(0, 4, 0), (1, 4, 0)]

@@ -1,0 +1,71 @@
+"""The house: imports run one way."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "src" / "recalign"
+BELOW = {
+    "errors": set(),
+    "nn": set(),
+    "events": {"errors"},
+    "metrics": {"errors"},
+    "simulation": {"errors", "events"},
+}
+for room, lower in [
+    ("sequences", {"errors", "events", "nn", "metrics"}),
+    ("recommender", {"sequences"}),
+    ("reward", {"recommender"}),
+    ("posttrain", {"reward"}),
+    ("evaluation", {"posttrain"}),
+    ("stage", {"evaluation"}),
+    ("chain", {"stage", "simulation"}),
+    ("cli", {"chain"}),
+]:
+    BELOW[room] = lower | {deeper for name in lower for deeper in BELOW[name]}
+
+
+def imported_rooms(path: Path) -> set[str]:
+    """Rooms of recalign that a file imports, at its top or inside a function."""
+    rooms = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{a.name}" for a in node.names] if node.module == "recalign" else [node.module or ""]
+        rooms |= {name.split(".")[1] for name in names if name.startswith("recalign.")}
+    return rooms - {"__version__"}
+
+
+def files() -> list[Path]:
+    return sorted(p for p in SOURCE.rglob("*.py") if p != SOURCE / "__init__.py")
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+def test_every_room_is_known():
+    assert {room_of(p) for p in files()} <= set(BELOW) | {"__main__"}
+    assert len(files()) > 20
+
+
+@pytest.mark.parametrize("path", files(), ids=lambda p: str(p.relative_to(SOURCE)))
+def test_imports_run_one_way(path: Path):
+    room = room_of(path)
+    allowed = BELOW.get(room, {"cli"}) | {room}
+    assert imported_rooms(path) <= allowed
+
+
+def test_events_and_metrics_free_of_the_other_side():
+    for path in files():
+        text = path.read_text()
+        if room_of(path) == "events":
+            assert "import torch" not in text
+        if room_of(path) == "nn":
+            assert "import polars" not in text
+            assert "import lightning" not in text
