@@ -13,7 +13,7 @@ from recalign.errors import InputError
 from recalign.events.messages import Rows, nearest
 
 SAMPLE = 1000
-"""Rows on which an expression is computed a second time, to see that it reads its own row only."""
+"""Rows on which an expression is computed again, without the others, to see that it reads its own row only."""
 
 
 def evaluate(frame: pl.DataFrame, expression: str, key: str) -> pl.Series:
@@ -94,14 +94,14 @@ def run(frame: pl.DataFrame, parsed: pl.Expr, expression: str, key: str, rows: R
     step = max(2, frame.height // SAMPLE)
     try:
         values = frame.with_columns(named)["value"]
-        alone = frame.gather_every(step).with_columns(named)["value"]
+        alone = [frame.gather_every(step, offset).with_columns(named)["value"] for offset in (0, 1)]
     except pl.exceptions.PolarsError as error:
         raise InputError(
             f"{expression!r} cannot be computed: {str(error).splitlines()[0]}{_types(frame, parsed, rows)}",
             where=key,
             remedy="compare like with like; TRY_CAST(x AS DOUBLE) makes numbers of text, and null of the rest",
         ) from error
-    if not alone.eq_missing(values.gather_every(step)).all():
+    if not all(part.eq_missing(values.gather_every(step, offset)).all() for offset, part in enumerate(alone)):
         raise InputError(
             f"{expression!r} reads other rows than its own, so it would carry the future into training",
             where=key,

@@ -2,7 +2,9 @@
 
 import csv
 import functools
+import glob
 import io
+import os
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -65,7 +67,8 @@ def find(root: Path, entry: str) -> list[Source]:
         InputError: a zip is damaged, or does not hold a log.
     """
     if any(sign in entry for sign in "*?["):
-        return [_source(path) for path in sorted(root.glob(entry)) if path.is_file()]
+        found = sorted(glob.glob(os.path.join(glob.escape(str(root)), entry)))
+        return [_source(path) for path in map(Path, found) if path.is_file()]
     path = root / entry
     folder = entry.split("/")[0].removesuffix(".zip")
     wanted = None if path.suffix == ".zip" else path.name
@@ -78,11 +81,11 @@ def find(root: Path, entry: str) -> list[Source]:
 def missing(root: Path, entry: str) -> InputError:
     """The error that an entry of ``log.files`` is not there."""
     here = [str(path.relative_to(root)) for pattern in ("*", "*/*") for path in root.glob(pattern) if path.is_file()]
-    near = nearest(entry, here) + " " if here else ""
+    near = f"{nearest(entry, here)} Else " if here else ""
     return InputError(
         f"there is no file {entry!r} under the data root {root.resolve()}",
         where="data.log.files",
-        remedy=f"{near}put it there, or say where it is by --data.root or RECALIGN_DATA",
+        remedy=f"{near}put it there, or say by --data.root or RECALIGN_DATA where it is",
     )
 
 

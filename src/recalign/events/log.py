@@ -61,6 +61,12 @@ class Log:
             raise InputError(
                 f"{self.time_resolution} is not a whole number of seconds from 1 on", where="data.log.time_resolution"
             )
+        if len({self.user, self.item, self.timestamp}) < 3:
+            raise InputError(
+                f"user, item and timestamp are the columns {self.user}, {self.item} and {self.timestamp}",
+                where="data.log",
+                remedy="map each of them to a column of its own",
+            )
         taken = [name for name in self.columns if name in OWN_COLUMNS]
         if taken:
             raise InputError(

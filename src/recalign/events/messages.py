@@ -9,6 +9,9 @@ import polars as pl
 SHOWN = 5
 """Rows that a message names before it only counts."""
 
+LISTED = 30
+"""Names that a message lists."""
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -51,7 +54,10 @@ def _has_header(file: str) -> bool:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A remedy that names what was probably meant, else everything there is."""
+    """A remedy that names what was probably meant, else what there is."""
     known = list(known)
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    return f"did you mean {near[0]!r}?" if near else f"there is: {', '.join(known) or 'nothing'}"
+    spelled = {option.lower(): option for option in known}
+    near = difflib.get_close_matches(name.lower(), spelled, n=1, cutoff=0.6)
+    if near:
+        return f"did you mean {spelled[near[0]]!r}?"
+    return f"there is: {', '.join(known[:LISTED]) or 'nothing'}{', ...' if len(known) > LISTED else ''}"
