@@ -83,7 +83,7 @@ def parse(frame: pl.DataFrame, expression: str, key: str) -> pl.Expr:
             raise InputError(
                 f"{expression!r} reads a column {name!r} that the log does not have",
                 where=key,
-                remedy=nearest(name, frame.columns) + "; text stands in 'single quotes'",
+                remedy=nearest(name, frame.columns) + " Text stands in 'single quotes'.",
             )
     return parsed
 

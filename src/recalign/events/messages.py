@@ -60,4 +60,4 @@ def nearest(name: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(name.lower(), spelled, n=1, cutoff=0.6)
     if near:
         return f"did you mean {spelled[near[0]]!r}?"
-    return f"there is: {', '.join(known[:LISTED]) or 'nothing'}{', ...' if len(known) > LISTED else ''}"
+    return f"there is: {', '.join(known[:LISTED]) or 'nothing'}{', ...' if len(known) > LISTED else '.'}"
