@@ -1,0 +1,50 @@
+"""What every sequence encoder offers.
+
+Shape suffixes, here and in the encoders (as in torchtitan):
+    B  sequences of the batch          L  length of the bucket, at most max_length
+    D  width of the model
+"""
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from .recorded import Recorded
+
+
+class Encoder(Recorded, nn.Module, ABC):
+    """A causal map from the embeddings of a history to one state an event.
+
+    Sequences begin at row 0 and are padded at the end. Row i sees the events 0..i and nothing else: neither later
+    events, nor other sequences of the batch, nor what stands in the padding, nor the bucket's length.
+    """
+
+    def __init__(self, dim: int, max_length: int) -> None:
+        super().__init__()
+        self.dim = dim
+        self.max_length = max_length
+
+    @abstractmethod
+    def forward(self, x_BLD: Tensor, length_B: Tensor, time_BL: Tensor, request_time_BL: Tensor) -> Tensor:
+        """State after each event, from which the next one is predicted.
+
+        Shape:
+            x_BLD: raw item embeddings (and whatever the caller adds to them); the encoder scales them itself.
+            length_B: events of each sequence, 0..L.
+            time_BL: int64, seconds, when each event happened.
+            request_time_BL: int64, seconds; entry i is when event i + 1 is asked for.
+            returns: (B, L, D); rows past the end are zero.
+        """
+
+
+def valid_rows(length_B: Tensor, rows: int) -> Tensor:
+    """Which rows hold an event: (B, rows, 1), bool."""
+    return (torch.arange(rows, device=length_B.device) < length_B[:, None])[..., None]
+
+
+def position_table(max_length: int, dim: int) -> nn.Parameter:
+    """Learned absolute positions (max_length, dim): normal with deviation dim ** -0.5, cut at two deviations."""
+    deviation = dim**-0.5
+    table = torch.empty(max_length, dim)
+    return nn.Parameter(nn.init.trunc_normal_(table, std=deviation, a=-2 * deviation, b=2 * deviation))

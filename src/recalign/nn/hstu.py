@@ -1,0 +1,164 @@
+"""HSTU: Hierarchical Sequential Transduction Unit.
+
+Zhai et al., "Actions Speak Louder than Words" (https://arxiv.org/abs/2402.17152), in the form of the published research
+code (meta-recsys/generative-recommenders, research branch). With LN a layer norm without learned parameters (eps 1e-6)
+and N the maximal length, one layer is
+
+    [U, V, Q, K] = SiLU(LN(x) W)
+    A_ij = SiLU(q_i . k_j + p[j - i] + g[bucket(T_i - t_j)]) / N      for j <= i, else 0
+    x <- x + W_o Dropout(U * LN(A V)) + b_o
+
+There is no softmax, no 1/sqrt(d) and no feed-forward block. p is a learned bias over relative positions, g one over the
+time between event j and the moment T_i at which the item after event i is asked for; all heads share both, each layer
+has its own. The first layer's x is Dropout(item * sqrt(D) + absolute position).
+
+Shape suffixes:
+    B  sequences      L  length of the bucket <= N      D  width of the model
+    H  heads          C  width of a head                E  H * C
+    Q  queries of one block of attention                K  keys that this block can see
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .dropout import Dropout
+from .encoder import Encoder, position_table, valid_rows
+
+EPS = 1e-6
+TIME_BUCKETS = 128
+# Attention works on blocks of at most so many queries, each against the keys up to its end: a causal map of 200 events
+# costs three quarters of the full square, in time and in memory.
+QUERIES = 100
+# The causal mask rides on the position bias: SiLU(-1e30) and its slope are exactly zero, in every precision.
+MASKED = -1e30
+
+
+class Block(NamedTuple):
+    """Queries that are worked on together, the keys they can see, and the time buckets between them."""
+
+    queries: slice
+    keys: slice
+    bucket_BQK: Tensor
+
+
+class HSTU(Encoder):
+    """HSTU over item embeddings; the caller L2-normalises the output where it wants cosines.
+
+    Args:
+        dim: width of the model, D.
+        layers: number of layers.
+        heads: heads of each layer.
+        max_length: N, the longest history; also the constant by which attention is divided.
+        dropout: on the input and before each layer's output projection.
+        time_bias: learn a bias over time gaps.
+        position_bias: learn a bias over relative positions.
+        head_dim: width of a head; dim / heads when left out.
+    """
+
+    def __init__(
+        self,
+        dim: int = 50,
+        layers: int = 2,
+        heads: int = 1,
+        max_length: int = 200,
+        dropout: float = 0.2,
+        time_bias: bool = True,
+        position_bias: bool = True,
+        head_dim: int | None = None,
+    ) -> None:
+        super().__init__(dim, max_length)
+        if head_dim is None and dim % heads:
+            raise ValueError(f"dim {dim} does not divide into {heads} heads: choose another number, or set head_dim")
+        self.position = position_table(max_length, dim)
+        self.dropout = Dropout(dropout)
+        self.layers = nn.ModuleList(
+            HSTULayer(dim, heads, head_dim or dim // heads, max_length, dropout, time_bias, position_bias)
+            for _ in range(layers)
+        )
+
+    def forward(self, x_BLD: Tensor, length_B: Tensor, time_BL: Tensor, request_time_BL: Tensor) -> Tensor:
+        rows = x_BLD.shape[1]
+        valid_BL1 = valid_rows(length_B, rows)
+        x_BLD = self.dropout(x_BLD * self.dim**0.5 + self.position[:rows]).masked_fill(~valid_BL1, 0)
+        blocks = query_blocks(time_BL, request_time_BL)
+        index = torch.arange(rows, device=x_BLD.device)
+        offset_LL = index - index[:, None]  # j - i
+        for layer in self.layers:
+            x_BLD = layer(x_BLD, blocks, offset_LL)
+        return x_BLD.masked_fill(~valid_BL1, 0)
+
+
+class HSTULayer(nn.Module):
+    """One layer; see the formula at the top."""
+
+    def __init__(
+        self, dim: int, heads: int, head_dim: int, max_length: int, dropout: float, time_bias: bool, position_bias: bool
+    ) -> None:
+        super().__init__()
+        self.heads = heads
+        self.max_length = max_length
+        self.uvqk = nn.Linear(dim, 4 * heads * head_dim, bias=False)
+        self.output = nn.Linear(heads * head_dim, dim)
+        self.dropout = Dropout(dropout)
+        self.time_bias = nn.Parameter(torch.empty(TIME_BUCKETS + 1)) if time_bias else None
+        self.position_bias = nn.Parameter(torch.empty(2 * max_length - 1)) if position_bias else None
+        nn.init.xavier_uniform_(self.output.weight)
+        for weight in (self.uvqk.weight, self.time_bias, self.position_bias):
+            if weight is not None:
+                nn.init.normal_(weight, std=0.02)
+
+    def forward(self, x_BLD: Tensor, blocks: list[Block], offset_LL: Tensor) -> Tensor:
+        u_BLE, *vqk = F.silu(self.uvqk(layer_norm(x_BLD))).chunk(4, dim=-1)
+        v_BHLC, q_BHLC, k_BHLC = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2).contiguous() for part in vqk)
+        position_LL = self.masked_position_bias(offset_LL)
+        mixed = []
+        for queries, keys, bucket_BQK in blocks:
+            bias_BQK = position_LL[queries, keys]
+            if self.time_bias is not None:
+                bias_BQK = bias_BQK + gather(self.time_bias, bucket_BQK)
+            # Scores and biases add up in the biases' precision, which autocast leaves at float32.
+            score_BHQK = q_BHLC[:, :, queries] @ k_BHLC[:, :, keys].transpose(2, 3) + bias_BQK.unsqueeze(-3)
+            mixed.append(F.silu(score_BHQK.to(v_BHLC.dtype)) @ v_BHLC[:, :, keys])
+        # The norm and the gate are computed in the precision of the residual stream.
+        a_BLE = torch.cat(mixed, dim=2).transpose(1, 2).flatten(2).to(x_BLD.dtype) / self.max_length
+        return x_BLD + self.output(self.dropout(u_BLE * layer_norm(a_BLE)))
+
+    def masked_position_bias(self, offset_LL: Tensor) -> Tensor:
+        """p[j - i] at (i, j), MASKED where j > i: (L, L)."""
+        if self.position_bias is None:
+            bias_LL = torch.zeros_like(offset_LL, dtype=self.uvqk.weight.dtype)
+        else:
+            bias_LL = gather(self.position_bias, offset_LL + self.max_length - 1)
+        return bias_LL.masked_fill(offset_LL > 0, MASKED)
+
+
+def layer_norm(x: Tensor) -> Tensor:
+    """Layer norm over the last dimension, without learned parameters."""
+    return F.layer_norm(x, x.shape[-1:], eps=EPS)
+
+
+def gather(table: Tensor, index: Tensor) -> Tensor:
+    """table[index]; the gradient of `Tensor.gather` is one scatter_add, much faster than that of indexing."""
+    return table.gather(0, index.flatten()).view(index.shape)
+
+
+def query_blocks(time_BL: Tensor, request_time_BL: Tensor) -> list[Block]:
+    """Even blocks of at most QUERIES rows; all layers share them."""
+    rows = time_BL.shape[1]
+    size = math.ceil(rows / math.ceil(rows / QUERIES))
+    spans = [(slice(start, start + size), slice(0, min(start + size, rows))) for start in range(0, rows, size)]
+    return [Block(q, k, time_buckets(request_time_BL[:, q], time_BL[:, k])) for q, k in spans]
+
+
+def time_buckets(request_time_BQ: Tensor, time_BK: Tensor) -> Tensor:
+    """floor(ln(max(|T_i - t_j|, 1)) / 0.301), at most TIME_BUCKETS: (B, Q, K), int64.
+
+    The logarithm is taken in float64, which places gaps to the second. (In float32 some gaps, the first at 417,901
+    seconds, fall on the other side of a threshold, and not the same ones on every device.)
+    """
+    gap_BQK = (request_time_BQ[:, :, None] - time_BK[:, None, :]).abs_().clamp_(min=1)
+    return gap_BQK.double().log_().div_(0.301).long().clamp_(max=TIME_BUCKETS)

@@ -1,0 +1,191 @@
+"""Log-probabilities of a softmax over the catalogue, exact and sampled, and the weighted loss built on them.
+
+    log pi(a | q) = s q . e_a - log sum_v exp(s q . e_v)
+
+With q and e L2-normalised by the caller this is the cosine form of HSTU's code, s = 1 / temperature. The exact form
+works through the positions in chunks, so that positions x catalogue is never held, neither forward nor backward. Its
+gradients are written out by hand:
+
+    d log pi / d q = s (e_a - sum_v pi_v e_v)             d log pi / d e_v = s (1[v = a] - pi_v) q
+
+Under autocast the large products run in autocast's precision; everything else is float32 (float64 for float64).
+
+Shape suffixes:
+    T  positions      V  items of the catalogue      D  width      C  positions of a chunk      N  negatives
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+LOG2_E = math.log2(math.e)
+# Logits held at once: on a CPU what stays in its caches, on a GPU what keeps it busy.
+CPU_LOGITS = 2**21
+GPU_LOGITS = 2**27
+LEAST_ROWS = 32  # with fewer rows a product does nothing but read the catalogue
+
+
+def log_prob(query_TD: Tensor, item_VD: Tensor, target_T: Tensor, scale: float, chunk: int | None = None) -> Tensor:
+    """log pi(target | query), exact: (T,). Gradients reach queries and items, whatever comes from upstream.
+
+    Nothing but the arguments is kept for the backward pass, which computes each chunk's logits again.
+
+    Args:
+        query_TD: a query for each position.
+        item_VD: the whole catalogue.
+        target_T: int64, rows of the catalogue.
+        scale: factor on the dot products.
+        chunk: positions worked on at once; by default what suits the device.
+    """
+    return _LogProb.apply(query_TD, item_VD, target_T, scale, chunk, _product_dtype(query_TD))
+
+
+def weighted_nll(
+    query_TD: Tensor, item_VD: Tensor, target_T: Tensor, weight_T: Tensor, scale: float, chunk: int | None = None
+) -> Tensor:
+    """sum_t weight_t * -log pi(target_t | query_t), a scalar. Gradients reach queries, items and weights.
+
+    The same as with `log_prob`, but loss and gradients come from one pass, which saves a quarter of the products.
+    """
+    if not torch.is_grad_enabled():
+        return -(weight_T * log_prob(query_TD, item_VD, target_T, scale, chunk)).sum()
+    return _WeightedNLL.apply(query_TD, item_VD, target_T, weight_T, scale, chunk, _product_dtype(query_TD))
+
+
+def sampled_log_prob(
+    query_TD: Tensor,
+    target_TD: Tensor,
+    negative_ND: Tensor,
+    target_T: Tensor,
+    negative_N: Tensor,
+    scale: float,
+    log_count_N: Tensor | None = None,
+) -> Tensor:
+    """log pi(target | query) over the target and sampled negatives alone: (T,).
+
+    Negatives equal to the target are left out (HSTU's code gives them a logit of -5e4, which is the same).
+
+    Args:
+        query_TD: a query for each position.
+        target_TD: embedding of each target.
+        negative_ND: embeddings of negatives that all positions share; (T, N, D) for negatives of their own.
+        target_T: item of each target.
+        negative_N: items of the negatives; (T, N) for negatives of their own.
+        scale: factor on the dot products.
+        log_count_N: logQ correction, shaped like `negative_N`: the logarithm of how often the item is drawn on average,
+            N q(item). The sum over negatives is then an unbiased estimate of the sum over all items but the target.
+    """
+    with torch.autocast(query_TD.device.type, enabled=False):
+        query_TD = query_TD.to(target_TD.dtype)
+        positive_T1 = scale * (query_TD * target_TD).sum(dim=-1, keepdim=True)
+        if negative_ND.dim() == 2:
+            logit_TN = scale * (query_TD @ negative_ND.T)
+        else:
+            logit_TN = scale * (negative_ND @ query_TD[:, :, None]).squeeze(-1)
+        if log_count_N is not None:
+            logit_TN = logit_TN - log_count_N
+        logit_TN = logit_TN.masked_fill(negative_N == target_T[:, None], -torch.inf)
+        return torch.cat([positive_T1, logit_TN], dim=1).log_softmax(dim=1)[:, 0]
+
+
+class _LogProb(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, query_TD: Tensor, item_VD: Tensor, target_T: Tensor, *options: Any) -> Tensor:
+        ctx.save_for_backward(query_TD, item_VD, target_T)
+        ctx.options = options
+        return -_nll(query_TD, item_VD, target_T, *options)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_T: Tensor) -> tuple[Tensor | None, ...]:
+        query_TD, item_VD, target_T = ctx.saved_tensors
+        _, query_grad_TD, item_grad_VD = _nll_and_gradients(query_TD, item_VD, target_T, -grad_T, *ctx.options)
+        return query_grad_TD, item_grad_VD, None, None, None, None
+
+
+class _WeightedNLL(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, query_TD: Tensor, item_VD: Tensor, target_T: Tensor, weight_T: Tensor, *options: Any
+    ) -> Tensor:
+        nll_T, query_grad_TD, item_grad_VD = _nll_and_gradients(query_TD, item_VD, target_T, weight_T, *options)
+        ctx.save_for_backward(query_grad_TD, item_grad_VD, nll_T.to(weight_T.dtype))
+        return (weight_T * nll_T).sum()  # not `@`, which autocast would round
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        query_grad_TD, item_grad_VD, nll_T = (tensor * grad.to(tensor.dtype) for tensor in ctx.saved_tensors)
+        return query_grad_TD, item_grad_VD, None, nll_T, None, None, None
+
+
+def _nll(
+    query_TD: Tensor, item_VD: Tensor, target_T: Tensor, scale: float, chunk: int | None, dtype: torch.dtype
+) -> Tensor:
+    """-log pi of each target, products in `dtype`."""
+    q_TD, e_VD = _at_least_float32(query_TD), _at_least_float32(item_VD)
+    nll_T = -scale * (q_TD * e_VD.index_select(0, target_T)).sum(dim=1)
+    for c, _, top_C, sum_C in _chunks(q_TD, e_VD, scale, chunk, dtype):
+        nll_T[c] += _log_sum(top_C, sum_C)
+    return nll_T
+
+
+def _nll_and_gradients(
+    query_TD: Tensor,
+    item_VD: Tensor,
+    target_T: Tensor,
+    weight_T: Tensor,
+    scale: float,
+    chunk: int | None,
+    dtype: torch.dtype,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """-log pi of each target, and the gradients of its weighted sum with respect to queries and items."""
+    q_TD, e_VD, w_T1 = _at_least_float32(query_TD), _at_least_float32(item_VD), scale * weight_T[:, None]
+    positive_TD = e_VD.index_select(0, target_T)
+    nll_T = -scale * (q_TD * positive_TD).sum(dim=1)
+    query_grad_TD = -w_T1 * positive_TD
+    item_grad_VD = torch.zeros_like(e_VD).index_add_(0, target_T, -w_T1 * q_TD)
+    products_VD = e_VD.to(dtype)
+    for c, p_CV, top_C, sum_C in _chunks(q_TD, e_VD, scale, chunk, dtype):
+        nll_T[c] += _log_sum(top_C, sum_C)
+        share_C1 = w_T1[c] / sum_C[:, None]
+        query_grad_TD[c] += (p_CV @ products_VD) * share_C1
+        item_grad_VD += p_CV.T @ (q_TD[c] * share_C1).to(dtype)
+    return nll_T, query_grad_TD.to(query_TD.dtype), item_grad_VD.to(item_VD.dtype)
+
+
+def _chunks(
+    q_TD: Tensor, e_VD: Tensor, scale: float, chunk: int | None, dtype: torch.dtype
+) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
+    """Of each chunk: its rows, 2^(logit - top) (C, V) in a buffer that the next chunk overwrites, top, and their sum.
+
+    Base 2 because on CPUs `exp2` is many times faster than `exp`.
+    """
+    query_TD, catalogue_DV = (q_TD * (scale * LOG2_E)).to(dtype), e_VD.to(dtype).T
+    rows = chunk or max(LEAST_ROWS, (CPU_LOGITS if q_TD.device.type == "cpu" else GPU_LOGITS) // len(e_VD))
+    buffer_CV = query_TD.new_empty(min(rows, len(q_TD)), len(e_VD))
+    for start in range(0, len(q_TD), rows):
+        query_CD = query_TD[start : start + rows]
+        logit_CV = torch.mm(query_CD, catalogue_DV, out=buffer_CV[: len(query_CD)])
+        top_C1 = logit_CV.amax(dim=1, keepdim=True)
+        p_CV = logit_CV.sub_(top_C1).exp2_()
+        yield slice(start, start + rows), p_CV, top_C1[:, 0], p_CV.sum(dim=1, dtype=q_TD.dtype)
+
+
+def _log_sum(top_C: Tensor, sum_C: Tensor) -> Tensor:
+    return (top_C + sum_C.log2()) / LOG2_E
+
+
+def _at_least_float32(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def _product_dtype(tensor: Tensor) -> torch.dtype:
+    """The precision of products with this tensor: autocast's, but for float64, which autocast leaves alone."""
+    device = tensor.device.type
+    autocast = torch.is_autocast_enabled(device) and tensor.dtype != torch.float64
+    return torch.get_autocast_dtype(device) if autocast else tensor.dtype

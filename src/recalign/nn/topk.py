@@ -1,0 +1,133 @@
+"""Exact ranking over the catalogue in bounded memory.
+
+Scores are worked out in blocks of rows x items. A running top-k and a running count of the items ahead are kept; rows x
+catalogue never is. The products are in the items' precision, under autocast too.
+
+`seen` is a pair of int64 tensors (row_N, item_N): items to leave out for that row.
+
+Shape suffixes:
+    T  rows      V  items of the catalogue      D  width      K  items kept      N  pairs left out
+    C  rows of a chunk      I  items of a block      M  candidates of a block
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+
+import torch
+from torch import Tensor
+
+Pairs = tuple[Tensor, Tensor]
+Blocks = Callable[[slice], Iterable[tuple[int, Tensor]]]  # rows -> (first item, score_CI) of block after block
+
+ROWS = 512
+SCORES = 2**22  # scores held at once
+
+
+@torch.no_grad()
+def top_k(query_TD: Tensor, item_VD: Tensor, k: int, seen: Pairs | None = None) -> tuple[Tensor, Tensor]:
+    """The k items of highest dot product with each query, best first: scores (T, K) and items (T, K), int64.
+
+    Of equal scores the lower item comes first, on every device. What is left of a row when its items run out has score
+    -inf and item -1; so has an item whose score is not a number.
+    """
+    return _top_k(_dot_products(query_TD, item_VD), len(query_TD), k, seen, item_VD)
+
+
+@torch.no_grad()
+def top_k_from_scores(score_TV: Tensor, k: int, seen: Pairs | None = None) -> tuple[Tensor, Tensor]:
+    """`top_k` for scores that are no dot products."""
+    return _top_k(lambda rows: [(0, score_TV[rows].clone())], len(score_TV), k, seen, score_TV)
+
+
+@torch.no_grad()
+def target_ranks(query_TD: Tensor, item_VD: Tensor, target_T: Tensor, seen: Pairs | None = None) -> Tensor:
+    """Rank of each target by dot product among all items not seen, 1 the best: (T,), int64.
+
+    Items with the target's score count as ahead of it, so that a scorer to which all items are the same gains nothing,
+    and so does everything where the target's score is not a number. A target that was seen is ranked among the unseen
+    items all the same; a target of -1 (not in the catalogue) has rank 0.
+    """
+    return _ranks(_dot_products(query_TD, item_VD), target_T, len(item_VD), seen)
+
+
+@torch.no_grad()
+def ranks_from_scores(score_TV: Tensor, target_T: Tensor, seen: Pairs | None = None) -> Tensor:
+    """`target_ranks` for scores that are no dot products."""
+    return _ranks(lambda rows: [(0, score_TV[rows])], target_T, score_TV.shape[1], seen)
+
+
+def _dot_products(query_TD: Tensor, item_VD: Tensor) -> Blocks:
+    def blocks(rows: slice) -> Iterator[tuple[int, Tensor]]:
+        query_CD = query_TD[rows].to(item_VD.dtype)
+        size = SCORES // ROWS
+        for start in range(0, len(item_VD), size):
+            with torch.autocast(item_VD.device.type, enabled=False):
+                yield start, query_CD @ item_VD[start : start + size].T
+
+    return blocks
+
+
+def _top_k(blocks: Blocks, count: int, k: int, seen: Pairs | None, like: Tensor) -> tuple[Tensor, Tensor]:
+    score_TK = like.new_full((count, k), -torch.inf)
+    item_TK = torch.full((count, k), -1, device=like.device)
+    for rows, seen_rows in _row_chunks(count, seen, like.device):
+        for start, score_CI in blocks(rows):
+            score_CI[_in_block(seen_rows, start, score_CI)] = -torch.inf
+            score_CI.nan_to_num_(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
+            # Equal scores stand in the order of their items: what was kept comes first, and is so sorted.
+            candidate = torch.cat([score_TK[rows], score_CI], dim=1)
+            place_CK = _stable_top_k(candidate, k)
+            kept_CK = item_TK[rows].gather(1, place_CK.clamp(max=k - 1))
+            item_TK[rows] = torch.where(place_CK < k, kept_CK, start + place_CK - k)
+            score_TK[rows] = candidate.gather(1, place_CK)
+    return score_TK, item_TK.masked_fill(score_TK == -torch.inf, -1)
+
+
+def _stable_top_k(score_CI: Tensor, k: int) -> Tensor:
+    """Places of the k highest scores, best first; of equal scores the first place comes first (`topk` takes any)."""
+    least_C1 = score_CI.topk(k, dim=1).values[:, -1:]
+    row_M, place_M = (score_CI >= least_C1).nonzero(as_tuple=True)  # k of each row, and more where the last is tied
+    order_M = score_CI[row_M, place_M].sort(descending=True, stable=True).indices
+    order_M = order_M[row_M[order_M].sort(stable=True).indices]
+    first_C = torch.searchsorted(row_M, torch.arange(len(score_CI), device=row_M.device))
+    return place_M[order_M][first_C[:, None] + torch.arange(k, device=row_M.device)]
+
+
+def _ranks(blocks: Blocks, target_T: Tensor, items: int, seen: Pairs | None) -> Tensor:
+    if (target_T >= items).any():
+        raise IndexError(f"target {target_T.max().item()} is outside the catalogue of {items} items")
+    ahead_T = torch.zeros_like(target_T)
+    for rows, (seen_row_N, seen_item_N) in _row_chunks(len(target_T), seen, target_T.device):
+        target_C = target_T[rows]
+        row_C = torch.arange(len(target_C), device=target_C.device)
+        skipped = torch.cat([seen_row_N, row_C]), torch.cat([seen_item_N, target_C])
+        # The target's score is read off the blocks that it is compared with: adding up the same product in another
+        # order differs in the last bit, and would break ties.
+        goal_C = torch.stack([_at(score_CI, start, target_C) for start, score_CI in blocks(rows)]).sum(dim=0)
+        for start, score_CI in blocks(rows):
+            ahead_CI = ~(score_CI < goal_C[:, None])  # not >=: what is not a number counts as ahead
+            ahead_CI[_in_block(skipped, start, score_CI)] = False
+            ahead_T[rows] += ahead_CI.sum(dim=1)
+    return (ahead_T + 1).masked_fill(target_T < 0, 0)
+
+
+def _at(score_CI: Tensor, start: int, item_C: Tensor) -> Tensor:
+    """Score of each row's item where the block holds it, else 0: (C,)."""
+    place_C = item_C - start
+    inside_C = (place_C >= 0) & (place_C < score_CI.shape[1])
+    return score_CI.gather(1, place_C.where(inside_C, 0)[:, None])[:, 0].where(inside_C, 0)
+
+
+def _in_block(pairs: Pairs, start: int, score_CI: Tensor) -> Pairs:
+    """Those pairs whose item is in the block, as indices into it."""
+    row_N, item_N = pairs
+    inside_N = (item_N >= start) & (item_N < start + score_CI.shape[1])
+    return row_N[inside_N], item_N[inside_N] - start
+
+
+def _row_chunks(count: int, seen: Pairs | None, device: torch.device) -> Iterator[tuple[slice, Pairs]]:
+    """Slices of ROWS rows, each with its own seen pairs, counted from the slice's first row."""
+    row_N, item_N = seen if seen is not None else (torch.empty(0, dtype=torch.int64, device=device),) * 2
+    row_N, order_N = row_N.sort()
+    bounds = torch.searchsorted(row_N, torch.arange(0, count + ROWS, ROWS, device=device)).tolist()
+    for start, first, last in zip(range(0, count, ROWS), bounds, bounds[1:], strict=False):
+        yield slice(start, start + ROWS), (row_N[first:last] - start, item_N[order_N[first:last]])

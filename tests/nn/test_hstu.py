@@ -1,0 +1,113 @@
+"""HSTU against its formula, written out plainly."""
+
+import math
+from decimal import Decimal
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from recalign.nn import HSTU, hstu
+from recalign.nn.hstu import time_buckets
+
+
+def plain_hstu(model, x_BLD, length_B, time_BL, request_time_BL):
+    """The formula at the top of hstu.py: one sequence, one head, one query at a time, dropout off."""
+    out = torch.zeros_like(x_BLD)
+    for b, length in enumerate(length_B.tolist()):
+        x = x_BLD[b, :length] * math.sqrt(model.dim) + model.position[:length]
+        for layer in model.layers:
+            u, v, q, k = F.silu(F.layer_norm(x, (model.dim,), eps=1e-6) @ layer.uvqk.weight.T).chunk(4, dim=-1)
+            width = v.shape[1] // layer.heads
+            mixed = torch.zeros_like(v)
+            for h in range(layer.heads):
+                head = slice(h * width, (h + 1) * width)
+                for i in range(length):
+                    score = q[i, head] @ k[: i + 1, head].T
+                    if layer.position_bias is not None:
+                        score = score + torch.stack(
+                            [layer.position_bias[j - i + model.max_length - 1] for j in range(i + 1)]
+                        )
+                    if layer.time_bias is not None:
+                        gaps = [abs(int(request_time_BL[b, i] - time_BL[b, j])) for j in range(i + 1)]
+                        score = score + layer.time_bias[[min(int(math.log(max(gap, 1)) / 0.301), 128) for gap in gaps]]
+                    mixed[i, head] = (F.silu(score) / model.max_length) @ v[: i + 1, head]
+            gated = u * F.layer_norm(mixed, mixed.shape[1:], eps=1e-6)
+            x = x + gated @ layer.output.weight.T + layer.output.bias
+        out[b, :length] = x
+    return out
+
+
+@pytest.mark.parametrize("queries", [3, 100])  # several blocks of queries, the last one smaller, and a single one
+@pytest.mark.parametrize(
+    "options", [{}, {"heads": 2, "head_dim": 3}, {"time_bias": False}, {"position_bias": False, "heads": 2}]
+)
+def test_values_and_gradients_are_those_of_the_formula(monkeypatch, queries, options):
+    monkeypatch.setattr(hstu, "QUERIES", queries)
+    torch.manual_seed(0)
+    model = HSTU(dim=6, layers=2, max_length=11, dropout=0.0, **options).double()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.7)
+    x_BLD = torch.randn(3, 8, 6, dtype=torch.float64, requires_grad=True)
+    length_B = torch.tensor([8, 1, 5])
+    time_BL = torch.randint(0, 10**7, (3, 8)).sort(dim=1).values
+    request_time_BL = time_BL + torch.randint(0, 10**5, (3, 8))
+
+    ours = model(x_BLD, length_B, time_BL, request_time_BL)
+    plain = plain_hstu(model, x_BLD, length_B, time_BL, request_time_BL)
+    torch.testing.assert_close(ours, plain, rtol=0, atol=1e-11)
+
+    goal = torch.randn_like(ours)
+    wanted = [x_BLD, *model.parameters()]
+    for mine, reference in zip(
+        torch.autograd.grad((ours * goal).sum(), wanted), torch.autograd.grad((plain * goal).sum(), wanted), strict=True
+    ):
+        torch.testing.assert_close(mine, reference, rtol=1e-11, atol=1e-11)
+
+
+def test_time_buckets_are_exact_on_both_sides_of_every_threshold():
+    """Against arithmetic of 28 digits, for gaps up to 2^39 seconds, where floats are most likely to err."""
+    width = Decimal("0.301")
+    before = [int((width * bucket).exp()) for bucket in range(1, 90)]  # the last whole gap below each threshold
+    gaps = sorted({gap + side for gap in before for side in (0, 1)})
+    zero = torch.zeros(1, 1, dtype=torch.int64)
+    assert gaps[-1] > 2**38
+    assert time_buckets(torch.tensor([gaps]), zero)[0, :, 0].tolist() == [
+        int(Decimal(gap).ln() / width) for gap in gaps
+    ]
+
+
+@pytest.mark.parametrize(("gap", "bucket"), [(0, 0), (1, 0), (2, 2), (3, 3), (60, 13), (3600, 27), (2**62, 128)])
+def test_time_buckets_of_known_gaps(gap, bucket):
+    zero, moment = torch.zeros(1, 1, dtype=torch.int64), torch.tensor([[gap]])
+    assert time_buckets(moment, zero).item() == bucket
+    assert time_buckets(zero, moment).item() == bucket  # the gap's size, not its sign
+
+
+def test_request_time_is_what_the_time_bias_sees():
+    torch.manual_seed(0)
+    model = HSTU(dim=4, layers=1, max_length=6).double().eval()
+    torch.nn.init.normal_(model.layers[0].time_bias)
+    x_BLD, length_B, time_BL = torch.randn(1, 6, 4, dtype=torch.float64), torch.tensor([6]), torch.arange(6)[None] * 100
+    soon = model(x_BLD, length_B, time_BL, time_BL)
+    late = model(x_BLD, length_B, time_BL, time_BL + torch.tensor([0, 0, 0, 0, 0, 10**6]))
+    assert torch.equal(soon[:, :5], late[:, :5])
+    assert not torch.allclose(soon[:, 5], late[:, 5])
+
+
+def test_block_edges_cover_the_rows_evenly(monkeypatch):
+    monkeypatch.setattr(hstu, "QUERIES", 100)
+    for rows, sizes in [(1, [1]), (100, [100]), (101, [51, 50]), (200, [100, 100]), (250, [84, 84, 82])]:
+        blocks = hstu.query_blocks(torch.zeros(1, rows), torch.zeros(1, rows))
+        assert [block.bucket_BQK.shape[1] for block in blocks] == sizes
+        assert [block.bucket_BQK.shape[2] for block in blocks] == [sum(sizes[: n + 1]) for n in range(len(sizes))]
+
+
+@pytest.mark.parametrize("place", ["input", "gate"])
+def test_dropout_acts_on_the_input_and_on_the_gate(place):
+    torch.manual_seed(0)
+    model = HSTU(dim=4, layers=1, max_length=6, dropout=0.5)
+    (model.layers[0] if place == "input" else model).dropout.p = 0.0
+    x_BLD, length_B, time_BL = torch.randn(1, 6, 4), torch.tensor([6]), torch.zeros(1, 6, dtype=torch.int64)
+    torch.nn.init.normal_(model.layers[0].uvqk.weight)
+    assert not torch.allclose(model(x_BLD, length_B, time_BL, time_BL), model(x_BLD, length_B, time_BL, time_BL))

@@ -1,0 +1,198 @@
+"""The exact and the sampled softmax against their definitions."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from recalign.nn.softmax import log_prob, sampled_log_prob, weighted_nll
+
+EXACT = {"rtol": 1e-10, "atol": 1e-10}
+
+sizes = st.fixed_dictionaries(
+    {
+        "positions": st.integers(0, 9),
+        "items": st.integers(1, 12),
+        "dim": st.integers(1, 5),
+        "seed": st.integers(0, 10**6),
+    }
+)
+scales = st.sampled_from([0.3, 1.0, 20.0, 1000.0])
+
+
+def problem(positions, items, dim, seed, dtype=torch.float64):
+    """Unit queries and items that require gradients, targets, and weights of any size and sign."""
+    torch.manual_seed(seed)
+    query_TD = F.normalize(torch.randn(positions, dim, dtype=dtype), dim=-1).requires_grad_()
+    item_VD = F.normalize(torch.randn(items, dim, dtype=dtype), dim=-1).requires_grad_()
+    weight_T = (3 * torch.randn(positions, dtype=dtype)).requires_grad_()
+    return query_TD, item_VD, torch.randint(items, (positions,)), weight_T
+
+
+def plain_log_prob(query_TD, item_VD, target_T, scale):
+    return (scale * query_TD @ item_VD.T).log_softmax(dim=-1)[torch.arange(len(target_T)), target_T]
+
+
+def assert_same(ours, plain, inputs):
+    """Equal values and equal gradients under an arbitrary gradient from upstream."""
+    torch.testing.assert_close(ours, plain, **EXACT)
+    upstream = torch.randn_like(plain)
+    for mine, reference in zip(
+        torch.autograd.grad(ours, inputs, upstream), torch.autograd.grad(plain, inputs, upstream), strict=True
+    ):
+        torch.testing.assert_close(mine, reference, **EXACT)
+
+
+@settings(deadline=None)
+@given(sizes, scales, st.sampled_from([None, 1, 2, 5]))
+def test_log_prob_is_exact_for_any_chunk(size, scale, chunk):
+    query_TD, item_VD, target_T, _ = problem(**size)
+    ours = log_prob(query_TD, item_VD, target_T, scale, chunk)
+    assert_same(ours, plain_log_prob(query_TD, item_VD, target_T, scale), [query_TD, item_VD])
+
+
+@settings(deadline=None)
+@given(sizes, scales, st.sampled_from([None, 1, 2, 5]))
+def test_weighted_nll_is_exact_for_any_chunk(size, scale, chunk):
+    query_TD, item_VD, target_T, weight_T = problem(**size)
+    ours = weighted_nll(query_TD, item_VD, target_T, weight_T, scale, chunk)
+    plain = -(weight_T * plain_log_prob(query_TD, item_VD, target_T, scale)).sum()
+    assert_same(ours, plain, [query_TD, item_VD, weight_T])
+    with torch.no_grad():
+        torch.testing.assert_close(weighted_nll(query_TD, item_VD, target_T, weight_T, scale, chunk), plain, **EXACT)
+
+
+def test_gradients_agree_with_finite_differences():
+    query_TD, item_VD, target_T, weight_T = problem(4, 5, 3, seed=0)
+    assert torch.autograd.gradcheck(lambda q, e: log_prob(q, e, target_T, 3.0, 2), (query_TD, item_VD))
+    assert torch.autograd.gradcheck(
+        lambda q, e, w: weighted_nll(q, e, target_T, w, 3.0, 2), (query_TD, item_VD, weight_T)
+    )
+
+
+def test_probabilities_of_all_items_add_up_to_one():
+    query_TD, item_VD, _, _ = problem(1, 50, 4, seed=0)
+    every = log_prob(query_TD.expand(50, -1), item_VD, torch.arange(50), 20.0)
+    assert every.exp().sum().item() == pytest.approx(1, abs=1e-12)
+
+
+def test_normalisation_outside_gives_the_cosine_form():
+    torch.manual_seed(0)
+    query_TD = torch.randn(6, 4, dtype=torch.float64, requires_grad=True)
+    item_VD = torch.randn(9, 4, dtype=torch.float64, requires_grad=True)
+    target_T = torch.randint(9, (6,))
+    ours = log_prob(F.normalize(query_TD, dim=-1), F.normalize(item_VD, dim=-1), target_T, 1 / 0.05)
+    cosine_TV = F.cosine_similarity(query_TD[:, None], item_VD[None], dim=-1)
+    plain = (cosine_TV / 0.05).log_softmax(dim=-1)[torch.arange(6), target_T]
+    assert_same(ours, plain, [query_TD, item_VD])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_low_precision_stays_within_its_bounds(dtype):
+    """Errors of single log-probabilities in nats, and of whole gradients relative to their norm; temperature 0.05."""
+    inputs = problem(2000, 500, 50, seed=0)
+    query_TD, item_VD, target_T, weight_T = inputs
+    weight_T = weight_T.detach().abs()
+    exact_T = plain_log_prob(query_TD, item_VD, target_T, 20.0)
+    exact = torch.autograd.grad(-(weight_T * exact_T).sum(), [query_TD, item_VD])
+    q_TD, e_VD, w_T = (part.detach().float().requires_grad_() for part in (query_TD, item_VD, weight_T))
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        ours_T = log_prob(q_TD, e_VD, target_T, 20.0)
+        loss = weighted_nll(q_TD, e_VD, target_T, w_T, 20.0)
+    assert ours_T.dtype == loss.dtype == torch.float32
+    value_bound, grad_bound = {torch.float32: (1e-5, 1e-5), torch.bfloat16: (0.06, 0.01)}[dtype]
+    assert (ours_T - exact_T).abs().max() < value_bound
+    assert loss.item() == pytest.approx((weight_T * -exact_T).sum().item(), rel=1e-3)
+    for upstream in (loss, (w_T * -ours_T).sum()):
+        for mine, reference in zip(torch.autograd.grad(upstream, [q_TD, e_VD]), exact, strict=True):
+            assert mine.dtype == torch.float32
+            assert (mine - reference).norm() < grad_bound * reference.norm()
+    assert (ours_T - exact_T).abs().max() > value_bound / 1000  # it is not float64 that was measured
+
+
+def test_float64_stays_exact_under_autocast():
+    query_TD, item_VD, target_T, _ = problem(5, 7, 3, seed=0)
+    with torch.autocast("cpu", torch.bfloat16):
+        ours = log_prob(query_TD, item_VD, target_T, 20.0)
+    torch.testing.assert_close(ours, plain_log_prob(query_TD, item_VD, target_T, 20.0), **EXACT)
+
+
+class LargestTensor(TorchDispatchMode):
+    """The largest tensor that any operation gave back."""
+
+    size = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        self.size = max([self.size, *(leaf.numel() for leaf in tree_leaves(out) if isinstance(leaf, torch.Tensor))])
+        return out
+
+
+def test_positions_times_catalogue_is_never_held():
+    query_TD, item_VD, target_T, weight_T = problem(200, 300, 8, seed=0)
+    with LargestTensor() as largest:
+        log_prob(query_TD, item_VD, target_T, 20.0, chunk=10).sum().backward()
+        weighted_nll(query_TD, item_VD, target_T, weight_T, 20.0, chunk=10).backward()
+    assert largest.size == 10 * 300
+    with LargestTensor() as largest:
+        plain_log_prob(query_TD, item_VD, target_T, 20.0)
+    assert largest.size == 200 * 300  # the gauge works
+
+
+@pytest.mark.parametrize("target", [-1, 7])
+def test_a_target_outside_the_catalogue_is_an_error(target):
+    query_TD, item_VD, _, _ = problem(1, 7, 3, seed=0)
+    with pytest.raises(IndexError):
+        log_prob(query_TD, item_VD, torch.tensor([target]), 1.0)
+
+
+negatives = st.lists(st.integers(0, 11), min_size=1, max_size=15)
+
+
+@settings(deadline=None)
+@given(sizes, scales, negatives, st.booleans(), st.booleans())
+def test_sampled_log_prob_is_the_softmax_over_target_and_negatives(size, scale, drawn, shared, corrected):
+    query_TD, item_VD, target_T, _ = problem(**size)
+    negative_TN = torch.tensor(drawn).remainder(len(item_VD)).expand(len(target_T), -1)
+    if not shared:  # negatives of their own
+        negative_TN = (negative_TN + torch.arange(len(target_T))[:, None]).remainder(len(item_VD))
+    log_count_V = torch.linspace(-3, 1, len(item_VD), dtype=torch.float64)
+
+    rows = []
+    for t, target in enumerate(target_T):
+        others = [int(item) for item in negative_TN[t] if item != target]
+        logit = scale * item_VD[[int(target), *others]] @ query_TD[t]
+        correction = log_count_V[others] if corrected else torch.zeros(len(others), dtype=torch.float64)
+        rows.append((logit - F.pad(correction, (1, 0))).log_softmax(dim=0)[0])
+    plain = torch.stack(rows) if rows else query_TD.sum(dim=1)
+
+    negative = torch.tensor(drawn).remainder(len(item_VD)) if shared else negative_TN
+    log_count = log_count_V[negative] if corrected else None
+    ours = sampled_log_prob(query_TD, item_VD[target_T], item_VD[negative], target_T, negative, scale, log_count)
+    if len(target_T):
+        assert_same(ours, plain, [query_TD, item_VD])
+    assert ours.shape == target_T.shape
+
+
+@settings(deadline=None)
+@given(sizes, st.lists(st.integers(1, 4), min_size=12, max_size=12))
+def test_with_log_counts_sampling_recovers_the_full_softmax(size, counts):
+    """Every item drawn as often as expected: the estimate is then the sum itself."""
+    query_TD, item_VD, target_T, _ = problem(**size)
+    count_V = torch.tensor(counts[: len(item_VD)])
+    negative_N = torch.arange(len(item_VD)).repeat_interleave(count_V)
+    log_count_N = count_V[negative_N].double().log()
+    ours = sampled_log_prob(query_TD, item_VD[target_T], item_VD[negative_N], target_T, negative_N, 20.0, log_count_N)
+    torch.testing.assert_close(ours, plain_log_prob(query_TD, item_VD, target_T, 20.0), **EXACT)
+
+
+def test_negatives_that_are_all_hits_leave_probability_one_and_no_gradient():
+    query_TD, item_VD, _, _ = problem(3, 4, 2, seed=0)
+    target_T, negative_N = torch.tensor([2, 2, 2]), torch.tensor([2, 2])
+    ours = sampled_log_prob(query_TD, item_VD[target_T], item_VD[negative_N], target_T, negative_N, 20.0)
+    assert (ours == 0).all()
+    for grad in torch.autograd.grad(ours.sum(), [query_TD, item_VD]):
+        assert (grad == 0).all()
