@@ -1,0 +1,118 @@
+"""Checkpoints of a run: written as best.ckpt and last.ckpt, and refused when they do not fit."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from recalign.errors import InputError
+
+
+class RunCheckpoint(ModelCheckpoint):
+    """Keeps ``checkpoints/best.ckpt``, which the next stage starts from, and ``last.ckpt``, to continue the run.
+
+    Lightning's ``save_last`` writes only when the best one is written; here the last one is written at the end of
+    every epoch, so that a continued run never repeats a finished epoch.
+
+    Args:
+        monitor: figure that chooses the best epoch; null: the newest is the best.
+        mode: whether a small (``min``) or a large (``max``) figure is good.
+        save_last_every_n_steps: write ``last.ckpt`` within long epochs too; null: at their end only.
+    """
+
+    def __init__(
+        self,
+        monitor: str | None = None,
+        mode: Literal["min", "max"] = "min",
+        save_last_every_n_steps: int | None = None,
+    ) -> None:
+        super().__init__(
+            filename="best", monitor=monitor, mode=mode, auto_insert_metric_name=False, enable_version_counter=False
+        )
+        self.save_last_every_n_steps = save_last_every_n_steps
+        self._last_step = -1
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        super().on_train_batch_end(trainer, pl_module, *args)
+        steps = self.save_last_every_n_steps
+        if steps and trainer.global_step % steps == 0 and trainer.global_step != self._last_step:
+            self._write_last(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_epoch_end(trainer, pl_module)
+        self._write_last(trainer)
+
+    def _write_last(self, trainer: Trainer) -> None:
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            self._last_step = trainer.global_step
+            trainer.save_checkpoint(Path(str(self.dirpath)) / "last.ckpt")
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint that ``recalign fit`` wrote; tensors stay on the disk until they are used.
+
+    Raises:
+        InputError: no such file, a truncated one, or one of another kind.
+    """
+    remedy = "give a checkpoint of a run folder: runs/<chain>/<stage>/seed-<n>/checkpoints/best.ckpt"
+    if not path.is_file():
+        raise InputError("there is no such checkpoint", where=str(path), remedy=remedy)
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        raise InputError(
+            "not a whole checkpoint (truncated, or another file)", where=str(path), remedy=remedy
+        ) from error
+    if not isinstance(checkpoint, dict) or "_class_path" not in checkpoint.get("hyper_parameters", {}):
+        raise InputError("not a checkpoint of `recalign fit`", where=str(path), remedy=remedy)
+    return checkpoint
+
+
+def refuse_other_model(path: Path, class_path: str, hyper_parameters: dict[str, Any]) -> None:
+    """Compare a checkpoint with the model that is to be continued from it.
+
+    LightningCLI merges a checkpoint's hyper-parameters, and even its class, over the command line in silence. Here a
+    difference is an error.
+
+    Args:
+        path: the checkpoint.
+        class_path: of the configured model.
+        hyper_parameters: of the configured model; those that the checkpoint alone knows are not compared.
+
+    Raises:
+        InputError: another class or other hyper-parameters, naming each key with both values.
+    """
+    stored = dict(read_checkpoint(path)["hyper_parameters"])
+    stored_class = stored.pop("_class_path")
+    if stored_class != class_path:
+        raise InputError(
+            f"a checkpoint of {stored_class}, and the model is {class_path}",
+            where=str(path),
+            remedy="--ckpt_path continues the same run; to start from another model's weights use --model.init_from",
+        )
+    ours, theirs = _flat(hyper_parameters), _flat({k: v for k, v in stored.items() if k in hyper_parameters})
+    differing = [
+        f"model.{key} is {ours.get(key)!r}, {theirs.get(key)!r} in the checkpoint"
+        for key in sorted(ours.keys() | theirs.keys())
+        if ours.get(key) != theirs.get(key)
+    ]
+    if differing:
+        remedy = f"continue it with its own settings: --config {path.parent.parent / 'config.yaml'}"
+        raise InputError("other hyper-parameters: " + "; ".join(differing), where=str(path), remedy=remedy)
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested values by short dotted key: ``encoder.init_args.dim`` reads ``encoder.dim``."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        name = prefix.removesuffix(".") if key == "init_args" else prefix + key
+        if isinstance(value, dict):
+            flat |= _flat(value, name + ".")
+        else:
+            flat[name] = list(value) if isinstance(value, tuple) else value
+    return flat

@@ -1,0 +1,80 @@
+"""Everything that can be found wrong with a command before it trains."""
+
+from __future__ import annotations
+
+from lightning import LightningDataModule, Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+from recalign.errors import InputError
+from recalign.stage import upstream
+from recalign.stage.checkpoint import read_checkpoint, refuse_other_model
+from recalign.stage.console import warn_if_bf16_is_slow
+from recalign.stage.parsed import ParsedStage, fingerprint
+
+_ANEW = "start it anew, without --ckpt_path"
+
+
+def before_reading(parsed: ParsedStage) -> None:
+    """Check what needs no data: upstream checkpoints, the checkpoint, the trainer, the run folder.
+
+    Raises:
+        InputError: one of them cannot be used.
+    """
+    upstream.require(parsed.upstream, parsed.log)
+    if parsed.training and not parsed.in_place:
+        _refuse_own_checkpoints(parsed)
+    if parsed.checkpoint:
+        model = parsed.config["model"]
+        refuse_other_model(parsed.checkpoint, model["class_path"], model["init_args"])
+    _try_trainer(parsed)
+    if not parsed.dry:
+        parsed.folder.probe()
+
+
+def after_reading(parsed: ParsedStage, datamodule: LightningDataModule) -> None:
+    """Check that a checkpoint belongs to these items, and a continued run to this data and these upstream runs.
+
+    Raises:
+        InputError: it does not.
+    """
+    if parsed.checkpoint is None:
+        return
+    known = read_checkpoint(parsed.checkpoint)["hyper_parameters"].get("num_items")
+    if known != datamodule.num_items:  # type: ignore[attr-defined]
+        raise InputError(
+            f"a checkpoint of a catalogue of {known} items, and the log has {datamodule.num_items}",  # type: ignore[attr-defined]
+            where=str(parsed.checkpoint),
+            remedy="give the log that it was trained on",
+        )
+    if not parsed.training or parsed.continued is None:
+        return
+    if parsed.continued.fingerprint != fingerprint(datamodule):
+        raise InputError("the data is not what this run began with", where="data", remedy=_ANEW)
+    for key, checkpoint in upstream.hashes(parsed.upstream).items():
+        if parsed.continued.upstream.get(key, checkpoint)["sha256"] != checkpoint["sha256"]:
+            raise InputError(f"{checkpoint['path']} is not what this run began with", where=key, remedy=_ANEW)
+
+
+def _refuse_own_checkpoints(parsed: ParsedStage) -> None:
+    """A fresh run empties its folder, so what it starts from must lie elsewhere."""
+    emptied = [parsed.folder.path.resolve(), parsed.folder.previous.resolve()]
+    starts = {one.key: one.path for one in parsed.upstream} | {"ckpt_path": parsed.checkpoint}
+    for key, path in starts.items():
+        if path and any(path.resolve().is_relative_to(folder) for folder in emptied):
+            raise InputError(
+                "lies in the run folder that this run would empty",
+                where=f"{key} {path}",
+                remedy="write to another folder with --run.name NAME",
+            )
+
+
+def _try_trainer(parsed: ParsedStage) -> None:
+    """Let Lightning judge the machine's part of the configuration on a trainer that is thrown away."""
+    names = ("accelerator", "devices", "num_nodes", "precision", "strategy")
+    given = {name: parsed.config["trainer"][name] for name in names}
+    given = {name: value for name, value in given.items() if isinstance(value, str | int)}
+    try:
+        trial = Trainer(**given, logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    except (MisconfigurationException, ValueError, RuntimeError) as error:
+        raise InputError(str(error), where="trainer") from error
+    warn_if_bf16_is_slow(given.get("precision"), on_cpu=trial.strategy.root_device.type == "cpu")

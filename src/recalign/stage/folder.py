@@ -1,0 +1,122 @@
+"""The run folder: where everything that one stage writes lies."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from recalign.errors import InputError
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Names the run folder: ``<root>/<chain>/<name>/seed-<seed_everything>``.
+
+    Attributes:
+        name: the stage (``recommender``, ``reward``) or the method (``asft``, ``dpo``, ...).
+        root: the folder of all runs.
+        chain: the experiment that the run belongs to; null: the log's name.
+    """
+
+    name: str
+    root: str = "runs"
+    chain: str | None = None
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths inside one run folder, and the few things that happen to it as a whole.
+
+    Attributes:
+        path: the folder ``<root>/<chain>/<name>/seed-<n>``; it need not exist.
+    """
+
+    path: Path
+
+    @classmethod
+    def of(cls, run: RunConfig, chain: str, seed: int) -> RunFolder:
+        """The folder of a run.
+
+        Raises:
+            InputError: a name that would lead out of its place in the tree.
+        """
+        for key, name in (("run.chain", chain), ("run.name", run.name)):
+            if name in ("", ".", "..") or "/" in name or os.sep in name:
+                raise InputError(f"{name!r} cannot name a folder", where=key, remedy="choose a name without slashes")
+        return cls(Path(run.root) / chain / run.name / f"seed-{seed}")
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def manifest(self) -> Path:
+        return self.path / "manifest.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def best(self) -> Path:
+        return self.checkpoints / "best.ckpt"
+
+    @property
+    def last(self) -> Path:
+        return self.checkpoints / "last.ckpt"
+
+    @property
+    def previous(self) -> Path:
+        """Where the run that this folder held before is kept, one deep."""
+        return self.path.with_name(self.path.name + ".previous")
+
+    def figures(self, subcommand: str) -> Path:
+        """The CSV file of a subcommand's figures; training's is ``metrics.csv``."""
+        return self.path / ("metrics.csv" if subcommand == "fit" else f"{subcommand}.csv")
+
+    def probe(self) -> None:
+        """Find out, before anything is computed, whether the folder can be written.
+
+        Raises:
+            InputError: no permission, a full disk, or a file where a folder should be.
+        """
+        probe = self.path / ".probe"
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with open(probe, "wb") as file:
+                file.write(bytes(1 << 20))
+                file.flush()
+                os.fsync(file.fileno())
+            probe.unlink()
+        except OSError as error:
+            raise cannot_write(error, self.path) from error
+
+    def start_afresh(self) -> None:
+        """Empty the folder: a run that had a checkpoint is kept beside it as ``seed-<n>.previous``.
+
+        Nothing of an earlier run stays, so that rows, checkpoints and evaluations of two runs never mix.
+        """
+        if self.last.exists() or self.best.exists():
+            shutil.rmtree(self.previous, ignore_errors=True)
+            self.path.rename(self.previous)
+        else:
+            shutil.rmtree(self.path, ignore_errors=True)
+        self.checkpoints.mkdir(parents=True)
+
+
+def cannot_write(error: OSError, folder: Path) -> InputError:
+    """The message for a file system that refuses a run folder."""
+    return InputError(
+        f"cannot be written: {error.strerror or error}",
+        where=str(error.filename or folder),
+        remedy="free space or rights there, or write elsewhere with --run.root FOLDER",
+    )
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all: under a temporary name first, then renamed."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)

@@ -1,0 +1,82 @@
+"""Watches over a training run: numbers that are no numbers, and randomness that a continued run repeats."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+
+
+class TrainingError(Exception):
+    """Training cannot go on although the input was fine. The command prints it and exits with 3."""
+
+
+class NaNGuard(Callback):
+    """Stops at a loss that is NaN or infinite, naming its step and batch and the last checkpoint before it.
+
+    The first bad batch is noted on the device; it is read back only every ``log_every_n_steps`` steps, at the end of
+    an epoch and before a checkpoint is written, so that no step waits for the device and no bad weights are saved.
+
+    Args:
+        last: where the last good checkpoint lies, if one was written.
+    """
+
+    def __init__(self, last: Path) -> None:
+        self.last = last
+        self.first_bad: Tensor | None = None
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any) -> None:
+        loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
+        if loss is None:  # the module skipped this batch
+            return
+        loss = loss.detach()
+        if self.first_bad is None:
+            self.first_bad = torch.full((), -1, device=loss.device)
+        bad = (self.first_bad < 0) & ~torch.isfinite(loss).all()
+        self.first_bad = torch.where(bad, _batches_done(trainer) - 1, self.first_bad)
+        if _batches_done(trainer) % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            self._check(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._check(trainer)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        self._check(trainer)
+
+    def _check(self, trainer: Trainer) -> None:
+        if self.first_bad is None or (number := int(self.first_bad)) < 0:
+            return
+        epoch, batch = divmod(number, int(trainer.num_training_batches))
+        step = number // trainer.accumulate_grad_batches
+        last = f"the last good checkpoint is {self.last}" if self.last.exists() else "no checkpoint was written yet"
+        raise TrainingError(
+            f"the loss became NaN or infinite at step {step} (epoch {epoch}, batch {batch}); {last}\n"
+            "  -> lower the learning rate, clip gradients (--trainer.gradient_clip_val 1), or train in fp32"
+        )
+
+
+class StepSeeds(Callback):
+    """Seeds torch before every batch with a function of (seed, batch number, rank).
+
+    Dropout and sampled negatives then depend on neither validation nor where a run was interrupted: Lightning does
+    not restore random states, and without this a continued run would differ from one that was never interrupted.
+
+    Args:
+        seed: of everything.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_batch_start(self, trainer: Trainer, *args: Any) -> None:
+        number = _batches_done(trainer) * trainer.world_size + trainer.global_rank
+        torch.manual_seed((self.seed * 0x9E3779B97F4A7C15 + number) % 2**63)
+
+
+def _batches_done(trainer: Trainer) -> int:
+    """Training batches since the start of the run, over all its continuations."""
+    return trainer.fit_loop.total_batch_idx + 1

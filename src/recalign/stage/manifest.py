@@ -1,0 +1,132 @@
+"""manifest.json: what made a run, and whether it is still what would be made."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import platform
+import subprocess
+from dataclasses import asdict, dataclass, field, fields
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import recalign
+from recalign.errors import InputError
+from recalign.stage.folder import RunFolder, write_text
+
+
+@dataclass
+class Manifest:
+    """What stands in ``manifest.json``.
+
+    Attributes:
+        stage: the run's name: the stage or method.
+        log: name of the log.
+        seed: of everything.
+        command: the line that runs it again.
+        status: ``failed`` also covers a run that was interrupted; ``running`` one that was killed outright.
+        key: digest of all that determines the result, see `digest`.
+        fingerprint: digest of the data.
+        upstream: argument (``model.init_from``) -> path and sha256 of the checkpoint that it named.
+        versions: of recalign and of what it stands on.
+        git: commit of recalign's own checkout and whether it had changes; null for an installed package.
+        started, finished: UTC, ISO 8601.
+        seconds: training time, summed over continuations.
+        checkpoint: what is handed over, relative to the run folder.
+        error: the message of a failed run.
+        wandb_id: the W&B run that a continued run goes on with.
+    """
+
+    stage: str
+    log: str
+    seed: int
+    command: str
+    status: Literal["running", "finished", "failed"] = "running"
+    key: str = ""
+    fingerprint: str | None = None
+    upstream: dict[str, dict[str, str]] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    git: dict[str, Any] | None = None
+    started: str = ""
+    finished: str | None = None
+    seconds: float = 0.0
+    checkpoint: str | None = None
+    error: str | None = None
+    wandb_id: str | None = None
+
+    @classmethod
+    def read(cls, folder: RunFolder) -> Manifest | None:
+        """The manifest of a run folder, or None where there is none.
+
+        Raises:
+            InputError: the file is no manifest.
+        """
+        try:
+            found = json.loads(folder.manifest.read_text(encoding="utf-8"))
+            return cls(**{f.name: found[f.name] for f in fields(cls) if f.name in found})
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError) as error:
+            raise InputError(
+                f"not a manifest ({error})", where=str(folder.manifest), remedy="delete its folder and run that stage"
+            ) from error
+
+    def write(self, folder: RunFolder) -> None:
+        """Write it into a run folder, whole or not at all."""
+        write_text(folder.manifest, json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n")
+
+
+def digest(config: dict[str, Any], fingerprint: str | None, upstream: dict[str, dict[str, str]]) -> str:
+    """All that determines a run's result, as one hex digest.
+
+    Where the run lies (``run``), where the raw log lies (``data.root``) and how checkpoints are called do not count;
+    the bytes of the data and of the checkpoints do.
+
+    Args:
+        config: the resolved configuration of a ``fit``.
+        fingerprint: of the data.
+        upstream: as in `Manifest`.
+    """
+    counted = copy.deepcopy({k: v for k, v in config.items() if k not in ("run", "ckpt_path")})
+    counted["data"]["init_args"].pop("root", None)
+    for name, checkpoint in upstream.items():
+        part, argument = name.split(".")
+        counted[part]["init_args"][argument] = checkpoint["sha256"]
+    parts = [counted, fingerprint, recalign.__version__]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def sha256(path: Path) -> str:
+    """Digest of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def now() -> str:
+    """The moment, in UTC, as manifests write it."""
+    return datetime.now(UTC).isoformat()
+
+
+def versions() -> dict[str, str]:
+    """Versions of recalign and of what it stands on."""
+    packages = {name: version(name) for name in ("lightning", "torch", "polars")}
+    return {"recalign": recalign.__version__, **packages, "python": platform.python_version()}
+
+
+def git_state() -> dict[str, Any] | None:
+    """Commit of the checkout that recalign runs from; None if it is installed or git is missing."""
+    package = Path(recalign.__file__).parent
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(package), *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=10).stdout.strip()
+
+    try:
+        # An installed package may lie inside somebody else's checkout: only files that git tracks count.
+        git("ls-files", "--error-unmatch", "__init__.py")
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--", "."))}
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,85 @@
+"""A command that parses: what it would run, where, and whether that has been done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jsonargparse
+from lightning import LightningDataModule
+
+from recalign.stage import upstream
+from recalign.stage.folder import RunConfig, RunFolder
+from recalign.stage.manifest import Manifest, digest
+
+
+@dataclass(frozen=True)
+class ParsedStage:
+    """What a command says, with everything resolved that can be without running it.
+
+    Attributes:
+        command: the line that runs it alone.
+        subcommand: ``fit``, ``validate``, ``test`` or ``predict``.
+        config: every value, upstream checkpoints filled in as far as they exist.
+        run: names the run folder.
+        seed: of everything.
+        log: name of the log.
+        folder: the run folder; it need not exist.
+        checkpoint: what is loaded: to continue a ``fit``, to be evaluated by the others.
+        continued: the manifest of the run that the checkpoint is of.
+        upstream: the checkpoints that the stage starts from; a path is None as long as that stage has not run.
+    """
+
+    command: str
+    subcommand: str
+    config: dict[str, Any]
+    run: RunConfig
+    seed: int
+    log: str
+    folder: RunFolder
+    checkpoint: Path | None
+    continued: Manifest | None
+    upstream: list[upstream.Upstream]
+
+    @property
+    def chain(self) -> str:
+        return self.run.chain or self.log
+
+    @property
+    def training(self) -> bool:
+        return self.subcommand == "fit"
+
+    @property
+    def in_place(self) -> bool:
+        """Whether the checkpoint is this run folder's own: the run goes on where it is."""
+        return self.checkpoint is not None and self.checkpoint.resolve().is_relative_to(self.folder.path.resolve())
+
+    @property
+    def dry(self) -> bool:
+        """Whether this is Lightning's smoke test (``fast_dev_run``), which leaves nothing behind."""
+        return bool(self.config["trainer"]["fast_dev_run"])
+
+    def finished(self) -> Manifest | None:
+        """The manifest of the finished run that this `fit` would only repeat, or None.
+
+        Reads the data, because its bytes count.
+        """
+        manifest = Manifest.read(self.folder)
+        if manifest is None or manifest.status != "finished" or any(u.path is None for u in self.upstream):
+            return None
+        if manifest.checkpoint is None or not (self.folder.path / manifest.checkpoint).is_file():
+            return None
+        key = digest(self.config, fingerprint(self.datamodule()), upstream.hashes(self.upstream))
+        return manifest if manifest.key == key else None
+
+    def datamodule(self) -> LightningDataModule:
+        """The data that the configuration describes; nothing is read yet."""
+        parser = jsonargparse.ArgumentParser(exit_on_error=False)
+        parser.add_subclass_arguments(LightningDataModule, "data")
+        return parser.instantiate_classes(parser.parse_object({"data": self.config["data"]})).data
+
+
+def fingerprint(datamodule: LightningDataModule) -> str | None:
+    """Digest of the data, of datamodules that have one."""
+    return getattr(datamodule, "fingerprint", None)

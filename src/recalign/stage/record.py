@@ -1,0 +1,115 @@
+"""What a command leaves in its run folder: configuration, manifest, figures."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import yaml
+from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from recalign.stage import upstream
+from recalign.stage.folder import RunFolder, write_text
+from recalign.stage.loggers import CSVLog, wandb_log
+from recalign.stage.manifest import Manifest, digest, git_state, now, versions
+from recalign.stage.parsed import ParsedStage
+
+
+def begin(parsed: ParsedStage, fingerprint: str | None) -> Manifest:
+    """Prepare the folder of a `fit`, or leave that of a trained run as it is.
+
+    A run that is continued keeps its rows and checkpoints; any other starts in an empty folder.
+
+    Args:
+        parsed: the command.
+        fingerprint: of its data.
+
+    Returns:
+        The manifest: written, with status ``running``, for a `fit`.
+    """
+    manifest = Manifest(
+        stage=parsed.run.name,
+        log=parsed.log,
+        seed=parsed.seed,
+        command=parsed.command,
+        fingerprint=fingerprint,
+        upstream=upstream.hashes(parsed.upstream),
+        versions=versions(),
+        git=git_state(),
+        started=now(),
+        wandb_id=secrets.token_hex(4),
+    )
+    manifest.key = digest(parsed.config, manifest.fingerprint, manifest.upstream)
+    if parsed.in_place and parsed.continued:
+        manifest.seconds, manifest.wandb_id = parsed.continued.seconds, parsed.continued.wandb_id
+    if parsed.training:
+        _prepare(parsed, manifest)
+    return manifest
+
+
+@rank_zero_only
+def _prepare(parsed: ParsedStage, manifest: Manifest) -> None:
+    folder = parsed.folder
+    if not parsed.in_place:
+        folder.start_afresh()
+    head = f"# Repeats this run: recalign fit --config {folder.config}\n"
+    write_text(folder.config, head + yaml.safe_dump(parsed.config, sort_keys=False, allow_unicode=True))
+    manifest.write(folder)
+
+
+def loggers(parsed: ParsedStage, manifest: Manifest, extra: list[Logger]) -> list[Logger]:
+    """CSV, what the user configured, and W&B unless ``trainer.logger`` is false.
+
+    Args:
+        parsed: the command.
+        manifest: of its run.
+        extra: the user's own loggers.
+    """
+    path = parsed.folder.figures(parsed.subcommand)
+    if not parsed.training:
+        path.unlink(missing_ok=True)
+    found: list[Logger] = [CSVLog(path), *extra]
+    if parsed.config["trainer"]["logger"] is False or parsed.subcommand == "predict":
+        return found
+    wandb = wandb_log(
+        parsed.folder.path,
+        manifest.wandb_id if parsed.training else None,
+        group=parsed.chain,
+        job_type=parsed.run.name if parsed.training else f"{parsed.run.name}-{parsed.subcommand}",
+        name=f"{parsed.run.name}/seed-{parsed.seed}",
+        config=parsed.config,
+    )
+    return [*found, wandb] if wandb else found
+
+
+@contextmanager
+def recorded(folder: RunFolder, manifest: Manifest) -> Iterator[None]:
+    """Time the training inside, and write into the manifest how it ended."""
+    began = time.monotonic()
+    try:
+        yield
+    except BaseException as error:
+        manifest.error = str(error) or type(error).__name__
+        with suppress(OSError):  # the disk may be what failed
+            _end(folder, manifest, "failed", began)
+        raise
+    _end(folder, manifest, "finished", began)
+
+
+@rank_zero_only
+def _end(folder: RunFolder, manifest: Manifest, status: str, began: float) -> None:
+    manifest.status = "finished" if status == "finished" else "failed"
+    manifest.finished = now()
+    manifest.seconds = round(manifest.seconds + time.monotonic() - began, 3)
+    if checkpoint := handed_over(folder):
+        manifest.checkpoint = str(checkpoint.relative_to(folder.path))
+    manifest.write(folder)
+
+
+def handed_over(folder: RunFolder) -> Path | None:
+    """The checkpoint for the next stage: the best one; the last one of a run that never got as far as a best."""
+    return next((path for path in (folder.best, folder.last) if path.is_file()), None)

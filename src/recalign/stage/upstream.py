@@ -1,0 +1,125 @@
+"""Which checkpoint a stage starts from, where its YAML leaves that open."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import Namespace
+
+from recalign.errors import InputError
+from recalign.stage.checkpoint import read_checkpoint
+from recalign.stage.folder import RunFolder
+from recalign.stage.manifest import Manifest, sha256
+
+
+@dataclass
+class Upstream:
+    """An argument that names another stage's checkpoint.
+
+    A model or data class declares them: ``UPSTREAM: ClassVar[dict[str, str]] = {"init_from": "recommender"}``.
+
+    Attributes:
+        part: ``model`` or ``data``.
+        argument: of that class.
+        stage: the run that it comes from.
+        path: the checkpoint; None as long as it has not been made.
+    """
+
+    part: str
+    argument: str
+    stage: str
+    path: Path | None
+
+    @property
+    def key(self) -> str:
+        return f"{self.part}.{self.argument}"
+
+
+def declared(config: Namespace) -> list[Upstream]:
+    """The upstream arguments of the configured classes, with the paths that the configuration gives."""
+    found = []
+    for part in ("model", "data"):
+        spec = config[part]
+        for argument, stage in _needs(_imported(spec.class_path), vars(spec.init_args)).items():
+            given = spec.init_args.get(argument)
+            found.append(Upstream(part, argument, stage, Path(given) if given else None))
+    return found
+
+
+def _needs(kind: type, init_args: dict[str, Any]) -> dict[str, str]:
+    """The arguments that name checkpoints, and whose: of a class that says so, for all settings or for these."""
+    if hasattr(kind, "upstream"):
+        return kind.upstream(init_args)
+    return getattr(kind, "UPSTREAM", {})
+
+
+def resolve(upstreams: list[Upstream], folder: RunFolder, log: str) -> None:
+    """Fill in the newest finished run of the same log: this chain's and seed's own if there is one.
+
+    Args:
+        upstreams: changed in place; a path stays None where no run was found.
+        folder: of the run that asks.
+        log: name of its log.
+
+    Raises:
+        InputError: a path that was given does not exist.
+    """
+    for upstream in upstreams:
+        if upstream.path is None:
+            upstream.path = _newest(folder, upstream.stage, log)
+        elif not upstream.path.is_file():
+            raise InputError(
+                f"there is no checkpoint {upstream.path}",
+                where=upstream.key,
+                remedy=f"leave it null to start from the newest finished {upstream.stage} run",
+            )
+
+
+def require(upstreams: list[Upstream], log: str) -> None:
+    """Make sure that every checkpoint is there and whole.
+
+    Raises:
+        InputError: nothing to start from, or a broken checkpoint.
+    """
+    for upstream in upstreams:
+        if upstream.path is None:
+            raise InputError(
+                f"there is no finished {upstream.stage} run of the log {log!r} to start from",
+                where=upstream.key,
+                remedy=f"first run that stage on it: recalign fit --config conf/{upstream.stage}.yaml [--config ...]",
+            )
+        read_checkpoint(upstream.path)
+
+
+def hashes(upstreams: list[Upstream]) -> dict[str, dict[str, str]]:
+    """Path and sha256 of each checkpoint, as manifests hold them."""
+    return {u.key: {"path": str(u.path), "sha256": sha256(u.path)} for u in upstreams if u.path}
+
+
+def _newest(folder: RunFolder, stage: str, log: str) -> Path | None:
+    seed, chain = folder.path.name, folder.path.parent.parent
+    own = RunFolder(chain / stage / seed)
+    if own.path != folder.path and (path := _handed_over(own, log)):
+        return path
+    others = []
+    for path in chain.parent.glob(f"*/{stage}/seed-*"):
+        run = RunFolder(path)
+        if re.fullmatch(r"seed-\d+", path.name) and path != folder.path and (checkpoint := _handed_over(run, log)):
+            others.append((str(Manifest.read(run).finished), checkpoint))  # type: ignore[union-attr]
+    return max(others)[1] if others else None
+
+
+def _handed_over(run: RunFolder, log: str) -> Path | None:
+    manifest = Manifest.read(run)
+    if manifest is None or manifest.status != "finished" or manifest.log != log or not manifest.checkpoint:
+        return None
+    checkpoint = run.path / manifest.checkpoint
+    return checkpoint if checkpoint.is_file() else None
+
+
+def _imported(class_path: str) -> type:
+    module, name = class_path.rsplit(".", 1)
+    return getattr(__import__(module, fromlist=[name]), name)

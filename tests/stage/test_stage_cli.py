@@ -1,0 +1,247 @@
+"""Runs from end to end on doubles: the same run again, continued runs, and checkpoints that do not fit."""
+
+import csv
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from recalign.errors import InputError
+from recalign.stage import RunFolder, StageResult, TrainingError, parse_stage, run_stage
+
+RUN = RunFolder(Path("runs/toy/recommender/seed-0"))
+
+
+def fit(*words: str) -> StageResult:
+    return run_stage(["fit", "--config", "toy.yaml", "--trainer.enable_progress_bar", "false", *words])
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return torch.load(path, weights_only=True)["state_dict"]
+
+
+def assert_same_weights(one: Path, other: Path) -> None:
+    a, b = weights(one), weights(other)
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(path.open()))
+
+
+def complaint(*words: str, command: str = "fit") -> str:
+    with pytest.raises(InputError) as caught:
+        run_stage([command, "--config", "toy.yaml", *words])
+    return str(caught.value)
+
+
+def test_a_fit_leaves_a_whole_run_folder():
+    result = fit()
+    assert result.folder == RUN
+    assert result.checkpoint == RUN.best
+    assert sorted(p.name for p in RUN.path.iterdir()) == ["checkpoints", "config.yaml", "manifest.json", "metrics.csv"]
+    assert sorted(p.name for p in RUN.checkpoints.iterdir()) == ["best.ckpt", "last.ckpt"]
+    assert [r["step"] for r in rows(RUN.figures("fit")) if r["rank/loss"]] == ["5", "11"]
+
+
+def test_config_yaml_repeats_the_run():
+    fit("--model.learning_rate", "0.02", "--seed_everything", "3")
+    first = RunFolder(Path("runs/toy/recommender/seed-3"))
+    run_stage(["fit", "--config", str(first.config), "--run.name", "again"])
+    again = RunFolder(Path("runs/toy/again/seed-3"))
+    assert_same_weights(first.last, again.last)
+    assert rows(first.figures("fit")) == rows(again.figures("fit"))
+
+
+def test_other_seeds_give_other_weights():
+    fit()
+    fit("--seed_everything", "1")
+    assert (
+        weights(RUN.last)["head.weight"]
+        .ne(weights(Path("runs/toy/recommender/seed-1/checkpoints/last.ckpt"))["head.weight"])
+        .any()
+    )
+
+
+def test_a_continued_run_equals_one_that_was_never_interrupted():
+    fit("--trainer.max_epochs", "4", "--run.name", "whole")
+    whole = RunFolder(Path("runs/toy/whole/seed-0"))
+    fit("--trainer.max_epochs", "2")
+    first_half = RUN.figures("fit").read_text()
+    result = fit("--trainer.max_epochs", "4", "--ckpt_path", "last")
+    assert_same_weights(whole.last, RUN.last)
+    assert_same_weights(whole.best, RUN.best)
+    assert RUN.figures("fit").read_text().startswith(first_half)  # rows are appended
+    assert rows(RUN.figures("fit")) == rows(whole.figures("fit"))
+    assert result.trainer.checkpoint_callback.best_model_score == pytest.approx(
+        min(float(r["rank/loss"]) for r in rows(RUN.figures("fit")) if r["rank/loss"])
+    )
+    optimizer = torch.load(RUN.last, weights_only=True)["optimizer_states"][0]["state"][0]["step"]
+    assert optimizer == 24
+
+
+def test_a_run_that_stopped_within_an_epoch_goes_on_with_its_next_batch():
+    fit("--trainer.max_epochs", "2", "--run.name", "whole")
+    stop = ["--trainer.callbacks", '[{"class_path": "stage_doubles.StopAt", "init_args": {"step": 8}}]']
+    with pytest.raises(RuntimeError, match="pulled the plug"):
+        fit("--trainer.max_epochs", "2", "--checkpoint.save_last_every_n_steps", "4", *stop)
+    assert torch.load(RUN.last, weights_only=True)["global_step"] == 8
+    fit("--trainer.max_epochs", "2", "--checkpoint.save_last_every_n_steps", "4", "--ckpt_path", "last")
+    assert_same_weights(Path("runs/toy/whole/seed-0/checkpoints/last.ckpt"), RUN.last)
+
+
+def test_last_is_the_last_epoch_even_where_the_best_is_older():
+    fit("--checkpoint.mode", "max", "--trainer.max_epochs", "3")
+    assert torch.load(RUN.best, weights_only=True)["epoch"] == 0
+    assert torch.load(RUN.last, weights_only=True)["epoch"] == 2
+
+
+@pytest.mark.usefixtures("trained")
+def test_a_fresh_fit_never_mixes_with_the_run_before_it():
+    (RUN.path / "evaluation").mkdir()
+    old = RUN.figures("fit").read_text()
+    fit("--trainer.max_epochs", "1")
+    assert len([r for r in rows(RUN.figures("fit")) if r["rank/loss"]]) == 1
+    assert not (RUN.path / "evaluation").exists()
+    assert RUN.previous.joinpath("metrics.csv").read_text() == old
+    assert RUN.previous.joinpath("evaluation").exists()
+
+
+@pytest.mark.usefixtures("trained")
+def test_a_run_does_not_empty_the_folder_it_starts_from():
+    fit()
+    assert "would empty" in complaint("--ckpt_path", str(RUN.previous / "checkpoints/last.ckpt"))
+    assert RUN.previous.exists()
+
+
+def test_ckpt_path_last_without_one_is_an_error():
+    assert "there is no checkpoint runs/toy/recommender/seed-0/checkpoints/last.ckpt" in complaint(
+        "--ckpt_path", "last"
+    )
+    assert not RUN.path.exists()
+
+
+@pytest.mark.usefixtures("trained")
+def test_a_checkpoint_of_another_class_is_refused_and_never_built():
+    encoder = "{class_path: stage_doubles.Mixer}"
+    Path("other.yaml").write_text(f"model: {{class_path: stage_doubles.OtherToy, init_args: {{encoder: {encoder}}}}}")
+    message = complaint("--config", "other.yaml", "--ckpt_path", "last")
+    assert "a checkpoint of stage_doubles.Toy, and the model is stage_doubles.OtherToy" in message
+    assert "--model.init_from" in message
+
+
+@pytest.mark.usefixtures("trained")
+def test_other_hyper_parameters_are_refused_by_name():
+    message = complaint("--ckpt_path", "last", "--model.learning_rate", "0.5", "--model.encoder.dropout", "0.1")
+    assert "model.learning_rate is 0.5, 0.05 in the checkpoint" in message
+    assert "model.encoder.dropout is 0.1, 0.5 in the checkpoint" in message
+
+
+@pytest.mark.usefixtures("trained")
+def test_another_catalogue_is_refused():
+    message = complaint("--ckpt_path", "last", "--data.items", "9")
+    assert "a checkpoint of a catalogue of 7 items, and the log has 9" in message
+
+
+@pytest.mark.usefixtures("trained")
+def test_other_data_under_a_continued_run_is_refused():
+    assert "the data is not what this run began with" in complaint("--ckpt_path", "last", "--data.reward", "other")
+
+
+@pytest.mark.usefixtures("trained")
+@pytest.mark.parametrize("keep", [0, 100, 5000])
+def test_a_truncated_checkpoint_is_refused(keep: int):
+    RUN.last.write_bytes(RUN.last.read_bytes()[:keep])
+    assert "last.ckpt: not a whole checkpoint" in complaint("--ckpt_path", "last")
+
+
+def test_a_checkpoint_of_something_else_is_refused():
+    torch.save({"weights": torch.ones(3)}, "other.ckpt")
+    assert "not a checkpoint of `recalign fit`" in complaint("--ckpt_path", "other.ckpt")
+
+
+def test_a_checkpoint_is_read_without_running_what_it_holds():
+    torch.save({"hyper_parameters": {"_class_path": "stage_doubles.Toy", "x": Path("evil")}}, "evil.ckpt")
+    assert "not a whole checkpoint" in complaint("--ckpt_path", "evil.ckpt")
+
+
+@pytest.mark.usefixtures("trained")
+def test_validate_test_and_predict_use_the_best_checkpoint_and_leave_the_run_alone():
+    before = RUN.manifest.read_text(), RUN.config.read_text(), RUN.figures("fit").read_text()
+    for command in ("validate", "test", "predict"):
+        result = run_stage([command, "--config", "toy.yaml"])
+        assert result.checkpoint == RUN.best
+        assert torch.equal(result.model.head.weight.detach(), weights(RUN.best)["head.weight"])
+    assert before == (RUN.manifest.read_text(), RUN.config.read_text(), RUN.figures("fit").read_text())
+    assert len(rows(RUN.figures("test"))) == 1
+    run_stage(["test", "--config", "toy.yaml"])
+    assert len(rows(RUN.figures("test"))) == 1
+
+
+@pytest.mark.parametrize("command", ["validate", "test", "predict"])
+def test_evaluation_without_a_trained_run_is_an_error(command: str):
+    assert "there is no checkpoint runs/toy/recommender/seed-0/checkpoints/best.ckpt" in complaint(command=command)
+
+
+def test_fast_dev_run_leaves_nothing_behind(folder: Path):
+    result = fit("--trainer.fast_dev_run", "true")
+    assert result.checkpoint is None
+    assert not (folder / "runs").exists()
+
+
+def test_a_trainer_that_cannot_be_built_is_refused_before_the_data_is_read(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("stage_doubles.ToyData.__init__", lambda *_, **__: pytest.fail("the data was read"))
+    assert "gppu" in complaint("--trainer.accelerator", "gppu")
+    assert "trainer" in complaint("--trainer.devices", "0")
+
+
+def test_a_monitor_that_nothing_logs_says_what_is_logged():
+    message = complaint("--checkpoint.monitor", "rank/los")
+    assert "rank/los" in message
+    assert "rank/loss" in message
+
+
+def test_the_words_of_the_calling_program_are_left_alone(
+    monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+):
+    words = ["program", "--of", "somebody", "else"]
+    monkeypatch.setattr(sys, "argv", words)
+    fit("--trainer.fast_dev_run", "true")
+    assert sys.argv == ["program", "--of", "somebody", "else"]
+    assert not [w for w in recwarn if "args" in str(w.message)]
+
+
+def test_a_run_says_nothing_that_a_user_could_not_use(
+    capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, recwarn: pytest.WarningsRecorder
+):
+    fit()
+    assert capfd.readouterr() == ("", "")
+    assert caplog.records == []
+    assert [str(w.message) for w in recwarn] == []
+
+
+def test_a_nan_stops_the_run_and_names_where():
+    with pytest.raises(TrainingError) as caught:
+        fit("--model.poison", "9")
+    message = str(caught.value)
+    assert "step 9 (epoch 1, batch 3)" in message
+    assert "the last good checkpoint is runs/toy/recommender/seed-0/checkpoints/last.ckpt" in message
+    assert parse_stage(["fit", "--config", "toy.yaml"]).finished() is None
+    assert torch.load(RUN.last, weights_only=True)["epoch"] == 0
+
+
+def test_an_interrupted_run_is_marked_and_can_go_on(monkeypatch: pytest.MonkeyPatch):
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("stage_doubles.Toy.on_validation_start", interrupt)
+        patch.setattr("signal.signal", lambda *_: None)  # Lightning switches Ctrl-C off for good
+        with pytest.raises(KeyboardInterrupt):
+            fit()
+    assert yaml.safe_load(RUN.manifest.read_text())["status"] == "failed"
+    assert yaml.safe_load(RUN.manifest.read_text())["error"] == "KeyboardInterrupt"

@@ -1,0 +1,145 @@
+"""CSV rows that are never lost, and W&B that never gets in the way."""
+
+import csv
+import os
+import time
+from pathlib import Path
+from typing import Any
+from unittest.mock import MagicMock
+
+import pytest
+
+from recalign.stage import run_stage
+from recalign.stage.loggers import CSVLog
+
+FIT = ["fit", "--config", "toy.yaml", "--trainer.enable_progress_bar", "false"]
+RUN = Path("runs/toy/recommender/seed-0")
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(path.open()))
+
+
+def test_new_columns_keep_earlier_rows(folder: Path):
+    log = CSVLog(folder / "m.csv")
+    log.log_metrics({"a": 1.0, "epoch": 0}, step=1)
+    log.log_metrics({"b": 2.0, "epoch": 0}, step=2)
+    log.log_metrics({"a": 3.0, "epoch": 1}, step=3)
+    assert rows(folder / "m.csv") == [
+        {"epoch": "0", "step": "1", "a": "1.0", "b": ""},
+        {"epoch": "0", "step": "2", "a": "", "b": "2.0"},
+        {"epoch": "1", "step": "3", "a": "3.0", "b": ""},
+    ]
+
+
+def test_another_process_appends(folder: Path):
+    CSVLog(folder / "m.csv").log_metrics({"a": 1.0}, step=1)
+    later = CSVLog(folder / "m.csv")
+    later.log_metrics({"a": 2.0}, step=2)
+    later.log_metrics({"c": 3.0}, step=3)
+    assert [(r["step"], r["a"], r["c"]) for r in rows(folder / "m.csv")] == [
+        ("1", "1.0", ""),
+        ("2", "2.0", ""),
+        ("3", "", "3.0"),
+    ]
+
+
+def test_a_row_that_was_cut_off_is_dropped(folder: Path):
+    path = folder / "m.csv"
+    CSVLog(path).log_metrics({"a": 1.0}, step=1)
+    path.write_bytes(path.read_bytes() + b"0,2,1.")
+    CSVLog(path).log_metrics({"a": 3.0}, step=3)
+    assert [(r["step"], r["a"]) for r in rows(path)] == [("1", "1.0"), ("3", "3.0")]
+
+
+def test_wandb_is_offline_without_an_account_and_leaves_files(monkeypatch: pytest.MonkeyPatch):
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked"))
+    began = time.monotonic()
+    run_stage(FIT)
+    assert time.monotonic() - began < 20
+    (run,) = (RUN / "wandb").glob("offline-run-*")
+    content = next(run.glob("*.wandb")).read_bytes()
+    for word in (b"rank/loss", b"recommender/seed-0", b"toy", b"stage_doubles.Toy"):
+        assert word in content  # figures, name, group and configuration
+    assert (RUN / "metrics.csv").exists()
+
+
+def test_wandb_gets_group_job_type_and_name(monkeypatch: pytest.MonkeyPatch):
+    seen: dict[str, Any] = {}
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setattr("wandb.init", lambda **kwargs: seen.update(kwargs) or MagicMock())
+    run_stage([*FIT, "--run.chain", "experiment"])
+    assert (seen["group"], seen["job_type"], seen["name"]) == ("experiment", "recommender", "recommender/seed-0")
+    assert seen["mode"] == "offline"
+    assert seen["project"] == "recalign"
+    assert seen["config"]["model"]["init_args"]["learning_rate"] == 0.05
+
+
+def fail(*_: Any, **__: Any) -> None:
+    raise RuntimeError("wandb is broken\nat great length")
+
+
+@pytest.mark.parametrize(
+    "broken", ["wandb.init", "wandb.Settings", "wandb.sdk.wandb_run.Run.log", "wandb.sdk.wandb_run.Run.finish"]
+)
+def test_a_broken_wandb_costs_one_warning(
+    broken: str, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setattr(f"wandb.{broken}", fail)
+    result = run_stage(FIT)
+    assert result.manifest is not None
+    assert result.manifest.status == "finished"
+    assert [str(w.message) for w in recwarn] == ["W&B is off for this run: wandb is broken"]
+    monkeypatch.undo()
+    import wandb
+
+    wandb.finish()
+
+
+def test_a_missing_wandb_costs_one_warning(monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setitem(__import__("sys").modules, "wandb", None)
+    run_stage(FIT)
+    assert [str(w.message).split(":")[0] for w in recwarn] == ["W&B is off for this run"]
+
+
+def test_online_without_an_account_falls_back_to_offline(
+    monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+):
+    seen: dict[str, Any] = {}
+    monkeypatch.setenv("WANDB_MODE", "online")
+    monkeypatch.setattr("wandb.login", lambda prompt: prompt)  # no account: logged in only if asked
+    monkeypatch.setattr("wandb.init", lambda **kwargs: seen.update(kwargs) or MagicMock())
+    run_stage(FIT)
+    assert seen["mode"] == "offline"
+    assert "no account" in str(recwarn[0].message)
+
+
+def test_a_sweep_decides_for_itself(monkeypatch: pytest.MonkeyPatch):
+    seen: dict[str, Any] = {}
+    monkeypatch.delenv("WANDB_MODE")
+    monkeypatch.setenv("WANDB_SWEEP_ID", "s")
+    monkeypatch.setenv("WANDB_RUN_ID", "r")
+    monkeypatch.setattr("wandb.login", lambda prompt: True)
+    monkeypatch.setattr("wandb.init", lambda **kwargs: seen.update(kwargs) or MagicMock())
+    run_stage(FIT)
+    assert seen["mode"] == "online"
+    assert seen["id"] is None
+
+
+def test_logger_false_leaves_the_csv(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setattr("wandb.init", lambda **_: pytest.fail("W&B was started"))
+    run_stage([*FIT, "--trainer.logger", "false"])
+    assert rows(RUN / "metrics.csv")
+
+
+def test_own_loggers_stand_beside_ours():
+    logger = '{"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": {"save_dir": "mine"}}'
+    result = run_stage([*FIT, "--trainer.logger", logger])
+    assert rows(RUN / "metrics.csv")
+    assert list(Path("mine").rglob("metrics.csv"))
+    assert len(result.trainer.loggers) == 2

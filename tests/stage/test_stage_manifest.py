@@ -1,0 +1,131 @@
+"""What a run is known by, and when it need not be run again."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import recalign
+from recalign.errors import InputError
+from recalign.stage import Manifest, RunFolder, parse_stage, run_stage
+from recalign.stage.manifest import git_state
+
+RUN = RunFolder(Path("runs/toy/recommender/seed-0"))
+
+
+def finished(*words: str) -> bool:
+    return (
+        parse_stage(["fit", "--config", "toy.yaml", "--trainer.enable_progress_bar", "false", *words]).finished()
+        is not None
+    )
+
+
+def read() -> Manifest:
+    manifest = Manifest.read(RUN)
+    assert manifest is not None
+    return manifest
+
+
+@pytest.mark.usefixtures("trained")
+def test_a_manifest_holds_what_made_the_run():
+    manifest = read()
+    assert (manifest.stage, manifest.log, manifest.seed, manifest.status) == ("recommender", "toy", 0, "finished")
+    assert manifest.command == "recalign fit --config toy.yaml --trainer.enable_progress_bar false"
+    assert manifest.checkpoint == "checkpoints/best.ckpt"
+    assert manifest.fingerprint == "toy/rating/7"
+    assert set(manifest.versions) == {"recalign", "lightning", "torch", "polars", "python"}
+    assert manifest.started < str(manifest.finished)
+    assert manifest.seconds > 0
+
+
+@pytest.mark.usefixtures("trained")
+@pytest.mark.parametrize(
+    ("words", "done"),
+    [
+        ([], True),
+        (["--run.root", "./runs"], True),
+        (["--run.chain", "toy"], True),
+        (["--data.root", "elsewhere"], True),
+        (["--model.learning_rate", "0.06"], False),
+        (["--model.encoder.dropout", "0.1"], False),
+        (["--trainer.max_epochs", "3"], False),
+        (["--data.reward", "other"], False),
+        (["--seed_everything", "1"], False),
+        (["--run.name", "other"], False),
+    ],
+)
+def test_only_what_changes_the_result_makes_a_run_new(words: list[str], done: bool):
+    assert finished(*words) is done
+
+
+@pytest.mark.usefixtures("trained")
+def test_another_version_or_other_data_makes_a_run_new(monkeypatch: pytest.MonkeyPatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(recalign, "__version__", "0.1.1")
+        assert not finished()
+    monkeypatch.setattr("stage_doubles.ToyData.fingerprint", "other")
+    assert not finished()
+
+
+@pytest.mark.usefixtures("trained")
+def test_a_run_that_did_not_end_or_lost_its_checkpoint_is_not_finished():
+    manifest = read()
+    for status in ("running", "failed"):
+        manifest.status = status  # type: ignore[assignment]
+        manifest.write(RUN)
+        assert not finished()
+    manifest.status = "finished"
+    manifest.write(RUN)
+    assert finished()
+    RUN.best.unlink()
+    assert not finished()
+
+
+@pytest.mark.usefixtures("trained")
+def test_the_bytes_of_an_upstream_checkpoint_count_and_its_path_does_not():
+    reward = Path("reward.ckpt")
+    reward.write_bytes(RUN.best.read_bytes())
+    words = ["fit", "--config", "post.yaml", "--trainer.enable_progress_bar", "false", "--data.reward_model"]
+    run_stage([*words, "reward.ckpt"])
+    assert parse_stage([*words, "reward.ckpt"]).finished()
+    moved = reward.rename("moved.ckpt")
+    assert parse_stage([*words, "moved.ckpt"]).finished()
+    moved.write_bytes(RUN.last.read_bytes() + b" ")
+    assert not parse_stage([*words, "moved.ckpt"]).finished()
+
+
+@pytest.mark.usefixtures("trained")
+def test_a_continued_run_has_the_key_of_the_whole_one_and_sums_the_time():
+    before = read()
+    run_stage(["fit", "--config", "toy.yaml", "--trainer.max_epochs", "3", "--ckpt_path", "last"])
+    assert read().seconds > before.seconds
+    assert parse_stage(["fit", "--config", "toy.yaml", "--trainer.max_epochs", "3"]).finished()
+
+
+def test_a_failed_run_says_why():
+    with pytest.raises(InputError):
+        run_stage(["fit", "--config", "toy.yaml", "--checkpoint.monitor", "nothing"])
+    assert read().status == "failed"
+    assert "nothing" in str(read().error)
+
+
+def test_git_state_is_of_our_own_checkout_only(monkeypatch: pytest.MonkeyPatch, folder: Path):
+    def git(*words: str) -> None:
+        subprocess.run(["git", "-C", str(folder), *words], check=True, capture_output=True)
+
+    package = folder / "site" / "recalign"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    (package / "more.py").write_text("")
+    monkeypatch.setattr(recalign, "__file__", str(package / "__init__.py"))
+    assert git_state() is None  # no repository
+    git("init")
+    assert git_state() is None  # somebody else's repository, which does not track us
+    git("add", "site")
+    git("-c", "user.name=a", "-c", "user.email=a@b", "commit", "-m", "x")
+    state = git_state()
+    assert state is not None
+    assert len(state["commit"]) == 40
+    assert state["dirty"] is False
+    (package / "more.py").write_text("changed")
+    assert git_state() == state | {"dirty": True}

@@ -1,0 +1,212 @@
+"""What a command line and its YAML files may say, and what they are told when they say it wrong."""
+
+from pathlib import Path
+
+import pytest
+
+from recalign.errors import InputError
+from recalign.stage import parse_stage
+
+
+def parse(*words: str):
+    return parse_stage(["fit", "--config", "toy.yaml", *words]).config
+
+
+def complaint(*words: str) -> str:
+    with pytest.raises(InputError) as caught:
+        parse(*words)
+    message = str(caught.value)
+    assert "NoneType" not in message
+    assert "Union" not in message
+    assert len(message.splitlines()) <= 2
+    return message
+
+
+def write(name: str, text: str) -> str:
+    Path(name).write_text(text)
+    return name
+
+
+def test_short_forms_and_a_log_without_class_path_override_the_stage():
+    log = write("log.yaml", "data: {log: {name: other, files: [a.csv, b.csv]}, reward: stars}")
+    config = parse("--config", log, "--model.learning_rate", "0.5", "--data.root", "somewhere")
+    assert config["data"]["class_path"] == "stage_doubles.ToyData"
+    assert config["data"]["init_args"]["log"]["files"] == ["a.csv", "b.csv"]
+    assert config["data"]["init_args"]["reward"] == "stars"
+    assert config["data"]["init_args"]["root"] == "somewhere"
+    assert config["model"]["init_args"]["learning_rate"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("words", "length"),
+    [
+        ([], 8),
+        (["--data.max_length", "5"], 5),
+        (["--data.init_args.max_length=6"], 6),
+        (["--config", "log.yaml"], 33),
+        (["--config", "log.yaml", "--data.max_length", "7"], 7),
+    ],
+)
+def test_an_interpolation_follows_overrides(words: list[str], length: int):
+    write("log.yaml", "data: {max_length: 33}")
+    config = parse(*words)
+    assert config["data"]["init_args"]["max_length"] == length
+    assert config["model"]["init_args"]["encoder"]["init_args"]["max_length"] == length
+
+
+def test_the_seed_reaches_every_interpolation_and_the_folder():
+    parsed = parse_stage(["fit", "--config", "toy.yaml", "--seed_everything", "4"])
+    assert parsed.config["data"]["init_args"]["seed"] == 4
+    assert parsed.folder.path == Path("runs/toy/recommender/seed-4")
+
+
+@pytest.mark.parametrize(
+    "reward",
+    [
+        "least(play_time_ms / greatest(duration_ms, 1), 1.0)",
+        "case when kind = 'a, b' then 1 else 0 end",
+        "coalesce(a, 0) # b",
+        "1",
+        "{a}",
+    ],
+)
+def test_sql_stays_as_it_is_typed(reward: str):
+    assert parse("--data.reward", reward)["data"]["init_args"]["reward"] == reward
+    write("log.yaml", f'data: {{reward: "{reward}"}}')
+    assert parse("--config", "log.yaml")["data"]["init_args"]["reward"] == reward
+
+
+def test_a_log_inherits_nothing_from_the_log_it_replaces():
+    log = write("log.yaml", "data: {log: {name: other, files: [a.csv]}}")
+    mapping = parse("--config", log)["data"]["init_args"]["log"]
+    assert mapping == {"name": "other", "files": ["a.csv"], "user": "user", "time_unit": "s", "columns": {}}
+
+
+def test_a_class_given_anew_starts_from_its_own_defaults():
+    log = write("log.yaml", "data: {split: {class_path: stage_doubles.LeaveLast, init_args: {test: 1}}}")
+    assert parse("--config", log)["data"]["init_args"]["split"]["init_args"] == {"test": 1, "validation": 5}
+    log = write("log.yaml", "data: {split: {class_path: stage_doubles.TimeSplit, init_args: {cuts: [0.5, 0.6]}}}")
+    assert parse("--config", log)["data"]["init_args"]["split"]["init_args"] == {"cuts": [0.5, 0.6]}
+
+
+def test_single_values_of_a_log_can_still_be_changed():
+    mapping = parse("--data.log.user", "someone")["data"]["init_args"]["log"]
+    assert mapping["user"] == "someone"
+    assert mapping["files"] == ["toy.csv"]
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (["--trainer.max_epoch", "3"], "trainer.max_epochs"),  # an abbreviation, which argparse would take
+        (["--trainer.acelerator=cpu"], "trainer.accelerator"),
+        (["--model.learning_rat", "3"], "model.learning_rate"),
+        (["--model.init_args.learningrate", "3"], "model.learning_rate"),
+        (["--model.encoder.dropuot", "3"], "model.encoder.dropout"),
+        (["--data.rewrad", "x"], "data.reward"),
+        (["--data.log.usr", "x"], "data.log.user"),
+        (["--data.split.tests", "1"], "data.split.test"),
+        (["--dat.reward", "x"], "data.reward"),
+        (["--learning_rate", "1"], "model.learning_rate"),
+        (["--checkpoint.moniter", "x"], "checkpoint.monitor"),
+        (["--run.nmae", "x"], "run.name"),
+        (["--ckpt_pth", "x"], "ckpt_path"),
+        (["--seed_everythin", "1"], "seed_everything"),
+    ],
+)
+def test_a_mistyped_option_names_the_nearest(words: list[str], meant: str):
+    message = complaint(*words)
+    assert message.endswith(f"did you mean {meant}?")
+    assert words[0].split("=")[0] in message
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("trainer: {max_epoch: 3}", "trainer.max_epochs"),
+        ("trianer: {max_epochs: 3}", "trainer.max_epochs"),
+        ("data: {rewrad: x}", "data.reward"),
+        ("data: {log: {name: x, files: [a], usr: u}}", "data.log.user"),
+        ("model: {init_args: {loss_: full}}", "model.loss"),
+        ("model: {init_args: {encoder: {init_args: {dims: 3}}}}", "model.encoder.dim"),
+        ("data: {split: {class_path: stage_doubles.LeaveLast, init_args: {tests: 3}}}", "data.split.test"),
+        ("trainer: {callbacks: [{class_path: EarlyStopping, init_args: {monitr: x}}]}", "trainer.callbacks.monitor"),
+    ],
+)
+def test_a_mistyped_yaml_key_names_the_nearest(text: str, meant: str):
+    assert complaint("--config", write("wrong.yaml", text)).endswith(f"did you mean {meant}?")
+
+
+def test_a_mistyped_yaml_key_names_its_file():
+    assert complaint("--config", write("wrong.yaml", "data: {log: {name: x, files: [a], usr: u}}")).startswith(
+        "wrong.yaml: there is no key 'data.log.usr'"
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (["--model", "stage_doubles.Toyy"], "stage_doubles.Toy"),
+        (["--data", "stage_doubels.ToyData"], "stage_doubles.ToyData"),
+        (["--model.encoder", "stage_doubles.Mixr"], "stage_doubles.Mixer"),
+        (["--data.split", "stage_doubles.TimeSplt"], "stage_doubles.TimeSplit"),
+        (["--config", "class.yaml"], "stage_doubles.OtherToy"),
+        (["--config", "callback.yaml"], "EarlyStopping"),
+        (["--config", "module.yaml"], "recalign.stage.checkpoint.RunCheckpoint"),
+    ],
+)
+def test_a_mistyped_class_names_the_nearest(words: list[str], meant: str):
+    write("class.yaml", "model: {class_path: stage_doubles.OtherTy}")
+    write("callback.yaml", "trainer: {callbacks: [{class_path: EarlyStoping, init_args: {monitor: x}}]}")
+    write("module.yaml", "trainer: {callbacks: [{class_path: recalign.stage.chekpoint.RunCheckpoint}]}")
+    assert complaint(*words).endswith(f"did you mean {meant}?")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--model.loss", "ful"], "'ful' is none of full, sampled\n  -> did you mean full?"),
+        (["--trainer.precision", "bf16-mixd"], "did you mean bf16-mixed?"),
+        (["--trainer.max_epochs", "x"], "trainer.max_epochs: must be int, not 'x'"),
+        (["--model.learning_rate", "fast"], "model.learning_rate: must be float, not 'fast'"),
+        (["--data.reward", "[1, 2]"], "data.reward: must be str, not '[1, 2]'"),
+        (["--seed_everything", "true"], "seed_everything: must be int"),
+        (["--trainer.max_epochs"], "--trainer.max_epochs: a value must follow"),
+        (["other.yaml"], "did you mean --config other.yaml?"),
+        (["--run.chain", "a/b"], "'a/b' cannot name a folder"),
+        (["--model", "stage_doubles.ToyData"], "stage_doubles.ToyData is not a class that can stand here"),
+        (["--config", "toyy.yaml"], "toy.yaml?"),
+        (["--config", "wrong.yaml"], "wrong.yaml, data.log.time_unit: 'hours' is none of s, ms"),
+        (["--config", "partial.yaml"], "data.log.name must be given"),
+        (["--config", "broken.yaml"], "broken.yaml, line 2: not YAML"),
+        (["--config", "list.yaml"], "list.yaml: holds no keys"),
+        (["--config", "nowhere.yaml"], "did you mean ${data.init_args.max_length}?"),
+    ],
+)
+def test_a_wrong_value_says_what_is_right(words: list[str], said: str):
+    write("wrong.yaml", "data: {log: {name: x, files: [a], time_unit: hours}}")
+    write("partial.yaml", "data: {log: {files: [a]}}")
+    write("broken.yaml", "data: {reward: a\ntrainer:")
+    write("list.yaml", "- 1")
+    write("nowhere.yaml", "model: {init_args: {encoder: {init_args: {dim: '${data.init_args.max_lenth}'}}}}")
+    assert said in complaint(*words)
+
+
+@pytest.mark.parametrize("words", [["--config", "log.yaml"], ["--config", "log.yaml", "--config", "toy.yaml"]])
+def test_a_log_before_its_stage_is_told_the_order(words: list[str]):
+    write("log.yaml", "data: {log: {name: other, files: [a.csv]}}")
+    with pytest.raises(InputError, match=r"log\.yaml: data has values but no class yet\n.*comes after the stage's"):
+        parse_stage(["fit", *words])
+
+
+def test_a_command_without_a_stage_says_what_is_missing():
+    with pytest.raises(InputError, match=r"run\.name, data, model must be given"):
+        parse_stage(["fit"])
+    with pytest.raises(InputError, match=r"'fitt' is none of fit, validate, test, predict\n  -> did you mean fit\?"):
+        parse_stage(["fitt"])
+
+
+def test_nothing_is_read_or_written_for_a_mistake(folder: Path):
+    before = sorted(p.name for p in folder.iterdir())
+    complaint("--trainer.max_epoch", "3")
+    assert sorted(p.name for p in folder.iterdir()) == before

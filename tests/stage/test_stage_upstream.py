@@ -1,0 +1,111 @@
+"""Where a stage finds what it starts from."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from recalign.errors import InputError
+from recalign.stage import Manifest, RunFolder, parse_stage, run_stage
+
+
+def a_run(path: str, log: str = "toy", finished: str = "2026-01-01", status: str = "finished") -> str:
+    """A run folder with a checkpoint and a manifest; returns the checkpoint's path."""
+    folder = RunFolder(Path(path))
+    folder.checkpoints.mkdir(parents=True)
+    torch.save({"hyper_parameters": {"_class_path": "stage_doubles.Toy"}, "state_dict": {}}, folder.best)
+    manifest = Manifest(stage=folder.path.parent.name, log=log, seed=0, command="", checkpoint="checkpoints/best.ckpt")
+    manifest.status, manifest.finished = status, finished  # type: ignore[assignment]
+    manifest.write(folder)
+    return str(folder.best)
+
+
+def resolved(*words: str) -> tuple[str | None, str | None]:
+    config = parse_stage(["fit", "--config", "post.yaml", *words]).config
+    return config["model"]["init_args"]["init_from"], config["data"]["init_args"]["reward_model"]
+
+
+def test_the_run_of_the_same_chain_and_seed_comes_first():
+    own = a_run("runs/toy/recommender/seed-0", finished="2026-01-01")
+    a_run("runs/toy/recommender/seed-1", finished="2026-03-03")
+    a_run("runs/other/recommender/seed-0", finished="2026-02-02")
+    assert resolved()[0] == own
+
+
+def test_otherwise_the_newest_run_of_the_same_log():
+    a_run("runs/a/recommender/seed-0", finished="2026-01-01")
+    newest = a_run("runs/b/recommender/seed-7", finished="2026-03-03")
+    a_run("runs/c/recommender/seed-0", finished="2026-04-04", log="another")
+    a_run("runs/d/recommender/seed-0", finished="2026-04-04", status="failed")
+    a_run("runs/e/recommender/seed-0", finished="2026-04-04", status="running")
+    a_run("runs/f/recommender/seed-0.previous", finished="2026-04-04")
+    a_run("runs/g/reward/seed-0", finished="2026-04-04")
+    assert resolved()[0] == newest
+
+
+def test_a_run_whose_checkpoint_is_gone_does_not_count():
+    Path(a_run("runs/toy/recommender/seed-0")).unlink()
+    assert resolved()[0] is None
+
+
+def test_what_is_given_is_taken():
+    a_run("runs/toy/recommender/seed-0")
+    given = a_run("elsewhere/recommender/seed-3")
+    assert resolved("--model.init_from", given)[0] == given
+
+
+def test_a_given_checkpoint_that_does_not_exist_is_an_error():
+    a_run("runs/toy/recommender/seed-0")
+    with pytest.raises(InputError, match=r"model\.init_from: there is no checkpoint nowhere\.ckpt\n.*leave it null"):
+        resolved("--model.init_from", "nowhere.ckpt")
+
+
+def test_without_one_the_stage_to_run_is_named_before_anything_is_read():
+    a_run("runs/toy/recommender/seed-0")
+    with pytest.raises(
+        InputError, match=r"data\.reward_model: .*finished reward run of the log 'toy'(.|\n)*conf/reward\.yaml"
+    ):
+        run_stage(["fit", "--config", "post.yaml"])
+    assert not Path("runs/toy/asft").exists()
+
+
+def test_a_broken_upstream_checkpoint_is_an_error():
+    a_run("runs/toy/recommender/seed-0")
+    Path(a_run("runs/toy/reward/seed-0")).write_bytes(b"not a checkpoint")
+    with pytest.raises(InputError, match="not a whole checkpoint"):
+        run_stage(["fit", "--config", "post.yaml"])
+
+
+def test_a_broken_manifest_is_an_error_that_names_it():
+    a_run("runs/toy/recommender/seed-0")
+    Path("runs/toy/recommender/seed-0/manifest.json").write_text("{")
+    with pytest.raises(InputError, match=r"runs/toy/recommender/seed-0/manifest\.json: not a manifest"):
+        resolved()
+
+
+def test_the_resolved_paths_are_in_config_and_manifest_and_are_kept_when_the_run_goes_on():
+    own, reward = a_run("runs/other/recommender/seed-0"), a_run("runs/toy/reward/seed-0")
+    result = run_stage(["fit", "--config", "post.yaml"])
+    assert result.model.init_from == own
+    assert result.datamodule.reward_model == reward
+    assert own in result.folder.config.read_text()
+    upstream = json.loads(result.folder.manifest.read_text())["upstream"]
+    assert upstream["model.init_from"]["path"] == own
+    assert len(upstream["data.reward_model"]["sha256"]) == 64
+
+    a_run("runs/toy/recommender/seed-0")  # newer and nearer, but not what the run began with
+    again = run_stage(["fit", "--config", "post.yaml", "--ckpt_path", "last", "--trainer.max_epochs", "2"])
+    assert again.model.init_from == own
+
+    Path(own).write_bytes(Path(own).read_bytes() + b" ")
+    with pytest.raises(InputError, match=r"model\.init_from: .*is not what this run began with"):
+        run_stage(["fit", "--config", "post.yaml", "--ckpt_path", "last", "--trainer.max_epochs", "3"])
+
+
+def test_a_run_that_starts_from_its_own_folder_is_refused():
+    own = a_run("runs/toy/asft/seed-0")
+    a_run("runs/toy/reward/seed-0")
+    with pytest.raises(InputError, match="would empty"):
+        run_stage(["fit", "--config", "post.yaml", "--model.init_from", own])
+    assert Path(own).exists()
