@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from typing import Any
 
 from recalign import __version__
 from recalign.errors import InputError
@@ -39,3 +39,79 @@ def usage() -> str:
             EXIT,
         ]
     )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command; the exit code is the value.
+
+    Args:
+        argv: the words after ``recalign``; None: those of the process.
+    """
+    command, *words = (sys.argv[1:] if argv is None else argv) or ["--help"]
+    if command in ("-h", "--help"):
+        print(usage())
+        return 0
+    if command == "--version":
+        print(__version__)
+        return 0
+    try:
+        return _run(command, words)
+    except InputError as error:
+        print(f"recalign {command}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"recalign {command}: interrupted", file=sys.stderr)
+        return 130
+
+
+def _run(command: str, words: list[str]) -> int:
+    if command not in COMMANDS:
+        from recalign.stage.words import nearest
+
+        near = nearest(command, COMMANDS)
+        hint = f"did you mean {near}?" if near else f"commands: {', '.join(COMMANDS)}"
+        raise InputError("there is no such command", where=command, remedy=hint)
+    if command in ("fit", "validate", "test", "predict"):
+        return _stage([command, *words])
+    if command == "chain":
+        from recalign.chain import main as chain
+
+        chain(words)
+        return 0
+    _call(command, _functions()[command], words)
+    return 0
+
+
+def _stage(argv: list[str]) -> int:
+    from recalign.stage import TrainingError, run_stage
+
+    try:
+        result = run_stage(argv)
+    except TrainingError as error:
+        print(f"recalign {argv[0]}: {error}", file=sys.stderr)
+        return 3
+    print(f"{result.folder.path}: {argv[0]} done" + (f", {result.checkpoint}" if argv[0] == "fit" else ""))
+    return 0
+
+
+def _functions() -> dict[str, Callable[..., Any]]:
+    """Commands that are plain functions; imported when asked for, because that takes seconds."""
+    from recalign import commands
+    from recalign.evaluation.command import compare, report
+    from recalign.simulation.command import simulate
+
+    found = (commands.check, commands.recommend, compare, report, simulate)
+    return {function.__name__: function for function in found}
+
+
+def _call(name: str, function: Callable[..., Any], words: list[str]) -> None:
+    from jsonargparse import ActionConfigFile
+
+    from recalign.stage.parser import StageParser
+
+    parser = StageParser(prog=f"recalign {name}", description=COMMANDS[name], allow_abbrev=False)
+    parser.add_argument("--config", "-c", action=ActionConfigFile, help="YAML file with any of these settings")
+    parser.add_function_arguments(function)
+    settings = parser.instantiate_classes(parser.parse_args(words))
+    settings.pop("config", None)
+    function(**vars(settings))

@@ -94,6 +94,13 @@ def test_a_run_that_stopped_within_an_epoch_goes_on_with_its_next_batch():
     assert_same_weights(Path("runs/toy/whole/seed-0/checkpoints/last.ckpt"), RUN.last)
 
 
+def test_a_run_that_ended_by_its_steps_goes_on_within_the_epoch():
+    fit("--trainer.max_steps", "10", "--run.name", "whole")
+    fit("--trainer.max_steps", "8")
+    fit("--trainer.max_steps", "10", "--ckpt_path", "last")
+    assert_same_weights(Path("runs/toy/whole/seed-0/checkpoints/last.ckpt"), RUN.last)
+
+
 def test_last_is_the_last_epoch_even_where_the_best_is_older():
     fit("--checkpoint.mode", "max", "--trainer.max_epochs", "3")
     assert torch.load(RUN.best, weights_only=True)["epoch"] == 0

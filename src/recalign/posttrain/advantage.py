@@ -30,8 +30,11 @@ def linear(advantage_T: Tensor, temperature: float) -> Tensor:
 
 
 def exponential(advantage_T: Tensor, temperature: float) -> Tensor:
-    """w = exp(A / beta): the tilt of the KL-regularised optimum (AWR, arXiv 1910.00177)."""
-    return (advantage_T / temperature).exp()
+    """w = exp(A / beta): the tilt of the KL-regularised optimum (AWR, arXiv 1910.00177).
+
+    Given up to a factor that cancels in the loss: the largest weight is 1, so that none overflows.
+    """
+    return ((advantage_T - advantage_T.nan_to_num(nan=-torch.inf).max()) / temperature).exp()
 
 
 def rank(advantage_T: Tensor, temperature: float) -> Tensor:
@@ -39,7 +42,7 @@ def rank(advantage_T: Tensor, temperature: float) -> Tensor:
     known_T = ~advantage_T.isnan()
     place_T = advantage_T.nan_to_num(nan=-torch.inf).argsort().argsort() - (~known_T).sum()
     u_T = (place_T + 0.5) / known_T.sum()
-    return ((2 * u_T - 1) / temperature).exp()
+    return ((2 * u_T - 1) / temperature).exp().where(known_T, torch.nan)
 
 
 def sign(advantage_T: Tensor, temperature: float) -> Tensor:

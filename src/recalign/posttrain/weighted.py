@@ -40,6 +40,7 @@ class WeightedSFT(PostTraining):
         policy: Policy | None = None,
     ) -> None:
         super().__init__(init_from, policy, lr, weight_decay, top_k)
+        self.save_hyperparameters(logger=False)
         self.transform: Transform = transform
         self.temperature, self.clip = temperature, clip
 

@@ -39,6 +39,7 @@ class Recommender(PolicyModule):
         init_from: str | None = None,
     ) -> None:
         super().__init__(SequencePolicy(encoder, num_items, temperature, feedback), lr, weight_decay, top_k)
+        self.save_hyperparameters(logger=False)
         if init_from is not None:
             weights = weights_of(read_checkpoint(init_from), "policy")
             load_weights(self.policy, weights, where=init_from, partial=True)

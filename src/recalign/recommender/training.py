@@ -12,6 +12,7 @@ from lightning import LightningModule
 from torch import Tensor, nn
 
 from recalign.metrics import RankMetrics
+from recalign.nn import Recorded
 from recalign.recommender.checkpoint import recipe
 from recalign.recommender.policy import Policy
 from recalign.sequences import Batch, EventDataModule
@@ -45,6 +46,9 @@ class StageModule(LightningModule):
         return {}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        # objects given in Python become plain values, so that the checkpoint can be read with weights_only
+        given = checkpoint.get("hyper_parameters", {})
+        checkpoint["hyper_parameters"] = {k: recipe(v) if isinstance(v, Recorded) else v for k, v in given.items()}
         checkpoint["recipes"] = {name: recipe(getattr(self, name)) for name in self.handed_over}
         checkpoint["catalogue"] = self.data.sequences.catalogue
         checkpoint["facts"] = self.facts()
@@ -70,10 +74,21 @@ class PolicyModule(StageModule):
         self.policy = policy
         self.lr, self.weight_decay, self.top_k = lr, weight_decay, top_k
         self.rank_all, self.rank_high = RankMetrics(ks=(10,)), RankMetrics(ks=(10,))
+        self.events = 0  # that were trained on, for the cost
         self._recommended: list[dict[str, Tensor]] = []
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return adamw(self.policy, self.lr, self.weight_decay)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        self.events += len(batch.target_T)
+
+    def facts(self) -> dict[str, Any]:
+        """Events trained on, repetitions counted."""
+        return {"events": self.events}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.events = checkpoint["facts"]["events"]
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         rank_T = self.policy.ranks(self.policy.encode(batch), batch.target_T, batch.seen_N)

@@ -42,7 +42,7 @@ class RewardData(EventDataModule):
     @functools.cached_property
     def means(self) -> pl.DataFrame:
         """Expected rewards of the group's events from averages alone (`recalign.sequences.reward_means`), by event."""
-        return pl.concat([self.frame.select("event", "user", "reward"), reward_means(self.frame)], how="horizontal")
+        return pl.concat([self.frame.select("event", "reward"), reward_means(self.frame)], how="horizontal")
 
     def moments(self) -> tuple[float, float, np.ndarray]:
         """Mean and standard deviation of the training rewards, and each item's shrunk mean. Shape of that: (V,)."""
@@ -54,7 +54,7 @@ class RewardData(EventDataModule):
         return mean, scale, item_mean
 
     def expected_rewards(self, event: np.ndarray) -> pl.DataFrame:
-        """Rewards and expected rewards of some events: ``user, reward, global, item, user, user_item`` (means)."""
+        """Rewards and expected rewards of some events: ``reward`` and the means."""
         wanted = pl.DataFrame({"event": event}, schema={"event": pl.UInt32})
         return wanted.join(self.means, on="event", how="left", maintain_order="left")
 

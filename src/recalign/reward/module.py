@@ -48,6 +48,7 @@ class RewardModel(StageModule):
         weight_decay: float = 0.01,
     ) -> None:
         super().__init__()
+        self.save_hyperparameters(logger=False)
         self.lr, self.weight_decay, self.members = lr, weight_decay, members
         self.start, self.catalogue = init_from, None
         upstream = load_net(init_from, "policy") if init_from else None

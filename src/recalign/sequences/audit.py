@@ -5,8 +5,15 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
+from recalign.events import EventTable, audit
 from recalign.sequences.store import PARTS, Sequences
 from recalign.sequences.windows import evaluation_windows, left_out, training_windows
+
+
+def audit_log(table: EventTable, sequences: Sequences, max_length: int) -> dict[str, dict[str, int | float | str]]:
+    """All that `recalign check` says, by section: the log, its division, its leaks."""
+    own = {"split": split_figures(sequences, max_length), "leaks (all must be 0)": leaks(sequences, max_length)}
+    return {**audit(table), **own}
 
 
 def split_figures(sequences: Sequences, max_length: int) -> dict[str, str]:

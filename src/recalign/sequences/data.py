@@ -10,7 +10,7 @@ import numpy as np
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
-from recalign.events import Log, data_root, load_events
+from recalign.events import EventTable, Log, data_root, load_events
 from recalign.sequences.batch import Batch
 from recalign.sequences.sampler import LengthBatches
 from recalign.sequences.splits import High, LeaveLast, Split, UserGroups
@@ -85,10 +85,14 @@ class EventDataModule(LightningDataModule):
         self.know_request = request_time == "known"
 
     @functools.cached_property
+    def table(self) -> EventTable:
+        """The checked log; read when first asked for."""
+        return load_events(self.log_, data_root(self.root), self.reward)
+
+    @functools.cached_property
     def sequences(self) -> Sequences:
-        """The divided log; read when first asked for."""
-        table = load_events(self.log_, data_root(self.root), self.reward)
-        return build(table, self.split, self.high, self.groups)
+        """The divided log."""
+        return build(self.table, self.split, self.high, self.groups)
 
     @property
     def num_items(self) -> int:

@@ -27,7 +27,8 @@ class Sequences:
 
     Attributes:
         frame: the events in order, with ``item_id`` (int64, 0..V), ``split``, ``high``, ``known`` (number of the user's
-            events with a known item before this one) besides the event table's columns.
+            events with a known item before this one) besides the event table's columns; a feedback column of such a name
+            can be read by `High` and by the split, but is not kept.
         users: raw user ids by user index.
         items: raw item ids by item - 1.
         group: ``A``, ``B1`` or ``B2`` by user index.
@@ -72,7 +73,7 @@ def build(table: EventTable, split: Split, high: High | None, groups: UserGroups
     """
     frame = table.frame.with_columns(split.assign(table).alias("split"))
     marks = high.mark(frame) if high else pl.Series("high", [False]).new_from_index(0, len(frame))
-    frame = frame.with_columns(marks.alias("high"))
+    frame = frame.drop({"event", "item_id", "known"} & set(frame.columns)).with_columns(marks.alias("high"))
     _check_parts(frame, split)
     vocabulary = frame.filter(pl.col("split") == TRAIN)["item"].unique().sort()
     ids = pl.DataFrame({"item": vocabulary, "item_id": np.arange(1, len(vocabulary) + 1)})

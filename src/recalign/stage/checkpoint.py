@@ -39,13 +39,16 @@ class RunCheckpoint(ModelCheckpoint):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         super().on_train_batch_end(trainer, pl_module, *args)
-        steps = self.save_last_every_n_steps
-        if steps and trainer.global_step % steps == 0 and trainer.global_step != self._last_step:
+        steps, done = self.save_last_every_n_steps, trainer.global_step
+        # A run that is to stop within an epoch is written here: a moment later Lightning counts the epoch as finished.
+        stops = not trainer.is_last_batch and (trainer.should_stop or done == trainer.max_steps)
+        if done != self._last_step and (stops or (steps and done % steps == 0)):
             self._write_last(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_epoch_end(trainer, pl_module)
-        self._write_last(trainer)
+        if trainer.is_last_batch or trainer.global_step != self._last_step:
+            self._write_last(trainer)
 
     def _write_last(self, trainer: Trainer) -> None:
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]

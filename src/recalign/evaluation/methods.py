@@ -1,0 +1,173 @@
+"""Methods evaluated: one folder a method and a seed, kept as long as nothing that it rests on changes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import torch
+
+import recalign
+from recalign.evaluation.baselines import Rerank, RerankByMean, item_mean, popularity
+from recalign.evaluation.value import Scorers, evaluate, load_truth
+from recalign.events import data_root
+from recalign.recommender.checkpoint import Loaded, check_catalogue, load_net
+from recalign.recommender.policy import Policy
+from recalign.recommender.training import write_parquet
+from recalign.reward import RewardData
+
+UNTRAINED = ("popularity", "popularity_high", "item_mean", "start", "rerank", "rerank_item_mean")
+"""Methods that take no training of their own."""
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What the methods of one seed rest on.
+
+    Attributes:
+        start, reward, judge_select, judge_report: checkpoints of the cloned policy, the reward model and the judges.
+        strength: of reranking, 1 / lambda in 1 / standard deviation of the reward.
+    """
+
+    start: Path
+    reward: Path
+    judge_select: Path
+    judge_report: Path
+    strength: float = 1.0
+
+    @property
+    def checkpoints(self) -> dict[str, Path]:
+        """By name."""
+        return {name: path for name, path in vars(self).items() if isinstance(path, Path)}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A method of one seed.
+
+    Attributes:
+        method: its name.
+        checkpoint: of its policy; None for those that take no training.
+        cost: plain numbers that go with it (``cost/seconds``, ``cost/steps``, ``cost/events``).
+    """
+
+    method: str
+    checkpoint: Path | None
+    cost: Mapping[str, float]
+
+
+def evaluate_methods(folder: Path, seed: int, cells: list[Cell], ground: Ground, data: RewardData) -> list[str]:
+    """Evaluate the methods of one seed that have not been, or that rest on something else than they did.
+
+    Writes ``<folder>/<method>/seed-<n>/evaluation/{test,validation}.parquet`` and ``summary.json``.
+
+    Args:
+        folder: of the chain.
+        seed: of this repetition.
+        cells: its methods.
+        ground: what they rest on.
+        data: the log, users A.
+
+    Returns:
+        The methods that were evaluated.
+    """
+    digests = {name: _digest(path) for name, path in ground.checkpoints.items()}
+    keys = {c.method: _key(c, digests, data, ground.strength) for c in cells}
+    stale = [c for c in cells if _kept_key(_place(folder, c.method, seed)) != keys[c.method]]
+    if not stale:
+        return []
+    nets = _Nets(ground, data)
+    policies = {c.method: nets.policy(c) for c in stale}
+    frames = {part: evaluate(policies, nets.scorers(), data, part) for part in ("validation", "test")}
+    for cell in stale:
+        place, test = _place(folder, cell.method, seed), frames["test"][cell.method]
+        for part, by_method in frames.items():
+            write_parquet(by_method[cell.method].drop("shown"), place / f"{part}.parquet")
+        summary = {
+            "method": cell.method,
+            "seed": seed,
+            "log": data.log_.name,
+            "key": keys[cell.method],
+            "cold_share": float(test["cold"].mean()),  # type: ignore[arg-type]
+            "coverage@10": _coverage(test, data.num_items),
+            **cell.cost,
+        }
+        _write_json(place / "summary.json", summary)
+    return [c.method for c in stale]
+
+
+class _Nets:
+    """The networks of one seed, each loaded once."""
+
+    def __init__(self, ground: Ground, data: RewardData) -> None:
+        self.data, self.strength = data, ground.strength
+        self.start: Policy = self._load(ground.start, "policy").net
+        self.rewards = {
+            "train_rm@10": self._load(ground.reward, "reward").net,
+            "select_judge@10": self._load(ground.judge_select, "reward").net,
+            "judge@10": self._load(ground.judge_report, "reward").net,
+        }
+
+    def _load(self, path: Path, net: str) -> Loaded:
+        loaded = load_net(path, net)
+        check_catalogue(loaded.catalogue, self.data.sequences.catalogue, str(path))
+        return loaded
+
+    def scorers(self) -> Scorers:
+        truth = self.data.log_.truth
+        known = load_truth(data_root(self.data.root) / truth, self.data.sequences) if truth else None
+        return Scorers(self.start, self.rewards, known)
+
+    def policy(self, cell: Cell) -> Policy:
+        if cell.checkpoint is not None:
+            return self._load(cell.checkpoint, "policy").net
+        _, scale, item_mean_V = self.data.moments()
+        strength = self.strength / scale
+        makers = {
+            "start": lambda: self.start,
+            "popularity": lambda: popularity(self.data.sequences),
+            "popularity_high": lambda: popularity(self.data.sequences, high_only=True),
+            "item_mean": lambda: item_mean(item_mean_V, scale),
+            "rerank": lambda: Rerank(self.start, self.rewards["train_rm@10"], strength),
+            "rerank_item_mean": lambda: RerankByMean(self.start, torch.from_numpy(item_mean_V), strength),
+        }
+        return makers[cell.method]()
+
+
+def _place(folder: Path, method: str, seed: int) -> Path:
+    return folder / method / f"seed-{seed}" / "evaluation"
+
+
+def _kept_key(place: Path) -> str | None:
+    path = place / "summary.json"
+    return json.loads(path.read_text())["key"] if path.is_file() else None
+
+
+def _key(cell: Cell, ground: dict[str, str], data: RewardData, strength: float) -> str:
+    own = cell.checkpoint and _digest(cell.checkpoint)
+    parts: list[Any] = [cell.method, own, ground, data.fingerprint, data.max_length, data.know_request]
+    parts += [strength if cell.method.startswith("rerank") else None, recalign.__version__]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _coverage(frame: pl.DataFrame, num_items: int) -> float:
+    """Share of the catalogue that is shown to anybody."""
+    shown = frame["shown"].explode().unique()
+    return shown.filter(shown > 0).len() / num_items
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(content, indent=2) + "\n")
+    os.replace(partial, path)
