@@ -53,3 +53,10 @@ def test_epochs_and_seeds_differ():
             sampler.set_epoch(epoch)
             orders.add(str(list(sampler)))
     assert len(orders) == 4
+
+
+@given(lengths)
+def test_an_iteration_that_was_broken_off_starts_anew(length):
+    sampler = LengthBatches(length, 200, 300, shuffle=False)
+    next(iter(sampler))
+    assert list(sampler) == sampler.batches()

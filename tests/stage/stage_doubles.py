@@ -100,7 +100,10 @@ class ToyData(LightningDataModule):
         super().__init__()
         self.log_, self.reward, self.split, self.max_length, self.seed = log, reward, split, max_length, seed
         self.num_items = items
-        self.values = torch.randn(batches, 5, 4, generator=torch.Generator().manual_seed(1))
+        self.values = self.read(batches)
+
+    def read(self, batches: int) -> Tensor:
+        return torch.randn(batches, 5, 4, generator=torch.Generator().manual_seed(1))
 
     @property
     def fingerprint(self) -> str:

@@ -82,6 +82,7 @@ def test_a_continued_run_equals_one_that_was_never_interrupted():
     )
     optimizer = torch.load(RUN.last, weights_only=True)["optimizer_states"][0]["state"][0]["step"]
     assert optimizer == 24
+    assert yaml.safe_load(RUN.config.read_text())["ckpt_path"] is None  # repeats the whole run, not its second half
 
 
 def test_a_run_that_stopped_within_an_epoch_goes_on_with_its_next_batch():
@@ -201,7 +202,7 @@ def test_fast_dev_run_leaves_nothing_behind(folder: Path):
 
 
 def test_a_trainer_that_cannot_be_built_is_refused_before_the_data_is_read(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("stage_doubles.ToyData.__init__", lambda *_, **__: pytest.fail("the data was read"))
+    monkeypatch.setattr("stage_doubles.ToyData.read", lambda *_, **__: pytest.fail("the data was read"))
     assert "gppu" in complaint("--trainer.accelerator", "gppu")
     assert "trainer" in complaint("--trainer.devices", "0")
 

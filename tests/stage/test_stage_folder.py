@@ -19,7 +19,7 @@ FIT = ["fit", "--config", "toy.yaml", "--trainer.enable_progress_bar", "false"]
 def test_a_file_where_the_folder_should_be(place: str, monkeypatch: pytest.MonkeyPatch):
     Path(place).parent.mkdir(parents=True, exist_ok=True)
     Path(place).write_text("in the way")
-    monkeypatch.setattr("stage_doubles.ToyData.__init__", lambda *_, **__: pytest.fail("the data was read"))
+    monkeypatch.setattr("stage_doubles.ToyData.read", lambda *_, **__: pytest.fail("the data was read"))
     with pytest.raises(InputError, match=r"cannot be written: .*\n  -> free space or rights there.*--run\.root"):
         run_stage(FIT)
 
@@ -30,7 +30,7 @@ def no_space(*_: Any, **__: Any) -> None:
 
 def test_a_disk_that_is_full_before_training(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("os.fsync", no_space)
-    monkeypatch.setattr("stage_doubles.ToyData.__init__", lambda *_, **__: pytest.fail("the data was read"))
+    monkeypatch.setattr("stage_doubles.ToyData.read", lambda *_, **__: pytest.fail("the data was read"))
     with pytest.raises(InputError, match="runs/toy/recommender/seed-0: cannot be written: No space left on device"):
         run_stage(FIT)
 

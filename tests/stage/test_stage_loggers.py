@@ -2,7 +2,6 @@
 
 import csv
 import os
-import time
 from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock
@@ -56,9 +55,7 @@ def test_wandb_is_offline_without_an_account_and_leaves_files(monkeypatch: pytes
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name)
     monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked"))
-    began = time.monotonic()
     run_stage(FIT)
-    assert time.monotonic() - began < 20
     (run,) = (RUN / "wandb").glob("offline-run-*")
     content = next(run.glob("*.wandb")).read_bytes()
     for word in (b"rank/loss", b"recommender/seed-0", b"toy", b"stage_doubles.Toy"):

@@ -42,12 +42,12 @@ class LengthBatches(Sampler[tuple[int, list[int]]]):
     def __init__(self, length: np.ndarray, max_length: int, tokens: int, *, shuffle: bool, seed: int = 0) -> None:
         self.bucket = bucket_of(length, max_length)
         self.tokens, self.shuffle, self.seed = tokens, shuffle, seed
-        self.epoch, self.done = 0, 0
+        self.epoch, self.done, self.resume_at = 0, 0, 0
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order (Lightning calls this at the start of each epoch)."""
         if epoch != self.epoch:
-            self.epoch, self.done = epoch, 0
+            self.epoch, self.resume_at = epoch, 0
 
     def batches(self) -> list[tuple[int, list[int]]]:
         """All batches of the current epoch, in order."""
@@ -63,11 +63,10 @@ class LengthBatches(Sampler[tuple[int, list[int]]]):
 
     def __iter__(self) -> Iterator[tuple[int, list[int]]]:
         batches = self.batches()
-        first, self.done = self.done, 0
+        first, self.resume_at = self.resume_at, 0  # an iteration that was merely broken off starts anew
         for number in range(first, len(batches)):
             self.done = number + 1
             yield batches[number]
-        self.done = 0
 
     def __len__(self) -> int:
         return int(sum(-(-n // max(self.tokens // s, 1)) for s, n in zip(*np.unique(self.bucket, return_counts=True))))
@@ -78,4 +77,4 @@ class LengthBatches(Sampler[tuple[int, list[int]]]):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where a saved epoch stood."""
-        self.epoch, self.done = state["epoch"], state["done"]
+        self.epoch, self.resume_at = state["epoch"], state["done"]
