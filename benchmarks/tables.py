@@ -1,0 +1,67 @@
+"""What the benchmark scripts share: tables as the README shows them, and rows with what they rest on."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import polars as pl
+
+RESULTS = Path(__file__).parent / "results"
+SCHEMA = ("log", "row", "metric", "mean", "sd", "ci_low", "ci_high", "seeds", "commit")
+
+
+def commit() -> str:
+    """Short commit of the checkout, with a plus where it has changes."""
+    run = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+", "--exclude=*"]
+    return subprocess.run(run, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def save(rows: pl.DataFrame, script: str) -> Path:
+    """Write ``benchmarks/results/<script>.csv``, whole or not at all."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{script}.csv"
+    partial = path.with_suffix(".partial")
+    rows.select(SCHEMA).write_csv(partial, float_precision=6)
+    os.replace(partial, path)
+    return path
+
+
+def summary(comparison: pl.DataFrame, log: str, metrics: Sequence[str]) -> pl.DataFrame:
+    """Rows of a chain's comparison.csv (test split) as results are saved: mean and interval over seeds, sd between them.
+
+    Args:
+        comparison: as `recalign.evaluation.comparison` writes it.
+        log: what to call the log.
+        metrics: which metrics.
+    """
+    chosen = comparison.filter((pl.col("split") == "test") & pl.col("metric").is_in(metrics))
+    single = chosen.filter(pl.col("seed") != "all").group_by("method", "metric").agg(
+        pl.col("value").std().alias("sd"), pl.col("seed").sort().str.join(" ").alias("seeds")
+    )
+    whole = chosen.filter(pl.col("seed") == "all").rename({"value": "mean", "method": "row"})
+    joined = whole.join(single.rename({"method": "row"}), on=["row", "metric"], how="left", maintain_order="left")
+    return joined.with_columns(pl.lit(log).alias("log"), pl.lit(commit()).alias("commit")).select(SCHEMA)
+
+
+def markdown(rows: pl.DataFrame, columns: dict[str, str], digits: int = 3) -> str:
+    """A Markdown table: a line a row, a column a metric, "mean (low .. high)".
+
+    Args:
+        rows: as `summary` gives them, in the order of the table.
+        columns: metric -> heading.
+        digits: behind the point.
+    """
+    lines = [f"| method | {' | '.join(columns.values())} |", "|---" * (len(columns) + 1) + "|"]
+    cells = {(r["row"], r["metric"]): r for r in rows.iter_rows(named=True)}
+    for name in rows["row"].unique(maintain_order=True):
+        shown = []
+        for metric in columns:
+            cell = cells.get((name, metric))
+            shown.append(
+                f"{cell['mean']:.{digits}f} ({cell['ci_low']:.{digits}f} .. {cell['ci_high']:.{digits}f})" if cell else "-"
+            )
+        lines.append(f"| `{name}` | {' | '.join(shown)} |")
+    return "\n".join(lines)
