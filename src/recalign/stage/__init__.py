@@ -1,8 +1,8 @@
 """One stage, one command: what makes `recalign fit|validate|test|predict` behave."""
 
+from recalign.errors import TrainingError
 from recalign.stage.cli import ParsedStage, StageCLI, StageResult, parse_stage, run_stage
 from recalign.stage.folder import RunConfig, RunFolder
-from recalign.stage.guard import TrainingError
 from recalign.stage.manifest import Manifest
 
 __all__ = [

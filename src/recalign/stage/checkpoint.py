@@ -85,7 +85,8 @@ def refuse_other_model(path: Path, class_path: str, hyper_parameters: dict[str, 
     Args:
         path: the checkpoint.
         class_path: of the configured model.
-        hyper_parameters: of the configured model; those that the checkpoint alone knows are not compared.
+        hyper_parameters: of the configured model; what the model does not save (how many items it predicts, say) and
+            what the checkpoint alone knows (facts of the data) is not compared.
 
     Raises:
         InputError: another class or other hyper-parameters, naming each key with both values.
@@ -98,11 +99,11 @@ def refuse_other_model(path: Path, class_path: str, hyper_parameters: dict[str, 
             where=str(path),
             remedy="--ckpt_path continues the same run; to start from another model's weights use --model.init_from",
         )
-    ours, theirs = _flat(hyper_parameters), _flat({k: v for k, v in stored.items() if k in hyper_parameters})
+    ours, theirs = _flat(hyper_parameters), _flat(stored)
     differing = [
-        f"model.{key} is {ours.get(key)!r}, {theirs.get(key)!r} in the checkpoint"
-        for key in sorted(ours.keys() | theirs.keys())
-        if ours.get(key) != theirs.get(key)
+        f"model.{key} is {ours[key]!r}, {theirs[key]!r} in the checkpoint"
+        for key in sorted(ours.keys() & theirs.keys())
+        if ours[key] != theirs[key]
     ]
     if differing:
         remedy = f"continue it with its own settings: --config {path.parent.parent / 'config.yaml'}"

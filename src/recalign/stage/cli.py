@@ -95,7 +95,7 @@ class StageCLI(LightningCLI):
             save_config_callback=None,  # the run folder has its own config.yaml
             trainer_defaults={"enable_model_summary": False},
             parser_class=StageParser,
-            parser_kwargs={"parser_mode": "omegaconf+", "allow_abbrev": False},
+            parser_kwargs={"prog": "recalign", "parser_mode": "omegaconf+", "allow_abbrev": False},
             subclass_mode_model=True,
             subclass_mode_data=True,
             args=argv,

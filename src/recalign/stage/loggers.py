@@ -86,7 +86,7 @@ class WandbLog(WandbLogger):
     """
 
     def __init__(self, folder: Path, wandb_id: str | None, **kwargs: Any) -> None:
-        if "WANDB_RUN_ID" not in os.environ:  # a sweep's agent chooses the id itself
+        if "WANDB_RUN_ID" not in os.environ:  # a W&B sweep chooses the id itself
             kwargs["id"] = wandb_id
         super().__init__(
             save_dir=folder, project=os.environ.get("WANDB_PROJECT", "recalign"), settings=_settings(), **kwargs

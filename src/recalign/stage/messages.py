@@ -40,6 +40,11 @@ _UNKNOWN_CLASS = re.compile(
     r"|Expected a dot import path string: (?P<bare>\S+)|Import path (?P<other>.*)does not correspond to a subclass"
 )
 _VALUE = re.compile(r"(?:Got|Given) value: (.*)")
+_GIVEN_BY = {
+    "model": "a stage's YAML: --config conf/recommender.yaml",
+    "methods": "a chain's YAML: --config conf/chain/ml-100k.yaml",
+    "data": "a log's YAML: --config conf/data/ml-100k.yaml",
+}
 
 
 @dataclass
@@ -149,7 +154,8 @@ def _unknown_key(
         known |= arguments_of(complaint.owner, complaint.key)
     part, level = key.split(".")[0], key.rpartition(".")[0]
     early = classless_data(argv)
-    if key in known or early or (part in ("model", "data") and complaint.owner is None and not found["words"]):
+    waiting = early or key in known or (part in ("model", "data") and complaint.owner is None and not found["words"])
+    if waiting and "model" in known:  # other commands than a stage's have no class to wait for
         return InputError(
             f"{part} has values but no class yet",
             where=str(early) if early else source(key, argv),
@@ -181,9 +187,8 @@ def _unknown_class(found: re.Match[str], complaint: _Complaint, argv: Sequence[s
 def _missing_key(keys: list[str], complaint: _Complaint) -> InputError:
     top = [re.sub(r"^(fit|validate|test|predict)\.", "", key) for key in keys]
     missing = [".".join([*complaint.path, key]) for key in top]
-    return InputError(
-        f"{', '.join(missing)} must be given", remedy="a stage's YAML does it: --config conf/recommender.yaml"
-    )
+    remedy = next((f"name {text}" for key, text in _GIVEN_BY.items() if key in missing), None)
+    return InputError(f"{', '.join(missing)} must be given", remedy=remedy)
 
 
 def _broken_yaml(reasons: str, argv: Sequence[str]) -> InputError:
