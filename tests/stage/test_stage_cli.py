@@ -164,16 +164,17 @@ def test_other_data_under_a_continued_run_is_refused():
 @pytest.mark.parametrize("keep", [0, 100, 5000])
 def test_a_truncated_checkpoint_is_refused(keep: int):
     RUN.last.write_bytes(RUN.last.read_bytes()[:keep])
-    assert "last.ckpt: not a whole checkpoint" in complaint("--ckpt_path", "last")
+    assert "last.ckpt: this is not a whole checkpoint" in complaint("--ckpt_path", "last")
 
 
 def test_a_checkpoint_of_something_else_is_refused():
-    torch.save({"weights": torch.ones(3)}, "other.ckpt")
+    torch.save({"state_dict": {}}, "other.ckpt")
     assert "not a checkpoint of `recalign fit`" in complaint("--ckpt_path", "other.ckpt")
 
 
 def test_a_checkpoint_is_read_without_running_what_it_holds():
-    torch.save({"hyper_parameters": {"_class_path": "stage_doubles.Toy", "x": Path("evil")}}, "evil.ckpt")
+    parameters = {"_class_path": "stage_doubles.Toy", "x": Path("evil")}
+    torch.save({"state_dict": {}, "hyper_parameters": parameters}, "evil.ckpt")
     assert "not a whole checkpoint" in complaint("--ckpt_path", "evil.ckpt")
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from recalign.errors import InputError
+from recalign.recommender.checkpoint import read_checkpoint
 
 
 class RunCheckpoint(ModelCheckpoint):
@@ -56,23 +55,19 @@ class RunCheckpoint(ModelCheckpoint):
             trainer.save_checkpoint(Path(str(self.dirpath)) / "last.ckpt")
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint that ``recalign fit`` wrote; tensors stay on the disk until they are used.
+def read_run_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint that ``recalign fit`` wrote, with the class of its model.
 
     Raises:
         InputError: no such file, a truncated one, or one of another kind.
     """
-    remedy = "give a checkpoint of a run folder: runs/<chain>/<stage>/seed-<n>/checkpoints/best.ckpt"
-    if not path.is_file():
-        raise InputError("there is no such checkpoint", where=str(path), remedy=remedy)
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+    checkpoint = read_checkpoint(path)
+    if "_class_path" not in checkpoint.get("hyper_parameters", {}):
         raise InputError(
-            "not a whole checkpoint (truncated, or another file)", where=str(path), remedy=remedy
-        ) from error
-    if not isinstance(checkpoint, dict) or "_class_path" not in checkpoint.get("hyper_parameters", {}):
-        raise InputError("not a checkpoint of `recalign fit`", where=str(path), remedy=remedy)
+            "not a checkpoint of `recalign fit`",
+            where=str(path),
+            remedy="give one of a run folder: runs/<chain>/<stage>/seed-<n>/checkpoints/last.ckpt",
+        )
     return checkpoint
 
 
@@ -91,7 +86,7 @@ def refuse_other_model(path: Path, class_path: str, hyper_parameters: dict[str, 
     Raises:
         InputError: another class or other hyper-parameters, naming each key with both values.
     """
-    stored = dict(read_checkpoint(path)["hyper_parameters"])
+    stored = dict(read_run_checkpoint(path)["hyper_parameters"])
     stored_class = stored.pop("_class_path")
     if stored_class != class_path:
         raise InputError(

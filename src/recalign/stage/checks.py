@@ -7,7 +7,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from recalign.errors import InputError
 from recalign.stage import upstream
-from recalign.stage.checkpoint import read_checkpoint, refuse_other_model
+from recalign.stage.checkpoint import read_run_checkpoint, refuse_other_model
 from recalign.stage.console import warn_if_bf16_is_slow
 from recalign.stage.parsed import ParsedStage, fingerprint
 
@@ -39,7 +39,7 @@ def after_reading(parsed: ParsedStage, datamodule: LightningDataModule) -> None:
     """
     if parsed.checkpoint is None:
         return
-    known = read_checkpoint(parsed.checkpoint)["hyper_parameters"].get("num_items")
+    known = read_run_checkpoint(parsed.checkpoint)["hyper_parameters"].get("num_items")
     if known != datamodule.num_items:  # type: ignore[attr-defined]
         raise InputError(
             f"a checkpoint of a catalogue of {known} items, and the log has {datamodule.num_items}",  # type: ignore[attr-defined]

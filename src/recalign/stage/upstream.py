@@ -10,7 +10,7 @@ from typing import Any
 from jsonargparse import Namespace
 
 from recalign.errors import InputError
-from recalign.stage.checkpoint import read_checkpoint
+from recalign.recommender.checkpoint import read_checkpoint
 from recalign.stage.folder import RunFolder
 from recalign.stage.manifest import Manifest, sha256
 
