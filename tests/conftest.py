@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from pathlib import Path
 
 os.environ.setdefault("WANDB_MODE", "disabled")
 
@@ -12,6 +14,7 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
+sys.path.insert(0, str(Path(__file__).parent / "doubles"))  # checkpoints name the doubles by module
 
 
 def small_log(users: int = 30, items: int = 40, events: int = 20, seed: int = 0) -> pl.DataFrame:
@@ -33,7 +36,38 @@ def small_log(users: int = 30, items: int = 40, events: int = 20, seed: int = 0)
 
 @pytest.fixture(scope="session")
 def log_root(tmp_path_factory: pytest.TempPathFactory):
-    """A data root with ``small.csv``."""
+    """A data root with ``small.csv``, and ``tastes.csv``, which has users enough to learn their tastes from."""
     root = tmp_path_factory.mktemp("data")
     small_log().write_csv(root / "small.csv")
+    small_log(users=120).write_csv(root / "tastes.csv")
     return root
+
+
+@pytest.fixture(scope="session")
+def cloned(log_root, tmp_path_factory: pytest.TempPathFactory):
+    """The checkpoint of a policy cloned from ``tastes.csv``."""
+    import small
+
+    from recalign.recommender import Recommender, RecommenderData
+
+    data = small.data_of(RecommenderData, log_root, "tastes", users="all")
+    folder = tmp_path_factory.mktemp("cloned")
+    torch.manual_seed(0)
+    module = Recommender(small.encoder(), data.num_items, temperature=0.1, lr=5e-3)
+    small.fit(module, data, folder, epochs=8)
+    return small.saved(module, folder / "policy.ckpt")
+
+
+@pytest.fixture(scope="session")
+def rewarded(log_root, cloned, tmp_path_factory: pytest.TempPathFactory):
+    """The checkpoint of a reward model of ``tastes.csv``, on the cloned policy's trunk; trust.json lies beside it."""
+    import small
+
+    from recalign.reward import RewardData, RewardModel
+
+    data = small.data_of(RewardData, log_root, "tastes")
+    folder = tmp_path_factory.mktemp("rewarded")
+    torch.manual_seed(0)
+    module = RewardModel(data.num_items, init_from=str(cloned), lr=5e-3)
+    small.fit(module, data, folder, epochs=40)
+    return small.saved(module, folder / "reward.ckpt")

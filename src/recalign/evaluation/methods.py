@@ -145,8 +145,9 @@ def _place(folder: Path, method: str, seed: int) -> Path:
 
 
 def _kept_key(place: Path) -> str | None:
-    path = place / "summary.json"
-    return json.loads(path.read_text())["key"] if path.is_file() else None
+    if not all((place / name).is_file() for name in ("test.parquet", "validation.parquet", "summary.json")):
+        return None
+    return json.loads((place / "summary.json").read_text())["key"]
 
 
 def _key(cell: Cell, ground: dict[str, str], data: RewardData, strength: float) -> str:

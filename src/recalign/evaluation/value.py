@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from recalign.errors import InputError
 from recalign.recommender.policy import ROWS, Policy
@@ -37,7 +37,9 @@ class Scorers:
 
 
 @torch.no_grad()
-def evaluate(policies: Mapping[str, Policy], scorers: Scorers, data: EventDataModule, part: Part) -> dict[str, pl.DataFrame]:
+def evaluate(
+    policies: Mapping[str, Policy], scorers: Scorers, data: EventDataModule, part: Part
+) -> dict[str, pl.DataFrame]:
     """Run policies over the targets of users A.
 
     Args:
@@ -52,13 +54,24 @@ def evaluate(policies: Mapping[str, Policy], scorers: Scorers, data: EventDataMo
         shown, ``true@10`` and ``true`` (expected true reward under the policy over unseen items) where the truth is known,
         ``kl`` (to the start), ``entropy``, ``popularity@10`` (mean popularity percentile of the items shown), and
         ``shown``, the ten items.
+
+    Raises:
+        InputError: users A have nothing to evaluate on in this part.
     """
     popularity_V = _popularity(data.sequences)
     collected: dict[str, list[dict[str, np.ndarray]]] = {name: [] for name in policies}
-    for policy in (*policies.values(), scorers.start, *scorers.rewards.values()):
-        policy.eval()
-    for batch in data.loader(data.windows(part, "A")):
-        rewards = {name: (net, net.states(batch)) for name, net in scorers.rewards.items()}
+    nets: list[nn.Module] = [*policies.values(), scorers.start, *scorers.rewards.values()]
+    for net in nets:
+        net.eval()
+    windows = data.windows(part, "A")
+    if not len(windows):
+        raise InputError(
+            f"no user of A has a {part} event with a history before it",
+            where="data.split",
+            remedy="choose another split, a larger data.share_a, or a log with more users",
+        )
+    for batch in data.loader(windows):
+        rewards = {name: (judge, judge.states(batch)) for name, judge in scorers.rewards.items()}
         start_T = scorers.start.encode(batch)
         for name, policy in policies.items():
             state_T = policy.encode(batch)
@@ -68,8 +81,8 @@ def evaluate(policies: Mapping[str, Policy], scorers: Scorers, data: EventDataMo
             row["popularity@10"] = _mean_shown(popularity_V[(shown - 1).clamp(min=0)], shown)
             if scorers.truth_UV is not None:
                 row["true@10"] = _mean_shown(scorers.truth_UV[row["user"][:, None], (shown - 1).clamp(min=0)], shown)
-            for figure, (net, states) in rewards.items():
-                row[figure] = _mean_shown(net.predict(states, shown.clamp(min=1)), shown)
+            for figure, (judge, states) in rewards.items():
+                row[figure] = _mean_shown(judge.predict(states, shown.clamp(min=1)), shown)
             collected[name].append({k: v.numpy() for k, v in row.items()})
     above = _trajectories(data.sequences, part)
     return {name: _frame(rows, above) for name, rows in collected.items()}
@@ -130,7 +143,8 @@ def _frame(rows: list[dict[str, np.ndarray]], above: pl.DataFrame) -> pl.DataFra
     columns = {name: np.concatenate([r[name] for r in rows]) for name in rows[0]}
     ids = {"user", "event", "rank"}
     frame = pl.DataFrame(columns).with_columns(
-        *[pl.col(c).cast(pl.UInt32) for c in ids], *[pl.col(c).cast(pl.Float64) for c in columns if c not in ids | {"cold", "high"}]
+        *[pl.col(c).cast(pl.UInt32) for c in ids],
+        *[pl.col(c).cast(pl.Float64) for c in columns if c not in ids | {"cold", "high"}],
     )
     frame = frame.with_columns(pl.Series("shown", shown.astype(np.uint32)))
     return frame.join(above, on="user", how="left", maintain_order="left").sort("event")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -12,7 +12,7 @@ from recalign.errors import InputError
 from recalign.posttrain.advantage import predicted_rewards, state_values
 from recalign.recommender.checkpoint import Loaded, check_catalogue, load_net
 from recalign.reward import RewardData
-from recalign.sequences import Windows
+from recalign.sequences import Windows, reward_means
 
 Source = Literal["observed", "predicted", "shrunk"]
 Baseline = Literal["none", "global", "user", "item", "user_item", "value", "soft"]
@@ -23,12 +23,13 @@ class PostTrainingData(RewardData):
     """Training events with an advantage A_e = r_e - V(s_e), in units of its standard deviation.
 
     Args:
-        source: where r comes from: the log (``observed``), the reward model (``predicted``), or rho r_hat + (1 - rho) r with
-            rho the reward model's measured reliability (``shrunk``).
+        source: where r comes from: the log (``observed``), the reward model (``predicted``), or rho r_hat + (1 - rho) r
+            with rho the reward model's measured reliability (``shrunk``).
         baseline: V: nothing, the mean reward, the user's earlier mean, the item's mean, both, the reward expected under
             the starting policy (``value``), or its soft form (``soft``).
         soft: lambda of the soft baseline, in the reward's own unit.
-        placebo: rewards shuffled within the user (``permuted``), or advantages shuffled over everybody (``random``, which
+        placebo: rewards shuffled within the user, before any mean is taken (``permuted``; with means of the true rewards
+            the advantage would fall with an item's quality), or advantages shuffled over everybody (``random``, which
             keeps the weights and their effective sample size and says nothing): neither may gain anything.
         reward_model: checkpoint of the reward model; read where source or baseline need one.
         policy: checkpoint of the starting policy; read where the baseline needs one.
@@ -64,12 +65,14 @@ class PostTrainingData(RewardData):
 
     @functools.cached_property
     def advantages(self) -> np.ndarray:
-        """A of every event of the table that is trained on, NaN elsewhere and where there is no reward. Shape: (events,)."""
+        """A of every event that is trained on, NaN elsewhere and where there is no reward. Shape: (events,)."""
         windows = super().training()
-        reward = self._rewards(windows)
+        observed = self.sequences.frame["reward"].cast(pl.Float64).fill_null(float("nan")).to_numpy()
+        reward = self._rewards(observed, windows)
         if self.placebo == "permuted":
-            reward = self._permuted(reward, windows)
-        advantage = (reward - self._values(windows))[windows.event]
+            origin = self._permutation(reward, windows)
+            observed, reward = observed[origin], reward[origin]
+        advantage = (reward - self._values(observed, windows))[windows.event]
         known = ~np.isnan(advantage)
         scale = advantage[known].std()
         if not scale > 0:
@@ -85,8 +88,7 @@ class PostTrainingData(RewardData):
         out[windows.event] = advantage / scale
         return out
 
-    def _rewards(self, windows: Windows) -> np.ndarray:
-        observed = self.sequences.frame["reward"].cast(pl.Float64).fill_null(float("nan")).to_numpy().copy()
+    def _rewards(self, observed: np.ndarray, windows: Windows) -> np.ndarray:
         if self.source == "observed":
             return observed
         loaded = self._loaded("reward_model", "reward")
@@ -94,11 +96,17 @@ class PostTrainingData(RewardData):
         predicted = predicted_rewards(loaded.net, batches, len(observed)).double().numpy()
         if self.source == "predicted":
             return predicted
+        if "reliability" not in loaded.facts:
+            raise InputError(
+                "this reward model was never validated, so its reliability is not known",
+                where=str(self.reward_model),
+                remedy="train it with validation, or use source observed or predicted",
+            )
         rho = loaded.facts["reliability"]
         return rho * predicted + (1 - rho) * observed
 
-    def _values(self, windows: Windows) -> np.ndarray:
-        rows = len(self.sequences.frame)
+    def _values(self, observed: np.ndarray, windows: Windows) -> np.ndarray:
+        rows = len(observed)
         if self.baseline == "none":
             return np.zeros(rows)
         if self.baseline in ("value", "soft"):
@@ -106,19 +114,21 @@ class PostTrainingData(RewardData):
             soft = self.soft if self.baseline == "soft" else None
             batches = self.loader(windows, seen=False)
             return state_values(policy, reward, batches, rows, soft).double().numpy()
+        event = self.frame["event"].to_numpy()
+        rewards = pl.Series("reward", observed[event]).fill_nan(None)
         values = np.full(rows, np.nan)
-        values[self.means["event"].to_numpy()] = self.means[self.baseline].to_numpy()
+        values[event] = reward_means(self.frame.with_columns(rewards))[self.baseline].to_numpy()
         return values
 
-    def _permuted(self, reward: np.ndarray, windows: Windows) -> np.ndarray:
-        random = np.random.default_rng(self.seed)
-        user = self.sequences.frame["user"].to_numpy()[windows.event]
+    def _permutation(self, reward: np.ndarray, windows: Windows) -> np.ndarray:
+        """For each event, whose reward it gets: that of any trained event of its user. Shape: int64 (events,)."""
         event = windows.event[~np.isnan(reward[windows.event])]
-        user = user[~np.isnan(reward[windows.event])]
-        shuffled = event[np.lexsort((random.random(len(event)), user))]  # events of each user, in a random order
-        out = reward.copy()
-        out[event[np.argsort(user, kind="stable")]] = reward[shuffled]
-        return out
+        user = self.sequences.frame["user"].to_numpy()[event]
+        draw = np.random.default_rng(self.seed).random(len(event))
+        origin = np.arange(len(reward))
+        shuffled = event[np.lexsort((draw, user))]  # the events of each user in a random order
+        origin[event[np.argsort(user, kind="stable")]] = shuffled
+        return origin
 
     def _loaded(self, argument: Literal["reward_model", "policy"], net: str) -> Loaded:
         path = getattr(self, argument)
@@ -132,5 +142,3 @@ class PostTrainingData(RewardData):
         check_catalogue(loaded.catalogue, self.sequences.catalogue, path)
         loaded.net.eval()
         return loaded
-
-

@@ -40,7 +40,7 @@ class WeightedSFT(PostTraining):
         policy: Policy | None = None,
     ) -> None:
         super().__init__(init_from, policy, lr, weight_decay, top_k)
-        self.save_hyperparameters(logger=False)
+        self.save_hyperparameters(logger=False, ignore=["top_k"])
         self.transform: Transform = transform
         self.temperature, self.clip = temperature, clip
 
@@ -56,5 +56,3 @@ class WeightedSFT(PostTraining):
         self.log_dict({f"advantage/{k}": v for k, v in {**figures, **cut, "share": share}.items()})
         self.log("policy/kl", self.drift(batch))
         return loss
-
-

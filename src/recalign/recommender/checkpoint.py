@@ -28,10 +28,17 @@ def recipe(module: Recorded) -> dict[str, Any]:
 
 
 def build(plan: dict[str, Any]) -> Any:
-    """The network that `recipe` describes, with fresh weights."""
+    """The network that `recipe` describes, with fresh weights.
+
+    Raises:
+        TypeError: the class is no recorded network: a checkpoint may come from anywhere, and must not call what it likes.
+    """
     module, _, name = plan["class_path"].rpartition(".")
+    kind = getattr(importlib.import_module(module), name)
+    if not (isinstance(kind, type) and issubclass(kind, Recorded)):
+        raise TypeError(f"{plan['class_path']} is no network that a checkpoint can hold")
     nested = {k: build(v) if isinstance(v, dict) and "class_path" in v else v for k, v in plan["init_args"].items()}
-    return getattr(importlib.import_module(module), name)(**nested)
+    return kind(**nested)
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -45,10 +52,14 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             "there is no such checkpoint", where=str(path), remedy="name a .ckpt file, or run the stage that writes it"
         )
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile, ValueError, KeyError) as error:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+            raise ValueError("it holds no state_dict")
+        return checkpoint
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile, ValueError, KeyError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(
-            f"this is not a whole checkpoint of recalign ({str(error).splitlines()[0]})",
+            f"this is not a whole checkpoint of recalign ({reason})",
             where=str(path),
             remedy="it may have been cut off while it was written: run its stage again, or use another checkpoint",
         ) from error
@@ -87,7 +98,14 @@ def load_net(path: str | Path, name: str) -> Loaded:
             where=str(path),
             remedy=f"give a checkpoint of a stage that trains a {name}",
         )
-    net = build(recipes[name])
+    try:
+        net = build(recipes[name])
+    except (ImportError, AttributeError, TypeError) as error:
+        raise InputError(
+            f"its {name} cannot be built ({error})",
+            where=str(path),
+            remedy="use a checkpoint of this version of recalign, with the classes it was trained with installed",
+        ) from error
     load_weights(net, weights_of(checkpoint, name), where=str(path))
     return Loaded(net, checkpoint.get("catalogue"), checkpoint.get("facts", {}))
 
@@ -136,6 +154,32 @@ def load_weights(net: nn.Module, weights: dict[str, torch.Tensor], *, where: str
             f"missing (left as initialised): {sorted(missing) or 'none'}, unexpected (ignored): "
             f"{sorted(unexpected) or 'none'}"
         )
+
+
+def warm_start(net: nn.Module, path: str | Path, name: str) -> str | None:
+    """Load into a network what fits by name from a checkpoint's network; the rest is reported.
+
+    Args:
+        net: what to load into.
+        path: the checkpoint.
+        name: of the network in it, ``policy`` or ``reward``.
+
+    Returns:
+        Digest of the catalogue that it was trained on.
+
+    Raises:
+        InputError: the checkpoint cannot be read, holds no such network, or holds one of another shape.
+    """
+    checkpoint = read_checkpoint(path)
+    weights = weights_of(checkpoint, name)
+    if not weights:
+        raise InputError(
+            f"the checkpoint holds no {name}",
+            where=str(path),
+            remedy=f"give a checkpoint of a stage that trains a {name}",
+        )
+    load_weights(net, weights, where=str(path), partial=True)
+    return checkpoint.get("catalogue")
 
 
 def check_catalogue(loaded: str | None, current: str, where: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from recalign.nn import Encoder
-from recalign.recommender.checkpoint import load_weights, read_checkpoint, weights_of
+from recalign.recommender.checkpoint import check_catalogue, warm_start
 from recalign.recommender.policy import SequencePolicy
 from recalign.recommender.training import PolicyModule
 from recalign.sequences import Batch
@@ -39,10 +39,13 @@ class Recommender(PolicyModule):
         init_from: str | None = None,
     ) -> None:
         super().__init__(SequencePolicy(encoder, num_items, temperature, feedback), lr, weight_decay, top_k)
-        self.save_hyperparameters(logger=False)
-        if init_from is not None:
-            weights = weights_of(read_checkpoint(init_from), "policy")
-            load_weights(self.policy, weights, where=init_from, partial=True)
+        self.save_hyperparameters(logger=False, ignore=["top_k"])
+        self.start = init_from
+        self.catalogue = warm_start(self.policy, init_from, "policy") if init_from else None
+
+    def setup(self, stage: str) -> None:
+        if self.start is not None:
+            check_catalogue(self.catalogue, self.data.sequences.catalogue, self.start)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         target_T = batch.target_T

@@ -94,7 +94,7 @@ class Policy(Recorded, nn.Module, ABC):
 
 
 def _parts(state: Tensor, seen: Tensor | None) -> Iterator[tuple[int, Tensor, Pairs | None]]:
-    """States in stretches of `ROWS`: the first's number, the states, their own pairs (row, item - 1) of what was seen."""
+    """States in stretches of `ROWS`: number of the first, states, their own pairs (row, item - 1) of what was seen."""
     for first in range(0, len(state), ROWS):
         pairs = None
         if seen is not None:

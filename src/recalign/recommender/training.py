@@ -24,10 +24,14 @@ def adamw(module: nn.Module, lr: float, weight_decay: float) -> torch.optim.Opti
     """AdamW with the betas of HSTU's research recipe (0.9, 0.98); biases and tables of one column do not decay."""
     trained = [p for p in module.parameters() if p.requires_grad]
     groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": [p for p in trained if _is_matrix(p)], "weight_decay": weight_decay},
+        {"params": [p for p in trained if not _is_matrix(p)], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW([g for g in groups if g["params"]], lr=lr, betas=(0.9, 0.98))
+
+
+def _is_matrix(p: nn.Parameter) -> bool:
+    return p.ndim > 1 and p.shape[-1] > 1
 
 
 class StageModule(LightningModule):
@@ -137,7 +141,9 @@ def recommendations(user_T: Tensor, score_TK: Tensor, item_TK: Tensor, data: Eve
             "score": score_TK.float().flatten().numpy(),
         }
     ).filter(pl.col("item") > 0)
-    return flat.with_columns(sequences.users.gather(flat["user"]).alias("user"), _raw_items(flat["item"], sequences.items))
+    return flat.with_columns(
+        sequences.users.gather(flat["user"]).alias("user"), _raw_items(flat["item"], sequences.items)
+    )
 
 
 def _raw_items(item: pl.Series, items: pl.Series) -> pl.Series:
@@ -150,5 +156,3 @@ def write_parquet(frame: pl.DataFrame, path: Path) -> None:
     partial = path.with_suffix(".partial")
     frame.write_parquet(partial)
     os.replace(partial, path)
-
-

@@ -10,6 +10,7 @@ import polars as pl
 from recalign.errors import InputError
 from recalign.sequences import EventDataModule, Windows, reward_means
 from recalign.sequences.splits import TRAIN
+from recalign.sequences.store import Part
 
 
 class RewardData(EventDataModule):
@@ -43,6 +44,20 @@ class RewardData(EventDataModule):
     def means(self) -> pl.DataFrame:
         """Expected rewards of the group's events from averages alone (`recalign.sequences.reward_means`), by event."""
         return pl.concat([self.frame.select("event", "reward"), reward_means(self.frame)], how="horizontal")
+
+    def require_rated(self, part: Part) -> None:
+        """Make sure that a reward model can be measured on a part.
+
+        Raises:
+            InputError: no event of the part has a reward and an item known from training.
+        """
+        windows = self.windows(part)
+        if np.isnan(windows.reward[windows.target > 0]).all():
+            raise InputError(
+                f"no event of the {part} part of users {self.users} has a reward to measure the model on",
+                where="data.split",
+                remedy="choose another split, or a reward expression that is known for more events",
+            )
 
     def moments(self) -> tuple[float, float, np.ndarray]:
         """Mean and standard deviation of the training rewards, and each item's shrunk mean. Shape of that: (V,)."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -10,19 +12,24 @@ from torch import Tensor
 
 from recalign.errors import InputError
 from recalign.nn import Encoder
-from recalign.recommender.checkpoint import check_catalogue, load_net, load_weights
+from recalign.recommender.checkpoint import check_catalogue, load_net, load_weights, read_checkpoint
 from recalign.recommender.training import StageModule, adamw
 from recalign.reward.data import RewardData
 from recalign.reward.net import RewardEnsemble
-from recalign.reward.trust import Trust, trust_of
+from recalign.reward.trust import Trust, trust_of, write_trust
 from recalign.sequences import Batch
+from recalign.sequences.store import Part
+
+MEASURED_ON: dict[str, Part] = {"fit": "validation", "validate": "validation", "test": "test"}
+"""What a reward model is measured on, by the trainer's stage."""
 
 
 class RewardModel(StageModule):
     """Squared error of the predicted reward, in units of the rewards' variance, on events that have a reward.
 
-    Logs ``train/loss`` and, on validation, ``reward/{rmse,mae,r2}`` with ``reward/rmse_<mean>`` of the averages it has to
-    beat; writes ``trust.json`` on the test.
+    Logs ``train/loss`` and, on validation, ``reward/{rmse,mae,r2}`` with ``reward/rmse_<mean>`` of the averages it has
+    to beat. At the end of `fit` and of `test` writes ``trust.json`` into the run folder (`recalign.reward.trust.report`):
+    the figures of the epoch that is handed over.
 
     Args:
         num_items: V; linked from the data by the command.
@@ -53,7 +60,9 @@ class RewardModel(StageModule):
         self.start, self.catalogue = init_from, None
         upstream = load_net(init_from, "policy") if init_from else None
         if encoder is None and upstream is None:
-            raise InputError("a reward model needs an encoder", where="model", remedy="give model.init_from or model.encoder")
+            raise InputError(
+                "a reward model needs an encoder", where="model", remedy="give model.init_from or model.encoder"
+            )
         self.reward = RewardEnsemble(encoder or upstream.net.encoder, num_items, members)  # type: ignore[union-attr]
         if upstream is not None:
             self.catalogue = upstream.catalogue
@@ -64,14 +73,17 @@ class RewardModel(StageModule):
                 load_weights(net, weights, where=str(init_from), partial=True)
         if trunk == "frozen":
             for net in self.reward.nets:
-                net.encoder.requires_grad_(False)  # type: ignore[union-attr]
-                net.item_embedding.requires_grad_(False)  # type: ignore[union-attr]
-        self.trust: Trust | None = None
+                net.encoder.requires_grad_(False)
+                net.item_embedding.requires_grad_(False)
+        self.trust: Trust | None = None  # on validation
+        self.tested: Trust | None = None
         self._predicted: list[tuple[Tensor, Tensor]] = []
 
     def setup(self, stage: str) -> None:
         if self.start is not None:
             check_catalogue(self.catalogue, self.data.sequences.catalogue, self.start)
+        if stage in MEASURED_ON:
+            self.reward_data.require_rated(MEASURED_ON[stage])
         if stage == "fit":
             mean, scale, item_mean_V = self.reward_data.moments()
             for net in self.reward.nets:
@@ -87,7 +99,7 @@ class RewardModel(StageModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         known_T = ~batch.reward_T.isnan()
         predicted_KT = self.reward.predictions(self.reward.states(batch), batch.target_T)
-        scale = self.reward.nets[0].scale
+        scale: Tensor = self.reward.nets[0].scale  # type: ignore[assignment]
         error_KT = torch.where(known_T, (predicted_KT - batch.reward_T.nan_to_num()) / scale, 0.0)
         weight_KT = bagging_weights(batch.user_B, self.members)[:, batch.row_T] * known_T
         loss = ((weight_KT * error_KT.square()).sum(dim=1) / weight_KT.sum(dim=1).clamp(min=1)).mean()
@@ -103,12 +115,23 @@ class RewardModel(StageModule):
         self.validation_step(batch, batch_idx)
 
     def on_validation_epoch_end(self) -> None:
-        self.trust = self._measure()
-        self.log_dict({f"reward/{k}": v for k, v in self.trust.figures().items()})
+        measured = self._measure()
+        if not self.trainer.sanity_checking:
+            self.trust = measured
+            self.log_dict({f"reward/{k}": v for k, v in measured.figures().items()})
 
     def on_test_epoch_end(self) -> None:
-        self.trust = self._measure()
-        self.log_dict({f"reward/test/{k}": v for k, v in self.trust.figures().items()})
+        self.tested = self._measure()
+        self.log_dict({f"reward/test/{k}": v for k, v in self.tested.figures().items()})
+
+    def on_fit_end(self) -> None:
+        best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
+        if best:  # the epoch that is handed over need not be the last
+            self._recall(read_checkpoint(best))
+        self._report()
+
+    def on_test_end(self) -> None:
+        self._report()
 
     def _measure(self) -> Trust:
         event = torch.cat([e for e, _ in self._predicted]).cpu().numpy()
@@ -116,9 +139,21 @@ class RewardModel(StageModule):
         self._predicted.clear()
         return trust_of(self.reward_data.expected_rewards(event), predicted)
 
+    def _report(self) -> None:
+        measured = {name: t for name, t in (("validation", self.trust), ("test", self.tested)) if t}
+        if measured and self.trainer.is_global_zero and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            write_trust(Path(self.trainer.default_root_dir), measured)
+
     def facts(self) -> dict[str, Any]:
-        """What A-SFT wants to know: the share of the rewards' variance that the model explains on validation."""
-        return {"reliability": self.trust.reliability} if self.trust else {}
+        """What later stages and reports want to know: how the model did on validation, and its reliability there."""
+        return {"reliability": self.trust.reliability, "trust": asdict(self.trust)} if self.trust else {}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._recall(checkpoint)
+
+    def _recall(self, checkpoint: dict[str, Any]) -> None:
+        if "trust" in checkpoint["facts"]:
+            self.trust = Trust(**checkpoint["facts"]["trust"])
 
 
 class Judge(RewardModel):
@@ -152,5 +187,3 @@ def bagging_weights(user_B: Tensor, members: int) -> Tensor:
     uniform = ((mixed * 48271) % 2147483647).double() / 2147483647
     steps = torch.tensor(np.cumsum([np.exp(-1) / np.prod(range(1, n + 1)) for n in range(6)]), device=user_B.device)
     return torch.bucketize(uniform, steps).float()
-
-

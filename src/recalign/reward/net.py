@@ -4,12 +4,13 @@ A shallow head on a sequence encoder, arranged so that the whole catalogue is sc
 
     r(s, v) = mean + scale * (g(s) + b_v + q(s) . c_v)
 
-b_v is the item's quality, q(s) . c_v the taste that the encoder reads from the history, and g(s) the rater's generosity: a
-linear reading of the encoder's state plus the shrunk mean of the user's earlier residuals,
+b_v is the item's quality, q(s) . c_v the taste that the encoder reads from the history, and g(s) the rater's generosity:
+a linear reading of the encoder's state plus the shrunk mean of the user's earlier residuals,
 
     sum_{i <= s} (r_i - b_{a_i}) / (n_s + k),
 
-without which a network cannot know how a rater uses the scale. Rewards of earlier events are seen, the event's own never.
+without which a network cannot know how a rater uses the scale. Rewards of earlier events are seen, the event's own
+never.
 """
 
 from __future__ import annotations

@@ -1,0 +1,93 @@
+"""The small log in the three stages' hands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import Callback
+
+from recalign.events import Log
+from recalign.nn import HSTU, Encoder, Pooled
+from recalign.sequences import Batch, EventDataModule, High, LeaveLast
+
+SETTINGS: dict[str, Any] = {
+    "reward": "rating",
+    "high": High("reward >= 4"),
+    "split": LeaveLast(test=3, validation=2),
+    "max_length": 32,
+    "batch_tokens": 512,
+    "users": "A",
+}
+
+
+def log(name: str = "small") -> Log:
+    return Log(name=name, files=[f"{name}.csv"])
+
+
+def data_of(kind: type[EventDataModule], root: Path, name: str = "small", **settings: Any) -> Any:
+    """A DataModule over ``<name>.csv``."""
+    return kind(log=log(name), root=str(root), **{**SETTINGS, **settings})
+
+
+def encoder(dropout: float = 0.0) -> Encoder:
+    return HSTU(dim=16, layers=1, max_length=32, dropout=dropout)
+
+
+def pooled() -> Encoder:
+    return Pooled(dim=8, max_length=32, dropout=0.0)
+
+
+class Watch(Callback):
+    """Keeps every step's figures."""
+
+    def __init__(self) -> None:
+        self.steps: list[dict[str, float]] = []
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        self.steps.append({k: float(v) for k, v in trainer.callback_metrics.items()})
+
+
+def trainer_of(folder: Path, epochs: int = 1, *callbacks: Callback, **settings: Any) -> Trainer:
+    """A quiet Trainer that writes into ``folder`` alone."""
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    quiet |= {"enable_checkpointing": False, "num_sanity_val_steps": 0, "accelerator": "cpu"}
+    return Trainer(max_epochs=epochs, default_root_dir=folder, callbacks=list(callbacks), **{**quiet, **settings})
+
+
+def fit(module: LightningModule, data: EventDataModule, folder: Path, epochs: int = 1, **settings: Any) -> Watch:
+    """Train; the figures of every step."""
+    seed_everything(0, verbose=False)
+    watch = Watch()
+    trainer_of(folder, epochs, watch, **settings).fit(module, data)
+    return watch
+
+
+def saved(module: LightningModule, path: Path) -> Path:
+    """The checkpoint of a module that was just trained."""
+    module.trainer.save_checkpoint(path)
+    return path
+
+
+def batch_of(data: EventDataModule, part: str = "test", rows: int | None = None) -> Batch:
+    """All windows of a part (or the first of them) in one batch, with what was seen."""
+    windows = data.training() if part == "train" else data.windows(part)  # type: ignore[arg-type]
+    loader = data.loader(windows)
+    make = loader.dataset.make  # type: ignore[attr-defined]
+    return make(torch.arange(rows or len(windows)).numpy(), data.max_length)
+
+
+def naive_ranks(
+    logp_TV: torch.Tensor, item_T: torch.Tensor, seen_N: torch.Tensor, margin: float = 1e-5
+) -> list[tuple[int, int]]:
+    """Lowest and highest rank, counted one by one: rounding may put scores that differ by ``margin`` either way."""
+    ranks = []
+    for t, (row, item) in enumerate(zip(logp_TV.tolist(), item_T.tolist(), strict=True)):
+        hidden = {item, *seen_N[1, seen_N[0] == t].tolist()}
+        gaps = [s - row[item - 1] for v, s in enumerate(row, start=1) if v not in hidden]
+        first = 1 + sum(gap > margin for gap in gaps)
+        last = 1 + sum(gap >= -margin for gap in gaps)
+        ranks.append((first, last) if item else (0, 0))
+    return ranks

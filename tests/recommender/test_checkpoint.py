@@ -1,0 +1,168 @@
+"""What a checkpoint hands over, and what it refuses to."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import small
+import torch
+from token_policy import TokenPolicy
+
+from recalign.errors import InputError
+from recalign.nn import HSTU, Pooled, SASRec
+from recalign.posttrain import PostTrainingData, WeightedSFT
+from recalign.recommender import Recommender, RecommenderData, SequencePolicy
+from recalign.recommender.checkpoint import (
+    build,
+    check_catalogue,
+    load_net,
+    load_weights,
+    read_checkpoint,
+    recipe,
+    warm_start,
+)
+from recalign.reward import RewardData, RewardEnsemble, RewardModel
+
+ENCODERS = [
+    HSTU(dim=8, layers=1, heads=2, max_length=16, dropout=0.1, time_bias=False),
+    SASRec(dim=8, layers=2, heads=2, max_length=16, dropout=0.1),
+    Pooled(dim=8, max_length=16),
+]
+
+
+@pytest.mark.parametrize("encoder", ENCODERS, ids=lambda e: type(e).__name__)
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda e: SequencePolicy(e, 20, temperature=0.2, feedback=True),
+        lambda e: RewardEnsemble(e, 20, members=2),
+        lambda e: TokenPolicy(e, 20, codes=5),
+    ],
+    ids=["policy", "reward", "tokens"],
+)
+def test_a_recipe_makes_the_same_network(encoder, make, tmp_path):
+    net = make(encoder)
+    torch.save(recipe(net), tmp_path / "recipe")  # plain values: weights_only reads them
+    again = build(torch.load(tmp_path / "recipe", weights_only=True))
+    assert type(again) is type(net)
+    assert recipe(again) == recipe(net)
+    assert {k: v.shape for k, v in again.state_dict().items()} == {k: v.shape for k, v in net.state_dict().items()}
+    load_weights(again, net.state_dict(), where="here")
+    assert all(v.equal(net.state_dict()[k]) for k, v in again.state_dict().items())
+
+
+def test_a_checkpoint_does_not_call_what_it_likes(tmp_path):
+    harmful = {"class_path": "os.system", "init_args": {"command": f"touch {tmp_path}/harm"}}
+    torch.save({"state_dict": {}, "recipes": {"policy": harmful}}, tmp_path / "harmful.ckpt")
+    with pytest.raises(InputError, match="cannot be built"):
+        load_net(tmp_path / "harmful.ckpt", "policy")
+    assert not (tmp_path / "harm").exists()
+
+
+def test_a_network_comes_back_with_its_weights(log_root, tmp_path):
+    data = small.data_of(RecommenderData, log_root)
+    module = Recommender(small.encoder(), data.num_items)
+    small.fit(module, data, tmp_path)
+    loaded = load_net(small.saved(module, tmp_path / "it.ckpt"), "policy")
+    assert loaded.catalogue == data.sequences.catalogue
+    assert loaded.facts == {"events": len(data.training().target)}
+    batch = small.batch_of(data)
+    torch.testing.assert_close(loaded.net.eval().encode(batch), module.policy.eval().encode(batch))
+
+
+def test_a_policy_given_in_python_is_read_with_weights_only(log_root, tmp_path):
+    data = small.data_of(PostTrainingData, log_root)
+    module = WeightedSFT(policy=TokenPolicy(small.pooled(), data.num_items, codes=7))
+    small.fit(module, data, tmp_path)
+    path = small.saved(module, tmp_path / "tokens.ckpt")
+    assert read_checkpoint(path)["hyper_parameters"]["policy"]["class_path"] == "token_policy.TokenPolicy"
+    assert isinstance(load_net(path, "policy").net, TokenPolicy)
+
+
+def test_a_checkpoint_names_what_it_holds(cloned, rewarded):
+    for path, absent, held in ((cloned, "reward", "policy"), (rewarded, "policy", "reward")):
+        with pytest.raises(InputError, match=f"holds no {absent} .it holds: {held}"):
+            load_net(path, absent)
+    assert isinstance(load_net(rewarded, "reward").net, RewardEnsemble)
+
+
+def test_a_checkpoint_that_is_cut_off_missing_or_of_another_kind(cloned, tmp_path):
+    whole = cloned.read_bytes()
+    for size in (0, 10, len(whole) // 2, len(whole) - 100):
+        (tmp_path / "cut.ckpt").write_bytes(whole[:size])
+        with pytest.raises(InputError, match=r"cut\.ckpt: this is not a whole checkpoint"):
+            load_net(tmp_path / "cut.ckpt", "policy")
+    (tmp_path / "text.ckpt").write_text("not a checkpoint")
+    torch.save([1, 2], tmp_path / "list.ckpt")
+    torch.save({"some": "thing"}, tmp_path / "dict.ckpt")
+    torch.save({"state_dict": {}, "object": small.pooled()}, tmp_path / "pickled.ckpt")
+    for name in ("text", "list", "dict", "pickled"):
+        with pytest.raises(InputError, match=rf"{name}\.ckpt: this is not a whole checkpoint"):
+            read_checkpoint(tmp_path / f"{name}.ckpt")
+    with pytest.raises(InputError, match="there is no such checkpoint"):
+        load_net(tmp_path / "none.ckpt", "policy")
+    torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
+    with pytest.raises(InputError, match="none of recalign"):
+        load_net(tmp_path / "other.ckpt", "policy")
+
+
+def test_weights_of_another_shape_are_refused_by_name():
+    net, other = SequencePolicy(small.pooled(), 20), SequencePolicy(small.pooled(), 21)
+    for partial in (False, True):
+        with pytest.raises(InputError, match=r"item_embedding.weight: \(22, 8\) in the checkpoint, \(21, 8\) here"):
+            load_weights(net, other.state_dict(), where="a checkpoint", partial=partial)
+
+
+def test_missing_and_unexpected_weights_are_refused_or_reported(monkeypatch):
+    said: list[str] = []
+    monkeypatch.setattr("recalign.recommender.checkpoint.rank_zero_info", said.append)
+    net, other = SequencePolicy(small.pooled(), 20, feedback=True), SequencePolicy(small.pooled(), 20)
+    weights = other.state_dict() | {"left.over": torch.zeros(1)}
+    with pytest.raises(InputError, match=r"missing: \['past_rewards.project.weight'\], unexpected: \['left.over'\]"):
+        load_weights(net, weights, where="a checkpoint")
+    load_weights(net, weights, where="a checkpoint", partial=True)
+    assert net.item_embedding.weight.equal(other.item_embedding.weight)
+    assert "past_rewards.project.weight" in said[0]
+    assert "left.over" in said[0]
+    load_weights(net, net.state_dict(), where="a checkpoint", partial=True)
+    assert len(said) == 1  # nothing to report
+
+
+def test_a_warm_start_takes_weights_and_no_configuration(log_root, cloned):
+    data = small.data_of(RecommenderData, log_root, "tastes", users="all")
+    module = Recommender(small.encoder(), data.num_items, temperature=0.7, init_from=str(cloned))
+    assert module.policy.temperature == 0.7
+    assert module.policy.item_embedding.weight.equal(load_net(cloned, "policy").net.item_embedding.weight)
+    assert warm_start(module.policy, cloned, "policy") == data.sequences.catalogue
+
+
+def test_a_warm_start_from_a_checkpoint_without_a_policy_is_no_start(rewarded):
+    with pytest.raises(InputError, match="holds no policy"):
+        Recommender(small.encoder(), 40, init_from=str(rewarded))
+
+
+def test_another_catalogue_is_refused(log_root, cloned, rewarded, tmp_path):
+    check_catalogue(None, "anything", "a checkpoint")  # of a version that noted none
+    text = (log_root / "tastes.csv").read_text().splitlines()
+    head, rows = text[0], [row.split(",") for row in text[1:]]
+    shifted = [",".join([user, str(int(item) + 1), *rest]) for user, item, *rest in rows]
+    (tmp_path / "tastes.csv").write_text("\n".join([head, *shifted]))
+    settings = {"name": "tastes"}
+    cases = [
+        (Recommender(small.encoder(), 40, init_from=str(cloned)), RecommenderData, {}),
+        (RewardModel(40, init_from=str(cloned)), RewardData, {}),
+        (WeightedSFT(init_from=str(cloned)), PostTrainingData, {}),
+        (WeightedSFT(policy=TokenPolicy(small.pooled(), 40)), PostTrainingData, {"source": "predicted"}),
+    ]
+    for module, kind, more in cases:
+        more = more and {**more, "reward_model": str(rewarded)}
+        data = small.data_of(kind, tmp_path, **settings, **more)
+        assert data.num_items == 40
+        with pytest.raises(InputError, match="another catalogue"):
+            small.fit(module, data, tmp_path)
+
+
+def test_a_copy_elsewhere_is_as_good(cloned, tmp_path):
+    shutil.copy(cloned, tmp_path / "moved.ckpt")
+    assert load_net(tmp_path / "moved.ckpt", "policy").catalogue == load_net(cloned, "policy").catalogue

@@ -1,0 +1,195 @@
+"""Policies: the figures they give agree with each other and with what one would count by hand."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import small
+import torch
+from token_policy import TokenPolicy
+
+from recalign.evaluation.baselines import Rerank, SameForAll
+from recalign.nn import SASRec
+from recalign.recommender import Policy, RecommenderData, SequencePolicy
+from recalign.recommender import policy as policy_file
+from recalign.reward import RewardEnsemble
+
+
+@pytest.fixture(scope="module")
+def data(log_root):
+    return small.data_of(RecommenderData, log_root)
+
+
+@pytest.fixture(scope="module")
+def batch(data):
+    """Test targets, the first of them one that training never saw."""
+    batch = small.batch_of(data, rows=8)
+    target_T = batch.target_T.clone()
+    target_T[0] = 0
+    return dataclasses.replace(batch, target_T=target_T)
+
+
+def sequence_policy(items: int, feedback: bool = False) -> SequencePolicy:
+    return SequencePolicy(small.encoder(), items, temperature=0.3, feedback=feedback)
+
+
+POLICIES = {
+    "sequence": sequence_policy,
+    "feedback": lambda items: sequence_policy(items, feedback=True),
+    "sasrec": lambda items: SequencePolicy(SASRec(dim=16, layers=1, heads=1, max_length=32, dropout=0.0), items),
+    "tokens": lambda items: TokenPolicy(small.pooled(), items, codes=7),
+    "same_for_all": lambda items: SameForAll(torch.randn(items)),
+    "rerank": lambda items: Rerank(
+        TokenPolicy(small.pooled(), items, codes=7), RewardEnsemble(small.pooled(), items, members=2), 1.0
+    ),
+}
+
+
+@pytest.fixture(params=POLICIES)
+def policy(request: pytest.FixtureRequest, data) -> Policy:
+    torch.manual_seed(1)
+    made = POLICIES[request.param](data.num_items).eval()
+    for parameter in made.parameters():  # so that no table is as tame as when it was made
+        torch.nn.init.normal_(parameter, std=0.3)
+    return made
+
+
+@torch.no_grad()
+def test_probabilities_are_over_the_catalogue(policy, batch):
+    logp_TV = policy.log_probs(policy.encode(batch))
+    assert logp_TV.shape == (len(batch.target_T), policy.num_items)
+    torch.testing.assert_close(logp_TV.exp().sum(dim=1), torch.ones(len(logp_TV)))
+
+
+@torch.no_grad()
+def test_one_item_candidates_and_catalogue_agree(policy, batch):
+    state = policy.encode(batch)
+    logp_TV = policy.log_probs(state)
+    items_TC = torch.randint(1, policy.num_items + 1, (len(state), 5), generator=torch.Generator().manual_seed(0))
+    expected_TC = logp_TV.gather(1, items_TC - 1)
+    torch.testing.assert_close(policy.log_probs(state, items_TC), expected_TC, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(policy.log_prob(state, items_TC[:, 0]), expected_TC[:, 0], atol=1e-5, rtol=1e-5)
+    weight_T = torch.linspace(0, 2, len(state))
+    nll = policy.weighted_nll(state, items_TC[:, 0], weight_T)
+    torch.testing.assert_close(nll, -(weight_T * expected_TC[:, 0]).sum(), atol=1e-4, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_ranks_are_those_counted_by_hand_and_a_miss_is_0(policy, batch):
+    state = policy.encode(batch)
+    ranks = policy.ranks(state, batch.target_T, batch.seen_N).tolist()
+    bounds = small.naive_ranks(policy.log_probs(state), batch.target_T, batch.seen_N)
+    assert all(first <= rank <= last for rank, (first, last) in zip(ranks, bounds, strict=True))
+    assert sum(first == last for first, last in bounds) > len(bounds) / 2
+    assert ranks[0] == 0
+    assert min(ranks[1:]) >= 1
+
+
+@torch.no_grad()
+def test_a_policy_that_knows_nothing_ranks_everything_last(data, batch):
+    ranks = SameForAll(torch.zeros(data.num_items)).ranks(
+        torch.zeros(len(batch.target_T), 1), batch.target_T, batch.seen_N
+    )
+    unseen = [data.num_items - int((batch.seen_N[0] == t).sum()) for t in range(len(ranks))]
+    assert ranks.tolist() == [0, *unseen[1:]]
+
+
+@torch.no_grad()
+def test_what_is_shown_is_the_best_of_what_was_not_seen(policy, batch):
+    state = policy.encode(batch)
+    score_TK, item_TK = policy.top_k(state, 10, batch.seen_N)
+    logp_TV = policy.log_probs(state)
+    logp_TV[batch.seen_N[0], batch.seen_N[1] - 1] = -torch.inf
+    torch.testing.assert_close(logp_TV.gather(1, item_TK - 1), logp_TV.topk(10, dim=1).values)
+    gap_TK = score_TK - logp_TV.gather(1, item_TK - 1)
+    torch.testing.assert_close(gap_TK, gap_TK[:, :1].expand_as(gap_TK), atol=1e-4, rtol=1e-4)
+    seen = set(map(tuple, batch.seen_N.T.tolist()))
+    assert not seen & {(t, v) for t, row in enumerate(item_TK.tolist()) for v in row}
+
+
+@torch.no_grad()
+def test_an_empty_place_is_item_0(policy, batch):
+    left = policy.num_items - len(batch.seen_N[1, batch.seen_N[0] == 0])
+    item_K = policy.top_k(policy.encode(batch), policy.num_items, batch.seen_N)[1][0]
+    assert (item_K > 0).sum() == left
+    assert (item_K[left:] == 0).all()
+
+
+@torch.no_grad()
+def test_the_best_item_of_rank_1_is_the_first_shown(policy, batch):
+    state = policy.encode(batch)
+    best = policy.top_k(state, 1)[1][:, 0]
+    if not isinstance(policy, SameForAll):
+        assert (policy.ranks(state, best) == 1).all()
+    assert (policy.log_probs(state).argmax(dim=1) + 1 == best).all()
+
+
+@torch.no_grad()
+def test_samples_follow_the_probabilities(policy, batch):
+    torch.manual_seed(0)
+    state = policy.encode(batch)[:2]
+    drawn = policy.sample(state, 20_000)
+    assert drawn.shape == (2, 20_000)
+    for row, logp_V in zip(drawn, policy.log_probs(state), strict=True):
+        share_V = torch.bincount(row, minlength=policy.num_items + 1)[1:] / 20_000
+        error_V = (logp_V.exp() * (1 - logp_V.exp()) / 20_000).sqrt()
+        assert ((share_V - logp_V.exp()).abs() <= 5 * error_V + 1e-4).all()
+
+
+@torch.no_grad()
+def test_what_a_policy_overrides_says_what_the_protocol_says(policy, batch, monkeypatch):
+    monkeypatch.setattr(policy_file, "ROWS", 3)  # stretches of states, seen pairs each with their own
+    state = policy.encode(batch)
+    for method, arguments in [
+        ("log_prob", (batch.target_T.clamp(min=1),)),
+        ("weighted_nll", (batch.target_T.clamp(min=1), torch.rand(len(state)))),
+    ]:
+        own, general = getattr(policy, method)(state, *arguments), getattr(Policy, method)(policy, state, *arguments)
+        torch.testing.assert_close(own, general, atol=1e-4, rtol=1e-5)
+    ranks = policy.ranks(state, batch.target_T, batch.seen_N), Policy.ranks(policy, state, batch.target_T, batch.seen_N)
+    assert (ranks[0] - ranks[1]).abs().max() <= 1  # scores that are all but equal round either way
+    assert policy.top_k(state, 5, batch.seen_N)[1].equal(Policy.top_k(policy, state, 5, batch.seen_N)[1])
+
+
+def test_the_loss_of_a_sequence_policy_has_the_gradient_of_its_log_probs(data, batch):
+    policy = sequence_policy(data.num_items)
+    item_T, weight_T = batch.target_T.clamp(min=1), torch.linspace(0, 1, len(batch.target_T))
+    gradients = []
+    for loss in (policy.weighted_nll, lambda *args: Policy.weighted_nll(policy, *args)):
+        policy.zero_grad()
+        loss(policy.encode(batch), item_T, weight_T).backward()
+        gradients.append(policy.item_embedding.weight.grad.clone())
+    torch.testing.assert_close(*gradients, atol=1e-5, rtol=1e-4)
+    assert gradients[0].abs().sum() > 0
+
+
+def with_reward(batch, column: int):
+    reward_BL = batch.reward_BL.clone()
+    reward_BL[0, column] += 3
+    return dataclasses.replace(batch, reward_BL=reward_BL)
+
+
+@torch.no_grad()
+def test_the_reward_of_an_event_is_seen_after_it_and_never_before(data):
+    policy = sequence_policy(data.num_items, feedback=True).eval()
+    torch.nn.init.normal_(policy.past_rewards.project.weight)
+    batch = small.batch_of(data, "train", rows=1)
+    before, after = policy.encode(batch), policy.encode(with_reward(batch, 5))
+    same_T = (before == after).all(dim=1)
+    assert same_T[batch.column_T < 5].all()
+    assert not same_T[batch.column_T >= 5].any()
+
+
+@torch.no_grad()
+def test_a_policy_without_feedback_sees_no_reward(data):
+    policy = sequence_policy(data.num_items).eval()
+    batch = small.batch_of(data, "train", rows=1)
+    assert policy.encode(batch).equal(policy.encode(with_reward(batch, 5)))
+
+
+def test_a_missing_reward_is_not_a_reward_of_0(data):
+    policy = sequence_policy(data.num_items, feedback=True).eval()
+    zero, missing = policy.past_rewards(torch.tensor([[0.0, torch.nan]]))[0]
+    assert not zero.equal(missing)
+    assert missing.abs().sum() == 0

@@ -1,0 +1,93 @@
+"""Behaviour cloning and what all policy modules do alike."""
+
+from __future__ import annotations
+
+import math
+
+import polars as pl
+import pytest
+import small
+import torch
+
+from recalign.metrics import RankMetrics
+from recalign.recommender import Recommender, RecommenderData
+from recalign.recommender.training import adamw
+from recalign.reward import RewardEnsemble
+
+
+@pytest.fixture
+def data(log_root):
+    return small.data_of(RecommenderData, log_root)
+
+
+def test_the_loss_is_the_mean_negative_log_likelihood(data, tmp_path):
+    torch.manual_seed(0)
+    module = Recommender(small.encoder(), data.num_items, temperature=0.3)
+    batch = small.batch_of(data, "train")
+    with torch.no_grad():
+        logp_TV = module.policy.log_probs(module.policy.encode(batch))
+    expected = -logp_TV[torch.arange(len(logp_TV)), batch.target_T - 1].mean().item()
+    watch = small.fit(module, data, tmp_path, limit_train_batches=1)
+    assert watch.steps[0]["train/loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_cloning_learns_the_log(data, tmp_path):
+    torch.manual_seed(0)
+    module = Recommender(small.encoder(), data.num_items, temperature=0.1, lr=5e-3)
+    watch = small.fit(module, data, tmp_path, epochs=8)
+    assert watch.steps[0]["train/loss"] > math.log(data.num_items)
+    assert watch.steps[-1]["train/loss"] < math.log(data.num_items) - 0.1  # better than knowing nothing
+
+
+def test_ranks_are_logged_for_all_and_for_high_targets(data, tmp_path):
+    module = Recommender(small.encoder(), data.num_items)
+    trainer = small.trainer_of(tmp_path)
+    figures = {**trainer.validate(module, data, verbose=False)[0], **trainer.test(module, data, verbose=False)[0]}
+    for part, prefix in (("validation", "rank"), ("test", "rank/test")):
+        batch = small.batch_of(data, part)
+        with torch.no_grad():
+            ranks = module.policy.eval().ranks(module.policy.encode(batch), batch.target_T, batch.seen_N)
+        for name, chosen in (("all", ranks), ("high", ranks[batch.high_T])):
+            metric = RankMetrics()
+            metric.update(chosen)
+            for key, value in metric.compute().items():
+                assert figures[f"{prefix}/{name}/{key}"] == pytest.approx(value.item(), abs=1e-6)
+    assert batch.high_T.any()
+    assert not batch.high_T.all()
+
+
+def test_events_are_counted_and_continue_to_count(data, tmp_path):
+    module = Recommender(small.encoder(), data.num_items)
+    small.fit(module, data, tmp_path, epochs=2)
+    assert module.events == 2 * len(data.training().target)
+    path = small.saved(module, tmp_path / "last.ckpt")
+    again = Recommender(small.encoder(), data.num_items)
+    small.trainer_of(tmp_path, 3).fit(again, data, ckpt_path=path, weights_only=True)
+    assert again.events == 3 * len(data.training().target)
+
+
+def test_predict_writes_raw_ids_of_unseen_items(data, tmp_path):
+    module = Recommender(small.encoder(), data.num_items, top_k=30)
+    small.trainer_of(tmp_path).predict(module, data, return_predictions=False)
+    frame = pl.read_parquet(tmp_path / "recommendations.parquet")
+    log = data.table.frame.with_columns(
+        data.table.users.gather(data.table.frame["user"]).alias("user"),
+        data.table.items.gather(data.table.frame["item"]).alias("item"),
+    )
+    members = data.sequences.users.filter(pl.Series(data.sequences.users_in("A")))
+    assert set(frame["user"]) == set(members)
+    assert frame.join(log, on=["user", "item"], how="semi").is_empty()
+    assert (frame.group_by("user").len()["len"] == 20).all()  # 40 items, 20 met: what is left, not 30
+    first = frame.filter(pl.col("user") == members[0])
+    assert first["rank"].to_list() == list(range(1, 21))
+    assert first["score"].is_sorted(descending=True)
+
+
+def test_biases_and_tables_of_one_column_do_not_decay():
+    net = RewardEnsemble(small.encoder(), 10)
+    decayed, free = adamw(net, 0.1, 0.5).param_groups
+    names = {id(p): name for name, p in net.named_parameters()}
+    assert (decayed["weight_decay"], free["weight_decay"]) == (0.5, 0.0)
+    assert "nets.0.item_embedding.weight" in {names[id(p)] for p in decayed["params"]}
+    assert {"nets.0.quality.weight", "nets.0.shrinkage"} <= {names[id(p)] for p in free["params"]}
+    assert len(decayed["params"]) + len(free["params"]) == len(names)
