@@ -1,4 +1,4 @@
-"""The one error that users are meant to read."""
+"""The errors that users are meant to read."""
 
 
 class InputError(Exception):
@@ -19,3 +19,7 @@ class InputError(Exception):
     def __str__(self) -> str:
         head = f"{self.where}: {self.what}" if self.where else self.what
         return f"{head}\n  -> {self.remedy}" if self.remedy else head
+
+
+class TrainingError(Exception):
+    """Training cannot go on although the input was fine. The command prints it and exits with 3."""
