@@ -31,7 +31,7 @@ def build(plan: dict[str, Any]) -> Any:
     """The network that `recipe` describes, with fresh weights.
 
     Raises:
-        TypeError: the class is no recorded network: a checkpoint may come from anywhere, and must not call what it likes.
+        TypeError: the class is no recorded network: a checkpoint from anywhere must not call what it likes.
     """
     module, _, name = plan["class_path"].rpartition(".")
     kind = getattr(importlib.import_module(module), name)

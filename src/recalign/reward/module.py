@@ -22,14 +22,15 @@ from recalign.sequences.store import Part
 
 MEASURED_ON: dict[str, Part] = {"fit": "validation", "validate": "validation", "test": "test"}
 """What a reward model is measured on, by the trainer's stage."""
+MASK = 2**32 - 1
 
 
 class RewardModel(StageModule):
     """Squared error of the predicted reward, in units of the rewards' variance, on events that have a reward.
 
     Logs ``train/loss`` and, on validation, ``reward/{rmse,mae,r2}`` with ``reward/rmse_<mean>`` of the averages it has
-    to beat. At the end of `fit` and of `test` writes ``trust.json`` into the run folder (`recalign.reward.trust.report`):
-    the figures of the epoch that is handed over.
+    to beat. At the end of `fit` and of `test` writes ``trust.json`` (see `recalign.reward.trust.report`) into the run
+    folder, with the figures of the epoch that is handed over.
 
     Args:
         num_items: V; linked from the data by the command.
@@ -182,8 +183,10 @@ def bagging_weights(user_B: Tensor, members: int) -> Tensor:
     """
     if members == 1:
         return torch.ones(1, len(user_B), device=user_B.device)
-    member_K1 = torch.arange(members, device=user_B.device)[:, None]
-    mixed = (user_B * 2654435761 + member_K1 * 40503 * 65537 + 12345) % 2147483647
-    uniform = ((mixed * 48271) % 2147483647).double() / 2147483647
+    member_K1 = torch.arange(1, members + 1, device=user_B.device)[:, None]
+    mixed = (user_B * 0x9E3779B1 + member_K1 * 0x85EBCA77) & MASK
+    for _ in range(3):  # an integer hash: without it members would differ by a shift, and be correlated
+        mixed = ((mixed ^ (mixed >> 16)) * 0x45D9F3B) & MASK
+    uniform = (mixed ^ (mixed >> 16)).double() / 2**32
     steps = torch.tensor(np.cumsum([np.exp(-1) / np.prod(range(1, n + 1)) for n in range(6)]), device=user_B.device)
     return torch.bucketize(uniform, steps).float()

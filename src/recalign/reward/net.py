@@ -4,7 +4,7 @@ A shallow head on a sequence encoder, arranged so that the whole catalogue is sc
 
     r(s, v) = mean + scale * (g(s) + b_v + q(s) . c_v)
 
-b_v is the item's quality, q(s) . c_v the taste that the encoder reads from the history, and g(s) the rater's generosity:
+b_v is the item's quality, q(s) . c_v the taste that the encoder reads from the history, g(s) the rater's generosity:
 a linear reading of the encoder's state plus the shrunk mean of the user's earlier residuals,
 
     sum_{i <= s} (r_i - b_{a_i}) / (n_s + k),
@@ -90,7 +90,7 @@ class RewardNet(nn.Module):
             score = state @ items.T
         else:
             chosen = items[item - 1]
-            score = (state.view(len(state), *[1] * (item.ndim - 1), -1) * chosen).sum(dim=-1)
+            score = (state.view(len(state), *[1] * (item.ndim - 1), state.shape[-1]) * chosen).sum(dim=-1)
         return self.mean + self.scale * score
 
     def _past_residual(self, r_BL: Tensor, item_BL: Tensor) -> Tensor:

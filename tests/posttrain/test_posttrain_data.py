@@ -1,0 +1,190 @@
+"""Advantages: by hand, blind to what they must not see, and placebos that say nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import polars as pl
+import pytest
+import small
+import torch
+
+from recalign.errors import InputError
+from recalign.posttrain import PostTrainingData
+from recalign.recommender.checkpoint import load_net
+
+# two users of six events each; the last of each is the test, the one before it validation
+TINY = {
+    "user": [1] * 6 + [2] * 6,
+    "item": [10, 20, 30, 40, 10, 20, 20, 10, 40, 30, 30, 40],
+    "timestamp": [*range(6), *range(6)],
+    "rating": [4.0, 2.0, 5.0, 1.0, 3.0, 3.0, 1.0, None, 2.0, 3.0, 5.0, 5.0],
+}
+TRAINED = [1, 2, 3, 7, 8, 9]  # all training events but each user's first
+
+
+def tiny(root, rating=None, **settings) -> PostTrainingData:
+    frame = pl.DataFrame({**TINY, "rating": rating or TINY["rating"]})
+    frame.write_csv(root / "tiny.csv")
+    own = {"split": small.LeaveLast(1, 1), "users": "all", **settings}
+    return small.data_of(PostTrainingData, root, "tiny", **own)
+
+
+def by_hand(baseline: str) -> list[float]:
+    """r - V of the trained events: k = 5 pseudo-events, mu the mean of the seven training rewards."""
+    r = TINY["rating"]
+    mu = (4 + 2 + 5 + 1 + 1 + 2 + 3) / 7
+    item = {10: (4 + 5 * mu) / 6, 20: (2 + 1 + 5 * mu) / 7, 30: (5 + 3 + 5 * mu) / 7, 40: (1 + 2 + 5 * mu) / 7}
+    past = {1: [0], 2: [0, 1], 3: [0, 1, 2], 7: [6], 8: [6], 9: [6, 8]}  # rated events before
+    values = {
+        "none": dict.fromkeys(TRAINED, 0.0),
+        "global": dict.fromkeys(TRAINED, mu),
+        "item": {e: item[TINY["item"][e]] for e in TRAINED},
+        "user": {e: (sum(r[p] for p in past[e]) + 5 * mu) / (len(past[e]) + 5) for e in TRAINED},
+        "user_item": {
+            e: item[TINY["item"][e]] + sum(r[p] - item[TINY["item"][p]] for p in past[e]) / (len(past[e]) + 5)
+            for e in TRAINED
+        },
+    }[baseline]
+    return [np.nan if r[e] is None else r[e] - values[e] for e in TRAINED]
+
+
+@pytest.mark.parametrize("baseline", ["none", "global", "user", "item", "user_item"])
+def test_advantages_by_hand(tmp_path, baseline):
+    advantages = tiny(tmp_path, baseline=baseline).advantages
+    expected = np.array(by_hand(baseline))
+    np.testing.assert_allclose(advantages[TRAINED], expected / np.nanstd(expected), rtol=1e-5)
+    assert np.isnan(np.delete(advantages, TRAINED)).all()  # first events, validation and test
+    assert np.isnan(advantages[7])  # no reward
+    assert np.nanstd(advantages) == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize("baseline", ["none", "global", "user", "item", "user_item"])
+@pytest.mark.parametrize("placebo", ["none", "permuted", "random"])
+def test_validation_and_test_rewards_change_nothing(tmp_path, baseline, placebo):
+    before = tiny(tmp_path, baseline=baseline, placebo=placebo).advantages
+    rating = [99.0 if i % 6 >= 4 else r for i, r in enumerate(TINY["rating"])]
+    after = tiny(tmp_path, rating, baseline=baseline, placebo=placebo).advantages
+    np.testing.assert_array_equal(before, after)
+
+
+def test_other_users_rewards_change_nothing(log_root):
+    """Those of judges' users reach no advantage: means are of the group's own."""
+    data = small.data_of(PostTrainingData, log_root)
+    frame = data.sequences.frame
+    outside = ~pl.Series(data.sequences.users_in("A")).gather(frame["user"])
+    changed = frame.with_columns(pl.when(outside).then(-7.0).otherwise(pl.col("reward")).alias("reward"))
+    again = small.data_of(PostTrainingData, log_root)
+    again.sequences = dataclasses.replace(again.sequences, frame=changed)
+    np.testing.assert_array_equal(data.advantages, again.advantages)
+    assert outside.any()
+
+
+@torch.no_grad()
+def test_expected_rewards_come_from_the_reward_model(log_root, cloned, rewarded):
+    paths = {"reward_model": str(rewarded), "policy": str(cloned)}
+    data = small.data_of(PostTrainingData, log_root, "tastes", source="predicted", baseline="value", **paths)
+    loaded = load_net(rewarded, "reward")
+    reward, policy = loaded.net.eval(), load_net(cloned, "policy").net.eval()
+    batch = small.batch_of(data, "train")
+    predicted_T = reward.predict(reward.states(batch), batch.target_T)
+    p_TV = policy.log_probs(policy.encode(batch)).exp()
+    r_TV = reward.predict(reward.states(batch))
+    value_T = (p_TV * r_TV).sum(dim=1)
+    soft_T = 0.5 * (p_TV.log() + r_TV / 0.5).logsumexp(dim=1)
+    rho = loaded.facts["reliability"]
+    shrunk_T = rho * predicted_T + (1 - rho) * batch.reward_T
+    cases = {("predicted", "value"): predicted_T - value_T, ("observed", "soft"): batch.reward_T - soft_T}
+    cases[("shrunk", "none")] = shrunk_T
+    for (source, baseline), expected_T in cases.items():
+        settings = {"source": source, "baseline": baseline, "soft": 0.5, **paths}
+        found = small.data_of(PostTrainingData, log_root, "tastes", **settings).advantages[batch.event_T.numpy()]
+        np.testing.assert_allclose(found, (expected_T / expected_T.std(correction=0)).numpy(), rtol=1e-3, atol=1e-3)
+
+
+def test_a_reward_model_that_was_never_validated_has_no_reliability(log_root, rewarded, tmp_path):
+    checkpoint = torch.load(rewarded, weights_only=True)
+    torch.save({**checkpoint, "facts": {}}, tmp_path / "reward.ckpt")
+    settings = {"source": "shrunk", "reward_model": str(tmp_path / "reward.ckpt")}
+    with pytest.raises(InputError, match="never validated"):
+        _ = small.data_of(PostTrainingData, log_root, "tastes", **settings).advantages
+
+
+def test_permuted_rewards_stay_with_their_user(log_root):
+    none, permuted = ({"baseline": "none", "placebo": placebo} for placebo in ("none", "permuted"))
+    real, placebo = (small.data_of(PostTrainingData, log_root, **settings) for settings in (none, permuted))
+    event = real.training().event
+    user = real.sequences.frame["user"].to_numpy()[event]
+    frame = pl.DataFrame({"user": user, "real": real.advantages[event], "placebo": placebo.advantages[event]})
+    assert (frame["real"] != frame["placebo"]).mean() > 0.3
+    for _, own in frame.group_by("user"):
+        np.testing.assert_allclose(own["real"].sort(), own["placebo"].sort(), rtol=1e-5)
+
+
+def test_the_random_placebo_keeps_the_advantages_and_shuffles_them_over_everybody(log_root):
+    real, placebo = (small.data_of(PostTrainingData, log_root, placebo=p) for p in ("none", "random"))
+    event = real.training().event
+    first, second = real.advantages[event], placebo.advantages[event]
+    np.testing.assert_array_equal(np.sort(first), np.sort(second))
+    assert abs(np.corrcoef(first, second)[0, 1]) < 0.15
+
+
+@pytest.mark.parametrize("baseline", ["none", "user", "item", "user_item"])
+def test_a_placebo_does_not_know_which_items_are_good(tmp_path, baseline):
+    """Means of true rewards would make the advantage of a shuffled reward fall with its item's quality."""
+    random = np.random.default_rng(0)
+    quality = random.normal(size=40)
+    rows = [(u, int(v), t) for u in range(150) for t, v in enumerate(random.permutation(40)[:25])]
+    frame = pl.DataFrame(rows, schema=["user", "item", "timestamp"], orient="row")
+    rating = quality[frame["item"].to_numpy()] + random.normal(size=len(frame)) / 2
+    frame.with_columns(pl.Series("rating", rating)).write_csv(tmp_path / "good.csv")
+    settings = {"baseline": baseline, "users": "all", "reward": "rating", "high": None}
+    for placebo in ("permuted", "random"):
+        data = small.data_of(PostTrainingData, tmp_path, "good", placebo=placebo, **settings)
+        event = data.training().event
+        of_item = quality[data.table.items.gather(data.sequences.frame["item"].gather(event)).to_numpy()]
+        assert abs(np.corrcoef(data.advantages[event], of_item)[0, 1]) < 0.05
+
+
+def test_a_placebo_depends_on_the_seed_alone(log_root):
+    def of(placebo, seed):
+        return small.data_of(PostTrainingData, log_root, placebo=placebo, seed=seed).advantages
+
+    for placebo in ("permuted", "random"):
+        np.testing.assert_array_equal(of(placebo, 3), of(placebo, 3))
+        assert not np.array_equal(of(placebo, 3), of(placebo, 4), equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    ("source", "baseline", "needed"),
+    [
+        ("observed", "user_item", {}),
+        ("predicted", "none", {"reward_model": "reward"}),
+        ("shrunk", "global", {"reward_model": "reward"}),
+        ("observed", "value", {"reward_model": "reward", "policy": "recommender"}),
+        ("predicted", "soft", {"reward_model": "reward", "policy": "recommender"}),
+    ],
+)
+def test_upstream_says_which_checkpoints_are_read(log_root, source, baseline, needed):
+    assert PostTrainingData.upstream({"source": source, "baseline": baseline}) == needed
+    data = small.data_of(PostTrainingData, log_root, source=source, baseline=baseline)
+    if needed:
+        with pytest.raises(InputError, match="need a checkpoint"):
+            _ = data.advantages
+    else:
+        assert np.isfinite(data.advantages).any()
+
+
+def test_an_advantage_that_is_always_the_same_is_refused(tmp_path):
+    rating = [5.0 if i % 6 == 0 else 3.0 for i in range(12)]  # only first events differ, and they are not trained on
+    with pytest.raises(InputError, match="the advantage is the same for every event"):
+        _ = tiny(tmp_path, rating, baseline="global").advantages
+
+
+def test_batches_carry_the_advantage_of_their_events(log_root):
+    data = small.data_of(PostTrainingData, log_root)
+    batches = list(data.train_dataloader())
+    for batch in batches:
+        np.testing.assert_array_equal(batch.advantage_T.numpy(), data.advantages[batch.event_T.numpy()])
+    assert sum(len(b.event_T) for b in batches) == len(data.training().event)

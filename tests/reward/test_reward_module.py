@@ -1,0 +1,171 @@
+"""Reward models and judges in training, and what they say of themselves."""
+
+from __future__ import annotations
+
+import json
+
+import polars as pl
+import pytest
+import small
+import torch
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+
+from recalign.errors import InputError
+from recalign.recommender.checkpoint import load_net, read_checkpoint
+from recalign.reward import Judge, RewardData, RewardModel
+from recalign.sequences import Where
+
+
+def data_with(root, rewards, **settings) -> RewardData:
+    """The small log with its rewards changed: a Polars expression."""
+    frame = pl.read_csv(root / "small.csv")
+    frame.with_columns(rewards.alias("rating")).write_csv(root / "small.csv")
+    return small.data_of(RewardData, root, **settings)
+
+
+@pytest.fixture
+def own_root(log_root, tmp_path):
+    (tmp_path / "small.csv").write_text((log_root / "small.csv").read_text())
+    return tmp_path
+
+
+def test_a_trained_one_beats_every_average(rewarded):
+    figures = json.loads((rewarded.parent / "trust.json").read_text())["validation"]
+    assert figures["rmse"] < 0.95 * min(v for k, v in figures.items() if k.startswith("rmse_"))
+
+
+def test_the_loss_is_the_squared_error_in_standard_deviations(log_root, tmp_path):
+    data = small.data_of(RewardData, log_root)
+    torch.manual_seed(0)
+    module = RewardModel(data.num_items, encoder=small.encoder())
+    watch = small.fit(module, data, tmp_path, limit_train_batches=1)
+    batch = small.batch_of(data, "train")
+    expected = data.expected_rewards(batch.event_T.numpy())
+    error = (expected["reward"] - expected["user_item"]) / data.moments()[1]  # an untrained one is the averages
+    assert watch.steps[0]["train/loss"] == pytest.approx((error**2).mean(), rel=1e-4)
+
+
+def test_events_without_a_reward_drop_out_of_the_loss(own_root, tmp_path):
+    data = data_with(own_root, pl.when(pl.col("item") % 3 > 0).then(pl.col("rating")))
+    module = RewardModel(data.num_items, encoder=small.encoder())
+    watch = small.fit(module, data, tmp_path, limit_train_batches=1)
+    batch = small.batch_of(data, "train")
+    expected = data.expected_rewards(batch.event_T.numpy())
+    error = (expected["reward"] - expected["user_item"]) / data.moments()[1]
+    assert error.null_count() > 50
+    assert watch.steps[0]["train/loss"] == pytest.approx((error**2).mean(), rel=1e-4)
+
+
+def test_a_frozen_trunk_stays_as_it_was(log_root, cloned, tmp_path):
+    data = small.data_of(RewardData, log_root, "tastes")
+    start = load_net(cloned, "policy").net.state_dict()
+    trunks = {}
+    for trunk in ("frozen", "tuned"):
+        module = RewardModel(data.num_items, init_from=str(cloned), trunk=trunk)
+        small.fit(module, data, tmp_path)
+        net = module.reward.nets[0]
+        trunks[trunk] = {k: v for k, v in net.state_dict().items() if k in start}
+    assert all(weight.equal(start[name]) for name, weight in trunks["frozen"].items())
+    assert not trunks["tuned"]["item_embedding.weight"].equal(start["item_embedding.weight"])
+
+
+def test_it_needs_an_encoder():
+    with pytest.raises(InputError, match="needs an encoder"):
+        RewardModel(10)
+
+
+@pytest.mark.parametrize(
+    ("rewards", "said"),
+    [(pl.lit(3), "all rewards are 3"), (pl.lit(None, pl.Int64), "no event has a reward")],
+    ids=["constant", "none"],
+)
+def test_rewards_that_say_nothing_are_refused_before_training(own_root, rewards, said):
+    test_part = pl.col("timestamp") > 1000 + 60 * 15 + 30  # the events of validation and test keep theirs
+    data = data_with(own_root, pl.when(test_part).then(pl.col("rating")).otherwise(rewards))
+    for ask in (data.training, data.moments):
+        with pytest.raises(InputError, match=f"{said}.* in the training part of users A"):
+            ask()
+
+
+def test_a_part_without_rewards_cannot_be_measured(own_root, tmp_path):
+    data = data_with(own_root, pl.when(pl.col("timestamp") < 1000 + 60 * 14).then(pl.col("rating")))
+    with pytest.raises(InputError, match="no event of the validation part of users A has a reward"):
+        small.fit(RewardModel(data.num_items, encoder=small.encoder()), data, tmp_path)
+
+
+def test_moments_are_of_the_training_events_of_the_group(log_root):
+    data = small.data_of(RewardData, log_root)
+    frame = data.sequences.frame
+    frame = frame.with_columns(pl.Series("group", data.sequences.group).gather(frame["user"]))
+    rated = frame.filter((pl.col("group") == "A") & (pl.col("split") == 0))
+    mean, scale, item_mean_V = data.moments()
+    assert mean == pytest.approx(rated["reward"].mean())
+    assert scale == pytest.approx(rated["reward"].std())
+    of_item = rated.filter(pl.col("item_id") == 7)["reward"]
+    assert item_mean_V[6] == pytest.approx((of_item.sum() + 5 * mean) / (len(of_item) + 5))
+
+
+class Users(Callback):
+    """Who is in the batches."""
+
+    def __init__(self) -> None:
+        self.met: set[int] = set()
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+        self.met |= set(batch.user_B.tolist())
+
+    def on_validation_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0) -> None:
+        self.met |= set(batch.user_B.tolist())
+
+
+@pytest.mark.parametrize("group", ["B1", "B2"])
+def test_a_judge_meets_the_users_of_its_own_half_alone(log_root, tmp_path, group):
+    data = small.data_of(RewardData, log_root, "tastes", users=group)
+    module, users = Judge(data.num_items, small.pooled()), Users()
+    trainer = small.trainer_of(tmp_path, 1, users)
+    trainer.fit(module, data)
+    groups = data.sequences.group
+    assert {groups[u] for u in users.met} == {group}
+    assert len(users.met) == (groups == group).sum() > 5
+    assert module.reward.members == 3
+    # nor do other users' rewards reach it by way of the averages that it starts from
+    frame = data.rated.select(pl.Series(groups).gather(data.rated["user"]).alias("group"))
+    assert frame["group"].unique().to_list() == [group]
+
+
+def test_a_log_without_time_serves_reward_models(log_root, tmp_path):
+    data = small.data_of(RewardData, log_root, split=Where("item % 5 = 0", 0.2))
+    module = RewardModel(data.num_items, encoder=small.pooled())
+    small.fit(module, data, tmp_path)
+    assert module.trust.events > 20
+
+
+# -- trust.json
+
+
+def test_trust_is_written_after_fit_and_completed_by_the_test(log_root, tmp_path):
+    data = small.data_of(RewardData, log_root)
+    module = RewardModel(data.num_items, encoder=small.encoder(), lr=1e-2)
+    best = ModelCheckpoint(tmp_path, "best", monitor="reward/rmse", mode="min")
+    trainer = small.trainer_of(tmp_path, 5, best, enable_checkpointing=True, num_sanity_val_steps=2)
+    trainer.fit(module, data)
+    written = json.loads((tmp_path / "trust.json").read_text())
+    assert set(written) == {"verdict", "implication", "judged_on", "reliability", "validation"}
+    assert written["validation"]["rmse"] == pytest.approx(float(best.best_model_score))  # not the last epoch's
+    facts = read_checkpoint(best.best_model_path)["facts"]
+    assert written["reliability"] == facts["reliability"]
+    again = RewardModel(data.num_items, encoder=small.encoder())
+    tester = small.trainer_of(tmp_path)
+    figures = tester.test(again, data, ckpt_path=best.best_model_path, verbose=False, weights_only=True)[0]
+    completed = json.loads((tmp_path / "trust.json").read_text())
+    assert completed["validation"] == written["validation"]
+    assert completed["verdict"] == written["verdict"]  # validation's: the test decides nothing
+    assert completed["test"]["rmse"] == pytest.approx(figures["reward/test/rmse"])
+    assert completed["test"]["events"] == len(data.windows("test").target)
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_no_trust_where_nothing_was_measured(log_root, tmp_path):
+    data = small.data_of(RewardData, log_root)
+    small.fit(RewardModel(data.num_items, encoder=small.encoder()), data, tmp_path, limit_val_batches=0)
+    assert not (tmp_path / "trust.json").exists()

@@ -1,0 +1,135 @@
+"""The reward network: what it sees, what it starts from, and that its two ways of predicting agree."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import small
+import torch
+
+from recalign.recommender.checkpoint import load_net
+from recalign.reward import RewardData, RewardEnsemble
+from recalign.reward.module import bagging_weights
+
+
+@pytest.fixture(scope="module")
+def data(log_root):
+    return small.data_of(RewardData, log_root)
+
+
+def ensemble(items: int, members: int = 2, wild: bool = True) -> RewardEnsemble:
+    """An ensemble all of whose parts speak: a new one's heads say nothing."""
+    torch.manual_seed(0)
+    made = RewardEnsemble(small.encoder(), items, members).eval()
+    for name, parameter in made.named_parameters():
+        if wild and not name.endswith("shrinkage"):
+            torch.nn.init.normal_(parameter, std=0.3)
+    for net in made.nets:
+        net.calibrate(3.0, 1.5, torch.randn(items) + 3)
+    return made
+
+
+@torch.no_grad()
+def test_the_catalogue_is_scored_as_its_items_are(data):
+    reward, batch = ensemble(data.num_items), small.batch_of(data, rows=6)
+    states = reward.states(batch)
+    r_TV = reward.predict(states)
+    assert states.shape[:2] == (2, len(batch.target_T))
+    assert r_TV.shape == (len(batch.target_T), data.num_items)
+    items_TC = torch.randint(1, data.num_items + 1, (len(r_TV), 7))
+    torch.testing.assert_close(reward.predict(states, items_TC), r_TV.gather(1, items_TC - 1))
+    torch.testing.assert_close(reward.predict(states, items_TC[:, 0]), r_TV.gather(1, items_TC[:, :1] - 1)[:, 0])
+    torch.testing.assert_close(reward.predictions(states).mean(dim=0), r_TV)
+    assert not reward.predictions(states)[0].allclose(reward.predictions(states)[1])
+
+
+@torch.no_grad()
+def test_an_untrained_network_knows_the_user_and_item_means(data):
+    """What it starts from is `reward_means`' user_item, the best of the averages, exactly."""
+    reward = RewardEnsemble(small.encoder(), data.num_items).eval()
+    mean, scale, item_mean_V = data.moments()
+    reward.nets[0].calibrate(mean, scale, torch.from_numpy(item_mean_V))
+    batch = small.batch_of(data, "validation")
+    predicted = reward.predict(reward.states(batch), batch.target_T)
+    expected = data.expected_rewards(batch.event_T.numpy())
+    np.testing.assert_allclose(predicted.numpy(), expected["user_item"].to_numpy(), atol=1e-4)
+    assert expected["user_item"].std() > 0.05
+    np.testing.assert_allclose(batch.reward_T.numpy(), expected["reward"].to_numpy())
+
+
+@torch.no_grad()
+def test_a_prediction_sees_earlier_rewards_and_neither_its_own_nor_later_ones(data):
+    reward, batch = ensemble(data.num_items, members=1), small.batch_of(data, "train", rows=1)
+    reward_BL = batch.reward_BL.clone()
+    reward_BL[0, 5] += 2
+    other = dataclasses.replace(batch, reward_BL=reward_BL, reward_T=batch.reward_T + 9, high_T=~batch.high_T)
+    before, after = (reward.predict(reward.states(b)) for b in (batch, other))
+    same_T = (before == after).all(dim=1)
+    assert same_T[batch.column_T < 5].all()  # the state before event 5 is that of column 4
+    assert not same_T[batch.column_T >= 5].any()
+
+
+@torch.no_grad()
+def test_later_events_reach_no_prediction(data):
+    reward, batch = ensemble(data.num_items, members=1), small.batch_of(data, "train", rows=1)
+    item_BL = batch.item_BL.clone()
+    item_BL[0, 8] = item_BL[0, 8] % data.num_items + 1
+    before, after = (reward.states(b)[0] for b in (batch, dataclasses.replace(batch, item_BL=item_BL)))
+    assert (before == after).all(dim=1)[batch.column_T < 8].all()
+    assert not (before == after).all(dim=1)[batch.column_T >= 8].any()
+
+
+@torch.no_grad()
+def test_a_missing_reward_counts_for_nothing(data):
+    net, batch = ensemble(data.num_items, members=1).nets[0], small.batch_of(data, "train", rows=1)
+    reward_BL = torch.full_like(batch.reward_BL, torch.nan)
+    assert net._past_residual(reward_BL, batch.item_BL).abs().sum() == 0
+    assert net.state(dataclasses.replace(batch, reward_BL=reward_BL)).isfinite().all()
+
+
+@torch.no_grad()
+def test_what_stands_in_the_padding_changes_nothing(data):
+    reward, batch = ensemble(data.num_items), small.batch_of(data, "train", rows=3)
+    wide = data.loader(data.training()).dataset.make(np.arange(3), int(batch.length_B.max()))
+    torch.testing.assert_close(reward.states(batch), reward.states(wide))
+
+
+def test_members_differ_and_share_no_weights():
+    reward = RewardEnsemble(small.encoder(), 10, members=3)
+    tables = [net.item_embedding.weight for net in reward.nets]
+    assert len({id(net.encoder) for net in reward.nets}) == 3
+    assert not tables[0].equal(tables[1])
+    first, second = (dict(net.encoder.named_parameters()) for net in list(reward.nets)[:2])
+    assert any(not first[name].equal(second[name]) for name in first)
+
+
+def test_bagging_is_a_function_of_user_and_member():
+    user_B = torch.arange(5000)
+    weight_KB = bagging_weights(user_B, 3)
+    assert weight_KB.equal(bagging_weights(user_B, 3))
+    shuffled = torch.randperm(5000)
+    assert weight_KB[:, shuffled].equal(bagging_weights(user_B[shuffled], 3))
+    assert weight_KB.mean(dim=1).tolist() == pytest.approx([1.0] * 3, abs=0.05)
+    assert weight_KB.var(dim=1).tolist() == pytest.approx([1.0] * 3, abs=0.1)  # as Poisson(1)
+    assert (weight_KB == 0).float().mean(dim=1).tolist() == pytest.approx([np.exp(-1)] * 3, abs=0.03)
+
+
+@pytest.mark.parametrize("users", [40, 5000])
+def test_members_are_resampled_independently(users):
+    correlation_KK = torch.corrcoef(bagging_weights(torch.arange(users), 4))
+    assert (correlation_KK - torch.eye(4)).abs().max() < 4 / users**0.5
+
+
+def test_one_member_sees_everybody_once():
+    assert bagging_weights(torch.arange(10), 1).tolist() == [[1.0] * 10]
+
+
+def test_a_trained_one_comes_back_calibrated(rewarded, log_root):
+    data = small.data_of(RewardData, log_root, "tastes")
+    loaded = load_net(rewarded, "reward")
+    mean, scale, _ = data.moments()
+    assert loaded.net.nets[0].mean.item() == pytest.approx(mean)
+    assert loaded.net.nets[0].scale.item() == pytest.approx(scale)
+    assert 0 < loaded.facts["reliability"] < 1
