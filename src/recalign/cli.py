@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from recalign import __version__
-from recalign.errors import InputError
+from recalign.errors import InputError, TrainingError
 
 COMMANDS = {
     "chain": "the main job: raw log -> recommender -> reward model -> A-SFT -> comparison and report",
@@ -30,7 +30,7 @@ def usage() -> str:
     lines = [f"  {name:<10} {text}" for name, text in COMMANDS.items()]
     return "\n".join(
         [
-            f"recalign {__version__}: align a generative recommender with what users value, from logged feedback alone.",
+            f"recalign {__version__}: align a generative recommender with what users value, from logged feedback alone",
             "",
             "usage: recalign COMMAND [OPTIONS]      recalign COMMAND --help",
             "",
@@ -55,47 +55,46 @@ def main(argv: list[str] | None = None) -> int:
         print(__version__)
         return 0
     try:
-        return _run(command, words)
+        _run(command, words)
     except InputError as error:
         print(f"recalign {command}: {error}", file=sys.stderr)
         return 2
+    except TrainingError as error:
+        print(f"recalign {command}: {error}", file=sys.stderr)
+        return 3
     except KeyboardInterrupt:
         print(f"recalign {command}: interrupted", file=sys.stderr)
         return 130
+    return 0
 
 
-def _run(command: str, words: list[str]) -> int:
-    if command not in COMMANDS:
+# Rooms are imported when a command asks for them: with Lightning that takes seconds.
+def _run(command: str, words: list[str]) -> None:
+    if command in ("fit", "validate", "test", "predict"):
+        _stage([command, *words])
+    elif command == "chain":
+        from recalign.chain import chain
+
+        chain(words)
+    elif command in COMMANDS:
+        _call(command, _functions()[command], words)
+    else:
         from recalign.stage.words import nearest
 
         near = nearest(command, COMMANDS)
-        hint = f"did you mean {near}?" if near else f"commands: {', '.join(COMMANDS)}"
-        raise InputError("there is no such command", where=command, remedy=hint)
-    if command in ("fit", "validate", "test", "predict"):
-        return _stage([command, *words])
-    if command == "chain":
-        from recalign.chain import main as chain
-
-        chain(words)
-        return 0
-    _call(command, _functions()[command], words)
-    return 0
+        remedy = f"did you mean {near}?" if near else f"there are: {', '.join(COMMANDS)}"
+        raise InputError("there is no such command", remedy=remedy)
 
 
-def _stage(argv: list[str]) -> int:
-    from recalign.stage import TrainingError, run_stage
+def _stage(argv: list[str]) -> None:
+    from recalign.stage import run_stage
 
-    try:
-        result = run_stage(argv)
-    except TrainingError as error:
-        print(f"recalign {argv[0]}: {error}", file=sys.stderr)
-        return 3
+    result = run_stage(argv)
     print(f"{result.folder.path}: {argv[0]} done" + (f", {result.checkpoint}" if argv[0] == "fit" else ""))
-    return 0
 
 
 def _functions() -> dict[str, Callable[..., Any]]:
-    """Commands that are plain functions; imported when asked for, because that takes seconds."""
+    """Commands that are plain functions."""
     from recalign import commands
     from recalign.evaluation.command import compare, report
     from recalign.simulation.command import simulate
@@ -111,7 +110,7 @@ def _call(name: str, function: Callable[..., Any], words: list[str]) -> None:
 
     parser = StageParser(prog=f"recalign {name}", description=COMMANDS[name], allow_abbrev=False)
     parser.add_argument("--config", "-c", action=ActionConfigFile, help="YAML file with any of these settings")
-    parser.add_function_arguments(function)
-    settings = parser.instantiate_classes(parser.parse_args(words))
-    settings.pop("config", None)
-    function(**vars(settings))
+    parser.add_function_arguments(function, as_positional=True)
+    settings = parser.instantiate_classes(parser.parse_args(words)).as_dict()
+    del settings["config"]
+    function(**settings)

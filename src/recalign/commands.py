@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import polars as pl
+import yaml
 from rich.console import Console
 from rich.table import Table
 
@@ -13,10 +14,10 @@ from recalign.events import render
 from recalign.recommender.training import RECOMMENDATIONS
 from recalign.sequences import EventDataModule
 from recalign.sequences.audit import audit_log
-from recalign.stage import run_stage
+from recalign.stage import RunFolder, run_stage
 
 
-def check(data: EventDataModule) -> None:
+def check(*, data: EventDataModule) -> None:
     """What a log holds and how it is divided, before any training.
 
     Args:
@@ -27,24 +28,38 @@ def check(data: EventDataModule) -> None:
     print(render(audit_log(data.table, data.sequences, data.max_length)))
 
 
-def recommend(run: Path, users: list[str] | None = None, k: int = 10) -> None:
+def recommend(run: Path, users: list[int | str] | None = None, k: int = 10) -> None:
     """Recommendations after the log's end, as a table.
 
     Args:
-        run: the run folder of a policy (runs/ml-100k/asft/seed-0); all users' are written to its recommendations.parquet.
-        users: raw ids of the users to show; null: the first five.
+        run: the run folder of a policy, such as runs/ml-100k/asft/seed-0; its recommendations.parquet holds all users'.
+        users: raw ids of the users to show, such as [1, 7]; null: the first five.
         k: items a user.
     """
-    config = run / "config.yaml"
-    if not config.is_file():
-        raise InputError("there is no run here", where=str(run), remedy="name the folder of a finished run")
-    run_stage(["predict", f"--config={config}", f"--model.top_k={k}"])
-    frame = pl.read_parquet(run / RECOMMENDATIONS)
-    known = frame["user"].unique(maintain_order=True).cast(pl.String)
-    chosen = users or known.head(5).to_list()
+    run_stage(["predict", *_configured(run), "--data.users=all", f"--model.top_k={k}"])
+    frame = pl.read_parquet(run / RECOMMENDATIONS).with_columns(pl.col("user", "item").cast(pl.String))
+    known = frame["user"].unique(maintain_order=True)
+    chosen = [str(user) for user in users] if users else known.head(5).to_list()
     if unknown := set(chosen) - set(known):
-        raise InputError(f"the log has no user {sorted(unknown)[0]!r}", where="--users", remedy="give raw ids of the log")
+        raise InputError(f"there is no user {min(unknown)!r}", where="users", remedy="give raw ids of the log")
     table = Table("user", "rank", "item", "score")
-    for user, rank, item, score in frame.filter(pl.col("user").cast(pl.String).is_in(chosen)).iter_rows():
-        table.add_row(str(user), str(rank), str(item), f"{score:.2f}")
+    for user, rank, item, score in frame.filter(pl.col("user").is_in(chosen)).iter_rows():
+        table.add_row(user, str(rank), item, f"{score:.2f}")
     Console().print(table)
+
+
+def _configured(run: Path) -> list[str]:
+    """Options that name a policy's run, wherever the current folder is.
+
+    Raises:
+        InputError: it is no run, or one of a stage that recommends nothing.
+    """
+    remedy = "name the run folder of a policy: runs/<chain>/<method>/seed-<n>"
+    config = RunFolder(run).config
+    if not config.is_file():
+        raise InputError("there is no run in this folder", where=str(run), remedy=remedy)
+    model = yaml.safe_load(config.read_text(encoding="utf-8"))["model"]
+    if "top_k" not in model["init_args"]:
+        raise InputError(f"a run of {model['class_path']}, which recommends nothing", where=str(run), remedy=remedy)
+    method, chain, root = run.absolute().parents[:3]
+    return [f"--config={config}", f"--run.root={root}", f"--run.chain={chain.name}", f"--run.name={method.name}"]

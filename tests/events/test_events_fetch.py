@@ -123,7 +123,8 @@ def test_a_download_that_cannot_be_written_is_never_taken_for_whole(web, tmp_pat
     assert not (tmp_path / "data/downloads/ml-100k.zip").exists()
 
 
-def test_other_logs_fetch_nothing(web, tmp_path):
+@pytest.mark.parametrize("inherited", [None, "ml-100k"])
+def test_other_logs_fetch_nothing(web, tmp_path, inherited):
     with pytest.raises(InputError, match="there is no file"):
-        load_events(Log("mine", ["ml-100k/u.data"]), tmp_path, None)
+        load_events(Log("mine", ["ml-100k/u.data"], fetch=inherited), tmp_path, None)
     assert not web[1]

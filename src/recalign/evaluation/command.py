@@ -10,6 +10,8 @@ from rich.console import Console
 from recalign.evaluation import comparison
 from recalign.evaluation.report import render, terminal_table
 
+WIDTH = 120  # columns where there is no terminal to ask; rich would take 80, and cut every figure
+
 
 def compare(folder: Path, draws: int = 2000) -> None:
     """The table of a chain's methods, from its run folders; writes comparison.csv.
@@ -18,7 +20,7 @@ def compare(folder: Path, draws: int = 2000) -> None:
         folder: the chain's run folder, `runs/<chain>`.
         draws: of the bootstrap that makes the intervals.
     """
-    _print(comparison.compare(folder, draws), folder / comparison.FILE)
+    show(comparison.compare(folder, draws), folder / comparison.FILE)
 
 
 def report(folder: Path) -> None:
@@ -28,10 +30,19 @@ def report(folder: Path) -> None:
         folder: the chain's run folder, `runs/<chain>`.
     """
     page = render(folder)
-    _print(comparison.read(folder), page)
+    show(comparison.read(folder), page)
 
 
-def _print(frame: pl.DataFrame, path: Path) -> None:
+def show(frame: pl.DataFrame, *paths: Path) -> None:
+    """Print the table of a comparison, and the files that hold more of it.
+
+    Args:
+        frame: as `comparison.compare` returns it.
+        paths: of those files.
+    """
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=max(console.width, WIDTH))
     console.print(terminal_table(frame))
-    console.print(str(path), soft_wrap=True, highlight=False)
+    for path in paths:
+        print(path)

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,17 +67,23 @@ class Run:
     splits: dict[str, pl.DataFrame]
 
 
-def compare(chain_folder: Path, draws: int = 2000) -> pl.DataFrame:
+def compare(
+    chain_folder: Path,
+    draws: int = 2000,
+    methods: Collection[str] | None = None,
+    seeds: Collection[int] | None = None,
+) -> pl.DataFrame:
     """Compare what `evaluation/` of every method and seed holds, and write it to `comparison.csv`.
 
     Args:
         chain_folder: `runs/<chain>`.
         draws: of the bootstrap.
+        methods, seeds: those to compare; None: all. What an earlier chain left in the folder may rest on other data.
 
     Raises:
         InputError: there is no such folder, no finished evaluation in it, or methods were measured on different events.
     """
-    runs = load_runs(chain_folder)
+    runs = load_runs(chain_folder, methods, seeds)
     tables = {split: SplitTable(runs, split, draws) for split in SPLITS if any(split in run.splits for run in runs)}
     rows: list[Row] = []
     for split, metric in track(
@@ -119,12 +125,15 @@ def better_baseline(values: dict[str, float]) -> str | None:
     return max(present, key=present.__getitem__) if present else None
 
 
-def load_runs(chain_folder: Path) -> list[Run]:
-    """Every finished evaluation of a chain. A run is finished when it has both `summary.json` and `test.parquet`."""
+def load_runs(
+    chain_folder: Path, methods: Collection[str] | None = None, seeds: Collection[int] | None = None
+) -> list[Run]:
+    """The finished evaluations of a chain. A run is finished when it has both `summary.json` and `test.parquet`."""
     if not chain_folder.is_dir():
         raise InputError("there is no such folder", where=str(chain_folder), remedy="run `recalign chain` first")
     folders = [path.parent for path in chain_folder.glob("*/seed-*/evaluation/summary.json")]
     runs = [_load_run(folder) for folder in folders if (folder / "test.parquet").is_file()]
+    runs = [r for r in runs if (methods is None or r.method in methods) and (seeds is None or r.seed in seeds)]
     runs.sort(key=lambda run: (run.method, run.seed))
     if not runs:
         remedy = "let `recalign chain` finish at least one method"

@@ -109,7 +109,7 @@ def fingerprint(log: Log, root: Path | None, reward: str | None) -> str:
 def _sources(log: Log, root: Path | None) -> list[files.Source]:
     root = data_root(None) if root is None else root
     found = [files.find(root, entry) for entry in log.files]
-    if log.fetch and not all(found):
+    if log.fetch == log.name and not all(found):
         root = fetch.ml_100k()
         found = [files.find(root, entry) for entry in log.files]
     for entry, sources in zip(log.files, found, strict=True):

@@ -25,6 +25,7 @@ _NOISE = (
     r".*dirpath has changed from.*",  # a run that is continued in another folder
     r".*You're resuming from a checkpoint that ended before the epoch ended.*",  # our loaders can be saved mid-epoch
     r".*module\(s\) in eval mode.*",  # frozen networks are meant to be
+    r".*predict returned None.*",  # recommendations are written, not returned
     r".*GPU available but not used.*",
     r".*srun.*command is available.*",
 )

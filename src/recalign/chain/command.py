@@ -1,0 +1,72 @@
+"""`recalign chain`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+
+from jsonargparse import ActionConfigFile
+
+from recalign.chain.plan import Chain, Overrides, Plan
+from recalign.chain.run import run_chain
+from recalign.errors import InputError
+from recalign.stage.parser import StageParser
+
+
+def chain(argv: Sequence[str]) -> Path:
+    """The main job. Any stage's settings can be given too: --trainer.KEY and --data.KEY for all stages,
+    --stages.STAGE.KEY for one.
+
+    Args:
+        argv: the words after ``recalign chain``.
+
+    Returns:
+        The chain's run folder.
+
+    Raises:
+        InputError: something that was given cannot be used.
+    """
+    own, overrides = split_overrides(argv)
+    description = " ".join((chain.__doc__ or "").split("\n\n")[0].split())
+    parser = StageParser(prog="recalign chain", description=description, allow_abbrev=False)
+    parser.add_argument("--config", "-c", action=ActionConfigFile, help="the chain's YAML")
+    parser.add_class_arguments(Chain)
+    settings = parser.parse_args(own)
+    if not settings.config:
+        raise InputError("no chain is named", remedy="give its YAML: --config conf/chain/ml-100k.yaml")
+    experiment = Chain(**{f.name: settings[f.name] for f in fields(Chain)})
+    return run_chain(Plan(experiment, Path(str(settings.config[-1])), overrides))
+
+
+def split_overrides(argv: Sequence[str]) -> tuple[list[str], Overrides]:
+    """Separate what is the chain's own from what goes on to its stages.
+
+    ``--trainer.X`` and ``--data.X`` go to every stage, ``--stages.<stage>.X`` to one.
+
+    Returns:
+        The chain's own words, and the others.
+    """
+    own: list[str] = []
+    overrides: Overrides = {}
+    words = iter(argv)
+    for word in words:
+        option, equals, value = word.partition("=")
+        if option.startswith(("--model.", "--checkpoint.")):
+            raise InputError(
+                "is a setting of one stage", where=option, remedy=f"write --stages.STAGE.{option[2:]} VALUE"
+            )
+        if not option.startswith(("--trainer.", "--data.", "--stages.")):
+            own.append(word)
+            continue
+        value = value if equals else next(words, "--")
+        if not equals and value.startswith("--"):
+            raise InputError("a value must follow", where=option)
+        stage = None
+        if option.startswith("--stages."):
+            stage, _, key = option.removeprefix("--stages.").partition(".")
+            if not key:
+                raise InputError("names no setting", where=option, remedy="write --stages.STAGE.KEY VALUE")
+            option = f"--{key}"
+        overrides.setdefault(stage, []).append(f"{option}={value}")
+    return own, overrides

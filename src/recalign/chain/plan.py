@@ -1,0 +1,147 @@
+"""What a chain runs: the command line of each of its stages."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from recalign.errors import InputError
+from recalign.evaluation.methods import UNTRAINED
+from recalign.stage import ParsedStage, parse_stage
+
+GROUND = ("recommender", "reward", "judge_select", "judge_report")
+"""Stages that every method rests on, in order."""
+
+OWN = ("--run", "--seed_everything", "--ckpt_path", "--config")
+"""Options of a stage that are the chain's to set."""
+
+Overrides = dict[str | None, list[str]]
+"""Words of the command line (``--model.lr=0.1``) by stage; None: for every stage."""
+
+
+@dataclass
+class Chain:
+    """An experiment: which log, which stages, which methods.
+
+    Attributes:
+        log: the log's YAML: its name in conf/data, or a path, from the current folder or from the chain's YAML.
+        methods: rows of the table.
+        name: names the run folder; null: as the chain's YAML.
+        seeds: each a whole chain: cloning, reward model, judges, post-training.
+        rerank: strength of `rerank` and `rerank_item_mean`, 1 / lambda in 1 / standard deviation of the reward.
+        root: folder of all runs.
+        stages: settings of single stages or methods, over those of their YAML (``asft: {model: {temperature: 0.5}}``).
+        trainer: settings of every stage's trainer.
+        data: settings of every stage's data.
+    """
+
+    log: str
+    methods: list[str]
+    name: str | None = None
+    seeds: list[int] = field(default_factory=lambda: [0])
+    rerank: float = 1.0
+    root: str = "runs"
+    stages: dict[str, dict[str, Any]] = field(default_factory=dict)
+    trainer: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+
+
+class Plan:
+    """The stages of a chain and their commands.
+
+    Args:
+        chain: the experiment.
+        file: its YAML; the stages' lie in the folder above it, else in conf/.
+        overrides: what the command line adds.
+
+    Raises:
+        InputError: a method, stage or log that does not exist, or one that is named twice.
+    """
+
+    def __init__(self, chain: Chain, file: Path, overrides: Overrides) -> None:
+        self.chain, self.overrides = chain, overrides
+        self.name = chain.name or file.stem
+        self.conf = _conf(file)
+        self.log = self._log(file)
+        for key, values in (("methods", chain.methods), ("seeds", chain.seeds)):
+            if not values or len(set(values)) < len(values):
+                raise InputError(f"{values} is empty or names one twice", where=key, remedy="list each once")
+        self.stages = [*GROUND, *(method for method in chain.methods if method not in UNTRAINED)]
+        named = [*chain.stages, *(stage for stage in overrides if stage is not None)]
+        if unknown := [stage for stage in named if stage not in self.stages]:
+            raise InputError(
+                f"this chain trains no {unknown[0]!r}", where="stages", remedy=f"it trains: {', '.join(self.stages)}"
+            )
+
+    def _log(self, file: Path) -> Path:
+        named = self.chain.log
+        for path in (self.conf / "data" / f"{named}.yaml", Path(named), file.parent / named):
+            if path.is_file():
+                return path
+        logs = ", ".join(sorted(path.stem for path in (self.conf / "data").glob("*.yaml")))
+        raise InputError(
+            f"there is no log {named!r}", where="log", remedy=f"give the path of its YAML, or one of: {logs}"
+        )
+
+    def argv(self, stage: str, seed: int) -> list[str]:
+        """What follows ``recalign`` on the command line that runs one stage alone."""
+        chain = self.chain
+        words = ["fit", "--config", str(self._yaml(stage)), "--config", str(self.log), f"--seed_everything={seed}"]
+        words += [f"--run.name={stage}", f"--run.root={chain.root}", f"--run.chain={self.name}"]
+        if stage == "judge_select":
+            words.append("--data.users=B1")
+        return words + self._settings(stage)
+
+    def _settings(self, stage: str) -> list[str]:
+        """Options that the chain's YAML and the command line give to a stage, later ones over earlier ones."""
+        chain = self.chain
+        words = flatten({"trainer": chain.trainer, "data": chain.data}) + flatten(chain.stages.get(stage, {}))
+        return words + self.overrides.get(None, []) + self.overrides.get(stage, [])
+
+    def _yaml(self, stage: str) -> Path:
+        name = "judge" if stage.startswith("judge_") else stage
+        for path in (self.conf / f"{name}.yaml", self.conf / "posttrain" / f"{name}.yaml"):
+            if path.is_file():
+                return path
+        known = sorted({*UNTRAINED, "asft", *(p.stem for p in (self.conf / "posttrain").glob("*.yaml"))})
+        raise InputError(f"there is no method {stage!r}", where="methods", remedy=f"there are: {', '.join(known)}")
+
+    def parse(self) -> dict[str, ParsedStage]:
+        """Every stage's command, parsed with the first seed, before anything runs.
+
+        Raises:
+            InputError: a key, value or file that does not exist.
+        """
+        return {stage: self._parse(stage) for stage in self.stages}
+
+    def _parse(self, stage: str) -> ParsedStage:
+        if own := [word for word in self._settings(stage) if word.startswith(OWN)]:
+            raise InputError("the chain sets this itself", where=f"{stage}, {own[0]}", remedy="leave it out")
+        try:
+            return parse_stage(self.argv(stage, self.chain.seeds[0]))
+        except InputError as error:
+            where = f"{stage}, {error.where}" if error.where else stage
+            raise InputError(error.what, where=where, remedy=error.remedy) from error
+
+
+def _conf(file: Path) -> Path:
+    """The folder of the stages' YAML files, for a chain's that lies in it or elsewhere."""
+    for folder in (file.parent.parent, Path("conf")):
+        if (folder / "recommender.yaml").is_file():
+            return folder
+    raise InputError(
+        "there are no stages to run", where=str(file), remedy="start in the folder that holds conf/recommender.yaml"
+    )
+
+
+def flatten(settings: dict[str, Any], prefix: str = "") -> list[str]:
+    """Nested settings as words of a command line: ``{"model": {"lr": 0.1}}`` -> ``["--model.lr=0.1"]``."""
+    words = []
+    for key, value in settings.items():
+        if isinstance(value, dict) and "class_path" not in value:
+            words += flatten(value, f"{prefix}{key}.")
+        else:
+            words.append(f"--{prefix}{key}={value if isinstance(value, str) else json.dumps(value)}")
+    return words
