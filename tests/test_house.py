@@ -38,7 +38,8 @@ def imported_rooms(path: Path) -> set[str]:
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            names = [f"{node.module}.{a.name}" for a in node.names] if node.module == "recalign" else [node.module or ""]
+            module = node.module or ""
+            names = [f"{module}.{alias.name}" for alias in node.names] if module == "recalign" else [module]
         rooms |= {name.split(".")[1] for name in names if name.startswith("recalign.")}
     return rooms - {"__version__"}
 
