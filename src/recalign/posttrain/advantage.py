@@ -96,8 +96,8 @@ def state_values(
 ) -> Tensor:
     """What the starting policy could expect before every target.
 
-    V(s) = E_{a ~ pi}[r(s, a)], or, with ``soft`` = lambda, V(s) = lambda log E_{a ~ pi}[exp(r(s, a) / lambda)], which is
-    the exact normaliser of the exponential tilt: pi exp((r - V) / lambda) sums to 1.
+    V(s) = E_{a ~ pi}[r(s, a)], or, with ``soft`` = lambda, V(s) = lambda log E_{a ~ pi}[exp(r(s, a) / lambda)], which
+    is the exact normaliser of the exponential tilt: pi exp((r - V) / lambda) sums to 1.
 
     Shape: (rows of the event table,), NaN elsewhere.
     """

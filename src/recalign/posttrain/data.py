@@ -28,7 +28,7 @@ class PostTrainingData(RewardData):
         baseline: V: nothing, the mean reward, the user's earlier mean, the item's mean, both, the reward expected under
             the starting policy (``value``), or its soft form (``soft``).
         soft: lambda of the soft baseline, in the reward's own unit.
-        placebo: rewards shuffled within the user, before any mean is taken (``permuted``; with means of the true rewards
+        placebo: rewards shuffled within the user, before any mean is taken (``permuted``: with means of true rewards
             the advantage would fall with an item's quality), or advantages shuffled over everybody (``random``, which
             keeps the weights and their effective sample size and says nothing): neither may gain anything.
         reward_model: checkpoint of the reward model; read where source or baseline need one.

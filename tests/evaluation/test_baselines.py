@@ -1,0 +1,71 @@
+"""Policies that need no training."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+import pytest
+import small
+import torch
+
+from recalign.evaluation.baselines import Rerank, RerankByMean, item_mean, popularity
+from recalign.recommender.checkpoint import load_net
+from recalign.reward import RewardData
+
+
+@pytest.fixture(scope="module")
+def data(log_root):
+    return small.data_of(RewardData, log_root, "tastes")
+
+
+@pytest.fixture
+def nets(cloned, rewarded):
+    return load_net(cloned, "policy").net.eval(), load_net(rewarded, "reward").net.eval()
+
+
+def order(policy, batch) -> list[int]:
+    return policy.top_k(policy.encode(batch), policy.num_items)[1][0].tolist()
+
+
+@pytest.mark.parametrize("high_only", [False, True])
+def test_popularity_counts_training_events_alone(data, high_only):
+    batch = small.batch_of(data, rows=1)
+    policy = popularity(data.sequences, high_only)
+    frame = data.sequences.frame.filter((pl.col("split") == 0) & (pl.col("high") | (not high_only)))
+    counts = dict(frame.group_by("item_id").len().iter_rows())
+    shown = [counts.get(v, 0) for v in order(policy, batch)]
+    assert shown == sorted(shown, reverse=True)
+    p_V = policy.log_probs(policy.encode(batch))[0].exp()
+    half = np.array([counts.get(v, 0) + 0.5 for v in range(1, data.num_items + 1)])
+    np.testing.assert_allclose(p_V.numpy(), half / half.sum(), rtol=1e-5)
+
+
+def test_item_mean_goes_by_the_mean(data):
+    _, scale, item_mean_V = data.moments()
+    policy = item_mean(item_mean_V, scale)
+    shown = item_mean_V[np.array(order(policy, small.batch_of(data, rows=1))) - 1]
+    assert (np.diff(shown) <= 1e-7).all()
+
+
+@torch.no_grad()
+def test_reranking_tilts_the_start(data, nets):
+    start, reward = nets
+    batch = small.batch_of(data, rows=3)
+    logp_TV, r_TV = start.log_probs(start.encode(batch)), reward.predict(reward.states(batch))
+    policy = Rerank(start, reward, 0.7)
+    torch.testing.assert_close(
+        policy.log_probs(policy.encode(batch)), (logp_TV + 0.7 * r_TV).log_softmax(dim=1), atol=1e-4, rtol=1e-4
+    )
+    mean_V = torch.randn(data.num_items)
+    by_mean = RerankByMean(start, mean_V, 0.7)
+    torch.testing.assert_close(by_mean.log_probs(by_mean.encode(batch)), (logp_TV + 0.7 * mean_V).log_softmax(dim=1))
+
+
+@torch.no_grad()
+def test_without_strength_reranking_is_the_start_and_with_much_it_is_the_reward(data, nets):
+    start, reward = nets
+    batch = small.batch_of(data, rows=2)
+    none, much = Rerank(start, reward, 0.0), Rerank(start, reward, 1e4)
+    torch.testing.assert_close(none.log_probs(none.encode(batch)), start.log_probs(start.encode(batch)))
+    best_T = reward.predict(reward.states(batch)).argmax(dim=1) + 1
+    assert much.top_k(much.encode(batch), 1)[1][:, 0].equal(best_T)

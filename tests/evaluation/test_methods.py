@@ -1,0 +1,118 @@
+"""Methods evaluated: what is written, what is kept, and what makes it anew."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import polars as pl
+import pytest
+import small
+import torch
+
+from recalign.errors import InputError
+from recalign.evaluation.comparison import compare
+from recalign.evaluation.methods import UNTRAINED, Cell, Ground, evaluate_methods
+from recalign.posttrain import PostTrainingData, WeightedSFT
+from recalign.reward import RewardData
+
+
+@pytest.fixture(scope="module")
+def data(log_root):
+    return small.data_of(RewardData, log_root, "tastes")
+
+
+@pytest.fixture
+def ground(cloned, rewarded, tmp_path):
+    """Judges are told apart by their files; here all three reward models are the same."""
+    paths = {}
+    for name, path in (("start", cloned), ("reward", rewarded), ("judge_select", rewarded), ("judge_report", rewarded)):
+        paths[name] = tmp_path / f"{name}.ckpt"
+        shutil.copy(path, paths[name])
+    return Ground(**paths, strength=0.5)
+
+
+@pytest.fixture
+def asft(cloned, log_root, tmp_path):
+    module = WeightedSFT(init_from=str(cloned), lr=1e-2)
+    small.fit(module, small.data_of(PostTrainingData, log_root, "tastes"), tmp_path)
+    return small.saved(module, tmp_path / "asft.ckpt")
+
+
+@pytest.fixture
+def cells(asft):
+    trained = Cell("asft", asft, {"cost/seconds": 2.5, "cost/steps": 7, "cost/events": 900})
+    return [*(Cell(method, None, {}) for method in UNTRAINED), trained]
+
+
+def place(tmp_path, method):
+    return tmp_path / "runs" / method / "seed-3" / "evaluation"
+
+
+def test_artefacts_are_those_that_comparisons_read(tmp_path, data, ground, cells):
+    done = evaluate_methods(tmp_path / "runs", 3, cells, ground, data)
+    assert done == [*UNTRAINED, "asft"]
+    for method in done:
+        for part in ("test", "validation"):
+            frame = pl.read_parquet(place(tmp_path, method) / f"{part}.parquet")
+            assert len(frame) == len(data.windows(part, "A").target)
+            assert {"user", "event", "rank", "judge@10", "select_judge@10", "train_rm@10", "kl"} <= set(frame.columns)
+            assert "shown" not in frame.columns
+        summary = json.loads((place(tmp_path, method) / "summary.json").read_text())
+        assert (summary["method"], summary["seed"], summary["log"]) == (method, 3, "tastes")
+        assert 0 < summary["coverage@10"] <= 1
+        assert summary["cold_share"] == 0
+        assert not list(place(tmp_path, method).glob("*.partial"))
+    assert summary["cost/steps"] == 7
+    start = pl.read_parquet(place(tmp_path, "start") / "test.parquet")
+    assert start["kl"].abs().max() < 1e-6
+    reranked = pl.read_parquet(place(tmp_path, "rerank") / "test.parquet")
+    assert reranked["train_rm@10"].mean() > start["train_rm@10"].mean() + 0.1
+    table = compare(tmp_path / "runs", draws=20)
+    assert set(table["method"]) == set(done)
+
+
+def test_what_has_not_changed_is_kept(tmp_path, data, ground, cells):
+    runs = tmp_path / "runs"
+    evaluate_methods(runs, 3, cells, ground, data)
+    stamp = (place(tmp_path, "start") / "test.parquet").stat().st_mtime_ns
+    assert evaluate_methods(runs, 3, cells, ground, data) == []
+    assert (place(tmp_path, "start") / "test.parquet").stat().st_mtime_ns == stamp
+    assert evaluate_methods(runs, 3, cells, Ground(**{**vars(ground), "strength": 2.0}), data) == [
+        "rerank",
+        "rerank_item_mean",
+    ]
+    (place(tmp_path, "popularity") / "test.parquet").unlink()
+    assert evaluate_methods(runs, 3, cells[:1], ground, data) == ["popularity"]
+    assert evaluate_methods(runs, 4, cells[:1], ground, data) == ["popularity"]  # another seed
+
+
+def test_another_checkpoint_is_evaluated_anew(tmp_path, data, ground, cells, asft):
+    runs = tmp_path / "runs"
+    evaluate_methods(runs, 3, cells, ground, data)
+    checkpoint = torch.load(asft, weights_only=True)
+    checkpoint["state_dict"]["policy.item_embedding.weight"].mul_(-1)
+    torch.save(checkpoint, asft)
+    assert evaluate_methods(runs, 3, cells, ground, data) == ["asft"]
+    judge = torch.load(ground.judge_report, weights_only=True)
+    judge["state_dict"]["reward.nets.0.mean"] += 100
+    torch.save(judge, ground.judge_report)
+    assert len(evaluate_methods(runs, 3, cells, ground, data)) == len(cells)  # all rest on the judge
+    assert pl.read_parquet(place(tmp_path, "start") / "test.parquet")["judge@10"].mean() > 30
+
+
+def test_other_data_are_evaluated_anew(tmp_path, data, ground, cells, log_root):
+    runs = tmp_path / "runs"
+    evaluate_methods(runs, 3, cells[:1], ground, data)
+    known = small.data_of(RewardData, log_root, "tastes", request_time="known")
+    assert evaluate_methods(runs, 3, cells[:1], ground, known) == ["popularity"]
+    other = small.data_of(RewardData, log_root, "tastes", split=small.LeaveLast(2, 2))
+    assert evaluate_methods(runs, 3, cells[:1], ground, other) == ["popularity"]
+
+
+def test_checkpoints_of_another_catalogue_are_refused(tmp_path, data, ground, cells):
+    checkpoint = torch.load(ground.judge_select, weights_only=True)
+    torch.save({**checkpoint, "catalogue": "another"}, ground.judge_select)
+    with pytest.raises(InputError, match=r"judge_select\.ckpt: .* another catalogue"):
+        evaluate_methods(tmp_path / "runs", 3, cells, ground, data)
+    assert not (tmp_path / "runs").exists()

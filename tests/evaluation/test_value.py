@@ -1,0 +1,178 @@
+"""The value of a policy: by hand with a policy and scorers that are known, then with real ones."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import polars as pl
+import pytest
+import small
+import torch
+from token_policy import TokenPolicy
+
+from recalign.errors import InputError
+from recalign.evaluation import value
+from recalign.evaluation.baselines import SameForAll
+from recalign.evaluation.value import Scorers, evaluate, load_truth
+from recalign.recommender import RecommenderData
+from recalign.recommender.checkpoint import load_net
+from recalign.reward import RewardData
+
+# User 1 and 3 train on all twelve items between them; user 2 is the judges'.
+ROWS = [
+    *[(1, v, v, 3.0) for v in range(1, 7)],
+    *[(3, v, v, 3.0) for v in range(7, 13)],
+    (3, 1, 13, 2.0),
+    *[(2, v, v, 5.0) for v in (1, 2, 3, 4)],
+    (1, 7, 20, 1.0),  # validation
+    (3, 2, 20, 4.0),
+    (2, 5, 20, 5.0),
+    (1, 8, 30, 5.0),  # test
+    (3, 99, 30, 1.0),  # which training never saw
+    (2, 6, 30, 5.0),
+]
+
+
+class Lookup(torch.nn.Module):
+    """A reward model by heart: r(s, v) = v."""
+
+    def states(self, batch):
+        return torch.zeros(1, len(batch.target_T), 1)
+
+    def predict(self, states, item):
+        return item.float()
+
+
+@pytest.fixture
+def data(tmp_path):
+    pl.DataFrame(ROWS, schema=["user", "item", "timestamp", "rating"], orient="row").write_csv(tmp_path / "hand.csv")
+    made = small.data_of(RecommenderData, tmp_path, "hand", split=small.LeaveLast(1, 1))
+    made.sequences.group[:] = ["A", "B2", "A"]  # the users in order of their ids
+    return made
+
+
+@pytest.fixture
+def by_hand(data):
+    """A constant policy that prefers items in their order, and a start to which all are the same."""
+    policy = SameForAll(-torch.arange(1.0, 13.0))
+    truth_UV = torch.arange(36.0).view(3, 12)
+    scorers = Scorers(SameForAll(torch.zeros(12)), {"judge@10": Lookup()}, truth_UV)
+    return evaluate({"it": policy, "flat": scorers.start}, scorers, data, "test")
+
+
+SEEN = {1: set(range(1, 8)), 3: {*range(7, 13), 1, 2}}
+
+
+def test_users_outside_a_never_appear(by_hand, data):
+    for frame in by_hand.values():
+        assert data.sequences.users.gather(frame["user"]).to_list() == [1, 3]
+        assert frame["event"].is_sorted()
+
+
+def test_ranks_and_flags_by_hand(by_hand):
+    frame = by_hand["it"]
+    assert frame["rank"].to_list() == [1, 0]  # 8 is the first that user 1 has not met; 99 is not in the catalogue
+    assert frame["cold"].to_list() == [False, True]
+    assert frame["high"].to_list() == [True, False]
+    assert frame["trajectory"].to_list() == [True, False]  # rewards 5 and 1, the median is 3
+    assert by_hand["flat"]["rank"].to_list() == [5, 0]  # all five unseen items are as good
+
+
+def test_what_is_shown_is_unseen_and_scored_by_its_mean(by_hand):
+    for row in by_hand["it"].iter_rows(named=True):
+        user = 1 if row["user"] == 0 else 3
+        unseen = [v for v in range(1, 13) if v not in SEEN[user]]
+        assert row["shown"] == unseen + [0] * (10 - len(unseen))
+        assert row["judge@10"] == pytest.approx(np.mean(unseen))
+        assert row["true@10"] == pytest.approx(np.mean([12 * row["user"] + v - 1 for v in unseen]))
+        weight = np.exp([-float(v) for v in unseen])
+        true = np.average([12 * row["user"] + v - 1 for v in unseen], weights=weight)
+        assert row["true"] == pytest.approx(true, rel=1e-5)
+
+
+def test_distribution_figures_by_hand(by_hand):
+    p = np.exp(-np.arange(1, 13.0))
+    p /= p.sum()
+    entropy = -(p * np.log(p)).sum()
+    for row in by_hand["it"].iter_rows(named=True):
+        assert row["entropy"] == pytest.approx(entropy, rel=1e-5)
+        assert row["kl"] == pytest.approx(math.log(12) - entropy, rel=1e-5)
+    assert by_hand["flat"]["kl"].to_list() == pytest.approx([0, 0], abs=1e-6)
+    assert by_hand["flat"]["entropy"].to_list() == pytest.approx([math.log(12)] * 2, rel=1e-5)
+
+
+def test_popularity_is_the_share_of_the_catalogue_with_fewer_training_events(by_hand):
+    # training events: items 1 to 4 have two, 1 also user 3's, the others one
+    assert by_hand["it"]["popularity@10"][0] == 0  # user 1 is shown 8 to 12: one event each, none has fewer
+    # user 3 is shown 3, 4 (8 of 12 items have fewer than their two), 5 and 6
+    assert by_hand["it"]["popularity@10"][1] == pytest.approx((8 + 8 + 0 + 0) / 12 / 4)
+
+
+def test_types_are_those_that_comparisons_read(by_hand):
+    schema = by_hand["it"].schema
+    assert [schema[c] for c in ("user", "event", "rank")] == [pl.UInt32] * 3
+    assert [schema[c] for c in ("cold", "high", "trajectory")] == [pl.Boolean] * 3
+    floats = {"kl", "entropy", "popularity@10", "judge@10", "true", "true@10"}
+    assert {schema[c] for c in floats} == {pl.Float64}
+    assert set(schema) == {"user", "event", "rank", "cold", "high", "trajectory", "shown"} | floats
+
+
+def test_without_truth_there_is_no_true_value(data):
+    start = SameForAll(torch.zeros(12))
+    frame = evaluate({"start": start}, Scorers(start), data, "validation")["start"]
+    assert set(frame.columns) & {"true", "true@10", "judge@10"} == set()
+    assert frame["rank"].len() == 2
+
+
+def test_a_part_without_users_of_a_is_refused(data):
+    data.sequences.group[:] = "B1"
+    start = SameForAll(torch.zeros(12))
+    with pytest.raises(InputError, match="no user of A has a test event"):
+        evaluate({"start": start}, Scorers(start), data, "test")
+
+
+def test_stretches_of_states_change_nothing(log_root, cloned, rewarded, monkeypatch):
+    """Users x items is never held; the figures are the same whatever the stretches."""
+    data = small.data_of(RewardData, log_root, "tastes")
+    start = load_net(cloned, "policy").net
+    tokens = TokenPolicy(small.pooled(), data.num_items, codes=7)
+    truth = torch.randn(data.sequences.num_users, data.num_items)
+    scorers = Scorers(start, {"judge@10": load_net(rewarded, "reward").net}, truth)
+    whole = evaluate({"start": start, "tokens": tokens}, scorers, data, "test")
+    monkeypatch.setattr(value, "ROWS", 7)
+    monkeypatch.setattr("recalign.recommender.policy.ROWS", 7)
+    for name, frame in evaluate({"start": start, "tokens": tokens}, scorers, data, "test").items():
+        for column in ("kl", "entropy", "true", "true@10", "judge@10"):
+            np.testing.assert_allclose(frame[column], whole[name][column], rtol=1e-4, atol=1e-5)
+        assert frame["rank"].to_list() == whole[name]["rank"].to_list()
+
+
+def test_a_policy_of_several_tokens_an_item_is_evaluated(log_root, cloned, rewarded):
+    data = small.data_of(RewardData, log_root, "tastes")
+    torch.manual_seed(0)
+    tokens = TokenPolicy(small.pooled(), data.num_items, codes=7).train()
+    scorers = Scorers(load_net(cloned, "policy").net, {"judge@10": load_net(rewarded, "reward").net})
+    frame = evaluate({"tokens": tokens}, scorers, data, "test")["tokens"]
+    assert len(frame) == len(data.windows("test", "A").target)
+    assert frame["rank"].min() >= 1
+    assert frame["judge@10"].is_between(0, 7).all()
+    assert frame["kl"].min() > 0
+    batch = small.batch_of(data)
+    seen = {(int(batch.event_T[t]), int(v)) for t, v in batch.seen_N.T}
+    assert not seen & {(row["event"], v) for row in frame.iter_rows(named=True) for v in row["shown"]}
+
+
+def test_truth_is_read_by_raw_id(tmp_path, data):
+    raw_items = [12, *range(1, 12), 99]
+    reward = np.arange(39, dtype=np.float32).reshape(3, 13)
+    np.savez(tmp_path / "truth.npz", reward=reward, users=np.array([3, 2, 1]), items=np.array(raw_items))
+    truth_UV = load_truth(tmp_path / "truth.npz", data.sequences)
+    assert truth_UV.shape == (3, 12)
+    assert truth_UV[0, 0] == reward[2, 1]  # user 1, item 1
+    assert truth_UV[2, 11] == reward[0, 0]  # user 3, item 12
+    np.savez(tmp_path / "short.npz", reward=reward[:2], users=np.array([3, 2]), items=np.array(raw_items))
+    with pytest.raises(InputError, match="no true reward for 1"):
+        load_truth(tmp_path / "short.npz", data.sequences)
+    with pytest.raises(InputError, match="missing"):
+        load_truth(tmp_path / "none.npz", data.sequences)

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import small
+
+from recalign.sequences import EventDataModule
+
+
+@pytest.fixture(scope="module")
+def data(log_root):
+    return small.data_of(EventDataModule, log_root, batch_tokens=128)
+
+
+def test_nothing_is_read_before_it_is_asked_for(tmp_path):
+    data = small.data_of(EventDataModule, tmp_path)  # there is no file
+    assert data.know_request is False
+
+
+def test_every_training_target_comes_once_an_epoch(data):
+    loader = data.train_dataloader()
+    batches = list(loader)
+    assert len(batches) == len(loader) > 1
+    events = np.concatenate([b.event_T.numpy() for b in batches])
+    assert sorted(events) == sorted(data.training().event)
+    members = data.sequences.users_in("A")
+    assert all(members[b.user_B.numpy()].all() for b in batches)
+    assert batches[0].seen_N is None
+
+
+def test_the_order_of_an_epoch_is_a_function_of_seed_and_epoch(log_root):
+    def order(seed, epoch):
+        loader = small.data_of(EventDataModule, log_root, seed=seed, batch_tokens=128).train_dataloader()
+        loader.sampler.set_epoch(epoch)
+        return [b.event_T.tolist() for b in loader]
+
+    assert order(1, 0) == order(1, 0)
+    assert order(1, 0) != order(1, 1)
+    assert order(1, 0) != order(2, 0)
+
+
+def test_a_saved_epoch_goes_on_with_the_batch_it_would_have_had(data):
+    whole = [b.event_T.tolist() for b in data.train_dataloader()]
+    first = data.train_dataloader()
+    started = iter(first)
+    begun = [next(started).event_T.tolist()]
+    second = data.train_dataloader()
+    second.load_state_dict(first.state_dict())
+    assert begun + [b.event_T.tolist() for b in second] == whole
+
+
+def test_evaluation_lists_what_was_seen_and_serving_has_no_target(data):
+    for loader in (data.val_dataloader(), data.test_dataloader(), data.predict_dataloader()):
+        assert all(batch.seen_N is not None for batch in loader)
+    serving = list(data.predict_dataloader())
+    assert sum(len(b.user_B) for b in serving) == data.sequences.users_in("A").sum()
+    assert all((b.target_T == 0).all() for b in serving)
+    assert all((b.length_B == 20).all() for b in serving)
+
+
+def test_a_part_can_be_asked_for_of_other_users(data):
+    of_judges = data.windows("test", "B1").user
+    assert set(of_judges) == set(np.flatnonzero(data.sequences.users_in("B1")))
+    assert not set(of_judges) & set(data.windows("test").user)
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_request_time(log_root, known):
+    data = small.data_of(EventDataModule, log_root, request_time="known" if known else "last_event")
+    batch = small.batch_of(data, "test", rows=3)
+    asked_T = batch.request_time_BL[batch.row_T, batch.column_T].numpy()
+    time = data.sequences.frame["timestamp"].to_numpy()
+    event = batch.event_T.numpy()
+    np.testing.assert_array_equal(asked_T, time[event] if known else time[event - 1])
+
+
+def test_batches_keep_to_the_token_budget(log_root):
+    data = small.data_of(EventDataModule, log_root, batch_tokens=64)
+    batches = list(data.train_dataloader())
+    assert all(b.item_BL.numel() <= 64 for b in batches)
+    assert len(batches) == -(-data.sequences.users_in("A").sum() // 4)  # 14 events a user, in a bucket of 16
