@@ -6,44 +6,51 @@ import numpy as np
 import polars as pl
 
 from recalign.events import EventTable, audit
-from recalign.sequences.store import PARTS, Sequences
+from recalign.sequences.store import PARTS, Part, Sequences
 from recalign.sequences.windows import evaluation_windows, left_out, training_windows
 
 
-def audit_log(table: EventTable, sequences: Sequences, max_length: int) -> dict[str, dict[str, int | float | str]]:
+Rows = dict[str, int | float | str]
+
+
+def audit_log(table: EventTable, sequences: Sequences, max_length: int) -> dict[str, Rows]:
     """All that `recalign check` says, by section: the log, its division, its leaks."""
-    own = {"split": split_figures(sequences, max_length), "leaks (all must be 0)": leaks(sequences, max_length)}
-    return {**audit(table), **own}
+    return {
+        **audit(table),
+        **{part: part_figures(sequences, part) for part in PARTS},
+        "split": split_figures(sequences, max_length),
+        "leaks (all must be 0)": leaks(sequences, max_length),
+    }
 
 
-def split_figures(sequences: Sequences, max_length: int) -> dict[str, str]:
-    """Sizes of the parts and what is lost on the way, by name, ready to be printed."""
-    frame, everybody = sequences.frame, np.full(sequences.num_users, True)
-    rows = {}
-    for part, code in PARTS.items():
-        chosen = frame.filter(pl.col("split") == code)
-        span = f"{_day(chosen['timestamp'].min())} .. {_day(chosen['timestamp'].max())}"
-        rows[part] = f"{len(chosen):,} events of {chosen['user'].n_unique():,} users, {span}"
-    rows["catalogue"] = f"{sequences.num_items:,} items in training"
-    for part in ("validation", "test"):
-        chosen = frame.filter(pl.col("split") == PARTS[part])
+def part_figures(sequences: Sequences, part: Part) -> Rows:
+    """Size and span of one part, and its targets that training never saw."""
+    chosen = sequences.frame.filter(pl.col("split") == PARTS[part])
+    first, last = (str(pl.from_epoch(chosen["timestamp"]).dt.date().sort()[end]) for end in (0, -1))
+    rows: Rows = {"events": len(chosen), "users": chosen["user"].n_unique(), "first day": first, "last day": last}
+    if part != "train":
         cold = chosen.filter(pl.col("item_id") == 0)
-        share = len(cold) / len(chosen)
-        rows[f"cold items, {part}"] = (
-            f"{cold['item'].n_unique():,} items unseen in training, {share:.2%} of the targets: counted as misses"
-        )
-    rows["high rewards"] = f"{frame['high'].mean():.1%} of the events"
-    rows["users left out"] = f"{left_out(sequences, everybody):,} with test events but no history before the test"
-    longest = np.diff(sequences.offset).max()
-    if longest > max_length:
-        rows["long histories"] = f"up to {longest:,} events; a model sees the newest {max_length}"
-    groups, counts = np.unique(sequences.group, return_counts=True)
-    rows["user groups"] = ", ".join(f"{g} {n:,}" for g, n in zip(groups, counts, strict=True))
+        rows["items unseen in training"] = cold["item"].n_unique()
+        rows["share of targets on them (misses)"] = len(cold) / len(chosen)
     return rows
 
 
-def leaks(sequences: Sequences, max_length: int) -> dict[str, str]:
-    """Three ways in which the future could reach a model, each counted; all must be 0."""
+def split_figures(sequences: Sequences, max_length: int) -> Rows:
+    """What the division leaves, and what is lost on the way."""
+    everybody = np.full(sequences.num_users, True)
+    groups, counts = np.unique(sequences.group, return_counts=True)
+    return {
+        "items in training (the catalogue)": sequences.num_items,
+        "share of events with a high reward": float(sequences.frame["high"].mean()),  # type: ignore[arg-type]
+        "users left out: test events, no history before": left_out(sequences, everybody),
+        "events of the longest history": int(np.diff(sequences.offset).max()),
+        "newest events that a model sees": max_length,
+        **{f"users in group {group}": int(count) for group, count in zip(groups, counts, strict=True)},
+    }
+
+
+def leaks(sequences: Sequences, max_length: int) -> Rows:
+    """Four ways in which the future could reach a model, each counted; all must be 0."""
     everybody = np.full(sequences.num_users, True)
     train = training_windows(sequences, everybody, max_length)
     test = evaluation_windows(sequences, everybody, "test", max_length)
@@ -55,12 +62,8 @@ def leaks(sequences: Sequences, max_length: int) -> dict[str, str]:
     first = sequences.frame.filter(pl.col("split") == PARTS["test"]).group_by("user").agg(pl.col("event").min())
     both = last.join(first, on="user", suffix="_test")
     return {
-        "future events in a history": f"{future:,}",
-        "targets in their own history": f"{target_in_history:,}",
-        "test events before the end of training": f"{both.filter(pl.col('event') > pl.col('event_test')).height:,}",
-        "test events seen in training": f"{np.isin(test.event, train.event).sum():,}",
+        "future events in a history": future,
+        "targets in their own history": target_in_history,
+        "users whose test begins before their training ends": both.filter(pl.col("event") > pl.col("event_test")).height,
+        "test events seen in training": int(np.isin(test.event, train.event).sum()),
     }
-
-
-def _day(seconds: object) -> str:
-    return str(pl.from_epoch(pl.Series([seconds]), time_unit="s").dt.date()[0])
