@@ -68,6 +68,8 @@ class Plan:
         for key, values in (("methods", chain.methods), ("seeds", chain.seeds)):
             if not values or len(set(values)) < len(values):
                 raise InputError(f"{values} is empty or names one twice", where=key, remedy="list each once")
+        if min(chain.seeds) < 0:
+            raise InputError(f"{min(chain.seeds)} is no seed", where="seeds", remedy="seeds are 0 or more")
         self.stages = [*GROUND, *(method for method in chain.methods if method not in UNTRAINED)]
         named = [*chain.stages, *(stage for stage in overrides if stage is not None)]
         if unknown := [stage for stage in named if stage not in self.stages]:

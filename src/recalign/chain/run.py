@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from recalign.chain.plan import GROUND, Plan
+from recalign.errors import InputError
 from recalign.evaluation import comparison
 from recalign.evaluation.command import show
 from recalign.evaluation.methods import Cell, Ground, evaluate_methods
@@ -21,7 +22,8 @@ from recalign.recommender.checkpoint import read_checkpoint
 from recalign.reward import RewardData
 from recalign.sequences.audit import audit_log
 from recalign.simulation import World, simulate, write
-from recalign.stage import Manifest, RunFolder, parse_stage, run_stage
+from recalign.stage import Manifest, RunFolder, StageCLI
+from recalign.stage.console import quiet
 from recalign.stage.folder import write_text
 
 
@@ -58,6 +60,7 @@ def run_chain(plan: Plan) -> Path:
     parsed = plan.parse()
     folder = parsed["reward"].folder.path.parents[1]
     data: RewardData = parsed["reward"].datamodule()  # type: ignore[assignment]
+    parsed["recommender"].folder.probe()
     _make_world(data)
     _check(data, folder)
     for seed in plan.chain.seeds:
@@ -93,14 +96,17 @@ def _check(data: RewardData, folder: Path) -> None:
 
 def _run(argv: list[str]) -> Trained:
     """Run one stage, unless it would only repeat itself."""
-    parsed = parse_stage(argv)  # here and not earlier, because the stages that it starts from are there now
-    if manifest := parsed.finished():
-        _say(f"unchanged: {parsed.folder.path}")
-        return Trained.of(parsed.folder, manifest)
-    _say(shlex.join(["recalign", *argv]))
-    result = run_stage(argv)
-    assert result.manifest is not None
-    trained = Trained.of(result.folder, result.manifest)
+    with quiet():
+        stage = StageCLI(argv)  # parsed anew: the stages that it starts from are there now
+        folder = stage.parsed.folder
+        if manifest := stage.parsed.finished():
+            _say(f"unchanged: {folder.path}")
+            return Trained.of(folder, manifest)
+        _say(shlex.join(["recalign", *argv]))
+        manifest = stage.run().manifest
+    if manifest is None:
+        raise InputError("a chain cannot do with a dry run", where="trainer.fast_dev_run", remedy="use max_epochs=1")
+    trained = Trained.of(folder, manifest)
     _say(f"  {trained.seconds:.0f} s, {trained.checkpoint}")
     return trained
 

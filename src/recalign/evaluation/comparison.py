@@ -131,7 +131,8 @@ def load_runs(
     """The finished evaluations of a chain. A run is finished when it has both `summary.json` and `test.parquet`."""
     if not chain_folder.is_dir():
         raise InputError("there is no such folder", where=str(chain_folder), remedy="run `recalign chain` first")
-    folders = [path.parent for path in chain_folder.glob("*/seed-*/evaluation/summary.json")]
+    # [0-9]: what a stage that ran anew has left is called seed-<n>.previous
+    folders = [path.parent for path in chain_folder.glob("*/seed-*[0-9]/evaluation/summary.json")]
     runs = [_load_run(folder) for folder in folders if (folder / "test.parquet").is_file()]
     runs = [r for r in runs if (methods is None or r.method in methods) and (seeds is None or r.seed in seeds)]
     runs.sort(key=lambda run: (run.method, run.seed))

@@ -240,7 +240,7 @@ def _seed_table(frame: pl.DataFrame) -> dict[str, Any]:
 
 def _size(chain_folder: Path) -> dict[str, int]:
     """Users and events of the test, and how many of the events had a high reward."""
-    events = pl.read_parquet(next(chain_folder.glob("*/seed-*/evaluation/test.parquet")), columns=["user", "high"])
+    events = pl.read_parquet(next(chain_folder.glob("*/seed-*[0-9]/evaluation/test.parquet")), columns=["user", "high"])
     return {"users": events["user"].n_unique(), "events": len(events), "high": int(events["high"].sum())}
 
 
@@ -250,7 +250,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _manifests(chain_folder: Path) -> list[dict[str, Any]]:
     """`manifest.json` of every stage and seed, in the order in which they ran."""
-    found = [_read(path) for path in chain_folder.glob("*/seed-*/manifest.json")]
+    found = [_read(path) for path in chain_folder.glob("*/seed-*[0-9]/manifest.json")]
     return sorted(found, key=lambda manifest: (str(manifest.get("started")), str(manifest.get("stage"))))
 
 
@@ -258,7 +258,9 @@ def _trust(chain_folder: Path) -> dict[str, Any]:
     """Verdicts on the reward models (and the seeds that got each), and their figures: a row each, a column a seed."""
     seeds = {
         path.parent.name.removeprefix("seed-"): dict(_flat(_read(path)))
-        for path in sorted(chain_folder.glob("reward/seed-*/trust.json"), key=lambda path: int(path.parent.name[5:]))
+        for path in sorted(
+            chain_folder.glob("reward/seed-*[0-9]/trust.json"), key=lambda path: int(path.parent.name[5:])
+        )
     }
     names = dict.fromkeys(name for figures in seeds.values() for name in figures if name != "verdict")
     rows = {name: [figures.get(name) for figures in seeds.values()] for name in names}

@@ -136,6 +136,8 @@ class StageCLI(LightningCLI):
     def _run_subcommand(self, subcommand: str) -> None: ...
 
     def _parsed(self, config: Namespace) -> ParsedStage:
+        if not 0 <= config.seed_everything < 2**32:  # numpy's limits
+            raise InputError(f"{config.seed_everything} is no seed", where="seed_everything", remedy="give 0 or more")
         run = RunConfig(**vars(config.run))
         log = config.data.init_args.log.name
         folder = RunFolder.of(run, run.chain or log, config.seed_everything)

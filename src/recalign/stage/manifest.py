@@ -67,7 +67,7 @@ class Manifest:
         try:
             found = json.loads(folder.manifest.read_text(encoding="utf-8"))
             return cls(**{f.name: found[f.name] for f in fields(cls) if f.name in found})
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except (ValueError, TypeError) as error:
             raise InputError(
