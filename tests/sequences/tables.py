@@ -9,13 +9,14 @@ from recalign.events import EventTable
 
 def table(users, items, times, rewards=None, has_time=True, **columns) -> EventTable:
     """An event table of dense users and items, in the order given."""
+    rewards = rewards if rewards is not None else [float(i % 5 + 1) for i in items]
     frame = pl.DataFrame(
         {
             "user": pl.Series(users, dtype=pl.UInt32),
             "item": pl.Series(items, dtype=pl.UInt32),
             "timestamp": pl.Series(times, dtype=pl.Int64),
             "row": pl.Series(range(1, len(users) + 1), dtype=pl.UInt32),
-            "reward": pl.Series(rewards if rewards is not None else [float(i % 5 + 1) for i in items], dtype=pl.Float64),
+            "reward": pl.Series(rewards, dtype=pl.Float64),
             **columns,
         }
     )

@@ -36,7 +36,7 @@ rows = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 4), st.floats(-5, 5)
 def test_a_users_means_do_not_move_with_the_events_own_reward_nor_later_ones(events, other):
     events = sorted(events, key=lambda e: e[0])
     users, items, rewards = (list(x) for x in zip(*events, strict=True))
-    # the means of items and of everything stay as they are: only the last event's reward changes, and it is no training row
+    # the means of items and of everything stay as they are: only the last event's reward changes, no training row
     split = [TRAIN] * (len(users) - 1) + [TEST]
     if len(users) < 2:
         return
