@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +36,29 @@ def _is_matrix(p: nn.Parameter) -> bool:
 
 
 class StageModule(LightningModule):
-    """A LightningModule whose checkpoints say how to rebuild the networks that later stages load."""
+    """A LightningModule whose checkpoints say how to rebuild the networks that later stages load.
+
+    Logs ``speed/events_per_second``: targets trained on in an epoch over its seconds, validation left out.
+    """
 
     handed_over: tuple[str, ...] = ()
     """Names of the attributes that hold those networks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.events = 0  # that were trained on, repetitions counted
+        self._epoch_began = (0.0, 0)  # moment, events until then
+
+    def on_train_epoch_start(self) -> None:
+        self._epoch_began = time.monotonic(), self.events
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        self.events += len(batch.target_T)
+
+    def on_train_batch_end(self, outputs: object, batch: Batch, batch_idx: int) -> None:
+        if self.trainer.is_last_batch:
+            began, events = self._epoch_began
+            self.log("speed/events_per_second", (self.events - events) / max(time.monotonic() - began, 1e-9))
 
     @property
     def data(self) -> EventDataModule:
@@ -47,7 +67,10 @@ class StageModule(LightningModule):
 
     def facts(self) -> dict[str, Any]:
         """Plain values that later stages want to know beside the weights."""
-        return {}
+        return {"events": self.events}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.events = checkpoint["facts"]["events"]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         # objects given in Python become plain values, so that the checkpoint can be read with weights_only
@@ -78,21 +101,10 @@ class PolicyModule(StageModule):
         self.policy = policy
         self.lr, self.weight_decay, self.top_k = lr, weight_decay, top_k
         self.rank_all, self.rank_high = RankMetrics(ks=(10,)), RankMetrics(ks=(10,))
-        self.events = 0  # that were trained on, for the cost
         self._recommended: list[dict[str, Tensor]] = []
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return adamw(self.policy, self.lr, self.weight_decay)
-
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        self.events += len(batch.target_T)
-
-    def facts(self) -> dict[str, Any]:
-        """Events trained on, repetitions counted."""
-        return {"events": self.events}
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.events = checkpoint["facts"]["events"]
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         rank_T = self.policy.ranks(self.policy.encode(batch), batch.target_T, batch.seen_N)

@@ -147,9 +147,11 @@ class RewardModel(StageModule):
 
     def facts(self) -> dict[str, Any]:
         """What later stages and reports want to know: how the model did on validation, and its reliability there."""
-        return {"reliability": self.trust.reliability, "trust": asdict(self.trust)} if self.trust else {}
+        known = {"reliability": self.trust.reliability, "trust": asdict(self.trust)} if self.trust else {}
+        return super().facts() | known
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
         self._recall(checkpoint)
 
     def _recall(self, checkpoint: dict[str, Any]) -> None:
