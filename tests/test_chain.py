@@ -1,0 +1,298 @@
+"""The chain: what it runs, what it runs again, and what it refuses before it runs anything."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import tiny
+import torch
+
+from recalign.chain import GROUND, Chain, Plan
+from recalign.chain.command import split_overrides
+from recalign.chain.plan import flatten
+from recalign.chain.run import _make_world
+from recalign.errors import InputError
+from recalign.events import Log
+from recalign.reward import RewardData
+from recalign.simulation import World
+from recalign.stage import ParsedStage
+
+RUNS = Path("runs/tiny")
+TRAINED = (*GROUND, "bc", "asft")
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tiny.Said]:
+    """A folder in which the tiny chain has run, and what it said. Left as it is by every test."""
+    folder = tiny.prepare(tmp_path_factory.mktemp("first"))
+    return folder, tiny.chain(folder)
+
+
+@pytest.fixture
+def again(first: tuple[Path, tiny.Said], tmp_path: Path) -> Path:
+    """A copy of that folder."""
+    return shutil.copytree(first[0], tmp_path / "again")
+
+
+@pytest.fixture
+def here(first: tuple[Path, tiny.Said], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """That folder itself, for what only reads; the current folder."""
+    monkeypatch.chdir(first[0])
+    return first[0]
+
+
+def commands(out: str) -> list[str]:
+    return [line for line in out.splitlines() if line.startswith("recalign fit")]
+
+
+def stages(out: str) -> list[str]:
+    """Names of the stages that were run."""
+    return [word.split("=")[1] for line in commands(out) for word in shlex.split(line) if word.startswith("--run.name")]
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+
+
+def planned(*words: str, **settings: Any) -> dict[str, ParsedStage]:
+    overrides = split_overrides(words)[1]
+    chain = Chain(log="simulated", methods=["start", "asft"], data={"root": "data"}, **settings)
+    return Plan(chain, Path("conf/chain/tiny.yaml"), overrides).parse()
+
+
+def test_a_chain_leaves_runs_a_comparison_and_a_report(first: tuple[Path, tiny.Said]):
+    folder, said = first
+    assert said.code == 0
+    assert stages(said.out) == list(TRAINED)
+    for stage in TRAINED:
+        left = {path.name for path in (folder / RUNS / stage / "seed-0").iterdir()}
+        assert {"checkpoints", "config.yaml", "manifest.json", "metrics.csv"} <= left
+    for method in ("popularity", "start", "rerank", "bc", "asft"):
+        left = {path.name for path in (folder / RUNS / method / "seed-0/evaluation").iterdir()}
+        assert left == {"summary.json", "test.parquet", "validation.parquet"}
+    table = pl.read_csv(folder / RUNS / "comparison.csv")
+    assert table.columns == ["method", "seed", "split", "metric", "value", "ci_low", "ci_high"]
+    assert set(table["method"]) == {"popularity", "start", "rerank", "bc", "asft"}
+    metrics = {"all/ndcg@10", "high/ndcg@10", "value/judge@10", "value/true@10", "policy/kl", "cost/steps"}
+    assert metrics <= set(table["metric"])
+    assert "split" in json.loads((folder / RUNS / "check.json").read_text())
+    assert (folder / RUNS / "report.html").read_text().rstrip().endswith("</html>")
+
+
+def test_what_a_chain_says_can_be_read(first: tuple[Path, tiny.Said]):
+    _, said = first
+    assert "eval mode" not in said.err
+    assert "1,500 rows read from data/simulated/events.parquet" in said.out
+    for stage in TRAINED:
+        assert f"runs/tiny/{stage}/seed-0/checkpoints/" in said.out
+    assert "runs/tiny/comparison.csv\nruns/tiny/report.html\n" in said.out
+    assert "…" not in said.out  # no figure is cut where there is no terminal
+    assert "all/ndcg@10" in said.out
+
+
+def test_a_second_call_runs_nothing_and_says_so(again: Path):
+    table = (again / RUNS / "comparison.csv").read_text()
+    written = {path: path.stat().st_mtime_ns for path in again.glob("runs/tiny/*/seed-0/**/*")}
+    said = tiny.chain(again)
+    assert said.code == 0
+    assert commands(said.out) == []
+    assert [f"unchanged: runs/tiny/{stage}/seed-0" in said.out for stage in TRAINED] == [True] * len(TRAINED)
+    assert "evaluation, seed 0: unchanged" in said.out
+    assert {path: path.stat().st_mtime_ns for path in again.glob("runs/tiny/*/seed-0/**/*")} == written
+    assert (again / RUNS / "comparison.csv").read_text() == table
+
+
+def test_another_setting_of_asft_runs_it_and_its_evaluation_alone(again: Path):
+    said = tiny.chain(again, "--stages.asft.model.temperature", "0.3")
+    assert said.code == 0
+    assert stages(said.out) == ["asft"]
+    assert "evaluation, seed 0: asft\n" in said.out
+    assert (again / RUNS / "asft/seed-0.previous/evaluation").is_dir()  # which the comparison must not read
+    config = (again / RUNS / "asft/seed-0/config.yaml").read_text()
+    assert "temperature: 0.3" in config
+
+
+def test_an_upstream_that_changed_runs_what_follows(again: Path):
+    said = tiny.chain(again, "--stages.reward.model.lr=0.01", "--methods", "[start, bc, asft]")
+    assert stages(said.out) == ["reward"]  # no method reads the reward model: their rewards are observed
+    assert "evaluation, seed 0: start, bc, asft" in said.out  # the figure train_rm@10 is the reward model's
+
+
+def test_seeds_are_chains_of_their_own_and_old_methods_stay_out_of_the_table(again: Path):
+    said = tiny.chain(again, "--seeds", "[0, 1]", "--methods", "[start, asft]")
+    assert said.code == 0
+    assert stages(said.out) == [*GROUND, "asft"]
+    table = pl.read_csv(again / RUNS / "comparison.csv").filter(metric="all/ndcg@10", split="test")
+    assert set(table["method"]) == {"start", "asft"}
+    assert table.filter(method="asft")["seed"].to_list() == ["0", "1", "all"]
+    assert table.filter(seed="all")["ci_low"].null_count() == 0
+    ours = [weights(again / RUNS / f"recommender/seed-{seed}") for seed in (0, 1)]
+    assert any((ours[0][name] != ours[1][name]).any() for name in ours[0])
+
+
+def test_an_interrupted_chain_goes_on_where_it_was(again: Path, monkeypatch: pytest.MonkeyPatch):
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    shutil.rmtree(again / RUNS / "asft")
+    with monkeypatch.context() as patch:
+        patch.setattr("recalign.posttrain.weighted.WeightedSFT.training_step", interrupt)
+        patch.setattr("signal.signal", lambda *_: None)  # Lightning switches Ctrl-C off for good
+        said = tiny.chain(again)
+    assert (said.code, said.err.splitlines()[-1]) == (130, "recalign chain: interrupted")
+    said = tiny.chain(again)
+    assert said.code == 0
+    assert stages(said.out) == ["asft"]
+
+
+def test_the_printed_line_runs_alone_and_gives_the_same_weights(again: Path, first: tuple[Path, tiny.Said]):
+    line = commands(first[1].out)[-1]
+    said = tiny.recalign(again, *shlex.split(line)[1:], "--run.name=alone")
+    assert (said.code, said.out) == (
+        0,
+        "runs/tiny/alone/seed-0: fit done, runs/tiny/alone/seed-0/checkpoints/best.ckpt\n",
+    )
+    ours, theirs = weights(again / RUNS / "alone/seed-0"), weights(again / RUNS / "asft/seed-0")
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_wandb_files_are_grouped_by_chain(again: Path, monkeypatch: pytest.MonkeyPatch):
+    from recalign.chain import chain
+
+    monkeypatch.chdir(again)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    chain(["--config", "conf/chain/tiny.yaml", "--methods=[asft]", "--stages.asft.model.lr=0.001"])
+    (file,) = (again / RUNS / "asft/seed-0/wandb").glob("offline-run-*/*.wandb")
+    content = file.read_bytes()
+    assert all(word in content for word in (b"tiny", b"asft/seed-0", b"train/loss"))
+
+
+@pytest.mark.usefixtures("here")
+def test_overrides_reach_one_stage_or_all():
+    parsed = planned(
+        *(
+            "--trainer.max_epochs",
+            "3",
+            "--stages.asft.model.temperature=0.5",
+            "--stages.reward.trainer.max_epochs",
+            "7",
+        ),
+        trainer={"precision": "bf16-mixed", "max_epochs": 2},
+        stages={"asft": {"model": {"temperature": 9, "lr": 0.5}}},
+        name="mine",
+    )
+    assert {stage: p.config["trainer"]["max_epochs"] for stage, p in parsed.items()} == {
+        "recommender": 3,
+        "reward": 7,
+        "judge_select": 3,
+        "judge_report": 3,
+        "asft": 3,
+    }
+    assert {p.config["trainer"]["precision"] for p in parsed.values()} == {"bf16-mixed"}
+    assert parsed["asft"].config["model"]["init_args"]["temperature"] == 0.5
+    assert parsed["asft"].config["model"]["init_args"]["lr"] == 0.5
+    assert {p.folder.path.parents[1] for p in parsed.values()} == {Path("runs/mine")}
+    users = {stage: p.config["data"]["init_args"]["users"] for stage, p in parsed.items()}
+    assert (users["judge_select"], users["judge_report"], users["reward"], users["asft"]) == ("B1", "B2", "A", "A")
+
+
+@pytest.mark.usefixtures("here")
+def test_the_chains_yaml_names_the_run_folder():
+    assert planned()["asft"].folder.path == RUNS / "asft/seed-0"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--trainer.max_epoch", "3"], "trainer.max_epochs?"),
+        (["--stages.asft.model.temperatur", "3"], "asft, --model.temperatur: .*\n.*model.temperature?"),
+        (["--stages", "{asft: {model: {temperatur: 3}}}"], "asft, --model.temperatur: .*\n.*model.temperature?"),
+        (["--config", "wrong.yaml"], "asft, --model.temperatur: .*\n.*model.temperature?"),
+        (["--data.log.usr", "u"], "data.log.user?"),
+        (
+            ["--stages.asfd.model.lr", "3"],
+            "trains no 'asfd'\n.*: recommender, reward, judge_select, judge_report, asft",
+        ),
+        (["--stages.start.model.lr", "3"], "trains no 'start'"),
+        (["--stages.asft", "3"], "--stages.STAGE.KEY VALUE"),
+        (["--stages.asft.run.name", "x"], "asft, --run.name=x: the chain sets this itself"),
+        (["--model.lr", "3"], "write --stages.STAGE.model.lr VALUE"),
+        (["--trainer.max_epochs", "--data.root", "x"], "--trainer.max_epochs: a value must follow"),
+        (["--data.root"], "--data.root: a value must follow"),
+        (["--methods", "[start, asfd]"], "methods: there is no method 'asfd'\n.*asft, asft_permuted"),
+        (["--methods", "[]"], "methods: .*is empty"),
+        (["--methods", "[start, start]"], "methods: .*twice"),
+        (["--seeds", "[]"], "seeds: .*is empty"),
+        (["--seeds", "[0, -1]"], "seeds: -1 is no seed"),
+        (["--log", "simulatd"], "log: there is no log 'simulatd'\n.*simulated"),
+        (["--methdos", "[start]"], "did you mean methods?"),
+        (["--name", "a/b"], "'a/b' cannot name a folder"),
+        (["--config", "missing.yaml"], "missing.yaml: there is no such file"),
+        (["--config", "elsewhere/chain.yaml"], "no log 'my.yaml'"),
+    ],
+)
+def test_a_mistake_is_named_before_anything_runs(tmp_path: Path, words: list[str], said: str):
+    folder = tiny.prepare(tmp_path)
+    (folder / "wrong.yaml").write_text("stages: {asft: {model: {temperatur: 0.5}}}")
+    (folder / "elsewhere").mkdir()
+    (folder / "elsewhere/chain.yaml").write_text("log: my.yaml")
+    result = tiny.chain(folder, "--methods", "[start, asft]", *words)
+    assert result.code == 2
+    assert result.out == ""
+    assert re.search(said.replace("?", r"\?"), result.err), result.err
+    assert not (folder / "runs").exists()
+
+
+def test_a_chain_must_be_named(tmp_path: Path):
+    tiny.prepare(tmp_path)
+    for words in ([], ["--log", "simulated", "--methods", "[start]"]):
+        said = tiny.recalign(tmp_path, "chain", *words)
+        assert said.code == 2
+        assert "--config conf/chain/ml-100k.yaml" in said.err
+
+
+def test_a_chain_and_its_log_may_lie_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    tiny.prepare(tmp_path)
+    elsewhere = tmp_path / "elsewhere/deep"
+    elsewhere.mkdir(parents=True)
+    shutil.copy(tmp_path / "conf/data/simulated.yaml", elsewhere / "mine.yaml")
+    monkeypatch.chdir(tmp_path)
+    plan = Plan(Chain(log="mine.yaml", methods=["start"]), elsewhere / "own.yaml", {})
+    assert (plan.log, plan.conf, plan.name) == (elsewhere / "mine.yaml", Path("conf"), "own")
+    monkeypatch.chdir(elsewhere)
+    with pytest.raises(InputError, match="start in the folder that holds conf"):
+        Plan(Chain(log="mine.yaml", methods=["start"]), elsewhere / "own.yaml", {})
+
+
+def test_a_missing_world_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    monkeypatch.setattr("recalign.chain.run.World", lambda: World(users=20, items=20, events=200))
+    data = RewardData(log=Log("simulated", ["simulated/events.parquet"]), root=str(tmp_path))
+    _make_world(data)
+    assert len(pl.read_parquet(tmp_path / "simulated/events.parquet")) == 200
+    assert "making the default world" in capsys.readouterr().out
+    _make_world(data)
+    _make_world(RewardData(log=Log("other", ["simulated/x.parquet"]), root=str(tmp_path / "nowhere")))
+    assert capsys.readouterr().out == ""
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_settings_become_words():
+    nested = {"model": {"lr": 0.1, "clip": None}, "data": {"reward": "a, b", "split": {"class_path": "X"}}}
+    assert flatten(nested) == [
+        *("--model.lr=0.1", "--model.clip=null", "--data.reward=a, b", '--data.split={"class_path": "X"}')
+    ]
+
+
+def test_overrides_are_told_from_the_chains_own_words():
+    words = ["--config", "a.yaml", "--data.root=d", "--seeds", "[1]", "--stages.asft.model.lr", "-1", "--data.x", "1"]
+    own, overrides = split_overrides(words)
+    assert own == ["--config", "a.yaml", "--seeds", "[1]"]
+    assert overrides == {None: ["--data.root=d", "--data.x=1"], "asft": ["--model.lr=-1"]}
