@@ -155,10 +155,8 @@ def test_an_interrupted_chain_goes_on_where_it_was(again: Path, monkeypatch: pyt
 def test_the_printed_line_runs_alone_and_gives_the_same_weights(again: Path, first: tuple[Path, tiny.Said]):
     line = commands(first[1].out)[-1]
     said = tiny.recalign(again, *shlex.split(line)[1:], "--run.name=alone")
-    assert (said.code, said.out) == (
-        0,
-        "runs/tiny/alone/seed-0: fit done, runs/tiny/alone/seed-0/checkpoints/best.ckpt\n",
-    )
+    assert said.code == 0
+    assert said.out == "runs/tiny/alone/seed-0: fit done, runs/tiny/alone/seed-0/checkpoints/best.ckpt\n"
     ours, theirs = weights(again / RUNS / "alone/seed-0"), weights(again / RUNS / "asft/seed-0")
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
@@ -169,10 +167,10 @@ def test_wandb_files_are_grouped_by_chain(again: Path, monkeypatch: pytest.Monke
 
     monkeypatch.chdir(again)
     monkeypatch.setenv("WANDB_MODE", "offline")
-    chain(["--config", "conf/chain/tiny.yaml", "--methods=[asft]", "--stages.asft.model.lr=0.001"])
+    chain(["--config", "conf/chain/tiny.yaml", "--methods=[asft]", "--stages.asft.trainer.log_every_n_steps=1"])
     (file,) = (again / RUNS / "asft/seed-0/wandb").glob("offline-run-*/*.wandb")
     content = file.read_bytes()
-    assert all(word in content for word in (b"tiny", b"asft/seed-0", b"train/loss"))
+    assert all(word in content for word in (b"tiny", b"asft/seed-0", b"policy/kl"))
 
 
 @pytest.mark.usefixtures("here")
@@ -219,7 +217,7 @@ def test_the_chains_yaml_names_the_run_folder():
         (["--data.log.usr", "u"], "data.log.user?"),
         (
             ["--stages.asfd.model.lr", "3"],
-            "trains no 'asfd'\n.*: recommender, reward, judge_select, judge_report, asft",
+            "trains no 'asfd'\n.*: recommender, reward, .*, asft",
         ),
         (["--stages.start.model.lr", "3"], "trains no 'start'"),
         (["--stages.asft", "3"], "--stages.STAGE.KEY VALUE"),

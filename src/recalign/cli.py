@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -65,6 +66,9 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"recalign {command}: interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # whoever read the output has left, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python would complain again at its exit
+        return 141
     return 0
 
 
@@ -111,6 +115,6 @@ def _call(name: str, function: Callable[..., Any], words: list[str]) -> None:
     parser = StageParser(prog=f"recalign {name}", description=COMMANDS[name], allow_abbrev=False)
     parser.add_argument("--config", "-c", action=ActionConfigFile, help="YAML file with any of these settings")
     parser.add_function_arguments(function, as_positional=True)
-    settings = parser.instantiate_classes(parser.parse_args(words)).as_dict()
+    settings = parser.instantiate(parser.parse_args(words)).as_dict()
     del settings["config"]
     function(**settings)

@@ -77,7 +77,7 @@ class ParsedStage:
         """The data that the configuration describes; nothing is read yet."""
         parser = jsonargparse.ArgumentParser(exit_on_error=False)
         parser.add_subclass_arguments(LightningDataModule, "data")
-        return parser.instantiate_classes(parser.parse_object({"data": self.config["data"]})).data
+        return parser.instantiate(parser.parse_object({"data": self.config["data"]})).data
 
 
 def fingerprint(datamodule: LightningDataModule) -> str | None:
