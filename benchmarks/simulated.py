@@ -2,8 +2,8 @@
 
     python benchmarks/simulated.py [--seeds 1 2 3 4 5] [--runs runs]
 
-Each seed is a world of its own (none of them the one that settings were chosen in, world 0) and a whole chain: cloning, reward
-model, judges, post-training. Stages that have run are not run again, so an interrupted table goes on where it stopped.
+Each seed is a world of its own (not world 0, in which settings were chosen) and a whole chain: cloning, reward model,
+judges, post-training. Stages that have run are not run again, so an interrupted table goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ COLUMNS = {
     "all/ndcg@10": "all/ndcg@10",
     "value/judge@10": "judges' value",
 }
-DIFFERENCES = {f"diff_best_bc/{metric}": f"{metric}, against the better of start and bc" for metric in list(COLUMNS)[:3]}
+DIFFERENCES = {
+    f"diff_best_bc/{metric}": f"{metric}, against the better of start and bc" for metric in list(COLUMNS)[:3]
+}
 CONF = Path(__file__).parents[1] / "conf" / "chain" / "simulated.yaml"
 
 

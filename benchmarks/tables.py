@@ -30,7 +30,7 @@ def save(rows: pl.DataFrame, script: str) -> Path:
 
 
 def summary(comparison: pl.DataFrame, log: str, metrics: Sequence[str]) -> pl.DataFrame:
-    """Rows of a chain's comparison.csv (test split) as results are saved: mean and interval over seeds, sd between them.
+    """A chain's comparison.csv (test split) as results are saved: mean and interval over seeds, sd between them.
 
     Args:
         comparison: as `recalign.evaluation.comparison` writes it.
@@ -38,8 +38,10 @@ def summary(comparison: pl.DataFrame, log: str, metrics: Sequence[str]) -> pl.Da
         metrics: which metrics.
     """
     chosen = comparison.filter((pl.col("split") == "test") & pl.col("metric").is_in(metrics))
-    single = chosen.filter(pl.col("seed") != "all").group_by("method", "metric").agg(
-        pl.col("value").std().alias("sd"), pl.col("seed").sort().str.join(" ").alias("seeds")
+    single = (
+        chosen.filter(pl.col("seed") != "all")
+        .group_by("method", "metric")
+        .agg(pl.col("value").std().alias("sd"), pl.col("seed").sort().str.join(" ").alias("seeds"))
     )
     whole = chosen.filter(pl.col("seed") == "all").rename({"value": "mean", "method": "row"})
     joined = whole.join(single.rename({"method": "row"}), on=["row", "metric"], how="left", maintain_order="left")
@@ -61,7 +63,9 @@ def markdown(rows: pl.DataFrame, columns: dict[str, str], digits: int = 3) -> st
         for metric in columns:
             cell = cells.get((name, metric))
             shown.append(
-                f"{cell['mean']:.{digits}f} ({cell['ci_low']:.{digits}f} .. {cell['ci_high']:.{digits}f})" if cell else "-"
+                f"{cell['mean']:.{digits}f} ({cell['ci_low']:.{digits}f} .. {cell['ci_high']:.{digits}f})"
+                if cell
+                else "-"
             )
         lines.append(f"| `{name}` | {' | '.join(shown)} |")
     return "\n".join(lines)

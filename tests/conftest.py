@@ -29,7 +29,9 @@ def small_log(users: int = 30, items: int = 40, events: int = 20, seed: int = 0)
         )
         for step, item in enumerate(random.permutation(chosen)):
             good = item % 2 == user % 2
-            rows.append((user + 1, int(item) + 1, 4 + int(random.random() < 0.5) if good else 2, 1000 + 60 * step + user))
+            rows.append(
+                (user + 1, int(item) + 1, 4 + int(random.random() < 0.5) if good else 2, 1000 + 60 * step + user)
+            )
     frame = pl.DataFrame(rows, schema=["user", "item", "rating", "timestamp"], orient="row")
     return frame.sample(fraction=1.0, shuffle=True, seed=seed)
 

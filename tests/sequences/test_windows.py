@@ -104,9 +104,7 @@ def test_users_without_a_past_are_left_out_and_counted():
 
 @pytest.mark.parametrize(("known", "asked"), [(False, [0, 10, 20, 30]), (True, [10, 20, 30, 50])])
 def test_the_request_time_is_the_targets_only_where_it_is_known(known, asked):
-    sequences = build(
-        table([0] * 6, [0, 1, 2, 3, 0, 1], [0, 10, 20, 30, 50, 90]), LeaveLast(1, 1), None, UserGroups()
-    )
+    sequences = build(table([0] * 6, [0, 1, 2, 3, 0, 1], [0, 10, 20, 30, 50, 90]), LeaveLast(1, 1), None, UserGroups())
     windows = evaluation_windows(sequences, everybody(sequences), "validation", 10)
     batch = collate(sequences, windows, np.arange(1), 4, know_request=known, seen=False)
     assert batch.request_time_BL.tolist() == [asked]

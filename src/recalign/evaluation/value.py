@@ -1,4 +1,4 @@
-"""The value of a policy: what it shows to real histories, scored by judges, by the training reward model and by the truth."""
+"""The value of a policy: what it shows to real histories, scored by judges, the training reward model and the truth."""
 
 from __future__ import annotations
 
@@ -50,9 +50,9 @@ def evaluate(
 
     Returns:
         A frame a method, a row a target event: ``user, event, rank`` (0: a miss, the item was not in training),
-        ``cold, high, trajectory`` and the figures of the policy at that history: the scorers' mean over the ten unseen items
-        shown, ``true@10`` and ``true`` (expected true reward under the policy over unseen items) where the truth is known,
-        ``kl`` (to the start), ``entropy``, ``popularity@10`` (mean popularity percentile of the items shown), and
+        ``cold, high, trajectory`` and the figures of the policy at that history: the scorers' mean over the ten
+        unseen items shown, ``true@10`` and ``true`` (expected true reward under the policy over unseen items) where
+        the truth is known, ``kl`` (to the start), ``entropy``, ``popularity@10`` (mean popularity percentile of the items shown), and
         ``shown``, the ten items.
 
     Raises:

@@ -37,8 +37,8 @@ class Log:
         is_random: bool column: the event's item was shown at random.
         propensity: column of the probability with which the item was shown.
         truth: simulated logs only: the file of true rewards under the data root.
-        fetch: a public log that is downloaded where its files are missing, if this is the log of that name. (The default
-            log sets this, and a log's YAML is read over it: another log must not fetch that one.)
+        fetch: a public log that is downloaded where its files are missing, if this is the log of that name. (The
+            default log sets this, and a log's YAML is read over it: another log must not fetch that one.)
     """
 
     name: str

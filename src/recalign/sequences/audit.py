@@ -9,7 +9,6 @@ from recalign.events import EventTable, audit
 from recalign.sequences.store import PARTS, Part, Sequences
 from recalign.sequences.windows import evaluation_windows, left_out, training_windows
 
-
 Rows = dict[str, int | float | str]
 
 
@@ -64,6 +63,8 @@ def leaks(sequences: Sequences, max_length: int) -> Rows:
     return {
         "future events in a history": future,
         "targets in their own history": target_in_history,
-        "users whose test begins before their training ends": both.filter(pl.col("event") > pl.col("event_test")).height,
+        "users whose test begins before their training ends": both.filter(
+            pl.col("event") > pl.col("event_test")
+        ).height,
         "test events seen in training": int(np.isin(test.event, train.event).sum()),
     }

@@ -59,7 +59,7 @@ class Batch:
     def map(self, function: Any) -> Batch:
         """The same batch with a function applied to every tensor."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Batch(**{name: None if x is None else function(x) for name, x in values.items()})
+        return Batch(**{name: None if x is None else function(x) for name, x in values.items()})  # type: ignore[arg-type]
 
     def head(self, rows: int) -> Batch:
         """The first rows alone, with their targets."""

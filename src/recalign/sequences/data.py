@@ -17,7 +17,6 @@ from recalign.sequences.splits import High, LeaveLast, Split, UserGroups
 from recalign.sequences.store import Group, Part, Sequences, build
 from recalign.sequences.windows import Windows, collate, evaluation_windows, serving_windows, training_windows
 
-
 ML_100K = Log(name="ml-100k", files=["ml-100k/u.data"], fetch="ml-100k")
 """The log of a stage's YAML that names none."""
 
@@ -110,9 +109,7 @@ class EventDataModule(LightningDataModule):
 
     def windows(self, part: Part, users: Group | None = None) -> Windows:
         """The windows of a part for evaluation, of this module's users or of the group named."""
-        return evaluation_windows(
-            self.sequences, self.sequences.users_in(users or self.users), part, self.max_length
-        )
+        return evaluation_windows(self.sequences, self.sequences.users_in(users or self.users), part, self.max_length)
 
     def loader(self, windows: Windows, *, shuffle: bool = False, seen: bool = True) -> Loader:
         """Batches of windows: in training order, or all of them once with what each user had seen."""

@@ -49,5 +49,5 @@ def reward_means(frame: pl.DataFrame, shrinkage: float = 5.0) -> pl.DataFrame:
 
 
 def _before(value: pl.Expr) -> pl.Expr:
-    """Sum of a user's earlier values; shifted rather than subtracted, so that the event's own leaves no rounding behind."""
+    """Sum of a user's earlier values; shifted, not subtracted, so that the event's own leaves no rounding behind."""
     return value.cum_sum().shift(1, fill_value=0.0).over("user")

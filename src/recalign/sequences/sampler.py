@@ -1,4 +1,4 @@
-"""Which windows make a batch: similar lengths together, a token budget, an order that is a function of (seed, epoch)."""
+"""Which windows make a batch: lengths alike, a token budget, an order that is a function of (seed, epoch)."""
 
 from __future__ import annotations
 
@@ -69,7 +69,12 @@ class LengthBatches(Sampler[tuple[int, list[int]]]):
             yield batches[number]
 
     def __len__(self) -> int:
-        return int(sum(-(-n // max(self.tokens // s, 1)) for s, n in zip(*np.unique(self.bucket, return_counts=True))))
+        return int(
+            sum(
+                -(-n // max(self.tokens // s, 1))
+                for s, n in zip(*np.unique(self.bucket, return_counts=True), strict=True)
+            )
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Where the epoch stands."""

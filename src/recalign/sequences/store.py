@@ -27,8 +27,8 @@ class Sequences:
 
     Attributes:
         frame: the events in order, with ``item_id`` (int64, 0..V), ``split``, ``high``, ``known`` (number of the user's
-            events with a known item before this one) besides the event table's columns; a feedback column of such a name
-            can be read by `High` and by the split, but is not kept.
+            events with a known item before this one) besides the event table's columns; a feedback column of such a
+            name can be read by `High` and by the split, but is not kept.
         users: raw user ids by user index.
         items: raw item ids by item - 1.
         group: ``A``, ``B1`` or ``B2`` by user index.
@@ -72,6 +72,8 @@ def build(table: EventTable, split: Split, high: High | None, groups: UserGroups
         InputError: a part has no events, or the training part has no two events of one user.
     """
     frame = table.frame.with_columns(split.assign(table).alias("split"))
+    # a split by time leaves each user's order as it is; any other would put what is set aside into training histories
+    frame = frame.sort(pl.col("user").cast(pl.Int64) * len(PARTS) + pl.col("split"), maintain_order=True)
     marks = high.mark(frame) if high else pl.Series("high", [False]).new_from_index(0, len(frame))
     frame = frame.drop({"event", "item_id", "known"} & set(frame.columns)).with_columns(marks.alias("high"))
     _check_parts(frame, split)

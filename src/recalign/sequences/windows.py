@@ -183,7 +183,8 @@ def collate(
         "advantage_T": None if windows.advantage is None else windows.advantage[picked],
         "seen_N": _seen(sequences, windows, picked, windows.user[chosen][row]) if seen else None,
     }
-    return Batch(**{name: None if x is None else torch.from_numpy(np.ascontiguousarray(x)) for name, x in fields.items()})
+    tensors = {name: None if x is None else torch.from_numpy(np.ascontiguousarray(x)) for name, x in fields.items()}
+    return Batch(**tensors)  # type: ignore[arg-type]
 
 
 def _seen(sequences: Sequences, windows: Windows, picked: np.ndarray, user: np.ndarray) -> np.ndarray:
