@@ -52,8 +52,8 @@ def evaluate(
         A frame a method, a row a target event: ``user, event, rank`` (0: a miss, the item was not in training),
         ``cold, high, trajectory`` and the figures of the policy at that history: the scorers' mean over the ten
         unseen items shown, ``true@10`` and ``true`` (expected true reward under the policy over unseen items) where
-        the truth is known, ``kl`` (to the start), ``entropy``, ``popularity@10`` (mean popularity percentile of the items shown), and
-        ``shown``, the ten items.
+        the truth is known, ``kl`` (to the start), ``entropy``, ``popularity@10`` (mean popularity percentile of the
+        items shown), and ``shown``, the ten items.
 
     Raises:
         InputError: users A have nothing to evaluate on in this part.
