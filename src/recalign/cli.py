@@ -110,11 +110,13 @@ def _functions() -> dict[str, Callable[..., Any]]:
 def _call(name: str, function: Callable[..., Any], words: list[str]) -> None:
     from jsonargparse import ActionConfigFile
 
-    from recalign.stage.parser import StageParser
+    from recalign.stage.parser import StageParser, constructing
 
     parser = StageParser(prog=f"recalign {name}", description=COMMANDS[name], allow_abbrev=False)
     parser.add_argument("--config", "-c", action=ActionConfigFile, help="YAML file with any of these settings")
     parser.add_function_arguments(function, as_positional=True)
-    settings = parser.instantiate(parser.parse_args(words)).as_dict()
+    parsed = parser.parse_args(words)
+    with constructing():
+        settings = parser.instantiate(parsed).as_dict()
     del settings["config"]
     function(**settings)

@@ -28,7 +28,7 @@ from recalign.stage.guard import NaNGuard, StepSeeds
 from recalign.stage.manifest import Manifest
 from recalign.stage.messages import broken_interpolation
 from recalign.stage.parsed import ParsedStage, fingerprint
-from recalign.stage.parser import ConfigFile, StageParser
+from recalign.stage.parser import ConfigFile, StageParser, constructing
 
 # So that `${data.init_args.max_length}` means the same inside a subcommand and follows overrides.
 jsonargparse.set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
@@ -166,7 +166,8 @@ class StageCLI(LightningCLI):
         with _clear_errors(parsed.folder.path):
             checks.before_reading(parsed)
             seed_everything(parsed.seed, workers=True, verbose=False)
-            super().instantiate_classes()
+            with constructing():
+                super().instantiate_classes()
             checks.after_reading(parsed, self.datamodule)
             if not parsed.dry:
                 manifest = record.begin(parsed, fingerprint(self.datamodule))

@@ -12,6 +12,7 @@ from lightning import LightningDataModule
 from recalign.stage import upstream
 from recalign.stage.folder import RunConfig, RunFolder
 from recalign.stage.manifest import Manifest, digest
+from recalign.stage.parser import constructing
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,8 @@ class ParsedStage:
         """The data that the configuration describes; nothing is read yet."""
         parser = jsonargparse.ArgumentParser(exit_on_error=False)
         parser.add_subclass_arguments(LightningDataModule, "data")
-        return parser.instantiate(parser.parse_object({"data": self.config["data"]})).data
+        with constructing():
+            return parser.instantiate(parser.parse_object({"data": self.config["data"]})).data
 
 
 def fingerprint(datamodule: LightningDataModule) -> str | None:

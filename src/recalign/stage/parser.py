@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -9,6 +11,7 @@ import yaml
 from jsonargparse import ActionConfigFile, Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
+from recalign.errors import InputError
 from recalign.stage.messages import explain
 
 
@@ -19,6 +22,25 @@ class StageParser(LightningArgumentParser):
         if not self.exit_on_error:  # jsonargparse tries types one after the other with parsers that may fail
             super().error(message, ex)
         raise explain(message, self, getattr(self, "args", [])) from ex
+
+
+@contextmanager
+def constructing() -> Iterator[None]:
+    """Let through what a constructor raises inside: jsonargparse hides it in a ValueError about every type it tried.
+
+    Raises:
+        InputError: as the constructor raised it, or for its ValueError: a value that it refuses.
+    """
+    try:
+        yield
+        return
+    except ValueError as error:
+        if error.__cause__ is None:
+            raise
+        cause = error.__cause__
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    raise InputError(str(cause)) if isinstance(cause, ValueError) else cause
 
 
 class ConfigFile(ActionConfigFile):
