@@ -1,0 +1,296 @@
+"""The `recalign` command: what its words do, and that whatever cannot be used ends in one message and exit code 2."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+import pytest
+import tiny
+
+from recalign.cli import COMMANDS
+
+HEAD = "who,what,moment,stars"
+LOG = """
+data:
+  log: {name: own, files: [own.csv], user: who, item: what, timestamp: moment}
+  reward: stars
+  high: {expression: stars >= 4}
+  split: {class_path: recalign.sequences.LeaveLast, init_args: {test: 1, validation: 1}}
+  max_length: 16
+"""
+SHORT = ("--data.root=.", "--trainer.max_epochs=1", "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false")
+BEST = "runs/own/recommender/seed-0/checkpoints/best.ckpt"
+
+
+def events() -> list[str]:
+    """Rows of a log: 30 users, 8 of 20 items each, a star or five."""
+    draw = random.Random(0)
+    users = [(user, draw.sample(range(1, 21), 8)) for user in range(1, 31)]
+    return [f"{u},{i},{100 * k + u},{draw.randint(1, 5)}" for u, items in users for k, i in enumerate(items)]
+
+
+def write(folder: Path, *more: str, rows: list[str] | None = None) -> None:
+    (folder / "own.csv").write_text("\n".join([HEAD, *(events() if rows is None else rows), *more]) + "\n")
+
+
+def command(folder: Path, word: str, stage: str, *more: str) -> tiny.Said:
+    """Run ``recalign fit|validate|test|predict`` of a stage on the log in a folder."""
+    return tiny.recalign(folder, word, "--config", f"conf/{stage}.yaml", "--config", "own.yaml", *SHORT, *more)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with conf/ and a small log with its YAML."""
+    shutil.copytree(tiny.CONF, tmp_path / "conf")
+    (tmp_path / "own.yaml").write_text(LOG)
+    write(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Such a folder in which a policy was cloned and post-trained."""
+    folder = tmp_path_factory.mktemp("first")
+    shutil.copytree(tiny.CONF, folder / "conf")
+    (folder / "own.yaml").write_text(LOG)
+    write(folder)
+    for stage in ("recommender", "asft"):
+        assert command(folder, "fit", stage).code == 0
+    return folder
+
+
+@pytest.fixture
+def trained(first: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return shutil.copytree(first, tmp_path / "trained")
+
+
+def assert_refused(said: tiny.Said, folder: Path, *words: str) -> None:
+    """One message with every word in it, exit code 2, nothing trained and no traceback."""
+    assert said.code == 2, said.err
+    assert "Traceback" not in said.err
+    assert said.err.count("recalign ") >= 1
+    assert len(said.err.strip().splitlines()) <= 3
+    for word in words:
+        assert word in said.err
+    assert not list(folder.glob("runs/*/*/seed-*/manifest.json"))
+
+
+# The words
+
+
+@pytest.mark.parametrize("words", [[], ["--help"], ["-h"]])
+def test_help_has_a_line_for_each_command(tmp_path: Path, words: list[str]):
+    said = tiny.recalign(tmp_path, *words)
+    assert said.code == 0
+    assert all(any(line.split()[:1] == [name] for line in said.out.splitlines()) for name in COMMANDS)
+    assert max(map(len, said.out.splitlines())) <= 120
+    assert "exit codes" in said.out
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help(tmp_path: Path, name: str):
+    with pytest.raises(SystemExit) as stop:
+        tiny.recalign(tmp_path, name, "--help")
+    assert stop.value.code == 0
+
+
+@pytest.mark.parametrize(
+    ("word", "remedy"), [("chian", "did you mean chain?"), ("frobnicate", "there are: chain, check")]
+)
+def test_an_unknown_command_names_the_nearest(tmp_path: Path, word: str, remedy: str):
+    said = tiny.recalign(tmp_path, word)
+    assert (said.code, said.out) == (2, "")
+    assert f"recalign {word}: there is no such command" in said.err
+    assert remedy in said.err
+
+
+def test_check_says_what_a_log_holds_and_trains_nothing(folder: Path):
+    write(folder, "1,999,90000,5")
+    said = tiny.recalign(folder, "check", "--config", "own.yaml", "--data.root", ".")
+    assert said.code == 0
+    assert "241 rows read from own.csv" in said.out
+    for word in ("reward histogram", "split", "leaks", "unseen in training"):
+        assert word in said.out
+    assert not (folder / "runs").exists()
+
+
+def test_simulate_writes_where_it_is_told(tmp_path: Path):
+    said = tiny.recalign(tmp_path, "simulate", "--users=20", "--items=20", "--events=200", "--out", "there")
+    assert said.code == 0
+    assert len(pl.read_parquet(tmp_path / "there/simulated/events.parquet")) == 200
+    assert "200 events of 20 users" in said.out
+
+
+def test_predict_writes_each_users_items_with_scores(trained: Path):
+    said = command(trained, "predict", "recommender", "--model.top_k=4")
+    assert said.code == 0
+    frame = pl.read_parquet(trained / "runs/own/recommender/seed-0/recommendations.parquet")
+    assert frame.columns == ["user", "rank", "item", "score"]
+    assert set(frame["user"]) == set(range(1, 31))
+    assert frame.group_by("user").len()["len"].unique().to_list() == [4]
+    seen = {tuple(map(int, row.split(",")[:2])) for row in events()}
+    assert not seen & set(zip(frame["user"], frame["item"], strict=True))
+    assert (
+        frame.sort("user", "rank")
+        .group_by("user")
+        .agg(pl.col("score").diff().max())
+        .filter(pl.col("score") > 0)
+        .is_empty()
+    )
+
+
+def test_validate_and_test_leave_their_figures(trained: Path):
+    for word, file, figure in (("validate", "validate.csv", "rank/all/mrr"), ("test", "test.csv", "rank/test/all/mrr")):
+        assert command(trained, word, "asft").code == 0
+        assert figure in pl.read_csv(trained / "runs/own/asft/seed-0" / file).columns
+
+
+@pytest.mark.parametrize("here", [True, False])
+def test_recommend_shows_any_user_from_any_folder(trained: Path, tmp_path: Path, here: bool):
+    run = "runs/own/recommender/seed-0"
+    if here:
+        said = tiny.recalign(trained, "recommend", run, "--k=12", "--users=[1, 7]")
+    else:
+        said = tiny.recalign(tmp_path, "recommend", str(trained / run), "--users=[3]", "--k=2")
+        assert_refused(said, tmp_path, "no file 'own.csv'")  # its log lies in the folder that it was trained in
+        return
+    assert said.code == 0
+    assert [line.split()[1] for line in said.out.splitlines() if line.startswith("│")] == ["1"] * 12 + ["7"] * 12
+
+
+def test_a_post_trained_policy_recommends_to_all_users(trained: Path):
+    said = tiny.recalign(trained, "recommend", "runs/own/asft/seed-0", f"--users={list(range(1, 31))}", "--k=1")
+    assert said.code == 0
+    assert len([line for line in said.out.splitlines() if line.startswith("│")]) == 30
+
+
+def test_recommend_says_what_it_cannot_do(trained: Path):
+    def said(*words: str) -> str:
+        result = tiny.recalign(trained, "recommend", *words)
+        assert result.code == 2
+        return result.err
+
+    assert "run must be given" in said()
+    assert "runs/own: there is no run in this folder" in said("runs/own")
+    assert "users: there is no user '99'" in said("runs/own/asft/seed-0", "--users=[99]")
+    shutil.copytree(trained / "runs/own/asft/seed-0", trained / "runs/own/reward/seed-0")
+    config = trained / "runs/own/reward/seed-0/config.yaml"
+    config.write_text(config.read_text().replace("top_k", "other"))
+    assert "which recommends nothing" in said("runs/own/reward/seed-0")
+
+
+def test_compare_and_report_need_a_chain(tmp_path: Path):
+    for word in ("compare", "report"):
+        said = tiny.recalign(tmp_path, word, "runs/none")
+        assert said.code == 2
+        assert "runs/none" in said.err
+        assert "folder must be given" in tiny.recalign(tmp_path, word).err
+
+
+def test_training_that_cannot_go_on_exits_with_3(trained: Path):
+    said = command(trained, "fit", "asft", "--model.lr=1e35", "--trainer.max_epochs=3")
+    assert said.code == 3
+    assert "recalign fit: the loss became NaN or infinite" in said.err
+
+
+# Bad input
+
+
+BAD_ROWS: dict[str, tuple[Callable[[Path], None], list[str]]] = {
+    "a missing file": (lambda f: (f / "own.csv").unlink(), ["data.log.files", "own.csv"]),
+    "an empty file": (lambda f: (f / "own.csv").write_text(""), ["own.csv", "empty"]),
+    "an empty log": (lambda f: write(f, rows=[]), ["own.csv", "the log is empty"]),
+    "text for a time": (lambda f: write(f, "3,4,yesterday,3"), ["data.log.timestamp", "'yesterday' in row 241"]),
+    "a negative time": (lambda f: write(f, "3,4,-5,3"), ["data.log.timestamp", "-5 in row 241"]),
+    "a null time": (lambda f: write(f, "3,4,,3"), ["data.log.timestamp", "row 241"]),
+    "a null user": (lambda f: write(f, ",4,5,3"), ["data.log.user", "row 241"]),
+    "a null item": (lambda f: write(f, "3,,5,3"), ["data.log.item", "row 241"]),
+    "equal rewards": (
+        lambda f: write(f, rows=[row[:-1] + "3" for row in events()]),
+        ["data.reward", "3 for every event"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_ROWS)
+def test_a_log_that_cannot_be_used(folder: Path, case: str):
+    spoil, words = BAD_ROWS[case]
+    spoil(folder)
+    assert_refused(command(folder, "fit", "recommender"), folder, *words)
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("--data.log.user=whom", ["data.log.user", "no column 'whom'"]),
+        ("--data.reward=stars +", ["data.reward", "'stars +'"]),
+        ("--data.reward=star", ["data.reward", "did you mean 'stars'?"]),
+        ("--data.reward=stars / 0", ["data.reward", "inf in rows 1, 2"]),
+        ("--data.reward=(stars - stars) / 0", ["data.reward", "NaN in rows 1, 2"]),
+        ("--data.split.test=50", ["data.split", "no events for validation, test"]),
+        ("--data.log.files=[]", ["data.log.files", "no file is named"]),
+        ("--data.high={expression: stars > 3, quantile: 0.5}", ["data.high takes either"]),
+        ("--data.log.files=[own.parquet]", ["own.parquet"]),
+        ("--data.log.files=[own.zip]", ["own.zip"]),
+        ("--run.root=own.csv", ["own.csv", "cannot be written"]),
+        ("--seed_everything=-1", ["seed_everything", "-1 is no seed"]),
+        ("--data.rot=.", ["did you mean data.root?"]),
+    ],
+)
+def test_a_setting_that_cannot_be_used(folder: Path, option: str, words: list[str]):
+    pl.read_csv(folder / "own.csv").write_parquet(folder / "own.parquet")
+    with zipfile.ZipFile(folder / "own.zip", "w") as file:
+        file.write(folder / "own.csv", "own.csv")
+    for name in ("own.parquet", "own.zip"):
+        content = (folder / name).read_bytes()
+        (folder / name).write_bytes(content[: len(content) // 2])
+    assert_refused(command(folder, "fit", "recommender", option), folder, *words)
+
+
+def test_users_with_one_event_and_large_and_odd_ids_are_fine(folder: Path):
+    text = [f'"{chr(228)}, ""{row.split(",")[0]}""",{row.partition(",")[2]}' for row in events()]
+    write(folder, '"once, only",5000000000,7,3', rows=text)
+    assert command(folder, "fit", "recommender").code == 0
+    assert command(folder, "predict", "recommender").code == 0
+    users = set(pl.read_parquet(folder / "runs/own/recommender/seed-0/recommendations.parquet")["user"])
+    assert {"once, only", 'ä, "1"'} <= users
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("none.ckpt", ["none.ckpt"]),
+        ("cut.ckpt", ["cut.ckpt", "not a whole checkpoint"]),
+        ("own.csv", ["own.csv", "not a whole checkpoint"]),
+        (BEST, ["best.ckpt", "another catalogue"]),
+    ],
+)
+def test_a_policy_that_cannot_be_started_from(trained: Path, name: str, words: list[str]):
+    content = (trained / BEST).read_bytes()
+    (trained / "cut.ckpt").write_bytes(content[: len(content) // 2])
+    for manifest in trained.glob("runs/own/*/seed-0/manifest.json"):
+        manifest.unlink()
+    write(trained, *(f"{user},77,{user},3" for user in range(1, 31)))  # another catalogue
+    assert_refused(command(trained, "fit", "asft", f"--model.init_from={name}", "--run.name=new"), trained, *words)
+
+
+def test_a_checkpoint_of_another_class_is_not_continued(trained: Path):
+    said = command(trained, "fit", "asft", f"--ckpt_path={BEST}", "--run.name=new")
+    assert said.code == 2
+    assert (
+        "a checkpoint of recalign.recommender.Recommender, and the model is recalign.posttrain.WeightedSFT" in said.err
+    )
+    assert not (trained / "runs/own/new/seed-0/manifest.json").exists()
+
+
+def test_post_training_says_what_has_to_run_first(folder: Path):
+    said = command(folder, "fit", "asft")
+    assert_refused(
+        said, folder, "no finished recommender run of the log 'own'", "recalign fit --config conf/recommender.yaml"
+    )
