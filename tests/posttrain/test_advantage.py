@@ -20,16 +20,16 @@ def test_more_advantage_never_weighs_less(transform, advantage, temperature):
     assert (weight[advantage.argsort()].diff() >= -1e-6).all()
 
 
-@pytest.mark.parametrize("transform", ["linear", "exponential", "rank", "sign"])
+@pytest.mark.parametrize("transform", ["constant", "linear", "exponential", "rank", "sign"])
 def test_an_event_without_a_reward_drops_out(transform):
     weight, _ = weights(torch.tensor([1.0, torch.nan, -1.0, 2.0]), transform, 1.0, None)
     assert weight[1] == 0
     assert weight[0] > 0
 
 
-def test_cloning_reads_no_reward():
-    weight, _ = weights(torch.tensor([1.0, torch.nan]), "constant", 1.0, None)
-    assert weight.tolist() == [1, 1]
+def test_ties_rank_alike():
+    weight, _ = weights(torch.tensor([4.0, 4.0, 5.0, 4.0, torch.nan]), "rank", 1.0, None)
+    assert weight.tolist() == pytest.approx([math.exp(-0.25)] * 2 + [math.exp(0.75), math.exp(-0.25), 0])
 
 
 def test_exponential_by_hand():

@@ -14,7 +14,7 @@ from recalign.stage import ParsedStage, parse_stage
 GROUND = ("recommender", "reward", "judge_select", "judge_report")
 """Stages that every method rests on, in order."""
 
-OWN = ("--run", "--seed_everything", "--ckpt_path", "--config")
+OWN = ("--run", "--seed_everything", "--ckpt_path", "--config", "--data.users", "--data.init_args.users")
 """Options of a stage that are the chain's to set."""
 
 Overrides = dict[str | None, list[str]]

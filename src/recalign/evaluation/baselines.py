@@ -89,8 +89,11 @@ class RerankByMean(Policy):
 
 
 def popularity(sequences: Sequences, high_only: bool = False) -> SameForAll:
-    """Items by the number of their training events (of those with a high reward)."""
-    train = sequences.frame.filter((pl.col("split") == TRAIN) & (pl.col("high") | (not high_only)))
+    """Items by the number of their training events; or of those of users A with a high reward."""
+    train = sequences.frame.filter(pl.col("split") == TRAIN)
+    if high_only:
+        in_a = pl.Series(sequences.users_in("A")).gather(train["user"])
+        train = train.filter(in_a & pl.col("high") & pl.col("reward").is_not_null())
     counts = np.bincount(train["item_id"].to_numpy(), minlength=sequences.num_items + 1)[1:]
     return SameForAll(torch.from_numpy(counts + 0.5).log())  # half an event for items without one
 

@@ -140,7 +140,7 @@ def load_runs(
         remedy = "let `recalign chain` finish at least one method"
         raise InputError("no method in it has been evaluated", where=str(chain_folder), remedy=remedy)
     for split in SPLITS:
-        _same_events([run for run in runs if split in run.splits], split)
+        _align([run for run in runs if split in run.splits], split)
     return runs
 
 
@@ -158,10 +158,29 @@ def _load_run(folder: Path) -> Run:
     return Run(method, seed, json.loads((folder / "summary.json").read_text()), splits)
 
 
-def _same_events(runs: list[Run], split: str) -> None:
-    """A difference between methods means something only on the same events."""
+def _align(runs: list[Run], split: str) -> None:
+    """Give all runs the same rows.
+
+    Methods of one seed must have been measured on the same events: a difference means something only there. Seeds may
+    be worlds of their own; then no user of one is a user of another, and each run has no figures in the others' rows.
+    """
+    seeds = sorted({run.seed for run in runs})
+    worlds = [_same_events([run for run in runs if run.seed == seed], split) for seed in seeds]
+    if not worlds or all(world.equals(worlds[0]) for world in worlds):
+        return
+    size = max(int(world["user"].max()) for world in worlds) + 1  # type: ignore[arg-type]
+    apart = [(pl.col("user").cast(pl.Int64) + number * size).alias("user") for number in range(len(seeds))]
+    rows = pl.concat([world.with_columns(own) for world, own in zip(worlds, apart, strict=True)])
+    for run in runs:
+        own = run.splits[split].with_columns(apart[seeds.index(run.seed)])
+        run.splits[split] = rows.join(own, on=["user", "event"], how="left", maintain_order="left")
+
+
+def _same_events(runs: list[Run], split: str) -> pl.DataFrame:
+    """The events of the runs of one seed."""
+    first = runs[0].splits[split].select("user", "event")
     for run in runs[1:]:
-        first, events = (each.splits[split].select("user", "event") for each in (runs[0], run))
+        events = run.splits[split].select("user", "event")
         if not events.equals(first):
             raise InputError(
                 f"it was measured on other {split} events ({len(events):,}) than {runs[0].method} with seed "
@@ -169,6 +188,7 @@ def _same_events(runs: list[Run], split: str) -> None:
                 where=f"{run.method}, seed {run.seed}",
                 remedy="run the chain again with the same data and split for every method, or in another folder",
             )
+    return first
 
 
 class SplitTable:

@@ -20,8 +20,8 @@ Transform = Literal["constant", "linear", "exponential", "rank", "sign"]
 
 
 def constant(advantage_T: Tensor, temperature: float) -> Tensor:
-    """w = 1: behaviour cloning."""
-    return torch.ones_like(advantage_T)
+    """w = 1: behaviour cloning, on the events that have a reward, so that all methods see the same ones."""
+    return torch.ones_like(advantage_T).where(~advantage_T.isnan(), torch.nan)
 
 
 def linear(advantage_T: Tensor, temperature: float) -> Tensor:
@@ -38,10 +38,12 @@ def exponential(advantage_T: Tensor, temperature: float) -> Tensor:
 
 
 def rank(advantage_T: Tensor, temperature: float) -> Tensor:
-    """w = exp((2u - 1) / beta), u the share of the batch that A is above: blind to outliers."""
+    """w = exp((2u - 1) / beta), u the share of the batch that A is above (ties counted half): blind to outliers."""
     known_T = ~advantage_T.isnan()
-    place_T = advantage_T.nan_to_num(nan=-torch.inf).argsort().argsort() - (~known_T).sum()
-    u_T = (place_T + 0.5) / known_T.sum()
+    sorted_T = advantage_T.nan_to_num(nan=torch.inf).sort().values  # what has no reward stands last
+    below_T = torch.searchsorted(sorted_T, advantage_T.nan_to_num(nan=torch.inf))
+    up_to_T = torch.searchsorted(sorted_T, advantage_T.nan_to_num(nan=torch.inf), right=True)
+    u_T = (below_T + up_to_T) / (2 * known_T.sum())
     return ((2 * u_T - 1) / temperature).exp().where(known_T, torch.nan)
 
 
@@ -65,7 +67,7 @@ def weights(
     """The weight of each event.
 
     Args:
-        advantage_T: A, NaN where an event has no reward: its weight is 0 (but 1 under ``constant``, which reads none).
+        advantage_T: A, NaN where an event has no reward: its weight is 0.
         transform: f.
         temperature: beta, in standard deviations of the advantage.
         clip: the largest weight allowed, in units of the mean weight before clipping; None: no limit.

@@ -18,8 +18,8 @@ def weighted_likelihood(logp_T: Tensor, weight_T: Tensor) -> tuple[Tensor, Figur
     exponential reward weighting (w = exp(r / beta); arXiv 2603.10279) and A-SFT (w = f(r - V); Netflix TechBlog,
     October 2025, whose own formula is not public; the closest published one is AWR, arXiv 1910.00177).
 
-    Dividing by the sum of the weights makes the step's size independent of their scale. If every weight is 0, so is the
-    loss.
+    The sums run over a batch. Dividing by the sum of the weights makes the step's size independent of their scale. If
+    every weight is 0, so is the loss.
 
     Args:
         logp_T: log pi(a_t | s_t).

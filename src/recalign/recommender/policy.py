@@ -82,7 +82,8 @@ class Policy(Recorded, nn.Module, ABC):
     def ranks(self, state: Tensor, item: Tensor, seen: Tensor | None = None) -> Tensor:
         """Rank of one item a state among the items that were not seen; 1 is best, 0 stands for item 0 (a miss).
 
-        Items that score the same as the target count as ahead of it.
+        Items that score the same as the target count as ahead of it. A target that was seen (a log may repeat items) is
+        ranked among the unseen ones all the same.
 
         Shape: (T, ...), int64 (T,), seen int64 (2, N) -> int64 (T,).
         """

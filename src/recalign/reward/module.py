@@ -35,7 +35,7 @@ class RewardModel(StageModule):
     Args:
         num_items: V; linked from the data by the command.
         init_from: checkpoint of the recommender whose encoder and item table are the trunk.
-        encoder: another encoder than the recommender's; then ``init_from`` only lends what fits by name.
+        encoder: another encoder than the recommender's; of the same width; then ``init_from`` lends what fits by name.
         trunk: whether the trunk learns too (``tuned``) or the heads alone (``frozen``).
         members: K, networks in the ensemble, each trained on its own resampling of the users.
         lr: AdamW's learning rate.

@@ -44,6 +44,9 @@ def split_figures(sequences: Sequences, max_length: int) -> Rows:
         "users left out: test events, no history before": left_out(sequences, everybody),
         "events of the longest history": int(np.diff(sequences.offset).max()),
         "newest events that a model sees": max_length,
+        "training events that are a target (a user's newest)": len(
+            training_windows(sequences, everybody, max_length).target
+        ),
         **{f"users in group {group}": int(count) for group, count in zip(groups, counts, strict=True)},
     }
 

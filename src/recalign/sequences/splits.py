@@ -147,7 +147,8 @@ class High:
             frame: events with ``reward`` (null where there is none) and ``split``.
 
         Returns:
-            bool series named ``high``; false where there is no reward.
+            bool series named ``high``; false where a column that decides has a null. An expression that reads no reward
+            (a simulated log marks by the truth) may be true where the reward is missing.
         """
         if self.expression is not None:
             marks = evaluate(frame, self.expression, "data.high.expression")

@@ -36,7 +36,8 @@ class Sequences:
         item, time, reward, event: the known events of all users in a row: items 1..V, seconds, float32 rewards (NaN
             where there is none), rows of ``frame``.
         fingerprint: digest of the log and of everything that divides it.
-        catalogue: digest of the raw ids in catalogue order.
+        catalogue: digest of the raw ids in catalogue order and of every event's part: what a network was trained on,
+            whatever the reward.
     """
 
     frame: pl.DataFrame
@@ -97,8 +98,15 @@ def build(table: EventTable, split: Split, high: High | None, groups: UserGroups
         reward=known["reward"].cast(pl.Float32).fill_null(float("nan")).to_numpy(),
         event=known["event"].cast(pl.Int64).to_numpy(),
         fingerprint=hashlib.sha256(settings.encode()).hexdigest()[:16],
-        catalogue=hashlib.sha256("\n".join(map(str, items.to_list())).encode()).hexdigest()[:16],
+        catalogue=_catalogue(items, frame),
     )
+
+
+def _catalogue(items: pl.Series, frame: pl.DataFrame) -> str:
+    digest = hashlib.sha256("\n".join(map(str, items.to_list())).encode())
+    for column in ("user", "item", "timestamp", "split"):
+        digest.update(frame[column].to_numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _check_parts(frame: pl.DataFrame, split: Split) -> None:

@@ -188,13 +188,11 @@ def collate(
 
 
 def _seen(sequences: Sequences, windows: Windows, picked: np.ndarray, user: np.ndarray) -> np.ndarray:
-    """Pairs (target, item): all that the user had met before, but never the target itself (a log may repeat items)."""
+    """Pairs (target, item): all that the user had met before, the target's own item too if the log repeats it."""
     first = sequences.offset[user]
     counts = windows.state[picked] + 1 - first
     target = np.repeat(np.arange(len(picked)), counts)
-    item = sequences.item[_ranges(first, counts)]
-    other = item != windows.target[picked][target]
-    return np.stack([target[other], item[other]])
+    return np.stack([target, sequences.item[_ranges(first, counts)]])
 
 
 def _ranges(first: np.ndarray, counts: np.ndarray) -> np.ndarray:
