@@ -137,6 +137,20 @@ def test_seeds_are_chains_of_their_own_and_old_methods_stay_out_of_the_table(aga
     assert any((ours[0][name] != ours[1][name]).any() for name in ours[0])
 
 
+def test_compare_and_report_read_the_run_folders(again: Path):
+    for path in (again / RUNS).glob("*.*"):
+        path.unlink()
+    said = tiny.recalign(again, "report", "runs/tiny")
+    assert said.code == 2
+    assert "recalign compare runs/tiny" in said.err
+    said = tiny.recalign(again, "compare", "runs/tiny", "--draws", "50")
+    assert said.code == 0
+    assert said.out.endswith("runs/tiny/comparison.csv\n")
+    said = tiny.recalign(again, "report", "runs/tiny")
+    assert said.code == 0
+    assert said.out.endswith("runs/tiny/report.html\n")
+
+
 def test_an_interrupted_chain_goes_on_where_it_was(again: Path, monkeypatch: pytest.MonkeyPatch):
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
+from recalign.chain import Chain, Plan
+from recalign.stage import parse_stage
+
 CONF = Path(__file__).parents[1] / "conf"
 ALL = sorted(CONF.rglob("*.yaml"))
+LOGS = sorted((CONF / "data").glob("*.yaml"))
+METHODS = sorted((CONF / "posttrain").glob("*.yaml"))
+STAGES = [*sorted(CONF.glob("*.yaml")), *METHODS]
+CHAINS = sorted((CONF / "chain").glob("*.yaml"))
 
 
 def name(path: Path) -> str:
@@ -28,7 +36,7 @@ def test_every_value_is_explained(path: Path):
     assert not bare
 
 
-@pytest.mark.parametrize("path", sorted((CONF / "data").glob("*.yaml")), ids=name)
+@pytest.mark.parametrize("path", LOGS, ids=name)
 def test_a_logs_yaml_leaves_nothing_to_the_log_before_it(path: Path):
     """A log's YAML is read over ML-100K's defaults, so it has to set whatever ML-100K sets."""
     data = yaml.safe_load(path.read_text())["data"]
@@ -37,3 +45,59 @@ def test_a_logs_yaml_leaves_nothing_to_the_log_before_it(path: Path):
     assert "class_path" not in data
     if data["high"] is not None:
         assert "expression" in data["high"]
+
+
+@pytest.mark.parametrize("stage", STAGES, ids=name)
+@pytest.mark.parametrize("log", LOGS, ids=name)
+def test_every_stage_takes_every_log(stage: Path, log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)  # no earlier runs
+    parsed = parse_stage(["fit", "--config", str(stage), "--config", str(log)])
+    written = yaml.safe_load(log.read_text())["data"]
+    read = parsed.config["data"]["init_args"]
+    assert {key: read["log"][key] for key in written["log"]} == written["log"]
+    assert (read["reward"], read["max_length"]) == (written["reward"], written["max_length"])
+    assert parsed.run.name == ("judge_report" if stage.stem == "judge" else stage.stem)
+    assert parsed.folder.path == Path("runs") / written["log"]["name"] / parsed.run.name / "seed-0"
+
+
+@pytest.mark.parametrize("path", sorted((CONF / "trainer").glob("*.yaml")), ids=name)
+def test_a_preset_comes_after_any_stage(path: Path):
+    parsed = parse_stage(["fit", "--config", str(CONF / "recommender.yaml"), "--config", str(path)])
+    preset = yaml.safe_load(path.read_text())
+    assert set(preset) == {"trainer"}
+    assert {key: parsed.config["trainer"][key] for key in preset["trainer"]} == preset["trainer"]
+
+
+@pytest.mark.parametrize("path", CHAINS, ids=name)
+def test_a_chain_can_be_planned(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    plan = Plan(Chain(**yaml.safe_load(path.read_text())), path, {})
+    parsed = plan.parse()
+    assert {"recommender", "reward", "judge_select", "judge_report", "bc", "asft"} <= set(parsed)
+    assert {p.folder.path.parent for p in parsed.values()} == {Path("runs") / path.stem / stage for stage in parsed}
+    assert {p.log for p in parsed.values()} == {path.stem}
+
+
+def values(path: Path) -> dict[str, Any]:
+    """Every value of a YAML file by dotted key."""
+
+    def walk(node: Any, key: str) -> dict[str, Any]:
+        if not isinstance(node, dict):
+            return {key: node}
+        return {k: v for name, inner in node.items() for k, v in walk(inner, f"{key}.{name}".lstrip(".")).items()}
+
+    return walk(yaml.safe_load(path.read_text()), "")
+
+
+WEIGHTS = {f"model.init_args.{key}" for key in ("transform", "temperature", "clip")}
+ADVANTAGE = {f"data.init_args.{key}" for key in ("source", "baseline", "soft", "placebo")}
+
+
+@pytest.mark.parametrize("path", METHODS, ids=name)
+def test_methods_have_the_same_budget_as_asft(path: Path):
+    """The weighted methods are one module: they may differ in how an event is weighted, and in nothing else."""
+    ours, theirs = values(CONF / "asft.yaml"), values(path)
+    differing = {key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key)}
+    assert differing <= {"run.name"} | WEIGHTS | ADVANTAGE
+    if path.stem in ("asft_permuted", "asft_random"):
+        assert differing == {"run.name", "data.init_args.placebo"}

@@ -31,7 +31,10 @@ def order(policy, batch) -> list[int]:
 def test_popularity_counts_training_events_alone(data, high_only):
     batch = small.batch_of(data, rows=1)
     policy = popularity(data.sequences, high_only)
-    frame = data.sequences.frame.filter((pl.col("split") == 0) & (pl.col("high") | (not high_only)))
+    frame = data.sequences.frame.filter(pl.col("split") == 0)
+    if high_only:
+        in_a = pl.Series(data.sequences.users_in("A")).gather(frame["user"])
+        frame = frame.filter(in_a & pl.col("high") & pl.col("reward").is_not_null())
     counts = dict(frame.group_by("item_id").len().iter_rows())
     shown = [counts.get(v, 0) for v in order(policy, batch)]
     assert shown == sorted(shown, reverse=True)

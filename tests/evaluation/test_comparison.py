@@ -133,6 +133,20 @@ def test_errors(tmp_path, made_up_run):
     with pytest.raises(InputError, match="recalign compare"):
         comparison.read(tmp_path)
     made_up_run(tmp_path, "bc", 0, users=10, events=3)
-    made_up_run(tmp_path, "asft", 2, users=11, events=3)
+    made_up_run(tmp_path, "asft", 0, users=11, events=3)
     with pytest.raises(InputError, match=r"bc, seed 0: it was measured on other test events \(30\) than asft"):
         compare(tmp_path)
+
+
+def test_seeds_may_be_worlds_of_their_own(tmp_path, made_up_run):
+    for seed, users in ((0, 30), (1, 40)):
+        for method in ("start", "asft"):
+            made_up_run(tmp_path, method, seed, users=users, events=3)
+    frame = compare(tmp_path, draws=200)
+    for metric in ("all/ndcg@10", "diff_best_bc/all/ndcg@10"):
+        rows = frame.filter(pl.col("method") == "asft", pl.col("metric") == metric, pl.col("split") == "test")
+        single = rows.filter(pl.col("seed") != "all")["value"]
+        whole = rows.filter(pl.col("seed") == "all").row(0, named=True)
+        assert len(single) == 2
+        assert whole["value"] == pytest.approx(single.mean())
+        assert whole["ci_low"] < whole["value"] < whole["ci_high"]

@@ -106,8 +106,11 @@ def test_other_data_are_evaluated_anew(tmp_path, data, ground, cells, log_root):
     evaluate_methods(runs, 3, cells[:1], ground, data)
     known = small.data_of(RewardData, log_root, "tastes", request_time="known")
     assert evaluate_methods(runs, 3, cells[:1], ground, known) == ["popularity"]
-    other = small.data_of(RewardData, log_root, "tastes", split=small.LeaveLast(2, 2))
+    other = small.data_of(RewardData, log_root, "tastes", reward="rating * 2")
     assert evaluate_methods(runs, 3, cells[:1], ground, other) == ["popularity"]
+    divided = small.data_of(RewardData, log_root, "tastes", split=small.LeaveLast(2, 2))
+    with pytest.raises(InputError, match="another split of the log"):
+        evaluate_methods(runs, 3, cells[:1], ground, divided)
 
 
 def test_checkpoints_of_another_catalogue_are_refused(tmp_path, data, ground, cells):
