@@ -48,6 +48,16 @@ def here(first: tuple[Path, tiny.Said], monkeypatch: pytest.MonkeyPatch) -> Path
     return first[0]
 
 
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which nothing has run, with YAML files that hold mistakes. Left as it is by every test."""
+    folder = tiny.prepare(tmp_path_factory.mktemp("prepared"))
+    (folder / "wrong.yaml").write_text("stages: {asft: {model: {temperatur: 0.5}}}")
+    (folder / "elsewhere").mkdir()
+    (folder / "elsewhere/chain.yaml").write_text("log: my.yaml")
+    return folder
+
+
 def commands(out: str) -> list[str]:
     return [line for line in out.splitlines() if line.startswith("recalign fit")]
 
@@ -159,9 +169,9 @@ def test_an_interrupted_chain_goes_on_where_it_was(again: Path, monkeypatch: pyt
     with monkeypatch.context() as patch:
         patch.setattr("recalign.posttrain.weighted.WeightedSFT.training_step", interrupt)
         patch.setattr("signal.signal", lambda *_: None)  # Lightning switches Ctrl-C off for good
-        said = tiny.chain(again)
+        said = tiny.chain(again, "--methods=[asft]")
     assert (said.code, said.err.splitlines()[-1]) == (130, "recalign chain: interrupted")
-    said = tiny.chain(again)
+    said = tiny.chain(again, "--methods=[asft]")
     assert said.code == 0
     assert stages(said.out) == ["asft"]
 
@@ -251,22 +261,17 @@ def test_the_chains_yaml_names_the_run_folder():
         (["--config", "elsewhere/chain.yaml"], "no log 'my.yaml'"),
     ],
 )
-def test_a_mistake_is_named_before_anything_runs(tmp_path: Path, words: list[str], said: str):
-    folder = tiny.prepare(tmp_path)
-    (folder / "wrong.yaml").write_text("stages: {asft: {model: {temperatur: 0.5}}}")
-    (folder / "elsewhere").mkdir()
-    (folder / "elsewhere/chain.yaml").write_text("log: my.yaml")
-    result = tiny.chain(folder, "--methods", "[start, asft]", *words)
+def test_a_mistake_is_named_before_anything_runs(prepared: Path, words: list[str], said: str):
+    result = tiny.chain(prepared, "--methods", "[start, asft]", *words)
     assert result.code == 2
     assert result.out == ""
     assert re.search(said.replace("?", r"\?"), result.err), result.err
-    assert not (folder / "runs").exists()
+    assert not (prepared / "runs").exists()
 
 
-def test_a_chain_must_be_named(tmp_path: Path):
-    tiny.prepare(tmp_path)
+def test_a_chain_must_be_named(prepared: Path):
     for words in ([], ["--log", "simulated", "--methods", "[start]"]):
-        said = tiny.recalign(tmp_path, "chain", *words)
+        said = tiny.recalign(prepared, "chain", *words)
         assert said.code == 2
         assert "--config conf/chain/ml-100k.yaml" in said.err
 
