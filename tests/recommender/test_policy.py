@@ -9,11 +9,13 @@ import small
 import torch
 from token_policy import TokenPolicy
 
+from recalign.errors import InputError
 from recalign.evaluation.baselines import Rerank, SameForAll
-from recalign.nn import SASRec
+from recalign.nn import Pooled, SASRec
 from recalign.recommender import Policy, RecommenderData, SequencePolicy
 from recalign.recommender import policy as policy_file
 from recalign.reward import RewardEnsemble
+from recalign.sequences import Batch
 
 
 @pytest.fixture(scope="module")
@@ -193,3 +195,12 @@ def test_a_missing_reward_is_not_a_reward_of_0(data):
     zero, missing = policy.past_rewards(torch.tensor([[0.0, torch.nan]]))[0]
     assert not zero.equal(missing)
     assert missing.abs().sum() == 0
+
+
+def test_histories_longer_than_the_encoder_are_refused():
+    policy = SequencePolicy(Pooled(4, max_length=3), 5)
+    ids = torch.ones(1, 4, dtype=torch.long)
+    one = torch.zeros(1, dtype=torch.long)
+    batch = Batch(one, ids, one + 4, ids, ids, ids.float(), one, one, one + 1, one.float(), one.bool(), one)
+    with pytest.raises(InputError, match=r"data\.max_length: histories of 4 events"):
+        policy.encode(batch)

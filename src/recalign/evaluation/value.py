@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import torch
+from rich.console import Console
+from rich.progress import track
 from torch import Tensor, nn
 
 from recalign.errors import InputError
@@ -70,7 +72,10 @@ def evaluate(
             where="data.split",
             remedy="choose another split, a larger data.share_a, or a log with more users",
         )
-    for batch in data.loader(windows):
+    console = Console(stderr=True)
+    batches = data.loader(windows)
+    hidden = not console.is_terminal
+    for batch in track(batches, f"evaluating, {part}", console=console, transient=True, disable=hidden):
         rewards = {name: (judge, judge.states(batch)) for name, judge in scorers.rewards.items()}
         start_T = scorers.start.encode(batch)
         for name, policy in policies.items():

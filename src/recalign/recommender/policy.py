@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from recalign.errors import InputError
 from recalign.nn import (
     Encoder,
     Recorded,
@@ -104,6 +105,20 @@ def _parts(state: Tensor, seen: Tensor | None) -> Iterator[tuple[int, Tensor, Pa
         yield first, state[first : first + ROWS], pairs
 
 
+def check_length(batch: Batch, encoder: Encoder) -> None:
+    """Refuse histories longer than an encoder was made for.
+
+    Raises:
+        InputError: the data's maximum is larger than that of a checkpoint's encoder.
+    """
+    if batch.item_BL.shape[1] > encoder.max_length:
+        raise InputError(
+            f"histories of {batch.item_BL.shape[1]} events, and the encoder was made for {encoder.max_length}",
+            where="data.max_length",
+            remedy=f"use --data.max_length {encoder.max_length}, or train the recommender anew",
+        )
+
+
 class SequencePolicy(Policy):
     """A sequence encoder over item ids: log pi(v | h) = log softmax_v(cos(h, e_v) / temperature).
 
@@ -128,6 +143,7 @@ class SequencePolicy(Policy):
         self.past_rewards = Feedback(encoder.dim) if feedback else None
 
     def encode(self, batch: Batch) -> Tensor:
+        check_length(batch, self.encoder)
         x_BLD = self.item_embedding(batch.item_BL)
         if self.past_rewards is not None:
             x_BLD = x_BLD + self.past_rewards(batch.reward_BL)

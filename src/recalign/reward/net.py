@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from recalign.nn import Encoder, Recorded
 from recalign.recommender.checkpoint import build, recipe
 from recalign.recommender.feedback import Feedback
+from recalign.recommender.policy import check_length
 from recalign.sequences import Batch
 
 
@@ -66,6 +67,7 @@ class RewardNet(nn.Module):
 
     def state(self, batch: Batch) -> Tensor:
         """What is known before each target. Shape: (T, D + 2)."""
+        check_length(batch, self.encoder)
         r_BL = (batch.reward_BL - self.mean) / self.scale
         x_BLD = self.item_embedding(batch.item_BL) + self.past_rewards(r_BL)
         h_BLD = self.encoder(x_BLD, batch.length_B, batch.time_BL, batch.request_time_BL)

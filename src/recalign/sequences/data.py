@@ -10,6 +10,7 @@ import numpy as np
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
+from recalign.errors import InputError
 from recalign.events import EventTable, Log, data_root, load_events
 from recalign.sequences.batch import Batch
 from recalign.sequences.sampler import LengthBatches
@@ -77,6 +78,10 @@ class EventDataModule(LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        if max_length < 1 or batch_tokens < 1:
+            raise InputError(
+                f"{min(max_length, batch_tokens)} is not a number from 1 on", where="data.max_length, data.batch_tokens"
+            )
         self.log_, self.reward, self.high, self.split, self.root = log, reward, high, split, root
         self.users: Group = users
         self.groups = UserGroups(share_a)
