@@ -53,7 +53,7 @@ def test_evaluation_lists_what_was_seen_and_serving_has_no_target(data):
     for loader in (data.val_dataloader(), data.test_dataloader(), data.predict_dataloader()):
         assert all(batch.seen_N is not None for batch in loader)
     serving = list(data.predict_dataloader())
-    assert sum(len(b.user_B) for b in serving) == data.sequences.users_in("A").sum()
+    assert sum(len(b.user_B) for b in serving) == data.sequences.num_users
     assert all((b.target_T == 0).all() for b in serving)
     assert all((b.length_B == 20).all() for b in serving)
 

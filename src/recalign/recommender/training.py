@@ -145,6 +145,8 @@ def recommendations(user_T: Tensor, score_TK: Tensor, item_TK: Tensor, data: Eve
     """One row a user and place: raw user id, rank (1 = best), raw item id, score (log-probability up to a constant)."""
     sequences = data.sequences
     rank = torch.arange(1, item_TK.shape[1] + 1).expand_as(item_TK)
+    by_user = torch.argsort(user_T, stable=True)
+    user_T, score_TK, item_TK = user_T[by_user], score_TK[by_user], item_TK[by_user]
     flat = pl.DataFrame(
         {
             "user": user_T[:, None].expand_as(item_TK).flatten().numpy(),
@@ -154,12 +156,8 @@ def recommendations(user_T: Tensor, score_TK: Tensor, item_TK: Tensor, data: Eve
         }
     ).filter(pl.col("item") > 0)
     return flat.with_columns(
-        sequences.users.gather(flat["user"]).alias("user"), _raw_items(flat["item"], sequences.items)
+        sequences.users.gather(flat["user"]).alias("user"), sequences.items.gather(flat["item"] - 1).alias("item")
     )
-
-
-def _raw_items(item: pl.Series, items: pl.Series) -> pl.Series:
-    return items.gather(item - 1).alias("item")
 
 
 def write_parquet(frame: pl.DataFrame, path: Path) -> None:

@@ -133,4 +133,4 @@ class EventDataModule(LightningDataModule):
 
     def predict_dataloader(self) -> Loader:
         """Every user's whole history, for recommendations after the log's end."""
-        return self.loader(serving_windows(self.sequences, self.sequences.users_in(self.users), self.max_length))
+        return self.loader(serving_windows(self.sequences, self.sequences.users_in("all"), self.max_length))
