@@ -77,7 +77,7 @@ def test_predict_writes_raw_ids_of_unseen_items(data, tmp_path):
     assert frame["user"].unique(maintain_order=True).to_list() == data.sequences.users.to_list()
     assert frame.join(log, on=["user", "item"], how="semi").is_empty()
     assert (frame.group_by("user").len()["len"] == 20).all()  # 40 items, 20 met: what is left, not 30
-    first = frame.filter(pl.col("user") == members[0])
+    first = frame.filter(pl.col("user") == data.sequences.users[0])
     assert first["rank"].to_list() == list(range(1, 21))
     assert first["score"].is_sorted(descending=True)
 
