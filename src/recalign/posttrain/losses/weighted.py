@@ -1,4 +1,4 @@
-"""Every method's loss as a plain function of tensors: a scalar, and the figures to log.
+"""Weighted likelihood: behaviour cloning, its weighted forms, and A-SFT.
 
 Legend: T events, pi the policy, a_t the logged item, s_t its history.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-Figures = dict[str, Tensor]
+from recalign.posttrain.losses.figures import Figures
 
 
 def weighted_likelihood(logp_T: Tensor, weight_T: Tensor) -> tuple[Tensor, Figures]:
