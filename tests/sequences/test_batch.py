@@ -2,22 +2,32 @@ from __future__ import annotations
 
 from dataclasses import fields
 
+import numpy as np
 import pytest
 import small
 import torch
 
 from recalign.posttrain import PostTrainingData
+from recalign.sequences import Windows
+
+
+class PairedData(PostTrainingData):
+    """Batches with everything that a batch can have."""
+
+    def training(self) -> Windows:
+        windows = super().training()
+        return windows.with_pairs(windows.target, np.stack([windows.target, windows.target[::-1]], axis=1))
 
 
 @pytest.fixture(scope="module")
 def data(log_root):
-    return small.data_of(PostTrainingData, log_root)
+    return small.data_of(PairedData, log_root)
 
 
 def test_shapes_and_types_are_as_documented(data):
     batch = small.batch_of(data, "train", rows=4)
     B, L, T = 4, data.max_length, len(batch.target_T)
-    for name, shape in (("B", (B,)), ("BL", (B, L)), ("T", (T,))):
+    for name, shape in (("B", (B,)), ("BL", (B, L)), ("T", (T,)), ("TN", (T, 2))):
         for f in fields(batch):
             if f.name.rsplit("_", 1)[1] == name:
                 assert getattr(batch, f.name).shape == shape, f.name
@@ -43,7 +53,7 @@ def test_the_head_is_the_first_rows_with_their_targets(data):
     head = batch.head(2)
     mine = batch.row_T < 2
     assert head.item_BL.equal(batch.item_BL[:2])
-    for name in ("row_T", "column_T", "target_T", "advantage_T", "event_T"):
+    for name in ("row_T", "column_T", "target_T", "advantage_T", "rejected_TN", "event_T"):
         assert getattr(head, name).equal(getattr(batch, name)[mine])
     assert head.seen_N is None
     assert len(batch.head(99).user_B) == 5

@@ -114,3 +114,19 @@ def test_serving_uses_the_whole_log():
     sequences = simple([6, 4], LeaveLast(1, 1))
     found = pairs(sequences, serving_windows(sequences, everybody(sequences), 10))
     assert [(u, len(h), t) for u, h, t, _ in found] == [(0, 4, 0), (1, 4, 0)]
+
+
+@given(counts, st.integers(2, 12), st.data())
+def test_targets_that_are_kept_keep_their_histories(counts, max_length, data):
+    sequences = simple([n + 3 for n in counts], LeaveLast(1, 1))
+    windows = training_windows(sequences, everybody(sequences), max_length)
+    kept = np.array(data.draw(st.lists(st.booleans(), min_size=len(windows.target), max_size=len(windows.target))))
+    if not kept.any():
+        return
+    rejected = np.arange(2 * len(kept)).reshape(-1, 2)
+    fewer = windows.with_pairs(windows.target, rejected).keep(kept)
+    assert pairs(sequences, fewer) == [p for p, k in zip(pairs(sequences, windows), kept, strict=True) if k]
+    assert (np.diff(fewer.offset) > 0).all()
+    batch = collate(sequences, fewer, np.arange(len(fewer)), max_length, know_request=False, seen=False)
+    np.testing.assert_array_equal(batch.rejected_TN, rejected[kept])
+    assert windows.rejected is None

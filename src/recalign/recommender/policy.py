@@ -152,8 +152,13 @@ class SequencePolicy(Policy):
 
     def log_probs(self, state: Tensor, items: Tensor | None = None) -> Tensor:
         query_TD, item_VD = self._directions(state)
-        logp_TV = (query_TD @ item_VD.T / self.temperature).log_softmax(dim=-1)
-        return logp_TV if items is None else logp_TV.gather(1, items - 1)
+        if items is None:
+            return (query_TD @ item_VD.T / self.temperature).log_softmax(dim=-1)
+        with torch.autocast(query_TD.device.type, enabled=False):
+            score_TC = (item_VD[items - 1] @ query_TD[:, :, None])[:, :, 0] / self.temperature
+        # The normaliser is read off one item's log-probability, which is worked out without holding T x V scores.
+        first_T = log_prob(query_TD, item_VD, items[:, 0] - 1, 1 / self.temperature)
+        return score_TC + (first_T - score_TC[:, 0])[:, None]
 
     def log_prob(self, state: Tensor, item: Tensor) -> Tensor:
         return log_prob(*self._directions(state), item - 1, 1 / self.temperature)

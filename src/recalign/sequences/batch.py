@@ -30,6 +30,7 @@ class Batch:
         high_T: bool, whether that reward is high.
         event_T: int64, the target's row in the event table.
         advantage_T: float32, for post-training: how much better than expected its reward is, NaN where there is none.
+        rejected_TN: int64, for post-training on pairs: items that are worth less here than the target.
         seen_N: (2, N) int64, for evaluation: pairs (target, item) of items the user had met before the target.
     """
 
@@ -46,6 +47,7 @@ class Batch:
     high_T: Tensor
     event_T: Tensor
     advantage_T: Tensor | None = None
+    rejected_TN: Tensor | None = None
     seen_N: Tensor | None = None
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -25,6 +26,7 @@ class Windows:
         target: int64, its item (0: unseen in training); ``event``: its row in the event table.
         reward: float32, NaN where there is none; ``high``: bool; ``time``: int64, seconds.
         advantage: float32, for post-training only.
+        rejected: int64 (targets, N), for post-training on pairs only: items that are worth less than the target.
     """
 
     user: np.ndarray
@@ -38,6 +40,7 @@ class Windows:
     high: np.ndarray
     time: np.ndarray
     advantage: np.ndarray | None = None
+    rejected: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.user)
@@ -50,6 +53,21 @@ class Windows:
     def with_advantage(self, by_event: np.ndarray) -> Windows:
         """The same windows with an advantage a target, looked up by its row in the event table."""
         return dataclasses.replace(self, advantage=by_event[self.event].astype(np.float32))
+
+    def with_pairs(self, target: np.ndarray, rejected: np.ndarray) -> Windows:
+        """The same windows with other targets, and what each is worth more than. Shape: (targets,), (targets, N)."""
+        return dataclasses.replace(self, target=target, rejected=rejected)
+
+    def keep(self, kept: np.ndarray) -> Windows:
+        """Some of the targets alone; windows that are left with none drop out. Shape: bool (targets,)."""
+        before = np.concatenate([[0], kept.cumsum()])
+        count = np.diff(before[self.offset])
+        left = count > 0
+        by_target = ("state", "target", "event", "reward", "high", "time", "advantage", "rejected")
+        arrays: dict[str, Any] = {name: getattr(self, name) for name in by_target}
+        arrays = {name: None if x is None else x[kept] for name, x in arrays.items()}
+        arrays |= {name: getattr(self, name)[left] for name in ("user", "start", "stop")}
+        return Windows(offset=np.concatenate([[0], count[left].cumsum()]), **arrays)
 
 
 def training_windows(sequences: Sequences, users: np.ndarray, max_length: int) -> Windows:
@@ -181,6 +199,7 @@ def collate(
         "high_T": windows.high[picked],
         "event_T": windows.event[picked],
         "advantage_T": None if windows.advantage is None else windows.advantage[picked],
+        "rejected_TN": None if windows.rejected is None else windows.rejected[picked],
         "seen_N": _seen(sequences, windows, picked, windows.user[chosen][row]) if seen else None,
     }
     tensors = {name: None if x is None else torch.from_numpy(np.ascontiguousarray(x)) for name, x in fields.items()}
