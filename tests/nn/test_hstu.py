@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from recalign.nn import HSTU, hstu
+from recalign.nn import HSTU, attention
 from recalign.nn.hstu import time_buckets
 
 
@@ -38,12 +38,14 @@ def plain_hstu(model, x_BLD, length_B, time_BL, request_time_BL):
     return out
 
 
-@pytest.mark.parametrize("queries", [3, 100])  # several blocks of queries, the last one smaller, and a single one
+# several tiles of a single sequence and three queries, the last one smaller; of two sequences; a single tile
+@pytest.mark.parametrize(("queries", "scores"), [(3, 1), (8, 128), (100, 2**18)])
 @pytest.mark.parametrize(
     "options", [{}, {"heads": 2, "head_dim": 3}, {"time_bias": False}, {"position_bias": False, "heads": 2}]
 )
-def test_values_and_gradients_are_those_of_the_formula(monkeypatch, queries, options):
-    monkeypatch.setattr(hstu, "QUERIES", queries)
+def test_values_and_gradients_are_those_of_the_formula(monkeypatch, queries, scores, options):
+    monkeypatch.setattr(attention, "QUERIES", queries)
+    monkeypatch.setattr(attention, "CPU_SCORES", scores)
     torch.manual_seed(0)
     model = HSTU(dim=6, layers=2, max_length=11, dropout=0.0, **options).double()
     for parameter in model.parameters():
@@ -93,14 +95,6 @@ def test_request_time_is_what_the_time_bias_sees():
     late = model(x_BLD, length_B, time_BL, time_BL + torch.tensor([0, 0, 0, 0, 0, 10**6]))
     assert torch.equal(soon[:, :5], late[:, :5])
     assert not torch.allclose(soon[:, 5], late[:, 5])
-
-
-def test_block_edges_cover_the_rows_evenly(monkeypatch):
-    monkeypatch.setattr(hstu, "QUERIES", 100)
-    for rows, sizes in [(1, [1]), (100, [100]), (101, [51, 50]), (200, [100, 100]), (250, [84, 84, 82])]:
-        blocks = hstu.query_blocks(torch.zeros(1, rows), torch.zeros(1, rows))
-        assert [block.bucket_BQK.shape[1] for block in blocks] == sizes
-        assert [block.bucket_BQK.shape[2] for block in blocks] == [sum(sizes[: n + 1]) for n in range(len(sizes))]
 
 
 @pytest.mark.parametrize("place", ["input", "gate"])

@@ -1,5 +1,7 @@
 """The exact and the sampled softmax against their definitions."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -21,6 +23,7 @@ sizes = st.fixed_dictionaries(
     }
 )
 scales = st.sampled_from([0.3, 1.0, 20.0, 1000.0])
+bounds = st.sampled_from([math.inf, 1.01])
 
 
 def problem(positions, items, dim, seed, dtype=torch.float64):
@@ -47,29 +50,31 @@ def assert_same(ours, plain, inputs):
 
 
 @settings(deadline=None)
-@given(sizes, scales, st.sampled_from([None, 1, 2, 5]))
-def test_log_prob_is_exact_for_any_chunk(size, scale, chunk):
+@given(sizes, scales, bounds, st.sampled_from([None, 1, 2, 5]))
+def test_log_prob_is_exact_for_any_chunk(size, scale, bound, chunk):
     query_TD, item_VD, target_T, _ = problem(**size)
-    ours = log_prob(query_TD, item_VD, target_T, scale, chunk)
+    ours = log_prob(query_TD, item_VD, target_T, scale, bound, chunk)
     assert_same(ours, plain_log_prob(query_TD, item_VD, target_T, scale), [query_TD, item_VD])
 
 
 @settings(deadline=None)
-@given(sizes, scales, st.sampled_from([None, 1, 2, 5]))
-def test_weighted_nll_is_exact_for_any_chunk(size, scale, chunk):
+@given(sizes, scales, bounds, st.sampled_from([None, 1, 2, 5]))
+def test_weighted_nll_is_exact_for_any_chunk(size, scale, bound, chunk):
     query_TD, item_VD, target_T, weight_T = problem(**size)
-    ours = weighted_nll(query_TD, item_VD, target_T, weight_T, scale, chunk)
+    ours = weighted_nll(query_TD, item_VD, target_T, weight_T, scale, bound, chunk)
     plain = -(weight_T * plain_log_prob(query_TD, item_VD, target_T, scale)).sum()
     assert_same(ours, plain, [query_TD, item_VD, weight_T])
     with torch.no_grad():
-        torch.testing.assert_close(weighted_nll(query_TD, item_VD, target_T, weight_T, scale, chunk), plain, **EXACT)
+        torch.testing.assert_close(
+            weighted_nll(query_TD, item_VD, target_T, weight_T, scale, bound, chunk), plain, **EXACT
+        )
 
 
 def test_gradients_agree_with_finite_differences():
     query_TD, item_VD, target_T, weight_T = problem(4, 5, 3, seed=0)
-    assert torch.autograd.gradcheck(lambda q, e: log_prob(q, e, target_T, 3.0, 2), (query_TD, item_VD))
+    assert torch.autograd.gradcheck(lambda q, e: log_prob(q, e, target_T, 3.0, chunk=2), (query_TD, item_VD))
     assert torch.autograd.gradcheck(
-        lambda q, e, w: weighted_nll(q, e, target_T, w, 3.0, 2), (query_TD, item_VD, weight_T)
+        lambda q, e, w: weighted_nll(q, e, target_T, w, 3.0, chunk=2), (query_TD, item_VD, weight_T)
     )
 
 
@@ -90,8 +95,21 @@ def test_normalisation_outside_gives_the_cosine_form():
     assert_same(ours, plain, [query_TD, item_VD])
 
 
+def test_logits_as_large_as_the_bound_allows_neither_overflow_nor_get_lost():
+    """Half of the items in the query's direction and half against it, at the largest scale that seeks no maximum."""
+    scale = 60 / math.log2(math.e) / 1.01 - 1e-6
+    query_TD = torch.tensor([[1.0], [-1.0]], requires_grad=True)
+    item_VD, target_T, weight_T = torch.tensor([[1.0], [-1.0]] * 500), torch.tensor([0, 0]), torch.ones(2)
+    ours = log_prob(query_TD, item_VD, target_T, scale, bound=1.01)
+    plain = plain_log_prob(query_TD, item_VD, target_T, scale)
+    torch.testing.assert_close(ours, plain)
+    (mine,) = torch.autograd.grad(weighted_nll(query_TD, item_VD, target_T, weight_T, scale, bound=1.01), query_TD)
+    torch.testing.assert_close(mine, torch.autograd.grad(-plain.sum(), query_TD)[0], rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("bound", [math.inf, 1.01])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_low_precision_stays_within_its_bounds(dtype):
+def test_low_precision_stays_within_its_bounds(dtype, bound):
     """Errors of single log-probabilities in nats, and of whole gradients relative to their norm; temperature 0.05."""
     inputs = problem(2000, 500, 50, seed=0)
     query_TD, item_VD, target_T, weight_T = inputs
@@ -100,8 +118,8 @@ def test_low_precision_stays_within_its_bounds(dtype):
     exact = torch.autograd.grad(-(weight_T * exact_T).sum(), [query_TD, item_VD])
     q_TD, e_VD, w_T = (part.detach().float().requires_grad_() for part in (query_TD, item_VD, weight_T))
     with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
-        ours_T = log_prob(q_TD, e_VD, target_T, 20.0)
-        loss = weighted_nll(q_TD, e_VD, target_T, w_T, 20.0)
+        ours_T = log_prob(q_TD, e_VD, target_T, 20.0, bound)
+        loss = weighted_nll(q_TD, e_VD, target_T, w_T, 20.0, bound)
     assert ours_T.dtype == loss.dtype == torch.float32
     value_bound, grad_bound = {torch.float32: (1e-5, 1e-5), torch.bfloat16: (0.06, 0.01)}[dtype]
     assert (ours_T - exact_T).abs().max() < value_bound

@@ -18,31 +18,18 @@ Shape suffixes:
     Q  queries of one block of attention                K  keys that this block can see
 """
 
-import math
-from typing import NamedTuple
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .attention import Tile, pointwise_attention, tiles
 from .dropout import Dropout
 from .encoder import Encoder, position_table, valid_rows
 
 EPS = 1e-6
 TIME_BUCKETS = 128
-# Attention works on blocks of at most so many queries, each against the keys up to its end: a causal map of 200 events
-# costs three quarters of the full square, in time and in memory.
-QUERIES = 100
 # The causal mask rides on the position bias: SiLU(-1e30) and its slope are exactly zero, in every precision.
 MASKED = -1e30
-
-
-class Block(NamedTuple):
-    """Queries that are worked on together, the keys they can see, and the time buckets between them."""
-
-    queries: slice
-    keys: slice
-    bucket_BQK: Tensor
 
 
 class HSTU(Encoder):
@@ -84,11 +71,11 @@ class HSTU(Encoder):
         rows = x_BLD.shape[1]
         valid_BL1 = valid_rows(length_B, rows)
         x_BLD = self.dropout(x_BLD * self.dim**0.5 + self.position[:rows]).masked_fill(~valid_BL1, 0)
-        blocks = query_blocks(time_BL, request_time_BL)
+        attended = time_tiles(time_BL, request_time_BL)
         index = torch.arange(rows, device=x_BLD.device)
         offset_LL = index - index[:, None]  # j - i
         for layer in self.layers:
-            x_BLD = layer(x_BLD, blocks, offset_LL)
+            x_BLD = layer(x_BLD, attended, offset_LL)
         return x_BLD.masked_fill(~valid_BL1, 0)
 
 
@@ -111,20 +98,13 @@ class HSTULayer(nn.Module):
             if weight is not None:
                 nn.init.normal_(weight, std=0.02)
 
-    def forward(self, x_BLD: Tensor, blocks: list[Block], offset_LL: Tensor) -> Tensor:
+    def forward(self, x_BLD: Tensor, tiles: list[Tile], offset_LL: Tensor) -> Tensor:
         u_BLE, *vqk = F.silu(self.uvqk(layer_norm(x_BLD))).chunk(4, dim=-1)
         v_BHLC, q_BHLC, k_BHLC = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2).contiguous() for part in vqk)
         position_LL = self.masked_position_bias(offset_LL)
-        mixed = []
-        for queries, keys, bucket_BQK in blocks:
-            bias_BQK = position_LL[queries, keys]
-            if self.time_bias is not None:
-                bias_BQK = bias_BQK + gather(self.time_bias, bucket_BQK)
-            # Scores and biases add up in the biases' precision, which autocast leaves at float32.
-            score_BHQK = q_BHLC[:, :, queries] @ k_BHLC[:, :, keys].transpose(2, 3) + bias_BQK.unsqueeze(-3)
-            mixed.append(F.silu(score_BHQK.to(v_BHLC.dtype)) @ v_BHLC[:, :, keys])
+        mixed_BHLC = pointwise_attention(q_BHLC, k_BHLC, v_BHLC, position_LL, self.time_bias, tiles)
         # The norm and the gate are computed in the precision of the residual stream.
-        a_BLE = torch.cat(mixed, dim=2).transpose(1, 2).flatten(2).to(x_BLD.dtype) / self.max_length
+        a_BLE = mixed_BHLC.transpose(1, 2).flatten(2).to(x_BLD.dtype) / self.max_length
         return x_BLD + self.output(self.dropout(u_BLE * layer_norm(a_BLE)))
 
     def masked_position_bias(self, offset_LL: Tensor) -> Tensor:
@@ -146,12 +126,13 @@ def gather(table: Tensor, index: Tensor) -> Tensor:
     return table.gather(0, index.flatten()).view(index.shape)
 
 
-def query_blocks(time_BL: Tensor, request_time_BL: Tensor) -> list[Block]:
-    """Even blocks of at most QUERIES rows; all layers share them."""
-    rows = time_BL.shape[1]
-    size = math.ceil(rows / math.ceil(rows / QUERIES))
-    spans = [(slice(start, start + size), slice(0, min(start + size, rows))) for start in range(0, rows, size)]
-    return [Block(q, k, time_buckets(request_time_BL[:, q], time_BL[:, k])) for q, k in spans]
+def time_tiles(time_BL: Tensor, request_time_BL: Tensor) -> list[Tile]:
+    """The tiles of attention with their time buckets, which all layers share."""
+    sequences, rows = time_BL.shape
+    return [
+        Tile(s, q, k, time_buckets(request_time_BL[s, q], time_BL[s, k]).flatten(1))
+        for s, q, k, _ in tiles(rows, sequences, time_BL.device.type == "cpu")
+    ]
 
 
 def time_buckets(request_time_BQ: Tensor, time_BK: Tensor) -> Tensor:

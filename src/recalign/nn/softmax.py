@@ -16,7 +16,7 @@ Shape suffixes:
 
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,10 +26,18 @@ LOG2_E = math.log2(math.e)
 # Logits held at once: on a CPU what stays in its caches, on a GPU what keeps it busy.
 CPU_LOGITS = 2**21
 GPU_LOGITS = 2**27
+SAFE_EXPONENT = 60  # of 2^x: neither sums of so large terms overflow in float32, nor are ones of -60 lost
 LEAST_ROWS = 32  # with fewer rows a product does nothing but read the catalogue
 
 
-def log_prob(query_TD: Tensor, item_VD: Tensor, target_T: Tensor, scale: float, chunk: int | None = None) -> Tensor:
+def log_prob(
+    query_TD: Tensor,
+    item_VD: Tensor,
+    target_T: Tensor,
+    scale: float,
+    bound: float = math.inf,
+    chunk: int | None = None,
+) -> Tensor:
     """log pi(target | query), exact: (T,). Gradients reach queries and items, whatever comes from upstream.
 
     Nothing but the arguments is kept for the backward pass, which computes each chunk's logits again.
@@ -39,21 +47,30 @@ def log_prob(query_TD: Tensor, item_VD: Tensor, target_T: Tensor, scale: float, 
         item_VD: the whole catalogue.
         target_T: int64, rows of the catalogue.
         scale: factor on the dot products.
+        bound: |q . e| is known not to be larger: 1 for unit vectors. A small one spares the search for each row's
+            largest logit, without which exponentials of large logits would overflow.
         chunk: positions worked on at once; by default what suits the device.
     """
-    return _LogProb.apply(query_TD, item_VD, target_T, scale, chunk, _product_dtype(query_TD))
+    return _LogProb.apply(query_TD, item_VD, target_T, _Setting(scale, bound, chunk, _product_dtype(query_TD)))
 
 
 def weighted_nll(
-    query_TD: Tensor, item_VD: Tensor, target_T: Tensor, weight_T: Tensor, scale: float, chunk: int | None = None
+    query_TD: Tensor,
+    item_VD: Tensor,
+    target_T: Tensor,
+    weight_T: Tensor,
+    scale: float,
+    bound: float = math.inf,
+    chunk: int | None = None,
 ) -> Tensor:
     """sum_t weight_t * -log pi(target_t | query_t), a scalar. Gradients reach queries, items and weights.
 
     The same as with `log_prob`, but loss and gradients come from one pass, which saves a quarter of the products.
     """
     if not torch.is_grad_enabled():
-        return -(weight_T * log_prob(query_TD, item_VD, target_T, scale, chunk)).sum()
-    return _WeightedNLL.apply(query_TD, item_VD, target_T, weight_T, scale, chunk, _product_dtype(query_TD))
+        return -(weight_T * log_prob(query_TD, item_VD, target_T, scale, bound, chunk)).sum()
+    setting = _Setting(scale, bound, chunk, _product_dtype(query_TD))
+    return _WeightedNLL.apply(query_TD, item_VD, target_T, weight_T, setting)
 
 
 def sampled_log_prob(
@@ -92,27 +109,46 @@ def sampled_log_prob(
         return torch.cat([positive_T1, logit_TN], dim=1).log_softmax(dim=1)[:, 0]
 
 
+class _Setting(NamedTuple):
+    """How the products with the catalogue are computed; see `log_prob`."""
+
+    scale: float
+    bound: float
+    chunk: int | None
+    dtype: torch.dtype
+
+    @property
+    def needs_top(self) -> bool:
+        """Whether 2^logit could overflow, or all of a row underflow."""
+        return self.scale * self.bound * LOG2_E > SAFE_EXPONENT
+
+    def rows(self, item_VD: Tensor) -> int:
+        """Positions of a chunk."""
+        logits = CPU_LOGITS if item_VD.device.type == "cpu" else GPU_LOGITS
+        return self.chunk or max(LEAST_ROWS, logits // len(item_VD))
+
+
 class _LogProb(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, query_TD: Tensor, item_VD: Tensor, target_T: Tensor, *options: Any) -> Tensor:
+    def forward(ctx: Any, query_TD: Tensor, item_VD: Tensor, target_T: Tensor, setting: _Setting) -> Tensor:
         ctx.save_for_backward(query_TD, item_VD, target_T)
-        ctx.options = options
-        return -_nll(query_TD, item_VD, target_T, *options)
+        ctx.setting = setting
+        return -_nll(query_TD, item_VD, target_T, setting)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_T: Tensor) -> tuple[Tensor | None, ...]:
         query_TD, item_VD, target_T = ctx.saved_tensors
-        _, query_grad_TD, item_grad_VD = _nll_and_gradients(query_TD, item_VD, target_T, -grad_T, *ctx.options)
-        return query_grad_TD, item_grad_VD, None, None, None, None
+        _, query_grad_TD, item_grad_VD = _nll_and_gradients(query_TD, item_VD, target_T, -grad_T, ctx.setting)
+        return query_grad_TD, item_grad_VD, None, None
 
 
 class _WeightedNLL(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, query_TD: Tensor, item_VD: Tensor, target_T: Tensor, weight_T: Tensor, *options: Any
+        ctx: Any, query_TD: Tensor, item_VD: Tensor, target_T: Tensor, weight_T: Tensor, setting: _Setting
     ) -> Tensor:
-        nll_T, query_grad_TD, item_grad_VD = _nll_and_gradients(query_TD, item_VD, target_T, weight_T, *options)
+        nll_T, query_grad_TD, item_grad_VD = _nll_and_gradients(query_TD, item_VD, target_T, weight_T, setting)
         ctx.save_for_backward(query_grad_TD, item_grad_VD, nll_T.to(weight_T.dtype))
         return (weight_T * nll_T).sum()  # not `@`, which autocast would round
 
@@ -120,63 +156,56 @@ class _WeightedNLL(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         query_grad_TD, item_grad_VD, nll_T = (tensor * grad.to(tensor.dtype) for tensor in ctx.saved_tensors)
-        return query_grad_TD, item_grad_VD, None, nll_T, None, None, None
+        return query_grad_TD, item_grad_VD, None, nll_T, None
 
 
-def _nll(
-    query_TD: Tensor, item_VD: Tensor, target_T: Tensor, scale: float, chunk: int | None, dtype: torch.dtype
-) -> Tensor:
-    """-log pi of each target, products in `dtype`."""
+def _nll(query_TD: Tensor, item_VD: Tensor, target_T: Tensor, setting: _Setting) -> Tensor:
+    """-log pi of each target."""
     q_TD, e_VD = _at_least_float32(query_TD), _at_least_float32(item_VD)
-    nll_T = -scale * (q_TD * e_VD.index_select(0, target_T)).sum(dim=1)
-    for c, _, top_C, sum_C in _chunks(q_TD, e_VD, scale, chunk, dtype):
-        nll_T[c] += _log_sum(top_C, sum_C)
+    nll_T = -setting.scale * (q_TD * e_VD.index_select(0, target_T)).sum(dim=1)
+    for c, p_CV, top_C in _chunks(q_TD, e_VD, setting):
+        nll_T[c] += _log_sum(top_C, p_CV.sum(dim=1, dtype=q_TD.dtype))
     return nll_T
 
 
 def _nll_and_gradients(
-    query_TD: Tensor,
-    item_VD: Tensor,
-    target_T: Tensor,
-    weight_T: Tensor,
-    scale: float,
-    chunk: int | None,
-    dtype: torch.dtype,
+    query_TD: Tensor, item_VD: Tensor, target_T: Tensor, weight_T: Tensor, setting: _Setting
 ) -> tuple[Tensor, Tensor, Tensor]:
     """-log pi of each target, and the gradients of its weighted sum with respect to queries and items."""
-    q_TD, e_VD, w_T1 = _at_least_float32(query_TD), _at_least_float32(item_VD), scale * weight_T[:, None]
+    q_TD, e_VD, w_T1 = _at_least_float32(query_TD), _at_least_float32(item_VD), setting.scale * weight_T[:, None]
     positive_TD = e_VD.index_select(0, target_T)
-    nll_T = -scale * (q_TD * positive_TD).sum(dim=1)
+    nll_T = -setting.scale * (q_TD * positive_TD).sum(dim=1)
     query_grad_TD = -w_T1 * positive_TD
     item_grad_VD = torch.zeros_like(e_VD).index_add_(0, target_T, -w_T1 * q_TD)
-    products_VD = e_VD.to(dtype)
-    for c, p_CV, top_C, sum_C in _chunks(q_TD, e_VD, scale, chunk, dtype):
+    products_VD = e_VD.to(setting.dtype)
+    for c, p_CV, top_C in _chunks(q_TD, e_VD, setting):
+        sum_C = p_CV.sum(dim=1, dtype=q_TD.dtype)
         nll_T[c] += _log_sum(top_C, sum_C)
         share_C1 = w_T1[c] / sum_C[:, None]
         query_grad_TD[c] += (p_CV @ products_VD) * share_C1
-        item_grad_VD += p_CV.T @ (q_TD[c] * share_C1).to(dtype)
+        item_grad_VD += p_CV.T @ (q_TD[c] * share_C1).to(setting.dtype)
     return nll_T, query_grad_TD.to(query_TD.dtype), item_grad_VD.to(item_VD.dtype)
 
 
-def _chunks(
-    q_TD: Tensor, e_VD: Tensor, scale: float, chunk: int | None, dtype: torch.dtype
-) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
-    """Of each chunk: its rows, 2^(logit - top) (C, V) in a buffer that the next chunk overwrites, top, and their sum.
+def _chunks(q_TD: Tensor, e_VD: Tensor, setting: _Setting) -> Iterator[tuple[slice, Tensor, Tensor | float]]:
+    """Of each chunk: its rows, 2^(logit - top) (C, V) in a buffer that the next chunk overwrites, and top.
 
     Base 2 because on CPUs `exp2` is many times faster than `exp`.
     """
-    query_TD, catalogue_DV = (q_TD * (scale * LOG2_E)).to(dtype), e_VD.to(dtype).T
-    rows = chunk or max(LEAST_ROWS, (CPU_LOGITS if q_TD.device.type == "cpu" else GPU_LOGITS) // len(e_VD))
+    query_TD, catalogue_DV = (q_TD * (setting.scale * LOG2_E)).to(setting.dtype), e_VD.to(setting.dtype).T
+    rows = setting.rows(e_VD)
     buffer_CV = query_TD.new_empty(min(rows, len(q_TD)), len(e_VD))
     for start in range(0, len(q_TD), rows):
         query_CD = query_TD[start : start + rows]
         logit_CV = torch.mm(query_CD, catalogue_DV, out=buffer_CV[: len(query_CD)])
-        top_C1 = logit_CV.amax(dim=1, keepdim=True)
-        p_CV = logit_CV.sub_(top_C1).exp2_()
-        yield slice(start, start + rows), p_CV, top_C1[:, 0], p_CV.sum(dim=1, dtype=q_TD.dtype)
+        top_C: Tensor | float = 0.0
+        if setting.needs_top:
+            top_C = logit_CV.amax(dim=1)
+            logit_CV.sub_(top_C[:, None])
+        yield slice(start, start + rows), logit_CV.exp2_(), top_C
 
 
-def _log_sum(top_C: Tensor, sum_C: Tensor) -> Tensor:
+def _log_sum(top_C: Tensor | float, sum_C: Tensor) -> Tensor:
     return (top_C + sum_C.log2()) / LOG2_E
 
 

@@ -23,6 +23,7 @@ from recalign.recommender.feedback import Feedback
 from recalign.sequences import Batch
 
 Pairs = tuple[Tensor, Tensor]
+UNIT = 1.01  # no cosine is larger, however it is rounded
 ROWS = 512  # states whose scores over the whole catalogue are held at once
 
 
@@ -161,10 +162,10 @@ class SequencePolicy(Policy):
         return score_TC + (first_T - score_TC[:, 0])[:, None]
 
     def log_prob(self, state: Tensor, item: Tensor) -> Tensor:
-        return log_prob(*self._directions(state), item - 1, 1 / self.temperature)
+        return log_prob(*self._directions(state), item - 1, 1 / self.temperature, bound=UNIT)
 
     def weighted_nll(self, state: Tensor, item: Tensor, weight: Tensor) -> Tensor:
-        return weighted_nll(*self._directions(state), item - 1, weight, 1 / self.temperature)
+        return weighted_nll(*self._directions(state), item - 1, weight, 1 / self.temperature, bound=UNIT)
 
     @torch.no_grad()
     def top_k(self, state: Tensor, k: int, seen: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,117 @@
+"""HSTU's pointwise attention, tile by tile, with its gradients written out.
+
+    S_ij = q_i . k_j + p_ij + g[bucket_ij]        O_i = sum_j SiLU(S_ij) v_j
+
+    dV = P^T dO      dS = SiLU'(S) * (dO V^T)      dQ = dS K      dK = dS^T Q      with P = SiLU(S)
+    dp = dS summed over sequences and heads        dg[b] = dS summed over heads and over all pairs of bucket b
+
+The operations are those that autograd would run; written out, they share a tile while it is in the cache, take no
+memory of their own beyond S, and sum the time bias's gradient in parallel.
+
+Shape suffixes:
+    B  sequences      H  heads      L  rows      C  width of a head      G  time buckets
+    S  sequences of a tile          Q  its queries, and K the keys that they can see
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+# A causal map of 200 events in blocks of 100 queries, each against the keys up to its end, costs three quarters of the
+# full square, in time and in memory.
+QUERIES = 100
+# Scores of a tile: on a CPU what stays in its caches, on a GPU what keeps it busy.
+CPU_SCORES = 2**18
+GPU_SCORES = 2**27
+
+
+class Tile(NamedTuple):
+    """Queries that are worked on together, the keys they can see, and the time buckets between them."""
+
+    sequences: slice
+    queries: slice
+    keys: slice
+    bucket_SN: Tensor | None  # int64 (S, Q * K)
+
+
+def tiles(rows: int, sequences: int, cpu: bool) -> list[Tile]:
+    """Even blocks of at most QUERIES rows, of as many sequences as a tile holds; without time buckets."""
+    block = math.ceil(rows / math.ceil(rows / QUERIES))
+    together = max(1, (CPU_SCORES if cpu else GPU_SCORES) // (block * rows))
+    return [
+        Tile(
+            slice(s, min(s + together, sequences)), slice(q, min(q + block, rows)), slice(0, min(q + block, rows)), None
+        )
+        for s in range(0, sequences, together)
+        for q in range(0, rows, block)
+    ]
+
+
+def pointwise_attention(
+    q_BHLC: Tensor, k_BHLC: Tensor, v_BHLC: Tensor, position_LL: Tensor, time_G: Tensor | None, tiles: list[Tile]
+) -> Tensor:
+    """sum_j SiLU(q_i . k_j + p_ij + g[bucket_ij]) v_j: (B, H, L, C). Gradients reach all five tensors.
+
+    Args:
+        q_BHLC, k_BHLC, v_BHLC: contiguous; queries, keys and values, in the precision of the products.
+        position_LL: p, -1e30 where j > i. Scores and biases add up in its precision, which autocast leaves at float32.
+        time_G: g; None: no time bias.
+        tiles: what is worked on together; they cover every pair that may see each other once.
+    """
+    return _Attention.apply(q_BHLC, k_BHLC, v_BHLC, position_LL, time_G, tiles)
+
+
+class _Attention(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        q_BHLC: Tensor,
+        k_BHLC: Tensor,
+        v_BHLC: Tensor,
+        position_LL: Tensor,
+        time_G: Tensor | None,
+        tiles: list,
+    ) -> Tensor:
+        mixed_BHLC = torch.empty_like(v_BHLC)
+        scores = []
+        for s, q, k, bucket_SN in tiles:
+            bias_SQK = position_LL[q, k]
+            if time_G is not None:
+                time_SN = time_G.expand(len(bucket_SN), -1).gather(1, bucket_SN)
+                bias_SQK = time_SN.view(-1, *bias_SQK.shape).add_(bias_SQK)
+            score_SHQK = q_BHLC[s, :, q] @ k_BHLC[s, :, k].transpose(2, 3)
+            score_SHQK = (bias_SQK.unsqueeze(-3) + score_SHQK).to(v_BHLC.dtype)
+            mixed_BHLC[s, :, q] = F.silu(score_SHQK) @ v_BHLC[s, :, k]
+            scores.append(score_SHQK)
+        ctx.save_for_backward(q_BHLC, k_BHLC, v_BHLC, position_LL, time_G, *scores)
+        ctx.tiles = tiles
+        return mixed_BHLC
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_BHLC: Tensor) -> tuple[Tensor | None, ...]:
+        q_BHLC, k_BHLC, v_BHLC, position_LL, time_G, *scores = ctx.saved_tensors
+        dq_BHLC, dk_BHLC, dv_BHLC = torch.empty_like(q_BHLC), torch.zeros_like(k_BHLC), torch.zeros_like(v_BHLC)
+        dposition_LL = torch.zeros_like(position_LL)
+        dtime_G = None if time_G is None else torch.zeros_like(time_G)
+        for (s, q, k, bucket_SN), score_SHQK in zip(ctx.tiles, scores, strict=True):
+            grad_SHQC = grad_BHLC[s, :, q]
+            dv_BHLC[s, :, k] += F.silu(score_SHQK).transpose(2, 3) @ grad_SHQC
+            dscore_SHQK = torch.ops.aten.silu_backward(grad_SHQC @ v_BHLC[s, :, k].transpose(2, 3), score_SHQK)
+            dq_BHLC[s, :, q] = dscore_SHQK @ k_BHLC[s, :, k]
+            dk_BHLC[s, :, k] += dscore_SHQK.transpose(2, 3) @ q_BHLC[s, :, q]
+            dbias_SQK = _over_heads(dscore_SHQK.to(position_LL.dtype))
+            dposition_LL[q, k] += dbias_SQK.sum(dim=0)
+            if dtime_G is not None:
+                dtime_SG = dtime_G.new_zeros(len(bucket_SN), len(dtime_G))
+                dtime_G += dtime_SG.scatter_add_(1, bucket_SN, dbias_SQK.flatten(1)).sum(dim=0)
+        return dq_BHLC, dk_BHLC, dv_BHLC, dposition_LL, dtime_G, None
+
+
+def _over_heads(x_SHQK: Tensor) -> Tensor:
+    """Sum over heads; a view where there is one."""
+    return x_SHQK[:, 0] if x_SHQK.shape[1] == 1 else x_SHQK.sum(dim=1)

@@ -1,0 +1,54 @@
+"""The tiles of attention. Its values and gradients are held against the formula in test_hstu.py."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from recalign.nn.attention import QUERIES, pointwise_attention, tiles
+
+
+@pytest.mark.parametrize(
+    ("rows", "sizes"), [(1, [1]), (100, [100]), (101, [51, 50]), (200, [100, 100]), (250, [84, 84, 82])]
+)
+def test_blocks_of_queries_are_even(rows, sizes):
+    blocks = [tile.queries for tile in tiles(rows, sequences=1, cpu=True)]
+    assert [block.stop - block.start for block in blocks] == sizes
+
+
+@given(rows=st.integers(1, 450), sequences=st.integers(1, 300), cpu=st.booleans())
+def test_tiles_hold_every_pair_that_may_see_each_other_once(rows, sequences, cpu):
+    count = torch.zeros(sequences, rows, dtype=torch.int64)
+    for tile in tiles(rows, sequences, cpu):
+        assert tile.queries.stop - tile.queries.start <= QUERIES
+        assert tile.keys == slice(0, tile.queries.stop)  # all keys up to the last query, and none that none can see
+        count[tile.sequences, tile.queries] += 1
+    assert (count == 1).all()
+
+
+def test_no_sequences_give_no_output():
+    empty = torch.empty(0, 2, 5, 3, requires_grad=True)
+    out = pointwise_attention(empty, empty, empty, torch.zeros(5, 5), torch.zeros(129), tiles(5, 0, cpu=True))
+    assert out.shape == (0, 2, 5, 3)
+    out.sum().backward()
+    assert empty.grad.shape == empty.shape
+
+
+def test_bfloat16_stays_near_float64():
+    """Relative error of the outputs and of every gradient, in norm, at HSTU's scale of values."""
+    torch.manual_seed(0)
+    work = tiles(150, 6, cpu=True)
+    buckets = [
+        t._replace(bucket_SN=torch.randint(30, (6, (t.queries.stop - t.queries.start) * t.keys.stop))) for t in work
+    ]
+    masked_LL = torch.randn(150, 150).mul(0.02).masked_fill(torch.ones(150, 150).triu(1).bool(), -1e30)
+    inputs = [*(torch.randn(6, 1, 150, 50) for _ in range(3)), masked_LL, torch.randn(129) * 0.02]
+    goal = torch.randn(6, 1, 150, 50)
+
+    def outcome(wide, narrow):
+        leaves = [x.to(narrow if n < 3 else wide).requires_grad_() for n, x in enumerate(inputs)]
+        out = pointwise_attention(*leaves, buckets)
+        return [out, *torch.autograd.grad(out, leaves, goal.to(out.dtype))]
+
+    for mine, exact in zip(outcome(torch.float32, torch.bfloat16), outcome(*[torch.float64] * 2), strict=True):
+        assert (mine.double() - exact).norm() < 0.01 * exact.norm()
