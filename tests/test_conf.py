@@ -98,9 +98,24 @@ WEIGHTS = {f"model.init_args.{key}" for key in ("transform", "temperature", "cli
 ADVANTAGE = {f"data.init_args.{key}" for key in ("source", "baseline", "soft", "placebo")}
 
 
+BUDGET = ("trainer.", "checkpoint.", "model.init_args.lr", "model.init_args.weight_decay", "model.init_args.top_k")
+LOG = {f"data.init_args.{key}" for key in ("users", "max_length", "batch_tokens", "request_time", "seed")}
+
+
 @pytest.mark.parametrize("path", METHODS, ids=name)
 def test_methods_have_the_same_budget_as_asft(path: Path):
-    """The weighted methods are one module: they may differ in how an event is weighted, and in nothing else."""
+    ours, theirs = values(CONF / "asft.yaml"), values(path)
+    budget = {key for key in ours.keys() | theirs.keys() if key.startswith(BUDGET) or key in LOG}
+    assert {key: theirs.get(key) for key in budget} == {key: ours.get(key) for key in budget}
+    assert theirs["run.name"] == path.stem
+
+
+WEIGHTED = [p for p in METHODS if values(p)["model.class_path"] == values(CONF / "asft.yaml")["model.class_path"]]
+
+
+@pytest.mark.parametrize("path", WEIGHTED, ids=name)
+def test_weighted_methods_differ_in_their_weights_alone(path: Path):
+    """They are one module: they may differ in how an event is weighted, and in nothing else."""
     ours, theirs = values(CONF / "asft.yaml"), values(path)
     differing = {key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key)}
     assert differing <= {"run.name"} | WEIGHTS | ADVANTAGE

@@ -59,6 +59,11 @@ class PostTraining(PolicyModule):
         return self
 
     @torch.no_grad()
+    def reference_log_probs(self, batch: Batch, items: Tensor) -> Tensor:
+        """log pi_start of some items at each state. Shape: int64 (T, C) -> (T, C)."""
+        return self.reference.log_probs(self.reference.encode(batch), items)
+
+    @torch.no_grad()
     def drift(self, batch: Batch) -> Tensor:
         """Mean KL(pi || start) over the catalogue, on the first histories of a batch, a scalar."""
         probe = batch.head(PROBE)

@@ -10,7 +10,8 @@ import polars as pl
 
 from recalign.errors import InputError
 from recalign.posttrain.advantage import predicted_rewards, state_values
-from recalign.recommender.checkpoint import Loaded, check_catalogue, load_net
+from recalign.posttrain.upstream import load_upstream
+from recalign.recommender.checkpoint import Loaded
 from recalign.reward import RewardData
 from recalign.sequences import Windows, reward_means
 
@@ -131,14 +132,5 @@ class PostTrainingData(RewardData):
         return origin
 
     def _loaded(self, argument: Literal["reward_model", "policy"], net: str) -> Loaded:
-        path = getattr(self, argument)
-        if path is None:
-            raise InputError(
-                f"source {self.source!r} and baseline {self.baseline!r} need a checkpoint",
-                where=f"data.{argument}",
-                remedy="name one, or run its stage first",
-            )
-        loaded = load_net(path, net)
-        check_catalogue(loaded.catalogue, self.sequences.catalogue, path)
-        loaded.net.eval()
-        return loaded
+        reader = f"source {self.source!r} and baseline {self.baseline!r}"
+        return load_upstream(getattr(self, argument), net, self.sequences, f"data.{argument}", reader)

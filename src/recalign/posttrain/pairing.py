@@ -1,0 +1,121 @@
+"""What is preferred to what: pairs of items at one history, made once before training.
+
+Legend: E events, T states of a batch, N losers a pair, C candidates, K members of a reward ensemble.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recalign.recommender.policy import Policy
+from recalign.reward import RewardEnsemble
+from recalign.sequences import Batch
+
+Draw = Callable[[Batch], Tensor]
+"""Candidates at each state of a batch. Shape: -> int64 (T, C)."""
+Pair = Callable[[Batch], Tensor]
+"""A winner and its losers at each state of a batch, item 0 where there are none. Shape: -> int64 (T, 1 + N)."""
+
+
+def worse_events(user_E: np.ndarray, reward_E: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:
+    """For each event, events of the same user with a lower reward, drawn with replacement; -1 where there are none.
+
+    Args:
+        user_E: whose event it is.
+        reward_E: NaN where there is none: such an event is nobody's better or worse.
+        count: N.
+        random: what draws.
+
+    Returns:
+        Positions in the arguments. Shape: int64 (E, N).
+    """
+    order = np.lexsort((reward_E, user_E))  # what has no reward stands last
+    user, reward, place = user_E[order], reward_E[order], np.arange(len(order))
+    new_user = np.append(True, user[1:] != user[:-1])
+    first_of_user = np.maximum.accumulate(np.where(new_user, place, 0))
+    first_of_tie = np.maximum.accumulate(np.where(new_user | np.append(True, reward[1:] != reward[:-1]), place, 0))
+    below = np.where(np.isnan(reward), 0, first_of_tie - first_of_user)
+    drawn = first_of_user[:, None] + (random.random((len(order), count)) * below[:, None]).astype(np.int64)
+    out = np.empty((len(order), count), np.int64)
+    out[order] = np.where(below[:, None] > 0, order[drawn], -1)
+    return out
+
+
+@torch.no_grad()
+def by_event(pair: Pair, batches: Iterable[Batch], rows: int, losers: int) -> np.ndarray:
+    """The pair of every target, by row of the event table. Shape: int64 (rows, 1 + N), 0 elsewhere."""
+    out = torch.zeros(rows, 1 + losers, dtype=torch.int64)
+    for batch in batches:
+        out[batch.event_T] = pair(batch)
+    return out.numpy()
+
+
+class Met:
+    """What each user met in the training part.
+
+    Args:
+        user_E, item_E: int64, those events.
+        num_items: V.
+    """
+
+    def __init__(self, user_E: np.ndarray, item_E: np.ndarray, num_items: int) -> None:
+        self.num_items = num_items
+        self.keys = torch.from_numpy(np.unique(user_E * (num_items + 1) + item_E))
+
+    def __call__(self, batch: Batch, item_TC: Tensor) -> Tensor:
+        """Whether each target's user met each item. Shape: int64 (T, C) -> bool (T, C)."""
+        user_T = batch.user_B[batch.row_T]
+        return torch.isin(user_T[:, None] * (self.num_items + 1) + item_TC, self.keys)
+
+
+def uniform(num_items: int, count: int) -> Draw:
+    """Candidates drawn from the whole catalogue alike."""
+    return lambda batch: torch.randint(1, num_items + 1, (len(batch.target_T), count))
+
+
+def from_policy(policy: Policy, count: int) -> Draw:
+    """Candidates drawn from a policy."""
+    return lambda batch: policy.sample(policy.encode(batch), count)
+
+
+def target_against(draw: Draw, met: Met, losers: int) -> Pair:
+    """The logged item against the first candidates that its user did not meet."""
+
+    def pair(batch: Batch) -> Tensor:
+        candidate_TC = draw(batch)
+        met_TC = met(batch, candidate_TC)
+        first_TN = met_TC.long().argsort(dim=1, stable=True)[:, :losers]
+        loser_TN = candidate_TC.gather(1, first_TN).masked_fill(met_TC.gather(1, first_TN), 0)
+        return torch.cat([batch.target_T[:, None], loser_TN], dim=1)
+
+    return pair
+
+
+def apart(draw: Draw, met: Met, reward: RewardEnsemble, width: float, losers: int) -> Pair:
+    """The candidate that is surely best against those that are surely worst, by a reward ensemble.
+
+    The interval of a candidate is its mean over the members, give or take ``width`` standard deviations between them.
+    The winner is the candidate with the highest lower bound, the losers are those with the lowest upper bounds, and the
+    pair is kept if LB(winner) > UB(loser) for each of them. Candidates that the user met are passed over.
+
+    The rejection-sampling form of DPO and IPO in the A-SFT post (Netflix TechBlog, October 2025), whose own wording
+    would keep intervals that overlap; how many candidates and how wide an interval is not public.
+    """
+
+    def pair(batch: Batch) -> Tensor:
+        candidate_TC = draw(batch)
+        met_TC = met(batch, candidate_TC)
+        reward_KTC = reward.predictions(reward.states(batch), candidate_TC)
+        mean_TC, half_TC = reward_KTC.mean(dim=0), width * reward_KTC.std(dim=0)
+        lower_TC = (mean_TC - half_TC).masked_fill(met_TC, -torch.inf)
+        upper_TC = (mean_TC + half_TC).masked_fill(met_TC, torch.inf)
+        low_T1, best_T1 = lower_TC.max(dim=1, keepdim=True)
+        high_TN, worst_TN = upper_TC.topk(losers, dim=1, largest=False)
+        item_TC = candidate_TC.gather(1, torch.cat([best_T1, worst_TN], dim=1))
+        return item_TC.masked_fill((low_T1 <= high_TN).any(dim=1, keepdim=True), 0)
+
+    return pair

@@ -1,0 +1,151 @@
+"""Pairs of items at one history, made once before training."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+import torch
+
+from recalign.errors import InputError
+from recalign.posttrain.pairing import Met, Pair, apart, by_event, from_policy, target_against, uniform, worse_events
+from recalign.posttrain.upstream import load_upstream
+from recalign.reward import RewardData
+from recalign.sequences import Windows
+from recalign.sequences.splits import TRAIN
+
+Pairing = Literal["logged", "sampled", "generated", "ensemble"]
+NEEDS: dict[Pairing, dict[str, str]] = {
+    "logged": {},
+    "sampled": {},
+    "generated": {"policy": "recommender"},
+    "ensemble": {"policy": "recommender", "reward_model": "reward"},
+}
+"""The checkpoints that each kind of pair is made with, and whose they are."""
+
+
+class PairData(RewardData):
+    """Pairs (history, winner, losers), at the histories of training events.
+
+    - ``logged``: a logged event against logged events of the same user that had a lower reward;
+    - ``sampled``: a logged event against items drawn from the whole catalogue;
+    - ``generated``: a logged event against items drawn from the starting policy;
+    - ``ensemble``: two kinds of items drawn from the starting policy, whose intervals under the ensemble of reward
+      models do not overlap.
+
+    A logged event is a winner if its reward is above its user's earlier mean (`recalign.sequences.reward_means`). What
+    is drawn was never met by the user in the training part. Pairs stay the same in all epochs.
+
+    Args:
+        pairs: which pairs.
+        losers: N, items that each winner is preferred to.
+        candidates: items drawn at each history, from which losers (``ensemble``: the winner too) are taken.
+        width: ``ensemble``: half the width of an interval, in standard deviations between the members.
+        reward_model: checkpoint of a reward model with several members; read where pairs need one.
+        policy: checkpoint of the starting policy; read where pairs need one.
+        **log: what `recalign.sequences.EventDataModule` takes.
+
+    Raises (before training):
+        InputError: no pair can be made.
+    """
+
+    def __init__(
+        self,
+        pairs: Pairing = "logged",
+        losers: int = 1,
+        candidates: int = 16,
+        width: float = 1.0,
+        reward_model: str | None = None,
+        policy: str | None = None,
+        **log: Any,
+    ) -> None:
+        super().__init__(**log)
+        if not 1 <= losers < candidates:
+            raise InputError(
+                f"{losers} losers of {candidates} candidates",
+                where="data.losers, data.candidates",
+                remedy="ask for one loser or more, and for more candidates than losers",
+            )
+        self.pairs: Pairing = pairs
+        self.losers, self.candidates, self.width = losers, candidates, width
+        self.reward_model, self.policy = reward_model, policy
+
+    @classmethod
+    def upstream(cls, init_args: dict[str, Any]) -> dict[str, str]:
+        """The checkpoints that these settings read, by argument: stages that have to run first."""
+        return NEEDS[init_args["pairs"]]
+
+    def training(self) -> Windows:
+        return self.paired
+
+    @functools.cached_property
+    def paired(self) -> Windows:
+        """The training windows, with those targets that are a pair's winner."""
+        windows = super().training()
+        item, good = self._items(windows), self._good(windows)
+        kept = (item > 0).all(axis=1) & (item[:, 1:] != item[:, :1]).all(axis=1)
+        if self.pairs != "ensemble":
+            kept &= good
+        if not kept.any():
+            raise InputError(
+                f"no pairs can be made: of {len(kept):,} training events of users {self.users}, {good.sum():,} have a "
+                f"reward above their user's earlier mean, and none has {self.losers} {LOSERS[self.pairs]}",
+                where="data.pairs",
+                remedy=REMEDIES[self.pairs],
+            )
+        self.share = float(kept.mean())
+        return windows.with_pairs(item[:, 0], item[:, 1:]).keep(kept)
+
+    def _good(self, windows: Windows) -> np.ndarray:
+        """Whether the reward of each target is above its user's earlier mean. Shape: bool (targets,)."""
+        return windows.reward > self.expected_rewards(windows.event)["user"].to_numpy()
+
+    def _items(self, windows: Windows) -> np.ndarray:
+        """The winner of each target's pair and its losers, 0 where there is none. Shape: int64 (targets, 1 + N)."""
+        if self.pairs == "logged":
+            user = np.repeat(windows.user, np.diff(windows.offset))
+            other = worse_events(user, windows.reward, self.losers, np.random.default_rng(self.seed))
+            loser = np.where(other >= 0, windows.target[other], 0)
+            return np.concatenate([windows.target[:, None], loser], axis=1)
+        batches = self.loader(windows, seen=False)
+        rows = len(self.sequences.frame)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            return by_event(self._pair(), batches, rows, self.losers)[windows.event]
+
+    def _pair(self) -> Pair:
+        trained = self.frame.filter((pl.col("split") == TRAIN) & (pl.col("item_id") > 0))
+        met = Met(trained["user"].cast(pl.Int64).to_numpy(), trained["item_id"].to_numpy(), self.num_items)
+        if self.pairs == "sampled":
+            return target_against(uniform(self.num_items, self.candidates), met, self.losers)
+        draw = from_policy(self._upstream("policy", "policy"), self.candidates)
+        if self.pairs == "generated":
+            return target_against(draw, met, self.losers)
+        reward = self._upstream("reward_model", "reward")
+        if reward.members == 1:
+            raise InputError(
+                "intervals need several members, and this reward model has one",
+                where=str(self.reward_model),
+                remedy="train an ensemble: recalign fit --config conf/reward.yaml --model.members 5",
+            )
+        return apart(draw, met, reward, self.width, self.losers)
+
+    def _upstream(self, argument: str, net: str) -> Any:
+        reader = f"pairs {self.pairs!r}"
+        return load_upstream(getattr(self, argument), net, self.sequences, f"data.{argument}", reader).net
+
+
+LOSERS: dict[Pairing, str] = {
+    "logged": "logged by the same user with a lower reward",
+    "sampled": "drawn from the catalogue that the user had not met",
+    "generated": "drawn from the policy that the user had not met",
+    "ensemble": "whose interval lies below another's",
+}
+REMEDIES: dict[Pairing, str] = {
+    "logged": "use a reward that differs between a user's events, or pairs sampled",
+    "sampled": "draw more data.candidates, or use a reward that differs between a user's events",
+    "generated": "draw more data.candidates, or use a reward that differs between a user's events",
+    "ensemble": "use a smaller data.width, or draw more data.candidates",
+}
