@@ -12,8 +12,8 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from recalign.errors import InputError
 from recalign.recommender.checkpoint import load_net, read_checkpoint
-from recalign.reward import Judge, RewardData, RewardModel
-from recalign.sequences import Where
+from recalign.reward import Judge, OrdinalHead, QuantileHead, RewardData, RewardModel
+from recalign.sequences import LeaveLast, Where
 
 
 def data_with(root, rewards, **settings) -> RewardData:
@@ -63,10 +63,97 @@ def test_a_frozen_trunk_stays_as_it_was(log_root, cloned, tmp_path):
     for trunk in ("frozen", "tuned"):
         module = RewardModel(data.num_items, init_from=str(cloned), trunk=trunk)
         small.fit(module, data, tmp_path)
-        net = module.reward.nets[0]
+        net = module.reward.nets[0].trunk
         trunks[trunk] = {k: v for k, v in net.state_dict().items() if k in start}
     assert all(weight.equal(start[name]) for name, weight in trunks["frozen"].items())
     assert not trunks["tuned"]["item_embedding.weight"].equal(start["item_embedding.weight"])
+
+
+def test_a_joint_trunk_goes_on_recommending(log_root, cloned, tmp_path):
+    """With all of its weight on imitation the next item becomes likelier; without it, training forgets."""
+    data = small.data_of(RewardData, log_root, "tastes")
+    batch, nll = small.batch_of(data, "train"), {}
+    for trunk in ("tuned", "joint"):
+        module = RewardModel(data.num_items, init_from=str(cloned), trunk=trunk, lr=5e-3)
+        watch = small.fit(module, data, tmp_path, epochs=10)
+        policy = module.reward.nets[0].trunk.eval()
+        with torch.no_grad():
+            nll[trunk] = -policy.log_prob(module.reward.nets[0].encode(batch), batch.target_T).mean()
+        if trunk == "joint":
+            last = watch.steps[-1]
+            assert last["train/loss"] == pytest.approx(last["train/reward"] + last["train/imitation"], rel=1e-5)
+    assert nll["joint"] < nll["tuned"] - 0.2
+
+
+@pytest.mark.parametrize("head", [OrdinalHead, QuantileHead])
+def test_other_heads_beat_every_average_too(log_root, tmp_path, head):
+    data = small.data_of(RewardData, log_root, "tastes")
+    torch.manual_seed(0)
+    module = RewardModel(data.num_items, encoder=small.encoder(), head=head(), lr=5e-3, members=3)
+    small.fit(module, data, tmp_path, epochs=24)
+    assert module.trust.rmse < 0.95 * min(module.trust.rmse_of.values())
+    loaded = load_net(small.saved(module, tmp_path / "reward.ckpt"), "reward").net.eval()
+    batch = small.batch_of(data)
+    module.eval()
+    with torch.no_grad():
+        here, there = (net.predictions(net.states(batch)) for net in (module.reward, loaded))
+    assert here.equal(there)
+
+
+def test_further_rewards_are_learned_beside_the_main_one(log_root, cloned, tmp_path):
+    """The other reward is learned as well, and the main one is still what everything else reads."""
+    further = {"disliked": "case when rating <= 2 then 10.0 else 0.0 end", "odd": "item % 2"}
+    data = small.data_of(RewardData, log_root, "tastes", auxiliary=further)
+    module = RewardModel(data.num_items, init_from=str(cloned), lr=5e-3, members=2)
+    watch = small.fit(module, data, tmp_path, epochs=20)
+    assert {"train/reward", "train/disliked", "train/odd"} <= set(watch.steps[0])
+    net, batch = load_net(small.saved(module, tmp_path / "reward.ckpt"), "reward").net.eval(), small.batch_of(data)
+    with torch.no_grad():
+        rating = net.predict(net.states(batch), batch.target_T)
+        disliked = net.auxiliary_predictions(batch, "disliked").mean(dim=0)
+    assert torch.corrcoef(torch.stack([rating, batch.reward_T]))[0, 1] > 0.5
+    assert torch.corrcoef(torch.stack([disliked, (batch.reward_T <= 2).float()]))[0, 1] > 0.5
+    assert 0 < disliked.mean() < 10
+
+
+@pytest.mark.parametrize(
+    ("further", "said"),
+    [
+        ({"same": "rating * 0"}, r"data\.auxiliary\.same: all rewards are 0.* in the training part"),
+        ({"odd": "rating > stars"}, r"data\.auxiliary\.odd: .*'stars'"),
+        ({"a.b": "rating"}, "no name for a reward"),
+    ],
+)
+def test_a_further_reward_that_cannot_be_used_is_refused(log_root, further, said):
+    with pytest.raises(InputError, match=said):
+        small.data_of(RewardData, log_root, auxiliary=further).auxiliary_rewards  # noqa: B018 (asked for at set-up)
+
+
+def test_rewards_outside_an_ordinal_heads_levels_are_refused_before_training(log_root, tmp_path):
+    data = small.data_of(RewardData, log_root)
+    module = RewardModel(data.num_items, encoder=small.encoder(), head=OrdinalHead([1, 2, 3]))
+    with pytest.raises(InputError, match="training rewards have the value 4"):
+        small.fit(module, data, tmp_path)
+
+
+def test_a_trunk_of_another_catalogue_is_refused(log_root, cloned, tmp_path):
+    data = small.data_of(RewardData, log_root, "tastes", split=LeaveLast(test=2, validation=2))
+    with pytest.raises(InputError, match="another catalogue"):
+        small.fit(RewardModel(data.num_items, init_from=str(cloned)), data, tmp_path)
+
+
+def test_a_reward_model_does_not_predict(log_root, tmp_path):
+    data = small.data_of(RewardData, log_root)
+    module = RewardModel(data.num_items, encoder=small.encoder())
+    with pytest.raises(InputError, match=r"recommends nothing.*\n.*predict with a policy"):
+        small.trainer_of(tmp_path).predict(module, data)
+
+
+@pytest.mark.parametrize("group", ["all", "A"])
+def test_a_judge_is_not_trained_on_those_it_judges(log_root, tmp_path, group):
+    data = small.data_of(RewardData, log_root, users=group)
+    with pytest.raises(InputError, match=f"a judge on users {group}"):
+        small.fit(Judge(data.num_items, small.pooled()), data, tmp_path)
 
 
 def test_it_needs_an_encoder():

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
 import small
 import torch
 
-from recalign.recommender.checkpoint import load_net
-from recalign.reward import RewardData, RewardEnsemble
+from recalign.recommender.checkpoint import build, load_net, recipe
+from recalign.reward import MeanHead, OrdinalHead, QuantileHead, RewardData, RewardEnsemble
 from recalign.reward.module import bagging_weights
 
 
@@ -19,15 +20,15 @@ def data(log_root):
     return small.data_of(RewardData, log_root)
 
 
-def ensemble(items: int, members: int = 2, wild: bool = True) -> RewardEnsemble:
+def ensemble(items: int, members: int = 2, wild: bool = True, **settings: Any) -> RewardEnsemble:
     """An ensemble all of whose parts speak: a new one's heads say nothing."""
     torch.manual_seed(0)
-    made = RewardEnsemble(small.encoder(), items, members).eval()
+    made = RewardEnsemble(small.encoder(), items, members, **settings).eval()
     for name, parameter in made.named_parameters():
-        if wild and not name.endswith("shrinkage"):
+        if wild and not name.endswith(("shrinkage", "log_slope")):
             torch.nn.init.normal_(parameter, std=0.3)
     for net in made.nets:
-        net.calibrate(3.0, 1.5, torch.randn(items) + 3)
+        net.calibrate(np.array([1.5, 3.0, 4.5]), torch.randn(items).numpy() + 3)
     return made
 
 
@@ -49,8 +50,7 @@ def test_the_catalogue_is_scored_as_its_items_are(data):
 def test_an_untrained_network_knows_the_user_and_item_means(data):
     """What it starts from is `reward_means`' user_item, the best of the averages, exactly."""
     reward = RewardEnsemble(small.encoder(), data.num_items).eval()
-    mean, scale, item_mean_V = data.moments()
-    reward.nets[0].calibrate(mean, scale, torch.from_numpy(item_mean_V))
+    reward.nets[0].calibrate(data.rated["reward"].to_numpy(), data.moments()[2])
     batch = small.batch_of(data, "validation")
     predicted = reward.predict(reward.states(batch), batch.target_T)
     expected = data.expected_rewards(batch.event_T.numpy())
@@ -85,8 +85,9 @@ def test_later_events_reach_no_prediction(data):
 def test_a_missing_reward_counts_for_nothing(data):
     net, batch = ensemble(data.num_items, members=1).nets[0], small.batch_of(data, "train", rows=1)
     reward_BL = torch.full_like(batch.reward_BL, torch.nan)
-    assert net._past_residual(reward_BL, batch.item_BL).abs().sum() == 0
-    assert net.state(dataclasses.replace(batch, reward_BL=reward_BL)).isfinite().all()
+    without = dataclasses.replace(batch, reward_BL=reward_BL)
+    assert net._past_residual(without).abs().sum() == 0
+    assert net.state(without, net.encode(without)).isfinite().all()
 
 
 @torch.no_grad()
@@ -96,21 +97,43 @@ def test_what_stands_in_the_padding_changes_nothing(data):
     torch.testing.assert_close(reward.states(batch), reward.states(wide))
 
 
-def test_members_differ_and_share_no_weights():
-    reward = RewardEnsemble(small.encoder(), 10, members=3)
-    tables = [net.item_embedding.weight for net in reward.nets]
-    assert len({id(net.encoder) for net in reward.nets}) == 3
+def test_members_that_share_nothing_have_weights_of_their_own():
+    reward = RewardEnsemble(small.encoder(), 10, members=3, share="nothing")
+    tables = [net.trunk.item_embedding.weight for net in reward.nets]
+    assert len({id(net.trunk.encoder) for net in reward.nets}) == 3
     assert not tables[0].equal(tables[1])
-    first, second = (dict(net.encoder.named_parameters()) for net in list(reward.nets)[:2])
+    first, second = (dict(net.trunk.encoder.named_parameters()) for net in list(reward.nets)[:2])
     assert any(not first[name].equal(second[name]) for name in first)
 
 
-def test_bagging_is_a_function_of_user_and_member():
+@torch.no_grad()
+@pytest.mark.parametrize("head", [MeanHead(), OrdinalHead(), QuantileHead()], ids=lambda h: type(h).__name__)
+def test_members_on_one_trunk_are_what_each_would_be_alone(data, head):
+    """One product for all members, and the same figures as networks that hold one member's weights each."""
+    reward, batch = ensemble(data.num_items, members=3, head=head), small.batch_of(data, rows=4)
+    net = reward.nets[0]
+    items_TC = torch.randint(1, data.num_items + 1, (len(batch.target_T), 4))
+    together = [reward.predictions(reward.states(batch), item) for item in (batch.target_T, items_TC, None)]
+    for m in range(3):
+        alone = ensemble(data.num_items, members=1, head=build(recipe(head)))
+        weights = alone.nets[0].state_dict()
+        for name, weight in net.state_dict().items():
+            if name in ("quality", "item_width"):
+                weight = weight[:, m : m + 1]
+            elif name in ("generosity.weight", "taste.weight", "width.weight", "shrinkage"):
+                weight = weight.chunk(3)[m]
+            weights[name] = weight
+        alone.nets[0].load_state_dict(weights)
+        for item, figure_K in zip((batch.target_T, items_TC, None), together, strict=True):
+            torch.testing.assert_close(alone.predictions(alone.states(batch), item)[0], figure_K[m])
+
+
+def test_bagging_is_a_function_of_seed_user_and_member():
     user_B = torch.arange(5000)
-    weight_KB = bagging_weights(user_B, 3)
-    assert weight_KB.equal(bagging_weights(user_B, 3))
+    weight_KB = bagging_weights(user_B, 3, 0)
+    assert weight_KB.equal(bagging_weights(user_B, 3, 0))
     shuffled = torch.randperm(5000)
-    assert weight_KB[:, shuffled].equal(bagging_weights(user_B[shuffled], 3))
+    assert weight_KB[:, shuffled].equal(bagging_weights(user_B[shuffled], 3, 0))
     assert weight_KB.mean(dim=1).tolist() == pytest.approx([1.0] * 3, abs=0.05)
     assert weight_KB.var(dim=1).tolist() == pytest.approx([1.0] * 3, abs=0.1)  # as Poisson(1)
     assert (weight_KB == 0).float().mean(dim=1).tolist() == pytest.approx([np.exp(-1)] * 3, abs=0.03)
@@ -118,12 +141,13 @@ def test_bagging_is_a_function_of_user_and_member():
 
 @pytest.mark.parametrize("users", [40, 5000])
 def test_members_are_resampled_independently(users):
-    correlation_KK = torch.corrcoef(bagging_weights(torch.arange(users), 4))
-    assert (correlation_KK - torch.eye(4)).abs().max() < 4 / users**0.5
+    weight_KB = torch.cat([bagging_weights(torch.arange(users), 4, seed) for seed in (0, 1, 2**32 - 1)])
+    correlation_KK = torch.corrcoef(weight_KB)
+    assert (correlation_KK - torch.eye(12)).abs().max() < 4 / users**0.5
 
 
 def test_one_member_sees_everybody_once():
-    assert bagging_weights(torch.arange(10), 1).tolist() == [[1.0] * 10]
+    assert bagging_weights(torch.arange(10), 1, 0).tolist() == [[1.0] * 10]
 
 
 def test_a_trained_one_comes_back_calibrated(rewarded, log_root):

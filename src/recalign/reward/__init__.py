@@ -1,8 +1,20 @@
 """The reward model, its judges, and how far they may be trusted."""
 
 from recalign.reward.data import RewardData
+from recalign.reward.heads import Head, MeanHead, OrdinalHead, QuantileHead
 from recalign.reward.module import Judge, RewardModel
 from recalign.reward.net import RewardEnsemble, RewardNet
 from recalign.reward.trust import Trust
 
-__all__ = ["Judge", "RewardData", "RewardEnsemble", "RewardModel", "RewardNet", "Trust"]
+__all__ = [
+    "Head",
+    "Judge",
+    "MeanHead",
+    "OrdinalHead",
+    "QuantileHead",
+    "RewardData",
+    "RewardEnsemble",
+    "RewardModel",
+    "RewardNet",
+    "Trust",
+]

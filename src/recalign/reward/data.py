@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import numpy as np
 import polars as pl
 
 from recalign.errors import InputError
+from recalign.events import evaluate
 from recalign.sequences import EventDataModule, Windows, reward_means
 from recalign.sequences.splits import TRAIN
 from recalign.sequences.store import Part
@@ -16,9 +18,23 @@ from recalign.sequences.store import Part
 class RewardData(EventDataModule):
     """The training events of one group of users, with their rewards.
 
+    Args:
+        auxiliary: further rewards by name, each Polars SQL over the log's columns, that a reward model learns beside
+            ``reward``, which stays the one that everything else reads.
+        **log: what `recalign.sequences.EventDataModule` takes.
+
     Raises (before training):
         InputError: no event of the training part has a reward, or all have the same.
     """
+
+    def __init__(self, auxiliary: dict[str, str] | None = None, **log: Any) -> None:
+        super().__init__(**log)
+        self.auxiliary = auxiliary or {}
+        for name in self.auxiliary:
+            if not name.isidentifier():
+                raise InputError(
+                    f"{name!r} is no name for a reward", where="data.auxiliary", remedy="use letters, digits and _"
+                )
 
     @functools.cached_property
     def frame(self) -> pl.DataFrame:
@@ -31,14 +47,33 @@ class RewardData(EventDataModule):
     def rated(self) -> pl.DataFrame:
         """The group's training events that have a reward."""
         rated = self.frame.filter((pl.col("split") == TRAIN) & pl.col("reward").is_not_null())
-        if rated["reward"].n_unique() < 2:
-            found = f"all rewards are {rated['reward'][0]}" if len(rated) else "no event has a reward"
+        self._require_variety(rated["reward"], "data.reward")
+        return rated
+
+    def _require_variety(self, rewards: pl.Series, key: str) -> None:
+        if rewards.n_unique() < 2:
+            found = f"all rewards are {rewards[0]}" if len(rewards) else "no event has a reward"
             raise InputError(
                 f"{found} in the training part of users {self.users}",
-                where="data.reward",
+                where=key,
                 remedy="give a reward expression that differs between events, or check data.split and data.users",
             )
-        return rated
+
+    @functools.cached_property
+    def auxiliary_rewards(self) -> pl.DataFrame:
+        """The further rewards of every event of the table, f32, null where there is none; a column each.
+
+        Raises:
+            InputError: an expression cannot be used, or is the same for every training event of the group.
+        """
+        frame = self.sequences.frame
+        columns = []
+        for name, expression in self.auxiliary.items():
+            values = evaluate(frame, expression, f"data.auxiliary.{name}").cast(pl.Float32).alias(name)
+            rated = values.gather(self.frame.filter(pl.col("split") == TRAIN)["event"]).drop_nulls()
+            self._require_variety(rated, f"data.auxiliary.{name}")
+            columns.append(values)
+        return pl.DataFrame(columns)
 
     @functools.cached_property
     def means(self) -> pl.DataFrame:
@@ -61,12 +96,23 @@ class RewardData(EventDataModule):
 
     def moments(self) -> tuple[float, float, np.ndarray]:
         """Mean and standard deviation of the training rewards, and each item's shrunk mean. Shape of that: (V,)."""
-        rated = self.rated
-        mean, scale = float(rated["reward"].mean()), float(rated["reward"].std())  # type: ignore[arg-type]
-        item_mean = np.full(self.num_items, mean, np.float32)
-        by_item = rated.group_by("item_id").agg(((pl.col("reward").sum() + 5 * mean) / (pl.len() + 5)).alias("mean"))
-        item_mean[by_item["item_id"].to_numpy() - 1] = by_item["mean"].to_numpy()
-        return mean, scale, item_mean
+        reward = self.rated["reward"].to_numpy()
+        return (
+            float(reward.mean()),
+            float(reward.std(ddof=1)),
+            self.item_means(reward, self.rated["item_id"].to_numpy()),
+        )
+
+    def item_means(self, reward: np.ndarray, item: np.ndarray, shrinkage: float = 5.0) -> np.ndarray:
+        """Each item's mean of some rewards, shrunk to the mean of all. Shape: (N,), int64 (N,) -> (V,)."""
+        total = np.bincount(item - 1, reward, self.num_items) + shrinkage * reward.mean()
+        return (total / (np.bincount(item - 1, minlength=self.num_items) + shrinkage)).astype(np.float32)
+
+    def auxiliary_training(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """The training values of a further reward, and their items 1..V. Shape: (N,), int64 (N,)."""
+        train = self.frame.filter(pl.col("split") == TRAIN)
+        reward = self.auxiliary_rewards[name].gather(train["event"])
+        return reward.drop_nulls().to_numpy(), train["item_id"].filter(reward.is_not_null()).to_numpy()
 
     def expected_rewards(self, event: np.ndarray) -> pl.DataFrame:
         """Rewards and expected rewards of some events: ``reward`` and the means."""

@@ -15,7 +15,8 @@ from recalign.nn import Encoder
 from recalign.recommender.checkpoint import check_catalogue, load_net, load_weights, read_checkpoint
 from recalign.recommender.training import StageModule, adamw
 from recalign.reward.data import RewardData
-from recalign.reward.net import RewardEnsemble
+from recalign.reward.heads import Head
+from recalign.reward.net import RewardEnsemble, RewardNet
 from recalign.reward.trust import Trust, trust_of, write_trust
 from recalign.sequences import Batch
 from recalign.sequences.store import Part
@@ -26,56 +27,72 @@ MASK = 2**32 - 1
 
 
 class RewardModel(StageModule):
-    """Squared error of the predicted reward, in units of the rewards' variance, on events that have a reward.
+    """The head's loss (for a mean: squared error in units of the rewards' variance), on events that have a reward.
 
-    Logs ``train/loss`` and, on validation, ``reward/{rmse,mae,r2}`` with ``reward/rmse_<mean>`` of the averages it has
-    to beat. At the end of `fit` and of `test` writes ``trust.json`` (see `recalign.reward.trust.report`) into the run
-    folder, with the figures of the epoch that is handed over.
+    Logs ``train/loss`` and its parts, and on validation ``reward/{rmse,mae,r2}`` with ``reward/rmse_<mean>`` of the
+    averages it has to beat and ``reward/<auxiliary>/{rmse,r2}``. At the end of `fit` and of `test` writes
+    ``trust.json`` (see `recalign.reward.trust.report`) into the run folder, with the figures of the epoch that is
+    handed over.
 
     Args:
         num_items: V; linked from the data by the command.
         init_from: checkpoint of the recommender whose encoder and item table are the trunk.
         encoder: another encoder than the recommender's; of the same width; then ``init_from`` lends what fits by name.
-        trunk: whether the trunk learns too (``tuned``) or the heads alone (``frozen``).
-        members: K, networks in the ensemble, each trained on its own resampling of the users.
+        trunk: whether the heads alone learn (``frozen``), the trunk too (``tuned``), or the trunk goes on learning to
+            recommend as well (``joint``): L = L_reward + imitation * mean_t -log pi(a_t | s_t).
+        members: K, reward models in the ensemble, each trained on its own resampling of the users.
+        share: what they share, ``trunk`` or ``nothing`` (see `recalign.reward.RewardEnsemble`).
+        head: of the reward: `MeanHead`, `OrdinalHead`, `QuantileHead`; null: a mean.
+        imitation: weight of the next-item loss under ``joint``.
+        auxiliary_weight: weight of the squared errors of ``data.auxiliary``, in units of each reward's variance.
         lr: AdamW's learning rate.
         weight_decay: AdamW's, on matrices only.
     """
 
     UPSTREAM: ClassVar[dict[str, str]] = {"init_from": "recommender"}
     handed_over = ("reward",)
+    auxiliary_EA: Tensor
 
     def __init__(
         self,
         num_items: int,
         init_from: str | None = None,
         encoder: Encoder | None = None,
-        trunk: Literal["tuned", "frozen"] = "tuned",
+        trunk: Literal["frozen", "tuned", "joint"] = "tuned",
         members: int = 1,
+        share: Literal["trunk", "nothing"] = "trunk",
+        head: Head | None = None,
+        imitation: float = 1.0,
+        auxiliary_weight: float = 1.0,
         lr: float = 1e-3,
         weight_decay: float = 0.01,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
         self.lr, self.weight_decay, self.members = lr, weight_decay, members
+        self.trunk, self.imitation, self.auxiliary_weight = trunk, imitation, auxiliary_weight
         self.start, self.catalogue = init_from, None
         upstream = load_net(init_from, "policy") if init_from else None
         if encoder is None and upstream is None:
             raise InputError(
                 "a reward model needs an encoder", where="model", remedy="give model.init_from or model.encoder"
             )
-        self.reward = RewardEnsemble(encoder or upstream.net.encoder, num_items, members)  # type: ignore[union-attr]
+        temperature = upstream.net.temperature if upstream else 0.05
+        encoder = encoder or upstream.net.encoder  # type: ignore[union-attr]
+        self.reward = RewardEnsemble(encoder, num_items, members, share, head, temperature=temperature)
         if upstream is not None:
             self.catalogue = upstream.catalogue
             weights = {
                 k: v for k, v in upstream.net.state_dict().items() if k.startswith(("item_embedding.", "encoder."))
             }
             for net in self.reward.nets:
-                load_weights(net, weights, where=str(init_from), partial=True)
+                load_weights(net.trunk, weights, where=str(init_from), partial=True)
         if trunk == "frozen":
             for net in self.reward.nets:
-                net.encoder.requires_grad_(False)
-                net.item_embedding.requires_grad_(False)
+                net.trunk.encoder.requires_grad_(False)
+                net.trunk.item_embedding.requires_grad_(False)
+        self.register_buffer("auxiliary_EA", torch.empty(0, 0), persistent=False)
+        self.calibrated = False
         self.trust: Trust | None = None  # on validation
         self.tested: Trust | None = None
         self._predicted: list[tuple[Tensor, Tensor]] = []
@@ -85,10 +102,20 @@ class RewardModel(StageModule):
             check_catalogue(self.catalogue, self.data.sequences.catalogue, self.start)
         if stage in MEASURED_ON:
             self.reward_data.require_rated(MEASURED_ON[stage])
-        if stage == "fit":
-            mean, scale, item_mean_V = self.reward_data.moments()
-            for net in self.reward.nets:
-                net.calibrate(mean, scale, torch.from_numpy(item_mean_V))  # type: ignore[operator]
+        if not self.calibrated:  # once: a checkpoint's weights come after this, and a test must not undo a fit
+            self._calibrate()
+            self.calibrated = True
+
+    def _calibrate(self) -> None:
+        data = self.reward_data
+        self.auxiliary_EA = torch.from_numpy(data.auxiliary_rewards.fill_null(float("nan")).to_numpy())
+        self.reward.add(list(data.auxiliary))
+        reward, item = data.rated["reward"].to_numpy(), data.rated["item_id"].to_numpy()
+        for net in self.reward.nets:
+            net.calibrate(reward, data.item_means(reward, item))
+            for name, readings in net.auxiliary.items():
+                reward_of, item_of = data.auxiliary_training(name)
+                readings.calibrate(reward_of, data.item_means(reward_of, item_of))
 
     @property
     def reward_data(self) -> RewardData:
@@ -98,14 +125,29 @@ class RewardModel(StageModule):
         return adamw(self.reward, self.lr, self.weight_decay)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        known_T = ~batch.reward_T.isnan()
-        predicted_KT = self.reward.predictions(self.reward.states(batch), batch.target_T)
-        scale: Tensor = self.reward.nets[0].scale  # type: ignore[assignment]
-        error_KT = torch.where(known_T, (predicted_KT - batch.reward_T.nan_to_num()) / scale, 0.0)
-        weight_KT = bagging_weights(batch.user_B, self.members)[:, batch.row_T] * known_T
-        loss = ((weight_KT * error_KT.square()).sum(dim=1) / weight_KT.sum(dim=1).clamp(min=1)).mean()
-        self.log("train/loss", loss, batch_size=len(known_T))
+        weight_KB = bagging_weights(batch.user_B, self.members, self.data.seed)
+        weights = weight_KB[:, batch.row_T].split(self.members // len(self.reward.nets))
+        nets = [self._losses(net, batch, w) for net, w in zip(self.reward.nets, weights, strict=True)]
+        losses = {name: torch.stack([losses[name] for losses in nets]).mean() for name in nets[0]}
+        loss = torch.stack(list(losses.values())).sum()
+        self.log("train/loss", loss, batch_size=len(batch.target_T))
+        if len(losses) > 1:
+            self.log_dict({f"train/{name}": v for name, v in losses.items()}, batch_size=len(batch.target_T))
         return loss
+
+    def _losses(self, net: RewardNet, batch: Batch, weight_MT: Tensor) -> dict[str, Tensor]:
+        """The parts of a network's loss, each a mean over its members and, as bagged, over events."""
+        h_TD, table_VD, item_T = net.encode(batch), net.table_VD, batch.target_T
+        loss_MT = net.losses(net.state(batch, h_TD), table_VD, item_T, batch.reward_T)
+        losses = {"reward": _bagged_mean(loss_MT, weight_MT, batch.reward_T)}
+        for a, (name, readings) in enumerate(net.auxiliary.items()):
+            reward_T = self.auxiliary_EA[batch.event_T, a]
+            loss_MT = readings.losses(readings.read(h_TD), table_VD, item_T, reward_T)
+            losses[name] = self.auxiliary_weight * _bagged_mean(loss_MT, weight_MT, reward_T)
+        if self.trunk == "joint":
+            weight_T = torch.full_like(batch.reward_T, self.imitation / len(item_T))
+            losses["imitation"] = net.trunk.weighted_nll(h_TD, item_T, weight_T)
+        return losses
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         rated = (batch.target_T > 0) & ~batch.reward_T.isnan()
@@ -114,6 +156,13 @@ class RewardModel(StageModule):
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         self.validation_step(batch, batch_idx)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> None:
+        raise InputError(
+            "a reward model recommends nothing, so there is nothing to predict",
+            where="recalign predict",
+            remedy="predict with a policy (conf/recommender.yaml, conf/asft.yaml); recalign test measures this one",
+        )
 
     def on_validation_epoch_end(self) -> None:
         measured = self._measure()
@@ -165,7 +214,9 @@ class Judge(RewardModel):
     Args:
         num_items: V; linked from the data by the command.
         encoder: its encoder, of another architecture or size than the training reward model's.
-        members: K, networks in the ensemble.
+        members: K, reward models in the ensemble.
+        share: what they share; judges by default ``nothing``, for a shared encoder's mistakes are all members' own.
+        head: of the reward; null: a mean.
         lr: AdamW's learning rate.
         weight_decay: AdamW's, on matrices only.
     """
@@ -173,20 +224,43 @@ class Judge(RewardModel):
     UPSTREAM: ClassVar[dict[str, str]] = {}
 
     def __init__(
-        self, num_items: int, encoder: Encoder, members: int = 3, lr: float = 1e-3, weight_decay: float = 0.01
+        self,
+        num_items: int,
+        encoder: Encoder,
+        members: int = 3,
+        share: Literal["trunk", "nothing"] = "nothing",
+        head: Head | None = None,
+        lr: float = 1e-3,
+        weight_decay: float = 0.01,
     ) -> None:
-        super().__init__(num_items, None, encoder, "tuned", members, lr, weight_decay)
+        super().__init__(
+            num_items, None, encoder, members=members, share=share, head=head, lr=lr, weight_decay=weight_decay
+        )
+
+    def setup(self, stage: str) -> None:
+        if self.data.users not in ("B1", "B2"):
+            raise InputError(
+                f"a judge on users {self.data.users} would judge what users A taught by what they taught it",
+                where="data.users",
+                remedy="train judges on B1 (they select settings) or B2 (they report)",
+            )
+        super().setup(stage)
 
 
-def bagging_weights(user_B: Tensor, members: int) -> Tensor:
-    """How often each user counts for each member: Poisson(1), a function of (user, member) alone.
+def _bagged_mean(loss_MT: Tensor, weight_MT: Tensor, reward_T: Tensor) -> Tensor:
+    weight_MT = weight_MT * ~reward_T.isnan()
+    return ((weight_MT * loss_MT).sum(dim=1) / weight_MT.sum(dim=1).clamp(min=1)).mean()
+
+
+def bagging_weights(user_B: Tensor, members: int, seed: int) -> Tensor:
+    """How often each user counts for each member: Poisson(1), a function of (seed, user, member) alone.
 
     A single member sees everybody once. Shape: int64 (B,) -> float32 (K, B).
     """
     if members == 1:
         return torch.ones(1, len(user_B), device=user_B.device)
     member_K1 = torch.arange(1, members + 1, device=user_B.device)[:, None]
-    mixed = (user_B * 0x9E3779B1 + member_K1 * 0x85EBCA77) & MASK
+    mixed = (user_B * 0x9E3779B1 + member_K1 * 0x85EBCA77 + (seed * 0xC2B2AE3D & MASK)) & MASK
     for _ in range(3):  # an integer hash: without it members would differ by a shift, and be correlated
         mixed = ((mixed ^ (mixed >> 16)) * 0x45D9F3B) & MASK
     uniform = (mixed ^ (mixed >> 16)).double() / 2**32

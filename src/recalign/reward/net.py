@@ -2,128 +2,251 @@
 
 A shallow head on a sequence encoder, arranged so that the whole catalogue is scored by one matrix product:
 
-    r(s, v) = mean + scale * (g(s) + b_v + q(s) . c_v)
+    r(s, v) = mean + scale * E(g(s) + b_v + q(s) . c_v)
 
 b_v is the item's quality, q(s) . c_v the taste that the encoder reads from the history, g(s) the rater's generosity:
 a linear reading of the encoder's state plus the shrunk mean of the user's earlier residuals,
 
     sum_{i <= s} (r_i - b_{a_i}) / (n_s + k),
 
-without which a network cannot know how a rater uses the scale. Rewards of earlier events are seen, the event's own
-never.
+without which a network cannot know how a rater uses the scale. E is the head's (`recalign.reward.heads`): the identity
+for a mean. Rewards of earlier events are seen, the event's own never.
+
+The members of an ensemble share the trunk's forward pass, and each has a reading of its own (g, b, k and q; the traits
+c are common, for only the product of q and c counts), all of them in one product; or they share nothing.
+
+Shape suffixes: K members, M members on one trunk, S what a state holds; B, L, T, C, V, D as everywhere.
 """
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recalign.nn import Encoder, Recorded
 from recalign.recommender.checkpoint import build, recipe
-from recalign.recommender.feedback import Feedback
-from recalign.recommender.policy import check_length
+from recalign.recommender.policy import SequencePolicy
+from recalign.reward.heads import Head, MeanHead
 from recalign.sequences import Batch
 
 
-class RewardNet(nn.Module):
-    """One reward model.
+class Readings(nn.Module):
+    """M readings of states and items: expected values of one kind of reward.
 
     Args:
-        encoder: turns embedded histories, with their rewards, into states.
+        dim: D, width of the states and of the items' embeddings.
         num_items: V.
+        members: M.
+        head: what the score means.
     """
 
-    def __init__(self, encoder: Encoder, num_items: int) -> None:
+    def __init__(self, dim: int, num_items: int, members: int, head: Head) -> None:
         super().__init__()
-        self.num_items = num_items
-        dim = encoder.dim
-        self.item_embedding = nn.Embedding(num_items + 1, dim, padding_idx=0)
-        nn.init.trunc_normal_(self.item_embedding.weight[1:], std=0.02)
-        self.encoder = encoder
-        self.past_rewards = Feedback(dim)
-        self.quality = nn.Embedding(num_items + 1, 1, padding_idx=0)
-        nn.init.zeros_(self.quality.weight)
-        self.generosity = nn.Linear(dim, 1, bias=False)
-        self.shrinkage = nn.Parameter(torch.tensor(5.0).log())  # log of k
-        self.taste, self.trait = nn.Linear(dim, dim, bias=False), nn.Linear(dim, dim, bias=False)
-        for layer in (self.generosity, self.taste):  # a new head says nothing, so training starts from the means
-            nn.init.zeros_(layer.weight)
+        self.dim, self.num_items, self.members, self.head = dim, num_items, members, head
+        self.quality = nn.Parameter(torch.zeros(num_items + 1, members, 1))  # one column: does not decay
+        self.generosity = nn.Linear(dim, members, bias=False)
+        self.taste, self.trait = nn.Linear(dim, members * dim, bias=False), nn.Linear(dim, dim, bias=False)
+        if head.wide:
+            self.width = nn.Linear(dim, members, bias=False)
+            self.item_width = nn.Parameter(torch.zeros(num_items + 1, members, 1))
+        for layer in (self.generosity, self.taste, *([self.width] if head.wide else [])):
+            nn.init.zeros_(layer.weight)  # a new head says nothing, so training starts from the means
         self.mean: Tensor
         self.scale: Tensor
         self.register_buffer("mean", torch.zeros(()))
         self.register_buffer("scale", torch.ones(()))
 
-    def calibrate(self, mean: float, scale: float, item_mean_V: Tensor) -> None:
+    def calibrate(self, reward_N: np.ndarray, item_mean_V: np.ndarray) -> None:
         """Start from averages of the training rewards.
 
         Args:
-            mean, scale: mean and standard deviation of the rewards.
+            reward_N: the training rewards.
             item_mean_V: each item's shrunk mean reward.
+
+        Raises:
+            InputError: the head cannot stand for these rewards.
         """
+        mean, scale = float(reward_N.mean()), float(reward_N.std(ddof=1))
+        self.head.start(reward_N, mean, scale)
         with torch.no_grad():
             self.mean.fill_(mean)
             self.scale.fill_(scale)
-            self.quality.weight[1:, 0] = (item_mean_V - mean) / scale
+            self.quality[1:] = torch.from_numpy((item_mean_V - mean) / scale).float()[:, None, None]
 
-    def state(self, batch: Batch) -> Tensor:
-        """What is known before each target. Shape: (T, D + 2)."""
-        check_length(batch, self.encoder)
-        r_BL = (batch.reward_BL - self.mean) / self.scale
-        x_BLD = self.item_embedding(batch.item_BL) + self.past_rewards(r_BL)
-        h_BLD = self.encoder(x_BLD, batch.length_B, batch.time_BL, batch.request_time_BL)
-        h_TD = h_BLD[batch.row_T, batch.column_T]
-        past_T = self._past_residual(r_BL, batch.item_BL)[batch.row_T, batch.column_T]
-        generosity_T = self.generosity(h_TD)[:, 0] + past_T
-        return torch.cat([self.taste(h_TD), generosity_T[:, None], torch.ones_like(generosity_T)[:, None]], dim=1)
+    def read(self, h_TD: Tensor) -> Tensor:
+        """What a state says, without an item: taste, generosity and, for a wide head, a width. Shape: (M, T, S)."""
+        parts = [self.taste(h_TD).unflatten(1, (self.members, self.dim)), self.generosity(h_TD)[..., None]]
+        if self.head.wide:
+            parts.append(self.width(h_TD)[..., None])
+        return torch.cat(parts, dim=2).transpose(0, 1)
 
-    def items(self) -> Tensor:
-        """What is known of each item. Shape: (V, D + 2)."""
-        trait_VD = self.trait(self.item_embedding.weight[1:])
-        quality_V1 = self.quality.weight[1:]
-        return torch.cat([trait_VD, torch.ones_like(quality_V1), quality_V1], dim=1)
+    def scores(self, state_MTS: Tensor, table_VD: Tensor, item: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Score and, for a wide head, log-width of items.
 
-    def predict(self, state: Tensor, item: Tensor | None = None) -> Tensor:
-        """Expected reward, in the log's own unit.
-
-        Shape: state (T, D + 2); item int64 (T,) or (T, C) of 1..V -> the same shape; None -> (T, V) over the catalogue.
+        Shape: item int64 (T,) or (T, C) of 1..V -> (M, T) or (M, T, C); None -> (M, T, V) over the catalogue.
         """
-        items = self.items()
-        if item is None:
-            score = state @ items.T
-        else:
-            chosen = items[item - 1]
-            score = (state.view(len(state), *[1] * (item.ndim - 1), state.shape[-1]) * chosen).sum(dim=-1)
-        return self.mean + self.scale * score
+        level_MT = state_MTS[..., self.dim]
+        score = self._match(state_MTS[..., : self.dim], table_VD, item)
+        score = score + _beside(level_MT, score) + self._of_item(self.quality, item)
+        if not self.head.wide:
+            return score, None
+        return score, _beside(state_MTS[..., self.dim + 1], score) + self._of_item(self.item_width, item)
 
-    def _past_residual(self, r_BL: Tensor, item_BL: Tensor) -> Tensor:
-        known_BL = ~r_BL.isnan()
-        residual_BL = torch.where(known_BL, r_BL - self.quality(item_BL)[..., 0], 0.0)
-        return residual_BL.cumsum(dim=1) / (known_BL.cumsum(dim=1) + self.shrinkage.exp())
+    def predictions(self, state_MTS: Tensor, table_VD: Tensor, item: Tensor | None) -> Tensor:
+        """Expected rewards in the log's own unit. Shape: as `scores`."""
+        return self.mean + self.scale * self.head.expected(*self.scores(state_MTS, table_VD, item))
+
+    def losses(self, state_MTS: Tensor, table_VD: Tensor, item_T: Tensor, reward_T: Tensor) -> Tensor:
+        """The head's loss of each member and target, 0 where there is no reward. Shape: (M, T)."""
+        z_T = (reward_T - self.mean) / self.scale
+        loss_MT = self.head.loss(*self.scores(state_MTS, table_VD, item_T), z_T.nan_to_num())
+        return loss_MT.masked_fill(z_T.isnan(), 0.0)
+
+    def _match(self, taste_MTD: Tensor, table_VD: Tensor, item: Tensor | None) -> Tensor:
+        if item is None:
+            return taste_MTD @ self.trait(table_VD).T
+        if item.numel() < len(table_VD):  # whichever is fewer products
+            trait = self.trait(F.embedding(item - 1, table_VD))
+        else:
+            trait = F.embedding(item - 1, self.trait(table_VD))
+        if item.ndim == 1:
+            return (taste_MTD * trait).sum(dim=-1)
+        return (trait @ taste_MTD.permute(1, 2, 0)).permute(2, 0, 1)
+
+    def _of_item(self, column: Tensor, item: Tensor | None) -> Tensor:
+        """A figure of each item, before the members: (M, 1, V), (M, T) or (M, T, C)."""
+        if item is None:
+            return column[1:, :, 0].T[:, None]
+        return F.embedding(item, column[..., 0], padding_idx=0).movedim(-1, 0)
+
+
+def _beside(value_MT: Tensor, score: Tensor) -> Tensor:
+    return value_MT.view(*value_MT.shape, *[1] * (score.ndim - 2))
+
+
+class RewardNet(Readings):
+    """A trunk and the readings of M members.
+
+    The trunk is a policy that sees earlier rewards; a reward model asks it for states alone, unless it is trained
+    jointly with it.
+
+    Args:
+        encoder: turns embedded histories, with their rewards, into states.
+        num_items: V.
+        members: M.
+        head: of the main reward.
+        temperature: of the trunk as a policy.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        num_items: int,
+        members: int = 1,
+        head: Head | None = None,
+        temperature: float = 0.05,
+    ) -> None:
+        super().__init__(encoder.dim, num_items, members, head or MeanHead())
+        self.trunk = SequencePolicy(encoder, num_items, temperature, feedback=True)
+        self.shrinkage = nn.Parameter(torch.full((members,), 5.0).log())  # log of k
+        self.auxiliary: Mapping[str, Readings] = nn.ModuleDict()  # type: ignore[assignment]
+
+    def add(self, names: Sequence[str]) -> None:
+        """Add readings of further rewards, under squared error."""
+        made = {name: Readings(self.dim, self.num_items, self.members, MeanHead()) for name in names}
+        self.auxiliary = nn.ModuleDict(made)  # type: ignore[assignment]
+
+    @property
+    def table_VD(self) -> Tensor:
+        """The items' embeddings."""
+        return self.trunk.item_embedding.weight[1:]
+
+    def encode(self, batch: Batch) -> Tensor:
+        """The trunk's states. Shape: (T, D)."""
+        return self.trunk.encode(dataclasses.replace(batch, reward_BL=(batch.reward_BL - self.mean) / self.scale))
+
+    def state(self, batch: Batch, h_TD: Tensor) -> Tensor:
+        """What each member knows before each target. Shape: (M, T, S)."""
+        state_MTS = self.read(h_TD)
+        past_MT = self._past_residual(batch)[batch.row_T, batch.column_T].T
+        level_MT = state_MTS[..., self.dim] + past_MT
+        return torch.cat([state_MTS[..., : self.dim], level_MT[..., None], state_MTS[..., self.dim + 1 :]], dim=2)
+
+    def _past_residual(self, batch: Batch) -> Tensor:
+        """Shape: (B, L, M)."""
+        z_BL1 = ((batch.reward_BL - self.mean) / self.scale)[..., None]
+        known_BL1 = ~z_BL1.isnan()
+        quality_BLM = F.embedding(batch.item_BL, self.quality[..., 0], padding_idx=0)
+        residual_BLM = torch.where(known_BL1, z_BL1 - quality_BLM, 0.0)
+        return residual_BLM.cumsum(dim=1) / (known_BL1.cumsum(dim=1) + self.shrinkage.exp())
 
 
 class RewardEnsemble(Recorded, nn.Module):
-    """K reward networks; their mean is the prediction, their spread its uncertainty.
+    """K reward models; their mean is the prediction, their spread its uncertainty.
 
     Args:
-        encoder: the architecture of each member; every member has its own weights.
+        encoder: of the trunk.
         num_items: V.
         members: K.
+        share: whether the members share the ``trunk``, so that K cost little more than one, or ``nothing``: K networks
+            with weights of their own, K times the cost, and a spread that also knows how far encoders differ.
+        head: of the main reward; none: `MeanHead`.
+        auxiliary: names of further rewards.
+        temperature: of the trunk as a policy, for joint training.
     """
 
-    def __init__(self, encoder: Encoder, num_items: int, members: int = 1) -> None:
+    def __init__(
+        self,
+        encoder: Encoder,
+        num_items: int,
+        members: int = 1,
+        share: Literal["trunk", "nothing"] = "trunk",
+        head: Head | None = None,
+        auxiliary: list[str] | None = None,
+        temperature: float = 0.05,
+    ) -> None:
         super().__init__()
         self.num_items, self.members = num_items, members
-        encoders = [encoder, *(build(recipe(encoder)) for _ in range(members - 1))]
-        self.nets = nn.ModuleList(RewardNet(e, num_items) for e in encoders)
+        self.made_with["head"] = head = head or MeanHead()  # the net's own, which training may size to its rewards
+        heads, encoders, on_one = [head], [encoder], members
+        if share == "nothing":
+            heads += [build(recipe(head)) for _ in range(members - 1)]
+            encoders += [build(recipe(encoder)) for _ in range(members - 1)]
+            on_one = 1
+        self.nets: Sequence[RewardNet] = nn.ModuleList(  # type: ignore[assignment]
+            RewardNet(e, num_items, on_one, h, temperature) for e, h in zip(encoders, heads, strict=True)
+        )
+        self.add(auxiliary or [])
+
+    def add(self, auxiliary: list[str]) -> None:
+        """Add readings of further rewards, which only the data know of."""
+        self.made_with["auxiliary"] = auxiliary
+        for net in self.nets:
+            net.add(auxiliary)
+
+    def auxiliary_predictions(self, batch: Batch, name: str) -> Tensor:
+        """Each member's expectation of a further reward of the targets. Shape: (K, T)."""
+        parts = [(net, net.auxiliary[name]) for net in self.nets]
+        return torch.cat([r.predictions(r.read(net.encode(batch)), net.table_VD, batch.target_T) for net, r in parts])
 
     def states(self, batch: Batch) -> Tensor:
-        """What each member knows before each target. Shape: (K, T, D + 2)."""
-        return torch.stack([net.state(batch) for net in self.nets])  # type: ignore[operator]
+        """What each member knows before each target; `predictions` and `predict` read it. Shape: (K, T, S)."""
+        return torch.cat([net.state(batch, net.encode(batch)) for net in self.nets])
 
     def predictions(self, states: Tensor, item: Tensor | None = None) -> Tensor:
-        """Each member's expected reward. Shape: `RewardNet.predict`'s behind K."""
-        return torch.stack([net.predict(s, item) for net, s in zip(self.nets, states, strict=True)])  # type: ignore[operator]
+        """Each member's expected reward, in the log's own unit.
+
+        Shape: states (K, T, S); item int64 (T,) or (T, C) of 1..V -> (K, T) or (K, T, C); None -> (K, T, V).
+        """
+        parts = states.split(self.members // len(self.nets))
+        return torch.cat([n.predictions(s, n.table_VD, item) for n, s in zip(self.nets, parts, strict=True)])
 
     def predict(self, states: Tensor, item: Tensor | None = None) -> Tensor:
-        """The members' mean. Shape: states (K, T, D + 2); item (T,) or (T, C) -> the same; None -> (T, V)."""
+        """The members' mean. Shape: `predictions`' without K."""
         return self.predictions(states, item).mean(dim=0)

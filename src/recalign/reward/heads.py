@@ -1,0 +1,172 @@
+"""Heads: from a score to an expected reward, and what a prediction's error costs.
+
+A head works in the rewards' standard units, z = (r - mean) / scale. It is given a score a (state, item) pair and, if it
+is ``wide``, the logarithm of a width; an untrained network's score is what averages expect, and its log-width 0.
+
+Shape suffixes: N training rewards, M members that share a trunk, T targets, J thresholds, Q quantiles.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from recalign.errors import InputError
+from recalign.nn import Recorded
+
+MOST_LEVELS = 20  # an ordinal head with more would be a regression, and a slow one
+
+
+class Head(Recorded, nn.Module, ABC):
+    """From scores to expected rewards."""
+
+    wide: ClassVar[bool] = False
+    """Whether it reads a width beside the score."""
+
+    def __init__(self) -> None:  # without it, a recipe would record nn.Module's *args
+        super().__init__()
+
+    def start(self, reward_N: np.ndarray, mean: float, scale: float) -> None:
+        """Start from the training rewards, given in the log's own unit.
+
+        Raises:
+            InputError: the head cannot stand for these rewards.
+        """
+
+    @abstractmethod
+    def expected(self, score: Tensor, log_width: Tensor | None) -> Tensor:
+        """E[z], elementwise."""
+
+    @abstractmethod
+    def loss(self, score_MT: Tensor, log_width_MT: Tensor | None, z_T: Tensor) -> Tensor:
+        """What each prediction's error costs. Shape: (M, T)."""
+
+
+class MeanHead(Head):
+    """The score is the expected reward; squared error."""
+
+    def expected(self, score: Tensor, log_width: Tensor | None) -> Tensor:
+        return score
+
+    def loss(self, score_MT: Tensor, log_width_MT: Tensor | None, z_T: Tensor) -> Tensor:
+        return (score_MT - z_T).square()
+
+
+class OrdinalHead(Head):
+    """Cumulative logits over the levels of a reward (McCullagh 1980), for stars and other grades:
+
+        P(z > z_j) = sigmoid(a score - t_j),        E[z] = z_0 + sum_j (z_{j+1} - z_j) P(z > z_j),
+
+    trained by the mean cross-entropy of the J binary questions, whose thresholds come out in order because they share
+    one score (Cao, Mirjalili & Raschka 2020, CORAL). Slope a and thresholds t start where P is the training share
+    above each level and where, to first order, E[z] is the score.
+
+    Args:
+        levels: the rewards that there are, ascending; null: those of the training part.
+    """
+
+    def __init__(self, levels: list[float] | None = None) -> None:
+        super().__init__()
+        self.given = levels is not None
+        self._resize(sorted(levels) if levels else [0.0, 1.0])
+
+    def _resize(self, levels: list[float]) -> None:
+        self.level_J1: Tensor
+        self.register_buffer("level_J1", torch.tensor(levels, dtype=torch.float32))
+        self.threshold_J = nn.Parameter(torch.zeros(len(levels) - 1))
+        self.log_slope = nn.Parameter(torch.zeros(()))
+
+    def start(self, reward_N: np.ndarray, mean: float, scale: float) -> None:
+        levels = self._levels(np.unique(reward_N))
+        self.made_with["levels"] = levels  # so that a checkpoint tells what it is a head for
+        self._resize([(level - mean) / scale for level in levels])
+        above_J = torch.tensor([(reward_N > level).mean() for level in levels[:-1]], dtype=torch.float32)
+        above_J = above_J.clamp(0.5 / len(reward_N), 1 - 0.5 / len(reward_N))
+        with torch.no_grad():
+            self.log_slope.copy_(-(self.level_J1.diff() * above_J * (1 - above_J)).sum().log())
+            self.threshold_J.copy_(-above_J.logit())
+
+    def _levels(self, found: np.ndarray) -> list[float]:
+        levels = sorted(self.made_with["levels"]) if self.given else found.tolist()
+        outside = np.setdiff1d(found, levels)
+        if len(outside):
+            raise InputError(
+                f"the training rewards have the value {outside[0]:g}, and the head's levels are {levels}",
+                where="model.head.levels",
+                remedy="name every level that the reward can have, or leave it null to take those of the training part",
+            )
+        if len(levels) > MOST_LEVELS:
+            raise InputError(
+                f"the reward has {len(levels)} levels, from {levels[0]:g} to {levels[-1]:g}, and an ordinal head takes "
+                f"at most {MOST_LEVELS}",
+                where="model.head",
+                remedy="use recalign.reward.MeanHead or QuantileHead, or round the reward in data.reward",
+            )
+        return levels
+
+    def expected(self, score: Tensor, log_width: Tensor | None) -> Tensor:
+        total = self.level_J1[0].expand_as(score)
+        for gap, threshold in zip(self.level_J1.diff(), self.threshold_J, strict=True):
+            total = total + gap * (self.log_slope.exp() * score - threshold).sigmoid()
+        return total
+
+    def loss(self, score_MT: Tensor, log_width_MT: Tensor | None, z_T: Tensor) -> Tensor:
+        logit_MTJ = self.log_slope.exp() * score_MT[..., None] - self.threshold_J
+        middle_J = self.level_J1[:-1] + self.level_J1.diff() / 2  # between levels, so that rounding decides nothing
+        above_MTJ = (z_T[:, None] > middle_J).float().expand_as(logit_MTJ)
+        return nn.functional.binary_cross_entropy_with_logits(logit_MTJ, above_MTJ, reduction="none").mean(dim=-1)
+
+
+class QuantileHead(Head):
+    """Several quantiles around the score, for rewards with tails such as a watch time:
+
+        q_j = score + width * offset_j,        width = exp(a reading of the state + one of the item),
+
+    trained by the mean pinball loss sum_j max(j e_j, (j - 1) e_j), e_j = z - q_j (Koenker & Bassett 1978). The offsets
+    start at the quantiles of the training rewards.
+
+    Args:
+        quantiles: shares in (0, 1), ascending.
+        predicts: the ``mean`` of the distribution that the quantiles outline, or its ``median``, which outliers move
+            less but which is not what a sum of rewards is made of.
+    """
+
+    wide = True
+
+    def __init__(
+        self,
+        quantiles: tuple[float, ...] = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95),
+        predicts: Literal["mean", "median"] = "mean",
+    ) -> None:
+        super().__init__()
+        q = np.array(quantiles)
+        if len(q) == 0 or q.min() <= 0 or q.max() >= 1 or (np.diff(q) <= 0).any():
+            raise InputError(f"{list(quantiles)} are no ascending shares between 0 and 1", where="model.head.quantiles")
+        self.made_with["quantiles"] = q.tolist()
+        cuts = np.concatenate([[0], (q[1:] + q[:-1]) / 2, [1]])
+        median = np.array([np.interp(0.5, q, unit) for unit in np.eye(len(q))])
+        self.quantile_Q: Tensor
+        self.share_Q: Tensor
+        self.register_buffer("quantile_Q", torch.tensor(q, dtype=torch.float32))
+        shares = np.diff(cuts) if predicts == "mean" else median
+        self.register_buffer("share_Q", torch.tensor(shares, dtype=torch.float32))
+        self.offset_Q = nn.Parameter(torch.zeros(len(q)))
+
+    def start(self, reward_N: np.ndarray, mean: float, scale: float) -> None:
+        z_Q = np.quantile((reward_N - mean) / scale, self.quantile_Q.numpy())
+        with torch.no_grad():
+            self.offset_Q.copy_(torch.from_numpy(z_Q))
+
+    def expected(self, score: Tensor, log_width: Tensor | None) -> Tensor:
+        assert log_width is not None
+        return score + log_width.exp() * (self.offset_Q @ self.share_Q)
+
+    def loss(self, score_MT: Tensor, log_width_MT: Tensor | None, z_T: Tensor) -> Tensor:
+        assert log_width_MT is not None
+        quantile_MTQ = score_MT[..., None] + log_width_MT.exp()[..., None] * self.offset_Q
+        error_MTQ = z_T[:, None] - quantile_MTQ
+        return torch.maximum(self.quantile_Q * error_MTQ, (self.quantile_Q - 1) * error_MTQ).mean(dim=-1)
