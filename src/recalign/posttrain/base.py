@@ -66,9 +66,9 @@ class PostTraining(PolicyModule):
     @torch.no_grad()
     def drift(self, batch: Batch) -> Tensor:
         """Mean KL(pi || start) over the catalogue, on the first histories of a batch, a scalar."""
-        probe = batch.head(PROBE)
+        probe, mode = batch.head(PROBE), self.policy.training
         self.policy.eval()
         logp_TV = self.policy.log_probs(self.policy.encode(probe))
-        self.policy.train()
+        self.policy.train(mode)
         start_TV = self.reference.log_probs(self.reference.encode(probe))
         return (logp_TV.exp() * (logp_TV - start_TV)).sum(dim=1).mean()

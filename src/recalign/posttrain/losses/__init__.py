@@ -1,7 +1,31 @@
 """Every method's loss as a plain function of tensors: a scalar, and the figures to log. One file a family."""
 
+from recalign.posttrain.losses.actions import clipped_surrogate, group_advantages, kl_estimate, top_k_reinforce
 from recalign.posttrain.losses.figures import Figures
 from recalign.posttrain.losses.pairs import PAIR_LOSSES, PairLoss, kto, preference
+from recalign.posttrain.losses.values import (
+    actor_critic_weights,
+    conservative,
+    expectile,
+    exponential_weights,
+    squared_error,
+)
 from recalign.posttrain.losses.weighted import weighted_likelihood
 
-__all__ = ["PAIR_LOSSES", "Figures", "PairLoss", "kto", "preference", "weighted_likelihood"]
+__all__ = [
+    "PAIR_LOSSES",
+    "Figures",
+    "PairLoss",
+    "actor_critic_weights",
+    "clipped_surrogate",
+    "conservative",
+    "expectile",
+    "exponential_weights",
+    "group_advantages",
+    "kl_estimate",
+    "kto",
+    "preference",
+    "squared_error",
+    "top_k_reinforce",
+    "weighted_likelihood",
+]

@@ -1,0 +1,106 @@
+"""What PPO, GRPO and ECPO have alike: they draw items from the policy and ask a reward model what they are worth."""
+
+from __future__ import annotations
+
+import copy
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from recalign.errors import InputError
+from recalign.posttrain.base import PostTraining
+from recalign.posttrain.environment import Environment
+from recalign.posttrain.rollout import Rollout, roll_out
+from recalign.recommender.policy import Policy
+from recalign.reward import RewardEnsemble
+from recalign.sequences import Batch
+
+
+class SampledActions(PostTraining):
+    """A contextual bandit: a state is a history, an action an item drawn from the policy, the reward model the world.
+
+    Items are drawn from ``old``, the policy as it was at the beginning of the round of ``refresh`` steps. Dropout is
+    off, so that the ratio pi / old is 1 where nothing has moved. Subclasses turn rewards into a loss (`surrogate`).
+
+    Logs ``train/loss``; ``sampled/reward``, the mean predicted reward of the items drawn, in standard deviations from
+    the mean of the log's; ``sampled/nll``, -log pi of the logged items; ``policy/kl``; and what the subclass says.
+
+    Args:
+        init_from: checkpoint whose policy is the start; null: the newest of this log.
+        reward_model: checkpoint of the reward model; null: the newest of this log.
+        samples: items drawn at each state.
+        candidates: only the starting policy's so many most probable unseen items are drawn; null: any unseen one.
+        clip: eps: a ratio pi / old gains nothing beyond 1 +- eps.
+        kl: weight of the KL to the starting policy, in standard deviations of the reward a nat.
+        refresh: steps that a round takes; 1: pi = old at every step, and nothing is clipped.
+        lr: AdamW's learning rate.
+        weight_decay: AdamW's, on matrices only.
+        top_k: items that `predict` writes for each user.
+        policy: a policy to start from instead of a checkpoint's (Python only).
+        reward: a reward model instead of a checkpoint's (Python only).
+    """
+
+    UPSTREAM: ClassVar[dict[str, str]] = {"init_from": "recommender", "reward_model": "reward"}
+    fewest_samples = 1
+
+    def __init__(
+        self,
+        init_from: str | None = None,
+        reward_model: str | None = None,
+        samples: int = 8,
+        candidates: int | None = 100,
+        clip: float = 0.2,
+        kl: float = 0.1,
+        refresh: int = 4,
+        lr: float = 3e-5,
+        weight_decay: float = 0.0,
+        top_k: int = 10,
+        policy: Policy | None = None,
+        reward: RewardEnsemble | None = None,
+    ) -> None:
+        super().__init__(init_from, policy, lr, weight_decay, top_k)
+        self.save_hyperparameters(logger=False, ignore=["top_k"])
+        if samples < self.fewest_samples:
+            raise InputError(
+                f"{samples} items a state are too few for {type(self).__name__}",
+                where="model.samples",
+                remedy=f"draw at least {self.fewest_samples}",
+            )
+        self.samples, self.candidates, self.clip, self.kl, self.refresh = samples, candidates, clip, kl, refresh
+        self.old = copy.deepcopy(self.policy).requires_grad_(False)
+        self.environment = Environment(reward_model, reward)
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        if stage == "fit":
+            self.environment.setup(self.data)
+
+    def train(self, mode: bool = True) -> SampledActions:
+        super().train(mode)
+        self.policy.eval()
+        self.old.eval()
+        return self
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        if batch_idx % self.refresh == 0:
+            self.old.load_state_dict(self.policy.state_dict())
+        rollout = roll_out(self.old, self.reference, self.environment, batch, self.samples, self.candidates)
+        state = self.policy.encode(batch)
+        logp_TC = self.policy.log_probs(state, torch.cat([batch.target_T[:, None], rollout.item_TS], dim=1))
+        nll = -logp_TC[:, 0].mean()
+        loss = self.surrogate(rollout, logp_TC[:, 1:], state, nll)
+        self.log("train/loss", loss, batch_size=len(logp_TC))
+        self.log_dict({"sampled/reward": rollout.reward_TS.mean(), "sampled/nll": nll, "policy/kl": self.drift(batch)})
+        return loss
+
+    def surrogate(self, rollout: Rollout, logp_TS: Tensor, state: Tensor, nll: Tensor) -> Tensor:
+        """The loss.
+
+        Args:
+            rollout: the items drawn.
+            logp_TS: log pi of them.
+            state: the policy's, (T, ...).
+            nll: mean -log pi of the logged items.
+        """
+        raise NotImplementedError

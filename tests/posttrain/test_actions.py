@@ -1,0 +1,152 @@
+"""PPO, GRPO and ECPO: what is drawn, where they go under a reward model that is right, and what they refuse."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import small
+import tiny
+import torch
+from taste import Taste
+from token_policy import TokenPolicy
+
+from recalign.errors import InputError
+from recalign.nn import HSTU
+from recalign.posttrain import GRPO, PPO
+from recalign.posttrain.environment import Environment
+from recalign.posttrain.rollout import met, roll_out
+from recalign.recommender.checkpoint import load_net
+from recalign.reward import RewardData
+
+ECPO = {"early": 0.1, "cloning": 0.1, "kl": 0.0}
+
+
+@pytest.fixture(scope="module")
+def data(log_root):
+    return small.data_of(RewardData, log_root, "tastes")
+
+
+@pytest.fixture(scope="module")
+def taste(data):
+    return Taste([int(item) % 2 for item in data.sequences.items.to_list()])
+
+
+@pytest.fixture(scope="module")
+def start(cloned):
+    return load_net(cloned, "policy").net.eval()
+
+
+def expected(policy, taste, data) -> float:
+    """Expected reward under the policy over items that are not in the history, by the reward model that is right."""
+    batch = small.batch_of(data, "test")
+    rows = torch.arange(len(batch.target_T))
+    with torch.no_grad():
+        logp_TV = policy.eval().log_probs(policy.encode(batch)) - 1e4 * met(batch, rows, data.num_items)
+        items_TV = torch.arange(1, data.num_items + 1).expand_as(logp_TV)
+        return (logp_TV.softmax(dim=1) * taste.predict(taste.states(batch), items_TV)).sum(dim=1).mean().item()
+
+
+def test_what_is_drawn_is_unseen_and_among_the_candidates(data, start, taste):
+    batch = small.batch_of(data, "train", rows=20)
+    torch.manual_seed(0)
+    rollout = roll_out(start, start, Environment(None, taste), batch, samples=16, candidates=5)
+    logp_TV = start.log_probs(start.encode(batch)).detach()
+    for t, items in enumerate(rollout.item_TS.tolist()):
+        history = batch.item_BL[batch.row_T[t], : batch.column_T[t] + 1].tolist()
+        unseen = [v for v in (logp_TV[t].argsort(descending=True) + 1).tolist() if v not in history]
+        assert set(items) <= set(unseen[:5])
+    assert len(rollout.item_TS.unique()) > 20
+    torch.testing.assert_close(rollout.old_TS, logp_TV.gather(1, rollout.item_TS - 1))
+    torch.testing.assert_close(rollout.start_TS, rollout.old_TS)
+    torch.testing.assert_close(rollout.reward_TS, taste.predict(taste.states(batch), rollout.item_TS))
+
+
+def test_it_is_drawn_as_often_as_the_policy_says(data, start, taste):
+    batch = small.batch_of(data, "train", rows=2)
+    torch.manual_seed(0)
+    rollout = roll_out(start, start, Environment(None, taste), batch, samples=20000, candidates=None)
+    logp_TV = start.log_probs(start.encode(batch)).detach()
+    p_TV = (logp_TV - 1e4 * met(batch, torch.arange(len(logp_TV)), data.num_items)).softmax(dim=1)
+    often_TV = torch.stack([row.bincount(minlength=data.num_items + 1)[1:] / 20000 for row in rollout.item_TS])
+    torch.testing.assert_close(often_TV, p_TV, atol=0.02, rtol=0)
+
+
+def test_where_everything_was_seen_something_is_drawn_all_the_same(data, start, taste):
+    batch = small.batch_of(data, "train", rows=1)
+    everything = torch.arange(1, data.num_items + 1).remainder(32).add(1)[None, :32]
+    seen = copy.copy(batch)
+    object.__setattr__(seen, "item_BL", everything)
+    rollout = roll_out(start, start, Environment(None, taste), seen, samples=4, candidates=5)
+    assert ((rollout.item_TS >= 1) & (rollout.item_TS <= data.num_items)).all()
+
+
+@pytest.mark.parametrize(("kind", "settings"), [(PPO, {"kl": 0.01}), (GRPO, {"kl": 0.01}), (GRPO, ECPO)])
+def test_they_raise_the_reward_of_a_reward_model_that_is_right(data, start, taste, tmp_path, kind, settings):
+    before = expected(start, taste, data)
+    module = kind(policy=copy.deepcopy(start), reward=taste, candidates=None, lr=3e-3, refresh=2, **settings)
+    watch = small.fit(module, data, tmp_path, epochs=8)
+    assert expected(module.policy, taste, data) > before + 0.2
+    assert watch.steps[0]["policy/kl"] == pytest.approx(0, abs=1e-6)
+    assert watch.steps[-1]["sampled/reward"] > watch.steps[0]["sampled/reward"] + 0.1
+    assert 0 < max(step["sampled/clipped"] for step in watch.steps) < 1
+    names = {"train/loss", "sampled/nll", "sampled/ratio", "sampled/value_error" if kind is PPO else "sampled/kl"}
+    assert names <= set(watch.steps[0])
+    if kind is PPO:
+        assert watch.steps[-1]["sampled/value_error"] < watch.steps[0]["sampled/value_error"]
+
+
+def test_a_strong_kl_holds_them_back(data, start, taste, tmp_path):
+    def moved(kind, kl):
+        module = kind(policy=copy.deepcopy(start), reward=taste, candidates=None, lr=3e-3, kl=kl)
+        return small.fit(module, data, tmp_path, epochs=4).steps[-1]["policy/kl"]
+
+    for kind in (PPO, GRPO):
+        assert moved(kind, 10.0) < 0.5 * moved(kind, 0.0)
+
+
+def test_only_the_policy_learns_and_nothing_drops_out(data, start, rewarded, tmp_path):
+    module = PPO(policy=copy.deepcopy(start), reward_model=str(rewarded), lr=1e-2)
+    frozen = {k: v.clone() for k, v in module.state_dict().items() if k.startswith(("reference.", "environment."))}
+    small.fit(module, data, tmp_path)
+    assert all(v.equal(frozen[k]) for k, v in module.state_dict().items() if k in frozen)
+    module.train()
+    assert not any(part.training for part in module.policy.modules())
+    optimised = {id(p) for group in module.configure_optimizers().param_groups for p in group["params"]}
+    assert optimised == {id(p) for p in [*module.policy.parameters(), *module.value.parameters()]}
+
+
+def test_a_policy_of_several_tokens_an_item_runs_through_them(data, taste, tmp_path):
+    torch.manual_seed(0)
+    tokens = TokenPolicy(HSTU(dim=16, layers=1, max_length=32, dropout=0.0), data.num_items, codes=8)
+    before = expected(tokens, taste, data)
+    module = PPO(policy=tokens, reward=taste, candidates=None, lr=3e-3, kl=0.0)
+    small.fit(module, data, tmp_path, epochs=8)
+    assert expected(module.policy, taste, data) > before + 0.2
+
+
+def test_what_cannot_be_used_is_refused(data, start, cloned, rewarded, log_root, taste, tmp_path):
+    with pytest.raises(InputError, match="too few for GRPO"):
+        GRPO(policy=start, reward=taste, samples=1)
+    with pytest.raises(InputError, match=r"reward_model.*no reward model"):
+        PPO(policy=start)
+    with pytest.raises(InputError, match="holds no reward"):
+        PPO(policy=start, reward_model=str(cloned))
+    other = small.data_of(RewardData, log_root, "small")
+    with pytest.raises(InputError, match="another catalogue"):
+        small.fit(PPO(policy=copy.deepcopy(start), reward_model=str(rewarded)), other, tmp_path)
+    broken = load_net(rewarded, "reward").net
+    for parameter in broken.parameters():
+        torch.nn.init.constant_(parameter, torch.nan)
+    module = GRPO(policy=copy.deepcopy(start), reward=broken)
+    with pytest.raises(InputError, match="no number"):
+        small.fit(module, data, tmp_path)
+    assert module.trainer.global_step == 0
+
+
+def test_they_run_through_the_command(tmp_path: Path):
+    folder = tiny.prepare(tmp_path)
+    said = tiny.chain(folder, "--methods", "[start,ppo,grpo,ecpo]")
+    assert said.code == 0, said.err
+    assert "evaluation, seed 0: start, ppo, grpo, ecpo" in said.out

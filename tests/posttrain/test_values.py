@@ -1,0 +1,90 @@
+"""Methods that learn values: their limits, where they go, and that what they serve is a policy."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import small
+import torch
+
+from recalign.posttrain import CQL, IQL, PostTrainingData
+from recalign.recommender import RecommenderData
+from recalign.recommender.checkpoint import load_net
+
+
+@pytest.fixture(scope="module")
+def data(log_root):
+    return small.data_of(PostTrainingData, log_root, "tastes", baseline="global")
+
+
+@pytest.fixture(scope="module")
+def start(cloned):
+    return load_net(cloned, "policy").net.eval()
+
+
+def liked(policy, data) -> float:
+    """Mean probability of the half of the catalogue that each user likes: items of the parity of its own id."""
+    batch = small.batch_of(data, "test")
+    users = data.sequences.users.gather(batch.user_B[batch.row_T].numpy()).to_numpy()
+    items = data.sequences.items.to_numpy()
+    good_TV = torch.from_numpy((users[:, None] - items) % 2 == 0)
+    with torch.no_grad():
+        return (policy.eval().log_probs(policy.encode(batch)).exp() * good_TV).sum(dim=1).mean().item()
+
+
+def gradient(module, data) -> torch.Tensor:
+    """Of the policy's weights on all training events, as one vector."""
+    batch = small.batch_of(data, "train")
+    module.policy.zero_grad()
+    module.loss(batch, batch.advantage_T)[0].backward()
+    return torch.cat([p.grad.flatten() for p in module.policy.parameters() if p.grad is not None])
+
+
+def cloning_gradient(start, data) -> torch.Tensor:
+    policy, batch = copy.deepcopy(start), small.batch_of(data, "train")
+    policy.requires_grad_()
+    (-policy.log_prob(policy.encode(batch), batch.target_T).mean()).backward()
+    return torch.cat([p.grad.flatten() for p in policy.parameters() if p.grad is not None])
+
+
+def test_conservative_q_learning_with_a_large_alpha_goes_where_cloning_goes(data, start):
+    module = CQL(policy=copy.deepcopy(start), alpha=1e4)
+    bold = CQL(policy=copy.deepcopy(start), alpha=0.0)
+    cloning = cloning_gradient(start, data)
+    assert torch.cosine_similarity(gradient(module, data), cloning, dim=0) > 0.999
+    assert torch.cosine_similarity(gradient(bold, data), cloning, dim=0) < 0.9
+
+
+def test_implicit_q_learning_with_beta_zero_is_cloning(data, start):
+    module = IQL(policy=copy.deepcopy(start), beta=0.0)
+    torch.testing.assert_close(gradient(module, data), cloning_gradient(start, data), atol=1e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize(("kind", "settings"), [(CQL, {"alpha": 0.5}), (IQL, {})])
+def test_they_raise_what_users_value(data, start, tmp_path, kind, settings):
+    module = kind(policy=copy.deepcopy(start), lr=5e-3, **settings)
+    watch = small.fit(module, data, tmp_path, epochs=20)
+    clone = IQL(policy=copy.deepcopy(start), lr=5e-3, beta=0.0)
+    small.fit(clone, data, tmp_path, epochs=20)
+    assert liked(module.policy, data) > max(liked(start, data), liked(clone.policy, data)) + 0.03
+    assert watch.steps[-1]["value/td"] < watch.steps[0]["value/td"]
+    assert watch.steps[0]["policy/kl"] == pytest.approx(0, abs=1e-6)
+    loaded = load_net(small.saved(module, tmp_path / "it.ckpt"), "policy").net
+    assert liked(loaded, data) == pytest.approx(liked(module.policy, data), abs=1e-6)
+
+
+def test_q_begins_right_on_average(data, start, tmp_path):
+    module = CQL(policy=copy.deepcopy(start), lr=1e-9, value_lr=1e-9)
+    steps = small.fit(module, data, tmp_path).steps
+    batch = small.batch_of(data, "train")
+    with torch.no_grad():
+        state = module.policy.eval().encode(batch)
+        q_T = module.critic(state) + module.temperature * module.policy.log_prob(state, batch.target_T)
+    assert q_T.mean().item() == pytest.approx(0, abs=0.05)
+    assert steps[0]["value/gap"] > 0
+
+
+def test_a_policy_of_another_kind_of_batch_is_told_so(log_root, start, tmp_path):
+    with pytest.raises(TypeError, match="PostTrainingData"):
+        small.fit(CQL(policy=copy.deepcopy(start)), small.data_of(RecommenderData, log_root, "tastes"), tmp_path)
