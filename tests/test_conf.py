@@ -9,13 +9,18 @@ import pytest
 import yaml
 
 from recalign.chain import Chain, Plan
+from recalign.chain.plan import flatten
+from recalign.chain.search import Search
+from recalign.chain.space import Spaces
+from recalign.simulation import World
 from recalign.stage import parse_stage
 
 CONF = Path(__file__).parents[1] / "conf"
 ALL = sorted(CONF.rglob("*.yaml"))
 LOGS = sorted((CONF / "data").glob("*.yaml"))
 METHODS = sorted((CONF / "posttrain").glob("*.yaml"))
-STAGES = [*sorted(CONF.glob("*.yaml")), *METHODS]
+SEARCH = CONF / "search.yaml"
+STAGES = [*(path for path in sorted(CONF.glob("*.yaml")) if path != SEARCH), *METHODS]
 CHAINS = sorted((CONF / "chain").glob("*.yaml"))
 
 
@@ -76,11 +81,37 @@ def test_a_preset_comes_after_any_stage(path: Path):
 @pytest.mark.parametrize("path", CHAINS, ids=name)
 def test_a_chain_can_be_planned(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
-    plan = Plan(Chain(**yaml.safe_load(path.read_text())), path, {})
+    settings = yaml.safe_load(path.read_text())
+    world = settings.get("world")
+    plan = Plan(Chain(**settings | {"world": None if world is None else World(**world)}), path, {})
     parsed = plan.parse()
     assert {"recommender", "reward", "judge_select", "judge_report", "bc", "asft"} <= set(parsed)
     assert {p.folder.path.parent for p in parsed.values()} == {Path("runs") / path.stem / stage for stage in parsed}
-    assert {p.log for p in parsed.values()} == {path.stem}
+    assert {p.log for p in parsed.values()} == {settings["log"]}
+    if settings.get("trials"):
+        search = Search(plan, parsed)
+        assert {len(tried) for tried in search.settings.values()} == {settings["trials"]}
+
+
+def test_clicks_are_judged_by_satisfaction(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    path = CONF / "chain/kuairand-pure-excerpt-clicked.yaml"
+    parsed = Plan(Chain(**yaml.safe_load(path.read_text())), path, {}).parse()
+    rewards = {stage: one.config["data"]["init_args"]["reward"] for stage, one in parsed.items()}
+    assert {stage for stage, reward in rewards.items() if reward == "long_view"} == {"judge_select", "judge_report"}
+    assert set(rewards.values()) == {"long_view", "is_click"}
+    assert parsed["reward"].config["data"]["init_args"]["high"]["expression"] == "long_view = 1"
+    assert parsed["reward"].config["data"]["init_args"]["high"]["quantile"] is None
+
+
+@pytest.mark.parametrize("path", [CONF / "asft.yaml", *METHODS], ids=name)
+def test_both_ends_of_a_space_are_settings_of_the_method(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    spaces = Spaces(SEARCH)
+    axes = spaces.space(spaces.leader(path.stem) or path.stem).items()
+    for end in (0, -1):
+        chosen = {key: axis[end] if isinstance(axis, list) else (axis.low, axis.high)[end] for key, axis in axes}
+        parse_stage(["fit", "--config", str(path), *flatten(chosen)])
 
 
 def values(path: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import polars as pl
 import pytest
@@ -29,7 +30,7 @@ def ground(cloned, rewarded, tmp_path):
     for name, path in (("start", cloned), ("reward", rewarded), ("judge_select", rewarded), ("judge_report", rewarded)):
         paths[name] = tmp_path / f"{name}.ckpt"
         shutil.copy(path, paths[name])
-    return Ground(**paths, strength=0.5)
+    return Ground(**paths)
 
 
 @pytest.fixture
@@ -42,7 +43,7 @@ def asft(cloned, log_root, tmp_path):
 @pytest.fixture
 def cells(asft):
     trained = Cell("asft", asft, {"cost/seconds": 2.5, "cost/steps": 7, "cost/events": 900})
-    return [*(Cell(method, None, {}) for method in UNTRAINED), trained]
+    return [*(Cell(method, None, {}, strength=0.5) for method in UNTRAINED), trained]
 
 
 def place(tmp_path, method):
@@ -78,10 +79,8 @@ def test_what_has_not_changed_is_kept(tmp_path, data, ground, cells):
     stamp = (place(tmp_path, "start") / "test.parquet").stat().st_mtime_ns
     assert evaluate_methods(runs, 3, cells, ground, data) == []
     assert (place(tmp_path, "start") / "test.parquet").stat().st_mtime_ns == stamp
-    assert evaluate_methods(runs, 3, cells, Ground(**{**vars(ground), "strength": 2.0}), data) == [
-        "rerank",
-        "rerank_item_mean",
-    ]
+    stronger = [replace(cell, strength=2.0) for cell in cells]
+    assert evaluate_methods(runs, 3, stronger, ground, data) == ["rerank", "rerank_item_mean"]
     (place(tmp_path, "popularity") / "test.parquet").unlink()
     assert evaluate_methods(runs, 3, cells[:1], ground, data) == ["popularity"]
     assert evaluate_methods(runs, 4, cells[:1], ground, data) == ["popularity"]  # another seed

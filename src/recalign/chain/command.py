@@ -11,7 +11,7 @@ from jsonargparse import ActionConfigFile
 from recalign.chain.plan import Chain, Overrides, Plan
 from recalign.chain.run import run_chain
 from recalign.errors import InputError
-from recalign.stage.parser import StageParser
+from recalign.stage.parser import StageParser, constructing
 
 
 def chain(argv: Sequence[str]) -> Path:
@@ -32,7 +32,9 @@ def chain(argv: Sequence[str]) -> Path:
     parser = StageParser(prog="recalign chain", description=description, allow_abbrev=False)
     parser.add_argument("--config", "-c", action=ActionConfigFile, help="the chain's YAML")
     parser.add_class_arguments(Chain)
-    settings = parser.parse_args(own)
+    parsed = parser.parse_args(own)
+    with constructing():
+        settings = parser.instantiate(parsed)
     if not settings.config:
         raise InputError("no chain is named", remedy="give its YAML: --config conf/chain/ml-100k.yaml")
     experiment = Chain(**{f.name: settings[f.name] for f in fields(Chain)})

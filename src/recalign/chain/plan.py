@@ -7,9 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from recalign.chain.space import Settings
 from recalign.errors import InputError
 from recalign.evaluation.methods import UNTRAINED
-from recalign.stage import ParsedStage, parse_stage
+from recalign.simulation import World
+from recalign.stage import ParsedStage, RunFolder, parse_stage
+from recalign.stage.folder import RunConfig
 
 GROUND = ("recommender", "reward", "judge_select", "judge_report")
 """Stages that every method rests on, in order."""
@@ -31,6 +34,9 @@ class Chain:
         name: names the run folder; null: as the chain's YAML.
         seeds: each a whole chain: cloning, reward model, judges, post-training.
         rerank: strength of `rerank` and `rerank_item_mean`, 1 / lambda in 1 / standard deviation of the reward.
+        trials: settings tried for each method, the first as its YAML has it, the others from conf/search.yaml; what
+            is chosen on validation, with the first seed, is then run with every seed. 0 or 1: nothing is searched.
+        world: settings of a simulated world; each seed then has a world of its own, drawn with that seed.
         root: folder of all runs.
         stages: settings of single stages or methods, over those of their YAML (``asft: {model: {temperature: 0.5}}``).
         trainer: settings of every stage's trainer.
@@ -42,6 +48,8 @@ class Chain:
     name: str | None = None
     seeds: list[int] = field(default_factory=lambda: [0])
     rerank: float = 1.0
+    trials: int = 0
+    world: World | None = None
     root: str = "runs"
     stages: dict[str, dict[str, Any]] = field(default_factory=dict)
     trainer: dict[str, Any] = field(default_factory=dict)
@@ -70,7 +78,10 @@ class Plan:
                 raise InputError(f"{values} is empty or names one twice", where=key, remedy="list each once")
         if min(chain.seeds) < 0:
             raise InputError(f"{min(chain.seeds)} is no seed", where="seeds", remedy="seeds are 0 or more")
-        self.stages = [*GROUND, *(method for method in chain.methods if method not in UNTRAINED)]
+        if chain.world and self.log.stem != "simulated":
+            raise InputError("only a simulated log has a world", where="world", remedy="say log: simulated")
+        self.trained = [method for method in chain.methods if method not in UNTRAINED]
+        self.stages = [*GROUND, *self.trained]
         named = [*chain.stages, *(stage for stage in overrides if stage is not None)]
         if unknown := [stage for stage in named if stage not in self.stages]:
             raise InputError(
@@ -87,14 +98,43 @@ class Plan:
             f"there is no log {named!r}", where="log", remedy=f"give the path of its YAML, or one of: {logs}"
         )
 
-    def argv(self, stage: str, seed: int) -> list[str]:
-        """What follows ``recalign`` on the command line that runs one stage alone."""
-        chain = self.chain
+    @property
+    def folder(self) -> Path:
+        """The chain's run folder."""
+        return Path(self.chain.root) / self.name
+
+    def data_root(self, seed: int) -> Path:
+        """Where the world of a seed lies."""
+        return self.folder / "worlds" / str(seed)
+
+    def argv(self, stage: str, seed: int, settings: Settings | None = None) -> list[str]:
+        """What follows ``recalign`` on the command line that runs one stage alone.
+
+        Args:
+            stage: or method.
+            seed: of everything.
+            settings: what was chosen for it, over its YAML and what the chain gives.
+        """
+        return self._argv(stage, seed, settings or {}, RunConfig(stage, self.chain.root, self.name))
+
+    def trial(self, method: str, seed: int, number: int, settings: Settings) -> list[str]:
+        """The same for one setting of a search: in a folder below the method's, from the chain's own checkpoints."""
+        run = RunConfig(f"trial-{number}", str(self.folder / method), "trials")
+        upstream = parse_stage(self.argv(method, seed, settings)).upstream
+        return self._argv(method, seed, settings, run) + [f"--{one.key}={one.path}" for one in upstream]
+
+    def trial_folder(self, method: str, seed: int, number: int) -> Path:
+        """Where a trial lies."""
+        return RunFolder.of(RunConfig(f"trial-{number}", str(self.folder / method)), "trials", seed).path
+
+    def _argv(self, stage: str, seed: int, settings: Settings, run: RunConfig) -> list[str]:
         words = ["fit", "--config", str(self._yaml(stage)), "--config", str(self.log), f"--seed_everything={seed}"]
-        words += [f"--run.name={stage}", f"--run.root={chain.root}", f"--run.chain={self.name}"]
+        words += [f"--run.name={run.name}", f"--run.root={run.root}", f"--run.chain={run.chain}"]
         if stage == "judge_select":
             words.append("--data.users=B1")
-        return words + self._settings(stage)
+        if self.chain.world:
+            words.append(f"--data.root={self.data_root(seed)}")
+        return words + self._settings(stage) + flatten(settings)
 
     def _settings(self, stage: str) -> list[str]:
         """Options that the chain's YAML and the command line give to a stage, later ones over earlier ones."""
@@ -119,7 +159,8 @@ class Plan:
         return {stage: self._parse(stage) for stage in self.stages}
 
     def _parse(self, stage: str) -> ParsedStage:
-        if own := [word for word in self._settings(stage) if word.startswith(OWN)]:
+        own_words = (*OWN, "--data.root") if self.chain.world else OWN
+        if own := [word for word in self._settings(stage) if word.startswith(own_words)]:
             raise InputError("the chain sets this itself", where=f"{stage}, {own[0]}", remedy="leave it out")
         try:
             return parse_stage(self.argv(stage, self.chain.seeds[0]))

@@ -32,19 +32,16 @@ class Ground:
 
     Attributes:
         start, reward, judge_select, judge_report: checkpoints of the cloned policy, the reward model and the judges.
-        strength: of reranking, 1 / lambda in 1 / standard deviation of the reward.
     """
 
     start: Path
     reward: Path
     judge_select: Path
     judge_report: Path
-    strength: float = 1.0
 
-    @property
-    def checkpoints(self) -> dict[str, Path]:
-        """By name."""
-        return {name: path for name, path in vars(self).items() if isinstance(path, Path)}
+    def digests(self) -> dict[str, str]:
+        """Of the checkpoints, by name."""
+        return {name: _digest(path) for name, path in vars(self).items()}
 
 
 @dataclass(frozen=True)
@@ -55,11 +52,20 @@ class Cell:
         method: its name.
         checkpoint: of its policy; None for those that take no training.
         cost: plain numbers that go with it (``cost/seconds``, ``cost/steps``, ``cost/events``).
+        strength: of reranking, 1 / lambda in 1 / standard deviation of the reward.
     """
 
     method: str
     checkpoint: Path | None
     cost: Mapping[str, float]
+    strength: float = 1.0
+
+    def key(self, ground: Mapping[str, str], data: RewardData) -> str:
+        """Digest of all that its figures depend on: itself, the ground's digests, the log, recalign's version."""
+        own = self.checkpoint and _digest(self.checkpoint)
+        parts: list[Any] = [self.method, own, ground, data.fingerprint, data.max_length, data.know_request]
+        parts += [self.strength if self.method.startswith("rerank") else None, recalign.__version__]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def evaluate_methods(folder: Path, seed: int, cells: list[Cell], ground: Ground, data: RewardData) -> list[str]:
@@ -77,12 +83,12 @@ def evaluate_methods(folder: Path, seed: int, cells: list[Cell], ground: Ground,
     Returns:
         The methods that were evaluated.
     """
-    digests = {name: _digest(path) for name, path in ground.checkpoints.items()}
-    keys = {c.method: _key(c, digests, data, ground.strength) for c in cells}
+    digests = ground.digests()
+    keys = {c.method: c.key(digests, data) for c in cells}
     stale = [c for c in cells if _kept_key(_place(folder, c.method, seed)) != keys[c.method]]
     if not stale:
         return []
-    nets = _Nets(ground, data)
+    nets = Nets(ground, data)
     policies = {c.method: nets.policy(c) for c in stale}
     frames = {part: evaluate(policies, nets.scorers(), data, part) for part in ("validation", "test")}
     for cell in stale:
@@ -98,15 +104,15 @@ def evaluate_methods(folder: Path, seed: int, cells: list[Cell], ground: Ground,
             "coverage@10": _coverage(test, data.num_items),
             **cell.cost,
         }
-        _write_json(place / "summary.json", summary)
+        write_json(place / "summary.json", summary)
     return [c.method for c in stale]
 
 
-class _Nets:
+class Nets:
     """The networks of one seed, each loaded once."""
 
     def __init__(self, ground: Ground, data: RewardData) -> None:
-        self.data, self.strength = data, ground.strength
+        self.data = data
         self.start: Policy = self._load(ground.start, "policy").net
         self.rewards = {
             "train_rm@10": self._load(ground.reward, "reward").net,
@@ -128,7 +134,7 @@ class _Nets:
         if cell.checkpoint is not None:
             return self._load(cell.checkpoint, "policy").net
         _, scale, item_mean_V = self.data.moments()
-        strength = self.strength / scale
+        strength = cell.strength / scale
         makers = {
             "start": lambda: self.start,
             "popularity": lambda: popularity(self.data.sequences),
@@ -150,13 +156,6 @@ def _kept_key(place: Path) -> str | None:
     return json.loads((place / "summary.json").read_text())["key"]
 
 
-def _key(cell: Cell, ground: dict[str, str], data: RewardData, strength: float) -> str:
-    own = cell.checkpoint and _digest(cell.checkpoint)
-    parts: list[Any] = [cell.method, own, ground, data.fingerprint, data.max_length, data.know_request]
-    parts += [strength if cell.method.startswith("rerank") else None, recalign.__version__]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
-
-
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -168,7 +167,8 @@ def _coverage(frame: pl.DataFrame, num_items: int) -> float:
     return shown.filter(shown > 0).len() / num_items
 
 
-def _write_json(path: Path, content: dict[str, Any]) -> None:
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a file whole or not at all."""
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(content, indent=2) + "\n")
     os.replace(partial, path)

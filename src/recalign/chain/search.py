@@ -1,0 +1,148 @@
+"""The search of a chain: the same number of settings for every method, chosen on validation with the first seed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import polars as pl
+from rich.console import Console
+from rich.table import Table
+
+from recalign.chain.plan import Plan
+from recalign.chain.space import Settings, Spaces, proposals
+from recalign.chain.train import train
+from recalign.errors import InputError
+from recalign.evaluation.claim import ALL, KEPT
+from recalign.evaluation.command import WIDTH
+from recalign.evaluation.methods import UNTRAINED, Cell, Ground
+from recalign.evaluation.selection import MEASURED, Figures, choose, choose_by_rank, validate
+from recalign.reward import RewardData
+from recalign.stage import ParsedStage
+from recalign.stage.folder import write_text
+
+FILE = "search.csv"
+TILTED = ("rerank", "rerank_item_mean")
+"""Methods without training that have a strength to search."""
+
+
+class Search:
+    """The trials of every method of a chain.
+
+    Args:
+        plan: the chain.
+        parsed: its stages, as `Plan.parse` gives them.
+
+    Raises:
+        InputError: a method has no space, a key of a space is none of the method's, or Optuna is missing.
+    """
+
+    def __init__(self, plan: Plan, parsed: Mapping[str, ParsedStage]) -> None:
+        self.plan, self.seed = plan, plan.chain.seeds[0]
+        self.spaces = Spaces(plan.conf / "search.yaml")
+        searched = [m for m in plan.chain.methods if (m not in UNTRAINED or m in TILTED) and not self.spaces.leader(m)]
+        # bc comes first: the others are measured against it
+        self.methods = sorted(searched, key=lambda method: method != "bc")
+        self.settings = {method: self._settings(method, parsed) for method in self.methods}
+        self.rows: list[dict[str, Any]] = []
+
+    def _settings(self, method: str, parsed: Mapping[str, ParsedStage]) -> list[Settings]:
+        space, plan = self.spaces.space(method), self.plan
+        if method in TILTED:
+            return proposals(space, {"strength": plan.chain.rerank}, plan.chain.trials, self.seed)
+        defaults = {key: self._default(parsed[method].config, key, method) for key in space}
+        return proposals(space, defaults, plan.chain.trials, self.seed)
+
+    def _default(self, config: dict[str, Any], key: str, method: str) -> Any:
+        node: Any = config
+        for part in key.split("."):
+            node = node.get("init_args", node)
+            if part not in node:
+                raise InputError(
+                    f"{method} has no setting {key!r}", where=str(self.spaces.file), remedy="search one that it has"
+                )
+            node = node[part]
+        return node
+
+    def run(self, ground: Ground, data: RewardData) -> dict[str, Settings]:
+        """Train and measure every trial, choose, print and write what was found.
+
+        Args:
+            ground: what the first seed's methods rest on.
+            data: the log, users A.
+
+        Returns:
+            The chosen settings by method.
+        """
+        baseline = self._measure("start", [Cell("start", None, {})], ground, data)[0][ALL]
+        chosen: dict[str, Settings] = {}
+        rows: list[dict[str, Any]] = []
+        for method, settings in self.settings.items():
+            trials = self._measure(method, self._cells(method), ground, data)
+            best = choose(trials, baseline)
+            rows += _rows(method, settings, trials, baseline, best)
+            chosen[method] = settings[best]
+            if method == "bc":
+                baseline = max(baseline, trials[best][ALL])
+        for method in self.plan.chain.methods:
+            if leader := self.spaces.leader(method):
+                chosen[method] = chosen.get(leader, {})
+        frame = pl.DataFrame(rows)
+        write_text(self.plan.folder / FILE, frame.write_csv())
+        Console(width=WIDTH).print(table(frame, self.seed))
+        return chosen
+
+    def _cells(self, method: str) -> list[Cell]:
+        if method in TILTED:
+            return [Cell(method, None, {}, settings["strength"]) for settings in self.settings[method]]
+        plan = self.plan
+        words = [plan.trial(method, self.seed, number, each) for number, each in enumerate(self.settings[method])]
+        return [train(argv).cell(method) for argv in words]
+
+    def _measure(self, method: str, cells: list[Cell], ground: Ground, data: RewardData) -> list[Figures]:
+        places = {self.plan.trial_folder(method, self.seed, number): cell for number, cell in enumerate(cells)}
+        return validate(places, ground, data)
+
+
+def _rows(
+    method: str, settings: list[Settings], trials: list[Figures], baseline: float, best: int
+) -> list[dict[str, Any]]:
+    """What `search.csv` holds of a method."""
+    other = choose_by_rank(trials)
+    return [
+        {
+            "method": method,
+            "trial": number,
+            "chosen": number == best,
+            "chosen_by_high": number == other,
+            "settings": json.dumps(each),
+            "kept": figures[ALL] / baseline,
+            **figures,
+        }
+        for number, (each, figures) in enumerate(zip(settings, trials, strict=True))
+    ]
+
+
+def table(frame: pl.DataFrame, seed: int) -> Table:
+    """What was chosen for each method, by the protocol's rule and by the other.
+
+    Args:
+        frame: `search.csv`.
+        seed: that was searched with.
+    """
+    shown = Table(
+        title=f"settings chosen on validation, seed {seed}",
+        caption=f"by value: the highest select_judge@10 among those that keep {KEPT:.0%} of all/ndcg@10",
+        padding=(0, 1, 0, 0),
+        box=None,
+    )
+    for heading in ("method", "chosen by", "setting"):
+        shown.add_column(heading)
+    for metric in MEASURED:
+        shown.add_column(metric.removeprefix("value/"), justify="right", no_wrap=True)
+    for rule, column in (("value", "chosen"), ("high/ndcg@10", "chosen_by_high")):
+        for row in frame.filter(pl.col(column)).iter_rows(named=True):
+            setting = ", ".join(f"{key} {value}" for key, value in json.loads(row["settings"]).items())
+            shown.add_row(row["method"], rule, setting, *(f"{row[metric]:.4f}" for metric in MEASURED))
+    return shown

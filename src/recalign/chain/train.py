@@ -1,0 +1,71 @@
+"""Training one stage of a chain, unless it would only repeat itself."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from recalign.chain.plan import GROUND
+from recalign.errors import InputError
+from recalign.evaluation.methods import Cell, Ground
+from recalign.recommender.checkpoint import read_checkpoint
+from recalign.stage import Manifest, RunFolder, StageCLI
+from recalign.stage.console import quiet
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A stage that has run.
+
+    Attributes:
+        folder: its run folder.
+        checkpoint: what it hands over.
+        seconds: its training took.
+    """
+
+    folder: Path
+    checkpoint: Path
+    seconds: float
+
+    @classmethod
+    def of(cls, folder: RunFolder, manifest: Manifest) -> Trained:
+        return cls(folder.path, folder.path / str(manifest.checkpoint), manifest.seconds)
+
+    def cell(self, method: str) -> Cell:
+        """What is evaluated of it, with what it cost."""
+        content = read_checkpoint(self.checkpoint)
+        cost = {"seconds": self.seconds, "steps": content["global_step"], "events": content["facts"]["events"]}
+        return Cell(method, self.checkpoint, {f"cost/{name}": value for name, value in cost.items()})
+
+
+def train(argv: list[str]) -> Trained:
+    """Run one stage, or find that it has run.
+
+    Raises:
+        InputError: something that was given cannot be used.
+        TrainingError: training cannot go on.
+    """
+    with quiet():
+        stage = StageCLI(argv)  # parsed anew: the stages that it starts from are there now
+        folder = stage.parsed.folder
+        if manifest := stage.parsed.finished():
+            say(f"unchanged: {folder.path}")
+            return Trained.of(folder, manifest)
+        say(shlex.join(["recalign", *argv]))
+        manifest = stage.run().manifest
+    if manifest is None:
+        raise InputError("a chain cannot do with a dry run", where="trainer.fast_dev_run", remedy="use max_epochs=1")
+    trained = Trained.of(folder, manifest)
+    say(f"  {trained.seconds:.0f} s, {trained.checkpoint}")
+    return trained
+
+
+def ground_of(trained: Mapping[str, Trained]) -> Ground:
+    """What the methods of a seed rest on."""
+    return Ground(*(trained[stage].checkpoint for stage in GROUND))
+
+
+def say(line: str) -> None:
+    print(line, flush=True)  # in step with the progress on stderr

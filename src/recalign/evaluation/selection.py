@@ -1,0 +1,85 @@
+"""Which setting of a method is chosen: by validation figures and the judges for selection, never by the test."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import polars as pl
+
+from recalign.evaluation.claim import ALL, HIGH, KEPT
+from recalign.evaluation.comparison import METRICS, RANKS
+from recalign.evaluation.methods import Cell, Ground, Nets, write_json
+from recalign.evaluation.value import Scorers, evaluate
+from recalign.reward import RewardData
+
+SELECT = "value/select_judge@10"
+MEASURED = (SELECT, ALL, HIGH, "policy/kl")
+FILE = "validation.json"
+
+Figures = dict[str, float]
+"""A method's validation figures by metric."""
+
+
+def validate(places: Mapping[Path, Cell], ground: Ground, data: RewardData) -> list[Figures]:
+    """Validation figures of a method's settings; kept in their folders as long as nothing that they rest on changes.
+
+    Args:
+        places: a cell for each folder in which its ``validation.json`` lies.
+        ground: what the cells rest on.
+        data: the log, users A.
+
+    Returns:
+        The metrics of `MEASURED`, a dictionary a cell.
+    """
+    digests = ground.digests()
+    keys = {place: cell.key(digests, data) for place, cell in places.items()}
+    stale = [place for place in places if _read(place).get("key") != keys[place]]
+    if stale:
+        nets = Nets(ground, data)
+        policies = {str(place): nets.policy(places[place]) for place in stale}
+        scorers = Scorers(nets.start, {"select_judge@10": nets.rewards["select_judge@10"]})
+        frames = evaluate(policies, scorers, data, "validation")
+        for place in stale:
+            place.mkdir(parents=True, exist_ok=True)
+            write_json(place / FILE, {"key": keys[place], "figures": measured(frames[str(place)])})
+    return [_read(place)["figures"] for place in places]
+
+
+def measured(events: pl.DataFrame) -> Figures:
+    """Means over the events of what `evaluate` gives; nan where a metric is about no event."""
+    figures = {}
+    for metric in MEASURED:
+        column, flag = METRICS[metric]
+        chosen = events.filter(pl.col(flag)) if flag else events
+        values = RANKS[column](chosen["rank"].to_numpy()) if column in RANKS else chosen[column].to_numpy()
+        figures[metric] = float(values.mean()) if len(values) else float("nan")
+    return figures
+
+
+def choose(trials: Sequence[Figures], baseline: float, kept: float = KEPT) -> int:
+    """The place of the setting with the highest value under the judges for selection.
+
+    Only settings count that keep enough of a baseline's ``all/ndcg@10``; where none does, the closest is chosen. Of
+    equals the first.
+
+    Args:
+        trials: validation figures of each setting.
+        baseline: ``all/ndcg@10`` of the better of `start` and `bc`, on validation.
+        kept: the share of it that is enough.
+    """
+    enough = [place for place, figures in enumerate(trials) if figures[ALL] >= kept * baseline]
+    if not enough:
+        return max(range(len(trials)), key=lambda place: trials[place][ALL])
+    return max(enough, key=lambda place: trials[place][SELECT])
+
+
+def choose_by_rank(trials: Sequence[Figures]) -> int:
+    """The other rule: the place of the setting with the highest ``high/ndcg@10``."""
+    return max(range(len(trials)), key=lambda place: trials[place][HIGH])
+
+
+def _read(place: Path) -> dict:
+    path = place / FILE
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

@@ -1,0 +1,133 @@
+"""The comparison in small: a chain that searches, trains what was chosen with every seed, and can be interrupted."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import tiny
+import yaml
+
+RUNS = Path("runs/tiny")
+METHODS = "[start, rerank, bc, asft, asft_permuted]"
+SPACES = """
+default: {model.lr: [0.001, 0.01]}
+rerank: {strength: {low: 0.5, high: 4.0, log: true}}
+asft: {model.temperature: {low: 0.2, high: 1.0}}
+asft_permuted: asft
+"""
+
+
+def search(folder: Path, *words: str) -> tiny.Said:
+    return tiny.chain(folder, "--methods", METHODS, "--trials=2", "--seeds=[3, 4]", *words)
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tiny.Said]:
+    """A folder in which the tiny chain has searched, each seed in a world of its own. Left as it is by every test."""
+    folder = tiny.prepare(tmp_path_factory.mktemp("searched"))
+    (folder / "conf/search.yaml").write_text(SPACES)
+    chain = yaml.safe_load(tiny.CHAIN)
+    del chain["data"]["root"]
+    chain["world"] = {"users": 60, "items": 50, "events": 1500}
+    (folder / "conf/chain/tiny.yaml").write_text(yaml.safe_dump(chain))
+    return folder, search(folder)
+
+
+@pytest.fixture
+def again(first: tuple[Path, tiny.Said], tmp_path: Path) -> Path:
+    """A copy of that folder."""
+    return shutil.copytree(first[0], tmp_path / "again")
+
+
+def setting(folder: Path, run: str, part: str, key: str) -> Any:
+    return yaml.safe_load((folder / RUNS / run / "config.yaml").read_text())[part]["init_args"][key]
+
+
+def chosen(folder: Path, method: str) -> dict[str, Any]:
+    row = pl.read_csv(folder / RUNS / "search.csv").filter(method=method, chosen=True)
+    return json.loads(row["settings"].item())
+
+
+def test_every_method_has_as_many_trials_and_one_choice(first: tuple[Path, tiny.Said]):
+    folder, said = first
+    assert said.code == 0, said.err
+    found = pl.read_csv(folder / RUNS / "search.csv")
+    by_method = found.group_by("method").agg(pl.len(), pl.col("chosen", "chosen_by_high").sum())
+    assert set(by_method.rows()) == {(method, 2, 1, 1) for method in ("rerank", "bc", "asft")}
+    assert {"settings", "kept", "value/select_judge@10", "all/ndcg@10", "high/ndcg@10", "policy/kl"} <= set(
+        found.columns
+    )
+    assert not list((folder / RUNS).glob("*/trials/*/*/evaluation"))  # no trial was looked at on the test
+    assert {path.parent.name for path in (folder / RUNS).glob("*/trials/*/seed-*")} == {"trial-0", "trial-1"}
+    assert not list((folder / RUNS).glob("*/trials/*/seed-4"))
+
+
+def test_what_was_chosen_is_trained_with_every_seed(first: tuple[Path, tiny.Said]):
+    folder, _ = first
+    for seed in (3, 4):
+        assert setting(folder, f"bc/seed-{seed}", "model", "lr") == chosen(folder, "bc")["model.lr"]
+        for method in ("asft", "asft_permuted"):
+            temperature = setting(folder, f"{method}/seed-{seed}", "model", "temperature")
+            assert temperature == chosen(folder, "asft")["model.temperature"]
+    table = pl.read_csv(folder / RUNS / "comparison.csv")
+    assert set(table["method"]) == {"start", "rerank", "bc", "asft", "asft_permuted"}
+    assert set(table["seed"]) == {"3", "4", "all"}
+
+
+def test_a_seed_is_a_world(first: tuple[Path, tiny.Said]):
+    folder, _ = first
+    worlds = [pl.read_parquet(folder / RUNS / f"worlds/{seed}/simulated/events.parquet") for seed in (3, 4)]
+    assert not worlds[0].equals(worlds[1])
+    assert setting(folder, "asft/seed-4", "data", "root") == "runs/tiny/worlds/4"
+
+
+def test_both_rules_are_printed(first: tuple[Path, tiny.Said]):
+    said = first[1].out
+    assert "settings chosen on validation, seed 3" in said
+    assert len(re.findall(r"^ *(?:bc|asft|rerank) +value ", said, re.M)) == 3
+    assert len(re.findall(r"^ *(?:bc|asft|rerank) +high/ndcg@10 ", said, re.M)) == 3
+
+
+def test_a_second_call_runs_nothing(again: Path):
+    kept = (again / RUNS / "search.csv").read_text()
+    said = search(again)
+    assert said.code == 0
+    assert "recalign fit" not in said.out
+    assert "evaluation, seed 3: unchanged" in said.out
+    assert (again / RUNS / "search.csv").read_text() == kept
+
+
+def test_an_interrupted_search_runs_what_is_missing(again: Path):
+    shutil.rmtree(again / RUNS / "asft/trials/trial-1")
+    said = search(again)
+    lines = [line for line in said.out.splitlines() if line.startswith("recalign fit")]
+    assert len(lines) == 1
+    assert "--run.name=trial-1 --run.root=runs/tiny/asft" in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("spaces", "said"),
+    [
+        ("default: {model.learning_rate: [1, 2]}", "bc has no setting 'model.learning_rate'"),
+        ("default: {model.lr: 3}", "search.yaml, default: .* is no space"),
+    ],
+)
+def test_a_mistake_in_the_spaces_is_named_before_anything_runs(tmp_path: Path, spaces: str, said: str):
+    tiny.prepare(tmp_path)
+    (tmp_path / "conf/search.yaml").write_text(spaces)
+    result = tiny.chain(tmp_path, "--methods=[start, bc]", "--trials=2")
+    assert (result.code, result.out) == (2, "")
+    assert re.search(said, result.err), result.err
+
+
+def test_only_a_simulated_log_has_a_world(tmp_path: Path):
+    tiny.prepare(tmp_path)
+    result = tiny.chain(tmp_path, "--log=ml-100k", "--world={}")
+    assert result.code == 2
+    assert "only a simulated log has a world" in result.err

@@ -1,0 +1,79 @@
+"""Spaces are read as they are written, and covered evenly, the same every time."""
+
+from __future__ import annotations
+
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from recalign.chain.space import Range, Spaces, proposals
+from recalign.errors import InputError
+
+SPACE = {"model.lr": Range(1e-5, 1e-3, log=True), "data.baseline": ["user", "item"]}
+DEFAULTS = {"model.lr": 1e-4, "data.baseline": "soft"}
+
+
+def test_the_first_setting_is_the_methods_own():
+    assert proposals(SPACE, DEFAULTS, 4, seed=0)[0] == DEFAULTS
+    assert proposals(SPACE, DEFAULTS, 1, seed=0) == [DEFAULTS]
+
+
+def test_settings_lie_in_the_space_and_cover_it():
+    tried = proposals(SPACE, DEFAULTS, 17, seed=0)[1:]
+    rates = sorted(setting["model.lr"] for setting in tried)
+    assert rates[0] >= 1e-5
+    assert rates[-1] <= 1e-3
+    # one point in each sixteenth would be perfect; a random draw leaves gaps of a fifth of the range and more
+    assert max(b / a for a, b in pairwise(rates)) < 100 ** (1 / 6)
+    assert {setting["data.baseline"] for setting in tried} == {"user", "item"}
+
+
+def test_a_longer_search_goes_on_where_a_shorter_one_stopped():
+    short, long = (proposals(SPACE, DEFAULTS, trials, seed=3) for trials in (3, 6))
+    assert long[:3] == short
+    assert long != proposals(SPACE, DEFAULTS, 6, seed=4)
+
+
+def test_a_file_is_read_method_by_method(tmp_path: Path):
+    file = tmp_path / "search.yaml"
+    file.write_text("default: {lr: {low: 1, high: 2}}\nasft: {beta: [1, 2]}\nasft_random: asft\n")
+    spaces = Spaces(file)
+    assert spaces.space("asft") == {"beta": [1, 2]}
+    assert spaces.space("bc") == {"lr": Range(1, 2)}
+    assert (spaces.leader("asft_random"), spaces.leader("asft"), spaces.leader("bc")) == ("asft", None, None)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "asft: {lr: 3}",
+        "asft: {lr: []}",
+        "asft: {lr: {low: 2, high: 1}}",
+        "asft: {lr: {low: 0, high: 1, log: true}}",
+        "asft: {lr: {lowest: 0, high: 1}}",
+        "asft: {lr: {low: a, high: b}}",
+        "asft: 3",
+    ],
+)
+def test_what_is_no_space_is_refused(tmp_path: Path, text: str):
+    file = tmp_path / "search.yaml"
+    file.write_text(text)
+    with pytest.raises(InputError, match=r"search.yaml, asft: .* is no space"):
+        Spaces(file)
+
+
+def test_a_missing_file_or_space_is_named(tmp_path: Path):
+    with pytest.raises(InputError, match="there is nothing to search"):
+        Spaces(tmp_path / "search.yaml")
+    (tmp_path / "search.yaml").write_text("asft: {lr: [1, 2]}")
+    with pytest.raises(InputError, match="no space for 'bc'"):
+        Spaces(tmp_path / "search.yaml").space("bc")
+
+
+@pytest.mark.parametrize("package", ["optuna", "scipy"])
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, package: str):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(InputError, match=r"recalign\[search\]"):
+        proposals(SPACE, DEFAULTS, 2, seed=0)

@@ -1,0 +1,60 @@
+"""What is chosen follows from validation figures, by hand; they are measured once."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+
+import polars as pl
+import pytest
+import small
+
+from recalign.evaluation.methods import Cell, Ground
+from recalign.evaluation.selection import ALL, HIGH, SELECT, choose, choose_by_rank, measured, validate
+from recalign.reward import RewardData
+
+
+def trial(everything: float, value: float, high: float = 0.0) -> dict[str, float]:
+    return {ALL: everything, SELECT: value, HIGH: high}
+
+
+@pytest.mark.parametrize(
+    ("trials", "chosen"),
+    [
+        ([trial(0.10, 3.0), trial(0.10, 4.0), trial(0.10, 3.5)], 1),
+        ([trial(0.10, 3.0), trial(0.0949, 4.0), trial(0.0951, 3.5)], 2),  # 95 % of 0.1 must be kept
+        ([trial(0.05, 3.0), trial(0.08, 2.0), trial(0.07, 9.0)], 1),  # nobody keeps them: the closest
+        ([trial(0.10, 4.0), trial(0.10, 4.0)], 0),
+    ],
+)
+def test_the_best_value_that_keeps_its_rank_is_chosen(trials, chosen):
+    assert choose(trials, baseline=0.1) == chosen
+
+
+def test_the_other_rule_asks_for_rank_alone():
+    assert choose_by_rank([trial(0.1, 4.0, 0.2), trial(0.0, 0.0, 0.3), trial(0.1, 9.0, 0.1)]) == 1
+
+
+def test_figures_are_means_over_their_own_events():
+    events = pl.DataFrame(
+        {"rank": [1, 3, 0], "high": [False, True, True], "select_judge@10": [3.0, 4.0, 5.0], "kl": [0.0, 0.1, 0.2]}
+    )
+    assert measured(events) == pytest.approx(
+        {ALL: 0.5, HIGH: 0.25, SELECT: 4.0, "policy/kl": 0.1}  # NDCG of rank 3 is 1 / log2(4)
+    )
+
+
+def test_settings_are_measured_once(log_root, cloned, rewarded, tmp_path):
+    data = small.data_of(RewardData, log_root, "tastes")
+    judge = tmp_path / "judge.ckpt"
+    shutil.copy(rewarded, judge)
+    ground = Ground(cloned, rewarded, judge, judge)
+    places = {tmp_path / str(strength): Cell("rerank", None, {}, strength) for strength in (0.5, 2.0)}
+    weak, strong = validate(places, ground, data)
+    assert strong[SELECT] > weak[SELECT] + 0.02
+    assert strong["policy/kl"] > weak["policy/kl"] > 0
+    stamps = [(place / "validation.json").stat().st_mtime_ns for place in places]
+    assert validate(places, ground, data) == [weak, strong]
+    assert [(place / "validation.json").stat().st_mtime_ns for place in places] == stamps
+    places[tmp_path / "0.5"] = replace(places[tmp_path / "0.5"], strength=2.0)
+    assert validate(places, ground, data) == [strong, strong]
