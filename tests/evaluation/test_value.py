@@ -12,7 +12,6 @@ import torch
 from token_policy import TokenPolicy
 
 from recalign.errors import InputError
-from recalign.evaluation import value
 from recalign.evaluation.baselines import SameForAll
 from recalign.evaluation.value import Scorers, evaluate, load_truth
 from recalign.recommender import RecommenderData
@@ -140,7 +139,6 @@ def test_stretches_of_states_change_nothing(log_root, cloned, rewarded, monkeypa
     truth = torch.randn(data.sequences.num_users, data.num_items)
     scorers = Scorers(start, {"judge@10": load_net(rewarded, "reward").net}, truth)
     whole = evaluate({"start": start, "tokens": tokens}, scorers, data, "test")
-    monkeypatch.setattr(value, "ROWS", 7)
     monkeypatch.setattr("recalign.recommender.policy.ROWS", 7)
     for name, frame in evaluate({"start": start, "tokens": tokens}, scorers, data, "test").items():
         for column in ("kl", "entropy", "true", "true@10", "judge@10"):

@@ -63,6 +63,8 @@ def test_a_low_temperature_is_greedy_and_a_high_one_is_cloning(temperature):
 class TwoItems:
     """A policy and a reward model over two items: pi = (0.25, 0.75), r = (4, 0)."""
 
+    num_items = 2
+
     def encode(self, batch):
         return torch.zeros(len(batch.event_T), 1)
 

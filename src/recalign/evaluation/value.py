@@ -14,7 +14,7 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from recalign.errors import InputError
-from recalign.recommender.policy import ROWS, Policy
+from recalign.recommender.policy import Policy, rows_at_once
 from recalign.reward import RewardEnsemble
 from recalign.sequences import Batch, EventDataModule, Sequences
 from recalign.sequences.splits import TRAIN
@@ -104,14 +104,15 @@ def _distribution(
     """KL, entropy and expected true reward, in stretches of states so that users x items is never held."""
     columns: dict[str, list[Tensor]] = {"kl": [], "entropy": []}
     assert batch.seen_N is not None
-    for first in range(0, len(state_T), ROWS):
-        part = slice(first, first + ROWS)
+    rows = rows_at_once(policy.num_items)
+    for first in range(0, len(state_T), rows):
+        part = slice(first, first + rows)
         logp_TV, start_TV = policy.log_probs(state_T[part]), scorers.start.log_probs(start_T[part])
         p_TV = logp_TV.exp()
         columns["kl"].append((p_TV * (logp_TV - start_TV)).sum(dim=1))
         columns["entropy"].append(-(p_TV * logp_TV).sum(dim=1))
         if scorers.truth_UV is not None:
-            seen = batch.seen_N[:, (batch.seen_N[0] >= first) & (batch.seen_N[0] < first + ROWS)]
+            seen = batch.seen_N[:, (batch.seen_N[0] >= first) & (batch.seen_N[0] < first + rows)]
             p_TV[seen[0] - first, seen[1] - 1] = 0
             truth_TV = scorers.truth_UV[batch.user_B[batch.row_T[part]]]
             columns.setdefault("true", []).append((p_TV * truth_TV).sum(dim=1) / p_TV.sum(dim=1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from recalign.errors import InputError
 from recalign.nn import Encoder
 from recalign.recommender.checkpoint import check_catalogue, warm_start
 from recalign.recommender.policy import SequencePolicy
@@ -12,7 +13,10 @@ from recalign.sequences import Batch
 
 
 class Recommender(PolicyModule):
-    """Maximises the likelihood of each next item: L = mean_t -log pi(a_t | s_t), over the full catalogue.
+    """Maximises the likelihood of each next item: L = mean_t -log pi(a_t | s_t).
+
+    The softmax runs over the full catalogue, or over a sample of it (`SequencePolicy.sampled_log_prob`): an estimate,
+    for catalogues over which the full one takes too long. Validation is over the full catalogue either way.
 
     Logs ``train/loss``, and what `PolicyModule` logs.
 
@@ -21,11 +25,17 @@ class Recommender(PolicyModule):
         num_items: V; linked from the data by the command.
         temperature: of the softmax over cosines.
         feedback: whether the policy sees the rewards of earlier events.
+        negatives: N, items drawn anew each step that a sampled softmax runs over; None: the full softmax.
         lr: AdamW's learning rate.
         weight_decay: AdamW's, on matrices only.
         top_k: items that `predict` writes for each user.
         init_from: checkpoint of a policy to start from; weights by module name, what does not match is reported.
+
+    Raises:
+        InputError: negatives are not between 1 and the number of items.
     """
+
+    policy: SequencePolicy
 
     def __init__(
         self,
@@ -33,13 +43,21 @@ class Recommender(PolicyModule):
         num_items: int,
         temperature: float = 0.05,
         feedback: bool = False,
+        negatives: int | None = None,
         lr: float = 1e-3,
         weight_decay: float = 0.0,
         top_k: int = 10,
         init_from: str | None = None,
     ) -> None:
+        if negatives is not None and not 1 <= negatives <= num_items:
+            raise InputError(
+                f"{negatives} negatives cannot be drawn from {num_items} items",
+                where="model.negatives",
+                remedy=f"give 1 to {num_items}, or null for the full softmax, which is exact",
+            )
         super().__init__(SequencePolicy(encoder, num_items, temperature, feedback), lr, weight_decay, top_k)
         self.save_hyperparameters(logger=False, ignore=["top_k"])
+        self.negatives = negatives
         self.start = init_from
         self.catalogue = warm_start(self.policy, init_from, "policy") if init_from else None
 
@@ -48,8 +66,11 @@ class Recommender(PolicyModule):
             check_catalogue(self.catalogue, self.data.sequences.catalogue, self.start)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        target_T = batch.target_T
-        weight_T = target_T.new_full(target_T.shape, 1 / len(target_T), dtype=batch.reward_T.dtype)
-        loss = self.policy.weighted_nll(self.policy.encode(batch), target_T, weight_T)
+        state, target_T = self.policy.encode(batch), batch.target_T
+        if self.negatives is None:
+            weight_T = target_T.new_full(target_T.shape, 1 / len(target_T), dtype=batch.reward_T.dtype)
+            loss = self.policy.weighted_nll(state, target_T, weight_T)
+        else:
+            loss = -self.policy.sampled_log_prob(state, target_T, self.negatives).mean()
         self.log("train/loss", loss, batch_size=len(target_T))
         return loss

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 
@@ -14,6 +15,7 @@ from recalign.nn import (
     Recorded,
     log_prob,
     ranks_from_scores,
+    sampled_log_prob,
     target_ranks,
     top_k,
     top_k_from_scores,
@@ -24,7 +26,8 @@ from recalign.sequences import Batch
 
 Pairs = tuple[Tensor, Tensor]
 UNIT = 1.01  # no cosine is larger, however it is rounded
-ROWS = 512  # states whose scores over the whole catalogue are held at once
+ROWS = 512  # states whose scores over the whole catalogue are held at once, and of a large one fewer
+SCORES = 2**25  # scores held at once
 
 
 class Policy(Recorded, nn.Module, ABC):
@@ -62,8 +65,7 @@ class Policy(Recorded, nn.Module, ABC):
     @torch.no_grad()
     def sample(self, state: Tensor, count: int) -> Tensor:
         """Items drawn from the policy, with replacement. Shape: (T, ...) -> int64 (T, count)."""
-        drawn = [torch.multinomial(self.log_probs(s).exp(), count, replacement=True) for s in state.split(ROWS)]
-        return torch.cat(drawn) + 1
+        return torch.cat([_draw(self.log_probs(part), count) for part in state.split(rows_at_once(self.num_items))]) + 1
 
     @torch.no_grad()
     def top_k(self, state: Tensor, k: int, seen: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -77,7 +79,9 @@ class Policy(Recorded, nn.Module, ABC):
         Returns:
             (T, k) log-probabilities (up to a constant a state) and (T, k) items; item 0 where fewer than k are left.
         """
-        parts = [top_k_from_scores(self.log_probs(part), k, pairs) for _, part, pairs in _parts(state, seen)]
+        parts = [
+            top_k_from_scores(self.log_probs(part), k, pairs) for _, part, pairs in _parts(state, seen, self.num_items)
+        ]
         return torch.cat([score for score, _ in parts]), torch.cat([column for _, column in parts]) + 1
 
     @torch.no_grad()
@@ -91,19 +95,37 @@ class Policy(Recorded, nn.Module, ABC):
         """
         ranks = [
             ranks_from_scores(self.log_probs(part), item[first : first + len(part)] - 1, pairs)
-            for first, part, pairs in _parts(state, seen)
+            for first, part, pairs in _parts(state, seen, self.num_items)
         ]
         return torch.cat(ranks)
 
 
-def _parts(state: Tensor, seen: Tensor | None) -> Iterator[tuple[int, Tensor, Pairs | None]]:
-    """States in stretches of `ROWS`: number of the first, states, their own pairs (row, item - 1) of what was seen."""
-    for first in range(0, len(state), ROWS):
+def rows_at_once(num_items: int) -> int:
+    """How many states' scores over a whole catalogue may be held at once."""
+    return max(1, min(ROWS, SCORES // num_items))
+
+
+def _draw(logp_TV: Tensor, count: int) -> Tensor:
+    """Columns drawn with replacement, by inverting the cumulated probabilities: int64 (T, count).
+
+    They are added up in float64: in float32, as in `torch.multinomial`, what an item adds is lost in a catalogue of
+    millions.
+    """
+    cumulated_TV = logp_TV.double().exp_().cumsum_(dim=1)
+    total_T1 = cumulated_TV[:, -1:]
+    drawn_TC = torch.rand(len(logp_TV), count, dtype=torch.float64, device=logp_TV.device) * total_T1
+    return torch.searchsorted(cumulated_TV, drawn_TC, right=True).clamp_(max=logp_TV.shape[1] - 1)
+
+
+def _parts(state: Tensor, seen: Tensor | None, num_items: int) -> Iterator[tuple[int, Tensor, Pairs | None]]:
+    """States by `rows_at_once`: number of the first, states, their own pairs (row, item - 1) of what was seen."""
+    rows = rows_at_once(num_items)
+    for first in range(0, len(state), rows):
         pairs = None
         if seen is not None:
-            own = seen[:, (seen[0] >= first) & (seen[0] < first + ROWS)]
+            own = seen[:, (seen[0] >= first) & (seen[0] < first + rows)]
             pairs = (own[0] - first, own[1] - 1)
-        yield first, state[first : first + ROWS], pairs
+        yield first, state[first : first + rows], pairs
 
 
 def check_length(batch: Batch, encoder: Encoder) -> None:
@@ -166,6 +188,25 @@ class SequencePolicy(Policy):
 
     def weighted_nll(self, state: Tensor, item: Tensor, weight: Tensor) -> Tensor:
         return weighted_nll(*self._directions(state), item - 1, weight, 1 / self.temperature, bound=UNIT)
+
+    def sampled_log_prob(self, state: Tensor, item: Tensor, negatives: int) -> Tensor:
+        """log pi(item | state), estimated from items drawn uniformly, with replacement, that all states share: (T,).
+
+        Each drawn item stands for num_items / negatives items of the catalogue (the logQ correction), so that the sum
+        in the softmax is an unbiased estimate of that over the catalogue; a draw that hits a state's own item is left
+        out there. Nothing is as large as the catalogue but the table's gradient.
+
+        Args:
+            state: (T, D).
+            item: int64 (T,).
+            negatives: N, how many are drawn, from torch's generator of the state's device.
+        """
+        drawn_N = torch.randint(1, self.num_items + 1, (negatives,), device=state.device)
+        log_count_N = state.new_full((negatives,), math.log(negatives / self.num_items), dtype=torch.float32)
+        chosen_D = nn.functional.normalize(self.item_embedding(torch.cat([item, drawn_N])).float(), dim=-1)
+        query_TD = nn.functional.normalize(state.float(), dim=-1)
+        target_TD, negative_ND = chosen_D.split([len(item), negatives])
+        return sampled_log_prob(query_TD, target_TD, negative_ND, item, drawn_N, 1 / self.temperature, log_count_N)
 
     @torch.no_grad()
     def top_k(self, state: Tensor, k: int, seen: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,150 @@
+"""What makes a large catalogue bearable is an estimate, or exact, as it says; a continued run draws what it would."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import small
+import torch
+
+from recalign.errors import InputError
+from recalign.recommender import Recommender, RecommenderData, SequencePolicy
+from recalign.recommender import policy as policy_file
+from recalign.recommender.policy import rows_at_once
+from recalign.recommender.training import adamw
+from recalign.stage.guard import StepSeeds
+
+
+@pytest.fixture(scope="module")
+def data(log_root):
+    return small.data_of(RecommenderData, log_root)
+
+
+@pytest.fixture(scope="module")
+def batch(data):
+    return small.batch_of(data, "train", rows=6)
+
+
+def policy_of(items: int) -> SequencePolicy:
+    torch.manual_seed(1)
+    policy = SequencePolicy(small.encoder(), items, temperature=0.3)
+    torch.nn.init.normal_(policy.item_embedding.weight)
+    return policy
+
+
+@torch.no_grad()
+def test_the_sampled_softmax_is_that_over_the_target_and_the_items_drawn(data, batch):
+    policy = policy_of(data.num_items)
+    state = policy.encode(batch)
+    torch.manual_seed(5)
+    logp_T = policy.sampled_log_prob(state, batch.target_T, 7)
+    torch.manual_seed(5)
+    drawn = torch.randint(1, data.num_items + 1, (7,))
+    full_TV = policy.log_probs(state)  # logits up to a constant a state
+    for t, target in enumerate(batch.target_T.tolist()):
+        others = full_TV[t, [v - 1 for v in drawn.tolist() if v != target]].double().exp().sum()
+        own = full_TV[t, target - 1].double().exp()
+        expected = (own / (own + others * data.num_items / 7)).log()
+        assert logp_T[t].item() == pytest.approx(expected.item(), abs=1e-4)
+
+
+def test_with_many_draws_loss_and_gradient_are_those_of_the_full_softmax(data, batch):
+    policy, gradients = policy_of(data.num_items), []
+    losses = (
+        lambda state: policy.weighted_nll(state, batch.target_T, torch.ones(len(state)) / len(state)),
+        lambda state: -policy.sampled_log_prob(state, batch.target_T, 200_000).mean(),
+    )
+    values = []
+    for loss in losses:
+        policy.zero_grad()
+        value = loss(policy.encode(batch))
+        value.backward()
+        values.append(value.item())
+        gradients.append(policy.item_embedding.weight.grad.clone())
+    assert values[1] == pytest.approx(values[0], abs=0.01)
+    assert (gradients[1] - gradients[0]).norm() < 0.02 * gradients[0].norm()
+
+
+def test_a_sampled_softmax_learns_the_log(data, tmp_path):
+    torch.manual_seed(0)
+    module = Recommender(small.encoder(), data.num_items, temperature=0.3, negatives=20, lr=5e-3)
+    small.fit(module, data, tmp_path, epochs=15)
+    loader = data.loader(data.training())
+    with torch.no_grad():
+        logp = torch.cat([module.policy.eval().log_prob(module.policy.encode(b), b.target_T) for b in loader])
+    assert -logp.mean() < math.log(data.num_items) - 0.1  # better than knowing nothing, over the full catalogue
+
+
+def test_a_continued_run_draws_the_negatives_that_it_would_have_drawn(data, tmp_path):
+    def module() -> Recommender:
+        torch.manual_seed(0)
+        return Recommender(small.encoder(dropout=0.2), data.num_items, negatives=8)
+
+    whole, first, rest = module(), module(), module()
+    small.trainer_of(tmp_path, 4, StepSeeds(0)).fit(whole, data)
+    small.trainer_of(tmp_path, 2, StepSeeds(0)).fit(first, data)
+    path = small.saved(first, tmp_path / "first.ckpt")
+    torch.manual_seed(99)
+    small.trainer_of(tmp_path, 4, StepSeeds(0)).fit(rest, data, ckpt_path=path, weights_only=True)
+    assert all(a.equal(b) for a, b in zip(whole.parameters(), rest.parameters(), strict=True))
+    assert not all(a.equal(b) for a, b in zip(whole.parameters(), first.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("negatives", [0, -1, 41])
+def test_negatives_that_the_catalogue_cannot_give_are_refused(negatives):
+    with pytest.raises(InputError, match=rf"model\.negatives: {negatives} negatives cannot be drawn from 40 items"):
+        Recommender(small.encoder(), 40, negatives=negatives)
+
+
+@torch.no_grad()
+def test_what_is_rare_in_a_large_catalogue_is_drawn_as_often_as_it_should_be():
+    """In float32 a millionth added to a half is rounded, and a thousandth of a millionth added to one is lost."""
+    items = 200_000
+    logp_1V = torch.full((1, items), math.log(1e-2 / (items - 1)))
+    logp_1V[0, 0] = math.log(1 - 1e-2)
+    torch.manual_seed(0)
+    drawn = policy_file._draw(logp_1V, 1_000_000)[0]
+    share = (drawn > 0).double().mean().item()
+    assert share == pytest.approx(1e-2, abs=5 * math.sqrt(1e-2 / 1_000_000))
+    half = (drawn[drawn > 0] < items // 2).double().mean().item()
+    assert half == pytest.approx(0.5, abs=0.03)
+    assert drawn.min() >= 0
+    assert drawn.max() < items
+
+
+def test_fewer_states_are_worked_on_at_once_where_there_are_more_items():
+    assert rows_at_once(3_706) == policy_file.ROWS
+    assert rows_at_once(1_000_000) * 1_000_000 <= policy_file.SCORES < rows_at_once(1_000_000) * 1_100_000
+    assert rows_at_once(10**9) == 1
+
+
+@torch.no_grad()
+def test_samples_do_not_depend_on_how_many_states_are_worked_on_at_once(data, batch, monkeypatch):
+    policy = policy_of(data.num_items).eval()
+    state = policy.encode(batch)
+    torch.manual_seed(0)
+    whole = policy.sample(state, 5)
+    monkeypatch.setattr(policy_file, "SCORES", 3 * data.num_items)
+    torch.manual_seed(0)
+    assert policy.sample(state, 5).equal(whole)
+
+
+def test_the_fused_optimiser_does_what_the_plain_one_does_and_lets_gradients_be_clipped(data, tmp_path):
+    torch.manual_seed(0)
+    ours, plain = policy_of(30), policy_of(30)
+    plain.load_state_dict(ours.state_dict())
+    optimizers = adamw(ours, 0.01, 0.1), torch.optim.AdamW(plain.parameters(), 0.01, (0.9, 0.98), weight_decay=0)
+    decayed = {id(p) for p in plain.parameters() if p.ndim > 1 and p.shape[-1] > 1}
+    for _ in range(5):
+        for policy, optimizer in zip((ours, plain), optimizers, strict=True):
+            with torch.no_grad():
+                for p in policy.parameters():
+                    p.grad = p.sin()
+                    if policy is plain and id(p) in decayed:
+                        p.mul_(1 - 0.01 * 0.1)
+            optimizer.step()
+    for a, b in zip(ours.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+    module = Recommender(small.encoder(), data.num_items)
+    small.fit(module, data, tmp_path, gradient_clip_val=1.0, precision="bf16-mixed", limit_train_batches=1)
