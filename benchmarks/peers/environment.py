@@ -1,0 +1,23 @@
+"""A virtual environment of its own for each peer, made once by pip from its configured index."""
+
+from __future__ import annotations
+
+import subprocess
+import venv
+from pathlib import Path
+
+
+def python_of(folder: Path, requirements: list[str]) -> Path:
+    """The interpreter of a virtual environment that holds the requirements; made where it is missing or another one.
+
+    Raises:
+        subprocess.CalledProcessError: pip could not install them; what it says has been printed.
+    """
+    made, wanted = folder / "requirements.txt", "\n".join(requirements) + "\n"
+    python = folder / "bin" / "python"
+    if not made.exists() or made.read_text() != wanted:
+        print(f"installing {', '.join(requirements)} into {folder} ...", flush=True)
+        venv.create(folder, clear=True, with_pip=True)
+        subprocess.run([str(python), "-m", "pip", "install", "--quiet", *requirements], check=True)
+        made.write_text(wanted)  # last, so that a half-made environment is made again
+    return python

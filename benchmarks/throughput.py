@@ -1,0 +1,186 @@
+"""How fast our HSTU trains beside a peer's, on one machine, in alternating turns.
+
+    python benchmarks/throughput.py [--peer rectools] [--data ROOT]
+
+Both sides train as their users train them: ours by the line `recalign fit --config conf/recommender.yaml ...`, the peer
+by its own fit in a virtual environment of its own, which this script makes; each with its own preprocessing, loader,
+trainer and optimiser. The same log (all but each user's last two events), the newest 200 events of each user, d 50,
+2 layers, 1 head, the softmax over the whole catalogue, and 128 users a batch: every batch of the peer has so many;
+ours, whose users have similar lengths, have so many on average, so that an epoch has as many steps. Counted are real
+events (targets that are trained on, never padding) over the wall clock, loader and all. Every mode of either side is a
+process of its own, which stands still while another has its turn; the first turn of each is thrown away.
+
+Prints a table, where a step of ours goes, `ratio_fp32=` (both in eager float32), and last `ratio=` (our best mode over
+the peer's best).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from statistics import median
+
+import polars as pl
+import torch
+from anatomy import PARTS, describe
+from peers import recalign_hstu
+from peers.environment import python_of
+from peers.turns import Trainee, Turn
+from tables import SCHEMA, commit, save
+
+TORCH = f"torch=={torch.__version__.split('+')[0]}"  # the same for both sides
+REQUIREMENTS = {"rectools": ["rectools[torch]==0.19.*", TORCH], "torch-rechub": ["torch-rechub==0.9.*", TORCH]}
+BF16, COMPILE = ["--precision=bf16-mixed"], ["--compile"]
+PEER_MODES = {"fp32": [], "bf16": BF16, "fp32 compiled": COMPILE, "bf16 compiled": [*BF16, *COMPILE]}
+OUR_MODES = {"fp32": [], "bf16": ["--trainer.precision=bf16-mixed"]}
+METRICS = ("events_per_second", "peak_gib", "padded_share", "users_a_step")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peer", choices=list(REQUIREMENTS), help="without one, ours alone")
+    parser.add_argument("--data", type=Path, default=None, help="the data root (else RECALIGN_DATA, else data)")
+    parser.add_argument("--log", default="ml-1m", help="a name in conf/data, or a YAML file")
+    parser.add_argument("--users", type=int, default=128, help="histories of a batch")
+    parser.add_argument("--turns", type=int, default=5, help="turns of each mode")
+    parser.add_argument("--seconds", type=float, default=5.0, help="how long a turn lasts, at least")
+    parser.add_argument("--warm-up", type=float, default=5.0, help="how long the first turn lasts, at least")
+    parser.add_argument("--modes", nargs="+", choices=list(PEER_MODES), default=list(PEER_MODES))
+    parser.add_argument("--accelerator", default="cpu", choices=["cpu", "gpu"])
+    parser.add_argument("--venvs", type=Path, default=Path(__file__).parent / ".venvs", help="peers' environments")
+    arguments = parser.parse_args()
+    arguments.data = (arguments.data or Path(os.environ.get("RECALIGN_DATA", "data"))).resolve()
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        running = list(start(commands(arguments, Path(folder)), stack))
+        measured = alternate(running, arguments.turns, arguments.seconds)
+    rows = pl.concat([summary(name, turns) for name, turns in measured.items()])
+    print(machine())
+    print("\n" + table(rows) + "\n")
+    if arguments.accelerator == "cpu":
+        rows = pl.concat([rows, *anatomies(arguments)], how="diagonal")
+    ratios = compare(rows) if arguments.peer else {}
+    pair = f"recalign / {arguments.peer}"
+    found = [{"row": pair, "metric": name, "mean": value} for name, value in ratios.items()]
+    rows = pl.concat([rows, pl.DataFrame(found)], how="diagonal")
+    print(save(labelled(rows, arguments), "throughput"))
+    for name, value in ratios.items():
+        print(f"{name}={value:.2f}")
+
+
+def commands(arguments: argparse.Namespace, folder: Path) -> Iterator[tuple[str, list[str]]]:
+    """Name and command of every mode of either side; ours come first, for they write the events that the peer reads."""
+    events = folder / "events.npz"
+    for mode in (mode for mode in OUR_MODES if mode in arguments.modes):
+        yield f"recalign {mode}", our_command(arguments, folder, mode, "peers.recalign_hstu.Pace", events=events)
+    if arguments.peer:
+        python = python_of(arguments.venvs / arguments.peer, REQUIREMENTS[arguments.peer])
+        program = [str(python), "-m", f"peers.{arguments.peer.replace('-', '_')}_hstu", str(events)]
+        given = [f"--{name}={vars(arguments)[name]}" for name in ("users", "accelerator", "warm_up")]
+        for mode in arguments.modes:
+            yield f"{arguments.peer} {mode}", [*program, *given, *PEER_MODES[mode]]
+
+
+def our_command(arguments: argparse.Namespace, folder: Path, mode: str, callback: str, **settings: object) -> list[str]:
+    words = [f"--trainer.accelerator={arguments.accelerator}", *OUR_MODES[mode]]
+    given = {"users": arguments.users, "warm_up": arguments.warm_up, **settings}
+    line = recalign_hstu.line(arguments.log, arguments.data, folder / mode, callback, given, words)
+    return [sys.executable, "-m", "peers.recalign_hstu", *line]
+
+
+def start(commands: Iterable[tuple[str, list[str]]], stack: ExitStack) -> Iterator[Trainee]:
+    """Start every program and wait for its first turn; one that does not run is named and left out."""
+    for name, command in commands:
+        trainee = stack.enter_context(Trainee(name, command, {"WANDB_MODE": "disabled"}))
+        try:
+            trainee.report()
+            yield trainee
+        except ChildProcessError as error:
+            print(f"{name} does not run: {error}", flush=True)
+
+
+def alternate(running: list[Trainee], turns: int, seconds: float) -> dict[str, list[Turn]]:
+    """Each in turn, and all of it again."""
+    measured: dict[str, list[Turn]] = {trainee.name: [] for trainee in running}
+    for _ in range(turns):
+        for trainee in running:
+            measured[trainee.name].append(trainee.train(seconds))
+    return measured
+
+
+def summary(name: str, turns: list[Turn]) -> pl.DataFrame:
+    """Rows of a mode: in ``mean`` the median over its turns, in the interval's columns the smallest and the largest."""
+    values = {
+        "events_per_second": [turn.events / turn.seconds for turn in turns],
+        "peak_gib": [max(turn.peak_gib, turn.device_gib) for turn in turns],
+        "padded_share": [1 - turn.events / turn.padded for turn in turns],
+        "users_a_step": [turn.users / turn.steps for turn in turns],
+    }
+    package, mode = turns[0].versions.split(", ")[0], name.split(" ", 1)[1]
+    rows = [
+        {"row": f"{package} {mode}", "metric": metric, "mean": median(v), "ci_low": min(v), "ci_high": max(v)}
+        for metric, v in values.items()
+    ]
+    return pl.DataFrame(rows)
+
+
+def table(rows: pl.DataFrame) -> str:
+    """The rows in Markdown."""
+    lines = ["| training | real events/s | padding | users a step | peak memory, GiB |", "|---|---|---|---|---|"]
+    cells = {(r["row"], r["metric"]): r for r in rows.iter_rows(named=True)}
+    for row in rows["row"].unique(maintain_order=True):
+        speed, gib, padded, users = (cells[row, name] for name in METRICS)
+        interval = f"{speed['mean']:,.0f} ({speed['ci_low']:,.0f} .. {speed['ci_high']:,.0f})"
+        lines.append(f"| {row} | {interval} | {padded['mean']:.0%} | {users['mean']:.0f} | {gib['ci_high']:.2f} |")
+    return "\n".join(lines)
+
+
+def anatomies(arguments: argparse.Namespace) -> Iterator[pl.DataFrame]:
+    """Print where a step of ours goes, in each mode, and give it as rows."""
+    for mode in (mode for mode in OUR_MODES if mode in arguments.modes):
+        with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+            command = our_command(arguments, Path(folder), mode, "anatomy.Anatomy")
+            for trainee in start([(f"recalign {mode}", command)], stack):
+                turn = trainee.train(2 * arguments.seconds)
+                print(f"a step of ours, {mode}: {describe(turn)}\n")
+                row, scale = f"{turn.versions.split(', ')[0]} {mode}, a step", 1e3 / turn.steps
+                spans = {"ms/step": turn.seconds} | {f"ms/{part}": turn.spans[part] for part in (*PARTS, "products")}
+                yield pl.DataFrame([{"row": row, "metric": m, "mean": s * scale} for m, s in spans.items()])
+
+
+def compare(rows: pl.DataFrame) -> dict[str, float]:
+    """Our events/s over the peer's: both in eager float32, and the best mode of each."""
+    speed = {r["row"]: r["mean"] for r in rows.filter(pl.col("metric") == "events_per_second").iter_rows(named=True)}
+    ours = {name: value for name, value in speed.items() if name.startswith("recalign")}
+    theirs = {name: value for name, value in speed.items() if name not in ours}
+    ratios = {}
+    if theirs:
+        plain = [[v for name, v in side.items() if name.endswith(" fp32")] for side in (ours, theirs)]
+        if all(plain):
+            ratios["ratio_fp32"] = plain[0][0] / plain[1][0]
+        ratios["ratio"] = max(ours.values()) / max(theirs.values())
+    return ratios
+
+
+def machine() -> str:
+    """What the figures were taken on: the processor decides more than the code does."""
+    info = Path("/proc/cpuinfo")
+    flags = set(info.read_text().split()) if info.exists() else set()
+    extensions = ", ".join(sorted(flags & {"avx512_bf16", "amx_bf16"})) or "no bf16 instructions"
+    return f"{torch.get_num_threads()} threads, {extensions}, torch {torch.__version__}"
+
+
+def labelled(rows: pl.DataFrame, arguments: argparse.Namespace) -> pl.DataFrame:
+    """Rows as `tables.save` wants them."""
+    device = torch.cuda.get_device_name() if arguments.accelerator == "gpu" else machine()
+    given = pl.lit(f"{Path(arguments.log).stem}; {device}").alias("log")
+    blank = [pl.lit(None, pl.Float64).alias("sd"), pl.lit("").alias("seeds"), pl.lit(commit()).alias("commit")]
+    return rows.with_columns(given, *blank).select(SCHEMA)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""benchmarks/throughput.py without a peer, on a made log: turns, parts of a step, bare products, ratios."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import polars as pl
+import pytest
+import torch
+
+LOG = """
+data:
+  log: {name: small, files: [small.csv]}
+  max_length: 24
+"""
+
+
+@pytest.fixture
+def throughput(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    import throughput
+
+    return throughput
+
+
+def test_our_side_is_measured(throughput, log_root, tmp_path, monkeypatch, capsys):
+    (tmp_path / "small.yaml").write_text(LOG)
+    monkeypatch.setattr(sys.modules["tables"], "RESULTS", tmp_path)
+    words = f"--data {log_root} --log {tmp_path / 'small.yaml'} --users 8 --turns 2 --seconds 0.1 --warm-up 0.1"
+    monkeypatch.setattr(sys, "argv", ["throughput.py", *words.split(), "--modes", "fp32"])
+    throughput.main()
+    said = capsys.readouterr().out
+    assert "does not run" not in said
+    assert "its bare matrix products" in said
+    rows = pl.read_csv(tmp_path / "throughput.csv")
+    values = {(row["row"].split(" ", 2)[2], row["metric"]): row["mean"] for row in rows.iter_rows(named=True)}
+    assert values["fp32", "events_per_second"] > 0
+    assert 0 <= values["fp32", "padded_share"] < 0.5
+    assert values["fp32", "users_a_step"] == pytest.approx(8, abs=2)
+    parts = [values["fp32, a step", f"ms/{part}"] for part in ("loader", "encoder", "loss", "optimiser")]
+    assert min(parts) > 0
+    assert values["fp32, a step", "ms/products"] < sum(parts)
+
+
+def test_products_are_found_forward_and_backward(throughput):
+    from anatomy import Products
+
+    a, b = torch.ones(3, 4, requires_grad=True), torch.ones(4, 5, requires_grad=True)
+    with Products() as found:
+        (a @ b).sum().backward()
+    assert found.flop() == 3 * 2 * 3 * 4 * 5
+    assert found.seconds(least=1e-3) > 0
+
+
+def test_ratios_are_of_the_same_mode_and_of_the_best(throughput):
+    speeds = {"recalign 0.1.0 fp32": 6.0, "recalign 0.1.0 bf16": 8.0, "peer 1 fp32": 2.0, "peer 1 fp32 compiled": 4.0}
+    rows = pl.DataFrame({"row": list(speeds), "metric": "events_per_second", "mean": list(speeds.values())})
+    assert throughput.compare(rows) == {"ratio_fp32": 3.0, "ratio": 2.0}
+
+
+def test_what_a_program_said_is_kept_when_it_ends(throughput):
+    command = [sys.executable, "-c", "raise SystemExit('no such mode')"]
+    with (
+        throughput.Trainee("peer", command) as trainee,
+        pytest.raises(ChildProcessError, match="peer ended: no such mode"),
+    ):
+        trainee.report()
