@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -122,10 +123,12 @@ class _Setting(NamedTuple):
         """Whether 2^logit could overflow, or all of a row underflow."""
         return self.scale * self.bound * LOG2_E > SAFE_EXPONENT
 
-    def rows(self, item_VD: Tensor) -> int:
-        """Positions of a chunk."""
+    def rows(self, positions: int, item_VD: Tensor) -> int:
+        """Positions of a chunk: all chunks are alike, in steps of LEAST_ROWS."""
         logits = CPU_LOGITS if item_VD.device.type == "cpu" else GPU_LOGITS
-        return self.chunk or max(LEAST_ROWS, logits // len(item_VD))
+        largest = self.chunk or max(LEAST_ROWS, logits // len(item_VD))
+        share = math.ceil(positions / max(1, math.ceil(positions / largest)))
+        return max(1, min(largest, math.ceil(share / LEAST_ROWS) * LEAST_ROWS))
 
 
 class _LogProb(torch.autograd.Function):
@@ -161,18 +164,21 @@ class _WeightedNLL(torch.autograd.Function):
 
 def _nll(query_TD: Tensor, item_VD: Tensor, target_T: Tensor, setting: _Setting) -> Tensor:
     """-log pi of each target."""
-    q_TD, e_VD = _at_least_float32(query_TD), _at_least_float32(item_VD)
+    positions = len(query_TD)
+    q_TD, e_VD, target_T = _even(_at_least_float32(query_TD), _at_least_float32(item_VD), target_T, setting)
     nll_T = -setting.scale * (q_TD * e_VD.index_select(0, target_T)).sum(dim=1)
     for c, p_CV, top_C in _chunks(q_TD, e_VD, setting):
         nll_T[c] += _log_sum(top_C, p_CV.sum(dim=1, dtype=q_TD.dtype))
-    return nll_T
+    return nll_T[:positions]
 
 
 def _nll_and_gradients(
     query_TD: Tensor, item_VD: Tensor, target_T: Tensor, weight_T: Tensor, setting: _Setting
 ) -> tuple[Tensor, Tensor, Tensor]:
     """-log pi of each target, and the gradients of its weighted sum with respect to queries and items."""
-    q_TD, e_VD, w_T1 = _at_least_float32(query_TD), _at_least_float32(item_VD), setting.scale * weight_T[:, None]
+    positions = len(query_TD)
+    q_TD, e_VD, target_T = _even(_at_least_float32(query_TD), _at_least_float32(item_VD), target_T, setting)
+    w_T1 = setting.scale * F.pad(weight_T, (0, len(q_TD) - positions))[:, None]
     positive_TD = e_VD.index_select(0, target_T)
     nll_T = -setting.scale * (q_TD * positive_TD).sum(dim=1)
     query_grad_TD = -w_T1 * positive_TD
@@ -184,7 +190,18 @@ def _nll_and_gradients(
         share_C1 = w_T1[c] / sum_C[:, None]
         query_grad_TD[c] += (p_CV @ products_VD) * share_C1
         item_grad_VD += p_CV.T @ (q_TD[c] * share_C1).to(setting.dtype)
-    return nll_T, query_grad_TD.to(query_TD.dtype), item_grad_VD.to(item_VD.dtype)
+    return nll_T[:positions], query_grad_TD[:positions].to(query_TD.dtype), item_grad_VD.to(item_VD.dtype)
+
+
+def _even(q_TD: Tensor, e_VD: Tensor, target_T: Tensor, setting: _Setting) -> tuple[Tensor, Tensor, Tensor]:
+    """Positions padded to whole chunks; the ones added have no weight.
+
+    Batches differ in their number of positions, and in bfloat16 a product of a shape that was not seen before costs a
+    CPU more time than the product itself, and memory that it keeps.
+    """
+    rows = setting.rows(len(q_TD), e_VD)
+    added = -len(q_TD) % rows
+    return F.pad(q_TD, (0, 0, 0, added)), e_VD, F.pad(target_T, (0, added))
 
 
 def _chunks(q_TD: Tensor, e_VD: Tensor, setting: _Setting) -> Iterator[tuple[slice, Tensor, Tensor | float]]:
@@ -193,16 +210,16 @@ def _chunks(q_TD: Tensor, e_VD: Tensor, setting: _Setting) -> Iterator[tuple[sli
     Base 2 because on CPUs `exp2` is many times faster than `exp`.
     """
     query_TD, catalogue_DV = (q_TD * (setting.scale * LOG2_E)).to(setting.dtype), e_VD.to(setting.dtype).T
-    rows = setting.rows(e_VD)
-    buffer_CV = query_TD.new_empty(min(rows, len(q_TD)), len(e_VD))
+    rows = setting.rows(len(q_TD), e_VD)
+    buffer_CV = query_TD.new_empty(rows, len(e_VD))
     for start in range(0, len(q_TD), rows):
-        query_CD = query_TD[start : start + rows]
-        logit_CV = torch.mm(query_CD, catalogue_DV, out=buffer_CV[: len(query_CD)])
+        chunk = slice(start, start + rows)
+        logit_CV = torch.mm(query_TD[chunk], catalogue_DV, out=buffer_CV)
         top_C: Tensor | float = 0.0
         if setting.needs_top:
             top_C = logit_CV.amax(dim=1)
             logit_CV.sub_(top_C[:, None])
-        yield slice(start, start + rows), logit_CV.exp2_(), top_C
+        yield chunk, logit_CV.exp2_(), top_C
 
 
 def _log_sum(top_C: Tensor | float, sum_C: Tensor) -> Tensor:
