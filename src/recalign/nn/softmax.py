@@ -168,7 +168,7 @@ def _nll(query_TD: Tensor, item_VD: Tensor, target_T: Tensor, setting: _Setting)
     q_TD, e_VD, target_T = _even(_at_least_float32(query_TD), _at_least_float32(item_VD), target_T, setting)
     nll_T = -setting.scale * (q_TD * e_VD.index_select(0, target_T)).sum(dim=1)
     for c, p_CV, top_C in _chunks(q_TD, e_VD, setting):
-        nll_T[c] += _log_sum(top_C, p_CV.sum(dim=1, dtype=q_TD.dtype))
+        nll_T[c] += _log_sum(top_C, p_CV.sum(dim=1).to(q_TD.dtype))
     return nll_T[:positions]
 
 
@@ -185,7 +185,7 @@ def _nll_and_gradients(
     item_grad_VD = torch.zeros_like(e_VD).index_add_(0, target_T, -w_T1 * q_TD)
     products_VD = e_VD.to(setting.dtype)
     for c, p_CV, top_C in _chunks(q_TD, e_VD, setting):
-        sum_C = p_CV.sum(dim=1, dtype=q_TD.dtype)
+        sum_C = p_CV.sum(dim=1).to(q_TD.dtype)
         nll_T[c] += _log_sum(top_C, sum_C)
         share_C1 = w_T1[c] / sum_C[:, None]
         query_grad_TD[c] += (p_CV @ products_VD) * share_C1
