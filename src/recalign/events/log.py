@@ -34,8 +34,10 @@ class Log:
         time_resolution: seconds to which moments are floored, after sorting.
         columns: feedback columns to add, by name: expressions over the raw columns.
         where: condition for a row to be used; the rows without it are counted in the report.
-        is_random: bool column: the event's item was shown at random.
-        propensity: column of the probability with which the item was shown.
+        is_random: column that is true (or 1) where the event's item was shown at random, or the name of one in
+            ``columns``; the event table's ``is_random``.
+        propensity: column of the probability with which the item was shown, among all that could have stood in its
+            place, or the name of one in ``columns``; the event table's ``propensity``.
         truth: simulated logs only: the file of true rewards under the data root.
         fetch: a public log that is downloaded where its files are missing, if this is the log of that name. (The
             default log sets this, and a log's YAML is read over it: another log must not fetch that one.)

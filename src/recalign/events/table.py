@@ -8,6 +8,8 @@ import polars as pl
 
 from recalign.errors import InputError
 from recalign.events import fetch, files
+from recalign.events.exposure import COLUMNS as EXPOSURE
+from recalign.events.exposure import read_is_random, read_propensity
 from recalign.events.expression import compute, condition, kind_of
 from recalign.events.fields import index_ids, read_ids, read_moments
 from recalign.events.log import OWN_COLUMNS, Log, data_root
@@ -57,7 +59,9 @@ class EventTable:
         frame: an event a row, sorted by (user, moment as fine as the file has it, row of the file): ``user`` and
             ``item`` (u32, index into ``users`` and ``items``), ``timestamp`` (i64, seconds since 1970 floored to the
             log's resolution; the row number where there is no time), ``row`` (u32, counted from 1 through the files),
-            ``reward`` (f64, finite; null where there is none), and the log's feedback columns under their own names.
+            ``reward`` (f64, finite; null where there is none), where the log maps them ``is_random`` (bool) and
+            ``propensity`` (f64 above 0 and up to 1, null where it is not known), and the log's feedback columns under
+            their own names.
         users: raw user ids by index, sorted: integers or strings.
         items: raw item ids by index, sorted.
         has_time: whether the log says when its events happened.
@@ -137,7 +141,8 @@ def _read(log: Log, sources: list[files.Source]) -> tuple[pl.DataFrame, Rows]:
     }
     for file, frame in frames.items():
         for key, column in mapped.items():
-            if column is not None and column not in frame.columns:
+            made = key in EXPOSURE and column in log.columns  # later, from the raw ones
+            if column is not None and not made and column not in frame.columns:
                 raise InputError(
                     f"there is no column {column!r} in {file}",
                     where=f"data.log.{key}",
@@ -214,7 +219,11 @@ def _ordered(raw: pl.DataFrame, rows: Rows, log: Log, rewards: pl.Series) -> tup
         moment, per_second = read_moments(raw[log.timestamp], log.time_unit, rows)
         second = moment // (per_second * log.time_resolution) * log.time_resolution
     own = dict(zip(OWN_COLUMNS, (user, item, second, rows.number, rewards), strict=True))
-    mapped = {log.user, log.item, log.timestamp, *OWN_COLUMNS}
+    if log.is_random is not None:
+        own["is_random"] = read_is_random(raw[log.is_random], rows)
+    if log.propensity is not None:
+        own["propensity"] = read_propensity(raw[log.propensity], rows)
+    mapped = {log.user, log.item, log.timestamp, *OWN_COLUMNS, *own}
     feedback = [column for column in raw if column.name not in mapped]
     frame = pl.DataFrame([*(values.alias(name) for name, values in own.items()), *feedback])
     order = _order(user, moment)
