@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import polars as pl
 import pytest
 import small
@@ -14,6 +15,7 @@ import torch
 from recalign.errors import InputError
 from recalign.evaluation.comparison import compare
 from recalign.evaluation.methods import UNTRAINED, Cell, Ground, evaluate_methods
+from recalign.events import Log
 from recalign.posttrain import PostTrainingData, WeightedSFT
 from recalign.reward import RewardData
 
@@ -110,6 +112,21 @@ def test_other_data_are_evaluated_anew(tmp_path, data, ground, cells, log_root):
     divided = small.data_of(RewardData, log_root, "tastes", split=small.LeaveLast(2, 2))
     with pytest.raises(InputError, match="another split of the log"):
         evaluate_methods(runs, 3, cells[:1], ground, divided)
+
+
+def test_another_truth_is_evaluated_anew(tmp_path, ground, cells, log_root):
+    """The truth is a file of its own: the log's digest does not know of it."""
+    log = Log(name="tastes", files=[str(log_root / "tastes.csv")], truth=str(tmp_path / "truth.npz"))
+    known = RewardData(log=log, root=str(log_root), **small.SETTINGS)
+    reward = np.ones((known.sequences.num_users, known.num_items), np.float32)
+    raw = {"users": known.sequences.users.to_numpy(), "items": known.sequences.items.to_numpy()}
+    np.savez(tmp_path / "truth.npz", reward=reward, **raw)
+    runs = tmp_path / "runs"
+    assert evaluate_methods(runs, 3, cells[:1], ground, known) == ["popularity"]
+    assert evaluate_methods(runs, 3, cells[:1], ground, known) == []
+    np.savez(tmp_path / "truth.npz", reward=2 * reward, **raw)
+    assert evaluate_methods(runs, 3, cells[:1], ground, known) == ["popularity"]
+    assert pl.read_parquet(place(tmp_path, "popularity") / "test.parquet")["true"].to_list()[0] == pytest.approx(2)
 
 
 def test_checkpoints_of_another_catalogue_are_refused(tmp_path, data, ground, cells):

@@ -61,9 +61,11 @@ class Cell:
     strength: float = 1.0
 
     def key(self, ground: Mapping[str, str], data: RewardData) -> str:
-        """Digest of all that its figures depend on: itself, the ground's digests, the log, recalign's version."""
+        """Digest of all that its figures depend on: itself, the ground's digests, the log, the truth, recalign."""
         own = self.checkpoint and _digest(self.checkpoint)
         parts: list[Any] = [self.method, own, ground, data.fingerprint, data.max_length, data.know_request]
+        truth = data.log_.truth and data_root(data.root) / data.log_.truth  # which the log's digest does not know of
+        parts += [_digest(truth) if truth and truth.is_file() else None]
         parts += [self.strength if self.method.startswith("rerank") else None, recalign.__version__]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
