@@ -6,6 +6,7 @@ import os
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -62,10 +63,14 @@ def markdown(rows: pl.DataFrame, columns: dict[str, str], digits: int = 3) -> st
         shown = []
         for metric in columns:
             cell = cells.get((name, metric))
-            shown.append(
-                f"{cell['mean']:.{digits}f} ({cell['ci_low']:.{digits}f} .. {cell['ci_high']:.{digits}f})"
-                if cell
-                else "-"
-            )
+            shown.append(figure(cell, digits) if cell else "-")
         lines.append(f"| `{name}` | {' | '.join(shown)} |")
     return "\n".join(lines)
+
+
+def figure(cell: dict[str, Any], digits: int) -> str:
+    """A mean and, where it has one, its interval."""
+    mean, *interval = (cell[key] for key in ("mean", "ci_low", "ci_high"))
+    if None in interval:
+        return f"{mean:.{digits}f}"
+    return f"{mean:.{digits}f} ({interval[0]:.{digits}f} .. {interval[1]:.{digits}f})"

@@ -17,7 +17,7 @@ import torch
 from recalign.chain import GROUND, Chain, Plan
 from recalign.chain.command import split_overrides
 from recalign.chain.plan import flatten
-from recalign.chain.run import _make_world
+from recalign.chain.run import make_world
 from recalign.errors import InputError
 from recalign.events import Log
 from recalign.reward import RewardData
@@ -292,11 +292,11 @@ def test_a_chain_and_its_log_may_lie_elsewhere(tmp_path: Path, monkeypatch: pyte
 def test_a_missing_world_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
     monkeypatch.setattr("recalign.chain.run.World", lambda: World(users=20, items=20, events=200))
     data = RewardData(log=Log("simulated", ["simulated/events.parquet"]), root=str(tmp_path))
-    _make_world(data, None)
+    make_world(data, None)
     assert len(pl.read_parquet(tmp_path / "simulated/events.parquet")) == 200
     assert "making the default world" in capsys.readouterr().out
-    _make_world(data, None)
-    _make_world(RewardData(log=Log("other", ["simulated/x.parquet"]), root=str(tmp_path / "nowhere")), None)
+    make_world(data, None)
+    make_world(RewardData(log=Log("other", ["simulated/x.parquet"]), root=str(tmp_path / "nowhere")), None)
     assert capsys.readouterr().out == ""
     assert not (tmp_path / "nowhere").exists()
 

@@ -117,15 +117,15 @@ class Plan:
         """
         return self._argv(stage, seed, settings or {}, RunConfig(stage, self.chain.root, self.name))
 
-    def trial(self, method: str, seed: int, number: int, settings: Settings) -> list[str]:
-        """The same for one setting of a search: in a folder below the method's, from the chain's own checkpoints."""
-        run = RunConfig(f"trial-{number}", str(self.folder / method), "trials")
+    def trial(self, method: str, seed: int, name: str, settings: Settings) -> list[str]:
+        """The same for one setting that is tried: in a folder below the method's, from the chain's own checkpoints."""
+        run = RunConfig(name, str(self.folder / method), "trials")
         upstream = parse_stage(self.argv(method, seed, settings)).upstream
         return self._argv(method, seed, settings, run) + [f"--{one.key}={one.path}" for one in upstream]
 
-    def trial_folder(self, method: str, seed: int, number: int) -> Path:
+    def trial_folder(self, method: str, seed: int, name: str) -> Path:
         """Where a trial lies."""
-        return RunFolder.of(RunConfig(f"trial-{number}", str(self.folder / method)), "trials", seed).path
+        return RunFolder.of(RunConfig(name, str(self.folder / method)), "trials", seed).path
 
     def _argv(self, stage: str, seed: int, settings: Settings, run: RunConfig) -> list[str]:
         words = ["fit", "--config", str(self._yaml(stage)), "--config", str(self.log), f"--seed_everything={seed}"]

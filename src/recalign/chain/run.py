@@ -50,7 +50,7 @@ def run_chain(plan: Plan) -> Path:
     for seed in chain.seeds:
         if chain.world and seed != chain.seeds[0]:
             data = parse_stage(plan.argv("reward", seed)).datamodule()  # type: ignore[assignment]
-        _make_world(data, replace(chain.world, seed=seed) if chain.world else None)
+        make_world(data, replace(chain.world, seed=seed) if chain.world else None)
         if seed == chain.seeds[0]:
             _check(data, folder)
         trained = {stage: train(plan.argv(stage, seed)) for stage in GROUND}
@@ -69,7 +69,7 @@ def run_chain(plan: Plan) -> Path:
     return folder
 
 
-def _make_world(data: RewardData, world: World | None) -> None:
+def make_world(data: RewardData, world: World | None) -> None:
     """Make the simulated log that is missing: the world that is asked for, else the default one."""
     root = data_root(data.root)
     made = root / "simulated" / "world.yaml"

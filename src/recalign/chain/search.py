@@ -97,11 +97,14 @@ class Search:
         if method in TILTED:
             return [Cell(method, None, {}, settings["strength"]) for settings in self.settings[method]]
         plan = self.plan
-        words = [plan.trial(method, self.seed, number, each) for number, each in enumerate(self.settings[method])]
+        tried = enumerate(self.settings[method])
+        words = [plan.trial(method, self.seed, f"trial-{number}", settings) for number, settings in tried]
         return [train(argv).cell(method) for argv in words]
 
     def _measure(self, method: str, cells: list[Cell], ground: Ground, data: RewardData) -> list[Figures]:
-        places = {self.plan.trial_folder(method, self.seed, number): cell for number, cell in enumerate(cells)}
+        places = {
+            self.plan.trial_folder(method, self.seed, f"trial-{number}"): cell for number, cell in enumerate(cells)
+        }
         return validate(places, ground, data)
 
 
@@ -139,10 +142,11 @@ def table(frame: pl.DataFrame, seed: int) -> Table:
     )
     for heading in ("method", "chosen by", "setting"):
         shown.add_column(heading)
-    for metric in MEASURED:
+    metrics = [metric for metric in MEASURED if metric in frame.columns]
+    for metric in metrics:
         shown.add_column(metric.removeprefix("value/"), justify="right", no_wrap=True)
     for rule, column in (("value", "chosen"), ("high/ndcg@10", "chosen_by_high")):
         for row in frame.filter(pl.col(column)).iter_rows(named=True):
             setting = ", ".join(f"{key} {value}" for key, value in json.loads(row["settings"]).items())
-            shown.add_row(row["method"], rule, setting, *(f"{row[metric]:.4f}" for metric in MEASURED))
+            shown.add_row(row["method"], rule, setting, *(f"{row[metric]:.4f}" for metric in metrics))
     return shown

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -11,11 +12,11 @@ import polars as pl
 from recalign.evaluation.claim import ALL, HIGH, KEPT
 from recalign.evaluation.comparison import METRICS, RANKS
 from recalign.evaluation.methods import Cell, Ground, Nets, write_json
-from recalign.evaluation.value import Scorers, evaluate
+from recalign.evaluation.value import evaluate
 from recalign.reward import RewardData
 
 SELECT = "value/select_judge@10"
-MEASURED = (SELECT, ALL, HIGH, "policy/kl")
+MEASURED = (SELECT, ALL, HIGH, "policy/kl", "value/true@10")
 FILE = "validation.json"
 
 Figures = dict[str, float]
@@ -31,7 +32,7 @@ def validate(places: Mapping[Path, Cell], ground: Ground, data: RewardData) -> l
         data: the log, users A.
 
     Returns:
-        The metrics of `MEASURED`, a dictionary a cell.
+        The metrics of `MEASURED`, a dictionary a cell; the true value only where the truth is known.
     """
     digests = ground.digests()
     keys = {place: cell.key(digests, data) for place, cell in places.items()}
@@ -39,7 +40,7 @@ def validate(places: Mapping[Path, Cell], ground: Ground, data: RewardData) -> l
     if stale:
         nets = Nets(ground, data)
         policies = {str(place): nets.policy(places[place]) for place in stale}
-        scorers = Scorers(nets.start, {"select_judge@10": nets.rewards["select_judge@10"]})
+        scorers = replace(nets.scorers(), rewards={"select_judge@10": nets.rewards["select_judge@10"]})
         frames = evaluate(policies, scorers, data, "validation")
         for place in stale:
             place.mkdir(parents=True, exist_ok=True)
@@ -52,6 +53,8 @@ def measured(events: pl.DataFrame) -> Figures:
     figures = {}
     for metric in MEASURED:
         column, flag = METRICS[metric]
+        if column not in {*RANKS, *events.columns}:
+            continue
         chosen = events.filter(pl.col(flag)) if flag else events
         values = RANKS[column](chosen["rank"].to_numpy()) if column in RANKS else chosen[column].to_numpy()
         figures[metric] = float(values.mean()) if len(values) else float("nan")
