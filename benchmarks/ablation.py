@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from tables import RESULTS, SCHEMA, commit, markdown, save
+from tables import SCHEMA, beside_other_logs, commit, markdown, save
 
 from recalign.chain import GROUND, Chain, Plan
 from recalign.chain.run import make_world
@@ -77,7 +77,7 @@ def main() -> None:
         print("\n" + markdown(rows, columns, digits=4))
         differences = {f"diff_default/{metric}": f"{text}, against the default" for metric, text in columns.items()}
         print("\n" + markdown(rows, differences, digits=4), flush=True)
-        print(f"\n{save(merged(rows, arguments.log), 'ablation')}")
+        print(f"\n{save(beside_other_logs(rows, 'ablation'), 'ablation')}")
 
 
 def of_seed(plan: Plan, seed: int) -> Iterator[tuple[str, Figures]]:
@@ -122,15 +122,6 @@ def spread(values: list[float]) -> tuple[float, float | None, float | None, floa
         return values[0], None, None, None
     estimate = CrossedBootstrap(users=1).over_seeds(value_S, np.tile(value_S, (2000, 1)))
     return estimate.value, float(value_S.std(ddof=1)), *estimate.interval()
-
-
-def merged(rows: pl.DataFrame, log: str) -> pl.DataFrame:
-    """These rows beside those of the other log that were saved before."""
-    saved = RESULTS / "ablation.csv"
-    if not saved.is_file():
-        return rows
-    others = pl.read_csv(saved, schema_overrides=rows.schema).filter(pl.col("log") != log)
-    return pl.concat([others.select(rows.columns), rows], how="vertical_relaxed").sort("log", maintain_order=True)
 
 
 if __name__ == "__main__":

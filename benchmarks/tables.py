@@ -30,6 +30,16 @@ def save(rows: pl.DataFrame, script: str) -> Path:
     return path
 
 
+def beside_other_logs(rows: pl.DataFrame, script: str) -> pl.DataFrame:
+    """Rows of one log with those of the others that ``benchmarks/results/<script>.csv`` holds."""
+    path = RESULTS / f"{script}.csv"
+    if not path.is_file():
+        return rows
+    saved = pl.read_csv(path, schema_overrides={"seeds": pl.String, "commit": pl.String})
+    others = saved.filter(~pl.col("log").is_in(rows["log"].unique().to_list()))
+    return pl.concat([others, rows.select(saved.columns)], how="vertical_relaxed").sort("log", maintain_order=True)
+
+
 def summary(comparison: pl.DataFrame, log: str, metrics: Sequence[str]) -> pl.DataFrame:
     """A chain's comparison.csv (test split) as results are saved: mean and interval over seeds, sd between them.
 

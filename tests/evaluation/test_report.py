@@ -76,7 +76,7 @@ def test_the_page_of_a_full_chain(chain):
         assert expected in words
     assert page.count("<svg") == 6
     assert "width: 50.0%" in page
-    assert re.findall(r'class="pill (?:\w+)">([^<]+)', page) == ["holds", "holds", "holds", "cannot be told"]
+    assert re.findall(r'class="pill (?:\w+)">([^<]+)', page) == ["holds", "holds", "holds", "not shown"]
 
 
 def test_a_chain_that_only_cloned(tmp_path, made_up_run):
@@ -101,7 +101,7 @@ def test_figures_that_plots_cannot_draw(tmp_path, made_up_run):
     frame = compare(tmp_path, draws=50)
     words = Strict(render(tmp_path).read_text(encoding="utf-8")).words
     assert "nan" in words
-    assert "cannot be told" in words
+    assert "not shown" in words
     assert "nan" in shown(frame)
 
 

@@ -1,7 +1,8 @@
 """What one chain's figures say about the claim: A-SFT against the better of `start` and `bc`, its rivals and placebos.
 
-A part holds where every comparison in it says so, does not hold where one says the opposite, and cannot be told where
-an interval leaves both open or a method was not run. Comparisons of several methods with one are Holm-corrected.
+A part holds where every comparison in it says so, does not hold where one says the opposite, and is not shown where an
+interval leaves both open, a method was not run, or there is only one seed, whose interval covers users alone.
+Comparisons of several methods with one are Holm-corrected.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ HIGH, VALUE, ALL = "high/ndcg@10", "value/judge@10", "all/ndcg@10"
 KEPT = 0.95  # share of the better baseline's `all/ndcg@10` that a method must keep to be compared at all
 MARGIN = 0.03  # how much better than A-SFT, relative, another method's value may be
 PLACEBOS = ("asft_permuted", "asft_random")
+NOTHING = 0.5  # share of A-SFT's own gain that a placebo's interval must lie below to have gained nothing
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class Verdict:
 
     Attributes:
         part: the claim in words.
-        word: ``holds``, ``does not hold`` or ``cannot be told``.
+        word: ``holds``, ``does not hold`` or ``not shown``.
         why: the figures behind it, a line each.
     """
 
@@ -41,25 +43,22 @@ class Check:
 
 def verdicts(cells: Cells) -> list[Verdict]:
     """The four parts of the claim, as far as one log's test figures can tell."""
-    return [
-        _verdict(
-            "A-SFT is better than the better of start and bc, and than reward_weighted, on high/ndcg@10 and on "
-            "value/judge@10, while it keeps 95 % of all/ndcg@10",
-            [_kept(cells), *(check for metric in (HIGH, VALUE) for check in _gains(cells, metric))],
-        ),
-        _verdict("no method that keeps 95 % of all/ndcg@10 has a value more than 3 % above A-SFT's", [_rival(cells)]),
-        _verdict(
-            "A-SFT beats rerank, and both placebos gain nothing",
-            [
-                *(_against(cells, "rerank", metric) for metric in (HIGH, VALUE)),
-                *(_nothing_gained(cells, placebo, metric) for placebo in PLACEBOS for metric in (HIGH, VALUE)),
-            ],
-        ),
-        _verdict(
-            "in worlds where it should not win, A-SFT does not pretend to",
-            [Check(0, "needs simulated worlds made for it; one log cannot tell")],
-        ),
-    ]
+    parts = {
+        "A-SFT is better than the better of start and bc, and than reward_weighted, on high/ndcg@10 and on "
+        "value/judge@10, while it keeps 95 % of all/ndcg@10": [
+            _kept(cells),
+            *(check for metric in (HIGH, VALUE) for check in _gains(cells, metric)),
+        ],
+        "no method that keeps 95 % of all/ndcg@10 has a value more than 3 % above A-SFT's": [_rival(cells)],
+        "A-SFT beats rerank, and both placebos gain nothing": [
+            *(_against(cells, "rerank", metric) for metric in (HIGH, VALUE)),
+            *(_nothing_gained(cells, placebo, metric) for placebo in PLACEBOS for metric in (HIGH, VALUE)),
+        ],
+        "in worlds where it should not win, A-SFT does not pretend to": [
+            Check(0, "needs simulated worlds made for it; one log cannot tell")
+        ],
+    }
+    return [_verdict(part, checks, several=len(cells.seeds) > 1) for part, checks in parts.items()]
 
 
 def kept_share(cells: Cells, method: str) -> float:
@@ -74,10 +73,12 @@ def signed(cell: Cell) -> str:
     return f"{cell.value:+.4f} [{cell.low:+.4f}, {cell.high:+.4f}]"
 
 
-def _verdict(part: str, checks: list[Check]) -> Verdict:
+def _verdict(part: str, checks: list[Check], *, several: bool) -> Verdict:
+    why = [check.line for check in checks]
+    if not several:
+        return Verdict(part, "not shown", [*why, "one seed: intervals cover users, not what another seed would give"])
     signs = [check.sign for check in checks]
-    word = "does not hold" if -1 in signs else "cannot be told" if 0 in signs else "holds"
-    return Verdict(part, word, [check.line for check in checks])
+    return Verdict(part, "does not hold" if -1 in signs else "not shown" if 0 in signs else "holds", why)
 
 
 def _kept(cells: Cells) -> Check:
@@ -119,9 +120,14 @@ def _rival(cells: Cells) -> Check:
 
 
 def _nothing_gained(cells: Cells, placebo: str, metric: str) -> Check:
-    """A placebo's own 95 % interval, without Holm: it is the stricter way round."""
-    cell = cells.get(placebo, f"diff_best_bc/{metric}")
-    if cell is None:
-        return Check(0, f"{metric}: {placebo} was not measured")
-    sign = int(cell.low <= 0) - int(cell.low > 0)
-    return Check(sign, f"{metric}: {placebo} {signed(cell)} against {cells.better_baseline(metric)}")
+    """A placebo's own 95 % interval, without Holm: it is the stricter way round.
+
+    An interval around 0 shows nothing if it is wide: it must end below half of what A-SFT gains.
+    """
+    cell, gain = cells.get(placebo, f"diff_best_bc/{metric}"), cells.get("asft", f"diff_best_bc/{metric}")
+    if cell is None or gain is None:
+        return Check(0, f"{metric}: asft or {placebo} was not measured")
+    limit = NOTHING * max(gain.value, 0.0)
+    sign = -1 if cell.low > 0 else int(cell.high <= limit)
+    baseline = cells.better_baseline(metric)
+    return Check(sign, f"{metric}: {placebo} {signed(cell)} against {baseline}; nothing is at most {limit:+.4f}")

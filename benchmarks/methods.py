@@ -1,0 +1,88 @@
+"""Every post-training method from one checkpoint, on one budget: the tables, and what they say of the claim.
+
+    python benchmarks/methods.py --log ml-100k [--seeds 0 1 2 3 4] [--no-search] [--runs runs] [--data DIR]
+    python benchmarks/methods.py --log simulated --world noise
+
+Each log is one chain (conf/chain/<log>-methods.yaml) that searches, trains and measures under the same rules; what has
+run is not run again, so that an interrupted table goes on where it stopped. Worlds: those of `WORLDS`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import polars as pl
+from tables import beside_other_logs, markdown, save, summary
+
+from recalign.cli import main as recalign
+from recalign.evaluation import comparison
+from recalign.evaluation.cells import Cells
+from recalign.evaluation.claim import ALL, HIGH, VALUE, verdicts
+
+CHAINS = Path(__file__).parents[1] / "conf" / "chain"
+FILES = {path.stem.removesuffix("-methods"): path for path in CHAINS.glob("*-methods.yaml")}
+FILES["kuairand-pure-excerpt-clicked"] = CHAINS / "kuairand-pure-excerpt-clicked.yaml"
+WORLDS: dict[str, dict[str, float]] = {
+    "default": {},
+    "noise": {"signal": 0.0},  # rewards tell nothing of the truth: nobody may gain, and A-SFT may not harm
+    "clear": {"noise": 0.05, "generosity": 0.0, "circumstance": 0.0},  # a reward model can know nearly everything
+    "confounded": {"circumstance": 1.5, "confounding": 2.0},  # rewards are due to when an item was met
+}
+COLUMNS = {
+    ALL: ALL,
+    HIGH: HIGH,
+    VALUE: "judges' value",
+    "value/true@10": "true value",
+    "value/train_rm@10": "value by the training reward model",
+    "policy/kl": "KL",
+}
+DIFFERENCES = {f"holm_best_bc/{metric}": metric for metric in (ALL, HIGH, VALUE, "value/true@10")}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--log", required=True, choices=sorted(FILES))
+    parser.add_argument("--world", default="default", choices=sorted(WORLDS), help="of the simulated log")
+    parser.add_argument("--seeds", type=int, nargs="+", help="instead of the chain's own")
+    parser.add_argument("--no-search", action="store_true", help="methods as their YAML files have them")
+    parser.add_argument("--runs", type=Path, default=Path("runs"))
+    parser.add_argument("--data", help="data root; else RECALIGN_DATA, else data")
+    given = parser.parse_args()
+    log = given.log if given.world == "default" else f"{given.log}-{given.world}"
+    name = f"{log}-methods" + "-unsearched" * given.no_search
+    words = [f"--config={FILES[given.log]}", f"--name={name}", f"--root={given.runs}"]
+    words += [f"--seeds={given.seeds}"] * bool(given.seeds) + ["--trials=0"] * given.no_search
+    words += [f"--world={json.dumps(WORLDS[given.world])}"] * (given.world != "default")
+    words += [f"--data.root={given.data}"] * bool(given.data)
+    if code := recalign(["chain", *words]):
+        sys.exit(code)
+    report(given.runs / name, log + ", not searched" * given.no_search)
+
+
+def report(folder: Path, log: str) -> None:
+    """Print the tables and the claim of a chain that has run, and save its rows."""
+    frame = comparison.read(folder)
+    metrics = set(frame["metric"])
+    columns = {metric: text for metric, text in COLUMNS.items() if metric in metrics}
+    differences = {metric: text for metric, text in DIFFERENCES.items() if metric in metrics}
+    rows = summary(frame, log, [*columns, *differences])
+    print(f"\n{log}, test: mean and 95 % interval over users and seeds\n\n{markdown(rows, columns)}")
+    print("\nagainst the better of start and bc, interval corrected by Holm\n")
+    print(markdown(rows.filter(pl.col("metric").is_in(list(differences))), differences, digits=4))
+    print("\n" + "\n".join(claim(frame)))
+    print(f"\n{save(beside_other_logs(rows, 'methods'), 'methods')}")
+
+
+def claim(frame: pl.DataFrame) -> list[str]:
+    """The claim's parts with the figures behind each, as lines."""
+    lines = []
+    for number, verdict in enumerate(verdicts(Cells(frame)), start=1):
+        lines += [f"{number}. {verdict.word}: {verdict.part}", *(f"   - {line}" for line in verdict.why)]
+    return lines
+
+
+if __name__ == "__main__":
+    main()
