@@ -29,12 +29,10 @@ import polars as pl
 import torch
 from anatomy import PARTS, describe
 from peers import recalign_hstu
-from peers.environment import python_of
+from peers.environment import REQUIREMENTS, python_of
 from peers.turns import Trainee, Turn
 from tables import SCHEMA, commit, save
 
-TORCH = f"torch=={torch.__version__.split('+')[0]}"  # the same for both sides
-REQUIREMENTS = {"rectools": ["rectools[torch]==0.19.*", TORCH], "torch-rechub": ["torch-rechub==0.9.*", TORCH]}
 BF16, COMPILE = ["--precision=bf16-mixed"], ["--compile"]
 PEER_MODES = {"fp32": [], "bf16": BF16, "fp32 compiled": COMPILE, "bf16 compiled": [*BF16, *COMPILE]}
 OUR_MODES = {"fp32": [], "bf16": ["--trainer.precision=bf16-mixed"]}

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import venv
+from importlib.metadata import version
 from pathlib import Path
+
+TORCH = f"torch=={version('torch').split('+')[0]}"  # the same as ours
+REQUIREMENTS = {"rectools": ["rectools[torch]==0.19.*", TORCH], "torch-rechub": ["torch-rechub==0.9.*", TORCH]}
 
 
 def python_of(folder: Path, requirements: list[str]) -> Path:

@@ -22,7 +22,7 @@ from lightning.pytorch.callbacks import Callback
 import recalign
 from peers.turns import Turns
 from recalign.cli import main
-from recalign.sequences import Batch, EventDataModule
+from recalign.sequences import Batch
 from recalign.sequences.sampler import bucket_of
 from recalign.sequences.splits import TRAIN
 
@@ -47,7 +47,8 @@ class Pace(Callback):
         if self.users:
             data.batch_tokens = round(self.users * bucket_of(data.training().length, data.max_length).mean())
         if self.events:
-            write_events(data, Path(self.events))
+            # what we train on, no more and no less
+            write_events(data.sequences.frame.filter(pl.col("split") == TRAIN), Path(self.events))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         cuda = torch.cuda if trainer.strategy.root_device.type == "cuda" else None
@@ -59,9 +60,8 @@ class Pace(Callback):
         self.turns.step(len(batch.target_T), batch.item_BL.numel(), len(batch.user_B))
 
 
-def write_events(data: EventDataModule, path: Path) -> None:
-    """Hand the peers what we train on, no more and no less, in its order."""
-    frame = data.sequences.frame.filter(pl.col("split") == TRAIN)
+def write_events(frame: pl.DataFrame, path: Path) -> None:
+    """Hand events to the peers, in their order."""
     arrays = {name: frame[name].cast(pl.Int64).to_numpy() for name in ("user", "item", "timestamp")}
     partial = path.with_name(f"partial-{path.name}")
     np.savez(partial, allow_pickle=False, **arrays)
