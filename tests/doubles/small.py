@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import Callback
 
 from recalign.events import Log
 from recalign.nn import HSTU, Encoder, Pooled
+from recalign.recommender import Policy
 from recalign.sequences import Batch, EventDataModule, High, LeaveLast
 
 SETTINGS: dict[str, Any] = {
@@ -91,3 +92,13 @@ def naive_ranks(
         last = 1 + sum(gap >= -margin for gap in gaps)
         ranks.append((first, last) if item else (0, 0))
     return ranks
+
+
+def liked(policy: Policy, data: EventDataModule) -> float:
+    """Mean probability of the half of the catalogue that each user likes: items of the parity of its own id."""
+    batch = batch_of(data, "test")
+    users = data.sequences.users.gather(batch.user_B[batch.row_T].numpy()).to_numpy()
+    items = data.sequences.items.to_numpy()
+    good_TV = torch.from_numpy((users[:, None] - items) % 2 == 0)
+    with torch.no_grad():
+        return (policy.eval().log_probs(policy.encode(batch)).exp() * good_TV).sum(dim=1).mean().item()

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
 import small
+import tiny
 import torch
+from token_policy import TokenPolicy
 
-from recalign.posttrain import CQL, IQL, PostTrainingData
+from recalign.nn import HSTU
+from recalign.posttrain import AWAC, CQL, IQL, SA2C, PostTrainingData
 from recalign.recommender import RecommenderData
 from recalign.recommender.checkpoint import load_net
 
@@ -21,16 +25,6 @@ def data(log_root):
 @pytest.fixture(scope="module")
 def start(cloned):
     return load_net(cloned, "policy").net.eval()
-
-
-def liked(policy, data) -> float:
-    """Mean probability of the half of the catalogue that each user likes: items of the parity of its own id."""
-    batch = small.batch_of(data, "test")
-    users = data.sequences.users.gather(batch.user_B[batch.row_T].numpy()).to_numpy()
-    items = data.sequences.items.to_numpy()
-    good_TV = torch.from_numpy((users[:, None] - items) % 2 == 0)
-    with torch.no_grad():
-        return (policy.eval().log_probs(policy.encode(batch)).exp() * good_TV).sum(dim=1).mean().item()
 
 
 def gradient(module, data) -> torch.Tensor:
@@ -56,22 +50,23 @@ def test_conservative_q_learning_with_a_large_alpha_goes_where_cloning_goes(data
     assert torch.cosine_similarity(gradient(bold, data), cloning, dim=0) < 0.9
 
 
-def test_implicit_q_learning_with_beta_zero_is_cloning(data, start):
-    module = IQL(policy=copy.deepcopy(start), beta=0.0)
+@pytest.mark.parametrize("kind", [IQL, AWAC])
+def test_weights_with_beta_zero_are_cloning(data, start, kind):
+    module = kind(policy=copy.deepcopy(start), beta=0.0)
     torch.testing.assert_close(gradient(module, data), cloning_gradient(start, data), atol=1e-5, rtol=1e-3)
 
 
-@pytest.mark.parametrize(("kind", "settings"), [(CQL, {"alpha": 0.5}), (IQL, {})])
+@pytest.mark.parametrize(("kind", "settings"), [(CQL, {"alpha": 0.5}), (IQL, {}), (AWAC, {}), (SA2C, {})])
 def test_they_raise_what_users_value(data, start, tmp_path, kind, settings):
     module = kind(policy=copy.deepcopy(start), lr=5e-3, **settings)
     watch = small.fit(module, data, tmp_path, epochs=20)
     clone = IQL(policy=copy.deepcopy(start), lr=5e-3, beta=0.0)
     small.fit(clone, data, tmp_path, epochs=20)
-    assert liked(module.policy, data) > max(liked(start, data), liked(clone.policy, data)) + 0.03
+    assert small.liked(module.policy, data) > max(small.liked(start, data), small.liked(clone.policy, data)) + 0.03
     assert watch.steps[-1]["value/td"] < watch.steps[0]["value/td"]
     assert watch.steps[0]["policy/kl"] == pytest.approx(0, abs=1e-6)
     loaded = load_net(small.saved(module, tmp_path / "it.ckpt"), "policy").net
-    assert liked(loaded, data) == pytest.approx(liked(module.policy, data), abs=1e-6)
+    assert small.liked(loaded, data) == pytest.approx(small.liked(module.policy, data), abs=1e-6)
 
 
 def test_q_begins_right_on_average(data, start, tmp_path):
@@ -85,6 +80,31 @@ def test_q_begins_right_on_average(data, start, tmp_path):
     assert steps[0]["value/gap"] > 0
 
 
-def test_a_policy_of_another_kind_of_batch_is_told_so(log_root, start, tmp_path):
+@pytest.mark.parametrize("kind", [CQL, IQL, AWAC, SA2C])
+def test_a_policy_of_several_tokens_an_item_runs_through_them(data, tmp_path, kind):
+    torch.manual_seed(0)
+    tokens = TokenPolicy(HSTU(dim=16, layers=1, max_length=32, dropout=0.0), data.num_items, codes=8)
+    before = small.liked(tokens, data)
+    module = kind(policy=tokens, lr=5e-3)
+    small.fit(module, data, tmp_path, epochs=10)
+    assert small.liked(module.policy, data) > before + 0.02
+
+
+def test_other_learning_rates_reach_what_learns_values(start):
+    module = IQL(policy=copy.deepcopy(start), lr=1e-4, value_lr=1e-2)
+    groups = {id(p): group["lr"] for group in module.configure_optimizers().param_groups for p in group["params"]}
+    assert {groups[id(p)] for p in module.policy.parameters()} == {1e-4}
+    assert {groups[id(p)] for p in module.critic.parameters()} == {1e-2}
+
+
+@pytest.mark.parametrize("kind", [CQL, AWAC])
+def test_a_policy_of_another_kind_of_batch_is_told_so(log_root, start, tmp_path, kind):
     with pytest.raises(TypeError, match="PostTrainingData"):
-        small.fit(CQL(policy=copy.deepcopy(start)), small.data_of(RecommenderData, log_root, "tastes"), tmp_path)
+        small.fit(kind(policy=copy.deepcopy(start)), small.data_of(RecommenderData, log_root, "tastes"), tmp_path)
+
+
+def test_they_run_through_the_command(tmp_path: Path):
+    folder = tiny.prepare(tmp_path)
+    said = tiny.chain(folder, "--methods", "[start,cql,iql,awac,sa2c]")
+    assert said.code == 0, said.err
+    assert "evaluation, seed 0: start, cql, iql, awac, sa2c" in said.out

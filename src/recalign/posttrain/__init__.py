@@ -1,11 +1,28 @@
 """Post-training: methods that move a cloned policy towards what users value."""
 
+from recalign.posttrain.actor_critic import AWAC, SA2C
+from recalign.posttrain.conditioned import ReturnConditioned
 from recalign.posttrain.data import PostTrainingData
 from recalign.posttrain.grpo import GRPO
 from recalign.posttrain.pairs import KTO, Preferences
 from recalign.posttrain.pairs_data import PairData
 from recalign.posttrain.ppo import PPO
+from recalign.posttrain.reinforce import Reinforce
 from recalign.posttrain.values import CQL, IQL
 from recalign.posttrain.weighted import WeightedSFT
 
-__all__ = ["CQL", "GRPO", "IQL", "KTO", "PPO", "PairData", "PostTrainingData", "Preferences", "WeightedSFT"]
+__all__ = [
+    "AWAC",
+    "CQL",
+    "GRPO",
+    "IQL",
+    "KTO",
+    "PPO",
+    "SA2C",
+    "PairData",
+    "PostTrainingData",
+    "Preferences",
+    "Reinforce",
+    "ReturnConditioned",
+    "WeightedSFT",
+]

@@ -58,6 +58,12 @@ class PostTraining(PolicyModule):
         self.reference.eval()  # the reference never drops units out
         return self
 
+    def advantages(self, batch: Batch) -> Tensor:
+        """How much better than expected each target turned out, NaN where it has no reward. Shape: (T,)."""
+        if batch.advantage_T is None:
+            raise TypeError(f"{type(self).__name__} needs advantages: use recalign.posttrain.PostTrainingData")
+        return batch.advantage_T
+
     @torch.no_grad()
     def reference_log_probs(self, batch: Batch, items: Tensor) -> Tensor:
         """log pi_start of some items at each state. Shape: int64 (T, C) -> (T, C)."""

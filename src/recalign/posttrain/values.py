@@ -54,11 +54,7 @@ class ValueMethod(PostTraining):
         return optimizer
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        if batch.advantage_T is None:
-            raise TypeError(
-                f"{type(self).__name__} needs batches with rewards: use recalign.posttrain.PostTrainingData"
-            )
-        loss, figures = self.loss(batch, batch.advantage_T)
+        loss, figures = self.loss(batch, self.advantages(batch))
         self.log("train/loss", loss, batch_size=len(batch.target_T))
         self.log_dict({f"value/{k}": v for k, v in figures.items()})
         self.log("policy/kl", self.drift(batch))

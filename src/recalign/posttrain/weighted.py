@@ -45,9 +45,7 @@ class WeightedSFT(PostTraining):
         self.temperature, self.clip = temperature, clip
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        advantage_T = batch.advantage_T
-        if advantage_T is None:
-            raise TypeError("WeightedSFT needs batches with advantages: use recalign.posttrain.PostTrainingData")
+        advantage_T = self.advantages(batch)
         weight_T, cut = weights(advantage_T, self.transform, self.temperature, self.clip)
         logp_T = self.policy.log_prob(self.policy.encode(batch), batch.target_T)
         loss, figures = weighted_likelihood(logp_T, weight_T)

@@ -8,6 +8,7 @@ from recalign.posttrain.losses.values import (
     conservative,
     expectile,
     exponential_weights,
+    mean_known,
     squared_error,
 )
 from recalign.posttrain.losses.weighted import weighted_likelihood
@@ -24,6 +25,7 @@ __all__ = [
     "group_advantages",
     "kl_estimate",
     "kto",
+    "mean_known",
     "preference",
     "squared_error",
     "top_k_reinforce",

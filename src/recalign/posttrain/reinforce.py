@@ -1,0 +1,58 @@
+"""REINFORCE on the log, corrected for who chose and for how many items are shown (Chen et al., arXiv 1812.02353)."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from recalign.posttrain.base import PostTraining
+from recalign.posttrain.losses import top_k_reinforce
+from recalign.recommender.policy import Policy
+from recalign.sequences import Batch
+
+
+class Reinforce(PostTraining):
+    """Logged items, weighted by their reward, by pi / beta and by lambda_K (`losses.top_k_reinforce`).
+
+    The policy beta that chose the items is not known: the starting policy, cloned from the log, stands for it. The
+    reward is the batch's advantage, so that its baseline is what keeps the variance down. Dropout is off, so that
+    pi / beta is 1 before the first step.
+
+    Logs ``train/loss``; ``reinforce/{ess,capped,lambda}``; ``policy/kl``.
+
+    Args:
+        init_from: checkpoint whose policy is the start; null: the newest of this log.
+        k: K, items that are shown together; 1: no correction for it.
+        cap: largest importance weight pi / beta.
+        lr: AdamW's learning rate.
+        weight_decay: AdamW's, on matrices only.
+        top_k: items that `predict` writes for each user.
+        policy: a policy to start from instead of a checkpoint's (Python only).
+    """
+
+    def __init__(
+        self,
+        init_from: str | None = None,
+        k: int = 10,
+        cap: float = 10.0,
+        lr: float = 3e-5,
+        weight_decay: float = 0.0,
+        top_k: int = 10,
+        policy: Policy | None = None,
+    ) -> None:
+        super().__init__(init_from, policy, lr, weight_decay, top_k)
+        self.save_hyperparameters(logger=False, ignore=["top_k"])
+        self.k, self.cap = k, cap
+
+    def train(self, mode: bool = True) -> Reinforce:
+        super().train(mode)
+        self.policy.eval()
+        return self
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        behaviour_T = self.reference_log_probs(batch, batch.target_T[:, None])[:, 0]
+        logp_T = self.policy.log_prob(self.policy.encode(batch), batch.target_T)
+        loss, figures = top_k_reinforce(logp_T, behaviour_T, self.advantages(batch), self.k, self.cap)
+        self.log("train/loss", loss, batch_size=len(logp_T))
+        self.log_dict({f"reinforce/{k}": v for k, v in figures.items()})
+        self.log("policy/kl", self.drift(batch))
+        return loss
