@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 
 import polars as pl
@@ -134,3 +135,20 @@ def test_the_terminal_table_without_some_metrics():
     assert "true@10" not in lines[1]
     assert "mean of 1 seed" in lines[0]
     assert lines[2].split() == ["start", "0.1000", "±0.0500", *"–––––"]
+
+
+def test_a_search_is_drawn_method_by_method(made_up_chain, tmp_path):
+    folder = shutil.copytree(made_up_chain, tmp_path / "searched")
+    compare(folder, draws=50)
+    rows = [
+        (method, trial, trial == 1, json.dumps({key: value, "model.lr": 0.1}), 3.0 + trial, 0.1 - 0.01 * trial, trial)
+        for method, key in (("asft", "model.temperature"), ("rerank", "strength"))
+        for trial, value in enumerate((0.5, 0.25, 2.0))
+    ]
+    columns = ["method", "trial", "chosen", "settings", "value/select_judge@10", "all/ndcg@10", "policy/kl"]
+    pl.DataFrame(rows, schema=columns, orient="row").write_csv(folder / "search.csv")
+    page = render(folder).read_text()
+    assert "What the search found" in page
+    assert page.count("value of each trial by KL and by all/ndcg@10") == 2
+    assert "asft, temperature" in page
+    assert "rerank, strength" in page

@@ -17,12 +17,11 @@ from recalign.errors import InputError
 from recalign.evaluation.claim import ALL, KEPT
 from recalign.evaluation.command import WIDTH
 from recalign.evaluation.methods import UNTRAINED, Cell, Ground
-from recalign.evaluation.selection import MEASURED, Figures, choose, choose_by_rank, validate
+from recalign.evaluation.selection import MEASURED, SEARCH, Figures, choose, choose_by_rank, validate
 from recalign.reward import RewardData
 from recalign.stage import ParsedStage
 from recalign.stage.folder import write_text
 
-FILE = "search.csv"
 TILTED = ("rerank", "rerank_item_mean")
 """Methods without training that have a strength to search."""
 
@@ -89,7 +88,7 @@ class Search:
             if leader := self.spaces.leader(method):
                 chosen[method] = chosen.get(leader, {})
         frame = pl.DataFrame(rows)
-        write_text(self.plan.folder / FILE, frame.write_csv())
+        write_text(self.plan.folder / SEARCH, frame.write_csv())
         Console(width=WIDTH).print(table(frame, self.seed))
         return chosen
 

@@ -7,12 +7,14 @@ dark pages. Text stays text: it can be selected, and is set in the page's font.
 from __future__ import annotations
 
 import io
+import json
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import matplotlib
 import numpy as np
+import polars as pl
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -119,6 +121,40 @@ def scatter(
     return _svg(f"{title}: methods by {x} and {y}", 3.5, draw)
 
 
+def frontier(trials: pl.DataFrame) -> Markup | None:
+    """One method's trials: validation value against the KL to the start, and against ``all/ndcg@10``.
+
+    Points are named by the method's main parameter, the first of its space, and joined in its order.
+
+    Args:
+        trials: the method's rows of `search.csv`.
+    """
+    if len(trials) < 2:
+        return None
+    method = trials["method"][0]
+    main = [next(iter(json.loads(settings).items())) for settings in trials["settings"]]
+    order = sorted(range(len(main)), key=lambda place: main[place][1])
+
+    def draw(figure: Figure, axes: Any) -> None:
+        value = trials["value/select_judge@10"].to_numpy()
+        for panel, x in zip(axes, ("policy/kl", "all/ndcg@10"), strict=True):
+            across = trials[x].to_numpy()
+            panel.plot(across[order], value[order], color=LINE, linewidth=0.9)
+            for place, chosen in enumerate(trials["chosen"]):
+                colour = ACCENT if chosen else PLAIN
+                panel.plot(across[place], value[place], "o", color=colour, markeredgecolor=CARD, markersize=6)
+                spot = (across[place], value[place])
+                panel.annotate(f" {main[place][1]}", spot, color=colour, fontsize=7, va="bottom")
+            panel.margins(0.2)
+            panel.grid()
+            panel.set_axisbelow(True)
+            panel.set_xlabel(x)
+        axes[0].set_ylabel("select_judge@10")
+        axes[0].set_title(f"{method}, {main[0][0].removeprefix('model.')}")
+
+    return _svg(f"{method}: value of each trial by KL and by all/ndcg@10", 2.3, draw, columns=2)
+
+
 def diagonal(axes: Axes) -> None:
     """The line on which both differences are the same."""
     axes.axline((0, 0), slope=1, color=SOFT, linewidth=0.8, linestyle=(0, (4, 3)))
@@ -188,12 +224,12 @@ def _overlap(a: Sequence[float], b: Sequence[float]) -> float:
     return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
 
 
-def _svg(description: str, height: float, draw: Callable[[Figure, Axes], None]) -> Markup:
-    """A plot of 5 inches by `height`, as an SVG element."""
+def _svg(description: str, height: float, draw: Callable[[Figure, Any], None], columns: int = 1) -> Markup:
+    """A plot of 5 inches by `height`, as an SVG element; with several columns, `draw` is given an array of axes."""
     buffer = io.StringIO()
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(5, height), dpi=72, layout="constrained")
-        draw(figure, figure.subplots())
+        draw(figure, figure.subplots(1, columns))
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     text = buffer.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.S)

@@ -16,6 +16,7 @@ from rich.table import Table
 from recalign.evaluation import comparison, plots
 from recalign.evaluation.cells import Cell, Cells
 from recalign.evaluation.claim import ALL, HIGH, KEPT, VALUE, verdicts
+from recalign.evaluation.selection import SEARCH
 
 FILE = "report.html"
 MARKS = {1: "▲", 0: "", -1: "▼"}
@@ -70,7 +71,7 @@ def render(chain_folder: Path) -> Path:
         table=_table(cells),
         validation=_table(Cells(frame, "validation")),
         seeds=_seed_table(frame),
-        plots=_plots(cells),
+        plots=[*_plots(cells), *_frontiers(chain_folder)],
         size=_size(chain_folder),
         check=_read(chain_folder / "check.json"),
         trust=_trust(chain_folder),
@@ -224,6 +225,19 @@ def _plots(cells: Cells) -> list[tuple[str, str, list[Any]]]:
     ]
     drawn = [(title, text, [plot for plot in each if plot]) for title, text, each in sections]
     return [section for section in drawn if section[2]]
+
+
+def _frontiers(chain_folder: Path) -> list[tuple[str, str, list[Any]]]:
+    """The section of the search, where there was one."""
+    if not (chain_folder / SEARCH).is_file():
+        return []
+    trials = pl.read_csv(chain_folder / SEARCH)
+    text = (
+        "Each method's trials on validation, named by its main parameter, the chosen one in colour. Value by judges "
+        "for selection, against the distance from the start and against imitation."
+    )
+    drawn = [plots.frontier(each) for _, each in trials.group_by("method", maintain_order=True)]
+    return [("What the search found", text, [plot for plot in drawn if plot])]
 
 
 def _seed_table(frame: pl.DataFrame) -> dict[str, Any]:

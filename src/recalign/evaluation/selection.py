@@ -18,6 +18,7 @@ from recalign.reward import RewardData
 SELECT = "value/select_judge@10"
 MEASURED = (SELECT, ALL, HIGH, "policy/kl", "value/true@10")
 FILE = "validation.json"
+SEARCH = "search.csv"  # of a chain that searched: a row a trial
 
 Figures = dict[str, float]
 """A method's validation figures by metric."""
