@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 os.environ.setdefault("WANDB_MODE", "disabled")
+os.environ["RECALIGN_CACHE"] = tempfile.mkdtemp(prefix="recalign-tests-")
 
 import numpy as np
 import polars as pl
@@ -15,6 +18,10 @@ import torch
 
 torch.set_num_threads(1)
 sys.path.insert(0, str(Path(__file__).parent / "doubles"))  # checkpoints name the doubles by module
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(os.environ["RECALIGN_CACHE"], ignore_errors=True)
 
 
 def small_log(users: int = 30, items: int = 40, events: int = 20, seed: int = 0) -> pl.DataFrame:

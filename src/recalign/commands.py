@@ -23,9 +23,9 @@ def check(*, data: EventDataModule) -> None:
     Args:
         data: the log, its reward and its split: --config conf/data/<log>.yaml.
     """
-    print(data.table.report)
+    print(data.report)
     print()
-    print(render(audit_log(data.table, data.sequences, data.max_length)))
+    print(render(audit_log(data)))
 
 
 def recommend(run: Path, users: list[int | str] | None = None, k: int = 10) -> None:

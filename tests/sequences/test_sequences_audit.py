@@ -62,7 +62,7 @@ def test_users_without_a_past_are_counted():
 
 def test_all_sections_are_there(log_root):
     data = small.data_of(EventDataModule, log_root)
-    sections = audit_log(data.table, data.sequences, data.max_length)
+    sections = audit_log(data)
     assert list(sections)[-2:] == ["split", "leaks (all must be 0)"]
     assert len(sections) > 2
     assert set(sections["leaks (all must be 0)"].values()) == {0}

@@ -83,7 +83,7 @@ def make_world(data: RewardData, world: World | None) -> None:
 
 def _check(data: RewardData, folder: Path) -> None:
     """What `recalign check` says, kept for the report."""
-    sections = audit_log(data.table, data.sequences, data.max_length)
+    sections = audit_log(data)
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "check.json", json.dumps(sections, indent=2, default=str) + "\n")
     say(str(data.table.report))

@@ -5,17 +5,18 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
-from recalign.events import EventTable, audit
+from recalign.sequences.data import EventDataModule
 from recalign.sequences.store import PARTS, Part, Sequences
 from recalign.sequences.windows import evaluation_windows, left_out, training_windows
 
 Rows = dict[str, int | float | str]
 
 
-def audit_log(table: EventTable, sequences: Sequences, max_length: int) -> dict[str, Rows]:
+def audit_log(data: EventDataModule) -> dict[str, Rows]:
     """All that `recalign check` says, by section: the log, its division, its leaks."""
+    sequences, max_length = data.sequences, data.max_length
     return {
-        **audit(table),
+        **data.figures(),
         **{part: part_figures(sequences, part) for part in PARTS},
         "split": split_figures(sequences, max_length),
         "leaks (all must be 0)": leaks(sequences, max_length),

@@ -11,11 +11,13 @@ from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
 from recalign.errors import InputError
-from recalign.events import EventTable, Log, data_root, load_events
+from recalign.events import EventTable, Log, Report, audit, data_root, fingerprint, load_events
+from recalign.events.audit import Section
 from recalign.sequences.batch import Batch
+from recalign.sequences.cache import Divided, Entry, folder
 from recalign.sequences.sampler import LengthBatches
 from recalign.sequences.splits import High, LeaveLast, Split, UserGroups
-from recalign.sequences.store import Group, Part, Sequences, build
+from recalign.sequences.store import Group, Part, Sequences, build, division
 from recalign.sequences.windows import Windows, collate, evaluation_windows, serving_windows, training_windows
 
 ML_100K = Log(name="ml-100k", files=["ml-100k/u.data"], fetch="ml-100k")
@@ -61,6 +63,8 @@ class EventDataModule(LightningDataModule):
         request_time: whether a model knows when an event is asked for (``known``) or only the time of the event before
             it (``last_event``).
         seed: of the order of the batches.
+        cache: whether the divided log is kept between runs (`recalign.sequences.cache`), in ``RECALIGN_CACHE``, else
+            the user's cache folder; or the folder to keep it in.
     """
 
     def __init__(
@@ -76,6 +80,7 @@ class EventDataModule(LightningDataModule):
         batch_tokens: int = 6400,
         request_time: Literal["known", "last_event"] = "last_event",
         seed: int = 0,
+        cache: bool | str = True,
     ) -> None:
         super().__init__()
         if max_length < 1 or batch_tokens < 1:
@@ -87,16 +92,52 @@ class EventDataModule(LightningDataModule):
         self.groups = UserGroups(share_a)
         self.max_length, self.batch_tokens, self.seed = max_length, batch_tokens, seed
         self.know_request = request_time == "known"
+        self.cache = cache
 
     @functools.cached_property
     def table(self) -> EventTable:
         """The checked log; read when first asked for."""
         return load_events(self.log_, data_root(self.root), self.reward)
 
-    @functools.cached_property
+    @property
     def sequences(self) -> Sequences:
         """The divided log."""
-        return build(self.table, self.split, self.high, self.groups)
+        return self._divided.sequences
+
+    @property
+    def report(self) -> Report:
+        """What was read of the log."""
+        return self._divided.report
+
+    @functools.cached_property
+    def _divided(self) -> Divided:
+        if self._entry and (found := self._entry.load()):
+            return found
+        divided = Divided(build(self.table, self.split, self.high, self.groups), self.table.report)
+        # the files may have changed since they named the entry
+        if self._entry and divided.sequences.fingerprint == self._described:
+            self._entry.save(divided)
+        return divided
+
+    @functools.cached_property
+    def _entry(self) -> Entry | None:
+        place = folder(self.cache)
+        return Entry.of(place, self.log_.name, self._described, self.split) if place else None
+
+    @functools.cached_property
+    def _described(self) -> str:
+        log = fingerprint(self.log_, data_root(self.root), self.reward)
+        return division(log, self.split, self.high, self.groups)
+
+    def figures(self) -> dict[str, Section]:
+        """The figures of the log that need no split (`recalign.events.audit`)."""
+        self._divided  # noqa: B018 (the entry is there from now on, if it can be)
+        if self._entry is None:
+            return audit(self.table)
+        sections = self._entry.figures()
+        if sections is None:
+            self._entry.keep_figures(sections := audit(self.table))
+        return sections
 
     @property
     def num_items(self) -> int:
@@ -105,8 +146,8 @@ class EventDataModule(LightningDataModule):
 
     @property
     def fingerprint(self) -> str:
-        """Digest of the log and its division."""
-        return self.sequences.fingerprint
+        """Digest of the log and its division; needs no events."""
+        return self.sequences.fingerprint if "_divided" in vars(self) else self._described
 
     def training(self) -> Windows:
         """What is trained on; subclasses narrow or extend it."""

@@ -86,7 +86,6 @@ def build(table: EventTable, split: Split, high: High | None, groups: UserGroups
     known = frame.filter(pl.col("item_id") > 0)
     counts = np.bincount(known["user"].to_numpy(), minlength=len(table.users))
     items = table.items.gather(vocabulary)
-    settings = f"{table.fingerprint}|{split!r}|{high!r}|{groups!r}"
     return Sequences(
         frame=frame,
         users=table.users,
@@ -97,9 +96,14 @@ def build(table: EventTable, split: Split, high: High | None, groups: UserGroups
         time=known["timestamp"].to_numpy(),
         reward=known["reward"].cast(pl.Float32).fill_null(float("nan")).to_numpy(),
         event=known["event"].cast(pl.Int64).to_numpy(),
-        fingerprint=hashlib.sha256(settings.encode()).hexdigest()[:16],
+        fingerprint=division(table.fingerprint, split, high, groups),
         catalogue=_catalogue(items, frame),
     )
+
+
+def division(log: str, split: Split, high: High | None, groups: UserGroups) -> str:
+    """`Sequences.fingerprint`, from that of the log."""
+    return hashlib.sha256(f"{log}|{split!r}|{high!r}|{groups!r}".encode()).hexdigest()[:16]
 
 
 def _catalogue(items: pl.Series, frame: pl.DataFrame) -> str:

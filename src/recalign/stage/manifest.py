@@ -82,8 +82,8 @@ class Manifest:
 def digest(config: dict[str, Any], fingerprint: str | None, upstream: dict[str, dict[str, str]]) -> str:
     """All that determines a run's result, as one hex digest.
 
-    Where the run lies (``run``), where the raw log lies (``data.root``) and how checkpoints are called do not count;
-    the bytes of the data and of the checkpoints do.
+    Where the run lies (``run``), where the raw log lies (``data.root``) or is kept ready (``data.cache``) and how
+    checkpoints are called do not count; the bytes of the data and of the checkpoints do.
 
     Args:
         config: the resolved configuration of a ``fit``.
@@ -91,7 +91,8 @@ def digest(config: dict[str, Any], fingerprint: str | None, upstream: dict[str, 
         upstream: as in `Manifest`.
     """
     counted = copy.deepcopy({k: v for k, v in config.items() if k not in ("run", "ckpt_path")})
-    counted["data"]["init_args"].pop("root", None)
+    for place in ("root", "cache"):
+        counted["data"]["init_args"].pop(place, None)
     for name, checkpoint in upstream.items():
         part, argument = name.split(".")
         counted[part]["init_args"][argument] = checkpoint["sha256"]

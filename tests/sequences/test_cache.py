@@ -1,0 +1,202 @@
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import small
+
+from recalign.events import audit
+from recalign.sequences import EventDataModule, High, LeaveLast
+from recalign.sequences import data as data_file
+from recalign.sequences.audit import audit_log
+from recalign.sequences.cache import KEPT_DAYS, Entry, folder
+
+
+@pytest.fixture
+def root(log_root, tmp_path) -> Path:
+    """A data root of its own, whose file may be changed."""
+    shutil.copy(log_root / "small.csv", tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def make(root):
+    def module(**settings) -> EventDataModule:
+        return small.data_of(EventDataModule, root, **{"cache": str(root / "kept"), **settings})
+
+    return module
+
+
+def entries(root: Path) -> list[Path]:
+    return sorted((root / "kept").iterdir())
+
+
+def forbid_reading(monkeypatch) -> None:
+    monkeypatch.setattr(data_file, "load_events", lambda *_: pytest.fail("the log was read"))
+
+
+def assert_same(one: EventDataModule, other: EventDataModule) -> None:
+    assert one.sequences.frame.equals(other.sequences.frame)
+    assert one.sequences.frame.schema == other.sequences.frame.schema
+    assert one.sequences.users.equals(other.sequences.users)
+    assert one.sequences.items.equals(other.sequences.items)
+    for name in ("group", "offset", "item", "time", "reward", "event"):
+        ours, theirs = getattr(one.sequences, name), getattr(other.sequences, name)
+        np.testing.assert_array_equal(ours, theirs)
+        assert ours.dtype == theirs.dtype
+    assert (one.fingerprint, one.sequences.catalogue) == (other.fingerprint, other.sequences.catalogue)
+    assert one.report == other.report
+
+
+def test_the_second_run_reads_no_events_and_has_the_same(make, monkeypatch):
+    first = make()
+    sections = audit_log(first)
+    forbid_reading(monkeypatch)
+    second = make()
+    assert_same(second, first)
+    assert audit_log(second) == sections
+    assert list(sections)[: len(audit(first.table))] == list(audit(first.table))
+
+
+def test_it_can_be_left_out(make, root):
+    data = make(cache=False)
+    assert data.sequences.num_items > 1
+    assert audit_log(data)
+    assert not (root / "kept").exists()
+
+
+def test_a_fingerprint_needs_no_events(make, monkeypatch):
+    known = make().sequences.fingerprint
+    forbid_reading(monkeypatch)
+    assert make(cache=False).fingerprint == known
+
+
+def test_a_file_that_changed_is_read_even_if_size_and_time_are_the_same(make, root):
+    path = root / "small.csv"
+    before, when = make().sequences, path.stat()
+    text = path.read_text().splitlines()
+    text[1:] = reversed(text[1:])
+    path.write_text("\n".join(text) + "\n")
+    os.utime(path, ns=(when.st_atime_ns, when.st_mtime_ns))
+    assert path.stat().st_size == when.st_size
+    after = make().sequences
+    assert after.fingerprint != before.fingerprint
+    assert after.frame["row"].to_list() != before.frame["row"].to_list()
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"reward": "rating + 1"},
+        {"high": High("reward >= 5")},
+        {"high": None},
+        {"split": LeaveLast(test=2, validation=2)},
+        {"share_a": 0.5},
+    ],
+    ids=str,
+)
+def test_every_setting_that_matters_makes_an_entry_of_its_own(make, root, setting):
+    make().sequences  # noqa: B018
+    fresh = make(**setting, cache=False)
+    assert_same(make(**setting), fresh)
+    assert len(entries(root)) == 2
+
+
+def test_settings_of_the_batches_share_an_entry(make, root):
+    for settings in ({}, {"max_length": 8}, {"users": "B1"}, {"seed": 3}, {"batch_tokens": 64}):
+        make(**settings).sequences  # noqa: B018
+    assert len(entries(root)) == 1
+
+
+def test_other_code_makes_another_entry(root):
+    class Mine(LeaveLast):
+        """A split of the user's own, in a file of the user's own."""
+
+    assert Entry.of(root, "log", "f", Mine()) != Entry.of(root, "log", "f", LeaveLast())
+    assert Entry.of(root, "a/b", "f", LeaveLast()).path.parent == root
+
+
+@pytest.mark.parametrize("file", ["events.arrow", "item.npy", "entry.json", "users.arrow"])
+@pytest.mark.parametrize("harm", ["cut", "emptied", "gone"])
+def test_a_damaged_entry_is_made_anew(make, root, capsys, monkeypatch, file, harm):
+    fresh = make(cache=False)
+    make().sequences  # noqa: B018
+    path = entries(root)[0] / file
+    if harm == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[: -9 if harm == "cut" else 0])
+    assert_same(make(), fresh)
+    assert capsys.readouterr().err.count("is damaged") == 1
+    forbid_reading(monkeypatch)
+    assert_same(make(), fresh)
+
+
+def test_a_write_that_breaks_off_leaves_nothing(make, root, monkeypatch):
+    def broken(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("json.dumps", broken)  # entry.json is written last
+    with pytest.raises(KeyboardInterrupt):
+        make().sequences  # noqa: B018
+    assert entries(root) == []
+
+
+def test_what_a_killed_process_left_is_not_taken_for_whole(make, root):
+    whole = make()
+    whole.sequences  # noqa: B018
+    entry = entries(root)[0]
+    entry.rename(root / "kept" / f".{entry.name}.1")
+    (root / "kept" / f".{entry.name}.1" / "item.npy").write_bytes(b"half")
+    assert_same(make(), whole)
+    assert entries(root)[-1] == entry
+
+
+def test_whoever_comes_second_keeps_the_first_ones_entry(make, root):
+    slow, quick = make(), make()
+    slow.table  # noqa: B018
+    assert_same(quick, slow)
+    stamp = entries(root)[0].stat().st_ino
+    slow._entry.save(quick._divided)
+    assert [e.stat().st_ino for e in entries(root)] == [stamp]
+
+
+def test_a_place_that_cannot_be_written_is_said_once(make, root, capsys):
+    (root / "file").write_text("")
+    for _ in range(2):
+        data = make(cache=str(root / "file"))
+        assert audit_log(data)
+    said = capsys.readouterr().err
+    assert said.count("is not cached") == 1
+    assert "file" in said
+
+
+def test_a_change_of_an_array_does_not_reach_the_entry(make):
+    make().sequences  # noqa: B018
+    make().sequences.item[:] = 1
+    assert_same(make(), make(cache=False))
+
+
+def test_entries_that_nobody_reads_go(make, root):
+    make().sequences  # noqa: B018
+    old = entries(root)[0]
+    long_ago = time.time() - (KEPT_DAYS + 1) * 86_400
+    os.utime(old, (long_ago, long_ago))
+    make(share_a=0.5).sequences  # noqa: B018
+    assert old not in entries(root)
+    make().sequences  # noqa: B018
+    assert len(entries(root)) == 2
+
+
+def test_where_entries_lie(monkeypatch, tmp_path):
+    monkeypatch.setenv("RECALIGN_CACHE", str(tmp_path / "named"))
+    assert folder(True) == tmp_path / "named"
+    assert folder(str(tmp_path)) == tmp_path
+    assert folder(False) is None
+    monkeypatch.delenv("RECALIGN_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert folder(True) == tmp_path / "recalign"
