@@ -21,28 +21,35 @@ Pair = Callable[[Batch], Tensor]
 """A winner and its losers at each state of a batch, item 0 where there are none. Shape: -> int64 (T, 1 + N)."""
 
 
-def worse_events(user_E: np.ndarray, reward_E: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:
-    """For each event, events of the same user with a lower reward, drawn with replacement; -1 where there are none.
+def logged_pairs(
+    reward_E: np.ndarray, stop_E: np.ndarray, losers: int, candidates: int, random: np.random.Generator
+) -> np.ndarray:
+    """At each event's history, the better of that event and a later one of the same user, against the worse.
+
+    Both were still open then: an item that stands in the history already would be lowered as a repetition. Later events
+    are drawn until one has another reward; the better of the two is the winner. Further losers are those of the drawn
+    that are worse than the winner.
 
     Args:
-        user_E: whose event it is.
-        reward_E: NaN where there is none: such an event is nobody's better or worse.
-        count: N.
+        reward_E: in the order of users and time; NaN where there is none: nobody's better or worse.
+        stop_E: int64, one past the last event of each event's user.
+        losers: N.
+        candidates: C, later events drawn, with replacement.
         random: what draws.
 
     Returns:
-        Positions in the arguments. Shape: int64 (E, N).
+        Positions of winner and losers, -1 where there is none. Shape: int64 (E, 1 + N).
     """
-    order = np.lexsort((reward_E, user_E))  # what has no reward stands last
-    user, reward, place = user_E[order], reward_E[order], np.arange(len(order))
-    new_user = np.append(True, user[1:] != user[:-1])
-    first_of_user = np.maximum.accumulate(np.where(new_user, place, 0))
-    first_of_tie = np.maximum.accumulate(np.where(new_user | np.append(True, reward[1:] != reward[:-1]), place, 0))
-    below = np.where(np.isnan(reward), 0, first_of_tie - first_of_user)
-    drawn = first_of_user[:, None] + (random.random((len(order), count)) * below[:, None]).astype(np.int64)
-    out = np.empty((len(order), count), np.int64)
-    out[order] = np.where(below[:, None] > 0, order[drawn], -1)
-    return out
+    own_E1, stop_E1 = np.arange(len(reward_E))[:, None], stop_E[:, None]
+    ahead_EC = random.random((len(reward_E), candidates)) * (stop_E1 - own_E1 - 1)
+    drawn_EC = np.minimum(own_E1 + 1 + ahead_EC.astype(np.int64), stop_E1 - 1)  # nothing ahead: the event itself
+    differs_EC = np.abs(reward_E[drawn_EC] - reward_E[own_E1]) > 0
+    partner_E1 = np.take_along_axis(drawn_EC, differs_EC.argmax(axis=1)[:, None], axis=1)
+    winner_E1 = np.where(reward_E[partner_E1] > reward_E[own_E1], partner_E1, own_E1)
+    pool = np.concatenate([own_E1, drawn_EC], axis=1)
+    pool = np.where(reward_E[pool] < reward_E[winner_E1], pool, -1)
+    first = np.argsort(pool < 0, axis=1, kind="stable")[:, :losers]
+    return np.concatenate([winner_E1, np.take_along_axis(pool, first, axis=1)], axis=1)
 
 
 @torch.no_grad()

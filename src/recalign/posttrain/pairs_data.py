@@ -10,7 +10,7 @@ import polars as pl
 import torch
 
 from recalign.errors import InputError
-from recalign.posttrain.pairing import Met, Pair, apart, by_event, from_policy, target_against, uniform, worse_events
+from recalign.posttrain.pairing import Met, Pair, apart, by_event, from_policy, logged_pairs, target_against, uniform
 from recalign.posttrain.upstream import load_upstream
 from recalign.reward import RewardData
 from recalign.sequences import Windows
@@ -29,19 +29,20 @@ NEEDS: dict[Pairing, dict[str, str]] = {
 class PairData(RewardData):
     """Pairs (history, winner, losers), at the histories of training events.
 
-    - ``logged``: a logged event against logged events of the same user that had a lower reward;
+    - ``logged``: of two logged events of the same user, the one with the higher reward, at the history before both;
     - ``sampled``: a logged event against items drawn from the whole catalogue;
     - ``generated``: a logged event against items drawn from the starting policy;
     - ``ensemble``: two kinds of items drawn from the starting policy, whose intervals under the ensemble of reward
       models do not overlap.
 
-    A logged event is a winner if its reward is above its user's earlier mean (`recalign.sequences.reward_means`). What
-    is drawn was never met by the user in the training part. Pairs stay the same in all epochs.
+    Against what is drawn from the catalogue or a policy, an event is a winner if its reward is above its user's earlier
+    mean (`recalign.sequences.reward_means`); what is drawn was never met by the user in the training part. Nothing of
+    validation or test is read. Pairs stay the same in all epochs.
 
     Args:
         pairs: which pairs.
         losers: N, items that each winner is preferred to.
-        candidates: items drawn at each history, from which losers (``ensemble``: the winner too) are taken.
+        candidates: items or later events drawn at each history, from which pairs are taken.
         width: ``ensemble``: half the width of an interval, in standard deviations between the members.
         reward_model: checkpoint of a reward model with several members; read where pairs need one.
         policy: checkpoint of the starting policy; read where pairs need one.
@@ -81,12 +82,17 @@ class PairData(RewardData):
         return self.paired
 
     @functools.cached_property
+    def share(self) -> float:
+        """The share of the training events at whose history there is a pair."""
+        return len(self.paired.target) / len(super().training().target)
+
+    @functools.cached_property
     def paired(self) -> Windows:
         """The training windows, with those targets that are a pair's winner."""
         windows = super().training()
         item, good = self._items(windows), self._good(windows)
         kept = (item > 0).all(axis=1) & (item[:, 1:] != item[:, :1]).all(axis=1)
-        if self.pairs != "ensemble":
+        if self.pairs in ("sampled", "generated"):
             kept &= good
         if not kept.any():
             raise InputError(
@@ -95,7 +101,6 @@ class PairData(RewardData):
                 where="data.pairs",
                 remedy=REMEDIES[self.pairs],
             )
-        self.share = float(kept.mean())
         return windows.with_pairs(item[:, 0], item[:, 1:]).keep(kept)
 
     def _good(self, windows: Windows) -> np.ndarray:
@@ -105,10 +110,10 @@ class PairData(RewardData):
     def _items(self, windows: Windows) -> np.ndarray:
         """The winner of each target's pair and its losers, 0 where there is none. Shape: int64 (targets, 1 + N)."""
         if self.pairs == "logged":
-            user = np.repeat(windows.user, np.diff(windows.offset))
-            other = worse_events(user, windows.reward, self.losers, np.random.default_rng(self.seed))
-            loser = np.where(other >= 0, windows.target[other], 0)
-            return np.concatenate([windows.target[:, None], loser], axis=1)
+            stop = np.repeat(windows.offset[1:], np.diff(windows.offset))
+            random = np.random.default_rng(self.seed)
+            found = logged_pairs(windows.reward, stop, self.losers, self.candidates, random)
+            return np.where(found >= 0, windows.target[found], 0)
         batches = self.loader(windows, seen=False)
         rows = len(self.sequences.frame)
         with torch.random.fork_rng(devices=[]):
@@ -138,7 +143,7 @@ class PairData(RewardData):
 
 
 LOSERS: dict[Pairing, str] = {
-    "logged": "logged by the same user with a lower reward",
+    "logged": "of the same user with a lower reward beside it",
     "sampled": "drawn from the catalogue that the user had not met",
     "generated": "drawn from the policy that the user had not met",
     "ensemble": "whose interval lies below another's",

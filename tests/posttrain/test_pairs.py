@@ -1,0 +1,81 @@
+"""Preferences in training: towards what is valued, from the same batches the same losses, and through the command."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import small
+import tiny
+import torch
+
+from recalign.posttrain import KTO, PairData, PostTrainingData, Preferences
+from recalign.recommender.checkpoint import load_net
+
+LOSSES = ["dpo", "ipo", "sdpo", "simpo"]
+
+
+@pytest.fixture(scope="module")
+def data(log_root):
+    return small.data_of(PairData, log_root, "tastes")
+
+
+def liked(policy, data) -> float:
+    """Mean probability of the half of the catalogue that each user likes: items of the parity of its own id."""
+    batch = small.batch_of(data, "test")
+    users = data.sequences.users.gather(batch.user_B[batch.row_T].numpy()).to_numpy()
+    good_TV = torch.from_numpy((users[:, None] - data.sequences.items.to_numpy()) % 2 == 0)
+    with torch.no_grad():
+        return (policy.eval().log_probs(policy.encode(batch)).exp() * good_TV).sum(dim=1).mean().item()
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_pairs_raise_what_users_value(data, cloned, tmp_path, loss):
+    module = Preferences(str(cloned), loss=loss, lr=5e-3)
+    before = liked(module.policy, data)
+    watch = small.fit(module, data, tmp_path, epochs=4)
+    assert liked(module.policy, data) > before + 0.05
+    names = {"accuracy", "margin", "winner", "loser", "share"}
+    assert {f"pairs/{n}" for n in names} | {"train/loss", "policy/kl"} <= set(watch.steps[0])
+    first, last = watch.steps[0], watch.steps[-1]
+    assert first["policy/kl"] == pytest.approx(0, abs=1e-6)
+    assert last["pairs/margin"] > first["pairs/margin"]
+    assert last["pairs/share"] == pytest.approx(data.share)
+
+
+def test_single_events_raise_what_users_value(log_root, data, cloned, tmp_path):
+    module = KTO(str(cloned), lr=5e-3)
+    before = liked(module.policy, data)
+    watch = small.fit(module, small.data_of(PostTrainingData, log_root, "tastes", baseline="user"), tmp_path, epochs=4)
+    assert liked(module.policy, data) > before + 0.05
+    assert watch.steps[0]["pairs/z"] == pytest.approx(0, abs=1e-6)
+    assert watch.steps[-1]["pairs/margin"] > watch.steps[0]["pairs/margin"]
+    assert 0.2 < watch.steps[0]["pairs/good"] < 0.8
+
+
+def test_with_one_loser_a_run_of_softmax_dpo_is_a_run_of_dpo(data, cloned, tmp_path):
+    start = load_net(cloned, "policy").net
+    runs = [
+        small.fit(Preferences(policy=copy.deepcopy(start), loss=loss, lr=1e-3), data, tmp_path, epochs=2).steps
+        for loss in ("dpo", "sdpo")
+    ]
+    for one, other in zip(*runs, strict=True):
+        assert one["train/loss"] == pytest.approx(other["train/loss"], rel=1e-4)
+
+
+def test_other_batches_are_told_what_is_missing(log_root, data, cloned, tmp_path):
+    with pytest.raises(TypeError, match="PairData"):
+        small.fit(Preferences(str(cloned)), small.data_of(PostTrainingData, log_root, "tastes"), tmp_path)
+    with pytest.raises(TypeError, match="PostTrainingData"):
+        small.fit(KTO(str(cloned)), data, tmp_path)
+
+
+def test_every_method_and_every_kind_of_pair_runs_through_the_command(tmp_path):
+    folder = tiny.prepare(tmp_path)
+    settings = ["--stages.reward.model.members=2", "--stages.dpo.data.pairs=ensemble", "--stages.dpo.data.width=0.1"]
+    settings += ["--stages.ipo.data.pairs=generated"]
+    said = tiny.chain(folder, "--methods", "[start,dpo,ipo,sdpo,simpo,kto]", *settings)
+    assert said.code == 0, said.err
+    for method in ("dpo", "ipo", "sdpo", "simpo", "kto"):
+        assert (folder / "runs/tiny" / method / "seed-0/checkpoints").is_dir()
+        assert method in said.out

@@ -1,0 +1,231 @@
+"""Pairs: the winner was valued more, by the same user, and nothing is known that was not yet known."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+import pytest
+import small
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from recalign.errors import InputError
+from recalign.posttrain import PairData
+from recalign.posttrain.pairing import Met, apart, logged_pairs, target_against
+from recalign.sequences.splits import TRAIN
+
+# two users of seven events each; the last of each is the test, the one before it validation
+TINY = {
+    "user": [1] * 7 + [2] * 7,
+    "item": [10, 20, 30, 40, 50, 60, 20, 20, 10, 40, 30, 60, 50, 40],
+    "timestamp": [*range(7), *range(7)],
+    "rating": [3.0, 5.0, 1.0, 4.0, 1.0, 0.0, 0.0, 3.0, None, 4.0, 2.0, 3.0, 9.0, 9.0],
+}
+
+
+def tiny(root, **settings) -> PairData:
+    pl.DataFrame(TINY).write_csv(root / "tiny.csv")
+    return small.data_of(PairData, root, "tiny", **{"split": small.LeaveLast(1, 1), "users": "all", **settings})
+
+
+def raw(data: PairData) -> list[tuple[int, list[int], int, list[int]]]:
+    """(user, history, winner, losers) in the log's own ids."""
+    items = data.sequences.items.to_list()
+    batch = small.batch_of(data, "train")
+    out = []
+    for row, column, winner, losers in zip(
+        batch.row_T.tolist(), batch.column_T.tolist(), batch.target_T, batch.rejected_TN, strict=True
+    ):
+        history = [items[v - 1] for v in batch.item_BL[row, : column + 1].tolist()]
+        user = data.sequences.users[int(batch.user_B[row])]
+        out.append((user, history, items[int(winner) - 1], [items[v - 1] for v in losers.tolist()]))
+    return out
+
+
+def test_logged_pairs_by_hand(tmp_path):
+    """Of two events that were both to come, the one with the higher reward wins, at the history before both."""
+    found = raw(tiny(tmp_path, candidates=64))
+    # user 1 trains on 20 (5), 30 (1), 40 (4), 50 (1): each against one of those behind it that differs
+    possible = [(1, [10], 20, {30, 40, 50}), (1, [10, 20], 40, {30}), (1, [10, 20, 30], 40, {50})]
+    # user 2 on 10 (none), 40 (4), 30 (2), 60 (3)
+    possible += [(2, [20, 10], 40, {30, 60}), (2, [20, 10, 40], 60, {30})]
+    assert len(found) == len(possible)
+    for (*known, losers), (*expected, allowed) in zip(found, possible, strict=True):
+        assert known == expected
+        assert set(losers) <= allowed
+    assert tiny(tmp_path).share == pytest.approx(5 / 8)
+
+
+def test_logged_pairs_are_of_one_user_and_the_reward_differs(log_root):
+    data = small.data_of(PairData, log_root, "tastes", losers=2)
+    events = data.sequences.frame.filter(pl.col("split") == TRAIN)
+    reward = {(u, v): r for u, v, r in events.select("user", "item_id", "reward").iter_rows()}
+    batches = list(data.train_dataloader())
+    for batch in batches:
+        user_T = batch.user_B[batch.row_T].tolist()
+        for user, winner, losers in zip(user_T, batch.target_T.tolist(), batch.rejected_TN.tolist(), strict=True):
+            assert all(reward[user, winner] > reward[user, loser] for loser in losers)
+    assert sum(len(batch.target_T) for batch in batches) > 500
+
+
+rewards = st.lists(st.lists(st.sampled_from([1.0, 2.0, 3.0, np.nan]), min_size=1, max_size=8), min_size=1, max_size=4)
+
+
+@given(rewards, st.integers(1, 3), st.integers(0, 5))
+def test_both_events_of_a_pair_were_to_come_and_one_is_the_historys_own(values, losers, seed):
+    reward, user = np.concatenate(values), np.repeat(np.arange(len(values)), [len(v) for v in values])
+    stop = np.cumsum([len(v) for v in values])[user]
+    found = logged_pairs(reward, stop, losers, 64, np.random.default_rng(seed))
+    for event, (winner, *others) in enumerate(found):
+        behind = reward[event + 1 : stop[event]]
+        if (np.abs(behind - reward[event]) > 0).any():
+            assert others[0] >= 0
+            assert event in (winner, others[0])
+        else:
+            assert max(others) < 0
+        chosen = [winner, *(o for o in others if o >= 0)]
+        assert all(event <= c < stop[event] for c in chosen)
+        assert all(reward[winner] > reward[o] for o in chosen[1:])
+
+
+def test_every_later_event_is_drawn_alike():
+    reward = np.tile([2.0, 1.0, 3.0, 2.0, 1.0], 4000)
+    found = logged_pairs(reward, np.arange(5, 20001, 5).repeat(5), 1, 32, np.random.default_rng(0))[::5] % 5
+    pairs = {(0, 1): 1 / 3, (2, 0): 1 / 3, (0, 4): 1 / 3}
+    for pair, share in pairs.items():
+        assert (found == pair).all(axis=1).mean() == pytest.approx(share, abs=0.03)
+
+
+@pytest.mark.parametrize("pairs", ["sampled", "generated"])
+def test_drawn_losers_were_never_met_in_training(log_root, cloned, pairs):
+    data = small.data_of(PairData, log_root, "tastes", pairs=pairs, losers=3, policy=str(cloned))
+    events = data.sequences.frame.filter(pl.col("split") == TRAIN)
+    met = set(events.select("user", "item_id").iter_rows())
+    batch = small.batch_of(data, "train")
+    user_T = batch.user_B[batch.row_T]
+    assert not {(u, v) for u, row in zip(user_T.tolist(), batch.rejected_TN.tolist(), strict=True) for v in row} & met
+    frame = data.expected_rewards(batch.event_T.numpy())
+    assert (frame["reward"] > frame["user"]).all()
+    assert batch.target_T.equal(
+        torch.from_numpy(data.sequences.frame["item_id"].gather(batch.event_T.numpy()).to_numpy())
+    )
+
+
+class Fixed:
+    """A reward ensemble whose members' opinions of items 1..4 are written down, whatever the state."""
+
+    def __init__(self, opinions):
+        self.opinion_KV = torch.tensor(opinions)
+
+    def states(self, batch):
+        return torch.zeros(len(self.opinion_KV), len(batch.target_T), 1)
+
+    def predictions(self, states, item):
+        return self.opinion_KV[:, item - 1]
+
+
+class Batches:
+    """One state of user 7, who chose item 1."""
+
+    user_B, row_T, target_T = torch.tensor([7]), torch.tensor([0]), torch.tensor([1])
+
+
+@pytest.mark.parametrize(
+    ("opinions", "expected"),
+    [
+        ([[3.0, 1.0, 2.0, 2.0], [3.2, 1.2, 2.0, 2.0]], [1, 2]),  # clear
+        ([[3.0, 2.9, 2.0, 2.0], [3.2, 3.3, 2.0, 2.0]], [1, 3]),  # 2 stands higher, but less surely than 1
+        ([[1.0, 4.0, 2.0, 3.0], [4.0, 1.0, 3.0, 2.0]], [0, 0]),  # the members disagree on everything
+        ([[2.0, 2.0, 2.0, 2.0], [2.0, 2.0, 2.0, 2.0]], [0, 0]),  # nothing to choose between
+    ],
+)
+def test_only_intervals_that_do_not_overlap_make_a_pair(opinions, expected):
+    nobody = Met(np.array([1]), np.array([1]), 4)
+    pair = apart(lambda _: torch.tensor([[4, 3, 2, 1]]), nobody, Fixed(opinions), width=1.0, losers=1)
+    assert pair(Batches()).tolist()[0] in (expected, [expected[0], 4] if expected[1] == 3 else expected)
+
+
+def test_what_the_user_met_is_neither_winner_nor_loser():
+    opinions = [[5.0, 4.0, 2.0, 1.0], [5.1, 4.1, 2.1, 1.1]]
+    met = Met(np.array([7, 7]), np.array([1, 4]), 4)
+    drawn = torch.tensor([[1, 4, 3, 2]])
+    assert apart(lambda _: drawn, met, Fixed(opinions), 1.0, 1)(Batches()).tolist() == [[2, 3]]
+    assert target_against(lambda _: drawn, met, 2)(Batches()).tolist() == [[1, 3, 2]]
+    assert target_against(lambda _: drawn, met, 3)(Batches()).tolist() == [[1, 3, 2, 0]]
+
+
+@pytest.fixture(scope="module")
+def ensemble(log_root, cloned, tmp_path_factory):
+    """The checkpoint of a reward model of three members."""
+    from recalign.reward import RewardData, RewardModel
+
+    data = small.data_of(RewardData, log_root, "tastes")
+    folder = tmp_path_factory.mktemp("ensemble")
+    torch.manual_seed(0)
+    module = RewardModel(data.num_items, init_from=str(cloned), members=3, lr=5e-3)
+    small.fit(module, data, folder, epochs=10)
+    return small.saved(module, folder / "reward.ckpt")
+
+
+def test_ensemble_pairs_are_those_that_the_members_agree_on(log_root, cloned, ensemble):
+    paths = {"policy": str(cloned), "reward_model": str(ensemble)}
+    few = small.data_of(PairData, log_root, "tastes", pairs="ensemble", width=3.0, **paths)
+    many = small.data_of(PairData, log_root, "tastes", pairs="ensemble", width=0.5, **paths)
+    reward = few._upstream("reward_model", "reward")
+    batch = small.batch_of(few, "train")
+    item_TC = torch.cat([batch.target_T[:, None], batch.rejected_TN], dim=1)
+    with torch.no_grad():
+        reward_KTC = reward.predictions(reward.states(batch), item_TC)
+    lower_TC, upper_TC = (reward_KTC.mean(0) + sign * 3 * reward_KTC.std(0) for sign in (-1, 1))
+    assert (lower_TC[:, 0] > upper_TC[:, 1]).all()
+    assert 0 < few.share < many.share
+    again = small.data_of(PairData, log_root, "tastes", pairs="ensemble", width=3.0, **paths)
+    assert small.batch_of(again, "train").rejected_TN.equal(batch.rejected_TN)
+
+
+@pytest.mark.parametrize("pairs", ["logged", "sampled"])
+def test_pairs_depend_on_the_seed_alone(log_root, pairs):
+    first, again, other = (
+        small.batch_of(small.data_of(PairData, log_root, pairs=pairs, seed=seed), "train").rejected_TN
+        for seed in (1, 1, 2)
+    )
+    assert first.equal(again)
+    assert not first.equal(other)
+
+
+def test_validation_and_test_rewards_change_nothing(tmp_path, monkeypatch):
+    before = raw(tiny(tmp_path, losers=2))
+    monkeypatch.setitem(TINY, "rating", [99.0 if i % 7 >= 5 else r for i, r in enumerate(TINY["rating"])])
+    assert raw(tiny(tmp_path, losers=2)) == before
+
+
+def test_a_log_without_pairs_is_refused_before_training(tmp_path, monkeypatch):
+    monkeypatch.setitem(TINY, "rating", [1.0] * 7 + [2.0] * 7)
+    with pytest.raises(InputError, match=r"no pairs can be made.*lower reward") as error:
+        tiny(tmp_path).training()
+    assert "pairs sampled" in str(error.value)
+
+
+def test_a_reward_model_of_one_member_has_no_intervals(log_root, cloned, rewarded):
+    paths = {"policy": str(cloned), "reward_model": str(rewarded)}
+    with pytest.raises(InputError, match=r"several members.*\n.*--model\.members"):
+        small.data_of(PairData, log_root, "tastes", pairs="ensemble", **paths).training()
+
+
+def test_networks_of_another_catalogue_are_refused(log_root, cloned):
+    with pytest.raises(InputError, match="another catalogue"):
+        small.data_of(PairData, log_root, "small", pairs="generated", policy=str(cloned)).training()
+
+
+@pytest.mark.parametrize("pairs", ["generated", "ensemble"])
+def test_a_checkpoint_that_is_missing_is_asked_for(log_root, pairs):
+    assert "policy" in PairData.upstream({"pairs": pairs})
+    with pytest.raises(InputError, match=f"pairs '{pairs}' need a checkpoint"):
+        small.data_of(PairData, log_root, pairs=pairs).training()
+
+
+@pytest.mark.parametrize(("losers", "candidates"), [(0, 4), (4, 4)])
+def test_losers_must_be_among_the_candidates(log_root, losers, candidates):
+    with pytest.raises(InputError, match=r"data\.losers"):
+        small.data_of(PairData, log_root, losers=losers, candidates=candidates)
