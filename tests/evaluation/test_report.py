@@ -42,6 +42,27 @@ class Strict(HTMLParser):
         return " ".join(self.text)
 
 
+def trust(verdict):
+    """A trust report, as a reward model writes it."""
+    row = {figure: [0.25, 0.2, 0.31] for figure in ("rmse", "mae", "r2", "auc", "pairwise")}
+    names = ("model", "global", "user", "item", "user_item", "ridge", "factors")
+    group = {"events": 1234, "rmse": 0.5, "rmse_ridge": 0.6, "difference": [-0.1, -0.2, 0.01]}
+    bins = [{"predicted": 1.0, "observed": 1.5}, {"predicted": 2.0, "observed": 1.75}]
+    spread = {"rank_correlation": [0.1, 0.0, 0.2], "bins": [{"spread": 0.1, "rmse": 1.0}, {"spread": 0.2, "rmse": 1.1}]}
+    part = {
+        "table": {name: row | {"spearman": [None] * 3 if name == "global" else [0.5, 0.4, 0.6]} for name in names},
+        "best_average": "ridge",
+        "by": {"item": [{"group": "seen", **group}], "activity": [{"group": 1, **group}]},
+        "calibration": {"error": 0.125, "slope": 1.0, "bins": bins},
+        "spread": None if verdict == "strong" else spread,
+    }
+    return {
+        "verdict": verdict, "implication": f"Do what {verdict} implies.", "judged_on": "validation", "reliability": 0.3,
+        "noise": {"sd": 0.9, "source": "floor", "ceiling": 0.4}, "theory": {"lambda": 89.5},
+        "recommended": {"temperature": 0.7, "ess": 0.34}, "validation": part,
+    }  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def chain(made_up_chain):
     """The made-up chain, compared, with manifests, a log check and a trust report."""
@@ -56,8 +77,7 @@ def chain(made_up_chain):
             "started": f"2026-01-0{seed + 1}T00:00:00+00:00",
         }  # fmt: skip
         (folder / "manifest.json").write_text(json.dumps(manifest))
-        trust = {"verdict": "weak" if seed else "strong", "rmse": 0.5, "of": {"item": 0.25}, "bins": [1, 2]}
-        (folder / "trust.json").write_text(json.dumps(trust))
+        (folder / "trust.json").write_text(json.dumps(trust("weak" if seed else "strong")))
     check = {"log": {"rows": 1234567, "name": "<b>"}, "reward histogram": {"1": 5, "2": 10}, "empty": {}}
     (made_up_chain / "check.json").write_text(json.dumps(check))
     return made_up_chain
@@ -70,12 +90,14 @@ def test_the_page_of_a_full_chain(chain):
     words = Strict(page).words
     for expected in (
         "made-up", "seeds 0, 1, 2", "750 test events of 150 users", "torch 2.7.0", "commit c0ffeec0ff, changed",
-        "seeds 1, 2 : weak", "of item 0.25 0.25 0.25", "1,234,567", "name <b>",
+        "seed 0: strong. Do what strong implies.", "seeds 1, 2: weak. Do what weak implies.", "1,234,567", "name <b>",
+        "reward model 0.250 0.200 – 0.310", "mean of all 0.250 0.200 – 0.310 0.250", "0.900 (at most)",
+        "0.7 (ESS 34%)", "89.5", "activity 1 1,234 0.500 0.600 -0.100 (-0.200 – 0.010)",
         "recalign fit --config conf/reward.yaml --name '<0>'",
         "all/ndcg@10: asft keeps", "KL(policy || start)",
     ):  # fmt: skip
         assert expected in words
-    assert page.count("<svg") == 6
+    assert page.count("<svg") == 8
     assert "width: 50.0%" in page
     assert re.findall(r'class="pill (?:\w+)">([^<]+)', page) == ["holds", "holds", "holds", "not shown"]
 

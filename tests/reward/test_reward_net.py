@@ -87,7 +87,9 @@ def test_a_missing_reward_counts_for_nothing(data):
     reward_BL = torch.full_like(batch.reward_BL, torch.nan)
     without = dataclasses.replace(batch, reward_BL=reward_BL)
     assert net._past_residual(without).abs().sum() == 0
-    assert net.state(without, net.encode(without)).isfinite().all()
+    x_TD = net.recall(without, net.encode(without))
+    assert net.state(without, x_TD).isfinite().all()
+    assert x_TD[:, -net.kin.embedding_dim :].abs().sum() == 0
 
 
 @torch.no_grad()

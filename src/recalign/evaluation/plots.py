@@ -1,6 +1,6 @@
 """The report's plots, as inline SVG whose colours and fonts are the page's own.
 
-Every colour here is a stand-in that `_svg` turns into one of the page's CSS variables, so that plots follow light and
+Every colour here is a stand-in that `drawn` turns into one of the page's CSS variables, so that plots follow light and
 dark pages. Text stays text: it can be selected, and is set in the page's font.
 """
 
@@ -84,7 +84,7 @@ def forest(cells: Cells, metric: str) -> Markup | None:
         axes.set_title(metric)
         axes.set_xlabel(f"difference to {cells.better_baseline(metric)}")
 
-    return _svg(f"{metric}: difference of each method to the better of start and bc", 0.27 * len(rows) + 0.95, draw)
+    return drawn(f"{metric}: difference of each method to the better of start and bc", 0.27 * len(rows) + 0.95, draw)
 
 
 def scatter(
@@ -118,7 +118,7 @@ def scatter(
         axes.set_ylabel(_axis_label(y))
         _label(figure, axes, [(method, of_x.value, of_y.value) for method, (of_x, of_y) in points.items()])
 
-    return _svg(f"{title}: methods by {x} and {y}", 3.5, draw)
+    return drawn(f"{title}: methods by {x} and {y}", 3.5, draw)
 
 
 def frontier(trials: pl.DataFrame) -> Markup | None:
@@ -152,12 +152,14 @@ def frontier(trials: pl.DataFrame) -> Markup | None:
         axes[0].set_ylabel("select_judge@10")
         axes[0].set_title(f"{method}, {main[0][0].removeprefix('model.')}")
 
-    return _svg(f"{method}: value of each trial by KL and by all/ndcg@10", 2.3, draw, columns=2)
+    return drawn(f"{method}: value of each trial by KL and by all/ndcg@10", 2.3, draw, columns=2)
 
 
-def diagonal(axes: Axes) -> None:
-    """The line on which both differences are the same."""
+def diagonal(axes: Axes, cross: bool = True) -> None:
+    """The line on which both figures are the same, and those on which either is 0."""
     axes.axline((0, 0), slope=1, color=SOFT, linewidth=0.8, linestyle=(0, (4, 3)))
+    if not cross:
+        return
     axes.axhline(0, color=LINE, linewidth=0.8)
     axes.axvline(0, color=LINE, linewidth=0.8)
 
@@ -224,7 +226,7 @@ def _overlap(a: Sequence[float], b: Sequence[float]) -> float:
     return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
 
 
-def _svg(description: str, height: float, draw: Callable[[Figure, Any], None], columns: int = 1) -> Markup:
+def drawn(description: str, height: float, draw: Callable[[Figure, Any], None], columns: int = 1) -> Markup:
     """A plot of 5 inches by `height`, as an SVG element; with several columns, `draw` is given an array of axes."""
     buffer = io.StringIO()
     with matplotlib.rc_context(STYLE):

@@ -13,7 +13,7 @@ import jinja2
 import polars as pl
 from rich.table import Table
 
-from recalign.evaluation import comparison, plots
+from recalign.evaluation import comparison, plots, trusted
 from recalign.evaluation.cells import Cell, Cells
 from recalign.evaluation.claim import ALL, HIGH, KEPT, VALUE, verdicts
 from recalign.evaluation.selection import SEARCH
@@ -74,7 +74,7 @@ def render(chain_folder: Path) -> Path:
         plots=[*_plots(cells), *_frontiers(chain_folder)],
         size=_size(chain_folder),
         check=_read(chain_folder / "check.json"),
-        trust=_trust(chain_folder),
+        trust=trusted.section(chain_folder),
         manifests=_manifests(chain_folder),
         meanings={metric: text for metric, text in MEANINGS.items() if metric in cells.metrics},
     )
@@ -266,29 +266,3 @@ def _manifests(chain_folder: Path) -> list[dict[str, Any]]:
     """`manifest.json` of every stage and seed, in the order in which they ran."""
     found = [_read(path) for path in chain_folder.glob("*/seed-*[0-9]/manifest.json")]
     return sorted(found, key=lambda manifest: (str(manifest.get("started")), str(manifest.get("stage"))))
-
-
-def _trust(chain_folder: Path) -> dict[str, Any]:
-    """Verdicts on the reward models (and the seeds that got each), and their figures: a row each, a column a seed."""
-    seeds = {
-        path.parent.name.removeprefix("seed-"): dict(_flat(_read(path)))
-        for path in sorted(
-            chain_folder.glob("reward/seed-*[0-9]/trust.json"), key=lambda path: int(path.parent.name[5:])
-        )
-    }
-    names = dict.fromkeys(name for figures in seeds.values() for name in figures if name != "verdict")
-    rows = {name: [figures.get(name) for figures in seeds.values()] for name in names}
-    verdict: dict[str, list[str]] = {}
-    for seed, figures in seeds.items():
-        if "verdict" in figures:
-            verdict.setdefault(str(figures["verdict"]), []).append(seed)
-    return {"seeds": list(seeds), "verdict": verdict, "rows": rows}
-
-
-def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested dicts and lists as (path, value) pairs."""
-    if isinstance(value, dict | list):
-        for key, inner in value.items() if isinstance(value, dict) else enumerate(value, start=1):
-            yield from _flat(inner, f"{prefix} {key}".strip())
-    else:
-        yield prefix, value

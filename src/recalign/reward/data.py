@@ -80,14 +80,26 @@ class RewardData(EventDataModule):
         """Expected rewards of the group's events from averages alone (`recalign.sequences.reward_means`), by event."""
         return pl.concat([self.frame.select("event", "reward"), reward_means(self.frame)], how="horizontal")
 
+    def who(self) -> dict[str, Any]:
+        """Whose events these are: the group, how many users, and where the hashes of their raw ids lie.
+
+        Groups with hashes in ranges that do not meet have no user in common, whatever the log.
+        """
+        count = int(self.sequences.users_in(self.users).sum())
+        return {"group": self.users, "count": count, "hashes": list(self.groups.range(self.users))}
+
+    def is_rated(self, part: Part) -> bool:
+        """Whether any event of a part has a reward and an item known from training."""
+        windows = self.windows(part)
+        return not np.isnan(windows.reward[windows.target > 0]).all()
+
     def require_rated(self, part: Part) -> None:
         """Make sure that a reward model can be measured on a part.
 
         Raises:
             InputError: no event of the part has a reward and an item known from training.
         """
-        windows = self.windows(part)
-        if np.isnan(windows.reward[windows.target > 0]).all():
+        if not self.is_rated(part):
             raise InputError(
                 f"no event of the {part} part of users {self.users} has a reward to measure the model on",
                 where="data.split",

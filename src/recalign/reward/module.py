@@ -17,7 +17,8 @@ from recalign.recommender.training import StageModule, adamw
 from recalign.reward.data import RewardData
 from recalign.reward.heads import Head
 from recalign.reward.net import RewardEnsemble, RewardNet
-from recalign.reward.trust import Trust, trust_of, write_trust
+from recalign.reward.trust import Trust, report, trust_of, write_trust
+from recalign.reward.trust.predictions import Predicted, concatenated, predicted_rewards, predictions
 from recalign.sequences import Batch
 from recalign.sequences.store import Part
 
@@ -95,7 +96,7 @@ class RewardModel(StageModule):
         self.calibrated = False
         self.trust: Trust | None = None  # on validation
         self.tested: Trust | None = None
-        self._predicted: list[tuple[Tensor, Tensor]] = []
+        self._predicted: list[Predicted] = []
 
     def setup(self, stage: str) -> None:
         if self.start is not None:
@@ -103,11 +104,14 @@ class RewardModel(StageModule):
         if stage in MEASURED_ON:
             self.reward_data.require_rated(MEASURED_ON[stage])
         if not self.calibrated:  # once: a checkpoint's weights come after this, and a test must not undo a fit
-            self._calibrate()
-            self.calibrated = True
+            self.calibrate(self.reward_data)
 
-    def _calibrate(self) -> None:
-        data = self.reward_data
+    def calibrate(self, data: RewardData) -> None:
+        """Size the heads to the rewards, and start them from averages.
+
+        Raises:
+            InputError: a head cannot stand for its rewards, or a further reward cannot be used.
+        """
         self.auxiliary_EA = torch.from_numpy(data.auxiliary_rewards.fill_null(float("nan")).to_numpy())
         self.reward.add(list(data.auxiliary))
         reward, item = data.rated["reward"].to_numpy(), data.rated["item_id"].to_numpy()
@@ -116,6 +120,7 @@ class RewardModel(StageModule):
             for name, readings in net.auxiliary.items():
                 reward_of, item_of = data.auxiliary_training(name)
                 readings.calibrate(reward_of, data.item_means(reward_of, item_of))
+        self.calibrated = True
 
     @property
     def reward_data(self) -> RewardData:
@@ -125,24 +130,29 @@ class RewardModel(StageModule):
         return adamw(self.reward, self.lr, self.weight_decay)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        weight_KB = bagging_weights(batch.user_B, self.members, self.data.seed)
-        weights = weight_KB[:, batch.row_T].split(self.members // len(self.reward.nets))
-        nets = [self._losses(net, batch, w) for net, w in zip(self.reward.nets, weights, strict=True)]
-        losses = {name: torch.stack([losses[name] for losses in nets]).mean() for name in nets[0]}
+        losses = self.losses(batch, self.data.seed)
         loss = torch.stack(list(losses.values())).sum()
         self.log("train/loss", loss, batch_size=len(batch.target_T))
         if len(losses) > 1:
             self.log_dict({f"train/{name}": v for name, v in losses.items()}, batch_size=len(batch.target_T))
         return loss
 
+    def losses(self, batch: Batch, seed: int) -> dict[str, Tensor]:
+        """The parts of the loss, which is their sum: means over members, each on its own resampling of the users."""
+        weight_KB = bagging_weights(batch.user_B, self.members, seed)
+        weights = weight_KB[:, batch.row_T].split(self.members // len(self.reward.nets))
+        nets = [self._losses(net, batch, w) for net, w in zip(self.reward.nets, weights, strict=True)]
+        return {name: torch.stack([losses[name] for losses in nets]).mean() for name in nets[0]}
+
     def _losses(self, net: RewardNet, batch: Batch, weight_MT: Tensor) -> dict[str, Tensor]:
         """The parts of a network's loss, each a mean over its members and, as bagged, over events."""
         h_TD, table_VD, item_T = net.encode(batch), net.table_VD, batch.target_T
-        loss_MT = net.losses(net.state(batch, h_TD), table_VD, item_T, batch.reward_T)
+        x_TD = net.recall(batch, h_TD)
+        loss_MT = net.losses(net.state(batch, x_TD), table_VD, item_T, batch.reward_T)
         losses = {"reward": _bagged_mean(loss_MT, weight_MT, batch.reward_T)}
         for a, (name, readings) in enumerate(net.auxiliary.items()):
             reward_T = self.auxiliary_EA[batch.event_T, a]
-            loss_MT = readings.losses(readings.read(h_TD), table_VD, item_T, reward_T)
+            loss_MT = readings.losses(readings.read(x_TD), table_VD, item_T, reward_T)
             losses[name] = self.auxiliary_weight * _bagged_mean(loss_MT, weight_MT, reward_T)
         if self.trunk == "joint":
             weight_T = torch.full_like(batch.reward_T, self.imitation / len(item_T))
@@ -150,9 +160,7 @@ class RewardModel(StageModule):
         return losses
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        rated = (batch.target_T > 0) & ~batch.reward_T.isnan()
-        predicted_T = self.reward.predict(self.reward.states(batch)[:, rated], batch.target_T[rated])
-        self._predicted.append((batch.event_T[rated], predicted_T))
+        self._predicted.append(predicted_rewards(self.reward, batch))
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         self.validation_step(batch, batch_idx)
@@ -178,26 +186,33 @@ class RewardModel(StageModule):
         best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
         if best:  # the epoch that is handed over need not be the last
             self._recall(read_checkpoint(best))
-        self._report()
+        if self.trust is not None:
+            self._report(load_net(best, "reward").net.to(self.device) if best else self.reward, ["validation"])
 
     def on_test_end(self) -> None:
-        self._report()
+        self._report(self.reward, ["validation", "test"])
 
     def _measure(self) -> Trust:
-        event = torch.cat([e for e, _ in self._predicted]).cpu().numpy()
-        predicted = torch.cat([p for _, p in self._predicted]).float().cpu().numpy()
+        event, predicted, _ = concatenated(self._predicted)
         self._predicted.clear()
         return trust_of(self.reward_data.expected_rewards(event), predicted)
 
-    def _report(self) -> None:
-        measured = {name: t for name, t in (("validation", self.trust), ("test", self.tested)) if t}
-        if measured and self.trainer.is_global_zero and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
-            write_trust(Path(self.trainer.default_root_dir), measured)
+    def _report(self, reward: RewardEnsemble, parts: list[Part]) -> None:
+        if not self.trainer.is_global_zero or self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        reward.eval()
+        data, measured = self.reward_data, {}
+        for part in parts:
+            if not data.is_rated(part):
+                continue
+            batches = (batch.to(self.device) for batch in data.loader(data.windows(part), seen=False))
+            measured[part] = predictions(reward, batches)
+        write_trust(Path(self.trainer.default_root_dir), report(data, measured))
 
     def facts(self) -> dict[str, Any]:
         """What later stages and reports want to know: how the model did on validation, and its reliability there."""
         known = {"reliability": self.trust.reliability, "trust": asdict(self.trust)} if self.trust else {}
-        return super().facts() | known
+        return super().facts() | {"users": self.reward_data.who()} | known
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)

@@ -9,8 +9,10 @@ a linear reading of the encoder's state plus the shrunk mean of the user's earli
 
     sum_{i <= s} (r_i - b_{a_i}) / (n_s + k),
 
-without which a network cannot know how a rater uses the scale. E is the head's (`recalign.reward.heads`): the identity
-for a mean. Rewards of earlier events are seen, the event's own never.
+without which a network cannot know how a rater uses the scale. Beside the encoder's state, the taste q reads the mean
+of (r_i - b_{a_i}) u_{a_i} over the same events, and c_v reads u_v beside the item's embedding: u tells which items are
+kin in what people think of them. That is what a matrix factorisation knows, for users whom it has not met. E is the
+head's (`recalign.reward.heads`): the identity for a mean. Rewards of earlier events are seen, the event's own never.
 
 The members of an ensemble share the trunk's forward pass, and each has a reading of its own (g, b, k and q; the traits
 c are common, for only the product of q and c counts), all of them in one product; or they share nothing.
@@ -142,6 +144,7 @@ class RewardNet(Readings):
         members: M.
         head: of the main reward.
         temperature: of the trunk as a policy.
+        kinship: R, numbers that say of an item which others it is like in what people think of it.
     """
 
     def __init__(
@@ -151,10 +154,14 @@ class RewardNet(Readings):
         members: int = 1,
         head: Head | None = None,
         temperature: float = 0.05,
+        kinship: int = 16,
     ) -> None:
-        super().__init__(encoder.dim, num_items, members, head or MeanHead())
+        super().__init__(encoder.dim + kinship, num_items, members, head or MeanHead())
         self.trunk = SequencePolicy(encoder, num_items, temperature, feedback=True)
+        self.kin = nn.Embedding(num_items + 1, kinship, padding_idx=0)
+        nn.init.normal_(self.kin.weight[1:], std=kinship**-0.5)
         self.shrinkage = nn.Parameter(torch.full((members,), 5.0).log())  # log of k
+        self.kin_shrinkage = nn.Parameter(torch.tensor(5.0).log())
         self.auxiliary: Mapping[str, Readings] = nn.ModuleDict()  # type: ignore[assignment]
 
     def add(self, names: Sequence[str]) -> None:
@@ -164,27 +171,38 @@ class RewardNet(Readings):
 
     @property
     def table_VD(self) -> Tensor:
-        """The items' embeddings."""
-        return self.trunk.item_embedding.weight[1:]
+        """What is known of the items: the trunk's embeddings, and their kin. Shape: (V, D + R)."""
+        return torch.cat([self.trunk.item_embedding.weight[1:], self.kin.weight[1:]], dim=1)
 
     def encode(self, batch: Batch) -> Tensor:
         """The trunk's states. Shape: (T, D)."""
         return self.trunk.encode(dataclasses.replace(batch, reward_BL=(batch.reward_BL - self.mean) / self.scale))
 
-    def state(self, batch: Batch, h_TD: Tensor) -> Tensor:
-        """What each member knows before each target. Shape: (M, T, S)."""
-        state_MTS = self.read(h_TD)
+    def recall(self, batch: Batch, h_TD: Tensor) -> Tensor:
+        """The trunk's states, and the kin of what turned out well. Shape: (T, D + R)."""
+        residual_BLM, known_BL1 = self._residuals(batch)
+        liked_BLR = (residual_BLM.mean(dim=2, keepdim=True) * self.kin(batch.item_BL)).cumsum(dim=1)
+        liked_BLR = liked_BLR / (known_BL1.cumsum(dim=1) + self.kin_shrinkage.exp())
+        return torch.cat([h_TD, liked_BLR[batch.row_T, batch.column_T]], dim=1)
+
+    def state(self, batch: Batch, x_TD: Tensor) -> Tensor:
+        """What each member knows before each target, from what `recall` gives. Shape: (M, T, S)."""
+        state_MTS = self.read(x_TD)
         past_MT = self._past_residual(batch)[batch.row_T, batch.column_T].T
         level_MT = state_MTS[..., self.dim] + past_MT
         return torch.cat([state_MTS[..., : self.dim], level_MT[..., None], state_MTS[..., self.dim + 1 :]], dim=2)
 
     def _past_residual(self, batch: Batch) -> Tensor:
         """Shape: (B, L, M)."""
+        residual_BLM, known_BL1 = self._residuals(batch)
+        return residual_BLM.cumsum(dim=1) / (known_BL1.cumsum(dim=1) + self.shrinkage.exp())
+
+    def _residuals(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """How much better than their items' quality the earlier rewards were, and where there is one."""
         z_BL1 = ((batch.reward_BL - self.mean) / self.scale)[..., None]
         known_BL1 = ~z_BL1.isnan()
         quality_BLM = F.embedding(batch.item_BL, self.quality[..., 0], padding_idx=0)
-        residual_BLM = torch.where(known_BL1, z_BL1 - quality_BLM, 0.0)
-        return residual_BLM.cumsum(dim=1) / (known_BL1.cumsum(dim=1) + self.shrinkage.exp())
+        return torch.where(known_BL1, z_BL1 - quality_BLM, 0.0), known_BL1
 
 
 class RewardEnsemble(Recorded, nn.Module):
@@ -232,12 +250,15 @@ class RewardEnsemble(Recorded, nn.Module):
 
     def auxiliary_predictions(self, batch: Batch, name: str) -> Tensor:
         """Each member's expectation of a further reward of the targets. Shape: (K, T)."""
-        parts = [(net, net.auxiliary[name]) for net in self.nets]
-        return torch.cat([r.predictions(r.read(net.encode(batch)), net.table_VD, batch.target_T) for net, r in parts])
+        parts = []
+        for net in self.nets:
+            readings, x_TD = net.auxiliary[name], net.recall(batch, net.encode(batch))
+            parts.append(readings.predictions(readings.read(x_TD), net.table_VD, batch.target_T))
+        return torch.cat(parts)
 
     def states(self, batch: Batch) -> Tensor:
         """What each member knows before each target; `predictions` and `predict` read it. Shape: (K, T, S)."""
-        return torch.cat([net.state(batch, net.encode(batch)) for net in self.nets])
+        return torch.cat([net.state(batch, net.recall(batch, net.encode(batch))) for net in self.nets])
 
     def predictions(self, states: Tensor, item: Tensor | None = None) -> Tensor:
         """Each member's expected reward, in the log's own unit.

@@ -1,0 +1,113 @@
+"""What a reward model costs: scoring pairs with the encoder's states reused, and five members against one in training.
+
+    python benchmarks/reward_speed.py [--root data] [--threads 2] [--pairs 1000000] [--steps 30]
+
+On ML-1M. Scoring: one pass of the encoder over the histories of the validation part, then a hundred candidates for each
+of its states, until there are as many pairs as asked for; states included. Training: the time of a step (forward,
+backward, optimiser) on the same batches in turns, after a warm-up, so that what else the machine does hits both alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+import yaml
+from tables import commit, save
+
+from recalign.events import Log
+from recalign.nn import HSTU
+from recalign.recommender.training import adamw
+from recalign.reward import RewardData, RewardModel
+from recalign.sequences import TimeSplit
+
+CANDIDATES = 100
+TURNS = 5
+CONF = Path(__file__).parents[1] / "conf" / "data" / "ml-1m.yaml"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, default=None)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--pairs", type=int, default=1_000_000)
+    parser.add_argument("--steps", type=int, default=30)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    torch.manual_seed(0)
+    log = Log(**yaml.safe_load(CONF.read_text())["data"]["log"])
+    root = str(arguments.root) if arguments.root else None
+    data = RewardData(log=log, root=root, split=TimeSplit((0.8, 0.9)), users="A", batch_tokens=3200)
+    scoring = [scored(data, members, arguments.pairs) for members in (1, 5)]
+    steps = training(data, arguments.steps)
+    rows = [row("one member", "seconds/pairs", scoring[:1]), row("five members", "seconds/pairs", scoring[1:])]
+    rows += [row(f"{name} members", "seconds/step", steps[name]) for name in steps]
+    ratio = [five / one for one, five in zip(steps["one"], steps["five"], strict=True)]
+    rows.append(row("five to one", "ratio/step", ratio))
+    table = pl.DataFrame(rows).with_columns(pl.lit(commit()).alias("commit"))
+    print(table.select("row", "metric", "mean", "sd"))
+    print(save(table, "reward_speed"))
+
+
+def model(data: RewardData, members: int) -> RewardModel:
+    return RewardModel(data.num_items, encoder=HSTU(dim=50, layers=2, max_length=200), members=members)
+
+
+@torch.no_grad()
+def scored(data: RewardData, members: int, pairs: int) -> float:
+    """Seconds to score so many (history, item) pairs."""
+    reward = model(data, members).reward.eval()
+    batches = iter(data.loader(data.windows("validation"), seen=False))
+    began, done = time.perf_counter(), 0
+    while done < pairs:
+        states = reward.states(next(batches))
+        item_TC = torch.randint(1, data.num_items + 1, (states.shape[1], CANDIDATES))
+        done += reward.predict(states, item_TC).numel()
+    return (time.perf_counter() - began) * pairs / done
+
+
+def training(data: RewardData, steps: int) -> dict[str, list[float]]:
+    """Seconds a step of each turn, with one member and with five, on the same batches in turns."""
+    batches = [batch for batch, _ in zip(data.train_dataloader(), range(steps), strict=False)]
+    seconds: dict[str, list[float]] = {"one": [], "five": []}
+    steppers = {name: Stepper(data, members) for name, members in (("one", 1), ("five", 5))}
+    for turn in range(TURNS + 1):
+        for name, stepper in steppers.items():
+            began = time.perf_counter()
+            for batch in batches:
+                stepper(batch)
+            if turn:  # the first is the warm-up
+                seconds[name].append((time.perf_counter() - began) / len(batches))
+    return seconds
+
+
+class Stepper:
+    """A training step without a Trainer around it."""
+
+    def __init__(self, data: RewardData, members: int) -> None:
+        self.module = model(data, members)
+        self.module.calibrate(data)
+        self.seed = data.seed
+        self.optimizer = adamw(self.module.reward, 1e-3, 0.1)
+
+    def __call__(self, batch: object) -> None:
+        self.optimizer.zero_grad()
+        torch.stack(list(self.module.losses(batch, self.seed).values())).sum().backward()  # type: ignore[arg-type]
+        self.optimizer.step()
+
+
+def row(name: str, metric: str, values: list[float]) -> dict[str, object]:
+    low, high = (float(np.quantile(values, q)) for q in (0, 1))
+    sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return {
+        "log": "ml-1m", "row": name, "metric": metric, "mean": float(np.mean(values)), "sd": sd,
+        "ci_low": low, "ci_high": high, "seeds": "0",
+    }  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+"""One verdict on a reward model, and what follows from it: a method, a bound and a temperature."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+
+from recalign.reward.trust.measures import Table
+
+AVERAGES = ("global", "user", "item", "user_item", "ridge")
+"""Predictors that know nothing of taste."""
+
+Verdict = Literal["no_signal", "weak", "moderate", "strong"]
+IMPLICATION: dict[Verdict, str] = {
+    "no_signal": "Nothing shows that it knows better than chance what a user prefers: stay with behaviour cloning.",
+    "weak": "It knows which events were better, but hardly more than averages do: use A-SFT, with observed rewards.",
+    "moderate": "It knows more than averages, but not most of a reward: use A-SFT; offline RL (CQL) may pay.",
+    "strong": "It explains most of the rewards' variance: offline RL (CQL), or online RL against it (PPO), may pay.",
+}
+"""What a verdict means for the choice of a post-training method, in a sentence (the order of the A-SFT post)."""
+
+GAIN = 0.02
+"""RMSE below the best average's that counts as knowing more, as a share of it."""
+MODERATE, STRONG = 0.2, 0.5
+"""R2 from which a verdict may be moderate, strong."""
+REPEATS = 100
+"""Degrees of freedom that repeated events must give before the noise is read off them."""
+CONFIDENCE, LOSS = 0.05, 0.1
+"""delta, and tau as a share of R_max, in the published bound."""
+TEMPERATURES = (0.2, 0.3, 0.4, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0)
+ESS_FLOOR = 0.25
+"""Share of the events that the weights of a recommended temperature must be worth."""
+
+
+def verdict(table: Table, differences: Table) -> Verdict:
+    """How far to go with this model; every comparison by the 95 % interval's worse end.
+
+    - ``no_signal``: within a user it orders no better than chance, or its RMSE is not below the global mean's;
+    - ``weak``: its RMSE is not 2 % below that of the best average, or not reliably below, or R2 is under 0.2;
+    - ``moderate``: R2 is under 0.5;
+    - ``strong``: anything better.
+
+    Args:
+        table: figures by predictor, the model's under ``model``.
+        differences: the model's minus each other's.
+    """
+    model, r2 = table["model"], table["model"]["r2"].interval()[0]
+    if not model["pairwise"].interval()[0] > 0.5 or not differences["global"]["rmse"].interval()[1] < 0:
+        return "no_signal"
+    best = best_average(table)
+    gain = -differences[best]["rmse"].value / table[best]["rmse"].value
+    if not (gain >= GAIN and differences[best]["rmse"].interval()[1] < 0 and r2 >= MODERATE):
+        return "weak"
+    return "moderate" if r2 < STRONG else "strong"
+
+
+def best_average(table: Table) -> str:
+    """The average with the smallest RMSE."""
+    return min(AVERAGES, key=lambda name: table[name]["rmse"].value)
+
+
+@dataclass(frozen=True)
+class Noise:
+    """How much of a reward nobody could predict.
+
+    Attributes:
+        sd: its standard deviation (``repeats``), or an upper limit of it (``floor``).
+        source: ``repeats``: rewards that one user gave one item at several times differ by this; ``floor``: the log has
+            too few of those, and the best predictor leaves this much.
+        ceiling: the R2 that no model exceeds (``repeats``), or that one is known to reach (``floor``).
+    """
+
+    sd: float
+    source: Literal["repeats", "floor"]
+    ceiling: float
+
+
+def noise(train: pl.DataFrame, table: Table, variance: float) -> Noise:
+    """The noise of a reward.
+
+    Args:
+        train: training events with a reward: ``user``, ``item``, ``reward``.
+        table: figures on other events, for the floor.
+        variance: of the rewards of those events.
+    """
+    pairs = train.group_by("user", "item").agg(pl.len().alias("n"), pl.col("reward").var().alias("variance"))
+    repeated = pairs.filter(pl.col("n") > 1)
+    freedom_P, variance_P = (repeated["n"] - 1).to_numpy(), repeated["variance"].to_numpy()
+    if freedom_P.sum() >= REPEATS:
+        found = float(freedom_P @ variance_P / freedom_P.sum())
+        return Noise(found**0.5, "repeats", 1 - found / variance)
+    least = min(figures["rmse"].value for figures in table.values())
+    return Noise(least, "floor", 1 - least**2 / variance)
+
+
+def theory(sd: float, actions: int, reward_range: float) -> dict[str, float]:
+    """The published bound on the temperature of exponential weights, lambda >= 2 eps / log(1 + tau / R_max).
+
+    With eps = sd sqrt(2 log(2 |A| / delta)) the largest error of sd-sub-Gaussian noise over |A| actions, the exactly
+    tilted policy then loses at most tau, with probability 1 - delta (arXiv 2603.10279, theorem 4.4, as reviewed). It is
+    about the loss that is tolerated, promises no gain, and is far too careful to train with.
+
+    Args:
+        sd: of the noise, in the reward's unit, as is the answer.
+        actions: |A|, items.
+        reward_range: R_max, of the training rewards above their lowest.
+    """
+    epsilon = sd * np.sqrt(2 * np.log(2 * actions / CONFIDENCE))
+    return {
+        "lambda": float(2 * epsilon / np.log1p(LOSS)),
+        "epsilon": float(epsilon),
+        "noise_sd": sd,
+        "actions": actions,
+        "r_max": reward_range,
+        "delta": CONFIDENCE,
+        "tau": LOSS * reward_range,
+    }
+
+
+def temperature(advantage_N: np.ndarray) -> dict[str, Any]:
+    """The smallest temperature whose weights exp(A / beta) on the training events are worth enough of them.
+
+    Worth: the effective sample size (sum w)^2 / (N sum w^2), of which `ESS_FLOOR` has to be left. Smaller temperatures
+    lean more on the reward, and on fewer events.
+
+    Args:
+        advantage_N: rewards above the user's earlier mean, as `conf/asft.yaml` has them.
+    """
+    advantage_N = advantage_N / advantage_N.std()
+    weights = [np.exp((advantage_N - advantage_N.max()) / beta) for beta in TEMPERATURES]
+    worth = [float(w.sum() ** 2 / (len(w) * np.square(w).sum())) for w in weights]
+    enough = [(beta, ess) for beta, ess in zip(TEMPERATURES, worth, strict=True) if ess >= ESS_FLOOR]
+    beta, ess = enough[0] if enough else (TEMPERATURES[-1], worth[-1])
+    return {"temperature": beta, "ess": ess, "floor": ESS_FLOOR, "baseline": "user", "unit": "sd of the advantage"}
