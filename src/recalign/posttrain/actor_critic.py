@@ -33,7 +33,7 @@ class AWAC(ValueMethod):
 
     critic: ItemValue
 
-    def __init__(self, beta: float = 1.0, samples: int = 8, **values: Any) -> None:
+    def __init__(self, beta: float = 3.0, samples: int = 8, **values: Any) -> None:
         super().__init__(**values)
         self.beta, self.samples = beta, samples
         self.critic = ItemValue(state_width(self.policy), self.policy.num_items)

@@ -93,7 +93,7 @@ class ReturnConditioned(PostTraining):
         self,
         init_from: str | None = None,
         ask: float = 0.9,
-        condition_lr: float = 3e-2,
+        condition_lr: float = 1e-2,
         lr: float = 3e-5,
         weight_decay: float = 0.0,
         top_k: int = 10,

@@ -82,7 +82,7 @@ class CQL(ValueMethod):
 
     critic: StateValue
 
-    def __init__(self, temperature: float = 0.1, alpha: float = 1.0, **values: Any) -> None:
+    def __init__(self, temperature: float = 0.1, alpha: float = 0.5, **values: Any) -> None:
         super().__init__(**values)
         self.temperature, self.alpha = temperature, alpha
         self.critic = StateValue(state_width(self.policy))
