@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from lightning.pytorch.callbacks import Callback
 from recalign.events import Log
 from recalign.nn import HSTU, Encoder, Pooled
 from recalign.recommender import Policy
-from recalign.sequences import Batch, EventDataModule, High, LeaveLast
+from recalign.sequences import Batch, EventDataModule, High, LeaveLast, Readers
 
 SETTINGS: dict[str, Any] = {
     "reward": "rating",
@@ -102,3 +103,9 @@ def liked(policy: Policy, data: EventDataModule) -> float:
     good_TV = torch.from_numpy((users[:, None] - items) % 2 == 0)
     with torch.no_grad():
         return (policy.eval().log_probs(policy.encode(batch)).exp() * good_TV).sum(dim=1).mean().item()
+
+
+def says_users(path: Path, users: Readers) -> Path:
+    """Let a checkpoint say that it was trained on these users."""
+    torch.save({**torch.load(path, weights_only=True), "users": asdict(users)}, path)
+    return path

@@ -1,12 +1,18 @@
 """Evaluation artefacts made up for tests, with effects that are known."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
+import small
+
+from recalign.evaluation.methods import Ground
+from recalign.reward import RewardData
+from recalign.sequences import Readers
 
 # method -> (how far it moves high-reward targets up, value under the judges, under the training reward model)
 EFFECTS = {
@@ -87,3 +93,14 @@ def made_up_chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for seed in range(3):
             write_run(folder, method, seed, users=150, events=5)
     return folder
+
+
+@pytest.fixture
+def ground(cloned, rewarded, log_root, tmp_path) -> Ground:
+    """Three reward models with the same weights, and the users that a chain would train them on."""
+    paths = {"start": cloned, "reward": rewarded, "judge_select": rewarded, "judge_report": rewarded}
+    paths = {name: Path(shutil.copy(path, tmp_path / f"{name}.ckpt")) for name, path in paths.items()}
+    sequences = small.data_of(RewardData, log_root, "tastes").sequences
+    for name, group in (("judge_select", "B1"), ("judge_report", "B2")):
+        small.says_users(paths[name], Readers.of(sequences, group, 0.7))
+    return Ground(**paths)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -14,25 +13,18 @@ import torch
 
 from recalign.errors import InputError
 from recalign.evaluation.comparison import compare
-from recalign.evaluation.methods import UNTRAINED, Cell, Ground, evaluate_methods
+from recalign.evaluation.methods import UNTRAINED, Cell, evaluate_methods
 from recalign.events import Log
+from recalign.nn import Pooled
 from recalign.posttrain import PostTrainingData, WeightedSFT
-from recalign.reward import RewardData
+from recalign.recommender.checkpoint import load_net
+from recalign.reward import Judge, RewardData
+from recalign.sequences import Readers
 
 
 @pytest.fixture(scope="module")
 def data(log_root):
     return small.data_of(RewardData, log_root, "tastes")
-
-
-@pytest.fixture
-def ground(cloned, rewarded, tmp_path):
-    """Judges are told apart by their files; here all three reward models are the same."""
-    paths = {}
-    for name, path in (("start", cloned), ("reward", rewarded), ("judge_select", rewarded), ("judge_report", rewarded)):
-        paths[name] = tmp_path / f"{name}.ckpt"
-        shutil.copy(path, paths[name])
-    return Ground(**paths)
 
 
 @pytest.fixture
@@ -135,3 +127,60 @@ def test_checkpoints_of_another_catalogue_are_refused(tmp_path, data, ground, ce
     with pytest.raises(InputError, match=r"judge_select\.ckpt: .* another catalogue"):
         evaluate_methods(tmp_path / "runs", 3, cells, ground, data)
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(("group", "share_a"), [("all", 0.7), ("A", 0.7), ("B2", 0.2), ("B1", 0.7)])
+def test_judges_who_met_the_tables_users_or_each_other_are_refused(tmp_path, data, ground, cells, group, share_a):
+    """B2 of another division reaches into A; B1 is the other judge's."""
+    other = small.data_of(RewardData, data.root, "tastes", share_a=share_a)
+    small.says_users(ground.judge_report, Readers.of(other.sequences, group, share_a))
+    with pytest.raises(
+        InputError, match=r"judge_report\.ckpt: this judge was trained on \d+ users who are also"
+    ) as caught:
+        evaluate_methods(tmp_path / "runs", 3, cells, ground, data)
+    assert "judge_select.ckpt" in str(caught.value) if group == "B1" else "the table is about" in str(caught.value)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("trained", ["reward", "asft"])
+def test_a_model_that_trained_on_the_judges_users_is_refused(tmp_path, data, ground, cells, asft, trained):
+    path = ground.reward if trained == "reward" else asft
+    small.says_users(path, Readers.of(data.sequences, "all", 0.7))
+    with pytest.raises(InputError, match=f"users who are also those of .*{path.name}"):
+        evaluate_methods(tmp_path / "runs", 3, cells, ground, data)
+
+
+def test_a_judge_of_unknown_users_is_refused(tmp_path, data, ground, cells):
+    users = Readers.of(data.sequences, "B2", 0.7)
+    small.says_users(ground.judge_report, replace(users, digest="of another log"))
+    with pytest.raises(InputError, match="not group B2 of this log"):
+        evaluate_methods(tmp_path / "runs", 3, cells, ground, data)
+    checkpoint = torch.load(ground.judge_report, weights_only=True)
+    del checkpoint["users"]
+    torch.save(checkpoint, ground.judge_report)
+    with pytest.raises(InputError, match="does not say whose events"):
+        evaluate_methods(tmp_path / "runs", 3, cells, ground, data)
+
+
+def test_a_judge_never_sees_a_user_of_the_table(tmp_path, data, log_root):
+    """What it trains and validates on, batch by batch, and what its checkpoint says of it."""
+    seen = set()
+
+    class Watched(Judge):
+        def training_step(self, batch, batch_idx):
+            seen.update(batch.user_B.tolist())
+            return super().training_step(batch, batch_idx)
+
+        def validation_step(self, batch, batch_idx):
+            seen.update(batch.user_B.tolist())
+            super().validation_step(batch, batch_idx)
+
+    own = small.data_of(RewardData, log_root, "tastes", users="B2")
+    judge = Watched(own.num_items, Pooled(dim=8, max_length=32), members=2)
+    small.fit(judge, own, tmp_path)
+    of_table = set(np.flatnonzero(data.sequences.users_in("A")).tolist())
+    assert seen
+    assert not seen & of_table
+    users = load_net(small.saved(judge, tmp_path / "judge.ckpt"), "reward").users
+    assert (users.group, users.count) == ("B2", len(seen))
+    assert set(np.flatnonzero(users.among(data.sequences, "here")).tolist()) == seen

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import replace
 
 import polars as pl
 import pytest
 import small
 
-from recalign.evaluation.methods import Cell, Ground
+from recalign.evaluation.methods import Cell
 from recalign.evaluation.selection import ALL, HIGH, SELECT, choose, choose_by_rank, measured, validate
 from recalign.reward import RewardData
 
@@ -44,11 +43,8 @@ def test_figures_are_means_over_their_own_events():
     )
 
 
-def test_settings_are_measured_once(log_root, cloned, rewarded, tmp_path):
+def test_settings_are_measured_once(log_root, ground, tmp_path):
     data = small.data_of(RewardData, log_root, "tastes")
-    judge = tmp_path / "judge.ckpt"
-    shutil.copy(rewarded, judge)
-    ground = Ground(cloned, rewarded, judge, judge)
     places = {tmp_path / str(strength): Cell("rerank", None, {}, strength) for strength in (0.5, 2.0)}
     weak, strong = validate(places, ground, data)
     assert strong[SELECT] > weak[SELECT] + 0.02

@@ -15,6 +15,7 @@ import torch
 
 import recalign
 from recalign.evaluation.baselines import Rerank, RerankByMean, item_mean, popularity
+from recalign.evaluation.judges import require_apart
 from recalign.evaluation.value import Scorers, evaluate, load_truth
 from recalign.events import data_root
 from recalign.recommender.checkpoint import Loaded, check_catalogue, load_net
@@ -116,11 +117,12 @@ class Nets:
     def __init__(self, ground: Ground, data: RewardData) -> None:
         self.data = data
         self.start: Policy = self._load(ground.start, "policy").net
-        self.rewards = {
-            "train_rm@10": self._load(ground.reward, "reward").net,
-            "select_judge@10": self._load(ground.judge_select, "reward").net,
-            "judge@10": self._load(ground.judge_report, "reward").net,
-        }
+        reward = self._load(ground.reward, "reward")
+        self.judges = {path: self._load(path, "reward") for path in (ground.judge_select, ground.judge_report)}
+        require_apart(self.judges, {ground.reward: reward}, data.sequences)
+        nets = [reward, *self.judges.values()]
+        names = ("train_rm@10", "select_judge@10", "judge@10")
+        self.rewards = {name: loaded.net for name, loaded in zip(names, nets, strict=True)}
 
     def _load(self, path: Path, net: str) -> Loaded:
         loaded = load_net(path, net)
@@ -134,7 +136,9 @@ class Nets:
 
     def policy(self, cell: Cell) -> Policy:
         if cell.checkpoint is not None:
-            return self._load(cell.checkpoint, "policy").net
+            trained = self._load(cell.checkpoint, "policy")
+            require_apart(self.judges, {cell.checkpoint: trained}, self.data.sequences)
+            return trained.net
         _, scale, item_mean_V = self.data.moments()
         strength = cell.strength / scale
         makers = {

@@ -19,6 +19,7 @@ from torch import nn
 
 from recalign.errors import InputError
 from recalign.nn import Recorded
+from recalign.sequences import Readers
 
 
 def recipe(module: Recorded) -> dict[str, Any]:
@@ -73,11 +74,13 @@ class Loaded:
         net: the network, with the checkpoint's weights.
         catalogue: digest of the catalogue that it was trained on.
         facts: what its stage noted beside the weights (a reward model's reliability, say).
+        users: whose events it was trained on.
     """
 
     net: Any
     catalogue: str | None
     facts: dict[str, Any]
+    users: Readers | None = None
 
 
 def load_net(path: str | Path, name: str) -> Loaded:
@@ -107,7 +110,8 @@ def load_net(path: str | Path, name: str) -> Loaded:
             remedy="use a checkpoint of this version of recalign, with the classes it was trained with installed",
         ) from error
     load_weights(net, weights_of(checkpoint, name), where=str(path))
-    return Loaded(net, checkpoint.get("catalogue"), checkpoint.get("facts", {}))
+    users = Readers(**checkpoint["users"]) if "users" in checkpoint else None
+    return Loaded(net, checkpoint.get("catalogue"), checkpoint.get("facts", {}), users)
 
 
 def weights_of(checkpoint: dict[str, Any], name: str) -> dict[str, torch.Tensor]:

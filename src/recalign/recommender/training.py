@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,7 @@ class StageModule(LightningModule):
         checkpoint["hyper_parameters"] = {k: recipe(v) if isinstance(v, Recorded) else v for k, v in given.items()}
         checkpoint["recipes"] = {name: recipe(getattr(self, name)) for name in self.handed_over}
         checkpoint["catalogue"] = self.data.sequences.catalogue
+        checkpoint["users"] = asdict(self.data.readers)
         checkpoint["facts"] = self.facts()
 
 

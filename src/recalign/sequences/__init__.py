@@ -3,6 +3,7 @@
 from recalign.sequences.batch import Batch
 from recalign.sequences.data import EventDataModule
 from recalign.sequences.means import reward_means
+from recalign.sequences.readers import Readers
 from recalign.sequences.splits import High, LeaveLast, Split, TimeSplit, UserGroups, Where
 from recalign.sequences.store import Sequences, build
 from recalign.sequences.windows import Windows
@@ -12,6 +13,7 @@ __all__ = [
     "EventDataModule",
     "High",
     "LeaveLast",
+    "Readers",
     "Sequences",
     "Split",
     "TimeSplit",

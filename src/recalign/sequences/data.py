@@ -15,6 +15,7 @@ from recalign.events import EventTable, Log, Report, audit, data_root, fingerpri
 from recalign.events.audit import Section
 from recalign.sequences.batch import Batch
 from recalign.sequences.cache import Divided, Entry, folder
+from recalign.sequences.readers import Readers
 from recalign.sequences.sampler import LengthBatches
 from recalign.sequences.splits import High, LeaveLast, Split, UserGroups
 from recalign.sequences.store import Group, Part, Sequences, build, division
@@ -148,6 +149,11 @@ class EventDataModule(LightningDataModule):
     def fingerprint(self) -> str:
         """Digest of the log and its division; needs no events."""
         return self.sequences.fingerprint if "_divided" in vars(self) else self._described
+
+    @functools.cached_property
+    def readers(self) -> Readers:
+        """The users whose events are trained and validated on."""
+        return Readers.of(self.sequences, self.users, self.groups.share)
 
     def training(self) -> Windows:
         """What is trained on; subclasses narrow or extend it."""

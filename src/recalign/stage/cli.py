@@ -27,7 +27,7 @@ from recalign.stage.folder import RunConfig, RunFolder, cannot_write
 from recalign.stage.guard import NaNGuard, StepSeeds
 from recalign.stage.manifest import Manifest
 from recalign.stage.messages import broken_interpolation
-from recalign.stage.parsed import ParsedStage, fingerprint
+from recalign.stage.parsed import ParsedStage, fingerprint, users
 from recalign.stage.parser import ConfigFile, StageParser, constructing
 
 # So that `${data.init_args.max_length}` means the same inside a subcommand and follows overrides.
@@ -170,7 +170,7 @@ class StageCLI(LightningCLI):
                 super().instantiate_classes()
             checks.after_reading(parsed, self.datamodule)
             if not parsed.dry:
-                manifest = record.begin(parsed, fingerprint(self.datamodule))
+                manifest = record.begin(parsed, fingerprint(self.datamodule), users(self.datamodule))
                 self.trainer.loggers = record.loggers(parsed, manifest, self.own_loggers)
             with record.recorded(parsed.folder, manifest) if manifest and parsed.training else nullcontext():
                 self._run()

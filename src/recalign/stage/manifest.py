@@ -30,6 +30,7 @@ class Manifest:
         status: ``failed`` also covers a run that was interrupted; ``running`` one that was killed outright.
         key: digest of all that determines the result, see `digest`.
         fingerprint: digest of the data.
+        users: whose events it trains on: group, share of A, count and digest of the raw ids.
         upstream: argument (``model.init_from``) -> path and sha256 of the checkpoint that it named.
         versions: of recalign and of what it stands on.
         git: commit of recalign's own checkout and whether it had changes; null for an installed package.
@@ -47,6 +48,7 @@ class Manifest:
     status: Literal["running", "finished", "failed"] = "running"
     key: str = ""
     fingerprint: str | None = None
+    users: dict[str, Any] | None = None
     upstream: dict[str, dict[str, str]] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     git: dict[str, Any] | None = None

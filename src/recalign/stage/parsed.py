@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -85,3 +85,9 @@ class ParsedStage:
 def fingerprint(datamodule: LightningDataModule) -> str | None:
     """Digest of the data, of datamodules that have one."""
     return getattr(datamodule, "fingerprint", None)
+
+
+def users(datamodule: LightningDataModule) -> dict[str, Any] | None:
+    """Whose events are trained on, of datamodules that say so, as manifests hold it."""
+    readers = getattr(datamodule, "readers", None)
+    return asdict(readers) if readers else None

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import yaml
 from lightning.pytorch.loggers.logger import Logger
@@ -19,7 +20,7 @@ from recalign.stage.manifest import Manifest, digest, git_state, now, versions
 from recalign.stage.parsed import ParsedStage
 
 
-def begin(parsed: ParsedStage, fingerprint: str | None) -> Manifest:
+def begin(parsed: ParsedStage, fingerprint: str | None, users: dict[str, Any] | None = None) -> Manifest:
     """Prepare the folder of a `fit`, or leave that of a trained run as it is.
 
     A run that is continued keeps its rows and checkpoints; any other starts in an empty folder.
@@ -27,6 +28,7 @@ def begin(parsed: ParsedStage, fingerprint: str | None) -> Manifest:
     Args:
         parsed: the command.
         fingerprint: of its data.
+        users: of its data, see `recalign.sequences.Readers`.
 
     Returns:
         The manifest: written, with status ``running``, for a `fit`.
@@ -37,6 +39,7 @@ def begin(parsed: ParsedStage, fingerprint: str | None) -> Manifest:
         seed=parsed.seed,
         command=parsed.command,
         fingerprint=fingerprint,
+        users=users,
         upstream=upstream.hashes(parsed.upstream),
         versions=versions(),
         git=git_state(),

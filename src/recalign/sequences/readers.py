@@ -1,0 +1,63 @@
+"""Whose events a stage read: enough to show later that two stages had no user in common."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+
+from recalign.errors import InputError
+from recalign.sequences.splits import UserGroups
+from recalign.sequences.store import Group, Sequences
+
+
+@dataclass(frozen=True)
+class Readers:
+    """The users whose events a stage trained and validated on.
+
+    Checkpoints and manifests hold it. Group and share say which users they are, and the digest proves it: whoever has
+    the log can draw the group again and compare.
+
+    Attributes:
+        group: all, A, B1 or B2.
+        share_a: share of the users in A, which divides them.
+        count: how many users.
+        digest: of their raw ids.
+    """
+
+    group: Group
+    share_a: float
+    count: int
+    digest: str
+
+    @classmethod
+    def of(cls, sequences: Sequences, group: Group, share_a: float) -> Readers:
+        """The users of a group of a log."""
+        chosen_U = sequences.users_in(group)
+        return cls(group, share_a, int(chosen_U.sum()), _digest(sequences, chosen_U))
+
+    def among(self, sequences: Sequences, where: str) -> np.ndarray:
+        """Who of a log's users they are. Shape: bool (users,).
+
+        Args:
+            sequences: the log.
+            where: the checkpoint, for messages.
+
+        Raises:
+            InputError: they are no such group of this log.
+        """
+        drawn = UserGroups(self.share_a).assign(sequences.users).to_numpy()
+        chosen_U = np.full(len(drawn), True) if self.group == "all" else drawn == self.group
+        if _digest(sequences, chosen_U) != self.digest:
+            raise InputError(
+                f"it was trained on {self.count:,} users that are not group {self.group} of this log",
+                where=where,
+                remedy="train it again on this log",
+            )
+        return chosen_U
+
+
+def _digest(sequences: Sequences, chosen_U: np.ndarray) -> str:
+    raw = sequences.users.filter(chosen_U).to_list()
+    return hashlib.sha256("\n".join(map(str, raw)).encode()).hexdigest()
