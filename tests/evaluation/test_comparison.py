@@ -150,3 +150,12 @@ def test_seeds_may_be_worlds_of_their_own(tmp_path, made_up_run):
         assert len(single) == 2
         assert whole["value"] == pytest.approx(single.mean())
         assert whole["ci_low"] < whole["value"] < whole["ci_high"]
+
+
+def test_the_gap_is_what_the_reward_model_promises_above_the_judges(made_up_chain):
+    frame = compare(made_up_chain, draws=200).filter(split="test", seed="all")
+    value = {(method, metric): v for method, _, _, metric, v, *_ in frame.iter_rows()}
+    for method in ("asft", "ppo"):
+        gains = [value[method, f"diff_start/value/{name}"] for name in ("train_rm@10", "judge@10")]
+        assert value[method, "diff_start/gap/judge@10"] == pytest.approx(gains[0] - gains[1])
+    assert value["ppo", "diff_start/gap/judge@10"] > value["asft", "diff_start/gap/judge@10"] + 0.5

@@ -97,7 +97,8 @@ def test_the_page_of_a_full_chain(chain):
         "all/ndcg@10: asft keeps", "KL(policy || start)",
     ):  # fmt: skip
         assert expected in words
-    assert page.count("<svg") == 8
+    assert page.count("<svg") == 9
+    assert "over-optimisation: methods by policy/kl and diff_start/gap/judge@10" in page
     assert "width: 50.0%" in page
     assert re.findall(r'class="pill (?:\w+)">([^<]+)', page) == ["holds", "holds", "holds", "not shown"]
 

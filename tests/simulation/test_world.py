@@ -266,6 +266,26 @@ def test_confounding_brings_circumstance_and_items_together() -> None:
     assert towards > 0.7
 
 
+def test_random_exposure_is_uniform_over_what_the_user_has_not_had() -> None:
+    simulated = simulate(World(random=0.3, missing=0))
+    events = hidden(simulated).sort("user", "timestamp")
+    events = events.with_columns(had=pl.int_range(pl.len()).over("user"))
+    drawn, chosen = events.filter("is_random"), events.filter(~pl.col("is_random"))
+    assert len(drawn) / len(events) == pytest.approx(0.3, abs=0.01)
+    assert (drawn["propensity"] * (600 - drawn["had"])).to_list() == pytest.approx([1] * len(drawn))
+    assert chosen["propensity"].null_count() == len(chosen)
+    counts = np.bincount(drawn["column"].to_numpy(), minlength=600)
+    assert counts.max() < 4 * counts.mean()  # no fashion
+    # by chance nobody finds what is good: the mean satisfaction of a random pair is 0, of what users choose it is not
+    assert abs((drawn["true_reward"].mean() - MEAN) / SD) < 0.15 < (chosen["true_reward"].mean() - MEAN) / SD
+    assert events.select("user", "item").n_unique() == len(events)
+
+
+def test_without_random_exposure_there_are_no_such_columns(default: Simulated) -> None:
+    assert not {"is_random", "propensity"} & set(default.events.columns)
+    assert simulate(World(random=0.0)).events.equals(default.events)
+
+
 @pytest.mark.parametrize(
     ("setting", "key"),
     [
@@ -278,6 +298,8 @@ def test_confounding_brings_circumstance_and_items_together() -> None:
         ({"fashion": float("inf")}, "fashion"),
         ({"missing": 0.95}, "missing"),
         ({"missing": -0.1}, "missing"),
+        ({"random": 1.1}, "random"),
+        ({"random": -0.1}, "random"),
         ({"seed": -1}, "seed"),
     ],
 )

@@ -40,12 +40,16 @@ REFERENCES = ("best_bc", "start", "asft")
 SPLITS = ("test", "validation")
 
 RANKS = {"hr@10": lambda rank: hit(rank, 10), "ndcg@10": lambda rank: gain_ndcg(rank, 10), "mrr": reciprocal}
+# What the training reward model promises above what others see. Levels differ between models (raters do), so it is the
+# difference to `start` that says how far a method has over-optimised.
+GAPS = {f"gap/{other}": (f"gap/{other}", None) for other in ("judge@10", "true@10")}
 VALUES = ("judge@10", "select_judge@10", "train_rm@10", "true@10", "true")
 GROUPS = {"all": None, "high": "high", "trajectory": "trajectory"}
 # metric -> the column of its values and that of the events it is about (None: all of them)
 METRICS: dict[str, tuple[str, str | None]] = {
     **{f"{group}/{rank}": (rank, flag) for group, flag in GROUPS.items() for rank in RANKS},
     **{f"value/{name}": (name, None) for name in VALUES},
+    **GAPS,
     **{f"policy/{name}": (name, None) for name in ("kl", "entropy", "popularity@10")},
 }
 SCHEMA = {"method": pl.String, "seed": pl.String, "split": pl.String, "metric": pl.String} | dict.fromkeys(
@@ -152,7 +156,12 @@ def _load_run(folder: Path) -> Run:
             frame = pl.read_parquet(path).sort("user", "event")
             rank = frame["rank"].to_numpy()
             splits[split] = frame.with_columns(
-                pl.Series(name, gain(rank), dtype=pl.Float64) for name, gain in RANKS.items()
+                *(pl.Series(name, gain(rank), dtype=pl.Float64) for name, gain in RANKS.items()),
+                *(
+                    (pl.col("train_rm@10") - pl.col(gap.removeprefix("gap/"))).alias(gap)
+                    for gap in GAPS
+                    if {"train_rm@10", gap.removeprefix("gap/")} <= set(frame.columns)
+                ),
             )
     method, seed = folder.parts[-3], int(folder.parts[-2].removeprefix("seed-"))
     return Run(method, seed, json.loads((folder / "summary.json").read_text()), splits)

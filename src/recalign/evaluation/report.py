@@ -34,6 +34,8 @@ MEANINGS = {
     VALUE: "Mean reward that independent judges expect of the ten unseen items shown. The judges learned from other "
     "users than the methods did.",
     "value/train_rm@10": "The same under the reward model that methods trained with: what they were told to like.",
+    "gap/judge@10": "value/train_rm@10 less value/judge@10, event by event. Levels of raters are in it; what a method "
+    "adds to the gap of start is over-optimisation.",
     "value/true@10": "The true mean reward of the ten items shown, known in a simulated log.",
     "value/true": "The true reward expected of an item drawn from the policy among unseen ones.",
     "policy/kl": "KL(policy || start), mean over test histories: how far training moved the policy.",
@@ -216,10 +218,12 @@ def _plots(cells: Cells) -> list[tuple[str, str, list[Any]]]:
         (
             "Does the reward model fool anybody?",
             "Gain over start under the training reward model, and under who did not train with it. Below the dashed "
-            "line the training reward model promises more than others see: over-optimisation.",
+            "line the training reward model promises more than others see: over-optimisation. The last plot shows that "
+            "excess against the distance from the start.",
             [
                 plots.scatter(cells, gains[0], gains[1], "promised and judged", plots.diagonal),
                 plots.scatter(cells, gains[1], gains[2], "judged and true", plots.diagonal),
+                plots.scatter(cells, "policy/kl", "diff_start/gap/judge@10", "over-optimisation", log=True),
             ],
         ),
     ]

@@ -95,6 +95,7 @@ def choose(
     habit: float,
     fashion: float,
     confounding: float,
+    random_N: Bools | None = None,
 ) -> Ints:
     """The logging policy: which item each event is, no item twice for a user.
 
@@ -102,6 +103,8 @@ def choose(
     items that the user has not had yet: h the user's present habit for the item, f the item's fashion at that moment,
     c the circumstance, o how far the item goes together with it. A habit drifts: recent choices tell more of the next
     one than old choices do.
+
+    Where `random_N` is true the item is drawn from those that the user has not had, each with the same chance.
     """
     item_N = np.empty(len(slice_N), dtype=np.int64)
     start_U = np.cumsum(count_U) - count_U
@@ -123,6 +126,8 @@ def choose(
             logit_BI += open_BI[: len(user_B)]
             logit_BI += fashion_TI[slice_N[event_B]]
             logit_BI += circumstance_N[event_B, None] * occasion_I
+            if random_N is not None:
+                logit_BI[random_N[event_B, None] & (logit_BI > -np.inf)] = 0
             item_N[event_B] = _draw(rng, logit_BI)
             open_BI[np.arange(len(user_B)), item_N[event_B]] = -np.inf
             drift_BD = mix(drift_BD, rng.standard_normal(drift_BD.shape, dtype=np.float32), MEMORY**2)

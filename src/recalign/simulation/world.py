@@ -44,6 +44,8 @@ class World:
         confounding: size of the circumstance in what people choose: some items are seen mostly in it, others mostly
             out of it.
         missing: share of the events whose reward was not recorded.
+        random: share of the events whose item was drawn at random from what the user had not had. Above 0 the log has
+            two columns more: is_random, and propensity, the chance of that draw (null where the user chose).
         seed: of every draw; the same seed makes the same files.
     """
 
@@ -59,6 +61,7 @@ class World:
     circumstance: float = 0.4
     confounding: float = 0.5
     missing: float = 0.1
+    random: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -76,6 +79,8 @@ class World:
                 raise _unusable(name, size, "give 0 or more, in standard deviations of the true satisfaction")
         if not 0 <= self.missing <= 0.9:
             raise _unusable("missing", self.missing, "give a share from 0 to 0.9")
+        if not 0 <= self.random <= 1:
+            raise _unusable("random", self.random, "give a share from 0 to 1")
         if self.seed < 0:
             raise _unusable("seed", self.seed, "give 0 or more")
 
@@ -100,7 +105,7 @@ class Simulated:
         truth_UI: true expected reward of every pair: without generosity and noise, averaged over the circumstance.
         events: in order of time; user, item, timestamp (seconds), reward (null: not recorded), high (the item is in the
             top quarter of the user's true rewards over all items), circumstance (whether the event was under it),
-            true_reward.
+            true_reward; with random exposure also is_random and propensity.
     """
 
     world: World
@@ -118,6 +123,8 @@ def simulate(world: World) -> Simulated:
     count_U = draw_activity(rng, world.users, world.events, world.most)
     second_N, occasion_N = draw_clock(rng, count_U)
     slice_N, circumstance_N = slice_of(second_N), centre(occasion_N)
+    # a generator of its own: a world without random exposure is drawn as ever
+    random_N = np.random.default_rng([world.seed, 1]).random(world.events) < world.random if world.random else None
     item_N = choose(
         rng,
         people,
@@ -127,6 +134,7 @@ def simulate(world: World) -> Simulated:
         habit=world.habit,
         fashion=world.fashion,
         confounding=world.confounding,
+        random_N=random_N,
     )
     user_N = np.repeat(np.arange(world.users), count_U)
 
@@ -151,6 +159,10 @@ def simulate(world: World) -> Simulated:
             "true_reward": true_N,
         }
     )
+    if random_N is not None:
+        had_N = np.arange(world.events) - np.repeat(np.cumsum(count_U) - count_U, count_U)
+        chance = pl.Series(1 / (world.items - had_N)).set(pl.Series(~random_N), None)
+        events = events.with_columns(is_random=pl.Series(random_N), propensity=chance)
     return Simulated(world, people, users, items, truth_UI, events.sort("timestamp", "user"))
 
 
