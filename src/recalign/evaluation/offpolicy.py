@@ -28,8 +28,8 @@ from recalign.errors import InputError
 from recalign.metrics.bootstrap import CrossedBootstrap, Estimate
 
 LEAST_ESS = 50.0
-"""Users in effect below which no estimate is given: under it the bootstrap's intervals are too narrow
-(`benchmarks/offpolicy.py` shows how often they cover the truth, by effective sample size)."""
+"""Users in effect below which no estimate is given. A convention, not yet set by an experiment: a percentile bootstrap
+of a few dominant users says little of how far an estimate may be off."""
 
 ESTIMATORS = ("ips", "snips", "dm", "dr")
 
