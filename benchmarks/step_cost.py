@@ -3,8 +3,9 @@
     python benchmarks/step_cost.py [--methods asft dpo ...] [--log simulated] [--rounds 7] [--runs runs]
 
 Every method starts from the same policy (one epoch of cloning: what a step costs does not depend on how good the policy
-is) and trains for an epoch a round, the methods taking turns, the first round not counted. A figure is the median over
-rounds: milliseconds a step, and their ratio to those of `bc` in the same round. A step is what the Trainer does between
+is) and trains for an epoch a round, the methods taking turns, the first round not counted. A round's figure is the
+median of its steps, a method's the median of its rounds: milliseconds, and their ratio to those of `bc` in the same
+round. A step is what the Trainer does between
 getting a batch and asking for the next; what a method prepares once before training is not in it.
 
 Prints the table and saves it to benchmarks/results/step_cost.csv (ci_low and ci_high: the least and the largest round).
@@ -15,7 +16,7 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
-from statistics import mean, median, stdev
+from statistics import median, stdev
 from typing import Any
 
 import polars as pl
@@ -84,14 +85,14 @@ def prepare(names: list[str], log: str, runs: Path) -> dict[str, Stage]:
 
 
 def step_of(stage: Stage) -> float:
-    """Milliseconds a step, the mean of an epoch."""
+    """Milliseconds a step, the median of an epoch."""
     clock = Clock()
     off: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     off |= {"enable_checkpointing": False, "limit_val_batches": 0, "num_sanity_val_steps": 0}
     module, data = stage
     with quiet():
         Trainer(max_epochs=1, accelerator="cpu", devices=1, callbacks=[clock], **off).fit(module, data)
-    return 1000 * mean(clock.seconds)
+    return 1000 * median(clock.seconds)
 
 
 def rows_of(name: str, rounds: list[dict[str, float]], log: str) -> list[dict[str, Any]]:
