@@ -1,0 +1,187 @@
+"""Time and memory by the size of the catalogue, each figure from a process of its own.
+
+    python benchmarks/scale.py [--device cpu] [--items 10000 100000 1000000] [--negatives 512 8192] [--bf16] [--quick]
+
+* `full`, `sampled N`: steps of training (HSTU, d 64, 2 layers, 16 histories of 200 events, all positions targets), with
+  the softmax over the whole catalogue and over N negatives; optimiser included.
+* `rank`: ranks and the ten best of 1,000 users, exact; memory is what is needed beyond the model.
+* `fit`: `recalign fit --config conf/recommender.yaml`, the whole process with validation and checkpoints: an epoch of
+  ML-1M (where the data root has it), and 30 steps on a generated log of 200-event histories whose catalogue is the
+  largest of --items, d 64, with the first number of negatives, validated on two batches.
+
+Memory is the peak of the resident set (`ru_maxrss` of the process), on a GPU that of what torch has allocated. TFLOP/s
+counts matrix products alone. Prints the table, and saves it in benchmarks/results/scale.csv.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import polars as pl
+from tables import commit, save
+
+ROOT = Path(__file__).parents[1]
+GIB = 2**30
+COLUMNS = ("seconds", "events_per_second", "peak_gib", "beyond_model_gib", "tflops")
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a process left: what it printed, its seconds and its peak of resident memory in GiB."""
+
+    output: str
+    seconds: float
+    peak_gib: float
+
+
+def main() -> None:
+    arguments = parse()
+    rows = []
+    for items in arguments.items:
+        for cell in ("full", *(f"sampled {n:,}" for n in arguments.negatives if n < items), "rank"):
+            rows.append((f"{items:,} items", cell, measured(cell, items, arguments)))
+            say(rows[-1])
+    if arguments.device == "cpu":
+        for row in fits(arguments):
+            rows.append(row)
+            say(row)
+    frame = long_form(rows)
+    print("\n" + table(rows))
+    if not arguments.quick:
+        print(f"\n{save(frame, 'scale' if arguments.device == 'cpu' else 'scale_gpu')}")
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--items", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
+    parser.add_argument("--negatives", type=int, nargs="+", default=[512, 8192])
+    parser.add_argument("--bf16", action="store_true", help="products in bfloat16")
+    parser.add_argument("--quick", action="store_true", help="a step of each, nothing saved: to see that it runs")
+    return parser.parse_args()
+
+
+def run(command: list[str], folder: Path | None = None) -> Run:
+    """Run a process to its end. (This one stays small: a child's `ru_maxrss` is at least its parent's size.)"""
+    began = time.monotonic()
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        process = subprocess.Popen(
+            command, stdout=out, stderr=err, cwd=folder, env={**os.environ, "WANDB_MODE": "disabled"}
+        )
+        _, status, usage = os.wait4(process.pid, 0)
+        out.seek(0)
+        err.seek(0)
+        if status:
+            sys.exit(f"{' '.join(command)}\n{err.read()}")
+        return Run(out.read(), time.monotonic() - began, usage.ru_maxrss * 1024 / GIB)
+
+
+def measured(cell: str, items: int, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Figures of a cell, from `scale_cell.py` in a process of its own."""
+    options = ["--device", arguments.device, *["--bf16"] * arguments.bf16, *["--quick"] * arguments.quick]
+    name, _, negatives = cell.partition(" ")
+    options += ["--negatives", negatives.replace(",", "")] if negatives else []
+    done = run([sys.executable, str(Path(__file__).parent / "scale_cell.py"), name, str(items), *options])
+    figures = json.loads(done.output.splitlines()[-1])
+    return {"peak_gib": done.peak_gib, **figures}
+
+
+def fits(arguments: argparse.Namespace) -> list[tuple[str, str, dict[str, Any]]]:
+    """Whole runs of the command."""
+    rows = []
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        items = arguments.items[-1]
+        write_log(folder, items, arguments.quick)
+        sampled = [f"--config={folder / 'large.yaml'}", f"--model.negatives={arguments.negatives[0]}"]
+        sampled += ["--model.encoder.dim=64", f"--data.root={folder}"]
+        sampled += ["--trainer.limit_train_batches=30", "--trainer.limit_val_batches=2"]
+        rows.append((f"{items:,} items", "fit", figures_of(fit(sampled, folder, arguments.quick))))
+        ml_1m = Path(os.environ.get("RECALIGN_DATA", "data")).resolve()
+        if any((ml_1m / name).exists() for name in ("ml-1m.zip", "ml-1m")):
+            options = [f"--config={ROOT / 'conf/data/ml-1m.yaml'}", f"--data.root={ml_1m}"]
+            rows.append(("ML-1M", "fit", figures_of(fit(options, folder, arguments.quick))))
+        else:
+            print(f"no ML-1M under {ml_1m}: left out", file=sys.stderr)
+    return rows
+
+
+def fit(options: list[str], folder: Path, quick: bool) -> Run:
+    """One epoch of `recalign fit`, runs and all in a folder."""
+    command = [sys.executable, "-m", "recalign", "fit", f"--config={ROOT / 'conf/recommender.yaml'}", *options]
+    command += ["--trainer.max_epochs=1", "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
+    return run(command + ["--trainer.limit_train_batches=2", "--trainer.limit_val_batches=1"] * quick, folder)
+
+
+def figures_of(done: Run) -> dict[str, Any]:
+    return {"seconds": [done.seconds], "peak_gib": done.peak_gib}
+
+
+def write_log(folder: Path, items: int, quick: bool) -> None:
+    """A log in which every item is met, by users of 202 events: 200 train, one validates, one tests."""
+    users = -(-items * (11 if quick else 13) // (10 * 202))
+    events = users * 202
+    every = pl.int_range(items, eager=True)
+    more = pl.select(pl.int_range(events - items).hash(seed=1) % items).to_series().cast(pl.Int64)
+    frame = pl.DataFrame({"item": pl.concat([every, more]).shuffle(seed=0)}).with_row_index("row")
+    frame = frame.select(
+        (pl.col("row") // 202).alias("user"),
+        "item",
+        (pl.col("row") * 60).cast(pl.Int64).alias("timestamp"),
+        (pl.col("row") % 5).alias("rating"),
+    )
+    frame.write_parquet(folder / "large.parquet")
+    (folder / "large.yaml").write_text(
+        "data:\n  log: {name: large, files: [large.parquet]}\n  reward: rating\n  high: {expression: rating >= 4}\n"
+        "  split: {class_path: recalign.sequences.LeaveLast, init_args: {test: 1, validation: 1}}\n  max_length: 200\n"
+    )
+
+
+def say(row: tuple[str, str, dict[str, Any]]) -> None:
+    print(*row, file=sys.stderr, flush=True)
+
+
+def long_form(rows: list[tuple[str, str, dict[str, Any]]]) -> pl.DataFrame:
+    """The rows as results are saved: a figure measured several times with its mean and deviation."""
+    made = commit()
+    return pl.DataFrame(
+        [
+            {"log": log, "row": cell, "metric": name, **spread(figures[name]), "seeds": "0", "commit": made}
+            for log, cell, figures in rows
+            for name in COLUMNS
+            if name in figures
+        ],
+        schema_overrides={"sd": pl.Float64},
+    ).with_columns(pl.lit(None, pl.Float64).alias("ci_low"), pl.lit(None, pl.Float64).alias("ci_high"))
+
+
+def spread(value: float | list[float]) -> dict[str, float | None]:
+    if isinstance(value, list):
+        return {"mean": mean(value), "sd": stdev(value) if len(value) > 1 else None}
+    return {"mean": value, "sd": None}
+
+
+def table(rows: list[tuple[str, str, dict[str, Any]]]) -> str:
+    """Markdown."""
+    lines = [
+        "| catalogue | what | seconds | events/s | peak, GiB | beyond the model, GiB | TFLOP/s |",
+        "|---" * 7 + "|",
+    ]
+    for log, cell, figures in rows:
+        shown = [f"{spread(figures[name])['mean']:,.3g}" if name in figures else "-" for name in COLUMNS]
+        lines.append(f"| {log} | {cell} | {' | '.join(shown)} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

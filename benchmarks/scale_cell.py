@@ -1,0 +1,141 @@
+"""One cell of `scale.py`: measures itself and prints a line of JSON.
+
+python benchmarks/scale_cell.py full|sampled|rank ITEMS [--negatives N] [--device cuda] [--bf16] [--quick]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from recalign.nn import HSTU
+from recalign.recommender import Recommender
+from recalign.sequences import Batch
+
+GIB = 2**30
+HISTORIES, LENGTH = 16, 200  # of a training batch: 3,200 events, as in conf/recommender.yaml
+USERS, SHOWN = 1000, 10  # ranked
+LONGEST = 5.0  # seconds spent on repetitions
+
+
+def main() -> None:
+    warnings.filterwarnings("ignore")  # a module without a trainer logs nowhere
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["full", "sampled", "rank"])
+    parser.add_argument("items", type=int)
+    parser.add_argument("--negatives", type=int)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--bf16", action="store_true")
+    parser.add_argument("--quick", action="store_true")
+    arguments = parser.parse_args()
+    torch.manual_seed(0)
+    device = torch.device(arguments.device)
+    encoder = HSTU(dim=64, layers=2, heads=1, max_length=LENGTH, dropout=0.2)
+    module = Recommender(encoder, arguments.items, negatives=arguments.negatives).to(device)
+    measure = rank if arguments.what == "rank" else train
+    with torch.autocast(device.type, torch.bfloat16, enabled=arguments.bf16):
+        figures = measure(module, arguments.items, device, 1 if arguments.quick else 10)
+    if device.type == "cuda":
+        figures["peak_gib"] = torch.cuda.max_memory_allocated() / GIB
+    print(json.dumps(figures))
+
+
+def batch_of(rows: int, items: int, device: torch.device) -> Batch:
+    """Full histories of random items, every position a target."""
+    item_BL = torch.randint(1, items + 1, (rows, LENGTH))
+    time_BL = torch.randint(1, 100_000, (rows, LENGTH)).cumsum(dim=1)
+    target_T = torch.randint(1, items + 1, (rows * LENGTH,))
+    return Batch(
+        user_B=torch.arange(rows),
+        item_BL=item_BL,
+        length_B=torch.full((rows,), LENGTH),
+        time_BL=time_BL,
+        request_time_BL=time_BL,
+        reward_BL=torch.ones(rows, LENGTH),
+        row_T=torch.arange(rows).repeat_interleave(LENGTH),
+        column_T=torch.arange(LENGTH).repeat(rows),
+        target_T=target_T,
+        reward_T=torch.ones(rows * LENGTH),
+        high_T=torch.ones(rows * LENGTH, dtype=torch.bool),
+        event_T=torch.arange(rows * LENGTH),
+    ).to(device)
+
+
+def train(module: Recommender, items: int, device: torch.device, repetitions: int) -> dict[str, object]:
+    optimizer, batch = module.configure_optimizers(), batch_of(HISTORIES, items, device)
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        module.training_step(batch, 0).backward()
+        optimizer.step()
+
+    with FlopCounterMode(display=False) as counter:
+        step()
+    seconds = timed(step, device, repetitions)
+    average = sum(seconds) / len(seconds)
+    products = counter.get_total_flops()
+    return {
+        "seconds": seconds,
+        "events_per_second": HISTORIES * LENGTH / average,
+        "tflops": products / average / 1e12,
+    }
+
+
+@torch.no_grad()
+def rank(module: Recommender, items: int, device: torch.device, repetitions: int) -> dict[str, object]:
+    """1,000 users, each with one target and 200 items met."""
+    policy = module.policy.eval()
+    state = torch.randn(USERS, 64, device=device)
+    target_T = torch.randint(1, items + 1, (USERS,), device=device)
+    seen_N = torch.stack(
+        [torch.arange(USERS).repeat_interleave(LENGTH), torch.randint(1, items + 1, (USERS * LENGTH,))]
+    ).to(device)
+    before = resident(device)
+
+    def once() -> None:
+        policy.ranks(state, target_T, seen_N)
+        policy.top_k(state, SHOWN, seen_N)
+
+    once()
+    seconds = timed(once, device, repetitions)
+    return {"seconds": seconds, "beyond_model_gib": (peak(device) - before) / GIB}
+
+
+def timed(work: Callable[[], None], device: torch.device, repetitions: int) -> list[float]:
+    """Seconds of each repetition; fewer where they take long."""
+    seconds: list[float] = []
+    while len(seconds) < repetitions and sum(seconds) < LONGEST:
+        began = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - began)
+    return seconds
+
+
+def resident(device: torch.device) -> int:
+    """Bytes held now."""
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated()
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def peak(device: torch.device) -> int:
+    """The most bytes that were ever held."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+if __name__ == "__main__":
+    main()
