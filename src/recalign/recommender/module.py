@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from recalign.errors import InputError
@@ -60,6 +62,11 @@ class Recommender(PolicyModule):
         self.negatives = negatives
         self.start = init_from
         self.catalogue = warm_start(self.policy, init_from, "policy") if init_from else None
+
+    @classmethod
+    def upstream(cls, init_args: dict[str, Any]) -> dict[str, str]:
+        """The checkpoint that these settings read, by argument; none unless it is named."""
+        return {"init_from": "recommender"} if init_args.get("init_from") else {}
 
     def setup(self, stage: str) -> None:
         if self.start is not None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
@@ -167,7 +168,11 @@ class EventDataModule(LightningDataModule):
         """Batches of windows: in training order, or all of them once with what each user had seen."""
         make = functools.partial(collate, self.sequences, windows, know_request=self.know_request, seen=seen)
         sampler = LengthBatches(windows.length, self.max_length, self.batch_tokens, shuffle=shuffle, seed=self.seed)
-        return Loader(WindowDataset(make), sampler=sampler, batch_size=None)
+        return Loader(WindowDataset(make), sampler=sampler, batch_size=None, pin_memory=torch.cuda.is_available())
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """Without waiting for the copy: the device works on the batch before while this one comes."""
+        return batch.to(device, non_blocking=True)
 
     def train_dataloader(self) -> Loader:
         return self.loader(self.training(), shuffle=True, seen=False)

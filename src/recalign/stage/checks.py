@@ -6,6 +6,7 @@ from lightning import LightningDataModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from recalign.errors import InputError
+from recalign.recommender.checkpoint import check_catalogue, read_checkpoint
 from recalign.stage import upstream
 from recalign.stage.checkpoint import read_run_checkpoint, refuse_other_model
 from recalign.stage.console import warn_if_bf16_is_slow
@@ -32,11 +33,14 @@ def before_reading(parsed: ParsedStage) -> None:
 
 
 def after_reading(parsed: ParsedStage, datamodule: LightningDataModule) -> None:
-    """Check that a checkpoint belongs to these items, and a continued run to this data and these upstream runs.
+    """Check that checkpoints belong to these items, and a continued run to this data and these upstream runs.
 
     Raises:
-        InputError: it does not.
+        InputError: they do not.
     """
+    for one in parsed.upstream:
+        if trained_on := read_checkpoint(str(one.path)).get("catalogue"):
+            check_catalogue(trained_on, datamodule.sequences.catalogue, str(one.path))  # type: ignore[attr-defined]
     if parsed.checkpoint is None:
         return
     known = read_run_checkpoint(parsed.checkpoint)["hyper_parameters"].get("num_items")

@@ -74,7 +74,7 @@ def resolve(upstreams: list[Upstream], folder: RunFolder, log: str) -> None:
             raise InputError(
                 f"there is no checkpoint {upstream.path}",
                 where=upstream.key,
-                remedy=f"leave it null to start from the newest finished {upstream.stage} run",
+                remedy=f"name a checkpoint of a finished {upstream.stage} run, or leave it null",
             )
 
 
