@@ -87,7 +87,9 @@ echo "|---|---|---|"
 printf '%s\n' "${rows[@]}"
 echo
 grep -h "^|" "$out/scale.log"
-grep -h "^ratio\|events/s" "$out/throughput.log" 2>/dev/null
+echo
+grep -h "^|\|^ratio" "$out/throughput.log" 2>/dev/null
+echo
 [ -e "$out/runs/ml-1m/recommender/seed-0/test.csv" ] && tail -n 2 "$out/runs/ml-1m/recommender/seed-0/test.csv"
 echo "what each step said: $out"
 exit $failed

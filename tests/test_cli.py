@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import shutil
 import zipfile
 from collections.abc import Callable
@@ -191,7 +192,10 @@ def test_compare_and_report_need_a_chain(tmp_path: Path):
 def test_training_that_cannot_go_on_exits_with_3(trained: Path):
     said = command(trained, "fit", "asft", "--model.lr=1e35", "--trainer.max_epochs=3")
     assert said.code == 3
-    assert "recalign fit: the loss became NaN or infinite" in said.err
+    assert re.search(
+        r"fit: the loss became NaN or infinite at step \d+ \(epoch \d, batch \d+\); the last good ", said.err
+    )
+    assert "checkpoint is runs/own/asft/seed-0/checkpoints/last.ckpt" in said.err
 
 
 # Bad input
@@ -273,6 +277,26 @@ def test_a_policy_that_cannot_be_started_from(trained: Path, name: str, words: l
         figures.unlink()
     write(trained, *(f"{user},77,{user},3" for user in range(1, 31)))  # another catalogue
     assert_refused(command(trained, "fit", "asft", f"--model.init_from={name}", "--run.name=new"), trained, *words)
+
+
+@pytest.mark.parametrize("stage", ["recommender", "asft"])
+def test_a_policy_of_another_catalogue_is_refused_before_the_earlier_run_is_put_aside(trained: Path, stage: str):
+    write(trained, *(f"{user},77,{user},3" for user in range(1, 31)))
+    (trained / BEST).rename(trained / "other.ckpt")
+    kept = trained / f"runs/own/{stage}/seed-0/checkpoints/last.ckpt"
+    said = command(trained, "fit", stage, "--model.init_from=other.ckpt")
+    assert said.code == 2
+    assert "other.ckpt" in said.err
+    assert kept.exists()
+
+
+def test_a_policy_of_the_same_size_and_another_split_is_refused_as_early(trained: Path):
+    shutil.copy(trained / BEST, trained / "other.ckpt")
+    said = command(trained, "fit", "recommender", "--model.init_from=other.ckpt", "--data.split.test=2")
+    assert said.code == 2
+    assert "other.ckpt" in said.err
+    assert "another catalogue" in said.err
+    assert (trained / BEST).exists()
 
 
 def test_a_checkpoint_of_another_class_is_not_continued(trained: Path):
