@@ -5,8 +5,8 @@
 Every method starts from the same policy (one epoch of cloning: what a step costs does not depend on how good the policy
 is) and trains for an epoch a round, the methods taking turns, the first round not counted. A round's figure is the
 median of its steps, a method's the median of its rounds: milliseconds, and their ratio to those of `bc` in the same
-round. A step is what the Trainer does between getting a batch and asking for the next; what a method prepares once before
-training is not in it.
+round. A step is what the Trainer does between getting a batch and asking for the next; what a method prepares once
+before training is not in it.
 
 Prints the table and saves it to benchmarks/results/step_cost.csv (ci_low and ci_high: the least and the largest round).
 """
