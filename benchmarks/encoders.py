@@ -1,0 +1,144 @@
+"""Encoders by the ranks of the events held out: the table on ML-1M, and the small one on ML-100K.
+
+    python benchmarks/encoders.py [--log ml-1m-leave-last] [--rows hstu/known sasrec ...] [--seeds 0 1 2 3 4]
+
+Each seed of each row is one `recalign fit --config conf/recommender.yaml ...` line, which is printed; the epoch is
+chosen on validation. Then the test: full catalogue, items that the user had met left out. Runs that have finished are
+not run again, an interrupted one starts anew, and a row's figures are saved as soon as its seed is done.
+
+    python benchmarks/encoders.py --rows rectools-hstu rectools-sasrec      # RecTools' own, in its own environment
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import polars as pl
+import torch
+from tables import SCHEMA, commit, save
+
+from recalign.evaluation.baselines import popularity
+from recalign.metrics import RankMetrics
+from recalign.recommender import Policy
+from recalign.recommender.checkpoint import load_net
+from recalign.sequences import EventDataModule
+from recalign.stage import parse_stage, run_stage
+
+CUTS = (10, 50, 200)
+SHOWN = ("hr@10", "ndcg@10", "hr@50", "hr@200", "ndcg@200", "mrr")
+SASREC = [
+    "--model.encoder=recalign.nn.SASRec",
+    "--model.encoder.dim=50",
+    "--model.encoder.layers=2",
+    "--model.encoder.heads=1",
+    "--model.encoder.max_length=200",
+]
+ROWS: dict[str, list[str]] = {
+    "sasrec": SASREC,
+    "hstu/last_event": ["--data.request_time=last_event"],
+    "hstu/known": ["--data.request_time=known"],
+    "hstu-large/known": ["--data.request_time=known", "--model.encoder.layers=8", "--model.encoder.heads=2"],
+}
+"""What each row adds to the recipe of conf/."""
+PEERS = ("rectools-hstu", "rectools-sasrec")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--log", default="ml-1m-leave-last", help="a YAML of conf/data")
+    parser.add_argument("--rows", nargs="+", default=["popularity", *ROWS], choices=["popularity", *ROWS, *PEERS])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--runs", type=Path, default=Path("runs/encoders"))
+    parser.add_argument("fit", nargs="*", help="words for every fit, after --: -- --trainer.precision=bf16-mixed")
+    given = parser.parse_args()
+    for row in given.rows:
+        for seed in [0] if row == "popularity" or row in PEERS else given.seeds:
+            figures = given.runs / given.log / row / f"seed-{seed}.json"
+            if not figures.is_file():
+                measure(row, seed, given, figures)
+    rows = collect(given.runs / given.log, given.log)
+    print("\n" + table(rows))
+    earlier = Path(__file__).parent / "results" / "encoders.csv"
+    others = [pl.read_csv(earlier).filter(pl.col("log") != given.log)] if earlier.is_file() else []
+    print(f"\n{save(pl.concat([*others, rows], how='vertical_relaxed'), 'encoders')}")
+
+
+def measure(row: str, seed: int, given: argparse.Namespace, figures: Path) -> None:
+    """One seed of one row: train, test, save."""
+    figures.parent.mkdir(parents=True, exist_ok=True)
+    if row in PEERS:
+        peer = [sys.executable, str(Path(__file__).parent / "peers" / "rectools_fit.py")]
+        subprocess.run([*peer, row.removeprefix("rectools-"), f"--out={figures}", f"--log={given.log}"], check=True)
+        return
+    argv = [
+        "fit",
+        "--config=conf/recommender.yaml",
+        f"--config=conf/data/{given.log}.yaml",
+        f"--seed_everything={seed}",
+    ]
+    argv += [f"--run.root={given.runs}", f"--run.chain={given.log}", f"--run.name={row.replace('/', '-')}"]
+    argv += [*ROWS.get(row, []), *given.fit]
+    stage = parse_stage(argv)
+    data: EventDataModule = stage.datamodule()  # type: ignore[assignment]
+    if row == "popularity":
+        values = tested(popularity(data.sequences), data)
+    else:
+        print(shlex.join(["recalign", *argv]), flush=True)
+        manifest = stage.finished() or run_stage(argv).manifest
+        assert manifest is not None, "a dry run makes no row"
+        values = tested(load_net(stage.folder.path / str(manifest.checkpoint), "policy").net, data)
+        values["seconds"] = manifest.seconds
+    partial = figures.with_suffix(".partial")
+    partial.write_text(json.dumps({"commit": commit(), **values}, indent=2) + "\n")
+    partial.replace(figures)
+    print(f"{row}, seed {seed}: hr@10 {values['hr@10']:.4f}, ndcg@10 {values['ndcg@10']:.4f}", flush=True)
+
+
+@torch.no_grad()
+def tested(policy: Policy, data: EventDataModule) -> dict[str, float]:
+    """Figures over all test events; an item that was not in training counts as a miss."""
+    metric = RankMetrics(ks=CUTS)
+    policy.eval()
+    for batch in data.test_dataloader():
+        metric.update(policy.ranks(policy.encode(batch), batch.target_T, batch.seen_N))
+    return {name: float(value) for name, value in metric.compute().items()}
+
+
+def collect(folder: Path, log: str) -> pl.DataFrame:
+    """Mean and sd over the seeds that are there, as results are saved."""
+    rows: list[tuple[object, ...]] = []
+    for row in ["popularity", *PEERS[::-1], *ROWS]:
+        cells = {p.stem.removeprefix("seed-"): json.loads(p.read_text()) for p in sorted((folder / row).glob("*.json"))}
+        for metric in [*SHOWN, "seconds"]:
+            values = [cell[metric] for cell in cells.values() if metric in cell]
+            if values:
+                sd = statistics.stdev(values) if len(values) > 1 else None
+                commits = " ".join(sorted({cell["commit"] for cell in cells.values()}))
+                mean = statistics.fmean(values)
+                rows.append((log, row, metric, mean, sd, None, None, " ".join(cells), commits))
+    types = [pl.String] * 3 + [pl.Float64] * 4 + [pl.String] * 2
+    return pl.DataFrame(rows, schema=dict(zip(SCHEMA, types, strict=True)), orient="row")
+
+
+def table(rows: pl.DataFrame) -> str:
+    """As the README shows it: mean and, where there are several seeds, sd."""
+    lines = [f"| row | seeds | {' | '.join(SHOWN)} |", "|---" * (len(SHOWN) + 2) + "|"]
+    for (name, seeds), own in rows.group_by("row", "seeds", maintain_order=True):
+        cells = {r["metric"]: r for r in own.iter_rows(named=True)}
+        shown = [
+            f"{c['mean']:.4f}" + (f" ± {c['sd']:.4f}" if c["sd"] is not None else "")
+            for c in map(cells.get, SHOWN)
+            if c
+        ]
+        lines.append(f"| `{name}` | {len(str(seeds).split())} | {' | '.join(shown)} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
