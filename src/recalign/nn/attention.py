@@ -25,7 +25,7 @@ from torch.autograd.function import once_differentiable
 # full square, in time and in memory.
 QUERIES = 100
 # Scores of a tile: on a CPU what stays in its caches, on a GPU what keeps it busy.
-CPU_SCORES = 2**18
+CPU_SCORES = 2**20
 GPU_SCORES = 2**27
 
 
