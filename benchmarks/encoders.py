@@ -46,7 +46,7 @@ ROWS: dict[str, list[str]] = {
     "hstu-large/known": ["--data.request_time=known", "--model.encoder.layers=8", "--model.encoder.heads=2"],
 }
 """What each row adds to the recipe of conf/."""
-PEERS = ("rectools-hstu", "rectools-sasrec")
+PEERS = {"rectools-sasrec": "SASRecModel", "rectools-hstu": "HSTUModel"}
 
 
 def main() -> None:
@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("fit", nargs="*", help="words for every fit, after --: -- --trainer.precision=bf16-mixed")
     given = parser.parse_args()
     for row in given.rows:
-        for seed in [0] if row == "popularity" or row in PEERS else given.seeds:
+        for seed in {"popularity": [0], **dict.fromkeys(PEERS, [42])}.get(row, given.seeds):
             figures = given.runs / given.log / row / f"seed-{seed}.json"
             if not figures.is_file():
                 measure(row, seed, given, figures)
@@ -72,32 +72,39 @@ def main() -> None:
 def measure(row: str, seed: int, given: argparse.Namespace, figures: Path) -> None:
     """One seed of one row: train, test, save."""
     figures.parent.mkdir(parents=True, exist_ok=True)
-    if row in PEERS:
-        peer = [sys.executable, str(Path(__file__).parent / "peers" / "rectools_fit.py")]
-        subprocess.run([*peer, row.removeprefix("rectools-"), f"--out={figures}", f"--log={given.log}"], check=True)
-        return
-    argv = [
-        "fit",
-        "--config=conf/recommender.yaml",
-        f"--config=conf/data/{given.log}.yaml",
-        f"--seed_everything={seed}",
-    ]
-    argv += [f"--run.root={given.runs}", f"--run.chain={given.log}", f"--run.name={row.replace('/', '-')}"]
-    argv += [*ROWS.get(row, []), *given.fit]
-    stage = parse_stage(argv)
-    data: EventDataModule = stage.datamodule()  # type: ignore[assignment]
-    if row == "popularity":
-        values = tested(popularity(data.sequences), data)
-    else:
-        print(shlex.join(["recalign", *argv]), flush=True)
-        manifest = stage.finished() or run_stage(argv).manifest
-        assert manifest is not None, "a dry run makes no row"
-        values = tested(load_net(stage.folder.path / str(manifest.checkpoint), "policy").net, data)
-        values["seconds"] = manifest.seconds
+    values = of_peer(row, given, figures.parent) if row in PEERS else of_ours(row, seed, given)
     partial = figures.with_suffix(".partial")
     partial.write_text(json.dumps({"commit": commit(), **values}, indent=2) + "\n")
     partial.replace(figures)
     print(f"{row}, seed {seed}: hr@10 {values['hr@10']:.4f}, ndcg@10 {values['ndcg@10']:.4f}", flush=True)
+
+
+def of_peer(row: str, given: argparse.Namespace, folder: Path) -> dict[str, float]:
+    """RecTools' own model by its tutorial's recipe, in its own environment."""
+    command = [
+        sys.executable,
+        str(Path(__file__).parent / "peer_fit.py"),
+        f"--model={PEERS[row]}",
+        f"--log={given.log}",
+    ]
+    subprocess.run([*command, f"--out={folder}"], check=True)
+    return dict(pl.read_csv(folder / "rows.csv").select("metric", "value").iter_rows())
+
+
+def of_ours(row: str, seed: int, given: argparse.Namespace) -> dict[str, float]:
+    """One `recalign fit`, and its test."""
+    argv = ["fit", "--config=conf/recommender.yaml", f"--config=conf/data/{given.log}.yaml"]
+    argv += [f"--seed_everything={seed}", f"--run.root={given.runs}", f"--run.chain={given.log}"]
+    argv += [f"--run.name={row.replace('/', '-')}", *ROWS.get(row, []), *given.fit]
+    stage = parse_stage(argv)
+    data: EventDataModule = stage.datamodule()  # type: ignore[assignment]
+    if row == "popularity":
+        return tested(popularity(data.sequences), data)
+    print(shlex.join(["recalign", *argv]), flush=True)
+    manifest = stage.finished() or run_stage(argv).manifest
+    assert manifest is not None, "a dry run makes no row"
+    figures = tested(load_net(stage.folder.path / str(manifest.checkpoint), "policy").net, data)
+    return figures | {"seconds": manifest.seconds}
 
 
 @torch.no_grad()
@@ -113,7 +120,7 @@ def tested(policy: Policy, data: EventDataModule) -> dict[str, float]:
 def collect(folder: Path, log: str) -> pl.DataFrame:
     """Mean and sd over the seeds that are there, as results are saved."""
     rows: list[tuple[object, ...]] = []
-    for row in ["popularity", *PEERS[::-1], *ROWS]:
+    for row in ["popularity", *PEERS, *ROWS]:
         cells = {p.stem.removeprefix("seed-"): json.loads(p.read_text()) for p in sorted((folder / row).glob("*.json"))}
         for metric in [*SHOWN, "seconds"]:
             values = [cell[metric] for cell in cells.values() if metric in cell]
