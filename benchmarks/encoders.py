@@ -47,6 +47,7 @@ ROWS: dict[str, list[str]] = {
 }
 """What each row adds to the recipe of conf/."""
 PEERS = {"rectools-sasrec": "SASRecModel", "rectools-hstu": "HSTUModel"}
+ONE_SEED = {"popularity": [0]} | {peer: [42] for peer in PEERS}  # 42 is the tutorial's
 
 
 def main() -> None:
@@ -58,7 +59,7 @@ def main() -> None:
     parser.add_argument("fit", nargs="*", help="words for every fit, after --: -- --trainer.precision=bf16-mixed")
     given = parser.parse_args()
     for row in given.rows:
-        for seed in {"popularity": [0], **dict.fromkeys(PEERS, [42])}.get(row, given.seeds):
+        for seed in ONE_SEED.get(row, given.seeds):
             figures = given.runs / given.log / row / f"seed-{seed}.json"
             if not figures.is_file():
                 measure(row, seed, given, figures)
