@@ -181,7 +181,7 @@ class SequencePolicy(Policy):
         with torch.autocast(query_TD.device.type, enabled=False):
             score_TC = (item_VD[items - 1] @ query_TD[:, :, None])[:, :, 0] / self.temperature
         # The normaliser is read off one item's log-probability, which is worked out without holding T x V scores.
-        first_T = log_prob(query_TD, item_VD, items[:, 0] - 1, 1 / self.temperature)
+        first_T = log_prob(query_TD, item_VD, items[:, 0] - 1, 1 / self.temperature, bound=UNIT)
         return score_TC + (first_T - score_TC[:, 0])[:, None]
 
     def log_prob(self, state: Tensor, item: Tensor) -> Tensor:
