@@ -16,6 +16,7 @@ from recalign.events import EventTable, Log, Report, audit, data_root, fingerpri
 from recalign.events.audit import Section
 from recalign.sequences.batch import Batch
 from recalign.sequences.cache import Divided, Entry, folder
+from recalign.sequences.checks import checked, say_cut
 from recalign.sequences.readers import Readers
 from recalign.sequences.sampler import LengthBatches
 from recalign.sequences.splits import High, LeaveLast, Split, UserGroups
@@ -174,14 +175,24 @@ class EventDataModule(LightningDataModule):
         """Without waiting for the copy: the device works on the batch before while this one comes."""
         return batch.to(device, non_blocking=True)
 
+    def setup(self, stage: str) -> None:
+        """Find before training, not after its first epoch, that there is nothing to validate on."""
+        if stage == "fit" and self.trainer and self.trainer.limit_val_batches:
+            self._checked("validation")
+
+    def _checked(self, part: Part) -> Windows:
+        return checked(self.windows(part), self.sequences, part, self.users)
+
     def train_dataloader(self) -> Loader:
-        return self.loader(self.training(), shuffle=True, seen=False)
+        windows = checked(self.training(), self.sequences, "train", self.users)
+        say_cut(windows, self.sequences, self.max_length)
+        return self.loader(windows, shuffle=True, seen=False)
 
     def val_dataloader(self) -> Loader:
-        return self.loader(self.windows("validation"))
+        return self.loader(self._checked("validation"))
 
     def test_dataloader(self) -> Loader:
-        return self.loader(self.windows("test"))
+        return self.loader(self._checked("test"))
 
     def predict_dataloader(self) -> Loader:
         """Every user's whole history, for recommendations after the log's end."""
