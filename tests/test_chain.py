@@ -13,6 +13,7 @@ import polars as pl
 import pytest
 import tiny
 import torch
+import wandb
 
 from recalign.chain import GROUND, Chain, Plan
 from recalign.chain.command import split_overrides
@@ -192,6 +193,7 @@ def test_wandb_files_are_grouped_by_chain(again: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(again)
     monkeypatch.setenv("WANDB_MODE", "offline")
     chain(["--config", "conf/chain/tiny.yaml", "--methods=[asft]", "--stages.asft.trainer.log_every_n_steps=1"])
+    wandb.teardown()  # a finished run is still being written by W&B's own process: wait for that to end
     (file,) = (again / RUNS / "asft/seed-0/wandb").glob("offline-run-*/*.wandb")
     content = file.read_bytes()
     assert all(word in content for word in (b"tiny", b"asft/seed-0", b"policy/kl"))

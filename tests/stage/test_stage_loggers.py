@@ -7,6 +7,7 @@ from typing import Any
 from unittest.mock import MagicMock
 
 import pytest
+import wandb
 
 from recalign.stage import run_stage
 from recalign.stage.loggers import CSVLog
@@ -56,6 +57,7 @@ def test_wandb_is_offline_without_an_account_and_leaves_files(monkeypatch: pytes
         monkeypatch.delenv(name)
     monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked"))
     run_stage(FIT)
+    wandb.teardown()  # a finished run is still being written by W&B's own process: wait for that to end
     (run,) = (RUN / "wandb").glob("offline-run-*")
     content = next(run.glob("*.wandb")).read_bytes()
     for word in (b"rank/loss", b"recommender/seed-0", b"toy", b"stage_doubles.Toy"):
@@ -91,8 +93,6 @@ def test_a_broken_wandb_costs_one_warning(
     assert result.manifest.status == "finished"
     assert [str(w.message) for w in recwarn] == ["W&B is off for this run: wandb is broken"]
     monkeypatch.undo()
-    import wandb
-
     wandb.finish()
 
 

@@ -14,6 +14,7 @@ import polars as pl
 import torch
 
 import recalign
+from recalign.evaluation import exposed
 from recalign.evaluation.baselines import Rerank, RerankByMean, item_mean, popularity
 from recalign.evaluation.judges import require_apart
 from recalign.evaluation.value import Scorers, evaluate, load_truth
@@ -74,7 +75,8 @@ class Cell:
 def evaluate_methods(folder: Path, seed: int, cells: list[Cell], ground: Ground, data: RewardData) -> list[str]:
     """Evaluate the methods of one seed that have not been, or that rest on something else than they did.
 
-    Writes ``<folder>/<method>/seed-<n>/evaluation/{test,validation}.parquet`` and ``summary.json``.
+    Writes ``<folder>/<method>/seed-<n>/evaluation/{test,validation}.parquet`` and ``summary.json``; of a log with
+    random exposure also ``offpolicy.json`` (`recalign.evaluation.exposed.measure`).
 
     Args:
         folder: of the chain.
@@ -94,6 +96,7 @@ def evaluate_methods(folder: Path, seed: int, cells: list[Cell], ground: Ground,
     nets = Nets(ground, data)
     policies = {c.method: nets.policy(c) for c in stale}
     frames = {part: evaluate(policies, nets.scorers(), data, part) for part in ("validation", "test")}
+    shown = exposed.measure(policies, nets.rewards["train_rm@10"], data) if exposed.is_exposed(data) else {}
     for cell in stale:
         place, test = _place(folder, cell.method, seed), frames["test"][cell.method]
         for part, by_method in frames.items():
@@ -107,6 +110,9 @@ def evaluate_methods(folder: Path, seed: int, cells: list[Cell], ground: Ground,
             "coverage@10": _coverage(test, data.num_items),
             **cell.cost,
         }
+        if cell.method in shown:
+            write_json(place / exposed.FILE, shown[cell.method])
+            summary |= exposed.headlines(shown[cell.method])
         write_json(place / "summary.json", summary)
     return [c.method for c in stale]
 

@@ -112,11 +112,23 @@ def _distribution(
         columns["kl"].append((p_TV * (logp_TV - start_TV)).sum(dim=1))
         columns["entropy"].append(-(p_TV * logp_TV).sum(dim=1))
         if scorers.truth_UV is not None:
-            seen = batch.seen_N[:, (batch.seen_N[0] >= first) & (batch.seen_N[0] < first + rows)]
-            p_TV[seen[0] - first, seen[1] - 1] = 0
             truth_TV = scorers.truth_UV[batch.user_B[batch.row_T[part]]]
-            columns.setdefault("true", []).append((p_TV * truth_TV).sum(dim=1) / p_TV.sum(dim=1))
+            columns.setdefault("true", []).append((over_unseen(logp_TV, batch.seen_N, first) * truth_TV).sum(dim=1))
     return {name: torch.cat(parts) for name, parts in columns.items()}
+
+
+def over_unseen(logp_TV: Tensor, seen_N: Tensor, first: int = 0) -> Tensor:
+    """A policy's probabilities of the items that a user had not met, adding up to 1; 0 of the others.
+
+    Args:
+        logp_TV: log-probabilities, of the states from number `first` on.
+        seen_N: int64 (2, N), pairs (state, item) that were met.
+        first: number of the first state.
+    """
+    own = seen_N[:, (seen_N[0] >= first) & (seen_N[0] < first + len(logp_TV))]
+    unseen_TV = logp_TV.clone()
+    unseen_TV[own[0] - first, own[1] - 1] = -torch.inf
+    return unseen_TV.softmax(dim=1)
 
 
 def _mean_shown(value_TK: Tensor, shown_TK: Tensor) -> Tensor:

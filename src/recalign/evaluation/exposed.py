@@ -1,0 +1,178 @@
+"""Policies on what a log showed at random: from histories and networks to the estimates of `offpolicy`.
+
+What counts is a part's events with ``is_random``, a known ``propensity`` and a reward. The policy is renormalised over
+the items that the user had not met, as for the true value; an item that training never saw has pi = 0.
+
+Suffixes: T targets, V items, C candidates of a user (padded), N exposures, K members, S what a state holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor, nn
+
+from recalign.errors import InputError
+from recalign.evaluation.baselines import SameForAll
+from recalign.evaluation.offpolicy import Exposures, estimate, exposed_ranks
+from recalign.evaluation.value import over_unseen
+from recalign.metrics.bootstrap import Estimate
+from recalign.recommender.policy import Policy, rows_at_once
+from recalign.reward import RewardEnsemble
+from recalign.sequences import Batch, EventDataModule, Windows
+from recalign.sequences.store import Group, Part
+
+FILE = "offpolicy.json"
+HEADLINES = ("ips", "snips", "dr")
+UNIFORM = "uniform"  # no method has this name
+
+
+def is_exposed(data: EventDataModule) -> bool:
+    """Whether the log says which items were shown at random, and how probably."""
+    return data.log_.is_random is not None and data.log_.propensity is not None
+
+
+def measure(
+    policies: Mapping[str, Policy], reward: RewardEnsemble, data: EventDataModule, part: Part = "test"
+) -> dict[str, dict[str, Any]]:
+    """What a log's exposures say of policies, users A.
+
+    Args:
+        policies: by method.
+        reward: the reward model of ``dm`` and ``dr``.
+        data: the log.
+        part: whose exposures.
+
+    Returns:
+        A method's ``policy`` (`offpolicy.OffPolicy.figures`), ``uniform``: the same of the policy that does not
+        choose, which under uniform logging has to be near ``observed`` with a mean weight near 1, and ``ranks``
+        (`offpolicy.exposed_ranks`, with intervals) of each user's exposures, scored before the first of them.
+
+    Raises:
+        InputError: the log does not name its exposure columns.
+    """
+    both = {**policies, UNIFORM: SameForAll(torch.zeros(data.num_items))}
+    figures = {name: estimate(shown).figures() for name, shown in exposures(both, reward, data, part).items()}
+    ranks = candidates(policies, data, part)
+    return {name: {"policy": figures[name], "uniform": figures[UNIFORM], "ranks": ranks[name]} for name in policies}
+
+
+def headlines(measured: Mapping[str, Any]) -> dict[str, float]:
+    """The plain numbers of `measure` for one method that stand in tables: ``value/{ips,snips,dr}``, ``offpolicy/ess``.
+
+    Refused estimates are left out.
+    """
+    policy = measured["policy"]
+    return {"offpolicy/ess": policy["ess"]} | {f"value/{name}": policy[name] for name in HEADLINES if name in policy}
+
+
+@torch.no_grad()
+def exposures(
+    policies: Mapping[str, Policy],
+    reward: RewardEnsemble,
+    data: EventDataModule,
+    part: Part = "test",
+    users: Group = "A",
+) -> dict[str, Exposures]:
+    """The exposures of a part, with what each policy and a reward model say of them, in the order of the event table.
+
+    Raises:
+        InputError: the log does not name its exposure columns, or a propensity is no probability.
+    """
+    windows = exposed_windows(data, part, users)
+    nets: list[nn.Module] = [*policies.values(), reward]
+    for net in nets:
+        net.eval()
+    events = [torch.zeros(0, dtype=torch.int64)]
+    terms = {name: [torch.zeros(3, 0)] for name in policies}
+    for batch in data.loader(windows):
+        states_KTS = reward.states(batch)
+        events.append(batch.event_T)
+        for name, policy in policies.items():
+            terms[name].append(_terms(policy, policy.encode(batch), reward, states_KTS, batch))
+    event_N = torch.cat(events).numpy()
+    order = np.argsort(event_N)
+    shown = data.sequences.frame[event_N[order]]
+    user_N, reward_N, beta_N = (shown[name].to_numpy() for name in ("user", "reward", "propensity"))
+    made = {}
+    for name, parts in terms.items():
+        target_N, predicted_N, direct_N = torch.cat(parts, dim=1).double().numpy()[:, order]
+        made[name] = Exposures(user_N, reward_N, beta_N, target_N, predicted_N, direct_N)
+    return made
+
+
+def exposed_windows(data: EventDataModule, part: Part, users: Group = "A") -> Windows:
+    """The windows of a part's exposures.
+
+    Raises:
+        InputError: the log does not name its exposure columns.
+    """
+    if not is_exposed(data):
+        missing = [key for key in ("is_random", "propensity") if getattr(data.log_, key) is None]
+        raise InputError(
+            f"nothing says {'which events were shown at random' if 'is_random' in missing else 'how probably'}",
+            where=" and ".join(f"data.log.{key}" for key in missing),
+            remedy="name the column; without random exposure, policies are valued by judges alone",
+        )
+    windows = data.windows(part, users)
+    usable = pl.col("is_random") & pl.col("propensity").is_not_null() & pl.col("reward").is_not_null()
+    return windows.keep(data.sequences.frame.select(usable).to_series().to_numpy()[windows.event])
+
+
+def _terms(policy: Policy, state_T: Tensor, reward: RewardEnsemble, states_KTS: Tensor, batch: Batch) -> Tensor:
+    """pi(a | s), q(s, a) and sum_v pi(v | s) q(s, v) of the targets, users x items never held. Shape: (3, T)."""
+    parts = []
+    assert batch.seen_N is not None
+    rows = rows_at_once(policy.num_items)
+    for first in range(0, len(state_T), rows):
+        part = slice(first, first + rows)
+        p_TV = over_unseen(policy.log_probs(state_T[part]), batch.seen_N, first)
+        q_TV = reward.predict(states_KTS[:, part])
+        item_T = batch.target_T[part]
+        column_T1 = (item_T - 1).clamp(min=0)[:, None]
+        shown = (p_TV.gather(1, column_T1)[:, 0] * (item_T > 0), q_TV.gather(1, column_T1)[:, 0])
+        parts.append(torch.stack([*shown, (p_TV * q_TV).sum(dim=1)]))
+    return torch.cat(parts, dim=1)
+
+
+@torch.no_grad()
+def candidates(policies: Mapping[str, Policy], data: EventDataModule, part: Part = "test") -> dict[str, dict[str, Any]]:
+    """`offpolicy.exposed_ranks` of each policy; empty where nothing was exposed.
+
+    A user's candidates are all scored in one state, that before the first of them: a later state has seen the earlier
+    ones, and scores of different states do not compare.
+
+    Raises:
+        InputError: the log does not name its exposure columns.
+    """
+    windows = exposed_windows(data, part)
+    if not len(windows):
+        return {name: {} for name in policies}
+    user_N = np.repeat(windows.user, np.diff(windows.offset))
+    is_first_N = np.diff(user_N, prepend=-1) != 0
+    start_U = np.flatnonzero(is_first_N)
+    count_U = np.diff(start_U, append=len(user_N))
+    scores = {name: np.empty(len(user_N)) for name in policies}
+    for batch in data.loader(windows.keep(is_first_N)):
+        own_T = np.searchsorted(user_N[start_U], batch.user_B[batch.row_T].numpy())
+        column_C = np.arange(count_U[own_T].max())
+        is_one_TC = column_C < count_U[own_T, None]
+        place_TC = np.where(is_one_TC, start_U[own_T, None] + column_C, start_U[own_T, None])
+        item_TC = torch.from_numpy(windows.target[place_TC])
+        for name, policy in policies.items():
+            logp_TC = policy.log_probs(policy.encode(batch), item_TC.clamp(min=1))
+            logp_TC = logp_TC.masked_fill(item_TC == 0, -torch.inf)
+            scores[name][place_TC[is_one_TC]] = logp_TC.numpy()[is_one_TC]
+    beta_N = data.sequences.frame["propensity"].to_numpy()[windows.event]
+    return {name: _plain(exposed_ranks(user_N, score_N, windows.reward, beta_N)) for name, score_N in scores.items()}
+
+
+def _plain(estimates: Mapping[str, Estimate]) -> dict[str, float | list[float]]:
+    plain: dict[str, float | list[float]] = {}
+    for name, one in estimates.items():
+        plain |= {name: one.value, f"{name}_interval": list(one.interval())}
+    return plain

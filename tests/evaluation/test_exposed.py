@@ -1,0 +1,228 @@
+"""Policies on what a log showed at random: by hand, then in worlds whose truth is known."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import polars as pl
+import pytest
+import small
+import torch
+from token_policy import TokenPolicy
+
+from recalign.errors import InputError
+from recalign.evaluation import exposed
+from recalign.evaluation.baselines import SameForAll, popularity
+from recalign.evaluation.comparison import compare
+from recalign.evaluation.methods import Cell, evaluate_methods
+from recalign.evaluation.offpolicy import estimate, exposed_ranks
+from recalign.events import Log
+from recalign.recommender import RecommenderData
+from recalign.reward import RewardData
+from recalign.sequences import High, TimeSplit
+from recalign.simulation import World, simulate, write
+from recalign.simulation.world import SD
+
+EXPOSURE = {"is_random": "is_random", "propensity": "propensity"}
+# user, item, timestamp, rating, is_random, propensity. Training knows items 1 to 6; user 2 is the judges'.
+ROWS = [
+    *[(1, v, v, 3.0, False, None) for v in (1, 2, 3)],
+    *[(3, v, v, 4.0, False, None) for v in (4, 5, 6)],
+    *[(2, v, v, 5.0, False, None) for v in (1, 2)],
+    *[(user, 1 + user, 10, 2.0, True, 0.25) for user in (1, 2, 3)],  # validation
+    (1, 4, 21, 5.0, True, 0.5),
+    (1, 99, 22, 1.0, True, 0.25),  # which training never saw
+    (1, 5, 23, None, True, 0.5),  # without a reward,
+    (1, 5, 24, 1.0, False, 0.5),  # chosen by the user,
+    (1, 5, 25, 1.0, True, None),  # and of unknown propensity
+    (3, 3, 21, 2.0, True, 0.1),
+    (2, 3, 21, 2.0, True, 0.1),
+]
+
+
+class Lookup(torch.nn.Module):
+    """A reward model by heart: r(s, v) = v for six items."""
+
+    def states(self, batch):
+        return torch.zeros(1, len(batch.target_T), 1)
+
+    def predict(self, states, item=None):
+        return torch.arange(1.0, 7.0).expand(states.shape[1], 6) if item is None else item.float()
+
+
+def exposed_log(root, rows=ROWS, **settings):
+    frame = pl.DataFrame(rows, schema=["user", "item", "timestamp", "rating", *EXPOSURE], orient="row")
+    frame.write_parquet(root / "hand.parquet")
+    log = Log(name="hand", files=["hand.parquet"], **{**EXPOSURE, **settings})
+    split = TimeSplit(("1970-01-01T00:00:10+00:00", "1970-01-01T00:00:20+00:00"))
+    made = RecommenderData(log=log, root=str(root), **small.SETTINGS | {"split": split})
+    made.sequences.group[:] = ["A", "B2", "A"]  # the users in order of their ids
+    return made
+
+
+def world_data(root, world, **settings):
+    """A simulated log with random exposure, the last quarter of it the test."""
+    made = simulate(world)
+    write(made, root)
+    log = Log(name="simulated", files=["simulated/events.parquet"], **EXPOSURE)
+    settings = {"reward": "reward", "high": High("high"), "split": TimeSplit((0.7, 0.75)), "max_length": 64} | settings
+    return made, RewardData(log=log, root=str(root), users="A", cache=False, **settings)
+
+
+class Truth(torch.nn.Module):
+    """The expected reward of every pair, the rater's generosity with it: no more can be known."""
+
+    def __init__(self, made, data):
+        super().__init__()
+        expected_UI = made.truth_UI + SD * made.world.generosity * made.people.generosity_U[:, None]
+        raw_U, raw_V = data.sequences.users.to_numpy(), data.sequences.items.to_numpy()
+        self.expected_UV = torch.from_numpy(expected_UI[np.ix_(raw_U - 1, raw_V - 1)].astype(np.float32))
+
+    def states(self, batch):
+        return batch.user_B[batch.row_T].view(1, -1, 1)
+
+    def predict(self, states, item=None):
+        expected_TV = self.expected_UV[states[0, :, 0]]
+        return expected_TV if item is None else expected_TV.gather(1, item - 1)
+
+
+def test_terms_by_hand(tmp_path):
+    data = exposed_log(tmp_path)
+    policy = SameForAll(torch.log(torch.tensor([6.0, 5, 4, 3, 2, 1])))
+    shown = exposed.exposures({"it": policy}, Lookup(), data)["it"]
+    assert shown.user_N.tolist() == [0, 0, 2]
+    assert shown.reward_N.tolist() == [5, 1, 2]
+    assert shown.propensity_N.tolist() == [0.5, 0.25, 0.1]
+    # user 1 has met 1, 2, 3 and, in validation, 2 again; item 4 at the second exposure; user 3 has met 4, 5, 6 and 4
+    assert shown.target_N.tolist() == pytest.approx([3 / 6, 0, 4 / 15])
+    assert shown.predicted_N[[0, 2]].tolist() == [4, 3]
+    assert shown.direct_N.tolist() == pytest.approx(
+        [(3 * 4 + 2 * 5 + 6) / 6, (2 * 5 + 6) / 3, (6 + 5 * 2 + 4 * 3) / 15]
+    )
+
+
+def test_other_users_on_request(tmp_path):
+    data = exposed_log(tmp_path)
+    policies = {"it": SameForAll(torch.zeros(6))}
+    assert exposed.exposures(policies, Lookup(), data, users="B2")["it"].user_N.tolist() == [1]
+    assert len(exposed.exposures(policies, Lookup(), data, "validation", "all")["it"].user_N) == 3
+
+
+@pytest.mark.parametrize("settings", [{"is_random": None}, {"propensity": None}, dict.fromkeys(EXPOSURE)])
+def test_missing_columns_are_an_error_where_an_estimate_is_asked_for(tmp_path, settings):
+    """The mapping decides: raw columns of these names say nothing."""
+    data = exposed_log(tmp_path, **settings)
+    assert not exposed.is_exposed(data)
+    for asked in (exposed.measure, exposed.exposures):
+        with pytest.raises(InputError, match=f"data.log.{next(iter(settings))}"):
+            asked({"it": SameForAll(torch.zeros(6))}, Lookup(), data)
+    with pytest.raises(InputError, match="without random exposure"):
+        exposed.candidates({"it": SameForAll(torch.zeros(6))}, data)
+
+
+def test_nothing_shown_at_random_is_refused_with_the_reason(tmp_path):
+    data = exposed_log(tmp_path, [(*row[:4], False, None) for row in ROWS])
+    found = exposed.measure({"it": SameForAll(torch.zeros(6))}, Lookup(), data)["it"]
+    assert "nothing was shown at random" in found["policy"]["refused"]
+    assert found["ranks"] == {}
+    assert exposed.headlines(found) == {"offpolicy/ess": 0.0}
+
+
+def test_stretches_and_batches_change_nothing(tmp_path, monkeypatch):
+    _, data = world_data(tmp_path, World(users=60, items=40, events=1200, random=0.4))
+    torch.manual_seed(0)
+    policies = {"it": TokenPolicy(small.pooled(), data.num_items, codes=7)}
+    reward = Lookup()
+    reward.predict = lambda states, item=None: torch.linspace(1, 5, data.num_items).expand(states.shape[1], -1)
+    whole = exposed.exposures(policies, reward, data)["it"]
+    monkeypatch.setattr(exposed, "rows_at_once", lambda items: 3)
+    data.batch_tokens = 70
+    parts = exposed.exposures(policies, reward, data)["it"]
+    for name, values in vars(whole).items():
+        assert getattr(parts, name) == pytest.approx(values, rel=1e-4), name
+
+
+def test_a_users_candidates_are_scored_in_one_state(tmp_path):
+    """That before the first of them, whatever the batches; compared with a loop over users."""
+    _, data = world_data(tmp_path, World(users=60, items=40, events=1200, random=0.4))
+    torch.manual_seed(0)
+    policy = TokenPolicy(small.pooled(), data.num_items, codes=7).eval()
+    batch = small.batch_of(data)
+    state_T = policy.encode(batch)
+    usable = data.sequences.frame.with_row_index("at").filter(
+        pl.col("is_random") & pl.col("reward").is_not_null() & pl.col("event").is_in(batch.event_T.tolist())
+    )
+    user, score, reward, beta = [], [], [], []
+    for (one,), events in usable.group_by("user", maintain_order=True):
+        first = batch.event_T.tolist().index(events["event"][0])
+        logp_V = policy.log_probs(state_T[first : first + 1])[0].detach()
+        user += [one] * len(events)
+        score += [float(logp_V[v - 1]) if v else -np.inf for v in events["item_id"]]
+        reward += events["reward"].to_list()
+        beta += events["propensity"].to_list()
+    expected = exposed_ranks(*(np.array(x) for x in (user, score, reward, beta)))
+    data.batch_tokens = 70
+    found = exposed.candidates({"it": policy}, data)["it"]
+    for name, one in expected.items():
+        assert found[name] == pytest.approx(one.value, rel=1e-5), name
+        assert found[f"{name}_interval"] == pytest.approx(list(one.interval()), rel=1e-5)
+    assert found["ndcg_interval"][0] < found["ndcg"] < found["ndcg_interval"][1]
+
+
+def test_the_policy_that_does_not_choose_is_worth_what_was_observed(tmp_path):
+    made, data = world_data(tmp_path, World(users=600, items=60, events=15_000, random=0.5))
+    found = exposed.measure({"popularity": popularity(data.sequences)}, Truth(made, data), data)["popularity"]
+    sane = found["uniform"]
+    assert sane["mean_weight"] == pytest.approx(1, abs=0.01)
+    assert sane["ess"] > 0.6 * sane["users"]  # users differ in how often they were shown something
+    low, high = sane["snips_interval"]
+    assert low < sane["observed"] < high
+    assert abs(sane["snips"] - sane["observed"]) < 0.02
+    assert found["policy"]["ess"] < sane["ess"]
+
+
+def test_estimates_find_the_truth_of_a_policy_that_knows_the_users(tmp_path):
+    """What it is worth is known: the truth in the place of the reward model, by the direct method."""
+    made, data = world_data(tmp_path, World(users=1500, items=60, events=30_000, random=0.5))
+    truth = Truth(made, data)
+
+    class Knowing(SameForAll):
+        def encode(self, batch):
+            return truth.states(batch)[0]
+
+        def log_probs(self, state, items=None):
+            logp_TV = (2 * truth.predict(state[None])).log_softmax(dim=1)
+            return logp_TV if items is None else logp_TV.gather(1, items - 1)
+
+    policies = {"knowing": Knowing(torch.zeros(data.num_items))}
+    found = estimate(exposed.exposures(policies, truth, data)["knowing"], draws=400).estimates
+    true = exposed.exposures(policies, truth, data, users="all")["knowing"].direct_N.mean()
+    for name in ("ips", "snips", "dr"):
+        low, high = found[name].interval()
+        assert low < true < high, name
+    assert found["dr"].value > exposed.exposures(policies, truth, data)["knowing"].reward_N.mean() + 0.3
+
+
+def test_files_and_tables_hold_the_estimates(tmp_path, log_root, ground):
+    """Of `popularity`, which shows what it can be judged by, and of a policy that hardly shows any of it."""
+    frame = pl.read_csv(log_root / "tastes.csv", schema_overrides={"user": pl.Int64})
+    frame.with_columns(is_random=pl.lit(True), propensity=pl.lit(0.025)).write_csv(tmp_path / "tastes.csv")
+    data = RewardData(log=Log("tastes", ["tastes.csv"], **EXPOSURE), root=str(tmp_path), **small.SETTINGS)
+    cells = [Cell("popularity", None, {}), Cell("rerank", None, {}, strength=500.0)]
+    runs = tmp_path / "runs"
+    evaluate_methods(runs, 0, cells, ground, data)
+    places = {name: runs / name / "seed-0" / "evaluation" for name in ("popularity", "rerank")}
+    summary = {name: json.loads((place / "summary.json").read_text()) for name, place in places.items()}
+    found = {name: json.loads((place / "offpolicy.json").read_text()) for name, place in places.items()}
+    assert summary["popularity"]["value/snips"] == found["popularity"]["policy"]["snips"]
+    assert {"value/ips", "value/snips", "value/dr", "offpolicy/ess"} <= set(summary["popularity"])
+    assert {"ndcg", "mrr", "reward", "uniform"} <= set(found["rerank"]["ranks"])
+    assert "below 50" in found["rerank"]["policy"]["refused"]
+    assert "value/snips" not in summary["rerank"]
+    assert summary["rerank"]["offpolicy/ess"] < 50
+    assert found["rerank"]["uniform"] == found["popularity"]["uniform"]
+    table = compare(runs, draws=20).filter(seed="0", split="test")
+    rows = dict(table.filter(method="popularity").select("metric", "value").iter_rows())
+    assert rows["value/dr"] == pytest.approx(found["popularity"]["policy"]["dr"])
+    assert rows["offpolicy/ess"] == pytest.approx(found["popularity"]["policy"]["ess"])
