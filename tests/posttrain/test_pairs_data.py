@@ -44,17 +44,17 @@ def raw(data: PairData) -> list[tuple[int, list[int], int, list[int]]]:
 
 
 def test_logged_pairs_by_hand(tmp_path):
-    """Of two events that were both to come, the one with the higher reward wins, at the history before both."""
+    """Of two events to come the one above the user's mean wins over the one below, at the history before both."""
     found = raw(tiny(tmp_path, candidates=64))
-    # user 1 trains on 20 (5), 30 (1), 40 (4), 50 (1): each against one of those behind it that differs
-    possible = [(1, [10], 20, {30, 40, 50}), (1, [10, 20], 40, {30}), (1, [10, 20, 30], 40, {50})]
-    # user 2 on 10 (none), 40 (4), 30 (2), 60 (3)
-    possible += [(2, [20, 10], 40, {30, 60}), (2, [20, 10, 40], 60, {30})]
+    # user 1 trains on 20 (5), 30 (1), 40 (4), 50 (1), with means near 3: each against one of those behind it
+    possible = [(1, [10], 20, {30, 50}), (1, [10, 20], 40, {30}), (1, [10, 20, 30], 40, {50})]
+    # user 2 on 10 (none), 40 (4), 30 (2), 60 (3): the last two are both below the mean of 3 and 4 before them
+    possible += [(2, [20, 10], 40, {30})]
     assert len(found) == len(possible)
     for (*known, losers), (*expected, allowed) in zip(found, possible, strict=True):
         assert known == expected
         assert set(losers) <= allowed
-    assert tiny(tmp_path).share == pytest.approx(5 / 8)
+    assert tiny(tmp_path).share == pytest.approx(4 / 8)
 
 
 def test_logged_pairs_are_of_one_user_and_the_reward_differs(log_root):
@@ -72,27 +72,27 @@ def test_logged_pairs_are_of_one_user_and_the_reward_differs(log_root):
 rewards = st.lists(st.lists(st.sampled_from([1.0, 2.0, 3.0, np.nan]), min_size=1, max_size=8), min_size=1, max_size=4)
 
 
-@given(rewards, st.integers(1, 3), st.integers(0, 5))
-def test_both_events_of_a_pair_were_to_come_and_one_is_the_historys_own(values, losers, seed):
+@given(rewards, st.sampled_from([1.5, 2.0, 3.5]), st.integers(1, 3), st.integers(0, 5))
+def test_both_events_of_a_pair_were_to_come_and_one_is_the_historys_own(values, mean, losers, seed):
     reward, user = np.concatenate(values), np.repeat(np.arange(len(values)), [len(v) for v in values])
     stop = np.cumsum([len(v) for v in values])[user]
-    found = logged_pairs(reward, stop, losers, 64, np.random.default_rng(seed))
+    found = logged_pairs(reward, np.full(len(reward), mean), stop, losers, 64, np.random.default_rng(seed))
     for event, (winner, *others) in enumerate(found):
         behind = reward[event + 1 : stop[event]]
-        if (np.abs(behind - reward[event]) > 0).any():
+        if ((behind - mean) * (reward[event] - mean) < 0).any():
             assert others[0] >= 0
             assert event in (winner, others[0])
         else:
             assert max(others) < 0
         chosen = [winner, *(o for o in others if o >= 0)]
         assert all(event <= c < stop[event] for c in chosen)
-        assert all(reward[winner] > reward[o] for o in chosen[1:])
+        assert all(reward[winner] > mean > reward[o] for o in chosen[1:])
 
 
 def test_every_later_event_is_drawn_alike():
-    reward = np.tile([2.0, 1.0, 3.0, 2.0, 1.0], 4000)
-    found = logged_pairs(reward, np.arange(5, 20001, 5).repeat(5), 1, 32, np.random.default_rng(0))[::5] % 5
-    pairs = {(0, 1): 1 / 3, (2, 0): 1 / 3, (0, 4): 1 / 3}
+    reward, stop = np.tile([2.0, 1.0, 3.0, 1.0, 1.0], 4000), np.arange(5, 20001, 5).repeat(5)
+    found = logged_pairs(reward, np.full(20000, 1.5), stop, 1, 32, np.random.default_rng(0))[::5] % 5
+    pairs = {(0, 1): 1 / 3, (0, 3): 1 / 3, (0, 4): 1 / 3}
     for pair, share in pairs.items():
         assert (found == pair).all(axis=1).mean() == pytest.approx(share, abs=0.03)
 
@@ -202,7 +202,7 @@ def test_validation_and_test_rewards_change_nothing(tmp_path, monkeypatch):
 
 def test_a_log_without_pairs_is_refused_before_training(tmp_path, monkeypatch):
     monkeypatch.setitem(TINY, "rating", [1.0] * 7 + [2.0] * 7)
-    with pytest.raises(InputError, match=r"no pairs can be made.*lower reward") as error:
+    with pytest.raises(InputError, match=r"no pairs can be made.*below that mean") as error:
         tiny(tmp_path).training()
     assert "pairs sampled" in str(error.value)
 

@@ -22,16 +22,22 @@ Pair = Callable[[Batch], Tensor]
 
 
 def logged_pairs(
-    reward_E: np.ndarray, stop_E: np.ndarray, losers: int, candidates: int, random: np.random.Generator
+    reward_E: np.ndarray,
+    mean_E: np.ndarray,
+    stop_E: np.ndarray,
+    losers: int,
+    candidates: int,
+    random: np.random.Generator,
 ) -> np.ndarray:
-    """At each event's history, the better of that event and a later one of the same user, against the worse.
+    """At each event's history, one of that event and a later one of the same user above the mean, the other below.
 
     Both were still open then: an item that stands in the history already would be lowered as a repetition. Later events
-    are drawn until one has another reward; the better of the two is the winner. Further losers are those of the drawn
-    that are worse than the winner.
+    are drawn until one lies on the other side of the mean; the one above is the winner. Further losers are those of the
+    drawn that lie below.
 
     Args:
-        reward_E: in the order of users and time; NaN where there is none: nobody's better or worse.
+        reward_E: in the order of users and time; NaN where there is none: neither above nor below.
+        mean_E: what is to be expected of the user at each event, before it.
         stop_E: int64, one past the last event of each event's user.
         losers: N.
         candidates: C, later events drawn, with replacement.
@@ -40,14 +46,14 @@ def logged_pairs(
     Returns:
         Positions of winner and losers, -1 where there is none. Shape: int64 (E, 1 + N).
     """
-    own_E1, stop_E1 = np.arange(len(reward_E))[:, None], stop_E[:, None]
+    own_E1, stop_E1, mean_E1 = np.arange(len(reward_E))[:, None], stop_E[:, None], mean_E[:, None]
     ahead_EC = random.random((len(reward_E), candidates)) * (stop_E1 - own_E1 - 1)
     drawn_EC = np.minimum(own_E1 + 1 + ahead_EC.astype(np.int64), stop_E1 - 1)  # nothing ahead: the event itself
-    differs_EC = np.abs(reward_E[drawn_EC] - reward_E[own_E1]) > 0
-    partner_E1 = np.take_along_axis(drawn_EC, differs_EC.argmax(axis=1)[:, None], axis=1)
+    apart_EC = (reward_E[drawn_EC] - mean_E1) * (reward_E[own_E1] - mean_E1) < 0
+    partner_E1 = np.take_along_axis(drawn_EC, apart_EC.argmax(axis=1)[:, None], axis=1)
     winner_E1 = np.where(reward_E[partner_E1] > reward_E[own_E1], partner_E1, own_E1)
     pool = np.concatenate([own_E1, drawn_EC], axis=1)
-    pool = np.where(reward_E[pool] < reward_E[winner_E1], pool, -1)
+    pool = np.where(apart_EC.any(axis=1, keepdims=True) & (reward_E[pool] < mean_E1), pool, -1)
     first = np.argsort(pool < 0, axis=1, kind="stable")[:, :losers]
     return np.concatenate([winner_E1, np.take_along_axis(pool, first, axis=1)], axis=1)
 

@@ -29,7 +29,8 @@ NEEDS: dict[Pairing, dict[str, str]] = {
 class PairData(RewardData):
     """Pairs (history, winner, losers), at the histories of training events.
 
-    - ``logged``: of two logged events of the same user, the one with the higher reward, at the history before both;
+    - ``logged``: of two logged events of the same user, one whose reward is above the user's earlier mean against one
+      below it, at the history before both;
     - ``sampled``: a logged event against items drawn from the whole catalogue;
     - ``generated``: a logged event against items drawn from the starting policy;
     - ``ensemble``: two kinds of items drawn from the starting policy, whose intervals under the ensemble of reward
@@ -90,7 +91,8 @@ class PairData(RewardData):
     def paired(self) -> Windows:
         """The training windows, with those targets that are a pair's winner."""
         windows = super().training()
-        item, good = self._items(windows), self._good(windows)
+        expected = self.expected_rewards(windows.event)["user"].to_numpy()
+        item, good = self._items(windows, expected), windows.reward > expected
         kept = (item > 0).all(axis=1) & (item[:, 1:] != item[:, :1]).all(axis=1)
         if self.pairs in ("sampled", "generated"):
             kept &= good
@@ -103,16 +105,12 @@ class PairData(RewardData):
             )
         return windows.with_pairs(item[:, 0], item[:, 1:]).keep(kept)
 
-    def _good(self, windows: Windows) -> np.ndarray:
-        """Whether the reward of each target is above its user's earlier mean. Shape: bool (targets,)."""
-        return windows.reward > self.expected_rewards(windows.event)["user"].to_numpy()
-
-    def _items(self, windows: Windows) -> np.ndarray:
+    def _items(self, windows: Windows, expected: np.ndarray) -> np.ndarray:
         """The winner of each target's pair and its losers, 0 where there is none. Shape: int64 (targets, 1 + N)."""
         if self.pairs == "logged":
             stop = np.repeat(windows.offset[1:], np.diff(windows.offset))
             random = np.random.default_rng(self.seed)
-            found = logged_pairs(windows.reward, stop, self.losers, self.candidates, random)
+            found = logged_pairs(windows.reward, expected, stop, self.losers, self.candidates, random)
             return np.where(found >= 0, windows.target[found], 0)
         batches = self.loader(windows, seen=False)
         rows = len(self.sequences.frame)
@@ -143,7 +141,7 @@ class PairData(RewardData):
 
 
 LOSERS: dict[Pairing, str] = {
-    "logged": "of the same user with a lower reward beside it",
+    "logged": "of the same user below that mean beside it",
     "sampled": "drawn from the catalogue that the user had not met",
     "generated": "drawn from the policy that the user had not met",
     "ensemble": "whose interval lies below another's",
