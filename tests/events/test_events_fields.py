@@ -77,6 +77,9 @@ def test_bad_moments(column, unit, message):
         (pl.Series([3, 1, 3], dtype=pl.Int8), [3, 1, 3]),
         (pl.Series([2**63 + 1, 5], dtype=pl.UInt64), [2**63 + 1, 5]),
         (pl.Series([3.0, 1.0]), [3, 1]),
+        (pl.Series([-7, 2**20 - 8, -7]), [-7, 2**20 - 8, -7]),  # as far apart as a table goes
+        (pl.Series([2**20 - 7, -7, 3]), [2**20 - 7, -7, 3]),  # farther
+        (pl.Series([-(2**63), 2**63 - 1]), [-(2**63), 2**63 - 1]),
         (pl.Series(["b", "a"], dtype=pl.Categorical), ["b", "a"]),
         (pl.Series(["b", "a"], dtype=pl.Enum(["b", "a"])), ["b", "a"]),
     ],

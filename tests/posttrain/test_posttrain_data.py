@@ -76,7 +76,7 @@ def test_other_users_rewards_change_nothing(log_root):
     outside = ~pl.Series(data.sequences.users_in("A")).gather(frame["user"])
     changed = frame.with_columns(pl.when(outside).then(-7.0).otherwise(pl.col("reward")).alias("reward"))
     again = small.data_of(PostTrainingData, log_root)
-    again.sequences = dataclasses.replace(again.sequences, frame=changed)
+    again._divided = dataclasses.replace(again._divided, sequences=dataclasses.replace(again.sequences, frame=changed))
     np.testing.assert_array_equal(data.advantages, again.advantages)
     assert outside.any()
 

@@ -4,6 +4,7 @@ import hashlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
 from recalign.errors import InputError
@@ -200,7 +201,7 @@ def _rewards(raw: pl.DataFrame, rows: Rows, reward: str | None) -> pl.Series:
             where="data.reward",
             remedy="give a number or a comparison; TRY_CAST(x AS DOUBLE) makes numbers of text, and null of the rest",
         )
-    if present.n_unique() < 2:
+    if present.is_empty() or present.min() == present.max():
         raise InputError(
             f"{reward!r} is {present[0] if len(present) else 'null'} for every event of {', '.join(rows.files)}",
             where="data.reward",
@@ -225,21 +226,37 @@ def _ordered(raw: pl.DataFrame, rows: Rows, log: Log, rewards: pl.Series) -> tup
         own["propensity"] = read_propensity(raw[log.propensity], rows)
     mapped = {log.user, log.item, log.timestamp, *OWN_COLUMNS, *own}
     feedback = [column for column in raw if column.name not in mapped]
-    frame = pl.DataFrame([*(values.alias(name) for name, values in own.items()), *feedback])
     order = _order(user, moment)
-    return frame if order is None else frame[order], users, items
+    columns = [*(values.alias(name) for name, values in own.items()), *feedback]
+    if order is not None:  # one piece each, where rows are found at once
+        columns = [column.rechunk().gather(order) for column in columns]
+    return pl.DataFrame(columns), users, items
 
 
 def _order(user: pl.Series, moment: pl.Series) -> pl.Series | None:
-    """The stable order by (user, moment); null where the rows stand in it.
-
-    One integer key sorts ten times faster than two columns.
-    """
-    span = int(moment.max()) - int(moment.min()) + 1  # type: ignore[arg-type]
-    fits = (int(user.max()) + 1) * span < 2**63  # type: ignore[arg-type]
-    wide = pl.Int64() if fits else pl.Int128()
-    key = pl.col("user").cast(wide) * pl.lit(span, wide) + (pl.col("moment") - pl.col("moment").min())
-    keys = pl.DataFrame({"user": user, "moment": moment}).select(key.alias("key"))
-    if keys["key"].is_sorted():
+    """The stable order by (user, moment); null where the rows stand in it."""
+    user_N, moment_N = user.to_numpy(), moment.to_numpy()
+    later = (user_N[1:] > user_N[:-1]) | (user_N[1:] == user_N[:-1]) & (moment_N[1:] >= moment_N[:-1])
+    if later.all():
         return None
-    return keys.select(pl.arg_sort_by("key", maintain_order=True)).to_series()
+    if (moment_N[1:] >= moment_N[:-1]).all():
+        return pl.Series(_stable_order(user_N))
+    by_moment_N = _stable_order(moment_N)
+    return pl.Series(by_moment_N[_stable_order(user_N[by_moment_N])])
+
+
+def _stable_order(value_N: np.ndarray) -> np.ndarray:
+    """The stable order of integers that are not negative. Shape: (N,) -> u32 (N,).
+
+    Value and place in one integer sort ten times faster than places by value.
+    """
+    bits = len(value_N).bit_length()
+    least = value_N.min()
+    if int(value_N.max() - least).bit_length() + bits > 63:
+        return np.argsort(value_N, kind="stable").astype(np.uint32)
+    packed_N = (value_N - least).astype(np.int64)
+    packed_N <<= bits
+    packed_N |= np.arange(len(packed_N))
+    packed_N.sort()
+    packed_N &= 2**bits - 1
+    return packed_N.astype(np.uint32)

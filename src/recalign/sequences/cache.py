@@ -30,7 +30,7 @@ from recalign.sequences import store
 from recalign.sequences.splits import Split
 from recalign.sequences.store import Sequences
 
-ARRAYS = ("offset", "item", "time", "reward", "event")
+ARRAYS = ("trained", "offset", "item", "time", "reward", "event")
 FRAMES = ("events", "users", "items")
 KEPT_DAYS = 30
 """Days without use after which an entry goes."""

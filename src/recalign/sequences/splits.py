@@ -99,7 +99,8 @@ class TimeSplit(Split):
             return int(moment.timestamp())
         if not 0 < cut < 1:
             raise _bad_cut(cut)
-        return int(time.sort()[int(len(time) * cut)])
+        middle = int(len(time) * cut)
+        return int(np.partition(time.to_numpy(), middle)[middle])
 
 
 @dataclass(frozen=True)

@@ -26,15 +26,16 @@ class Sequences:
     whose item is 0 is in no history; as a target it is a miss.
 
     Attributes:
-        frame: the events in order, with ``item_id`` (int64, 0..V), ``split``, ``high``, ``known`` (number of the user's
-            events with a known item before this one) besides the event table's columns; a feedback column of such a
-            name can be read by `High` and by the split, but is not kept.
+        frame: the events in order, with ``item_id`` (int32, 0..V), ``split``, ``high``, ``known`` (int32, number of
+            the user's events with a known item before this one) besides the event table's columns; a feedback column of
+            such a name can be read by `High` and by the split, but is not kept.
         users: raw user ids by user index.
         items: raw item ids by item - 1.
         group: ``A``, ``B1`` or ``B2`` by user index.
+        trained: int64 (U,), events of each user in the training part: the first of the known ones.
         offset: int64 (U + 1), where each user's known events lie in the arrays that follow.
-        item, time, reward, event: the known events of all users in a row: items 1..V, seconds, float32 rewards (NaN
-            where there is none), rows of ``frame``.
+        item, time, reward, event: the known events of all users in a row: int32 items 1..V, int64 seconds, float32
+            rewards (NaN where there is none), int64 rows of ``frame``.
         fingerprint: digest of the log and of everything that divides it.
         catalogue: digest of the raw ids in catalogue order and of every event's part: what a network was trained on,
             whatever the reward.
@@ -44,6 +45,7 @@ class Sequences:
     users: pl.Series
     items: pl.Series
     group: np.ndarray
+    trained: np.ndarray
     offset: np.ndarray
     item: np.ndarray
     time: np.ndarray
@@ -74,31 +76,44 @@ def build(table: EventTable, split: Split, high: High | None, groups: UserGroups
     """
     frame = table.frame.with_columns(split.assign(table).alias("split"))
     # a split by time leaves each user's order as it is; any other would put what is set aside into training histories
-    frame = frame.sort(pl.col("user").cast(pl.Int64) * len(PARTS) + pl.col("split"), maintain_order=True)
+    key = pl.col("user").cast(pl.Int64) * len(PARTS) + pl.col("split")
+    if not frame.select(key).to_series().is_sorted():
+        frame = frame.sort(key, maintain_order=True)
     marks = high.mark(frame) if high else pl.Series("high", [False]).new_from_index(0, len(frame))
-    frame = frame.drop({"event", "item_id", "known"} & set(frame.columns)).with_columns(marks.alias("high"))
-    _check_parts(frame, split)
-    vocabulary = frame.filter(pl.col("split") == TRAIN)["item"].unique().sort()
-    ids = pl.DataFrame({"item": vocabulary, "item_id": np.arange(1, len(vocabulary) + 1)})
-    frame = frame.join(ids, on="item", how="left", maintain_order="left").with_columns(pl.col("item_id").fill_null(0))
-    is_known = (pl.col("item_id") > 0).cast(pl.Int64)
-    frame = frame.with_columns((is_known.cum_sum().over("user") - is_known).alias("known")).with_row_index("event")
-    known = frame.filter(pl.col("item_id") > 0)
-    counts = np.bincount(known["user"].to_numpy(), minlength=len(table.users))
-    items = table.items.gather(vocabulary)
+    user_N, item_N, split_N = (frame[name].to_numpy() for name in ("user", "item", "split"))
+    trained_U = np.bincount(user_N[split_N == TRAIN], minlength=len(table.users))
+    _check_parts(split_N, trained_U, split)
+    in_training = np.zeros(len(table.items), bool)
+    in_training[item_N[split_N == TRAIN]] = True
+    item_id_N = (in_training * in_training.cumsum(dtype=np.int32))[item_N]
+    known = _known(user_N, item_id_N > 0)
+    items = table.items.filter(in_training)
+    frame = frame.drop({"event", "item_id", "known"} & set(frame.columns))
+    frame = frame.with_columns(marks.alias("high"), pl.Series("item_id", item_id_N), pl.Series("known", known))
+    frame = frame.with_row_index("event")
+    event = np.flatnonzero(item_id_N)
+    counts = np.bincount(user_N[event], minlength=len(table.users))
     return Sequences(
         frame=frame,
         users=table.users,
         items=items,
         group=groups.assign(table.users).to_numpy(),
+        trained=trained_U,
         offset=np.concatenate([[0], counts.cumsum()]),
-        item=known["item_id"].to_numpy(),
-        time=known["timestamp"].to_numpy(),
-        reward=known["reward"].cast(pl.Float32).fill_null(float("nan")).to_numpy(),
-        event=known["event"].cast(pl.Int64).to_numpy(),
+        item=item_id_N[event],
+        time=frame["timestamp"].to_numpy()[event],
+        reward=frame["reward"].cast(pl.Float32).fill_null(float("nan")).to_numpy()[event],
+        event=event,
         fingerprint=division(table.fingerprint, split, high, groups),
         catalogue=_catalogue(items, frame),
     )
+
+
+def _known(user_N: np.ndarray, is_known_N: np.ndarray) -> np.ndarray:
+    """How many of the user's events before each are known. Shape: sorted (N,), bool (N,) -> int32 (N,)."""
+    before_N = is_known_N.cumsum(dtype=np.int32) - is_known_N
+    first = np.flatnonzero(np.append(True, user_N[1:] != user_N[:-1]))
+    return before_N - np.repeat(before_N[first], np.diff(first, append=len(user_N)))
 
 
 def division(log: str, split: Split, high: High | None, groups: UserGroups) -> str:
@@ -109,21 +124,20 @@ def division(log: str, split: Split, high: High | None, groups: UserGroups) -> s
 def _catalogue(items: pl.Series, frame: pl.DataFrame) -> str:
     digest = hashlib.sha256("\n".join(map(str, items.to_list())).encode())
     for column in ("user", "item", "timestamp", "split"):
-        digest.update(frame[column].to_numpy().tobytes())
+        digest.update(np.ascontiguousarray(frame[column].to_numpy()).data)
     return digest.hexdigest()[:16]
 
 
-def _check_parts(frame: pl.DataFrame, split: Split) -> None:
-    sizes = dict(frame.group_by("split").len().iter_rows())
-    empty = [name for name, part in PARTS.items() if not sizes.get(part)]
+def _check_parts(split_N: np.ndarray, trained_U: np.ndarray, split: Split) -> None:
+    sizes = np.bincount(split_N, minlength=len(PARTS))
+    empty = [name for name, part in PARTS.items() if not sizes[part]]
     if empty:
         raise InputError(
-            f"{split} leaves no events for {', '.join(empty)} (of {len(frame)})",
+            f"{split} leaves no events for {', '.join(empty)} (of {len(split_N)})",
             where="data.split",
             remedy="choose other cuts, or a log with more events a user",
         )
-    train = frame.filter(pl.col("split") == TRAIN)
-    if train.group_by("user").len()["len"].max() == 1:
+    if trained_U.max() == 1:
         raise InputError(
             "no user has two events in the training part, so there is nothing to predict",
             where="data.split",

@@ -23,10 +23,10 @@ class Windows:
         user, start, stop: int64 (W,); the window encodes the known events start..stop - 1 (flat indices).
         offset: int64 (W + 1), where each window's targets lie in the arrays that follow.
         state: int64, flat index of the known event after which the target is predicted.
-        target: int64, its item (0: unseen in training); ``event``: its row in the event table.
+        target: int32, its item (0: unseen in training); ``event``: int64, its row in the event table.
         reward: float32, NaN where there is none; ``high``: bool; ``time``: int64, seconds.
         advantage: float32, for post-training only.
-        rejected: int64 (targets, N), for post-training on pairs only: items that are worth less than the target.
+        rejected: integers (targets, N), for post-training on pairs only: items that are worth less than the target.
     """
 
     user: np.ndarray
@@ -78,10 +78,24 @@ def training_windows(sequences: Sequences, users: np.ndarray, max_length: int) -
         users: bool by user index.
         max_length: L, events that a model can encode; older ones are left out.
     """
-    targets = _targets(sequences, users, "train")
-    newest = targets.group_by("user").agg(pl.col("known").max().alias("last"))
-    targets = targets.join(newest, on="user", how="left", maintain_order="left")
-    return _windows(sequences, targets.filter(pl.col("known") > pl.col("last") - max_length), max_length, one=True)
+    states_U = np.maximum(sequences.trained - 1, 0)  # every training event but the newest can be predicted from
+    user = np.flatnonzero(users & (states_U > 0))
+    counts = np.minimum(states_U[user], max_length)
+    stop = sequences.offset[user] + states_U[user]
+    state = _ranges(stop - counts, counts)
+    event = sequences.event[state + 1]
+    return Windows(
+        user=user,
+        start=stop - counts,
+        stop=stop,
+        offset=np.concatenate([[0], counts.cumsum()]),
+        state=state,
+        target=sequences.item[state + 1],
+        event=event,
+        reward=sequences.reward[state + 1],
+        high=sequences.frame["high"].to_numpy()[event],
+        time=sequences.time[state + 1],
+    )
 
 
 def evaluation_windows(sequences: Sequences, users: np.ndarray, part: Part, max_length: int) -> Windows:
@@ -89,7 +103,29 @@ def evaluation_windows(sequences: Sequences, users: np.ndarray, part: Part, max_
 
     Users without a known event before the part's first cut have no row in a table and are left out.
     """
-    return _windows(sequences, _targets(sequences, users, part), max_length, one=False)
+    targets = _targets(sequences, users, part)
+    user = targets["user"].cast(pl.Int64).to_numpy()
+    base = sequences.offset[user]
+    state = base + targets["known"].to_numpy() - 1
+    # a user's targets in blocks of states that span half a window, so that each keeps the other half as history
+    first = np.append(True, user[1:] != user[:-1])[: len(user)]
+    anchor = state[first][np.cumsum(first) - 1]
+    block = (state - anchor) // max(max_length // 2, 1)
+    starts = np.flatnonzero(first | np.append(True, block[1:] != block[:-1])[: len(user)])
+    offset = np.append(starts, len(user))
+    stop = state[offset[1:] - 1] + 1
+    return Windows(
+        user=user[starts],
+        start=np.maximum(base[starts], stop - max_length),
+        stop=stop,
+        offset=offset,
+        state=state,
+        target=targets["item_id"].to_numpy(),
+        event=targets["event"].cast(pl.Int64).to_numpy(),
+        reward=targets["reward"].cast(pl.Float32).fill_null(float("nan")).to_numpy(),
+        high=targets["high"].to_numpy(),
+        time=targets["timestamp"].to_numpy(),
+    )
 
 
 def serving_windows(sequences: Sequences, users: np.ndarray, max_length: int) -> Windows:
@@ -126,38 +162,10 @@ def _has_past(sequences: Sequences, part: int) -> np.ndarray:
 
 def _targets(sequences: Sequences, users: np.ndarray, part: Part) -> pl.DataFrame:
     code = PARTS[part]
-    chosen = users & (_has_past(sequences, code) if code else True)
+    chosen = users & _has_past(sequences, code)
     columns = ["user", "known", "item_id", "event", "reward", "high", "timestamp"]
     keep = (pl.col("split") == code) & (pl.col("known") > 0) & pl.Series(chosen).gather(sequences.frame["user"])
     return sequences.frame.filter(keep).select(columns)
-
-
-def _windows(sequences: Sequences, targets: pl.DataFrame, max_length: int, one: bool) -> Windows:
-    user = targets["user"].cast(pl.Int64).to_numpy()
-    base = sequences.offset[user]
-    state = base + targets["known"].to_numpy() - 1
-    first = np.concatenate([[True], user[1:] != user[:-1]]) if len(user) else np.zeros(0, bool)
-    if one:
-        block = np.cumsum(first)
-    else:  # a user's targets in blocks of states that span half a window, so that each keeps the other half as history
-        anchor = state[first][np.cumsum(first) - 1]
-        block = np.stack([user, (state - anchor) // max(max_length // 2, 1)])
-        block = np.concatenate([[0], np.cumsum((np.diff(block, axis=1) != 0).any(axis=0))]) if len(user) else user
-    starts = np.flatnonzero(np.concatenate([[True], block[1:] != block[:-1]])) if len(user) else np.zeros(0, int)
-    offset = np.append(starts, len(user))
-    stop = state[offset[1:] - 1] + 1
-    return Windows(
-        user=user[starts],
-        start=np.maximum(base[starts], stop - max_length),
-        stop=stop,
-        offset=offset,
-        state=state,
-        target=targets["item_id"].to_numpy(),
-        event=targets["event"].cast(pl.Int64).to_numpy(),
-        reward=targets["reward"].cast(pl.Float32).fill_null(float("nan")).to_numpy(),
-        high=targets["high"].to_numpy(),
-        time=targets["timestamp"].to_numpy(),
-    )
 
 
 def collate(
@@ -187,19 +195,19 @@ def collate(
         request[row, at] = windows.time[picked]
     fields = {
         "user_B": windows.user[chosen],
-        "item_BL": np.where(valid, sequences.item[index], 0),
+        "item_BL": np.where(valid, sequences.item[index], np.int64(0)),
         "length_B": length,
         "time_BL": time,
         "request_time_BL": request,
         "reward_BL": np.where(valid, sequences.reward[index], np.float32("nan")),
         "row_T": row,
         "column_T": at,
-        "target_T": windows.target[picked],
+        "target_T": windows.target[picked].astype(np.int64),
         "reward_T": windows.reward[picked],
         "high_T": windows.high[picked],
         "event_T": windows.event[picked],
         "advantage_T": None if windows.advantage is None else windows.advantage[picked],
-        "rejected_TN": None if windows.rejected is None else windows.rejected[picked],
+        "rejected_TN": None if windows.rejected is None else windows.rejected[picked].astype(np.int64),
         "seen_N": _seen(sequences, windows, picked, windows.user[chosen][row]) if seen else None,
     }
     tensors = {name: None if x is None else torch.from_numpy(np.ascontiguousarray(x)) for name, x in fields.items()}
