@@ -35,6 +35,7 @@ def test_does_nothing_out_of_training_or_at_zero():
     x = torch.randn(7)
     assert Dropout(0.9).eval()(x) is x
     assert Dropout(0.0)(x) is x
+    assert Dropout(1e-6)(x) is x  # rounds to nothing
 
 
 @pytest.mark.parametrize("p", [-0.1, 1.0])

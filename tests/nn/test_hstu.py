@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from recalign.nn import HSTU, attention
-from recalign.nn.hstu import time_buckets
+from recalign.nn.hstu import MASKED, time_buckets
 
 
 def plain_hstu(model, x_BLD, length_B, time_BL, request_time_BL):
@@ -105,3 +105,11 @@ def test_dropout_acts_on_the_input_and_on_the_gate(place):
     x_BLD, length_B, time_BL = torch.randn(1, 6, 4), torch.tensor([6]), torch.zeros(1, 6, dtype=torch.int64)
     torch.nn.init.normal_(model.layers[0].uvqk.weight)
     assert not torch.allclose(model(x_BLD, length_B, time_BL, time_BL), model(x_BLD, length_B, time_BL, time_BL))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_what_is_masked_adds_nothing_in_any_precision(dtype):
+    masked = torch.tensor(MASKED).to(dtype).requires_grad_()
+    value = F.silu(masked)
+    value.backward()
+    assert value.item() == masked.grad.item() == 0

@@ -23,6 +23,8 @@ class Dropout(nn.Module):
         if not self.training or self.p == 0:
             return x
         kept = max(1, round((1 - self.p) * STEPS))
+        if kept == STEPS:
+            return x
         bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64, device=x.device).random_(-(2**63), None)
         mask = bits.view(torch.int16)[: x.numel()].view(x.shape) < kept - STEPS // 2
         return x * mask.to(x.dtype).mul_(STEPS / kept)

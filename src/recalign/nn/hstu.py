@@ -28,8 +28,8 @@ from .encoder import Encoder, position_table, valid_rows
 
 EPS = 1e-6
 TIME_BUCKETS = 128
-# The causal mask rides on the position bias: SiLU(-1e30) and its slope are exactly zero, in every precision.
-MASKED = -1e30
+# The causal mask rides on the position bias: SiLU(-30,000) and its slope are exactly zero in every precision, float16 included.
+MASKED = -3e4
 
 
 class HSTU(Encoder):
