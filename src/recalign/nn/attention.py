@@ -58,7 +58,8 @@ def pointwise_attention(
 
     Args:
         q_BHLC, k_BHLC, v_BHLC: contiguous; queries, keys and values, in the precision of the products.
-        position_LL: p, so low where j > i that SiLU is 0. Scores and biases add up in its precision, which autocast leaves at float32.
+        position_LL: p, so low where j > i that SiLU is 0. Scores and biases add up in its precision, which autocast
+            leaves at float32.
         time_G: g; None: no time bias.
         tiles: what is worked on together; they cover every pair that may see each other once.
     """

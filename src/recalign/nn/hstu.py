@@ -28,7 +28,7 @@ from .encoder import Encoder, position_table, valid_rows
 
 EPS = 1e-6
 TIME_BUCKETS = 128
-# The causal mask rides on the position bias: SiLU(-30,000) and its slope are exactly zero in every precision, float16 included.
+# The causal mask rides on the position bias: SiLU(-30,000) and its slope are exactly zero, also in float16.
 MASKED = -3e4
 
 
