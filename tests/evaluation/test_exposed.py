@@ -42,13 +42,17 @@ ROWS = [
 
 
 class Lookup(torch.nn.Module):
-    """A reward model by heart: r(s, v) = v for six items."""
+    """A reward model by heart: r(s, v) = v."""
+
+    def __init__(self, num_items=6):
+        super().__init__()
+        self.reward_V = torch.arange(1.0, 1.0 + num_items)
 
     def states(self, batch):
         return torch.zeros(1, len(batch.target_T), 1)
 
     def predict(self, states, item=None):
-        return torch.arange(1.0, 7.0).expand(states.shape[1], 6) if item is None else item.float()
+        return self.reward_V.expand(states.shape[1], -1) if item is None else self.reward_V[item - 1]
 
 
 def exposed_log(root, rows=ROWS, **settings):
@@ -133,8 +137,7 @@ def test_stretches_and_batches_change_nothing(tmp_path, monkeypatch):
     _, data = world_data(tmp_path, World(users=60, items=40, events=1200, random=0.4))
     torch.manual_seed(0)
     policies = {"it": TokenPolicy(small.pooled(), data.num_items, codes=7)}
-    reward = Lookup()
-    reward.predict = lambda states, item=None: torch.linspace(1, 5, data.num_items).expand(states.shape[1], -1)
+    reward = Lookup(data.num_items)
     whole = exposed.exposures(policies, reward, data)["it"]
     monkeypatch.setattr(exposed, "rows_at_once", lambda items: 3)
     data.batch_tokens = 70
@@ -165,9 +168,9 @@ def test_a_users_candidates_are_scored_in_one_state(tmp_path):
     data.batch_tokens = 70
     found = exposed.candidates({"it": policy}, data)["it"]
     for name, one in expected.items():
-        assert found[name] == pytest.approx(one.value, rel=1e-5), name
-        assert found[f"{name}_interval"] == pytest.approx(list(one.interval()), rel=1e-5)
-    assert found["ndcg_interval"][0] < found["ndcg"] < found["ndcg_interval"][1]
+        assert found[name].value == pytest.approx(one.value, rel=1e-5), name
+        assert found[name].interval() == pytest.approx(one.interval(), rel=1e-5)
+    assert exposed.measure({"it": policy}, Lookup(data.num_items), data)["it"]["ranks"]["ndcg"] == found["ndcg"].value
 
 
 def test_the_policy_that_does_not_choose_is_worth_what_was_observed(tmp_path):

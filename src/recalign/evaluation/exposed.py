@@ -57,7 +57,7 @@ def measure(
     """
     both = {**policies, UNIFORM: SameForAll(torch.zeros(data.num_items))}
     figures = {name: estimate(shown).figures() for name, shown in exposures(both, reward, data, part).items()}
-    ranks = candidates(policies, data, part)
+    ranks = {name: _plain(found) for name, found in candidates(policies, data, part).items()}
     return {name: {"policy": figures[name], "uniform": figures[UNIFORM], "ranks": ranks[name]} for name in policies}
 
 
@@ -140,7 +140,9 @@ def _terms(policy: Policy, state_T: Tensor, reward: RewardEnsemble, states_KTS: 
 
 
 @torch.no_grad()
-def candidates(policies: Mapping[str, Policy], data: EventDataModule, part: Part = "test") -> dict[str, dict[str, Any]]:
+def candidates(
+    policies: Mapping[str, Policy], data: EventDataModule, part: Part = "test"
+) -> dict[str, dict[str, Estimate]]:
     """`offpolicy.exposed_ranks` of each policy; empty where nothing was exposed.
 
     A user's candidates are all scored in one state, that before the first of them: a later state has seen the earlier
@@ -168,7 +170,7 @@ def candidates(policies: Mapping[str, Policy], data: EventDataModule, part: Part
             logp_TC = logp_TC.masked_fill(item_TC == 0, -torch.inf)
             scores[name][place_TC[is_one_TC]] = logp_TC.numpy()[is_one_TC]
     beta_N = data.sequences.frame["propensity"].to_numpy()[windows.event]
-    return {name: _plain(exposed_ranks(user_N, score_N, windows.reward, beta_N)) for name, score_N in scores.items()}
+    return {name: exposed_ranks(user_N, score_N, windows.reward, beta_N) for name, score_N in scores.items()}
 
 
 def _plain(estimates: Mapping[str, Estimate]) -> dict[str, float | list[float]]:

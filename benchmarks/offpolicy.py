@@ -1,0 +1,106 @@
+"""May off-policy estimates be believed? Simulated worlds, Coat's random half, the sample of the Open Bandit Dataset.
+
+    python benchmarks/offpolicy.py [--parts worlds coat obd] [--worlds 200] [--seeds 0 1 2] [--data data] [--cache DIR]
+
+- worlds: how often 95 % intervals hold the true value, by effective sample size; half of each world's events are shown
+  at random, and policies are made, not trained, so that 200 worlds take minutes.
+- coat: reward models learned from what users chose, and policies that follow them, valued on what was drawn at random.
+- obd: the uniform policy valued on what Bernoulli Thompson sampling (bts) showed, and the other way round, against what
+  the other one earned. The sample comes with the obp 0.4.1 wheel, which is fetched once and of which nothing is run.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from offpolicy_coat import coat
+from offpolicy_obd import obd
+from offpolicy_worlds import BINS, FAMILIES, SHARPNESS, world
+from tables import SCHEMA, beside_other_logs, commit, figure, save
+
+from recalign.evaluation.offpolicy import ESTIMATORS
+from recalign.metrics.bootstrap import CrossedBootstrap
+
+Line = tuple[str, str, str, float, float | None, float | None, float | None, str]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", nargs="+", default=["worlds", "coat", "obd"], choices=["worlds", "coat", "obd"])
+    parser.add_argument("--worlds", type=int, default=200, help="seeds 0, 1, ...")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the reward models of Coat")
+    parser.add_argument("--data", help="data root of Coat; else RECALIGN_DATA, else data")
+    parser.add_argument("--cache", type=Path, default=Path("data/obp"), help="where the wheel is kept")
+    given = parser.parse_args()
+    makers = {
+        "worlds": lambda: coverage(given.worlds),
+        "coat": lambda: coat(given.seeds, given.data),
+        "obd": lambda: obd(given.cache),
+    }
+    for part in given.parts:
+        rows = pl.DataFrame(list(makers[part]()), schema=list(SCHEMA[:-1]), orient="row", infer_schema_length=None)
+        rows = rows.with_columns(pl.lit(commit()).alias("commit"))
+        for log, own in rows.group_by("log", maintain_order=True):
+            print(f"\n{log[0]}\n\n{table(own)}", flush=True)
+        print(f"\n{save(beside_other_logs(rows, 'offpolicy'), 'offpolicy')}")
+
+
+def coverage(worlds: int) -> Iterator[Line]:
+    """Coverage and width of the intervals, by policy and by effective sample size."""
+    frames = []
+    for seed in range(worlds):
+        frames.append(world(seed))
+        if seed % 20 == 19:
+            print(f"{seed + 1} worlds", flush=True)
+    found = pl.concat(frames)
+    for low, high in pairwise([0, *BINS, np.inf]):
+        name = f"ess {low} to {high}" if high < np.inf else f"ess {low} and more"
+        inside = found.filter((pl.col("ess") >= low) & (pl.col("ess") < high))
+        yield from _covered("simulated, by effective sample size", name, inside, worlds)
+    for family in FAMILIES:
+        for sharpness in SHARPNESS:
+            inside = found.filter(family=family, sharpness=sharpness)
+            yield from _covered("simulated, by policy", f"{family}, {sharpness:g}", inside, worlds)
+
+
+def _covered(log: str, row: str, found: pl.DataFrame, worlds: int) -> Iterator[Line]:
+    if found.is_empty():
+        return
+    seeds = f"0-{worlds - 1}"
+    yield log, row, "ess", float(found["ess"].mean()), None, None, None, seeds  # type: ignore[arg-type]
+    yield log, row, "estimates", float(found.height), None, None, None, seeds
+    for name in ESTIMATORS:
+        covers_N = ((found[f"{name}_low"] <= found["true"]) & (found["true"] <= found[f"{name}_high"])).to_numpy()
+        estimate = CrossedBootstrap(worlds).mean(
+            *(np.bincount(found["seed"].to_numpy(), by_N, worlds)[None] for by_N in (covers_N, np.ones(len(found))))
+        )
+        yield log, row, f"coverage/{name}", estimate.value, None, *estimate.interval(), seeds
+        half = ((found[f"{name}_high"] - found[f"{name}_low"]) / 2).median()
+        yield log, row, f"halfwidth/{name}", float(half), None, None, None, seeds  # type: ignore[arg-type]
+        error = float(((found[name] - found["true"]) ** 2).mean() ** 0.5)  # type: ignore[operator, arg-type]
+        yield log, row, f"rmse/{name}", error, None, None, None, seeds
+
+
+def table(rows: pl.DataFrame) -> str:
+    """A Markdown table: a line a row, a column a metric."""
+    metrics = rows["metric"].unique(maintain_order=True).to_list()
+    cells = {(r["row"], r["metric"]): r for r in rows.iter_rows(named=True)}
+    lines = [f"| | {' | '.join(metrics)} |", "|---" * (len(metrics) + 1) + "|"]
+    for row in rows["row"].unique(maintain_order=True):
+        shown = [cells.get((row, metric)) for metric in metrics]
+        lines.append(f"| {row} | {' | '.join(figure(c, _digits(c['mean'])) if c else '-' for c in shown)} |")
+    return "\n".join(lines)
+
+
+def _digits(value: float) -> int:
+    """Three figures."""
+    return max(0, 2 - int(np.floor(np.log10(abs(value))))) if value else 1
+
+
+if __name__ == "__main__":
+    main()

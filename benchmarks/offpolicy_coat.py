@@ -1,0 +1,114 @@
+"""Coat for `offpolicy.py`: what reward models learned from chosen coats promise, and what coats drawn at random say."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from lightning import Trainer, seed_everything
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+
+from recalign.evaluation.baselines import Rerank, SameForAll, popularity
+from recalign.evaluation.exposed import candidates, exposures
+from recalign.evaluation.offpolicy import estimate
+from recalign.events import Log
+from recalign.metrics.bootstrap import CrossedBootstrap, Estimate
+from recalign.nn import Pooled
+from recalign.recommender.checkpoint import load_net
+from recalign.recommender.policy import Policy
+from recalign.reward import RewardData, RewardEnsemble, RewardModel
+from recalign.sequences import High, Where
+
+CONF = Path(__file__).parents[1] / "conf" / "data" / "coat.yaml"
+STRENGTHS = (0.5, 1.0, 2.0)  # of a policy that follows rewards, in 1 / their standard deviation
+
+
+def coat(seeds: list[int], root: str | None) -> Iterator[tuple[Any, ...]]:
+    """Values and ranks on the random half; a seed is a reward model."""
+    values: dict[tuple[str, str], list[Estimate | float]] = {}
+    for seed in seeds:
+        data = log(root, seed)
+        reward = fitted(data, seed)
+        for (row, metric), found in {**valued(data, reward), **ranked(data, reward)}.items():
+            values.setdefault((row, metric), []).append(found)
+    for (row, metric), by_seed in values.items():
+        table = f"coat, {'ranks' if metric.startswith('rank') else 'values'}"
+        single_S = np.array([one.value if isinstance(one, Estimate) else one for one in by_seed])
+        sd = float(single_S.std(ddof=1)) if len(seeds) > 1 else None
+        interval: tuple[float | None, float | None] = (None, None)
+        if isinstance(by_seed[0], Estimate):
+            drawn_DS = np.stack([one.draws_D for one in by_seed if isinstance(one, Estimate)], axis=1)
+            interval = CrossedBootstrap(users=1).over_seeds(single_S, drawn_DS).interval()
+        yield table, row, metric, float(single_S.mean()), sd, *interval, " ".join(map(str, seeds))
+
+
+def log(root: str | None, seed: int) -> RewardData:
+    """Coat; 16 of 300 coats were drawn for a user, so that each of the 16 had a chance of 1 in 300."""
+    mapping = yaml.safe_load(CONF.read_text(encoding="utf-8"))["data"]["log"]
+    mapping |= {"columns": {"chance": "propensity / 16"}, "propensity": "chance"}
+    return RewardData(
+        log=Log(**mapping),
+        reward="rating",
+        high=High("rating >= 4"),
+        split=Where("is_random"),
+        root=root,
+        users="A",
+        max_length=50,
+        batch_tokens=1600,
+        seed=seed,
+    )
+
+
+def fitted(data: RewardData, seed: int) -> RewardEnsemble:
+    """A reward model of the chosen half, of the epoch that was best on its validation part."""
+    seed_everything(seed, verbose=False)
+    module = RewardModel(data.num_items, encoder=Pooled(dim=32, max_length=50), members=3, lr=3e-3, weight_decay=0.1)
+    with tempfile.TemporaryDirectory() as folder:
+        watched: dict[str, Any] = {"monitor": "reward/rmse", "mode": "min"}
+        best = ModelCheckpoint(dirpath=folder, **watched)
+        quiet: dict[str, Any] = dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary"), False)
+        stop = EarlyStopping(patience=3, **watched)
+        Trainer(max_epochs=30, accelerator="cpu", default_root_dir=folder, callbacks=[best, stop], **quiet).fit(
+            module, data
+        )
+        reward: RewardEnsemble = load_net(Path(best.best_model_path), "reward").net
+    return reward.eval()
+
+
+def followers(data: RewardData, reward: RewardEnsemble) -> dict[str, Policy]:
+    """The uniform policy, and policies that follow the items' means or the reward model."""
+    _, scale, item_mean_V = data.moments()
+    uniform = SameForAll(torch.zeros(data.num_items))
+    policies: dict[str, Policy] = {"uniform": uniform}
+    for strength in STRENGTHS:
+        policies[f"item mean, {strength:g}"] = SameForAll(torch.from_numpy(item_mean_V) * strength / scale)
+        policies[f"reward model, {strength:g}"] = Rerank(uniform, reward, strength / scale)
+    return policies
+
+
+def valued(data: RewardData, reward: RewardEnsemble) -> dict[tuple[str, str], Estimate | float]:
+    found: dict[tuple[str, str], Estimate | float] = {}
+    for name, shown in exposures(followers(data, reward), reward, data).items():
+        result = estimate(shown)
+        found[name, "ess"], found[name, "mean_weight"] = result.ess, result.mean_weight
+        found[name, "observed"] = result.observed
+        found |= {(name, which): one for which, one in result.estimates.items()}
+    return found
+
+
+def ranked(data: RewardData, reward: RewardEnsemble) -> dict[tuple[str, str], Estimate | float]:
+    uniform = SameForAll(torch.zeros(data.num_items))
+    *_, item_mean_V = data.moments()
+    policies: dict[str, Policy] = {
+        "chance": uniform,
+        "popularity": popularity(data.sequences),
+        "item mean": SameForAll(torch.from_numpy(item_mean_V)),
+        "reward model": Rerank(uniform, reward, 1.0),
+    }
+    ranks = candidates(policies, data)
+    return {(name, f"rank/{metric}"): one for name, found in ranks.items() for metric, one in found.items()}
