@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--worlds", type=int, default=200, help="seeds 0, 1, ...")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the reward models of Coat")
     parser.add_argument("--data", help="data root of Coat; else RECALIGN_DATA, else data")
-    parser.add_argument("--cache", type=Path, default=Path("data/obp"), help="where the wheel is kept")
+    parser.add_argument("--cache", type=Path, default=Path("data"), help="where the wheel is kept")
     given = parser.parse_args()
     makers = {
         "worlds": lambda: coverage(given.worlds),
@@ -82,7 +82,7 @@ def _covered(log: str, row: str, found: pl.DataFrame, worlds: int) -> Iterator[L
         yield log, row, f"coverage/{name}", estimate.value, None, *estimate.interval(), seeds
         half = ((found[f"{name}_high"] - found[f"{name}_low"]) / 2).median()
         yield log, row, f"halfwidth/{name}", float(half), None, None, None, seeds  # type: ignore[arg-type]
-        error = float(((found[name] - found["true"]) ** 2).mean() ** 0.5)  # type: ignore[operator, arg-type]
+        error = float(((found[name] - found["true"]) ** 2).mean() ** 0.5)  # type: ignore[operator]
         yield log, row, f"rmse/{name}", error, None, None, None, seeds
 
 

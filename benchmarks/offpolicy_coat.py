@@ -23,9 +23,10 @@ from recalign.recommender.checkpoint import load_net
 from recalign.recommender.policy import Policy
 from recalign.reward import RewardData, RewardEnsemble, RewardModel
 from recalign.sequences import High, Where
+from recalign.stage.console import quiet
 
 CONF = Path(__file__).parents[1] / "conf" / "data" / "coat.yaml"
-STRENGTHS = (0.5, 1.0, 2.0)  # of a policy that follows rewards, in 1 / their standard deviation
+STRENGTHS = (1.0, 2.0, 4.0, 8.0)  # of a policy that follows rewards, in 1 / their standard deviation
 
 
 def coat(seeds: list[int], root: str | None) -> Iterator[tuple[Any, ...]]:
@@ -71,11 +72,12 @@ def fitted(data: RewardData, seed: int) -> RewardEnsemble:
     with tempfile.TemporaryDirectory() as folder:
         watched: dict[str, Any] = {"monitor": "reward/rmse", "mode": "min"}
         best = ModelCheckpoint(dirpath=folder, **watched)
-        quiet: dict[str, Any] = dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary"), False)
+        silent: dict[str, Any] = dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary"), False)
         stop = EarlyStopping(patience=3, **watched)
-        Trainer(max_epochs=30, accelerator="cpu", default_root_dir=folder, callbacks=[best, stop], **quiet).fit(
-            module, data
-        )
+        with quiet():
+            Trainer(max_epochs=30, accelerator="cpu", default_root_dir=folder, callbacks=[best, stop], **silent).fit(
+                module, data
+            )
         reward: RewardEnsemble = load_net(Path(best.best_model_path), "reward").net
     return reward.eval()
 

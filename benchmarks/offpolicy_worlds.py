@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import polars as pl
@@ -68,8 +68,9 @@ def world(seed: int) -> pl.DataFrame:
     with tempfile.TemporaryDirectory() as root:
         write(made, Path(root))
         log = Log("simulated", ["simulated/events.parquet"], is_random="is_random", propensity="propensity")
-        parts = {"split": TimeSplit((0.7, 0.75)), "high": High("high"), "max_length": 100}
-        data = RewardData(log=log, reward="reward", root=root, users="A", share_a=SHARE, cache=False, **parts)
+        settings: dict[str, Any] = {"split": TimeSplit((0.7, 0.75)), "high": High("high"), "max_length": 100}
+        settings |= {"users": "A", "share_a": SHARE, "cache": False}
+        data = RewardData(log=log, reward="reward", root=root, **settings)
         data.sequences  # noqa: B018 (read while the files are there)
     truth = expected(made, data)
     *_, item_mean_V = data.moments()
