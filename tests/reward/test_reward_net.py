@@ -48,8 +48,8 @@ def test_the_catalogue_is_scored_as_its_items_are(data):
 
 @torch.no_grad()
 def test_an_untrained_network_knows_the_user_and_item_means(data):
-    """What it starts from is `reward_means`' user_item, the best of the averages, exactly."""
-    reward = RewardEnsemble(small.encoder(), data.num_items).eval()
+    """Without kin, what it starts from is `reward_means`' user_item, the best of the averages, exactly."""
+    reward = RewardEnsemble(small.encoder(), data.num_items, kinship=0).eval()
     reward.nets[0].calibrate(data.rated["reward"].to_numpy(), data.moments()[2])
     batch = small.batch_of(data, "validation")
     predicted = reward.predict(reward.states(batch), batch.target_T)
@@ -57,6 +57,27 @@ def test_an_untrained_network_knows_the_user_and_item_means(data):
     np.testing.assert_allclose(predicted.numpy(), expected["user_item"].to_numpy(), atol=1e-4)
     assert expected["user_item"].std() > 0.05
     np.testing.assert_allclose(batch.reward_T.numpy(), expected["reward"].to_numpy())
+
+
+@torch.no_grad()
+def test_training_starts_from_a_matrix_factorisation(data):
+    """For whoever has a history: its items as fitted, and the user by ridge regression on the events so far."""
+    reward, factors = RewardEnsemble(small.encoder(), data.num_items, kinship=2).eval(), data.factors(2, ridge=3.0)
+    net, batch = reward.nets[0], small.batch_of(data, "train", rows=2)
+    net.calibrate(data.rated["reward"].to_numpy(), data.moments()[2])
+    net.start(factors)
+    predicted_T = reward.predict(reward.states(batch), batch.target_T)
+    u_VR = np.concatenate([np.ones((len(factors.item_VF), 1)), factors.item_VF[:, 1:]], axis=1)
+    expected = []
+    for row, column, item in zip(batch.row_T, batch.column_T, batch.target_T, strict=True):
+        past = batch.item_BL[row, : column + 1].numpy()
+        residual = batch.reward_BL[row, : column + 1].numpy() - factors.mean - factors.item_VF[past, 0]
+        seen = ~np.isnan(residual)
+        u_NR = u_VR[past][seen]
+        user_R = np.linalg.solve(u_NR.T @ u_NR + 3 * np.eye(3), u_NR.T @ residual[seen])
+        expected.append(factors.mean + factors.item_VF[item, 0] + user_R @ u_VR[item])
+    np.testing.assert_allclose(predicted_T.numpy(), expected, atol=1e-3)
+    assert np.abs(factors.item_VF[:, 1:]).max() > 0.1
 
 
 @torch.no_grad()
@@ -86,10 +107,10 @@ def test_a_missing_reward_counts_for_nothing(data):
     net, batch = ensemble(data.num_items, members=1).nets[0], small.batch_of(data, "train", rows=1)
     reward_BL = torch.full_like(batch.reward_BL, torch.nan)
     without = dataclasses.replace(batch, reward_BL=reward_BL)
-    assert net._past_residual(without).abs().sum() == 0
-    x_TD = net.recall(without, net.encode(without))
-    assert net.state(without, x_TD).isfinite().all()
-    assert x_TD[:, -net.kin.embedding_dim :].abs().sum() == 0
+    x_TD, opinion_MTR = net.recall(without, net.encode(without))
+    assert net.state((x_TD, opinion_MTR)).isfinite().all()
+    assert opinion_MTR.abs().sum() == 0
+    assert net.recall(batch, net.encode(batch))[1].abs().sum() > 0
 
 
 @torch.no_grad()
@@ -122,7 +143,7 @@ def test_members_on_one_trunk_are_what_each_would_be_alone(data, head):
         for name, weight in net.state_dict().items():
             if name in ("quality", "item_width"):
                 weight = weight[:, m : m + 1]
-            elif name in ("generosity.weight", "taste.weight", "width.weight", "shrinkage"):
+            elif name in ("generosity.weight", "taste.weight", "width.weight"):
                 weight = weight.chunk(3)[m]
             weights[name] = weight
         alone.nets[0].load_state_dict(weights)

@@ -10,6 +10,7 @@ import polars as pl
 
 from recalign.errors import InputError
 from recalign.events import evaluate
+from recalign.reward.factors import Factors, factorise
 from recalign.sequences import EventDataModule, Windows, reward_means
 from recalign.sequences.splits import TRAIN
 from recalign.sequences.store import Part
@@ -119,6 +120,14 @@ class RewardData(EventDataModule):
         """Each item's mean of some rewards, shrunk to the mean of all. Shape: (N,), int64 (N,) -> (V,)."""
         total = np.bincount(item - 1, reward, self.num_items) + shrinkage * reward.mean()
         return (total / (np.bincount(item - 1, minlength=self.num_items) + shrinkage)).astype(np.float32)
+
+    @functools.cache  # noqa: B019 (one a data module, which lives as long as the process)
+    def factors(self, rank: int, ridge: float = 10.0) -> Factors:
+        """A matrix factorisation of the training rewards."""
+        columns = (self.rated[name].to_numpy() for name in ("user", "item_id"))
+        user, item = columns
+        size = (int(user.max()) + 1, self.num_items + 1)
+        return factorise(user, item, self.rated["reward"].to_numpy(), size, rank, ridge)
 
     def auxiliary_training(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """The training values of a further reward, and their items 1..V. Shape: (N,), int64 (N,)."""

@@ -17,8 +17,8 @@ from recalign.recommender.training import StageModule, adamw
 from recalign.reward.data import RewardData
 from recalign.reward.heads import Head
 from recalign.reward.net import RewardEnsemble, RewardNet
-from recalign.reward.trust import Trust, report, trust_of, write_trust
-from recalign.reward.trust.predictions import Predicted, concatenated, predicted_rewards, predictions
+from recalign.reward.trust import Trust, compared, report, trust_of, write_trust
+from recalign.reward.trust.predictions import Predicted, concatenated, further_errors, predicted_rewards, predictions
 from recalign.sequences import Batch
 from recalign.sequences.store import Part
 
@@ -44,6 +44,7 @@ class RewardModel(StageModule):
         members: K, reward models in the ensemble, each trained on its own resampling of the users.
         share: what they share, ``trunk`` or ``nothing`` (see `recalign.reward.RewardEnsemble`).
         head: of the reward: `MeanHead`, `OrdinalHead`, `QuantileHead`; null: a mean.
+        kinship: R, numbers an item that say which others it is like in what people think of it.
         imitation: weight of the next-item loss under ``joint``.
         auxiliary_weight: weight of the squared errors of ``data.auxiliary``, in units of each reward's variance.
         lr: AdamW's learning rate.
@@ -63,6 +64,7 @@ class RewardModel(StageModule):
         members: int = 1,
         share: Literal["trunk", "nothing"] = "trunk",
         head: Head | None = None,
+        kinship: int = 8,
         imitation: float = 1.0,
         auxiliary_weight: float = 1.0,
         lr: float = 1e-3,
@@ -80,7 +82,7 @@ class RewardModel(StageModule):
             )
         temperature = upstream.net.temperature if upstream else 0.05
         encoder = encoder or upstream.net.encoder  # type: ignore[union-attr]
-        self.reward = RewardEnsemble(encoder, num_items, members, share, head, temperature=temperature)
+        self.reward = RewardEnsemble(encoder, num_items, members, share, head, None, temperature, kinship)
         if upstream is not None:
             self.catalogue = upstream.catalogue
             weights = {
@@ -97,6 +99,7 @@ class RewardModel(StageModule):
         self.trust: Trust | None = None  # on validation
         self.tested: Trust | None = None
         self._predicted: list[Predicted] = []
+        self._further: dict[str, list[Tensor]] = {}  # by further reward: what was observed and predicted, (2, N) each
 
     def setup(self, stage: str) -> None:
         if self.start is not None:
@@ -117,6 +120,7 @@ class RewardModel(StageModule):
         reward, item = data.rated["reward"].to_numpy(), data.rated["item_id"].to_numpy()
         for net in self.reward.nets:
             net.calibrate(reward, data.item_means(reward, item))
+            net.start(data.factors(net.kin.embedding_dim))
             for name, readings in net.auxiliary.items():
                 reward_of, item_of = data.auxiliary_training(name)
                 readings.calibrate(reward_of, data.item_means(reward_of, item_of))
@@ -147,12 +151,12 @@ class RewardModel(StageModule):
     def _losses(self, net: RewardNet, batch: Batch, weight_MT: Tensor) -> dict[str, Tensor]:
         """The parts of a network's loss, each a mean over its members and, as bagged, over events."""
         h_TD, table_VD, item_T = net.encode(batch), net.table_VD, batch.target_T
-        x_TD = net.recall(batch, h_TD)
-        loss_MT = net.losses(net.state(batch, x_TD), table_VD, item_T, batch.reward_T)
+        known = net.recall(batch, h_TD)
+        loss_MT = net.losses(net.state(known), table_VD, item_T, batch.reward_T)
         losses = {"reward": _bagged_mean(loss_MT, weight_MT, batch.reward_T)}
         for a, (name, readings) in enumerate(net.auxiliary.items()):
             reward_T = self.auxiliary_EA[batch.event_T, a]
-            loss_MT = readings.losses(readings.read(x_TD), table_VD, item_T, reward_T)
+            loss_MT = readings.losses(readings.read(known[0]), table_VD, item_T, reward_T)
             losses[name] = self.auxiliary_weight * _bagged_mean(loss_MT, weight_MT, reward_T)
         if self.trunk == "joint":
             weight_T = torch.full_like(batch.reward_T, self.imitation / len(item_T))
@@ -161,6 +165,10 @@ class RewardModel(StageModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._predicted.append(predicted_rewards(self.reward, batch))
+        for a, name in enumerate(self.reward_data.auxiliary):
+            reward_T, predicted_KT = self.auxiliary_EA[batch.event_T, a], self.reward.auxiliary_predictions(batch, name)
+            rated_T = (batch.target_T > 0) & ~reward_T.isnan()
+            self._further.setdefault(name, []).append(torch.stack([reward_T, predicted_KT.mean(dim=0)])[:, rated_T])
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         self.validation_step(batch, batch_idx)
@@ -174,13 +182,16 @@ class RewardModel(StageModule):
 
     def on_validation_epoch_end(self) -> None:
         measured = self._measure()
-        if not self.trainer.sanity_checking:
+        if self.trainer.sanity_checking:
+            self._further.clear()
+        else:
             self.trust = measured
-            self.log_dict({f"reward/{k}": v for k, v in measured.figures().items()})
+            self.log_dict({f"reward/{k}": v for k, v in (measured.figures() | further_errors(self._further)).items()})
 
     def on_test_epoch_end(self) -> None:
         self.tested = self._measure()
-        self.log_dict({f"reward/test/{k}": v for k, v in self.tested.figures().items()})
+        figures = self.tested.figures() | further_errors(self._further)
+        self.log_dict({f"reward/test/{k}": v for k, v in figures.items()})
 
     def on_fit_end(self) -> None:
         best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
@@ -207,7 +218,7 @@ class RewardModel(StageModule):
                 continue
             batches = (batch.to(self.device) for batch in data.loader(data.windows(part), seen=False))
             measured[part] = predictions(reward, batches)
-        write_trust(Path(self.trainer.default_root_dir), report(data, measured))
+        write_trust(Path(self.trainer.default_root_dir), report(data, *compared(data, measured)))
 
     def facts(self) -> dict[str, Any]:
         """What later stages and reports want to know: how the model did on validation, and its reliability there."""

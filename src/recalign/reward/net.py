@@ -4,20 +4,23 @@ A shallow head on a sequence encoder, arranged so that the whole catalogue is sc
 
     r(s, v) = mean + scale * E(g(s) + b_v + q(s) . c_v)
 
-b_v is the item's quality, q(s) . c_v the taste that the encoder reads from the history, g(s) the rater's generosity:
-a linear reading of the encoder's state plus the shrunk mean of the user's earlier residuals,
+b_v is the item's quality, q(s) . c_v the taste, g(s) the rater's generosity: linear readings of the encoder's state,
+and beside them what the user's earlier rewards say by themselves, the ridge regression of their residuals on 1 and on
+vectors u of their items, folded in anew at every event:
 
-    sum_{i <= s} (r_i - b_{a_i}) / (n_s + k),
+    (g, p)(s) = (sum_{i <= s} x_i x_i' + diag(k))^-1 sum_{i <= s} x_i (r_i - b_{a_i}),      x_i = (1, u_{a_i}).
 
-without which a network cannot know how a rater uses the scale. Beside the encoder's state, the taste q reads the mean
-of (r_i - b_{a_i}) u_{a_i} over the same events, and c_v reads u_v beside the item's embedding: u tells which items are
-kin in what people think of them. That is what a matrix factorisation knows, for users whom it has not met. E is the
-head's (`recalign.reward.heads`): the identity for a mean. Rewards of earlier events are seen, the event's own never.
+u tells which items are kin in what people think of them; p . u_v is the kin's part of the taste. With b and u from a
+matrix factorisation of the training rewards, an untrained network is that factorisation for users whom it has not met,
+and training goes on from there: b, u and k are learned for predicting the next reward from those before it. Without u,
+g is the shrunk mean of the residuals. E is the head's (`recalign.reward.heads`): the identity for a mean. Rewards of
+earlier events are seen, the event's own never.
 
-The members of an ensemble share the trunk's forward pass, and each has a reading of its own (g, b, k and q; the traits
-c are common, for only the product of q and c counts), all of them in one product; or they share nothing.
+The members of an ensemble share the trunk's forward pass, and each has a reading of its own (g, b and q; u, k and
+the traits c are common), all of them in one product; or they share nothing.
 
-Shape suffixes: K members, M members on one trunk, S what a state holds; B, L, T, C, V, D as everywhere.
+Shape suffixes: K members, M members on one trunk, S what a state holds, R numbers of the kin; B, L, T, C, V, D as
+everywhere.
 """
 
 from __future__ import annotations
@@ -34,6 +37,7 @@ from torch import Tensor, nn
 from recalign.nn import Encoder, Recorded
 from recalign.recommender.checkpoint import build, recipe
 from recalign.recommender.policy import SequencePolicy
+from recalign.reward.factors import Factors
 from recalign.reward.heads import Head, MeanHead
 from recalign.sequences import Batch
 
@@ -154,15 +158,25 @@ class RewardNet(Readings):
         members: int = 1,
         head: Head | None = None,
         temperature: float = 0.05,
-        kinship: int = 16,
+        kinship: int = 8,
     ) -> None:
         super().__init__(encoder.dim + kinship, num_items, members, head or MeanHead())
         self.trunk = SequencePolicy(encoder, num_items, temperature, feedback=True)
         self.kin = nn.Embedding(num_items + 1, kinship, padding_idx=0)
-        nn.init.normal_(self.kin.weight[1:], std=kinship**-0.5)
-        self.shrinkage = nn.Parameter(torch.full((members,), 5.0).log())  # log of k
-        self.kin_shrinkage = nn.Parameter(torch.tensor(5.0).log())
+        nn.init.normal_(self.kin.weight[1:], std=0.1)
+        self.shrinkage = nn.Parameter(torch.tensor([5.0] + [10.0] * kinship).log())  # log of k
+        with torch.no_grad():  # what is thought of an item's kin is thought of the item
+            self.trait.weight[encoder.dim :, : encoder.dim] = 0
+            self.trait.weight[encoder.dim :, encoder.dim :] = torch.eye(kinship)
         self.auxiliary: Mapping[str, Readings] = nn.ModuleDict()  # type: ignore[assignment]
+
+    def start(self, factors: Factors) -> None:
+        """Start from a matrix factorisation of the training rewards: what it knows of items is the kin and quality."""
+        item_VF = torch.from_numpy(factors.item_VF[1:]).float()
+        with torch.no_grad():
+            self.quality[1:] = (factors.mean - self.mean + item_VF[:, :1, None]) / self.scale
+            self.kin.weight[1:] = item_VF[:, 1:]
+            self.shrinkage.fill_(factors.ridge).log_()
 
     def add(self, names: Sequence[str]) -> None:
         """Add readings of further rewards, under squared error."""
@@ -178,31 +192,31 @@ class RewardNet(Readings):
         """The trunk's states. Shape: (T, D)."""
         return self.trunk.encode(dataclasses.replace(batch, reward_BL=(batch.reward_BL - self.mean) / self.scale))
 
-    def recall(self, batch: Batch, h_TD: Tensor) -> Tensor:
-        """The trunk's states, and the kin of what turned out well. Shape: (T, D + R)."""
-        residual_BLM, known_BL1 = self._residuals(batch)
-        liked_BLR = (residual_BLM.mean(dim=2, keepdim=True) * self.kin(batch.item_BL)).cumsum(dim=1)
-        liked_BLR = liked_BLR / (known_BL1.cumsum(dim=1) + self.kin_shrinkage.exp())
-        return torch.cat([h_TD, liked_BLR[batch.row_T, batch.column_T]], dim=1)
+    def recall(self, batch: Batch, h_TD: Tensor) -> tuple[Tensor, Tensor]:
+        """What is known of a history before each target: the trunk's states beside the members' mean opinion of an
+        item's kin, and each member's opinions. Shape: (T, D + R), (M, T, 1 + R).
+        """
+        opinion_MTR = self._opinions(batch)
+        return torch.cat([h_TD, opinion_MTR[..., 1:].mean(dim=0)], dim=1), opinion_MTR
 
-    def state(self, batch: Batch, x_TD: Tensor) -> Tensor:
+    def state(self, known: tuple[Tensor, Tensor]) -> Tensor:
         """What each member knows before each target, from what `recall` gives. Shape: (M, T, S)."""
-        state_MTS = self.read(x_TD)
-        past_MT = self._past_residual(batch)[batch.row_T, batch.column_T].T
-        level_MT = state_MTS[..., self.dim] + past_MT
-        return torch.cat([state_MTS[..., : self.dim], level_MT[..., None], state_MTS[..., self.dim + 1 :]], dim=2)
+        x_TD, opinion_MTR = known
+        taste, level, *width = self.read(x_TD).split([self.dim, 1] + [1] * self.head.wide, dim=2)
+        other, kin = taste.split([self.dim - self.kin.embedding_dim, self.kin.embedding_dim], dim=2)
+        level, kin = level + opinion_MTR[..., :1], kin + opinion_MTR[..., 1:]
+        return torch.cat([other, kin, level, *width], dim=2)
 
-    def _past_residual(self, batch: Batch) -> Tensor:
-        """Shape: (B, L, M)."""
-        residual_BLM, known_BL1 = self._residuals(batch)
-        return residual_BLM.cumsum(dim=1) / (known_BL1.cumsum(dim=1) + self.shrinkage.exp())
-
-    def _residuals(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """How much better than their items' quality the earlier rewards were, and where there is one."""
+    def _opinions(self, batch: Batch) -> Tensor:
+        """Ridge regression of the user's earlier residuals on 1 and on their items' kin. Shape: (M, T, 1 + R)."""
         z_BL1 = ((batch.reward_BL - self.mean) / self.scale)[..., None]
         known_BL1 = ~z_BL1.isnan()
         quality_BLM = F.embedding(batch.item_BL, self.quality[..., 0], padding_idx=0)
-        return torch.where(known_BL1, z_BL1 - quality_BLM, 0.0), known_BL1
+        residual_BLM = torch.where(known_BL1, z_BL1 - quality_BLM, 0.0)
+        u_BLR = torch.cat([known_BL1.float(), known_BL1 * self.kin(batch.item_BL)], dim=2)
+        past = (u_BLR[..., None] * torch.cat([u_BLR, residual_BLM], dim=2)[..., None, :]).cumsum(dim=1)
+        gram_TRR, right_TRM = past[batch.row_T, batch.column_T].split([u_BLR.shape[2], self.members], dim=2)
+        return torch.linalg.solve(gram_TRR + self.shrinkage.exp().diag(), right_TRM).permute(2, 0, 1)
 
 
 class RewardEnsemble(Recorded, nn.Module):
@@ -217,6 +231,7 @@ class RewardEnsemble(Recorded, nn.Module):
         head: of the main reward; none: `MeanHead`.
         auxiliary: names of further rewards.
         temperature: of the trunk as a policy, for joint training.
+        kinship: R, numbers an item that say which others it is like in what people think of it.
     """
 
     def __init__(
@@ -228,6 +243,7 @@ class RewardEnsemble(Recorded, nn.Module):
         head: Head | None = None,
         auxiliary: list[str] | None = None,
         temperature: float = 0.05,
+        kinship: int = 8,
     ) -> None:
         super().__init__()
         self.num_items, self.members = num_items, members
@@ -238,7 +254,7 @@ class RewardEnsemble(Recorded, nn.Module):
             encoders += [build(recipe(encoder)) for _ in range(members - 1)]
             on_one = 1
         self.nets: Sequence[RewardNet] = nn.ModuleList(  # type: ignore[assignment]
-            RewardNet(e, num_items, on_one, h, temperature) for e, h in zip(encoders, heads, strict=True)
+            RewardNet(e, num_items, on_one, h, temperature, kinship) for e, h in zip(encoders, heads, strict=True)
         )
         self.add(auxiliary or [])
 
@@ -252,13 +268,13 @@ class RewardEnsemble(Recorded, nn.Module):
         """Each member's expectation of a further reward of the targets. Shape: (K, T)."""
         parts = []
         for net in self.nets:
-            readings, x_TD = net.auxiliary[name], net.recall(batch, net.encode(batch))
+            readings, (x_TD, _) = net.auxiliary[name], net.recall(batch, net.encode(batch))
             parts.append(readings.predictions(readings.read(x_TD), net.table_VD, batch.target_T))
         return torch.cat(parts)
 
     def states(self, batch: Batch) -> Tensor:
         """What each member knows before each target; `predictions` and `predict` read it. Shape: (K, T, S)."""
-        return torch.cat([net.state(batch, net.recall(batch, net.encode(batch))) for net in self.nets])
+        return torch.cat([net.state(net.recall(batch, net.encode(batch))) for net in self.nets])
 
     def predictions(self, states: Tensor, item: Tensor | None = None) -> Tensor:
         """Each member's expected reward, in the log's own unit.

@@ -31,6 +31,17 @@ def concatenated(parts: list[Predicted]) -> tuple[np.ndarray, np.ndarray, np.nda
     return event.cpu().numpy(), mean.float().cpu().numpy(), spread.float().cpu().numpy()
 
 
+def further_errors(further: dict[str, list[Tensor]]) -> dict[str, Tensor]:
+    """RMSE and R2 of further rewards, by name observed and predicted in batches, (2, N) each, which are used up."""
+    figures: dict[str, Tensor] = {}
+    for name, parts in further.items():
+        reward_N, predicted_N = torch.cat(parts, dim=1)
+        mse = (predicted_N - reward_N).square().mean()
+        figures |= {f"{name}/rmse": mse.sqrt(), f"{name}/r2": 1 - mse / reward_N.var(correction=0)}
+    further.clear()
+    return figures
+
+
 @torch.no_grad()
 def predictions(reward: RewardEnsemble, batches: Iterable[Batch]) -> pl.DataFrame:
     """All that `recalign.reward.trust.report` asks of a reward model.

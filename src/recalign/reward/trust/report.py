@@ -6,7 +6,7 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,42 @@ LEVEL_FREE = {"item": "item", "user_item": "item", "ridge": "ridge_fixed", "fact
 DRAWS = 2000
 
 
-def report(data: RewardData, predictions: Mapping[Part, pl.DataFrame]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Compared:
+    """A reward model and its rivals on the events of one part.
+
+    Attributes:
+        events: what each of them predicts of each event, and what the events are cut by.
+        table: their figures, with the draws of the bootstrap.
+        bootstrap: of the part's users.
+    """
+
+    events: pl.DataFrame
+    table: Table
+    bootstrap: CrossedBootstrap
+
+
+def compared(data: RewardData, predictions: Mapping[Part, pl.DataFrame]) -> tuple[dict[Part, Compared], dict[str, Any]]:
+    """Measure a reward model and its rivals.
+
+    Args:
+        data: the log and the group of users that the model was trained on.
+        predictions: by part (``validation``, ``test``), as `trust.predictions.predictions` gives them.
+
+    Returns:
+        By part, and the settings that validation chose for the rivals.
+    """
+    fitted, chosen = fitted_baselines(data.frame, data.num_items)
+    rated, expected = data.rated, data.means.join(fitted, on="event")
+    parts: dict[Part, Compared] = {}
+    for part, predicted in predictions.items():
+        events = _events(data, rated, predicted.join(expected, on="event", maintain_order="left"))
+        bootstrap = CrossedBootstrap(int(events["person"].max()) + 1, DRAWS)  # type: ignore[arg-type]
+        parts[part] = Compared(events, _table(events, bootstrap), bootstrap)
+    return parts, chosen
+
+
+def report(data: RewardData, parts: Mapping[Part, Compared], baselines: dict[str, Any]) -> dict[str, Any]:
     """What is said of a reward model: the verdict, what it implies, and the figures.
 
     The verdict, the reliability and all that follows from them are those of the first part measured, validation where
@@ -37,21 +72,12 @@ def report(data: RewardData, predictions: Mapping[Part, pl.DataFrame]) -> dict[s
 
     Args:
         data: the log and the group of users that the model was trained on.
-        predictions: by part (``validation``, ``test``), in that order, as `trust.predictions.predictions` gives them.
+        parts, baselines: as `compared` gives them.
     """
-    fitted, chosen = fitted_baselines(data.frame, data.num_items)
-    rated = data.rated
-    expected = data.means.join(fitted, on="event")
-    parts: dict[str, dict[str, Any]] = {}
-    head: dict[str, Any] = {}
-    for part, predicted in predictions.items():
-        events = _events(data, rated, predicted.join(expected, on="event", maintain_order="left"))
-        bootstrap = CrossedBootstrap(int(events["person"].max()) + 1, DRAWS)  # type: ignore[arg-type]
-        table = _table(events, bootstrap)
-        if not head:
-            head = _head(data, table, float(events["reward"].to_numpy().var()), part)
-        parts[part] = _part(events, table, bootstrap)
-    return _plain(head | {"baselines": chosen} | parts)
+    first, part = next(iter(parts.items()))
+    head = _head(data, part, first)
+    figures = {name: _part(part.events, part.table, part.bootstrap) for name, part in parts.items()}
+    return _plain(head | {"baselines": baselines} | figures)
 
 
 def write_trust(folder: Path, content: dict[str, Any]) -> None:
@@ -88,16 +114,15 @@ def _table(events: pl.DataFrame, bootstrap: CrossedBootstrap) -> Table:
     return measure(person, reward, high, predicted, ahead, bootstrap)
 
 
-def _head(data: RewardData, table: Table, variance: float, part: str) -> dict[str, Any]:
-    rated, said = data.rated, verdict(table, minus(table))
-    found = noise(rated, table, variance)
-    reward = rated["reward"].to_numpy()
-    advantage = rated.select("event").join(data.means, on="event").select(pl.col("reward") - pl.col("user")).to_series()
+def _head(data: RewardData, part: Compared, name: str) -> dict[str, Any]:
+    rated, said, reward = data.rated, verdict(part.table, minus(part.table)), data.rated["reward"].to_numpy()
+    found = noise(rated, part.table, float(part.events["reward"].to_numpy().var()))
+    advantage = part.events["reward"] - part.events["user"]
     return {
         "verdict": said,
         "implication": IMPLICATION[said],
-        "judged_on": part,
-        "reliability": max(table["model"]["r2"].value, 0.0),
+        "judged_on": name,
+        "reliability": max(part.table["model"]["r2"].value, 0.0),
         "users": data.who(),
         "noise": asdict(found),
         "theory": theory(found.sd, data.num_items, float(reward.max() - reward.min())),

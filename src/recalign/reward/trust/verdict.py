@@ -69,7 +69,8 @@ class Noise:
     Attributes:
         sd: its standard deviation (``repeats``), or an upper limit of it (``floor``).
         source: ``repeats``: rewards that one user gave one item at several times differ by this; ``floor``: the log has
-            too few of those, and the best predictor leaves this much.
+            too few of those, and the best predictor leaves this much: part of it is noise, part what a better model
+            would know, and nothing tells how much is which.
         ceiling: the R2 that no model exceeds (``repeats``), or that one is known to reach (``floor``).
     """
 
@@ -121,7 +122,7 @@ def theory(sd: float, actions: int, reward_range: float) -> dict[str, float]:
 
 
 def temperature(advantage_N: np.ndarray) -> dict[str, Any]:
-    """The smallest temperature whose weights exp(A / beta) on the training events are worth enough of them.
+    """The smallest temperature whose weights exp(A / beta) are worth enough of the events, which are validation's.
 
     Worth: the effective sample size (sum w)^2 / (N sum w^2), of which `ESS_FLOOR` has to be left. Smaller temperatures
     lean more on the reward, and on fewer events.

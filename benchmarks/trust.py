@@ -1,0 +1,184 @@
+"""Does a reward model beat the averages, and by how much? Its figures beside its rivals', log by log, on the test.
+
+    python benchmarks/trust.py [--rows ml-100k coat ...] [--seeds 0 1 2] [--data DIR] [--runs runs/trust]
+
+Each seed of each row is a recommender of a few epochs (the trunk needs no more), a reward model as conf/reward.yaml has
+it, and the test events of users A. Simulated: a world of its own for each seed and level of noise. What has run is not
+run again, and the table is saved after each cell. The verdict is validation's. Intervals: bootstrap over users and
+seeds; a difference is the model's figure minus the rival's, paired by event.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from tables import SCHEMA, beside_other_logs, commit, markdown, save
+
+from recalign.chain.run import make_world
+from recalign.chain.train import train
+from recalign.metrics.bootstrap import CrossedBootstrap, Estimate
+from recalign.recommender.checkpoint import load_net
+from recalign.reward import RewardData
+from recalign.reward.trust import compared, report
+from recalign.reward.trust.predictions import predictions
+from recalign.reward.trust.report import PREDICTORS
+from recalign.sequences.store import Part
+from recalign.simulation import World
+from recalign.stage import parse_stage
+
+FIGURES = ("rmse", "pairwise", "r2")
+RIVALS = ("item", "user_item", "ridge", "factors")
+NAMES = {
+    "model": "reward model",
+    "global": "mean of all",
+    "user": "user mean",
+    "item": "item mean",
+    "user_item": "user and item mean",
+    "ridge": "user + item, ridge",
+    "factors": "matrix factorisation",
+}
+CONF = Path(__file__).parents[1] / "conf"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A log and a reward.
+
+    Attributes:
+        log: its YAML in conf/data.
+        epochs: of the recommender.
+        reward: another reward than the YAML's.
+        noise: of the simulated worlds.
+    """
+
+    log: str
+    epochs: int = 10
+    reward: str | None = None
+    noise: float | None = None
+
+
+ROWS = {
+    "simulated, noise 0.3": Row("simulated", noise=0.3),
+    "simulated, noise 1.05": Row("simulated", noise=1.05),
+    "simulated, noise 3": Row("simulated", noise=3.0),
+    "ml-100k": Row("ml-100k"),
+    "coat": Row("coat"),
+    "ml-1m": Row("ml-1m", epochs=1),
+    "kuairand, watch ratio": Row("kuairand-pure-excerpt", epochs=1),
+    "kuairand, long_view": Row("kuairand-pure-excerpt", epochs=1, reward="long_view"),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=list(ROWS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--data", help="data root; else RECALIGN_DATA, else data")
+    parser.add_argument("--runs", type=Path, default=Path("runs/trust"))
+    given = parser.parse_args()
+    for name in given.rows:
+        cells = {}
+        for seed in given.seeds:
+            cells[seed] = cell(ROWS[name], seed, given.runs / name.replace(", ", "-").replace(" ", "-"), given.data)
+            save(beside_other_logs(summary(name, cells), "trust"), "trust")
+        print(f"\n### {name}\n\n{shown(summary(name, cells), cells)}", flush=True)
+
+
+def cell(row: Row, seed: int, folder: Path, data: str | None) -> dict[str, Any]:
+    """One seed of one row: what is said on validation, and the test's figures followed by their draws."""
+    argv = [f"--config={CONF}/data/{row.log}.yaml", f"--seed_everything={seed}", "--trainer.enable_progress_bar=false"]
+    argv += [f"--run.root={folder.parent}", f"--run.chain={folder.name}"]
+    if row.noise is not None:
+        data = str(folder / f"world-{seed}")
+    argv += [f"--data.root={data}"] if data else []
+    argv += [f"--data.reward={row.reward}"] if row.reward else []
+    fit = ["fit", f"--config={CONF}/reward.yaml", *argv]
+    log: RewardData = parse_stage(fit).datamodule()  # type: ignore[assignment]
+    if row.noise is not None:
+        make_world(log, World(seed=seed, noise=row.noise))
+    train(["fit", f"--config={CONF}/recommender.yaml", *argv, f"--trainer.max_epochs={row.epochs}"])
+    trained = train(fit)
+    kept = trained.folder / "test.npz"
+    if not kept.is_file() or kept.stat().st_mtime < trained.checkpoint.stat().st_mtime:
+        reward = load_net(trained.checkpoint, "reward").net.eval()
+        measured_on: tuple[Part, ...] = ("validation", "test")
+        found = {part: predictions(reward, log.loader(log.windows(part), seen=False)) for part in measured_on}
+        parts, baselines = compared(log, found)
+        said = report(log, parts, baselines) | {"commit": commit(), "limit": limit(row, log)}
+        table = parts["test"].table
+        values: dict[str, Any] = {
+            f"{n}/{f}": np.append(e.value, e.draws_D) for n, fs in table.items() for f, e in fs.items()
+        }
+        np.savez(kept, said=json.dumps(said), **values)
+    with np.load(kept) as file:
+        return {key: file[key] for key in file.files} | {"said": json.loads(str(file["said"]))}
+
+
+def limit(row: Row, log: RewardData) -> float | None:
+    """The RMSE that nobody can go below, where a world's maker knows it: the noise alone."""
+    if row.noise is None:
+        return None
+    with np.load(Path(str(log.root)) / "simulated" / "truth.npz") as truth:
+        return float(truth["sd"]) * row.noise
+
+
+def summary(name: str, cells: dict[int, dict[str, Any]]) -> pl.DataFrame:
+    """Figures and differences over the seeds, as results are saved."""
+    rows: list[tuple[Any, ...]] = []
+    seeds, said = " ".join(map(str, cells)), [cell["said"] for cell in cells.values()]
+    commits = " ".join(sorted({one["commit"] for one in said}))
+
+    def add(row: str, metric: str, drawn: list[np.ndarray]) -> None:
+        value_S, drawn_DS = np.array([d[0] for d in drawn]), np.stack([d[1:] for d in drawn], axis=1)
+        estimate: Estimate = CrossedBootstrap(users=1).over_seeds(value_S, drawn_DS)
+        sd = float(value_S.std(ddof=1)) if len(drawn) > 1 else None
+        rows.append((name, row, metric, estimate.value, sd, *estimate.interval(), seeds, commits))
+
+    for figure in FIGURES:
+        for predictor in ("model", *PREDICTORS):
+            add(predictor, figure, [cell[f"{predictor}/{figure}"] for cell in cells.values()])
+        for rival in RIVALS:
+            drawn = [cell[f"model/{figure}"] - cell[f"{rival}/{figure}"] for cell in cells.values()]
+            add("model", f"minus_{rival}/{figure}", drawn)
+    for metric, values in {
+        "validation/level": [LEVELS.index(one["verdict"]) for one in said],
+        f"noise/{said[0]['noise']['source']}": [one["noise"]["sd"] for one in said],
+        "noise/limit": [one["limit"] for one in said if one["limit"] is not None],
+    }.items():
+        if values:
+            sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
+            rows.append((name, "model", metric, float(np.mean(values)), sd, None, None, seeds, commits))
+    types = [pl.String] * 3 + [pl.Float64] * 4 + [pl.String] * 2
+    return pl.DataFrame(rows, schema=dict(zip(SCHEMA, types, strict=True)), orient="row")
+
+
+LEVELS = ("no_signal", "weak", "moderate", "strong")
+
+
+def shown(rows: pl.DataFrame, cells: dict[int, dict[str, Any]]) -> str:
+    """The table of a log: predictors, then the model's differences, then what is said."""
+    rows = rows.with_columns(pl.col("row").replace(NAMES))
+    figures = markdown(rows, {figure: figure for figure in FIGURES})
+    lines = ["| the model minus | rmse | pairwise |", "|---|---|---|"]
+    cell = {r["metric"]: r for r in rows.iter_rows(named=True) if r["metric"].startswith("minus_")}
+    for rival in RIVALS:
+        found = [cell[f"minus_{rival}/{figure}"] for figure in ("rmse", "pairwise")]
+        texts = [f"{c['mean']:+.4f} ({c['ci_low']:+.4f} .. {c['ci_high']:+.4f})" for c in found]
+        lines.append(f"| {NAMES[rival]} | {' | '.join(texts)} |")
+    said = [one["said"] for one in cells.values()]
+    verdicts = ", ".join(one["verdict"] for one in said)
+    noise = [f"{one['noise']['sd']:.3f}" for one in said]
+    source = said[0]["noise"]["source"]
+    limits = [f"{one['limit']:.3f}" for one in said if one["limit"] is not None]
+    end = f"Verdicts: {verdicts}. Noise ({source}): {', '.join(noise)}."
+    return "\n".join([figures, "", *lines, "", end + (f" Least RMSE possible: {', '.join(limits)}." if limits else "")])
+
+
+if __name__ == "__main__":
+    main()
