@@ -6,7 +6,7 @@
     dp = dS summed over sequences and heads        dg[b] = dS summed over heads and over all pairs of bucket b
 
 The operations are those that autograd would run; written out, they share a tile while it is in the cache, take no
-memory of their own beyond S, and sum the time bias's gradient in parallel.
+memory of their own beyond S and SiLU(S), and sum the time bias's gradient in parallel.
 
 Shape suffixes:
     B  sequences      H  heads      L  rows      C  width of a head      G  time buckets
@@ -41,7 +41,8 @@ class Tile(NamedTuple):
 def tiles(rows: int, sequences: int, cpu: bool) -> list[Tile]:
     """Even blocks of at most QUERIES rows, of as many sequences as a tile holds; without time buckets."""
     block = math.ceil(rows / math.ceil(rows / QUERIES))
-    together = max(1, (CPU_SCORES if cpu else GPU_SCORES) // (block * rows))
+    most = max(1, (CPU_SCORES if cpu else GPU_SCORES) // (block * rows))
+    together = math.ceil(sequences / max(1, math.ceil(sequences / most))) or 1
     return [
         Tile(
             slice(s, min(s + together, sequences)), slice(q, min(q + block, rows)), slice(0, min(q + block, rows)), None
@@ -78,30 +79,30 @@ class _Attention(torch.autograd.Function):
         tiles: list,
     ) -> Tensor:
         mixed_BHLC = torch.empty_like(v_BHLC)
-        scores = []
+        kept = []
         for s, q, k, bucket_SN in tiles:
             bias_SQK = position_LL[q, k]
             if time_G is not None:
                 time_SN = time_G.expand(len(bucket_SN), -1).gather(1, bucket_SN)
                 bias_SQK = time_SN.view(-1, *bias_SQK.shape).add_(bias_SQK)
-            score_SHQK = q_BHLC[s, :, q] @ k_BHLC[s, :, k].transpose(2, 3)
-            score_SHQK = (bias_SQK.unsqueeze(-3) + score_SHQK).to(v_BHLC.dtype)
-            mixed_BHLC[s, :, q] = F.silu(score_SHQK) @ v_BHLC[s, :, k]
-            scores.append(score_SHQK)
-        ctx.save_for_backward(q_BHLC, k_BHLC, v_BHLC, position_LL, time_G, *scores)
+            score_SHQK = _add_products(bias_SQK.to(v_BHLC.dtype), q_BHLC[s, :, q], k_BHLC[s, :, k])
+            weight_SHQK = F.silu(score_SHQK)
+            mixed_BHLC[s, :, q] = weight_SHQK @ v_BHLC[s, :, k]
+            kept += [score_SHQK, weight_SHQK]
+        ctx.save_for_backward(q_BHLC, k_BHLC, v_BHLC, position_LL, time_G, *kept)
         ctx.tiles = tiles
         return mixed_BHLC
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_BHLC: Tensor) -> tuple[Tensor | None, ...]:
-        q_BHLC, k_BHLC, v_BHLC, position_LL, time_G, *scores = ctx.saved_tensors
+        q_BHLC, k_BHLC, v_BHLC, position_LL, time_G, *kept = ctx.saved_tensors
         dq_BHLC, dk_BHLC, dv_BHLC = torch.empty_like(q_BHLC), torch.zeros_like(k_BHLC), torch.zeros_like(v_BHLC)
         dposition_LL = torch.zeros_like(position_LL)
         dtime_G = None if time_G is None else torch.zeros_like(time_G)
-        for (s, q, k, bucket_SN), score_SHQK in zip(ctx.tiles, scores, strict=True):
+        for (s, q, k, bucket_SN), score_SHQK, weight_SHQK in zip(ctx.tiles, kept[::2], kept[1::2], strict=True):
             grad_SHQC = grad_BHLC[s, :, q]
-            dv_BHLC[s, :, k] += F.silu(score_SHQK).transpose(2, 3) @ grad_SHQC
+            dv_BHLC[s, :, k] += weight_SHQK.transpose(2, 3) @ grad_SHQC
             dscore_SHQK = torch.ops.aten.silu_backward(grad_SHQC @ v_BHLC[s, :, k].transpose(2, 3), score_SHQK)
             dq_BHLC[s, :, q] = dscore_SHQK @ k_BHLC[s, :, k]
             dk_BHLC[s, :, k] += dscore_SHQK.transpose(2, 3) @ q_BHLC[s, :, q]
@@ -111,6 +112,14 @@ class _Attention(torch.autograd.Function):
                 dtime_SG = dtime_G.new_zeros(len(bucket_SN), len(dtime_G))
                 dtime_G += dtime_SG.scatter_add_(1, bucket_SN, dbias_SQK.flatten(1)).sum(dim=0)
         return dq_BHLC, dk_BHLC, dv_BHLC, dposition_LL, dtime_G, None
+
+
+def _add_products(bias_SQK: Tensor, q_SHQC: Tensor, k_SHKC: Tensor) -> Tensor:
+    """q_i . k_j + bias_ij, added up in one pass: (S, H, Q, K)."""
+    (sequences, heads), pairs = q_SHQC.shape[:2], bias_SQK.shape[-2:]
+    bias_SHQK = bias_SQK.unsqueeze(-3).expand(sequences, heads, *pairs)
+    added = torch.baddbmm(bias_SHQK.flatten(0, 1), q_SHQC.flatten(0, 1), k_SHKC.flatten(0, 1).transpose(1, 2))
+    return added.view(sequences, heads, *pairs)
 
 
 def _over_heads(x_SHQK: Tensor) -> Tensor:

@@ -70,7 +70,8 @@ class HSTU(Encoder):
     def forward(self, x_BLD: Tensor, length_B: Tensor, time_BL: Tensor, request_time_BL: Tensor) -> Tensor:
         rows = x_BLD.shape[1]
         valid_BL1 = valid_rows(length_B, rows)
-        x_BLD = self.dropout(x_BLD * self.dim**0.5 + self.position[:rows]).masked_fill(~valid_BL1, 0)
+        x_BLD = torch.add(self.position[:rows], x_BLD, alpha=self.dim**0.5)
+        x_BLD = self.dropout(x_BLD).masked_fill(~valid_BL1, 0)
         attended = time_tiles(time_BL, request_time_BL)
         index = torch.arange(rows, device=x_BLD.device)
         offset_LL = index - index[:, None]  # j - i
@@ -103,9 +104,9 @@ class HSTULayer(nn.Module):
         v_BHLC, q_BHLC, k_BHLC = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2).contiguous() for part in vqk)
         position_LL = self.masked_position_bias(offset_LL)
         mixed_BHLC = pointwise_attention(q_BHLC, k_BHLC, v_BHLC, position_LL, self.time_bias, tiles)
-        # The norm and the gate are computed in the precision of the residual stream.
-        a_BLE = mixed_BHLC.transpose(1, 2).flatten(2).to(x_BLD.dtype) / self.max_length
-        return x_BLD + self.output(self.dropout(u_BLE * layer_norm(a_BLE)))
+        # LN(a / N) with eps is LN(a) with eps N^2: so the scores need not be divided.
+        normed_BLE = layer_norm(mixed_BHLC.transpose(1, 2).flatten(2), EPS * self.max_length**2)
+        return x_BLD + self.output(self.dropout(u_BLE * normed_BLE))
 
     def masked_position_bias(self, offset_LL: Tensor) -> Tensor:
         """p[j - i] at (i, j), MASKED where j > i: (L, L)."""
@@ -116,9 +117,9 @@ class HSTULayer(nn.Module):
         return bias_LL.masked_fill(offset_LL > 0, MASKED)
 
 
-def layer_norm(x: Tensor) -> Tensor:
-    """Layer norm over the last dimension, without learned parameters."""
-    return F.layer_norm(x, x.shape[-1:], eps=EPS)
+def layer_norm(x: Tensor, eps: float = EPS) -> Tensor:
+    """Layer norm over the last dimension, without learned parameters; its statistics are float32 at least."""
+    return F.layer_norm(x, x.shape[-1:], eps=eps)
 
 
 def gather(table: Tensor, index: Tensor) -> Tensor:
@@ -141,5 +142,5 @@ def time_buckets(request_time_BQ: Tensor, time_BK: Tensor) -> Tensor:
     The logarithm is taken in float64, which places gaps to the second. (In float32 some gaps, the first at 417,901
     seconds, fall on the other side of a threshold, and not the same ones on every device.)
     """
-    gap_BQK = (request_time_BQ[:, :, None] - time_BK[:, None, :]).abs_().clamp_(min=1)
-    return gap_BQK.double().log_().div_(0.301).long().clamp_(max=TIME_BUCKETS)
+    gap_BQK = (request_time_BQ.double()[:, :, None] - time_BK.double()[:, None, :]).abs_().clamp_(min=1)
+    return gap_BQK.log_().div_(0.301).clamp_(max=TIME_BUCKETS).long()

@@ -12,6 +12,7 @@ Under autocast the large products run in autocast's precision; everything else i
 
 Shape suffixes:
     T  positions      V  items of the catalogue      D  width      C  positions of a chunk      N  negatives
+    X  D + 1
 """
 
 import math
@@ -126,7 +127,7 @@ class _Setting(NamedTuple):
     def rows(self, positions: int, item_VD: Tensor) -> int:
         """Positions of a chunk: all chunks are alike, in steps of LEAST_ROWS."""
         logits = CPU_LOGITS if item_VD.device.type == "cpu" else GPU_LOGITS
-        largest = self.chunk or max(LEAST_ROWS, logits // len(item_VD))
+        largest = self.chunk or max(LEAST_ROWS, logits // len(item_VD) // LEAST_ROWS * LEAST_ROWS)
         share = math.ceil(positions / max(1, math.ceil(positions / largest)))
         return max(1, min(largest, math.ceil(share / LEAST_ROWS) * LEAST_ROWS))
 
@@ -167,8 +168,8 @@ def _nll(query_TD: Tensor, item_VD: Tensor, target_T: Tensor, setting: _Setting)
     positions = len(query_TD)
     q_TD, e_VD, target_T = _even(_at_least_float32(query_TD), _at_least_float32(item_VD), target_T, setting)
     nll_T = -setting.scale * (q_TD * e_VD.index_select(0, target_T)).sum(dim=1)
-    for c, p_CV, top_C in _chunks(q_TD, e_VD, setting):
-        nll_T[c] += _log_sum(top_C, p_CV.sum(dim=1).to(q_TD.dtype))
+    for c, p_VC, top_C in _chunks(q_TD, e_VD, setting):
+        nll_T[c] += _log_sum(top_C, p_VC.sum(dim=0).to(q_TD.dtype))
     return nll_T[:positions]
 
 
@@ -183,13 +184,14 @@ def _nll_and_gradients(
     nll_T = -setting.scale * (q_TD * positive_TD).sum(dim=1)
     query_grad_TD = -w_T1 * positive_TD
     item_grad_VD = torch.zeros_like(e_VD).index_add_(0, target_T, -w_T1 * q_TD)
-    products_VD = e_VD.to(setting.dtype)
-    for c, p_CV, top_C in _chunks(q_TD, e_VD, setting):
-        sum_C = p_CV.sum(dim=1).to(q_TD.dtype)
-        nll_T[c] += _log_sum(top_C, sum_C)
-        share_C1 = w_T1[c] / sum_C[:, None]
-        query_grad_TD[c] += (p_CV @ products_VD) * share_C1
-        item_grad_VD += p_CV.T @ (q_TD[c] * share_C1).to(setting.dtype)
+    # a row of ones below the catalogue: the product that mixes items by p also sums p, for nothing
+    items_XV = F.pad(e_VD, (0, 1), value=1.0).T.contiguous().to(setting.dtype)
+    for c, p_VC, top_C in _chunks(q_TD, e_VD, setting):
+        mixed_DC, sum_1C = (items_XV @ p_VC).to(q_TD.dtype).split([e_VD.shape[1], 1])
+        nll_T[c] += _log_sum(top_C, sum_1C[0])
+        share_C1 = w_T1[c] / sum_1C.T
+        query_grad_TD[c] += mixed_DC.T * share_C1
+        item_grad_VD += p_VC @ (q_TD[c] * share_C1).to(setting.dtype)
     return nll_T[:positions], query_grad_TD[:positions].to(query_TD.dtype), item_grad_VD.to(item_VD.dtype)
 
 
@@ -205,21 +207,22 @@ def _even(q_TD: Tensor, e_VD: Tensor, target_T: Tensor, setting: _Setting) -> tu
 
 
 def _chunks(q_TD: Tensor, e_VD: Tensor, setting: _Setting) -> Iterator[tuple[slice, Tensor, Tensor | float]]:
-    """Of each chunk: its rows, 2^(logit - top) (C, V) in a buffer that the next chunk overwrites, and top.
+    """Of each chunk: its rows, 2^(logit - top) (V, C) in a buffer that the next chunk overwrites, and top.
 
-    Base 2 because on CPUs `exp2` is many times faster than `exp`.
+    Base 2 because on CPUs `exp2` is many times faster than `exp`; the catalogue first because so each of the three
+    products has its large factor in the order in which a CPU is fastest.
     """
-    query_TD, catalogue_DV = (q_TD * (setting.scale * LOG2_E)).to(setting.dtype), e_VD.to(setting.dtype).T
+    query_TD, catalogue_VD = (q_TD * (setting.scale * LOG2_E)).to(setting.dtype), e_VD.to(setting.dtype)
     rows = setting.rows(len(q_TD), e_VD)
-    buffer_CV = query_TD.new_empty(rows, len(e_VD))
+    buffer_VC = query_TD.new_empty(len(e_VD), rows)
     for start in range(0, len(q_TD), rows):
         chunk = slice(start, start + rows)
-        logit_CV = torch.mm(query_TD[chunk], catalogue_DV, out=buffer_CV)
+        logit_VC = torch.mm(catalogue_VD, query_TD[chunk].T, out=buffer_VC)
         top_C: Tensor | float = 0.0
         if setting.needs_top:
-            top_C = logit_CV.amax(dim=1)
-            logit_CV.sub_(top_C[:, None])
-        yield chunk, logit_CV.exp2_(), top_C
+            top_C = logit_VC.amax(dim=0)
+            logit_VC.sub_(top_C)
+        yield chunk, logit_VC.exp2_(), top_C
 
 
 def _log_sum(top_C: Tensor | float, sum_C: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ from recalign.stage.console import RunProgress, quiet
 from recalign.stage.folder import RunConfig, RunFolder, cannot_write
 from recalign.stage.guard import NaNGuard, StepSeeds
 from recalign.stage.manifest import Manifest
+from recalign.stage.memory import keep_freed_memory
 from recalign.stage.messages import broken_interpolation
 from recalign.stage.parsed import ParsedStage, fingerprint, users
 from recalign.stage.parser import ConfigFile, StageParser, constructing
@@ -182,6 +183,8 @@ class StageCLI(LightningCLI):
         arguments |= {"ckpt_path": self.parsed.checkpoint, "weights_only": True}
         if self.command == "predict":
             arguments["return_predictions"] = False  # they are written as they come
+        if self.parsed.training:
+            keep_freed_memory()
         try:
             getattr(self.trainer, self.command)(**arguments)
         except SystemExit as stop:  # what Lightning makes of Ctrl-C
