@@ -9,14 +9,15 @@ from lightning.pytorch import Trainer
 
 from recalign.errors import InputError
 from recalign.recommender import Recommender
-from recalign.sequences import EventDataModule, Windows
+from recalign.sequences import EventDataModule, Windows, checks
 from recalign.sequences.sampler import LengthBatches
 
 
 @pytest.fixture
 def said(monkeypatch) -> list[str]:
     lines: list[str] = []
-    monkeypatch.setattr("recalign.sequences.checks.rank_zero_info", lines.append)
+    monkeypatch.setattr(checks, "rank_zero_info", lines.append)
+    checks._say.cache_clear()
     return lines
 
 
@@ -38,6 +39,7 @@ def test_a_run_says_once_how_many_histories_are_cut(log_root, tmp_path, said):
 
 def test_nothing_is_said_where_no_history_is_cut(log_root, said):
     small.data_of(EventDataModule, log_root).train_dataloader()
+    small.data_of(EventDataModule, log_root, max_length=8, stride=4).train_dataloader()  # in windows, all are seen
     assert said == []
 
 

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import numpy as np
+import polars as pl
 import pytest
 import small
 
+from recalign.errors import InputError
 from recalign.sequences import EventDataModule
 
 
@@ -79,3 +81,18 @@ def test_batches_keep_to_the_token_budget(log_root):
     batches = list(data.train_dataloader())
     assert all(b.item_BL.numel() <= 64 for b in batches)
     assert len(batches) == -(-data.sequences.users_in("A").sum() // 4)  # 14 events a user, in a bucket of 16
+
+
+@pytest.mark.parametrize("stride", [0, 33])
+def test_a_stride_that_leaves_events_out_is_refused(log_root, stride):
+    with pytest.raises(InputError, match=rf"data.stride: {stride} events between windows of 32"):
+        small.data_of(EventDataModule, log_root, stride=stride)
+
+
+def test_with_a_stride_an_epoch_has_every_training_event_but_the_first(log_root):
+    data = small.data_of(EventDataModule, log_root, max_length=8, stride=3, batch_tokens=64)
+    batches = list(data.train_dataloader())
+    chosen = pl.Series(data.sequences.users_in("A")).gather(data.sequences.frame["user"])
+    trained = data.sequences.frame.filter(chosen & (pl.col("split") == 0) & (pl.col("known") > 0))
+    assert sorted(np.concatenate([b.event_T.numpy() for b in batches])) == trained["event"].to_list()
+    assert all(b.item_BL.shape[1] <= 8 for b in batches)

@@ -14,12 +14,12 @@ Rows = dict[str, int | float | str]
 
 def audit_log(data: EventDataModule) -> dict[str, Rows]:
     """All that `recalign check` says, by section: the log, its division, its leaks."""
-    sequences, max_length = data.sequences, data.max_length
+    sequences, max_length, stride = data.sequences, data.max_length, data.stride
     return {
         **data.figures(),
         **{part: part_figures(sequences, part) for part in PARTS},
-        "split": split_figures(sequences, max_length),
-        "leaks (all must be 0)": leaks(sequences, max_length),
+        "split": split_figures(sequences, max_length, stride),
+        "leaks (all must be 0)": leaks(sequences, max_length, stride),
     }
 
 
@@ -35,7 +35,7 @@ def part_figures(sequences: Sequences, part: Part) -> Rows:
     return rows
 
 
-def split_figures(sequences: Sequences, max_length: int) -> Rows:
+def split_figures(sequences: Sequences, max_length: int, stride: int | None = None) -> Rows:
     """What the division leaves, and what is lost on the way."""
     everybody = np.full(sequences.num_users, True)
     groups, counts = np.unique(sequences.group, return_counts=True)
@@ -45,17 +45,17 @@ def split_figures(sequences: Sequences, max_length: int) -> Rows:
         "users left out: test events, no history before": left_out(sequences, everybody),
         "events of the longest history": int(np.diff(sequences.offset).max()),
         "newest events that a model sees": max_length,
-        "training events that are a target (a user's newest)": len(
-            training_windows(sequences, everybody, max_length).target
+        f"training events that are a target (a user's {'newest' if stride is None else 'all but the first'})": len(
+            training_windows(sequences, everybody, max_length, stride).target
         ),
         **{f"users in group {group}": int(count) for group, count in zip(groups, counts, strict=True)},
     }
 
 
-def leaks(sequences: Sequences, max_length: int) -> Rows:
+def leaks(sequences: Sequences, max_length: int, stride: int | None = None) -> Rows:
     """Four ways in which the future could reach a model, each counted; all must be 0."""
     everybody = np.full(sequences.num_users, True)
-    train = training_windows(sequences, everybody, max_length)
+    train = training_windows(sequences, everybody, max_length, stride)
     test = evaluation_windows(sequences, everybody, "test", max_length)
     future = target_in_history = 0
     for windows in (train, test):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
@@ -35,10 +37,16 @@ def say_cut(windows: Windows, sequences: Sequences, max_length: int) -> None:
     first = np.append(True, windows.user[1:] != windows.user[:-1])  # each user's oldest window
     cut = int((windows.start > sequences.offset[windows.user])[first].sum())
     if cut:
-        rank_zero_info(
+        _say(
             f"the newest {max_length} events are kept of {cut:,} longer histories (of {int(first.sum()):,}); "
-            "data.max_length says how many"
+            "data.max_length says how many, data.stride trains on the others too"
         )
+
+
+@functools.cache
+def _say(line: str) -> None:
+    """Say something once a process: all stages of a chain train on the same histories."""
+    rank_zero_info(line)
 
 
 def _require_items(item: np.ndarray, lowest: int, highest: int, which: str) -> None:

@@ -62,6 +62,8 @@ class EventDataModule(LightningDataModule):
         users: whose events are trained on and validated: all, A, B1 or B2.
         share_a: share of the users in group A.
         max_length: newest events of a history that a model sees.
+        stride: null: a user's newest ``max_length`` training events are targets; a number up to ``max_length``: all are
+            (but the first), in windows that begin so many events apart (`recalign.sequences.windows.training_windows`).
         batch_tokens: padded events in a training batch.
         request_time: whether a model knows when an event is asked for (``known``) or only the time of the event before
             it (``last_event``).
@@ -80,6 +82,7 @@ class EventDataModule(LightningDataModule):
         users: Group = "all",
         share_a: float = 0.7,
         max_length: int = 200,
+        stride: int | None = None,
         batch_tokens: int = 6400,
         request_time: Literal["known", "last_event"] = "last_event",
         seed: int = 0,
@@ -90,10 +93,16 @@ class EventDataModule(LightningDataModule):
             raise InputError(
                 f"{min(max_length, batch_tokens)} is not a number from 1 on", where="data.max_length, data.batch_tokens"
             )
+        if stride is not None and not 1 <= stride <= max_length:
+            raise InputError(
+                f"{stride} events between windows of {max_length} would leave events out",
+                where="data.stride",
+                remedy=f"give 1 to {max_length} (half of it is a fair choice), or null for the newest events alone",
+            )
         self.log_, self.reward, self.high, self.split, self.root = log, reward, high, split, root
         self.users: Group = users
         self.groups = UserGroups(share_a)
-        self.max_length, self.batch_tokens, self.seed = max_length, batch_tokens, seed
+        self.max_length, self.stride, self.batch_tokens, self.seed = max_length, stride, batch_tokens, seed
         self.know_request = request_time == "known"
         self.cache = cache
 
@@ -159,7 +168,8 @@ class EventDataModule(LightningDataModule):
 
     def training(self) -> Windows:
         """What is trained on; subclasses narrow or extend it."""
-        return training_windows(self.sequences, self.sequences.users_in(self.users), self.max_length)
+        users = self.sequences.users_in(self.users)
+        return training_windows(self.sequences, users, self.max_length, self.stride)
 
     def windows(self, part: Part, users: Group | None = None) -> Windows:
         """The windows of a part for evaluation, of this module's users or of the group named."""

@@ -70,23 +70,36 @@ class Windows:
         return Windows(offset=np.concatenate([[0], count[left].cumsum()]), **arrays)
 
 
-def training_windows(sequences: Sequences, users: np.ndarray, max_length: int) -> Windows:
-    """One window a user: the newest events of the training part, each but the first a target.
+def training_windows(sequences: Sequences, users: np.ndarray, max_length: int, stride: int | None = None) -> Windows:
+    """The training part's events, each but a user's first a target: the newest of a user, or by a stride all of them.
+
+    A state is a training event that another follows; a user has m of them. Without a stride, one window a user holds
+    the L newest, and each predicts its next event. With one, K = 1 + ceil(max(0, m - L) / stride) windows do: counted
+    from the end, state j belongs to block min(floor((m - 1 - j) / stride), K - 1), each block has a window of the L
+    events up to its last state, and only the states of a window's own block predict. So every target comes once.
 
     Args:
         sequences: the divided log.
         users: bool by user index.
-        max_length: L, events that a model can encode; older ones are left out.
+        max_length: L, events that a model can encode.
+        stride: states of a block, 1 to L; null: only the newest window of each user.
     """
-    states_U = np.maximum(sequences.trained - 1, 0)  # every training event but the newest can be predicted from
-    user = np.flatnonzero(users & (states_U > 0))
-    counts = np.minimum(states_U[user], max_length)
-    stop = sequences.offset[user] + states_U[user]
+    states_U = np.maximum(sequences.trained - 1, 0)
+    someone = np.flatnonzero(users & (states_U > 0))
+    older = np.maximum(states_U[someone] - max_length, 0)
+    blocks = np.ones_like(older) if stride is None else 1 - (-older // stride)
+    user = np.repeat(someone, blocks)
+    from_end = np.repeat(blocks.cumsum(), blocks) - 1 - np.arange(len(user))  # K - 1 down to 0 for each user
+    last = states_U[user] - from_end * (stride or 0)
+    oldest = np.append(True, user[1:] != user[:-1])[: len(user)]
+    left_out = 0 if stride else np.repeat(older, blocks)
+    counts = last - np.where(oldest, left_out, last - (stride or 0))
+    stop = sequences.offset[user] + last
     state = _ranges(stop - counts, counts)
     event = sequences.event[state + 1]
     return Windows(
         user=user,
-        start=stop - counts,
+        start=np.maximum(sequences.offset[user], stop - max_length),
         stop=stop,
         offset=np.concatenate([[0], counts.cumsum()]),
         state=state,
