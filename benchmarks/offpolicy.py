@@ -20,7 +20,7 @@ import numpy as np
 import polars as pl
 from offpolicy_coat import coat
 from offpolicy_obd import obd
-from offpolicy_worlds import BINS, FAMILIES, SHARPNESS, world
+from offpolicy_worlds import BINS, world
 from tables import SCHEMA, beside_other_logs, commit, figure, save
 
 from recalign.evaluation.offpolicy import ESTIMATORS
@@ -62,15 +62,11 @@ def coverage(worlds: int) -> Iterator[Line]:
         name = f"ess {low} to {high}" if high < np.inf else f"ess {low} and more"
         inside = found.filter((pl.col("ess") >= low) & (pl.col("ess") < high))
         yield from _covered("simulated, by effective sample size", name, inside, worlds)
-    for family in FAMILIES:
-        for sharpness in SHARPNESS:
-            inside = found.filter(family=family, sharpness=sharpness)
-            yield from _covered("simulated, by policy", f"{family}, {sharpness:g}", inside, worlds)
+    for (family, sharpness), inside in found.group_by("family", "sharpness", maintain_order=True):
+        yield from _covered("simulated, by policy", f"{family}, {sharpness:g}", inside, worlds)
 
 
 def _covered(log: str, row: str, found: pl.DataFrame, worlds: int) -> Iterator[Line]:
-    if found.is_empty():
-        return
     seeds = f"0-{worlds - 1}"
     yield log, row, "ess", float(found["ess"].mean()), None, None, None, seeds  # type: ignore[arg-type]
     yield log, row, "estimates", float(found.height), None, None, None, seeds

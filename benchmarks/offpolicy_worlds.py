@@ -25,8 +25,7 @@ from recalign.simulation import Simulated, World, simulate, write
 from recalign.simulation.world import SD
 
 USERS, SHARE = 4000, 0.075  # the estimates see 300 of the users; the truth is about all of them
-SHARPNESS = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0)
-FAMILIES = ("item mean", "personal")
+SHARPNESS = (0.5, 1.0, 1.5, 2.0, 3.0, 5.0, 8.0)
 BINS = (5, 10, 20, 30, 50, 75)
 DRAWS = 1000
 
@@ -105,7 +104,7 @@ def make(truth_UV: Tensor, item_mean_V: Tensor, seed: int) -> dict[str, Policy]:
     own_UV = truth_UV - truth_UV.mean(dim=1, keepdim=True)
     personal_UV = (own_UV / own_UV.std() + noise_UV) / 2**0.5
     common_V = (item_mean_V - item_mean_V.mean()) / item_mean_V.std()
-    policies: dict[str, Policy] = {}
+    policies: dict[str, Policy] = {"uniform, 0": SameForAll(0 * common_V)}
     for sharpness in SHARPNESS:
         policies[f"item mean, {sharpness}"] = SameForAll(sharpness * common_V)
         policies[f"personal, {sharpness}"] = Personal(sharpness * personal_UV)

@@ -18,6 +18,7 @@ from recalign.evaluation.comparison import compare
 from recalign.evaluation.methods import Cell, evaluate_methods
 from recalign.evaluation.offpolicy import estimate, exposed_ranks
 from recalign.events import Log
+from recalign.nn import Pooled
 from recalign.recommender import RecommenderData
 from recalign.reward import RewardData
 from recalign.sequences import High, TimeSplit
@@ -37,6 +38,7 @@ ROWS = [
     (1, 5, 24, 1.0, False, 0.5),  # chosen by the user,
     (1, 5, 25, 1.0, True, None),  # and of unknown propensity
     (3, 3, 21, 2.0, True, 0.1),
+    (3, 99, 22, 1.0, True, 0.2),
     (2, 3, 21, 2.0, True, 0.1),
 ]
 
@@ -95,15 +97,17 @@ def test_terms_by_hand(tmp_path):
     data = exposed_log(tmp_path)
     policy = SameForAll(torch.log(torch.tensor([6.0, 5, 4, 3, 2, 1])))
     shown = exposed.exposures({"it": policy}, Lookup(), data)["it"]
-    assert shown.user_N.tolist() == [0, 0, 2]
-    assert shown.reward_N.tolist() == [5, 1, 2]
-    assert shown.propensity_N.tolist() == [0.5, 0.25, 0.1]
+    assert shown.user_N.tolist() == [0, 0, 2, 2]
+    assert shown.reward_N.tolist() == [5, 1, 2, 1]
+    assert shown.propensity_N.tolist() == [0.5, 0.25, 0.1, 0.2]
     # user 1 has met 1, 2, 3 and, in validation, 2 again; item 4 at the second exposure; user 3 has met 4, 5, 6 and 4
-    assert shown.target_N.tolist() == pytest.approx([3 / 6, 0, 4 / 15])
+    assert shown.target_N.tolist() == pytest.approx([3 / 6, 0, 4 / 15, 0])
     assert shown.predicted_N[[0, 2]].tolist() == [4, 3]
     assert shown.direct_N.tolist() == pytest.approx(
-        [(3 * 4 + 2 * 5 + 6) / 6, (2 * 5 + 6) / 3, (6 + 5 * 2 + 4 * 3) / 15]
+        [(3 * 4 + 2 * 5 + 6) / 6, (2 * 5 + 6) / 3, (6 + 5 * 2 + 4 * 3) / 15, (6 + 5 * 2) / 11]
     )
+    # of each user's two, the one that training never saw is ranked last: it was the worse one
+    assert exposed.candidates({"it": policy}, data)["it"]["ndcg"].value == 1
 
 
 def test_other_users_on_request(tmp_path):
@@ -134,11 +138,12 @@ def test_nothing_shown_at_random_is_refused_with_the_reason(tmp_path):
 
 
 def test_stretches_and_batches_change_nothing(tmp_path, monkeypatch):
-    _, data = world_data(tmp_path, World(users=60, items=40, events=1200, random=0.4))
+    _, data = world_data(tmp_path, World(users=60, items=120, events=2400, random=0.4))
     torch.manual_seed(0)
-    policies = {"it": TokenPolicy(small.pooled(), data.num_items, codes=7)}
+    policies = {"it": TokenPolicy(Pooled(dim=8, max_length=64, dropout=0.0), data.num_items, codes=11)}
     reward = Lookup(data.num_items)
     whole = exposed.exposures(policies, reward, data)["it"]
+    assert (np.diff(whole.user_N) >= 0).all()  # the table's order, not that of the batches
     monkeypatch.setattr(exposed, "rows_at_once", lambda items: 3)
     data.batch_tokens = 70
     parts = exposed.exposures(policies, reward, data)["it"]
