@@ -172,8 +172,8 @@ def test_ranks_of_exposed_candidates_by_hand():
     best = 2 + 1 / np.log2(3)
     assert found["ndcg"] == pytest.approx(((1 / np.log2(3)) / best + 1) / 2)
     assert found["mrr"] == pytest.approx(((2 / 3 + 1 / 2) / 3 + 1) / 2)
-    assert found["reward"] == pytest.approx((1 + 2 + 1 + 4 + 5) / 5)
-    assert found["uniform"] == pytest.approx(16 / 6)
+    assert found["reward"] == pytest.approx((1 + 2 + 1 + 4) / 4)
+    assert found["uniform"] == pytest.approx(11 / 5)
 
 
 def test_a_perfect_order_scores_1_and_chance_scores_what_everybody_is_worth():

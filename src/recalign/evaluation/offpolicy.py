@@ -190,15 +190,18 @@ def exposed_ranks(
 ) -> dict[str, Estimate]:
     """How well scores order what users were shown at random, each user's exposures being the candidates.
 
-    Chance chose the candidates, so nothing is gained by guessing what the platform would have shown. With gains
-    g = (r - the least reward of the exposures) / beta, means over the users who have two candidates or more and not all
-    gains 0:
+    Chance chose the candidates, so nothing is gained by guessing what the platform would have shown. Users with one
+    candidate leave nothing to order and count nowhere. With gains g = (r - the least reward of the exposures) / beta,
+    means over the users whose gains are not all 0:
 
     - ``ndcg``: sum over the first k of g / log2(rank + 1), over its largest possible value (Järvelin and Kekäläinen
       2002);
-    - ``mrr``: sum g / rank over sum g, the reward-weighted reciprocal rank (KuaiSim's R-MRR, 2023);
-    - ``reward``: mean reward of the first k (weighted by 1 / beta), and ``uniform`` that of all candidates: the value
-      of a policy that shows the best k of so many drawn at random, and of one that does not choose.
+    - ``mrr``: sum g / rank over sum g, the reward-weighted reciprocal rank (KuaiSim's R-MRR, 2023).
+
+    And over all their exposures, each weighted by 1 / beta:
+
+    - ``reward``: mean reward of every user's first k, and ``uniform`` that of all candidates: the value of a policy
+      that shows the best k of so many drawn at random, and of one that does not choose.
 
     Args:
         user_N: integers.
@@ -230,10 +233,12 @@ def exposed_ranks(
         return total(gain_N * (rank_N <= k) / np.log2(rank_N + 1))
 
     rank_N, gain_U = ranks(score_N), total(gain_N)
-    counted_U = ((np.bincount(user_N) > 1) & (gain_U > 0)).astype(float)
+    several_U = np.bincount(user_N) > 1
+    counted_U = (several_U & (gain_U > 0)).astype(float)
     least_U = np.where(gain_U > 0, gain_U, 1.0)
     best_U = np.where(gain_U > 0, dcg(ranks(gain_N)), 1.0)
-    top_N, share_N = (rank_N <= k) / beta_N, 1 / beta_N
+    share_N = several_U[user_N] / beta_N
+    top_N = share_N * (rank_N <= k)
     terms = {
         "ndcg": (counted_U * dcg(rank_N) / best_U, counted_U),
         "mrr": (counted_U * total(gain_N / rank_N) / least_U, counted_U),
