@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 
 import polars as pl
 import pytest
@@ -73,6 +74,29 @@ def test_a_frozen_trunk_stays_as_it_was(log_root, cloned, tmp_path):
         trunks[trunk] = {k: v for k, v in net.state_dict().items() if k in start}
     assert all(weight.equal(start[name]) for name, weight in trunks["frozen"].items())
     assert not trunks["tuned"]["item_embedding.weight"].equal(start["item_embedding.weight"])
+
+
+class SaysTwice(Callback):
+    """Whether the heads and the trunk train, and whether the trunk says the same twice, before each step."""
+
+    def __init__(self) -> None:
+        self.heard: set[tuple[bool, bool, bool]] = set()
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        net = pl_module.reward.nets[0]
+        same = net.encode(batch).equal(net.encode(batch))
+        self.heard.add((net.training, net.trunk.encoder.training, same))
+
+
+@pytest.mark.parametrize(("trunk", "heard"), [("frozen", (True, False, True)), ("tuned", (True, True, False))])
+def test_a_frozen_trunk_drops_nothing_out(log_root, cloned, tmp_path, trunk, heard):
+    data = small.data_of(RewardData, log_root, "tastes")
+    module = RewardModel(data.num_items, init_from=str(cloned), encoder=small.encoder(dropout=0.5), trunk=trunk)
+    says = SaysTwice()
+    small.trainer_of(tmp_path, 2, says, num_sanity_val_steps=1).fit(module, data)
+    assert says.heard == {heard}
+    module.eval().train()  # as a tuner or a user would
+    assert module.reward.nets[0].trunk.training == (trunk == "tuned")
 
 
 def test_a_joint_trunk_goes_on_recommending(log_root, cloned, tmp_path):
@@ -255,7 +279,8 @@ def test_trust_is_written_after_fit_and_completed_by_the_test(log_root, tmp_path
     assert written["validation"]["rmse"] == pytest.approx(float(best.best_model_score))  # not the last epoch's
     facts = read_checkpoint(best.best_model_path)["facts"]
     assert written["reliability"] == pytest.approx(facts["reliability"])
-    assert facts["users"] == written["users"] == data.who()
+    assert "users" not in facts  # the checkpoint says it, of every stage alike
+    assert written["users"] == read_checkpoint(best.best_model_path)["users"] == asdict(data.readers)
     again = RewardModel(data.num_items, encoder=small.encoder())
     tester = small.trainer_of(tmp_path)
     figures = tester.test(again, data, ckpt_path=best.best_model_path, verbose=False, weights_only=True)[0]

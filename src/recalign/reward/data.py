@@ -81,14 +81,6 @@ class RewardData(EventDataModule):
         """Expected rewards of the group's events from averages alone (`recalign.sequences.reward_means`), by event."""
         return pl.concat([self.frame.select("event", "reward"), reward_means(self.frame)], how="horizontal")
 
-    def who(self) -> dict[str, Any]:
-        """Whose events these are: the group, how many users, and where the hashes of their raw ids lie.
-
-        Groups with hashes in ranges that do not meet have no user in common, whatever the log.
-        """
-        count = int(self.sequences.users_in(self.users).sum())
-        return {"group": self.users, "count": count, "hashes": list(self.groups.range(self.users))}
-
     def is_rated(self, part: Part) -> bool:
         """Whether any event of a part has a reward and an item known from training."""
         windows = self.windows(part)

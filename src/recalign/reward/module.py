@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -94,12 +94,21 @@ class RewardModel(StageModule):
             for net in self.reward.nets:
                 net.trunk.encoder.requires_grad_(False)
                 net.trunk.item_embedding.requires_grad_(False)
+        self.train()  # Lightning does not call it before fit
         self.register_buffer("auxiliary_EA", torch.empty(0, 0), persistent=False)
         self.calibrated = False
         self.trust: Trust | None = None  # on validation
         self.tested: Trust | None = None
         self._predicted: list[Predicted] = []
         self._further: dict[str, list[Tensor]] = {}  # by further reward: what was observed and predicted, (2, N) each
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch dropout on or off; in a frozen trunk it is always off, so that its states are the recommender's."""
+        super().train(mode)
+        if self.trunk == "frozen":
+            for net in self.reward.nets:
+                net.trunk.eval()
+        return self
 
     def setup(self, stage: str) -> None:
         if self.start is not None:
@@ -223,7 +232,7 @@ class RewardModel(StageModule):
     def facts(self) -> dict[str, Any]:
         """What later stages and reports want to know: how the model did on validation, and its reliability there."""
         known = {"reliability": self.trust.reliability, "trust": asdict(self.trust)} if self.trust else {}
-        return super().facts() | {"users": self.reward_data.who()} | known
+        return super().facts() | known
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)

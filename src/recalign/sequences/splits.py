@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_right
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -192,17 +193,10 @@ class UserGroups:
     share: float = 0.7
     names: tuple[str, ...] = field(default=("A", "B1", "B2"), init=False, repr=False)
 
-    def range(self, group: str) -> tuple[float, float]:
-        """From where up to where the hashes of a group's raw ids lie; ``all``: 0 to 1."""
-        middle = self.share + (1 - self.share) / 2
-        return {"all": (0.0, 1.0), "A": (0.0, self.share), "B1": (self.share, middle), "B2": (middle, 1.0)}[group]
-
     def assign(self, raw_ids: pl.Series) -> pl.Series:
         """The group (``A``, ``B1``, ``B2``) of each user, in the order of ``raw_ids``."""
-        groups = []
-        for raw in raw_ids.to_list():
-            draw = stable_hash(str(raw))
-            groups.append(next(name for name in self.names if draw < self.range(name)[1]))
+        edges = (self.share, self.share + (1 - self.share) / 2)
+        groups = [self.names[bisect_right(edges, stable_hash(str(raw)))] for raw in raw_ids.to_list()]
         return pl.Series("group", groups, dtype=pl.String)
 
 
