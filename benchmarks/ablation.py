@@ -38,6 +38,8 @@ CELLS: dict[str, dict[str, Any]] = {
     },
     "transform linear": {"model.transform": "linear"},
     "transform sign": {"model.transform": "sign"},
+    "transform signed": {"model.transform": "signed"},
+    "transform signed, source shrunk": {"model.transform": "signed", "data.source": "shrunk"},
     "transform rank": {"model.transform": "rank"},
     "transform rank, temperature 1": {"model.transform": "rank", "model.temperature": 1.0},
     **{f"temperature {value}": {"model.temperature": value} for value in (0.125, 0.25, 1.0, 2.0, 4.0)},

@@ -51,3 +51,20 @@ def test_no_weight_at_all_is_no_loss():
     loss, figures = weighted_likelihood(torch.tensor([-1.0, -2.0]), torch.zeros(2))
     assert loss.item() == 0
     assert figures["ess"].item() == 0
+
+
+def test_a_negative_weight_by_hand():
+    logp, start = torch.tensor([0.5, 0.1, 0.4]).log(), torch.tensor([0.25, 0.2, 0.2]).log()
+    loss, figures = weighted_likelihood(logp, torch.tensor([1.0, -2.0, -3.0]), start)
+    assert loss.item() == pytest.approx((math.log(2) + 2 * 0.5 + 3 * (1 + math.log(2))) / 6)
+    assert figures["lowered"].item() == pytest.approx(5 / 6)
+    assert figures["ess"].item() == pytest.approx(36 / (3 * 14))
+    assert figures["max_weight"].item() == pytest.approx(3 / 2)
+
+
+@given(st.floats(-30, 30))
+def test_what_is_lowered_is_lowered_by_how_much_of_it_is_left(delta):
+    logp = torch.tensor([-5.0, -5.0 + delta], dtype=torch.float64, requires_grad=True)
+    start = torch.full((2,), -5.0, dtype=torch.float64)
+    weighted_likelihood(logp, torch.tensor([1.0, -1.0], dtype=torch.float64), start)[0].backward()
+    assert logp.grad.tolist() == pytest.approx([-0.5, 0.5 * min(math.exp(delta), 1)])

@@ -91,6 +91,32 @@ def test_it_raises_what_users_value_and_a_placebo_does_not(data, cloned, log_roo
     assert values["random"] < values["bc"] + 0.02, values
 
 
+def test_signed_lowers_what_was_valued_less(data, cloned, log_root, tmp_path):
+    start = load_net(cloned, "policy").net
+    tilted = post_trained(start, log_root, tmp_path, "signed").policy
+    assert liked(tilted, data) > liked(post_trained(start, log_root, tmp_path, "constant").policy, data) + 0.05
+    batch = next(iter(data.train_dataloader()))
+    with torch.no_grad():
+        before, after = (p.eval().log_prob(p.encode(batch), batch.target_T) for p in (start, tilted))
+    assert (after - before)[batch.advantage_T < 0].mean() < 0 < (after - before)[batch.advantage_T > 0].mean()
+
+
+def test_the_first_step_of_signed_is_the_gradient_of_the_advantage(data, cloned, tmp_path):
+    """At the start nothing is tapered: the gradient is that of sum A * -log pi / sum |A|."""
+    module = WeightedSFT(policy=copy.deepcopy(load_net(cloned, "policy").net), transform="signed", clip=None)
+    other, batch = copy.deepcopy(module.policy), next(iter(data.train_dataloader()))
+    a_T = batch.advantage_T.nan_to_num()
+    (-(a_T * other.log_prob(other.encode(batch), batch.target_T)).sum() / a_T.abs().sum()).backward()
+    gradients: dict[str, torch.Tensor] = {}
+    module.on_before_optimizer_step = lambda _: gradients.update(
+        {k: p.grad.clone() for k, p in module.policy.named_parameters() if p.grad is not None}
+    )
+    small.fit(module, data, tmp_path, limit_train_batches=1)
+    for name, parameter in other.named_parameters():
+        if parameter.grad is not None:
+            torch.testing.assert_close(gradients[name], parameter.grad, atol=1e-5, rtol=1e-3)
+
+
 def test_a_policy_of_several_tokens_an_item_runs_through_it(data, log_root, tmp_path):
     torch.manual_seed(0)
     start = TokenPolicy(HSTU(dim=16, layers=1, max_length=32, dropout=0.0), data.num_items, codes=8)
@@ -105,7 +131,7 @@ def test_what_is_logged(log_root, tmp_path):
     data = small.data_of(PostTrainingData, log_root, "tastes", batch_tokens=256)
     module = WeightedSFT(policy=a_policy(data.num_items, dropout=0.5), temperature=0.7, clip=1.5, lr=1e-2)
     watch = small.fit(module, data, tmp_path, epochs=2)
-    names = {"ess", "max_weight", "clipped", "share"}
+    names = {"ess", "max_weight", "lowered", "clipped", "share"}
     assert {f"advantage/{n}" for n in names} | {"train/loss", "policy/kl"} <= set(watch.steps[0])
     first, last = watch.steps[0], watch.steps[-1]
     assert first["policy/kl"] == pytest.approx(0, abs=1e-6)  # before the first step, and without dropout

@@ -16,7 +16,7 @@ from recalign.recommender.policy import Policy, rows_at_once
 from recalign.reward import RewardEnsemble
 from recalign.sequences import Batch
 
-Transform = Literal["constant", "linear", "exponential", "rank", "sign"]
+Transform = Literal["constant", "linear", "exponential", "rank", "sign", "signed"]
 
 
 def constant(advantage_T: Tensor, temperature: float) -> Tensor:
@@ -52,12 +52,18 @@ def sign(advantage_T: Tensor, temperature: float) -> Tensor:
     return (advantage_T > 0).to(advantage_T.dtype)
 
 
+def signed(advantage_T: Tensor, temperature: float) -> Tensor:
+    """w = A: below 0 for what was valued less than expected, which `weighted_likelihood` lowers."""
+    return advantage_T
+
+
 TRANSFORMS: dict[Transform, Callable[[Tensor, float], Tensor]] = {
     "constant": constant,
     "linear": linear,
     "exponential": exponential,
     "rank": rank,
     "sign": sign,
+    "signed": signed,
 }
 
 
@@ -70,17 +76,17 @@ def weights(
         advantage_T: A, NaN where an event has no reward: its weight is 0.
         transform: f.
         temperature: beta, in standard deviations of the advantage.
-        clip: the largest weight allowed, in units of the mean weight before clipping; None: no limit.
+        clip: the largest weight allowed, of either sign, in units of the mean before clipping; None: no limit.
 
     Returns:
-        w_T >= 0, and ``clipped``, the share of the events whose weight was cut.
+        w_T, below 0 under ``signed`` alone, and ``clipped``, the share of the events whose weight was cut.
     """
     w_T = TRANSFORMS[transform](advantage_T, temperature).nan_to_num(nan=0.0)
     if clip is None:
         return w_T, {"clipped": w_T.new_zeros(())}
-    known = (w_T > 0).sum().clamp(min=1)
-    limit = clip * w_T.sum() / known
-    return w_T.clamp(max=limit), {"clipped": (w_T > limit).float().mean()}
+    size_T = w_T.abs()
+    limit = clip * size_T.sum() / (size_T > 0).sum().clamp(min=1)
+    return w_T.clamp(-limit, limit), {"clipped": (size_T > limit).float().mean()}
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from recalign.posttrain.advantage import Transform, weights
@@ -14,12 +15,15 @@ from recalign.sequences import Batch
 class WeightedSFT(PostTraining):
     """L = sum_e w_e * -log pi(a_e | s_e) / sum_e w_e with w_e = f(A_e): advantage-weighted supervised fine-tuning.
 
-    Logs ``train/loss``; ``advantage/{ess,max_weight,clipped,share}``: effective sample size as a share of the events,
-    largest over mean weight, share of clipped weights, share of events that have an advantage; ``policy/kl``.
+    Under ``signed`` some weights are below 0, and those events are lowered (`recalign.posttrain.losses`).
+
+    Logs ``train/loss``; ``advantage/{ess,max_weight,lowered,clipped,share}``: effective sample size as a share of the
+    events, largest over mean weight, share of the weight that is below 0, share of clipped weights, share of events
+    that have an advantage; ``policy/kl``.
 
     Args:
         init_from: checkpoint whose policy is the start; null: the newest of this log.
-        transform: f: constant, linear, exponential, rank or sign (`recalign.posttrain.advantage`).
+        transform: f: constant, linear, exponential, rank, sign or signed (`recalign.posttrain.advantage`).
         temperature: beta of f, in standard deviations of the advantage; large: behaviour cloning, small: greedy.
         clip: the largest weight, in units of the mean weight; null: no limit.
         lr: AdamW's learning rate.
@@ -43,12 +47,27 @@ class WeightedSFT(PostTraining):
         self.save_hyperparameters(logger=False, ignore=["top_k"])
         self.transform: Transform = transform
         self.temperature, self.clip = temperature, clip
+        self.start_E: Tensor | None = None  # log pi_start of each logged event, where it is needed
+
+    def on_train_start(self) -> None:
+        if self.transform == "signed":
+            self.start_E = self._start_log_probs()
+
+    @torch.no_grad()
+    def _start_log_probs(self) -> Tensor:
+        """Once, so that a step costs what one of cloning costs. Shape: (rows of the event table,), NaN elsewhere."""
+        out = torch.full((len(self.data.sequences.frame),), torch.nan, device=self.device)
+        for batch in self.data.loader(self.data.training(), seen=False):
+            there = batch.to(self.device)
+            out[there.event_T] = self.reference.log_prob(self.reference.encode(there), there.target_T)
+        return out
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         advantage_T = self.advantages(batch)
         weight_T, cut = weights(advantage_T, self.transform, self.temperature, self.clip)
         logp_T = self.policy.log_prob(self.policy.encode(batch), batch.target_T)
-        loss, figures = weighted_likelihood(logp_T, weight_T)
+        start_T = None if self.start_E is None else self.start_E[batch.event_T]
+        loss, figures = weighted_likelihood(logp_T, weight_T, start_T)
         share = (~advantage_T.isnan()).float().mean()
         self.log("train/loss", loss, batch_size=len(weight_T))
         self.log_dict({f"advantage/{k}": v for k, v in {**figures, **cut, "share": share}.items()})
