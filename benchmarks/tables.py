@@ -40,6 +40,20 @@ def beside_other_logs(rows: pl.DataFrame, script: str) -> pl.DataFrame:
     return pl.concat([others, rows.select(saved.columns)], how="vertical_relaxed").sort("log", maintain_order=True)
 
 
+def beside_other_packages(rows: pl.DataFrame, script: str) -> pl.DataFrame:
+    """Rows that begin with a package's name, with those of the packages that they do not name.
+
+    ``recalign / peer`` is a row of the peer.
+    """
+    path = RESULTS / f"{script}.csv"
+    if not path.is_file():
+        return rows
+    package = pl.col("row").str.strip_prefix("recalign / ").str.split(" ").list.first()
+    saved = pl.read_csv(path, schema_overrides={"seeds": pl.String, "commit": pl.String, "sd": pl.Float64})
+    others = saved.filter(~package.is_in(rows.select(package.unique()).to_series().to_list()))
+    return pl.concat([rows, others.select(rows.columns)], how="vertical_relaxed")
+
+
 def summary(comparison: pl.DataFrame, log: str, metrics: Sequence[str]) -> pl.DataFrame:
     """A chain's comparison.csv (test split) as results are saved: mean and interval over seeds, sd between them.
 

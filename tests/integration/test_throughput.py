@@ -56,7 +56,27 @@ def test_products_are_found_forward_and_backward(throughput):
 def test_ratios_are_of_the_same_mode_and_of_the_best(throughput):
     speeds = {"recalign 0.1.0 fp32": 6.0, "recalign 0.1.0 bf16": 8.0, "peer 1 fp32": 2.0, "peer 1 fp32 compiled": 4.0}
     rows = pl.DataFrame({"row": list(speeds), "metric": "events_per_second", "mean": list(speeds.values())})
-    assert throughput.compare(rows) == {"ratio_fp32": 3.0, "ratio": 2.0}
+    assert throughput.compare(rows) == {"ratio_fp32": 3.0, "ratio_own_modes": 4.0, "ratio": 2.0}
+
+
+def test_rows_of_other_peers_are_kept(throughput, tmp_path, monkeypatch):
+    tables = sys.modules["tables"]
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+
+    def saved(*names):
+        columns = {"log": "log", "metric": "ratio", "mean": 1.0, "sd": None, "ci_low": None, "ci_high": None}
+        rows = pl.DataFrame([{**columns, "row": name, "seeds": "", "commit": "abc"} for name in names])
+        rows = rows.with_columns(pl.col("sd", "ci_low", "ci_high").cast(pl.Float64))
+        tables.save(tables.beside_other_packages(rows.select(tables.SCHEMA), "throughput"), "throughput")
+        return pl.read_csv(tmp_path / "throughput.csv")["row"].to_list()
+
+    saved("recalign 1 fp32", "a 1 fp32", "recalign / a")
+    assert saved("recalign 2 fp32", "b 1 fp32", "recalign / b")[3:] == ["a 1 fp32", "recalign / a"]
+    assert saved("a 2 fp32", "recalign / a") == [
+        "a 2 fp32",
+        "recalign / a",
+        *("recalign 2 fp32", "b 1 fp32", "recalign / b"),
+    ]
 
 
 def test_what_a_program_said_is_kept_when_it_ends(throughput):
