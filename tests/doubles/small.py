@@ -56,6 +56,7 @@ def trainer_of(folder: Path, epochs: int = 1, *callbacks: Callback, **settings: 
     """A quiet Trainer that writes into ``folder`` alone."""
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     quiet |= {"enable_checkpointing": False, "num_sanity_val_steps": 0, "accelerator": "cpu"}
+    quiet |= {"log_every_n_steps": 1}
     return Trainer(max_epochs=epochs, default_root_dir=folder, callbacks=list(callbacks), **{**quiet, **settings})
 
 

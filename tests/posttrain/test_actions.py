@@ -38,12 +38,17 @@ def start(cloned):
     return load_net(cloned, "policy").net.eval()
 
 
+def unseen(logp_TV: torch.Tensor, batch) -> torch.Tensor:
+    """Log-probabilities over what is not in the history."""
+    target_N, item_N = met(batch)
+    return logp_TV.index_put((target_N, item_N - 1), torch.tensor(-1e4)).log_softmax(dim=1)
+
+
 def expected(policy, taste, data) -> float:
     """Expected reward under the policy over items that are not in the history, by the reward model that is right."""
     batch = small.batch_of(data, "test")
-    rows = torch.arange(len(batch.target_T))
     with torch.no_grad():
-        logp_TV = policy.eval().log_probs(policy.encode(batch)) - 1e4 * met(batch, rows, data.num_items)
+        logp_TV = unseen(policy.eval().log_probs(policy.encode(batch)), batch)
         items_TV = torch.arange(1, data.num_items + 1).expand_as(logp_TV)
         return (logp_TV.softmax(dim=1) * taste.predict(taste.states(batch), items_TV)).sum(dim=1).mean().item()
 
@@ -55,20 +60,21 @@ def test_what_is_drawn_is_unseen_and_among_the_candidates(data, start, taste):
     logp_TV = start.log_probs(start.encode(batch)).detach()
     for t, items in enumerate(rollout.item_TS.tolist()):
         history = batch.item_BL[batch.row_T[t], : batch.column_T[t] + 1].tolist()
-        unseen = [v for v in (logp_TV[t].argsort(descending=True) + 1).tolist() if v not in history]
-        assert set(items) <= set(unseen[:5])
+        left = [v for v in (logp_TV[t].argsort(descending=True) + 1).tolist() if v not in history]
+        assert set(items) <= set(left[:5])
+        p_5 = logp_TV[t, torch.tensor(left[:5]) - 1].log_softmax(dim=0)
+        torch.testing.assert_close(rollout.old_TS[t], p_5[[left.index(item) for item in items]])
     assert len(rollout.item_TS.unique()) > 20
-    torch.testing.assert_close(rollout.old_TS, logp_TV.gather(1, rollout.item_TS - 1))
-    torch.testing.assert_close(rollout.start_TS, rollout.old_TS)
+    assert rollout.start_TS.equal(rollout.old_TS)
     torch.testing.assert_close(rollout.reward_TS, taste.predict(taste.states(batch), rollout.item_TS))
 
 
 def test_it_is_drawn_as_often_as_the_policy_says(data, start, taste):
     batch = small.batch_of(data, "train", rows=2)
     torch.manual_seed(0)
-    rollout = roll_out(start, start, Environment(None, taste), batch, samples=20000, candidates=None)
+    rollout = roll_out(start, start, Environment(None, taste), batch, samples=20000, candidates=1000)
     logp_TV = start.log_probs(start.encode(batch)).detach()
-    p_TV = (logp_TV - 1e4 * met(batch, torch.arange(len(logp_TV)), data.num_items)).softmax(dim=1)
+    p_TV = unseen(logp_TV, batch).exp()
     often_TV = torch.stack([row.bincount(minlength=data.num_items + 1)[1:] / 20000 for row in rollout.item_TS])
     torch.testing.assert_close(often_TV, p_TV, atol=0.02, rtol=0)
 
@@ -80,12 +86,13 @@ def test_where_everything_was_seen_something_is_drawn_all_the_same(data, start, 
     object.__setattr__(seen, "item_BL", everything)
     rollout = roll_out(start, start, Environment(None, taste), seen, samples=4, candidates=5)
     assert ((rollout.item_TS >= 1) & (rollout.item_TS <= data.num_items)).all()
+    assert rollout.old_TS.isfinite().all()
 
 
 @pytest.mark.parametrize(("kind", "settings"), [(PPO, {"kl": 0.01}), (GRPO, {"kl": 0.01}), (GRPO, ECPO)])
 def test_they_raise_the_reward_of_a_reward_model_that_is_right(data, start, taste, tmp_path, kind, settings):
     before = expected(start, taste, data)
-    module = kind(policy=copy.deepcopy(start), reward=taste, candidates=None, lr=3e-3, refresh=2, **settings)
+    module = kind(policy=copy.deepcopy(start), reward=taste, candidates=1000, lr=3e-3, refresh=2, **settings)
     watch = small.fit(module, data, tmp_path, epochs=8)
     assert expected(module.policy, taste, data) > before + 0.2
     assert watch.steps[0]["policy/kl"] == pytest.approx(0, abs=1e-6)
@@ -99,7 +106,7 @@ def test_they_raise_the_reward_of_a_reward_model_that_is_right(data, start, tast
 
 def test_a_strong_kl_holds_them_back(data, start, taste, tmp_path):
     def moved(kind, kl):
-        module = kind(policy=copy.deepcopy(start), reward=taste, candidates=None, lr=3e-3, kl=kl)
+        module = kind(policy=copy.deepcopy(start), reward=taste, candidates=1000, lr=3e-3, kl=kl)
         return small.fit(module, data, tmp_path, epochs=4).steps[-1]["policy/kl"]
 
     for kind in (PPO, GRPO):
@@ -121,7 +128,7 @@ def test_a_policy_of_several_tokens_an_item_runs_through_them(data, taste, tmp_p
     torch.manual_seed(0)
     tokens = TokenPolicy(HSTU(dim=16, layers=1, max_length=32, dropout=0.0), data.num_items, codes=8)
     before = expected(tokens, taste, data)
-    module = PPO(policy=tokens, reward=taste, candidates=None, lr=3e-3, kl=0.0)
+    module = PPO(policy=tokens, reward=taste, candidates=1000, lr=3e-3, kl=0.0)
     small.fit(module, data, tmp_path, epochs=8)
     assert expected(module.policy, taste, data) > before + 0.2
 

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from recalign.errors import InputError
 from recalign.posttrain import PairData
 from recalign.posttrain.pairing import Met, apart, logged_pairs, target_against
+from recalign.reward import RewardData
+from recalign.sequences import Batch
 from recalign.sequences.splits import TRAIN
 
 # two users of seven events each; the last of each is the test, the one before it validation
@@ -24,15 +26,24 @@ TINY = {
 }
 
 
+PARTS = {"split": small.LeaveLast(1, 1), "users": "all"}
+
+
 def tiny(root, **settings) -> PairData:
     pl.DataFrame(TINY).write_csv(root / "tiny.csv")
-    return small.data_of(PairData, root, "tiny", **{"split": small.LeaveLast(1, 1), "users": "all", **settings})
+    return small.data_of(PairData, root, "tiny", **PARTS, **settings)
+
+
+def paired(data: PairData) -> Batch:
+    """All training windows, with those targets that are a pair's winner."""
+    batch = small.batch_of(data, "train")
+    return batch.keep((batch.rejected_TN > 0).all(dim=1))
 
 
 def raw(data: PairData) -> list[tuple[int, list[int], int, list[int]]]:
     """(user, history, winner, losers) in the log's own ids."""
     items = data.sequences.items.to_list()
-    batch = small.batch_of(data, "train")
+    batch = paired(data)
     out = []
     for row, column, winner, losers in zip(
         batch.row_T.tolist(), batch.column_T.tolist(), batch.target_T, batch.rejected_TN, strict=True
@@ -65,8 +76,19 @@ def test_logged_pairs_are_of_one_user_and_the_reward_differs(log_root):
     for batch in batches:
         user_T = batch.user_B[batch.row_T].tolist()
         for user, winner, losers in zip(user_T, batch.target_T.tolist(), batch.rejected_TN.tolist(), strict=True):
-            assert all(reward[user, winner] > reward[user, loser] for loser in losers)
-    assert sum(len(batch.target_T) for batch in batches) > 500
+            assert min(losers) == 0 or all(reward[user, winner] > reward[user, loser] for loser in losers)
+    assert sum(int((batch.rejected_TN > 0).all(dim=1).sum()) for batch in batches) > 500
+
+
+def test_events_without_a_pair_stay_so_that_steps_are_those_of_every_method(tmp_path, monkeypatch):
+    monkeypatch.setitem(TINY, "rating", [None] * 7 + TINY["rating"][7:])  # user 1 rates nothing
+    data = tiny(tmp_path)
+    pairs, others = (small.batch_of(d, "train") for d in (data, small.data_of(RewardData, tmp_path, "tiny", **PARTS)))
+    assert pairs.event_T.equal(others.event_T)
+    assert set(paired(data).user_B[paired(data).row_T].tolist()) == {1}
+    none_T = pairs.rejected_TN[:, 0] == 0
+    assert none_T.any()
+    assert pairs.target_T[none_T].equal(others.target_T[none_T])
 
 
 rewards = st.lists(st.lists(st.sampled_from([1.0, 2.0, 3.0, np.nan]), min_size=1, max_size=8), min_size=1, max_size=4)
@@ -102,7 +124,7 @@ def test_drawn_losers_were_never_met_in_training(log_root, cloned, pairs):
     data = small.data_of(PairData, log_root, "tastes", pairs=pairs, losers=3, policy=str(cloned))
     events = data.sequences.frame.filter(pl.col("split") == TRAIN)
     met = set(events.select("user", "item_id").iter_rows())
-    batch = small.batch_of(data, "train")
+    batch = paired(data)
     user_T = batch.user_B[batch.row_T]
     assert not {(u, v) for u, row in zip(user_T.tolist(), batch.rejected_TN.tolist(), strict=True) for v in row} & met
     frame = data.expected_rewards(batch.event_T.numpy())
@@ -173,7 +195,7 @@ def test_ensemble_pairs_are_those_that_the_members_agree_on(log_root, cloned, en
     few = small.data_of(PairData, log_root, "tastes", pairs="ensemble", width=3.0, **paths)
     many = small.data_of(PairData, log_root, "tastes", pairs="ensemble", width=0.5, **paths)
     reward = few._upstream("reward_model", "reward")
-    batch = small.batch_of(few, "train")
+    batch = paired(few)
     item_TC = torch.cat([batch.target_T[:, None], batch.rejected_TN], dim=1)
     with torch.no_grad():
         reward_KTC = reward.predictions(reward.states(batch), item_TC)
@@ -181,7 +203,7 @@ def test_ensemble_pairs_are_those_that_the_members_agree_on(log_root, cloned, en
     assert (lower_TC[:, 0] > upper_TC[:, 1]).all()
     assert 0 < few.share < many.share
     again = small.data_of(PairData, log_root, "tastes", pairs="ensemble", width=3.0, **paths)
-    assert small.batch_of(again, "train").rejected_TN.equal(batch.rejected_TN)
+    assert paired(again).rejected_TN.equal(batch.rejected_TN)
 
 
 @pytest.mark.parametrize("pairs", ["logged", "sampled"])

@@ -43,9 +43,10 @@ def test_nothing_is_said_where_no_history_is_cut(log_root, said):
     assert said == []
 
 
-@pytest.mark.parametrize("wrong", [0, -1, 10_000])
-@pytest.mark.parametrize("what", ["target", "rejected"])
-def test_an_item_outside_the_catalogue_is_refused_before_training(log_root, wrong, what):
+@pytest.mark.parametrize(
+    ("what", "wrong"), [("target", 0), ("target", -1), ("target", 10_000), ("rejected", -1), ("rejected", 10_000)]
+)
+def test_an_item_outside_the_catalogue_is_refused_before_training(log_root, what, wrong):
     data = small.data_of(EventDataModule, log_root)
     items = data.training().target.copy()
     items[[3, 7]] = wrong

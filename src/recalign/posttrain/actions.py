@@ -11,7 +11,7 @@ from torch import Tensor
 from recalign.errors import InputError
 from recalign.posttrain.base import PostTraining
 from recalign.posttrain.environment import Environment
-from recalign.posttrain.rollout import Rollout, roll_out
+from recalign.posttrain.rollout import Rollout, among, roll_out
 from recalign.recommender.policy import Policy
 from recalign.reward import RewardEnsemble
 from recalign.sequences import Batch
@@ -20,8 +20,9 @@ from recalign.sequences import Batch
 class SampledActions(PostTraining):
     """A contextual bandit: a state is a history, an action an item drawn from the policy, the reward model the world.
 
-    Items are drawn from ``old``, the policy as it was at the beginning of the round of ``refresh`` steps. Dropout is
-    off, so that the ratio pi / old is 1 where nothing has moved. Subclasses turn rewards into a loss (`surrogate`).
+    Items are drawn from ``old``, the policy as it was at the beginning of the round of ``refresh`` steps, among a few
+    candidates: here pi, old and start are all distributions over a state's candidates. Events without a reward do not
+    count, so that all methods see the same ones. Subclasses turn rewards into a loss (`surrogate`).
 
     Logs ``train/loss``; ``sampled/reward``, the mean predicted reward of the items drawn, in standard deviations from
     the mean of the log's; ``sampled/nll``, -log pi of the logged items; ``policy/kl``; and what the subclass says.
@@ -30,10 +31,10 @@ class SampledActions(PostTraining):
         init_from: checkpoint whose policy is the start; null: the newest of this log.
         reward_model: checkpoint of the reward model; null: the newest of this log.
         samples: items drawn at each state.
-        candidates: only the starting policy's so many most probable unseen items are drawn; null: any unseen one.
+        candidates: the starting policy's so many most probable unseen items are what may be drawn.
         clip: eps: a ratio pi / old gains nothing beyond 1 +- eps.
         kl: weight of the KL to the starting policy, in standard deviations of the reward a nat.
-        refresh: steps that a round takes; 1: pi = old at every step, and nothing is clipped.
+        refresh: optimiser steps that a round takes; 1: pi = old at every step, and nothing is clipped.
         lr: AdamW's learning rate.
         weight_decay: AdamW's, on matrices only.
         top_k: items that `predict` writes for each user.
@@ -42,6 +43,7 @@ class SampledActions(PostTraining):
     """
 
     UPSTREAM: ClassVar[dict[str, str]] = {"init_from": "recommender", "reward_model": "reward"}
+    drops_out = False
     fewest_samples = 1
 
     def __init__(
@@ -49,7 +51,7 @@ class SampledActions(PostTraining):
         init_from: str | None = None,
         reward_model: str | None = None,
         samples: int = 8,
-        candidates: int | None = 100,
+        candidates: int = 100,
         clip: float = 0.2,
         kl: float = 0.1,
         refresh: int = 4,
@@ -78,20 +80,24 @@ class SampledActions(PostTraining):
 
     def train(self, mode: bool = True) -> SampledActions:
         super().train(mode)
-        self.policy.eval()
         self.old.eval()
         return self
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        if batch_idx % self.refresh == 0:
+        if self.trainer.global_step % self.refresh == 0:
             self.old.load_state_dict(self.policy.state_dict())
-        rollout = roll_out(self.old, self.reference, self.environment, batch, self.samples, self.candidates)
-        state = self.policy.encode(batch)
-        logp_TC = self.policy.log_probs(state, torch.cat([batch.target_T[:, None], rollout.item_TS], dim=1))
+        self.log_drift(batch)
+        rated = batch.keep(~batch.reward_T.isnan())
+        if not len(rated.target_T):
+            return self.idle(batch)
+        rollout = roll_out(self.old, self.reference, self.environment, rated, self.samples, self.candidates)
+        state, item_TC = self.policy.encode(rated), rollout.candidate_TC
+        logp_TC = self.policy.log_probs(state, torch.cat([rated.target_T[:, None], item_TC.clamp(min=1)], dim=1))
         nll = -logp_TC[:, 0].mean()
-        loss = self.surrogate(rollout, logp_TC[:, 1:], state, nll)
-        self.log("train/loss", loss, batch_size=len(logp_TC))
-        self.log_dict({"sampled/reward": rollout.reward_TS.mean(), "sampled/nll": nll, "policy/kl": self.drift(batch)})
+        logp_TS = among(logp_TC[:, 1:], item_TC).gather(1, rollout.column_TS)
+        loss = self.surrogate(rollout, logp_TS, state, nll)
+        self.log("train/loss", loss, batch_size=len(logp_TS))
+        self.log_dict({"sampled/reward": rollout.reward_TS.mean(), "sampled/nll": nll})
         return loss
 
     def surrogate(self, rollout: Rollout, logp_TS: Tensor, state: Tensor, nll: Tensor) -> Tensor:
@@ -99,7 +105,7 @@ class SampledActions(PostTraining):
 
         Args:
             rollout: the items drawn.
-            logp_TS: log pi of them.
+            logp_TS: log pi of them, among the candidates.
             state: the policy's, (T, ...).
             nll: mean -log pi of the logged items.
         """

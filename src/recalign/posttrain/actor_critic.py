@@ -52,7 +52,7 @@ class AWAC(ValueMethod):
 
 
 class SA2C(ValueMethod):
-    """Cloning weighted by A = Q(s, a) - mean_n Q(s, b_n), where positive; items b_n drawn from the whole catalogue.
+    """Cloning weighted by A = Q(s, a) - mean_n Q(s, b_n), where positive; items b_n drawn from all others.
 
     Q is a head on the policy's own states and teaches them too. Sampled items count as chosen with a low reward
     (SNQN's negative actions). Nothing follows an event here, so there is no second Q to bootstrap from. Logs
@@ -74,7 +74,8 @@ class SA2C(ValueMethod):
 
     def loss(self, batch: Batch, reward_T: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         target_T1 = batch.target_T[:, None]
-        other_TN = torch.randint_like(target_T1.expand(-1, self.samples), 1, self.policy.num_items + 1)
+        other_TN = torch.randint_like(target_T1.expand(-1, self.samples), 1, self.policy.num_items)
+        other_TN = other_TN + (other_TN >= target_T1)  # any item but the event's own
         state = self.policy.encode(batch)
         q_TC = self.critic(state, torch.cat([target_T1, other_TN], dim=1))
         td = squared_error(q_TC[:, 0], reward_T)

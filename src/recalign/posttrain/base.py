@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import ClassVar
 
 import torch
@@ -10,17 +11,21 @@ from torch import Tensor
 
 from recalign.errors import InputError
 from recalign.recommender.checkpoint import check_catalogue, load_net
-from recalign.recommender.policy import Policy
+from recalign.recommender.policy import Policy, rows_at_once
 from recalign.recommender.training import PolicyModule
 from recalign.sequences import Batch
 
-PROBE = 4  # histories a step on which the KL to the starting policy is watched
+PROBE = 4  # histories of a batch on which the KL to the starting policy is watched
+STATES = 32  # of their targets, evenly spread, or a few less
 
 
 class PostTraining(PolicyModule):
     """Moves a policy from where a checkpoint left it. Subclasses write `training_step`.
 
-    Logs ``policy/kl``, KL(pi || start) over the catalogue, on a few histories of every training batch.
+    Logs ``policy/kl``, KL(pi || start) over the catalogue, on a few histories of every batch whose step is logged.
+
+    A method that compares pi with the starting policy or with itself as it was sets ``drops_out`` to False: a ratio of
+    two passes that drop out different units is not 1 even where nothing has moved.
 
     Args:
         init_from: checkpoint whose policy is the start; null in a configuration: the newest of this log.
@@ -31,6 +36,8 @@ class PostTraining(PolicyModule):
     """
 
     UPSTREAM: ClassVar[dict[str, str]] = {"init_from": "recommender"}
+    drops_out: ClassVar[bool] = True
+    """Whether the policy's dropout is on in training."""
 
     def __init__(
         self, init_from: str | None, policy: Policy | None, lr: float, weight_decay: float, top_k: int
@@ -48,6 +55,7 @@ class PostTraining(PolicyModule):
         super().__init__(policy, lr, weight_decay, top_k)
         self.start, self.catalogue = init_from, catalogue
         self.reference = copy.deepcopy(policy).eval().requires_grad_(False)
+        self.policy.train(self.drops_out)  # the Trainer leaves the mode as it finds it
 
     def setup(self, stage: str) -> None:
         if self.start is not None:
@@ -55,6 +63,7 @@ class PostTraining(PolicyModule):
 
     def train(self, mode: bool = True) -> PostTraining:
         super().train(mode)
+        self.policy.train(mode and self.drops_out)
         self.reference.eval()  # the reference never drops units out
         return self
 
@@ -69,12 +78,32 @@ class PostTraining(PolicyModule):
         """log pi_start of some items at each state. Shape: int64 (T, C) -> (T, C)."""
         return self.reference.log_probs(self.reference.encode(batch), items)
 
+    def idle(self, batch: Batch) -> Tensor:
+        """The loss of a batch without an event that counts, a scalar: 0, with gradients of 0."""
+        return 0.0 * self.policy.encode(batch).sum()
+
+    def log_drift(self, batch: Batch) -> None:
+        """Log ``policy/kl`` if this step's figures are written."""
+        every = max(self.trainer.log_every_n_steps, 1)  # type: ignore[attr-defined]
+        if (self.trainer.global_step + 1) % every == 0:
+            self.log("policy/kl", self.drift(batch))
+
     @torch.no_grad()
     def drift(self, batch: Batch) -> Tensor:
-        """Mean KL(pi || start) over the catalogue, on the first histories of a batch, a scalar."""
-        probe, mode = batch.head(PROBE), self.policy.training
+        """Mean KL(pi || start) over the catalogue, on some targets of the first histories of a batch, a scalar."""
+        probe, mode, rows = _probe(batch), self.policy.training, rows_at_once(self.policy.num_items)
         self.policy.eval()
-        logp_TV = self.policy.log_probs(self.policy.encode(probe))
+        states = zip(self.policy.encode(probe).split(rows), self.reference.encode(probe).split(rows), strict=True)
+        kl_T = torch.cat([_kl(self.policy.log_probs(now), self.reference.log_probs(start)) for now, start in states])
         self.policy.train(mode)
-        start_TV = self.reference.log_probs(self.reference.encode(probe))
-        return (logp_TV.exp() * (logp_TV - start_TV)).sum(dim=1).mean()
+        return kl_T.mean()
+
+
+def _probe(batch: Batch) -> Batch:
+    few = batch.head(PROBE)
+    position_T = torch.arange(len(few.row_T), device=few.row_T.device)
+    return few.keep(position_T % math.ceil(len(position_T) / STATES) == 0)
+
+
+def _kl(logp_TV: Tensor, start_TV: Tensor) -> Tensor:
+    return (logp_TV.exp() * (logp_TV - start_TV)).sum(dim=1)

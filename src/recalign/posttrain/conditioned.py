@@ -122,5 +122,6 @@ class ReturnConditioned(PostTraining):
         state = self.policy.encode_given(batch, reward_T.nan_to_num())
         loss, _ = weighted_likelihood(self.policy.log_prob(state, batch.target_T), (~reward_T.isnan()).to(state.dtype))
         self.log("train/loss", loss, batch_size=len(reward_T))
-        self.log_dict({"condition/asked": self.policy.asked, "policy/kl": self.drift(batch)})
+        self.log("condition/asked", self.policy.asked)
+        self.log_drift(batch)
         return loss

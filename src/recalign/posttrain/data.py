@@ -25,7 +25,9 @@ class PostTrainingData(RewardData):
 
     Args:
         source: where r comes from: the log (``observed``), the reward model (``predicted``), or rho r_hat + (1 - rho) r
-            with rho the reward model's measured reliability (``shrunk``).
+            with rho the reward model's measured reliability (``shrunk``). The reward model was trained on the very
+            events that it predicts here, and rho was measured on others: what it has learnt by heart comes back as
+            if predicted, and rho does not describe these predictions.
         baseline: V: nothing, the mean reward, the user's earlier mean, the item's mean, both, the reward expected under
             the starting policy (``value``), or its soft form (``soft``).
         soft: lambda of the soft baseline, in the reward's own unit.

@@ -14,6 +14,8 @@ from recalign.sequences import Batch
 class Preferences(PostTraining):
     """Raises the winner of each pair above its losers: DPO, IPO, S-DPO or SimPO, on `recalign.posttrain.PairData`.
 
+    Targets without a pair do not count.
+
     Logs ``train/loss``; ``pairs/{accuracy,margin,winner,loser}``: share of pairs whose winner stands above the loser,
     mean difference of their log-ratios, and the mean log-ratio of either; ``pairs/share``, the share of the training
     events that have a pair; ``policy/kl``.
@@ -28,6 +30,8 @@ class Preferences(PostTraining):
         top_k: items that `predict` writes for each user.
         policy: a policy to start from instead of a checkpoint's (Python only).
     """
+
+    drops_out = False
 
     def __init__(
         self,
@@ -48,15 +52,19 @@ class Preferences(PostTraining):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         if batch.rejected_TN is None:
             raise TypeError("Preferences needs batches with pairs: use recalign.posttrain.PairData")
-        item_TC = torch.cat([batch.target_T[:, None], batch.rejected_TN], dim=1)
-        value_TC = self.policy.log_probs(self.policy.encode(batch), item_TC)
+        self.log_drift(batch)
+        paired_T = (batch.rejected_TN > 0).all(dim=1)
+        if not paired_T.any():
+            return self.idle(batch)
+        item_TC = torch.cat([batch.target_T[:, None], batch.rejected_TN], dim=1)[paired_T]
+        paired = batch.keep(paired_T)
+        value_TC = self.policy.log_probs(self.policy.encode(paired), item_TC)
         if self.loss not in WITHOUT_REFERENCE:
-            value_TC = value_TC - self.reference_log_probs(batch, item_TC)
+            value_TC = value_TC - self.reference_log_probs(paired, item_TC)
         loss, figures = preference(value_TC[:, 0], value_TC[:, 1:], self.loss, self.beta, self.gamma)
         self.log("train/loss", loss, batch_size=len(item_TC))
         self.log_dict({f"pairs/{k}": v for k, v in figures.items()})
         self.log("pairs/share", self.data.share)  # type: ignore[attr-defined]
-        self.log("policy/kl", self.drift(batch))
         return loss
 
 
@@ -78,6 +86,8 @@ class KTO(PostTraining):
         top_k: items that `predict` writes for each user.
         policy: a policy to start from instead of a checkpoint's (Python only).
     """
+
+    drops_out = False
 
     def __init__(
         self,
@@ -103,5 +113,5 @@ class KTO(PostTraining):
         loss, figures = kto(ratio_TC[:, 0], ratio_TC[:, 1], batch.advantage_T, self.beta, self.good, self.bad)
         self.log("train/loss", loss, batch_size=len(item_TC))
         self.log_dict({f"pairs/{k}": v for k, v in figures.items()})
-        self.log("policy/kl", self.drift(batch))
+        self.log_drift(batch)
         return loss

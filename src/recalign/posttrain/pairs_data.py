@@ -38,7 +38,8 @@ class PairData(RewardData):
 
     Against what is drawn from the catalogue or a policy, an event is a winner if its reward is above its user's earlier
     mean (`recalign.sequences.reward_means`); what is drawn was never met by the user in the training part. Nothing of
-    validation or test is read. Pairs stay the same in all epochs.
+    validation or test is read. Pairs stay the same in all epochs. Events without a pair stay in the batches, with
+    nothing rejected, so that all methods take the same steps.
 
     Args:
         pairs: which pairs.
@@ -85,11 +86,13 @@ class PairData(RewardData):
     @functools.cached_property
     def share(self) -> float:
         """The share of the training events at whose history there is a pair."""
-        return len(self.paired.target) / len(super().training().target)
+        rejected = self.paired.rejected
+        assert rejected is not None
+        return float((rejected > 0).all(axis=1).mean())
 
     @functools.cached_property
     def paired(self) -> Windows:
-        """The training windows, with those targets that are a pair's winner."""
+        """All training windows: where there is a pair, its winner is the target; elsewhere nothing is rejected."""
         windows = super().training()
         expected = self.expected_rewards(windows.event)["user"].to_numpy()
         item, good = self._items(windows, expected), windows.reward > expected
@@ -103,7 +106,8 @@ class PairData(RewardData):
                 where="data.pairs",
                 remedy=REMEDIES[self.pairs],
             )
-        return windows.with_pairs(item[:, 0], item[:, 1:]).keep(kept)
+        winner, losers = np.where(kept, item[:, 0], windows.target), np.where(kept[:, None], item[:, 1:], 0)
+        return windows.with_pairs(winner, losers)
 
     def _items(self, windows: Windows, expected: np.ndarray) -> np.ndarray:
         """The winner of each target's pair and its losers, 0 where there is none. Shape: int64 (targets, 1 + N)."""

@@ -14,8 +14,7 @@ class Reinforce(PostTraining):
     """Logged items, weighted by their reward, by pi / beta and by lambda_K (`losses.top_k_reinforce`).
 
     The policy beta that chose the items is not known: the starting policy, cloned from the log, stands for it. The
-    reward is the batch's advantage, so that its baseline is what keeps the variance down. Dropout is off, so that
-    pi / beta is 1 before the first step.
+    reward is the batch's advantage, so that its baseline is what keeps the variance down.
 
     Logs ``train/loss``; ``reinforce/{ess,capped,lambda}``; ``policy/kl``.
 
@@ -28,6 +27,8 @@ class Reinforce(PostTraining):
         top_k: items that `predict` writes for each user.
         policy: a policy to start from instead of a checkpoint's (Python only).
     """
+
+    drops_out = False
 
     def __init__(
         self,
@@ -43,16 +44,11 @@ class Reinforce(PostTraining):
         self.save_hyperparameters(logger=False, ignore=["top_k"])
         self.k, self.cap = k, cap
 
-    def train(self, mode: bool = True) -> Reinforce:
-        super().train(mode)
-        self.policy.eval()
-        return self
-
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        behaviour_T = self.reference_log_probs(batch, batch.target_T[:, None])[:, 0]
         logp_T = self.policy.log_prob(self.policy.encode(batch), batch.target_T)
+        behaviour_T = self.reference_log_probs(batch, batch.target_T[:, None])[:, 0]
         loss, figures = top_k_reinforce(logp_T, behaviour_T, self.advantages(batch), self.k, self.cap)
         self.log("train/loss", loss, batch_size=len(logp_T))
         self.log_dict({f"reinforce/{k}": v for k, v in figures.items()})
-        self.log("policy/kl", self.drift(batch))
+        self.log_drift(batch)
         return loss

@@ -1,6 +1,6 @@
 """Items drawn from a policy, and what a reward model makes of them: the environment of PPO and GRPO.
 
-Shape suffixes: T states, R states worked on at once, V items, S items drawn at each state, L events of a history.
+Shape suffixes: T states, C candidates of each, S items drawn at each, L events of a history, N pairs.
 """
 
 from __future__ import annotations
@@ -11,23 +11,25 @@ import torch
 from torch import Tensor
 
 from recalign.posttrain.environment import Environment
-from recalign.recommender.policy import ROWS, Policy
+from recalign.recommender.policy import Policy, draw
 from recalign.sequences import Batch
-
-SEEN = 1e4  # nats that an item loses by having been seen: it is drawn where nothing unseen is left, and only there
 
 
 @dataclass(frozen=True)
 class Rollout:
-    """S items a state.
+    """S items a state. Probabilities are those of the candidates alone, and sum to 1 over them (`among`).
 
     Attributes:
-        item_TS: int64, drawn with replacement.
-        old_TS: log old(item | s) over the whole catalogue, old the policy that they were drawn from.
+        candidate_TC: int64, what may be drawn; 0 where fewer than C items are unseen.
+        column_TS: int64, which of them were drawn, with replacement.
+        item_TS: int64, these items; 1 where nothing was unseen.
+        old_TS: log old(item | s) of them, old the policy that they were drawn from.
         start_TS: the same under the starting policy.
         reward_TS: what the reward model expects of them, in standard deviations from the mean of the training rewards.
     """
 
+    candidate_TC: Tensor
+    column_TS: Tensor
     item_TS: Tensor
     old_TS: Tensor
     start_TS: Tensor
@@ -36,12 +38,12 @@ class Rollout:
 
 @torch.no_grad()
 def roll_out(
-    old: Policy, start: Policy, environment: Environment, batch: Batch, samples: int, candidates: int | None
+    old: Policy, start: Policy, environment: Environment, batch: Batch, samples: int, candidates: int
 ) -> Rollout:
     """Draw items at every state of a batch.
 
-    Items of the history (as much of it as the batch holds) are not drawn, nor are items beyond the starting policy's
-    ``candidates`` most probable ones: what a reward model says of items that nobody would have chosen is a guess.
+    Candidates are the starting policy's most probable items that are not in the history (as much of it as the batch
+    holds): what a reward model says of items that nobody would have chosen is a guess.
 
     Args:
         old: drawn from.
@@ -49,28 +51,31 @@ def roll_out(
         environment: says what they are worth.
         batch: histories.
         samples: S.
-        candidates: items of each state that may be drawn; None: all.
+        candidates: C, if the catalogue is as large.
     """
     old_T, start_T = old.encode(batch), start.encode(batch)
-    parts = []
-    for rows in torch.arange(len(old_T), device=old_T.device).split(ROWS):
-        old_RV, start_RV = old.log_probs(old_T[rows]), start.log_probs(start_T[rows])
-        loss_RV = SEEN * met(batch, rows, old.num_items)
-        drawn_RV = old_RV - loss_RV
-        if candidates is not None and candidates < old.num_items:
-            wish_RV = start_RV - loss_RV
-            least_R1 = wish_RV.topk(candidates, dim=1, sorted=False).values.amin(dim=1, keepdim=True)
-            drawn_RV = drawn_RV.masked_fill(wish_RV < least_R1, -torch.inf)
-        column_RS = drawn_RV.softmax(dim=1).multinomial(samples, replacement=True)
-        parts.append((column_RS + 1, old_RV.gather(1, column_RS), start_RV.gather(1, column_RS)))
-    item_TS, old_TS, start_TS = (torch.cat(part) for part in zip(*parts, strict=True))
-    return Rollout(item_TS, old_TS, start_TS, environment(batch, item_TS))
+    _, candidate_TC = start.top_k(start_T, min(candidates, start.num_items), met(batch))
+    old_TC, start_TC = (
+        among(policy.log_probs(state, candidate_TC.clamp(min=1)), candidate_TC)
+        for policy, state in ((old, old_T), (start, start_T))
+    )
+    column_TS = draw(old_TC, samples)
+    item_TS = candidate_TC.gather(1, column_TS).clamp(min=1)
+    old_TS, start_TS = old_TC.gather(1, column_TS), start_TC.gather(1, column_TS)
+    return Rollout(candidate_TC, column_TS, item_TS, old_TS, start_TS, environment(batch, item_TS))
 
 
-def met(batch: Batch, rows: Tensor, num_items: int) -> Tensor:
-    """Which items stand in the histories of some targets. Shape: int64 (R,) -> float32 (R, V), 0 or 1."""
-    row_R, column_R = batch.row_T[rows], batch.column_T[rows]
-    before_RL = torch.arange(batch.item_BL.shape[1], device=rows.device) <= column_R[:, None]
-    item_RL = batch.item_BL[row_R] * before_RL  # item 0, padding, stands for what is not in the history
-    met_RV = torch.zeros(len(rows), num_items + 1, device=rows.device)
-    return met_RV.scatter_(1, item_RL, 1.0)[:, 1:]
+def among(logp_TC: Tensor, candidate_TC: Tensor) -> Tensor:
+    """Log-probabilities of candidates, brought to sum to 1 over them; candidate 0 has none. Shape: (T, C) -> (T, C).
+
+    One rule for the policy, for what it was and for the start, so that where they are the same they say the same to the
+    last digit but one, in whatever precision. Where all candidates are 0, all are alike and carry no gradient.
+    """
+    return logp_TC.masked_fill(candidate_TC == 0, torch.finfo(logp_TC.dtype).min).log_softmax(dim=1)
+
+
+def met(batch: Batch) -> Tensor:
+    """What stands in each target's history. Shape: -> int64 (2, N), pairs (target, item)."""
+    column_L = torch.arange(batch.item_BL.shape[1], device=batch.column_T.device)
+    target_N, column_N = (column_L <= batch.column_T[:, None]).nonzero(as_tuple=True)
+    return torch.stack([target_N, batch.item_BL[batch.row_T[target_N], column_N]])

@@ -57,7 +57,7 @@ class ValueMethod(PostTraining):
         loss, figures = self.loss(batch, self.advantages(batch))
         self.log("train/loss", loss, batch_size=len(batch.target_T))
         self.log_dict({f"value/{k}": v for k, v in figures.items()})
-        self.log("policy/kl", self.drift(batch))
+        self.log_drift(batch)
         return loss
 
     def loss(self, batch: Batch, reward_T: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

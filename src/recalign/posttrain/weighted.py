@@ -71,5 +71,5 @@ class WeightedSFT(PostTraining):
         share = (~advantage_T.isnan()).float().mean()
         self.log("train/loss", loss, batch_size=len(weight_T))
         self.log_dict({f"advantage/{k}": v for k, v in {**figures, **cut, "share": share}.items()})
-        self.log("policy/kl", self.drift(batch))
+        self.log_drift(batch)
         return loss

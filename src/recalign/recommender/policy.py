@@ -65,7 +65,7 @@ class Policy(Recorded, nn.Module, ABC):
     @torch.no_grad()
     def sample(self, state: Tensor, count: int) -> Tensor:
         """Items drawn from the policy, with replacement. Shape: (T, ...) -> int64 (T, count)."""
-        return torch.cat([_draw(self.log_probs(part), count) for part in state.split(rows_at_once(self.num_items))]) + 1
+        return torch.cat([draw(self.log_probs(part), count) for part in state.split(rows_at_once(self.num_items))]) + 1
 
     @torch.no_grad()
     def top_k(self, state: Tensor, k: int, seen: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -105,7 +105,7 @@ def rows_at_once(num_items: int) -> int:
     return max(1, min(ROWS, SCORES // num_items))
 
 
-def _draw(logp_TV: Tensor, count: int) -> Tensor:
+def draw(logp_TV: Tensor, count: int) -> Tensor:
     """Columns drawn with replacement, by inverting the cumulated probabilities: int64 (T, count).
 
     They are added up in float64: in float32, as in `torch.multinomial`, what an item adds is lost in a catalogue of
@@ -179,7 +179,9 @@ class SequencePolicy(Policy):
         if items is None:
             return (query_TD @ item_VD.T / self.temperature).log_softmax(dim=-1)
         with torch.autocast(query_TD.device.type, enabled=False):
-            score_TC = (item_VD[items - 1] @ query_TD[:, :, None])[:, :, 0] / self.temperature
+            # the gradient of index_select is one index_add, much faster than that of indexing
+            item_TCD = item_VD.index_select(0, items.flatten() - 1).view(*items.shape, -1)
+            score_TC = (item_TCD @ query_TD[:, :, None])[:, :, 0] / self.temperature
         # The normaliser is read off one item's log-probability, which is worked out without holding T x V scores.
         first_T = log_prob(query_TD, item_VD, items[:, 0] - 1, 1 / self.temperature, bound=UNIT)
         return score_TC + (first_T - score_TC[:, 0])[:, None]

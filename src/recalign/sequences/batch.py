@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 from torch import Tensor
+
+BY_ROW = ("user_B", "item_BL", "length_B", "time_BL", "request_time_BL", "reward_BL")
+"""What a batch has of each history; the rest it has of each target."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,8 @@ class Batch:
         high_T: bool, whether that reward is high.
         event_T: int64, the target's row in the event table.
         advantage_T: float32, for post-training: how much better than expected its reward is, NaN where there is none.
-        rejected_TN: int64, for post-training on pairs: items that are worth less here than the target.
+        rejected_TN: int64, for post-training on pairs: items that are worth less here than the target, 0 where there
+            is no pair.
         seen_N: (2, N) int64, for evaluation: pairs (target, item) of items the user had met before the target.
     """
 
@@ -66,13 +71,11 @@ class Batch:
     def head(self, rows: int) -> Batch:
         """The first rows alone, with their targets."""
         rows = min(rows, len(self.user_B))
-        by_row = {"user_B", "item_BL", "length_B", "time_BL", "request_time_BL", "reward_BL"}
-        keep = self.row_T < rows
-        values: dict[str, Tensor | None] = {}
-        for f in fields(self):
-            value = getattr(self, f.name)
-            if value is None or f.name == "seen_N":
-                values[f.name] = None
-            else:
-                values[f.name] = value[:rows] if f.name in by_row else value[keep]
-        return Batch(**values)  # type: ignore[arg-type]
+        few = self.keep(self.row_T < rows)
+        return dataclasses.replace(few, **{name: getattr(self, name)[:rows] for name in BY_ROW})
+
+    def keep(self, kept_T: Tensor) -> Batch:
+        """The same histories with some of the targets alone, without what was seen before them. Shape: bool (T,)."""
+        by_target = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in (*BY_ROW, "seen_N")}
+        kept: dict[str, Any] = {name: None if x is None else x[kept_T] for name, x in by_target.items()}
+        return dataclasses.replace(self, seen_N=None, **kept)

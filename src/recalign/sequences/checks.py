@@ -17,7 +17,8 @@ def checked(windows: Windows, sequences: Sequences, part: Part, users: Group) ->
 
     Raises:
         InputError: there are none; a training target or a rejected item is not in the catalogue 1..V. Of evaluation,
-            a target may be 0: an item that training never saw, which counts as a miss.
+            a target may be 0: an item that training never saw, which counts as a miss. So may a rejected item: there
+            is no pair.
     """
     if not len(windows):
         raise InputError(
@@ -28,7 +29,7 @@ def checked(windows: Windows, sequences: Sequences, part: Part, users: Group) ->
     lowest = 1 if part == "train" else 0
     _require_items(windows.target, lowest, sequences.num_items, f"targets of the {part} part")
     if windows.rejected is not None:
-        _require_items(windows.rejected, 1, sequences.num_items, "rejected items")
+        _require_items(windows.rejected, 0, sequences.num_items, "rejected items")
     return windows
 
 

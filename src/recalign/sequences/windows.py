@@ -26,7 +26,8 @@ class Windows:
         target: int32, its item (0: unseen in training); ``event``: int64, its row in the event table.
         reward: float32, NaN where there is none; ``high``: bool; ``time``: int64, seconds.
         advantage: float32, for post-training only.
-        rejected: integers (targets, N), for post-training on pairs only: items that are worth less than the target.
+        rejected: integers (targets, N), for post-training on pairs only: items that are worth less than the target,
+            0 where there is no pair.
     """
 
     user: np.ndarray

@@ -1,0 +1,132 @@
+"""What every post-training method keeps: where nothing has moved, nothing is different; steps, events, the KL."""
+
+from __future__ import annotations
+
+import math
+
+import polars as pl
+import pytest
+import small
+import torch
+from lightning.pytorch.callbacks import Callback
+
+from recalign.nn import Pooled
+from recalign.posttrain import GRPO, KTO, PPO, PairData, PostTrainingData, Preferences, Reinforce, WeightedSFT
+from recalign.posttrain.base import PROBE, STATES, PostTraining
+from recalign.recommender import Recommender, RecommenderData
+from recalign.recommender.policy import SequencePolicy
+from recalign.reward import RewardData
+
+
+@pytest.fixture(scope="module")
+def dropping(log_root, tmp_path_factory):
+    """The checkpoint of a policy with much dropout."""
+    data = small.data_of(RecommenderData, log_root, "tastes", users="all")
+    folder = tmp_path_factory.mktemp("dropping")
+    torch.manual_seed(0)
+    module = Recommender(small.encoder(dropout=0.5), data.num_items, temperature=0.05, lr=5e-3)
+    small.fit(module, data, folder, epochs=2)
+    return small.saved(module, folder / "policy.ckpt")
+
+
+class Modes(Callback):
+    """Keeps whether units of the policy drop out at each batch."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_train_batch_end(self, trainer, module, *_):
+        self.seen.append(module.policy.training or any(part.training for part in module.policy.modules()))
+
+
+COMPARING = {
+    PPO: (RewardData, {"sampled/ratio": 1}),
+    GRPO: (RewardData, {"sampled/ratio": 1, "sampled/kl": 0}),
+    Reinforce: (PostTrainingData, {"reinforce/ess": 1}),
+    Preferences: (PairData, {"pairs/margin": 0, "pairs/winner": 0, "train/loss": math.log(2)}),
+    KTO: (PostTrainingData, {"pairs/margin": 0, "pairs/winner": 0, "pairs/z": 0, "train/loss": 0.5}),
+}
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize("method", COMPARING, ids=lambda method: method.__name__)
+def test_before_the_first_step_a_policy_is_what_it_is_compared_with(
+    log_root, dropping, rewarded, tmp_path, method, precision
+):
+    kind, expected = COMPARING[method]
+    own = {"reward_model": str(rewarded)} if kind is RewardData else {}
+    module, modes = method(init_from=str(dropping), lr=1e-3, **own), Modes()
+    data, watch = small.data_of(kind, log_root, "tastes"), small.Watch()
+    settings = {"limit_train_batches": 3, "limit_val_batches": 1, "num_sanity_val_steps": 1, "precision": precision}
+    small.trainer_of(tmp_path, 2, watch, modes, **settings).fit(module, data)
+    assert {k: watch.steps[0][k] for k in expected} == pytest.approx(expected, abs=1e-5)
+    assert watch.steps[0]["policy/kl"] == pytest.approx(0, abs=1e-6)
+    assert modes.seen == [False] * 6
+    module.train()
+    assert not module.policy.training
+
+
+def test_other_methods_drop_out_and_the_kl_leaves_the_mode_as_it_was(log_root, dropping, tmp_path):
+    module, modes = WeightedSFT(init_from=str(dropping), lr=1e-9), Modes()
+    data = small.data_of(PostTrainingData, log_root, "tastes")
+    watch = small.Watch()
+    small.trainer_of(tmp_path, 2, watch, modes).fit(module, data)
+    assert all(modes.seen)
+    assert watch.steps[-1]["policy/kl"] == pytest.approx(0, abs=1e-6)  # without dropout
+
+
+def test_the_kl_is_worked_out_for_the_steps_that_are_logged(log_root, cloned, tmp_path, monkeypatch):
+    steps = []
+    module = WeightedSFT(init_from=str(cloned))
+    monkeypatch.setattr(module, "drift", lambda batch: steps.append(module.global_step) or torch.zeros(()))
+    data = small.data_of(PostTrainingData, log_root, "tastes")
+    small.trainer_of(tmp_path, 1, log_every_n_steps=3, limit_train_batches=7).fit(module, data)
+    assert steps == [2, 5]
+
+
+def test_the_kl_holds_few_scores_of_a_large_catalogue(log_root, monkeypatch):
+    data = small.data_of(RecommenderData, log_root, "tastes")
+    policy = SequencePolicy(Pooled(dim=8, max_length=32, dropout=0.0), data.num_items)
+    module = PostTraining(None, policy, 1e-3, 0.0, 10)
+    module.policy.item_embedding.weight.data.mul_(torch.linspace(-1, 1, 8))
+    rows, batch = [], small.batch_of(data, "train")
+    monkeypatch.setattr("recalign.recommender.policy.SCORES", 3 * data.num_items)
+    whole = policy.log_probs
+    monkeypatch.setattr(policy, "log_probs", lambda state: rows.append(len(state)) or whole(state))
+    few = module.drift(batch)
+    assert max(rows) == 3
+    assert sum(rows) <= STATES < len(batch.head(PROBE).row_T)
+    monkeypatch.setattr("recalign.recommender.policy.SCORES", 2**25)
+    torch.testing.assert_close(module.drift(batch), few)
+    assert few > 0
+
+
+def test_sampled_actions_learn_from_the_events_that_have_a_reward(log_root, cloned, rewarded, tmp_path):
+    def states(log):
+        log.write_csv(tmp_path / "tastes.csv")
+        module, counts = GRPO(init_from=str(cloned), reward_model=str(rewarded)), []
+        module.surrogate = lambda rollout, logp_TS, state, nll: counts.append(len(state)) or nll
+        small.fit(module, small.data_of(RewardData, tmp_path, "tastes"), tmp_path)
+        return sum(counts)
+
+    log = pl.read_csv(log_root / "tastes.csv")
+    half = log.with_columns(pl.when(pl.col("item") % 2 == 0).then(pl.col("rating")).alias("rating"))
+    assert 0.3 * states(log) < states(half) < 0.7 * states(log)
+
+
+def test_a_batch_without_an_event_that_counts_moves_nothing(log_root, cloned, rewarded, tmp_path):
+    module = GRPO(init_from=str(cloned), reward_model=str(rewarded), lr=1e-2)
+    data = small.data_of(RewardData, log_root, "tastes")
+    before = {k: v.clone() for k, v in module.policy.state_dict().items()}
+    windows = data.training()
+    windows.reward[:] = float("nan")
+    data.training = lambda: windows
+    small.fit(module, data, tmp_path)
+    assert all(v.equal(before[k]) for k, v in module.policy.state_dict().items())
+
+
+def test_a_round_is_counted_in_steps_over_the_epochs(log_root, cloned, rewarded, tmp_path):
+    module = PPO(init_from=str(cloned), reward_model=str(rewarded), lr=1e-3, refresh=4)
+    data = small.data_of(RewardData, log_root, "tastes")
+    ratios = [s["sampled/ratio"] for s in small.fit(module, data, tmp_path, epochs=4, limit_train_batches=3).steps]
+    assert [step for step, ratio in enumerate(ratios) if ratio == pytest.approx(1, abs=1e-5)] == [0, 4, 8]
