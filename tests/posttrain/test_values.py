@@ -69,6 +69,18 @@ def test_they_raise_what_users_value(data, start, tmp_path, kind, settings):
     assert small.liked(loaded, data) == pytest.approx(small.liked(module.policy, data), abs=1e-6)
 
 
+def test_random_items_are_none_of_an_events_own(data, start):
+    """As every item of a small catalogue is drawn, the value of the event's own would be among theirs."""
+    module, asked = SA2C(policy=copy.deepcopy(start), samples=1000), []
+    critic = module.critic.forward
+    module.critic.forward = lambda state, item_TC: asked.append(item_TC) or critic(state, item_TC)
+    batch = small.batch_of(data, "train", rows=20)
+    module.loss(batch, batch.advantage_T)
+    assert (asked[0][:, 1:] != batch.target_T[:, None]).all()
+    for target, others in zip(batch.target_T.tolist(), asked[0][:, 1:], strict=True):
+        assert set(others.tolist()) == {*range(1, data.num_items + 1)} - {target}
+
+
 def test_q_begins_right_on_average(data, start, tmp_path):
     module = CQL(policy=copy.deepcopy(start), lr=1e-9, value_lr=1e-9)
     steps = small.fit(module, data, tmp_path).steps
