@@ -28,8 +28,8 @@ from recalign.errors import InputError
 from recalign.metrics.bootstrap import CrossedBootstrap, Estimate
 
 LEAST_ESS = 50.0
-"""Users in effect below which no estimate is given. A convention, not yet set by an experiment: a percentile bootstrap
-of a few dominant users says little of how far an estimate may be off."""
+"""Users in effect below which no estimate is given. In 200 simulated worlds (docs/offpolicy.md) 95 % intervals of
+``dr`` and ``snips`` held the truth in 93 % or more from 30 users on and in under 90 % below 10; 50 leaves a margin."""
 
 ESTIMATORS = ("ips", "snips", "dm", "dr")
 
