@@ -13,7 +13,9 @@ METRICS = ("high/ndcg@10", "value/judge@10")
 ABOVE = (0.01, 0.03)
 
 
-def figures(asft=0.1, gain=ABOVE, weighted=ABOVE, rival=ABOVE, rerank=ABOVE, placebo=(-1, 0.01), seeds=(0, 1)):
+def figures(
+    asft=0.1, gain=ABOVE, weighted=ABOVE, rival=ABOVE, rerank=ABOVE, placebo=(-1, 0.01), seeds=(0, 1), widened=None
+):
     """`comparison.csv` of a log: intervals of A-SFT's differences, in favour of A-SFT; the placebos' own gain."""
     methods = ("start", "bc", "reward_weighted", "rerank", "cql", "asft", "asft_permuted", "asft_random")
     values = dict.fromkeys(methods, 1.0) | {"cql": 2.0}
@@ -25,7 +27,12 @@ def figures(asft=0.1, gain=ABOVE, weighted=ABOVE, rival=ABOVE, rerank=ABOVE, pla
         for other, (low, high) in {"reward_weighted": weighted, "rerank": rerank}.items():
             rows += [(other, f"holm_asft/{metric}", -0.02, -high, -low)]
         rows += [(placebo_, f"diff_best_bc/{metric}", 0.0, *placebo) for placebo_ in ("asft_permuted", "asft_random")]
-        rows += [("cql", f"diff_asft/{metric}", -0.02, -rival[1], -rival[0])]
+        for other in methods:
+            low, high = rival if other == "cql" else ABOVE
+            rows += [(other, f"diff_asft/{metric}", -0.02, -high, -low)]
+            if other not in ("reward_weighted", "rerank"):
+                low, high = widened if widened and other == "cql" else (low, high)
+                rows += [(other, f"holm_asft/{metric}", -0.02, -high, -low)]
     long = [(method, "all", "test", metric, *cell) for method, metric, *cell in rows]
     long += [("asft", str(seed), "test", "all/ndcg@10", asft, None, None) for seed in seeds]
     return Cells(pl.DataFrame(long, schema=SCHEMA, orient="row"))
@@ -44,6 +51,8 @@ def figures(asft=0.1, gain=ABOVE, weighted=ABOVE, rival=ABOVE, rerank=ABOVE, pla
         ({"rival": (-0.059, 0.0)}, 1, "holds"),  # the margin is 3 % of cql's 2.0
         ({"rival": (-0.061, 0.0)}, 1, "not shown"),
         ({"rival": (-0.08, -0.061)}, 1, "does not hold"),
+        ({"rival": (-0.08, -0.061), "widened": (-0.09, -0.05)}, 1, "not shown"),  # one of many has to show it
+        ({"rival": (-0.059, 0.0), "widened": (-0.07, 0.1)}, 1, "holds"),  # all of them have to: no Holm
         ({}, 2, "holds"),
         ({"rerank": (-0.01, 0.03)}, 2, "not shown"),
         ({"rerank": (-0.03, -0.01)}, 2, "does not hold"),
@@ -67,3 +76,18 @@ def test_a_method_that_was_not_run_leaves_it_open():
 def test_figures_are_shown_in_favour_of_asft():
     lines = verdicts(figures(weighted=(0.01, 0.04)))[0].why
     assert "high/ndcg@10: +0.0200 [+0.0100, +0.0400] against reward_weighted" in lines
+
+
+def test_every_rival_counts_not_only_the_best_by_value():
+    """bc's value is below cql's, but nobody knows how far: its interval is wide."""
+    rows = [
+        row
+        for metric, value, ci in (("diff_asft", 0.0, (-0.1, 0.1)), ("holm_asft", 0.0, (-0.2, 0.2)))
+        for row in [("bc", "all", "test", f"{metric}/value/judge@10", value, *ci)]
+    ]
+    wide = pl.DataFrame(rows, schema=SCHEMA, orient="row")
+    cells = figures()
+    cells._cells |= Cells(wide)._cells
+    verdict = verdicts(cells)[1]
+    assert verdict.word == "not shown"
+    assert "against bc; the margin is -0.0300, the closest of 7 others" in verdict.why[0]
