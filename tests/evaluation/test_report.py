@@ -175,3 +175,29 @@ def test_a_search_is_drawn_method_by_method(made_up_chain, tmp_path):
     assert page.count("value of each trial by KL and by all/ndcg@10") == 2
     assert "asft, temperature" in page
     assert "rerank, strength" in page
+    assert "What the search found" not in render(folder, searched=False).read_text()
+
+
+def test_what_an_earlier_chain_left_is_not_shown(chain, tmp_path):
+    """Three seeds have run; the comparison is of two."""
+    folder = shutil.copytree(chain, tmp_path / "fewer")
+    compare(folder, draws=50, seeds=[1, 2])
+    words = Strict(render(folder).read_text()).words
+    assert "seeds 1, 2: weak." in words
+    assert "Do what strong implies" not in words
+    assert "--name '<1>'" in words
+    assert "'<0>'" not in words
+
+
+def test_judges_have_their_own_errors_on_the_page(chain, tmp_path):
+    folder = shutil.copytree(chain, tmp_path / "judged")
+    for stage, rmse in (("judge_select", 0.5), ("judge_report", 0.75)):
+        for seed in range(3):
+            said = trust("weak")
+            said["validation"]["table"]["model"]["rmse"] = [rmse, rmse - 0.1, rmse + 0.1]
+            (folder / stage / f"seed-{seed}").mkdir(parents=True)
+            (folder / stage / f"seed-{seed}" / "trust.json").write_text(json.dumps(said))
+    words = Strict(render(folder).read_text()).words
+    assert "judges that select 0.500 0.400 – 0.600" in words
+    assert "judges that report 0.750 0.650 – 0.850" in words
+    assert "judges that" not in Strict(render(chain).read_text()).words.split("May the reward")[1].split("On events")[0]

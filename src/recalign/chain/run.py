@@ -24,7 +24,6 @@ from recalign.events import data_root
 from recalign.reward import RewardData
 from recalign.sequences.audit import audit_log
 from recalign.simulation import World, simulate, write
-from recalign.stage import parse_stage
 from recalign.stage.folder import write_text
 
 
@@ -46,10 +45,10 @@ def run_chain(plan: Plan) -> Path:
     search = Search(plan, parsed) if chain.trials > 1 else None
     parsed["recommender"].folder.probe()
     chosen: dict[str, Settings] = {}
-    data: RewardData = parsed["reward"].datamodule()  # type: ignore[assignment]
+    data = plan.data(chain.seeds[0])
     for seed in chain.seeds:
         if chain.world and seed != chain.seeds[0]:
-            data = parse_stage(plan.argv("reward", seed)).datamodule()  # type: ignore[assignment]
+            data = plan.data(seed)
         make_world(data, replace(chain.world, seed=seed) if chain.world else None)
         if seed == chain.seeds[0]:
             _check(data, folder)
@@ -64,7 +63,7 @@ def run_chain(plan: Plan) -> Path:
         evaluated = evaluate_methods(folder, seed, cells, ground, data)
         say(f"evaluation, seed {seed}: {', '.join(evaluated) or 'unchanged'}")
     table = comparison.compare(folder, methods=chain.methods, seeds=chain.seeds)
-    page = render(folder)
+    page = render(folder, searched=search is not None)
     show(table, folder / comparison.FILE, page)
     return folder
 

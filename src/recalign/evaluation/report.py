@@ -46,11 +46,12 @@ MEANINGS = {
 }
 
 
-def render(chain_folder: Path) -> Path:
+def render(chain_folder: Path, *, searched: bool = True) -> Path:
     """Write the page of a chain from its `comparison.csv` and run folders.
 
     Args:
         chain_folder: `runs/<chain>`.
+        searched: whether its `search.csv`, if there is one, is this comparison's, and not an earlier one's.
 
     Returns:
         The page's path.
@@ -73,11 +74,11 @@ def render(chain_folder: Path) -> Path:
         table=_table(cells),
         validation=_table(Cells(frame, "validation")),
         seeds=_seed_table(frame),
-        plots=[*_plots(cells), *_frontiers(chain_folder)],
-        size=_size(chain_folder),
+        plots=[*_plots(cells), *(_frontiers(chain_folder) if searched else [])],
+        size=_size(chain_folder, cells.seeds[0]),
         check=_read(chain_folder / "check.json"),
-        trust=trusted.section(chain_folder),
-        manifests=_manifests(chain_folder),
+        trust=trusted.section(chain_folder, cells.seeds),
+        manifests=_manifests(chain_folder, cells.seeds),
         meanings={metric: text for metric, text in MEANINGS.items() if metric in cells.metrics},
     )
     partial = chain_folder / f"{FILE}.partial"
@@ -256,9 +257,11 @@ def _seed_table(frame: pl.DataFrame) -> dict[str, Any]:
     return {"columns": columns, "rows": body}
 
 
-def _size(chain_folder: Path) -> dict[str, int]:
+def _size(chain_folder: Path, seed: str) -> dict[str, int]:
     """Users and events of the test, and how many of the events had a high reward."""
-    events = pl.read_parquet(next(chain_folder.glob("*/seed-*[0-9]/evaluation/test.parquet")), columns=["user", "high"])
+    events = pl.read_parquet(
+        next(chain_folder.glob(f"*/seed-{seed}/evaluation/test.parquet")), columns=["user", "high"]
+    )
     return {"users": events["user"].n_unique(), "events": len(events), "high": int(events["high"].sum())}
 
 
@@ -266,7 +269,7 @@ def _read(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
-def _manifests(chain_folder: Path) -> list[dict[str, Any]]:
-    """`manifest.json` of every stage and seed, in the order in which they ran."""
-    found = [_read(path) for path in chain_folder.glob("*/seed-*[0-9]/manifest.json")]
+def _manifests(chain_folder: Path, seeds: list[str]) -> list[dict[str, Any]]:
+    """`manifest.json` of every stage and of these seeds, in the order in which they ran."""
+    found = [_read(path) for seed in seeds for path in chain_folder.glob(f"*/seed-{seed}/manifest.json")]
     return sorted(found, key=lambda manifest: (str(manifest.get("started")), str(manifest.get("stage"))))

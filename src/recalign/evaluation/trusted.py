@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,22 +27,34 @@ NAMES = {
 }
 
 
-def section(chain_folder: Path) -> dict[str, Any]:
-    """What the page shows of ``reward/seed-*/trust.json``; without any, ``seeds`` is empty.
+JUDGES = {"judge_select": "judges that select", "judge_report": "judges that report"}
+
+
+def section(chain_folder: Path, seeds: Sequence[str]) -> dict[str, Any]:
+    """What the page shows of ``trust.json`` of the reward model and the judges; without any, ``seeds`` is empty.
 
     Figures are means over seeds, and so are the ends of their intervals, which are over users.
+
+    Args:
+        chain_folder: `runs/<chain>`.
+        seeds: of the comparison; the folder may hold others.
     """
-    paths = sorted(chain_folder.glob("reward/seed-*[0-9]/trust.json"), key=lambda path: int(path.parent.name[5:]))
-    reports = {path.parent.name[5:]: json.loads(path.read_text(encoding="utf-8")) for path in paths}
+    reports = _reports(chain_folder / "reward", seeds)
+    judges = {label: _reports(chain_folder / stage, seeds) for stage, label in JUDGES.items()}
     return {
         "seeds": list(reports),
         "verdicts": list(_verdicts(reports)),
         "columns": FIGURES,
-        "table": list(_table(reports)),
+        "table": [*_table(reports), *(_judge(label, each) for label, each in judges.items() if each)],
         "follows": list(_follows(reports)),
         "groups": list(_groups(reports)),
         "plots": [plot for plot in (_calibration(reports), _spread(reports)) if plot],
     }
+
+
+def _reports(stage_folder: Path, seeds: Sequence[str]) -> Reports:
+    paths = {seed: stage_folder / f"seed-{seed}" / "trust.json" for seed in seeds}
+    return {seed: json.loads(path.read_text(encoding="utf-8")) for seed, path in paths.items() if path.is_file()}
 
 
 def _judged(report: dict[str, Any]) -> dict[str, Any]:
@@ -64,6 +76,12 @@ def _table(reports: Reports) -> Iterator[tuple[str, list[tuple[str, str]]]]:
     parts = [_judged(report) for report in reports.values()]
     for name, label in NAMES.items() if parts else ():
         yield label, [_cell([part["table"][name][figure] for part in parts]) for figure in FIGURES]
+
+
+def _judge(label: str, reports: Reports) -> tuple[str, list[tuple[str, str]]]:
+    """The same row of a judge, on its own users."""
+    rows = [_judged(report)["table"]["model"] for report in reports.values()]
+    return label, [_cell([row[figure] for row in rows]) for figure in FIGURES]
 
 
 def _cell(estimates: list[list[float | None]]) -> tuple[str, str]:
