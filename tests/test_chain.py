@@ -229,6 +229,44 @@ def test_overrides_reach_one_stage_or_all():
 
 
 @pytest.mark.usefixtures("here")
+def test_what_is_set_for_asft_is_set_for_its_placebos_first():
+    stages = {
+        "asft": {"data": {"baseline": "item"}, "model": {"transform": "sign", "temperature": 0.7}},
+        "asft_random": {"model": {"transform": "rank"}},
+    }
+    overrides = split_overrides(["--stages.asft.model.temperature=0.3", "--stages.asft_random.data.soft=2"])[1]
+    chain = Chain(
+        log="simulated", methods=["asft", "asft_permuted", "asft_random"], data={"root": "data"}, stages=stages
+    )
+    parsed = Plan(chain, Path("conf/chain/tiny.yaml"), overrides).parse()
+
+    def said(stage: str, part: str, key: str) -> Any:
+        return parsed[stage].config[part]["init_args"][key]
+
+    assert [said(stage, "data", "baseline") for stage in chain.methods] == ["item"] * 3
+    assert [said(stage, "model", "transform") for stage in chain.methods] == ["sign", "sign", "rank"]
+    assert [said(stage, "model", "temperature") for stage in chain.methods] == [0.3] * 3
+    assert [said(stage, "data", "soft") for stage in chain.methods] == [1.0, 1.0, 2.0]
+    assert [said(stage, "data", "placebo") for stage in chain.methods][1:] == ["permuted", "random"]
+
+
+@pytest.mark.usefixtures("here")
+def test_what_is_set_for_the_reward_model_leaves_the_evaluation_alone():
+    settings = {"max_length": 5, "reward": "high", "request_time": "known"}
+    chain = Chain(
+        log="simulated",
+        methods=["start"],
+        data={"root": "data", "max_length": 20},
+        stages={"reward": {"data": settings}},
+    )
+    for words, length in (([], 20), (["--data.max_length=30"], 30), (["--stages.reward.data.max_length=6"], 20)):
+        plan = Plan(chain, Path("conf/chain/tiny.yaml"), split_overrides(words)[1])
+        data = plan.data(0)
+        assert (data.max_length, data.reward, data.know_request, data.users) == (length, "reward", False, "A")
+        assert plan.parse()["reward"].config["data"]["init_args"]["reward"] == "high"
+
+
+@pytest.mark.usefixtures("here")
 def test_the_chains_yaml_names_the_run_folder():
     assert planned()["asft"].folder.path == RUNS / "asft/seed-0"
 

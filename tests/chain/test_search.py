@@ -13,6 +13,10 @@ import pytest
 import tiny
 import yaml
 
+from recalign.chain import Chain, Plan
+from recalign.chain.command import split_overrides
+from recalign.chain.search import Search
+
 RUNS = Path("runs/tiny")
 METHODS = "[start, rerank, bc, asft, asft_permuted]"
 SPACES = """
@@ -124,6 +128,35 @@ def test_a_mistake_in_the_spaces_is_named_before_anything_runs(tmp_path: Path, s
     result = tiny.chain(tmp_path, "--methods=[start, bc]", "--trials=2")
     assert (result.code, result.out) == (2, "")
     assert re.search(said, result.err), result.err
+
+
+def test_placebos_need_what_they_take_their_setting_from(tmp_path: Path):
+    tiny.prepare(tmp_path)
+    result = tiny.chain(tmp_path, "--methods=[start, bc, asft_random]", "--trials=2")
+    assert (result.code, result.out) == (2, "")
+    assert "asft_random takes the setting chosen for asft, which this chain does not search" in result.err
+
+
+def test_what_the_user_sets_is_not_searched(again: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(again)
+    chain = Chain(log="simulated", methods=["bc", "asft"], trials=3, data={"root": "data"})
+    chain.stages = {"asft": {"model": {"lr": 0.25}}}
+    (again / "conf/search.yaml").write_text(SPACES + "bc: {model.lr: [1, 2], model.weight_decay: [0.0, 0.1]}")
+    overrides = split_overrides(["--stages.bc.model.init_args.weight_decay=0.2", "--stages.asft.model.temperature=0.5"])
+    plan = Plan(chain, Path("conf/chain/tiny.yaml"), overrides[1])
+    search = Search(plan, plan.parse())
+    assert search.settings["asft"] == [{}]  # nothing is left to search
+    assert len(search.settings["bc"]) == 3
+    assert {key for setting in search.settings["bc"] for key in setting} == {"model.lr"}
+
+
+def test_a_set_setting_is_named_in_the_file_and_the_table(again: Path):
+    said = search(again, "--methods=[bc, asft, asft_permuted]", "--stages.asft.model.temperature=0.5")
+    assert said.code == 0, said.err
+    found = pl.read_csv(again / RUNS / "search.csv").filter(method="asft")
+    assert found.select("settings", "fixed").rows() == [("{}", '{"model.temperature": "0.5"}')]
+    assert "model.temperature 0.5 (given)" in " ".join(said.out.split())
+    assert setting(again, "asft_permuted/seed-4", "model", "temperature") == 0.5
 
 
 def test_only_a_simulated_log_has_a_world(tmp_path: Path):

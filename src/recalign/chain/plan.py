@@ -9,7 +9,9 @@ from typing import Any
 
 from recalign.chain.space import Settings
 from recalign.errors import InputError
+from recalign.evaluation.claim import PLACEBOS
 from recalign.evaluation.methods import UNTRAINED
+from recalign.reward import RewardData
 from recalign.simulation import World
 from recalign.stage import ParsedStage, RunFolder, parse_stage
 from recalign.stage.folder import RunConfig
@@ -127,20 +129,42 @@ class Plan:
         """Where a trial lies."""
         return RunFolder.of(RunConfig(name, str(self.folder / method)), "trials", seed).path
 
-    def _argv(self, stage: str, seed: int, settings: Settings, run: RunConfig) -> list[str]:
+    def _argv(self, stage: str, seed: int, settings: Settings | None, run: RunConfig) -> list[str]:
+        """None for settings: not even what the chain sets for this stage alone."""
         words = ["fit", "--config", str(self._yaml(stage)), "--config", str(self.log), f"--seed_everything={seed}"]
         words += [f"--run.name={run.name}", f"--run.root={run.root}", f"--run.chain={run.chain}"]
         if stage == "judge_select":
             words.append("--data.users=B1")
         if self.chain.world:
             words.append(f"--data.root={self.data_root(seed)}")
-        return words + self._settings(stage) + flatten(settings)
+        return words + self._settings(stage if settings is not None else None) + flatten(settings or {})
 
-    def _settings(self, stage: str) -> list[str]:
-        """Options that the chain's YAML and the command line give to a stage, later ones over earlier ones."""
-        chain = self.chain
-        words = flatten({"trainer": chain.trainer, "data": chain.data}) + flatten(chain.stages.get(stage, {}))
-        return words + self.overrides.get(None, []) + self.overrides.get(stage, [])
+    def data(self, seed: int) -> RewardData:
+        """What all methods of a seed are evaluated on: users A of the log, as the chain gives it to every stage.
+
+        What is set for single stages is theirs alone: a reward model that sees less of a history than the policies must
+        not shorten what these are tested on.
+        """
+        words = self._argv("reward", seed, None, RunConfig("reward", self.chain.root, self.name))
+        return parse_stage(words).datamodule()  # type: ignore[return-value]
+
+    def given(self, stage: str) -> Settings:
+        """What the chain's YAML and the command line set for a stage, by key, as text."""
+        pairs = (word.removeprefix("--").partition("=") for word in self._settings(stage))
+        return {key.replace(".init_args.", "."): value for key, _, value in pairs}
+
+    def _settings(self, stage: str | None) -> list[str]:
+        """Options that the chain's YAML and the command line give to a stage, or to all; later ones over earlier ones.
+
+        A placebo is A-SFT but for one thing, so what is set for A-SFT is set for its placebos too.
+        """
+        chain, stages = self.chain, ["asft", stage] if stage in PLACEBOS else [stage]
+        words = flatten({"trainer": chain.trainer, "data": chain.data})
+        for one in stages:
+            words += flatten(chain.stages.get(one or "", {}))
+        for one in dict.fromkeys((None, *stages)):
+            words += self.overrides.get(one, [])
+        return words
 
     def _yaml(self, stage: str) -> Path:
         name = "judge" if stage.startswith("judge_") else stage

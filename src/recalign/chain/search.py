@@ -44,14 +44,28 @@ class Search:
         # bc comes first: the others are measured against it
         self.methods = sorted(searched, key=lambda method: method != "bc")
         self.settings = {method: self._settings(method, parsed) for method in self.methods}
-        self.rows: list[dict[str, Any]] = []
+        for method in plan.chain.methods:
+            leader = self.spaces.leader(method)
+            if leader and leader not in self.settings:
+                raise InputError(
+                    f"{method} takes the setting chosen for {leader}, which this chain does not search",
+                    where="methods",
+                    remedy=f"add {leader}, or set trials: 0",
+                )
 
     def _settings(self, method: str, parsed: Mapping[str, ParsedStage]) -> list[Settings]:
-        space, plan = self.spaces.space(method), self.plan
+        space, plan = dict(self.spaces.space(method)), self.plan
         if method in TILTED:
             return proposals(space, {"strength": plan.chain.rerank}, plan.chain.trials, self.seed)
         defaults = {key: self._default(parsed[method].config, key, method) for key in space}
-        return proposals(space, defaults, plan.chain.trials, self.seed)
+        for key in self._fixed(method):
+            del space[key], defaults[key]
+        return proposals(space, defaults, plan.chain.trials, self.seed) if space else [{}]
+
+    def _fixed(self, method: str) -> Settings:
+        """What would be searched, had the chain's YAML or the command line not set it."""
+        given = {} if method in TILTED else self.plan.given(method)
+        return {key: given[key] for key in self.spaces.space(method) if key in given}
 
     def _default(self, config: dict[str, Any], key: str, method: str) -> Any:
         node: Any = config
@@ -80,13 +94,14 @@ class Search:
         for method, settings in self.settings.items():
             trials = self._measure(method, self._cells(method), ground, data)
             best = choose(trials, baseline)
-            rows += _rows(method, settings, trials, baseline, best)
+            rows += _rows(method, settings, trials, baseline, best, self._fixed(method))
             chosen[method] = settings[best]
             if method == "bc":
                 baseline = max(baseline, trials[best][ALL])
         for method in self.plan.chain.methods:
             if leader := self.spaces.leader(method):
-                chosen[method] = chosen.get(leader, {})
+                own = self.plan.given(method)
+                chosen[method] = {key: value for key, value in chosen[leader].items() if key not in own}
         frame = pl.DataFrame(rows)
         write_text(self.plan.folder / SEARCH, frame.write_csv())
         Console(width=WIDTH).print(table(frame, self.seed))
@@ -108,7 +123,7 @@ class Search:
 
 
 def _rows(
-    method: str, settings: list[Settings], trials: list[Figures], baseline: float, best: int
+    method: str, settings: list[Settings], trials: list[Figures], baseline: float, best: int, fixed: Settings
 ) -> list[dict[str, Any]]:
     """What `search.csv` holds of a method."""
     other = choose_by_rank(trials)
@@ -119,6 +134,7 @@ def _rows(
             "chosen": number == best,
             "chosen_by_high": number == other,
             "settings": json.dumps(each),
+            "fixed": json.dumps(fixed),
             "kept": figures[ALL] / baseline,
             **figures,
         }
@@ -146,6 +162,7 @@ def table(frame: pl.DataFrame, seed: int) -> Table:
         shown.add_column(metric.removeprefix("value/"), justify="right", no_wrap=True)
     for rule, column in (("value", "chosen"), ("high/ndcg@10", "chosen_by_high")):
         for row in frame.filter(pl.col(column)).iter_rows(named=True):
-            setting = ", ".join(f"{key} {value}" for key, value in json.loads(row["settings"]).items())
-            shown.add_row(row["method"], rule, setting, *(f"{row[metric]:.4f}" for metric in metrics))
+            parts = [f"{key} {value}" for key, value in json.loads(row["settings"]).items()]
+            parts += [f"{key} {value} (given)" for key, value in json.loads(row["fixed"]).items()]
+            shown.add_row(row["method"], rule, ", ".join(parts), *(f"{row[metric]:.4f}" for metric in metrics))
     return shown
