@@ -5,7 +5,7 @@
 ML-1M is read from ``ratings.dat`` (or its zip) under the data root, if it is there; the other logs are Parquet files
 of random events that the script makes: 100 events a user in the mean, 100,000 items, rows in order of time. Each figure
 comes from a process of its own; importing recalign is not in the time. Peak memory is the process's highest resident
-size, with what the imports take (the row `imports`).
+size, with what the imports take (the row `imports`). Rows of other logs stay as they are in the saved table.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from tables import SCHEMA, commit, save
+from tables import SCHEMA, beside_other_logs, commit, save
 
 from recalign.events import Log, data_root
 from recalign.sequences import EventDataModule, High, TimeSplit
@@ -54,7 +54,7 @@ def main() -> None:
             (Path(folder) / f"{name}.parquet").unlink()
     table = pl.concat(rows)
     print(text(table))
-    print(save(table, "preprocessing"))
+    print(save(beside_other_logs(table, "preprocessing"), "preprocessing"))
 
 
 def measured(name: str, root: Path, folder: Path, repeats: int) -> pl.DataFrame:
