@@ -36,7 +36,7 @@ class PostTraining(PolicyModule):
     """
 
     UPSTREAM: ClassVar[dict[str, str]] = {"init_from": "recommender"}
-    drops_out: ClassVar[bool] = True
+    drops_out = True
     """Whether the policy's dropout is on in training."""
 
     def __init__(

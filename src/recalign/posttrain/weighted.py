@@ -47,6 +47,8 @@ class WeightedSFT(PostTraining):
         self.save_hyperparameters(logger=False, ignore=["top_k"])
         self.transform: Transform = transform
         self.temperature, self.clip = temperature, clip
+        self.drops_out = transform != "signed"  # which compares pi with the start
+        self.train()
         self.start_E: Tensor | None = None  # log pi_start of each logged event, where it is needed
 
     def on_train_start(self) -> None:
