@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from tables import SCHEMA, beside_other_logs, commit, markdown, save
+from tables import RESULTS, SCHEMA, beside_other_logs, commit, markdown, save
 
 from recalign.chain.run import make_world
 from recalign.chain.train import train
@@ -88,6 +88,7 @@ def main() -> None:
             cells[seed] = cell(ROWS[name], seed, given.runs / name.replace(", ", "-").replace(" ", "-"), given.data)
             save(beside_other_logs(summary(name, cells), "trust"), "trust")
         print(f"\n### {name}\n\n{shown(summary(name, cells), cells)}", flush=True)
+    print("\n" + overview(pl.read_csv(RESULTS / "trust.csv", schema_overrides={"seeds": pl.String})))
 
 
 def cell(row: Row, seed: int, folder: Path, data: str | None) -> dict[str, Any]:
@@ -178,6 +179,22 @@ def shown(rows: pl.DataFrame, cells: dict[int, dict[str, Any]]) -> str:
     limits = [f"{one['limit']:.3f}" for one in said if one["limit"] is not None]
     end = f"Verdicts: {verdicts}. Noise ({source}): {', '.join(noise)}."
     return "\n".join([figures, "", *lines, "", end + (f" Least RMSE possible: {', '.join(limits)}." if limits else "")])
+
+
+def overview(saved: pl.DataFrame) -> str:
+    """The saved rows of all logs: the model, and what it is ahead of its two strongest rivals."""
+    heads = ("rmse", "minus ridge", "minus factorisation", "pairwise", "minus ridge", "minus factorisation", "levels")
+    lines = [f"| log | seeds | {' | '.join(heads)} |", "|---" * (len(heads) + 2) + "|"]
+    for (name, seeds), rows in saved.filter(pl.col("row") == "model").group_by("log", "seeds", maintain_order=True):
+        cell = {r["metric"]: r for r in rows.iter_rows(named=True)}
+        shown = []
+        for figure in ("rmse", "pairwise"):
+            shown.append(f"{cell[figure]['mean']:.3f}")
+            behind = (cell[f"minus_{rival}/{figure}"] for rival in ("ridge", "factors"))
+            shown += [f"{c['mean']:+.4f} ({c['ci_low']:+.4f} .. {c['ci_high']:+.4f})" for c in behind]
+        level = f"{cell['validation/level']['mean']:.1f}"
+        lines.append(f"| {name} | {len(str(seeds).split())} | {' | '.join(shown)} | {level} |")
+    return "\n".join([*lines, "", f"Level of the verdict: {', '.join(f'{n} {i}' for i, n in enumerate(LEVELS))}."])
 
 
 if __name__ == "__main__":
