@@ -62,7 +62,7 @@ def test_an_untrained_network_knows_the_user_and_item_means(data):
 @torch.no_grad()
 def test_training_starts_from_a_matrix_factorisation(data):
     """For whoever has a history: its items as fitted, and the user by ridge regression on the events so far."""
-    reward, factors = RewardEnsemble(small.encoder(), data.num_items, kinship=2).eval(), data.factors(2, ridge=3.0)
+    reward, factors = RewardEnsemble(small.encoder(), data.num_items, kinship=2).eval(), data.factors(2)
     net, batch = reward.nets[0], small.batch_of(data, "train", rows=2)
     net.calibrate(data.rated["reward"].to_numpy(), data.moments()[2])
     net.start(factors)
@@ -74,7 +74,7 @@ def test_training_starts_from_a_matrix_factorisation(data):
         residual = batch.reward_BL[row, : column + 1].numpy() - factors.mean - factors.item_VF[past, 0]
         seen = ~np.isnan(residual)
         u_NR = u_VR[past][seen]
-        user_R = np.linalg.solve(u_NR.T @ u_NR + 3 * np.eye(3), u_NR.T @ residual[seen])
+        user_R = np.linalg.solve(u_NR.T @ u_NR + factors.ridge * np.eye(3), u_NR.T @ residual[seen])
         expected.append(factors.mean + factors.item_VF[item, 0] + user_R @ u_VR[item])
     np.testing.assert_allclose(predicted_T.numpy(), expected, atol=1e-3)
     assert np.abs(factors.item_VF[:, 1:]).max() > 0.1

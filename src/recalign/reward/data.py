@@ -10,9 +10,9 @@ import polars as pl
 
 from recalign.errors import InputError
 from recalign.events import evaluate
-from recalign.reward.factors import Factors, factorise
+from recalign.reward.factors import RIDGES, Factors, factorise
 from recalign.sequences import EventDataModule, Windows, reward_means
-from recalign.sequences.splits import TRAIN
+from recalign.sequences.splits import TRAIN, VALIDATION
 from recalign.sequences.store import Part
 
 
@@ -113,13 +113,14 @@ class RewardData(EventDataModule):
         total = np.bincount(item - 1, reward, self.num_items) + shrinkage * reward.mean()
         return (total / (np.bincount(item - 1, minlength=self.num_items) + shrinkage)).astype(np.float32)
 
-    @functools.cache  # noqa: B019 (one a data module, which lives as long as the process)
-    def factors(self, rank: int, ridge: float = 10.0) -> Factors:
-        """A matrix factorisation of the training rewards."""
-        columns = (self.rated[name].to_numpy() for name in ("user", "item_id"))
-        user, item = columns
-        size = (int(user.max()) + 1, self.num_items + 1)
-        return factorise(user, item, self.rated["reward"].to_numpy(), size, rank, ridge)
+    def factors(self, rank: int) -> Factors:
+        """A matrix factorisation of the training rewards, under the ridge with the smallest error on validation."""
+        size = (int(self.frame["user"].max()) + 1, self.num_items + 1)  # type: ignore[arg-type]
+        user, item, reward = _columns(self.rated)
+        fitted = [factorise(user, item, reward, size, rank, ridge) for ridge in RIDGES]
+        known = pl.col("reward").is_not_null() & (pl.col("item_id") > 0)
+        user, item, reward = _columns(self.frame.filter(known & (pl.col("split") == VALIDATION)))
+        return min(fitted, key=lambda factors: float(np.square(factors.expected(user, item) - reward).sum()))
 
     def auxiliary_training(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """The training values of a further reward, and their items 1..V. Shape: (N,), int64 (N,)."""
@@ -135,3 +136,7 @@ class RewardData(EventDataModule):
     def training(self) -> Windows:
         self.rated  # noqa: B018 (checks before training that there is something to learn)
         return super().training()
+
+
+def _columns(frame: pl.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return frame["user"].to_numpy(), frame["item_id"].to_numpy(), frame["reward"].to_numpy()

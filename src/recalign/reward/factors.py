@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 
 SWEEPS = 8
+RIDGES = (1.0, 3.0, 10.0, 30.0)
+"""Those that validation chooses from."""
 
 
 @dataclass(frozen=True)

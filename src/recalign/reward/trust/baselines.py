@@ -14,10 +14,9 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 
-from recalign.reward.factors import factorise
+from recalign.reward.factors import RIDGES, factorise
 from recalign.sequences.splits import TRAIN, VALIDATION
 
-RIDGES = (1.0, 3.0, 10.0, 30.0)
 RANKS = (2, 8)
 
 
