@@ -83,7 +83,8 @@ def of_seed(plan: Plan, seed: int) -> Iterator[tuple[str, Figures]]:
         name = f"rerank, strength {strength}"
         cells[name] = plan.trial_folder("rerank", seed, name.replace(" ", "-")), Cell("rerank", None, {}, strength)
     cells["start"] = plan.trial_folder("start", seed, "start"), Cell("start", None, {})
-    for method, settings in {"bc": [{}], **CELLS}.items():
+    tried: dict[str, list[dict[str, object]]] = {"bc": [{}], **CELLS}
+    for method, settings in tried.items():
         for each in settings:
             name = ", ".join([method, *(f"{key.partition('.')[2]} {value}" for key, value in each.items())])
             run = train(plan.trial(method, seed, name.replace(" ", "-"), each))
