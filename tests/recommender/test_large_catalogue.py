@@ -104,7 +104,7 @@ def test_what_is_rare_in_a_large_catalogue_is_drawn_as_often_as_it_should_be():
     logp_1V = torch.full((1, items), math.log(1e-2 / (items - 1)))
     logp_1V[0, 0] = math.log(1 - 1e-2)
     torch.manual_seed(0)
-    drawn = policy_file._draw(logp_1V, 1_000_000)[0]
+    drawn = policy_file.draw(logp_1V, 1_000_000)[0]
     share = (drawn > 0).double().mean().item()
     assert share == pytest.approx(1e-2, abs=5 * math.sqrt(1e-2 / 1_000_000))
     half = (drawn[drawn > 0] < items // 2).double().mean().item()
