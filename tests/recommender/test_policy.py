@@ -65,10 +65,12 @@ def test_probabilities_are_over_the_catalogue(policy, batch):
 
 
 @torch.no_grad()
-def test_one_item_candidates_and_catalogue_agree(policy, batch):
+@pytest.mark.parametrize("candidates", [2, 200])
+def test_one_item_candidates_and_catalogue_agree(policy, batch, candidates):
     state = policy.encode(batch)
     logp_TV = policy.log_probs(state)
-    items_TC = torch.randint(1, policy.num_items + 1, (len(state), 5), generator=torch.Generator().manual_seed(0))
+    random = torch.Generator().manual_seed(0)
+    items_TC = torch.randint(1, policy.num_items + 1, (len(state), candidates), generator=random)
     expected_TC = logp_TV.gather(1, items_TC - 1)
     torch.testing.assert_close(policy.log_probs(state, items_TC), expected_TC, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(policy.log_prob(state, items_TC[:, 0]), expected_TC[:, 0], atol=1e-5, rtol=1e-5)

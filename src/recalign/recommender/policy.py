@@ -179,6 +179,8 @@ class SequencePolicy(Policy):
         if items is None:
             return (query_TD @ item_VD.T / self.temperature).log_softmax(dim=-1)
         with torch.autocast(query_TD.device.type, enabled=False):
+            if 2 * len(item_VD) <= items.shape[1] * query_TD.shape[1]:  # less to hold, and faster, than their vectors
+                return (query_TD @ item_VD.T / self.temperature).log_softmax(dim=-1).gather(1, items - 1)
             # the gradient of index_select is one index_add, much faster than that of indexing
             item_TCD = item_VD.index_select(0, items.flatten() - 1).view(*items.shape, -1)
             score_TC = (item_TCD @ query_TD[:, :, None])[:, :, 0] / self.temperature
