@@ -34,6 +34,9 @@ from rectools.dataset.context import get_context
 from rectools.models.nn.item_net import IdEmbeddingsItemNet
 from rectools.models.nn.transformers.utils import leave_one_out_mask
 
+from peers import rectools_products
+from peers.rectools_products import Products
+
 KS = (10, 50, 200)
 CHUNK = 500  # users whose whole rankings are held at once
 
@@ -99,6 +102,7 @@ def build(kind: str, out: Path, epochs: int, accelerator: str) -> Any:
         lightning_module_kwargs={"logits_t": 0.05},
         # HSTUModel's own default; the temperature is made for cosines, so SASRecModel gets them too
         similarity_module_kwargs={"distance": "cosine"},
+        similarity_module_type=Products,  # the same numbers, several times as fast
         item_net_block_types=(IdEmbeddingsItemNet,),
         get_val_mask_func=leave_one_out_mask,
         get_trainer_func=trainer,
@@ -150,6 +154,7 @@ def main() -> None:
     parser.add_argument("--users", type=int, help="the first so many users alone, to try the program")
     parser.add_argument("--accelerator", default="cpu")
     arguments = parser.parse_args()
+    rectools_products.check()
     log, test = read(arguments.events, arguments.users)
     dataset = Dataset.construct(log)
     pl.seed_everything(arguments.seed, workers=True)
