@@ -26,7 +26,6 @@ from recalign.evaluation.selection import validate
 from recalign.metrics.bootstrap import CrossedBootstrap
 from recalign.reward import RewardData
 from recalign.simulation import World
-from recalign.stage import parse_stage
 
 DEFAULT = "default"
 CELLS: dict[str, dict[str, Any]] = {
@@ -84,9 +83,9 @@ def main() -> None:
 
 def of_seed(plan: Plan, seed: int) -> Iterator[tuple[str, Figures]]:
     """Validation figures of `start`, `bc` and every cell."""
-    data: RewardData = parse_stage(plan.argv("reward", seed)).datamodule()  # type: ignore[assignment]
+    data: RewardData = plan.parsed("reward", seed).datamodule()  # type: ignore[assignment]
     make_world(data, replace(plan.chain.world, seed=seed) if plan.chain.world else None)
-    ground = ground_of({stage: train(plan.argv(stage, seed)) for stage in GROUND})
+    ground = ground_of({stage: train(plan.parsed(stage, seed)) for stage in GROUND})
     runs = {row: train(plan.trial("asft", seed, row.replace(" ", "-"), settings)) for row, settings in CELLS.items()}
     runs["bc"] = train(plan.trial("bc", seed, "bc", {}))
     cells = {run.folder: run.cell("bc" if row == "bc" else "asft") for row, run in runs.items()}

@@ -25,7 +25,6 @@ from recalign.evaluation.methods import Cell
 from recalign.evaluation.selection import validate
 from recalign.reward import RewardData
 from recalign.simulation import World
-from recalign.stage import parse_stage
 
 RATES = (3e-5, 6e-5, 1e-4, 2e-4)
 CELLS: dict[str, list[dict[str, Any]]] = {
@@ -75,9 +74,9 @@ def main() -> None:
 
 def of_seed(plan: Plan, seed: int) -> Iterator[tuple[str, Figures]]:
     """Validation figures of `start`, `bc`, reranking and every cell."""
-    data: RewardData = parse_stage(plan.argv("reward", seed)).datamodule()  # type: ignore[assignment]
+    data: RewardData = plan.parsed("reward", seed).datamodule()  # type: ignore[assignment]
     make_world(data, replace(plan.chain.world, seed=seed) if plan.chain.world else None)
-    ground = ground_of({stage: train(plan.argv(stage, seed)) for stage in GROUND})
+    ground = ground_of({stage: train(plan.parsed(stage, seed)) for stage in GROUND})
     cells: dict[str, tuple[Path, Cell]] = {}
     for strength in STRENGTHS:
         name = f"rerank, strength {strength}"

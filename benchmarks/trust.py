@@ -103,8 +103,8 @@ def cell(row: Row, seed: int, folder: Path, data: str | None) -> dict[str, Any]:
     log: RewardData = parse_stage(fit).datamodule()  # type: ignore[assignment]
     if row.noise is not None:
         make_world(log, World(seed=seed, noise=row.noise))
-    train(["fit", f"--config={CONF}/recommender.yaml", *argv, f"--trainer.max_epochs={row.epochs}"])
-    trained = train(fit)
+    train(parse_stage(["fit", f"--config={CONF}/recommender.yaml", *argv, f"--trainer.max_epochs={row.epochs}"]))
+    trained = train(parse_stage(fit))
     kept = trained.folder / "test.npz"
     if not kept.is_file() or kept.stat().st_mtime < trained.checkpoint.stat().st_mtime:
         reward = load_net(trained.checkpoint, "reward").net.eval()

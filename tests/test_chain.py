@@ -16,14 +16,16 @@ import torch
 import wandb
 
 from recalign.chain import GROUND, Chain, Plan
+from recalign.chain import plan as chain_plan
 from recalign.chain.command import split_overrides
 from recalign.chain.plan import flatten
 from recalign.chain.run import make_world
 from recalign.errors import InputError
+from recalign.evaluation import page
 from recalign.events import Log
 from recalign.reward import RewardData
 from recalign.simulation import World
-from recalign.stage import ParsedStage
+from recalign.stage import ParsedStage, parse_stage
 
 RUNS = Path("runs/tiny")
 TRAINED = (*GROUND, "bc", "asft")
@@ -118,6 +120,19 @@ def test_a_second_call_runs_nothing_and_says_so(again: Path):
     assert "evaluation, seed 0: unchanged" in said.out
     assert {path: path.stat().st_mtime_ns for path in again.glob("runs/tiny/*/seed-0/**/*")} == written
     assert (again / RUNS / "comparison.csv").read_text() == table
+
+
+def test_a_second_call_parses_each_stage_once_and_draws_nothing(again: Path, monkeypatch: pytest.MonkeyPatch):
+    parsed = []
+
+    def parse(argv: list[str]) -> ParsedStage:
+        parsed.append(argv)
+        return parse_stage(argv)
+
+    monkeypatch.setattr(chain_plan, "parse_stage", parse)
+    monkeypatch.delattr(page, "page")
+    assert tiny.chain(again).code == 0
+    assert len(parsed) == len(TRAINED)
 
 
 def test_another_setting_of_asft_runs_it_and_its_evaluation_alone(again: Path):

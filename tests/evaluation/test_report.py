@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 
 from recalign.errors import InputError
+from recalign.evaluation import page, sources
 from recalign.evaluation.comparison import SCHEMA, compare
 from recalign.evaluation.report import render, terminal_table
 
@@ -201,3 +202,83 @@ def test_judges_have_their_own_errors_on_the_page(chain, tmp_path):
     assert "judges that select 0.500 0.400 – 0.600" in words
     assert "judges that report 0.750 0.650 – 0.850" in words
     assert "judges that" not in Strict(render(chain).read_text()).words.split("May the reward")[1].split("On events")[0]
+
+
+def test_runs_of_methods_that_are_not_compared_stand_apart(chain, tmp_path):
+    """An earlier chain has left two methods: one that has been evaluated, on fewer events, and one that has not."""
+    folder = shutil.copytree(chain, tmp_path / "left")
+    reward = json.loads((folder / "reward/seed-0/manifest.json").read_text())
+    for method in ("asft", "dpo", "aaa"):
+        manifest = reward | {
+            "stage": method,
+            "command": f"recalign fit {method}",
+            "started": "2027",
+            "fingerprint": "f2",
+        }
+        (folder / method / "seed-0").mkdir(parents=True, exist_ok=True)
+        (folder / method / "seed-0/manifest.json").write_text(json.dumps(manifest))
+    shutil.copytree(folder / "start/seed-0/evaluation", folder / "aaa/seed-0/evaluation")
+    pl.read_parquet(folder / "start/seed-0/evaluation/test.parquet").head(9).write_parquet(
+        folder / "aaa/seed-0/evaluation/test.parquet"
+    )
+    words = Strict(render(folder).read_text()).words
+    ours, left = words.split("2 runs that an earlier chain left in this folder")
+    assert "All 4 runs" in ours
+    assert "recalign fit asft" in ours
+    assert "recalign fit dpo" not in words
+    assert "750 test events" in words
+    assert "data f2 2027" in words  # of asft, the last of ours
+    assert left.split("started ")[1] == "aaa 0 finished 12.5 2027 dpo 0 finished 12.5 2027"
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The digests of the pages that would have been drawn; each page is its digest alone."""
+    digests = []
+
+    def draw(sources, digest):
+        digests.append(digest)
+        return f'<meta name="made-of" content="{digest}">'
+
+    monkeypatch.setattr(page, "page", draw)
+    return digests
+
+
+def test_a_page_stays_as_it_is_where_nothing_has_changed(chain, tmp_path, monkeypatch):
+    folder = shutil.copytree(chain, tmp_path / "kept")
+    before = render(folder).read_text()
+    monkeypatch.delattr(page, "page")  # whoever draws, fails
+    assert render(folder).read_text() == before
+
+
+def change(path):
+    """Put another figure into a file: the last one."""
+    head, figure, tail = re.match(r"(?s)(.*)(\d)(.*)", path.read_text()).groups()
+    path.write_text(f"{head}{(int(figure) + 1) % 10}{tail}")
+
+
+@pytest.mark.parametrize(
+    "what", ["comparison.csv", "check.json", "reward/seed-1/trust.json", "reward/seed-2/manifest.json", "search.csv"]
+)
+def test_a_page_that_shows_anything_old_is_drawn_anew(chain, tmp_path, drawn, what):
+    folder = shutil.copytree(chain, tmp_path / "changed")
+    columns = ["method", "trial", "chosen", "settings", "value/select_judge@10", "all/ndcg@10", "policy/kl"]
+    rows = [("asft", trial, trial == 0, json.dumps({"model.lr": trial}), 3.0, 0.1, 0.5 + trial) for trial in range(2)]
+    pl.DataFrame(rows, schema=columns, orient="row").write_csv(folder / "search.csv")
+    render(folder)
+    change(folder / what)
+    render(folder)
+    assert len(set(drawn)) == 2
+
+
+def test_another_page_is_another_chain_or_another_code(chain, tmp_path, drawn, monkeypatch):
+    folder = shutil.copytree(chain, tmp_path / "one")
+    render(folder)
+    moved = folder.rename(tmp_path / "two")
+    render(moved)
+    (moved / "report.html").write_text("cut off")
+    render(moved)
+    assert len(drawn) == 3
+    monkeypatch.setattr(sources, "version", lambda package: "another")
+    render(moved)
+    assert len(set(drawn)) == 3

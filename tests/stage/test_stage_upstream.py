@@ -49,6 +49,18 @@ def test_a_run_whose_checkpoint_is_gone_does_not_count():
     assert resolved()[0] is None
 
 
+def test_a_parsed_command_finds_what_has_run_since():
+    """A chain parses all stages before any has run, when the newest run of the log is another chain's."""
+    given = a_run("elsewhere/reward/seed-0")
+    words = ["fit", "--config", "post.yaml", f"--data.reward_model={given}"]
+    assert parse_stage(words).renewed() == parse_stage(words)
+    a_run("runs/other/recommender/seed-0")
+    early = parse_stage(words)
+    a_run("runs/toy/recommender/seed-0")
+    a_run("runs/toy/reward/seed-0")
+    assert early != parse_stage(words) == early.renewed()
+
+
 def test_what_is_given_is_taken():
     a_run("runs/toy/recommender/seed-0")
     given = a_run("elsewhere/recommender/seed-3")

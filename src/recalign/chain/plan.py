@@ -10,14 +10,11 @@ from typing import Any
 from recalign.chain.space import Settings
 from recalign.errors import InputError
 from recalign.evaluation.claim import PLACEBOS
-from recalign.evaluation.methods import UNTRAINED
+from recalign.evaluation.methods import GROUND, UNTRAINED
 from recalign.reward import RewardData
 from recalign.simulation import World
 from recalign.stage import ParsedStage, RunFolder, parse_stage
 from recalign.stage.folder import RunConfig
-
-GROUND = ("recommender", "reward", "judge_select", "judge_report")
-"""Stages that every method rests on, in order."""
 
 OWN = ("--run", "--seed_everything", "--ckpt_path", "--config", "--data.users", "--data.init_args.users")
 """Options of a stage that are the chain's to set."""
@@ -72,6 +69,7 @@ class Plan:
 
     def __init__(self, chain: Chain, file: Path, overrides: Overrides) -> None:
         self.chain, self.overrides = chain, overrides
+        self._once: dict[tuple[str, ...], ParsedStage] = {}
         self.name = chain.name or file.stem
         self.conf = _conf(file)
         self.log = self._log(file)
@@ -109,21 +107,22 @@ class Plan:
         """Where the world of a seed lies."""
         return self.folder / "worlds" / str(seed)
 
-    def argv(self, stage: str, seed: int, settings: Settings | None = None) -> list[str]:
-        """What follows ``recalign`` on the command line that runs one stage alone.
+    def parsed(self, stage: str, seed: int, settings: Settings | None = None) -> ParsedStage:
+        """The command that runs one stage alone, with the checkpoints that are there now.
 
         Args:
             stage: or method.
             seed: of everything.
             settings: what was chosen for it, over its YAML and what the chain gives.
         """
-        return self._argv(stage, seed, settings or {}, RunConfig(stage, self.chain.root, self.name))
+        run = RunConfig(stage, self.chain.root, self.name)
+        return self._parse(self._argv(stage, seed, settings or {}, run)).renewed()
 
-    def trial(self, method: str, seed: int, name: str, settings: Settings) -> list[str]:
+    def trial(self, method: str, seed: int, name: str, settings: Settings) -> ParsedStage:
         """The same for one setting that is tried: in a folder below the method's, from the chain's own checkpoints."""
         run = RunConfig(name, str(self.folder / method), "trials")
-        upstream = parse_stage(self.argv(method, seed, settings)).upstream
-        return self._argv(method, seed, settings, run) + [f"--{one.key}={one.path}" for one in upstream]
+        upstream = self.parsed(method, seed, settings).upstream
+        return parse_stage(self._argv(method, seed, settings, run) + [f"--{one.key}={one.path}" for one in upstream])
 
     def trial_folder(self, method: str, seed: int, name: str) -> Path:
         """Where a trial lies."""
@@ -146,7 +145,7 @@ class Plan:
         not shorten what these are tested on.
         """
         words = self._argv("reward", seed, None, RunConfig("reward", self.chain.root, self.name))
-        return parse_stage(words).datamodule()  # type: ignore[return-value]
+        return self._parse(words).datamodule()  # type: ignore[return-value]
 
     def given(self, stage: str) -> Settings:
         """What the chain's YAML and the command line set for a stage, by key, as text."""
@@ -180,14 +179,20 @@ class Plan:
         Raises:
             InputError: a key, value or file that does not exist.
         """
-        return {stage: self._parse(stage) for stage in self.stages}
+        return {stage: self._checked(stage) for stage in self.stages}
 
-    def _parse(self, stage: str) -> ParsedStage:
+    def _parse(self, argv: list[str]) -> ParsedStage:
+        """Once for every command: it takes a quarter of a second."""
+        if tuple(argv) not in self._once:
+            self._once[tuple(argv)] = parse_stage(argv)
+        return self._once[tuple(argv)]
+
+    def _checked(self, stage: str) -> ParsedStage:
         own_words = (*OWN, "--data.root") if self.chain.world else OWN
         if own := [word for word in self._settings(stage) if word.startswith(own_words)]:
             raise InputError("the chain sets this itself", where=f"{stage}, {own[0]}", remedy="leave it out")
         try:
-            return parse_stage(self.argv(stage, self.chain.seeds[0]))
+            return self.parsed(stage, self.chain.seeds[0])
         except InputError as error:
             where = f"{stage}, {error.where}" if error.where else stage
             raise InputError(error.what, where=where, remedy=error.remedy) from error

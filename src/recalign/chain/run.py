@@ -12,13 +12,13 @@ from pathlib import Path
 
 import yaml
 
-from recalign.chain.plan import GROUND, Plan
+from recalign.chain.plan import Plan
 from recalign.chain.search import Search
 from recalign.chain.space import Settings
 from recalign.chain.train import Trained, ground_of, say, train
 from recalign.evaluation import comparison
 from recalign.evaluation.command import show
-from recalign.evaluation.methods import Cell, evaluate_methods
+from recalign.evaluation.methods import GROUND, Cell, evaluate_methods
 from recalign.evaluation.report import render
 from recalign.events import data_root
 from recalign.reward import RewardData
@@ -52,11 +52,11 @@ def run_chain(plan: Plan) -> Path:
         make_world(data, replace(chain.world, seed=seed) if chain.world else None)
         if seed == chain.seeds[0]:
             _check(data, folder)
-        trained = {stage: train(plan.argv(stage, seed)) for stage in GROUND}
+        trained = {stage: train(plan.parsed(stage, seed)) for stage in GROUND}
         ground = ground_of(trained)
         if search and seed == search.seed:
             chosen = search.run(ground, data)
-        trained |= {method: train(plan.argv(method, seed, chosen.get(method))) for method in plan.trained}
+        trained |= {method: train(plan.parsed(method, seed, chosen.get(method))) for method in plan.trained}
         cells = [
             _cell(method, trained, chosen.get(method, {}).get("strength", chain.rerank)) for method in chain.methods
         ]

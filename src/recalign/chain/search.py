@@ -112,8 +112,8 @@ class Search:
             return [Cell(method, None, {}, settings["strength"]) for settings in self.settings[method]]
         plan = self.plan
         tried = enumerate(self.settings[method])
-        words = [plan.trial(method, self.seed, f"trial-{number}", settings) for number, settings in tried]
-        return [train(argv).cell(method) for argv in words]
+        trials = [plan.trial(method, self.seed, f"trial-{number}", settings) for number, settings in tried]
+        return [train(trial).cell(method) for trial in trials]
 
     def _measure(self, method: str, cells: list[Cell], ground: Ground, data: RewardData) -> list[Figures]:
         places = {

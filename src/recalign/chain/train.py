@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from recalign.chain.plan import GROUND
 from recalign.errors import InputError
-from recalign.evaluation.methods import Cell, Ground
+from recalign.evaluation.methods import GROUND, Cell, Ground
 from recalign.recommender.checkpoint import read_checkpoint
-from recalign.stage import Manifest, RunFolder, StageCLI
+from recalign.stage import Manifest, ParsedStage, RunFolder, run_stage
 from recalign.stage.console import quiet
 
 
@@ -40,21 +38,23 @@ class Trained:
         return Cell(method, self.checkpoint, {f"cost/{name}": value for name, value in cost.items()})
 
 
-def train(argv: list[str]) -> Trained:
+def train(parsed: ParsedStage) -> Trained:
     """Run one stage, or find that it has run.
+
+    Args:
+        parsed: its command, with the checkpoints that it starts from.
 
     Raises:
         InputError: something that was given cannot be used.
         TrainingError: training cannot go on.
     """
+    folder = parsed.folder
     with quiet():
-        stage = StageCLI(argv)  # parsed anew: the stages that it starts from are there now
-        folder = stage.parsed.folder
-        if manifest := stage.parsed.finished():
+        if manifest := parsed.finished():
             say(f"unchanged: {folder.path}")
             return Trained.of(folder, manifest)
-        say(shlex.join(["recalign", *argv]))
-        manifest = stage.run().manifest
+        say(parsed.command)
+        manifest = run_stage(parsed.argv).manifest
     if manifest is None:
         raise InputError("a chain cannot do with a dry run", where="trainer.fast_dev_run", remedy="use max_epochs=1")
     trained = Trained.of(folder, manifest)

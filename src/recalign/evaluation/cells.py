@@ -52,3 +52,12 @@ class Cells:
         """1 or -1 where a method is better or worse than the better of `start` and `bc`, after Holm; else 0."""
         cell = self.get(method, f"holm_best_bc/{metric}")
         return cell.sign if cell else 0
+
+
+def figure(metric: str, value: float) -> str:
+    """A figure with as many digits as its metric deserves."""
+    if metric == "cost/seconds":
+        return f"{value:.0f} s" if value < 120 else f"{value / 60:.1f} min"
+    if metric == "policy/coverage@10":
+        return f"{value:.1%}"
+    return f"{value:.3f}" if metric.startswith(("value/", "policy/")) else f"{value:.4f}"

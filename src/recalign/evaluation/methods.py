@@ -24,6 +24,9 @@ from recalign.recommender.policy import Policy
 from recalign.recommender.training import write_parquet
 from recalign.reward import RewardData
 
+GROUND = ("recommender", "reward", "judge_select", "judge_report")
+"""Stages that every method rests on, in order."""
+
 UNTRAINED = ("popularity", "popularity_high", "item_mean", "start", "rerank", "rerank_item_mean")
 """Methods that take no training of their own."""
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -30,17 +28,15 @@ NAMES = {
 JUDGES = {"judge_select": "judges that select", "judge_report": "judges that report"}
 
 
-def section(chain_folder: Path, seeds: Sequence[str]) -> dict[str, Any]:
+def section(trust: Mapping[str, Reports]) -> dict[str, Any]:
     """What the page shows of ``trust.json`` of the reward model and the judges; without any, ``seeds`` is empty.
 
     Figures are means over seeds, and so are the ends of their intervals, which are over users.
 
     Args:
-        chain_folder: `runs/<chain>`.
-        seeds: of the comparison; the folder may hold others.
+        trust: the reports by stage and seed.
     """
-    reports = _reports(chain_folder / "reward", seeds)
-    judges = {label: _reports(chain_folder / stage, seeds) for stage, label in JUDGES.items()}
+    reports, judges = trust["reward"], {label: trust[stage] for stage, label in JUDGES.items()}
     return {
         "seeds": list(reports),
         "verdicts": list(_verdicts(reports)),
@@ -50,11 +46,6 @@ def section(chain_folder: Path, seeds: Sequence[str]) -> dict[str, Any]:
         "groups": list(_groups(reports)),
         "plots": [plot for plot in (_calibration(reports), _spread(reports)) if plot],
     }
-
-
-def _reports(stage_folder: Path, seeds: Sequence[str]) -> Reports:
-    paths = {seed: stage_folder / f"seed-{seed}" / "trust.json" for seed in seeds}
-    return {seed: json.loads(path.read_text(encoding="utf-8")) for seed, path in paths.items() if path.is_file()}
 
 
 def _judged(report: dict[str, Any]) -> dict[str, Any]:

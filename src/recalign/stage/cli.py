@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -146,16 +145,14 @@ class StageCLI(LightningCLI):
         continued = Manifest.read(RunFolder(checkpoint.parent.parent)) if checkpoint else None
         found = upstream.declared(config)
         for one in found:
-            if one.path is None and continued and one.key in continued.upstream:
-                one.path = Path(continued.upstream[one.key]["path"])
+            if not one.named and continued and one.key in continued.upstream:
+                one.path, one.named = Path(continued.upstream[one.key]["path"]), True
         upstream.resolve(found, folder, log)
-        for one in found:
-            config[one.part].init_args[one.argument] = str(one.path) if one.path else None
+        upstream.fill(config, found)
         resolved = yaml.safe_load(self._parser(self.command).dump(config, skip_unset=False))
         self.config_dump = resolved  # what LightningCLI records as hyper-parameters, so that it need not dump again
-        line = shlex.join(["recalign", *self.argv])
         parsed = ParsedStage(
-            line, self.command, resolved, run, config.seed_everything, log, folder, checkpoint, continued, found
+            self.argv, self.command, resolved, run, config.seed_everything, log, folder, checkpoint, continued, found
         )
         if parsed.in_place:
             resolved["ckpt_path"] = None  # config.yaml repeats the whole run, not its last part

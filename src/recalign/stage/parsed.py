@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import copy
+import shlex
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ class ParsedStage:
     """What a command says, with everything resolved that can be without running it.
 
     Attributes:
-        command: the line that runs it alone.
+        argv: the words after ``recalign``.
         subcommand: ``fit``, ``validate``, ``test`` or ``predict``.
         config: every value, upstream checkpoints filled in as far as they exist.
         run: names the run folder.
@@ -32,7 +34,7 @@ class ParsedStage:
         upstream: the checkpoints that the stage starts from; a path is None as long as that stage has not run.
     """
 
-    command: str
+    argv: list[str]
     subcommand: str
     config: dict[str, Any]
     run: RunConfig
@@ -42,6 +44,11 @@ class ParsedStage:
     checkpoint: Path | None
     continued: Manifest | None
     upstream: list[upstream.Upstream]
+
+    @property
+    def command(self) -> str:
+        """The line that runs it alone."""
+        return shlex.join(["recalign", *self.argv])
 
     @property
     def chain(self) -> str:
@@ -60,6 +67,13 @@ class ParsedStage:
     def dry(self) -> bool:
         """Whether this is Lightning's smoke test (``fast_dev_run``), which leaves nothing behind."""
         return bool(self.config["trainer"]["fast_dev_run"])
+
+    def renewed(self) -> ParsedStage:
+        """The same command with the checkpoints that it does not name looked up anew: stages may have run since."""
+        config, found = copy.deepcopy(self.config), [replace(one) for one in self.upstream]
+        upstream.resolve(found, self.folder, self.log)
+        upstream.fill(config, found)
+        return replace(self, config=config, upstream=found)
 
     def finished(self) -> Manifest | None:
         """The manifest of the finished run that this `fit` would only repeat, or None.

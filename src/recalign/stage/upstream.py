@@ -26,12 +26,14 @@ class Upstream:
         argument: of that class.
         stage: the run that it comes from.
         path: the checkpoint; None as long as it has not been made.
+        named: whether that path was given; any other is looked up.
     """
 
     part: str
     argument: str
     stage: str
     path: Path | None
+    named: bool
 
     @property
     def key(self) -> str:
@@ -45,7 +47,7 @@ def declared(config: Namespace) -> list[Upstream]:
         spec = config[part]
         for argument, stage in _needs(_imported(spec.class_path), vars(spec.init_args)).items():
             given = spec.init_args.get(argument)
-            found.append(Upstream(part, argument, stage, Path(given) if given else None))
+            found.append(Upstream(part, argument, stage, Path(given) if given else None, bool(given)))
     return found
 
 
@@ -57,7 +59,7 @@ def _needs(kind: type, init_args: dict[str, Any]) -> dict[str, str]:
 
 
 def resolve(upstreams: list[Upstream], folder: RunFolder, log: str) -> None:
-    """Fill in the newest finished run of the same log: this chain's and seed's own if there is one.
+    """Look up what is not named: the newest finished run of the same log, this chain's and seed's own if there is one.
 
     Args:
         upstreams: changed in place; a path stays None where no run was found.
@@ -68,14 +70,20 @@ def resolve(upstreams: list[Upstream], folder: RunFolder, log: str) -> None:
         InputError: a path that was given does not exist.
     """
     for upstream in upstreams:
-        if upstream.path is None:
+        if not upstream.named:
             upstream.path = _newest(folder, upstream.stage, log)
-        elif not upstream.path.is_file():
+        elif upstream.path and not upstream.path.is_file():
             raise InputError(
                 f"there is no checkpoint {upstream.path}",
                 where=upstream.key,
                 remedy=f"name a checkpoint of a finished {upstream.stage} run, or leave it null",
             )
+
+
+def fill(config: Any, upstreams: list[Upstream]) -> None:
+    """Write the paths into a configuration, nested dictionaries or a `Namespace`; None where there is none yet."""
+    for upstream in upstreams:
+        config[upstream.part]["init_args"][upstream.argument] = str(upstream.path) if upstream.path else None
 
 
 def require(upstreams: list[Upstream], log: str) -> None:

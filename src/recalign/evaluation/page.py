@@ -1,0 +1,200 @@
+"""The page of a chain, made of its `Sources` and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import polars as pl
+
+from recalign.evaluation import plots, trusted
+from recalign.evaluation.cells import Cell, Cells, figure
+from recalign.evaluation.claim import ALL, HIGH, KEPT, VALUE, verdicts
+from recalign.evaluation.sources import Sources
+
+TRAJECTORY = "trajectory/ndcg@10"
+MAIN = (
+    *(ALL, HIGH, TRAJECTORY, VALUE, "value/train_rm@10", "value/true@10", "value/true"),
+    *("policy/kl", "policy/coverage@10", "cost/seconds"),
+)
+HEADLINE = (HIGH, VALUE, "value/true@10", ALL)
+# What the page says of each metric, in the order in which it is asked.
+MEANINGS = {
+    ALL: "NDCG@10 of the item that was really chosen, over the full catalogue, seen items left out. Imitating the log "
+    "is rewarded here, its habits and trends included.",
+    HIGH: "The same on the events that turned out well (a high reward). It selects on the outcome, so read it beside "
+    "the others.",
+    TRAJECTORY: "The same on users whose mean reward in the test window is above the median.",
+    VALUE: "Mean reward that independent judges expect of the ten unseen items shown. The judges learned from other "
+    "users than the methods did.",
+    "value/train_rm@10": "The same under the reward model that methods trained with: what they were told to like.",
+    "gap/judge@10": "value/train_rm@10 less value/judge@10, event by event. Levels of raters are in it; what a method "
+    "adds to the gap of start is over-optimisation.",
+    "value/true@10": "The true mean reward of the ten items shown, known in a simulated log.",
+    "value/true": "The true reward expected of an item drawn from the policy among unseen ones.",
+    "policy/kl": "KL(policy || start), mean over test histories: how far training moved the policy.",
+    "policy/entropy": "Entropy of the policy over the catalogue, in nats.",
+    "policy/coverage@10": "Share of the catalogue that is shown to anybody.",
+    "policy/popularity@10": "Mean popularity of the items shown.",
+    "cost/seconds": "Training time of the method's own stage.",
+}
+
+
+def page(sources: Sources, digest: str) -> str:
+    """The page as HTML.
+
+    Args:
+        sources: what it shows.
+        digest: of them, which it carries.
+    """
+    cells = Cells(sources.comparison)
+    text = Path(__file__).with_name("report.html.j2").read_text(encoding="utf-8")
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    environment.filters["number"] = _number
+    return environment.from_string(text).render(
+        name=sources.name,
+        digest=digest,
+        cells=cells,
+        headline=list(_headline(cells)),
+        verdicts=verdicts(cells) if cells.get("asft", ALL) else [],
+        table=_table(cells),
+        validation=_table(Cells(sources.comparison, "validation")),
+        seeds=_seed_table(sources.comparison),
+        plots=[*_plots(cells), *([] if sources.search is None else [_frontiers(sources.search)])],
+        size=sources.size,
+        check=sources.check,
+        trust=trusted.section(sources.trust),
+        manifests=sources.manifests,
+        left=sources.left,
+        meanings={metric: text for metric, text in MEANINGS.items() if metric in cells.metrics},
+    )
+
+
+def _number(value: Any) -> str:
+    """Any value of a JSON file, for a person."""
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "–"}[value]
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A cell of the page's table; mark is 1 for better, -1 for worse, else 0, and hint is what a pointer is told."""
+
+    figure: str
+    interval: str
+    mark: int
+    best: bool
+    hint: str
+
+
+def _table(cells: Cells) -> dict[str, Any]:
+    """Columns, and a row a method of `Shown` or None."""
+    columns = [metric for metric in MAIN if metric in cells.metrics]
+    best = [_highest(cells, metric) for metric in columns]
+    return {
+        "columns": columns,
+        "rows": {
+            method: [_shown(cells, method, metric, method == top) for metric, top in zip(columns, best, strict=True)]
+            for method in cells.methods
+        },
+    }
+
+
+def _highest(cells: Cells, metric: str) -> str | None:
+    """The method with the highest figure, where more is better."""
+    values = {method: cell.value for method, cell in cells.column(metric).items()}
+    return None if metric.startswith(("policy/", "cost/")) else max(values, key=values.__getitem__)
+
+
+def _shown(cells: Cells, method: str, metric: str, best: bool) -> Shown | None:
+    cell = cells.get(method, metric)
+    if cell is None:
+        return None
+    known = cell.low == cell.low and not metric.startswith("cost/")
+    interval = f"{figure(metric, cell.low)} – {figure(metric, cell.high)}" if known else ""
+    difference, p = (cells.get(method, f"{kind}_best_bc/{metric}") for kind in ("holm", "p"))
+    hint = ""
+    if difference and p:
+        hint = (
+            f"{difference.value:+.4f} [{difference.low:+.4f}, {difference.high:+.4f}] against "
+            f"{cells.better_baseline(metric)}, p = {p.value:.3f} (Holm)"
+        )
+    return Shown(figure(metric, cell.value), interval, cells.mark(method, metric), best, hint)
+
+
+def _headline(cells: Cells) -> Iterator[dict[str, Any]]:
+    """What A-SFT gains, metric by metric."""
+    for metric in HEADLINE:
+        gain: Cell | None = cells.get("asft", f"holm_best_bc/{metric}")
+        baseline = cells.better_baseline(metric)
+        if gain and baseline:
+            base = cells.column(metric)[baseline].value
+            relative = gain.value / base if base else float("nan")
+            yield {"metric": metric, "gain": gain, "baseline": baseline, "relative": relative, "base": base}
+
+
+def _plots(cells: Cells) -> list[tuple[str, str, list[Any]]]:
+    """Title, what to see, and the plots of each section; a plot whose metrics are missing is left out."""
+    baseline = cells.better_baseline(ALL)
+    shade = plots.below(KEPT * cells.column(ALL)[baseline].value) if baseline else lambda axes: None
+    gains = [f"diff_start/value/{name}" for name in ("train_rm@10", "judge@10", "true@10")]
+    sections = [
+        (
+            "Who gains",
+            "Difference to the better of start and bc. Thick: 95 % interval. Thin: widened by Holm, for as many "
+            "methods as are compared. Left of zero is a loss.",
+            [plots.forest(cells, HIGH), plots.forest(cells, VALUE)],
+        ),
+        (
+            "What it costs",
+            "Up is better value. First against imitation: in the shade more than 5 % of all/ndcg@10 is lost. Then "
+            "against the distance from the start.",
+            [
+                plots.scatter(cells, ALL, VALUE, "value and imitation", shade),
+                plots.scatter(cells, "policy/kl", VALUE, "value and distance", log=True),
+            ],
+        ),
+        (
+            "Does the reward model fool anybody?",
+            "Gain over start under the training reward model, and under who did not train with it. Below the dashed "
+            "line the training reward model promises more than others see: over-optimisation. The last plot shows that "
+            "excess against the distance from the start.",
+            [
+                plots.scatter(cells, gains[0], gains[1], "promised and judged", plots.diagonal),
+                plots.scatter(cells, gains[1], gains[2], "judged and true", plots.diagonal),
+                plots.scatter(cells, "policy/kl", "diff_start/gap/judge@10", "over-optimisation", log=True),
+            ],
+        ),
+    ]
+    drawn = [(title, text, [plot for plot in each if plot]) for title, text, each in sections]
+    return [section for section in drawn if section[2]]
+
+
+def _frontiers(trials: pl.DataFrame) -> tuple[str, str, list[Any]]:
+    """The section of the search."""
+    text = (
+        "Each method's trials on validation, named by its main parameter, the chosen one in colour. Value by judges "
+        "for selection, against the distance from the start and against imitation."
+    )
+    drawn = [plots.frontier(each) for _, each in trials.group_by("method", maintain_order=True)]
+    return "What the search found", text, [plot for plot in drawn if plot]
+
+
+def _seed_table(frame: pl.DataFrame) -> dict[str, Any]:
+    """A row a method and seed with the main metrics of the test."""
+    rows = frame.filter(split="test").filter(pl.col("seed") != "all")
+    columns = [metric for metric in MAIN if metric in set(rows["metric"])]
+    values = {(m, s, metric): v for m, s, _, metric, v, *_ in rows.iter_rows()}
+    body = [
+        (method, seed, [figure(c, values[method, seed, c]) if (method, seed, c) in values else "–" for c in columns])
+        for method, seed in dict.fromkeys((method, seed) for method, seed, _ in values)
+    ]
+    return {"columns": columns, "rows": body}
