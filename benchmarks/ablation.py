@@ -28,28 +28,27 @@ from recalign.reward import RewardData
 from recalign.simulation import World
 
 DEFAULT = "default"
+SIGNED = {"model.transform": "signed", "model.lr": 3e-5}
 CELLS: dict[str, dict[str, Any]] = {
     DEFAULT: {},
-    **{f"source {value}": {"data.source": value} for value in ("predicted", "shrunk")},
-    **{
-        f"baseline {value}": {"data.baseline": value}
-        for value in ("none", "global", "item", "user_item", "value", "soft")
-    },
-    "transform linear": {"model.transform": "linear"},
-    "transform sign": {"model.transform": "sign"},
-    "transform signed": {"model.transform": "signed"},
-    "transform signed, source shrunk": {"model.transform": "signed", "data.source": "shrunk"},
-    "transform rank": {"model.transform": "rank"},
-    "transform rank, temperature 1": {"model.transform": "rank", "model.temperature": 1.0},
+    **{f"source {value}": {"data.source": value} for value in ("observed", "predicted")},
+    **{f"baseline {value}": {"data.baseline": value} for value in ("none", "item", "user_item", "value", "soft")},
+    **{f"transform {value}": {"model.transform": value} for value in ("linear", "sign", "rank", "signed")},
     **{f"temperature {value}": {"model.temperature": value} for value in (0.125, 0.25, 1.0, 2.0, 4.0)},
     "clip 3": {"model.clip": 3.0},
     "clip none": {"model.clip": None},
+    # A larger step must not pass for a better form: forms at other rates, to be compared where they keep as much.
+    **{f"lr {value}": {"model.lr": value} for value in (3e-5, 1.2e-4)},
+    "source observed, lr 0.00012": {"data.source": "observed", "model.lr": 1.2e-4},
+    "transform signed, lr 3e-05": SIGNED,
+    "transform signed, source observed, lr 3e-05": SIGNED | {"data.source": "observed"},
 }
 FIGURES = {
     "value/true@10": "true value",
     "value/select_judge@10": "judges' value",
     "high/ndcg@10": "high/ndcg@10",
     "all/ndcg@10": "all/ndcg@10",
+    "kept": "kept of all/ndcg@10",
     "policy/kl": "KL",
     "ess": "effective sample",
 }
@@ -93,6 +92,9 @@ def of_seed(plan: Plan, seed: int) -> Iterator[tuple[str, Figures]]:
     figures = dict(
         zip(["start", *runs], validate({start: Cell("start", None, {}), **cells}, ground, data), strict=True)
     )
+    baseline = max(figures[row]["all/ndcg@10"] for row in ("start", "bc"))
+    for row in figures:
+        figures[row]["kept"] = figures[row]["all/ndcg@10"] / baseline
     for row, run in runs.items():
         logged = pl.read_csv(run.folder / "metrics.csv", infer_schema_length=None)["advantage/ess"]
         figures[row]["ess"] = float(logged.drop_nulls().mean())  # type: ignore[arg-type]

@@ -1,6 +1,6 @@
 """Every post-training method from one checkpoint, on one budget: the tables, and what they say of the claim.
 
-    python benchmarks/methods.py --log ml-100k [--seeds 0 1 2 3 4] [--no-search] [--runs runs] [--data DIR]
+    python benchmarks/methods.py --log ml-100k [--seeds 0 1 2] [--methods bc asft ...] [--no-search] [--runs runs] [--data DIR]
     python benchmarks/methods.py --log simulated --world noise
 
 Each log is one chain (conf/chain/<log>-methods.yaml) that searches, trains and measures under the same rules; what has
@@ -47,6 +47,7 @@ def main() -> None:
     parser.add_argument("--log", required=True, choices=sorted(FILES))
     parser.add_argument("--world", default="default", choices=sorted(WORLDS), help="of the simulated log")
     parser.add_argument("--seeds", type=int, nargs="+", help="instead of the chain's own")
+    parser.add_argument("--methods", nargs="+", help="rows, instead of the chain's own")
     parser.add_argument("--no-search", action="store_true", help="methods as their YAML files have them")
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--data", help="data root; else RECALIGN_DATA, else data")
@@ -55,6 +56,7 @@ def main() -> None:
     name = f"{log}-methods" + "-unsearched" * given.no_search
     words = [f"--config={FILES[given.log]}", f"--name={name}", f"--root={given.runs}"]
     words += [f"--seeds={given.seeds}"] * bool(given.seeds) + ["--trials=0"] * given.no_search
+    words += [f"--methods={given.methods}"] * bool(given.methods)
     words += [f"--world={json.dumps(WORLDS[given.world])}"] * (given.world != "default")
     words += [f"--data.root={given.data}"] * bool(given.data)
     if code := recalign(["chain", *words]):
