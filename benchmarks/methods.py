@@ -1,6 +1,6 @@
 """Every post-training method from one checkpoint, on one budget: the tables, and what they say of the claim.
 
-    python benchmarks/methods.py --log ml-100k [--seeds 0 1 2] [--methods bc asft ...] [--no-search] [--runs runs] [--data DIR]
+    python benchmarks/methods.py --log ml-100k [--seeds 0 1] [--methods bc asft] [--no-search] [--runs DIR] [--data DIR]
     python benchmarks/methods.py --log simulated --world noise
 
 Each log is one chain (conf/chain/<log>-methods.yaml) that searches, trains and measures under the same rules; what has
