@@ -301,6 +301,7 @@ def test_the_chains_yaml_names_the_run_folder():
         (["--stages.start.model.lr", "3"], "trains no 'start'"),
         (["--stages.asft", "3"], "--stages.STAGE.KEY VALUE"),
         (["--stages.asft.run.name", "x"], "asft, --run.name=x: the chain sets this itself"),
+        (["--stages.asft.data", "{users: B1}"], "asft, --data.users=B1: the chain sets this itself"),
         (["--model.lr", "3"], "write --stages.STAGE.model.lr VALUE"),
         (["--trainer.max_epochs", "--data.root", "x"], "--trainer.max_epochs: a value must follow"),
         (["--data.root"], "--data.root: a value must follow"),

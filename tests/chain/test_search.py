@@ -150,6 +150,45 @@ def test_what_the_user_sets_is_not_searched(again: Path, monkeypatch: pytest.Mon
     assert {key for setting in search.settings["bc"] for key in setting} == {"model.lr"}
 
 
+WHOLE = {
+    "a class in the chain": ({"model": {"class_path": "recalign.posttrain.WeightedSFT", "init_args": {"lr": 0.2}}}, ""),
+    "a class in one word": (
+        {},
+        '--stages.asft.model={"class_path": "recalign.posttrain.WeightedSFT", "init_args": {"lr": 0.2}}',
+    ),
+    "its arguments": ({}, "--stages.asft.model.init_args={lr: 0.2}"),
+    "without their name": ({}, '--stages.asft.model={"lr": 0.2}'),
+    "a file": ({}, "--stages.asft.model=model.yaml"),
+}
+
+
+@pytest.mark.parametrize(("settings", "word"), WHOLE.values(), ids=WHOLE)
+def test_what_is_set_as_a_whole_is_not_searched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, settings, word):
+    """A trial's words come last, so that a key in both would be the trial's."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model.yaml").write_text("class_path: recalign.posttrain.WeightedSFT\ninit_args: {lr: 0.2}")
+    tiny.prepare(tmp_path)
+    (tmp_path / "conf/search.yaml").write_text("asft: {model.lr: [0.1, 0.3], model.temperature: [0.2, 0.4]}")
+    chain = Chain(log="simulated", methods=["asft"], trials=3, stages={"asft": settings} if settings else {})
+    plan = Plan(chain, Path("conf/chain/tiny.yaml"), split_overrides([word] if word else [])[1])
+    parsed = plan.parse()
+    assert parsed["asft"].config["model"]["init_args"]["lr"] == 0.2
+    search = Search(plan, parsed)
+    assert {key for setting in search.settings["asft"] for key in setting} == {"model.temperature"}
+
+
+def test_what_is_set_in_part_is_not_searched_as_a_whole(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.chdir(tmp_path)
+    tiny.prepare(tmp_path)
+    (tmp_path / "conf/search.yaml").write_text("bc: {data.split: [a, b], model.lr: [0.1, 0.3]}")
+    words = ["--stages.bc.data.split.cuts=[0.7, 0.9]", "--stages.bc.model=recalign.posttrain.WeightedSFT"]
+    plan = Plan(
+        Chain(log="simulated", methods=["bc"], trials=3), Path("conf/chain/tiny.yaml"), split_overrides(words)[1]
+    )
+    search = Search(plan, plan.parse())
+    assert {key for setting in search.settings["bc"] for key in setting} == {"model.lr"}
+
+
 def test_a_set_setting_is_named_in_the_file_and_the_table(again: Path):
     said = search(again, "--methods=[bc, asft, asft_permuted]", "--stages.asft.model.temperature=0.5")
     assert said.code == 0, said.err

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from recalign.chain.space import Settings
 from recalign.errors import InputError
@@ -16,7 +20,7 @@ from recalign.simulation import World
 from recalign.stage import ParsedStage, RunFolder, parse_stage
 from recalign.stage.folder import RunConfig
 
-OWN = ("--run", "--seed_everything", "--ckpt_path", "--config", "--data.users", "--data.init_args.users")
+OWN = ("run", "seed_everything", "ckpt_path", "config", "data.users")
 """Options of a stage that are the chain's to set."""
 
 Overrides = dict[str | None, list[str]]
@@ -147,10 +151,18 @@ class Plan:
         words = self._argv("reward", seed, None, RunConfig("reward", self.chain.root, self.name))
         return self._parse(words).datamodule()  # type: ignore[return-value]
 
-    def given(self, stage: str) -> Settings:
-        """What the chain's YAML and the command line set for a stage, by key, as text."""
-        pairs = (word.removeprefix("--").partition("=") for word in self._settings(stage))
-        return {key.replace(".init_args.", "."): value for key, _, value in pairs}
+    def given(self, stage: str, key: str = "") -> dict[str, str]:
+        """What the chain's YAML and the command line set for a stage, by key, as text.
+
+        A class, or all of its arguments, may be set in one: then each of them is set.
+
+        Args:
+            stage: or method.
+            key: only what is set at this key or below it.
+        """
+        words = (word.removeprefix("--").partition("=") for word in self._settings(stage))
+        every = dict(one for name, _, value in words for one in _singly(name, value))
+        return {name: value for name, value in every.items() if f"{name}.".startswith(key and f"{key}.")}
 
     def _settings(self, stage: str | None) -> list[str]:
         """Options that the chain's YAML and the command line give to a stage, or to all; later ones over earlier ones.
@@ -188,9 +200,10 @@ class Plan:
         return self._once[tuple(argv)]
 
     def _checked(self, stage: str) -> ParsedStage:
-        own_words = (*OWN, "--data.root") if self.chain.world else OWN
-        if own := [word for word in self._settings(stage) if word.startswith(own_words)]:
-            raise InputError("the chain sets this itself", where=f"{stage}, {own[0]}", remedy="leave it out")
+        for key in (*OWN, "data.root") if self.chain.world else OWN:
+            for own, value in self.given(stage, key).items():
+                where = f"{stage}, --{own}={value}"
+                raise InputError("the chain sets this itself", where=where, remedy="leave it out")
         try:
             return self.parsed(stage, self.chain.seeds[0])
         except InputError as error:
@@ -217,3 +230,17 @@ def flatten(settings: dict[str, Any], prefix: str = "") -> list[str]:
         else:
             words.append(f"--{prefix}{key}={value if isinstance(value, str) else json.dumps(value)}")
     return words
+
+
+def _singly(key: str, value: Any) -> Iterator[tuple[str, str]]:
+    """Each setting that one word sets: a class and its arguments may stand in it, or in a file that it names."""
+    if isinstance(value, str):
+        with suppress(OSError, yaml.YAMLError):
+            text = Path(value).read_text(encoding="utf-8") if value.endswith((".yaml", ".yml", ".json")) else value
+            found = yaml.safe_load(text)
+            value = found if isinstance(found, dict) else value
+    if isinstance(value, dict):
+        for name, each in value.items():
+            yield from _singly(key if name in ("class_path", "init_args") else f"{key}.{name}", each)
+    else:
+        yield key.replace(".init_args.", "."), value if isinstance(value, str) else json.dumps(value)

@@ -64,8 +64,10 @@ class Search:
 
     def _fixed(self, method: str) -> Settings:
         """What would be searched, had the chain's YAML or the command line not set it."""
-        given = {} if method in TILTED else self.plan.given(method)
-        return {key: given[key] for key in self.spaces.space(method) if key in given}
+        if method in TILTED:
+            return {}
+        given = {key: self.plan.given(method, key) for key in self.spaces.space(method)}
+        return {key: ", ".join(found.values()) for key, found in given.items() if found}
 
     def _default(self, config: dict[str, Any], key: str, method: str) -> Any:
         node: Any = config
@@ -100,8 +102,8 @@ class Search:
                 baseline = max(baseline, trials[best][ALL])
         for method in self.plan.chain.methods:
             if leader := self.spaces.leader(method):
-                own = self.plan.given(method)
-                chosen[method] = {key: value for key, value in chosen[leader].items() if key not in own}
+                settings = chosen[leader].items()
+                chosen[method] = {key: value for key, value in settings if not self.plan.given(method, key)}
         frame = pl.DataFrame(rows)
         write_text(self.plan.folder / SEARCH, frame.write_csv())
         Console(width=WIDTH).print(table(frame, self.seed))
