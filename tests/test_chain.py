@@ -26,6 +26,7 @@ from recalign.events import Log
 from recalign.reward import RewardData
 from recalign.simulation import World
 from recalign.stage import ParsedStage, parse_stage
+from recalign.stage import parsed as parsed_stage
 
 RUNS = Path("runs/tiny")
 TRAINED = (*GROUND, "bc", "asft")
@@ -282,6 +283,15 @@ def test_what_is_set_for_the_reward_model_leaves_the_evaluation_alone():
 
 
 @pytest.mark.usefixtures("here")
+def test_methods_are_evaluated_on_the_machine_that_the_chain_names(here: Path, monkeypatch: pytest.MonkeyPatch):
+    asked = []
+    monkeypatch.setattr(parsed_stage, "Trainer", lambda **given: asked.append(given))
+    overrides = split_overrides(["--trainer.accelerator=cpu", "--stages.reward.trainer.accelerator=gpu"])[1]
+    chain = Chain(log="simulated", methods=["start"], trainer={"devices": [1]}, data={"root": "data"})
+    Plan(chain, Path("conf/chain/tiny.yaml"), overrides).data(0)
+    assert [(given["accelerator"], given["devices"]) for given in asked] == [("cpu", [1])]
+
+
 def test_the_chains_yaml_names_the_run_folder():
     assert planned()["asft"].folder.path == RUNS / "asft/seed-0"
 

@@ -23,9 +23,10 @@ def check(*, data: EventDataModule) -> None:
     Args:
         data: the log, its reward and its split: --config conf/data/<log>.yaml.
     """
+    sections = audit_log(data)
     print(data.report)
     print()
-    print(render(audit_log(data)))
+    print(render(sections))
 
 
 def recommend(run: Path, users: list[int | str] | None = None, k: int = 10) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import torch
 from lightning import LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback
+from torch import nn
 
 from recalign.events import Log
 from recalign.nn import HSTU, Encoder, Pooled
@@ -32,6 +35,26 @@ def log(name: str = "small") -> Log:
 def data_of(kind: type[EventDataModule], root: Path, name: str = "small", **settings: Any) -> Any:
     """A DataModule over ``<name>.csv``."""
     return kind(log=log(name), root=str(root), **{**SETTINGS, **settings})
+
+
+def on_a_gpu(data: EventDataModule, monkeypatch: pytest.MonkeyPatch) -> dict[type, list[Any]]:
+    """Give a DataModule a trainer on a GPU that is not there: networks and batches that move to it are noted, and stay.
+
+    Returns:
+        What has moved, by kind: ``nn.Module`` and ``Batch``.
+    """
+    gpu = torch.device("cuda", 0)
+    moved: dict[type, list[Any]] = {nn.Module: [], Batch: []}
+
+    def to(one: Any, device: torch.device) -> Any:
+        assert device == gpu
+        moved[nn.Module if isinstance(one, nn.Module) else Batch].append(one)
+        return one
+
+    for kind in moved:
+        monkeypatch.setattr(kind, "to", to)
+    monkeypatch.setattr(data, "trainer", SimpleNamespace(strategy=SimpleNamespace(root_device=gpu)))
+    return moved
 
 
 def encoder(dropout: float = 0.0) -> Encoder:

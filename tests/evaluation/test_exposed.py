@@ -21,7 +21,7 @@ from recalign.events import Log
 from recalign.nn import Pooled
 from recalign.recommender import RecommenderData
 from recalign.reward import RewardData
-from recalign.sequences import High, TimeSplit
+from recalign.sequences import Batch, High, TimeSplit
 from recalign.simulation import World, simulate, write
 from recalign.simulation.world import SD
 
@@ -135,6 +135,16 @@ def test_nothing_shown_at_random_is_refused_with_the_reason(tmp_path):
     assert "nothing was shown at random" in found["policy"]["refused"]
     assert found["ranks"] == {}
     assert exposed.headlines(found) == {"offpolicy/ess": 0.0}
+
+
+def test_exposures_are_valued_where_the_trainer_works(tmp_path, monkeypatch):
+    data = exposed_log(tmp_path)
+    policy, reward = SameForAll(torch.arange(6.0)), Lookup()
+    here = exposed.measure({"it": policy}, reward, data)
+    moved = small.on_a_gpu(data, monkeypatch)
+    assert exposed.measure({"it": policy}, reward, data) == here
+    assert {policy, reward} <= set(moved[torch.nn.Module])
+    assert len(moved[Batch]) == 2  # for the estimates and for the ranks
 
 
 def test_stretches_and_batches_change_nothing(tmp_path, monkeypatch):

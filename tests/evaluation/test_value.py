@@ -17,6 +17,7 @@ from recalign.evaluation.value import Scorers, evaluate, load_truth
 from recalign.recommender import RecommenderData
 from recalign.recommender.checkpoint import load_net
 from recalign.reward import RewardData
+from recalign.sequences import Batch
 
 # User 1 and 3 train on all twelve items between them; user 2 is the judges'.
 ROWS = [
@@ -174,3 +175,16 @@ def test_truth_is_read_by_raw_id(tmp_path, data):
         load_truth(tmp_path / "short.npz", data.sequences)
     with pytest.raises(InputError, match="missing"):
         load_truth(tmp_path / "none.npz", data.sequences)
+
+
+def test_policies_and_judges_work_where_the_trainer_does(log_root, cloned, rewarded, monkeypatch):
+    data = small.data_of(RewardData, log_root, "tastes")
+    start, judge = load_net(cloned, "policy").net, load_net(rewarded, "reward").net
+    scorers = Scorers(start, {"judge@10": judge}, torch.rand(data.sequences.num_users, data.num_items))
+    here = evaluate({"start": start, "flat": SameForAll(torch.zeros(data.num_items))}, scorers, data, "test")
+    moved = small.on_a_gpu(data, monkeypatch)
+    flat = SameForAll(torch.zeros(data.num_items))
+    there = evaluate({"start": start, "flat": flat}, scorers, data, "test")
+    assert {start, judge, flat} <= set(moved[torch.nn.Module])
+    assert len(moved[Batch]) == len(data.loader(data.windows("test", "A")))
+    assert all(there[name].equals(here[name]) for name in here)

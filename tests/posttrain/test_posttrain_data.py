@@ -13,6 +13,7 @@ import torch
 from recalign.errors import InputError
 from recalign.posttrain import PostTrainingData
 from recalign.recommender.checkpoint import load_net
+from recalign.sequences import Batch
 
 # two users of six events each; the last of each is the test, the one before it validation
 TINY = {
@@ -101,6 +102,17 @@ def test_expected_rewards_come_from_the_reward_model(log_root, cloned, rewarded)
         settings = {"source": source, "baseline": baseline, "soft": 0.5, **paths}
         found = small.data_of(PostTrainingData, log_root, "tastes", **settings).advantages[batch.event_T.numpy()]
         np.testing.assert_allclose(found, (expected_T / expected_T.std(correction=0)).numpy(), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("settings", [{"source": "shrunk", "baseline": "none"}, {"baseline": "value"}])
+def test_expected_rewards_are_worked_out_where_the_trainer_works(log_root, cloned, rewarded, monkeypatch, settings):
+    settings = settings | {"reward_model": str(rewarded), "policy": str(cloned)}
+    here, there = (small.data_of(PostTrainingData, log_root, "tastes", **settings) for _ in range(2))
+    expected = here.advantages
+    moved = small.on_a_gpu(there, monkeypatch)
+    np.testing.assert_array_equal(there.advantages, expected)
+    assert len(moved[torch.nn.Module]) == len(PostTrainingData.upstream({"source": "observed"} | settings))
+    assert len(moved[Batch]) == len(there.loader(there.training(), seen=False))
 
 
 def test_a_reward_model_that_was_never_validated_has_no_reliability(log_root, rewarded, tmp_path):

@@ -18,6 +18,7 @@ from recalign.evaluation.methods import GROUND, UNTRAINED
 from recalign.reward import RewardData
 from recalign.simulation import World
 from recalign.stage import ParsedStage, RunFolder, parse_stage
+from recalign.stage.console import quiet
 from recalign.stage.folder import RunConfig
 
 OWN = ("run", "seed_everything", "ckpt_path", "config", "data.users")
@@ -146,10 +147,14 @@ class Plan:
         """What all methods of a seed are evaluated on: users A of the log, as the chain gives it to every stage.
 
         What is set for single stages is theirs alone: a reward model that sees less of a history than the policies must
-        not shorten what these are tested on.
+        not shorten what these are tested on. Its trainer stands for the machine that they are evaluated on.
         """
         words = self._argv("reward", seed, None, RunConfig("reward", self.chain.root, self.name))
-        return self._parse(words).datamodule()  # type: ignore[return-value]
+        parsed = self._parse(words)
+        data: RewardData = parsed.datamodule()  # type: ignore[assignment]
+        with quiet():
+            data.trainer = parsed.bare_trainer()
+        return data
 
     def given(self, stage: str, key: str = "") -> dict[str, str]:
         """What the chain's YAML and the command line set for a stage, by key, as text.

@@ -85,7 +85,7 @@ def _check(data: RewardData, folder: Path) -> None:
     sections = audit_log(data)
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "check.json", json.dumps(sections, indent=2, default=str) + "\n")
-    say(str(data.table.report))
+    say(str(data.report))
 
 
 def _cell(method: str, trained: Mapping[str, Trained], strength: float) -> Cell:

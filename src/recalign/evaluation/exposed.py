@@ -86,14 +86,15 @@ def exposures(
     windows = exposed_windows(data, part, users)
     nets: list[nn.Module] = [*policies.values(), reward]
     for net in nets:
-        net.eval()
+        net.eval().to(data.device)
     events = [torch.zeros(0, dtype=torch.int64)]
     terms = {name: [torch.zeros(3, 0)] for name in policies}
-    for batch in data.loader(windows):
+    for read in data.loader(windows):
+        batch = read.to(data.device)
         states_KTS = reward.states(batch)
-        events.append(batch.event_T)
+        events.append(read.event_T)
         for name, policy in policies.items():
-            terms[name].append(_terms(policy, policy.encode(batch), reward, states_KTS, batch))
+            terms[name].append(_terms(policy, policy.encode(batch), reward, states_KTS, batch).cpu())
     event_N = torch.cat(events).numpy()
     order = np.argsort(event_N)
     shown = data.sequences.frame[event_N[order]]
@@ -159,16 +160,18 @@ def candidates(
     start_U = np.flatnonzero(is_first_N)
     count_U = np.diff(start_U, append=len(user_N))
     scores = {name: np.empty(len(user_N)) for name in policies}
-    for batch in data.loader(windows.keep(is_first_N)):
-        own_T = np.searchsorted(user_N[start_U], batch.user_B[batch.row_T].numpy())
+    for policy in policies.values():
+        policy.to(data.device)
+    for read in data.loader(windows.keep(is_first_N)):
+        own_T = np.searchsorted(user_N[start_U], read.user_B[read.row_T].numpy())
         column_C = np.arange(count_U[own_T].max())
         is_one_TC = column_C < count_U[own_T, None]
         place_TC = np.where(is_one_TC, start_U[own_T, None] + column_C, start_U[own_T, None])
-        item_TC = torch.from_numpy(windows.target[place_TC])
+        item_TC, batch = torch.from_numpy(windows.target[place_TC]), read.to(data.device)
         for name, policy in policies.items():
-            logp_TC = policy.log_probs(policy.encode(batch), item_TC.clamp(min=1))
-            logp_TC = logp_TC.masked_fill(item_TC == 0, -torch.inf)
-            scores[name][place_TC[is_one_TC]] = logp_TC.numpy()[is_one_TC]
+            state_T = policy.encode(batch)
+            logp_TC = policy.log_probs(state_T, item_TC.clamp(min=1).to(state_T.device)).cpu()
+            scores[name][place_TC[is_one_TC]] = logp_TC.masked_fill(item_TC == 0, -torch.inf).numpy()[is_one_TC]
     beta_N = data.sequences.frame["propensity"].to_numpy()[windows.event]
     return {name: exposed_ranks(user_N, score_N, windows.reward, beta_N) for name, score_N in scores.items()}
 

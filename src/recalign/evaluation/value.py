@@ -47,7 +47,7 @@ def evaluate(
     Args:
         policies: by method.
         scorers: what values them.
-        data: the log.
+        data: the log; its trainer, if it has one, says where.
         part: ``validation`` or ``test``.
 
     Returns:
@@ -64,7 +64,7 @@ def evaluate(
     collected: dict[str, list[dict[str, np.ndarray]]] = {name: [] for name in policies}
     nets: list[nn.Module] = [*policies.values(), scorers.start, *scorers.rewards.values()]
     for net in nets:
-        net.eval()
+        net.eval().to(data.device)
     windows = data.windows(part, "A")
     if not len(windows):
         raise InputError(
@@ -75,19 +75,23 @@ def evaluate(
     console = Console(stderr=True)
     batches = data.loader(windows)
     hidden = not console.is_terminal
-    for batch in track(batches, f"evaluating, {part}", console=console, transient=True, disable=hidden):
+    for read in track(batches, f"evaluating, {part}", console=console, transient=True, disable=hidden):
+        batch = read.to(data.device)
         rewards = {name: (judge, judge.states(batch)) for name, judge in scorers.rewards.items()}
         start_T = scorers.start.encode(batch)
         for name, policy in policies.items():
             state_T = policy.encode(batch)
             row = _events(batch) | _distribution(policy, state_T, batch, scorers, start_T)
             row["rank"] = policy.ranks(state_T, batch.target_T, batch.seen_N)
-            row["shown"] = shown = policy.top_k(state_T, SHOWN, batch.seen_N)[1]
-            row["popularity@10"] = _mean_shown(popularity_V[(shown - 1).clamp(min=0)], shown)
-            if scorers.truth_UV is not None:
-                row["true@10"] = _mean_shown(scorers.truth_UV[row["user"][:, None], (shown - 1).clamp(min=0)], shown)
+            shown = policy.top_k(state_T, SHOWN, batch.seen_N)[1]
             for figure, (judge, states) in rewards.items():
                 row[figure] = _mean_shown(judge.predict(states, shown.clamp(min=1)), shown)
+            row["shown"] = shown
+            row = {k: v.cpu() for k, v in row.items()}
+            column_TK = (row["shown"] - 1).clamp(min=0)
+            row["popularity@10"] = _mean_shown(popularity_V[column_TK], row["shown"])
+            if scorers.truth_UV is not None:
+                row["true@10"] = _mean_shown(scorers.truth_UV[row["user"][:, None], column_TK], row["shown"])
             collected[name].append({k: v.numpy() for k, v in row.items()})
     above = _trajectories(data.sequences, part)
     return {name: _frame(rows, above) for name, rows in collected.items()}
@@ -112,7 +116,7 @@ def _distribution(
         columns["kl"].append((p_TV * (logp_TV - start_TV)).sum(dim=1))
         columns["entropy"].append(-(p_TV * logp_TV).sum(dim=1))
         if scorers.truth_UV is not None:
-            truth_TV = scorers.truth_UV[batch.user_B[batch.row_T[part]]]
+            truth_TV = scorers.truth_UV[batch.user_B[batch.row_T[part]].cpu()].to(logp_TV.device)
             columns.setdefault("true", []).append((over_unseen(logp_TV, batch.seen_N, first) * truth_TV).sum(dim=1))
     return {name: torch.cat(parts) for name, parts in columns.items()}
 

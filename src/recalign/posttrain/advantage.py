@@ -94,7 +94,7 @@ def predicted_rewards(reward: RewardEnsemble, batches: Iterable[Batch], rows: in
     """The reward model's expected reward of every target. Shape: (rows of the event table,), NaN elsewhere."""
     out = torch.full((rows,), torch.nan)
     for batch in batches:
-        out[batch.event_T] = reward.predict(reward.states(batch), batch.target_T)
+        out[batch.event_T.cpu()] = reward.predict(reward.states(batch), batch.target_T).cpu()
     return out
 
 
@@ -121,5 +121,5 @@ def state_values(
                 value_T = (logp_TV.exp() * r_TV).sum(dim=1)
             else:
                 value_T = soft * (logp_TV + r_TV / soft).logsumexp(dim=1)
-            out[batch.event_T[part]] = value_T
+            out[batch.event_T[part].cpu()] = value_T.cpu()
     return out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import numpy as np
@@ -13,7 +14,7 @@ from recalign.posttrain.advantage import predicted_rewards, state_values
 from recalign.posttrain.upstream import load_upstream
 from recalign.recommender.checkpoint import Loaded
 from recalign.reward import RewardData
-from recalign.sequences import Windows, reward_means
+from recalign.sequences import Batch, Windows, reward_means
 
 Source = Literal["observed", "predicted", "shrunk"]
 Baseline = Literal["none", "global", "user", "item", "user_item", "value", "soft"]
@@ -95,8 +96,7 @@ class PostTrainingData(RewardData):
         if self.source == "observed":
             return observed
         loaded = self._loaded("reward_model", "reward")
-        batches = self.loader(windows, seen=False)
-        predicted = predicted_rewards(loaded.net, batches, len(observed)).double().numpy()
+        predicted = predicted_rewards(loaded.net, self._batches(windows), len(observed)).double().numpy()
         if self.source == "predicted":
             return predicted
         if "reliability" not in loaded.facts:
@@ -115,8 +115,7 @@ class PostTrainingData(RewardData):
         if self.baseline in ("value", "soft"):
             policy, reward = self._loaded("policy", "policy").net, self._loaded("reward_model", "reward").net
             soft = self.soft if self.baseline == "soft" else None
-            batches = self.loader(windows, seen=False)
-            return state_values(policy, reward, batches, rows, soft).double().numpy()
+            return state_values(policy, reward, self._batches(windows), rows, soft).double().numpy()
         event = self.frame["event"].to_numpy()
         rewards = pl.Series("reward", observed[event]).fill_nan(None)
         values = np.full(rows, np.nan)
@@ -135,4 +134,10 @@ class PostTrainingData(RewardData):
 
     def _loaded(self, argument: Literal["reward_model", "policy"], net: str) -> Loaded:
         reader = f"source {self.source!r} and baseline {self.baseline!r}"
-        return load_upstream(getattr(self, argument), net, self.sequences, f"data.{argument}", reader)
+        loaded = load_upstream(getattr(self, argument), net, self.sequences, f"data.{argument}", reader)
+        loaded.net.to(self.device)
+        return loaded
+
+    def _batches(self, windows: Windows) -> Iterator[Batch]:
+        """All targets once, where the networks are."""
+        return (batch.to(self.device) for batch in self.loader(windows, seen=False))

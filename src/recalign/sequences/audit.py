@@ -14,9 +14,10 @@ Rows = dict[str, int | float | str]
 
 def audit_log(data: EventDataModule) -> dict[str, Rows]:
     """All that `recalign check` says, by section: the log, its division, its leaks."""
+    figures = data.figures()  # first, as long as the log is in memory
     sequences, max_length, stride = data.sequences, data.max_length, data.stride
     return {
-        **data.figures(),
+        **figures,
         **{part: part_figures(sequences, part) for part in PARTS},
         "split": split_figures(sequences, max_length, stride),
         "leaks (all must be 0)": leaks(sequences, max_length, stride),

@@ -1,8 +1,9 @@
 """The divided log, kept between runs: made once, memory-mapped from then on.
 
-An entry is a folder that holds the frame as Arrow, the flat arrays as .npy and what was read of the log. Its name is a
-digest of all that the division depends on: the bytes of the files, the settings, the code that reads and divides, the
-version of Polars. A change of any of them leads to another entry, so an entry is never out of date.
+An entry is a folder that holds the flat arrays and the frame's numbers as .npy, which are mapped, what else the frame
+has (text, bools, columns with nulls) as Arrow, which Polars reads into memory, and what was read of the log. Its name
+is a digest of all that the division depends on: the bytes of the files, the settings, the code that reads and divides,
+the version of Polars. A change of any of them leads to another entry, so an entry is never out of date.
 """
 
 from __future__ import annotations
@@ -32,6 +33,12 @@ from recalign.sequences.store import Sequences
 
 ARRAYS = ("trained", "offset", "item", "time", "reward", "event")
 FRAMES = ("events", "users", "items")
+MAPPED = (
+    *(pl.Int8, pl.Int16, pl.Int32, pl.Int64),
+    *(pl.UInt8, pl.UInt16, pl.UInt32, pl.UInt64),
+    *(pl.Float32, pl.Float64),
+)
+"""Types of columns that are kept as arrays."""
 KEPT_DAYS = 30
 """Days without use after which an entry goes."""
 
@@ -94,12 +101,13 @@ class Entry:
 
     def _read(self, facts: dict[str, Any]) -> Divided:
         frames = {name: pl.read_ipc(self.path / f"{name}.arrow") for name in FRAMES}
-        # copy-on-write: nobody's change of an array reaches the file
-        arrays: dict[str, Any] = {name: np.load(self.path / f"{name}.npy", mmap_mode="c") for name in ARRAYS}
+        arrays: dict[str, Any] = {name: self._mapped(name) for name in ARRAYS}
+        numbers = {name: pl.Series(name, self._mapped(f"column-{n}")) for n, name in enumerate(facts["numbers"])}
+        events = frames["events"].with_columns(*numbers.values()).select(facts["columns"])
         report = facts["report"]
         notes = tuple(Note(**note) for note in report["notes"])
         sequences = Sequences(
-            frame=frames["events"],
+            frame=events,
             users=frames["users"]["user"],
             items=frames["items"]["item"],
             group=frames["users"]["group"].to_numpy(),
@@ -108,6 +116,10 @@ class Entry:
             **arrays,
         )
         return Divided(sequences, Report(report["files"], report["used"], notes))
+
+    def _mapped(self, name: str) -> np.ndarray:
+        """An array on the disk, copy-on-write: nobody's change reaches the file."""
+        return np.load(self.path / f"{name}.npy", mmap_mode="c")
 
     def save(self, divided: Divided) -> None:
         """Write it, whole or not at all; where that cannot be done, say so once and go on without."""
@@ -126,8 +138,9 @@ class Entry:
 
     def _write(self, part: Path, divided: Divided) -> None:
         sequences = divided.sequences
+        numbers = [column.name for column in sequences.frame if _is_mapped(column)]
         frames = {
-            "events": sequences.frame,
+            "events": sequences.frame.drop(numbers),
             "users": pl.DataFrame({"user": sequences.users, "group": sequences.group.astype(str)}),
             "items": pl.DataFrame({"item": sequences.items}),
         }
@@ -135,7 +148,11 @@ class Entry:
             frame.write_ipc(part / f"{name}.arrow", compression="uncompressed")
         for name in ARRAYS:
             np.save(part / f"{name}.npy", getattr(sequences, name))
+        for n, name in enumerate(numbers):
+            np.save(part / f"column-{n}.npy", sequences.frame[name].to_numpy())
         facts = {
+            "columns": sequences.frame.columns,
+            "numbers": numbers,
             "fingerprint": sequences.fingerprint,
             "catalogue": sequences.catalogue,
             "report": dataclasses.asdict(divided.report),
@@ -160,10 +177,16 @@ class Entry:
             _say(f"the figures of the log are not cached: {error.strerror or error} ({self.path})")
 
 
+def _is_mapped(column: pl.Series) -> bool:
+    """Whether Polars can take a column from an array as it lies there."""
+    return column.null_count() == 0 and column.dtype in MAPPED
+
+
 def _code(split: type[Split]) -> str:
     """Digest of the code that makes a divided log."""
     own = [Path(file) for module in (recalign.events, store) if (file := module.__file__)]
     files = [*own[0].parent.glob("*.py"), own[1], own[1].with_name("splits.py"), Path(inspect.getfile(split))]
+    files.append(Path(__file__))  # how it is kept
     return hashlib.sha256(b"".join(file.read_bytes() for file in sorted(set(files)))).hexdigest()
 
 

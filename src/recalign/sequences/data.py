@@ -129,6 +129,9 @@ class EventDataModule(LightningDataModule):
         # the files may have changed since they named the entry
         if self._entry and divided.sequences.fingerprint == self._described:
             self._entry.save(divided)
+            if kept := self._entry.load():  # mapped from now on: memory is for training
+                del self.table
+                return kept
         return divided
 
     @functools.cached_property
@@ -143,12 +146,12 @@ class EventDataModule(LightningDataModule):
 
     def figures(self) -> dict[str, Section]:
         """The figures of the log that need no split (`recalign.events.audit`)."""
-        self._divided  # noqa: B018 (the entry is there from now on, if it can be)
-        if self._entry is None:
-            return audit(self.table)
-        sections = self._entry.figures()
-        if sections is None:
-            self._entry.keep_figures(sections := audit(self.table))
+        sections = self._entry and self._entry.figures()
+        if not sections:
+            sections = audit(self.table)
+            self._divided  # noqa: B018 (the entry is there from now on, if it can be)
+            if self._entry:
+                self._entry.keep_figures(sections)
         return sections
 
     @property
@@ -160,6 +163,11 @@ class EventDataModule(LightningDataModule):
     def fingerprint(self) -> str:
         """Digest of the log and its division; needs no events."""
         return self.sequences.fingerprint if "_divided" in vars(self) else self._described
+
+    @property
+    def device(self) -> torch.device:
+        """Where its trainer works; without one, the CPU."""
+        return self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
 
     @functools.cached_property
     def readers(self) -> Readers:

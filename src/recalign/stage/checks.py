@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from lightning import LightningDataModule, Trainer
-from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning import LightningDataModule
 
 from recalign.errors import InputError
 from recalign.recommender.checkpoint import check_catalogue, read_checkpoint
@@ -27,7 +26,8 @@ def before_reading(parsed: ParsedStage) -> None:
     if parsed.checkpoint:
         model = parsed.config["model"]
         refuse_other_model(parsed.checkpoint, model["class_path"], model["init_args"])
-    _try_trainer(parsed)
+    trainer = parsed.bare_trainer()  # Lightning judges the machine's part of the configuration
+    warn_if_bf16_is_slow(parsed.config["trainer"]["precision"], on_cpu=trainer.strategy.root_device.type == "cpu")
     if not parsed.dry:
         parsed.folder.probe()
 
@@ -70,15 +70,3 @@ def _refuse_own_checkpoints(parsed: ParsedStage) -> None:
                 where=f"{key} {path}",
                 remedy="write to another folder with --run.name NAME",
             )
-
-
-def _try_trainer(parsed: ParsedStage) -> None:
-    """Let Lightning judge the machine's part of the configuration on a trainer that is thrown away."""
-    names = ("accelerator", "devices", "num_nodes", "precision", "strategy")
-    given = {name: parsed.config["trainer"][name] for name in names}
-    given = {name: value for name, value in given.items() if isinstance(value, str | int)}
-    try:
-        trial = Trainer(**given, logger=False, enable_checkpointing=False, enable_progress_bar=False)
-    except (MisconfigurationException, ValueError, RuntimeError) as error:
-        raise InputError(str(error), where="trainer") from error
-    warn_if_bf16_is_slow(given.get("precision"), on_cpu=trial.strategy.root_device.type == "cpu")

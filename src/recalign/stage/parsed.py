@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import jsonargparse
-from lightning import LightningDataModule
+from lightning import LightningDataModule, Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 
+from recalign.errors import InputError
 from recalign.stage import upstream
 from recalign.stage.folder import RunConfig, RunFolder
 from recalign.stage.manifest import Manifest, digest
@@ -87,6 +89,20 @@ class ParsedStage:
             return None
         key = digest(self.config, fingerprint(self.datamodule()), upstream.hashes(self.upstream))
         return manifest if manifest.key == key else None
+
+    def bare_trainer(self) -> Trainer:
+        """A trainer on the machine that the configuration names, with nothing else of it.
+
+        Raises:
+            InputError: there is no such machine.
+        """
+        names = ("accelerator", "devices", "num_nodes", "precision", "strategy")
+        given = {name: self.config["trainer"][name] for name in names}
+        given = {name: value for name, value in given.items() if isinstance(value, str | int | list)}
+        try:
+            return Trainer(**given, logger=False, enable_checkpointing=False, enable_progress_bar=False)
+        except (MisconfigurationException, ValueError, RuntimeError) as error:
+            raise InputError(str(error), where="trainer") from error
 
     def datamodule(self) -> LightningDataModule:
         """The data that the configuration describes; nothing is read yet."""
