@@ -102,8 +102,8 @@ class Search:
                 baseline = max(baseline, trials[best][ALL])
         for method in self.plan.chain.methods:
             if leader := self.spaces.leader(method):
-                settings = chosen[leader].items()
-                chosen[method] = {key: value for key, value in settings if not self.plan.given(method, key)}
+                found = chosen[leader].items()
+                chosen[method] = {key: value for key, value in found if not self.plan.given(method, key)}
         frame = pl.DataFrame(rows)
         write_text(self.plan.folder / SEARCH, frame.write_csv())
         Console(width=WIDTH).print(table(frame, self.seed))
