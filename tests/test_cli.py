@@ -55,12 +55,12 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Such a folder in which a policy was cloned and post-trained."""
+    """Such a folder in which a policy was cloned and, with a reward model, post-trained."""
     folder = tmp_path_factory.mktemp("first")
     shutil.copytree(tiny.CONF, folder / "conf")
     (folder / "own.yaml").write_text(LOG)
     write(folder)
-    for stage in ("recommender", "asft"):
+    for stage in ("recommender", "reward", "asft"):
         assert command(folder, "fit", stage).code == 0
     return folder
 
@@ -175,9 +175,6 @@ def test_recommend_says_what_it_cannot_do(trained: Path):
     assert "run must be given" in said()
     assert "runs/own: there is no run in this folder" in said("runs/own")
     assert "users: there is no user '99'" in said("runs/own/asft/seed-0", "--users=[99]")
-    shutil.copytree(trained / "runs/own/asft/seed-0", trained / "runs/own/reward/seed-0")
-    config = trained / "runs/own/reward/seed-0/config.yaml"
-    config.write_text(config.read_text().replace("top_k", "other"))
     assert "which recommends nothing" in said("runs/own/reward/seed-0")
 
 
