@@ -85,6 +85,20 @@ def test_a_continued_run_equals_one_that_was_never_interrupted():
     assert yaml.safe_load(RUN.config.read_text())["ckpt_path"] is None  # repeats the whole run, not its second half
 
 
+def test_averaged_weights_are_handed_over_and_a_continued_run_averages_on():
+    average = ["--trainer.callbacks+=recalign.recommender.PolynomialAveraging"]
+    fit("--trainer.max_epochs", "4", "--run.name", "plain")
+    fit("--trainer.max_epochs", "4", "--run.name", "whole", *average)
+    fit("--trainer.max_epochs", "2", *average)
+    fit("--trainer.max_epochs", "4", "--ckpt_path", "last", *average)
+    plain, whole = (Path(f"runs/toy/{name}/seed-0/checkpoints") for name in ("plain", "whole"))
+    assert_same_weights(whole / "last.ckpt", RUN.last)
+    assert_same_weights(whole / "best.ckpt", RUN.best)
+    trained = torch.load(whole / "last.ckpt", weights_only=True)["current_model_state"]
+    assert all(torch.equal(trained[k], w) for k, w in weights(plain / "last.ckpt").items())  # training is the same
+    assert not torch.equal(trained["head.weight"], weights(whole / "last.ckpt")["head.weight"])
+
+
 def test_a_run_that_stopped_within_an_epoch_goes_on_with_its_next_batch():
     fit("--trainer.max_epochs", "2", "--run.name", "whole")
     stop = ["--trainer.callbacks", '[{"class_path": "stage_doubles.StopAt", "init_args": {"step": 8}}]']
