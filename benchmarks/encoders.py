@@ -2,8 +2,8 @@
 
     python benchmarks/encoders.py [--log ml-1m-leave-last] [--rows hstu/known sasrec ...] [--seeds 0 1 2 3 4]
 
-Each seed of each row is one `recalign fit --config conf/recommender.yaml ...` line, which is printed; the epoch is
-chosen on validation. Then the test: full catalogue, items that the user had met left out. Runs that have finished are
+Each seed of each row is one `recalign fit --config conf/recommender.yaml ...` line, which is printed, with what
+conf/recommender/ says of the log, if anything; the epoch is chosen on validation. Then the test: full catalogue, items that the user had met left out. Runs that have finished are
 not run again, an interrupted one starts anew, and a row's figures are saved as soon as its seed is done.
 
     python benchmarks/encoders.py --rows rectools-hstu rectools-sasrec      # RecTools' own, in its own environment
@@ -95,6 +95,7 @@ def of_peer(row: str, given: argparse.Namespace, folder: Path) -> dict[str, floa
 def of_ours(row: str, seed: int, given: argparse.Namespace) -> dict[str, float]:
     """One `recalign fit`, and its test."""
     argv = ["fit", "--config=conf/recommender.yaml", f"--config=conf/data/{given.log}.yaml"]
+    argv += [f"--config={own}" for own in Path("conf/recommender").glob(f"{given.log}.yaml")]
     argv += [f"--seed_everything={seed}", f"--run.root={given.runs}", f"--run.chain={given.log}"]
     argv += [f"--run.name={row.replace('/', '-')}", *ROWS.get(row, []), *given.fit]
     stage = parse_stage(argv)

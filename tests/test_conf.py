@@ -78,6 +78,14 @@ def test_a_preset_comes_after_any_stage(path: Path):
     assert {key: parsed.config["trainer"][key] for key in preset["trainer"]} == preset["trainer"]
 
 
+@pytest.mark.parametrize("path", sorted((CONF / "recommender").glob("*.yaml")), ids=name)
+def test_a_logs_recipe_comes_after_the_recommender_and_the_log(path: Path):
+    files = [CONF / "recommender.yaml", CONF / "data" / path.name, path]
+    parsed = parse_stage(["fit", *(f"--config={file}" for file in files)])
+    written, read = values(path), leaves(parsed.config)
+    assert {key: read[key] for key in written} == written
+
+
 @pytest.mark.parametrize("path", CHAINS, ids=name)
 def test_a_chain_can_be_planned(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
@@ -116,13 +124,13 @@ def test_both_ends_of_a_space_are_settings_of_the_method(path: Path, tmp_path: P
 
 def values(path: Path) -> dict[str, Any]:
     """Every value of a YAML file by dotted key."""
+    return leaves(yaml.safe_load(path.read_text()))
 
-    def walk(node: Any, key: str) -> dict[str, Any]:
-        if not isinstance(node, dict):
-            return {key: node}
-        return {k: v for name, inner in node.items() for k, v in walk(inner, f"{key}.{name}".lstrip(".")).items()}
 
-    return walk(yaml.safe_load(path.read_text()), "")
+def leaves(node: Any, key: str = "") -> dict[str, Any]:
+    if not isinstance(node, dict):
+        return {key: node}
+    return {k: v for name, inner in node.items() for k, v in leaves(inner, f"{key}.{name}".lstrip(".")).items()}
 
 
 WEIGHTS = {f"model.init_args.{key}" for key in ("transform", "temperature", "clip")}
