@@ -3,8 +3,9 @@
     python benchmarks/encoders.py [--log ml-1m-leave-last] [--rows hstu/known sasrec ...] [--seeds 0 1 2 3 4]
 
 Each seed of each row is one `recalign fit --config conf/recommender.yaml ...` line, which is printed, with what
-conf/recommender/ says of the log, if anything; the epoch is chosen on validation. Then the test: full catalogue, items that the user had met left out. Runs that have finished are
-not run again, an interrupted one starts anew, and a row's figures are saved as soon as its seed is done.
+conf/recommender/ says of the log, if anything; the epoch is chosen on validation. Then the test: full catalogue, items
+that the user had met left out. Runs that have finished are not run again, an interrupted one starts anew, and a row's
+figures are saved as soon as its seed is done.
 
     python benchmarks/encoders.py --rows rectools-hstu rectools-sasrec      # RecTools' own, in its own environment
 """
