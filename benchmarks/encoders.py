@@ -106,8 +106,7 @@ def of_ours(row: str, seed: int, given: argparse.Namespace) -> dict[str, float]:
     print(shlex.join(["recalign", *argv]), flush=True)
     manifest = stage.finished() or run_stage(argv).manifest
     assert manifest is not None, "a dry run makes no row"
-    figures = tested(load_net(stage.folder.path / str(manifest.checkpoint), "policy").net, data)
-    return figures | {"seconds": manifest.seconds}
+    return tested(load_net(stage.folder.path / str(manifest.checkpoint), "policy").net, data)
 
 
 @torch.no_grad()
@@ -125,7 +124,7 @@ def collect(folder: Path, log: str) -> pl.DataFrame:
     rows: list[tuple[object, ...]] = []
     for row in ["popularity", *PEERS, *ROWS]:
         cells = {p.stem.removeprefix("seed-"): json.loads(p.read_text()) for p in sorted((folder / row).glob("*.json"))}
-        for metric in [*SHOWN, "seconds"]:
+        for metric in SHOWN:
             values = [cell[metric] for cell in cells.values() if metric in cell]
             if values:
                 sd = statistics.stdev(values) if len(values) > 1 else None
