@@ -92,13 +92,18 @@ def of_seed(plan: Plan, seed: int) -> Iterator[tuple[str, Figures]]:
     figures = dict(
         zip(["start", *runs], validate({start: Cell("start", None, {}), **cells}, ground, data), strict=True)
     )
-    baseline = max(figures[row]["all/ndcg@10"] for row in ("start", "bc"))
-    for row in figures:
-        figures[row]["kept"] = figures[row]["all/ndcg@10"] / baseline
+    add_kept(figures)
     for row, run in runs.items():
         logged = pl.read_csv(run.folder / "metrics.csv", infer_schema_length=None)["advantage/ess"]
         figures[row]["ess"] = float(logged.drop_nulls().mean())  # type: ignore[arg-type]
     yield from figures.items()
+
+
+def add_kept(figures: dict[str, Figures]) -> None:
+    """The share that each row keeps of the better of `start` and `bc`, in place."""
+    baseline = max(each["all/ndcg@10"] for row, each in figures.items() if row.startswith(("start", "bc")))
+    for each in figures.values():
+        each["kept"] = each["all/ndcg@10"] / baseline
 
 
 def table(measured: dict[str, dict[int, Figures]], log: str) -> pl.DataFrame:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from ablation import CHAINS, FIGURES, Figures, spread
+from ablation import CHAINS, FIGURES, Figures, add_kept, spread
 from tables import SCHEMA, beside_other_logs, commit, markdown, save
 
 from recalign.chain import GROUND, Chain, Plan
@@ -26,29 +26,27 @@ from recalign.evaluation.selection import validate
 from recalign.reward import RewardData
 from recalign.simulation import World
 
-RATES = (3e-5, 6e-5, 1e-4, 2e-4)
-CELLS: dict[str, list[dict[str, Any]]] = {
+Settings = dict[str, Any]
+EVERYBODY = 3e-5  # one rate for all: how far each method goes with the same steps
+OTHERS = "exp_reward filtered_bc reward_weighted dpo ipo simpo kto reinforce ppo grpo ecpo cql iql awac sa2c"
+
+
+def form(transform: str, source: str, lr: float, temperature: float = 0.5) -> Settings:
+    return {"model.transform": transform, "data.source": source, "model.temperature": temperature, "model.lr": lr}
+
+
+CELLS: dict[str, list[Settings]] = {
+    "bc": [{"model.lr": lr} for lr in (EVERYBODY, 1e-4)],
     "asft": [
-        *({"data.source": source, "model.lr": lr} for source in ("observed", "shrunk") for lr in RATES),
-        *({"data.source": "predicted", "model.lr": lr} for lr in (3e-5, 1e-4)),
-        *(
-            {"model.transform": "signed", "data.source": source, "model.lr": lr}
-            for source in ("observed", "shrunk")
-            for lr in (1e-5, 3e-5, 6e-5)
-        ),
+        *(form("exponential", source, lr) for source in ("observed", "shrunk") for lr in (6e-5, 1.5e-4)),
+        *(form("signed", source, lr) for source in ("observed", "shrunk") for lr in (3e-5, 6e-5, 1e-4)),
+        form("exponential", "shrunk", 6e-5, 0.3),
+        form("exponential", "shrunk", 8e-5, 0.8),
+        form("exponential", "predicted", 5e-5),
     ],
-    "kto": [
-        *({"model.beta": 0.5, "model.lr": lr} for lr in (1e-5, 3e-5, 6e-5)),
-        {"model.beta": 0.1},
-        {"model.beta": 0.5, "data.source": "shrunk"},
-    ],
-    "dpo": [{"data.pairs": pairs} for pairs in ("logged", "generated")],
-    "ppo": [
-        *({"model.kl": kl} for kl in (0.03, 0.1, 0.3, 1.0)),
-        {"model.kl": 0.3, "model.lr": 1e-4},
-    ],
+    **{method: [{"model.lr": EVERYBODY}] for method in OTHERS.split()},
 }
-STRENGTHS = (0.25, 0.5, 1.0, 2.0)
+STRENGTHS = (0.5, 1.0, 2.0, 4.0)
 SHOWN = {key: text for key, text in FIGURES.items() if key != "ess"}
 
 
@@ -60,7 +58,7 @@ def main() -> None:
     parser.add_argument("--data", help="data root of ML-100K; else RECALIGN_DATA, else data")
     given = parser.parse_args()
     world = World() if given.log == "simulated" else None
-    experiment = Chain(given.log, ["bc", *CELLS], f"frontier-{given.log}", given.seeds, world=world, root=given.runs)
+    experiment = Chain(given.log, [*CELLS], f"frontier-{given.log}", given.seeds, world=world, root=given.runs)
     overrides = [f"--data.root={given.data}"] if given.data else []
     plan = Plan(experiment, CHAINS / f"{given.log}.yaml", {None: overrides})
     measured: dict[str, dict[int, Figures]] = {}
@@ -82,13 +80,14 @@ def of_seed(plan: Plan, seed: int) -> Iterator[tuple[str, Figures]]:
         name = f"rerank, strength {strength}"
         cells[name] = plan.trial_folder("rerank", seed, name.replace(" ", "-")), Cell("rerank", None, {}, strength)
     cells["start"] = plan.trial_folder("start", seed, "start"), Cell("start", None, {})
-    tried: dict[str, list[dict[str, object]]] = {"bc": [{}], **CELLS}
-    for method, settings in tried.items():
+    for method, settings in CELLS.items():
         for each in settings:
             name = ", ".join([method, *(f"{key.partition('.')[2]} {value}" for key, value in each.items())])
             run = train(plan.trial(method, seed, name.replace(" ", "-"), each))
             cells[name] = run.folder, run.cell(method)
-    yield from zip(cells, validate(dict(cells.values()), ground, data), strict=True)
+    figures = dict(zip(cells, validate(dict(cells.values()), ground, data), strict=True))
+    add_kept(figures)
+    yield from figures.items()
 
 
 def table(measured: dict[str, dict[int, Figures]], log: str) -> pl.DataFrame:
