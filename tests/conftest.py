@@ -11,12 +11,15 @@ from pathlib import Path
 os.environ.setdefault("WANDB_MODE", "disabled")
 os.environ["RECALIGN_CACHE"] = tempfile.mkdtemp(prefix="recalign-tests-")
 
+import hypothesis
 import numpy as np
 import polars as pl
 import pytest
 import torch
 
 torch.set_num_threads(1)
+hypothesis.settings.register_profile("recalign", deadline=None)  # a busy machine is no mistake
+hypothesis.settings.load_profile("recalign")
 sys.path.insert(0, str(Path(__file__).parent / "doubles"))  # checkpoints name the doubles by module
 
 
