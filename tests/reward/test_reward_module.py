@@ -40,9 +40,11 @@ def untrained_error(module: RewardModel, data: RewardData) -> torch.Tensor:
     module.calibrate(data)
     batch = small.batch_of(data, "train")
     with torch.no_grad():
-        predicted_T = module.reward.eval().predict(module.reward.states(batch), batch.target_T)
+        states = module.reward.eval().states(batch)
+        predicted_T = module.reward.predict(states, batch.target_T)
+        own_T = module.reward.nets[0].own_doing(states, module.moved_EF[batch.event_T])[0]
     module.train()
-    return (batch.reward_T - predicted_T) / data.moments()[1]
+    return (batch.reward_T - predicted_T) / data.moments()[1] + own_T
 
 
 def test_the_loss_is_the_squared_error_in_standard_deviations(log_root, tmp_path):

@@ -60,24 +60,48 @@ def test_an_untrained_network_knows_the_user_and_item_means(data):
 
 
 @torch.no_grad()
-def test_training_starts_from_a_matrix_factorisation(data):
-    """For whoever has a history: its items as fitted, and the user by ridge regression on the events so far."""
-    reward, factors = RewardEnsemble(small.encoder(), data.num_items, kinship=2).eval(), data.factors(2)
+def test_training_starts_from_what_a_factorisation_believes(data):
+    """For whoever has a history: its items as believed, and the user by ridge regression on the events so far."""
+    reward, beliefs = RewardEnsemble(small.encoder(), data.num_items, kinship=4).eval(), data.beliefs(2)
     net, batch = reward.nets[0], small.batch_of(data, "train", rows=2)
     net.calibrate(data.rated["reward"].to_numpy(), data.moments()[2])
-    net.start(factors)
+    net.start(beliefs)
     predicted_T = reward.predict(reward.states(batch), batch.target_T)
-    u_VR = np.concatenate([np.ones((len(factors.item_VF), 1)), factors.item_VF[:, 1:]], axis=1)
+    item_VF, figures = beliefs.items.mean_RF, beliefs.items.mean_RF.shape[1]
+    u_VF = np.concatenate([np.ones((len(item_VF), 1)), item_VF[:, 1:]], axis=1)
     expected = []
     for row, column, item in zip(batch.row_T, batch.column_T, batch.target_T, strict=True):
         past = batch.item_BL[row, : column + 1].numpy()
-        residual = batch.reward_BL[row, : column + 1].numpy() - factors.mean - factors.item_VF[past, 0]
+        residual = batch.reward_BL[row, : column + 1].numpy() - beliefs.mean - item_VF[past, 0]
         seen = ~np.isnan(residual)
-        u_NR = u_VR[past][seen]
-        user_R = np.linalg.solve(u_NR.T @ u_NR + factors.ridge * np.eye(3), u_NR.T @ residual[seen])
-        expected.append(factors.mean + factors.item_VF[item, 0] + user_R @ u_VR[item])
+        u_NF, doubt_NF = u_VF[past][seen], beliefs.items.variance_RF[past][seen]
+        gram_FF = u_NF.T @ u_NF + np.diag(np.append(0, doubt_NF[:, 1:].sum(axis=0)) + beliefs.ridge_F)
+        user_F = np.linalg.solve(gram_FF, u_NF.T @ residual[seen])
+        expected.append(beliefs.mean + item_VF[item, 0] + user_F @ u_VF[item])
     np.testing.assert_allclose(predicted_T.numpy(), expected, atol=1e-3)
-    assert np.abs(factors.item_VF[:, 1:]).max() > 0.1
+    assert figures == 2 or figures == 3
+    assert np.std(expected) > 0.05
+
+
+@torch.no_grad()
+def test_what_an_event_did_to_its_own_item_is_taken_off(data):
+    """A target is scored as if its item's level and traits had been fitted without it."""
+    reward, beliefs = RewardEnsemble(small.encoder(), data.num_items, kinship=2).eval(), data.beliefs(2)
+    net, batch = reward.nets[0], small.batch_of(data, "train", rows=1)
+    net.calibrate(data.rated["reward"].to_numpy(), data.moments()[2])
+    net.start(beliefs)
+    torch.nn.init.normal_(net.trait.weight)
+    states, moved_EF = reward.states(batch), torch.from_numpy(data.own_doing(beliefs, 2))
+    own_MT = net.own_doing(states, moved_EF[batch.event_T])
+    for t in (0, 3):
+        item, moved_F = batch.target_T[t], moved_EF[batch.event_T[t]]
+        before = net.scores(states, net.table_VD, batch.target_T)[0][0, t]
+        net.quality[item] -= moved_F[0] / net.scale
+        net.kin.weight[item] -= moved_F[1:]
+        after = net.scores(states, net.table_VD, batch.target_T)[0][0, t]
+        torch.testing.assert_close(own_MT[0, t], before - after)
+        net.start(beliefs)
+    assert own_MT.abs().mean() > 0.01
 
 
 @torch.no_grad()

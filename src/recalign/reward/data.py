@@ -10,7 +10,7 @@ import polars as pl
 
 from recalign.errors import InputError
 from recalign.events import evaluate
-from recalign.reward.factors import RIDGES, Factors, factorise
+from recalign.reward.beliefs import Beliefs, believe
 from recalign.sequences import EventDataModule, Windows, reward_means
 from recalign.sequences.splits import TRAIN, VALIDATION
 from recalign.sequences.store import Part
@@ -113,14 +113,24 @@ class RewardData(EventDataModule):
         total = np.bincount(item - 1, reward, self.num_items) + shrinkage * reward.mean()
         return (total / (np.bincount(item - 1, minlength=self.num_items) + shrinkage)).astype(np.float32)
 
-    def factors(self, rank: int) -> Factors:
-        """A matrix factorisation of the training rewards, under the ridge with the smallest error on validation."""
+    def beliefs(self, rank: int) -> Beliefs:
+        """A Bayesian factorisation of the training rewards, of this rank or a part of it: the best on validation."""
         size = (int(self.frame["user"].max()) + 1, self.num_items + 1)  # type: ignore[arg-type]
-        user, item, reward = _columns(self.rated)
-        fitted = [factorise(user, item, reward, size, rank, ridge) for ridge in RIDGES]
+        training = _columns(self.rated)
+        fitted = [believe(*training, size, part) for part in sorted({rank, -(-rank // 2), -(-rank // 4)})]
         known = pl.col("reward").is_not_null() & (pl.col("item_id") > 0)
         user, item, reward = _columns(self.frame.filter(known & (pl.col("split") == VALIDATION)))
-        return min(fitted, key=lambda factors: float(np.square(factors.expected(user, item) - reward).sum()))
+        return min(fitted, key=lambda beliefs: float(np.square(beliefs.expected(user, item) - reward).sum()))
+
+    def own_doing(self, beliefs: Beliefs, rank: int) -> np.ndarray:
+        """How far each event of the table moved what is believed of its own item; 0 for all but those fitted.
+
+        Shape: float32 (events, 1 + rank).
+        """
+        moved_NF = beliefs.own_doing(*_columns(self.rated))
+        moved_EF = np.zeros((len(self.sequences.frame), 1 + rank), np.float32)
+        moved_EF[self.rated["event"].to_numpy(), : moved_NF.shape[1]] = moved_NF
+        return moved_EF
 
     def auxiliary_training(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """The training values of a further reward, and their items 1..V. Shape: (N,), int64 (N,)."""

@@ -1,4 +1,4 @@
-"""A biased matrix factorisation by alternating least squares: what a reward model starts from, and has to beat.
+"""A biased matrix factorisation by alternating least squares: what a reward model has to beat.
 
     r_ui = mu + b_u + b_i + p_u . q_i,      sum of squared errors + ridge * (b_u^2 + b_i^2 + |p_u|^2 + |q_i|^2),
 

@@ -44,7 +44,7 @@ class RewardModel(StageModule):
         members: K, reward models in the ensemble, each trained on its own resampling of the users.
         share: what they share, ``trunk`` or ``nothing`` (see `recalign.reward.RewardEnsemble`).
         head: of the reward: `MeanHead`, `OrdinalHead`, `QuantileHead`; null: a mean.
-        kinship: R, numbers an item that say which others it is like in what people think of it.
+        kinship: R, numbers an item, at most, that say which others it is like in what people think of it.
         imitation: weight of the next-item loss under ``joint``.
         auxiliary_weight: weight of the squared errors of ``data.auxiliary``, in units of each reward's variance.
         lr: AdamW's learning rate.
@@ -54,6 +54,7 @@ class RewardModel(StageModule):
     UPSTREAM: ClassVar[dict[str, str]] = {"init_from": "recommender"}
     handed_over = ("reward",)
     auxiliary_EA: Tensor
+    moved_EF: Tensor
 
     def __init__(
         self,
@@ -73,7 +74,7 @@ class RewardModel(StageModule):
         super().__init__()
         self.save_hyperparameters(logger=False)
         self.lr, self.weight_decay, self.members = lr, weight_decay, members
-        self.trunk, self.imitation, self.auxiliary_weight = trunk, imitation, auxiliary_weight
+        self.kinship, self.trunk, self.imitation, self.auxiliary_weight = kinship, trunk, imitation, auxiliary_weight
         self.start, self.catalogue = init_from, None
         upstream = load_net(init_from, "policy") if init_from else None
         if encoder is None and upstream is None:
@@ -96,6 +97,7 @@ class RewardModel(StageModule):
                 net.trunk.item_embedding.requires_grad_(False)
         self.train()  # Lightning does not call it before fit
         self.register_buffer("auxiliary_EA", torch.empty(0, 0), persistent=False)
+        self.register_buffer("moved_EF", torch.empty(0, 0), persistent=False)
         self.calibrated = False
         self.trust: Trust | None = None  # on validation
         self.tested: Trust | None = None
@@ -127,9 +129,11 @@ class RewardModel(StageModule):
         self.auxiliary_EA = torch.from_numpy(data.auxiliary_rewards.fill_null(float("nan")).to_numpy())
         self.reward.add(list(data.auxiliary))
         reward, item = data.rated["reward"].to_numpy(), data.rated["item_id"].to_numpy()
+        beliefs = data.beliefs(self.kinship)
+        self.moved_EF = torch.from_numpy(data.own_doing(beliefs, self.kinship))
         for net in self.reward.nets:
             net.calibrate(reward, data.item_means(reward, item))
-            net.start(data.factors(net.kin.embedding_dim))
+            net.start(beliefs)
             for name, readings in net.auxiliary.items():
                 reward_of, item_of = data.auxiliary_training(name)
                 readings.calibrate(reward_of, data.item_means(reward_of, item_of))
@@ -161,7 +165,9 @@ class RewardModel(StageModule):
         """The parts of a network's loss, each a mean over its members and, as bagged, over events."""
         h_TD, table_VD, item_T = net.encode(batch), net.table_VD, batch.target_T
         known = net.recall(batch, h_TD)
-        loss_MT = net.losses(net.state(known), table_VD, item_T, batch.reward_T)
+        state_MTS = net.state(known)
+        own_MT = net.own_doing(state_MTS, self.moved_EF[batch.event_T])
+        loss_MT = net.losses(state_MTS, table_VD, item_T, batch.reward_T, own_MT)
         losses = {"reward": _bagged_mean(loss_MT, weight_MT, batch.reward_T)}
         for a, (name, readings) in enumerate(net.auxiliary.items()):
             reward_T = self.auxiliary_EA[batch.event_T, a]

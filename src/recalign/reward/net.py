@@ -8,16 +8,18 @@ b_v is the item's quality, q(s) . c_v the taste, g(s) the rater's generosity: li
 and beside them what the user's earlier rewards say by themselves, the ridge regression of their residuals on 1 and on
 vectors u of their items, folded in anew at every event:
 
-    (g, p)(s) = (sum_{i <= s} x_i x_i' + diag(k))^-1 sum_{i <= s} x_i (r_i - b_{a_i}),      x_i = (1, u_{a_i}).
+    (g, p)(s) = (sum_{i <= s} (x_i x_i' + diag(0, d_{a_i})) + diag(k))^-1 sum_{i <= s} x_i (r_i - b_{a_i}),
+    x_i = (1, u_{a_i}).
 
-u tells which items are kin in what people think of them; p . u_v is the kin's part of the taste. With b and u from a
-matrix factorisation of the training rewards, an untrained network is that factorisation for users whom it has not met,
-and training goes on from there: b, u and k are learned for predicting the next reward from those before it. Without u,
-g is the shrunk mean of the residuals. E is the head's (`recalign.reward.heads`): the identity for a mean. Rewards of
-earlier events are seen, the event's own never.
+u tells which items are kin in what people think of them; p . u_v is the kin's part of the taste. b, u, the variances d
+with which u is known, and k are those of a Bayesian matrix factorisation of the training rewards
+(`recalign.reward.beliefs`), so that an untrained network is that factorisation for users whom it has not met; what is
+learned is what the trunk reads beside it. A training event has moved the figures of its own item towards its own
+reward, as no later event will have: what it did is taken off again where it is the target. E is the head's
+(`recalign.reward.heads`): the identity for a mean. Rewards of earlier events are seen, the event's own never.
 
-The members of an ensemble share the trunk's forward pass, and each has a reading of its own (g, b and q; u, k and
-the traits c are common), all of them in one product; or they share nothing.
+The members of an ensemble share the trunk's forward pass, and each has a reading of its own (g and q; the traits c and
+what comes of the factorisation are common), all of them in one product; or they share nothing.
 
 Shape suffixes: K members, M members on one trunk, S what a state holds, R numbers of the kin; B, L, T, C, V, D as
 everywhere.
@@ -37,7 +39,7 @@ from torch import Tensor, nn
 from recalign.nn import Encoder, Recorded
 from recalign.recommender.checkpoint import build, recipe
 from recalign.recommender.policy import SequencePolicy
-from recalign.reward.factors import Factors
+from recalign.reward.beliefs import Beliefs
 from recalign.reward.heads import Head, MeanHead
 from recalign.sequences import Batch
 
@@ -108,11 +110,16 @@ class Readings(nn.Module):
         """Expected rewards in the log's own unit. Shape: as `scores`."""
         return self.mean + self.scale * self.head.expected(*self.scores(state_MTS, table_VD, item))
 
-    def losses(self, state_MTS: Tensor, table_VD: Tensor, item_T: Tensor, reward_T: Tensor) -> Tensor:
-        """The head's loss of each member and target, 0 where there is no reward. Shape: (M, T)."""
+    def losses(
+        self, state_MTS: Tensor, table_VD: Tensor, item_T: Tensor, reward_T: Tensor, less_MT: Tensor | float = 0.0
+    ) -> Tensor:
+        """The head's loss of each member and target, under its score less something; 0 where there is no reward.
+
+        Shape: (M, T).
+        """
         z_T = (reward_T - self.mean) / self.scale
-        loss_MT = self.head.loss(*self.scores(state_MTS, table_VD, item_T), z_T.nan_to_num())
-        return loss_MT.masked_fill(z_T.isnan(), 0.0)
+        score_MT, width_MT = self.scores(state_MTS, table_VD, item_T)
+        return self.head.loss(score_MT - less_MT, width_MT, z_T.nan_to_num()).masked_fill(z_T.isnan(), 0.0)
 
     def _match(self, taste_MTD: Tensor, table_VD: Tensor, item: Tensor | None) -> Tensor:
         if item is None:
@@ -163,20 +170,40 @@ class RewardNet(Readings):
         super().__init__(encoder.dim + kinship, num_items, members, head or MeanHead())
         self.trunk = SequencePolicy(encoder, num_items, temperature, feedback=True)
         self.kin = nn.Embedding(num_items + 1, kinship, padding_idx=0)
-        nn.init.normal_(self.kin.weight[1:], std=0.1)
         self.shrinkage = nn.Parameter(torch.tensor([5.0] + [10.0] * kinship).log())  # log of k
+        for known in (self.quality, self.kin.weight, self.shrinkage):
+            known.requires_grad_(False)
+        self.doubt_VR: Tensor
+        self.register_buffer("doubt_VR", torch.zeros(num_items + 1, 1 + kinship))
+        nn.init.zeros_(self.kin.weight)
         with torch.no_grad():  # what is thought of an item's kin is thought of the item
             self.trait.weight[encoder.dim :, : encoder.dim] = 0
             self.trait.weight[encoder.dim :, encoder.dim :] = torch.eye(kinship)
         self.auxiliary: Mapping[str, Readings] = nn.ModuleDict()  # type: ignore[assignment]
 
-    def start(self, factors: Factors) -> None:
-        """Start from a matrix factorisation of the training rewards: what it knows of items is the kin and quality."""
-        item_VF = torch.from_numpy(factors.item_VF[1:]).float()
+    def start(self, beliefs: Beliefs) -> None:
+        """Know of items what a factorisation of the training rewards believes."""
+        mean_VF = torch.from_numpy(beliefs.items.mean_RF[1:]).float()
+        variance_VF = torch.from_numpy(beliefs.items.variance_RF[1:]).float()
+        figures = mean_VF.shape[1]  # the factorisation may have needed fewer than there is room for
         with torch.no_grad():
-            self.quality[1:] = (factors.mean - self.mean + item_VF[:, :1, None]) / self.scale
-            self.kin.weight[1:] = item_VF[:, 1:]
-            self.shrinkage.fill_(factors.ridge).log_()
+            self.quality[1:] = (beliefs.mean - self.mean + mean_VF[:, :1, None]) / self.scale
+            self.kin.weight[1:, : figures - 1] = mean_VF[:, 1:]
+            self.doubt_VR[1:, 1:figures] = variance_VF[:, 1:]
+            self.shrinkage[:figures] = torch.from_numpy(beliefs.ridge_F).log()
+
+    def own_doing(self, state_MTS: Tensor, moved_TF: Tensor) -> Tensor:
+        """What training events have added to their own scores.
+
+        Args:
+            state_MTS: what each member knows before each event.
+            moved_TF: how far the event moved its item's level and traits (`Beliefs.own_doing`), in the log's own unit.
+
+        Shape: (M, T).
+        """
+        level_T, kin_TR = moved_TF[:, 0] / self.scale, moved_TF[:, 1:]
+        trait_TD = kin_TR @ self.trait.weight[:, self.dim - self.kin.embedding_dim :].T
+        return level_T + (state_MTS[..., : self.dim] * trait_TD).sum(dim=-1)
 
     def add(self, names: Sequence[str]) -> None:
         """Add readings of further rewards, under squared error."""
@@ -207,6 +234,7 @@ class RewardNet(Readings):
         level, kin = level + opinion_MTR[..., :1], kin + opinion_MTR[..., 1:]
         return torch.cat([other, kin, level, *width], dim=2)
 
+    @torch.no_grad()
     def _opinions(self, batch: Batch) -> Tensor:
         """Ridge regression of the user's earlier residuals on 1 and on their items' kin. Shape: (M, T, 1 + R)."""
         z_BL1 = ((batch.reward_BL - self.mean) / self.scale)[..., None]
@@ -214,7 +242,9 @@ class RewardNet(Readings):
         quality_BLM = F.embedding(batch.item_BL, self.quality[..., 0], padding_idx=0)
         residual_BLM = torch.where(known_BL1, z_BL1 - quality_BLM, 0.0)
         u_BLR = torch.cat([known_BL1.float(), known_BL1 * self.kin(batch.item_BL)], dim=2)
-        past = (u_BLR[..., None] * torch.cat([u_BLR, residual_BLM], dim=2)[..., None, :]).cumsum(dim=1)
+        square_BLRR = u_BLR[..., None] * u_BLR[..., None, :]
+        square_BLRR += torch.diag_embed(known_BL1 * F.embedding(batch.item_BL, self.doubt_VR))
+        past = torch.cat([square_BLRR, u_BLR[..., None] * residual_BLM[..., None, :]], dim=3).cumsum(dim=1)
         gram_TRR, right_TRM = past[batch.row_T, batch.column_T].split([u_BLR.shape[2], self.members], dim=2)
         return torch.linalg.solve(gram_TRR + self.shrinkage.exp().diag(), right_TRM).permute(2, 0, 1)
 

@@ -1,0 +1,77 @@
+"""The Bayesian factorisation: what it finds, what it drops, and what an event has done to its own item."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from recalign.reward.beliefs import believe
+from recalign.reward.factors import RIDGES, factorise
+
+
+def log(taste: float, noise: float, users=150, items=80, seed=0):
+    """Users, items and rewards: 30 training events a user, then 10 more, under levels and a taste of rank 2."""
+    rng = np.random.default_rng(seed)
+    p_UR, q_IR = rng.normal(size=(users, 2)), taste * rng.normal(size=(items, 2))
+    mean_UI = 3 + 0.5 * rng.normal(size=(users, 1)) + 0.5 * rng.normal(size=items) + p_UR @ q_IR.T
+    item_UN = np.stack([rng.permutation(items)[:40] for _ in range(users)])
+    user_UN = np.repeat(np.arange(users)[:, None], 40, axis=1)
+    reward_UN = mean_UI[user_UN, item_UN] + noise * rng.normal(size=item_UN.shape)
+    return [
+        tuple(x_UN[:, part].ravel() for x_UN in (user_UN, item_UN, reward_UN)) for part in (slice(30), slice(30, 40))
+    ]
+
+
+def rmse(factors, test) -> float:
+    user_N, item_N, reward_N = test
+    return float(np.sqrt(np.square(factors.expected(user_N, item_N) - reward_N).mean()))
+
+
+@pytest.mark.parametrize(("taste", "noise"), [(0.5, 0.5), (0.3, 1.0), (0.3, 3.0)])
+def test_it_is_no_worse_than_least_squares_under_the_best_of_all_ridges(taste, noise):
+    train, test = log(taste, noise)
+    least = min(rmse(factorise(*train, (150, 80), 2, ridge), test) for ridge in RIDGES)
+    found = min(rmse(believe(*train, (150, 80), rank), test) for rank in (2, 8))  # a weak taste may vanish among 8
+    assert found < 1.005 * least
+
+
+def test_it_finds_the_noise_and_the_spread_of_levels():
+    train, _ = log(0.5, 0.5)
+    found = believe(*train, (150, 80), 2)
+    assert found.noise == pytest.approx(0.25, rel=0.1)
+    assert found.users.precision_F[0] == pytest.approx(4, rel=0.35)
+    assert found.items.precision_F[0] == pytest.approx(4, rel=0.35)
+
+
+def test_taste_that_is_not_there_vanishes():
+    train, _ = log(0.0, 1.0)
+    found = believe(*train, (150, 80), 4)
+    contribution_UI = found.users.mean_RF[:, 1:] @ found.items.mean_RF[:, 1:].T
+    assert contribution_UI.std() < 0.05
+    assert found.ridge_F[1:].min() > 10 * found.ridge_F[0]
+
+
+def test_without_taste_it_is_a_regression_under_the_ridges_that_it_finds():
+    user_N, item_N, reward_N = log(0.0, 1.0)[0]
+    found = believe(user_N, item_N, reward_N, (150, 80), 0)
+    design = np.concatenate([np.eye(150)[user_N], np.eye(80)[item_N]], axis=1)
+    ridge = np.repeat([found.ridge_F[0], found.noise * found.items.precision_F[0]], [150, 80])
+    by_hand = np.linalg.solve(design.T @ design + np.diag(ridge), design.T @ (reward_N - reward_N.mean()))
+    levels = np.concatenate([found.users.mean_RF[:, 0], found.items.mean_RF[:, 0]])
+    np.testing.assert_allclose(levels, by_hand, atol=0.02)
+
+
+def test_what_an_event_did_to_its_own_item_is_what_is_gone_without_it():
+    train, _ = log(0.5, 0.5)
+    user_N, item_N, reward_N = train
+    found, left = believe(*train, (150, 80), 2), 7
+    moved_F = found.own_doing(*train)[left]
+    others = np.arange(len(item_N)) != left
+    mine = others & (item_N == item_N[left])
+    x_RF, square_RFF, with_level_RF = found.users.regressors()
+    gram_FF = square_RFF[user_N[mine]].sum(axis=0) + found.noise * np.diag(found.items.precision_F)
+    right_F = (x_RF[user_N[mine]] * (reward_N[mine] - found.mean)[:, None] - with_level_RF[user_N[mine]]).sum(axis=0)
+    now_F = found.items.mean_RF[item_N[left]]
+    np.testing.assert_allclose(now_F - moved_F, np.linalg.solve(gram_FF, right_F), atol=0.02)
+    residual = reward_N[left] - found.expected(user_N[[left]], item_N[[left]])[0]
+    assert np.sign(moved_F @ x_RF[user_N[left]]) == np.sign(residual)  # towards its own reward
