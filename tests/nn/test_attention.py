@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recalign.nn.attention import QUERIES, pointwise_attention, tiles
+from recalign.nn.attention import QUERIES, in_lanes, pointwise_attention, tiles
 
 
 @pytest.mark.parametrize(
@@ -38,8 +38,9 @@ def test_bfloat16_stays_near_float64():
     """Relative error of the outputs and of every gradient, in norm, at HSTU's scale of values."""
     torch.manual_seed(0)
     work = tiles(150, 6, cpu=True)
+    sizes = [(6, t.queries.stop - t.queries.start, t.keys.stop) for t in work]
     buckets = [
-        t._replace(bucket_SN=torch.randint(30, (6, (t.queries.stop - t.queries.start) * t.keys.stop))) for t in work
+        t._replace(bucket_SN=in_lanes(torch.randint(30, size), 129)) for t, size in zip(work, sizes, strict=True)
     ]
     masked_LL = torch.randn(150, 150).mul(0.02).masked_fill(torch.ones(150, 150).triu(1).bool(), -1e30)
     inputs = [*(torch.randn(6, 1, 150, 50) for _ in range(3)), masked_LL, torch.randn(129) * 0.02]

@@ -27,15 +27,18 @@ QUERIES = 100
 # Scores of a tile: on a CPU what stays in its caches, on a GPU what keeps it busy.
 CPU_SCORES = 2**20
 GPU_SCORES = 2**27
+# Neighbouring keys mostly share a time bucket, and an addition to a number waits for the one before: so each bucket has
+# this many copies, and keys take turns.
+LANES = 4
 
 
 class Tile(NamedTuple):
-    """Queries that are worked on together, the keys they can see, and the time buckets between them."""
+    """Queries that are worked on together, the keys they can see, and the time buckets between them, `in_lanes`."""
 
     sequences: slice
     queries: slice
     keys: slice
-    bucket_SN: Tensor | None  # int64 (S, Q * K)
+    bucket_SN: Tensor | None
 
 
 def tiles(rows: int, sequences: int, cpu: bool) -> list[Tile]:
@@ -50,6 +53,12 @@ def tiles(rows: int, sequences: int, cpu: bool) -> list[Tile]:
         for s in range(0, sequences, together)
         for q in range(0, rows, block)
     ]
+
+
+def in_lanes(bucket_SQK: Tensor, buckets: int) -> Tensor:
+    """Where each pair's bucket stands in LANES copies of the time bias: int64 (S, Q * K), worked out in place."""
+    lane_K = torch.arange(bucket_SQK.shape[2], device=bucket_SQK.device) % LANES
+    return bucket_SQK.add_(lane_K * buckets).flatten(1)
 
 
 def pointwise_attention(
@@ -78,14 +87,17 @@ class _Attention(torch.autograd.Function):
         time_G: Tensor | None,
         tiles: list,
     ) -> Tensor:
+        time_X = None if time_G is None else time_G.repeat(LANES)
         mixed_BHLC = torch.empty_like(v_BHLC)
         kept = []
         for s, q, k, bucket_SN in tiles:
             bias_SQK = position_LL[q, k]
-            if time_G is not None:
-                time_SN = time_G.expand(len(bucket_SN), -1).gather(1, bucket_SN)
+            if time_X is not None:
+                time_SN = time_X.expand(len(bucket_SN), -1).gather(1, bucket_SN)
                 bias_SQK = time_SN.view(-1, *bias_SQK.shape).add_(bias_SQK)
-            score_SHQK = _add_products(bias_SQK.to(v_BHLC.dtype), q_BHLC[s, :, q], k_BHLC[s, :, k])
+            score_SHQK = v_BHLC.new_empty(s.stop - s.start, v_BHLC.shape[1], *bias_SQK.shape[-2:])
+            score_SHQK.copy_(bias_SQK.unsqueeze(-3))
+            _add_product(score_SHQK, q_BHLC[s, :, q], k_BHLC[s, :, k].transpose(2, 3))
             weight_SHQK = F.silu(score_SHQK)
             mixed_BHLC[s, :, q] = weight_SHQK @ v_BHLC[s, :, k]
             kept += [score_SHQK, weight_SHQK]
@@ -99,27 +111,29 @@ class _Attention(torch.autograd.Function):
         q_BHLC, k_BHLC, v_BHLC, position_LL, time_G, *kept = ctx.saved_tensors
         dq_BHLC, dk_BHLC, dv_BHLC = torch.empty_like(q_BHLC), torch.zeros_like(k_BHLC), torch.zeros_like(v_BHLC)
         dposition_LL = torch.zeros_like(position_LL)
-        dtime_G = None if time_G is None else torch.zeros_like(time_G)
+        dtime_XG = None if time_G is None else time_G.new_zeros(LANES, len(time_G))
         for (s, q, k, bucket_SN), score_SHQK, weight_SHQK in zip(ctx.tiles, kept[::2], kept[1::2], strict=True):
             grad_SHQC = grad_BHLC[s, :, q]
-            dv_BHLC[s, :, k] += weight_SHQK.transpose(2, 3) @ grad_SHQC
-            dscore_SHQK = torch.ops.aten.silu_backward(grad_SHQC @ v_BHLC[s, :, k].transpose(2, 3), score_SHQK)
+            _add_product(dv_BHLC[s, :, k], weight_SHQK.transpose(2, 3), grad_SHQC)
+            dscore_SHQK = grad_SHQC @ v_BHLC[s, :, k].transpose(2, 3)
+            torch.ops.aten.silu_backward.grad_input(dscore_SHQK, score_SHQK, grad_input=dscore_SHQK)
             dq_BHLC[s, :, q] = dscore_SHQK @ k_BHLC[s, :, k]
-            dk_BHLC[s, :, k] += dscore_SHQK.transpose(2, 3) @ q_BHLC[s, :, q]
+            _add_product(dk_BHLC[s, :, k], dscore_SHQK.transpose(2, 3), q_BHLC[s, :, q])
             dbias_SQK = _over_heads(dscore_SHQK.to(position_LL.dtype))
             dposition_LL[q, k] += dbias_SQK.sum(dim=0)
-            if dtime_G is not None:
-                dtime_SG = dtime_G.new_zeros(len(bucket_SN), len(dtime_G))
-                dtime_G += dtime_SG.scatter_add_(1, bucket_SN, dbias_SQK.flatten(1)).sum(dim=0)
+            if dtime_XG is not None:
+                dtime_SX = dtime_XG.new_zeros(len(bucket_SN), dtime_XG.numel())
+                dtime_XG += dtime_SX.scatter_add_(1, bucket_SN, dbias_SQK.flatten(1)).sum(dim=0).view_as(dtime_XG)
+        dtime_G = None if dtime_XG is None else dtime_XG.sum(dim=0)
         return dq_BHLC, dk_BHLC, dv_BHLC, dposition_LL, dtime_G, None
 
 
-def _add_products(bias_SQK: Tensor, q_SHQC: Tensor, k_SHKC: Tensor) -> Tensor:
-    """q_i . k_j + bias_ij, added up in one pass: (S, H, Q, K)."""
-    (sequences, heads), pairs = q_SHQC.shape[:2], bias_SQK.shape[-2:]
-    bias_SHQK = bias_SQK.unsqueeze(-3).expand(sequences, heads, *pairs)
-    added = torch.baddbmm(bias_SHQK.flatten(0, 1), q_SHQC.flatten(0, 1), k_SHKC.flatten(0, 1).transpose(1, 2))
-    return added.view(sequences, heads, *pairs)
+def _add_product(sum_SHQK: Tensor, a_SHQC: Tensor, b_SHCK: Tensor) -> None:
+    """sum += a b, in one pass."""
+    if sum_SHQK.shape[1] == 1:
+        sum_SHQK[:, 0].baddbmm_(a_SHQC[:, 0], b_SHCK[:, 0])
+    else:
+        sum_SHQK += a_SHQC @ b_SHCK
 
 
 def _over_heads(x_SHQK: Tensor) -> Tensor:

@@ -26,5 +26,7 @@ class Dropout(nn.Module):
         if kept == STEPS:
             return x
         bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64, device=x.device).random_(-(2**63), None)
-        mask = bits.view(torch.int16)[: x.numel()].view(x.shape) < kept - STEPS // 2
+        mask = (
+            bits.view(torch.int16)[: x.numel()].view(x.shape).lt_(kept - STEPS // 2)
+        )  # in place: no booleans, many times faster
         return x * mask.to(x.dtype).mul_(STEPS / kept)

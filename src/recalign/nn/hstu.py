@@ -18,16 +18,19 @@ Shape suffixes:
     Q  queries of one block of attention                K  keys that this block can see
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .attention import Tile, pointwise_attention, tiles
+from .attention import Tile, in_lanes, pointwise_attention, tiles
 from .dropout import Dropout
 from .encoder import Encoder, position_table, valid_rows
 
 EPS = 1e-6
 TIME_BUCKETS = 128
+LONGEST_GAP = math.exp(0.301 * (TIME_BUCKETS + 0.5))  # of the last bucket, in seconds
 # The causal mask rides on the position bias: SiLU(-30,000) and its slope are exactly zero, also in float16.
 MASKED = -3e4
 
@@ -71,13 +74,13 @@ class HSTU(Encoder):
         rows = x_BLD.shape[1]
         valid_BL1 = valid_rows(length_B, rows)
         x_BLD = torch.add(self.position[:rows], x_BLD, alpha=self.dim**0.5)
-        x_BLD = self.dropout(x_BLD).masked_fill(~valid_BL1, 0)
+        x_BLD = self.dropout(x_BLD).masked_fill_(~valid_BL1, 0)
         attended = time_tiles(time_BL, request_time_BL)
         index = torch.arange(rows, device=x_BLD.device)
         offset_LL = index - index[:, None]  # j - i
         for layer in self.layers:
             x_BLD = layer(x_BLD, attended, offset_LL)
-        return x_BLD.masked_fill(~valid_BL1, 0)
+        return x_BLD.masked_fill_(~valid_BL1, 0)
 
 
 class HSTULayer(nn.Module):
@@ -131,7 +134,7 @@ def time_tiles(time_BL: Tensor, request_time_BL: Tensor) -> list[Tile]:
     """The tiles of attention with their time buckets, which all layers share."""
     sequences, rows = time_BL.shape
     return [
-        Tile(s, q, k, time_buckets(request_time_BL[s, q], time_BL[s, k]).flatten(1))
+        Tile(s, q, k, in_lanes(time_buckets(request_time_BL[s, q], time_BL[s, k]), TIME_BUCKETS + 1))
         for s, q, k, _ in tiles(rows, sequences, time_BL.device.type == "cpu")
     ]
 
@@ -142,5 +145,5 @@ def time_buckets(request_time_BQ: Tensor, time_BK: Tensor) -> Tensor:
     The logarithm is taken in float64, which places gaps to the second. (In float32 some gaps, the first at 417,901
     seconds, fall on the other side of a threshold, and not the same ones on every device.)
     """
-    gap_BQK = (request_time_BQ.double()[:, :, None] - time_BK.double()[:, None, :]).abs_().clamp_(min=1)
-    return gap_BQK.log_().div_(0.301).clamp_(max=TIME_BUCKETS).long()
+    gap_BQK = (request_time_BQ.double()[:, :, None] - time_BK.double()[:, None, :]).abs_().clamp_(1, LONGEST_GAP)
+    return gap_BQK.log_().div_(0.301).long()

@@ -25,8 +25,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 LOG2_E = math.log2(math.e)
-# Logits held at once: on a CPU what stays in its caches, on a GPU what keeps it busy.
-CPU_LOGITS = 2**21
+# Logits held at once: on a CPU few enough for its caches, and so many that what a chunk takes besides its products does
+# not count; on a GPU what keeps it busy.
+CPU_LOGITS = 6 * 2**20
 GPU_LOGITS = 2**27
 SAFE_EXPONENT = 60  # of 2^x: neither sums of so large terms overflow in float32, nor are ones of -60 lost
 LEAST_ROWS = 32  # with fewer rows a product does nothing but read the catalogue
