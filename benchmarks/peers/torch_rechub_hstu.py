@@ -4,8 +4,6 @@
 
 EVENTS.npz holds int64 arrays user, item, timestamp: the training events, in order. The package makes no histories from
 events; they are made here as its trainer wants them: padded at the left, the last event the last target.
-
-Not yet run against the package: no figure rests on it.
 """
 
 from __future__ import annotations
