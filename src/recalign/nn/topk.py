@@ -84,6 +84,14 @@ def _top_k(blocks: Blocks, count: int, k: int, seen: Pairs | None, like: Tensor)
 
 def _stable_top_k(score_CI: Tensor, k: int) -> Tensor:
     """Places of the k highest scores, best first; of equal scores the first place comes first (`topk` takes any)."""
+    score_CK, place_CK = score_CI.topk(min(k + 1, score_CI.shape[1]), dim=1)
+    tied_C = (score_CK[:, 1:] == score_CK[:, :-1]).any(dim=1)  # few rows, and only they need to be sorted
+    place_CK = place_CK[:, :k]
+    place_CK[tied_C] = _sorted_top_k(score_CI[tied_C], k)
+    return place_CK
+
+
+def _sorted_top_k(score_CI: Tensor, k: int) -> Tensor:
     least_C1 = score_CI.topk(k, dim=1).values[:, -1:]
     row_M, place_M = (score_CI >= least_C1).nonzero(as_tuple=True)  # k of each row, and more where the last is tied
     order_M = score_CI[row_M, place_M].sort(descending=True, stable=True).indices
