@@ -7,6 +7,7 @@ from .recorded import Recorded
 from .sasrec import SASRec
 from .softmax import log_prob, sampled_log_prob, weighted_nll
 from .topk import ranks_from_scores, target_ranks, top_k, top_k_from_scores
+from .unit import unit
 
 __all__ = [
     "HSTU",
@@ -20,5 +21,6 @@ __all__ = [
     "target_ranks",
     "top_k",
     "top_k_from_scores",
+    "unit",
     "weighted_nll",
 ]

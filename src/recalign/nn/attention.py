@@ -24,8 +24,8 @@ from torch.autograd.function import once_differentiable
 # A causal map of 200 events in blocks of 100 queries, each against the keys up to its end, costs three quarters of the
 # full square, in time and in memory.
 QUERIES = 100
-# Scores of a tile: on a CPU what stays in its caches, on a GPU what keeps it busy.
-CPU_SCORES = 2**20
+# Scores of a tile: on a CPU few enough for its caches and enough for all its cores, on a GPU what keeps it busy.
+CPU_SCORES = 2**22
 GPU_SCORES = 2**27
 # Neighbouring keys mostly share a time bucket, and an addition to a number waits for the one before: so each bucket has
 # this many copies, and keys take turns.

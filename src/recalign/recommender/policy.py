@@ -19,6 +19,7 @@ from recalign.nn import (
     target_ranks,
     top_k,
     top_k_from_scores,
+    unit,
     weighted_nll,
 )
 from recalign.recommender.feedback import Feedback
@@ -208,8 +209,8 @@ class SequencePolicy(Policy):
         """
         drawn_N = torch.randint(1, self.num_items + 1, (negatives,), device=state.device)
         log_count_N = state.new_full((negatives,), math.log(negatives / self.num_items), dtype=torch.float32)
-        chosen_D = nn.functional.normalize(self.item_embedding(torch.cat([item, drawn_N])).float(), dim=-1)
-        query_TD = nn.functional.normalize(state.float(), dim=-1)
+        chosen_D = unit(self.item_embedding(torch.cat([item, drawn_N])).float())
+        query_TD = unit(state.float())
         target_TD, negative_ND = chosen_D.split([len(item), negatives])
         return sampled_log_prob(query_TD, target_TD, negative_ND, item, drawn_N, 1 / self.temperature, log_count_N)
 
@@ -224,5 +225,4 @@ class SequencePolicy(Policy):
 
     def _directions(self, state: Tensor) -> tuple[Tensor, Tensor]:
         """States and items as unit vectors, in full precision: (T, D) and (V, D)."""
-        items = nn.functional.normalize(self.item_embedding.weight[1:].float(), dim=-1)
-        return nn.functional.normalize(state.float(), dim=-1), items
+        return unit(state.float()), unit(self.item_embedding.weight[1:].float())

@@ -1,0 +1,33 @@
+"""Unit vectors, whose gradient takes half the passes over memory that autograd makes of `torch.nn.functional.normalize`.
+
+u = x / max(|x|, EPS)      dx = (du - u (u . du)) / max(|x|, EPS)
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+EPS = 1e-12
+
+
+def unit(x: Tensor) -> Tensor:
+    """Vectors along the last dimension, made one long; a vector of zeros stays one."""
+    return _Unit.apply(x)
+
+
+class _Unit(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min_(EPS)
+        u = x / norm
+        ctx.save_for_backward(u, norm)
+        return u
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        u, norm = ctx.saved_tensors
+        along = (u * grad).sum(dim=-1, keepdim=True)
+        return torch.addcmul(grad, u, along, value=-1).div_(norm)
