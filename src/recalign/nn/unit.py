@@ -1,4 +1,4 @@
-"""Unit vectors, whose gradient takes half the passes over memory that autograd makes of `torch.nn.functional.normalize`.
+"""Unit vectors, with a gradient of half the passes over memory of that of `torch.nn.functional.normalize`.
 
 u = x / max(|x|, EPS)      dx = (du - u (u . du)) / max(|x|, EPS)
 """
