@@ -13,6 +13,7 @@ import torch
 from recalign.errors import InputError
 from recalign.posttrain import PostTrainingData
 from recalign.recommender.checkpoint import load_net
+from recalign.reward import RewardData, RewardModel
 from recalign.sequences import Batch
 
 # two users of six events each; the last of each is the test, the one before it validation
@@ -89,7 +90,8 @@ def test_expected_rewards_come_from_the_reward_model(log_root, cloned, rewarded)
     loaded = load_net(rewarded, "reward")
     reward, policy = loaded.net.eval(), load_net(cloned, "policy").net.eval()
     batch = small.batch_of(data, "train")
-    predicted_T = reward.predict(reward.states(batch), batch.target_T)
+    own_doing_EF = torch.load(rewarded, weights_only=True)["own_doing"]
+    predicted_T = reward.predict_trained(reward.states(batch), batch.target_T, own_doing_EF[batch.event_T])
     p_TV = policy.log_probs(policy.encode(batch)).exp()
     r_TV = reward.predict(reward.states(batch))
     value_T = (p_TV * r_TV).sum(dim=1)
@@ -117,10 +119,43 @@ def test_expected_rewards_are_worked_out_where_the_trainer_works(log_root, clone
 
 def test_a_reward_model_that_was_never_validated_has_no_reliability(log_root, rewarded, tmp_path):
     checkpoint = torch.load(rewarded, weights_only=True)
-    torch.save({**checkpoint, "facts": {}}, tmp_path / "reward.ckpt")
+    torch.save({**checkpoint, "facts": {"reward": "rating"}}, tmp_path / "reward.ckpt")
     settings = {"source": "shrunk", "reward_model": str(tmp_path / "reward.ckpt")}
     with pytest.raises(InputError, match="never validated"):
         _ = small.data_of(PostTrainingData, log_root, "tastes", **settings).advantages
+
+
+def test_predictions_of_training_events_know_nothing_of_their_own_noise(tmp_path):
+    """What an event did to the figures of its item would bring its own reward back as if predicted."""
+    random = np.random.default_rng(0)
+    rows = [(u, int(v), t) for u in range(60) for t, v in enumerate(random.permutation(40)[:25])]
+    frame = pl.DataFrame(rows, schema=["user", "item", "timestamp"], orient="row")
+    frame.with_columns(pl.Series("rating", random.normal(size=len(frame)))).write_csv(tmp_path / "noise.csv")
+    torch.manual_seed(0)
+    of_log = small.data_of(RewardData, tmp_path, "noise", high=None, users="all")
+    module = RewardModel(of_log.num_items, encoder=small.encoder())
+    small.fit(module, of_log, tmp_path)
+    path = str(small.saved(module, tmp_path / "reward.ckpt"))
+    settings = {"source": "predicted", "baseline": "none", "reward_model": path, "high": None, "users": "all"}
+    data = small.data_of(PostTrainingData, tmp_path, "noise", **settings)
+    event = data.training().event
+    reward = data.sequences.frame["reward"].to_numpy()[event]
+    assert abs(np.corrcoef(data.advantages[event], reward)[0, 1]) < 0.09  # three standard errors of chance
+
+
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        ({}, "does not say which reward.*\n.*earlier version"),
+        ({"reward": "rating >= 4"}, r"predicts 'rating >= 4', and the reward here is 'rating'.*\n.*data\.reward"),
+    ],
+)
+@pytest.mark.parametrize("settings", [{"source": "shrunk"}, {"baseline": "value"}])
+def test_a_reward_model_of_another_reward_is_refused(log_root, cloned, rewarded, tmp_path, facts, said, settings):
+    torch.save({**torch.load(rewarded, weights_only=True), "facts": facts}, tmp_path / "reward.ckpt")
+    paths = {"reward_model": str(tmp_path / "reward.ckpt"), "policy": str(cloned)}
+    with pytest.raises(InputError, match=said):
+        _ = small.data_of(PostTrainingData, log_root, "tastes", **settings, **paths).advantages
 
 
 def test_permuted_rewards_stay_with_their_user(log_root):

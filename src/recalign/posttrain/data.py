@@ -12,7 +12,7 @@ import polars as pl
 from recalign.errors import InputError
 from recalign.posttrain.advantage import predicted_rewards, state_values
 from recalign.posttrain.upstream import load_upstream
-from recalign.recommender.checkpoint import Loaded
+from recalign.recommender.checkpoint import Loaded, read_checkpoint
 from recalign.reward import RewardData
 from recalign.sequences import Batch, Windows, reward_means
 
@@ -26,9 +26,9 @@ class PostTrainingData(RewardData):
 
     Args:
         source: where r comes from: the log (``observed``), the reward model (``predicted``), or rho r_hat + (1 - rho) r
-            with rho the reward model's measured reliability (``shrunk``). The reward model was trained on the very
-            events that it predicts here, and rho was measured on others: what it has learnt by heart comes back as
-            if predicted, and rho does not describe these predictions.
+            with rho the reward model's measured reliability (``shrunk``). r_hat is without what the event did itself
+            to the figures of its item; what the network has learnt by heart of it in training stays, and rho, which was
+            measured on other events, knows nothing of that.
         baseline: V: nothing, the mean reward, the user's earlier mean, the item's mean, both, the reward expected under
             the starting policy (``value``), or its soft form (``soft``).
         soft: lambda of the soft baseline, in the reward's own unit.
@@ -96,7 +96,8 @@ class PostTrainingData(RewardData):
         if self.source == "observed":
             return observed
         loaded = self._loaded("reward_model", "reward")
-        predicted = predicted_rewards(loaded.net, self._batches(windows), len(observed)).double().numpy()
+        own_doing_EF = read_checkpoint(str(self.reward_model))["own_doing"]
+        predicted = predicted_rewards(loaded.net, own_doing_EF, self._batches(windows)).double().numpy()
         if self.source == "predicted":
             return predicted
         if "reliability" not in loaded.facts:
@@ -134,7 +135,7 @@ class PostTrainingData(RewardData):
 
     def _loaded(self, argument: Literal["reward_model", "policy"], net: str) -> Loaded:
         reader = f"source {self.source!r} and baseline {self.baseline!r}"
-        loaded = load_upstream(getattr(self, argument), net, self.sequences, f"data.{argument}", reader)
+        loaded = load_upstream(getattr(self, argument), net, self, f"data.{argument}", reader)
         loaded.net.to(self.device)
         return loaded
 

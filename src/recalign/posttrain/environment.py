@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from recalign.errors import InputError
+from recalign.posttrain.upstream import check_reward
 from recalign.recommender.checkpoint import check_catalogue, load_net
 from recalign.reward import RewardData, RewardEnsemble
 from recalign.sequences import Batch, EventDataModule
@@ -24,7 +25,7 @@ class Environment(nn.Module):
 
     def __init__(self, path: str | None, reward: RewardEnsemble | None) -> None:
         super().__init__()
-        self.where, self.catalogue = path or "model.reward", None
+        self.where, self.catalogue, self.facts = path or "model.reward", None, None
         if reward is None:
             if path is None:
                 raise InputError(
@@ -33,7 +34,7 @@ class Environment(nn.Module):
                     remedy="name a checkpoint, or run first: recalign fit --config conf/reward.yaml",
                 )
             loaded = load_net(path, "reward")
-            reward, self.catalogue = loaded.net, loaded.catalogue
+            reward, self.catalogue, self.facts = loaded.net, loaded.catalogue, loaded.facts
         self.reward: RewardEnsemble = reward.requires_grad_(False)
         self.mean, self.scale = 0.0, 1.0
 
@@ -44,10 +45,13 @@ class Environment(nn.Module):
         """Take the unit of the log's rewards, and make sure that the reward model predicts numbers for its items.
 
         Raises:
-            InputError: it is of another catalogue, or what it predicts on the first training batch is no number.
+            InputError: it is of another catalogue or another reward, or what it predicts on the first training batch is
+                no number.
         """
         assert isinstance(data, RewardData)
         check_catalogue(self.catalogue, data.sequences.catalogue, self.where)
+        if self.facts is not None:
+            check_reward(self.facts, data.reward, self.where)
         self.mean, self.scale, _ = data.moments()
         batch = next(iter(data.train_dataloader()))
         if not self.train()(batch, batch.target_T[:, None]).isfinite().all():

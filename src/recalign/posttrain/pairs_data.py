@@ -141,7 +141,7 @@ class PairData(RewardData):
 
     def _upstream(self, argument: str, net: str) -> Any:
         reader = f"pairs {self.pairs!r}"
-        return load_upstream(getattr(self, argument), net, self.sequences, f"data.{argument}", reader).net
+        return load_upstream(getattr(self, argument), net, self, f"data.{argument}", reader).net
 
 
 LOSERS: dict[Pairing, str] = {

@@ -236,9 +236,15 @@ class RewardModel(StageModule):
         write_trust(Path(self.trainer.default_root_dir), report(data, *compared(data, measured)))
 
     def facts(self) -> dict[str, Any]:
-        """What later stages and reports want to know: how the model did on validation, and its reliability there."""
+        """What later stages and reports want to know: which reward it predicts, how well on validation, and its
+        reliability there.
+        """
         known = {"reliability": self.trust.reliability, "trust": asdict(self.trust)} if self.trust else {}
-        return super().facts() | known
+        return super().facts() | {"reward": self.data.reward} | known
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["own_doing"] = self.moved_EF  # beside the facts: large, and for predictions of training events alone
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)

@@ -215,6 +215,14 @@ class RewardEnsemble(Recorded, nn.Module):
         parts = states.split(self.members // len(self.nets))
         return torch.cat([n.predictions(s, n.table_VD, item) for n, s in zip(self.nets, parts, strict=True)])
 
+    def predict_trained(self, states: Tensor, item_T: Tensor, moved_TF: Tensor) -> Tensor:
+        """The members' mean for training events, without what each event did itself to the figures of its item.
+
+        Shape: (K, T, S), int64 (T,), (T, F) as of `RewardNet.own_doing` -> (T,).
+        """
+        parts = zip(self.nets, states.split(self.members // len(self.nets)), strict=True)
+        return torch.cat([n.predictions(s, n.table_VD, item_T, n.own_doing(s, moved_TF)) for n, s in parts]).mean(dim=0)
+
     def predict(self, states: Tensor, item: Tensor | None = None) -> Tensor:
         """The members' mean. Shape: `predictions`' without K."""
         return self.predictions(states, item).mean(dim=0)

@@ -77,9 +77,12 @@ class Readings(nn.Module):
             return score, None
         return score, _beside(state_MTS[..., self.dim + 1], score) + self._of_item(self.item_width, item)
 
-    def predictions(self, state_MTS: Tensor, table_VD: Tensor, item: Tensor | None) -> Tensor:
-        """Expected rewards in the log's own unit. Shape: as `scores`."""
-        return self.mean + self.scale * self.head.expected(*self.scores(state_MTS, table_VD, item))
+    def predictions(
+        self, state_MTS: Tensor, table_VD: Tensor, item: Tensor | None, less: Tensor | float = 0.0
+    ) -> Tensor:
+        """Expected rewards in the log's own unit, under the score less something. Shape: as `scores`."""
+        score, width = self.scores(state_MTS, table_VD, item)
+        return self.mean + self.scale * self.head.expected(score - less, width)
 
     def losses(
         self, state_MTS: Tensor, table_VD: Tensor, item_T: Tensor, reward_T: Tensor, less_MT: Tensor | float = 0.0
