@@ -282,7 +282,6 @@ def test_what_is_set_for_the_reward_model_leaves_the_evaluation_alone():
         assert plan.parse()["reward"].config["data"]["init_args"]["reward"] == "high"
 
 
-@pytest.mark.usefixtures("here")
 def test_methods_are_evaluated_on_the_machine_that_the_chain_names(here: Path, monkeypatch: pytest.MonkeyPatch):
     asked = []
     monkeypatch.setattr(parsed_stage, "Trainer", lambda **given: asked.append(given))
@@ -292,6 +291,7 @@ def test_methods_are_evaluated_on_the_machine_that_the_chain_names(here: Path, m
     assert [(given["accelerator"], given["devices"]) for given in asked] == [("cpu", [1])]
 
 
+@pytest.mark.usefixtures("here")
 def test_the_chains_yaml_names_the_run_folder():
     assert planned()["asft"].folder.path == RUNS / "asft/seed-0"
 
@@ -333,6 +333,14 @@ def test_a_mistake_is_named_before_anything_runs(prepared: Path, words: list[str
     assert result.out == ""
     assert re.search(said.replace("?", r"\?"), result.err), result.err
     assert not (prepared / "runs").exists()
+
+
+@pytest.mark.parametrize("value", ["2022-02-30", "0b_", "latin.yaml"])
+def test_what_no_yaml_can_be_is_left_to_the_stages_parser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str):
+    """A day that there is not, a number without digits, a file in another encoding."""
+    monkeypatch.chdir(tmp_path)
+    Path("latin.yaml").write_bytes("name: Zoë".encode("latin-1"))
+    assert list(chain_plan._singly("data.split.cuts", value)) == [("data.split.cuts", value)]
 
 
 def test_a_chain_must_be_named(prepared: Path):

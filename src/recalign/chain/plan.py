@@ -240,7 +240,7 @@ def flatten(settings: dict[str, Any], prefix: str = "") -> list[str]:
 def _singly(key: str, value: Any) -> Iterator[tuple[str, str]]:
     """Each setting that one word sets: a class and its arguments may stand in it, or in a file that it names."""
     if isinstance(value, str):
-        with suppress(OSError, yaml.YAMLError):
+        with suppress(OSError, ValueError, yaml.YAMLError):  # what it cannot read, the stage's own parser names
             text = Path(value).read_text(encoding="utf-8") if value.endswith((".yaml", ".yml", ".json")) else value
             found = yaml.safe_load(text)
             value = found if isinstance(found, dict) else value
