@@ -122,6 +122,14 @@ def test_both_ends_of_a_space_are_settings_of_the_method(path: Path, tmp_path: P
         parse_stage(["fit", "--config", str(path), *flatten(chosen)])
 
 
+@pytest.mark.parametrize("path", [CONF / "asft.yaml", *METHODS], ids=name)
+def test_every_methods_learning_rates_reach_as_far_from_its_own(path: Path):
+    spaces = Spaces(SEARCH)
+    axis = spaces.space(spaces.leader(path.stem) or path.stem)["model.lr"]
+    own = values(path)[RATE]
+    assert (axis.low, axis.high, axis.log) == (pytest.approx(own / 4), pytest.approx(own * 4), True)
+
+
 def values(path: Path) -> dict[str, Any]:
     """Every value of a YAML file by dotted key."""
     return leaves(yaml.safe_load(path.read_text()))
