@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import small
 import torch
+from lightning import LightningModule
 from lightning.pytorch.callbacks import Callback
 
-from recalign.recommender import PolynomialAveraging, Recommender, RecommenderData
+from recalign.recommender import PolynomialAveraging, Recommender, RecommenderData, averaging
 from recalign.recommender.checkpoint import load_net
+from recalign.reward import RewardData, RewardModel
 
 STEPS = 5
 
@@ -55,6 +59,72 @@ def test_training_is_left_as_it_is(log_root, tmp_path):
     assert len(plain.after) == STEPS
     assert all(torch.equal(a, b) for a, b in zip(plain.after, averaged.after, strict=True))
     assert torch.equal(last, plain.after[-1])
+
+
+class Weight(LightningModule):
+    """Four weights, which are the square of the step after it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(4))
+
+    def after(self, step: int) -> Any:
+        """The trainer, a moment after this step."""
+        self.weight.data.fill_(step**2)
+        return SimpleNamespace(global_step=step)
+
+
+def test_of_many_weights_a_step_stands_for_those_before_it(monkeypatch):
+    monkeypatch.setattr(averaging, "STEADY", 1)
+    callback, module, power = PolynomialAveraging(2), Weight(), 2
+    callback.on_fit_start(None, module)
+    taken, moved = [], module.weight.detach().clone()
+    for step in range(1, 201):
+        callback.on_train_batch_end(module.after(step), module)
+        if not torch.equal(callback._averages[0], moved):
+            taken.append(step)
+            moved = callback._averages[0].clone()
+    gaps = [b - a for a, b in pairwise(taken)]
+    assert taken[:31] == list(range(1, 32))  # a short run takes them all
+    assert gaps[-10:] == [4] * 10  # as many as there are weights
+    assert max(gaps) <= 6  # where one gap gives way to the next
+    every, share_S = torch.arange(1, 201.0), torch.ones(200)
+    for s in range(2, 201):  # of one step after the other, by the formula
+        share = (power + 1) / (s + power)
+        share_S[: s - 1] *= 1 - share
+        share_S[s - 1] = share
+    stands_for = torch.tensor([next(t for t in taken if t >= s) for s in range(1, 201)])
+    torch.testing.assert_close(callback._averages[0], (share_S * stands_for**2).sum().expand(4), rtol=1e-4, atol=0)
+    assert callback._averages[0][0].item() == pytest.approx((share_S * every**2).sum().item(), rel=0.05)
+
+
+def test_the_average_lies_where_the_weights_train_and_nothing_waits_for_it():
+    callback, module = PolynomialAveraging(), Weight()
+    callback.setup(SimpleNamespace(), module, "fit")
+    module.to("meta")  # the Trainer moves it after setup; what is read of this device fails
+    callback.on_fit_start(None, module)
+    for step in (1, 2, 3):
+        callback.on_train_batch_end(SimpleNamespace(global_step=step), module)
+    assert {average.device.type for average in callback._averages} == {"meta"}
+
+
+def test_buffers_may_take_their_size_from_the_data(log_root, tmp_path):
+    data = small.data_of(RewardData, log_root, "tastes")
+    module = RewardModel(data.num_items, encoder=small.encoder())
+    small.trainer_of(tmp_path, 1, PolynomialAveraging(), limit_train_batches=2).fit(module, data)
+    assert module.trainer.global_step == 2
+
+
+def test_weights_of_two_names_are_averaged_under_both():
+    callback, module = PolynomialAveraging(), Weight()
+    module.twin = torch.nn.ParameterDict({"weight": module.weight})
+    callback.on_fit_start(None, module)
+    for step in (1, 2):
+        callback.on_train_batch_end(module.after(step), module)
+    checkpoint = {"state_dict": module.state_dict()}
+    callback.on_save_checkpoint(None, module, checkpoint)
+    average, last = checkpoint["state_dict"], checkpoint["current_model_state"]
+    assert average["weight"][0] == average["twin.weight"][0] < last["weight"][0] == 4
 
 
 def test_an_average_of_the_future_is_refused():

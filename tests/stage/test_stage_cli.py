@@ -99,6 +99,13 @@ def test_averaged_weights_are_handed_over_and_a_continued_run_averages_on():
     assert not torch.equal(trained["head.weight"], weights(whole / "last.ckpt")["head.weight"])
 
 
+def test_averaged_weights_are_not_trained_on():
+    fit("--trainer.max_epochs", "1", "--trainer.callbacks+=recalign.recommender.PolynomialAveraging")
+    for callbacks in ("[]", "[{class_path: lightning.pytorch.callbacks.EMAWeightAveraging}]"):
+        with pytest.raises(InputError, match="average"):
+            fit("--trainer.max_epochs", "2", "--ckpt_path", "last", f"--trainer.callbacks={callbacks}")
+
+
 def test_a_run_that_stopped_within_an_epoch_goes_on_with_its_next_batch():
     fit("--trainer.max_epochs", "2", "--run.name", "whole")
     stop = ["--trainer.callbacks", '[{"class_path": "stage_doubles.StopAt", "init_args": {"step": 8}}]']

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, WeightAveraging
 
 from recalign.errors import InputError
+from recalign.recommender import PolynomialAveraging
 from recalign.recommender.checkpoint import read_checkpoint
 
 
@@ -103,6 +105,25 @@ def refuse_other_model(path: Path, class_path: str, hyper_parameters: dict[str, 
     if differing:
         remedy = f"continue it with its own settings: --config {path.parent.parent / 'config.yaml'}"
         raise InputError("other hyper-parameters: " + "; ".join(differing), where=str(path), remedy=remedy)
+
+
+def refuse_lost_average(path: Path, callbacks: Sequence[Callback]) -> None:
+    """Compare a checkpoint of averaged weights with the callbacks of the run that is to continue it.
+
+    Its ``state_dict`` is the average. Only the callback that averaged knows that training goes on from other weights;
+    without it the average would be trained with an optimiser's state that is not its own, in silence.
+
+    Raises:
+        InputError: the callback is not among them.
+    """
+    checkpoint = read_run_checkpoint(path)
+    averaging = {one.state_key for one in callbacks if isinstance(one, PolynomialAveraging | WeightAveraging)}
+    if "current_model_state" in checkpoint and not averaging & checkpoint["callbacks"].keys():
+        raise InputError(
+            "its weights are an average, and no callback here averages them on",
+            where=str(path),
+            remedy=f"continue it with its own callbacks: --config {path.parent.parent / 'config.yaml'}",
+        )
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from lightning import LightningDataModule
+from lightning import LightningDataModule, Trainer
 
 from recalign.errors import InputError
 from recalign.recommender.checkpoint import check_catalogue, read_checkpoint
 from recalign.stage import upstream
-from recalign.stage.checkpoint import read_run_checkpoint, refuse_other_model
+from recalign.stage.checkpoint import read_run_checkpoint, refuse_lost_average, refuse_other_model
 from recalign.stage.console import warn_if_bf16_is_slow
 from recalign.stage.parsed import ParsedStage, fingerprint
 
@@ -32,8 +32,8 @@ def before_reading(parsed: ParsedStage) -> None:
         parsed.folder.probe()
 
 
-def after_reading(parsed: ParsedStage, datamodule: LightningDataModule) -> None:
-    """Check that checkpoints belong to these items, and a continued run to this data and these upstream runs.
+def after_reading(parsed: ParsedStage, datamodule: LightningDataModule, trainer: Trainer) -> None:
+    """Check that checkpoints belong to these items, and a continued run to this data, upstream runs and averages.
 
     Raises:
         InputError: they do not.
@@ -50,7 +50,10 @@ def after_reading(parsed: ParsedStage, datamodule: LightningDataModule) -> None:
             where=str(parsed.checkpoint),
             remedy="give the log that it was trained on",
         )
-    if not parsed.training or parsed.continued is None:
+    if not parsed.training:
+        return
+    refuse_lost_average(parsed.checkpoint, trainer.callbacks)  # type: ignore[attr-defined]
+    if parsed.continued is None:
         return
     if parsed.continued.fingerprint != fingerprint(datamodule):
         raise InputError("the data is not what this run began with", where="data", remedy=_ANEW)
