@@ -5,6 +5,7 @@
 * `full`, `sampled N`: steps of training (HSTU, d 64, 2 layers, 16 histories of 200 events, all positions targets), with
   the softmax over the whole catalogue and over N negatives; optimiser included.
 * `rank`: ranks and the ten best of 1,000 users, exact; memory is what is needed beyond the model.
+* `average`: what averaging the weights (`PolynomialAveraging`) adds to a step of training.
 * `fit`: `recalign fit --config conf/recommender.yaml`, the whole process with validation and checkpoints: an epoch of
   ML-1M (where the data root has it), and 30 steps on a generated log of 200-event histories whose catalogue is the
   largest of --items, d 64, with the first number of negatives, validated on two batches.
@@ -48,7 +49,7 @@ def main() -> None:
     arguments = parse()
     rows = []
     for items in arguments.items:
-        for cell in ("full", *(f"sampled {n:,}" for n in arguments.negatives if n < items), "rank"):
+        for cell in ("full", *(f"sampled {n:,}" for n in arguments.negatives if n < items), "rank", "average"):
             rows.append((f"{items:,} items", cell, measured(cell, items, arguments)))
             say(rows[-1])
     if arguments.device == "cpu":

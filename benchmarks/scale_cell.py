@@ -1,6 +1,6 @@
 """One cell of `scale.py`: measures itself and prints a line of JSON.
 
-python benchmarks/scale_cell.py full|sampled|rank ITEMS [--negatives N] [--device cuda] [--bf16] [--quick]
+python benchmarks/scale_cell.py full|sampled|rank|average ITEMS [--negatives N] [--device cuda] [--bf16] [--quick]
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from recalign.nn import HSTU
-from recalign.recommender import Recommender
+from recalign.recommender import PolynomialAveraging, Recommender
 from recalign.sequences import Batch
 
 GIB = 2**30
@@ -30,7 +31,7 @@ LONGEST = 5.0  # seconds spent on repetitions
 def main() -> None:
     warnings.filterwarnings("ignore")  # a module without a trainer logs nowhere
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["full", "sampled", "rank"])
+    parser.add_argument("what", choices=["full", "sampled", "rank", "average"])
     parser.add_argument("items", type=int)
     parser.add_argument("--negatives", type=int)
     parser.add_argument("--device", default="cpu")
@@ -41,7 +42,7 @@ def main() -> None:
     device = torch.device(arguments.device)
     encoder = HSTU(dim=64, layers=2, heads=1, max_length=LENGTH, dropout=0.2)
     module = Recommender(encoder, arguments.items, negatives=arguments.negatives).to(device)
-    measure = rank if arguments.what == "rank" else train
+    measure = {"rank": rank, "average": average}.get(arguments.what, train)
     with torch.autocast(device.type, torch.bfloat16, enabled=arguments.bf16):
         figures = measure(module, arguments.items, device, 1 if arguments.quick else 10)
     if device.type == "cuda":
@@ -108,6 +109,20 @@ def rank(module: Recommender, items: int, device: torch.device, repetitions: int
     once()
     seconds = timed(once, device, repetitions)
     return {"seconds": seconds, "beyond_model_gib": (peak(device) - before) / GIB}
+
+
+def average(module: Recommender, items: int, device: torch.device, repetitions: int) -> dict[str, object]:
+    """What averaging the weights adds to a step of a long run: 32 steps together, divided by their number."""
+    callback, trainer, steps = PolynomialAveraging(), SimpleNamespace(global_step=10_000), 32
+    callback.on_fit_start(trainer, module)  # type: ignore[arg-type]
+
+    def together() -> None:
+        for _ in range(steps):
+            trainer.global_step += 1
+            callback.on_train_batch_end(trainer, module)  # type: ignore[arg-type]
+
+    together()
+    return {"seconds": [seconds / steps for seconds in timed(together, device, repetitions)]}
 
 
 def timed(work: Callable[[], None], device: torch.device, repetitions: int) -> list[float]:

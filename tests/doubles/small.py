@@ -40,6 +40,9 @@ def data_of(kind: type[EventDataModule], root: Path, name: str = "small", **sett
 def on_a_gpu(data: EventDataModule, monkeypatch: pytest.MonkeyPatch) -> dict[type, list[Any]]:
     """Give a DataModule a trainer on a GPU that is not there: networks and batches that move to it are noted, and stay.
 
+    So it shows that they are moved, with results that can be compared; that all tensors made on the way lie where they
+    do, the meta device shows (`test_devices.py`), on which nothing can be compared.
+
     Returns:
         What has moved, by kind: ``nn.Module`` and ``Batch``.
     """
