@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
+import small
 
-from recalign.reward.beliefs import believe
+from recalign.reward import RewardData
+from recalign.reward import beliefs as module
+from recalign.reward import data as of_data
+from recalign.reward.beliefs import SWEEPS, believe
 from recalign.reward.factors import RIDGES, factorise
 
 
@@ -75,3 +81,49 @@ def test_what_an_event_did_to_its_own_item_is_what_is_gone_without_it():
     np.testing.assert_allclose(now_F - moved_F, np.linalg.solve(gram_FF, right_F), atol=0.02)
     residual = reward_N[left] - found.expected(user_N[[left]], item_N[[left]])[0]
     assert np.sign(moved_F @ x_RF[user_N[left]]) == np.sign(residual)  # towards its own reward
+
+
+@pytest.mark.parametrize(("users", "items"), [(300, 100), (150, 60)])
+def test_items_that_explain_their_rewards_to_the_last_digit_leave_numbers(users, items):
+    rng = np.random.default_rng(0)
+    quality_I = rng.normal(size=items)
+    user_N = np.repeat(np.arange(users), items // 2)
+    item_N = np.concatenate([rng.permutation(items)[: items // 2] for _ in range(users)])
+    reward_N = 3 + quality_I[item_N]
+    found = believe(user_N, item_N, reward_N, (users, items), 8)
+    assert found.noise > 0
+    assert np.isfinite(np.log(found.ridge_F)).all()
+    np.testing.assert_allclose(found.expected(user_N, item_N), reward_N, atol=0.02)
+    assert np.abs(found.own_doing(user_N, item_N, reward_N)).max() < 0.02  # of 75 and more that agree
+
+
+@pytest.mark.parametrize("rank", [2, 8])
+def test_one_event_that_is_unlike_all_others_has_done_no_more_than_itself(rank):
+    rng = np.random.default_rng(0)
+    user_N, item_N = np.repeat(np.arange(100), 30), np.concatenate([rng.permutation(60)[:30] for _ in range(100)])
+    reward_N = (np.arange(3000) == 1234).astype(float)
+    found = believe(user_N, item_N, reward_N, (100, 60), rank)
+    assert np.isfinite(np.log(found.ridge_F)).all()
+    moved_N = (found.own_doing(user_N, item_N, reward_N) * found.users.regressors()[0][user_N]).sum(axis=1)
+    assert 0.5 < moved_N[1234] <= 1
+    assert np.abs(np.delete(moved_N, 1234)).max() < 0.05
+
+
+def test_it_stops_when_little_changes(monkeypatch):
+    calls = []
+    given = module._given
+    monkeypatch.setattr(module, "_given", lambda *inputs: calls.append(1) or given(*inputs))
+    train, test = log(0.5, 0.5)
+    early = believe(*train, (150, 80), 8)
+    assert len(calls) < 0.8 * 2 * SWEEPS
+    monkeypatch.setattr(module, "LITTLE", 0)
+    assert rmse(early, test) < 1.005 * rmse(believe(*train, (150, 80), 8), test)
+
+
+def test_a_fit_that_is_no_number_is_never_the_best(log_root, monkeypatch):
+    def broken(user_N, item_N, reward_N, size, rank):
+        found = believe(user_N, item_N, reward_N, size, rank)
+        return dataclasses.replace(found, mean=float("nan")) if rank == 2 else found
+
+    monkeypatch.setattr(of_data, "believe", broken)
+    assert np.isfinite(small.data_of(RewardData, log_root, "tastes").beliefs(8).mean)

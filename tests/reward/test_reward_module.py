@@ -38,6 +38,7 @@ def test_a_trained_one_beats_every_average(rewarded):
 def untrained_error(module: RewardModel, data: RewardData) -> torch.Tensor:
     """Of the first training batch, in standard deviations; the module is calibrated on the way, as set-up does."""
     module.calibrate(data)
+    module.believe(data)
     batch = small.batch_of(data, "train")
     with torch.no_grad():
         states = module.reward.eval().states(batch)
@@ -269,7 +270,7 @@ def test_a_log_without_time_serves_reward_models(log_root, tmp_path):
 # -- trust.json
 
 
-def test_trust_is_written_after_fit_and_completed_by_the_test(log_root, tmp_path):
+def test_trust_is_written_after_fit_and_completed_by_the_test(log_root, tmp_path, monkeypatch):
     data = small.data_of(RewardData, log_root)
     module = RewardModel(data.num_items, encoder=small.encoder(), lr=1e-2)
     best = ModelCheckpoint(tmp_path, "best", monitor="reward/rmse", mode="min")
@@ -284,6 +285,7 @@ def test_trust_is_written_after_fit_and_completed_by_the_test(log_root, tmp_path
     assert "users" not in facts  # the checkpoint says it, of every stage alike
     assert written["users"] == read_checkpoint(best.best_model_path)["users"] == asdict(data.readers)
     again = RewardModel(data.num_items, encoder=small.encoder())
+    monkeypatch.delattr(RewardData, "beliefs")  # a test takes those of the checkpoint
     tester = small.trainer_of(tmp_path)
     figures = tester.test(again, data, ckpt_path=best.best_model_path, verbose=False, weights_only=True)[0]
     completed = json.loads((tmp_path / "trust.json").read_text())

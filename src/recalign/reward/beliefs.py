@@ -7,6 +7,8 @@ Bayes (Lim & Teh 2007): users given what is believed of items, items given users
 until little changes. Nothing is chosen: how far a row is drawn to 0 follows from its events, and a figure that the
 rewards do not bear out vanishes, for everybody (MacKay 1994, automatic relevance determination).
 
+Taste and traits have no unit of their own, as p / c and c q expect the same rewards: only their products do.
+
 Suffixes: N events, R rows (of users or of items), F figures a row (1 + rank): the level b, then the taste or traits.
 """
 
@@ -17,6 +19,11 @@ from dataclasses import dataclass
 import numpy as np
 
 SWEEPS = 20
+"""At most."""
+LITTLE = 3e-4
+"""Change of the noise from sweep to sweep, as a share of it, after which no more is to be had."""
+LEAST = 1e-4
+"""Noise that is always left, as a share of the rewards' variance: items may explain them to the last digit."""
 CHUNK = 50_000
 
 
@@ -125,10 +132,14 @@ def believe(user_N: np.ndarray, item_N: np.ndarray, reward_N: np.ndarray, size: 
     users = _side(size[0], np.append(level, np.full(rank, rank * level)))
     present = np.unique(user_N), np.unique(item_N)
     for sweep in range(SWEEPS):
+        before = noise
         users, _ = _given(items, users.precision_F, size[0], user_N, item_N, reward_N - mean, noise)
         items, noise = _given(users, items.precision_F, size[1], item_N, user_N, reward_N - mean, noise)
+        noise = max(noise, LEAST * variance)
         if sweep > 1:  # until then they are those of the random start
             users, items = users.learned(present[0]), items.learned(present[1])
+        if sweep > 2 and abs(noise - before) < LITTLE * before:
+            break
     return Beliefs(mean, users, items, noise)
 
 

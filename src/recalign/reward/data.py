@@ -120,7 +120,8 @@ class RewardData(EventDataModule):
         fitted = [believe(*training, size, part) for part in sorted({rank, -(-rank // 2), -(-rank // 4)})]
         known = pl.col("reward").is_not_null() & (pl.col("item_id") > 0)
         user, item, reward = _columns(self.frame.filter(known & (pl.col("split") == VALIDATION)))
-        return min(fitted, key=lambda beliefs: float(np.square(beliefs.expected(user, item) - reward).sum()))
+        errors = [np.square(beliefs.expected(user, item) - reward).sum() for beliefs in fitted]
+        return fitted[int(np.nan_to_num(errors, nan=np.inf).argmin())]
 
     def own_doing(self, beliefs: Beliefs, rank: int) -> np.ndarray:
         """How far each event of the table moved what is believed of its own item; 0 for all but those fitted.

@@ -119,6 +119,8 @@ class RewardModel(StageModule):
             self.reward_data.require_rated(MEASURED_ON[stage])
         if not self.calibrated:  # once: a checkpoint's weights come after this, and a test must not undo a fit
             self.calibrate(self.reward_data)
+            if stage == "fit":  # which takes a while, and what is tested has its checkpoint's
+                self.believe(self.reward_data)
 
     def calibrate(self, data: RewardData) -> None:
         """Size the heads to the rewards, and start them from averages.
@@ -129,15 +131,19 @@ class RewardModel(StageModule):
         self.auxiliary_EA = torch.from_numpy(data.auxiliary_rewards.fill_null(float("nan")).to_numpy())
         self.reward.add(list(data.auxiliary))
         reward, item = data.rated["reward"].to_numpy(), data.rated["item_id"].to_numpy()
-        beliefs = data.beliefs(self.kinship)
-        self.moved_EF = torch.from_numpy(data.own_doing(beliefs, self.kinship))
         for net in self.reward.nets:
             net.calibrate(reward, data.item_means(reward, item))
-            net.start(beliefs)
             for name, readings in net.auxiliary.items():
                 reward_of, item_of = data.auxiliary_training(name)
                 readings.calibrate(reward_of, data.item_means(reward_of, item_of))
         self.calibrated = True
+
+    def believe(self, data: RewardData) -> None:
+        """Know of items what a factorisation of the training rewards believes, and what each event did to that."""
+        beliefs = data.beliefs(self.kinship)
+        self.moved_EF = torch.from_numpy(data.own_doing(beliefs, self.kinship))
+        for net in self.reward.nets:
+            net.start(beliefs)
 
     @property
     def reward_data(self) -> RewardData:

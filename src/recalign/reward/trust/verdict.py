@@ -16,7 +16,7 @@ AVERAGES = ("global", "user", "item", "user_item", "ridge")
 Verdict = Literal["no_signal", "weak", "moderate", "strong"]
 IMPLICATION: dict[Verdict, str] = {
     "no_signal": "Nothing shows that it knows better than chance what a user prefers: stay with behaviour cloning.",
-    "weak": "It knows which events were better, but hardly more than averages do: use A-SFT, with observed rewards.",
+    "weak": "It knows which events were better, but hardly more than averages do: use A-SFT.",
     "moderate": "It knows more than averages, but not most of a reward: use A-SFT; offline RL (CQL) may pay.",
     "strong": "It explains most of the rewards' variance: offline RL (CQL), or online RL against it (PPO), may pay.",
 }
@@ -128,7 +128,8 @@ def temperature(advantage_N: np.ndarray) -> dict[str, Any]:
     lean more on the reward, and on fewer events.
 
     Args:
-        advantage_N: rewards above the user's earlier mean, as `conf/asft.yaml` has them.
+        advantage_N: observed rewards above the user's earlier mean. `conf/asft.yaml` shrinks rewards, so that its own
+            advantages differ from these, the more so the more reliable the model is.
     """
     advantage_N = advantage_N / advantage_N.std()
     weights = [np.exp((advantage_N - advantage_N.max()) / beta) for beta in TEMPERATURES]
