@@ -175,7 +175,7 @@ def _sums(
     x_RF, square_RFF, with_level_RF = other.regressors()
     figures = x_RF.shape[1]
     gram_FFR, right_RF = np.empty((figures, figures, rows)), np.empty((rows, figures))
-    square_FFR = np.ascontiguousarray(square_RFF.transpose(1, 2, 0))  # a figure's column fits into the processor's cache
+    square_FFR = np.ascontiguousarray(square_RFF.transpose(1, 2, 0))  # a column fits into the processor's cache
     for f in range(figures):
         right_RF[:, f] = np.bincount(row_N, x_RF[other_N, f] * reward_N - with_level_RF[other_N, f], rows)
         for g in range(f + 1):
