@@ -1,8 +1,8 @@
 """A-SFT and its neighbours in simulated worlds, by true value: the table of the README.
 
-    python benchmarks/simulated.py [--seeds 6 7 8 9 10] [--runs runs]
+    python benchmarks/simulated.py [--seeds 6 7 8 9 12] [--runs runs]
 
-Each seed is a world of its own (none of 0 to 5, in which settings were chosen or compared) and a whole chain: cloning,
+Each seed is a world of its own (none of 0 to 5, 10 and 11, in which settings were compared) and a whole chain: cloning,
 reward model, judges, post-training. Stages that have run are not run again, so an interrupted table goes on where it
 stopped.
 """
@@ -45,7 +45,7 @@ CONF = Path(__file__).parents[1] / "conf" / "chain" / "simulated.yaml"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[6, 7, 8, 9, 10])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[6, 7, 8, 9, 12])
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     arguments = parser.parse_args()
     folder = arguments.runs / "simulated-worlds"
