@@ -22,10 +22,12 @@ from tables import RESULTS, SCHEMA, beside_other_logs, commit, markdown, save
 
 from recalign.chain.run import make_world
 from recalign.chain.train import train
+from recalign.evaluation.value import load_truth
 from recalign.metrics.bootstrap import CrossedBootstrap, Estimate
 from recalign.recommender.checkpoint import load_net
 from recalign.reward import RewardData
 from recalign.reward.trust import compared, report
+from recalign.reward.trust.measures import later, pairs
 from recalign.reward.trust.predictions import predictions
 from recalign.reward.trust.report import PREDICTORS
 from recalign.sequences.store import Part
@@ -111,7 +113,7 @@ def cell(row: Row, seed: int, folder: Path, data: str | None) -> dict[str, Any]:
         measured_on: tuple[Part, ...] = ("validation", "test")
         found = {part: predictions(reward, log.loader(log.windows(part), seen=False)) for part in measured_on}
         parts, baselines = compared(log, found)
-        said = report(log, parts, baselines) | {"commit": commit(), "limit": limit(row, log)}
+        said = report(log, parts, baselines) | {"commit": commit(), "limits": limits(row, log, parts["test"].events)}
         table = parts["test"].table
         values: dict[str, Any] = {
             f"{n}/{f}": np.append(e.value, e.draws_D) for n, fs in table.items() for f, e in fs.items()
@@ -121,12 +123,24 @@ def cell(row: Row, seed: int, folder: Path, data: str | None) -> dict[str, Any]:
         return {key: file[key] for key in file.files} | {"said": json.loads(str(file["said"]))}
 
 
-def limit(row: Row, log: RewardData) -> float | None:
-    """The RMSE that nobody can go below, where a world's maker knows it: the noise alone."""
+def limits(row: Row, log: RewardData, events: pl.DataFrame) -> dict[str, float]:
+    """How well anybody could do, where a world's maker knows it: the RMSE is the noise's, the pairs are the truth's.
+
+    Args:
+        row: the log.
+        log: the same, loaded.
+        events: those measured on, as `recalign.reward.trust.compared` gives them.
+    """
     if row.noise is None:
-        return None
-    with np.load(Path(str(log.root)) / "simulated" / "truth.npz") as truth:
-        return float(truth["sd"]) * row.noise
+        return {}
+    path = Path(str(log.root)) / "simulated" / "truth.npz"
+    user = events.select("event").join(log.frame.select("event", "user"), on="event", maintain_order="left")["user"]
+    true_N = load_truth(path, log.sequences).numpy()[user.to_numpy(), events["item_id"].to_numpy() - 1]
+    ahead_NC = events["ahead"].to_numpy()
+    ahead_NC = np.where(np.isnan(ahead_NC), np.nan, later(true_N, ahead_NC.shape[1]) - true_N[:, None])
+    right_N, pairs_N = pairs(events["reward"].to_numpy(), ahead_NC)
+    with np.load(path) as truth:
+        return {"rmse": float(truth["sd"]) * row.noise, "pairwise": float(right_N.sum() / pairs_N.sum())}
 
 
 def summary(name: str, cells: dict[int, dict[str, Any]]) -> pl.DataFrame:
@@ -150,11 +164,10 @@ def summary(name: str, cells: dict[int, dict[str, Any]]) -> pl.DataFrame:
     for metric, values in {
         "validation/level": [LEVELS.index(one["verdict"]) for one in said],
         f"noise/{said[0]['noise']['source']}": [one["noise"]["sd"] for one in said],
-        "noise/limit": [one["limit"] for one in said if one["limit"] is not None],
+        **{f"limit/{figure}": [one["limits"][figure] for one in said] for figure in said[0]["limits"]},
     }.items():
-        if values:
-            sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
-            rows.append((name, "model", metric, float(np.mean(values)), sd, None, None, seeds, commits))
+        sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
+        rows.append((name, "model", metric, float(np.mean(values)), sd, None, None, seeds, commits))
     types = [pl.String] * 3 + [pl.Float64] * 4 + [pl.String] * 2
     return pl.DataFrame(rows, schema=dict(zip(SCHEMA, types, strict=True)), orient="row")
 
@@ -176,9 +189,11 @@ def shown(rows: pl.DataFrame, cells: dict[int, dict[str, Any]]) -> str:
     verdicts = ", ".join(one["verdict"] for one in said)
     noise = [f"{one['noise']['sd']:.3f}" for one in said]
     source = said[0]["noise"]["source"]
-    limits = [f"{one['limit']:.3f}" for one in said if one["limit"] is not None]
     end = f"Verdicts: {verdicts}. Noise ({source}): {', '.join(noise)}."
-    return "\n".join([figures, "", *lines, "", end + (f" Least RMSE possible: {', '.join(limits)}." if limits else "")])
+    for figure in said[0]["limits"]:
+        best = ", ".join(f"{one['limits'][figure]:.3f}" for one in said)
+        end += f" Best {figure} possible: {best}."
+    return "\n".join([figures, "", *lines, "", end])
 
 
 def overview(saved: pl.DataFrame) -> str:

@@ -67,19 +67,37 @@ def test_without_taste_it_is_a_regression_under_the_ridges_that_it_finds():
     np.testing.assert_allclose(levels, by_hand, atol=0.02)
 
 
-def test_what_an_event_did_to_its_own_item_is_what_is_gone_without_it():
+def known_of(kind: str) -> np.ndarray:
+    """What is known of the items of `log`: nothing, their true traits, or what has nothing to do with them."""
+    rng = np.random.default_rng(0)
+    _, q_IR = rng.normal(size=(150, 2)), rng.normal(size=(80, 2))
+    return {"nothing": q_IR[:, :0], "traits": q_IR, "chance": np.random.default_rng(1).normal(size=(80, 2))}[kind]
+
+
+def test_what_is_known_of_items_is_worth_what_it_tells_of_a_taste():
+    train, test = log(0.5, 0.5)
+    error = {k: rmse(believe(*train, (150, 80), 2, known_of(k)), test) for k in ("nothing", "traits", "chance")}
+    assert error["traits"] < 0.98 * error["nothing"]
+    assert error["chance"] < 1.01 * error["nothing"]
+    ridge = {k: believe(*train, (150, 80), 2, known_of(k)).ridge_F[3:].min() for k in ("traits", "chance")}
+    assert ridge["chance"] > 5 * ridge["traits"]  # it is nearly dropped
+
+
+@pytest.mark.parametrize("known", ["nothing", "traits"])
+def test_what_an_event_did_to_its_own_item_is_what_is_gone_without_it(known):
     train, _ = log(0.5, 0.5)
     user_N, item_N, reward_N = train
-    found, left = believe(*train, (150, 80), 2), 7
+    found, left = believe(*train, (150, 80), 2, known_of(known)), 7
     moved_F = found.own_doing(*train)[left]
+    reward_N = reward_N - (found.users.mean_RF[user_N, 3:] * found.known_RK[item_N]).sum(axis=1)
     others = np.arange(len(item_N)) != left
     mine = others & (item_N == item_N[left])
-    x_RF, square_RFF, with_level_RF = found.users.regressors()
+    x_RF, square_RFF, with_level_RF = found.users.first(3).regressors()
     gram_FF = square_RFF[user_N[mine]].sum(axis=0) + found.noise * np.diag(found.items.precision_F)
     right_F = (x_RF[user_N[mine]] * (reward_N[mine] - found.mean)[:, None] - with_level_RF[user_N[mine]]).sum(axis=0)
     now_F = found.items.mean_RF[item_N[left]]
     np.testing.assert_allclose(now_F - moved_F, np.linalg.solve(gram_FF, right_F), atol=0.02)
-    residual = reward_N[left] - found.expected(user_N[[left]], item_N[[left]])[0]
+    residual = train[2][left] - found.expected(user_N[[left]], item_N[[left]])[0]
     assert np.sign(moved_F @ x_RF[user_N[left]]) == np.sign(residual)  # towards its own reward
 
 
@@ -121,9 +139,9 @@ def test_it_stops_when_little_changes(monkeypatch):
 
 
 def test_a_fit_that_is_no_number_is_never_the_best(log_root, monkeypatch):
-    def broken(user_N, item_N, reward_N, size, rank):
-        found = believe(user_N, item_N, reward_N, size, rank)
+    def broken(user_N, item_N, reward_N, size, rank, known_RK):
+        found = believe(user_N, item_N, reward_N, size, rank, known_RK)
         return dataclasses.replace(found, mean=float("nan")) if rank == 2 else found
 
     monkeypatch.setattr(of_data, "believe", broken)
-    assert np.isfinite(small.data_of(RewardData, log_root, "tastes").beliefs(8).mean)
+    assert np.isfinite(small.data_of(RewardData, log_root, "tastes").beliefs(8, 4).mean)

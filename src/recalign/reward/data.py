@@ -11,6 +11,7 @@ import polars as pl
 from recalign.errors import InputError
 from recalign.events import evaluate
 from recalign.reward.beliefs import Beliefs, believe
+from recalign.reward.company import company
 from recalign.sequences import EventDataModule, Windows, reward_means
 from recalign.sequences.splits import TRAIN, VALIDATION
 from recalign.sequences.store import Part
@@ -113,15 +114,29 @@ class RewardData(EventDataModule):
         total = np.bincount(item - 1, reward, self.num_items) + shrinkage * reward.mean()
         return (total / (np.bincount(item - 1, minlength=self.num_items) + shrinkage)).astype(np.float32)
 
-    def beliefs(self, rank: int) -> Beliefs:
-        """A Bayesian factorisation of the training rewards, of this rank or a part of it: the best on validation."""
+    def beliefs(self, rank: int, known: int) -> Beliefs:
+        """A Bayesian factorisation of the training rewards: of those of this rank or a part of it, with what is known
+        of the items or without, the best on validation.
+
+        Args:
+            rank: figures of a taste, at most.
+            known: numbers that say of an item which others it is chosen together with. (Of few users' choices each has
+                so large a part in them that they say more of who chose an item than of whoever may choose it.)
+        """
         size = (int(self.frame["user"].max()) + 1, self.num_items + 1)  # type: ignore[arg-type]
-        training = _columns(self.rated)
-        fitted = [believe(*training, size, part) for part in sorted({rank, -(-rank // 2), -(-rank // 4)})]
-        known = pl.col("reward").is_not_null() & (pl.col("item_id") > 0)
-        user, item, reward = _columns(self.frame.filter(known & (pl.col("split") == VALIDATION)))
+        training, ranks = _columns(self.rated), sorted({rank, -(-rank // 2), -(-rank // 4)})
+        of_items = [self.company(count) for count in sorted({0, known})]
+        fitted = [believe(*training, size, part, known_VK) for known_VK in of_items for part in ranks]
+        measured = pl.col("reward").is_not_null() & (pl.col("item_id") > 0) & (pl.col("split") == VALIDATION)
+        user, item, reward = _columns(self.frame.filter(measured))
         errors = [np.square(beliefs.expected(user, item) - reward).sum() for beliefs in fitted]
         return fitted[int(np.nan_to_num(errors, nan=np.inf).argmin())]
+
+    def company(self, count: int) -> np.ndarray:
+        """Which items the group's users choose together (`recalign.reward.company`). Shape: float64 (V + 1, count)."""
+        training = self.frame.filter(pl.col("split") == TRAIN)
+        user_N, item_N = (training[name].cast(pl.Int64).to_numpy() for name in ("user", "item_id"))
+        return company(user_N, item_N, self.num_items + 1, count)
 
     def own_doing(self, beliefs: Beliefs, rank: int) -> np.ndarray:
         """How far each event of the table moved what is believed of its own item; 0 for all but those fitted.

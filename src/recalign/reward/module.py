@@ -44,7 +44,8 @@ class RewardModel(StageModule):
         members: K, reward models in the ensemble, each trained on its own resampling of the users.
         share: what they share, ``trunk`` or ``nothing`` (see `recalign.reward.RewardEnsemble`).
         head: of the reward: `MeanHead`, `OrdinalHead`, `QuantileHead`; null: a mean.
-        kinship: R, numbers an item, at most, that say which others it is like in what people think of it.
+        kinship: numbers an item, at most, that say which others it is like in what people think of it.
+        company: numbers an item that say which others it is chosen together with, by the users it is trained on.
         imitation: weight of the next-item loss under ``joint``.
         auxiliary_weight: weight of the squared errors of ``data.auxiliary``, in units of each reward's variance.
         lr: AdamW's learning rate.
@@ -66,6 +67,7 @@ class RewardModel(StageModule):
         share: Literal["trunk", "nothing"] = "trunk",
         head: Head | None = None,
         kinship: int = 8,
+        company: int = 16,
         imitation: float = 1.0,
         auxiliary_weight: float = 1.0,
         lr: float = 1e-3,
@@ -74,7 +76,8 @@ class RewardModel(StageModule):
         super().__init__()
         self.save_hyperparameters(logger=False)
         self.lr, self.weight_decay, self.members = lr, weight_decay, members
-        self.kinship, self.trunk, self.imitation, self.auxiliary_weight = kinship, trunk, imitation, auxiliary_weight
+        self.kinship, self.company = kinship, company
+        self.trunk, self.imitation, self.auxiliary_weight = trunk, imitation, auxiliary_weight
         self.start, self.catalogue = init_from, None
         upstream = load_net(init_from, "policy") if init_from else None
         if encoder is None and upstream is None:
@@ -83,7 +86,7 @@ class RewardModel(StageModule):
             )
         temperature = upstream.net.temperature if upstream else 0.05
         encoder = encoder or upstream.net.encoder  # type: ignore[union-attr]
-        self.reward = RewardEnsemble(encoder, num_items, members, share, head, None, temperature, kinship)
+        self.reward = RewardEnsemble(encoder, num_items, members, share, head, None, temperature, kinship, company)
         if upstream is not None:
             self.catalogue = upstream.catalogue
             weights = {
@@ -140,7 +143,7 @@ class RewardModel(StageModule):
 
     def believe(self, data: RewardData) -> None:
         """Know of items what a factorisation of the training rewards believes, and what each event did to that."""
-        beliefs = data.beliefs(self.kinship)
+        beliefs = data.beliefs(self.kinship, self.company)
         self.moved_EF = torch.from_numpy(data.own_doing(beliefs, self.kinship))
         for net in self.reward.nets:
             net.start(beliefs)
@@ -287,7 +290,15 @@ class Judge(RewardModel):
         weight_decay: float = 0.01,
     ) -> None:
         super().__init__(
-            num_items, None, encoder, members=members, share=share, head=head, lr=lr, weight_decay=weight_decay
+            num_items,
+            None,
+            encoder,
+            members=members,
+            share=share,
+            head=head,
+            company=0,  # each of a judge's few users would be too large a part of it
+            lr=lr,
+            weight_decay=weight_decay,
         )
 
     def setup(self, stage: str) -> None:

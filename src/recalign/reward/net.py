@@ -11,12 +11,13 @@ vectors u of their items, folded in anew at every event:
     (g, p)(s) = (sum_{i <= s} (x_i x_i' + diag(0, d_{a_i})) + diag(k))^-1 sum_{i <= s} x_i (r_i - b_{a_i}),
     x_i = (1, u_{a_i}).
 
-u tells which items are kin in what people think of them; p . u_v is the kin's part of the taste. b, u, the variances d
-with which u is known, and k are those of a Bayesian matrix factorisation of the training rewards
-(`recalign.reward.beliefs`), so that an untrained network is that factorisation for users whom it has not met; what is
-learned is what the trunk reads beside it. A training event has moved the figures of its own item towards its own
-reward, as no later event will have: what it did is taken off again where it is the target. E is the head's
-(`recalign.reward.heads`): the identity for a mean. Rewards of earlier events are seen, the event's own never.
+u tells which items are kin: in what people think of them, and in who chooses them (`recalign.reward.company`); p . u_v
+is the kin's part of the taste. b, u, the variances d with which u is known, and k are those of a Bayesian matrix
+factorisation of the training rewards (`recalign.reward.beliefs`), so that an untrained network is that factorisation
+for users whom it has not met; what is learned is what the trunk reads beside it. A training event has moved the figures
+of its own item towards its own reward, as no later event will have: what it did is taken off again where it is the
+target. E is the head's (`recalign.reward.heads`): the identity for a mean. Rewards of earlier events are seen, the
+event's own never.
 
 The members of an ensemble share the trunk's forward pass, and each has a reading of its own (g and q; the traits c and
 what comes of the factorisation are common), all of them in one product; or they share nothing.
@@ -56,7 +57,8 @@ class RewardNet(Readings):
         members: M.
         head: of the main reward.
         temperature: of the trunk as a policy.
-        kinship: R, numbers that say of an item which others it is like in what people think of it.
+        kinship: numbers that say of an item which others it is like in what people think of it.
+        company: numbers that say which others it is chosen together with; both together are R.
     """
 
     def __init__(
@@ -67,31 +69,36 @@ class RewardNet(Readings):
         head: Head | None = None,
         temperature: float = 0.05,
         kinship: int = 8,
+        company: int = 16,
     ) -> None:
-        super().__init__(encoder.dim + kinship, num_items, members, head or MeanHead())
+        kin, self.kinship = kinship + company, kinship
+        super().__init__(encoder.dim + kin, num_items, members, head or MeanHead())
         self.trunk = SequencePolicy(encoder, num_items, temperature, feedback=True)
-        self.kin = nn.Embedding(num_items + 1, kinship, padding_idx=0)
-        self.shrinkage = nn.Parameter(torch.tensor([5.0] + [10.0] * kinship).log())  # log of k
+        self.kin = nn.Embedding(num_items + 1, kin, padding_idx=0)
+        self.shrinkage = nn.Parameter(torch.tensor([5.0] + [10.0] * kin).log())  # log of k
         for known in (self.quality, self.kin.weight, self.shrinkage):
             known.requires_grad_(False)
         self.doubt_VR: Tensor
-        self.register_buffer("doubt_VR", torch.zeros(num_items + 1, 1 + kinship))
+        self.register_buffer("doubt_VR", torch.zeros(num_items + 1, 1 + kin))
         nn.init.zeros_(self.kin.weight)
         with torch.no_grad():  # what is thought of an item's kin is thought of the item
             self.trait.weight[encoder.dim :, : encoder.dim] = 0
-            self.trait.weight[encoder.dim :, encoder.dim :] = torch.eye(kinship)
+            self.trait.weight[encoder.dim :, encoder.dim :] = torch.eye(kin)
         self.auxiliary: Mapping[str, Readings] = nn.ModuleDict()  # type: ignore[assignment]
 
     def start(self, beliefs: Beliefs) -> None:
         """Know of items what a factorisation of the training rewards believes."""
         mean_VF = torch.from_numpy(beliefs.items.mean_RF[1:]).float()
         variance_VF = torch.from_numpy(beliefs.items.variance_RF[1:]).float()
-        figures = mean_VF.shape[1]  # the factorisation may have needed fewer than there is room for
+        known_VK, ridge_F = torch.from_numpy(beliefs.known_RK[1:]).float(), torch.from_numpy(beliefs.ridge_F).float()
+        figures, known = mean_VF.shape[1], known_VK.shape[1]  # which may be fewer than there is room for
+        behind = slice(self.kinship, self.kinship + known)
         with torch.no_grad():
             self.quality[1:] = (beliefs.mean - self.mean + mean_VF[:, :1, None]) / self.scale
             self.kin.weight[1:, : figures - 1] = mean_VF[:, 1:]
+            self.kin.weight[1:, behind] = known_VK
             self.doubt_VR[1:, 1:figures] = variance_VF[:, 1:]
-            self.shrinkage[:figures] = torch.from_numpy(beliefs.ridge_F).log()
+            self.shrinkage[:figures], self.shrinkage[1:][behind] = ridge_F.log().tensor_split([figures])
 
     def own_doing(self, state_MTS: Tensor, moved_TF: Tensor) -> Tensor:
         """What training events have added to their own scores.
@@ -103,7 +110,8 @@ class RewardNet(Readings):
         Shape: (M, T).
         """
         level_T, kin_TR = moved_TF[:, 0] / self.scale, moved_TF[:, 1:]
-        trait_TD = kin_TR @ self.trait.weight[:, self.dim - self.kin.embedding_dim :].T
+        first = self.dim - self.kin.embedding_dim
+        trait_TD = kin_TR @ self.trait.weight[:, first : first + self.kinship].T
         return level_T + (state_MTS[..., : self.dim] * trait_TD).sum(dim=-1)
 
     def add(self, names: Sequence[str]) -> None:
@@ -162,7 +170,8 @@ class RewardEnsemble(Recorded, nn.Module):
         head: of the main reward; none: `MeanHead`.
         auxiliary: names of further rewards.
         temperature: of the trunk as a policy, for joint training.
-        kinship: R, numbers an item that say which others it is like in what people think of it.
+        kinship: numbers an item that say which others it is like in what people think of it.
+        company: numbers an item that say which others it is chosen together with.
     """
 
     def __init__(
@@ -175,6 +184,7 @@ class RewardEnsemble(Recorded, nn.Module):
         auxiliary: list[str] | None = None,
         temperature: float = 0.05,
         kinship: int = 8,
+        company: int = 16,
     ) -> None:
         super().__init__()
         self.num_items, self.members = num_items, members
@@ -185,7 +195,8 @@ class RewardEnsemble(Recorded, nn.Module):
             encoders += [build(recipe(encoder)) for _ in range(members - 1)]
             on_one = 1
         self.nets: Sequence[RewardNet] = nn.ModuleList(  # type: ignore[assignment]
-            RewardNet(e, num_items, on_one, h, temperature, kinship) for e, h in zip(encoders, heads, strict=True)
+            RewardNet(e, num_items, on_one, h, temperature, kinship, company)
+            for e, h in zip(encoders, heads, strict=True)
         )
         self.add(auxiliary or [])
 

@@ -66,7 +66,7 @@ def measure(
         sums |= {f"{name}/x": ratio(x_N), f"{name}/xx": ratio(x_N**2), f"{name}/xy": ratio(x_N * rank_N)}
         placed_N = _placements(predicted_N, high_N)
         sums |= {f"{name}/high": ratio(placed_N, high_N), f"{name}/low": ratio(placed_N, ~high_N)}
-        right_N, pairs_N = _pairs(reward_N, ahead[name])
+        right_N, pairs_N = pairs(reward_N, ahead[name])
         sums[f"{name}/pair"] = np.bincount(user_N, right_N, users), np.bincount(user_N, pairs_N, users)
     value, drawn = ratios(sums, bootstrap)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -135,8 +135,15 @@ def _placements(predicted_N: np.ndarray, high_N: np.ndarray) -> np.ndarray:
     return out_N
 
 
-def _pairs(reward_N: np.ndarray, ahead_NC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs in the right order, and pairs, by their earlier event. Shape: (N,) each."""
+def pairs(reward_N: np.ndarray, ahead_NC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs in the right order, and pairs, by their earlier event.
+
+    Args:
+        reward_N: rewards.
+        ahead_NC: by how much the C-th event after each is predicted to be better; nan where they are no pair.
+
+    Shape: (N,) each.
+    """
     better_NC = later(reward_N, ahead_NC.shape[1]) - reward_N[:, None]
     pair_NC = ~np.isnan(ahead_NC) & ~np.isnan(better_NC) & (better_NC != 0)
     right_NC = np.where(pair_NC, (1 + np.sign(better_NC) * np.sign(ahead_NC)) / 2, 0)
