@@ -15,17 +15,21 @@ from recalign.reward.beliefs import SWEEPS, believe
 from recalign.reward.factors import RIDGES, factorise
 
 
-def log(taste: float, noise: float, users=150, items=80, seed=0):
-    """Users, items and rewards: 30 training events a user, then 10 more, under levels and a taste of rank 2."""
+def log(taste: float, noise: float, users=150, items=80, seed=0, traits=False):
+    """Users, items and rewards: 30 training events a user, then 10 more, under levels and a taste of rank 2.
+
+    And the items' true traits, where they are asked for.
+    """
     rng = np.random.default_rng(seed)
     p_UR, q_IR = rng.normal(size=(users, 2)), taste * rng.normal(size=(items, 2))
     mean_UI = 3 + 0.5 * rng.normal(size=(users, 1)) + 0.5 * rng.normal(size=items) + p_UR @ q_IR.T
     item_UN = np.stack([rng.permutation(items)[:40] for _ in range(users)])
     user_UN = np.repeat(np.arange(users)[:, None], 40, axis=1)
     reward_UN = mean_UI[user_UN, item_UN] + noise * rng.normal(size=item_UN.shape)
-    return [
+    parts = [
         tuple(x_UN[:, part].ravel() for x_UN in (user_UN, item_UN, reward_UN)) for part in (slice(30), slice(30, 40))
     ]
+    return [*parts, q_IR] if traits else parts
 
 
 def rmse(factors, test) -> float:
@@ -67,32 +71,33 @@ def test_without_taste_it_is_a_regression_under_the_ridges_that_it_finds():
     np.testing.assert_allclose(levels, by_hand, atol=0.02)
 
 
-def known_of(kind: str) -> np.ndarray:
-    """What is known of the items of `log`: nothing, their true traits, or what has nothing to do with them."""
-    rng = np.random.default_rng(0)
-    _, q_IR = rng.normal(size=(150, 2)), rng.normal(size=(80, 2))
-    return {"nothing": q_IR[:, :0], "traits": q_IR, "chance": np.random.default_rng(1).normal(size=(80, 2))}[kind]
+def test_the_traits_where_they_are_known_are_worth_more_than_those_that_are_found():
+    train, test, q_IR = log(0.3, 1.0, traits=True)
+    known, found = (believe(*train, (150, 80), 2, z_IK) for z_IK in (2 * q_IR, None))
+    assert rmse(known, test) < 0.98 * rmse(found, test)
+    assert known.noise == pytest.approx(1, rel=0.05)
 
 
-def test_what_is_known_of_items_is_worth_what_it_tells_of_a_taste():
-    train, test = log(0.5, 0.5)
-    error = {k: rmse(believe(*train, (150, 80), 2, known_of(k)), test) for k in ("nothing", "traits", "chance")}
-    assert error["traits"] < 0.98 * error["nothing"]
-    assert error["chance"] < 1.01 * error["nothing"]
-    ridge = {k: believe(*train, (150, 80), 2, known_of(k)).ridge_F[3:].min() for k in ("traits", "chance")}
-    assert ridge["chance"] > 5 * ridge["traits"]  # it is nearly dropped
+@pytest.mark.parametrize("taste", [0.0, 0.5])
+def test_what_is_known_and_tells_nothing_vanishes(taste):
+    train, test = log(taste, 1.0)
+    chance_IK = np.random.default_rng(1).normal(size=(80, 16))
+    with_it, without = (believe(*train, (150, 80), 2, z_IK) for z_IK in (chance_IK, None))
+    assert rmse(with_it, test) < 1.005 * rmse(without, test)
+    assert (1 / with_it.users.precision_F[3:]).sum() < 0.03  # of 1, the noise's
+    assert with_it.noise == pytest.approx(without.noise, rel=0.05)
 
 
-@pytest.mark.parametrize("known", ["nothing", "traits"])
+@pytest.mark.parametrize("known", [0, 2])
 def test_what_an_event_did_to_its_own_item_is_what_is_gone_without_it(known):
-    train, _ = log(0.5, 0.5)
+    train, _, q_IR = log(0.5, 0.5, traits=True)
     user_N, item_N, reward_N = train
-    found, left = believe(*train, (150, 80), 2, known_of(known)), 7
+    found, left = believe(*train, (150, 80), 2, q_IR[:, :known]), 7
     moved_F = found.own_doing(*train)[left]
     reward_N = reward_N - (found.users.mean_RF[user_N, 3:] * found.known_RK[item_N]).sum(axis=1)
     others = np.arange(len(item_N)) != left
     mine = others & (item_N == item_N[left])
-    x_RF, square_RFF, with_level_RF = found.users.first(3).regressors()
+    x_RF, square_RFF, with_level_RF = found.users.regressors()
     gram_FF = square_RFF[user_N[mine]].sum(axis=0) + found.noise * np.diag(found.items.precision_F)
     right_F = (x_RF[user_N[mine]] * (reward_N[mine] - found.mean)[:, None] - with_level_RF[user_N[mine]]).sum(axis=0)
     now_F = found.items.mean_RF[item_N[left]]
@@ -125,6 +130,22 @@ def test_one_event_that_is_unlike_all_others_has_done_no_more_than_itself(rank):
     moved_N = (found.own_doing(user_N, item_N, reward_N) * found.users.regressors()[0][user_N]).sum(axis=1)
     assert 0.5 < moved_N[1234] <= 1
     assert np.abs(np.delete(moved_N, 1234)).max() < 0.05
+
+
+def test_however_it_is_cut_into_blocks_it_is_the_same(monkeypatch):
+    train, _, q_IR = log(0.5, 0.5, traits=True)
+    user_N, item_N, reward_N = (x_N[7:] for x_N in train)  # so that users differ in how much they have
+    log_of = 3 * user_N, item_N, reward_N  # and many have nothing
+    whole = believe(*log_of, (451, 80), 2, q_IR)
+    moved_NG = whole.own_doing(*log_of)
+    monkeypatch.setattr(module, "CHUNK", 7)
+    monkeypatch.setattr(module, "PAIRS", 2)
+    parts = believe(*log_of, (451, 80), 2, q_IR)
+    np.testing.assert_allclose(parts.users.mean_RF, whole.users.mean_RF, atol=1e-6)
+    np.testing.assert_allclose(parts.items.covariance_RGG, whole.items.covariance_RGG, atol=1e-6)
+    np.testing.assert_allclose(parts.own_doing(*log_of), moved_NG, atol=1e-6)
+    assert not whole.users.mean_RF[1::3].any()
+    assert (whole.users.variance_RF[1::3] > 0).all()
 
 
 def test_it_stops_when_little_changes(monkeypatch):

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
+import polars as pl
+import pytest
+import small
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from recalign.reward import RewardData
+from recalign.reward import data as of_data
+from recalign.reward.beliefs import believe
 from recalign.reward.company import company
+from recalign.sequences.splits import TRAIN
 
 USERS, ITEMS = 200, 60
 
@@ -59,8 +68,46 @@ def test_what_is_too_little_to_tell_is_nought():
     assert np.isfinite(few).all()
 
 
-def test_users_who_share_nothing_are_as_good_as_any():
-    user_N, item_N = choices(1.0)  # the two halves never meet: the first value is there twice
-    z_VK = company(user_N, item_N, ITEMS, 3)
-    assert np.isfinite(z_VK).all()
-    assert np.square(z_VK).sum() > 0
+@pytest.mark.parametrize("alone", [1, 16, 40])
+def test_users_who_share_nothing_with_the_others_do_not_fill_it(alone):
+    """Each is a component of its own, which a decomposition of who chose what finds before anything else."""
+    user_N, item_N = choices(0.9)
+    own_N = np.arange(2 * alone)
+    both = np.append(user_N, USERS + own_N // 2), np.append(item_N, ITEMS + own_N)
+    z_VK = company(*both, ITEMS + 2 * alone, 2)[:ITEMS]
+    side_V, popularity_V = np.arange(ITEMS) % 2, np.sqrt(np.bincount(item_N, minlength=ITEMS))
+    assert max(abs(np.corrcoef(z_V, side_V)[0, 1]) for z_V in z_VK.T) > 0.8
+    assert max(abs(np.corrcoef(z_V, popularity_V)[0, 1]) for z_V in z_VK.T) < 0.5
+
+
+def test_rounding_is_not_taken_for_a_difference():
+    same = np.repeat(np.arange(30), 7), np.tile(np.arange(7), 30)
+    assert not company(*same, 9, 4).any()  # all choose the same
+
+
+def test_a_reward_model_reads_the_training_choices_of_its_own_users(log_root):
+    data = small.data_of(RewardData, log_root, users="A")
+    expected = data.company(4)
+    frame = data.sequences.frame
+    others = pl.Series(data.sequences.users_in("B1") | data.sequences.users_in("B2")).gather(frame["user"])
+    later = frame["split"] > TRAIN
+    changed = frame.with_columns(pl.when(others | later).then(1).otherwise("item_id").cast(pl.Int32).alias("item_id"))
+    assert (changed["item_id"] != frame["item_id"]).sum() > 50
+    other = small.data_of(RewardData, log_root, users="A")
+    vars(other)["_divided"] = dataclasses.replace(
+        data._divided, sequences=dataclasses.replace(data.sequences, frame=changed)
+    )
+    assert np.array_equal(other.company(4), expected)
+    assert not np.array_equal(small.data_of(RewardData, log_root, users="all").company(4), expected)
+
+
+@pytest.mark.parametrize("read", [True, False])
+def test_validation_decides_whether_it_is_read(log_root, monkeypatch, read):
+    def shifted(*given):
+        """A fit that is wrong by 3 where what is known is read, or where it is not."""
+        found = believe(*given)
+        return dataclasses.replace(found, mean=found.mean + 3 * (bool(given[-1].shape[1]) != read))
+
+    monkeypatch.setattr(of_data, "believe", shifted)
+    found = small.data_of(RewardData, log_root, "tastes").beliefs(2, 3)
+    assert found.known_RK.shape[1] == (3 if read else 0)

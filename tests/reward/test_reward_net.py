@@ -60,19 +60,24 @@ def test_an_untrained_network_knows_the_user_and_item_means(data):
     np.testing.assert_allclose(batch.reward_T.numpy(), expected["reward"].to_numpy())
 
 
+def sized(data: RewardData) -> tuple[tuple[int, int], list[np.ndarray]]:
+    """Numbers of users and items, and the rated training events, as a factorisation takes them."""
+    size = (int(data.frame["user"].max()) + 1, data.num_items + 1)  # type: ignore[arg-type]
+    return size, [data.rated[name].to_numpy() for name in ("user", "item_id", "reward")]
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("known", [0, 3])
 def test_training_starts_from_what_a_factorisation_believes(data, known):
     """For whoever has a history: its items as believed, and the user by ridge regression on the events so far."""
     reward = RewardEnsemble(small.encoder(), data.num_items, kinship=4, company=5).eval()
-    size = (int(data.frame["user"].max()) + 1, data.num_items + 1)
-    rated = (data.rated[name].to_numpy() for name in ("user", "item_id", "reward"))
+    size, rated = sized(data)
     beliefs = believe(*rated, size, 2, data.company(known))
     net, batch = reward.nets[0], small.batch_of(data, "train", rows=2)
     net.calibrate(data.rated["reward"].to_numpy(), data.moments()[2])
     net.start(beliefs)
     predicted_T = reward.predict(reward.states(batch), batch.target_T)
-    item_VF, figures = beliefs.items.mean_RF, beliefs.items.mean_RF.shape[1]
+    item_VF = beliefs.items.mean_RF
     u_VF = np.concatenate([np.ones((len(item_VF), 1)), item_VF[:, 1:], beliefs.known_RK], axis=1)
     doubt_VF = np.pad(beliefs.items.variance_RF[:, 1:], ((0, 0), (1, known)))
     expected = []
@@ -85,7 +90,6 @@ def test_training_starts_from_what_a_factorisation_believes(data, known):
         user_F = np.linalg.solve(gram_FF, u_NF.T @ residual[seen])
         expected.append(beliefs.mean + item_VF[item, 0] + user_F @ u_VF[item])
     np.testing.assert_allclose(predicted_T.numpy(), expected, atol=1e-3)
-    assert figures == 3
     assert np.std(expected) > 0.05
 
 
@@ -93,7 +97,8 @@ def test_training_starts_from_what_a_factorisation_believes(data, known):
 def test_what_an_event_did_to_its_own_item_is_taken_off(data):
     """A target is scored as if its item's level and traits had been fitted without it."""
     reward = RewardEnsemble(small.encoder(), data.num_items, kinship=2, company=3).eval()
-    beliefs = data.beliefs(2, 3)
+    size, rated = sized(data)
+    beliefs = believe(*rated, size, 2, data.company(3))
     net, batch = reward.nets[0], small.batch_of(data, "train", rows=1)
     net.calibrate(data.rated["reward"].to_numpy(), data.moments()[2])
     net.start(beliefs)
@@ -108,7 +113,7 @@ def test_what_an_event_did_to_its_own_item_is_taken_off(data):
         after = net.scores(states, net.table_VD, batch.target_T)[0][0, t]
         torch.testing.assert_close(own_MT[0, t], before - after)
         net.start(beliefs)
-    assert own_MT.abs().mean() > 0.01
+    assert own_MT.abs().max() > 0.01
 
 
 @torch.no_grad()

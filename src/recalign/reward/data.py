@@ -126,11 +126,13 @@ class RewardData(EventDataModule):
         size = (int(self.frame["user"].max()) + 1, self.num_items + 1)  # type: ignore[arg-type]
         training, ranks = _columns(self.rated), sorted({rank, -(-rank // 2), -(-rank // 4)})
         of_items = [self.company(count) for count in sorted({0, known})]
-        fitted = [believe(*training, size, part, known_VK) for known_VK in of_items for part in ranks]
         measured = pl.col("reward").is_not_null() & (pl.col("item_id") > 0) & (pl.col("split") == VALIDATION)
         user, item, reward = _columns(self.frame.filter(measured))
-        errors = [np.square(beliefs.expected(user, item) - reward).sum() for beliefs in fitted]
-        return fitted[int(np.nan_to_num(errors, nan=np.inf).argmin())]
+
+        def error(beliefs: Beliefs) -> float:
+            return float(np.nan_to_num(np.square(beliefs.expected(user, item) - reward).sum(), nan=np.inf))
+
+        return min((believe(*training, size, part, known_VK) for known_VK in of_items for part in ranks), key=error)
 
     def company(self, count: int) -> np.ndarray:
         """Which items the group's users choose together (`recalign.reward.company`). Shape: float64 (V + 1, count)."""

@@ -69,7 +69,7 @@ class RewardNet(Readings):
         head: Head | None = None,
         temperature: float = 0.05,
         kinship: int = 8,
-        company: int = 16,
+        company: int = 0,
     ) -> None:
         kin, self.kinship = kinship + company, kinship
         super().__init__(encoder.dim + kin, num_items, members, head or MeanHead())
@@ -79,7 +79,7 @@ class RewardNet(Readings):
         for known in (self.quality, self.kin.weight, self.shrinkage):
             known.requires_grad_(False)
         self.doubt_VR: Tensor
-        self.register_buffer("doubt_VR", torch.zeros(num_items + 1, 1 + kin))
+        self.register_buffer("doubt_VR", torch.zeros(num_items + 1, 1 + kinship))  # of what is known there is no doubt
         nn.init.zeros_(self.kin.weight)
         with torch.no_grad():  # what is thought of an item's kin is thought of the item
             self.trait.weight[encoder.dim :, : encoder.dim] = 0
@@ -151,11 +151,19 @@ class RewardNet(Readings):
         quality_BLM = F.embedding(batch.item_BL, self.quality[..., 0], padding_idx=0)
         residual_BLM = torch.where(known_BL1, z_BL1 - quality_BLM, 0.0)
         u_BLR = torch.cat([known_BL1.float(), known_BL1 * self.kin(batch.item_BL)], dim=2)
-        square_BLRR = u_BLR[..., None] * u_BLR[..., None, :]
-        square_BLRR += torch.diag_embed(known_BL1 * F.embedding(batch.item_BL, self.doubt_VR))
-        past = torch.cat([square_BLRR, u_BLR[..., None] * residual_BLM[..., None, :]], dim=3).cumsum(dim=1)
-        gram_TRR, right_TRM = past[batch.row_T, batch.column_T].split([u_BLR.shape[2], self.members], dim=2)
-        return torch.linalg.solve(gram_TRR + self.shrinkage.exp().diag(), right_TRM).permute(2, 0, 1)
+        length, figures = u_BLR.shape[1:]
+        f_P, g_P = torch.tril_indices(figures, figures, device=u_BLR.device)  # a Gram matrix is its own transpose
+        gram_BLP = u_BLR.index_select(2, f_P) * u_BLR.index_select(2, g_P)
+        doubt_BLR = known_BL1 * F.embedding(batch.item_BL, self.doubt_VR)
+        gram_BLP.index_add_(2, (f_P == g_P).nonzero()[: doubt_BLR.shape[2], 0], doubt_BLR)
+        right_BLS = (u_BLR[..., None] * residual_BLM[..., None, :]).flatten(2)
+        past = torch.cat([gram_BLP, right_BLS], dim=2).cumsum(dim=1).flatten(0, 1)
+        past = past.index_select(0, batch.row_T * length + batch.column_T)
+        gram_TP, right_TS = past.split([len(f_P), right_BLS.shape[2]], dim=1)
+        gram_TRR = gram_TP.new_empty(len(past), figures, figures)
+        gram_TRR[:, f_P, g_P] = gram_TRR[:, g_P, f_P] = gram_TP
+        factor_TRR = torch.linalg.cholesky_ex(gram_TRR + self.shrinkage.exp().diag())[0]
+        return torch.cholesky_solve(right_TS.view(-1, figures, self.members), factor_TRR).permute(2, 0, 1)
 
 
 class RewardEnsemble(Recorded, nn.Module):
@@ -184,7 +192,7 @@ class RewardEnsemble(Recorded, nn.Module):
         auxiliary: list[str] | None = None,
         temperature: float = 0.05,
         kinship: int = 8,
-        company: int = 16,
+        company: int = 0,
     ) -> None:
         super().__init__()
         self.num_items, self.members = num_items, members
