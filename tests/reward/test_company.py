@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from recalign.reward import RewardData
 from recalign.reward import data as of_data
-from recalign.reward.beliefs import believe
+from recalign.reward.beliefs import Beliefs, believe
 from recalign.reward.company import company
 from recalign.sequences.splits import TRAIN
 
@@ -102,12 +102,23 @@ def test_a_reward_model_reads_the_training_choices_of_its_own_users(log_root):
 
 
 @pytest.mark.parametrize("read", [True, False])
-def test_validation_decides_whether_it_is_read(log_root, monkeypatch, read):
+def test_validation_events_of_users_whom_it_has_met_decide_whether_it_is_read(log_root, monkeypatch, read):
+    data = small.data_of(RewardData, log_root, "tastes")
+    some = data.rated["user"].median()
+    vars(data)["rated"] = data.rated.filter(pl.col("user") <= some)
+
     def shifted(*given):
-        """A fit that is wrong by 3 where what is known is read, or where it is not."""
+        """A fit that is wrong for those it has met where what is known is read, or where it is not; and the other way
+        round by more for those it has not."""
         found = believe(*given)
-        return dataclasses.replace(found, mean=found.mean + 3 * (bool(given[-1].shape[1]) != read))
+        right = bool(given[-1].shape[1]) == read
+
+        def expected(user_N, item_N):
+            return np.where(user_N <= some, 3.0 if right else 9.0, 99.0 if right else 3.0)
+
+        monkeypatch.setattr(Beliefs, "expected", lambda self, *event: self.doubled(*event), raising=False)
+        object.__setattr__(found, "doubled", expected)
+        return found
 
     monkeypatch.setattr(of_data, "believe", shifted)
-    found = small.data_of(RewardData, log_root, "tastes").beliefs(2, 3)
-    assert found.known_RK.shape[1] == (3 if read else 0)
+    assert data.beliefs(2, 3).known_RK.shape[1] == (3 if read else 0)

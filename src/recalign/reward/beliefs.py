@@ -22,9 +22,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-SWEEPS = 30
+SWEEPS = 40
 """At most."""
-LITTLE = 5e-4
+LITTLE = 2e-4
 """Change of the noise from sweep to sweep, as a share of it, after which no more is to be had."""
 LEAST = 1e-4
 """Noise that is always left, as a share of the rewards' variance: items may explain them to the last digit."""

@@ -115,8 +115,8 @@ class RewardData(EventDataModule):
         return (total / (np.bincount(item - 1, minlength=self.num_items) + shrinkage)).astype(np.float32)
 
     def beliefs(self, rank: int, known: int) -> Beliefs:
-        """A Bayesian factorisation of the training rewards: of those of this rank or a part of it, with what is known
-        of the items or without, the best on validation.
+        """A Bayesian factorisation of the training rewards: of this rank with what is known of the items, or of this
+        rank or a part of it without, whichever has the smallest error on validation events of users whom it has met.
 
         Args:
             rank: figures of a taste, at most.
@@ -124,15 +124,18 @@ class RewardData(EventDataModule):
                 so large a part in them that they say more of who chose an item than of whoever may choose it.)
         """
         size = (int(self.frame["user"].max()) + 1, self.num_items + 1)  # type: ignore[arg-type]
-        training, ranks = _columns(self.rated), sorted({rank, -(-rank // 2), -(-rank // 4)})
-        of_items = [self.company(count) for count in sorted({0, known})]
-        measured = pl.col("reward").is_not_null() & (pl.col("item_id") > 0) & (pl.col("split") == VALIDATION)
-        user, item, reward = _columns(self.frame.filter(measured))
+        training, nothing = _columns(self.rated), self.company(0)
+        tried = [(part, nothing) for part in sorted({rank, -(-rank // 2), -(-rank // 4)})]
+        tried += [(rank, self.company(known))] * bool(known)
+        of_part = pl.col("reward").is_not_null() & (pl.col("item_id") > 0) & (pl.col("split") == VALIDATION)
+        measured = self.frame.filter(of_part)
+        met = measured.filter(pl.col("user").is_in(self.rated["user"].unique().implode()))
+        user, item, reward = _columns(met if len(met) else measured)
 
         def error(beliefs: Beliefs) -> float:
             return float(np.nan_to_num(np.square(beliefs.expected(user, item) - reward).sum(), nan=np.inf))
 
-        return min((believe(*training, size, part, known_VK) for known_VK in of_items for part in ranks), key=error)
+        return min((believe(*training, size, *each) for each in tried), key=error)
 
     def company(self, count: int) -> np.ndarray:
         """Which items the group's users choose together (`recalign.reward.company`). Shape: float64 (V + 1, count)."""
