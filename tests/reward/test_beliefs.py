@@ -88,6 +88,13 @@ def test_what_is_known_and_tells_nothing_vanishes(taste):
     assert with_it.noise == pytest.approx(without.noise, rel=0.05)
 
 
+def test_what_is_known_to_be_nothing_changes_nothing():
+    train, test = log(0.5, 0.5)
+    nothing, none = (believe(*train, (150, 80), 2, z_IK) for z_IK in (np.zeros((80, 3)), None))
+    np.testing.assert_allclose(nothing.expected(*test[:2]), none.expected(*test[:2]))
+    assert nothing.ridge_F[3:].min() > 1e4
+
+
 @pytest.mark.parametrize("known", [0, 2])
 def test_what_an_event_did_to_its_own_item_is_what_is_gone_without_it(known):
     train, _, q_IR = log(0.5, 0.5, traits=True)

@@ -73,12 +73,11 @@ class Side:
         """
         shared = self.covariance_RGG.shape[1]
         square_F, variance_RF = np.square(self.mean_RF[rows]).sum(axis=0), self.variance_RF[rows]
+        precision_F = len(rows) / (square_F + variance_RF.sum(axis=0))
         told_F = (1 - self.precision_F * variance_RF).sum(axis=0)  # of as many figures the rewards tell
-        tiny = np.finfo(float).tiny
-        precision_F = np.append(
-            len(rows) / (square_F + variance_RF.sum(axis=0))[:shared], (told_F / np.maximum(square_F, tiny))[shared:]
-        )
-        return Side(self.mean_RF, self.covariance_RGG, self.variance_RF, np.clip(precision_F, 1 / most, most))
+        gone_F = square_F <= told_F / most
+        precision_F[shared:] = np.divide(told_F, square_F, out=np.full_like(square_F, most), where=~gone_F)[shared:]
+        return Side(self.mean_RF, self.covariance_RGG, self.variance_RF, precision_F)
 
 
 @dataclass(frozen=True)
