@@ -116,7 +116,8 @@ class RewardData(EventDataModule):
 
     def beliefs(self, rank: int, known: int) -> Beliefs:
         """A Bayesian factorisation of the training rewards: of this rank with what is known of the items, or of this
-        rank or a part of it without, whichever has the smallest error on validation events of users whom it has met.
+        rank or a part of it without, whichever has the smallest error on validation events of users whom it has met,
+        their levels brought up to date, as they will be at every event.
 
         Args:
             rank: figures of a taste, at most.
@@ -133,7 +134,9 @@ class RewardData(EventDataModule):
         user, item, reward = _columns(met if len(met) else measured)
 
         def error(beliefs: Beliefs) -> float:
-            return float(np.nan_to_num(np.square(beliefs.expected(user, item) - reward).sum(), nan=np.inf))
+            miss_N = reward - beliefs.expected(user, item)
+            level_U = np.bincount(user, miss_N) / (np.bincount(user) + beliefs.ridge_F[0])
+            return float(np.nan_to_num(np.square(miss_N - level_U[user]).sum(), nan=np.inf))
 
         return min((believe(*training, size, *each) for each in tried), key=error)
 
