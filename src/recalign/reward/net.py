@@ -155,7 +155,8 @@ class RewardNet(Readings):
         f_P, g_P = torch.tril_indices(figures, figures, device=u_BLR.device)  # a Gram matrix is its own transpose
         gram_BLP = u_BLR.index_select(2, f_P) * u_BLR.index_select(2, g_P)
         doubt_BLR = known_BL1 * F.embedding(batch.item_BL, self.doubt_VR)
-        gram_BLP.index_add_(2, (f_P == g_P).nonzero()[: doubt_BLR.shape[2], 0], doubt_BLR)
+        diagonal_R = torch.arange(doubt_BLR.shape[2], device=u_BLR.device)
+        gram_BLP.index_add_(2, diagonal_R * (diagonal_R + 3) // 2, doubt_BLR)
         right_BLS = (u_BLR[..., None] * residual_BLM[..., None, :]).flatten(2)
         past = torch.cat([gram_BLP, right_BLS], dim=2).cumsum(dim=1).flatten(0, 1)
         past = past.index_select(0, batch.row_T * length + batch.column_T)
