@@ -124,7 +124,9 @@ def cell(row: Row, seed: int, folder: Path, data: str | None) -> dict[str, Any]:
 
 
 def limits(row: Row, log: RewardData, events: pl.DataFrame) -> dict[str, float]:
-    """How well anybody could do, where a world's maker knows it: the RMSE is the noise's, the pairs are the truth's.
+    """What a world's maker knows: the RMSE that the noise alone makes, and how many pairs the truth puts in order.
+
+    Both leave out that circumstances move rewards too.
 
     Args:
         row: the log.
@@ -192,7 +194,7 @@ def shown(rows: pl.DataFrame, cells: dict[int, dict[str, Any]]) -> str:
     end = f"Verdicts: {verdicts}. Noise ({source}): {', '.join(noise)}."
     for figure in said[0]["limits"]:
         best = ", ".join(f"{one['limits'][figure]:.3f}" for one in said)
-        end += f" Best {figure} possible: {best}."
+        end += f" {figure} of who knows the truth: {best}."
     return "\n".join([figures, "", *lines, "", end])
 
 
