@@ -27,23 +27,24 @@ from recalign.reward import RewardData
 from recalign.simulation import World
 
 Settings = dict[str, Any]
-EVERYBODY = 3e-5  # one rate for all, and half of it: how far each method goes with the same steps
+EVERYBODY = 3e-5  # one rate for all: how far each method goes with the same steps
 OTHERS = "exp_reward filtered_bc reward_weighted dpo ipo simpo kto reinforce ppo grpo ecpo cql iql awac sa2c"
 
 
-def form(transform: str, source: str, lr: float, temperature: float = 0.3) -> Settings:
+def form(transform: str, source: str, lr: float, temperature: float = 0.5) -> Settings:
     return {"model.transform": transform, "data.source": source, "model.temperature": temperature, "model.lr": lr}
 
 
 CELLS: dict[str, list[Settings]] = {
     "bc": [{"model.lr": lr} for lr in (EVERYBODY, 1e-4)],
     "asft": [
-        *(form("exponential", "shrunk", lr) for lr in (2e-5, 3e-5, 5e-5, 8e-5)),
-        *(form("exponential", "shrunk", 5e-5, temperature) for temperature in (0.1, 0.2, 0.5, 1.0)),
-        *(form("exponential", source, lr) for source in ("observed", "predicted") for lr in (3e-5, 5e-5)),
-        *(form("signed", source, lr) for source in ("observed", "shrunk") for lr in (2e-5, 3e-5)),
+        *(form("exponential", source, lr) for source in ("observed", "shrunk") for lr in (6e-5, 1.5e-4)),
+        *(form("signed", source, lr) for source in ("observed", "shrunk") for lr in (3e-5, 6e-5, 1e-4)),
+        form("exponential", "shrunk", 6e-5, 0.3),
+        form("exponential", "shrunk", 8e-5, 0.8),
+        form("exponential", "predicted", 5e-5),
     ],
-    **{method: [{"model.lr": lr} for lr in (EVERYBODY / 2, EVERYBODY)] for method in OTHERS.split()},
+    **{method: [{"model.lr": EVERYBODY}] for method in OTHERS.split()},
 }
 STRENGTHS = (0.5, 1.0, 2.0, 4.0)
 SHOWN = {key: text for key, text in FIGURES.items() if key != "ess"}
