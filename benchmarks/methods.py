@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 import polars as pl
-from tables import beside_other_logs, markdown, save, summary
+from tables import beside_other_logs, commit, markdown, save, save_text, summary
 
 from recalign.cli import main as recalign
 from recalign.evaluation import comparison
@@ -71,11 +71,17 @@ def report(folder: Path, log: str) -> None:
     columns = {metric: text for metric, text in COLUMNS.items() if metric in metrics}
     differences = {metric: text for metric, text in DIFFERENCES.items() if metric in metrics}
     rows = summary(frame, log, [*columns, *differences])
-    print(f"\n{log}, test: mean and 95 % interval over users and seeds\n\n{markdown(rows, columns)}")
-    print("\nagainst the better of start and bc, interval corrected by Holm\n")
-    print(markdown(rows.filter(pl.col("metric").is_in(list(differences))), differences, digits=4))
-    print("\n" + "\n".join(claim(frame)))
-    print(f"\n{save(beside_other_logs(rows, 'methods'), 'methods')}")
+    compared = markdown(rows.filter(pl.col("metric").is_in(list(differences))), differences, digits=4)
+    text = "\n\n".join(
+        [
+            f"{log}, test, {commit()}: mean and 95 % interval over users and seeds",
+            markdown(rows, columns),
+            "Against the better of start and bc, interval corrected by Holm:",
+            compared,
+            "\n".join(claim(frame)),
+        ]
+    )
+    print(f"\n{text}\n{save(beside_other_logs(rows, 'methods'), 'methods')}\n{save_text(text, folder.name)}")
 
 
 def claim(frame: pl.DataFrame) -> list[str]:

@@ -22,10 +22,18 @@ def commit() -> str:
 
 def save(rows: pl.DataFrame, script: str) -> Path:
     """Write ``benchmarks/results/<script>.csv``, whole or not at all."""
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{script}.csv"
+    return _whole(RESULTS / f"{script}.csv", rows.select(SCHEMA).write_csv(float_precision=6))
+
+
+def save_text(text: str, name: str) -> Path:
+    """Write ``benchmarks/results/<name>.md``, whole or not at all: what a script printed, with what no row holds."""
+    return _whole(RESULTS / f"{name}.md", text + "\n")
+
+
+def _whole(path: Path, text: str) -> Path:
+    path.parent.mkdir(exist_ok=True)
     partial = path.with_suffix(".partial")
-    rows.select(SCHEMA).write_csv(partial, float_precision=6)
+    partial.write_text(text)
     os.replace(partial, path)
     return path
 
