@@ -2,9 +2,9 @@
 
     python benchmarks/noise.py [--seeds 1 2 3] [--runs runs]
 
-Simulated worlds of rising noise, the same seeds in each, read on validation by the truth. Of each family (a method, or
-A-SFT at one temperature) the rate that counts is the one with the highest true value among those that keep 95 % of
-all/ndcg@10 on the mean of the worlds, so that a longer step does not pass for a better method.
+Simulated worlds of rising noise, the same seeds in each, read on validation by the truth. Each family (a method, or
+A-SFT at one temperature) is read where it keeps 95 % of all/ndcg@10 on the mean of the worlds, on the line through its
+rates, so that a longer step does not pass for a better method.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from recalign.simulation import World
 
 NOISES = (0.3, 1.05, 3.0)  # sd of a reward around what the user thinks; the ordinary world's is 1.05
 TEMPERATURES = (0.1, 0.3, 1.0, 3.0)
-RATES = {"asft": (2.5e-5, 5e-5, 1e-4), "ppo": (5e-6, 1e-5, 2e-5), "cql": (2.5e-5, 5e-5, 1e-4)}
-STRENGTHS = (0.5, 1.0, 2.0)
+RATES = {"asft": (2.5e-5, 5e-5, 1e-4), "ppo": (1e-5, 2e-5, 4e-5), "cql": (2.5e-5, 5e-5, 1e-4)}
+STRENGTHS = (0.5, 1.0, 2.0, 4.0)
 VALUE, ALL = "value/true@10", "all/ndcg@10"
 SHOWN = {
     f"diff_start/{VALUE}": "true value, over start",
@@ -96,29 +96,39 @@ def trials() -> Iterator[tuple[str, str, Settings, float]]:
 
 
 def table(measured: dict[int, dict[Key, Figures]], log: str) -> pl.DataFrame:
-    """Each family at its best rate: means over the worlds, and over the differences to the start within each."""
+    """Each family where it keeps 95 %: means over the worlds, and over the differences to the start within each."""
     rows = []
     seeds = " ".join(map(str, measured))
-    for (family, rate), worlds in best(measured).items():
+    for family, worlds in edges(measured).items():
         for figures, start in zip(worlds, (each["start", 0.0] for each in measured.values()), strict=True):
             figures |= {f"diff_start/{metric}": figures[metric] - start[metric] for metric in (VALUE, ALL)}
-        name = f"{family}, {rate:g}" if rate else family
-        rows += [(log, name, m, *spread([each[m] for each in worlds]), seeds, commit()) for m in SHOWN]
+        rows += [(log, family, m, *spread([each[m] for each in worlds]), seeds, commit()) for m in SHOWN]
     return pl.DataFrame(rows, schema=list(SCHEMA), orient="row")
 
 
-def best(measured: dict[int, dict[Key, Figures]]) -> dict[Key, list[Figures]]:
-    """The rate of each family, with its figures in each world."""
+def edges(measured: dict[int, dict[Key, Figures]]) -> dict[str, list[Figures]]:
+    """Each family where it keeps 95 %, as figures in each world; where it keeps more at its last rate, there.
+
+    The mean of the worlds says which rate keeps enough; between it and the next the figures are drawn as lines, from
+    `start` on, so that no family wins by where its rates happen to lie.
+    """
     by_key = {key: [each[key] for each in measured.values()] for key in next(iter(measured.values()))}
-    mean = {
-        key: {m: sum(w[m] for w in worlds) / len(worlds) for m in (VALUE, "kept")} for key, worlds in by_key.items()
-    }
-    chosen: dict[str, Key] = {}
-    for key in by_key:
-        order = [(min(mean[k]["kept"], KEPT), mean[k][VALUE]) for k in (key, chosen.get(key[0], key))]
-        if order[0] >= order[1]:
-            chosen[key[0]] = key
-    return {key: by_key[key] for key in chosen.values()}
+    paths: dict[str, list[list[Figures]]] = {}
+    for family, rate in sorted(by_key):
+        paths.setdefault(family, [by_key["start", 0.0]]).append(by_key[family, rate])
+    return {family: _edge(path) for family, path in paths.items()}
+
+
+def _edge(path: list[list[Figures]]) -> list[Figures]:
+    kept = [sum(world["kept"] for world in worlds) / len(worlds) for worlds in path]
+    first = next((i for i, share in enumerate(kept) if share < KEPT), None)  # that keeps too little
+    if not first:  # none, or even the start: continued cloning is that much better
+        return path[-1 if first is None else 0]
+    share = (kept[first - 1] - KEPT) / (kept[first - 1] - kept[first])
+    return [
+        {metric: (1 - share) * before[metric] + share * after[metric] for metric in before}
+        for before, after in zip(path[first - 1], path[first], strict=True)
+    ]
 
 
 if __name__ == "__main__":
