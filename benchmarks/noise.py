@@ -10,6 +10,7 @@ rates, so that a longer step does not pass for a better method.
 from __future__ import annotations
 
 import argparse
+import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -89,10 +90,9 @@ def trials() -> Iterator[tuple[str, str, Settings, float]]:
             if method != "asft":
                 yield method, method, {}, rate
                 continue
-            yield "asft, shrunk", method, {}, rate
-            for temperature in TEMPERATURES:
-                settings: Settings = {"data.source": "observed", "model.temperature": temperature}
-                yield f"asft, observed, temperature {temperature:g}", method, settings, rate
+            for source, temperature in itertools.product(("observed", "predicted"), TEMPERATURES):
+                settings: Settings = {"data.source": source, "model.temperature": temperature}
+                yield f"asft, {source}, temperature {temperature:g}", method, settings, rate
 
 
 def table(measured: dict[int, dict[Key, Figures]], log: str) -> pl.DataFrame:

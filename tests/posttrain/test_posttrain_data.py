@@ -55,11 +55,10 @@ def by_hand(baseline: str) -> list[float]:
 @pytest.mark.parametrize("baseline", ["none", "global", "user", "item", "user_item"])
 def test_advantages_by_hand(tmp_path, baseline):
     advantages = tiny(tmp_path, baseline=baseline).advantages
-    expected = np.array(by_hand(baseline))
-    np.testing.assert_allclose(advantages[TRAINED], expected / np.nanstd(expected), rtol=1e-5)
+    unit = np.nanstd(by_hand("none"))  # of the rewards
+    np.testing.assert_allclose(advantages[TRAINED], np.array(by_hand(baseline)) / unit, rtol=1e-5)
     assert np.isnan(np.delete(advantages, TRAINED)).all()  # first events, validation and test
     assert np.isnan(advantages[7])  # no reward
-    assert np.nanstd(advantages) == pytest.approx(1, abs=1e-6)
 
 
 @pytest.mark.parametrize("baseline", ["none", "global", "user", "item", "user_item"])
@@ -100,10 +99,22 @@ def test_expected_rewards_come_from_the_reward_model(log_root, cloned, rewarded)
     shrunk_T = rho * predicted_T + (1 - rho) * batch.reward_T
     cases = {("predicted", "value"): predicted_T - value_T, ("observed", "soft"): batch.reward_T - soft_T}
     cases[("shrunk", "none")] = shrunk_T
+    unit = np.nanstd(batch.reward_T.numpy())
     for (source, baseline), expected_T in cases.items():
         settings = {"source": source, "baseline": baseline, "soft": 0.5, **paths}
         found = small.data_of(PostTrainingData, log_root, "tastes", **settings).advantages[batch.event_T.numpy()]
-        np.testing.assert_allclose(found, (expected_T / expected_T.std(correction=0)).numpy(), rtol=1e-3, atol=1e-3)
+        np.testing.assert_allclose(found, expected_T.numpy() / unit, rtol=1e-3, atol=1e-3)
+
+
+def test_an_event_without_a_reward_has_no_advantage_although_one_is_predicted(log_root, rewarded):
+    paths = {"reward_model": str(rewarded)}
+    data = small.data_of(PostTrainingData, log_root, "tastes", source="predicted", baseline="none", **paths)
+    event = RewardData.training(data).event  # before any advantage is worked out
+    unrated = data.sequences.frame["reward"].is_null().to_numpy()
+    unrated[event[::3]] = True
+    frame = data.sequences.frame.with_columns(pl.when(pl.Series(~unrated)).then(pl.col("reward")).alias("reward"))
+    data._divided = dataclasses.replace(data._divided, sequences=dataclasses.replace(data.sequences, frame=frame))
+    np.testing.assert_array_equal(np.isnan(data.advantages[event]), unrated[event])
 
 
 @pytest.mark.parametrize("settings", [{"source": "shrunk", "baseline": "none"}, {"baseline": "value"}])

@@ -1,7 +1,8 @@
 """From advantages to weights, and the expected rewards that only a reward model can give.
 
-An advantage is how much better than expected an event was: A_e = r_e - V(s_e). It reaches the module in units of its
-own standard deviation over the training events, so that one temperature means the same on every log.
+An advantage is how much better than expected an event was: A_e = r_e - V(s_e). It reaches the module in standard
+deviations of the log's rewards, so that one temperature means the same on every log, and as much as 1 / lambda of
+reranking does.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ def weights(
     Args:
         advantage_T: A, NaN where an event has no reward: its weight is 0.
         transform: f.
-        temperature: beta, in standard deviations of the advantage.
+        temperature: beta, in standard deviations of the reward.
         clip: the largest weight allowed, of either sign, in units of the mean before clipping; None: no limit.
 
     Returns:

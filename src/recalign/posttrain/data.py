@@ -22,7 +22,9 @@ Placebo = Literal["none", "permuted", "random"]
 
 
 class PostTrainingData(RewardData):
-    """Training events with an advantage A_e = r_e - V(s_e), in units of its standard deviation.
+    """Training events with an advantage A_e = r_e - V(s_e), in standard deviations of the log's rewards.
+
+    Not in its own: where a reward model knows little its predictions differ little, and then they are to weigh little.
 
     Args:
         source: where r comes from: the log (``observed``), the reward model (``predicted``), or rho r_hat + (1 - rho) r
@@ -77,9 +79,8 @@ class PostTrainingData(RewardData):
             origin = self._permutation(reward, windows)
             observed, reward = observed[origin], reward[origin]
         advantage = (reward - self._values(observed, windows))[windows.event]
-        known = ~np.isnan(advantage)
-        scale = advantage[known].std()
-        if not scale > 0:
+        known, unit = ~np.isnan(advantage), np.nanstd(observed[windows.event])
+        if not min(advantage[known].std(), unit) > 0:
             raise InputError(
                 f"the advantage is the same for every event (source {self.source}, baseline {self.baseline})",
                 where="data.reward",
@@ -89,7 +90,7 @@ class PostTrainingData(RewardData):
             drawn = np.random.default_rng(self.seed).permutation(advantage[known])
             advantage[known] = drawn
         out = np.full(len(reward), np.nan, np.float32)
-        out[windows.event] = advantage / scale
+        out[windows.event] = advantage / unit
         return out
 
     def _rewards(self, observed: np.ndarray, windows: Windows) -> np.ndarray:
@@ -99,7 +100,7 @@ class PostTrainingData(RewardData):
         own_doing_EF = read_checkpoint(str(self.reward_model))["own_doing"]
         predicted = predicted_rewards(loaded.net, own_doing_EF, self._batches(windows)).double().numpy()
         if self.source == "predicted":
-            return predicted
+            return np.where(np.isnan(observed), np.nan, predicted)  # so that all methods see the same events
         if "reliability" not in loaded.facts:
             raise InputError(
                 "this reward model was never validated, so its reliability is not known",

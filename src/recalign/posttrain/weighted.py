@@ -24,7 +24,7 @@ class WeightedSFT(PostTraining):
     Args:
         init_from: checkpoint whose policy is the start; null: the newest of this log.
         transform: f: constant, linear, exponential, rank, sign or signed (`recalign.posttrain.advantage`).
-        temperature: beta of f, in standard deviations of the advantage; large: behaviour cloning, small: greedy.
+        temperature: beta of f, in standard deviations of the reward; large: behaviour cloning, small: greedy.
         clip: the largest weight, in units of the mean weight; null: no limit.
         lr: AdamW's learning rate.
         weight_decay: AdamW's, on matrices only.
