@@ -88,7 +88,7 @@ def _follows(reports: Reports) -> Iterator[tuple[str, list[str]]]:
     noise = [report["noise"] for report in reports.values()]
     yield "reliability, which shrinks predictions", [f"{report['reliability']:.3f}" for report in reports.values()]
     yield (
-        "temperature of A-SFT, in sd of the advantage",
+        "temperature of A-SFT, in sd of the reward",
         [f"{r['recommended']['temperature']:g} (ESS {r['recommended']['ess']:.0%})" for r in reports.values()],
     )
     yield "noise of a reward", [f"{one['sd']:.3f} ({kinds[one['source']]})" for one in noise]

@@ -117,7 +117,7 @@ def _table(events: pl.DataFrame, bootstrap: CrossedBootstrap) -> Table:
 def _head(data: RewardData, part: Compared, name: str) -> dict[str, Any]:
     rated, said, reward = data.rated, verdict(part.table, minus(part.table)), data.rated["reward"].to_numpy()
     found = noise(rated, part.table, float(part.events["reward"].to_numpy().var()))
-    advantage = part.events["reward"] - part.events["user"]
+    advantage = (part.events["model"] - part.events["user"]).cast(pl.Float64).to_numpy()
     return {
         "verdict": said,
         "implication": IMPLICATION[said],
@@ -126,7 +126,7 @@ def _head(data: RewardData, part: Compared, name: str) -> dict[str, Any]:
         "users": asdict(data.readers),
         "noise": asdict(found),
         "theory": theory(found.sd, data.num_items, float(reward.max() - reward.min())),
-        "recommended": temperature(advantage.to_numpy()),
+        "recommended": temperature(advantage, float(reward.std())),
     }
 
 

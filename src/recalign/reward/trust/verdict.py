@@ -121,19 +121,18 @@ def theory(sd: float, actions: int, reward_range: float) -> dict[str, float]:
     }
 
 
-def temperature(advantage_N: np.ndarray) -> dict[str, Any]:
+def temperature(advantage_N: np.ndarray, unit: float) -> dict[str, Any]:
     """The smallest temperature whose weights exp(A / beta) are worth enough of the events, which are validation's.
 
     Worth: the effective sample size (sum w)^2 / (N sum w^2), of which `ESS_FLOOR` has to be left. Smaller temperatures
     lean more on the reward, and on fewer events.
 
     Args:
-        advantage_N: observed rewards above the user's earlier mean. `conf/asft.yaml` shrinks rewards, so that its own
-            advantages differ from these, the more so the more reliable the model is.
+        advantage_N: A as in `conf/asft.yaml`: predicted rewards above the user's earlier mean.
+        unit: standard deviation of the rewards, in which A is measured.
     """
-    advantage_N = advantage_N / advantage_N.std()
-    weights = [np.exp((advantage_N - advantage_N.max()) / beta) for beta in TEMPERATURES]
+    weights = [np.exp((advantage_N - advantage_N.max()) / unit / beta) for beta in TEMPERATURES]
     worth = [float(w.sum() ** 2 / (len(w) * np.square(w).sum())) for w in weights]
     enough = [(beta, ess) for beta, ess in zip(TEMPERATURES, worth, strict=True) if ess >= ESS_FLOOR]
     beta, ess = enough[0] if enough else (TEMPERATURES[-1], worth[-1])
-    return {"temperature": beta, "ess": ess, "floor": ESS_FLOOR, "baseline": "user", "unit": "sd of the advantage"}
+    return {"temperature": beta, "ess": ess, "floor": ESS_FLOOR, "baseline": "user", "unit": "sd of the reward"}
