@@ -28,21 +28,21 @@ from recalign.reward import RewardData
 from recalign.simulation import World
 
 DEFAULT = "default"
-SIGNED = {"model.transform": "signed", "model.lr": 3e-5}
+SIGNED = {"model.transform": "signed", "model.lr": 2e-5}
 CELLS: dict[str, dict[str, Any]] = {
     DEFAULT: {},
-    **{f"source {value}": {"data.source": value} for value in ("observed", "predicted")},
+    **{f"source {value}": {"data.source": value} for value in ("observed", "shrunk")},
     **{f"baseline {value}": {"data.baseline": value} for value in ("none", "item", "user_item", "value", "soft")},
     **{f"transform {value}": {"model.transform": value} for value in ("linear", "sign", "rank", "signed")},
     **{f"temperature {value}": {"model.temperature": value} for value in (0.1, 0.2, 0.5, 1.0, 2.0)},
     "clip 3": {"model.clip": 3.0},
     "clip none": {"model.clip": None},
     # A larger step must not pass for a better form: forms at other rates, to be compared where they keep as much.
-    **{f"lr {value}": {"model.lr": value} for value in (3e-5, 1e-4)},
-    "source observed, lr 0.0001": {"data.source": "observed", "model.lr": 1e-4},
-    "source predicted, lr 3e-05": {"data.source": "predicted", "model.lr": 3e-5},
-    "transform signed, lr 3e-05": SIGNED,
-    "transform signed, source observed, lr 3e-05": SIGNED | {"data.source": "observed"},
+    **{f"lr {value}": {"model.lr": value} for value in (1.5e-5, 6e-5)},
+    "source observed, lr 6e-05": {"data.source": "observed", "model.lr": 6e-5},
+    "source shrunk, lr 6e-05": {"data.source": "shrunk", "model.lr": 6e-5},
+    "transform signed, lr 2e-05": SIGNED,
+    "transform signed, source observed, lr 2e-05": SIGNED | {"data.source": "observed"},
 }
 FIGURES = {
     "value/true@10": "true value",

@@ -38,11 +38,9 @@ def form(transform: str, source: str, lr: float, temperature: float = 0.5) -> Se
 CELLS: dict[str, list[Settings]] = {
     "bc": [{"model.lr": lr} for lr in (EVERYBODY, 1e-4)],
     "asft": [
+        *(form("exponential", "predicted", lr, beta) for beta in (0.15, 0.3, 0.6) for lr in (3e-5, 6e-5)),
         *(form("exponential", source, lr) for source in ("observed", "shrunk") for lr in (6e-5, 1.5e-4)),
-        *(form("signed", source, lr) for source in ("observed", "shrunk") for lr in (3e-5, 6e-5, 1e-4)),
-        form("exponential", "shrunk", 6e-5, 0.3),
-        form("exponential", "shrunk", 8e-5, 0.8),
-        form("exponential", "predicted", 5e-5),
+        *(form("signed", source, lr) for source in ("observed", "predicted") for lr in (1.5e-5, 3e-5, 6e-5)),
     ],
     **{method: [{"model.lr": EVERYBODY}] for method in OTHERS.split()},
 }
