@@ -40,6 +40,7 @@ CELLS: dict[str, dict[str, Any]] = {
     # A larger step must not pass for a better form: forms at other rates, to be compared where they keep as much.
     **{f"lr {value}": {"model.lr": value} for value in (1.5e-5, 6e-5)},
     "source observed, lr 6e-05": {"data.source": "observed", "model.lr": 6e-5},
+    "source observed, temperature 1.0": {"data.source": "observed", "model.temperature": 1.0},  # as wide as predicted
     "source shrunk, lr 6e-05": {"data.source": "shrunk", "model.lr": 6e-5},
     "transform signed, lr 2e-05": SIGNED,
     "transform signed, source observed, lr 2e-05": SIGNED | {"data.source": "observed"},

@@ -148,7 +148,7 @@ def test_another_setting_of_asft_runs_it_and_its_evaluation_alone(again: Path):
 
 def test_an_upstream_that_changed_runs_what_follows(again: Path):
     said = tiny.chain(again, "--stages.reward.model.lr=0.01", "--methods", "[start, bc, asft]")
-    assert stages(said.out) == ["reward", "asft"]  # whose rewards are shrunk towards the model's; bc reads none
+    assert stages(said.out) == ["reward", "asft"]  # whose rewards are the model's predictions; bc reads none
     assert "evaluation, seed 0: start, bc, asft" in said.out  # the figure train_rm@10 is the reward model's
 
 

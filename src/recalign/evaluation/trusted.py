@@ -86,7 +86,7 @@ def _follows(reports: Reports) -> Iterator[tuple[str, list[str]]]:
     """What follows from the verdict, a column a seed."""
     kinds = {"repeats": "repeated events", "floor": "at most"}
     noise = [report["noise"] for report in reports.values()]
-    yield "reliability, which shrinks predictions", [f"{report['reliability']:.3f}" for report in reports.values()]
+    yield "reliability (R2, at least 0)", [f"{report['reliability']:.3f}" for report in reports.values()]
     yield (
         "temperature of A-SFT, in sd of the reward",
         [f"{r['recommended']['temperature']:g} (ESS {r['recommended']['ess']:.0%})" for r in reports.values()],

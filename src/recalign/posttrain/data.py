@@ -24,7 +24,7 @@ Placebo = Literal["none", "permuted", "random"]
 class PostTrainingData(RewardData):
     """Training events with an advantage A_e = r_e - V(s_e), in standard deviations of the log's rewards.
 
-    Not in its own: where a reward model knows little its predictions differ little, and then they are to weigh little.
+    Not in its own: where a reward model knows little its predictions differ little, and are then to weigh little.
 
     Args:
         source: where r comes from: the log (``observed``), the reward model (``predicted``), or rho r_hat + (1 - rho) r
@@ -79,8 +79,8 @@ class PostTrainingData(RewardData):
             origin = self._permutation(reward, windows)
             observed, reward = observed[origin], reward[origin]
         advantage = (reward - self._values(observed, windows))[windows.event]
-        known, unit = ~np.isnan(advantage), np.nanstd(observed[windows.event])
-        if not min(advantage[known].std(), unit) > 0:
+        known = ~np.isnan(advantage)
+        if not advantage[known].std() > 0:
             raise InputError(
                 f"the advantage is the same for every event (source {self.source}, baseline {self.baseline})",
                 where="data.reward",
@@ -90,7 +90,7 @@ class PostTrainingData(RewardData):
             drawn = np.random.default_rng(self.seed).permutation(advantage[known])
             advantage[known] = drawn
         out = np.full(len(reward), np.nan, np.float32)
-        out[windows.event] = advantage / unit
+        out[windows.event] = advantage / self.moments()[1]
         return out
 
     def _rewards(self, observed: np.ndarray, windows: Windows) -> np.ndarray:
