@@ -1,6 +1,6 @@
 """A-SFT's choices, one at a time around its default (conf/asft.yaml): what each gives on validation, and at what cost.
 
-    python benchmarks/ablation.py --log simulated [--seeds 1 2 3 4 5] [--runs runs] [--data DIR]
+    python benchmarks/ablation.py --log simulated [--seeds 21 22 23 24 25] [--runs runs] [--data DIR]
 
 Simulated: each seed is a world of its own. Everything is read on validation, by the judges for selection (in simulated
 worlds by the truth as well), so that what follows may be frozen before any test. Cells that have run are not run again.
@@ -61,7 +61,7 @@ Figures = dict[str, float]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--log", default="simulated", choices=["simulated", "ml-100k"])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[21, 22, 23, 24, 25])
     parser.add_argument("--runs", default="runs")
     parser.add_argument("--data", help="data root of ML-100K; else RECALIGN_DATA, else data")
     arguments = parser.parse_args()
