@@ -137,13 +137,13 @@ def test_a_second_call_parses_each_stage_once_and_draws_nothing(again: Path, mon
 
 
 def test_another_setting_of_asft_runs_it_and_its_evaluation_alone(again: Path):
-    said = tiny.chain(again, "--stages.asft.model.temperature", "0.3")
+    said = tiny.chain(again, "--stages.asft.model.temperature", "0.6")
     assert said.code == 0
     assert stages(said.out) == ["asft"]
     assert "evaluation, seed 0: asft\n" in said.out
     assert (again / RUNS / "asft/seed-0.previous/evaluation").is_dir()  # which the comparison must not read
     config = (again / RUNS / "asft/seed-0/config.yaml").read_text()
-    assert "temperature: 0.3" in config
+    assert "temperature: 0.6" in config
 
 
 def test_an_upstream_that_changed_runs_what_follows(again: Path):

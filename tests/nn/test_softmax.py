@@ -104,7 +104,8 @@ def test_logits_as_large_as_the_bound_allows_neither_overflow_nor_get_lost():
     plain = plain_log_prob(query_TD, item_VD, target_T, scale)
     torch.testing.assert_close(ours, plain)
     (mine,) = torch.autograd.grad(weighted_nll(query_TD, item_VD, target_T, weight_T, scale, bound=1.01), query_TD)
-    torch.testing.assert_close(mine, torch.autograd.grad(-plain.sum(), query_TD)[0], rtol=1e-5, atol=1e-4)
+    # what cancels in it is as large as the scale, so its rounding differs between machines
+    torch.testing.assert_close(mine, torch.autograd.grad(-plain.sum(), query_TD)[0], rtol=1e-5, atol=1e-5 * scale)
 
 
 @pytest.mark.parametrize("bound", [math.inf, 1.01])
