@@ -126,7 +126,7 @@ def _head(data: RewardData, part: Compared, name: str) -> dict[str, Any]:
         "users": asdict(data.readers),
         "noise": asdict(found),
         "theory": theory(found.sd, data.num_items, float(reward.max() - reward.min())),
-        "recommended": temperature(advantage, float(reward.std())),
+        "recommended": temperature(advantage, data.moments()[1]),
     }
 
 
