@@ -145,7 +145,7 @@ WEIGHTS = {f"model.init_args.{key}" for key in ("transform", "temperature", "cli
 ADVANTAGE = {f"data.init_args.{key}" for key in ("source", "baseline", "soft", "placebo")}
 
 
-BUDGET = ("trainer.", "checkpoint.", "model.init_args.weight_decay", "model.init_args.top_k")
+BUDGET = ("trainer.", "checkpoint.", *(f"model.init_args.{key}" for key in ("weight_decay", "top_k", "keep")))
 RATE = "model.init_args.lr"  # no budget: how far a step goes is each method's own, and searched
 LOG = {f"data.init_args.{key}" for key in ("users", "max_length", "batch_tokens", "request_time", "seed")}
 

@@ -203,3 +203,16 @@ def test_only_a_simulated_log_has_a_world(tmp_path: Path):
     result = tiny.chain(tmp_path, "--log=ml-100k", "--world={}")
     assert result.code == 2
     assert "only a simulated log has a world" in result.err
+
+
+@pytest.mark.parametrize(
+    ("keep", "words", "held"), [(0.9, [], 0.9), (None, [], None), (0.9, ["--stages.asft.model.keep=0.8"], 0.8)]
+)
+def test_every_trained_method_keeps_what_the_chain_says(
+    again: Path, monkeypatch: pytest.MonkeyPatch, keep, words, held
+):
+    monkeypatch.chdir(again)
+    chain = Chain(log="simulated", methods=["start", "bc", "asft"], keep=keep, data={"root": "data"})
+    parsed = Plan(chain, Path("conf/chain/tiny.yaml"), split_overrides(words)[1]).parse()
+    assert parsed["asft"].config["model"]["init_args"]["keep"] == held
+    assert parsed["bc"].config["model"]["init_args"]["keep"] == keep

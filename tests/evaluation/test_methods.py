@@ -13,8 +13,9 @@ import torch
 
 from recalign.errors import InputError
 from recalign.evaluation.comparison import compare
-from recalign.evaluation.methods import UNTRAINED, Cell, evaluate_methods
+from recalign.evaluation.methods import TILTED, UNTRAINED, Cell, evaluate_methods
 from recalign.events import Log
+from recalign.metrics.rank import gain_ndcg
 from recalign.nn import Pooled
 from recalign.posttrain import PostTrainingData, WeightedSFT
 from recalign.recommender.checkpoint import load_net
@@ -67,14 +68,30 @@ def test_artefacts_are_those_that_comparisons_read(tmp_path, data, ground, cells
     assert set(table["method"]) == set(done)
 
 
+@pytest.mark.parametrize("method", TILTED)
+def test_reranking_is_as_strong_as_it_may_be(tmp_path, data, ground, method):
+    cells = [Cell("start", None, {}), Cell(method, None, {}, strength=-20.0)]  # towards what users like least
+    ndcg = {}
+    for keep in (None, 0.97, 0.9):
+        evaluate_methods(tmp_path, 3, [replace(cell, keep=keep) for cell in cells], ground, data)
+        for cell in cells:
+            rank = pl.read_parquet(tmp_path / cell.method / "seed-3/evaluation/validation.parquet")["rank"]
+            ndcg[cell.method, keep] = gain_ndcg(rank.to_numpy(), 10).mean()
+    start = ndcg["start", None]
+    assert start == ndcg["start", 0.97]
+    assert ndcg[method, None] < 0.9 * start <= ndcg[method, 0.9]
+    assert ndcg[method, 0.97] >= 0.97 * start
+
+
 def test_what_has_not_changed_is_kept(tmp_path, data, ground, cells):
     runs = tmp_path / "runs"
     evaluate_methods(runs, 3, cells, ground, data)
     stamp = (place(tmp_path, "start") / "test.parquet").stat().st_mtime_ns
     assert evaluate_methods(runs, 3, cells, ground, data) == []
     assert (place(tmp_path, "start") / "test.parquet").stat().st_mtime_ns == stamp
-    stronger = [replace(cell, strength=2.0) for cell in cells]
-    assert evaluate_methods(runs, 3, stronger, ground, data) == ["rerank", "rerank_item_mean"]
+    for other in ({"strength": 2.0}, {"keep": 0.9}):
+        changed = [replace(cell, **other) for cell in cells]
+        assert evaluate_methods(runs, 3, changed, ground, data) == ["rerank", "rerank_item_mean"]
     (place(tmp_path, "popularity") / "test.parquet").unlink()
     assert evaluate_methods(runs, 3, cells[:1], ground, data) == ["popularity"]
     assert evaluate_methods(runs, 4, cells[:1], ground, data) == ["popularity"]  # another seed

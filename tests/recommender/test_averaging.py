@@ -81,9 +81,9 @@ def test_of_many_weights_a_step_stands_for_those_before_it(monkeypatch):
     taken, moved = [], module.weight.detach().clone()
     for step in range(1, 201):
         callback.on_train_batch_end(module.after(step), module)
-        if not torch.equal(callback._averages[0], moved):
+        if not torch.equal(callback._others[0], moved):
             taken.append(step)
-            moved = callback._averages[0].clone()
+            moved = callback._others[0].clone()
     gaps = [b - a for a, b in pairwise(taken)]
     assert taken[:31] == list(range(1, 32))  # a short run takes them all
     assert gaps[-10:] == [4] * 10  # as many as there are weights
@@ -94,8 +94,8 @@ def test_of_many_weights_a_step_stands_for_those_before_it(monkeypatch):
         share_S[: s - 1] *= 1 - share
         share_S[s - 1] = share
     stands_for = torch.tensor([next(t for t in taken if t >= s) for s in range(1, 201)])
-    torch.testing.assert_close(callback._averages[0], (share_S * stands_for**2).sum().expand(4), rtol=1e-4, atol=0)
-    assert callback._averages[0][0].item() == pytest.approx((share_S * every**2).sum().item(), rel=0.05)
+    torch.testing.assert_close(callback._others[0], (share_S * stands_for**2).sum().expand(4), rtol=1e-4, atol=0)
+    assert callback._others[0][0].item() == pytest.approx((share_S * every**2).sum().item(), rel=0.05)
 
 
 def test_the_average_lies_where_the_weights_train_and_nothing_waits_for_it():
@@ -105,7 +105,7 @@ def test_the_average_lies_where_the_weights_train_and_nothing_waits_for_it():
     callback.on_fit_start(None, module)
     for step in (1, 2, 3):
         callback.on_train_batch_end(SimpleNamespace(global_step=step), module)
-    assert {average.device.type for average in callback._averages} == {"meta"}
+    assert {average.device.type for average in callback._others} == {"meta"}
 
 
 def test_buffers_may_take_their_size_from_the_data(log_root, tmp_path):

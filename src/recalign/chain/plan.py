@@ -15,6 +15,7 @@ from recalign.chain.space import Settings
 from recalign.errors import InputError
 from recalign.evaluation.claim import PLACEBOS
 from recalign.evaluation.methods import GROUND, UNTRAINED
+from recalign.recommender.kept import KEEP
 from recalign.reward import RewardData
 from recalign.simulation import World
 from recalign.stage import ParsedStage, RunFolder, parse_stage
@@ -38,6 +39,8 @@ class Chain:
         name: names the run folder; null: as the chain's YAML.
         seeds: each a whole chain: cloning, reward model, judges, post-training.
         rerank: strength of `rerank` and `rerank_item_mean`, 1 / lambda in 1 / standard deviation of the reward.
+        keep: share of the start's ``all/ndcg@10`` on validation that every method keeps: a post-trained policy goes
+            back towards the start until it does (its ``model.keep``), reranking grows weaker; null: whatever is left.
         trials: settings tried for each method, the first as its YAML has it, the others from conf/search.yaml; what
             is chosen on validation, with the first seed, is then run with every seed. 0 or 1: nothing is searched.
         world: settings of a simulated world; each seed then has a world of its own, drawn with that seed.
@@ -52,6 +55,7 @@ class Chain:
     name: str | None = None
     seeds: list[int] = field(default_factory=lambda: [0])
     rerank: float = 1.0
+    keep: float | None = KEEP
     trials: int = 0
     world: World | None = None
     root: str = "runs"
@@ -139,6 +143,8 @@ class Plan:
         words += [f"--run.name={run.name}", f"--run.root={run.root}", f"--run.chain={run.chain}"]
         if stage == "judge_select":
             words.append("--data.users=B1")
+        if stage in self.trained:
+            words.append(f"--model.keep={json.dumps(self.chain.keep)}")
         if self.chain.world:
             words.append(f"--data.root={self.data_root(seed)}")
         return words + self._settings(stage if settings is not None else None) + flatten(settings or {})

@@ -6,7 +6,6 @@ A stage whose inputs (data, configuration, upstream checkpoints, version of reca
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import yaml
 from recalign.chain.plan import Plan
 from recalign.chain.search import Search
 from recalign.chain.space import Settings
-from recalign.chain.train import Trained, ground_of, say, train
+from recalign.chain.train import ground_of, say, train
 from recalign.evaluation import comparison
 from recalign.evaluation.command import show
 from recalign.evaluation.methods import GROUND, Cell, evaluate_methods
@@ -58,7 +57,10 @@ def run_chain(plan: Plan) -> Path:
             chosen = search.run(ground, data)
         trained |= {method: train(plan.parsed(method, seed, chosen.get(method))) for method in plan.trained}
         cells = [
-            _cell(method, trained, chosen.get(method, {}).get("strength", chain.rerank)) for method in chain.methods
+            trained[method].cell(method)
+            if method in trained
+            else Cell(method, None, {}, chosen.get(method, {}).get("strength", chain.rerank), chain.keep)
+            for method in chain.methods
         ]
         evaluated = evaluate_methods(folder, seed, cells, ground, data)
         say(f"evaluation, seed {seed}: {', '.join(evaluated) or 'unchanged'}")
@@ -86,7 +88,3 @@ def _check(data: RewardData, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "check.json", json.dumps(sections, indent=2, default=str) + "\n")
     say(str(data.report))
-
-
-def _cell(method: str, trained: Mapping[str, Trained], strength: float) -> Cell:
-    return trained[method].cell(method) if method in trained else Cell(method, None, {}, strength)

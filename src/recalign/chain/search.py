@@ -16,14 +16,11 @@ from recalign.chain.train import train
 from recalign.errors import InputError
 from recalign.evaluation.claim import ALL, KEPT
 from recalign.evaluation.command import WIDTH
-from recalign.evaluation.methods import UNTRAINED, Cell, Ground
+from recalign.evaluation.methods import TILTED, UNTRAINED, Cell, Ground
 from recalign.evaluation.selection import MEASURED, SEARCH, Figures, choose, choose_by_rank, validate
 from recalign.reward import RewardData
 from recalign.stage import ParsedStage
 from recalign.stage.folder import write_text
-
-TILTED = ("rerank", "rerank_item_mean")
-"""Methods without training that have a strength to search."""
 
 
 class Search:
@@ -111,7 +108,8 @@ class Search:
 
     def _cells(self, method: str) -> list[Cell]:
         if method in TILTED:
-            return [Cell(method, None, {}, settings["strength"]) for settings in self.settings[method]]
+            strengths = [settings["strength"] for settings in self.settings[method]]
+            return [Cell(method, None, {}, strength, self.plan.chain.keep) for strength in strengths]
         plan = self.plan
         tried = enumerate(self.settings[method])
         trials = [plan.trial(method, self.seed, f"trial-{number}", settings) for number, settings in tried]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -20,6 +21,7 @@ from recalign.evaluation.judges import require_apart
 from recalign.evaluation.value import Scorers, evaluate, load_truth
 from recalign.events import data_root
 from recalign.recommender.checkpoint import Loaded, check_catalogue, load_net
+from recalign.recommender.kept import furthest, ndcg
 from recalign.recommender.policy import Policy
 from recalign.recommender.training import write_parquet
 from recalign.reward import RewardData
@@ -29,6 +31,9 @@ GROUND = ("recommender", "reward", "judge_select", "judge_report")
 
 UNTRAINED = ("popularity", "popularity_high", "item_mean", "start", "rerank", "rerank_item_mean")
 """Methods that take no training of their own."""
+
+TILTED = ("rerank", "rerank_item_mean")
+"""Those of them that have a strength."""
 
 
 @dataclass(frozen=True)
@@ -58,12 +63,15 @@ class Cell:
         checkpoint: of its policy; None for those that take no training.
         cost: plain numbers that go with it (``cost/seconds``, ``cost/steps``, ``cost/events``).
         strength: of reranking, 1 / lambda in 1 / standard deviation of the reward.
+        keep: share of the start's ``all/ndcg@10`` on validation that reranking keeps: it grows weaker until it does;
+            None: whatever is left. A trained policy has been held to that in training.
     """
 
     method: str
     checkpoint: Path | None
     cost: Mapping[str, float]
     strength: float = 1.0
+    keep: float | None = None
 
     def key(self, ground: Mapping[str, str], data: RewardData) -> str:
         """Digest of all that its figures depend on: itself, the ground's digests, the log, the truth, recalign."""
@@ -71,7 +79,7 @@ class Cell:
         parts: list[Any] = [self.method, own, ground, data.fingerprint, data.max_length, data.know_request]
         truth = data.log_.truth and data_root(data.root) / data.log_.truth  # which the log's digest does not know of
         parts += [_digest(truth) if truth and truth.is_file() else None]
-        parts += [self.strength if self.method.startswith("rerank") else None, recalign.__version__]
+        parts += [(self.strength, self.keep) if self.method in TILTED else None, recalign.__version__]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -148,17 +156,40 @@ class Nets:
             trained = self._load(cell.checkpoint, "policy")
             require_apart(self.judges, {cell.checkpoint: trained}, self.data.sequences)
             return trained.net
+        if cell.method in TILTED:
+            return self._tilted(cell)
         _, scale, item_mean_V = self.data.moments()
-        strength = cell.strength / scale
         makers = {
             "start": lambda: self.start,
             "popularity": lambda: popularity(self.data.sequences),
             "popularity_high": lambda: popularity(self.data.sequences, high_only=True),
             "item_mean": lambda: item_mean(item_mean_V, scale),
-            "rerank": lambda: Rerank(self.start, self.rewards["train_rm@10"], strength),
-            "rerank_item_mean": lambda: RerankByMean(self.start, torch.from_numpy(item_mean_V), strength),
         }
         return makers[cell.method]()
+
+    def _tilted(self, cell: Cell) -> Policy:
+        """Reranking, as strong as it may be."""
+        _, scale, item_mean_V = self.data.moments()
+
+        def tilt(share: float) -> Policy:
+            strength = share * cell.strength / scale
+            if cell.method == "rerank":
+                return Rerank(self.start, self.rewards["train_rm@10"], strength)
+            return RerankByMean(self.start, torch.from_numpy(item_mean_V), strength)
+
+        if cell.keep is None:
+            return tilt(1.0)
+        base = self._start_ndcg
+        return tilt(furthest(lambda share: self._ndcg(tilt(share)) / base if base else 1.0, cell.keep)[0])
+
+    @functools.cached_property
+    def _start_ndcg(self) -> float:
+        return self._ndcg(self.start)
+
+    def _ndcg(self, policy: Policy) -> float:
+        """On validation."""
+        data = self.data
+        return ndcg(policy.eval().to(data.device), data.loader(data.windows("validation", "A")), data.device)
 
 
 def _place(folder: Path, method: str, seed: int) -> Path:

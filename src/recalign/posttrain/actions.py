@@ -38,6 +38,7 @@ class SampledActions(PostTraining):
         lr: AdamW's learning rate.
         weight_decay: AdamW's, on matrices only.
         top_k: items that `predict` writes for each user.
+        keep: share of the start's ``all/ndcg@10`` on validation that is kept; null: whatever is left.
         policy: a policy to start from instead of a checkpoint's (Python only).
         reward: a reward model instead of a checkpoint's (Python only).
     """
@@ -58,10 +59,11 @@ class SampledActions(PostTraining):
         lr: float = 3e-5,
         weight_decay: float = 0.0,
         top_k: int = 10,
+        keep: float | None = None,
         policy: Policy | None = None,
         reward: RewardEnsemble | None = None,
     ) -> None:
-        super().__init__(init_from, policy, lr, weight_decay, top_k)
+        super().__init__(init_from, policy, lr, weight_decay, top_k, keep)
         self.save_hyperparameters(logger=False, ignore=["top_k"])
         if samples < self.fewest_samples:
             raise InputError(

@@ -7,9 +7,11 @@ import math
 from typing import ClassVar
 
 import torch
+from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from recalign.errors import InputError
+from recalign.posttrain.keep import KeepRanking
 from recalign.recommender.checkpoint import check_catalogue, load_net
 from recalign.recommender.policy import Policy, rows_at_once
 from recalign.recommender.training import PolicyModule
@@ -33,6 +35,8 @@ class PostTraining(PolicyModule):
         lr: AdamW's learning rate.
         weight_decay: AdamW's, on matrices only.
         top_k: items that `predict` writes for each user.
+        keep: share of the start's ``all/ndcg@10`` on validation that what is handed over keeps (`KeepRanking`); None:
+            training's last weights are handed over, whatever they keep.
     """
 
     UPSTREAM: ClassVar[dict[str, str]] = {"init_from": "recommender"}
@@ -40,7 +44,13 @@ class PostTraining(PolicyModule):
     """Whether the policy's dropout is on in training."""
 
     def __init__(
-        self, init_from: str | None, policy: Policy | None, lr: float, weight_decay: float, top_k: int
+        self,
+        init_from: str | None,
+        policy: Policy | None,
+        lr: float,
+        weight_decay: float,
+        top_k: int,
+        keep: float | None = None,
     ) -> None:
         catalogue = None
         if policy is None:
@@ -53,9 +63,16 @@ class PostTraining(PolicyModule):
             loaded = load_net(init_from, "policy")
             policy, catalogue = loaded.net, loaded.catalogue
         super().__init__(policy, lr, weight_decay, top_k)
-        self.start, self.catalogue = init_from, catalogue
+        self.start, self.catalogue, self.keep = init_from, catalogue, keep
         self.reference = copy.deepcopy(policy).eval().requires_grad_(False)
         self.policy.train(self.drops_out)  # the Trainer leaves the mode as it finds it
+
+    def configure_callbacks(self) -> list[Callback]:
+        return [] if self.keep is None else [KeepRanking(self.keep)]
+
+    def origin(self) -> list[Tensor]:
+        """The policy's parameters as they are at the start, in their order."""
+        return list(self.reference.parameters())
 
     def setup(self, stage: str) -> None:
         if self.start is not None:

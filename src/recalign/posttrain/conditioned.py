@@ -84,6 +84,7 @@ class ReturnConditioned(PostTraining):
         lr: AdamW's learning rate.
         weight_decay: AdamW's, on matrices only.
         top_k: items that `predict` writes for each user.
+        keep: share of the start's ``all/ndcg@10`` on validation that is kept; null: whatever is left.
         policy: a policy to start from instead of a checkpoint's (Python only).
     """
 
@@ -97,9 +98,10 @@ class ReturnConditioned(PostTraining):
         lr: float = 3e-5,
         weight_decay: float = 0.0,
         top_k: int = 10,
+        keep: float | None = None,
         policy: Policy | None = None,
     ) -> None:
-        super().__init__(init_from, policy, lr, weight_decay, top_k)
+        super().__init__(init_from, policy, lr, weight_decay, top_k, keep)
         self.save_hyperparameters(logger=False, ignore=["top_k"])
         if not 0 <= ask <= 1:
             raise InputError(f"{ask} is no quantile", where="model.ask", remedy="give a number between 0 and 1")
@@ -110,6 +112,11 @@ class ReturnConditioned(PostTraining):
         super().setup(stage)
         if stage == "fit" and isinstance(self.data, PostTrainingData):
             self.policy.asked.fill_(float(np.nanquantile(self.data.advantages, self.ask)))
+
+    def origin(self) -> list[Tensor]:
+        """The start, and a condition that does not move its states."""
+        first, last = self.policy.condition[0], self.policy.condition[2]
+        return [*super().origin(), *first.parameters(), *(torch.zeros_like(one) for one in last.parameters())]
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         optimizer = adamw(self.policy.base, self.lr, self.weight_decay)

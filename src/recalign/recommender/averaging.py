@@ -7,15 +7,14 @@ from typing import Any
 
 import torch
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.trainer.states import TrainerFn
-from torch import Tensor
+
+from recalign.recommender.handover import OtherWeights
 
 STEADY = 2**22
 """Weights that are averaged after every step; of n times as many, the average takes every n-th step."""
 
 
-class PolynomialAveraging(Callback):
+class PolynomialAveraging(OtherWeights):
     """Validates, and hands over, an average of the weights instead of the last ones.
 
     After step t the average is a_t = (1 - c_t) a_{t-1} + c_t w_t with c_t = (power + 1) / (t + power), so that the
@@ -24,15 +23,12 @@ class PolynomialAveraging(Callback):
 
     It does what a learning rate that falls towards the end of training does, without having to know where the end is.
     Unlike an exponential average it reaches back over the same share of a short run and of a long one, and soon holds
-    nothing of the first weights. Training is left as it is: no step starts from the average.
+    nothing of the first weights.
 
     Cost: once more the memory of the weights, on their device, and a pass over them a step, which waits for nothing.
     Of more than `STEADY` weights the average takes fewer steps, each for all since the one before, so that a table of
     a million items does not pay for it what it pays for its optimiser (`docs/scale.md`). Steps are never further apart
     than 1 + t / 32, so that a short run is averaged all the same.
-
-    A checkpoint holds the average as its ``state_dict``, and the weights that training goes on from as
-    ``current_model_state``.
 
     Args:
         power: the larger, the shorter; 0 averages over all steps alike.
@@ -44,25 +40,26 @@ class PolynomialAveraging(Callback):
     def __init__(self, power: float = 8.0) -> None:
         if power < 0:
             raise ValueError(f"power must not be negative, not {power}")
+        super().__init__()
         self.power = power
-        self._averages: list[Tensor] = []  # one for each parameter; none outside of training
         self._step = 0  # when they were last moved
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._averages, self._step = [], 0
+        super().setup(trainer, pl_module, stage)
+        self._step = 0
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Not before: only now are the weights on their device, and buffers as large as the data makes them."""
-        continued = self._averages or pl_module.parameters()
+        continued = self._others or pl_module.parameters()
         weights = list(pl_module.parameters())
-        self._averages = [a.detach().to(w.device, copy=True) for a, w in zip(continued, weights, strict=True)]
+        self._others = [a.detach().to(w.device, copy=True) for a, w in zip(continued, weights, strict=True)]
         self._every = math.ceil(sum(w.numel() for w in weights) / STEADY)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         step = trainer.global_step  # stays the same while gradients are added up
         if step > self._step and step % min(self._every, 1 + step // 32) == 0:
             with torch.no_grad():
-                torch._foreach_lerp_(self._averages, list(pl_module.parameters()), self._share(step))
+                torch._foreach_lerp_(self._others, list(pl_module.parameters()), self._share(step))
             self._step = step
 
     def _share(self, step: int) -> float:
@@ -72,39 +69,8 @@ class PolynomialAveraging(Callback):
             share += (self.power + 1) / (s + self.power) * (1 - share)
         return share
 
-    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._swap(pl_module)
-
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._swap(pl_module)
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._swap(pl_module)
-        self._averages = []
-
-    @torch.no_grad()
-    def _swap(self, module: LightningModule) -> None:
-        if self._averages:
-            for average, weight in zip(self._averages, module.parameters(), strict=True):
-                last = weight.clone()
-                weight.copy_(average)
-                average.copy_(last)
-
     def state_dict(self) -> dict[str, Any]:
         return {"latest_update_step": self._step}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._step = state_dict["latest_update_step"]
-
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        if self._averages:
-            averages = dict(zip(pl_module.parameters(), self._averages, strict=True))
-            named = pl_module.named_parameters(remove_duplicate=False)  # shared weights have several names
-            checkpoint["current_model_state"] = checkpoint["state_dict"]
-            checkpoint["state_dict"] = checkpoint["state_dict"] | {name: averages[weight] for name, weight in named}
-
-    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """The module has been given the average; to go on it needs its own weights."""
-        if trainer.state.fn == TrainerFn.FITTING and "current_model_state" in checkpoint:
-            self._averages = [weight.detach().clone() for weight in pl_module.parameters()]
-            pl_module.load_state_dict(checkpoint["current_model_state"])

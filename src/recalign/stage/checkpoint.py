@@ -10,8 +10,8 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, WeightAveraging
 
 from recalign.errors import InputError
-from recalign.recommender import PolynomialAveraging
 from recalign.recommender.checkpoint import read_checkpoint
+from recalign.recommender.handover import OtherWeights
 
 
 class RunCheckpoint(ModelCheckpoint):
@@ -107,20 +107,21 @@ def refuse_other_model(path: Path, class_path: str, hyper_parameters: dict[str, 
         raise InputError("other hyper-parameters: " + "; ".join(differing), where=str(path), remedy=remedy)
 
 
-def refuse_lost_average(path: Path, callbacks: Sequence[Callback]) -> None:
-    """Compare a checkpoint of averaged weights with the callbacks of the run that is to continue it.
+def refuse_lost_weights(path: Path, callbacks: Sequence[Callback]) -> None:
+    """Compare a checkpoint of other weights than were trained with the callbacks of the run that is to continue it.
 
-    Its ``state_dict`` is the average. Only the callback that averaged knows that training goes on from other weights;
-    without it the average would be trained with an optimiser's state that is not its own, in silence.
+    Its ``state_dict`` is what was handed over, an average say. Only the callback that made it knows that training goes
+    on from other weights; without it the average would be trained with an optimiser's state that is not its own, in
+    silence.
 
     Raises:
         InputError: the callback is not among them.
     """
     checkpoint = read_run_checkpoint(path)
-    averaging = {one.state_key for one in callbacks if isinstance(one, PolynomialAveraging | WeightAveraging)}
-    if "current_model_state" in checkpoint and not averaging & checkpoint["callbacks"].keys():
+    making = {one.state_key for one in callbacks if isinstance(one, OtherWeights | WeightAveraging)}
+    if "current_model_state" in checkpoint and not making & checkpoint["callbacks"].keys():
         raise InputError(
-            "its weights are an average, and no callback here averages them on",
+            "its weights are not those that were trained (an average, say), and no callback here knows these",
             where=str(path),
             remedy=f"continue it with its own callbacks: --config {path.parent.parent / 'config.yaml'}",
         )

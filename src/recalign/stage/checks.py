@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from lightning import LightningDataModule, Trainer
+from lightning import LightningDataModule, LightningModule, Trainer
 
 from recalign.errors import InputError
 from recalign.recommender.checkpoint import check_catalogue, read_checkpoint
 from recalign.stage import upstream
-from recalign.stage.checkpoint import read_run_checkpoint, refuse_lost_average, refuse_other_model
+from recalign.stage.checkpoint import read_run_checkpoint, refuse_lost_weights, refuse_other_model
 from recalign.stage.console import warn_if_bf16_is_slow
 from recalign.stage.parsed import ParsedStage, fingerprint
 
@@ -32,7 +32,9 @@ def before_reading(parsed: ParsedStage) -> None:
         parsed.folder.probe()
 
 
-def after_reading(parsed: ParsedStage, datamodule: LightningDataModule, trainer: Trainer) -> None:
+def after_reading(
+    parsed: ParsedStage, model: LightningModule, datamodule: LightningDataModule, trainer: Trainer
+) -> None:
     """Check that checkpoints belong to these items, and a continued run to this data, upstream runs and averages.
 
     Raises:
@@ -52,7 +54,8 @@ def after_reading(parsed: ParsedStage, datamodule: LightningDataModule, trainer:
         )
     if not parsed.training:
         return
-    refuse_lost_average(parsed.checkpoint, trainer.callbacks)  # type: ignore[attr-defined]
+    callbacks = [*trainer.callbacks, *model.configure_callbacks()]  # type: ignore[attr-defined, misc]
+    refuse_lost_weights(parsed.checkpoint, callbacks)
     if parsed.continued is None:
         return
     if parsed.continued.fingerprint != fingerprint(datamodule):

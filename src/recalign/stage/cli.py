@@ -166,7 +166,7 @@ class StageCLI(LightningCLI):
             seed_everything(parsed.seed, workers=True, verbose=False)
             with constructing():
                 super().instantiate_classes()
-            checks.after_reading(parsed, self.datamodule, self.trainer)
+            checks.after_reading(parsed, self.model, self.datamodule, self.trainer)
             if not parsed.dry:
                 manifest = record.begin(parsed, fingerprint(self.datamodule), users(self.datamodule))
                 self.trainer.loggers = record.loggers(parsed, manifest, self.own_loggers)

@@ -1,0 +1,133 @@
+"""What is handed over keeps its share of the start's ranking; training knows nothing of it."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import small
+import tiny
+import torch
+from lightning.pytorch.callbacks import Callback
+
+from recalign.errors import InputError
+from recalign.posttrain import PostTrainingData, ReturnConditioned, WeightedSFT
+from recalign.posttrain.keep import KeepRanking
+from recalign.recommender import PolynomialAveraging
+from recalign.recommender.checkpoint import load_net
+from recalign.recommender.kept import KEEP, ndcg
+
+FAR = 0.3  # a rate that ruins a policy
+UPSTREAM = {"model.init_from": "recommender", "data.reward_model": "reward"}
+
+
+class Last(Callback):
+    """Keeps the policy's weights after each step, and after each epoch's last."""
+
+    def __init__(self):
+        self.steps, self.reaches = [], []
+
+    def on_train_batch_end(self, trainer, module, *_):
+        self.steps.append([p.detach().clone() for p in module.policy.parameters()])
+
+    def on_validation_end(self, trainer, module):
+        self.reaches.append(trainer.callback_metrics.get("policy/reach"))
+
+
+def trained(log_root, cloned, folder, keep, kind=WeightedSFT, lr=FAR, epochs=2, callbacks=()):
+    data = small.data_of(PostTrainingData, log_root, "tastes")
+    torch.manual_seed(0)
+    module, last = kind(init_from=str(cloned), lr=lr, keep=keep), Last()
+    small.trainer_of(folder, epochs, last, *callbacks).fit(module, data)
+    return module, last, data
+
+
+def kept(policy, start, data):
+    figures = (ndcg(p.eval(), data.loader(data.windows("validation")), torch.device("cpu")) for p in (policy, start))
+    now, then = figures
+    return now / then
+
+
+def test_a_policy_that_lost_its_ranking_goes_back(log_root, cloned, tmp_path):
+    module, last, data = trained(log_root, cloned, tmp_path, keep=KEEP)
+    start = load_net(cloned, "policy").net
+    reach = module.trainer.callback_metrics["policy/reach"].item()
+    assert 0 <= reach < 1
+    for now, first, end in zip(module.policy.parameters(), start.parameters(), last.steps[-1], strict=True):
+        torch.testing.assert_close(now, torch.lerp(first, end, reach))
+    share = kept(module.policy, start, data)
+    assert share >= KEEP
+    assert module.trainer.callback_metrics["policy/kept"].item() == pytest.approx(share, abs=1e-6)
+    handed_over = load_net(small.saved(module, tmp_path / "last.ckpt"), "policy").net
+    assert kept(handed_over, start, data) == share
+
+
+def test_training_is_left_as_it_is(log_root, cloned, tmp_path):
+    free, plain, data = trained(log_root, cloned, tmp_path, keep=None)
+    _, held, _ = trained(log_root, cloned, tmp_path, keep=KEEP)
+    assert len(plain.steps) == len(held.steps) > 2
+    for a, b in zip(plain.steps, held.steps, strict=True):
+        assert all(torch.equal(one, other) for one, other in zip(a, b, strict=True))
+    assert kept(free.policy, load_net(cloned, "policy").net, data) < KEEP  # or the others would prove nothing
+    assert len(held.reaches) == 2
+    assert None not in held.reaches
+
+
+def test_where_enough_is_kept_the_last_weights_are_handed_over(log_root, cloned, tmp_path):
+    module, last, _ = trained(log_root, cloned, tmp_path, keep=0.5, lr=1e-4)
+    assert module.trainer.callback_metrics["policy/reach"] == 1
+    assert all(torch.equal(a, b) for a, b in zip(module.policy.parameters(), last.steps[-1], strict=True))
+
+
+def test_a_policy_with_parts_of_its_own_goes_back_to_its_start(log_root, cloned, tmp_path):
+    module, _, data = trained(log_root, cloned, tmp_path, keep=1e9, kind=ReturnConditioned)  # nothing keeps as much
+    assert module.trainer.callback_metrics["policy/reach"] == 0
+    assert kept(module.policy, load_net(cloned, "policy").net, data) == 1
+
+
+def test_two_that_hand_over_other_weights_are_refused(log_root, cloned, tmp_path):
+    with pytest.raises(InputError, match="an average of the weights"):
+        trained(log_root, cloned, tmp_path, keep=KEEP, callbacks=[PolynomialAveraging()])
+
+
+@pytest.mark.parametrize("share", [0, -0.5, float("nan")])
+def test_a_share_is_above_0(share):
+    with pytest.raises(InputError, match=r"model.keep: .* is no share"):
+        KeepRanking(share)
+
+
+def test_a_start_that_ranks_nothing_holds_nobody_back(log_root, cloned, tmp_path, monkeypatch):
+    monkeypatch.setattr("recalign.posttrain.keep.ndcg", lambda *_: 0.0)
+    module, last, _ = trained(log_root, cloned, tmp_path, keep=KEEP)
+    assert all(torch.equal(a, b) for a, b in zip(module.policy.parameters(), last.steps[-1], strict=True))
+
+
+def test_it_says_that_nothing_is_validated():
+    trainer = SimpleNamespace(callbacks=[], limit_val_batches=0)
+    with pytest.warns(UserWarning, match="model.keep cannot say"):
+        KeepRanking(0.9).setup(trainer, None, "fit")
+
+
+def test_a_run_that_was_interrupted_ends_as_one_that_was_not(tmp_path):
+    folder = tiny.prepare(tmp_path)
+    assert tiny.chain(folder, "--methods=[start, asft]").code == 0
+
+    def fit(name, epochs, *more):
+        words = ["--config=conf/asft.yaml", "--config=conf/data/simulated.yaml", "--data.root=data"]
+        words += [f"--{key}={folder}/runs/tiny/{run}/seed-0/checkpoints/best.ckpt" for key, run in UPSTREAM.items()]
+        words += [f"--run.name={name}", f"--trainer.max_epochs={epochs}", "--trainer.accelerator=cpu"]
+        words += [f"--model.lr={FAR}", "--model.keep=5", "--data.max_length=24", "--data.batch_tokens=256", *more]
+        said = tiny.recalign(folder, "fit", *words)
+        assert said.code == 0, said.err
+        return torch.load(folder / f"runs/simulated/{name}/seed-0/checkpoints/last.ckpt", weights_only=True)
+
+    fit("broken", 1)
+    whole, broken = fit("whole", 2), fit("broken", 2, "--ckpt_path=last")
+    for state in ("state_dict", "current_model_state"):
+        assert whole[state].keys() == broken[state].keys()
+        assert all(torch.equal(whole[state][key], broken[state][key]) for key in whole[state])
+    assert any(
+        not torch.equal(whole["state_dict"][key], whole["current_model_state"][key]) for key in whole["state_dict"]
+    )
+    with pytest.raises(AssertionError, match="keep is None, 5"):
+        fit("broken", 3, "--ckpt_path=last", "--model.keep=null")
