@@ -67,7 +67,9 @@ def main() -> None:
     arguments = parser.parse_args()
     world = World() if arguments.log == "simulated" else None
     name = f"ablation-{arguments.log}"
-    experiment = Chain(arguments.log, ["bc", "asft"], name, arguments.seeds, world=world, root=arguments.runs)
+    experiment = Chain(
+        arguments.log, ["bc", "asft"], name, arguments.seeds, world=world, root=arguments.runs, keep=None
+    )
     overrides = [f"--data.root={arguments.data}"] if arguments.data else []
     plan = Plan(experiment, CHAINS / f"{arguments.log}.yaml", {None: overrides})
     measured: dict[str, dict[int, Figures]] = {}

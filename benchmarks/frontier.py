@@ -56,7 +56,9 @@ def main() -> None:
     parser.add_argument("--data", help="data root of ML-100K; else RECALIGN_DATA, else data")
     given = parser.parse_args()
     world = World() if given.log == "simulated" else None
-    experiment = Chain(given.log, [*CELLS], f"frontier-{given.log}", given.seeds, world=world, root=given.runs)
+    experiment = Chain(
+        given.log, [*CELLS], f"frontier-{given.log}", given.seeds, world=world, root=given.runs, keep=None
+    )
     overrides = [f"--data.root={given.data}"] if given.data else []
     plan = Plan(experiment, CHAINS / f"{given.log}.yaml", {None: overrides})
     measured: dict[str, dict[int, Figures]] = {}

@@ -62,7 +62,7 @@ def main() -> None:
 def of_seed(noise: float, seed: int, runs: str) -> Iterator[tuple[Key, Figures]]:
     """Validation figures of every family at every rate, in one world."""
     world = World(noise=noise)
-    chain = Chain("simulated", ["bc", *RATES], f"noise-{noise}", [seed], world=world, root=runs)
+    chain = Chain("simulated", ["bc", *RATES], f"noise-{noise}", [seed], world=world, root=runs, keep=None)
     plan = Plan(chain, CHAINS / "simulated.yaml", {})
     data: RewardData = plan.parsed("reward", seed).datamodule()  # type: ignore[assignment]
     make_world(data, replace(world, seed=seed))

@@ -216,3 +216,10 @@ def test_every_trained_method_keeps_what_the_chain_says(
     parsed = Plan(chain, Path("conf/chain/tiny.yaml"), split_overrides(words)[1]).parse()
     assert parsed["asft"].config["model"]["init_args"]["keep"] == held
     assert parsed["bc"].config["model"]["init_args"]["keep"] == keep
+
+
+def test_a_chain_refuses_what_is_no_share_before_anything_runs(tmp_path: Path):
+    said = tiny.chain(tiny.prepare(tmp_path), "--keep=97")
+    assert (said.code, said.out) == (2, "")
+    assert "97" in said.err
+    assert "no share of the start's ranking" in said.err

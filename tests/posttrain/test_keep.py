@@ -8,9 +8,11 @@ import pytest
 import small
 import tiny
 import torch
+from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
 
 from recalign.errors import InputError
+from recalign.nn.dropout import Dropout
 from recalign.posttrain import PostTrainingData, ReturnConditioned, WeightedSFT
 from recalign.posttrain.keep import KeepRanking
 from recalign.recommender import PolynomialAveraging
@@ -34,11 +36,14 @@ class Last(Callback):
         self.reaches.append(trainer.callback_metrics.get("policy/reach"))
 
 
-def trained(log_root, cloned, folder, keep, kind=WeightedSFT, lr=FAR, epochs=2, callbacks=()):
+def trained(log_root, cloned, folder, keep, kind=WeightedSFT, lr=FAR, epochs=2, callbacks=(), dropout=0.0, **settings):
     data = small.data_of(PostTrainingData, log_root, "tastes")
     torch.manual_seed(0)
     module, last = kind(init_from=str(cloned), lr=lr, keep=keep), Last()
-    small.trainer_of(folder, epochs, last, *callbacks).fit(module, data)
+    for part in module.policy.modules():
+        if isinstance(part, Dropout):
+            part.p = dropout
+    small.trainer_of(folder, epochs, last, *callbacks, **settings).fit(module, data)
     return module, last, data
 
 
@@ -52,7 +57,7 @@ def test_a_policy_that_lost_its_ranking_goes_back(log_root, cloned, tmp_path):
     module, last, data = trained(log_root, cloned, tmp_path, keep=KEEP)
     start = load_net(cloned, "policy").net
     reach = module.trainer.callback_metrics["policy/reach"].item()
-    assert 0 <= reach < 1
+    assert 0 < reach < 1
     for now, first, end in zip(module.policy.parameters(), start.parameters(), last.steps[-1], strict=True):
         torch.testing.assert_close(now, torch.lerp(first, end, reach))
     share = kept(module.policy, start, data)
@@ -63,8 +68,8 @@ def test_a_policy_that_lost_its_ranking_goes_back(log_root, cloned, tmp_path):
 
 
 def test_training_is_left_as_it_is(log_root, cloned, tmp_path):
-    free, plain, data = trained(log_root, cloned, tmp_path, keep=None)
-    _, held, _ = trained(log_root, cloned, tmp_path, keep=KEEP)
+    free, plain, data = trained(log_root, cloned, tmp_path, keep=None, dropout=0.3)
+    _, held, _ = trained(log_root, cloned, tmp_path, keep=KEEP, dropout=0.3)
     assert len(plain.steps) == len(held.steps) > 2
     for a, b in zip(plain.steps, held.steps, strict=True):
         assert all(torch.equal(one, other) for one, other in zip(a, b, strict=True))
@@ -79,10 +84,32 @@ def test_where_enough_is_kept_the_last_weights_are_handed_over(log_root, cloned,
     assert all(torch.equal(a, b) for a, b in zip(module.policy.parameters(), last.steps[-1], strict=True))
 
 
-def test_a_policy_with_parts_of_its_own_goes_back_to_its_start(log_root, cloned, tmp_path):
-    module, _, data = trained(log_root, cloned, tmp_path, keep=1e9, kind=ReturnConditioned)  # nothing keeps as much
-    assert module.trainer.callback_metrics["policy/reach"] == 0
+def test_a_policy_with_parts_of_its_own_goes_back_to_its_start(log_root, cloned, tmp_path, monkeypatch):
+    monkeypatch.setattr("recalign.posttrain.keep.furthest", lambda kept, enough: (0.0, 1.0))
+    with pytest.warns(UserWarning, match="what is handed over is the start"):
+        module, _, data = trained(log_root, cloned, tmp_path, keep=KEEP, kind=ReturnConditioned)
     assert kept(module.policy, load_net(cloned, "policy").net, data) == 1
+
+
+@pytest.mark.parametrize("stop", [{"max_steps": 2}, {"max_steps": 5}, {"check_val_every_n_epoch": 9}])
+def test_what_was_not_validated_is_measured_all_the_same(log_root, cloned, tmp_path, stop):
+    module, last, data = trained(log_root, cloned, tmp_path, keep=KEEP, **stop)
+    assert len(last.steps) == stop.get("max_steps", 6)
+    start = load_net(cloned, "policy").net
+    reach = module.trainer.callback_metrics["policy/reach"].item()
+    for now, first, end in zip(module.policy.parameters(), start.parameters(), last.steps[-1], strict=True):
+        torch.testing.assert_close(now, torch.lerp(first, end, reach))
+    assert kept(module.policy, start, data) >= KEEP
+    assert module.trainer.callback_metrics["policy/kept"].item() == pytest.approx(kept(module.policy, start, data))
+
+
+def test_all_processes_together_measure_what_they_validate(log_root, cloned, tmp_path, monkeypatch):
+    data, counts = small.data_of(PostTrainingData, log_root, "tastes", batch_tokens=64), []
+    monkeypatch.setattr("recalign.posttrain.keep.ndcg", lambda _, batches, __: counts.append(len(list(batches))) or 1.0)
+    for processes in (1, 2):
+        monkeypatch.setattr(Trainer, "world_size", processes)
+        small.trainer_of(tmp_path, 1, limit_val_batches=2).fit(WeightedSFT(init_from=str(cloned), keep=KEEP), data)
+    assert counts == [2, 2, 4, 4]  # of the start and of the policy
 
 
 def test_two_that_hand_over_other_weights_are_refused(log_root, cloned, tmp_path):
@@ -90,10 +117,10 @@ def test_two_that_hand_over_other_weights_are_refused(log_root, cloned, tmp_path
         trained(log_root, cloned, tmp_path, keep=KEEP, callbacks=[PolynomialAveraging()])
 
 
-@pytest.mark.parametrize("share", [0, -0.5, float("nan")])
-def test_a_share_is_above_0(share):
-    with pytest.raises(InputError, match=r"model.keep: .* is no share"):
-        KeepRanking(share)
+@pytest.mark.parametrize("share", [0, -0.5, 97, float("nan")])
+def test_a_share_is_above_0_and_at_most_1(cloned, share):
+    with pytest.raises(InputError, match=r"model\.keep: .* is no share"):
+        WeightedSFT(init_from=str(cloned), keep=share)
 
 
 def test_a_start_that_ranks_nothing_holds_nobody_back(log_root, cloned, tmp_path, monkeypatch):
@@ -108,7 +135,8 @@ def test_it_says_that_nothing_is_validated():
         KeepRanking(0.9).setup(trainer, None, "fit")
 
 
-def test_a_run_that_was_interrupted_ends_as_one_that_was_not(tmp_path):
+def test_a_run_that_was_interrupted_ends_as_one_that_was_not(tmp_path, monkeypatch):
+    monkeypatch.setattr("recalign.posttrain.keep.furthest", lambda kept, enough: (0.5, 1.0))
     folder = tiny.prepare(tmp_path)
     assert tiny.chain(folder, "--methods=[start, asft]").code == 0
 
@@ -116,7 +144,7 @@ def test_a_run_that_was_interrupted_ends_as_one_that_was_not(tmp_path):
         words = ["--config=conf/asft.yaml", "--config=conf/data/simulated.yaml", "--data.root=data"]
         words += [f"--{key}={folder}/runs/tiny/{run}/seed-0/checkpoints/best.ckpt" for key, run in UPSTREAM.items()]
         words += [f"--run.name={name}", f"--trainer.max_epochs={epochs}", "--trainer.accelerator=cpu"]
-        words += [f"--model.lr={FAR}", "--model.keep=5", "--data.max_length=24", "--data.batch_tokens=256", *more]
+        words += [f"--model.lr={FAR}", "--model.keep=0.9", "--data.max_length=24", "--data.batch_tokens=256", *more]
         said = tiny.recalign(folder, "fit", *words)
         assert said.code == 0, said.err
         return torch.load(folder / f"runs/simulated/{name}/seed-0/checkpoints/last.ckpt", weights_only=True)
@@ -129,5 +157,5 @@ def test_a_run_that_was_interrupted_ends_as_one_that_was_not(tmp_path):
     assert any(
         not torch.equal(whole["state_dict"][key], whole["current_model_state"][key]) for key in whole["state_dict"]
     )
-    with pytest.raises(AssertionError, match="keep is None, 5"):
+    with pytest.raises(AssertionError, match="keep is None"):
         fit("broken", 3, "--ckpt_path=last", "--model.keep=null")

@@ -15,7 +15,7 @@ from recalign.chain.space import Settings
 from recalign.errors import InputError
 from recalign.evaluation.claim import PLACEBOS
 from recalign.evaluation.methods import GROUND, UNTRAINED
-from recalign.recommender.kept import KEEP
+from recalign.recommender.kept import KEEP, require_share
 from recalign.reward import RewardData
 from recalign.simulation import World
 from recalign.stage import ParsedStage, RunFolder, parse_stage
@@ -82,6 +82,7 @@ class Plan:
         self.name = chain.name or file.stem
         self.conf = _conf(file)
         self.log = self._log(file)
+        require_share(chain.keep, "keep")
         for key, values in (("methods", chain.methods), ("seeds", chain.seeds)):
             if not values or len(set(values)) < len(values):
                 raise InputError(f"{values} is empty or names one twice", where=key, remedy="list each once")

@@ -121,6 +121,8 @@ def evaluate_methods(folder: Path, seed: int, cells: list[Cell], ground: Ground,
             "coverage@10": _coverage(test, data.num_items),
             **cell.cost,
         }
+        if cell.method in TILTED:
+            summary["policy/strength"] = nets.strength(cell)
         if cell.method in shown:
             write_json(place / exposed.FILE, shown[cell.method])
             summary |= exposed.headlines(shown[cell.method])
@@ -133,6 +135,7 @@ class Nets:
 
     def __init__(self, ground: Ground, data: RewardData) -> None:
         self.data = data
+        self._strengths: dict[tuple[str, float, float | None], float] = {}
         self.start: Policy = self._load(ground.start, "policy").net
         reward = self._load(ground.reward, "reward")
         self.judges = {path: self._load(path, "reward") for path in (ground.judge_select, ground.judge_report)}
@@ -157,7 +160,7 @@ class Nets:
             require_apart(self.judges, {cell.checkpoint: trained}, self.data.sequences)
             return trained.net
         if cell.method in TILTED:
-            return self._tilted(cell)
+            return self._tilted(cell.method, self.strength(cell))
         _, scale, item_mean_V = self.data.moments()
         makers = {
             "start": lambda: self.start,
@@ -167,20 +170,22 @@ class Nets:
         }
         return makers[cell.method]()
 
-    def _tilted(self, cell: Cell) -> Policy:
-        """Reranking, as strong as it may be."""
+    def strength(self, cell: Cell) -> float:
+        """How strong reranking may be."""
+        given = cell.method, cell.strength, cell.keep
+        if given not in self._strengths:
+            share = 1.0
+            if cell.keep is not None and (base := self._start_ndcg):
+                tilt = functools.partial(self._tilted, cell.method)
+                share, _ = furthest(lambda reach: self._ndcg(tilt(reach * cell.strength)) / base, cell.keep)
+            self._strengths[given] = share * cell.strength
+        return self._strengths[given]
+
+    def _tilted(self, method: str, strength: float) -> Policy:
         _, scale, item_mean_V = self.data.moments()
-
-        def tilt(share: float) -> Policy:
-            strength = share * cell.strength / scale
-            if cell.method == "rerank":
-                return Rerank(self.start, self.rewards["train_rm@10"], strength)
-            return RerankByMean(self.start, torch.from_numpy(item_mean_V), strength)
-
-        if cell.keep is None:
-            return tilt(1.0)
-        base = self._start_ndcg
-        return tilt(furthest(lambda share: self._ndcg(tilt(share)) / base if base else 1.0, cell.keep)[0])
+        if method == "rerank":
+            return Rerank(self.start, self.rewards["train_rm@10"], strength / scale)
+        return RerankByMean(self.start, torch.from_numpy(item_mean_V), strength / scale)
 
     @functools.cached_property
     def _start_ndcg(self) -> float:

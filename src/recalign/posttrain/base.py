@@ -13,6 +13,7 @@ from torch import Tensor
 from recalign.errors import InputError
 from recalign.posttrain.keep import KeepRanking
 from recalign.recommender.checkpoint import check_catalogue, load_net
+from recalign.recommender.kept import require_share
 from recalign.recommender.policy import Policy, rows_at_once
 from recalign.recommender.training import PolicyModule
 from recalign.sequences import Batch
@@ -52,6 +53,7 @@ class PostTraining(PolicyModule):
         top_k: int,
         keep: float | None = None,
     ) -> None:
+        require_share(keep, "model.keep")
         catalogue = None
         if policy is None:
             if init_from is None:

@@ -9,11 +9,13 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
 from recalign.errors import InputError
 from recalign.recommender.handover import OtherWeights
 from recalign.recommender.kept import furthest, ndcg
+from recalign.recommender.policy import Policy
 
 if TYPE_CHECKING:
     from recalign.posttrain.base import PostTraining
@@ -27,27 +29,24 @@ class KeepRanking(OtherWeights):
     and a fine-tuned model: Wortsman et al. (https://arxiv.org/abs/2109.01903); as the best way to trade what alignment
     gains for what it costs: Lin et al. (https://arxiv.org/abs/2309.06256).
 
-    Logs, with the figures of each validation, ``policy/reach`` and ``policy/kept``.
+    Measured when a policy is validated, and at the end of an epoch that was not. Training goes on from its own weights.
+    A ``last.ckpt`` that is written within an epoch hands over what was found before.
 
-    Cost: at each validation that would keep less, five more passes over the validation events, and once one for the
-    start. Memory: once more the policy's weights.
+    Logs ``policy/reach`` and ``policy/kept``, at the run's precision: evaluation, in float32, may differ in the third
+    figure.
+
+    Cost: where less would be kept, five passes over the validation events instead of one, and once one for the start.
+    Every process makes them over all events. Memory: once more the policy's weights.
 
     Args:
-        share: of the start's ``all/ndcg@10`` to be kept, above 0.
-
-    Raises:
-        InputError: it is not above 0.
+        share: of the start's ``all/ndcg@10`` to be kept, above 0 and at most 1.
     """
 
     def __init__(self, share: float) -> None:
         super().__init__()
-        if not share > 0:
-            raise InputError(
-                f"{share} is no share to keep", where="model.keep", remedy="give 0.97, say, or null to keep nothing"
-            )
         self.share = share
         self._base: float | None = None  # the start's all/ndcg@10
-        self._reach = 1.0
+        self._reach, self._step = 1.0, -1  # what was found, and after which step
 
     def _weights(self, module: LightningModule) -> list[Tensor]:
         return list(module.policy.parameters())  # type: ignore[union-attr]
@@ -66,36 +65,58 @@ class KeepRanking(OtherWeights):
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: PostTraining) -> None:  # type: ignore[override]
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
-            self._others = self._furthest(trainer, pl_module)
-        super().on_validation_epoch_start(trainer, pl_module)
+            self._go_back(trainer, pl_module)
+        else:
+            super().on_validation_epoch_start(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: PostTraining) -> None:  # type: ignore[override]
+        if trainer.limit_val_batches and self._step != trainer.global_step:
+            mode = pl_module.training
+            pl_module.eval()
+            self._go_back(trainer, pl_module)
+            self._swap(pl_module)
+            pl_module.train(mode)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_end(trainer, pl_module)
+        if self._reach == 0:
+            rank_zero_warn(
+                f"what is handed over is the start: at a sixteenth of the way to where training ended less than "
+                f"{self.share:.0%} of its ranking was kept; take smaller steps (model.lr)"
+            )
 
     @torch.no_grad()
-    def _furthest(self, trainer: Trainer, module: PostTraining) -> list[Tensor]:
-        """The weights to hand over. The policy's own are as they were afterwards."""
+    def _go_back(self, trainer: Trainer, module: PostTraining) -> None:
+        """Leave the policy at the weights to hand over; its own are the others, until they are swapped back."""
         start, weights = module.origin(), self._weights(module)
+        self._others = []  # before there are new ones: they are as large as the policy
         trained = [weight.clone() for weight in weights]
-
-        def measured(policy: Any) -> float:
-            batches = islice(module.data.loader(module.data.windows("validation")), int(trainer.num_val_batches[0]))
-            with trainer.precision_plugin.val_step_context():
-                return ndcg(policy, batches, module.device)
+        windows, batches = module.data.windows("validation"), trainer.num_val_batches
+        some = int(batches[0]) * trainer.world_size if batches else None  # what all processes validate on together
 
         def go(reach: float) -> None:
             for weight, first, last in zip(weights, start, trained, strict=True):
                 weight.copy_(torch.lerp(first, last, reach))
 
+        def measured(policy: Policy) -> float:
+            with trainer.precision_plugin.val_step_context():
+                return ndcg(policy, islice(module.data.loader(windows), some), module.device)
+
         def kept(reach: float) -> float:
             go(reach)
             return measured(module.policy) / self._base if self._base else 1.0
 
-        if self._base is None:
-            self._base = measured(module.reference)
-        self._reach, share = furthest(kept, self.share)
+        with isolate_rng():  # a pass over a loader draws a seed
+            if self._base is None:
+                self._base = measured(module.reference)
+            found = furthest(kept, self.share)
+        self._reach, share = trainer.strategy.broadcast(found)  # devices may round differently
+        self._others, self._step = trained, trainer.global_step
         go(self._reach)
-        found = [weight.clone() for weight in weights]
-        go(1.0)
         module.log_dict({"policy/reach": self._reach, "policy/kept": share})
-        return found
 
     def state_dict(self) -> dict[str, Any]:
-        return {"reach": self._reach}
+        return {"reach": self._reach, "step": self._step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._reach, self._step = state_dict["reach"], state_dict["step"]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import nn
 
+from recalign.errors import InputError
 from recalign.metrics import RankMetrics
 from recalign.recommender.policy import Policy
 from recalign.sequences import Batch
@@ -16,14 +17,29 @@ KEEP = 0.97
 HALVINGS = 4  # of what is left of the way: it ends within a sixteenth of where it could
 
 
+def require_share(keep: float | None, where: str) -> None:
+    """Refuse what is no share to keep.
+
+    Raises:
+        InputError: it is not above 0 and at most 1, nor None.
+    """
+    if keep is not None and not 0 < keep <= 1:
+        raise InputError(
+            f"{keep} is no share of the start's ranking",
+            where=where,
+            remedy=f"give one above 0 and at most 1, such as {KEEP}, or null, which asks for none",
+        )
+
+
 def furthest(kept: Callable[[float], float], enough: float) -> tuple[float, float]:
     """How far one may go from 0 towards 1, and what is kept there; all the way where enough is kept at its end.
 
-    Searched by halving, so where more is lost the further one goes. Nothing is measured at 0, where all is kept.
+    Searched by halving, so where more is lost the further one goes; 0 if too much is lost at 1/16 already. Nothing is
+    measured at 0, where all is kept.
 
     Args:
         kept: share that is kept, by how far one has gone.
-        enough: share that has to be kept.
+        enough: share that has to be kept, at most 1.
 
     Returns:
         How far, 0..1, and the share kept there: at least `enough`.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from lightning import LightningDataModule, LightningModule, Trainer
 
 from recalign.errors import InputError
@@ -54,7 +56,8 @@ def after_reading(
         )
     if not parsed.training:
         return
-    callbacks = [*trainer.callbacks, *model.configure_callbacks()]  # type: ignore[attr-defined, misc]
+    own = model.configure_callbacks()
+    callbacks = [*trainer.callbacks, *(own if isinstance(own, Sequence) else [own])]  # type: ignore[attr-defined]
     refuse_lost_weights(parsed.checkpoint, callbacks)
     if parsed.continued is None:
         return
