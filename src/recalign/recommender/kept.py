@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 import torch
-from torch import nn
 
 from recalign.errors import InputError
 from recalign.metrics import RankMetrics
@@ -65,8 +64,9 @@ def ndcg(policy: Policy, batches: Iterable[Batch], device: torch.device) -> floa
         batches: with what was seen.
         device: that they go to.
     """
-    metric: nn.Module = RankMetrics((10,), sync_on_compute=False).to(device)
+    metric = RankMetrics((10,), sync_on_compute=False)
+    metric.to(device)
     for batch in batches:
         there = batch.to(device)
-        metric.update(policy.ranks(policy.encode(there), there.target_T, there.seen_N))  # type: ignore[operator]
-    return float(metric.compute()["ndcg@10"])  # type: ignore[operator]
+        metric.update(policy.ranks(policy.encode(there), there.target_T, there.seen_N))
+    return float(metric.compute()["ndcg@10"])
