@@ -2,6 +2,7 @@
 
     python benchmarks/methods.py --log ml-100k [--seeds 0 1] [--methods bc asft] [--no-search] [--runs DIR] [--data DIR]
     python benchmarks/methods.py --log simulated --world noise
+    python benchmarks/methods.py --log ml-100k --feedback
 
 Each log is one chain (conf/chain/<log>-methods.yaml) that searches, trains and measures under the same rules; what has
 run is not run again, so that an interrupted table goes on where it stopped. Worlds: those of `WORLDS`.
@@ -48,20 +49,22 @@ def main() -> None:
     parser.add_argument("--world", default="default", choices=sorted(WORLDS), help="of the simulated log")
     parser.add_argument("--seeds", type=int, nargs="+", help="instead of the chain's own")
     parser.add_argument("--methods", nargs="+", help="rows, instead of the chain's own")
+    parser.add_argument("--feedback", action="store_true", help="policies that see the rewards of earlier events")
     parser.add_argument("--no-search", action="store_true", help="methods as their YAML files have them")
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--data", help="data root; else RECALIGN_DATA, else data")
     given = parser.parse_args()
     log = given.log if given.world == "default" else f"{given.log}-{given.world}"
-    name = f"{log}-methods" + "-unsearched" * given.no_search
+    name = f"{log}-methods" + "-feedback" * given.feedback + "-unsearched" * given.no_search
     words = [f"--config={FILES[given.log]}", f"--name={name}", f"--root={given.runs}"]
     words += [f"--seeds={given.seeds}"] * bool(given.seeds) + ["--trials=0"] * given.no_search
     words += [f"--methods={given.methods}"] * bool(given.methods)
+    words += ["--stages.recommender.model.feedback=true"] * given.feedback
     words += [f"--world={json.dumps(WORLDS[given.world])}"] * (given.world != "default")
     words += [f"--data.root={given.data}"] * bool(given.data)
     if code := recalign(["chain", *words]):
         sys.exit(code)
-    report(given.runs / name, log + ", not searched" * given.no_search)
+    report(given.runs / name, log + ", policies see rewards" * given.feedback + ", not searched" * given.no_search)
 
 
 def report(folder: Path, log: str) -> None:
