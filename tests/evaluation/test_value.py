@@ -13,6 +13,7 @@ from token_policy import TokenPolicy
 
 from recalign.errors import InputError
 from recalign.evaluation.baselines import SameForAll
+from recalign.evaluation.selection import measured
 from recalign.evaluation.value import Scorers, evaluate, load_truth
 from recalign.recommender import RecommenderData
 from recalign.recommender.checkpoint import load_net
@@ -107,6 +108,21 @@ def test_popularity_is_the_share_of_the_catalogue_with_fewer_training_events(by_
     assert by_hand["it"]["popularity@10"][0] == 0  # user 1 is shown 8 to 12: one event each, none has fewer
     # user 3 is shown 3, 4 (8 of 12 items have fewer than their two), 5 and 6
     assert by_hand["it"]["popularity@10"][1] == pytest.approx((8 + 8 + 0 + 0) / 12 / 4)
+
+
+def test_a_user_who_has_met_everything_is_shown_nothing(tmp_path):
+    rows = [*[(1, v, v, 3.0) for v in range(7, 13)], *ROWS]
+    pl.DataFrame(rows, schema=["user", "item", "timestamp", "rating"], orient="row").write_csv(tmp_path / "hand.csv")
+    data = small.data_of(RecommenderData, tmp_path, "hand", split=small.LeaveLast(1, 1))
+    data.sequences.group[:] = ["A", "B2", "A"]
+    start = SameForAll(torch.zeros(12))
+    scorers = Scorers(start, {"judge@10": Lookup()}, torch.ones(3, 12))
+    with pytest.warns(UserWarning, match="before 1 test events the user had met every item"):
+        frame = evaluate({"start": start}, scorers, data, "test")["start"]
+    for name in ("judge@10", "true@10", "true", "popularity@10"):
+        assert frame[name].is_null().to_list() == [True, False]
+    assert frame["kl"].to_list() == pytest.approx([0, 0], abs=1e-6)
+    assert measured(frame)["value/true@10"] == 1
 
 
 def test_types_are_those_that_comparisons_read(by_hand):

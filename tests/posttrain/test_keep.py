@@ -129,6 +129,17 @@ def test_a_start_that_ranks_nothing_holds_nobody_back(log_root, cloned, tmp_path
     assert all(torch.equal(a, b) for a, b in zip(module.policy.parameters(), last.steps[-1], strict=True))
 
 
+def test_weights_that_are_no_numbers_are_not_handed_over(log_root, cloned, tmp_path):
+    class Ruin(Callback):
+        def on_train_batch_end(self, trainer, module, *_):
+            if trainer.global_step == 2:
+                next(module.policy.parameters()).data.fill_(float("nan"))
+
+    with pytest.warns(UserWarning, match="what is handed over is the start"):
+        module, _, data = trained(log_root, cloned, tmp_path, keep=KEEP, max_steps=2, callbacks=[Ruin()])
+    assert kept(module.policy, load_net(cloned, "policy").net, data) == 1
+
+
 def test_it_says_that_nothing_is_validated():
     trainer = SimpleNamespace(callbacks=[], limit_val_batches=0)
     with pytest.warns(UserWarning, match="model.keep cannot say"):

@@ -57,7 +57,7 @@ def measured(events: pl.DataFrame) -> Figures:
         if column not in {*RANKS, *events.columns}:
             continue
         chosen = events.filter(pl.col(flag)) if flag else events
-        values = RANKS[column](chosen["rank"].to_numpy()) if column in RANKS else chosen[column].to_numpy()
+        values = RANKS[column](chosen["rank"].to_numpy()) if column in RANKS else chosen[column].drop_nulls().to_numpy()
         figures[metric] = float(values.mean()) if len(values) else float("nan")
     return figures
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
@@ -55,7 +56,7 @@ def evaluate(
         ``cold, high, trajectory`` and the figures of the policy at that history: the scorers' mean over the ten
         unseen items shown, ``true@10`` and ``true`` (expected true reward under the policy over unseen items) where
         the truth is known, ``kl`` (to the start), ``entropy``, ``popularity@10`` (mean popularity percentile of the
-        items shown), and ``shown``, the ten items.
+        items shown), and ``shown``, the ten items. What is said of items shown is null where the user had met them all.
 
     Raises:
         InputError: users A have nothing to evaluate on in this part.
@@ -94,7 +95,10 @@ def evaluate(
                 row["true@10"] = _mean_shown(scorers.truth_UV[row["user"][:, None], column_TK], row["shown"])
             collected[name].append({k: v.numpy() for k, v in row.items()})
     above = _trajectories(data.sequences, part)
-    return {name: _frame(rows, above) for name, rows in collected.items()}
+    frames = {name: _frame(rows, above) for name, rows in collected.items()}
+    if idle := max((frame["popularity@10"].null_count() for frame in frames.values()), default=0):
+        rank_zero_warn(f"before {idle:,} {part} events the user had met every item: nothing is shown, nothing valued")
+    return frames
 
 
 def _events(batch: Batch) -> dict[str, Tensor]:
@@ -122,7 +126,7 @@ def _distribution(
 
 
 def over_unseen(logp_TV: Tensor, seen_N: Tensor, first: int = 0) -> Tensor:
-    """A policy's probabilities of the items that a user had not met, adding up to 1; 0 of the others.
+    """A policy's probabilities of the items that a user had not met, adding up to 1 if there are any; 0 of the others.
 
     Args:
         logp_TV: log-probabilities, of the states from number `first` on.
@@ -132,13 +136,13 @@ def over_unseen(logp_TV: Tensor, seen_N: Tensor, first: int = 0) -> Tensor:
     own = seen_N[:, (seen_N[0] >= first) & (seen_N[0] < first + len(logp_TV))]
     unseen_TV = logp_TV.clone()
     unseen_TV[own[0] - first, own[1] - 1] = -torch.inf
-    return unseen_TV.softmax(dim=1)
+    return unseen_TV.softmax(dim=1).masked_fill(unseen_TV.isneginf().all(dim=1, keepdim=True), 0.0)
 
 
 def _mean_shown(value_TK: Tensor, shown_TK: Tensor) -> Tensor:
-    """Mean over the items shown; item 0 stands for an empty place."""
+    """Mean over the items shown, 0 if there are none; item 0 stands for an empty place."""
     real_TK = shown_TK > 0
-    return (value_TK * real_TK).sum(dim=1) / real_TK.sum(dim=1)
+    return (value_TK * real_TK).sum(dim=1) / real_TK.sum(dim=1).clamp(min=1)
 
 
 def _popularity(sequences: Sequences) -> Tensor:
@@ -168,6 +172,9 @@ def _frame(rows: list[dict[str, np.ndarray]], above: pl.DataFrame) -> pl.DataFra
         *[pl.col(c).cast(pl.UInt32) for c in ids],
         *[pl.col(c).cast(pl.Float64) for c in columns if c not in ids | {"cold", "high"}],
     )
+    of_shown = [c for c in columns if c not in ids | {"cold", "high", "kl", "entropy"}]
+    some = pl.lit(pl.Series((shown > 0).any(axis=1)))
+    frame = frame.with_columns(*[pl.when(some).then(c).alias(c) for c in of_shown])
     frame = frame.with_columns(pl.Series("shown", shown.astype(np.uint32)))
     return frame.join(above, on="user", how="left", maintain_order="left").sort("event")
 

@@ -96,7 +96,7 @@ class KeepRanking(OtherWeights):
 
         def go(reach: float) -> None:
             for weight, first, last in zip(weights, start, trained, strict=True):
-                weight.copy_(torch.lerp(first, last, reach))
+                weight.copy_(torch.lerp(first, last, reach) if reach else first)  # a share of nan, even of 0, is nan
 
         def measured(policy: Policy) -> float:
             with trainer.precision_plugin.val_step_context():

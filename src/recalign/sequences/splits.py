@@ -159,7 +159,7 @@ class High:
         bins = self._bins(frame, train)
         limits = (
             frame.with_columns(bins.alias("bin"))
-            .filter(pl.col("split") == TRAIN)
+            .filter((pl.col("split") == TRAIN) & pl.col("bin").is_not_null())
             .group_by("bin")
             .agg(pl.col("reward").quantile(self.quantile or 0.0, "linear").alias("limit"))
         )
@@ -168,6 +168,7 @@ class High:
         return joined.select((pl.col("reward") > pl.col("limit")).fill_null(False).alias("high")).to_series()
 
     def _bins(self, frame: pl.DataFrame, train: pl.DataFrame) -> pl.Series:
+        """The bin of each event, null where ``within`` is."""
         if self.within is None:
             return pl.Series([0]).new_from_index(0, len(frame))
         if self.within not in frame.columns:
@@ -176,12 +177,13 @@ class High:
             )
         shares = np.arange(1, self.bins) / self.bins
         edges = np.quantile(train[self.within].drop_nulls().to_numpy(), shares)
-        return pl.Series(np.searchsorted(edges, frame[self.within].to_numpy()))
+        bins = pl.DataFrame({"bin": np.searchsorted(edges, frame[self.within].to_numpy()), "of": frame[self.within]})
+        return bins.select(pl.when(pl.col("of").is_not_null()).then("bin")).to_series()
 
 
 @dataclass(frozen=True)
 class UserGroups:
-    """Disjoint users for training a reward and for judging it, by a hash of the raw id (PROTOCOL, "Users").
+    """Disjoint users for training a reward and for judging it, by a hash of the raw id.
 
     ``A`` trains reward models and post-training and is what tables measure, ``B1`` trains the judges that select,
     ``B2`` those that report.
