@@ -9,6 +9,7 @@ import pytest
 import small
 import torch
 
+from recalign.errors import InputError
 from recalign.metrics import RankMetrics
 from recalign.recommender import Recommender, RecommenderData
 from recalign.recommender.training import adamw
@@ -37,6 +38,39 @@ def test_cloning_learns_the_log(data, tmp_path):
     watch = small.fit(module, data, tmp_path, epochs=8)
     assert watch.steps[0]["train/loss"] > math.log(data.num_items)
     assert watch.steps[-1]["train/loss"] < math.log(data.num_items) - 0.1  # better than knowing nothing
+
+
+RATING = pl.col("rating")
+
+
+def seeing_rewards(log_root, folder, change=RATING, **settings):
+    """Weights after an epoch of cloning that sees rewards, on the small log with changed ones."""
+    pl.read_csv(log_root / "small.csv").with_columns(change.cast(pl.Float64)).write_csv(folder / "small.csv")
+    data = small.data_of(RecommenderData, folder, users="all", **settings)
+    torch.manual_seed(0)
+    module = Recommender(small.encoder(), data.num_items, feedback=True)
+    small.fit(module, data, folder)
+    return data, [p.detach() for p in module.policy.parameters()]
+
+
+def test_the_unit_of_rewards_that_are_seen_does_not_matter(log_root, tmp_path):
+    _, plain = seeing_rewards(log_root, tmp_path)
+    _, far = seeing_rewards(log_root, tmp_path, 1000 * RATING - 40_000, high=small.High("reward >= -36000"))
+    for one, other in zip(plain, far, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-3)
+
+
+def test_cloning_learns_nothing_from_the_rewards_of_judges_users(log_root, tmp_path):
+    data, plain = seeing_rewards(log_root, tmp_path)
+    in_a = data.sequences.users.filter(pl.Series(data.sequences.users_in("A"))).implode()
+    for whose, same in ((~pl.col("user").is_in(in_a), True), (pl.col("user").is_in(in_a), False)):
+        _, other = seeing_rewards(log_root, tmp_path, pl.when(whose).then(6 - RATING).otherwise(RATING).alias("rating"))
+        assert all(a.equal(b) for a, b in zip(plain, other, strict=True)) == same
+
+
+def test_rewards_that_are_to_be_seen_must_be_there(log_root, tmp_path):
+    with pytest.raises(InputError, match=r"model\.feedback: rewards are to be seen"):
+        seeing_rewards(log_root, tmp_path, reward=None, high=None)
 
 
 def test_ranks_are_logged_for_all_and_for_high_targets(data, tmp_path):

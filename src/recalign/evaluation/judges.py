@@ -18,7 +18,7 @@ def require_apart(judges: Mapping[Path, Loaded], others: Mapping[Path, Loaded], 
     Args:
         judges: reward models by checkpoint.
         others: whose users the judges may not have met: the training reward model, post-trained policies. Not the
-            cloned policy: it read everybody's choices, and no reward.
+            cloned policy: it read everybody's choices, and rewards of users A at most.
         sequences: the log that is evaluated.
 
     Raises:

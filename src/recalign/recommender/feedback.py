@@ -10,18 +10,30 @@ class Feedback(nn.Module):
     """Adds to each event of a history what its reward was.
 
     The reward of event i stands at event i, from which event i + 1 is predicted: earlier feedback is seen, an event's
-    own never.
+    own never. Rewards are read in standard deviations from their mean, so that their unit does not matter.
 
     Args:
         dim: D, of the embeddings it is added to.
     """
 
+    mean: Tensor
+    scale: Tensor
+
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.project = nn.Linear(2, dim, bias=False)
         nn.init.normal_(self.project.weight, std=0.02)
+        self.register_buffer("mean", torch.zeros(()))
+        self.register_buffer("scale", torch.ones(()))
+
+    @torch.no_grad()
+    def calibrate(self, mean: float, scale: float) -> None:
+        """Set the mean and the standard deviation of the rewards."""
+        self.mean.fill_(mean)
+        self.scale.fill_(scale)
 
     def forward(self, reward_BL: Tensor) -> Tensor:
         """Shape: (B, L), NaN where there is no reward -> (B, L, D)."""
         known_BL = ~reward_BL.isnan()
-        return self.project(torch.stack([reward_BL.nan_to_num(), known_BL.to(reward_BL.dtype)], dim=-1))
+        z_BL = (reward_BL - self.mean) / self.scale
+        return self.project(torch.stack([z_BL.nan_to_num(), known_BL.to(reward_BL.dtype)], dim=-1))

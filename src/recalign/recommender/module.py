@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
+import polars as pl
+import torch
 from torch import Tensor
 
 from recalign.errors import InputError
@@ -12,6 +15,7 @@ from recalign.recommender.checkpoint import check_catalogue, warm_start
 from recalign.recommender.policy import SequencePolicy
 from recalign.recommender.training import PolicyModule
 from recalign.sequences import Batch
+from recalign.sequences.splits import TRAIN
 
 
 class Recommender(PolicyModule):
@@ -26,7 +30,8 @@ class Recommender(PolicyModule):
         encoder: turns embedded histories into states (`recalign.nn.HSTU`, `recalign.nn.SASRec`, ...).
         num_items: V; linked from the data by the command.
         temperature: of the softmax over cosines.
-        feedback: whether the policy sees the rewards of earlier events.
+        feedback: whether the policy sees the rewards of earlier events. In training it sees those of users A alone: the
+            rewards of the others are for judges, which are to know nothing that a policy has learned from.
         negatives: N, items drawn anew each step that a sampled softmax runs over; None: the full softmax.
         lr: AdamW's learning rate.
         weight_decay: AdamW's, on matrices only.
@@ -60,6 +65,7 @@ class Recommender(PolicyModule):
         super().__init__(SequencePolicy(encoder, num_items, temperature, feedback), lr, weight_decay, top_k)
         self.save_hyperparameters(logger=False, ignore=["top_k"])
         self.negatives = negatives
+        self.register_buffer("hidden_U", None, persistent=False)  # whose rewards are not for policies to learn from
         self.start = init_from
         self.catalogue = warm_start(self.policy, init_from, "policy") if init_from else None
 
@@ -71,8 +77,23 @@ class Recommender(PolicyModule):
     def setup(self, stage: str) -> None:
         if self.start is not None:
             check_catalogue(self.catalogue, self.data.sequences.catalogue, self.start)
+        if stage == "fit" and self.policy.past_rewards is not None:
+            seen_U = self.data.sequences.users_in("A")
+            self.hidden_U = ~torch.from_numpy(seen_U)
+            own = pl.Series(seen_U).gather(self.data.sequences.frame["user"]) & (pl.col("split") == TRAIN)
+            reward = self.data.sequences.frame.filter(own)["reward"].drop_nulls().to_numpy()
+            if not len(reward) or not reward.std() > 0:
+                raise InputError(
+                    "rewards are to be seen, and in the training part of users A there are none, or all are the same",
+                    where="model.feedback",
+                    remedy="give a reward expression that differs between events, or set model.feedback to false",
+                )
+            self.policy.past_rewards.calibrate(float(reward.mean()), float(reward.std(ddof=1)))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        if self.hidden_U is not None:
+            hidden_B1 = self.hidden_U[batch.user_B, None]
+            batch = dataclasses.replace(batch, reward_BL=batch.reward_BL.masked_fill(hidden_B1, torch.nan))
         state, target_T = self.policy.encode(batch), batch.target_T
         if self.negatives is None:
             weight_T = target_T.new_full(target_T.shape, 1 / len(target_T), dtype=batch.reward_T.dtype)

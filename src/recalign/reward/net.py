@@ -28,10 +28,10 @@ everywhere.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -86,6 +86,10 @@ class RewardNet(Readings):
             self.trait.weight[encoder.dim :, encoder.dim :] = torch.eye(kin)
         self.auxiliary: Mapping[str, Readings] = nn.ModuleDict()  # type: ignore[assignment]
 
+    def calibrate(self, reward_N: np.ndarray, item_mean_V: np.ndarray) -> None:
+        super().calibrate(reward_N, item_mean_V)
+        self.trunk.past_rewards.calibrate(float(self.mean), float(self.scale))  # type: ignore[union-attr]
+
     def start(self, beliefs: Beliefs) -> None:
         """Know of items what a factorisation of the training rewards believes."""
         mean_VF = torch.from_numpy(beliefs.items.mean_RF[1:]).float()
@@ -126,7 +130,7 @@ class RewardNet(Readings):
 
     def encode(self, batch: Batch) -> Tensor:
         """The trunk's states. Shape: (T, D)."""
-        return self.trunk.encode(dataclasses.replace(batch, reward_BL=(batch.reward_BL - self.mean) / self.scale))
+        return self.trunk.encode(batch)
 
     def recall(self, batch: Batch, h_TD: Tensor) -> tuple[Tensor, Tensor]:
         """What is known of a history before each target: the trunk's states beside the members' mean opinion of an
