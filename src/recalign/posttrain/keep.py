@@ -35,8 +35,8 @@ class KeepRanking(OtherWeights):
     Logs ``policy/reach`` and ``policy/kept``, at the run's precision: evaluation, in float32, may differ in the third
     figure.
 
-    Cost: where less would be kept, five passes over the validation events instead of one, and once one for the start.
-    Every process makes them over all events. Memory: once more the policy's weights.
+    Cost: a pass over the validation events beside validation's own, five where less would be kept; one for the start.
+    Memory: once more the policy's weights.
 
     Args:
         share: of the start's ``all/ndcg@10`` to be kept, above 0 and at most 1.
@@ -92,7 +92,7 @@ class KeepRanking(OtherWeights):
         self._others = []  # before there are new ones: they are as large as the policy
         trained = [weight.clone() for weight in weights]
         windows, batches = module.data.windows("validation"), trainer.num_val_batches
-        some = int(batches[0]) * trainer.world_size if batches else None  # what all processes validate on together
+        some = int(batches[0]) if batches else None
 
         def go(reach: float) -> None:
             for weight, first, last in zip(weights, start, trained, strict=True):
@@ -109,8 +109,7 @@ class KeepRanking(OtherWeights):
         with isolate_rng():  # a pass over a loader draws a seed
             if self._base is None:
                 self._base = measured(module.reference)
-            found = furthest(kept, self.share)
-        self._reach, share = trainer.strategy.broadcast(found)  # devices may round differently
+            self._reach, share = furthest(kept, self.share)
         self._others, self._step = trained, trainer.global_step
         go(self._reach)
         module.log_dict({"policy/reach": self._reach, "policy/kept": share})

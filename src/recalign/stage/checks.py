@@ -29,6 +29,12 @@ def before_reading(parsed: ParsedStage) -> None:
         model = parsed.config["model"]
         refuse_other_model(parsed.checkpoint, model["class_path"], model["init_args"])
     trainer = parsed.bare_trainer()  # Lightning judges the machine's part of the configuration
+    if trainer.world_size > 1:
+        raise InputError(
+            f"{trainer.world_size} processes, and a stage trains in one",
+            where="trainer.devices, trainer.num_nodes",
+            remedy="use --trainer.devices 1; seeds and methods may run beside each other, each on a device of its own",
+        )
     warn_if_bf16_is_slow(parsed.config["trainer"]["precision"], on_cpu=trainer.strategy.root_device.type == "cpu")
     if not parsed.dry:
         parsed.folder.probe()

@@ -58,7 +58,7 @@ class NaNGuard(Callback):
 
 
 class StepSeeds(Callback):
-    """Seeds torch before every batch with a function of (seed, batch number, rank).
+    """Seeds torch before every batch with a function of (seed, batch number).
 
     Dropout and sampled negatives then depend on neither validation nor where a run was interrupted: Lightning does
     not restore random states, and without this a continued run would differ from one that was never interrupted.
@@ -71,8 +71,7 @@ class StepSeeds(Callback):
         self.seed = seed
 
     def on_train_batch_start(self, trainer: Trainer, *args: Any) -> None:
-        number = _batches_done(trainer) * trainer.world_size + trainer.global_rank
-        seed = (self.seed * 0x9E3779B97F4A7C15 + number) % 2**63
+        seed = (self.seed * 0x9E3779B97F4A7C15 + _batches_done(trainer)) % 2**63
         # torch.manual_seed asks every kind of device and takes 0.1 ms, which a short step would notice.
         torch.default_generator.manual_seed(seed)
         device = trainer.strategy.root_device
