@@ -335,6 +335,20 @@ def test_a_mistake_is_named_before_anything_runs(prepared: Path, words: list[str
     assert not (prepared / "runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--data.reward=null", "--data.high=null"], "data.reward: no event has a reward in .* of users A\n"),
+        (["--stages.judge_report.data.reward=null"], "data.reward: no event has a reward in .* of users B2\n"),
+    ],
+)
+def test_rewards_that_are_missing_are_noticed_before_anything_is_trained(prepared: Path, words: list[str], said: str):
+    result = tiny.chain(prepared, "--methods", "[start, asft]", *words)
+    assert result.code == 2
+    assert re.search(said, result.err), result.err
+    assert commands(result.out) == []
+
+
 @pytest.mark.parametrize("value", ["2022-02-30", "0b_", "latin.yaml"])
 def test_what_no_yaml_can_be_is_left_to_the_stages_parser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str):
     """A day that there is not, a number without digits, a file in another encoding."""

@@ -33,7 +33,8 @@ def recommend(run: Path, users: list[int | str] | None = None, k: int = 10) -> N
     """Recommendations after the log's end, as a table.
 
     Args:
-        run: the run folder of a policy, such as runs/ml-100k/asft/seed-0; its recommendations.parquet holds all users'.
+        run: the run folder of a policy, such as runs/ml-100k/asft/seed-0; its recommendations.parquet is written anew
+            and holds all users'.
         users: raw ids of the users to show, such as [1, 7]; null: the first five.
         k: items a user.
     """

@@ -66,6 +66,7 @@ def test_logged_pairs_by_hand(tmp_path):
         assert known == expected
         assert set(losers) <= allowed
     assert tiny(tmp_path).share == pytest.approx(4 / 8)
+    assert tiny(tmp_path, max_length=2, stride=1).share == pytest.approx(4 / 8)  # partners in later windows count
 
 
 def test_logged_pairs_are_of_one_user_and_the_reward_differs(log_root):

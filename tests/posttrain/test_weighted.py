@@ -189,8 +189,34 @@ def test_it_needs_a_start():
 def test_no_weight_at_all_is_no_step(data, tmp_path):
     """A batch in which nothing is better than expected does nothing, and does not fail."""
     module = WeightedSFT(policy=a_policy(data.num_items), transform="linear")
+    module._require_weights = lambda _: None  # what other batches would have
     before = {k: v.clone() for k, v in module.policy.state_dict().items()}
     sad = small.data_of(PostTrainingData, data.root, "tastes")
     sad.advantages = np.full(len(sad.sequences.frame), -1.0, np.float32)
     after = first_step(module, sad, tmp_path)
     assert all(v.equal(after[k]) for k, v in before.items())
+
+
+def with_advantages(log_root, value) -> PostTrainingData:
+    data = small.data_of(PostTrainingData, log_root, "tastes")
+    data.advantages = np.full(len(data.sequences.frame), value, np.float32)
+    return data
+
+
+@pytest.mark.parametrize("transform", ["linear", "sign"])
+def test_a_log_in_which_nothing_has_a_weight_is_refused(log_root, tmp_path, transform):
+    data = with_advantages(log_root, -1.0)
+    with pytest.raises(InputError, match=f"model.transform {transform}: every weight is 0: .*the largest is -1"):
+        small.fit(WeightedSFT(policy=a_policy(data.num_items), transform=transform), data, tmp_path)
+
+
+def test_it_warns_where_a_few_events_have_nearly_all_of_the_weight(log_root, tmp_path, recwarn):
+    data = with_advantages(log_root, 0.0)
+    data.advantages[data.training().event[0]] = 9.0
+    module = WeightedSFT(policy=a_policy(data.num_items), clip=None)
+    with pytest.warns(UserWarning, match=r"in effect 0\.\d% of .* below 5%; raise model\.temperature \(now 1\)"):
+        small.fit(module, data, tmp_path)
+    data.advantages[:] = np.random.default_rng(0).normal(size=len(data.advantages))
+    recwarn.clear()
+    small.fit(WeightedSFT(policy=a_policy(data.num_items)), data, tmp_path)
+    assert not [one for one in recwarn if "in effect" in str(one.message)]

@@ -36,7 +36,8 @@ def run_chain(plan: Plan) -> Path:
         The chain's run folder, with ``comparison.csv`` and ``report.html``.
 
     Raises:
-        InputError: something cannot be used; a mistake in any stage's settings shows before any stage runs.
+        InputError: something cannot be used; a mistake in any stage's settings, and a group of users without rewards,
+            show before any stage runs.
         TrainingError: a stage's training cannot go on.
     """
     chain, folder = plan.chain, plan.folder
@@ -51,6 +52,7 @@ def run_chain(plan: Plan) -> Path:
         make_world(data, replace(chain.world, seed=seed) if chain.world else None)
         if seed == chain.seeds[0]:
             _check(data, folder)
+            _require_rewards(plan)
         trained = {stage: train(plan.parsed(stage, seed)) for stage in GROUND}
         ground = ground_of(trained)
         if search and seed == search.seed:
@@ -80,6 +82,15 @@ def make_world(data: RewardData, world: World | None) -> None:
     elif data.log_.name == "simulated" and not (root / "simulated").exists():
         say(f"there is no simulated log under {root}: making the default world")
         write(simulate(World()), root)
+
+
+def _require_rewards(plan: Plan) -> None:
+    """Find that the reward model or a judge has nothing to learn, or to be measured on, before the policy is cloned."""
+    for stage in GROUND:
+        data = plan.parsed(stage, plan.chain.seeds[0]).datamodule()
+        if isinstance(data, RewardData):
+            data.rated  # noqa: B018 (raises where all are alike)
+            data.require_rated("validation")
 
 
 def _check(data: RewardData, folder: Path) -> None:

@@ -122,10 +122,7 @@ def _numbers(column: pl.Series, unit: TimeUnit, rows: Rows) -> tuple[pl.Series, 
 
 def _datetimes(column: pl.Series, rows: Rows) -> tuple[pl.Series, int]:
     if column.dtype == pl.String:
-        read = _only(column, column.str.contains(r"^\d{4}-\d{2}-\d{2}")).str.to_datetime(
-            time_unit="us", time_zone="UTC", strict=False
-        )
-        column = _parsed(column, read, "datetime", rows)
+        column = _parsed(column, _iso_8601(column), "datetime", rows)
     if not isinstance(column.dtype, (pl.Datetime, pl.Date)):
         raise InputError(
             f"the column {column.name} holds {column.dtype}, not datetimes",
@@ -133,6 +130,19 @@ def _datetimes(column: pl.Series, rows: Rows) -> tuple[pl.Series, int]:
             remedy="set it to s, ms or us: numbers since 1970",
         )
     return column.cast(pl.Datetime("us")).to_physical(), PER_SECOND["datetime"]
+
+
+def _iso_8601(column: pl.Series) -> pl.Series:
+    """Text as datetimes in UTC, null where it is none; with and without an offset each by itself, since Polars takes
+    the format of the first for that of all."""
+    is_one = column.str.contains(r"^\d{4}-\d{2}-\d{2}").fill_null(False)
+    has_offset = column.str.contains(r"\d:\d{2}.*(Z|[+-]\d{2}:?\d{2})$").fill_null(False)
+    read = pl.Series(column.name, [None], pl.Datetime("us", "UTC")).new_from_index(0, len(column))
+    for mask in (is_one & has_offset, is_one & ~has_offset):
+        if mask.any():
+            text = column.filter(mask)
+            read = read.scatter(mask.arg_true(), text.str.to_datetime(time_unit="us", time_zone="UTC", strict=False))
+    return read
 
 
 def _parsed(column: pl.Series, values: pl.Series, unit: TimeUnit, rows: Rows) -> pl.Series:
@@ -145,8 +155,3 @@ def _parsed(column: pl.Series, values: pl.Series, unit: TimeUnit, rows: Rows) ->
             remedy="give ISO 8601 (2026-11-24T15:00:00+01:00)" if unit == "datetime" else f"give a number of {unit}",
         )
     return values.alias(column.name)
-
-
-def _only(column: pl.Series, mask: pl.Series) -> pl.Series:
-    """A column that is null outside a mask."""
-    return column.to_frame().select(pl.when(mask).then(pl.first())).to_series()

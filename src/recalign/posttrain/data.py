@@ -26,6 +26,8 @@ class PostTrainingData(RewardData):
 
     Not in its own: where a reward model knows little its predictions differ little, and are then to weigh little.
 
+    The arguments' own defaults need no other stage's checkpoint; A-SFT's recommended form is conf/asft.yaml's.
+
     Args:
         source: where r comes from: the log (``observed``), the reward model (``predicted``), or rho r_hat + (1 - rho) r
             with rho the reward model's measured reliability (``shrunk``). r_hat is without what the event did itself

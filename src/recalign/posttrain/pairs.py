@@ -109,12 +109,11 @@ class KTO(PostTraining):
         self.beta, self.good, self.bad = beta, good, bad
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        if batch.advantage_T is None:
-            raise TypeError("KTO needs batches with advantages: use recalign.posttrain.PostTrainingData")
+        advantage_T = self.advantages(batch)
         mismatched_T = batch.target_T.roll(len(batch.target_T) // 2)  # half a batch away stand other users
         item_TC = torch.stack([batch.target_T, mismatched_T], dim=1)
         ratio_TC = self.policy.log_probs(self.policy.encode(batch), item_TC) - self.reference_log_probs(batch, item_TC)
-        loss, figures = kto(ratio_TC[:, 0], ratio_TC[:, 1], batch.advantage_T, self.beta, self.good, self.bad)
+        loss, figures = kto(ratio_TC[:, 0], ratio_TC[:, 1], advantage_T, self.beta, self.good, self.bad)
         self.log("train/loss", loss, batch_size=len(item_TC))
         self.log_dict({f"pairs/{k}": v for k, v in figures.items()})
         self.log_drift(batch)

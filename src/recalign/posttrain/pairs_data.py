@@ -112,7 +112,8 @@ class PairData(RewardData):
     def _items(self, windows: Windows, expected: np.ndarray) -> np.ndarray:
         """The winner of each target's pair and its losers, 0 where there is none. Shape: int64 (targets, 1 + N)."""
         if self.pairs == "logged":
-            stop = np.repeat(windows.offset[1:], np.diff(windows.offset))
+            user = np.repeat(windows.user, np.diff(windows.offset))
+            stop = np.searchsorted(user, user, side="right")
             random = np.random.default_rng(self.seed)
             found = logged_pairs(windows.reward, expected, stop, self.losers, self.candidates, random)
             return np.where(found >= 0, windows.target[found], 0)

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
+from recalign.errors import InputError
 from recalign.posttrain.advantage import Transform, weights
 from recalign.posttrain.base import PostTraining
+from recalign.posttrain.data import PostTrainingData
 from recalign.posttrain.losses import weighted_likelihood
 from recalign.recommender.policy import Policy
 from recalign.sequences import Batch
+
+LEAST = 0.05
+"""Effective sample size, as a share of the events that have an advantage, below which a few decide everything."""
 
 
 class WeightedSFT(PostTraining):
@@ -19,7 +25,11 @@ class WeightedSFT(PostTraining):
 
     Logs ``train/loss``; ``advantage/{ess,max_weight,lowered,clipped,share}``: effective sample size as a share of the
     events, largest over mean weight, share of the weight that is below 0, share of clipped weights, share of events
-    that have an advantage; ``policy/kl``.
+    that have an advantage; ``policy/kl``. Warns before training where the first is below `LEAST` over all events.
+    The form that is recommended is conf/asft.yaml's, not that of the arguments' own defaults.
+
+    Raises (before training):
+        InputError: every event's weight is 0.
 
     Args:
         init_from: checkpoint whose policy is the start; null: the newest of this log.
@@ -52,6 +62,27 @@ class WeightedSFT(PostTraining):
         self.drops_out = transform != "signed"  # which compares pi with the start
         self.train()
         self.start_E: Tensor | None = None  # log pi_start of each logged event, where it is needed
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        if stage == "fit" and isinstance(self.data, PostTrainingData):
+            self._require_weights(torch.from_numpy(self.data.advantages))
+
+    def _require_weights(self, advantage_E: Tensor) -> None:
+        known_T = advantage_E[~advantage_E.isnan()]
+        size_T = weights(known_T, self.transform, self.temperature, self.clip)[0].double().abs()
+        if not size_T.any():
+            raise InputError(
+                f"every weight is 0: no event has an advantage above 0 (the largest is {known_T.max():.3g})",
+                where=f"model.transform {self.transform}",
+                remedy="give a data.reward that is above 0 for what was good, another data.baseline or transform",
+            )
+        share = float(size_T.sum().square() / (len(size_T) * size_T.square().sum()))
+        if share < LEAST:
+            rank_zero_warn(
+                f"few events have nearly all of the weight: in effect {share:.1%} of {len(size_T):,}, below "
+                f"{LEAST:.0%}; raise model.temperature (now {self.temperature:g}), or lower model.clip"
+            )
 
     def on_train_start(self) -> None:
         if self.transform == "signed":
