@@ -149,7 +149,7 @@ def load_weights(net: nn.Module, weights: dict[str, torch.Tensor], *, where: str
         raise InputError(
             f"missing: {sorted(missing)[:5]}, unexpected: {sorted(unexpected)[:5]}",
             where=where,
-            remedy="use a checkpoint of this class",
+            remedy="use a checkpoint of this class, made by this version of recalign: train that stage again",
         )
     net.load_state_dict(weights, strict=False)
     if missing or unexpected:
