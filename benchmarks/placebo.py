@@ -63,8 +63,7 @@ def of_seed(plan: Plan, seed: int) -> Iterator[tuple[str, str, float]]:
         "asft_permuted, a user's mean weight": permuted.with_columns(weight=by_user),
     }
     asked = {row: float(np.average(frame["item_mean"], weights=frame["weight"])) for row, frame in forms.items()}
-    nth = asft.select(pl.int_range(pl.len()).over("user")).to_series().to_numpy()
-    yield "every event once", "early", float((nth < 10).mean())
+    yield "every event once", "early", float((asft["earlier"].to_numpy() < 10).mean())
     once, best = asked["every event once"], asked["asft"]
     for row, frame in forms.items():
         yield row, "item_mean", asked[row]
@@ -85,7 +84,9 @@ def events(plan: Plan, method: str, seed: int) -> pl.DataFrame:
     event, model = data.frame["event"].to_numpy(), parsed.config["model"]["init_args"]
     advantage_T = torch.from_numpy(data.advantages[event])
     weight_T = weights(advantage_T, model["transform"], model["temperature"], model["clip"])[0]
-    frame = data.frame.select("user", "reward", item_mean=reward_means(data.frame)["item"], weight=weight_T.numpy())
+    earlier = pl.col("reward").is_not_null().cum_sum().over("user") - 1
+    item_mean, weight = reward_means(data.frame)["item"], pl.Series(weight_T.numpy())
+    frame = data.frame.select("user", "reward", earlier=earlier, item_mean=item_mean, weight=weight)
     return frame.filter(~np.isnan(data.advantages[event]))
 
 

@@ -110,6 +110,14 @@ def test_terms_by_hand(tmp_path):
     assert exposed.candidates({"it": policy}, data)["it"]["ndcg"].value == 1
 
 
+def test_what_is_shown_to_a_user_who_has_met_everything_is_left_out(tmp_path):
+    everything = [(3, v, 9, 4.0, False, None) for v in (1, 2, 3, 5, 5)]
+    data = exposed_log(tmp_path, [*everything, *ROWS])
+    (shown,) = exposed.exposures({"flat": SameForAll(torch.zeros(6))}, Lookup(), data).values()
+    assert data.sequences.users.gather(shown.user_N).to_list() == [1, 1]  # of user 3 nothing
+    assert np.isfinite(shown.direct_N).all()
+
+
 def test_other_users_on_request(tmp_path):
     data = exposed_log(tmp_path)
     policies = {"it": SameForAll(torch.zeros(6))}

@@ -48,6 +48,16 @@ def untrained_error(module: RewardModel, data: RewardData) -> torch.Tensor:
     return (batch.reward_T - predicted_T) / data.moments()[1] + own_T
 
 
+@pytest.mark.parametrize("share", ["trunk", "nothing"])
+def test_rewards_are_read_in_standard_deviations_from_their_mean(log_root, share):
+    data = small.data_of(RewardData, log_root)
+    module = RewardModel(data.num_items, encoder=small.encoder(), members=2, share=share)
+    module.calibrate(data)
+    for net in module.reward.nets:
+        seen = net.trunk.past_rewards
+        assert (seen.mean.item(), seen.scale.item()) == pytest.approx(data.moments()[:2])
+
+
 def test_the_loss_is_the_squared_error_in_standard_deviations(log_root, tmp_path):
     data = small.data_of(RewardData, log_root)
     torch.manual_seed(0)

@@ -84,12 +84,19 @@ def test_high_by_quantile_within_bins_uses_training_rows_only():
     assert high == [False, False, False, True, False, False, False, True, True, True]
 
 
-def test_an_event_in_no_bin_is_not_high_and_moves_no_limit():
-    frame = pl.DataFrame(
-        {"reward": [1.0, 2.0, 30.0, 40.0, 99.0, 35.0], "duration": [1, 1, 9, 9, None, None], "split": [TRAIN] * 6}
-    )
+@pytest.mark.parametrize("nothing", [None, float("nan")])
+def test_an_event_in_no_bin_is_not_high_and_moves_no_limit(nothing):
+    duration = [1.0, 1.0, 9.0, 9.0, nothing, nothing]
+    frame = pl.DataFrame({"reward": [1.0, 2.0, 30.0, 40.0, 99.0, 35.0], "duration": duration, "split": [TRAIN] * 6})
     high = High(quantile=0.75, within="duration", bins=2).mark(frame).to_list()
     assert high == [False, True, False, True, False, False]
+
+
+@pytest.mark.parametrize("within", [[None, None], ["a", "b"], [float("nan")] * 2])
+def test_bins_need_numbers(within):
+    frame = pl.DataFrame({"reward": [1.0, 2.0], "split": [TRAIN] * 2, "duration": within})
+    with pytest.raises(InputError, match=r"data\.high\.within: the column duration holds no numbers"):
+        High(quantile=0.5, within="duration").mark(frame)
 
 
 def test_high_is_false_without_a_reward():

@@ -80,6 +80,8 @@ def exposures(
 ) -> dict[str, Exposures]:
     """The exposures of a part, with what each policy and a reward model say of them, in the order of the event table.
 
+    Those to users who had met every item are left out: there is nothing that a policy could have shown instead.
+
     Raises:
         InputError: the log does not name its exposure columns, or a propensity is no probability.
     """
@@ -88,7 +90,7 @@ def exposures(
     for net in nets:
         net.eval().to(data.device)
     events = [torch.zeros(0, dtype=torch.int64)]
-    terms = {name: [torch.zeros(3, 0)] for name in policies}
+    terms = {name: [torch.zeros(4, 0)] for name in policies}
     for read in data.loader(windows):
         batch = read.to(data.device)
         states_KTS = reward.states(batch)
@@ -101,8 +103,8 @@ def exposures(
     user_N, reward_N, beta_N = (shown[name].to_numpy() for name in ("user", "reward", "propensity"))
     made = {}
     for name, parts in terms.items():
-        target_N, predicted_N, direct_N = torch.cat(parts, dim=1).double().numpy()[:, order]
-        made[name] = Exposures(user_N, reward_N, beta_N, target_N, predicted_N, direct_N)
+        *said, total_N = torch.cat(parts, dim=1).double().numpy()[:, order]
+        made[name] = Exposures(*(column[total_N != 0] for column in (user_N, reward_N, beta_N, *said)))
     return made
 
 
@@ -125,7 +127,8 @@ def exposed_windows(data: EventDataModule, part: Part, users: Group = "A") -> Wi
 
 
 def _terms(policy: Policy, state_T: Tensor, reward: RewardEnsemble, states_KTS: Tensor, batch: Batch) -> Tensor:
-    """pi(a | s), q(s, a) and sum_v pi(v | s) q(s, v) of the targets, users x items never held. Shape: (3, T)."""
+    """pi(a | s), q(s, a), sum_v pi(v | s) q(s, v) and sum_v pi(v | s), which is 0 where every item was met, of the
+    targets, users x items never held. Shape: (4, T)."""
     parts = []
     assert batch.seen_N is not None
     rows = rows_at_once(policy.num_items)
@@ -136,7 +139,7 @@ def _terms(policy: Policy, state_T: Tensor, reward: RewardEnsemble, states_KTS: 
         item_T = batch.target_T[part]
         column_T1 = (item_T - 1).clamp(min=0)[:, None]
         shown = (p_TV.gather(1, column_T1)[:, 0] * (item_T > 0), q_TV.gather(1, column_T1)[:, 0])
-        parts.append(torch.stack([*shown, (p_TV * q_TV).sum(dim=1)]))
+        parts.append(torch.stack([*shown, (p_TV * q_TV).sum(dim=1), p_TV.sum(dim=1)]))
     return torch.cat(parts, dim=1)
 
 

@@ -25,7 +25,8 @@ class WeightedSFT(PostTraining):
 
     Logs ``train/loss``; ``advantage/{ess,max_weight,lowered,clipped,share}``: effective sample size as a share of the
     events, largest over mean weight, share of the weight that is below 0, share of clipped weights, share of events
-    that have an advantage; ``policy/kl``. Warns before training where the first is below `LEAST` over all events.
+    that have an advantage; ``policy/kl``. Where a temperature decides, it warns before training of an effective sample
+    below `LEAST` of the events that have an advantage.
     The form that is recommended is conf/asft.yaml's, not that of the arguments' own defaults.
 
     Raises (before training):
@@ -78,10 +79,10 @@ class WeightedSFT(PostTraining):
                 remedy="give a data.reward that is above 0 for what was good, another data.baseline or transform",
             )
         share = float(size_T.sum().square() / (len(size_T) * size_T.square().sum()))
-        if share < LEAST:
+        if share < LEAST and self.transform in ("exponential", "rank"):
             rank_zero_warn(
                 f"few events have nearly all of the weight: in effect {share:.1%} of {len(size_T):,}, below "
-                f"{LEAST:.0%}; raise model.temperature (now {self.temperature:g}), or lower model.clip"
+                f"{LEAST:.0%}; raise model.temperature (now {self.temperature:g})"
             )
 
     def on_train_start(self) -> None:

@@ -120,6 +120,9 @@ def weights_of(checkpoint: dict[str, Any], name: str) -> dict[str, torch.Tensor]
     return {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
 
 
+OTHER_VERSION = "use a checkpoint of this class, made by this version of recalign: train that stage again"
+
+
 def load_weights(net: nn.Module, weights: dict[str, torch.Tensor], *, where: str, partial: bool = False) -> None:
     """Load weights by module name, and say what did not match.
 
@@ -149,7 +152,7 @@ def load_weights(net: nn.Module, weights: dict[str, torch.Tensor], *, where: str
         raise InputError(
             f"missing: {sorted(missing)[:5]}, unexpected: {sorted(unexpected)[:5]}",
             where=where,
-            remedy="use a checkpoint of this class, made by this version of recalign: train that stage again",
+            remedy=OTHER_VERSION,
         )
     net.load_state_dict(weights, strict=False)
     if missing or unexpected:

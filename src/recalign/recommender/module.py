@@ -30,8 +30,8 @@ class Recommender(PolicyModule):
         encoder: turns embedded histories into states (`recalign.nn.HSTU`, `recalign.nn.SASRec`, ...).
         num_items: V; linked from the data by the command.
         temperature: of the softmax over cosines.
-        feedback: whether the policy sees the rewards of earlier events. In training it sees those of users A alone: the
-            rewards of the others are for judges, which are to know nothing that a policy has learned from.
+        feedback: whether the policy sees the rewards of earlier events. In training, and in the validation that chooses
+            its epoch, it sees those of users A alone: no policy is to have learned from what judges learn from.
         negatives: N, items drawn anew each step that a sampled softmax runs over; None: the full softmax.
         lr: AdamW's learning rate.
         weight_decay: AdamW's, on matrices only.
@@ -65,7 +65,7 @@ class Recommender(PolicyModule):
         super().__init__(SequencePolicy(encoder, num_items, temperature, feedback), lr, weight_decay, top_k)
         self.save_hyperparameters(logger=False, ignore=["top_k"])
         self.negatives = negatives
-        self.register_buffer("hidden_U", None, persistent=False)  # whose rewards are not for policies to learn from
+        self.hidden_U: Tensor | None = None  # whose rewards are not for policies to learn from
         self.start = init_from
         self.catalogue = warm_start(self.policy, init_from, "policy") if init_from else None
 
@@ -77,6 +77,7 @@ class Recommender(PolicyModule):
     def setup(self, stage: str) -> None:
         if self.start is not None:
             check_catalogue(self.catalogue, self.data.sequences.catalogue, self.start)
+        self.hidden_U = None
         if stage == "fit" and self.policy.past_rewards is not None:
             seen_U = self.data.sequences.users_in("A")
             self.hidden_U = ~torch.from_numpy(seen_U)
@@ -91,10 +92,7 @@ class Recommender(PolicyModule):
             self.policy.past_rewards.calibrate(float(reward.mean()), float(reward.std(ddof=1)))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        if self.hidden_U is not None:
-            hidden_B1 = self.hidden_U[batch.user_B, None]
-            batch = dataclasses.replace(batch, reward_BL=batch.reward_BL.masked_fill(hidden_B1, torch.nan))
-        state, target_T = self.policy.encode(batch), batch.target_T
+        state, target_T = self.policy.encode(self._own(batch)), batch.target_T
         if self.negatives is None:
             weight_T = target_T.new_full(target_T.shape, 1 / len(target_T), dtype=batch.reward_T.dtype)
             loss = self.policy.weighted_nll(state, target_T, weight_T)
@@ -102,3 +100,14 @@ class Recommender(PolicyModule):
             loss = -self.policy.sampled_log_prob(state, target_T, self.negatives).mean()
         self.log("train/loss", loss, batch_size=len(target_T))
         return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        super().validation_step(self._own(batch), batch_idx)
+
+    def _own(self, batch: Batch) -> Batch:
+        """A batch without the rewards that are hidden."""
+        if self.hidden_U is None:
+            return batch
+        self.hidden_U = self.hidden_U.to(batch.user_B.device)  # once
+        hidden_B1 = self.hidden_U[batch.user_B, None]
+        return dataclasses.replace(batch, reward_BL=batch.reward_BL.masked_fill(hidden_B1, torch.nan))

@@ -155,8 +155,7 @@ class High:
         if self.expression is not None:
             marks = evaluate(frame, self.expression, "data.high.expression")
             return marks.cast(pl.Boolean).fill_null(False).alias("high")
-        train = frame.filter(pl.col("split") == TRAIN)
-        bins = self._bins(frame, train)
+        bins = self._bins(frame)
         limits = (
             frame.with_columns(bins.alias("bin"))
             .filter((pl.col("split") == TRAIN) & pl.col("bin").is_not_null())
@@ -167,7 +166,7 @@ class High:
         joined = joined.join(limits, on="bin", how="left", maintain_order="left")
         return joined.select((pl.col("reward") > pl.col("limit")).fill_null(False).alias("high")).to_series()
 
-    def _bins(self, frame: pl.DataFrame, train: pl.DataFrame) -> pl.Series:
+    def _bins(self, frame: pl.DataFrame) -> pl.Series:
         """The bin of each event, null where ``within`` is."""
         if self.within is None:
             return pl.Series([0]).new_from_index(0, len(frame))
@@ -176,8 +175,17 @@ class High:
                 f"there is no column {self.within!r}", where="data.high.within", remedy=f"columns: {frame.columns}"
             )
         shares = np.arange(1, self.bins) / self.bins
-        edges = np.quantile(train[self.within].drop_nulls().to_numpy(), shares)
-        bins = pl.DataFrame({"bin": np.searchsorted(edges, frame[self.within].to_numpy()), "of": frame[self.within]})
+        column = frame[self.within]
+        column = column.cast(pl.Float64).fill_nan(None) if column.dtype.is_numeric() else column.clear(len(column))
+        known = column.filter(frame["split"] == TRAIN).drop_nulls()
+        if not len(known):
+            raise InputError(
+                f"the column {self.within} holds no numbers in the training part",
+                where="data.high.within",
+                remedy="name a numeric column, such as a duration, or leave it out",
+            )
+        edges = np.quantile(known.to_numpy(), shares)
+        bins = pl.DataFrame({"bin": np.searchsorted(edges, column.to_numpy()), "of": column})
         return bins.select(pl.when(pl.col("of").is_not_null()).then("bin")).to_series()
 
 

@@ -10,7 +10,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, WeightAveraging
 
 from recalign.errors import InputError
-from recalign.recommender.checkpoint import read_checkpoint
+from recalign.recommender.checkpoint import OTHER_VERSION, read_checkpoint
 from recalign.recommender.handover import OtherWeights
 
 
@@ -55,6 +55,17 @@ class RunCheckpoint(ModelCheckpoint):
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]
             self._last_step = trainer.global_step
             trainer.save_checkpoint(Path(str(self.dirpath)) / "last.ckpt")
+
+
+def refuse_missing_weights(path: Path, model: LightningModule) -> None:
+    """Refuse a checkpoint that lacks weights of the model, as one of another version may.
+
+    Raises:
+        InputError: it does.
+    """
+    held = read_run_checkpoint(path)["state_dict"].keys()
+    if missing := [name for name in model.state_dict() if name not in held]:
+        raise InputError(f"missing: {missing[:5]}", where=str(path), remedy=OTHER_VERSION)
 
 
 def read_run_checkpoint(path: Path) -> dict[str, Any]:

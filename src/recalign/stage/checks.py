@@ -9,7 +9,12 @@ from lightning import LightningDataModule, LightningModule, Trainer
 from recalign.errors import InputError
 from recalign.recommender.checkpoint import check_catalogue, read_checkpoint
 from recalign.stage import upstream
-from recalign.stage.checkpoint import read_run_checkpoint, refuse_lost_weights, refuse_other_model
+from recalign.stage.checkpoint import (
+    read_run_checkpoint,
+    refuse_lost_weights,
+    refuse_missing_weights,
+    refuse_other_model,
+)
 from recalign.stage.console import warn_if_bf16_is_slow
 from recalign.stage.parsed import ParsedStage, fingerprint
 
@@ -60,6 +65,7 @@ def after_reading(
             where=str(parsed.checkpoint),
             remedy="give the log that it was trained on",
         )
+    refuse_missing_weights(parsed.checkpoint, model)
     if not parsed.training:
         return
     own = model.configure_callbacks()
