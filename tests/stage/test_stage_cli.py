@@ -212,6 +212,18 @@ def test_validate_test_and_predict_use_the_best_checkpoint_and_leave_the_run_alo
     assert len(rows(RUN.figures("test"))) == 1
 
 
+@pytest.mark.parametrize("command", ["fit", "test"])
+def test_a_checkpoint_that_lacks_weights_is_refused(command: str):
+    fit()
+    checkpoint = torch.load(RUN.last, weights_only=True)
+    name = next(iter(checkpoint["state_dict"]))
+    del checkpoint["state_dict"][name]
+    torch.save(checkpoint, RUN.last)
+    message = complaint("--ckpt_path", "last", command=command)
+    assert f"last.ckpt: missing: ['{name}']" in message
+    assert "train that stage again" in message
+
+
 @pytest.mark.parametrize("command", ["validate", "test", "predict"])
 def test_evaluation_without_a_trained_run_is_an_error(command: str):
     assert "there is no checkpoint runs/toy/recommender/seed-0/checkpoints/best.ckpt" in complaint(command=command)
