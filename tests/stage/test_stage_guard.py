@@ -48,6 +48,7 @@ def test_a_batch_that_was_skipped_is_no_reason_to_stop(folder: Path):
     guard = NaNGuard(folder / "last.ckpt")
     for output in (None, {}):
         guard.on_train_batch_end(trainer(4), None, output)  # type: ignore[arg-type]
+    assert guard.first_bad is None  # it noted nothing that a later check could raise
 
 
 def test_seeds_depend_on_seed_and_batch_alone():
