@@ -30,6 +30,11 @@ def save_text(text: str, name: str) -> Path:
     return _whole(RESULTS / f"{name}.md", text + "\n")
 
 
+def save_picture(svg: str, name: str) -> Path:
+    """Write ``benchmarks/results/<name>.svg``, whole or not at all."""
+    return _whole(RESULTS / f"{name}.svg", svg)
+
+
 def _whole(path: Path, text: str) -> Path:
     path.parent.mkdir(exist_ok=True)
     partial = path.with_suffix(".partial")
