@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import polars as pl
 import torch
 
 from recalign.errors import InputError
+from recalign.posttrain.pair_kinds import LOSERS, NEEDS, REMEDIES, Pairing
 from recalign.posttrain.pairing import Met, Pair, apart, by_event, from_policy, logged_pairs, target_against, uniform
 from recalign.posttrain.upstream import load_upstream
 from recalign.reward import RewardData
 from recalign.sequences import Windows
 from recalign.sequences.splits import TRAIN
-
-Pairing = Literal["logged", "sampled", "generated", "ensemble"]
-NEEDS: dict[Pairing, dict[str, str]] = {
-    "logged": {},
-    "sampled": {},
-    "generated": {"policy": "recommender"},
-    "ensemble": {"policy": "recommender", "reward_model": "reward"},
-}
-"""The checkpoints that each kind of pair is made with, and whose they are."""
 
 
 class PairData(RewardData):
@@ -143,17 +135,3 @@ class PairData(RewardData):
     def _upstream(self, argument: str, net: str) -> Any:
         reader = f"pairs {self.pairs!r}"
         return load_upstream(getattr(self, argument), net, self, f"data.{argument}", reader).net
-
-
-LOSERS: dict[Pairing, str] = {
-    "logged": "of the same user below that mean beside it",
-    "sampled": "drawn from the catalogue that the user had not met",
-    "generated": "drawn from the policy that the user had not met",
-    "ensemble": "whose interval lies below another's",
-}
-REMEDIES: dict[Pairing, str] = {
-    "logged": "use a reward that differs between a user's events, or pairs sampled",
-    "sampled": "draw more data.candidates, or use a reward that differs between a user's events",
-    "generated": "draw more data.candidates, or use a reward that differs between a user's events",
-    "ensemble": "use a smaller data.width, or draw more data.candidates",
-}
