@@ -36,7 +36,7 @@ ESS_FLOOR = 0.25
 
 
 def verdict(table: Table, differences: Table) -> Verdict:
-    """How far to go with this model; every comparison by the 95 % interval's worse end.
+    """How far to go with this model; by the 95 % interval's worse end, but for `GAIN`, which the estimate has to reach.
 
     - ``no_signal``: within a user it orders no better than chance, or its RMSE is not below the global mean's;
     - ``weak``: its RMSE is not 2 % below that of the best average, or not reliably below, or R2 is under 0.2;
