@@ -51,6 +51,7 @@ def main() -> None:
     parser.add_argument("--world", default="default", choices=sorted(WORLDS), help="of the simulated log")
     parser.add_argument("--seeds", type=int, nargs="+", help="instead of the chain's own")
     parser.add_argument("--methods", nargs="+", help="rows, instead of the chain's own")
+    parser.add_argument("--label", help="what to call a table of other rows, which then stands beside the log's own")
     parser.add_argument("--feedback", action="store_true", help="policies that see the rewards of earlier events")
     parser.add_argument("--no-search", action="store_true", help="methods as their YAML files have them")
     parser.add_argument("--runs", type=Path, default=Path("runs"))
@@ -66,11 +67,13 @@ def main() -> None:
     words += [f"--data.root={given.data}"] * bool(given.data)
     if code := recalign(["chain", *words]):
         sys.exit(code)
-    report(given.runs / name, log + ", policies see rewards" * given.feedback + ", not searched" * given.no_search)
+    log += ", policies see rewards" * given.feedback + ", not searched" * given.no_search
+    report(given.runs / name, log, given.label)
 
 
-def report(folder: Path, log: str) -> None:
+def report(folder: Path, log: str, label: str | None = None) -> None:
     """Print the tables and the claim of a chain that has run, and save its rows."""
+    log = f"{log}, {label}" if label else log
     frame = comparison.read(folder)
     metrics = set(frame["metric"])
     columns = {metric: text for metric, text in COLUMNS.items() if metric in metrics}
@@ -90,7 +93,8 @@ def report(folder: Path, log: str) -> None:
             "\n".join(claim(frame)),
         ]
     )
-    print(f"\n{text}\n{save(beside_other_logs(rows, 'methods'), 'methods')}\n{save_text(text, folder.name)}")
+    name = f"{folder.name}-{label}" if label else folder.name
+    print(f"\n{text}\n{save(beside_other_logs(rows, 'methods'), 'methods')}\n{save_text(text, name)}")
 
 
 def claim(frame: pl.DataFrame) -> list[str]:

@@ -316,6 +316,10 @@ def test_the_chains_yaml_names_the_run_folder():
         (["--trainer.max_epochs", "--data.root", "x"], "--trainer.max_epochs: a value must follow"),
         (["--data.root"], "--data.root: a value must follow"),
         (["--methods", "[start, asfd]"], "methods: there is no method 'asfd'\n.*asft, asft_permuted"),
+        (
+            ["--methods", "[asft, bc_rerank]"],
+            "methods: bc_rerank reranks the policy of 'bc', .*does not train\n.*add bc",
+        ),
         (["--methods", "[]"], "methods: .*is empty"),
         (["--methods", "[start, start]"], "methods: .*twice"),
         (["--seeds", "[]"], "seeds: .*is empty"),

@@ -18,7 +18,7 @@ from recalign.chain.command import split_overrides
 from recalign.chain.search import Search
 
 RUNS = Path("runs/tiny")
-METHODS = "[start, rerank, bc, asft, asft_permuted]"
+METHODS = "[start, rerank, bc, asft, asft_rerank, asft_permuted]"
 SPACES = """
 default: {model.lr: [0.001, 0.01]}
 rerank: {strength: {low: 0.5, high: 4.0, log: true}}
@@ -80,8 +80,20 @@ def test_what_was_chosen_is_trained_with_every_seed(first: tuple[Path, tiny.Said
             temperature = setting(folder, f"{method}/seed-{seed}", "model", "temperature")
             assert temperature == chosen(folder, "asft")["model.temperature"]
     table = pl.read_csv(folder / RUNS / "comparison.csv")
-    assert set(table["method"]) == {"start", "rerank", "bc", "asft", "asft_permuted"}
+    assert set(table["method"]) == {"start", "rerank", "bc", "asft", "asft_rerank", "asft_permuted"}
     assert set(table["seed"]) == {"3", "4", "all"}
+
+
+def test_a_trained_policy_is_reranked_by_what_was_chosen_for_reranking(first: tuple[Path, tiny.Said]):
+    folder, _ = first
+    for seed in (3, 4):
+        alone, served = (
+            json.loads((folder / RUNS / f"{method}/seed-{seed}/evaluation/summary.json").read_text())
+            for method in ("rerank", "asft_rerank")
+        )
+        assert 0 < alone["policy/strength"] <= chosen(folder, "rerank")["strength"]
+        assert served["policy/strength"] <= alone["policy/strength"]
+        assert served["cost/steps"] > 0
 
 
 def test_a_seed_is_a_world(first: tuple[Path, tiny.Said]):

@@ -78,6 +78,23 @@ def test_figures_are_shown_in_favour_of_asft():
     assert "high/ndcg@10: +0.0200 [+0.0100, +0.0400] against reward_weighted" in lines
 
 
+def test_asft_reranked_is_no_rival_of_its_own():
+    rows = [
+        ("asft_rerank", "all", "test", metric, *cell)
+        for metric, cell in {
+            "all/ndcg@10": (0.1, 0.1, 0.1),
+            "value/judge@10": (9.0, 8.0, 10.0),
+            "diff_asft/value/judge@10": (8.0, 7.0, 9.0),
+            "holm_asft/value/judge@10": (8.0, 7.0, 9.0),
+        }.items()
+    ]
+    cells = figures()
+    other = Cells(pl.DataFrame(rows, schema=SCHEMA, orient="row"))
+    cells._cells |= other._cells
+    cells.methods += other.methods
+    assert verdicts(cells) == verdicts(figures())
+
+
 def test_every_rival_counts_not_only_the_best_by_value():
     """bc's value is below cql's, but nobody knows how far: its interval is wide."""
     rows = [

@@ -13,7 +13,7 @@ import torch
 
 from recalign.errors import InputError
 from recalign.evaluation.comparison import compare
-from recalign.evaluation.methods import UNTRAINED, Cell, evaluate_methods
+from recalign.evaluation.methods import UNTRAINED, Cell, between, evaluate_methods
 from recalign.events import Log
 from recalign.metrics.rank import gain_ndcg
 from recalign.nn import Pooled
@@ -82,6 +82,41 @@ def test_reranking_is_as_strong_as_it_may_be(tmp_path, data, ground, method, str
     assert ndcg[method, None] < 0.9 * start <= ndcg[method, 0.9] < start
     summary = json.loads((tmp_path / method / "seed-3/evaluation/summary.json").read_text())
     assert strength < summary["policy/strength"] < 0
+
+
+def test_a_trained_policy_goes_back_with_its_reranking(tmp_path, data, ground, asft):
+    checkpoint = torch.load(asft, weights_only=True)
+    weight = checkpoint["state_dict"]["policy.item_embedding.weight"]
+    weight += 2 * weight.std() * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))  # too far
+    torch.save(checkpoint, asft)
+    full = -0.3  # towards what users like least
+    cells = [*(Cell(method, None, {}, strength=full) for method in ("start", "rerank")), Cell("asft", asft, {})]
+    cells.append(Cell("asft_rerank", asft, {"cost/steps": 7}, strength=full))
+    ndcg, value, strength = {}, {}, {}
+    for keep in (None, 0.9):
+        evaluate_methods(tmp_path, 3, [replace(cell, keep=keep) for cell in cells], ground, data)
+        for cell in cells:
+            place, key = tmp_path / cell.method / "seed-3/evaluation", (cell.method, keep)
+            frame = pl.read_parquet(place / "validation.parquet")
+            ndcg[key] = gain_ndcg(frame["rank"].to_numpy(), 10).mean()
+            value[key] = frame["train_rm@10"].mean()
+            strength[key] = json.loads((place / "summary.json").read_text()).get("policy/strength")
+    assert strength["asft_rerank", None] == strength["rerank", None] == full
+    assert value["asft_rerank", None] < value["asft", None]
+    assert ndcg["asft_rerank", None] < 0.9 * ndcg["start", None] <= ndcg["asft_rerank", 0.9]
+    assert full < strength["rerank", 0.9] < strength["asft_rerank", 0.9] < 0
+
+
+def test_between_two_policies_lie_their_weights(ground, asft):
+    start, trained = (load_net(path, "policy").net for path in (ground.start, asft))
+    for reach, nearest in ((0.0, start), (1.0, trained)):
+        for ours, theirs in zip(between(start, trained, reach).parameters(), nearest.parameters(), strict=True):
+            assert torch.equal(ours, theirs)
+    half = between(start, trained, 0.5).item_embedding.weight
+    torch.testing.assert_close(half, (start.item_embedding.weight + trained.item_embedding.weight) / 2)
+    trained.further = torch.nn.Parameter(torch.zeros(1))
+    with pytest.raises(InputError, match="weights that the start has not"):
+        between(start, trained, 0.5)
 
 
 def test_what_has_not_changed_is_kept(tmp_path, data, ground, cells):

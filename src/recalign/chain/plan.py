@@ -14,7 +14,7 @@ import yaml
 from recalign.chain.space import Settings
 from recalign.errors import InputError
 from recalign.evaluation.claim import PLACEBOS
-from recalign.evaluation.methods import GROUND, UNTRAINED
+from recalign.evaluation.methods import GROUND, UNTRAINED, beneath, is_trained
 from recalign.recommender.kept import KEEP, require_share
 from recalign.reward import RewardData
 from recalign.simulation import World
@@ -90,7 +90,14 @@ class Plan:
             raise InputError(f"{min(chain.seeds)} is no seed", where="seeds", remedy="seeds are 0 or more")
         if chain.world and self.log.stem != "simulated":
             raise InputError("only a simulated log has a world", where="world", remedy="say log: simulated")
-        self.trained = [method for method in chain.methods if method not in UNTRAINED]
+        self.trained = [method for method in chain.methods if is_trained(method)]
+        for method in chain.methods:
+            if (own := beneath(method)) is not None and own not in self.trained:
+                raise InputError(
+                    f"{method} reranks the policy of {own!r}, which this chain does not train",
+                    where="methods",
+                    remedy=f"add {own} to them" if own else "name a trained method before it",
+                )
         self.stages = [*GROUND, *self.trained]
         named = [*chain.stages, *(stage for stage in overrides if stage is not None)]
         if unknown := [stage for stage in named if stage not in self.stages]:

@@ -6,18 +6,19 @@ A stage whose inputs (data, configuration, upstream checkpoints, version of reca
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import yaml
 
-from recalign.chain.plan import Plan
+from recalign.chain.plan import Chain, Plan
 from recalign.chain.search import Search
 from recalign.chain.space import Settings
-from recalign.chain.train import ground_of, say, train
+from recalign.chain.train import Trained, ground_of, say, train
 from recalign.evaluation import comparison
 from recalign.evaluation.command import show
-from recalign.evaluation.methods import GROUND, Cell, evaluate_methods
+from recalign.evaluation.methods import GROUND, Cell, beneath, evaluate_methods
 from recalign.evaluation.report import render
 from recalign.events import data_root
 from recalign.reward import RewardData
@@ -58,18 +59,23 @@ def run_chain(plan: Plan) -> Path:
         if search and seed == search.seed:
             chosen = search.run(ground, data)
         trained |= {method: train(plan.parsed(method, seed, chosen.get(method))) for method in plan.trained}
-        cells = [
-            trained[method].cell(method)
-            if method in trained
-            else Cell(method, None, {}, chosen.get(method, {}).get("strength", chain.rerank), chain.keep)
-            for method in chain.methods
-        ]
+        cells = [_cell(method, trained, chosen, chain) for method in chain.methods]
         evaluated = evaluate_methods(folder, seed, cells, ground, data)
         say(f"evaluation, seed {seed}: {', '.join(evaluated) or 'unchanged'}")
     table = comparison.compare(folder, methods=chain.methods, seeds=chain.seeds)
     page = render(folder, searched=search is not None)
     show(table, folder / comparison.FILE, page)
     return folder
+
+
+def _cell(method: str, trained: Mapping[str, Trained], chosen: Mapping[str, Settings], chain: Chain) -> Cell:
+    """What is evaluated of a method; a trained policy is reranked as strongly as the start's would be."""
+    if method in trained:
+        return trained[method].cell(method)
+    own = beneath(method)
+    strength = chosen.get("rerank" if own else method, {}).get("strength", chain.rerank)
+    cell = trained[own].cell(method) if own else Cell(method, None, {})
+    return replace(cell, strength=strength, keep=chain.keep)
 
 
 def make_world(data: RewardData, world: World | None) -> None:

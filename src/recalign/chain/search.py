@@ -16,7 +16,7 @@ from recalign.chain.train import train
 from recalign.errors import InputError
 from recalign.evaluation.claim import ALL, KEPT
 from recalign.evaluation.command import WIDTH
-from recalign.evaluation.methods import TILTED, UNTRAINED, Cell, Ground
+from recalign.evaluation.methods import TILTED, Cell, Ground, is_trained
 from recalign.evaluation.selection import MEASURED, SEARCH, Figures, choose, choose_by_rank, validate
 from recalign.reward import RewardData
 from recalign.stage import ParsedStage
@@ -37,7 +37,7 @@ class Search:
     def __init__(self, plan: Plan, parsed: Mapping[str, ParsedStage]) -> None:
         self.plan, self.seed = plan, plan.chain.seeds[0]
         self.spaces = Spaces(plan.conf / "search.yaml")
-        searched = [m for m in plan.chain.methods if (m not in UNTRAINED or m in TILTED) and not self.spaces.leader(m)]
+        searched = [m for m in plan.chain.methods if (is_trained(m) or m in TILTED) and not self.spaces.leader(m)]
         # bc comes first: the others are measured against it
         self.methods = sorted(searched, key=lambda method: method != "bc")
         self.settings = {method: self._settings(method, parsed) for method in self.methods}

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from recalign.evaluation.cells import Cell, Cells
+from recalign.evaluation.methods import beneath
 
 HIGH, VALUE, ALL = "high/ndcg@10", "value/judge@10", "all/ndcg@10"
 KEPT = 0.95  # share of the better baseline's `all/ndcg@10` that a method must keep to be compared at all
@@ -108,9 +109,10 @@ def _rival(cells: Cells) -> Check:
     """All rivals that kept enough, and the line of the one that comes closest to speaking against A-SFT.
 
     The claim is about all of them, so it holds where each one's own 95 % interval says so, without Holm: every one must
-    pass. It fails by any one of them, so that one's interval is widened by Holm for as many as could.
+    pass. It fails by any one of them, so that one's interval is widened by Holm for as many as could. A-SFT's own
+    policy, reranked, is none of them.
     """
-    rivals = [m for m in cells.column(VALUE) if m != "asft" and kept_share(cells, m) >= KEPT]
+    rivals = [m for m in cells.column(VALUE) if "asft" not in (m, beneath(m)) and kept_share(cells, m) >= KEPT]
     if not rivals or not cells.get("asft", VALUE):
         return Check(0, f"{VALUE}: asft or its rivals were not measured")
     least = min((_behind(cells, rival) for rival in rivals), key=lambda each: each[:2])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import hashlib
 import json
@@ -15,6 +16,7 @@ import polars as pl
 import torch
 
 import recalign
+from recalign.errors import InputError
 from recalign.evaluation import exposed
 from recalign.evaluation.baselines import Rerank, RerankByMean, item_mean, popularity
 from recalign.evaluation.judges import require_apart
@@ -34,6 +36,24 @@ UNTRAINED = ("popularity", "popularity_high", "item_mean", "start", "rerank", "r
 
 TILTED = ("rerank", "rerank_item_mean")
 """Those of them that have a strength."""
+
+SERVED = "_rerank"
+"""Ends the name of a trained method whose policy is reranked at serving: ``asft_rerank``."""
+
+
+def beneath(method: str) -> str | None:
+    """The trained method whose policy a row reranks, ``asft`` of ``asft_rerank``; None for any other row."""
+    return method.removesuffix(SERVED) if method.endswith(SERVED) else None
+
+
+def is_trained(method: str) -> bool:
+    """Whether a row has a training of its own."""
+    return method not in UNTRAINED and beneath(method) is None
+
+
+def has_strength(method: str) -> bool:
+    """Whether a row is reranked."""
+    return method in TILTED or beneath(method) is not None
 
 
 @dataclass(frozen=True)
@@ -60,11 +80,12 @@ class Cell:
 
     Attributes:
         method: its name.
-        checkpoint: of its policy; None for those that take no training.
+        checkpoint: of its policy, or of the policy that it reranks; None where none was trained.
         cost: plain numbers that go with it (``cost/seconds``, ``cost/steps``, ``cost/events``).
         strength: of reranking, 1 / lambda in 1 / standard deviation of the reward.
-        keep: share of the start's ``all/ndcg@10`` on validation that reranking keeps: it grows weaker until it does;
-            None: whatever is left. A trained policy has been held to that in training.
+        keep: share of the start's ``all/ndcg@10`` on validation that reranking keeps: it grows weaker until it does,
+            and a trained policy that is reranked goes back towards the start with it; None: whatever is left. A trained
+            policy that is not has been held to that in training.
     """
 
     method: str
@@ -79,7 +100,7 @@ class Cell:
         parts: list[Any] = [self.method, own, ground, data.fingerprint, data.max_length, data.know_request]
         truth = data.log_.truth and data_root(data.root) / data.log_.truth  # which the log's digest does not know of
         parts += [_digest(truth) if truth and truth.is_file() else None]
-        parts += [(self.strength, self.keep) if self.method in TILTED else None, recalign.__version__]
+        parts += [(self.strength, self.keep) if has_strength(self.method) else None, recalign.__version__]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -121,7 +142,7 @@ def evaluate_methods(folder: Path, seed: int, cells: list[Cell], ground: Ground,
             "coverage@10": _coverage(test, data.num_items),
             **cell.cost,
         }
-        if cell.method in TILTED:
+        if has_strength(cell.method):
             summary["policy/strength"] = nets.strength(cell)
         if cell.method in shown:
             write_json(place / exposed.FILE, shown[cell.method])
@@ -135,7 +156,7 @@ class Nets:
 
     def __init__(self, ground: Ground, data: RewardData) -> None:
         self.data = data
-        self._strengths: dict[tuple[str, float, float | None], float] = {}
+        self._reaches: dict[tuple[Path | None, str, float, float | None], float] = {}
         self.start: Policy = self._load(ground.start, "policy").net
         reward = self._load(ground.reward, "reward")
         self.judges = {path: self._load(path, "reward") for path in (ground.judge_select, ground.judge_report)}
@@ -155,12 +176,10 @@ class Nets:
         return Scorers(self.start, self.rewards, known)
 
     def policy(self, cell: Cell) -> Policy:
+        if has_strength(cell.method):
+            return self._on_the_way(cell, self._reach(cell))
         if cell.checkpoint is not None:
-            trained = self._load(cell.checkpoint, "policy")
-            require_apart(self.judges, {cell.checkpoint: trained}, self.data.sequences)
-            return trained.net
-        if cell.method in TILTED:
-            return self._tilted(cell.method, self.strength(cell))
+            return self._trained(cell.checkpoint)
         _, scale, item_mean_V = self.data.moments()
         makers = {
             "start": lambda: self.start,
@@ -170,22 +189,36 @@ class Nets:
         }
         return makers[cell.method]()
 
+    def _trained(self, checkpoint: Path) -> Policy:
+        trained = self._load(checkpoint, "policy")
+        require_apart(self.judges, {checkpoint: trained}, self.data.sequences)
+        return trained.net
+
     def strength(self, cell: Cell) -> float:
         """How strong reranking may be."""
-        given = cell.method, cell.strength, cell.keep
-        if given not in self._strengths:
-            share = 1.0
-            if cell.keep is not None and (base := self._start_ndcg):
-                tilt = functools.partial(self._tilted, cell.method)
-                share, _ = furthest(lambda reach: self._ndcg(tilt(reach * cell.strength)) / base, cell.keep)
-            self._strengths[given] = share * cell.strength
-        return self._strengths[given]
+        return self._reach(cell) * self._full_strength(cell)
 
-    def _tilted(self, method: str, strength: float) -> Policy:
+    def _full_strength(self, cell: Cell) -> float:
+        """Before it grows weaker: of a trained policy's reranking what the starting policy's may be."""
+        return self.strength(Cell("rerank", None, {}, cell.strength, cell.keep)) if cell.checkpoint else cell.strength
+
+    def _reach(self, cell: Cell) -> float:
+        """How far a reranked policy may go from the start: 0 is the start itself, 1 all of it."""
+        given = cell.checkpoint, cell.method, cell.strength, cell.keep
+        if given not in self._reaches:
+            reach = 1.0
+            if cell.keep is not None and (base := self._start_ndcg):
+                reach, _ = furthest(lambda share: self._ndcg(self._on_the_way(cell, share)) / base, cell.keep)
+            self._reaches[given] = reach
+        return self._reaches[given]
+
+    def _on_the_way(self, cell: Cell, reach: float) -> Policy:
         _, scale, item_mean_V = self.data.moments()
-        if method == "rerank":
-            return Rerank(self.start, self.rewards["train_rm@10"], strength / scale)
-        return RerankByMean(self.start, torch.from_numpy(item_mean_V), strength / scale)
+        strength = reach * self._full_strength(cell) / scale
+        if cell.method == "rerank_item_mean":
+            return RerankByMean(self.start, torch.from_numpy(item_mean_V), strength)
+        policy = between(self.start, self._trained(cell.checkpoint), reach) if cell.checkpoint else self.start
+        return Rerank(policy, self.rewards["train_rm@10"], strength)
 
     @functools.cached_property
     def _start_ndcg(self) -> float:
@@ -195,6 +228,25 @@ class Nets:
         """On validation."""
         data = self.data
         return ndcg(policy.eval().to(data.device), data.loader(data.windows("validation", "A")), data.device)
+
+
+@torch.no_grad()
+def between(start: Policy, trained: Policy, reach: float) -> Policy:
+    """The policy whose weights are start + reach (trained - start), as `recalign.posttrain.KeepRanking` goes back.
+
+    Raises:
+        InputError: the two have not the same weights.
+    """
+    policy, first = copy.deepcopy(trained), dict(start.named_parameters())
+    if [(name, one.shape) for name, one in policy.named_parameters()] != [(n, one.shape) for n, one in first.items()]:
+        raise InputError(
+            "its policy has weights that the start has not, so that it cannot go back towards it",
+            where=f"methods, a name that ends in {SERVED}",
+            remedy="rerank the policy of another method",
+        )
+    for name, weight in policy.named_parameters():
+        weight.copy_(torch.lerp(first[name].to(weight), weight, reach))
+    return policy
 
 
 def _place(folder: Path, method: str, seed: int) -> Path:

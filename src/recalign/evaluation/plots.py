@@ -20,6 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from recalign.evaluation.cells import Cell, Cells
+from recalign.evaluation.claim import PLACEBOS
 
 INK, SOFT, LINE, CARD = "#101010", "#202020", "#303030", "#404040"
 ACCENT, BASELINE, PLAIN, PLACEBO, SHADE = "#505050", "#606060", "#707070", "#808080", "#909090"
@@ -187,7 +188,7 @@ def _axis_label(metric: str) -> str:
 def _colour(method: str) -> str:
     if method == "asft":
         return ACCENT
-    if method.startswith("asft_"):
+    if method in PLACEBOS:
         return PLACEBO
     return BASELINE if method in ("start", "bc", "rerank", "rerank_item_mean", *UNPOLICED) else PLAIN
 
