@@ -43,6 +43,7 @@ COLUMNS = {
 COMPARED = (ALL, HIGH, VALUE, "value/true@10")
 DIFFERENCES = {f"holm_best_bc/{metric}": metric for metric in COMPARED}
 AGAINST = {f"holm_asft/{metric}": metric for metric in COMPARED}
+OVER_RERANK = {f"holm_rerank/{metric}": metric for metric in COMPARED}
 
 
 def main() -> None:
@@ -77,10 +78,12 @@ def report(folder: Path, log: str, label: str | None = None) -> None:
     frame = comparison.read(folder)
     metrics = set(frame["metric"])
     columns = {metric: text for metric, text in COLUMNS.items() if metric in metrics}
-    rows = summary(frame, log, [*columns, *DIFFERENCES, *AGAINST])
+    rows = summary(frame, log, [*columns, *DIFFERENCES, *AGAINST, *OVER_RERANK])
     compared = [
         markdown(rows.filter(pl.col("metric").is_in(list(shown))), shown, digits=4)
-        for shown in ({m: text for m, text in each.items() if m in metrics} for each in (DIFFERENCES, AGAINST))
+        for shown in (
+            {m: text for m, text in each.items() if m in metrics} for each in (DIFFERENCES, AGAINST, OVER_RERANK)
+        )
     ]
     text = "\n\n".join(
         [
@@ -90,6 +93,8 @@ def report(folder: Path, log: str, label: str | None = None) -> None:
             compared[0],
             "Less A-SFT's, interval corrected by Holm:",
             compared[1],
+            "Less reranking's, interval corrected by Holm:",
+            compared[2],
             "\n".join(claim(frame)),
         ]
     )

@@ -56,6 +56,7 @@ def test_the_better_baseline_is_chosen_for_each_metric(tmp_path):
     write(tmp_path, "start", 0, [1, 9, 9, 9], **{"judge@10": [3, 3, 3, 3]})
     write(tmp_path, "bc", 0, [2, 2, 2, 2], **{"judge@10": [1, 1, 1, 1]})
     write(tmp_path, "asft", 0, [1, 1, 1, 1], **{"judge@10": [4, 4, 4, 5]})
+    write(tmp_path, "rerank", 0, [1, 1, 1, 1], **{"judge@10": [4, 4, 4, 4]})
     frame = compare(tmp_path, draws=200)
     start, bc = (cell(frame, method, "all/ndcg@10")[0] for method in ("start", "bc"))
     assert bc > start
@@ -64,6 +65,8 @@ def test_the_better_baseline_is_chosen_for_each_metric(tmp_path):
     assert cell(frame, "bc", "diff_best_bc/all/ndcg@10") is None
     assert cell(frame, "asft", "diff_best_bc/value/judge@10")[0] == 1.25
     assert cell(frame, "bc", "diff_asft/value/judge@10")[0] == -3.25
+    assert cell(frame, "asft", "diff_rerank/value/judge@10")[0] == 0.25
+    assert cell(frame, "rerank", "diff_rerank/value/judge@10") is None
 
 
 def test_differences_are_paired_within_seed_user_and_event(tmp_path):

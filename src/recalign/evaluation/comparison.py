@@ -48,7 +48,7 @@ METHODS = (
     *("ppo", "grpo", "ecpo", "reinforce", "cql", "iql", "awac", "sa2c", "return_conditioned"),
 )
 BASELINES = ("start", "bc")
-REFERENCES = ("best_bc", "start", "asft")
+REFERENCES = ("best_bc", "start", "asft", "rerank")
 SPLITS = ("test", "validation")
 
 RANKS = {"hr@10": lambda rank: hit(rank, 10), "ndcg@10": lambda rank: gain_ndcg(rank, 10), "mrr": reciprocal}
@@ -256,7 +256,8 @@ class SplitTable:
 
     def _differences(self, events: dict[str, dict[int, Events]]) -> Iterator[tuple[tuple[str, str], dict[int, Events]]]:
         means = {method: _mean(by_seed) for method, by_seed in events.items()}
-        for reference, against in zip(REFERENCES, (better_baseline(means), "start", "asft"), strict=True):
+        for reference in REFERENCES:
+            against = better_baseline(means) if reference == "best_bc" else reference
             if against in events:
                 for method in [method for method in events if method != against]:
                     yield (reference, method), _paired(events[method], events[against])
