@@ -32,20 +32,9 @@ from recalign.metrics.rank import gain_ndcg, hit, reciprocal
 # The order of every table. What is not named here follows, by name.
 METHODS = (
     *("popularity", "popularity_high", "item_mean", "start", "rerank", "rerank_item_mean", "bc", "filtered_bc"),
-    *(
-        "reward_weighted",
-        "exp_reward",
-        "asft",
-        "asft_rerank",
-        "asft_permuted",
-        "asft_random",
-        "dpo",
-        "ipo",
-        "sdpo",
-        "simpo",
-        "kto",
-    ),
-    *("ppo", "grpo", "ecpo", "reinforce", "cql", "iql", "awac", "sa2c", "return_conditioned"),
+    *("reward_weighted", "exp_reward", "asft", "asft_rerank", "asft_permuted", "asft_random"),
+    *("dpo", "ipo", "sdpo", "simpo", "kto", "ppo", "grpo", "ecpo", "reinforce"),
+    *("cql", "iql", "awac", "sa2c", "return_conditioned"),
 )
 BASELINES = ("start", "bc")
 REFERENCES = ("best_bc", "start", "asft", "rerank")
