@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import replace
 
@@ -18,6 +19,7 @@ from recalign.events import Log
 from recalign.metrics.rank import gain_ndcg
 from recalign.nn import Pooled
 from recalign.posttrain import PostTrainingData, WeightedSFT
+from recalign.posttrain.conditioned import ConditionedPolicy
 from recalign.recommender.checkpoint import load_net
 from recalign.reward import Judge, RewardData
 from recalign.sequences import Readers
@@ -114,9 +116,17 @@ def test_between_two_policies_lie_their_weights(ground, asft):
             assert torch.equal(ours, theirs)
     half = between(start, trained, 0.5).item_embedding.weight
     torch.testing.assert_close(half, (start.item_embedding.weight + trained.item_embedding.weight) / 2)
-    trained.further = torch.nn.Parameter(torch.zeros(1))
-    with pytest.raises(InputError, match="weights that the start has not"):
-        between(start, trained, 0.5)
+
+
+def test_a_policy_with_weights_of_its_own_goes_back_to_the_start_too(data, ground):
+    start = load_net(ground.start, "policy").net.eval()
+    trained = ConditionedPolicy(copy.deepcopy(start)).eval()
+    torch.nn.init.normal_(trained.condition[2].weight)
+    batch = next(iter(data.loader(data.windows("validation"))))
+    moved, back = (policy.log_probs(policy.encode(batch)) for policy in (trained, between(start, trained, 0.0)))
+    expected = start.log_probs(start.encode(batch))
+    assert not torch.allclose(moved, expected)
+    torch.testing.assert_close(back, expected)
 
 
 def test_what_has_not_changed_is_kept(tmp_path, data, ground, cells):

@@ -1,9 +1,13 @@
-"""What is handed over keeps its share of the start's ranking; training knows nothing of it."""
+"""What is handed over keeps its share of the start's ranking; training knows nothing of it.
+
+The log is one whose next items can be foretold, so that there is a ranking to lose.
+"""
 
 from __future__ import annotations
 
 from types import SimpleNamespace
 
+import polars as pl
 import pytest
 import small
 import tiny
@@ -14,12 +18,31 @@ from recalign.errors import InputError
 from recalign.nn.dropout import Dropout
 from recalign.posttrain import PostTrainingData, ReturnConditioned, WeightedSFT
 from recalign.posttrain.keep import KeepRanking
-from recalign.recommender import PolynomialAveraging
+from recalign.recommender import PolynomialAveraging, Recommender, RecommenderData
 from recalign.recommender.checkpoint import load_net
 from recalign.recommender.kept import KEEP, ndcg
 
-FAR = 0.3  # a rate that ruins a policy
+FAR = 0.03  # a rate that leads far from the start
 UPSTREAM = {"model.init_from": "recommender", "data.reward_model": "reward"}
+
+
+@pytest.fixture(scope="module")
+def walks(tmp_path_factory):
+    """A data root: everybody walks through the catalogue, each from another item."""
+    root, users, items, events = tmp_path_factory.mktemp("walks"), 120, 40, 20
+    rows = [(u, (7 * u + t) % items, 1 + (u * t) % 5, 1000 + t) for u in range(users) for t in range(events)]
+    pl.DataFrame(rows, schema=["user", "item", "rating", "timestamp"], orient="row").write_csv(root / "walks.csv")
+    return root
+
+
+@pytest.fixture(scope="module")
+def cloned(walks, tmp_path_factory):
+    """The checkpoint of a policy that knows the walk."""
+    data, folder = small.data_of(RecommenderData, walks, "walks", users="all"), tmp_path_factory.mktemp("start")
+    torch.manual_seed(0)
+    module = Recommender(small.encoder(), data.num_items, temperature=0.1, lr=2e-2)
+    small.fit(module, data, folder, epochs=16)
+    return small.saved(module, folder / "start.ckpt")
 
 
 class Last(Callback):
@@ -35,8 +58,15 @@ class Last(Callback):
         self.reaches.append(trainer.callback_metrics.get("policy/reach"))
 
 
-def trained(log_root, cloned, folder, keep, kind=WeightedSFT, lr=FAR, epochs=2, callbacks=(), dropout=0.0, **settings):
-    data = small.data_of(PostTrainingData, log_root, "tastes")
+class Unlearning(WeightedSFT):
+    """Loses its ranking on any machine: what was chosen becomes the least likely."""
+
+    def training_step(self, batch, batch_idx):
+        return -super().training_step(batch, batch_idx)
+
+
+def trained(walks, cloned, folder, keep, kind=Unlearning, lr=FAR, epochs=2, callbacks=(), dropout=0.0, **settings):
+    data = small.data_of(PostTrainingData, walks, "walks")
     torch.manual_seed(0)
     module, last = kind(init_from=str(cloned), lr=lr, keep=keep), Last()
     for part in module.policy.modules():
@@ -52,8 +82,8 @@ def kept(policy, start, data):
     return now / then
 
 
-def test_a_policy_that_lost_its_ranking_goes_back(log_root, cloned, tmp_path):
-    module, last, data = trained(log_root, cloned, tmp_path, keep=KEEP)
+def test_a_policy_that_lost_its_ranking_goes_back(walks, cloned, tmp_path):
+    module, last, data = trained(walks, cloned, tmp_path, keep=KEEP)
     start = load_net(cloned, "policy").net
     reach = module.trainer.callback_metrics["policy/reach"].item()
     assert 0 < reach < 1
@@ -66,9 +96,9 @@ def test_a_policy_that_lost_its_ranking_goes_back(log_root, cloned, tmp_path):
     assert kept(handed_over, start, data) == share
 
 
-def test_training_is_left_as_it_is(log_root, cloned, tmp_path):
-    free, plain, data = trained(log_root, cloned, tmp_path, keep=None, dropout=0.3)
-    _, held, _ = trained(log_root, cloned, tmp_path, keep=KEEP, dropout=0.3)
+def test_training_is_left_as_it_is(walks, cloned, tmp_path):
+    free, plain, data = trained(walks, cloned, tmp_path, keep=None, dropout=0.3)
+    _, held, _ = trained(walks, cloned, tmp_path, keep=KEEP, dropout=0.3)
     assert len(plain.steps) == len(held.steps) > 2
     for a, b in zip(plain.steps, held.steps, strict=True):
         assert all(torch.equal(one, other) for one, other in zip(a, b, strict=True))
@@ -77,22 +107,22 @@ def test_training_is_left_as_it_is(log_root, cloned, tmp_path):
     assert None not in held.reaches
 
 
-def test_where_enough_is_kept_the_last_weights_are_handed_over(log_root, cloned, tmp_path):
-    module, last, _ = trained(log_root, cloned, tmp_path, keep=0.5, lr=1e-4)
+def test_where_enough_is_kept_the_last_weights_are_handed_over(walks, cloned, tmp_path):
+    module, last, _ = trained(walks, cloned, tmp_path, keep=0.5, lr=1e-4)
     assert module.trainer.callback_metrics["policy/reach"] == 1
     assert all(torch.equal(a, b) for a, b in zip(module.policy.parameters(), last.steps[-1], strict=True))
 
 
-def test_a_policy_with_parts_of_its_own_goes_back_to_its_start(log_root, cloned, tmp_path, monkeypatch):
+def test_a_policy_with_parts_of_its_own_goes_back_to_its_start(walks, cloned, tmp_path, monkeypatch):
     monkeypatch.setattr("recalign.posttrain.keep.furthest", lambda kept, enough: (0.0, 1.0))
     with pytest.warns(UserWarning, match="what is handed over is the start"):
-        module, _, data = trained(log_root, cloned, tmp_path, keep=KEEP, kind=ReturnConditioned)
+        module, _, data = trained(walks, cloned, tmp_path, keep=KEEP, kind=ReturnConditioned)
     assert kept(module.policy, load_net(cloned, "policy").net, data) == 1
 
 
 @pytest.mark.parametrize("stop", [{"max_steps": 2}, {"max_steps": 5}, {"check_val_every_n_epoch": 9}])
-def test_what_was_not_validated_is_measured_all_the_same(log_root, cloned, tmp_path, stop):
-    module, last, data = trained(log_root, cloned, tmp_path, keep=KEEP, **stop)
+def test_what_was_not_validated_is_measured_all_the_same(walks, cloned, tmp_path, stop):
+    module, last, data = trained(walks, cloned, tmp_path, keep=KEEP, **stop)
     assert len(last.steps) == stop.get("max_steps", 6)
     start = load_net(cloned, "policy").net
     reach = module.trainer.callback_metrics["policy/reach"].item()
@@ -102,16 +132,16 @@ def test_what_was_not_validated_is_measured_all_the_same(log_root, cloned, tmp_p
     assert module.trainer.callback_metrics["policy/kept"].item() == pytest.approx(kept(module.policy, start, data))
 
 
-def test_what_is_validated_on_is_measured_on(log_root, cloned, tmp_path, monkeypatch):
-    data, counts = small.data_of(PostTrainingData, log_root, "tastes", batch_tokens=64), []
+def test_what_is_validated_on_is_measured_on(walks, cloned, tmp_path, monkeypatch):
+    data, counts = small.data_of(PostTrainingData, walks, "walks", batch_tokens=64), []
     monkeypatch.setattr("recalign.posttrain.keep.ndcg", lambda _, batches, __: counts.append(len(list(batches))) or 1.0)
     small.trainer_of(tmp_path, 1, limit_val_batches=2).fit(WeightedSFT(init_from=str(cloned), keep=KEEP), data)
     assert counts == [2, 2]  # of the start and of the policy
 
 
-def test_two_that_hand_over_other_weights_are_refused(log_root, cloned, tmp_path):
+def test_two_that_hand_over_other_weights_are_refused(walks, cloned, tmp_path):
     with pytest.raises(InputError, match="an average of the weights"):
-        trained(log_root, cloned, tmp_path, keep=KEEP, callbacks=[PolynomialAveraging()])
+        trained(walks, cloned, tmp_path, keep=KEEP, callbacks=[PolynomialAveraging()])
 
 
 @pytest.mark.parametrize("share", [0, -0.5, 97, float("nan")])
@@ -120,20 +150,20 @@ def test_a_share_is_above_0_and_at_most_1(cloned, share):
         WeightedSFT(init_from=str(cloned), keep=share)
 
 
-def test_a_start_that_ranks_nothing_holds_nobody_back(log_root, cloned, tmp_path, monkeypatch):
+def test_a_start_that_ranks_nothing_holds_nobody_back(walks, cloned, tmp_path, monkeypatch):
     monkeypatch.setattr("recalign.posttrain.keep.ndcg", lambda *_: 0.0)
-    module, last, _ = trained(log_root, cloned, tmp_path, keep=KEEP)
+    module, last, _ = trained(walks, cloned, tmp_path, keep=KEEP)
     assert all(torch.equal(a, b) for a, b in zip(module.policy.parameters(), last.steps[-1], strict=True))
 
 
-def test_weights_that_are_no_numbers_are_not_handed_over(log_root, cloned, tmp_path):
+def test_weights_that_are_no_numbers_are_not_handed_over(walks, cloned, tmp_path):
     class Ruin(Callback):
         def on_train_batch_end(self, trainer, module, *_):
             if trainer.global_step == 2:
                 next(module.policy.parameters()).data.fill_(float("nan"))
 
     with pytest.warns(UserWarning, match="what is handed over is the start"):
-        module, _, data = trained(log_root, cloned, tmp_path, keep=KEEP, max_steps=2, callbacks=[Ruin()])
+        module, _, data = trained(walks, cloned, tmp_path, keep=KEEP, max_steps=2, callbacks=[Ruin()])
     assert kept(module.policy, load_net(cloned, "policy").net, data) == 1
 
 

@@ -16,7 +16,6 @@ import polars as pl
 import torch
 
 import recalign
-from recalign.errors import InputError
 from recalign.evaluation import exposed
 from recalign.evaluation.baselines import Rerank, RerankByMean, item_mean, popularity
 from recalign.evaluation.judges import require_apart
@@ -232,20 +231,10 @@ class Nets:
 
 @torch.no_grad()
 def between(start: Policy, trained: Policy, reach: float) -> Policy:
-    """The policy whose weights are start + reach (trained - start), as `recalign.posttrain.KeepRanking` goes back.
-
-    Raises:
-        InputError: the two have not the same weights.
-    """
-    policy, first = copy.deepcopy(trained), dict(start.named_parameters())
-    if [(name, one.shape) for name, one in policy.named_parameters()] != [(n, one.shape) for n, one in first.items()]:
-        raise InputError(
-            "its policy has weights that the start has not, so that it cannot go back towards it",
-            where=f"methods, a name that ends in {SERVED}",
-            remedy="rerank the policy of another method",
-        )
-    for name, weight in policy.named_parameters():
-        weight.copy_(torch.lerp(first[name].to(weight), weight, reach))
+    """The policy whose weights are start + reach (trained - start), as `recalign.posttrain.KeepRanking` goes back."""
+    policy = copy.deepcopy(trained)
+    for weight, first in zip(policy.parameters(), trained.origin(start), strict=True):
+        weight.copy_(torch.lerp(first.to(weight), weight, reach))
     return policy
 
 

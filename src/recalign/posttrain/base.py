@@ -72,10 +72,6 @@ class PostTraining(PolicyModule):
     def configure_callbacks(self) -> list[Callback]:
         return [] if self.keep is None else [KeepRanking(self.keep)]
 
-    def origin(self) -> list[Tensor]:
-        """The policy's parameters as they are at the start, in their order."""
-        return list(self.reference.parameters())
-
     def setup(self, stage: str) -> None:
         if self.start is not None:
             check_catalogue(self.catalogue, self.data.sequences.catalogue, self.start)

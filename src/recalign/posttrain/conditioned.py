@@ -41,6 +41,11 @@ class ConditionedPolicy(Policy):
         self.asked: Tensor
         self.register_buffer("asked", torch.zeros(()))
 
+    def origin(self, start: Policy) -> list[Tensor]:
+        """The start, and a condition that does not move its states."""
+        first, last = self.condition[0], self.condition[2]
+        return [*start.parameters(), *first.parameters(), *(torch.zeros_like(one) for one in last.parameters())]
+
     def encode(self, batch: Batch) -> Tensor:
         return self.encode_given(batch, self.asked.expand(len(batch.row_T)))
 
@@ -112,11 +117,6 @@ class ReturnConditioned(PostTraining):
         super().setup(stage)
         if stage == "fit" and isinstance(self.data, PostTrainingData):
             self.policy.asked.fill_(float(np.nanquantile(self.data.advantages, self.ask)))
-
-    def origin(self) -> list[Tensor]:
-        """The start, and a condition that does not move its states."""
-        first, last = self.policy.condition[0], self.policy.condition[2]
-        return [*super().origin(), *first.parameters(), *(torch.zeros_like(one) for one in last.parameters())]
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         optimizer = adamw(self.policy.base, self.lr, self.weight_decay)

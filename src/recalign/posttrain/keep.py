@@ -88,7 +88,7 @@ class KeepRanking(OtherWeights):
     @torch.no_grad()
     def _go_back(self, trainer: Trainer, module: PostTraining) -> None:
         """Leave the policy at the weights to hand over; its own are the others, until they are swapped back."""
-        start, weights = module.origin(), self._weights(module)
+        start, weights = module.policy.origin(module.reference), self._weights(module)
         self._others = []  # before there are new ones: they are as large as the policy
         trained = [weight.clone() for weight in weights]
         windows, batches = module.data.windows("validation"), trainer.num_val_batches

@@ -55,6 +55,10 @@ class Policy(Recorded, nn.Module, ABC):
         Shape: state (T, ...), items int64 (T, C) or None -> (T, C), or (T, V) where column v - 1 is item v.
         """
 
+    def origin(self, start: Policy) -> list[Tensor]:
+        """The parameters, in their order, with which this policy is the one that it was trained from."""
+        return list(start.parameters())
+
     def log_prob(self, state: Tensor, item: Tensor) -> Tensor:
         """Log-probability of one item a state. Shape: (T, ...), int64 (T,) -> (T,)."""
         return self.log_probs(state, item[:, None])[:, 0]
