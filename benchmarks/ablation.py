@@ -21,7 +21,7 @@ from tables import SCHEMA, beside_other_logs, commit, markdown, save
 from recalign.chain import GROUND, Chain, Plan
 from recalign.chain.run import make_world
 from recalign.chain.train import ground_of, train
-from recalign.evaluation.methods import Cell
+from recalign.evaluation.methods import Cell, Ground
 from recalign.evaluation.selection import validate
 from recalign.metrics.bootstrap import CrossedBootstrap
 from recalign.reward import RewardData
@@ -86,9 +86,7 @@ def main() -> None:
 
 def of_seed(plan: Plan, seed: int) -> Iterator[tuple[str, Figures]]:
     """Validation figures of `start`, `bc` and every cell."""
-    data: RewardData = plan.parsed("reward", seed).datamodule()  # type: ignore[assignment]
-    make_world(data, replace(plan.chain.world, seed=seed) if plan.chain.world else None)
-    ground = ground_of({stage: train(plan.parsed(stage, seed)) for stage in GROUND})
+    ground, data = grounded(plan, seed, replace(plan.chain.world, seed=seed) if plan.chain.world else None)
     runs = {row: train(plan.trial("asft", seed, row.replace(" ", "-"), settings)) for row, settings in CELLS.items()}
     runs["bc"] = train(plan.trial("bc", seed, "bc", {}))
     cells = {run.folder: run.cell("bc" if row == "bc" else "asft") for row, run in runs.items()}
@@ -101,6 +99,13 @@ def of_seed(plan: Plan, seed: int) -> Iterator[tuple[str, Figures]]:
         logged = pl.read_csv(run.folder / "metrics.csv", infer_schema_length=None)["advantage/ess"]
         figures[row]["ess"] = float(logged.drop_nulls().mean())  # type: ignore[arg-type]
     yield from figures.items()
+
+
+def grounded(plan: Plan, seed: int, world: World | None) -> tuple[Ground, RewardData]:
+    """What the methods of a seed rest on, trained, and the data that they are valued on."""
+    data: RewardData = plan.parsed("reward", seed).datamodule()  # type: ignore[assignment]
+    make_world(data, world)
+    return ground_of({stage: train(plan.parsed(stage, seed)) for stage in GROUND}), data
 
 
 def add_kept(figures: dict[str, Figures]) -> None:

@@ -11,15 +11,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import polars as pl
-from ablation import Figures, add_kept, spread
+from ablation import Figures, add_kept, grounded, spread
 from tables import SCHEMA, commit
 
-from recalign.chain import GROUND, Plan
-from recalign.chain.run import make_world
-from recalign.chain.train import ground_of, train
+from recalign.chain import Plan
+from recalign.chain.train import train
 from recalign.evaluation.methods import Cell
 from recalign.evaluation.selection import validate
-from recalign.reward import RewardData
 from recalign.simulation import World
 
 STRENGTHS = (0.5, 1.0, 2.0, 4.0)  # of reranking: its rates
@@ -39,9 +37,7 @@ class Family(NamedTuple):
 
 def of_seed(plan: Plan, seed: int, world: World | None, families: Iterable[Family]) -> dict[Key, Figures]:
     """Validation figures of `start`, reranking at each strength, and every family at each of its rates."""
-    data: RewardData = plan.parsed("reward", seed).datamodule()  # type: ignore[assignment]
-    make_world(data, world)
-    ground = ground_of({stage: train(plan.parsed(stage, seed)) for stage in GROUND})
+    ground, data = grounded(plan, seed, world)
     cells: dict[Key, tuple[Path, Cell]] = {
         START: (plan.trial_folder("start", seed, "start"), Cell("start", None, {})),
     }

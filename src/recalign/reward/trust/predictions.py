@@ -22,7 +22,7 @@ def predicted_rewards(reward: RewardEnsemble, batch: Batch) -> Predicted:
     """Events with a reward and a known item, the members' mean, and their standard deviation (0 for one): (N,) each."""
     rated_T = _rated(batch)
     predicted_KN = reward.predictions(reward.states(batch)[:, rated_T], batch.target_T[rated_T])
-    return batch.event_T[rated_T], predicted_KN.mean(dim=0), predicted_KN.std(dim=0, correction=0)
+    return batch.event_T[rated_T], *_summary(predicted_KN)
 
 
 def concatenated(parts: list[Predicted]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -61,13 +61,19 @@ def predictions(reward: RewardEnsemble, batches: Iterable[Batch]) -> pl.DataFram
         )
         index_NC = index_NC.clamp(max=len(item_N) - 1)
         predicted_KNC = reward.predictions(state_KNS, item_N[index_NC])
-        predicted_NC = predicted_KNC.mean(dim=0)
+        predicted_NC, spread_NC = _summary(predicted_KNC)
         same_NC = (row_N[index_NC] == row_N[:, None]) & (index_NC.diff(dim=1, prepend=index_NC[:, :1] - 1) > 0)
         ahead.append((predicted_NC - predicted_NC[:, :1]).where(same_NC, torch.nan)[:, 1:].cpu())
-        parts.append((batch.event_T[rated_T], predicted_NC[:, 0], predicted_KNC[:, :, 0].std(dim=0, correction=0)))
+        parts.append((batch.event_T[rated_T], predicted_NC[:, 0], spread_NC[:, 0]))
     event, mean, spread = concatenated(parts)
     columns = {"event": pl.Series(event).cast(pl.UInt32), "model": mean, "spread": spread}
     return pl.DataFrame(columns | {"ahead": torch.cat(ahead).float().numpy()}).sort("event")
+
+
+def _summary(predicted_KN: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation over the members, as `torch.std_mean`, which warns where there is no event."""
+    mean_N = predicted_KN.mean(dim=0)
+    return mean_N, (predicted_KN - mean_N).square().mean(dim=0).sqrt()
 
 
 def _rated(batch: Batch) -> Tensor:
