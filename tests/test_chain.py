@@ -14,6 +14,8 @@ import pytest
 import tiny
 import torch
 import wandb
+import yaml
+from filelock import FileLock
 
 from recalign.chain import GROUND, Chain, Plan
 from recalign.chain import plan as chain_plan
@@ -193,6 +195,40 @@ def test_an_interrupted_chain_goes_on_where_it_was(again: Path, monkeypatch: pyt
     assert stages(said.out) == ["asft"]
 
 
+def test_one_process_at_a_time_runs_a_chain_in_a_folder(again: Path):
+    with FileLock(again / RUNS / ".lock"):
+        result = tiny.chain(again)
+    assert result.code == 2
+    assert "runs/tiny: another process is running a chain in this folder" in result.err
+    assert tiny.chain(again).code == 0
+
+
+def test_another_logs_chain_is_not_replaced(again: Path):
+    log = yaml.safe_load((again / "conf/data/simulated.yaml").read_text())
+    log["data"]["log"]["name"] = "other"
+    (again / "conf/data/other.yaml").write_text(yaml.safe_dump(log))
+    result = tiny.chain(again, "--log=other")
+    assert result.code == 2
+    assert "runs/tiny: it holds a chain of the log 'simulated', and this one is of 'other'" in result.err
+    assert commands(result.out) == []
+
+
+def test_a_finished_run_stays_where_a_reward_model_of_another_reward_is_refused(again: Path):
+    run, reward = again / RUNS / "asft/seed-0", again / RUNS / "reward/seed-0/checkpoints/best.ckpt"
+    words = [f"--config={run}/config.yaml", "--data.reward=0 - reward", f"--data.reward_model={reward}"]
+    result = tiny.recalign(again, "fit", *words)
+    assert result.code == 2
+    assert "this reward model predicts 'reward', and the reward here is '0 - reward'" in result.err
+    assert (run / "checkpoints/best.ckpt").is_file()
+    assert not run.with_name("seed-0.previous").exists()
+
+
+def test_where_no_method_has_settings_nothing_is_searched(again: Path):
+    result = tiny.chain(again, "--trials=2", "--methods=[popularity, start]")
+    assert result.code == 0, result.err
+    assert not (again / RUNS / "search.csv").exists()
+
+
 def test_the_printed_line_runs_alone_and_gives_the_same_weights(again: Path, first: tuple[Path, tiny.Said]):
     line = commands(first[1].out)[-1]
     said = tiny.recalign(again, *shlex.split(line)[1:], "--run.name=alone")
@@ -315,7 +351,14 @@ def test_the_chains_yaml_names_the_run_folder():
         (["--model.lr", "3"], "write --stages.STAGE.model.lr VALUE"),
         (["--trainer.max_epochs", "--data.root", "x"], "--trainer.max_epochs: a value must follow"),
         (["--data.root"], "--data.root: a value must follow"),
-        (["--methods", "[start, asfd]"], "methods: there is no method 'asfd'\n.*asft, asft_permuted"),
+        (["--methods", "[start, asfd]"], "methods: there is no method 'asfd'\n.*did you mean asft?"),
+        (["--methods", "[start, magic]"], "methods: there is no method 'magic'\n.*asft, asft_permuted"),
+        (["--methods", "[start, judge_report]"], "methods: judge_report is no method\n.*every chain trains it"),
+        (["--methods", "[start, start_rerank]"], "reranks the policy of 'start', .*\n.*name a method that is trained"),
+        (["--rerank", "-1"], "chain.rerank: -1.0 is not 0 or above"),
+        (["--trainer.max_epochs", "0"], "recommender, trainer.max_epochs: 0, and a chain trains"),
+        (["--stages.asft.trainer.limit_val_batches", "0"], "asft, trainer.limit_val_batches: 0, and a chain trains"),
+        (["--trainer.fast_dev_run", "true"], "recommender, trainer.fast_dev_run: .*dry run"),
         (
             ["--methods", "[asft, bc_rerank]"],
             "methods: bc_rerank reranks the policy of 'bc', .*does not train\n.*add bc",
@@ -344,6 +387,7 @@ def test_a_mistake_is_named_before_anything_runs(prepared: Path, words: list[str
     [
         (["--data.reward=null", "--data.high=null"], "data.reward: no event has a reward in .* of users A\n"),
         (["--stages.judge_report.data.reward=null"], "data.reward: no event has a reward in .* of users B2\n"),
+        (["--data.share_a=1"], r"data\.share_a: there are no users B1 in this log\n"),
     ],
 )
 def test_rewards_that_are_missing_are_noticed_before_anything_is_trained(prepared: Path, words: list[str], said: str):

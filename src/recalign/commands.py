@@ -9,7 +9,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from recalign.errors import InputError
+from recalign.errors import InputError, require_positive
 from recalign.events import render
 from recalign.recommender.training import RECOMMENDATIONS
 from recalign.sequences import EventDataModule
@@ -38,6 +38,7 @@ def recommend(run: Path, users: list[int | str] | None = None, k: int = 10) -> N
         users: raw ids of the users to show, such as [1, 7]; null: the first five.
         k: items a user.
     """
+    require_positive("recommend", k=k)
     run_stage(["predict", *_configured(run), f"--model.top_k={k}"])
     frame = pl.read_parquet(run / RECOMMENDATIONS).with_columns(pl.col("user", "item").cast(pl.String))
     known = frame["user"].unique(maintain_order=True)

@@ -16,6 +16,7 @@ import yaml
 from recalign.chain import Chain, Plan
 from recalign.chain.command import split_overrides
 from recalign.chain.search import Search
+from recalign.errors import InputError
 
 RUNS = Path("runs/tiny")
 METHODS = "[start, rerank, bc, asft, asft_rerank, asft_permuted]"
@@ -140,6 +141,33 @@ def test_a_mistake_in_the_spaces_is_named_before_anything_runs(tmp_path: Path, s
     result = tiny.chain(tmp_path, "--methods=[start, bc]", "--trials=2")
     assert (result.code, result.out) == (2, "")
     assert re.search(said, result.err), result.err
+
+
+def test_a_trial_that_cannot_be_trained_is_not_chosen(tmp_path: Path):
+    tiny.prepare(tmp_path)
+    (tmp_path / "conf/search.yaml").write_text("bc: {model.lr: [0.001]}\nasft: {model.temperature: [-1.0]}")
+    result = tiny.chain(tmp_path, "--methods=[start, bc, asft]", "--trials=2")
+    assert result.code == 0, result.err
+    assert (
+        "trial 1 of asft, {'model.temperature': -1.0}, cannot be trained, and is not chosen: model.temp" in result.out
+    )
+    tried = pl.read_csv(tmp_path / RUNS / "search.csv").filter(method="asft")
+    assert tried["chosen"].to_list() == tried["chosen_by_high"].to_list() == [True, False]
+    assert tried["kept"].is_null().to_list() == [False, True]
+
+
+def test_a_method_of_which_no_trial_can_be_trained_ends_the_chain(again: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(again)
+    chain = Chain(log="simulated", methods=["bc"], trials=3, data={"root": "data"})
+    plan = Plan(chain, Path("conf/chain/tiny.yaml"), {})
+
+    def refuse(*_):
+        raise InputError("no")
+
+    monkeypatch.setattr("recalign.chain.search.train", refuse)
+    monkeypatch.setattr(plan, "trial", refuse)
+    with pytest.raises(InputError, match="no"):
+        Search(plan, plan.parse())._cells("bc")
 
 
 def test_placebos_need_what_they_take_their_setting_from(tmp_path: Path):

@@ -45,6 +45,13 @@ def test_a_file_is_read_method_by_method(tmp_path: Path):
     assert (spaces.leader("asft_random"), spaces.leader("asft"), spaces.leader("bc")) == ("asft", None, None)
 
 
+def test_ends_that_yaml_takes_for_text_are_numbers(tmp_path: Path):
+    file = tmp_path / "search.yaml"
+    file.write_text("asft: {lr: {low: 1e-5, high: 1e-4, log: true}}")
+    tried = proposals(Spaces(file).space("asft"), {"lr": 3e-5}, 4, seed=0)
+    assert all(1e-5 <= setting["lr"] <= 1e-4 for setting in tried)
+
+
 @pytest.mark.parametrize(
     "text",
     [

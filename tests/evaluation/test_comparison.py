@@ -52,6 +52,17 @@ def test_values_by_hand(tmp_path):
     assert comparison.read(tmp_path).equals(frame)
 
 
+def test_what_rests_on_something_else_is_not_compared(tmp_path):
+    write(tmp_path, "start", 0, [1, 3, 0, 20], {"ground": "a"})
+    write(tmp_path, "bc", 0, [1, 3, 0, 20], {"ground": "a"})
+    write(tmp_path, "bc", 1, [1, 3, 0, 20], {"ground": "c"})  # seeds rest on networks of their own
+    compare(tmp_path, draws=50)
+    write(tmp_path, "asft", 0, [1, 3, 0, 20], {"ground": "b"})
+    with pytest.raises(InputError, match=r"bc, seed 0: it rests on other data, or on other .* than asft"):
+        compare(tmp_path, draws=50)
+    compare(tmp_path, draws=50, methods=["start", "bc"])
+
+
 def test_the_better_baseline_is_chosen_for_each_metric(tmp_path):
     write(tmp_path, "start", 0, [1, 9, 9, 9], **{"judge@10": [3, 3, 3, 3]})
     write(tmp_path, "bc", 0, [2, 2, 2, 2], **{"judge@10": [1, 1, 1, 1]})

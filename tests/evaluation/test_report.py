@@ -11,7 +11,8 @@ from rich.console import Console
 
 from recalign.errors import InputError
 from recalign.evaluation import page, sources
-from recalign.evaluation.comparison import SCHEMA, compare
+from recalign.evaluation.cells import Cells
+from recalign.evaluation.comparison import SCHEMA, compare, read
 from recalign.evaluation.report import render, terminal_table
 
 VOID = {"meta", "br", "link", "hr", "img"}
@@ -177,6 +178,13 @@ def test_a_search_is_drawn_method_by_method(made_up_chain, tmp_path):
     assert "asft, temperature" in page
     assert "rerank, strength" in page
     assert "What the search found" not in render(folder, searched=False).read_text()
+
+
+def test_methods_may_have_different_seeds(chain, tmp_path):
+    folder = shutil.copytree(chain, tmp_path / "differs")
+    shutil.rmtree(folder / Cells(read(folder)).methods[0] / "seed-0")
+    compare(folder, draws=50)
+    assert "750 test events of 150 users" in Strict(render(folder).read_text()).words
 
 
 def test_what_an_earlier_chain_left_is_not_shown(chain, tmp_path):

@@ -104,6 +104,14 @@ def test_they_raise_the_reward_of_a_reward_model_that_is_right(data, start, tast
         assert watch.steps[-1]["sampled/value_error"] < watch.steps[0]["sampled/value_error"]
 
 
+def test_one_item_of_one_state_has_no_advantage_and_does_no_harm(data, start, taste):
+    module, batch = PPO(policy=copy.deepcopy(start), reward=taste, samples=1), small.batch_of(data, "train", rows=1)
+    one = batch.keep(torch.arange(len(batch.row_T)) == 0)
+    rollout = roll_out(start, start, module.environment, one, samples=1, candidates=5)
+    loss = module.surrogate(rollout, rollout.old_TS, start.encode(one), torch.zeros(()))
+    assert loss.isfinite()
+
+
 def test_a_strong_kl_holds_them_back(data, start, taste, tmp_path):
     def moved(kind, kl):
         module = kind(policy=copy.deepcopy(start), reward=taste, candidates=1000, lr=3e-3, kl=kl)

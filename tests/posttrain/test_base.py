@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from recalign.nn import Pooled
-from recalign.posttrain import GRPO, KTO, PPO, PairData, PostTrainingData, Preferences, Reinforce, WeightedSFT
+from recalign.posttrain import GRPO, KTO, PPO, PairData, PostTrainingData, Preferences, Reinforce, WeightedSFT, weighted
 from recalign.posttrain.base import PROBE, STATES, PostTraining
 from recalign.recommender import Recommender, RecommenderData
 from recalign.recommender.policy import SequencePolicy
@@ -66,6 +66,17 @@ def test_before_the_first_step_a_policy_is_what_it_is_compared_with(
     assert modes.seen == [False] * 6
     module.train()
     assert not module.policy.training
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_what_signed_weights_compare_with_is_rounded_alike(log_root, dropping, tmp_path, monkeypatch, precision):
+    found, likelihood = [], weighted.weighted_likelihood
+    compared = lambda logp_T, *rest: found.append((logp_T.detach(), rest[-1])) or likelihood(logp_T, *rest)  # noqa: E731
+    monkeypatch.setattr(weighted, "weighted_likelihood", compared)
+    data = small.data_of(PostTrainingData, log_root, "tastes")
+    module = WeightedSFT(init_from=str(dropping), transform="signed")
+    small.trainer_of(tmp_path, 1, limit_train_batches=1, precision=precision).fit(module, data)
+    torch.testing.assert_close(*found[0], atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("transform", ["exponential", "signed"])

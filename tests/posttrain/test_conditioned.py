@@ -16,7 +16,6 @@ from token_policy import TokenPolicy
 from recalign.errors import InputError
 from recalign.nn import HSTU
 from recalign.posttrain import PostTrainingData, ReturnConditioned
-from recalign.recommender import RecommenderData
 from recalign.recommender.checkpoint import load_net
 
 
@@ -91,13 +90,6 @@ def test_a_policy_of_several_tokens_an_item_runs_through_it(data, tmp_path):
     module = ReturnConditioned(policy=tokens, lr=5e-3, condition_lr=3e-2)
     small.fit(module, data, tmp_path, epochs=30)
     assert small.liked(module.policy, data) > before + 0.02
-
-
-def test_a_policy_of_another_kind_of_batch_is_told_so(log_root, start, tmp_path):
-    with pytest.raises(TypeError, match="PostTrainingData"):
-        small.fit(
-            ReturnConditioned(policy=copy.deepcopy(start)), small.data_of(RecommenderData, log_root, "tastes"), tmp_path
-        )
 
 
 def test_it_runs_through_the_command(tmp_path: Path):

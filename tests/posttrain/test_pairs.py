@@ -63,13 +63,6 @@ def test_with_one_loser_a_run_of_softmax_dpo_is_a_run_of_dpo(data, cloned, tmp_p
         assert one["train/loss"] == pytest.approx(other["train/loss"], rel=1e-4)
 
 
-def test_other_batches_are_told_what_is_missing(log_root, data, cloned, tmp_path):
-    with pytest.raises(TypeError, match="PairData"):
-        small.fit(Preferences(str(cloned)), small.data_of(PostTrainingData, log_root, "tastes"), tmp_path)
-    with pytest.raises(TypeError, match="PostTrainingData"):
-        small.fit(KTO(str(cloned)), data, tmp_path)
-
-
 def test_every_method_and_every_kind_of_pair_runs_through_the_command(tmp_path):
     folder = tiny.prepare(tmp_path)
     settings = ["--stages.reward.model.members=2", "--stages.dpo.data.pairs=ensemble", "--stages.dpo.data.width=0.1"]

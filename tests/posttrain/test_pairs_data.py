@@ -99,7 +99,8 @@ rewards = st.lists(st.lists(st.sampled_from([1.0, 2.0, 3.0, np.nan]), min_size=1
 def test_both_events_of_a_pair_were_to_come_and_one_is_the_historys_own(values, mean, losers, seed):
     reward, user = np.concatenate(values), np.repeat(np.arange(len(values)), [len(v) for v in values])
     stop = np.cumsum([len(v) for v in values])[user]
-    found = logged_pairs(reward, np.full(len(reward), mean), stop, losers, 64, np.random.default_rng(seed))
+    random, place = np.random.default_rng(seed), np.arange(len(reward))
+    found = logged_pairs(reward, np.full(len(reward), mean), place + 1, place, stop, losers, 64, random)
     for event, (winner, *others) in enumerate(found):
         behind = reward[event + 1 : stop[event]]
         if ((behind - mean) * (reward[event] - mean) < 0).any():
@@ -108,13 +109,42 @@ def test_both_events_of_a_pair_were_to_come_and_one_is_the_historys_own(values, 
         else:
             assert max(others) < 0
         chosen = [winner, *(o for o in others if o >= 0)]
+        assert len(set(chosen)) == len(chosen)
         assert all(event <= c < stop[event] for c in chosen)
         assert all(reward[winner] > mean > reward[o] for o in chosen[1:])
 
 
+def test_an_item_of_the_history_is_neither_winner_nor_loser_and_none_loses_twice():
+    """Users who choose a few items again and again, each with a reward of its own."""
+    random = np.random.default_rng(0)
+    item, reward = random.integers(1, 9, (200, 12)), random.choice([1.0, 3.0], (200, 12)).ravel()
+    place, state = np.arange(reward.size), np.arange(reward.size) - 1  # of a history that all of a user's are in
+    first = np.array([12 * u + list(row).index(v) for u, row in enumerate(item) for v in row])
+    stop = 12 * (place // 12 + 1)
+    found = logged_pairs(reward, np.full(reward.size, 2.0), first, state, stop, 3, 64, random)
+    assert (found >= 0).all(axis=1).sum() > 100
+    for event, row in enumerate(found):
+        user, step = divmod(event, 12)
+        chosen = [item[user, place - 12 * user] for place in row if place >= 0 and row[1] >= 0]
+        assert not set(chosen) & set(item[user, :step])
+        assert len(set(chosen[1:])) == len(chosen[1:])
+
+
+def test_what_was_chosen_before_is_paired_with_nothing(tmp_path):
+    """User 1 chooses item 20 again and dislikes it: it stands in the history then, and is nobody's loser."""
+    rows = {"user": [1] * 6, "item": [10, 20, 30, 20, 50, 60], "timestamp": range(6), "rating": [3, 5, 4, 1, 2, 3]}
+    pl.DataFrame(rows).write_csv(tmp_path / "again.csv")
+    data = small.data_of(PairData, tmp_path, "again", **PARTS)
+    with pytest.raises(InputError, match="no pairs can be made"):
+        data.paired  # noqa: B018
+    pl.DataFrame({**rows, "item": [10, 20, 30, 40, 50, 60]}).write_csv(tmp_path / "again.csv")
+    assert small.data_of(PairData, tmp_path, "again", **PARTS).share == pytest.approx(2 / 3)
+
+
 def test_every_later_event_is_drawn_alike():
     reward, stop = np.tile([2.0, 1.0, 3.0, 1.0, 1.0], 4000), np.arange(5, 20001, 5).repeat(5)
-    found = logged_pairs(reward, np.full(20000, 1.5), stop, 1, 32, np.random.default_rng(0))[::5] % 5
+    mean, place, random = np.full(20000, 1.5), np.arange(20000), np.random.default_rng(0)
+    found = logged_pairs(reward, mean, place + 1, place, stop, 1, 32, random)[::5] % 5
     pairs = {(0, 1): 1 / 3, (0, 3): 1 / 3, (0, 4): 1 / 3}
     for pair, share in pairs.items():
         assert (found == pair).all(axis=1).mean() == pytest.approx(share, abs=0.03)

@@ -13,7 +13,6 @@ from token_policy import TokenPolicy
 
 from recalign.nn import HSTU
 from recalign.posttrain import AWAC, CQL, IQL, SA2C, PostTrainingData
-from recalign.recommender import RecommenderData
 from recalign.recommender.checkpoint import load_net
 
 
@@ -107,12 +106,6 @@ def test_other_learning_rates_reach_what_learns_values(start):
     groups = {id(p): group["lr"] for group in module.configure_optimizers().param_groups for p in group["params"]}
     assert {groups[id(p)] for p in module.policy.parameters()} == {1e-4}
     assert {groups[id(p)] for p in module.critic.parameters()} == {1e-2}
-
-
-@pytest.mark.parametrize("kind", [CQL, AWAC])
-def test_a_policy_of_another_kind_of_batch_is_told_so(log_root, start, tmp_path, kind):
-    with pytest.raises(TypeError, match="PostTrainingData"):
-        small.fit(kind(policy=copy.deepcopy(start)), small.data_of(RecommenderData, log_root, "tastes"), tmp_path)
 
 
 def test_they_run_through_the_command(tmp_path: Path):

@@ -145,14 +145,6 @@ def test_what_is_logged(log_root, tmp_path):
     assert first["advantage/share"] == 1
 
 
-def test_a_policy_of_another_kind_of_batch_is_told_so(log_root, tmp_path):
-    from recalign.recommender import RecommenderData
-
-    data = small.data_of(RecommenderData, log_root)
-    with pytest.raises(TypeError, match="PostTrainingData"):
-        small.fit(WeightedSFT(policy=a_policy(data.num_items)), data, tmp_path)
-
-
 def test_the_reference_stays_where_it_started(data, cloned, tmp_path):
     module = WeightedSFT(init_from=str(cloned), lr=1e-2)
     small.fit(module, data, tmp_path)

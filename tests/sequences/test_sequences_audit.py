@@ -54,6 +54,13 @@ def test_figures_by_hand(sequences):
     assert sum(figures[key] for key in figures if "group" in key) == 2
 
 
+def test_targets_that_were_met_before_are_counted():
+    again = [0, 1, 2, 3, 1, 0, 0, 1, 2, 3, 4, 4]  # user 0 ends on what it had; user 1's last item is new to training
+    sequences = build(table(USERS, again, TIMES), LeaveLast(1, 1), None, UserGroups())
+    name = "share of targets that their user had met (ranked all the same)"
+    assert [part_figures(sequences, part)[name] for part in ("validation", "test")] == [0.5, 0.5]
+
+
 def test_users_without_a_past_are_counted():
     users, times = [0] * 8 + [1] * 2, [*range(8), 8, 9]
     sequences = build(table(users, [0, 1, 0, 1, 0, 1, 0, 1, 0, 1], times), TimeSplit((0.5, 0.7)), None, UserGroups())

@@ -104,6 +104,25 @@ def test_high_is_false_without_a_reward():
     assert High("reward >= 5").mark(frame).to_list() == [False, True, False]
 
 
+@pytest.mark.parametrize("reward", [[5.0, 1.0], ["yes", "no"], [2, 0]])
+def test_high_is_a_condition(reward):
+    frame = pl.DataFrame({"reward": reward, "split": [TRAIN] * 2})
+    with pytest.raises(InputError, match=r"data\.high\.expression: 'reward' is of type .* and no condition"):
+        High("reward").mark(frame)
+    assert High("reward").mark(pl.DataFrame({"reward": [1, 0, None]})).to_list() == [True, False, False]
+
+
+@pytest.mark.parametrize("settings", [{"quantile": 1.0}, {"quantile": -0.5}, {"quantile": 0.5, "bins": 0}])
+def test_a_share_of_high_rewards_lies_in_between(settings):
+    with pytest.raises(InputError, match=r"data\.high\.(quantile|bins): "):
+        High(**settings)
+
+
+def test_the_share_of_users_is_one():
+    with pytest.raises(InputError, match=r"data\.share_a: 1\.5 is no share of users"):
+        UserGroups(1.5)
+
+
 def test_high_takes_one_rule():
     with pytest.raises(ValueError, match="either"):
         High()

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from recalign.chain.space import Settings
-from recalign.errors import InputError
+from recalign.errors import InputError, require_positive
 from recalign.evaluation.claim import PLACEBOS
 from recalign.evaluation.methods import GROUND, UNTRAINED, beneath, is_trained
 from recalign.recommender.kept import KEEP, require_share
@@ -21,6 +21,7 @@ from recalign.simulation import World
 from recalign.stage import ParsedStage, RunFolder, parse_stage
 from recalign.stage.console import quiet
 from recalign.stage.folder import RunConfig
+from recalign.stage.words import nearest
 
 OWN = ("run", "seed_everything", "ckpt_path", "config", "data.users")
 """Options of a stage that are the chain's to set."""
@@ -83,6 +84,7 @@ class Plan:
         self.conf = _conf(file)
         self.log = self._log(file)
         require_share(chain.keep, "keep")
+        require_positive("chain", or_zero=True, rerank=chain.rerank)
         for key, values in (("methods", chain.methods), ("seeds", chain.seeds)):
             if not values or len(set(values)) < len(values):
                 raise InputError(f"{values} is empty or names one twice", where=key, remedy="list each once")
@@ -96,8 +98,10 @@ class Plan:
                 raise InputError(
                     f"{method} reranks the policy of {own!r}, which this chain does not train",
                     where="methods",
-                    remedy=f"add {own} to them" if own else "name a trained method before it",
+                    remedy=f"add {own} to them" if own and is_trained(own) else "name a method that is trained",
                 )
+        if taken := [method for method in chain.methods if method in GROUND]:
+            raise InputError(f"{taken[0]} is no method", where="methods", remedy="leave it out: every chain trains it")
         self.stages = [*GROUND, *self.trained]
         named = [*chain.stages, *(stage for stage in overrides if stage is not None)]
         if unknown := [stage for stage in named if stage not in self.stages]:
@@ -202,7 +206,9 @@ class Plan:
             if path.is_file():
                 return path
         known = sorted({*UNTRAINED, "asft", *(p.stem for p in (self.conf / "posttrain").glob("*.yaml"))})
-        raise InputError(f"there is no method {stage!r}", where="methods", remedy=f"there are: {', '.join(known)}")
+        meant = nearest(stage, known)
+        remedy = f"did you mean {meant}?" if meant else f"there are: {', '.join(known)}, and those trained + _rerank"
+        raise InputError(f"there is no method {stage!r}", where="methods", remedy=remedy)
 
     def parse(self) -> dict[str, ParsedStage]:
         """Every stage's command, parsed with the first seed, before anything runs.
@@ -224,10 +230,22 @@ class Plan:
                 where = f"{stage}, --{own}={value}"
                 raise InputError("the chain sets this itself", where=where, remedy="leave it out")
         try:
-            return self.parsed(stage, self.chain.seeds[0])
+            parsed = self.parsed(stage, self.chain.seeds[0])
+            _require_training(parsed.config["trainer"])
+            return parsed
         except InputError as error:
             where = f"{stage}, {error.where}" if error.where else stage
             raise InputError(error.what, where=where, remedy=error.remedy) from error
+
+
+def _require_training(trainer: dict[str, Any]) -> None:
+    """Refuse what leaves a chain nothing to go on with: stages that are not trained, or not validated."""
+    for key in ("max_epochs", "max_steps", "limit_train_batches", "limit_val_batches"):
+        if trainer.get(key) == 0:
+            what = f"{trainer[key]}, and a chain trains and validates every stage"
+            raise InputError(what, where=f"trainer.{key}", remedy="give more, or null")
+    if trainer.get("fast_dev_run"):
+        raise InputError("a chain cannot do with a dry run", where="trainer.fast_dev_run", remedy="use max_epochs: 1")
 
 
 def _conf(file: Path) -> Path:

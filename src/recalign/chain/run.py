@@ -6,16 +6,19 @@ A stage whose inputs (data, configuration, upstream checkpoints, version of reca
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import yaml
+from filelock import FileLock, Timeout
 
 from recalign.chain.plan import Chain, Plan
 from recalign.chain.search import Search
 from recalign.chain.space import Settings
 from recalign.chain.train import Trained, ground_of, say, train
+from recalign.errors import InputError
 from recalign.evaluation import comparison
 from recalign.evaluation.command import show
 from recalign.evaluation.methods import GROUND, Cell, beneath, evaluate_methods
@@ -44,9 +47,17 @@ def run_chain(plan: Plan) -> Path:
     chain, folder = plan.chain, plan.folder
     parsed = plan.parse()
     search = Search(plan, parsed) if chain.trials > 1 else None
+    if search and not search.methods:
+        search = None  # popularity, say, has no settings
     parsed["recommender"].folder.probe()
+    with _alone(folder):
+        return _run(plan, search, plan.data(chain.seeds[0]))
+
+
+def _run(plan: Plan, search: Search | None, data: RewardData) -> Path:
+    chain, folder = plan.chain, plan.folder
+    _require_same_log(folder, data.log_.name)
     chosen: dict[str, Settings] = {}
-    data = plan.data(chain.seeds[0])
     for seed in chain.seeds:
         if chain.world and seed != chain.seeds[0]:
             data = plan.data(seed)
@@ -66,6 +77,39 @@ def run_chain(plan: Plan) -> Path:
     page = render(folder, searched=search is not None)
     show(table, folder / comparison.FILE, page)
     return folder
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold a chain's folder, so that no other process runs a chain in it.
+
+    Raises:
+        InputError: another one does.
+    """
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise InputError(
+            "another process is running a chain in this folder",
+            where=str(folder),
+            remedy="let it finish, or give this one another --name",
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _require_same_log(folder: Path, log: str) -> None:
+    """Refuse to replace what was found on another log."""
+    for path in folder.glob("*/seed-*[0-9]/evaluation/summary.json"):
+        if (other := json.loads(path.read_text(encoding="utf-8"))["log"]) != log:
+            raise InputError(
+                f"it holds a chain of the log {other!r}, and this one is of {log!r}",
+                where=str(folder),
+                remedy="give this chain a --name of its own",
+            )
 
 
 def _cell(method: str, trained: Mapping[str, Trained], chosen: Mapping[str, Settings], chain: Chain) -> Cell:

@@ -12,8 +12,8 @@ from rich.table import Table
 
 from recalign.chain.plan import Plan
 from recalign.chain.space import Settings, Spaces, proposals
-from recalign.chain.train import train
-from recalign.errors import InputError
+from recalign.chain.train import say, train
+from recalign.errors import InputError, TrainingError
 from recalign.evaluation.claim import ALL, KEPT
 from recalign.evaluation.command import WIDTH
 from recalign.evaluation.methods import TILTED, Cell, Ground, is_trained
@@ -87,12 +87,13 @@ class Search:
         Returns:
             The chosen settings by method.
         """
-        baseline = self._measure("start", [Cell("start", None, {})], ground, data)[0][ALL]
+        baseline = self._measure("start", {0: Cell("start", None, {})}, ground, data)[0][ALL]
         chosen: dict[str, Settings] = {}
         rows: list[dict[str, Any]] = []
         for method, settings in self.settings.items():
-            trials = self._measure(method, self._cells(method), ground, data)
-            best = choose(trials, baseline)
+            cells = self._cells(method)
+            figures = self._measure(method, cells, ground, data)
+            trials, best = dict(zip(cells, figures, strict=True)), list(cells)[choose(figures, baseline)]
             rows += _rows(method, settings, trials, baseline, best, self._fixed(method))
             chosen[method] = settings[best]
             if method == "bc":
@@ -101,32 +102,45 @@ class Search:
             if leader := self.spaces.leader(method):
                 found = chosen[leader].items()
                 chosen[method] = {key: value for key, value in found if not self.plan.given(method, key)}
-        frame = pl.DataFrame(rows)
+        frame = pl.DataFrame(rows, infer_schema_length=None)
         write_text(self.plan.folder / SEARCH, frame.write_csv())
         Console(width=WIDTH).print(table(frame, self.seed))
         return chosen
 
-    def _cells(self, method: str) -> list[Cell]:
-        if method in TILTED:
-            strengths = [settings["strength"] for settings in self.settings[method]]
-            return [Cell(method, None, {}, strength, self.plan.chain.keep) for strength in strengths]
-        plan = self.plan
-        tried = enumerate(self.settings[method])
-        trials = [plan.trial(method, self.seed, f"trial-{number}", settings) for number, settings in tried]
-        return [train(trial).cell(method) for trial in trials]
+    def _cells(self, method: str) -> dict[int, Cell]:
+        """What is measured of a method's trials, by their numbers: of all that can be trained.
 
-    def _measure(self, method: str, cells: list[Cell], ground: Ground, data: RewardData) -> list[Figures]:
-        places = {
-            self.plan.trial_folder(method, self.seed, f"trial-{number}"): cell for number, cell in enumerate(cells)
-        }
+        Raises:
+            InputError, TrainingError: the last one's, where none can.
+        """
+        keep, cells = self.plan.chain.keep, {}
+        for number, settings in enumerate(self.settings[method]):
+            if method in TILTED:
+                cells[number] = Cell(method, None, {}, settings["strength"], keep)
+                continue
+            try:
+                cells[number] = train(self.plan.trial(method, self.seed, _name(number), settings)).cell(method)
+            except (InputError, TrainingError) as error:
+                if not cells and number == len(self.settings[method]) - 1:
+                    raise
+                say(f"trial {number} of {method}, {settings}, cannot be trained, and is not chosen: {error}")
+        return cells
+
+    def _measure(self, method: str, cells: Mapping[int, Cell], ground: Ground, data: RewardData) -> list[Figures]:
+        places = {self.plan.trial_folder(method, self.seed, _name(number)): cell for number, cell in cells.items()}
         return validate(places, ground, data)
 
 
+def _name(number: int) -> str:
+    return f"trial-{number}"
+
+
 def _rows(
-    method: str, settings: list[Settings], trials: list[Figures], baseline: float, best: int, fixed: Settings
+    method: str, settings: list[Settings], trials: Mapping[int, Figures], baseline: float, best: int, fixed: Settings
 ) -> list[dict[str, Any]]:
-    """What `search.csv` holds of a method."""
-    other = choose_by_rank(trials)
+    """What `search.csv` holds of a method; of a trial that could not be trained there are no figures."""
+    other = list(trials)[choose_by_rank(list(trials.values()))]
+    measured = {number: {"kept": figures[ALL] / baseline, **figures} for number, figures in trials.items()}
     return [
         {
             "method": method,
@@ -135,10 +149,9 @@ def _rows(
             "chosen_by_high": number == other,
             "settings": json.dumps(each),
             "fixed": json.dumps(fixed),
-            "kept": figures[ALL] / baseline,
-            **figures,
+            **measured.get(number, {}),
         }
-        for number, (each, figures) in enumerate(zip(settings, trials, strict=True))
+        for number, each in enumerate(settings)
     ]
 
 

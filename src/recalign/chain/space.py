@@ -33,7 +33,7 @@ class Range:
     log: bool = False
 
     def __post_init__(self) -> None:
-        if not float(self.low) < float(self.high) or (self.log and not float(self.low) > 0):
+        if not self.low < self.high or (self.log and not self.low > 0):
             raise ValueError
 
 
@@ -90,7 +90,8 @@ class Spaces:
 def _axis(given: Any) -> Range | list[Any]:
     if isinstance(given, list) and given:
         return given
-    return Range(**given)
+    ends = {end: float(given[end]) for end in ("low", "high") if end in given}  # YAML takes 1e-5 for text
+    return Range(**{**given, **ends})
 
 
 def proposals(space: Space, defaults: Settings, trials: int, seed: int) -> list[Settings]:

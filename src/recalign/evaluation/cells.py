@@ -33,12 +33,18 @@ class Cells:
         means = of_split.filter(seed="all").with_columns(pl.col("ci_low", "ci_high").fill_null(float("nan")))
         self._cells = {(row[0], row[3]): Cell(*row[4:]) for row in means.iter_rows()}
         self.methods = ordered(of_split["method"].unique())
-        self.seeds = sorted(of_split.filter(pl.col("seed") != "all")["seed"].unique(), key=int)
+        single = of_split.filter(pl.col("seed") != "all")
+        self.seeds = sorted(single["seed"].unique(), key=int)
+        self._seeds = {method: set(rows["seed"]) for (method,), rows in single.group_by("method")}
         self.metrics = set(of_split["metric"])
 
     def get(self, method: str, metric: str) -> Cell | None:
         """One figure, or None."""
         return self._cells.get((method, metric))
+
+    def shared_seeds(self, *methods: str) -> int:
+        """How many seeds all of some methods have: those on which they are compared."""
+        return len(set.intersection(*(self._seeds.get(method, set()) for method in methods)))
 
     def column(self, metric: str) -> dict[str, Cell]:
         """The methods that have a metric, in their order."""

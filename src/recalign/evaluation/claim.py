@@ -1,8 +1,8 @@
 """What one chain's figures say about the claim: A-SFT against the better of `start` and `bc`, its rivals and placebos.
 
 A part holds where every comparison in it says so, does not hold where one says the opposite, and is not shown where an
-interval leaves both open, a method was not run, or there is only one seed, whose interval covers users alone.
-Comparisons of several methods with one are Holm-corrected.
+interval leaves both open, a method was not run, or methods share only one seed, whose interval covers users alone.
+Comparisons of several methods with one are Holm-corrected. Whether a method keeps enough is read off its mean.
 """
 
 from __future__ import annotations
@@ -36,10 +36,11 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Check:
-    """One comparison: 1 it speaks for the claim, -1 against, 0 neither; and the line that says it."""
+    """One comparison: 1 it speaks for the claim, -1 against, 0 neither; the line that says it; on how many seeds."""
 
     sign: int
     line: str
+    seeds: int = 0
 
 
 def verdicts(cells: Cells) -> list[Verdict]:
@@ -59,7 +60,7 @@ def verdicts(cells: Cells) -> list[Verdict]:
             Check(0, "needs simulated worlds made for it; one log cannot tell")
         ],
     }
-    return [_verdict(part, checks, several=len(cells.seeds) > 1) for part, checks in parts.items()]
+    return [_verdict(part, checks) for part, checks in parts.items()]
 
 
 def kept_share(cells: Cells, method: str) -> float:
@@ -74,9 +75,9 @@ def signed(cell: Cell) -> str:
     return f"{cell.value:+.4f} [{cell.low:+.4f}, {cell.high:+.4f}]"
 
 
-def _verdict(part: str, checks: list[Check], *, several: bool) -> Verdict:
+def _verdict(part: str, checks: list[Check]) -> Verdict:
     why = [check.line for check in checks]
-    if not several:
+    if any(check.sign and check.seeds < 2 for check in checks):
         return Verdict(part, "not shown", [*why, "one seed: intervals cover users, not what another seed would give"])
     signs = [check.sign for check in checks]
     return Verdict(part, "does not hold" if -1 in signs else "not shown" if 0 in signs else "holds", why)
@@ -86,7 +87,9 @@ def _kept(cells: Cells) -> Check:
     share = kept_share(cells, "asft")
     if share != share:
         return Check(0, f"{ALL}: asft or its baseline was not measured, or is 0")
-    return Check(1 if share >= KEPT else -1, f"{ALL}: asft keeps {share:.1%} of {cells.better_baseline(ALL)}")
+    baseline = str(cells.better_baseline(ALL))
+    line = f"{ALL}: asft keeps {share:.1%} of {baseline}"
+    return Check(1 if share >= KEPT else -1, line, cells.shared_seeds("asft", baseline))
 
 
 def _gains(cells: Cells, metric: str) -> list[Check]:
@@ -94,7 +97,8 @@ def _gains(cells: Cells, metric: str) -> list[Check]:
     if cell is None:
         gain = Check(0, f"{metric}: asft or its baseline was not measured")
     else:
-        gain = Check(cell.sign, f"{metric}: {signed(cell)} against {cells.better_baseline(metric)}")
+        baseline = str(cells.better_baseline(metric))
+        gain = Check(cell.sign, f"{metric}: {signed(cell)} against {baseline}", cells.shared_seeds("asft", baseline))
     return [gain, _against(cells, "reward_weighted", metric)]
 
 
@@ -102,7 +106,7 @@ def _against(cells: Cells, other: str, metric: str) -> Check:
     cell = cells.get(other, f"holm_asft/{metric}")
     if cell is None:
         return Check(0, f"{metric}: asft or {other} was not measured")
-    return Check((-cell).sign, f"{metric}: {signed(-cell)} against {other}")
+    return Check((-cell).sign, f"{metric}: {signed(-cell)} against {other}", cells.shared_seeds("asft", other))
 
 
 def _rival(cells: Cells) -> Check:
@@ -115,13 +119,14 @@ def _rival(cells: Cells) -> Check:
     rivals = [m for m in cells.column(VALUE) if "asft" not in (m, beneath(m)) and kept_share(cells, m) >= KEPT]
     if not rivals or not cells.get("asft", VALUE):
         return Check(0, f"{VALUE}: asft or its rivals were not measured")
-    least = min((_behind(cells, rival) for rival in rivals), key=lambda each: each[:2])
-    return Check(least[0], f"{least[2]}, the closest of {len(rivals)} others")
+    sign, _, line = min((_behind(cells, rival) for rival in rivals), key=lambda each: each[:2])
+    seeds = min(cells.shared_seeds("asft", rival) for rival in rivals)
+    return Check(sign, f"{line}, the closest of {len(rivals)} others", seeds)
 
 
 def _behind(cells: Cells, rival: str) -> tuple[int, float, str]:
     """The sign of one comparison, how far A-SFT's interval lies above the margin, and the line."""
-    margin = -MARGIN * abs(cells.column(VALUE)[rival].value)
+    margin = -MARGIN * abs(cells.column(VALUE)["asft"].value)
     own, widened = (cells.get(rival, f"{kind}_asft/{VALUE}") for kind in ("diff", "holm"))
     if own is None or widened is None:
         return 0, float("-inf"), f"{VALUE}: {rival} was not compared with asft"
@@ -140,5 +145,6 @@ def _nothing_gained(cells: Cells, placebo: str, metric: str) -> Check:
         return Check(0, f"{metric}: asft or {placebo} was not measured")
     limit = NOTHING * max(gain.value, 0.0)
     sign = -1 if cell.low > 0 else int(cell.high <= limit)
-    baseline = cells.better_baseline(metric)
-    return Check(sign, f"{metric}: {placebo} {signed(cell)} against {baseline}; nothing is at most {limit:+.4f}")
+    baseline = str(cells.better_baseline(metric))
+    line = f"{metric}: {placebo} {signed(cell)} against {baseline}; nothing is at most {limit:+.4f}"
+    return Check(sign, line, cells.shared_seeds(placebo, "asft", baseline))

@@ -144,6 +144,7 @@ def load_runs(
     if not runs:
         remedy = "let `recalign chain` finish at least one method"
         raise InputError("no method in it has been evaluated", where=str(chain_folder), remedy=remedy)
+    _require_one_ground(runs)
     for split in SPLITS:
         _align([run for run in runs if split in run.splits], split)
     return runs
@@ -166,6 +167,19 @@ def _load_run(folder: Path) -> Run:
             )
     method, seed = folder.parts[-3], int(folder.parts[-2].removeprefix("seed-"))
     return Run(method, seed, json.loads((folder / "summary.json").read_text()), splits)
+
+
+def _require_one_ground(runs: list[Run]) -> None:
+    """Refuse methods of one seed that were measured by other judges, on other rewards, or from another start."""
+    first: dict[int, Run] = {}
+    for run in runs:
+        other = first.setdefault(run.seed, run)
+        if run.summary.get("ground") != other.summary.get("ground"):
+            raise InputError(
+                f"it rests on other data, or on other checkpoints of the stages before it, than {other.method}",
+                where=f"{run.method}, seed {run.seed}",
+                remedy="run the chain again with every method, or in another folder",
+            )
 
 
 def _align(runs: list[Run], split: str) -> None:

@@ -137,6 +137,7 @@ def evaluate_methods(folder: Path, seed: int, cells: list[Cell], ground: Ground,
             "seed": seed,
             "log": data.log_.name,
             "key": keys[cell.method],
+            "ground": hashlib.sha256(json.dumps([data.fingerprint, digests], sort_keys=True).encode()).hexdigest()[:16],
             "cold_share": float(test["cold"].mean()),  # type: ignore[arg-type]
             "coverage@10": _coverage(test, data.num_items),
             **cell.cost,

@@ -58,12 +58,13 @@ class Sources:
         """
         frame = comparison.read(chain_folder)
         cells, search = Cells(frame), chain_folder / SEARCH
+        first = frame.filter(pl.col("seed") != "all").row(0, named=True)
         manifests = _manifests(chain_folder, cells.seeds)
         return cls(
             name=chain_folder.resolve().name,
             comparison=frame,
             search=pl.read_csv(search) if searched and search.is_file() else None,
-            size=_size(chain_folder / cells.methods[0] / f"seed-{cells.seeds[0]}"),
+            size=_size(chain_folder / str(first["method"]) / f"seed-{first['seed']}"),
             check=_read(chain_folder / "check.json"),
             trust={stage: _by_seed(chain_folder / stage, cells.seeds) for stage in TRUST},
             manifests=[one for one in manifests if one["stage"] in (*GROUND, *cells.methods)],

@@ -8,12 +8,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from recalign.errors import InputError
+from recalign.errors import InputError, require_positive
 from recalign.posttrain.base import PostTraining
 from recalign.posttrain.environment import Environment
 from recalign.posttrain.rollout import Rollout, among, roll_out
 from recalign.recommender.policy import Policy
-from recalign.reward import RewardEnsemble
+from recalign.reward import RewardData, RewardEnsemble
 from recalign.sequences import Batch
 
 
@@ -44,6 +44,7 @@ class SampledActions(PostTraining):
     """
 
     UPSTREAM: ClassVar[dict[str, str]] = {"init_from": "recommender", "reward_model": "reward"}
+    LEARNS_FROM = RewardData
     drops_out = False
     fewest_samples = 1
 
@@ -71,6 +72,7 @@ class SampledActions(PostTraining):
                 where="model.samples",
                 remedy=f"draw at least {self.fewest_samples}",
             )
+        require_positive("model", candidates=candidates, clip=clip, refresh=refresh)
         self.samples, self.candidates, self.clip, self.kl, self.refresh = samples, candidates, clip, kl, refresh
         self.old = copy.deepcopy(self.policy).requires_grad_(False)
         self.environment = Environment(reward_model, reward)

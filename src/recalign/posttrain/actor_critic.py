@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from recalign.errors import require_positive
 from recalign.posttrain.heads import ItemValue, state_width
 from recalign.posttrain.losses import (
     actor_critic_weights,
@@ -35,6 +36,8 @@ class AWAC(ValueMethod):
 
     def __init__(self, beta: float = 3.0, samples: int = 8, **values: Any) -> None:
         super().__init__(**values)
+        require_positive("model", samples=samples)
+        require_positive("model", or_zero=True, beta=beta)
         self.beta, self.samples = beta, samples
         self.critic = ItemValue(state_width(self.policy), self.policy.num_items)
 
@@ -69,6 +72,7 @@ class SA2C(ValueMethod):
 
     def __init__(self, samples: int = 10, negative: float = -1.0, **values: Any) -> None:
         super().__init__(**values)
+        require_positive("model", samples=samples)
         self.samples, self.negative = samples, negative
         self.critic = ItemValue(state_width(self.policy), self.policy.num_items)
 

@@ -11,12 +11,13 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from recalign.errors import InputError
+from recalign.posttrain.data import PostTrainingData
 from recalign.posttrain.keep import KeepRanking
 from recalign.recommender.checkpoint import check_catalogue, load_net
 from recalign.recommender.kept import require_share
 from recalign.recommender.policy import Policy, rows_at_once
 from recalign.recommender.training import PolicyModule
-from recalign.sequences import Batch
+from recalign.sequences import Batch, EventDataModule
 
 PROBE = 4  # histories of a batch on which the KL to the starting policy is watched
 STATES = 32  # of their targets, evenly spread, or a few less
@@ -41,6 +42,8 @@ class PostTraining(PolicyModule):
     """
 
     UPSTREAM: ClassVar[dict[str, str]] = {"init_from": "recommender"}
+    LEARNS_FROM: ClassVar[type[EventDataModule]] = PostTrainingData
+    """What its data has to be."""
     drops_out = True
     """Whether the policy's dropout is on in training."""
 
@@ -73,6 +76,13 @@ class PostTraining(PolicyModule):
         return [] if self.keep is None else [KeepRanking(self.keep)]
 
     def setup(self, stage: str) -> None:
+        if stage == "fit" and not isinstance(self.data, self.LEARNS_FROM):
+            needed = f"{self.LEARNS_FROM.__module__.rpartition('.')[0]}.{self.LEARNS_FROM.__name__}"
+            raise InputError(
+                f"{type(self).__name__} cannot learn from {type(self.data).__name__}",
+                where="data.class_path",
+                remedy=f"give {needed}, as the method's YAML does",
+            )
         if self.start is not None:
             check_catalogue(self.catalogue, self.data.sequences.catalogue, self.start)
 
@@ -84,8 +94,7 @@ class PostTraining(PolicyModule):
 
     def advantages(self, batch: Batch) -> Tensor:
         """How much better than expected each target turned out, NaN where it has no reward. Shape: (T,)."""
-        if batch.advantage_T is None:
-            raise TypeError(f"{type(self).__name__} needs advantages: use recalign.posttrain.PostTrainingData")
+        assert batch.advantage_T is not None
         return batch.advantage_T
 
     @torch.no_grad()

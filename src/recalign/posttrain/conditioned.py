@@ -115,7 +115,8 @@ class ReturnConditioned(PostTraining):
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
-        if stage == "fit" and isinstance(self.data, PostTrainingData):
+        if stage == "fit":
+            assert isinstance(self.data, PostTrainingData)
             self.policy.asked.fill_(float(np.nanquantile(self.data.advantages, self.ask)))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import polars as pl
 
-from recalign.errors import InputError
+from recalign.errors import InputError, require_positive
 from recalign.posttrain.advantage import predicted_rewards, state_values
 from recalign.posttrain.upstream import load_upstream
 from recalign.recommender.checkpoint import Loaded, read_checkpoint
@@ -55,6 +55,7 @@ class PostTrainingData(RewardData):
         **log: Any,
     ) -> None:
         super().__init__(**log)
+        require_positive("data", soft=soft)
         self.source, self.baseline, self.soft, self.placebo = source, baseline, soft, placebo
         self.reward_model, self.policy = reward_model, policy
 

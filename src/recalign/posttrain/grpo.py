@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from recalign.errors import require_positive
 from recalign.posttrain.actions import SampledActions
 from recalign.posttrain.losses import clipped_surrogate, group_advantages, kl_estimate
 from recalign.posttrain.rollout import Rollout
@@ -27,6 +28,7 @@ class GRPO(SampledActions):
 
     def __init__(self, early: float | None = None, cloning: float = 0.0, **sampled: Any) -> None:
         super().__init__(**sampled)
+        require_positive("model", early=early)
         self.early, self.cloning = early, cloning
 
     def surrogate(self, rollout: Rollout, logp_TS: Tensor, state: Tensor, nll: Tensor) -> Tensor:

@@ -24,6 +24,8 @@ Pair = Callable[[Batch], Tensor]
 def logged_pairs(
     reward_E: np.ndarray,
     mean_E: np.ndarray,
+    first_E: np.ndarray,
+    state_E: np.ndarray,
     stop_E: np.ndarray,
     losers: int,
     candidates: int,
@@ -31,13 +33,15 @@ def logged_pairs(
 ) -> np.ndarray:
     """At each event's history, one of that event and a later one of the same user above the mean, the other below.
 
-    Both were still open then: an item that stands in the history already would be lowered as a repetition. Later events
-    are drawn until one lies on the other side of the mean; the one above is the winner. Further losers are those of the
-    drawn that lie below.
+    The items of both were still open then: one that stands in the history already would be lowered as a repetition.
+    Later events are drawn until one lies on the other side of the mean; the one above is the winner. Further losers are
+    those of the drawn that lie below, each item once.
 
     Args:
         reward_E: in the order of users and time; NaN where there is none: neither above nor below.
         mean_E: what is to be expected of the user at each event, before it.
+        first_E: int64, the place in the log where each event's user chose its item for the first time.
+        state_E: int64, the place of the newest event of the history before each.
         stop_E: int64, one past the last event of each event's user.
         losers: N.
         candidates: C, later events drawn, with replacement.
@@ -49,13 +53,25 @@ def logged_pairs(
     own_E1, stop_E1, mean_E1 = np.arange(len(reward_E))[:, None], stop_E[:, None], mean_E[:, None]
     ahead_EC = random.random((len(reward_E), candidates)) * (stop_E1 - own_E1 - 1)
     drawn_EC = np.minimum(own_E1 + 1 + ahead_EC.astype(np.int64), stop_E1 - 1)  # nothing ahead: the event itself
+    pool = np.concatenate([own_E1, drawn_EC], axis=1)
+    open_ = first_E[pool] > state_E[:, None]
     apart_EC = (reward_E[drawn_EC] - mean_E1) * (reward_E[own_E1] - mean_E1) < 0
+    apart_EC &= open_[:, 1:] & open_[:, :1]
     partner_E1 = np.take_along_axis(drawn_EC, apart_EC.argmax(axis=1)[:, None], axis=1)
     winner_E1 = np.where(reward_E[partner_E1] > reward_E[own_E1], partner_E1, own_E1)
-    pool = np.concatenate([own_E1, drawn_EC], axis=1)
-    pool = np.where(apart_EC.any(axis=1, keepdims=True) & (reward_E[pool] < mean_E1), pool, -1)
+    below = apart_EC.any(axis=1, keepdims=True) & open_ & (reward_E[pool] < mean_E1)
+    again = repeated(torch.from_numpy(np.where(below, first_E[pool], -1))).numpy()
+    pool = np.where(below & ~again, pool, -1)
     first = np.argsort(pool < 0, axis=1, kind="stable")[:, :losers]
     return np.concatenate([winner_E1, np.take_along_axis(pool, first, axis=1)], axis=1)
+
+
+def repeated(item_TC: Tensor) -> Tensor:
+    """Whether the same stands further left in its row. Shape: int64 (T, C) -> bool (T, C)."""
+    sorted_TC, order_TC = item_TC.sort(dim=1, stable=True)
+    again_TC = torch.zeros_like(item_TC, dtype=torch.bool)
+    again_TC[:, 1:] = sorted_TC[:, 1:] == sorted_TC[:, :-1]
+    return torch.zeros_like(again_TC).scatter(1, order_TC, again_TC)
 
 
 @torch.no_grad()
@@ -96,11 +112,11 @@ def from_policy(policy: Policy, count: int) -> Draw:
 
 
 def target_against(draw: Draw, met: Met, losers: int) -> Pair:
-    """The logged item against the first candidates that its user did not meet."""
+    """The logged item against the first candidates that its user did not meet, each once."""
 
     def pair(batch: Batch) -> Tensor:
         candidate_TC = draw(batch)
-        met_TC = met(batch, candidate_TC)
+        met_TC = met(batch, candidate_TC) | repeated(candidate_TC)
         first_TN = met_TC.long().argsort(dim=1, stable=True)[:, :losers]
         loser_TN = candidate_TC.gather(1, first_TN).masked_fill(met_TC.gather(1, first_TN), 0)
         return torch.cat([batch.target_T[:, None], loser_TN], dim=1)
@@ -113,7 +129,7 @@ def apart(draw: Draw, met: Met, reward: RewardEnsemble, width: float, losers: in
 
     The interval of a candidate is its mean over the members, give or take ``width`` standard deviations between them.
     The winner is the candidate with the highest lower bound, the losers are those with the lowest upper bounds, and the
-    pair is kept if LB(winner) > UB(loser) for each of them. Candidates that the user met are passed over.
+    pair is kept if LB(winner) > UB(loser) for each of them. What the user met, or was drawn twice, is passed over.
 
     The rejection-sampling form of DPO and IPO in the A-SFT post (Netflix TechBlog, October 2025), whose own wording
     would keep intervals that overlap; how many candidates and how wide an interval is not public.
@@ -121,7 +137,7 @@ def apart(draw: Draw, met: Met, reward: RewardEnsemble, width: float, losers: in
 
     def pair(batch: Batch) -> Tensor:
         candidate_TC = draw(batch)
-        met_TC = met(batch, candidate_TC)
+        met_TC = met(batch, candidate_TC) | repeated(candidate_TC)
         reward_KTC = reward.predictions(reward.states(batch), candidate_TC)
         mean_TC, half_TC = reward_KTC.mean(dim=0), width * reward_KTC.std(dim=0)
         lower_TC = (mean_TC - half_TC).masked_fill(met_TC, -torch.inf)

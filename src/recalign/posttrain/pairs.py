@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from recalign.errors import require_positive
 from recalign.posttrain.base import PostTraining
 from recalign.posttrain.losses.pairs import WITHOUT_REFERENCE, PairLoss, kto, preference
+from recalign.posttrain.pairs_data import PairData
 from recalign.recommender.policy import Policy
 from recalign.sequences import Batch
 
@@ -32,6 +34,7 @@ class Preferences(PostTraining):
         policy: a policy to start from instead of a checkpoint's (Python only).
     """
 
+    LEARNS_FROM = PairData
     drops_out = False
 
     def __init__(
@@ -48,12 +51,12 @@ class Preferences(PostTraining):
     ) -> None:
         super().__init__(init_from, policy, lr, weight_decay, top_k, keep)
         self.save_hyperparameters(logger=False, ignore=["top_k"])
+        require_positive("model", beta=beta)
         self.loss: PairLoss = loss
         self.beta, self.gamma = beta, gamma
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        if batch.rejected_TN is None:
-            raise TypeError("Preferences needs batches with pairs: use recalign.posttrain.PairData")
+        assert batch.rejected_TN is not None
         self.log_drift(batch)
         paired_T = (batch.rejected_TN > 0).all(dim=1)
         if not paired_T.any():
@@ -106,6 +109,7 @@ class KTO(PostTraining):
     ) -> None:
         super().__init__(init_from, policy, lr, weight_decay, top_k, keep)
         self.save_hyperparameters(logger=False, ignore=["top_k"])
+        require_positive("model", beta=beta)
         self.beta, self.good, self.bad = beta, good, bad
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:

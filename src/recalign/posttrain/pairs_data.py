@@ -106,14 +106,23 @@ class PairData(RewardData):
         if self.pairs == "logged":
             user = np.repeat(windows.user, np.diff(windows.offset))
             stop = np.searchsorted(user, user, side="right")
+            first = self._first_chosen()[windows.state + 1]
             random = np.random.default_rng(self.seed)
-            found = logged_pairs(windows.reward, expected, stop, self.losers, self.candidates, random)
+            of_log = (windows.reward, expected, first, windows.state, stop)
+            found = logged_pairs(*of_log, self.losers, self.candidates, random)
             return np.where(found >= 0, windows.target[found], 0)
         batches = self.loader(windows, seen=False)
         rows = len(self.sequences.frame)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             return by_event(self._pair(), batches, rows, self.losers)[windows.event]
+
+    def _first_chosen(self) -> np.ndarray:
+        """Where each known event's user chose its item for the first time, a flat index. Shape: int64 (events,)."""
+        user = np.repeat(np.arange(len(self.sequences.users)), np.diff(self.sequences.offset))
+        chosen = user * (self.num_items + 1) + self.sequences.item
+        _, first, of = np.unique(chosen, return_index=True, return_inverse=True)
+        return first[of]
 
     def _pair(self) -> Pair:
         trained = self.frame.filter((pl.col("split") == TRAIN) & (pl.col("item_id") > 0))

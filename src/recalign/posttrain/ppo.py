@@ -36,7 +36,7 @@ class PPO(SampledActions):
     def surrogate(self, rollout: Rollout, logp_TS: Tensor, state: Tensor, nll: Tensor) -> Tensor:
         reward_TS = rollout.reward_TS - self.kl * (rollout.old_TS - rollout.start_TS)
         error_TS = reward_TS - self.value(state.detach())[:, None]
-        advantage_TS = (error_TS - error_TS.mean()) / (error_TS.std() + 1e-4)
+        advantage_TS = (error_TS - error_TS.mean()) / (error_TS.std(correction=0) + 1e-4)
         loss, figures = clipped_surrogate(logp_TS, rollout.old_TS, advantage_TS, self.clip)
         value_error = error_TS.square().mean()
         self.log_dict({f"sampled/{k}": v for k, v in {**figures, "value_error": value_error.detach()}.items()})

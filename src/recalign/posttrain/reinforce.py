@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from recalign.errors import require_positive
 from recalign.posttrain.base import PostTraining
 from recalign.posttrain.losses import top_k_reinforce
 from recalign.recommender.policy import Policy
@@ -44,6 +45,7 @@ class Reinforce(PostTraining):
     ) -> None:
         super().__init__(init_from, policy, lr, weight_decay, top_k, keep)
         self.save_hyperparameters(logger=False, ignore=["top_k"])
+        require_positive("model", k=k, cap=cap)
         self.k, self.cap = k, cap
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:

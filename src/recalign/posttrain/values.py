@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from recalign.errors import InputError, require_positive
 from recalign.posttrain.base import PostTraining
 from recalign.posttrain.heads import Critic, StateValue, state_width
 from recalign.posttrain.losses import conservative, expectile, exponential_weights, squared_error, weighted_likelihood
@@ -86,6 +87,7 @@ class CQL(ValueMethod):
 
     def __init__(self, temperature: float = 0.1, alpha: float = 0.5, **values: Any) -> None:
         super().__init__(**values)
+        require_positive("model", temperature=temperature)
         self.temperature, self.alpha = temperature, alpha
         self.critic = StateValue(state_width(self.policy))
 
@@ -120,6 +122,9 @@ class IQL(ValueMethod):
 
     def __init__(self, beta: float = 3.0, expectile: float = 0.7, **values: Any) -> None:
         super().__init__(**values)
+        require_positive("model", or_zero=True, beta=beta)
+        if not 0 < expectile < 1:
+            raise InputError(f"{expectile} is no expectile", where="model.expectile", remedy="give one between 0 and 1")
         self.beta, self.expectile = beta, expectile
         self.critic = Critic(state_width(self.policy), self.policy.num_items)
 

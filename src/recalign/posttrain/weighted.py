@@ -6,7 +6,7 @@ import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
-from recalign.errors import InputError
+from recalign.errors import InputError, require_positive
 from recalign.posttrain.advantage import Transform, weights
 from recalign.posttrain.base import PostTraining
 from recalign.posttrain.data import PostTrainingData
@@ -58,6 +58,7 @@ class WeightedSFT(PostTraining):
     ) -> None:
         super().__init__(init_from, policy, lr, weight_decay, top_k, keep)
         self.save_hyperparameters(logger=False, ignore=["top_k"])
+        require_positive("model", temperature=temperature, clip=clip)
         self.transform: Transform = transform
         self.temperature, self.clip = temperature, clip
         self.drops_out = transform != "signed"  # which compares pi with the start
@@ -66,7 +67,8 @@ class WeightedSFT(PostTraining):
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
-        if stage == "fit" and isinstance(self.data, PostTrainingData):
+        if stage == "fit":
+            assert isinstance(self.data, PostTrainingData)
             self._require_weights(torch.from_numpy(self.data.advantages))
 
     def _require_weights(self, advantage_E: Tensor) -> None:
@@ -95,7 +97,8 @@ class WeightedSFT(PostTraining):
         out = torch.full((len(self.data.sequences.frame),), torch.nan, device=self.device)
         for batch in self.data.loader(self.data.training(), seen=False):
             there = batch.to(self.device)
-            out[there.event_T] = self.reference.log_prob(self.reference.encode(there), there.target_T)
+            with self.trainer.precision_plugin.train_step_context():  # rounded as pi is, which is compared with it
+                out[there.event_T] = self.reference.log_prob(self.reference.encode(there), there.target_T)
         return out
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:

@@ -13,6 +13,7 @@ import torch
 from lightning import LightningModule
 from torch import Tensor, nn
 
+from recalign.errors import require_positive
 from recalign.metrics import RankMetrics
 from recalign.nn import Recorded
 from recalign.recommender.checkpoint import recipe
@@ -106,6 +107,8 @@ class PolicyModule(StageModule):
     handed_over = ("policy",)
 
     def __init__(self, policy: Policy, lr: float, weight_decay: float, top_k: int) -> None:
+        require_positive("model", top_k=top_k)
+        require_positive("model", or_zero=True, lr=lr, weight_decay=weight_decay)
         super().__init__()
         self.policy = policy
         self.lr, self.weight_decay, self.top_k = lr, weight_decay, top_k

@@ -53,6 +53,12 @@ class RewardData(EventDataModule):
         return rated
 
     def _require_variety(self, rewards: pl.Series, key: str) -> None:
+        if self.frame.is_empty():
+            raise InputError(
+                f"there are no users {self.users} in this log",
+                where="data.share_a",
+                remedy="give another share (A has it, B1 and B2 halve the rest), or a log of more users",
+            )
         if rewards.n_unique() < 2:
             found = f"all rewards are {rewards[0]}" if len(rewards) else "no event has a reward"
             raise InputError(

@@ -10,7 +10,7 @@ from datetime import datetime
 import numpy as np
 import polars as pl
 
-from recalign.errors import InputError
+from recalign.errors import InputError, require_positive
 from recalign.events import EventTable, evaluate
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
@@ -117,7 +117,7 @@ class Where(Split):
     validation: float = 0.1
 
     def assign(self, table: EventTable) -> pl.Series:
-        test = evaluate(table.frame, self.test, "data.split.test").cast(pl.Boolean).fill_null(False)
+        test = _condition(table.frame, self.test, "data.split.test")
         drawn = pl.Series([stable_hash(str(row)) < self.validation for row in table.frame["row"]], dtype=pl.Boolean)
         return (test.cast(pl.UInt8) * TEST + (~test & drawn).cast(pl.UInt8) * VALIDATION).alias("split")
 
@@ -141,6 +141,9 @@ class High:
     def __post_init__(self) -> None:
         if (self.expression is None) == (self.quantile is None):
             raise ValueError("data.high takes either an expression or a quantile")
+        if self.quantile is not None and not 0 < self.quantile < 1:
+            raise InputError(f"{self.quantile} is no quantile", where="data.high.quantile", remedy="give one in 0..1")
+        require_positive("data.high", bins=self.bins)
 
     def mark(self, frame: pl.DataFrame) -> pl.Series:
         """Whether each event's reward is high.
@@ -153,8 +156,7 @@ class High:
             (a simulated log marks by the truth) may be true where the reward is missing.
         """
         if self.expression is not None:
-            marks = evaluate(frame, self.expression, "data.high.expression")
-            return marks.cast(pl.Boolean).fill_null(False).alias("high")
+            return _condition(frame, self.expression, "data.high.expression").alias("high")
         bins = self._bins(frame)
         limits = (
             frame.with_columns(bins.alias("bin"))
@@ -203,11 +205,31 @@ class UserGroups:
     share: float = 0.7
     names: tuple[str, ...] = field(default=("A", "B1", "B2"), init=False, repr=False)
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.share <= 1:
+            raise InputError(f"{self.share} is no share of users", where="data.share_a", remedy="give one in 0..1")
+
     def assign(self, raw_ids: pl.Series) -> pl.Series:
         """The group (``A``, ``B1``, ``B2``) of each user, in the order of ``raw_ids``."""
         edges = (self.share, self.share + (1 - self.share) / 2)
         groups = [self.names[bisect_right(edges, stable_hash(str(raw)))] for raw in raw_ids.to_list()]
         return pl.Series("group", groups, dtype=pl.String)
+
+
+def _condition(frame: pl.DataFrame, expression: str, where: str) -> pl.Series:
+    """Whether each row meets a condition; false where a column that decides has a null.
+
+    Raises:
+        InputError: it is neither true or false nor 1 or 0.
+    """
+    met = evaluate(frame, expression, where)
+    if met.dtype != pl.Boolean and not (met.dtype.is_integer() and met.drop_nulls().is_in([0, 1]).all()):
+        raise InputError(
+            f"{expression!r} is of type {met.dtype}, and no condition",
+            where=where,
+            remedy=f"compare it with something: {expression} >= 4, say",
+        )
+    return met.cast(pl.Boolean).fill_null(False)
 
 
 def stable_hash(text: str) -> float:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from lightning import LightningDataModule, LightningModule, Trainer
 
 from recalign.errors import InputError
+from recalign.posttrain.upstream import check_reward
 from recalign.recommender.checkpoint import check_catalogue, read_checkpoint
 from recalign.stage import upstream
 from recalign.stage.checkpoint import (
@@ -54,8 +55,11 @@ def after_reading(
         InputError: they do not.
     """
     for one in parsed.upstream:
-        if trained_on := read_checkpoint(str(one.path)).get("catalogue"):
+        content = read_checkpoint(str(one.path))
+        if trained_on := content.get("catalogue"):
             check_catalogue(trained_on, datamodule.sequences.catalogue, str(one.path))  # type: ignore[attr-defined]
+        if one.stage == "reward":
+            check_reward(content.get("facts", {}), datamodule.reward, str(one.path))  # type: ignore[attr-defined]
     if parsed.checkpoint is None:
         return
     known = read_run_checkpoint(parsed.checkpoint)["hyper_parameters"].get("num_items")

@@ -83,14 +83,15 @@ def ratios(sums: Sums, bootstrap: CrossedBootstrap) -> tuple[dict[str, np.ndarra
 
 def minus(table: Table, model: str = "model") -> Table:
     """The model's figures minus those of each other predictor, draw by draw."""
-    return {
-        name: {
-            f: Estimate(table[model][f].value - other.value, table[model][f].draws_D - other.draws_D)
-            for f, other in figures.items()
+    with np.errstate(invalid="ignore"):  # where a draw has no pair to order, say, there is no difference
+        return {
+            name: {
+                f: Estimate(table[model][f].value - other.value, table[model][f].draws_D - other.draws_D)
+                for f, other in figures.items()
+            }
+            for name, figures in table.items()
+            if name != model
         }
-        for name, figures in table.items()
-        if name != model
-    }
 
 
 def _figures(of: Mapping[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
