@@ -355,7 +355,7 @@ def test_the_chains_yaml_names_the_run_folder():
         (["--methods", "[start, magic]"], "methods: there is no method 'magic'\n.*asft, asft_permuted"),
         (["--methods", "[start, judge_report]"], "methods: judge_report is no method\n.*every chain trains it"),
         (["--methods", "[start, start_rerank]"], "reranks the policy of 'start', .*\n.*name a method that is trained"),
-        (["--rerank", "-1"], "chain.rerank: -1.0 is not 0 or above"),
+        (["--rerank", "-1"], "rerank: -1.0 is not 0 or above"),
         (["--trainer.max_epochs", "0"], "recommender, trainer.max_epochs: 0, and a chain trains"),
         (["--stages.asft.trainer.limit_val_batches", "0"], "asft, trainer.limit_val_batches: 0, and a chain trains"),
         (["--trainer.fast_dev_run", "true"], "recommender, trainer.fast_dev_run: .*dry run"),

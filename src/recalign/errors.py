@@ -25,11 +25,11 @@ class TrainingError(Exception):
     """Training cannot go on although the input was fine. The command prints it and exits with 3."""
 
 
-def require_positive(of: str, *, or_zero: bool = False, **settings: float | None) -> None:
+def require_positive(of: str = "", *, or_zero: bool = False, **settings: float | None) -> None:
     """Refuse settings that are not above 0.
 
     Args:
-        of: whose they are: ``model`` or ``data``.
+        of: the key above them, such as ``model``.
         or_zero: whether 0 will do.
         **settings: by name; None is one that is not used.
 
@@ -39,4 +39,4 @@ def require_positive(of: str, *, or_zero: bool = False, **settings: float | None
     asked = "0 or above" if or_zero else "above 0"
     for name, value in settings.items():
         if value is not None and not (value > 0 or (or_zero and value == 0)):
-            raise InputError(f"{value} is not {asked}", where=f"{of}.{name}", remedy=f"give a number {asked}")
+            raise InputError(f"{value} is not {asked}", where=f"{of}.{name}".lstrip("."), remedy=f"give a number {asked}")
