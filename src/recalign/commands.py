@@ -38,7 +38,7 @@ def recommend(run: Path, users: list[int | str] | None = None, k: int = 10) -> N
         users: raw ids of the users to show, such as [1, 7]; null: the first five.
         k: items a user.
     """
-    require_positive(k=k)
+    require_positive("", {"k": k}, "k")
     run_stage(["predict", *_configured(run), f"--model.top_k={k}"])
     frame = pl.read_parquet(run / RECOMMENDATIONS).with_columns(pl.col("user", "item").cast(pl.String))
     known = frame["user"].unique(maintain_order=True)

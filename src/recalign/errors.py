@@ -1,5 +1,8 @@
 """The errors that users are meant to read."""
 
+from collections.abc import Mapping
+from typing import Any
+
 
 class InputError(Exception):
     """Something that the user gave cannot be used: a file, a row, a key, a checkpoint.
@@ -25,18 +28,21 @@ class TrainingError(Exception):
     """Training cannot go on although the input was fine. The command prints it and exits with 3."""
 
 
-def require_positive(of: str = "", *, or_zero: bool = False, **settings: float | None) -> None:
+def require_positive(of: str, given: Mapping[str, Any], *names: str, or_zero: bool = False) -> None:
     """Refuse settings that are not above 0.
 
     Args:
-        of: the key above them, such as ``model``.
+        of: the key above them, such as ``model``; empty: there is none.
+        given: settings by name; what is not among them, or None, is not used.
+        *names: those that have to be above 0.
         or_zero: whether 0 will do.
-        **settings: by name; None is one that is not used.
 
     Raises:
         InputError: one is below 0, no number, or 0 where that will not do.
     """
     asked = "0 or above" if or_zero else "above 0"
-    for name, value in settings.items():
+    for name in names:
+        value = given.get(name)
         if value is not None and not (value > 0 or (or_zero and value == 0)):
-            raise InputError(f"{value} is not {asked}", where=f"{of}.{name}".lstrip("."), remedy=f"give a number {asked}")
+            where = f"{of}.{name}" if of else name
+            raise InputError(f"{value} is not {asked}", where=where, remedy=f"give a number {asked}")

@@ -39,6 +39,7 @@ NOTHING = [
     (WeightedSFT, {"temperature": -0.3}),
     (WeightedSFT, {"temperature": float("nan")}),
     (WeightedSFT, {"clip": 0.0}),
+    (WeightedSFT, {"lr": -1e-3}),
     (Preferences, {"beta": 0.0, "loss": "ipo"}),
     (KTO, {"beta": -1.0}),
     (CQL, {"temperature": 0.0}),
@@ -57,10 +58,11 @@ NOTHING = [
 
 
 @pytest.mark.parametrize(("method", "settings"), NOTHING, ids=lambda each: getattr(each, "__name__", str(each)))
-def test_what_leads_nowhere_is_refused(start, method, settings):
+def test_what_leads_nowhere_is_refused_before_anything_is_read(start, log_root, tmp_path, method, settings):
     own = {"reward": Taste([0, 1])} if method in (PPO, GRPO) else {}
+    module = method(policy=copy.deepcopy(start), **own, **settings)
     with pytest.raises(InputError, match=rf"model\.{next(iter(settings))}: "):
-        method(policy=copy.deepcopy(start), **own, **settings)
+        small.fit(module, small.data_of(RewardData, log_root, "tastes"), tmp_path)
 
 
 def test_a_soft_baseline_needs_a_lambda(log_root):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -48,6 +49,11 @@ class SampledActions(PostTraining):
     drops_out = False
     fewest_samples = 1
 
+    @classmethod
+    def check_settings(cls, given: Mapping[str, Any]) -> None:
+        super().check_settings(given)
+        require_positive("model", given, "candidates", "clip", "refresh")
+
     def __init__(
         self,
         init_from: str | None = None,
@@ -72,7 +78,6 @@ class SampledActions(PostTraining):
                 where="model.samples",
                 remedy=f"draw at least {self.fewest_samples}",
             )
-        require_positive("model", candidates=candidates, clip=clip, refresh=refresh)
         self.samples, self.candidates, self.clip, self.kl, self.refresh = samples, candidates, clip, kl, refresh
         self.old = copy.deepcopy(self.policy).requires_grad_(False)
         self.environment = Environment(reward_model, reward)

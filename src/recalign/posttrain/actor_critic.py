@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -34,10 +35,14 @@ class AWAC(ValueMethod):
 
     critic: ItemValue
 
+    @classmethod
+    def check_settings(cls, given: Mapping[str, Any]) -> None:
+        super().check_settings(given)
+        require_positive("model", given, "samples")
+        require_positive("model", given, "beta", or_zero=True)
+
     def __init__(self, beta: float = 3.0, samples: int = 8, **values: Any) -> None:
         super().__init__(**values)
-        require_positive("model", samples=samples)
-        require_positive("model", or_zero=True, beta=beta)
         self.beta, self.samples = beta, samples
         self.critic = ItemValue(state_width(self.policy), self.policy.num_items)
 
@@ -70,9 +75,13 @@ class SA2C(ValueMethod):
 
     critic: ItemValue
 
+    @classmethod
+    def check_settings(cls, given: Mapping[str, Any]) -> None:
+        super().check_settings(given)
+        require_positive("model", given, "samples")
+
     def __init__(self, samples: int = 10, negative: float = -1.0, **values: Any) -> None:
         super().__init__(**values)
-        require_positive("model", samples=samples)
         self.samples, self.negative = samples, negative
         self.critic = ItemValue(state_width(self.policy), self.policy.num_items)
 

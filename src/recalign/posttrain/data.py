@@ -55,7 +55,7 @@ class PostTrainingData(RewardData):
         **log: Any,
     ) -> None:
         super().__init__(**log)
-        require_positive("data", soft=soft)
+        require_positive("data", {"soft": soft}, "soft")
         self.source, self.baseline, self.soft, self.placebo = source, baseline, soft, placebo
         self.reward_model, self.policy = reward_model, policy
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -26,9 +27,13 @@ class GRPO(SampledActions):
 
     fewest_samples = 2
 
+    @classmethod
+    def check_settings(cls, given: Mapping[str, Any]) -> None:
+        super().check_settings(given)
+        require_positive("model", given, "early")
+
     def __init__(self, early: float | None = None, cloning: float = 0.0, **sampled: Any) -> None:
         super().__init__(**sampled)
-        require_positive("model", early=early)
         self.early, self.cloning = early, cloning
 
     def surrogate(self, rollout: Rollout, logp_TS: Tensor, state: Tensor, nll: Tensor) -> Tensor:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -37,6 +40,11 @@ class Preferences(PostTraining):
     LEARNS_FROM = PairData
     drops_out = False
 
+    @classmethod
+    def check_settings(cls, given: Mapping[str, Any]) -> None:
+        super().check_settings(given)
+        require_positive("model", given, "beta")
+
     def __init__(
         self,
         init_from: str | None = None,
@@ -51,7 +59,6 @@ class Preferences(PostTraining):
     ) -> None:
         super().__init__(init_from, policy, lr, weight_decay, top_k, keep)
         self.save_hyperparameters(logger=False, ignore=["top_k"])
-        require_positive("model", beta=beta)
         self.loss: PairLoss = loss
         self.beta, self.gamma = beta, gamma
 
@@ -95,6 +102,11 @@ class KTO(PostTraining):
 
     drops_out = False
 
+    @classmethod
+    def check_settings(cls, given: Mapping[str, Any]) -> None:
+        super().check_settings(given)
+        require_positive("model", given, "beta")
+
     def __init__(
         self,
         init_from: str | None = None,
@@ -109,7 +121,6 @@ class KTO(PostTraining):
     ) -> None:
         super().__init__(init_from, policy, lr, weight_decay, top_k, keep)
         self.save_hyperparameters(logger=False, ignore=["top_k"])
-        require_positive("model", beta=beta)
         self.beta, self.good, self.bad = beta, good, bad
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:

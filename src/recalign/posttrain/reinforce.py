@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from torch import Tensor
 
 from recalign.errors import require_positive
@@ -32,6 +35,11 @@ class Reinforce(PostTraining):
 
     drops_out = False
 
+    @classmethod
+    def check_settings(cls, given: Mapping[str, Any]) -> None:
+        super().check_settings(given)
+        require_positive("model", given, "k", "cap")
+
     def __init__(
         self,
         init_from: str | None = None,
@@ -45,7 +53,6 @@ class Reinforce(PostTraining):
     ) -> None:
         super().__init__(init_from, policy, lr, weight_decay, top_k, keep)
         self.save_hyperparameters(logger=False, ignore=["top_k"])
-        require_positive("model", k=k, cap=cap)
         self.k, self.cap = k, cap
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:

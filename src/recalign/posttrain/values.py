@@ -7,6 +7,7 @@ mean, in standard deviations.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -85,9 +86,13 @@ class CQL(ValueMethod):
 
     critic: StateValue
 
+    @classmethod
+    def check_settings(cls, given: Mapping[str, Any]) -> None:
+        super().check_settings(given)
+        require_positive("model", given, "temperature")
+
     def __init__(self, temperature: float = 0.1, alpha: float = 0.5, **values: Any) -> None:
         super().__init__(**values)
-        require_positive("model", temperature=temperature)
         self.temperature, self.alpha = temperature, alpha
         self.critic = StateValue(state_width(self.policy))
 
@@ -120,11 +125,16 @@ class IQL(ValueMethod):
 
     critic: Critic
 
+    @classmethod
+    def check_settings(cls, given: Mapping[str, Any]) -> None:
+        super().check_settings(given)
+        require_positive("model", given, "beta", or_zero=True)
+        if not 0 < given.get("expectile", 0.5) < 1:
+            what = f"{given['expectile']} is no expectile"
+            raise InputError(what, where="model.expectile", remedy="give one between 0 and 1")
+
     def __init__(self, beta: float = 3.0, expectile: float = 0.7, **values: Any) -> None:
         super().__init__(**values)
-        require_positive("model", or_zero=True, beta=beta)
-        if not 0 < expectile < 1:
-            raise InputError(f"{expectile} is no expectile", where="model.expectile", remedy="give one between 0 and 1")
         self.beta, self.expectile = beta, expectile
         self.critic = Critic(state_width(self.policy), self.policy.num_items)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
@@ -44,6 +47,11 @@ class WeightedSFT(PostTraining):
         policy: a policy to start from instead of a checkpoint's (Python only).
     """
 
+    @classmethod
+    def check_settings(cls, given: Mapping[str, Any]) -> None:
+        super().check_settings(given)
+        require_positive("model", given, "temperature", "clip")
+
     def __init__(
         self,
         init_from: str | None = None,
@@ -58,7 +66,6 @@ class WeightedSFT(PostTraining):
     ) -> None:
         super().__init__(init_from, policy, lr, weight_decay, top_k, keep)
         self.save_hyperparameters(logger=False, ignore=["top_k"])
-        require_positive("model", temperature=temperature, clip=clip)
         self.transform: Transform = transform
         self.temperature, self.clip = temperature, clip
         self.drops_out = transform != "signed"  # which compares pi with the start

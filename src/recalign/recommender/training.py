@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,25 @@ class StageModule(LightningModule):
         self.events = 0  # that were trained on, repetitions counted
         self._epoch_began = (0.0, 0)  # moment, events until then
 
+    @classmethod
+    def check_settings(cls, given: Mapping[str, Any]) -> None:
+        """Refuse settings that no training can make anything of. Subclasses add their own.
+
+        The command asks before anything runs, so that a chain need not train four stages to find a mistake in the
+        fifth; `prepare_data`, Lightning's first hook, asks for those who write Python.
+
+        Args:
+            given: the constructor's arguments by name, or some of them.
+
+        Raises:
+            InputError: one of them is such a setting.
+        """
+        require_positive("model", given, "top_k")
+        require_positive("model", given, "lr", "weight_decay", "value_lr", "condition_lr", or_zero=True)
+
+    def prepare_data(self) -> None:
+        self.check_settings(self.hparams)
+
     def on_train_epoch_start(self) -> None:
         self._epoch_began = time.monotonic(), self.events
 
@@ -107,8 +127,6 @@ class PolicyModule(StageModule):
     handed_over = ("policy",)
 
     def __init__(self, policy: Policy, lr: float, weight_decay: float, top_k: int) -> None:
-        require_positive("model", top_k=top_k)
-        require_positive("model", or_zero=True, lr=lr, weight_decay=weight_decay)
         super().__init__()
         self.policy = policy
         self.lr, self.weight_decay, self.top_k = lr, weight_decay, top_k

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recalign.errors import InputError
+from recalign.errors import InputError, require_positive
 from recalign.nn import Encoder
 from recalign.recommender.checkpoint import check_catalogue, load_net, load_weights, read_checkpoint
 from recalign.recommender.training import StageModule, adamw
@@ -56,6 +57,12 @@ class RewardModel(StageModule):
     handed_over = ("reward",)
     auxiliary_EA: Tensor
     moved_EF: Tensor
+
+    @classmethod
+    def check_settings(cls, given: Mapping[str, Any]) -> None:
+        super().check_settings(given)
+        require_positive("model", given, "members")
+        require_positive("model", given, "kinship", "company", "imitation", "auxiliary_weight", or_zero=True)
 
     def __init__(
         self,

@@ -143,7 +143,7 @@ class High:
             raise ValueError("data.high takes either an expression or a quantile")
         if self.quantile is not None and not 0 < self.quantile < 1:
             raise InputError(f"{self.quantile} is no quantile", where="data.high.quantile", remedy="give one in 0..1")
-        require_positive("data.high", bins=self.bins)
+        require_positive("data.high", vars(self), "bins")
 
     def mark(self, frame: pl.DataFrame) -> pl.Series:
         """Whether each event's reward is high.

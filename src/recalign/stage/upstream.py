@@ -45,7 +45,7 @@ def declared(config: Namespace) -> list[Upstream]:
     found = []
     for part in ("model", "data"):
         spec = config[part]
-        for argument, stage in _needs(_imported(spec.class_path), vars(spec.init_args)).items():
+        for argument, stage in _needs(imported(spec.class_path), vars(spec.init_args)).items():
             given = spec.init_args.get(argument)
             found.append(Upstream(part, argument, stage, Path(given) if given else None, bool(given)))
     return found
@@ -128,6 +128,7 @@ def _handed_over(run: RunFolder, log: str) -> Path | None:
     return checkpoint if checkpoint.is_file() else None
 
 
-def _imported(class_path: str) -> type:
+def imported(class_path: str) -> type:
+    """The class of that path."""
     module, name = class_path.rsplit(".", 1)
     return getattr(__import__(module, fromlist=[name]), name)
