@@ -13,7 +13,7 @@ from recalign.errors import InputError, require_positive
 from recalign.events import render
 from recalign.recommender.training import RECOMMENDATIONS
 from recalign.sequences import EventDataModule
-from recalign.sequences.audit import audit_log
+from recalign.sequences.audit import audit_log, concerns
 from recalign.stage import RunFolder, run_stage
 
 
@@ -27,6 +27,8 @@ def check(*, data: EventDataModule) -> None:
     print(data.report)
     print()
     print(render(sections))
+    for line in concerns(data, sections):
+        print(f"\n{line}")
 
 
 def recommend(run: Path, users: list[int | str] | None = None, k: int = 10) -> None:

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import dataclasses
 
+import polars as pl
 import pytest
 import small
 
+from recalign.events import Log
 from recalign.sequences import EventDataModule, High, LeaveLast, TimeSplit, UserGroups, build
-from recalign.sequences.audit import audit_log, leaks, part_figures, split_figures
+from recalign.sequences.audit import MET, audit_log, concerns, leaks, part_figures, split_figures
 
 from .tables import table
 
@@ -57,8 +59,7 @@ def test_figures_by_hand(sequences):
 def test_targets_that_were_met_before_are_counted():
     again = [0, 1, 2, 3, 1, 0, 0, 1, 2, 3, 4, 4]  # user 0 ends on what it had; user 1's last item is new to training
     sequences = build(table(USERS, again, TIMES), LeaveLast(1, 1), None, UserGroups())
-    name = "share of targets that their user had met (ranked all the same)"
-    assert [part_figures(sequences, part)[name] for part in ("validation", "test")] == [0.5, 0.5]
+    assert [part_figures(sequences, part)[MET] for part in ("validation", "test")] == [0.5, 0.5]
 
 
 def test_users_without_a_past_are_counted():
@@ -73,3 +74,20 @@ def test_all_sections_are_there(log_root):
     assert list(sections)[-2:] == ["split", "leaks (all must be 0)"]
     assert len(sections) > 2
     assert set(sections["leaks (all must be 0)"].values()) == {0}
+
+
+def test_what_deserves_a_word_before_anything_is_made_of_a_log(tmp_path):
+    """Users who choose two items again and again, in milliseconds that are seconds."""
+    rows = [(user, step % 2, 3 + step % 3, 1_600_000_000 + step) for user in range(20) for step in range(8)]
+    pl.DataFrame(rows, schema=["user", "item", "rating", "timestamp"], orient="row").write_csv(tmp_path / "again.csv")
+
+    def said(high, unit):
+        log = Log(name="again", files=["again.csv"], time_unit=unit)
+        data = EventDataModule(log, "rating", High(high), LeaveLast(1, 1), str(tmp_path))
+        return concerns(data, audit_log(data))
+
+    met, high, time = said("reward >= 6", "ms")
+    assert met.startswith("100% of the test's targets are items that their user had met")
+    assert high == "no event has a high reward, so high/* say nothing: look at data.high"
+    assert time == "all events lie in 1970: is data.log.time_unit ms right?"
+    assert said("reward >= 3", "s")[1:] == ["every event has a high reward, so high/* say nothing: look at data.high"]

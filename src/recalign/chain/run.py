@@ -25,7 +25,7 @@ from recalign.evaluation.methods import GROUND, Cell, beneath, evaluate_methods
 from recalign.evaluation.report import render
 from recalign.events import data_root
 from recalign.reward import RewardData
-from recalign.sequences.audit import audit_log
+from recalign.sequences.audit import audit_log, concerns
 from recalign.simulation import World, simulate, write
 from recalign.stage.folder import write_text
 
@@ -148,4 +148,5 @@ def _check(data: RewardData, folder: Path) -> None:
     sections = audit_log(data)
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "check.json", json.dumps(sections, indent=2, default=str) + "\n")
-    say(str(data.report))
+    for line in (str(data.report), *concerns(data, sections)):
+        say(line)

@@ -10,6 +10,9 @@ from recalign.sequences.store import PARTS, Part, Sequences
 from recalign.sequences.windows import evaluation_windows, left_out, training_windows
 
 Rows = dict[str, int | float | str]
+MET = "share of targets that their user had met (ranked all the same)"
+HIGH = "share of events with a high reward"
+OFTEN = 0.2  # a share of such targets that is worth a word
 
 
 def audit_log(data: EventDataModule) -> dict[str, Rows]:
@@ -24,6 +27,21 @@ def audit_log(data: EventDataModule) -> dict[str, Rows]:
     }
 
 
+def concerns(data: EventDataModule, sections: dict[str, Rows]) -> list[str]:
+    """What of `audit_log` a user should hear of before anything is made of the log, a line each."""
+    lines, met = [], float(sections["test"][MET])
+    if met > OFTEN:
+        lines.append(
+            f"{met:.0%} of the test's targets are items that their user had met: they are ranked all the same, though "
+            "nothing that was met is recommended, so ranks look better than they are"
+        )
+    if data.high is not None and (share := sections["split"][HIGH]) in (0, 1):
+        lines.append(f"{'every' if share else 'no'} event has a high reward, so high/* say nothing: look at data.high")
+    if data.log_.time_unit in ("ms", "us") and str(sections["test"]["last day"]).startswith("1970"):
+        lines.append(f"all events lie in 1970: is data.log.time_unit {data.log_.time_unit} right?")
+    return lines
+
+
 def part_figures(sequences: Sequences, part: Part) -> Rows:
     """Size and span of one part, and its targets that training never saw."""
     chosen = sequences.frame.filter(pl.col("split") == PARTS[part])
@@ -33,9 +51,7 @@ def part_figures(sequences: Sequences, part: Part) -> Rows:
         cold = chosen.filter(pl.col("item_id") == 0)
         rows["items unseen in training"] = cold["item"].n_unique()
         rows["share of targets on them (misses)"] = len(cold) / len(chosen)
-        rows["share of targets that their user had met (ranked all the same)"] = _met(sequences.frame, part) / len(
-            chosen
-        )
+        rows[MET] = _met(sequences.frame, part) / len(chosen)
     return rows
 
 
@@ -52,7 +68,7 @@ def split_figures(sequences: Sequences, max_length: int, stride: int | None = No
     groups, counts = np.unique(sequences.group, return_counts=True)
     return {
         "items in training (the catalogue)": sequences.num_items,
-        "share of events with a high reward": float(sequences.frame["high"].mean()),  # type: ignore[arg-type]
+        HIGH: float(sequences.frame["high"].mean()),  # type: ignore[arg-type]
         "users left out: test events, no history before": left_out(sequences, everybody),
         "events of the longest history": int(np.diff(sequences.offset).max()),
         "newest events that a model sees": max_length,
