@@ -58,8 +58,8 @@ def after_reading(
         content = read_checkpoint(str(one.path))
         if trained_on := content.get("catalogue"):
             check_catalogue(trained_on, datamodule.sequences.catalogue, str(one.path))  # type: ignore[attr-defined]
-        if one.stage == "reward":
-            check_reward(content.get("facts", {}), datamodule.reward, str(one.path))  # type: ignore[attr-defined]
+        if one.stage == "reward" and "reward" in (facts := content.get("facts", {})):
+            check_reward(facts, datamodule.reward, str(one.path))  # type: ignore[attr-defined]
     if parsed.checkpoint is None:
         return
     known = read_run_checkpoint(parsed.checkpoint)["hyper_parameters"].get("num_items")
