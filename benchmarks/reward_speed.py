@@ -4,7 +4,8 @@
 
 On ML-1M. Scoring: one pass of the encoder over the histories of the validation part, then a hundred candidates for each
 of its states, until there are as many pairs as asked for; states included. Training: the time of a step (forward,
-backward, optimiser) on the same batches in turns, after a warm-up, so that what else the machine does hits both alike.
+backward, optimiser) on the same batches. Both in turns, after a warm-up, so that what else the machine does hits one
+member and five alike.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from recalign.sequences import TimeSplit
 
 CANDIDATES = 100
 TURNS = 5
+MEMBERS = {"one member": 1, "five members": 5}
 CONF = Path(__file__).parents[1] / "conf" / "data" / "ml-1m.yaml"
 
 
@@ -42,11 +44,14 @@ def main() -> None:
     log = Log(**yaml.safe_load(CONF.read_text())["data"]["log"])
     root = str(arguments.root) if arguments.root else None
     data = RewardData(log=log, root=root, split=TimeSplit((0.8, 0.9)), users="A", batch_tokens=3200)
-    scoring = [scored(data, members, arguments.pairs) for members in (1, 5)]
+    scoring = scored(data, arguments.pairs)
     steps = training(data, arguments.steps)
-    rows = [row("one member", "seconds/pairs", scoring[:1]), row("five members", "seconds/pairs", scoring[1:])]
-    rows += [row(f"{name} members", "seconds/step", steps[name]) for name in steps]
-    ratio = [five / one for one, five in zip(steps["one"], steps["five"], strict=True)]
+    rows = [
+        row(name, metric, seconds[name])
+        for metric, seconds in (("seconds/pairs", scoring), ("seconds/step", steps))
+        for name in seconds
+    ]
+    ratio = [five / one for one, five in zip(steps["one member"], steps["five members"], strict=True)]
     rows.append(row("five to one", "ratio/step", ratio))
     table = pl.DataFrame(rows).with_columns(pl.lit(commit()).alias("commit"))
     print(table.select("row", "metric", "mean", "sd"))
@@ -58,23 +63,27 @@ def model(data: RewardData, members: int) -> RewardModel:
 
 
 @torch.no_grad()
-def scored(data: RewardData, members: int, pairs: int) -> float:
-    """Seconds to score so many (history, item) pairs."""
-    reward = model(data, members).reward.eval()
-    batches = iter(data.loader(data.windows("validation"), seen=False))
-    began, done = time.perf_counter(), 0
-    while done < pairs:
-        states = reward.states(next(batches))
-        item_TC = torch.randint(1, data.num_items + 1, (states.shape[1], CANDIDATES))
-        done += reward.predict(states, item_TC).numel()
-    return (time.perf_counter() - began) * pairs / done
+def scored(data: RewardData, pairs: int) -> dict[str, list[float]]:
+    """Seconds to score so many (history, item) pairs in each turn, with one member and with five."""
+    seconds: dict[str, list[float]] = {name: [] for name in MEMBERS}
+    rewards = {name: model(data, members).reward.eval() for name, members in MEMBERS.items()}
+    for turn in range(TURNS + 1):
+        for name, reward in rewards.items():
+            batches, began, done = iter(data.loader(data.windows("validation"), seen=False)), time.perf_counter(), 0
+            while done < pairs:
+                states = reward.states(next(batches))
+                item_TC = torch.randint(1, data.num_items + 1, (states.shape[1], CANDIDATES))
+                done += reward.predict(states, item_TC).numel()
+            if turn:  # the first is the warm-up
+                seconds[name].append((time.perf_counter() - began) * pairs / done)
+    return seconds
 
 
 def training(data: RewardData, steps: int) -> dict[str, list[float]]:
     """Seconds a step of each turn, with one member and with five, on the same batches in turns."""
     batches = [batch for batch, _ in zip(data.train_dataloader(), range(steps), strict=False)]
-    seconds: dict[str, list[float]] = {"one": [], "five": []}
-    steppers = {name: Stepper(data, members) for name, members in (("one", 1), ("five", 5))}
+    seconds: dict[str, list[float]] = {name: [] for name in MEMBERS}
+    steppers = {name: Stepper(data, members) for name, members in MEMBERS.items()}
     for turn in range(TURNS + 1):
         for name, stepper in steppers.items():
             began = time.perf_counter()
