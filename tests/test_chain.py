@@ -358,6 +358,7 @@ def test_the_chains_yaml_names_the_run_folder():
         (["--rerank", "-1"], "rerank: -1.0 is not 0 or above"),
         (["--stages.asft.model.temperature", "0"], "asft, model.temperature: 0.0 is not above 0"),
         (["--stages.asft.model.lr", "-0.1"], "asft, model.lr: -0.1 is not 0 or above"),
+        (["--stages.asft.data.soft", "0"], "asft, data.soft: 0.0 is not above 0"),
         (["--stages.reward.model.members", "0"], "reward, model.members: 0 is not above 0"),
         (["--trainer.max_epochs", "0"], "recommender, trainer.max_epochs: 0, and a chain trains"),
         (["--stages.asft.trainer.limit_val_batches", "0"], "asft, trainer.limit_val_batches: 0.*, and a chain trains"),

@@ -142,8 +142,6 @@ def test_a_policy_of_several_tokens_an_item_runs_through_them(data, taste, tmp_p
 
 
 def test_what_cannot_be_used_is_refused(data, start, cloned, rewarded, log_root, taste, tmp_path):
-    with pytest.raises(InputError, match="too few for GRPO"):
-        GRPO(policy=start, reward=taste, samples=1)
     with pytest.raises(InputError, match=r"reward_model.*no reward model"):
         PPO(policy=start)
     with pytest.raises(InputError, match="holds no reward"):

@@ -53,7 +53,10 @@ NOTHING = [
     (PPO, {"refresh": 0}),
     (PPO, {"candidates": 0}),
     (PPO, {"clip": 0.0}),
+    (PPO, {"samples": 0}),
+    (GRPO, {"samples": 1}),
     (GRPO, {"early": 0.0}),
+    (ReturnConditioned, {"ask": 1.5}),
 ]
 
 

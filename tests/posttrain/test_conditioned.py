@@ -13,7 +13,6 @@ import tiny
 import torch
 from token_policy import TokenPolicy
 
-from recalign.errors import InputError
 from recalign.nn import HSTU
 from recalign.posttrain import PostTrainingData, ReturnConditioned
 from recalign.recommender.checkpoint import load_net
@@ -69,11 +68,6 @@ def test_before_the_first_step_it_is_the_start(data, start):
     module, batch = ReturnConditioned(policy=copy.deepcopy(start)), small.batch_of(data, "test")
     with torch.no_grad():
         assert module.policy.eval().encode(batch).equal(start.encode(batch))
-
-
-def test_a_quantile_that_is_none_is_refused(start):
-    with pytest.raises(InputError, match=r"model\.ask"):
-        ReturnConditioned(policy=start, ask=90)
 
 
 def test_what_reads_the_reward_learns_at_a_rate_of_its_own(start):

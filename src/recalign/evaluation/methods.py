@@ -124,6 +124,7 @@ def evaluate_methods(folder: Path, seed: int, cells: list[Cell], ground: Ground,
     stale = [c for c in cells if _kept_key(_place(folder, c.method, seed)) != keys[c.method]]
     if not stale:
         return []
+    rests_on = hashlib.sha256(json.dumps([data.fingerprint, digests], sort_keys=True).encode()).hexdigest()[:16]
     nets = Nets(ground, data)
     policies = {c.method: nets.policy(c) for c in stale}
     frames = {part: evaluate(policies, nets.scorers(), data, part) for part in ("validation", "test")}
@@ -137,7 +138,7 @@ def evaluate_methods(folder: Path, seed: int, cells: list[Cell], ground: Ground,
             "seed": seed,
             "log": data.log_.name,
             "key": keys[cell.method],
-            "ground": hashlib.sha256(json.dumps([data.fingerprint, digests], sort_keys=True).encode()).hexdigest()[:16],
+            "ground": rests_on,
             "cold_share": float(test["cold"].mean()),  # type: ignore[arg-type]
             "coverage@10": _coverage(test, data.num_items),
             **cell.cost,

@@ -53,6 +53,12 @@ class SampledActions(PostTraining):
     def check_settings(cls, given: Mapping[str, Any]) -> None:
         super().check_settings(given)
         require_positive("model", given, "candidates", "clip", "refresh")
+        if (samples := given.get("samples", cls.fewest_samples)) < cls.fewest_samples:
+            raise InputError(
+                f"{samples} items a state are too few for {cls.__name__}",
+                where="model.samples",
+                remedy=f"draw at least {cls.fewest_samples}",
+            )
 
     def __init__(
         self,
@@ -72,12 +78,6 @@ class SampledActions(PostTraining):
     ) -> None:
         super().__init__(init_from, policy, lr, weight_decay, top_k, keep)
         self.save_hyperparameters(logger=False, ignore=["top_k"])
-        if samples < self.fewest_samples:
-            raise InputError(
-                f"{samples} items a state are too few for {type(self).__name__}",
-                where="model.samples",
-                remedy=f"draw at least {self.fewest_samples}",
-            )
         self.samples, self.candidates, self.clip, self.kl, self.refresh = samples, candidates, clip, kl, refresh
         self.old = copy.deepcopy(self.policy).requires_grad_(False)
         self.environment = Environment(reward_model, reward)

@@ -5,6 +5,9 @@ As the decision transformer does (Chen et al., arXiv 2106.01345); for retrieval,
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -95,6 +98,12 @@ class ReturnConditioned(PostTraining):
 
     policy: ConditionedPolicy
 
+    @classmethod
+    def check_settings(cls, given: Mapping[str, Any]) -> None:
+        super().check_settings(given)
+        if not 0 <= (ask := given.get("ask", 0.9)) <= 1:
+            raise InputError(f"{ask} is no quantile", where="model.ask", remedy="give a number between 0 and 1")
+
     def __init__(
         self,
         init_from: str | None = None,
@@ -108,8 +117,6 @@ class ReturnConditioned(PostTraining):
     ) -> None:
         super().__init__(init_from, policy, lr, weight_decay, top_k, keep)
         self.save_hyperparameters(logger=False, ignore=["top_k"])
-        if not 0 <= ask <= 1:
-            raise InputError(f"{ask} is no quantile", where="model.ask", remedy="give a number between 0 and 1")
         self.ask, self.condition_lr = ask, condition_lr
         self.policy = ConditionedPolicy(self.policy)
 

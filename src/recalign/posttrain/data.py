@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -55,9 +55,14 @@ class PostTrainingData(RewardData):
         **log: Any,
     ) -> None:
         super().__init__(**log)
-        require_positive("data", {"soft": soft}, "soft")
+        self.check_settings({"soft": soft})
         self.source, self.baseline, self.soft, self.placebo = source, baseline, soft, placebo
         self.reward_model, self.policy = reward_model, policy
+
+    @classmethod
+    def check_settings(cls, given: Mapping[str, Any]) -> None:
+        super().check_settings(given)
+        require_positive("data", given, "soft")
 
     @classmethod
     def upstream(cls, init_args: dict[str, Any]) -> dict[str, str]:
@@ -84,14 +89,11 @@ class PostTrainingData(RewardData):
         advantage = (reward - self._values(observed, windows))[windows.event]
         known = ~np.isnan(advantage)
         if not advantage[known].std() > 0:
-            raise InputError(
-                f"the advantage is the same for every event (source {self.source}, baseline {self.baseline})",
-                where="data.reward",
-                remedy="give a reward that differs between events, or another baseline",
-            )
+            what = f"the advantage is the same for every event (source {self.source}, baseline {self.baseline})"
+            remedy = "give a reward that differs between events, or another baseline"
+            raise InputError(what, where="data.reward", remedy=remedy)
         if self.placebo == "random":
-            drawn = np.random.default_rng(self.seed).permutation(advantage[known])
-            advantage[known] = drawn
+            advantage[known] = np.random.default_rng(self.seed).permutation(advantage[known])
         out = np.full(len(reward), np.nan, np.float32)
         out[windows.event] = advantage / self.moments()[1]
         return out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -57,15 +58,18 @@ class PairData(RewardData):
         **log: Any,
     ) -> None:
         super().__init__(**log)
-        if not 1 <= losers < candidates:
-            raise InputError(
-                f"{losers} losers of {candidates} candidates",
-                where="data.losers, data.candidates",
-                remedy="ask for one loser or more, and for more candidates than losers",
-            )
+        self.check_settings({"losers": losers, "candidates": candidates})
         self.pairs: Pairing = pairs
         self.losers, self.candidates, self.width = losers, candidates, width
         self.reward_model, self.policy = reward_model, policy
+
+    @classmethod
+    def check_settings(cls, given: Mapping[str, Any]) -> None:
+        super().check_settings(given)
+        if not 1 <= given.get("losers", 1) < given.get("candidates", 2):
+            what = f"{given['losers']} losers of {given['candidates']} candidates"
+            remedy = "ask for one loser or more, and for more candidates than losers"
+            raise InputError(what, where="data.losers, data.candidates", remedy=remedy)
 
     @classmethod
     def upstream(cls, init_args: dict[str, Any]) -> dict[str, str]:

@@ -51,15 +51,15 @@ def part_figures(sequences: Sequences, part: Part) -> Rows:
         cold = chosen.filter(pl.col("item_id") == 0)
         rows["items unseen in training"] = cold["item"].n_unique()
         rows["share of targets on them (misses)"] = len(cold) / len(chosen)
-        rows[MET] = _met(sequences.frame, part) / len(chosen)
+        rows[MET] = _met(sequences, part) / len(chosen)
     return rows
 
 
-def _met(frame: pl.DataFrame, part: Part) -> int:
+def _met(sequences: Sequences, part: Part) -> int:
     """How many events of a part are of an item that their user chose before."""
-    known = frame.filter(pl.col("item_id") > 0)
-    again = known.select(pl.struct("user", "item_id").is_first_distinct().not_() & (pl.col("split") == PARTS[part]))
-    return int(again.to_series().sum())
+    pair = pl.col("user").cast(pl.Int64) * (sequences.num_items + 1) + pl.col("item_id")
+    known = sequences.frame.filter(pl.col("item_id") > 0)
+    return known.select((pair.is_first_distinct().not_() & (pl.col("split") == PARTS[part])).sum()).item()
 
 
 def split_figures(sequences: Sequences, max_length: int, stride: int | None = None) -> Rows:

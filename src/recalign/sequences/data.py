@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
-from recalign.errors import InputError
+from recalign.errors import InputError, require_positive
 from recalign.events import EventTable, Log, Report, audit, data_root, fingerprint, load_events
 from recalign.events.audit import Section
 from recalign.sequences.batch import Batch
@@ -89,22 +89,34 @@ class EventDataModule(LightningDataModule):
         cache: bool | str = True,
     ) -> None:
         super().__init__()
-        if max_length < 1 or batch_tokens < 1:
-            raise InputError(
-                f"{min(max_length, batch_tokens)} is not a number from 1 on", where="data.max_length, data.batch_tokens"
-            )
-        if stride is not None and not 1 <= stride <= max_length:
-            raise InputError(
-                f"{stride} events between windows of {max_length} would leave events out",
-                where="data.stride",
-                remedy=f"give 1 to {max_length} (half of it is a fair choice), or null for the newest events alone",
-            )
+        self.check_settings({"max_length": max_length, "batch_tokens": batch_tokens, "stride": stride})
         self.log_, self.reward, self.high, self.split, self.root = log, reward, high, split, root
         self.users: Group = users
         self.groups = UserGroups(share_a)
         self.max_length, self.stride, self.batch_tokens, self.seed = max_length, stride, batch_tokens, seed
         self.know_request = request_time == "known"
         self.cache = cache
+
+    @classmethod
+    def check_settings(cls, given: Mapping[str, Any]) -> None:
+        """Refuse settings that nothing can be made of. Subclasses add their own.
+
+        The command asks before anything runs, the constructors for those who write Python.
+
+        Args:
+            given: the constructor's arguments by name, or some of them.
+
+        Raises:
+            InputError: one of them is such a setting.
+        """
+        require_positive("data", given, "max_length", "batch_tokens")
+        stride, max_length = given.get("stride"), given.get("max_length")
+        if stride is not None and not 1 <= stride <= max_length:
+            raise InputError(
+                f"{stride} events between windows of {max_length} would leave events out",
+                where="data.stride",
+                remedy=f"give 1 to {max_length} (half of it is a fair choice), or null for the newest events alone",
+            )
 
     @functools.cached_property
     def table(self) -> EventTable:

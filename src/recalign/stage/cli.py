@@ -138,9 +138,10 @@ class StageCLI(LightningCLI):
     def _parsed(self, config: Namespace) -> ParsedStage:
         if not 0 <= config.seed_everything < 2**32:  # numpy's limits
             raise InputError(f"{config.seed_everything} is no seed", where="seed_everything", remedy="give 0 or more")
-        kind = upstream.imported(config.model.class_path)
-        if hasattr(kind, "check_settings"):  # any LightningModule may be run
-            kind.check_settings(vars(config.model.init_args))
+        for spec in (config.model, config.data):
+            kind = upstream.imported(spec.class_path)
+            if hasattr(kind, "check_settings"):  # any LightningModule may be run
+                kind.check_settings(vars(spec.init_args))
         run = RunConfig(**vars(config.run))
         log = config.data.init_args.log.name
         folder = RunFolder.of(run, run.chain or log, config.seed_everything)
