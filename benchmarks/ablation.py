@@ -18,10 +18,10 @@ import numpy as np
 import polars as pl
 from tables import SCHEMA, beside_other_logs, commit, markdown, save
 
-from recalign.chain import GROUND, Chain, Plan
+from recalign.chain import BASE_STAGES, Chain, Plan
 from recalign.chain.run import make_world
-from recalign.chain.train import ground_of, train
-from recalign.evaluation.methods import Cell, Ground
+from recalign.chain.train import base_checkpoints, train
+from recalign.evaluation.methods import BaseCheckpoints, MethodRun
 from recalign.evaluation.selection import validate
 from recalign.metrics.bootstrap import CrossedBootstrap
 from recalign.reward import RewardData
@@ -86,13 +86,13 @@ def main() -> None:
 
 def of_seed(plan: Plan, seed: int) -> Iterator[tuple[str, Figures]]:
     """Validation figures of `start`, `bc` and every cell."""
-    ground, data = grounded(plan, seed, replace(plan.chain.world, seed=seed) if plan.chain.world else None)
+    base, data = based(plan, seed, replace(plan.chain.world, seed=seed) if plan.chain.world else None)
     runs = {row: train(plan.trial("asft", seed, row.replace(" ", "-"), settings)) for row, settings in CELLS.items()}
     runs["bc"] = train(plan.trial("bc", seed, "bc", {}))
-    cells = {run.folder: run.cell("bc" if row == "bc" else "asft") for row, run in runs.items()}
+    cells = {run.folder: run.method_run("bc" if row == "bc" else "asft") for row, run in runs.items()}
     start = plan.trial_folder("start", seed, "start")
     figures = dict(
-        zip(["start", *runs], validate({start: Cell("start", None, {}), **cells}, ground, data), strict=True)
+        zip(["start", *runs], validate({start: MethodRun("start", None, {}), **cells}, base, data), strict=True)
     )
     add_kept(figures)
     for row, run in runs.items():
@@ -101,11 +101,11 @@ def of_seed(plan: Plan, seed: int) -> Iterator[tuple[str, Figures]]:
     yield from figures.items()
 
 
-def grounded(plan: Plan, seed: int, world: World | None) -> tuple[Ground, RewardData]:
+def based(plan: Plan, seed: int, world: World | None) -> tuple[BaseCheckpoints, RewardData]:
     """What the methods of a seed rest on, trained, and the data that they are valued on."""
     data: RewardData = plan.parsed("reward", seed).datamodule()  # type: ignore[assignment]
     make_world(data, world)
-    return ground_of({stage: train(plan.parsed(stage, seed)) for stage in GROUND}), data
+    return base_checkpoints({stage: train(plan.parsed(stage, seed)) for stage in BASE_STAGES}), data
 
 
 def add_kept(figures: dict[str, Figures]) -> None:

@@ -20,8 +20,8 @@ from tables import beside_other_logs, commit, markdown, save, save_text, summary
 
 from recalign.cli import main as recalign
 from recalign.evaluation import comparison
-from recalign.evaluation.cells import Cells
 from recalign.evaluation.claim import ALL, HIGH, VALUE, verdicts
+from recalign.evaluation.comparison_table import ComparisonTable
 
 CHAINS = Path(__file__).parents[1] / "conf" / "chain"
 FILES = {path.stem.removesuffix("-methods"): path for path in CHAINS.glob("*-methods.yaml")}
@@ -105,7 +105,7 @@ def report(folder: Path, log: str, label: str | None = None) -> None:
 def claim(frame: pl.DataFrame) -> list[str]:
     """The claim's parts with the figures behind each, as lines."""
     lines = []
-    for number, verdict in enumerate(verdicts(Cells(frame)), start=1):
+    for number, verdict in enumerate(verdicts(ComparisonTable(frame)), start=1):
         lines += [f"{number}. {verdict.word}: {verdict.part}", *(f"   - {line}" for line in verdict.why)]
     return lines
 

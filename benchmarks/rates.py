@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import polars as pl
-from ablation import Figures, add_kept, grounded, spread
+from ablation import Figures, add_kept, based, spread
 from tables import SCHEMA, commit
 
 from recalign.chain import Plan
 from recalign.chain.train import train
-from recalign.evaluation.methods import Cell
+from recalign.evaluation.methods import MethodRun
 from recalign.evaluation.selection import validate
 from recalign.simulation import World
 
@@ -37,18 +37,18 @@ class Family(NamedTuple):
 
 def of_seed(plan: Plan, seed: int, world: World | None, families: Iterable[Family]) -> dict[Key, Figures]:
     """Validation figures of `start`, reranking at each strength, and every family at each of its rates."""
-    ground, data = grounded(plan, seed, world)
-    cells: dict[Key, tuple[Path, Cell]] = {
-        START: (plan.trial_folder("start", seed, "start"), Cell("start", None, {})),
+    base, data = based(plan, seed, world)
+    cells: dict[Key, tuple[Path, MethodRun]] = {
+        START: (plan.trial_folder("start", seed, "start"), MethodRun("start", None, {})),
     }
     for strength in STRENGTHS:
         place = plan.trial_folder("rerank", seed, f"strength-{strength}")
-        cells["rerank", strength] = place, Cell("rerank", None, {}, strength)
+        cells["rerank", strength] = place, MethodRun("rerank", None, {}, strength)
     for name, method, settings, rates in families:
         for rate in rates:
             run = train(plan.trial(method, seed, f"{name}-{rate}".replace(" ", "-"), settings | {"model.lr": rate}))
-            cells[name, rate] = run.folder, run.cell(method)
-    figures = dict(zip(cells, validate(dict(cells.values()), ground, data), strict=True))
+            cells[name, rate] = run.folder, run.method_run(method)
+    figures = dict(zip(cells, validate(dict(cells.values()), base, data), strict=True))
     add_kept({f"{name} {rate}": each for (name, rate), each in figures.items()})
     return figures
 

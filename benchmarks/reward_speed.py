@@ -100,7 +100,7 @@ class Stepper:
     def __init__(self, data: RewardData, members: int) -> None:
         self.module = model(data, members)
         self.module.calibrate(data)
-        self.module.believe(data)
+        self.module.initialise_from_factorization(data)
         self.seed = data.seed
         self.optimizer = adamw(self.module.reward, 1e-3, 0.1)
 

@@ -17,7 +17,7 @@ import wandb
 import yaml
 from filelock import FileLock
 
-from recalign.chain import GROUND, Chain, Plan
+from recalign.chain import BASE_STAGES, Chain, Plan
 from recalign.chain import plan as chain_plan
 from recalign.chain.command import split_overrides
 from recalign.chain.plan import flatten
@@ -31,7 +31,7 @@ from recalign.stage import ParsedStage, parse_stage
 from recalign.stage import parsed as parsed_stage
 
 RUNS = Path("runs/tiny")
-TRAINED = (*GROUND, "bc", "asft")
+TRAINED = (*BASE_STAGES, "bc", "asft")
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +157,7 @@ def test_an_upstream_that_changed_runs_what_follows(again: Path):
 def test_seeds_are_chains_of_their_own_and_old_methods_stay_out_of_the_table(again: Path):
     said = tiny.chain(again, "--seeds", "[0, 1]", "--methods", "[start, asft]")
     assert said.code == 0
-    assert stages(said.out) == [*GROUND, "asft"]
+    assert stages(said.out) == [*BASE_STAGES, "asft"]
     table = pl.read_csv(again / RUNS / "comparison.csv").filter(metric="all/ndcg@10", split="test")
     assert set(table["method"]) == {"start", "asft"}
     assert table.filter(method="asft")["seed"].to_list() == ["0", "1", "all"]

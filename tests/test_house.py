@@ -10,15 +10,18 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "recalign"
 BELOW = {
     "errors": set(),
+    "files": set(),
+    "keys": set(),
     "nn": set(),
-    "events": {"errors"},
+    "events": {"errors", "files"},
     "metrics": {"errors"},
-    "simulation": {"errors", "events"},
+    "factorization": set(),
+    "simulation": {"errors", "events", "files"},
 }
 for room, lower in [
-    ("sequences", {"errors", "events", "nn", "metrics"}),
+    ("sequences", {"errors", "events", "files", "keys", "nn", "metrics"}),
     ("recommender", {"sequences"}),
-    ("reward", {"recommender"}),
+    ("reward", {"recommender", "factorization"}),
     ("posttrain", {"reward"}),
     ("evaluation", {"posttrain"}),
     ("stage", {"evaluation"}),

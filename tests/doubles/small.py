@@ -16,7 +16,7 @@ from torch import nn
 from recalign.events import Log
 from recalign.nn import HSTU, Encoder, Pooled
 from recalign.recommender import Policy
-from recalign.sequences import Batch, EventDataModule, High, LeaveLast, Readers
+from recalign.sequences import Batch, EventDataModule, High, LeaveLast, UserCohort
 
 SETTINGS: dict[str, Any] = {
     "reward": "rating",
@@ -132,7 +132,7 @@ def liked(policy: Policy, data: EventDataModule) -> float:
         return (policy.eval().log_probs(policy.encode(batch)).exp() * good_TV).sum(dim=1).mean().item()
 
 
-def says_users(path: Path, users: Readers) -> Path:
+def says_users(path: Path, users: UserCohort) -> Path:
     """Let a checkpoint say that it was trained on these users."""
     torch.save({**torch.load(path, weights_only=True), "users": asdict(users)}, path)
     return path

@@ -10,9 +10,9 @@ import polars as pl
 import pytest
 import small
 
-from recalign.evaluation.methods import Ground
+from recalign.evaluation.methods import BaseCheckpoints
 from recalign.reward import RewardData
-from recalign.sequences import Readers
+from recalign.sequences import UserCohort
 
 # method -> (how far it moves high-reward targets up, value under the judges, under the training reward model)
 EFFECTS = {
@@ -96,11 +96,11 @@ def made_up_chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def ground(cloned, rewarded, log_root, tmp_path) -> Ground:
+def base(cloned, rewarded, log_root, tmp_path) -> BaseCheckpoints:
     """Three reward models with the same weights, and the users that a chain would train them on."""
     paths = {"start": cloned, "reward": rewarded, "judge_select": rewarded, "judge_report": rewarded}
     paths = {name: Path(shutil.copy(path, tmp_path / f"{name}.ckpt")) for name, path in paths.items()}
     sequences = small.data_of(RewardData, log_root, "tastes").sequences
     for name, group in (("judge_select", "B1"), ("judge_report", "B2")):
-        small.says_users(paths[name], Readers.of(sequences, group, 0.7))
-    return Ground(**paths)
+        small.says_users(paths[name], UserCohort.of(sequences, group, 0.7))
+    return BaseCheckpoints(**paths)

@@ -53,11 +53,11 @@ def test_values_by_hand(tmp_path):
 
 
 def test_what_rests_on_something_else_is_not_compared(tmp_path):
-    write(tmp_path, "start", 0, [1, 3, 0, 20], {"ground": "a"})
-    write(tmp_path, "bc", 0, [1, 3, 0, 20], {"ground": "a"})
-    write(tmp_path, "bc", 1, [1, 3, 0, 20], {"ground": "c"})  # seeds rest on networks of their own
+    write(tmp_path, "start", 0, [1, 3, 0, 20], {"base": "a"})
+    write(tmp_path, "bc", 0, [1, 3, 0, 20], {"base": "a"})
+    write(tmp_path, "bc", 1, [1, 3, 0, 20], {"base": "c"})  # seeds rest on networks of their own
     compare(tmp_path, draws=50)
-    write(tmp_path, "asft", 0, [1, 3, 0, 20], {"ground": "b"})
+    write(tmp_path, "asft", 0, [1, 3, 0, 20], {"base": "b"})
     with pytest.raises(InputError, match=r"bc, seed 0: it rests on other data, or on other .* than asft"):
         compare(tmp_path, draws=50)
     compare(tmp_path, draws=50, methods=["start", "bc"])

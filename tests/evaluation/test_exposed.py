@@ -15,7 +15,7 @@ from recalign.errors import InputError
 from recalign.evaluation import exposed
 from recalign.evaluation.baselines import SameForAll, popularity
 from recalign.evaluation.comparison import compare
-from recalign.evaluation.methods import Cell, evaluate_methods
+from recalign.evaluation.methods import MethodRun, evaluate_methods
 from recalign.evaluation.offpolicy import estimate, exposed_ranks
 from recalign.events import Log
 from recalign.nn import Pooled
@@ -230,14 +230,14 @@ def test_estimates_find_the_truth_of_a_policy_that_knows_the_users(tmp_path):
     assert found["dr"].value > exposed.exposures(policies, truth, data)["knowing"].reward_N.mean() + 0.3
 
 
-def test_files_and_tables_hold_the_estimates(tmp_path, log_root, ground):
+def test_files_and_tables_hold_the_estimates(tmp_path, log_root, base):
     """Of `popularity`, which shows what it can be judged by, and of a policy that hardly shows any of it."""
     frame = pl.read_csv(log_root / "tastes.csv", schema_overrides={"user": pl.Int64})
     frame.with_columns(is_random=pl.lit(True), propensity=pl.lit(0.025)).write_csv(tmp_path / "tastes.csv")
     data = RewardData(log=Log("tastes", ["tastes.csv"], **EXPOSURE), root=str(tmp_path), **small.SETTINGS)
-    cells = [Cell("popularity", None, {}), Cell("rerank", None, {}, strength=500.0)]
+    cells = [MethodRun("popularity", None, {}), MethodRun("rerank", None, {}, strength=500.0)]
     runs = tmp_path / "runs"
-    evaluate_methods(runs, 0, cells, ground, data)
+    evaluate_methods(runs, 0, cells, base, data)
     places = {name: runs / name / "seed-0" / "evaluation" for name in ("popularity", "rerank")}
     summary = {name: json.loads((place / "summary.json").read_text()) for name, place in places.items()}
     found = {name: json.loads((place / "offpolicy.json").read_text()) for name, place in places.items()}

@@ -14,7 +14,7 @@ import torch
 
 from recalign.errors import InputError
 from recalign.evaluation.comparison import compare
-from recalign.evaluation.methods import UNTRAINED, Cell, between, evaluate_methods
+from recalign.evaluation.methods import UNTRAINED, MethodRun, evaluate_methods, interpolate
 from recalign.events import Log
 from recalign.metrics.rank import gain_ndcg
 from recalign.nn import Pooled
@@ -22,7 +22,7 @@ from recalign.posttrain import PostTrainingData, WeightedSFT
 from recalign.posttrain.conditioned import ConditionedPolicy
 from recalign.recommender.checkpoint import load_net
 from recalign.reward import Judge, RewardData
-from recalign.sequences import Readers
+from recalign.sequences import UserCohort
 
 
 @pytest.fixture(scope="module")
@@ -39,16 +39,16 @@ def asft(cloned, log_root, tmp_path):
 
 @pytest.fixture
 def cells(asft):
-    trained = Cell("asft", asft, {"cost/seconds": 2.5, "cost/steps": 7, "cost/events": 900})
-    return [*(Cell(method, None, {}, strength=0.5) for method in UNTRAINED), trained]
+    trained = MethodRun("asft", asft, {"cost/seconds": 2.5, "cost/steps": 7, "cost/events": 900})
+    return [*(MethodRun(method, None, {}, strength=0.5) for method in UNTRAINED), trained]
 
 
 def place(tmp_path, method):
     return tmp_path / "runs" / method / "seed-3" / "evaluation"
 
 
-def test_artefacts_are_those_that_comparisons_read(tmp_path, data, ground, cells):
-    done = evaluate_methods(tmp_path / "runs", 3, cells, ground, data)
+def test_artefacts_are_those_that_comparisons_read(tmp_path, data, base, cells):
+    done = evaluate_methods(tmp_path / "runs", 3, cells, base, data)
     assert done == [*UNTRAINED, "asft"]
     for method in done:
         for part in ("test", "validation"):
@@ -71,11 +71,14 @@ def test_artefacts_are_those_that_comparisons_read(tmp_path, data, ground, cells
 
 
 @pytest.mark.parametrize(("method", "strength"), [("rerank", -0.3), ("rerank_item_mean", -40.0)])
-def test_reranking_is_as_strong_as_it_may_be(tmp_path, data, ground, method, strength):
-    cells = [Cell("start", None, {}), Cell(method, None, {}, strength=strength)]  # towards what users like least
+def test_reranking_is_as_strong_as_it_may_be(tmp_path, data, base, method, strength):
+    cells = [
+        MethodRun("start", None, {}),
+        MethodRun(method, None, {}, strength=strength),
+    ]  # towards what users like least
     ndcg = {}
     for keep in (None, 0.9):
-        evaluate_methods(tmp_path, 3, [replace(cell, keep=keep) for cell in cells], ground, data)
+        evaluate_methods(tmp_path, 3, [replace(cell, keep=keep) for cell in cells], base, data)
         for cell in cells:
             rank = pl.read_parquet(tmp_path / cell.method / "seed-3/evaluation/validation.parquet")["rank"]
             ndcg[cell.method, keep] = gain_ndcg(rank.to_numpy(), 10).mean()
@@ -86,17 +89,20 @@ def test_reranking_is_as_strong_as_it_may_be(tmp_path, data, ground, method, str
     assert strength < summary["policy/strength"] < 0
 
 
-def test_a_trained_policy_goes_back_with_its_reranking(tmp_path, data, ground, asft):
+def test_a_trained_policy_goes_back_with_its_reranking(tmp_path, data, base, asft):
     checkpoint = torch.load(asft, weights_only=True)
     weight = checkpoint["state_dict"]["policy.item_embedding.weight"]
     weight += 2 * weight.std() * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))  # too far
     torch.save(checkpoint, asft)
     full = -0.3  # towards what users like least
-    cells = [*(Cell(method, None, {}, strength=full) for method in ("start", "rerank")), Cell("asft", asft, {})]
-    cells.append(Cell("asft_rerank", asft, {"cost/steps": 7}, strength=full))
+    cells = [
+        *(MethodRun(method, None, {}, strength=full) for method in ("start", "rerank")),
+        MethodRun("asft", asft, {}),
+    ]
+    cells.append(MethodRun("asft_rerank", asft, {"cost/steps": 7}, strength=full))
     ndcg, value, strength = {}, {}, {}
     for keep in (None, 0.9):
-        evaluate_methods(tmp_path, 3, [replace(cell, keep=keep) for cell in cells], ground, data)
+        evaluate_methods(tmp_path, 3, [replace(cell, keep=keep) for cell in cells], base, data)
         for cell in cells:
             place, key = tmp_path / cell.method / "seed-3/evaluation", (cell.method, keep)
             frame = pl.read_parquet(place / "validation.parquet")
@@ -109,67 +115,67 @@ def test_a_trained_policy_goes_back_with_its_reranking(tmp_path, data, ground, a
     assert full < strength["rerank", 0.9] < strength["asft_rerank", 0.9] < 0
 
 
-def test_between_two_policies_lie_their_weights(ground, asft):
-    start, trained = (load_net(path, "policy").net for path in (ground.start, asft))
-    for reach, nearest in ((0.0, start), (1.0, trained)):
-        for ours, theirs in zip(between(start, trained, reach).parameters(), nearest.parameters(), strict=True):
+def test_between_two_policies_lie_their_weights(base, asft):
+    start, trained = (load_net(path, "policy").net for path in (base.start, asft))
+    for alpha, nearest in ((0.0, start), (1.0, trained)):
+        for ours, theirs in zip(interpolate(start, trained, alpha).parameters(), nearest.parameters(), strict=True):
             assert torch.equal(ours, theirs)
-    half = between(start, trained, 0.5).item_embedding.weight
+    half = interpolate(start, trained, 0.5).item_embedding.weight
     torch.testing.assert_close(half, (start.item_embedding.weight + trained.item_embedding.weight) / 2)
 
 
-def test_a_policy_with_weights_of_its_own_goes_back_to_the_start_too(data, ground):
-    start = load_net(ground.start, "policy").net.eval()
+def test_a_policy_with_weights_of_its_own_goes_back_to_the_start_too(data, base):
+    start = load_net(base.start, "policy").net.eval()
     trained = ConditionedPolicy(copy.deepcopy(start)).eval()
     torch.nn.init.normal_(trained.condition[2].weight)
     batch = next(iter(data.loader(data.windows("validation"))))
-    moved, back = (policy.log_probs(policy.encode(batch)) for policy in (trained, between(start, trained, 0.0)))
+    moved, back = (policy.log_probs(policy.encode(batch)) for policy in (trained, interpolate(start, trained, 0.0)))
     expected = start.log_probs(start.encode(batch))
     assert not torch.allclose(moved, expected)
     torch.testing.assert_close(back, expected)
 
 
-def test_what_has_not_changed_is_kept(tmp_path, data, ground, cells):
+def test_what_has_not_changed_is_kept(tmp_path, data, base, cells):
     runs = tmp_path / "runs"
-    evaluate_methods(runs, 3, cells, ground, data)
+    evaluate_methods(runs, 3, cells, base, data)
     stamp = (place(tmp_path, "start") / "test.parquet").stat().st_mtime_ns
-    assert evaluate_methods(runs, 3, cells, ground, data) == []
+    assert evaluate_methods(runs, 3, cells, base, data) == []
     assert (place(tmp_path, "start") / "test.parquet").stat().st_mtime_ns == stamp
     for other in ({"strength": 2.0}, {"keep": 0.9}):
         changed = [replace(cell, **other) for cell in cells]
-        assert evaluate_methods(runs, 3, changed, ground, data) == ["rerank", "rerank_item_mean"]
+        assert evaluate_methods(runs, 3, changed, base, data) == ["rerank", "rerank_item_mean"]
     (place(tmp_path, "popularity") / "test.parquet").unlink()
-    assert evaluate_methods(runs, 3, cells[:1], ground, data) == ["popularity"]
-    assert evaluate_methods(runs, 4, cells[:1], ground, data) == ["popularity"]  # another seed
+    assert evaluate_methods(runs, 3, cells[:1], base, data) == ["popularity"]
+    assert evaluate_methods(runs, 4, cells[:1], base, data) == ["popularity"]  # another seed
 
 
-def test_another_checkpoint_is_evaluated_anew(tmp_path, data, ground, cells, asft):
+def test_another_checkpoint_is_evaluated_anew(tmp_path, data, base, cells, asft):
     runs = tmp_path / "runs"
-    evaluate_methods(runs, 3, cells, ground, data)
+    evaluate_methods(runs, 3, cells, base, data)
     checkpoint = torch.load(asft, weights_only=True)
     checkpoint["state_dict"]["policy.item_embedding.weight"].mul_(-1)
     torch.save(checkpoint, asft)
-    assert evaluate_methods(runs, 3, cells, ground, data) == ["asft"]
-    judge = torch.load(ground.judge_report, weights_only=True)
+    assert evaluate_methods(runs, 3, cells, base, data) == ["asft"]
+    judge = torch.load(base.judge_report, weights_only=True)
     judge["state_dict"]["reward.nets.0.mean"] += 100
-    torch.save(judge, ground.judge_report)
-    assert len(evaluate_methods(runs, 3, cells, ground, data)) == len(cells)  # all rest on the judge
+    torch.save(judge, base.judge_report)
+    assert len(evaluate_methods(runs, 3, cells, base, data)) == len(cells)  # all rest on the judge
     assert pl.read_parquet(place(tmp_path, "start") / "test.parquet")["judge@10"].mean() > 30
 
 
-def test_other_data_are_evaluated_anew(tmp_path, data, ground, cells, log_root):
+def test_other_data_are_evaluated_anew(tmp_path, data, base, cells, log_root):
     runs = tmp_path / "runs"
-    evaluate_methods(runs, 3, cells[:1], ground, data)
+    evaluate_methods(runs, 3, cells[:1], base, data)
     known = small.data_of(RewardData, log_root, "tastes", request_time="known")
-    assert evaluate_methods(runs, 3, cells[:1], ground, known) == ["popularity"]
+    assert evaluate_methods(runs, 3, cells[:1], base, known) == ["popularity"]
     other = small.data_of(RewardData, log_root, "tastes", reward="rating * 2")
-    assert evaluate_methods(runs, 3, cells[:1], ground, other) == ["popularity"]
+    assert evaluate_methods(runs, 3, cells[:1], base, other) == ["popularity"]
     divided = small.data_of(RewardData, log_root, "tastes", split=small.LeaveLast(2, 2))
     with pytest.raises(InputError, match="another split of the log"):
-        evaluate_methods(runs, 3, cells[:1], ground, divided)
+        evaluate_methods(runs, 3, cells[:1], base, divided)
 
 
-def test_another_truth_is_evaluated_anew(tmp_path, ground, cells, log_root):
+def test_another_truth_is_evaluated_anew(tmp_path, base, cells, log_root):
     """The truth is a file of its own: the log's digest does not know of it."""
     log = Log(name="tastes", files=[str(log_root / "tastes.csv")], truth=str(tmp_path / "truth.npz"))
     known = RewardData(log=log, root=str(log_root), **small.SETTINGS)
@@ -177,52 +183,52 @@ def test_another_truth_is_evaluated_anew(tmp_path, ground, cells, log_root):
     raw = {"users": known.sequences.users.to_numpy(), "items": known.sequences.items.to_numpy()}
     np.savez(tmp_path / "truth.npz", reward=reward, **raw)
     runs = tmp_path / "runs"
-    assert evaluate_methods(runs, 3, cells[:1], ground, known) == ["popularity"]
-    assert evaluate_methods(runs, 3, cells[:1], ground, known) == []
+    assert evaluate_methods(runs, 3, cells[:1], base, known) == ["popularity"]
+    assert evaluate_methods(runs, 3, cells[:1], base, known) == []
     np.savez(tmp_path / "truth.npz", reward=2 * reward, **raw)
-    assert evaluate_methods(runs, 3, cells[:1], ground, known) == ["popularity"]
+    assert evaluate_methods(runs, 3, cells[:1], base, known) == ["popularity"]
     assert pl.read_parquet(place(tmp_path, "popularity") / "test.parquet")["true"].to_list()[0] == pytest.approx(2)
 
 
-def test_checkpoints_of_another_catalogue_are_refused(tmp_path, data, ground, cells):
-    checkpoint = torch.load(ground.judge_select, weights_only=True)
-    torch.save({**checkpoint, "catalogue": "another"}, ground.judge_select)
+def test_checkpoints_of_another_catalogue_are_refused(tmp_path, data, base, cells):
+    checkpoint = torch.load(base.judge_select, weights_only=True)
+    torch.save({**checkpoint, "catalogue": "another"}, base.judge_select)
     with pytest.raises(InputError, match=r"judge_select\.ckpt: .* another catalogue"):
-        evaluate_methods(tmp_path / "runs", 3, cells, ground, data)
+        evaluate_methods(tmp_path / "runs", 3, cells, base, data)
     assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize(("group", "share_a"), [("all", 0.7), ("A", 0.7), ("B2", 0.2), ("B1", 0.7)])
-def test_judges_who_met_the_tables_users_or_each_other_are_refused(tmp_path, data, ground, cells, group, share_a):
-    """B2 of another division reaches into A; B1 is the other judge's."""
+def test_judges_who_met_the_tables_users_or_each_other_are_refused(tmp_path, data, base, cells, group, share_a):
+    """B2 of another division alphas into A; B1 is the other judge's."""
     other = small.data_of(RewardData, data.root, "tastes", share_a=share_a)
-    small.says_users(ground.judge_report, Readers.of(other.sequences, group, share_a))
+    small.says_users(base.judge_report, UserCohort.of(other.sequences, group, share_a))
     with pytest.raises(
         InputError, match=r"judge_report\.ckpt: this judge was trained on \d+ users who are also"
     ) as caught:
-        evaluate_methods(tmp_path / "runs", 3, cells, ground, data)
+        evaluate_methods(tmp_path / "runs", 3, cells, base, data)
     assert "judge_select.ckpt" in str(caught.value) if group == "B1" else "the table is about" in str(caught.value)
     assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize("trained", ["reward", "asft"])
-def test_a_model_that_trained_on_the_judges_users_is_refused(tmp_path, data, ground, cells, asft, trained):
-    path = ground.reward if trained == "reward" else asft
-    small.says_users(path, Readers.of(data.sequences, "all", 0.7))
+def test_a_model_that_trained_on_the_judges_users_is_refused(tmp_path, data, base, cells, asft, trained):
+    path = base.reward if trained == "reward" else asft
+    small.says_users(path, UserCohort.of(data.sequences, "all", 0.7))
     with pytest.raises(InputError, match=f"users who are also those of .*{path.name}"):
-        evaluate_methods(tmp_path / "runs", 3, cells, ground, data)
+        evaluate_methods(tmp_path / "runs", 3, cells, base, data)
 
 
-def test_a_judge_of_unknown_users_is_refused(tmp_path, data, ground, cells):
-    users = Readers.of(data.sequences, "B2", 0.7)
-    small.says_users(ground.judge_report, replace(users, digest="of another log"))
+def test_a_judge_of_unknown_users_is_refused(tmp_path, data, base, cells):
+    users = UserCohort.of(data.sequences, "B2", 0.7)
+    small.says_users(base.judge_report, replace(users, digest="of another log"))
     with pytest.raises(InputError, match="not group B2 of this log"):
-        evaluate_methods(tmp_path / "runs", 3, cells, ground, data)
-    checkpoint = torch.load(ground.judge_report, weights_only=True)
+        evaluate_methods(tmp_path / "runs", 3, cells, base, data)
+    checkpoint = torch.load(base.judge_report, weights_only=True)
     del checkpoint["users"]
-    torch.save(checkpoint, ground.judge_report)
+    torch.save(checkpoint, base.judge_report)
     with pytest.raises(InputError, match="does not say whose events"):
-        evaluate_methods(tmp_path / "runs", 3, cells, ground, data)
+        evaluate_methods(tmp_path / "runs", 3, cells, base, data)
 
 
 def test_a_judge_never_sees_a_user_of_the_table(tmp_path, data, log_root):

@@ -11,8 +11,8 @@ from rich.console import Console
 
 from recalign.errors import InputError
 from recalign.evaluation import page, sources
-from recalign.evaluation.cells import Cells
 from recalign.evaluation.comparison import SCHEMA, compare, read
+from recalign.evaluation.comparison_table import ComparisonTable
 from recalign.evaluation.report import render, terminal_table
 
 VOID = {"meta", "br", "link", "hr", "img"}
@@ -182,7 +182,7 @@ def test_a_search_is_drawn_method_by_method(made_up_chain, tmp_path):
 
 def test_methods_may_have_different_seeds(chain, tmp_path):
     folder = shutil.copytree(chain, tmp_path / "differs")
-    shutil.rmtree(folder / Cells(read(folder)).methods[0] / "seed-0")
+    shutil.rmtree(folder / ComparisonTable(read(folder)).methods[0] / "seed-0")
     compare(folder, draws=50)
     assert "750 test events of 150 users" in Strict(render(folder).read_text()).words
 

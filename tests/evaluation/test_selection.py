@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 import small
 
-from recalign.evaluation.methods import Cell
+from recalign.evaluation.methods import MethodRun
 from recalign.evaluation.selection import ALL, HIGH, SELECT, choose, choose_by_rank, measured, validate
 from recalign.reward import RewardData
 
@@ -43,14 +43,14 @@ def test_figures_are_means_over_their_own_events():
     )
 
 
-def test_settings_are_measured_once(log_root, ground, tmp_path):
+def test_settings_are_measured_once(log_root, base, tmp_path):
     data = small.data_of(RewardData, log_root, "tastes")
-    places = {tmp_path / str(strength): Cell("rerank", None, {}, strength) for strength in (0.5, 2.0)}
-    weak, strong = validate(places, ground, data)
+    places = {tmp_path / str(strength): MethodRun("rerank", None, {}, strength) for strength in (0.5, 2.0)}
+    weak, strong = validate(places, base, data)
     assert strong[SELECT] > weak[SELECT] + 0.02
     assert strong["policy/kl"] > weak["policy/kl"] > 0
     stamps = [(place / "validation.json").stat().st_mtime_ns for place in places]
-    assert validate(places, ground, data) == [weak, strong]
+    assert validate(places, base, data) == [weak, strong]
     assert [(place / "validation.json").stat().st_mtime_ns for place in places] == stamps
     places[tmp_path / "0.5"] = replace(places[tmp_path / "0.5"], strength=2.0)
-    assert validate(places, ground, data) == [strong, strong]
+    assert validate(places, base, data) == [strong, strong]

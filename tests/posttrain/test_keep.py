@@ -20,7 +20,7 @@ from recalign.posttrain import PostTrainingData, ReturnConditioned, WeightedSFT
 from recalign.posttrain.keep import KeepRanking
 from recalign.recommender import PolynomialAveraging, Recommender, RecommenderData
 from recalign.recommender.checkpoint import load_net
-from recalign.recommender.kept import KEEP, ndcg
+from recalign.recommender.interpolation import KEEP, ndcg
 
 FAR = 0.03  # a rate that leads far from the start
 UPSTREAM = {"model.init_from": "recommender", "data.reward_model": "reward"}
@@ -49,13 +49,13 @@ class Last(Callback):
     """Keeps the policy's weights after each step, and after each epoch's last."""
 
     def __init__(self):
-        self.steps, self.reaches = [], []
+        self.steps, self.alphas = [], []
 
     def on_train_batch_end(self, trainer, module, *_):
         self.steps.append([p.detach().clone() for p in module.policy.parameters()])
 
     def on_validation_end(self, trainer, module):
-        self.reaches.append(trainer.callback_metrics.get("policy/reach"))
+        self.alphas.append(trainer.callback_metrics.get("policy/interpolation"))
 
 
 class Unlearning(WeightedSFT):
@@ -85,10 +85,10 @@ def kept(policy, start, data):
 def test_a_policy_that_lost_its_ranking_goes_back(walks, cloned, tmp_path):
     module, last, data = trained(walks, cloned, tmp_path, keep=KEEP)
     start = load_net(cloned, "policy").net
-    reach = module.trainer.callback_metrics["policy/reach"].item()
-    assert 0 < reach < 1
+    alpha = module.trainer.callback_metrics["policy/interpolation"].item()
+    assert 0 < alpha < 1
     for now, first, end in zip(module.policy.parameters(), start.parameters(), last.steps[-1], strict=True):
-        torch.testing.assert_close(now, torch.lerp(first, end, reach))
+        torch.testing.assert_close(now, torch.lerp(first, end, alpha))
     share = kept(module.policy, start, data)
     assert share >= KEEP
     assert module.trainer.callback_metrics["policy/kept"].item() == pytest.approx(share, abs=1e-6)
@@ -103,18 +103,18 @@ def test_training_is_left_as_it_is(walks, cloned, tmp_path):
     for a, b in zip(plain.steps, held.steps, strict=True):
         assert all(torch.equal(one, other) for one, other in zip(a, b, strict=True))
     assert kept(free.policy, load_net(cloned, "policy").net, data) < KEEP  # or the others would prove nothing
-    assert len(held.reaches) == 2
-    assert None not in held.reaches
+    assert len(held.alphas) == 2
+    assert None not in held.alphas
 
 
 def test_where_enough_is_kept_the_last_weights_are_handed_over(walks, cloned, tmp_path):
     module, last, _ = trained(walks, cloned, tmp_path, keep=0.5, lr=1e-4)
-    assert module.trainer.callback_metrics["policy/reach"] == 1
+    assert module.trainer.callback_metrics["policy/interpolation"] == 1
     assert all(torch.equal(a, b) for a, b in zip(module.policy.parameters(), last.steps[-1], strict=True))
 
 
 def test_a_policy_with_parts_of_its_own_goes_back_to_its_start(walks, cloned, tmp_path, monkeypatch):
-    monkeypatch.setattr("recalign.posttrain.keep.furthest", lambda kept, enough: (0.0, 1.0))
+    monkeypatch.setattr("recalign.posttrain.keep.largest_interpolation", lambda kept, enough: (0.0, 1.0))
     with pytest.warns(UserWarning, match="what is handed over is the start"):
         module, _, data = trained(walks, cloned, tmp_path, keep=KEEP, kind=ReturnConditioned)
     assert kept(module.policy, load_net(cloned, "policy").net, data) == 1
@@ -125,9 +125,9 @@ def test_what_was_not_validated_is_measured_all_the_same(walks, cloned, tmp_path
     module, last, data = trained(walks, cloned, tmp_path, keep=KEEP, **stop)
     assert len(last.steps) == stop.get("max_steps", 6)
     start = load_net(cloned, "policy").net
-    reach = module.trainer.callback_metrics["policy/reach"].item()
+    alpha = module.trainer.callback_metrics["policy/interpolation"].item()
     for now, first, end in zip(module.policy.parameters(), start.parameters(), last.steps[-1], strict=True):
-        torch.testing.assert_close(now, torch.lerp(first, end, reach))
+        torch.testing.assert_close(now, torch.lerp(first, end, alpha))
     assert kept(module.policy, start, data) >= KEEP
     assert module.trainer.callback_metrics["policy/kept"].item() == pytest.approx(kept(module.policy, start, data))
 
@@ -174,7 +174,7 @@ def test_it_says_that_nothing_is_validated():
 
 
 def test_a_run_that_was_interrupted_ends_as_one_that_was_not(tmp_path, monkeypatch):
-    monkeypatch.setattr("recalign.posttrain.keep.furthest", lambda kept, enough: (0.5, 1.0))
+    monkeypatch.setattr("recalign.posttrain.keep.largest_interpolation", lambda kept, enough: (0.5, 1.0))
     folder = tiny.prepare(tmp_path)
     assert tiny.chain(folder, "--methods=[start, asft]").code == 0
 

@@ -89,8 +89,8 @@ def test_expected_rewards_come_from_the_reward_model(log_root, cloned, rewarded)
     loaded = load_net(rewarded, "reward")
     reward, policy = loaded.net.eval(), load_net(cloned, "policy").net.eval()
     batch = small.batch_of(data, "train")
-    own_doing_EF = torch.load(rewarded, weights_only=True)["own_doing"]
-    predicted_T = reward.predict_trained(reward.states(batch), batch.target_T, own_doing_EF[batch.event_T])
+    self_influence_EF = torch.load(rewarded, weights_only=True)["self_influence"]
+    predicted_T = reward.predict_trained(reward.states(batch), batch.target_T, self_influence_EF[batch.event_T])
     p_TV = policy.log_probs(policy.encode(batch)).exp()
     r_TV = reward.predict(reward.states(batch))
     value_T = (p_TV * r_TV).sum(dim=1)

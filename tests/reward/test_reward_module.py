@@ -38,12 +38,12 @@ def test_a_trained_one_beats_every_average(rewarded):
 def untrained_error(module: RewardModel, data: RewardData) -> torch.Tensor:
     """Of the first training batch, in standard deviations; the module is calibrated on the way, as set-up does."""
     module.calibrate(data)
-    module.believe(data)
+    module.initialise_from_factorization(data)
     batch = small.batch_of(data, "train")
     with torch.no_grad():
         states = module.reward.eval().states(batch)
         predicted_T = module.reward.predict(states, batch.target_T)
-        own_T = module.reward.nets[0].own_doing(states, module.moved_EF[batch.event_T])[0]
+        own_T = module.reward.nets[0].self_influence(states, module.moved_EF[batch.event_T])[0]
     module.train()
     return (batch.reward_T - predicted_T) / data.moments()[1] + own_T
 
@@ -293,9 +293,9 @@ def test_trust_is_written_after_fit_and_completed_by_the_test(log_root, tmp_path
     facts = read_checkpoint(best.best_model_path)["facts"]
     assert written["reliability"] == pytest.approx(facts["reliability"])
     assert "users" not in facts  # the checkpoint says it, of every stage alike
-    assert written["users"] == read_checkpoint(best.best_model_path)["users"] == asdict(data.readers)
+    assert written["users"] == read_checkpoint(best.best_model_path)["users"] == asdict(data.cohort)
     again = RewardModel(data.num_items, encoder=small.encoder())
-    monkeypatch.delattr(RewardData, "beliefs")  # a test takes those of the checkpoint
+    monkeypatch.delattr(RewardData, "factorization")  # a test takes those of the checkpoint
     tester = small.trainer_of(tmp_path)
     figures = tester.test(again, data, ckpt_path=best.best_model_path, verbose=False, weights_only=True)[0]
     completed = json.loads((tmp_path / "trust.json").read_text())

@@ -10,9 +10,9 @@ import pytest
 import small
 import torch
 
+from recalign.factorization.variational import fit_variational_mf
 from recalign.recommender.checkpoint import build, load_net, recipe
 from recalign.reward import MeanHead, OrdinalHead, QuantileHead, RewardData, RewardEnsemble
-from recalign.reward.beliefs import believe
 from recalign.reward.module import bagging_weights
 
 
@@ -50,7 +50,7 @@ def test_the_catalogue_is_scored_as_its_items_are(data):
 @torch.no_grad()
 def test_an_untrained_network_knows_the_user_and_item_means(data):
     """Without kin, what it starts from is `reward_means`' user_item, the best of the averages, exactly."""
-    reward = RewardEnsemble(small.encoder(), data.num_items, kinship=0, company=0).eval()
+    reward = RewardEnsemble(small.encoder(), data.num_items, num_factors=0, cooccurrence_dim=0).eval()
     reward.nets[0].calibrate(data.rated["reward"].to_numpy(), data.moments()[2])
     batch = small.batch_of(data, "validation")
     predicted = reward.predict(reward.states(batch), batch.target_T)
@@ -70,25 +70,25 @@ def sized(data: RewardData) -> tuple[tuple[int, int], list[np.ndarray]]:
 @pytest.mark.parametrize("known", [0, 3])
 def test_training_starts_from_what_a_factorisation_believes(data, known):
     """For whoever has a history: its items as believed, and the user by ridge regression on the events so far."""
-    reward = RewardEnsemble(small.encoder(), data.num_items, kinship=4, company=5).eval()
+    reward = RewardEnsemble(small.encoder(), data.num_items, num_factors=4, cooccurrence_dim=5).eval()
     size, rated = sized(data)
-    beliefs = believe(*rated, size, 2, data.company(known))
+    factorization = fit_variational_mf(*rated, size, 2, data.cooccurrence(known))
     net, batch = reward.nets[0], small.batch_of(data, "train", rows=2)
     net.calibrate(data.rated["reward"].to_numpy(), data.moments()[2])
-    net.start(beliefs)
+    net.start(factorization)
     predicted_T = reward.predict(reward.states(batch), batch.target_T)
-    item_VF = beliefs.items.mean_RF
-    u_VF = np.concatenate([np.ones((len(item_VF), 1)), item_VF[:, 1:], beliefs.known_RK], axis=1)
-    doubt_VF = np.pad(beliefs.items.variance_RF[:, 1:], ((0, 0), (1, known)))
+    item_VF = factorization.items.mean_RF
+    u_VF = np.concatenate([np.ones((len(item_VF), 1)), item_VF[:, 1:], factorization.known_RK], axis=1)
+    doubt_VF = np.pad(factorization.items.variance_RF[:, 1:], ((0, 0), (1, known)))
     expected = []
     for row, column, item in zip(batch.row_T, batch.column_T, batch.target_T, strict=True):
         past = batch.item_BL[row, : column + 1].numpy()
-        residual = batch.reward_BL[row, : column + 1].numpy() - beliefs.mean - item_VF[past, 0]
+        residual = batch.reward_BL[row, : column + 1].numpy() - factorization.mean - item_VF[past, 0]
         seen = ~np.isnan(residual)
         u_NF = u_VF[past][seen]
-        gram_FF = u_NF.T @ u_NF + np.diag(doubt_VF[past][seen].sum(axis=0) + beliefs.ridge_F)
+        gram_FF = u_NF.T @ u_NF + np.diag(doubt_VF[past][seen].sum(axis=0) + factorization.ridge_F)
         user_F = np.linalg.solve(gram_FF, u_NF.T @ residual[seen])
-        expected.append(beliefs.mean + item_VF[item, 0] + user_F @ u_VF[item])
+        expected.append(factorization.mean + item_VF[item, 0] + user_F @ u_VF[item])
     np.testing.assert_allclose(predicted_T.numpy(), expected, atol=1e-3)
     assert np.std(expected) > 0.05
 
@@ -96,23 +96,23 @@ def test_training_starts_from_what_a_factorisation_believes(data, known):
 @torch.no_grad()
 def test_what_an_event_did_to_its_own_item_is_taken_off(data):
     """A target is scored as if its item's level and traits had been fitted without it."""
-    reward = RewardEnsemble(small.encoder(), data.num_items, kinship=2, company=3).eval()
+    reward = RewardEnsemble(small.encoder(), data.num_items, num_factors=2, cooccurrence_dim=3).eval()
     size, rated = sized(data)
-    beliefs = believe(*rated, size, 2, data.company(3))
+    factorization = fit_variational_mf(*rated, size, 2, data.cooccurrence(3))
     net, batch = reward.nets[0], small.batch_of(data, "train", rows=1)
     net.calibrate(data.rated["reward"].to_numpy(), data.moments()[2])
-    net.start(beliefs)
+    net.start(factorization)
     torch.nn.init.normal_(net.trait.weight)
-    states, moved_EF = reward.states(batch), torch.from_numpy(data.own_doing(beliefs, 2))
-    own_MT = net.own_doing(states, moved_EF[batch.event_T])
+    states, moved_EF = reward.states(batch), torch.from_numpy(data.self_influence(factorization, 2))
+    own_MT = net.self_influence(states, moved_EF[batch.event_T])
     for t in (0, 3):
         item, moved_F = batch.target_T[t], moved_EF[batch.event_T[t]]
         before = net.scores(states, net.table_VD, batch.target_T)[0][0, t]
         net.quality[item] -= moved_F[0] / net.scale
-        net.kin.weight[item, :2] -= moved_F[1:]
+        net.item_factors.weight[item, :2] -= moved_F[1:]
         after = net.scores(states, net.table_VD, batch.target_T)[0][0, t]
         torch.testing.assert_close(own_MT[0, t], before - after)
-        net.start(beliefs)
+        net.start(factorization)
     assert own_MT.abs().max() > 0.01
 
 

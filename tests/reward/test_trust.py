@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from recalign.metrics.bootstrap import CrossedBootstrap, Estimate
 from recalign.reward.trust import IMPLICATION, trust_of, verdict
-from recalign.reward.trust.baselines import factorise, fitted_baselines
+from recalign.reward.trust.baselines import fit_als, fitted_baselines
 from recalign.reward.trust.measures import FIGURES, later, measure, minus
 from recalign.reward.trust.slices import by_group, calibration, spread_and_error, tenths
 from recalign.reward.trust.verdict import AVERAGES, TEMPERATURES, noise, temperature, theory
@@ -144,7 +144,7 @@ def test_a_factorisation_finds_levels_and_taste():
 
 def test_the_ridge_regression_by_hand():
     user, item, reward = np.array([0, 0, 1]), np.array([0, 1, 0]), np.array([1.0, 3.0, 5.0])
-    found = factorise(user, item, reward, (2, 2), 0, 1.0)
+    found = fit_als(user, item, reward, (2, 2), 0, 1.0)
     design = np.array([[1, 0, 1, 0], [1, 0, 0, 1], [0, 1, 1, 0]], float)
     by_hand = np.linalg.solve(design.T @ design + np.eye(4), design.T @ (reward - 3))
     np.testing.assert_allclose(np.concatenate([found.user_UF[:, 0], found.item_VF[:, 0]]), by_hand, atol=1e-3)

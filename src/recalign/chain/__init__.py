@@ -3,6 +3,6 @@
 from recalign.chain.command import chain
 from recalign.chain.plan import Chain, Plan
 from recalign.chain.run import run_chain
-from recalign.evaluation.methods import GROUND
+from recalign.evaluation.methods import BASE_STAGES
 
-__all__ = ["GROUND", "Chain", "Plan", "chain", "run_chain"]
+__all__ = ["BASE_STAGES", "Chain", "Plan", "chain", "run_chain"]

@@ -14,8 +14,8 @@ import yaml
 from recalign.chain.space import Settings
 from recalign.errors import InputError, require_positive
 from recalign.evaluation.claim import PLACEBOS
-from recalign.evaluation.methods import GROUND, UNTRAINED, beneath, is_trained
-from recalign.recommender.kept import KEEP, require_share
+from recalign.evaluation.methods import BASE_STAGES, UNTRAINED, base_method, is_trained
+from recalign.recommender.interpolation import KEEP, require_share
 from recalign.reward import RewardData
 from recalign.simulation import World
 from recalign.stage import ParsedStage, RunFolder, parse_stage
@@ -94,15 +94,15 @@ class Plan:
             raise InputError("only a simulated log has a world", where="world", remedy="say log: simulated")
         self.trained = [method for method in chain.methods if is_trained(method)]
         for method in chain.methods:
-            if (own := beneath(method)) is not None and own not in self.trained:
+            if (own := base_method(method)) is not None and own not in self.trained:
                 raise InputError(
                     f"{method} reranks the policy of {own!r}, which this chain does not train",
                     where="methods",
                     remedy=f"add {own} to them" if own and is_trained(own) else "name a method that is trained",
                 )
-        if taken := [method for method in chain.methods if method in GROUND]:
+        if taken := [method for method in chain.methods if method in BASE_STAGES]:
             raise InputError(f"{taken[0]} is no method", where="methods", remedy="leave it out: every chain trains it")
-        self.stages = [*GROUND, *self.trained]
+        self.stages = [*BASE_STAGES, *self.trained]
         named = [*chain.stages, *(stage for stage in overrides if stage is not None)]
         if unknown := [stage for stage in named if stage not in self.stages]:
             raise InputError(

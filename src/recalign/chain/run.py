@@ -17,11 +17,11 @@ from filelock import FileLock, Timeout
 from recalign.chain.plan import Chain, Plan
 from recalign.chain.search import Search
 from recalign.chain.space import Settings
-from recalign.chain.train import Trained, ground_of, say, train
+from recalign.chain.train import Trained, base_checkpoints, say, train
 from recalign.errors import InputError
 from recalign.evaluation import comparison
 from recalign.evaluation.command import show
-from recalign.evaluation.methods import GROUND, Cell, beneath, evaluate_methods
+from recalign.evaluation.methods import BASE_STAGES, MethodRun, base_method, evaluate_methods
 from recalign.evaluation.report import render
 from recalign.events import data_root
 from recalign.reward import RewardData
@@ -65,13 +65,13 @@ def _run(plan: Plan, search: Search | None, data: RewardData) -> Path:
         if seed == chain.seeds[0]:
             _check(data, folder)
             _require_rewards(plan)
-        trained = {stage: train(plan.parsed(stage, seed)) for stage in GROUND}
-        ground = ground_of(trained)
+        trained = {stage: train(plan.parsed(stage, seed)) for stage in BASE_STAGES}
+        base = base_checkpoints(trained)
         if search and seed == search.seed:
-            chosen = search.run(ground, data)
+            chosen = search.run(base, data)
         trained |= {method: train(plan.parsed(method, seed, chosen.get(method))) for method in plan.trained}
-        cells = [_cell(method, trained, chosen, chain) for method in chain.methods]
-        evaluated = evaluate_methods(folder, seed, cells, ground, data)
+        runs = [_method_run(method, trained, chosen, chain) for method in chain.methods]
+        evaluated = evaluate_methods(folder, seed, runs, base, data)
         say(f"evaluation, seed {seed}: {', '.join(evaluated) or 'unchanged'}")
     table = comparison.compare(folder, methods=chain.methods, seeds=chain.seeds)
     page = render(folder, searched=search is not None)
@@ -112,14 +112,14 @@ def _require_same_log(folder: Path, log: str) -> None:
             )
 
 
-def _cell(method: str, trained: Mapping[str, Trained], chosen: Mapping[str, Settings], chain: Chain) -> Cell:
+def _method_run(method: str, trained: Mapping[str, Trained], chosen: Mapping[str, Settings], chain: Chain) -> MethodRun:
     """What is evaluated of a method; a trained policy is reranked as strongly as the start's would be."""
     if method in trained:
-        return trained[method].cell(method)
-    own = beneath(method)
+        return trained[method].method_run(method)
+    own = base_method(method)
     strength = chosen.get("rerank" if own else method, {}).get("strength", chain.rerank)
-    cell = trained[own].cell(method) if own else Cell(method, None, {})
-    return replace(cell, strength=strength, keep=chain.keep)
+    run = trained[own].method_run(method) if own else MethodRun(method, None, {})
+    return replace(run, strength=strength, keep=chain.keep)
 
 
 def make_world(data: RewardData, world: World | None) -> None:
@@ -136,7 +136,7 @@ def make_world(data: RewardData, world: World | None) -> None:
 
 def _require_rewards(plan: Plan) -> None:
     """Find that the reward model or a judge has nothing to learn, or to be measured on, before the policy is cloned."""
-    for stage in GROUND:
+    for stage in BASE_STAGES:
         data = plan.parsed(stage, plan.chain.seeds[0]).datamodule()
         if isinstance(data, RewardData):
             data.rated  # noqa: B018 (raises where all are alike)

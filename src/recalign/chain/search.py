@@ -16,7 +16,7 @@ from recalign.chain.train import say, train
 from recalign.errors import InputError, TrainingError
 from recalign.evaluation.claim import ALL, KEPT
 from recalign.evaluation.command import WIDTH
-from recalign.evaluation.methods import TILTED, Cell, Ground, is_trained
+from recalign.evaluation.methods import TILTED, BaseCheckpoints, MethodRun, is_trained
 from recalign.evaluation.selection import MEASURED, SEARCH, Figures, choose, choose_by_rank, validate
 from recalign.reward import RewardData
 from recalign.stage import ParsedStage
@@ -77,23 +77,23 @@ class Search:
             node = node[part]
         return node
 
-    def run(self, ground: Ground, data: RewardData) -> dict[str, Settings]:
+    def run(self, base: BaseCheckpoints, data: RewardData) -> dict[str, Settings]:
         """Train and measure every trial, choose, print and write what was found.
 
         Args:
-            ground: what the first seed's methods rest on.
+            base: what the first seed's methods rest on.
             data: the log, users A.
 
         Returns:
             The chosen settings by method.
         """
-        baseline = self._measure("start", {0: Cell("start", None, {})}, ground, data)[0][ALL]
+        baseline = self._measure("start", {0: MethodRun("start", None, {})}, base, data)[0][ALL]
         chosen: dict[str, Settings] = {}
         rows: list[dict[str, Any]] = []
         for method, settings in self.settings.items():
-            cells = self._cells(method)
-            figures = self._measure(method, cells, ground, data)
-            trials, best = dict(zip(cells, figures, strict=True)), list(cells)[choose(figures, baseline)]
+            runs = self._runs(method)
+            figures = self._measure(method, runs, base, data)
+            trials, best = dict(zip(runs, figures, strict=True)), list(runs)[choose(figures, baseline)]
             rows += _rows(method, settings, trials, baseline, best, self._fixed(method))
             chosen[method] = settings[best]
             if method == "bc":
@@ -107,28 +107,30 @@ class Search:
         Console(width=WIDTH).print(table(frame, self.seed))
         return chosen
 
-    def _cells(self, method: str) -> dict[int, Cell]:
+    def _runs(self, method: str) -> dict[int, MethodRun]:
         """What is measured of a method's trials, by their numbers: of all that can be trained.
 
         Raises:
             InputError, TrainingError: the last one's, where none can.
         """
-        keep, cells = self.plan.chain.keep, {}
+        keep, runs = self.plan.chain.keep, {}
         for number, settings in enumerate(self.settings[method]):
             if method in TILTED:
-                cells[number] = Cell(method, None, {}, settings["strength"], keep)
+                runs[number] = MethodRun(method, None, {}, settings["strength"], keep)
                 continue
             try:
-                cells[number] = train(self.plan.trial(method, self.seed, _name(number), settings)).cell(method)
+                runs[number] = train(self.plan.trial(method, self.seed, _name(number), settings)).method_run(method)
             except (InputError, TrainingError) as error:
-                if not cells and number == len(self.settings[method]) - 1:
+                if not runs and number == len(self.settings[method]) - 1:
                     raise
                 say(f"trial {number} of {method}, {settings}, cannot be trained, and is not chosen: {error}")
-        return cells
+        return runs
 
-    def _measure(self, method: str, cells: Mapping[int, Cell], ground: Ground, data: RewardData) -> list[Figures]:
-        places = {self.plan.trial_folder(method, self.seed, _name(number)): cell for number, cell in cells.items()}
-        return validate(places, ground, data)
+    def _measure(
+        self, method: str, runs: Mapping[int, MethodRun], base: BaseCheckpoints, data: RewardData
+    ) -> list[Figures]:
+        places = {self.plan.trial_folder(method, self.seed, _name(number)): run for number, run in runs.items()}
+        return validate(places, base, data)
 
 
 def _name(number: int) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from recalign.evaluation.methods import GROUND, Cell, Ground
+from recalign.evaluation.methods import BASE_STAGES, BaseCheckpoints, MethodRun
 from recalign.recommender.checkpoint import read_checkpoint
 from recalign.stage import Manifest, ParsedStage, RunFolder, run_stage
 from recalign.stage.console import quiet
@@ -30,11 +30,11 @@ class Trained:
     def of(cls, folder: RunFolder, manifest: Manifest) -> Trained:
         return cls(folder.path, folder.path / str(manifest.checkpoint), manifest.seconds)
 
-    def cell(self, method: str) -> Cell:
+    def method_run(self, method: str) -> MethodRun:
         """What is evaluated of it, with what it cost."""
         content = read_checkpoint(self.checkpoint)
         cost = {"seconds": self.seconds, "steps": content["global_step"], "events": content["facts"]["events"]}
-        return Cell(method, self.checkpoint, {f"cost/{name}": value for name, value in cost.items()})
+        return MethodRun(method, self.checkpoint, {f"cost/{name}": value for name, value in cost.items()})
 
 
 def train(parsed: ParsedStage) -> Trained:
@@ -60,9 +60,9 @@ def train(parsed: ParsedStage) -> Trained:
     return trained
 
 
-def ground_of(trained: Mapping[str, Trained]) -> Ground:
+def base_checkpoints(trained: Mapping[str, Trained]) -> BaseCheckpoints:
     """What the methods of a seed rest on."""
-    return Ground(*(trained[stage].checkpoint for stage in GROUND))
+    return BaseCheckpoints(*(trained[stage].checkpoint for stage in BASE_STAGES))
 
 
 def say(line: str) -> None:

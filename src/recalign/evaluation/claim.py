@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from recalign.evaluation.cells import Cell, Cells
-from recalign.evaluation.methods import beneath
+from recalign.evaluation.comparison_table import ComparisonTable, Interval
+from recalign.evaluation.methods import base_method
 
 HIGH, VALUE, ALL = "high/ndcg@10", "value/judge@10", "all/ndcg@10"
 KEPT = 0.95  # share of the better baseline's `all/ndcg@10` that a method must keep to be compared at all
@@ -43,7 +43,7 @@ class Check:
     seeds: int = 0
 
 
-def verdicts(cells: Cells) -> list[Verdict]:
+def verdicts(cells: ComparisonTable) -> list[Verdict]:
     """The four parts of the claim, as far as one log's test figures can tell."""
     parts = {
         "A-SFT is better than the better of start and bc, and than reward_weighted, on high/ndcg@10 and on "
@@ -63,14 +63,14 @@ def verdicts(cells: Cells) -> list[Verdict]:
     return [_verdict(part, checks) for part, checks in parts.items()]
 
 
-def kept_share(cells: Cells, method: str) -> float:
+def kept_share(cells: ComparisonTable, method: str) -> float:
     """`all/ndcg@10` over that of the better of `start` and `bc`; nan where one is missing or the latter is 0."""
     baseline, cell = cells.better_baseline(ALL), cells.get(method, ALL)
     base = cells.column(ALL)[baseline].value if baseline else 0.0
     return cell.value / base if cell and base else float("nan")
 
 
-def signed(cell: Cell) -> str:
+def signed(cell: Interval) -> str:
     """A difference and its interval, as text."""
     return f"{cell.value:+.4f} [{cell.low:+.4f}, {cell.high:+.4f}]"
 
@@ -83,7 +83,7 @@ def _verdict(part: str, checks: list[Check]) -> Verdict:
     return Verdict(part, "does not hold" if -1 in signs else "not shown" if 0 in signs else "holds", why)
 
 
-def _kept(cells: Cells) -> Check:
+def _kept(cells: ComparisonTable) -> Check:
     share = kept_share(cells, "asft")
     if share != share:
         return Check(0, f"{ALL}: asft or its baseline was not measured, or is 0")
@@ -92,7 +92,7 @@ def _kept(cells: Cells) -> Check:
     return Check(1 if share >= KEPT else -1, line, cells.shared_seeds("asft", baseline))
 
 
-def _gains(cells: Cells, metric: str) -> list[Check]:
+def _gains(cells: ComparisonTable, metric: str) -> list[Check]:
     cell = cells.get("asft", f"holm_best_bc/{metric}")
     if cell is None:
         gain = Check(0, f"{metric}: asft or its baseline was not measured")
@@ -102,21 +102,21 @@ def _gains(cells: Cells, metric: str) -> list[Check]:
     return [gain, _against(cells, "reward_weighted", metric)]
 
 
-def _against(cells: Cells, other: str, metric: str) -> Check:
+def _against(cells: ComparisonTable, other: str, metric: str) -> Check:
     cell = cells.get(other, f"holm_asft/{metric}")
     if cell is None:
         return Check(0, f"{metric}: asft or {other} was not measured")
     return Check((-cell).sign, f"{metric}: {signed(-cell)} against {other}", cells.shared_seeds("asft", other))
 
 
-def _rival(cells: Cells) -> Check:
+def _rival(cells: ComparisonTable) -> Check:
     """All rivals that kept enough, and the line of the one that comes closest to speaking against A-SFT.
 
     The claim is about all of them, so it holds where each one's own 95 % interval says so, without Holm: every one must
     pass. It fails by any one of them, so that one's interval is widened by Holm for as many as could. A-SFT's own
     policy, reranked, is none of them.
     """
-    rivals = [m for m in cells.column(VALUE) if "asft" not in (m, beneath(m)) and kept_share(cells, m) >= KEPT]
+    rivals = [m for m in cells.column(VALUE) if "asft" not in (m, base_method(m)) and kept_share(cells, m) >= KEPT]
     if not rivals or not cells.get("asft", VALUE):
         return Check(0, f"{VALUE}: asft or its rivals were not measured")
     sign, _, line = min((_behind(cells, rival) for rival in rivals), key=lambda each: each[:2])
@@ -124,7 +124,7 @@ def _rival(cells: Cells) -> Check:
     return Check(sign, f"{line}, the closest of {len(rivals)} others", seeds)
 
 
-def _behind(cells: Cells, rival: str) -> tuple[int, float, str]:
+def _behind(cells: ComparisonTable, rival: str) -> tuple[int, float, str]:
     """The sign of one comparison, how far A-SFT's interval lies above the margin, and the line."""
     margin = -MARGIN * abs(cells.column(VALUE)["asft"].value)
     own, widened = (cells.get(rival, f"{kind}_asft/{VALUE}") for kind in ("diff", "holm"))
@@ -135,7 +135,7 @@ def _behind(cells: Cells, rival: str) -> tuple[int, float, str]:
     return sign, (-own).low - margin, line
 
 
-def _nothing_gained(cells: Cells, placebo: str, metric: str) -> Check:
+def _nothing_gained(cells: ComparisonTable, placebo: str, metric: str) -> Check:
     """A placebo's own 95 % interval, without Holm: it is the stricter way round.
 
     An interval around 0 shows nothing if it is wide: it must end below half of what A-SFT gains.

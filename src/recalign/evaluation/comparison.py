@@ -144,7 +144,7 @@ def load_runs(
     if not runs:
         remedy = "let `recalign chain` finish at least one method"
         raise InputError("no method in it has been evaluated", where=str(chain_folder), remedy=remedy)
-    _require_one_ground(runs)
+    _require_same_base(runs)
     for split in SPLITS:
         _align([run for run in runs if split in run.splits], split)
     return runs
@@ -169,12 +169,12 @@ def _load_run(folder: Path) -> Run:
     return Run(method, seed, json.loads((folder / "summary.json").read_text()), splits)
 
 
-def _require_one_ground(runs: list[Run]) -> None:
+def _require_same_base(runs: list[Run]) -> None:
     """Refuse methods of one seed that were measured by other judges, on other rewards, or from another start."""
     first: dict[int, Run] = {}
     for run in runs:
         other = first.setdefault(run.seed, run)
-        if run.summary.get("ground") != other.summary.get("ground"):
+        if run.summary.get("base") != other.summary.get("base"):
             raise InputError(
                 f"it rests on other data, or on other checkpoints of the stages before it, than {other.method}",
                 where=f"{run.method}, seed {run.seed}",

@@ -22,12 +22,12 @@ from recalign.evaluation.judges import require_apart
 from recalign.evaluation.value import Scorers, evaluate, load_truth
 from recalign.events import data_root
 from recalign.recommender.checkpoint import Loaded, check_catalogue, load_net
-from recalign.recommender.kept import furthest, ndcg
+from recalign.recommender.interpolation import largest_interpolation, ndcg
 from recalign.recommender.policy import Policy
 from recalign.recommender.training import write_parquet
 from recalign.reward import RewardData
 
-GROUND = ("recommender", "reward", "judge_select", "judge_report")
+BASE_STAGES = ("recommender", "reward", "judge_select", "judge_report")
 """Stages that every method rests on, in order."""
 
 UNTRAINED = ("popularity", "popularity_high", "item_mean", "start", "rerank", "rerank_item_mean")
@@ -40,23 +40,23 @@ SERVED = "_rerank"
 """Ends the name of a trained method whose policy is reranked at serving: ``asft_rerank``."""
 
 
-def beneath(method: str) -> str | None:
+def base_method(method: str) -> str | None:
     """The trained method whose policy a row reranks, ``asft`` of ``asft_rerank``; None for any other row."""
     return method.removesuffix(SERVED) if method.endswith(SERVED) else None
 
 
 def is_trained(method: str) -> bool:
     """Whether a row has a training of its own."""
-    return method not in UNTRAINED and beneath(method) is None
+    return method not in UNTRAINED and base_method(method) is None
 
 
 def has_strength(method: str) -> bool:
     """Whether a row is reranked."""
-    return method in TILTED or beneath(method) is not None
+    return method in TILTED or base_method(method) is not None
 
 
 @dataclass(frozen=True)
-class Ground:
+class BaseCheckpoints:
     """What the methods of one seed rest on.
 
     Attributes:
@@ -74,7 +74,7 @@ class Ground:
 
 
 @dataclass(frozen=True)
-class Cell:
+class MethodRun:
     """A method of one seed.
 
     Attributes:
@@ -93,17 +93,19 @@ class Cell:
     strength: float = 1.0
     keep: float | None = None
 
-    def key(self, ground: Mapping[str, str], data: RewardData) -> str:
-        """Digest of all that its figures depend on: itself, the ground's digests, the log, the truth, recalign."""
+    def key(self, base: Mapping[str, str], data: RewardData) -> str:
+        """Digest of all that its figures depend on: itself, the base's digests, the log, the truth, recalign."""
         own = self.checkpoint and _digest(self.checkpoint)
-        parts: list[Any] = [self.method, own, ground, data.fingerprint, data.max_length, data.know_request]
+        parts: list[Any] = [self.method, own, base, data.fingerprint, data.max_length, data.know_request]
         truth = data.log_.truth and data_root(data.root) / data.log_.truth  # which the log's digest does not know of
         parts += [_digest(truth) if truth and truth.is_file() else None]
         parts += [(self.strength, self.keep) if has_strength(self.method) else None, recalign.__version__]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def evaluate_methods(folder: Path, seed: int, cells: list[Cell], ground: Ground, data: RewardData) -> list[str]:
+def evaluate_methods(
+    folder: Path, seed: int, runs: list[MethodRun], base: BaseCheckpoints, data: RewardData
+) -> list[str]:
     """Evaluate the methods of one seed that have not been, or that rest on something else than they did.
 
     Writes ``<folder>/<method>/seed-<n>/evaluation/{test,validation}.parquet`` and ``summary.json``; of a log with
@@ -112,56 +114,56 @@ def evaluate_methods(folder: Path, seed: int, cells: list[Cell], ground: Ground,
     Args:
         folder: of the chain.
         seed: of this repetition.
-        cells: its methods.
-        ground: what they rest on.
+        runs: its methods.
+        base: what they rest on.
         data: the log, users A.
 
     Returns:
         The methods that were evaluated.
     """
-    digests = ground.digests()
-    keys = {c.method: c.key(digests, data) for c in cells}
-    stale = [c for c in cells if _kept_key(_place(folder, c.method, seed)) != keys[c.method]]
+    digests = base.digests()
+    keys = {c.method: c.key(digests, data) for c in runs}
+    stale = [c for c in runs if _kept_key(_place(folder, c.method, seed)) != keys[c.method]]
     if not stale:
         return []
     rests_on = hashlib.sha256(json.dumps([data.fingerprint, digests], sort_keys=True).encode()).hexdigest()[:16]
-    nets = Nets(ground, data)
+    nets = LoadedNetworks(base, data)
     policies = {c.method: nets.policy(c) for c in stale}
     frames = {part: evaluate(policies, nets.scorers(), data, part) for part in ("validation", "test")}
     shown = exposed.measure(policies, nets.rewards["train_rm@10"], data) if exposed.is_exposed(data) else {}
-    for cell in stale:
-        place, test = _place(folder, cell.method, seed), frames["test"][cell.method]
+    for run in stale:
+        place, test = _place(folder, run.method, seed), frames["test"][run.method]
         for part, by_method in frames.items():
-            write_parquet(by_method[cell.method].drop("shown"), place / f"{part}.parquet")
+            write_parquet(by_method[run.method].drop("shown"), place / f"{part}.parquet")
         summary = {
-            "method": cell.method,
+            "method": run.method,
             "seed": seed,
             "log": data.log_.name,
-            "key": keys[cell.method],
-            "ground": rests_on,
+            "key": keys[run.method],
+            "base": rests_on,
             "cold_share": float(test["cold"].mean()),  # type: ignore[arg-type]
             "coverage@10": _coverage(test, data.num_items),
-            **cell.cost,
+            **run.cost,
         }
-        if has_strength(cell.method):
-            summary["policy/strength"] = nets.strength(cell)
-        if cell.method in shown:
-            write_json(place / exposed.FILE, shown[cell.method])
-            summary |= exposed.headlines(shown[cell.method])
+        if has_strength(run.method):
+            summary["policy/strength"] = nets.strength(run)
+        if run.method in shown:
+            write_json(place / exposed.FILE, shown[run.method])
+            summary |= exposed.headlines(shown[run.method])
         write_json(place / "summary.json", summary)
     return [c.method for c in stale]
 
 
-class Nets:
+class LoadedNetworks:
     """The networks of one seed, each loaded once."""
 
-    def __init__(self, ground: Ground, data: RewardData) -> None:
+    def __init__(self, base: BaseCheckpoints, data: RewardData) -> None:
         self.data = data
-        self._reaches: dict[tuple[Path | None, str, float, float | None], float] = {}
-        self.start: Policy = self._load(ground.start, "policy").net
-        reward = self._load(ground.reward, "reward")
-        self.judges = {path: self._load(path, "reward") for path in (ground.judge_select, ground.judge_report)}
-        require_apart(self.judges, {ground.reward: reward}, data.sequences)
+        self._alphas: dict[tuple[Path | None, str, float, float | None], float] = {}
+        self.start: Policy = self._load(base.start, "policy").net
+        reward = self._load(base.reward, "reward")
+        self.judges = {path: self._load(path, "reward") for path in (base.judge_select, base.judge_report)}
+        require_apart(self.judges, {base.reward: reward}, data.sequences)
         nets = [reward, *self.judges.values()]
         names = ("train_rm@10", "select_judge@10", "judge@10")
         self.rewards = {name: loaded.net for name, loaded in zip(names, nets, strict=True)}
@@ -176,11 +178,11 @@ class Nets:
         known = load_truth(data_root(self.data.root) / truth, self.data.sequences) if truth else None
         return Scorers(self.start, self.rewards, known)
 
-    def policy(self, cell: Cell) -> Policy:
-        if has_strength(cell.method):
-            return self._on_the_way(cell, self._reach(cell))
-        if cell.checkpoint is not None:
-            return self._trained(cell.checkpoint)
+    def policy(self, run: MethodRun) -> Policy:
+        if has_strength(run.method):
+            return self._on_the_way(run, self._alpha(run))
+        if run.checkpoint is not None:
+            return self._trained(run.checkpoint)
         _, scale, item_mean_V = self.data.moments()
         makers = {
             "start": lambda: self.start,
@@ -188,37 +190,39 @@ class Nets:
             "popularity_high": lambda: popularity(self.data.sequences, high_only=True),
             "item_mean": lambda: item_mean(item_mean_V, scale),
         }
-        return makers[cell.method]()
+        return makers[run.method]()
 
     def _trained(self, checkpoint: Path) -> Policy:
         trained = self._load(checkpoint, "policy")
         require_apart(self.judges, {checkpoint: trained}, self.data.sequences)
         return trained.net
 
-    def strength(self, cell: Cell) -> float:
+    def strength(self, run: MethodRun) -> float:
         """How strong reranking may be."""
-        return self._reach(cell) * self._full_strength(cell)
+        return self._alpha(run) * self._full_strength(run)
 
-    def _full_strength(self, cell: Cell) -> float:
+    def _full_strength(self, run: MethodRun) -> float:
         """Before it grows weaker: of a trained policy's reranking what the starting policy's may be."""
-        return self.strength(Cell("rerank", None, {}, cell.strength, cell.keep)) if cell.checkpoint else cell.strength
+        return self.strength(MethodRun("rerank", None, {}, run.strength, run.keep)) if run.checkpoint else run.strength
 
-    def _reach(self, cell: Cell) -> float:
+    def _alpha(self, run: MethodRun) -> float:
         """How far a reranked policy may go from the start: 0 is the start itself, 1 all of it."""
-        given = cell.checkpoint, cell.method, cell.strength, cell.keep
-        if given not in self._reaches:
-            reach = 1.0
-            if cell.keep is not None and (base := self._start_ndcg):
-                reach, _ = furthest(lambda share: self._ndcg(self._on_the_way(cell, share)) / base, cell.keep)
-            self._reaches[given] = reach
-        return self._reaches[given]
+        given = run.checkpoint, run.method, run.strength, run.keep
+        if given not in self._alphas:
+            alpha = 1.0
+            if run.keep is not None and (base := self._start_ndcg):
+                alpha, _ = largest_interpolation(
+                    lambda share: self._ndcg(self._on_the_way(run, share)) / base, run.keep
+                )
+            self._alphas[given] = alpha
+        return self._alphas[given]
 
-    def _on_the_way(self, cell: Cell, reach: float) -> Policy:
+    def _on_the_way(self, run: MethodRun, alpha: float) -> Policy:
         _, scale, item_mean_V = self.data.moments()
-        strength = reach * self._full_strength(cell) / scale
-        if cell.method == "rerank_item_mean":
+        strength = alpha * self._full_strength(run) / scale
+        if run.method == "rerank_item_mean":
             return RerankByMean(self.start, torch.from_numpy(item_mean_V), strength)
-        policy = between(self.start, self._trained(cell.checkpoint), reach) if cell.checkpoint else self.start
+        policy = interpolate(self.start, self._trained(run.checkpoint), alpha) if run.checkpoint else self.start
         return Rerank(policy, self.rewards["train_rm@10"], strength)
 
     @functools.cached_property
@@ -232,11 +236,11 @@ class Nets:
 
 
 @torch.no_grad()
-def between(start: Policy, trained: Policy, reach: float) -> Policy:
-    """The policy whose weights are start + reach (trained - start), as `recalign.posttrain.KeepRanking` goes back."""
+def interpolate(start: Policy, trained: Policy, alpha: float) -> Policy:
+    """The policy whose weights are start + alpha (trained - start), as `recalign.posttrain.KeepRanking` goes back."""
     policy = copy.deepcopy(trained)
     for weight, first in zip(policy.parameters(), trained.origin(start), strict=True):
-        weight.copy_(torch.lerp(first.to(weight), weight, reach))
+        weight.copy_(torch.lerp(first.to(weight), weight, alpha))
     return policy
 
 

@@ -11,8 +11,8 @@ import jinja2
 import polars as pl
 
 from recalign.evaluation import plots, trusted
-from recalign.evaluation.cells import Cell, Cells, figure
 from recalign.evaluation.claim import ALL, HIGH, KEPT, VALUE, verdicts
+from recalign.evaluation.comparison_table import ComparisonTable, Interval, figure
 from recalign.evaluation.sources import Sources
 
 TRAJECTORY = "trajectory/ndcg@10"
@@ -50,7 +50,7 @@ def page(sources: Sources, digest: str) -> str:
         sources: what it shows.
         digest: of them, which it carries.
     """
-    cells = Cells(sources.comparison)
+    cells = ComparisonTable(sources.comparison)
     text = Path(__file__).with_name("report.html.j2").read_text(encoding="utf-8")
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
@@ -63,7 +63,7 @@ def page(sources: Sources, digest: str) -> str:
         headline=list(_headline(cells)),
         verdicts=verdicts(cells) if cells.get("asft", ALL) else [],
         table=_table(cells),
-        validation=_table(Cells(sources.comparison, "validation")),
+        validation=_table(ComparisonTable(sources.comparison, "validation")),
         seeds=_seed_table(sources.comparison),
         plots=[*_plots(cells), *([] if sources.search is None else [_frontiers(sources.search)])],
         size=sources.size,
@@ -95,7 +95,7 @@ class Shown:
     hint: str
 
 
-def _table(cells: Cells) -> dict[str, Any]:
+def _table(cells: ComparisonTable) -> dict[str, Any]:
     """Columns, and a row a method of `Shown` or None."""
     columns = [metric for metric in MAIN if metric in cells.metrics]
     best = [_highest(cells, metric) for metric in columns]
@@ -108,13 +108,13 @@ def _table(cells: Cells) -> dict[str, Any]:
     }
 
 
-def _highest(cells: Cells, metric: str) -> str | None:
+def _highest(cells: ComparisonTable, metric: str) -> str | None:
     """The method with the highest figure, where more is better."""
     values = {method: cell.value for method, cell in cells.column(metric).items()}
     return None if metric.startswith(("policy/", "cost/")) else max(values, key=values.__getitem__)
 
 
-def _shown(cells: Cells, method: str, metric: str, best: bool) -> Shown | None:
+def _shown(cells: ComparisonTable, method: str, metric: str, best: bool) -> Shown | None:
     cell = cells.get(method, metric)
     if cell is None:
         return None
@@ -130,10 +130,10 @@ def _shown(cells: Cells, method: str, metric: str, best: bool) -> Shown | None:
     return Shown(figure(metric, cell.value), interval, cells.mark(method, metric), best, hint)
 
 
-def _headline(cells: Cells) -> Iterator[dict[str, Any]]:
+def _headline(cells: ComparisonTable) -> Iterator[dict[str, Any]]:
     """What A-SFT gains, metric by metric."""
     for metric in HEADLINE:
-        gain: Cell | None = cells.get("asft", f"holm_best_bc/{metric}")
+        gain: Interval | None = cells.get("asft", f"holm_best_bc/{metric}")
         baseline = cells.better_baseline(metric)
         if gain and baseline:
             base = cells.column(metric)[baseline].value
@@ -141,7 +141,7 @@ def _headline(cells: Cells) -> Iterator[dict[str, Any]]:
             yield {"metric": metric, "gain": gain, "baseline": baseline, "relative": relative, "base": base}
 
 
-def _plots(cells: Cells) -> list[tuple[str, str, list[Any]]]:
+def _plots(cells: ComparisonTable) -> list[tuple[str, str, list[Any]]]:
     """Title, what to see, and the plots of each section; a plot whose metrics are missing is left out."""
     baseline = cells.better_baseline(ALL)
     shade = plots.below(KEPT * cells.column(ALL)[baseline].value) if baseline else lambda axes: None

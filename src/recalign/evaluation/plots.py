@@ -19,8 +19,8 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from recalign.evaluation.cells import Cell, Cells
 from recalign.evaluation.claim import PLACEBOS
+from recalign.evaluation.comparison_table import ComparisonTable, Interval
 
 INK, SOFT, LINE, CARD = "#101010", "#202020", "#303030", "#404040"
 ACCENT, BASELINE, PLAIN, PLACEBO, SHADE = "#505050", "#606060", "#707070", "#808080", "#909090"
@@ -49,7 +49,7 @@ STYLE: Any = {
 }
 
 
-def forest(cells: Cells, metric: str) -> Markup | None:
+def forest(cells: ComparisonTable, metric: str) -> Markup | None:
     """Each method's difference to the better of `start` and `bc`: 95 % interval, and the thin line that Holm adds.
 
     Scorers without a policy may be far off: they are drawn at the edge, with their figure, so that they squeeze nobody.
@@ -89,7 +89,12 @@ def forest(cells: Cells, metric: str) -> Markup | None:
 
 
 def scatter(
-    cells: Cells, x: str, y: str, title: str, decorate: Callable[[Axes], None] = lambda axes: None, log: bool = False
+    cells: ComparisonTable,
+    x: str,
+    y: str,
+    title: str,
+    decorate: Callable[[Axes], None] = lambda axes: None,
+    log: bool = False,
 ) -> Markup | None:
     """Methods by two metrics, with both intervals.
 
@@ -176,7 +181,7 @@ def below(limit: float) -> Callable[[Axes], None]:
     return shade
 
 
-def _drawable(cells: Cells, metric: str) -> dict[str, Cell]:
+def _drawable(cells: ComparisonTable, metric: str) -> dict[str, Interval]:
     """The cells of a metric without those of a run that diverged."""
     return {method: cell for method, cell in cells.column(metric).items() if np.isfinite(cell).all()}
 
@@ -193,7 +198,7 @@ def _colour(method: str) -> str:
     return BASELINE if method in ("start", "bc", "rerank", "rerank_item_mean", *UNPOLICED) else PLAIN
 
 
-def _point(axes: Axes, method: str, across: Cell, up: Cell) -> None:
+def _point(axes: Axes, method: str, across: Interval, up: Interval) -> None:
     colour = _colour(method)
     axes.plot([across.low, across.high], [up.value, up.value], color=colour, linewidth=0.9, alpha=0.6)
     axes.plot([across.value, across.value], [up.low, up.high], color=colour, linewidth=0.9, alpha=0.6)

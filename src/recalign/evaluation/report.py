@@ -8,8 +8,8 @@ from pathlib import Path
 import polars as pl
 from rich.table import Table
 
-from recalign.evaluation.cells import Cells, figure
 from recalign.evaluation.claim import ALL, HIGH, VALUE
+from recalign.evaluation.comparison_table import ComparisonTable, figure
 from recalign.evaluation.sources import Sources
 
 FILE = "report.html"
@@ -53,7 +53,7 @@ def terminal_table(frame: pl.DataFrame) -> Table:
     Args:
         frame: as `comparison.compare` returns it.
     """
-    cells = Cells(frame)
+    cells = ComparisonTable(frame)
     columns = [metric for metric in TERMINAL if metric in cells.metrics or metric != "value/true@10"]
     table = Table(
         title=f"test, mean of {len(cells.seeds)} seed{'s' * (len(cells.seeds) != 1)}",
@@ -70,7 +70,7 @@ def terminal_table(frame: pl.DataFrame) -> Table:
     return table
 
 
-def _terminal_cell(cells: Cells, method: str, metric: str) -> str:
+def _terminal_cell(cells: ComparisonTable, method: str, metric: str) -> str:
     cell = cells.get(method, metric)
     if cell is None:
         return "–"

@@ -11,7 +11,7 @@ import polars as pl
 
 from recalign.evaluation.claim import ALL, HIGH, KEPT
 from recalign.evaluation.comparison import METRICS, RANKS
-from recalign.evaluation.methods import Cell, Ground, Nets, write_json
+from recalign.evaluation.methods import BaseCheckpoints, LoadedNetworks, MethodRun, write_json
 from recalign.evaluation.value import evaluate
 from recalign.reward import RewardData
 
@@ -24,22 +24,22 @@ Figures = dict[str, float]
 """A method's validation figures by metric."""
 
 
-def validate(places: Mapping[Path, Cell], ground: Ground, data: RewardData) -> list[Figures]:
+def validate(places: Mapping[Path, MethodRun], base: BaseCheckpoints, data: RewardData) -> list[Figures]:
     """Validation figures of a method's settings; kept in their folders as long as nothing that they rest on changes.
 
     Args:
-        places: a cell for each folder in which its ``validation.json`` lies.
-        ground: what the cells rest on.
+        places: a run for each folder in which its ``validation.json`` lies.
+        base: what the runs rest on.
         data: the log, users A.
 
     Returns:
-        The metrics of `MEASURED`, a dictionary a cell; the true value only where the truth is known.
+        The metrics of `MEASURED`, a dictionary a run; the true value only where the truth is known.
     """
-    digests = ground.digests()
-    keys = {place: cell.key(digests, data) for place, cell in places.items()}
+    digests = base.digests()
+    keys = {place: run.key(digests, data) for place, run in places.items()}
     stale = [place for place in places if _read(place).get("key") != keys[place]]
     if stale:
-        nets = Nets(ground, data)
+        nets = LoadedNetworks(base, data)
         policies = {str(place): nets.policy(places[place]) for place in stale}
         scorers = replace(nets.scorers(), rewards={"select_judge@10": nets.rewards["select_judge@10"]})
         frames = evaluate(policies, scorers, data, "validation")

@@ -13,8 +13,8 @@ import polars as pl
 
 import recalign
 from recalign.evaluation import comparison
-from recalign.evaluation.cells import Cells
-from recalign.evaluation.methods import GROUND
+from recalign.evaluation.comparison_table import ComparisonTable
+from recalign.evaluation.methods import BASE_STAGES
 from recalign.evaluation.selection import SEARCH
 
 TRUST = ("reward", "judge_select", "judge_report")
@@ -57,7 +57,7 @@ class Sources:
             InputError: the chain has no `comparison.csv`.
         """
         frame = comparison.read(chain_folder)
-        cells, search = Cells(frame), chain_folder / SEARCH
+        cells, search = ComparisonTable(frame), chain_folder / SEARCH
         first = frame.filter(pl.col("seed") != "all").row(0, named=True)
         manifests = _manifests(chain_folder, cells.seeds)
         return cls(
@@ -67,8 +67,8 @@ class Sources:
             size=_size(chain_folder / str(first["method"]) / f"seed-{first['seed']}"),
             check=_read(chain_folder / "check.json"),
             trust={stage: _by_seed(chain_folder / stage, cells.seeds) for stage in TRUST},
-            manifests=[one for one in manifests if one["stage"] in (*GROUND, *cells.methods)],
-            left=[one for one in manifests if one["stage"] not in (*GROUND, *cells.methods)],
+            manifests=[one for one in manifests if one["stage"] in (*BASE_STAGES, *cells.methods)],
+            left=[one for one in manifests if one["stage"] not in (*BASE_STAGES, *cells.methods)],
         )
 
     def digest(self) -> str:

@@ -91,21 +91,21 @@ def weights(
 
 
 @torch.no_grad()
-def predicted_rewards(reward: RewardEnsemble, own_doing_EF: Tensor, batches: Iterable[Batch]) -> Tensor:
+def predicted_rewards(reward: RewardEnsemble, self_influence_EF: Tensor, batches: Iterable[Batch]) -> Tensor:
     """The reward model's expected reward of every target, without the target's own share in it.
 
     Args:
         reward: a reward model.
-        own_doing_EF: how far each event of the table moved the figures of its own item when they were fitted
-            (`recalign.reward.RewardData.own_doing`): it would take what is predicted towards its own reward.
+        self_influence_EF: how far each event of the table moved the figures of its own item when they were fitted
+            (`recalign.reward.RewardData.self_influence`): it would take what is predicted towards its own reward.
         batches: the targets.
 
     Shape: (events,), NaN elsewhere.
     """
-    out = torch.full((len(own_doing_EF),), torch.nan)
+    out = torch.full((len(self_influence_EF),), torch.nan)
     for batch in batches:
         event_T = batch.event_T.cpu()
-        moved_TF = own_doing_EF[event_T].to(batch.event_T.device)
+        moved_TF = self_influence_EF[event_T].to(batch.event_T.device)
         out[event_T] = reward.predict_trained(reward.states(batch), batch.target_T, moved_TF).cpu()
     return out
 

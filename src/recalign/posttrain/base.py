@@ -14,7 +14,7 @@ from recalign.errors import InputError
 from recalign.posttrain.data import PostTrainingData
 from recalign.posttrain.keep import KeepRanking
 from recalign.recommender.checkpoint import check_catalogue, load_net
-from recalign.recommender.kept import require_share
+from recalign.recommender.interpolation import require_share
 from recalign.recommender.policy import Policy, rows_at_once
 from recalign.recommender.training import PolicyModule
 from recalign.sequences import Batch, EventDataModule

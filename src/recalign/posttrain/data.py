@@ -102,8 +102,8 @@ class PostTrainingData(RewardData):
         if self.source == "observed":
             return observed
         loaded = self._loaded("reward_model", "reward")
-        own_doing_EF = read_checkpoint(str(self.reward_model))["own_doing"]
-        predicted = predicted_rewards(loaded.net, own_doing_EF, self._batches(windows)).double().numpy()
+        self_influence_EF = read_checkpoint(str(self.reward_model))["self_influence"]
+        predicted = predicted_rewards(loaded.net, self_influence_EF, self._batches(windows)).double().numpy()
         if self.source == "predicted":
             return np.where(np.isnan(observed), np.nan, predicted)  # so that all methods see the same events
         if "reliability" not in loaded.facts:

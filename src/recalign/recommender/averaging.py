@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from lightning import LightningModule, Trainer
 
-from recalign.recommender.handover import OtherWeights
+from recalign.recommender.swapped_weights import SwappedWeights
 
 STEADY = 2**22
 """Weights that are averaged after every step; of n times as many, the average takes every n-th step."""
 
 
-class PolynomialAveraging(OtherWeights):
+class PolynomialAveraging(SwappedWeights):
     """Validates, and hands over, an average of the weights instead of the last ones.
 
     After step t the average is a_t = (1 - c_t) a_{t-1} + c_t w_t with c_t = (power + 1) / (t + power), so that the

@@ -19,7 +19,7 @@ from torch import nn
 
 from recalign.errors import InputError
 from recalign.nn import Recorded
-from recalign.sequences import Readers
+from recalign.sequences import UserCohort
 
 
 def recipe(module: Recorded) -> dict[str, Any]:
@@ -80,7 +80,7 @@ class Loaded:
     net: Any
     catalogue: str | None
     facts: dict[str, Any]
-    users: Readers | None = None
+    users: UserCohort | None = None
 
 
 def load_net(path: str | Path, name: str) -> Loaded:
@@ -110,7 +110,7 @@ def load_net(path: str | Path, name: str) -> Loaded:
             remedy="use a checkpoint of this version of recalign, with the classes it was trained with installed",
         ) from error
     load_weights(net, weights_of(checkpoint, name), where=str(path))
-    users = Readers(**checkpoint["users"]) if "users" in checkpoint else None
+    users = UserCohort(**checkpoint["users"]) if "users" in checkpoint else None
     return Loaded(net, checkpoint.get("catalogue"), checkpoint.get("facts", {}), users)
 
 

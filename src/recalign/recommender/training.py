@@ -107,7 +107,7 @@ class StageModule(LightningModule):
         checkpoint["hyper_parameters"] = {k: recipe(v) if isinstance(v, Recorded) else v for k, v in given.items()}
         checkpoint["recipes"] = {name: recipe(getattr(self, name)) for name in self.handed_over}
         checkpoint["catalogue"] = self.data.sequences.catalogue
-        checkpoint["users"] = asdict(self.data.readers)
+        checkpoint["users"] = asdict(self.data.cohort)
         checkpoint["facts"] = self.facts()
 
 

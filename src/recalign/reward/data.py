@@ -10,8 +10,8 @@ import polars as pl
 
 from recalign.errors import InputError
 from recalign.events import evaluate
-from recalign.reward.beliefs import Beliefs, believe
-from recalign.reward.company import company
+from recalign.factorization.cooccurrence import cooccurrence_embedding
+from recalign.factorization.variational import VariationalMF, fit_variational_mf
 from recalign.sequences import EventDataModule, Windows, reward_means
 from recalign.sequences.splits import TRAIN, VALIDATION
 from recalign.sequences.store import Part
@@ -120,7 +120,7 @@ class RewardData(EventDataModule):
         total = np.bincount(item - 1, reward, self.num_items) + shrinkage * reward.mean()
         return (total / (np.bincount(item - 1, minlength=self.num_items) + shrinkage)).astype(np.float32)
 
-    def beliefs(self, rank: int, known: int) -> Beliefs:
+    def factorization(self, rank: int, known: int) -> VariationalMF:
         """A Bayesian factorisation of the training rewards: of this rank with what is known of the items, or of this
         rank or a part of it without, whichever has the smallest error on validation events of users whom it has met,
         their levels brought up to date, as they will be at every event.
@@ -131,33 +131,33 @@ class RewardData(EventDataModule):
                 so large a part in them that they say more of who chose an item than of whoever may choose it.)
         """
         size = (int(self.frame["user"].max()) + 1, self.num_items + 1)  # type: ignore[arg-type]
-        training, nothing = _columns(self.rated), self.company(0)
+        training, nothing = _columns(self.rated), self.cooccurrence(0)
         tried = [(part, nothing) for part in sorted({rank, -(-rank // 2), -(-rank // 4)})]
-        tried += [(rank, self.company(known))] * bool(known)
+        tried += [(rank, self.cooccurrence(known))] * bool(known)
         of_part = pl.col("reward").is_not_null() & (pl.col("item_id") > 0) & (pl.col("split") == VALIDATION)
         measured = self.frame.filter(of_part)
         met = measured.filter(pl.col("user").is_in(self.rated["user"].unique().implode()))
         user, item, reward = _columns(met if len(met) else measured)
 
-        def error(beliefs: Beliefs) -> float:
-            miss_N = reward - beliefs.expected(user, item)
-            level_U = np.bincount(user, miss_N) / (np.bincount(user) + beliefs.ridge_F[0])
+        def error(factorization: VariationalMF) -> float:
+            miss_N = reward - factorization.expected(user, item)
+            level_U = np.bincount(user, miss_N) / (np.bincount(user) + factorization.ridge_F[0])
             return float(np.nan_to_num(np.square(miss_N - level_U[user]).sum(), nan=np.inf))
 
-        return min((believe(*training, size, *each) for each in tried), key=error)
+        return min((fit_variational_mf(*training, size, *each) for each in tried), key=error)
 
-    def company(self, count: int) -> np.ndarray:
-        """Which items the group's users choose together (`recalign.reward.company`). Shape: float64 (V + 1, count)."""
+    def cooccurrence(self, count: int) -> np.ndarray:
+        """Co-occurrence embeddings of the items, by the group's training events. Shape: float64 (V + 1, count)."""
         training = self.frame.filter(pl.col("split") == TRAIN)
         user_N, item_N = (training[name].cast(pl.Int64).to_numpy() for name in ("user", "item_id"))
-        return company(user_N, item_N, self.num_items + 1, count)
+        return cooccurrence_embedding(user_N, item_N, self.num_items + 1, count)
 
-    def own_doing(self, beliefs: Beliefs, rank: int) -> np.ndarray:
+    def self_influence(self, factorization: VariationalMF, rank: int) -> np.ndarray:
         """How far each event of the table moved what is believed of its own item; 0 for all but those fitted.
 
         Shape: float32 (events, 1 + rank).
         """
-        moved_NF = beliefs.own_doing(*_columns(self.rated))
+        moved_NF = factorization.self_influence(*_columns(self.rated))
         moved_EF = np.zeros((len(self.sequences.frame), 1 + rank), np.float32)
         moved_EF[self.rated["event"].to_numpy(), : moved_NF.shape[1]] = moved_NF
         return moved_EF

@@ -45,8 +45,8 @@ class RewardModel(StageModule):
         members: K, reward models in the ensemble, each trained on its own resampling of the users.
         share: what they share, ``trunk`` or ``nothing`` (see `recalign.reward.RewardEnsemble`).
         head: of the reward: `MeanHead`, `OrdinalHead`, `QuantileHead`; null: a mean.
-        kinship: numbers an item, at most, that say which others it is like in what people think of it.
-        company: numbers an item that say which others it is chosen together with, by the users it is trained on.
+        num_factors: largest rank of the matrix factorisation of the training rewards.
+        cooccurrence_dim: dimensions of the items' co-occurrence embeddings, from the users that are trained on.
         imitation: weight of the next-item loss under ``joint``.
         auxiliary_weight: weight of the squared errors of ``data.auxiliary``, in units of each reward's variance.
         lr: AdamW's learning rate.
@@ -62,7 +62,9 @@ class RewardModel(StageModule):
     def check_settings(cls, given: Mapping[str, Any]) -> None:
         super().check_settings(given)
         require_positive("model", given, "members")
-        require_positive("model", given, "kinship", "company", "imitation", "auxiliary_weight", or_zero=True)
+        require_positive(
+            "model", given, "num_factors", "cooccurrence_dim", "imitation", "auxiliary_weight", or_zero=True
+        )
 
     def __init__(
         self,
@@ -73,8 +75,8 @@ class RewardModel(StageModule):
         members: int = 1,
         share: Literal["trunk", "nothing"] = "trunk",
         head: Head | None = None,
-        kinship: int = 8,
-        company: int = 16,
+        num_factors: int = 8,
+        cooccurrence_dim: int = 16,
         imitation: float = 1.0,
         auxiliary_weight: float = 1.0,
         lr: float = 1e-3,
@@ -83,7 +85,7 @@ class RewardModel(StageModule):
         super().__init__()
         self.save_hyperparameters(logger=False)
         self.lr, self.weight_decay, self.members = lr, weight_decay, members
-        self.kinship, self.company = kinship, company
+        self.num_factors, self.cooccurrence_dim = num_factors, cooccurrence_dim
         self.trunk, self.imitation, self.auxiliary_weight = trunk, imitation, auxiliary_weight
         self.start, self.catalogue = init_from, None
         upstream = load_net(init_from, "policy") if init_from else None
@@ -93,7 +95,9 @@ class RewardModel(StageModule):
             )
         temperature = upstream.net.temperature if upstream else 0.05
         encoder = encoder or upstream.net.encoder  # type: ignore[union-attr]
-        self.reward = RewardEnsemble(encoder, num_items, members, share, head, None, temperature, kinship, company)
+        self.reward = RewardEnsemble(
+            encoder, num_items, members, share, head, None, temperature, num_factors, cooccurrence_dim
+        )
         if upstream is not None:
             self.catalogue = upstream.catalogue
             weights = {
@@ -130,7 +134,7 @@ class RewardModel(StageModule):
         if not self.calibrated:  # once: a checkpoint's weights come after this, and a test must not undo a fit
             self.calibrate(self.reward_data)
             if stage == "fit":  # which takes a while, and what is tested has its checkpoint's
-                self.believe(self.reward_data)
+                self.initialise_from_factorization(self.reward_data)
 
     def calibrate(self, data: RewardData) -> None:
         """Size the heads to the rewards, and start them from averages.
@@ -148,12 +152,12 @@ class RewardModel(StageModule):
                 readings.calibrate(reward_of, data.item_means(reward_of, item_of))
         self.calibrated = True
 
-    def believe(self, data: RewardData) -> None:
+    def initialise_from_factorization(self, data: RewardData) -> None:
         """Know of items what a factorisation of the training rewards believes, and what each event did to that."""
-        beliefs = data.beliefs(self.kinship, self.company)
-        self.moved_EF = torch.from_numpy(data.own_doing(beliefs, self.kinship))
+        factorization = data.factorization(self.num_factors, self.cooccurrence_dim)
+        self.moved_EF = torch.from_numpy(data.self_influence(factorization, self.num_factors))
         for net in self.reward.nets:
-            net.start(beliefs)
+            net.start(factorization)
 
     @property
     def reward_data(self) -> RewardData:
@@ -182,7 +186,7 @@ class RewardModel(StageModule):
         h_TD, table_VD, item_T = net.encode(batch), net.table_VD, batch.target_T
         known = net.recall(batch, h_TD)
         state_MTS = net.state(known)
-        own_MT = net.own_doing(state_MTS, self.moved_EF[batch.event_T])
+        own_MT = net.self_influence(state_MTS, self.moved_EF[batch.event_T])
         loss_MT = net.losses(state_MTS, table_VD, item_T, batch.reward_T, own_MT)
         losses = {"reward": _bagged_mean(loss_MT, weight_MT, batch.reward_T)}
         for a, (name, readings) in enumerate(net.auxiliary.items()):
@@ -260,7 +264,9 @@ class RewardModel(StageModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
-        checkpoint["own_doing"] = self.moved_EF  # beside the facts: large, and for predictions of training events alone
+        checkpoint["self_influence"] = (
+            self.moved_EF
+        )  # beside the facts: large, and for predictions of training events alone
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
@@ -303,7 +309,7 @@ class Judge(RewardModel):
             members=members,
             share=share,
             head=head,
-            company=0,  # each of a judge's few users would be too large a part of it
+            cooccurrence_dim=0,  # each of a judge's few users would be too large a part of it
             lr=lr,
             weight_decay=weight_decay,
         )

@@ -1,9 +1,9 @@
 """From a checked event table to batches: splits, user groups, means, windows. Here alone Polars meets torch."""
 
 from recalign.sequences.batch import Batch
+from recalign.sequences.cohort import UserCohort
 from recalign.sequences.data import EventDataModule
 from recalign.sequences.means import reward_means
-from recalign.sequences.readers import Readers
 from recalign.sequences.splits import High, LeaveLast, Split, TimeSplit, UserGroups, Where
 from recalign.sequences.store import Sequences, build
 from recalign.sequences.windows import Windows
@@ -13,10 +13,10 @@ __all__ = [
     "EventDataModule",
     "High",
     "LeaveLast",
-    "Readers",
     "Sequences",
     "Split",
     "TimeSplit",
+    "UserCohort",
     "UserGroups",
     "Where",
     "Windows",

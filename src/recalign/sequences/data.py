@@ -17,7 +17,7 @@ from recalign.events.audit import Section
 from recalign.sequences.batch import Batch
 from recalign.sequences.cache import Divided, Entry, folder
 from recalign.sequences.checks import checked, say_cut
-from recalign.sequences.readers import Readers
+from recalign.sequences.cohort import UserCohort
 from recalign.sequences.sampler import LengthBatches
 from recalign.sequences.splits import High, LeaveLast, Split, UserGroups
 from recalign.sequences.store import Group, Part, Sequences, build, division
@@ -182,9 +182,9 @@ class EventDataModule(LightningDataModule):
         return self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
 
     @functools.cached_property
-    def readers(self) -> Readers:
+    def cohort(self) -> UserCohort:
         """The users whose events are trained and validated on."""
-        return Readers.of(self.sequences, self.users, self.groups.share)
+        return UserCohort.of(self.sequences, self.users, self.groups.share)
 
     def training(self) -> Windows:
         """What is trained on; subclasses narrow or extend it."""

@@ -119,5 +119,5 @@ def fingerprint(datamodule: LightningDataModule) -> str | None:
 
 def users(datamodule: LightningDataModule) -> dict[str, Any] | None:
     """Whose events are trained on, of datamodules that say so, as manifests hold it."""
-    readers = getattr(datamodule, "readers", None)
-    return asdict(readers) if readers else None
+    cohort = getattr(datamodule, "cohort", None)
+    return asdict(cohort) if cohort else None

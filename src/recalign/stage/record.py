@@ -28,7 +28,7 @@ def begin(parsed: ParsedStage, fingerprint: str | None, users: dict[str, Any] | 
     Args:
         parsed: the command.
         fingerprint: of its data.
-        users: of its data, see `recalign.sequences.Readers`.
+        users: of its data, see `recalign.sequences.UserCohort`.
 
     Returns:
         The manifest: written, with status ``running``, for a `fit`.

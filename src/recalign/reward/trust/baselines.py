@@ -1,6 +1,6 @@
 """What a reward model has to beat besides averages: user + item by ridge regression, and a matrix factorisation.
 
-Both by alternating least squares on training rows (`recalign.reward.factors`). A reward model also sees what a user
+Both by alternating least squares on training rows (`recalign.factorization.als`). A reward model also sees what a user
 thought of the events since training, so the user's level is brought up to date by the shrunk mean of their residuals;
 and the ridge and the rank are those with the smallest error on validation.
 
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 
-from recalign.reward.factors import RIDGES, factorise
+from recalign.factorization.als import RIDGES, fit_als
 from recalign.sequences.splits import TRAIN, VALIDATION
 
 RANKS = (2, 8)
@@ -47,7 +47,7 @@ def _best(frame: pl.DataFrame, num_items: int, ranks: Sequence[int]) -> tuple[np
     tried = []
     for rank in ranks:
         for ridge in RIDGES:
-            factors = factorise(user_N[fit_N], item_N[fit_N], reward_N[fit_N], size, rank, ridge)
+            factors = fit_als(user_N[fit_N], item_N[fit_N], reward_N[fit_N], size, rank, ridge)
             fixed_N = factors.expected(user_N, item_N)
             expected_N = _up_to_date(frame, fixed_N, ridge)
             error = np.square(expected_N - reward_N)[measured_N].mean() if measured_N.any() else ridge

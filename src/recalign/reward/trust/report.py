@@ -123,7 +123,7 @@ def _head(data: RewardData, part: Compared, name: str) -> dict[str, Any]:
         "implication": IMPLICATION[said],
         "judged_on": name,
         "reliability": max(part.table["model"]["r2"].value, 0.0),
-        "users": asdict(data.readers),
+        "users": asdict(data.cohort),
         "noise": asdict(found),
         "theory": theory(found.sd, data.num_items, float(reward.max() - reward.min())),
         "recommended": temperature(advantage, data.moments()[1]),

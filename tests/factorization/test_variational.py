@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import small
 
+from recalign.factorization import variational as module
+from recalign.factorization.als import RIDGES, fit_als
+from recalign.factorization.variational import SWEEPS, fit_variational_mf
 from recalign.reward import RewardData
-from recalign.reward import beliefs as module
 from recalign.reward import data as of_data
-from recalign.reward.beliefs import SWEEPS, believe
-from recalign.reward.factors import RIDGES, factorise
 
 
 def log(taste: float, noise: float, users=150, items=80, seed=0, traits=False):
@@ -40,14 +40,16 @@ def rmse(factors, test) -> float:
 @pytest.mark.parametrize(("taste", "noise"), [(0.5, 0.5), (0.3, 1.0), (0.3, 3.0)])
 def test_it_is_no_worse_than_least_squares_under_the_best_of_all_ridges(taste, noise):
     train, test = log(taste, noise)
-    least = min(rmse(factorise(*train, (150, 80), 2, ridge), test) for ridge in RIDGES)
-    found = min(rmse(believe(*train, (150, 80), rank), test) for rank in (2, 8))  # a weak taste may vanish among 8
+    least = min(rmse(fit_als(*train, (150, 80), 2, ridge), test) for ridge in RIDGES)
+    found = min(
+        rmse(fit_variational_mf(*train, (150, 80), rank), test) for rank in (2, 8)
+    )  # a weak taste may vanish among 8
     assert found < 1.005 * least
 
 
 def test_it_finds_the_noise_and_the_spread_of_levels():
     train, _ = log(0.5, 0.5)
-    found = believe(*train, (150, 80), 2)
+    found = fit_variational_mf(*train, (150, 80), 2)
     assert found.noise == pytest.approx(0.25, rel=0.1)
     assert found.users.precision_F[0] == pytest.approx(4, rel=0.35)
     assert found.items.precision_F[0] == pytest.approx(4, rel=0.35)
@@ -55,7 +57,7 @@ def test_it_finds_the_noise_and_the_spread_of_levels():
 
 def test_taste_that_is_not_there_vanishes():
     train, _ = log(0.0, 1.0)
-    found = believe(*train, (150, 80), 4)
+    found = fit_variational_mf(*train, (150, 80), 4)
     contribution_UI = found.users.mean_RF[:, 1:] @ found.items.mean_RF[:, 1:].T
     assert contribution_UI.std() < 0.05
     assert found.ridge_F[1:].min() > 10 * found.ridge_F[0]
@@ -63,7 +65,7 @@ def test_taste_that_is_not_there_vanishes():
 
 def test_without_taste_it_is_a_regression_under_the_ridges_that_it_finds():
     user_N, item_N, reward_N = log(0.0, 1.0)[0]
-    found = believe(user_N, item_N, reward_N, (150, 80), 0)
+    found = fit_variational_mf(user_N, item_N, reward_N, (150, 80), 0)
     design = np.concatenate([np.eye(150)[user_N], np.eye(80)[item_N]], axis=1)
     ridge = np.repeat([found.ridge_F[0], found.noise * found.items.precision_F[0]], [150, 80])
     by_hand = np.linalg.solve(design.T @ design + np.diag(ridge), design.T @ (reward_N - reward_N.mean()))
@@ -73,7 +75,7 @@ def test_without_taste_it_is_a_regression_under_the_ridges_that_it_finds():
 
 def test_the_traits_where_they_are_known_are_worth_more_than_those_that_are_found():
     train, test, q_IR = log(0.3, 1.0, traits=True)
-    known, found = (believe(*train, (150, 80), 2, z_IK) for z_IK in (2 * q_IR, None))
+    known, found = (fit_variational_mf(*train, (150, 80), 2, z_IK) for z_IK in (2 * q_IR, None))
     assert rmse(known, test) < 0.98 * rmse(found, test)
     assert known.noise == pytest.approx(1, rel=0.05)
 
@@ -82,7 +84,7 @@ def test_the_traits_where_they_are_known_are_worth_more_than_those_that_are_foun
 def test_what_is_known_and_tells_nothing_vanishes(taste):
     train, test = log(taste, 1.0)
     chance_IK = np.random.default_rng(1).normal(size=(80, 16))
-    with_it, without = (believe(*train, (150, 80), 2, z_IK) for z_IK in (chance_IK, None))
+    with_it, without = (fit_variational_mf(*train, (150, 80), 2, z_IK) for z_IK in (chance_IK, None))
     assert rmse(with_it, test) < 1.005 * rmse(without, test)
     assert (1 / with_it.users.precision_F[3:]).sum() < 0.03  # of 1, the noise's
     assert with_it.noise == pytest.approx(without.noise, rel=0.05)
@@ -90,7 +92,7 @@ def test_what_is_known_and_tells_nothing_vanishes(taste):
 
 def test_what_is_known_to_be_nothing_changes_nothing():
     train, test = log(0.5, 0.5)
-    nothing, none = (believe(*train, (150, 80), 2, z_IK) for z_IK in (np.zeros((80, 3)), None))
+    nothing, none = (fit_variational_mf(*train, (150, 80), 2, z_IK) for z_IK in (np.zeros((80, 3)), None))
     np.testing.assert_allclose(nothing.expected(*test[:2]), none.expected(*test[:2]))
     assert nothing.ridge_F[3:].min() > 1e4
 
@@ -99,8 +101,8 @@ def test_what_is_known_to_be_nothing_changes_nothing():
 def test_what_an_event_did_to_its_own_item_is_what_is_gone_without_it(known):
     train, _, q_IR = log(0.5, 0.5, traits=True)
     user_N, item_N, reward_N = train
-    found, left = believe(*train, (150, 80), 2, q_IR[:, :known]), 7
-    moved_F = found.own_doing(*train)[left]
+    found, left = fit_variational_mf(*train, (150, 80), 2, q_IR[:, :known]), 7
+    moved_F = found.self_influence(*train)[left]
     reward_N = reward_N - (found.users.mean_RF[user_N, 3:] * found.known_RK[item_N]).sum(axis=1)
     others = np.arange(len(item_N)) != left
     mine = others & (item_N == item_N[left])
@@ -120,11 +122,11 @@ def test_items_that_explain_their_rewards_to_the_last_digit_leave_numbers(users,
     user_N = np.repeat(np.arange(users), items // 2)
     item_N = np.concatenate([rng.permutation(items)[: items // 2] for _ in range(users)])
     reward_N = 3 + quality_I[item_N]
-    found = believe(user_N, item_N, reward_N, (users, items), 8)
+    found = fit_variational_mf(user_N, item_N, reward_N, (users, items), 8)
     assert found.noise > 0
     assert np.isfinite(np.log(found.ridge_F)).all()
     np.testing.assert_allclose(found.expected(user_N, item_N), reward_N, atol=0.02)
-    assert np.abs(found.own_doing(user_N, item_N, reward_N)).max() < 0.02  # of 75 and more that agree
+    assert np.abs(found.self_influence(user_N, item_N, reward_N)).max() < 0.02  # of 75 and more that agree
 
 
 @pytest.mark.parametrize("rank", [2, 8])
@@ -132,9 +134,9 @@ def test_one_event_that_is_unlike_all_others_has_done_no_more_than_itself(rank):
     rng = np.random.default_rng(0)
     user_N, item_N = np.repeat(np.arange(100), 30), np.concatenate([rng.permutation(60)[:30] for _ in range(100)])
     reward_N = (np.arange(3000) == 1234).astype(float)
-    found = believe(user_N, item_N, reward_N, (100, 60), rank)
+    found = fit_variational_mf(user_N, item_N, reward_N, (100, 60), rank)
     assert np.isfinite(np.log(found.ridge_F)).all()
-    moved_N = (found.own_doing(user_N, item_N, reward_N) * found.users.regressors()[0][user_N]).sum(axis=1)
+    moved_N = (found.self_influence(user_N, item_N, reward_N) * found.users.regressors()[0][user_N]).sum(axis=1)
     assert 0.5 < moved_N[1234] <= 1
     assert np.abs(np.delete(moved_N, 1234)).max() < 0.05
 
@@ -143,14 +145,14 @@ def test_however_it_is_cut_into_blocks_it_is_the_same(monkeypatch):
     train, _, q_IR = log(0.5, 0.5, traits=True)
     user_N, item_N, reward_N = (x_N[7:] for x_N in train)  # so that users differ in how much they have
     log_of = 3 * user_N, item_N, reward_N  # and many have nothing
-    whole = believe(*log_of, (451, 80), 2, q_IR)
-    moved_NG = whole.own_doing(*log_of)
+    whole = fit_variational_mf(*log_of, (451, 80), 2, q_IR)
+    moved_NG = whole.self_influence(*log_of)
     monkeypatch.setattr(module, "CHUNK", 7)
     monkeypatch.setattr(module, "PAIRS", 2)
-    parts = believe(*log_of, (451, 80), 2, q_IR)
+    parts = fit_variational_mf(*log_of, (451, 80), 2, q_IR)
     np.testing.assert_allclose(parts.users.mean_RF, whole.users.mean_RF, atol=1e-6)
     np.testing.assert_allclose(parts.items.covariance_RGG, whole.items.covariance_RGG, atol=1e-6)
-    np.testing.assert_allclose(parts.own_doing(*log_of), moved_NG, atol=1e-6)
+    np.testing.assert_allclose(parts.self_influence(*log_of), moved_NG, atol=1e-6)
     assert not whole.users.mean_RF[1::3].any()
     assert (whole.users.variance_RF[1::3] > 0).all()
 
@@ -160,16 +162,16 @@ def test_it_stops_when_little_changes(monkeypatch):
     given = module._given
     monkeypatch.setattr(module, "_given", lambda *inputs: calls.append(1) or given(*inputs))
     train, test = log(0.5, 0.5)
-    early = believe(*train, (150, 80), 8)
+    early = fit_variational_mf(*train, (150, 80), 8)
     assert len(calls) < 0.8 * 2 * SWEEPS
     monkeypatch.setattr(module, "LITTLE", 0)
-    assert rmse(early, test) < 1.005 * rmse(believe(*train, (150, 80), 8), test)
+    assert rmse(early, test) < 1.005 * rmse(fit_variational_mf(*train, (150, 80), 8), test)
 
 
 def test_a_fit_that_is_no_number_is_never_the_best(log_root, monkeypatch):
     def broken(user_N, item_N, reward_N, size, rank, known_RK):
-        found = believe(user_N, item_N, reward_N, size, rank, known_RK)
+        found = fit_variational_mf(user_N, item_N, reward_N, size, rank, known_RK)
         return dataclasses.replace(found, mean=float("nan")) if rank == 2 else found
 
     monkeypatch.setattr(of_data, "believe", broken)
-    assert np.isfinite(small.data_of(RewardData, log_root, "tastes").beliefs(8, 4).mean)
+    assert np.isfinite(small.data_of(RewardData, log_root, "tastes").factorization(8, 4).mean)

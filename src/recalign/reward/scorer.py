@@ -1,4 +1,4 @@
-"""Readings of states and items: what a reward network learns of one kind of reward.
+"""Scorer of states and items: what a reward network learns of one kind of reward.
 
 A shallow head on a sequence encoder: an item's quality, how it matches a state's taste, and the state's generosity.
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from recalign.reward.heads import Head
 
 
-class Readings(nn.Module):
+class Scorer(nn.Module):
     """M readings of states and items: expected values of one kind of reward.
 
     Args:

@@ -30,7 +30,7 @@ def require_share(keep: float | None, where: str) -> None:
         )
 
 
-def furthest(kept: Callable[[float], float], enough: float) -> tuple[float, float]:
+def largest_interpolation(kept: Callable[[float], float], enough: float) -> tuple[float, float]:
     """How far one may go from 0 towards 1, and what is kept there; all the way where enough is kept at its end.
 
     Searched by halving, so where more is lost the further one goes; 0 if too much is lost at 1/16 already. Nothing is

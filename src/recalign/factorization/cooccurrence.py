@@ -20,7 +20,7 @@ ROUNDS = 6  # of subspace iteration
 ROUNDING = 1e-6  # of the largest singular value: what is smaller is nothing
 
 
-def company(user_N: np.ndarray, item_N: np.ndarray, items: int, count: int) -> np.ndarray:
+def cooccurrence_embedding(user_N: np.ndarray, item_N: np.ndarray, items: int, count: int) -> np.ndarray:
     """Items that are chosen together lie together.
 
     Args:

@@ -10,24 +10,24 @@ from hypothesis import strategies as st
 from recalign.metrics.rank import gain_ndcg
 from recalign.recommender import RecommenderData
 from recalign.recommender.checkpoint import load_net
-from recalign.recommender.kept import HALVINGS, furthest, ndcg
+from recalign.recommender.interpolation import HALVINGS, largest_interpolation, ndcg
 
 
 @given(lost=st.floats(0.0, 1.0), power=st.floats(0.5, 4.0), enough=st.floats(0.5, 1.0))
 def test_enough_is_kept_and_a_little_further_it_is_not(lost, power, enough):
-    def kept(reach):
-        return 1 - lost * reach**power
+    def kept(alpha):
+        return 1 - lost * alpha**power
 
-    reach, share = furthest(kept, enough)
+    alpha, share = largest_interpolation(kept, enough)
     assert share >= enough
-    assert share == (kept(reach) if reach else 1.0)
-    if reach < 1:
-        assert kept(reach + 2**-HALVINGS) < enough
+    assert share == (kept(alpha) if alpha else 1.0)
+    if alpha < 1:
+        assert kept(alpha + 2**-HALVINGS) < enough
 
 
 def test_where_the_end_keeps_enough_nothing_else_is_measured():
     asked = []
-    assert furthest(lambda reach: asked.append(reach) or 1.2, 0.97) == (1.0, 1.2)
+    assert largest_interpolation(lambda alpha: asked.append(alpha) or 1.2, 0.97) == (1.0, 1.2)
     assert asked == [1.0]
 
 

@@ -9,15 +9,15 @@ import polars as pl
 from recalign.evaluation.comparison import better_baseline, ordered
 
 
-class Cell(NamedTuple):
+class Interval(NamedTuple):
     """A mean over seeds and its interval; nan where a metric has no interval (one seed of a plain number)."""
 
     value: float
     low: float
     high: float
 
-    def __neg__(self) -> Cell:
-        return Cell(-self.value, -self.high, -self.low)
+    def __neg__(self) -> Interval:
+        return Interval(-self.value, -self.high, -self.low)
 
     @property
     def sign(self) -> int:
@@ -25,20 +25,20 @@ class Cell(NamedTuple):
         return int(self.low > 0) - int(self.high < 0)
 
 
-class Cells:
+class ComparisonTable:
     """The rows over all seeds of one split."""
 
     def __init__(self, frame: pl.DataFrame, split: str = "test") -> None:
         of_split = frame.filter(split=split)
         means = of_split.filter(seed="all").with_columns(pl.col("ci_low", "ci_high").fill_null(float("nan")))
-        self._cells = {(row[0], row[3]): Cell(*row[4:]) for row in means.iter_rows()}
+        self._cells = {(row[0], row[3]): Interval(*row[4:]) for row in means.iter_rows()}
         self.methods = ordered(of_split["method"].unique())
         single = of_split.filter(pl.col("seed") != "all")
         self.seeds = sorted(single["seed"].unique(), key=int)
         self._seeds = {method: set(rows["seed"]) for (method,), rows in single.group_by("method")}
         self.metrics = set(of_split["metric"])
 
-    def get(self, method: str, metric: str) -> Cell | None:
+    def get(self, method: str, metric: str) -> Interval | None:
         """One figure, or None."""
         return self._cells.get((method, metric))
 
@@ -46,7 +46,7 @@ class Cells:
         """How many seeds all of some methods have: those on which they are compared."""
         return len(set.intersection(*(self._seeds.get(method, set()) for method in methods)))
 
-    def column(self, metric: str) -> dict[str, Cell]:
+    def column(self, metric: str) -> dict[str, Interval]:
         """The methods that have a metric, in their order."""
         return {method: cell for method in self.methods if (cell := self.get(method, metric))}
 

@@ -19,7 +19,7 @@ RIDGES = (1.0, 3.0, 10.0, 30.0)
 
 
 @dataclass(frozen=True)
-class Factors:
+class ALSFactorization:
     """A fitted factorisation.
 
     Attributes:
@@ -39,9 +39,9 @@ class Factors:
         return self.mean + p_NF[:, 0] + q_NF[:, 0] + (p_NF[:, 1:] * q_NF[:, 1:]).sum(axis=1)
 
 
-def factorise(
+def fit_als(
     user_N: np.ndarray, item_N: np.ndarray, reward_N: np.ndarray, size: tuple[int, int], rank: int, ridge: float
-) -> Factors:
+) -> ALSFactorization:
     """Fit by alternating least squares.
 
     Args:
@@ -58,7 +58,7 @@ def factorise(
     for _ in range(SWEEPS):
         user_UF = _solve(user_N, item_VF[item_N], reward_N - mean, size[0], ridge)
         item_VF = _solve(item_N, user_UF[user_N], reward_N - mean, size[1], ridge)
-    return Factors(mean, user_UF, item_VF, ridge)
+    return ALSFactorization(mean, user_UF, item_VF, ridge)
 
 
 def _solve(row_N: np.ndarray, other_NF: np.ndarray, target_N: np.ndarray, rows: int, ridge: float) -> np.ndarray:

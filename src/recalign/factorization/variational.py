@@ -2,8 +2,9 @@
 
     r_ui = mu + b_u + b_i + p_u . q_i + t_u . z_i + noise,
 
-z_i what is known of an item before any reward (`recalign.reward.company`), every other figure of a user or an item
-normal around 0 with a variance that all users, or all items, share. By variational Bayes (Lim & Teh 2007): users given
+z_i what is known of an item before any reward (`recalign.factorization.cooccurrence`), every other figure of a user or
+an item normal around 0 with a variance that all users, or all items, share. By variational Bayes (Lim & Teh 2007):
+users given
 what is believed of items, with the noise, items given users, then the variances, until little changes. Nothing is
 chosen: how far a row is drawn to 0 follows from its events, and a figure that the rewards do not bear out vanishes, for
 everybody (MacKay 1994, automatic relevance determination).
@@ -81,7 +82,7 @@ class Side:
 
 
 @dataclass(frozen=True)
-class Beliefs:
+class VariationalMF:
     """A fitted factorisation.
 
     Attributes:
@@ -103,7 +104,7 @@ class Beliefs:
         taste_N = (p_NF[:, 1 : q_NG.shape[1]] * q_NG[:, 1:]).sum(axis=1)
         return self.mean + p_NF[:, 0] + q_NG[:, 0] + taste_N + _by_known(self.users, self.known_RK, user_N, item_N)
 
-    def own_doing(self, user_N: np.ndarray, item_N: np.ndarray, reward_N: np.ndarray) -> np.ndarray:
+    def self_influence(self, user_N: np.ndarray, item_N: np.ndarray, reward_N: np.ndarray) -> np.ndarray:
         """How far each training event moved what is expected of its own item: figures with it less those without.
 
         Args:
@@ -127,18 +128,18 @@ class Beliefs:
 
     @property
     def ridge_F(self) -> np.ndarray:
-        """The weights of a user's squared figures beside squared errors: under them the beliefs are a regression."""
+        """The weights of a user's squared figures beside squared errors: with them it is a ridge regression."""
         return self.noise * self.users.precision_F
 
 
-def believe(
+def fit_variational_mf(
     user_N: np.ndarray,
     item_N: np.ndarray,
     reward_N: np.ndarray,
     size: tuple[int, int],
     rank: int,
     known_RK: np.ndarray | None = None,
-) -> Beliefs:
+) -> VariationalMF:
     """Fit by variational Bayes.
 
     Items are fitted to what t_u . z_i is expected to leave, as if it did not vary together with p_u.
@@ -169,7 +170,7 @@ def believe(
             users, items = (s.learned(r.present, GONE / variance) for s, r in ((users, by_user), (items, by_item)))
         if sweep > 2 and abs(noise - before) < LITTLE * before:
             break
-    return Beliefs(mean, users, items, known_RK, noise)
+    return VariationalMF(mean, users, items, known_RK, noise)
 
 
 def _unknown(rows: int, precision_F: np.ndarray, shared: int) -> Side:

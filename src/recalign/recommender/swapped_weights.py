@@ -11,7 +11,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 
-class OtherWeights(Callback):
+class SwappedWeights(Callback):
     """Puts other weights in the place of those that are trained while these are validated, and at the end.
 
     Training is left as it is: no step starts from the others. A checkpoint holds the others as its ``state_dict``, and

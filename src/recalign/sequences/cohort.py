@@ -13,7 +13,7 @@ from recalign.sequences.store import Group, Sequences
 
 
 @dataclass(frozen=True)
-class Readers:
+class UserCohort:
     """The users whose events a stage trained and validated on.
 
     Checkpoints and manifests hold it. Group and share say which users they are, and the digest proves it: whoever has
@@ -32,7 +32,7 @@ class Readers:
     digest: str
 
     @classmethod
-    def of(cls, sequences: Sequences, group: Group, share_a: float) -> Readers:
+    def of(cls, sequences: Sequences, group: Group, share_a: float) -> UserCohort:
         """The users of a group of a log."""
         chosen_U = sequences.users_in(group)
         return cls(group, share_a, int(chosen_U.sum()), _digest(sequences, chosen_U))
