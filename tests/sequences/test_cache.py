@@ -164,7 +164,7 @@ def test_a_write_that_breaks_off_leaves_nothing(make, root, monkeypatch):
     def broken(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("json.dumps", broken)  # entry.json is written last
+    monkeypatch.setattr(Path, "write_text", broken)  # entry.json is written last
     with pytest.raises(KeyboardInterrupt):
         make().sequences  # noqa: B018
     assert entries(root) == []

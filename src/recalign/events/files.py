@@ -12,6 +12,8 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from recalign.errors import InputError
+from recalign.events import fetch
+from recalign.events.log import Log, data_root
 from recalign.events.messages import nearest
 
 TABLES = (".csv", ".tsv", ".parquet")
@@ -57,6 +59,39 @@ class Source:
                 yield file
         except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
             raise damaged(self, "zip", error) from error
+
+
+@dataclass(frozen=True)
+class Located:
+    """The files of a log: of its events, in order, and of its items' titles, if it has them."""
+
+    events: list[Source]
+    titles: Source | None
+
+
+def locate(log: Log, root: Path | None) -> Located:
+    """Find the files of a log; download those of a public log if one is missing.
+
+    Args:
+        log: names the files.
+        root: the data root; null: as `data_root` says.
+
+    Raises:
+        InputError: a file is missing, or a zip is damaged.
+    """
+    keys = dict.fromkeys(log.files, "data.log.files")
+    if log.titles is not None:
+        keys[log.titles.file] = "data.log.titles.file"
+    root = data_root(None) if root is None else root
+    found = {entry: find(root, entry) for entry in keys}
+    if log.fetch == log.name and not all(found.values()):
+        root = fetch.ml_100k()
+        found = {entry: find(root, entry) for entry in keys}
+    for entry, sources in found.items():
+        if not sources:
+            raise missing(root, entry, keys[entry])
+    events = [source for entry in log.files for source in found[entry]]
+    return Located(events, found[log.titles.file][0] if log.titles is not None else None)
 
 
 def find(root: Path, entry: str) -> list[Source]:

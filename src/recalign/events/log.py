@@ -13,6 +13,21 @@ OWN_COLUMNS = ("user", "item", "timestamp", "row", "reward")
 """The event table's own columns; a raw column of such a name can be read by the log's expressions, but is not kept."""
 
 
+@dataclass(frozen=True)
+class Titles:
+    """Where the titles of a log's items lie (``data.log.titles``); the file is read as those of events are.
+
+    Attributes:
+        file: a table under the data root; MovieLens's ``u.item`` and ``movies.dat`` have the columns item and title.
+        id: column of the item's id, as in the log.
+        title: column of its title.
+    """
+
+    file: str
+    id: str = "item"
+    title: str = "title"
+
+
 @dataclass
 class Log:
     """Where a raw log lies and what its columns mean (``data.log`` in ``conf/data/*.yaml``).
@@ -40,6 +55,7 @@ class Log:
             ``columns``; the event table's ``is_random``.
         propensity: column of the probability with which the item was shown, among all that could have stood in its
             place, or the name of one in ``columns``; the event table's ``propensity``.
+        titles: where the titles of the items lie; null: items are shown by their ids.
         truth: simulated logs only: the file of true rewards under the data root.
         fetch: a public log that is downloaded where its files are missing, if this is the log of that name. (The
             default log sets this, and a log's YAML is read over it: another log must not fetch that one.)
@@ -58,6 +74,7 @@ class Log:
     where: str | None = None
     is_random: str | None = None
     propensity: str | None = None
+    titles: Titles | None = None
     truth: str | None = None
     fetch: Literal["ml-100k"] | None = None
 

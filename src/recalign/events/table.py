@@ -1,6 +1,5 @@
 """The event table: one checked frame of events, whatever the log looked like."""
 
-import hashlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -8,13 +7,15 @@ import numpy as np
 import polars as pl
 
 from recalign.errors import InputError
-from recalign.events import fetch, files, reading
 from recalign.events.exposure import COLUMNS as EXPOSURE
 from recalign.events.exposure import read_is_random, read_propensity
 from recalign.events.expression import compute, condition, kind_of
 from recalign.events.fields import index_ids, read_ids, read_moments
-from recalign.events.log import OWN_COLUMNS, Log, data_root
-from recalign.events.messages import Rows, nearest
+from recalign.events.files import Source, locate
+from recalign.events.log import OWN_COLUMNS, Log
+from recalign.events.messages import Rows
+from recalign.events.reading import has_header, no_column, read
+from recalign.files import digest, sha256
 
 
 @dataclass(frozen=True)
@@ -89,9 +90,9 @@ def load_events(log: Log, root: Path | None, reward: str | None) -> EventTable:
     Raises:
         InputError: something in the log cannot be used, with the file, row, column or key, and what to do.
     """
-    sources = _sources(log, root)
+    sources = locate(log, root).events
     raw, rows = _read(log, sources)
-    read = dict(rows.files)
+    files = rows.files
     raw, rows, notes = _usable(raw, rows, log)
     raw = raw.with_columns(
         compute(raw, expression, f"data.log.columns.{name}", rows).alias(name)
@@ -102,37 +103,23 @@ def load_events(log: Log, root: Path | None, reward: str | None) -> EventTable:
         without = rewards.is_null()
         notes.append(Note("have no reward and stay in histories only", int(without.sum()), rows.name(without)))
     frame, users, items = _ordered(raw, rows, log, rewards)
-    report = Report(read, frame.height, tuple(notes))
+    report = Report(files, frame.height, tuple(notes))
     return EventTable(frame, users, items, log.timestamp is not None, report, _digest(log, sources, reward))
 
 
 def fingerprint(log: Log, root: Path | None, reward: str | None) -> str:
     """`EventTable.fingerprint` without reading the events."""
-    return _digest(log, _sources(log, root), reward)
+    return _digest(log, locate(log, root).events, reward)
 
 
-def _sources(log: Log, root: Path | None) -> list[files.Source]:
-    root = data_root(None) if root is None else root
-    found = [files.find(root, entry) for entry in log.files]
-    if log.fetch == log.name and not all(found):
-        root = fetch.ml_100k()
-        found = [files.find(root, entry) for entry in log.files]
-    for entry, sources in zip(log.files, found, strict=True):
-        if not sources:
-            raise files.missing(root, entry, "data.log.files")
-    return [source for sources in found for source in sources]
+def _digest(log: Log, sources: list[Source], reward: str | None) -> str:
+    mapping = asdict(log)
+    del mapping["titles"]  # they do not change the events
+    return digest(mapping, reward, [sha256(source.path) for source in sources])[:16]
 
 
-def _digest(log: Log, sources: list[files.Source], reward: str | None) -> str:
-    digest = hashlib.sha256(repr((sorted(asdict(log).items()), reward)).encode())
-    for source in sources:
-        with source.path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()[:16]
-
-
-def _read(log: Log, sources: list[files.Source]) -> tuple[pl.DataFrame, Rows]:
-    frames = {str(source): reading.read(source, (log.user, log.item), log.header, log.separator) for source in sources}
+def _read(log: Log, sources: list[Source]) -> tuple[pl.DataFrame, Rows]:
+    frames = {str(source): read(source, (log.user, log.item), log.header, log.separator) for source in sources}
     mapped = {
         "user": log.user,
         "item": log.item,
@@ -144,7 +131,7 @@ def _read(log: Log, sources: list[files.Source]) -> tuple[pl.DataFrame, Rows]:
         for key, column in mapped.items():
             made = key in EXPOSURE and column in log.columns  # later, from the raw ones
             if column is not None and not made and column not in frame.columns:
-                raise _no_column(f"data.log.{key}", column, file, frame.columns)
+                raise no_column(f"data.log.{key}", column, file, frame.columns)
     try:
         frame = pl.concat(frames.values(), how="diagonal_relaxed")
     except pl.exceptions.PolarsError as error:
@@ -156,18 +143,8 @@ def _read(log: Log, sources: list[files.Source]) -> tuple[pl.DataFrame, Rows]:
     if not frame.height:
         raise InputError("the log is empty", where=", ".join(frames), remedy="name files with events in data.log.files")
     number = pl.int_range(1, frame.height + 1, dtype=pl.UInt32, eager=True)
-    headed = frozenset(str(source) for source in sources if reading.has_header(source, log.header))
+    headed = frozenset(str(source) for source in sources if has_header(source, log.header))
     return frame, Rows(number, {file: part.height for file, part in frames.items()}, headed)
-
-
-def _no_column(key: str, column: str, file: str, found: list[str]) -> InputError:
-    if reading.looks_like_data(found):
-        return InputError(
-            f"there is no column {column!r} in {file}, whose first row looks like data, not names: {', '.join(found)}",
-            where=key,
-            remedy="name its columns in order, data.log.header: [user, item, ...], or let `recalign init FILE` do it",
-        )
-    return InputError(f"there is no column {column!r} in {file}", where=key, remedy=nearest(column, found))
 
 
 def _usable(raw: pl.DataFrame, rows: Rows, log: Log) -> tuple[pl.DataFrame, Rows, list[Note]]:

@@ -7,12 +7,13 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import numpy as np
+import polars as pl
 import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
 from recalign.errors import InputError, require_positive
-from recalign.events import EventTable, Log, Report, audit, data_root, fingerprint, load_events
+from recalign.events import EventTable, Log, Report, audit, data_root, fingerprint, load_events, read_titles
 from recalign.events.audit import Section
 from recalign.sequences.batch import Batch
 from recalign.sequences.cache import Divided, Entry, folder
@@ -67,7 +68,7 @@ class EventDataModule(LightningDataModule):
         batch_tokens: padded events in a training batch.
         request_time: whether a model knows when an event is asked for (``known``) or only the time of the event before
             it (``last_event``).
-        seed: of the order of the batches.
+        seed: of the order of the batches; null: 0, and in a run of the command that of the run.
         cache: whether the divided log is kept between runs (`recalign.sequences.cache`), in ``RECALIGN_CACHE``, else
             the user's cache folder; or the folder to keep it in.
     """
@@ -83,9 +84,9 @@ class EventDataModule(LightningDataModule):
         share_a: float = 0.7,
         max_length: int = 200,
         stride: int | None = None,
-        batch_tokens: int = 6400,
+        batch_tokens: int = 3200,
         request_time: Literal["known", "last_event"] = "last_event",
-        seed: int = 0,
+        seed: int | None = None,
         cache: bool | str = True,
     ) -> None:
         super().__init__()
@@ -93,7 +94,8 @@ class EventDataModule(LightningDataModule):
         self.log_, self.reward, self.high, self.split, self.root = log, reward, high, split, root
         self.users: Group = users
         self.groups = UserGroups(share_a)
-        self.max_length, self.stride, self.batch_tokens, self.seed = max_length, stride, batch_tokens, seed
+        self.max_length, self.stride, self.batch_tokens = max_length, stride, batch_tokens
+        self.seed = seed or 0
         self.know_request = request_time == "known"
         self.cache = cache
 
@@ -164,12 +166,21 @@ class EventDataModule(LightningDataModule):
             self._divided  # noqa: B018 (the entry is there from now on, if it can be)
             if self._entry:
                 self._entry.keep_figures(sections)
-        return sections
+        return {**sections, "titles": self._titles[1]}
 
     @property
     def num_items(self) -> int:
         """V, linked into the model's ``num_items`` by the command."""
         return self.sequences.num_items
+
+    @property
+    def titles(self) -> pl.Series:
+        """The title of each item, aligned with ``sequences.items``; the id as text where there is none."""
+        return self._titles[0]
+
+    @functools.cached_property
+    def _titles(self) -> tuple[pl.Series, Section]:
+        return read_titles(self.log_, data_root(self.root), self.sequences.items)
 
     @property
     def fingerprint(self) -> str:
@@ -178,7 +189,7 @@ class EventDataModule(LightningDataModule):
 
     @property
     def device(self) -> torch.device:
-        """Where its trainer works; without one, the CPU."""
+        """Where its own trainer works; the CPU if it has none."""
         return self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
 
     @functools.cached_property
@@ -206,7 +217,9 @@ class EventDataModule(LightningDataModule):
         return batch.to(device, non_blocking=True)
 
     def setup(self, stage: str) -> None:
-        """Find before training, not after its first epoch, that there is nothing to validate on."""
+        """Find before training, not after it, that titles cannot be read or that there is nothing to validate on."""
+        if self.log_.titles:
+            self._titles  # noqa: B018
         if stage == "fit" and self.trainer and self.trainer.limit_val_batches:
             self._checked("validation")
 
