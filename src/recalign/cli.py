@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from recalign import __version__
-from recalign.errors import InputError, TrainingError
+from recalign.errors import InputError, TrainingError, nearest
 
 COMMANDS = {
     "chain": "the main job: raw log -> recommender -> reward model -> A-SFT -> comparison and report",
@@ -83,8 +83,6 @@ def _run(command: str, words: list[str]) -> None:
     elif command in COMMANDS:
         _call(command, _functions()[command], words)
     else:
-        from recalign.stage.words import nearest
-
         near = nearest(command, COMMANDS)
         remedy = f"did you mean {near}?" if near else f"there are: {', '.join(COMMANDS)}"
         raise InputError("there is no such command", remedy=remedy)

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from recalign.chain.space import Settings
-from recalign.errors import InputError, require_positive
+from recalign.errors import InputError, nearest, require_positive
 from recalign.evaluation.claim import PLACEBOS
 from recalign.evaluation.methods import BASE_STAGES, UNTRAINED, base_method, is_trained
 from recalign.recommender.interpolation import KEEP, require_share
@@ -21,7 +21,6 @@ from recalign.simulation import World
 from recalign.stage import ParsedStage, RunFolder, parse_stage
 from recalign.stage.console import quiet
 from recalign.stage.folder import RunConfig
-from recalign.stage.words import nearest
 
 OWN = ("run", "seed_everything", "ckpt_path", "config", "data.users")
 """Options of a stage that are the chain's to set."""
