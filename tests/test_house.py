@@ -10,6 +10,7 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "recalign"
 BELOW = {
     "errors": set(),
+    "configs": {"errors"},
     "files": set(),
     "keys": set(),
     "nn": set(),
@@ -27,6 +28,7 @@ for room, lower in [
     ("stage", {"evaluation"}),
     ("chain", {"stage", "simulation"}),
     ("commands", {"stage"}),
+    ("api", {"stage", "configs"}),
     ("cli", {"chain", "commands"}),
     ("__main__", {"cli"}),
 ]:
