@@ -17,7 +17,7 @@ from recalign.sequences.sampler import LengthBatches
 def said(monkeypatch) -> list[str]:
     lines: list[str] = []
     monkeypatch.setattr(checks, "rank_zero_info", lines.append)
-    checks._say.cache_clear()
+    checks._say_once.cache_clear()
     return lines
 
 

@@ -172,7 +172,10 @@ class PolicyModule(StageModule):
 
 
 def recommendations(user_T: Tensor, score_TK: Tensor, item_TK: Tensor, data: EventDataModule) -> pl.DataFrame:
-    """One row a user and place: raw user id, rank (1 = best), raw item id, score (log-probability up to a constant)."""
+    """One row a user and place: raw user id, rank (1 = best), raw item id, score (log-probability up to a constant).
+
+    And the item's title, if the log has titles.
+    """
     sequences = data.sequences
     rank = torch.arange(1, item_TK.shape[1] + 1).expand_as(item_TK)
     by_user = torch.argsort(user_T, stable=True)
@@ -185,8 +188,10 @@ def recommendations(user_T: Tensor, score_TK: Tensor, item_TK: Tensor, data: Eve
             "score": score_TK.float().flatten().numpy(),
         }
     ).filter(pl.col("item") > 0)
+    item = flat["item"] - 1
+    title = [data.titles.gather(item).alias("title")] if data.log_.titles else []
     return flat.with_columns(
-        sequences.users.gather(flat["user"]).alias("user"), sequences.items.gather(flat["item"] - 1).alias("item")
+        sequences.users.gather(flat["user"]).alias("user"), sequences.items.gather(item).alias("item"), *title
     )
 
 
