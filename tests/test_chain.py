@@ -375,7 +375,7 @@ def test_the_chains_yaml_names_the_run_folder():
         (["--methdos", "[start]"], "did you mean methods?"),
         (["--name", "a/b"], "'a/b' cannot name a folder"),
         (["--config", "missing.yaml"], "missing.yaml: there is no such file"),
-        (["--config", "elsewhere/chain.yaml"], "no log 'my.yaml'"),
+        (["--config", "elsewhere/chain.yaml"], "my.yaml: there is no such file"),
     ],
 )
 def test_a_mistake_is_named_before_anything_runs(prepared: Path, words: list[str], said: str):
