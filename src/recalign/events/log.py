@@ -25,6 +25,8 @@ class Log:
         files: files under the data root, in order; wildcards allowed. ``.csv``, ``.tsv``, ``.parquet``, MovieLens's
             ``u.data`` and ``ratings.dat`` (columns user, item, rating, timestamp), or a ``.zip`` that holds one.
             ``folder/file`` is also found in ``folder.zip`` and ``folder/folder.zip``.
+        header: names of the columns, in order, of text files without a header row; null: their first row is the header.
+        separator: of text files; null: found from their first row (comma, tab, ``;``, ``|`` or ``::``).
         user: column of the user's id: integers or strings.
         item: column of the item's id: integers or strings.
         timestamp: column of the moment; null: the log has no time, its order is row order, and it serves reward
@@ -45,6 +47,8 @@ class Log:
 
     name: str
     files: list[str]
+    header: list[str] | None = None
+    separator: str | None = None
     user: str = "user"
     item: str = "item"
     timestamp: str | None = "timestamp"
@@ -60,6 +64,12 @@ class Log:
     def __post_init__(self) -> None:
         if not self.files:
             raise InputError("no file is named", where="data.log.files", remedy="name the files of the log")
+        if self.header is not None and len(set(self.header)) < len(self.header):
+            raise InputError(
+                f"a name stands twice: {', '.join(self.header)}",
+                where="data.log.header",
+                remedy="give every column a name of its own",
+            )
         if self.time_resolution < 1:
             raise InputError(
                 f"{self.time_resolution} is not a whole number of seconds from 1 on", where="data.log.time_resolution"

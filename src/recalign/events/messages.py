@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import polars as pl
 
@@ -20,14 +20,16 @@ class Rows:
     Attributes:
         number: u32, a row of the frame each: its number, counted from 1 through all files, headers not counted.
         files: rows of each file, in order; empty where the files are not known.
+        headed: files whose first row is a header.
     """
 
     number: pl.Series
     files: dict[str, int] = field(default_factory=dict)
+    headed: frozenset[str] = frozenset()
 
     def filter(self, mask: pl.Series) -> "Rows":
         """The rows that a boolean mask keeps."""
-        return Rows(self.number.filter(mask), self.files)
+        return replace(self, number=self.number.filter(mask))
 
     def name(self, mask: pl.Series) -> str:
         """The first rows of a mask in words: ``rows 3, 8 of log.csv (header not counted) and 12 more``."""
@@ -41,16 +43,12 @@ class Rows:
             inside = [number - start for number in first if start < number <= start + height]
             start += height
             if inside:
-                parts.append(f"{_rows(inside)} of {file}" + (" (header not counted)" if _has_header(file) else ""))
+                parts.append(f"{_rows(inside)} of {file}" + (" (header not counted)" if file in self.headed else ""))
         return "; ".join(parts) + more
 
 
 def _rows(numbers: list[int]) -> str:
     return ("row " if len(numbers) == 1 else "rows ") + ", ".join(map(str, numbers))
-
-
-def _has_header(file: str) -> bool:
-    return file.endswith((".csv", ".tsv"))
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

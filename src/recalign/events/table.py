@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from recalign.errors import InputError
-from recalign.events import fetch, files
+from recalign.events import fetch, files, reading
 from recalign.events.exposure import COLUMNS as EXPOSURE
 from recalign.events.exposure import read_is_random, read_propensity
 from recalign.events.expression import compute, condition, kind_of
@@ -119,7 +119,7 @@ def _sources(log: Log, root: Path | None) -> list[files.Source]:
         found = [files.find(root, entry) for entry in log.files]
     for entry, sources in zip(log.files, found, strict=True):
         if not sources:
-            raise files.missing(root, entry)
+            raise files.missing(root, entry, "data.log.files")
     return [source for sources in found for source in sources]
 
 
@@ -132,7 +132,7 @@ def _digest(log: Log, sources: list[files.Source], reward: str | None) -> str:
 
 
 def _read(log: Log, sources: list[files.Source]) -> tuple[pl.DataFrame, Rows]:
-    frames = {str(source): files.read(source, (log.user, log.item)) for source in sources}
+    frames = {str(source): reading.read(source, (log.user, log.item), log.header, log.separator) for source in sources}
     mapped = {
         "user": log.user,
         "item": log.item,
@@ -144,11 +144,7 @@ def _read(log: Log, sources: list[files.Source]) -> tuple[pl.DataFrame, Rows]:
         for key, column in mapped.items():
             made = key in EXPOSURE and column in log.columns  # later, from the raw ones
             if column is not None and not made and column not in frame.columns:
-                raise InputError(
-                    f"there is no column {column!r} in {file}",
-                    where=f"data.log.{key}",
-                    remedy=nearest(column, frame.columns),
-                )
+                raise _no_column(f"data.log.{key}", column, file, frame.columns)
     try:
         frame = pl.concat(frames.values(), how="diagonal_relaxed")
     except pl.exceptions.PolarsError as error:
@@ -160,7 +156,18 @@ def _read(log: Log, sources: list[files.Source]) -> tuple[pl.DataFrame, Rows]:
     if not frame.height:
         raise InputError("the log is empty", where=", ".join(frames), remedy="name files with events in data.log.files")
     number = pl.int_range(1, frame.height + 1, dtype=pl.UInt32, eager=True)
-    return frame, Rows(number, {file: part.height for file, part in frames.items()})
+    headed = frozenset(str(source) for source in sources if reading.has_header(source, log.header))
+    return frame, Rows(number, {file: part.height for file, part in frames.items()}, headed)
+
+
+def _no_column(key: str, column: str, file: str, found: list[str]) -> InputError:
+    if reading.looks_like_data(found):
+        return InputError(
+            f"there is no column {column!r} in {file}, whose first row looks like data, not names: {', '.join(found)}",
+            where=key,
+            remedy="name its columns in order, data.log.header: [user, item, ...], or let `recalign init FILE` do it",
+        )
+    return InputError(f"there is no column {column!r} in {file}", where=key, remedy=nearest(column, found))
 
 
 def _usable(raw: pl.DataFrame, rows: Rows, log: Log) -> tuple[pl.DataFrame, Rows, list[Note]]:
