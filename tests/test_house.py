@@ -20,7 +20,7 @@ BELOW = {
     "simulation": {"errors", "events", "files"},
 }
 for room, lower in [
-    ("sequences", {"errors", "events", "files", "keys", "nn", "metrics"}),
+    ("sequences", {"configs", "errors", "events", "files", "keys", "nn", "metrics"}),
     ("recommender", {"sequences"}),
     ("reward", {"recommender", "factorization"}),
     ("posttrain", {"reward"}),

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from recalign import configs
 from recalign.chain.space import Settings
 from recalign.errors import InputError, nearest, require_positive
 from recalign.evaluation.claim import PLACEBOS
@@ -110,13 +111,10 @@ class Plan:
 
     def _log(self, file: Path) -> Path:
         named = self.chain.log
-        for path in (self.conf / "data" / f"{named}.yaml", Path(named), file.parent / named):
+        for path in (self.conf / "data" / f"{named}.yaml", file.parent / named):
             if path.is_file():
                 return path
-        logs = ", ".join(sorted(path.stem for path in (self.conf / "data").glob("*.yaml")))
-        raise InputError(
-            f"there is no log {named!r}", where="log", remedy=f"give the path of its YAML, or one of: {logs}"
-        )
+        return configs.find(named, "data")
 
     @property
     def folder(self) -> Path:
@@ -249,7 +247,7 @@ def _require_training(trainer: dict[str, Any]) -> None:
 
 def _conf(file: Path) -> Path:
     """The folder of the stages' YAML files, for a chain's that lies in it or elsewhere."""
-    for folder in (file.parent.parent, Path("conf")):
+    for folder in (file.parent.parent, Path("conf"), configs.shipped()):
         if (folder / "recommender.yaml").is_file():
             return folder
     raise InputError(
