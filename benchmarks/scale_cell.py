@@ -119,7 +119,7 @@ def average(module: Recommender, items: int, device: torch.device, repetitions: 
     def together() -> None:
         for _ in range(steps):
             trainer.global_step += 1
-            callback.on_train_batch_end(trainer, module)  # type: ignore[arg-type]
+            callback.on_train_batch_end(trainer, module, None, None, 0)  # type: ignore[arg-type]
 
     together()
     return {"seconds": [seconds / steps for seconds in timed(together, device, repetitions)]}

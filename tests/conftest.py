@@ -23,6 +23,17 @@ hypothesis.settings.load_profile("recalign")
 sys.path.insert(0, str(Path(__file__).parent / "doubles"))  # checkpoints name the doubles by module
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="also run the tests that are marked long")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--long"):
+        for item in items:
+            if item.get_closest_marker("long"):
+                item.add_marker(pytest.mark.skip(reason=f"{item.name} is long: pytest --long runs it"))
+
+
 def pytest_unconfigure() -> None:
     shutil.rmtree(os.environ["RECALIGN_CACHE"], ignore_errors=True)
 

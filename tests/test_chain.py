@@ -371,11 +371,11 @@ def test_the_chains_yaml_names_the_run_folder():
         (["--methods", "[start, start]"], "methods: .*twice"),
         (["--seeds", "[]"], "seeds: .*is empty"),
         (["--seeds", "[0, -1]"], "seeds: -1 is no seed"),
-        (["--log", "simulatd"], "log: there is no log 'simulatd'\n.*simulated"),
+        (["--log", "simulatd"], "simulatd: there is no such file.*\n.*did you mean data/simulated"),
         (["--methdos", "[start]"], "did you mean methods?"),
         (["--name", "a/b"], "'a/b' cannot name a folder"),
         (["--config", "missing.yaml"], "missing.yaml: there is no such file"),
-        (["--config", "elsewhere/chain.yaml"], "no log 'my.yaml'"),
+        (["--config", "elsewhere/chain.yaml"], "my.yaml: there is no such file"),
     ],
 )
 def test_a_mistake_is_named_before_anything_runs(prepared: Path, words: list[str], said: str):

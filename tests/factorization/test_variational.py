@@ -173,5 +173,5 @@ def test_a_fit_that_is_no_number_is_never_the_best(log_root, monkeypatch):
         found = fit_variational_mf(user_N, item_N, reward_N, size, rank, known_RK)
         return dataclasses.replace(found, mean=float("nan")) if rank == 2 else found
 
-    monkeypatch.setattr(of_data, "believe", broken)
+    monkeypatch.setattr(of_data, "fit_variational_mf", broken)
     assert np.isfinite(small.data_of(RewardData, log_root, "tastes").factorization(8, 4).mean)

@@ -115,7 +115,7 @@ def test_where_enough_is_kept_the_last_weights_are_handed_over(walks, cloned, tm
 
 def test_a_policy_with_parts_of_its_own_goes_back_to_its_start(walks, cloned, tmp_path, monkeypatch):
     monkeypatch.setattr("recalign.posttrain.keep.largest_interpolation", lambda kept, enough: (0.0, 1.0))
-    with pytest.warns(UserWarning, match="what is handed over is the start"):
+    with pytest.warns(UserWarning, match="the checkpoint holds the start"):
         module, _, data = trained(walks, cloned, tmp_path, keep=KEEP, kind=ReturnConditioned)
     assert kept(module.policy, load_net(cloned, "policy").net, data) == 1
 
@@ -162,7 +162,7 @@ def test_weights_that_are_no_numbers_are_not_handed_over(walks, cloned, tmp_path
             if trainer.global_step == 2:
                 next(module.policy.parameters()).data.fill_(float("nan"))
 
-    with pytest.warns(UserWarning, match="what is handed over is the start"):
+    with pytest.warns(UserWarning, match="the checkpoint holds the start"):
         module, _, data = trained(walks, cloned, tmp_path, keep=KEEP, max_steps=2, callbacks=[Ruin()])
     assert kept(module.policy, load_net(cloned, "policy").net, data) == 1
 

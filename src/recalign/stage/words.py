@@ -6,7 +6,7 @@ import difflib
 import importlib
 import pkgutil
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
@@ -15,27 +15,13 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentParser
 
-_CUTOFF = 0.75  # below it, a suggestion is a guess (difflib's ratio)
-
-
-def nearest(word: str, candidates: Iterable[str]) -> str | None:
-    """The candidate that was most likely meant, if any is near.
-
-    A key whose last part is right but stands elsewhere (``temperature`` for ``model.temperature``) counts as near.
-    """
-    pool = sorted(set(candidates))
-    whole = {c.lower(): c for c in pool}
-    if close := difflib.get_close_matches(word.lower(), whole, n=1, cutoff=_CUTOFF):
-        return whole[close[0]]
-    ends = {_end(c): c for c in reversed(pool)}
-    close = difflib.get_close_matches(_end(word), ends, n=1, cutoff=_CUTOFF)
-    return ends[close[0]] if close else None
+from recalign.errors import CUTOFF, nearest
 
 
 def nearest_file(path: Path) -> Path | None:
     """The file that was most likely meant, in the same folder."""
     folder = path.parent if path.parent.is_dir() else Path()
-    close = difflib.get_close_matches(path.name, [p.name for p in folder.iterdir()], n=1, cutoff=_CUTOFF)
+    close = difflib.get_close_matches(path.name, [p.name for p in folder.iterdir()], n=1, cutoff=CUTOFF)
     return folder / close[0] if close else None
 
 
@@ -125,10 +111,6 @@ def classless_data(argv: Sequence[str]) -> Path | None:
         if "data" in keys:
             return path
     return None
-
-
-def _end(key: str) -> str:
-    return key.lower().rsplit(".", 1)[-1]
 
 
 def _named_classes(argv: Sequence[str]) -> dict[str, str]:
