@@ -65,7 +65,7 @@ class Search:
         if method in RERANKED:
             return {}
         given = {key: self.plan.given(method, key) for key in self.spaces.space(method)}
-        return {key: ", ".join(found.values()) for key, found in given.items() if found}
+        return {key: ", ".join(map(str, found.values())) for key, found in given.items() if found}
 
     def _default(self, config: dict[str, Any], key: str, method: str) -> Any:
         node: Any = config

@@ -17,6 +17,7 @@ from recalign.stage import upstream
 from recalign.stage.folder import RunConfig, RunFolder
 from recalign.stage.manifest import Manifest, digest
 from recalign.stage.parser import constructing
+from recalign.stage.request import Request
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class ParsedStage:
     """What a command says, with everything resolved that can be without running it.
 
     Attributes:
+        request: what was asked for, as it was given.
         argv: the words after ``recalign``.
         subcommand: ``fit``, ``validate``, ``test`` or ``predict``.
         config: every value, upstream checkpoints filled in as far as they exist.
@@ -36,6 +38,7 @@ class ParsedStage:
         upstream: the checkpoints that the stage starts from; a path is None as long as that stage has not run.
     """
 
+    request: list[str] | Request
     argv: list[str]
     subcommand: str
     config: dict[str, Any]
