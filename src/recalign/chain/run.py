@@ -24,10 +24,10 @@ from recalign.evaluation.command import show
 from recalign.evaluation.methods import BASE_STAGES, MethodRun, base_method, evaluate_methods
 from recalign.evaluation.report import render
 from recalign.events import data_root
+from recalign.files import write_text
 from recalign.reward import RewardData
 from recalign.sequences.audit import audit_log, concerns
 from recalign.simulation import World, simulate, write
-from recalign.stage.folder import write_text
 
 
 def run_chain(plan: Plan) -> Path:

@@ -18,9 +18,9 @@ from recalign.evaluation.claim import ALL, KEPT
 from recalign.evaluation.command import WIDTH
 from recalign.evaluation.methods import TILTED, BaseCheckpoints, MethodRun, is_trained
 from recalign.evaluation.selection import MEASURED, SEARCH, Figures, choose, choose_by_rank, validate
+from recalign.files import write_text
 from recalign.reward import RewardData
 from recalign.stage import ParsedStage
-from recalign.stage.folder import write_text
 
 
 class Search:
