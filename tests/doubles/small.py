@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -37,14 +36,14 @@ def data_of(kind: type[EventDataModule], root: Path, name: str = "small", **sett
     return kind(log=log(name), root=str(root), **{**SETTINGS, **settings})
 
 
-def on_a_gpu(data: EventDataModule, monkeypatch: pytest.MonkeyPatch) -> dict[type, list[Any]]:
-    """Give a DataModule a trainer on a GPU that is not there: networks and batches that move to it are noted, and stay.
+def a_gpu(monkeypatch: pytest.MonkeyPatch) -> tuple[torch.device, dict[type, list[Any]]]:
+    """A GPU that is not there: networks and batches that move to it are noted, and stay where they are.
 
     So it shows that they are moved, with results that can be compared; that all tensors made on the way lie where they
     do, the meta device shows (`test_devices.py`), on which nothing can be compared.
 
     Returns:
-        What has moved, by kind: ``nn.Module`` and ``Batch``.
+        The device; what has moved, by kind: ``nn.Module`` and ``Batch``.
     """
     gpu = torch.device("cuda", 0)
     moved: dict[type, list[Any]] = {nn.Module: [], Batch: []}
@@ -56,8 +55,7 @@ def on_a_gpu(data: EventDataModule, monkeypatch: pytest.MonkeyPatch) -> dict[typ
 
     for kind in moved:
         monkeypatch.setattr(kind, "to", to)
-    monkeypatch.setattr(data, "trainer", SimpleNamespace(strategy=SimpleNamespace(root_device=gpu)))
-    return moved
+    return gpu, moved
 
 
 def encoder(dropout: float = 0.0) -> Encoder:

@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from recalign.chain.space import Settings
 from recalign.errors import InputError, nearest, require_positive
-from recalign.evaluation.claim import PLACEBOS
 from recalign.evaluation.methods import BASE_STAGES, UNTRAINED, base_method, is_trained
+from recalign.evaluation.roles import Roles
 from recalign.recommender.interpolation import KEEP, require_share
 from recalign.reward import RewardData
 from recalign.simulation import World
@@ -36,6 +37,8 @@ class Chain:
     Attributes:
         log: the log's YAML: its name in conf/data, or a path, from the current folder or from the chain's YAML.
         methods: rows of the table.
+        ours: the method that the report follows; null: none.
+        placebos: methods that must gain nothing, each with the method that it copies but for one thing.
         name: names the run folder; null: as the chain's YAML.
         seeds: each a whole chain: cloning, reward model, judges, post-training.
         rerank: strength of `rerank` and `rerank_item_mean`, 1 / lambda in 1 / standard deviation of the reward.
@@ -53,6 +56,8 @@ class Chain:
     log: str
     methods: list[str]
     name: str | None = None
+    ours: str | None = None
+    placebos: dict[str, str] = field(default_factory=dict)
     seeds: list[int] = field(default_factory=lambda: [0])
     rerank: float = 1.0
     keep: float | None = KEEP
@@ -62,6 +67,11 @@ class Chain:
     stages: dict[str, dict[str, Any]] = field(default_factory=dict)
     trainer: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def roles(self) -> Roles:
+        """What its methods are for."""
+        return Roles(self.ours, self.placebos)
 
 
 class Plan:
@@ -164,14 +174,18 @@ class Plan:
         """What all methods of a seed are evaluated on: users A of the log, as the chain gives it to every stage.
 
         What is set for single stages is theirs alone: a reward model that sees less of a history than the policies must
-        not shorten what these are tested on. Its trainer stands for the machine that they are evaluated on.
+        not shorten what these are tested on.
         """
-        words = self._argv("reward", seed, None, RunConfig("reward", self.chain.root, self.name))
-        parsed = self._parse(words)
-        data: RewardData = parsed.datamodule()  # type: ignore[assignment]
+        return self._every_stage(seed).datamodule()  # type: ignore[return-value]
+
+    def device(self) -> torch.device:
+        """Where methods are evaluated: on the machine that the chain names for every stage."""
         with quiet():
-            data.trainer = parsed.bare_trainer()
-        return data
+            return self._every_stage(self.chain.seeds[0]).bare_trainer().strategy.root_device
+
+    def _every_stage(self, seed: int) -> ParsedStage:
+        """A stage with nothing that the chain sets for it alone."""
+        return self._parse(self._argv("reward", seed, None, RunConfig("reward", self.chain.root, self.name)))
 
     def given(self, stage: str, key: str = "") -> dict[str, str]:
         """What the chain's YAML and the command line set for a stage, by key, as text.
@@ -189,9 +203,10 @@ class Plan:
     def _settings(self, stage: str | None) -> list[str]:
         """Options that the chain's YAML and the command line give to a stage, or to all; later ones over earlier ones.
 
-        A placebo is A-SFT but for one thing, so what is set for A-SFT is set for its placebos too.
+        A placebo copies a method but for one thing, so what is set for that method is set for its placebos too.
         """
-        chain, stages = self.chain, ["asft", stage] if stage in PLACEBOS else [stage]
+        chain = self.chain
+        stages = [chain.placebos[stage], stage] if stage in chain.placebos else [stage]
         words = flatten({"trainer": chain.trainer, "data": chain.data})
         for one in stages:
             words += flatten(chain.stages.get(one or "", {}))

@@ -95,7 +95,7 @@ def _file(module: str) -> Path | None:
         spec = importlib.util.find_spec(module)
     except (ImportError, ValueError):
         return None
-    return Path(spec.origin) if spec and str(spec.origin).endswith(".py") else None
+    return Path(str(spec.origin)) if spec and str(spec.origin).endswith(".py") else None
 
 
 @cache
