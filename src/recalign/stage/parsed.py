@@ -15,7 +15,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from recalign.errors import InputError
 from recalign.stage import upstream
 from recalign.stage.folder import RunConfig, RunFolder
-from recalign.stage.manifest import Manifest, digest
+from recalign.stage.manifest import Manifest, run_key
 from recalign.stage.parser import constructing
 from recalign.stage.request import Request
 
@@ -90,7 +90,7 @@ class ParsedStage:
             return None
         if manifest.checkpoint is None or not (self.folder.path / manifest.checkpoint).is_file():
             return None
-        key = digest(self.config, fingerprint(self.datamodule()), upstream.hashes(self.upstream))
+        key = run_key(self.config, fingerprint(self.datamodule()), upstream.hashes(self.upstream))
         return manifest if manifest.key == key else None
 
     def bare_trainer(self) -> Trainer:
