@@ -10,7 +10,7 @@ from collections.abc import Callable
 import polars as pl
 
 from recalign.errors import InputError
-from recalign.events.messages import SourceRows, nearest
+from recalign.events.messages import SourceRows, did_you_mean
 
 SAMPLE = 1000
 """Rows on which an expression is computed again, without the others, to check that it reads its own row only."""
@@ -81,7 +81,7 @@ def parse(frame: pl.DataFrame, expression: str, key: str) -> pl.Expr:
             raise InputError(
                 f"{expression!r} reads a column {name!r} that the log does not have",
                 where=key,
-                remedy=nearest(name, frame.columns) + " Text stands in 'single quotes'.",
+                remedy=did_you_mean(name, frame.columns) + " Text stands in 'single quotes'.",
             )
     return parsed
 

@@ -14,7 +14,7 @@ from typing import IO
 from recalign.errors import InputError
 from recalign.events import fetch
 from recalign.events.log import Log, data_root
-from recalign.events.messages import nearest
+from recalign.events.messages import did_you_mean
 
 TABLES = (".csv", ".tsv", ".parquet")
 MOVIELENS = ("u.data", "ratings.dat", "ratings.csv")
@@ -120,7 +120,7 @@ def find(root: Path, entry: str) -> list[Source]:
 def missing(root: Path, entry: str, key: str) -> InputError:
     """The error that a file is not there."""
     here = [str(path.relative_to(root)) for pattern in ("*", "*/*") for path in root.glob(pattern) if path.is_file()]
-    near = f"{nearest(entry, here)} Else " if here else ""
+    near = f"{did_you_mean(entry, here)} Else " if here else ""
     return InputError(
         f"there is no file {entry!r} under the data root {root.resolve()}",
         where=key,

@@ -1,10 +1,11 @@
 """How errors and reports name rows and near misses."""
 
-import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 import polars as pl
+
+from recalign.errors import nearest
 
 SHOWN = 5
 """Rows that a message names; it counts the others."""
@@ -51,11 +52,9 @@ def _rows(numbers: list[int]) -> str:
     return ("row " if len(numbers) == 1 else "rows ") + ", ".join(map(str, numbers))
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A remedy: the name that was probably meant, else the names there are."""
     known = list(known)
-    spelled = {option.lower(): option for option in known}
-    near = difflib.get_close_matches(name.lower(), spelled, n=1, cutoff=0.6)
-    if near:
-        return f"did you mean {spelled[near[0]]!r}?"
+    if near := nearest(name, known):
+        return f"did you mean {near!r}?"
     return f"there is: {', '.join(known[:LISTED]) or 'nothing'}{', ...' if len(known) > LISTED else '.'}"

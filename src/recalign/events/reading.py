@@ -13,7 +13,7 @@ import polars as pl
 
 from recalign.errors import InputError
 from recalign.events.files import TABLES, Source, damaged
-from recalign.events.messages import SHOWN, nearest
+from recalign.events.messages import SHOWN, did_you_mean
 
 SEPARATORS = (",", "\t", ";", "|", "::")
 """Separators of text files that are recognised."""
@@ -96,7 +96,7 @@ def no_column(key: str, column: str, file: str, found: list[str]) -> InputError:
             where=key,
             remedy="name its columns in order, data.log.header: [user, item, ...], or let `recalign init FILE` do it",
         )
-    return InputError(f"there is no column {column!r} in {file}", where=key, remedy=nearest(column, found))
+    return InputError(f"there is no column {column!r} in {file}", where=key, remedy=did_you_mean(column, found))
 
 
 def find_separator(source: Source) -> str:
