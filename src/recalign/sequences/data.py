@@ -67,7 +67,7 @@ class EventDataModule(LightningDataModule):
         batch_tokens: padded events in a training batch.
         request_time: whether a model knows when an event is asked for (``known``) or only the time of the event before
             it (``last_event``).
-        seed: of the order of the batches.
+        seed: of the order of the batches; null: the run's ``seed_everything``, in Python 0.
         cache: whether the divided log is kept between runs (`recalign.sequences.cache`), in ``RECALIGN_CACHE``, else
             the user's cache folder; or the folder to keep it in.
     """
@@ -83,9 +83,9 @@ class EventDataModule(LightningDataModule):
         share_a: float = 0.7,
         max_length: int = 200,
         stride: int | None = None,
-        batch_tokens: int = 6400,
+        batch_tokens: int = 3200,
         request_time: Literal["known", "last_event"] = "last_event",
-        seed: int = 0,
+        seed: int | None = None,
         cache: bool | str = True,
     ) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ class EventDataModule(LightningDataModule):
         self.log_, self.reward, self.high, self.split, self.root = log, reward, high, split, root
         self.users: Group = users
         self.groups = UserGroups(share_a)
-        self.max_length, self.stride, self.batch_tokens, self.seed = max_length, stride, batch_tokens, seed
+        self.max_length, self.stride, self.batch_tokens, self.seed = max_length, stride, batch_tokens, seed or 0
         self.know_request = request_time == "known"
         self.cache = cache
 
