@@ -76,7 +76,7 @@ def cloned(log_root, tmp_path_factory: pytest.TempPathFactory):
     data = small.data_of(RecommenderData, log_root, "tastes", users="all")
     folder = tmp_path_factory.mktemp("cloned")
     torch.manual_seed(0)
-    module = Recommender(small.encoder(), data.num_items, temperature=0.1, lr=5e-3)
+    module = Recommender(data.num_items, small.encoder(), temperature=0.1, lr=5e-3)
     small.fit(module, data, folder, epochs=8)
     return small.saved(module, folder / "policy.ckpt")
 

@@ -36,7 +36,7 @@ class Weights(Callback):
 def trained(log_root, folder, *callbacks: Callback) -> tuple[Weights, Any]:
     data = small.data_of(RecommenderData, log_root, batch_tokens=64)
     torch.manual_seed(0)
-    module = Recommender(small.encoder(), data.num_items, lr=0.1)
+    module = Recommender(data.num_items, small.encoder(), lr=0.1)
     weights = Weights()
     trainer = small.trainer_of(folder, 1, *callbacks, weights, limit_train_batches=STEPS)
     trainer.fit(module, data)

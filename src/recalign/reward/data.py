@@ -14,7 +14,7 @@ from recalign.factorization.cooccurrence import cooccurrence_embedding
 from recalign.factorization.variational import VariationalMF, fit_variational_mf
 from recalign.sequences import EventDataModule, Windows, reward_means
 from recalign.sequences.splits import TRAIN, VALIDATION
-from recalign.sequences.store import Part
+from recalign.sequences.store import Group, Part
 
 
 class RewardData(EventDataModule):
@@ -23,14 +23,15 @@ class RewardData(EventDataModule):
     Args:
         auxiliary: further rewards by name, each Polars SQL over the log's columns, that a reward model learns beside
             ``reward``, which stays the one that everything else reads.
+        users: whose events are trained on and validated: all, A, B1 or B2; judges are trained on users other than A.
         **log: what `recalign.sequences.EventDataModule` takes.
 
     Raises (before training):
         InputError: no event of the training part has a reward, or all have the same.
     """
 
-    def __init__(self, auxiliary: dict[str, str] | None = None, **log: Any) -> None:
-        super().__init__(**log)
+    def __init__(self, auxiliary: dict[str, str] | None = None, users: Group = "A", **log: Any) -> None:
+        super().__init__(users=users, **log)
         self.auxiliary = auxiliary or {}
         for name in self.auxiliary:
             if not name.isidentifier():

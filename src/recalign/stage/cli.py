@@ -95,7 +95,7 @@ class StageCLI(LightningCLI):
             LightningModule,
             LightningDataModule,
             save_config_callback=None,  # the run folder has its own config.yaml
-            trainer_defaults={"enable_model_summary": False},
+            trainer_defaults={"enable_model_summary": False, "devices": 1, "log_every_n_steps": 10},
             parser_class=StageParser,
             parser_kwargs={"prog": "recalign", "parser_mode": "omegaconf+", "allow_abbrev": False},
             subclass_mode_model=True,
@@ -144,6 +144,10 @@ class StageCLI(LightningCLI):
             kind = upstream.imported(spec.class_path)
             if hasattr(kind, "check_settings"):  # any LightningModule may be run
                 kind.check_settings(vars(spec.init_args))
+        if config.trainer.max_epochs is None:
+            config.trainer.max_epochs = getattr(upstream.imported(config.model.class_path), "MAX_EPOCHS", None)
+        if config.data.init_args.get("seed", 0) is None:
+            config.data.init_args.seed = config.seed_everything
         run = RunConfig(**vars(config.run))
         log = config.data.init_args.log.name
         folder = RunFolder.of(run, run.chain or log, config.seed_everything)
