@@ -6,10 +6,11 @@ A stage's checkpoint carries, under ``recipes``, the class and arguments of ever
 
 from __future__ import annotations
 
+import copy
 import importlib
 import pickle
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from torch import nn
 
 from recalign.errors import InputError
 from recalign.nn import Recorded
-from recalign.sequences import UserCohort
+from recalign.sequences import EventDataModule, UserCohort
 
 
 def recipe(module: Recorded) -> dict[str, Any]:
@@ -68,19 +69,33 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A network from a checkpoint.
+    """A trained network with what its stage recorded.
 
     Attributes:
-        net: the network, with the checkpoint's weights.
-        catalogue: digest of the catalogue that it was trained on.
-        facts: what its stage noted beside the weights (a reward model's reliability, say).
+        net: the network, with its trained weights.
+        catalogue: digest of the catalogue it was trained on; None: unknown.
+        facts: what its stage recorded beside the weights, such as a reward model's reliability.
         users: whose events it was trained on.
+        where: checkpoint or argument that it came from, for messages.
     """
 
     net: Any
-    catalogue: str | None
-    facts: dict[str, Any]
+    catalogue: str | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
     users: UserCohort | None = None
+    where: str = "the network given"
+
+    def check(self, data: EventDataModule) -> None:
+        """Refuse a network of another catalogue.
+
+        Raises:
+            InputError: it is one.
+        """
+        check_catalogue(self.catalogue, data.sequences.catalogue, self.where)
+
+
+Given = nn.Module | Loaded
+"""A network that is handed over in Python, alone or with what its stage recorded."""
 
 
 def load_net(path: str | Path, name: str) -> Loaded:
@@ -111,7 +126,30 @@ def load_net(path: str | Path, name: str) -> Loaded:
         ) from error
     load_weights(net, weights_of(checkpoint, name), where=str(path))
     users = UserCohort(**checkpoint["users"]) if "users" in checkpoint else None
-    return Loaded(net, checkpoint.get("catalogue"), checkpoint.get("facts", {}), users)
+    return Loaded(net, checkpoint.get("catalogue"), checkpoint.get("facts", {}), users, str(path))
+
+
+def load_or_copy(path: str | None, given: Given | None, name: str, *, where: str, needed_by: str) -> Loaded:
+    """The network that a stage starts from: a checkpoint's, or a copy of one that is handed over in Python.
+
+    Args:
+        path: the checkpoint.
+        given: the network, which is taken instead of the checkpoint's and left as it is.
+        name: ``policy`` or ``reward``.
+        where: the setting that names the checkpoint, for the message.
+        needed_by: what needs the network, for the message.
+
+    Raises:
+        InputError: there is neither, or the checkpoint cannot be used.
+    """
+    if given is not None:
+        loaded = given if isinstance(given, Loaded) else Loaded(given)
+        return replace(loaded, net=copy.deepcopy(loaded.net))
+    if path is None:
+        stage = {"policy": "recommender"}.get(name, name)
+        remedy = f"name a checkpoint, or run first: recalign fit --config conf/{stage}.yaml"
+        raise InputError(f"{needed_by} needs a {name}", where=where, remedy=remedy)
+    return load_net(path, name)
 
 
 def weights_of(checkpoint: dict[str, Any], name: str) -> dict[str, torch.Tensor]:
