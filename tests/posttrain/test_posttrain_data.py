@@ -146,7 +146,7 @@ def test_predictions_of_training_events_know_nothing_of_their_own_noise(tmp_path
     frame.with_columns(pl.Series("rating", random.normal(size=len(frame)))).write_csv(tmp_path / "noise.csv")
     torch.manual_seed(0)
     of_log = small.data_of(RewardData, tmp_path, "noise", high=None, users="all")
-    module = RewardModel(of_log.num_items, encoder=small.encoder())
+    module = RewardModel(of_log.num_items, encoder=small.encoder(), members=1)
     small.fit(module, of_log, tmp_path)
     path = str(small.saved(module, tmp_path / "reward.ckpt"))
     settings = {"source": "predicted", "baseline": "none", "reward_model": path, "high": None, "users": "all"}

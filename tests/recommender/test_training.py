@@ -127,5 +127,5 @@ def test_biases_and_tables_of_one_column_do_not_decay():
     names = {id(p): name for name, p in net.named_parameters()}
     assert (decayed["weight_decay"], free["weight_decay"]) == (0.5, 0.0)
     assert "nets.0.trunk.item_embedding.weight" in {names[id(p)] for p in decayed["params"]}
-    assert "nets.0.quality" in {names[id(p)] for p in free["params"]}
+    assert "nets.0.item_bias" in {names[id(p)] for p in free["params"]}
     assert len(decayed["params"]) + len(free["params"]) == len(names)
