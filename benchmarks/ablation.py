@@ -70,7 +70,7 @@ def main() -> None:
     experiment = Chain(
         arguments.log, ["bc", "asft"], name, arguments.seeds, world=world, root=arguments.runs, keep=None
     )
-    overrides = [f"--data.root={arguments.data}"] if arguments.data else []
+    overrides = {"data.root": arguments.data} if arguments.data else {}
     plan = Plan(experiment, CHAINS / f"{arguments.log}.yaml", {None: overrides})
     measured: dict[str, dict[int, Figures]] = {}
     for seed in arguments.seeds:

@@ -44,7 +44,7 @@ def main() -> None:
     for log in given.log:
         file = CHAINS / f"{log}-methods.yaml"
         chain = Chain(**yaml.safe_load(file.read_text()) | {"root": given.runs})
-        plan = Plan(chain, file, {None: [f"--data.root={given.data}"] if given.data else []})
+        plan = Plan(chain, file, {None: {"data.root": given.data} if given.data else {}})
         cells = [cell for seed in chain.seeds for cell in of_seed(plan, seed)]
         rows = table(cells, log, chain.seeds)
         print(f"\n{log}, {commit()}\n\n{markdown(rows, COLUMNS)}\n", flush=True)

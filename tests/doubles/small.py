@@ -14,6 +14,8 @@ from torch import nn
 
 from recalign.events import Log
 from recalign.nn import HSTU, Encoder, Pooled
+from recalign.posttrain import PostTrainingData
+from recalign.posttrain.base import PostTraining
 from recalign.recommender import Policy
 from recalign.sequences import Batch, EventDataModule, High, LeaveLast, UserCohort
 
@@ -27,13 +29,25 @@ SETTINGS: dict[str, Any] = {
 }
 
 
+OBSERVED = {"source": "observed", "baseline": "user_item"}
+"""Advantages that need no other stage's checkpoint."""
+FREE = {"keep": None, "weight_decay": 0.0}
+"""Post-training that nothing holds back."""
+
+
 def log(name: str = "small") -> Log:
     return Log(name=name, files=[f"{name}.csv"])
 
 
 def data_of(kind: type[EventDataModule], root: Path, name: str = "small", **settings: Any) -> Any:
-    """A DataModule over ``<name>.csv``."""
-    return kind(log=log(name), root=str(root), **{**SETTINGS, **settings})
+    """A DataModule over ``<name>.csv``; advantages are observed unless settings say otherwise."""
+    observed = OBSERVED if issubclass(kind, PostTrainingData) else {}
+    return kind(log=log(name), root=str(root), **{**SETTINGS, **observed, **settings})
+
+
+def free(method: type[PostTraining], **settings: Any) -> Any:
+    """A post-training module that nothing holds back, unless settings say otherwise."""
+    return method(**{**FREE, **settings})
 
 
 def a_gpu(monkeypatch: pytest.MonkeyPatch) -> tuple[torch.device, dict[type, list[Any]]]:

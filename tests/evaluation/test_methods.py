@@ -34,7 +34,7 @@ def data(log_root):
 
 @pytest.fixture
 def asft(cloned, log_root, tmp_path):
-    module = WeightedSFT(init_from=str(cloned), lr=1e-2)
+    module = small.free(WeightedSFT, init_from=str(cloned), lr=1e-2)
     small.fit(module, small.data_of(PostTrainingData, log_root, "tastes"), tmp_path)
     return small.saved(module, tmp_path / "asft.ckpt")
 

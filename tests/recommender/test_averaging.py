@@ -36,7 +36,7 @@ class Weights(Callback):
 def trained(log_root, folder, *callbacks: Callback) -> tuple[Weights, Any]:
     data = small.data_of(RecommenderData, log_root, batch_tokens=64)
     torch.manual_seed(0)
-    module = Recommender(small.encoder(), data.num_items, lr=0.1)
+    module = Recommender(data.num_items, small.encoder(), lr=0.1)
     weights = Weights()
     trainer = small.trainer_of(folder, 1, *callbacks, weights, limit_train_batches=STEPS)
     trainer.fit(module, data)
@@ -111,7 +111,7 @@ def test_the_average_lies_where_the_weights_train_and_nothing_waits_for_it():
 
 def test_buffers_may_take_their_size_from_the_data(log_root, tmp_path):
     data = small.data_of(RewardData, log_root, "tastes")
-    module = RewardModel(data.num_items, encoder=small.encoder())
+    module = RewardModel(data.num_items, encoder=small.encoder(), members=1)
     small.trainer_of(tmp_path, 1, PolynomialAveraging(), limit_train_batches=2).fit(module, data)
     assert module.trainer.global_step == 2
 

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from itertools import count
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from recalign import configs
 from recalign.api.log import Log
 from recalign.api.trained import TrainedPolicy, TrainedReward, policy_checkpoint, reward_checkpoint
 from recalign.errors import InputError
-from recalign.keys import leaves, short
 from recalign.reward import RewardData
-from recalign.stage import Manifest, ParsedStage, parse_stage, run_stage
+from recalign.stage import Manifest, ParsedStage, Request, parse_stage, run_stage
+from recalign.stage.request import settings_of
 
 Settings = Mapping[str, Any]
 """Settings of a stage, nested or by dotted key: ``{"model.lr": 1e-3, "trainer": {"max_epochs": 3}}``."""
@@ -109,7 +110,7 @@ def align(
         InputError: a setting or the log cannot be used, there is no such method, or networks are of another catalogue.
         TrainingError: training cannot go on.
     """
-    needs = {one.key: one.stage for one in parse_stage(_words(log, method, method, seed, settings or {})).upstream}
+    needs = {one.key: one.stage for one in parse_stage(_request(log, method, method, seed, settings or {})).upstream}
     if reward is None and "reward" in needs.values():
         raise InputError(f"{method} reads a reward model", where="reward", remedy="give what fit_reward returned")
     catalogue = data_of(log, seed).sequences.catalogue
@@ -143,7 +144,16 @@ def load_reward(log: Log, path: str | Path) -> TrainedReward:
 
 def data_of(log: Log, seed: int = 0) -> RewardData:
     """The log as the reward model's users A see it, which is what policies are compared on."""
-    return parse_stage(_words(log, "reward", "reward", seed, {})).datamodule()  # type: ignore[return-value]
+    return _evaluated(log, seed).datamodule()  # type: ignore[return-value]
+
+
+def device_of(log: Log, seed: int = 0) -> torch.device:
+    """Where policies are evaluated: where a stage is trained."""
+    return _evaluated(log, seed).bare_trainer().strategy.root_device
+
+
+def _evaluated(log: Log, seed: int) -> ParsedStage:
+    return parse_stage(_request(log, "reward", "reward", seed, {}))
 
 
 def _policy(log: Log, config: str, name: str | None, seed: int, settings: Settings) -> TrainedPolicy:
@@ -166,22 +176,19 @@ def _run(
     """
     for number in count(1):
         own = name or Path(config).stem + f"-{number}" * (number > 1)
-        parsed = parse_stage(_words(log, config, own, seed, settings))
+        parsed = parse_stage(_request(log, config, own, seed, settings))
         manifest, there = parsed.finished(), Manifest.read(parsed.folder)
         if name or manifest or there is None or there.status != "finished":
             break
     if manifest is None:
-        manifest = run_stage(parsed.argv).manifest
+        manifest = run_stage(parsed.request).manifest
     if manifest is None:
         raise InputError("a dry run leaves nothing", where="trainer.fast_dev_run", remedy="use trainer.max_epochs: 1")
     return parsed, (parsed.folder.path / str(manifest.checkpoint), manifest.seconds)
 
 
-def _words(log: Log, config: str, name: str, seed: int, settings: Settings) -> list[str]:
-    """The command line of a stage."""
-    words = ["fit", f"--config={configs.find(config)}", f"--config={log.yaml}", f"--seed_everything={seed}"]
-    words += [f"--run.name={name}", f"--run.root={log.folder.parent}", f"--run.chain={log.folder.name}"]
+def _request(log: Log, config: str, name: str, seed: int, settings: Settings) -> Request:
+    own = {"seed_everything": seed, "run.name": name, "run.root": str(log.folder.parent), "run.chain": log.folder.name}
     if log.temporary is not None:
-        words.append("--trainer.logger=false")  # nobody will look for W&B's files there
-    flat = {short(key): value for key, value in leaves(dict(settings)).items()}
-    return words + [f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in flat.items()]
+        own["trainer.logger"] = False  # nobody will look for W&B's files there
+    return Request((configs.find(config), log.yaml), own | dict(settings_of(settings)))

@@ -11,13 +11,15 @@ from typing import Any
 import polars as pl
 from rich.console import Console
 
-from recalign.api.fit import data_of, fit_judge
+from recalign import __version__
+from recalign.api.fit import data_of, device_of, fit_judge
 from recalign.api.log import Log
 from recalign.api.trained import policy_checkpoint, reward_checkpoint
 from recalign.errors import InputError
 from recalign.evaluation import comparison
 from recalign.evaluation.methods import UNTRAINED, BaseCheckpoints, MethodRun, evaluate_methods
 from recalign.evaluation.report import terminal_table
+from recalign.evaluation.roles import Roles
 
 SHOWN = ("all/ndcg@10", "high/ndcg@10", "value/judge@10", "value/train_rm@10", "policy/kl", "policy/coverage@10")
 WIDTH = 120
@@ -30,10 +32,12 @@ class Comparison:
     Attributes:
         frame: long form, as ``comparison.csv``: ``method, seed, split, metric, value, ci_low, ci_high``.
         methods: the rows, in order.
+        roles: the row that the others are measured against.
     """
 
     frame: pl.DataFrame
     methods: list[str]
+    roles: Roles
 
     @property
     def table(self) -> pl.DataFrame:
@@ -57,7 +61,7 @@ class Comparison:
 
     def __str__(self) -> str:
         console = Console(width=WIDTH, file=StringIO(), record=True)
-        console.print(terminal_table(self.frame))
+        console.print(terminal_table(self.frame, self.roles))
         return console.export_text().rstrip()
 
     def _repr_html_(self) -> str:
@@ -107,9 +111,10 @@ def compare(
     scorers = [reward_checkpoint(one, catalogue) for one in (reward, select, report)]
     base = BaseCheckpoints(first, *scorers)
     runs = [_run(name, paths, base) for name in policies]
-    evaluate_methods(log.folder, seed, runs, base, data)
-    frame = comparison.compare(log.folder, draws, methods=list(policies), seeds=[seed])
-    return Comparison(frame, list(policies))
+    evaluate_methods(log.folder, seed, runs, base, data, device=device_of(log, seed), code=__version__)
+    roles = Roles(baselines=["start" if "start" in policies else next(iter(trained))])
+    frame = comparison.compare(log.folder, draws, methods=list(policies), seeds=[seed], roles=roles)
+    return Comparison(frame, list(policies), roles)
 
 
 def _run(name: str, paths: Mapping[str, Path], base: BaseCheckpoints) -> MethodRun:

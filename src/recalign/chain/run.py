@@ -14,7 +14,6 @@ from pathlib import Path
 import yaml
 from filelock import FileLock, Timeout
 
-from recalign import __version__
 from recalign.chain.plan import Chain, Plan
 from recalign.chain.search import Search
 from recalign.chain.space import Settings
@@ -25,10 +24,11 @@ from recalign.evaluation.command import show
 from recalign.evaluation.methods import BASE_STAGES, MethodRun, base_method, evaluate_methods
 from recalign.evaluation.report import render
 from recalign.events import data_root
+from recalign.files import write_text
 from recalign.reward import RewardData
 from recalign.sequences.audit import audit_log, concerns
 from recalign.simulation import World, simulate, write
-from recalign.stage.folder import write_text
+from recalign.stage.code import EVALUATION, code_digest
 
 
 def run_chain(plan: Plan) -> Path:
@@ -72,7 +72,7 @@ def _run(plan: Plan, search: Search | None, data: RewardData) -> Path:
             chosen = search.run(base, data)
         trained |= {method: train(plan.parsed(method, seed, chosen.get(method))) for method in plan.trained}
         runs = [_method_run(method, trained, chosen, chain) for method in chain.methods]
-        evaluated = evaluate_methods(folder, seed, runs, base, data, device=device, code=__version__)
+        evaluated = evaluate_methods(folder, seed, runs, base, data, device=device, code=code_digest(EVALUATION))
         say(f"evaluation, seed {seed}: {', '.join(evaluated) or 'unchanged'}")
     table = comparison.compare(folder, methods=chain.methods, seeds=chain.seeds, roles=chain.roles)
     page = render(folder, searched=search is not None)

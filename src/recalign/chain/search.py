@@ -10,7 +10,6 @@ import polars as pl
 from rich.console import Console
 from rich.table import Table
 
-from recalign import __version__
 from recalign.chain.plan import Plan
 from recalign.chain.space import Settings, Spaces, proposals
 from recalign.chain.train import say, train
@@ -19,9 +18,10 @@ from recalign.evaluation.command import WIDTH
 from recalign.evaluation.comparison import ALL
 from recalign.evaluation.methods import RERANKED, BaseCheckpoints, MethodRun, is_trained
 from recalign.evaluation.selection import KEPT, MEASURED, SEARCH, Figures, choose, choose_by_rank, validate
+from recalign.files import write_text
 from recalign.reward import RewardData
 from recalign.stage import ParsedStage
-from recalign.stage.folder import write_text
+from recalign.stage.code import EVALUATION, code_digest
 
 
 class Search:
@@ -65,7 +65,7 @@ class Search:
         if method in RERANKED:
             return {}
         given = {key: self.plan.given(method, key) for key in self.spaces.space(method)}
-        return {key: ", ".join(found.values()) for key, found in given.items() if found}
+        return {key: ", ".join(map(str, found.values())) for key, found in given.items() if found}
 
     def _default(self, config: dict[str, Any], key: str, method: str) -> Any:
         node: Any = config
@@ -131,7 +131,7 @@ class Search:
         self, method: str, runs: Mapping[int, MethodRun], base: BaseCheckpoints, data: RewardData
     ) -> list[Figures]:
         places = {self.plan.trial_folder(method, self.seed, _name(number)): run for number, run in runs.items()}
-        return validate(places, base, data, device=self.plan.device(), code=__version__)
+        return validate(places, base, data, device=self.plan.device(), code=code_digest(EVALUATION))
 
 
 def _name(number: int) -> str:
