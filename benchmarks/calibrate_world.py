@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 from jsonargparse import auto_cli
+from predictability import next_item, predictable
 
 from recalign.simulation import World, simulate
-from recalign.simulation.moments import moments, next_item, predictable
+from recalign.simulation.moments import moments
 
 RESULTS = Path(__file__).parent / "results" / "calibrate_world.csv"
 

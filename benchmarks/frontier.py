@@ -60,7 +60,7 @@ def main() -> None:
     world = World() if given.log == "simulated" else None
     methods = ["asft", *OTHERS.split()]
     chain = Chain(given.log, methods, f"frontier-{given.log}", given.seeds, world=world, root=given.runs, keep=None)
-    overrides = [f"--data.root={given.data}"] if given.data else []
+    overrides = {"data.root": given.data} if given.data else {}
     plan = Plan(chain, CHAINS / f"{given.log}.yaml", {None: overrides})
     measured: dict[int, dict[Key, Figures]] = {}
     for seed in given.seeds:

@@ -19,7 +19,7 @@ from rates import KEPT, KL, START, Family, Key, of_seed, over_start, paths, rows
 from tables import markdown, save
 
 from recalign.chain import Chain, Plan
-from recalign.evaluation.claim import KEPT as ENOUGH
+from recalign.evaluation.selection import KEPT as ENOUGH
 from recalign.simulation import World
 
 NOISES = (0.3, 1.05, 3.0)  # sd of a reward around what the user thinks; the ordinary world's is 1.05

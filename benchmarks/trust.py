@@ -26,9 +26,8 @@ from recalign.evaluation.value import load_truth
 from recalign.metrics.bootstrap import CrossedBootstrap, Estimate
 from recalign.recommender.checkpoint import load_net
 from recalign.reward import RewardData
-from recalign.reward.trust import compared, report
-from recalign.reward.trust.measures import later, pairs
-from recalign.reward.trust.predictions import predictions
+from recalign.reward.trust import compare, predict, report
+from recalign.reward.trust.measures import following, ordered_pairs
 from recalign.reward.trust.report import PREDICTORS
 from recalign.sequences.store import Part
 from recalign.simulation import World
@@ -111,8 +110,8 @@ def cell(row: Row, seed: int, folder: Path, data: str | None) -> dict[str, Any]:
     if not kept.is_file() or kept.stat().st_mtime < trained.checkpoint.stat().st_mtime:
         reward = load_net(trained.checkpoint, "reward").net.eval()
         measured_on: tuple[Part, ...] = ("validation", "test")
-        found = {part: predictions(reward, log.loader(log.windows(part), seen=False)) for part in measured_on}
-        parts, baselines = compared(log, found)
+        found = {part: predict(reward, log.loader(log.windows(part), seen=False)) for part in measured_on}
+        parts, baselines = compare(log, found)
         said = report(log, parts, baselines) | {"commit": commit(), "limits": limits(row, log, parts["test"].events)}
         table = parts["test"].table
         values: dict[str, Any] = {
@@ -131,7 +130,7 @@ def limits(row: Row, log: RewardData, events: pl.DataFrame) -> dict[str, float]:
     Args:
         row: the log.
         log: the same, loaded.
-        events: those measured on, as `recalign.reward.trust.compared` gives them.
+        events: those measured on, as `recalign.reward.trust.compare` gives them.
     """
     if row.noise is None:
         return {}
@@ -139,8 +138,8 @@ def limits(row: Row, log: RewardData, events: pl.DataFrame) -> dict[str, float]:
     user = events.select("event").join(log.frame.select("event", "user"), on="event", maintain_order="left")["user"]
     true_N = load_truth(path, log.sequences).numpy()[user.to_numpy(), events["item_id"].to_numpy() - 1]
     ahead_NC = events["ahead"].to_numpy()
-    ahead_NC = np.where(np.isnan(ahead_NC), np.nan, later(true_N, ahead_NC.shape[1]) - true_N[:, None])
-    right_N, pairs_N = pairs(events["reward"].to_numpy(), ahead_NC)
+    ahead_NC = np.where(np.isnan(ahead_NC), np.nan, following(true_N, ahead_NC.shape[1]) - true_N[:, None])
+    right_N, pairs_N = ordered_pairs(events["reward"].to_numpy(), ahead_NC)
     with np.load(path) as truth:
         return {"rmse": float(truth["sd"]) * row.noise, "pairwise": float(right_N.sum() / pairs_N.sum())}
 

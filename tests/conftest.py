@@ -76,7 +76,7 @@ def cloned(log_root, tmp_path_factory: pytest.TempPathFactory):
     data = small.data_of(RecommenderData, log_root, "tastes", users="all")
     folder = tmp_path_factory.mktemp("cloned")
     torch.manual_seed(0)
-    module = Recommender(small.encoder(), data.num_items, temperature=0.1, lr=5e-3)
+    module = Recommender(data.num_items, small.encoder(), temperature=0.1, lr=5e-3)
     small.fit(module, data, folder, epochs=8)
     return small.saved(module, folder / "policy.ckpt")
 
@@ -91,6 +91,6 @@ def rewarded(log_root, cloned, tmp_path_factory: pytest.TempPathFactory):
     data = small.data_of(RewardData, log_root, "tastes")
     folder = tmp_path_factory.mktemp("rewarded")
     torch.manual_seed(0)
-    module = RewardModel(data.num_items, init_from=str(cloned), lr=5e-3)
+    module = RewardModel(data.num_items, init_from=str(cloned), members=1, lr=5e-3, weight_decay=0.01)
     small.fit(module, data, folder, epochs=40)
     return small.saved(module, folder / "reward.ckpt")

@@ -20,7 +20,6 @@ from filelock import FileLock
 from recalign.chain import BASE_STAGES, Chain, Plan
 from recalign.chain import plan as chain_plan
 from recalign.chain.command import split_overrides
-from recalign.chain.plan import flatten
 from recalign.chain.run import make_world
 from recalign.errors import InputError
 from recalign.evaluation import page
@@ -441,15 +440,8 @@ def test_a_missing_world_is_made_once(tmp_path: Path, monkeypatch: pytest.Monkey
     assert not (tmp_path / "nowhere").exists()
 
 
-def test_settings_become_words():
-    nested = {"model": {"lr": 0.1, "clip": None}, "data": {"reward": "a, b", "split": {"class_path": "X"}}}
-    assert flatten(nested) == [
-        *("--model.lr=0.1", "--model.clip=null", "--data.reward=a, b", '--data.split={"class_path": "X"}')
-    ]
-
-
 def test_overrides_are_told_from_the_chains_own_words():
     words = ["--config", "a.yaml", "--data.root=d", "--seeds", "[1]", "--stages.asft.model.lr", "-1", "--data.x", "1"]
     own, overrides = split_overrides(words)
     assert own == ["--config", "a.yaml", "--seeds", "[1]"]
-    assert overrides == {None: ["--data.root=d", "--data.x=1"], "asft": ["--model.lr=-1"]}
+    assert overrides == {None: {"data.root": "d", "data.x": "1"}, "asft": {"model.lr": "-1"}}

@@ -9,11 +9,10 @@ import pytest
 import yaml
 
 from recalign.chain import Chain, Plan
-from recalign.chain.plan import flatten
 from recalign.chain.search import Search
 from recalign.chain.space import Spaces
 from recalign.simulation import World
-from recalign.stage import parse_stage
+from recalign.stage import Request, parse_stage
 
 CONF = Path(__file__).parents[1] / "conf"
 ALL = sorted(CONF.rglob("*.yaml"))
@@ -119,7 +118,7 @@ def test_both_ends_of_a_space_are_settings_of_the_method(path: Path, tmp_path: P
     axes = spaces.space(spaces.leader(path.stem) or path.stem).items()
     for end in (0, -1):
         chosen = {key: axis[end] if isinstance(axis, list) else (axis.low, axis.high)[end] for key, axis in axes}
-        parse_stage(["fit", "--config", str(path), *flatten(chosen)])
+        parse_stage(Request((path,), chosen))
 
 
 @pytest.mark.parametrize("path", [CONF / "asft.yaml", *METHODS], ids=name)

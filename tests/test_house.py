@@ -28,6 +28,7 @@ for room, lower in [
     ("stage", {"evaluation"}),
     ("chain", {"stage", "simulation"}),
     ("commands", {"stage"}),
+    ("api", {"stage", "configs"}),
     ("cli", {"chain", "commands"}),
     ("__main__", {"cli"}),
 ]:

@@ -47,8 +47,10 @@ def recommend(run: Path, users: list[int | str] | None = None, k: int = 10) -> N
     chosen = [str(user) for user in users] if users else known.head(5).to_list()
     if unknown := set(chosen) - set(known):
         raise InputError(f"there is no user {min(unknown)!r}", where="users", remedy="give raw ids of the log")
-    table = Table("user", "rank", "item", "score")
-    for user, rank, item, score in frame.filter(pl.col("user").is_in(chosen)).iter_rows():
+    shown = "title" if "title" in frame.columns else "item"
+    table = Table("user", "rank", shown, "score")
+    rows = frame.filter(pl.col("user").is_in(chosen)).select("user", "rank", shown, "score").iter_rows()
+    for user, rank, item, score in rows:
         table.add_row(user, str(rank), item, f"{score:.2f}")
     Console().print(table)
 

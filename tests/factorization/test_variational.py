@@ -10,7 +10,7 @@ import small
 
 from recalign.factorization import variational as module
 from recalign.factorization.als import RIDGES, fit_als
-from recalign.factorization.variational import SWEEPS, fit_variational_mf
+from recalign.factorization.variational import MAX_SWEEPS, fit_variational_mf
 from recalign.reward import RewardData
 from recalign.reward import data as of_data
 
@@ -103,10 +103,10 @@ def test_what_an_event_did_to_its_own_item_is_what_is_gone_without_it(known):
     user_N, item_N, reward_N = train
     found, left = fit_variational_mf(*train, (150, 80), 2, q_IR[:, :known]), 7
     moved_F = found.self_influence(*train)[left]
-    reward_N = reward_N - (found.users.mean_RF[user_N, 3:] * found.known_RK[item_N]).sum(axis=1)
+    reward_N = reward_N - (found.users.mean_RF[user_N, 3:] * found.features_RK[item_N]).sum(axis=1)
     others = np.arange(len(item_N)) != left
     mine = others & (item_N == item_N[left])
-    x_RF, square_RFF, with_level_RF = found.users.regressors()
+    x_RF, square_RFF, with_level_RF = found.users.moments()
     gram_FF = square_RFF[user_N[mine]].sum(axis=0) + found.noise * np.diag(found.items.precision_F)
     right_F = (x_RF[user_N[mine]] * (reward_N[mine] - found.mean)[:, None] - with_level_RF[user_N[mine]]).sum(axis=0)
     now_F = found.items.mean_RF[item_N[left]]
@@ -136,7 +136,7 @@ def test_one_event_that_is_unlike_all_others_has_done_no_more_than_itself(rank):
     reward_N = (np.arange(3000) == 1234).astype(float)
     found = fit_variational_mf(user_N, item_N, reward_N, (100, 60), rank)
     assert np.isfinite(np.log(found.ridge_F)).all()
-    moved_N = (found.self_influence(user_N, item_N, reward_N) * found.users.regressors()[0][user_N]).sum(axis=1)
+    moved_N = (found.self_influence(user_N, item_N, reward_N) * found.users.moments()[0][user_N]).sum(axis=1)
     assert 0.5 < moved_N[1234] <= 1
     assert np.abs(np.delete(moved_N, 1234)).max() < 0.05
 
@@ -148,7 +148,6 @@ def test_however_it_is_cut_into_blocks_it_is_the_same(monkeypatch):
     whole = fit_variational_mf(*log_of, (451, 80), 2, q_IR)
     moved_NG = whole.self_influence(*log_of)
     monkeypatch.setattr(module, "CHUNK", 7)
-    monkeypatch.setattr(module, "PAIRS", 2)
     parts = fit_variational_mf(*log_of, (451, 80), 2, q_IR)
     np.testing.assert_allclose(parts.users.mean_RF, whole.users.mean_RF, atol=1e-6)
     np.testing.assert_allclose(parts.items.covariance_RGG, whole.items.covariance_RGG, atol=1e-6)
@@ -159,19 +158,19 @@ def test_however_it_is_cut_into_blocks_it_is_the_same(monkeypatch):
 
 def test_it_stops_when_little_changes(monkeypatch):
     calls = []
-    given = module._given
-    monkeypatch.setattr(module, "_given", lambda *inputs: calls.append(1) or given(*inputs))
+    update = module._update
+    monkeypatch.setattr(module, "_update", lambda *inputs: calls.append(1) or update(*inputs))
     train, test = log(0.5, 0.5)
     early = fit_variational_mf(*train, (150, 80), 8)
-    assert len(calls) < 0.8 * 2 * SWEEPS
-    monkeypatch.setattr(module, "LITTLE", 0)
+    assert len(calls) < 0.8 * 2 * MAX_SWEEPS
+    monkeypatch.setattr(module, "TOLERANCE", 0)
     assert rmse(early, test) < 1.005 * rmse(fit_variational_mf(*train, (150, 80), 8), test)
 
 
 def test_a_fit_that_is_no_number_is_never_the_best(log_root, monkeypatch):
-    def broken(user_N, item_N, reward_N, size, rank, known_RK):
-        found = fit_variational_mf(user_N, item_N, reward_N, size, rank, known_RK)
+    def broken(user_N, item_N, reward_N, size, rank, features_RK):
+        found = fit_variational_mf(user_N, item_N, reward_N, size, rank, features_RK)
         return dataclasses.replace(found, mean=float("nan")) if rank == 2 else found
 
-    monkeypatch.setattr(of_data, "believe", broken)
+    monkeypatch.setattr(of_data, "fit_variational_mf", broken)
     assert np.isfinite(small.data_of(RewardData, log_root, "tastes").factorization(8, 4).mean)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-
 import pytest
 import small
 import tiny
@@ -31,7 +29,7 @@ def liked(policy, data) -> float:
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_pairs_raise_what_users_value(data, cloned, tmp_path, loss):
-    module = Preferences(str(cloned), loss=loss, lr=5e-3)
+    module = small.free(Preferences, init_from=str(cloned), loss=loss, lr=5e-3)
     before = liked(module.policy, data)
     watch = small.fit(module, data, tmp_path, epochs=4)
     assert liked(module.policy, data) > before + 0.05
@@ -44,7 +42,7 @@ def test_pairs_raise_what_users_value(data, cloned, tmp_path, loss):
 
 
 def test_single_events_raise_what_users_value(log_root, data, cloned, tmp_path):
-    module = KTO(str(cloned), lr=5e-3)
+    module = small.free(KTO, init_from=str(cloned), lr=5e-3)
     before = liked(module.policy, data)
     watch = small.fit(module, small.data_of(PostTrainingData, log_root, "tastes", baseline="user"), tmp_path, epochs=4)
     assert liked(module.policy, data) > before + 0.05
@@ -56,7 +54,7 @@ def test_single_events_raise_what_users_value(log_root, data, cloned, tmp_path):
 def test_with_one_loser_a_run_of_softmax_dpo_is_a_run_of_dpo(data, cloned, tmp_path):
     start = load_net(cloned, "policy").net
     runs = [
-        small.fit(Preferences(policy=copy.deepcopy(start), loss=loss, lr=1e-3), data, tmp_path, epochs=2).steps
+        small.fit(small.free(Preferences, policy=start, loss=loss, lr=1e-3), data, tmp_path, epochs=2).steps
         for loss in ("dpo", "sdpo")
     ]
     for one, other in zip(*runs, strict=True):

@@ -17,7 +17,7 @@ MEAN, SCALE = STARS.mean(), STARS.std(ddof=1)
 
 
 def started(head, rewards=STARS):
-    head.start(rewards, rewards.mean(), rewards.std(ddof=1))
+    head.calibrate(rewards, rewards.mean(), rewards.std(ddof=1))
     return head
 
 

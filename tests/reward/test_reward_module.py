@@ -43,7 +43,7 @@ def untrained_error(module: RewardModel, data: RewardData) -> torch.Tensor:
     with torch.no_grad():
         states = module.reward.eval().states(batch)
         predicted_T = module.reward.predict(states, batch.target_T)
-        own_T = module.reward.nets[0].self_influence(states, module.moved_EF[batch.event_T])[0]
+        own_T = module.reward.nets[0].self_influence(states, module.self_influence_EF[batch.event_T])[0]
     module.train()
     return (batch.reward_T - predicted_T) / data.moments()[1] + own_T
 
@@ -61,7 +61,7 @@ def test_rewards_are_read_in_standard_deviations_from_their_mean(log_root, share
 def test_the_loss_is_the_squared_error_in_standard_deviations(log_root, tmp_path):
     data = small.data_of(RewardData, log_root)
     torch.manual_seed(0)
-    module = RewardModel(data.num_items, encoder=small.encoder())
+    module = RewardModel(data.num_items, encoder=small.encoder(), members=1)
     error_T = untrained_error(module, data)
     watch = small.fit(module, data, tmp_path, limit_train_batches=1)
     assert watch.steps[0]["train/loss"] == pytest.approx(float(error_T.square().mean()), rel=1e-4)
@@ -69,7 +69,7 @@ def test_the_loss_is_the_squared_error_in_standard_deviations(log_root, tmp_path
 
 def test_events_without_a_reward_drop_out_of_the_loss(own_root, tmp_path):
     data = data_with(own_root, pl.when(pl.col("item") % 3 > 0).then(pl.col("rating")))
-    module = RewardModel(data.num_items, encoder=small.encoder())
+    module = RewardModel(data.num_items, encoder=small.encoder(), members=1)
     error_T = untrained_error(module, data)
     watch = small.fit(module, data, tmp_path, limit_train_batches=1)
     assert error_T.isnan().sum() > 50
@@ -81,7 +81,7 @@ def test_a_frozen_trunk_stays_as_it_was(log_root, cloned, tmp_path):
     start = load_net(cloned, "policy").net.state_dict()
     trunks = {}
     for trunk in ("frozen", "tuned"):
-        module = RewardModel(data.num_items, init_from=str(cloned), trunk=trunk)
+        module = RewardModel(data.num_items, init_from=str(cloned), members=1, trunk=trunk)
         small.fit(module, data, tmp_path)
         net = module.reward.nets[0].trunk
         trunks[trunk] = {k: v for k, v in net.state_dict().items() if k in start}
@@ -104,7 +104,9 @@ class SaysTwice(Callback):
 @pytest.mark.parametrize(("trunk", "heard"), [("frozen", (True, False, True)), ("tuned", (True, True, False))])
 def test_a_frozen_trunk_drops_nothing_out(log_root, cloned, tmp_path, trunk, heard):
     data = small.data_of(RewardData, log_root, "tastes")
-    module = RewardModel(data.num_items, init_from=str(cloned), encoder=small.encoder(dropout=0.5), trunk=trunk)
+    module = RewardModel(
+        data.num_items, init_from=str(cloned), members=1, encoder=small.encoder(dropout=0.5), trunk=trunk
+    )
     says = SaysTwice()
     small.trainer_of(tmp_path, 2, says, num_sanity_val_steps=1).fit(module, data)
     assert says.heard == {heard}
@@ -117,7 +119,7 @@ def test_a_joint_trunk_goes_on_recommending(log_root, cloned, tmp_path):
     data = small.data_of(RewardData, log_root, "tastes")
     batch, nll = small.batch_of(data, "train"), {}
     for trunk in ("tuned", "joint"):
-        module = RewardModel(data.num_items, init_from=str(cloned), trunk=trunk, lr=5e-3)
+        module = RewardModel(data.num_items, init_from=str(cloned), members=1, trunk=trunk, lr=5e-3)
         watch = small.fit(module, data, tmp_path, epochs=10)
         policy = module.reward.nets[0].trunk.eval()
         with torch.no_grad():
@@ -132,7 +134,7 @@ def test_a_joint_trunk_goes_on_recommending(log_root, cloned, tmp_path):
 def test_other_heads_beat_every_average_too(log_root, tmp_path, head):
     data = small.data_of(RewardData, log_root, "tastes")
     torch.manual_seed(0)
-    module = RewardModel(data.num_items, encoder=small.encoder(), head=head(), lr=5e-3, members=3)
+    module = RewardModel(data.num_items, encoder=small.encoder(), members=3, head=head(), lr=5e-3)
     small.fit(module, data, tmp_path, epochs=24)
     assert module.trust.rmse < 0.95 * min(module.trust.rmse_of.values())
     loaded = load_net(small.saved(module, tmp_path / "reward.ckpt"), "reward").net.eval()
@@ -153,13 +155,13 @@ def test_further_rewards_are_learned_beside_the_main_one(log_root, cloned, tmp_p
     net, batch = load_net(small.saved(module, tmp_path / "reward.ckpt"), "reward").net.eval(), small.batch_of(data)
     with torch.no_grad():
         rating = net.predict(net.states(batch), batch.target_T)
-        disliked = net.auxiliary_predictions(batch, "disliked").mean(dim=0)
+        disliked = net.auxiliary_predictions(batch, "disliked", batch.target_T).mean(dim=0)
     assert torch.corrcoef(torch.stack([rating, batch.reward_T]))[0, 1] > 0.5
     assert torch.corrcoef(torch.stack([disliked, (batch.reward_T <= 2).float()]))[0, 1] > 0.5
     assert 0 < disliked.mean() < 10
     validation = small.batch_of(data, "validation")
     with torch.no_grad():
-        error = module.reward.eval().auxiliary_predictions(validation, "disliked").mean(dim=0)
+        error = module.reward.eval().auxiliary_predictions(validation, "disliked", validation.target_T).mean(dim=0)
     error = (error - 10 * (validation.reward_T <= 2).float())[~validation.reward_T.isnan()]
     figures = module.trainer.callback_metrics
     assert figures["reward/disliked/rmse"] == pytest.approx(float(error.square().mean().sqrt()), rel=1e-4)
@@ -181,7 +183,7 @@ def test_a_further_reward_that_cannot_be_used_is_refused(log_root, further, said
 
 def test_rewards_outside_an_ordinal_heads_levels_are_refused_before_training(log_root, tmp_path):
     data = small.data_of(RewardData, log_root)
-    module = RewardModel(data.num_items, encoder=small.encoder(), head=OrdinalHead([1, 2, 3]))
+    module = RewardModel(data.num_items, encoder=small.encoder(), members=1, head=OrdinalHead([1, 2, 3]))
     with pytest.raises(InputError, match="training rewards have the value 4"):
         small.fit(module, data, tmp_path)
 
@@ -194,7 +196,7 @@ def test_a_trunk_of_another_catalogue_is_refused(log_root, cloned, tmp_path):
 
 def test_a_reward_model_does_not_predict(log_root, tmp_path):
     data = small.data_of(RewardData, log_root)
-    module = RewardModel(data.num_items, encoder=small.encoder())
+    module = RewardModel(data.num_items, encoder=small.encoder(), members=1)
     with pytest.raises(InputError, match=r"recommends nothing.*\n.*predict with a policy"):
         small.trainer_of(tmp_path).predict(module, data)
 
@@ -227,7 +229,7 @@ def test_rewards_that_say_nothing_are_refused_before_training(own_root, rewards,
 def test_a_part_without_rewards_cannot_be_measured(own_root, tmp_path):
     data = data_with(own_root, pl.when(pl.col("timestamp") < 1000 + 60 * 14).then(pl.col("rating")))
     with pytest.raises(InputError, match="no event of the validation part of users A has a reward"):
-        small.fit(RewardModel(data.num_items, encoder=small.encoder()), data, tmp_path)
+        small.fit(RewardModel(data.num_items, encoder=small.encoder(), members=1), data, tmp_path)
 
 
 def test_moments_are_of_the_training_events_of_the_group(log_root):
@@ -272,7 +274,7 @@ def test_a_judge_meets_the_users_of_its_own_half_alone(log_root, tmp_path, group
 
 def test_a_log_without_time_serves_reward_models(log_root, tmp_path):
     data = small.data_of(RewardData, log_root, split=Where("item % 5 = 0", 0.2))
-    module = RewardModel(data.num_items, encoder=small.pooled())
+    module = RewardModel(data.num_items, encoder=small.pooled(), members=1)
     small.fit(module, data, tmp_path)
     assert module.trust.events > 20
 
@@ -282,7 +284,7 @@ def test_a_log_without_time_serves_reward_models(log_root, tmp_path):
 
 def test_trust_is_written_after_fit_and_completed_by_the_test(log_root, tmp_path, monkeypatch):
     data = small.data_of(RewardData, log_root)
-    module = RewardModel(data.num_items, encoder=small.encoder(), lr=1e-2)
+    module = RewardModel(data.num_items, encoder=small.encoder(), members=1, lr=1e-2)
     best = ModelCheckpoint(tmp_path, "best", monitor="reward/rmse", mode="min")
     trainer = small.trainer_of(tmp_path, 5, best, enable_checkpointing=True, num_sanity_val_steps=2)
     trainer.fit(module, data)
@@ -294,7 +296,7 @@ def test_trust_is_written_after_fit_and_completed_by_the_test(log_root, tmp_path
     assert written["reliability"] == pytest.approx(facts["reliability"])
     assert "users" not in facts  # the checkpoint says it, of every stage alike
     assert written["users"] == read_checkpoint(best.best_model_path)["users"] == asdict(data.cohort)
-    again = RewardModel(data.num_items, encoder=small.encoder())
+    again = RewardModel(data.num_items, encoder=small.encoder(), members=1)
     monkeypatch.delattr(RewardData, "factorization")  # a test takes those of the checkpoint
     tester = small.trainer_of(tmp_path)
     figures = tester.test(again, data, ckpt_path=best.best_model_path, verbose=False, weights_only=True)[0]
@@ -309,5 +311,5 @@ def test_trust_is_written_after_fit_and_completed_by_the_test(log_root, tmp_path
 
 def test_no_trust_where_nothing_was_measured(log_root, tmp_path):
     data = small.data_of(RewardData, log_root)
-    small.fit(RewardModel(data.num_items, encoder=small.encoder()), data, tmp_path, limit_val_batches=0)
+    small.fit(RewardModel(data.num_items, encoder=small.encoder(), members=1), data, tmp_path, limit_val_batches=0)
     assert not (tmp_path / "trust.json").exists()

@@ -13,7 +13,7 @@ import torch
 from recalign.factorization.variational import fit_variational_mf
 from recalign.recommender.checkpoint import build, load_net, recipe
 from recalign.reward import MeanHead, OrdinalHead, QuantileHead, RewardData, RewardEnsemble
-from recalign.reward.module import bagging_weights
+from recalign.reward.bagging import bagging_weights
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def ensemble(items: int, members: int = 2, wild: bool = True, **settings: Any) -
     torch.manual_seed(0)
     made = RewardEnsemble(small.encoder(), items, members, **settings).eval()
     for name, parameter in made.named_parameters():
-        if wild and not name.endswith(("shrinkage", "log_slope")):
+        if wild and not name.endswith(("log_ridge", "log_slope")):
             torch.nn.init.normal_(parameter, std=0.3)
     for net in made.nets:
         net.calibrate(np.array([1.5, 3.0, 4.5]), torch.randn(items).numpy() + 3)
@@ -75,10 +75,10 @@ def test_training_starts_from_what_a_factorisation_believes(data, known):
     factorization = fit_variational_mf(*rated, size, 2, data.cooccurrence(known))
     net, batch = reward.nets[0], small.batch_of(data, "train", rows=2)
     net.calibrate(data.rated["reward"].to_numpy(), data.moments()[2])
-    net.start(factorization)
+    net.initialise_from_factorization(factorization)
     predicted_T = reward.predict(reward.states(batch), batch.target_T)
     item_VF = factorization.items.mean_RF
-    u_VF = np.concatenate([np.ones((len(item_VF), 1)), item_VF[:, 1:], factorization.known_RK], axis=1)
+    u_VF = np.concatenate([np.ones((len(item_VF), 1)), item_VF[:, 1:], factorization.features_RK], axis=1)
     doubt_VF = np.pad(factorization.items.variance_RF[:, 1:], ((0, 0), (1, known)))
     expected = []
     for row, column, item in zip(batch.row_T, batch.column_T, batch.target_T, strict=True):
@@ -101,18 +101,18 @@ def test_what_an_event_did_to_its_own_item_is_taken_off(data):
     factorization = fit_variational_mf(*rated, size, 2, data.cooccurrence(3))
     net, batch = reward.nets[0], small.batch_of(data, "train", rows=1)
     net.calibrate(data.rated["reward"].to_numpy(), data.moments()[2])
-    net.start(factorization)
-    torch.nn.init.normal_(net.trait.weight)
+    net.initialise_from_factorization(factorization)
+    torch.nn.init.normal_(net.item_projection.weight)
     states, moved_EF = reward.states(batch), torch.from_numpy(data.self_influence(factorization, 2))
     own_MT = net.self_influence(states, moved_EF[batch.event_T])
     for t in (0, 3):
         item, moved_F = batch.target_T[t], moved_EF[batch.event_T[t]]
         before = net.scores(states, net.table_VD, batch.target_T)[0][0, t]
-        net.quality[item] -= moved_F[0] / net.scale
+        net.item_bias[item] -= moved_F[0] / net.scale
         net.item_factors.weight[item, :2] -= moved_F[1:]
         after = net.scores(states, net.table_VD, batch.target_T)[0][0, t]
         torch.testing.assert_close(own_MT[0, t], before - after)
-        net.start(factorization)
+        net.initialise_from_factorization(factorization)
     assert own_MT.abs().max() > 0.01
 
 
@@ -143,10 +143,10 @@ def test_a_missing_reward_counts_for_nothing(data):
     net, batch = ensemble(data.num_items, members=1).nets[0], small.batch_of(data, "train", rows=1)
     reward_BL = torch.full_like(batch.reward_BL, torch.nan)
     without = dataclasses.replace(batch, reward_BL=reward_BL)
-    x_TD, opinion_MTR = net.recall(without, net.encode(without))
-    assert net.state((x_TD, opinion_MTR)).isfinite().all()
-    assert opinion_MTR.abs().sum() == 0
-    assert net.recall(batch, net.encode(batch))[1].abs().sum() > 0
+    x_TD, folded_MTR = net.summarise(without, net.encode(without))
+    assert net.user_side((x_TD, folded_MTR)).isfinite().all()
+    assert folded_MTR.abs().sum() == 0
+    assert net.summarise(batch, net.encode(batch))[1].abs().sum() > 0
 
 
 @torch.no_grad()
@@ -177,9 +177,9 @@ def test_members_on_one_trunk_are_what_each_would_be_alone(data, head):
         alone = ensemble(data.num_items, members=1, head=build(recipe(head)))
         weights = alone.nets[0].state_dict()
         for name, weight in net.state_dict().items():
-            if name in ("quality", "item_width"):
+            if name in ("item_bias", "item_width"):
                 weight = weight[:, m : m + 1]
-            elif name in ("generosity.weight", "taste.weight", "width.weight"):
+            elif name in ("user_bias.weight", "user_projection.weight", "user_width.weight"):
                 weight = weight.chunk(3)[m]
             weights[name] = weight
         alone.nets[0].load_state_dict(weights)

@@ -70,5 +70,5 @@ def split_overrides(argv: Sequence[str]) -> tuple[list[str], Overrides]:
             if not key:
                 raise InputError("names no setting", where=option, remedy="write --stages.STAGE.KEY VALUE")
             option = f"--{key}"
-        overrides.setdefault(stage, []).append(f"{option}={value}")
+        overrides.setdefault(stage, {})[option.removeprefix("--")] = value
     return own, overrides

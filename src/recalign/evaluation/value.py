@@ -41,22 +41,24 @@ class Scorers:
 
 @torch.no_grad()
 def evaluate(
-    policies: Mapping[str, Policy], scorers: Scorers, data: EventDataModule, part: Part
+    policies: Mapping[str, Policy], scorers: Scorers, data: EventDataModule, part: Part, device: torch.device
 ) -> dict[str, pl.DataFrame]:
     """Run policies over the targets of users A.
 
     Args:
         policies: by method.
         scorers: what values them.
-        data: the log; its trainer, if it has one, says where.
+        data: the log.
         part: ``validation`` or ``test``.
+        device: where to work; all networks are moved there.
 
     Returns:
-        A frame a method, a row a target event: ``user, event, rank`` (0: a miss, the item was not in training),
-        ``cold, high, trajectory`` and the figures of the policy at that history: the scorers' mean over the ten
-        unseen items shown, ``true@10`` and ``true`` (expected true reward under the policy over unseen items) where
-        the truth is known, ``kl`` (to the start), ``entropy``, ``popularity@10`` (mean popularity percentile of the
-        items shown), and ``shown``, the ten items. What is said of items shown is null where the user had met them all.
+        A frame for each method, with a row for each target event. Columns: ``user, event, rank`` (0: a miss, the item
+        was not in training), ``cold, high, trajectory`` and the figures of the policy at that history: the scorers'
+        mean over the ten unseen items shown; where the truth is known, ``true@10`` and ``true`` (expected true reward
+        under the policy over unseen items); ``kl`` (to the start), ``entropy``, ``popularity@10`` (mean popularity
+        percentile of the items shown); and ``shown``, the ten items. Figures of items shown are null where the user had
+        met every item.
 
     Raises:
         InputError: users A have nothing to evaluate on in this part.
@@ -65,7 +67,7 @@ def evaluate(
     collected: dict[str, list[dict[str, np.ndarray]]] = {name: [] for name in policies}
     nets: list[nn.Module] = [*policies.values(), scorers.start, *scorers.rewards.values()]
     for net in nets:
-        net.eval().to(data.device)
+        net.eval().to(device)
     windows = data.windows(part, "A")
     if not len(windows):
         raise InputError(
@@ -74,10 +76,9 @@ def evaluate(
             remedy="choose another split, a larger data.share_a, or a log with more users",
         )
     console = Console(stderr=True)
-    batches = data.loader(windows)
-    hidden = not console.is_terminal
+    batches, hidden = data.loader(windows), not console.is_terminal
     for read in track(batches, f"evaluating, {part}", console=console, transient=True, disable=hidden):
-        batch = read.to(data.device)
+        batch = read.to(device)
         rewards = {name: (judge, judge.states(batch)) for name, judge in scorers.rewards.items()}
         start_T = scorers.start.encode(batch)
         for name, policy in policies.items():
@@ -109,7 +110,7 @@ def _events(batch: Batch) -> dict[str, Tensor]:
 def _distribution(
     policy: Policy, state_T: Tensor, batch: Batch, scorers: Scorers, start_T: Tensor
 ) -> dict[str, Tensor]:
-    """KL, entropy and expected true reward, in stretches of states so that users x items is never held."""
+    """KL, entropy and expected true reward, a few states at a time so that users x items is never held."""
     columns: dict[str, list[Tensor]] = {"kl": [], "entropy": []}
     assert batch.seen_N is not None
     rows = rows_at_once(policy.num_items)
@@ -126,7 +127,7 @@ def _distribution(
 
 
 def over_unseen(logp_TV: Tensor, seen_N: Tensor, first: int = 0) -> Tensor:
-    """A policy's probabilities of the items that a user had not met, adding up to 1 if there are any; 0 of the others.
+    """A policy's probabilities renormalised over the items that a user had not met; 0 for all others.
 
     Args:
         logp_TV: log-probabilities, of the states from number `first` on.
@@ -153,7 +154,7 @@ def _popularity(sequences: Sequences) -> Tensor:
 
 
 def _trajectories(sequences: Sequences, part: Part) -> pl.DataFrame:
-    """Users of A by whether their mean reward in the part is above the median of such means."""
+    """Users of A, and whether their mean reward in the part is above the median of such means."""
     chosen = pl.Series(sequences.users_in("A")).gather(sequences.frame["user"])
     means = (
         sequences.frame.filter(chosen & (pl.col("split") == PARTS[part]))
@@ -165,16 +166,13 @@ def _trajectories(sequences: Sequences, part: Part) -> pl.DataFrame:
 
 
 def _frame(rows: list[dict[str, np.ndarray]], above: pl.DataFrame) -> pl.DataFrame:
-    shown = np.concatenate([r.pop("shown") for r in rows])
-    columns = {name: np.concatenate([r[name] for r in rows]) for name in rows[0]}
-    ids = {"user", "event", "rank"}
-    frame = pl.DataFrame(columns).with_columns(
-        *[pl.col(c).cast(pl.UInt32) for c in ids],
-        *[pl.col(c).cast(pl.Float64) for c in columns if c not in ids | {"cold", "high"}],
-    )
-    of_shown = [c for c in columns if c not in ids | {"cold", "high", "kl", "entropy"}]
+    columns = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+    shown, ids, flags = columns.pop("shown"), {"user", "event", "rank"}, {"cold", "high"}
+    types = {name: pl.UInt32 if name in ids else pl.Float64 for name in columns.keys() - flags}
+    of_shown = columns.keys() - ids - flags - {"kl", "entropy"}
     some = pl.lit(pl.Series((shown > 0).any(axis=1)))
-    frame = frame.with_columns(*[pl.when(some).then(c).alias(c) for c in of_shown])
+    frame = pl.DataFrame(columns).cast(types)  # type: ignore[arg-type]
+    frame = frame.with_columns(*[pl.when(some).then(name).alias(name) for name in of_shown])
     frame = frame.with_columns(pl.Series("shown", shown.astype(np.uint32)))
     return frame.join(above, on="user", how="left", maintain_order="left").sort("event")
 

@@ -12,7 +12,9 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from recalign.errors import InputError
-from recalign.events.messages import nearest
+from recalign.events import fetch
+from recalign.events.log import Log, data_root
+from recalign.events.messages import did_you_mean
 
 TABLES = (".csv", ".tsv", ".parquet")
 MOVIELENS = ("u.data", "ratings.dat", "ratings.csv")
@@ -59,6 +61,39 @@ class Source:
             raise damaged(self, "zip", error) from error
 
 
+@dataclass(frozen=True)
+class Located:
+    """The files of a log: of its events, in order, and of its items' titles, if it has them."""
+
+    events: list[Source]
+    titles: Source | None
+
+
+def locate(log: Log, root: Path | None) -> Located:
+    """Find the files of a log; download those of a public log if one is missing.
+
+    Args:
+        log: names the files.
+        root: the data root; null: as `data_root` says.
+
+    Raises:
+        InputError: a file is missing, or a zip is damaged.
+    """
+    keys = dict.fromkeys(log.files, "data.log.files")
+    if log.titles is not None:
+        keys[log.titles.file] = "data.log.titles.file"
+    root = data_root(None) if root is None else root
+    found = {entry: find(root, entry) for entry in keys}
+    if log.fetch == log.name and not all(found.values()):
+        root = fetch.ml_100k()
+        found = {entry: find(root, entry) for entry in keys}
+    for entry, sources in found.items():
+        if not sources:
+            raise missing(root, entry, keys[entry])
+    events = [source for entry in log.files for source in found[entry]]
+    return Located(events, found[log.titles.file][0] if log.titles is not None else None)
+
+
 def find(root: Path, entry: str) -> list[Source]:
     """Find the files that an entry of ``log.files`` names; an empty list if there are none.
 
@@ -85,7 +120,7 @@ def find(root: Path, entry: str) -> list[Source]:
 def missing(root: Path, entry: str, key: str) -> InputError:
     """The error that a file is not there."""
     here = [str(path.relative_to(root)) for pattern in ("*", "*/*") for path in root.glob(pattern) if path.is_file()]
-    near = f"{nearest(entry, here)} Else " if here else ""
+    near = f"{did_you_mean(entry, here)} Else " if here else ""
     return InputError(
         f"there is no file {entry!r} under the data root {root.resolve()}",
         where=key,

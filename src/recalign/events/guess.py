@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import polars as pl
 
 from recalign.errors import InputError
-from recalign.events.fields import PER_SECOND, read_moments
+from recalign.events.fields import PER_SECOND, missing_as_null, read_timestamps
 from recalign.events.log import TimeUnit
-from recalign.events.messages import Rows
+from recalign.events.messages import SourceRows
 
 USER = (
     *("user", "customer", "visitor", "reviewer", "member", "client", "viewer", "listener", "reader", "shopper"),
@@ -39,8 +39,8 @@ WORTH = {
 }
 """What kinds of event are worth, by words in their names; the first that fits counts."""
 
-MISSING = ("NULL", "null", "None", "NA", "N/A", "n/a", r"\N", "-", "")
-"""Text that stands for a missing value."""
+MISSING = ("NULL", "null", "None", "NA", "N/A", "n/a", r"\N", "-")
+"""Text that stands for a missing value, beside what the reader takes for one."""
 
 SECONDS = {"ms": 0.001, "millis": 0.001, "milliseconds": 0.001, "s": 1.0, "sec": 1.0, "seconds": 1.0, "min": 60.0}
 """Units in the names of durations."""
@@ -114,9 +114,9 @@ def time_unit(column: pl.Series, relative: bool = False) -> TimeUnit | None:
     known = _known(column)
     numbers = _numbers(column)
     if numbers is None or known.is_empty():
-        rows = Rows(pl.int_range(1, len(known) + 1, eager=True))
+        rows = SourceRows(pl.int_range(1, len(known) + 1, eager=True))
         try:
-            return "datetime" if len(known) and read_moments(known, "datetime", rows) else None
+            return "datetime" if len(known) and read_timestamps(known, "datetime", rows) else None
         except InputError:
             return None
     low, high = float(numbers.min()), float(numbers.max())  # type: ignore[arg-type]
@@ -131,7 +131,7 @@ def where(frame: pl.DataFrame, columns: Iterable[str]) -> str | None:
     """SQL condition that leaves out the rows in which one of some columns is missing; null if there are none."""
     conditions = []
     for name in columns:
-        column, quoted = frame[name], quote(name)
+        column, quoted = missing_as_null(frame[name]), quote(name)
         if column.null_count():
             conditions.append(f"{quoted} is not null")
         if column.dtype == pl.String and (words := [word for word in MISSING if (column == word).any()]):
@@ -232,7 +232,7 @@ def _unit(column: pl.Series) -> TimeUnit:
 
 def _known(column: pl.Series) -> pl.Series:
     """The values that are not missing."""
-    known = column.drop_nulls()
+    known = missing_as_null(column).drop_nulls()
     return known.filter(~known.is_in(MISSING)) if column.dtype == pl.String else known
 
 

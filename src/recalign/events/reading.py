@@ -13,7 +13,7 @@ import polars as pl
 
 from recalign.errors import InputError
 from recalign.events.files import TABLES, Source, damaged
-from recalign.events.messages import SHOWN
+from recalign.events.messages import SHOWN, did_you_mean
 
 SEPARATORS = (",", "\t", ";", "|", "::")
 """Separators of text files that are recognised."""
@@ -86,6 +86,17 @@ def has_header(source: Source, header: Sequence[str] | None) -> bool:
 def looks_like_data(names: Sequence[str]) -> bool:
     """Whether some names of columns are numbers or dates, as in a file without a header row."""
     return any(re.fullmatch(r"[-+]?\d+([-.:/T ]\d+)*(Z|[eE+]\d.*)?(_duplicated_\d+)?", name) for name in names)
+
+
+def no_column(key: str, column: str, file: str, found: list[str]) -> InputError:
+    """The error that a file lacks a column that the setting `key` names."""
+    if looks_like_data(found):
+        return InputError(
+            f"there is no column {column!r} in {file}, whose first row looks like data, not names: {', '.join(found)}",
+            where=key,
+            remedy="name its columns in order, data.log.header: [user, item, ...], or let `recalign init FILE` do it",
+        )
+    return InputError(f"there is no column {column!r} in {file}", where=key, remedy=did_you_mean(column, found))
 
 
 def find_separator(source: Source) -> str:

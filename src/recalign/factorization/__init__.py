@@ -1,1 +1,1 @@
-"""Matrix factorisations of rewards, and co-occurrence embeddings of items. NumPy and torch, no Lightning."""
+"""Matrix factorisation of rewards and co-occurrence embeddings of items, in NumPy and SciPy."""

@@ -1,10 +1,10 @@
-"""A biased matrix factorisation by alternating least squares: what a reward model has to beat.
+"""Biased matrix factorisation by alternating least squares: a baseline that a reward model has to beat.
 
     r_ui = mu + b_u + b_i + p_u . q_i,      sum of squared errors + ridge * (b_u^2 + b_i^2 + |p_u|^2 + |q_i|^2),
 
-on training rows (Koren, Bell & Volinsky 2009); without p and q it is the ridge regression on user and item.
+on training rows (Koren, Bell & Volinsky 2009). With rank 0 it is the ridge regression on user and item.
 
-Suffixes: N events, U users, V items, F figures a row (1 + rank).
+Suffixes: N events, U users, V items, R rows of one side, C rows of the other, F parameters of a row (1 + rank).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.sparse import csr_array
 
 SWEEPS = 8
 RIDGES = (1.0, 3.0, 10.0, 30.0)
@@ -24,8 +25,8 @@ class ALSFactorization:
 
     Attributes:
         mean: mu.
-        user_UF, item_VF: b and p of each user, b and q of each item; zeros for who or what has no training row.
-        ridge: the weight of their squares.
+        user_UF, item_VF: b and p of each user, b and q of each item; zeros without a training row.
+        ridge: weight of their squares.
     """
 
     mean: float
@@ -34,7 +35,7 @@ class ALSFactorization:
     ridge: float
 
     def expected(self, user_N: np.ndarray, item_N: np.ndarray) -> np.ndarray:
-        """Shape: (N,), (N,) -> (N,)."""
+        """Expected rewards of (user, item) pairs. Shape: (N,), (N,) -> (N,)."""
         p_NF, q_NF = self.user_UF[user_N], self.item_VF[item_N]
         return self.mean + p_NF[:, 0] + q_NF[:, 0] + (p_NF[:, 1:] * q_NF[:, 1:]).sum(axis=1)
 
@@ -51,23 +52,21 @@ def fit_als(
         rank: of p and q; 0 for a regression on user and item alone.
         ridge: weight of the squares.
     """
-    rng = np.random.default_rng(0)
-    user_UF = np.zeros((size[0], 1 + rank))
+    rng, mean = np.random.default_rng(0), float(reward_N.mean())
     item_VF = np.concatenate([np.zeros((size[1], 1)), rng.normal(0, 0.1, (size[1], rank))], axis=1)
-    mean = float(reward_N.mean())
+    centred_N = reward_N.astype(float) - mean
+    count, total = (csr_array((v, (user_N, item_N)), shape=size) for v in (np.ones(len(reward_N)), centred_N))
     for _ in range(SWEEPS):
-        user_UF = _solve(user_N, item_VF[item_N], reward_N - mean, size[0], ridge)
-        item_VF = _solve(item_N, user_UF[user_N], reward_N - mean, size[1], ridge)
+        user_UF = _solve(count, total, item_VF, ridge)
+        item_VF = _solve(count.T, total.T, user_UF, ridge)
     return ALSFactorization(mean, user_UF, item_VF, ridge)
 
 
-def _solve(row_N: np.ndarray, other_NF: np.ndarray, target_N: np.ndarray, rows: int, ridge: float) -> np.ndarray:
-    """The rows that fit the target given the other side's. Shape: (rows, F)."""
-    x_FN = np.concatenate([np.ones((1, len(row_N))), other_NF[:, 1:].T])
-    rest_N = target_N - other_NF[:, 0]
-    normal = np.empty((rows, len(x_FN), len(x_FN)))
-    for i, x_N in enumerate(x_FN):
-        for j in range(i + 1):
-            normal[:, i, j] = normal[:, j, i] = np.bincount(row_N, x_N * x_FN[j], rows)
-    right = np.stack([np.bincount(row_N, x_N * rest_N, rows) for x_N in x_FN], axis=1)
-    return np.linalg.solve(normal + ridge * np.eye(len(x_FN)), right[..., None])[..., 0]
+def _solve(count_RC: csr_array, reward_RC: csr_array, other_CF: np.ndarray, ridge: float) -> np.ndarray:
+    """Least squares for one side given the other's parameters, from counts and sums of the rewards. Shape: (R, F)."""
+    x_CF = other_CF.copy()
+    x_CF[:, 0] = 1
+    width = x_CF.shape[1]
+    gram_RFF = (count_RC @ (x_CF[:, :, None] * x_CF[:, None]).reshape(-1, width**2)).reshape(-1, width, width)
+    right_RF = reward_RC @ x_CF - count_RC @ (x_CF * other_CF[:, :1])
+    return np.linalg.solve(gram_RFF + ridge * np.eye(width), right_RF[..., None])[..., 0]

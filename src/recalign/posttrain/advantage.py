@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from recalign.recommender.policy import Policy, rows_at_once
+from recalign.recommender.policy import Policy, chunks
 from recalign.reward import RewardEnsemble
 from recalign.sequences import Batch
 
@@ -124,9 +124,7 @@ def state_values(
     out = torch.full((rows,), torch.nan)
     for batch in batches:
         pi_state, r_states = policy.encode(batch), reward.states(batch)
-        stretch = rows_at_once(policy.num_items)
-        for first in range(0, len(pi_state), stretch):
-            part = slice(first, first + stretch)
+        for part in chunks(len(pi_state), policy.num_items):
             logp_TV = policy.log_probs(pi_state[part])
             r_TV = reward.predict(r_states[:, part])
             if soft is None:

@@ -1,4 +1,4 @@
-"""Events with a reward, of the users whose rewards may be trained on."""
+"""Events with rewards, of the users that a reward model or a judge is trained on."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from recalign.factorization.cooccurrence import cooccurrence_embedding
 from recalign.factorization.variational import VariationalMF, fit_variational_mf
 from recalign.sequences import EventDataModule, Windows, reward_means
 from recalign.sequences.splits import TRAIN, VALIDATION
-from recalign.sequences.store import Part
+from recalign.sequences.store import Group, Part
 
 
 class RewardData(EventDataModule):
@@ -22,15 +22,16 @@ class RewardData(EventDataModule):
 
     Args:
         auxiliary: further rewards by name, each Polars SQL over the log's columns, that a reward model learns beside
-            ``reward``, which stays the one that everything else reads.
-        **log: what `recalign.sequences.EventDataModule` takes.
+            ``reward``. Everything else reads ``reward`` alone.
+        users: whose events are trained on: A for reward models, B1 or B2 for judges.
+        **log: arguments of `recalign.sequences.EventDataModule`.
 
     Raises (before training):
         InputError: no event of the training part has a reward, or all have the same.
     """
 
-    def __init__(self, auxiliary: dict[str, str] | None = None, **log: Any) -> None:
-        super().__init__(**log)
+    def __init__(self, auxiliary: dict[str, str] | None = None, users: Group = "A", **log: Any) -> None:
+        super().__init__(users=users, **log)
         self.auxiliary = auxiliary or {}
         for name in self.auxiliary:
             if not name.isidentifier():
@@ -69,7 +70,7 @@ class RewardData(EventDataModule):
 
     @functools.cached_property
     def auxiliary_rewards(self) -> pl.DataFrame:
-        """The further rewards of every event of the table, f32, null where there is none; a column each.
+        """The further rewards of every event, f32, null where there is none; a column each.
 
         Raises:
             InputError: an expression cannot be used, or is the same for every training event of the group.
@@ -85,7 +86,7 @@ class RewardData(EventDataModule):
 
     @functools.cached_property
     def means(self) -> pl.DataFrame:
-        """Expected rewards of the group's events from averages alone (`recalign.sequences.reward_means`), by event."""
+        """The group's events with their reward and what averages predict (`recalign.sequences.reward_means`)."""
         return pl.concat([self.frame.select("event", "reward"), reward_means(self.frame)], how="horizontal")
 
     def is_rated(self, part: Part) -> bool:
@@ -94,7 +95,7 @@ class RewardData(EventDataModule):
         return not np.isnan(windows.reward[windows.target > 0]).all()
 
     def require_rated(self, part: Part) -> None:
-        """Make sure that a reward model can be measured on a part.
+        """Check that a reward model can be measured on a part.
 
         Raises:
             InputError: no event of the part has a reward and an item known from training.
@@ -116,65 +117,68 @@ class RewardData(EventDataModule):
         )
 
     def item_means(self, reward: np.ndarray, item: np.ndarray, shrinkage: float = 5.0) -> np.ndarray:
-        """Each item's mean of some rewards, shrunk to the mean of all. Shape: (N,), int64 (N,) -> (V,)."""
+        """Each item's mean reward, shrunk to the mean of all. Shape: (N,), int64 (N,) -> (V,)."""
         total = np.bincount(item - 1, reward, self.num_items) + shrinkage * reward.mean()
         return (total / (np.bincount(item - 1, minlength=self.num_items) + shrinkage)).astype(np.float32)
 
-    def factorization(self, rank: int, known: int) -> VariationalMF:
-        """A Bayesian factorisation of the training rewards: of this rank with what is known of the items, or of this
-        rank or a part of it without, whichever has the smallest error on validation events of users whom it has met,
-        their levels brought up to date, as they will be at every event.
+    def factorization(self, rank: int, features: int) -> VariationalMF:
+        """Factorise the training rewards, with rank and item features chosen by validation error.
+
+        Candidates are ``rank``, a half and a quarter of it without item features, and ``rank`` with them. The error is
+        that on validation events of users seen in training, after updating each user's bias, as the reward model does
+        at every event.
 
         Args:
-            rank: figures of a taste, at most.
-            known: numbers that say of an item which others it is chosen together with. (Of few users' choices each has
-                so large a part in them that they say more of who chose an item than of whoever may choose it.)
+            rank: latent factors, at most.
+            features: dimensions of the co-occurrence embedding, the item features; 0: none. (With few users, each
+                user's own choices are too large a part of it, and it tells who chose an item.)
         """
         size = (int(self.frame["user"].max()) + 1, self.num_items + 1)  # type: ignore[arg-type]
-        training, nothing = _columns(self.rated), self.cooccurrence(0)
-        tried = [(part, nothing) for part in sorted({rank, -(-rank // 2), -(-rank // 4)})]
-        tried += [(rank, self.cooccurrence(known))] * bool(known)
-        of_part = pl.col("reward").is_not_null() & (pl.col("item_id") > 0) & (pl.col("split") == VALIDATION)
-        measured = self.frame.filter(of_part)
-        met = measured.filter(pl.col("user").is_in(self.rated["user"].unique().implode()))
-        user, item, reward = _columns(met if len(met) else measured)
+        candidates: list[tuple[int, np.ndarray | None]] = [
+            (part, None) for part in sorted({rank, -(-rank // 2), -(-rank // 4)})
+        ]
+        candidates += [(rank, self.cooccurrence(features))] * bool(features)
+        in_part = pl.col("reward").is_not_null() & (pl.col("item_id") > 0) & (pl.col("split") == VALIDATION)
+        measured = self.frame.filter(in_part)
+        seen = measured.filter(pl.col("user").is_in(self.rated["user"].unique().implode()))
+        user, item, reward = _columns(seen if len(seen) else measured)
 
-        def error(factorization: VariationalMF) -> float:
-            miss_N = reward - factorization.expected(user, item)
-            level_U = np.bincount(user, miss_N) / (np.bincount(user) + factorization.ridge_F[0])
-            return float(np.nan_to_num(np.square(miss_N - level_U[user]).sum(), nan=np.inf))
+        def error(fitted: VariationalMF) -> float:
+            residual_N = reward - fitted.expected(user, item)
+            bias_U = np.bincount(user, residual_N) / (np.bincount(user) + fitted.ridge_F[0])
+            return float(np.nan_to_num(np.square(residual_N - bias_U[user]).sum(), nan=np.inf))
 
-        return min((fit_variational_mf(*training, size, *each) for each in tried), key=error)
+        return min((fit_variational_mf(*_columns(self.rated), size, *each) for each in candidates), key=error)
 
-    def cooccurrence(self, count: int) -> np.ndarray:
-        """Co-occurrence embeddings of the items, by the group's training events. Shape: float64 (V + 1, count)."""
+    def cooccurrence(self, dimensions: int) -> np.ndarray:
+        """Co-occurrence embeddings of the items in the group's training events. Shape: float64 (V + 1, dimensions)."""
         training = self.frame.filter(pl.col("split") == TRAIN)
         user_N, item_N = (training[name].cast(pl.Int64).to_numpy() for name in ("user", "item_id"))
-        return cooccurrence_embedding(user_N, item_N, self.num_items + 1, count)
+        return cooccurrence_embedding(user_N, item_N, self.num_items + 1, dimensions)
 
     def self_influence(self, factorization: VariationalMF, rank: int) -> np.ndarray:
-        """How far each event of the table moved what is believed of its own item; 0 for all but those fitted.
+        """How far each event moved its item's bias and factors; 0 for events that were not fitted.
 
         Shape: float32 (events, 1 + rank).
         """
-        moved_NF = factorization.self_influence(*_columns(self.rated))
-        moved_EF = np.zeros((len(self.sequences.frame), 1 + rank), np.float32)
-        moved_EF[self.rated["event"].to_numpy(), : moved_NF.shape[1]] = moved_NF
-        return moved_EF
+        influence_NG = factorization.self_influence(*_columns(self.rated))
+        out_EF = np.zeros((len(self.sequences.frame), 1 + rank), np.float32)
+        out_EF[self.rated["event"].to_numpy(), : influence_NG.shape[1]] = influence_NG
+        return out_EF
 
     def auxiliary_training(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """The training values of a further reward, and their items 1..V. Shape: (N,), int64 (N,)."""
+        """Training values of a further reward and their items 1..V. Shape: (N,), int64 (N,)."""
         train = self.frame.filter(pl.col("split") == TRAIN)
         reward = self.auxiliary_rewards[name].gather(train["event"])
         return reward.drop_nulls().to_numpy(), train["item_id"].filter(reward.is_not_null()).to_numpy()
 
     def expected_rewards(self, event: np.ndarray) -> pl.DataFrame:
-        """Rewards and expected rewards of some events: ``reward`` and the means."""
+        """The rows of `means` of some events, in their order."""
         wanted = pl.DataFrame({"event": event}, schema={"event": pl.UInt32})
         return wanted.join(self.means, on="event", how="left", maintain_order="left")
 
     def training(self) -> Windows:
-        self.rated  # noqa: B018 (checks before training that there is something to learn)
+        self.rated  # noqa: B018 (checks that there is something to learn)
         return super().training()
 
 

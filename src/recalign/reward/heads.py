@@ -1,7 +1,7 @@
-"""Heads: from a score to an expected reward, and what a prediction's error costs.
+"""Heads: turn a score into an expected reward, and define the loss.
 
-A head works in the rewards' standard units, z = (r - mean) / scale. It is given a score a (state, item) pair and, if it
-is ``wide``, the logarithm of a width; an untrained network's score is what averages expect, and its log-width 0.
+A head works on standardised rewards, z = (r - mean) / scale. Its input is the score of a (state, item) pair and, if it
+is ``wide``, the logarithm of a width. An untrained network's score is what averages predict; its log-width is 0.
 
 Shape suffixes: N training rewards, M members that share a trunk, T targets, J thresholds, Q quantiles.
 """
@@ -18,23 +18,23 @@ from torch import Tensor, nn
 from recalign.errors import InputError
 from recalign.nn import Recorded
 
-MOST_LEVELS = 20  # an ordinal head with more would be a regression, and a slow one
+MAX_LEVELS = 20  # with more, an ordinal head is a slow regression
 
 
 class Head(Recorded, nn.Module, ABC):
-    """From scores to expected rewards."""
+    """Turns scores into expected rewards."""
 
     wide: ClassVar[bool] = False
-    """Whether it reads a width beside the score."""
+    """Whether it takes a width beside the score."""
 
     def __init__(self) -> None:  # without it, a recipe would record nn.Module's *args
         super().__init__()
 
-    def start(self, reward_N: np.ndarray, mean: float, scale: float) -> None:
-        """Start from the training rewards, given in the log's own unit.
+    def calibrate(self, reward_N: np.ndarray, mean: float, scale: float) -> None:
+        """Initialise from the training rewards, in the log's own unit.
 
         Raises:
-            InputError: the head cannot stand for these rewards.
+            InputError: the head cannot model these rewards.
         """
 
     @abstractmethod
@@ -43,7 +43,7 @@ class Head(Recorded, nn.Module, ABC):
 
     @abstractmethod
     def loss(self, score_MT: Tensor, log_width_MT: Tensor | None, z_T: Tensor) -> Tensor:
-        """What each prediction's error costs. Shape: (M, T)."""
+        """The loss of each prediction. Shape: (M, T)."""
 
 
 class MeanHead(Head):
@@ -61,12 +61,12 @@ class OrdinalHead(Head):
 
         P(z > z_j) = sigmoid(a score - t_j),        E[z] = z_0 + sum_j (z_{j+1} - z_j) P(z > z_j),
 
-    trained by the mean cross-entropy of the J binary questions, whose thresholds come out in order because they share
-    one score (Cao, Mirjalili & Raschka 2020, CORAL). Slope a and thresholds t start where P is the training share
-    above each level and where, to first order, E[z] is the score.
+    trained by the mean cross-entropy of the J binary questions "above level j?". They share one score, so the
+    thresholds come out in order (CORAL; Cao, Mirjalili & Raschka 2020). Slope a and thresholds t start where, at score
+    0, P is the training share above each level and, to first order, E[z] is the score.
 
     Args:
-        levels: the rewards that there are, ascending; null: those of the training part.
+        levels: the possible rewards; None: those of the training part.
     """
 
     def __init__(self, levels: list[float] | None = None) -> None:
@@ -80,9 +80,9 @@ class OrdinalHead(Head):
         self.threshold_J = nn.Parameter(torch.zeros(len(levels) - 1))
         self.log_slope = nn.Parameter(torch.zeros(()))
 
-    def start(self, reward_N: np.ndarray, mean: float, scale: float) -> None:
+    def calibrate(self, reward_N: np.ndarray, mean: float, scale: float) -> None:
         levels = self._levels(np.unique(reward_N))
-        self.made_with["levels"] = levels  # so that a checkpoint tells what it is a head for
+        self.made_with["levels"] = levels  # so that a checkpoint can rebuild it
         self._resize([(level - mean) / scale for level in levels])
         above_J = torch.tensor([(reward_N > level).mean() for level in levels[:-1]], dtype=torch.float32)
         above_J = above_J.clamp(0.5 / len(reward_N), 1 - 0.5 / len(reward_N))
@@ -99,10 +99,10 @@ class OrdinalHead(Head):
                 where="model.head.levels",
                 remedy="name every level that the reward can have, or leave it null to take those of the training part",
             )
-        if len(levels) > MOST_LEVELS:
+        if len(levels) > MAX_LEVELS:
             raise InputError(
                 f"the reward has {len(levels)} levels, from {levels[0]:g} to {levels[-1]:g}, and an ordinal head takes "
-                f"at most {MOST_LEVELS}",
+                f"at most {MAX_LEVELS}",
                 where="model.head",
                 remedy="use recalign.reward.MeanHead or QuantileHead, or round the reward in data.reward",
             )
@@ -116,7 +116,7 @@ class OrdinalHead(Head):
 
     def loss(self, score_MT: Tensor, log_width_MT: Tensor | None, z_T: Tensor) -> Tensor:
         logit_MTJ = self.log_slope.exp() * score_MT[..., None] - self.threshold_J
-        middle_J = self.level_J1[:-1] + self.level_J1.diff() / 2  # between levels, so that rounding decides nothing
+        middle_J = self.level_J1[:-1] + self.level_J1.diff() / 2  # between levels, so that rounding does not matter
         above_MTJ = (z_T[:, None] > middle_J).float().expand_as(logit_MTJ)
         return nn.functional.binary_cross_entropy_with_logits(logit_MTJ, above_MTJ, reduction="none").mean(dim=-1)
 
@@ -124,15 +124,15 @@ class OrdinalHead(Head):
 class QuantileHead(Head):
     """Several quantiles around the score, for rewards with tails such as a watch time:
 
-        q_j = score + width * offset_j,        width = exp(a reading of the state + one of the item),
+        q_j = score + width * offset_j,        width = exp(user_width(s) + item_width_v),
 
     trained by the mean pinball loss sum_j max(j e_j, (j - 1) e_j), e_j = z - q_j (Koenker & Bassett 1978). The offsets
     start at the quantiles of the training rewards.
 
     Args:
         quantiles: shares in (0, 1), ascending.
-        predicts: the ``mean`` of the distribution that the quantiles outline, or its ``median``, which outliers move
-            less but which is not what a sum of rewards is made of.
+        predicts: the ``mean`` of the distribution that the quantiles outline, or its ``median``: more robust to
+            outliers, but medians do not add up to the expected sum of rewards.
     """
 
     wide = True
@@ -145,7 +145,11 @@ class QuantileHead(Head):
         super().__init__()
         q = np.array(quantiles)
         if len(q) == 0 or q.min() <= 0 or q.max() >= 1 or (np.diff(q) <= 0).any():
-            raise InputError(f"{list(quantiles)} are no ascending shares between 0 and 1", where="model.head.quantiles")
+            raise InputError(
+                f"{list(quantiles)} are no ascending shares between 0 and 1",
+                where="model.head.quantiles",
+                remedy="give shares such as [0.1, 0.5, 0.9]",
+            )
         self.made_with["quantiles"] = q.tolist()
         cuts = np.concatenate([[0], (q[1:] + q[:-1]) / 2, [1]])
         median = np.array([np.interp(0.5, q, unit) for unit in np.eye(len(q))])
@@ -156,7 +160,7 @@ class QuantileHead(Head):
         self.register_buffer("share_Q", torch.tensor(shares, dtype=torch.float32))
         self.offset_Q = nn.Parameter(torch.zeros(len(q)))
 
-    def start(self, reward_N: np.ndarray, mean: float, scale: float) -> None:
+    def calibrate(self, reward_N: np.ndarray, mean: float, scale: float) -> None:
         z_Q = np.quantile((reward_N - mean) / scale, self.quantile_Q.numpy())
         with torch.no_grad():
             self.offset_Q.copy_(torch.from_numpy(z_Q))

@@ -1,52 +1,59 @@
-"""The reward model: how much would this user value this item now?"""
+"""The reward model in training: how much would this user value this item now?"""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
-import numpy as np
+import polars as pl
 import torch
 from torch import Tensor
 
+from recalign import files
 from recalign.errors import InputError, require_positive
-from recalign.nn import Encoder
-from recalign.recommender.checkpoint import check_catalogue, load_net, load_weights, read_checkpoint
+from recalign.nn import Encoder, Pooled
+from recalign.recommender import Policy
+from recalign.recommender.checkpoint import Loaded, load_net, load_or_copy, load_weights, read_checkpoint
 from recalign.recommender.training import StageModule, adamw
+from recalign.reward.bagging import bagged_mean, bagging_weights
 from recalign.reward.data import RewardData
 from recalign.reward.heads import Head
 from recalign.reward.net import RewardEnsemble, RewardNet
-from recalign.reward.trust import Trust, compared, report, trust_of, write_trust
-from recalign.reward.trust.predictions import Predicted, concatenated, further_errors, predicted_rewards, predictions
+from recalign.reward.trust import Trust, accuracy, compare, predict, report, trust_of
 from recalign.sequences import Batch
 from recalign.sequences.store import Part
 
 MEASURED_ON: dict[str, Part] = {"fit": "validation", "validate": "validation", "test": "test"}
-"""What a reward model is measured on, by the trainer's stage."""
-MASK = 2**32 - 1
+"""The part that a reward model is measured on, by the trainer's stage."""
+TRUST = "trust.json"
 
 
 class RewardModel(StageModule):
-    """The head's loss (for a mean: squared error in units of the rewards' variance), on events that have a reward.
+    """Learn the rewards of events: the head's loss, for a mean the squared error in units of the rewards' variance.
 
-    Logs ``train/loss`` and its parts, and on validation ``reward/{rmse,mae,r2}`` with ``reward/rmse_<mean>`` of the
-    averages it has to beat and ``reward/<auxiliary>/{rmse,r2}``. At the end of `fit` and of `test` writes
-    ``trust.json`` (see `recalign.reward.trust.report`) into the run folder, with the figures of the epoch that is
-    handed over.
+    Logs ``train/loss`` and its parts; on validation ``reward/{rmse,mae,r2}``, ``reward/rmse_<mean>`` of the averages
+    that it has to beat, and ``reward/<auxiliary>/{rmse,r2}``.
+
+    At the end of `fit` and of `test`, ``trust_report`` holds the trust report (`recalign.reward.trust.report`) of the
+    weights in the checkpoint. It is also written as ``trust.json`` into the trainer's ``default_root_dir``, unless that
+    is the current folder, which Lightning takes when none is named.
 
     Args:
         num_items: V; linked from the data by the command.
         init_from: checkpoint of the recommender whose encoder and item table are the trunk.
-        encoder: another encoder than the recommender's; of the same width; then ``init_from`` lends what fits by name.
-        trunk: whether the heads alone learn (``frozen``), the trunk too (``tuned``), or the trunk goes on learning to
-            recommend as well (``joint``): L = L_reward + imitation * mean_t -log pi(a_t | s_t).
+        policy: that recommender itself, instead of a checkpoint (Python only); copied.
+        encoder: another encoder of the same width than the recommender's, of whose weights it takes those whose names
+            fit. Copied.
+        trunk: ``frozen``: only the heads learn; ``tuned``: the trunk too; ``joint``: the trunk also keeps learning to
+            recommend, L = L_reward + imitation * mean_t -log pi(a_t | s_t).
         members: K, reward models in the ensemble, each trained on its own resampling of the users.
         share: what they share, ``trunk`` or ``nothing`` (see `recalign.reward.RewardEnsemble`).
-        head: of the reward: `MeanHead`, `OrdinalHead`, `QuantileHead`; null: a mean.
+        head: `MeanHead`, `OrdinalHead` or `QuantileHead`; null: a mean. Copied.
         num_factors: largest rank of the matrix factorisation of the training rewards.
-        cooccurrence_dim: dimensions of the items' co-occurrence embeddings, from the users that are trained on.
+        cooccurrence_dim: dimensions of the items' co-occurrence embeddings; 0: none.
         imitation: weight of the next-item loss under ``joint``.
         auxiliary_weight: weight of the squared errors of ``data.auxiliary``, in units of each reward's variance.
         lr: AdamW's learning rate.
@@ -54,9 +61,11 @@ class RewardModel(StageModule):
     """
 
     UPSTREAM: ClassVar[dict[str, str]] = {"init_from": "recommender"}
+    MAX_EPOCHS: ClassVar[int | None] = 30
+    """Epochs where ``trainer.max_epochs`` is null; early stopping ends most runs sooner."""
     handed_over = ("reward",)
     auxiliary_EA: Tensor
-    moved_EF: Tensor
+    self_influence_EF: Tensor
 
     @classmethod
     def check_settings(cls, given: Mapping[str, Any]) -> None:
@@ -70,9 +79,10 @@ class RewardModel(StageModule):
         self,
         num_items: int,
         init_from: str | None = None,
+        policy: Policy | Loaded | None = None,
         encoder: Encoder | None = None,
         trunk: Literal["frozen", "tuned", "joint"] = "tuned",
-        members: int = 1,
+        members: int = 5,
         share: Literal["trunk", "nothing"] = "trunk",
         head: Head | None = None,
         num_factors: int = 8,
@@ -80,46 +90,45 @@ class RewardModel(StageModule):
         imitation: float = 1.0,
         auxiliary_weight: float = 1.0,
         lr: float = 1e-3,
-        weight_decay: float = 0.01,
+        weight_decay: float = 0.1,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters(logger=False)
+        self.save_hyperparameters(logger=False, ignore=["policy"])
         self.lr, self.weight_decay, self.members = lr, weight_decay, members
         self.num_factors, self.cooccurrence_dim = num_factors, cooccurrence_dim
         self.trunk, self.imitation, self.auxiliary_weight = trunk, imitation, auxiliary_weight
-        self.start, self.catalogue = init_from, None
-        upstream = load_net(init_from, "policy") if init_from else None
-        if encoder is None and upstream is None:
+        start = None
+        if init_from or policy is not None:
+            start = load_or_copy(init_from, policy, "policy", where="model.init_from", needed_by="a reward model")
+        elif encoder is None:
             raise InputError(
                 "a reward model needs an encoder", where="model", remedy="give model.init_from or model.encoder"
             )
-        temperature = upstream.net.temperature if upstream else 0.05
-        encoder = encoder or upstream.net.encoder  # type: ignore[union-attr]
+        encoder = copy.deepcopy(encoder) if encoder is not None else start.net.encoder  # type: ignore[union-attr]
+        temperature = start.net.temperature if start else 0.05
         self.reward = RewardEnsemble(
-            encoder, num_items, members, share, head, None, temperature, num_factors, cooccurrence_dim
+            encoder, num_items, members, share, copy.deepcopy(head), None, temperature, num_factors, cooccurrence_dim
         )
-        if upstream is not None:
-            self.catalogue = upstream.catalogue
-            weights = {
-                k: v for k, v in upstream.net.state_dict().items() if k.startswith(("item_embedding.", "encoder."))
-            }
-            for net in self.reward.nets:
-                load_weights(net.trunk, weights, where=str(init_from), partial=True)
-        if trunk == "frozen":
-            for net in self.reward.nets:
+        self.start = replace(start, net=None) if start else None
+        for net in self.reward.nets:
+            if start:
+                prefixes = ("item_embedding.", "encoder.")
+                weights = {k: v for k, v in start.net.state_dict().items() if k.startswith(prefixes)}
+                load_weights(net.trunk, weights, where=start.where, partial=True)
+            if trunk == "frozen":
                 net.trunk.encoder.requires_grad_(False)
                 net.trunk.item_embedding.requires_grad_(False)
         self.train()  # Lightning does not call it before fit
         self.register_buffer("auxiliary_EA", torch.empty(0, 0), persistent=False)
-        self.register_buffer("moved_EF", torch.empty(0, 0), persistent=False)
+        self.register_buffer("self_influence_EF", torch.empty(0, 0), persistent=False)
         self.calibrated = False
         self.trust: Trust | None = None  # on validation
         self.tested: Trust | None = None
-        self._predicted: list[Predicted] = []
-        self._further: dict[str, list[Tensor]] = {}  # by further reward: what was observed and predicted, (2, N) each
+        self.trust_report: dict[str, Any] | None = None
+        self._predicted: list[dict[str, Tensor]] = []
 
     def train(self, mode: bool = True) -> Self:
-        """Switch dropout on or off; in a frozen trunk it is always off, so that its states are the recommender's."""
+        """Set the mode; a frozen trunk stays in evaluation mode, so that its states are the recommender's."""
         super().train(mode)
         if self.trunk == "frozen":
             for net in self.reward.nets:
@@ -128,36 +137,36 @@ class RewardModel(StageModule):
 
     def setup(self, stage: str) -> None:
         if self.start is not None:
-            check_catalogue(self.catalogue, self.data.sequences.catalogue, self.start)
+            self.start.check(self.data)
         if stage in MEASURED_ON:
             self.reward_data.require_rated(MEASURED_ON[stage])
-        if not self.calibrated:  # once: a checkpoint's weights come after this, and a test must not undo a fit
+        if not self.calibrated:  # once, before a checkpoint is loaded: a test must not undo a fit
             self.calibrate(self.reward_data)
-            if stage == "fit":  # which takes a while, and what is tested has its checkpoint's
+            if stage == "fit":  # it takes a while, and a tested model gets its checkpoint's
                 self.initialise_from_factorization(self.reward_data)
 
     def calibrate(self, data: RewardData) -> None:
         """Size the heads to the rewards, and start them from averages.
 
         Raises:
-            InputError: a head cannot stand for its rewards, or a further reward cannot be used.
+            InputError: a head cannot model its rewards, or a further reward cannot be used.
         """
         self.auxiliary_EA = torch.from_numpy(data.auxiliary_rewards.fill_null(float("nan")).to_numpy())
-        self.reward.add(list(data.auxiliary))
+        self.reward.add_auxiliary(list(data.auxiliary))
         reward, item = data.rated["reward"].to_numpy(), data.rated["item_id"].to_numpy()
         for net in self.reward.nets:
             net.calibrate(reward, data.item_means(reward, item))
-            for name, readings in net.auxiliary.items():
+            for name, scorer in net.auxiliary.items():
                 reward_of, item_of = data.auxiliary_training(name)
-                readings.calibrate(reward_of, data.item_means(reward_of, item_of))
+                scorer.calibrate(reward_of, data.item_means(reward_of, item_of))
         self.calibrated = True
 
     def initialise_from_factorization(self, data: RewardData) -> None:
-        """Know of items what a factorisation of the training rewards believes, and what each event did to that."""
+        """Start the networks from a factorisation of the training rewards, and note each event's influence on it."""
         factorization = data.factorization(self.num_factors, self.cooccurrence_dim)
-        self.moved_EF = torch.from_numpy(data.self_influence(factorization, self.num_factors))
+        self.self_influence_EF = torch.from_numpy(data.self_influence(factorization, self.num_factors))
         for net in self.reward.nets:
-            net.start(factorization)
+            net.initialise_from_factorization(factorization)
 
     @property
     def reward_data(self) -> RewardData:
@@ -175,35 +184,35 @@ class RewardModel(StageModule):
         return loss
 
     def losses(self, batch: Batch, seed: int) -> dict[str, Tensor]:
-        """The parts of the loss, which is their sum: means over members, each on its own resampling of the users."""
+        """The terms of the loss: means over members, each on its own resampling of the users."""
         weight_KB = bagging_weights(batch.user_B, self.members, seed)
         weights = weight_KB[:, batch.row_T].split(self.members // len(self.reward.nets))
         nets = [self._losses(net, batch, w) for net, w in zip(self.reward.nets, weights, strict=True)]
         return {name: torch.stack([losses[name] for losses in nets]).mean() for name in nets[0]}
 
     def _losses(self, net: RewardNet, batch: Batch, weight_MT: Tensor) -> dict[str, Tensor]:
-        """The parts of a network's loss, each a mean over its members and, as bagged, over events."""
+        """The terms of one network's loss."""
         h_TD, table_VD, item_T = net.encode(batch), net.table_VD, batch.target_T
-        known = net.recall(batch, h_TD)
-        state_MTS = net.state(known)
-        own_MT = net.self_influence(state_MTS, self.moved_EF[batch.event_T])
-        loss_MT = net.losses(state_MTS, table_VD, item_T, batch.reward_T, own_MT)
-        losses = {"reward": _bagged_mean(loss_MT, weight_MT, batch.reward_T)}
-        for a, (name, readings) in enumerate(net.auxiliary.items()):
+        summary = net.summarise(batch, h_TD)
+        user_MTS = net.user_side(summary)
+        influence_MT = net.self_influence(user_MTS, self.self_influence_EF[batch.event_T])
+        loss_MT = net.losses(user_MTS, table_VD, item_T, batch.reward_T, influence_MT)
+        losses = {"reward": bagged_mean(loss_MT, weight_MT, batch.reward_T)}
+        for a, (name, scorer) in enumerate(net.auxiliary.items()):
             reward_T = self.auxiliary_EA[batch.event_T, a]
-            loss_MT = readings.losses(readings.read(known[0]), table_VD, item_T, reward_T)
-            losses[name] = self.auxiliary_weight * _bagged_mean(loss_MT, weight_MT, reward_T)
+            loss_MT = scorer.losses(scorer.project(summary[0]), table_VD, item_T, reward_T)
+            losses[name] = self.auxiliary_weight * bagged_mean(loss_MT, weight_MT, reward_T)
         if self.trunk == "joint":
             weight_T = torch.full_like(batch.reward_T, self.imitation / len(item_T))
             losses["imitation"] = net.trunk.weighted_nll(h_TD, item_T, weight_T)
         return losses
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self._predicted.append(predicted_rewards(self.reward, batch))
-        for a, name in enumerate(self.reward_data.auxiliary):
-            reward_T, predicted_KT = self.auxiliary_EA[batch.event_T, a], self.reward.auxiliary_predictions(batch, name)
-            rated_T = (batch.target_T > 0) & ~reward_T.isnan()
-            self._further.setdefault(name, []).append(torch.stack([reward_T, predicted_KT.mean(dim=0)])[:, rated_T])
+        known_T, item_T = batch.target_T > 0, batch.target_T.clamp(min=1)
+        columns = {"event": batch.event_T, "reward": self.reward.predict(self.reward.states(batch), item_T)}
+        for name in self.reward_data.auxiliary:
+            columns[name] = self.reward.auxiliary_predictions(batch, name, item_T).mean(dim=0)
+        self._predicted.append({name: column_T[known_T] for name, column_T in columns.items()})
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         self.validation_step(batch, batch_idx)
@@ -216,32 +225,37 @@ class RewardModel(StageModule):
         )
 
     def on_validation_epoch_end(self) -> None:
-        measured = self._measure()
-        if self.trainer.sanity_checking:
-            self._further.clear()
-        else:
+        measured, figures = self._measure()
+        if not self.trainer.sanity_checking:
             self.trust = measured
-            self.log_dict({f"reward/{k}": v for k, v in (measured.figures() | further_errors(self._further)).items()})
+            self.log_dict({f"reward/{k}": v for k, v in figures.items()})
 
     def on_test_epoch_end(self) -> None:
-        self.tested = self._measure()
-        figures = self.tested.figures() | further_errors(self._further)
+        self.tested, figures = self._measure()
         self.log_dict({f"reward/test/{k}": v for k, v in figures.items()})
 
     def on_fit_end(self) -> None:
         best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
-        if best:  # the epoch that is handed over need not be the last
-            self._recall(read_checkpoint(best))
+        if best:  # the epoch in the checkpoint need not be the last
+            self._load_trust(read_checkpoint(best))
         if self.trust is not None:
             self._report(load_net(best, "reward").net.to(self.device) if best else self.reward, ["validation"])
 
     def on_test_end(self) -> None:
         self._report(self.reward, ["validation", "test"])
 
-    def _measure(self) -> Trust:
-        event, predicted, _ = concatenated(self._predicted)
+    def _measure(self) -> tuple[Trust, dict[str, float]]:
+        """Errors on what was predicted since the last call, and all figures to log."""
+        columns = {name: torch.cat([part[name] for part in self._predicted]).cpu() for name in self._predicted[0]}
         self._predicted.clear()
-        return trust_of(self.reward_data.expected_rewards(event), predicted)
+        frame = pl.DataFrame({k: v.numpy() if k == "event" else v.float().numpy() for k, v in columns.items()})
+        expected = self.reward_data.expected_rewards(frame["event"].to_numpy())
+        trust = trust_of(expected, frame["reward"])
+        figures = trust.figures()
+        for name in self.reward_data.auxiliary:
+            found = accuracy(self.reward_data.auxiliary_rewards[name].gather(frame["event"]), frame[name])
+            figures |= {f"{name}/{figure}": found[figure] for figure in ("rmse", "r2")}
+        return trust, figures
 
     def _report(self, reward: RewardEnsemble, parts: list[Part]) -> None:
         if not self.trainer.is_global_zero or self.trainer.fast_dev_run:  # type: ignore[attr-defined]
@@ -249,43 +263,41 @@ class RewardModel(StageModule):
         reward.eval()
         data, measured = self.reward_data, {}
         for part in parts:
-            if not data.is_rated(part):
-                continue
-            batches = (batch.to(self.device) for batch in data.loader(data.windows(part), seen=False))
-            measured[part] = predictions(reward, batches)
-        write_trust(Path(self.trainer.default_root_dir), report(data, *compared(data, measured)))
+            if data.is_rated(part):
+                batches = (batch.to(self.device) for batch in data.loader(data.windows(part), seen=False))
+                measured[part] = predict(reward, batches)
+        self.trust_report = report(data, *compare(data, measured))
+        folder = Path(self.trainer.default_root_dir)
+        if folder.resolve() != Path.cwd():
+            files.write_json(folder / TRUST, self.trust_report)
 
     def facts(self) -> dict[str, Any]:
-        """What later stages and reports want to know: which reward it predicts, how well on validation, and its
-        reliability there.
-        """
+        """What later stages and reports read: the reward's expression, the errors on validation, the reliability."""
         known = {"reliability": self.trust.reliability, "trust": asdict(self.trust)} if self.trust else {}
         return super().facts() | {"reward": self.data.reward} | known
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
-        checkpoint["self_influence"] = (
-            self.moved_EF
-        )  # beside the facts: large, and for predictions of training events alone
+        checkpoint["self_influence"] = self.self_influence_EF  # not a fact: large, and read for training events alone
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
-        self._recall(checkpoint)
+        self._load_trust(checkpoint)
 
-    def _recall(self, checkpoint: dict[str, Any]) -> None:
+    def _load_trust(self, checkpoint: dict[str, Any]) -> None:
         if "trust" in checkpoint["facts"]:
             self.trust = Trust(**checkpoint["facts"]["trust"])
 
 
 class Judge(RewardModel):
-    """A reward model that only scores others: trained from scratch, on other users, with another encoder.
+    """A reward model that scores other models: trained from scratch, on other users, with another encoder.
 
     Args:
         num_items: V; linked from the data by the command.
-        encoder: its encoder, of another architecture or size than the training reward model's.
+        encoder: of another architecture or size than the training reward model's; null: `Pooled` of width 32. Copied.
         members: K, reward models in the ensemble.
-        share: what they share; judges by default ``nothing``, for a shared encoder's mistakes are all members' own.
-        head: of the reward; null: a mean.
+        share: by default ``nothing``, because the mistakes of a shared encoder would be those of all members.
+        head: of the reward; null: a mean. Copied.
         lr: AdamW's learning rate.
         weight_decay: AdamW's, on matrices only.
     """
@@ -295,21 +307,20 @@ class Judge(RewardModel):
     def __init__(
         self,
         num_items: int,
-        encoder: Encoder,
+        encoder: Encoder | None = None,
         members: int = 3,
         share: Literal["trunk", "nothing"] = "nothing",
         head: Head | None = None,
-        lr: float = 1e-3,
-        weight_decay: float = 0.01,
+        lr: float = 3e-3,
+        weight_decay: float = 0.1,
     ) -> None:
         super().__init__(
             num_items,
-            None,
-            encoder,
+            encoder=Pooled(dim=32) if encoder is None else encoder,
             members=members,
             share=share,
             head=head,
-            cooccurrence_dim=0,  # each of a judge's few users would be too large a part of it
+            cooccurrence_dim=0,  # of few users' choices, each user's own are too large a part
             lr=lr,
             weight_decay=weight_decay,
         )
@@ -317,29 +328,8 @@ class Judge(RewardModel):
     def setup(self, stage: str) -> None:
         if self.data.users not in ("B1", "B2"):
             raise InputError(
-                f"a judge on users {self.data.users} would judge what users A taught by what they taught it",
+                f"a judge on users {self.data.users} would have learned from the rewards that taught what it judges",
                 where="data.users",
                 remedy="train judges on B1 (they select settings) or B2 (they report)",
             )
         super().setup(stage)
-
-
-def _bagged_mean(loss_MT: Tensor, weight_MT: Tensor, reward_T: Tensor) -> Tensor:
-    weight_MT = weight_MT * ~reward_T.isnan()
-    return ((weight_MT * loss_MT).sum(dim=1) / weight_MT.sum(dim=1).clamp(min=1)).mean()
-
-
-def bagging_weights(user_B: Tensor, members: int, seed: int) -> Tensor:
-    """How often each user counts for each member: Poisson(1), a function of (seed, user, member) alone.
-
-    A single member sees everybody once. Shape: int64 (B,) -> float32 (K, B).
-    """
-    if members == 1:
-        return torch.ones(1, len(user_B), device=user_B.device)
-    member_K1 = torch.arange(1, members + 1, device=user_B.device)[:, None]
-    mixed = (user_B * 0x9E3779B1 + member_K1 * 0x85EBCA77 + (seed * 0xC2B2AE3D & MASK)) & MASK
-    for _ in range(3):  # an integer hash: without it members would differ by a shift, and be correlated
-        mixed = ((mixed ^ (mixed >> 16)) * 0x45D9F3B) & MASK
-    uniform = (mixed ^ (mixed >> 16)).double() / 2**32
-    steps = torch.tensor(np.cumsum([np.exp(-1) / np.prod(range(1, n + 1)) for n in range(6)]), device=user_B.device)
-    return torch.bucketize(uniform, steps).float()

@@ -10,11 +10,11 @@ from recalign.simulation.world import simulate as draw
 
 
 def simulate(out: Path = Path("data"), **settings: Any) -> None:
-    """Make a log in a world whose true rewards are known.
+    """Simulate a log whose true rewards are known.
 
     Args:
-        out: data root; the log is written to its folder simulated/.
-        settings: as for World.
+        out: the data root; its folder simulated/ gets the log.
+        settings: those of a World.
     """
     simulated = draw(World(**settings))
     folder = write(simulated, out)

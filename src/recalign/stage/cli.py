@@ -29,6 +29,7 @@ from recalign.stage.memory import keep_freed_memory
 from recalign.stage.messages import broken_interpolation
 from recalign.stage.parsed import ParsedStage, fingerprint, users
 from recalign.stage.parser import ConfigFile, StageParser, constructing
+from recalign.stage.request import Request
 
 # So that `${data.init_args.max_length}` means the same inside a subcommand and follows overrides.
 jsonargparse.set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
@@ -53,52 +54,53 @@ class StageResult:
     datamodule: LightningDataModule
 
 
-def parse_stage(argv: list[str]) -> ParsedStage:
+def parse_stage(args: list[str] | Request) -> ParsedStage:
     """Parse a command without running it.
 
     Args:
-        argv: the words after ``recalign``: ``["fit", "--config", "conf/asft.yaml", ...]``.
+        args: the words after ``recalign`` (``["fit", "--config", "conf/asft.yaml", ...]``), or the same as data.
 
     Raises:
         InputError: a key, value, class or file that does not exist, with the nearest that does.
     """
     with quiet():
-        return StageCLI(argv).parsed
+        return StageCLI(args).parsed
 
 
-def run_stage(argv: list[str]) -> StageResult:
+def run_stage(args: list[str] | Request) -> StageResult:
     """Run ``recalign fit|validate|test|predict`` in this process.
 
     Args:
-        argv: the words after ``recalign``.
+        args: the words after ``recalign``, or the same as data.
 
     Raises:
         InputError: before training, for anything the user gave that cannot be used; during training for a full disk.
         TrainingError: training cannot go on (a loss that is NaN).
     """
     with quiet():
-        return StageCLI(argv).run()
+        return StageCLI(args).run()
 
 
 class StageCLI(LightningCLI):
     """LightningCLI in two steps: the constructor parses, `run` does the rest.
 
     Args:
-        argv: the words after ``recalign``.
+        args: the words after ``recalign``, or the same as data.
     """
 
-    def __init__(self, argv: list[str]) -> None:
-        self.argv = argv
+    def __init__(self, args: list[str] | Request) -> None:
+        self.request = args
+        self.argv = args.words() if isinstance(args, Request) else args
         super().__init__(
             LightningModule,
             LightningDataModule,
             save_config_callback=None,  # the run folder has its own config.yaml
-            trainer_defaults={"enable_model_summary": False},
+            trainer_defaults={"enable_model_summary": False, "devices": 1, "log_every_n_steps": 10},
             parser_class=StageParser,
             parser_kwargs={"prog": "recalign", "parser_mode": "omegaconf+", "allow_abbrev": False},
             subclass_mode_model=True,
             subclass_mode_data=True,
-            args=argv,
+            args={"subcommand": "fit", "fit": args.config()} if isinstance(args, Request) else args,
             auto_configure_optimizers=False,
         )
         self.command = str(self.subcommand)
@@ -124,7 +126,7 @@ class StageCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         try:
-            self.config = parser.parse_args(args)
+            self.config = parser.parse_object(args) if isinstance(args, dict) else parser.parse_args(args)
         except OmegaConfBaseException as error:
             raise broken_interpolation(error, parser, args) from error
 
@@ -142,6 +144,10 @@ class StageCLI(LightningCLI):
             kind = upstream.imported(spec.class_path)
             if hasattr(kind, "check_settings"):  # any LightningModule may be run
                 kind.check_settings(vars(spec.init_args))
+        if config.trainer.max_epochs is None:
+            config.trainer.max_epochs = getattr(upstream.imported(config.model.class_path), "MAX_EPOCHS", None)
+        if config.data.init_args.get("seed", 0) is None:
+            config.data.init_args.seed = config.seed_everything
         run = RunConfig(**vars(config.run))
         log = config.data.init_args.log.name
         folder = RunFolder.of(run, run.chain or log, config.seed_everything)
@@ -156,7 +162,17 @@ class StageCLI(LightningCLI):
         resolved = yaml.safe_load(self._parser(self.command).dump(config, skip_unset=False))
         self.config_dump = resolved  # what LightningCLI records as hyper-parameters, so that it need not dump again
         parsed = ParsedStage(
-            self.argv, self.command, resolved, run, config.seed_everything, log, folder, checkpoint, continued, found
+            self.request,
+            self.argv,
+            self.command,
+            resolved,
+            run,
+            config.seed_everything,
+            log,
+            folder,
+            checkpoint,
+            continued,
+            found,
         )
         if parsed.in_place:
             resolved["ckpt_path"] = None  # config.yaml repeats the whole run, not its last part

@@ -15,8 +15,9 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from recalign.errors import InputError
 from recalign.stage import upstream
 from recalign.stage.folder import RunConfig, RunFolder
-from recalign.stage.manifest import Manifest, digest
+from recalign.stage.manifest import Manifest, run_key
 from recalign.stage.parser import constructing
+from recalign.stage.request import Request
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class ParsedStage:
     """What a command says, with everything resolved that can be without running it.
 
     Attributes:
+        request: what was asked for, as it was given.
         argv: the words after ``recalign``.
         subcommand: ``fit``, ``validate``, ``test`` or ``predict``.
         config: every value, upstream checkpoints filled in as far as they exist.
@@ -36,6 +38,7 @@ class ParsedStage:
         upstream: the checkpoints that the stage starts from; a path is None as long as that stage has not run.
     """
 
+    request: list[str] | Request
     argv: list[str]
     subcommand: str
     config: dict[str, Any]
@@ -87,7 +90,7 @@ class ParsedStage:
             return None
         if manifest.checkpoint is None or not (self.folder.path / manifest.checkpoint).is_file():
             return None
-        key = digest(self.config, fingerprint(self.datamodule()), upstream.hashes(self.upstream))
+        key = run_key(self.config, fingerprint(self.datamodule()), upstream.hashes(self.upstream))
         return manifest if manifest.key == key else None
 
     def bare_trainer(self) -> Trainer:

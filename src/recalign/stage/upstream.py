@@ -10,9 +10,10 @@ from typing import Any
 from jsonargparse import Namespace
 
 from recalign.errors import InputError
+from recalign.files import sha256
 from recalign.recommender.checkpoint import read_checkpoint
 from recalign.stage.folder import RunFolder
-from recalign.stage.manifest import Manifest, sha256
+from recalign.stage.manifest import Manifest
 
 
 @dataclass

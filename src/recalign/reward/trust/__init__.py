@@ -1,7 +1,8 @@
-"""May this reward model be believed? Its errors beside those of predictors that know less, and one verdict."""
+"""How far a reward model can be trusted: its errors beside those of simpler predictors, and one verdict."""
 
-from recalign.reward.trust.errors import Trust, trust_of
-from recalign.reward.trust.report import Compared, compared, report, write_trust
+from recalign.reward.trust.errors import Trust, accuracy, trust_of
+from recalign.reward.trust.predictions import predict
+from recalign.reward.trust.report import Comparison, compare, report
 from recalign.reward.trust.verdict import IMPLICATION, verdict
 
-__all__ = ["IMPLICATION", "Compared", "Trust", "compared", "report", "trust_of", "verdict", "write_trust"]
+__all__ = ["IMPLICATION", "Comparison", "Trust", "accuracy", "compare", "predict", "report", "trust_of", "verdict"]

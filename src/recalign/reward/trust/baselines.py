@@ -1,8 +1,8 @@
-"""What a reward model has to beat besides averages: user + item by ridge regression, and a matrix factorisation.
+"""Baselines that a reward model has to beat besides averages: ridge regression on user + item, matrix factorisation.
 
-Both by alternating least squares on training rows (`recalign.factorization.als`). A reward model also sees what a user
-thought of the events since training, so the user's level is brought up to date by the shrunk mean of their residuals;
-and the ridge and the rank are those with the smallest error on validation.
+Both are fitted by alternating least squares on the training rows (`recalign.factorization.als`), with the ridge and the
+rank of the smallest validation error. A reward model also sees the user's rewards since training, so here the user's
+bias is updated by the shrunk mean of those residuals.
 
 Suffix: N events.
 """
@@ -20,16 +20,16 @@ from recalign.sequences.splits import TRAIN, VALIDATION
 RANKS = (2, 8)
 
 
-def fitted_baselines(frame: pl.DataFrame, num_items: int) -> tuple[pl.DataFrame, dict[str, dict[str, float]]]:
-    """Expected rewards by ridge regression and by matrix factorisation.
+def fit_baselines(frame: pl.DataFrame, num_items: int) -> tuple[pl.DataFrame, dict[str, dict[str, float]]]:
+    """Predict rewards by ridge regression and by matrix factorisation.
 
     Args:
         frame: the events of a group of users in order, with ``event``, ``user``, ``item_id``, ``split``, ``reward``.
         num_items: V.
 
     Returns:
-        ``event``, ``ridge`` and ``factors`` (f64), a row an event, the same with ``_fixed`` before the levels were
-        brought up to date, and the settings that validation chose for each.
+        ``event``, ``ridge`` and ``factors`` (f64), a row an event; the same with ``_fixed``, before the users' biases
+        were updated; and the settings that validation chose for each.
     """
     columns, chosen = {}, {}
     for name, ranks in (("ridge", (0,)), ("factors", RANKS)):
@@ -47,17 +47,17 @@ def _best(frame: pl.DataFrame, num_items: int, ranks: Sequence[int]) -> tuple[np
     tried = []
     for rank in ranks:
         for ridge in RIDGES:
-            factors = fit_als(user_N[fit_N], item_N[fit_N], reward_N[fit_N], size, rank, ridge)
-            fixed_N = factors.expected(user_N, item_N)
-            expected_N = _up_to_date(frame, fixed_N, ridge)
+            fitted = fit_als(user_N[fit_N], item_N[fit_N], reward_N[fit_N], size, rank, ridge)
+            fixed_N = fitted.expected(user_N, item_N)
+            expected_N = _update_biases(frame, fixed_N, ridge)
             error = np.square(expected_N - reward_N)[measured_N].mean() if measured_N.any() else ridge
             tried.append((error, {"rank": rank, "ridge": ridge}, expected_N, fixed_N))
     _, settings, expected_N, fixed_N = min(tried, key=lambda one: one[0])
     return expected_N, fixed_N, settings
 
 
-def _up_to_date(frame: pl.DataFrame, expected_N: np.ndarray, ridge: float) -> np.ndarray:
-    """Expected rewards with the users' levels as their earlier events since training have shown them."""
+def _update_biases(frame: pl.DataFrame, expected_N: np.ndarray, ridge: float) -> np.ndarray:
+    """Add the shrunk mean of the user's earlier residuals since training."""
     known = pl.col("reward").is_not_null()
     residual = pl.when(known & (pl.col("split") > TRAIN)).then(pl.col("reward") - pl.col("expected")).otherwise(0.0)
     before = [x.cum_sum().shift(1, fill_value=0.0).over("user") for x in (residual, known.cast(pl.Float64))]

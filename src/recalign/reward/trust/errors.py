@@ -1,4 +1,4 @@
-"""Errors of a reward model beside those of averages: what is looked at after every epoch."""
+"""Errors of a reward model and of averages, computed after every epoch."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class Trust:
     """Errors of a reward model on events it was not trained on.
 
     Attributes:
-        events: how many events were measured.
+        events: number of events measured.
         rmse, mae: of the model, in the reward's own unit.
-        r2: share of the variance that it explains: 1 - MSE / variance.
+        r2: share of the variance that it explains, 1 - MSE / variance.
         rmse_of: RMSE of each mean (``global``, ``user``, ``item``, ``user_item``).
     """
 
@@ -29,33 +29,31 @@ class Trust:
 
     @property
     def reliability(self) -> float:
-        """How far a prediction stands for the reward, 0..1: R2, never below 0."""
+        """How far a prediction can stand in for the reward, 0..1: R2, never below 0."""
         return max(self.r2, 0.0)
 
     def figures(self) -> dict[str, float]:
         """All figures by name."""
-        return {
-            "rmse": self.rmse,
-            "mae": self.mae,
-            "r2": self.r2,
-            **{f"rmse_{name}": value for name, value in self.rmse_of.items()},
-        }
+        own = {"rmse": self.rmse, "mae": self.mae, "r2": self.r2}
+        return own | {f"rmse_{name}": value for name, value in self.rmse_of.items()}
 
 
-def trust_of(expected: pl.DataFrame, predicted: np.ndarray) -> Trust:
+def accuracy(reward: pl.Series, predicted: pl.Series) -> dict[str, float]:
+    """``rmse``, ``mae`` and ``r2`` of predictions; events with a null reward are left out."""
+    known = reward.is_not_null()
+    reward_N, predicted_N = (column.filter(known).to_numpy() for column in (reward, predicted))
+    error_N, variance = predicted_N - reward_N, float(reward_N.var())
+    mse = float(np.square(error_N).mean())
+    return {"rmse": mse**0.5, "mae": float(np.abs(error_N).mean()), "r2": 1 - mse / variance if variance > 0 else 0.0}
+
+
+def trust_of(expected: pl.DataFrame, predicted: pl.Series) -> Trust:
     """Measure a reward model.
 
     Args:
-        expected: a row an event with ``reward`` and the means of `MEANS`.
-        predicted: the model's expected reward of each, float32.
+        expected: a row an event with ``reward`` and the means of `MEANS`; events with a null reward are left out.
+        predicted: the model's expected reward of each event, float32.
     """
-    reward = expected["reward"].to_numpy()
-    error = predicted - reward
-    variance = float(reward.var())
-    return Trust(
-        events=len(reward),
-        rmse=float(np.sqrt(np.square(error).mean())),
-        mae=float(np.abs(error).mean()),
-        r2=1 - float(np.square(error).mean()) / variance if variance > 0 else 0.0,
-        rmse_of={name: float(np.sqrt(np.square(expected[name].to_numpy() - reward).mean())) for name in MEANS},
-    )
+    reward = expected["reward"]
+    rmse_of = {name: accuracy(reward, expected[name])["rmse"] for name in MEANS}
+    return Trust(len(reward) - reward.null_count(), **accuracy(reward, predicted), rmse_of=rmse_of)

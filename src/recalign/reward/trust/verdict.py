@@ -8,10 +8,10 @@ from typing import Any, Literal
 import numpy as np
 import polars as pl
 
-from recalign.reward.trust.measures import Table
+from recalign.reward.trust.measures import Table, differences
 
 AVERAGES = ("global", "user", "item", "user_item", "ridge")
-"""Predictors that know nothing of taste."""
+"""Predictors without any interaction of user and item."""
 
 Verdict = Literal["no_signal", "weak", "moderate", "strong"]
 IMPLICATION: dict[Verdict, str] = {
@@ -20,39 +20,38 @@ IMPLICATION: dict[Verdict, str] = {
     "moderate": "It knows more than averages, but not most of a reward: use A-SFT; offline RL (CQL) may pay.",
     "strong": "It explains most of the rewards' variance: offline RL (CQL), or online RL against it (PPO), may pay.",
 }
-"""What a verdict means for the choice of a post-training method, in a sentence (the order of the A-SFT post)."""
+"""What a verdict means for the choice of a post-training method (the order is that of the A-SFT post)."""
 
 GAIN = 0.02
-"""RMSE below the best average's that counts as knowing more, as a share of it."""
+"""How far the RMSE has to lie below the best average's, as a share of it."""
 MODERATE, STRONG = 0.2, 0.5
 """R2 from which a verdict may be moderate, strong."""
 REPEATS = 100
-"""Degrees of freedom that repeated events must give before the noise is read off them."""
+"""Degrees of freedom of repeated events from which the noise is estimated from them."""
 CONFIDENCE, LOSS = 0.05, 0.1
 """delta, and tau as a share of R_max, in the published bound."""
-TEMPERATURES = (0.3, 0.4, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0)  # none sharper than the default of conf/asft.yaml
-ESS_FLOOR = 0.25
-"""Share of the events that the weights of a recommended temperature must be worth."""
+TEMPERATURES = (0.3, 0.4, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0)  # none sharper than A-SFT's default
+MIN_ESS = 0.25
+"""Effective sample size that a recommended temperature has to leave, as a share of the events."""
 
 
-def verdict(table: Table, differences: Table) -> Verdict:
-    """How far to go with this model; by the 95 % interval's worse end, but for `GAIN`, which the estimate has to reach.
+def verdict(table: Table) -> Verdict:
+    """Judge a reward model by the worse ends of 95 % intervals (but for `GAIN`, which the estimate has to reach).
 
     - ``no_signal``: within a user it orders no better than chance, or its RMSE is not below the global mean's;
-    - ``weak``: its RMSE is not 2 % below that of the best average, or not reliably below, or R2 is under 0.2;
+    - ``weak``: its RMSE is not 2 % below the best average's, or not reliably below, or R2 is under 0.2;
     - ``moderate``: R2 is under 0.5;
     - ``strong``: anything better.
 
     Args:
         table: figures by predictor, the model's under ``model``.
-        differences: the model's minus each other's.
     """
-    model, r2 = table["model"], table["model"]["r2"].interval()[0]
-    if not model["pairwise"].interval()[0] > 0.5 or not differences["global"]["rmse"].interval()[1] < 0:
+    model, less = table["model"], differences(table)
+    if not model["pairwise"].interval()[0] > 0.5 or not less["global"]["rmse"].interval()[1] < 0:
         return "no_signal"
-    best = best_average(table)
-    gain = -differences[best]["rmse"].value / table[best]["rmse"].value
-    if not (gain >= GAIN and differences[best]["rmse"].interval()[1] < 0 and r2 >= MODERATE):
+    best, r2 = best_average(table), model["r2"].interval()[0]
+    gain = -less[best]["rmse"].value / table[best]["rmse"].value
+    if not (gain >= GAIN and less[best]["rmse"].interval()[1] < 0 and r2 >= MODERATE):
         return "weak"
     return "moderate" if r2 < STRONG else "strong"
 
@@ -64,14 +63,13 @@ def best_average(table: Table) -> str:
 
 @dataclass(frozen=True)
 class Noise:
-    """How much of a reward nobody could predict.
+    """The part of a reward that nobody can predict.
 
     Attributes:
         sd: its standard deviation (``repeats``), or an upper limit of it (``floor``).
-        source: ``repeats``: rewards that one user gave one item at several times differ by this; ``floor``: the log has
-            too few of those, and the best predictor leaves this much: part of it is noise, part what a better model
-            would know, and nothing tells how much is which.
-        ceiling: the R2 that no model exceeds (``repeats``), or that one is known to reach (``floor``).
+        source: ``repeats``: from rewards that one user gave one item several times; ``floor``: the log has too few of
+            those, and this is the smallest RMSE of any predictor, which contains what a better model would know.
+        ceiling: the R2 that no model exceeds (``repeats``), or one that has been reached (``floor``).
     """
 
     sd: float
@@ -80,7 +78,7 @@ class Noise:
 
 
 def noise(train: pl.DataFrame, table: Table, variance: float) -> Noise:
-    """The noise of a reward.
+    """Estimate the noise of a reward.
 
     Args:
         train: training events with a reward: ``user``, ``item``, ``reward``.
@@ -91,8 +89,8 @@ def noise(train: pl.DataFrame, table: Table, variance: float) -> Noise:
     repeated = pairs.filter(pl.col("n") > 1)
     freedom_P, variance_P = (repeated["n"] - 1).to_numpy(), repeated["variance"].to_numpy()
     if freedom_P.sum() >= REPEATS:
-        found = float(freedom_P @ variance_P / freedom_P.sum())
-        return Noise(found**0.5, "repeats", 1 - found / variance)
+        within = float(freedom_P @ variance_P / freedom_P.sum())
+        return Noise(within**0.5, "repeats", 1 - within / variance)
     least = min(figures["rmse"].value for figures in table.values())
     return Noise(least, "floor", 1 - least**2 / variance)
 
@@ -100,9 +98,9 @@ def noise(train: pl.DataFrame, table: Table, variance: float) -> Noise:
 def theory(sd: float, actions: int, reward_range: float) -> dict[str, float]:
     """The published bound on the temperature of exponential weights, lambda >= 2 eps / log(1 + tau / R_max).
 
-    With eps = sd sqrt(2 log(2 |A| / delta)) the largest error of sd-sub-Gaussian noise over |A| actions, the exactly
-    tilted policy then loses at most tau, with probability 1 - delta (arXiv 2603.10279, theorem 4.4, as reviewed). It is
-    about the loss that is tolerated, promises no gain, and is far too careful to train with.
+    eps = sd sqrt(2 log(2 |A| / delta)) bounds the error of sd-sub-Gaussian noise over |A| actions. The exactly tilted
+    policy then loses at most tau, with probability 1 - delta (arXiv 2603.10279, theorem 4.4, as reviewed). The bound
+    limits a loss and promises no gain; it is far too careful to train with.
 
     Args:
         sd: of the noise, in the reward's unit, as is the answer.
@@ -122,18 +120,18 @@ def theory(sd: float, actions: int, reward_range: float) -> dict[str, float]:
 
 
 def temperature(advantage_N: np.ndarray, unit: float) -> dict[str, Any]:
-    """The smallest temperature whose weights exp(A / beta) are worth enough of the events, which are validation's.
+    """The smallest temperature whose weights exp(A / beta) leave an effective sample size of `MIN_ESS`.
 
-    Worth: the effective sample size (sum w)^2 / (N sum w^2), of which `ESS_FLOOR` has to be left. Smaller temperatures
-    lean more on the reward, and on fewer events. None is sharper than A-SFT's default: where a reward model knows
-    little its predictions differ little, and any temperature would leave enough.
+    Effective sample size: (sum w)^2 / (N sum w^2). A smaller temperature trusts the reward more and rests on fewer
+    events. None is below A-SFT's default: where a reward model knows little its predictions differ little, and any
+    temperature would leave enough.
 
     Args:
-        advantage_N: A as in `conf/asft.yaml`: predicted rewards above the user's earlier mean.
+        advantage_N: A as in `conf/asft.yaml`: predicted rewards of validation events above the user's earlier mean.
         unit: standard deviation of the rewards, in which A is measured.
     """
     weights = [np.exp((advantage_N - advantage_N.max()) / unit / beta) for beta in TEMPERATURES]
-    worth = [float(w.sum() ** 2 / (len(w) * np.square(w).sum())) for w in weights]
-    enough = [(beta, ess) for beta, ess in zip(TEMPERATURES, worth, strict=True) if ess >= ESS_FLOOR]
-    beta, ess = enough[0] if enough else (TEMPERATURES[-1], worth[-1])
-    return {"temperature": beta, "ess": ess, "floor": ESS_FLOOR, "baseline": "user", "unit": "sd of the reward"}
+    sizes = [float(w.sum() ** 2 / (len(w) * np.square(w).sum())) for w in weights]
+    enough = [(beta, ess) for beta, ess in zip(TEMPERATURES, sizes, strict=True) if ess >= MIN_ESS]
+    beta, ess = enough[0] if enough else (TEMPERATURES[-1], sizes[-1])
+    return {"temperature": beta, "ess": ess, "floor": MIN_ESS, "baseline": "user", "unit": "sd of the reward"}
