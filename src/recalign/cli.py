@@ -15,6 +15,7 @@ from recalign.errors import InputError, TrainingError, nearest
 
 COMMANDS = {
     "chain": "the main job: raw log -> recommender -> reward model -> A-SFT -> comparison and report",
+    "init": "describe a table of your own: guess what its columns mean and write the log's YAML",
     "check": "what a log holds and how it is divided, before any training",
     "configs": "list the YAML that is shipped, or print one",
     "fit": "train one stage (LightningCLI): recommender, reward model, a post-training method",
@@ -116,6 +117,10 @@ def _run(command: str, words: list[str]) -> None:
         _stage([command, *words])
     elif command == "configs":
         _configs(words)
+    elif command == "init":
+        from recalign.events.command import init
+
+        init(words)
     elif command == "chain":
         from recalign.chain import chain
 

@@ -21,7 +21,7 @@ def check(*, data: EventDataModule) -> None:
     """What a log holds and how it is divided, before any training.
 
     Args:
-        data: the log, its reward and its split: --config conf/data/<log>.yaml.
+        data: the log, its reward and its split; name its YAML: recalign check ml-100k.
     """
     sections = audit_log(data)
     print(data.report)

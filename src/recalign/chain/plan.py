@@ -124,7 +124,7 @@ class Plan:
 
     def _log(self, file: Path) -> Path:
         named = self.chain.log
-        for path in (self.conf / "data" / f"{named}.yaml", file.parent / named):
+        for path in (self.conf / "data" / f"{named}.yaml", Path(named), file.parent / named):
             if path.is_file():
                 return path
         return configs.find(named, "data")

@@ -171,7 +171,7 @@ class PairData(RewardData):
             raise InputError(
                 "intervals need several members, and this reward model has one",
                 where="data.reward_model",
-                remedy="train an ensemble: recalign fit --config conf/reward.yaml --model.members 5",
+                remedy="train an ensemble: recalign fit reward --model.members 5",
             )
         return apart(draw, met, reward, self.width, self.losers)
 

@@ -168,7 +168,7 @@ def load_or_copy(path: str | None, given: Given | None, name: str, *, where: str
         return replace(loaded, net=copy.deepcopy(loaded.net))
     if path is None:
         what, stage = {"policy": ("policy", "recommender"), "reward": ("reward model", "reward")}[name]
-        remedy = f"name a checkpoint, or run first: recalign fit --config conf/{stage}.yaml"
+        remedy = f"name a checkpoint, or run first: recalign fit {stage}"
         raise InputError(f"{needed_by} needs a {what}", where=where, remedy=remedy)
     return load_net(path, name, self_influence=True)
 
