@@ -24,7 +24,7 @@ class ParsedStage:
     """What a command says, with everything resolved that can be without running it.
 
     Attributes:
-        argv: the words after ``recalign``.
+        words: the command line after ``recalign`` that runs it alone.
         subcommand: ``fit``, ``validate``, ``test`` or ``predict``.
         config: every value, upstream checkpoints filled in as far as they exist.
         run: names the run folder.
@@ -36,7 +36,7 @@ class ParsedStage:
         upstream: the checkpoints that the stage starts from; a path is None as long as that stage has not run.
     """
 
-    argv: list[str]
+    words: list[str]
     subcommand: str
     config: dict[str, Any]
     run: RunConfig
@@ -50,7 +50,7 @@ class ParsedStage:
     @property
     def command(self) -> str:
         """The line that runs it alone."""
-        return shlex.join(["recalign", *self.argv])
+        return shlex.join(["recalign", *self.words])
 
     @property
     def chain(self) -> str:
