@@ -93,7 +93,7 @@ class ToyData(LightningDataModule):
         split: Split = LeaveLast(),
         max_length: int = 8,
         root: str | None = None,
-        seed: int = 0,
+        seed: int | None = 0,
         batches: int = 6,
         items: int = 7,
     ) -> None:

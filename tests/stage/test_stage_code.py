@@ -38,7 +38,7 @@ def digests() -> dict[str, str]:
     [
         ("posttrain/losses/pairs.py", "return ", "return 2 * ", {"dpo"}),
         ("posttrain/losses/weighted.py", "return ", "return 2 * ", {"asft"}),
-        ("nn/hstu.py", "return ", "return 2 * ", {"recommender"}),
+        ("nn/hstu.py", "return ", "return 2 * ", {"recommender", "evaluation"}),
         ("reward/heads.py", "return ", "return 2 * ", {"reward", "asft", "dpo", "evaluation"}),
         ("sequences/windows.py", "return ", "return 2 * ", set(STAGES)),
         ("evaluation/value.py", "return ", "return 2 * ", {"evaluation"}),

@@ -1,14 +1,13 @@
 """What a run says."""
 
-import io
 import warnings
 from pathlib import Path
 
 import pytest
-from rich.console import Console
+from lightning.pytorch.callbacks import RichProgressBar
 
-from recalign.stage import console, run_stage
-from recalign.stage.console import RunProgress, quiet, warn_if_bf16_is_slow
+from recalign.stage import run_stage
+from recalign.stage.console import LineProgress, quiet, warn_if_bf16_is_slow
 
 
 def test_bf16_on_a_cpu_without_it_is_one_warning(monkeypatch: pytest.MonkeyPatch):
@@ -25,25 +24,20 @@ def test_bf16_on_a_cpu_without_it_is_one_warning(monkeypatch: pytest.MonkeyPatch
         warn_if_bf16_is_slow("bf16-mixed", on_cpu=True)
 
 
-def test_without_a_terminal_there_is_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch):
-    said = io.StringIO()
-    monkeypatch.setattr(console, "Console", lambda **_: Console(file=said))
-    monkeypatch.setattr(RunProgress.__init__, "__defaults__", (0.0,))
+def test_without_a_terminal_there_is_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch, capsys):
+    monkeypatch.setattr(LineProgress.__init__, "__defaults__", (0.0,))
     run_stage(["fit", "--config", "toy.yaml"])
-    lines = said.getvalue().splitlines()
+    lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 12
-    assert lines[-1].startswith("recommender  epoch 2/2  train/loss 0.")
-    assert "batch 12/12" in lines[-1]
-    assert lines[-1].endswith("0:00 left")
+    assert lines[-1].startswith("recommender  epoch 2  train/loss 0.")
+    assert lines[-1].endswith("batch 12/12  0:00:00 left")
 
 
-def test_on_a_terminal_there_is_a_bar(monkeypatch: pytest.MonkeyPatch):
-    said = io.StringIO()
-    monkeypatch.setattr(console, "Console", lambda **_: Console(file=said, force_terminal=True, width=100))
+def test_on_a_terminal_there_is_lightnings_bar(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     for command in ("fit", "validate", "test", "predict"):
-        run_stage([command, "--config", "toy.yaml"])
-    assert "recommender" in said.getvalue()
-    assert "left" in said.getvalue()
+        result = run_stage([command, "--config", "toy.yaml"])
+        assert isinstance(result.trainer.progress_bar_callback, RichProgressBar)
 
 
 def test_our_own_words_through_lightnings_logger_are_heard(caplog: pytest.LogCaptureFixture):

@@ -210,3 +210,68 @@ def test_nothing_is_read_or_written_for_a_mistake(folder: Path):
     before = sorted(p.name for p in folder.iterdir())
     complaint("--trainer.max_epoch", "3")
     assert sorted(p.name for p in folder.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--help"], "--trainer.max_epochs"),
+        (["--model.help", "stage_doubles.Toy"], "--model.learning_rate"),
+        (["--model.learning_rate=0.5", "--config", "log.yaml", "--print_config"], "learning_rate: 0.5"),
+        (["--config", "log.yaml", "--print_config"], "reward: stars"),
+    ],
+)
+def test_what_is_asked_to_be_shown_is_shown(words: list[str], said: str, capsys: pytest.CaptureFixture[str]):
+    write("log.yaml", "data: {reward: stars}")
+    with pytest.raises(SystemExit) as stop:
+        parse(*words)
+    assert stop.value.code == 0
+    assert said in capsys.readouterr().out
+
+
+def test_a_printed_configuration_is_the_same_configuration(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        parse("--model.learning_rate=0.5", "--print_config")
+    write("printed.yaml", capsys.readouterr().out)
+    assert parse_stage(["fit", "--config", "printed.yaml"]).config == parse("--model.learning_rate=0.5")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--trainer.callbacks.0.patience", "9"], "item 0 of a list cannot be set alone"),
+        (["--config", "chain.yaml"], "this is a chain's YAML: recalign chain"),
+        (["--config", "data.bin"], "data.bin: cannot be read: .*\n.*a YAML file, in UTF-8"),
+        (["--config", "."], r"\.: cannot be read"),
+        (["--data.log.files", "a.csv"], r"data.log.files: must be list\[str\], not 'a.csv'\n.*give a list: \[a.csv\]"),
+        (["--trainer.unknown_to_all", "1"], "there are: trainer.accelerator, "),
+        (["--data.log.columns", "3"], "data.log.columns: must be dict"),
+    ],
+)
+def test_other_mistakes_say_what_to_do(words: list[str], said: str):
+    write("chain.yaml", "log: toy\nmethods: [start]")
+    Path("data.bin").write_bytes(b"\xff\xfe\x80")
+    with pytest.raises(InputError, match=said):
+        parse(*words)
+
+
+def test_settings_of_an_unnamed_class_keep_those_of_the_one_before_that_it_takes():
+    config = parse("--model", "stage_doubles.OtherToy", "--model.learning_rate", "0.2")
+    assert config["model"]["class_path"] == "stage_doubles.OtherToy"
+    assert config["model"]["init_args"]["encoder"]["init_args"]["max_length"] == 8
+
+
+def test_keys_under_a_list_are_the_last_items():
+    words = ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=x", "--trainer.callbacks.patience=7"]
+    (callback,) = parse(*words)["trainer"]["callbacks"]
+    assert callback["class_path"] == "lightning.pytorch.callbacks.EarlyStopping"
+    assert (callback["init_args"]["monitor"], callback["init_args"]["patience"]) == ("x", 7)
+
+
+def test_what_is_null_is_filled_from_where_it_is_said(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("stage_doubles.Toy.MAX_EPOCHS", 4, raising=False)
+    words = ["--seed_everything=3", "--data.seed=null", "--trainer.max_epochs=null"]
+    config = parse(*words)
+    assert (config["data"]["init_args"]["seed"], config["trainer"]["max_epochs"]) == (3, 4)
+    assert parse(*words, "--trainer.max_steps=7")["trainer"]["max_epochs"] is None
+    assert (config["trainer"]["devices"], config["trainer"]["enable_model_summary"]) == (1, False)

@@ -97,7 +97,7 @@ class Plan:
         self.conf = _conf(file)
         self.log = self._log(file)
         require_share(chain.keep, "keep")
-        require_positive("", vars(chain), "rerank", or_zero=True)
+        require_positive("", vars(chain), "rerank", "trials", or_zero=True)
         for key, values in (("methods", chain.methods), ("seeds", chain.seeds)):
             if not values or len(set(values)) < len(values):
                 raise InputError(f"{values} is empty or names one twice", where=key, remedy="list each once")

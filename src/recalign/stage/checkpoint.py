@@ -10,8 +10,10 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, WeightAveraging
 
 from recalign.errors import InputError
+from recalign.keys import leaves, short
 from recalign.posttrain.keep import KeepRanking
 from recalign.recommender.checkpoint import OTHER_VERSION, read_checkpoint
+from recalign.stage.private import CLASS_PATH, TRAINED_WEIGHTS
 
 
 class RunCheckpoint(ModelCheckpoint):
@@ -75,7 +77,7 @@ def read_run_checkpoint(path: Path) -> dict[str, Any]:
         InputError: no such file, a truncated one, or one of another kind.
     """
     checkpoint = read_checkpoint(path)
-    if "_class_path" not in checkpoint.get("hyper_parameters", {}):
+    if CLASS_PATH not in checkpoint.get("hyper_parameters", {}):
         raise InputError(
             "not a checkpoint of `recalign fit`",
             where=str(path),
@@ -100,14 +102,14 @@ def refuse_other_model(path: Path, class_path: str, hyper_parameters: dict[str, 
         InputError: another class or other hyper-parameters, naming each key with both values.
     """
     stored = dict(read_run_checkpoint(path)["hyper_parameters"])
-    stored_class = stored.pop("_class_path")
+    stored_class = stored.pop(CLASS_PATH)
     if stored_class != class_path:
         raise InputError(
             f"a checkpoint of {stored_class}, and the model is {class_path}",
             where=str(path),
             remedy="--ckpt_path continues the same run; to start from another model's weights use --model.init_from",
         )
-    ours, theirs = _flat(hyper_parameters), _flat(stored)
+    ours, theirs = (_plain(settings) for settings in (hyper_parameters, stored))
     differing = [
         f"model.{key} is {ours[key]!r}, {theirs[key]!r} in the checkpoint"
         for key in sorted(ours.keys() & theirs.keys())
@@ -130,7 +132,7 @@ def refuse_lost_weights(path: Path, callbacks: Sequence[Callback]) -> None:
     """
     checkpoint = read_run_checkpoint(path)
     making = {one.state_key for one in callbacks if isinstance(one, KeepRanking | WeightAveraging)}
-    if "current_model_state" in checkpoint and not making & checkpoint["callbacks"].keys():
+    if TRAINED_WEIGHTS in checkpoint and not making & checkpoint["callbacks"].keys():
         raise InputError(
             "its weights are not those that were trained (an average, say), and no callback here knows these",
             where=str(path),
@@ -138,13 +140,6 @@ def refuse_lost_weights(path: Path, callbacks: Sequence[Callback]) -> None:
         )
 
 
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested values by short dotted key: ``encoder.init_args.dim`` reads ``encoder.dim``."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        name = prefix.removesuffix(".") if key == "init_args" else prefix + key
-        if isinstance(value, dict):
-            flat |= _flat(value, name + ".")
-        else:
-            flat[name] = list(value) if isinstance(value, tuple) else value
-    return flat
+def _plain(settings: dict[str, Any]) -> dict[str, Any]:
+    """Values by dotted key as it is typed; a tuple and a list are the same."""
+    return {short(key): list(v) if isinstance(v, tuple) else v for key, v in leaves(settings).items()}

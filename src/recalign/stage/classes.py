@@ -78,8 +78,9 @@ def arguments_of(function: Any) -> dict[str, Argument]:
 
 def classes_in(hint: Any) -> list[type]:
     """Classes among the types of a hint, also in its lists; plain types such as int are none."""
-    if isinstance(hint, type) and not typing.get_origin(hint):
-        return [] if hint.__module__ in ("builtins", "pathlib", "datetime") else [hint]
+    if isinstance(hint, type) and not typing.get_origin(hint) and hint is not Any:
+        plain = hint.__module__ in ("builtins", "pathlib", "datetime") or issubclass(hint, int | float | str)
+        return [] if plain else [hint]
     return [kind for inner in typing.get_args(hint) for kind in classes_in(inner)]
 
 

@@ -21,7 +21,11 @@ COUNTED = ("torch", "lightning", "polars")
 """Distributions whose versions always count."""
 STAGE = ("recalign.stage.cli.run_stage",)
 """What every stage goes through."""
-EVALUATION = ("recalign.evaluation.methods.evaluate_methods", "recalign.evaluation.selection.validate")
+EVALUATION = (
+    "recalign.nn",  # networks that checkpoints name
+    "recalign.evaluation.methods.evaluate_methods",
+    "recalign.evaluation.selection.validate",
+)
 """What every evaluation goes through."""
 ONLY_TALK = {f"{PACKAGE}.{name}" for name in ("errors", "stage.console", "stage.diagnosis", "stage.loggers")}
 """Modules that say what happens and change no result."""

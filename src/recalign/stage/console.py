@@ -1,20 +1,21 @@
-"""What a run says on the console: little, and in time."""
+"""What a run prints: progress, and no warnings that a user can do nothing about."""
 
 from __future__ import annotations
 
 import logging
+import math
+import sys
 import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import lightning
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import ProgressBar
-from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
 
 _NOISE = (
     r".*does not have many workers.*",
@@ -67,104 +68,47 @@ def warn_if_bf16_is_slow(precision: str | int | None, on_cpu: bool) -> None:
         )
 
 
-class RunProgress(ProgressBar):
-    """Time left of the whole run: a bar on a terminal, elsewhere a line now and then.
+class LineProgress(ProgressBar):
+    """Print a line now and then, where there is no terminal to draw a bar on.
 
     Args:
-        label: the run's name, at the head of the line.
-        every: seconds between two lines where there is no terminal.
+        label: at the head of the line.
+        every: seconds between two lines.
     """
 
     def __init__(self, label: str, every: float = 10.0) -> None:
         super().__init__()
         self.label, self.every = label, every
-        self.console = Console(stderr=True)
-        self._bar: Progress | None = None
-        self._task = TaskID(0)
-        self._total = self._done = self._first = 0
-        self._started = self._said = 0.0
+        self.began = self.said = time.monotonic()
+        self.seen = 0
 
     def disable(self) -> None:
-        """Ranks other than the first say nothing (Lightning calls this)."""
-        self.console = Console(quiet=True)
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        batches = trainer.num_training_batches
-        epochs = trainer.max_epochs or 0
-        steps = trainer.max_steps * trainer.accumulate_grad_batches
-        ends = [end for end in (batches * epochs, steps) if end > 0]
-        done = trainer.fit_loop.epoch_loop.batch_progress.total.ready
-        self._start(int(min(ends, default=0)), int(done))
+        """Ranks other than the first print nothing (Lightning calls this)."""
+        self.every = math.inf
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        self._advance(trainer, f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs or '?'}")
-
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.state.fn == "validate":
-            self._start(int(sum(trainer.num_val_batches)))
-
-    def on_validation_batch_end(self, trainer: Trainer, *args: Any) -> None:
-        if trainer.state.fn == "validate":
-            self._advance(trainer, "validating")
-
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._start(int(sum(trainer.num_test_batches)))
-
-    def on_test_batch_end(self, trainer: Trainer, *args: Any) -> None:
-        self._advance(trainer, "testing")
-
-    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._start(int(sum(trainer.num_predict_batches)))
-
-    def on_predict_batch_end(self, trainer: Trainer, *args: Any) -> None:
-        self._advance(trainer, "predicting")
-
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
-
-    def _start(self, total: int, done: int = 0) -> None:
-        self._total, self._done, self._first = total, done, done
-        self._started = self._said = time.monotonic()
-        if self.console.is_terminal and not self.console.quiet:
-            columns = (
-                SpinnerColumn(),
-                TextColumn("{task.description}"),
-                BarColumn(),
-                TextColumn("{task.percentage:.0f}%"),
-            )
-            times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
-            self._bar = Progress(*columns, *times, console=self.console, transient=True)
-            self._task = self._bar.add_task(self.label, total=total or None, completed=done)
-            self._bar.start()
-
-    def _advance(self, trainer: Trainer, doing: str) -> None:
-        self._done += 1
-        now = time.monotonic()
-        if self._bar is not None:
-            self._bar.advance(self._task)
-        if now - self._said < (1.0 if self._bar is not None else self.every):
+        self.seen += 1
+        now, batches = time.monotonic(), trainer.num_training_batches
+        if now - self.said < self.every:
             return
-        self._said = now
-        # Reading the figures waits for the device, so it is done once a second at most.
-        figures = {k: v for k, v in self.get_metrics(trainer, trainer.lightning_module).items() if k != "v_num"}
-        shown = "  ".join([self.label, doing, *(f"{k} {v:.4g}" for k, v in figures.items() if isinstance(v, float))])
-        if self._bar is not None:
-            self._bar.update(self._task, description=shown)
-            return
-        left = (now - self._started) / (self._done - self._first) * (self._total - self._done)
-        batches = f"batch {self._done}/{self._total or '?'}"
-        ending = f"  {_clock(left)} left" if self._total else ""
-        self.console.print(
-            f"{shown}  {batches}  {_clock(now - self._started)}{ending}", soft_wrap=True, highlight=False
-        )
-
-
-def _clock(seconds: float) -> str:
-    minutes, seconds = divmod(int(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}" if minutes >= 60 else f"{minutes}:{seconds:02d}"
+        self.said, done = now, trainer.current_epoch * batches + args[-1] + 1
+        epochs, steps = (trainer.max_epochs or -1) * batches, trainer.max_steps * trainer.accumulate_grad_batches
+        total = min((end for end in (epochs, steps) if end > 0), default=math.inf)
+        # Reading the figures waits for the device.
+        figures = "  ".join(f"{k} {v:.4g}" for k, v in trainer.progress_bar_metrics.items())
+        line = f"{self.label}  epoch {trainer.current_epoch + 1}  {figures}  batch {done}"
+        if math.isfinite(total):
+            left = timedelta(seconds=round((now - self.began) / self.seen * (total - done)))
+            line += f"/{total:.0f}  {left} left"
+        print(line, file=sys.stderr, flush=True)
 
 
 def progress(label: str) -> ProgressBar:
-    return RunProgress(label)
+    """A bar on a terminal, else a line now and then.
+
+    Args:
+        label: the run's name.
+    """
+    if sys.stderr.isatty():
+        return RichProgressBar(console_kwargs={"stderr": True})
+    return LineProgress(label)

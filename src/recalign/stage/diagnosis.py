@@ -24,6 +24,8 @@ SEE = "see --help for what may be given"
 LONG = 200  # characters: what the parser quotes whole tells a reader nothing
 LINKED = ("model.num_items",)
 """Filled in from the data."""
+UNNAMED = (LightningModule, LightningDataModule)
+"""Classes that say nothing about what they take: one of theirs has to be named."""
 
 
 def diagnose(
@@ -69,7 +71,7 @@ class _Walk:
         elif classes and isinstance(value, dict):
             default = named_class(argument.default)
             kind: Any = imported(default) if default else classes[0]
-            if kind in (LightningModule, LightningDataModule):
+            if kind in UNNAMED:
                 remedy = f"name the class first: {GIVEN_BY['model']}"
                 yield InputError(f"{key} has values but no class yet", where=self._where(key), remedy=remedy)
             yield from self.faults(_init_args(value), arguments_of(kind), f"{key}.")
@@ -133,10 +135,11 @@ class _Walk:
     def _unknown(self, prefix: str, name: str, value: Any, takes: Mapping[str, Argument]) -> InputError:
         inside = next(iter(set_keys(value)), "") if isinstance(value, dict) else ""
         key = f"{prefix}{name}.{inside}".rstrip(".")
-        near = nearest(key, self._known(self.settings, self.takes, ""))
+        known = self._known(self.settings, self.takes, "")
+        near = nearest(key, (one for one in known if not key.startswith(f"{one}.")))
         there = f"there are: {', '.join(f'{prefix}{one}' for one in sorted(takes))}"
-        remedy = OTHER_COMMAND.get(name) if not prefix and name in OTHER_COMMAND else None
-        remedy = remedy or (f"did you mean {near}?" if near else there)
+        other = (text for one, text in OTHER_COMMAND.items() if one in self.settings and one not in self.takes)
+        remedy = next(other, f"did you mean {near}?" if near else there)
         return InputError(f"there is no key {key!r}", where=self._where(key), remedy=remedy)
 
     def _known(self, settings: Mapping[str, Any], takes: Mapping[str, Argument], prefix: str) -> set[str]:
@@ -175,7 +178,7 @@ def _kind(value: Any, argument: Argument) -> type | None:
     classes = classes_in(argument.hint)
     path = (_named(value, argument) or named_class(argument.default)) if classes else None
     if not path:
-        return classes[0] if classes and not issubclass(classes[0], LightningModule | LightningDataModule) else None
+        return classes[0] if classes and classes[0] not in UNNAMED else None
     try:
         kind = imported(path)
     except (ImportError, AttributeError, ValueError):
@@ -213,7 +216,7 @@ def _wrong_type(value: Any, hint: Any) -> str | None:
         choices = _choices(hint)
         if choices:
             return f"{value!r} is none of {', '.join(choices)}"
-        kinds = [getattr(one, "__name__", str(one)) for one in _plain(hint) if one is not type(None)]
+        kinds = [one.__name__ if isinstance(one, type) else str(one) for one in _plain(hint) if one is not type(None)]
         return f"must be {' or '.join(kinds)}, not {value!r}"
     return None
 
@@ -225,6 +228,8 @@ def _choices(hint: Any) -> list[str]:
 
 
 def _remedy(value: Any, hint: Any) -> str | None:
+    if any(typing.get_origin(one) is list for one in _plain(hint)) and not isinstance(value, list):
+        return f"give a list: [{value}]"
     near = nearest(str(value), _choices(hint))
     return f"did you mean {near}?" if near else None
 

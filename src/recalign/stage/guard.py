@@ -1,4 +1,4 @@
-"""Watches over a training run: numbers that are no numbers, and randomness that a continued run repeats."""
+"""Callbacks of every training run: stop at a loss that is NaN, and seed each batch."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from recalign.errors import TrainingError
+from recalign.stage.private import batches_done
 
 
 class NaNGuard(Callback):
-    """Stops at a loss that is NaN or infinite, naming its step and batch and the last checkpoint before it.
+    """Stop at a loss that is NaN or infinite; name its step, its batch and the last checkpoint before it.
 
     The first bad batch is noted on the device; it is read back only every ``log_every_n_steps`` steps, at the end of
     an epoch and before a checkpoint is written, so that no step waits for the device and no bad weights are saved.
@@ -35,8 +36,8 @@ class NaNGuard(Callback):
         if self.first_bad is None:
             self.first_bad = torch.full((), -1, device=loss.device)
         bad = (self.first_bad < 0) & ~torch.isfinite(loss).all()
-        self.first_bad = torch.where(bad, _batches_done(trainer) - 1, self.first_bad)
-        if _batches_done(trainer) % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        self.first_bad = torch.where(bad, batches_done(trainer) - 1, self.first_bad)
+        if batches_done(trainer) % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self._check(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -58,7 +59,7 @@ class NaNGuard(Callback):
 
 
 class StepSeeds(Callback):
-    """Seeds torch before every batch with a function of (seed, batch number).
+    """Seed torch before every batch with a function of (seed, batch number).
 
     Dropout and sampled negatives then depend on neither validation nor where a run was interrupted: Lightning does
     not restore random states, and without this a continued run would differ from one that was never interrupted.
@@ -71,14 +72,9 @@ class StepSeeds(Callback):
         self.seed = seed
 
     def on_train_batch_start(self, trainer: Trainer, *args: Any) -> None:
-        seed = (self.seed * 0x9E3779B97F4A7C15 + _batches_done(trainer)) % 2**63
+        seed = (self.seed * 0x9E3779B97F4A7C15 + batches_done(trainer)) % 2**63
         # torch.manual_seed asks every kind of device and takes 0.1 ms, which a short step would notice.
         torch.default_generator.manual_seed(seed)
         device = trainer.strategy.root_device
         if device.type == "cuda":
             torch.cuda.default_generators[device.index].manual_seed(seed)
-
-
-def _batches_done(trainer: Trainer) -> int:
-    """Training batches since the start of the run, over all its continuations."""
-    return trainer.fit_loop.total_batch_idx + 1

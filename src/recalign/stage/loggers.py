@@ -12,6 +12,9 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only, rank_zero_warn
 
+from recalign.files import replacing
+from recalign.stage.private import without_anonymous
+
 
 class CSVLog(Logger):
     """One row a logging step, appended; a continued run goes on in the same file.
@@ -62,12 +65,11 @@ class CSVLog(Logger):
             with open(self.path, newline="", encoding="utf-8") as file:
                 rows = list(csv.DictReader(file))
         self.columns = self.columns + new
-        temporary = self.path.with_name(f".{self.path.name}")
-        with open(temporary, "w", newline="", encoding="utf-8") as file:
+        with replacing(self.path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, self.columns)
             writer.writeheader()
             writer.writerows(rows)
-        os.replace(temporary, self.path)
+            file.flush()
 
     def _drop_torn_row(self) -> None:
         """Cut off a last row that a killed process did not finish."""
@@ -77,7 +79,7 @@ class CSVLog(Logger):
 
 
 class WandbLog(WandbLogger):
-    """Weights & Biases that never asks, never prints and never fails a run: a first failure is its last word.
+    """Weights & Biases that never asks, never prints and never fails a run: it is off after its first error.
 
     Args:
         folder: the run folder, where W&B keeps its files.
@@ -91,11 +93,11 @@ class WandbLog(WandbLogger):
         super().__init__(
             save_dir=folder, project=os.environ.get("WANDB_PROJECT", "recalign"), settings=_settings(), **kwargs
         )
-        self._wandb_init.pop("anonymous")  # Lightning passes it although wandb warns about it
+        without_anonymous(self)
         self.failed = False
 
     def begin(self) -> None:
-        """Start the run now: what goes wrong goes wrong before training, and costs one warning."""
+        """Start the run now, so that an error costs one warning, before training."""
         self._safely(lambda: self.experiment)
 
     @rank_zero_only
@@ -118,7 +120,11 @@ class WandbLog(WandbLogger):
             call(*args)
         except Exception as error:  # whatever wandb raises, training matters more
             self.failed = True
-            rank_zero_warn(f"W&B is off for this run: {str(error).splitlines()[0] if str(error) else repr(error)}")
+            _warn(error)
+
+
+def _warn(error: Exception) -> None:
+    rank_zero_warn(f"W&B is off for this run: {str(error).splitlines()[0] if str(error) else repr(error)}")
 
 
 def _settings() -> Any:
@@ -153,7 +159,7 @@ def wandb_log(folder: Path, wandb_id: str | None, **kwargs: Any) -> WandbLog | N
             return None
         log = WandbLog(folder, wandb_id, mode=mode, **kwargs)
     except Exception as error:  # a broken or missing wandb is no reason not to train
-        rank_zero_warn(f"W&B is off for this run: {str(error).splitlines()[0] if str(error) else repr(error)}")
+        _warn(error)
         return None
     log.begin()
     return None if log.failed else log

@@ -106,7 +106,8 @@ class ParsedStage:
         try:
             return Trainer(**given, logger=False, enable_checkpointing=False, enable_progress_bar=False)
         except (MisconfigurationException, ValueError, RuntimeError) as error:
-            raise InputError(str(error), where="trainer") from error
+            remedy = "choose what this machine has, such as --trainer.accelerator cpu"
+            raise InputError(str(error), where="trainer", remedy=remedy) from error
 
     def datamodule(self) -> LightningDataModule:
         """The data that the configuration describes; nothing is read yet."""

@@ -1,0 +1,20 @@
+"""What is used of Lightning beyond its public API; as seen in lightning 2.6.6 (tests/stage/test_stage_private.py)."""
+
+from lightning import Trainer
+from lightning.pytorch.loggers import WandbLogger
+
+CLASS_PATH = "_class_path"
+"""Key of the model's class among the hyper-parameters of a checkpoint of LightningCLI."""
+
+TRAINED_WEIGHTS = "current_model_state"
+"""Key of the weights that training goes on from, in a checkpoint whose ``state_dict`` holds an average."""
+
+
+def batches_done(trainer: Trainer) -> int:
+    """Training batches since the start of the run, over all its continuations; the one that runs does not count."""
+    return trainer.fit_loop.total_batch_idx + 1
+
+
+def without_anonymous(logger: WandbLogger) -> None:
+    """Take back an argument that Lightning passes to ``wandb.init`` although wandb warns about it."""
+    logger._wandb_init.pop("anonymous", None)
