@@ -100,7 +100,14 @@ def load(path: Path) -> Settings:
 
 
 def nested(key: str, value: Any) -> Settings:
-    """One dotted key and its value as nested settings; text that holds a mapping or a list is read."""
+    """One dotted key and its value as nested settings; text that holds a mapping or a list is read.
+
+    Raises:
+        InputError: the key counts a list's items.
+    """
+    if number := next((part for part in key.split(".") if part.isdigit()), None):
+        remedy = "leave the number out for the last item, or give the whole list"
+        raise InputError(f"item {number} of a list cannot be set alone", where=f"--{key}", remedy=remedy)
     settings = structured(value) if isinstance(value, str) else value
     for part in reversed(key.split(".")):
         settings = {part: settings}
@@ -127,11 +134,6 @@ def merge(earlier: Any, later: Any) -> Any:
     that it takes too. ``key+`` appends to a list, and keys under a list of classes are the last one's.
     """
     if isinstance(earlier, list) and isinstance(later, dict) and "class_path" not in later and earlier:
-        if number := next((key for key in later if key.isdigit()), None):
-            raise InputError(
-                f"item {number} of a list cannot be set alone",
-                remedy="leave the number out for the last item, or give the whole list",
-            )
         return [*earlier[:-1], merge(earlier[-1], later)]
     if isinstance(earlier, str) and isinstance(later, dict):
         earlier = {"class_path": earlier}
