@@ -18,11 +18,11 @@ import yaml
 from filelock import FileLock
 from lightning import Trainer
 
+from recalign import configs
 from recalign.chain import BASE_STAGES, Chain, Plan
 from recalign.chain import plan as chain_plan
 from recalign.chain.command import split_overrides
 from recalign.chain.run import make_world
-from recalign.errors import InputError
 from recalign.evaluation import page
 from recalign.events import Log
 from recalign.reward import RewardData
@@ -424,8 +424,7 @@ def test_a_chain_and_its_log_may_lie_elsewhere(tmp_path: Path, monkeypatch: pyte
     plan = Plan(Chain(log="mine.yaml", methods=["start"]), elsewhere / "own.yaml", {})
     assert (plan.log, plan.conf, plan.name) == (elsewhere / "mine.yaml", Path("conf"), "own")
     monkeypatch.chdir(elsewhere)
-    with pytest.raises(InputError, match="start in the folder that holds conf"):
-        Plan(Chain(log="mine.yaml", methods=["start"]), elsewhere / "own.yaml", {})
+    assert Plan(Chain(log="mine.yaml", methods=["start"]), Path("own.yaml"), {}).conf == configs.shipped()
 
 
 def test_a_missing_world_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):

@@ -83,7 +83,7 @@ class Plan:
 
     Args:
         chain: the experiment.
-        file: its YAML; the stages' lie in the folder above it, else in conf/.
+        file: its YAML; the stages' lie in the folder above it, else in conf/, else where recalign ships them.
         overrides: what the command line adds.
 
     Raises:
@@ -262,13 +262,9 @@ def _require_training(trainer: dict[str, Any]) -> None:
 
 
 def _conf(file: Path) -> Path:
-    """The folder of the stages' YAML files, for a chain's that lies in it or elsewhere."""
-    for folder in (file.parent.parent, Path("conf"), configs.shipped()):
-        if (folder / "recommender.yaml").is_file():
-            return folder
-    raise InputError(
-        "there are no stages to run", where=str(file), remedy="start in the folder that holds conf/recommender.yaml"
-    )
+    """The folder of the stages' YAML files: above the chain's own, else under the current folder, else shipped."""
+    folders = (file.parent.parent, Path("conf"))
+    return next((one for one in folders if (one / "recommender.yaml").is_file()), configs.shipped())
 
 
 def _singly(key: str, value: Any) -> Iterator[tuple[str, Any]]:

@@ -79,7 +79,7 @@ def arguments_of(function: Any) -> dict[str, Argument]:
 def classes_in(hint: Any) -> list[type]:
     """Classes among the types of a hint, also in its lists; plain types such as int are none."""
     if isinstance(hint, type) and not typing.get_origin(hint):
-        return [] if hint.__module__ in ("builtins", "pathlib", "datetime") else [hint]
+        return [] if hint.__module__ in ("builtins", "typing", "pathlib", "datetime") else [hint]
     return [kind for inner in typing.get_args(hint) for kind in classes_in(inner)]
 
 
