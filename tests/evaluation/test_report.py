@@ -99,7 +99,7 @@ def test_the_page_of_a_full_chain(chain):
         "made-up", "seeds 0, 1, 2", "750 test events of 150 users", "torch 2.7.0", "commit c0ffeec0ff, changed",
         "seed 0: strong. Do what strong implies.", "seeds 1, 2: weak. Do what weak implies.", "1,234,567", "name <b>",
         "reward model 0.250 0.200 – 0.310", "mean of all 0.250 0.200 – 0.310 0.250", "0.900 (at most)",
-        "sd of the reward 0.7 (ESS 34%) 0.7 (ESS 34%)", "89.5", "activity 1 1,234 0.500 0.600 -0.100 (-0.200 – 0.010)",
+        "what follows seed 0 seed 1 seed 2", "sd of the reward 0.7 (ESS 34%) 0.7 (ESS 34%)", "89.5", "activity 1 1,234 0.500 0.600 -0.100 (-0.200 – 0.010)",
         "recalign fit --config conf/reward.yaml --name '<0>'",
         "KL(policy || start)", "Which is best? asft The highest value/judge@10, 3.",
         "What does it cost?", "How sure is this? 3 seeds", "weak Do what weak implies. (seed 1, 2)",
