@@ -16,7 +16,8 @@ class UpstreamData(RewardData):
         init_from: checkpoint of the starting policy, where one is needed; null in a configuration: the newest.
         reward_model: checkpoint of the reward model, where one is needed; null in a configuration: the newest.
         policy: the starting policy itself, instead of a checkpoint (Python only); copied.
-        reward_net: the reward model itself, instead of a checkpoint (Python only); copied.
+        reward_net: the reward model itself, instead of a checkpoint (Python only); copied. Predictions of training
+            events need it as `Loaded`, with its self-influence (`StageModule.hand_over`).
         **log: what `recalign.reward.RewardData` takes.
     """
 
