@@ -16,6 +16,7 @@ import torch
 import wandb
 import yaml
 from filelock import FileLock
+from lightning import Trainer
 
 from recalign.chain import BASE_STAGES, Chain, Plan
 from recalign.chain import plan as chain_plan
@@ -91,7 +92,7 @@ def test_a_chain_leaves_runs_a_comparison_and_a_report(first: tuple[Path, tiny.S
         assert {"checkpoints", "config.yaml", "manifest.json", "metrics.csv"} <= left
     for method in ("popularity", "start", "rerank", "bc", "asft"):
         left = {path.name for path in (folder / RUNS / method / "seed-0/evaluation").iterdir()}
-        assert left == {"summary.json", "test.parquet", "validation.parquet"}
+        assert left == {"examples.json", "summary.json", "test.parquet", "validation.parquet"}
     table = pl.read_csv(folder / RUNS / "comparison.csv")
     assert table.columns == ["method", "seed", "split", "metric", "value", "ci_low", "ci_high"]
     assert set(table["method"]) == {"popularity", "start", "rerank", "bc", "asft"}
@@ -286,9 +287,8 @@ def test_what_is_set_for_asft_is_set_for_its_placebos_first():
         "asft_random": {"model": {"transform": "rank"}},
     }
     overrides = split_overrides(["--stages.asft.model.temperature=0.3", "--stages.asft_random.data.soft=2"])[1]
-    chain = Chain(
-        log="simulated", methods=["asft", "asft_permuted", "asft_random"], data={"root": "data"}, stages=stages
-    )
+    methods, placebos = ["asft", "asft_permuted", "asft_random"], {"asft_permuted": "asft", "asft_random": "asft"}
+    chain = Chain(log="simulated", methods=methods, placebos=placebos, data={"root": "data"}, stages=stages)
     parsed = Plan(chain, Path("conf/chain/tiny.yaml"), overrides).parse()
 
     def said(stage: str, part: str, key: str) -> Any:
@@ -319,10 +319,10 @@ def test_what_is_set_for_the_reward_model_leaves_the_evaluation_alone():
 
 def test_methods_are_evaluated_on_the_machine_that_the_chain_names(here: Path, monkeypatch: pytest.MonkeyPatch):
     asked = []
-    monkeypatch.setattr(parsed_stage, "Trainer", lambda **given: asked.append(given))
+    monkeypatch.setattr(parsed_stage, "Trainer", lambda **given: asked.append(given) or Trainer(logger=False))
     overrides = split_overrides(["--trainer.accelerator=cpu", "--stages.reward.trainer.accelerator=gpu"])[1]
     chain = Chain(log="simulated", methods=["start"], trainer={"devices": [1]}, data={"root": "data"})
-    Plan(chain, Path("conf/chain/tiny.yaml"), overrides).data(0)
+    Plan(chain, Path("conf/chain/tiny.yaml"), overrides).device()
     assert [(given["accelerator"], given["devices"]) for given in asked] == [("cpu", [1])]
 
 

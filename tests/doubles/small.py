@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -70,6 +71,13 @@ def a_gpu(monkeypatch: pytest.MonkeyPatch) -> tuple[torch.device, dict[type, lis
     for kind in moved:
         monkeypatch.setattr(kind, "to", to)
     return gpu, moved
+
+
+def on_a_gpu(data: EventDataModule, monkeypatch: pytest.MonkeyPatch) -> dict[type, list[Any]]:
+    """Give a DataModule a trainer on `a_gpu`; what has moved."""
+    gpu, moved = a_gpu(monkeypatch)
+    monkeypatch.setattr(data, "trainer", SimpleNamespace(strategy=SimpleNamespace(root_device=gpu)))
+    return moved
 
 
 def encoder(dropout: float = 0.0) -> Encoder:

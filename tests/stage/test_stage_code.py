@@ -18,13 +18,13 @@ STAGES = {
 }
 
 
-@pytest.fixture
-def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A copy of recalign's source that digests are made of."""
-    copy = shutil.copytree(code.SOURCE, tmp_path / "source")
-    monkeypatch.setattr(code, "SOURCE", copy)
-    code.forget()
-    yield copy
+@pytest.fixture(scope="module")
+def copied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[str, str]]]:
+    """A copy of recalign's source that digests are made of, and the digests."""
+    copy = shutil.copytree(code.SOURCE, tmp_path_factory.mktemp("copy") / "recalign")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(code, "SOURCE", copy)
+        yield copy, digests()
     code.forget()
 
 
@@ -47,21 +47,23 @@ def digests() -> dict[str, str]:
         ("errors.py", "class ", "class Another: ...\n\n\nclass ", set()),
     ],
 )
-def test_an_edit_makes_stale_what_stands_on_it(source: Path, file: str, old: str, new: str, stale: set[str]):
-    before, text = digests(), (source / file).read_text()
+def test_an_edit_makes_stale_what_stands_on_it(
+    copied: tuple[Path, dict[str, str]], file: str, old: str, new: str, stale: set[str]
+):
+    source, before = copied
+    text = (source / file).read_text()
     (source / file).write_text(text.replace(old, new, 1))
     after = digests()
+    (source / file).write_text(text)
     assert {stage for stage in STAGES if before[stage] != after[stage]} == stale
 
 
 def test_versions_count(monkeypatch: pytest.MonkeyPatch):
-    before = digests()
-    monkeypatch.setattr(code, "version", lambda name: "0" if name == "polars" else version(name))
-    assert not set(before.values()) & set(digests().values())
-    monkeypatch.setattr(code, "version", lambda name: f"{version(name)}.1" if name == "rich" else version(name))
-    assert digests() == before
-    code.forget()
-    assert code.code_digest(["rich.table.Table"]) != code.code_digest(["rich_is_not_installed.Table"])
+    ours, theirs = code.code_digest(STAGES["dpo"]), code.code_digest([*STAGES["dpo"], "rich.table.Table"])
+    for changed, same in (("polars", False), ("rich", True)):
+        monkeypatch.setattr(code, "version", lambda name, changed=changed: version(name) + ".1" * (name == changed))
+        assert (code.code_digest(STAGES["dpo"]) == ours) is same
+        assert code.code_digest([*STAGES["dpo"], "rich.table.Table"]) != theirs
 
 
 def test_a_class_of_ones_own_counts_with_the_modules_beside_it(folder: Path, monkeypatch: pytest.MonkeyPatch):

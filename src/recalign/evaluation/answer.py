@@ -35,14 +35,16 @@ def answer(table: ComparisonTable, trust: Reports) -> list[Card]:
     values = {method: cell.value for method, cell in table.column(VALUE).items() if math.isfinite(cell.value)}
     enough = {method: values[method] for method in rows if method in values and table.kept(method) >= KEPT}
     needed = f"{KEPT:.0%} of the {ALL} of {table.better_baseline(ALL)}"
-    cards = [Card("Which is best?", "none", f"No method keeps {needed}.", -1)]
-    if enough:
-        best = max(enough, key=enough.__getitem__)
+    cards, best = (
+        [Card("Which is best?", "none", f"No method keeps {needed}.", -1)],
+        max(enough, key=enough.__getitem__, default=None),
+    )
+    if best:
         text = (
             f"The highest {VALUE}, {enough[best]:.3f}, of the {len(enough)} of {len(rows)} methods that keep {needed}."
         )
         cards = [Card("Which is best?", best, text), _gain(table, best), _price(table, best)]
-    if roles.ours in values:
+    if roles.ours in values and roles.ours != best:
         cards.append(_ours(table, roles.ours, enough))
     cards += [
         Card("May the reward model be trusted?", verdict, f"{implication} (seed {', '.join(seeds)})")
@@ -78,8 +80,7 @@ def _ours(table: ComparisonTable, ours: str, enough: dict[str, float]) -> Card:
     better = sorted((m for m in enough if m != ours and enough[m] > value), key=lambda method: -enough[method])
     question, kept = f"And {ours}?", f"It keeps {table.kept(ours):.1%} and has {value:.3f}."
     if not better:
-        found = ("best", 0) if ours in enough else ("loses too much", -1)
-        return Card(question, found[0], f"{kept} No method that keeps enough has more.", found[1])
+        return Card(question, "loses too much", f"{kept} No method that keeps enough has more.", -1)
     gains = (f"{method} {table.get(method, f'diff_{ours}/{VALUE}') or ''}".strip() for method in better)
     return Card(question, f"{len(better)} better", f"{kept} More have: {'; '.join(gains)}.", -1)
 

@@ -86,17 +86,18 @@ def compare(
         InputError: there is no such folder, no finished evaluation in it, or methods were measured on different events.
     """
     runs = load_runs(chain_folder, methods, seeds)
+    order = list(methods or ())
     if roles is None:
-        roles, order = Roles.load(chain_folder)
+        roles, stored = Roles.load(chain_folder)
+        order = order or stored
     else:
-        order = list(methods or ())
         roles.save(chain_folder, order)
     tables = [SplitTable(runs, split, roles, draws) for split in SPLITS if any(split in run.splits for run in runs)]
     each = [(table, metric) for table in tables for metric in METRICS]
     rows = [row for table, metric in track(each, "comparing", transient=True) for row in table.rows(metric)]
     frame = pl.DataFrame(rows + summary_rows(runs, draws), schema=SCHEMA, orient="row")
-    order = list(dict.fromkeys([*(methods or order), *sorted(frame["method"].unique())]))
-    frame = frame.sort(pl.col("method").cast(pl.Enum(order)), maintain_order=True)
+    places = pl.Enum(list(dict.fromkeys([*order, *sorted(frame["method"].unique())])))
+    frame = frame.sort(pl.col("method").cast(places), maintain_order=True)
     with replacing(chain_folder / FILE) as temporary:
         frame.write_csv(temporary)
     return frame
@@ -129,7 +130,7 @@ def load_runs(
     if not runs:
         remedy = "let `recalign chain` finish at least one method"
         raise InputError("no method in it has been evaluated", where=str(chain_folder), remedy=remedy)
-    _require_same_base(runs)
+    _require_comparable(runs)
     for split in SPLITS:
         _align([run for run in runs if split in run.splits], split)
     return runs
@@ -154,50 +155,39 @@ def _events_of(path: Path) -> pl.DataFrame:
     return frame.with_columns(*gains, *gaps)
 
 
-def _require_same_base(runs: list[Run]) -> None:
-    """Refuse methods of one seed that were measured by other judges, on other rewards, or from another start."""
+def _require_comparable(runs: list[Run]) -> None:
+    """Refuse methods of one seed that were measured by other judges, from another start, or on other events."""
     first: dict[int, Run] = {}
     for run in runs:
         other = first.setdefault(run.seed, run)
+        what = ""
         if run.summary.get("base") != other.summary.get("base"):
-            raise InputError(
-                f"it rests on other data, or on other checkpoints of the stages before it, than {other.method}",
-                where=f"{run.method}, seed {run.seed}",
-                remedy="run the chain again with every method, or in another folder",
-            )
+            what = f"it rests on other data, or on other checkpoints of the stages before it, than {other.method}"
+        for split in run.splits.keys() & other.splits.keys():
+            ours, theirs = (one.splits[split].select("user", "event") for one in (run, other))
+            if not what and not ours.equals(theirs):
+                what = f"it was measured on other {split} events ({len(ours):,}) than {other.method} ({len(theirs):,})"
+        if what:
+            remedy = "run the chain again with every method, or in another folder"
+            raise InputError(what, where=f"{run.method}, seed {run.seed}", remedy=remedy)
 
 
 def _align(runs: list[Run], split: str) -> None:
     """Give all runs the same rows.
 
-    Methods of one seed must have been measured on the same events: a difference means something only there. Seeds may
-    be worlds of their own; then no user of one is a user of another, and each run has no figures in the others' rows.
+    Seeds may be worlds of their own; then no user of one is a user of another, and each run has no figures in the
+    others' rows.
     """
-    seeds = sorted({run.seed for run in runs})
-    worlds = [_same_events([run for run in runs if run.seed == seed], split) for seed in seeds]
-    if not worlds or all(world.equals(worlds[0]) for world in worlds):
+    ordered = sorted(runs, key=lambda run: run.seed)
+    worlds = {run.seed: run.splits[split].select("user", "event") for run in ordered}
+    if not worlds or all(world.equals(worlds[ordered[0].seed]) for world in worlds.values()):
         return
-    size = max(int(world["user"].max()) for world in worlds) + 1  # type: ignore[arg-type]
-    apart = [(pl.col("user").cast(pl.Int64) + number * size).alias("user") for number in range(len(seeds))]
-    rows = pl.concat([world.with_columns(own) for world, own in zip(worlds, apart, strict=True)])
+    size = max(int(world["user"].max()) for world in worlds.values()) + 1  # type: ignore[arg-type]
+    apart = {seed: (pl.col("user").cast(pl.Int64) + place * size).alias("user") for place, seed in enumerate(worlds)}
+    rows = pl.concat([world.with_columns(apart[seed]) for seed, world in worlds.items()])
     for run in runs:
-        own = run.splits[split].with_columns(apart[seeds.index(run.seed)])
+        own = run.splits[split].with_columns(apart[run.seed])
         run.splits[split] = rows.join(own, on=["user", "event"], how="left", maintain_order="left")
-
-
-def _same_events(runs: list[Run], split: str) -> pl.DataFrame:
-    """The events of the runs of one seed."""
-    first = runs[0].splits[split].select("user", "event")
-    for run in runs[1:]:
-        events = run.splits[split].select("user", "event")
-        if not events.equals(first):
-            raise InputError(
-                f"it was measured on other {split} events ({len(events):,}) than {runs[0].method} with seed "
-                f"{runs[0].seed} ({len(first):,})",
-                where=f"{run.method}, seed {run.seed}",
-                remedy="run the chain again with the same data and split for every method, or in another folder",
-            )
-    return first
 
 
 class SplitTable:

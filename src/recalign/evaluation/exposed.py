@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from recalign.errors import InputError
 from recalign.evaluation.baselines import SameForAll
-from recalign.evaluation.offpolicy import Exposures, estimate, exposed_ranks
+from recalign.evaluation.offpolicy import Exposures, estimate, exposed_ranks, plain
 from recalign.evaluation.value import over_unseen
 from recalign.metrics.bootstrap import Estimate
 from recalign.recommender.policy import Policy, rows_at_once
@@ -62,7 +62,7 @@ def measure(
     """
     both = {**policies, UNIFORM: SameForAll(torch.zeros(data.num_items))}
     figures = {name: estimate(shown).figures() for name, shown in exposures(both, reward, data, device, part).items()}
-    ranks = {name: _plain(found) for name, found in candidates(policies, data, device, part).items()}
+    ranks = {name: plain(found) for name, found in candidates(policies, data, device, part).items()}
     return {name: {"policy": figures[name], "uniform": figures[UNIFORM], "ranks": ranks[name]} for name in policies}
 
 
@@ -185,10 +185,3 @@ def candidates(
             scores[name][place_TC[is_one_TC]] = logp_TC.masked_fill(item_TC == 0, -torch.inf).numpy()[is_one_TC]
     beta_N = data.sequences.frame["propensity"].to_numpy()[windows.event]
     return {name: exposed_ranks(user_N, score_N, windows.reward, beta_N) for name, score_N in scores.items()}
-
-
-def _plain(estimates: Mapping[str, Estimate]) -> dict[str, float | list[float]]:
-    plain: dict[str, float | list[float]] = {}
-    for name, one in estimates.items():
-        plain |= {name: one.value, f"{name}_interval": list(one.interval())}
-    return plain

@@ -22,7 +22,7 @@ from recalign.recommender.checkpoint import Loaded, check_catalogue, load_net
 from recalign.recommender.interpolation import largest_interpolation, ndcg
 from recalign.recommender.policy import Policy
 from recalign.recommender.training import write_parquet
-from recalign.reward import RewardData
+from recalign.reward import RewardData, RewardEnsemble
 
 BASE_STAGES = ("recommender", "reward", "judge_select", "judge_report")
 """Stages that every method rests on, in order."""
@@ -141,16 +141,9 @@ def evaluate_methods(
         for part, by_method in frames.items():
             write_parquet(by_method[run.method].drop("shown"), place / f"{part}.parquet")
         write_json(place / examples.FILE, examples.examples(test, data))
-        summary = {
-            "method": run.method,
-            "seed": seed,
-            "log": data.log_.name,
-            "key": keys[run.method],
-            "base": digest(data.fingerprint, digests)[:16],
-            "cold_targets": float(test["cold"].mean()),  # type: ignore[arg-type]
-            "coverage@10": _coverage(test, data.num_items),
-            **run.cost,
-        }
+        shares = {"cold_targets": test["cold"].cast(float).mean(), "coverage@10": _coverage(test, data.num_items)}
+        summary = {"method": run.method, "seed": seed, "log": data.log_.name, "key": keys[run.method]}
+        summary |= {"base": digest(data.fingerprint, digests)[:16], **shares, **run.cost}
         if is_reranked(run.method):
             summary["policy/strength"] = nets.strength(run)
         if run.method in shown:
@@ -173,13 +166,13 @@ class LoadedNetworks:
         self.data, self.device = data, device
         self._alphas: dict[tuple[Path | None, str, float, float | None], float] = {}
         self.start: Policy = self._load(base.start, "policy").net
-        reward = self._load(base.reward, "reward")
-        self.judges = {path: self._load(path, "reward") for path in (base.judge_select, base.judge_report)}
+        reward, select, report = (
+            self._load(path, "reward") for path in (base.reward, base.judge_select, base.judge_report)
+        )
+        self.judges = {base.judge_select: select, base.judge_report: report}
         require_apart(self.judges, {base.reward: reward}, data.sequences)
-        self.reward = reward.net
-        nets = [reward, *self.judges.values()]
-        names = ("train_rm@10", "select_judge@10", "judge@10")
-        self.rewards = {name: loaded.net for name, loaded in zip(names, nets, strict=True)}
+        self.reward: RewardEnsemble = reward.net
+        self.rewards = {"train_rm@10": reward.net, "select_judge@10": select.net, "judge@10": report.net}
 
     def _load(self, path: Path, net: str) -> Loaded:
         loaded = load_net(path, net)

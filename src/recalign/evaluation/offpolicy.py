@@ -20,7 +20,9 @@ Suffixes: N exposures, U users, C candidates of a user (padded).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -30,8 +32,7 @@ from recalign.metrics.bootstrap import CrossedBootstrap, Estimate
 
 LEAST_ESS = 50.0
 """Effective sample size in users below which no estimate is given. In 200 simulated worlds (docs/offpolicy.md) 95 %
-intervals of ``dr`` and ``snips`` held the truth in 93 % or more from 30 users on and in under 90 %
-below 10. 50 leaves a margin."""
+intervals of ``dr`` and ``snips`` held the truth in 93 % or more from 30 users on and in under 90 % below 10."""
 
 ESTIMATORS = ("ips", "snips", "dm", "dr")
 Terms = dict[str, tuple[np.ndarray, np.ndarray]]  # by name: (N,) what is summed, and (N,) what that is divided by
@@ -92,15 +93,16 @@ class OffPolicy:
     refused: str | None
     estimates: dict[str, Estimate]
 
-    def figures(self) -> dict[str, float | int | str | list[float]]:
+    def figures(self) -> dict[str, Any]:
         """All of it as plain values: the estimates with their 95 % intervals, or the reason why there are none."""
-        names = ("exposures", "users", "observed", "ess", "mean_weight", "max_weight", "clipped")
-        plain: dict[str, float | int | str | list[float]] = {name: getattr(self, name) for name in names}
-        if self.refused:
-            plain["refused"] = self.refused
-        for name, estimate in self.estimates.items():
-            plain |= {name: estimate.value, f"{name}_interval": list(estimate.interval())}
-        return plain
+        given = {name: value for name, value in vars(self).items() if name != "estimates" and value is not None}
+        return given | plain(self.estimates)
+
+
+def plain(estimates: Mapping[str, Estimate]) -> dict[str, Any]:
+    """Values by name, and their 95 % intervals as ``<name>_interval``."""
+    intervals = {f"{name}_interval": list(one.interval()) for name, one in estimates.items()}
+    return {name: one.value for name, one in estimates.items()} | intervals
 
 
 def estimate(
@@ -122,14 +124,12 @@ def estimate(
     _, user_N = np.unique(shown.user_N, return_inverse=True)
     users = int(user_N.max()) + 1
     ess = effective_size(np.bincount(user_N, weight_N))
-    refused = (
-        None
-        if ess >= least_ess
-        else (
+    refused = None
+    if ess < least_ess:
+        refused = (
             f"the effective sample size is {ess:.1f} of {users:,} users, below {least_ess:g}: the policy hardly ever "
             "chooses what was shown"
         )
-    )
     return OffPolicy(
         exposures=len(user_N),
         users=users,

@@ -39,6 +39,8 @@ MEANINGS = {
     "policy/popularity@10": "Mean popularity of the items shown.",
     "cost/seconds": "Training time of the method's own stage.",
 }
+Plain = tuple[list[str], list[list[Any]]]
+"""Heads and rows of a table."""
 
 
 def page(sources: Sources, digest: str) -> str:
@@ -69,7 +71,8 @@ def page(sources: Sources, digest: str) -> str:
         check=sources.check,
         trust=trusted.section(sources.trust),
         manifests=sources.manifests,
-        left=sources.left,
+        runs=_runs(sources.manifests),
+        left=_runs(sources.left),
         meanings={metric: text for metric, text in MEANINGS.items() if metric in table.metrics},
     )
 
@@ -122,16 +125,24 @@ def _shown(table: ComparisonTable, method: str, metric: str, best: bool) -> Show
     return Shown(figure(metric, cell.value), interval, table.mark(method, metric), best, hint)
 
 
-def _seed_table(frame: pl.DataFrame) -> dict[str, Any]:
+def _seed_table(frame: pl.DataFrame) -> Plain:
     """A row for each method and seed with the main metrics of the test."""
-    rows = frame.filter(pl.col("split") == "test", pl.col("seed") != "all", pl.col("metric").is_in(MAIN))
-    wide = rows.pivot("metric", index=["method", "seed"], values="value", maintain_order=True)
+    chosen = frame.filter(pl.col("split") == "test", pl.col("seed") != "all", pl.col("metric").is_in(MAIN))
+    wide = chosen.pivot("metric", index=["method", "seed"], values="value", maintain_order=True)
     columns = [metric for metric in MAIN if metric in wide.columns]
-    body = [
-        (row["method"], row["seed"], ["–" if row[c] is None else figure(c, row[c]) for c in columns])
+    rows = [
+        [row["method"], row["seed"], *("–" if row[c] is None else figure(c, row[c]) for c in columns)]
         for row in wide.iter_rows(named=True)
     ]
-    return {"columns": columns, "rows": body}
+    return ["method", "seed", *columns], rows
+
+
+def _runs(manifests: list[dict[str, Any]]) -> Plain:
+    rows = [
+        [one["stage"], one["seed"], one["status"], f"{one['seconds']:.1f}", one["started"][:19].replace("T", " ")]
+        for one in manifests
+    ]
+    return ["stage", "seed", "status", "seconds", "started"], rows
 
 
 def _plots(table: ComparisonTable) -> list[tuple[str, str, list[Any]]]:

@@ -29,6 +29,9 @@ VARIABLES = {
     **{INK: "ink", SOFT: "soft", LINE: "line", CARD: "card", ACCENT: "accent"},
     **{BASELINE: "baseline", PLAIN: "plain", PLACEBO: "placebo", SHADE: "shade"},
 }
+# sides of a point on which its name may stand, and how far from it
+SIDES = np.array([(1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1)] * 2)
+FAR = np.repeat([7, 16], 8)[:, None]
 STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "recalign",
@@ -74,12 +77,10 @@ def forest(table: ComparisonTable, metric: str) -> Markup | None:
                 axes.plot([holm.low, holm.high], [y, y], color=colour, linewidth=0.9)
                 axes.plot([cell.low, cell.high], [y, y], color=colour, linewidth=3, solid_capstyle="round")
                 axes.plot(cell.value, y, "o", color=colour, markeredgecolor=CARD, markersize=6.5)
+            elif cell.value < left:
+                axes.text(left, y, f"← {cell.value:+.3f}", color=colour, ha="left", va="center", fontsize=8)
             else:
-                below = cell.value < left
-                edge, text = (left, f"← {cell.value:+.3f}") if below else (right, f"{cell.value:+.3f} →")
-                behind = {"facecolor": CARD, "edgecolor": "none", "pad": 1}
-                side = "left" if below else "right"
-                axes.text(edge, y, text, color=colour, ha=side, va="center", fontsize=8, bbox=behind)
+                axes.text(right, y, f"{cell.value:+.3f} →", color=colour, ha="right", va="center", fontsize=8)
         axes.set(xlim=(left, right), ylim=(-0.7, len(rows) - 0.3))
         axes.set_yticks(range(len(rows)), rows)
         axes.tick_params(axis="y", length=0)
@@ -208,27 +209,22 @@ def _colour(roles: Roles, method: str) -> str:
 def _label(figure: Figure, axes: Axes, points: Sequence[tuple[str, float, float]], colours: dict[str, str]) -> None:
     """Write each name where it hides least: eight places around the point, nearer first."""
     figure.draw_without_rendering()  # so that the layout is settled
-    width, height = axes.bbox.width, axes.bbox.height
-    spots = axes.transData.transform([(x, y) for _, x, y in points]) - axes.bbox.min
-    taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in spots]
-    for (name, _, _), (across, up) in zip(points, spots, strict=True):
-        long, tall = 4.7 * len(name), 9.0  # of a text of 8 points, in points
-        places = []
-        for far in (7, 16):
-            for right, above in ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1)):
-                left = across + right * far - (1 - right) / 2 * long
-                bottom = up + above * far - tall / 2
-                box = (left, bottom, left + long, bottom + tall)
-                outside = max(0, -left) + max(0, box[2] - width) + max(0, -bottom) + max(0, box[3] - height)
-                places.append((sum(_overlap(box, other) for other in taken) + 50 * outside + far, box))
-        box = min(places)[1]
-        taken.append(box)
-        place = axes.transData.inverted().transform(np.array(box[:2]) + axes.bbox.min)
-        axes.text(place[0], place[1], name, fontsize=8, color=colours[name], va="bottom", zorder=5, in_layout=False)
-
-
-def _overlap(a: Sequence[float], b: Sequence[float]) -> float:
-    return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+    corner, limit = axes.bbox.min, axes.bbox.size
+    spots = axes.transData.transform([(x, y) for _, x, y in points]) - corner
+    taken = [np.concatenate([spot - 4, spot + 4]) for spot in spots]
+    for (name, _, _), spot in zip(points, spots, strict=True):
+        size = np.array([4.7 * len(name), 9.0])  # of a text of 8 points, in points
+        low = spot + FAR * SIDES - (1 - SIDES) / 2 * size
+        box = np.concatenate([low, low + size], axis=1)  # a row a place: left, bottom, right, top
+        over = np.minimum(box[:, None, 2:], np.array(taken)[:, 2:]) - np.maximum(
+            box[:, None, :2], np.array(taken)[:, :2]
+        )
+        hidden = over.clip(0).prod(axis=2).sum(axis=1)
+        outside = np.maximum(-low, 0).sum(axis=1) + np.maximum(low + size - limit, 0).sum(axis=1)
+        best = box[np.argmin(hidden + 50 * outside + FAR[:, 0])]
+        taken.append(best)
+        x, y = axes.transData.inverted().transform(best[:2] + corner)
+        axes.text(x, y, name, fontsize=8, color=colours[name], va="bottom", zorder=5, in_layout=False)
 
 
 def drawn(description: str, height: float, draw: Callable[[Figure, Any], None], columns: int = 1) -> Markup:

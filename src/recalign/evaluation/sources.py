@@ -65,13 +65,8 @@ class Sources:
         table, search = ComparisonTable(frame, roles), chain_folder / SEARCH
         first = frame.filter(pl.col("seed") != "all").row(0, named=True)
         shown = [_read(_evaluation(chain_folder, m, table.seeds[0]) / examples.FILE) for m in ("start", roles.ours)]
-        runs = {seed: chain_folder.glob(f"*/seed-{seed}/manifest.json") for seed in table.seeds}
-        manifests = [_read(path) for paths in runs.values() for path in paths]
+        manifests = [_read(path) for seed in table.seeds for path in chain_folder.glob(f"*/seed-{seed}/manifest.json")]
         manifests.sort(key=lambda manifest: (str(manifest.get("started")), str(manifest.get("stage"))))
-        trust = {
-            stage: {seed: _read(chain_folder / stage / f"seed-{seed}" / "trust.json") for seed in table.seeds}
-            for stage in TRUST
-        }
         stages = {*BASE_STAGES, *table.methods}
         return cls(
             name=chain_folder.resolve().name,
@@ -80,7 +75,14 @@ class Sources:
             search=pl.read_csv(search) if searched and search.is_file() else None,
             size=_size(_evaluation(chain_folder, first["method"], first["seed"])),
             check=_read(chain_folder / "check.json"),
-            trust={stage: {seed: said for seed, said in each.items() if said} for stage, each in trust.items()},
+            trust={
+                stage: {
+                    seed: said
+                    for seed in table.seeds
+                    if (said := _read(chain_folder / stage / f"seed-{seed}" / "trust.json"))
+                }
+                for stage in TRUST
+            },
             examples=shown if all(shown) else [],
             manifests=[one for one in manifests if one["stage"] in stages],
             left=[one for one in manifests if one["stage"] not in stages],

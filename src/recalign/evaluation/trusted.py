@@ -53,7 +53,7 @@ def section(trust: Mapping[str, Reports]) -> dict[str, Any]:
             for label, each, name in rows
             if each
         ],
-        "follows": list(_follows(reports)),
+        "follows": [[name, *values] for name, values in _follows(list(reports.values())).items()],
         "groups": list(_groups(parts[0])) if parts else [],
         "plots": [plot for plot in drawn if plot],
     }
@@ -80,20 +80,18 @@ def _cell(estimates: list[list[float | None]]) -> tuple[str, str]:
     return f"{value:.3f}", f"{low:.3f} – {high:.3f}"
 
 
-def _follows(reports: Reports) -> Iterator[tuple[str, list[str]]]:
+def _follows(reports: list[dict[str, Any]]) -> dict[str, list[str]]:
     """What follows from the verdict, a column for each seed."""
     kinds = {"repeats": "repeated events", "floor": "at most"}
-    each = list(reports.values())
-    noise, advised = [report["noise"] for report in each], [report["recommended"] for report in each]
-    yield "reliability (R2, at least 0)", [f"{report['reliability']:.3f}" for report in each]
-    yield (
-        "recommended temperature, in sd of the reward",
-        [f"{one['temperature']:g} (ESS {one['ess']:.0%})" for one in advised],
-    )
-    yield "noise of a reward", [f"{one['sd']:.3f} ({kinds[one['source']]})" for one in noise]
-    yield "λ of the published bound", [f"{report['theory']['lambda']:.1f}" for report in each]
-    errors = [_judged(report)["calibration"]["error"] for report in each]
-    yield "calibration error, in the reward's unit", [f"{error:.3f}" for error in errors]
+    noise, advised = [report["noise"] for report in reports], [report["recommended"] for report in reports]
+    errors = [_judged(report)["calibration"]["error"] for report in reports]
+    return {
+        "reliability (R2, at least 0)": [f"{report['reliability']:.3f}" for report in reports],
+        "recommended temperature, in sd of the reward": [f"{a['temperature']:g} (ESS {a['ess']:.0%})" for a in advised],
+        "noise of a reward": [f"{one['sd']:.3f} ({kinds[one['source']]})" for one in noise],
+        "λ of the published bound": [f"{report['theory']['lambda']:.1f}" for report in reports],
+        "calibration error, in the reward's unit": [f"{error:.3f}" for error in errors],
+    }
 
 
 def _groups(part: dict[str, Any]) -> Iterator[list[str]]:

@@ -1,10 +1,11 @@
-"""The value of a policy: what it shows to real histories, scored by judges, the training reward model and the truth."""
+"""Value a policy: score what it shows to real histories by judges, the training reward model and the truth."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -80,15 +81,15 @@ def evaluate(
     for read in track(batches, f"evaluating, {part}", console=console, transient=True, disable=hidden):
         batch = read.to(device)
         rewards = {name: (judge, judge.states(batch)) for name, judge in scorers.rewards.items()}
-        start_T = scorers.start.encode(batch)
+        start, user_T = scorers.start.encode(batch), batch.user_B[batch.row_T]
+        events = {"user": user_T, "event": batch.event_T, "cold": batch.target_T == 0, "high": batch.high_T}
         for name, policy in policies.items():
-            state_T = policy.encode(batch)
-            row = _events(batch) | _distribution(policy, state_T, batch, scorers, start_T)
-            row["rank"] = policy.ranks(state_T, batch.target_T, batch.seen_N)
-            shown = policy.top_k(state_T, SHOWN, batch.seen_N)[1]
+            state = policy.encode(batch)
+            row = events | _distribution(policy, state, batch, scorers, start)
+            row["rank"] = policy.ranks(state, batch.target_T, batch.seen_N)
+            row["shown"] = shown = policy.top_k(state, SHOWN, batch.seen_N)[1]
             for figure, (judge, states) in rewards.items():
                 row[figure] = _mean_shown(judge.predict(states, shown.clamp(min=1)), shown)
-            row["shown"] = shown
             row = {k: v.cpu() for k, v in row.items()}
             column_TK = (row["shown"] - 1).clamp(min=0)
             row["popularity@10"] = _mean_shown(popularity_V[column_TK], row["shown"])
@@ -102,21 +103,14 @@ def evaluate(
     return frames
 
 
-def _events(batch: Batch) -> dict[str, Tensor]:
-    user_T = batch.user_B[batch.row_T]
-    return {"user": user_T, "event": batch.event_T, "cold": batch.target_T == 0, "high": batch.high_T}
-
-
-def _distribution(
-    policy: Policy, state_T: Tensor, batch: Batch, scorers: Scorers, start_T: Tensor
-) -> dict[str, Tensor]:
+def _distribution(policy: Policy, state: Any, batch: Batch, scorers: Scorers, start: Any) -> dict[str, Tensor]:
     """KL, entropy and expected true reward, a few states at a time so that users x items is never held."""
     columns: dict[str, list[Tensor]] = {"kl": [], "entropy": []}
     assert batch.seen_N is not None
     rows = rows_at_once(policy.num_items)
-    for first in range(0, len(state_T), rows):
+    for first in range(0, len(state), rows):
         part = slice(first, first + rows)
-        logp_TV, start_TV = policy.log_probs(state_T[part]), scorers.start.log_probs(start_T[part])
+        logp_TV, start_TV = policy.log_probs(state[part]), scorers.start.log_probs(start[part])
         p_TV = logp_TV.exp()
         columns["kl"].append((p_TV * (logp_TV - start_TV)).sum(dim=1))
         columns["entropy"].append(-(p_TV * logp_TV).sum(dim=1))

@@ -61,20 +61,15 @@ class Source:
             raise damaged(self, "zip", error) from error
 
 
-@dataclass(frozen=True)
-class Located:
-    """The files of a log: of its events, in order, and of its items' titles, if it has them."""
-
-    events: list[Source]
-    titles: Source | None
-
-
-def locate(log: Log, root: Path | None) -> Located:
+def locate(log: Log, root: Path | None) -> tuple[list[Source], Source | None]:
     """Find the files of a log; download those of a public log if one is missing.
 
     Args:
         log: names the files.
         root: the data root; null: as `data_root` says.
+
+    Returns:
+        The files of its events, in order, and that of its items' titles, if it has one.
 
     Raises:
         InputError: a file is missing, or a zip is damaged.
@@ -91,7 +86,7 @@ def locate(log: Log, root: Path | None) -> Located:
         if not sources:
             raise missing(root, entry, keys[entry])
     events = [source for entry in log.files for source in found[entry]]
-    return Located(events, found[log.titles.file][0] if log.titles is not None else None)
+    return events, found[log.titles.file][0] if log.titles is not None else None
 
 
 def find(root: Path, entry: str) -> list[Source]:

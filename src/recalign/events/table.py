@@ -98,7 +98,7 @@ def load_events(log: Log, root: Path | None, reward: str | None) -> EventTable:
     Raises:
         InputError: something in the log cannot be used, with the file, row, column or key, and a remedy.
     """
-    sources = locate(log, root).events
+    sources, _ = locate(log, root)
     raw, rows = _read(log, sources)
     files = rows.files
     raw, rows, notes = _usable(raw, rows, log)
@@ -117,7 +117,7 @@ def load_events(log: Log, root: Path | None, reward: str | None) -> EventTable:
 
 def fingerprint(log: Log, root: Path | None, reward: str | None) -> str:
     """`EventTable.fingerprint`, without reading the events."""
-    return _digest(log, locate(log, root).events, reward)
+    return _digest(log, locate(log, root)[0], reward)
 
 
 def _digest(log: Log, sources: list[Source], reward: str | None) -> str:

@@ -26,7 +26,7 @@ def read_titles(log: Log, root: Path | None, items: pl.Series) -> tuple[pl.Serie
         InputError: the file of titles is missing or damaged, lacks a column, or has a title of none of the items.
     """
     ids = items.cast(pl.String).alias("title")
-    if log.titles is None or (source := locate(log, root).titles) is None:
+    if log.titles is None or (source := locate(log, root)[1]) is None:
         return ids, {}
     frame = read(source, (log.titles.id,))
     for key, column in (("id", log.titles.id), ("title", log.titles.title)):

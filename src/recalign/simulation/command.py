@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 from recalign.simulation.files import FILES, write
-from recalign.simulation.moments import moments
 from recalign.simulation.world import World
 from recalign.simulation.world import simulate as draw
 
@@ -22,5 +21,3 @@ def simulate(out: Path = Path("data"), **settings: Any) -> None:
         print(folder / name)
     events = simulated.events
     print(f"{len(events):,} events of {events['user'].n_unique():,} users on {events['item'].n_unique():,} items")
-    for name, value in moments(events).items():
-        print(f"  {name:24s} {value:8.3f}")

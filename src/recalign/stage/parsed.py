@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import shlex
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ class ParsedStage:
 
     Attributes:
         request: what was asked for, as it was given.
-        argv: the words after ``recalign``.
+        words: the command line after ``recalign`` that runs it alone.
         subcommand: ``fit``, ``validate``, ``test`` or ``predict``.
         config: every value, upstream checkpoints filled in as far as they exist.
         run: names the run folder.
@@ -38,8 +39,8 @@ class ParsedStage:
         upstream: the checkpoints that the stage starts from; a path is None as long as that stage has not run.
     """
 
-    request: list[str] | Request
-    argv: list[str]
+    request: Sequence[str] | Request
+    words: list[str]
     subcommand: str
     config: dict[str, Any]
     run: RunConfig
@@ -53,7 +54,7 @@ class ParsedStage:
     @property
     def command(self) -> str:
         """The line that runs it alone."""
-        return shlex.join(["recalign", *self.argv])
+        return shlex.join(["recalign", *self.words])
 
     @property
     def chain(self) -> str:
