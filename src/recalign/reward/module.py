@@ -151,7 +151,7 @@ class RewardModel(StageModule):
         Raises:
             InputError: a head cannot model its rewards, or a further reward cannot be used.
         """
-        self.auxiliary_EA = torch.from_numpy(data.auxiliary_rewards.fill_null(float("nan")).to_numpy())
+        self.auxiliary_EA = torch.tensor(data.auxiliary_rewards.fill_null(float("nan")).to_numpy())
         self.reward.add_auxiliary(list(data.auxiliary))
         reward, item = data.rated["reward"].to_numpy(), data.rated["item_id"].to_numpy()
         for net in self.reward.nets:
