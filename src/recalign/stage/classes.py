@@ -67,7 +67,7 @@ def arguments_of(function: Any) -> dict[str, Argument]:
         parser.add_function_arguments(function, sub_configs=True, fail_untyped=False)
     defaults = parser.get_defaults()
     try:
-        hints = typing.get_type_hints(function.__init__ if isinstance(function, type) else function)
+        hints = typing.get_type_hints(function.__init__ if isinstance(function, type) else function)  # type: ignore[misc]
     except NameError:  # of a type that only type checkers import
         hints = {}
     given = inspect.signature(function).parameters

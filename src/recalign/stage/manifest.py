@@ -85,7 +85,7 @@ class Manifest:
 def run_key(config: dict[str, Any], fingerprint: str | None, upstream: dict[str, dict[str, str]]) -> str:
     """All that determines a run's result, as one hex digest: settings, data, checkpoints that it starts from, code.
 
-    Where the run lies (``run``), where the raw log lies (``data.root``) or is kept ready (``data.cache``) and how
+    Where the run lies (``run``), where the raw log lies (``data.root``) or is kept ready (``data.cache``), how items and
     checkpoints are called do not count; the bytes of the data and of the checkpoints do.
 
     Args:
@@ -94,8 +94,9 @@ def run_key(config: dict[str, Any], fingerprint: str | None, upstream: dict[str,
         upstream: as in `Manifest`.
     """
     counted = copy.deepcopy({k: v for k, v in config.items() if k not in ("run", "ckpt_path")})
-    for place in ("root", "cache"):
-        counted["data"]["init_args"].pop(place, None)
+    data = counted["data"]["init_args"]
+    for settings, name in ((data, "root"), (data, "cache"), (data["log"], "titles")):
+        settings.pop(name, None)
     for name, checkpoint in upstream.items():
         part, argument = name.split(".")
         counted[part]["init_args"][argument] = checkpoint["sha256"]
