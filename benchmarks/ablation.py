@@ -9,7 +9,7 @@ worlds by the truth as well), so that what follows may be frozen before any test
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -68,9 +68,9 @@ def main() -> None:
     world = World() if arguments.log == "simulated" else None
     name = f"ablation-{arguments.log}"
     experiment = Chain(
-        arguments.log, ["bc", "asft"], name, arguments.seeds, world=world, root=arguments.runs, keep=None
+        arguments.log, ["bc", "asft"], name=name, seeds=arguments.seeds, world=world, root=arguments.runs, keep=None
     )
-    overrides = [f"--data.root={arguments.data}"] if arguments.data else []
+    overrides = {"data.root": arguments.data} if arguments.data else {}
     plan = Plan(experiment, CHAINS / f"{arguments.log}.yaml", {None: overrides})
     measured: dict[str, dict[int, Figures]] = {}
     for seed in arguments.seeds:
@@ -91,9 +91,8 @@ def of_seed(plan: Plan, seed: int) -> Iterator[tuple[str, Figures]]:
     runs["bc"] = train(plan.trial("bc", seed, "bc", {}))
     cells = {run.folder: run.method_run("bc" if row == "bc" else "asft") for row, run in runs.items()}
     start = plan.trial_folder("start", seed, "start")
-    figures = dict(
-        zip(["start", *runs], validate({start: MethodRun("start", None, {}), **cells}, base, data), strict=True)
-    )
+    cells = {start: MethodRun("start", None, {}), **cells}
+    figures = dict(zip(["start", *runs], valued(plan, cells, base, data), strict=True))
     add_kept(figures)
     for row, run in runs.items():
         logged = pl.read_csv(run.folder / "metrics.csv", infer_schema_length=None)["advantage/ess"]
@@ -106,6 +105,11 @@ def based(plan: Plan, seed: int, world: World | None) -> tuple[BaseCheckpoints, 
     data: RewardData = plan.parsed("reward", seed).datamodule()  # type: ignore[assignment]
     make_world(data, world)
     return base_checkpoints({stage: train(plan.parsed(stage, seed)) for stage in BASE_STAGES}), data
+
+
+def valued(plan: Plan, cells: Mapping[Path, MethodRun], base: BaseCheckpoints, data: RewardData) -> list[Figures]:
+    """Validation figures, measured where the chain works; those of another commit are measured anew."""
+    return validate(cells, base, data, device=plan.device(), code=commit())
 
 
 def add_kept(figures: dict[str, Figures]) -> None:

@@ -8,17 +8,16 @@ alone, before any recommender was trained in it.
 """
 
 import os
-import subprocess
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 from jsonargparse import auto_cli
+from log_moments import moments, next_item, predictable
+from tables import commit
+from tables import save as save_rows
 
 from recalign.simulation import World, simulate
-from recalign.simulation.moments import moments, next_item, predictable
-
-RESULTS = Path(__file__).parent / "results" / "calibrate_world.csv"
 
 
 def main(file: Path | None = None, seeds: int = 10) -> None:
@@ -60,14 +59,12 @@ def row(metric: str, real: float, worlds: list[float]) -> dict[str, str | float]
 
 
 def save(table: pl.DataFrame, seeds: int) -> None:
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
     real = table.select(log=pl.lit("ml-100k"), row=pl.lit("log"), metric="metric", mean="ml_100k")
     world = table.select(
         pl.lit("simulated").alias("log"), pl.lit("default").alias("row"), "metric", "mean", "sd", "ci_low", "ci_high"
     )
     rows = pl.concat([real, world.with_columns(seeds=pl.lit(seeds))], how="diagonal")
-    RESULTS.parent.mkdir(exist_ok=True)
-    rows.with_columns(commit=pl.lit(commit.stdout.strip())).write_csv(RESULTS)
+    print(save_rows(rows.with_columns(commit=pl.lit(commit())), "calibrate_world"))
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ import torch
 from tables import SCHEMA, commit, save
 
 from recalign.evaluation.baselines import popularity
+from recalign.files import write_json
 from recalign.metrics import RankMetrics
 from recalign.recommender import Policy
 from recalign.recommender.checkpoint import load_net
@@ -75,9 +76,7 @@ def measure(row: str, seed: int, given: argparse.Namespace, figures: Path) -> No
     """One seed of one row: train, test, save."""
     figures.parent.mkdir(parents=True, exist_ok=True)
     values = of_peer(row, given, figures.parent) if row in PEERS else of_ours(row, seed, given)
-    partial = figures.with_suffix(".partial")
-    partial.write_text(json.dumps({"commit": commit(), **values}, indent=2) + "\n")
-    partial.replace(figures)
+    write_json(figures, {"commit": commit(), **values})
     print(f"{row}, seed {seed}: hr@10 {values['hr@10']:.4f}, ndcg@10 {values['ndcg@10']:.4f}", flush=True)
 
 

@@ -16,12 +16,14 @@ import sys
 from pathlib import Path
 
 import polars as pl
+from claim import verdicts
 from tables import beside_other_logs, commit, markdown, save, save_text, summary
 
 from recalign.cli import main as recalign
 from recalign.evaluation import comparison
-from recalign.evaluation.claim import ALL, HIGH, VALUE, verdicts
+from recalign.evaluation.comparison import ALL, HIGH, VALUE
 from recalign.evaluation.comparison_table import ComparisonTable
+from recalign.evaluation.roles import Roles
 
 CHAINS = Path(__file__).parents[1] / "conf" / "chain"
 FILES = {path.stem.removesuffix("-methods"): path for path in CHAINS.glob("*-methods.yaml")}
@@ -95,17 +97,17 @@ def report(folder: Path, log: str, label: str | None = None) -> None:
             compared[1],
             "Less reranking's, interval corrected by Holm:",
             compared[2],
-            "\n".join(claim(frame)),
+            "\n".join(claim(frame, Roles.load(folder)[0])),
         ]
     )
     name = f"{folder.name}-{label}" if label else folder.name
     print(f"\n{text}\n{save(beside_other_logs(rows, 'methods'), 'methods')}\n{save_text(text, name)}")
 
 
-def claim(frame: pl.DataFrame) -> list[str]:
+def claim(frame: pl.DataFrame, roles: Roles) -> list[str]:
     """The claim's parts with the figures behind each, as lines."""
     lines = []
-    for number, verdict in enumerate(verdicts(ComparisonTable(frame)), start=1):
+    for number, verdict in enumerate(verdicts(ComparisonTable(frame, roles)), start=1):
         lines += [f"{number}. {verdict.word}: {verdict.part}", *(f"   - {line}" for line in verdict.why)]
     return lines
 

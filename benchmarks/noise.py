@@ -19,7 +19,7 @@ from rates import KEPT, KL, START, Family, Key, of_seed, over_start, paths, rows
 from tables import markdown, save
 
 from recalign.chain import Chain, Plan
-from recalign.evaluation.claim import KEPT as ENOUGH
+from recalign.evaluation.selection import KEPT as ENOUGH
 from recalign.simulation import World
 
 NOISES = (0.3, 1.05, 3.0)  # sd of a reward around what the user thinks; the ordinary world's is 1.05
@@ -52,7 +52,8 @@ def main() -> None:
     for noise in NOISES:
         world = World(noise=noise)
         methods = list(dict.fromkeys(family.method for family in FAMILIES))
-        chain = Chain("simulated", methods, f"noise-{noise}", given.seeds, world=world, root=given.runs, keep=None)
+        name = f"noise-{noise}"
+        chain = Chain("simulated", methods, name=name, seeds=given.seeds, world=world, root=given.runs, keep=None)
         plan = Plan(chain, CHAINS / "simulated.yaml", {})
         measured = {seed: of_seed(plan, seed, replace(world, seed=seed), FAMILIES) for seed in given.seeds}
         tables.append(table(measured, f"noise {noise}"))

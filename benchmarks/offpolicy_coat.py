@@ -26,6 +26,7 @@ from recalign.sequences import High, Where
 from recalign.stage.console import quiet
 
 CONF = Path(__file__).parents[1] / "conf" / "data" / "coat.yaml"
+CPU = torch.device("cpu")
 STRENGTHS = (1.0, 2.0, 4.0, 8.0)  # of a policy that follows rewards, in 1 / their standard deviation
 
 
@@ -95,7 +96,7 @@ def followers(data: RewardData, reward: RewardEnsemble) -> dict[str, Policy]:
 
 def valued(data: RewardData, reward: RewardEnsemble) -> dict[tuple[str, str], Estimate | float]:
     found: dict[tuple[str, str], Estimate | float] = {}
-    for name, shown in exposures(followers(data, reward), reward, data).items():
+    for name, shown in exposures(followers(data, reward), reward, data, CPU).items():
         result = estimate(shown)
         found[name, "ess"], found[name, "mean_weight"] = result.ess, result.mean_weight
         found[name, "observed"] = result.observed
@@ -112,5 +113,5 @@ def ranked(data: RewardData, reward: RewardEnsemble) -> dict[tuple[str, str], Es
         "item mean": SameForAll(torch.from_numpy(item_mean_V)),
         "reward model": Rerank(uniform, reward, 1.0),
     }
-    ranks = candidates(policies, data)
+    ranks = candidates(policies, data, CPU)
     return {(name, f"rank/{metric}"): one for name, found in ranks.items() for metric, one in found.items()}

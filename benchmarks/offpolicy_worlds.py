@@ -24,6 +24,7 @@ from recalign.sequences import Batch, High, TimeSplit
 from recalign.simulation import Simulated, World, simulate, write
 from recalign.simulation.world import SD
 
+CPU = torch.device("cpu")
 USERS, SHARE = 4000, 0.075  # the estimates see 300 of the users; the truth is about all of them
 SHARPNESS = (0.5, 1.0, 1.5, 2.0, 3.0, 5.0, 8.0)
 BINS = (5, 10, 20, 30, 50, 75)
@@ -75,8 +76,8 @@ def world(seed: int) -> pl.DataFrame:
     *_, item_mean_V = data.moments()
     policies = make(truth.reward_UV, torch.from_numpy(item_mean_V), seed)
     model = Known(torch.from_numpy(item_mean_V).expand(len(truth.reward_UV), -1))
-    shown = exposures(policies, cast(RewardEnsemble, model), data)
-    everybody = exposures(policies, cast(RewardEnsemble, truth), data, users="all")
+    shown = exposures(policies, cast(RewardEnsemble, model), data, CPU)
+    everybody = exposures(policies, cast(RewardEnsemble, truth), data, CPU, users="all")
     rows = []
     for name, one in shown.items():
         family, sharpness = name.split(", ")

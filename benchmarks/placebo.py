@@ -25,7 +25,6 @@ from recalign.chain import Chain, Plan
 from recalign.posttrain import PostTrainingData
 from recalign.posttrain.advantage import weights
 from recalign.sequences import reward_means
-from recalign.stage.console import quiet
 
 CHAINS = Path(__file__).parents[1] / "conf" / "chain"
 COLUMNS = {
@@ -45,7 +44,7 @@ def main() -> None:
     for log in given.log:
         file = CHAINS / f"{log}-methods.yaml"
         chain = Chain(**yaml.safe_load(file.read_text()) | {"root": given.runs})
-        plan = Plan(chain, file, {None: [f"--data.root={given.data}"] if given.data else []})
+        plan = Plan(chain, file, {None: {"data.root": given.data} if given.data else {}})
         cells = [cell for seed in chain.seeds for cell in of_seed(plan, seed)]
         rows = table(cells, log, chain.seeds)
         print(f"\n{log}, {commit()}\n\n{markdown(rows, COLUMNS)}\n", flush=True)
@@ -78,8 +77,6 @@ def events(plan: Plan, method: str, seed: int) -> pl.DataFrame:
     found = pl.read_csv(plan.folder / "search.csv").filter((pl.col("method") == "asft") & pl.col("chosen"))
     parsed = plan.parsed(method, seed, json.loads(found["settings"].item()))
     data: PostTrainingData = parsed.datamodule()  # type: ignore[assignment]
-    with quiet():
-        data.trainer = parsed.bare_trainer()
     data.setup("fit")
     event, model = data.frame["event"].to_numpy(), parsed.config["model"]["init_args"]
     advantage_T = torch.from_numpy(data.advantages[event])

@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import polars as pl
-from ablation import Figures, add_kept, based, spread
+from ablation import Figures, add_kept, based, spread, valued
 from tables import SCHEMA, commit
 
 from recalign.chain import Plan
 from recalign.chain.train import train
 from recalign.evaluation.methods import MethodRun
-from recalign.evaluation.selection import validate
 from recalign.simulation import World
 
 STRENGTHS = (0.5, 1.0, 2.0, 4.0)  # of reranking: its rates
@@ -48,7 +47,7 @@ def of_seed(plan: Plan, seed: int, world: World | None, families: Iterable[Famil
         for rate in rates:
             run = train(plan.trial(method, seed, f"{name}-{rate}".replace(" ", "-"), settings | {"model.lr": rate}))
             cells[name, rate] = run.folder, run.method_run(method)
-    figures = dict(zip(cells, validate(dict(cells.values()), base, data), strict=True))
+    figures = dict(zip(cells, valued(plan, dict(cells.values()), base, data), strict=True))
     add_kept({f"{name} {rate}": each for (name, rate), each in figures.items()})
     return figures
 

@@ -41,7 +41,7 @@ def main() -> None:
     torch.manual_seed(0)
     device = torch.device(arguments.device)
     encoder = HSTU(dim=64, layers=2, heads=1, max_length=LENGTH, dropout=0.2)
-    module = Recommender(encoder, arguments.items, negatives=arguments.negatives).to(device)
+    module = Recommender(arguments.items, encoder, negatives=arguments.negatives).to(device)
     measure = {"rank": rank, "average": average}.get(arguments.what, train)
     with torch.autocast(device.type, torch.bfloat16, enabled=arguments.bf16):
         figures = measure(module, arguments.items, device, 1 if arguments.quick else 10)
@@ -119,7 +119,7 @@ def average(module: Recommender, items: int, device: torch.device, repetitions: 
     def together() -> None:
         for _ in range(steps):
             trainer.global_step += 1
-            callback.on_train_batch_end(trainer, module)  # type: ignore[arg-type]
+            callback.on_train_batch_end(trainer, module, None, None, 0)  # type: ignore[arg-type]
 
     together()
     return {"seconds": [seconds / steps for seconds in timed(together, device, repetitions)]}

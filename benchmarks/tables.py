@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+
+from recalign.files import write_text
 
 RESULTS = Path(__file__).parent / "results"
 SCHEMA = ("log", "row", "metric", "mean", "sd", "ci_low", "ci_high", "seeds", "commit")
@@ -22,24 +23,21 @@ def commit() -> str:
 
 def save(rows: pl.DataFrame, script: str) -> Path:
     """Write ``benchmarks/results/<script>.csv``, whole or not at all."""
-    return _whole(RESULTS / f"{script}.csv", rows.select(SCHEMA).write_csv(float_precision=6))
+    return _written(RESULTS / f"{script}.csv", rows.select(SCHEMA).write_csv(float_precision=6))
 
 
 def save_text(text: str, name: str) -> Path:
     """Write ``benchmarks/results/<name>.md``, whole or not at all: what a script printed, with what no row holds."""
-    return _whole(RESULTS / f"{name}.md", text + "\n")
+    return _written(RESULTS / f"{name}.md", text + "\n")
 
 
 def save_picture(svg: str, name: str) -> Path:
     """Write ``benchmarks/results/<name>.svg``, whole or not at all."""
-    return _whole(RESULTS / f"{name}.svg", svg)
+    return _written(RESULTS / f"{name}.svg", svg)
 
 
-def _whole(path: Path, text: str) -> Path:
-    path.parent.mkdir(exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(text)
-    os.replace(partial, path)
+def _written(path: Path, text: str) -> Path:
+    write_text(path, text)
     return path
 
 

@@ -23,6 +23,17 @@ hypothesis.settings.load_profile("recalign")
 sys.path.insert(0, str(Path(__file__).parent / "doubles"))  # checkpoints name the doubles by module
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="also run the tests that are marked long")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--long"):
+        for item in items:
+            if item.get_closest_marker("long"):
+                item.add_marker(pytest.mark.skip(reason=f"{item.name} is long: pytest --long runs it"))
+
+
 def pytest_unconfigure() -> None:
     shutil.rmtree(os.environ["RECALIGN_CACHE"], ignore_errors=True)
 
@@ -65,7 +76,7 @@ def cloned(log_root, tmp_path_factory: pytest.TempPathFactory):
     data = small.data_of(RecommenderData, log_root, "tastes", users="all")
     folder = tmp_path_factory.mktemp("cloned")
     torch.manual_seed(0)
-    module = Recommender(small.encoder(), data.num_items, temperature=0.1, lr=5e-3)
+    module = Recommender(data.num_items, small.encoder(), temperature=0.1, lr=5e-3)
     small.fit(module, data, folder, epochs=8)
     return small.saved(module, folder / "policy.ckpt")
 

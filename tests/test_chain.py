@@ -16,13 +16,13 @@ import torch
 import wandb
 import yaml
 from filelock import FileLock
+from lightning import Trainer
 
+from recalign import configs
 from recalign.chain import BASE_STAGES, Chain, Plan
 from recalign.chain import plan as chain_plan
 from recalign.chain.command import split_overrides
-from recalign.chain.plan import flatten
 from recalign.chain.run import make_world
-from recalign.errors import InputError
 from recalign.evaluation import page
 from recalign.events import Log
 from recalign.reward import RewardData
@@ -92,7 +92,7 @@ def test_a_chain_leaves_runs_a_comparison_and_a_report(first: tuple[Path, tiny.S
         assert {"checkpoints", "config.yaml", "manifest.json", "metrics.csv"} <= left
     for method in ("popularity", "start", "rerank", "bc", "asft"):
         left = {path.name for path in (folder / RUNS / method / "seed-0/evaluation").iterdir()}
-        assert left == {"summary.json", "test.parquet", "validation.parquet"}
+        assert left == {"examples.json", "summary.json", "test.parquet", "validation.parquet"}
     table = pl.read_csv(folder / RUNS / "comparison.csv")
     assert table.columns == ["method", "seed", "split", "metric", "value", "ci_low", "ci_high"]
     assert set(table["method"]) == {"popularity", "start", "rerank", "bc", "asft"}
@@ -287,9 +287,8 @@ def test_what_is_set_for_asft_is_set_for_its_placebos_first():
         "asft_random": {"model": {"transform": "rank"}},
     }
     overrides = split_overrides(["--stages.asft.model.temperature=0.3", "--stages.asft_random.data.soft=2"])[1]
-    chain = Chain(
-        log="simulated", methods=["asft", "asft_permuted", "asft_random"], data={"root": "data"}, stages=stages
-    )
+    methods, placebos = ["asft", "asft_permuted", "asft_random"], {"asft_permuted": "asft", "asft_random": "asft"}
+    chain = Chain(log="simulated", methods=methods, placebos=placebos, data={"root": "data"}, stages=stages)
     parsed = Plan(chain, Path("conf/chain/tiny.yaml"), overrides).parse()
 
     def said(stage: str, part: str, key: str) -> Any:
@@ -320,10 +319,10 @@ def test_what_is_set_for_the_reward_model_leaves_the_evaluation_alone():
 
 def test_methods_are_evaluated_on_the_machine_that_the_chain_names(here: Path, monkeypatch: pytest.MonkeyPatch):
     asked = []
-    monkeypatch.setattr(parsed_stage, "Trainer", lambda **given: asked.append(given))
+    monkeypatch.setattr(parsed_stage, "Trainer", lambda **given: asked.append(given) or Trainer(logger=False))
     overrides = split_overrides(["--trainer.accelerator=cpu", "--stages.reward.trainer.accelerator=gpu"])[1]
     chain = Chain(log="simulated", methods=["start"], trainer={"devices": [1]}, data={"root": "data"})
-    Plan(chain, Path("conf/chain/tiny.yaml"), overrides).data(0)
+    Plan(chain, Path("conf/chain/tiny.yaml"), overrides).device()
     assert [(given["accelerator"], given["devices"]) for given in asked] == [("cpu", [1])]
 
 
@@ -371,11 +370,11 @@ def test_the_chains_yaml_names_the_run_folder():
         (["--methods", "[start, start]"], "methods: .*twice"),
         (["--seeds", "[]"], "seeds: .*is empty"),
         (["--seeds", "[0, -1]"], "seeds: -1 is no seed"),
-        (["--log", "simulatd"], "log: there is no log 'simulatd'\n.*simulated"),
+        (["--log", "simulatd"], "simulatd: there is no such file.*\n.*did you mean data/simulated"),
         (["--methdos", "[start]"], "did you mean methods?"),
         (["--name", "a/b"], "'a/b' cannot name a folder"),
         (["--config", "missing.yaml"], "missing.yaml: there is no such file"),
-        (["--config", "elsewhere/chain.yaml"], "no log 'my.yaml'"),
+        (["--config", "elsewhere/chain.yaml"], "my.yaml: there is no such file"),
     ],
 )
 def test_a_mistake_is_named_before_anything_runs(prepared: Path, words: list[str], said: str):
@@ -425,8 +424,7 @@ def test_a_chain_and_its_log_may_lie_elsewhere(tmp_path: Path, monkeypatch: pyte
     plan = Plan(Chain(log="mine.yaml", methods=["start"]), elsewhere / "own.yaml", {})
     assert (plan.log, plan.conf, plan.name) == (elsewhere / "mine.yaml", Path("conf"), "own")
     monkeypatch.chdir(elsewhere)
-    with pytest.raises(InputError, match="start in the folder that holds conf"):
-        Plan(Chain(log="mine.yaml", methods=["start"]), elsewhere / "own.yaml", {})
+    assert Plan(Chain(log="mine.yaml", methods=["start"]), Path("own.yaml"), {}).conf == configs.shipped()
 
 
 def test_a_missing_world_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
@@ -441,15 +439,8 @@ def test_a_missing_world_is_made_once(tmp_path: Path, monkeypatch: pytest.Monkey
     assert not (tmp_path / "nowhere").exists()
 
 
-def test_settings_become_words():
-    nested = {"model": {"lr": 0.1, "clip": None}, "data": {"reward": "a, b", "split": {"class_path": "X"}}}
-    assert flatten(nested) == [
-        *("--model.lr=0.1", "--model.clip=null", "--data.reward=a, b", '--data.split={"class_path": "X"}')
-    ]
-
-
 def test_overrides_are_told_from_the_chains_own_words():
     words = ["--config", "a.yaml", "--data.root=d", "--seeds", "[1]", "--stages.asft.model.lr", "-1", "--data.x", "1"]
     own, overrides = split_overrides(words)
     assert own == ["--config", "a.yaml", "--seeds", "[1]"]
-    assert overrides == {None: ["--data.root=d", "--data.x=1"], "asft": ["--model.lr=-1"]}
+    assert overrides == {None: {"data.root": "d", "data.x": "1"}, "asft": {"model.lr": "-1"}}

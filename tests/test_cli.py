@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 import re
 import shutil
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +15,8 @@ import polars as pl
 import pytest
 import tiny
 
-from recalign.cli import COMMANDS
+from recalign import configs
+from recalign.cli import COMMANDS, with_config_files
 
 HEAD = "who,what,moment,stars"
 LOG = """
@@ -100,14 +103,85 @@ def test_every_command_has_help(tmp_path: Path, name: str):
     assert stop.value.code == 0
 
 
-@pytest.mark.parametrize(
-    ("word", "remedy"), [("chian", "did you mean chain?"), ("frobnicate", "there are: chain, check")]
-)
+@pytest.mark.parametrize(("word", "remedy"), [("chian", "did you mean chain?"), ("frobnicate", "there are: chain, ")])
 def test_an_unknown_command_names_the_nearest(tmp_path: Path, word: str, remedy: str):
     said = tiny.recalign(tmp_path, word)
     assert (said.code, said.out) == (2, "")
     assert f"recalign {word}: there is no such command" in said.err
     assert remedy in said.err
+
+
+# Names of YAML
+
+
+def test_names_before_the_first_option_and_after_config_become_files(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(folder)
+    (folder / "conf/posttrain/mine.yaml").write_text("model: {}")
+    ours = [str(configs.shipped() / f"{name}.yaml") for name in ("asft", "data/ml-1m")]
+    assert with_config_files("fit", ["mine", "own.yaml", "--model.lr", "0.1"]) == [
+        *("--config", "conf/posttrain/mine.yaml", "--config", "own.yaml", "--model.lr", "0.1")
+    ]
+    shutil.rmtree(folder / "conf")
+    assert with_config_files("fit", ["asft", "--config=ml-1m"]) == ["--config", ours[0], f"--config={ours[1]}"]
+    assert with_config_files("fit", ["-c", "asft", "--config", "ml-1m"]) == ["-c", ours[0], "--config", ours[1]]
+    assert with_config_files("chain", ["ml-100k"]) == ["--config", str(configs.shipped() / "chain/ml-100k.yaml")]
+    assert with_config_files("check", ["ml-100k"]) == ["--config", str(configs.shipped() / "data/ml-100k.yaml")]
+
+
+def test_the_users_own_conf_comes_before_what_is_shipped(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(folder)
+    assert configs.find("asft") == Path("conf/asft.yaml")
+    assert configs.find("ml-100k", "chain") == Path("conf/chain/ml-100k.yaml")
+    (folder / "asft").write_text("")
+    assert configs.find("asft") == Path("asft")
+
+
+@pytest.mark.parametrize(
+    ("words", "remedy"),
+    [
+        (("chain", "ml-10k"), "ml-10k: .*did you mean chain/ml-100k\\?"),
+        (("check", "--config", "ml_1m"), "ml_1m: .*did you mean data/ml-1m\\?"),
+        (("fit", "afst", "ml-1m"), "afst: .*did you mean asft\\?"),
+        (("fit", "asft", "own.yml"), "own.yml: .*did you mean own.yaml\\?"),
+        (("configs", "ml-100k"), "ml-100k: .*did you mean chain/ml-100k or data/ml-100k\\?"),
+        (("chain", "frobnicate"), "frobnicate: .*recalign configs lists"),
+    ],
+)
+def test_a_name_that_is_neither_file_nor_shipped(folder: Path, words: tuple[str, ...], remedy: str):
+    said = tiny.recalign(folder, *words)
+    assert_refused(said, folder)
+    assert re.search(remedy, said.err, flags=re.DOTALL), said.err
+
+
+def test_configs_lists_each_shipped_file_with_its_first_line(tmp_path: Path):
+    said = tiny.recalign(tmp_path, "configs")
+    lines = {line.split()[0]: line for line in said.out.splitlines() if line.startswith("  ")}
+    assert (
+        set(lines)
+        == set(configs.names())
+        == {str(path.relative_to(tiny.CONF).with_suffix("")) for path in tiny.CONF.rglob("*.yaml")}
+    )
+    assert "A-SFT: fine-tune on the log" in lines["asft"]
+
+
+def test_configs_prints_a_file_as_it_is(tmp_path: Path):
+    for name, file in (("dpo", "posttrain/dpo.yaml"), ("chain/ml-100k", "chain/ml-100k.yaml")):
+        assert tiny.recalign(tmp_path, "configs", name).out == (tiny.CONF / file).read_text()
+
+
+def test_a_stage_runs_by_name_in_a_folder_without_conf(folder: Path):
+    shutil.rmtree(folder / "conf")
+    assert tiny.recalign(folder, "fit", "recommender", "own.yaml", *SHORT, "--trainer.limit_train_batches=1").code == 0
+    assert (folder / BEST).is_file()
+
+
+def test_the_light_commands_do_without_torch(tmp_path: Path):
+    code = "import sys; from recalign.cli import main; main(sys.argv[1:]); sys.exit('torch' in sys.modules)"
+    for words in (["--help"], ["configs"], ["configs", "asft"]):
+        subprocess.run([sys.executable, "-c", code, *words], cwd=tmp_path, check=True, capture_output=True)
+
+
+# Commands
 
 
 def test_check_says_what_a_log_holds_and_trains_nothing(folder: Path):

@@ -10,6 +10,7 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "recalign"
 BELOW = {
     "errors": set(),
+    "configs": {"errors"},
     "files": set(),
     "keys": set(),
     "nn": set(),
@@ -19,7 +20,7 @@ BELOW = {
     "simulation": {"errors", "events", "files"},
 }
 for room, lower in [
-    ("sequences", {"errors", "events", "files", "keys", "nn", "metrics"}),
+    ("sequences", {"configs", "errors", "events", "files", "keys", "nn", "metrics"}),
     ("recommender", {"sequences"}),
     ("reward", {"recommender", "factorization"}),
     ("posttrain", {"reward"}),
@@ -27,6 +28,7 @@ for room, lower in [
     ("stage", {"evaluation"}),
     ("chain", {"stage", "simulation"}),
     ("commands", {"stage"}),
+    ("api", {"stage", "configs"}),
     ("cli", {"chain", "commands"}),
     ("__main__", {"cli"}),
 ]:

@@ -1,3 +1,61 @@
-"""recalign: align a generative recommender with what users value, from logged feedback alone."""
+"""recalign: align a generative recommender with what users value, from logged feedback alone.
 
-__version__ = "0.8.0"
+Public names, imported when they are first used, so that ``import recalign`` costs nothing:
+
+- `Log`: a log from a DataFrame or a log's YAML;
+- `fit_recommender`, `fit_reward`, `fit_judge`, `align`: the stages;
+- `load_policy`, `load_reward`: what the command trained;
+- `compare`: policies beside each other, a `Comparison`;
+- `TrainedPolicy`, `TrainedReward`: what the stages return;
+- `InputError`, `TrainingError`: what they raise.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.9.0"
+
+if TYPE_CHECKING:
+    from recalign.api import (
+        Comparison,
+        Log,
+        TrainedPolicy,
+        TrainedReward,
+        align,
+        compare,
+        fit_judge,
+        fit_recommender,
+        fit_reward,
+        load_policy,
+        load_reward,
+    )
+    from recalign.errors import InputError, TrainingError
+
+__all__ = [
+    "Comparison",
+    "InputError",
+    "Log",
+    "TrainedPolicy",
+    "TrainedReward",
+    "TrainingError",
+    "align",
+    "compare",
+    "fit_judge",
+    "fit_recommender",
+    "fit_reward",
+    "load_policy",
+    "load_reward",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'recalign' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module("recalign.errors" if name.endswith("Error") else "recalign.api"), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

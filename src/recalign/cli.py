@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from collections.abc import Callable
+from itertools import chain as concatenate
+from itertools import pairwise, repeat
 from typing import Any
 
-from recalign import __version__
-from recalign.errors import InputError, TrainingError
+from recalign import __version__, configs
+from recalign.errors import InputError, TrainingError, nearest
 
 COMMANDS = {
     "chain": "the main job: raw log -> recommender -> reward model -> A-SFT -> comparison and report",
+    "init": "describe a table of your own: guess what its columns mean and write the log's YAML",
     "check": "what a log holds and how it is divided, before any training",
+    "configs": "list the YAML that is shipped, or print one",
     "fit": "train one stage (LightningCLI): recommender, reward model, a post-training method",
     "validate": "validation figures of a trained stage",
     "test": "test figures of a trained stage",
@@ -23,23 +28,31 @@ COMMANDS = {
     "simulate": "make a log whose true rewards are known",
 }
 
-EXIT = """exit codes: 0 done, 1 a bug, 2 the input cannot be used (the message says why), 3 training failed"""
+KINDS = {
+    "chain": ("chain",),
+    "check": ("data",),
+    **dict.fromkeys(("fit", "validate", "test", "predict"), ("", "data")),
+}
+"""Commands that take names of YAML, and the folder of conf/ that each name is first looked for in."""
+
+USAGE = """\
+recalign {version}: align a generative recommender with what users value, from logged feedback alone
+
+usage: recalign COMMAND [NAME ...] [OPTIONS]      recalign COMMAND --help
+
+{commands}
+
+NAME is a YAML file or the name of one that is shipped; it stands for --config FILE:
+  recalign chain ml-100k
+  recalign fit asft ml-1m --model.temperature 0.5
+
+exit codes: 0 done, 1 a bug, 2 the input cannot be used (the message says why), 3 training failed"""
 
 
 def usage() -> str:
     """What ``recalign --help`` prints."""
-    lines = [f"  {name:<10} {text}" for name, text in COMMANDS.items()]
-    return "\n".join(
-        [
-            f"recalign {__version__}: align a generative recommender with what users value, from logged feedback alone",
-            "",
-            "usage: recalign COMMAND [OPTIONS]      recalign COMMAND --help",
-            "",
-            *lines,
-            "",
-            EXIT,
-        ]
-    )
+    commands = "\n".join(f"  {name:<10} {text}" for name, text in COMMANDS.items())
+    return USAGE.format(version=__version__, commands=commands)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -72,10 +85,42 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+def with_config_files(command: str, words: list[str]) -> list[str]:
+    """Replace names by the files they stand for: ``chain ml-100k`` -> ``--config .../conf/chain/ml-100k.yaml``.
+
+    Args:
+        command: a key of `KINDS`.
+        words: those after it; names stand before the first option, or follow ``--config``.
+
+    Raises:
+        InputError: a name is neither a file nor shipped.
+    """
+    first = next((n for n, word in enumerate(words) if word.startswith("-")), len(words))
+    words = [*concatenate.from_iterable(("--config", name) for name in words[:first]), *words[first:]]
+    kinds = concatenate(KINDS[command], repeat(KINDS[command][-1]))
+    found = []
+    for before, word in pairwise(["", *words]):
+        option, equals, value = word.partition("=")
+        if before in ("--config", "-c") and not word.startswith("-"):
+            word = str(configs.find(word, next(kinds)))
+        elif option in ("--config", "-c") and equals:
+            word = f"{option}={configs.find(value, next(kinds))}"
+        found.append(word)
+    return found
+
+
 # Rooms are imported when a command asks for them: with Lightning that takes seconds.
 def _run(command: str, words: list[str]) -> None:
+    if command in KINDS:
+        words = with_config_files(command, words)
     if command in ("fit", "validate", "test", "predict"):
         _stage([command, *words])
+    elif command == "configs":
+        _configs(words)
+    elif command == "init":
+        from recalign.events.command import init
+
+        init(words)
     elif command == "chain":
         from recalign.chain import chain
 
@@ -83,11 +128,16 @@ def _run(command: str, words: list[str]) -> None:
     elif command in COMMANDS:
         _call(command, _functions()[command], words)
     else:
-        from recalign.stage.words import nearest
-
         near = nearest(command, COMMANDS)
         remedy = f"did you mean {near}?" if near else f"there are: {', '.join(COMMANDS)}"
         raise InputError("there is no such command", remedy=remedy)
+
+
+def _configs(words: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="recalign configs", description=COMMANDS["configs"])
+    parser.add_argument("name", nargs="?", help="the one to print, such as asft or chain/ml-100k")
+    name = parser.parse_args(words).name
+    print(configs.find(name).read_text(encoding="utf-8").rstrip() if name else configs.listing())
 
 
 def _stage(argv: list[str]) -> None:

@@ -1,7 +1,11 @@
-"""The errors that users are meant to read."""
+"""Errors that users read, and the nearest name to suggest."""
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Iterable, Mapping
 from typing import Any
+
+CUTOFF = 0.75
+"""Similarity (difflib's ratio) from which a candidate is suggested."""
 
 
 class InputError(Exception):
@@ -32,13 +36,13 @@ def require_positive(of: str, given: Mapping[str, Any], *names: str, or_zero: bo
     """Refuse settings that are not above 0.
 
     Args:
-        of: the key above them, such as ``model``; empty: there is none.
-        given: settings by name; what is not among them, or None, is not used.
-        *names: those that have to be above 0.
-        or_zero: whether 0 will do.
+        of: prefix of their keys, such as ``model``; may be empty.
+        given: settings by name; missing ones and None are allowed.
+        *names: settings that must be above 0.
+        or_zero: allow 0.
 
     Raises:
-        InputError: one is below 0, no number, or 0 where that will not do.
+        InputError: a setting is below 0, NaN, or 0 where 0 is not allowed.
     """
     asked = "0 or above" if or_zero else "above 0"
     for name in names:
@@ -46,3 +50,23 @@ def require_positive(of: str, given: Mapping[str, Any], *names: str, or_zero: bo
         if value is not None and not (value > 0 or (or_zero and value == 0)):
             where = f"{of}.{name}" if of else name
             raise InputError(f"{value} is not {asked}", where=where, remedy=f"give a number {asked}")
+
+
+def nearest(word: str, candidates: Iterable[str]) -> str | None:
+    """Find the candidate that was most likely meant, ignoring case.
+
+    If no whole candidate is near, compare what follows the last dot: ``temperature`` finds ``model.temperature``.
+
+    Returns:
+        A candidate, or None if none is near.
+    """
+    pool = sorted(set(candidates))
+    for part in (str.lower, _last_part):
+        options = {part(candidate): candidate for candidate in reversed(pool)}
+        if close := difflib.get_close_matches(part(word), options, n=1, cutoff=CUTOFF):
+            return options[close[0]]
+    return None
+
+
+def _last_part(key: str) -> str:
+    return key.lower().rsplit(".", 1)[-1]

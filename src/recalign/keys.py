@@ -8,7 +8,7 @@ from typing import Any
 def leaves(tree: Any, prefix: str = "") -> dict[str, Any]:
     """Values by dotted key: ``{"model": {"lr": 0.1}}`` -> ``{"model.lr": 0.1}``. An empty dictionary is a value."""
     if not isinstance(tree, dict) or not tree:
-        return {prefix: tree}
+        return {prefix: tree} if prefix else {}
     return {
         key: value
         for name, inner in tree.items()

@@ -167,7 +167,7 @@ def test_a_method_of_which_no_trial_can_be_trained_ends_the_chain(again: Path, m
     monkeypatch.setattr("recalign.chain.search.train", refuse)
     monkeypatch.setattr(plan, "trial", refuse)
     with pytest.raises(InputError, match="no"):
-        Search(plan, plan.parse())._cells("bc")
+        Search(plan, plan.parse())._runs("bc")
 
 
 def test_placebos_need_what_they_take_their_setting_from(tmp_path: Path):

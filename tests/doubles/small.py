@@ -15,6 +15,8 @@ from torch import nn
 
 from recalign.events import Log
 from recalign.nn import HSTU, Encoder, Pooled
+from recalign.posttrain import PostTrainingData
+from recalign.posttrain.base import PostTraining
 from recalign.recommender import Policy
 from recalign.sequences import Batch, EventDataModule, High, LeaveLast, UserCohort
 
@@ -28,23 +30,35 @@ SETTINGS: dict[str, Any] = {
 }
 
 
+OBSERVED = {"source": "observed", "baseline": "user_item"}
+"""Advantages that need no other stage's checkpoint."""
+FREE = {"keep": None, "weight_decay": 0.0}
+"""Post-training that nothing holds back."""
+
+
 def log(name: str = "small") -> Log:
     return Log(name=name, files=[f"{name}.csv"])
 
 
 def data_of(kind: type[EventDataModule], root: Path, name: str = "small", **settings: Any) -> Any:
-    """A DataModule over ``<name>.csv``."""
-    return kind(log=log(name), root=str(root), **{**SETTINGS, **settings})
+    """A DataModule over ``<name>.csv``; advantages are observed unless settings say otherwise."""
+    observed = OBSERVED if issubclass(kind, PostTrainingData) else {}
+    return kind(log=log(name), root=str(root), **{**SETTINGS, **observed, **settings})
 
 
-def on_a_gpu(data: EventDataModule, monkeypatch: pytest.MonkeyPatch) -> dict[type, list[Any]]:
-    """Give a DataModule a trainer on a GPU that is not there: networks and batches that move to it are noted, and stay.
+def free(method: type[PostTraining], **settings: Any) -> Any:
+    """A post-training module that nothing holds back, unless settings say otherwise."""
+    return method(**{**FREE, **settings})
+
+
+def a_gpu(monkeypatch: pytest.MonkeyPatch) -> tuple[torch.device, dict[type, list[Any]]]:
+    """A GPU that is not there: networks and batches that move to it are noted, and stay where they are.
 
     So it shows that they are moved, with results that can be compared; that all tensors made on the way lie where they
     do, the meta device shows (`test_devices.py`), on which nothing can be compared.
 
     Returns:
-        What has moved, by kind: ``nn.Module`` and ``Batch``.
+        The device; what has moved, by kind: ``nn.Module`` and ``Batch``.
     """
     gpu = torch.device("cuda", 0)
     moved: dict[type, list[Any]] = {nn.Module: [], Batch: []}
@@ -56,6 +70,12 @@ def on_a_gpu(data: EventDataModule, monkeypatch: pytest.MonkeyPatch) -> dict[typ
 
     for kind in moved:
         monkeypatch.setattr(kind, "to", to)
+    return gpu, moved
+
+
+def on_a_gpu(data: EventDataModule, monkeypatch: pytest.MonkeyPatch) -> dict[type, list[Any]]:
+    """Give a DataModule a trainer on `a_gpu`; what has moved."""
+    gpu, moved = a_gpu(monkeypatch)
     monkeypatch.setattr(data, "trainer", SimpleNamespace(strategy=SimpleNamespace(root_device=gpu)))
     return moved
 

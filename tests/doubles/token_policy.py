@@ -9,6 +9,8 @@ with a head for the first code and one for the second that reads the first.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
@@ -75,3 +77,43 @@ class TokenPolicy(Policy):
 
     def _second(self, query: Tensor, exists: Tensor) -> Tensor:
         return self.second_head(query).masked_fill(~exists, NEVER).log_softmax(dim=-1)
+
+
+@dataclass
+class Parts:
+    """What each code is read from: (T, D) twice."""
+
+    first_TD: Tensor
+    second_TD: Tensor
+
+    def __len__(self) -> int:
+        return len(self.first_TD)
+
+    def __getitem__(self, rows: slice) -> Parts:
+        return Parts(self.first_TD[rows], self.second_TD[rows])
+
+    def stacked(self) -> Tensor:
+        return torch.stack([self.first_TD, self.second_TD], dim=1)
+
+
+class PartsPolicy(TokenPolicy):
+    """The same with a state that is not a tensor."""
+
+    def encode(self, batch: Batch) -> Parts:  # type: ignore[override]
+        return Parts(*super().encode(batch).unbind(1))
+
+    def summary(self, state: Parts) -> Tensor:
+        return state.stacked().flatten(1)
+
+    def shift(self, state: Parts, vector: Tensor) -> Parts:
+        first_TD, second_TD = vector.chunk(2, dim=1)
+        return Parts(state.first_TD + first_TD, state.second_TD + second_TD)
+
+    def log_probs(self, state: Parts, items: Tensor | None = None) -> Tensor:  # type: ignore[override]
+        return super().log_probs(state.stacked(), items)
+
+    def log_prob(self, state: Parts, item: Tensor) -> Tensor:  # type: ignore[override]
+        return super().log_prob(state.stacked(), item)
+
+    def sample(self, state: Parts, count: int) -> Tensor:  # type: ignore[override]
+        return super().sample(state.stacked(), count)

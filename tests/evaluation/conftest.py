@@ -11,6 +11,7 @@ import pytest
 import small
 
 from recalign.evaluation.methods import BaseCheckpoints
+from recalign.evaluation.roles import Roles
 from recalign.reward import RewardData
 from recalign.sequences import UserCohort
 
@@ -29,6 +30,7 @@ EFFECTS = {
     "asft_random": (-0.02, 3.595, 3.70),
     "ppo": (-0.9, 3.65, 4.60),
 }
+ROLES = Roles("asft", {"asft_permuted": "asft", "asft_random": "asft"})
 UNTRAINED = ("popularity", "popularity_high", "item_mean", "rerank")
 
 
@@ -45,7 +47,7 @@ def write_run(folder: Path, method: str, seed: int, users: int, events: int, hig
     cost = {"cost/steps": 0, "cost/seconds": 0.0, "cost/events": 0}
     if method not in UNTRAINED:
         cost = {"cost/steps": 400, "cost/seconds": 30.0 + seed, "cost/events": 51_200}
-    summary = {"method": method, "seed": seed, "log": "made-up", "coverage@10": 0.2 + 0.01 * seed, "cold_share": 0.01}
+    summary = {"method": method, "seed": seed, "log": "made-up", "coverage@10": 0.2 + 0.01 * seed, "cold_targets": 0.01}
     (out / "summary.json").write_text(json.dumps(summary | cost))
 
 
@@ -89,6 +91,8 @@ def made_up_run() -> Callable[..., None]:
 def made_up_chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished chain of all methods in `EFFECTS`, 3 seeds, 150 users; nobody may write in it but `compare`."""
     folder = tmp_path_factory.mktemp("runs") / "made-up"
+    folder.mkdir()
+    ROLES.save(folder, EFFECTS)
     for method in EFFECTS:
         for seed in range(3):
             write_run(folder, method, seed, users=150, events=5)

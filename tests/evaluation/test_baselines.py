@@ -8,7 +8,7 @@ import pytest
 import small
 import torch
 
-from recalign.evaluation.baselines import Rerank, RerankByMean, item_mean, popularity
+from recalign.evaluation.baselines import ItemMeans, Rerank, item_mean, popularity
 from recalign.recommender.checkpoint import load_net
 from recalign.reward import RewardData
 
@@ -60,7 +60,7 @@ def test_reranking_tilts_the_start(data, nets):
         policy.log_probs(policy.encode(batch)), (logp_TV + 0.7 * r_TV).log_softmax(dim=1), atol=1e-4, rtol=1e-4
     )
     mean_V = torch.randn(data.num_items)
-    by_mean = RerankByMean(start, mean_V, 0.7)
+    by_mean = Rerank(start, ItemMeans(mean_V), 0.7)
     torch.testing.assert_close(by_mean.log_probs(by_mean.encode(batch)), (logp_TV + 0.7 * mean_V).log_softmax(dim=1))
 
 
@@ -72,3 +72,16 @@ def test_without_strength_reranking_is_the_start_and_with_much_it_is_the_reward(
     torch.testing.assert_close(none.log_probs(none.encode(batch)), start.log_probs(start.encode(batch)))
     best_T = reward.predict(reward.states(batch)).argmax(dim=1) + 1
     assert much.top_k(much.encode(batch), 1)[1][:, 0].equal(best_T)
+
+
+@torch.no_grad()
+def test_states_of_reranking_are_sliced_together_and_nothing_is_remembered(data, nets):
+    """Batches of other lengths may be encoded before a state is read."""
+    policy = Rerank(*nets, 0.7)
+    first, second = small.batch_of(data, rows=3), small.batch_of(data, rows=5)
+    state = policy.encode(first)
+    expected = policy.log_probs(state)
+    other = policy.encode(second)
+    torch.testing.assert_close(policy.log_probs(state), expected)
+    assert (len(state), len(other)) == (len(first.target_T), len(second.target_T))
+    torch.testing.assert_close(policy.log_probs(state[1:3]), expected[1:3])

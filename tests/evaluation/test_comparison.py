@@ -9,6 +9,7 @@ import pytest
 from recalign.errors import InputError
 from recalign.evaluation import comparison
 from recalign.evaluation.comparison import compare
+from recalign.evaluation.roles import Roles
 from recalign.metrics.bootstrap import CrossedBootstrap
 
 
@@ -48,7 +49,6 @@ def test_values_by_hand(tmp_path):
     assert cell(frame, "start", "cost/steps") == (7, 7, 7)
     for absent in ("trajectory/hr@10", "value/true@10", "policy/kl", "diff_best_bc/all/hr@10", "seed"):
         assert cell(frame, "start", absent) is None
-    assert not (tmp_path / "comparison.csv.partial").exists()
     assert comparison.read(tmp_path).equals(frame)
 
 
@@ -68,7 +68,7 @@ def test_the_better_baseline_is_chosen_for_each_metric(tmp_path):
     write(tmp_path, "bc", 0, [2, 2, 2, 2], **{"judge@10": [1, 1, 1, 1]})
     write(tmp_path, "asft", 0, [1, 1, 1, 1], **{"judge@10": [4, 4, 4, 5]})
     write(tmp_path, "rerank", 0, [1, 1, 1, 1], **{"judge@10": [4, 4, 4, 4]})
-    frame = compare(tmp_path, draws=200)
+    frame = compare(tmp_path, draws=200, roles=Roles("asft"))
     start, bc = (cell(frame, method, "all/ndcg@10")[0] for method in ("start", "bc"))
     assert bc > start
     assert cell(frame, "asft", "diff_best_bc/all/ndcg@10")[0] == pytest.approx(1 - bc)
@@ -113,7 +113,9 @@ def test_a_policy_that_diverged_is_not_hidden(tmp_path):
 
 def test_a_chain(made_up_chain):
     frame = compare(made_up_chain, draws=1000)
-    assert frame["method"].unique(maintain_order=True).to_list()[:4] == list(comparison.METHODS[:4])
+    assert frame["method"].unique(maintain_order=True).to_list()[:4] == [
+        *("popularity", "popularity_high", "item_mean", "start")
+    ]
     for metric in ("high/ndcg@10", "value/judge@10"):
         value, low, high = cell(frame, "asft", f"diff_best_bc/{metric}")
         holm_value, holm_low, holm_high = cell(frame, "asft", f"holm_best_bc/{metric}")
@@ -173,3 +175,34 @@ def test_the_gap_is_what_the_reward_model_promises_above_the_judges(made_up_chai
         gains = [value[method, f"diff_start/value/{name}"] for name in ("train_rm@10", "judge@10")]
         assert value[method, "diff_start/gap/judge@10"] == pytest.approx(gains[0] - gains[1])
     assert value["ppo", "diff_start/gap/judge@10"] > value["asft", "diff_start/gap/judge@10"] + 0.5
+
+
+def test_the_order_of_the_methods_and_their_roles_are_kept(tmp_path):
+    for method in ("bc", "later", "mine", "sham", "start"):
+        write(tmp_path, method, 0, [1, 4, 0, 30])
+    order, roles = ["start", "sham", "mine", "bc"], Roles("mine", {"sham": "mine"})
+    first = compare(tmp_path, draws=50, methods=order, roles=roles)
+    assert first["method"].unique(maintain_order=True).to_list() == order
+    assert cell(first, "bc", "diff_mine/all/ndcg@10") is not None
+    again = compare(tmp_path, draws=50)  # as the command does, with what the chain did not name behind
+    assert again["method"].unique(maintain_order=True).to_list() == [*order, "later"]
+    assert Roles.load(tmp_path) == (roles, order)
+
+
+def test_a_folder_of_an_older_version_has_no_roles(tmp_path):
+    for method in ("start", "mine", "bc"):
+        write(tmp_path, method, 0, [1, 4, 0, 30])
+    frame = compare(tmp_path, draws=50)
+    assert frame["method"].unique(maintain_order=True).to_list() == ["bc", "mine", "start"]
+    assert cell(frame, "mine", "diff_best_bc/all/ndcg@10") is not None
+    assert cell(frame, "bc", "diff_mine/all/ndcg@10") is None
+    assert not (tmp_path / "roles.json").exists()
+
+
+def test_other_baselines_may_be_named(tmp_path):
+    write(tmp_path, "start", 0, [1, 1, 1, 1])
+    write(tmp_path, "old", 0, [2, 2, 2, 2])
+    write(tmp_path, "mine", 0, [1, 1, 1, 2])
+    frame = compare(tmp_path, draws=50, roles=Roles(baselines=["old"]))
+    assert cell(frame, "mine", "diff_best_bc/all/ndcg@10")[0] > 0
+    assert cell(frame, "old", "diff_best_bc/all/ndcg@10") is None

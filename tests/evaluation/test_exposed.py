@@ -25,6 +25,7 @@ from recalign.sequences import Batch, High, TimeSplit
 from recalign.simulation import World, simulate, write
 from recalign.simulation.world import SD
 
+CPU = torch.device("cpu")
 EXPOSURE = {"is_random": "is_random", "propensity": "propensity"}
 # user, item, timestamp, rating, is_random, propensity. Training knows items 1 to 6; user 2 is the judges'.
 ROWS = [
@@ -96,7 +97,7 @@ class Truth(torch.nn.Module):
 def test_terms_by_hand(tmp_path):
     data = exposed_log(tmp_path)
     policy = SameForAll(torch.log(torch.tensor([6.0, 5, 4, 3, 2, 1])))
-    shown = exposed.exposures({"it": policy}, Lookup(), data)["it"]
+    shown = exposed.exposures({"it": policy}, Lookup(), data, CPU)["it"]
     assert shown.user_N.tolist() == [0, 0, 2, 2]
     assert shown.reward_N.tolist() == [5, 1, 2, 1]
     assert shown.propensity_N.tolist() == [0.5, 0.25, 0.1, 0.2]
@@ -107,13 +108,13 @@ def test_terms_by_hand(tmp_path):
         [(3 * 4 + 2 * 5 + 6) / 6, (2 * 5 + 6) / 3, (6 + 5 * 2 + 4 * 3) / 15, (6 + 5 * 2) / 11]
     )
     # of each user's two, the one that training never saw is ranked last: it was the worse one
-    assert exposed.candidates({"it": policy}, data)["it"]["ndcg"].value == 1
+    assert exposed.candidates({"it": policy}, data, CPU)["it"]["ndcg"].value == 1
 
 
 def test_what_is_shown_to_a_user_who_has_met_everything_is_left_out(tmp_path):
     everything = [(3, v, 9, 4.0, False, None) for v in (1, 2, 3, 5, 5)]
     data = exposed_log(tmp_path, [*everything, *ROWS])
-    (shown,) = exposed.exposures({"flat": SameForAll(torch.zeros(6))}, Lookup(), data).values()
+    (shown,) = exposed.exposures({"flat": SameForAll(torch.zeros(6))}, Lookup(), data, CPU).values()
     assert data.sequences.users.gather(shown.user_N).to_list() == [1, 1]  # of user 3 nothing
     assert np.isfinite(shown.direct_N).all()
 
@@ -121,8 +122,8 @@ def test_what_is_shown_to_a_user_who_has_met_everything_is_left_out(tmp_path):
 def test_other_users_on_request(tmp_path):
     data = exposed_log(tmp_path)
     policies = {"it": SameForAll(torch.zeros(6))}
-    assert exposed.exposures(policies, Lookup(), data, users="B2")["it"].user_N.tolist() == [1]
-    assert len(exposed.exposures(policies, Lookup(), data, "validation", "all")["it"].user_N) == 3
+    assert exposed.exposures(policies, Lookup(), data, CPU, users="B2")["it"].user_N.tolist() == [1]
+    assert len(exposed.exposures(policies, Lookup(), data, CPU, "validation", "all")["it"].user_N) == 3
 
 
 @pytest.mark.parametrize("settings", [{"is_random": None}, {"propensity": None}, dict.fromkeys(EXPOSURE)])
@@ -132,25 +133,25 @@ def test_missing_columns_are_an_error_where_an_estimate_is_asked_for(tmp_path, s
     assert not exposed.is_exposed(data)
     for asked in (exposed.measure, exposed.exposures):
         with pytest.raises(InputError, match=f"data.log.{next(iter(settings))}"):
-            asked({"it": SameForAll(torch.zeros(6))}, Lookup(), data)
+            asked({"it": SameForAll(torch.zeros(6))}, Lookup(), data, CPU)
     with pytest.raises(InputError, match="without random exposure"):
-        exposed.candidates({"it": SameForAll(torch.zeros(6))}, data)
+        exposed.candidates({"it": SameForAll(torch.zeros(6))}, data, CPU)
 
 
 def test_nothing_shown_at_random_is_refused_with_the_reason(tmp_path):
     data = exposed_log(tmp_path, [(*row[:4], False, None) for row in ROWS])
-    found = exposed.measure({"it": SameForAll(torch.zeros(6))}, Lookup(), data)["it"]
+    found = exposed.measure({"it": SameForAll(torch.zeros(6))}, Lookup(), data, CPU)["it"]
     assert "nothing was shown at random" in found["policy"]["refused"]
     assert found["ranks"] == {}
     assert exposed.headlines(found) == {"offpolicy/ess": 0.0}
 
 
-def test_exposures_are_valued_where_the_trainer_works(tmp_path, monkeypatch):
+def test_exposures_are_valued_on_the_device(tmp_path, monkeypatch):
     data = exposed_log(tmp_path)
     policy, reward = SameForAll(torch.arange(6.0)), Lookup()
-    here = exposed.measure({"it": policy}, reward, data)
-    moved = small.on_a_gpu(data, monkeypatch)
-    assert exposed.measure({"it": policy}, reward, data) == here
+    here = exposed.measure({"it": policy}, reward, data, CPU)
+    gpu, moved = small.a_gpu(monkeypatch)
+    assert exposed.measure({"it": policy}, reward, data, gpu) == here
     assert {policy, reward} <= set(moved[torch.nn.Module])
     assert len(moved[Batch]) == 2  # for the estimates and for the ranks
 
@@ -160,11 +161,11 @@ def test_stretches_and_batches_change_nothing(tmp_path, monkeypatch):
     torch.manual_seed(0)
     policies = {"it": TokenPolicy(Pooled(dim=8, max_length=64, dropout=0.0), data.num_items, codes=11)}
     reward = Lookup(data.num_items)
-    whole = exposed.exposures(policies, reward, data)["it"]
+    whole = exposed.exposures(policies, reward, data, CPU)["it"]
     assert (whole.user_N == np.sort(whole.user_N)).all()  # the table's order, not that of the batches
     monkeypatch.setattr(exposed, "rows_at_once", lambda items: 3)
     data.batch_tokens = 70
-    parts = exposed.exposures(policies, reward, data)["it"]
+    parts = exposed.exposures(policies, reward, data, CPU)["it"]
     for name, values in vars(whole).items():
         assert getattr(parts, name) == pytest.approx(values, rel=1e-4), name
 
@@ -189,16 +190,18 @@ def test_a_users_candidates_are_scored_in_one_state(tmp_path):
         beta += events["propensity"].to_list()
     expected = exposed_ranks(*(np.array(x) for x in (user, score, reward, beta)))
     data.batch_tokens = 70
-    found = exposed.candidates({"it": policy}, data)["it"]
+    found = exposed.candidates({"it": policy}, data, CPU)["it"]
     for name, one in expected.items():
         assert found[name].value == pytest.approx(one.value, rel=1e-5), name
         assert found[name].interval() == pytest.approx(one.interval(), rel=1e-5)
-    assert exposed.measure({"it": policy}, Lookup(data.num_items), data)["it"]["ranks"]["ndcg"] == found["ndcg"].value
+    assert (
+        exposed.measure({"it": policy}, Lookup(data.num_items), data, CPU)["it"]["ranks"]["ndcg"] == found["ndcg"].value
+    )
 
 
 def test_the_policy_that_does_not_choose_is_worth_what_was_observed(tmp_path):
     made, data = world_data(tmp_path, World(users=600, items=60, events=15_000, random=0.5))
-    found = exposed.measure({"popularity": popularity(data.sequences)}, Truth(made, data), data)["popularity"]
+    found = exposed.measure({"popularity": popularity(data.sequences)}, Truth(made, data), data, CPU)["popularity"]
     sane = found["uniform"]
     assert sane["mean_weight"] == pytest.approx(1, abs=0.01)
     assert sane["ess"] > 0.6 * sane["users"]  # users differ in how often they were shown something
@@ -222,12 +225,12 @@ def test_estimates_find_the_truth_of_a_policy_that_knows_the_users(tmp_path):
             return logp_TV if items is None else logp_TV.gather(1, items - 1)
 
     policies = {"knowing": Knowing(torch.zeros(data.num_items))}
-    found = estimate(exposed.exposures(policies, truth, data)["knowing"], draws=400).estimates
-    true = exposed.exposures(policies, truth, data, users="all")["knowing"].direct_N.mean()
+    found = estimate(exposed.exposures(policies, truth, data, CPU)["knowing"], draws=400).estimates
+    true = exposed.exposures(policies, truth, data, CPU, users="all")["knowing"].direct_N.mean()
     for name in ("ips", "snips", "dr"):
         low, high = found[name].interval()
         assert low < true < high, name
-    assert found["dr"].value > exposed.exposures(policies, truth, data)["knowing"].reward_N.mean() + 0.3
+    assert found["dr"].value > exposed.exposures(policies, truth, data, CPU)["knowing"].reward_N.mean() + 0.3
 
 
 def test_files_and_tables_hold_the_estimates(tmp_path, log_root, base):
@@ -237,7 +240,7 @@ def test_files_and_tables_hold_the_estimates(tmp_path, log_root, base):
     data = RewardData(log=Log("tastes", ["tastes.csv"], **EXPOSURE), root=str(tmp_path), **small.SETTINGS)
     cells = [MethodRun("popularity", None, {}), MethodRun("rerank", None, {}, strength=500.0)]
     runs = tmp_path / "runs"
-    evaluate_methods(runs, 0, cells, base, data)
+    evaluate_methods(runs, 0, cells, base, data, device=CPU, code="code")
     places = {name: runs / name / "seed-0" / "evaluation" for name in ("popularity", "rerank")}
     summary = {name: json.loads((place / "summary.json").read_text()) for name, place in places.items()}
     found = {name: json.loads((place / "offpolicy.json").read_text()) for name, place in places.items()}

@@ -14,6 +14,7 @@ from recalign.evaluation import page, sources
 from recalign.evaluation.comparison import SCHEMA, compare, read
 from recalign.evaluation.comparison_table import ComparisonTable
 from recalign.evaluation.report import render, terminal_table
+from recalign.evaluation.roles import Roles
 
 VOID = {"meta", "br", "link", "hr", "img"}
 
@@ -82,6 +83,10 @@ def chain(made_up_chain):
         (folder / "trust.json").write_text(json.dumps(trust("weak" if seed else "strong")))
     check = {"log": {"rows": 1234567, "name": "<b>"}, "reward histogram": {"1": 5, "2": 10}, "empty": {}}
     (made_up_chain / "check.json").write_text(json.dumps(check))
+    for method in ("start", "asft"):
+        history = [{"title": "<b>Alien</b>", "reward": 4}, {"title": "Up", "reward": None}]
+        seen = [{"user": "7", "history": history, "shown": ["Up", method]}]
+        (made_up_chain / method / "seed-0/evaluation/examples.json").write_text(json.dumps(seen))
     return made_up_chain
 
 
@@ -94,15 +99,19 @@ def test_the_page_of_a_full_chain(chain):
         "made-up", "seeds 0, 1, 2", "750 test events of 150 users", "torch 2.7.0", "commit c0ffeec0ff, changed",
         "seed 0: strong. Do what strong implies.", "seeds 1, 2: weak. Do what weak implies.", "1,234,567", "name <b>",
         "reward model 0.250 0.200 – 0.310", "mean of all 0.250 0.200 – 0.310 0.250", "0.900 (at most)",
-        "0.7 (ESS 34%)", "89.5", "activity 1 1,234 0.500 0.600 -0.100 (-0.200 – 0.010)",
+        "what follows seed 0 seed 1 seed 2", "sd of the reward 0.7 (ESS 34%) 0.7 (ESS 34%)",
+        "89.5", "activity 1 1,234 0.500 0.600 -0.100 (-0.200 – 0.010)",
         "recalign fit --config conf/reward.yaml --name '<0>'",
-        "all/ndcg@10: asft keeps", "KL(policy || start)",
+        "KL(policy || start)", "Which is best? asft The highest value/judge@10, 3.",
+        "What does it cost?", "How sure is this? 3 seeds", "weak Do what weak implies. (seed 1, 2)",
+        "Placebos (asft_permuted, asft_random) must gain nothing.",
+        "user 7 <b>Alien</b> 4 Up – start Up start asft Up asft",
     ):  # fmt: skip
         assert expected in words
     assert page.count("<svg") == 9
     assert "over-optimisation: methods by policy/kl and diff_start/gap/judge@10" in page
     assert "width: 50.0%" in page
-    assert re.findall(r'class="pill (?:\w+)">([^<]+)', page) == ["holds", "holds", "holds", "not shown"]
+    assert page.count('<tr class="ours"><th>asft</th>') == 2  # test and validation
 
 
 def test_a_chain_that_only_cloned(tmp_path, made_up_run):
@@ -111,7 +120,7 @@ def test_a_chain_that_only_cloned(tmp_path, made_up_run):
     page = render(tmp_path).read_text(encoding="utf-8")
     words = Strict(page).words
     assert "start" in words
-    for absent in ("Does the claim hold", "In short", "<svg", "Run it again", "The log", "reward model be believed"):
+    for absent in ("In short", "<svg", "Run it again", "The log", "reward model be trusted", "changes for a user"):
         assert absent not in page
 
 
@@ -127,7 +136,8 @@ def test_figures_that_plots_cannot_draw(tmp_path, made_up_run):
     frame = compare(tmp_path, draws=50)
     words = Strict(render(tmp_path).read_text(encoding="utf-8")).words
     assert "nan" in words
-    assert "not shown" in words
+    assert "Which is best? none No method keeps 95% of the all/ndcg@10 of start." in words
+    assert "How sure is this? 1 seed The intervals cover users alone." in words
     assert "nan" in shown(frame)
 
 
@@ -138,7 +148,7 @@ def test_no_comparison_yet(tmp_path):
 
 def shown(frame, width=120):
     console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(terminal_table(frame))
+    console.print(terminal_table(frame, Roles()))
     return console.export_text()
 
 
@@ -182,7 +192,7 @@ def test_a_search_is_drawn_method_by_method(made_up_chain, tmp_path):
 
 def test_methods_may_have_different_seeds(chain, tmp_path):
     folder = shutil.copytree(chain, tmp_path / "differs")
-    shutil.rmtree(folder / ComparisonTable(read(folder)).methods[0] / "seed-0")
+    shutil.rmtree(folder / ComparisonTable(read(folder), Roles()).methods[0] / "seed-0")
     compare(folder, draws=50)
     assert "750 test events of 150 users" in Strict(render(folder).read_text()).words
 
@@ -209,7 +219,7 @@ def test_judges_have_their_own_errors_on_the_page(chain, tmp_path):
     words = Strict(render(folder).read_text()).words
     assert "judges that select 0.500 0.400 – 0.600" in words
     assert "judges that report 0.750 0.650 – 0.850" in words
-    assert "judges that" not in Strict(render(chain).read_text()).words.split("May the reward")[1].split("On events")[0]
+    assert "judges that" not in Strict(render(chain).read_text()).words.split("May the reward")[2].split("On events")[0]
 
 
 def test_runs_of_methods_that_are_not_compared_stand_apart(chain, tmp_path):

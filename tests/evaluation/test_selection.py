@@ -7,10 +7,14 @@ from dataclasses import replace
 import polars as pl
 import pytest
 import small
+import torch
 
+from recalign.evaluation.comparison import ALL, HIGH
 from recalign.evaluation.methods import MethodRun
-from recalign.evaluation.selection import ALL, HIGH, SELECT, choose, choose_by_rank, measured, validate
+from recalign.evaluation.selection import SELECT, choose, choose_by_rank, measured, validate
 from recalign.reward import RewardData
+
+HOW = {"device": torch.device("cpu"), "code": "code"}
 
 
 def trial(everything: float, value: float, high: float = 0.0) -> dict[str, float]:
@@ -46,11 +50,11 @@ def test_figures_are_means_over_their_own_events():
 def test_settings_are_measured_once(log_root, base, tmp_path):
     data = small.data_of(RewardData, log_root, "tastes")
     places = {tmp_path / str(strength): MethodRun("rerank", None, {}, strength) for strength in (0.5, 2.0)}
-    weak, strong = validate(places, base, data)
+    weak, strong = validate(places, base, data, **HOW)
     assert strong[SELECT] > weak[SELECT] + 0.02
     assert strong["policy/kl"] > weak["policy/kl"] > 0
     stamps = [(place / "validation.json").stat().st_mtime_ns for place in places]
-    assert validate(places, base, data) == [weak, strong]
+    assert validate(places, base, data, **HOW) == [weak, strong]
     assert [(place / "validation.json").stat().st_mtime_ns for place in places] == stamps
     places[tmp_path / "0.5"] = replace(places[tmp_path / "0.5"], strength=2.0)
-    assert validate(places, base, data) == [strong, strong]
+    assert validate(places, base, data, **HOW) == [strong, strong]

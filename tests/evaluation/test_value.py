@@ -20,6 +20,7 @@ from recalign.recommender.checkpoint import load_net
 from recalign.reward import RewardData
 from recalign.sequences import Batch
 
+CPU = torch.device("cpu")
 # User 1 and 3 train on all twelve items between them; user 2 is the judges'.
 ROWS = [
     *[(1, v, v, 3.0) for v in range(1, 7)],
@@ -59,7 +60,7 @@ def by_hand(data):
     policy = SameForAll(-torch.arange(1.0, 13.0))
     truth_UV = torch.arange(36.0).view(3, 12)
     scorers = Scorers(SameForAll(torch.zeros(12)), {"judge@10": Lookup()}, truth_UV)
-    return evaluate({"it": policy, "flat": scorers.start}, scorers, data, "test")
+    return evaluate({"it": policy, "flat": scorers.start}, scorers, data, "test", CPU)
 
 
 SEEN = {1: set(range(1, 8)), 3: {*range(7, 13), 1, 2}}
@@ -118,7 +119,7 @@ def test_a_user_who_has_met_everything_is_shown_nothing(tmp_path):
     start = SameForAll(torch.zeros(12))
     scorers = Scorers(start, {"judge@10": Lookup()}, torch.ones(3, 12))
     with pytest.warns(UserWarning, match="before 1 test events the user had met every item"):
-        frame = evaluate({"start": start}, scorers, data, "test")["start"]
+        frame = evaluate({"start": start}, scorers, data, "test", CPU)["start"]
     for name in ("judge@10", "true@10", "true", "popularity@10"):
         assert frame[name].is_null().to_list() == [True, False]
     assert frame["kl"].to_list() == pytest.approx([0, 0], abs=1e-6)
@@ -136,7 +137,7 @@ def test_types_are_those_that_comparisons_read(by_hand):
 
 def test_without_truth_there_is_no_true_value(data):
     start = SameForAll(torch.zeros(12))
-    frame = evaluate({"start": start}, Scorers(start), data, "validation")["start"]
+    frame = evaluate({"start": start}, Scorers(start), data, "validation", CPU)["start"]
     assert set(frame.columns) & {"true", "true@10", "judge@10"} == set()
     assert frame["rank"].len() == 2
 
@@ -145,7 +146,7 @@ def test_a_part_without_users_of_a_is_refused(data):
     data.sequences.group[:] = "B1"
     start = SameForAll(torch.zeros(12))
     with pytest.raises(InputError, match="no user of A has a test event"):
-        evaluate({"start": start}, Scorers(start), data, "test")
+        evaluate({"start": start}, Scorers(start), data, "test", CPU)
 
 
 def test_stretches_of_states_change_nothing(log_root, cloned, rewarded, monkeypatch):
@@ -155,9 +156,9 @@ def test_stretches_of_states_change_nothing(log_root, cloned, rewarded, monkeypa
     tokens = TokenPolicy(small.pooled(), data.num_items, codes=7)
     truth = torch.randn(data.sequences.num_users, data.num_items)
     scorers = Scorers(start, {"judge@10": load_net(rewarded, "reward").net}, truth)
-    whole = evaluate({"start": start, "tokens": tokens}, scorers, data, "test")
+    whole = evaluate({"start": start, "tokens": tokens}, scorers, data, "test", CPU)
     monkeypatch.setattr("recalign.recommender.policy.ROWS", 7)
-    for name, frame in evaluate({"start": start, "tokens": tokens}, scorers, data, "test").items():
+    for name, frame in evaluate({"start": start, "tokens": tokens}, scorers, data, "test", CPU).items():
         for column in ("kl", "entropy", "true", "true@10", "judge@10"):
             np.testing.assert_allclose(frame[column], whole[name][column], rtol=1e-4, atol=1e-5)
         assert frame["rank"].to_list() == whole[name]["rank"].to_list()
@@ -168,7 +169,7 @@ def test_a_policy_of_several_tokens_an_item_is_evaluated(log_root, cloned, rewar
     torch.manual_seed(0)
     tokens = TokenPolicy(small.pooled(), data.num_items, codes=7).train()
     scorers = Scorers(load_net(cloned, "policy").net, {"judge@10": load_net(rewarded, "reward").net})
-    frame = evaluate({"tokens": tokens}, scorers, data, "test")["tokens"]
+    frame = evaluate({"tokens": tokens}, scorers, data, "test", CPU)["tokens"]
     assert len(frame) == len(data.windows("test", "A").target)
     assert frame["rank"].min() >= 1
     assert frame["judge@10"].is_between(0, 7).all()
@@ -193,14 +194,14 @@ def test_truth_is_read_by_raw_id(tmp_path, data):
         load_truth(tmp_path / "none.npz", data.sequences)
 
 
-def test_policies_and_judges_work_where_the_trainer_does(log_root, cloned, rewarded, monkeypatch):
+def test_policies_and_judges_work_on_the_device(log_root, cloned, rewarded, monkeypatch):
     data = small.data_of(RewardData, log_root, "tastes")
     start, judge = load_net(cloned, "policy").net, load_net(rewarded, "reward").net
     scorers = Scorers(start, {"judge@10": judge}, torch.rand(data.sequences.num_users, data.num_items))
-    here = evaluate({"start": start, "flat": SameForAll(torch.zeros(data.num_items))}, scorers, data, "test")
-    moved = small.on_a_gpu(data, monkeypatch)
+    here = evaluate({"start": start, "flat": SameForAll(torch.zeros(data.num_items))}, scorers, data, "test", CPU)
+    gpu, moved = small.a_gpu(monkeypatch)
     flat = SameForAll(torch.zeros(data.num_items))
-    there = evaluate({"start": start, "flat": flat}, scorers, data, "test")
+    there = evaluate({"start": start, "flat": flat}, scorers, data, "test", gpu)
     assert {start, judge, flat} <= set(moved[torch.nn.Module])
     assert len(moved[Batch]) == len(data.loader(data.windows("test", "A")))
     assert all(there[name].equals(here[name]) for name in here)

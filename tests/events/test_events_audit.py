@@ -39,11 +39,11 @@ def test_counts(small):
         "first event": "1970-01-01 00:00:05 UTC",
         "last event": "1970-01-02 01:00:00 UTC",
     }
-    assert list(found["rows set apart"].values()) == [1]
-    assert found["nulls"] == {"reward": 1, "stars": 1}
-    assert list(found["repetition"].values()) == [2, 1, 0.8]
-    assert (found["events a user"]["least"], found["events a user"]["most"]) == (1, 4)
-    assert (found["events an item"]["least"], found["events an item"]["most"]) == (1, 4)
+    assert list(found["rows left out, or without a reward"].values()) == [1]
+    assert found["nulls by column"] == {"reward": 1, "stars": 1}
+    assert list(found["repeated items and times"].values()) == [2, 1, 0.8]
+    assert (found["events per user"]["min"], found["events per user"]["max"]) == (1, 4)
+    assert (found["events per item"]["min"], found["events per item"]["max"]) == (1, 4)
     assert found["reward"]["events with a reward"] == 4
     assert found["reward"]["mean"] == 2.5
     assert found["reward histogram"] == {"1": 1, "2": 2, "5": 1}
@@ -53,7 +53,7 @@ def test_no_time_and_no_reward_leave_their_figures_out(tmp_path):
     found = audit(table(tmp_path, {"user": [1, 1], "item": [1, 2]}, None, timestamp=None))
     assert "reward" not in found
     assert "first event" not in found["log"]
-    assert len(found["repetition"]) == 1
+    assert len(found["repeated items and times"]) == 1
     assert "reward" in render(found)  # its column is null
 
 

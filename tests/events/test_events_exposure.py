@@ -47,7 +47,7 @@ def test_both_can_be_made_by_an_expression(tmp_path):
 @pytest.mark.parametrize(
     ("column", "found"),
     [
-        ([0.5, 0.0, 0.5, 0.5], "the column p holds 0 in row 2 of"),
+        ([0.5, 0.0, 0.5, 0.5], "the column p holds 0.0 in row 2 of"),
         ([0.5, None, 1.25, 0.5], "the column p holds 1.25 in row 3 of"),
         ([0.5, -0.1, 0.5, -2.0], "the column p holds -0.1 in rows 2, 4 of"),
         ([0.5, float("nan"), 0.5, 0.5], "the column p holds nan in row 2 of"),

@@ -59,9 +59,9 @@ def test_a_missing_signal_is_never_the_best_reward(rows):
 @pytest.mark.parametrize(
     ("expression", "message"),
     [
-        ("a +", "is no Polars SQL expression"),
-        ("a, b", "is no Polars SQL expression"),
-        ("nosuch(a)", "is no Polars SQL expression"),
+        ("a +", "is not a Polars SQL expression"),
+        ("a, b", "is not a Polars SQL expression"),
+        ("nosuch(a)", "is not a Polars SQL expression"),
         ("txet = 1", "did you mean 'text'?"),
         ("TEXT = '1'", "did you mean 'text'?"),
         ('text = "1"', "Text stands in 'single quotes'"),

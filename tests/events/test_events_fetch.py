@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 import subprocess
 import zipfile
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from recalign.errors import InputError
-from recalign.events import Log, fetch, load_events
+from recalign.events import Log, Titles, fetch, load_events, read_titles
 
 UDATA = b"196\t242\t3\t881250949\n186\t302\t3\t891717742\n22\t242\t1\t878887116\n"
+ITEM = "item_id:token\tmovie_title:token_seq\trelease_year:token\n242\tKolya\t1996\n302\tV\tV\n"
 INTER = "user_id:token\titem_id:token\trating:float\ttimestamp:float\n" + UDATA.decode()
 LOG = Log("ml-100k", ["ml-100k/u.data"], fetch="ml-100k")
 
 
-def archive(name: str, content: bytes | str) -> bytes:
+def archive(members: dict[str, bytes | str]) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as opened:
-        opened.writestr(name, content)
+        for name, content in members.items():
+            opened.writestr(name, content)
     return buffer.getvalue()
+
+
+def wheel_with(ratings: str) -> bytes:
+    return archive({f"{fetch.WHEEL_MEMBER}.inter": ratings, f"{fetch.WHEEL_MEMBER}.item": ITEM})
 
 
 @pytest.fixture
@@ -51,7 +59,7 @@ def web(monkeypatch, tmp_path):
     monkeypatch.setattr(fetch.urllib.request, "urlopen", urlopen)
     monkeypatch.setattr(fetch.subprocess, "run", run)
     monkeypatch.setattr(fetch, "SIZE", (3, 3, 2))
-    zipped = archive("ml-100k/u.data", UDATA)
+    zipped = archive({"ml-100k/u.data": UDATA})
     monkeypatch.setattr(fetch, "MD5", hashlib.md5(zipped).hexdigest())
     return sent, asked, zipped
 
@@ -83,10 +91,22 @@ def test_then_the_publisher_and_then_what_was_downloaded(web, tmp_path):
 @pytest.mark.parametrize("answer", [None, b"not the file"], ids=["out of reach", "another file"])
 def test_then_the_wheel(web, tmp_path, answer):
     sent, asked, _ = web
-    sent["publisher"], sent["wheel"] = answer, archive(fetch.WHEEL_MEMBER, INTER)
+    sent["publisher"], sent["wheel"] = answer, wheel_with(INTER)
     assert users(tmp_path / "mine") == [22, 186, 196]
     assert (tmp_path / "data/downloads/ml-100k/u.data").read_bytes() == UDATA
     assert users(tmp_path / "mine") == [22, 186, 196]
+    assert asked == ["publisher", "wheel"]
+
+
+def test_the_wheel_has_titles_and_an_earlier_download_without_them_is_made_whole(web, tmp_path):
+    sent, asked, _ = web
+    sent["wheel"] = wheel_with(INTER)
+    (tmp_path / "data/downloads/ml-100k").mkdir(parents=True)
+    (tmp_path / "data/downloads/ml-100k/u.data").write_bytes(UDATA)
+    log = dataclasses.replace(LOG, titles=Titles("ml-100k/u.item"))
+    for _ in range(2):
+        titles, _ = read_titles(log, tmp_path / "mine", pl.Series([242, 302, 303]))
+        assert titles.to_list() == ["Kolya (1996)", "V (V)", "303"]
     assert asked == ["publisher", "wheel"]
 
 
@@ -102,7 +122,7 @@ def test_else_one_error_says_where_to_put_the_file(web, tmp_path):
 
 def test_a_wheel_with_other_data_is_refused(web, tmp_path):
     sent, _, _ = web
-    sent["wheel"] = archive(fetch.WHEEL_MEMBER, INTER + "1\t1\t1\t1\n")
+    sent["wheel"] = wheel_with(INTER + "1\t1\t1\t1\n")
     with pytest.raises(InputError, match=r"\(4, 4, 3\) ratings, users and items, not \(3, 3, 2\)"):
         users(tmp_path / "mine")
 

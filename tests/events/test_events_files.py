@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
 from pathlib import Path
 
@@ -22,7 +23,7 @@ def zipped(path: Path, members: dict[str, str]) -> None:
             archive.writestr(name, text)
 
 
-def pairs(log: Log, root: Path) -> list[tuple[int, int]]:
+def pairs(log: Log, root: Path) -> list[tuple]:
     table = load_events(log, root, "rating")
     users, items = table.users.gather(table.frame["user"]), table.items.gather(table.frame["item"])
     return list(zip(users.to_list(), items.to_list(), strict=True))
@@ -83,7 +84,7 @@ def test_numbers_after_the_first_hundred_rows_keep_their_fraction(tmp_path):
     [
         ("u.data", UDATA.replace("891717742", "later"), "holds 'later' in row 2 of"),
         ("u.data", UDATA.replace("186\t302\t3\t891717742", "186\t302"), "4 fields a row are expected, but row 2 has 2"),
-        ("ratings.dat", DAT.replace("::978302109", "::978302109::1"), "7 fields a row are expected, but row 2 has 9"),
+        ("ratings.dat", DAT.replace("::978302109", "::978302109::1"), "4 fields a row are expected, but row 2 has 5"),
         ("ratings.dat", DAT.replace("1::661", "::661"), "user is empty, null or NaN in row 2 of"),
         ("u.data", "", "the log is empty"),
     ],
@@ -131,3 +132,55 @@ def test_unknown_kinds_and_encodings(tmp_path):
     (tmp_path / "log.csv").write_text('user,item,timestamp\n"x,1,1\ny,2,2\n')
     with pytest.raises(InputError, match=r"log\.csv"):
         load_events(Log("test", ["log.csv"]), tmp_path, None)
+
+
+NAMES = ["user", "item", "rating", "timestamp"]
+
+
+@pytest.mark.parametrize("separator", [",", "\t", ";", "|", "::"])
+@pytest.mark.parametrize("header", [True, False], ids=["header", "headerless"])
+@pytest.mark.parametrize("kind", ["csv", "tsv"])
+def test_separators_are_found_with_and_without_a_header(tmp_path, separator, header, kind):
+    rows = [["u1", "007", "3.5", "7"], ["u1", '"a, b"', "4", "8"]]
+    lines = [separator.join(row) for row in ([NAMES] if header else []) + rows]
+    (tmp_path / f"log.{kind}").write_text("\n".join(lines) + "\n")
+    log = Log("test", [f"log.{kind}"], header=None if header else NAMES)
+    assert pairs(log, tmp_path) == [("u1", "007"), ("u1", "a, b")]
+
+
+def test_a_separator_can_be_named_and_other_endings_read(tmp_path):
+    (tmp_path / "log.txt").write_text("user#item#timestamp#rating\n1#2#3#4\n1#3#4#5\n")
+    assert pairs(Log("test", ["log.txt"], separator="#"), tmp_path) == [(1, 2), (1, 3)]
+    with pytest.raises(InputError, match=r"set data\.log\.separator"):
+        load_events(Log("test", ["log.txt"]), tmp_path, None)
+
+
+@pytest.mark.parametrize(
+    ("header", "text", "found"),
+    [
+        (
+            None,
+            UDATA,
+            "data.log.user: there is no column 'user' in .*first row looks like data.*196.*header.*init FILE",
+        ),
+        (None, "anna,chair,2026-03-01\n", "there is no column 'user'.*looks like data"),
+        (None, "who,what,when\na,b,1\n", "there is no column 'user'.*there is: who, what, when"),
+        (NAMES[:3], UDATA, "data.log.header: 3 columns are named, but .*log.csv has 4.*196, 242, 3, 881250949"),
+        (["user", "item", "at", "by"], UDATA, "data.log.timestamp: there is no column 'timestamp'"),
+        (NAMES, "1,2,3,4\n1,2,3\n", "4 fields a row are expected, but row 2 has 3"),
+        (NAMES, "1,2,3,4\n1,2,3,4,5\n", "4 fields a row are expected, but row 2 has 5"),
+        (NAMES, "1,2,3,4\n,2,3,4\n", r"user is empty, null or NaN in row 2 of .*log\.csv\n"),
+        (NAMES, "", "is empty"),
+    ],
+)
+def test_bad_headerless_files(tmp_path, header, text, found):
+    (tmp_path / "log.csv").write_text(text)
+    with pytest.raises(InputError) as caught:
+        load_events(Log("test", ["log.csv"], header=header), tmp_path, None)
+    assert re.search(found, str(caught.value), re.DOTALL)
+    assert "header not counted" not in str(caught.value)
+
+
+def test_a_name_given_twice_is_refused():
+    with pytest.raises(InputError, match="a name stands twice"):
+        Log("test", ["log.csv"], header=["user", "item", "item"])

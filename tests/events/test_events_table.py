@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 
 import polars as pl
@@ -210,7 +211,7 @@ def test_missing_column_names_the_nearest(tmp_path, key):
         ("user,item,timestamp,stars\n1,2\n1,2,3,4\n5\n", "4 fields a row are expected, but row 1 has 2, row 3 has 1"),
         ("user,item,timestamp,stars\n1,2,3,4\n1,2,3,4,5\n", "4 fields a row are expected, but row 2 has 5"),
         ("user,item,timestamp,stars\n1,2,3,4\n1,2,soon,5\n", "holds 'soon' in row 2 of"),
-        ("user,item,timestamp,stars\n1,2,3,4\n1,2,,5\n", "timestamp is null in row 2 of"),
+        ("user,item,timestamp,stars\n1,2,3,4\n1,2,,5\n", "timestamp is empty, null or NaN in row 2 of"),
         ("user,item,timestamp,stars\n1,2,3,4\n1,2,-3,5\n", "holds -3 in row 2 of"),
         ("user,item,timestamp,stars\n1,2,3,4\n,2,3,5\n", "user is empty, null or NaN in row 2 of"),
         ("user,item,timestamp,stars\n1,2,3,4\n1,NaN,3,5\n", "item is empty, null or NaN in row 2 of"),
@@ -231,10 +232,10 @@ def test_bad_text(tmp_path, text, found):
         ({"user": [1.0, float("nan"), 2.0, 2.0]}, "data.log.user: the column user is empty, null or NaN in row 2 of"),
         ({"user": [None, 1, 2, 2]}, "data.log.user: the column user is empty, null or NaN in row 1 of"),
         ({"item": [1.5, 1.0, 2.0, 2.0]}, "data.log.item: the column item holds 1.5 in row 1 of"),
-        ({"item": [1.0, 2.0**53, 2.0, 2.0]}, "ids are not floats"),
+        ({"item": [1.0, 2.0**53, 2.0, 2.0]}, "ids are not fractions"),
         ({"item": [True, False, True, False]}, "holds Boolean"),
-        ({"timestamp": [1, None, 3, 4]}, "data.log.timestamp: the column timestamp is null in row 2 of"),
-        ({"timestamp": [1.0, float("nan"), 3.0, 4.0]}, "holds nan in row 2 of"),
+        ({"timestamp": [1, None, 3, 4]}, "data.log.timestamp: the column timestamp is empty, null or NaN in row 2 of"),
+        ({"timestamp": [1.0, float("nan"), 3.0, 4.0]}, "timestamp is empty, null or NaN in row 2 of"),
         ({"timestamp": [1, 1_700_000_000_000, 3, 4]}, "after the year 9999"),
         ({"timestamp": ["2026-01-01"] * 4}, "holds '2026-01-01' in rows 1, 2, 3, 4 of"),
         ({"stars": [1.0, float("nan"), 3.0, float("nan")]}, "the column stars, which is NaN in rows 2, 4 of"),
@@ -249,7 +250,7 @@ def test_bad_values(tmp_path, change, found):
 @pytest.mark.parametrize(
     ("reward", "found"),
     [
-        ("stars +", "is no Polars SQL expression"),
+        ("stars +", "is not a Polars SQL expression"),
         ("starz", "reads a column 'starz' that the log does not have"),
         ("stars / (item - 7)", "in rows 1, 2 of"),
         ("stars - avg(stars)", "reads other rows than its own"),
@@ -298,3 +299,44 @@ def test_files_that_do_not_fit_together(tmp_path):
 def test_bad_mapping(mapping):
     with pytest.raises(InputError, match=r"data\.log"):
         Log(**({"name": "test", "files": ["log.csv"]} | mapping))
+
+
+WHEN = [datetime(2026, 3, day) for day in (1, 2, 3)]
+
+
+@pytest.mark.parametrize("ids", [["a", "b", "a"], [1, 2, 1], [1.0, 2.0, 1.0], "categorical", "u8", "i128"], ids=str)
+@pytest.mark.parametrize(
+    ("times", "unit"),
+    [
+        (pl.Series(WHEN), "s"),
+        (pl.Series(WHEN, dtype=pl.Datetime("ns", "Asia/Shanghai")), "datetime"),
+        (pl.Series(WHEN).cast(pl.Date), "s"),
+        (pl.Series(WHEN).dt.epoch("s"), "s"),
+        (pl.Series(WHEN).dt.epoch("ms").cast(pl.Float64), "ms"),
+    ],
+    ids=["datetime", "zone", "date", "int", "float"],
+)
+def test_a_parquet_written_from_a_data_frame(tmp_path, ids, times, unit):
+    dtypes = {"categorical": pl.Categorical, "u8": pl.UInt8, "i128": pl.Int128}
+    users = pl.Series([1, 2, 1]).cast(pl.String).cast(dtypes[ids]) if isinstance(ids, str) else pl.Series(ids)
+    table = load(tmp_path, {"user": users, "item": [5, 5, 6], "timestamp": times}, None, time_unit=unit)
+    assert table.frame["row"].to_list() == [1, 3, 2]
+    assert table.users.to_list() == sorted(set(users))
+    assert not table.users.dtype.is_float()
+    assert table.frame["timestamp"].diff().to_list() == [None, 2 * 86_400, -86_400]
+
+
+@pytest.mark.parametrize(
+    ("ids", "named", "left"),
+    [
+        ([1.0, float("nan"), 2.0], "row 2 of", [1, 2]),
+        ([1, None, 2], "row 2 of", [1, 2]),
+        (["1", "nan", ""], "rows 2, 3 of", ["1"]),
+    ],
+)
+def test_the_remedy_for_missing_ids_works(tmp_path, ids, named, left):
+    frame = {"user": ids, "item": [5, 5, 6], "timestamp": [1, 2, 3]}
+    message = refused(tmp_path, frame, None)
+    assert f"user is empty, null or NaN in {named}" in message
+    where = message.split("data.log.where: '")[1].removesuffix("'")
+    assert load(tmp_path, frame, None, where=where).users.to_list() == left

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import re
 import shlex
-import shutil
 from pathlib import Path
 
 import polars as pl
@@ -31,35 +30,33 @@ def longer(example: str) -> str:
 
 
 def words(command: str) -> list[str]:
-    """What follows ``recalign`` on a line of the page, with DIR filled in."""
-    return [word.replace("DIR", "mine") for word in shlex.split(command)[1:]]
+    """What follows ``recalign`` on a line of the page."""
+    return shlex.split(command)[1:]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkout in which the page has been followed up to its first command."""
+    """An empty folder in which the page has been followed up to its first command."""
     folder = tmp_path_factory.mktemp("own")
-    shutil.copytree(tiny.CONF, folder / "conf")
-    shutil.copy(folder / "conf/data/own-log.yaml", folder / "my-log.yaml")
-    (folder / "mine").mkdir()
-    (folder / "mine/own-log.csv").write_text(longer(BLOCKS["csv"][0]))
+    (folder / "own-log.csv").write_text(longer(BLOCKS["csv"][0]))
+    said = tiny.recalign(folder, *words(BLOCKS["sh"][0]))
+    assert said.code == 0, said.err
     return folder
 
 
-def test_the_lines_that_matter_are_those_of_the_file():
+def test_the_lines_that_matter_are_those_of_the_file(folder: Path):
     def pairs(node: dict, prefix: str = "") -> set[tuple[str, str]]:
         inner = [pairs(v, f"{prefix}{k}.") if isinstance(v, dict) else {(prefix + k, str(v))} for k, v in node.items()]
         return set().union(*inner)
 
-    shown, file = BLOCKS["yaml"][0], (tiny.CONF / "data/own-log.yaml").read_text()
-    assert pairs(yaml.safe_load(shown)) <= pairs(yaml.safe_load(file))
+    assert pairs(yaml.safe_load(BLOCKS["yaml"][0])) <= pairs(yaml.safe_load((folder / "own-log.yaml").read_text()))
 
 
-def test_from_a_csv_to_a_report(folder: Path):
-    check, chain = (block.strip() for block in BLOCKS["sh"])
+def test_from_a_table_to_a_report(folder: Path):
+    _, check, chain = (block.strip() for block in BLOCKS["sh"])
     said = tiny.recalign(folder, *words(check))
     assert said.code == 0
-    assert "405 rows read from mine/own-log.csv" in said.out
+    assert "405 rows read from own-log.csv" in said.out
     said = tiny.recalign(folder, *words(chain), *FAST)
     assert said.code == 0, said.err
     for file in re.findall(r"`(runs/own-log/\S+)`", DOC):
@@ -71,11 +68,17 @@ def test_from_a_csv_to_a_report(folder: Path):
 
 
 def test_the_message_it_shows_is_the_message(folder: Path):
-    path = folder / "mine/own-log.csv"
+    path = folder / "own-log.csv"
     whole = path.read_text()
     path.write_text(whole.replace("2026-03-04T18:02:11+01:00", "yesterday"))
-    said = tiny.recalign(folder, *words(BLOCKS["sh"][0]))
+    said = tiny.recalign(folder, *words(BLOCKS["sh"][1]))
     path.write_text(whole)
     shown = re.search(r"```\n(data\.log\.timestamp: .*?)\n```", DOC, flags=re.DOTALL)
     assert shown
-    assert said.err.strip() == "recalign check: " + shown[1].replace("DIR", "mine")
+    assert said.err.strip() == "recalign check: " + shown[1]
+
+
+def test_the_two_next_commands_are_those_that_init_prints(folder: Path):
+    said = tiny.recalign(folder, *words(BLOCKS["sh"][0]), "--force")
+    printed = [line.strip() for line in said.out.splitlines() if line.startswith("  recalign")]
+    assert printed == [block.strip() for block in BLOCKS["sh"][1:]]

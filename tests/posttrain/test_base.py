@@ -9,15 +9,20 @@ import numpy as np
 import polars as pl
 import pytest
 import small
+import tiny
 import torch
 from lightning.pytorch.callbacks import Callback
 
+from recalign.errors import InputError
 from recalign.nn import Pooled
 from recalign.posttrain import GRPO, KTO, PPO, PairData, PostTrainingData, Preferences, Reinforce, WeightedSFT, weighted
 from recalign.posttrain.base import PROBE, STATES, PostTraining
 from recalign.recommender import Recommender, RecommenderData
+from recalign.recommender.checkpoint import load_net
 from recalign.recommender.policy import SequencePolicy
 from recalign.reward import RewardData
+from recalign.stage import parse_stage
+from recalign.stage.checkpoint import refuse_other_model
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +31,7 @@ def dropping(log_root, tmp_path_factory):
     data = small.data_of(RecommenderData, log_root, "tastes", users="all")
     folder = tmp_path_factory.mktemp("dropping")
     torch.manual_seed(0)
-    module = Recommender(small.encoder(dropout=0.5), data.num_items, temperature=0.05, lr=5e-3)
+    module = Recommender(data.num_items, small.encoder(dropout=0.5), temperature=0.05, lr=5e-3)
     small.fit(module, data, folder, epochs=2)
     return small.saved(module, folder / "policy.ckpt")
 
@@ -57,7 +62,7 @@ def test_before_the_first_step_a_policy_is_what_it_is_compared_with(
 ):
     kind, expected = COMPARING[method]
     own = {"reward_model": str(rewarded)} if kind is RewardData else {}
-    module, modes = method(init_from=str(dropping), lr=1e-3, **own), Modes()
+    module, modes = small.free(method, init_from=str(dropping), lr=1e-3, **own), Modes()
     data, watch = small.data_of(kind, log_root, "tastes"), small.Watch()
     settings = {"limit_train_batches": 3, "limit_val_batches": 1, "num_sanity_val_steps": 1, "precision": precision}
     small.trainer_of(tmp_path, 2, watch, modes, **settings).fit(module, data)
@@ -74,14 +79,14 @@ def test_what_signed_weights_compare_with_is_rounded_alike(log_root, dropping, t
     compared = lambda logp_T, *rest: found.append((logp_T.detach(), rest[-1])) or likelihood(logp_T, *rest)  # noqa: E731
     monkeypatch.setattr(weighted, "weighted_likelihood", compared)
     data = small.data_of(PostTrainingData, log_root, "tastes")
-    module = WeightedSFT(init_from=str(dropping), transform="signed")
+    module = small.free(WeightedSFT, init_from=str(dropping), transform="signed")
     small.trainer_of(tmp_path, 1, limit_train_batches=1, precision=precision).fit(module, data)
     torch.testing.assert_close(*found[0], atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("transform", ["exponential", "signed"])
 def test_other_methods_drop_out_and_the_kl_leaves_the_mode_as_it_was(log_root, dropping, tmp_path, transform):
-    module, modes = WeightedSFT(init_from=str(dropping), lr=1e-9, transform=transform), Modes()
+    module, modes = small.free(WeightedSFT, init_from=str(dropping), lr=1e-9, transform=transform), Modes()
     data = small.data_of(PostTrainingData, log_root, "tastes")
     watch = small.Watch()
     small.trainer_of(tmp_path, 2, watch, modes).fit(module, data)
@@ -91,7 +96,7 @@ def test_other_methods_drop_out_and_the_kl_leaves_the_mode_as_it_was(log_root, d
 
 def test_the_kl_is_worked_out_for_the_steps_that_are_logged(log_root, cloned, tmp_path, monkeypatch):
     steps = []
-    module = WeightedSFT(init_from=str(cloned))
+    module = small.free(WeightedSFT, init_from=str(cloned))
     monkeypatch.setattr(module, "drift", lambda batch: steps.append(module.global_step) or torch.zeros(()))
     data = small.data_of(PostTrainingData, log_root, "tastes")
     small.trainer_of(tmp_path, 3, log_every_n_steps=2).fit(module, data)
@@ -101,12 +106,12 @@ def test_the_kl_is_worked_out_for_the_steps_that_are_logged(log_root, cloned, tm
 def test_the_kl_holds_few_scores_of_a_large_catalogue(log_root, monkeypatch):
     data = small.data_of(RecommenderData, log_root, "tastes")
     policy = SequencePolicy(Pooled(dim=8, max_length=32, dropout=0.0), data.num_items)
-    module = PostTraining(None, policy, 1e-3, 0.0, 10)
+    module = PostTraining(policy=policy)
     module.policy.item_embedding.weight.data.mul_(torch.linspace(-1, 1, 8))
     rows, batch = [], small.batch_of(data, "train")
     monkeypatch.setattr("recalign.recommender.policy.SCORES", 3 * data.num_items)
-    whole = policy.log_probs
-    monkeypatch.setattr(policy, "log_probs", lambda state: rows.append(len(state)) or whole(state))
+    whole = module.policy.log_probs
+    monkeypatch.setattr(module.policy, "log_probs", lambda state: rows.append(len(state)) or whole(state))
     few = module.drift(batch)
     assert max(rows) == 3
     assert sum(rows) <= STATES < len(batch.head(PROBE).row_T)
@@ -118,8 +123,8 @@ def test_the_kl_holds_few_scores_of_a_large_catalogue(log_root, monkeypatch):
 def test_sampled_actions_learn_from_the_events_that_have_a_reward(log_root, cloned, rewarded, tmp_path):
     def states(log):
         log.write_csv(tmp_path / "tastes.csv")
-        module, counts = GRPO(init_from=str(cloned), reward_model=str(rewarded)), []
-        module.surrogate = lambda rollout, logp_TS, state, nll: counts.append(len(state)) or nll
+        module, counts = small.free(GRPO, init_from=str(cloned), reward_model=str(rewarded)), []
+        module.surrogate = lambda rollout, logp_TS, state, nll: counts.append(len(state)) or (nll, {})
         small.fit(module, small.data_of(RewardData, tmp_path, "tastes"), tmp_path)
         return sum(counts)
 
@@ -129,7 +134,7 @@ def test_sampled_actions_learn_from_the_events_that_have_a_reward(log_root, clon
 
 
 def test_a_batch_without_an_event_that_counts_moves_nothing(log_root, cloned, rewarded, tmp_path, monkeypatch):
-    module = GRPO(init_from=str(cloned), reward_model=str(rewarded), lr=1e-2)
+    module = small.free(GRPO, init_from=str(cloned), reward_model=str(rewarded), lr=1e-2)
     data = small.data_of(RewardData, log_root, "tastes")
     before = {k: v.clone() for k, v in module.policy.state_dict().items()}
     windows = data.training()
@@ -141,7 +146,34 @@ def test_a_batch_without_an_event_that_counts_moves_nothing(log_root, cloned, re
 
 
 def test_a_round_is_counted_in_steps_over_the_epochs(log_root, cloned, rewarded, tmp_path):
-    module = PPO(init_from=str(cloned), reward_model=str(rewarded), lr=1e-3, refresh=4)
+    module = small.free(PPO, init_from=str(cloned), reward_model=str(rewarded), lr=1e-3, refresh=4)
     data = small.data_of(RewardData, log_root, "tastes")
     ratios = [s["sampled/ratio"] for s in small.fit(module, data, tmp_path, epochs=4, limit_train_batches=3).steps]
     assert [step for step, ratio in enumerate(ratios) if ratio == pytest.approx(1, abs=1e-5)] == [0, 4, 8]
+
+
+@pytest.mark.parametrize("method", [WeightedSFT, Preferences, PPO], ids=lambda method: method.__name__)
+def test_networks_that_are_handed_in_are_copied(log_root, cloned, rewarded, tmp_path, method):
+    policy, reward = load_net(cloned, "policy"), load_net(rewarded, "reward")
+    before = [{k: v.clone() for k, v in loaded.net.state_dict().items()} for loaded in (policy, reward)]
+    own = {"reward_net": reward} if method is PPO else {}
+    module = small.free(method, policy=policy, lr=1e-2, **own)
+    small.fit(module, small.data_of(method.LEARNS_FROM, log_root, "tastes"), tmp_path)
+    for loaded, weights in zip((policy, reward), before, strict=True):
+        assert all(v.equal(weights[k]) for k, v in loaded.net.state_dict().items())
+    assert all(p.requires_grad for p in policy.net.parameters())
+    assert not module.policy.item_embedding.weight.equal(before[0]["item_embedding.weight"])
+    other = small.data_of(method.LEARNS_FROM, log_root, "small")
+    with pytest.raises(InputError, match="another catalogue"):
+        small.fit(small.free(method, policy=policy, **own), other, tmp_path)
+
+
+def test_the_command_takes_what_python_trained_for_its_own(log_root, cloned, tmp_path):
+    module = WeightedSFT(policy=load_net(cloned, "policy"), temperature=0.7)
+    small.fit(module, small.data_of(PostTrainingData, log_root, "tastes"), tmp_path)
+    path = small.saved(module, tmp_path / "it.ckpt")
+    conf = f"--config={tiny.CONF / 'asft.yaml'}"
+    same, other = (parse_stage(["fit", conf, *more]).config["model"] for more in (["--model.temperature=0.7"], []))
+    refuse_other_model(path, same["class_path"], same["init_args"])
+    with pytest.raises(InputError, match=r"model\.temperature is 0\.3, 0\.7 in the checkpoint"):
+        refuse_other_model(path, other["class_path"], other["init_args"])

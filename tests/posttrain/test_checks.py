@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-
 import pytest
 import small
 from taste import Taste
@@ -62,8 +60,8 @@ NOTHING = [
 
 @pytest.mark.parametrize(("method", "settings"), NOTHING, ids=lambda each: getattr(each, "__name__", str(each)))
 def test_what_leads_nowhere_is_refused_before_anything_is_read(start, log_root, tmp_path, method, settings):
-    own = {"reward": Taste([0, 1])} if method in (PPO, GRPO) else {}
-    module = method(policy=copy.deepcopy(start), **own, **settings)
+    own = {"reward_net": Taste([0, 1])} if method in (PPO, GRPO) else {}
+    module = small.free(method, policy=start, **own, **settings)
     with pytest.raises(InputError, match=rf"model\.{next(iter(settings))}: "):
         small.fit(module, small.data_of(RewardData, log_root, "tastes"), tmp_path)
 
@@ -87,7 +85,7 @@ def test_a_soft_baseline_needs_a_lambda(log_root):
     ],
 )
 def test_data_that_a_method_cannot_learn_from_is_refused(log_root, start, tmp_path, method, kind, needed):
-    own = {"reward": Taste([0, 1])} if method is PPO else {}
+    own = {"reward_net": Taste([0, 1])} if method is PPO else {}
     data = small.data_of(kind, log_root, "tastes")
     with pytest.raises(InputError, match=rf"cannot learn from {kind.__name__}\n  -> give recalign\.\w+\.{needed},"):
-        small.fit(method(policy=copy.deepcopy(start), **own), data, tmp_path)
+        small.fit(small.free(method, policy=start, **own), data, tmp_path)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
-from pathlib import Path
 
 import numpy as np
 import pytest
 import small
-import tiny
 import torch
-from token_policy import TokenPolicy
+from token_policy import PartsPolicy
 
 from recalign.nn import HSTU
 from recalign.posttrain import PostTrainingData, ReturnConditioned
@@ -30,7 +27,7 @@ def start(cloned):
 
 @pytest.fixture(scope="module")
 def conditioned(data, start, tmp_path_factory):
-    module = ReturnConditioned(policy=copy.deepcopy(start), lr=1e-3, condition_lr=3e-2)
+    module = small.free(ReturnConditioned, policy=start, lr=1e-3, condition_lr=3e-2)
     small.fit(module, data, tmp_path_factory.mktemp("conditioned"), epochs=40)
     return module
 
@@ -65,13 +62,13 @@ def test_a_targets_own_reward_is_never_read_when_it_serves(data, conditioned):
 
 
 def test_before_the_first_step_it_is_the_start(data, start):
-    module, batch = ReturnConditioned(policy=copy.deepcopy(start)), small.batch_of(data, "test")
+    module, batch = small.free(ReturnConditioned, policy=start), small.batch_of(data, "test")
     with torch.no_grad():
         assert module.policy.eval().encode(batch).equal(start.encode(batch))
 
 
 def test_what_reads_the_reward_learns_at_a_rate_of_its_own(start):
-    module = ReturnConditioned(policy=copy.deepcopy(start), lr=1e-4, condition_lr=1e-2)
+    module = small.free(ReturnConditioned, policy=start, lr=1e-4, condition_lr=1e-2)
     groups = {id(p): group["lr"] for group in module.configure_optimizers().param_groups for p in group["params"]}
     assert {groups[id(p)] for p in module.policy.base.parameters()} == {1e-4}
     assert {groups[id(p)] for p in module.policy.condition.parameters()} == {1e-2}
@@ -79,14 +76,8 @@ def test_what_reads_the_reward_learns_at_a_rate_of_its_own(start):
 
 def test_a_policy_of_several_tokens_an_item_runs_through_it(data, tmp_path):
     torch.manual_seed(0)
-    tokens = TokenPolicy(HSTU(dim=16, layers=1, max_length=32, dropout=0.0), data.num_items, codes=8)
+    tokens = PartsPolicy(HSTU(dim=16, layers=1, max_length=32, dropout=0.0), data.num_items, codes=8)
     before = small.liked(tokens, data)
-    module = ReturnConditioned(policy=tokens, lr=5e-3, condition_lr=3e-2)
+    module = small.free(ReturnConditioned, policy=tokens, lr=5e-3, condition_lr=3e-2)
     small.fit(module, data, tmp_path, epochs=30)
     assert small.liked(module.policy, data) > before + 0.02
-
-
-def test_it_runs_through_the_command(tmp_path: Path):
-    said = tiny.chain(tiny.prepare(tmp_path), "--methods", "[start,return_conditioned]")
-    assert said.code == 0, said.err
-    assert "evaluation, seed 0: start, return_conditioned" in said.out

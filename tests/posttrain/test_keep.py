@@ -10,7 +10,6 @@ from types import SimpleNamespace
 import polars as pl
 import pytest
 import small
-import tiny
 import torch
 from lightning.pytorch.callbacks import Callback
 
@@ -23,7 +22,6 @@ from recalign.recommender.checkpoint import load_net
 from recalign.recommender.interpolation import KEEP, ndcg
 
 FAR = 0.03  # a rate that leads far from the start
-UPSTREAM = {"model.init_from": "recommender", "data.reward_model": "reward"}
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +38,7 @@ def cloned(walks, tmp_path_factory):
     """The checkpoint of a policy that knows the walk."""
     data, folder = small.data_of(RecommenderData, walks, "walks", users="all"), tmp_path_factory.mktemp("start")
     torch.manual_seed(0)
-    module = Recommender(small.encoder(), data.num_items, temperature=0.1, lr=2e-2)
+    module = Recommender(data.num_items, small.encoder(), temperature=0.1, lr=2e-2)
     small.fit(module, data, folder, epochs=16)
     return small.saved(module, folder / "start.ckpt")
 
@@ -68,7 +66,7 @@ class Unlearning(WeightedSFT):
 def trained(walks, cloned, folder, keep, kind=Unlearning, lr=FAR, epochs=2, callbacks=(), dropout=0.0, **settings):
     data = small.data_of(PostTrainingData, walks, "walks")
     torch.manual_seed(0)
-    module, last = kind(init_from=str(cloned), lr=lr, keep=keep), Last()
+    module, last = small.free(kind, init_from=str(cloned), lr=lr, keep=keep), Last()
     for part in module.policy.modules():
         if isinstance(part, Dropout):
             part.p = dropout
@@ -115,7 +113,7 @@ def test_where_enough_is_kept_the_last_weights_are_handed_over(walks, cloned, tm
 
 def test_a_policy_with_parts_of_its_own_goes_back_to_its_start(walks, cloned, tmp_path, monkeypatch):
     monkeypatch.setattr("recalign.posttrain.keep.largest_interpolation", lambda kept, enough: (0.0, 1.0))
-    with pytest.warns(UserWarning, match="what is handed over is the start"):
+    with pytest.warns(UserWarning, match="the checkpoint holds the start"):
         module, _, data = trained(walks, cloned, tmp_path, keep=KEEP, kind=ReturnConditioned)
     assert kept(module.policy, load_net(cloned, "policy").net, data) == 1
 
@@ -135,7 +133,9 @@ def test_what_was_not_validated_is_measured_all_the_same(walks, cloned, tmp_path
 def test_what_is_validated_on_is_measured_on(walks, cloned, tmp_path, monkeypatch):
     data, counts = small.data_of(PostTrainingData, walks, "walks", batch_tokens=64), []
     monkeypatch.setattr("recalign.posttrain.keep.ndcg", lambda _, batches, __: counts.append(len(list(batches))) or 1.0)
-    small.trainer_of(tmp_path, 1, limit_val_batches=2).fit(WeightedSFT(init_from=str(cloned), keep=KEEP), data)
+    small.trainer_of(tmp_path, 1, limit_val_batches=2).fit(
+        small.free(WeightedSFT, init_from=str(cloned), keep=KEEP), data
+    )
     assert counts == [2, 2]  # of the start and of the policy
 
 
@@ -147,7 +147,7 @@ def test_two_that_hand_over_other_weights_are_refused(walks, cloned, tmp_path):
 @pytest.mark.parametrize("share", [0, -0.5, 97, float("nan")])
 def test_a_share_is_above_0_and_at_most_1(cloned, share):
     with pytest.raises(InputError, match=r"model\.keep: .* is no share"):
-        WeightedSFT(init_from=str(cloned), keep=share)
+        small.free(WeightedSFT, init_from=str(cloned), keep=share)
 
 
 def test_a_start_that_ranks_nothing_holds_nobody_back(walks, cloned, tmp_path, monkeypatch):
@@ -162,7 +162,7 @@ def test_weights_that_are_no_numbers_are_not_handed_over(walks, cloned, tmp_path
             if trainer.global_step == 2:
                 next(module.policy.parameters()).data.fill_(float("nan"))
 
-    with pytest.warns(UserWarning, match="what is handed over is the start"):
+    with pytest.warns(UserWarning, match="the checkpoint holds the start"):
         module, _, data = trained(walks, cloned, tmp_path, keep=KEEP, max_steps=2, callbacks=[Ruin()])
     assert kept(module.policy, load_net(cloned, "policy").net, data) == 1
 
@@ -171,29 +171,3 @@ def test_it_says_that_nothing_is_validated():
     trainer = SimpleNamespace(callbacks=[], limit_val_batches=0)
     with pytest.warns(UserWarning, match="model.keep cannot say"):
         KeepRanking(0.9).setup(trainer, None, "fit")
-
-
-def test_a_run_that_was_interrupted_ends_as_one_that_was_not(tmp_path, monkeypatch):
-    monkeypatch.setattr("recalign.posttrain.keep.largest_interpolation", lambda kept, enough: (0.5, 1.0))
-    folder = tiny.prepare(tmp_path)
-    assert tiny.chain(folder, "--methods=[start, asft]").code == 0
-
-    def fit(name, epochs, *more):
-        words = ["--config=conf/asft.yaml", "--config=conf/data/simulated.yaml", "--data.root=data"]
-        words += [f"--{key}={folder}/runs/tiny/{run}/seed-0/checkpoints/best.ckpt" for key, run in UPSTREAM.items()]
-        words += [f"--run.name={name}", f"--trainer.max_epochs={epochs}", "--trainer.accelerator=cpu"]
-        words += [f"--model.lr={FAR}", "--model.keep=0.9", "--data.max_length=24", "--data.batch_tokens=256", *more]
-        said = tiny.recalign(folder, "fit", *words)
-        assert said.code == 0, said.err
-        return torch.load(folder / f"runs/simulated/{name}/seed-0/checkpoints/last.ckpt", weights_only=True)
-
-    fit("broken", 1)
-    whole, broken = fit("whole", 2), fit("broken", 2, "--ckpt_path=last")
-    for state in ("state_dict", "current_model_state"):
-        assert whole[state].keys() == broken[state].keys()
-        assert all(torch.equal(whole[state][key], broken[state][key]) for key in whole[state])
-    assert any(
-        not torch.equal(whole["state_dict"][key], whole["current_model_state"][key]) for key in whole["state_dict"]
-    )
-    with pytest.raises(AssertionError, match="keep is None"):
-        fit("broken", 3, "--ckpt_path=last", "--model.keep=null")

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import copy
-
 import pytest
 import small
-import tiny
 import torch
 
 from recalign.posttrain import KTO, PairData, PostTrainingData, Preferences
@@ -31,7 +28,7 @@ def liked(policy, data) -> float:
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_pairs_raise_what_users_value(data, cloned, tmp_path, loss):
-    module = Preferences(str(cloned), loss=loss, lr=5e-3)
+    module = small.free(Preferences, init_from=str(cloned), loss=loss, lr=5e-3)
     before = liked(module.policy, data)
     watch = small.fit(module, data, tmp_path, epochs=4)
     assert liked(module.policy, data) > before + 0.05
@@ -44,7 +41,7 @@ def test_pairs_raise_what_users_value(data, cloned, tmp_path, loss):
 
 
 def test_single_events_raise_what_users_value(log_root, data, cloned, tmp_path):
-    module = KTO(str(cloned), lr=5e-3)
+    module = small.free(KTO, init_from=str(cloned), lr=5e-3)
     before = liked(module.policy, data)
     watch = small.fit(module, small.data_of(PostTrainingData, log_root, "tastes", baseline="user"), tmp_path, epochs=4)
     assert liked(module.policy, data) > before + 0.05
@@ -56,19 +53,8 @@ def test_single_events_raise_what_users_value(log_root, data, cloned, tmp_path):
 def test_with_one_loser_a_run_of_softmax_dpo_is_a_run_of_dpo(data, cloned, tmp_path):
     start = load_net(cloned, "policy").net
     runs = [
-        small.fit(Preferences(policy=copy.deepcopy(start), loss=loss, lr=1e-3), data, tmp_path, epochs=2).steps
+        small.fit(small.free(Preferences, policy=start, loss=loss, lr=1e-3), data, tmp_path, epochs=2).steps
         for loss in ("dpo", "sdpo")
     ]
     for one, other in zip(*runs, strict=True):
         assert one["train/loss"] == pytest.approx(other["train/loss"], rel=1e-4)
-
-
-def test_every_method_and_every_kind_of_pair_runs_through_the_command(tmp_path):
-    folder = tiny.prepare(tmp_path)
-    settings = ["--stages.reward.model.members=2", "--stages.dpo.data.pairs=ensemble", "--stages.dpo.data.width=0.1"]
-    settings += ["--stages.ipo.data.pairs=generated"]
-    said = tiny.chain(folder, "--methods", "[start,dpo,ipo,sdpo,simpo,kto]", *settings)
-    assert said.code == 0, said.err
-    for method in ("dpo", "ipo", "sdpo", "simpo", "kto"):
-        assert (folder / "runs/tiny" / method / "seed-0/checkpoints").is_dir()
-        assert method in said.out

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from recalign.errors import InputError
 from recalign.posttrain import PairData
 from recalign.posttrain.pairing import Met, apart, logged_pairs, target_against
+from recalign.recommender.checkpoint import load_net
 from recalign.reward import RewardData
 from recalign.sequences import Batch
 from recalign.sequences.splits import TRAIN
@@ -152,7 +153,7 @@ def test_every_later_event_is_drawn_alike():
 
 @pytest.mark.parametrize("pairs", ["sampled", "generated"])
 def test_drawn_losers_were_never_met_in_training(log_root, cloned, pairs):
-    data = small.data_of(PairData, log_root, "tastes", pairs=pairs, losers=3, policy=str(cloned))
+    data = small.data_of(PairData, log_root, "tastes", pairs=pairs, losers=3, init_from=str(cloned))
     events = data.sequences.frame.filter(pl.col("split") == TRAIN)
     met = set(events.select("user", "item_id").iter_rows())
     batch = paired(data)
@@ -222,10 +223,10 @@ def ensemble(log_root, cloned, tmp_path_factory):
 
 
 def test_ensemble_pairs_are_those_that_the_members_agree_on(log_root, cloned, ensemble):
-    paths = {"policy": str(cloned), "reward_model": str(ensemble)}
+    paths = {"init_from": str(cloned), "reward_model": str(ensemble)}
     few = small.data_of(PairData, log_root, "tastes", pairs="ensemble", width=3.0, **paths)
     many = small.data_of(PairData, log_root, "tastes", pairs="ensemble", width=0.5, **paths)
-    reward = few._upstream("reward_model", "reward")
+    reward = load_net(ensemble, "reward").net.eval()
     batch = paired(few)
     item_TC = torch.cat([batch.target_T[:, None], batch.rejected_TN], dim=1)
     with torch.no_grad():
@@ -261,20 +262,20 @@ def test_a_log_without_pairs_is_refused_before_training(tmp_path, monkeypatch):
 
 
 def test_a_reward_model_of_one_member_has_no_intervals(log_root, cloned, rewarded):
-    paths = {"policy": str(cloned), "reward_model": str(rewarded)}
+    paths = {"init_from": str(cloned), "reward_model": str(rewarded)}
     with pytest.raises(InputError, match=r"several members.*\n.*--model\.members"):
         small.data_of(PairData, log_root, "tastes", pairs="ensemble", **paths).training()
 
 
 def test_networks_of_another_catalogue_are_refused(log_root, cloned):
     with pytest.raises(InputError, match="another catalogue"):
-        small.data_of(PairData, log_root, "small", pairs="generated", policy=str(cloned)).training()
+        small.data_of(PairData, log_root, "small", pairs="generated", init_from=str(cloned)).training()
 
 
 @pytest.mark.parametrize("pairs", ["generated", "ensemble"])
 def test_a_checkpoint_that_is_missing_is_asked_for(log_root, pairs):
-    assert "policy" in PairData.upstream({"pairs": pairs})
-    with pytest.raises(InputError, match=f"pairs '{pairs}' need a checkpoint"):
+    assert "init_from" in PairData.upstream({"pairs": pairs})
+    with pytest.raises(InputError, match=f"pairs '{pairs}' needs a policy"):
         small.data_of(PairData, log_root, pairs=pairs).training()
 
 

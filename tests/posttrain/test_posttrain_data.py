@@ -77,14 +77,16 @@ def test_other_users_rewards_change_nothing(log_root):
     outside = ~pl.Series(data.sequences.users_in("A")).gather(frame["user"])
     changed = frame.with_columns(pl.when(outside).then(-7.0).otherwise(pl.col("reward")).alias("reward"))
     again = small.data_of(PostTrainingData, log_root)
-    again._divided = dataclasses.replace(again._divided, sequences=dataclasses.replace(again.sequences, frame=changed))
+    again._prepared = dataclasses.replace(
+        again._prepared, sequences=dataclasses.replace(again.sequences, frame=changed)
+    )
     np.testing.assert_array_equal(data.advantages, again.advantages)
     assert outside.any()
 
 
 @torch.no_grad()
 def test_expected_rewards_come_from_the_reward_model(log_root, cloned, rewarded):
-    paths = {"reward_model": str(rewarded), "policy": str(cloned)}
+    paths = {"reward_model": str(rewarded), "init_from": str(cloned)}
     data = small.data_of(PostTrainingData, log_root, "tastes", source="predicted", baseline="value", **paths)
     loaded = load_net(rewarded, "reward")
     reward, policy = loaded.net.eval(), load_net(cloned, "policy").net.eval()
@@ -113,13 +115,13 @@ def test_an_event_without_a_reward_has_no_advantage_although_one_is_predicted(lo
     unrated = data.sequences.frame["reward"].is_null().to_numpy()
     unrated[event[::3]] = True
     frame = data.sequences.frame.with_columns(pl.when(pl.Series(~unrated)).then(pl.col("reward")).alias("reward"))
-    data._divided = dataclasses.replace(data._divided, sequences=dataclasses.replace(data.sequences, frame=frame))
+    data._prepared = dataclasses.replace(data._prepared, sequences=dataclasses.replace(data.sequences, frame=frame))
     np.testing.assert_array_equal(np.isnan(data.advantages[event]), unrated[event])
 
 
 @pytest.mark.parametrize("settings", [{"source": "shrunk", "baseline": "none"}, {"baseline": "value"}])
 def test_expected_rewards_are_worked_out_where_the_trainer_works(log_root, cloned, rewarded, monkeypatch, settings):
-    settings = settings | {"reward_model": str(rewarded), "policy": str(cloned)}
+    settings = settings | {"reward_model": str(rewarded), "init_from": str(cloned)}
     here, there = (small.data_of(PostTrainingData, log_root, "tastes", **settings) for _ in range(2))
     expected = here.advantages
     moved = small.on_a_gpu(there, monkeypatch)
@@ -157,14 +159,13 @@ def test_predictions_of_training_events_know_nothing_of_their_own_noise(tmp_path
 @pytest.mark.parametrize(
     ("facts", "said"),
     [
-        ({}, "does not say which reward.*\n.*earlier version"),
         ({"reward": "rating >= 4"}, r"predicts 'rating >= 4', and the reward here is 'rating'.*\n.*data\.reward"),
     ],
 )
 @pytest.mark.parametrize("settings", [{"source": "shrunk"}, {"baseline": "value"}])
 def test_a_reward_model_of_another_reward_is_refused(log_root, cloned, rewarded, tmp_path, facts, said, settings):
     torch.save({**torch.load(rewarded, weights_only=True), "facts": facts}, tmp_path / "reward.ckpt")
-    paths = {"reward_model": str(tmp_path / "reward.ckpt"), "policy": str(cloned)}
+    paths = {"reward_model": str(tmp_path / "reward.ckpt"), "init_from": str(cloned)}
     with pytest.raises(InputError, match=said):
         _ = small.data_of(PostTrainingData, log_root, "tastes", **settings, **paths).advantages
 
@@ -220,15 +221,15 @@ def test_a_placebo_depends_on_the_seed_alone(log_root):
         ("observed", "user_item", {}),
         ("predicted", "none", {"reward_model": "reward"}),
         ("shrunk", "global", {"reward_model": "reward"}),
-        ("observed", "value", {"reward_model": "reward", "policy": "recommender"}),
-        ("predicted", "soft", {"reward_model": "reward", "policy": "recommender"}),
+        ("observed", "value", {"reward_model": "reward", "init_from": "recommender"}),
+        ("predicted", "soft", {"reward_model": "reward", "init_from": "recommender"}),
     ],
 )
 def test_upstream_says_which_checkpoints_are_read(log_root, source, baseline, needed):
     assert PostTrainingData.upstream({"source": source, "baseline": baseline}) == needed
     data = small.data_of(PostTrainingData, log_root, source=source, baseline=baseline)
     if needed:
-        with pytest.raises(InputError, match="need a checkpoint"):
+        with pytest.raises(InputError, match=r"needs a (policy|reward)"):
             _ = data.advantages
     else:
         assert np.isfinite(data.advantages).any()
@@ -246,3 +247,20 @@ def test_batches_carry_the_advantage_of_their_events(log_root):
     for batch in batches:
         np.testing.assert_array_equal(batch.advantage_T.numpy(), data.advantages[batch.event_T.numpy()])
     assert sum(len(b.event_T) for b in batches) == len(data.training().event)
+
+
+@pytest.mark.parametrize("settings", [{"source": "shrunk", "baseline": "value"}, {"source": "predicted"}])
+def test_networks_are_as_good_as_checkpoints(log_root, cloned, rewarded, settings):
+    paths = {"init_from": str(cloned), "reward_model": str(rewarded)}
+    nets = {"policy": load_net(cloned, "policy"), "reward_net": load_net(rewarded, "reward", self_influence=True)}
+    of_paths, of_nets = (
+        small.data_of(PostTrainingData, log_root, "tastes", **settings, **given).advantages for given in (paths, nets)
+    )
+    np.testing.assert_array_equal(of_paths, of_nets)
+
+
+def test_a_bare_reward_model_does_not_know_its_influence_on_training_events(log_root, rewarded):
+    bare = load_net(rewarded, "reward").net
+    data = small.data_of(PostTrainingData, log_root, "tastes", source="predicted", reward_net=bare)
+    with pytest.raises(InputError, match="self-influence"):
+        _ = data.advantages

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import copy
-from pathlib import Path
-
 import pytest
 import small
-import tiny
 import torch
-from token_policy import TokenPolicy
+from token_policy import PartsPolicy
 
 from recalign.nn import HSTU
 from recalign.posttrain import PostTrainingData, Reinforce
@@ -27,7 +23,7 @@ def start(cloned):
 
 
 def test_reinforce_raises_what_users_value(data, start, tmp_path):
-    module = Reinforce(policy=copy.deepcopy(start), lr=3e-3, k=1)
+    module = small.free(Reinforce, policy=start, lr=3e-3, k=1)
     watch = small.fit(module, data, tmp_path, epochs=10)
     assert small.liked(module.policy, data) > small.liked(start, data) + 0.05
     assert watch.steps[0]["reinforce/ess"] == pytest.approx(1)  # pi = beta before the first step
@@ -36,20 +32,14 @@ def test_reinforce_raises_what_users_value(data, start, tmp_path):
 
 
 def test_reinforce_counts_for_a_list_that_a_sure_item_needs_no_more(data, start, tmp_path):
-    figures = small.fit(Reinforce(policy=copy.deepcopy(start), k=10), data, tmp_path).steps[0]
+    figures = small.fit(small.free(Reinforce, policy=start, k=10), data, tmp_path).steps[0]
     assert 1 < figures["reinforce/lambda"] < 10
 
 
 def test_a_policy_of_several_tokens_an_item_runs_through_it(data, tmp_path):
     torch.manual_seed(0)
-    tokens = TokenPolicy(HSTU(dim=16, layers=1, max_length=32, dropout=0.0), data.num_items, codes=8)
+    tokens = PartsPolicy(HSTU(dim=16, layers=1, max_length=32, dropout=0.0), data.num_items, codes=8)
     before = small.liked(tokens, data)
-    module = Reinforce(policy=tokens, lr=5e-3)
+    module = small.free(Reinforce, policy=tokens, lr=5e-3)
     small.fit(module, data, tmp_path, epochs=10)
     assert small.liked(module.policy, data) > before + 0.02
-
-
-def test_it_runs_through_the_command(tmp_path: Path):
-    said = tiny.chain(tiny.prepare(tmp_path), "--methods", "[start,reinforce]")
-    assert said.code == 0, said.err
-    assert "evaluation, seed 0: start, reinforce" in said.out

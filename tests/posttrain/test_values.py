@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import copy
-from pathlib import Path
 
 import pytest
 import small
-import tiny
 import torch
-from token_policy import TokenPolicy
+from token_policy import PartsPolicy
 
 from recalign.nn import HSTU
 from recalign.posttrain import AWAC, CQL, IQL, SA2C, PostTrainingData
@@ -30,7 +28,7 @@ def gradient(module, data) -> torch.Tensor:
     """Of the policy's weights on all training events, as one vector."""
     batch = small.batch_of(data, "train")
     module.policy.zero_grad()
-    module.loss(batch, batch.advantage_T)[0].backward()
+    module.loss(batch)[0].backward()
     return torch.cat([p.grad.flatten() for p in module.policy.parameters() if p.grad is not None])
 
 
@@ -42,8 +40,8 @@ def cloning_gradient(start, data) -> torch.Tensor:
 
 
 def test_conservative_q_learning_with_a_large_alpha_goes_where_cloning_goes(data, start):
-    module = CQL(policy=copy.deepcopy(start), alpha=1e4)
-    bold = CQL(policy=copy.deepcopy(start), alpha=0.0)
+    module = small.free(CQL, policy=start, alpha=1e4)
+    bold = small.free(CQL, policy=start, alpha=0.0)
     cloning = cloning_gradient(start, data)
     assert torch.cosine_similarity(gradient(module, data), cloning, dim=0) > 0.999
     assert torch.cosine_similarity(gradient(bold, data), cloning, dim=0) < 0.9
@@ -51,15 +49,15 @@ def test_conservative_q_learning_with_a_large_alpha_goes_where_cloning_goes(data
 
 @pytest.mark.parametrize("kind", [IQL, AWAC])
 def test_weights_with_beta_zero_are_cloning(data, start, kind):
-    module = kind(policy=copy.deepcopy(start), beta=0.0)
+    module = small.free(kind, policy=start, beta=0.0)
     torch.testing.assert_close(gradient(module, data), cloning_gradient(start, data), atol=1e-5, rtol=1e-3)
 
 
 @pytest.mark.parametrize(("kind", "settings"), [(CQL, {"alpha": 0.5}), (IQL, {}), (AWAC, {}), (SA2C, {})])
 def test_they_raise_what_users_value(data, start, tmp_path, kind, settings):
-    module = kind(policy=copy.deepcopy(start), lr=5e-3, **settings)
+    module = small.free(kind, policy=start, lr=5e-3, **settings)
     watch = small.fit(module, data, tmp_path, epochs=20)
-    clone = IQL(policy=copy.deepcopy(start), lr=5e-3, beta=0.0)
+    clone = small.free(IQL, policy=start, lr=5e-3, beta=0.0)
     small.fit(clone, data, tmp_path, epochs=20)
     assert small.liked(module.policy, data) > max(small.liked(start, data), small.liked(clone.policy, data)) + 0.03
     assert watch.steps[-1]["value/td"] < watch.steps[0]["value/td"]
@@ -70,18 +68,18 @@ def test_they_raise_what_users_value(data, start, tmp_path, kind, settings):
 
 def test_random_items_are_none_of_an_events_own(data, start):
     """As every item of a small catalogue is drawn, the value of the event's own would be among theirs."""
-    module, asked = SA2C(policy=copy.deepcopy(start), samples=1000), []
+    module, asked = small.free(SA2C, policy=start, samples=1000), []
     critic = module.critic.forward
     module.critic.forward = lambda state, item_TC: asked.append(item_TC) or critic(state, item_TC)
     batch = small.batch_of(data, "train", rows=20)
-    module.loss(batch, batch.advantage_T)
+    module.loss(batch)
     assert (asked[0][:, 1:] != batch.target_T[:, None]).all()
     for target, others in zip(batch.target_T.tolist(), asked[0][:, 1:], strict=True):
         assert set(others.tolist()) == {*range(1, data.num_items + 1)} - {target}
 
 
 def test_q_begins_right_on_average(data, start, tmp_path):
-    module = CQL(policy=copy.deepcopy(start), lr=1e-9, value_lr=1e-9)
+    module = small.free(CQL, policy=start, lr=1e-9, value_lr=1e-9)
     steps = small.fit(module, data, tmp_path).steps
     batch = small.batch_of(data, "train")
     with torch.no_grad():
@@ -94,22 +92,15 @@ def test_q_begins_right_on_average(data, start, tmp_path):
 @pytest.mark.parametrize("kind", [CQL, IQL, AWAC, SA2C])
 def test_a_policy_of_several_tokens_an_item_runs_through_them(data, tmp_path, kind):
     torch.manual_seed(0)
-    tokens = TokenPolicy(HSTU(dim=16, layers=1, max_length=32, dropout=0.0), data.num_items, codes=8)
+    tokens = PartsPolicy(HSTU(dim=16, layers=1, max_length=32, dropout=0.0), data.num_items, codes=8)
     before = small.liked(tokens, data)
-    module = kind(policy=tokens, lr=5e-3)
+    module = small.free(kind, policy=tokens, lr=5e-3)
     small.fit(module, data, tmp_path, epochs=10)
     assert small.liked(module.policy, data) > before + 0.02
 
 
 def test_other_learning_rates_reach_what_learns_values(start):
-    module = IQL(policy=copy.deepcopy(start), lr=1e-4, value_lr=1e-2)
+    module = small.free(IQL, policy=start, lr=1e-4, value_lr=1e-2)
     groups = {id(p): group["lr"] for group in module.configure_optimizers().param_groups for p in group["params"]}
     assert {groups[id(p)] for p in module.policy.parameters()} == {1e-4}
     assert {groups[id(p)] for p in module.critic.parameters()} == {1e-2}
-
-
-def test_they_run_through_the_command(tmp_path: Path):
-    folder = tiny.prepare(tmp_path)
-    said = tiny.chain(folder, "--methods", "[start,cql,iql,awac,sa2c]")
-    assert said.code == 0, said.err
-    assert "evaluation, seed 0: start, cql, iql, awac, sa2c" in said.out

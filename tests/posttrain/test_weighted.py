@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import small
 import torch
-from token_policy import TokenPolicy
+from token_policy import PartsPolicy
 
 from recalign.errors import InputError
 from recalign.nn import HSTU
@@ -39,7 +39,7 @@ def first_step(module: WeightedSFT, data: PostTrainingData, folder) -> dict[str,
     "settings", [{"transform": "constant"}, {"temperature": 1e6}, {"transform": "rank", "temperature": 1e6}]
 )
 def test_its_limit_is_the_gradient_of_behaviour_cloning(data, tmp_path, settings):
-    module = WeightedSFT(policy=a_policy(data.num_items), **settings)
+    module = small.free(WeightedSFT, policy=a_policy(data.num_items), **settings)
     other = copy.deepcopy(module.policy)
     batch = next(iter(data.train_dataloader()))
     loss = -other.log_prob(other.encode(batch), batch.target_T).mean()
@@ -56,8 +56,8 @@ def test_its_limit_is_the_gradient_of_behaviour_cloning(data, tmp_path, settings
 
 
 def test_weights_move_it_elsewhere_than_cloning(data, tmp_path):
-    clone = first_step(WeightedSFT(policy=a_policy(data.num_items), transform="constant"), data, tmp_path)
-    tilted = first_step(WeightedSFT(policy=a_policy(data.num_items), temperature=0.3), data, tmp_path)
+    clone = first_step(small.free(WeightedSFT, policy=a_policy(data.num_items), transform="constant"), data, tmp_path)
+    tilted = first_step(small.free(WeightedSFT, policy=a_policy(data.num_items), temperature=0.3), data, tmp_path)
     assert not clone["item_embedding.weight"].allclose(tilted["item_embedding.weight"], atol=1e-5)
 
 
@@ -73,7 +73,7 @@ def liked(policy, data) -> float:
 
 
 def post_trained(policy, log_root, folder, transform="exponential", **settings):
-    module = WeightedSFT(policy=copy.deepcopy(policy), transform=transform, temperature=0.5, lr=5e-3)
+    module = small.free(WeightedSFT, policy=policy, transform=transform, temperature=0.5, lr=5e-3)
     small.fit(module, small.data_of(PostTrainingData, log_root, "tastes", **settings), folder, epochs=20)
     return module
 
@@ -105,7 +105,7 @@ def test_signed_lowers_what_was_valued_less(data, cloned, log_root, tmp_path):
 
 def test_the_first_step_of_signed_is_the_gradient_of_the_advantage(data, cloned, tmp_path):
     """At the start nothing is tapered: the gradient is that of sum A * -log pi / sum |A|."""
-    module = WeightedSFT(policy=copy.deepcopy(load_net(cloned, "policy").net), transform="signed", clip=None)
+    module = small.free(WeightedSFT, policy=load_net(cloned, "policy").net, transform="signed", clip=None)
     other, batch = copy.deepcopy(module.policy), next(iter(data.train_dataloader()))
     a_T = batch.advantage_T.nan_to_num()
     (-(a_T * other.log_prob(other.encode(batch), batch.target_T)).sum() / a_T.abs().sum()).backward()
@@ -121,7 +121,7 @@ def test_the_first_step_of_signed_is_the_gradient_of_the_advantage(data, cloned,
 
 def test_a_policy_of_several_tokens_an_item_runs_through_it(data, log_root, tmp_path):
     torch.manual_seed(0)
-    start = TokenPolicy(HSTU(dim=16, layers=1, max_length=32, dropout=0.0), data.num_items, codes=8)
+    start = PartsPolicy(HSTU(dim=16, layers=1, max_length=32, dropout=0.0), data.num_items, codes=8)
     clone = post_trained(start, log_root, tmp_path, "constant").policy
     tilted = post_trained(start, log_root, tmp_path)
     assert liked(tilted.policy, data) > liked(clone, data) + 0.05
@@ -131,7 +131,7 @@ def test_a_policy_of_several_tokens_an_item_runs_through_it(data, log_root, tmp_
 
 def test_what_is_logged(log_root, tmp_path):
     data = small.data_of(PostTrainingData, log_root, "tastes", batch_tokens=256)
-    module = WeightedSFT(policy=a_policy(data.num_items, dropout=0.5), temperature=0.7, clip=1.5, lr=1e-2)
+    module = small.free(WeightedSFT, policy=a_policy(data.num_items, dropout=0.5), temperature=0.7, clip=1.5, lr=1e-2)
     watch = small.fit(module, data, tmp_path, epochs=2)
     names = {"ess", "max_weight", "lowered", "clipped", "share"}
     assert {f"advantage/{n}" for n in names} | {"train/loss", "policy/kl"} <= set(watch.steps[0])
@@ -146,7 +146,7 @@ def test_what_is_logged(log_root, tmp_path):
 
 
 def test_the_reference_stays_where_it_started(data, cloned, tmp_path):
-    module = WeightedSFT(init_from=str(cloned), lr=1e-2)
+    module = small.free(WeightedSFT, init_from=str(cloned), lr=1e-2)
     small.fit(module, data, tmp_path)
     start = load_net(cloned, "policy").net.state_dict()
     assert all(v.equal(start[k]) for k, v in module.reference.state_dict().items())
@@ -161,7 +161,7 @@ def test_the_reference_stays_where_it_started(data, cloned, tmp_path):
 
 
 def test_the_drift_is_the_kl_to_the_start_and_leaves_the_policy_in_training(data, cloned):
-    module = WeightedSFT(init_from=str(cloned))
+    module = small.free(WeightedSFT, init_from=str(cloned))
     with torch.no_grad():
         module.policy.item_embedding.weight[1:] += 0.05 * torch.randn_like(module.policy.item_embedding.weight[1:])
     batch = small.batch_of(data, "train")
@@ -180,7 +180,7 @@ def test_it_needs_a_start():
 
 def test_no_weight_at_all_is_no_step(data, tmp_path):
     """A batch in which nothing is better than expected does nothing, and does not fail."""
-    module = WeightedSFT(policy=a_policy(data.num_items), transform="linear")
+    module = small.free(WeightedSFT, policy=a_policy(data.num_items), transform="linear")
     module._require_weights = lambda _: None  # what other batches would have
     before = {k: v.clone() for k, v in module.policy.state_dict().items()}
     sad = small.data_of(PostTrainingData, data.root, "tastes")
@@ -199,16 +199,16 @@ def with_advantages(log_root, value) -> PostTrainingData:
 def test_a_log_in_which_nothing_has_a_weight_is_refused(log_root, tmp_path, transform):
     data = with_advantages(log_root, -1.0)
     with pytest.raises(InputError, match=f"model.transform {transform}: every weight is 0: .*the largest is -1"):
-        small.fit(WeightedSFT(policy=a_policy(data.num_items), transform=transform), data, tmp_path)
+        small.fit(small.free(WeightedSFT, policy=a_policy(data.num_items), transform=transform), data, tmp_path)
 
 
 def test_it_warns_where_a_few_events_have_nearly_all_of_the_weight(log_root, tmp_path, recwarn):
     data = with_advantages(log_root, 0.0)
     data.advantages[data.training().event[0]] = 9.0
-    module = WeightedSFT(policy=a_policy(data.num_items), clip=None)
-    with pytest.warns(UserWarning, match=r"in effect 0\.\d% of .* below 5%; raise model\.temperature \(now 1\)"):
+    module = small.free(WeightedSFT, policy=a_policy(data.num_items), clip=None)
+    with pytest.warns(UserWarning, match=r"in effect 0\.\d% of .* below 5%; raise model\.temperature \(now 0\.3\)"):
         small.fit(module, data, tmp_path)
     data.advantages[:] = np.random.default_rng(0).normal(size=len(data.advantages))
     recwarn.clear()
-    small.fit(WeightedSFT(policy=a_policy(data.num_items)), data, tmp_path)
+    small.fit(small.free(WeightedSFT, policy=a_policy(data.num_items)), data, tmp_path)
     assert not [one for one in recwarn if "in effect" in str(one.message)]

@@ -36,7 +36,7 @@ class Weights(Callback):
 def trained(log_root, folder, *callbacks: Callback) -> tuple[Weights, Any]:
     data = small.data_of(RecommenderData, log_root, batch_tokens=64)
     torch.manual_seed(0)
-    module = Recommender(small.encoder(), data.num_items, lr=0.1)
+    module = Recommender(data.num_items, small.encoder(), lr=0.1)
     weights = Weights()
     trainer = small.trainer_of(folder, 1, *callbacks, weights, limit_train_batches=STEPS)
     trainer.fit(module, data)
@@ -78,12 +78,13 @@ def test_of_many_weights_a_step_stands_for_those_before_it(monkeypatch):
     monkeypatch.setattr(averaging, "STEADY", 1)
     callback, module, power = PolynomialAveraging(2), Weight(), 2
     callback.on_fit_start(None, module)
+    average = callback._average_model.module.weight
     taken, moved = [], module.weight.detach().clone()
     for step in range(1, 201):
-        callback.on_train_batch_end(module.after(step), module)
-        if not torch.equal(callback._others[0], moved):
+        callback.on_train_batch_end(module.after(step), module, None, None, 0)
+        if not torch.equal(average, moved):
             taken.append(step)
-            moved = callback._others[0].clone()
+            moved = average.detach().clone()
     gaps = [b - a for a, b in pairwise(taken)]
     assert taken[:31] == list(range(1, 32))  # a short run takes them all
     assert gaps[-10:] == [4] * 10  # as many as there are weights
@@ -94,8 +95,8 @@ def test_of_many_weights_a_step_stands_for_those_before_it(monkeypatch):
         share_S[: s - 1] *= 1 - share
         share_S[s - 1] = share
     stands_for = torch.tensor([next(t for t in taken if t >= s) for s in range(1, 201)])
-    torch.testing.assert_close(callback._others[0], (share_S * stands_for**2).sum().expand(4), rtol=1e-4, atol=0)
-    assert callback._others[0][0].item() == pytest.approx((share_S * every**2).sum().item(), rel=0.05)
+    torch.testing.assert_close(average, (share_S * stands_for**2).sum().expand(4), rtol=1e-4, atol=0)
+    assert average[0].item() == pytest.approx((share_S * every**2).sum().item(), rel=0.05)
 
 
 def test_the_average_lies_where_the_weights_train_and_nothing_waits_for_it():
@@ -104,8 +105,8 @@ def test_the_average_lies_where_the_weights_train_and_nothing_waits_for_it():
     module.to("meta")  # the Trainer moves it after setup; what is read of this device fails
     callback.on_fit_start(None, module)
     for step in (1, 2, 3):
-        callback.on_train_batch_end(SimpleNamespace(global_step=step), module)
-    assert {average.device.type for average in callback._others} == {"meta"}
+        callback.on_train_batch_end(SimpleNamespace(global_step=step), module, None, None, 0)
+    assert callback._average_model.module.weight.device.type == "meta"
 
 
 def test_buffers_may_take_their_size_from_the_data(log_root, tmp_path):
@@ -120,7 +121,7 @@ def test_weights_of_two_names_are_averaged_under_both():
     module.twin = torch.nn.ParameterDict({"weight": module.weight})
     callback.on_fit_start(None, module)
     for step in (1, 2):
-        callback.on_train_batch_end(module.after(step), module)
+        callback.on_train_batch_end(module.after(step), module, None, None, 0)
     checkpoint = {"state_dict": module.state_dict()}
     callback.on_save_checkpoint(None, module, checkpoint)
     average, last = checkpoint["state_dict"], checkpoint["current_model_state"]

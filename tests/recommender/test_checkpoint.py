@@ -20,7 +20,6 @@ from recalign.recommender.checkpoint import (
     load_weights,
     read_checkpoint,
     recipe,
-    warm_start,
 )
 from recalign.reward import RewardData, RewardEnsemble, RewardModel
 
@@ -62,7 +61,7 @@ def test_a_checkpoint_does_not_call_what_it_likes(tmp_path):
 
 def test_a_network_comes_back_with_its_weights(log_root, tmp_path):
     data = small.data_of(RecommenderData, log_root)
-    module = Recommender(small.encoder(), data.num_items)
+    module = Recommender(data.num_items, small.encoder())
     small.fit(module, data, tmp_path)
     loaded = load_net(small.saved(module, tmp_path / "it.ckpt"), "policy")
     assert loaded.catalogue == data.sequences.catalogue
@@ -73,10 +72,10 @@ def test_a_network_comes_back_with_its_weights(log_root, tmp_path):
 
 def test_a_policy_given_in_python_is_read_with_weights_only(log_root, tmp_path):
     data = small.data_of(PostTrainingData, log_root)
-    module = WeightedSFT(policy=TokenPolicy(small.pooled(), data.num_items, codes=7))
+    module = small.free(WeightedSFT, policy=TokenPolicy(small.pooled(), data.num_items, codes=7))
     small.fit(module, data, tmp_path)
     path = small.saved(module, tmp_path / "tokens.ckpt")
-    assert read_checkpoint(path)["hyper_parameters"]["policy"]["class_path"] == "token_policy.TokenPolicy"
+    assert read_checkpoint(path)["hyper_parameters"]["_class_path"] == "recalign.posttrain.WeightedSFT"
     assert isinstance(load_net(path, "policy").net, TokenPolicy)
 
 
@@ -131,15 +130,15 @@ def test_missing_and_unexpected_weights_are_refused_or_reported(monkeypatch):
 
 def test_a_warm_start_takes_weights_and_no_configuration(log_root, cloned):
     data = small.data_of(RecommenderData, log_root, "tastes", users="all")
-    module = Recommender(small.encoder(), data.num_items, temperature=0.7, init_from=str(cloned))
+    module = Recommender(data.num_items, small.encoder(), temperature=0.7, init_from=str(cloned))
     assert module.policy.temperature == 0.7
     assert module.policy.item_embedding.weight.equal(load_net(cloned, "policy").net.item_embedding.weight)
-    assert warm_start(module.policy, cloned, "policy") == data.sequences.catalogue
+    assert module.start.catalogue == data.sequences.catalogue
 
 
 def test_a_warm_start_from_a_checkpoint_without_a_policy_is_no_start(rewarded):
     with pytest.raises(InputError, match="holds no policy"):
-        Recommender(small.encoder(), 40, init_from=str(rewarded))
+        Recommender(40, small.encoder(), init_from=str(rewarded))
 
 
 def test_another_catalogue_is_refused(log_root, cloned, rewarded, tmp_path):
@@ -150,10 +149,10 @@ def test_another_catalogue_is_refused(log_root, cloned, rewarded, tmp_path):
     (tmp_path / "tastes.csv").write_text("\n".join([head, *shifted]))
     settings = {"name": "tastes"}
     cases = [
-        (Recommender(small.encoder(), 40, init_from=str(cloned)), RecommenderData, {}),
+        (Recommender(40, small.encoder(), init_from=str(cloned)), RecommenderData, {}),
         (RewardModel(40, init_from=str(cloned)), RewardData, {}),
-        (WeightedSFT(init_from=str(cloned)), PostTrainingData, {}),
-        (WeightedSFT(policy=TokenPolicy(small.pooled(), 40)), PostTrainingData, {"source": "predicted"}),
+        (small.free(WeightedSFT, init_from=str(cloned)), PostTrainingData, {}),
+        (small.free(WeightedSFT, policy=TokenPolicy(small.pooled(), 40)), PostTrainingData, {"source": "predicted"}),
     ]
     for module, kind, more in cases:
         more = more and {**more, "reward_model": str(rewarded)}
@@ -166,3 +165,23 @@ def test_another_catalogue_is_refused(log_root, cloned, rewarded, tmp_path):
 def test_a_copy_elsewhere_is_as_good(cloned, tmp_path):
     shutil.copy(cloned, tmp_path / "moved.ckpt")
     assert load_net(tmp_path / "moved.ckpt", "policy").catalogue == load_net(cloned, "policy").catalogue
+
+
+def test_what_is_handed_over_in_python_is_what_the_checkpoint_holds(log_root, tmp_path):
+    data = small.data_of(RewardData, log_root, "tastes")
+    module = RewardModel(data.num_items, encoder=small.encoder())
+    small.fit(module, data, tmp_path)
+    given = module.hand_over("reward")
+    loaded = load_net(small.saved(module, tmp_path / "it.ckpt"), "reward", self_influence=True)
+    assert given.net is module.reward
+    assert (given.catalogue, given.facts, given.users) == (loaded.catalogue, loaded.facts, loaded.users)
+    assert given.self_influence.equal(loaded.self_influence)
+
+
+def test_an_encoder_is_copied(log_root, tmp_path):
+    encoder, data = small.encoder(), small.data_of(RecommenderData, log_root)
+    before = {k: v.clone() for k, v in encoder.state_dict().items()}
+    first, second = (Recommender(data.num_items, encoder) for _ in range(2))
+    small.fit(first, data, tmp_path)
+    assert all(v.equal(before[k]) for net in (encoder, second.policy.encoder) for k, v in net.state_dict().items())
+    assert type(Recommender(40).policy.encoder) is HSTU

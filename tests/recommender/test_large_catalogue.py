@@ -68,7 +68,7 @@ def test_with_many_draws_loss_and_gradient_are_those_of_the_full_softmax(data, b
 
 def test_a_sampled_softmax_learns_the_log(data, tmp_path):
     torch.manual_seed(0)
-    module = Recommender(small.encoder(), data.num_items, temperature=0.3, negatives=20, lr=5e-3)
+    module = Recommender(data.num_items, small.encoder(), temperature=0.3, negatives=20, lr=5e-3)
     small.fit(module, data, tmp_path, epochs=15)
     loader = data.loader(data.training())
     with torch.no_grad():
@@ -79,7 +79,7 @@ def test_a_sampled_softmax_learns_the_log(data, tmp_path):
 def test_a_continued_run_draws_the_negatives_that_it_would_have_drawn(data, tmp_path):
     def module() -> Recommender:
         torch.manual_seed(0)
-        return Recommender(small.encoder(dropout=0.2), data.num_items, negatives=8)
+        return Recommender(data.num_items, small.encoder(dropout=0.2), negatives=8)
 
     whole, first, rest = module(), module(), module()
     small.trainer_of(tmp_path, 4, StepSeeds(0)).fit(whole, data)
@@ -94,7 +94,7 @@ def test_a_continued_run_draws_the_negatives_that_it_would_have_drawn(data, tmp_
 @pytest.mark.parametrize("negatives", [0, -1, 41])
 def test_negatives_that_the_catalogue_cannot_give_are_refused(negatives):
     with pytest.raises(InputError, match=rf"model\.negatives: {negatives} negatives cannot be drawn from 40 items"):
-        Recommender(small.encoder(), 40, negatives=negatives)
+        Recommender(40, small.encoder(), negatives=negatives)
 
 
 @torch.no_grad()
@@ -146,5 +146,5 @@ def test_the_fused_optimiser_does_what_the_plain_one_does_and_lets_gradients_be_
             optimizer.step()
     for a, b in zip(ours.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
-    module = Recommender(small.encoder(), data.num_items)
+    module = Recommender(data.num_items, small.encoder())
     small.fit(module, data, tmp_path, gradient_clip_val=1.0, precision="bf16-mixed", limit_train_batches=1)

@@ -47,7 +47,7 @@ class Guard(Callback):
 @pytest.mark.parametrize("feedback", [False, True])
 def test_a_training_step_reads_nothing_back(log_root, tmp_path, precision, feedback):
     data = small.data_of(RecommenderData, log_root)
-    module = Recommender(small.encoder(dropout=0.2), data.num_items, feedback=feedback)
+    module = Recommender(data.num_items, small.encoder(dropout=0.2), feedback=feedback)
     guard = Guard()
     small.trainer_of(tmp_path, 1, guard, precision=precision).fit(module, data)
     assert guard.steps > 0

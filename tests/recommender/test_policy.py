@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import small
 import torch
-from token_policy import TokenPolicy
+from token_policy import PartsPolicy, TokenPolicy
 
 from recalign.errors import InputError
 from recalign.evaluation.baselines import Rerank, SameForAll
@@ -41,6 +41,7 @@ POLICIES = {
     "feedback": lambda items: sequence_policy(items, feedback=True),
     "sasrec": lambda items: SequencePolicy(SASRec(dim=16, layers=1, heads=1, max_length=32, dropout=0.0), items),
     "tokens": lambda items: TokenPolicy(small.pooled(), items, codes=7),
+    "parts": lambda items: PartsPolicy(small.pooled(), items, codes=7),
     "same_for_all": lambda items: SameForAll(torch.randn(items)),
     "rerank": lambda items: Rerank(
         TokenPolicy(small.pooled(), items, codes=7), RewardEnsemble(small.pooled(), items, members=2), 1.0

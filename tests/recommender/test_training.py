@@ -23,7 +23,7 @@ def data(log_root):
 
 def test_the_loss_is_the_mean_negative_log_likelihood(data, tmp_path):
     torch.manual_seed(0)
-    module = Recommender(small.encoder(), data.num_items, temperature=0.3)
+    module = Recommender(data.num_items, small.encoder(), temperature=0.3)
     batch = small.batch_of(data, "train")
     with torch.no_grad():
         logp_TV = module.policy.log_probs(module.policy.encode(batch))
@@ -34,7 +34,7 @@ def test_the_loss_is_the_mean_negative_log_likelihood(data, tmp_path):
 
 def test_cloning_learns_the_log(data, tmp_path):
     torch.manual_seed(0)
-    module = Recommender(small.encoder(), data.num_items, temperature=0.1, lr=5e-3)
+    module = Recommender(data.num_items, small.encoder(), temperature=0.1, lr=5e-3)
     watch = small.fit(module, data, tmp_path, epochs=8)
     assert watch.steps[0]["train/loss"] > math.log(data.num_items)
     assert watch.steps[-1]["train/loss"] < math.log(data.num_items) - 0.1  # better than knowing nothing
@@ -50,7 +50,7 @@ def seeing_rewards(log_root, folder, change=RATING, **settings):
     )
     data = small.data_of(RecommenderData, folder, users="all", **settings)
     torch.manual_seed(0)
-    module = Recommender(small.encoder(), data.num_items, feedback=True)
+    module = Recommender(data.num_items, small.encoder(), feedback=True)
     small.fit(module, data, folder)
     return data, [
         *(p.detach() for p in module.policy.parameters()),
@@ -74,12 +74,12 @@ def test_cloning_learns_nothing_from_the_rewards_of_judges_users(log_root, tmp_p
 
 
 def test_rewards_that_are_to_be_seen_must_be_there(log_root, tmp_path):
-    with pytest.raises(InputError, match=r"model\.feedback: rewards are to be seen"):
+    with pytest.raises(InputError, match=r"model\.feedback: the policy is to see rewards"):
         seeing_rewards(log_root, tmp_path, reward=None, high=None)
 
 
 def test_ranks_are_logged_for_all_and_for_high_targets(data, tmp_path):
-    module = Recommender(small.encoder(), data.num_items)
+    module = Recommender(data.num_items, small.encoder())
     trainer = small.trainer_of(tmp_path)
     figures = {**trainer.validate(module, data, verbose=False)[0], **trainer.test(module, data, verbose=False)[0]}
     for part, prefix in (("validation", "rank"), ("test", "rank/test")):
@@ -96,17 +96,17 @@ def test_ranks_are_logged_for_all_and_for_high_targets(data, tmp_path):
 
 
 def test_events_are_counted_and_continue_to_count(data, tmp_path):
-    module = Recommender(small.encoder(), data.num_items)
+    module = Recommender(data.num_items, small.encoder())
     small.fit(module, data, tmp_path, epochs=2)
     assert module.events == 2 * len(data.training().target)
     path = small.saved(module, tmp_path / "last.ckpt")
-    again = Recommender(small.encoder(), data.num_items)
+    again = Recommender(data.num_items, small.encoder())
     small.trainer_of(tmp_path, 3).fit(again, data, ckpt_path=path, weights_only=True)
     assert again.events == 3 * len(data.training().target)
 
 
 def test_predict_writes_raw_ids_of_unseen_items(data, tmp_path):
-    module = Recommender(small.encoder(), data.num_items, top_k=30)
+    module = Recommender(data.num_items, small.encoder(), top_k=30)
     small.trainer_of(tmp_path).predict(module, data, return_predictions=False)
     frame = pl.read_parquet(tmp_path / "recommendations.parquet")
     log = data.table.frame.with_columns(

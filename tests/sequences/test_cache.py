@@ -14,7 +14,7 @@ from recalign.events import audit
 from recalign.sequences import EventDataModule, High, LeaveLast
 from recalign.sequences import data as data_file
 from recalign.sequences.audit import audit_log
-from recalign.sequences.cache import KEPT_DAYS, Entry, folder
+from recalign.sequences.cache import UNUSED_DAYS, CacheEntry, cache_folder
 
 
 @pytest.fixture
@@ -140,8 +140,8 @@ def test_other_code_makes_another_entry(root):
     class Mine(LeaveLast):
         """A split of the user's own, in a file of the user's own."""
 
-    assert Entry.of(root, "log", "f", Mine()) != Entry.of(root, "log", "f", LeaveLast())
-    assert Entry.of(root, "a/b", "f", LeaveLast()).path.parent == root
+    assert CacheEntry.of(root, "log", "f", Mine()) != CacheEntry.of(root, "log", "f", LeaveLast())
+    assert CacheEntry.of(root, "a/b", "f", LeaveLast()).path.parent == root
 
 
 @pytest.mark.parametrize("file", ["events.arrow", "item.npy", "column-1.npy", "entry.json", "users.arrow"])
@@ -161,10 +161,10 @@ def test_a_damaged_entry_is_made_anew(make, root, capsys, monkeypatch, file, har
 
 
 def test_a_write_that_breaks_off_leaves_nothing(make, root, monkeypatch):
-    def broken(*_):
+    def broken(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("json.dumps", broken)  # entry.json is written last
+    monkeypatch.setattr(Path, "write_text", broken)  # entry.json is written last
     with pytest.raises(KeyboardInterrupt):
         make().sequences  # noqa: B018
     assert entries(root) == []
@@ -185,7 +185,7 @@ def test_whoever_comes_second_keeps_the_first_ones_entry(make, root):
     slow.table  # noqa: B018
     assert_same(quick, slow)
     stamp = entries(root)[0].stat().st_ino
-    slow._entry.save(quick._divided)
+    slow._entry.save(quick._prepared)
     assert [e.stat().st_ino for e in entries(root)] == [stamp]
 
 
@@ -208,7 +208,7 @@ def test_a_change_of_an_array_does_not_reach_the_entry(make):
 def test_entries_that_nobody_reads_go(make, root):
     make().sequences  # noqa: B018
     old = entries(root)[0]
-    long_ago = time.time() - (KEPT_DAYS + 1) * 86_400
+    long_ago = time.time() - (UNUSED_DAYS + 1) * 86_400
     os.utime(old, (long_ago, long_ago))
     make(share_a=0.5).sequences  # noqa: B018
     assert old not in entries(root)
@@ -218,9 +218,9 @@ def test_entries_that_nobody_reads_go(make, root):
 
 def test_where_entries_lie(monkeypatch, tmp_path):
     monkeypatch.setenv("RECALIGN_CACHE", str(tmp_path / "named"))
-    assert folder(True) == tmp_path / "named"
-    assert folder(str(tmp_path)) == tmp_path
-    assert folder(False) is None
+    assert cache_folder(True) == tmp_path / "named"
+    assert cache_folder(str(tmp_path)) == tmp_path
+    assert cache_folder(False) is None
     monkeypatch.delenv("RECALIGN_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert folder(True) == tmp_path / "recalign"
+    assert cache_folder(True) == tmp_path / "recalign"

@@ -17,7 +17,7 @@ from recalign.sequences.sampler import LengthBatches
 def said(monkeypatch) -> list[str]:
     lines: list[str] = []
     monkeypatch.setattr(checks, "rank_zero_info", lines.append)
-    checks._say.cache_clear()
+    checks._say_once.cache_clear()
     return lines
 
 
@@ -30,7 +30,7 @@ def changed(data: EventDataModule, **arrays) -> EventDataModule:
 
 def test_a_run_says_once_how_many_histories_are_cut(log_root, tmp_path, said):
     data = small.data_of(EventDataModule, log_root, max_length=8)
-    small.fit(Recommender(small.encoder(), data.num_items), data, tmp_path, epochs=3)
+    small.fit(Recommender(data.num_items, small.encoder()), data, tmp_path, epochs=3)
     users = int(data.sequences.users_in("A").sum())
     assert [line.split(";")[0] for line in said] == [
         f"the newest 8 events are kept of {users} longer histories (of {users})"
@@ -72,7 +72,7 @@ def test_a_part_without_windows_is_refused_before_training(log_root, tmp_path, m
     monkeypatch.setattr(data, "windows", empty.get)
     with pytest.raises(InputError, match=r"(?s)data.split, data.users: no event of users A in the test part"):
         data.test_dataloader()
-    module = Recommender(small.encoder(), data.num_items)
+    module = Recommender(data.num_items, small.encoder())
     trainer: Trainer = small.trainer_of(tmp_path)
     with pytest.raises(InputError, match="in the validation part"):
         trainer.fit(module, data)

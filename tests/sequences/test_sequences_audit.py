@@ -8,7 +8,7 @@ import small
 
 from recalign.events import Log
 from recalign.sequences import EventDataModule, High, LeaveLast, TimeSplit, UserGroups, build
-from recalign.sequences.audit import MET, audit_log, concerns, leaks, part_figures, split_figures
+from recalign.sequences.audit import SEEN, audit_log, concerns, leaks, part_figures, split_figures
 
 from .tables import table
 
@@ -51,7 +51,7 @@ def test_figures_by_hand(sequences):
     figures = split_figures(sequences, 4)
     assert figures["items in training (the catalogue)"] == 5
     assert figures["share of events with a high reward"] == pytest.approx(5 / 12)
-    assert figures["users left out: test events, no history before"] == 0
+    assert figures["users left out of the test: no history before it"] == 0
     assert figures["events of the longest history"] == 5
     assert sum(figures[key] for key in figures if "group" in key) == 2
 
@@ -59,13 +59,13 @@ def test_figures_by_hand(sequences):
 def test_targets_that_were_met_before_are_counted():
     again = [0, 1, 2, 3, 1, 0, 0, 1, 2, 3, 4, 4]  # user 0 ends on what it had; user 1's last item is new to training
     sequences = build(table(USERS, again, TIMES), LeaveLast(1, 1), None, UserGroups())
-    assert [part_figures(sequences, part)[MET] for part in ("validation", "test")] == [0.5, 0.5]
+    assert [part_figures(sequences, part)[SEEN] for part in ("validation", "test")] == [0.5, 0.5]
 
 
 def test_users_without_a_past_are_counted():
     users, times = [0] * 8 + [1] * 2, [*range(8), 8, 9]
     sequences = build(table(users, [0, 1, 0, 1, 0, 1, 0, 1, 0, 1], times), TimeSplit((0.5, 0.7)), None, UserGroups())
-    assert split_figures(sequences, 50)["users left out: test events, no history before"] == 1
+    assert split_figures(sequences, 50)["users left out of the test: no history before it"] == 1
 
 
 def test_all_sections_are_there(log_root):
@@ -87,7 +87,7 @@ def test_what_deserves_a_word_before_anything_is_made_of_a_log(tmp_path):
         return concerns(data, audit_log(data))
 
     met, high, time = said("reward >= 6", "ms")
-    assert met.startswith("100% of the test's targets are items that their user had met")
-    assert high == "no event has a high reward, so high/* say nothing: look at data.high"
-    assert time == "all events lie in 1970: is data.log.time_unit ms right?"
-    assert said("reward >= 3", "s")[1:] == ["every event has a high reward, so high/* say nothing: look at data.high"]
+    assert met.startswith("in 100% of the test events the user had seen the item before")
+    assert high == "no event has a high reward, so high/* means nothing: see data.high"
+    assert time == "all events are of 1970: is data.log.time_unit ms right?"
+    assert said("reward >= 3", "s")[1:] == ["every event has a high reward, so high/* means nothing: see data.high"]

@@ -1,11 +1,17 @@
 from __future__ import annotations
 
+import dataclasses
+import shutil
+
 import numpy as np
 import polars as pl
 import pytest
 import small
+import torch
 
 from recalign.errors import InputError
+from recalign.events import Titles
+from recalign.recommender.training import recommendations
 from recalign.sequences import EventDataModule
 
 
@@ -96,3 +102,29 @@ def test_with_a_stride_an_epoch_has_every_training_event_but_the_first(log_root)
     trained = data.sequences.frame.filter(chosen & (pl.col("split") == 0) & (pl.col("known") > 0))
     assert sorted(np.concatenate([b.event_T.numpy() for b in batches])) == trained["event"].to_list()
     assert all(b.item_BL.shape[1] <= 8 for b in batches)
+
+
+def test_titles_stand_beside_items_and_in_recommendations(log_root, tmp_path):
+    shutil.copy(log_root / "small.csv", tmp_path)
+    plain = small.data_of(EventDataModule, tmp_path)
+    (tmp_path / "names.csv").write_text("item,title\n" + "".join(f"{i},film {i}\n" for i in plain.sequences.items[1:]))
+    data = small.data_of(EventDataModule, tmp_path)
+    data.log_ = dataclasses.replace(data.log_, titles=Titles("names.csv"))
+    first, *others = data.sequences.items
+    assert data.titles.to_list() == [str(first), *(f"film {item}" for item in others)]
+    assert data.figures()["titles"]["items without one, shown by their id"] == 1
+    shown = recommendations(torch.tensor([0]), torch.tensor([[2.0, 1.0]]), torch.tensor([[2, 1]]), data)
+    assert shown["title"].to_list() == [f"film {others[0]}", str(first)]
+    assert "title" not in recommendations(torch.tensor([0]), torch.tensor([[2.0]]), torch.tensor([[2]]), plain).columns
+    assert data.fingerprint == plain.fingerprint
+
+
+def test_titles_that_cannot_be_read_stop_a_run_before_training(log_root):
+    data = small.data_of(EventDataModule, log_root)
+    data.log_ = dataclasses.replace(data.log_, titles=Titles("names.csv"))
+    with pytest.raises(InputError, match=r"no file 'names\.csv'"):
+        data.setup("fit")
+
+
+def test_the_seed_may_be_left_to_the_run(log_root):
+    assert small.data_of(EventDataModule, log_root).seed == 0

@@ -107,7 +107,7 @@ def test_high_is_false_without_a_reward():
 @pytest.mark.parametrize("reward", [[5.0, 1.0], ["yes", "no"], [2, 0]])
 def test_high_is_a_condition(reward):
     frame = pl.DataFrame({"reward": reward, "split": [TRAIN] * 2})
-    with pytest.raises(InputError, match=r"data\.high\.expression: 'reward' is of type .* and no condition"):
+    with pytest.raises(InputError, match=r"data\.high\.expression: 'reward' is of type .* not a condition"):
         High("reward").mark(frame)
     assert High("reward").mark(pl.DataFrame({"reward": [1, 0, None]})).to_list() == [True, False, False]
 
@@ -119,7 +119,7 @@ def test_a_share_of_high_rewards_lies_in_between(settings):
 
 
 def test_the_share_of_users_is_one():
-    with pytest.raises(InputError, match=r"data\.share_a: 1\.5 is no share of users"):
+    with pytest.raises(InputError, match=r"data\.share_a: 1\.5 is not a share of users"):
         UserGroups(1.5)
 
 

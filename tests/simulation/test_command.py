@@ -43,7 +43,6 @@ def test_the_command_writes_the_log_and_says_what_it_wrote(
     said, log = capsys.readouterr().out, tmp_path / "simulated" / "events.parquet"
     assert str(log) in said
     assert f"300 events of 20 users on {pl.read_parquet(log)['item'].n_unique()} items" in said
-    assert "popularity/gini" in said
     settings = yaml.safe_load((tmp_path / "simulated" / "world.yaml").read_text())
     assert (settings["noise"], settings["noise_kind"], settings["seed"], settings["habit"]) == (0.5, "heavy", 3, 5.0)
 

@@ -3,10 +3,10 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from log_moments import covariance_within, moments, next_item, predictable
 
 from recalign.errors import InputError
 from recalign.simulation.behaviour import OCCASIONS, slice_of
-from recalign.simulation.moments import covariance_within, moments, next_item, predictable
 from recalign.simulation.world import MEAN, SD, START, Simulated, World, simulate
 
 # MovieLens 100K (Harper and Konstan, 2015), all 100,000 rows of u.data, as `benchmarks/calibrate_world.py` prints them.

@@ -9,7 +9,6 @@ import pytest
 
 from recalign.errors import InputError
 from recalign.stage import RunFolder, run_stage
-from recalign.stage.folder import write_text
 
 RUN = RunFolder(Path("runs/toy/recommender/seed-0"))
 FIT = ["fit", "--config", "toy.yaml", "--trainer.enable_progress_bar", "false"]
@@ -45,7 +44,7 @@ def test_a_disk_that_fills_while_training(where: str, monkeypatch: pytest.Monkey
 
 def test_a_manifest_that_cannot_be_written_either_hides_nothing(monkeypatch: pytest.MonkeyPatch):
     def fill(*_: Any) -> None:
-        monkeypatch.setattr("recalign.stage.manifest.write_text", no_space)
+        monkeypatch.setattr("recalign.stage.manifest.write_json", no_space)
         no_space()
 
     monkeypatch.setattr("stage_doubles.Toy.on_validation_start", fill)
@@ -60,15 +59,6 @@ def test_an_error_that_is_not_the_disks_is_not_called_one(monkeypatch: pytest.Mo
     monkeypatch.setattr("stage_doubles.Toy.on_validation_start", missing)
     with pytest.raises(FileNotFoundError):
         run_stage(FIT)
-
-
-def test_a_file_is_written_whole_or_not_at_all(folder: Path, monkeypatch: pytest.MonkeyPatch):
-    write_text(folder / "a.json", "old")
-    with monkeypatch.context() as patch:
-        patch.setattr("os.replace", no_space)
-        with pytest.raises(OSError, match="No space"):
-            write_text(folder / "a.json", "new")
-    assert (folder / "a.json").read_text() == "old"
 
 
 def test_a_failed_run_without_a_checkpoint_leaves_the_run_before_it_kept():

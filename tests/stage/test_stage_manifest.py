@@ -59,9 +59,9 @@ def test_only_what_changes_the_result_makes_a_run_new(words: list[str], done: bo
 
 
 @pytest.mark.usefixtures("trained")
-def test_another_version_or_other_data_makes_a_run_new(monkeypatch: pytest.MonkeyPatch):
+def test_other_code_or_other_data_makes_a_run_new(monkeypatch: pytest.MonkeyPatch):
     with monkeypatch.context() as patch:
-        patch.setattr(recalign, "__version__", "0.1.1")
+        patch.setattr("recalign.stage.manifest.code_digest", lambda paths: "other")
         assert not finished()
     monkeypatch.setattr("stage_doubles.ToyData.fingerprint", "other")
     assert not finished()

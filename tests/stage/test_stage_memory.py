@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from recalign.stage import memory
+
 pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
 LARGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage")
 PROGRAM = """
-import resource, sys
-from recalign.stage.memory import keep_freed_memory
-if sys.argv[1:]:
-    keep_freed_memory()
+import resource, runpy, sys
+memory = runpy.run_path(sys.argv[1])  # without its package, which takes seconds to import
+if sys.argv[2:]:
+    memory["keep_freed_memory"]()
 def step():
     return [bytearray(2**23) for _ in range(8)]
 step()
@@ -30,7 +32,9 @@ print(faults, sum(size for size, of in zip(sizes, flags, strict=True) if "hg" in
 
 def faults_and_large_pages(*words):
     """Page faults of a second step, and KiB of addresses for which large pages are asked."""
-    run = subprocess.run([sys.executable, "-c", PROGRAM, *words], check=True, capture_output=True, text=True)
+    run = subprocess.run(
+        [sys.executable, "-c", PROGRAM, memory.__file__, *words], check=True, capture_output=True, text=True
+    )
     return [int(word) for word in run.stdout.split()]
 
 

@@ -11,6 +11,7 @@ from jsonargparse import ActionConfigFile
 from recalign.chain.plan import Chain, Overrides, Plan
 from recalign.chain.run import run_chain
 from recalign.errors import InputError
+from recalign.keys import short
 from recalign.stage.parser import StageParser, constructing
 
 
@@ -70,5 +71,5 @@ def split_overrides(argv: Sequence[str]) -> tuple[list[str], Overrides]:
             if not key:
                 raise InputError("names no setting", where=option, remedy="write --stages.STAGE.KEY VALUE")
             option = f"--{key}"
-        overrides.setdefault(stage, []).append(f"{option}={value}")
+        overrides.setdefault(stage, {})[short(option.removeprefix("--"))] = value
     return own, overrides

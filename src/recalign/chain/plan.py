@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
+from recalign import configs
 from recalign.chain.space import Settings
-from recalign.errors import InputError, require_positive
-from recalign.evaluation.claim import PLACEBOS
+from recalign.errors import InputError, nearest, require_positive
 from recalign.evaluation.methods import BASE_STAGES, UNTRAINED, base_method, is_trained
+from recalign.evaluation.roles import Roles
+from recalign.keys import leaves, short
 from recalign.recommender.interpolation import KEEP, require_share
 from recalign.reward import RewardData
 from recalign.simulation import World
-from recalign.stage import ParsedStage, RunFolder, parse_stage
+from recalign.stage import ParsedStage, Request, RunFolder, parse_stage
 from recalign.stage.console import quiet
 from recalign.stage.folder import RunConfig
-from recalign.stage.words import nearest
+from recalign.stage.request import settings_of
 
 OWN = ("run", "seed_everything", "ckpt_path", "config", "data.users")
 """Options of a stage that are the chain's to set."""
 
-Overrides = dict[str | None, list[str]]
-"""Words of the command line (``--model.lr=0.1``) by stage; None: for every stage."""
+Overrides = dict[str | None, dict[str, Any]]
+"""Settings of the command line by stage, by dotted key (``model.lr``); None: for every stage."""
 
 
 @dataclass
@@ -39,6 +41,9 @@ class Chain:
         methods: rows of the table.
         name: names the run folder; null: as the chain's YAML.
         seeds: each a whole chain: cloning, reward model, judges, post-training.
+        ours: the method that the report follows; null: none.
+        placebos: methods that must gain nothing, each with the method that it copies but for one thing.
+        baselines: rows that a gain is measured against: the better of them.
         rerank: strength of `rerank` and `rerank_item_mean`, 1 / lambda in 1 / standard deviation of the reward.
         keep: share of the start's ``all/ndcg@10`` on validation that every method keeps: a post-trained policy goes
             back towards the start until it does (its ``model.keep``), reranking grows weaker; null: whatever is left.
@@ -55,6 +60,9 @@ class Chain:
     methods: list[str]
     name: str | None = None
     seeds: list[int] = field(default_factory=lambda: [0])
+    ours: str | None = None
+    placebos: dict[str, str] = field(default_factory=dict)
+    baselines: list[str] = field(default_factory=lambda: ["start", "bc"])
     rerank: float = 1.0
     keep: float | None = KEEP
     trials: int = 0
@@ -64,13 +72,18 @@ class Chain:
     trainer: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def roles(self) -> Roles:
+        """What its methods are for."""
+        return Roles(self.ours, self.placebos, self.baselines)
+
 
 class Plan:
     """The stages of a chain and their commands.
 
     Args:
         chain: the experiment.
-        file: its YAML; the stages' lie in the folder above it, else in conf/.
+        file: its YAML; the stages' lie in the folder above it, else in conf/, else where recalign ships them.
         overrides: what the command line adds.
 
     Raises:
@@ -114,10 +127,7 @@ class Plan:
         for path in (self.conf / "data" / f"{named}.yaml", Path(named), file.parent / named):
             if path.is_file():
                 return path
-        logs = ", ".join(sorted(path.stem for path in (self.conf / "data").glob("*.yaml")))
-        raise InputError(
-            f"there is no log {named!r}", where="log", remedy=f"give the path of its YAML, or one of: {logs}"
-        )
+        return configs.find(named, "data")
 
     @property
     def folder(self) -> Path:
@@ -137,75 +147,77 @@ class Plan:
             settings: what was chosen for it, over its YAML and what the chain gives.
         """
         run = RunConfig(stage, self.chain.root, self.name)
-        return self._parse(self._argv(stage, seed, settings or {}, run)).renewed()
+        return self._parse(self._request(stage, seed, {**self._settings(stage), **(settings or {})}, run)).renewed()
 
     def trial(self, method: str, seed: int, name: str, settings: Settings) -> ParsedStage:
         """The same for one setting that is tried: in a folder below the method's, from the chain's own checkpoints."""
         run = RunConfig(name, str(self.folder / method), "trials")
-        upstream = self.parsed(method, seed, settings).upstream
-        return parse_stage(self._argv(method, seed, settings, run) + [f"--{one.key}={one.path}" for one in upstream])
+        upstream = {one.key: str(one.path) for one in self.parsed(method, seed, settings).upstream}
+        return parse_stage(self._request(method, seed, {**self._settings(method), **settings, **upstream}, run))
 
     def trial_folder(self, method: str, seed: int, name: str) -> Path:
         """Where a trial lies."""
         return RunFolder.of(RunConfig(name, str(self.folder / method)), "trials", seed).path
 
-    def _argv(self, stage: str, seed: int, settings: Settings | None, run: RunConfig) -> list[str]:
-        """None for settings: not even what the chain sets for this stage alone."""
-        words = ["fit", "--config", str(self._yaml(stage)), "--config", str(self.log), f"--seed_everything={seed}"]
-        words += [f"--run.name={run.name}", f"--run.root={run.root}", f"--run.chain={run.chain}"]
+    def _request(self, stage: str, seed: int, settings: Settings, run: RunConfig) -> Request:
+        own: Settings = {"seed_everything": seed, "run.name": run.name, "run.root": run.root, "run.chain": run.chain}
         if stage == "judge_select":
-            words.append("--data.users=B1")
+            own["data.users"] = "B1"
         if stage in self.trained:
-            words.append(f"--model.keep={json.dumps(self.chain.keep)}")
+            own["model.keep"] = self.chain.keep
         if self.chain.world:
-            words.append(f"--data.root={self.data_root(seed)}")
-        return words + self._settings(stage if settings is not None else None) + flatten(settings or {})
+            own["data.root"] = str(self.data_root(seed))
+        return Request((self._yaml(stage), self.log), own | settings)
 
     def data(self, seed: int) -> RewardData:
         """What all methods of a seed are evaluated on: users A of the log, as the chain gives it to every stage.
 
         What is set for single stages is theirs alone: a reward model that sees less of a history than the policies must
-        not shorten what these are tested on. Its trainer stands for the machine that they are evaluated on.
+        not shorten what these are tested on.
         """
-        words = self._argv("reward", seed, None, RunConfig("reward", self.chain.root, self.name))
-        parsed = self._parse(words)
-        data: RewardData = parsed.datamodule()  # type: ignore[assignment]
+        return self._every_stage(seed).datamodule()  # type: ignore[return-value]
+
+    def device(self) -> torch.device:
+        """Where methods are evaluated: on the machine that the chain names for every stage."""
         with quiet():
-            data.trainer = parsed.bare_trainer()
-        return data
+            return self._every_stage(self.chain.seeds[0]).bare_trainer().strategy.root_device
 
-    def given(self, stage: str, key: str = "") -> dict[str, str]:
-        """What the chain's YAML and the command line set for a stage, by key, as text.
+    def _every_stage(self, seed: int) -> ParsedStage:
+        """A stage with nothing that the chain sets for it alone."""
+        run = RunConfig("reward", self.chain.root, self.name)
+        return self._parse(self._request("reward", seed, self._settings(None), run))
 
-        A class, or all of its arguments, may be set in one: then each of them is set.
+    def given(self, stage: str, key: str = "") -> dict[str, Any]:
+        """What the chain's YAML and the command line set for a stage, by dotted key.
 
         Args:
             stage: or method.
-            key: only what is set at this key or below it.
+            key: only what is set at this key or below it; a class that is set in one sets each of its arguments.
         """
-        words = (word.removeprefix("--").partition("=") for word in self._settings(stage))
-        every = dict(one for name, _, value in words for one in _singly(name, value))
+        every = {name: value for one in self._settings(stage).items() for name, value in _singly(*one)}
         return {name: value for name, value in every.items() if f"{name}.".startswith(key and f"{key}.")}
 
-    def _settings(self, stage: str | None) -> list[str]:
-        """Options that the chain's YAML and the command line give to a stage, or to all; later ones over earlier ones.
+    def _settings(self, stage: str | None) -> Settings:
+        """What the chain's YAML and the command line give to a stage, or to all of them; later ones over earlier ones.
 
-        A placebo is A-SFT but for one thing, so what is set for A-SFT is set for its placebos too.
+        A placebo copies a method but for one thing, so what is set for that method is set for its placebos too.
         """
-        chain, stages = self.chain, ["asft", stage] if stage in PLACEBOS else [stage]
-        words = flatten({"trainer": chain.trainer, "data": chain.data})
+        chain = self.chain
+        stages = [chain.placebos[stage], stage] if stage in chain.placebos else [stage]
+        given = dict(settings_of({"trainer": chain.trainer, "data": chain.data}))
         for one in stages:
-            words += flatten(chain.stages.get(one or "", {}))
+            given |= dict(settings_of(chain.stages.get(one or "", {})))
         for one in dict.fromkeys((None, *stages)):
-            words += self.overrides.get(one, [])
-        return words
+            given |= self.overrides.get(one, {})
+        return given
 
     def _yaml(self, stage: str) -> Path:
         name = "judge" if stage.startswith("judge_") else stage
         for path in (self.conf / f"{name}.yaml", self.conf / "posttrain" / f"{name}.yaml"):
             if path.is_file():
                 return path
-        known = sorted({*UNTRAINED, "asft", *(p.stem for p in (self.conf / "posttrain").glob("*.yaml"))})
+        trained = {path.stem for folder in (self.conf, self.conf / "posttrain") for path in folder.glob("*.yaml")}
+        known = sorted({*UNTRAINED, *trained} - {*BASE_STAGES, "judge", "search"})
         meant = nearest(stage, known)
         remedy = f"did you mean {meant}?" if meant else f"there are: {', '.join(known)}, and those trained + _rerank"
         raise InputError(f"there is no method {stage!r}", where="methods", remedy=remedy)
@@ -218,11 +230,12 @@ class Plan:
         """
         return {stage: self._checked(stage) for stage in self.stages}
 
-    def _parse(self, argv: list[str]) -> ParsedStage:
-        """Once for every command: it takes a quarter of a second."""
-        if tuple(argv) not in self._once:
-            self._once[tuple(argv)] = parse_stage(argv)
-        return self._once[tuple(argv)]
+    def _parse(self, request: Request) -> ParsedStage:
+        """Once for every command: it takes half a second."""
+        words = tuple(request.words())
+        if words not in self._once:
+            self._once[words] = parse_stage(request)
+        return self._once[words]
 
     def _checked(self, stage: str) -> ParsedStage:
         for key in (*OWN, "data.root") if self.chain.world else OWN:
@@ -249,35 +262,21 @@ def _require_training(trainer: dict[str, Any]) -> None:
 
 
 def _conf(file: Path) -> Path:
-    """The folder of the stages' YAML files, for a chain's that lies in it or elsewhere."""
-    for folder in (file.parent.parent, Path("conf")):
-        if (folder / "recommender.yaml").is_file():
-            return folder
-    raise InputError(
-        "there are no stages to run", where=str(file), remedy="start in the folder that holds conf/recommender.yaml"
-    )
+    """The folder of the stages' YAML files: above the chain's own, else under the current folder, else shipped."""
+    folders = (file.parent.parent, Path("conf"))
+    return next((one for one in folders if (one / "recommender.yaml").is_file()), configs.shipped())
 
 
-def flatten(settings: dict[str, Any], prefix: str = "") -> list[str]:
-    """Nested settings as words of a command line: ``{"model": {"lr": 0.1}}`` -> ``["--model.lr=0.1"]``."""
-    words = []
-    for key, value in settings.items():
-        if isinstance(value, dict) and "class_path" not in value:
-            words += flatten(value, f"{prefix}{key}.")
-        else:
-            words.append(f"--{prefix}{key}={value if isinstance(value, str) else json.dumps(value)}")
-    return words
-
-
-def _singly(key: str, value: Any) -> Iterator[tuple[str, str]]:
-    """Each setting that one word sets: a class and its arguments may stand in it, or in a file that it names."""
-    if isinstance(value, str):
+def _singly(key: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Each setting that one sets: a class and its arguments may be written in one, or in a file that it names."""
+    if isinstance(value, str) and value.endswith((".yaml", ".yml", ".json")):
         with suppress(OSError, ValueError, yaml.YAMLError):  # what it cannot read, the stage's own parser names
-            text = Path(value).read_text(encoding="utf-8") if value.endswith((".yaml", ".yml", ".json")) else value
-            found = yaml.safe_load(text)
-            value = found if isinstance(found, dict) else value
+            value = yaml.safe_load(Path(value).read_text(encoding="utf-8"))
+    elif isinstance(value, str) and value.startswith("{"):
+        with suppress(yaml.YAMLError):
+            value = yaml.safe_load(value)
     if isinstance(value, dict):
-        for name, each in value.items():
-            yield from _singly(key if name in ("class_path", "init_args") else f"{key}.{name}", each)
+        for name, each in leaves(value).items():
+            yield short(f"{key}.{name}").removesuffix(".class_path"), each
     else:
-        yield key.replace(".init_args.", "."), value if isinstance(value, str) else json.dumps(value)
+        yield key, value

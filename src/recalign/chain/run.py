@@ -24,10 +24,11 @@ from recalign.evaluation.command import show
 from recalign.evaluation.methods import BASE_STAGES, MethodRun, base_method, evaluate_methods
 from recalign.evaluation.report import render
 from recalign.events import data_root
+from recalign.files import write_text
 from recalign.reward import RewardData
 from recalign.sequences.audit import audit_log, concerns
 from recalign.simulation import World, simulate, write
-from recalign.stage.folder import write_text
+from recalign.stage.code import EVALUATION, code_digest
 
 
 def run_chain(plan: Plan) -> Path:
@@ -55,7 +56,7 @@ def run_chain(plan: Plan) -> Path:
 
 
 def _run(plan: Plan, search: Search | None, data: RewardData) -> Path:
-    chain, folder = plan.chain, plan.folder
+    chain, folder, device = plan.chain, plan.folder, plan.device()
     _require_same_log(folder, data.log_.name)
     chosen: dict[str, Settings] = {}
     for seed in chain.seeds:
@@ -71,11 +72,11 @@ def _run(plan: Plan, search: Search | None, data: RewardData) -> Path:
             chosen = search.run(base, data)
         trained |= {method: train(plan.parsed(method, seed, chosen.get(method))) for method in plan.trained}
         runs = [_method_run(method, trained, chosen, chain) for method in chain.methods]
-        evaluated = evaluate_methods(folder, seed, runs, base, data)
+        evaluated = evaluate_methods(folder, seed, runs, base, data, device=device, code=code_digest(EVALUATION))
         say(f"evaluation, seed {seed}: {', '.join(evaluated) or 'unchanged'}")
-    table = comparison.compare(folder, methods=chain.methods, seeds=chain.seeds)
+    table = comparison.compare(folder, methods=chain.methods, seeds=chain.seeds, roles=chain.roles)
     page = render(folder, searched=search is not None)
-    show(table, folder / comparison.FILE, page)
+    show(table, chain.roles, folder / comparison.FILE, page)
     return folder
 
 

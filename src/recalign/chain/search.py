@@ -14,13 +14,14 @@ from recalign.chain.plan import Plan
 from recalign.chain.space import Settings, Spaces, proposals
 from recalign.chain.train import say, train
 from recalign.errors import InputError, TrainingError
-from recalign.evaluation.claim import ALL, KEPT
 from recalign.evaluation.command import WIDTH
-from recalign.evaluation.methods import TILTED, BaseCheckpoints, MethodRun, is_trained
-from recalign.evaluation.selection import MEASURED, SEARCH, Figures, choose, choose_by_rank, validate
+from recalign.evaluation.comparison import ALL
+from recalign.evaluation.methods import RERANKED, BaseCheckpoints, MethodRun, is_trained
+from recalign.evaluation.selection import KEPT, MEASURED, SEARCH, Figures, choose, choose_by_rank, validate
+from recalign.files import write_text
 from recalign.reward import RewardData
 from recalign.stage import ParsedStage
-from recalign.stage.folder import write_text
+from recalign.stage.code import EVALUATION, code_digest
 
 
 class Search:
@@ -37,9 +38,9 @@ class Search:
     def __init__(self, plan: Plan, parsed: Mapping[str, ParsedStage]) -> None:
         self.plan, self.seed = plan, plan.chain.seeds[0]
         self.spaces = Spaces(plan.conf / "search.yaml")
-        searched = [m for m in plan.chain.methods if (is_trained(m) or m in TILTED) and not self.spaces.leader(m)]
-        # bc comes first: the others are measured against it
-        self.methods = sorted(searched, key=lambda method: method != "bc")
+        searched = [m for m in plan.chain.methods if (is_trained(m) or m in RERANKED) and not self.spaces.leader(m)]
+        baselines = plan.chain.roles.baselines  # which come first: the others are measured against them
+        self.methods = sorted(searched, key=lambda method: method not in baselines)
         self.settings = {method: self._settings(method, parsed) for method in self.methods}
         for method in plan.chain.methods:
             leader = self.spaces.leader(method)
@@ -52,7 +53,7 @@ class Search:
 
     def _settings(self, method: str, parsed: Mapping[str, ParsedStage]) -> list[Settings]:
         space, plan = dict(self.spaces.space(method)), self.plan
-        if method in TILTED:
+        if method in RERANKED:
             return proposals(space, {"strength": plan.chain.rerank}, plan.chain.trials, self.seed)
         defaults = {key: self._default(parsed[method].config, key, method) for key in space}
         for key in self._fixed(method):
@@ -61,10 +62,10 @@ class Search:
 
     def _fixed(self, method: str) -> Settings:
         """What would be searched, had the chain's YAML or the command line not set it."""
-        if method in TILTED:
+        if method in RERANKED:
             return {}
         given = {key: self.plan.given(method, key) for key in self.spaces.space(method)}
-        return {key: ", ".join(found.values()) for key, found in given.items() if found}
+        return {key: ", ".join(map(str, found.values())) for key, found in given.items() if found}
 
     def _default(self, config: dict[str, Any], key: str, method: str) -> Any:
         node: Any = config
@@ -96,7 +97,7 @@ class Search:
             trials, best = dict(zip(runs, figures, strict=True)), list(runs)[choose(figures, baseline)]
             rows += _rows(method, settings, trials, baseline, best, self._fixed(method))
             chosen[method] = settings[best]
-            if method == "bc":
+            if method in self.plan.chain.roles.baselines:
                 baseline = max(baseline, trials[best][ALL])
         for method in self.plan.chain.methods:
             if leader := self.spaces.leader(method):
@@ -115,7 +116,7 @@ class Search:
         """
         keep, runs = self.plan.chain.keep, {}
         for number, settings in enumerate(self.settings[method]):
-            if method in TILTED:
+            if method in RERANKED:
                 runs[number] = MethodRun(method, None, {}, settings["strength"], keep)
                 continue
             try:
@@ -130,7 +131,7 @@ class Search:
         self, method: str, runs: Mapping[int, MethodRun], base: BaseCheckpoints, data: RewardData
     ) -> list[Figures]:
         places = {self.plan.trial_folder(method, self.seed, _name(number)): run for number, run in runs.items()}
-        return validate(places, base, data)
+        return validate(places, base, data, device=self.plan.device(), code=code_digest(EVALUATION))
 
 
 def _name(number: int) -> str:

@@ -53,7 +53,7 @@ def train(parsed: ParsedStage) -> Trained:
             say(f"unchanged: {folder.path}")
             return Trained.of(folder, manifest)
         say(parsed.command)
-        manifest = run_stage(parsed.argv).manifest
+        manifest = run_stage(parsed.request).manifest
     assert manifest is not None  # a plan has no dry run
     trained = Trained.of(folder, manifest)
     say(f"  {trained.seconds:.0f} s, {trained.checkpoint}")

@@ -1,1 +1,1 @@
-"""What a policy is worth: ranks, judges, truth, the comparison of methods, the report."""
+"""Evaluate policies: ranks, judges, the truth, off-policy estimates, the comparison of methods, the report."""

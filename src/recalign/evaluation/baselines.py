@@ -1,14 +1,19 @@
-"""Policies that need no training: what any trained one has to beat."""
+"""Policies that need no training: what any trained one has to beat.
+
+Suffixes: T targets, V items, K members, S numbers of a reward model's state.
+"""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import polars as pl
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from recalign.recommender.policy import Policy
-from recalign.reward import RewardEnsemble
 from recalign.sequences import Batch, Sequences
 from recalign.sequences.splits import TRAIN
 
@@ -17,7 +22,7 @@ class SameForAll(Policy):
     """Scores of items that do not depend on the history; pi = softmax(scores).
 
     Args:
-        score_V: a score an item.
+        score_V: a score for each item.
     """
 
     def __init__(self, score_V: Tensor) -> None:
@@ -35,56 +40,74 @@ class SameForAll(Policy):
         return self.logp_V[items - 1]
 
 
-class Rerank(Policy):
-    """The starting policy, tilted at serving: log pi(v | s) + r(s, v) / lambda, up to a constant.
+class Reward(Protocol):
+    """What reranking needs of a reward model."""
+
+    def states(self, batch: Batch) -> Tensor:
+        """What is known before each target. Shape: (K, T, S)."""
+
+    def predict(self, states: Tensor, item: Tensor | None = None) -> Tensor:
+        """Expected rewards over the catalogue. Shape: (K, T, S) -> (T, V)."""
+
+
+class ItemMeans(nn.Module):
+    """The reward model that knows each item's mean and nothing of the user.
 
     Args:
-        policy: the starting policy.
-        reward: the training reward model.
+        mean_V: mean reward of each item.
+    """
+
+    def __init__(self, mean_V: Tensor) -> None:
+        super().__init__()
+        self.mean_V: Tensor
+        self.register_buffer("mean_V", mean_V.float())
+
+    def states(self, batch: Batch) -> Tensor:
+        return self.mean_V.new_zeros(1, len(batch.target_T), 0)
+
+    def predict(self, states: Tensor, item: Tensor | None = None) -> Tensor:
+        return self.mean_V.expand(states.shape[1], -1) if item is None else self.mean_V[item - 1]
+
+
+@dataclass(frozen=True)
+class RerankState:
+    """States of a policy and of a reward model, sliced together.
+
+    Attributes:
+        policy: the policy's states; (T, ...) if they are a tensor.
+        reward_KTS: the reward model's.
+    """
+
+    policy: Any
+    reward_KTS: Tensor
+
+    def __len__(self) -> int:
+        return self.reward_KTS.shape[1]
+
+    def __getitem__(self, part: slice) -> RerankState:
+        return RerankState(self.policy[part], self.reward_KTS[:, part])
+
+
+class Rerank(Policy):
+    """A policy reranked at serving by predicted rewards: log pi(v | s) + strength * r(s, v), up to a constant.
+
+    Args:
+        policy: what is reranked.
+        reward: predicts the rewards.
         strength: 1 / lambda, in 1 / the reward's unit.
     """
 
-    def __init__(self, policy: Policy, reward: RewardEnsemble, strength: float) -> None:
+    def __init__(self, policy: Policy, reward: Reward, strength: float) -> None:
         super().__init__()
         self.num_items = policy.num_items
         self.policy, self.reward, self.strength = policy, reward, strength
-        self._shape: torch.Size = torch.Size()
 
-    def encode(self, batch: Batch) -> Tensor:
-        pi_T, r_KTD = self.policy.encode(batch), self.reward.states(batch)
-        self._shape = pi_T.shape[1:]
-        return torch.cat([pi_T.flatten(1), r_KTD.transpose(0, 1).flatten(1)], dim=1)
+    def encode(self, batch: Batch) -> Any:
+        return RerankState(self.policy.encode(batch), self.reward.states(batch))
 
-    def log_probs(self, state: Tensor, items: Tensor | None = None) -> Tensor:
-        own = self._shape.numel()
-        pi_T = state[:, :own].view(-1, *self._shape)
-        r_KTD = state[:, own:].view(len(state), self.reward.members, -1).transpose(0, 1)
-        tilted_TV = self.policy.log_probs(pi_T) + self.strength * self.reward.predict(r_KTD)
-        logp_TV = tilted_TV.log_softmax(dim=1)
-        return logp_TV if items is None else logp_TV.gather(1, items - 1)
-
-
-class RerankByMean(Policy):
-    """The starting policy, tilted by each item's mean reward instead of a reward model.
-
-    Args:
-        policy: the starting policy.
-        item_mean_V: shrunk mean reward of each item.
-        strength: 1 / lambda, in 1 / the reward's unit.
-    """
-
-    def __init__(self, policy: Policy, item_mean_V: Tensor, strength: float) -> None:
-        super().__init__()
-        self.num_items = policy.num_items
-        self.policy = policy
-        self.tilt_V: Tensor
-        self.register_buffer("tilt_V", item_mean_V.float() * strength)
-
-    def encode(self, batch: Batch) -> Tensor:
-        return self.policy.encode(batch)
-
-    def log_probs(self, state: Tensor, items: Tensor | None = None) -> Tensor:
-        logp_TV = (self.policy.log_probs(state) + self.tilt_V).log_softmax(dim=1)
+    def log_probs(self, state: Any, items: Tensor | None = None) -> Tensor:
+        score_TV = self.policy.log_probs(state.policy) + self.strength * self.reward.predict(state.reward_KTS)
+        logp_TV = score_TV.log_softmax(dim=1)
         return logp_TV if items is None else logp_TV.gather(1, items - 1)
 
 

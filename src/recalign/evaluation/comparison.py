@@ -1,23 +1,24 @@
 """All methods of a chain beside each other: `comparison.csv`, one row a method, seed, split and metric.
 
 Metrics are those of the events (`METRICS`) and the plain numbers of each `summary.json`. For the metrics where more is
-better, methods are also compared with one `REFERENCE` at a time, paired within seed, user and event:
+better, methods are also compared with one reference at a time (`Roles.compared_with`), paired within seed, user and
+event:
 
 - ``diff_<reference>/<metric>``: method minus reference, with its own 95 % interval;
 - ``holm_<reference>/<metric>``: the same difference, the interval widened by Holm for as many methods as there are;
 - ``p_<reference>/<metric>``: its two-sided bootstrap p, adjusted by Holm.
 
-``best_bc`` is the better of `start` and `bc`: the one with the higher mean of that metric over its seeds, in that
-split. A row with ``seed=all`` is the mean over seeds with a 95 % interval over users and seeds (plain numbers: over
-seeds). What a method does not have has no row; a reference has none against itself; methods are paired on the seeds
-that both have.
+``best_bc`` is the better baseline: the one with the higher mean of that metric over its seeds, in that split. A row
+with ``seed=all`` is the mean over seeds with a 95 % interval over users and seeds (plain numbers: over seeds). What a
+method does not have has no row; a reference has none against itself; methods are paired on the seeds that both have.
+
+Suffixes: E events, R rows (a method's seeds, or differences), U users, S seeds, D draws.
 """
 
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,31 +27,24 @@ import polars as pl
 from rich.progress import track
 
 from recalign.errors import InputError
+from recalign.evaluation.roles import BEST, Roles
+from recalign.files import replacing
 from recalign.metrics.bootstrap import CrossedBootstrap, Estimate, holm, holm_intervals
 from recalign.metrics.rank import gain_ndcg, hit, reciprocal
 
-# The order of every table. What is not named here follows, by name.
-METHODS = (
-    *("popularity", "popularity_high", "item_mean", "start", "rerank", "rerank_item_mean", "bc", "filtered_bc"),
-    *("reward_weighted", "exp_reward", "asft", "asft_rerank", "asft_permuted", "asft_random"),
-    *("dpo", "ipo", "sdpo", "simpo", "kto", "ppo", "grpo", "ecpo", "reinforce"),
-    *("cql", "iql", "awac", "sa2c", "return_conditioned"),
-)
-BASELINES = ("start", "bc")
-REFERENCES = ("best_bc", "start", "asft", "rerank")
 SPLITS = ("test", "validation")
-
+ALL, HIGH, VALUE = "all/ndcg@10", "high/ndcg@10", "value/judge@10"
 RANKS = {"hr@10": lambda rank: hit(rank, 10), "ndcg@10": lambda rank: gain_ndcg(rank, 10), "mrr": reciprocal}
-# What the training reward model promises above what others see. Levels differ between models (raters do), so it is the
-# difference to `start` that says how far a method has over-optimised.
-GAPS = {f"gap/{other}": (f"gap/{other}", None) for other in ("judge@10", "true@10")}
+# What the training reward model promises above what others see. Levels differ between models (raters do), so only the
+# difference to `start` says how far a method has over-optimised.
+GAPS = ("gap/judge@10", "gap/true@10")
 VALUES = ("judge@10", "select_judge@10", "train_rm@10", "true@10", "true")
 GROUPS = {"all": None, "high": "high", "trajectory": "trajectory"}
 # metric -> the column of its values and that of the events it is about (None: all of them)
 METRICS: dict[str, tuple[str, str | None]] = {
     **{f"{group}/{rank}": (rank, flag) for group, flag in GROUPS.items() for rank in RANKS},
     **{f"value/{name}": (name, None) for name in VALUES},
-    **GAPS,
+    **{gap: (gap, None) for gap in GAPS},
     **{f"policy/{name}": (name, None) for name in ("kl", "entropy", "popularity@10")},
 }
 SCHEMA = {"method": pl.String, "seed": pl.String, "split": pl.String, "metric": pl.String} | dict.fromkeys(
@@ -75,33 +69,37 @@ class Run:
 def compare(
     chain_folder: Path,
     draws: int = 2000,
-    methods: Collection[str] | None = None,
+    methods: Sequence[str] | None = None,
     seeds: Collection[int] | None = None,
+    roles: Roles | None = None,
 ) -> pl.DataFrame:
     """Compare what `evaluation/` of every method and seed holds, and write it to `comparison.csv`.
 
     Args:
         chain_folder: `runs/<chain>`.
         draws: of the bootstrap.
-        methods, seeds: those to compare; None: all. What an earlier chain left in the folder may rest on other data.
+        methods, seeds: those to compare, methods in the order of the rows; None: all. What an earlier chain left in the
+            folder may rest on other data.
+        roles: of the methods, kept in `roles.json`; None: read from there, with the order of the rows.
 
     Raises:
         InputError: there is no such folder, no finished evaluation in it, or methods were measured on different events.
     """
     runs = load_runs(chain_folder, methods, seeds)
-    tables = {split: SplitTable(runs, split, draws) for split in SPLITS if any(split in run.splits for run in runs)}
-    rows: list[Row] = []
-    for split, metric in track(
-        [(split, metric) for split in tables for metric in METRICS], "comparing", transient=True
-    ):
-        rows += tables[split].rows(metric)
-    rows += summary_rows(runs, draws)
-    frame = pl.DataFrame(rows, schema=SCHEMA, orient="row")
-    place = {method: order for order, method in enumerate(ordered(frame["method"].unique()))}
-    frame = frame.sort(pl.col("method").replace_strict(place, return_dtype=pl.Int32), maintain_order=True)
-    partial = chain_folder / f"{FILE}.partial"
-    frame.write_csv(partial)
-    os.replace(partial, chain_folder / FILE)
+    order = list(methods or ())
+    if roles is None:
+        roles, stored = Roles.load(chain_folder)
+        order = order or stored
+    else:
+        roles.save(chain_folder, order)
+    tables = [SplitTable(runs, split, roles, draws) for split in SPLITS if any(split in run.splits for run in runs)]
+    each = [(table, metric) for table in tables for metric in METRICS]
+    rows = [row for table, metric in track(each, "comparing", transient=True) for row in table.rows(metric)]
+    frame = pl.DataFrame(rows + summary_rows(runs, draws), schema=SCHEMA, orient="row")
+    places = pl.Enum(list(dict.fromkeys([*order, *sorted(frame["method"].unique())])))
+    frame = frame.sort(pl.col("method").cast(places), maintain_order=True)
+    with replacing(chain_folder / FILE) as temporary:
+        frame.write_csv(temporary)
     return frame
 
 
@@ -113,21 +111,9 @@ def read(chain_folder: Path) -> pl.DataFrame:
     """
     path = chain_folder / FILE
     if not path.is_file():
-        raise InputError(
-            "there is no such file", where=str(path), remedy=f"run `recalign compare {chain_folder}` first"
-        )
+        remedy = f"run `recalign compare {chain_folder}` first"
+        raise InputError("there is no such file", where=str(path), remedy=remedy)
     return pl.read_csv(path, schema=SCHEMA)
-
-
-def ordered(methods: pl.Series) -> list[str]:
-    """Methods in the order of `METHODS`, the others after them by name."""
-    return sorted(methods, key=lambda name: (METHODS.index(name) if name in METHODS else len(METHODS), name))
-
-
-def better_baseline(values: dict[str, float]) -> str | None:
-    """The better of `BASELINES` by a metric's mean; None where there is neither."""
-    present = {method: values[method] for method in BASELINES if method in values}
-    return max(present, key=present.__getitem__) if present else None
 
 
 def load_runs(
@@ -144,103 +130,92 @@ def load_runs(
     if not runs:
         remedy = "let `recalign chain` finish at least one method"
         raise InputError("no method in it has been evaluated", where=str(chain_folder), remedy=remedy)
-    _require_same_base(runs)
+    _require_comparable(runs)
     for split in SPLITS:
         _align([run for run in runs if split in run.splits], split)
     return runs
 
 
 def _load_run(folder: Path) -> Run:
-    splits = {}
-    for split in SPLITS:
-        path = folder / f"{split}.parquet"
-        if path.is_file():
-            frame = pl.read_parquet(path).sort("user", "event")
-            rank = frame["rank"].to_numpy()
-            splits[split] = frame.with_columns(
-                *(pl.Series(name, gain(rank), dtype=pl.Float64) for name, gain in RANKS.items()),
-                *(
-                    (pl.col("train_rm@10") - pl.col(gap.removeprefix("gap/"))).alias(gap)
-                    for gap in GAPS
-                    if {"train_rm@10", gap.removeprefix("gap/")} <= set(frame.columns)
-                ),
-            )
+    splits = {split: _events_of(path) for split in SPLITS if (path := folder / f"{split}.parquet").is_file()}
     method, seed = folder.parts[-3], int(folder.parts[-2].removeprefix("seed-"))
-    return Run(method, seed, json.loads((folder / "summary.json").read_text()), splits)
+    return Run(method, seed, json.loads((folder / "summary.json").read_text(encoding="utf-8")), splits)
 
 
-def _require_same_base(runs: list[Run]) -> None:
-    """Refuse methods of one seed that were measured by other judges, on other rewards, or from another start."""
+def _events_of(path: Path) -> pl.DataFrame:
+    """A split's events, with the columns that `METRICS` names."""
+    frame = pl.read_parquet(path).sort("user", "event")
+    rank = frame["rank"].to_numpy()
+    gains = [pl.Series(name, gain(rank), dtype=pl.Float64) for name, gain in RANKS.items()]
+    gaps = [
+        (pl.col("train_rm@10") - pl.col(other)).alias(gap)
+        for gap in GAPS
+        if {"train_rm@10", other := gap.removeprefix("gap/")} <= set(frame.columns)
+    ]
+    return frame.with_columns(*gains, *gaps)
+
+
+def _require_comparable(runs: list[Run]) -> None:
+    """Refuse methods of one seed that were measured by other judges, from another start, or on other events."""
     first: dict[int, Run] = {}
     for run in runs:
         other = first.setdefault(run.seed, run)
+        what = ""
         if run.summary.get("base") != other.summary.get("base"):
-            raise InputError(
-                f"it rests on other data, or on other checkpoints of the stages before it, than {other.method}",
-                where=f"{run.method}, seed {run.seed}",
-                remedy="run the chain again with every method, or in another folder",
-            )
+            what = f"it rests on other data, or on other checkpoints of the stages before it, than {other.method}"
+        for split in run.splits.keys() & other.splits.keys():
+            ours, theirs = (one.splits[split].select("user", "event") for one in (run, other))
+            if not what and not ours.equals(theirs):
+                what = f"it was measured on other {split} events ({len(ours):,}) than {other.method} ({len(theirs):,})"
+        if what:
+            remedy = "run the chain again with every method, or in another folder"
+            raise InputError(what, where=f"{run.method}, seed {run.seed}", remedy=remedy)
 
 
 def _align(runs: list[Run], split: str) -> None:
     """Give all runs the same rows.
 
-    Methods of one seed must have been measured on the same events: a difference means something only there. Seeds may
-    be worlds of their own; then no user of one is a user of another, and each run has no figures in the others' rows.
+    Seeds may be worlds of their own; then no user of one is a user of another, and each run has no figures in the
+    others' rows.
     """
-    seeds = sorted({run.seed for run in runs})
-    worlds = [_same_events([run for run in runs if run.seed == seed], split) for seed in seeds]
-    if not worlds or all(world.equals(worlds[0]) for world in worlds):
+    ordered = sorted(runs, key=lambda run: run.seed)
+    worlds = {run.seed: run.splits[split].select("user", "event") for run in ordered}
+    if not worlds or all(world.equals(worlds[ordered[0].seed]) for world in worlds.values()):
         return
-    size = max(int(world["user"].max()) for world in worlds) + 1  # type: ignore[arg-type]
-    apart = [(pl.col("user").cast(pl.Int64) + number * size).alias("user") for number in range(len(seeds))]
-    rows = pl.concat([world.with_columns(own) for world, own in zip(worlds, apart, strict=True)])
+    size = max(int(world["user"].max()) for world in worlds.values()) + 1  # type: ignore[arg-type]
+    apart = {seed: (pl.col("user").cast(pl.Int64) + place * size).alias("user") for place, seed in enumerate(worlds)}
+    rows = pl.concat([world.with_columns(apart[seed]) for seed, world in worlds.items()])
     for run in runs:
-        own = run.splits[split].with_columns(apart[seeds.index(run.seed)])
+        own = run.splits[split].with_columns(apart[run.seed])
         run.splits[split] = rows.join(own, on=["user", "event"], how="left", maintain_order="left")
 
 
-def _same_events(runs: list[Run], split: str) -> pl.DataFrame:
-    """The events of the runs of one seed."""
-    first = runs[0].splits[split].select("user", "event")
-    for run in runs[1:]:
-        events = run.splits[split].select("user", "event")
-        if not events.equals(first):
-            raise InputError(
-                f"it was measured on other {split} events ({len(events):,}) than {runs[0].method} with seed "
-                f"{runs[0].seed} ({len(first):,})",
-                where=f"{run.method}, seed {run.seed}",
-                remedy="run the chain again with the same data and split for every method, or in another folder",
-            )
-    return first
-
-
 class SplitTable:
-    """The runs that have one split, and the bootstrap over its users."""
+    """The rows of one split, with the bootstrap over its users."""
 
-    def __init__(self, runs: list[Run], split: str, draws: int) -> None:
-        self.split = split
+    def __init__(self, runs: list[Run], split: str, roles: Roles, draws: int) -> None:
+        self.split, self.roles = split, roles
         self.frames = {(run.method, run.seed): run.splits[split] for run in runs if split in run.splits}
         user = next(iter(self.frames.values()))["user"].to_numpy()
         self.first_U = np.flatnonzero(np.diff(user, prepend=-1))  # the place of each user's first event
         self.bootstrap = CrossedBootstrap(len(self.first_U), draws)
 
-    def rows(self, metric: str) -> list[Row]:
+    def rows(self, metric: str) -> Iterator[Row]:
         """Rows of a metric and of its differences to each reference."""
         events = self._events(metric)
         compared = {("", method): by_seed for method, by_seed in events.items()}
         if not metric.startswith("policy/"):  # where more is neither better nor worse, there is nothing to gain
             compared |= dict(self._differences(events))
-        estimates = self._estimates({key: by_seed for key, by_seed in compared.items() if by_seed})
-        rows: list[Row] = []
-        for (reference, method), (seeds, value_S, estimate) in estimates.items():
+        families: dict[str, dict[str, Estimate]] = {}
+        for (reference, method), seeds, value_S, estimate in self._estimates(compared):
             name = f"diff_{reference}/{metric}" if reference else metric
-            rows += [(method, str(s), self.split, name, v, None, None) for s, v in zip(seeds, value_S, strict=True)]
-            rows.append((method, "all", self.split, name, estimate.value, *estimate.interval()))
-        for reference in REFERENCES:
-            family = {method: each[2] for (against, method), each in estimates.items() if against == reference}
-            rows += self._holm_rows(f"{reference}/{metric}", family)
-        return rows
+            for seed, value in zip(seeds, value_S, strict=True):
+                yield method, str(seed), self.split, name, value, None, None
+            yield method, "all", self.split, name, estimate.value, *estimate.interval()
+            if reference:
+                families.setdefault(reference, {})[method] = estimate
+        for reference, family in families.items():
+            yield from self._holm_rows(f"{reference}/{metric}", family)
 
     def _events(self, metric: str) -> dict[str, dict[int, Events]]:
         """method -> seed -> the metric's events, of the runs that have any."""
@@ -249,39 +224,38 @@ class SplitTable:
         for (method, seed), frame in self.frames.items():
             if column not in frame.columns or (flag and flag not in frame.columns):
                 continue
-            present_E = frame[column].is_not_null().to_numpy()
+            present = frame[column].is_not_null()
             if flag:
-                present_E = present_E & frame[flag].fill_null(False).to_numpy()
-            if present_E.any():
-                value_E = np.where(present_E, frame[column].fill_null(0.0).to_numpy(), 0.0)
-                events.setdefault(method, {})[seed] = value_E, present_E
+                present &= frame[flag].fill_null(False)
+            if present.any():
+                value_E = np.where(present, frame[column].fill_null(0.0), 0.0)
+                events.setdefault(method, {})[seed] = value_E, present.to_numpy()
         return events
 
     def _differences(self, events: dict[str, dict[int, Events]]) -> Iterator[tuple[tuple[str, str], dict[int, Events]]]:
+        """By reference and method: event-wise differences on the seeds and events that both have."""
         means = {method: _mean(by_seed) for method, by_seed in events.items()}
-        for reference in REFERENCES:
-            against = better_baseline(means) if reference == "best_bc" else reference
-            if against in events:
-                for method in [method for method in events if method != against]:
-                    yield (reference, method), _paired(events[method], events[against])
+        for reference in self.roles.compared_with():
+            against = self.roles.better_baseline(means) if reference == BEST else reference
+            for method in [method for method in events if against in events and method != against]:
+                if paired := _paired(events[method], events[str(against)]):
+                    yield (reference, method), paired
 
     def _estimates(
         self, compared: dict[tuple[str, str], dict[int, Events]]
-    ) -> dict[tuple[str, str], tuple[list[int], np.ndarray, Estimate]]:
+    ) -> Iterator[tuple[tuple[str, str], list[int], np.ndarray, Estimate]]:
         """Seeds, the value of each, and the estimate over all of them; everything in one pass over the draws."""
         if not compared:
-            return {}
+            return
         rows = [events for by_seed in compared.values() for events in by_seed.values()]
         total_RU = np.stack([np.add.reduceat(value_E, self.first_U) for value_E, _ in rows])
         count_RU = np.stack([np.add.reduceat(present_E, self.first_U, dtype=float) for _, present_E in rows])
         value_R, drawn_DR = self.bootstrap.ratios(total_RU, count_RU)
-        estimates, start = {}, 0
+        start = 0
         for key, by_seed in compared.items():
             block = slice(start, start + len(by_seed))
             start = block.stop
-            estimate = self.bootstrap.over_seeds(value_R[block], drawn_DR[:, block])
-            estimates[key] = list(by_seed), value_R[block], estimate
-        return estimates
+            yield key, list(by_seed), value_R[block], self.bootstrap.over_seeds(value_R[block], drawn_DR[:, block])
 
     def _holm_rows(self, name: str, family: dict[str, Estimate]) -> Iterator[Row]:
         intervals = holm_intervals(list(family.values()))
@@ -296,13 +270,12 @@ def _mean(by_seed: dict[int, Events]) -> float:
 
 
 def _paired(method: dict[int, Events], reference: dict[int, Events]) -> dict[int, Events]:
-    """Event-wise differences on the seeds and events that both have."""
     paired = {}
     for seed in [seed for seed in method if seed in reference]:
-        (ours_E, has_ours_E), (theirs_E, has_theirs_E) = method[seed], reference[seed]
-        both_E = has_ours_E & has_theirs_E
+        (one_E, has_one_E), (other_E, has_other_E) = method[seed], reference[seed]
+        both_E = has_one_E & has_other_E
         if both_E.any():
-            paired[seed] = np.where(both_E, ours_E - theirs_E, 0.0), both_E
+            paired[seed] = np.where(both_E, one_E - other_E, 0.0), both_E
     return paired
 
 

@@ -1,4 +1,4 @@
-"""`comparison.csv` by method and metric: what the tables, the plots and the claim read."""
+"""`comparison.csv` by method and metric: what the tables, the plots and the report read."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 import polars as pl
 
-from recalign.evaluation.comparison import better_baseline, ordered
+from recalign.evaluation.comparison import ALL
+from recalign.evaluation.roles import Roles
 
 
 class Interval(NamedTuple):
@@ -19,6 +20,10 @@ class Interval(NamedTuple):
     def __neg__(self) -> Interval:
         return Interval(-self.value, -self.high, -self.low)
 
+    def __str__(self) -> str:
+        """A difference: ``+0.0200 [+0.0100, +0.0300]``."""
+        return f"{self.value:+.4f} [{self.low:+.4f}, {self.high:+.4f}]"
+
     @property
     def sign(self) -> int:
         """1 or -1 where the interval lies above or below 0, else 0."""
@@ -26,13 +31,20 @@ class Interval(NamedTuple):
 
 
 class ComparisonTable:
-    """The rows over all seeds of one split."""
+    """The rows over all seeds of one split.
 
-    def __init__(self, frame: pl.DataFrame, split: str = "test") -> None:
+    Args:
+        frame: as `comparison.compare` returns it.
+        roles: of its methods.
+        split: which one.
+    """
+
+    def __init__(self, frame: pl.DataFrame, roles: Roles, split: str = "test") -> None:
         of_split = frame.filter(split=split)
         means = of_split.filter(seed="all").with_columns(pl.col("ci_low", "ci_high").fill_null(float("nan")))
         self._cells = {(row[0], row[3]): Interval(*row[4:]) for row in means.iter_rows()}
-        self.methods = ordered(of_split["method"].unique())
+        self.roles = roles
+        self.methods = of_split["method"].unique(maintain_order=True).to_list()
         single = of_split.filter(pl.col("seed") != "all")
         self.seeds = sorted(single["seed"].unique(), key=int)
         self._seeds = {method: set(rows["seed"]) for (method,), rows in single.group_by("method")}
@@ -52,10 +64,16 @@ class ComparisonTable:
 
     def better_baseline(self, metric: str) -> str | None:
         """The method that ``diff_best_bc/<metric>`` is against."""
-        return better_baseline({method: cell.value for method, cell in self.column(metric).items()})
+        return self.roles.better_baseline({method: cell.value for method, cell in self.column(metric).items()})
+
+    def kept(self, method: str) -> float:
+        """`all/ndcg@10` over that of the better baseline; nan where one is missing or the latter is 0."""
+        baseline, cell = self.better_baseline(ALL), self.get(method, ALL)
+        base = self.column(ALL)[baseline].value if baseline else 0.0
+        return cell.value / base if cell and base else float("nan")
 
     def mark(self, method: str, metric: str) -> int:
-        """1 or -1 where a method is better or worse than the better of `start` and `bc`, after Holm; else 0."""
+        """1 or -1 where a method is better or worse than the better baseline, after Holm; else 0."""
         cell = self.get(method, f"holm_best_bc/{metric}")
         return cell.sign if cell else 0
 

@@ -1,6 +1,6 @@
-"""Policies on what a log showed at random: from histories and networks to the estimates of `offpolicy`.
+"""Value policies on what a log showed at random: from histories and networks to the estimates of `offpolicy`.
 
-What counts is a part's events with ``is_random``, a known ``propensity`` and a reward. The policy is renormalised over
+Exposures are a part's events with ``is_random``, a known ``propensity`` and a reward. The policy is renormalised over
 the items that the user had not met, as for the true value; an item that training never saw has pi = 0.
 
 Suffixes: T targets, V items, C candidates of a user (padded), N exposures, K members, S what a state holds.
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from recalign.errors import InputError
 from recalign.evaluation.baselines import SameForAll
-from recalign.evaluation.offpolicy import Exposures, estimate, exposed_ranks
+from recalign.evaluation.offpolicy import Exposures, estimate, exposed_ranks, plain
 from recalign.evaluation.value import over_unseen
 from recalign.metrics.bootstrap import Estimate
 from recalign.recommender.policy import Policy, rows_at_once
@@ -37,14 +37,19 @@ def is_exposed(data: EventDataModule) -> bool:
 
 
 def measure(
-    policies: Mapping[str, Policy], reward: RewardEnsemble, data: EventDataModule, part: Part = "test"
+    policies: Mapping[str, Policy],
+    reward: RewardEnsemble,
+    data: EventDataModule,
+    device: torch.device,
+    part: Part = "test",
 ) -> dict[str, dict[str, Any]]:
-    """What a log's exposures say of policies, users A.
+    """Value policies on a log's exposures, users A.
 
     Args:
         policies: by method.
         reward: the reward model of ``dm`` and ``dr``.
         data: the log.
+        device: where to work; all networks are moved there.
         part: whose exposures.
 
     Returns:
@@ -56,8 +61,8 @@ def measure(
         InputError: the log does not name its exposure columns.
     """
     both = {**policies, UNIFORM: SameForAll(torch.zeros(data.num_items))}
-    figures = {name: estimate(shown).figures() for name, shown in exposures(both, reward, data, part).items()}
-    ranks = {name: _plain(found) for name, found in candidates(policies, data, part).items()}
+    figures = {name: estimate(shown).figures() for name, shown in exposures(both, reward, data, device, part).items()}
+    ranks = {name: plain(found) for name, found in candidates(policies, data, device, part).items()}
     return {name: {"policy": figures[name], "uniform": figures[UNIFORM], "ranks": ranks[name]} for name in policies}
 
 
@@ -75,10 +80,11 @@ def exposures(
     policies: Mapping[str, Policy],
     reward: RewardEnsemble,
     data: EventDataModule,
+    device: torch.device,
     part: Part = "test",
     users: Group = "A",
 ) -> dict[str, Exposures]:
-    """The exposures of a part, with what each policy and a reward model say of them, in the order of the event table.
+    """A part's exposures, in the order of the event table, with what each policy and a reward model give them.
 
     Those to users who had met every item are left out: there is nothing that a policy could have shown instead.
 
@@ -88,11 +94,11 @@ def exposures(
     windows = exposed_windows(data, part, users)
     nets: list[nn.Module] = [*policies.values(), reward]
     for net in nets:
-        net.eval().to(data.device)
+        net.eval().to(device)
     events = [torch.zeros(0, dtype=torch.int64)]
     terms = {name: [torch.zeros(4, 0)] for name in policies}
     for read in data.loader(windows):
-        batch = read.to(data.device)
+        batch = read.to(device)
         states_KTS = reward.states(batch)
         events.append(read.event_T)
         for name, policy in policies.items():
@@ -126,15 +132,17 @@ def exposed_windows(data: EventDataModule, part: Part, users: Group = "A") -> Wi
     return windows.keep(data.sequences.frame.select(usable).to_series().to_numpy()[windows.event])
 
 
-def _terms(policy: Policy, state_T: Tensor, reward: RewardEnsemble, states_KTS: Tensor, batch: Batch) -> Tensor:
-    """pi(a | s), q(s, a), sum_v pi(v | s) q(s, v) and sum_v pi(v | s), which is 0 where every item was met, of the
-    targets, users x items never held. Shape: (4, T)."""
+def _terms(policy: Policy, state: Any, reward: RewardEnsemble, states_KTS: Tensor, batch: Batch) -> Tensor:
+    """Four terms of each target, a few states at a time so that users x items is never held.
+
+    pi(a | s), q(s, a), sum_v pi(v | s) q(s, v), and sum_v pi(v | s), 0 where every item was met. Shape: (4, T).
+    """
     parts = []
     assert batch.seen_N is not None
     rows = rows_at_once(policy.num_items)
-    for first in range(0, len(state_T), rows):
+    for first in range(0, len(state), rows):
         part = slice(first, first + rows)
-        p_TV = over_unseen(policy.log_probs(state_T[part]), batch.seen_N, first)
+        p_TV = over_unseen(policy.log_probs(state[part]), batch.seen_N, first)
         q_TV = reward.predict(states_KTS[:, part])
         item_T = batch.target_T[part]
         column_T1 = (item_T - 1).clamp(min=0)[:, None]
@@ -145,7 +153,7 @@ def _terms(policy: Policy, state_T: Tensor, reward: RewardEnsemble, states_KTS: 
 
 @torch.no_grad()
 def candidates(
-    policies: Mapping[str, Policy], data: EventDataModule, part: Part = "test"
+    policies: Mapping[str, Policy], data: EventDataModule, device: torch.device, part: Part = "test"
 ) -> dict[str, dict[str, Estimate]]:
     """`offpolicy.exposed_ranks` of each policy; empty where nothing was exposed.
 
@@ -164,23 +172,16 @@ def candidates(
     count_U = np.diff(start_U, append=len(user_N))
     scores = {name: np.empty(len(user_N)) for name in policies}
     for policy in policies.values():
-        policy.to(data.device)
+        policy.to(device)
     for read in data.loader(windows.keep(is_first_N)):
         own_T = np.searchsorted(user_N[start_U], read.user_B[read.row_T].numpy())
         column_C = np.arange(count_U[own_T].max())
         is_one_TC = column_C < count_U[own_T, None]
         place_TC = np.where(is_one_TC, start_U[own_T, None] + column_C, start_U[own_T, None])
-        item_TC, batch = torch.from_numpy(windows.target[place_TC]), read.to(data.device)
+        item_TC, batch = torch.from_numpy(windows.target[place_TC]), read.to(device)
+        known_TC = item_TC.clamp(min=1).to(batch.target_T.device)
         for name, policy in policies.items():
-            state_T = policy.encode(batch)
-            logp_TC = policy.log_probs(state_T, item_TC.clamp(min=1).to(state_T.device)).cpu()
+            logp_TC = policy.log_probs(policy.encode(batch), known_TC).cpu()
             scores[name][place_TC[is_one_TC]] = logp_TC.masked_fill(item_TC == 0, -torch.inf).numpy()[is_one_TC]
     beta_N = data.sequences.frame["propensity"].to_numpy()[windows.event]
     return {name: exposed_ranks(user_N, score_N, windows.reward, beta_N) for name, score_N in scores.items()}
-
-
-def _plain(estimates: Mapping[str, Estimate]) -> dict[str, float | list[float]]:
-    plain: dict[str, float | list[float]] = {}
-    for name, one in estimates.items():
-        plain |= {name: one.value, f"{name}_interval": list(one.interval())}
-    return plain

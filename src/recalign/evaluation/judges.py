@@ -1,4 +1,4 @@
-"""Judges that a policy cannot have studied: no user of theirs is a user of the table, or of what they judge."""
+"""Keep judges independent: none of their users is evaluated, or was trained on by what they judge."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from recalign.sequences import Sequences
 
 
 def require_apart(judges: Mapping[Path, Loaded], others: Mapping[Path, Loaded], sequences: Sequences) -> None:
-    """Refuse judges whose users are among the table's (users A), among those of another judge, or among others'.
+    """Refuse judges that share users with the table (users A), with one another, or with other networks.
 
     Args:
         judges: reward models by checkpoint.
-        others: whose users the judges may not have met: the training reward model, post-trained policies. Not the
-            cloned policy: it read everybody's choices, and rewards of users A at most.
+        others: the training reward model and post-trained policies, by checkpoint. Not the cloned policy: it read
+            everybody's choices, and rewards of users A at most.
         sequences: the log that is evaluated.
 
     Raises:

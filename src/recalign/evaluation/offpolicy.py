@@ -1,4 +1,4 @@
-"""The value of a policy from what others showed: importance weights, a reward model, and a limit below which neither.
+"""Estimate the value of a policy from what another one showed, by importance weights and a reward model.
 
 Of N exposures with logging propensities beta_n, a target policy pi, rewards r_n and a reward model q, with
 w_n = min(pi(a_n | s_n) / beta_n, clip):
@@ -11,37 +11,41 @@ w_n = min(pi(a_n | s_n) / beta_n, clip):
 - ``dr`` = dm + mean(w (r - q(s, a))): doubly robust (Dudik, Langford & Li 2011). Unbiased if either
   beta or q is right.
 
-All four are ratios of sums over users, so that one bootstrap of users gives their intervals. The effective sample size
-(Kish 1965) is that of the users, (sum_u w_u)^2 / sum_u w_u^2 with w_u the sum of the user's weights: users are what is
-drawn again, and an interval is worth what their number is.
+All four are ratios of sums over users, so one bootstrap of users gives their intervals. The effective sample size (Kish
+1965) counts users too, because users are what is resampled: (sum_u w_u)^2 / sum_u w_u^2 with w_u the sum of the user's
+weights.
 
 Suffixes: N exposures, U users, C candidates of a user (padded).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import polars as pl
 
 from recalign.errors import InputError
 from recalign.metrics.bootstrap import CrossedBootstrap, Estimate
 
 LEAST_ESS = 50.0
-"""Users in effect below which no estimate is given. In 200 simulated worlds (docs/offpolicy.md) 95 % intervals of
-``dr`` and ``snips`` held the truth in 93 % or more from 30 users on and in under 90 % below 10; 50 leaves a margin."""
+"""Effective sample size in users below which no estimate is given. In 200 simulated worlds (docs/offpolicy.md) 95 %
+intervals of ``dr`` and ``snips`` held the truth in 93 % or more from 30 users on and in under 90 % below 10."""
 
 ESTIMATORS = ("ips", "snips", "dm", "dr")
+Terms = dict[str, tuple[np.ndarray, np.ndarray]]  # by name: (N,) what is summed, and (N,) what that is divided by
 
 
 @dataclass(frozen=True)
 class Exposures:
-    """What was shown, by whom, and what a target policy and a reward model say of it. All shapes (N,).
+    """What a logging policy showed, and what a target policy and a reward model say of it. All shapes (N,).
 
     Attributes:
-        user_N: integers, whose exposure it is: exposures of one user are resampled together.
+        user_N: integers; exposures of one user are resampled together.
         reward_N: the observed reward.
-        propensity_N: beta(a | s), the chance with which the logging policy showed the item, above 0 and up to 1.
+        propensity_N: beta(a | s), the logging policy's probability of the item, above 0 and up to 1.
         target_N: pi(a | s), the target policy's.
         predicted_N: q(s, a), the reward model's reward of the item that was shown; None without a reward model.
         direct_N: sum_a pi(a | s) q(s, a).
@@ -71,8 +75,8 @@ class OffPolicy:
         exposures, users: how many there were.
         observed: their mean reward: the logging policy's own value.
         ess: effective sample size in users.
-        mean_weight: 1 in expectation, for every policy; far from it the propensities are wrong, the weights are
-            clipped, or the policy chooses what could not be shown.
+        mean_weight: 1 in expectation for every policy; otherwise the propensities are wrong, the weights are clipped,
+            or the policy chooses what could not be shown.
         max_weight: the largest, before clipping.
         clipped: share of the weights that were cut.
         refused: why there is no estimate; None where there is one.
@@ -89,15 +93,16 @@ class OffPolicy:
     refused: str | None
     estimates: dict[str, Estimate]
 
-    def figures(self) -> dict[str, float | int | str | list[float]]:
+    def figures(self) -> dict[str, Any]:
         """All of it as plain values: the estimates with their 95 % intervals, or the reason why there are none."""
-        names = ("exposures", "users", "observed", "ess", "mean_weight", "max_weight", "clipped")
-        plain: dict[str, float | int | str | list[float]] = {name: getattr(self, name) for name in names}
-        if self.refused:
-            plain["refused"] = self.refused
-        for name, estimate in self.estimates.items():
-            plain |= {name: estimate.value, f"{name}_interval": list(estimate.interval())}
-        return plain
+        given = {name: value for name, value in vars(self).items() if name != "estimates" and value is not None}
+        return given | plain(self.estimates)
+
+
+def plain(estimates: Mapping[str, Estimate]) -> dict[str, Any]:
+    """Values by name, and their 95 % intervals as ``<name>_interval``."""
+    intervals = {f"{name}_interval": list(one.interval()) for name, one in estimates.items()}
+    return {name: one.value for name, one in estimates.items()} | intervals
 
 
 def estimate(
@@ -112,48 +117,48 @@ def estimate(
         draws: of the bootstrap over users.
         seed: of the draws.
     """
+    if not len(shown.user_N):
+        nan, nothing = float("nan"), "nothing was shown at random, with a known propensity and a reward"
+        return OffPolicy(0, 0, nan, 0.0, nan, nan, 0.0, nothing, {})
     raw_N, weight_N = shown.weights(), shown.weights(clip)
     _, user_N = np.unique(shown.user_N, return_inverse=True)
-    users = int(user_N.max()) + 1 if len(user_N) else 0
-    ess = effective_size(np.bincount(user_N, weight_N)) if users else 0.0
-    refused = _refusal(ess, users, least_ess)
+    users = int(user_N.max()) + 1
+    ess = effective_size(np.bincount(user_N, weight_N))
+    refused = None
+    if ess < least_ess:
+        refused = (
+            f"the effective sample size is {ess:.1f} of {users:,} users, below {least_ess:g}: the policy hardly ever "
+            "chooses what was shown"
+        )
     return OffPolicy(
         exposures=len(user_N),
         users=users,
-        observed=float(shown.reward_N.mean()) if users else float("nan"),
+        observed=float(shown.reward_N.mean()),
         ess=ess,
-        mean_weight=float(weight_N.mean()) if users else float("nan"),
-        max_weight=float(raw_N.max()) if users else float("nan"),
-        clipped=float((raw_N > weight_N).mean()) if users else 0.0,
+        mean_weight=float(weight_N.mean()),
+        max_weight=float(raw_N.max()),
+        clipped=float((raw_N > weight_N).mean()),
         refused=refused,
-        estimates={} if refused else _estimates(shown, weight_N, user_N, CrossedBootstrap(users, draws, seed)),
+        estimates={} if refused else _ratios(_terms(shown, weight_N), user_N, draws, seed),
     )
 
 
-def _refusal(ess: float, users: int, least: float) -> str | None:
-    if users == 0:
-        return "nothing was shown at random, with a known propensity and a reward"
-    if ess >= least:
-        return None
-    return (
-        f"the effective sample size is {ess:.1f} of {users:,} users, below {least:g}: the policy hardly ever chooses "
-        "what was shown"
-    )
-
-
-def _estimates(
-    shown: Exposures, weight_N: np.ndarray, user_N: np.ndarray, bootstrap: CrossedBootstrap
-) -> dict[str, Estimate]:
-    one_N = np.ones(len(user_N))
+def _terms(shown: Exposures, weight_N: np.ndarray) -> Terms:
+    one_N = np.ones(len(weight_N))
     terms = {"ips": (weight_N * shown.reward_N, one_N), "snips": (weight_N * shown.reward_N, weight_N)}
     if shown.predicted_N is not None and shown.direct_N is not None:
         rest_N = weight_N * (shown.reward_N - shown.predicted_N)
         terms |= {"dm": (shown.direct_N, one_N), "dr": (shown.direct_N + rest_N, one_N)}
+    return terms
+
+
+def _ratios(terms: Terms, user_N: np.ndarray, draws: int, seed: int) -> dict[str, Estimate]:
+    """sum(first) / sum(second) of each term, with draws of users 0, 1, ..."""
+    users = int(user_N.max()) + 1
     total_RU, count_RU = (
-        np.stack([np.bincount(user_N, term[side], minlength=bootstrap.weight_DU.shape[1]) for term in terms.values()])
-        for side in (0, 1)
+        np.stack([np.bincount(user_N, term[side], minlength=users) for term in terms.values()]) for side in (0, 1)
     )
-    value_R, drawn_DR = bootstrap.ratios(total_RU, count_RU)
+    value_R, drawn_DR = CrossedBootstrap(users, draws, seed).ratios(total_RU, count_RU)
     return {name: Estimate(float(value_R[i]), drawn_DR[:, i]) for i, name in enumerate(terms)}
 
 
@@ -190,9 +195,9 @@ def exposed_ranks(
 ) -> dict[str, Estimate]:
     """How well scores order what users were shown at random, each user's exposures being the candidates.
 
-    Chance chose the candidates, so nothing is gained by guessing what the platform would have shown. Users with one
-    candidate leave nothing to order and count nowhere. With gains g = (r - the least reward of the exposures) / beta,
-    means over the users whose gains are not all 0:
+    The candidates are random, so guessing what the platform would have shown gains nothing. Users with one candidate
+    are left out. With gains g = (r - the least reward of the exposures) / beta, means over the users whose gains are
+    not all 0:
 
     - ``ndcg``: sum over the first k of g / log2(rank + 1), over its largest possible value (Järvelin and Kekäläinen
       2002);
@@ -200,51 +205,43 @@ def exposed_ranks(
 
     And over all their exposures, each weighted by 1 / beta:
 
-    - ``reward``: mean reward of every user's first k, and ``uniform`` that of all candidates: the value of a policy
-      that shows the best k of so many drawn at random, and of one that does not choose.
+    - ``reward``: mean reward of every user's first k, the value of a policy that shows the best k of so many random
+      items; ``uniform``: that of all candidates, the value of a policy that does not choose.
 
     Args:
         user_N: integers.
-        score_N: larger is better; equal scores are taken in an order of chance.
+        score_N: larger is better; ties are broken at random.
         reward_N: observed rewards.
         propensity_N: None: all the same.
         k: how many of a user's candidates count as shown.
         draws: of the bootstrap over users.
-        seed: of the draws and of the order of equal scores.
+        seed: of the draws and of the ties.
     """
     beta_N = np.ones(len(user_N)) if propensity_N is None else propensity_N
     check_propensities(beta_N)
-    gain_N = (reward_N - reward_N.min()) / beta_N
-    chance_N = np.random.default_rng(seed).random(len(user_N))
-    _, user_N = np.unique(user_N, return_inverse=True)
-    users = int(user_N.max()) + 1
+    frame = pl.DataFrame({"user": user_N, "score": score_N, "reward": reward_N, "beta": beta_N})
+    frame = frame.with_columns(
+        gain=(pl.col("reward") - pl.col("reward").min()) / pl.col("beta"),
+        chance=pl.Series(np.random.default_rng(seed).random(len(user_N)), dtype=pl.Float64),
+    )
+    for place, by in (("best", "gain"), ("rank", "score")):
+        frame = frame.sort("user", by, "chance", descending=[False, True, False])
+        frame = frame.with_columns(pl.col("user").cum_count().over("user").alias(place))
+    rank, gain, reward = pl.col("rank"), pl.col("gain"), pl.col("reward")
+    several = (pl.len() > 1).cast(pl.Float64)
+    share, top = several / pl.col("beta"), several / pl.col("beta") * (rank <= k)
 
-    def ranks(by_N: np.ndarray) -> np.ndarray:
-        order = np.lexsort((chance_N, -by_N, user_N))
-        first_U = np.flatnonzero(np.diff(user_N[order], prepend=-1))
-        rank_N = np.empty(len(order), np.int64)
-        rank_N[order] = np.arange(len(order)) - np.repeat(first_U, np.diff(first_U, append=len(order))) + 1
-        return rank_N
+    def dcg(place: pl.Expr) -> pl.Expr:
+        return (gain * (place <= k) / (place + 1).log(2)).sum()
 
-    def total(value_N: np.ndarray) -> np.ndarray:
-        return np.bincount(user_N, value_N, minlength=users)
-
-    def dcg(rank_N: np.ndarray) -> np.ndarray:
-        return total(gain_N * (rank_N <= k) / np.log2(rank_N + 1))
-
-    rank_N, gain_U = ranks(score_N), total(gain_N)
-    several_U = np.bincount(user_N) > 1
-    counted_U = (several_U & (gain_U > 0)).astype(float)
-    least_U = np.where(gain_U > 0, gain_U, 1.0)
-    best_U = np.where(gain_U > 0, dcg(ranks(gain_N)), 1.0)
-    share_N = several_U[user_N] / beta_N
-    top_N = share_N * (rank_N <= k)
+    counted = several * (gain.sum() > 0)
     terms = {
-        "ndcg": (counted_U * dcg(rank_N) / best_U, counted_U),
-        "mrr": (counted_U * total(gain_N / rank_N) / least_U, counted_U),
-        "reward": (total(top_N * reward_N), total(top_N)),
-        "uniform": (total(share_N * reward_N), total(share_N)),
+        "ndcg": (counted * (dcg(rank) / dcg(pl.col("best"))).fill_nan(0.0), counted),
+        "mrr": (counted * ((gain / rank).sum() / gain.sum()).fill_nan(0.0), counted),
+        "reward": ((top * reward).sum(), top.sum()),
+        "uniform": ((share * reward).sum(), share.sum()),
     }
-    bootstrap = CrossedBootstrap(users, draws, seed)
-    value_R, drawn_DR = bootstrap.ratios(*(np.stack([term[side] for term in terms.values()]) for side in (0, 1)))
-    return {name: Estimate(float(value_R[i]), drawn_DR[:, i]) for i, name in enumerate(terms)}
+    sides = {f"{name} {side}": expr for name, pair in terms.items() for side, expr in enumerate(pair)}
+    by_user = frame.group_by("user", maintain_order=True).agg(**sides)
+    found = {name: (by_user[f"{name} 0"].to_numpy(), by_user[f"{name} 1"].to_numpy()) for name in terms}
+    return _ratios(found, np.arange(len(by_user)), draws, seed)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,23 +10,22 @@ import jinja2
 import polars as pl
 
 from recalign.evaluation import plots, trusted
-from recalign.evaluation.claim import ALL, HIGH, KEPT, VALUE, verdicts
-from recalign.evaluation.comparison_table import ComparisonTable, Interval, figure
+from recalign.evaluation.answer import answer
+from recalign.evaluation.comparison import ALL, HIGH, VALUE
+from recalign.evaluation.comparison_table import ComparisonTable, figure
+from recalign.evaluation.selection import KEPT
 from recalign.evaluation.sources import Sources
 
-TRAJECTORY = "trajectory/ndcg@10"
 MAIN = (
-    *(ALL, HIGH, TRAJECTORY, VALUE, "value/train_rm@10", "value/true@10", "value/true"),
+    *(ALL, HIGH, "trajectory/ndcg@10", VALUE, "value/train_rm@10", "value/true@10", "value/true"),
     *("policy/kl", "policy/coverage@10", "cost/seconds"),
 )
-HEADLINE = (HIGH, VALUE, "value/true@10", ALL)
-# What the page says of each metric, in the order in which it is asked.
 MEANINGS = {
     ALL: "NDCG@10 of the item that was really chosen, over the full catalogue, seen items left out. Imitating the log "
     "is rewarded here, its habits and trends included.",
     HIGH: "The same on the events that turned out well (a high reward). It selects on the outcome, so read it beside "
     "the others.",
-    TRAJECTORY: "The same on users whose mean reward in the test window is above the median.",
+    "trajectory/ndcg@10": "The same on users whose mean reward in the test window is above the median.",
     VALUE: "Mean reward that independent judges expect of the ten unseen items shown. The judges learned from other "
     "users than the methods did.",
     "value/train_rm@10": "The same under the reward model that methods trained with: what they were told to like.",
@@ -41,6 +39,8 @@ MEANINGS = {
     "policy/popularity@10": "Mean popularity of the items shown.",
     "cost/seconds": "Training time of the method's own stage.",
 }
+Plain = tuple[list[str], list[list[Any]]]
+"""Heads and rows of a table."""
 
 
 def page(sources: Sources, digest: str) -> str:
@@ -48,9 +48,9 @@ def page(sources: Sources, digest: str) -> str:
 
     Args:
         sources: what it shows.
-        digest: of them, which it carries.
+        digest: of them, which the page carries.
     """
-    cells = ComparisonTable(sources.comparison)
+    table, validation = (ComparisonTable(sources.comparison, sources.roles, split) for split in ("test", "validation"))
     text = Path(__file__).with_name("report.html.j2").read_text(encoding="utf-8")
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
@@ -59,19 +59,21 @@ def page(sources: Sources, digest: str) -> str:
     return environment.from_string(text).render(
         name=sources.name,
         digest=digest,
-        cells=cells,
-        headline=list(_headline(cells)),
-        verdicts=verdicts(cells) if cells.get("asft", ALL) else [],
-        table=_table(cells),
-        validation=_table(ComparisonTable(sources.comparison, "validation")),
+        comparison=table,
+        roles=sources.roles,
+        cards=answer(table, sources.trust["reward"]),
+        table=_table(table),
+        validation=_table(validation),
         seeds=_seed_table(sources.comparison),
-        plots=[*_plots(cells), *([] if sources.search is None else [_frontiers(sources.search)])],
+        examples=list(zip(*sources.examples, strict=False)),
+        plots=[*_plots(table), *([] if sources.search is None else [_frontiers(sources.search)])],
         size=sources.size,
         check=sources.check,
         trust=trusted.section(sources.trust),
         manifests=sources.manifests,
-        left=sources.left,
-        meanings={metric: text for metric, text in MEANINGS.items() if metric in cells.metrics},
+        runs=_runs(sources.manifests),
+        left=_runs(sources.left),
+        meanings={metric: text for metric, text in MEANINGS.items() if metric in table.metrics},
     )
 
 
@@ -86,7 +88,7 @@ def _number(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Shown:
-    """A cell of the page's table; mark is 1 for better, -1 for worse, else 0, and hint is what a pointer is told."""
+    """A cell of the page's table; mark is 1 for better, -1 for worse, else 0; hint is the cell's tooltip."""
 
     figure: str
     interval: str
@@ -95,71 +97,73 @@ class Shown:
     hint: str
 
 
-def _table(cells: ComparisonTable) -> dict[str, Any]:
-    """Columns, and a row a method of `Shown` or None."""
-    columns = [metric for metric in MAIN if metric in cells.metrics]
-    best = [_highest(cells, metric) for metric in columns]
+def _table(table: ComparisonTable) -> dict[str, Any]:
+    """Columns, and for each method a row of `Shown` or None."""
+    columns = [metric for metric in MAIN if metric in table.metrics]
+    best = {metric: _highest(table, metric) for metric in columns}
     return {
         "columns": columns,
-        "rows": {
-            method: [_shown(cells, method, metric, method == top) for metric, top in zip(columns, best, strict=True)]
-            for method in cells.methods
-        },
+        "rows": {m: [_shown(table, m, metric, m == best[metric]) for metric in columns] for m in table.methods},
     }
 
 
-def _highest(cells: ComparisonTable, metric: str) -> str | None:
+def _highest(table: ComparisonTable, metric: str) -> str | None:
     """The method with the highest figure, where more is better."""
-    values = {method: cell.value for method, cell in cells.column(metric).items()}
+    values = {method: cell.value for method, cell in table.column(metric).items()}
     return None if metric.startswith(("policy/", "cost/")) else max(values, key=values.__getitem__)
 
 
-def _shown(cells: ComparisonTable, method: str, metric: str, best: bool) -> Shown | None:
-    cell = cells.get(method, metric)
+def _shown(table: ComparisonTable, method: str, metric: str, best: bool) -> Shown | None:
+    cell = table.get(method, metric)
     if cell is None:
         return None
     known = cell.low == cell.low and not metric.startswith("cost/")
     interval = f"{figure(metric, cell.low)} – {figure(metric, cell.high)}" if known else ""
-    difference, p = (cells.get(method, f"{kind}_best_bc/{metric}") for kind in ("holm", "p"))
-    hint = ""
-    if difference and p:
-        hint = (
-            f"{difference.value:+.4f} [{difference.low:+.4f}, {difference.high:+.4f}] against "
-            f"{cells.better_baseline(metric)}, p = {p.value:.3f} (Holm)"
-        )
-    return Shown(figure(metric, cell.value), interval, cells.mark(method, metric), best, hint)
+    difference, p = (table.get(method, f"{kind}_best_bc/{metric}") for kind in ("holm", "p"))
+    against = f"{difference} against {table.better_baseline(metric)}"
+    hint = f"{against}, p = {p.value:.3f} (Holm)" if p else ""
+    return Shown(figure(metric, cell.value), interval, table.mark(method, metric), best, hint)
 
 
-def _headline(cells: ComparisonTable) -> Iterator[dict[str, Any]]:
-    """What A-SFT gains, metric by metric."""
-    for metric in HEADLINE:
-        gain: Interval | None = cells.get("asft", f"holm_best_bc/{metric}")
-        baseline = cells.better_baseline(metric)
-        if gain and baseline:
-            base = cells.column(metric)[baseline].value
-            relative = gain.value / base if base else float("nan")
-            yield {"metric": metric, "gain": gain, "baseline": baseline, "relative": relative, "base": base}
+def _seed_table(frame: pl.DataFrame) -> Plain:
+    """A row for each method and seed with the main metrics of the test."""
+    chosen = frame.filter(pl.col("split") == "test", pl.col("seed") != "all", pl.col("metric").is_in(MAIN))
+    wide = chosen.pivot("metric", index=["method", "seed"], values="value", maintain_order=True)
+    columns = [metric for metric in MAIN if metric in wide.columns]
+    rows = [
+        [row["method"], row["seed"], *("–" if row[c] is None else figure(c, row[c]) for c in columns)]
+        for row in wide.iter_rows(named=True)
+    ]
+    return ["method", "seed", *columns], rows
 
 
-def _plots(cells: ComparisonTable) -> list[tuple[str, str, list[Any]]]:
+def _runs(manifests: list[dict[str, Any]]) -> Plain:
+    rows = [
+        [one["stage"], one["seed"], one["status"], f"{one['seconds']:.1f}", one["started"][:19].replace("T", " ")]
+        for one in manifests
+    ]
+    return ["stage", "seed", "status", "seconds", "started"], rows
+
+
+def _plots(table: ComparisonTable) -> list[tuple[str, str, list[Any]]]:
     """Title, what to see, and the plots of each section; a plot whose metrics are missing is left out."""
-    baseline = cells.better_baseline(ALL)
-    shade = plots.below(KEPT * cells.column(ALL)[baseline].value) if baseline else lambda axes: None
+    baseline = table.better_baseline(ALL)
+    shade = plots.below(KEPT * table.column(ALL)[baseline].value) if baseline else lambda axes: None
     gains = [f"diff_start/value/{name}" for name in ("train_rm@10", "judge@10", "true@10")]
     sections = [
         (
             "Who gains",
-            "Difference to the better of start and bc. Thick: 95 % interval. Thin: widened by Holm, for as many "
-            "methods as are compared. Left of zero is a loss.",
-            [plots.forest(cells, HIGH), plots.forest(cells, VALUE)],
+            "Difference to the better baseline. Thick: 95 % interval. Thin: widened by Holm, for as many methods as "
+            "are compared. Left of zero is a loss.",
+            [plots.forest(table, HIGH), plots.forest(table, VALUE)],
         ),
         (
             "What it costs",
             "Up is better value. First against imitation: in the shade more than 5 % of all/ndcg@10 is lost. Then "
             "against the distance from the start.",
             [
-                plots.scatter(cells, ALL, VALUE, "value and imitation", shade),
-                plots.scatter(cells, "policy/kl", VALUE, "value and distance", log=True),
+                plots.scatter(table, ALL, VALUE, "value and imitation", shade),
+                plots.scatter(table, "policy/kl", VALUE, "value and distance", log=True),
             ],
         ),
         (
@@ -168,9 +172,9 @@ def _plots(cells: ComparisonTable) -> list[tuple[str, str, list[Any]]]:
             "line the training reward model promises more than others see: over-optimisation. The last plot shows that "
             "excess against the distance from the start.",
             [
-                plots.scatter(cells, gains[0], gains[1], "promised and judged", plots.diagonal),
-                plots.scatter(cells, gains[1], gains[2], "judged and true", plots.diagonal),
-                plots.scatter(cells, "policy/kl", "diff_start/gap/judge@10", "over-optimisation", log=True),
+                plots.scatter(table, gains[0], gains[1], "promised and judged", plots.cross),
+                plots.scatter(table, gains[1], gains[2], "judged and true", plots.cross),
+                plots.scatter(table, "policy/kl", "diff_start/gap/judge@10", "over-optimisation", log=True),
             ],
         ),
     ]
@@ -186,15 +190,3 @@ def _frontiers(trials: pl.DataFrame) -> tuple[str, str, list[Any]]:
     )
     drawn = [plots.frontier(each) for _, each in trials.group_by("method", maintain_order=True)]
     return "What the search found", text, [plot for plot in drawn if plot]
-
-
-def _seed_table(frame: pl.DataFrame) -> dict[str, Any]:
-    """A row a method and seed with the main metrics of the test."""
-    rows = frame.filter(split="test").filter(pl.col("seed") != "all")
-    columns = [metric for metric in MAIN if metric in set(rows["metric"])]
-    values = {(m, s, metric): v for m, s, _, metric, v, *_ in rows.iter_rows()}
-    body = [
-        (method, seed, [figure(c, values[method, seed, c]) if (method, seed, c) in values else "–" for c in columns])
-        for method, seed in dict.fromkeys((method, seed) for method, seed, _ in values)
-    ]
-    return {"columns": columns, "rows": body}

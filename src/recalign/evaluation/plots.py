@@ -1,7 +1,7 @@
 """The report's plots, as inline SVG whose colours and fonts are the page's own.
 
-Every colour here is a stand-in that `drawn` turns into one of the page's CSS variables, so that plots follow light and
-dark pages. Text stays text: it can be selected, and is set in the page's font.
+Every colour here stands for one of the page's CSS variables, which `drawn` puts in its place, so that plots follow
+light and dark pages. Text stays text: it can be selected, and is set in the page's font.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from typing import Any
 import matplotlib
 import numpy as np
 import polars as pl
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from recalign.evaluation.claim import PLACEBOS
 from recalign.evaluation.comparison_table import ComparisonTable, Interval
+from recalign.evaluation.methods import SAME_FOR_ALL, UNTRAINED
+from recalign.evaluation.roles import Roles
 
 INK, SOFT, LINE, CARD = "#101010", "#202020", "#303030", "#404040"
 ACCENT, BASELINE, PLAIN, PLACEBO, SHADE = "#505050", "#606060", "#707070", "#808080", "#909090"
@@ -28,7 +29,9 @@ VARIABLES = {
     **{INK: "ink", SOFT: "soft", LINE: "line", CARD: "card", ACCENT: "accent"},
     **{BASELINE: "baseline", PLAIN: "plain", PLACEBO: "placebo", SHADE: "shade"},
 }
-UNPOLICED = ("popularity", "popularity_high", "item_mean")  # scorers without a policy: often far off the others
+# sides of a point on which its name may stand, and how far from it
+SIDES = np.array([(1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1)] * 2)
+FAR = np.repeat([7, 16], 8)[:, None]
 STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "recalign",
@@ -42,6 +45,7 @@ STYLE: Any = {
     "axes.titlelocation": "left",
     "axes.spines.top": False,
     "axes.spines.right": False,
+    "axes.axisbelow": True,
     "xtick.color": SOFT,
     "ytick.color": SOFT,
     "grid.color": LINE,
@@ -49,47 +53,44 @@ STYLE: Any = {
 }
 
 
-def forest(cells: ComparisonTable, metric: str) -> Markup | None:
-    """Each method's difference to the better of `start` and `bc`: 95 % interval, and the thin line that Holm adds.
+def forest(table: ComparisonTable, metric: str) -> Markup | None:
+    """Each method's difference to the better baseline: 95 % interval, and a thin line for what Holm adds.
 
-    Scorers without a policy may be far off: they are drawn at the edge, with their figure, so that they squeeze nobody.
+    Rows that are the same for everybody may be far off: they are drawn at the edge, with their figure, so that the
+    others keep their scale.
     """
-    differences = _drawable(cells, f"diff_best_bc/{metric}")
+    differences = _finite(table, f"diff_best_bc/{metric}")
     if not differences:
         return None
     rows = list(reversed(differences))
 
     def draw(figure: Figure, axes: Axes) -> None:
-        inside = [differences[row] for row in rows if row not in UNPOLICED] or list(differences.values())
+        inside = [differences[row] for row in rows if row not in SAME_FOR_ALL] or list(differences.values())
         low, high = min(0, *(cell.low for cell in inside)), max(0, *(cell.high for cell in inside))
         margin = 0.12 * (high - low) or 1.0
         left, right = low - margin, high + margin
         axes.axvline(0, color=INK, linewidth=0.8)
         for y, method in enumerate(rows):
-            cell, colour = differences[method], _colour(method)
+            cell, colour = differences[method], _colour(table.roles, method)
             if left <= cell.value <= right:
-                holm = cells.get(method, f"holm_best_bc/{metric}") or cell
+                holm = table.get(method, f"holm_best_bc/{metric}") or cell
                 axes.plot([holm.low, holm.high], [y, y], color=colour, linewidth=0.9)
                 axes.plot([cell.low, cell.high], [y, y], color=colour, linewidth=3, solid_capstyle="round")
                 axes.plot(cell.value, y, "o", color=colour, markeredgecolor=CARD, markersize=6.5)
+            elif cell.value < left:
+                axes.text(left, y, f"← {cell.value:+.3f}", color=colour, ha="left", va="center", fontsize=8)
             else:
-                edge, arrow, side = (left, "←", "left") if cell.value < left else (right, "→", "right")
-                text = " ".join([arrow, f"{cell.value:+.3f}"][:: 1 if side == "left" else -1])
-                behind = {"facecolor": CARD, "edgecolor": "none", "pad": 1}
-                axes.text(edge, y, text, color=colour, ha=side, va="center", fontsize=8, bbox=behind)
-        axes.set_xlim(left, right)
-        axes.set_ylim(-0.7, len(rows) - 0.3)
+                axes.text(right, y, f"{cell.value:+.3f} →", color=colour, ha="right", va="center", fontsize=8)
+        axes.set(xlim=(left, right), ylim=(-0.7, len(rows) - 0.3))
         axes.set_yticks(range(len(rows)), rows)
         axes.tick_params(axis="y", length=0)
-        axes.grid(axis="x")
-        axes.set_title(metric)
-        axes.set_xlabel(f"difference to {cells.better_baseline(metric)}")
+        finish(axes, metric, f"difference to {table.better_baseline(metric)}", grid="x")
 
-    return drawn(f"{metric}: difference of each method to the better of start and bc", 0.27 * len(rows) + 0.95, draw)
+    return drawn(f"{metric}: difference of each method to the better baseline", 0.27 * len(rows) + 0.95, draw)
 
 
 def scatter(
-    cells: ComparisonTable,
+    table: ComparisonTable,
     x: str,
     y: str,
     title: str,
@@ -99,30 +100,32 @@ def scatter(
     """Methods by two metrics, with both intervals.
 
     Args:
-        cells: the figures.
+        table: the figures.
         x, y: metrics.
         title: of the plot.
         decorate: draws what lies behind the points.
         log: whether x is logarithmic from 0.1 on (a KL spans decades).
     """
-    across, up = _drawable(cells, x), _drawable(cells, y)
+    across, up = _finite(table, x), _finite(table, y)
     points = {method: (across[method], up[method]) for method in across if method in up}
     if len(points) < 2:
         return None
+    colours = {method: _colour(table.roles, method) for method in points}
 
     def draw(figure: Figure, axes: Axes) -> None:
-        for method, point in points.items():
-            _point(axes, method, *point)
+        for method, (of_x, of_y) in points.items():
+            line: Any = {"color": colours[method], "linewidth": 0.9, "alpha": 0.6}
+            axes.plot([of_x.low, of_x.high], [of_y.value, of_y.value], **line)
+            axes.plot([of_x.value, of_x.value], [of_y.low, of_y.high], **line)
+            size = 8 if method == table.roles.ours else 6
+            axes.plot(of_x.value, of_y.value, "o", color=colours[method], markeredgecolor=CARD, markersize=size)
         axes.margins(0.12)
         if log:
             axes.set_xscale("symlog", linthresh=0.1)
         decorate(axes)
-        axes.grid()
-        axes.set_axisbelow(True)
-        axes.set_title(title)
-        axes.set_xlabel(_axis_label(x))
-        axes.set_ylabel(_axis_label(y))
-        _label(figure, axes, [(method, of_x.value, of_y.value) for method, (of_x, of_y) in points.items()])
+        finish(axes, title, _axis_label(x), _axis_label(y))
+        spots = [(method, of_x.value, of_y.value) for method, (of_x, of_y) in points.items()]
+        _label(figure, axes, spots, colours)
 
     return drawn(f"{title}: methods by {x} and {y}", 3.5, draw)
 
@@ -147,25 +150,24 @@ def frontier(trials: pl.DataFrame) -> Markup | None:
             across = trials[x].to_numpy()
             panel.plot(across[order], value[order], color=LINE, linewidth=0.9)
             for place, chosen in enumerate(trials["chosen"]):
-                colour = ACCENT if chosen else PLAIN
-                panel.plot(across[place], value[place], "o", color=colour, markeredgecolor=CARD, markersize=6)
-                spot = (across[place], value[place])
+                colour, spot = ACCENT if chosen else PLAIN, (across[place], value[place])
+                panel.plot(*spot, "o", color=colour, markeredgecolor=CARD, markersize=6)
                 panel.annotate(f" {main[place][1]}", spot, color=colour, fontsize=7, va="bottom")
             panel.margins(0.2)
-            panel.grid()
-            panel.set_axisbelow(True)
-            panel.set_xlabel(x)
-        axes[0].set_ylabel("select_judge@10")
-        axes[0].set_title(f"{method}, {main[0][0].removeprefix('model.')}")
+            finish(panel, "", x)
+        axes[0].set(ylabel="select_judge@10", title=f"{method}, {main[0][0].removeprefix('model.')}")
 
     return drawn(f"{method}: value of each trial by KL and by all/ndcg@10", 2.3, draw, columns=2)
 
 
-def diagonal(axes: Axes, cross: bool = True) -> None:
-    """The line on which both figures are the same, and those on which either is 0."""
+def diagonal(axes: Axes) -> None:
+    """The line on which both figures are the same."""
     axes.axline((0, 0), slope=1, color=SOFT, linewidth=0.8, linestyle=(0, (4, 3)))
-    if not cross:
-        return
+
+
+def cross(axes: Axes) -> None:
+    """The diagonal, and the lines on which either figure is 0."""
+    diagonal(axes)
     axes.axhline(0, color=LINE, linewidth=0.8)
     axes.axvline(0, color=LINE, linewidth=0.8)
 
@@ -181,55 +183,48 @@ def below(limit: float) -> Callable[[Axes], None]:
     return shade
 
 
-def _drawable(cells: ComparisonTable, metric: str) -> dict[str, Interval]:
+def finish(axes: Axes, title: str, x: str, y: str = "", grid: Any = "both") -> None:
+    """Title, labels and grid."""
+    axes.set(title=title, xlabel=x, ylabel=y)
+    axes.grid(axis=grid)
+
+
+def _finite(table: ComparisonTable, metric: str) -> dict[str, Interval]:
     """The cells of a metric without those of a run that diverged."""
-    return {method: cell for method, cell in cells.column(metric).items() if np.isfinite(cell).all()}
+    return {method: cell for method, cell in table.column(metric).items() if np.isfinite(cell).all()}
 
 
 def _axis_label(metric: str) -> str:
     return f"{metric.removeprefix('diff_start/')}, gain over start" if metric.startswith("diff_start/") else metric
 
 
-def _colour(method: str) -> str:
-    if method == "asft":
+def _colour(roles: Roles, method: str) -> str:
+    if method == roles.ours:
         return ACCENT
-    if method in PLACEBOS:
+    if method in roles.placebos:
         return PLACEBO
-    return BASELINE if method in ("start", "bc", "rerank", "rerank_item_mean", *UNPOLICED) else PLAIN
+    return BASELINE if method in (*roles.baselines, *UNTRAINED) else PLAIN
 
 
-def _point(axes: Axes, method: str, across: Interval, up: Interval) -> None:
-    colour = _colour(method)
-    axes.plot([across.low, across.high], [up.value, up.value], color=colour, linewidth=0.9, alpha=0.6)
-    axes.plot([across.value, across.value], [up.low, up.high], color=colour, linewidth=0.9, alpha=0.6)
-    size = 8 if method == "asft" else 6
-    axes.plot(across.value, up.value, "o", color=colour, markeredgecolor=CARD, markersize=size)
-
-
-def _label(figure: Figure, axes: Axes, points: Sequence[tuple[str, float, float]]) -> None:
+def _label(figure: Figure, axes: Axes, points: Sequence[tuple[str, float, float]], colours: dict[str, str]) -> None:
     """Write each name where it hides least: eight places around the point, nearer first."""
     figure.draw_without_rendering()  # so that the layout is settled
-    width, height = axes.bbox.width, axes.bbox.height
-    spots = axes.transData.transform([(x, y) for _, x, y in points]) - axes.bbox.min
-    taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in spots]
-    for (name, _, _), (across, up) in zip(points, spots, strict=True):
-        long, tall = 4.7 * len(name), 9.0  # of a text of 8 points, in points
-        places = []
-        for far in (7, 16):
-            for right, above in ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1)):
-                left = across + right * far - (1 - right) / 2 * long
-                bottom = up + above * far - tall / 2
-                box = (left, bottom, left + long, bottom + tall)
-                outside = max(0, -left) + max(0, box[2] - width) + max(0, -bottom) + max(0, box[3] - height)
-                places.append((sum(_overlap(box, other) for other in taken) + 50 * outside + far, box))
-        box = min(places)[1]
-        taken.append(box)
-        place = axes.transData.inverted().transform(np.array(box[:2]) + axes.bbox.min)
-        axes.text(place[0], place[1], name, fontsize=8, color=_colour(name), va="bottom", zorder=5, in_layout=False)
-
-
-def _overlap(a: Sequence[float], b: Sequence[float]) -> float:
-    return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+    corner, limit = axes.bbox.min, axes.bbox.size
+    spots = axes.transData.transform([(x, y) for _, x, y in points]) - corner
+    taken = [np.concatenate([spot - 4, spot + 4]) for spot in spots]
+    for (name, _, _), spot in zip(points, spots, strict=True):
+        size = np.array([4.7 * len(name), 9.0])  # of a text of 8 points, in points
+        low = spot + FAR * SIDES - (1 - SIDES) / 2 * size
+        box = np.concatenate([low, low + size], axis=1)  # a row a place: left, bottom, right, top
+        over = np.minimum(box[:, None, 2:], np.array(taken)[:, 2:]) - np.maximum(
+            box[:, None, :2], np.array(taken)[:, :2]
+        )
+        hidden = over.clip(0).prod(axis=2).sum(axis=1)
+        outside = np.maximum(-low, 0).sum(axis=1) + np.maximum(low + size - limit, 0).sum(axis=1)
+        best = box[np.argmin(hidden + 50 * outside + FAR[:, 0])]
+        taken.append(best)
+        x, y = axes.transData.inverted().transform(best[:2] + corner)
+        axes.text(x, y, name, fontsize=8, color=colours[name], va="bottom", zorder=5, in_layout=False)
 
 
 def drawn(description: str, height: float, draw: Callable[[Figure, Any], None], columns: int = 1) -> Markup:
@@ -243,4 +238,4 @@ def drawn(description: str, height: float, draw: Callable[[Figure, Any], None], 
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.S)
     for colour, name in VARIABLES.items():
         text = text.replace(colour, f"var(--{name})")
-    return Markup(text.replace("<svg", f'<svg role="img" aria-label="{description}"', 1))
+    return Markup(text.replace("<svg", f'<svg role="img" aria-label="{escape(description)}"', 1))

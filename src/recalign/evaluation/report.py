@@ -1,16 +1,17 @@
-"""`report.html`: one page with the figures of a chain, and the table that ends it in the terminal."""
+"""`report.html`, one page with the figures of a chain, and the table that ends a chain in the terminal."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import polars as pl
 from rich.table import Table
 
-from recalign.evaluation.claim import ALL, HIGH, VALUE
+from recalign.evaluation.comparison import ALL, HIGH, VALUE
 from recalign.evaluation.comparison_table import ComparisonTable, figure
+from recalign.evaluation.roles import Roles
 from recalign.evaluation.sources import Sources
+from recalign.files import write_text
 
 FILE = "report.html"
 MARKS = {1: "▲", 0: "", -1: "▼"}
@@ -18,9 +19,9 @@ TERMINAL = (ALL, HIGH, VALUE, "value/train_rm@10", "value/true@10", "policy/kl",
 
 
 def render(chain_folder: Path, *, searched: bool = True) -> Path:
-    """Write the page of a chain from its `comparison.csv` and run folders, unless it stands there.
+    """Write the page of a chain from its `comparison.csv` and run folders, unless it is there already.
 
-    A page carries the digest of all that it is made of: another page is drawn as soon as any of it is another.
+    A page carries the digest of all that it is made of, and is drawn again as soon as any of that changes.
 
     Args:
         chain_folder: `runs/<chain>`.
@@ -37,9 +38,7 @@ def render(chain_folder: Path, *, searched: bool = True) -> Path:
     if not _carries(path, digest):
         from recalign.evaluation.page import page  # with Matplotlib, which takes as long to import as to draw
 
-        partial = chain_folder / f"{FILE}.partial"
-        partial.write_text(page(sources, digest), encoding="utf-8")
-        os.replace(partial, path)
+        write_text(path, page(sources, digest))
     return path
 
 
@@ -47,17 +46,19 @@ def _carries(path: Path, digest: str) -> bool:
     return path.is_file() and f'<meta name="made-of" content="{digest}">' in path.read_text(encoding="utf-8")
 
 
-def terminal_table(frame: pl.DataFrame) -> Table:
+def terminal_table(frame: pl.DataFrame, roles: Roles) -> Table:
     """The table that ends a chain: a row a method, at most 120 columns wide.
 
     Args:
         frame: as `comparison.compare` returns it.
+        roles: of its methods.
     """
-    cells = ComparisonTable(frame)
+    cells = ComparisonTable(frame, roles)
+    baselines = " and ".join(roles.baselines)
     columns = [metric for metric in TERMINAL if metric in cells.metrics or metric != "value/true@10"]
     table = Table(
         title=f"test, mean of {len(cells.seeds)} seed{'s' * (len(cells.seeds) != 1)}",
-        caption="± half the 95 % interval.  ▲ ▼ better or worse than the better of start and bc (Holm)",
+        caption=f"± half the 95 % interval.  ▲ ▼ better or worse than the better of {baselines} (Holm)",
         padding=(0, 1, 0, 0),
         box=None,
     )
@@ -66,7 +67,7 @@ def terminal_table(frame: pl.DataFrame) -> Table:
         table.add_column(metric.removeprefix("value/").removeprefix("cost/"), justify="right", no_wrap=True)
     for method in cells.methods:
         row = [_terminal_cell(cells, method, metric) for metric in columns]
-        table.add_row(method, *row, style="bold" if method == "asft" else None)
+        table.add_row(method, *row, style="bold" if method == roles.ours else None)
     return table
 
 

@@ -1,4 +1,4 @@
-"""Which setting of a method is chosen: by validation figures and the judges for selection, never by the test."""
+"""Choose the setting of a method by validation figures and the judges for selection, never by the test."""
 
 from __future__ import annotations
 
@@ -8,12 +8,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
+import torch
 
-from recalign.evaluation.claim import ALL, HIGH, KEPT
-from recalign.evaluation.comparison import METRICS, RANKS
-from recalign.evaluation.methods import BaseCheckpoints, LoadedNetworks, MethodRun, write_json
+from recalign.evaluation.comparison import ALL, HIGH, METRICS, RANKS
+from recalign.evaluation.methods import BaseCheckpoints, LoadedNetworks, MethodRun
 from recalign.evaluation.value import evaluate
+from recalign.files import write_json
 from recalign.reward import RewardData
+
+KEPT = 0.95
+"""Share of the better baseline's ``all/ndcg@10`` that a method must keep to be chosen, or to be called the best."""
 
 SELECT = "value/select_judge@10"
 MEASURED = (SELECT, ALL, HIGH, "policy/kl", "value/true@10")
@@ -24,27 +28,30 @@ Figures = dict[str, float]
 """A method's validation figures by metric."""
 
 
-def validate(places: Mapping[Path, MethodRun], base: BaseCheckpoints, data: RewardData) -> list[Figures]:
+def validate(
+    places: Mapping[Path, MethodRun], base: BaseCheckpoints, data: RewardData, *, device: torch.device, code: str
+) -> list[Figures]:
     """Validation figures of a method's settings; kept in their folders as long as nothing that they rest on changes.
 
     Args:
         places: a run for each folder in which its ``validation.json`` lies.
         base: what the runs rest on.
         data: the log, users A.
+        device: where to work.
+        code: digest of the code that evaluates, which goes into every key.
 
     Returns:
-        The metrics of `MEASURED`, a dictionary a run; the true value only where the truth is known.
+        The metrics of `MEASURED`, a dictionary for each run; the true value only where the truth is known.
     """
     digests = base.digests()
-    keys = {place: run.key(digests, data) for place, run in places.items()}
+    keys = {place: run.key(digests, data, code) for place, run in places.items()}
     stale = [place for place in places if _read(place).get("key") != keys[place]]
     if stale:
-        nets = LoadedNetworks(base, data)
+        nets = LoadedNetworks(base, data, device)
         policies = {str(place): nets.policy(places[place]) for place in stale}
         scorers = replace(nets.scorers(), rewards={"select_judge@10": nets.rewards["select_judge@10"]})
-        frames = evaluate(policies, scorers, data, "validation")
+        frames = evaluate(policies, scorers, data, "validation", device)
         for place in stale:
-            place.mkdir(parents=True, exist_ok=True)
             write_json(place / FILE, {"key": keys[place], "figures": measured(frames[str(place)])})
     return [_read(place)["figures"] for place in places]
 
@@ -70,7 +77,7 @@ def choose(trials: Sequence[Figures], baseline: float, kept: float = KEPT) -> in
 
     Args:
         trials: validation figures of each setting.
-        baseline: ``all/ndcg@10`` of the better of `start` and `bc`, on validation.
+        baseline: ``all/ndcg@10`` of the better baseline, on validation.
         kept: the share of it that is enough.
     """
     enough = [place for place, figures in enumerate(trials) if figures[ALL] >= kept * baseline]

@@ -1,4 +1,4 @@
-"""The report's section on the reward models: their verdicts, their rivals, and where they err."""
+"""The report's section on the reward models: their verdicts, the averages they have to beat, and where they err."""
 
 from __future__ import annotations
 
@@ -23,8 +23,6 @@ NAMES = {
     "ridge": "user + item, ridge",
     "factors": "matrix factorisation",
 }
-
-
 JUDGES = {"judge_select": "judges that select", "judge_report": "judges that report"}
 
 
@@ -36,16 +34,40 @@ def section(trust: Mapping[str, Reports]) -> dict[str, Any]:
     Args:
         trust: the reports by stage and seed.
     """
-    reports, judges = trust["reward"], {label: trust[stage] for stage, label in JUDGES.items()}
+    reports = trust["reward"]
+    parts = [_judged(report) for report in reports.values()]
+    rows = [(label, parts, name) for name, label in NAMES.items()]
+    rows += [(label, [_judged(report) for report in trust[stage].values()], "model") for stage, label in JUDGES.items()]
+    calibration = {seed: part["calibration"]["bins"] for seed, part in zip(reports, parts, strict=True)}
+    spread = {seed: part["spread"]["bins"] for seed, part in zip(reports, parts, strict=True) if part["spread"]}
+    drawn = [
+        _lines(calibration, "predicted", "observed", "predictions in tenths", diagonal=True),
+        _lines(spread, "spread", "rmse", "is it right to be unsure?"),
+    ]
     return {
         "seeds": list(reports),
-        "verdicts": list(_verdicts(reports)),
+        "verdicts": verdicts(reports),
         "columns": FIGURES,
-        "table": [*_table(reports), *(_judge(label, each) for label, each in judges.items() if each)],
-        "follows": list(_follows(reports)),
-        "groups": list(_groups(reports)),
-        "plots": [plot for plot in (_calibration(reports), _spread(reports)) if plot],
+        "table": [
+            (label, [_cell([part["table"][name][figure] for part in each]) for figure in FIGURES])
+            for label, each, name in rows
+            if each
+        ],
+        "follows": (
+            ["what follows", *(f"seed {seed}" for seed in reports)],
+            [[name, *values] for name, values in _follows(list(reports.values())).items()],
+        ),
+        "groups": list(_groups(parts[0])) if parts else [],
+        "plots": [plot for plot in drawn if plot],
     }
+
+
+def verdicts(reports: Reports) -> list[tuple[list[str], str, str]]:
+    """Seeds, their verdict, and what it implies."""
+    said: dict[tuple[str, str], list[str]] = {}
+    for seed, report in reports.items():
+        said.setdefault((report["verdict"].replace("_", " "), report["implication"]), []).append(seed)
+    return [(seeds, verdict, implication) for (verdict, implication), seeds in said.items()]
 
 
 def _judged(report: dict[str, Any]) -> dict[str, Any]:
@@ -53,93 +75,48 @@ def _judged(report: dict[str, Any]) -> dict[str, Any]:
     return report[report["judged_on"]]
 
 
-def _verdicts(reports: Reports) -> Iterator[tuple[list[str], str, str]]:
-    """Seeds, their verdict, and what it implies."""
-    said: dict[tuple[str, str], list[str]] = {}
-    for seed, report in reports.items():
-        said.setdefault((report["verdict"].replace("_", " "), report["implication"]), []).append(seed)
-    for (verdict, implication), seeds in said.items():
-        yield seeds, verdict, implication
-
-
-def _table(reports: Reports) -> Iterator[tuple[str, list[tuple[str, str]]]]:
-    """A row a predictor: figure and interval."""
-    parts = [_judged(report) for report in reports.values()]
-    for name, label in NAMES.items() if parts else ():
-        yield label, [_cell([part["table"][name][figure] for part in parts]) for figure in FIGURES]
-
-
-def _judge(label: str, reports: Reports) -> tuple[str, list[tuple[str, str]]]:
-    """The same row of a judge, on its own users."""
-    rows = [_judged(report)["table"]["model"] for report in reports.values()]
-    return label, [_cell([row[figure] for row in rows]) for figure in FIGURES]
-
-
 def _cell(estimates: list[list[float | None]]) -> tuple[str, str]:
+    """A figure and its interval."""
     if any(value is None for estimate in estimates for value in estimate):
         return "–", ""
     value, low, high = np.mean(np.array(estimates, dtype=float), axis=0)
     return f"{value:.3f}", f"{low:.3f} – {high:.3f}"
 
 
-def _follows(reports: Reports) -> Iterator[tuple[str, list[str]]]:
-    """What follows from the verdict, a column a seed."""
+def _follows(reports: list[dict[str, Any]]) -> dict[str, list[str]]:
+    """What follows from the verdict, a column for each seed."""
     kinds = {"repeats": "repeated events", "floor": "at most"}
-    noise = [report["noise"] for report in reports.values()]
-    yield "reliability (R2, at least 0)", [f"{report['reliability']:.3f}" for report in reports.values()]
-    yield (
-        "temperature of A-SFT, in sd of the reward",
-        [f"{r['recommended']['temperature']:g} (ESS {r['recommended']['ess']:.0%})" for r in reports.values()],
-    )
-    yield "noise of a reward", [f"{one['sd']:.3f} ({kinds[one['source']]})" for one in noise]
-    yield "λ of the published bound", [f"{report['theory']['lambda']:.1f}" for report in reports.values()]
-    calibration = [_judged(report)["calibration"] for report in reports.values()]
-    yield "calibration error, in the reward's unit", [f"{one['error']:.3f}" for one in calibration]
+    noise, advised = [report["noise"] for report in reports], [report["recommended"] for report in reports]
+    errors = [_judged(report)["calibration"]["error"] for report in reports]
+    return {
+        "reliability (R2, at least 0)": [f"{report['reliability']:.3f}" for report in reports],
+        "recommended temperature, in sd of the reward": [f"{a['temperature']:g} (ESS {a['ess']:.0%})" for a in advised],
+        "noise of a reward": [f"{one['sd']:.3f} ({kinds[one['source']]})" for one in noise],
+        "λ of the published bound": [f"{report['theory']['lambda']:.1f}" for report in reports],
+        "calibration error, in the reward's unit": [f"{error:.3f}" for error in errors],
+    }
 
 
-def _groups(reports: Reports) -> Iterator[tuple[str, str, str, str, str, str]]:
-    """Of the first seed: kind of group, group, events, RMSE, that of the best average, difference and interval."""
-    for report in list(reports.values())[:1]:
-        part = _judged(report)
-        for kind, rows in part["by"].items():
-            for row in rows:
-                figure, interval = _cell([row["difference"]])
-                rmse, other = row["rmse"], row[f"rmse_{part['best_average']}"]
-                yield (
-                    kind,
-                    str(row["group"]),
-                    f"{row['events']:,}",
-                    f"{rmse:.3f}",
-                    f"{other:.3f}",
-                    f"{figure} ({interval})",
-                )
+def _groups(part: dict[str, Any]) -> Iterator[list[str]]:
+    """Kind of group, group, events, RMSE, that of the best average, difference and interval."""
+    for kind, rows in part["by"].items():
+        for row in rows:
+            errors = [f"{row[name]:.3f}" for name in ("rmse", f"rmse_{part['best_average']}")]
+            difference, interval = _cell([row["difference"]])
+            yield [kind, str(row["group"]), f"{row['events']:,}", *errors, f"{difference} ({interval})"]
 
 
-def _calibration(reports: Reports) -> Markup | None:
-    bins = {seed: _judged(report)["calibration"]["bins"] for seed, report in reports.items()}
+def _lines(
+    bins: Mapping[str, list[dict[str, float]]], x: str, y: str, title: str, diagonal: bool = False
+) -> Markup | None:
+    """A line for each seed; None without any."""
 
     def draw(figure: Figure, axes: Axes) -> None:
-        plots.diagonal(axes, cross=False)
-        _lines(axes, bins, "predicted", "observed", "predictions in tenths")
+        if diagonal:
+            plots.diagonal(axes)
+        for rows in bins.values():
+            points = [row[x] for row in rows], [row[y] for row in rows]
+            axes.plot(*points, "o-", color=plots.ACCENT, markeredgecolor=plots.CARD, markersize=5, lw=1, alpha=0.8)
+        plots.finish(axes, title, x, y)
 
-    return plots.drawn("predicted and observed rewards", 3.2, draw) if bins else None
-
-
-def _spread(reports: Reports) -> Markup | None:
-    spreads = {seed: _judged(report)["spread"] for seed, report in reports.items()}
-    bins = {seed: spread["bins"] for seed, spread in spreads.items() if spread}
-
-    def draw(figure: Figure, axes: Axes) -> None:
-        _lines(axes, bins, "spread", "rmse", "is it right to be unsure?")
-
-    return plots.drawn("the members' spread and the error", 3.2, draw) if bins else None
-
-
-def _lines(axes: Axes, bins: Mapping[str, list[dict[str, float]]], x: str, y: str, title: str) -> None:
-    for rows in bins.values():
-        points = [row[x] for row in rows], [row[y] for row in rows]
-        axes.plot(*points, "o-", color=plots.ACCENT, markeredgecolor=plots.CARD, markersize=5, linewidth=1, alpha=0.8)
-    axes.grid()
-    axes.set_title(title)
-    axes.set_xlabel(x)
-    axes.set_ylabel(y)
+    return plots.drawn(f"{title}: {y} by {x}", 3.2, draw) if bins else None

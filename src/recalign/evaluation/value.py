@@ -1,10 +1,11 @@
-"""The value of a policy: what it shows to real histories, scored by judges, the training reward model and the truth."""
+"""Value a policy: score what it shows to real histories by judges, the training reward model and the truth."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -41,22 +42,24 @@ class Scorers:
 
 @torch.no_grad()
 def evaluate(
-    policies: Mapping[str, Policy], scorers: Scorers, data: EventDataModule, part: Part
+    policies: Mapping[str, Policy], scorers: Scorers, data: EventDataModule, part: Part, device: torch.device
 ) -> dict[str, pl.DataFrame]:
     """Run policies over the targets of users A.
 
     Args:
         policies: by method.
         scorers: what values them.
-        data: the log; its trainer, if it has one, says where.
+        data: the log.
         part: ``validation`` or ``test``.
+        device: where to work; all networks are moved there.
 
     Returns:
-        A frame a method, a row a target event: ``user, event, rank`` (0: a miss, the item was not in training),
-        ``cold, high, trajectory`` and the figures of the policy at that history: the scorers' mean over the ten
-        unseen items shown, ``true@10`` and ``true`` (expected true reward under the policy over unseen items) where
-        the truth is known, ``kl`` (to the start), ``entropy``, ``popularity@10`` (mean popularity percentile of the
-        items shown), and ``shown``, the ten items. What is said of items shown is null where the user had met them all.
+        A frame for each method, with a row for each target event. Columns: ``user, event, rank`` (0: a miss, the item
+        was not in training), ``cold, high, trajectory`` and the figures of the policy at that history: the scorers'
+        mean over the ten unseen items shown; where the truth is known, ``true@10`` and ``true`` (expected true reward
+        under the policy over unseen items); ``kl`` (to the start), ``entropy``, ``popularity@10`` (mean popularity
+        percentile of the items shown); and ``shown``, the ten items. Figures of items shown are null where the user had
+        met every item.
 
     Raises:
         InputError: users A have nothing to evaluate on in this part.
@@ -65,7 +68,7 @@ def evaluate(
     collected: dict[str, list[dict[str, np.ndarray]]] = {name: [] for name in policies}
     nets: list[nn.Module] = [*policies.values(), scorers.start, *scorers.rewards.values()]
     for net in nets:
-        net.eval().to(data.device)
+        net.eval().to(device)
     windows = data.windows(part, "A")
     if not len(windows):
         raise InputError(
@@ -74,20 +77,19 @@ def evaluate(
             remedy="choose another split, a larger data.share_a, or a log with more users",
         )
     console = Console(stderr=True)
-    batches = data.loader(windows)
-    hidden = not console.is_terminal
+    batches, hidden = data.loader(windows), not console.is_terminal
     for read in track(batches, f"evaluating, {part}", console=console, transient=True, disable=hidden):
-        batch = read.to(data.device)
+        batch = read.to(device)
         rewards = {name: (judge, judge.states(batch)) for name, judge in scorers.rewards.items()}
-        start_T = scorers.start.encode(batch)
+        start, user_T = scorers.start.encode(batch), batch.user_B[batch.row_T]
+        events = {"user": user_T, "event": batch.event_T, "cold": batch.target_T == 0, "high": batch.high_T}
         for name, policy in policies.items():
-            state_T = policy.encode(batch)
-            row = _events(batch) | _distribution(policy, state_T, batch, scorers, start_T)
-            row["rank"] = policy.ranks(state_T, batch.target_T, batch.seen_N)
-            shown = policy.top_k(state_T, SHOWN, batch.seen_N)[1]
+            state = policy.encode(batch)
+            row = events | _distribution(policy, state, batch, scorers, start)
+            row["rank"] = policy.ranks(state, batch.target_T, batch.seen_N)
+            row["shown"] = shown = policy.top_k(state, SHOWN, batch.seen_N)[1]
             for figure, (judge, states) in rewards.items():
                 row[figure] = _mean_shown(judge.predict(states, shown.clamp(min=1)), shown)
-            row["shown"] = shown
             row = {k: v.cpu() for k, v in row.items()}
             column_TK = (row["shown"] - 1).clamp(min=0)
             row["popularity@10"] = _mean_shown(popularity_V[column_TK], row["shown"])
@@ -101,21 +103,14 @@ def evaluate(
     return frames
 
 
-def _events(batch: Batch) -> dict[str, Tensor]:
-    user_T = batch.user_B[batch.row_T]
-    return {"user": user_T, "event": batch.event_T, "cold": batch.target_T == 0, "high": batch.high_T}
-
-
-def _distribution(
-    policy: Policy, state_T: Tensor, batch: Batch, scorers: Scorers, start_T: Tensor
-) -> dict[str, Tensor]:
-    """KL, entropy and expected true reward, in stretches of states so that users x items is never held."""
+def _distribution(policy: Policy, state: Any, batch: Batch, scorers: Scorers, start: Any) -> dict[str, Tensor]:
+    """KL, entropy and expected true reward, a few states at a time so that users x items is never held."""
     columns: dict[str, list[Tensor]] = {"kl": [], "entropy": []}
     assert batch.seen_N is not None
     rows = rows_at_once(policy.num_items)
-    for first in range(0, len(state_T), rows):
+    for first in range(0, len(state), rows):
         part = slice(first, first + rows)
-        logp_TV, start_TV = policy.log_probs(state_T[part]), scorers.start.log_probs(start_T[part])
+        logp_TV, start_TV = policy.log_probs(state[part]), scorers.start.log_probs(start[part])
         p_TV = logp_TV.exp()
         columns["kl"].append((p_TV * (logp_TV - start_TV)).sum(dim=1))
         columns["entropy"].append(-(p_TV * logp_TV).sum(dim=1))
@@ -126,7 +121,7 @@ def _distribution(
 
 
 def over_unseen(logp_TV: Tensor, seen_N: Tensor, first: int = 0) -> Tensor:
-    """A policy's probabilities of the items that a user had not met, adding up to 1 if there are any; 0 of the others.
+    """A policy's probabilities renormalised over the items that a user had not met; 0 for all others.
 
     Args:
         logp_TV: log-probabilities, of the states from number `first` on.
@@ -153,7 +148,7 @@ def _popularity(sequences: Sequences) -> Tensor:
 
 
 def _trajectories(sequences: Sequences, part: Part) -> pl.DataFrame:
-    """Users of A by whether their mean reward in the part is above the median of such means."""
+    """Users of A, and whether their mean reward in the part is above the median of such means."""
     chosen = pl.Series(sequences.users_in("A")).gather(sequences.frame["user"])
     means = (
         sequences.frame.filter(chosen & (pl.col("split") == PARTS[part]))
@@ -165,16 +160,13 @@ def _trajectories(sequences: Sequences, part: Part) -> pl.DataFrame:
 
 
 def _frame(rows: list[dict[str, np.ndarray]], above: pl.DataFrame) -> pl.DataFrame:
-    shown = np.concatenate([r.pop("shown") for r in rows])
-    columns = {name: np.concatenate([r[name] for r in rows]) for name in rows[0]}
-    ids = {"user", "event", "rank"}
-    frame = pl.DataFrame(columns).with_columns(
-        *[pl.col(c).cast(pl.UInt32) for c in ids],
-        *[pl.col(c).cast(pl.Float64) for c in columns if c not in ids | {"cold", "high"}],
-    )
-    of_shown = [c for c in columns if c not in ids | {"cold", "high", "kl", "entropy"}]
+    columns = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+    shown, ids, flags = columns.pop("shown"), {"user", "event", "rank"}, {"cold", "high"}
+    types = {name: pl.UInt32 if name in ids else pl.Float64 for name in columns.keys() - flags}
+    of_shown = columns.keys() - ids - flags - {"kl", "entropy"}
     some = pl.lit(pl.Series((shown > 0).any(axis=1)))
-    frame = frame.with_columns(*[pl.when(some).then(c).alias(c) for c in of_shown])
+    frame = pl.DataFrame(columns).cast(types)  # type: ignore[arg-type]
+    frame = frame.with_columns(*[pl.when(some).then(name).alias(name) for name in of_shown])
     frame = frame.with_columns(pl.Series("shown", shown.astype(np.uint32)))
     return frame.join(above, on="user", how="left", maintain_order="left").sort("event")
 

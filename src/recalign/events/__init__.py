@@ -2,7 +2,20 @@
 
 from recalign.events.audit import audit, render
 from recalign.events.expression import evaluate
-from recalign.events.log import Log, data_root
+from recalign.events.log import Log, Titles, data_root
 from recalign.events.table import EventTable, Report, fingerprint, load_events
+from recalign.events.titles import read_titles
 
-__all__ = ["EventTable", "Log", "Report", "audit", "data_root", "evaluate", "fingerprint", "load_events", "render"]
+__all__ = [
+    "EventTable",
+    "Log",
+    "Report",
+    "Titles",
+    "audit",
+    "data_root",
+    "evaluate",
+    "fingerprint",
+    "load_events",
+    "read_titles",
+    "render",
+]

@@ -1,4 +1,4 @@
-"""The figures of ``recalign check`` that need no split: what a log holds, and what in it could mislead."""
+"""The figures of ``recalign check`` that need no split."""
 
 from datetime import UTC, datetime
 
@@ -10,24 +10,22 @@ Value = int | float | str
 Section = dict[str, Value]
 """Figures by name, in the order in which they are shown."""
 
-QUANTILES = {"least": 0.0, "10 %": 0.1, "25 %": 0.25, "median": 0.5, "75 %": 0.75, "90 %": 0.9, "most": 1.0}
+QUANTILES = {"min": 0.0, "10 %": 0.1, "25 %": 0.25, "median": 0.5, "75 %": 0.75, "90 %": 0.9, "max": 1.0}
 BINS = 10
 
 
 def audit(table: EventTable) -> dict[str, Section]:
-    """Figures of a log by section; whoever knows more (a split, say) adds sections to the dict.
-
-    Args:
-        table: the checked events.
-    """
+    """Figures of a checked log, by section."""
     frame = table.frame
     sections: dict[str, Section] = {
         "log": _log(table),
-        "rows set apart": {f"{note.reason}: {note.rows}": note.count for note in table.report.notes},
-        "nulls": {column.name: column.null_count() for column in frame if column.null_count()},
-        "repetition": _repetition(table),
-        "events a user": _quantiles(frame, "user"),
-        "events an item": _quantiles(frame, "item"),
+        "rows left out, or without a reward": {
+            f"{note.reason}: {note.rows}": note.count for note in table.report.notes
+        },
+        "nulls by column": {column.name: column.null_count() for column in frame if column.null_count()},
+        "repeated items and times": _repetition(table),
+        "events per user": _quantiles(frame, "user"),
+        "events per item": _quantiles(frame, "item"),
     }
     rewards = frame["reward"].drop_nulls()
     if len(rewards):
@@ -37,7 +35,7 @@ def audit(table: EventTable) -> dict[str, Section]:
 
 
 def render(sections: dict[str, Section]) -> str:
-    """Sections as text: a heading each, then figures in a column."""
+    """Sections as text: a heading, then figures in a column."""
     shown = {title: {name: _shown(value) for name, value in rows.items()} for title, rows in sections.items() if rows}
     width = max(len(value) for rows in shown.values() for value in rows.values())
     parts = [
@@ -48,17 +46,17 @@ def render(sections: dict[str, Section]) -> str:
 
 
 def gap_auc(frame: pl.DataFrame) -> float | None:
-    """How well a high reward can be read off the time between a user's events: a leak that a model would use.
+    """How well the time between a user's events predicts a high reward: a leak that a model would use.
 
     A reward is high above the median, or from the median on, whichever makes the more equal halves. The score is the
-    time since the user's event before, until the one after, or how far these differ (not at all, where somebody filled
-    moments in between their neighbours): whichever tells most, in whichever direction.
+    time since the user's previous event, the time until the next one, or their difference (0 for times that were
+    interpolated), in either direction: the best of these.
 
     Args:
         frame: events in order, with ``user``, ``timestamp`` and ``reward``.
 
     Returns:
-        AUC from 0.5 (tells nothing) to 1; null where all rewards are alike or no user has two events.
+        AUC from 0.5 (no leak) to 1; null where all rewards are equal or no user has two events.
     """
     step = pl.col("timestamp").diff()
     same = pl.col("user") == pl.col("user").shift()
@@ -87,7 +85,7 @@ def auc(scored: pl.DataFrame) -> float | None:
 
 
 def histogram(values: pl.Series) -> Section:
-    """Counts by value where there are few, else in equal bins from the least to the greatest."""
+    """Counts by value where there are few values, else in equal bins from the smallest to the largest."""
     counts = values.value_counts().sort(values.name)
     if counts.height <= BINS:
         return {f"{value:g}": count for value, count in counts.iter_rows()}
@@ -109,22 +107,22 @@ def _log(table: EventTable) -> Section:
     }
     if table.has_time:
         rows["first event"], rows["last event"] = (
-            f"{datetime.fromtimestamp(moment, UTC):%Y-%m-%d %H:%M:%S} UTC"
-            for moment in frame.select(first=pl.min("timestamp"), last=pl.max("timestamp")).row(0)
+            f"{datetime.fromtimestamp(second, UTC):%Y-%m-%d %H:%M:%S} UTC"
+            for second in frame.select(first=pl.min("timestamp"), last=pl.max("timestamp")).row(0)
         )
     return rows
 
 
 def _repetition(table: EventTable) -> Section:
     frame = table.frame
-    rows: Section = {"events whose user had the item before": frame.height - _pairs(frame)}
+    rows: Section = {"events on an item that the user had before": frame.height - _pairs(frame)}
     if table.has_time:
         here = (pl.col("user") == pl.col("user").shift()) & (pl.col("timestamp") == pl.col("timestamp").shift())
         tied = here.fill_null(False) | here.shift(-1).fill_null(False)
-        rows["duplicates (same user, item, moment)"] = (
+        rows["duplicates (same user, item and time)"] = (
             frame.height - frame.select(pl.struct("user", "item", "timestamp").n_unique()).item()
         )
-        rows["ties: share of events at the moment of another of their user"] = frame.select(tied.mean()).item()
+        rows["ties: share of events at the same time as another of the user"] = frame.select(tied.mean()).item()
     return rows
 
 
@@ -137,7 +135,7 @@ def _reward(table: EventTable) -> Section:
     }
     area = gap_auc(table.frame) if table.has_time else None
     if area is not None:
-        rows["AUC of a high reward by the time between events (0.5: it does not leak there)"] = area
+        rows["AUC of a high reward by the time between events (0.5: no leak)"] = area
     return rows
 
 

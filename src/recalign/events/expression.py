@@ -1,4 +1,4 @@
-"""Polars SQL over the columns of a log, one value a row, with a rule for nulls that cannot be tripped over.
+"""Polars SQL over the columns of a log, one value per row, with a strict rule for nulls.
 
 Polars SQL's ``least`` and ``greatest`` skip nulls (and NaN): in ``least(play / duration, 1.0)`` a missing play time
 would become the best reward there is. Here a value is null as soon as anything that it is made of is null, unless the
@@ -10,42 +10,40 @@ from collections.abc import Callable
 import polars as pl
 
 from recalign.errors import InputError
-from recalign.events.messages import Rows, nearest
+from recalign.events.messages import SourceRows, did_you_mean
 
 SAMPLE = 1000
-"""Rows on which an expression is computed again, without the others, to see that it reads its own row only."""
+"""Rows on which an expression is computed again, without the others, to check that it reads its own row only."""
 
 
-def evaluate(frame: pl.DataFrame, expression: str, key: str) -> pl.Series:
+def evaluate(frame: pl.DataFrame, expression: str, key: str, rows: SourceRows | None = None) -> pl.Series:
     """Compute an expression on every row.
 
     A row's value is null where a column that the expression reads is null, or where an argument of a ``least`` or
-    ``greatest`` is (``nullif`` makes such nulls). What stands in ``coalesce(a, b, ...)`` is exempt: it is the first
-    argument that is not null, each argument under the same rule.
+    ``greatest`` is (``nullif`` makes such nulls). ``coalesce(a, b, ...)`` is exempt: it is the first argument that is
+    not null, each argument under the same rule.
 
     Args:
-        frame: the rows; its column ``row``, where there is one, names them in errors.
+        frame: the rows.
         expression: Polars SQL over the frame's columns.
-        key: the setting that the expression stands in, for errors: ``data.reward``.
+        key: the setting that holds the expression, for errors: ``data.reward``.
+        rows: where the rows come from, for errors; null: the column ``row`` numbers them, if there is one.
 
     Returns:
-        A series of any type, a value a row; never NaN or infinite.
+        A series of any type, one value per row, never NaN or infinite.
 
     Raises:
         InputError: the expression does not parse, reads an unknown column or other rows than its own (``avg``,
             windows), cannot be computed, reads a NaN, or gives NaN or an infinite value.
     """
-    number = frame["row"] if "row" in frame.columns else pl.int_range(1, frame.height + 1, eager=True)
-    return compute(frame, expression, key, Rows(number))
-
-
-def compute(frame: pl.DataFrame, expression: str, key: str, rows: Rows) -> pl.Series:
-    """`evaluate`, with the rows' places in their files."""
+    if rows is None:
+        known = "row" in frame.columns
+        rows = SourceRows(frame["row"] if known else pl.int_range(1, frame.height + 1, eager=True))
     parsed = parse(frame, expression, key)
     for name in set(parsed.meta.root_names()):
         if frame.schema[name].is_float() and frame[name].is_nan().any():
             raise InputError(
-                f"{expression!r} reads the column {name}, which is NaN in {rows.name(frame[name].is_nan())}",
+                f"{expression!r} reads the column {name}, which is NaN in {rows.describe(frame[name].is_nan())}",
                 where=key,
                 remedy="leave the field empty (null) where a value is missing, or leave the rows out by data.log.where",
             )
@@ -53,15 +51,15 @@ def compute(frame: pl.DataFrame, expression: str, key: str, rows: Rows) -> pl.Se
     if values.dtype.is_float() and not values.is_finite().all():
         bad = ~values.is_finite().fill_null(True)
         raise InputError(
-            f"{expression!r} gives {values.filter(bad)[0]} in {rows.name(bad)}",
+            f"{expression!r} gives {values.filter(bad)[0]} in {rows.describe(bad)}",
             where=key,
             remedy="guard divisions, as in a / nullif(b, 0) for a null there, or a / greatest(b, 1)",
         )
     return values
 
 
-def condition(frame: pl.DataFrame, expression: str, key: str, rows: Rows) -> pl.Series:
-    """Whether each row meets a condition, nulls as in SQL's WHERE: what is not known to be true does not count."""
+def condition(frame: pl.DataFrame, expression: str, key: str, rows: SourceRows) -> pl.Series:
+    """Whether each row meets a condition; as in SQL's WHERE, null counts as false."""
     values = run(frame, parse(frame, expression, key), expression, key, rows)
     if values.dtype != pl.Boolean:
         raise InputError(f"{expression!r} gives {values.dtype}, not true or false", where=key, remedy="compare: a > 0")
@@ -69,12 +67,12 @@ def condition(frame: pl.DataFrame, expression: str, key: str, rows: Rows) -> pl.
 
 
 def parse(frame: pl.DataFrame, expression: str, key: str) -> pl.Expr:
-    """The expression, all of whose columns are in the frame."""
+    """Parse an expression, and check that the frame has all columns that it reads."""
     try:
         parsed = pl.sql_expr(expression).meta.undo_aliases()
     except pl.exceptions.PolarsError as error:
         raise InputError(
-            f"{expression!r} is no Polars SQL expression: {error}",
+            f"{expression!r} is not a Polars SQL expression: {error}",
             where=key,
             remedy="write one expression over the log's columns, such as least(seconds / 60, 1.0)",
         ) from error
@@ -83,13 +81,13 @@ def parse(frame: pl.DataFrame, expression: str, key: str) -> pl.Expr:
             raise InputError(
                 f"{expression!r} reads a column {name!r} that the log does not have",
                 where=key,
-                remedy=nearest(name, frame.columns) + " Text stands in 'single quotes'.",
+                remedy=did_you_mean(name, frame.columns) + " Text stands in 'single quotes'.",
             )
     return parsed
 
 
-def run(frame: pl.DataFrame, parsed: pl.Expr, expression: str, key: str, rows: Rows) -> pl.Series:
-    """The values of a parsed expression, which depend on their own row alone."""
+def run(frame: pl.DataFrame, parsed: pl.Expr, expression: str, key: str, rows: SourceRows) -> pl.Series:
+    """Compute a parsed expression, and check that each value depends on its own row alone."""
     named = parsed.alias("value")
     step = max(2, frame.height // SAMPLE)
     try:
@@ -122,7 +120,7 @@ def null_safe(expr: pl.Expr, key: str) -> pl.Expr:
 
 
 def _needed(expr: pl.Expr, key: str) -> list[pl.Expr]:
-    """The parts of an expression, none of which may be null."""
+    """The parts of an expression that must not be null."""
     parts = _parts(expr)
     if _is(expr, pl.coalesce, parts):
         if any(_skips_nulls(part) for part in parts):
@@ -157,14 +155,18 @@ def _is(expr: pl.Expr, function: Callable[..., pl.Expr], parts: list[pl.Expr]) -
     return bool(parts) and expr.meta.eq(function(*parts))
 
 
-def _types(frame: pl.DataFrame, parsed: pl.Expr, rows: Rows) -> str:
-    """What the columns hold that an expression reads, with the first value that is text among numbers."""
+def _types(frame: pl.DataFrame, parsed: pl.Expr, rows: SourceRows) -> str:
+    """The types of the columns that an expression reads, in words."""
     return "".join(f"; {name} holds {kind_of(frame[name], rows)}" for name in dict.fromkeys(parsed.meta.root_names()))
 
 
-def kind_of(column: pl.Series, rows: Rows) -> str:
-    """The type of a column in words; of text, the first value that keeps it from being numbers."""
+def kind_of(column: pl.Series, rows: SourceRows) -> str:
+    """The type of a column in words; of text, with the first value that is not a number."""
     if column.dtype != pl.String:
         return str(column.dtype)
     text = column.is_not_null() & column.cast(pl.Float64, strict=False).is_null()
-    return f"text, such as {column.filter(text)[0]!r} in {rows.name(text)}" if text.any() else "numbers written as text"
+    return (
+        f"text, such as {column.filter(text)[0]!r} in {rows.describe(text)}"
+        if text.any()
+        else "numbers written as text"
+    )

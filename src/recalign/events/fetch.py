@@ -1,19 +1,18 @@
-"""ML-100K, from wherever it can be had."""
+"""Get ML-100K from its publisher, or else from a wheel that carries it."""
 
 import hashlib
 import http.client
-import os
 import subprocess
 import sys
 import tempfile
 import urllib.request
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
 
 from recalign.errors import InputError
+from recalign.files import replacing
 
 DOWNLOADS = Path("data/downloads")
 """Where downloads are kept, apart from a user's own data root."""
@@ -24,7 +23,7 @@ TIMEOUT = 10
 """Seconds without an answer after which the publisher counts as out of reach."""
 
 WHEEL = "recbole==1.2.1"
-WHEEL_MEMBER = "recbole/dataset_example/ml-100k/ml-100k.inter"
+WHEEL_MEMBER = "recbole/dataset_example/ml-100k/ml-100k"
 SIZE = (100_000, 943, 1_682)
 """Ratings, users, items."""
 
@@ -37,67 +36,69 @@ FAILURES = (
 
 
 def ml_100k(downloads: Path = DOWNLOADS) -> Path:
-    """A folder that serves as data root for ML-100K: ``ml-100k.zip`` or ``ml-100k/u.data`` lies in it.
+    """Return a data root that holds ``ml-100k.zip``, or ``ml-100k/u.data`` and ``ml-100k/u.item``.
 
-    An earlier download is taken as it is; else the publisher's zip is downloaded, else the wheel of recbole 1.2.1,
-    which carries the same ratings.
+    An earlier download is used again. Else the publisher's zip is downloaded, else the wheel of recbole 1.2.1, which
+    carries the same ratings and titles.
 
     Raises:
         InputError: none of them can be had.
     """
-    archive, table = downloads / "ml-100k.zip", downloads / "ml-100k" / "u.data"
-    if archive.is_file() or table.is_file():
+    archive, folder = downloads / "ml-100k.zip", downloads / "ml-100k"
+    if archive.is_file() or all((folder / name).is_file() for name in ("u.data", "u.item")):
         return downloads
-    refused = []
-    for name, get, target in (("its publisher", _publisher, archive), (f"the wheel of {WHEEL}", _wheel, table)):
+    failed = []
+    for name, get, target in (("its publisher", _publisher, downloads), (f"the wheel of {WHEEL}", _wheel, folder)):
         print(f"ML-100K is not under the data root; getting it from {name} into {downloads}", file=sys.stderr)
         try:
-            _keep(target, get)
+            for file, content in get().items():
+                with replacing(target / file) as temporary:
+                    temporary.write_bytes(content)
         except FAILURES as error:
-            refused.append(f"{name}: {_why(error)}")
+            failed.append(f"{name}: {_reason(error)}")
         else:
             return downloads
     raise InputError(
-        f"ML-100K is neither here nor to be had ({'; '.join(refused)})",
+        f"ML-100K is not under the data root and cannot be downloaded ({'; '.join(failed)})",
         where="data.log.files",
-        remedy=f"download {URL} elsewhere and put it, or the u.data in it, under the data root: data/ml-100k/u.data",
+        remedy=f"download {URL} elsewhere and put it, or what it holds, under the data root: data/ml-100k/u.data",
     )
 
 
-def _publisher() -> bytes:
+def _publisher() -> dict[str, bytes]:
     """The publisher's zip."""
     with urllib.request.urlopen(URL, timeout=TIMEOUT) as answer:
         data: bytes = answer.read()
     if hashlib.md5(data, usedforsecurity=False).hexdigest() != MD5:
         raise ValueError(f"what came is not the file whose MD5 is {MD5}")
-    return data
+    return {"ml-100k.zip": data}
 
 
-def _wheel() -> bytes:
-    """``u.data`` out of the recbole wheel, of which nothing is installed or imported."""
+def _wheel() -> dict[str, bytes]:
+    """Ratings and titles out of the recbole wheel, of which nothing is installed or imported."""
     with tempfile.TemporaryDirectory() as folder:
         pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--retries=1"]
         options = ["--no-deps", "--only-binary=:all:", "--timeout", str(TIMEOUT), "--dest", folder, WHEEL]
         subprocess.run([*pip, *options], check=True, capture_output=True, text=True)
         (wheel,) = Path(folder).glob("*.whl")
         with zipfile.ZipFile(wheel) as opened:
-            ratings = pl.read_csv(opened.read(WHEEL_MEMBER), separator="\t")
+            ratings, films = (
+                pl.read_csv(
+                    opened.read(f"{WHEEL_MEMBER}.{kind}"), separator="\t", quote_char=None, infer_schema_length=0
+                )
+                for kind in ("inter", "item")
+            )
     ratings = ratings.cast(pl.Int64)
     size = (ratings.height, *(ratings[name].n_unique() for name in ratings.columns[:2]))
     if size != SIZE:
         raise ValueError(f"what came holds {size} ratings, users and items, not {SIZE}")
-    return ratings.write_csv(separator="\t", include_header=False).encode()
+    layout = pl.format("{}|{} ({})" + "|" * 22, *films.columns[:3])  # the 24 fields of u.item, all but two empty
+    return {
+        "u.data": ratings.write_csv(separator="\t", include_header=False).encode(),
+        "u.item": "\n".join(films.select(layout).to_series()).encode("latin-1", "replace"),
+    }
 
 
-def _keep(target: Path, get: Callable[[], bytes]) -> None:
-    """Write a file under another name first, so that a broken download is never taken for a whole one."""
-    data = get()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f"{target.name}.{os.getpid()}.part")
-    part.write_bytes(data)
-    part.replace(target)
-
-
-def _why(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     text = error.stderr if isinstance(error, subprocess.CalledProcessError) else str(error)
     return (text.strip().splitlines() or [type(error).__name__])[-1]

@@ -1,4 +1,4 @@
-"""What a log's YAML says about it: where it lies and what its columns mean."""
+"""What a log's YAML says about it: its files and what their columns mean."""
 
 import os
 from dataclasses import dataclass, field
@@ -10,41 +10,63 @@ from recalign.errors import InputError
 TimeUnit = Literal["s", "ms", "us", "datetime"]
 
 OWN_COLUMNS = ("user", "item", "timestamp", "row", "reward")
-"""The event table's own columns; a raw column of such a name can be read by the log's expressions, but is not kept."""
+"""The event table's own columns. Expressions can read raw columns of these names, but the table does not keep them."""
+
+EXPOSURE_COLUMNS = ("is_random", "propensity")
+"""The event table's columns on how an item was shown, if the log maps them."""
+
+
+@dataclass(frozen=True)
+class Titles:
+    """A table of the items' titles (``data.log.titles``); further columns are ignored.
+
+    Attributes:
+        file: found and read as the log's files are. MovieLens's ``u.item`` and ``movies.dat`` have columns item, title.
+        id: column of the item's id, as in the log.
+        title: column of the title.
+    """
+
+    file: str
+    id: str = "item"
+    title: str = "title"
 
 
 @dataclass
 class Log:
-    """Where a raw log lies and what its columns mean (``data.log`` in ``conf/data/*.yaml``).
+    """The files of a raw log and what their columns mean (``data.log`` in ``conf/data/*.yaml``).
 
-    Expressions are Polars SQL over the columns of the files, one value a row; see `recalign.events.evaluate` for what
-    nulls do in them.
+    Expressions are Polars SQL over the columns of the files, one value per row; `recalign.events.evaluate` says how
+    they treat nulls.
 
     Attributes:
         name: names run folders and tables.
         files: files under the data root, in order; wildcards allowed. ``.csv``, ``.tsv``, ``.parquet``, MovieLens's
             ``u.data`` and ``ratings.dat`` (columns user, item, rating, timestamp), or a ``.zip`` that holds one.
             ``folder/file`` is also found in ``folder.zip`` and ``folder/folder.zip``.
+        header: names of all columns, in order, of text files without a header row; null: the first row is the header.
+        separator: of text files; null: found from the first row (comma, tab, ``;``, ``|`` or ``::``).
         user: column of the user's id: integers or strings.
         item: column of the item's id: integers or strings.
-        timestamp: column of the moment; null: the log has no time, its order is row order, and it serves reward
-            models only.
+        timestamp: column of the event's time; null: the log has no time. Its order is then that of its rows, and it
+            serves reward models only.
         time_unit: of ``timestamp``: seconds, milliseconds or microseconds since 1970, or datetimes (ISO 8601 in text
-            files; without an offset they are UTC).
-        time_resolution: seconds to which moments are floored, after sorting.
+            files; UTC if they have no offset).
+        time_resolution: seconds to which timestamps are floored, after sorting.
         columns: feedback columns to add, by name: expressions over the raw columns.
-        where: condition for a row to be used; the rows without it are counted in the report.
-        is_random: column that is true (or 1) where the event's item was shown at random, or the name of one in
-            ``columns``; the event table's ``is_random``.
-        propensity: column of the probability with which the item was shown, among all that could have stood in its
-            place, or the name of one in ``columns``; the event table's ``propensity``.
-        truth: simulated logs only: the file of true rewards under the data root.
-        fetch: a public log that is downloaded where its files are missing, if this is the log of that name. (The
-            default log sets this, and a log's YAML is read over it: another log must not fetch that one.)
+        where: condition for a row to be used; the report counts the other rows.
+        is_random: column that is true (or 1) where the item was shown at random, or the name of one in ``columns``.
+        propensity: column of the probability with which the item was shown among all that could have been, or the name
+            of one in ``columns``.
+        titles: the table of the items' titles; null: items are shown by their ids.
+        truth: the file of true rewards under the data root, of simulated logs only.
+        fetch: a public log to download where its files are missing, if this is the log of that name. (The default log
+            sets it, and a log's YAML is merged into the default: another log must not fetch that one.)
     """
 
     name: str
     files: list[str]
+    header: list[str] | None = None
+    separator: str | None = None
     user: str = "user"
     item: str = "item"
     timestamp: str | None = "timestamp"
@@ -54,15 +76,24 @@ class Log:
     where: str | None = None
     is_random: str | None = None
     propensity: str | None = None
+    titles: Titles | None = None
     truth: str | None = None
     fetch: Literal["ml-100k"] | None = None
 
     def __post_init__(self) -> None:
         if not self.files:
             raise InputError("no file is named", where="data.log.files", remedy="name the files of the log")
+        if self.header is not None and len(set(self.header)) < len(self.header):
+            raise InputError(
+                f"a name stands twice: {', '.join(self.header)}",
+                where="data.log.header",
+                remedy="give every column a name of its own",
+            )
         if self.time_resolution < 1:
             raise InputError(
-                f"{self.time_resolution} is not a whole number of seconds from 1 on", where="data.log.time_resolution"
+                f"{self.time_resolution} is not a whole number of seconds",
+                where="data.log.time_resolution",
+                remedy="give 1 or more",
             )
         if len({self.user, self.item, self.timestamp}) < 3:
             raise InputError(
@@ -70,10 +101,9 @@ class Log:
                 where="data.log",
                 remedy="map each of them to a column of its own",
             )
-        taken = [name for name in self.columns if name in OWN_COLUMNS]
-        if taken:
+        for name in set(self.columns) & set(OWN_COLUMNS):
             raise InputError(
-                f"{taken[0]!r} is a column of the event table itself",
+                f"{name!r} is a column of the event table itself",
                 where="data.log.columns",
                 remedy="choose another name",
             )

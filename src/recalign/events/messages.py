@@ -1,35 +1,38 @@
 """How errors and reports name rows and near misses."""
 
-import difflib
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import polars as pl
 
+from recalign.errors import nearest
+
 SHOWN = 5
-"""Rows that a message names before it only counts."""
+"""Rows that a message names; it counts the others."""
 
 LISTED = 30
 """Names that a message lists."""
 
 
 @dataclass(frozen=True)
-class Rows:
+class SourceRows:
     """The rows of a frame, by their place in the files that they came from.
 
     Attributes:
-        number: u32, a row of the frame each: its number, counted from 1 through all files, headers not counted.
+        number: u32, for each row of the frame its number, counted from 1 through all files without their headers.
         files: rows of each file, in order; empty where the files are not known.
+        headed: files whose first row is a header.
     """
 
     number: pl.Series
     files: dict[str, int] = field(default_factory=dict)
+    headed: frozenset[str] = frozenset()
 
-    def filter(self, mask: pl.Series) -> "Rows":
+    def filter(self, mask: pl.Series) -> "SourceRows":
         """The rows that a boolean mask keeps."""
-        return Rows(self.number.filter(mask), self.files)
+        return replace(self, number=self.number.filter(mask))
 
-    def name(self, mask: pl.Series) -> str:
+    def describe(self, mask: pl.Series) -> str:
         """The first rows of a mask in words: ``rows 3, 8 of log.csv (header not counted) and 12 more``."""
         numbers = self.number.filter(mask)
         first = numbers.head(SHOWN).sort().to_list()
@@ -41,7 +44,7 @@ class Rows:
             inside = [number - start for number in first if start < number <= start + height]
             start += height
             if inside:
-                parts.append(f"{_rows(inside)} of {file}" + (" (header not counted)" if _has_header(file) else ""))
+                parts.append(f"{_rows(inside)} of {file}" + (" (header not counted)" if file in self.headed else ""))
         return "; ".join(parts) + more
 
 
@@ -49,15 +52,9 @@ def _rows(numbers: list[int]) -> str:
     return ("row " if len(numbers) == 1 else "rows ") + ", ".join(map(str, numbers))
 
 
-def _has_header(file: str) -> bool:
-    return file.endswith((".csv", ".tsv"))
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """A remedy that names what was probably meant, else what there is."""
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A remedy: the name that was probably meant, else the names there are."""
     known = list(known)
-    spelled = {option.lower(): option for option in known}
-    near = difflib.get_close_matches(name.lower(), spelled, n=1, cutoff=0.6)
-    if near:
-        return f"did you mean {spelled[near[0]]!r}?"
+    if near := nearest(name, known):
+        return f"did you mean {near!r}?"
     return f"there is: {', '.join(known[:LISTED]) or 'nothing'}{', ...' if len(known) > LISTED else '.'}"

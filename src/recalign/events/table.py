@@ -1,6 +1,5 @@
 """The event table: one checked frame of events, whatever the log looked like."""
 
-import hashlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -8,18 +7,25 @@ import numpy as np
 import polars as pl
 
 from recalign.errors import InputError
-from recalign.events import fetch, files
-from recalign.events.exposure import COLUMNS as EXPOSURE
-from recalign.events.exposure import read_is_random, read_propensity
-from recalign.events.expression import compute, condition, kind_of
-from recalign.events.fields import index_ids, read_ids, read_moments
-from recalign.events.log import OWN_COLUMNS, Log, data_root
-from recalign.events.messages import Rows, nearest
+from recalign.events.expression import condition, evaluate, kind_of
+from recalign.events.fields import (
+    index_ids,
+    missing_as_null,
+    read_ids,
+    read_is_random,
+    read_propensity,
+    read_timestamps,
+)
+from recalign.events.files import Source, locate
+from recalign.events.log import EXPOSURE_COLUMNS, OWN_COLUMNS, Log
+from recalign.events.messages import SourceRows
+from recalign.events.reading import has_header, no_column, read
+from recalign.files import digest, sha256
 
 
 @dataclass(frozen=True)
 class Note:
-    """Rows that cannot be used as others are: why, how many, and which.
+    """Rows that are left out, or are not in every loss.
 
     Attributes:
         reason: what is wrong with them and what becomes of them.
@@ -57,15 +63,18 @@ class EventTable:
     """A checked log.
 
     Attributes:
-        frame: an event a row, sorted by (user, moment as fine as the file has it, row of the file): ``user`` and
-            ``item`` (u32, index into ``users`` and ``items``), ``timestamp`` (i64, seconds since 1970 floored to the
-            log's resolution; the row number where there is no time), ``row`` (u32, counted from 1 through the files),
-            ``reward`` (f64, finite; null where there is none), where the log maps them ``is_random`` (bool) and
-            ``propensity`` (f64 above 0 and up to 1, null where it is not known), and the log's feedback columns under
-            their own names.
+        frame: one row per event, sorted by (user, time at the file's resolution, row of the file), with
+
+            - ``user``, ``item``: u32, index into `users` and `items`;
+            - ``timestamp``: i64, seconds since 1970, floored to the log's resolution; the row number where the log has
+              no time;
+            - ``row``: u32, counted from 1 through the files;
+            - ``reward``: f64, finite; null where there is none;
+            - ``is_random`` (bool) and ``propensity`` (f64 in (0, 1], null where unknown), if the log maps them;
+            - the log's feedback columns under their own names.
         users: raw user ids by index, sorted: integers or strings.
         items: raw item ids by index, sorted.
-        has_time: whether the log says when its events happened.
+        has_time: whether the log has timestamps.
         report: what was read, and the rows that cannot be used.
         fingerprint: hex digest of the files' bytes, the mapping and the reward's expression.
     """
@@ -82,98 +91,80 @@ def load_events(log: Log, root: Path | None, reward: str | None) -> EventTable:
     """Read and check a log.
 
     Args:
-        log: where it lies and what its columns mean.
+        log: its files and what their columns mean.
         root: the data root; null: as `data_root` says.
         reward: Polars SQL over the columns of the files and ``log.columns``; null: no event has a reward.
 
     Raises:
-        InputError: something in the log cannot be used, with the file, row, column or key, and what to do.
+        InputError: something in the log cannot be used, with the file, row, column or key, and a remedy.
     """
-    sources = _sources(log, root)
+    sources, _ = locate(log, root)
     raw, rows = _read(log, sources)
-    read = dict(rows.files)
+    files = rows.files
     raw, rows, notes = _usable(raw, rows, log)
     raw = raw.with_columns(
-        compute(raw, expression, f"data.log.columns.{name}", rows).alias(name)
+        evaluate(raw, expression, f"data.log.columns.{name}", rows).alias(name)
         for name, expression in log.columns.items()
     )
     rewards = _rewards(raw, rows, reward)
     if reward is not None and rewards.null_count():
         without = rewards.is_null()
-        notes.append(Note("have no reward and stay in histories only", int(without.sum()), rows.name(without)))
+        notes.append(Note("have no reward and stay in histories only", int(without.sum()), rows.describe(without)))
     frame, users, items = _ordered(raw, rows, log, rewards)
-    report = Report(read, frame.height, tuple(notes))
+    report = Report(files, frame.height, tuple(notes))
     return EventTable(frame, users, items, log.timestamp is not None, report, _digest(log, sources, reward))
 
 
 def fingerprint(log: Log, root: Path | None, reward: str | None) -> str:
-    """`EventTable.fingerprint` without reading the events."""
-    return _digest(log, _sources(log, root), reward)
+    """`EventTable.fingerprint`, without reading the events."""
+    return _digest(log, locate(log, root)[0], reward)
 
 
-def _sources(log: Log, root: Path | None) -> list[files.Source]:
-    root = data_root(None) if root is None else root
-    found = [files.find(root, entry) for entry in log.files]
-    if log.fetch == log.name and not all(found):
-        root = fetch.ml_100k()
-        found = [files.find(root, entry) for entry in log.files]
-    for entry, sources in zip(log.files, found, strict=True):
-        if not sources:
-            raise files.missing(root, entry)
-    return [source for sources in found for source in sources]
+def _digest(log: Log, sources: list[Source], reward: str | None) -> str:
+    mapping = asdict(log)
+    del mapping["titles"]  # they do not change the events
+    return digest(mapping, reward, [sha256(source.path) for source in sources])[:16]
 
 
-def _digest(log: Log, sources: list[files.Source], reward: str | None) -> str:
-    digest = hashlib.sha256(repr((sorted(asdict(log).items()), reward)).encode())
-    for source in sources:
-        with source.path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()[:16]
-
-
-def _read(log: Log, sources: list[files.Source]) -> tuple[pl.DataFrame, Rows]:
-    frames = {str(source): files.read(source, (log.user, log.item)) for source in sources}
-    mapped = {
-        "user": log.user,
-        "item": log.item,
-        "timestamp": log.timestamp,
-        "is_random": log.is_random,
-        "propensity": log.propensity,
-    }
+def _read(log: Log, sources: list[Source]) -> tuple[pl.DataFrame, SourceRows]:
+    frames = {str(source): read(source, (log.user, log.item), log.header, log.separator) for source in sources}
+    mapped = {key: getattr(log, key) for key in ("user", "item", "timestamp", *EXPOSURE_COLUMNS)}
     for file, frame in frames.items():
         for key, column in mapped.items():
-            made = key in EXPOSURE and column in log.columns  # later, from the raw ones
-            if column is not None and not made and column not in frame.columns:
-                raise InputError(
-                    f"there is no column {column!r} in {file}",
-                    where=f"data.log.{key}",
-                    remedy=nearest(column, frame.columns),
-                )
+            computed = key in EXPOSURE_COLUMNS and column in log.columns
+            if column is not None and not computed and column not in frame.columns:
+                raise no_column(f"data.log.{key}", column, file, frame.columns)
     try:
         frame = pl.concat(frames.values(), how="diagonal_relaxed")
     except pl.exceptions.PolarsError as error:
         raise InputError(
             f"the files do not fit together: {str(error).splitlines()[0]}",
             where=", ".join(frames),
-            remedy="give columns of one name one type in all files",
+            remedy="give columns of the same name the same type in all files",
         ) from error
     if not frame.height:
         raise InputError("the log is empty", where=", ".join(frames), remedy="name files with events in data.log.files")
     number = pl.int_range(1, frame.height + 1, dtype=pl.UInt32, eager=True)
-    return frame, Rows(number, {file: part.height for file, part in frames.items()})
+    headed = frozenset(str(source) for source in sources if has_header(source, log.header))
+    frame = frame.with_columns(missing_as_null(frame[name]) for name in (log.user, log.item, log.timestamp) if name)
+    return frame, SourceRows(number, {file: part.height for file, part in frames.items()}, headed)
 
 
-def _usable(raw: pl.DataFrame, rows: Rows, log: Log) -> tuple[pl.DataFrame, Rows, list[Note]]:
-    """The rows that are events, and a note of each reason why others are not."""
-    notes = []
+def _usable(raw: pl.DataFrame, rows: SourceRows, log: Log) -> tuple[pl.DataFrame, SourceRows, list[Note]]:
+    """The rows that are events, and why others are not."""
+    notes: list[Note] = []
+
+    def leave_out(mask: pl.Series, reason: str) -> None:
+        nonlocal raw, rows
+        if mask.any():
+            notes.append(Note(reason, int(mask.sum()), rows.describe(mask)))
+            raw, rows = raw.filter(~mask), rows.filter(~mask)
+
     if all(column.null_count() for column in raw):
-        blank = raw.select(pl.all_horizontal(pl.all().is_null())).to_series()
-        raw, rows, note = _without(raw, rows, blank, "are empty and are left out")
-        notes += note
+        leave_out(raw.select(pl.all_horizontal(pl.all().is_null())).to_series(), "are empty and are left out")
     if log.where is not None:
         unmet = ~condition(raw, log.where, "data.log.where", rows)
-        raw, rows, note = _without(raw, rows, unmet, f"do not meet {log.where!r} and are left out")
-        notes += note
+        leave_out(unmet, f"do not meet {log.where!r} and are left out")
     if not raw.height:
         raise InputError(
             f"no row of {', '.join(rows.files)} can be used: {'; '.join(note.reason for note in notes)}",
@@ -183,17 +174,11 @@ def _usable(raw: pl.DataFrame, rows: Rows, log: Log) -> tuple[pl.DataFrame, Rows
     return raw, rows, notes
 
 
-def _without(raw: pl.DataFrame, rows: Rows, mask: pl.Series, reason: str) -> tuple[pl.DataFrame, Rows, list[Note]]:
-    if not mask.any():
-        return raw, rows, []
-    return raw.filter(~mask), rows.filter(~mask), [Note(reason, int(mask.sum()), rows.name(mask))]
-
-
-def _rewards(raw: pl.DataFrame, rows: Rows, reward: str | None) -> pl.Series:
+def _rewards(raw: pl.DataFrame, rows: SourceRows, reward: str | None) -> pl.Series:
     """The reward of each row: f64, null where there is none."""
     if reward is None:
         return pl.repeat(None, raw.height, dtype=pl.Float64, eager=True)
-    values = compute(raw, reward, "data.reward", rows)
+    values = evaluate(raw, reward, "data.reward", rows)
     present = values.drop_nulls()
     if len(present) and not (values.dtype.is_numeric() or values.dtype == pl.Boolean):
         raise InputError(
@@ -210,15 +195,17 @@ def _rewards(raw: pl.DataFrame, rows: Rows, reward: str | None) -> pl.Series:
     return values.cast(pl.Float64)
 
 
-def _ordered(raw: pl.DataFrame, rows: Rows, log: Log, rewards: pl.Series) -> tuple[pl.DataFrame, pl.Series, pl.Series]:
+def _ordered(
+    raw: pl.DataFrame, rows: SourceRows, log: Log, rewards: pl.Series
+) -> tuple[pl.DataFrame, pl.Series, pl.Series]:
     """The event table's frame, and the raw ids of its users and items."""
     user, users = index_ids(read_ids(raw[log.user], "data.log.user", rows))
     item, items = index_ids(read_ids(raw[log.item], "data.log.item", rows))
     if log.timestamp is None:
-        moment = second = rows.number.cast(pl.Int64)
+        time = second = rows.number.cast(pl.Int64)
     else:
-        moment, per_second = read_moments(raw[log.timestamp], log.time_unit, rows)
-        second = moment // (per_second * log.time_resolution) * log.time_resolution
+        time, per_second = read_timestamps(raw[log.timestamp], log.time_unit, rows)
+        second = time // (per_second * log.time_resolution) * log.time_resolution
     own = dict(zip(OWN_COLUMNS, (user, item, second, rows.number, rewards), strict=True))
     if log.is_random is not None:
         own["is_random"] = read_is_random(raw[log.is_random], rows)
@@ -226,29 +213,29 @@ def _ordered(raw: pl.DataFrame, rows: Rows, log: Log, rewards: pl.Series) -> tup
         own["propensity"] = read_propensity(raw[log.propensity], rows)
     mapped = {log.user, log.item, log.timestamp, *OWN_COLUMNS, *own}
     feedback = [column for column in raw if column.name not in mapped]
-    order = _order(user, moment)
+    order = _order(user, time)
     columns = [*(values.alias(name) for name, values in own.items()), *feedback]
-    if order is not None:  # one piece each, where rows are found at once
+    if order is not None:  # rechunk: gathering from one piece is faster
         columns = [column.rechunk().gather(order) for column in columns]
     return pl.DataFrame(columns), users, items
 
 
-def _order(user: pl.Series, moment: pl.Series) -> pl.Series | None:
-    """The stable order by (user, moment); null where the rows stand in it."""
-    user_N, moment_N = user.to_numpy(), moment.to_numpy()
-    later = (user_N[1:] > user_N[:-1]) | (user_N[1:] == user_N[:-1]) & (moment_N[1:] >= moment_N[:-1])
+def _order(user: pl.Series, time: pl.Series) -> pl.Series | None:
+    """The stable order by (user, time); null if the rows are in it."""
+    user_N, time_N = user.to_numpy(), time.to_numpy()
+    later = (user_N[1:] > user_N[:-1]) | (user_N[1:] == user_N[:-1]) & (time_N[1:] >= time_N[:-1])
     if later.all():
         return None
-    if (moment_N[1:] >= moment_N[:-1]).all():
+    if (time_N[1:] >= time_N[:-1]).all():
         return pl.Series(_stable_order(user_N))
-    by_moment_N = _stable_order(moment_N)
-    return pl.Series(by_moment_N[_stable_order(user_N[by_moment_N])])
+    by_time_N = _stable_order(time_N)
+    return pl.Series(by_time_N[_stable_order(user_N[by_time_N])])
 
 
 def _stable_order(value_N: np.ndarray) -> np.ndarray:
-    """The stable order of integers that are not negative. Shape: (N,) -> u32 (N,).
+    """The stable order of non-negative integers. Shape: (N,) -> u32 (N,).
 
-    Value and place in one integer sort ten times faster than places by value.
+    Sorting value and place packed in one integer is ten times as fast as `argsort`.
     """
     bits = len(value_N).bit_length()
     least = value_N.min()

@@ -1,4 +1,4 @@
-"""Rank metrics that add up exactly over processes, and honest intervals for them."""
+"""Rank metrics that add up exactly over processes, and bootstrap intervals."""
 
 from recalign.metrics.rank import RankMetrics
 

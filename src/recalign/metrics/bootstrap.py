@@ -1,16 +1,16 @@
-"""Intervals by a bootstrap crossed over users and seeds, and Holm's correction for several comparisons.
+"""Bootstrap intervals crossed over users and seeds, and Holm's correction for several comparisons.
 
-A figure is the mean over seeds of a ratio of sums over users: sum_u total[s, u] / sum_u count[s, u]. A user is drawn
-with all events and with the same weight in every seed, a seed with all users (Owen 2007, "The pigeonhole bootstrap").
-A paired difference is the same thing: its totals are sums of event-wise differences within seed and user, so that two
-methods which do the same differ by exactly 0 in every draw.
+A figure is the mean over seeds of a ratio of sums over users: sum_u total[s, u] / sum_u count[s, u]. Draws resample
+users, with all their events and the same weight in every seed, and seeds, with all their users (Owen 2007, "The
+pigeonhole bootstrap"). A paired difference works the same way: its totals are sums of event-wise differences within
+seed and user, so that two methods which do the same differ by exactly 0 in every draw.
 
 Few seeds: a plain bootstrap of S seeds has only (S - 1) / S of their variance. The seeds' part of every draw is
-therefore stretched by sqrt(S / (S - 1)), which makes that variance unbiased (Rao & Wu 1988). It does not make up for
-how badly 3 or 5 seeds show their own spread. Measured on simulated figures, 95 % intervals cover the truth in 92 to
-97 % of the worlds where users make as much of the noise as seeds or more; where nearly all of it is between seeds, in
-91 % with 5 seeds and in 84 % with 3 (a plain bootstrap: 89 % and 75 %). One seed: the interval is over users only and
-says nothing about another seed.
+therefore stretched by sqrt(S / (S - 1)), which makes that variance unbiased (Rao & Wu 1988). 3 or 5 seeds still show
+their own spread badly: on simulated figures, 95 % intervals cover the truth in 92 to 97 % of the worlds where users
+make as much of the noise as seeds or more; where nearly all of it is between seeds, in 91 % with 5 seeds and in 84 %
+with 3 (a plain bootstrap: 89 % and 75 %). With one seed the interval is over users only and says nothing about another
+seed.
 
 Suffixes: D draws, U users, S seeds, R rows (any number of ratios), C columns to sum.
 """
@@ -31,7 +31,7 @@ class Estimate:
 
     Attributes:
         value: the figure itself, from the data as they are.
-        draws_D: (D,) the figure in each draw. A draw without any event of the kind is nan and left out of intervals.
+        draws_D: (D,) the figure in each draw; nan, and left out of intervals, in a draw without such events.
     """
 
     value: float
@@ -49,7 +49,7 @@ class Estimate:
         return (float(draws[k - 1]), float(draws[-k])) if k > 0 else (-float("inf"), float("inf"))
 
     def p_value(self) -> float:
-        """Two-sided p of "the figure is 0": the smallest 1 - level whose interval shuts 0 out, 1 where it is nan."""
+        """Two-sided p of "the figure is 0": the smallest 1 - level whose interval excludes 0; 1 where it is nan."""
         draws = self._sorted()
         rarer = min(np.sum(draws <= 0), np.sum(draws >= 0))
         return float(min(1.0, 2 * (1 + rarer) / (1 + len(draws))))
@@ -59,10 +59,10 @@ class Estimate:
 
 
 class CrossedBootstrap:
-    """Draws of users and seeds, the same for all figures that it is asked for.
+    """Draws of users and seeds, the same for all figures.
 
     Args:
-        users: how many users there are. The same user stands in the same column of everything that is measured.
+        users: how many users there are. A user has the same column in everything that is measured.
         draws: how many draws.
         seed: of the draws.
     """
@@ -124,10 +124,10 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
 
 
 def holm_intervals(estimates: Sequence[Estimate], level: float = 0.95) -> list[tuple[float, float]]:
-    """Intervals that shut out 0 only where Holm's procedure does.
+    """Intervals that exclude 0 only where Holm's procedure rejects.
 
-    The i-th smallest p of m gets the level 1 - alpha / (m - i + 1); after the first one that Holm does not reject all
-    get that one's level, so that a later one cannot look better than an earlier one that failed.
+    The i-th smallest p of m gets the level 1 - alpha / (m - i + 1). All after the first that Holm does not reject get
+    that one's level, so that none of them looks better than the one that failed.
     """
     intervals = [(-np.inf, np.inf)] * len(estimates)
     divisor, rejecting = len(estimates), True

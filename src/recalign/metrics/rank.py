@@ -1,9 +1,9 @@
 """Hit rate, NDCG and reciprocal rank of one relevant item, from its rank alone.
 
-A rank counts from 1 (best); 0 is a miss whatever k is, as for an item that the catalogue does not have. With one
-relevant item the ideal DCG is 1, so NDCG@k is the item's own gain, 1 / log2(rank + 1).
+A rank counts from 1 (best). 0 is a miss for every k: the item is not in the catalogue. With one relevant item the ideal
+DCG is 1, so NDCG@k is the item's own gain, 1 / log2(rank + 1).
 
-The functions take what they give back: a NumPy array, a Polars series or a torch tensor, of any shape.
+The functions return what they are given: a NumPy array, a Polars series or a torch tensor, of any shape.
 """
 
 from __future__ import annotations
@@ -37,9 +37,8 @@ def reciprocal(rank: Any) -> Any:
 class RankMetrics(Metric):
     """Means over events of HR@k, NDCG@k and the reciprocal rank.
 
-    Sums are integers (gains in units of 2**-30), so that the result is the same to the last bit in whatever order,
-    batches and processes the events came, also on devices without float64. A process may see any number of events.
-    No event at all gives nan.
+    Sums are integers (gains in units of 2**-30), so that the result is the same to the last bit for any order, batches
+    and processes, also on devices without float64. A process may see any number of events. Without events: nan.
 
     Args:
         ks: cut-offs of HR and NDCG.

@@ -1,14 +1,12 @@
 """Post-training: methods that move a cloned policy towards what users value."""
 
-from recalign.posttrain.actor_critic import AWAC, SA2C
+from recalign.posttrain.actions import GRPO, PPO
 from recalign.posttrain.conditioned import ReturnConditioned
 from recalign.posttrain.data import PostTrainingData
-from recalign.posttrain.grpo import GRPO
 from recalign.posttrain.pairs import KTO, Preferences
 from recalign.posttrain.pairs_data import PairData
-from recalign.posttrain.ppo import PPO
 from recalign.posttrain.reinforce import Reinforce
-from recalign.posttrain.values import CQL, IQL
+from recalign.posttrain.values import AWAC, CQL, IQL, SA2C
 from recalign.posttrain.weighted import WeightedSFT
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""What PPO, GRPO and ECPO have alike: they draw items from the policy and ask a reward model what they are worth."""
+"""PPO, GRPO and ECPO: draw items from the policy, and ask a reward model what they are worth."""
 
 from __future__ import annotations
 
@@ -9,113 +9,161 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from recalign.errors import InputError, require_positive
+from recalign.errors import InputError
 from recalign.posttrain.base import PostTraining
-from recalign.posttrain.environment import Environment
-from recalign.posttrain.rollout import Rollout, among, roll_out
-from recalign.recommender.policy import Policy
+from recalign.posttrain.heads import StateValue, at_own_rate, state_width
+from recalign.posttrain.losses import Figures, clipped_surrogate, group_advantages, kl_estimate
+from recalign.posttrain.rollout import Environment, Rollout, among, roll_out
+from recalign.recommender.checkpoint import Loaded, load_or_copy
+from recalign.recommender.policy import State
 from recalign.reward import RewardData, RewardEnsemble
 from recalign.sequences import Batch
 
 
 class SampledActions(PostTraining):
-    """A contextual bandit: a state is a history, an action an item drawn from the policy, the reward model the world.
+    """A contextual bandit: the state is a history, the action an item drawn from the policy, the reward predicted.
 
-    Items are drawn from ``old``, the policy as it was at the beginning of the round of ``refresh`` steps, among a few
-    candidates: here pi, old and start are all distributions over a state's candidates. Events without a reward do not
-    count, so that all methods see the same ones. Subclasses turn rewards into a loss (`surrogate`).
+    Items are drawn from ``old``, the policy at the beginning of a round of ``refresh`` steps, among a few candidates;
+    pi, old and start are all distributions over a state's candidates here. Events without a reward do not count, so
+    that all methods see the same ones. Subclasses turn rewards into a loss (`surrogate`).
 
-    Logs ``train/loss``; ``sampled/reward``, the mean predicted reward of the items drawn, in standard deviations from
-    the mean of the log's; ``sampled/nll``, -log pi of the logged items; ``policy/kl``; and what the subclass says.
+    Logs ``sampled/reward``, the mean predicted reward of the items drawn, in standard deviations from the log's mean;
+    ``sampled/nll``, -log pi of the logged items; and the figures of `surrogate`.
 
     Args:
-        init_from: checkpoint whose policy is the start; null: the newest of this log.
-        reward_model: checkpoint of the reward model; null: the newest of this log.
+        reward_model: checkpoint of the reward model; null in a configuration: the newest of this log.
+        reward_net: the reward model itself, instead of a checkpoint (Python only); copied.
         samples: items drawn at each state.
-        candidates: the starting policy's so many most probable unseen items are what may be drawn.
+        candidates: draw among this many of the start's most probable unseen items.
         clip: eps: a ratio pi / old gains nothing beyond 1 +- eps.
-        kl: weight of the KL to the starting policy, in standard deviations of the reward a nat.
-        refresh: optimiser steps that a round takes; 1: pi = old at every step, and nothing is clipped.
-        lr: AdamW's learning rate.
-        weight_decay: AdamW's, on matrices only.
-        top_k: items that `predict` writes for each user.
-        keep: share of the start's ``all/ndcg@10`` on validation that is kept; null: whatever is left.
-        policy: a policy to start from instead of a checkpoint's (Python only).
-        reward: a reward model instead of a checkpoint's (Python only).
+        kl: weight of the KL to the start, in standard deviations of the reward a nat.
+        refresh: optimiser steps of a round; 1: pi = old at every step, and nothing is clipped.
+        lr: AdamW's learning rate of the policy.
+        **training: what `PostTraining` takes.
     """
 
     UPSTREAM: ClassVar[dict[str, str]] = {"init_from": "recommender", "reward_model": "reward"}
     LEARNS_FROM = RewardData
+    FIGURES = "sampled"
     drops_out = False
-    fewest_samples = 1
+    min_samples = 1
 
     @classmethod
     def check_settings(cls, given: Mapping[str, Any]) -> None:
         super().check_settings(given)
-        require_positive("model", given, "candidates", "clip", "refresh")
-        if (samples := given.get("samples", cls.fewest_samples)) < cls.fewest_samples:
+        if (samples := given.get("samples", cls.min_samples)) < cls.min_samples:
             raise InputError(
                 f"{samples} items a state are too few for {cls.__name__}",
                 where="model.samples",
-                remedy=f"draw at least {cls.fewest_samples}",
+                remedy=f"draw at least {cls.min_samples}",
             )
 
     def __init__(
         self,
-        init_from: str | None = None,
         reward_model: str | None = None,
+        reward_net: RewardEnsemble | Loaded | None = None,
         samples: int = 8,
         candidates: int = 100,
         clip: float = 0.2,
         kl: float = 0.1,
         refresh: int = 4,
-        lr: float = 3e-5,
-        weight_decay: float = 0.0,
-        top_k: int = 10,
-        keep: float | None = None,
-        policy: Policy | None = None,
-        reward: RewardEnsemble | None = None,
+        lr: float = 1e-5,
+        **training: Any,
     ) -> None:
-        super().__init__(init_from, policy, lr, weight_decay, top_k, keep)
-        self.save_hyperparameters(logger=False, ignore=["top_k"])
+        super().__init__(lr=lr, **training)
         self.samples, self.candidates, self.clip, self.kl, self.refresh = samples, candidates, clip, kl, refresh
-        self.old = copy.deepcopy(self.policy).requires_grad_(False)
-        self.environment = Environment(reward_model, reward)
+        self.old = copy.deepcopy(self.reference)
+        needed_by = type(self).__name__
+        self.environment = Environment(
+            load_or_copy(reward_model, reward_net, "reward", where="model.reward_model", needed_by=needed_by)
+        )
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
         if stage == "fit":
-            self.environment.setup(self.data)
+            self.environment.setup(self.data)  # type: ignore[arg-type]
 
     def train(self, mode: bool = True) -> SampledActions:
         super().train(mode)
         self.old.eval()
         return self
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def loss(self, batch: Batch) -> tuple[Tensor, Figures] | None:
         if self.trainer.global_step % self.refresh == 0:
             self.old.load_state_dict(self.policy.state_dict())
-        self.log_drift(batch)
         rated = batch.keep(~batch.reward_T.isnan())
         if not len(rated.target_T):
-            return self.idle(batch)
+            return None
         rollout = roll_out(self.old, self.reference, self.environment, rated, self.samples, self.candidates)
         state, item_TC = self.policy.encode(rated), rollout.candidate_TC
         logp_TC = self.policy.log_probs(state, torch.cat([rated.target_T[:, None], item_TC.clamp(min=1)], dim=1))
         nll = -logp_TC[:, 0].mean()
         logp_TS = among(logp_TC[:, 1:], item_TC).gather(1, rollout.column_TS)
-        loss = self.surrogate(rollout, logp_TS, state, nll)
-        self.log("train/loss", loss, batch_size=len(logp_TS))
-        self.log_dict({"sampled/reward": rollout.reward_TS.mean(), "sampled/nll": nll})
-        return loss
+        loss, figures = self.surrogate(rollout, logp_TS, state, nll)
+        return loss, {**figures, "reward": rollout.reward_TS.mean(), "nll": nll.detach()}
 
-    def surrogate(self, rollout: Rollout, logp_TS: Tensor, state: Tensor, nll: Tensor) -> Tensor:
-        """The loss.
+    def surrogate(self, rollout: Rollout, logp_TS: Tensor, state: State, nll: Tensor) -> tuple[Tensor, Figures]:
+        """The loss, and figures to log.
 
         Args:
             rollout: the items drawn.
             logp_TS: log pi of them, among the candidates.
-            state: the policy's, (T, ...).
-            nll: mean -log pi of the logged items.
+            state: the policy's, of T histories.
+            nll: mean -log pi of the logged items, a scalar.
         """
         raise NotImplementedError
+
+
+class PPO(SampledActions):
+    """Clipped ratios with A = r - kl (log old - log start) - V(s), standardised in a batch (arXiv 1707.06347).
+
+    V is a head on the policy's state, trained by squared error without a gradient to the state.
+
+    Logs ``sampled/{clipped,ratio}`` (`losses.clipped_surrogate`) and ``sampled/value_error``, V's mean squared error.
+
+    Args:
+        value_lr: AdamW's learning rate of V.
+        **sampled: what `SampledActions` takes.
+    """
+
+    def __init__(self, value_lr: float = 1e-2, **sampled: Any) -> None:
+        super().__init__(**sampled)
+        self.value, self.value_lr = StateValue(state_width(self.policy)), value_lr
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return at_own_rate(super().configure_optimizers(), self.value, self.value_lr)
+
+    def surrogate(self, rollout: Rollout, logp_TS: Tensor, state: State, nll: Tensor) -> tuple[Tensor, Figures]:
+        reward_TS = rollout.reward_TS - self.kl * (rollout.old_TS - rollout.start_TS)
+        error_TS = reward_TS - self.value(self.policy.summary(state).detach())[:, None]
+        advantage_TS = (error_TS - error_TS.mean()) / (error_TS.std(correction=0) + 1e-4)
+        loss, figures = clipped_surrogate(logp_TS, rollout.old_TS, advantage_TS, self.clip)
+        value_error = error_TS.square().mean()
+        return loss + value_error, {**figures, "value_error": value_error.detach()}
+
+
+class GRPO(SampledActions):
+    """Clipped ratios with advantages within the items drawn at a state, and the KL to the start (arXiv 2402.03300).
+
+    With ``early`` and ``cloning`` it is OneRec's ECPO (arXiv 2506.13695).
+
+    Logs ``sampled/{clipped,ratio}`` (`losses.clipped_surrogate`) and ``sampled/kl``, the estimated KL.
+
+    Args:
+        early: delta of ECPO's early clip; null: none.
+        cloning: weight of behaviour cloning added to the loss.
+        lr: AdamW's learning rate of the policy.
+        **sampled: what `SampledActions` takes.
+    """
+
+    min_samples = 2
+
+    def __init__(self, early: float | None = None, cloning: float = 0.0, lr: float = 8e-6, **sampled: Any) -> None:
+        super().__init__(lr=lr, **sampled)
+        self.early, self.cloning = early, cloning
+
+    def surrogate(self, rollout: Rollout, logp_TS: Tensor, state: State, nll: Tensor) -> tuple[Tensor, Figures]:
+        advantage_TS = group_advantages(rollout.reward_TS)
+        loss, figures = clipped_surrogate(logp_TS, rollout.old_TS, advantage_TS, self.clip, self.early)
+        kl = kl_estimate(logp_TS, rollout.start_TS)
+        return loss + self.kl * kl + self.cloning * nll, {**figures, "kl": kl.detach()}

@@ -1,96 +1,112 @@
-"""What every post-training method has: a policy to move, the policy it started from, and how far it has moved."""
+"""What every post-training method shares: a policy to move, its frozen start, and how far it has moved."""
 
 from __future__ import annotations
 
 import copy
 import math
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
-from recalign.errors import InputError
+from recalign.errors import InputError, require_positive
 from recalign.posttrain.data import PostTrainingData
 from recalign.posttrain.keep import KeepRanking
-from recalign.recommender.checkpoint import check_catalogue, load_net
-from recalign.recommender.interpolation import require_share
-from recalign.recommender.policy import Policy, rows_at_once
+from recalign.posttrain.losses import Figures
+from recalign.recommender.checkpoint import Loaded, class_path, load_or_copy
+from recalign.recommender.interpolation import KEEP, require_share
+from recalign.recommender.policy import Policy, chunks
 from recalign.recommender.training import PolicyModule
 from recalign.sequences import Batch, EventDataModule
 
-PROBE = 4  # histories of a batch on which the KL to the starting policy is watched
-STATES = 32  # of their targets, evenly spread, or a few less
+PROBE = 4  # histories of a batch on which the KL to the start is measured,
+STATES = 32  # at about this many of their targets, evenly spaced
 
 
 class PostTraining(PolicyModule):
-    """Moves a policy from where a checkpoint left it. Subclasses write `training_step`.
+    """Fine-tune a copy of a trained policy. Subclasses write `loss`.
 
-    Logs ``policy/kl``, KL(pi || start) over the catalogue, on a few histories of every batch whose step is logged.
+    Logs ``train/loss``; the figures of `loss`, as ``<FIGURES>/<name>``; and ``policy/kl``, KL(pi || start) over the
+    catalogue, on a few histories of each batch whose step is logged.
 
-    A method that compares pi with the starting policy or with itself as it was sets ``drops_out`` to False: a ratio of
-    two passes that drop out different units is not 1 even where nothing has moved.
+    Methods that compare pi with the start, or with itself as it was, set ``drops_out`` to False: under dropout the
+    ratio of two passes is not 1 even before the first step.
 
     Args:
-        init_from: checkpoint whose policy is the start; null in a configuration: the newest of this log.
-        policy: a policy to start from instead of a checkpoint's (Python only).
+        init_from: checkpoint of the starting policy; null in a configuration: the newest of this log.
+        policy: the starting policy itself, instead of a checkpoint (Python only); copied.
         lr: AdamW's learning rate.
         weight_decay: AdamW's, on matrices only.
-        top_k: items that `predict` writes for each user.
-        keep: share of the start's ``all/ndcg@10`` on validation that what is handed over keeps (`KeepRanking`); None:
-            training's last weights are handed over, whatever they keep.
+        top_k: items a user that `predict` writes.
+        keep: share of the start's ``all/ndcg@10`` on validation that the checkpoint must keep (`KeepRanking`); null:
+            the checkpoint holds the last weights, whatever they keep.
     """
 
     UPSTREAM: ClassVar[dict[str, str]] = {"init_from": "recommender"}
+    MAX_EPOCHS: ClassVar[int | None] = 5
+    """Epochs where ``trainer.max_epochs`` is null: the same for every method."""
     LEARNS_FROM: ClassVar[type[EventDataModule]] = PostTrainingData
-    """What its data has to be."""
+    """The DataModule that it needs."""
+    FIGURES: ClassVar[str]
+    """Prefix of what `loss` gives to log."""
     drops_out = True
     """Whether the policy's dropout is on in training."""
 
     def __init__(
         self,
-        init_from: str | None,
-        policy: Policy | None,
-        lr: float,
-        weight_decay: float,
-        top_k: int,
-        keep: float | None = None,
+        init_from: str | None = None,
+        policy: Policy | Loaded | None = None,
+        lr: float = 3e-5,
+        weight_decay: float = 0.3,
+        top_k: int = 10,
+        keep: float | None = KEEP,
     ) -> None:
         require_share(keep, "model.keep")
-        catalogue = None
-        if policy is None:
-            if init_from is None:
-                raise InputError(
-                    "post-training needs a policy to start from",
-                    where="model.init_from",
-                    remedy="name a checkpoint, or run first: recalign fit --config conf/recommender.yaml",
-                )
-            loaded = load_net(init_from, "policy")
-            policy, catalogue = loaded.net, loaded.catalogue
-        super().__init__(policy, lr, weight_decay, top_k)
-        self.start, self.catalogue, self.keep = init_from, catalogue, keep
-        self.reference = copy.deepcopy(policy).eval().requires_grad_(False)
-        self.policy.train(self.drops_out)  # the Trainer leaves the mode as it finds it
+        start = load_or_copy(init_from, policy, "policy", where="model.init_from", needed_by="post-training")
+        super().__init__(start.net, lr, weight_decay, top_k)
+        self.save_hyperparameters(logger=False, ignore=["top_k", "policy", "reward_net"])
+        self.start, self.keep = start, keep
+        self.reference = copy.deepcopy(self.policy).eval().requires_grad_(False)
+        self.policy.train(self.drops_out)  # the Trainer leaves the mode as it is
+
+    @classmethod
+    def check_settings(cls, given: Mapping[str, Any]) -> None:
+        super().check_settings(given)
+        require_positive("model", given, "temperature", "clip", "samples", "candidates", "refresh", "early", "k", "cap")
 
     def configure_callbacks(self) -> list[Callback]:
         return [] if self.keep is None else [KeepRanking(self.keep)]
 
     def setup(self, stage: str) -> None:
         if stage == "fit" and not isinstance(self.data, self.LEARNS_FROM):
-            needed = f"{self.LEARNS_FROM.__module__.rpartition('.')[0]}.{self.LEARNS_FROM.__name__}"
             raise InputError(
                 f"{type(self).__name__} cannot learn from {type(self.data).__name__}",
                 where="data.class_path",
-                remedy=f"give {needed}, as the method's YAML does",
+                remedy=f"give {class_path(self.LEARNS_FROM)}, as the method's YAML does",
             )
-        if self.start is not None:
-            check_catalogue(self.catalogue, self.data.sequences.catalogue, self.start)
+        self.start.check(self.data)
 
     def train(self, mode: bool = True) -> PostTraining:
         super().train(mode)
         self.policy.train(mode and self.drops_out)
-        self.reference.eval()  # the reference never drops units out
+        self.reference.eval()
         return self
+
+    def loss(self, batch: Batch) -> tuple[Tensor, Figures] | None:
+        """The loss, a scalar, and figures to log; None: no event of the batch counts."""
+        raise NotImplementedError
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        self.log_drift(batch)
+        found = self.loss(batch)
+        if found is None:
+            return 0.0 * self.policy.summary(self.policy.encode(batch)).sum()
+        loss, figures = found
+        self.log("train/loss", loss, batch_size=len(batch.target_T))
+        self.log_dict({f"{self.FIGURES}/{name}": figure for name, figure in figures.items()})
+        return loss
 
     def advantages(self, batch: Batch) -> Tensor:
         """How much better than expected each target turned out, NaN where it has no reward. Shape: (T,)."""
@@ -102,12 +118,8 @@ class PostTraining(PolicyModule):
         """log pi_start of some items at each state. Shape: int64 (T, C) -> (T, C)."""
         return self.reference.log_probs(self.reference.encode(batch), items)
 
-    def idle(self, batch: Batch) -> Tensor:
-        """The loss of a batch without an event that counts, a scalar: 0, with gradients of 0."""
-        return 0.0 * self.policy.encode(batch).sum()
-
     def log_drift(self, batch: Batch) -> None:
-        """Log ``policy/kl`` if this step's figures are written."""
+        """Log ``policy/kl`` if this step is logged."""
         every = max(self.trainer.log_every_n_steps, 1)  # type: ignore[attr-defined]
         if (self.trainer.global_step + 1) % every == 0:
             self.log("policy/kl", self.drift(batch))
@@ -115,10 +127,15 @@ class PostTraining(PolicyModule):
     @torch.no_grad()
     def drift(self, batch: Batch) -> Tensor:
         """Mean KL(pi || start) over the catalogue, on some targets of the first histories of a batch, a scalar."""
-        probe, mode, rows = _probe(batch), self.policy.training, rows_at_once(self.policy.num_items)
+        probe, mode = _probe(batch), self.policy.training
         self.policy.eval()
-        states = zip(self.policy.encode(probe).split(rows), self.reference.encode(probe).split(rows), strict=True)
-        kl_T = torch.cat([_kl(self.policy.log_probs(now), self.reference.log_probs(start)) for now, start in states])
+        now, start = self.policy.encode(probe), self.reference.encode(probe)
+        kl_T = torch.cat(
+            [
+                _kl(self.policy.log_probs(now[part]), self.reference.log_probs(start[part]))
+                for part in chunks(len(now), self.policy.num_items)
+            ]
+        )
         self.policy.train(mode)
         return kl_T.mean()
 

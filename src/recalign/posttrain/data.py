@@ -1,4 +1,4 @@
-"""The logged events with their advantages, computed once before training."""
+"""Logged events with their advantages, computed once before training."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ import polars as pl
 
 from recalign.errors import InputError, require_positive
 from recalign.posttrain.advantage import predicted_rewards, state_values
-from recalign.posttrain.upstream import load_upstream
-from recalign.recommender.checkpoint import Loaded, read_checkpoint
-from recalign.reward import RewardData
+from recalign.posttrain.upstream import UpstreamData
+from recalign.recommender.checkpoint import Loaded
 from recalign.sequences import Batch, Windows, reward_means
 
 Source = Literal["observed", "predicted", "shrunk"]
@@ -21,43 +20,37 @@ Baseline = Literal["none", "global", "user", "item", "user_item", "value", "soft
 Placebo = Literal["none", "permuted", "random"]
 
 
-class PostTrainingData(RewardData):
+class PostTrainingData(UpstreamData):
     """Training events with an advantage A_e = r_e - V(s_e), in standard deviations of the log's rewards.
 
-    Not in its own: where a reward model knows little its predictions differ little, and are then to weigh little.
-
-    The arguments' own defaults need no other stage's checkpoint; A-SFT's recommended form is conf/asft.yaml's.
+    Not in standard deviations of the advantage itself: a reward model that knows little predicts much the same for all
+    events, and should weigh little. The defaults are A-SFT's recommended form.
 
     Args:
-        source: where r comes from: the log (``observed``), the reward model (``predicted``), or rho r_hat + (1 - rho) r
-            with rho the reward model's measured reliability (``shrunk``). r_hat is without what the event did itself
-            to the figures of its item; what the network has learnt by heart of it in training stays, and rho, which was
-            measured on other events, knows nothing of that.
+        source: of r: the log (``observed``), the reward model (``predicted``), or rho r_hat + (1 - rho) r with rho the
+            reward model's measured reliability (``shrunk``). r_hat is without the event's own influence on its item's
+            factors; what the network memorised of it in training remains, and rho, measured on other events, does not
+            account for that.
         baseline: V: nothing, the mean reward, the user's earlier mean, the item's mean, both, the reward expected under
             the starting policy (``value``), or its soft form (``soft``).
         soft: lambda of the soft baseline, in the reward's own unit.
-        placebo: rewards shuffled within the user, before any mean is taken (``permuted``: with means of true rewards
-            the advantage would fall with an item's quality), or advantages shuffled over everybody (``random``, which
-            keeps the weights and their effective sample size and says nothing): neither may gain anything.
-        reward_model: checkpoint of the reward model; read where source or baseline need one.
-        policy: checkpoint of the starting policy; read where the baseline needs one.
-        **log: what `recalign.sequences.EventDataModule` takes.
+        placebo: ``permuted``: rewards shuffled within the user, before means are taken (with means of true rewards
+            the advantage would fall with an item's quality); ``random``: advantages shuffled over all events, with the
+            same weights and effective sample size. Neither may gain anything.
+        **upstream: what `UpstreamData` takes.
     """
 
     def __init__(
         self,
-        source: Source = "observed",
-        baseline: Baseline = "user_item",
+        source: Source = "predicted",
+        baseline: Baseline = "user",
         soft: float = 1.0,
         placebo: Placebo = "none",
-        reward_model: str | None = None,
-        policy: str | None = None,
-        **log: Any,
+        **upstream: Any,
     ) -> None:
-        super().__init__(**log)
+        super().__init__(**upstream)
         self.check_settings({"soft": soft})
         self.source, self.baseline, self.soft, self.placebo = source, baseline, soft, placebo
-        self.reward_model, self.policy = reward_model, policy
 
     @classmethod
     def check_settings(cls, given: Mapping[str, Any]) -> None:
@@ -66,12 +59,12 @@ class PostTrainingData(RewardData):
 
     @classmethod
     def upstream(cls, init_args: dict[str, Any]) -> dict[str, str]:
-        """The checkpoints that these settings read, by argument: stages that have to run first."""
+        """The checkpoints that these settings need, by argument."""
         needs = {}
         if init_args["source"] != "observed" or init_args["baseline"] in ("value", "soft"):
             needs["reward_model"] = "reward"
         if init_args["baseline"] in ("value", "soft"):
-            needs["policy"] = "recommender"
+            needs["init_from"] = "recommender"
         return needs
 
     def training(self) -> Windows:
@@ -101,15 +94,20 @@ class PostTrainingData(RewardData):
     def _rewards(self, observed: np.ndarray, windows: Windows) -> np.ndarray:
         if self.source == "observed":
             return observed
-        loaded = self._loaded("reward_model", "reward")
-        self_influence_EF = read_checkpoint(str(self.reward_model))["self_influence"]
-        predicted = predicted_rewards(loaded.net, self_influence_EF, self._batches(windows)).double().numpy()
+        loaded = self._there("reward")
+        if loaded.self_influence is None:
+            raise InputError(
+                "predictions for its own training events need the reward model's self-influence",
+                where=loaded.where,
+                remedy="give the reward model's checkpoint, or what module.hand_over('reward') returns",
+            )
+        predicted = predicted_rewards(loaded.net, loaded.self_influence, self._batches(windows)).double().numpy()
         if self.source == "predicted":
             return np.where(np.isnan(observed), np.nan, predicted)  # so that all methods see the same events
         if "reliability" not in loaded.facts:
             raise InputError(
                 "this reward model was never validated, so its reliability is not known",
-                where=str(self.reward_model),
+                where=loaded.where,
                 remedy="train it with validation, or use source observed or predicted",
             )
         rho = loaded.facts["reliability"]
@@ -120,7 +118,7 @@ class PostTrainingData(RewardData):
         if self.baseline == "none":
             return np.zeros(rows)
         if self.baseline in ("value", "soft"):
-            policy, reward = self._loaded("policy", "policy").net, self._loaded("reward_model", "reward").net
+            policy, reward = (self._there(name).net for name in ("policy", "reward"))
             soft = self.soft if self.baseline == "soft" else None
             return state_values(policy, reward, self._batches(windows), rows, soft).double().numpy()
         event = self.frame["event"].to_numpy()
@@ -130,21 +128,21 @@ class PostTrainingData(RewardData):
         return values
 
     def _permutation(self, reward: np.ndarray, windows: Windows) -> np.ndarray:
-        """For each event, whose reward it gets: that of any trained event of its user. Shape: int64 (events,)."""
+        """For each event, the one whose reward it gets: any trained event of its user. Shape: int64 (events,)."""
         event = windows.event[~np.isnan(reward[windows.event])]
         user = self.sequences.frame["user"].to_numpy()[event]
         draw = np.random.default_rng(self.seed).random(len(event))
         origin = np.arange(len(reward))
-        shuffled = event[np.lexsort((draw, user))]  # the events of each user in a random order
+        shuffled = event[np.lexsort((draw, user))]  # each user's events in a random order
         origin[event[np.argsort(user, kind="stable")]] = shuffled
         return origin
 
-    def _loaded(self, argument: Literal["reward_model", "policy"], net: str) -> Loaded:
-        reader = f"source {self.source!r} and baseline {self.baseline!r}"
-        loaded = load_upstream(getattr(self, argument), net, self, f"data.{argument}", reader)
+    def _there(self, name: str) -> Loaded:
+        """A network, where the trainer works."""
+        loaded = self.network(name, f"source {self.source!r} with baseline {self.baseline!r}")
         loaded.net.to(self.device)
         return loaded
 
     def _batches(self, windows: Windows) -> Iterator[Batch]:
-        """All targets once, where the networks are."""
+        """All targets once, where the trainer works."""
         return (batch.to(self.device) for batch in self.loader(windows, seen=False))

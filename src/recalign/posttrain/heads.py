@@ -1,6 +1,6 @@
-"""Small networks on the states of a policy: what a state is worth, and an item in it.
+"""Heads on a policy's states: the value of a state, and of an item in it.
 
-Shape suffixes: T states, D numbers of a state, V items, H numbers that tell items apart.
+Shape suffixes: T states, D width of a state's summary, C items of a state, H rank of the interaction.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from recalign.sequences import Batch
 
 
 def state_width(policy: Policy) -> int:
-    """D: how many numbers a state of a policy holds. It is asked for the state after a history of one event."""
+    """D: the width of a policy's `summary`, found by encoding a history of one event."""
     zero, one = torch.zeros(1, dtype=torch.int64), torch.ones(1, dtype=torch.int64)
     nothing = torch.full((1,), torch.nan)
     batch = Batch(
@@ -31,11 +31,17 @@ def state_width(policy: Policy) -> int:
         event_T=zero,
     )
     with torch.no_grad():
-        return policy.encode(batch).numel()
+        return policy.summary(policy.encode(batch)).shape[1]
+
+
+def at_own_rate(optimizer: torch.optim.Optimizer, head: nn.Module, lr: float) -> torch.optim.Optimizer:
+    """Add a head to an optimiser, with a learning rate of its own and no weight decay."""
+    optimizer.add_param_group({"params": head.parameters(), "lr": lr, "weight_decay": 0.0})
+    return optimizer
 
 
 class StateValue(nn.Module):
-    """V(s), a linear reading of the state; 0 at first.
+    """V(s), linear in the state's summary; 0 at first.
 
     Args:
         width: D.
@@ -47,13 +53,13 @@ class StateValue(nn.Module):
         nn.init.zeros_(self.read.weight)
         nn.init.zeros_(self.read.bias)
 
-    def forward(self, state: Tensor) -> Tensor:
-        """Shape: (T, ...) -> (T,)."""
-        return self.read(state.flatten(1))[:, 0]
+    def forward(self, state_TD: Tensor) -> Tensor:
+        """Shape: (T, D) -> (T,)."""
+        return self.read(state_TD)[:, 0]
 
 
 class ItemValue(nn.Module):
-    """Q(s, a) = g(s) + b_a + q(s) . c_a: what is expected of anything here, of the item, of both together; 0 at first.
+    """Q(s, a) = g(s) + b_a + q(s) . c_a: value of the state, of the item, and their interaction; 0 at first.
 
     Args:
         width: D.
@@ -70,11 +76,11 @@ class ItemValue(nn.Module):
         nn.init.zeros_(self.taste.weight)
         nn.init.normal_(self.trait.weight, std=rank**-0.5)
 
-    def forward(self, state: Tensor, item: Tensor) -> Tensor:
-        """Shape: (T, ...), int64 (T, C) -> (T, C)."""
-        taste_T1H = self.taste(state.flatten(1))[:, None]
-        fit_TC = (taste_T1H * self.trait(item)).sum(dim=-1)
-        return self.general(state)[:, None] + self.quality(item)[..., 0] + fit_TC
+    def forward(self, state_TD: Tensor, item_TC: Tensor) -> Tensor:
+        """Shape: (T, D), int64 (T, C) -> (T, C)."""
+        taste_T1H = self.taste(state_TD)[:, None]
+        fit_TC = (taste_T1H * self.trait(item_TC)).sum(dim=-1)
+        return self.general(state_TD)[:, None] + self.quality(item_TC)[..., 0] + fit_TC
 
 
 class Critic(nn.Module):

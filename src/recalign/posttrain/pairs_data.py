@@ -4,44 +4,66 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import polars as pl
 import torch
 
 from recalign.errors import InputError
-from recalign.posttrain.pair_kinds import LOSERS, NEEDS, REMEDIES, Pairing
 from recalign.posttrain.pairing import Met, Pair, apart, by_event, from_policy, logged_pairs, target_against, uniform
-from recalign.posttrain.upstream import load_upstream
-from recalign.reward import RewardData
+from recalign.posttrain.upstream import UpstreamData
 from recalign.sequences import Windows
 from recalign.sequences.splits import TRAIN
 
+Pairing = Literal["logged", "sampled", "generated", "ensemble"]
 
-class PairData(RewardData):
+
+class Kind(NamedTuple):
+    """Upstream checkpoints of a kind of pair, and what the error says where no pair can be made."""
+
+    upstream: dict[str, str]
+    losers: str
+    remedy: str
+
+
+_DRAW_MORE = "draw more data.candidates, or use a reward that differs between a user's events"
+KINDS: dict[Pairing, Kind] = {
+    "logged": Kind(
+        {},
+        "of the same user below that mean beside it",
+        "use a reward that differs between a user's events, or pairs sampled",
+    ),
+    "sampled": Kind({}, "drawn from the catalogue that the user had not met", _DRAW_MORE),
+    "generated": Kind({"init_from": "recommender"}, "drawn from the policy that the user had not met", _DRAW_MORE),
+    "ensemble": Kind(
+        {"init_from": "recommender", "reward_model": "reward"},
+        "whose interval lies below another's",
+        "use a smaller data.width, or draw more data.candidates",
+    ),
+}
+
+
+class PairData(UpstreamData):
     """Pairs (history, winner, losers), at the histories of training events.
 
-    - ``logged``: of two logged events of the same user, one whose reward is above the user's earlier mean against one
-      below it, at the history before both;
-    - ``sampled``: a logged event against items drawn from the whole catalogue;
+    - ``logged``: of two logged events of a user, one with a reward above the user's earlier mean against one below it,
+      at the history before both;
+    - ``sampled``: a logged event against items drawn from the catalogue;
     - ``generated``: a logged event against items drawn from the starting policy;
-    - ``ensemble``: two kinds of items drawn from the starting policy, whose intervals under the ensemble of reward
-      models do not overlap.
+    - ``ensemble``: items drawn from the starting policy whose intervals under the reward ensemble do not overlap.
 
-    Against what is drawn from the catalogue or a policy, an event is a winner if its reward is above its user's earlier
-    mean (`recalign.sequences.reward_means`); what is drawn was never met by the user in the training part. Nothing of
-    validation or test is read. Pairs stay the same in all epochs. Events without a pair stay in the batches, with
-    nothing rejected, so that all methods take the same steps.
+    For ``sampled`` and ``generated``, winners are events with a reward above the user's earlier mean
+    (`recalign.sequences.reward_means`). Items drawn were never met by the user in training. Nothing of validation or
+    test is read. Pairs are the same in all epochs. Events without a pair stay in the batches, with nothing rejected, so
+    that all methods take the same steps.
 
     Args:
         pairs: which pairs.
         losers: N, items that each winner is preferred to.
         candidates: items or later events drawn at each history, from which pairs are taken.
         width: ``ensemble``: half the width of an interval, in standard deviations between the members.
-        reward_model: checkpoint of a reward model with several members; read where pairs need one.
-        policy: checkpoint of the starting policy; read where pairs need one.
-        **log: what `recalign.sequences.EventDataModule` takes.
+        **upstream: what `UpstreamData` takes.
 
     Raises (before training):
         InputError: no pair can be made.
@@ -53,15 +75,12 @@ class PairData(RewardData):
         losers: int = 1,
         candidates: int = 16,
         width: float = 1.0,
-        reward_model: str | None = None,
-        policy: str | None = None,
-        **log: Any,
+        **upstream: Any,
     ) -> None:
-        super().__init__(**log)
+        super().__init__(**upstream)
         self.check_settings({"losers": losers, "candidates": candidates})
         self.pairs: Pairing = pairs
         self.losers, self.candidates, self.width = losers, candidates, width
-        self.reward_model, self.policy = reward_model, policy
 
     @classmethod
     def check_settings(cls, given: Mapping[str, Any]) -> None:
@@ -73,8 +92,8 @@ class PairData(RewardData):
 
     @classmethod
     def upstream(cls, init_args: dict[str, Any]) -> dict[str, str]:
-        """The checkpoints that these settings read, by argument: stages that have to run first."""
-        return NEEDS[init_args["pairs"]]
+        """The checkpoints that these settings need, by argument."""
+        return KINDS[init_args["pairs"]].upstream
 
     def training(self) -> Windows:
         return self.paired
@@ -98,9 +117,9 @@ class PairData(RewardData):
         if not kept.any():
             raise InputError(
                 f"no pairs can be made: of {len(kept):,} training events of users {self.users}, {good.sum():,} have a "
-                f"reward above their user's earlier mean, and none has {self.losers} {LOSERS[self.pairs]}",
+                f"reward above their user's earlier mean, and none has {self.losers} {KINDS[self.pairs].losers}",
                 where="data.pairs",
-                remedy=REMEDIES[self.pairs],
+                remedy=KINDS[self.pairs].remedy,
             )
         winner, losers = np.where(kept, item[:, 0], windows.target), np.where(kept[:, None], item[:, 1:], 0)
         return windows.with_pairs(winner, losers)
@@ -133,18 +152,14 @@ class PairData(RewardData):
         met = Met(trained["user"].cast(pl.Int64).to_numpy(), trained["item_id"].to_numpy(), self.num_items)
         if self.pairs == "sampled":
             return target_against(uniform(self.num_items, self.candidates), met, self.losers)
-        draw = from_policy(self._upstream("policy", "policy"), self.candidates)
+        draw = from_policy(self.network("policy", f"pairs {self.pairs!r}").net, self.candidates)
         if self.pairs == "generated":
             return target_against(draw, met, self.losers)
-        reward = self._upstream("reward_model", "reward")
+        reward = self.network("reward", f"pairs {self.pairs!r}").net
         if reward.members == 1:
             raise InputError(
                 "intervals need several members, and this reward model has one",
-                where=str(self.reward_model),
-                remedy="train an ensemble: recalign fit --config conf/reward.yaml --model.members 5",
+                where="data.reward_model",
+                remedy="train an ensemble: recalign fit reward --model.members 5",
             )
         return apart(draw, met, reward, self.width, self.losers)
-
-    def _upstream(self, argument: str, net: str) -> Any:
-        reader = f"pairs {self.pairs!r}"
-        return load_upstream(getattr(self, argument), net, self, f"data.{argument}", reader).net

@@ -1,23 +1,64 @@
-"""Items drawn from a policy, and what a reward model makes of them: the environment of PPO and GRPO.
+"""Items drawn from a policy, and what a reward model predicts for them: the environment of PPO and GRPO.
 
 Shape suffixes: T states, C candidates of each, S items drawn at each, L events of a history, N pairs.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from recalign.posttrain.environment import Environment
+from recalign.errors import InputError
+from recalign.recommender.checkpoint import Loaded
 from recalign.recommender.policy import Policy, draw
+from recalign.reward import RewardData, RewardEnsemble
 from recalign.sequences import Batch
+
+
+class Environment(nn.Module):
+    """A frozen reward model's predictions, in standard deviations from the mean of the training rewards.
+
+    Args:
+        loaded: the reward model.
+    """
+
+    def __init__(self, loaded: Loaded) -> None:
+        super().__init__()
+        self.loaded = replace(loaded, self_influence=None)  # which is long, and not needed here
+        self.reward: RewardEnsemble = loaded.net.requires_grad_(False)
+        self.mean, self.scale = 0.0, 1.0
+
+    def train(self, mode: bool = True) -> Environment:
+        return super().train(False)  # it never learns
+
+    def setup(self, data: RewardData) -> None:
+        """Take the unit of the log's rewards, and check the reward model against the log.
+
+        Raises:
+            InputError: it is of another catalogue or another reward, or predicts no numbers on the first batch.
+        """
+        self.loaded.check(data)
+        self.mean, self.scale, _ = data.moments()
+        batch = next(iter(data.train_dataloader()))
+        if not self.train()(batch, batch.target_T[:, None]).isfinite().all():
+            raise InputError(
+                "the reward model predicts what is no number",
+                where=self.loaded.where,
+                remedy="train it anew, with a lower learning rate or in fp32",
+            )
+
+    @torch.no_grad()
+    def forward(self, batch: Batch, item_TS: Tensor) -> Tensor:
+        """Expected rewards of some items at each state of a batch. Shape: (T, S) -> (T, S)."""
+        predicted_TS = self.reward.predict(self.reward.states(batch), item_TS)
+        return (predicted_TS - self.mean) / self.scale
 
 
 @dataclass(frozen=True)
 class Rollout:
-    """S items a state. Probabilities are those of the candidates alone, and sum to 1 over them (`among`).
+    """S items drawn at each state. Probabilities are over the candidates alone (`among`).
 
     Attributes:
         candidate_TC: int64, what may be drawn; 0 where fewer than C items are unseen.
@@ -42,16 +83,16 @@ def roll_out(
 ) -> Rollout:
     """Draw items at every state of a batch.
 
-    Candidates are the starting policy's most probable items that are not in the history (as much of it as the batch
-    holds): what a reward model says of items that nobody would have chosen is a guess.
+    Candidates are the start's most probable items that are not in the history (as far as the batch holds it): of items
+    that nobody would have chosen, a reward model's prediction is a guess.
 
     Args:
-        old: drawn from.
+        old: the policy to draw from.
         start: the starting policy.
-        environment: says what they are worth.
+        environment: predicts rewards.
         batch: histories.
         samples: S.
-        candidates: C, if the catalogue is as large.
+        candidates: C; fewer in a smaller catalogue.
     """
     old_T, start_T = old.encode(batch), start.encode(batch)
     _, candidate_TC = start.top_k(start_T, min(candidates, start.num_items), met(batch))
@@ -66,10 +107,10 @@ def roll_out(
 
 
 def among(logp_TC: Tensor, candidate_TC: Tensor) -> Tensor:
-    """Log-probabilities of candidates, brought to sum to 1 over them; candidate 0 has none. Shape: (T, C) -> (T, C).
+    """Renormalise log-probabilities over candidates; candidate 0 gets none. Shape: (T, C) -> (T, C).
 
-    One rule for the policy, for what it was and for the start, so that where they are the same they say the same to the
-    last digit but one, in whatever precision. Where all candidates are 0, all are alike and carry no gradient.
+    Used alike for pi, old and start, so that equal policies have equal ratios in any precision. Where all candidates
+    are 0, the result is uniform and carries no gradient.
     """
     return logp_TC.masked_fill(candidate_TC == 0, torch.finfo(logp_TC.dtype).min).log_softmax(dim=1)
 

@@ -1,57 +1,52 @@
-"""Networks of earlier stages that data is prepared with."""
+"""Data that is prepared with networks of earlier stages."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from recalign.errors import InputError
-from recalign.recommender.checkpoint import Loaded, check_catalogue, load_net
-from recalign.sequences import EventDataModule
+from recalign.recommender.checkpoint import Loaded, load_or_copy
+from recalign.recommender.policy import Policy
+from recalign.reward import RewardData, RewardEnsemble
 
 
-def load_upstream(path: str | None, net: str, data: EventDataModule, where: str, reader: str) -> Loaded:
-    """A network in evaluation mode, from a checkpoint of the same catalogue and, if it predicts one, the same reward.
-
-    Args:
-        path: the checkpoint.
-        net: ``policy`` or ``reward``.
-        data: the log and the reward that it has to belong to.
-        where: the setting that names it.
-        reader: the settings that need it, for the message.
-
-    Raises:
-        InputError: none is named, it cannot be read, holds no such network, or belongs to another catalogue or reward.
-    """
-    if path is None:
-        raise InputError(f"{reader} need a checkpoint", where=where, remedy="name one, or run its stage first")
-    loaded = load_net(path, net)
-    check_catalogue(loaded.catalogue, data.sequences.catalogue, path)
-    if net == "reward":
-        check_reward(loaded.facts, data.reward, path)
-    loaded.net.eval()
-    return loaded
-
-
-def check_reward(facts: dict[str, Any], current: str | None, where: str) -> None:
-    """Refuse a reward model of another reward: the two would be mixed, or one measured in the other's unit.
+class UpstreamData(RewardData):
+    """Training events, and the starting policy and reward model that a subclass may need to prepare them.
 
     Args:
-        facts: of its checkpoint.
-        current: the reward's expression here.
-        where: the checkpoint.
-
-    Raises:
-        InputError: the expressions differ, or the checkpoint does not say.
+        init_from: checkpoint of the starting policy, where one is needed; null in a configuration: the newest.
+        reward_model: checkpoint of the reward model, where one is needed; null in a configuration: the newest.
+        policy: the starting policy itself, instead of a checkpoint (Python only); copied.
+        reward_net: the reward model itself, instead of a checkpoint (Python only); copied. Predictions of training
+            events need it as `Loaded`, with its self-influence (`StageModule.hand_over`).
+        **log: what `recalign.reward.RewardData` takes.
     """
-    if "reward" not in facts:
-        raise InputError(
-            "this checkpoint does not say which reward it predicts",
-            where=where,
-            remedy="it is of an earlier version of recalign: run its stage again",
-        )
-    if facts["reward"] != current:
-        raise InputError(
-            f"this reward model predicts {facts['reward']!r}, and the reward here is {current!r}",
-            where=where,
-            remedy=f"give data.reward {facts['reward']!r} here, or train a reward model with data.reward {current!r}",
-        )
+
+    def __init__(
+        self,
+        init_from: str | None = None,
+        reward_model: str | None = None,
+        policy: Policy | Loaded | None = None,
+        reward_net: RewardEnsemble | Loaded | None = None,
+        **log: Any,
+    ) -> None:
+        super().__init__(**log)
+        self.upstreams = {
+            "policy": ("data.init_from", init_from, policy),
+            "reward": ("data.reward_model", reward_model, reward_net),
+        }
+
+    def network(self, name: str, needed_by: str) -> Loaded:
+        """The ``policy`` or the ``reward`` model, in evaluation mode.
+
+        Args:
+            name: which.
+            needed_by: the setting that needs it, for the message.
+
+        Raises:
+            InputError: there is none, it cannot be read, or it is of another catalogue or reward.
+        """
+        where, path, given = self.upstreams[name]
+        loaded = load_or_copy(path, given, name, where=where, needed_by=needed_by)
+        loaded.check(self)
+        loaded.net.eval()
+        return loaded

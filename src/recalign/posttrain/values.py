@@ -1,8 +1,8 @@
-"""Methods that learn what items are worth from the log alone: CQL, IQL and AWAC.
+"""Methods that learn from the log alone what items are worth: CQL, IQL, AWAC and SA2C.
 
-A contextual bandit: Q(s, a) is the expected reward of item a after history s, V(s) that of the history. Rewards are the
-batch's advantages (`recalign.posttrain.PostTrainingData`): with ``baseline: global`` the log's own rewards, less their
-mean, in standard deviations.
+A contextual bandit: Q(s, a) is the expected reward of item a after history s, V(s) that of the history; nothing
+follows an event. Rewards are the batch's advantages (`recalign.posttrain.PostTrainingData`): with ``baseline: global``
+the log's rewards less their mean, in standard deviations.
 """
 
 from __future__ import annotations
@@ -15,81 +15,66 @@ from torch import Tensor, nn
 
 from recalign.errors import InputError, require_positive
 from recalign.posttrain.base import PostTraining
-from recalign.posttrain.heads import Critic, StateValue, state_width
-from recalign.posttrain.losses import conservative, expectile, exponential_weights, squared_error, weighted_likelihood
-from recalign.recommender.policy import Policy
+from recalign.posttrain.heads import Critic, ItemValue, StateValue, at_own_rate, state_width
+from recalign.posttrain.losses import (
+    Figures,
+    actor_critic_weights,
+    conservative,
+    expectile,
+    exponential_weights,
+    mean_known,
+    squared_error,
+    weighted_likelihood,
+)
 from recalign.sequences import Batch
 
 
 class ValueMethod(PostTraining):
-    """A policy with heads that learn values at a rate of their own. Subclasses set ``self.critic`` and write `loss`.
-
-    Logs ``train/loss``, ``policy/kl`` and what the subclass says.
+    """A policy with heads that learn values at a learning rate of their own. Subclasses set ``self.critic``.
 
     Args:
-        init_from: checkpoint whose policy is the start; null: the newest of this log.
         value_lr: AdamW's learning rate of the heads.
-        lr: AdamW's learning rate.
-        weight_decay: AdamW's, on matrices only.
-        top_k: items that `predict` writes for each user.
-        keep: share of the start's ``all/ndcg@10`` on validation that is kept; null: whatever is left.
-        policy: a policy to start from instead of a checkpoint's (Python only).
+        lr: AdamW's learning rate of the policy.
+        **training: what `PostTraining` takes.
     """
 
+    FIGURES = "value"
     critic: nn.Module
 
-    def __init__(
-        self,
-        init_from: str | None = None,
-        value_lr: float = 1e-2,
-        lr: float = 3e-5,
-        weight_decay: float = 0.0,
-        top_k: int = 10,
-        keep: float | None = None,
-        policy: Policy | None = None,
-    ) -> None:
-        super().__init__(init_from, policy, lr, weight_decay, top_k, keep)
-        self.save_hyperparameters(logger=False, ignore=["top_k"])
+    @classmethod
+    def check_settings(cls, given: Mapping[str, Any]) -> None:
+        super().check_settings(given)
+        require_positive("model", given, "beta", or_zero=True)
+
+    def __init__(self, value_lr: float = 1e-2, lr: float = 5e-5, **training: Any) -> None:
+        super().__init__(lr=lr, **training)
         self.value_lr = value_lr
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        optimizer = super().configure_optimizers()
-        optimizer.add_param_group({"params": self.critic.parameters(), "lr": self.value_lr, "weight_decay": 0.0})
-        return optimizer
+        return at_own_rate(super().configure_optimizers(), self.critic, self.value_lr)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        loss, figures = self.loss(batch, self.advantages(batch))
-        self.log("train/loss", loss, batch_size=len(batch.target_T))
-        self.log_dict({f"value/{k}": v for k, v in figures.items()})
-        self.log_drift(batch)
-        return loss
-
-    def loss(self, batch: Batch, reward_T: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss and its figures. ``reward_T`` is NaN where there is no reward."""
-        raise NotImplementedError
+    @torch.no_grad()
+    def reference_summary(self, batch: Batch) -> Tensor:
+        """The frozen start's states, as heads read them. Shape: (T, D)."""
+        return self.reference.summary(self.reference.encode(batch))
 
 
 class CQL(ValueMethod):
-    """Conservative Q-learning in which the policy's own logits are the Q-values (`losses.conservative`).
+    """Conservative Q-learning in which the policy's logits are the Q-values (`losses.conservative`).
 
-    Q(s, a) = V(s) + tau log pi(a | s), so that pi = softmax(Q / tau) and V = tau log sum_a exp(Q / tau): the served
-    policy is the Boltzmann policy of Q, it is the start before the first step, and the conservative term is
-    -tau log pi(a | s), behaviour cloning. V is a head on the state, which it does not move.
+    Q(s, a) = V(s) + tau log pi(a | s), so that pi = softmax(Q / tau) and V = tau log sum_a exp(Q / tau): the policy is
+    the Boltzmann policy of Q, it equals the start before the first step, and the conservative term is
+    -tau log pi(a | s), behaviour cloning. V is a head on the policy's state, without a gradient to it.
 
     Logs ``value/td``, the squared error of Q, in the reward's variance, and ``value/gap``, the conservative term.
 
     Args:
         temperature: tau, in standard deviations of the reward.
-        alpha: of the conservative term; large: behaviour cloning.
+        alpha: weight of the conservative term; large: behaviour cloning.
         **values: what `ValueMethod` takes.
     """
 
     critic: StateValue
-
-    @classmethod
-    def check_settings(cls, given: Mapping[str, Any]) -> None:
-        super().check_settings(given)
-        require_positive("model", given, "temperature")
 
     def __init__(self, temperature: float = 0.1, alpha: float = 0.5, **values: Any) -> None:
         super().__init__(**values)
@@ -100,26 +85,28 @@ class CQL(ValueMethod):
         super().setup(stage)
         if stage == "fit":  # V starts where Q is right on average
             batch = next(iter(self.data.train_dataloader()))
+            logp_T = self.reference_log_probs(batch, batch.target_T[:, None])
             with torch.no_grad():
-                logp_T = self.reference.log_prob(self.reference.encode(batch), batch.target_T)
                 self.critic.read.bias.fill_(-self.temperature * logp_T.mean())
 
-    def loss(self, batch: Batch, reward_T: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, batch: Batch) -> tuple[Tensor, Figures]:
         state = self.policy.encode(batch)
-        value_T = self.critic(state.detach())
+        value_T = self.critic(self.policy.summary(state).detach())
         q_T = value_T + self.temperature * self.policy.log_prob(state, batch.target_T)
-        return conservative(q_T, value_T, reward_T, self.alpha)
+        return conservative(q_T, value_T, self.advantages(batch), self.alpha)
 
 
 class IQL(ValueMethod):
-    """Implicit Q-learning: V is an expectile of Q, and the log's items are weighted by exp(beta (Q - V)), at most 100.
+    """Implicit Q-learning: V is an expectile of Q, and logged items are weighted by exp(beta (Q - V)), at most 100.
 
-    Q and V are heads on the frozen start's states. Logs ``value/td``; ``value/expectile``, V's loss; ``value/v``, V's
-    mean; ``value/{ess,max_weight}`` of the weights (`losses.weighted_likelihood`).
+    Q and V are heads on the frozen start's states (Kostrikov et al., arXiv 2110.06169).
+
+    Logs ``value/td``, Q's squared error; ``value/expectile``, V's loss; ``value/v``, V's mean; and
+    ``value/{ess,max_weight,lowered}`` of the weights (`losses.weighted_likelihood`).
 
     Args:
         beta: of the exponent, in 1 / standard deviation of the reward; 0: behaviour cloning.
-        expectile: which; 0.5: the mean.
+        expectile: of Q that V learns; 0.5: the mean.
         **values: what `ValueMethod` takes.
     """
 
@@ -128,7 +115,6 @@ class IQL(ValueMethod):
     @classmethod
     def check_settings(cls, given: Mapping[str, Any]) -> None:
         super().check_settings(given)
-        require_positive("model", given, "beta", or_zero=True)
         if not 0 < given.get("expectile", 0.5) < 1:
             what = f"{given['expectile']} is no expectile"
             raise InputError(what, where="model.expectile", remedy="give one between 0 and 1")
@@ -138,13 +124,81 @@ class IQL(ValueMethod):
         self.beta, self.expectile = beta, expectile
         self.critic = Critic(state_width(self.policy), self.policy.num_items)
 
-    def loss(self, batch: Batch, reward_T: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        with torch.no_grad():
-            fixed = self.reference.encode(batch)
-        q_T, value_T = self.critic.q(fixed, batch.target_T[:, None])[:, 0], self.critic.v(fixed)
+    def loss(self, batch: Batch) -> tuple[Tensor, Figures]:
+        reward_T, fixed_TD = self.advantages(batch), self.reference_summary(batch)
+        q_T, value_T = self.critic.q(fixed_TD, batch.target_T[:, None])[:, 0], self.critic.v(fixed_TD)
         td = squared_error(q_T, reward_T)
         lag = expectile(q_T.detach() - value_T, self.expectile, reward_T)
         weight_T = exponential_weights(q_T - value_T, self.beta, reward_T)
         logp_T = self.policy.log_prob(self.policy.encode(batch), batch.target_T)
         actor, figures = weighted_likelihood(logp_T, weight_T)
-        return actor + td + lag, {**figures, "td": td.detach(), "expectile": lag.detach(), "v": value_T.mean().detach()}
+        figures |= {"td": td.detach(), "expectile": lag.detach(), "v": value_T.mean().detach()}
+        return actor + td + lag, figures
+
+
+class AWAC(ValueMethod):
+    """Weight logged items by exp(beta A), at most 100, with A = Q(s, a) - mean_n Q(s, b_n), b_n drawn from the policy.
+
+    Q is a head on the frozen start's states (Nair et al., arXiv 2006.09359).
+
+    Logs ``value/td``, Q's squared error; ``value/advantage``, the mean of A; and ``value/{ess,max_weight,lowered}`` of
+    the weights (`losses.weighted_likelihood`).
+
+    Args:
+        beta: of the exponent, in 1 / standard deviation of the reward (the source's 1 / lambda); 0: behaviour cloning.
+        samples: items b_n drawn at each state.
+        **values: what `ValueMethod` takes.
+    """
+
+    critic: ItemValue
+
+    def __init__(self, beta: float = 3.0, samples: int = 8, **values: Any) -> None:
+        super().__init__(**values)
+        self.beta, self.samples = beta, samples
+        self.critic = ItemValue(state_width(self.policy), self.policy.num_items)
+
+    def loss(self, batch: Batch) -> tuple[Tensor, Figures]:
+        reward_T, state = self.advantages(batch), self.policy.encode(batch)
+        item_TC = torch.cat([batch.target_T[:, None], self.policy.sample(state, self.samples)], dim=1)
+        q_TC = self.critic(self.reference_summary(batch), item_TC)
+        td = squared_error(q_TC[:, 0], reward_T)
+        advantage_T = (q_TC[:, 0] - q_TC[:, 1:].mean(dim=1)).detach()
+        weight_T = exponential_weights(advantage_T, self.beta, reward_T)
+        actor, figures = weighted_likelihood(self.policy.log_prob(state, batch.target_T), weight_T)
+        return actor + td, {**figures, "td": td.detach(), "advantage": mean_known(advantage_T, reward_T)}
+
+
+class SA2C(ValueMethod):
+    """Weight logged items by A = Q(s, a) - mean_n Q(s, b_n), where positive, with b_n drawn from all other items.
+
+    Q is a head on the policy's own states, and trains them too; sampled items are its negatives, with a low reward
+    (SNQN). Nothing follows an event, so there is no second Q to bootstrap from (Xin et al., arXiv 2111.03474).
+
+    Logs ``value/td``, Q's squared error on logged items; ``value/negative``, that on sampled ones; and
+    ``value/{ess,max_weight,lowered}`` of the weights (`losses.weighted_likelihood`).
+
+    Args:
+        samples: items b_n drawn at each state.
+        negative: their reward, in standard deviations from the mean.
+        lr: AdamW's learning rate of the policy.
+        **values: what `ValueMethod` takes.
+    """
+
+    critic: ItemValue
+
+    def __init__(self, samples: int = 10, negative: float = -1.0, lr: float = 1e-4, **values: Any) -> None:
+        super().__init__(lr=lr, **values)
+        self.samples, self.negative = samples, negative
+        self.critic = ItemValue(state_width(self.policy), self.policy.num_items)
+
+    def loss(self, batch: Batch) -> tuple[Tensor, Figures]:
+        reward_T, target_T1 = self.advantages(batch), batch.target_T[:, None]
+        other_TN = torch.randint_like(target_T1.expand(-1, self.samples), 1, self.policy.num_items)
+        other_TN = other_TN + (other_TN >= target_T1)  # any item but the event's own
+        state = self.policy.encode(batch)
+        q_TC = self.critic(self.policy.summary(state), torch.cat([target_T1, other_TN], dim=1))
+        td = squared_error(q_TC[:, 0], reward_T)
+        negative = mean_known((q_TC[:, 1:] - self.negative).square().mean(dim=1), reward_T)
+        weight_T = actor_critic_weights(q_TC[:, 0], q_TC[:, 1:], reward_T)
+        actor, figures = weighted_likelihood(self.policy.log_prob(state, batch.target_T), weight_T)
+        return actor + td + negative, {**figures, "td": td.detach(), "negative": negative.detach()}

@@ -1,82 +1,63 @@
-"""A-SFT and its family: the log's own items, weighted by how much better than expected each turned out."""
+"""A-SFT and its family: the log's own events, each weighted by how much better than expected it turned out."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
-from recalign.errors import InputError, require_positive
+from recalign.errors import InputError
 from recalign.posttrain.advantage import Transform, weights
 from recalign.posttrain.base import PostTraining
-from recalign.posttrain.data import PostTrainingData
-from recalign.posttrain.losses import weighted_likelihood
-from recalign.recommender.policy import Policy
+from recalign.posttrain.losses import Figures, weighted_likelihood
 from recalign.sequences import Batch
 
-LEAST = 0.05
-"""Effective sample size, as a share of the events that have an advantage, below which a few decide everything."""
+MIN_EFFECTIVE = 0.05
+"""Share of the events that have an advantage; below such an effective sample size, a few events decide everything."""
 
 
 class WeightedSFT(PostTraining):
     """L = sum_e w_e * -log pi(a_e | s_e) / sum_e w_e with w_e = f(A_e): advantage-weighted supervised fine-tuning.
 
-    Under ``signed`` some weights are below 0, and those events are lowered (`recalign.posttrain.losses`).
+    Under ``signed`` weights may be negative; those events are lowered (`recalign.posttrain.losses.weighted`).
 
-    Logs ``train/loss``; ``advantage/{ess,max_weight,lowered,clipped,share}``: effective sample size as a share of the
-    events, largest over mean weight, share of the weight that is below 0, share of clipped weights, share of events
-    that have an advantage; ``policy/kl``. Where a temperature decides, it warns before training of an effective sample
-    below `LEAST` of the events that have an advantage.
-    The form that is recommended is conf/asft.yaml's, not that of the arguments' own defaults.
+    Logs ``advantage/ess``, the effective sample size as a share of the events; ``advantage/max_weight``, largest over
+    mean weight; ``advantage/lowered``, share of the weight below 0; ``advantage/clipped``, share of the weights cut;
+    ``advantage/share``, of the events that have an advantage. Warns before training of an effective sample size below
+    `MIN_EFFECTIVE` where a higher temperature would raise it.
+
+    Args:
+        transform: f: constant, linear, exponential, rank, sign or signed (`recalign.posttrain.advantage`).
+        temperature: beta of f, in standard deviations of the reward; large: behaviour cloning, small: greedy.
+        clip: largest weight, in units of the mean weight; null: no limit.
+        **training: what `PostTraining` takes.
 
     Raises (before training):
         InputError: every event's weight is 0.
-
-    Args:
-        init_from: checkpoint whose policy is the start; null: the newest of this log.
-        transform: f: constant, linear, exponential, rank, sign or signed (`recalign.posttrain.advantage`).
-        temperature: beta of f, in standard deviations of the reward; large: behaviour cloning, small: greedy.
-        clip: the largest weight, in units of the mean weight; null: no limit.
-        lr: AdamW's learning rate.
-        weight_decay: AdamW's, on matrices only.
-        top_k: items that `predict` writes for each user.
-        keep: share of the start's ``all/ndcg@10`` on validation that is kept; null: whatever is left.
-        policy: a policy to start from instead of a checkpoint's (Python only).
     """
 
-    @classmethod
-    def check_settings(cls, given: Mapping[str, Any]) -> None:
-        super().check_settings(given)
-        require_positive("model", given, "temperature", "clip")
+    FIGURES = "advantage"
 
     def __init__(
         self,
-        init_from: str | None = None,
         transform: Transform = "exponential",
-        temperature: float = 1.0,
+        temperature: float = 0.3,
         clip: float | None = 10.0,
-        lr: float = 3e-4,
-        weight_decay: float = 0.0,
-        top_k: int = 10,
-        keep: float | None = None,
-        policy: Policy | None = None,
+        **training: Any,
     ) -> None:
-        super().__init__(init_from, policy, lr, weight_decay, top_k, keep)
-        self.save_hyperparameters(logger=False, ignore=["top_k"])
+        super().__init__(**training)
         self.transform: Transform = transform
         self.temperature, self.clip = temperature, clip
         self.drops_out = transform != "signed"  # which compares pi with the start
         self.train()
-        self.start_E: Tensor | None = None  # log pi_start of each logged event, where it is needed
+        self.start_E: Tensor | None = None  # log pi_start of each logged event, under signed
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
         if stage == "fit":
-            assert isinstance(self.data, PostTrainingData)
-            self._require_weights(torch.from_numpy(self.data.advantages))
+            self._require_weights(torch.from_numpy(self.data.advantages))  # type: ignore[attr-defined]
 
     def _require_weights(self, advantage_E: Tensor) -> None:
         known_T = advantage_E[~advantage_E.isnan()]
@@ -88,34 +69,28 @@ class WeightedSFT(PostTraining):
                 remedy="give a data.reward that is above 0 for what was good, another data.baseline or transform",
             )
         share = float(size_T.sum().square() / (len(size_T) * size_T.square().sum()))
-        if share < LEAST and self.transform in ("exponential", "rank"):
+        if share < MIN_EFFECTIVE and self.transform in ("exponential", "rank"):
             rank_zero_warn(
                 f"few events have nearly all of the weight: in effect {share:.1%} of {len(size_T):,}, below "
-                f"{LEAST:.0%}; raise model.temperature (now {self.temperature:g})"
+                f"{MIN_EFFECTIVE:.0%}; raise model.temperature (now {self.temperature:g})"
             )
 
-    def on_train_start(self) -> None:
-        if self.transform == "signed":
-            self.start_E = self._start_log_probs()
-
     @torch.no_grad()
-    def _start_log_probs(self) -> Tensor:
-        """Once, so that a step costs what one of cloning costs. Shape: (rows of the event table,), NaN elsewhere."""
-        out = torch.full((len(self.data.sequences.frame),), torch.nan, device=self.device)
+    def on_train_start(self) -> None:
+        """Under ``signed``, compute log pi_start of every event once; a step then costs what one of cloning costs."""
+        if self.transform != "signed":
+            return
+        self.start_E = torch.full((len(self.data.sequences.frame),), torch.nan, device=self.device)
         for batch in self.data.loader(self.data.training(), seen=False):
             there = batch.to(self.device)
-            with self.trainer.precision_plugin.train_step_context():  # rounded as pi is, which is compared with it
-                out[there.event_T] = self.reference.log_prob(self.reference.encode(there), there.target_T)
-        return out
+            with self.trainer.precision_plugin.train_step_context():  # rounded as pi is
+                logp_T = self.reference.log_prob(self.reference.encode(there), there.target_T)
+                self.start_E[there.event_T] = logp_T
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def loss(self, batch: Batch) -> tuple[Tensor, Figures]:
         advantage_T = self.advantages(batch)
         weight_T, cut = weights(advantage_T, self.transform, self.temperature, self.clip)
         logp_T = self.policy.log_prob(self.policy.encode(batch), batch.target_T)
         start_T = None if self.start_E is None else self.start_E[batch.event_T]
         loss, figures = weighted_likelihood(logp_T, weight_T, start_T)
-        share = (~advantage_T.isnan()).float().mean()
-        self.log("train/loss", loss, batch_size=len(weight_T))
-        self.log_dict({f"advantage/{k}": v for k, v in {**figures, **cut, "share": share}.items()})
-        self.log_drift(batch)
-        return loss
+        return loss, {**figures, **cut, "share": (~advantage_T.isnan()).float().mean()}

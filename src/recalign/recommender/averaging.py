@@ -1,4 +1,4 @@
-"""Weights averaged over the last part of a run, however long the run is."""
+"""A polynomial-decay average of the weights."""
 
 from __future__ import annotations
 
@@ -7,70 +7,67 @@ from typing import Any
 
 import torch
 from lightning import LightningModule, Trainer
-
-from recalign.recommender.swapped_weights import SwappedWeights
+from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
 
 STEADY = 2**22
-"""Weights that are averaged after every step; of n times as many, the average takes every n-th step."""
+"""Parameters up to which every step is averaged; with n times as many, every n-th step is."""
 
 
-class PolynomialAveraging(SwappedWeights):
-    """Validates, and hands over, an average of the weights instead of the last ones.
+class PolynomialAveraging(WeightAveraging):
+    """Validate and checkpoint a polynomial-decay average of the weights; train on as without it.
 
-    After step t the average is a_t = (1 - c_t) a_{t-1} + c_t w_t with c_t = (power + 1) / (t + power), so that the
-    weights after step s count about as s^power: on average they are t / (power + 2) steps old. Shamir and Zhang
-    (https://arxiv.org/abs/1212.1824), who call it polynomial-decay averaging.
+    After step t the average is a_t = (1 - c_t) a_{t-1} + c_t w_t with c_t = (power + 1) / (t + power): step s counts
+    about as s^power, and the average is t / (power + 2) steps old (Shamir and Zhang, arXiv 1212.1824). It does what
+    annealing the learning rate does, without knowing when training ends. Unlike an exponential average it covers the
+    same share of a short run and of a long one.
 
-    It does what a learning rate that falls towards the end of training does, without having to know where the end is.
-    Unlike an exponential average it reaches back over the same share of a short run and of a long one, and soon holds
-    nothing of the first weights.
+    Large models are averaged less often (`STEADY`), so that the pass over the weights does not dominate a step; gaps
+    are at most 1 + t / 32 steps. Each update then carries the weight of all steps since the last one.
 
-    Cost: once more the memory of the weights, on their device, and a pass over them a step, which waits for nothing.
-    Of more than `STEADY` weights the average takes fewer steps, each for all since the one before, so that a table of
-    a million items does not pay for it what it pays for its optimiser (`docs/scale.md`). Steps are never further apart
-    than 1 + t / 32, so that a short run is averaged all the same.
+    Lightning's class copies the module in `setup`, before the module knows its buffers (`RewardModel` sizes them by the
+    data) and before it is on its device. This one copies it at the start of the fit, and keeps the update counter on
+    the CPU, where reading it does not synchronise. The attributes with an underscore are those of Lightning 2.6.6.
 
     Args:
-        power: the larger, the shorter; 0 averages over all steps alike.
+        power: how fast early steps are forgotten; 0: the plain mean of all steps.
 
     Raises:
         ValueError: power is negative.
     """
 
-    def __init__(self, power: float = 8.0) -> None:
+    def __init__(self, power: float = 6.0) -> None:
         if power < 0:
             raise ValueError(f"power must not be negative, not {power}")
-        super().__init__()
+        super().__init__(use_buffers=False, multi_avg_fn=self._update)
         self.power = power
-        self._step = 0  # when they were last moved
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        super().setup(trainer, pl_module, stage)
-        self._step = 0
+        self._average_model, self._latest_update_step = None, 0
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        if trainer.state.fn == TrainerFn.FITTING:
+            super().setup(trainer, pl_module, "fit")
+            super().on_load_checkpoint(trainer, pl_module, checkpoint)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Not before: only now are the weights on their device, and buffers as large as the data makes them."""
-        continued = self._others or pl_module.parameters()
-        weights = list(pl_module.parameters())
-        self._others = [a.detach().to(w.device, copy=True) for a, w in zip(continued, weights, strict=True)]
-        self._every = math.ceil(sum(w.numel() for w in weights) / STEADY)
+        if self._average_model is None:
+            super().setup(trainer, pl_module, "fit")
+            self._average_model.n_averaged = torch.tensor(0)  # type: ignore[attr-defined]
+        self._average_model.module.to(pl_module.device)  # type: ignore[union-attr]
+        self._interval = math.ceil(sum(weight.numel() for weight in pl_module.parameters()) / STEADY)
+
+    def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
+        if step_idx is None:
+            return False
+        step = step_idx + 1
+        return step % min(self._interval, 1 + step // 32) == 0
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        step = trainer.global_step  # stays the same while gradients are added up
-        if step > self._step and step % min(self._every, 1 + step // 32) == 0:
-            with torch.no_grad():
-                torch._foreach_lerp_(self._others, list(pl_module.parameters()), self._share(step))
-            self._step = step
+        steps = range(self._latest_update_step + 1, trainer.global_step + 1)
+        self._share = 1 - math.prod((step - 1) / (step + self.power) for step in steps)  # 1 - c = (t - 1) / (t + power)
+        super().on_train_batch_end(trainer, pl_module, *args)
 
-    def _share(self, step: int) -> float:
-        """What the weights after this step count for, which stand for every step since the average was last moved."""
-        share = 0.0
-        for s in range(self._step + 1, step + 1):
-            share += (self.power + 1) / (s + self.power) * (1 - share)
-        return share
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"latest_update_step": self._step}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._step = state_dict["latest_update_step"]
+    def _update(self, average: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
+        torch._foreach_lerp_(average, current, self._share)

@@ -1,7 +1,7 @@
-"""What a checkpoint hands over to the next stage: weights by module name, and how to build what they belong to.
+"""Hand networks over between stages: weights by module name, and how to build what they belong to.
 
-A stage's checkpoint carries, under ``recipes``, the class and arguments of every network that later stages load
-(``policy``, ``reward``), so that a checkpoint is enough to rebuild it and a configuration is never overruled by one.
+A stage's checkpoint holds under ``recipes`` the class and constructor arguments of each network that later stages load
+(``policy``, ``reward``). So it is enough to rebuild the network, and never overrides a configuration.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import importlib
 import pickle
+import sys
 import zipfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,35 +17,42 @@ from typing import Any
 
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
-from torch import nn
+from torch import Tensor, nn
 
 from recalign.errors import InputError
 from recalign.nn import Recorded
 from recalign.sequences import EventDataModule, UserCohort
 
 
+def class_path(kind: type) -> str:
+    """The shortest import path of a class: of the package that exports it, else of its module."""
+    package = kind.__module__.rpartition(".")[0]
+    exported = getattr(sys.modules.get(package), kind.__name__, None) is kind
+    return f"{package if exported else kind.__module__}.{kind.__qualname__}"
+
+
 def recipe(module: Recorded) -> dict[str, Any]:
-    """Class and constructor arguments of a network, in plain values."""
+    """Class and constructor arguments of a network, as plain values."""
     plain = {k: recipe(v) if isinstance(v, Recorded) else v for k, v in module.made_with.items()}
-    return {"class_path": f"{type(module).__module__}.{type(module).__qualname__}", "init_args": plain}
+    return {"class_path": class_path(type(module)), "init_args": plain}
 
 
 def build(plan: dict[str, Any]) -> Any:
-    """The network that `recipe` describes, with fresh weights.
+    """Build the network that `recipe` describes, with fresh weights.
 
     Raises:
-        TypeError: the class is no recorded network: a checkpoint from anywhere must not call what it likes.
+        TypeError: the class is not a recorded network; a checkpoint must not call just anything.
     """
     module, _, name = plan["class_path"].rpartition(".")
     kind = getattr(importlib.import_module(module), name)
     if not (isinstance(kind, type) and issubclass(kind, Recorded)):
-        raise TypeError(f"{plan['class_path']} is no network that a checkpoint can hold")
+        raise TypeError(f"{plan['class_path']} is not a network of recalign")
     nested = {k: build(v) if isinstance(v, dict) and "class_path" in v else v for k, v in plan["init_args"].items()}
     return kind(**nested)
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """A checkpoint's content, on the CPU, with nothing unpickled but tensors and plain values.
+    """Read a checkpoint onto the CPU, with ``weights_only=True``.
 
     Raises:
         InputError: there is no such file, or it is not a whole checkpoint.
@@ -63,7 +71,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise InputError(
             f"this is not a whole checkpoint of recalign ({reason})",
             where=str(path),
-            remedy="it may have been cut off while it was written: run its stage again, or use another checkpoint",
+            remedy="the file may be truncated: run its stage again, or use another checkpoint",
         ) from error
 
 
@@ -76,6 +84,7 @@ class Loaded:
         catalogue: digest of the catalogue it was trained on; None: unknown.
         facts: what its stage recorded beside the weights, such as a reward model's reliability.
         users: whose events it was trained on.
+        self_influence: of a reward model, how far each training event moved its own item's factors, (events, 1 + F).
         where: checkpoint or argument that it came from, for messages.
     """
 
@@ -83,27 +92,38 @@ class Loaded:
     catalogue: str | None = None
     facts: dict[str, Any] = field(default_factory=dict)
     users: UserCohort | None = None
+    self_influence: Tensor | None = None
     where: str = "the network given"
 
+    @classmethod
+    def of(cls, net: nn.Module, checkpoint: dict[str, Any], where: str) -> Loaded:
+        """A network with what a checkpoint says of it."""
+        users = UserCohort(**checkpoint["users"]) if "users" in checkpoint else None
+        facts, influence = checkpoint.get("facts", {}), checkpoint.get("self_influence")
+        return cls(net, checkpoint.get("catalogue"), facts, users, influence, where)
+
     def check(self, data: EventDataModule) -> None:
-        """Refuse a network of another catalogue.
+        """Refuse a network of another catalogue, or a reward model of another reward.
 
         Raises:
             InputError: it is one.
         """
         check_catalogue(self.catalogue, data.sequences.catalogue, self.where)
+        if "reward" in self.facts:
+            check_reward(self.facts["reward"], data.reward, self.where)
 
 
 Given = nn.Module | Loaded
 """A network that is handed over in Python, alone or with what its stage recorded."""
 
 
-def load_net(path: str | Path, name: str) -> Loaded:
+def load_net(path: str | Path, name: str, *, self_influence: bool = False) -> Loaded:
     """Rebuild a network from a stage's checkpoint.
 
     Args:
         path: the checkpoint.
         name: ``policy`` or ``reward``.
+        self_influence: keep that too, which is as long as the event table.
 
     Raises:
         InputError: the checkpoint cannot be read or holds no such network.
@@ -125,8 +145,9 @@ def load_net(path: str | Path, name: str) -> Loaded:
             remedy="use a checkpoint of this version of recalign, with the classes it was trained with installed",
         ) from error
     load_weights(net, weights_of(checkpoint, name), where=str(path))
-    users = UserCohort(**checkpoint["users"]) if "users" in checkpoint else None
-    return Loaded(net, checkpoint.get("catalogue"), checkpoint.get("facts", {}), users, str(path))
+    if not self_influence:
+        checkpoint.pop("self_influence", None)
+    return Loaded.of(net, checkpoint, str(path))
 
 
 def load_or_copy(path: str | None, given: Given | None, name: str, *, where: str, needed_by: str) -> Loaded:
@@ -146,14 +167,14 @@ def load_or_copy(path: str | None, given: Given | None, name: str, *, where: str
         loaded = given if isinstance(given, Loaded) else Loaded(given)
         return replace(loaded, net=copy.deepcopy(loaded.net))
     if path is None:
-        stage = {"policy": "recommender"}.get(name, name)
-        remedy = f"name a checkpoint, or run first: recalign fit --config conf/{stage}.yaml"
-        raise InputError(f"{needed_by} needs a {name}", where=where, remedy=remedy)
-    return load_net(path, name)
+        what, stage = {"policy": ("policy", "recommender"), "reward": ("reward model", "reward")}[name]
+        remedy = f"name a checkpoint, or run first: recalign fit {stage}"
+        raise InputError(f"{needed_by} needs a {what}", where=where, remedy=remedy)
+    return load_net(path, name, self_influence=True)
 
 
 def weights_of(checkpoint: dict[str, Any], name: str) -> dict[str, torch.Tensor]:
-    """The weights of one network of a checkpoint, by their names within it."""
+    """The weights of one network in a checkpoint, by their names within that network."""
     prefix = f"{name}."
     return {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
 
@@ -162,16 +183,16 @@ OTHER_VERSION = "use a checkpoint of this class, made by this version of recalig
 
 
 def load_weights(net: nn.Module, weights: dict[str, torch.Tensor], *, where: str, partial: bool = False) -> None:
-    """Load weights by module name, and say what did not match.
+    """Load weights by module name, and report what did not match.
 
     Args:
         net: what to load into.
         weights: by name.
         where: the checkpoint, for messages.
-        partial: whether names may be missing or left over (a warm start); they are reported either way.
+        partial: allow missing and unexpected names (a warm start); they are logged.
 
     Raises:
-        InputError: a weight has another shape, or, unless ``partial``, a name is missing or left over.
+        InputError: a shape differs, or, unless ``partial``, a name is missing or unexpected.
     """
     own = net.state_dict()
     other = [
@@ -201,32 +222,6 @@ def load_weights(net: nn.Module, weights: dict[str, torch.Tensor], *, where: str
         )
 
 
-def warm_start(net: nn.Module, path: str | Path, name: str) -> str | None:
-    """Load into a network what fits by name from a checkpoint's network; the rest is reported.
-
-    Args:
-        net: what to load into.
-        path: the checkpoint.
-        name: of the network in it, ``policy`` or ``reward``.
-
-    Returns:
-        Digest of the catalogue that it was trained on.
-
-    Raises:
-        InputError: the checkpoint cannot be read, holds no such network, or holds one of another shape.
-    """
-    checkpoint = read_checkpoint(path)
-    weights = weights_of(checkpoint, name)
-    if not weights:
-        raise InputError(
-            f"the checkpoint holds no {name}",
-            where=str(path),
-            remedy=f"give a checkpoint of a stage that trains a {name}",
-        )
-    load_weights(net, weights, where=str(path), partial=True)
-    return checkpoint.get("catalogue")
-
-
 def check_catalogue(loaded: str | None, current: str, where: str) -> None:
     """Refuse a network that was trained on another catalogue.
 
@@ -238,4 +233,23 @@ def check_catalogue(loaded: str | None, current: str, where: str) -> None:
             "this checkpoint was trained on another catalogue (other items, or another split of the log)",
             where=where,
             remedy="use the checkpoint of a run with the same log, split and data root",
+        )
+
+
+def check_reward(predicted: str | None, current: str | None, where: str) -> None:
+    """Refuse a reward model of another reward: the two would be mixed, or one measured in the other's unit.
+
+    Args:
+        predicted: the reward's expression that it was trained on.
+        current: that of the data.
+        where: the checkpoint.
+
+    Raises:
+        InputError: the expressions differ.
+    """
+    if predicted != current:
+        raise InputError(
+            f"this reward model predicts {predicted!r}, and the reward here is {current!r}",
+            where=where,
+            remedy=f"give data.reward {predicted!r} here, or train a reward model with data.reward {current!r}",
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from typing import Any
 
@@ -10,8 +11,8 @@ import torch
 from torch import Tensor
 
 from recalign.errors import InputError
-from recalign.nn import Encoder
-from recalign.recommender.checkpoint import check_catalogue, warm_start
+from recalign.nn import HSTU, Encoder
+from recalign.recommender.checkpoint import Loaded, load_net, load_weights
 from recalign.recommender.policy import SequencePolicy
 from recalign.recommender.training import PolicyModule
 from recalign.sequences import Batch
@@ -19,24 +20,24 @@ from recalign.sequences.splits import TRAIN
 
 
 class Recommender(PolicyModule):
-    """Maximises the likelihood of each next item: L = mean_t -log pi(a_t | s_t).
+    """Maximise the likelihood of each next item: L = mean_t -log pi(a_t | s_t).
 
-    The softmax runs over the full catalogue, or over a sample of it (`SequencePolicy.sampled_log_prob`): an estimate,
-    for catalogues over which the full one takes too long. Validation is over the full catalogue either way.
+    The softmax runs over the full catalogue, or, for large catalogues, over sampled negatives
+    (`SequencePolicy.sampled_log_prob`). Validation always ranks the full catalogue.
 
     Logs ``train/loss``, and what `PolicyModule` logs.
 
     Args:
-        encoder: turns embedded histories into states (`recalign.nn.HSTU`, `recalign.nn.SASRec`, ...).
         num_items: V; linked from the data by the command.
+        encoder: turns embedded histories into states; copied; null: `recalign.nn.HSTU` with its defaults.
         temperature: of the softmax over cosines.
-        feedback: whether the policy sees the rewards of earlier events. In training, and in the validation that chooses
-            its epoch, it sees those of users A alone: no policy is to have learned from what judges learn from.
-        negatives: N, items drawn anew each step that a sampled softmax runs over; None: the full softmax.
+        feedback: whether the policy sees the rewards of earlier events. In training, and in the validation that picks
+            its epoch, only those of users A: no policy may learn from the rewards that judges learn from.
+        negatives: N, items drawn at each step for a sampled softmax; null: the full softmax.
         lr: AdamW's learning rate.
         weight_decay: AdamW's, on matrices only.
-        top_k: items that `predict` writes for each user.
-        init_from: checkpoint of a policy to start from; weights by module name, what does not match is reported.
+        top_k: items a user that `predict` writes.
+        init_from: checkpoint of a policy whose weights are loaded by name; mismatches are reported.
 
     Raises:
         InputError: negatives are not between 1 and the number of items.
@@ -46,13 +47,13 @@ class Recommender(PolicyModule):
 
     def __init__(
         self,
-        encoder: Encoder,
         num_items: int,
+        encoder: Encoder | None = None,
         temperature: float = 0.05,
         feedback: bool = False,
         negatives: int | None = None,
-        lr: float = 1e-3,
-        weight_decay: float = 0.0,
+        lr: float = 2e-3,
+        weight_decay: float = 0.3,
         top_k: int = 10,
         init_from: str | None = None,
     ) -> None:
@@ -62,21 +63,25 @@ class Recommender(PolicyModule):
                 where="model.negatives",
                 remedy=f"give 1 to {num_items}, or null for the full softmax, which is exact",
             )
+        encoder = HSTU() if encoder is None else copy.deepcopy(encoder)
         super().__init__(SequencePolicy(encoder, num_items, temperature, feedback), lr, weight_decay, top_k)
         self.save_hyperparameters(logger=False, ignore=["top_k"])
         self.negatives = negatives
-        self.hidden_U: Tensor | None = None  # whose rewards are not for policies to learn from
-        self.start = init_from
-        self.catalogue = warm_start(self.policy, init_from, "policy") if init_from else None
+        self.hidden_U: Tensor | None = None  # users whose rewards no policy may learn from
+        self.start: Loaded | None = None
+        if init_from:
+            self.start = load_net(init_from, "policy")
+            load_weights(self.policy, self.start.net.state_dict(), where=init_from, partial=True)
+            self.start = dataclasses.replace(self.start, net=None)
 
     @classmethod
     def upstream(cls, init_args: dict[str, Any]) -> dict[str, str]:
-        """The checkpoint that these settings read, by argument; none unless it is named."""
+        """The checkpoints that these settings need, by argument; only one that is named."""
         return {"init_from": "recommender"} if init_args.get("init_from") else {}
 
     def setup(self, stage: str) -> None:
-        if self.start is not None:
-            check_catalogue(self.catalogue, self.data.sequences.catalogue, self.start)
+        if self.start:
+            self.start.check(self.data)
         self.hidden_U = None
         if stage == "fit" and self.policy.past_rewards is not None:
             seen_U = self.data.sequences.users_in("A")
@@ -85,14 +90,14 @@ class Recommender(PolicyModule):
             reward = self.data.sequences.frame.filter(own)["reward"].drop_nulls().to_numpy()
             if not len(reward) or not reward.std() > 0:
                 raise InputError(
-                    "rewards are to be seen, and in the training part of users A there are none, or all are the same",
+                    "the policy is to see rewards, but users A have none in training, or all are the same",
                     where="model.feedback",
                     remedy="give a reward expression that differs between events, or set model.feedback to false",
                 )
             self.policy.past_rewards.calibrate(float(reward.mean()), float(reward.std(ddof=1)))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        state, target_T = self.policy.encode(self._own(batch)), batch.target_T
+        state, target_T = self.policy.encode(self._visible(batch)), batch.target_T
         if self.negatives is None:
             weight_T = target_T.new_full(target_T.shape, 1 / len(target_T), dtype=batch.reward_T.dtype)
             loss = self.policy.weighted_nll(state, target_T, weight_T)
@@ -102,10 +107,10 @@ class Recommender(PolicyModule):
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        super().validation_step(self._own(batch), batch_idx)
+        super().validation_step(self._visible(batch), batch_idx)
 
-    def _own(self, batch: Batch) -> Batch:
-        """A batch without the rewards that are hidden."""
+    def _visible(self, batch: Batch) -> Batch:
+        """The batch without hidden rewards."""
         if self.hidden_U is None:
             return batch
         self.hidden_U = self.hidden_U.to(batch.user_B.device)  # once

@@ -1,10 +1,10 @@
-"""The policy: all that post-training and evaluation need of a recommender, and all that they may use."""
+"""The policy: what post-training and evaluation may ask of a recommender."""
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,57 +27,70 @@ from recalign.sequences import Batch
 
 Pairs = tuple[Tensor, Tensor]
 UNIT = 1.01  # no cosine is larger, however it is rounded
-ROWS = 512  # states whose scores over the whole catalogue are held at once, and of a large one fewer
-SCORES = 2**25  # scores held at once
+ROWS = 512  # states whose scores over the whole catalogue are held at once,
+SCORES = 2**25  # as long as these are no more scores
+
+
+State = Any
+"""What a policy makes of T histories: a tensor (T, ...), or anything with ``len(state)`` and ``state[a:b]``."""
 
 
 class Policy(Recorded, nn.Module, ABC):
     """pi(item | history) over a catalogue of items 1..V.
 
-    A policy encodes the histories of a batch into one state a target; everything else is asked of states. The leading
-    dimension of a state is T, the targets; what follows is the policy's own business (a vector for a policy over item
-    ids, a prefix of codes for a decoder with several tokens an item).
+    `encode` turns the histories of a batch into a state for each of T targets; all else is asked of states, which are
+    only ever measured (``len``) and sliced. A state may be a vector for a policy over item ids, or the parts that a
+    decoder over several tokens an item needs.
 
-    Only `encode` and `log_probs` must be written; the rest follows from them, and is overridden where a policy can do
-    it without holding T x V scores.
+    Subclasses must write `encode` and `log_probs`, and `summary` where a state is not a tensor. The rest follows from
+    these; override it where it can be had without T x V scores.
     """
 
     num_items: int
 
     @abstractmethod
-    def encode(self, batch: Batch) -> Tensor:
-        """The state before each target of a batch. Shape: (T, ...)."""
+    def encode(self, batch: Batch) -> State:
+        """The state before each of the batch's T targets."""
 
     @abstractmethod
-    def log_probs(self, state: Tensor, items: Tensor | None = None) -> Tensor:
+    def log_probs(self, state: State, items: Tensor | None = None) -> Tensor:
         """Log-probabilities over the catalogue, or over candidates.
 
-        Shape: state (T, ...), items int64 (T, C) or None -> (T, C), or (T, V) where column v - 1 is item v.
+        Shape: items int64 (T, C) or None -> (T, C), or (T, V) where column v - 1 is item v.
         """
 
+    def summary(self, state: State) -> Tensor:
+        """What heads (values, critics) read of a state. Shape: (T, D)."""
+        return state.flatten(1)
+
+    def shift(self, state: State, vector: Tensor) -> State:
+        """Add a vector to what `summary` reads of a state. Shape: (T, D)."""
+        return state + vector.view_as(state)
+
     def origin(self, start: Policy) -> list[Tensor]:
-        """The parameters, in their order, with which this policy is the one that it was trained from."""
+        """Weights, in the order of `parameters`, with which this policy equals the one it was trained from."""
         return list(start.parameters())
 
-    def log_prob(self, state: Tensor, item: Tensor) -> Tensor:
-        """Log-probability of one item a state. Shape: (T, ...), int64 (T,) -> (T,)."""
+    def log_prob(self, state: State, item: Tensor) -> Tensor:
+        """Log-probability of one item a state. Shape: int64 (T,) -> (T,)."""
         return self.log_probs(state, item[:, None])[:, 0]
 
-    def weighted_nll(self, state: Tensor, item: Tensor, weight: Tensor) -> Tensor:
+    def weighted_nll(self, state: State, item: Tensor, weight: Tensor) -> Tensor:
         """sum_t weight_t * -log pi(item_t | state_t), a scalar. The weights carry no gradient."""
         return -(weight.detach() * self.log_prob(state, item)).sum()
 
     @torch.no_grad()
-    def sample(self, state: Tensor, count: int) -> Tensor:
-        """Items drawn from the policy, with replacement. Shape: (T, ...) -> int64 (T, count)."""
-        return torch.cat([draw(self.log_probs(part), count) for part in state.split(rows_at_once(self.num_items))]) + 1
+    def sample(self, state: State, count: int) -> Tensor:
+        """Items drawn with replacement. Shape: -> int64 (T, count)."""
+        drawn = [draw(self.log_probs(state[part]), count) for part in chunks(len(state), self.num_items)]
+        return torch.cat(drawn) + 1
 
     @torch.no_grad()
-    def top_k(self, state: Tensor, k: int, seen: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def top_k(self, state: State, k: int, seen: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The k most probable items that were not seen, best first.
 
         Args:
-            state: (T, ...).
+            state: of T histories.
             k: how many.
             seen: int64 (2, N), pairs (target, item) to leave out.
 
@@ -85,36 +98,42 @@ class Policy(Recorded, nn.Module, ABC):
             (T, k) log-probabilities (up to a constant a state) and (T, k) items; item 0 where fewer than k are left.
         """
         parts = [
-            top_k_from_scores(self.log_probs(part), k, pairs) for _, part, pairs in _parts(state, seen, self.num_items)
+            top_k_from_scores(self.log_probs(state[part]), k, _pairs(seen, part))
+            for part in chunks(len(state), self.num_items)
         ]
         return torch.cat([score for score, _ in parts]), torch.cat([column for _, column in parts]) + 1
 
     @torch.no_grad()
-    def ranks(self, state: Tensor, item: Tensor, seen: Tensor | None = None) -> Tensor:
-        """Rank of one item a state among the items that were not seen; 1 is best, 0 stands for item 0 (a miss).
+    def ranks(self, state: State, item: Tensor, seen: Tensor | None = None) -> Tensor:
+        """Rank of one item a state among the unseen items: 1 is best, 0 stands for item 0 (a miss).
 
-        Items that score the same as the target count as ahead of it. A target that was seen (a log may repeat items) is
-        ranked among the unseen ones all the same.
+        Ties count against the target. A target that was seen (logs repeat items) is ranked among the unseen all the
+        same.
 
-        Shape: (T, ...), int64 (T,), seen int64 (2, N) -> int64 (T,).
+        Shape: int64 (T,), seen int64 (2, N) -> int64 (T,).
         """
         ranks = [
-            ranks_from_scores(self.log_probs(part), item[first : first + len(part)] - 1, pairs)
-            for first, part, pairs in _parts(state, seen, self.num_items)
+            ranks_from_scores(self.log_probs(state[part]), item[part] - 1, _pairs(seen, part))
+            for part in chunks(len(state), self.num_items)
         ]
         return torch.cat(ranks)
 
 
 def rows_at_once(num_items: int) -> int:
-    """How many states' scores over a whole catalogue may be held at once."""
+    """How many states' scores over the whole catalogue are held at once."""
     return max(1, min(ROWS, SCORES // num_items))
 
 
-def draw(logp_TV: Tensor, count: int) -> Tensor:
-    """Columns drawn with replacement, by inverting the cumulated probabilities: int64 (T, count).
+def chunks(states: int, num_items: int) -> list[slice]:
+    """Slices of `rows_at_once` states."""
+    rows = rows_at_once(num_items)
+    return [slice(first, min(first + rows, states)) for first in range(0, max(states, 1), rows)]
 
-    They are added up in float64: in float32, as in `torch.multinomial`, what an item adds is lost in a catalogue of
-    millions.
+
+def draw(logp_TV: Tensor, count: int) -> Tensor:
+    """Draw columns with replacement, by inverting the cumulative probabilities: int64 (T, count).
+
+    The sum is float64: in float32, as in `torch.multinomial`, single items of a large catalogue are lost.
     """
     cumulated_TV = logp_TV.double().exp_().cumsum_(dim=1)
     total_T1 = cumulated_TV[:, -1:]
@@ -122,22 +141,19 @@ def draw(logp_TV: Tensor, count: int) -> Tensor:
     return torch.searchsorted(cumulated_TV, drawn_TC, right=True).clamp_(max=logp_TV.shape[1] - 1)
 
 
-def _parts(state: Tensor, seen: Tensor | None, num_items: int) -> Iterator[tuple[int, Tensor, Pairs | None]]:
-    """States by `rows_at_once`: number of the first, states, their own pairs (row, item - 1) of what was seen."""
-    rows = rows_at_once(num_items)
-    for first in range(0, len(state), rows):
-        pairs = None
-        if seen is not None:
-            own = seen[:, (seen[0] >= first) & (seen[0] < first + rows)]
-            pairs = (own[0] - first, own[1] - 1)
-        yield first, state[first : first + rows], pairs
+def _pairs(seen: Tensor | None, part: slice) -> Pairs | None:
+    """The seen pairs of some states, as (row within them, item - 1)."""
+    if seen is None:
+        return None
+    own = seen[:, (seen[0] >= part.start) & (seen[0] < part.stop)]
+    return own[0] - part.start, own[1] - 1
 
 
 def check_length(batch: Batch, encoder: Encoder) -> None:
-    """Refuse histories longer than an encoder was made for.
+    """Refuse histories that are longer than the encoder's maximum.
 
     Raises:
-        InputError: the data's maximum is larger than that of a checkpoint's encoder.
+        InputError: they are.
     """
     if batch.item_BL.shape[1] > encoder.max_length:
         raise InputError(
@@ -184,12 +200,14 @@ class SequencePolicy(Policy):
         if items is None:
             return (query_TD @ item_VD.T / self.temperature).log_softmax(dim=-1)
         with torch.autocast(query_TD.device.type, enabled=False):
-            if 2 * len(item_VD) <= items.shape[1] * query_TD.shape[1]:  # less to hold, and faster, than their vectors
+            if (
+                2 * len(item_VD) <= items.shape[1] * query_TD.shape[1]
+            ):  # smaller and faster than gathering their vectors
                 return (query_TD @ item_VD.T / self.temperature).log_softmax(dim=-1).gather(1, items - 1)
             # the gradient of index_select is one index_add, much faster than that of indexing
             item_TCD = item_VD.index_select(0, items.flatten() - 1).view(*items.shape, -1)
             score_TC = (item_TCD @ query_TD[:, :, None])[:, :, 0] / self.temperature
-        # The normaliser is read off one item's log-probability, which is worked out without holding T x V scores.
+        # The normaliser comes from one item's log-probability, which never holds T x V scores.
         first_T = log_prob(query_TD, item_VD, items[:, 0] - 1, 1 / self.temperature, bound=UNIT)
         return score_TC + (first_T - score_TC[:, 0])[:, None]
 
@@ -200,16 +218,16 @@ class SequencePolicy(Policy):
         return weighted_nll(*self._directions(state), item - 1, weight, 1 / self.temperature, bound=UNIT)
 
     def sampled_log_prob(self, state: Tensor, item: Tensor, negatives: int) -> Tensor:
-        """log pi(item | state), estimated from items drawn uniformly, with replacement, that all states share: (T,).
+        """Estimate log pi(item | state) from uniform negatives that all states share: (T,).
 
-        Each drawn item stands for num_items / negatives items of the catalogue (the logQ correction), so that the sum
-        in the softmax is an unbiased estimate of that over the catalogue; a draw that hits a state's own item is left
-        out there. Nothing is as large as the catalogue but the table's gradient.
+        Each negative stands for num_items / negatives items (the logQ correction), which makes the softmax's sum an
+        unbiased estimate; negatives that hit a state's own item are masked. Only the table's gradient is as large as
+        the catalogue.
 
         Args:
             state: (T, D).
             item: int64 (T,).
-            negatives: N, how many are drawn, from torch's generator of the state's device.
+            negatives: N, how many are drawn, with replacement.
         """
         drawn_N = torch.randint(1, self.num_items + 1, (negatives,), device=state.device)
         log_count_N = state.new_full((negatives,), math.log(negatives / self.num_items), dtype=torch.float32)

@@ -1,13 +1,12 @@
-"""What every LightningModule that trains a policy does alike: optimise, validate, test, predict, hand over."""
+"""The LightningModules that all stages derive from: optimise, validate, test, predict, hand over."""
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import polars as pl
 import torch
@@ -15,9 +14,10 @@ from lightning import LightningModule
 from torch import Tensor, nn
 
 from recalign.errors import require_positive
+from recalign.files import replacing
 from recalign.metrics import RankMetrics
 from recalign.nn import Recorded
-from recalign.recommender.checkpoint import recipe
+from recalign.recommender.checkpoint import Loaded, class_path, recipe
 from recalign.recommender.policy import Policy
 from recalign.sequences import Batch, EventDataModule
 
@@ -25,10 +25,9 @@ RECOMMENDATIONS = "recommendations.parquet"
 
 
 def adamw(module: nn.Module, lr: float, weight_decay: float) -> torch.optim.Optimizer:
-    """AdamW with the betas of HSTU's research recipe (0.9, 0.98); biases and tables of one column do not decay.
+    """AdamW with the betas of HSTU's research code (0.9, 0.98); no decay of biases and one-column tables.
 
-    The fused kernel reads and writes each number once: for a table of a million items it takes a seventh of the time of
-    the plain one, and none of its temporary memory.
+    Fused: for a table of a million items it takes a seventh of the plain kernel's time, and no temporary memory.
     """
     trained = [p for p in module.parameters() if p.requires_grad]
     groups = [
@@ -36,7 +35,7 @@ def adamw(module: nn.Module, lr: float, weight_decay: float) -> torch.optim.Opti
         {"params": [p for p in trained if not _is_matrix(p)], "weight_decay": 0.0},
     ]
     optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=lr, betas=(0.9, 0.98), fused=True)
-    # Says that this optimiser undoes the scaling of float16 gradients by itself, with which Lightning refuses to clip.
+    # Fused optimisers claim to unscale float16 gradients, and Lightning then refuses to clip them.
     optimizer._step_supports_amp_scaling = False
     return optimizer
 
@@ -46,31 +45,33 @@ def _is_matrix(p: nn.Parameter) -> bool:
 
 
 class StageModule(LightningModule):
-    """A LightningModule whose checkpoints say how to rebuild the networks that later stages load.
+    """A LightningModule whose checkpoints tell later stages how to rebuild its networks.
 
-    Logs ``speed/events_per_second``: targets trained on in an epoch over its seconds, validation left out.
+    Logs ``speed/events_per_second``: targets trained on over seconds of training, validation left out.
     """
 
+    UPSTREAM: ClassVar[dict[str, str]] = {}
+    """Arguments that name another stage's checkpoint, and that stage."""
     handed_over: tuple[str, ...] = ()
-    """Names of the attributes that hold those networks."""
+    """Names of the attributes that hold networks for later stages."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.events = 0  # that were trained on, repetitions counted
-        self._epoch_began = (0.0, 0)  # moment, events until then
+        self.events = 0  # trained on, repetitions counted
+        self._epoch_began = (0.0, 0)  # time, events until then
 
     @classmethod
     def check_settings(cls, given: Mapping[str, Any]) -> None:
-        """Refuse settings that no training can make anything of. Subclasses add their own.
+        """Refuse values that no training makes sense with. Subclasses add their own.
 
-        The command asks before anything runs, so that a chain need not train four stages to find a mistake in the
-        fifth; `prepare_data`, Lightning's first hook, asks for those who write Python.
+        The command calls it before anything runs, so that a chain does not train four stages before the fifth fails;
+        `prepare_data`, Lightning's first hook, calls it in Python.
 
         Args:
-            given: the constructor's arguments by name, or some of them.
+            given: constructor arguments by name, or some of them.
 
         Raises:
-            InputError: one of them is such a setting.
+            InputError: one of them is such a value.
         """
         require_positive("model", given, "top_k")
         require_positive("model", given, "lr", "weight_decay", "value_lr", "condition_lr", or_zero=True)
@@ -91,37 +92,51 @@ class StageModule(LightningModule):
 
     @property
     def data(self) -> EventDataModule:
-        """The DataModule that this module is run with."""
+        """The DataModule of the run."""
         return self.trainer.datamodule  # type: ignore[attr-defined]
 
     def facts(self) -> dict[str, Any]:
-        """Plain values that later stages want to know beside the weights."""
+        """Plain values for later stages, stored beside the weights."""
         return {"events": self.events}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.events = checkpoint["facts"]["events"]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        # objects given in Python become plain values, so that the checkpoint can be read with weights_only
+        # Networks become plain values, so that the checkpoint can be read with weights_only. An upstream checkpoint
+        # that was not named (its network was given in Python) is left out, or --ckpt_path would compare it.
         given = checkpoint.get("hyper_parameters", {})
-        checkpoint["hyper_parameters"] = {k: recipe(v) if isinstance(v, Recorded) else v for k, v in given.items()}
+        kept = {k: v for k, v in given.items() if v is not None or k not in self.UPSTREAM}
+        plain = {k: recipe(v) if isinstance(v, Recorded) else v for k, v in kept.items()}
+        own = {"_class_path": class_path(type(self)), "num_items": self.data.num_items}
+        checkpoint["hyper_parameters"] = own | plain
         checkpoint["recipes"] = {name: recipe(getattr(self, name)) for name in self.handed_over}
         checkpoint["catalogue"] = self.data.sequences.catalogue
         checkpoint["users"] = asdict(self.data.cohort)
         checkpoint["facts"] = self.facts()
 
+    def hand_over(self, name: str) -> Loaded:
+        """What a later stage would load from this module's checkpoint, without writing one.
+
+        Args:
+            name: ``policy`` or ``reward``. The network is not copied here; the stage that takes it does.
+        """
+        checkpoint: dict[str, Any] = {}
+        self.on_save_checkpoint(checkpoint)
+        return Loaded.of(getattr(self, name), checkpoint, f"the {name} given")
+
 
 class PolicyModule(StageModule):
-    """Trains ``self.policy``; subclasses write `training_step`.
+    """Train ``self.policy``; subclasses write `training_step`.
 
-    Logs ``rank/{all,high}/{hr@10,ndcg@10,mrr}`` on validation and ``rank/test/...`` on the test: full catalogue, items
-    that the user had met left out.
+    Logs ``rank/{all,high}/{hr@10,ndcg@10,mrr}`` on validation and ``rank/test/...`` on the test events, over the full
+    catalogue without the items that the user had met.
 
     Args:
-        policy: what is trained.
+        policy: trained in place.
         lr: AdamW's learning rate.
         weight_decay: AdamW's, on matrices only.
-        top_k: items that `predict` writes for each user.
+        top_k: items a user that `predict` writes.
     """
 
     handed_over = ("policy",)
@@ -172,7 +187,10 @@ class PolicyModule(StageModule):
 
 
 def recommendations(user_T: Tensor, score_TK: Tensor, item_TK: Tensor, data: EventDataModule) -> pl.DataFrame:
-    """One row a user and place: raw user id, rank (1 = best), raw item id, score (log-probability up to a constant)."""
+    """One row a user and place: raw user id, rank (1 = best), raw item id, score (log-probability up to a constant).
+
+    And the item's title, if the log has titles.
+    """
     sequences = data.sequences
     rank = torch.arange(1, item_TK.shape[1] + 1).expand_as(item_TK)
     by_user = torch.argsort(user_T, stable=True)
@@ -185,14 +203,14 @@ def recommendations(user_T: Tensor, score_TK: Tensor, item_TK: Tensor, data: Eve
             "score": score_TK.float().flatten().numpy(),
         }
     ).filter(pl.col("item") > 0)
+    item = flat["item"] - 1
+    title = [data.titles.gather(item).alias("title")] if data.log_.titles else []
     return flat.with_columns(
-        sequences.users.gather(flat["user"]).alias("user"), sequences.items.gather(flat["item"] - 1).alias("item")
+        sequences.users.gather(flat["user"]).alias("user"), sequences.items.gather(item).alias("item"), *title
     )
 
 
 def write_parquet(frame: pl.DataFrame, path: Path) -> None:
-    """Write a table so that a half-written one is never taken for whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    frame.write_parquet(partial)
-    os.replace(partial, path)
+    """Write a table whole or not at all."""
+    with replacing(path) as temporary:
+        frame.write_parquet(temporary)

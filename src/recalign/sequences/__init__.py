@@ -1,4 +1,4 @@
-"""From a checked event table to batches: splits, user groups, means, windows. Here alone Polars meets torch."""
+"""From a checked event table to batches: splits, user groups, means, windows."""
 
 from recalign.sequences.batch import Batch
 from recalign.sequences.cohort import UserCohort

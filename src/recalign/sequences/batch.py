@@ -1,4 +1,4 @@
-"""The batch: one shape for all stages."""
+"""The batch of all stages."""
 
 from __future__ import annotations
 
@@ -10,33 +10,32 @@ import torch
 from torch import Tensor
 
 BY_ROW = ("user_B", "item_BL", "length_B", "time_BL", "request_time_BL", "reward_BL")
-"""What a batch has of each history; the rest it has of each target."""
+"""Fields with one row per history; the others have one per target."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """B histories of up to L events and the T events to predict from them.
+    """B histories of up to L events, and T targets to predict from them.
 
-    Histories stand at the left, padded at the end. A target t is predicted from the history of row ``row_T[t]`` up to
-    and including its event ``column_T[t]``. Several targets may share a history or a position in it.
+    Histories are padded at the end. Target t is predicted from row ``row_T[t]``, up to and including its event
+    ``column_T[t]``. Several targets may share a row or a position in it.
 
     Attributes:
-        user_B: int64, dense user index.
+        user_B: int64, user index.
         item_BL: int64, items 1..V; 0 is padding.
         length_B: int64, valid events of each row.
         time_BL: int64, seconds; padding repeats the last event's.
-        request_time_BL: int64, when the event after each event is asked for: its own time where that is known, else
-            the time of the event before it.
+        request_time_BL: int64, the time at which the event after each event is requested: its own time if that is
+            known, else the time of the event before it.
         reward_BL: float32, rewards of the history's events, NaN where there is none.
         row_T, column_T: int64, where each target's history ends.
         target_T: int64, the item that was chosen; 0 if it was never seen in training.
         reward_T: float32, its reward, NaN where there is none.
         high_T: bool, whether that reward is high.
-        event_T: int64, the target's row in the event table.
-        advantage_T: float32, for post-training: how much better than expected its reward is, NaN where there is none.
-        rejected_TN: int64, for post-training on pairs: items that are worth less here than the target, 0 where there
-            is no pair.
-        seen_N: (2, N) int64, for evaluation: pairs (target, item) of items the user had met before the target.
+        event_T: int64, the target's row in `Sequences.frame`.
+        advantage_T: float32, for post-training: its reward minus the expected one, NaN where there is none.
+        rejected_TN: int64, for post-training on pairs: items of less worth than the target, 0 where there is no pair.
+        seen_N: (2, N) int64, for evaluation: pairs (target, item) of the items that the user had seen before it.
     """
 
     user_B: Tensor
@@ -56,26 +55,26 @@ class Batch:
     seen_N: Tensor | None = None
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
-        """The same batch on another device (Lightning calls this)."""
+        """Move all tensors to a device (Lightning calls this)."""
         return self.map(lambda x: x.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Batch:
-        """The same batch in pinned memory (the DataLoader calls this)."""
+        """Copy all tensors to pinned memory (the DataLoader calls this)."""
         return self.map(lambda x: x.pin_memory())
 
     def map(self, function: Any) -> Batch:
-        """The same batch with a function applied to every tensor."""
+        """Apply a function to every tensor."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         return Batch(**{name: None if x is None else function(x) for name, x in values.items()})  # type: ignore[arg-type]
 
     def head(self, rows: int) -> Batch:
-        """The first rows alone, with their targets."""
+        """Keep the first rows and their targets."""
         rows = min(rows, len(self.user_B))
         few = self.keep(self.row_T < rows)
         return dataclasses.replace(few, **{name: getattr(self, name)[:rows] for name in BY_ROW})
 
     def keep(self, kept_T: Tensor) -> Batch:
-        """The same histories with some of the targets alone, without what was seen before them. Shape: bool (T,)."""
+        """Keep some of the targets, without `seen_N`. Shape: bool (T,)."""
         by_target = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in (*BY_ROW, "seen_N")}
         kept: dict[str, Any] = {name: None if x is None else x[kept_T] for name, x in by_target.items()}
         return dataclasses.replace(self, seen_N=None, **kept)

@@ -1,4 +1,4 @@
-"""What windows must be before anything is trained or measured on them."""
+"""Check windows before anything is trained or measured on them."""
 
 from __future__ import annotations
 
@@ -13,12 +13,11 @@ from recalign.sequences.windows import Windows
 
 
 def checked(windows: Windows, sequences: Sequences, part: Part, users: Group) -> Windows:
-    """The same windows, all of which can be trained on (``train``) or measured on (the other parts).
+    """Return the windows if they can be trained on (``train``) or measured on (the other parts).
 
     Raises:
-        InputError: there are none; a training target or a rejected item is not in the catalogue 1..V. Of evaluation,
-            a target may be 0: an item that training never saw, which counts as a miss. So may a rejected item: there
-            is no pair.
+        InputError: there are none, or an item is not in the catalogue 1..V. It may be 0 as a target of evaluation (an
+            item unseen in training, a miss) and as a rejected item (there is no pair).
     """
     if not len(windows):
         raise InputError(
@@ -33,20 +32,20 @@ def checked(windows: Windows, sequences: Sequences, part: Part, users: Group) ->
     return windows
 
 
-def say_cut(windows: Windows, sequences: Sequences, max_length: int) -> None:
-    """Say, in one line, of how many histories only the newest events are seen, if any."""
-    first = np.append(True, windows.user[1:] != windows.user[:-1])  # each user's oldest window
-    cut = int((windows.start > sequences.offset[windows.user])[first].sum())
+def report_truncation(windows: Windows, sequences: Sequences, max_length: int) -> None:
+    """Say, in one line, how many histories lose their oldest events, if any."""
+    oldest = np.append(True, windows.user[1:] != windows.user[:-1])  # each user's oldest window
+    cut = int((windows.start > sequences.offset[windows.user])[oldest].sum())
     if cut:
-        _say(
-            f"the newest {max_length} events are kept of {cut:,} longer histories (of {int(first.sum()):,}); "
-            "data.max_length says how many, data.stride trains on the others too"
+        _say_once(
+            f"the newest {max_length} events are kept of {cut:,} longer histories (of {int(oldest.sum()):,}); "
+            "raise data.max_length to keep more, or set data.stride to train on the others too"
         )
 
 
 @functools.cache
-def _say(line: str) -> None:
-    """Say something once a process: all stages of a chain train on the same histories."""
+def _say_once(line: str) -> None:
+    """Print a line once per process: all stages of a chain train on the same histories."""
     rank_zero_info(line)
 
 
@@ -58,5 +57,5 @@ def _require_items(item: np.ndarray, lowest: int, highest: int, which: str) -> N
         f"{int(outside.sum()):,} of {item.size:,} {which} are not in the catalogue of items {lowest} to {highest}, "
         f"such as {item[outside][0]}",
         where="data",
-        remedy="items of training() are those of recalign.sequences.Sequences.item: the index in items, plus 1",
+        remedy="training() gives items as recalign.sequences.Sequences.item does: the index in items, plus 1",
     )

@@ -1,4 +1,4 @@
-"""Whose events a stage read: enough to show later that two stages had no user in common."""
+"""The users of a stage: enough to check later that two stages had none in common."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from recalign.sequences.store import Group, Sequences
 class UserCohort:
     """The users whose events a stage trained and validated on.
 
-    Checkpoints and manifests hold it. Group and share say which users they are, and the digest proves it: whoever has
-    the log can draw the group again and compare.
+    Checkpoints and manifests hold it. Group and share say which users they are; whoever has the log can draw the group
+    again and compare the digest.
 
     Attributes:
         group: all, A, B1 or B2.
-        share_a: share of the users in A, which divides them.
+        share_a: share of the users in A.
         count: how many users.
         digest: of their raw ids.
     """
@@ -38,14 +38,14 @@ class UserCohort:
         return cls(group, share_a, int(chosen_U.sum()), _digest(sequences, chosen_U))
 
     def among(self, sequences: Sequences, where: str) -> np.ndarray:
-        """Who of a log's users they are. Shape: bool (users,).
+        """Find these users in a log. Shape: bool (U,).
 
         Args:
             sequences: the log.
-            where: the checkpoint, for messages.
+            where: the checkpoint, for errors.
 
         Raises:
-            InputError: they are no such group of this log.
+            InputError: the log's group has other users.
         """
         drawn = UserGroups(self.share_a).assign(sequences.users).to_numpy()
         chosen_U = np.full(len(drawn), True) if self.group == "all" else drawn == self.group

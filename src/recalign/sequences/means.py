@@ -1,7 +1,7 @@
-"""Expected rewards from averages alone: the baselines of an advantage and of a reward model.
+"""Mean rewards: the baselines of an advantage and of a reward model.
 
-All means come from training rows. A user's mean at an event comes from the events before it only: leaving just the
-event itself out would make the mean move against the event's own reward.
+All means come from training rows. A user's mean at an event uses earlier events only: a leave-one-out mean would move
+against the event's own reward.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from recalign.sequences.splits import TRAIN
 
 
 def reward_means(frame: pl.DataFrame, shrinkage: float = 5.0) -> pl.DataFrame:
-    """Four expected rewards of every event.
+    """Compute four mean rewards for every event.
 
-    With mu the mean training reward and k the shrinkage in pseudo-events,
+    With mu the mean training reward and k the shrinkage in pseudo-events:
 
     - ``global``: mu;
     - ``item``: (sum of the item's training rewards + k mu) / (their number + k);
@@ -23,11 +23,11 @@ def reward_means(frame: pl.DataFrame, shrinkage: float = 5.0) -> pl.DataFrame:
 
     Args:
         frame: events in order, with ``user``, ``item``, ``split`` and ``reward`` (null where there is none). Rows of
-            validation and test get means too, from training rows (items) and from the user's earlier events (users).
-        shrinkage: k, the number of events at which a mean is trusted half.
+            validation and test get means too: items from training rows, users from their own earlier events.
+        shrinkage: k, the number of events that weigh as much as mu.
 
     Returns:
-        A frame with those four f64 columns, a row an event.
+        A frame with these four f64 columns, one row per event.
     """
     train = frame.filter((pl.col("split") == TRAIN) & pl.col("reward").is_not_null())
     mean = train["reward"].mean()
@@ -49,5 +49,5 @@ def reward_means(frame: pl.DataFrame, shrinkage: float = 5.0) -> pl.DataFrame:
 
 
 def _before(value: pl.Expr) -> pl.Expr:
-    """Sum of a user's earlier values; shifted, not subtracted, so that the event's own leaves no rounding behind."""
+    """Sum of a user's earlier values. Shifting, unlike subtracting the event's own, leaves no rounding error."""
     return value.cum_sum().shift(1, fill_value=0.0).over("user")

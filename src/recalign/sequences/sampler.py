@@ -1,4 +1,4 @@
-"""Which windows make a batch: lengths alike, a token budget, an order that is a function of (seed, epoch)."""
+"""Group windows into batches: similar lengths, a token budget, an order that is a function of (seed, epoch)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.utils.data import Sampler
 
 
 def bucket_of(length: np.ndarray, max_length: int) -> np.ndarray:
-    """The padded length of each window: one of a few, so that compiled code is reused.
+    """Choose the padded length of each window, one of a few, so that compiled code is reused.
 
     Buckets are max_length, 3/4, 1/2, 3/8, 1/4, ... of it down to about 16 events (rounded up to a multiple of 8).
     """
@@ -25,17 +25,19 @@ def bucket_of(length: np.ndarray, max_length: int) -> np.ndarray:
 
 
 class LengthBatches(Sampler[tuple[int, list[int]]]):
-    """Batches of windows whose lengths share a bucket, as many as fit the token budget.
+    """Draw batches of windows of one bucket, as many windows as fit the token budget.
+
+    The order of an epoch depends on (seed, epoch) alone, so that a run that resumes in the middle of an epoch gets the
+    batches it would have had (`state_dict`, `load_state_dict`).
 
     Yields:
-        (L, window indices) a batch. The order of an epoch depends on (seed, epoch) alone, so that a run that is
-        continued in the middle of an epoch gets the batches it would have had (`state_dict`, `load_state_dict`).
+        (L, window indices) for each batch.
 
     Args:
         length: (W,) events of each window.
         max_length: the longest bucket.
-        tokens: padded events a batch holds at most; at least one window is always taken.
-        shuffle: mix windows and batches anew each epoch.
+        tokens: padded events of a batch at most; a batch has at least one window.
+        shuffle: shuffle windows and batches in each epoch.
         seed: of the order.
     """
 
@@ -45,7 +47,7 @@ class LengthBatches(Sampler[tuple[int, list[int]]]):
         self.epoch, self.done, self.resume_at = 0, 0, 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the order (Lightning calls this at the start of each epoch)."""
+        """Set the epoch (Lightning calls this at its start)."""
         if epoch != self.epoch:
             self.epoch, self.resume_at = epoch, 0
 
@@ -63,23 +65,20 @@ class LengthBatches(Sampler[tuple[int, list[int]]]):
 
     def __iter__(self) -> Iterator[tuple[int, list[int]]]:
         batches = self.batches()
-        first, self.resume_at = self.resume_at, 0  # an iteration that was merely broken off starts anew
+        first, self.resume_at = self.resume_at, 0  # an iteration that was only broken off starts again
         for number in range(first, len(batches)):
             self.done = number + 1
             yield batches[number]
 
     def __len__(self) -> int:
-        return int(
-            sum(
-                -(-n // max(self.tokens // s, 1))
-                for s, n in zip(*np.unique(self.bucket, return_counts=True), strict=True)
-            )
-        )
+        size, count = np.unique(self.bucket, return_counts=True)
+        rows = np.maximum(self.tokens // size, 1)
+        return int((-(-count // rows)).sum())
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the epoch stands."""
+        """The epoch, and how many of its batches were drawn."""
         return {"epoch": self.epoch, "done": self.done}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where a saved epoch stood."""
+        """Continue a saved epoch."""
         self.epoch, self.resume_at = state["epoch"], state["done"]

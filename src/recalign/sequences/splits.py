@@ -1,4 +1,4 @@
-"""Which events are trained on, selected on and tested on, and which users serve what."""
+"""Split events into training, validation and test, and users into groups."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from recalign.errors import InputError, require_positive
 from recalign.events import EventTable, evaluate
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
-"""The parts, as they stand in the column ``split``."""
+"""The parts, as the column ``split`` holds them."""
 
 
 class Split:
-    """How the events of a log are divided into training, validation and test."""
+    """Splits the events of a log into training, validation and test."""
 
     def assign(self, table: EventTable) -> pl.Series:
-        """The part of each event.
+        """Assign each event to a part.
 
         Args:
             table: the checked events.
 
         Returns:
-            u8 series, one of `TRAIN`, `VALIDATION`, `TEST` a row of ``table.frame``.
+            u8 series: `TRAIN`, `VALIDATION` or `TEST` for each row of ``table.frame``.
 
         Raises:
             InputError: the log does not allow this split.
@@ -37,13 +37,13 @@ class Split:
 
 @dataclass(frozen=True)
 class LeaveLast(Split):
-    """The last events of each user are the test, those before them validation, the rest training.
+    """Test on the last events of each user, validate on those before them, train on the rest.
 
-    A user with too few events to keep one for training stays in training whole.
+    All events of a user who has no more than ``test + validation`` are training.
 
     Attributes:
-        test: events of a user that are the test.
-        validation: events of a user, before the test, that are validation.
+        test: test events per user.
+        validation: validation events per user.
     """
 
     test: int = 1
@@ -52,26 +52,26 @@ class LeaveLast(Split):
     def assign(self, table: EventTable) -> pl.Series:
         if not table.has_time:
             raise _needs_time("LeaveLast")
-        from_end = pl.len().over("user") - pl.int_range(pl.len()).over("user")  # 1 = the user's last event
+        count = pl.len().over("user")
+        from_end = count - pl.int_range(pl.len()).over("user")  # 1: the user's last event
+        aside = self.test + self.validation
         part = (
-            pl.when(pl.len().over("user") <= self.test + self.validation)
+            pl.when((count <= aside) | (from_end > aside))
             .then(TRAIN)
             .when(from_end <= self.test)
             .then(TEST)
-            .when(from_end <= self.test + self.validation)
-            .then(VALIDATION)
-            .otherwise(TRAIN)
+            .otherwise(VALIDATION)
         )
         return table.frame.select(part.cast(pl.UInt8).alias("split")).to_series()
 
 
 @dataclass(frozen=True)
 class TimeSplit(Split):
-    """Two cuts in time for everybody: training before the first, validation between, test from the second on.
+    """Cut at the same two times for all users: train before the first, validate between, test from the second on.
 
     Attributes:
-        cuts: two shares of the events (0.8, 0.9), or two moments as ISO 8601 strings with an offset. An event at a
-            cut's own moment belongs to the later part, so that events of one moment are never torn apart.
+        cuts: two shares of the events (0.8, 0.9), or two times as ISO 8601 strings with an offset. Events at the time
+            of a cut belong to the later part, so that events of the same time stay together.
     """
 
     cuts: tuple[float | str, float | str] = (0.8, 0.9)
@@ -80,16 +80,16 @@ class TimeSplit(Split):
         if not table.has_time:
             raise _needs_time("TimeSplit")
         time = table.frame["timestamp"]
-        first, second = (self._moment(cut, time) for cut in self.cuts)
+        first, second = (self._time_of(cut, time) for cut in self.cuts)
         if first > second:
             raise InputError(
-                f"the first cut ({self.cuts[0]}) lies after the second ({self.cuts[1]})",
+                f"the first cut ({self.cuts[0]}) is after the second ({self.cuts[1]})",
                 where="data.split.cuts",
                 remedy="give the end of training first, then the end of validation",
             )
         return ((time >= first).cast(pl.UInt8) + (time >= second).cast(pl.UInt8)).alias("split")
 
-    def _moment(self, cut: float | str, time: pl.Series) -> int:
+    def _time_of(self, cut: float | str, time: pl.Series) -> int:
         if isinstance(cut, str):
             try:
                 moment = datetime.fromisoformat(cut)
@@ -106,11 +106,11 @@ class TimeSplit(Split):
 
 @dataclass(frozen=True)
 class Where(Split):
-    """The test is a condition on the events, for logs that set events aside themselves (a random-exposure half).
+    """Test on the events that meet a condition, such as those of random exposure.
 
     Attributes:
-        test: Polars SQL condition over the log's columns; its events are the test.
-        validation: share of the remaining events, by a hash of their row, that are validation.
+        test: Polars SQL condition over the log's columns.
+        validation: share of the other events to validate on, chosen by a hash of their row.
     """
 
     test: str = "is_random"
@@ -124,13 +124,13 @@ class Where(Split):
 
 @dataclass(frozen=True)
 class High:
-    """What counts as a high reward, for ``high/*`` metrics; never read by a training loss.
+    """Define high rewards, for the metrics ``high/*``. No loss reads it.
 
     Attributes:
         expression: Polars SQL condition over the log's columns and ``reward``.
         quantile: instead of an expression, the share of training rewards that a high one exceeds.
-        within: with ``quantile``, the column within whose bins it is taken (a video's duration, say).
-        bins: number of bins of equal size of ``within``, cut on training rows.
+        within: with ``quantile``, a column (a video's duration, say) within whose bins the quantile is taken.
+        bins: number of bins of ``within``, of equal size on training rows.
     """
 
     expression: str | None = None
@@ -142,18 +142,20 @@ class High:
         if (self.expression is None) == (self.quantile is None):
             raise ValueError("data.high takes either an expression or a quantile")
         if self.quantile is not None and not 0 < self.quantile < 1:
-            raise InputError(f"{self.quantile} is no quantile", where="data.high.quantile", remedy="give one in 0..1")
+            raise InputError(
+                f"{self.quantile} is not a quantile", where="data.high.quantile", remedy="give one in 0..1"
+            )
         require_positive("data.high", vars(self), "bins")
 
     def mark(self, frame: pl.DataFrame) -> pl.Series:
-        """Whether each event's reward is high.
+        """Mark the events whose reward is high.
 
         Args:
             frame: events with ``reward`` (null where there is none) and ``split``.
 
         Returns:
-            bool series named ``high``; false where a column that decides has a null. An expression that reads no reward
-            (a simulated log marks by the truth) may be true where the reward is missing.
+            bool series named ``high``; false where a column that it depends on is null. An expression that does not
+            read the reward (that of simulated logs) may be true where the reward is missing.
         """
         if self.expression is not None:
             return _condition(frame, self.expression, "data.high.expression").alias("high")
@@ -193,13 +195,13 @@ class High:
 
 @dataclass(frozen=True)
 class UserGroups:
-    """Disjoint users for training a reward and for judging it, by a hash of the raw id.
+    """Split users into disjoint groups, by a hash of the raw id.
 
-    ``A`` trains reward models and post-training and is what tables measure, ``B1`` trains the judges that select,
-    ``B2`` those that report.
+    Reward models and post-training train on ``A``, and tables measure it. Judges that select settings train on ``B1``,
+    judges that report on ``B2``.
 
     Attributes:
-        share: share of the users in A; the rest is halved between B1 and B2.
+        share: share of the users in A; B1 and B2 get half of the rest each.
     """
 
     share: float = 0.7
@@ -207,7 +209,7 @@ class UserGroups:
 
     def __post_init__(self) -> None:
         if not 0 <= self.share <= 1:
-            raise InputError(f"{self.share} is no share of users", where="data.share_a", remedy="give one in 0..1")
+            raise InputError(f"{self.share} is not a share of users", where="data.share_a", remedy="give one in 0..1")
 
     def assign(self, raw_ids: pl.Series) -> pl.Series:
         """The group (``A``, ``B1``, ``B2``) of each user, in the order of ``raw_ids``."""
@@ -217,29 +219,29 @@ class UserGroups:
 
 
 def _condition(frame: pl.DataFrame, expression: str, where: str) -> pl.Series:
-    """Whether each row meets a condition; false where a column that decides has a null.
+    """Whether each row meets a condition; false where it is null.
 
     Raises:
-        InputError: it is neither true or false nor 1 or 0.
+        InputError: a value is neither true or false nor 1 or 0.
     """
-    met = evaluate(frame, expression, where)
-    if met.dtype != pl.Boolean and not (met.dtype.is_integer() and met.drop_nulls().is_in([0, 1]).all()):
+    values = evaluate(frame, expression, where)
+    if values.dtype != pl.Boolean and not (values.dtype.is_integer() and values.drop_nulls().is_in([0, 1]).all()):
         raise InputError(
-            f"{expression!r} is of type {met.dtype}, and no condition",
+            f"{expression!r} is of type {values.dtype}, not a condition",
             where=where,
             remedy=f"compare it with something: {expression} >= 4, say",
         )
-    return met.cast(pl.Boolean).fill_null(False)
+    return values.cast(pl.Boolean).fill_null(False)
 
 
 def stable_hash(text: str) -> float:
-    """A draw in [0, 1) that depends on the text alone, on every machine and in every version."""
+    """A pseudo-random number in [0, 1) that depends on the text alone, on every machine and in every version."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=6).digest(), "big") / 2**48
 
 
 def _needs_time(name: str) -> InputError:
     return InputError(
-        "the log has no timestamp, so the last events are not known",
+        "the log has no timestamp, so nobody knows which events are the last",
         where=f"data.split: {name}",
         remedy="map a timestamp column in data.log.timestamp, or use recalign.sequences.Where for reward models",
     )
@@ -249,5 +251,5 @@ def _bad_cut(cut: float | str) -> InputError:
     return InputError(
         f"cannot use the cut {cut!r}",
         where="data.split.cuts",
-        remedy='give a share between 0 and 1, or a moment with an offset ("2022-05-05T00:00:00+08:00")',
+        remedy='give a share between 0 and 1, or a time with an offset ("2022-05-05T00:00:00+08:00")',
     )

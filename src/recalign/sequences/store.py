@@ -1,4 +1,4 @@
-"""Histories as flat arrays: what a checked event table becomes before it meets a model."""
+"""A log split and indexed: histories as flat arrays, and the catalogue of items."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import polars as pl
 
 from recalign.errors import InputError
 from recalign.events import EventTable
+from recalign.files import digest
 from recalign.sequences.splits import TEST, TRAIN, VALIDATION, High, Split, UserGroups
 
 Group = Literal["all", "A", "B1", "B2"]
@@ -20,25 +21,25 @@ PARTS: dict[Part, int] = {"train": TRAIN, "validation": VALIDATION, "test": TEST
 
 @dataclass(frozen=True)
 class Sequences:
-    """A log, divided, with its catalogue.
+    """A log, split, with its catalogue.
 
-    The catalogue is made of the items that stand in training rows: item v of 1..V, and 0 for everything else. An event
-    whose item is 0 is in no history; as a target it is a miss.
+    The catalogue holds the V items of training rows, numbered 1..V. Every other item is 0: its events are in no
+    history, and as targets they are misses. Events with an item of the catalogue are called known.
 
     Attributes:
-        frame: the events in order, with ``item_id`` (int32, 0..V), ``split``, ``high``, ``known`` (int32, number of
-            the user's events with a known item before this one) besides the event table's columns; a feedback column of
-            such a name can be read by `High` and by the split, but is not kept.
+        frame: the events in order: the event table's columns, ``item_id`` (int32, 0..V), ``split``, ``high`` and
+            ``known`` (int32, number of the user's known events before this one). A feedback column of such a name can
+            be read by `High` and by the split, but is not kept.
         users: raw user ids by user index.
         items: raw item ids by item - 1.
         group: ``A``, ``B1`` or ``B2`` by user index.
-        trained: int64 (U,), events of each user in the training part: the first of the known ones.
-        offset: int64 (U + 1), where each user's known events lie in the arrays that follow.
-        item, time, reward, event: the known events of all users in a row: int32 items 1..V, int64 seconds, float32
-            rewards (NaN where there is none), int64 rows of ``frame``.
-        fingerprint: digest of the log and of everything that divides it.
-        catalogue: digest of the raw ids in catalogue order and of every event's part: what a network was trained on,
-            whatever the reward.
+        trained: int64 (U,), training events of each user; they are the first of the known ones.
+        offset: int64 (U + 1,), where each user's known events begin in the next four arrays.
+        item, time, reward, event: known events of all users, one user after the other: int32 items 1..V, int64
+            seconds, float32 rewards (NaN where there is none), int64 rows of ``frame``.
+        fingerprint: digest of the log and of the settings that split it.
+        catalogue: digest of the items in order and of the part of every event: what a network was trained on, whatever
+            the reward.
     """
 
     frame: pl.DataFrame
@@ -56,26 +57,27 @@ class Sequences:
 
     @property
     def num_items(self) -> int:
-        """V, the items that a policy can choose from."""
+        """V, the number of items that a policy can choose from."""
         return len(self.items)
 
     @property
     def num_users(self) -> int:
+        """U, the number of users."""
         return len(self.users)
 
     def users_in(self, group: Group) -> np.ndarray:
-        """Bool by user index: who belongs to a group."""
+        """Who belongs to a group. Shape: bool (U,)."""
         return np.full(self.num_users, True) if group == "all" else self.group == group
 
 
 def build(table: EventTable, split: Split, high: High | None, groups: UserGroups) -> Sequences:
-    """Divide a checked event table and index its catalogue.
+    """Split a checked event table and index its catalogue.
 
     Raises:
         InputError: a part has no events, or the training part has no two events of one user.
     """
     frame = table.frame.with_columns(split.assign(table).alias("split"))
-    # a split by time leaves each user's order as it is; any other would put what is set aside into training histories
+    # Parts in order for each user: TimeSplit keeps them so, other splits could put test events into histories.
     key = pl.col("user").cast(pl.Int64) * len(PARTS) + pl.col("split")
     if not frame.select(key).to_series().is_sorted():
         frame = frame.sort(key, maintain_order=True)
@@ -104,28 +106,28 @@ def build(table: EventTable, split: Split, high: High | None, groups: UserGroups
         time=frame["timestamp"].to_numpy()[event],
         reward=frame["reward"].cast(pl.Float32).fill_null(float("nan")).to_numpy()[event],
         event=event,
-        fingerprint=division(table.fingerprint, split, high, groups),
+        fingerprint=fingerprint_of(table.fingerprint, split, high, groups),
         catalogue=_catalogue(items, frame),
     )
 
 
 def _known(user_N: np.ndarray, is_known_N: np.ndarray) -> np.ndarray:
-    """How many of the user's events before each are known. Shape: sorted (N,), bool (N,) -> int32 (N,)."""
+    """The number of known events of the same user before each. Shape: sorted (N,), bool (N,) -> int32 (N,)."""
     before_N = is_known_N.cumsum(dtype=np.int32) - is_known_N
     first = np.flatnonzero(np.append(True, user_N[1:] != user_N[:-1]))
     return before_N - np.repeat(before_N[first], np.diff(first, append=len(user_N)))
 
 
-def division(log: str, split: Split, high: High | None, groups: UserGroups) -> str:
-    """`Sequences.fingerprint`, from that of the log."""
-    return hashlib.sha256(f"{log}|{split!r}|{high!r}|{groups!r}".encode()).hexdigest()[:16]
+def fingerprint_of(log: str, split: Split, high: High | None, groups: UserGroups) -> str:
+    """`Sequences.fingerprint`, from the fingerprint of the log."""
+    return digest(log, repr(split), repr(high), repr(groups))[:16]
 
 
 def _catalogue(items: pl.Series, frame: pl.DataFrame) -> str:
-    digest = hashlib.sha256("\n".join(map(str, items.to_list())).encode())
+    content = hashlib.sha256("\n".join(map(str, items.to_list())).encode())
     for column in ("user", "item", "timestamp", "split"):
-        digest.update(np.ascontiguousarray(frame[column].to_numpy()).data)
-    return digest.hexdigest()[:16]
+        content.update(np.ascontiguousarray(frame[column].to_numpy()).data)
+    return content.hexdigest()[:16]
 
 
 def _check_parts(split_N: np.ndarray, trained_U: np.ndarray, split: Split) -> None:

@@ -1,4 +1,4 @@
-"""Windows: the stretches of history that are encoded, and the targets predicted from each."""
+"""Windows: stretches of history to encode, and the targets to predict from each."""
 
 from __future__ import annotations
 
@@ -20,14 +20,17 @@ class Windows:
     """W stretches of history with their targets.
 
     Attributes:
-        user, start, stop: int64 (W,); the window encodes the known events start..stop - 1 (flat indices).
-        offset: int64 (W + 1), where each window's targets lie in the arrays that follow.
+        user, start, stop: int64 (W,); a window encodes the known events start..stop - 1 (flat indices).
+        offset: int64 (W + 1,), where each window's targets begin in the next arrays.
         state: int64, flat index of the known event after which the target is predicted.
-        target: int32, its item (0: unseen in training); ``event``: int64, its row in the event table.
-        reward: float32, NaN where there is none; ``high``: bool; ``time``: int64, seconds.
+        target: int32, its item (0: unseen in training).
+        event: int64, its row in `Sequences.frame`.
+        reward: float32, NaN where there is none.
+        high: bool, whether the reward is high.
+        time: int64, seconds.
         advantage: float32, for post-training only.
-        rejected: integers (targets, N), for post-training on pairs only: items that are worth less than the target,
-            0 where there is no pair.
+        rejected: integers (targets, N), for post-training on pairs only: items of less worth than the target, 0 where
+            there is no pair.
     """
 
     user: np.ndarray
@@ -48,53 +51,53 @@ class Windows:
 
     @property
     def length(self) -> np.ndarray:
-        """Events that each window encodes."""
+        """The number of events that each window encodes. Shape: (W,)."""
         return self.stop - self.start
 
     def with_advantage(self, by_event: np.ndarray) -> Windows:
-        """The same windows with an advantage a target, looked up by its row in the event table."""
+        """Add the advantage of each target, given by row of `Sequences.frame`."""
         return dataclasses.replace(self, advantage=by_event[self.event].astype(np.float32))
 
     def with_pairs(self, target: np.ndarray, rejected: np.ndarray) -> Windows:
-        """The same windows with other targets, and what each is worth more than. Shape: (targets,), (targets, N)."""
+        """Replace targets, and add their rejected items. Shape: (targets,), (targets, N)."""
         return dataclasses.replace(self, target=target, rejected=rejected)
 
     def keep(self, kept: np.ndarray) -> Windows:
-        """Some of the targets alone; windows that are left with none drop out. Shape: bool (targets,)."""
+        """Keep some of the targets, and the windows that still have any. Shape: bool (targets,)."""
         before = np.concatenate([[0], kept.cumsum()])
         count = np.diff(before[self.offset])
-        left = count > 0
+        some = count > 0
         by_target = ("state", "target", "event", "reward", "high", "time", "advantage", "rejected")
         arrays: dict[str, Any] = {name: getattr(self, name) for name in by_target}
         arrays = {name: None if x is None else x[kept] for name, x in arrays.items()}
-        arrays |= {name: getattr(self, name)[left] for name in ("user", "start", "stop")}
-        return Windows(offset=np.concatenate([[0], count[left].cumsum()]), **arrays)
+        arrays |= {name: getattr(self, name)[some] for name in ("user", "start", "stop")}
+        return Windows(offset=np.concatenate([[0], count[some].cumsum()]), **arrays)
 
 
 def training_windows(sequences: Sequences, users: np.ndarray, max_length: int, stride: int | None = None) -> Windows:
-    """The training part's events, each but a user's first a target: the newest of a user, or by a stride all of them.
+    """Make the windows of the training part: the newest of each user or, with a stride, the whole history.
 
-    A state is a training event that another follows; a user has m of them. Without a stride, one window a user holds
-    the L newest, and each predicts its next event. With one, K = 1 + ceil(max(0, m - L) / stride) windows do: counted
-    from the end, state j belongs to block min(floor((m - 1 - j) / stride), K - 1), each block has a window of the L
-    events up to its last state, and only the states of a window's own block predict. So every target comes once.
+    A state is a training event that another one follows; a user has m of them, and each predicts its next event.
+    Without a stride, one window per user holds the L newest states. With one, K = 1 + ceil(max(0, m - L) / stride)
+    windows hold them all: counted from the end, state j belongs to block min(floor((m - 1 - j) / stride), K - 1). A
+    block's window is the L events up to its last state, and only the states of that block predict. So every training
+    event but a user's first is a target exactly once.
 
     Args:
-        sequences: the divided log.
+        sequences: the split log.
         users: bool by user index.
         max_length: L, events that a model can encode.
-        stride: states of a block, 1 to L; null: only the newest window of each user.
+        stride: states per block, 1 to L; null: only the newest window of each user.
     """
     states_U = np.maximum(sequences.trained - 1, 0)
-    someone = np.flatnonzero(users & (states_U > 0))
-    older = np.maximum(states_U[someone] - max_length, 0)
+    chosen = np.flatnonzero(users & (states_U > 0))
+    older = np.maximum(states_U[chosen] - max_length, 0)
     blocks = np.ones_like(older) if stride is None else 1 - (-older // stride)
-    user = np.repeat(someone, blocks)
+    user = np.repeat(chosen, blocks)
     from_end = np.repeat(blocks.cumsum(), blocks) - 1 - np.arange(len(user))  # K - 1 down to 0 for each user
     last = states_U[user] - from_end * (stride or 0)
-    oldest = np.append(True, user[1:] != user[:-1])[: len(user)]
-    left_out = 0 if stride else np.repeat(older, blocks)
-    counts = last - np.where(oldest, left_out, last - (stride or 0))
+    skipped = 0 if stride else np.repeat(older, blocks)
+    counts = last - np.where(_is_first(user), skipped, last - (stride or 0))
     stop = sequences.offset[user] + last
     state = _ranges(stop - counts, counts)
     event = sequences.event[state + 1]
@@ -113,19 +116,19 @@ def training_windows(sequences: Sequences, users: np.ndarray, max_length: int, s
 
 
 def evaluation_windows(sequences: Sequences, users: np.ndarray, part: Part, max_length: int) -> Windows:
-    """Windows in which every target of a part sees at least half the maximum of history, where there is that much.
+    """Make windows in which every target of a part sees at least L / 2 events of history, if there are as many.
 
-    Users without a known event before the part's first cut have no row in a table and are left out.
+    Users without a known event before the part are left out.
     """
     targets = _targets(sequences, users, part)
     user = targets["user"].cast(pl.Int64).to_numpy()
     base = sequences.offset[user]
     state = base + targets["known"].to_numpy() - 1
-    # a user's targets in blocks of states that span half a window, so that each keeps the other half as history
-    first = np.append(True, user[1:] != user[:-1])[: len(user)]
+    # The states of a window's targets span half of it, so that the other half is history for all of them.
+    first = _is_first(user)
     anchor = state[first][np.cumsum(first) - 1]
     block = (state - anchor) // max(max_length // 2, 1)
-    starts = np.flatnonzero(first | np.append(True, block[1:] != block[:-1])[: len(user)])
+    starts = np.flatnonzero(first | _is_first(block))
     offset = np.append(starts, len(user))
     stop = state[offset[1:] - 1] + 1
     return Windows(
@@ -143,7 +146,7 @@ def evaluation_windows(sequences: Sequences, users: np.ndarray, part: Part, max_
 
 
 def serving_windows(sequences: Sequences, users: np.ndarray, max_length: int) -> Windows:
-    """One window a user over the newest events of the whole log, and one target that has not happened (item 0)."""
+    """Make one window per user over the newest events of the whole log, with one target yet to come (item 0)."""
     user = np.flatnonzero(users & (np.diff(sequences.offset) > 0))
     stop = sequences.offset[user + 1]
     nothing = np.zeros(len(user), np.int64)
@@ -162,7 +165,7 @@ def serving_windows(sequences: Sequences, users: np.ndarray, max_length: int) ->
 
 
 def left_out(sequences: Sequences, users: np.ndarray) -> int:
-    """Users with test events but nothing known before the test: `evaluation_windows` leaves them out."""
+    """Count the users with test events whom `evaluation_windows` leaves out: they have no known event before."""
     test = sequences.frame.filter(pl.col("split") == TEST)["user"].unique().to_numpy()
     return int((users[test] & ~_has_past(sequences, TEST)[test]).sum())
 
@@ -185,14 +188,14 @@ def _targets(sequences: Sequences, users: np.ndarray, part: Part) -> pl.DataFram
 def collate(
     sequences: Sequences, windows: Windows, chosen: np.ndarray, bucket: int, *, know_request: bool, seen: bool
 ) -> Batch:
-    """The batch of some windows.
+    """Make the batch of some windows.
 
     Args:
-        sequences, windows: where the arrays lie.
+        sequences, windows: the arrays.
         chosen: int64 (B,), indices of windows.
         bucket: L, the length to pad to.
         know_request: whether ``request_time`` is the next event's own time (else that of the event before it).
-        seen: whether to list the items that each target's user had met before it.
+        seen: whether to list the items that the user had seen before each target.
     """
     start, length = windows.start[chosen], windows.length[chosen]
     column = np.arange(bucket)
@@ -229,14 +232,19 @@ def collate(
 
 
 def _seen(sequences: Sequences, windows: Windows, picked: np.ndarray, user: np.ndarray) -> np.ndarray:
-    """Pairs (target, item): all that the user had met before, the target's own item too if the log repeats it."""
+    """Pairs (target, item) of all items that the user had seen before, which may include the target's own."""
     first = sequences.offset[user]
     counts = windows.state[picked] + 1 - first
     target = np.repeat(np.arange(len(picked)), counts)
     return np.stack([target, sequences.item[_ranges(first, counts)]])
 
 
+def _is_first(key: np.ndarray) -> np.ndarray:
+    """Whether each value differs from the one before it; the first does."""
+    return np.append(True, key[1:] != key[:-1])[: len(key)]
+
+
 def _ranges(first: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """The ranges first[i]..first[i] + counts[i] - 1, one after another."""
+    """Concatenate the ranges first[i]..first[i] + counts[i] - 1."""
     ends = counts.cumsum()
     return np.arange(ends[-1] if len(ends) else 0) + np.repeat(first - (ends - counts), counts)

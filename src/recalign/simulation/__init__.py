@@ -1,4 +1,4 @@
-"""A world whose true rewards are known. numpy and Polars, no torch."""
+"""Simulated worlds whose true rewards are known. NumPy and Polars, no torch."""
 
 from recalign.simulation.files import write
 from recalign.simulation.world import Simulated, World, simulate

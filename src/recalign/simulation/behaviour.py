@@ -1,4 +1,4 @@
-"""What people do: how much, when, and what they choose next.
+"""What users do: how much, when, and what they choose next.
 
 The constants were set once, against the moments of ML-100K (docs/simulation.md), and are frozen.
 
@@ -18,12 +18,12 @@ from recalign.simulation.people import SLICES, Floats, People, mix
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
-SPAN = 215 * 86_400  # seconds that the log covers, as long as ML-100K
-IDLE = 0.19  # least activity of a user, in means: 20 of 106 in ML-100K
+SPAN = 215 * 86_400  # seconds that the log covers, as ML-100K does
+IDLE = 0.19  # least activity of a user, relative to the mean: 20 of 106 in ML-100K
 SPREAD = 0.6  # shape of the gamma distribution of the activity above that
-LATEST = 0.5  # users arrive at any time up to this part of the span, and stay
-SITTING = 5  # events in one sitting, on average
-PAUSE = 60  # seconds between two events of one sitting, on average
+LATEST = 0.5  # users arrive uniformly in this first part of the span, and stay
+SITTING = 5  # mean events of one sitting
+PAUSE = 60  # mean seconds between two events of one sitting
 OCCASIONS = 0.3  # share of the sittings that are under the circumstance
 CHOICE = 0.8  # log-odds that one standard deviation of satisfaction adds to a choice
 LASTING = 0.3  # share of a habit's variance that never changes; the rest drifts
@@ -32,9 +32,9 @@ BLOCK = 256  # users at once: the weights of a block stay in the processor's cac
 
 
 def draw_activity(rng: np.random.Generator, users: int, events: int, most: int) -> Ints:
-    """Draws how many events each user has: skewed like ML-100K's, from 1 to `most`, `events` in all."""
+    """Draw how many events each user has: skewed like ML-100K's, from 1 to `most`, `events` in all."""
     share_U = IDLE + (1 - IDLE) * rng.gamma(SPREAD, 1 / SPREAD, size=users)
-    low, high = 0.0, most / IDLE  # events for a share of 1: what a user beyond `most` cannot take goes to the others
+    low, high = 0.0, most / IDLE  # events of a share of 1; others get what users at `most` cannot
     for _ in range(60):
         middle = (low + high) / 2
         enough = np.clip(middle * share_U, 1, most).sum() >= events
@@ -46,7 +46,7 @@ def draw_activity(rng: np.random.Generator, users: int, events: int, most: int) 
 
 
 def draw_clock(rng: np.random.Generator, count_U: Ints) -> tuple[Ints, Bools]:
-    """Draws when users come: after their arrival, in sittings spread over the rest of the span.
+    """Draw when events happen: after the user's arrival, in sittings spread over the rest of the span.
 
     Returns:
         second_N: seconds since the start, strictly rising within a user.
@@ -58,30 +58,30 @@ def draw_clock(rng: np.random.Generator, count_U: Ints) -> tuple[Ints, Bools]:
     opens_N[start_U] = True
     occasion_N = (rng.random(total) < OCCASIONS)[np.flatnonzero(opens_N)[np.cumsum(opens_N) - 1]]
 
-    # Gaps of one scale before each sitting and after the last, stretched to fill the time from arrival to the end.
+    # Exponential gaps before each sitting and after the last, stretched to fill the time from arrival to the end.
     arrival_U = rng.uniform(0, LATEST * SPAN, size=len(count_U))
     gap_N = np.where(opens_N, rng.exponential(size=total), 0.0)
     after_U = rng.exponential(size=len(count_U))
     stretch_U = (SPAN - arrival_U) / (np.add.reduceat(gap_N, start_U) + after_U)
     sitting_N = np.repeat(arrival_U, count_U) + np.repeat(stretch_U, count_U) * _running_sum(gap_N, count_U)
-    pause_N = rng.geometric(1 / PAUSE, size=total)  # at least a second: the order of a user's events is never a tie
+    pause_N = rng.geometric(1 / PAUSE, size=total)  # at least a second, so that a user's events are never tied
     return np.floor(sitting_N).astype(np.int64) + _running_sum(pause_N, count_U), occasion_N
 
 
 def _running_sum(values_N: NDArray[Any], count_U: Ints) -> NDArray[Any]:
-    """Starts again at every user."""
+    """Cumulative sum that starts again at every user."""
     sum_N = np.cumsum(values_N)
     before_U = (sum_N - values_N)[np.cumsum(count_U) - count_U]
     return sum_N - np.repeat(before_U, count_U)
 
 
 def centre(occasion_N: Bools) -> Floats:
-    """The circumstance with mean 0 and standard deviation 1 in expectation, so that the truth is the mean over it."""
+    """The circumstance with expected mean 0 and standard deviation 1, so that the truth is the mean over it."""
     return ((occasion_N - OCCASIONS) / np.sqrt(OCCASIONS * (1 - OCCASIONS))).astype(np.float32)
 
 
 def slice_of(second_N: Ints) -> Ints:
-    """The slice of the span that a second lies in."""
+    """The time slice of each second."""
     return np.minimum(second_N * SLICES // SPAN, SLICES - 1)
 
 
@@ -97,21 +97,19 @@ def choose(
     confounding: float,
     random_N: Bools | None = None,
 ) -> Ints:
-    """The logging policy: which item each event is, no item twice for a user.
+    """Draw the item of each event by the logging policy, no item twice for a user.
 
-    A choice is a draw from softmax(CHOICE * (satisfaction + habit * h + fashion * f + confounding * c * o)) over the
-    items that the user has not had yet: h the user's present habit for the item, f the item's fashion at that moment,
-    c the circumstance, o how far the item goes together with it. A habit drifts: recent choices tell more of the next
-    one than old choices do.
-
-    Where `random_N` is true the item is drawn from those that the user has not had, each with the same chance.
+    Items that the user has not had are drawn from softmax(CHOICE * (satisfaction + habit * h + fashion * f +
+    confounding * c * o)): h is the user's present habit for the item, f the item's fashion at the time, c the
+    circumstance, o how far the item belongs to it. Habits drift, so recent choices predict the next one better than
+    old ones. Where `random_N` is true, all these items are equally likely.
     """
     item_N = np.empty(len(slice_N), dtype=np.int64)
     start_U = np.cumsum(count_U) - count_U
     fashion_TI = np.float32(CHOICE * fashion) * people.fashion_TI
     habit_DI = np.float32(CHOICE * habit) * people.position_ID.T
     occasion_I = np.float32(CHOICE * confounding) * people.occasion_I
-    busiest_U = np.argsort(-count_U, kind="stable")  # so that those with an event left are the first rows of a block
+    busiest_U = np.argsort(-count_U, kind="stable")  # so that users with events left are the first rows of a block
     console = Console(stderr=True)
     blocks = range(0, len(count_U), BLOCK)
     for first in track(blocks, "simulating", console=console, transient=True, disable=not console.is_terminal):
@@ -135,10 +133,10 @@ def choose(
 
 
 def _draw(rng: np.random.Generator, logit_BI: Floats) -> Ints:
-    """One draw from the softmax of each row, by inverting the cumulative weights. Overwrites `logit_BI`."""
+    """Draw from the softmax of each row, by inverting the cumulative weights. Overwrites `logit_BI`."""
     logit_BI -= logit_BI.max(axis=1, keepdims=True)
     np.exp(logit_BI, out=logit_BI)
     cumulative_BI = np.cumsum(logit_BI, axis=1, out=logit_BI)
-    # 1 - u lies in (0, 1]: the mark never exceeds the total, and an item of weight 0 is never the first to reach it.
+    # 1 - u is in (0, 1]: the mark never exceeds the total, and an item of weight 0 never reaches it first.
     mark_B = (1 - rng.random(len(logit_BI), dtype=np.float32)) * cumulative_BI[:, -1]
     return (cumulative_BI >= mark_B[:, None]).argmax(axis=1)

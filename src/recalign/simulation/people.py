@@ -1,6 +1,6 @@
-"""Who lives in the world and what is in it: tastes, habits, qualities and fashions.
+"""The hidden state of a world: tastes, habits, qualities and fashions.
 
-Everything is measured in standard deviations of the true satisfaction: the sizes of a `World` are plain factors.
+All sizes are in standard deviations of the true satisfaction, so those of a `World` are plain factors.
 The constants were set once, against the moments of ML-100K (docs/simulation.md), and are frozen.
 
 Shape legend: U users, I items, D latent dimensions, T slices of time.
@@ -17,24 +17,24 @@ DIMENSIONS = 8  # of tastes, habits and items
 GENRES = 20  # items of one genre lie close together
 GENRE = 0.8  # share of an item's position that its genre explains
 QUALITY = 0.65  # share of the satisfaction's variance that is the item's quality; the rest is its match with a taste
-FAME = 0.97  # share of the variance of log-popularity that lasts; the rest rises and falls
-RENOWN = 0.25  # share of the variance of fame that is the item's quality: what is good becomes known
-OBSCURITY = 1.5  # shape of the gamma distribution of fame: the smaller, the more items that hardly anybody knows
-SLICES = 64  # of the span, in each of which fashion stands still
+FAME = 0.97  # share of the variance of log-popularity that is constant; the rest rises and falls
+RENOWN = 0.25  # share of the variance of fame that is the item's quality
+OBSCURITY = 1.5  # shape of the gamma distribution of fame: the smaller, the more items that few users know
+SLICES = 64  # of the span; fashion is constant within each
 RISE, FALL = 0.04, 0.15  # how fast a vogue comes and goes, in spans
 
 
 @dataclass(frozen=True)
 class People:
-    """The hidden state of a world. All but the two directions have mean 0 and standard deviation 1 over their entries.
+    """The hidden state of a world. Except habit and position, all have mean 0 and standard deviation 1.
 
     Attributes:
-        satisfaction_UI: true satisfaction. Users have equal means: a rater's level is generosity, not satisfaction.
+        satisfaction_UI: true satisfaction, with equal means of all users.
         habit_UD: direction of what a user keeps choosing whatever its worth; independent of taste.
-        position_ID: where an item lies; the mean squared length is 1.
-        fashion_TI: log-popularity over time: fame, which grows with quality, and one vogue an item.
-        occasion_I: how far an item goes together with the circumstance; independent of its quality and fame.
-        generosity_U: level of a rater.
+        position_ID: latent position of an item; the mean squared length is 1.
+        fashion_TI: log-popularity over time: fame, which grows with quality, and one vogue per item.
+        occasion_I: how far an item belongs to the circumstance; independent of its quality and fame.
+        generosity_U: mean level of a user's rewards.
     """
 
     satisfaction_UI: Floats
@@ -46,10 +46,10 @@ class People:
 
 
 def draw_people(rng: np.random.Generator, users: int, items: int) -> People:
-    """Draws the hidden state of a world with the given numbers of users and items."""
+    """Draw the hidden state of a world."""
     position_ID = _draw_positions(rng, items)
     taste_UD = rng.normal(size=(users, DIMENSIONS))
-    taste_UD -= taste_UD.mean(axis=0)  # as positions are: the mean match of every user and of every item is 0
+    taste_UD -= taste_UD.mean(axis=0)  # like positions, so that the mean match of every user and item is 0
     match_UI = _standardise((taste_UD @ position_ID.T).astype(np.float32))
     quality_I = _standardise(rng.normal(size=items))
     return People(
@@ -63,12 +63,12 @@ def draw_people(rng: np.random.Generator, users: int, items: int) -> People:
 
 
 def mix(left: Floats, right: Floats, share: float) -> Floats:
-    """Of two independent quantities of variance 1, one of variance 1 that `left` has the given share of."""
+    """Mix two independent quantities of variance 1 to one of variance 1; `left` is the given share of it."""
     return np.float32(np.sqrt(share)) * left + np.float32(np.sqrt(1 - share)) * right
 
 
 def _standardise(values: NDArray[np.floating]) -> Floats:
-    """Exact over the entries, not in expectation: a size is then what it says in every world, however small."""
+    """Make mean and standard deviation exactly 0 and 1, so that sizes are exact in every world, however small."""
     centred = values - values.mean()
     return (centred / centred.std()).astype(np.float32)
 
@@ -81,7 +81,7 @@ def _draw_positions(rng: np.random.Generator, items: int) -> NDArray[np.float64]
 
 
 def _draw_fashion(rng: np.random.Generator, quality_I: Floats) -> Floats:
-    """Fame that lasts, and for each item one vogue, quick to rise and slow to fall, at a random time of the span."""
+    """Constant fame, and for each item one vogue at a random time, which rises quickly and falls slowly."""
     luck_I = _standardise(np.log(rng.gamma(OBSCURITY, size=len(quality_I))))
     fame_I = _standardise(mix(quality_I, luck_I, RENOWN))
     time_T1 = (np.arange(SLICES)[:, None] + 0.5) / SLICES

@@ -1,4 +1,4 @@
-"""A world whose true rewards are known, so that the true value of a policy is computed and not estimated.
+"""A world whose true rewards are known, so that the true value of a policy is computed, not estimated.
 
 Shape legend: U users, I items, N events.
 """
@@ -14,9 +14,9 @@ from recalign.errors import InputError
 from recalign.simulation.behaviour import centre, choose, draw_activity, draw_clock, slice_of
 from recalign.simulation.people import Floats, People, draw_people
 
-MEAN = 3.05  # true reward of an average pair; what people choose is better, and the log's mean is ML-100K's
+MEAN = 3.05  # true reward of an average pair; chosen items are better, and the log's mean is ML-100K's
 SD = 0.72  # of the true satisfaction, in points of reward: the unit of every size
-START = 874_724_710  # timestamp of the beginning: ML-100K's
+START = 874_724_710  # timestamp of the first second: ML-100K's
 TAIL = 3  # degrees of freedom of heavy-tailed noise: the fewest with a variance
 
 SIZES = ("signal", "noise", "generosity", "habit", "fashion", "circumstance", "confounding")
@@ -32,20 +32,20 @@ class World:
     Args:
         users: number of users.
         items: number of items in the catalogue.
-        events: number of events in the log; a user has 1 to half the catalogue, and no item twice.
+        events: number of events; a user has 1 to half as many as there are items, and no item twice.
         signal: size of the true satisfaction in the observed reward; 0: rewards tell nothing of the truth.
         noise: size of the noise in an observed reward.
-        noise_kind: gaussian; heavy (Student's t with 3 degrees of freedom); or fashion (gaussian, and the larger the
-            more the item is in fashion).
-        generosity: size of the differences between raters in the level of their rewards.
-        habit: size of habit in what people choose, beside 1 for satisfaction.
-        fashion: size of fashion in what people choose, beside 1 for satisfaction.
-        circumstance: size of the circumstance's effect on the reward of everything seen in it.
-        confounding: size of the circumstance in what people choose: some items are seen mostly in it, others mostly
-            out of it.
+        noise_kind: gaussian; heavy (Student's t with 3 degrees of freedom); or fashion (gaussian, the larger the more
+            the item is in fashion).
+        generosity: size of the differences between users in the level of their rewards.
+        habit: size of habit in what users choose, beside 1 for satisfaction.
+        fashion: size of fashion in what users choose, beside 1 for satisfaction.
+        circumstance: size of the circumstance's effect on all rewards under it.
+        confounding: size of the circumstance in what users choose: some items are seen mostly under it, others mostly
+            not.
         missing: share of the events whose reward was not recorded.
-        random: share of the events whose item was drawn at random from what the user had not had. Above 0 the log has
-            two columns more: is_random, and propensity, the chance of that draw (null where the user chose).
+        random: share of the events whose item was drawn at random from those that the user had not had. Above 0 the log
+            has two more columns: is_random, and propensity, the probability of that draw (null where the user chose).
         seed: of every draw; the same seed makes the same files.
     """
 
@@ -65,47 +65,42 @@ class World:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.users < 10:
-            raise _unusable("users", self.users, "give at least 10")
-        if self.items < 20:
-            raise _unusable("items", self.items, "give at least 20")
+        _require(self.users >= 10, "users", self.users, "give at least 10")
+        _require(self.items >= 20, "items", self.items, "give at least 20")
         least, most = max(100, self.users), self.users * self.most
-        if not least <= self.events <= most:
-            remedy = f"give {least} to {most} (half the catalogue for every user), or change users and items"
-            raise _unusable("events", self.events, remedy)
+        remedy = f"give {least} to {most} (half the catalogue for every user), or change users and items"
+        _require(least <= self.events <= most, "events", self.events, remedy)
         for name in SIZES:
             size = getattr(self, name)
-            if not 0 <= size < np.inf:
-                raise _unusable(name, size, "give 0 or more, in standard deviations of the true satisfaction")
-        if not 0 <= self.missing <= 0.9:
-            raise _unusable("missing", self.missing, "give a share from 0 to 0.9")
-        if not 0 <= self.random <= 1:
-            raise _unusable("random", self.random, "give a share from 0 to 1")
-        if self.seed < 0:
-            raise _unusable("seed", self.seed, "give 0 or more")
+            remedy = "give 0 or more, in standard deviations of the true satisfaction"
+            _require(0 <= size < np.inf, name, size, remedy)
+        _require(0 <= self.missing <= 0.9, "missing", self.missing, "give a share from 0 to 0.9")
+        _require(0 <= self.random <= 1, "random", self.random, "give a share from 0 to 1")
+        _require(self.seed >= 0, "seed", self.seed, "give 0 or more")
 
     @property
     def most(self) -> int:
-        """Events that one user can have: half the catalogue, so that there is always something left to recommend."""
+        """Most events of a user: half the catalogue, so that there is always something left to recommend."""
         return self.items // 2
 
 
-def _unusable(name: str, value: object, remedy: str) -> InputError:
-    return InputError(f"a world cannot be made with {value}", where=name, remedy=remedy)
+def _require(holds: bool, name: str, value: object, remedy: str) -> None:
+    if not holds:
+        raise InputError(f"a world cannot be made with {value}", where=name, remedy=remedy)
 
 
 @dataclass(frozen=True)
 class Simulated:
-    """A log and the truth behind it.
+    """A simulated log and its truth.
 
     Attributes:
         world: the settings.
         people: the hidden state.
         users, items: raw ids, in the order of the truth's rows and columns.
         truth_UI: true expected reward of every pair: without generosity and noise, averaged over the circumstance.
-        events: in order of time; user, item, timestamp (seconds), reward (null: not recorded), high (the item is in the
-            top quarter of the user's true rewards over all items), circumstance (whether the event was under it),
-            true_reward; with random exposure also is_random and propensity.
+        events: sorted by time; user, item, timestamp (seconds), reward (null: not recorded), high (the item is in the
+            top quarter of the user's true rewards), circumstance (whether the event was under it), true_reward; with
+            random exposure also is_random and propensity.
     """
 
     world: World
@@ -117,13 +112,13 @@ class Simulated:
 
 
 def simulate(world: World) -> Simulated:
-    """Draws people, lets them choose, and asks them what it was like."""
+    """Simulate a log: draw users and items, what they choose, and how they rate it."""
     rng = np.random.default_rng(world.seed)
     people = draw_people(rng, world.users, world.items)
     count_U = draw_activity(rng, world.users, world.events, world.most)
     second_N, occasion_N = draw_clock(rng, count_U)
     slice_N, circumstance_N = slice_of(second_N), centre(occasion_N)
-    # a generator of its own: a world without random exposure is drawn as ever
+    # its own generator, so that the other draws are the same with and without random exposure
     random_N = np.random.default_rng([world.seed, 1]).random(world.events) < world.random if world.random else None
     item_N = choose(
         rng,
@@ -167,7 +162,7 @@ def simulate(world: World) -> Simulated:
 
 
 def _draw_noise(rng: np.random.Generator, kind: Noise, fashion_N: Floats) -> NDArray[np.float64]:
-    """Noise of mean 0 and variance 1 over the log."""
+    """Noise of mean 0 and variance 1."""
     if kind == "heavy":
         return rng.standard_t(TAIL, size=len(fashion_N)) / np.sqrt(TAIL / (TAIL - 2))
     noise_N = rng.standard_normal(len(fashion_N))

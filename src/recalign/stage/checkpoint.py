@@ -10,8 +10,8 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, WeightAveraging
 
 from recalign.errors import InputError
+from recalign.posttrain.keep import KeepRanking
 from recalign.recommender.checkpoint import OTHER_VERSION, read_checkpoint
-from recalign.recommender.swapped_weights import SwappedWeights
 
 
 class RunCheckpoint(ModelCheckpoint):
@@ -129,7 +129,7 @@ def refuse_lost_weights(path: Path, callbacks: Sequence[Callback]) -> None:
         InputError: the callback is not among them.
     """
     checkpoint = read_run_checkpoint(path)
-    making = {one.state_key for one in callbacks if isinstance(one, SwappedWeights | WeightAveraging)}
+    making = {one.state_key for one in callbacks if isinstance(one, KeepRanking | WeightAveraging)}
     if "current_model_state" in checkpoint and not making & checkpoint["callbacks"].keys():
         raise InputError(
             "its weights are not those that were trained (an average, say), and no callback here knows these",

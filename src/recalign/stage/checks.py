@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from lightning import LightningDataModule, LightningModule, Trainer
 
 from recalign.errors import InputError
-from recalign.posttrain.upstream import check_reward
-from recalign.recommender.checkpoint import check_catalogue, read_checkpoint
+from recalign.recommender.checkpoint import check_catalogue, check_reward, read_checkpoint
 from recalign.stage import upstream
 from recalign.stage.checkpoint import (
     read_run_checkpoint,
@@ -59,7 +58,7 @@ def after_reading(
         if trained_on := content.get("catalogue"):
             check_catalogue(trained_on, datamodule.sequences.catalogue, str(one.path))  # type: ignore[attr-defined]
         if one.stage == "reward" and "reward" in (facts := content.get("facts", {})):
-            check_reward(facts, datamodule.reward, str(one.path))  # type: ignore[attr-defined]
+            check_reward(facts["reward"], datamodule.reward, str(one.path))  # type: ignore[attr-defined]
     if parsed.checkpoint is None:
         return
     known = read_run_checkpoint(parsed.checkpoint)["hyper_parameters"].get("num_items")

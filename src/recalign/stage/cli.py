@@ -3,35 +3,47 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jsonargparse
 import yaml
-from jsonargparse import Namespace
+from jsonargparse import ArgumentError, Namespace
 from lightning import LightningDataModule, LightningModule, Trainer, seed_everything
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from omegaconf.errors import OmegaConfBaseException
 
-from recalign.errors import InputError
-from recalign.stage import checks, record, upstream
+from recalign.errors import InputError, nearest
+from recalign.stage import checks, given, record, upstream
 from recalign.stage.checkpoint import RunCheckpoint
-from recalign.stage.console import RunProgress, quiet
+from recalign.stage.classes import Argument, imported
+from recalign.stage.console import progress, quiet
+from recalign.stage.diagnosis import diagnose
 from recalign.stage.folder import RunConfig, RunFolder, cannot_write
 from recalign.stage.guard import NaNGuard, StepSeeds
 from recalign.stage.manifest import Manifest
 from recalign.stage.memory import keep_freed_memory
-from recalign.stage.messages import broken_interpolation
 from recalign.stage.parsed import ParsedStage, fingerprint, users
-from recalign.stage.parser import ConfigFile, StageParser, constructing
+from recalign.stage.parser import constructing
+from recalign.stage.request import Request
 
-# So that `${data.init_args.max_length}` means the same inside a subcommand and follows overrides.
-jsonargparse.set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+COMMANDS = ("fit", "validate", "test", "predict")
+TRAINER_DEFAULTS = {"devices": 1, "log_every_n_steps": 10, "enable_model_summary": False}
+TAKES = {
+    "seed_everything": Argument(int, 0),
+    "trainer": Argument(Trainer, {}),
+    "run": Argument(RunConfig),
+    "checkpoint": Argument(RunCheckpoint, {}),
+    "model": Argument(LightningModule, required=True),
+    "data": Argument(LightningDataModule, required=True),
+    "ckpt_path": Argument(str | None),
+}
+"""What a stage may be given."""
 
 
 @dataclass(frozen=True)
@@ -53,61 +65,63 @@ class StageResult:
     datamodule: LightningDataModule
 
 
-def parse_stage(argv: list[str]) -> ParsedStage:
+def parse_stage(args: Sequence[str] | Request) -> ParsedStage:
     """Parse a command without running it.
 
     Args:
-        argv: the words after ``recalign``: ``["fit", "--config", "conf/asft.yaml", ...]``.
+        args: the words after ``recalign`` (``["fit", "--config", "conf/asft.yaml", ...]``), or the same as data.
 
     Raises:
         InputError: a key, value, class or file that does not exist, with the nearest that does.
     """
     with quiet():
-        return StageCLI(argv).parsed
+        return StageCLI(args).parsed
 
 
-def run_stage(argv: list[str]) -> StageResult:
+def run_stage(args: Sequence[str] | Request) -> StageResult:
     """Run ``recalign fit|validate|test|predict`` in this process.
 
     Args:
-        argv: the words after ``recalign``.
+        args: as for `parse_stage`.
 
     Raises:
         InputError: before training, for anything the user gave that cannot be used; during training for a full disk.
         TrainingError: training cannot go on (a loss that is NaN).
     """
     with quiet():
-        return StageCLI(argv).run()
+        return StageCLI(args).run()
 
 
 class StageCLI(LightningCLI):
     """LightningCLI in two steps: the constructor parses, `run` does the rest.
 
     Args:
-        argv: the words after ``recalign``.
+        args: as for `parse_stage`.
     """
 
-    def __init__(self, argv: list[str]) -> None:
-        self.argv = argv
+    def __init__(self, args: Sequence[str] | Request) -> None:
+        self.request = args
+        self.words = args.words() if isinstance(args, Request) else list(args)
+        self.command = next(iter(self.words), "")
+        if self.command not in COMMANDS:
+            near = nearest(self.command, COMMANDS)
+            remedy = f"did you mean {near}?" if near else None
+            raise InputError(f"{self.command!r} is none of {', '.join(COMMANDS)}", where="recalign", remedy=remedy)
+        self.shown = [] if isinstance(args, Request) else _only_shows(self.words)
+        options = [word for word in self.words[1:] if word not in self.shown]
+        settings = args.config() if isinstance(args, Request) else given.read(options)
         super().__init__(
             LightningModule,
             LightningDataModule,
             save_config_callback=None,  # the run folder has its own config.yaml
-            trainer_defaults={"enable_model_summary": False},
-            parser_class=StageParser,
-            parser_kwargs={"prog": "recalign", "parser_mode": "omegaconf+", "allow_abbrev": False},
+            trainer_defaults=dict(TRAINER_DEFAULTS),
+            parser_kwargs={"prog": f"recalign {self.command}", "parser_mode": "omegaconf+", "exit_on_error": False},
             subclass_mode_model=True,
             subclass_mode_data=True,
-            args=argv,
+            args=settings,
+            run=False,  # or a checkpoint's hyper-parameters, even its class, replace what is configured
             auto_configure_optimizers=False,
         )
-        self.command = str(self.subcommand)
-        self.parsed = self._parsed(self.config[self.command])
-
-    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
-        parser = self.parser_class(**kwargs)
-        parser.add_argument("-c", "--config", action=ConfigFile, help="YAML file; later ones override earlier ones.")
-        return parser
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--seed_everything", type=int, default=0, help="Seed of everything; names the run folder.")
@@ -115,36 +129,38 @@ class StageCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_class_arguments(RunConfig, "run")
         parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
+        parser.add_argument(
+            "--ckpt_path", type=str | None, help="Checkpoint to continue or to evaluate: last, best, FILE."
+        )
         parser.link_arguments("data.num_items", "model.init_args.num_items", apply_on="instantiate")
 
-    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
-        """The subcommand that is asked for: building parsers for all four takes three times as long."""
-        every = {name: {*skipped, "weights_only"} for name, skipped in LightningCLI.subcommands().items()}
-        return {name: skipped for name, skipped in every.items() if name in self.argv[:1]} or every
-
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        if self.shown:
+            _show(parser, args, self.shown)
         try:
-            self.config = parser.parse_args(args)
-        except OmegaConfBaseException as error:
-            raise broken_interpolation(error, parser, args) from error
+            config = parser.parse_object(args)
+        except (ArgumentError, OmegaConfBaseException) as error:
+            raise diagnose(args, TAKES, error, self.words[1:]) from error
+        self.parsed = self._parsed(parser, config)
+        self.config = config
+        self.config.seed_everything = False  # `run` seeds, not the constructor
+        self.config_dump = self.parsed.config  # what LightningCLI records as hyper-parameters
 
-    # LightningCLI's constructor also merges a checkpoint's hyper-parameters over the command line, seeds,
-    # instantiates and runs. The first must never happen; the others wait for `run`.
-    def _parse_ckpt_path(self) -> None: ...
-    def _set_seed(self) -> None: ...
-    def instantiate_classes(self) -> None: ...
-    def _run_subcommand(self, subcommand: str) -> None: ...
+    def instantiate_classes(self) -> None:
+        """Wait for `run`."""
 
-    def _parsed(self, config: Namespace) -> ParsedStage:
-        if not 0 <= config.seed_everything < 2**32:  # numpy's limits
-            raise InputError(f"{config.seed_everything} is no seed", where="seed_everything", remedy="give 0 or more")
+    def _parsed(self, parser: LightningArgumentParser, config: Namespace) -> ParsedStage:
+        seed = config.seed_everything
+        if not 0 <= seed < 2**32:  # numpy's limits
+            raise InputError(f"{seed} is no seed", where="seed_everything", remedy="give 0 or more")
+        _fill_defaults(config)
         for spec in (config.model, config.data):
-            kind = upstream.imported(spec.class_path)
+            kind = imported(spec.class_path)
             if hasattr(kind, "check_settings"):  # any LightningModule may be run
                 kind.check_settings(vars(spec.init_args))
         run = RunConfig(**vars(config.run))
         log = config.data.init_args.log.name
-        folder = RunFolder.of(run, run.chain or log, config.seed_everything)
+        folder = RunFolder.of(run, run.chain or log, seed)
         checkpoint = _find_checkpoint(config.ckpt_path, folder, self.command)
         continued = Manifest.read(RunFolder(checkpoint.parent.parent)) if checkpoint else None
         found = upstream.declared(config)
@@ -153,10 +169,9 @@ class StageCLI(LightningCLI):
                 one.path, one.named = Path(continued.upstream[one.key]["path"]), True
         upstream.resolve(found, folder, log)
         upstream.fill(config, found)
-        resolved = yaml.safe_load(self._parser(self.command).dump(config, skip_unset=False))
-        self.config_dump = resolved  # what LightningCLI records as hyper-parameters, so that it need not dump again
+        resolved = yaml.safe_load(parser.dump(config, skip_unset=False))
         parsed = ParsedStage(
-            self.argv, self.command, resolved, run, config.seed_everything, log, folder, checkpoint, continued, found
+            self.request, self.words, self.command, resolved, run, seed, log, folder, checkpoint, continued, found
         )
         if parsed.in_place:
             resolved["ckpt_path"] = None  # config.yaml repeats the whole run, not its last part
@@ -180,30 +195,58 @@ class StageCLI(LightningCLI):
         return StageResult(parsed.folder, checkpoint, manifest, self.trainer, self.model, self.datamodule)
 
     def _run(self) -> None:
-        arguments = self._prepare_subcommand_kwargs(self.command)
-        arguments |= {"ckpt_path": self.parsed.checkpoint, "weights_only": True}
+        arguments: dict[str, Any] = {"ckpt_path": self.parsed.checkpoint, "weights_only": True}
         if self.command == "predict":
             arguments["return_predictions"] = False  # they are written as they come
         if self.parsed.training:
             keep_freed_memory()
         try:
-            getattr(self.trainer, self.command)(**arguments)
+            getattr(self.trainer, self.command)(self.model, datamodule=self.datamodule, **arguments)
         except SystemExit as stop:  # what Lightning makes of Ctrl-C
             raise KeyboardInterrupt from stop
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        parsed, config = self.parsed, self._get(self.config_init, "trainer")
-        self._get(self.config_init, "checkpoint").dirpath = str(parsed.folder.checkpoints.resolve())
+        parsed, config = self.parsed, self.config_init["trainer"]
+        self.config_init["checkpoint"].dirpath = str(parsed.folder.checkpoints.resolve())
         loggers = config.logger if isinstance(config.logger, list) else [config.logger]
         self.own_loggers = [logger for logger in loggers if not isinstance(logger, bool | None)]
         callbacks: list[Callback] = [NaNGuard(parsed.folder.last), StepSeeds(parsed.seed)]
         theirs = config.callbacks if isinstance(config.callbacks, list) else [config.callbacks]
         if config.enable_progress_bar is not False and not any(isinstance(c, ProgressBar) for c in theirs):
-            callbacks.append(RunProgress(parsed.run.name))
+            callbacks.append(progress(parsed.run.name))
         self.trainer_defaults["callbacks"] = callbacks
         root = config.default_root_dir or str(parsed.folder.path)
         # Our own loggers come later, when the run folder is ready for them.
         return super().instantiate_trainer(logger=False, default_root_dir=root, **kwargs)
+
+
+def _only_shows(words: Sequence[str]) -> list[str]:
+    """The words that ask to show something instead of running: help, a class's help, the configuration."""
+    shown: list[str] = []
+    for number, word in enumerate(words):
+        option, equals, _ = word.partition("=")
+        if option in ("-h", "--help", "--print_config"):
+            shown.append(word)
+        elif option.startswith("--") and option.endswith(".help"):
+            shown += words[number : number + (1 if equals else 2)]
+    return shown
+
+
+def _show(parser: LightningArgumentParser, settings: Mapping[str, Any], shown: Sequence[str]) -> None:
+    """Let the parser print what is asked for, which ends the process."""
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml", encoding="utf-8") as file:
+        yaml.safe_dump(dict(settings), file, sort_keys=False, allow_unicode=True)
+        file.flush()
+        parser.parse_args([*([f"--config={file.name}"] if settings else []), *shown])
+
+
+def _fill_defaults(config: Namespace) -> None:
+    """Fill what is null because another setting says it: the data's seed, and how long a kind of model trains."""
+    if config.data.init_args.get("seed", 0) is None:
+        config.data.init_args.seed = config.seed_everything
+    trainer = config.trainer
+    if trainer.max_epochs is None and trainer.max_steps == -1 and trainer.max_time is None:
+        trainer.max_epochs = getattr(imported(config.model.class_path), "MAX_EPOCHS", None)
 
 
 def _find_checkpoint(given: str | None, folder: RunFolder, subcommand: str) -> Path | None:

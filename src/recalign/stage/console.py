@@ -164,3 +164,7 @@ class RunProgress(ProgressBar):
 def _clock(seconds: float) -> str:
     minutes, seconds = divmod(int(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}" if minutes >= 60 else f"{minutes}:{seconds:02d}"
+
+
+def progress(label: str) -> ProgressBar:
+    return RunProgress(label)

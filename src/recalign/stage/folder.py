@@ -113,10 +113,3 @@ def cannot_write(error: OSError, folder: Path) -> InputError:
         where=str(error.filename or folder),
         remedy="free space or rights there, or write elsewhere with --run.root FOLDER",
     )
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all: under a temporary name first, then renamed."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import platform
 import subprocess
@@ -15,7 +14,9 @@ from typing import Any, Literal
 
 import recalign
 from recalign.errors import InputError
-from recalign.stage.folder import RunFolder, write_text
+from recalign.files import digest, write_json
+from recalign.stage.code import STAGE, class_paths, code_digest
+from recalign.stage.folder import RunFolder
 
 
 @dataclass
@@ -28,7 +29,7 @@ class Manifest:
         seed: of everything.
         command: the line that runs it again.
         status: ``failed`` also covers a run that was interrupted; ``running`` one that was killed outright.
-        key: digest of all that determines the result, see `digest`.
+        key: digest of all that determines the result, see `run_key`.
         fingerprint: digest of the data.
         users: whose events it trains on: group, share of A, count and digest of the raw ids.
         upstream: argument (``model.init_from``) -> path and sha256 of the checkpoint that it named.
@@ -78,14 +79,14 @@ class Manifest:
 
     def write(self, folder: RunFolder) -> None:
         """Write it into a run folder, whole or not at all."""
-        write_text(folder.manifest, json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n")
+        write_json(folder.manifest, asdict(self))
 
 
-def digest(config: dict[str, Any], fingerprint: str | None, upstream: dict[str, dict[str, str]]) -> str:
-    """All that determines a run's result, as one hex digest.
+def run_key(config: dict[str, Any], fingerprint: str | None, upstream: dict[str, dict[str, str]]) -> str:
+    """All that determines a run's result, as one hex digest: settings, data, checkpoints that it starts from, code.
 
-    Where the run lies (``run``), where the raw log lies (``data.root``) or is kept ready (``data.cache``) and how
-    checkpoints are called do not count; the bytes of the data and of the checkpoints do.
+    Where the run and the raw log lie (``run``, ``data.root``, ``data.cache``) does not count, nor do the names of
+    checkpoints and the titles of items; the bytes of the data and of the checkpoints do.
 
     Args:
         config: the resolved configuration of a ``fit``.
@@ -93,19 +94,13 @@ def digest(config: dict[str, Any], fingerprint: str | None, upstream: dict[str, 
         upstream: as in `Manifest`.
     """
     counted = copy.deepcopy({k: v for k, v in config.items() if k not in ("run", "ckpt_path")})
-    for place in ("root", "cache"):
-        counted["data"]["init_args"].pop(place, None)
+    data = counted["data"]["init_args"]
+    for settings, name in ((data, "root"), (data, "cache"), (data["log"], "titles")):
+        settings.pop(name, None)
     for name, checkpoint in upstream.items():
         part, argument = name.split(".")
         counted[part]["init_args"][argument] = checkpoint["sha256"]
-    parts = [counted, fingerprint, recalign.__version__]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def sha256(path: Path) -> str:
-    """Digest of a file's bytes."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return digest(counted, fingerprint, code_digest({*STAGE, *class_paths(config)}))
 
 
 def now() -> str:

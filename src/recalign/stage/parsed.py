@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import shlex
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from recalign.errors import InputError
 from recalign.stage import upstream
 from recalign.stage.folder import RunConfig, RunFolder
-from recalign.stage.manifest import Manifest, digest
+from recalign.stage.manifest import Manifest, run_key
 from recalign.stage.parser import constructing
+from recalign.stage.request import Request
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,8 @@ class ParsedStage:
     """What a command says, with everything resolved that can be without running it.
 
     Attributes:
-        argv: the words after ``recalign``.
+        request: what was asked for, as it was given.
+        words: the command line after ``recalign`` that runs it alone.
         subcommand: ``fit``, ``validate``, ``test`` or ``predict``.
         config: every value, upstream checkpoints filled in as far as they exist.
         run: names the run folder.
@@ -36,7 +39,8 @@ class ParsedStage:
         upstream: the checkpoints that the stage starts from; a path is None as long as that stage has not run.
     """
 
-    argv: list[str]
+    request: Sequence[str] | Request
+    words: list[str]
     subcommand: str
     config: dict[str, Any]
     run: RunConfig
@@ -50,7 +54,7 @@ class ParsedStage:
     @property
     def command(self) -> str:
         """The line that runs it alone."""
-        return shlex.join(["recalign", *self.argv])
+        return shlex.join(["recalign", *self.words])
 
     @property
     def chain(self) -> str:
@@ -87,7 +91,7 @@ class ParsedStage:
             return None
         if manifest.checkpoint is None or not (self.folder.path / manifest.checkpoint).is_file():
             return None
-        key = digest(self.config, fingerprint(self.datamodule()), upstream.hashes(self.upstream))
+        key = run_key(self.config, fingerprint(self.datamodule()), upstream.hashes(self.upstream))
         return manifest if manifest.key == key else None
 
     def bare_trainer(self) -> Trainer:

@@ -1,27 +1,45 @@
-"""The parser of a stage: LightningCLI's, with one clear message for a mistake and no log that is half another's."""
+"""The parser of commands that are no stages, with one clear message for a mistake."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, NoReturn
 
-import yaml
-from jsonargparse import ActionConfigFile, Namespace
-from lightning.pytorch.cli import LightningArgumentParser
+from jsonargparse import ArgumentParser
 
 from recalign.errors import InputError
-from recalign.stage.messages import explain
+from recalign.stage import diagnosis, given
+from recalign.stage.classes import Argument, arguments_of
 
 
-class StageParser(LightningArgumentParser):
-    """Raises InputError where jsonargparse prints a tree of types and exits."""
+class StageParser(ArgumentParser):
+    """Parses the options of a function or a dataclass; raises InputError where jsonargparse prints types and exits."""
+
+    takes: dict[str, Argument]
+    words: list[str]
+
+    def add_function_arguments(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        self.takes = arguments_of(function)
+        return super().add_function_arguments(function, *args, **kwargs)
+
+    def add_class_arguments(self, theclass: type, *args: Any, **kwargs: Any) -> Any:
+        self.takes = arguments_of(theclass)
+        return super().add_class_arguments(theclass, *args, **kwargs)
+
+    def parse_args(self, args: Any = None, *more: Any, **kwargs: Any) -> Any:
+        self.words = list(args or [])
+        return super().parse_args(args, *more, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         if not self.exit_on_error:  # jsonargparse tries types one after the other with parsers that may fail
             super().error(message, ex)
-        raise explain(message, self, getattr(self, "args", [])) from ex
+        words, positional = self.words, [name for name, one in self.takes.items() if one.required]
+        first = next((n for n, word in enumerate(words) if word.startswith("-")), len(words))
+        named = dict(zip(positional, words[:first], strict=False))
+        options = words[min(first, len(positional)) :]
+        settings = given.merge(named, given.read(options, own=True))
+        raise diagnosis.diagnose(settings, self.takes, ex or ValueError(message), options) from ex
 
 
 @contextmanager
@@ -29,7 +47,8 @@ def constructing() -> Iterator[None]:
     """Let through what a constructor raises inside: jsonargparse hides it in a ValueError about every type it tried.
 
     Raises:
-        InputError: as the constructor raised it, or for its ValueError: a value that it refuses.
+        InputError: as the constructor raised it, or for its ValueError: a value that it refuses; for a package that is
+            not installed.
     """
     try:
         yield
@@ -38,31 +57,10 @@ def constructing() -> Iterator[None]:
         if error.__cause__ is None:
             raise
         cause = error.__cause__
+    except ImportError as error:
+        cause = error
     while cause.__cause__ is not None:
         cause = cause.__cause__
+    if isinstance(cause, ImportError):
+        raise InputError(f"a package is missing: {cause}", remedy="install it, or leave out what needs it") from cause
     raise InputError(str(cause)) if isinstance(cause, ValueError) else cause
-
-
-class ConfigFile(ActionConfigFile):
-    """``--config``: a later file's values under ``data`` replace an earlier file's whole.
-
-    jsonargparse merges mappings, so that a log's YAML would inherit whatever it does not mention (a row filter, a time
-    unit) from the log that the stage's YAML names.
-    """
-
-    def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
-        earlier = cfg.get("data.init_args")
-        if isinstance(earlier, Namespace):
-            for key, value in _data_of(values).items():
-                if isinstance(value, dict) and ("class_path" in value or "class_path" not in (earlier.get(key) or {})):
-                    earlier.pop(key, None)
-        super().__call__(parser, cfg, values, option_string)
-
-
-def _data_of(path: str) -> dict[str, Any]:
-    """The data arguments that a YAML file sets; none if it cannot be read, which the parser will say."""
-    try:
-        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))["data"]
-        return dict(data.get("init_args", data))
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError):
-        return {}

@@ -13,10 +13,11 @@ import yaml
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from recalign.files import write_text
 from recalign.stage import upstream
-from recalign.stage.folder import RunFolder, write_text
+from recalign.stage.folder import RunFolder
 from recalign.stage.loggers import CSVLog, wandb_log
-from recalign.stage.manifest import Manifest, digest, git_state, now, versions
+from recalign.stage.manifest import Manifest, git_state, now, run_key, versions
 from recalign.stage.parsed import ParsedStage
 
 
@@ -46,7 +47,7 @@ def begin(parsed: ParsedStage, fingerprint: str | None, users: dict[str, Any] | 
         started=now(),
         wandb_id=secrets.token_hex(4),
     )
-    manifest.key = digest(parsed.config, manifest.fingerprint, manifest.upstream)
+    manifest.key = run_key(parsed.config, manifest.fingerprint, manifest.upstream)
     if parsed.in_place and parsed.continued:
         manifest.seconds, manifest.wandb_id = parsed.continued.seconds, parsed.continued.wandb_id
     if parsed.training:

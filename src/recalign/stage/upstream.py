@@ -10,9 +10,11 @@ from typing import Any
 from jsonargparse import Namespace
 
 from recalign.errors import InputError
+from recalign.files import sha256
 from recalign.recommender.checkpoint import read_checkpoint
+from recalign.stage.classes import imported
 from recalign.stage.folder import RunFolder
-from recalign.stage.manifest import Manifest, sha256
+from recalign.stage.manifest import Manifest
 
 
 @dataclass
@@ -126,9 +128,3 @@ def _handed_over(run: RunFolder, log: str) -> Path | None:
         return None
     checkpoint = run.path / manifest.checkpoint
     return checkpoint if checkpoint.is_file() else None
-
-
-def imported(class_path: str) -> type:
-    """The class of that path."""
-    module, name = class_path.rsplit(".", 1)
-    return getattr(__import__(module, fromlist=[name]), name)

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from recalign.evaluation.comparison_table import ComparisonTable, Interval
+from recalign.evaluation.comparison import ALL, HIGH, VALUE
+from recalign.evaluation.comparison_table import ComparisonTable
 from recalign.evaluation.methods import base_method
+from recalign.evaluation.selection import KEPT
 
-HIGH, VALUE, ALL = "high/ndcg@10", "value/judge@10", "all/ndcg@10"
-KEPT = 0.95  # share of the better baseline's `all/ndcg@10` that a method must keep to be compared at all
 MARGIN = 0.03  # how much better than A-SFT, relative, another method's value may be
 PLACEBOS = ("asft_permuted", "asft_random")
 NOTHING = 0.5  # share of A-SFT's own gain that a placebo's interval must lie below to have gained nothing
@@ -36,43 +36,37 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Check:
-    """One comparison: 1 it speaks for the claim, -1 against, 0 neither; the line that says it; on how many seeds."""
+    """One comparison.
+
+    Attributes:
+        sign: 1 where it speaks for the claim, -1 against, 0 neither.
+        line: what it says.
+        seeds: that it rests on.
+    """
 
     sign: int
     line: str
     seeds: int = 0
 
 
-def verdicts(cells: ComparisonTable) -> list[Verdict]:
+def verdicts(table: ComparisonTable) -> list[Verdict]:
     """The four parts of the claim, as far as one log's test figures can tell."""
     parts = {
         "A-SFT is better than the better of start and bc, and than reward_weighted, on high/ndcg@10 and on "
         "value/judge@10, while it keeps 95 % of all/ndcg@10": [
-            _kept(cells),
-            *(check for metric in (HIGH, VALUE) for check in _gains(cells, metric)),
+            _kept(table),
+            *(check for metric in (HIGH, VALUE) for check in _gains(table, metric)),
         ],
-        "no method that keeps 95 % of all/ndcg@10 has a value more than 3 % above A-SFT's": [_rival(cells)],
+        "no method that keeps 95 % of all/ndcg@10 has a value more than 3 % above A-SFT's": [_rival(table)],
         "A-SFT beats rerank, and both placebos gain nothing": [
-            *(_against(cells, "rerank", metric) for metric in (HIGH, VALUE)),
-            *(_nothing_gained(cells, placebo, metric) for placebo in PLACEBOS for metric in (HIGH, VALUE)),
+            *(_against(table, "rerank", metric) for metric in (HIGH, VALUE)),
+            *(_nothing_gained(table, placebo, metric) for placebo in PLACEBOS for metric in (HIGH, VALUE)),
         ],
         "in worlds where it should not win, A-SFT does not pretend to": [
             Check(0, "needs simulated worlds made for it; one log cannot tell")
         ],
     }
     return [_verdict(part, checks) for part, checks in parts.items()]
-
-
-def kept_share(cells: ComparisonTable, method: str) -> float:
-    """`all/ndcg@10` over that of the better of `start` and `bc`; nan where one is missing or the latter is 0."""
-    baseline, cell = cells.better_baseline(ALL), cells.get(method, ALL)
-    base = cells.column(ALL)[baseline].value if baseline else 0.0
-    return cell.value / base if cell and base else float("nan")
-
-
-def signed(cell: Interval) -> str:
-    """A difference and its interval, as text."""
-    return f"{cell.value:+.4f} [{cell.low:+.4f}, {cell.high:+.4f}]"
 
 
 def _verdict(part: str, checks: list[Check]) -> Verdict:
@@ -83,68 +77,68 @@ def _verdict(part: str, checks: list[Check]) -> Verdict:
     return Verdict(part, "does not hold" if -1 in signs else "not shown" if 0 in signs else "holds", why)
 
 
-def _kept(cells: ComparisonTable) -> Check:
-    share = kept_share(cells, "asft")
+def _kept(table: ComparisonTable) -> Check:
+    share = table.kept("asft")
     if share != share:
         return Check(0, f"{ALL}: asft or its baseline was not measured, or is 0")
-    baseline = str(cells.better_baseline(ALL))
+    baseline = str(table.better_baseline(ALL))
     line = f"{ALL}: asft keeps {share:.1%} of {baseline}"
-    return Check(1 if share >= KEPT else -1, line, cells.shared_seeds("asft", baseline))
+    return Check(1 if share >= KEPT else -1, line, table.shared_seeds("asft", baseline))
 
 
-def _gains(cells: ComparisonTable, metric: str) -> list[Check]:
-    cell = cells.get("asft", f"holm_best_bc/{metric}")
+def _gains(table: ComparisonTable, metric: str) -> list[Check]:
+    cell = table.get("asft", f"holm_best_bc/{metric}")
     if cell is None:
         gain = Check(0, f"{metric}: asft or its baseline was not measured")
     else:
-        baseline = str(cells.better_baseline(metric))
-        gain = Check(cell.sign, f"{metric}: {signed(cell)} against {baseline}", cells.shared_seeds("asft", baseline))
-    return [gain, _against(cells, "reward_weighted", metric)]
+        baseline = str(table.better_baseline(metric))
+        gain = Check(cell.sign, f"{metric}: {cell} against {baseline}", table.shared_seeds("asft", baseline))
+    return [gain, _against(table, "reward_weighted", metric)]
 
 
-def _against(cells: ComparisonTable, other: str, metric: str) -> Check:
-    cell = cells.get(other, f"holm_asft/{metric}")
+def _against(table: ComparisonTable, other: str, metric: str) -> Check:
+    cell = table.get(other, f"holm_asft/{metric}")
     if cell is None:
         return Check(0, f"{metric}: asft or {other} was not measured")
-    return Check((-cell).sign, f"{metric}: {signed(-cell)} against {other}", cells.shared_seeds("asft", other))
+    return Check((-cell).sign, f"{metric}: {-cell} against {other}", table.shared_seeds("asft", other))
 
 
-def _rival(cells: ComparisonTable) -> Check:
+def _rival(table: ComparisonTable) -> Check:
     """All rivals that kept enough, and the line of the one that comes closest to speaking against A-SFT.
 
     The claim is about all of them, so it holds where each one's own 95 % interval says so, without Holm: every one must
     pass. It fails by any one of them, so that one's interval is widened by Holm for as many as could. A-SFT's own
     policy, reranked, is none of them.
     """
-    rivals = [m for m in cells.column(VALUE) if "asft" not in (m, base_method(m)) and kept_share(cells, m) >= KEPT]
-    if not rivals or not cells.get("asft", VALUE):
+    rivals = [m for m in table.column(VALUE) if "asft" not in (m, base_method(m)) and table.kept(m) >= KEPT]
+    if not rivals or not table.get("asft", VALUE):
         return Check(0, f"{VALUE}: asft or its rivals were not measured")
-    sign, _, line = min((_behind(cells, rival) for rival in rivals), key=lambda each: each[:2])
-    seeds = min(cells.shared_seeds("asft", rival) for rival in rivals)
+    sign, _, line = min((_behind(table, rival) for rival in rivals), key=lambda each: each[:2])
+    seeds = min(table.shared_seeds("asft", rival) for rival in rivals)
     return Check(sign, f"{line}, the closest of {len(rivals)} others", seeds)
 
 
-def _behind(cells: ComparisonTable, rival: str) -> tuple[int, float, str]:
+def _behind(table: ComparisonTable, rival: str) -> tuple[int, float, str]:
     """The sign of one comparison, how far A-SFT's interval lies above the margin, and the line."""
-    margin = -MARGIN * abs(cells.column(VALUE)["asft"].value)
-    own, widened = (cells.get(rival, f"{kind}_asft/{VALUE}") for kind in ("diff", "holm"))
+    margin = -MARGIN * abs(table.column(VALUE)["asft"].value)
+    own, widened = (table.get(rival, f"{kind}_asft/{VALUE}") for kind in ("diff", "holm"))
     if own is None or widened is None:
         return 0, float("-inf"), f"{VALUE}: {rival} was not compared with asft"
     sign = 1 if (-own).low > margin else -1 if (-widened).high < margin else 0
-    line = f"{VALUE}: {signed(-own if sign > 0 else -widened)} against {rival}; the margin is {margin:+.4f}"
+    line = f"{VALUE}: {-own if sign > 0 else -widened} against {rival}; the margin is {margin:+.4f}"
     return sign, (-own).low - margin, line
 
 
-def _nothing_gained(cells: ComparisonTable, placebo: str, metric: str) -> Check:
+def _nothing_gained(table: ComparisonTable, placebo: str, metric: str) -> Check:
     """A placebo's own 95 % interval, without Holm: it is the stricter way round.
 
     An interval around 0 shows nothing if it is wide: it must end below half of what A-SFT gains.
     """
-    cell, gain = cells.get(placebo, f"diff_best_bc/{metric}"), cells.get("asft", f"diff_best_bc/{metric}")
+    cell, gain = table.get(placebo, f"diff_best_bc/{metric}"), table.get("asft", f"diff_best_bc/{metric}")
     if cell is None or gain is None:
         return Check(0, f"{metric}: asft or {placebo} was not measured")
     limit = NOTHING * max(gain.value, 0.0)
     sign = -1 if cell.low > 0 else int(cell.high <= limit)
-    baseline = str(cells.better_baseline(metric))
-    line = f"{metric}: {placebo} {signed(cell)} against {baseline}; nothing is at most {limit:+.4f}"
-    return Check(sign, line, cells.shared_seeds(placebo, "asft", baseline))
+    baseline = str(table.better_baseline(metric))
+    line = f"{metric}: {placebo} {cell} against {baseline}; nothing is at most {limit:+.4f}"
+    return Check(sign, line, table.shared_seeds(placebo, "asft", baseline))

@@ -1,11 +1,17 @@
 """The claim's words follow from the figures, by hand."""
 
+import sys
+from pathlib import Path
+
 import polars as pl
 import pytest
 
-from recalign.evaluation.claim import verdicts
 from recalign.evaluation.comparison import SCHEMA
 from recalign.evaluation.comparison_table import ComparisonTable
+from recalign.evaluation.roles import Roles
+
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
+from claim import verdicts
 
 METRICS = ("high/ndcg@10", "value/judge@10")
 
@@ -47,7 +53,7 @@ def figures(
     long = [(method, "all", "test", metric, *cell) for method, metric, *cell in rows]
     long += [(m, str(seed), "test", "all/ndcg@10", 0.1, None, None) for m in methods for seed in seeds]
     long = [row for row in long if row[:2] not in {(method, "1") for method in once}]
-    return ComparisonTable(pl.DataFrame(long, schema=SCHEMA, orient="row"))
+    return ComparisonTable(pl.DataFrame(long, schema=SCHEMA, orient="row"), Roles())
 
 
 @pytest.mark.parametrize(
@@ -84,7 +90,7 @@ def test_words(changes, part, word):
 
 def test_a_method_that_was_not_run_leaves_it_open():
     without = ComparisonTable(
-        pl.DataFrame([("asft", "all", "test", "all/ndcg@10", 0.1, 0.1, 0.1)], schema=SCHEMA, orient="row")
+        pl.DataFrame([("asft", "all", "test", "all/ndcg@10", 0.1, 0.1, 0.1)], schema=SCHEMA, orient="row"), Roles()
     )
     assert {verdict.word for verdict in verdicts(without)} == {"not shown"}
     assert any("reward_weighted was not measured" in line for line in verdicts(without)[0].why)
@@ -106,7 +112,7 @@ def test_asft_reranked_is_no_rival_of_its_own():
         }.items()
     ]
     cells = figures()
-    other = ComparisonTable(pl.DataFrame(rows, schema=SCHEMA, orient="row"))
+    other = ComparisonTable(pl.DataFrame(rows, schema=SCHEMA, orient="row"), Roles())
     cells._cells |= other._cells
     cells.methods += other.methods
     assert verdicts(cells) == verdicts(figures())
@@ -121,7 +127,7 @@ def test_every_rival_counts_not_only_the_best_by_value():
     ]
     wide = pl.DataFrame(rows, schema=SCHEMA, orient="row")
     cells = figures()
-    cells._cells |= ComparisonTable(wide)._cells
+    cells._cells |= ComparisonTable(wide, Roles())._cells
     verdict = verdicts(cells)[1]
     assert verdict.word == "not shown"
     assert "against bc; the margin is -0.0600, the closest of 7 others" in verdict.why[0]

@@ -1,8 +1,8 @@
-"""The moments of a log that the default world was calibrated to, and what a log lets one predict.
+"""Moments of a log, and how well simple models predict its next items and rewards: for calibrate_world.py.
 
-Logs here are frames with the columns user, item, timestamp and reward (null where not recorded).
+Logs are frames with the columns user, item, timestamp and reward (null where not recorded).
 
-Shape legend: U users, I items, N events, K latent dimensions.
+Shape legend: U users, I items, N events, L events of a history, K latent dimensions.
 """
 
 import numpy as np
@@ -16,7 +16,7 @@ RIDGE = 8.0  # penalty of the factorisation: near the best for ML-100K
 
 
 def moments(events: pl.DataFrame) -> dict[str, float]:
-    """Moments of activity, popularity and reward, most of them as shares, so that logs of different sizes compare."""
+    """Moments of activity, popularity and reward, most as shares, so that logs of different sizes compare."""
     count_U = np.sort(events["user"].value_counts()["count"].to_numpy())
     count_I = np.sort(events["item"].value_counts()["count"].to_numpy())[::-1]
     pairs = events.select("user", "item").n_unique()
@@ -35,7 +35,7 @@ def moments(events: pl.DataFrame) -> dict[str, float]:
 
 
 def _reward_moments(rated: pl.DataFrame) -> dict[str, float]:
-    user_N, item_N, reward_N = _codes(rated, "user"), _codes(rated, "item"), rated["reward"].to_numpy()
+    user_N, item_N, reward_N = codes(rated, "user"), codes(rated, "item"), rated["reward"].to_numpy()
     deviation_N = reward_N - reward_N.mean()
     variance = deviation_N.var()
     user, item = (covariance_within(group_N, deviation_N) / variance for group_N in (user_N, item_N))
@@ -54,16 +54,16 @@ def _reward_moments(rated: pl.DataFrame) -> dict[str, float]:
 
 
 def gini(counts: NDArray[np.number]) -> float:
-    """Gini coefficient: 0 when all counts are equal, towards 1 when one has everything."""
+    """Gini coefficient: 0 if all counts are equal, near 1 if one has everything."""
     ordered = np.sort(counts).astype(np.float64)
     rank = np.arange(1, len(ordered) + 1)
     return float((2 * rank - len(ordered) - 1) @ ordered / (len(ordered) * ordered.sum()))
 
 
 def covariance_within(group_N: Ints, deviation_N: Reals) -> float:
-    """Mean product of two different events of one group: the variance due to the group, free of the events' own noise.
+    """Mean product of two different events of a group: the variance due to the group, without the events' noise.
 
-    Groups count by their events, those with one event not at all.
+    Groups weigh by their events; those with one event are left out.
     """
     count_G = np.bincount(group_N)
     products_G = np.bincount(group_N, deviation_N) ** 2 - np.bincount(group_N, deviation_N**2)
@@ -72,22 +72,19 @@ def covariance_within(group_N: Ints, deviation_N: Reals) -> float:
 
 
 def carry_over(rated: pl.DataFrame) -> float:
-    """Correlation, between neighbouring events of a user, of the reward that user and item do not explain.
+    """Correlation between neighbouring events of a user of the reward that user and item do not explain.
 
-    Circumstance makes it, and runs of items that are alike.
+    It comes from circumstances, and from runs of similar items.
     """
     rated = rated.sort("user", "timestamp", maintain_order=True)
-    user_N, item_N, reward_N = _codes(rated, "user"), _codes(rated, "item"), rated["reward"].to_numpy()
+    user_N, item_N, reward_N = codes(rated, "user"), codes(rated, "item"), rated["reward"].to_numpy()
     rest_N = reward_N - additive(user_N, item_N, reward_N, np.ones(len(rated)))
     neighbours = user_N[1:] == user_N[:-1]
     return float((rest_N[1:] * rest_N[:-1])[neighbours].mean() / rest_N.var())
 
 
 def additive(user_N: Ints, item_N: Ints, reward_N: Reals, weight_N: Reals) -> Reals:
-    """Mean plus deviations of user and item, fitted in turns to the events of weight 1, each shrunk by 5 events of 0.
-
-    Shape: all (events,).
-    """
+    """Fit mean + user + item by alternating regressions, each shrunk by 5 events of deviation 0. Shape: all (N,)."""
     mean = np.average(reward_N, weights=weight_N)
     user_U, item_I = np.zeros(user_N.max() + 1), np.zeros(item_N.max() + 1)
     count_U, count_I = np.bincount(user_N, weight_N), np.bincount(item_N, weight_N)
@@ -97,19 +94,19 @@ def additive(user_N: Ints, item_N: Ints, reward_N: Reals, weight_N: Reals) -> Re
     return mean + user_U[user_N] + item_I[item_N]
 
 
-def _codes(frame: pl.DataFrame, column: str) -> Ints:
+def codes(frame: pl.DataFrame, column: str) -> Ints:
+    """Index of each value among the sorted distinct ones. Shape: (N,)."""
     return np.unique(frame[column].to_numpy(), return_inverse=True)[1].astype(np.int64)
 
 
 def next_item(events: pl.DataFrame, last: int = 5, recent: int = 5, k: int = 10) -> dict[str, float]:
-    """Hit rate at k over the last events of each user, of three rankings made of counts, seen items left out.
+    """Hit rate at k on the last events of each user, for three rankings by counts, without items seen before.
 
-    popularity: by number of events; history: by the likeness of audiences to all items that the user had before;
-    recent: to the most recent of them only. History above popularity: choices tell of the person. Recent above
-    history: order matters.
+    popularity: by number of events; history: by similarity (of audiences) to all items of the user's history; recent:
+    to its most recent items only. History above popularity: users differ. Recent above history: order matters.
     """
     events = events.sort("user", "timestamp", maintain_order=True)
-    user_N, item_N = _codes(events, "user"), _codes(events, "item")
+    user_N, item_N = codes(events, "user"), codes(events, "item")
     start_N = np.searchsorted(user_N, user_N)
     known_N = np.arange(len(user_N)) - start_N < np.bincount(user_N)[user_N] - last
     seen_UI = np.zeros((user_N.max() + 1, item_N.max() + 1), dtype=np.float32)
@@ -129,11 +126,11 @@ def next_item(events: pl.DataFrame, last: int = 5, recent: int = 5, k: int = 10)
 
 
 def predictable(events: pl.DataFrame, rank: int = 4) -> dict[str, float]:
-    """Share of the variance of a held-out tenth of the rewards that user and item explain, and with their match."""
+    """Share of the variance of a held-out tenth of the rewards that user and item explain, and with a factorisation."""
     rated = events.drop_nulls("reward")
     rng = np.random.default_rng(0)
     weight_N = (rng.random(len(rated)) < 0.9).astype(np.float64)
-    user_N, item_N, reward_N = _codes(rated, "user"), _codes(rated, "item"), rated["reward"].to_numpy()
+    user_N, item_N, reward_N = codes(rated, "user"), codes(rated, "item"), rated["reward"].to_numpy()
     rest_N = reward_N - additive(user_N, item_N, reward_N, weight_N)
     match_N = _match(rng, user_N, item_N, rest_N, weight_N, rank)
     held_N = weight_N == 0
@@ -145,7 +142,7 @@ def predictable(events: pl.DataFrame, rank: int = 4) -> dict[str, float]:
 
 
 def _match(rng: np.random.Generator, user_N: Ints, item_N: Ints, rest_N: Reals, weight_N: Reals, rank: int) -> Reals:
-    """Matrix factorisation of what user and item leave, by alternating ridge regressions."""
+    """Factorise what user and item leave, by alternating ridge regressions."""
     factor_UK: Reals = np.zeros((user_N.max() + 1, rank))
     factor_IK: Reals = rng.normal(scale=0.3, size=(item_N.max() + 1, rank))
     for _ in range(15):
@@ -155,7 +152,7 @@ def _match(rng: np.random.Generator, user_N: Ints, item_N: Ints, rest_N: Reals, 
 
 
 def _ridge(group_N: Ints, factor_NK: Reals, target_N: Reals, weight_N: Reals, groups: int) -> Reals:
-    """Regression of the target on the factors, one for each group."""
+    """Regress the target on the factors, in each group."""
     rank = factor_NK.shape[1]
     square_GKK, product_GK = np.zeros((groups, rank, rank)), np.zeros((groups, rank))
     weighted_NK = weight_N[:, None] * factor_NK

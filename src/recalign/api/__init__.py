@@ -1,0 +1,24 @@
+"""recalign from Python: from a DataFrame to an aligned policy, a table and recommendations.
+
+Every function runs a stage exactly as the command does, from the same YAML files, so that what Python trains the
+command can continue, and the other way round. The names here are also names of `recalign` itself.
+"""
+
+from recalign.api.fit import align, fit_judge, fit_recommender, fit_reward, load_policy, load_reward
+from recalign.api.log import Log
+from recalign.api.table import Comparison, compare
+from recalign.api.trained import TrainedPolicy, TrainedReward
+
+__all__ = [
+    "Comparison",
+    "Log",
+    "TrainedPolicy",
+    "TrainedReward",
+    "align",
+    "compare",
+    "fit_judge",
+    "fit_recommender",
+    "fit_reward",
+    "load_policy",
+    "load_reward",
+]

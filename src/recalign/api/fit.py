@@ -1,0 +1,194 @@
+"""The stages, as functions: clone a policy, train a reward model or a judge, post-train."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from recalign import configs
+from recalign.api.log import Log
+from recalign.api.trained import TrainedPolicy, TrainedReward, policy_checkpoint, reward_checkpoint
+from recalign.errors import InputError
+from recalign.reward import RewardData
+from recalign.stage import Manifest, ParsedStage, Request, parse_stage, run_stage
+from recalign.stage.request import settings_of
+
+Settings = Mapping[str, Any]
+"""Settings of a stage, nested or by dotted key: ``{"model.lr": 1e-3, "trainer": {"max_epochs": 3}}``."""
+
+
+def fit_recommender(
+    log: Log, *, name: str | None = None, seed: int = 0, settings: Settings | None = None
+) -> TrainedPolicy:
+    """Train a generative recommender by behaviour cloning (conf/recommender.yaml: HSTU).
+
+    Like every function here it runs nothing that would only repeat a finished run in the log's folder.
+
+    Args:
+        log: what to learn from.
+        name: of the run; None: the stage's, numbered where that is taken by another run.
+        seed: of everything.
+        settings: over those of the YAML.
+
+    Raises:
+        InputError: a setting or the log cannot be used.
+        TrainingError: training cannot go on.
+    """
+    return _policy(log, "recommender", name, seed, settings or {})
+
+
+def fit_reward(
+    log: Log, start: Any, *, name: str | None = None, seed: int = 0, settings: Settings | None = None
+) -> TrainedReward:
+    """Train a reward model on the encoder of a policy (conf/reward.yaml).
+
+    Args:
+        log: what to learn from; it needs a reward.
+        start: the cloned policy: what `fit_recommender` returned, a checkpoint, a run folder, or a network.
+        name: of the run; None: the stage's, numbered where that is taken by another run.
+        seed: of everything.
+        settings: over those of the YAML.
+
+    Raises:
+        InputError: a setting or the log cannot be used, or the policy is one of another catalogue.
+        TrainingError: training cannot go on.
+    """
+    given = {"model.init_from": str(policy_checkpoint(start, log, data_of(log, seed).sequences.catalogue))}
+    return _reward(log, "reward", name, seed, given | dict(settings or {}))
+
+
+def fit_judge(
+    log: Log, users: str = "B2", *, name: str | None = None, seed: int = 0, settings: Settings | None = None
+) -> TrainedReward:
+    """Train a judge: a reward model that only scores policies, on users whom they have not learned rewards from.
+
+    Args:
+        log: what to learn from; it needs a reward.
+        users: ``B1`` for a judge that selects settings, ``B2`` for one that reports.
+        name: of the run; None: the stage's, numbered where that is taken by another run.
+        seed: of everything.
+        settings: over those of the YAML (conf/judge.yaml).
+
+    Raises:
+        InputError: a setting or the log cannot be used.
+        TrainingError: training cannot go on.
+    """
+    names = {"B1": "judge_select", "B2": "judge_report"}
+    if users not in names:
+        raise InputError(f"{users!r} are no judges' users", where="users", remedy="give B1 or B2")
+    return _reward(log, "judge", name or names[users], seed, {"data.users": users, **(settings or {})})
+
+
+def align(
+    log: Log,
+    start: Any,
+    reward: Any = None,
+    *,
+    method: str = "asft",
+    name: str | None = None,
+    seed: int = 0,
+    settings: Settings | None = None,
+) -> TrainedPolicy:
+    """Post-train a policy: A-SFT as recommended, or another method.
+
+    Args:
+        log: what to learn from; it needs a reward.
+        start: the policy to start from: what `fit_recommender` returned, a checkpoint, a run folder, or a network. It
+            is copied.
+        reward: the reward model: what `fit_reward` returned, a checkpoint or a run folder; None: for methods that read
+            none.
+        method: a YAML of post-training by name (``asft``, ``dpo``, ``ppo``, ...) or path.
+        name: of the run; None: the method's, numbered where that is taken by another run.
+        seed: of everything.
+        settings: over those of the YAML (``{"model.temperature": 0.5}``).
+
+    Raises:
+        InputError: a setting or the log cannot be used, there is no such method, or networks are of another catalogue.
+        TrainingError: training cannot go on.
+    """
+    needs = {one.key: one.stage for one in parse_stage(_request(log, method, method, seed, settings or {})).upstream}
+    if reward is None and "reward" in needs.values():
+        raise InputError(f"{method} reads a reward model", where="reward", remedy="give what fit_reward returned")
+    catalogue = data_of(log, seed).sequences.catalogue
+    found = {"recommender": str(policy_checkpoint(start, log, catalogue))}
+    if reward is not None:
+        found["reward"] = str(reward_checkpoint(reward, catalogue))
+    given = {key: found[stage] for key, stage in needs.items()}
+    return _policy(log, method, name, seed, given | dict(settings or {}))
+
+
+def load_policy(log: Log, path: str | Path) -> TrainedPolicy:
+    """A policy that the command trained.
+
+    Args:
+        log: what it was trained on.
+        path: its run folder or checkpoint.
+
+    Raises:
+        InputError: there is no such checkpoint, or it is one of another catalogue.
+    """
+    data = data_of(log)
+    checkpoint = policy_checkpoint(path, log, data.sequences.catalogue)
+    return TrainedPolicy(log, checkpoint.parents[2].name, 0, checkpoint, 0.0, data)
+
+
+def load_reward(log: Log, path: str | Path) -> TrainedReward:
+    """A reward model or judge that the command trained; otherwise as `load_policy`."""
+    checkpoint = reward_checkpoint(path, data_of(log).sequences.catalogue)
+    return TrainedReward(log, checkpoint.parents[2].name, 0, checkpoint, 0.0)
+
+
+def data_of(log: Log, seed: int = 0) -> RewardData:
+    """The log as the reward model's users A see it, which is what policies are compared on."""
+    return _evaluated(log, seed).datamodule()  # type: ignore[return-value]
+
+
+def device_of(log: Log, seed: int = 0) -> torch.device:
+    """Where policies are evaluated: where a stage is trained."""
+    return _evaluated(log, seed).bare_trainer().strategy.root_device
+
+
+def _evaluated(log: Log, seed: int) -> ParsedStage:
+    return parse_stage(_request(log, "reward", "reward", seed, {}))
+
+
+def _policy(log: Log, config: str, name: str | None, seed: int, settings: Settings) -> TrainedPolicy:
+    parsed, run = _run(log, config, name, seed, settings)
+    return TrainedPolicy(log, parsed.run.name, seed, *run, parsed.datamodule())  # type: ignore[arg-type]
+
+
+def _reward(log: Log, config: str, name: str | None, seed: int, settings: Settings) -> TrainedReward:
+    parsed, run = _run(log, config, name, seed, settings)
+    return TrainedReward(log, parsed.run.name, seed, *run)
+
+
+def _run(
+    log: Log, config: str, name: str | None, seed: int, settings: Settings
+) -> tuple[ParsedStage, tuple[Path, float]]:
+    """Run a stage, or find that it has run: its command, and the checkpoint with the seconds that training took.
+
+    A run that was not given a name never replaces another one, for an object may stand for it: it takes the first of
+    ``asft``, ``asft-2``, ... that is free.
+    """
+    for number in count(1):
+        own = name or Path(config).stem + f"-{number}" * (number > 1)
+        parsed = parse_stage(_request(log, config, own, seed, settings))
+        manifest, there = parsed.finished(), Manifest.read(parsed.folder)
+        if name or manifest or there is None or there.status != "finished":
+            break
+    if manifest is None:
+        manifest = run_stage(parsed.request).manifest
+    if manifest is None:
+        raise InputError("a dry run leaves nothing", where="trainer.fast_dev_run", remedy="use trainer.max_epochs: 1")
+    return parsed, (parsed.folder.path / str(manifest.checkpoint), manifest.seconds)
+
+
+def _request(log: Log, config: str, name: str, seed: int, settings: Settings) -> Request:
+    own = {"seed_everything": seed, "run.name": name, "run.root": str(log.folder.parent), "run.chain": log.folder.name}
+    if log.temporary is not None:
+        own["trainer.logger"] = False  # nobody will look for W&B's files there
+    return Request((configs.find(config), log.yaml), own | dict(settings_of(settings)))

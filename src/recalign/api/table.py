@@ -1,0 +1,122 @@
+"""Policies beside each other, as a table: ranks, judges' value and distance from the start, with intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from rich.console import Console
+
+from recalign import __version__
+from recalign.api.fit import data_of, device_of, fit_judge
+from recalign.api.log import Log
+from recalign.api.trained import policy_checkpoint, reward_checkpoint
+from recalign.errors import InputError
+from recalign.evaluation import comparison
+from recalign.evaluation.methods import UNTRAINED, BaseCheckpoints, MethodRun, evaluate_methods
+from recalign.evaluation.report import terminal_table
+from recalign.evaluation.roles import Roles
+
+SHOWN = ("all/ndcg@10", "high/ndcg@10", "value/judge@10", "value/train_rm@10", "policy/kl", "policy/coverage@10")
+WIDTH = 120
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Policies compared on the test events of users A.
+
+    Attributes:
+        frame: long form, as ``comparison.csv``: ``method, seed, split, metric, value, ci_low, ci_high``.
+        methods: the rows, in order.
+        roles: the row that the others are measured against.
+    """
+
+    frame: pl.DataFrame
+    methods: list[str]
+    roles: Roles
+
+    @property
+    def table(self) -> pl.DataFrame:
+        """A row a policy: means over the test, and the ends of the 95 % interval of each metric that has one."""
+        rows = self.frame.filter(
+            (pl.col("seed") == "all") & (pl.col("split") == "test") & pl.col("metric").is_in(SHOWN)
+        )
+        columns = []
+        for metric in SHOWN:
+            of_metric = rows.filter(pl.col("metric") == metric).select(
+                "method",
+                pl.col("value").alias(metric),
+                pl.col("ci_low").alias(f"{metric} low"),
+                pl.col("ci_high").alias(f"{metric} high"),
+            )
+            columns.append(of_metric)
+        table = pl.DataFrame({"method": self.methods})
+        for of_metric in columns:
+            table = table.join(of_metric, on="method", how="left", maintain_order="left")
+        return table.select(column for column in table if not column.is_null().all())
+
+    def __str__(self) -> str:
+        console = Console(width=WIDTH, file=StringIO(), record=True)
+        console.print(terminal_table(self.frame, self.roles))
+        return console.export_text().rstrip()
+
+    def _repr_html_(self) -> str:
+        with pl.Config(tbl_cols=-1, tbl_rows=-1, float_precision=4):
+            return self.table._repr_html_()
+
+
+def compare(
+    log: Log,
+    policies: Mapping[str, Any],
+    reward: Any,
+    *,
+    start: Any = None,
+    judges: Sequence[Any] | None = None,
+    seed: int = 0,
+    draws: int = 2000,
+) -> Comparison:
+    """Evaluate policies on the test events and compare them.
+
+    Args:
+        log: what they are tested on.
+        policies: row name -> what `fit_recommender` or `align` returned, a checkpoint, a run folder or a network.
+            Names of rows that need no training (``popularity``, ``item_mean``, ``rerank``, ...) may stand with None.
+        reward: the training reward model: what `fit_reward` returned, or its path.
+        start: the policy from which the distance is measured; None: the row ``start``, else the first one.
+        judges: the judges that select and that report (`fit_judge` on B1 and B2); None: they are trained here.
+        seed: of the judges, and of the folder that evaluations are written to.
+        draws: of the bootstrap.
+
+    Raises:
+        InputError: nothing to compare, networks of another catalogue, or judges who know users of the table.
+    """
+    trained = {name: policy for name, policy in policies.items() if policy is not None}
+    unknown = [name for name, policy in policies.items() if policy is None and name not in UNTRAINED]
+    if not trained or unknown:
+        what = f"{unknown[0]!r} has no policy" if unknown else "there is no policy to compare"
+        raise InputError(what, where="policies", remedy=f"give one; without training there are: {', '.join(UNTRAINED)}")
+    data = data_of(log, seed)
+    catalogue = data.sequences.catalogue
+    paths = {name: policy_checkpoint(policy, log, catalogue) for name, policy in trained.items()}
+    first = (
+        policy_checkpoint(start, log, catalogue)
+        if start is not None
+        else paths.get("start", next(iter(paths.values())))
+    )
+    select, report = judges or [fit_judge(log, users, seed=seed) for users in ("B1", "B2")]
+    scorers = [reward_checkpoint(one, catalogue) for one in (reward, select, report)]
+    base = BaseCheckpoints(first, *scorers)
+    runs = [_run(name, paths, base) for name in policies]
+    evaluate_methods(log.folder, seed, runs, base, data, device=device_of(log, seed), code=__version__)
+    roles = Roles(baselines=["start" if "start" in policies else next(iter(trained))])
+    frame = comparison.compare(log.folder, draws, methods=list(policies), seeds=[seed], roles=roles)
+    return Comparison(frame, list(policies), roles)
+
+
+def _run(name: str, paths: Mapping[str, Path], base: BaseCheckpoints) -> MethodRun:
+    path = paths.get(name)
+    return MethodRun(name, None if path == base.start and name == "start" else path, {})

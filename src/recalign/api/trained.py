@@ -1,0 +1,173 @@
+"""What a stage leaves, as Python objects: a policy that recommends, a reward model with its trust report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import torch
+
+from recalign.api.log import Log
+from recalign.errors import InputError, nearest
+from recalign.files import digest, replacing
+from recalign.recommender import Policy
+from recalign.recommender.checkpoint import check_catalogue, load_net, read_checkpoint, recipe
+from recalign.recommender.training import recommendations
+from recalign.reward import RewardEnsemble
+from recalign.sequences import EventDataModule
+from recalign.sequences.windows import serving_windows
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A stage that has run.
+
+    Attributes:
+        log: what it was trained on.
+        name: of its stage or method.
+        seed: of its run.
+        checkpoint: what it hands over.
+        seconds: how long training took; 0 where that is not known.
+    """
+
+    log: Log
+    name: str
+    seed: int
+    checkpoint: Path
+    seconds: float
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return self.checkpoint.parent.parent
+
+    @cached_property
+    def metrics(self) -> pl.DataFrame:
+        """Training's figures, a row a logging step (``metrics.csv``)."""
+        return pl.read_csv(self.folder / "metrics.csv")
+
+
+@dataclass(frozen=True)
+class TrainedPolicy(Trained):
+    """A trained policy.
+
+    Attributes:
+        data: the log as the stage read it.
+    """
+
+    data: EventDataModule
+
+    @cached_property
+    def network(self) -> Policy:
+        """The policy itself, a torch module of its own, on the CPU."""
+        loaded = load_net(self.checkpoint, "policy")
+        check_catalogue(loaded.catalogue, self.data.sequences.catalogue, str(self.checkpoint))
+        return loaded.net.eval()
+
+    @torch.no_grad()
+    def recommend(self, users: Sequence[int | str] | None = None, k: int = 10) -> pl.DataFrame:
+        """The best unseen items of some users after the log's end.
+
+        Args:
+            users: raw ids; None: everybody.
+            k: items a user.
+
+        Returns:
+            A row a user and rank: ``user, rank, item, score`` (log-probability up to a constant), and ``title`` where
+            the log has titles.
+
+        Raises:
+            InputError: a user that the log does not have, or a k below 1.
+        """
+        if k < 1:
+            raise InputError(f"{k} is not above 0", where="k", remedy="give a number above 0")
+        sequences = self.data.sequences
+        windows = serving_windows(sequences, self._mask(users), self.data.max_length)
+        parts = []
+        for batch in self.data.loader(windows):
+            score_TK, item_TK = self.network.top_k(self.network.encode(batch), k, batch.seen_N)
+            parts.append((batch.user_B[batch.row_T], score_TK, item_TK))
+        user_T, score_TK, item_TK = (torch.cat(column) for column in zip(*parts, strict=True))
+        frame = recommendations(user_T, score_TK, item_TK, self.data)
+        if users is None:
+            return frame
+        asked = pl.DataFrame({"user": pl.Series(list(users), dtype=frame["user"].dtype)})
+        return asked.join(frame, on="user", how="left", maintain_order="left_right")
+
+    def _mask(self, users: Sequence[int | str] | None) -> Any:
+        """Who is asked for. Shape: bool (users,)."""
+        known = self.data.sequences.users
+        if users is None:
+            return pl.repeat(True, len(known), eager=True).to_numpy()
+        if isinstance(users, str | int) or not users:
+            raise InputError(f"{users!r} is no list of users", where="users", remedy="give raw ids: ['anna']")
+        names = known.cast(pl.String)
+        if unknown := [user for user in users if str(user) not in set(names)]:
+            near = nearest(str(unknown[0]), names.to_list())
+            remedy = f"did you mean {near!r}?" if near else "give raw ids of the log"
+            raise InputError(f"the log has no user {unknown[0]!r}", where="users", remedy=remedy)
+        return names.is_in([str(user) for user in users]).to_numpy()
+
+
+@dataclass(frozen=True)
+class TrainedReward(Trained):
+    """A trained reward model or judge."""
+
+    @cached_property
+    def network(self) -> RewardEnsemble:
+        """The ensemble itself, a torch module of its own, on the CPU."""
+        return load_net(self.checkpoint, "reward").net.eval()
+
+    @cached_property
+    def trust(self) -> dict[str, Any]:
+        """How far it may be trusted (``trust.json``): verdict, figures beside averages, calibration."""
+        return json.loads((self.folder / "trust.json").read_text(encoding="utf-8"))
+
+
+def policy_checkpoint(given: Any, log: Log, catalogue: str) -> Path:
+    """The checkpoint of a policy, whatever names it.
+
+    A bare network is written to the log's folder, so that whoever trains on works with a copy.
+
+    Args:
+        given: a `TrainedPolicy`, a checkpoint's path, a run folder, or a `recalign.recommender.Policy`.
+        log: whose folder a network is written to.
+        catalogue: digest of the log's catalogue, which a bare network is taken to belong to.
+
+    Raises:
+        InputError: it is none of these, or belongs to another catalogue.
+    """
+    if isinstance(given, Policy):
+        weights = {f"policy.{key}": value for key, value in given.state_dict().items()}
+        content = {"state_dict": weights, "recipes": {"policy": recipe(given)}, "catalogue": catalogue, "facts": {}}
+        sums = {key: [float(value.double().sum()), list(value.shape)] for key, value in weights.items()}
+        path = log.folder / "given" / f"policy-{digest(sums)[:16]}.ckpt"
+        with replacing(path) as temporary:
+            torch.save(content, temporary)
+        return path
+    return _checkpoint(given, TrainedPolicy, catalogue, "what fit_recommender or align returned, a path, or a Policy")
+
+
+def reward_checkpoint(given: Any, catalogue: str) -> Path:
+    """The checkpoint of a reward model: of a `TrainedReward`, a checkpoint's path or a run folder.
+
+    Raises:
+        InputError: it is none of these, or belongs to another catalogue.
+    """
+    return _checkpoint(given, TrainedReward, catalogue, "what fit_reward or fit_judge returned, or a path")
+
+
+def _checkpoint(given: Any, kind: type[Trained], catalogue: str, wanted: str) -> Path:
+    if isinstance(given, kind):
+        given = given.checkpoint
+    if isinstance(given, str | Path):
+        path = Path(given)
+        path = path / "checkpoints" / "best.ckpt" if path.is_dir() else path
+        check_catalogue(read_checkpoint(path).get("catalogue"), catalogue, str(path))
+        return path
+    raise InputError(f"{type(given).__name__} cannot be used here", remedy=f"give {wanted}")

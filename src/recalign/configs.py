@@ -1,0 +1,78 @@
+"""Find YAML by path or by name: the user's own first, then what recalign ships."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from recalign.errors import InputError, nearest
+
+_FOLDERS = {
+    "": "stages (recalign fit NAME)",
+    "posttrain": "post-training methods (recalign fit NAME)",
+    "chain": "chains (recalign chain NAME)",
+    "data": "logs (recalign check NAME, or after a stage: recalign fit asft NAME)",
+    "recommender": "additions to the recommender (after it: recalign fit recommender NAME)",
+    "trainer": "presets of the trainer (after a stage: recalign fit asft NAME)",
+}
+"""Folders of the shipped YAML, in the order in which they are listed."""
+
+
+def shipped() -> Path:
+    """Folder of the shipped YAML: ``recalign/conf`` of a wheel, the repository's ``conf`` of a checkout."""
+    package = Path(__file__).parent
+    inside = package / "conf"
+    return inside if inside.is_dir() else package.parents[1] / "conf"
+
+
+def names() -> list[str]:
+    """Names of the shipped YAML, such as ``asft``, ``posttrain/dpo`` and ``chain/ml-100k``."""
+    return sorted(path.relative_to(shipped()).with_suffix("").as_posix() for path in shipped().rglob("*.yaml"))
+
+
+def find(name: str, kind: str = "") -> Path:
+    """Find a YAML file.
+
+    A path that exists comes first, then ``conf/`` of the current folder, then the shipped files.
+
+    Args:
+        name: a path, or a name: ``asft``, ``dpo``, ``chain/ml-100k``.
+        kind: folder that is searched first: ``chain``, ``data``; empty: none.
+
+    Raises:
+        InputError: there is no such file.
+    """
+    if (path := Path(name)).is_file():
+        return path
+    for conf in (Path("conf"), shipped()):
+        for folder in (kind, "", "posttrain"):
+            if (path := conf / folder / f"{name}.yaml").is_file():
+                return path
+    same = [one for one in names() if one.endswith(f"/{name}")]
+    if len(same) == 1:
+        return shipped() / f"{same[0]}.yaml"
+    raise InputError("there is no such file, and no shipped YAML has this name", where=name, remedy=_remedy(name, kind))
+
+
+def listing() -> str:
+    """The shipped YAML by folder, each with its first line, which says what it is for."""
+    width = max(map(len, names()))
+    groups = []
+    for folder, title in _FOLDERS.items():
+        rows = [f"  {name:<{width}} {_purpose(name)}" for name in names() if name.rpartition("/")[0] == folder]
+        groups.append("\n".join([title, *rows]))
+    return "\n\n".join(groups)
+
+
+def _purpose(name: str) -> str:
+    with (shipped() / f"{name}.yaml").open(encoding="utf-8") as lines:
+        return lines.readline().lstrip("#").strip()
+
+
+def _remedy(name: str, kind: str) -> str:
+    """Name the nearest files beside a path and the nearest names, those of the right kind if there are any."""
+    folder = Path(name).parent
+    known = [*map(str, folder.glob("*.yaml") if folder.is_dir() else ()), *names()]
+    meant = nearest(Path(name).stem, (Path(one).stem for one in known))
+    near = [one for one in known if Path(one).stem == meant]
+    near = [one for one in near if kind and one.startswith(f"{kind}/")] or near
+    return f"did you mean {' or '.join(near)}?" if near else "give a path, or a name that recalign configs lists"

@@ -1,0 +1,53 @@
+"""What the rows of a comparison are for. A chain says it; nothing in this package knows a method by name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from recalign.files import write_json
+
+FILE = "roles.json"
+BEST = "best_bc"
+"""Stands for the better baseline in the names of metrics: ``diff_best_bc/all/ndcg@10``."""
+
+
+@dataclass(frozen=True)
+class Roles:
+    """What the rows of a comparison are for. Rows that a comparison does not have play no part.
+
+    Attributes:
+        ours: the method that is followed through tables and plots; None: none is.
+        placebos: methods that must gain nothing, each with the method that it copies but for one thing.
+        baselines: a gain is measured against the better of these.
+        references: rows that every other row is compared with, besides the better baseline and ours.
+    """
+
+    ours: str | None = None
+    placebos: dict[str, str] = field(default_factory=dict)
+    baselines: list[str] = field(default_factory=lambda: ["start", "bc"])
+    references: list[str] = field(default_factory=lambda: ["start", "rerank"])
+
+    def compared_with(self) -> list[str]:
+        """The references of a comparison's differences, `BEST` first."""
+        return list(dict.fromkeys([BEST, *self.references, *([self.ours] if self.ours else [])]))
+
+    def better_baseline(self, values: Mapping[str, float]) -> str | None:
+        """The baseline with the highest value; None where there is none."""
+        return max((name for name in self.baselines if name in values), key=values.__getitem__, default=None)
+
+    def save(self, chain_folder: Path, methods: Iterable[str]) -> None:
+        """Write `roles.json`, with the order of the rows."""
+        write_json(chain_folder / FILE, {**asdict(self), "methods": list(methods)})
+
+    @classmethod
+    def load(cls, chain_folder: Path) -> tuple[Roles, list[str]]:
+        """The roles and the order of the rows that a chain's folder holds; without a file, defaults and no order."""
+        path = chain_folder / FILE
+        if not path.is_file():
+            return cls(), []
+        content = json.loads(path.read_text(encoding="utf-8"))
+        methods = content.pop("methods")
+        return cls(**content), methods

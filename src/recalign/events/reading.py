@@ -1,0 +1,200 @@
+"""Read tables: Parquet, and text with or without a header row."""
+
+import csv
+import functools
+import itertools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any
+
+import polars as pl
+
+from recalign.errors import InputError
+from recalign.events.files import TABLES, Source, damaged
+from recalign.events.messages import SHOWN, did_you_mean
+
+SEPARATORS = (",", "\t", ";", "|", "::")
+"""Separators of text files that are recognised."""
+
+UNIT = "\x1f"
+"""The control character that replaces a separator of several characters, which Polars cannot read."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a text file is laid out.
+
+    Attributes:
+        separator: what stands between fields.
+        header: names of the columns of a file without a header row; null: the first row is the header.
+        quote: encloses fields that hold the separator; null: nothing does.
+        encoding: of the text.
+        types: of the columns, where they are known; else they are inferred from all rows.
+    """
+
+    separator: str
+    header: Sequence[str] | None = None
+    quote: str | None = '"'
+    encoding: str = "utf8"
+    types: Mapping[str, Any] = field(default_factory=dict)
+
+
+RATING = {"user": pl.Int64, "item": pl.Int64, "rating": pl.Float64, "timestamp": pl.Int64}
+FILM = ("item", "title", "released", "video_released", "url", *(f"genre_{number}" for number in range(19)))
+MOVIELENS = {
+    "u.data": Layout("\t", tuple(RATING), None, types=RATING),
+    "ratings.dat": Layout("::", tuple(RATING), None, types=RATING),
+    "u.item": Layout("|", FILM, None, "latin-1"),
+    "movies.dat": Layout("::", ("item", "title", "genres"), None, "latin-1"),
+}
+"""Files of MovieLens that have no header row, by name."""
+
+
+def read(
+    source: Source, ids: Sequence[str], header: Sequence[str] | None = None, separator: str | None = None
+) -> pl.DataFrame:
+    """Read a table, whatever its layout.
+
+    Args:
+        source: the file.
+        ids: names of the columns of ids. In text they are integers if every one of them is written as one (``7``, or
+            ``7.0`` as spreadsheets and pandas do), else they stay strings, so that ``007`` is not 7.
+        header: names of the columns of a text file without a header row; null: its first row is the header.
+        separator: of a text file; null: found from its first row.
+
+    Raises:
+        InputError: the file is empty or damaged, its rows have different numbers of fields, `header` names another
+            number of columns, or its kind is not known.
+    """
+    try:
+        if source.name.endswith(".parquet"):
+            return pl.read_parquet(source.data(), glob=False)
+        return _read_text(source, ids, _layout(source, header, separator))
+    except pl.exceptions.NoDataError as error:
+        raise InputError("the file is empty", where=str(source), remedy="name a file with rows") from error
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise damaged(source, PurePosixPath(source.name).suffix.removeprefix("."), error) from error
+
+
+def has_header(source: Source, header: Sequence[str] | None) -> bool:
+    """Whether the first row of a file is its header."""
+    return header is None and source.name not in MOVIELENS and not source.name.endswith(".parquet")
+
+
+def looks_like_data(names: Sequence[str]) -> bool:
+    """Whether some names of columns are numbers or dates, as in a file without a header row."""
+    return any(re.fullmatch(r"[-+]?\d+([-.:/T ]\d+)*(Z|[eE+]\d.*)?(_duplicated_\d+)?", name) for name in names)
+
+
+def no_column(key: str, column: str, file: str, found: list[str]) -> InputError:
+    """The error that a file lacks a column that the setting `key` names."""
+    if looks_like_data(found):
+        return InputError(
+            f"there is no column {column!r} in {file}, whose first row looks like data, not names: {', '.join(found)}",
+            where=key,
+            remedy="name its columns in order, data.log.header: [user, item, ...], or let `recalign init FILE` do it",
+        )
+    return InputError(f"there is no column {column!r} in {file}", where=key, remedy=did_you_mean(column, found))
+
+
+def find_separator(source: Source) -> str:
+    """The separator of a text file, found from its first row.
+
+    The usual one (a tab in .tsv, else a comma) if the row has it, else the most frequent of `SEPARATORS`.
+    """
+    line = re.sub(r'"[^"]*"', "", next(source.lines(), ""))
+    usual = "\t" if source.name.endswith(".tsv") else ","
+    return usual if usual in line else max((usual, *SEPARATORS), key=line.count)
+
+
+def _layout(source: Source, header: Sequence[str] | None, separator: str | None) -> Layout:
+    if source.name in MOVIELENS and header is None and separator is None:
+        return MOVIELENS[source.name]
+    if not (source.name.endswith(TABLES) or header or separator):
+        raise InputError(
+            f"files named {source.name!r} cannot be read",
+            where=str(source),
+            remedy=f"give a {', '.join(TABLES)}, a file of MovieLens, or a .zip that holds one; "
+            "for a text file of another name set data.log.separator",
+        )
+    return Layout(separator or find_separator(source), header)
+
+
+def _read_text(source: Source, ids: Sequence[str], layout: Layout) -> pl.DataFrame:
+    first = next(_rows(source, layout), [])
+    if layout.header is not None and len(layout.header) != len(first) > 0:
+        raise InputError(
+            f"{len(layout.header)} columns are named, but {source} has {len(first)}",
+            where="data.log.header",
+            remedy=f"name every column, in order; the first row is: {', '.join(first)}",
+        )
+    try:
+        frame = _parse(source, layout, ids)
+    except pl.exceptions.PolarsError:
+        _refuse_ragged(source, layout, len(first))
+        raise
+    if frame.width != len(first) or frame.to_series(-1).null_count():  # Polars fills short rows up with nulls
+        _refuse_ragged(source, layout, len(first))
+    void = [column.name for column in frame if column.null_count() == frame.height]  # read as text, for want of a value
+    frame = frame.with_columns(pl.lit(None).alias(name) for name in void)
+    return frame.with_columns(_whole_numbers(frame[name]) for name in ids if frame.schema.get(name) == pl.String)
+
+
+def _parse(source: Source, layout: Layout, ids: Sequence[str]) -> pl.DataFrame:
+    """Read a text file; columns of ids as text, unless the layout knows their types."""
+    data, separator = source.data(), layout.separator
+    if len(separator) > 1:
+        data = data if isinstance(data, bytes) else data.read_bytes()
+        data, separator = data.replace(separator.encode(), UNIT.encode()), UNIT
+    read_csv = functools.partial(
+        pl.read_csv,
+        data,
+        separator=separator,
+        has_header=layout.header is None,
+        new_columns=layout.header and list(layout.header),
+        quote_char=layout.quote,
+        encoding=layout.encoding,
+        glob=False,
+    )
+    if layout.types:
+        try:
+            return read_csv(schema=layout.types)
+        except pl.exceptions.PolarsError:
+            pass  # a field is of another type: the checks of the event table name it
+    return read_csv(schema_overrides=dict.fromkeys(ids, pl.String), infer_schema_length=None)
+
+
+def _whole_numbers(ids: pl.Series) -> pl.Series:
+    """Ids read as text, as integers if all of them are written as integers of 64 bits."""
+    if not ids.str.contains(r"^(0|-?[1-9]\d*)(\.0)?$").all():
+        return ids
+    numbers = ids.str.strip_suffix(".0").cast(pl.Int64, strict=False)
+    return ids if numbers.null_count() > ids.null_count() else numbers
+
+
+def _rows(source: Source, layout: Layout) -> Iterator[list[str]]:
+    """The fields of each row, as text; the header first, if there is one."""
+    lines, separator = source.lines("utf-8-sig" if layout.encoding == "utf8" else layout.encoding), layout.separator
+    if len(separator) > 1:
+        lines, separator = (line.replace(layout.separator, UNIT) for line in lines), UNIT
+    return csv.reader(lines, delimiter=separator, quoting=csv.QUOTE_MINIMAL if layout.quote else csv.QUOTE_NONE)
+
+
+def _refuse_ragged(source: Source, layout: Layout, width: int) -> None:
+    """Name the rows that do not have as many fields as the first, if any.
+
+    Raises:
+        InputError: there are such rows.
+    """
+    numbered = zip(itertools.count(0 if layout.header is None else 1), _rows(source, layout), strict=False)
+    ragged = [(number, len(fields)) for number, fields in numbered if len(fields) not in (0, width)]
+    if ragged:
+        first = ", ".join(f"row {number} has {count}" for number, count in ragged[:SHOWN])
+        more = f" and {len(ragged) - SHOWN:,} more rows" if len(ragged) > SHOWN else ""
+        raise InputError(
+            f"{width} fields a row are expected, but {first}{more}",
+            where=f"{source} (header not counted)" if layout.header is None else str(source),
+            remedy=f"put fields that hold {layout.separator!r} in double quotes; mend or remove these rows",
+        )

@@ -1,0 +1,59 @@
+"""Titles of a log's items, for people to read. Nothing is trained on them."""
+
+from pathlib import Path
+
+import polars as pl
+
+from recalign.errors import InputError
+from recalign.events.audit import Section
+from recalign.events.files import locate
+from recalign.events.log import Log
+from recalign.events.reading import no_column, read
+
+
+def read_titles(log: Log, root: Path | None, items: pl.Series) -> tuple[pl.Series, Section]:
+    """Look up the title of each item.
+
+    Args:
+        log: the log; without ``log.titles``, every title is the id.
+        root: the data root; null: as `recalign.events.data_root` says.
+        items: raw ids.
+
+    Returns:
+        Text aligned with `items`: the title, or the id where there is none; and counts for ``recalign check``.
+
+    Raises:
+        InputError: the file of titles is missing or damaged, lacks a column, or has a title of none of the items.
+    """
+    ids = items.cast(pl.String).alias("title")
+    if log.titles is None or (source := locate(log, root)[1]) is None:
+        return ids, {}
+    frame = read(source, (log.titles.id,))
+    for key, column in (("id", log.titles.id), ("title", log.titles.title)):
+        if column not in frame.columns:
+            raise no_column(f"data.log.titles.{key}", column, str(source), frame.columns)
+    named = frame.select(id=_ids(frame[log.titles.id], items.dtype), title=pl.col(log.titles.title).cast(pl.String))
+    first = named.drop_nulls("id").unique("id", keep="first")
+    found = items.alias("id").to_frame().join(first, on="id", how="left", maintain_order="left")["title"]
+    found = found.replace("", None)
+    if found.null_count() == len(items):
+        raise InputError(
+            f"{source} has a title of none of the {len(items):,} items; its ids are like "
+            f"{frame[log.titles.id].head(3).to_list()}, those of the log like {items.head(3).to_list()}",
+            where="data.log.titles",
+            remedy="name the column of the log's item ids in data.log.titles.id, or set data.log.titles to null",
+        )
+    return found.fill_null(ids), {
+        "items with a title": len(items) - found.null_count(),
+        "items without one, shown by their id": found.null_count(),
+        "rows that repeat an id (the first title is used)": named["id"].count() - len(first),
+    }
+
+
+def _ids(column: pl.Series, dtype: pl.DataType) -> pl.Series:
+    """Ids in the type of the log's; null where they cannot be one of its items."""
+    if column.dtype.is_float():
+        column = column.cast(pl.Int64, strict=False)
+    if isinstance(column.dtype, (pl.Categorical, pl.Enum)):
+        column = column.cast(pl.String)
+    return column.cast(dtype, strict=False)

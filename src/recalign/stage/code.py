@@ -1,0 +1,162 @@
+"""Digest of the source code that a run goes through, so that an edited loss is not taken for done."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import sys
+from collections.abc import Iterable
+from functools import cache
+from importlib.metadata import packages_distributions, version
+from pathlib import Path
+from typing import Any
+
+import recalign
+from recalign.files import digest
+
+PACKAGE = "recalign"
+SOURCE = Path(recalign.__file__).parent
+COUNTED = ("torch", "lightning", "polars")
+"""Distributions whose versions always count."""
+STAGE = ("recalign.stage.cli.run_stage",)
+"""What every stage goes through."""
+EVALUATION = ("recalign.evaluation.methods.evaluate_methods", "recalign.evaluation.selection.validate")
+"""What every evaluation goes through."""
+ONLY_TALK = {f"{PACKAGE}.{name}" for name in ("errors", "stage.console", "stage.diagnosis", "stage.loggers")}
+"""Modules that say what happens and change no result."""
+
+Name = tuple[str, str | None]
+"""A module and what is wanted of it; None: all of it."""
+
+
+def code_digest(class_paths: Iterable[str]) -> str:
+    """Digest of the code that some classes and functions stand on.
+
+    Imports are followed statically, also those inside functions, through re-exports to the module that defines the
+    name. Comments, docstrings and layout do not count. A class of an installed distribution counts by its version.
+
+    Args:
+        class_paths: import paths, such as ``recalign.posttrain.WeightedSFT``.
+    """
+    paths = sorted(class_paths)
+    packages = {path.split(".")[0] for path in paths} - {*COUNTED, *sys.stdlib_module_names}
+    others = {name for package in packages if _installed(package) for name in packages_distributions()[package]}
+    parts = [f"{name} {version(name)}" for name in sorted({*others, *COUNTED})]
+    parts += [f"{module} {_source_digest(file)}" for module, file in sorted(reached(paths).items())]
+    return digest(*parts)
+
+
+def class_paths(config: Any) -> set[str]:
+    """Every ``class_path`` in a configuration."""
+    inner = config.values() if isinstance(config, dict) else config if isinstance(config, list) else ()
+    found = {path for value in inner for path in class_paths(value)}
+    return found | {config["class_path"]} if isinstance(config, dict) and "class_path" in config else found
+
+
+def reached(class_paths: Iterable[str]) -> dict[str, Path]:
+    """Modules of recalign, and others that are not installed, that some import paths lead to, with their files."""
+    files: dict[str, Path] = {}
+    todo: list[Name] = [(module, name) for module, _, name in (path.rpartition(".") for path in class_paths)]
+    seen: set[Name] = set()
+    while todo:
+        module, name = wanted = todo.pop()
+        if wanted in seen or _installed(module.split(".")[0]):
+            continue
+        seen.add(wanted)
+        if name and _file(f"{module}.{name}"):
+            todo.append((f"{module}.{name}", None))
+        elif (file := _file(module)) and (origin := _reexported(module, file).get(name)):
+            todo.append(origin)
+        elif file and module not in (PACKAGE, *ONLY_TALK):  # the package itself holds a version and public names
+            files[module] = file
+            todo += _imports(module, file)
+    return files
+
+
+@cache
+def _installed(package: str) -> bool:
+    """Whether a top-level package belongs to Python or to an installed distribution; recalign counts as neither."""
+    if package == PACKAGE:
+        return False
+    spec = None if package in sys.stdlib_module_names else importlib.util.find_spec(package)
+    places = {"site-packages", "dist-packages"}  # of this environment, or of one that it borrows from
+    return package in sys.stdlib_module_names or (
+        spec is not None and not places.isdisjoint(Path(str(spec.origin)).parts)
+    )
+
+
+@cache
+def _file(module: str) -> Path | None:
+    """The source of a module; None if there is no such module."""
+    first, *rest = module.split(".")
+    if first == PACKAGE:
+        path = SOURCE.joinpath(*rest)
+        return next((file for file in (path / "__init__.py", path.with_suffix(".py")) if file.is_file()), None)
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, ValueError):
+        return None
+    return Path(str(spec.origin)) if spec and str(spec.origin).endswith(".py") else None
+
+
+@cache
+def _tree(path: Path) -> ast.Module:
+    """The syntax tree of a file, without docstrings and without what only type checkers read."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
+            node.body = [one for one in body if not _says_nothing(one)]  # type: ignore[attr-defined]
+    return tree
+
+
+def _says_nothing(node: ast.stmt) -> bool:
+    """Whether a statement is a docstring or ``if TYPE_CHECKING``."""
+    if isinstance(node, ast.Expr):
+        return isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+
+
+@cache
+def _source_digest(path: Path) -> str:
+    return digest(ast.dump(_tree(path)))
+
+
+@cache
+def _imports(module: str, path: Path) -> list[Name]:
+    """What a module imports."""
+    found: list[Name] = []
+    for node in ast.walk(_tree(path)):
+        if isinstance(node, ast.Import):
+            found += [(alias.name, None) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            source = _absolute(node, module, path)
+            found += [(source, None if alias.name == "*" else alias.name) for alias in node.names]
+    return found
+
+
+@cache
+def _reexported(module: str, path: Path) -> dict[str | None, Name]:
+    """Names that a package's ``__init__`` takes from other modules."""
+    if path.name != "__init__.py":
+        return {}
+    nodes = [node for node in _tree(path).body if isinstance(node, ast.ImportFrom)]
+    return {
+        alias.asname or alias.name: (_absolute(node, module, path), alias.name)
+        for node in nodes
+        for alias in node.names
+    }
+
+
+def _absolute(node: ast.ImportFrom, module: str, path: Path) -> str:
+    """The module that ``from ... import`` reads, relative ones too."""
+    if not node.level:
+        return node.module or ""
+    parts = module.split(".") if path.name == "__init__.py" else module.split(".")[:-1]
+    return ".".join([*parts[: len(parts) - node.level + 1], *([node.module] if node.module else [])])
+
+
+def forget() -> None:
+    """Read every file anew; a process otherwise reads each once, as it imports it once."""
+    for cached in (_installed, _file, _tree, _source_digest, _imports, _reexported):
+        cached.cache_clear()

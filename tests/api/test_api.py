@@ -1,0 +1,211 @@
+"""From a DataFrame to an aligned policy, a table and recommendations; and one clear error for each mistake."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import polars as pl
+import pytest
+import torch
+import yaml
+
+import recalign as ra
+from recalign import stage
+
+COLUMNS = {"user": "user", "item": "item", "timestamp": "timestamp", "reward": "rating"}
+QUICK = {"trainer.max_epochs": 2, "data.batch_tokens": 1024}
+
+
+@pytest.fixture(scope="module")
+def frame(log_root: Path) -> pl.DataFrame:
+    raw = pl.read_csv(log_root / "tastes.csv")
+    return raw.with_columns(pl.format("u{}", "user").alias("user"))
+
+
+@pytest.fixture(scope="module")
+def job(frame: pl.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The main job in ten lines, in an empty current folder and without a folder named."""
+    here = tmp_path_factory.mktemp("here")
+    titles = pl.DataFrame({"id": [1, 2], "name": ["Alien", "Brazil"]})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(here)
+        log = ra.Log.from_frame(frame, **COLUMNS, titles=titles, max_length=32)
+        start = ra.fit_recommender(log, settings=QUICK)
+        reward = ra.fit_reward(log, start, settings=QUICK)
+        before = {name: value.clone() for name, value in start.network.state_dict().items()}
+        aligned = ra.align(log, start, reward, settings=QUICK)
+        table = ra.compare(log, {"popularity": None, "start": start, "asft": aligned}, reward, draws=50)
+    return SimpleNamespace(**locals())
+
+
+def test_the_job_leaves_nothing_in_the_current_folder(job: Any):
+    assert list(job.here.iterdir()) == []
+
+
+def test_a_policy_that_is_handed_in_is_not_trained(job: Any):
+    after = ra.TrainedPolicy(job.log, "start", 0, job.start.checkpoint, 0.0, job.start.data).network.state_dict()
+    assert all(torch.equal(job.before[name], after[name]) for name in after)
+    aligned = job.aligned.network.state_dict()
+    assert any(not torch.equal(job.before[name], aligned[name]) for name in after)
+
+
+def test_the_table_has_a_row_a_policy(job: Any):
+    assert job.table.table["method"].to_list() == ["popularity", "start", "asft"]
+    assert job.table.table["policy/kl"].to_list()[1] == 0
+    assert job.table.table["policy/kl"].to_list()[2] > 0
+    assert "asft" in str(job.table)
+    assert {"all/ndcg@10", "all/ndcg@10 low", "value/judge@10"} <= set(job.table.table.columns)
+
+
+def test_recommendations_are_unseen_and_have_titles(job: Any, frame: pl.DataFrame):
+    found = job.aligned.recommend(["u7", "u3"], k=4)
+    assert found["user"].unique(maintain_order=True).to_list() == ["u7", "u3"]
+    assert found["rank"].to_list() == [1, 2, 3, 4] * 2
+    assert not found.join(frame, on=["user", "item"]).height
+    assert found["title"].dtype == pl.String
+    everybody = job.aligned.recommend(k=40)
+    names = dict(everybody.select("item", "title").iter_rows())
+    assert names.get(1, "Alien") == "Alien"
+    assert names[5] == "5"
+
+
+def test_trust_comes_with_the_reward_model(job: Any):
+    assert job.reward.trust["verdict"]
+    assert job.reward.folder.name == "seed-0"
+
+
+def test_a_second_call_trains_nothing(job: Any, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("recalign.api.fit.run_stage", None)
+    again = ra.align(job.log, job.start, job.reward, settings=QUICK)
+    assert again.checkpoint == job.aligned.checkpoint
+
+
+def test_another_setting_is_another_run(job: Any):
+    other = ra.align(job.log, job.start, job.reward, settings=QUICK | {"model": {"temperature": 1.0}})
+    assert other.name == "asft-2"
+    assert job.aligned.checkpoint.exists()
+    assert other.checkpoint != job.aligned.checkpoint
+
+
+def test_networks_and_paths_mean_the_same(job: Any):
+    network = ra.align(job.log, job.start.network, str(job.reward.folder), name="network", settings=QUICK)
+    ours, theirs = network.network.state_dict(), job.aligned.network.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_python_loads_what_the_command_trained(job: Any):
+    loaded = ra.load_policy(job.log, job.aligned.folder)
+    assert loaded.name == "asft"
+    assert loaded.recommend(["u7"]).equals(job.aligned.recommend(["u7"]))
+    assert ra.load_reward(job.log, str(job.reward.checkpoint)).trust == job.reward.trust
+
+
+def test_the_command_continues_what_python_trained(job: Any):
+    config = job.aligned.folder / "config.yaml"
+    result = stage.run_stage(["fit", "--config", str(config), "--ckpt_path", "last", "--trainer.max_epochs", "3"])
+    assert result.folder.path.resolve() == job.aligned.folder.resolve()
+    assert result.trainer.current_epoch == 3
+
+
+def test_the_command_makes_the_same_weights(job: Any, tmp_path: Path):
+    """Python's A-SFT is the command's."""
+    words = ["fit", "--config", "conf/asft.yaml", "--config", str(job.log.yaml), "--run.root", str(tmp_path)]
+    words += [f"--model.init_from={job.start.checkpoint}", f"--data.reward_model={job.reward.checkpoint}"]
+    words += ["--trainer.logger=false", *(f"--{key}={value}" for key, value in QUICK.items())]
+    there = Path(__file__).parents[2]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(there)
+        result = stage.run_stage(words)
+    content = torch.load(result.checkpoint, weights_only=True)["state_dict"]
+    ours = ra.align(job.log, job.start, job.reward, name="fresh", settings=QUICK).network.state_dict()
+    assert all(torch.equal(content[f"policy.{name}"], value) for name, value in ours.items())
+
+
+def test_a_named_folder_holds_everything(frame: pl.DataFrame, tmp_path: Path):
+    log = ra.Log.from_frame(frame, **COLUMNS, folder=tmp_path / "mine", max_length=32)
+    start = ra.fit_recommender(log, settings=QUICK | {"trainer.logger": False})
+    assert start.checkpoint.is_relative_to(tmp_path / "mine" / "recommender")
+    assert yaml.safe_load(log.yaml.read_text())["data"]["log"]["files"] == ["events.parquet"]
+    assert start.metrics["epoch"].max() == 1
+
+
+def test_a_log_from_a_shipped_yaml(log_root: Path):
+    log = ra.Log.from_config("ml-100k", root=str(log_root))
+    settings = yaml.safe_load(log.yaml.read_text())["data"]
+    assert (settings["log"]["name"], settings["root"]) == ("ml-100k", str(log_root))
+
+
+def test_a_frame_of_pandas(frame: pl.DataFrame):
+    pandas = pytest.importorskip("pandas")
+    log = ra.Log.from_frame(pandas.DataFrame(frame.to_dict(as_series=False)), **COLUMNS)
+    assert pl.read_parquet(log.folder / "events.parquet").height == frame.height
+
+
+@pytest.mark.parametrize(
+    ("change", "settings", "said"),
+    [
+        (lambda f: f.drop("user"), {}, "no column 'user'"),
+        (lambda f: f, {"item": "itm"}, "did you mean 'item'"),
+        (lambda f: f.with_columns(user=pl.when(pl.col("user") != "u3").then("user")), {}, r"null or NaN.*row"),
+        (lambda f: f.with_columns(item=pl.lit(float("nan"))), {}, "null or NaN, the first in row 0"),
+        (lambda f: f.with_columns(item=pl.col("item").cast(pl.Float64)), {}, "ids of type Float64"),
+        (lambda f: f.with_columns(timestamp=pl.lit(True)), {}, "times of type Boolean"),
+        (lambda f: f.clear(), {}, "no rows"),
+        (lambda f: f.to_dict(), {}, "dict is no DataFrame"),
+    ],
+    ids=["column", "near", "null", "nan", "float", "time", "empty", "type"],
+)
+def test_a_frame_that_cannot_be_used(frame: pl.DataFrame, change: Any, settings: dict[str, str], said: str):
+    with pytest.raises(ra.InputError, match=said):
+        ra.Log.from_frame(change(frame), **COLUMNS | settings)
+
+
+@pytest.mark.parametrize("unit", ["s", "ms", "us", "datetime"])
+def test_the_unit_of_time_is_seen(frame: pl.DataFrame, unit: str):
+    seconds = pl.col("timestamp") + 1_600_000_000
+    scale = {"s": 1, "ms": 10**3, "us": 10**6}.get(unit)
+    moved = frame.with_columns(timestamp=seconds * scale if scale else pl.from_epoch(seconds))
+    log = ra.Log.from_frame(moved, **COLUMNS)
+    assert yaml.safe_load(log.yaml.read_text())["data"]["log"]["time_unit"] == unit
+
+
+def test_mistakes_in_a_job(job: Any, frame: pl.DataFrame):
+    with pytest.raises(ra.InputError, match="no user 'u9999'"):
+        job.aligned.recommend(["u9999"])
+    with pytest.raises(ra.InputError, match="no list of users"):
+        job.aligned.recommend("u7")
+    with pytest.raises(ra.InputError, match="0 is not above 0"):
+        job.aligned.recommend(["u7"], k=0)
+    with pytest.raises(ra.InputError, match="reads a reward model"):
+        ra.align(job.log, job.start)
+    with pytest.raises(ra.InputError, match="asft"):
+        ra.align(job.log, job.start, job.reward, method="asfft")
+    with pytest.raises(ra.InputError, match="temperature"):
+        ra.align(job.log, job.start, job.reward, settings={"model.temprature": 1})
+    with pytest.raises(ra.InputError, match="int cannot be used"):
+        ra.fit_reward(job.log, 7)
+    with pytest.raises(ra.InputError, match="no policy to compare"):
+        ra.compare(job.log, {}, job.reward)
+    with pytest.raises(ra.InputError, match="B1 or B2"):
+        ra.fit_judge(job.log, "A")
+    other = ra.Log.from_frame(frame.filter(pl.col("item") % 3 > 0), **COLUMNS, max_length=32)
+    with pytest.raises(ra.InputError, match="another catalogue"):
+        ra.fit_reward(other, job.start, settings=QUICK)
+    with pytest.raises(ra.InputError, match="another catalogue"):
+        ra.align(other, job.start, job.reward, settings=QUICK)
+
+
+def test_the_package_is_imported_without_torch():
+    code = "import recalign, sys; print('torch' in sys.modules, 'polars' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]
+
+
+def test_every_public_name_is_there():
+    assert all(getattr(ra, name).__doc__ for name in ra.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'fit'"):
+        ra.fit  # noqa: B018

@@ -1,0 +1,37 @@
+"""No module of the evaluation knows a trained method by name."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from recalign.evaluation.roles import Roles
+
+ROOT = Path(__file__).parents[2]
+TRAINED = {path.stem for path in (ROOT / "conf" / "posttrain").glob("*.yaml")} | {"asft"}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "src/recalign/evaluation").glob("*.*")), ids=lambda path: path.name)
+def test_no_trained_method_is_named(path):
+    named = set(re.findall(r"[\"'`>](\w+)(?:_rerank)?[\"'`<]", path.read_text(encoding="utf-8"))) & TRAINED
+    assert named <= (
+        {"bc"} if path.name == "roles.py" else set()
+    )  # continued cloning: a baseline unless said otherwise
+
+
+def test_roles_are_read_as_they_were_written(tmp_path):
+    roles = Roles("mine", {"sham": "mine"}, ["start"], ["start", "other"])
+    roles.save(tmp_path, ["start", "mine"])
+    assert Roles.load(tmp_path) == (roles, ["start", "mine"])
+    assert Roles.load(tmp_path / "older") == (Roles(), [])
+
+
+def test_references_are_named_once():
+    assert Roles("start").compared_with() == ["best_bc", "start", "rerank"]
+    assert Roles("mine").compared_with() == ["best_bc", "start", "rerank", "mine"]
+
+
+def test_the_better_baseline_is_among_those_that_were_measured():
+    assert Roles().better_baseline({"start": 1.0, "bc": 2.0, "mine": 3.0}) == "bc"
+    assert Roles().better_baseline({"start": 1.0}) == "start"
+    assert Roles().better_baseline({"mine": 3.0}) is None

@@ -1,0 +1,222 @@
+"""`recalign init`: from a table of one's own to a YAML that `recalign check` reads, for many layouts."""
+
+from __future__ import annotations
+
+import io
+import random
+import subprocess
+import sys
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import polars as pl
+import pytest
+import tiny
+import yaml
+
+from recalign.events import guess
+
+START = 1_700_000_000
+
+
+def events() -> list[dict[str, object]]:
+    """240 events of 30 users, a few of them without feedback."""
+    draw = random.Random(0)
+    rows = []
+    for user in range(30):
+        for step, item in enumerate(draw.sample(range(25), 8)):
+            good = (user + item) % 2 == 0
+            time = START + 3600 * step + user
+            rows.append(
+                {
+                    "user": user,
+                    "item": item,
+                    "s": time,
+                    "ms": 1000 * time,
+                    "iso": (datetime(2026, 3, 1) + timedelta(hours=step, minutes=user)).isoformat() + "+01:00",
+                    "stars": draw.choice([4, 5]) if good else draw.choice([1, 2, 3]),
+                    "event": draw.choice(
+                        ["view", "cart", "purchase"] if good else ["view", "view", "remove_from_cart"]
+                    ),
+                    "played": draw.randint(0, 20_000 if good else 5_000),
+                    "length": draw.choice([0, 10_000, 20_000]),
+                }
+            )
+    return rows
+
+
+def write(path: Path, header: str | None, row: str, encoding: str = "utf-8") -> None:
+    """Write the events as text, each as a row with {fields}."""
+    lines = [] if header is None else [header]
+    path.write_text("\n".join([*lines, *(row.format(**event) for event in events())]) + "\n", encoding=encoding)
+
+
+def init(folder: Path, *words: str) -> tiny.Said:
+    return tiny.recalign(folder, "init", *words)
+
+
+LAYOUTS = {
+    "ratings": ("log.csv", "userId,movieId,rating,timestamp", "{user},{item},{stars},{s}"),
+    "shop events with kinds": (
+        "log.csv",
+        "event_time,event_type,product_id,price,user_id,user_session",
+        "{iso},{event},p{item},9.50,u-{user},{user}-{s}",
+    ),
+    "watch times": (
+        "log.csv",
+        "user_id,video_id,date,time_ms,is_click,play_time_ms,duration_ms",
+        "{user},{item},20231114,{ms},1,{played},{length}",
+    ),
+    "no header": ("log.tsv", None, "{user}\t{item}\t{stars}\t{s}"),
+    "quoted ids": ("log.csv", "Customer;Product;Time;Stars", '"kunde; {user}";"{item:03d}";{iso};{stars}'),
+    "two colons, another name": ("log.txt", None, "{user}::{item}::{stars}::{s}"),
+    "bars": ("log.csv", "visitorid|itemid|event|timestamp", "{user}|{item}|{event}|{ms}"),
+}
+EXPECTED = {
+    "ratings": ("userId", "movieId", "timestamp", "s", "rating"),
+    "shop events with kinds": ("user_id", "product_id", "event_time", "datetime", "CASE event_type WHEN 'cart' "),
+    "watch times": ("user_id", "video_id", "time_ms", "ms", "least(play_time_ms / nullif(duration_ms, 0), 1.0)"),
+    "no header": ("user", "item", "timestamp", "s", "rating"),
+    "quoted ids": ("Customer", "Product", "Time", "datetime", "Stars"),
+    "two colons, another name": ("user", "item", "timestamp", "s", "rating"),
+    "bars": ("visitorid", "itemid", "timestamp", "ms", "CASE event WHEN 'cart' "),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_from_a_table_to_a_checked_log(tmp_path: Path, layout: str):
+    file, header, row = LAYOUTS[layout]
+    write(tmp_path / file, header, row)
+    said = init(tmp_path, file)
+    assert said.code == 0, said.err
+    assert "240 events of 30 users and 25 items" in said.out
+    data = yaml.safe_load((tmp_path / "log.yaml").read_text())["data"]
+    log = data["log"]
+    assert (log["user"], log["item"], log["timestamp"], log["time_unit"]) == EXPECTED[layout][:4]
+    assert data["reward"].startswith(EXPECTED[layout][4])
+    (command,) = [line.split()[1:] for line in said.out.splitlines() if line.startswith("  recalign check")]
+    said = tiny.recalign(tmp_path, *command)
+    assert said.code == 0, said.err
+    assert f"240 rows read from {file}" in said.out
+
+
+def test_rows_are_shown_as_they_were_understood(tmp_path: Path):
+    (tmp_path / "log.csv").write_text(
+        "who,what,time,stars\nanna,lamp,2026-03-01T10:15:00+01:00,5\nb,lamp,2026-03-02,1\nb,chair,2026-03-03,\n"
+    )
+    said = init(tmp_path, "log.csv", "--user=who", "--item=what")
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in said.out.splitlines() if line[:1] == "│"]
+    assert rows == [
+        ["anna", "lamp", "2026-03-01 09:15:00", "5", "yes"],
+        ["b", "lamp", "2026-03-02 00:00:00", "1", "no"],
+        ["b", "chair", "2026-03-03 00:00:00", "none", "no"],
+    ]
+    assert "1 rows have no reward" in said.out
+
+
+def test_parquet_is_read_and_the_yaml_may_lie_elsewhere(tmp_path: Path):
+    write(tmp_path / "log.csv", *LAYOUTS["ratings"][1:])
+    pl.read_csv(tmp_path / "log.csv").write_parquet(tmp_path / "other.parquet")
+    assert init(tmp_path, "other.parquet", "--out", "sub/other.yaml").code == 0
+    said = tiny.recalign(tmp_path, "check", "sub/other.yaml")
+    assert "240 rows read from other.parquet" in said.out
+
+
+def test_a_byte_order_mark_and_words_for_missing_values(tmp_path: Path):
+    write(tmp_path / "log.csv", "user,item,rating,time", "{user},{item},{stars},{s}", encoding="utf-8-sig")
+    with (tmp_path / "log.csv").open("a") as file:
+        file.write(f"1,24,NULL,{START + 10**6}\n2,3,4,NULL\n,3,4,{START}\n")
+    said = init(tmp_path, "log.csv")
+    assert said.code == 0, said.err
+    data = yaml.safe_load((tmp_path / "log.yaml").read_text())["data"]
+    assert data["log"]["where"] == "\"user\" is not null and time not in ('NULL')"
+    assert data["reward"] == "TRY_CAST(rating AS DOUBLE)"
+    assert "2 rows do not meet" in said.out
+    assert "241 events" in said.out
+    assert tiny.recalign(tmp_path, "check", "log.yaml").code == 0
+
+
+def test_names_that_sql_reserves_are_quoted(tmp_path: Path):
+    write(tmp_path / "log.csv", "user,item,time,play time,order", "{user},,{s},{played},{item}")
+    said = init(tmp_path, "log.csv", "--item", "order", "--reward", '"play time" / 60')
+    assert said.code == 0, said.err
+    assert guess.quote("play time") == '"play time"'
+    assert guess.quote("order") == '"order"'
+    assert guess.quote("rating") == "rating"
+
+
+ODD = "a,b,c,d\nx,y,1,2026-01-01\nz,y,2,2026-01-02\n"
+
+
+@pytest.mark.parametrize(
+    ("table", "words", "expected"),
+    [
+        (ODD, [], ["cannot tell the column of the user's id among: a, b, c, d", "give --user, --item, --reward"]),
+        (ODD, ["--user=a", "--item=b"], ["reward: cannot tell how good", "give --reward"]),
+        (ODD, ["--user=A"], ["--user: there is no column 'A'", "did you mean a?"]),
+        (ODD, ["--user=a", "--item=b", "--reward=c +"], ["data.reward: 'c +' is not a Polars SQL"]),
+        (ODD, ["--user=a", "--item=a", "--reward=c"], ["map each of them to a column of its own"]),
+        (
+            "user,item,rating,time\n1,2,3,yesterday\n2,3,4,now\n",
+            [],
+            ["the column time holds 'yesterday' in row", "ISO"],
+        ),
+        ("user,item,rating,time\n1,2,3,2026-01-01\n2,3\n", [], ["row 2 has 2"]),
+        ("user,item\n1,2\n", [], ["log.csv: 2 columns", "comma, tab"]),
+        ("user,item,rating,time\n", [], ["log.csv: the table has no rows"]),
+        ("", [], ["log.csv: the file is empty"]),
+        (None, [], ["log.csv: there is no such file"]),
+    ],
+)
+def test_a_table_that_cannot_be_understood_is_one_clear_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: str | None, words: list[str], expected: list[str]
+):
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    if table is not None:
+        (tmp_path / "log.csv").write_text(table)
+    said = init(tmp_path, "log.csv", *words)
+    assert said.code == 2
+    assert len(said.err.strip().splitlines()) == 2
+    for word in expected:
+        assert word in said.err
+    assert not (tmp_path / "log.yaml").exists()
+
+
+def test_a_terminal_is_asked_for_what_cannot_be_guessed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr(sys, "stdin", Terminal("a\nb\nc\n"))
+    (tmp_path / "log.csv").write_text(ODD)
+    said = init(tmp_path, "log.csv")
+    assert said.code == 0, said.err
+    data = yaml.safe_load((tmp_path / "log.yaml").read_text())["data"]
+    assert (data["log"]["user"], data["log"]["item"], data["reward"]) == ("a", "b", "c")
+
+
+def test_a_file_is_not_overwritten_unless_forced(tmp_path: Path):
+    write(tmp_path / "log.csv", *LAYOUTS["ratings"][1:])
+    (tmp_path / "log.yaml").write_text("mine")
+    said = init(tmp_path, "log.csv")
+    assert said.code == 2
+    assert "log.yaml: there is such a file already" in said.err
+    assert (tmp_path / "log.yaml").read_text() == "mine"
+    assert init(tmp_path, "log.csv", "--force").code == 0
+
+
+def test_a_high_reward_is_about_the_best_third():
+    def high(*counts: int) -> str | None:
+        return guess.high(pl.Series([float(value) for value, count in enumerate(counts, 1) for _ in range(count)]))
+
+    assert high(6, 11, 27, 34, 22) == "reward >= 5"  # the ratings of ML-100K, in per cent
+    assert high(50, 20, 15, 15) == "reward >= 3"
+    assert high(10, 90) == "reward >= 2"
+    assert guess.high(pl.Series([n / 100 for n in range(100)])) is None
+    assert guess.high(pl.Series([n / 100 for n in range(100)] + [1.0] * 100)) == "reward >= 1"
+
+
+def test_init_does_without_torch(tmp_path: Path):
+    write(tmp_path / "log.csv", *LAYOUTS["ratings"][1:])
+    code = "import sys; from recalign.cli import main; main(['init', 'log.csv']); sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True)

@@ -1,0 +1,80 @@
+"""Which edits of the source make a run stale."""
+
+import shutil
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from recalign.stage import code, parse_stage, run_stage
+
+STAGES = {
+    "recommender": ["recalign.recommender.Recommender", "recalign.recommender.RecommenderData", "recalign.nn.HSTU"],
+    "reward": ["recalign.reward.RewardModel", "recalign.reward.RewardData"],
+    "asft": ["recalign.posttrain.WeightedSFT", "recalign.posttrain.PostTrainingData"],
+    "dpo": ["recalign.posttrain.Preferences", "recalign.posttrain.PairData"],
+    "evaluation": list(code.EVALUATION),
+}
+
+
+@pytest.fixture(scope="module")
+def copied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[str, str]]]:
+    """A copy of recalign's source that digests are made of, and the digests."""
+    copy = shutil.copytree(code.SOURCE, tmp_path_factory.mktemp("copy") / "recalign")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(code, "SOURCE", copy)
+        yield copy, digests()
+    code.forget()
+
+
+def digests() -> dict[str, str]:
+    code.forget()  # a process reads each file once, as it imports it once
+    return {stage: code.code_digest(paths) for stage, paths in STAGES.items()}
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "stale"),
+    [
+        ("posttrain/losses/pairs.py", "return ", "return 2 * ", {"dpo"}),
+        ("posttrain/losses/weighted.py", "return ", "return 2 * ", {"asft"}),
+        ("nn/hstu.py", "return ", "return 2 * ", {"recommender"}),
+        ("reward/heads.py", "return ", "return 2 * ", {"reward", "asft", "dpo", "evaluation"}),
+        ("sequences/windows.py", "return ", "return 2 * ", set(STAGES)),
+        ("evaluation/value.py", "return ", "return 2 * ", {"evaluation"}),
+        ("posttrain/losses/pairs.py", '"""', '"""More to read. ', set()),
+        ("posttrain/losses/pairs.py", "\nimport ", "\n# why\nimport ", set()),
+        ("errors.py", "class ", "class Another: ...\n\n\nclass ", set()),
+    ],
+)
+def test_an_edit_makes_stale_what_stands_on_it(
+    copied: tuple[Path, dict[str, str]], file: str, old: str, new: str, stale: set[str]
+):
+    source, before = copied
+    text = (source / file).read_text()
+    (source / file).write_text(text.replace(old, new, 1))
+    after = digests()
+    (source / file).write_text(text)
+    assert {stage for stage in STAGES if before[stage] != after[stage]} == stale
+
+
+def test_versions_count(monkeypatch: pytest.MonkeyPatch):
+    ours, theirs = code.code_digest(STAGES["dpo"]), code.code_digest([*STAGES["dpo"], "rich.table.Table"])
+    for changed, same in (("polars", False), ("rich", True)):
+        monkeypatch.setattr(code, "version", lambda name, changed=changed: version(name) + ".1" * (name == changed))
+        assert (code.code_digest(STAGES["dpo"]) == ours) is same
+        assert code.code_digest([*STAGES["dpo"], "rich.table.Table"]) != theirs
+
+
+def test_a_class_of_ones_own_counts_with_the_modules_beside_it(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(folder)
+    Path("my_model.py").write_text("from stage_doubles import Toy\nimport my_loss\n\nclass Mine(Toy): ...\n")
+    Path("my_loss.py").write_text("import os\n\ndef loss(x): return x\n")
+    Path("mine.yaml").write_text(Path("toy.yaml").read_text().replace("stage_doubles.Toy\n", "my_model.Mine\n"))
+    words = ["fit", "--config", "mine.yaml", "--trainer.enable_progress_bar=false"]
+    code.forget()
+    run_stage(words)
+    assert parse_stage(words).finished()
+    Path("my_loss.py").write_text("import os\n\ndef loss(x): return 2 * x\n")
+    code.forget()
+    assert not parse_stage(words).finished()
