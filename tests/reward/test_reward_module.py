@@ -100,7 +100,7 @@ class SaysTwice(Callback):
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         net = pl_module.reward.nets[0]
-        same = net.encode(batch).equal(net.encode(batch))
+        same = net.trunk.encode(batch).equal(net.trunk.encode(batch))
         self.heard.add((net.training, net.trunk.encoder.training, same))
 
 
@@ -126,7 +126,7 @@ def test_a_joint_trunk_goes_on_recommending(log_root, cloned, tmp_path):
         watch = small.fit(module, data, tmp_path, epochs=10)
         policy = module.reward.nets[0].trunk.eval()
         with torch.no_grad():
-            nll[trunk] = -policy.log_prob(module.reward.nets[0].encode(batch), batch.target_T).mean()
+            nll[trunk] = -policy.log_prob(module.reward.nets[0].trunk.encode(batch), batch.target_T).mean()
         if trunk == "joint":
             last = watch.steps[-1]
             assert last["train/loss"] == pytest.approx(last["train/reward"] + last["train/imitation"], rel=1e-5)
