@@ -37,7 +37,7 @@ def chain(argv: Sequence[str]) -> Path:
     with constructing():
         settings = parser.instantiate(parsed)
     if not settings.config:
-        raise InputError("no chain is named", remedy="give its YAML: --config conf/chain/ml-100k.yaml")
+        raise InputError("no chain is named", remedy="give its YAML: recalign chain ml-100k")
     experiment = Chain(**{f.name: settings[f.name] for f in fields(Chain)})
     return run_chain(Plan(experiment, Path(str(settings.config[-1])), overrides))
 
