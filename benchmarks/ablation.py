@@ -68,7 +68,7 @@ def main() -> None:
     world = World() if arguments.log == "simulated" else None
     name = f"ablation-{arguments.log}"
     experiment = Chain(
-        arguments.log, ["bc", "asft"], name, arguments.seeds, world=world, root=arguments.runs, keep=None
+        arguments.log, ["bc", "asft"], name=name, seeds=arguments.seeds, world=world, root=arguments.runs, keep=None
     )
     overrides = {"data.root": arguments.data} if arguments.data else {}
     plan = Plan(experiment, CHAINS / f"{arguments.log}.yaml", {None: overrides})

@@ -59,7 +59,8 @@ def main() -> None:
     given = parser.parse_args()
     world = World() if given.log == "simulated" else None
     methods = ["asft", *OTHERS.split()]
-    chain = Chain(given.log, methods, f"frontier-{given.log}", given.seeds, world=world, root=given.runs, keep=None)
+    name = f"frontier-{given.log}"
+    chain = Chain(given.log, methods, name=name, seeds=given.seeds, world=world, root=given.runs, keep=None)
     overrides = {"data.root": given.data} if given.data else {}
     plan = Plan(chain, CHAINS / f"{given.log}.yaml", {None: overrides})
     measured: dict[int, dict[Key, Figures]] = {}

@@ -52,7 +52,8 @@ def main() -> None:
     for noise in NOISES:
         world = World(noise=noise)
         methods = list(dict.fromkeys(family.method for family in FAMILIES))
-        chain = Chain("simulated", methods, f"noise-{noise}", given.seeds, world=world, root=given.runs, keep=None)
+        name = f"noise-{noise}"
+        chain = Chain("simulated", methods, name=name, seeds=given.seeds, world=world, root=given.runs, keep=None)
         plan = Plan(chain, CHAINS / "simulated.yaml", {})
         measured = {seed: of_seed(plan, seed, replace(world, seed=seed), FAMILIES) for seed in given.seeds}
         tables.append(table(measured, f"noise {noise}"))

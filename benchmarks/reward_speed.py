@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def model(data: RewardData, members: int) -> RewardModel:
-    return RewardModel(data.num_items, encoder=HSTU(dim=50, layers=2, max_length=200), members=members)
+    return RewardModel(data.num_items, encoder=HSTU(dim=50, layers=2, max_length=200, dropout=0.2), members=members)
 
 
 @torch.no_grad()

@@ -379,4 +379,4 @@ def test_a_checkpoint_of_another_class_is_not_continued(trained: Path):
 
 def test_post_training_says_what_has_to_run_first(folder: Path):
     said = command(folder, "fit", "asft")
-    assert_refused(said, folder, "no finished recommender run of the log 'own'", "--config conf/recommender.yaml")
+    assert_refused(said, folder, "no finished recommender run of the log 'own'", "recalign fit recommender")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,8 @@ import yaml
 from recalign.chain import Chain, Plan
 from recalign.chain.search import Search
 from recalign.chain.space import Spaces
+from recalign.keys import leaves
+from recalign.recommender import Recommender
 from recalign.simulation import World
 from recalign.stage import Request, parse_stage
 
@@ -63,7 +68,8 @@ def test_every_stage_takes_every_log(stage: Path, log: Path, tmp_path: Path, mon
     parsed = parse_stage(["fit", "--config", str(stage), "--config", str(log)])
     written = yaml.safe_load(log.read_text())["data"]
     read = parsed.config["data"]["init_args"]
-    assert {key: read["log"][key] for key in written["log"]} == written["log"]
+    in_file, found = leaves(written["log"]), leaves(read["log"])
+    assert {key: found[key] for key in in_file} == in_file
     assert (read["reward"], read["max_length"]) == (written["reward"], written["max_length"])
     assert parsed.run.name == ("judge_report" if stage.stem == "judge" else stage.stem)
     assert parsed.folder.path == Path("runs") / written["log"]["name"] / parsed.run.name / "seed-0"
@@ -121,12 +127,11 @@ def test_both_ends_of_a_space_are_settings_of_the_method(path: Path, tmp_path: P
         parse_stage(Request((path,), chosen))
 
 
-@pytest.mark.parametrize("path", [CONF / "asft.yaml", *METHODS], ids=name)
-def test_every_methods_learning_rates_reach_as_far_from_its_own(path: Path):
-    spaces = Spaces(SEARCH)
-    axis = spaces.space(spaces.leader(path.stem) or path.stem)["model.lr"]
-    own = values(path)[RATE]
-    assert (axis.low, axis.high, axis.log) == (pytest.approx(own), pytest.approx(own * 8), True)
+@functools.cache
+def resolved(path: Path) -> dict[str, Any]:
+    """Every value of a stage as it would run, by dotted key."""
+    config = leaves(parse_stage(["fit", "--config", str(path)]).config)
+    return config | {"trainer.precision": config["trainer.precision"] or "32-true"}
 
 
 def values(path: Path) -> dict[str, Any]:
@@ -134,37 +139,71 @@ def values(path: Path) -> dict[str, Any]:
     return leaves(yaml.safe_load(path.read_text()))
 
 
-def leaves(node: Any, key: str = "") -> dict[str, Any]:
-    if not isinstance(node, dict):
-        return {key: node}
-    return {k: v for name, inner in node.items() for k, v in leaves(inner, f"{key}.{name}".lstrip(".")).items()}
-
-
+ASFT = CONF / "asft.yaml"
 WEIGHTS = {f"model.init_args.{key}" for key in ("transform", "temperature", "clip")}
 ADVANTAGE = {f"data.init_args.{key}" for key in ("source", "baseline", "soft", "placebo")}
-
-
 BUDGET = ("trainer.", "checkpoint.", *(f"model.init_args.{key}" for key in ("weight_decay", "top_k", "keep")))
-RATE = "model.init_args.lr"  # no budget: how far a step goes is each method's own, and searched
+RATE = "model.init_args.lr"  # not part of the budget: how far a step goes is each method's own, and searched
 LOG = {f"data.init_args.{key}" for key in ("users", "max_length", "batch_tokens", "request_time", "seed")}
+
+
+@pytest.mark.parametrize("path", [ASFT, *METHODS], ids=name)
+def test_every_methods_learning_rates_reach_as_far_from_its_own(path: Path):
+    spaces = Spaces(SEARCH)
+    axis = spaces.space(spaces.leader(path.stem) or path.stem)["model.lr"]
+    own = resolved(path)[RATE]
+    assert (axis.low, axis.high, axis.log) == (pytest.approx(own), pytest.approx(own * 8), True)
 
 
 @pytest.mark.parametrize("path", METHODS, ids=name)
 def test_methods_have_the_same_budget_as_asft(path: Path):
-    ours, theirs = values(CONF / "asft.yaml"), values(path)
+    ours, theirs = resolved(ASFT), resolved(path)
     budget = {key for key in ours.keys() | theirs.keys() if key.startswith(BUDGET) or key in LOG}
     assert {key: theirs.get(key) for key in budget} == {key: ours.get(key) for key in budget}
     assert theirs["run.name"] == path.stem
 
 
-WEIGHTED = [p for p in METHODS if values(p)["model.class_path"] == values(CONF / "asft.yaml")["model.class_path"]]
+WEIGHTED = [p for p in METHODS if values(p)["model.class_path"] == values(ASFT)["model.class_path"]]
 
 
 @pytest.mark.parametrize("path", WEIGHTED, ids=name)
 def test_weighted_methods_differ_in_their_weights_alone(path: Path):
     """They are one module: they may differ in how an event is weighted and how far a step goes, and in nothing else."""
-    ours, theirs = values(CONF / "asft.yaml"), values(path)
+    ours, theirs = resolved(ASFT), resolved(path)
     differing = {key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key)}
     assert differing <= {"run.name", RATE} | WEIGHTS | ADVANTAGE
     if path.stem in ("asft_permuted", "asft_random"):
         assert differing == {"run.name", "data.init_args.placebo"}
+
+
+def defaults(class_path: str) -> dict[str, Any]:
+    """Constructor defaults of a class and of what it passes its keywords on to."""
+    package, _, kind = class_path.rpartition(".")
+    inits = [
+        vars(base)["__init__"]
+        for base in getattr(importlib.import_module(package), kind).__mro__[::-1]
+        if base.__module__.startswith("recalign.") and "__init__" in vars(base)
+    ]
+    return {p.name: p.default for init in inits for p in inspect.signature(init).parameters.values()}
+
+
+@pytest.mark.parametrize("path", [ASFT, *METHODS], ids=name)
+@pytest.mark.parametrize("part", ["model", "data"])
+def test_a_method_is_the_same_from_yaml_and_from_python(path: Path, part: str):
+    """What its YAML leaves out is the constructor's default, and so is all of A-SFT."""
+    own, run = yaml.safe_load(path.read_text())[part], parse_stage(["fit", "--config", str(path)]).config[part]
+    python, lines = defaults(run["class_path"]), own.get("init_args", {})
+    filled = {"seed": 0, "init_from": run["init_args"].get("init_from"), "reward_model": None}  # by the run
+    plain = {key: value for key, value in run["init_args"].items() if not isinstance(value, dict)}
+    assert plain == {key: (python | lines | filled)[key] for key in plain}
+    if path == ASFT:
+        assert {key: value for key, value in lines.items() if python[key] != value} == {}
+
+
+def test_a_recommender_is_the_same_from_yaml_and_from_python():
+    lines = yaml.safe_load((CONF / "recommender.yaml").read_text())["model"]["init_args"]
+    encoder, python = lines.pop("encoder"), defaults("recalign.recommender.Recommender")
+    assert lines == {key: python[key] for key in lines}
+    network = defaults(encoder["class_path"]) | {"max_length": encoder["init_args"]["max_length"]}
+    assert type(Recommender(9).policy.encoder).__name__ == encoder["class_path"].rpartition(".")[2]
+    assert encoder["init_args"] == {key: network[key] for key in encoder["init_args"]}

@@ -1,4 +1,4 @@
-"""Commands over a log and a trained policy that are no stages."""
+"""`recalign check` and `recalign recommend`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from recalign.stage import RunFolder, run_stage
 
 
 def check(*, data: EventDataModule) -> None:
-    """What a log holds and how it is divided, before any training.
+    """Print what a log holds and how it is divided, before any training.
 
     Args:
         data: the log, its reward and its split; name its YAML: recalign check ml-100k.
@@ -32,7 +32,7 @@ def check(*, data: EventDataModule) -> None:
 
 
 def recommend(run: Path, users: list[int | str] | None = None, k: int = 10) -> None:
-    """Recommendations after the log's end, as a table.
+    """Print recommendations after the log's end, as a table.
 
     Args:
         run: the run folder of a policy, such as runs/ml-100k/asft/seed-0; its recommendations.parquet is written anew
@@ -59,7 +59,7 @@ def _configured(run: Path) -> list[str]:
     """Options that name a policy's run, wherever the current folder is.
 
     Raises:
-        InputError: it is no run, or one of a stage that recommends nothing.
+        InputError: there is no run, or its stage recommends nothing.
     """
     remedy = "name the run folder of a policy: runs/<chain>/<method>/seed-<n>"
     config = RunFolder(run).config

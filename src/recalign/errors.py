@@ -1,4 +1,4 @@
-"""The errors that users are meant to read."""
+"""Errors that users read, and the nearest name to suggest."""
 
 import difflib
 from collections.abc import Iterable, Mapping
@@ -36,13 +36,13 @@ def require_positive(of: str, given: Mapping[str, Any], *names: str, or_zero: bo
     """Refuse settings that are not above 0.
 
     Args:
-        of: the key above them, such as ``model``; empty: there is none.
-        given: settings by name; what is not among them, or None, is not used.
-        *names: those that have to be above 0.
-        or_zero: whether 0 will do.
+        of: prefix of their keys, such as ``model``; may be empty.
+        given: settings by name; missing ones and None are allowed.
+        *names: settings that must be above 0.
+        or_zero: allow 0.
 
     Raises:
-        InputError: one is below 0, no number, or 0 where that will not do.
+        InputError: a setting is below 0, NaN, or 0 where 0 is not allowed.
     """
     asked = "0 or above" if or_zero else "above 0"
     for name in names:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import copy
-from pathlib import Path
 
 import pytest
 import small
-import tiny
 import torch
 from taste import Taste
 from token_policy import PartsPolicy
@@ -158,10 +156,3 @@ def test_what_cannot_be_used_is_refused(data, start, cloned, rewarded, log_root,
     with pytest.raises(InputError, match="no number"):
         small.fit(module, data, tmp_path)
     assert module.trainer.global_step == 0
-
-
-def test_they_run_through_the_command(tmp_path: Path):
-    folder = tiny.prepare(tmp_path)
-    said = tiny.chain(folder, "--methods", "[start,ppo,grpo,ecpo]")
-    assert said.code == 0, said.err
-    assert "evaluation, seed 0: start, ppo, grpo, ecpo" in said.out

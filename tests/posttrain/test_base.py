@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 import small
+import tiny
 import torch
 from lightning.pytorch.callbacks import Callback
 
@@ -20,6 +21,8 @@ from recalign.recommender import Recommender, RecommenderData
 from recalign.recommender.checkpoint import load_net
 from recalign.recommender.policy import SequencePolicy
 from recalign.reward import RewardData
+from recalign.stage import parse_stage
+from recalign.stage.checkpoint import refuse_other_model
 
 
 @pytest.fixture(scope="module")
@@ -163,3 +166,14 @@ def test_networks_that_are_handed_in_are_copied(log_root, cloned, rewarded, tmp_
     other = small.data_of(method.LEARNS_FROM, log_root, "small")
     with pytest.raises(InputError, match="another catalogue"):
         small.fit(small.free(method, policy=policy, **own), other, tmp_path)
+
+
+def test_the_command_takes_what_python_trained_for_its_own(log_root, cloned, tmp_path):
+    module = WeightedSFT(policy=load_net(cloned, "policy"), temperature=0.7)
+    small.fit(module, small.data_of(PostTrainingData, log_root, "tastes"), tmp_path)
+    path = small.saved(module, tmp_path / "it.ckpt")
+    conf = f"--config={tiny.CONF / 'asft.yaml'}"
+    same, other = (parse_stage(["fit", conf, *more]).config["model"] for more in (["--model.temperature=0.7"], []))
+    refuse_other_model(path, same["class_path"], same["init_args"])
+    with pytest.raises(InputError, match=r"model\.temperature is 0\.3, 0\.7 in the checkpoint"):
+        refuse_other_model(path, other["class_path"], other["init_args"])

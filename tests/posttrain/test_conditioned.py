@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 
 import numpy as np
 import pytest
 import small
-import tiny
 import torch
 from token_policy import PartsPolicy
 
@@ -83,9 +81,3 @@ def test_a_policy_of_several_tokens_an_item_runs_through_it(data, tmp_path):
     module = small.free(ReturnConditioned, policy=tokens, lr=5e-3, condition_lr=3e-2)
     small.fit(module, data, tmp_path, epochs=30)
     assert small.liked(module.policy, data) > before + 0.02
-
-
-def test_it_runs_through_the_command(tmp_path: Path):
-    said = tiny.chain(tiny.prepare(tmp_path), "--methods", "[start,return_conditioned]")
-    assert said.code == 0, said.err
-    assert "evaluation, seed 0: start, return_conditioned" in said.out

@@ -10,7 +10,6 @@ from types import SimpleNamespace
 import polars as pl
 import pytest
 import small
-import tiny
 import torch
 from lightning.pytorch.callbacks import Callback
 
@@ -23,7 +22,6 @@ from recalign.recommender.checkpoint import load_net
 from recalign.recommender.interpolation import KEEP, ndcg
 
 FAR = 0.03  # a rate that leads far from the start
-UPSTREAM = {"model.init_from": "recommender", "data.reward_model": "reward"}
 
 
 @pytest.fixture(scope="module")
@@ -173,29 +171,3 @@ def test_it_says_that_nothing_is_validated():
     trainer = SimpleNamespace(callbacks=[], limit_val_batches=0)
     with pytest.warns(UserWarning, match="model.keep cannot say"):
         KeepRanking(0.9).setup(trainer, None, "fit")
-
-
-def test_a_run_that_was_interrupted_ends_as_one_that_was_not(tmp_path, monkeypatch):
-    monkeypatch.setattr("recalign.posttrain.keep.largest_interpolation", lambda kept, enough: (0.5, 1.0))
-    folder = tiny.prepare(tmp_path)
-    assert tiny.chain(folder, "--methods=[start, asft]").code == 0
-
-    def fit(name, epochs, *more):
-        words = ["--config=conf/asft.yaml", "--config=conf/data/simulated.yaml", "--data.root=data"]
-        words += [f"--{key}={folder}/runs/tiny/{run}/seed-0/checkpoints/best.ckpt" for key, run in UPSTREAM.items()]
-        words += [f"--run.name={name}", f"--trainer.max_epochs={epochs}", "--trainer.accelerator=cpu"]
-        words += [f"--model.lr={FAR}", "--model.keep=0.9", "--data.max_length=24", "--data.batch_tokens=256", *more]
-        said = tiny.recalign(folder, "fit", *words)
-        assert said.code == 0, said.err
-        return torch.load(folder / f"runs/simulated/{name}/seed-0/checkpoints/last.ckpt", weights_only=True)
-
-    fit("broken", 1)
-    whole, broken = fit("whole", 2), fit("broken", 2, "--ckpt_path=last")
-    for state in ("state_dict", "current_model_state"):
-        assert whole[state].keys() == broken[state].keys()
-        assert all(torch.equal(whole[state][key], broken[state][key]) for key in whole[state])
-    assert any(
-        not torch.equal(whole["state_dict"][key], whole["current_model_state"][key]) for key in whole["state_dict"]
-    )
-    with pytest.raises(AssertionError, match="keep is None"):
-        fit("broken", 3, "--ckpt_path=last", "--model.keep=null")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import small
-import tiny
 import torch
 
 from recalign.posttrain import KTO, PairData, PostTrainingData, Preferences
@@ -59,14 +58,3 @@ def test_with_one_loser_a_run_of_softmax_dpo_is_a_run_of_dpo(data, cloned, tmp_p
     ]
     for one, other in zip(*runs, strict=True):
         assert one["train/loss"] == pytest.approx(other["train/loss"], rel=1e-4)
-
-
-def test_every_method_and_every_kind_of_pair_runs_through_the_command(tmp_path):
-    folder = tiny.prepare(tmp_path)
-    settings = ["--stages.reward.model.members=2", "--stages.dpo.data.pairs=ensemble", "--stages.dpo.data.width=0.1"]
-    settings += ["--stages.ipo.data.pairs=generated"]
-    said = tiny.chain(folder, "--methods", "[start,dpo,ipo,sdpo,simpo,kto]", *settings)
-    assert said.code == 0, said.err
-    for method in ("dpo", "ipo", "sdpo", "simpo", "kto"):
-        assert (folder / "runs/tiny" / method / "seed-0/checkpoints").is_dir()
-        assert method in said.out

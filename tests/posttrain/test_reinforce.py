@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import small
-import tiny
 import torch
 from token_policy import PartsPolicy
 
@@ -46,9 +43,3 @@ def test_a_policy_of_several_tokens_an_item_runs_through_it(data, tmp_path):
     module = small.free(Reinforce, policy=tokens, lr=5e-3)
     small.fit(module, data, tmp_path, epochs=10)
     assert small.liked(module.policy, data) > before + 0.02
-
-
-def test_it_runs_through_the_command(tmp_path: Path):
-    said = tiny.chain(tiny.prepare(tmp_path), "--methods", "[start,reinforce]")
-    assert said.code == 0, said.err
-    assert "evaluation, seed 0: start, reinforce" in said.out

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import copy
-from pathlib import Path
 
 import pytest
 import small
-import tiny
 import torch
 from token_policy import PartsPolicy
 
@@ -106,10 +104,3 @@ def test_other_learning_rates_reach_what_learns_values(start):
     groups = {id(p): group["lr"] for group in module.configure_optimizers().param_groups for p in group["params"]}
     assert {groups[id(p)] for p in module.policy.parameters()} == {1e-4}
     assert {groups[id(p)] for p in module.critic.parameters()} == {1e-2}
-
-
-def test_they_run_through_the_command(tmp_path: Path):
-    folder = tiny.prepare(tmp_path)
-    said = tiny.chain(folder, "--methods", "[start,cql,iql,awac,sa2c]")
-    assert said.code == 0, said.err
-    assert "evaluation, seed 0: start, cql, iql, awac, sa2c" in said.out

@@ -20,7 +20,6 @@ from recalign.recommender.checkpoint import (
     load_weights,
     read_checkpoint,
     recipe,
-    warm_start,
 )
 from recalign.reward import RewardData, RewardEnsemble, RewardModel
 
@@ -134,7 +133,7 @@ def test_a_warm_start_takes_weights_and_no_configuration(log_root, cloned):
     module = Recommender(data.num_items, small.encoder(), temperature=0.7, init_from=str(cloned))
     assert module.policy.temperature == 0.7
     assert module.policy.item_embedding.weight.equal(load_net(cloned, "policy").net.item_embedding.weight)
-    assert warm_start(module.policy, cloned, "policy") == data.sequences.catalogue
+    assert module.start.catalogue == data.sequences.catalogue
 
 
 def test_a_warm_start_from_a_checkpoint_without_a_policy_is_no_start(rewarded):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
 import json
 from dataclasses import asdict
 
@@ -12,6 +14,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from recalign.errors import InputError
+from recalign.nn import Pooled
 from recalign.recommender.checkpoint import load_net, read_checkpoint
 from recalign.reward import Judge, OrdinalHead, QuantileHead, RewardData, RewardModel
 from recalign.sequences import LeaveLast, Where
@@ -97,7 +100,7 @@ class SaysTwice(Callback):
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         net = pl_module.reward.nets[0]
-        same = net.encode(batch).equal(net.encode(batch))
+        same = net.trunk.encode(batch).equal(net.trunk.encode(batch))
         self.heard.add((net.training, net.trunk.encoder.training, same))
 
 
@@ -123,7 +126,7 @@ def test_a_joint_trunk_goes_on_recommending(log_root, cloned, tmp_path):
         watch = small.fit(module, data, tmp_path, epochs=10)
         policy = module.reward.nets[0].trunk.eval()
         with torch.no_grad():
-            nll[trunk] = -policy.log_prob(module.reward.nets[0].encode(batch), batch.target_T).mean()
+            nll[trunk] = -policy.log_prob(module.reward.nets[0].trunk.encode(batch), batch.target_T).mean()
         if trunk == "joint":
             last = watch.steps[-1]
             assert last["train/loss"] == pytest.approx(last["train/reward"] + last["train/imitation"], rel=1e-5)
@@ -168,6 +171,19 @@ def test_further_rewards_are_learned_beside_the_main_one(log_root, cloned, tmp_p
     assert figures["reward/disliked/r2"] > 0.1
 
 
+def test_items_unknown_to_training_are_left_out_of_validation(own_root, tmp_path):
+    frame = pl.read_csv(own_root / "small.csv")
+    step = (pl.col("timestamp") - 1000 - (pl.col("user") - 1)) // 60
+    cold = (step == 15) & (pl.col("user") % 2 == 0)
+    frame.with_columns(pl.when(cold).then(99).otherwise("item").alias("item")).write_csv(own_root / "small.csv")
+    data = small.data_of(RewardData, own_root, auxiliary={"odd": "item % 2"})
+    module = RewardModel(data.num_items, encoder=small.encoder(), members=1)
+    small.fit(module, data, own_root)
+    windows = data.windows("validation")
+    assert (windows.target == 0).sum() > 0
+    assert module.trust.events == (windows.target > 0).sum()
+
+
 @pytest.mark.parametrize(
     ("further", "said"),
     [
@@ -206,6 +222,41 @@ def test_a_judge_is_not_trained_on_those_it_judges(log_root, tmp_path, group):
     data = small.data_of(RewardData, log_root, users=group)
     with pytest.raises(InputError, match=f"a judge on users {group}"):
         small.fit(Judge(data.num_items, small.pooled()), data, tmp_path)
+
+
+@pytest.mark.parametrize("given", ["policy", "encoder"])
+def test_networks_that_are_handed_in_are_copied(log_root, cloned, tmp_path, given):
+    data = small.data_of(RewardData, log_root, "tastes")
+    network = load_net(cloned, "policy").net if given == "policy" else small.encoder()
+    head, before = OrdinalHead(), copy.deepcopy(network.state_dict())
+    module = RewardModel(data.num_items, members=1, head=head, **{given: network})
+    trunk = module.reward.nets[0].trunk
+    start = {k: v for k, v in (trunk if given == "policy" else trunk.encoder).state_dict().items() if k in before}
+    assert all(weight.equal(before[name]) for name, weight in start.items())  # it starts from them,
+    small.fit(module, data, tmp_path)
+    assert all(weight.equal(before[name]) for name, weight in network.state_dict().items())  # and leaves them alone
+    assert len(head.level_J1) == 2
+
+
+def test_constructors_have_the_recommended_values():
+    model, judge, data = (
+        {k: v.default for k, v in inspect.signature(kind).parameters.items()}
+        for kind in (RewardModel, Judge, RewardData)
+    )
+    assert (model["members"], model["lr"], model["weight_decay"]) == (5, 1e-3, 0.1)
+    assert (judge["members"], judge["lr"], judge["weight_decay"], judge["share"]) == (3, 3e-3, 0.1, "nothing")
+    assert data["users"] == "A"
+    encoder = Judge(10).reward.nets[0].trunk.encoder
+    assert (type(encoder), encoder.dim) == (Pooled, 32)
+
+
+def test_a_checkpoint_with_other_names_is_refused(rewarded, tmp_path):
+    checkpoint = torch.load(rewarded, weights_only=True)
+    weights = checkpoint["state_dict"]
+    weights["reward.nets.0.quality"] = weights.pop("reward.nets.0.item_bias")
+    torch.save(checkpoint, tmp_path / "older.ckpt")
+    with pytest.raises(InputError, match=r"missing: .*item_bias.*\n.*made by this version of recalign"):
+        load_net(tmp_path / "older.ckpt", "reward")
 
 
 def test_it_needs_an_encoder():
@@ -306,10 +357,19 @@ def test_trust_is_written_after_fit_and_completed_by_the_test(log_root, tmp_path
     assert completed["verdict"] == written["verdict"]  # validation's: the test decides nothing
     assert completed["test"]["rmse"] == pytest.approx(figures["reward/test/rmse"])
     assert completed["test"]["events"] == len(data.windows("test").target)
-    assert not list(tmp_path.glob("*.partial"))
+    assert again.trust_report == completed
 
 
 def test_no_trust_where_nothing_was_measured(log_root, tmp_path):
     data = small.data_of(RewardData, log_root)
     small.fit(RewardModel(data.num_items, encoder=small.encoder(), members=1), data, tmp_path, limit_val_batches=0)
     assert not (tmp_path / "trust.json").exists()
+
+
+def test_without_a_folder_the_trust_report_stays_in_memory(log_root, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data = small.data_of(RewardData, log_root)
+    module = RewardModel(data.num_items, encoder=small.encoder(), members=1)
+    small.fit(module, data, None)
+    assert module.trust_report["validation"]["rmse"] == pytest.approx(module.trust.rmse)
+    assert not list(tmp_path.iterdir())

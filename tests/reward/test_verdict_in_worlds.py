@@ -62,7 +62,7 @@ def judged(tmp_path_factory):
         module = RewardModel(
             data.num_items, encoder=Pooled(dim=16, max_length=64), members=3, lr=1e-2, weight_decay=0.1
         )
-        small.fit(module, data, root, epochs=10)
+        small.fit(module, data, root, epochs=3)
         said = json.loads((root / "trust.json").read_text())
         found[name] = said | {"knowledge": knowledge(module, data, root / "simulated/truth.npz")}
     return found

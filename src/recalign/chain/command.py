@@ -11,6 +11,7 @@ from jsonargparse import ActionConfigFile
 from recalign.chain.plan import Chain, Overrides, Plan
 from recalign.chain.run import run_chain
 from recalign.errors import InputError
+from recalign.keys import short
 from recalign.stage.parser import StageParser, constructing
 
 
@@ -36,7 +37,7 @@ def chain(argv: Sequence[str]) -> Path:
     with constructing():
         settings = parser.instantiate(parsed)
     if not settings.config:
-        raise InputError("no chain is named", remedy="give its YAML: --config conf/chain/ml-100k.yaml")
+        raise InputError("no chain is named", remedy="give its YAML: recalign chain ml-100k")
     experiment = Chain(**{f.name: settings[f.name] for f in fields(Chain)})
     return run_chain(Plan(experiment, Path(str(settings.config[-1])), overrides))
 
@@ -70,5 +71,5 @@ def split_overrides(argv: Sequence[str]) -> tuple[list[str], Overrides]:
             if not key:
                 raise InputError("names no setting", where=option, remedy="write --stages.STAGE.KEY VALUE")
             option = f"--{key}"
-        overrides.setdefault(stage, {})[option.removeprefix("--")] = value
+        overrides.setdefault(stage, {})[short(option.removeprefix("--"))] = value
     return own, overrides

@@ -39,11 +39,11 @@ class Chain:
     Attributes:
         log: the log's YAML: its name in conf/data, or a path, from the current folder or from the chain's YAML.
         methods: rows of the table.
+        name: names the run folder; null: as the chain's YAML.
+        seeds: each a whole chain: cloning, reward model, judges, post-training.
         ours: the method that the report follows; null: none.
         placebos: methods that must gain nothing, each with the method that it copies but for one thing.
         baselines: rows that a gain is measured against: the better of them.
-        name: names the run folder; null: as the chain's YAML.
-        seeds: each a whole chain: cloning, reward model, judges, post-training.
         rerank: strength of `rerank` and `rerank_item_mean`, 1 / lambda in 1 / standard deviation of the reward.
         keep: share of the start's ``all/ndcg@10`` on validation that every method keeps: a post-trained policy goes
             back towards the start until it does (its ``model.keep``), reranking grows weaker; null: whatever is left.
@@ -59,10 +59,10 @@ class Chain:
     log: str
     methods: list[str]
     name: str | None = None
+    seeds: list[int] = field(default_factory=lambda: [0])
     ours: str | None = None
     placebos: dict[str, str] = field(default_factory=dict)
     baselines: list[str] = field(default_factory=lambda: ["start", "bc"])
-    seeds: list[int] = field(default_factory=lambda: [0])
     rerank: float = 1.0
     keep: float | None = KEEP
     trials: int = 0
@@ -83,7 +83,7 @@ class Plan:
 
     Args:
         chain: the experiment.
-        file: its YAML; the stages' lie in the folder above it, else in conf/.
+        file: its YAML; the stages' lie in the folder above it, else in conf/, else where recalign ships them.
         overrides: what the command line adds.
 
     Raises:
@@ -262,13 +262,9 @@ def _require_training(trainer: dict[str, Any]) -> None:
 
 
 def _conf(file: Path) -> Path:
-    """The folder of the stages' YAML files, for a chain's that lies in it or elsewhere."""
-    for folder in (file.parent.parent, Path("conf"), configs.shipped()):
-        if (folder / "recommender.yaml").is_file():
-            return folder
-    raise InputError(
-        "there are no stages to run", where=str(file), remedy="start in the folder that holds conf/recommender.yaml"
-    )
+    """The folder of the stages' YAML files: above the chain's own, else under the current folder, else shipped."""
+    folders = (file.parent.parent, Path("conf"))
+    return next((one for one in folders if (one / "recommender.yaml").is_file()), configs.shipped())
 
 
 def _singly(key: str, value: Any) -> Iterator[tuple[str, Any]]:

@@ -53,7 +53,10 @@ def section(trust: Mapping[str, Reports]) -> dict[str, Any]:
             for label, each, name in rows
             if each
         ],
-        "follows": [[name, *values] for name, values in _follows(list(reports.values())).items()],
+        "follows": (
+            ["what follows", *(f"seed {seed}" for seed in reports)],
+            [[name, *values] for name, values in _follows(list(reports.values())).items()],
+        ),
         "groups": list(_groups(parts[0])) if parts else [],
         "plots": [plot for plot in drawn if plot],
     }

@@ -5,8 +5,8 @@
     dV = P^T dO      dS = SiLU'(S) * (dO V^T)      dQ = dS K      dK = dS^T Q      with P = SiLU(S)
     dp = dS summed over sequences and heads        dg[b] = dS summed over heads and over all pairs of bucket b
 
-The operations are those that autograd would run; written out, they share a tile while it is in the cache, take no
-memory of their own beyond S and SiLU(S), and sum the time bias's gradient in parallel.
+Autograd would run the same operations. Written out, they share a tile while it is in the cache, keep only S and
+SiLU(S), and sum the time bias's gradient in parallel.
 
 Shape suffixes:
     B  sequences      H  heads      L  rows      C  width of a head      G  time buckets
@@ -21,19 +21,18 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# A causal map of 200 events in blocks of 100 queries, each against the keys up to its end, costs three quarters of the
-# full square, in time and in memory.
+# Blocks of queries against the keys up to their end: for 200 events three quarters of the full square's cost.
 QUERIES = 100
-# Scores of a tile: on a CPU few enough for its caches and enough for all its cores, on a GPU what keeps it busy.
+# Scores of a tile: on a CPU to fit its caches and feed its cores, on a GPU to keep it busy.
 CPU_SCORES = 2**22
 GPU_SCORES = 2**27
-# Neighbouring keys mostly share a time bucket, and an addition to a number waits for the one before: so each bucket has
-# this many copies, and keys take turns.
+# Copies of each time bucket, which keys use in turn: neighbouring keys mostly share a bucket, and additions to one
+# number wait for each other.
 LANES = 4
 
 
 class Tile(NamedTuple):
-    """Queries that are worked on together, the keys they can see, and the time buckets between them, `in_lanes`."""
+    """A block of queries, the keys they see, and the time buckets between them (`in_lanes`)."""
 
     sequences: slice
     queries: slice
@@ -42,7 +41,7 @@ class Tile(NamedTuple):
 
 
 def tiles(rows: int, sequences: int, cpu: bool) -> list[Tile]:
-    """Even blocks of at most QUERIES rows, of as many sequences as a tile holds; without time buckets."""
+    """Even blocks of at most QUERIES rows, for as many sequences as a tile holds, without time buckets."""
     block = math.ceil(rows / math.ceil(rows / QUERIES))
     most = max(1, (CPU_SCORES if cpu else GPU_SCORES) // (block * rows))
     together = math.ceil(sequences / max(1, math.ceil(sequences / most))) or 1
@@ -56,7 +55,7 @@ def tiles(rows: int, sequences: int, cpu: bool) -> list[Tile]:
 
 
 def in_lanes(bucket_SQK: Tensor, buckets: int) -> Tensor:
-    """Where each pair's bucket stands in LANES copies of the time bias: int64 (S, Q * K), worked out in place."""
+    """Index of each pair's bucket in LANES copies of the time bias: int64 (S, Q * K), in place."""
     lane_K = torch.arange(bucket_SQK.shape[2], device=bucket_SQK.device) % LANES
     return bucket_SQK.add_(lane_K * buckets).flatten(1)
 
@@ -68,10 +67,10 @@ def pointwise_attention(
 
     Args:
         q_BHLC, k_BHLC, v_BHLC: contiguous; queries, keys and values, in the precision of the products.
-        position_LL: p, so low where j > i that SiLU is 0. Scores and biases add up in its precision, which autocast
-            leaves at float32.
+        position_LL: p, so low where j > i that SiLU is 0. Scores and biases add up in its precision (float32 under
+            autocast).
         time_G: g; None: no time bias.
-        tiles: what is worked on together; they cover every pair that may see each other once.
+        tiles: cover every visible pair once.
     """
     return _Attention.apply(q_BHLC, k_BHLC, v_BHLC, position_LL, time_G, tiles)
 

@@ -7,10 +7,9 @@ STEPS = 2**16  # probabilities are rounded to multiples of 1 / STEPS
 
 
 class Dropout(nn.Module):
-    """x * Bernoulli(q) / q in training with q = 1 - p, rounded to 1/65,536; x otherwise.
+    """`nn.Dropout` with 1 - p rounded to 1/65,536, where one draw of 64 random bits decides on four values.
 
-    As `nn.Dropout`, whose draws are made one by one on a CPU: with it they took a sixth of an encoder's step. Here each
-    draw of 64 random bits decides on four values.
+    `nn.Dropout` draws one by one on a CPU, which took a sixth of an encoder's step.
     """
 
     def __init__(self, p: float) -> None:

@@ -1,4 +1,4 @@
-"""What every sequence encoder offers.
+"""The interface of sequence encoders.
 
 Shape suffixes, here and in the encoders (as in torchtitan):
     B  sequences of the batch          L  length of the bucket, at most max_length
@@ -16,8 +16,8 @@ from .recorded import Recorded
 class Encoder(Recorded, nn.Module, ABC):
     """A causal map from the embeddings of a history to one state an event.
 
-    Sequences begin at row 0 and are padded at the end. Row i sees the events 0..i and nothing else: neither later
-    events, nor other sequences of the batch, nor what stands in the padding, nor the bucket's length.
+    Sequences begin at row 0 and are padded at the end. Row i depends on the events 0..i only: not on later events,
+    other sequences, the padding or the bucket's length.
     """
 
     def __init__(self, dim: int, max_length: int) -> None:
@@ -30,7 +30,7 @@ class Encoder(Recorded, nn.Module, ABC):
         """State after each event, from which the next one is predicted.
 
         Shape:
-            x_BLD: raw item embeddings (and whatever the caller adds to them); the encoder scales them itself.
+            x_BLD: raw item embeddings, plus what the caller adds; the encoder scales them.
             length_B: events of each sequence, 0..L.
             time_BL: int64, seconds, when each event happened.
             request_time_BL: int64, seconds; entry i is when event i + 1 is asked for.

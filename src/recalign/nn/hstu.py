@@ -55,7 +55,7 @@ class HSTU(Encoder):
         layers: int = 2,
         heads: int = 1,
         max_length: int = 200,
-        dropout: float = 0.2,
+        dropout: float = 0.5,
         time_bias: bool = True,
         position_bias: bool = True,
         head_dim: int | None = None,

@@ -1,6 +1,6 @@
 """Pooled: recency-weighted means of the history and one gated feed-forward block.
 
-Our own; no attention, so a judge with this encoder fails in other ways than one with HSTU or SASRec, and it is cheap:
+Not from the literature. Cheap and without attention, so that a judge with it fails in other ways than HSTU or SASRec:
 
     m_ri = sum_{j <= i} exp(-a_r (i - j)) x_j / sum_{j <= i} exp(-a_r (i - j))      for each of R learned rates a_r > 0
     h_i  = LN(x_i + W_o Dropout(SiLU(W_g c_i) * W_u c_i))                           c_i = LN([m_1i ... m_Ri])
@@ -26,7 +26,7 @@ class Pooled(Encoder):
 
     Args:
         dim: width of the model, D.
-        max_length: the longest history; says how long a history the caller may send, nothing here depends on it.
+        max_length: the longest history that the caller may send.
         dropout: on the input and inside the feed-forward block.
     """
 

@@ -3,8 +3,7 @@
     log pi(a | q) = s q . e_a - log sum_v exp(s q . e_v)
 
 With q and e L2-normalised by the caller this is the cosine form of HSTU's code, s = 1 / temperature. The exact form
-works through the positions in chunks, so that positions x catalogue is never held, neither forward nor backward. Its
-gradients are written out by hand:
+works in chunks of positions and never holds positions x catalogue, forward or backward, with gradients by hand:
 
     d log pi / d q = s (e_a - sum_v pi_v e_v)             d log pi / d e_v = s (1[v = a] - pi_v) q
 
@@ -25,12 +24,11 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 LOG2_E = math.log2(math.e)
-# Logits held at once: on a CPU few enough for its caches, and so many that what a chunk takes besides its products does
-# not count; on a GPU what keeps it busy.
+# Logits held at once: on a CPU to fit its caches, on a GPU to keep it busy.
 CPU_LOGITS = 6 * 2**20
 GPU_LOGITS = 2**27
-SAFE_EXPONENT = 60  # of 2^x: neither sums of so large terms overflow in float32, nor are ones of -60 lost
-LEAST_ROWS = 32  # with fewer rows a product does nothing but read the catalogue
+SAFE_EXPONENT = 60  # of 2^x: up to here float32 sums neither overflow nor lose the smallest terms
+LEAST_ROWS = 32  # with fewer rows a product is bound by reading the catalogue
 
 
 def log_prob(
@@ -43,16 +41,16 @@ def log_prob(
 ) -> Tensor:
     """log pi(target | query), exact: (T,). Gradients reach queries and items, whatever comes from upstream.
 
-    Nothing but the arguments is kept for the backward pass, which computes each chunk's logits again.
+    The backward pass keeps only the arguments, and computes each chunk's logits again.
 
     Args:
         query_TD: a query for each position.
         item_VD: the whole catalogue.
         target_T: int64, rows of the catalogue.
         scale: factor on the dot products.
-        bound: |q . e| is known not to be larger: 1 for unit vectors. A small one spares the search for each row's
-            largest logit, without which exponentials of large logits would overflow.
-        chunk: positions worked on at once; by default what suits the device.
+        bound: upper bound of |q . e|, 1 for unit vectors; if small, exponentials cannot overflow, and the search for
+            each row's largest logit is skipped.
+        chunk: positions at once; by default what suits the device.
     """
     return _LogProb.apply(query_TD, item_VD, target_T, _Setting(scale, bound, chunk, _product_dtype(query_TD)))
 
@@ -68,7 +66,7 @@ def weighted_nll(
 ) -> Tensor:
     """sum_t weight_t * -log pi(target_t | query_t), a scalar. Gradients reach queries, items and weights.
 
-    The same as with `log_prob`, but loss and gradients come from one pass, which saves a quarter of the products.
+    As with `log_prob`, but loss and gradients come from one pass, which saves a quarter of the products.
     """
     if not torch.is_grad_enabled():
         return -(weight_T * log_prob(query_TD, item_VD, target_T, scale, bound, chunk)).sum()
@@ -85,9 +83,9 @@ def sampled_log_prob(
     scale: float,
     log_count_N: Tensor | None = None,
 ) -> Tensor:
-    """log pi(target | query) over the target and sampled negatives alone: (T,).
+    """log pi(target | query) over the target and sampled negatives: (T,).
 
-    Negatives equal to the target are left out (HSTU's code gives them a logit of -5e4, which is the same).
+    Negatives equal to the target are masked, as by the logit -5e4 in HSTU's code.
 
     Args:
         query_TD: a query for each position.
@@ -96,8 +94,8 @@ def sampled_log_prob(
         target_T: item of each target.
         negative_N: items of the negatives; (T, N) for negatives of their own.
         scale: factor on the dot products.
-        log_count_N: logQ correction, shaped like `negative_N`: the logarithm of how often the item is drawn on average,
-            N q(item). The sum over negatives is then an unbiased estimate of the sum over all items but the target.
+        log_count_N: logQ correction, shaped like `negative_N`: log of the expected number of draws, N q(item). The sum
+            over negatives is then an unbiased estimate of that over all items but the target.
     """
     with torch.autocast(query_TD.device.type, enabled=False):
         query_TD = query_TD.to(target_TD.dtype)
@@ -185,7 +183,7 @@ def _nll_and_gradients(
     nll_T = -setting.scale * (q_TD * positive_TD).sum(dim=1)
     query_grad_TD = -w_T1 * positive_TD
     item_grad_VD = torch.zeros_like(e_VD).index_add_(0, target_T, -w_T1 * q_TD)
-    # a row of ones below the catalogue: the product that mixes items by p also sums p, for nothing
+    # with a row of ones below the catalogue, the product that mixes items by p also sums p
     items_XV = F.pad(e_VD, (0, 1), value=1.0).T.contiguous().to(setting.dtype)
     for c, p_VC, top_C in _chunks(q_TD, e_VD, setting):
         mixed_DC, sum_1C = (items_XV @ p_VC).to(q_TD.dtype).split([e_VD.shape[1], 1])
@@ -197,10 +195,9 @@ def _nll_and_gradients(
 
 
 def _even(q_TD: Tensor, e_VD: Tensor, target_T: Tensor, setting: _Setting) -> tuple[Tensor, Tensor, Tensor]:
-    """Positions padded to whole chunks; the ones added have no weight.
+    """Pad positions to whole chunks; padding has no weight.
 
-    Batches differ in their number of positions, and in bfloat16 a product of a shape that was not seen before costs a
-    CPU more time than the product itself, and memory that it keeps.
+    Batches differ in length, and in bfloat16 a CPU spends more on a new shape than on the product.
     """
     rows = setting.rows(len(q_TD), e_VD)
     added = -len(q_TD) % rows
@@ -208,10 +205,10 @@ def _even(q_TD: Tensor, e_VD: Tensor, target_T: Tensor, setting: _Setting) -> tu
 
 
 def _chunks(q_TD: Tensor, e_VD: Tensor, setting: _Setting) -> Iterator[tuple[slice, Tensor, Tensor | float]]:
-    """Of each chunk: its rows, 2^(logit - top) (V, C) in a buffer that the next chunk overwrites, and top.
+    """Yield each chunk's rows, 2^(logit - top) (V, C) in a buffer that the next chunk overwrites, and top.
 
-    Base 2 because on CPUs `exp2` is many times faster than `exp`; the catalogue first because so each of the three
-    products has its large factor in the order in which a CPU is fastest.
+    Base 2 because `exp2` is many times faster than `exp` on CPUs; the catalogue first because all three products are
+    then in a CPU's fastest memory order.
     """
     query_TD, catalogue_VD = (q_TD * (setting.scale * LOG2_E)).to(setting.dtype), e_VD.to(setting.dtype)
     rows = setting.rows(len(q_TD), e_VD)

@@ -1,7 +1,7 @@
 """Exact ranking over the catalogue in bounded memory.
 
-Scores are worked out in blocks of rows x items. A running top-k and a running count of the items ahead are kept; rows x
-catalogue never is. The products are in the items' precision, under autocast too.
+Scores come in blocks of rows x items; only a running top-k and a running count of the items ahead are kept, never
+rows x catalogue. Products are in the items' precision, also under autocast.
 
 `seen` is a pair of int64 tensors (row_N, item_N): items to leave out for that row.
 
@@ -26,8 +26,8 @@ SCORES = 2**22  # scores held at once
 def top_k(query_TD: Tensor, item_VD: Tensor, k: int, seen: Pairs | None = None) -> tuple[Tensor, Tensor]:
     """The k items of highest dot product with each query, best first: scores (T, K) and items (T, K), int64.
 
-    Of equal scores the lower item comes first, on every device. What is left of a row when its items run out has score
-    -inf and item -1; so has an item whose score is not a number.
+    Ties go to the lower item, on every device. Places without an item left have score -inf and item -1, and so have
+    items whose score is NaN.
     """
     return _top_k(_dot_products(query_TD, item_VD), len(query_TD), k, seen, item_VD)
 
@@ -42,9 +42,8 @@ def top_k_from_scores(score_TV: Tensor, k: int, seen: Pairs | None = None) -> tu
 def target_ranks(query_TD: Tensor, item_VD: Tensor, target_T: Tensor, seen: Pairs | None = None) -> Tensor:
     """Rank of each target by dot product among all items not seen, 1 the best: (T,), int64.
 
-    Items with the target's score count as ahead of it, so that a scorer to which all items are the same gains nothing,
-    and so does everything where the target's score is not a number. A target that was seen is ranked among the unseen
-    items all the same; a target of -1 (not in the catalogue) has rank 0.
+    Ties count as ahead of the target, so that a constant scorer gains nothing; if the target's score is NaN, everything
+    is ahead. A target that was seen is still ranked among the unseen items; a target of -1 (unknown) has rank 0.
     """
     return _ranks(_dot_products(query_TD, item_VD), target_T, len(item_VD), seen)
 
@@ -108,8 +107,7 @@ def _ranks(blocks: Blocks, target_T: Tensor, items: int, seen: Pairs | None) -> 
         target_C = target_T[rows]
         row_C = torch.arange(len(target_C), device=target_C.device)
         skipped = torch.cat([seen_row_N, row_C]), torch.cat([seen_item_N, target_C])
-        # The target's score is read off the blocks that it is compared with: adding up the same product in another
-        # order differs in the last bit, and would break ties.
+        # The target's score comes from the same blocks: summed in another order it would differ in the last bit.
         goal_C = torch.stack([_at(score_CI, start, target_C) for start, score_CI in blocks(rows)]).sum(dim=0)
         for start, score_CI in blocks(rows):
             ahead_CI = ~(score_CI < goal_C[:, None])  # not >=: what is not a number counts as ahead

@@ -1,4 +1,4 @@
-"""Unit vectors, with a gradient of half the passes over memory of that of `torch.nn.functional.normalize`.
+"""L2 normalisation whose gradient takes half the passes over memory of `torch.nn.functional.normalize`'s.
 
 u = x / max(|x|, EPS)      dx = (du - u (u . du)) / max(|x|, EPS)
 """
@@ -13,7 +13,7 @@ EPS = 1e-12
 
 
 def unit(x: Tensor) -> Tensor:
-    """Vectors along the last dimension, made one long; a vector of zeros stays one."""
+    """Normalise along the last dimension; a vector of zeros stays zero."""
     return _Unit.apply(x)
 
 

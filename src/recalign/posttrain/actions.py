@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from recalign.errors import InputError, require_positive
+from recalign.errors import InputError
 from recalign.posttrain.base import PostTraining
 from recalign.posttrain.heads import StateValue, at_own_rate, state_width
 from recalign.posttrain.losses import Figures, clipped_surrogate, group_advantages, kl_estimate
@@ -51,7 +51,6 @@ class SampledActions(PostTraining):
     @classmethod
     def check_settings(cls, given: Mapping[str, Any]) -> None:
         super().check_settings(given)
-        require_positive("model", given, "candidates", "clip", "refresh")
         if (samples := given.get("samples", cls.min_samples)) < cls.min_samples:
             raise InputError(
                 f"{samples} items a state are too few for {cls.__name__}",
@@ -158,11 +157,6 @@ class GRPO(SampledActions):
     """
 
     min_samples = 2
-
-    @classmethod
-    def check_settings(cls, given: Mapping[str, Any]) -> None:
-        super().check_settings(given)
-        require_positive("model", given, "early")
 
     def __init__(self, early: float | None = None, cloning: float = 0.0, lr: float = 8e-6, **sampled: Any) -> None:
         super().__init__(lr=lr, **sampled)

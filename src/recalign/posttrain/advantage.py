@@ -1,8 +1,7 @@
-"""From advantages to weights, and the expected rewards that only a reward model can give.
+"""Event weights w = f(A) of A-SFT and its family, and predicted rewards and values for advantages A_e = r_e - V(s_e).
 
-An advantage is how much better than expected an event was: A_e = r_e - V(s_e). It reaches the module in standard
-deviations of the log's rewards, so that one temperature means the same on every log, and as much as 1 / lambda of
-reranking does.
+Advantages are in standard deviations of the log's rewards, so that one temperature means the same on every log, and the
+same as 1 / lambda of reranking.
 """
 
 from __future__ import annotations
@@ -21,27 +20,27 @@ Transform = Literal["constant", "linear", "exponential", "rank", "sign", "signed
 
 
 def constant(advantage_T: Tensor, temperature: float) -> Tensor:
-    """w = 1: behaviour cloning, on the events that have a reward, so that all methods see the same ones."""
+    """w = 1: behaviour cloning, on events that have a reward, as in all methods."""
     return torch.ones_like(advantage_T).where(~advantage_T.isnan(), torch.nan)
 
 
 def linear(advantage_T: Tensor, temperature: float) -> Tensor:
-    """w = max(A, 0): with no baseline, the reward itself (reward-weighted cloning)."""
+    """w = max(A, 0): without a baseline, reward-weighted cloning."""
     return advantage_T.clamp(min=0)
 
 
 def exponential(advantage_T: Tensor, temperature: float) -> Tensor:
-    """w = exp(A / beta): the tilt of the KL-regularised optimum (AWR, arXiv 1910.00177).
+    """w = exp(A / beta): A-SFT; the tilt of the KL-regularised optimum (AWR, arXiv 1910.00177).
 
-    Given up to a factor that cancels in the loss: the largest weight is 1, so that none overflows.
+    Up to a factor, which cancels in the loss: the largest weight is 1, so that none overflows.
     """
     return ((advantage_T - advantage_T.nan_to_num(nan=-torch.inf).max()) / temperature).exp()
 
 
 def rank(advantage_T: Tensor, temperature: float) -> Tensor:
-    """w = exp((2u - 1) / beta), u the share of the batch that A is above (ties counted half): blind to outliers."""
+    """w = exp((2u - 1) / beta), u the quantile of A in its batch (ties counted half): robust to outliers."""
     known_T = ~advantage_T.isnan()
-    sorted_T = advantage_T.nan_to_num(nan=torch.inf).sort().values  # what has no reward stands last
+    sorted_T = advantage_T.nan_to_num(nan=torch.inf).sort().values  # without a reward: last
     below_T = torch.searchsorted(sorted_T, advantage_T.nan_to_num(nan=torch.inf))
     up_to_T = torch.searchsorted(sorted_T, advantage_T.nan_to_num(nan=torch.inf), right=True)
     u_T = (below_T + up_to_T) / (2 * known_T.sum())
@@ -49,12 +48,12 @@ def rank(advantage_T: Tensor, temperature: float) -> Tensor:
 
 
 def sign(advantage_T: Tensor, temperature: float) -> Tensor:
-    """w = 1[A > 0]: the direction alone (filtered cloning)."""
+    """w = 1[A > 0]: filtered cloning."""
     return (advantage_T > 0).to(advantage_T.dtype)
 
 
 def signed(advantage_T: Tensor, temperature: float) -> Tensor:
-    """w = A: below 0 for what was valued less than expected, which `weighted_likelihood` lowers."""
+    """w = A: `weighted_likelihood` lowers events with a negative weight."""
     return advantage_T
 
 
@@ -77,10 +76,10 @@ def weights(
         advantage_T: A, NaN where an event has no reward: its weight is 0.
         transform: f.
         temperature: beta, in standard deviations of the reward.
-        clip: the largest weight allowed, of either sign, in units of the mean before clipping; None: no limit.
+        clip: largest size of a weight, in units of the mean size before clipping; None: no limit.
 
     Returns:
-        w_T, below 0 under ``signed`` alone, and ``clipped``, the share of the events whose weight was cut.
+        w_T, below 0 under ``signed`` alone, and ``clipped``, the share of weights that were cut.
     """
     w_T = TRANSFORMS[transform](advantage_T, temperature).nan_to_num(nan=0.0)
     if clip is None:
@@ -92,12 +91,12 @@ def weights(
 
 @torch.no_grad()
 def predicted_rewards(reward: RewardEnsemble, self_influence_EF: Tensor, batches: Iterable[Batch]) -> Tensor:
-    """The reward model's expected reward of every target, without the target's own share in it.
+    """The reward model's expected reward of every target, without the target's own influence on it.
 
     Args:
         reward: a reward model.
-        self_influence_EF: how far each event of the table moved the figures of its own item when they were fitted
-            (`recalign.reward.RewardData.self_influence`): it would take what is predicted towards its own reward.
+        self_influence_EF: how far each event moved its own item's factors when they were fitted
+            (`recalign.reward.RewardData.self_influence`), which pulls the prediction towards the event's own reward.
         batches: the targets.
 
     Shape: (events,), NaN elsewhere.
@@ -114,10 +113,10 @@ def predicted_rewards(reward: RewardEnsemble, self_influence_EF: Tensor, batches
 def state_values(
     policy: Policy, reward: RewardEnsemble, batches: Iterable[Batch], rows: int, soft: float | None
 ) -> Tensor:
-    """What the starting policy could expect before every target.
+    """The expected reward under the starting policy before every target.
 
-    V(s) = E_{a ~ pi}[r(s, a)], or, with ``soft`` = lambda, V(s) = lambda log E_{a ~ pi}[exp(r(s, a) / lambda)], which
-    is the exact normaliser of the exponential tilt: pi exp((r - V) / lambda) sums to 1.
+    V(s) = E_{a ~ pi}[r(s, a)], or, with ``soft`` = lambda, V(s) = lambda log E_{a ~ pi}[exp(r(s, a) / lambda)], the
+    normaliser of the exponential tilt: pi exp((r - V) / lambda) sums to 1.
 
     Shape: (rows of the event table,), NaN elsewhere.
     """

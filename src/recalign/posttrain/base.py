@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
-from recalign.errors import InputError
+from recalign.errors import InputError, require_positive
 from recalign.posttrain.data import PostTrainingData
 from recalign.posttrain.keep import KeepRanking
 from recalign.posttrain.losses import Figures
@@ -69,6 +70,11 @@ class PostTraining(PolicyModule):
         self.start, self.keep = start, keep
         self.reference = copy.deepcopy(self.policy).eval().requires_grad_(False)
         self.policy.train(self.drops_out)  # the Trainer leaves the mode as it is
+
+    @classmethod
+    def check_settings(cls, given: Mapping[str, Any]) -> None:
+        super().check_settings(given)
+        require_positive("model", given, "temperature", "clip", "samples", "candidates", "refresh", "early", "k", "cap")
 
     def configure_callbacks(self) -> list[Callback]:
         return [] if self.keep is None else [KeepRanking(self.keep)]

@@ -1,4 +1,4 @@
-"""The logged events with their advantages, computed once before training."""
+"""Logged events with their advantages, computed once before training."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ import polars as pl
 
 from recalign.errors import InputError, require_positive
 from recalign.posttrain.advantage import predicted_rewards, state_values
-from recalign.recommender.checkpoint import Given, Loaded, load_or_copy
-from recalign.recommender.policy import Policy
-from recalign.reward import RewardData, RewardEnsemble
+from recalign.posttrain.upstream import UpstreamData
+from recalign.recommender.checkpoint import Loaded
 from recalign.sequences import Batch, Windows, reward_means
 
 Source = Literal["observed", "predicted", "shrunk"]
@@ -21,7 +20,7 @@ Baseline = Literal["none", "global", "user", "item", "user_item", "value", "soft
 Placebo = Literal["none", "permuted", "random"]
 
 
-class PostTrainingData(RewardData):
+class PostTrainingData(UpstreamData):
     """Training events with an advantage A_e = r_e - V(s_e), in standard deviations of the log's rewards.
 
     Not in standard deviations of the advantage itself: a reward model that knows little predicts much the same for all
@@ -38,11 +37,7 @@ class PostTrainingData(RewardData):
         placebo: ``permuted``: rewards shuffled within the user, before means are taken (with means of true rewards
             the advantage would fall with an item's quality); ``random``: advantages shuffled over all events, with the
             same weights and effective sample size. Neither may gain anything.
-        init_from: checkpoint of the starting policy, where the baseline needs one; null in a configuration: the newest.
-        reward_model: checkpoint of the reward model, where source or baseline need one; null: the newest.
-        policy: the starting policy itself (Python only); copied.
-        reward_net: the reward model itself (Python only); copied. Sources other than ``observed`` need a `Loaded`.
-        **log: what `recalign.reward.RewardData` takes.
+        **upstream: what `UpstreamData` takes.
     """
 
     def __init__(
@@ -51,16 +46,11 @@ class PostTrainingData(RewardData):
         baseline: Baseline = "user",
         soft: float = 1.0,
         placebo: Placebo = "none",
-        init_from: str | None = None,
-        reward_model: str | None = None,
-        policy: Policy | Loaded | None = None,
-        reward_net: RewardEnsemble | Loaded | None = None,
-        **log: Any,
+        **upstream: Any,
     ) -> None:
-        super().__init__(**log)
+        super().__init__(**upstream)
         self.check_settings({"soft": soft})
         self.source, self.baseline, self.soft, self.placebo = source, baseline, soft, placebo
-        self.start, self.reward_model = (init_from, policy), (reward_model, reward_net)
 
     @classmethod
     def check_settings(cls, given: Mapping[str, Any]) -> None:
@@ -104,7 +94,7 @@ class PostTrainingData(RewardData):
     def _rewards(self, observed: np.ndarray, windows: Windows) -> np.ndarray:
         if self.source == "observed":
             return observed
-        loaded = self._loaded("reward", "reward_model", *self.reward_model)
+        loaded = self._there("reward")
         if loaded.self_influence is None:
             raise InputError(
                 "predictions for its own training events need the reward model's self-influence",
@@ -128,8 +118,7 @@ class PostTrainingData(RewardData):
         if self.baseline == "none":
             return np.zeros(rows)
         if self.baseline in ("value", "soft"):
-            policy = self._loaded("policy", "init_from", *self.start).net
-            reward = self._loaded("reward", "reward_model", *self.reward_model).net
+            policy, reward = (self._there(name).net for name in ("policy", "reward"))
             soft = self.soft if self.baseline == "soft" else None
             return state_values(policy, reward, self._batches(windows), rows, soft).double().numpy()
         event = self.frame["event"].to_numpy()
@@ -139,22 +128,21 @@ class PostTrainingData(RewardData):
         return values
 
     def _permutation(self, reward: np.ndarray, windows: Windows) -> np.ndarray:
-        """For each event, whose reward it gets: that of any trained event of its user. Shape: int64 (events,)."""
+        """For each event, the one whose reward it gets: any trained event of its user. Shape: int64 (events,)."""
         event = windows.event[~np.isnan(reward[windows.event])]
         user = self.sequences.frame["user"].to_numpy()[event]
         draw = np.random.default_rng(self.seed).random(len(event))
         origin = np.arange(len(reward))
-        shuffled = event[np.lexsort((draw, user))]  # the events of each user in a random order
+        shuffled = event[np.lexsort((draw, user))]  # each user's events in a random order
         origin[event[np.argsort(user, kind="stable")]] = shuffled
         return origin
 
-    def _loaded(self, name: str, argument: str, path: str | None, given: Given | None) -> Loaded:
-        needed_by = f"source {self.source!r} with baseline {self.baseline!r}"
-        loaded = load_or_copy(path, given, name, where=f"data.{argument}", needed_by=needed_by)
-        loaded.check(self)
-        loaded.net.eval().to(self.device)
+    def _there(self, name: str) -> Loaded:
+        """A network, where the trainer works."""
+        loaded = self.network(name, f"source {self.source!r} with baseline {self.baseline!r}")
+        loaded.net.to(self.device)
         return loaded
 
     def _batches(self, windows: Windows) -> Iterator[Batch]:
-        """All targets once, where the networks are."""
+        """All targets once, where the trainer works."""
         return (batch.to(self.device) for batch in self.loader(windows, seen=False))

@@ -1,4 +1,4 @@
-"""What is preferred to what: pairs of items at one history, made once before training.
+"""Ways to make pairs of items at one history: a winner and its losers.
 
 Legend: E events, T states of a batch, N losers a pair, C candidates, K members of a reward ensemble.
 """
@@ -31,21 +31,21 @@ def logged_pairs(
     candidates: int,
     random: np.random.Generator,
 ) -> np.ndarray:
-    """At each event's history, one of that event and a later one of the same user above the mean, the other below.
+    """Pair each event with a later one of the same user on the other side of the user's mean, at the event's history.
 
-    The items of both were still open then: one that stands in the history already would be lowered as a repetition.
-    Later events are drawn until one lies on the other side of the mean; the one above is the winner. Further losers are
-    those of the drawn that lie below, each item once.
+    The one above the mean wins. Among C later events drawn, the partner is the first on the other side; further losers
+    are those drawn that lie below, each item once. Items that are in the history already are left out: as losers they
+    would be lowered as repetitions.
 
     Args:
-        reward_E: in the order of users and time; NaN where there is none: neither above nor below.
-        mean_E: what is to be expected of the user at each event, before it.
-        first_E: int64, the place in the log where each event's user chose its item for the first time.
-        state_E: int64, the place of the newest event of the history before each.
+        reward_E: in the order of users and time; NaN where there is none (neither above nor below).
+        mean_E: the user's expected reward before each event.
+        first_E: int64, index of the user's first event with the same item.
+        state_E: int64, index of the newest event of the history before each.
         stop_E: int64, one past the last event of each event's user.
         losers: N.
         candidates: C, later events drawn, with replacement.
-        random: what draws.
+        random: the generator.
 
     Returns:
         Positions of winner and losers, -1 where there is none. Shape: int64 (E, 1 + N).
@@ -67,7 +67,7 @@ def logged_pairs(
 
 
 def repeated(item_TC: Tensor) -> Tensor:
-    """Whether the same stands further left in its row. Shape: int64 (T, C) -> bool (T, C)."""
+    """Mark values that occur further left in their row. Shape: int64 (T, C) -> bool (T, C)."""
     sorted_TC, order_TC = item_TC.sort(dim=1, stable=True)
     again_TC = torch.zeros_like(item_TC, dtype=torch.bool)
     again_TC[:, 1:] = sorted_TC[:, 1:] == sorted_TC[:, :-1]
@@ -84,10 +84,10 @@ def by_event(pair: Pair, batches: Iterable[Batch], rows: int, losers: int) -> np
 
 
 class Met:
-    """What each user met in the training part.
+    """The items that each user met in training.
 
     Args:
-        user_E, item_E: int64, those events.
+        user_E, item_E: int64, the training events.
         num_items: V.
     """
 
@@ -102,17 +102,17 @@ class Met:
 
 
 def uniform(num_items: int, count: int) -> Draw:
-    """Candidates drawn from the whole catalogue alike."""
+    """Draw candidates uniformly from the catalogue."""
     return lambda batch: torch.randint(1, num_items + 1, (len(batch.target_T), count))
 
 
 def from_policy(policy: Policy, count: int) -> Draw:
-    """Candidates drawn from a policy."""
+    """Draw candidates from a policy."""
     return lambda batch: policy.sample(policy.encode(batch), count)
 
 
 def target_against(draw: Draw, met: Met, losers: int) -> Pair:
-    """The logged item against the first candidates that its user did not meet, each once."""
+    """Pair the logged item with the first distinct candidates that its user did not meet."""
 
     def pair(batch: Batch) -> Tensor:
         candidate_TC = draw(batch)
@@ -125,14 +125,13 @@ def target_against(draw: Draw, met: Met, losers: int) -> Pair:
 
 
 def apart(draw: Draw, met: Met, reward: RewardEnsemble, width: float, losers: int) -> Pair:
-    """The candidate that is surely best against those that are surely worst, by a reward ensemble.
+    """Pair the candidate with the highest lower bound with those of the lowest upper bounds, by a reward ensemble.
 
-    The interval of a candidate is its mean over the members, give or take ``width`` standard deviations between them.
-    The winner is the candidate with the highest lower bound, the losers are those with the lowest upper bounds, and the
-    pair is kept if LB(winner) > UB(loser) for each of them. What the user met, or was drawn twice, is passed over.
+    A candidate's interval is its mean over the members +- ``width`` standard deviations between them. A pair is kept if
+    LB(winner) > UB(loser) for every loser. Items that the user met and repeated draws are left out.
 
     The rejection-sampling form of DPO and IPO in the A-SFT post (Netflix TechBlog, October 2025), whose own wording
-    would keep intervals that overlap; how many candidates and how wide an interval is not public.
+    would keep overlapping intervals; its number of candidates and width are not public.
     """
 
     def pair(batch: Batch) -> Tensor:

@@ -12,9 +12,7 @@ import torch
 
 from recalign.errors import InputError
 from recalign.posttrain.pairing import Met, Pair, apart, by_event, from_policy, logged_pairs, target_against, uniform
-from recalign.recommender.checkpoint import Loaded, load_or_copy
-from recalign.recommender.policy import Policy
-from recalign.reward import RewardData, RewardEnsemble
+from recalign.posttrain.upstream import UpstreamData
 from recalign.sequences import Windows
 from recalign.sequences.splits import TRAIN
 
@@ -46,7 +44,7 @@ KINDS: dict[Pairing, Kind] = {
 }
 
 
-class PairData(RewardData):
+class PairData(UpstreamData):
     """Pairs (history, winner, losers), at the histories of training events.
 
     - ``logged``: of two logged events of a user, one with a reward above the user's earlier mean against one below it,
@@ -65,11 +63,7 @@ class PairData(RewardData):
         losers: N, items that each winner is preferred to.
         candidates: items or later events drawn at each history, from which pairs are taken.
         width: ``ensemble``: half the width of an interval, in standard deviations between the members.
-        init_from: checkpoint of the starting policy, where pairs need one; null in a configuration: the newest.
-        reward_model: checkpoint of a reward model with several members, where pairs need one; null: the newest.
-        policy: the starting policy itself (Python only); copied.
-        reward_net: the reward model itself (Python only); copied.
-        **log: what `recalign.reward.RewardData` takes.
+        **upstream: what `UpstreamData` takes.
 
     Raises (before training):
         InputError: no pair can be made.
@@ -81,17 +75,12 @@ class PairData(RewardData):
         losers: int = 1,
         candidates: int = 16,
         width: float = 1.0,
-        init_from: str | None = None,
-        reward_model: str | None = None,
-        policy: Policy | Loaded | None = None,
-        reward_net: RewardEnsemble | Loaded | None = None,
-        **log: Any,
+        **upstream: Any,
     ) -> None:
-        super().__init__(**log)
+        super().__init__(**upstream)
         self.check_settings({"losers": losers, "candidates": candidates})
         self.pairs: Pairing = pairs
         self.losers, self.candidates, self.width = losers, candidates, width
-        self.start, self.reward_model = (init_from, policy), (reward_model, reward_net)
 
     @classmethod
     def check_settings(cls, given: Mapping[str, Any]) -> None:
@@ -163,10 +152,10 @@ class PairData(RewardData):
         met = Met(trained["user"].cast(pl.Int64).to_numpy(), trained["item_id"].to_numpy(), self.num_items)
         if self.pairs == "sampled":
             return target_against(uniform(self.num_items, self.candidates), met, self.losers)
-        draw = from_policy(self._upstream("policy", "init_from", *self.start), self.candidates)
+        draw = from_policy(self.network("policy", f"pairs {self.pairs!r}").net, self.candidates)
         if self.pairs == "generated":
             return target_against(draw, met, self.losers)
-        reward = self._upstream("reward", "reward_model", *self.reward_model)
+        reward = self.network("reward", f"pairs {self.pairs!r}").net
         if reward.members == 1:
             raise InputError(
                 "intervals need several members, and this reward model has one",
@@ -174,9 +163,3 @@ class PairData(RewardData):
                 remedy="train an ensemble: recalign fit reward --model.members 5",
             )
         return apart(draw, met, reward, self.width, self.losers)
-
-    def _upstream(self, name: str, argument: str, path: str | None, given: Any) -> Any:
-        needed_by = f"pairs {self.pairs!r}"
-        loaded = load_or_copy(path, given, name, where=f"data.{argument}", needed_by=needed_by)
-        loaded.check(self)
-        return loaded.net.eval()

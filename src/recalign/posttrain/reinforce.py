@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
-from recalign.errors import require_positive
 from recalign.posttrain.base import PostTraining
 from recalign.posttrain.losses import Figures, top_k_reinforce
 from recalign.sequences import Batch
@@ -30,11 +28,6 @@ class Reinforce(PostTraining):
 
     FIGURES = "reinforce"
     drops_out = False
-
-    @classmethod
-    def check_settings(cls, given: Mapping[str, Any]) -> None:
-        super().check_settings(given)
-        require_positive("model", given, "k", "cap")
 
     def __init__(self, k: int = 10, cap: float = 10.0, lr: float = 1.5e-5, **training: Any) -> None:
         super().__init__(lr=lr, **training)

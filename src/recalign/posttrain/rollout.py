@@ -5,7 +5,7 @@ Shape suffixes: T states, C candidates of each, S items drawn at each, L events 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +26,7 @@ class Environment(nn.Module):
 
     def __init__(self, loaded: Loaded) -> None:
         super().__init__()
-        self.loaded = loaded
+        self.loaded = replace(loaded, self_influence=None)  # which is long, and not needed here
         self.reward: RewardEnsemble = loaded.net.requires_grad_(False)
         self.mean, self.scale = 0.0, 1.0
 

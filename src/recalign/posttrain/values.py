@@ -44,7 +44,7 @@ class ValueMethod(PostTraining):
     @classmethod
     def check_settings(cls, given: Mapping[str, Any]) -> None:
         super().check_settings(given)
-        require_positive("model", given, "samples")
+        require_positive("model", given, "beta", or_zero=True)
 
     def __init__(self, value_lr: float = 1e-2, lr: float = 5e-5, **training: Any) -> None:
         super().__init__(lr=lr, **training)
@@ -75,11 +75,6 @@ class CQL(ValueMethod):
     """
 
     critic: StateValue
-
-    @classmethod
-    def check_settings(cls, given: Mapping[str, Any]) -> None:
-        super().check_settings(given)
-        require_positive("model", given, "temperature")
 
     def __init__(self, temperature: float = 0.1, alpha: float = 0.5, **values: Any) -> None:
         super().__init__(**values)
@@ -120,7 +115,6 @@ class IQL(ValueMethod):
     @classmethod
     def check_settings(cls, given: Mapping[str, Any]) -> None:
         super().check_settings(given)
-        require_positive("model", given, "beta", or_zero=True)
         if not 0 < given.get("expectile", 0.5) < 1:
             what = f"{given['expectile']} is no expectile"
             raise InputError(what, where="model.expectile", remedy="give one between 0 and 1")
@@ -157,11 +151,6 @@ class AWAC(ValueMethod):
     """
 
     critic: ItemValue
-
-    @classmethod
-    def check_settings(cls, given: Mapping[str, Any]) -> None:
-        super().check_settings(given)
-        require_positive("model", given, "beta", or_zero=True)
 
     def __init__(self, beta: float = 3.0, samples: int = 8, **values: Any) -> None:
         super().__init__(**values)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
-from recalign.errors import InputError, require_positive
+from recalign.errors import InputError
 from recalign.posttrain.advantage import Transform, weights
 from recalign.posttrain.base import PostTraining
 from recalign.posttrain.losses import Figures, weighted_likelihood
@@ -40,11 +39,6 @@ class WeightedSFT(PostTraining):
     """
 
     FIGURES = "advantage"
-
-    @classmethod
-    def check_settings(cls, given: Mapping[str, Any]) -> None:
-        super().check_settings(given)
-        require_positive("model", given, "temperature", "clip")
 
     def __init__(
         self,

@@ -222,27 +222,6 @@ def load_weights(net: nn.Module, weights: dict[str, torch.Tensor], *, where: str
         )
 
 
-def warm_start(net: nn.Module, path: str | Path, name: str) -> str | None:
-    """Load what fits by name from a checkpoint's ``policy`` or ``reward``; report the rest.
-
-    Returns:
-        Digest of the catalogue that it was trained on.
-
-    Raises:
-        InputError: the checkpoint cannot be read, holds no such network, or holds one of another shape.
-    """
-    checkpoint = read_checkpoint(path)
-    weights = weights_of(checkpoint, name)
-    if not weights:
-        raise InputError(
-            f"the checkpoint holds no {name}",
-            where=str(path),
-            remedy=f"give a checkpoint of a stage that trains a {name}",
-        )
-    load_weights(net, weights, where=str(path), partial=True)
-    return checkpoint.get("catalogue")
-
-
 def check_catalogue(loaded: str | None, current: str, where: str) -> None:
     """Refuse a network that was trained on another catalogue.
 

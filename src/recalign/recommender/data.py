@@ -1,4 +1,4 @@
-"""Behaviour cloning reads no reward, so it trains on everybody."""
+"""Behaviour cloning reads no reward, so it may train on all users."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the rewards of earlier events enter a model."""
+"""Embeds the rewards of earlier events."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ from torch import Tensor, nn
 
 
 class Feedback(nn.Module):
-    """Adds to each event of a history what its reward was.
+    """A linear embedding of each event's standardised reward, to be added to the event's embedding.
 
-    The reward of event i stands at event i, from which event i + 1 is predicted: earlier feedback is seen, an event's
-    own never. Rewards are read in standard deviations from their mean, so that their unit does not matter.
+    The state at event i, which predicts event i + 1, sees rewards up to event i: an event's own reward is never seen.
 
     Args:
-        dim: D, of the embeddings it is added to.
+        dim: D, width of the embeddings.
     """
 
     mean: Tensor

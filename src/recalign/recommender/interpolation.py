@@ -1,4 +1,4 @@
-"""How much of its ranking a policy keeps, and how far it may go so that enough is kept."""
+"""Interpolate between two policies so that enough of the ranking is kept."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from recalign.recommender.policy import Policy
 from recalign.sequences import Batch
 
 KEEP = 0.97
-"""Share of the start's NDCG@10 that is kept on validation unless something else is asked for."""
-HALVINGS = 4  # of what is left of the way: it ends within a sixteenth of where it could
+"""Share of the start's NDCG@10 on validation that is kept by default."""
+HALVINGS = 4  # bisection steps: alpha is found to a sixteenth
 
 
 def require_share(keep: float | None, where: str) -> None:
-    """Refuse what is no share to keep.
+    """Check a share of the ranking to keep.
 
     Raises:
-        InputError: it is not above 0 and at most 1, nor None.
+        InputError: it is neither None nor above 0 and at most 1.
     """
     if keep is not None and not 0 < keep <= 1:
         raise InputError(
@@ -31,17 +31,16 @@ def require_share(keep: float | None, where: str) -> None:
 
 
 def largest_interpolation(kept: Callable[[float], float], enough: float) -> tuple[float, float]:
-    """How far one may go from 0 towards 1, and what is kept there; all the way where enough is kept at its end.
+    """Find by bisection the largest alpha in 0..1 that keeps enough; 0 if already 1/16 does not.
 
-    Searched by halving, so where more is lost the further one goes; 0 if too much is lost at 1/16 already. Nothing is
-    measured at 0, where all is kept.
+    Assumes that the share falls with alpha, and is 1 at 0.
 
     Args:
-        kept: share that is kept, by how far one has gone.
-        enough: share that has to be kept, at most 1.
+        kept: the share kept at an alpha.
+        enough: the share to keep, at most 1.
 
     Returns:
-        How far, 0..1, and the share kept there: at least `enough`.
+        alpha, and the share kept there, at least `enough`.
     """
     if (share := kept(1.0)) >= enough:
         return 1.0, share
@@ -57,12 +56,12 @@ def largest_interpolation(kept: Callable[[float], float], enough: float) -> tupl
 
 @torch.no_grad()
 def ndcg(policy: Policy, batches: Iterable[Batch], device: torch.device) -> float:
-    """NDCG@10 over the whole catalogue without what was seen, of the targets of some batches; nan where there is none.
+    """NDCG@10 over the full catalogue without what was seen, of all targets of some batches; NaN if there is none.
 
     Args:
         policy: on the device, in evaluation mode.
         batches: with what was seen.
-        device: that they go to.
+        device: batches are moved to it.
     """
     metric = RankMetrics((10,), sync_on_compute=False)
     metric.to(device)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from recalign.errors import InputError
 from recalign.nn import HSTU, Encoder
-from recalign.recommender.checkpoint import check_catalogue, warm_start
+from recalign.recommender.checkpoint import Loaded, load_net, load_weights
 from recalign.recommender.policy import SequencePolicy
 from recalign.recommender.training import PolicyModule
 from recalign.sequences import Batch
@@ -68,8 +68,11 @@ class Recommender(PolicyModule):
         self.save_hyperparameters(logger=False, ignore=["top_k"])
         self.negatives = negatives
         self.hidden_U: Tensor | None = None  # users whose rewards no policy may learn from
-        self.start = init_from
-        self.catalogue = warm_start(self.policy, init_from, "policy") if init_from else None
+        self.start: Loaded | None = None
+        if init_from:
+            self.start = load_net(init_from, "policy")
+            load_weights(self.policy, self.start.net.state_dict(), where=init_from, partial=True)
+            self.start = dataclasses.replace(self.start, net=None)
 
     @classmethod
     def upstream(cls, init_args: dict[str, Any]) -> dict[str, str]:
@@ -77,8 +80,8 @@ class Recommender(PolicyModule):
         return {"init_from": "recommender"} if init_args.get("init_from") else {}
 
     def setup(self, stage: str) -> None:
-        if self.start is not None:
-            check_catalogue(self.catalogue, self.data.sequences.catalogue, self.start)
+        if self.start:
+            self.start.check(self.data)
         self.hidden_U = None
         if stage == "fit" and self.policy.past_rewards is not None:
             seen_U = self.data.sequences.users_in("A")

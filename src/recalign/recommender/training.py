@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import polars as pl
 import torch
@@ -50,6 +50,8 @@ class StageModule(LightningModule):
     Logs ``speed/events_per_second``: targets trained on over seconds of training, validation left out.
     """
 
+    UPSTREAM: ClassVar[dict[str, str]] = {}
+    """Arguments that name another stage's checkpoint, and that stage."""
     handed_over: tuple[str, ...] = ()
     """Names of the attributes that hold networks for later stages."""
 
@@ -101,10 +103,13 @@ class StageModule(LightningModule):
         self.events = checkpoint["facts"]["events"]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        # networks become plain values, so that the checkpoint can be read with weights_only
+        # Networks become plain values, so that the checkpoint can be read with weights_only. An upstream checkpoint
+        # that was not named (its network was given in Python) is left out, or --ckpt_path would compare it.
         given = checkpoint.get("hyper_parameters", {})
-        plain = {k: recipe(v) if isinstance(v, Recorded) else v for k, v in given.items()}
-        checkpoint["hyper_parameters"] = {"_class_path": class_path(type(self))} | plain
+        kept = {k: v for k, v in given.items() if v is not None or k not in self.UPSTREAM}
+        plain = {k: recipe(v) if isinstance(v, Recorded) else v for k, v in kept.items()}
+        own = {"_class_path": class_path(type(self)), "num_items": self.data.num_items}
+        checkpoint["hyper_parameters"] = own | plain
         checkpoint["recipes"] = {name: recipe(getattr(self, name)) for name in self.handed_over}
         checkpoint["catalogue"] = self.data.sequences.catalogue
         checkpoint["users"] = asdict(self.data.cohort)

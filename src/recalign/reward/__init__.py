@@ -1,8 +1,9 @@
-"""The reward model, its judges, and how far they may be trusted."""
+"""The reward model, the judges, and how far they can be trusted."""
 
 from recalign.reward.data import RewardData
 from recalign.reward.heads import Head, MeanHead, OrdinalHead, QuantileHead
-from recalign.reward.module import Judge, RewardModel
+from recalign.reward.judge import Judge
+from recalign.reward.module import RewardModel
 from recalign.reward.net import RewardEnsemble, RewardNet
 from recalign.reward.trust import Trust
 

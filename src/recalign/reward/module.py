@@ -14,7 +14,7 @@ from torch import Tensor
 
 from recalign import files
 from recalign.errors import InputError, require_positive
-from recalign.nn import Encoder, Pooled
+from recalign.nn import Encoder
 from recalign.recommender import Policy
 from recalign.recommender.checkpoint import Loaded, load_net, load_or_copy, load_weights, read_checkpoint
 from recalign.recommender.training import StageModule, adamw
@@ -151,7 +151,7 @@ class RewardModel(StageModule):
         Raises:
             InputError: a head cannot model its rewards, or a further reward cannot be used.
         """
-        self.auxiliary_EA = torch.from_numpy(data.auxiliary_rewards.fill_null(float("nan")).to_numpy())
+        self.auxiliary_EA = torch.tensor(data.auxiliary_rewards.fill_null(float("nan")).to_numpy())
         self.reward.add_auxiliary(list(data.auxiliary))
         reward, item = data.rated["reward"].to_numpy(), data.rated["item_id"].to_numpy()
         for net in self.reward.nets:
@@ -192,7 +192,7 @@ class RewardModel(StageModule):
 
     def _losses(self, net: RewardNet, batch: Batch, weight_MT: Tensor) -> dict[str, Tensor]:
         """The terms of one network's loss."""
-        h_TD, table_VD, item_T = net.encode(batch), net.table_VD, batch.target_T
+        h_TD, table_VD, item_T = net.trunk.encode(batch), net.table_VD, batch.target_T
         summary = net.summarise(batch, h_TD)
         user_MTS = net.user_side(summary)
         influence_MT = net.self_influence(user_MTS, self.self_influence_EF[batch.event_T])
@@ -287,49 +287,3 @@ class RewardModel(StageModule):
     def _load_trust(self, checkpoint: dict[str, Any]) -> None:
         if "trust" in checkpoint["facts"]:
             self.trust = Trust(**checkpoint["facts"]["trust"])
-
-
-class Judge(RewardModel):
-    """A reward model that scores other models: trained from scratch, on other users, with another encoder.
-
-    Args:
-        num_items: V; linked from the data by the command.
-        encoder: of another architecture or size than the training reward model's; null: `Pooled` of width 32. Copied.
-        members: K, reward models in the ensemble.
-        share: by default ``nothing``, because the mistakes of a shared encoder would be those of all members.
-        head: of the reward; null: a mean. Copied.
-        lr: AdamW's learning rate.
-        weight_decay: AdamW's, on matrices only.
-    """
-
-    UPSTREAM: ClassVar[dict[str, str]] = {}
-
-    def __init__(
-        self,
-        num_items: int,
-        encoder: Encoder | None = None,
-        members: int = 3,
-        share: Literal["trunk", "nothing"] = "nothing",
-        head: Head | None = None,
-        lr: float = 3e-3,
-        weight_decay: float = 0.1,
-    ) -> None:
-        super().__init__(
-            num_items,
-            encoder=Pooled(dim=32) if encoder is None else encoder,
-            members=members,
-            share=share,
-            head=head,
-            cooccurrence_dim=0,  # of few users' choices, each user's own are too large a part
-            lr=lr,
-            weight_decay=weight_decay,
-        )
-
-    def setup(self, stage: str) -> None:
-        if self.data.users not in ("B1", "B2"):
-            raise InputError(
-                f"a judge on users {self.data.users} would have learned from the rewards that taught what it judges",
-                where="data.users",
-                remedy="train judges on B1 (they select settings) or B2 (they report)",
-            )
-        super().setup(stage)

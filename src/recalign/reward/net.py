@@ -130,12 +130,8 @@ class RewardNet(Scorer):
         """The items' features: the trunk's embeddings and the item factors. Shape: (V, D + R)."""
         return torch.cat([self.trunk.item_embedding.weight[1:], self.item_factors.weight[1:]], dim=1)
 
-    def encode(self, batch: Batch) -> Tensor:
-        """The trunk's states. Shape: (T, D)."""
-        return self.trunk.encode(batch)
-
     def summarise(self, batch: Batch, h_TD: Tensor) -> tuple[Tensor, Tensor]:
-        """Summarise the history before each target.
+        """Summarise the history before each target, given the trunk's states of it.
 
         Returns:
             (T, D + R): the trunk's states beside the folded-in factors, averaged over members, and (M, T, 1 + R): each
@@ -228,13 +224,13 @@ class RewardEnsemble(Recorded, nn.Module):
         """Each member's expectation of a further reward. Shape: as `predictions`."""
         parts = []
         for net in self.nets:
-            scorer, (x_TD, _) = net.auxiliary[name], net.summarise(batch, net.encode(batch))
+            scorer, (x_TD, _) = net.auxiliary[name], net.summarise(batch, net.trunk.encode(batch))
             parts.append(scorer.predictions(scorer.project(x_TD), net.table_VD, item))
         return torch.cat(parts)
 
     def states(self, batch: Batch) -> Tensor:
         """The user side of each member's scores before each target, to be given to `predict`. Shape: (K, T, S)."""
-        return torch.cat([net.user_side(net.summarise(batch, net.encode(batch))) for net in self.nets])
+        return torch.cat([net.user_side(net.summarise(batch, net.trunk.encode(batch))) for net in self.nets])
 
     def predictions(self, states: Tensor, item: Tensor | None = None) -> Tensor:
         """Each member's expected reward, in the log's own unit.

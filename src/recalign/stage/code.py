@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import importlib.util
 import sys
-import sysconfig
 from collections.abc import Iterable
 from functools import cache
 from importlib.metadata import packages_distributions, version
@@ -84,8 +83,10 @@ def _installed(package: str) -> bool:
     if package == PACKAGE:
         return False
     spec = None if package in sys.stdlib_module_names else importlib.util.find_spec(package)
-    places = tuple(sysconfig.get_path(name) for name in ("purelib", "platlib"))
-    return package in sys.stdlib_module_names or (spec is not None and str(spec.origin).startswith(places))
+    places = {"site-packages", "dist-packages"}  # of this environment, or of one that it borrows from
+    return package in sys.stdlib_module_names or (
+        spec is not None and not places.isdisjoint(Path(str(spec.origin)).parts)
+    )
 
 
 @cache

@@ -15,9 +15,9 @@ from recalign.stage.classes import Argument, arguments_of, classes_in, imported,
 from recalign.stage.given import CLASS, set_keys, sources
 
 GIVEN_BY = {
-    "model": "a stage's YAML: --config conf/recommender.yaml",
-    "methods": "a chain's YAML: --config conf/chain/ml-100k.yaml",
-    "data": "a log's YAML: --config conf/data/ml-100k.yaml",
+    "model": "a stage's YAML: recalign fit recommender",
+    "methods": "a chain's YAML: recalign chain ml-100k",
+    "data": "a log's YAML: recalign check ml-100k",
 }
 OTHER_COMMAND = {"methods": "this is a chain's YAML: recalign chain", "model": "this is a stage's YAML: recalign fit"}
 SEE = "see --help for what may be given"

@@ -197,7 +197,7 @@ def _require_class(settings: Settings, source: str) -> None:
         raise InputError(
             "data has values but no class yet",
             where=source,
-            remedy="a log's YAML comes after the stage's: --config conf/recommender.yaml --config conf/data/LOG.yaml",
+            remedy="a log's YAML comes after the stage's: recalign fit recommender LOG",
         )
 
 

@@ -85,8 +85,8 @@ class Manifest:
 def run_key(config: dict[str, Any], fingerprint: str | None, upstream: dict[str, dict[str, str]]) -> str:
     """All that determines a run's result, as one hex digest: settings, data, checkpoints that it starts from, code.
 
-    Where the run (``run``), the raw log (``data.root``) and its cache (``data.cache``) lie does not count, nor how
-    items and checkpoints are called; the bytes of the data and of the checkpoints do.
+    Where the run and the raw log lie (``run``, ``data.root``, ``data.cache``) does not count, nor do the names of
+    checkpoints and the titles of items; the bytes of the data and of the checkpoints do.
 
     Args:
         config: the resolved configuration of a ``fit``.

@@ -99,7 +99,7 @@ def require(upstreams: list[Upstream], log: str) -> None:
             raise InputError(
                 f"there is no finished {upstream.stage} run of the log {log!r} to start from",
                 where=upstream.key,
-                remedy=f"first run that stage on it: recalign fit --config conf/{upstream.stage}.yaml [--config ...]",
+                remedy=f"first run that stage on it: recalign fit {upstream.stage} LOG",
             )
         read_checkpoint(upstream.path)
 

@@ -1,4 +1,4 @@
-"""Every method's loss as a plain function of tensors: a scalar, and the figures to log. One file a family."""
+"""Every method's loss as a function of tensors: a scalar, and figures to log. One file a family."""
 
 from recalign.posttrain.losses.actions import clipped_surrogate, group_advantages, kl_estimate, top_k_reinforce
 from recalign.posttrain.losses.figures import Figures

@@ -1,4 +1,4 @@
-"""What a loss gives beside its scalar."""
+"""What a loss returns beside its scalar."""
 
 from __future__ import annotations
 

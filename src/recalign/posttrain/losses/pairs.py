@@ -1,4 +1,4 @@
-"""Preferences: what was valued against what was valued less (DPO, IPO, S-DPO, SimPO), and good against bad (KTO).
+"""Preferences: winners against losers (DPO, IPO, S-DPO, SimPO), and good against bad events (KTO).
 
 Legend: T states, N items that each state's winner is preferred to, Delta = log pi(y | s) - log pi_ref(y | s) the
 log-ratio of an item y to the reference, Delta+ that of the winner, Delta- that of a loser.
@@ -21,7 +21,7 @@ PairLoss = Literal["dpo", "ipo", "sdpo", "simpo"]
 def dpo(winner_T: Tensor, loser_TN: Tensor, beta: float, gamma: float) -> Tensor:
     """L = mean -log sigma(beta (Delta+ - Delta-)): direct preference optimisation (arXiv 2305.18290, equation 7).
 
-    Of several losers each makes a pair of its own.
+    With several losers, each makes a pair.
     """
     return -logsigmoid(beta * (winner_T[:, None] - loser_TN)).mean()
 
@@ -29,7 +29,7 @@ def dpo(winner_T: Tensor, loser_TN: Tensor, beta: float, gamma: float) -> Tensor
 def ipo(winner_T: Tensor, loser_TN: Tensor, beta: float, gamma: float) -> Tensor:
     """L = mean (Delta+ - Delta- - 1 / (2 beta))^2: identity preference optimisation (arXiv 2310.12036).
 
-    It asks for a margin, and no more. Form and name of beta as in TRL's `dpo_trainer.py`.
+    It asks for a fixed margin. Form and name of beta as in TRL's `dpo_trainer.py`.
     """
     return (winner_T[:, None] - loser_TN - 1 / (2 * beta)).square().mean()
 
@@ -45,7 +45,7 @@ def sdpo(winner_T: Tensor, loser_TN: Tensor, beta: float, gamma: float) -> Tenso
 def simpo(winner_T: Tensor, loser_TN: Tensor, beta: float, gamma: float) -> Tensor:
     """L = mean -log sigma(beta (log pi(y+ | s) - log pi(y- | s)) - gamma): SimPO (arXiv 2405.14734).
 
-    Takes log-probabilities where the others take log-ratios. An item is one answer, so nothing is divided by a length.
+    Takes log-probabilities where the others take log-ratios. An item has length 1, so nothing is normalised by it.
     """
     return -logsigmoid(beta * (winner_T[:, None] - loser_TN) - gamma).mean()
 
@@ -73,8 +73,8 @@ def preference(
         gamma: the margin that SimPO asks for; the others read none.
 
     Returns:
-        The loss, and ``accuracy``, the share of pairs whose winner stands above the loser; ``margin``, the mean of
-        Delta+ - Delta-; ``winner`` and ``loser``, the means of either: both may fall while the margin grows.
+        The loss, and ``accuracy``, the share of pairs with Delta+ > Delta-; ``margin``, the mean of Delta+ - Delta-;
+        ``winner`` and ``loser``, their means: both may fall while the margin grows.
     """
     gap_TN = winner_T[:, None] - loser_TN
     figures = {
@@ -96,8 +96,8 @@ def kto(
 ) -> tuple[Tensor, Figures]:
     """L = mean of lambda (1 - sigma(+-beta (Delta - z))): Kahneman-Tversky optimisation (arXiv 2402.01306).
 
-    An item is good (+) or bad (-) by itself, without a pair. z is how far the policy has moved from the reference on
-    items that have nothing to do with the state: max(mean Delta of mismatched pairs, 0), as in TRL's `kto_trainer.py`.
+    An item is good (+) or bad (-) by itself, without a pair. z, the reference point, is max(mean Delta of items that do
+    not belong to the state, 0), as in TRL's `kto_trainer.py`.
 
     Args:
         ratio_T: Delta of each state's own item.

@@ -26,12 +26,12 @@ def conservative(q_T: Tensor, all_T: Tensor, reward_T: Tensor, alpha: float) -> 
 
     Args:
         q_T: Q(s, a) of the logged items.
-        all_T: logsumexp over the catalogue, at whatever temperature: tau log sum_b exp(Q(s, b) / tau).
+        all_T: logsumexp over the catalogue at temperature tau: tau log sum_b exp(Q(s, b) / tau).
         reward_T: r.
-        alpha: of the second term, which holds down what was not chosen.
+        alpha: weight of the second term, which lowers items that were not chosen.
 
     Returns:
-        The loss, and ``td``, the mean squared error, and ``gap``, the second term without alpha: never negative.
+        The loss, and ``td``, the mean squared error, and ``gap``, the second term without alpha, at least 0.
     """
     td, gap = squared_error(q_T, reward_T), mean_known(all_T - q_T, reward_T)
     return td / 2 + alpha * gap, {"td": td.detach(), "gap": gap.detach()}
@@ -58,7 +58,7 @@ def exponential_weights(advantage_T: Tensor, beta: float, reward_T: Tensor) -> T
 def actor_critic_weights(q_T: Tensor, other_TN: Tensor, reward_T: Tensor) -> Tensor:
     """w = max(A, 0), A = Q(s, a) - mean_n Q(s, b_n) over sampled items b_n (SA2C, arXiv 2111.03474). No gradient.
 
-    The source weighs by A itself; an item that is worth less than a random one is left out here, not unlearned.
+    The source weighs by A itself; here an item worth less than random ones is left out, not unlearned.
 
     Shape: (T,), (T, N), (T,) -> (T,), 0 where there is no reward.
     """

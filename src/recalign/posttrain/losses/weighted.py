@@ -18,12 +18,12 @@ def weighted_likelihood(logp_T: Tensor, weight_T: Tensor, start_T: Tensor | None
     exponential reward weighting (w = exp(r / beta); arXiv 2603.10279) and A-SFT (w = f(r - V); Netflix TechBlog,
     October 2025, whose own formula is not public; the closest published one is AWR, arXiv 1910.00177).
 
-    An item with w < 0 is lowered, by how much is left of it: g' = min(pi / pi_start, 1), so that it cannot be driven
-    off without end as under w log pi. This is the taper of TOPR (arXiv 2503.14286), with the starting policy, cloned
-    from the log, for the one that chose; Delta = log pi - log pi_start, g = exp(Delta) below 0 and 1 + Delta above.
+    Items with w < 0 are lowered with slope g' = min(pi / pi_start, 1), which vanishes as they become unlikely, unlike
+    that of w log pi. This is the taper of TOPR (arXiv 2503.14286), with the start, cloned from the log, as behaviour
+    policy: Delta = log pi - log pi_start, g = exp(Delta) below 0 and 1 + Delta above.
 
-    The sums run over a batch. Dividing by the sum of the weights makes the step's size independent of their scale. If
-    every weight is 0, so is the loss.
+    Sums run over a batch. Dividing by the sum of the weights makes the step's size independent of their scale. If every
+    weight is 0, so is the loss.
 
     Args:
         logp_T: log pi(a_t | s_t).
@@ -52,5 +52,5 @@ def weighted_likelihood(logp_T: Tensor, weight_T: Tensor, start_T: Tensor | None
 
 
 def _tapered(delta_T: Tensor) -> Tensor:
-    """g: its slope is the ratio exp(delta), and 1 where that is larger."""
+    """g, with slope min(exp(delta), 1)."""
     return torch.where(delta_T > 0, 1 + delta_T, delta_T.clamp(max=0).exp())

@@ -1,0 +1,70 @@
+"""Every method as the command runs it, from one tiny chain's recommender and reward model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+
+METHODS = [
+    "ppo",
+    "grpo",
+    "ecpo",
+    "reinforce",
+    "cql",
+    "iql",
+    "awac",
+    "sa2c",
+    "return_conditioned",
+    "dpo",
+    "ipo",
+    "sdpo",
+    "simpo",
+    "kto",
+]
+UPSTREAM = {"model.init_from": "recommender", "data.reward_model": "reward"}
+PAIRS = {"dpo": "ensemble", "ipo": "generated"}  # as YAML has them: logged, and sampled for S-DPO
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tiny.Said]:
+    """A chain's folder, and what it said."""
+    folder = tiny.prepare(tmp_path_factory.mktemp("tiny"))
+    settings = [f"--stages.{method}.data.pairs={pairs}" for method, pairs in PAIRS.items()]
+    settings += ["--stages.reward.model.members=2", "--stages.dpo.data.width=0.1"]
+    return folder, tiny.chain(folder, f"--methods=[start, {', '.join(METHODS)}]", *settings)
+
+
+def test_every_method_and_every_kind_of_pair_runs_through_the_command(chain):
+    folder, said = chain
+    assert said.code == 0, said.err
+    assert f"evaluation, seed 0: start, {', '.join(METHODS)}" in said.out
+    for method in METHODS:
+        assert (folder / "runs/tiny" / method / "seed-0/checkpoints/best.ckpt").is_file()
+
+
+def test_a_run_that_was_interrupted_ends_as_one_that_was_not(chain, monkeypatch):
+    monkeypatch.setattr("recalign.posttrain.keep.largest_interpolation", lambda kept, enough: (0.5, 1.0))
+    folder, _ = chain
+
+    def fit(name, epochs, *more):
+        words = ["--config=conf/asft.yaml", "--config=conf/data/simulated.yaml", "--data.root=data"]
+        words += [f"--{key}={folder}/runs/tiny/{run}/seed-0/checkpoints/best.ckpt" for key, run in UPSTREAM.items()]
+        words += [f"--run.name={name}", f"--trainer.max_epochs={epochs}", "--trainer.accelerator=cpu"]
+        words += ["--model.lr=0.03", "--model.keep=0.9", "--data.max_length=24", "--data.batch_tokens=256", *more]
+        said = tiny.recalign(folder, "fit", *words)
+        assert said.code == 0, said.err
+        return torch.load(folder / f"runs/simulated/{name}/seed-0/checkpoints/last.ckpt", weights_only=True)
+
+    fit("broken", 1)
+    whole, broken = fit("whole", 2), fit("broken", 2, "--ckpt_path=last")
+    for state in ("state_dict", "current_model_state"):
+        assert whole[state].keys() == broken[state].keys()
+        assert all(torch.equal(whole[state][key], broken[state][key]) for key in whole[state])
+    assert any(
+        not torch.equal(whole["state_dict"][key], whole["current_model_state"][key]) for key in whole["state_dict"]
+    )
+    with pytest.raises(AssertionError, match="keep is None"):
+        fit("broken", 3, "--ckpt_path=last", "--model.keep=null")
