@@ -11,7 +11,6 @@ from typing import Any
 import polars as pl
 from rich.console import Console
 
-from recalign import __version__
 from recalign.api.fit import data_of, device_of, fit_judge
 from recalign.api.log import Log
 from recalign.api.trained import policy_checkpoint, reward_checkpoint
@@ -20,6 +19,7 @@ from recalign.evaluation import comparison
 from recalign.evaluation.methods import UNTRAINED, BaseCheckpoints, MethodRun, evaluate_methods
 from recalign.evaluation.report import terminal_table
 from recalign.evaluation.roles import Roles
+from recalign.stage.code import EVALUATION, code_digest
 
 SHOWN = ("all/ndcg@10", "high/ndcg@10", "value/judge@10", "value/train_rm@10", "policy/kl", "policy/coverage@10")
 WIDTH = 120
@@ -111,7 +111,7 @@ def compare(
     scorers = [reward_checkpoint(one, catalogue) for one in (reward, select, report)]
     base = BaseCheckpoints(first, *scorers)
     runs = [_run(name, paths, base) for name in policies]
-    evaluate_methods(log.folder, seed, runs, base, data, device=device_of(log, seed), code=__version__)
+    evaluate_methods(log.folder, seed, runs, base, data, device=device_of(log, seed), code=code_digest(EVALUATION))
     roles = Roles(baselines=["start" if "start" in policies else next(iter(trained))])
     frame = comparison.compare(log.folder, draws, methods=list(policies), seeds=[seed], roles=roles)
     return Comparison(frame, list(policies), roles)
