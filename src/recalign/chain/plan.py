@@ -28,6 +28,9 @@ from recalign.stage.request import settings_of
 OWN = ("run", "seed_everything", "ckpt_path", "config", "data.users")
 """Options of a stage that are the chain's to set."""
 
+EVERY_STAGE = ("trainer", "data")
+"""Settings of a chain that go to every stage."""
+
 Overrides = dict[str | None, dict[str, Any]]
 """Settings of the command line by stage, by dotted key (``model.lr``); None: for every stage."""
 
@@ -204,7 +207,7 @@ class Plan:
         """
         chain = self.chain
         stages = [chain.placebos[stage], stage] if stage in chain.placebos else [stage]
-        given = dict(settings_of({"trainer": chain.trainer, "data": chain.data}))
+        given = dict(settings_of({key: value for key, value in vars(chain).items() if key in EVERY_STAGE and value}))
         for one in stages:
             given |= dict(settings_of(chain.stages.get(one or "", {})))
         for one in dict.fromkeys((None, *stages)):
