@@ -86,11 +86,11 @@ class TrainedPolicy(Trained):
         """
         if k < 1:
             raise InputError(f"{k} is not above 0", where="k", remedy="give a number above 0")
-        sequences = self.data.sequences
+        sequences, shown = self.data.sequences, min(k, self.network.num_items)
         windows = serving_windows(sequences, self._mask(users), self.data.max_length)
         parts = []
         for batch in self.data.loader(windows):
-            score_TK, item_TK = self.network.top_k(self.network.encode(batch), k, batch.seen_N)
+            score_TK, item_TK = self.network.top_k(self.network.encode(batch), shown, batch.seen_N)
             parts.append((batch.user_B[batch.row_T], score_TK, item_TK))
         user_T, score_TK, item_TK = (torch.cat(column) for column in zip(*parts, strict=True))
         frame = recommendations(user_T, score_TK, item_TK, self.data)

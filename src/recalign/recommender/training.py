@@ -172,7 +172,8 @@ class PolicyModule(StageModule):
             metric.reset()
 
     def predict_step(self, batch: Batch, batch_idx: int) -> None:
-        score_TK, item_TK = self.policy.top_k(self.policy.encode(batch), self.top_k, batch.seen_N)
+        k = min(self.top_k, self.policy.num_items)
+        score_TK, item_TK = self.policy.top_k(self.policy.encode(batch), k, batch.seen_N)
         self._recommended.append({"user": batch.user_B[batch.row_T], "score": score_TK, "item": item_TK})
 
     def on_predict_end(self) -> None:
