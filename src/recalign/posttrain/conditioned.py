@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from recalign.errors import InputError
-from recalign.posttrain.base import PostTraining
+from recalign.posttrain.base import Figures, PostTraining
 from recalign.posttrain.heads import at_own_rate, state_width
-from recalign.posttrain.losses import Figures, weighted_likelihood
+from recalign.posttrain.weighted import weighted_likelihood
 from recalign.recommender.policy import Policy, State
 from recalign.recommender.training import adamw
 from recalign.sequences import Batch
