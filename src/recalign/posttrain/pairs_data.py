@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -23,29 +23,17 @@ from recalign.sequences.splits import TRAIN
 Pairing = Literal["logged", "sampled", "generated", "ensemble"]
 
 
-class Kind(NamedTuple):
-    """Upstream checkpoints of a kind of pair, and what the error says where no pair can be made."""
-
-    upstream: dict[str, str]
-    losers: str
-    remedy: str
-
-
 _DRAW_MORE = "draw more data.candidates, or use a reward that differs between a user's events"
-KINDS: dict[Pairing, Kind] = {
-    "logged": Kind(
-        {},
+NONE_FOUND: dict[Pairing, tuple[str, str]] = {
+    "logged": (
         "of the same user below that mean beside it",
         "use a reward that differs between a user's events, or pairs sampled",
     ),
-    "sampled": Kind({}, "drawn from the catalogue that the user had not met", _DRAW_MORE),
-    "generated": Kind({"init_from": "recommender"}, "drawn from the policy that the user had not met", _DRAW_MORE),
-    "ensemble": Kind(
-        {"init_from": "recommender", "reward_model": "reward"},
-        "whose interval lies below another's",
-        "use a smaller data.width, or draw more data.candidates",
-    ),
+    "sampled": ("drawn from the catalogue that the user had not met", _DRAW_MORE),
+    "generated": ("drawn from the policy that the user had not met", _DRAW_MORE),
+    "ensemble": ("whose interval lies below another's", "use a smaller data.width, or draw more data.candidates"),
 }
+"""What the error says where no pair can be made: the losers that were looked for, and the remedy."""
 
 
 class PairData(UpstreamData):
@@ -74,12 +62,7 @@ class PairData(UpstreamData):
     """
 
     def __init__(
-        self,
-        pairs: Pairing = "logged",
-        losers: int = 1,
-        candidates: int = 16,
-        width: float = 1.0,
-        **upstream: Any,
+        self, pairs: Pairing = "logged", losers: int = 1, candidates: int = 16, width: float = 1.0, **upstream: Any
     ) -> None:
         super().__init__(**upstream)
         self.check_settings({"losers": losers, "candidates": candidates})
@@ -97,7 +80,12 @@ class PairData(UpstreamData):
     @classmethod
     def upstream(cls, init_args: dict[str, Any]) -> dict[str, str]:
         """The checkpoints that these settings need, by argument."""
-        return KINDS[init_args["pairs"]].upstream
+        needs = {}
+        if init_args["pairs"] in ("generated", "ensemble"):
+            needs["init_from"] = "recommender"
+        if init_args["pairs"] == "ensemble":
+            needs["reward_model"] = "reward"
+        return needs
 
     def training(self) -> Windows:
         return self.paired
@@ -119,11 +107,12 @@ class PairData(UpstreamData):
         if self.pairs in ("sampled", "generated"):
             kept &= good
         if not kept.any():
+            looked_for, remedy = NONE_FOUND[self.pairs]
             raise InputError(
                 f"no pairs can be made: of {len(kept):,} training events of users {self.users}, {good.sum():,} have a "
-                f"reward above their user's earlier mean, and none has {self.losers} {KINDS[self.pairs].losers}",
+                f"reward above their user's earlier mean, and none has {self.losers} {looked_for}",
                 where="data.pairs",
-                remedy=KINDS[self.pairs].remedy,
+                remedy=remedy,
             )
         winner, losers = np.where(kept, item[:, 0], windows.target), np.where(kept[:, None], item[:, 1:], 0)
         return windows.with_pairs(winner, losers)

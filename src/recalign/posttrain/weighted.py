@@ -135,11 +135,7 @@ class WeightedSFT(PostTraining):
     FIGURES = "advantage"
 
     def __init__(
-        self,
-        transform: Transform = "exponential",
-        temperature: float = 0.3,
-        clip: float | None = 10.0,
-        **training: Any,
+        self, transform: Transform = "exponential", temperature: float = 0.3, clip: float | None = 10.0, **training: Any
     ) -> None:
         super().__init__(**training)
         self.transform: Transform = transform
