@@ -41,8 +41,8 @@ def clipped_surrogate(
 
     Args:
         logp_TS: log pi(a | s) of the items drawn.
-        old_TS: log old(a | s); no gradient flows through it.
-        advantage_TS: A; no gradient flows through it.
+        old_TS: log old(a | s); no gradient flows through it or through A.
+        advantage_TS: A.
         clip: eps.
         early: delta; None: as PPO.
 
@@ -148,13 +148,9 @@ class SampledActions(PostTraining):
         return loss, {**figures, "reward": rollout.reward_TS.mean(), "nll": nll.detach()}
 
     def surrogate(self, rollout: Rollout, logp_TS: Tensor, state: State, nll: Tensor) -> tuple[Tensor, Figures]:
-        """The loss, and figures to log.
+        """The loss, and figures to log, from log pi of the items drawn (among the candidates) and of the logged ones.
 
-        Args:
-            rollout: the items drawn.
-            logp_TS: log pi of them, among the candidates.
-            state: the policy's, of T histories.
-            nll: mean -log pi of the logged items, a scalar.
+        ``state`` is the policy's, of T histories; ``nll`` is mean -log pi of the logged items, a scalar.
         """
         raise NotImplementedError
 

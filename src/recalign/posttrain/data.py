@@ -49,10 +49,10 @@ class UpstreamData(RewardData):
         }
 
     def network(self, name: str, needed_by: str) -> Loaded:
-        """The ``policy`` or the ``reward`` model, in evaluation mode; `needed_by` is for the message.
+        """The ``policy`` or the ``reward`` model of this catalogue and reward, in evaluation mode.
 
         Raises:
-            InputError: there is none, it cannot be read, or it is of another catalogue or reward.
+            InputError: there is no such network that can be read; it says what it is `needed_by`.
         """
         where, path, given = self.upstreams[name]
         loaded = load_or_copy(path, given, name, where=where, needed_by=needed_by)

@@ -30,11 +30,7 @@ class Environment(nn.Module):
         return super().train(False)  # it never learns
 
     def setup(self, data: RewardData) -> None:
-        """Take the unit of the log's rewards, and check the reward model against the log.
-
-        Raises:
-            InputError: it is of another catalogue or another reward, or predicts no numbers on the first batch.
-        """
+        """Take the unit of the log's rewards; refuse a reward model of another log, or that predicts no numbers."""
         self.loaded.check(data)
         self.mean, self.scale, _ = data.moments()
         batch = next(iter(data.train_dataloader()))

@@ -36,11 +36,8 @@ def squared_error(value_T: Tensor, reward_T: Tensor) -> Tensor:
 def conservative(q_T: Tensor, all_T: Tensor, reward_T: Tensor, alpha: float) -> tuple[Tensor, Figures]:
     """L = 1/2 mean (Q(s, a) - r)^2 + alpha mean (logsumexp_b Q(s, b) - Q(s, a)): CQL(H), arXiv 2006.04779, eq. 4.
 
-    Args:
-        q_T: Q(s, a) of the logged items.
-        all_T: logsumexp over the catalogue at temperature tau: tau log sum_b exp(Q(s, b) / tau).
-        reward_T: r.
-        alpha: weight of the second term, which lowers items that were not chosen.
+    The second term lowers items that were not chosen. ``all_T`` is the logsumexp over the catalogue at temperature tau,
+    tau log sum_b exp(Q(s, b) / tau).
 
     Returns:
         The loss, and ``td``, the mean squared error, and ``gap``, the second term without alpha, at least 0.
@@ -52,10 +49,7 @@ def conservative(q_T: Tensor, all_T: Tensor, reward_T: Tensor, alpha: float) -> 
 def expectile(error_T: Tensor, tau: float, reward_T: Tensor) -> Tensor:
     """mean |tau - 1[u < 0]| u^2 with u = Q - V: its minimum over V is the tau-expectile of Q (IQL, arXiv 2110.06169).
 
-    Args:
-        error_T: u; Q carries no gradient.
-        tau: 0.5: the mean; towards 1: the maximum.
-        reward_T: r.
+    The 0.5-expectile is the mean; towards 1 it tends to the maximum. Pass u without a gradient to Q.
     """
     side_T = (tau - (error_T < 0).to(error_T.dtype)).abs()
     return mean_known(side_T * error_T.square(), reward_T)

@@ -55,16 +55,16 @@ def transformed(advantage_T: Tensor, transform: Transform, temperature: float) -
 def weights(
     advantage_T: Tensor, transform: Transform, temperature: float, clip: float | None
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The weight of each event: f(A), 0 where A is NaN (the event has no reward).
+    """The weight of each event: f(A), 0 where A is NaN (the event has no reward), below 0 under ``signed`` alone.
 
     Args:
         advantage_T: A.
-        transform: f.
-        temperature: beta, in standard deviations of the reward.
+        transform: f (`transformed`).
+        temperature: beta.
         clip: largest size of a weight, in units of the mean size before clipping; None: no limit.
 
     Returns:
-        w_T, below 0 under ``signed`` alone, and ``clipped``, the share of weights that were cut.
+        w_T, and ``clipped``, the share of weights that were cut.
     """
     w_T = transformed(advantage_T, transform, temperature).nan_to_num(nan=0.0)
     if clip is None:

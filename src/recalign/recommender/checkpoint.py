@@ -58,9 +58,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         InputError: there is no such file, or it is not a whole checkpoint.
     """
     if not Path(path).is_file():
-        raise InputError(
-            "there is no such checkpoint", where=str(path), remedy="name a .ckpt file, or run the stage that writes it"
-        )
+        remedy = "name a .ckpt file, or run the stage that writes it"
+        raise InputError("there is no such checkpoint", where=str(path), remedy=remedy)
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
@@ -103,18 +102,10 @@ class Loaded:
         return cls(net, checkpoint.get("catalogue"), facts, users, influence, where)
 
     def check(self, data: EventDataModule) -> None:
-        """Refuse a network of another catalogue, or a reward model of another reward.
-
-        Raises:
-            InputError: it is one.
-        """
+        """Refuse a network of another catalogue, or a reward model of another reward, with an InputError."""
         check_catalogue(self.catalogue, data.sequences.catalogue, self.where)
         if "reward" in self.facts:
             check_reward(self.facts["reward"], data.reward, self.where)
-
-
-Given = nn.Module | Loaded
-"""A network that is handed over in Python, alone or with what its stage recorded."""
 
 
 def load_net(path: str | Path, name: str, *, self_influence: bool = False) -> Loaded:
@@ -152,12 +143,14 @@ def load_net(path: str | Path, name: str, *, self_influence: bool = False) -> Lo
     return Loaded.of(net, checkpoint, str(path))
 
 
-def load_or_copy(path: str | None, given: Given | None, name: str, *, where: str, needed_by: str) -> Loaded:
+def load_or_copy(
+    path: str | None, given: nn.Module | Loaded | None, name: str, *, where: str, needed_by: str
+) -> Loaded:
     """The ``policy`` or ``reward`` that a stage starts from: a copy of the one given in Python, or a checkpoint's.
 
     Args:
         path: the checkpoint.
-        given: the network, which is taken instead of the checkpoint's.
+        given: the network, alone or with what its stage recorded; taken instead of the checkpoint's.
         name: which network.
         where: the setting that names the checkpoint, for the message.
         needed_by: what needs the network, for the message.
@@ -210,11 +203,7 @@ def load_weights(net: nn.Module, weights: dict[str, torch.Tensor], *, where: str
 
 
 def check_catalogue(loaded: str | None, current: str, where: str) -> None:
-    """Refuse a network that was trained on another catalogue.
-
-    Raises:
-        InputError: the digests differ.
-    """
+    """Refuse a network that was trained on another catalogue, with an InputError."""
     if loaded is not None and loaded != current:
         raise InputError(
             "this checkpoint was trained on another catalogue (other items, or another split of the log)",
@@ -224,11 +213,7 @@ def check_catalogue(loaded: str | None, current: str, where: str) -> None:
 
 
 def check_reward(predicted: str | None, current: str | None, where: str) -> None:
-    """Refuse a reward model of another reward expression: the two would be mixed, or one measured in the other's unit.
-
-    Raises:
-        InputError: the expressions differ.
-    """
+    """Refuse a reward model of another reward: the two would be mixed, or one measured in the other's unit."""
     if predicted != current:
         raise InputError(
             f"this reward model predicts {predicted!r}, and the reward here is {current!r}",

@@ -38,8 +38,7 @@ class Policy(Recorded, nn.Module, ABC):
     """pi(item | history) over a catalogue of items 1..V.
 
     `encode` turns the histories of a batch into a state for each of T targets; all else is asked of states, which are
-    only ever measured (``len``) and sliced. A state may be a vector for a policy over item ids, or the parts that a
-    decoder over several tokens an item needs.
+    only ever measured (``len``) and sliced. A state may be a vector, or what a decoder of several tokens an item needs.
 
     Subclasses must write `encode` and `log_probs`, and `summary` where a state is not a tensor. The rest follows from
     these; override it where it can be had without T x V scores.
@@ -213,7 +212,6 @@ class SequencePolicy(Policy):
         with torch.autocast(query_TD.device.type, enabled=False):
             if 2 * len(item_VD) <= items.shape[1] * query_TD.shape[1]:  # smaller and faster than gathering vectors
                 return (query_TD @ item_VD.T / self.temperature).log_softmax(dim=-1).gather(1, items - 1)
-            # the gradient of index_select is one index_add, much faster than that of indexing
             item_TCD = item_VD.index_select(0, items.flatten() - 1).view(*items.shape, -1)
             score_TC = (item_TCD @ query_TD[:, :, None])[:, :, 0] / self.temperature
         # The normaliser comes from one item's log-probability, which never holds T x V scores.
