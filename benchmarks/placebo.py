@@ -23,7 +23,7 @@ from tables import SCHEMA, beside_other_logs, commit, markdown, save
 
 from recalign.chain import Chain, Plan
 from recalign.posttrain import PostTrainingData
-from recalign.posttrain.advantage import weights
+from recalign.posttrain.weighted import weights
 from recalign.sequences import reward_means
 
 CHAINS = Path(__file__).parents[1] / "conf" / "chain"

@@ -1,6 +1,8 @@
 """The exact and the sampled softmax against their definitions."""
 
 import math
+from contextlib import AbstractContextManager, nullcontext
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from recalign.nn import softmax
 from recalign.nn.softmax import log_prob, sampled_log_prob, weighted_nll
 
 EXACT = {"rtol": 1e-10, "atol": 1e-10}
@@ -39,6 +42,13 @@ def plain_log_prob(query_TD, item_VD, target_T, scale):
     return (scale * query_TD @ item_VD.T).log_softmax(dim=-1)[torch.arange(len(target_T)), target_T]
 
 
+def chunks_of(positions: int | None, items: int) -> AbstractContextManager:
+    """Let a chunk hold so many positions; None: what suits the device."""
+    if positions is None:
+        return nullcontext()
+    return patch.multiple(softmax, CPU_LOGITS=positions * items, LEAST_ROWS=1)
+
+
 def assert_same(ours, plain, inputs):
     """Equal values and equal gradients under an arbitrary gradient from upstream."""
     torch.testing.assert_close(ours, plain, **EXACT)
@@ -53,29 +63,31 @@ def assert_same(ours, plain, inputs):
 @given(sizes, scales, bounds, st.sampled_from([None, 1, 2, 5]))
 def test_log_prob_is_exact_for_any_chunk(size, scale, bound, chunk):
     query_TD, item_VD, target_T, _ = problem(**size)
-    ours = log_prob(query_TD, item_VD, target_T, scale, bound, chunk)
-    assert_same(ours, plain_log_prob(query_TD, item_VD, target_T, scale), [query_TD, item_VD])
+    with chunks_of(chunk, size["items"]):
+        ours = log_prob(query_TD, item_VD, target_T, scale, bound)
+        assert_same(ours, plain_log_prob(query_TD, item_VD, target_T, scale), [query_TD, item_VD])
 
 
 @settings(deadline=None)
 @given(sizes, scales, bounds, st.sampled_from([None, 1, 2, 5]))
 def test_weighted_nll_is_exact_for_any_chunk(size, scale, bound, chunk):
     query_TD, item_VD, target_T, weight_T = problem(**size)
-    ours = weighted_nll(query_TD, item_VD, target_T, weight_T, scale, bound, chunk)
     plain = -(weight_T * plain_log_prob(query_TD, item_VD, target_T, scale)).sum()
-    assert_same(ours, plain, [query_TD, item_VD, weight_T])
-    with torch.no_grad():
-        torch.testing.assert_close(
-            weighted_nll(query_TD, item_VD, target_T, weight_T, scale, bound, chunk), plain, **EXACT
-        )
+    with chunks_of(chunk, size["items"]):
+        ours = weighted_nll(query_TD, item_VD, target_T, weight_T, scale, bound)
+        assert_same(ours, plain, [query_TD, item_VD, weight_T])
+        with torch.no_grad():
+            ours = weighted_nll(query_TD, item_VD, target_T, weight_T, scale, bound)
+    torch.testing.assert_close(ours, plain, **EXACT)
 
 
 def test_gradients_agree_with_finite_differences():
     query_TD, item_VD, target_T, weight_T = problem(4, 5, 3, seed=0)
-    assert torch.autograd.gradcheck(lambda q, e: log_prob(q, e, target_T, 3.0, chunk=2), (query_TD, item_VD))
-    assert torch.autograd.gradcheck(
-        lambda q, e, w: weighted_nll(q, e, target_T, w, 3.0, chunk=2), (query_TD, item_VD, weight_T)
-    )
+    with chunks_of(2, 5):
+        assert torch.autograd.gradcheck(lambda q, e: log_prob(q, e, target_T, 3.0), (query_TD, item_VD))
+        assert torch.autograd.gradcheck(
+            lambda q, e, w: weighted_nll(q, e, target_T, w, 3.0), (query_TD, item_VD, weight_T)
+        )
 
 
 def test_probabilities_of_all_items_add_up_to_one():
@@ -152,9 +164,9 @@ class LargestTensor(TorchDispatchMode):
 
 def test_positions_times_catalogue_is_never_held():
     query_TD, item_VD, target_T, weight_T = problem(200, 300, 8, seed=0)
-    with LargestTensor() as largest:
-        log_prob(query_TD, item_VD, target_T, 20.0, chunk=10).sum().backward()
-        weighted_nll(query_TD, item_VD, target_T, weight_T, 20.0, chunk=10).backward()
+    with LargestTensor() as largest, chunks_of(10, 300):
+        log_prob(query_TD, item_VD, target_T, 20.0).sum().backward()
+        weighted_nll(query_TD, item_VD, target_T, weight_T, 20.0).backward()
     assert largest.size == 10 * 300
     with LargestTensor() as largest:
         plain_log_prob(query_TD, item_VD, target_T, 20.0)

@@ -1,18 +1,20 @@
 from __future__ import annotations
 
 import math
+from typing import get_args
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recalign.posttrain.advantage import TRANSFORMS, state_values, weights
+from recalign.posttrain.data import state_values
+from recalign.posttrain.weighted import Transform, weights
 
 advantages = st.lists(st.floats(-4, 4), min_size=2, max_size=30).map(torch.tensor)
 
 
-@pytest.mark.parametrize("transform", list(TRANSFORMS))
+@pytest.mark.parametrize("transform", get_args(Transform))
 @given(advantages, st.floats(0.2, 5))
 def test_more_advantage_never_weighs_less(transform, advantage, temperature):
     weight, _ = weights(advantage, transform, temperature, None)
@@ -20,7 +22,7 @@ def test_more_advantage_never_weighs_less(transform, advantage, temperature):
     assert (weight[advantage.argsort()].diff() >= -1e-6).all()
 
 
-@pytest.mark.parametrize("transform", list(TRANSFORMS))
+@pytest.mark.parametrize("transform", get_args(Transform))
 def test_an_event_without_a_reward_drops_out(transform):
     weight, _ = weights(torch.tensor([1.0, torch.nan, -1.0, 2.0]), transform, 1.0, None)
     assert weight[1] == 0

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from recalign.posttrain.losses import clipped_surrogate, group_advantages, kl_estimate, top_k_reinforce
+from recalign.posttrain.actions import clipped_surrogate, group_advantages, kl_estimate
+from recalign.posttrain.reinforce import top_k_reinforce
 
 small = st.floats(-3, 3)
 

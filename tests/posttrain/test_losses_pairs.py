@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import math
+from typing import get_args
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recalign.posttrain.losses import PAIR_LOSSES, kto, preference
+from recalign.posttrain.pairs import PairLoss, kto, preference
 
 ratio = st.floats(-5, 5)
 betas = st.floats(0.05, 3)
@@ -33,7 +34,7 @@ BY_HAND = {
 }
 
 
-@pytest.mark.parametrize("loss", list(PAIR_LOSSES))
+@pytest.mark.parametrize("loss", get_args(PairLoss))
 def test_by_hand(loss):
     value, figures = preference(WINNER, LOSER, loss, beta=0.5, gamma=0.3)
     assert value.item() == pytest.approx(BY_HAND[loss], rel=1e-5)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from recalign.posttrain.losses import (
+from recalign.posttrain.values import (
     actor_critic_weights,
     conservative,
     expectile,

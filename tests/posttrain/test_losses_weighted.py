@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recalign.posttrain.losses import weighted_likelihood
+from recalign.posttrain.weighted import weighted_likelihood
 
 
 def test_by_hand():

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from recalign.errors import InputError
 from recalign.posttrain import PairData
-from recalign.posttrain.pairing import Met, apart, logged_pairs, target_against
+from recalign.posttrain.pairs_data import apart, logged_pairs, target_against
 from recalign.recommender.checkpoint import load_net
 from recalign.reward import RewardData
 from recalign.sequences import Batch
@@ -166,25 +166,6 @@ def test_drawn_losers_were_never_met_in_training(log_root, cloned, pairs):
     )
 
 
-class Fixed:
-    """A reward ensemble whose members' opinions of items 1..4 are written down, whatever the state."""
-
-    def __init__(self, opinions):
-        self.opinion_KV = torch.tensor(opinions)
-
-    def states(self, batch):
-        return torch.zeros(len(self.opinion_KV), len(batch.target_T), 1)
-
-    def predictions(self, states, item):
-        return self.opinion_KV[:, item - 1]
-
-
-class Batches:
-    """One state of user 7, who chose item 1."""
-
-    user_B, row_T, target_T = torch.tensor([7]), torch.tensor([0]), torch.tensor([1])
-
-
 @pytest.mark.parametrize(
     ("opinions", "expected"),
     [
@@ -195,18 +176,19 @@ class Batches:
     ],
 )
 def test_only_intervals_that_do_not_overlap_make_a_pair(opinions, expected):
-    nobody = Met(np.array([1]), np.array([1]), 4)
-    pair = apart(lambda _: torch.tensor([[4, 3, 2, 1]]), nobody, Fixed(opinions), width=1.0, losers=1)
-    assert pair(Batches()).tolist()[0] in (expected, [expected[0], 4] if expected[1] == 3 else expected)
+    drawn = torch.tensor([[4, 3, 2, 1]])
+    reward_KTC = torch.tensor(opinions)[:, drawn - 1]
+    pair = apart(drawn, torch.zeros(1, 4, dtype=torch.bool), reward_KTC, width=1.0, losers=1)
+    assert pair.tolist()[0] in (expected, [expected[0], 4] if expected[1] == 3 else expected)
 
 
-def test_what_the_user_met_is_neither_winner_nor_loser():
-    opinions = [[5.0, 4.0, 2.0, 1.0], [5.1, 4.1, 2.1, 1.1]]
-    met = Met(np.array([7, 7]), np.array([1, 4]), 4)
+def test_what_is_barred_is_neither_winner_nor_loser():
     drawn = torch.tensor([[1, 4, 3, 2]])
-    assert apart(lambda _: drawn, met, Fixed(opinions), 1.0, 1)(Batches()).tolist() == [[2, 3]]
-    assert target_against(lambda _: drawn, met, 2)(Batches()).tolist() == [[1, 3, 2]]
-    assert target_against(lambda _: drawn, met, 3)(Batches()).tolist() == [[1, 3, 2, 0]]
+    reward_KTC = torch.tensor([[5.0, 1.0, 2.0, 4.0], [5.1, 1.1, 2.1, 4.1]])[:, None]
+    target, barred = torch.tensor([1]), torch.tensor([[True, True, False, False]])
+    assert apart(drawn, barred, reward_KTC, 1.0, 1).tolist() == [[2, 3]]
+    assert target_against(target, drawn, barred, 2).tolist() == [[1, 3, 2]]
+    assert target_against(target, drawn, barred, 3).tolist() == [[1, 3, 2, 0]]
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,7 @@ import small
 import torch
 
 from recalign.nn import HSTU, Pooled, SASRec
-from recalign.posttrain.advantage import weights
-from recalign.posttrain.losses import weighted_likelihood
+from recalign.posttrain.weighted import weighted_likelihood, weights
 from recalign.recommender import RecommenderData, SequencePolicy
 from recalign.reward import RewardEnsemble
 from recalign.sequences import Batch

@@ -36,14 +36,14 @@ def digests() -> dict[str, str]:
 @pytest.mark.parametrize(
     ("file", "old", "new", "stale"),
     [
-        ("posttrain/losses/pairs.py", "return ", "return 2 * ", {"dpo"}),
-        ("posttrain/losses/weighted.py", "return ", "return 2 * ", {"asft"}),
+        ("posttrain/pairs.py", "return ", "return 2 * ", {"dpo"}),
+        ("posttrain/weighted.py", "return ", "return 2 * ", {"asft"}),
         ("nn/hstu.py", "return ", "return 2 * ", {"recommender", "evaluation"}),
         ("reward/heads.py", "return ", "return 2 * ", {"reward", "asft", "dpo", "evaluation"}),
         ("sequences/windows.py", "return ", "return 2 * ", set(STAGES)),
         ("evaluation/value.py", "return ", "return 2 * ", {"evaluation"}),
-        ("posttrain/losses/pairs.py", '"""', '"""More to read. ', set()),
-        ("posttrain/losses/pairs.py", "\nimport ", "\n# why\nimport ", set()),
+        ("posttrain/pairs.py", '"""', '"""More to read. ', set()),
+        ("posttrain/pairs.py", "\nimport ", "\n# why\nimport ", set()),
         ("errors.py", "class ", "class Another: ...\n\n\nclass ", set()),
     ],
 )

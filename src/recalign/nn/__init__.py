@@ -1,9 +1,8 @@
 """Encoders, losses and exact ranking in plain torch: no Lightning, no Polars, nothing else of recalign."""
 
-from .encoder import Encoder
+from .encoder import Encoder, Recorded
 from .hstu import HSTU
 from .pooled import Pooled
-from .recorded import Recorded
 from .sasrec import SASRec
 from .softmax import log_prob, sampled_log_prob, weighted_nll
 from .topk import ranks_from_scores, target_ranks, top_k, top_k_from_scores

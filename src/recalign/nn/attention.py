@@ -45,13 +45,9 @@ def tiles(rows: int, sequences: int, cpu: bool) -> list[Tile]:
     block = math.ceil(rows / math.ceil(rows / QUERIES))
     most = max(1, (CPU_SCORES if cpu else GPU_SCORES) // (block * rows))
     together = math.ceil(sequences / max(1, math.ceil(sequences / most))) or 1
-    return [
-        Tile(
-            slice(s, min(s + together, sequences)), slice(q, min(q + block, rows)), slice(0, min(q + block, rows)), None
-        )
-        for s in range(0, sequences, together)
-        for q in range(0, rows, block)
-    ]
+    groups = [slice(s, min(s + together, sequences)) for s in range(0, sequences, together)]
+    blocks = [slice(q, min(q + block, rows)) for q in range(0, rows, block)]
+    return [Tile(s, q, slice(0, q.stop), None) for s in groups for q in blocks]
 
 
 def in_lanes(bucket_SQK: Tensor, buckets: int) -> Tensor:
@@ -118,7 +114,8 @@ class _Attention(torch.autograd.Function):
             torch.ops.aten.silu_backward.grad_input(dscore_SHQK, score_SHQK, grad_input=dscore_SHQK)
             dq_BHLC[s, :, q] = dscore_SHQK @ k_BHLC[s, :, k]
             _add_product(dk_BHLC[s, :, k], dscore_SHQK.transpose(2, 3), q_BHLC[s, :, q])
-            dbias_SQK = _over_heads(dscore_SHQK.to(position_LL.dtype))
+            dbias_SQK = dscore_SHQK.to(position_LL.dtype)
+            dbias_SQK = dbias_SQK[:, 0] if dbias_SQK.shape[1] == 1 else dbias_SQK.sum(dim=1)  # over heads
             dposition_LL[q, k] += dbias_SQK.sum(dim=0)
             if dtime_XG is not None:
                 dtime_SX = dtime_XG.new_zeros(len(bucket_SN), dtime_XG.numel())
@@ -133,8 +130,3 @@ def _add_product(sum_SHQK: Tensor, a_SHQC: Tensor, b_SHCK: Tensor) -> None:
         sum_SHQK[:, 0].baddbmm_(a_SHQC[:, 0], b_SHCK[:, 0])
     else:
         sum_SHQK += a_SHQC @ b_SHCK
-
-
-def _over_heads(x_SHQK: Tensor) -> Tensor:
-    """Sum over heads; a view where there is one."""
-    return x_SHQK[:, 0] if x_SHQK.shape[1] == 1 else x_SHQK.sum(dim=1)

@@ -25,7 +25,6 @@ class Dropout(nn.Module):
         if kept == STEPS:
             return x
         bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64, device=x.device).random_(-(2**63), None)
-        mask = (
-            bits.view(torch.int16)[: x.numel()].view(x.shape).lt_(kept - STEPS // 2)
-        )  # in place: no booleans, many times faster
+        # in place: no booleans, many times faster
+        mask = bits.view(torch.int16)[: x.numel()].view(x.shape).lt_(kept - STEPS // 2)
         return x * mask.to(x.dtype).mul_(STEPS / kept)

@@ -1,16 +1,33 @@
-"""The interface of sequence encoders.
+"""The interface of sequence encoders, and what a checkpoint rebuilds networks from.
 
 Shape suffixes, here and in the encoders (as in torchtitan):
     B  sequences of the batch          L  length of the bucket, at most max_length
     D  width of the model
 """
 
+import inspect
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .recorded import Recorded
+
+class Recorded:
+    """Mixin, first base of an `nn.Module`: keep the constructor's arguments in ``made_with``, to rebuild it from.
+
+    Arguments must be plain values or other recorded networks.
+    """
+
+    made_with: dict[str, Any]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> "Recorded":
+        made = super().__new__(cls)
+        # partial: copy.deepcopy passes no arguments, and sets the original's attributes afterwards
+        bound = inspect.signature(cls).bind_partial(*args, **kwargs)
+        bound.apply_defaults()
+        object.__setattr__(made, "made_with", dict(bound.arguments))
+        return made
 
 
 class Encoder(Recorded, nn.Module, ABC):

@@ -36,7 +36,7 @@ MASKED = -3e4
 
 
 class HSTU(Encoder):
-    """HSTU over item embeddings; the caller L2-normalises the output where it wants cosines.
+    """HSTU over item embeddings.
 
     Args:
         dim: width of the model, D.

@@ -31,14 +31,7 @@ SAFE_EXPONENT = 60  # of 2^x: up to here float32 sums neither overflow nor lose 
 LEAST_ROWS = 32  # with fewer rows a product is bound by reading the catalogue
 
 
-def log_prob(
-    query_TD: Tensor,
-    item_VD: Tensor,
-    target_T: Tensor,
-    scale: float,
-    bound: float = math.inf,
-    chunk: int | None = None,
-) -> Tensor:
+def log_prob(query_TD: Tensor, item_VD: Tensor, target_T: Tensor, scale: float, bound: float = math.inf) -> Tensor:
     """log pi(target | query), exact: (T,). Gradients reach queries and items, whatever comes from upstream.
 
     The backward pass keeps only the arguments, and computes each chunk's logits again.
@@ -50,27 +43,18 @@ def log_prob(
         scale: factor on the dot products.
         bound: upper bound of |q . e|, 1 for unit vectors; if small, exponentials cannot overflow, and the search for
             each row's largest logit is skipped.
-        chunk: positions at once; by default what suits the device.
     """
-    return _LogProb.apply(query_TD, item_VD, target_T, _Setting(scale, bound, chunk, _product_dtype(query_TD)))
+    return _LogProb.apply(query_TD, item_VD, target_T, _Setting(scale, bound, _product_dtype(query_TD)))
 
 
 def weighted_nll(
-    query_TD: Tensor,
-    item_VD: Tensor,
-    target_T: Tensor,
-    weight_T: Tensor,
-    scale: float,
-    bound: float = math.inf,
-    chunk: int | None = None,
+    query_TD: Tensor, item_VD: Tensor, target_T: Tensor, weight_T: Tensor, scale: float, bound: float = math.inf
 ) -> Tensor:
     """sum_t weight_t * -log pi(target_t | query_t), a scalar. Gradients reach queries, items and weights.
 
     As with `log_prob`, but loss and gradients come from one pass, which saves a quarter of the products.
     """
-    if not torch.is_grad_enabled():
-        return -(weight_T * log_prob(query_TD, item_VD, target_T, scale, bound, chunk)).sum()
-    setting = _Setting(scale, bound, chunk, _product_dtype(query_TD))
+    setting = _Setting(scale, bound, _product_dtype(query_TD))
     return _WeightedNLL.apply(query_TD, item_VD, target_T, weight_T, setting)
 
 
@@ -115,7 +99,6 @@ class _Setting(NamedTuple):
 
     scale: float
     bound: float
-    chunk: int | None
     dtype: torch.dtype
 
     @property
@@ -126,7 +109,7 @@ class _Setting(NamedTuple):
     def rows(self, positions: int, item_VD: Tensor) -> int:
         """Positions of a chunk: all chunks are alike, in steps of LEAST_ROWS."""
         logits = CPU_LOGITS if item_VD.device.type == "cpu" else GPU_LOGITS
-        largest = self.chunk or max(LEAST_ROWS, logits // len(item_VD) // LEAST_ROWS * LEAST_ROWS)
+        largest = max(LEAST_ROWS, logits // len(item_VD) // LEAST_ROWS * LEAST_ROWS)
         share = math.ceil(positions / max(1, math.ceil(positions / largest)))
         return max(1, min(largest, math.ceil(share / LEAST_ROWS) * LEAST_ROWS))
 
@@ -165,7 +148,7 @@ class _WeightedNLL(torch.autograd.Function):
 def _nll(query_TD: Tensor, item_VD: Tensor, target_T: Tensor, setting: _Setting) -> Tensor:
     """-log pi of each target."""
     positions = len(query_TD)
-    q_TD, e_VD, target_T = _even(_at_least_float32(query_TD), _at_least_float32(item_VD), target_T, setting)
+    q_TD, e_VD, target_T = _even(query_TD, item_VD, target_T, setting)
     nll_T = -setting.scale * (q_TD * e_VD.index_select(0, target_T)).sum(dim=1)
     for c, p_VC, top_C in _chunks(q_TD, e_VD, setting):
         nll_T[c] += _log_sum(top_C, p_VC.sum(dim=0).to(q_TD.dtype))
@@ -177,7 +160,7 @@ def _nll_and_gradients(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """-log pi of each target, and the gradients of its weighted sum with respect to queries and items."""
     positions = len(query_TD)
-    q_TD, e_VD, target_T = _even(_at_least_float32(query_TD), _at_least_float32(item_VD), target_T, setting)
+    q_TD, e_VD, target_T = _even(query_TD, item_VD, target_T, setting)
     w_T1 = setting.scale * F.pad(weight_T, (0, len(q_TD) - positions))[:, None]
     positive_TD = e_VD.index_select(0, target_T)
     nll_T = -setting.scale * (q_TD * positive_TD).sum(dim=1)
@@ -195,12 +178,12 @@ def _nll_and_gradients(
 
 
 def _even(q_TD: Tensor, e_VD: Tensor, target_T: Tensor, setting: _Setting) -> tuple[Tensor, Tensor, Tensor]:
-    """Pad positions to whole chunks; padding has no weight.
+    """Raise to float32 at least, and pad positions to whole chunks; padding has no weight.
 
     Batches differ in length, and in bfloat16 a CPU spends more on a new shape than on the product.
     """
-    rows = setting.rows(len(q_TD), e_VD)
-    added = -len(q_TD) % rows
+    q_TD, e_VD = (tensor.to(torch.promote_types(tensor.dtype, torch.float32)) for tensor in (q_TD, e_VD))
+    added = -len(q_TD) % setting.rows(len(q_TD), e_VD)
     return F.pad(q_TD, (0, 0, 0, added)), e_VD, F.pad(target_T, (0, added))
 
 
@@ -225,10 +208,6 @@ def _chunks(q_TD: Tensor, e_VD: Tensor, setting: _Setting) -> Iterator[tuple[sli
 
 def _log_sum(top_C: Tensor | float, sum_C: Tensor) -> Tensor:
     return (top_C + sum_C.log2()) / LOG2_E
-
-
-def _at_least_float32(tensor: Tensor) -> Tensor:
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def _product_dtype(tensor: Tensor) -> torch.dtype:

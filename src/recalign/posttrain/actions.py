@@ -1,8 +1,13 @@
-"""PPO, GRPO and ECPO: draw items from the policy, and ask a reward model what they are worth."""
+"""PPO, GRPO and ECPO: draw items from the policy, and ask a reward model what they are worth.
+
+Legend: T states, S items drawn at each, C candidates, pi the policy, old the policy that they were drawn from, start
+the frozen one that post-training began with, A advantages.
+"""
 
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -10,14 +15,57 @@ import torch
 from torch import Tensor
 
 from recalign.errors import InputError
-from recalign.posttrain.base import PostTraining
+from recalign.posttrain.base import Figures, PostTraining
 from recalign.posttrain.heads import StateValue, at_own_rate, state_width
-from recalign.posttrain.losses import Figures, clipped_surrogate, group_advantages, kl_estimate
 from recalign.posttrain.rollout import Environment, Rollout, among, roll_out
 from recalign.recommender.checkpoint import Loaded, load_or_copy
 from recalign.recommender.policy import State
 from recalign.reward import RewardData, RewardEnsemble
 from recalign.sequences import Batch
+
+
+def group_advantages(reward_TS: Tensor) -> Tensor:
+    """A = (r - mean) / (std + 1e-4) within the S > 1 items drawn at a state (GRPO, arXiv 2402.03300). Shape: (T, S)."""
+    centred_TS = reward_TS - reward_TS.mean(dim=1, keepdim=True)
+    return centred_TS / (reward_TS.std(dim=1, keepdim=True) + 1e-4)
+
+
+def clipped_surrogate(
+    logp_TS: Tensor, old_TS: Tensor, advantage_TS: Tensor, clip: float, early: float | None = None
+) -> tuple[Tensor, Figures]:
+    """L = -mean min(rho A, clip(rho, 1 - eps, 1 + eps) A), rho = pi(a | s) / old(a | s) (PPO, arXiv 1707.06347).
+
+    With ``early`` = delta, old is max(sg(pi) / (1 + eps + delta), old), sg: no gradient (ECPO, arXiv 2506.13695,
+    section 2.4): a ratio never exceeds 1 + eps + delta, so an unlikely item of negative advantage that has become more
+    likely cannot pull without bound.
+
+    Args:
+        logp_TS: log pi(a | s) of the items drawn.
+        old_TS: log old(a | s); no gradient flows through it or through A.
+        advantage_TS: A.
+        clip: eps.
+        early: delta; None: as PPO.
+
+    Returns:
+        The loss, and ``clipped``, the share of items that the clip keeps from pulling, and ``ratio``, the largest rho.
+    """
+    old_TS, advantage_TS = old_TS.detach(), advantage_TS.detach()
+    if early is not None:
+        old_TS = torch.maximum(logp_TS.detach() - math.log(1 + clip + early), old_TS)
+    ratio_TS = (logp_TS - old_TS).exp()
+    free_TS = ratio_TS * advantage_TS
+    bound_TS = ratio_TS.clamp(1 - clip, 1 + clip) * advantage_TS
+    figures = {"clipped": (bound_TS < free_TS).float().mean(), "ratio": ratio_TS.detach().max()}
+    return -torch.minimum(free_TS, bound_TS).mean(), figures
+
+
+def kl_estimate(logp_TS: Tensor, start_TS: Tensor) -> Tensor:
+    """mean(e^d - d - 1), d = log start(a | s) - log pi(a | s): KL(pi || start) from items drawn from pi, a scalar.
+
+    Never negative, and unbiased (the third estimator of J. Schulman's note on approximating KL divergence, 2020).
+    """
+    d_TS = start_TS.detach() - logp_TS
+    return (d_TS.exp() - d_TS - 1).mean()
 
 
 class SampledActions(PostTraining):
@@ -52,11 +100,8 @@ class SampledActions(PostTraining):
     def check_settings(cls, given: Mapping[str, Any]) -> None:
         super().check_settings(given)
         if (samples := given.get("samples", cls.min_samples)) < cls.min_samples:
-            raise InputError(
-                f"{samples} items a state are too few for {cls.__name__}",
-                where="model.samples",
-                remedy=f"draw at least {cls.min_samples}",
-            )
+            what = f"{samples} items a state are too few for {cls.__name__}"
+            raise InputError(what, where="model.samples", remedy=f"draw at least {cls.min_samples}")
 
     def __init__(
         self,
@@ -103,13 +148,9 @@ class SampledActions(PostTraining):
         return loss, {**figures, "reward": rollout.reward_TS.mean(), "nll": nll.detach()}
 
     def surrogate(self, rollout: Rollout, logp_TS: Tensor, state: State, nll: Tensor) -> tuple[Tensor, Figures]:
-        """The loss, and figures to log.
+        """The loss, and figures to log, from log pi of the items drawn (among the candidates) and of the logged ones.
 
-        Args:
-            rollout: the items drawn.
-            logp_TS: log pi of them, among the candidates.
-            state: the policy's, of T histories.
-            nll: mean -log pi of the logged items, a scalar.
+        ``state`` is the policy's, of T histories; ``nll`` is mean -log pi of the logged items, a scalar.
         """
         raise NotImplementedError
 
@@ -119,7 +160,7 @@ class PPO(SampledActions):
 
     V is a head on the policy's state, trained by squared error without a gradient to the state.
 
-    Logs ``sampled/{clipped,ratio}`` (`losses.clipped_surrogate`) and ``sampled/value_error``, V's mean squared error.
+    Logs ``sampled/{clipped,ratio}`` (`clipped_surrogate`) and ``sampled/value_error``, V's mean squared error.
 
     Args:
         value_lr: AdamW's learning rate of V.
@@ -147,7 +188,7 @@ class GRPO(SampledActions):
 
     With ``early`` and ``cloning`` it is OneRec's ECPO (arXiv 2506.13695).
 
-    Logs ``sampled/{clipped,ratio}`` (`losses.clipped_surrogate`) and ``sampled/kl``, the estimated KL.
+    Logs ``sampled/{clipped,ratio}`` (`clipped_surrogate`) and ``sampled/kl``, the estimated KL.
 
     Args:
         early: delta of ECPO's early clip; null: none.

@@ -14,13 +14,14 @@ from torch import Tensor
 from recalign.errors import InputError, require_positive
 from recalign.posttrain.data import PostTrainingData
 from recalign.posttrain.keep import KeepRanking
-from recalign.posttrain.losses import Figures
 from recalign.recommender.checkpoint import Loaded, class_path, load_or_copy
 from recalign.recommender.interpolation import KEEP, require_share
 from recalign.recommender.policy import Policy, chunks
 from recalign.recommender.training import PolicyModule
 from recalign.sequences import Batch, EventDataModule
 
+Figures = dict[str, Tensor]
+"""Scalars to log, by name."""
 PROBE = 4  # histories of a batch on which the KL to the start is measured,
 STATES = 32  # at about this many of their targets, evenly spaced
 
@@ -99,7 +100,8 @@ class PostTraining(PolicyModule):
         raise NotImplementedError
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        self.log_drift(batch)
+        if (self.trainer.global_step + 1) % max(self.trainer.log_every_n_steps, 1) == 0:  # type: ignore[attr-defined]
+            self.log("policy/kl", self.drift(batch))
         found = self.loss(batch)
         if found is None:
             return 0.0 * self.policy.summary(self.policy.encode(batch)).sum()
@@ -118,33 +120,18 @@ class PostTraining(PolicyModule):
         """log pi_start of some items at each state. Shape: int64 (T, C) -> (T, C)."""
         return self.reference.log_probs(self.reference.encode(batch), items)
 
-    def log_drift(self, batch: Batch) -> None:
-        """Log ``policy/kl`` if this step is logged."""
-        every = max(self.trainer.log_every_n_steps, 1)  # type: ignore[attr-defined]
-        if (self.trainer.global_step + 1) % every == 0:
-            self.log("policy/kl", self.drift(batch))
-
     @torch.no_grad()
     def drift(self, batch: Batch) -> Tensor:
         """Mean KL(pi || start) over the catalogue, on some targets of the first histories of a batch, a scalar."""
-        probe, mode = _probe(batch), self.policy.training
+        probe = batch.head(PROBE)
+        position_T = torch.arange(len(probe.row_T), device=probe.row_T.device)
+        probe = probe.keep(position_T % math.ceil(len(position_T) / STATES) == 0)
+        mode = self.policy.training
         self.policy.eval()
         now, start = self.policy.encode(probe), self.reference.encode(probe)
-        kl_T = torch.cat(
-            [
-                _kl(self.policy.log_probs(now[part]), self.reference.log_probs(start[part]))
-                for part in chunks(len(now), self.policy.num_items)
-            ]
-        )
+        kl = []
+        for part in chunks(len(now), self.policy.num_items):
+            logp_TV, start_TV = self.policy.log_probs(now[part]), self.reference.log_probs(start[part])
+            kl.append((logp_TV.exp() * (logp_TV - start_TV)).sum(dim=1))
         self.policy.train(mode)
-        return kl_T.mean()
-
-
-def _probe(batch: Batch) -> Batch:
-    few = batch.head(PROBE)
-    position_T = torch.arange(len(few.row_T), device=few.row_T.device)
-    return few.keep(position_T % math.ceil(len(position_T) / STATES) == 0)
-
-
-def _kl(logp_TV: Tensor, start_TV: Tensor) -> Tensor:
-    return (logp_TV.exp() * (logp_TV - start_TV)).sum(dim=1)
+        return torch.cat(kl).mean()

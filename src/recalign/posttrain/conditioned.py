@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from recalign.errors import InputError
-from recalign.posttrain.base import PostTraining
+from recalign.posttrain.base import Figures, PostTraining
 from recalign.posttrain.heads import at_own_rate, state_width
-from recalign.posttrain.losses import Figures, weighted_likelihood
+from recalign.posttrain.weighted import weighted_likelihood
 from recalign.recommender.policy import Policy, State
 from recalign.recommender.training import adamw
 from recalign.sequences import Batch
@@ -28,9 +28,6 @@ class ConditionedPolicy(Policy):
 
     `encode` always asks for ``asked``, whatever the batch says, so that an event's own reward cannot leak into its
     evaluation; only `encode_given` is told rewards.
-
-    Args:
-        base: the policy to condition.
     """
 
     def __init__(self, base: Policy) -> None:
@@ -113,13 +110,11 @@ class ReturnConditioned(PostTraining):
             self.policy.asked.fill_(float(np.nanquantile(self.data.advantages, self.ask)))  # type: ignore[attr-defined]
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return at_own_rate(
-            adamw(self.policy.base, self.lr, self.weight_decay), self.policy.condition, self.condition_lr
-        )
+        base = adamw(self.policy.base, self.lr, self.weight_decay)
+        return at_own_rate(base, self.policy.condition, self.condition_lr)
 
     def loss(self, batch: Batch) -> tuple[Tensor, Figures]:
         reward_T = self.advantages(batch)
         state = self.policy.encode_given(batch, reward_T.nan_to_num())
-        known_T = (~reward_T.isnan()).to(reward_T.dtype)
-        loss, _ = weighted_likelihood(self.policy.log_prob(state, batch.target_T), known_T)
+        loss, _ = weighted_likelihood(self.policy.log_prob(state, batch.target_T), (~reward_T.isnan()).float())
         return loss, {"asked": self.policy.asked}

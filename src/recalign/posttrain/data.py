@@ -1,23 +1,64 @@
-"""Logged events with their advantages, computed once before training."""
+"""Logged events with their advantages, computed once before training, and the networks that it takes."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 import numpy as np
 import polars as pl
+import torch
+from torch import Tensor
 
 from recalign.errors import InputError, require_positive
-from recalign.posttrain.advantage import predicted_rewards, state_values
-from recalign.posttrain.upstream import UpstreamData
-from recalign.recommender.checkpoint import Loaded
+from recalign.recommender.checkpoint import Loaded, load_or_copy
+from recalign.recommender.policy import Policy, chunks
+from recalign.reward import RewardData, RewardEnsemble
 from recalign.sequences import Batch, Windows, reward_means
 
 Source = Literal["observed", "predicted", "shrunk"]
 Baseline = Literal["none", "global", "user", "item", "user_item", "value", "soft"]
 Placebo = Literal["none", "permuted", "random"]
+
+
+class UpstreamData(RewardData):
+    """Training events, and the starting policy and reward model that a subclass may need to prepare them.
+
+    Args:
+        init_from: checkpoint of the starting policy, where one is needed; null in a configuration: the newest.
+        reward_model: checkpoint of the reward model, where one is needed; null in a configuration: the newest.
+        policy: the starting policy itself, instead of a checkpoint (Python only); copied.
+        reward_net: the reward model itself, instead of a checkpoint (Python only); copied. Predictions of training
+            events need it as `Loaded`, with its self-influence (`StageModule.hand_over`).
+        **log: what `recalign.reward.RewardData` takes.
+    """
+
+    def __init__(
+        self,
+        init_from: str | None = None,
+        reward_model: str | None = None,
+        policy: Policy | Loaded | None = None,
+        reward_net: RewardEnsemble | Loaded | None = None,
+        **log: Any,
+    ) -> None:
+        super().__init__(**log)
+        self.upstreams = {
+            "policy": ("data.init_from", init_from, policy),
+            "reward": ("data.reward_model", reward_model, reward_net),
+        }
+
+    def network(self, name: str, needed_by: str) -> Loaded:
+        """The ``policy`` or the ``reward`` model of this catalogue and reward, in evaluation mode.
+
+        Raises:
+            InputError: there is no such network that can be read; it says what it is `needed_by`.
+        """
+        where, path, given = self.upstreams[name]
+        loaded = load_or_copy(path, given, name, where=where, needed_by=needed_by)
+        loaded.check(self)
+        loaded.net.eval()
+        return loaded
 
 
 class PostTrainingData(UpstreamData):
@@ -146,3 +187,42 @@ class PostTrainingData(UpstreamData):
     def _batches(self, windows: Windows) -> Iterator[Batch]:
         """All targets once, where the trainer works."""
         return (batch.to(self.device) for batch in self.loader(windows, seen=False))
+
+
+@torch.no_grad()
+def predicted_rewards(reward: RewardEnsemble, self_influence_EF: Tensor, batches: Iterable[Batch]) -> Tensor:
+    """The expected reward of every target, without the target's own influence on its item's factors.
+
+    Shape: self-influence as of `recalign.reward.RewardData.self_influence` -> (events,), NaN elsewhere.
+    """
+    out = torch.full((len(self_influence_EF),), torch.nan)
+    for batch in batches:
+        event_T = batch.event_T.cpu()
+        moved_TF = self_influence_EF[event_T].to(batch.event_T.device)
+        out[event_T] = reward.predict_trained(reward.states(batch), batch.target_T, moved_TF).cpu()
+    return out
+
+
+@torch.no_grad()
+def state_values(
+    policy: Policy, reward: RewardEnsemble, batches: Iterable[Batch], rows: int, soft: float | None
+) -> Tensor:
+    """The expected reward under the starting policy before every target.
+
+    V(s) = E_{a ~ pi}[r(s, a)], or, with ``soft`` = lambda, V(s) = lambda log E_{a ~ pi}[exp(r(s, a) / lambda)], the
+    normaliser of the exponential tilt: pi exp((r - V) / lambda) sums to 1.
+
+    Shape: (rows of the event table,), NaN elsewhere.
+    """
+    out = torch.full((rows,), torch.nan)
+    for batch in batches:
+        pi_state, r_states = policy.encode(batch), reward.states(batch)
+        for part in chunks(len(pi_state), policy.num_items):
+            logp_TV = policy.log_probs(pi_state[part])
+            r_TV = reward.predict(r_states[:, part])
+            if soft is None:
+                value_T = (logp_TV.exp() * r_TV).sum(dim=1)
+            else:
+                value_T = soft * (logp_TV + r_TV / soft).logsumexp(dim=1)
+            out[batch.event_T[part].cpu()] = value_T.cpu()
+    return out

@@ -1,6 +1,6 @@
 """Heads on a policy's states: the value of a state, and of an item in it.
 
-Shape suffixes: T states, D width of a state's summary, C items of a state, H rank of the interaction.
+Shape suffixes: T states, D width of a state's summary, V items, C items of a state, H rank of the interaction.
 """
 
 from __future__ import annotations
@@ -14,22 +14,9 @@ from recalign.sequences import Batch
 
 def state_width(policy: Policy) -> int:
     """D: the width of a policy's `summary`, found by encoding a history of one event."""
-    zero, one = torch.zeros(1, dtype=torch.int64), torch.ones(1, dtype=torch.int64)
-    nothing = torch.full((1,), torch.nan)
-    batch = Batch(
-        user_B=zero,
-        item_BL=one[:, None],
-        length_B=one,
-        time_BL=zero[:, None],
-        request_time_BL=zero[:, None],
-        reward_BL=nothing[:, None],
-        row_T=zero,
-        column_T=zero,
-        target_T=one,
-        reward_T=nothing,
-        high_T=zero.bool(),
-        event_T=zero,
-    )
+    zero, one, nothing = torch.zeros(1).long(), torch.ones(1).long(), torch.full((1,), torch.nan)
+    history = (zero, one[:, None], one, zero[:, None], zero[:, None], nothing[:, None])
+    batch = Batch(*history, zero, zero, one, nothing, zero.bool(), zero)
     with torch.no_grad():
         return policy.summary(policy.encode(batch)).shape[1]
 
@@ -41,11 +28,7 @@ def at_own_rate(optimizer: torch.optim.Optimizer, head: nn.Module, lr: float) ->
 
 
 class StateValue(nn.Module):
-    """V(s), linear in the state's summary; 0 at first.
-
-    Args:
-        width: D.
-    """
+    """V(s), linear in the state's summary; 0 at first."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -59,13 +42,7 @@ class StateValue(nn.Module):
 
 
 class ItemValue(nn.Module):
-    """Q(s, a) = g(s) + b_a + q(s) . c_a: value of the state, of the item, and their interaction; 0 at first.
-
-    Args:
-        width: D.
-        num_items: V.
-        rank: H.
-    """
+    """Q(s, a) = g(s) + b_a + q(s) . c_a: value of the state, of the item, and their interaction; 0 at first."""
 
     def __init__(self, width: int, num_items: int, rank: int = 32) -> None:
         super().__init__()
@@ -84,12 +61,7 @@ class ItemValue(nn.Module):
 
 
 class Critic(nn.Module):
-    """Q(s, a) and V(s).
-
-    Args:
-        width: D.
-        num_items: V.
-    """
+    """Q(s, a) and V(s)."""
 
     def __init__(self, width: int, num_items: int) -> None:
         super().__init__()

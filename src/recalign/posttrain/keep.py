@@ -28,7 +28,7 @@ class KeepRanking(Callback):
     which the policy's ``all/ndcg@10`` on the validation events is at least ``share`` of the start's. Weights between a
     pretrained and a fine-tuned model: Wortsman et al., arXiv 2109.01903; for alignment: Lin et al., arXiv 2309.06256.
 
-    It is measured at every validation, and at the end of an epoch without one. Training continues from its own weights:
+    Alpha is found at every validation, and at the end of an epoch without one. Training continues from its own weights:
     a checkpoint holds them as ``current_model_state``, and the interpolation as ``state_dict``, as Lightning's
     `WeightAveraging` does. A ``last.ckpt`` written within an epoch holds the interpolation found before.
 
@@ -37,9 +37,6 @@ class KeepRanking(Callback):
 
     Cost: one pass over the validation events more, five where alpha < 1, and one for the start. Memory: one copy of the
     policy's weights.
-
-    Args:
-        share: of the start's ``all/ndcg@10`` to keep, above 0 and at most 1.
     """
 
     def __init__(self, share: float) -> None:

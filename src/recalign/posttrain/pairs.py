@@ -1,22 +1,120 @@
-"""Preferences over items: DPO, IPO, S-DPO and SimPO on pairs, KTO on single events."""
+"""Preferences over items: DPO, IPO, S-DPO and SimPO on pairs, KTO on single events.
+
+Legend: T states, N items that each state's winner is preferred to, Delta = log pi(y | s) - log pi_ref(y | s) the
+log-ratio of an item y to the reference, Delta+ that of the winner, Delta- that of a loser.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
 from recalign.errors import require_positive
-from recalign.posttrain.base import PostTraining
-from recalign.posttrain.losses import Figures, PairLoss, kto, preference
-from recalign.posttrain.losses.pairs import WITHOUT_REFERENCE
+from recalign.posttrain.base import Figures, PostTraining
 from recalign.posttrain.pairs_data import PairData
 from recalign.sequences import Batch
 
+PairLoss = Literal["dpo", "ipo", "sdpo", "simpo"]
 
-class Preferences(PostTraining):
+
+def preference(
+    winner_T: Tensor, loser_TN: Tensor, loss: PairLoss, beta: float, gamma: float = 0.0
+) -> tuple[Tensor, Figures]:
+    """The mean over pairs (over states for S-DPO) of
+
+    - dpo: -log sigma(beta (Delta+ - Delta-)): direct preference optimisation (arXiv 2305.18290, equation 7);
+    - ipo: (Delta+ - Delta- - 1 / (2 beta))^2: identity preference optimisation (arXiv 2310.12036), which asks for a
+      fixed margin; form and name of beta as in TRL's `dpo_trainer.py`;
+    - sdpo: -log sigma(-log sum_j exp(beta (Delta-_j - Delta+))): softmax DPO (arXiv 2406.09215), the winner against all
+      its losers at once; with one loser it is DPO;
+    - simpo: -log sigma(beta (log pi(y+ | s) - log pi(y- | s)) - gamma): SimPO (arXiv 2405.14734). An item has length 1,
+      so nothing is normalised by it.
+
+    Args:
+        winner_T: Delta+ (SimPO: log pi(y+ | s)).
+        loser_TN: Delta-_j (SimPO: log pi(y-_j | s)).
+        loss: which.
+        beta: how much a log-ratio counts: small lets the policy move far for its pairs, large holds it near.
+        gamma: the margin that SimPO asks for; the others read none.
+
+    Returns:
+        The loss, and ``accuracy``, the share of pairs with Delta+ > Delta-; ``margin``, the mean of Delta+ - Delta-;
+        ``winner`` and ``loser``, their means: both may fall while the margin grows.
+    """
+    gap_TN = winner_T[:, None] - loser_TN
+    match loss:
+        case "dpo":
+            cost = -logsigmoid(beta * gap_TN)
+        case "ipo":
+            cost = (gap_TN - 1 / (2 * beta)).square()
+        case "sdpo":
+            cost = -logsigmoid(-(-beta * gap_TN).logsumexp(dim=1))
+        case "simpo":
+            cost = -logsigmoid(beta * gap_TN - gamma)
+    gap_TN = gap_TN.detach()
+    return cost.mean(), {
+        "accuracy": (gap_TN > 0).float().mean(),
+        "margin": gap_TN.mean(),
+        "winner": winner_T.detach().mean(),
+        "loser": loser_TN.detach().mean(),
+    }
+
+
+def kto(
+    ratio_T: Tensor, mismatched_T: Tensor, advantage_T: Tensor, beta: float, good: float = 1.0, bad: float = 1.0
+) -> tuple[Tensor, Figures]:
+    """L = mean of lambda (1 - sigma(+-beta (Delta - z))): Kahneman-Tversky optimisation (arXiv 2402.01306).
+
+    An item is good (+) or bad (-) by itself, without a pair. z, the reference point, is max(mean Delta of items that do
+    not belong to the state, 0), as in TRL's `kto_trainer.py`.
+
+    Args:
+        ratio_T: Delta of each state's own item.
+        mismatched_T: Delta of an item of another event; no gradient flows through it.
+        advantage_T: above 0: good; below: bad; 0 or NaN: neither, and left out.
+        beta: how fast the value of an item saturates.
+        good, bad: lambda of either.
+
+    Returns:
+        The loss, and ``accuracy``, the share of items on their own side of z; ``margin``, mean Delta of the good less
+        that of the bad; ``winner`` and ``loser``, either; ``share``, of the events that are good or bad; ``good``, of
+        those that are good; ``z``.
+    """
+    sign_T = advantage_T.nan_to_num().sign()
+    z = mismatched_T.detach().mean().clamp(min=0)
+    lambda_T = torch.where(sign_T > 0, good, bad) * sign_T.abs()
+    count = sign_T.abs().sum().clamp(min=1)
+    loss = (lambda_T * (1 - (beta * sign_T * (ratio_T - z)).sigmoid())).sum() / count
+    ratio_T = ratio_T.detach()
+    winner, loser = ((ratio_T * side_T).sum() / side_T.sum().clamp(min=1) for side_T in (sign_T > 0, sign_T < 0))
+    return loss, {
+        "accuracy": ((sign_T * (ratio_T - z)) > 0).sum() / count,
+        "margin": winner - loser,
+        "winner": winner,
+        "loser": loser,
+        "share": sign_T.abs().mean(),
+        "good": (sign_T > 0).sum() / count,
+        "z": z,
+    }
+
+
+class PairTraining(PostTraining):
+    """What both classes of methods share; ``beta`` must be above 0."""
+
+    FIGURES = "pairs"
+    drops_out = False
+
+    @classmethod
+    def check_settings(cls, given: Mapping[str, Any]) -> None:
+        super().check_settings(given)
+        require_positive("model", given, "beta")
+
+
+class Preferences(PairTraining):
     """Raise the winner of each pair above its losers: DPO, IPO, S-DPO or SimPO, on `recalign.posttrain.PairData`.
 
     Targets without a pair do not count.
@@ -26,7 +124,7 @@ class Preferences(PostTraining):
     have a pair.
 
     Args:
-        loss: dpo, ipo, sdpo or simpo (`recalign.posttrain.losses.pairs`).
+        loss: dpo, ipo, sdpo or simpo (`preference`).
         beta: how much a log-ratio counts: small lets the policy move far for its pairs, large holds it near.
         gamma: the margin that SimPO asks for; the others do not read it.
         lr: AdamW's learning rate.
@@ -34,13 +132,6 @@ class Preferences(PostTraining):
     """
 
     LEARNS_FROM = PairData
-    FIGURES = "pairs"
-    drops_out = False
-
-    @classmethod
-    def check_settings(cls, given: Mapping[str, Any]) -> None:
-        super().check_settings(given)
-        require_positive("model", given, "beta")
 
     def __init__(
         self, loss: PairLoss = "dpo", beta: float = 0.1, gamma: float = 0.0, lr: float = 1.5e-5, **training: Any
@@ -57,13 +148,13 @@ class Preferences(PostTraining):
         item_TC = torch.cat([batch.target_T[:, None], batch.rejected_TN], dim=1)[paired_T]
         paired = batch.keep(paired_T)
         value_TC = self.policy.log_probs(self.policy.encode(paired), item_TC)
-        if self.kind not in WITHOUT_REFERENCE:
+        if self.kind != "simpo":
             value_TC = value_TC - self.reference_log_probs(paired, item_TC)
         loss, figures = preference(value_TC[:, 0], value_TC[:, 1:], self.kind, self.beta, self.gamma)
         return loss, {**figures, "share": self.data.share}  # type: ignore[attr-defined]
 
 
-class KTO(PostTraining):
+class KTO(PairTraining):
     """Raise good events and lower bad ones, without pairs: KTO on `recalign.posttrain.PostTrainingData`.
 
     An event is good if its advantage is above 0 (its reward above the baseline), bad if below.
@@ -78,14 +169,6 @@ class KTO(PostTraining):
         lr: AdamW's learning rate.
         **training: what `PostTraining` takes.
     """
-
-    FIGURES = "pairs"
-    drops_out = False
-
-    @classmethod
-    def check_settings(cls, given: Mapping[str, Any]) -> None:
-        super().check_settings(given)
-        require_positive("model", given, "beta")
 
     def __init__(
         self, beta: float = 0.1, good: float = 1.0, bad: float = 1.0, lr: float = 1.5e-5, **training: Any

@@ -1,47 +1,39 @@
-"""Pairs of items at one history, made once before training."""
+"""Pairs of items at one history, made once before training.
+
+Legend: E events, T states of a batch, N losers a pair, C candidates, K members of a reward ensemble.
+"""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
 import torch
+from torch import Tensor
 
 from recalign.errors import InputError
-from recalign.posttrain.pairing import Met, Pair, apart, by_event, from_policy, logged_pairs, target_against, uniform
-from recalign.posttrain.upstream import UpstreamData
+from recalign.posttrain.data import UpstreamData
+from recalign.reward import RewardEnsemble
 from recalign.sequences import Windows
 from recalign.sequences.splits import TRAIN
 
 Pairing = Literal["logged", "sampled", "generated", "ensemble"]
 
 
-class Kind(NamedTuple):
-    """Upstream checkpoints of a kind of pair, and what the error says where no pair can be made."""
-
-    upstream: dict[str, str]
-    losers: str
-    remedy: str
-
-
 _DRAW_MORE = "draw more data.candidates, or use a reward that differs between a user's events"
-KINDS: dict[Pairing, Kind] = {
-    "logged": Kind(
-        {},
+NONE_FOUND: dict[Pairing, tuple[str, str]] = {
+    "logged": (
         "of the same user below that mean beside it",
         "use a reward that differs between a user's events, or pairs sampled",
     ),
-    "sampled": Kind({}, "drawn from the catalogue that the user had not met", _DRAW_MORE),
-    "generated": Kind({"init_from": "recommender"}, "drawn from the policy that the user had not met", _DRAW_MORE),
-    "ensemble": Kind(
-        {"init_from": "recommender", "reward_model": "reward"},
-        "whose interval lies below another's",
-        "use a smaller data.width, or draw more data.candidates",
-    ),
+    "sampled": ("drawn from the catalogue that the user had not met", _DRAW_MORE),
+    "generated": ("drawn from the policy that the user had not met", _DRAW_MORE),
+    "ensemble": ("whose interval lies below another's", "use a smaller data.width, or draw more data.candidates"),
 }
+"""What the error says where no pair can be made: the losers that were looked for, and the remedy."""
 
 
 class PairData(UpstreamData):
@@ -70,12 +62,7 @@ class PairData(UpstreamData):
     """
 
     def __init__(
-        self,
-        pairs: Pairing = "logged",
-        losers: int = 1,
-        candidates: int = 16,
-        width: float = 1.0,
-        **upstream: Any,
+        self, pairs: Pairing = "logged", losers: int = 1, candidates: int = 16, width: float = 1.0, **upstream: Any
     ) -> None:
         super().__init__(**upstream)
         self.check_settings({"losers": losers, "candidates": candidates})
@@ -93,7 +80,12 @@ class PairData(UpstreamData):
     @classmethod
     def upstream(cls, init_args: dict[str, Any]) -> dict[str, str]:
         """The checkpoints that these settings need, by argument."""
-        return KINDS[init_args["pairs"]].upstream
+        needs = {}
+        if init_args["pairs"] in ("generated", "ensemble"):
+            needs["init_from"] = "recommender"
+        if init_args["pairs"] == "ensemble":
+            needs["reward_model"] = "reward"
+        return needs
 
     def training(self) -> Windows:
         return self.paired
@@ -115,11 +107,12 @@ class PairData(UpstreamData):
         if self.pairs in ("sampled", "generated"):
             kept &= good
         if not kept.any():
+            looked_for, remedy = NONE_FOUND[self.pairs]
             raise InputError(
                 f"no pairs can be made: of {len(kept):,} training events of users {self.users}, {good.sum():,} have a "
-                f"reward above their user's earlier mean, and none has {self.losers} {KINDS[self.pairs].losers}",
+                f"reward above their user's earlier mean, and none has {self.losers} {looked_for}",
                 where="data.pairs",
-                remedy=KINDS[self.pairs].remedy,
+                remedy=remedy,
             )
         winner, losers = np.where(kept, item[:, 0], windows.target), np.where(kept[:, None], item[:, 1:], 0)
         return windows.with_pairs(winner, losers)
@@ -127,34 +120,44 @@ class PairData(UpstreamData):
     def _items(self, windows: Windows, expected: np.ndarray) -> np.ndarray:
         """The winner of each target's pair and its losers, 0 where there is none. Shape: int64 (targets, 1 + N)."""
         if self.pairs == "logged":
-            user = np.repeat(windows.user, np.diff(windows.offset))
-            stop = np.searchsorted(user, user, side="right")
-            first = self._first_chosen()[windows.state + 1]
-            random = np.random.default_rng(self.seed)
-            of_log = (windows.reward, expected, first, windows.state, stop)
-            found = logged_pairs(*of_log, self.losers, self.candidates, random)
-            return np.where(found >= 0, windows.target[found], 0)
-        batches = self.loader(windows, seen=False)
-        rows = len(self.sequences.frame)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            return by_event(self._pair(), batches, rows, self.losers)[windows.event]
-
-    def _first_chosen(self) -> np.ndarray:
-        """Where each known event's user chose its item for the first time, a flat index. Shape: int64 (events,)."""
-        user = np.repeat(np.arange(len(self.sequences.users)), np.diff(self.sequences.offset))
-        chosen = user * (self.num_items + 1) + self.sequences.item
-        _, first, of = np.unique(chosen, return_index=True, return_inverse=True)
-        return first[of]
-
-    def _pair(self) -> Pair:
+            return self._logged(windows, expected)
         trained = self.frame.filter((pl.col("split") == TRAIN) & (pl.col("item_id") > 0))
-        met = Met(trained["user"].cast(pl.Int64).to_numpy(), trained["item_id"].to_numpy(), self.num_items)
-        if self.pairs == "sampled":
-            return target_against(uniform(self.num_items, self.candidates), met, self.losers)
-        draw = from_policy(self.network("policy", f"pairs {self.pairs!r}").net, self.candidates)
-        if self.pairs == "generated":
-            return target_against(draw, met, self.losers)
+        met_N = torch.from_numpy(np.unique(self._keys(trained["user"].cast(pl.Int64), trained["item_id"])))
+        item_EN = torch.zeros(len(self.sequences.frame), 1 + self.losers, dtype=torch.int64)
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            policy = None if self.pairs == "sampled" else self.network("policy", f"pairs {self.pairs!r}").net
+            reward = self._ensemble() if self.pairs == "ensemble" else None
+            for batch in self.loader(windows, seen=False):
+                if policy is None:
+                    candidate_TC = torch.randint(1, self.num_items + 1, (len(batch.target_T), self.candidates))
+                else:
+                    candidate_TC = policy.sample(policy.encode(batch), self.candidates)
+                met_TC = torch.isin(self._keys(batch.user_B[batch.row_T, None], candidate_TC), met_N)
+                barred_TC = met_TC | repeated(candidate_TC)
+                if reward is None:
+                    item_TN = target_against(batch.target_T, candidate_TC, barred_TC, self.losers)
+                else:
+                    reward_KTC = reward.predictions(reward.states(batch), candidate_TC)
+                    item_TN = apart(candidate_TC, barred_TC, reward_KTC, self.width, self.losers)
+                item_EN[batch.event_T] = item_TN
+        return item_EN.numpy()[windows.event]
+
+    def _logged(self, windows: Windows, expected: np.ndarray) -> np.ndarray:
+        sequences = self.sequences
+        everyone = np.repeat(np.arange(len(sequences.users)), np.diff(sequences.offset))
+        _, first, of = np.unique(self._keys(everyone, sequences.item), return_index=True, return_inverse=True)
+        user = np.repeat(windows.user, np.diff(windows.offset))
+        stop = np.searchsorted(user, user, side="right")
+        of_log = (windows.reward, expected, first[of][windows.state + 1], windows.state, stop)
+        found = logged_pairs(*of_log, self.losers, self.candidates, np.random.default_rng(self.seed))
+        return np.where(found >= 0, windows.target[found], 0)
+
+    def _keys(self, user: Any, item: Any) -> Any:
+        """One number for each user and item."""
+        return user * (self.num_items + 1) + item
+
+    def _ensemble(self) -> RewardEnsemble:
         reward = self.network("reward", f"pairs {self.pairs!r}").net
         if reward.members == 1:
             raise InputError(
@@ -162,4 +165,84 @@ class PairData(UpstreamData):
                 where="data.reward_model",
                 remedy="train an ensemble: recalign fit reward --model.members 5",
             )
-        return apart(draw, met, reward, self.width, self.losers)
+        return reward
+
+
+def logged_pairs(
+    reward_E: np.ndarray,
+    mean_E: np.ndarray,
+    first_E: np.ndarray,
+    state_E: np.ndarray,
+    stop_E: np.ndarray,
+    losers: int,
+    candidates: int,
+    random: np.random.Generator,
+) -> np.ndarray:
+    """Pair each event with a later one of the same user on the other side of the user's mean, at the event's history.
+
+    The one above the mean wins. Among C later events drawn, the partner is the first on the other side; further losers
+    are those drawn that lie below, each item once. Items that are in the history already are left out: as losers they
+    would be lowered as repetitions.
+
+    Args:
+        reward_E: in the order of users and time; NaN where there is none (neither above nor below).
+        mean_E: the user's expected reward before each event.
+        first_E: int64, index of the user's first event with the same item.
+        state_E: int64, index of the newest event of the history before each.
+        stop_E: int64, one past the last event of each event's user.
+        losers: N.
+        candidates: C, later events drawn, with replacement.
+        random: the generator.
+
+    Returns:
+        Positions of winner and losers, -1 where there is none. Shape: int64 (E, 1 + N).
+    """
+    own_E1, stop_E1, mean_E1 = np.arange(len(reward_E))[:, None], stop_E[:, None], mean_E[:, None]
+    ahead_EC = random.random((len(reward_E), candidates)) * (stop_E1 - own_E1 - 1)
+    drawn_EC = np.minimum(own_E1 + 1 + ahead_EC.astype(np.int64), stop_E1 - 1)  # nothing ahead: the event itself
+    pool = np.concatenate([own_E1, drawn_EC], axis=1)
+    open_ = first_E[pool] > state_E[:, None]
+    apart_EC = (reward_E[drawn_EC] - mean_E1) * (reward_E[own_E1] - mean_E1) < 0
+    apart_EC &= open_[:, 1:] & open_[:, :1]
+    partner_E1 = np.take_along_axis(drawn_EC, apart_EC.argmax(axis=1)[:, None], axis=1)
+    winner_E1 = np.where(reward_E[partner_E1] > reward_E[own_E1], partner_E1, own_E1)
+    below = apart_EC.any(axis=1, keepdims=True) & open_ & (reward_E[pool] < mean_E1)
+    again = repeated(torch.from_numpy(np.where(below, first_E[pool], -1))).numpy()
+    pool = np.where(below & ~again, pool, -1)
+    first = np.argsort(pool < 0, axis=1, kind="stable")[:, :losers]
+    return np.concatenate([winner_E1, np.take_along_axis(pool, first, axis=1)], axis=1)
+
+
+def repeated(item_TC: Tensor) -> Tensor:
+    """Mark values that occur further left in their row. Shape: int64 (T, C) -> bool (T, C)."""
+    sorted_TC, order_TC = item_TC.sort(dim=1, stable=True)
+    again_TC = torch.zeros_like(item_TC, dtype=torch.bool)
+    again_TC[:, 1:] = sorted_TC[:, 1:] == sorted_TC[:, :-1]
+    return torch.zeros_like(again_TC).scatter(1, order_TC, again_TC)
+
+
+def target_against(target_T: Tensor, candidate_TC: Tensor, barred_TC: Tensor, losers: int) -> Tensor:
+    """Pair the logged item with the first candidates that are not barred. Shape: -> int64 (T, 1 + N), 0 for none."""
+    first_TN = barred_TC.long().argsort(dim=1, stable=True)[:, :losers]
+    loser_TN = candidate_TC.gather(1, first_TN).masked_fill(barred_TC.gather(1, first_TN), 0)
+    return torch.cat([target_T[:, None], loser_TN], dim=1)
+
+
+def apart(candidate_TC: Tensor, barred_TC: Tensor, reward_KTC: Tensor, width: float, losers: int) -> Tensor:
+    """Pair the candidate with the highest lower bound with those of the lowest upper bounds, by a reward ensemble.
+
+    A candidate's interval is its mean over the members +- ``width`` standard deviations between them. A pair is kept if
+    LB(winner) > UB(loser) for every loser.
+
+    The rejection-sampling form of DPO and IPO in the A-SFT post (Netflix TechBlog, October 2025), whose own wording
+    would keep overlapping intervals; its number of candidates and width are not public.
+
+    Shape: -> int64 (T, 1 + N), 0 where there is no pair.
+    """
+    mean_TC, half_TC = reward_KTC.mean(dim=0), width * reward_KTC.std(dim=0)
+    lower_TC = (mean_TC - half_TC).masked_fill(barred_TC, -torch.inf)
+    upper_TC = (mean_TC + half_TC).masked_fill(barred_TC, torch.inf)
+    low_T1, best_T1 = lower_TC.max(dim=1, keepdim=True)
+    high_TN, worst_TN = upper_TC.topk(losers, dim=1, largest=False)
+    item_TC = candidate_TC.gather(1, torch.cat([best_T1, worst_TN], dim=1))
+    return item_TC.masked_fill((low_T1 <= high_TN).any(dim=1, keepdim=True), 0)

@@ -4,15 +4,48 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from recalign.posttrain.base import PostTraining
-from recalign.posttrain.losses import Figures, top_k_reinforce
+from recalign.posttrain.base import Figures, PostTraining
 from recalign.sequences import Batch
 
 
+def top_k_reinforce(
+    logp_T: Tensor, behaviour_T: Tensor, reward_T: Tensor, k: int, cap: float
+) -> tuple[Tensor, Figures]:
+    """L = -mean w lambda_K R log pi(a | s), w = min(pi / beta, cap), lambda_K = K (1 - pi)^(K - 1).
+
+    w corrects for the policy beta that chose the logged items, lambda_K counts that an item need only be among the K
+    shown. No gradient through either.
+
+    Args:
+        logp_T: log pi(a | s) of the logged items.
+        behaviour_T: log beta(a | s).
+        reward_T: R, NaN where there is none: the event does not count.
+        k: K; 1: no correction.
+        cap: largest importance weight.
+
+    Returns:
+        The loss, and ``ess``, the effective sample size of the importance weights as a share of the events, ``capped``,
+        the share of them that was cut, and ``lambda``, the mean of lambda_K.
+    """
+    known_T = ~reward_T.isnan()
+    now_T = logp_T.detach()
+    ratio_T = (now_T - behaviour_T).exp() * known_T
+    weight_T = ratio_T.clamp(max=cap)
+    lambda_T = k * (1 - now_T.exp()).clamp(min=0) ** (k - 1)
+    count = known_T.sum().clamp(min=1)
+    tiny = torch.finfo(logp_T.dtype).tiny
+    return -(weight_T * lambda_T * reward_T.nan_to_num() * logp_T).sum() / count, {
+        "ess": weight_T.sum().square() / (count * weight_T.square().sum()).clamp(min=tiny),
+        "capped": (ratio_T > cap).sum() / count,
+        "lambda": (lambda_T * known_T).sum() / count,
+    }
+
+
 class Reinforce(PostTraining):
-    """Weight logged items by their reward, by pi / beta and by lambda_K (`losses.top_k_reinforce`).
+    """Weight logged items by their reward, by pi / beta and by lambda_K (`top_k_reinforce`).
 
     The policy beta that chose the items is unknown; the start, cloned from the log, stands in for it. The reward is the
     batch's advantage, whose baseline keeps the variance down.

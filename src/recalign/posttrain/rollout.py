@@ -18,11 +18,7 @@ from recalign.sequences import Batch
 
 
 class Environment(nn.Module):
-    """A frozen reward model's predictions, in standard deviations from the mean of the training rewards.
-
-    Args:
-        loaded: the reward model.
-    """
+    """A frozen reward model's predictions, in standard deviations from the mean of the training rewards."""
 
     def __init__(self, loaded: Loaded) -> None:
         super().__init__()
@@ -34,11 +30,7 @@ class Environment(nn.Module):
         return super().train(False)  # it never learns
 
     def setup(self, data: RewardData) -> None:
-        """Take the unit of the log's rewards, and check the reward model against the log.
-
-        Raises:
-            InputError: it is of another catalogue or another reward, or predicts no numbers on the first batch.
-        """
+        """Take the unit of the log's rewards; refuse a reward model of another log, or that predicts no numbers."""
         self.loaded.check(data)
         self.mean, self.scale, _ = data.moments()
         batch = next(iter(data.train_dataloader()))
@@ -58,41 +50,30 @@ class Environment(nn.Module):
 
 @dataclass(frozen=True)
 class Rollout:
-    """S items drawn at each state. Probabilities are over the candidates alone (`among`).
-
-    Attributes:
-        candidate_TC: int64, what may be drawn; 0 where fewer than C items are unseen.
-        column_TS: int64, which of them were drawn, with replacement.
-        item_TS: int64, these items; 1 where nothing was unseen.
-        old_TS: log old(item | s) of them, old the policy that they were drawn from.
-        start_TS: the same under the starting policy.
-        reward_TS: what the reward model expects of them, in standard deviations from the mean of the training rewards.
-    """
+    """S items drawn at each state. Probabilities are over the candidates alone (`among`)."""
 
     candidate_TC: Tensor
+    """int64, what may be drawn; 0 where fewer than C items are unseen."""
     column_TS: Tensor
+    """int64, which of them were drawn, with replacement."""
     item_TS: Tensor
+    """int64, these items; 1 where nothing was unseen."""
     old_TS: Tensor
+    """log old(item | s) of them, old the policy that they were drawn from."""
     start_TS: Tensor
+    """The same under the starting policy."""
     reward_TS: Tensor
+    """What the environment expects of them."""
 
 
 @torch.no_grad()
 def roll_out(
     old: Policy, start: Policy, environment: Environment, batch: Batch, samples: int, candidates: int
 ) -> Rollout:
-    """Draw items at every state of a batch.
+    """Draw ``samples`` items at every state of a batch, from ``old`` among ``candidates`` items.
 
     Candidates are the start's most probable items that are not in the history (as far as the batch holds it): of items
     that nobody would have chosen, a reward model's prediction is a guess.
-
-    Args:
-        old: the policy to draw from.
-        start: the starting policy.
-        environment: predicts rewards.
-        batch: histories.
-        samples: S.
-        candidates: C; fewer in a smaller catalogue.
     """
     old_T, start_T = old.encode(batch), start.encode(batch)
     _, candidate_TC = start.top_k(start_T, min(candidates, start.num_items), met(batch))

@@ -3,6 +3,8 @@
 A contextual bandit: Q(s, a) is the expected reward of item a after history s, V(s) that of the history; nothing
 follows an event. Rewards are the batch's advantages (`recalign.posttrain.PostTrainingData`): with ``baseline: global``
 the log's rewards less their mean, in standard deviations.
+
+Legend: T events, a the logged item, s its history, r its reward (NaN where there is none: the event does not count).
 """
 
 from __future__ import annotations
@@ -14,23 +16,65 @@ import torch
 from torch import Tensor, nn
 
 from recalign.errors import InputError, require_positive
-from recalign.posttrain.base import PostTraining
+from recalign.posttrain.base import Figures, PostTraining
 from recalign.posttrain.heads import Critic, ItemValue, StateValue, at_own_rate, state_width
-from recalign.posttrain.losses import (
-    Figures,
-    actor_critic_weights,
-    conservative,
-    expectile,
-    exponential_weights,
-    mean_known,
-    squared_error,
-    weighted_likelihood,
-)
+from recalign.posttrain.weighted import weighted_likelihood
 from recalign.sequences import Batch
+
+
+def mean_known(value_T: Tensor, reward_T: Tensor) -> Tensor:
+    """Mean over the events that have a reward, 0 where none has: a scalar."""
+    known_T = ~reward_T.isnan()
+    return value_T.where(known_T, 0.0).sum() / known_T.sum().clamp(min=1)
+
+
+def squared_error(value_T: Tensor, reward_T: Tensor) -> Tensor:
+    """mean (Q(s, a) - r)^2: the temporal difference with gamma = 0, a scalar."""
+    return mean_known((value_T - reward_T.nan_to_num()).square(), reward_T)
+
+
+def conservative(q_T: Tensor, all_T: Tensor, reward_T: Tensor, alpha: float) -> tuple[Tensor, Figures]:
+    """L = 1/2 mean (Q(s, a) - r)^2 + alpha mean (logsumexp_b Q(s, b) - Q(s, a)): CQL(H), arXiv 2006.04779, eq. 4.
+
+    The second term lowers items that were not chosen. ``all_T`` is the logsumexp over the catalogue at temperature tau,
+    tau log sum_b exp(Q(s, b) / tau).
+
+    Returns:
+        The loss, and ``td``, the mean squared error, and ``gap``, the second term without alpha, at least 0.
+    """
+    td, gap = squared_error(q_T, reward_T), mean_known(all_T - q_T, reward_T)
+    return td / 2 + alpha * gap, {"td": td.detach(), "gap": gap.detach()}
+
+
+def expectile(error_T: Tensor, tau: float, reward_T: Tensor) -> Tensor:
+    """mean |tau - 1[u < 0]| u^2 with u = Q - V: its minimum over V is the tau-expectile of Q (IQL, arXiv 2110.06169).
+
+    The 0.5-expectile is the mean; towards 1 it tends to the maximum. Pass u without a gradient to Q.
+    """
+    side_T = (tau - (error_T < 0).to(error_T.dtype)).abs()
+    return mean_known(side_T * error_T.square(), reward_T)
+
+
+def exponential_weights(advantage_T: Tensor, beta: float, reward_T: Tensor) -> Tensor:
+    """w = min(exp(beta A), 100), 0 where there is no reward (IQL and AWAC, as CORL has them). No gradient flows."""
+    weight_T = (beta * advantage_T.detach()).exp().clamp(max=100.0)
+    return weight_T.where(~reward_T.isnan(), 0.0)
+
+
+def actor_critic_weights(q_T: Tensor, other_TN: Tensor, reward_T: Tensor) -> Tensor:
+    """w = max(A, 0), A = Q(s, a) - mean_n Q(s, b_n), 0 where there is no reward (SA2C, arXiv 2111.03474). No gradient.
+
+    The source weighs by A itself; here an item worth less than random ones is left out, not unlearned.
+    """
+    advantage_T = (q_T - other_TN.mean(dim=1)).detach()
+    return advantage_T.clamp(min=0).where(~reward_T.isnan(), 0.0)
 
 
 class ValueMethod(PostTraining):
     """A policy with heads that learn values at a learning rate of their own. Subclasses set ``self.critic``.
+
+    Logs ``value/td``, the squared error of Q on logged items, in the reward's variance; all but CQL also log
+    ``value/{ess,max_weight,lowered}`` of the weights (`weighted_likelihood`).
 
     Args:
         value_lr: AdamW's learning rate of the heads.
@@ -60,13 +104,13 @@ class ValueMethod(PostTraining):
 
 
 class CQL(ValueMethod):
-    """Conservative Q-learning in which the policy's logits are the Q-values (`losses.conservative`).
+    """Conservative Q-learning in which the policy's logits are the Q-values (`conservative`).
 
     Q(s, a) = V(s) + tau log pi(a | s), so that pi = softmax(Q / tau) and V = tau log sum_a exp(Q / tau): the policy is
     the Boltzmann policy of Q, it equals the start before the first step, and the conservative term is
     -tau log pi(a | s), behaviour cloning. V is a head on the policy's state, without a gradient to it.
 
-    Logs ``value/td``, the squared error of Q, in the reward's variance, and ``value/gap``, the conservative term.
+    Logs ``value/gap``, the conservative term.
 
     Args:
         temperature: tau, in standard deviations of the reward.
@@ -101,8 +145,7 @@ class IQL(ValueMethod):
 
     Q and V are heads on the frozen start's states (Kostrikov et al., arXiv 2110.06169).
 
-    Logs ``value/td``, Q's squared error; ``value/expectile``, V's loss; ``value/v``, V's mean; and
-    ``value/{ess,max_weight,lowered}`` of the weights (`losses.weighted_likelihood`).
+    Logs ``value/expectile``, V's loss, and ``value/v``, V's mean.
 
     Args:
         beta: of the exponent, in 1 / standard deviation of the reward; 0: behaviour cloning.
@@ -141,8 +184,7 @@ class AWAC(ValueMethod):
 
     Q is a head on the frozen start's states (Nair et al., arXiv 2006.09359).
 
-    Logs ``value/td``, Q's squared error; ``value/advantage``, the mean of A; and ``value/{ess,max_weight,lowered}`` of
-    the weights (`losses.weighted_likelihood`).
+    Logs ``value/advantage``, the mean of A.
 
     Args:
         beta: of the exponent, in 1 / standard deviation of the reward (the source's 1 / lambda); 0: behaviour cloning.
@@ -174,8 +216,7 @@ class SA2C(ValueMethod):
     Q is a head on the policy's own states, and trains them too; sampled items are its negatives, with a low reward
     (SNQN). Nothing follows an event, so there is no second Q to bootstrap from (Xin et al., arXiv 2111.03474).
 
-    Logs ``value/td``, Q's squared error on logged items; ``value/negative``, that on sampled ones; and
-    ``value/{ess,max_weight,lowered}`` of the weights (`losses.weighted_likelihood`).
+    Logs ``value/negative``, Q's squared error on sampled items.
 
     Args:
         samples: items b_n drawn at each state.

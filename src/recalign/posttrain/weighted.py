@@ -1,27 +1,121 @@
-"""A-SFT and its family: the log's own events, each weighted by how much better than expected it turned out."""
+"""A-SFT and its family: the log's own events, each weighted by how much better than expected it turned out.
+
+Legend: T events, E all logged events, A advantages in standard deviations of the log's rewards (one temperature then
+means the same on every log, and the same as 1 / lambda of reranking), pi the policy, a the logged item, s its history.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
 from recalign.errors import InputError
-from recalign.posttrain.advantage import Transform, weights
-from recalign.posttrain.base import PostTraining
-from recalign.posttrain.losses import Figures, weighted_likelihood
+from recalign.posttrain.base import Figures, PostTraining
 from recalign.sequences import Batch
 
+Transform = Literal["constant", "linear", "exponential", "rank", "sign", "signed"]
 MIN_EFFECTIVE = 0.05
 """Share of the events that have an advantage; below such an effective sample size, a few events decide everything."""
+
+
+def transformed(advantage_T: Tensor, transform: Transform, temperature: float) -> Tensor:
+    """f(A), with beta the temperature; 0 or NaN where A is NaN.
+
+    - constant: 1: behaviour cloning, on events that have a reward, as in all methods;
+    - linear: max(A, 0): without a baseline, reward-weighted cloning;
+    - exponential: exp(A / beta): A-SFT; the tilt of the KL-regularised optimum (AWR, arXiv 1910.00177). Up to a factor,
+      which cancels in the loss: the largest is 1, so that none overflows;
+    - rank: exp((2u - 1) / beta), u the quantile of A in its batch (ties counted half): robust to outliers;
+    - sign: 1[A > 0]: filtered cloning;
+    - signed: A: `weighted_likelihood` lowers events with a negative weight.
+    """
+    known_T = ~advantage_T.isnan()
+    match transform:
+        case "constant":
+            return known_T.to(advantage_T.dtype)
+        case "linear":
+            return advantage_T.clamp(min=0)
+        case "exponential":
+            return ((advantage_T - advantage_T.nan_to_num(nan=-torch.inf).max()) / temperature).exp()
+        case "rank":
+            last_T = advantage_T.nan_to_num(nan=torch.inf)  # without a reward: last
+            sorted_T = last_T.sort().values
+            up_to_T = torch.searchsorted(sorted_T, last_T, right=True)
+            u_T = (torch.searchsorted(sorted_T, last_T) + up_to_T) / (2 * known_T.sum())
+            return ((2 * u_T - 1) / temperature).exp().where(known_T, 0.0)
+        case "sign":
+            return (advantage_T > 0).to(advantage_T.dtype)
+        case "signed":
+            return advantage_T
+
+
+def weights(
+    advantage_T: Tensor, transform: Transform, temperature: float, clip: float | None
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The weight of each event: f(A), 0 where A is NaN (the event has no reward), below 0 under ``signed`` alone.
+
+    Args:
+        advantage_T: A.
+        transform: f (`transformed`).
+        temperature: beta.
+        clip: largest size of a weight, in units of the mean size before clipping; None: no limit.
+
+    Returns:
+        w_T, and ``clipped``, the share of weights that were cut.
+    """
+    w_T = transformed(advantage_T, transform, temperature).nan_to_num(nan=0.0)
+    if clip is None:
+        return w_T, {"clipped": w_T.new_zeros(())}
+    size_T = w_T.abs()
+    limit = clip * size_T.sum() / (size_T > 0).sum().clamp(min=1)
+    return w_T.clamp(-limit, limit), {"clipped": (size_T > limit).float().mean()}
+
+
+def weighted_likelihood(logp_T: Tensor, weight_T: Tensor, start_T: Tensor | None = None) -> tuple[Tensor, Figures]:
+    """L = (sum_{w_t > 0} w_t * -log pi(a_t | s_t) + sum_{w_t < 0} |w_t| g(Delta_t)) / sum_t |w_t|.
+
+    One formula for behaviour cloning (w = 1), filtered cloning (w in {0, 1}), reward-weighted cloning (w = r),
+    exponential reward weighting (w = exp(r / beta); arXiv 2603.10279) and A-SFT (w = f(r - V); Netflix TechBlog,
+    October 2025, whose own formula is not public; the closest published one is AWR, arXiv 1910.00177).
+
+    Items with w < 0 are lowered with slope g' = min(pi / pi_start, 1), which vanishes as they become unlikely, unlike
+    that of w log pi. This is the taper of TOPR (arXiv 2503.14286), with the start, cloned from the log, as behaviour
+    policy: Delta = log pi - log pi_start, g = exp(Delta) below 0 and 1 + Delta above.
+
+    Dividing by the batch's sum of weights makes the step's size independent of their scale. If every weight is 0, so is
+    the loss.
+
+    Args:
+        logp_T: log pi(a_t | s_t).
+        weight_T: w_t; no gradient flows through it.
+        start_T: log pi_start(a_t | s_t); None where no weight is below 0.
+
+    Returns:
+        The loss, and ``ess``, the effective sample size as a share of the events, (sum |w|)^2 / (T sum w^2),
+        ``max_weight``, the largest weight over the mean weight, and ``lowered``, the share of the weight below 0.
+    """
+    weight_T = weight_T.detach()
+    up_T, down_T = weight_T.clamp(min=0), (-weight_T).clamp(min=0)
+    total, tiny = (up_T + down_T).sum(), torch.finfo(weight_T.dtype).tiny
+    cost_T = -up_T * logp_T
+    if start_T is not None:
+        delta_T = logp_T - start_T
+        cost_T = cost_T + down_T * torch.where(delta_T > 0, 1 + delta_T, delta_T.clamp(max=0).exp())
+    count = len(weight_T)
+    return cost_T.sum() / total.clamp(min=tiny), {
+        "ess": total.square() / (count * weight_T.square().sum()).clamp(min=tiny),
+        "max_weight": weight_T.abs().max() * count / total.clamp(min=tiny),
+        "lowered": down_T.sum() / total.clamp(min=tiny),
+    }
 
 
 class WeightedSFT(PostTraining):
     """L = sum_e w_e * -log pi(a_e | s_e) / sum_e w_e with w_e = f(A_e): advantage-weighted supervised fine-tuning.
 
-    Under ``signed`` weights may be negative; those events are lowered (`recalign.posttrain.losses.weighted`).
+    Under ``signed`` weights may be negative; those events are lowered (`weighted_likelihood`).
 
     Logs ``advantage/ess``, the effective sample size as a share of the events; ``advantage/max_weight``, largest over
     mean weight; ``advantage/lowered``, share of the weight below 0; ``advantage/clipped``, share of the weights cut;
@@ -29,7 +123,7 @@ class WeightedSFT(PostTraining):
     `MIN_EFFECTIVE` where a higher temperature would raise it.
 
     Args:
-        transform: f: constant, linear, exponential, rank, sign or signed (`recalign.posttrain.advantage`).
+        transform: f: constant, linear, exponential, rank, sign or signed (`transformed`).
         temperature: beta of f, in standard deviations of the reward; large: behaviour cloning, small: greedy.
         clip: largest weight, in units of the mean weight; null: no limit.
         **training: what `PostTraining` takes.
@@ -41,11 +135,7 @@ class WeightedSFT(PostTraining):
     FIGURES = "advantage"
 
     def __init__(
-        self,
-        transform: Transform = "exponential",
-        temperature: float = 0.3,
-        clip: float | None = 10.0,
-        **training: Any,
+        self, transform: Transform = "exponential", temperature: float = 0.3, clip: float | None = 10.0, **training: Any
     ) -> None:
         super().__init__(**training)
         self.transform: Transform = transform

@@ -31,10 +31,7 @@ class PolynomialAveraging(WeightAveraging):
     the CPU, where reading it does not synchronise. The attributes with an underscore are those of Lightning 2.6.6.
 
     Args:
-        power: how fast early steps are forgotten; 0: the plain mean of all steps.
-
-    Raises:
-        ValueError: power is negative.
+        power: how fast early steps are forgotten, 0 or above; 0: the plain mean of all steps.
     """
 
     def __init__(self, power: float = 6.0) -> None:

@@ -58,9 +58,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         InputError: there is no such file, or it is not a whole checkpoint.
     """
     if not Path(path).is_file():
-        raise InputError(
-            "there is no such checkpoint", where=str(path), remedy="name a .ckpt file, or run the stage that writes it"
-        )
+        remedy = "name a .ckpt file, or run the stage that writes it"
+        raise InputError("there is no such checkpoint", where=str(path), remedy=remedy)
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
@@ -103,26 +102,18 @@ class Loaded:
         return cls(net, checkpoint.get("catalogue"), facts, users, influence, where)
 
     def check(self, data: EventDataModule) -> None:
-        """Refuse a network of another catalogue, or a reward model of another reward.
-
-        Raises:
-            InputError: it is one.
-        """
+        """Refuse a network of another catalogue, or a reward model of another reward, with an InputError."""
         check_catalogue(self.catalogue, data.sequences.catalogue, self.where)
         if "reward" in self.facts:
             check_reward(self.facts["reward"], data.reward, self.where)
 
 
-Given = nn.Module | Loaded
-"""A network that is handed over in Python, alone or with what its stage recorded."""
-
-
 def load_net(path: str | Path, name: str, *, self_influence: bool = False) -> Loaded:
-    """Rebuild a network from a stage's checkpoint.
+    """Rebuild the ``policy`` or ``reward`` network of a stage's checkpoint.
 
     Args:
         path: the checkpoint.
-        name: ``policy`` or ``reward``.
+        name: which network.
         self_influence: keep that too, which is as long as the event table.
 
     Raises:
@@ -144,19 +135,23 @@ def load_net(path: str | Path, name: str, *, self_influence: bool = False) -> Lo
             where=str(path),
             remedy="use a checkpoint of this version of recalign, with the classes it was trained with installed",
         ) from error
-    load_weights(net, weights_of(checkpoint, name), where=str(path))
+    prefix = f"{name}."
+    own = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
+    load_weights(net, own, where=str(path))
     if not self_influence:
         checkpoint.pop("self_influence", None)
     return Loaded.of(net, checkpoint, str(path))
 
 
-def load_or_copy(path: str | None, given: Given | None, name: str, *, where: str, needed_by: str) -> Loaded:
-    """The network that a stage starts from: a checkpoint's, or a copy of one that is handed over in Python.
+def load_or_copy(
+    path: str | None, given: nn.Module | Loaded | None, name: str, *, where: str, needed_by: str
+) -> Loaded:
+    """The ``policy`` or ``reward`` that a stage starts from: a copy of the one given in Python, or a checkpoint's.
 
     Args:
         path: the checkpoint.
-        given: the network, which is taken instead of the checkpoint's and left as it is.
-        name: ``policy`` or ``reward``.
+        given: the network, alone or with what its stage recorded; taken instead of the checkpoint's.
+        name: which network.
         where: the setting that names the checkpoint, for the message.
         needed_by: what needs the network, for the message.
 
@@ -173,23 +168,11 @@ def load_or_copy(path: str | None, given: Given | None, name: str, *, where: str
     return load_net(path, name, self_influence=True)
 
 
-def weights_of(checkpoint: dict[str, Any], name: str) -> dict[str, torch.Tensor]:
-    """The weights of one network in a checkpoint, by their names within that network."""
-    prefix = f"{name}."
-    return {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
-
-
 OTHER_VERSION = "use a checkpoint of this class, made by this version of recalign: train that stage again"
 
 
 def load_weights(net: nn.Module, weights: dict[str, torch.Tensor], *, where: str, partial: bool = False) -> None:
-    """Load weights by module name, and report what did not match.
-
-    Args:
-        net: what to load into.
-        weights: by name.
-        where: the checkpoint, for messages.
-        partial: allow missing and unexpected names (a warm start); they are logged.
+    """Load weights by module name. A warm start (``partial``) allows missing and unexpected names, and logs them.
 
     Raises:
         InputError: a shape differs, or, unless ``partial``, a name is missing or unexpected.
@@ -208,11 +191,8 @@ def load_weights(net: nn.Module, weights: dict[str, torch.Tensor], *, where: str
         )
     missing, unexpected = own.keys() - weights.keys(), weights.keys() - own.keys()
     if (missing or unexpected) and not partial:
-        raise InputError(
-            f"missing: {sorted(missing)[:5]}, unexpected: {sorted(unexpected)[:5]}",
-            where=where,
-            remedy=OTHER_VERSION,
-        )
+        what = f"missing: {sorted(missing)[:5]}, unexpected: {sorted(unexpected)[:5]}"
+        raise InputError(what, where=where, remedy=OTHER_VERSION)
     net.load_state_dict(weights, strict=False)
     if missing or unexpected:
         rank_zero_info(
@@ -223,11 +203,7 @@ def load_weights(net: nn.Module, weights: dict[str, torch.Tensor], *, where: str
 
 
 def check_catalogue(loaded: str | None, current: str, where: str) -> None:
-    """Refuse a network that was trained on another catalogue.
-
-    Raises:
-        InputError: the digests differ.
-    """
+    """Refuse a network that was trained on another catalogue, with an InputError."""
     if loaded is not None and loaded != current:
         raise InputError(
             "this checkpoint was trained on another catalogue (other items, or another split of the log)",
@@ -237,16 +213,7 @@ def check_catalogue(loaded: str | None, current: str, where: str) -> None:
 
 
 def check_reward(predicted: str | None, current: str | None, where: str) -> None:
-    """Refuse a reward model of another reward: the two would be mixed, or one measured in the other's unit.
-
-    Args:
-        predicted: the reward's expression that it was trained on.
-        current: that of the data.
-        where: the checkpoint.
-
-    Raises:
-        InputError: the expressions differ.
-    """
+    """Refuse a reward model of another reward: the two would be mixed, or one measured in the other's unit."""
     if predicted != current:
         raise InputError(
             f"this reward model predicts {predicted!r}, and the reward here is {current!r}",

@@ -17,11 +17,7 @@ HALVINGS = 4  # bisection steps: alpha is found to a sixteenth
 
 
 def require_share(keep: float | None, where: str) -> None:
-    """Check a share of the ranking to keep.
-
-    Raises:
-        InputError: it is neither None nor above 0 and at most 1.
-    """
+    """Refuse a share of the ranking to keep that is neither None nor above 0 and at most 1, with an InputError."""
     if keep is not None and not 0 < keep <= 1:
         raise InputError(
             f"{keep} is no share of the start's ranking",
@@ -31,13 +27,9 @@ def require_share(keep: float | None, where: str) -> None:
 
 
 def largest_interpolation(kept: Callable[[float], float], enough: float) -> tuple[float, float]:
-    """Find by bisection the largest alpha in 0..1 that keeps enough; 0 if already 1/16 does not.
+    """Find by bisection the largest alpha in 0..1 at which the share kept is enough; 0 if already 1/16 is too far.
 
     Assumes that the share falls with alpha, and is 1 at 0.
-
-    Args:
-        kept: the share kept at an alpha.
-        enough: the share to keep, at most 1.
 
     Returns:
         alpha, and the share kept there, at least `enough`.
@@ -58,13 +50,9 @@ def largest_interpolation(kept: Callable[[float], float], enough: float) -> tupl
 def ndcg(policy: Policy, batches: Iterable[Batch], device: torch.device) -> float:
     """NDCG@10 over the full catalogue without what was seen, of all targets of some batches; NaN if there is none.
 
-    Args:
-        policy: on the device, in evaluation mode.
-        batches: with what was seen.
-        device: batches are moved to it.
+    The policy is on the device, in evaluation mode; batches, which hold what was seen, are moved there.
     """
-    metric = RankMetrics((10,), sync_on_compute=False)
-    metric.to(device)
+    metric = RankMetrics((10,), sync_on_compute=False).to(device)
     for batch in batches:
         there = batch.to(device)
         metric.update(policy.ranks(policy.encode(there), there.target_T, there.seen_N))

@@ -22,7 +22,6 @@ from recalign.nn import (
     unit,
     weighted_nll,
 )
-from recalign.recommender.feedback import Feedback
 from recalign.sequences import Batch
 
 Pairs = tuple[Tensor, Tensor]
@@ -39,8 +38,7 @@ class Policy(Recorded, nn.Module, ABC):
     """pi(item | history) over a catalogue of items 1..V.
 
     `encode` turns the histories of a batch into a state for each of T targets; all else is asked of states, which are
-    only ever measured (``len``) and sliced. A state may be a vector for a policy over item ids, or the parts that a
-    decoder over several tokens an item needs.
+    only ever measured (``len``) and sliced. A state may be a vector, or what a decoder of several tokens an item needs.
 
     Subclasses must write `encode` and `log_probs`, and `summary` where a state is not a tensor. The rest follows from
     these; override it where it can be had without T x V scores.
@@ -87,15 +85,10 @@ class Policy(Recorded, nn.Module, ABC):
 
     @torch.no_grad()
     def top_k(self, state: State, k: int, seen: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The k most probable items that were not seen, best first.
+        """The k most probable items of each of T states, best first, without the pairs (target, item) in ``seen``.
 
-        Args:
-            state: of T histories.
-            k: how many.
-            seen: int64 (2, N), pairs (target, item) to leave out.
-
-        Returns:
-            (T, k) log-probabilities (up to a constant a state) and (T, k) items; item 0 where fewer than k are left.
+        Shape: seen int64 (2, N) -> (T, k) log-probabilities (up to a constant a state), and int64 (T, k) items, 0 where
+        fewer than k are left.
         """
         parts = [
             top_k_from_scores(self.log_probs(state[part]), k, _pairs(seen, part))
@@ -107,8 +100,7 @@ class Policy(Recorded, nn.Module, ABC):
     def ranks(self, state: State, item: Tensor, seen: Tensor | None = None) -> Tensor:
         """Rank of one item a state among the unseen items: 1 is best, 0 stands for item 0 (a miss).
 
-        Ties count against the target. A target that was seen (logs repeat items) is ranked among the unseen all the
-        same.
+        Ties count against the target. A target that was seen (logs repeat items) is ranked all the same.
 
         Shape: int64 (T,), seen int64 (2, N) -> int64 (T,).
         """
@@ -149,25 +141,38 @@ def _pairs(seen: Tensor | None, part: slice) -> Pairs | None:
     return own[0] - part.start, own[1] - 1
 
 
-def check_length(batch: Batch, encoder: Encoder) -> None:
-    """Refuse histories that are longer than the encoder's maximum.
+class Feedback(nn.Module):
+    """A linear embedding of each event's standardised reward, to be added to the event's embedding.
 
-    Raises:
-        InputError: they are.
+    The state at event i, which predicts event i + 1, sees rewards up to event i: an event's own reward is never seen.
     """
-    if batch.item_BL.shape[1] > encoder.max_length:
-        raise InputError(
-            f"histories of {batch.item_BL.shape[1]} events, and the encoder was made for {encoder.max_length}",
-            where="data.max_length",
-            remedy=f"use --data.max_length {encoder.max_length}, or train the recommender anew",
-        )
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.project = nn.Linear(2, dim, bias=False)
+        nn.init.normal_(self.project.weight, std=0.02)
+        self.register_buffer("mean", torch.zeros(()))
+        self.register_buffer("scale", torch.ones(()))
+
+    def calibrate(self, mean: float, scale: float) -> None:
+        """Set the mean and the standard deviation of the rewards."""
+        self.mean.fill_(mean)
+        self.scale.fill_(scale)
+
+    def forward(self, reward_BL: Tensor) -> Tensor:
+        """Shape: (B, L), NaN where there is no reward -> (B, L, D)."""
+        known_BL = ~reward_BL.isnan()
+        z_BL = (reward_BL - self.mean) / self.scale
+        return self.project(torch.stack([z_BL.nan_to_num(), known_BL.to(reward_BL.dtype)], dim=-1))
 
 
 class SequencePolicy(Policy):
     """A sequence encoder over item ids: log pi(v | h) = log softmax_v(cos(h, e_v) / temperature).
 
-    The head of HSTU's research model (L2-normalised query and items over a temperature; methods known from
-    meta-recsys/generative-recommenders).
+    The head of HSTU's research model (meta-recsys/generative-recommenders).
 
     Args:
         encoder: turns embedded histories into states; its ``dim`` is that of the item table.
@@ -187,7 +192,12 @@ class SequencePolicy(Policy):
         self.past_rewards = Feedback(encoder.dim) if feedback else None
 
     def encode(self, batch: Batch) -> Tensor:
-        check_length(batch, self.encoder)
+        if batch.item_BL.shape[1] > self.encoder.max_length:
+            raise InputError(
+                f"histories of {batch.item_BL.shape[1]} events, and the encoder was made for {self.encoder.max_length}",
+                where="data.max_length",
+                remedy=f"use --data.max_length {self.encoder.max_length}, or train the recommender anew",
+            )
         # the gradient of index_select is one index_add, much faster than that of indexing and of an embedding
         x_BLD = self.item_embedding.weight.index_select(0, batch.item_BL.flatten()).view(*batch.item_BL.shape, -1)
         if self.past_rewards is not None:
@@ -200,11 +210,8 @@ class SequencePolicy(Policy):
         if items is None:
             return (query_TD @ item_VD.T / self.temperature).log_softmax(dim=-1)
         with torch.autocast(query_TD.device.type, enabled=False):
-            if (
-                2 * len(item_VD) <= items.shape[1] * query_TD.shape[1]
-            ):  # smaller and faster than gathering their vectors
+            if 2 * len(item_VD) <= items.shape[1] * query_TD.shape[1]:  # smaller and faster than gathering vectors
                 return (query_TD @ item_VD.T / self.temperature).log_softmax(dim=-1).gather(1, items - 1)
-            # the gradient of index_select is one index_add, much faster than that of indexing
             item_TCD = item_VD.index_select(0, items.flatten() - 1).view(*items.shape, -1)
             score_TC = (item_TCD @ query_TD[:, :, None])[:, :, 0] / self.temperature
         # The normaliser comes from one item's log-probability, which never holds T x V scores.
@@ -218,16 +225,11 @@ class SequencePolicy(Policy):
         return weighted_nll(*self._directions(state), item - 1, weight, 1 / self.temperature, bound=UNIT)
 
     def sampled_log_prob(self, state: Tensor, item: Tensor, negatives: int) -> Tensor:
-        """Estimate log pi(item | state) from uniform negatives that all states share: (T,).
+        """Estimate log pi(item | state) from uniform negatives, drawn with replacement, that all states share: (T,).
 
         Each negative stands for num_items / negatives items (the logQ correction), which makes the softmax's sum an
         unbiased estimate; negatives that hit a state's own item are masked. Only the table's gradient is as large as
         the catalogue.
-
-        Args:
-            state: (T, D).
-            item: int64 (T,).
-            negatives: N, how many are drawn, with replacement.
         """
         drawn_N = torch.randint(1, self.num_items + 1, (negatives,), device=state.device)
         log_count_N = state.new_full((negatives,), math.log(negatives / self.num_items), dtype=torch.float32)

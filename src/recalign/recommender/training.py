@@ -25,7 +25,7 @@ RECOMMENDATIONS = "recommendations.parquet"
 
 
 def adamw(module: nn.Module, lr: float, weight_decay: float) -> torch.optim.Optimizer:
-    """AdamW with the betas of HSTU's research code (0.9, 0.98); no decay of biases and one-column tables.
+    """AdamW with the betas of HSTU's research code; no decay of biases and one-column tables.
 
     Fused: for a table of a million items it takes a seventh of the plain kernel's time, and no temporary memory.
     """
@@ -62,13 +62,10 @@ class StageModule(LightningModule):
 
     @classmethod
     def check_settings(cls, given: Mapping[str, Any]) -> None:
-        """Refuse values that no training makes sense with. Subclasses add their own.
+        """Refuse constructor arguments that no training makes sense with, by name. Subclasses add their own.
 
         The command calls it before anything runs, so that a chain does not train four stages before the fifth fails;
         `prepare_data`, Lightning's first hook, calls it in Python.
-
-        Args:
-            given: constructor arguments by name, or some of them.
 
         Raises:
             InputError: one of them is such a value.
@@ -116,10 +113,9 @@ class StageModule(LightningModule):
         checkpoint["facts"] = self.facts()
 
     def hand_over(self, name: str) -> Loaded:
-        """What a later stage would load from this module's checkpoint, without writing one.
+        """What a later stage would load from this module's checkpoint as ``policy`` or ``reward``, without writing one.
 
-        Args:
-            name: ``policy`` or ``reward``. The network is not copied here; the stage that takes it does.
+        The network is not copied here; the stage that takes it does.
         """
         checkpoint: dict[str, Any] = {}
         self.on_save_checkpoint(checkpoint)
@@ -127,16 +123,10 @@ class StageModule(LightningModule):
 
 
 class PolicyModule(StageModule):
-    """Train ``self.policy``; subclasses write `training_step`.
+    """Train ``self.policy`` in place; subclasses write `training_step`.
 
     Logs ``rank/{all,high}/{hr@10,ndcg@10,mrr}`` on validation and ``rank/test/...`` on the test events, over the full
     catalogue without the items that the user had met.
-
-    Args:
-        policy: trained in place.
-        lr: AdamW's learning rate.
-        weight_decay: AdamW's, on matrices only.
-        top_k: items a user that `predict` writes.
     """
 
     handed_over = ("policy",)
@@ -146,7 +136,7 @@ class PolicyModule(StageModule):
         self.policy = policy
         self.lr, self.weight_decay, self.top_k = lr, weight_decay, top_k
         self.rank_all, self.rank_high = RankMetrics(ks=(10,)), RankMetrics(ks=(10,))
-        self._recommended: list[dict[str, Tensor]] = []
+        self._recommended: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return adamw(self.policy, self.lr, self.weight_decay)
@@ -174,41 +164,35 @@ class PolicyModule(StageModule):
     def predict_step(self, batch: Batch, batch_idx: int) -> None:
         k = min(self.top_k, self.policy.num_items)
         score_TK, item_TK = self.policy.top_k(self.policy.encode(batch), k, batch.seen_N)
-        self._recommended.append({"user": batch.user_B[batch.row_T], "score": score_TK, "item": item_TK})
+        self._recommended.append((batch.user_B[batch.row_T], score_TK, item_TK))
 
     def on_predict_end(self) -> None:
         if not self._recommended:
             return
-        columns = {k: torch.cat([part[k] for part in self._recommended]).cpu() for k in ("user", "score", "item")}
+        user_T, score_TK, item_TK = (torch.cat(parts).cpu() for parts in zip(*self._recommended, strict=True))
         self._recommended.clear()
-        frame = recommendations(columns["user"], columns["score"], columns["item"], self.data)
+        frame = recommendations(user_T, score_TK, item_TK, self.data)
         path = Path(self.trainer.default_root_dir) / RECOMMENDATIONS
         write_parquet(frame, path)
         print(f"recommendations for {frame['user'].n_unique():,} users: {path}")
 
 
 def recommendations(user_T: Tensor, score_TK: Tensor, item_TK: Tensor, data: EventDataModule) -> pl.DataFrame:
-    """One row a user and place: raw user id, rank (1 = best), raw item id, score (log-probability up to a constant).
-
-    And the item's title, if the log has titles.
+    """One row a user and place: raw user id, rank (1 = best), raw item id, score (log-probability up to a constant),
+    and the item's title if the log has titles.
     """
-    sequences = data.sequences
-    rank = torch.arange(1, item_TK.shape[1] + 1).expand_as(item_TK)
-    by_user = torch.argsort(user_T, stable=True)
-    user_T, score_TK, item_TK = user_T[by_user], score_TK[by_user], item_TK[by_user]
-    flat = pl.DataFrame(
-        {
-            "user": user_T[:, None].expand_as(item_TK).flatten().numpy(),
-            "rank": rank.flatten().numpy(),
-            "item": item_TK.flatten().numpy(),
-            "score": score_TK.float().flatten().numpy(),
-        }
-    ).filter(pl.col("item") > 0)
+    columns = {
+        "user": user_T[:, None].expand_as(item_TK),
+        "rank": torch.arange(1, item_TK.shape[1] + 1).expand_as(item_TK),
+        "item": item_TK,
+        "score": score_TK.float(),
+    }
+    flat = pl.DataFrame({name: column.flatten().numpy() for name, column in columns.items()})
+    flat = flat.filter(pl.col("item") > 0).sort("user", maintain_order=True)
     item = flat["item"] - 1
     title = [data.titles.gather(item).alias("title")] if data.log_.titles else []
-    return flat.with_columns(
-        sequences.users.gather(flat["user"]).alias("user"), sequences.items.gather(item).alias("item"), *title
-    )
+    user = data.sequences.users.gather(flat["user"]).alias("user")
+    return flat.with_columns(user, data.sequences.items.gather(item).alias("item"), *title)
 
 
 def write_parquet(frame: pl.DataFrame, path: Path) -> None:
