@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime
 
+import numpy as np
 import polars as pl
 
 from recalign.events.table import EventTable
@@ -52,9 +53,6 @@ def gap_auc(frame: pl.DataFrame) -> float | None:
     time since the user's previous event, the time until the next one, or their difference (0 for times that were
     interpolated), in either direction: the best of these.
 
-    Args:
-        frame: events in order, with ``user``, ``timestamp`` and ``reward``.
-
     Returns:
         AUC from 0.5 (no leak) to 1; null where all rewards are equal or no user has two events.
     """
@@ -89,11 +87,8 @@ def histogram(values: pl.Series) -> Section:
     counts = values.value_counts().sort(values.name)
     if counts.height <= BINS:
         return {f"{value:g}": count for value, count in counts.iter_rows()}
-    low, high = float(values.min()), float(values.max())  # type: ignore[arg-type]
-    width = (high - low) / BINS
-    bins = ((values - low) / width).floor().clip(upper_bound=BINS - 1).cast(pl.Int32).value_counts()
-    sizes = dict(bins.iter_rows())
-    return {f"{low + i * width:.4g} to {low + (i + 1) * width:.4g}": sizes.get(i, 0) for i in range(BINS)}
+    sizes, edges = np.histogram(values.to_numpy(), BINS)
+    return {f"{low:.4g} to {high:.4g}": int(n) for n, low, high in zip(sizes, edges, edges[1:], strict=False)}
 
 
 def _log(table: EventTable) -> Section:

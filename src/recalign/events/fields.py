@@ -29,11 +29,7 @@ def read_ids(column: pl.Series, key: str, rows: SourceRows) -> pl.Series:
     """Read ids as 64-bit integers or strings.
 
     Floats that are all whole numbers below 2^53 (as pandas stores integers where one was missing) become integers.
-
-    Args:
-        column: the raw ids, missing ones null.
-        key: the setting that names the column, for errors.
-        rows: where the ids come from, for errors.
+    `key` names the setting, for errors.
 
     Raises:
         InputError: an id is missing, or its type cannot name things.
@@ -51,26 +47,17 @@ def read_ids(column: pl.Series, key: str, rows: SourceRows) -> pl.Series:
 
 
 def index_ids(ids: pl.Series) -> tuple[pl.Series, pl.Series]:
-    """Index ids in their sorted order.
-
-    Returns:
-        u32 index of each id, and the distinct ids by index.
-    """
-    if ids.dtype == pl.Int64 and (span := int(ids.max()) - int(ids.min()) + 1) <= max(len(ids), SPAN):  # type: ignore[arg-type]
-        return _index_by_table(ids, span)
+    """Index ids in their sorted order: the u32 index of each, and the distinct ids by index."""
+    if ids.dtype == pl.Int64 and (span := int(ids.max() - ids.min()) + 1) <= max(len(ids), SPAN):  # type: ignore
+        least = ids.min()
+        exists = np.zeros(span, bool)  # a table over the span is faster than hashing
+        place = (ids - least).to_numpy()
+        exists[place] = True
+        index = exists.cumsum(dtype=np.uint32) - np.uint32(1)
+        return pl.Series(ids.name, index[place]), pl.Series(ids.name, np.flatnonzero(exists)) + least
     distinct = ids.unique().sort()
     number = pl.int_range(len(distinct), dtype=pl.UInt32, eager=True)
     return ids.replace_strict(distinct, number, return_dtype=pl.UInt32), distinct
-
-
-def _index_by_table(ids: pl.Series, span: int) -> tuple[pl.Series, pl.Series]:
-    """`index_ids` of integers that lie close together: a table over their span is faster than hashing."""
-    least = int(ids.min())  # type: ignore[arg-type]
-    place = (ids - least).to_numpy()
-    exists = np.zeros(span, bool)
-    exists[place] = True
-    index = exists.cumsum(dtype=np.uint32) - np.uint32(1)
-    return pl.Series(ids.name, index[place]), pl.Series(ids.name, np.flatnonzero(exists) + least)
 
 
 def read_timestamps(column: pl.Series, unit: TimeUnit, rows: SourceRows) -> tuple[pl.Series, int]:
@@ -113,7 +100,6 @@ def _numbers(column: pl.Series, unit: TimeUnit, rows: SourceRows) -> tuple[pl.Se
 
 
 def _datetimes(column: pl.Series, rows: SourceRows) -> pl.Series:
-    """Microseconds since 1970."""
     if column.dtype == pl.String:
         column = _read(column, _iso_8601(column), "datetime", rows)
     if not isinstance(column.dtype, (pl.Datetime, pl.Date)):

@@ -37,6 +37,9 @@ class Note:
     count: int
     rows: str
 
+    def __str__(self) -> str:
+        return f"{self.count:,} rows {self.reason}: {self.rows}"
+
 
 @dataclass(frozen=True)
 class Report:
@@ -54,8 +57,7 @@ class Report:
 
     def __str__(self) -> str:
         lines = [f"{count:,} rows read from {file}" for file, count in self.files.items()]
-        lines += [f"{note.count:,} rows {note.reason}: {note.rows}" for note in self.notes]
-        return "\n".join([*lines, f"{self.used:,} events used"])
+        return "\n".join([*lines, *map(str, self.notes), f"{self.used:,} events used"])
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,7 @@ from recalign.events.reading import no_column, read
 
 
 def read_titles(log: Log, root: Path | None, items: pl.Series) -> tuple[pl.Series, Section]:
-    """Look up the title of each item.
-
-    Args:
-        log: the log; without ``log.titles``, every title is the id.
-        root: the data root; null: as `recalign.events.data_root` says.
-        items: raw ids.
+    """Look up the title of each of some items, given by raw id. Without ``log.titles``, every title is the id.
 
     Returns:
         Text aligned with `items`: the title, or the id where there is none; and counts for ``recalign check``.
