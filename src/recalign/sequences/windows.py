@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -58,11 +57,10 @@ class Windows:
         before = np.concatenate([[0], kept.cumsum()])
         count = np.diff(before[self.offset])
         some = count > 0
-        by_target = ("state", "target", "event", "reward", "high", "time", "advantage", "rejected")
-        arrays: dict[str, Any] = {name: getattr(self, name) for name in by_target}
-        arrays = {name: None if x is None else x[kept] for name, x in arrays.items()}
-        arrays |= {name: getattr(self, name)[some] for name in ("user", "start", "stop")}
-        return Windows(offset=np.concatenate([[0], count[some].cumsum()]), **arrays)
+        by_window = {name: getattr(self, name)[some] for name in ("user", "start", "stop")}
+        by_window["offset"] = np.concatenate([[0], count[some].cumsum()])
+        by_target = {name: x for name, x in vars(self).items() if name not in by_window and x is not None}
+        return Windows(**by_window, **{name: x[kept] for name, x in by_target.items()})
 
 
 def training_windows(sequences: Sequences, users: np.ndarray, max_length: int, stride: int | None = None) -> Windows:

@@ -33,9 +33,8 @@ def write(simulated: Simulated, out: Path) -> Path:
             settings, truth, log = (stack.enter_context(replacing(folder / name)) for name in FILES)
             settings.write_text(yaml.safe_dump(asdict(simulated.world), sort_keys=False))
             with truth.open("wb") as file:  # numpy would add a suffix to a name
-                np.savez(
-                    file, reward=simulated.truth_UI, users=simulated.users, items=simulated.items, sd=np.float64(SD)
-                )
+                users, items = simulated.users, simulated.items
+                np.savez(file, reward=simulated.truth_UI, users=users, items=items, sd=np.float64(SD))
             simulated.events.write_parquet(log)
     except OSError as error:
         raise InputError(

@@ -41,8 +41,7 @@ class World:
         habit: size of habit in what users choose, beside 1 for satisfaction.
         fashion: size of fashion in what users choose, beside 1 for satisfaction.
         circumstance: size of the circumstance's effect on all rewards under it.
-        confounding: size of the circumstance in what users choose: some items are seen mostly under it, others mostly
-            not.
+        confounding: size of the circumstance in what users choose: some items are seen mostly under it.
         missing: share of the events whose reward was not recorded.
         random: share of the events whose item was drawn at random from those that the user had not had. Above 0 the log
             has two more columns: is_random, and propensity, the probability of that draw (null where the user chose).
@@ -65,28 +64,25 @@ class World:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _require(self.users >= 10, "users", self.users, "give at least 10")
-        _require(self.items >= 20, "items", self.items, "give at least 20")
-        least, most = max(100, self.users), self.users * self.most
-        remedy = f"give {least} to {most} (half the catalogue for every user), or change users and items"
-        _require(least <= self.events <= most, "events", self.events, remedy)
-        for name in SIZES:
-            size = getattr(self, name)
-            remedy = "give 0 or more, in standard deviations of the true satisfaction"
-            _require(0 <= size < np.inf, name, size, remedy)
-        _require(0 <= self.missing <= 0.9, "missing", self.missing, "give a share from 0 to 0.9")
-        _require(0 <= self.random <= 1, "random", self.random, "give a share from 0 to 1")
-        _require(self.seed >= 0, "seed", self.seed, "give 0 or more")
+        least, most, largest = max(100, self.users), self.users * self.most, np.finfo(float).max
+        size = "give 0 or more, in standard deviations of the true satisfaction"
+        limits = {
+            "users": (10, largest, "give at least 10"),
+            "items": (20, largest, "give at least 20"),
+            "events": (least, most, f"give {least} to {most} (half the catalogue a user), or change users and items"),
+            **dict.fromkeys(SIZES, (0, largest, size)),
+            "missing": (0, 0.9, "give a share from 0 to 0.9"),
+            "random": (0, 1, "give a share from 0 to 1"),
+            "seed": (0, largest, "give 0 or more"),
+        }
+        for name, (low, high, remedy) in limits.items():
+            if not low <= (value := getattr(self, name)) <= high:
+                raise InputError(f"a world cannot be made with {value}", where=name, remedy=remedy)
 
     @property
     def most(self) -> int:
         """Most events of a user: half the catalogue, so that there is always something left to recommend."""
         return self.items // 2
-
-
-def _require(holds: bool, name: str, value: object, remedy: str) -> None:
-    if not holds:
-        raise InputError(f"a world cannot be made with {value}", where=name, remedy=remedy)
 
 
 @dataclass(frozen=True)
