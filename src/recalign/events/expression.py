@@ -27,7 +27,7 @@ def evaluate(frame: pl.DataFrame, expression: str, key: str, rows: SourceRows | 
         frame: the rows.
         expression: Polars SQL over the frame's columns.
         key: the setting that holds the expression, for errors: ``data.reward``.
-        rows: where the rows come from, for errors; null: the column ``row`` numbers them, if there is one.
+        rows: where the rows come from; null: the column ``row`` numbers them, if there is one.
 
     Raises:
         InputError: the expression does not parse, reads an unknown column or other rows than its own (``avg``,
@@ -120,9 +120,8 @@ def _run(frame: pl.DataFrame, parsed: pl.Expr, expression: str, key: str, rows: 
 
 def _null_safe(expr: pl.Expr, key: str) -> pl.Expr:
     """The expression under the null rule of `evaluate`."""
-    parts = _parts(expr)
-    if _is(expr, pl.coalesce, parts):
-        return pl.coalesce([_null_safe(part, key) for part in parts])
+    if _is(expr, pl.coalesce):
+        return pl.coalesce([_null_safe(part, key) for part in _parts(expr)])
     needed = _needed(expr, key)
     return pl.when(pl.all_horizontal([part.is_not_null() for part in needed])).then(expr) if needed else expr
 
@@ -130,8 +129,8 @@ def _null_safe(expr: pl.Expr, key: str) -> pl.Expr:
 def _needed(expr: pl.Expr, key: str) -> list[pl.Expr]:
     """The parts of an expression that must not be null."""
     parts = _parts(expr)
-    if _is(expr, pl.coalesce, parts):
-        if any(_skips_nulls(part) for part in parts):
+    if _is(expr, pl.coalesce):
+        if any(map(_skips_nulls, parts)):
             raise InputError(
                 "least or greatest inside a coalesce that is itself part of an expression would skip nulls",
                 where=key,
@@ -141,16 +140,11 @@ def _needed(expr: pl.Expr, key: str) -> list[pl.Expr]:
     if not parts:
         return [expr] if expr.meta.root_names() else []
     needed = [deeper for part in parts for deeper in _needed(part, key)]
-    return needed + parts if _is_extremum(expr, parts) else needed
+    return needed + parts if _is(expr, pl.min_horizontal, pl.max_horizontal) else needed
 
 
 def _skips_nulls(expr: pl.Expr) -> bool:
-    parts = _parts(expr)
-    return _is_extremum(expr, parts) or any(_skips_nulls(part) for part in parts)
-
-
-def _is_extremum(expr: pl.Expr, parts: list[pl.Expr]) -> bool:
-    return _is(expr, pl.min_horizontal, parts) or _is(expr, pl.max_horizontal, parts)
+    return _is(expr, pl.min_horizontal, pl.max_horizontal) or any(map(_skips_nulls, _parts(expr)))
 
 
 def _parts(expr: pl.Expr) -> list[pl.Expr]:
@@ -158,9 +152,10 @@ def _parts(expr: pl.Expr) -> list[pl.Expr]:
     return expr.meta.pop()[::-1]
 
 
-def _is(expr: pl.Expr, function: Callable[..., pl.Expr], parts: list[pl.Expr]) -> bool:
-    """Whether an expression is ``function(*parts)``."""
-    return bool(parts) and expr.meta.eq(function(*parts))
+def _is(expr: pl.Expr, *functions: Callable[..., pl.Expr]) -> bool:
+    """Whether the outermost operation of an expression is one of some functions."""
+    parts = _parts(expr)
+    return bool(parts) and any(expr.meta.eq(function(*parts)) for function in functions)
 
 
 def kind_of(column: pl.Series, rows: SourceRows) -> str:

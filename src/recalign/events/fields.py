@@ -63,10 +63,7 @@ def index_ids(ids: pl.Series) -> tuple[pl.Series, pl.Series]:
 def read_timestamps(column: pl.Series, unit: TimeUnit, rows: SourceRows) -> tuple[pl.Series, int]:
     """Read timestamps as integers, at the file's own resolution.
 
-    Args:
-        column: numbers since 1970, text, dates or datetimes, missing ones null. Dates and datetimes need no unit.
-        unit: of numbers and text.
-        rows: where the timestamps come from, for errors.
+    `unit` is that of numbers and text; dates and datetimes need none.
 
     Returns:
         i64 units since 1970, and how many of these units make a second.
@@ -81,9 +78,9 @@ def read_timestamps(column: pl.Series, unit: TimeUnit, rows: SourceRows) -> tupl
     else:
         time, per_second = _numbers(column, unit, rows)
     remedy = f"mend the timestamps, or set data.log.time_unit (now {unit}: 10 digits are s, 13 ms, 16 us)"
-    _refuse(time.alias(column.name), time < 0, key, rows, ", which is before 1970", remedy)
     late = time // per_second > LAST_SECOND
-    _refuse(time.alias(column.name), late, key, rows, ", which is after the year 9999", remedy)
+    for bad, why in ((time < 0, ", which is before 1970"), (late, ", which is after the year 9999")):
+        _refuse(time.alias(column.name), bad, key, rows, why, remedy)
     return time, per_second
 
 
@@ -161,21 +158,16 @@ def read_propensity(column: pl.Series, rows: SourceRows) -> pl.Series:
 
 def _require_present(column: pl.Series, key: str, rows: SourceRows) -> None:
     if column.null_count():
-        raise InputError(
-            f"the column {column.name} is empty, null or NaN in {rows.describe(column.is_null())}",
-            where=key,
-            remedy=f"""fill in the values, or leave the rows out: data.log.where: '"{column.name}" is not null'""",
-        )
+        what = f"the column {column.name} is empty, null or NaN in {rows.describe(column.is_null())}"
+        remedy = f"""fill in the values, or leave the rows out: data.log.where: '"{column.name}" is not null'"""
+        raise InputError(what, where=key, remedy=remedy)
 
 
 def _refuse(column: pl.Series, bad: pl.Series, key: str, rows: SourceRows, why: str, remedy: str) -> None:
     """Raise an InputError that names the first bad value and the rows of the bad ones, if there are any."""
     if bad.any():
-        raise InputError(
-            f"the column {column.name} holds {column.filter(bad)[0]!r} in {rows.describe(bad)}{why}",
-            where=key,
-            remedy=remedy,
-        )
+        what = f"the column {column.name} holds {column.filter(bad)[0]!r} in {rows.describe(bad)}{why}"
+        raise InputError(what, where=key, remedy=remedy)
 
 
 def _wrong_type(column: pl.Series, key: str, wanted: str, remedy: str) -> InputError:

@@ -20,7 +20,7 @@ class SourceRows:
 
     Attributes:
         number: u32, the number of each row, counted from 1 through all files without their headers.
-        files: rows of each file, in order; empty where the files are not known.
+        files: rows of each file, in order; empty where they are not known.
         headed: files whose first row is a header.
     """
 

@@ -19,7 +19,7 @@ SEPARATORS = (",", "\t", ";", "|", "::")
 """Separators of text files that are recognised."""
 
 UNIT = "\x1f"
-"""The control character that replaces a separator of several characters, which Polars cannot read."""
+"""Replaces a separator of several characters, which Polars cannot read."""
 
 
 @dataclass(frozen=True)
