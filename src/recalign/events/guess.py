@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import polars as pl
 
@@ -74,17 +74,19 @@ def guess(frame: pl.DataFrame, given: Mapping[str, str], named: bool) -> dict[st
     def left() -> pl.DataFrame:
         return frame.drop(found[role] for role in ("user", "item", "timestamp") if role in found)
 
-    def add(role: str, name: str | None) -> None:
-        if role not in found and name is not None:
-            found[role] = name
+    def first_id() -> str | None:
+        return next((column.name for column in left() if _may_be_id(column)), None)
 
-    for role, words in (("user", USER), ("item", ITEM)):
-        add(role, _named(words, filter(_may_be_id, left())))
-    add("timestamp", _time(left()))
-    if not named:
-        for role in ("user", "item"):
-            add(role, next((column.name for column in left() if _may_be_id(column)), None))
-    add("reward", _reward(left(), named))
+    rules: list[tuple[str, Callable[[], str | None]]] = [
+        ("user", lambda: _named(USER, filter(_may_be_id, left()))),
+        ("item", lambda: _named(ITEM, filter(_may_be_id, left()))),
+        ("timestamp", lambda: _time(left())),
+        *([] if named else [("user", first_id), ("item", first_id)]),
+        ("reward", lambda: _reward(left(), named)),
+    ]
+    for role, rule in rules:
+        if role not in found and (name := rule()) is not None:
+            found[role] = name
     return found
 
 

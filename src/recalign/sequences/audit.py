@@ -52,15 +52,10 @@ def part_figures(sequences: Sequences, part: Part) -> Section:
         unseen = chosen.filter(pl.col("item_id") == 0)
         rows["items unseen in training"] = unseen["item"].n_unique()
         rows["share of targets on them (misses)"] = len(unseen) / len(chosen)
-        rows[SEEN] = _seen_before(sequences, part) / len(chosen)
+        pair = pl.col("user").cast(pl.Int64) * (sequences.num_items + 1) + pl.col("item_id")
+        again = pair.is_first_distinct().not_() & (pl.col("split") == PARTS[part])
+        rows[SEEN] = sequences.frame.filter(pl.col("item_id") > 0).select(again.sum()).item() / len(chosen)
     return rows
-
-
-def _seen_before(sequences: Sequences, part: Part) -> int:
-    """Count the events of a part on an item that the user had chosen before."""
-    pair = pl.col("user").cast(pl.Int64) * (sequences.num_items + 1) + pl.col("item_id")
-    known = sequences.frame.filter(pl.col("item_id") > 0)
-    return known.select((pair.is_first_distinct().not_() & (pl.col("split") == PARTS[part])).sum()).item()
 
 
 def split_figures(sequences: Sequences, max_length: int, stride: int | None = None) -> Section:

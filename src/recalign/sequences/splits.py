@@ -51,14 +51,8 @@ class LeaveLast(Split):
         count = pl.len().over("user")
         from_end = count - pl.int_range(pl.len()).over("user")  # 1: the user's last event
         aside = self.test + self.validation
-        part = (
-            pl.when((count <= aside) | (from_end > aside))
-            .then(TRAIN)
-            .when(from_end <= self.test)
-            .then(TEST)
-            .otherwise(VALIDATION)
-        )
-        return table.frame.select(part.cast(pl.UInt8).alias("split")).to_series()
+        part = (from_end <= aside).cast(pl.UInt8) + (from_end <= self.test).cast(pl.UInt8)
+        return table.frame.select(pl.when(count > aside).then(part).otherwise(TRAIN).cast(pl.UInt8)).to_series()
 
 
 @dataclass(frozen=True)
@@ -82,7 +76,7 @@ class TimeSplit(Split):
                 where="data.split.cuts",
                 remedy="give the end of training first, then the end of validation",
             )
-        return ((time >= first).cast(pl.UInt8) + (time >= second).cast(pl.UInt8)).alias("split")
+        return (time >= first).cast(pl.UInt8) + (time >= second).cast(pl.UInt8)
 
     def _time_of(self, cut: float | str, time: pl.Series) -> int:
         if isinstance(cut, str):
@@ -115,7 +109,7 @@ class Where(Split):
     def assign(self, table: EventTable) -> pl.Series:
         test = _condition(table.frame, self.test, "data.split.test")
         drawn = pl.Series([stable_hash(str(row)) < self.validation for row in table.frame["row"]], dtype=pl.Boolean)
-        return (test.cast(pl.UInt8) * TEST + (~test & drawn).cast(pl.UInt8) * VALIDATION).alias("split")
+        return test.cast(pl.UInt8) * TEST + (~test & drawn).cast(pl.UInt8) * VALIDATION
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,8 @@ def write(simulated: Simulated, out: Path) -> Path:
     """Write `simulated/` under `out`: world.yaml (the settings), truth.npz and events.parquet (the log).
 
     truth.npz holds `reward` float32 (users, items), the raw ids `users` and `items` of its rows and columns, and `sd`,
-    the standard deviation of the true satisfaction, the unit of all sizes. All three are complete before any gets its
-    name, so that a log is never beside the truth of another world.
-
-    Returns:
-        The folder.
+    the standard deviation of the true satisfaction. All three are complete before any gets its name, so that a log is
+    never beside the truth of another world.
 
     Raises:
         InputError: the folder cannot be written.

@@ -41,7 +41,7 @@ class World:
         habit: size of habit in what users choose, beside 1 for satisfaction.
         fashion: size of fashion in what users choose, beside 1 for satisfaction.
         circumstance: size of the circumstance's effect on all rewards under it.
-        confounding: size of the circumstance in what users choose: some items are seen mostly under it.
+        confounding: size of the circumstance in what users choose: some items are seen mostly under it, others not.
         missing: share of the events whose reward was not recorded.
         random: share of the events whose item was drawn at random from those that the user had not had. Above 0 the log
             has two more columns: is_random, and propensity, the probability of that draw (null where the user chose).
@@ -93,7 +93,7 @@ class Simulated:
         world: the settings.
         people: the hidden state.
         users, items: raw ids, in the order of the truth's rows and columns.
-        truth_UI: true expected reward of every pair: without generosity and noise, averaged over the circumstance.
+        truth_UI: true reward of every pair: without generosity and noise, averaged over the circumstance.
         events: sorted by time; user, item, timestamp (seconds), reward (null: not recorded), high (the item is in the
             top quarter of the user's true rewards), circumstance (whether the event was under it), true_reward; with
             random exposure also is_random and propensity.
@@ -116,17 +116,8 @@ def simulate(world: World) -> Simulated:
     slice_N, circumstance_N = slice_of(second_N), centre(occasion_N)
     # its own generator, so that the other draws are the same with and without random exposure
     random_N = np.random.default_rng([world.seed, 1]).random(world.events) < world.random if world.random else None
-    item_N = choose(
-        rng,
-        people,
-        count_U,
-        slice_N,
-        circumstance_N,
-        habit=world.habit,
-        fashion=world.fashion,
-        confounding=world.confounding,
-        random_N=random_N,
-    )
+    sizes = {name: getattr(world, name) for name in ("habit", "fashion", "confounding")}
+    item_N = choose(rng, people, count_U, slice_N, circumstance_N, **sizes, random_N=random_N)
     user_N = np.repeat(np.arange(world.users), count_U)
 
     truth_UI = (MEAN + SD * people.satisfaction_UI).astype(np.float32)
