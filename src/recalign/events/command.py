@@ -35,14 +35,8 @@ QUESTIONS = COLUMNS | {"reward": "how good an event was (a column, or Polars SQL
 UNITS = {"s": "seconds since 1970", "ms": "milliseconds since 1970", "us": "microseconds since 1970"}
 
 
-def init(words: Sequence[str]) -> Path:
+def init(words: Sequence[str]) -> None:
     """Guess what the columns of a table mean, show some rows as they were understood, and write the log's YAML.
-
-    Args:
-        words: those after ``recalign init``.
-
-    Returns:
-        The YAML.
 
     Raises:
         InputError: the table cannot be used, or nobody says what cannot be guessed.
@@ -78,7 +72,6 @@ def init(words: Sequence[str]) -> Path:
     ]
     write_text(out, _draft(log, path.parent, reward, high, events, commands))
     print("\n".join([f"\n{out} is written: look it over. Next:", *(f"  {command}" for command in commands)]))
-    return out
 
 
 def _options() -> argparse.ArgumentParser:

@@ -63,8 +63,7 @@ def guess(frame: pl.DataFrame, given: Mapping[str, str], named: bool) -> dict[st
     Args:
         frame: a row per event.
         given: those that are known already.
-        named: whether the table has names of columns; without them the first column that may hold ids is taken for the
-            user's, the second for the item's.
+        named: whether the columns have names; if not, the first that may hold ids is the user's, the second the item's.
 
     Returns:
         Those given and those found.
@@ -98,9 +97,7 @@ def unit(column: pl.Series) -> TimeUnit:
 def _time_unit(column: pl.Series, relative: bool = False) -> TimeUnit | None:
     """The unit of a column of moments, null if it holds none.
 
-    Args:
-        column: numbers, datetimes or text.
-        relative: whether numbers that are too small for moments since 1990 may count from any beginning.
+    If `relative`, numbers that are too small for moments since 1990 may count from any beginning.
     """
     known = _known(column)
     if known.is_empty():
