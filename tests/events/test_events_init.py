@@ -153,7 +153,7 @@ ODD = "a,b,c,d\nx,y,1,2026-01-01\nz,y,2,2026-01-02\n"
     [
         (ODD, [], ["cannot tell the column of the user's id among: a, b, c, d", "give --user, --item, --reward"]),
         (ODD, ["--user=a", "--item=b"], ["reward: cannot tell how good", "give --reward"]),
-        (ODD, ["--user=A"], ["--user: there is no column 'A'", "did you mean a?"]),
+        (ODD, ["--user=A"], ["--user: there is no column 'A'", "did you mean 'a'?"]),
         (ODD, ["--user=a", "--item=b", "--reward=c +"], ["data.reward: 'c +' is not a Polars SQL"]),
         (ODD, ["--user=a", "--item=a", "--reward=c"], ["map each of them to a column of its own"]),
         (

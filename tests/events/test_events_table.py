@@ -264,7 +264,7 @@ def test_bad_reward(tmp_path, reward, found):
 
 def test_bad_filter(tmp_path):
     assert "data.log.where: no row" in refused(tmp_path, RATINGS, where="stars > 5")
-    assert "data.log.where: 'stars' gives Int64" in refused(tmp_path, RATINGS, where="stars")
+    assert "data.log.where: 'stars' is of type Int64, not a condition" in refused(tmp_path, RATINGS, where="stars")
     assert "did you mean 'stars'?" in refused(tmp_path, RATINGS, where="starz > 1")
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import fields
 
 import numpy as np
@@ -16,7 +17,7 @@ class PairedData(PostTrainingData):
 
     def training(self) -> Windows:
         windows = super().training()
-        return windows.with_pairs(windows.target, np.stack([windows.target, windows.target[::-1]], axis=1))
+        return dataclasses.replace(windows, rejected=np.stack([windows.target, windows.target[::-1]], axis=1))
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime
 
+import numpy as np
 import polars as pl
 
 from recalign.events.table import EventTable
@@ -16,31 +17,26 @@ BINS = 10
 
 def audit(table: EventTable) -> dict[str, Section]:
     """Figures of a checked log, by section."""
-    frame = table.frame
-    sections: dict[str, Section] = {
+    frame, notes = table.frame, table.report.notes
+    rewards = frame["reward"].drop_nulls()
+    return {
         "log": _log(table),
-        "rows left out, or without a reward": {
-            f"{note.reason}: {note.rows}": note.count for note in table.report.notes
-        },
+        "rows left out, or without a reward": {f"{note.reason}: {note.rows}": note.count for note in notes},
         "nulls by column": {column.name: column.null_count() for column in frame if column.null_count()},
         "repeated items and times": _repetition(table),
         "events per user": _quantiles(frame, "user"),
         "events per item": _quantiles(frame, "item"),
+        **({"reward": _reward(table), "reward histogram": histogram(rewards)} if len(rewards) else {}),
     }
-    rewards = frame["reward"].drop_nulls()
-    if len(rewards):
-        sections["reward"] = _reward(table)
-        sections["reward histogram"] = histogram(rewards)
-    return sections
 
 
 def render(sections: dict[str, Section]) -> str:
     """Sections as text: a heading, then figures in a column."""
-    shown = {title: {name: _shown(value) for name, value in rows.items()} for title, rows in sections.items() if rows}
-    width = max(len(value) for rows in shown.values() for value in rows.values())
+    width = max(len(_shown(value)) for rows in sections.values() for value in rows.values())
     parts = [
-        "\n".join([title, *(f"  {value:>{width}}  {name}" for name, value in rows.items())])
-        for title, rows in shown.items()
+        "\n".join([title, *(f"  {_shown(value):>{width}}  {name}" for name, value in rows.items())])
+        for title, rows in sections.items()
+        if rows
     ]
     return "\n\n".join(parts)
 
@@ -52,36 +48,24 @@ def gap_auc(frame: pl.DataFrame) -> float | None:
     time since the user's previous event, the time until the next one, or their difference (0 for times that were
     interpolated), in either direction: the best of these.
 
-    Args:
-        frame: events in order, with ``user``, ``timestamp`` and ``reward``.
-
     Returns:
         AUC from 0.5 (no leak) to 1; null where all rewards are equal or no user has two events.
     """
-    step = pl.col("timestamp").diff()
-    same = pl.col("user") == pl.col("user").shift()
-    before = pl.when(same).then(step)
+    before = pl.when(pl.col("user") == pl.col("user").shift()).then(pl.col("timestamp").diff())
+    after = before.shift(-1)
     median = pl.col("reward").median()
     halves = pl.col("reward") > median, pl.col("reward") >= median
     above, from_it = ((half.mean() - 0.5).abs() for half in halves)
-    gaps = frame.select(
-        before.alias("before"),
-        before.shift(-1).alias("after"),
-        pl.when(above < from_it).then(halves[0]).otherwise(halves[1]).alias("high"),
-    )
-    gaps = gaps.with_columns((pl.col("after") - pl.col("before")).abs().alias("uneven"))
-    areas = [auc(gaps.select(gap, "high").drop_nulls()) for gap in ("before", "after", "uneven")]
+    high = pl.when(above < from_it).then(halves[0]).otherwise(halves[1])
+    areas = [auc(frame.select(gap=gap, high=high).drop_nulls()) for gap in (before, after, (after - before).abs())]
     return max((max(area, 1 - area) for area in areas if area is not None), default=None)
 
 
 def auc(scored: pl.DataFrame) -> float | None:
     """Area under the ROC curve of a score (first column) for a bool (second column), ties counted half."""
     score, positive = scored.get_columns()
-    ones, zeros = int(positive.sum()), int((~positive).sum())
-    if not ones or not zeros:
-        return None
-    ranks = float(score.rank("average").filter(positive).sum())
-    return (ranks - ones * (ones + 1) / 2) / (ones * zeros)
+    ones, pairs = int(positive.sum()), int(positive.sum()) * int((~positive).sum())
+    return (float(score.rank().filter(positive).sum()) - ones * (ones + 1) / 2) / pairs if pairs else None
 
 
 def histogram(values: pl.Series) -> Section:
@@ -89,11 +73,8 @@ def histogram(values: pl.Series) -> Section:
     counts = values.value_counts().sort(values.name)
     if counts.height <= BINS:
         return {f"{value:g}": count for value, count in counts.iter_rows()}
-    low, high = float(values.min()), float(values.max())  # type: ignore[arg-type]
-    width = (high - low) / BINS
-    bins = ((values - low) / width).floor().clip(upper_bound=BINS - 1).cast(pl.Int32).value_counts()
-    sizes = dict(bins.iter_rows())
-    return {f"{low + i * width:.4g} to {low + (i + 1) * width:.4g}": sizes.get(i, 0) for i in range(BINS)}
+    sizes, edges = np.histogram(values.to_numpy(), BINS)
+    return {f"{low:.4g} to {high:.4g}": int(n) for n, low, high in zip(sizes, edges, edges[1:], strict=False)}
 
 
 def _log(table: EventTable) -> Section:
@@ -119,22 +100,17 @@ def _repetition(table: EventTable) -> Section:
     if table.has_time:
         here = (pl.col("user") == pl.col("user").shift()) & (pl.col("timestamp") == pl.col("timestamp").shift())
         tied = here.fill_null(False) | here.shift(-1).fill_null(False)
-        rows["duplicates (same user, item and time)"] = (
-            frame.height - frame.select(pl.struct("user", "item", "timestamp").n_unique()).item()
-        )
+        distinct = frame.n_unique(["user", "item", "timestamp"])
+        rows["duplicates (same user, item and time)"] = frame.height - distinct
         rows["ties: share of events at the same time as another of the user"] = frame.select(tied.mean()).item()
     return rows
 
 
 def _reward(table: EventTable) -> Section:
     rewards = table.frame["reward"].drop_nulls()
-    rows: Section = {
-        "events with a reward": len(rewards),
-        "mean": float(rewards.mean()),  # type: ignore[arg-type]
-        "standard deviation": float(rewards.std()),  # type: ignore[arg-type]
-    }
-    area = gap_auc(table.frame) if table.has_time else None
-    if area is not None:
+    mean, deviation = float(rewards.mean()), float(rewards.std())  # type: ignore[arg-type]
+    rows: Section = {"events with a reward": len(rewards), "mean": mean, "standard deviation": deviation}
+    if table.has_time and (area := gap_auc(table.frame)) is not None:
         rows["AUC of a high reward by the time between events (0.5: no leak)"] = area
     return rows
 

@@ -7,58 +7,36 @@ import re
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import polars as pl
+import yaml
 from rich.console import Console
 from rich.prompt import Prompt
 from rich.table import Table
 
-from recalign.errors import InputError, nearest
+from recalign.errors import InputError
 from recalign.events import files, guess, reading
-from recalign.events.draft import draft
-from recalign.events.guess import Guess
 from recalign.events.log import Log
+from recalign.events.messages import did_you_mean
 from recalign.events.table import EventTable, load_events
 from recalign.files import write_text
 
-SHOWN = 5
-"""Rows that are shown."""
-
-QUESTIONS = {
+COLUMNS = {
     "user": "the column of the user's id",
     "item": "the column of the item's id",
     "timestamp": "the column of the time",
-    "reward": "how good an event was (a column, or Polars SQL over columns)",
 }
+QUESTIONS = COLUMNS | {"reward": "how good an event was (a column, or Polars SQL over columns)"}
 """What each option gives."""
 
-
-@dataclass(frozen=True)
-class Sample:
-    """A table whose columns have names, and how to read it.
-
-    Attributes:
-        frame: its rows.
-        header: whether the file names the columns.
-        separator: of a text file whose name does not say that it is one.
-    """
-
-    frame: pl.DataFrame
-    header: bool
-    separator: str | None
+UNITS = {"s": "seconds since 1970", "ms": "milliseconds since 1970", "us": "microseconds since 1970"}
 
 
-def init(words: Sequence[str]) -> Path:
+def init(words: Sequence[str]) -> None:
     """Guess what the columns of a table mean, show some rows as they were understood, and write the log's YAML.
-
-    Args:
-        words: those after ``recalign init``.
-
-    Returns:
-        The YAML.
 
     Raises:
         InputError: the table cannot be used, or nobody says what cannot be guessed.
@@ -69,23 +47,31 @@ def init(words: Sequence[str]) -> Path:
     out = Path(options.out or f"{name}.yaml")
     if out.exists() and not options.force:
         raise InputError("there is such a file already", where=str(out), remedy="give --out FILE, or --force")
-    sample = _read(path)
-    given = Guess(options.user, options.item, options.timestamp, None, options.reward)
-    found = _complete(sample, given)
-    if not sample.header:
-        sample, found = _name_columns(sample, found)
-    log, reward = _log(name, path, sample, found), str(found.reward)
+    frame, named, separator = _read(path)
+    given = {role: value for role in QUESTIONS if (value := getattr(options, role)) is not None}
+    meaning = _complete(frame, named, given)
+    unit = guess.unit(frame[meaning["timestamp"]])
+    if not named:
+        frame, meaning = _name_columns(frame, meaning)
+    reward = meaning.pop("reward")
+    log = Log(
+        name,
+        [path.name],
+        header=None if named else frame.columns,
+        separator=separator,
+        time_unit=unit,
+        where=guess.where(frame, meaning.values()),
+        **meaning,  # type: ignore[arg-type]
+    )
     events = load_events(log, path.parent, reward)
     high = guess.high(events.frame["reward"])
+    _show(log, reward, high, events)
     commands = [
         shlex.join(["recalign", "check", str(out)]),
         shlex.join(["recalign", "chain", "own-log", "--log", str(out), "--name", name]),
     ]
-    test = _test_events(events)
-    _show(log, reward, high, events)
-    write_text(out, draft(log, str(path.parent), reward, high, test, commands))
+    write_text(out, _draft(log, path.parent, reward, high, events, commands))
     print("\n".join([f"\n{out} is written: look it over. Next:", *(f"  {command}" for command in commands)]))
-    return out
 
 
 def _options() -> argparse.ArgumentParser:
@@ -102,19 +88,23 @@ def _options() -> argparse.ArgumentParser:
     return parser
 
 
-def _read(path: Path) -> Sample:
-    """Read a table by the rules of training, and give its columns names if it has no header row."""
+def _read(path: Path) -> tuple[pl.DataFrame, bool, str | None]:
+    """Read a table by the rules of training.
+
+    Returns:
+        The table, whose columns are ``column_1`` and so on if it has no header row; whether it has one; and the
+        separator, if the file's name does not say how to read it.
+    """
     sources = files.find(path.parent, path.name)
     if not sources:
-        near = nearest(path.name, [one.name for one in path.parent.glob("*")])
-        remedy = f"did you mean {path.parent / near}?" if near else "give the path of a table of events"
+        remedy = did_you_mean(path.name, [one.name for one in path.parent.glob("*")])
         raise InputError("there is no such file", where=str(path), remedy=remedy)
     source = sources[0]
     known = source.name.endswith(files.TABLES) or source.name in reading.MOVIELENS
     separator = None if known else reading.find_separator(source)
     frame = reading.read(source, (), None, separator)
-    header = not reading.has_header(source, None) or not reading.looks_like_data(frame.columns)
-    if not header:
+    named = not reading.has_header(source, None) or not reading.looks_like_data(frame.columns)
+    if not named:
         names = [f"column_{number}" for number in range(1, frame.width + 1)]
         frame = reading.read(source, (), names, separator)
     if frame.width < 3:
@@ -125,67 +115,44 @@ def _read(path: Path) -> Sample:
         )
     if not frame.height:
         raise InputError("the table has no rows", where=str(path), remedy="give a table with events")
-    return Sample(frame, header, separator)
+    return frame, named, separator
 
 
-def _complete(sample: Sample, given: Guess) -> Guess:
-    """Guess, and ask for what cannot be guessed.
+def _complete(frame: pl.DataFrame, named: bool, given: dict[str, str]) -> dict[str, str]:
+    """Guess what gives user, item, timestamp and reward, and ask for what cannot be guessed.
 
     Raises:
         InputError: a column does not exist, or nobody is there to be asked.
     """
-    columns = sample.frame.columns
+    for role in COLUMNS:
+        if role in given and given[role] not in frame.columns:
+            remedy = did_you_mean(given[role], frame.columns)
+            raise InputError(f"there is no column {given[role]!r}", where=f"--{role}", remedy=remedy)
     while True:
-        for role in ("user", "item", "timestamp"):
-            if (name := getattr(given, role)) is not None and name not in columns:
-                near = nearest(name, columns)
-                remedy = f"did you mean {near}?" if near else f"there are: {', '.join(columns)}"
-                raise InputError(f"there is no column {name!r}", where=f"--{role}", remedy=remedy)
-        found = guess.guess(sample.frame, given, sample.header)
-        if not found.unknown:
+        found = guess.guess(frame, given, named)
+        unknown = [role for role in QUESTIONS if role not in found]
+        if not unknown:
             return found
-        role = found.unknown[0]
+        role = unknown[0]
         if not sys.stdin.isatty():
             raise InputError(
-                f"cannot tell {QUESTIONS[role]} among: {', '.join(columns)}",
+                f"cannot tell {QUESTIONS[role]} among: {', '.join(frame.columns)}",
                 where=role,
-                remedy=f"give {', '.join(f'--{one}' for one in found.unknown)}",
+                remedy=f"give {', '.join(f'--{one}' for one in unknown)}",
             )
-        choices = None if role == "reward" else columns
-        given = replace(found, time_unit=None, **{role: Prompt.ask(f"Give {QUESTIONS[role]}", choices=choices)})
+        choices = frame.columns if role in COLUMNS else None
+        given = found | {role: Prompt.ask(f"Give {QUESTIONS[role]}", choices=choices)}
 
 
-def _name_columns(sample: Sample, found: Guess) -> tuple[Sample, Guess]:
+def _name_columns(frame: pl.DataFrame, meaning: dict[str, str]) -> tuple[pl.DataFrame, dict[str, str]]:
     """Name the columns of a table without a header row by what they mean; the others stay ``column_5``."""
-    names = {found.user: "user", found.item: "item", found.timestamp: "timestamp"}
-    reward = str(found.reward)
+    names = {meaning[role]: role for role in COLUMNS}
+    reward = meaning["reward"]
     feedback = set(re.findall(r"\bcolumn_\d+\b", reward)) - set(names)
     if len(feedback) == 1:
         names[feedback.pop()] = "event" if reward.startswith("CASE") else "rating"
     reward = re.sub(r"\bcolumn_\d+\b", lambda column: names.get(column[0], column[0]), reward)
-    frame = sample.frame.rename({str(column): name for column, name in names.items()})
-    return replace(sample, frame=frame), Guess("user", "item", "timestamp", found.time_unit, reward)
-
-
-def _log(name: str, path: Path, sample: Sample, found: Guess) -> Log:
-    user, item, timestamp = str(found.user), str(found.item), str(found.timestamp)
-    return Log(
-        name,
-        [path.name],
-        header=None if sample.header else sample.frame.columns,
-        separator=sample.separator,
-        user=user,
-        item=item,
-        timestamp=timestamp,
-        time_unit=found.time_unit or "s",
-        where=guess.where(sample.frame, (user, item, timestamp)),
-    )
-
-
-def _test_events(events: EventTable) -> int:
-    """Events of a user to test on: a tenth of what the median user has, from 1 to 10."""
-    median = int(events.frame.group_by("user").len()["len"].quantile(0.5, "nearest") or 0)
-    return min(10, max(1, median // 10))
+    return frame.rename(names), {role: role for role in COLUMNS} | {"reward": reward}
 
 
 def _show(log: Log, reward: str, high: str | None, events: EventTable) -> None:
@@ -203,7 +170,59 @@ def _show(log: Log, reward: str, high: str | None, events: EventTable) -> None:
     Console().print(table)
     print(f"{frame.height:,} events of {len(events.users):,} users and {len(events.items):,} items")
     print(f"reward: {' '.join(reward.split())}")
-    share = rows["high"].sum() / rows.height
-    print(f"high: {high or 'the best quarter of the rewards'} ({share:.0%} of the events)")
+    print(f"high: {high or 'the best quarter of the rewards'} ({rows['high'].sum() / rows.height:.0%} of the events)")
     for note in events.report.notes:
-        print(f"{note.count:,} rows {note.reason}: {note.rows}")
+        print(note)
+
+
+def _draft(log: Log, root: Path, reward: str, high: str | None, events: EventTable, commands: list[str]) -> str:
+    """The commented YAML of a log; the test is the last tenth of what the median user has, 1 to 10 events."""
+    median = int(events.frame.group_by("user").len()["len"].quantile(0.5, "nearest") or 0)
+    test = min(10, max(1, median // 10))
+    comments = {
+        "name": "names run folders and tables",
+        "files": "read in order; patterns such as events-*.parquet are allowed",
+        "header": "names of the columns: the file has no header row",
+        "separator": "between fields",
+        "user": "the column that says who",
+        "item": "the column that says what",
+        "timestamp": "the column that says when",
+        "time_unit": f"of that column: {UNITS.get(log.time_unit, 'ISO 8601; UTC where it has no offset')}",
+        "where": "other rows are left out and counted",
+    }
+    shown = {key: (value, comment) for key, comment in comments.items() if (value := getattr(log, key))}
+    lines = [
+        f"# The log of {', '.join(log.files)}, as recalign init understood it. Check it, then run the main job on it:",
+        *(f"#   {command}" for command in commands),
+        "data:",
+        f"  root: {_scalar(str(root))} # folder of the files, from where recalign is started; --data.root overrides it",
+        "  log:",
+        *(f"    {key}: {_scalar(value)} # {comment}" for key, (value, comment) in shown.items()),
+        "  # How good an event was: Polars SQL over the columns of its row. Where a column that it reads is empty,",
+        "  # there is no reward: the event stays in histories and no loss sees a reward.",
+    ]
+    if "\n" in reward:
+        lines += [
+            "  # What each kind is worth is a guess: edit the numbers. A kind that is not listed has no reward.",
+            "  reward: >-",
+            *(f"    {line}" for line in reward.split("\n")),
+        ]
+    else:
+        lines.append(f"  reward: {_scalar(reward)}")
+    lines += [
+        "  high: # which events the metrics high/* count as good",
+        f"    expression: {_scalar(high)} # a condition; null: quantile decides",
+        f"    quantile: {'null' if high else 0.75} # share of the rewards that a high one exceeds",
+        "  split:",
+        "    class_path: recalign.sequences.LeaveLast # by user; recalign.sequences.TimeSplit cuts in time",
+        "    init_args:",
+        f"      test: {test} # last events of a user",
+        f"      validation: {max(1, test // 2)} # events before those",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _scalar(value: Any) -> str:
+    """A value as YAML on one line."""
+    text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=float("inf"))
+    return text.removesuffix("\n").removesuffix("\n...")

@@ -27,19 +27,15 @@ def evaluate(frame: pl.DataFrame, expression: str, key: str, rows: SourceRows | 
         frame: the rows.
         expression: Polars SQL over the frame's columns.
         key: the setting that holds the expression, for errors: ``data.reward``.
-        rows: where the rows come from, for errors; null: the column ``row`` numbers them, if there is one.
-
-    Returns:
-        A series of any type, one value per row, never NaN or infinite.
+        rows: where the rows come from; null: the column ``row`` numbers them, if there is one.
 
     Raises:
         InputError: the expression does not parse, reads an unknown column or other rows than its own (``avg``,
             windows), cannot be computed, reads a NaN, or gives NaN or an infinite value.
     """
     if rows is None:
-        known = "row" in frame.columns
-        rows = SourceRows(frame["row"] if known else pl.int_range(1, frame.height + 1, eager=True))
-    parsed = parse(frame, expression, key)
+        rows = SourceRows(frame["row"] if "row" in frame.columns else pl.int_range(1, frame.height + 1, eager=True))
+    parsed = _parse(frame, expression, key)
     for name in set(parsed.meta.root_names()):
         if frame.schema[name].is_float() and frame[name].is_nan().any():
             raise InputError(
@@ -47,7 +43,7 @@ def evaluate(frame: pl.DataFrame, expression: str, key: str, rows: SourceRows | 
                 where=key,
                 remedy="leave the field empty (null) where a value is missing, or leave the rows out by data.log.where",
             )
-    values = run(frame, null_safe(parsed, key), expression, key, rows)
+    values = _run(frame, _null_safe(parsed, key), expression, key, rows)
     if values.dtype.is_float() and not values.is_finite().all():
         bad = ~values.is_finite().fill_null(True)
         raise InputError(
@@ -60,13 +56,25 @@ def evaluate(frame: pl.DataFrame, expression: str, key: str, rows: SourceRows | 
 
 def condition(frame: pl.DataFrame, expression: str, key: str, rows: SourceRows) -> pl.Series:
     """Whether each row meets a condition; as in SQL's WHERE, null counts as false."""
-    values = run(frame, parse(frame, expression, key), expression, key, rows)
-    if values.dtype != pl.Boolean:
-        raise InputError(f"{expression!r} gives {values.dtype}, not true or false", where=key, remedy="compare: a > 0")
-    return values.fill_null(False)
+    return truth(_run(frame, _parse(frame, expression, key), expression, key, rows), expression, key)
 
 
-def parse(frame: pl.DataFrame, expression: str, key: str) -> pl.Expr:
+def truth(values: pl.Series, expression: str, key: str) -> pl.Series:
+    """The values of a condition as bools; null counts as false.
+
+    Raises:
+        InputError: a value is neither true or false nor 1 or 0.
+    """
+    if values.dtype != pl.Boolean and not (values.dtype.is_integer() and values.drop_nulls().is_in([0, 1]).all()):
+        raise InputError(
+            f"{expression!r} is of type {values.dtype}, not a condition",
+            where=key,
+            remedy=f"compare it with something: {expression} >= 4, say",
+        )
+    return values.cast(pl.Boolean).fill_null(False)
+
+
+def _parse(frame: pl.DataFrame, expression: str, key: str) -> pl.Expr:
     """Parse an expression, and check that the frame has all columns that it reads."""
     try:
         parsed = pl.sql_expr(expression).meta.undo_aliases()
@@ -86,7 +94,7 @@ def parse(frame: pl.DataFrame, expression: str, key: str) -> pl.Expr:
     return parsed
 
 
-def run(frame: pl.DataFrame, parsed: pl.Expr, expression: str, key: str, rows: SourceRows) -> pl.Series:
+def _run(frame: pl.DataFrame, parsed: pl.Expr, expression: str, key: str, rows: SourceRows) -> pl.Series:
     """Compute a parsed expression, and check that each value depends on its own row alone."""
     named = parsed.alias("value")
     step = max(2, frame.height // SAMPLE)
@@ -94,8 +102,10 @@ def run(frame: pl.DataFrame, parsed: pl.Expr, expression: str, key: str, rows: S
         values = frame.with_columns(named)["value"]
         alone = [frame.gather_every(step, offset).with_columns(named)["value"] for offset in (0, 1)]
     except pl.exceptions.PolarsError as error:
+        read = dict.fromkeys(parsed.meta.root_names())
+        types = "".join(f"; {name} holds {kind_of(frame[name], rows)}" for name in read)
         raise InputError(
-            f"{expression!r} cannot be computed: {str(error).splitlines()[0]}{_types(frame, parsed, rows)}",
+            f"{expression!r} cannot be computed: {str(error).splitlines()[0]}{types}",
             where=key,
             remedy="compare like with like; TRY_CAST(x AS DOUBLE) makes numbers of text, and null of the rest",
         ) from error
@@ -108,22 +118,19 @@ def run(frame: pl.DataFrame, parsed: pl.Expr, expression: str, key: str, rows: S
     return values
 
 
-def null_safe(expr: pl.Expr, key: str) -> pl.Expr:
+def _null_safe(expr: pl.Expr, key: str) -> pl.Expr:
     """The expression under the null rule of `evaluate`."""
-    parts = _parts(expr)
-    if _is(expr, pl.coalesce, parts):
-        return pl.coalesce([null_safe(part, key) for part in parts])
+    if _is(expr, pl.coalesce):
+        return pl.coalesce([_null_safe(part, key) for part in _parts(expr)])
     needed = _needed(expr, key)
-    if not needed:
-        return expr
-    return pl.when(pl.any_horizontal([part.is_null() for part in needed])).then(None).otherwise(expr)
+    return pl.when(pl.all_horizontal([part.is_not_null() for part in needed])).then(expr) if needed else expr
 
 
 def _needed(expr: pl.Expr, key: str) -> list[pl.Expr]:
     """The parts of an expression that must not be null."""
     parts = _parts(expr)
-    if _is(expr, pl.coalesce, parts):
-        if any(_skips_nulls(part) for part in parts):
+    if _is(expr, pl.coalesce):
+        if any(map(_skips_nulls, parts)):
             raise InputError(
                 "least or greatest inside a coalesce that is itself part of an expression would skip nulls",
                 where=key,
@@ -133,16 +140,11 @@ def _needed(expr: pl.Expr, key: str) -> list[pl.Expr]:
     if not parts:
         return [expr] if expr.meta.root_names() else []
     needed = [deeper for part in parts for deeper in _needed(part, key)]
-    return needed + parts if _is_extremum(expr, parts) else needed
+    return needed + parts if _is(expr, pl.min_horizontal, pl.max_horizontal) else needed
 
 
 def _skips_nulls(expr: pl.Expr) -> bool:
-    parts = _parts(expr)
-    return _is_extremum(expr, parts) or any(_skips_nulls(part) for part in parts)
-
-
-def _is_extremum(expr: pl.Expr, parts: list[pl.Expr]) -> bool:
-    return _is(expr, pl.min_horizontal, parts) or _is(expr, pl.max_horizontal, parts)
+    return _is(expr, pl.min_horizontal, pl.max_horizontal) or any(map(_skips_nulls, _parts(expr)))
 
 
 def _parts(expr: pl.Expr) -> list[pl.Expr]:
@@ -150,14 +152,10 @@ def _parts(expr: pl.Expr) -> list[pl.Expr]:
     return expr.meta.pop()[::-1]
 
 
-def _is(expr: pl.Expr, function: Callable[..., pl.Expr], parts: list[pl.Expr]) -> bool:
-    """Whether an expression is ``function(*parts)``."""
-    return bool(parts) and expr.meta.eq(function(*parts))
-
-
-def _types(frame: pl.DataFrame, parsed: pl.Expr, rows: SourceRows) -> str:
-    """The types of the columns that an expression reads, in words."""
-    return "".join(f"; {name} holds {kind_of(frame[name], rows)}" for name in dict.fromkeys(parsed.meta.root_names()))
+def _is(expr: pl.Expr, *functions: Callable[..., pl.Expr]) -> bool:
+    """Whether the outermost operation of an expression is one of some functions."""
+    parts = _parts(expr)
+    return bool(parts) and any(expr.meta.eq(function(*parts)) for function in functions)
 
 
 def kind_of(column: pl.Series, rows: SourceRows) -> str:
@@ -165,8 +163,6 @@ def kind_of(column: pl.Series, rows: SourceRows) -> str:
     if column.dtype != pl.String:
         return str(column.dtype)
     text = column.is_not_null() & column.cast(pl.Float64, strict=False).is_null()
-    return (
-        f"text, such as {column.filter(text)[0]!r} in {rows.describe(text)}"
-        if text.any()
-        else "numbers written as text"
-    )
+    if not text.any():
+        return "numbers written as text"
+    return f"text, such as {column.filter(text)[0]!r} in {rows.describe(text)}"

@@ -27,13 +27,6 @@ WHEEL_MEMBER = "recbole/dataset_example/ml-100k/ml-100k"
 SIZE = (100_000, 943, 1_682)
 """Ratings, users, items."""
 
-FAILURES = (
-    OSError,  # no network, no answer, no room
-    http.client.HTTPException,  # half an answer
-    subprocess.CalledProcessError,  # no pip, or none that finds the wheel
-    ValueError,  # another file than expected
-)
-
 
 def ml_100k(downloads: Path = DOWNLOADS) -> Path:
     """Return a data root that holds ``ml-100k.zip``, or ``ml-100k/u.data`` and ``ml-100k/u.item``.
@@ -54,10 +47,11 @@ def ml_100k(downloads: Path = DOWNLOADS) -> Path:
             for file, content in get().items():
                 with replacing(target / file) as temporary:
                     temporary.write_bytes(content)
-        except FAILURES as error:
-            failed.append(f"{name}: {_reason(error)}")
-        else:
             return downloads
+        # No network or room, half an answer, no pip or none that finds the wheel, another file than expected.
+        except (OSError, http.client.HTTPException, subprocess.CalledProcessError, ValueError) as error:
+            text = error.stderr if isinstance(error, subprocess.CalledProcessError) else str(error)
+            failed.append(f"{name}: {(text.strip().splitlines() or [type(error).__name__])[-1]}")
     raise InputError(
         f"ML-100K is not under the data root and cannot be downloaded ({'; '.join(failed)})",
         where="data.log.files",
@@ -82,12 +76,8 @@ def _wheel() -> dict[str, bytes]:
         subprocess.run([*pip, *options], check=True, capture_output=True, text=True)
         (wheel,) = Path(folder).glob("*.whl")
         with zipfile.ZipFile(wheel) as opened:
-            ratings, films = (
-                pl.read_csv(
-                    opened.read(f"{WHEEL_MEMBER}.{kind}"), separator="\t", quote_char=None, infer_schema_length=0
-                )
-                for kind in ("inter", "item")
-            )
+            files = [opened.read(f"{WHEEL_MEMBER}.{kind}") for kind in ("inter", "item")]
+    ratings, films = (pl.read_csv(file, separator="\t", quote_char=None, infer_schema=False) for file in files)
     ratings = ratings.cast(pl.Int64)
     size = (ratings.height, *(ratings[name].n_unique() for name in ratings.columns[:2]))
     if size != SIZE:
@@ -97,8 +87,3 @@ def _wheel() -> dict[str, bytes]:
         "u.data": ratings.write_csv(separator="\t", include_header=False).encode(),
         "u.item": "\n".join(films.select(layout).to_series()).encode("latin-1", "replace"),
     }
-
-
-def _reason(error: Exception) -> str:
-    text = error.stderr if isinstance(error, subprocess.CalledProcessError) else str(error)
-    return (text.strip().splitlines() or [type(error).__name__])[-1]

@@ -29,11 +29,7 @@ def read_ids(column: pl.Series, key: str, rows: SourceRows) -> pl.Series:
     """Read ids as 64-bit integers or strings.
 
     Floats that are all whole numbers below 2^53 (as pandas stores integers where one was missing) become integers.
-
-    Args:
-        column: the raw ids, missing ones null.
-        key: the setting that names the column, for errors.
-        rows: where the ids come from, for errors.
+    `key` names the setting, for errors.
 
     Raises:
         InputError: an id is missing, or its type cannot name things.
@@ -51,35 +47,23 @@ def read_ids(column: pl.Series, key: str, rows: SourceRows) -> pl.Series:
 
 
 def index_ids(ids: pl.Series) -> tuple[pl.Series, pl.Series]:
-    """Index ids in their sorted order.
-
-    Returns:
-        u32 index of each id, and the distinct ids by index.
-    """
-    if ids.dtype == pl.Int64 and (span := int(ids.max()) - int(ids.min()) + 1) <= max(len(ids), SPAN):  # type: ignore[arg-type]
-        return _index_by_table(ids, span)
+    """Index ids in their sorted order: the u32 index of each, and the distinct ids by index."""
+    if ids.dtype == pl.Int64 and (span := int(ids.max() - ids.min()) + 1) <= max(len(ids), SPAN):  # type: ignore
+        least = ids.min()
+        exists = np.zeros(span, bool)  # a table over the span is faster than hashing
+        place = (ids - least).to_numpy()
+        exists[place] = True
+        index = exists.cumsum(dtype=np.uint32) - np.uint32(1)
+        return pl.Series(ids.name, index[place]), pl.Series(ids.name, np.flatnonzero(exists)) + least
     distinct = ids.unique().sort()
     number = pl.int_range(len(distinct), dtype=pl.UInt32, eager=True)
     return ids.replace_strict(distinct, number, return_dtype=pl.UInt32), distinct
 
 
-def _index_by_table(ids: pl.Series, span: int) -> tuple[pl.Series, pl.Series]:
-    """`index_ids` of integers that lie close together: a table over their span is faster than hashing."""
-    least = int(ids.min())  # type: ignore[arg-type]
-    place = (ids - least).to_numpy()
-    exists = np.zeros(span, bool)
-    exists[place] = True
-    index = exists.cumsum(dtype=np.uint32) - np.uint32(1)
-    return pl.Series(ids.name, index[place]), pl.Series(ids.name, np.flatnonzero(exists) + least)
-
-
 def read_timestamps(column: pl.Series, unit: TimeUnit, rows: SourceRows) -> tuple[pl.Series, int]:
     """Read timestamps as integers, at the file's own resolution.
 
-    Args:
-        column: numbers since 1970, text, dates or datetimes, missing ones null. Dates and datetimes need no unit.
-        unit: of numbers and text.
-        rows: where the timestamps come from, for errors.
+    `unit` is that of numbers and text; dates and datetimes need none.
 
     Returns:
         i64 units since 1970, and how many of these units make a second.
@@ -94,9 +78,9 @@ def read_timestamps(column: pl.Series, unit: TimeUnit, rows: SourceRows) -> tupl
     else:
         time, per_second = _numbers(column, unit, rows)
     remedy = f"mend the timestamps, or set data.log.time_unit (now {unit}: 10 digits are s, 13 ms, 16 us)"
-    _refuse(time.alias(column.name), time < 0, key, rows, ", which is before 1970", remedy)
     late = time // per_second > LAST_SECOND
-    _refuse(time.alias(column.name), late, key, rows, ", which is after the year 9999", remedy)
+    for bad, why in ((time < 0, ", which is before 1970"), (late, ", which is after the year 9999")):
+        _refuse(time.alias(column.name), bad, key, rows, why, remedy)
     return time, per_second
 
 
@@ -113,7 +97,6 @@ def _numbers(column: pl.Series, unit: TimeUnit, rows: SourceRows) -> tuple[pl.Se
 
 
 def _datetimes(column: pl.Series, rows: SourceRows) -> pl.Series:
-    """Microseconds since 1970."""
     if column.dtype == pl.String:
         column = _read(column, _iso_8601(column), "datetime", rows)
     if not isinstance(column.dtype, (pl.Datetime, pl.Date)):
@@ -175,21 +158,16 @@ def read_propensity(column: pl.Series, rows: SourceRows) -> pl.Series:
 
 def _require_present(column: pl.Series, key: str, rows: SourceRows) -> None:
     if column.null_count():
-        raise InputError(
-            f"the column {column.name} is empty, null or NaN in {rows.describe(column.is_null())}",
-            where=key,
-            remedy=f"""fill in the values, or leave the rows out: data.log.where: '"{column.name}" is not null'""",
-        )
+        what = f"the column {column.name} is empty, null or NaN in {rows.describe(column.is_null())}"
+        remedy = f"""fill in the values, or leave the rows out: data.log.where: '"{column.name}" is not null'"""
+        raise InputError(what, where=key, remedy=remedy)
 
 
 def _refuse(column: pl.Series, bad: pl.Series, key: str, rows: SourceRows, why: str, remedy: str) -> None:
     """Raise an InputError that names the first bad value and the rows of the bad ones, if there are any."""
     if bad.any():
-        raise InputError(
-            f"the column {column.name} holds {column.filter(bad)[0]!r} in {rows.describe(bad)}{why}",
-            where=key,
-            remedy=remedy,
-        )
+        what = f"the column {column.name} holds {column.filter(bad)[0]!r} in {rows.describe(bad)}{why}"
+        raise InputError(what, where=key, remedy=remedy)
 
 
 def _wrong_type(column: pl.Series, key: str, wanted: str, remedy: str) -> InputError:

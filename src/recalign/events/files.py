@@ -64,10 +64,6 @@ class Source:
 def locate(log: Log, root: Path | None) -> tuple[list[Source], Source | None]:
     """Find the files of a log; download those of a public log if one is missing.
 
-    Args:
-        log: names the files.
-        root: the data root; null: as `data_root` says.
-
     Returns:
         The files of its events, in order, and that of its items' titles, if it has one.
 
@@ -77,14 +73,20 @@ def locate(log: Log, root: Path | None) -> tuple[list[Source], Source | None]:
     keys = dict.fromkeys(log.files, "data.log.files")
     if log.titles is not None:
         keys[log.titles.file] = "data.log.titles.file"
-    root = data_root(None) if root is None else root
+    root = root or data_root(None)
     found = {entry: find(root, entry) for entry in keys}
     if log.fetch == log.name and not all(found.values()):
         root = fetch.ml_100k()
         found = {entry: find(root, entry) for entry in keys}
     for entry, sources in found.items():
         if not sources:
-            raise missing(root, entry, keys[entry])
+            here = [str(path.relative_to(root)) for one in ("*", "*/*") for path in root.glob(one) if path.is_file()]
+            near = f"{did_you_mean(entry, here)} Else " if here else ""
+            raise InputError(
+                f"there is no file {entry!r} under the data root {root.resolve()}",
+                where=keys[entry],
+                remedy=f"{near}put it there, or name its folder with --data.root or RECALIGN_DATA",
+            )
     events = [source for entry in log.files for source in found[entry]]
     return events, found[log.titles.file][0] if log.titles is not None else None
 
@@ -92,10 +94,8 @@ def locate(log: Log, root: Path | None) -> tuple[list[Source], Source | None]:
 def find(root: Path, entry: str) -> list[Source]:
     """Find the files that an entry of ``log.files`` names; an empty list if there are none.
 
-    Args:
-        root: the data root.
-        entry: a path under it; with wildcards, in the order of the names. ``folder/file`` is also looked for in the
-            zips ``folder.zip`` and ``folder/folder.zip``, and ``folder.zip`` in its folder.
+    With wildcards they come in the order of their names. ``folder/file`` is also looked for in the zips ``folder.zip``
+    and ``folder/folder.zip``, and ``folder.zip`` in its folder.
 
     Raises:
         InputError: a zip is damaged, or does not hold a log.
@@ -112,17 +112,6 @@ def find(root: Path, entry: str) -> list[Source]:
     return []
 
 
-def missing(root: Path, entry: str, key: str) -> InputError:
-    """The error that a file is not there."""
-    here = [str(path.relative_to(root)) for pattern in ("*", "*/*") for path in root.glob(pattern) if path.is_file()]
-    near = f"{did_you_mean(entry, here)} Else " if here else ""
-    return InputError(
-        f"there is no file {entry!r} under the data root {root.resolve()}",
-        where=key,
-        remedy=f"{near}put it there, or name its folder with --data.root or RECALIGN_DATA",
-    )
-
-
 def damaged(source: Source | Path, kind: str, error: Exception) -> InputError:
     """The error that a file cannot be read."""
     return InputError(
@@ -134,24 +123,22 @@ def damaged(source: Source | Path, kind: str, error: Exception) -> InputError:
 
 def _source(path: Path, wanted: str | None = None) -> Source:
     """A file, or the member of a zip: the one wanted, else MovieLens's, else the only table."""
-    return Source(path, _member(path, wanted)) if path.suffix == ".zip" else Source(path)
-
-
-def _member(archive: Path, wanted: str | None) -> str:
+    if path.suffix != ".zip":
+        return Source(path)
     try:
-        with zipfile.ZipFile(archive) as opened:
-            members = {name: PurePosixPath(name).name for name in opened.namelist()}
+        with zipfile.ZipFile(path) as opened:
+            members = [Source(path, name) for name in opened.namelist()]
     except (zipfile.BadZipFile, OSError) as error:
-        raise damaged(archive, "zip", error) from error
+        raise damaged(path, "zip", error) from error
     for choice in [wanted] if wanted else MOVIELENS:
-        for member, name in members.items():
-            if name == choice:
-                return member
-    tables = [member for member, name in members.items() if name.endswith(TABLES) and not name.startswith(".")]
+        for source in members:
+            if source.name == choice:
+                return source
+    tables = [source for source in members if source.name.endswith(TABLES) and not source.name.startswith(".")]
     if wanted is None and len(tables) == 1:
         return tables[0]
     raise InputError(
         f"the zip holds {'no ' + wanted if wanted else f'{len(tables)} tables'}",
-        where=str(archive),
-        remedy=f"unpack it and name the file; it holds: {', '.join(list(members)[:10])}",
+        where=str(path),
+        remedy=f"unpack it and name the file; it holds: {', '.join(str(one.member) for one in members[:10])}",
     )

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
 
 import polars as pl
 
@@ -43,7 +42,7 @@ MISSING = ("NULL", "null", "None", "NA", "N/A", "n/a", r"\N", "-")
 """Text that stands for a missing value, beside what the reader takes for one."""
 
 SECONDS = {"ms": 0.001, "millis": 0.001, "milliseconds": 0.001, "s": 1.0, "sec": 1.0, "seconds": 1.0, "min": 60.0}
-"""Units in the names of durations."""
+"""Units in which the names of durations end."""
 
 SINCE, UNTIL = 631_152_000, 4_102_444_800
 """Seconds since 1970 at the beginning of 1990 and of 2100: numbers between them are taken for moments."""
@@ -58,67 +57,58 @@ FEW = 20
 """Distinct values up to which a column holds kinds or grades rather than measurements or ids."""
 
 
-@dataclass(frozen=True)
-class Guess:
-    """What the columns of a table mean; null where that could not be told.
-
-    Attributes:
-        user, item, timestamp: columns of who, what and when.
-        time_unit: of ``timestamp``.
-        reward: Polars SQL: how good an event was.
-    """
-
-    user: str | None = None
-    item: str | None = None
-    timestamp: str | None = None
-    time_unit: TimeUnit | None = None
-    reward: str | None = None
-
-    @property
-    def unknown(self) -> list[str]:
-        """Roles that no column could be found for."""
-        return [role for role in ("user", "item", "timestamp", "reward") if getattr(self, role) is None]
-
-
-def guess(frame: pl.DataFrame, given: Guess, named: bool) -> Guess:
-    """Guess what the columns of a table mean.
+def guess(frame: pl.DataFrame, given: Mapping[str, str], named: bool) -> dict[str, str]:
+    """Guess which columns are ``user``, ``item`` and ``timestamp``, and the SQL of the ``reward``.
 
     Args:
         frame: a row per event.
-        given: what is known already.
-        named: whether the table has names of columns; without them the first column that may hold ids is taken for the
-            user's, the second for the item's.
+        given: those that are known already.
+        named: whether the columns have names; if not, the first that may hold ids is the user's, the second the item's.
+
+    Returns:
+        Those given and those found.
     """
-    user, item, time, reward = given.user, given.item, given.timestamp, given.reward
+    found = dict(given)
 
-    def left() -> list[pl.Series]:
-        return [column for column in frame if column.name not in (user, item, time)]
+    def left() -> pl.DataFrame:
+        return frame.drop(found[role] for role in ("user", "item", "timestamp") if role in found)
 
-    user = user or _named(USER, filter(_may_be_id, left()))
-    item = item or _named(ITEM, filter(_may_be_id, left()))
-    time = time or _time(left())
-    if not named:
-        user = user or next((column.name for column in left() if _may_be_id(column)), None)
-        item = item or next((column.name for column in left() if _may_be_id(column)), None)
-    unit = _unit(frame[time]) if time else None
-    return Guess(user, item, time, unit, reward or _reward(left(), named))
+    def first_id() -> str | None:
+        return next((column.name for column in left() if _may_be_id(column)), None)
+
+    rules: list[tuple[str, Callable[[], str | None]]] = [
+        ("user", lambda: _named(USER, filter(_may_be_id, left()))),
+        ("item", lambda: _named(ITEM, filter(_may_be_id, left()))),
+        ("timestamp", lambda: _time(left())),
+        *([] if named else [("user", first_id), ("item", first_id)]),
+        ("reward", lambda: _reward(left(), named)),
+    ]
+    for role, rule in rules:
+        if role not in found and (name := rule()) is not None:
+            found[role] = name
+    return found
 
 
-def time_unit(column: pl.Series, relative: bool = False) -> TimeUnit | None:
+def unit(column: pl.Series) -> TimeUnit:
+    """The unit of the column of the moment; where none fits, the one for which training says what is wrong."""
+    return _time_unit(column, relative=True) or ("s" if column.dtype.is_numeric() else "datetime")
+
+
+def _time_unit(column: pl.Series, relative: bool = False) -> TimeUnit | None:
     """The unit of a column of moments, null if it holds none.
 
-    Args:
-        column: numbers, datetimes or text.
-        relative: whether numbers that are too small for moments since 1990 may count from any beginning.
+    If `relative`, numbers that are too small for moments since 1990 may count from any beginning.
     """
     known = _known(column)
+    if known.is_empty():
+        return None
     numbers = _numbers(column)
-    if numbers is None or known.is_empty():
-        rows = SourceRows(pl.int_range(1, len(known) + 1, eager=True))
+    if numbers is None:
         try:
-            return "datetime" if len(known) and read_timestamps(known, "datetime", rows) else None
+            read_timestamps(known, "datetime", SourceRows(pl.int_range(len(known), eager=True)))
         except InputError:
             return None
+        return "datetime"
     low, high = float(numbers.min()), float(numbers.max())  # type: ignore[arg-type]
     for unit in ("s", "ms", "us"):
         if low >= SINCE * PER_SECOND[unit] and high <= UNTIL * PER_SECOND[unit]:
@@ -161,12 +151,12 @@ def quote(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def _reward(columns: list[pl.Series], named: bool) -> str | None:
+def _reward(frame: pl.DataFrame, named: bool) -> str | None:
     """SQL over the first kind of feedback that is there: a rating, kinds of event, watch time, any other signal."""
-    varied = [column for column in columns if _known(column).n_unique() > 1]
+    varied = [column for column in frame if _known(column).n_unique() > 1]
     numeric = [column for column in varied if column.dtype == pl.Boolean or _numbers(column) is not None]
     if rating := _named(RATING, numeric):
-        return _value(rating, numeric)
+        return _value(frame[rating])
     signals = {column.name for column in numeric}
     kinds = [column for column in varied if column.name not in signals and _known(column).n_unique() <= FEW]
     for column in sorted(kinds, key=lambda column: _rank(EVENT, column.name)):
@@ -178,19 +168,20 @@ def _reward(columns: list[pl.Series], named: bool) -> str | None:
     length = _named(DURATION, times)
     watched = _named(WATCHED, (column for column in times if column.name != length))
     if watched and length:
-        scale = _seconds(watched) / _seconds(length)
+        scale = SECONDS.get(_words(watched)[-1], 1.0) / SECONDS.get(_words(length)[-1], 1.0)
         factor = "" if scale == 1 else f"{scale:g} * "
-        return f"least({factor}{_value(watched, numeric)} / nullif({_value(length, numeric)}, 0), 1.0)"
+        return f"least({factor}{_value(frame[watched])} / nullif({_value(frame[length])}, 0), 1.0)"
     signal = watched or _named(SIGNAL, numeric)
     if signal is None and not named and len(numeric) == 1:
         signal = numeric[0].name
-    return _value(signal, numeric) if signal else None
+    return _value(frame[signal]) if signal else None
 
 
 def _named(words: tuple[str, ...], columns: Iterable[pl.Series]) -> str | None:
     """The column whose name fits the words best, if any does."""
-    names = [column.name for column in columns if _rank(words, column.name) < UNNAMED]
-    return min(names, key=lambda name: _rank(words, name), default=None)
+    ranks = {column.name: _rank(words, column.name) for column in columns}
+    best = min(ranks, key=ranks.__getitem__, default="")
+    return best if ranks.get(best, UNNAMED) < UNNAMED else None
 
 
 def _rank(words: tuple[str, ...], name: str) -> int:
@@ -214,20 +205,16 @@ def _may_be_id(column: pl.Series) -> bool:
     return column.dtype.is_integer() or column.dtype in (pl.String, pl.Categorical, pl.Enum)
 
 
-def _time(columns: list[pl.Series]) -> str | None:
+def _time(columns: Iterable[pl.Series]) -> str | None:
     """The column of the moment: moments since 1990 before numbers that count from some other beginning."""
-    moments = [column for column in columns if time_unit(column)]
+    columns = list(columns)
+    moments = [column for column in columns if _time_unit(column)]
     if moments:
         return min(moments, key=lambda column: _rank(TIME, column.name)).name
     spans = (*WATCHED, *DURATION)
-    counted = (column for column in columns if _rank(spans, column.name) == UNNAMED and time_unit(column, True))
+    counted = (column for column in columns if _rank(spans, column.name) == UNNAMED and _time_unit(column, True))
     text = (column for column in columns if column.dtype == pl.String)  # training will say what is wrong with it
     return _named(TIME, counted) or _named(TIME, text)
-
-
-def _unit(column: pl.Series) -> TimeUnit:
-    """The unit of the column of the moment; where none fits, the one for which training says what is wrong."""
-    return time_unit(column, relative=True) or ("s" if column.dtype.is_numeric() else "datetime")
 
 
 def _known(column: pl.Series) -> pl.Series:
@@ -245,10 +232,10 @@ def _numbers(column: pl.Series) -> pl.Series | None:
     return known if column.dtype.is_numeric() else None
 
 
-def _value(name: str, columns: Iterable[pl.Series]) -> str:
+def _value(column: pl.Series) -> str:
     """A numeric column in SQL; text is cast, so that words for missing values become null."""
-    text = any(column.name == name and column.dtype == pl.String for column in columns)
-    return f"TRY_CAST({quote(name)} AS DOUBLE)" if text else quote(name)
+    name = quote(column.name)
+    return f"TRY_CAST({name} AS DOUBLE)" if column.dtype == pl.String else name
 
 
 def _worth(column: pl.Series) -> dict[str, float]:
@@ -256,11 +243,6 @@ def _worth(column: pl.Series) -> dict[str, float]:
     kinds = _known(column).cast(pl.String).unique().sort()
     known = {kind: worth for worth, words in reversed(WORTH.items()) for kind in kinds if {*_words(kind)} & {*words}}
     return {kind: known.get(kind, 0.0) for kind in kinds} if known else {}
-
-
-def _seconds(name: str) -> float:
-    """The unit that the name of a duration ends in, in seconds; 1 if it names none."""
-    return SECONDS.get(_words(name)[-1], 1.0)
 
 
 def _text(value: str) -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from recalign.errors import InputError
+from recalign.errors import InputError, require_positive
 
 TimeUnit = Literal["s", "ms", "us", "datetime"]
 
@@ -35,8 +35,7 @@ class Titles:
 class Log:
     """The files of a raw log and what their columns mean (``data.log`` in ``conf/data/*.yaml``).
 
-    Expressions are Polars SQL over the columns of the files, one value per row; `recalign.events.evaluate` says how
-    they treat nulls.
+    Expressions are Polars SQL over the columns of the files (`recalign.events.evaluate`).
 
     Attributes:
         name: names run folders and tables.
@@ -59,8 +58,8 @@ class Log:
             of one in ``columns``.
         titles: the table of the items' titles; null: items are shown by their ids.
         truth: the file of true rewards under the data root, of simulated logs only.
-        fetch: a public log to download where its files are missing, if this is the log of that name. (The default log
-            sets it, and a log's YAML is merged into the default: another log must not fetch that one.)
+        fetch: a public log to download where its files are missing, if this is the log of that name (a log's YAML is
+            merged into that of the default log, which sets it).
     """
 
     name: str
@@ -84,29 +83,16 @@ class Log:
         if not self.files:
             raise InputError("no file is named", where="data.log.files", remedy="name the files of the log")
         if self.header is not None and len(set(self.header)) < len(self.header):
-            raise InputError(
-                f"a name stands twice: {', '.join(self.header)}",
-                where="data.log.header",
-                remedy="give every column a name of its own",
-            )
-        if self.time_resolution < 1:
-            raise InputError(
-                f"{self.time_resolution} is not a whole number of seconds",
-                where="data.log.time_resolution",
-                remedy="give 1 or more",
-            )
-        if len({self.user, self.item, self.timestamp}) < 3:
-            raise InputError(
-                f"user, item and timestamp are the columns {self.user}, {self.item} and {self.timestamp}",
-                where="data.log",
-                remedy="map each of them to a column of its own",
-            )
+            what, remedy = f"a name stands twice: {', '.join(self.header)}", "give every column a name of its own"
+            raise InputError(what, where="data.log.header", remedy=remedy)
+        require_positive("data.log", vars(self), "time_resolution")
+        mapped = self.user, self.item, self.timestamp
+        if len(set(mapped)) < len(mapped):
+            what = "user, item and timestamp are the columns {}, {} and {}".format(*mapped)
+            raise InputError(what, where="data.log", remedy="map each of them to a column of its own")
         for name in set(self.columns) & set(OWN_COLUMNS):
-            raise InputError(
-                f"{name!r} is a column of the event table itself",
-                where="data.log.columns",
-                remedy="choose another name",
-            )
+            what = f"{name!r} is a column of the event table itself"
+            raise InputError(what, where="data.log.columns", remedy="choose another name")
 
 
 def data_root(root: str | None) -> Path:

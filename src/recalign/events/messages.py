@@ -19,8 +19,8 @@ class SourceRows:
     """The rows of a frame, by their place in the files that they came from.
 
     Attributes:
-        number: u32, for each row of the frame its number, counted from 1 through all files without their headers.
-        files: rows of each file, in order; empty where the files are not known.
+        number: u32, the number of each row, counted from 1 through all files without their headers.
+        files: rows of each file, in order; empty where they are not known.
         headed: files whose first row is a header.
     """
 

@@ -19,7 +19,7 @@ SEPARATORS = (",", "\t", ";", "|", "::")
 """Separators of text files that are recognised."""
 
 UNIT = "\x1f"
-"""The control character that replaces a separator of several characters, which Polars cannot read."""
+"""Replaces a separator of several characters, which Polars cannot read."""
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,11 @@ class Layout:
     """How a text file is laid out.
 
     Attributes:
-        separator: what stands between fields.
+        separator: between fields.
         header: names of the columns of a file without a header row; null: the first row is the header.
         quote: encloses fields that hold the separator; null: nothing does.
         encoding: of the text.
-        types: of the columns, where they are known; else they are inferred from all rows.
+        types: of the columns; empty: inferred from all rows.
     """
 
     separator: str
@@ -61,8 +61,7 @@ def read(
         source: the file.
         ids: names of the columns of ids. In text they are integers if every one of them is written as one (``7``, or
             ``7.0`` as spreadsheets and pandas do), else they stay strings, so that ``007`` is not 7.
-        header: names of the columns of a text file without a header row; null: its first row is the header.
-        separator: of a text file; null: found from its first row.
+        header, separator: `Log.header` and `Log.separator`.
 
     Raises:
         InputError: the file is empty or damaged, its rows have different numbers of fields, `header` names another
@@ -123,6 +122,7 @@ def _layout(source: Source, header: Sequence[str] | None, separator: str | None)
 
 
 def _read_text(source: Source, ids: Sequence[str], layout: Layout) -> pl.DataFrame:
+    """Columns of ids are read as text, unless the layout knows their types, and then made integers if they can be."""
     first = next(_rows(source, layout), [])
     if layout.header is not None and len(layout.header) != len(first) > 0:
         raise InputError(
@@ -143,7 +143,6 @@ def _read_text(source: Source, ids: Sequence[str], layout: Layout) -> pl.DataFra
 
 
 def _parse(source: Source, layout: Layout, ids: Sequence[str]) -> pl.DataFrame:
-    """Read a text file; columns of ids as text, unless the layout knows their types."""
     data, separator = source.data(), layout.separator
     if len(separator) > 1:
         data = data if isinstance(data, bytes) else data.read_bytes()
@@ -183,11 +182,7 @@ def _rows(source: Source, layout: Layout) -> Iterator[list[str]]:
 
 
 def _refuse_ragged(source: Source, layout: Layout, width: int) -> None:
-    """Name the rows that do not have as many fields as the first, if any.
-
-    Raises:
-        InputError: there are such rows.
-    """
+    """Raise an InputError that names the rows that do not have as many fields as the first, if there are any."""
     numbered = zip(itertools.count(0 if layout.header is None else 1), _rows(source, layout), strict=False)
     ragged = [(number, len(fields)) for number, fields in numbered if len(fields) not in (0, width)]
     if ragged:

@@ -25,28 +25,19 @@ from recalign.files import digest, sha256
 
 @dataclass(frozen=True)
 class Note:
-    """Rows that are left out, or are not in every loss.
-
-    Attributes:
-        reason: what is wrong with them and what becomes of them.
-        count: how many.
-        rows: the first of them, in words.
-    """
+    """Rows that are left out, or are not in every loss."""
 
     reason: str
     count: int
-    rows: str
+    rows: str  # the first of them, in words
+
+    def __str__(self) -> str:
+        return f"{self.count:,} rows {self.reason}: {self.rows}"
 
 
 @dataclass(frozen=True)
 class Report:
-    """What was read of a log.
-
-    Attributes:
-        files: rows of each file.
-        used: events in the table.
-        notes: the rows that are not in the table, or not in every loss.
-    """
+    """What was read of a log: the rows of each file, and the events that are used."""
 
     files: dict[str, int]
     used: int
@@ -54,8 +45,7 @@ class Report:
 
     def __str__(self) -> str:
         lines = [f"{count:,} rows read from {file}" for file, count in self.files.items()]
-        lines += [f"{note.count:,} rows {note.reason}: {note.rows}" for note in self.notes]
-        return "\n".join([*lines, f"{self.used:,} events used"])
+        return "\n".join([*lines, *map(str, self.notes), f"{self.used:,} events used"])
 
 
 @dataclass(frozen=True)
@@ -92,7 +82,7 @@ def load_events(log: Log, root: Path | None, reward: str | None) -> EventTable:
 
     Args:
         log: its files and what their columns mean.
-        root: the data root; null: as `data_root` says.
+        root: the data root; null: `data_root`.
         reward: Polars SQL over the columns of the files and ``log.columns``; null: no event has a reward.
 
     Raises:
@@ -223,10 +213,10 @@ def _ordered(
 def _order(user: pl.Series, time: pl.Series) -> pl.Series | None:
     """The stable order by (user, time); null if the rows are in it."""
     user_N, time_N = user.to_numpy(), time.to_numpy()
-    later = (user_N[1:] > user_N[:-1]) | (user_N[1:] == user_N[:-1]) & (time_N[1:] >= time_N[:-1])
-    if later.all():
+    no_earlier_N = time_N[1:] >= time_N[:-1]
+    if ((user_N[1:] > user_N[:-1]) | (user_N[1:] == user_N[:-1]) & no_earlier_N).all():
         return None
-    if (time_N[1:] >= time_N[:-1]).all():
+    if no_earlier_N.all():
         return pl.Series(_stable_order(user_N))
     by_time_N = _stable_order(time_N)
     return pl.Series(by_time_N[_stable_order(user_N[by_time_N])])

@@ -12,12 +12,7 @@ from recalign.events.reading import no_column, read
 
 
 def read_titles(log: Log, root: Path | None, items: pl.Series) -> tuple[pl.Series, Section]:
-    """Look up the title of each item.
-
-    Args:
-        log: the log; without ``log.titles``, every title is the id.
-        root: the data root; null: as `recalign.events.data_root` says.
-        items: raw ids.
+    """Look up the title of each of some items, given by raw id. Without ``log.titles``, every title is the id.
 
     Returns:
         Text aligned with `items`: the title, or the id where there is none; and counts for ``recalign check``.
@@ -32,14 +27,16 @@ def read_titles(log: Log, root: Path | None, items: pl.Series) -> tuple[pl.Serie
     for key, column in (("id", log.titles.id), ("title", log.titles.title)):
         if column not in frame.columns:
             raise no_column(f"data.log.titles.{key}", column, str(source), frame.columns)
-    named = frame.select(id=_ids(frame[log.titles.id], items.dtype), title=pl.col(log.titles.title).cast(pl.String))
+    raw = frame[log.titles.id]
+    text = (raw.cast(pl.Int64, strict=False) if raw.dtype.is_float() else raw).cast(pl.String)
+    named = frame.select(id=text.cast(items.dtype, strict=False), title=pl.col(log.titles.title).cast(pl.String))
     first = named.drop_nulls("id").unique("id", keep="first")
-    found = items.alias("id").to_frame().join(first, on="id", how="left", maintain_order="left")["title"]
-    found = found.replace("", None)
+    joined = items.alias("id").to_frame().join(first, on="id", how="left", maintain_order="left")
+    found = joined["title"].replace("", None)
     if found.null_count() == len(items):
         raise InputError(
             f"{source} has a title of none of the {len(items):,} items; its ids are like "
-            f"{frame[log.titles.id].head(3).to_list()}, those of the log like {items.head(3).to_list()}",
+            f"{raw.head(3).to_list()}, those of the log like {items.head(3).to_list()}",
             where="data.log.titles",
             remedy="name the column of the log's item ids in data.log.titles.id, or set data.log.titles to null",
         )
@@ -48,12 +45,3 @@ def read_titles(log: Log, root: Path | None, items: pl.Series) -> tuple[pl.Serie
         "items without one, shown by their id": found.null_count(),
         "rows that repeat an id (the first title is used)": named["id"].count() - len(first),
     }
-
-
-def _ids(column: pl.Series, dtype: pl.DataType) -> pl.Series:
-    """Ids in the type of the log's; null where they cannot be one of its items."""
-    if column.dtype.is_float():
-        column = column.cast(pl.Int64, strict=False)
-    if isinstance(column.dtype, (pl.Categorical, pl.Enum)):
-        column = column.cast(pl.String)
-    return column.cast(dtype, strict=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
@@ -109,7 +110,8 @@ class PostTrainingData(UpstreamData):
         return needs
 
     def training(self) -> Windows:
-        return super().training().with_advantage(self.advantages)
+        windows = super().training()
+        return dataclasses.replace(windows, advantage=self.advantages[windows.event])
 
     @functools.cached_property
     def advantages(self) -> np.ndarray:

@@ -5,6 +5,7 @@ Legend: E events, T states of a batch, N losers a pair, C candidates, K members 
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -115,7 +116,7 @@ class PairData(UpstreamData):
                 remedy=remedy,
             )
         winner, losers = np.where(kept, item[:, 0], windows.target), np.where(kept[:, None], item[:, 1:], 0)
-        return windows.with_pairs(winner, losers)
+        return dataclasses.replace(windows, target=winner, rejected=losers)
 
     def _items(self, windows: Windows, expected: np.ndarray) -> np.ndarray:
         """The winner of each target's pair and its losers, 0 where there is none. Shape: int64 (targets, 1 + N)."""

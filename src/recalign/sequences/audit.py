@@ -52,38 +52,30 @@ def part_figures(sequences: Sequences, part: Part) -> Section:
         unseen = chosen.filter(pl.col("item_id") == 0)
         rows["items unseen in training"] = unseen["item"].n_unique()
         rows["share of targets on them (misses)"] = len(unseen) / len(chosen)
-        rows[SEEN] = _seen_before(sequences, part) / len(chosen)
+        pair = pl.col("user").cast(pl.Int64) * (sequences.num_items + 1) + pl.col("item_id")
+        again = pair.is_first_distinct().not_() & (pl.col("split") == PARTS[part])
+        rows[SEEN] = sequences.frame.filter(pl.col("item_id") > 0).select(again.sum()).item() / len(chosen)
     return rows
-
-
-def _seen_before(sequences: Sequences, part: Part) -> int:
-    """Count the events of a part on an item that the user had chosen before."""
-    pair = pl.col("user").cast(pl.Int64) * (sequences.num_items + 1) + pl.col("item_id")
-    known = sequences.frame.filter(pl.col("item_id") > 0)
-    return known.select((pair.is_first_distinct().not_() & (pl.col("split") == PARTS[part])).sum()).item()
 
 
 def split_figures(sequences: Sequences, max_length: int, stride: int | None = None) -> Section:
     """What the split leaves to train and test on."""
-    everybody = np.full(sequences.num_users, True)
     groups, counts = np.unique(sequences.group, return_counts=True)
-    targets = training_windows(sequences, everybody, max_length, stride).target
+    targets = len(training_windows(sequences, sequences.users_in("all"), max_length, stride).target)
     return {
         "items in training (the catalogue)": sequences.num_items,
         HIGH: float(sequences.frame["high"].mean()),  # type: ignore[arg-type]
-        "users left out of the test: no history before it": left_out(sequences, everybody),
+        "users left out of the test: no history before it": left_out(sequences),
         "events of the longest history": int(np.diff(sequences.offset).max()),
         "newest events of a history that a model sees": max_length,
-        f"training targets ({'the newest' if stride is None else 'all but the first'} events of each user)": len(
-            targets
-        ),
+        f"training targets ({'the newest' if stride is None else 'all but the first'} events of each user)": targets,
         **{f"users in group {group}": int(count) for group, count in zip(groups, counts, strict=True)},
     }
 
 
 def leaks(sequences: Sequences, max_length: int, stride: int | None = None) -> Section:
     """Count four ways in which the future could reach a model; all must be 0."""
-    everybody = np.full(sequences.num_users, True)
+    everybody = sequences.users_in("all")
     train = training_windows(sequences, everybody, max_length, stride)
     test = evaluation_windows(sequences, everybody, "test", max_length)
     last = sequences.frame.filter(pl.col("split") == PARTS["train"]).group_by("user").agg(pl.col("event").max())

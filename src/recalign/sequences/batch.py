@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -64,17 +64,15 @@ class Batch:
 
     def map(self, function: Any) -> Batch:
         """Apply a function to every tensor."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Batch(**{name: None if x is None else function(x) for name, x in values.items()})  # type: ignore[arg-type]
+        return Batch(**{name: function(x) for name, x in vars(self).items() if x is not None})
 
     def head(self, rows: int) -> Batch:
         """Keep the first rows and their targets."""
-        rows = min(rows, len(self.user_B))
         few = self.keep(self.row_T < rows)
         return dataclasses.replace(few, **{name: getattr(self, name)[:rows] for name in BY_ROW})
 
     def keep(self, kept_T: Tensor) -> Batch:
         """Keep some of the targets, without `seen_N`. Shape: bool (T,)."""
-        by_target = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in (*BY_ROW, "seen_N")}
+        by_target = {name: x for name, x in vars(self).items() if name not in (*BY_ROW, "seen_N")}
         kept: dict[str, Any] = {name: None if x is None else x[kept_T] for name, x in by_target.items()}
         return dataclasses.replace(self, seen_N=None, **kept)

@@ -1,9 +1,9 @@
 """Keep prepared logs on disk between runs: prepared once, memory-mapped from then on.
 
-An entry is a folder. It holds the flat arrays and the frame's numeric columns as .npy, which are mapped, the frame's
-other columns (text, bools, columns with nulls) as Arrow, which Polars reads into memory, and the report of the log. Its
-name is a digest of all that determines a prepared log: the bytes of the files, the settings, the code that reads and
-splits, the version of Polars. If one of them changes, another entry is used, so entries are never out of date.
+An entry is a folder. It holds the flat arrays and the frame's numeric columns as .npy, which are mapped, and the
+frame's other columns (text, bools, columns with nulls) as Arrow, which Polars reads into memory. Its name is a digest
+of all that determines a prepared log: the bytes of the files, the settings, the code that reads and splits, the version
+of Polars. So entries are never out of date.
 """
 
 from __future__ import annotations
@@ -58,25 +58,17 @@ def cache_folder(option: bool | str) -> Path | None:
 
 @dataclass(frozen=True)
 class CacheEntry:
-    """One prepared log in the cache; it need not exist.
-
-    Attributes:
-        path: its folder.
-    """
+    """The folder of one prepared log in the cache; it need not exist."""
 
     path: Path
 
     @classmethod
     def of(cls, folder: Path, name: str, fingerprint: str, split: Split) -> CacheEntry:
-        """The entry of a prepared log.
-
-        Args:
-            folder: of all entries.
-            name: the log's.
-            fingerprint: `recalign.sequences.store.fingerprint_of`.
-            split: its class may be the user's own, so its source counts.
-        """
-        key = digest(fingerprint, pl.__version__, _code(type(split)))[:16]
+        """The entry of a log by name and fingerprint; the split's class may be the user's own, so its source counts."""
+        events = Path(inspect.getfile(recalign.events)).parent
+        own = [Path(inspect.getfile(part)) for part in (store, splits, type(split), cls)]
+        code = sorted({sha256(file) for file in (*events.glob("*.py"), *own)})
+        key = digest(fingerprint, pl.__version__, code)[:16]
         return cls(folder / f"{name.replace(os.sep, '-')}-{key}")
 
     def load(self) -> PreparedLog | None:
@@ -88,13 +80,12 @@ class CacheEntry:
             for file, size in facts["sizes"].items():
                 if (self.path / file).stat().st_size != size:
                     raise ValueError(f"{file} has another size")
-            prepared = self._read(facts)
-            os.utime(self.path)
+            os.utime(self.path)  # so that it counts as used
+            return self._read(facts)
         except (OSError, ValueError, KeyError, pl.exceptions.PolarsError) as error:
             _warn(f"the cached log {self.path} is damaged ({error}) and is prepared again")
             shutil.rmtree(self.path, ignore_errors=True)
             return None
-        return prepared
 
     def _read(self, facts: dict[str, Any]) -> PreparedLog:
         frames = {name: pl.read_ipc(self.path / f"{name}.arrow") for name in FRAMES}
@@ -170,13 +161,6 @@ class CacheEntry:
                 write_json(self.path / "audit.json", sections)
             except OSError as error:
                 _warn(f"the figures of the log are not cached: {error.strerror or error} ({self.path})")
-
-
-def _code(split: type[Split]) -> list[str]:
-    """Digests of the source files that prepare a log and keep it."""
-    events = Path(inspect.getfile(recalign.events)).parent
-    own = [Path(inspect.getfile(part)) for part in (store, splits, split, CacheEntry)]
-    return sorted({sha256(file) for file in (*events.glob("*.py"), *own)})
 
 
 @functools.cache

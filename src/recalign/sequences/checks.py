@@ -8,7 +8,7 @@ import numpy as np
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from recalign.errors import InputError
-from recalign.sequences.store import Group, Part, Sequences
+from recalign.sequences.store import Group, Part, Sequences, is_first
 from recalign.sequences.windows import Windows
 
 
@@ -16,8 +16,8 @@ def checked(windows: Windows, sequences: Sequences, part: Part, users: Group) ->
     """Return the windows if they can be trained on (``train``) or measured on (the other parts).
 
     Raises:
-        InputError: there are none, or an item is not in the catalogue 1..V. It may be 0 as a target of evaluation (an
-            item unseen in training, a miss) and as a rejected item (there is no pair).
+        InputError: there are none, or an item is not in the catalogue 1..V. Targets of evaluation may be 0 (unseen in
+            training, a miss), and so may rejected items (there is no pair).
     """
     if not len(windows):
         raise InputError(
@@ -34,7 +34,7 @@ def checked(windows: Windows, sequences: Sequences, part: Part, users: Group) ->
 
 def report_truncation(windows: Windows, sequences: Sequences, max_length: int) -> None:
     """Say, in one line, how many histories lose their oldest events, if any."""
-    oldest = np.append(True, windows.user[1:] != windows.user[:-1])  # each user's oldest window
+    oldest = is_first(windows.user)
     cut = int((windows.start > sequences.offset[windows.user])[oldest].sum())
     if cut:
         _say_once(
@@ -50,12 +50,11 @@ def _say_once(line: str) -> None:
 
 
 def _require_items(item: np.ndarray, lowest: int, highest: int, which: str) -> None:
-    if item.min() >= lowest and item.max() <= highest:
-        return
     outside = (item < lowest) | (item > highest)
-    raise InputError(
-        f"{int(outside.sum()):,} of {item.size:,} {which} are not in the catalogue of items {lowest} to {highest}, "
-        f"such as {item[outside][0]}",
-        where="data",
-        remedy="training() gives items as recalign.sequences.Sequences.item does: the index in items, plus 1",
-    )
+    if outside.any():
+        raise InputError(
+            f"{int(outside.sum()):,} of {item.size:,} {which} are not in the catalogue of items {lowest} to {highest}, "
+            f"such as {item[outside][0]}",
+            where="data",
+            remedy="training() gives items as recalign.sequences.Sequences.item does: the index in items, plus 1",
+        )

@@ -16,8 +16,7 @@ from recalign.sequences.store import Group, Sequences
 class UserCohort:
     """The users whose events a stage trained and validated on.
 
-    Checkpoints and manifests hold it. Group and share say which users they are; whoever has the log can draw the group
-    again and compare the digest.
+    Checkpoints and manifests hold it. Whoever has the log can draw the group again and compare the digest.
 
     Attributes:
         group: all, A, B1 or B2.
@@ -38,11 +37,7 @@ class UserCohort:
         return cls(group, share_a, int(chosen_U.sum()), _digest(sequences, chosen_U))
 
     def among(self, sequences: Sequences, where: str) -> np.ndarray:
-        """Find these users in a log. Shape: bool (U,).
-
-        Args:
-            sequences: the log.
-            where: the checkpoint, for errors.
+        """Find these users in a log. Shape: bool (U,). `where` names the checkpoint, for errors.
 
         Raises:
             InputError: the log's group has other users.

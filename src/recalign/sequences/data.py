@@ -101,12 +101,9 @@ class EventDataModule(LightningDataModule):
 
     @classmethod
     def check_settings(cls, given: Mapping[str, Any]) -> None:
-        """Refuse settings that cannot work. Subclasses add their own.
+        """Refuse settings, by name, that cannot work. Subclasses add their own.
 
         The command calls it before anything runs, and the constructors call it for Python.
-
-        Args:
-            given: the constructor's arguments by name, or some of them.
 
         Raises:
             InputError: a setting cannot work.

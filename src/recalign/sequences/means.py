@@ -22,29 +22,25 @@ def reward_means(frame: pl.DataFrame, shrinkage: float = 5.0) -> pl.DataFrame:
     - ``user_item``: item + (sum of the user's earlier residuals r - item) / (their number + k).
 
     Args:
-        frame: events in order, with ``user``, ``item``, ``split`` and ``reward`` (null where there is none). Rows of
-            validation and test get means too: items from training rows, users from their own earlier events.
+        frame: events in order. Rows of validation and test get means too: items from training rows, users from their
+            own earlier events.
         shrinkage: k, the number of events that weigh as much as mu.
 
     Returns:
-        A frame with these four f64 columns, one row per event.
+        These four f64 columns, one row per event.
     """
-    train = frame.filter((pl.col("split") == TRAIN) & pl.col("reward").is_not_null())
-    mean = train["reward"].mean()
-    mu = pl.lit(mean, dtype=pl.Float64)
-    items = train.group_by("item").agg(
-        ((pl.col("reward").sum() + shrinkage * mu) / (pl.len() + shrinkage)).alias("item_mean")
-    )
+    reward, item = pl.col("reward"), pl.col("item_mean")
+    train = frame.filter((pl.col("split") == TRAIN) & reward.is_not_null())
+    mu = pl.lit(train["reward"].mean(), dtype=pl.Float64)
+    items = train.group_by("item").agg(item_mean=(reward.sum() + shrinkage * mu) / (pl.len() + shrinkage))
     joined = frame.select("user", "item", "reward").join(items, on="item", how="left", maintain_order="left")
-    joined = joined.with_columns(pl.col("item_mean").fill_null(mean))
-    known = pl.col("reward").is_not_null().cast(pl.Float64)
-    residual = pl.col("reward") - pl.col("item_mean")
-    count = _before(known) + shrinkage
+    joined = joined.with_columns(item.fill_null(mu))
+    count = _before(reward.is_not_null().cast(pl.Float64)) + shrinkage
     return joined.select(
         mu.alias("global"),
-        pl.col("item_mean").alias("item"),
-        ((_before(pl.col("reward").fill_null(0.0)) + shrinkage * mu) / count).alias("user"),
-        (pl.col("item_mean") + _before(residual.fill_null(0.0)) / count).alias("user_item"),
+        item.alias("item"),
+        ((_before(reward.fill_null(0.0)) + shrinkage * mu) / count).alias("user"),
+        (item + _before((reward - item).fill_null(0.0)) / count).alias("user_item"),
     )
 
 

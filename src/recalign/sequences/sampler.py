@@ -14,10 +14,10 @@ def bucket_of(length: np.ndarray, max_length: int) -> np.ndarray:
 
     Buckets are max_length, 3/4, 1/2, 3/8, 1/4, ... of it down to about 16 events (rounded up to a multiple of 8).
     """
-    sizes = {max_length}
-    size = max_length
+    sizes, size = {max_length}, max_length
     while size > 16:
-        sizes |= {size, -(-size * 3 // 32) * 8 if size * 3 // 4 > 16 else size}
+        if size * 3 // 4 > 16:
+            sizes.add(-(-size * 3 // 32) * 8)
         size = -(-size // 16) * 8
         sizes.add(size)
     edges = np.array(sorted(s for s in sizes if s <= max_length))
@@ -37,7 +37,7 @@ class LengthBatches(Sampler[tuple[int, list[int]]]):
         length: (W,) events of each window.
         max_length: the longest bucket.
         tokens: padded events of a batch at most; a batch has at least one window.
-        shuffle: shuffle windows and batches in each epoch.
+        shuffle: whether to shuffle windows and batches.
         seed: of the order.
     """
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 from bisect import bisect_right
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime
 
 import numpy as np
 import polars as pl
 
 from recalign.errors import InputError, require_positive
-from recalign.events import EventTable, evaluate
+from recalign.events import EventTable
+from recalign.events.expression import evaluate, truth
+from recalign.events.messages import did_you_mean
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
 """The parts, as the column ``split`` holds them."""
@@ -21,13 +24,7 @@ class Split:
     """Splits the events of a log into training, validation and test."""
 
     def assign(self, table: EventTable) -> pl.Series:
-        """Assign each event to a part.
-
-        Args:
-            table: the checked events.
-
-        Returns:
-            u8 series: `TRAIN`, `VALIDATION` or `TEST` for each row of ``table.frame``.
+        """Assign each row of ``table.frame`` to a part: u8, `TRAIN`, `VALIDATION` or `TEST`.
 
         Raises:
             InputError: the log does not allow this split.
@@ -50,19 +47,12 @@ class LeaveLast(Split):
     validation: int = 1
 
     def assign(self, table: EventTable) -> pl.Series:
-        if not table.has_time:
-            raise _needs_time("LeaveLast")
+        _require_time(table, self)
         count = pl.len().over("user")
         from_end = count - pl.int_range(pl.len()).over("user")  # 1: the user's last event
         aside = self.test + self.validation
-        part = (
-            pl.when((count <= aside) | (from_end > aside))
-            .then(TRAIN)
-            .when(from_end <= self.test)
-            .then(TEST)
-            .otherwise(VALIDATION)
-        )
-        return table.frame.select(part.cast(pl.UInt8).alias("split")).to_series()
+        part = (from_end <= aside).cast(pl.UInt8) + (from_end <= self.test).cast(pl.UInt8)
+        return table.frame.select(pl.when(count > aside).then(part).otherwise(TRAIN).cast(pl.UInt8)).to_series()
 
 
 @dataclass(frozen=True)
@@ -77,8 +67,7 @@ class TimeSplit(Split):
     cuts: tuple[float | str, float | str] = (0.8, 0.9)
 
     def assign(self, table: EventTable) -> pl.Series:
-        if not table.has_time:
-            raise _needs_time("TimeSplit")
+        _require_time(table, self)
         time = table.frame["timestamp"]
         first, second = (self._time_of(cut, time) for cut in self.cuts)
         if first > second:
@@ -87,21 +76,22 @@ class TimeSplit(Split):
                 where="data.split.cuts",
                 remedy="give the end of training first, then the end of validation",
             )
-        return ((time >= first).cast(pl.UInt8) + (time >= second).cast(pl.UInt8)).alias("split")
+        return (time >= first).cast(pl.UInt8) + (time >= second).cast(pl.UInt8)
 
     def _time_of(self, cut: float | str, time: pl.Series) -> int:
         if isinstance(cut, str):
-            try:
+            with suppress(ValueError):
                 moment = datetime.fromisoformat(cut)
-            except ValueError as error:
-                raise _bad_cut(cut) from error
-            if moment.tzinfo is None:
-                raise _bad_cut(cut)
-            return int(moment.timestamp())
-        if not 0 < cut < 1:
-            raise _bad_cut(cut)
-        middle = int(len(time) * cut)
-        return int(np.partition(time.to_numpy(), middle)[middle])
+                if moment.tzinfo is not None:
+                    return int(moment.timestamp())
+        elif 0 < cut < 1:
+            middle = int(len(time) * cut)
+            return int(np.partition(time.to_numpy(), middle)[middle])
+        raise InputError(
+            f"cannot use the cut {cut!r}",
+            where="data.split.cuts",
+            remedy='give a share between 0 and 1, or a time with an offset ("2022-05-05T00:00:00+08:00")',
+        )
 
 
 @dataclass(frozen=True)
@@ -119,7 +109,7 @@ class Where(Split):
     def assign(self, table: EventTable) -> pl.Series:
         test = _condition(table.frame, self.test, "data.split.test")
         drawn = pl.Series([stable_hash(str(row)) < self.validation for row in table.frame["row"]], dtype=pl.Boolean)
-        return (test.cast(pl.UInt8) * TEST + (~test & drawn).cast(pl.UInt8) * VALIDATION).alias("split")
+        return test.cast(pl.UInt8) * TEST + (~test & drawn).cast(pl.UInt8) * VALIDATION
 
 
 @dataclass(frozen=True)
@@ -142,43 +132,30 @@ class High:
         if (self.expression is None) == (self.quantile is None):
             raise ValueError("data.high takes either an expression or a quantile")
         if self.quantile is not None and not 0 < self.quantile < 1:
-            raise InputError(
-                f"{self.quantile} is not a quantile", where="data.high.quantile", remedy="give one in 0..1"
-            )
+            what = f"{self.quantile} is not a quantile"
+            raise InputError(what, where="data.high.quantile", remedy="give one in 0..1")
         require_positive("data.high", vars(self), "bins")
 
     def mark(self, frame: pl.DataFrame) -> pl.Series:
-        """Mark the events whose reward is high.
+        """Mark the events whose reward is high; false where a column that it depends on is null.
 
-        Args:
-            frame: events with ``reward`` (null where there is none) and ``split``.
-
-        Returns:
-            bool series named ``high``; false where a column that it depends on is null. An expression that does not
-            read the reward (that of simulated logs) may be true where the reward is missing.
+        An expression that does not read the reward (that of simulated logs) may be true where the reward is missing.
         """
         if self.expression is not None:
             return _condition(frame, self.expression, "data.high.expression").alias("high")
-        bins = self._bins(frame)
-        limits = (
-            frame.with_columns(bins.alias("bin"))
-            .filter((pl.col("split") == TRAIN) & pl.col("bin").is_not_null())
-            .group_by("bin")
-            .agg(pl.col("reward").quantile(self.quantile or 0.0, "linear").alias("limit"))
-        )
-        joined = frame.select("reward").with_columns(bins.alias("bin"))
-        joined = joined.join(limits, on="bin", how="left", maintain_order="left")
-        return joined.select((pl.col("reward") > pl.col("limit")).fill_null(False).alias("high")).to_series()
+        reward, trained = pl.col("reward"), pl.col("split") == TRAIN
+        limit = reward.filter(trained).quantile(self.quantile or 0.0, "linear").over("bin")
+        high = pl.col("bin").is_not_null() & (reward > limit).fill_null(False)
+        binned = frame.select("reward", "split").with_columns(bin=self._bins(frame))
+        return binned.select(high.alias("high")).to_series()
 
     def _bins(self, frame: pl.DataFrame) -> pl.Series:
         """The bin of each event, null where ``within`` is."""
         if self.within is None:
-            return pl.Series([0]).new_from_index(0, len(frame))
+            return pl.repeat(0, len(frame), eager=True)
         if self.within not in frame.columns:
-            raise InputError(
-                f"there is no column {self.within!r}", where="data.high.within", remedy=f"columns: {frame.columns}"
-            )
-        shares = np.arange(1, self.bins) / self.bins
+            what, remedy = f"there is no column {self.within!r}", did_you_mean(self.within, frame.columns)
+            raise InputError(what, where="data.high.within", remedy=remedy)
         column = frame[self.within]
         column = column.cast(pl.Float64).fill_nan(None) if column.dtype.is_numeric() else column.clear(len(column))
         known = column.filter(frame["split"] == TRAIN).drop_nulls()
@@ -188,9 +165,8 @@ class High:
                 where="data.high.within",
                 remedy="name a numeric column, such as a duration, or leave it out",
             )
-        edges = np.quantile(known.to_numpy(), shares)
-        bins = pl.DataFrame({"bin": np.searchsorted(edges, column.to_numpy()), "of": column})
-        return bins.select(pl.when(pl.col("of").is_not_null()).then("bin")).to_series()
+        edges = np.quantile(known.to_numpy(), np.arange(1, self.bins) / self.bins)
+        return pl.Series(np.searchsorted(edges, column.to_numpy())).set(column.is_null(), None)
 
 
 @dataclass(frozen=True)
@@ -205,7 +181,6 @@ class UserGroups:
     """
 
     share: float = 0.7
-    names: tuple[str, ...] = field(default=("A", "B1", "B2"), init=False, repr=False)
 
     def __post_init__(self) -> None:
         if not 0 <= self.share <= 1:
@@ -214,24 +189,13 @@ class UserGroups:
     def assign(self, raw_ids: pl.Series) -> pl.Series:
         """The group (``A``, ``B1``, ``B2``) of each user, in the order of ``raw_ids``."""
         edges = (self.share, self.share + (1 - self.share) / 2)
-        groups = [self.names[bisect_right(edges, stable_hash(str(raw)))] for raw in raw_ids.to_list()]
+        groups = [("A", "B1", "B2")[bisect_right(edges, stable_hash(str(raw)))] for raw in raw_ids.to_list()]
         return pl.Series("group", groups, dtype=pl.String)
 
 
 def _condition(frame: pl.DataFrame, expression: str, where: str) -> pl.Series:
-    """Whether each row meets a condition; false where it is null.
-
-    Raises:
-        InputError: a value is neither true or false nor 1 or 0.
-    """
-    values = evaluate(frame, expression, where)
-    if values.dtype != pl.Boolean and not (values.dtype.is_integer() and values.drop_nulls().is_in([0, 1]).all()):
-        raise InputError(
-            f"{expression!r} is of type {values.dtype}, not a condition",
-            where=where,
-            remedy=f"compare it with something: {expression} >= 4, say",
-        )
-    return values.cast(pl.Boolean).fill_null(False)
+    """Whether each row meets a condition; false where a column that it reads is null."""
+    return truth(evaluate(frame, expression, where), expression, where)
 
 
 def stable_hash(text: str) -> float:
@@ -239,17 +203,10 @@ def stable_hash(text: str) -> float:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=6).digest(), "big") / 2**48
 
 
-def _needs_time(name: str) -> InputError:
-    return InputError(
-        "the log has no timestamp, so nobody knows which events are the last",
-        where=f"data.split: {name}",
-        remedy="map a timestamp column in data.log.timestamp, or use recalign.sequences.Where for reward models",
-    )
-
-
-def _bad_cut(cut: float | str) -> InputError:
-    return InputError(
-        f"cannot use the cut {cut!r}",
-        where="data.split.cuts",
-        remedy='give a share between 0 and 1, or a time with an offset ("2022-05-05T00:00:00+08:00")',
-    )
+def _require_time(table: EventTable, split: Split) -> None:
+    if not table.has_time:
+        raise InputError(
+            "the log has no timestamp, so nobody knows which events are the last",
+            where=f"data.split: {type(split).__name__}",
+            remedy="map a timestamp column in data.log.timestamp, or use recalign.sequences.Where for reward models",
+        )

@@ -81,7 +81,7 @@ def build(table: EventTable, split: Split, high: High | None, groups: UserGroups
     key = pl.col("user").cast(pl.Int64) * len(PARTS) + pl.col("split")
     if not frame.select(key).to_series().is_sorted():
         frame = frame.sort(key, maintain_order=True)
-    marks = high.mark(frame) if high else pl.Series("high", [False]).new_from_index(0, len(frame))
+    marks = high.mark(frame) if high else pl.repeat(False, len(frame), eager=True)
     user_N, item_N, split_N = (frame[name].to_numpy() for name in ("user", "item", "split"))
     trained_U = np.bincount(user_N[split_N == TRAIN], minlength=len(table.users))
     _check_parts(split_N, trained_U, split)
@@ -114,8 +114,13 @@ def build(table: EventTable, split: Split, high: High | None, groups: UserGroups
 def _known(user_N: np.ndarray, is_known_N: np.ndarray) -> np.ndarray:
     """The number of known events of the same user before each. Shape: sorted (N,), bool (N,) -> int32 (N,)."""
     before_N = is_known_N.cumsum(dtype=np.int32) - is_known_N
-    first = np.flatnonzero(np.append(True, user_N[1:] != user_N[:-1]))
+    first = np.flatnonzero(is_first(user_N))
     return before_N - np.repeat(before_N[first], np.diff(first, append=len(user_N)))
+
+
+def is_first(key: np.ndarray) -> np.ndarray:
+    """Whether each value differs from the one before it; the first does."""
+    return np.append(True, key[1:] != key[:-1])[: len(key)]
 
 
 def fingerprint_of(log: str, split: Split, high: High | None, groups: UserGroups) -> str:
@@ -131,9 +136,7 @@ def _catalogue(items: pl.Series, frame: pl.DataFrame) -> str:
 
 
 def _check_parts(split_N: np.ndarray, trained_U: np.ndarray, split: Split) -> None:
-    sizes = np.bincount(split_N, minlength=len(PARTS))
-    empty = [name for name, part in PARTS.items() if not sizes[part]]
-    if empty:
+    if empty := [name for name, part in PARTS.items() if part not in split_N]:
         raise InputError(
             f"{split} leaves no events for {', '.join(empty)} (of {len(split_N)})",
             where="data.split",

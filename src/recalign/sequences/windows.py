@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -12,7 +10,7 @@ import torch
 
 from recalign.sequences.batch import Batch
 from recalign.sequences.splits import TEST
-from recalign.sequences.store import PARTS, Part, Sequences
+from recalign.sequences.store import PARTS, Part, Sequences, is_first
 
 
 @dataclass(frozen=True)
@@ -54,24 +52,15 @@ class Windows:
         """The number of events that each window encodes. Shape: (W,)."""
         return self.stop - self.start
 
-    def with_advantage(self, by_event: np.ndarray) -> Windows:
-        """Add the advantage of each target, given by row of `Sequences.frame`."""
-        return dataclasses.replace(self, advantage=by_event[self.event].astype(np.float32))
-
-    def with_pairs(self, target: np.ndarray, rejected: np.ndarray) -> Windows:
-        """Replace targets, and add their rejected items. Shape: (targets,), (targets, N)."""
-        return dataclasses.replace(self, target=target, rejected=rejected)
-
     def keep(self, kept: np.ndarray) -> Windows:
         """Keep some of the targets, and the windows that still have any. Shape: bool (targets,)."""
         before = np.concatenate([[0], kept.cumsum()])
         count = np.diff(before[self.offset])
         some = count > 0
-        by_target = ("state", "target", "event", "reward", "high", "time", "advantage", "rejected")
-        arrays: dict[str, Any] = {name: getattr(self, name) for name in by_target}
-        arrays = {name: None if x is None else x[kept] for name, x in arrays.items()}
-        arrays |= {name: getattr(self, name)[some] for name in ("user", "start", "stop")}
-        return Windows(offset=np.concatenate([[0], count[some].cumsum()]), **arrays)
+        by_window = {name: getattr(self, name)[some] for name in ("user", "start", "stop")}
+        by_window["offset"] = np.concatenate([[0], count[some].cumsum()])
+        by_target = {name: x for name, x in vars(self).items() if name not in by_window and x is not None}
+        return Windows(**by_window, **{name: x[kept] for name, x in by_target.items()})
 
 
 def training_windows(sequences: Sequences, users: np.ndarray, max_length: int, stride: int | None = None) -> Windows:
@@ -84,7 +73,7 @@ def training_windows(sequences: Sequences, users: np.ndarray, max_length: int, s
     event but a user's first is a target exactly once.
 
     Args:
-        sequences: the split log.
+        sequences: the log.
         users: bool by user index.
         max_length: L, events that a model can encode.
         stride: states per block, 1 to L; null: only the newest window of each user.
@@ -97,7 +86,7 @@ def training_windows(sequences: Sequences, users: np.ndarray, max_length: int, s
     from_end = np.repeat(blocks.cumsum(), blocks) - 1 - np.arange(len(user))  # K - 1 down to 0 for each user
     last = states_U[user] - from_end * (stride or 0)
     skipped = 0 if stride else np.repeat(older, blocks)
-    counts = last - np.where(_is_first(user), skipped, last - (stride or 0))
+    counts = last - np.where(is_first(user), skipped, last - (stride or 0))
     stop = sequences.offset[user] + last
     state = _ranges(stop - counts, counts)
     event = sequences.event[state + 1]
@@ -120,15 +109,18 @@ def evaluation_windows(sequences: Sequences, users: np.ndarray, part: Part, max_
 
     Users without a known event before the part are left out.
     """
-    targets = _targets(sequences, users, part)
+    columns = ["user", "known", "item_id", "event", "reward", "high", "timestamp", "split"]
+    chosen = pl.Series(users & _has_past(sequences, PARTS[part])).gather(sequences.frame["user"])
+    wanted = (pl.col("split") == PARTS[part]) & (pl.col("known") > 0) & chosen
+    targets = sequences.frame.select(columns).filter(wanted)
     user = targets["user"].cast(pl.Int64).to_numpy()
     base = sequences.offset[user]
     state = base + targets["known"].to_numpy() - 1
     # The states of a window's targets span half of it, so that the other half is history for all of them.
-    first = _is_first(user)
+    first = is_first(user)
     anchor = state[first][np.cumsum(first) - 1]
     block = (state - anchor) // max(max_length // 2, 1)
-    starts = np.flatnonzero(first | _is_first(block))
+    starts = np.flatnonzero(first | is_first(block))
     offset = np.append(starts, len(user))
     stop = state[offset[1:] - 1] + 1
     return Windows(
@@ -164,25 +156,18 @@ def serving_windows(sequences: Sequences, users: np.ndarray, max_length: int) ->
     )
 
 
-def left_out(sequences: Sequences, users: np.ndarray) -> int:
-    """Count the users with test events whom `evaluation_windows` leaves out: they have no known event before."""
+def left_out(sequences: Sequences) -> int:
+    """Count the users with test events whom `evaluation_windows` leaves out."""
     test = sequences.frame.filter(pl.col("split") == TEST)["user"].unique().to_numpy()
-    return int((users[test] & ~_has_past(sequences, TEST)[test]).sum())
+    return int((~_has_past(sequences, TEST)[test]).sum())
 
 
 def _has_past(sequences: Sequences, part: int) -> np.ndarray:
+    """Who has a known event before a part. Shape: bool (U,)."""
     before = sequences.frame.filter((pl.col("split") < part) & (pl.col("item_id") > 0))["user"].unique()
     past = np.zeros(sequences.num_users, bool)
     past[before.to_numpy()] = True
     return past
-
-
-def _targets(sequences: Sequences, users: np.ndarray, part: Part) -> pl.DataFrame:
-    code = PARTS[part]
-    chosen = users & _has_past(sequences, code)
-    columns = ["user", "known", "item_id", "event", "reward", "high", "timestamp"]
-    keep = (pl.col("split") == code) & (pl.col("known") > 0) & pl.Series(chosen).gather(sequences.frame["user"])
-    return sequences.frame.filter(keep).select(columns)
 
 
 def collate(
@@ -191,7 +176,8 @@ def collate(
     """Make the batch of some windows.
 
     Args:
-        sequences, windows: the arrays.
+        sequences: the log.
+        windows: those of a part.
         chosen: int64 (B,), indices of windows.
         bucket: L, the length to pad to.
         know_request: whether ``request_time`` is the next event's own time (else that of the event before it).
@@ -237,11 +223,6 @@ def _seen(sequences: Sequences, windows: Windows, picked: np.ndarray, user: np.n
     counts = windows.state[picked] + 1 - first
     target = np.repeat(np.arange(len(picked)), counts)
     return np.stack([target, sequences.item[_ranges(first, counts)]])
-
-
-def _is_first(key: np.ndarray) -> np.ndarray:
-    """Whether each value differs from the one before it; the first does."""
-    return np.append(True, key[1:] != key[:-1])[: len(key)]
 
 
 def _ranges(first: np.ndarray, counts: np.ndarray) -> np.ndarray:

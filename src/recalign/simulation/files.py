@@ -18,11 +18,8 @@ def write(simulated: Simulated, out: Path) -> Path:
     """Write `simulated/` under `out`: world.yaml (the settings), truth.npz and events.parquet (the log).
 
     truth.npz holds `reward` float32 (users, items), the raw ids `users` and `items` of its rows and columns, and `sd`,
-    the standard deviation of the true satisfaction, the unit of all sizes. All three are complete before any gets its
-    name, so that a log is never beside the truth of another world.
-
-    Returns:
-        The folder.
+    the standard deviation of the true satisfaction. All three are complete before any gets its name, so that a log is
+    never beside the truth of another world.
 
     Raises:
         InputError: the folder cannot be written.
@@ -33,9 +30,8 @@ def write(simulated: Simulated, out: Path) -> Path:
             settings, truth, log = (stack.enter_context(replacing(folder / name)) for name in FILES)
             settings.write_text(yaml.safe_dump(asdict(simulated.world), sort_keys=False))
             with truth.open("wb") as file:  # numpy would add a suffix to a name
-                np.savez(
-                    file, reward=simulated.truth_UI, users=simulated.users, items=simulated.items, sd=np.float64(SD)
-                )
+                users, items = simulated.users, simulated.items
+                np.savez(file, reward=simulated.truth_UI, users=users, items=items, sd=np.float64(SD))
             simulated.events.write_parquet(log)
     except OSError as error:
         raise InputError(

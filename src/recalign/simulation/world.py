@@ -41,8 +41,7 @@ class World:
         habit: size of habit in what users choose, beside 1 for satisfaction.
         fashion: size of fashion in what users choose, beside 1 for satisfaction.
         circumstance: size of the circumstance's effect on all rewards under it.
-        confounding: size of the circumstance in what users choose: some items are seen mostly under it, others mostly
-            not.
+        confounding: size of the circumstance in what users choose: some items are seen mostly under it, others not.
         missing: share of the events whose reward was not recorded.
         random: share of the events whose item was drawn at random from those that the user had not had. Above 0 the log
             has two more columns: is_random, and propensity, the probability of that draw (null where the user chose).
@@ -65,28 +64,25 @@ class World:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _require(self.users >= 10, "users", self.users, "give at least 10")
-        _require(self.items >= 20, "items", self.items, "give at least 20")
-        least, most = max(100, self.users), self.users * self.most
-        remedy = f"give {least} to {most} (half the catalogue for every user), or change users and items"
-        _require(least <= self.events <= most, "events", self.events, remedy)
-        for name in SIZES:
-            size = getattr(self, name)
-            remedy = "give 0 or more, in standard deviations of the true satisfaction"
-            _require(0 <= size < np.inf, name, size, remedy)
-        _require(0 <= self.missing <= 0.9, "missing", self.missing, "give a share from 0 to 0.9")
-        _require(0 <= self.random <= 1, "random", self.random, "give a share from 0 to 1")
-        _require(self.seed >= 0, "seed", self.seed, "give 0 or more")
+        least, most, largest = max(100, self.users), self.users * self.most, np.finfo(float).max
+        size = "give 0 or more, in standard deviations of the true satisfaction"
+        limits = {
+            "users": (10, largest, "give at least 10"),
+            "items": (20, largest, "give at least 20"),
+            "events": (least, most, f"give {least} to {most} (half the catalogue a user), or change users and items"),
+            **dict.fromkeys(SIZES, (0, largest, size)),
+            "missing": (0, 0.9, "give a share from 0 to 0.9"),
+            "random": (0, 1, "give a share from 0 to 1"),
+            "seed": (0, largest, "give 0 or more"),
+        }
+        for name, (low, high, remedy) in limits.items():
+            if not low <= (value := getattr(self, name)) <= high:
+                raise InputError(f"a world cannot be made with {value}", where=name, remedy=remedy)
 
     @property
     def most(self) -> int:
         """Most events of a user: half the catalogue, so that there is always something left to recommend."""
         return self.items // 2
-
-
-def _require(holds: bool, name: str, value: object, remedy: str) -> None:
-    if not holds:
-        raise InputError(f"a world cannot be made with {value}", where=name, remedy=remedy)
 
 
 @dataclass(frozen=True)
@@ -97,7 +93,7 @@ class Simulated:
         world: the settings.
         people: the hidden state.
         users, items: raw ids, in the order of the truth's rows and columns.
-        truth_UI: true expected reward of every pair: without generosity and noise, averaged over the circumstance.
+        truth_UI: true reward of every pair: without generosity and noise, averaged over the circumstance.
         events: sorted by time; user, item, timestamp (seconds), reward (null: not recorded), high (the item is in the
             top quarter of the user's true rewards), circumstance (whether the event was under it), true_reward; with
             random exposure also is_random and propensity.
@@ -120,17 +116,8 @@ def simulate(world: World) -> Simulated:
     slice_N, circumstance_N = slice_of(second_N), centre(occasion_N)
     # its own generator, so that the other draws are the same with and without random exposure
     random_N = np.random.default_rng([world.seed, 1]).random(world.events) < world.random if world.random else None
-    item_N = choose(
-        rng,
-        people,
-        count_U,
-        slice_N,
-        circumstance_N,
-        habit=world.habit,
-        fashion=world.fashion,
-        confounding=world.confounding,
-        random_N=random_N,
-    )
+    sizes = {name: getattr(world, name) for name in ("habit", "fashion", "confounding")}
+    item_N = choose(rng, people, count_U, slice_N, circumstance_N, **sizes, random_N=random_N)
     user_N = np.repeat(np.arange(world.users), count_U)
 
     truth_UI = (MEAN + SD * people.satisfaction_UI).astype(np.float32)
