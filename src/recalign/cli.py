@@ -150,7 +150,7 @@ def _stage(argv: list[str]) -> None:
 def _functions() -> dict[str, Callable[..., Any]]:
     """Commands that are plain functions."""
     from recalign import commands
-    from recalign.evaluation.command import compare, report
+    from recalign.evaluation.report import compare, report
     from recalign.simulation.command import simulate
 
     found = (commands.check, commands.recommend, compare, report, simulate)

@@ -8,7 +8,8 @@ import pytest
 import small
 import torch
 
-from recalign.evaluation.baselines import ItemMeans, Rerank, item_mean, popularity
+from recalign.evaluation.baselines import ItemMeans, Rerank, popularity
+from recalign.evaluation.methods import SAME_FOR_ALL
 from recalign.recommender.checkpoint import load_net
 from recalign.reward import RewardData
 
@@ -44,8 +45,8 @@ def test_popularity_counts_training_events_alone(data, high_only):
 
 
 def test_item_mean_goes_by_the_mean(data):
-    _, scale, item_mean_V = data.moments()
-    policy = item_mean(item_mean_V, scale)
+    *_, item_mean_V = data.moments()
+    policy = SAME_FOR_ALL["item_mean"](data)
     shown = item_mean_V[np.array(order(policy, small.batch_of(data, rows=1))) - 1]
     assert (np.diff(shown) <= 1e-7).all()
 

@@ -2,7 +2,7 @@
 
 from jsonargparse import CLI
 
-from recalign.evaluation.command import compare, report
+from recalign.evaluation.report import compare, report
 
 
 def test_compare_then_report(tmp_path, made_up_run, capsys):

@@ -163,7 +163,7 @@ def test_stretches_and_batches_change_nothing(tmp_path, monkeypatch):
     reward = Lookup(data.num_items)
     whole = exposed.exposures(policies, reward, data, CPU)["it"]
     assert (whole.user_N == np.sort(whole.user_N)).all()  # the table's order, not that of the batches
-    monkeypatch.setattr(exposed, "rows_at_once", lambda items: 3)
+    monkeypatch.setattr("recalign.recommender.policy.ROWS", 3)
     data.batch_tokens = 70
     parts = exposed.exposures(policies, reward, data, CPU)["it"]
     for name, values in vars(whole).items():

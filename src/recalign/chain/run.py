@@ -20,9 +20,8 @@ from recalign.chain.space import Settings
 from recalign.chain.train import Trained, base_checkpoints, say, train
 from recalign.errors import InputError
 from recalign.evaluation import comparison
-from recalign.evaluation.command import show
 from recalign.evaluation.methods import BASE_STAGES, MethodRun, base_method, evaluate_methods
-from recalign.evaluation.report import render
+from recalign.evaluation.report import render, show
 from recalign.events import data_root
 from recalign.files import write_text
 from recalign.reward import RewardData

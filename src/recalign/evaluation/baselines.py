@@ -6,7 +6,7 @@ Suffixes: T targets, V items, K members, S numbers of a reward model's state.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -14,16 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from recalign.recommender.policy import Policy
+from recalign.reward import RewardEnsemble
 from recalign.sequences import Batch, Sequences
 from recalign.sequences.splits import TRAIN
 
 
 class SameForAll(Policy):
-    """Scores of items that do not depend on the history; pi = softmax(scores).
-
-    Args:
-        score_V: a score for each item.
-    """
+    """Scores of items that do not depend on the history; pi = softmax(scores)."""
 
     def __init__(self, score_V: Tensor) -> None:
         super().__init__()
@@ -40,22 +37,8 @@ class SameForAll(Policy):
         return self.logp_V[items - 1]
 
 
-class Reward(Protocol):
-    """What reranking needs of a reward model."""
-
-    def states(self, batch: Batch) -> Tensor:
-        """What is known before each target. Shape: (K, T, S)."""
-
-    def predict(self, states: Tensor, item: Tensor | None = None) -> Tensor:
-        """Expected rewards over the catalogue. Shape: (K, T, S) -> (T, V)."""
-
-
 class ItemMeans(nn.Module):
-    """The reward model that knows each item's mean and nothing of the user.
-
-    Args:
-        mean_V: mean reward of each item.
-    """
+    """The reward model that knows each item's mean reward and nothing of the user."""
 
     def __init__(self, mean_V: Tensor) -> None:
         super().__init__()
@@ -65,18 +48,13 @@ class ItemMeans(nn.Module):
     def states(self, batch: Batch) -> Tensor:
         return self.mean_V.new_zeros(1, len(batch.target_T), 0)
 
-    def predict(self, states: Tensor, item: Tensor | None = None) -> Tensor:
-        return self.mean_V.expand(states.shape[1], -1) if item is None else self.mean_V[item - 1]
+    def predict(self, states: Tensor) -> Tensor:
+        return self.mean_V.expand(states.shape[1], -1)
 
 
 @dataclass(frozen=True)
 class RerankState:
-    """States of a policy and of a reward model, sliced together.
-
-    Attributes:
-        policy: the policy's states; (T, ...) if they are a tensor.
-        reward_KTS: the reward model's.
-    """
+    """States of a policy and of a reward model, sliced together."""
 
     policy: Any
     reward_KTS: Tensor
@@ -91,13 +69,10 @@ class RerankState:
 class Rerank(Policy):
     """A policy reranked at serving by predicted rewards: log pi(v | s) + strength * r(s, v), up to a constant.
 
-    Args:
-        policy: what is reranked.
-        reward: predicts the rewards.
-        strength: 1 / lambda, in 1 / the reward's unit.
+    The strength is 1 / lambda, in 1 / the reward's unit.
     """
 
-    def __init__(self, policy: Policy, reward: Reward, strength: float) -> None:
+    def __init__(self, policy: Policy, reward: RewardEnsemble | ItemMeans, strength: float) -> None:
         super().__init__()
         self.num_items = policy.num_items
         self.policy, self.reward, self.strength = policy, reward, strength
@@ -112,15 +87,10 @@ class Rerank(Policy):
 
 
 def popularity(sequences: Sequences, high_only: bool = False) -> SameForAll:
-    """Items by the number of their training events; or of those of users A with a high reward."""
+    """Items by the number of their training events, or of those of users A with a high reward."""
     train = sequences.frame.filter(pl.col("split") == TRAIN)
     if high_only:
         in_a = pl.Series(sequences.users_in("A")).gather(train["user"])
         train = train.filter(in_a & pl.col("high") & pl.col("reward").is_not_null())
     counts = np.bincount(train["item_id"].to_numpy(), minlength=sequences.num_items + 1)[1:]
     return SameForAll(torch.from_numpy(counts + 0.5).log())  # half an event for items without one
-
-
-def item_mean(item_mean_V: np.ndarray, scale: float) -> SameForAll:
-    """Items by their shrunk mean reward, in standard deviations."""
-    return SameForAll(torch.from_numpy(item_mean_V) / scale)

@@ -17,7 +17,6 @@ Suffixes: E events, R rows (a method's seeds, or differences), U users, S seeds,
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,15 +27,15 @@ from rich.progress import track
 
 from recalign.errors import InputError
 from recalign.evaluation.roles import BEST, Roles
-from recalign.files import replacing
+from recalign.files import read_json, write_text
 from recalign.metrics.bootstrap import CrossedBootstrap, Estimate, holm, holm_intervals
 from recalign.metrics.rank import gain_ndcg, hit, reciprocal
 
 SPLITS = ("test", "validation")
 ALL, HIGH, VALUE = "all/ndcg@10", "high/ndcg@10", "value/judge@10"
 RANKS = {"hr@10": lambda rank: hit(rank, 10), "ndcg@10": lambda rank: gain_ndcg(rank, 10), "mrr": reciprocal}
-# What the training reward model promises above what others see. Levels differ between models (raters do), so only the
-# difference to `start` says how far a method has over-optimised.
+# What the training reward model promises above what others see. Levels differ between models, so only the difference to
+# `start` says how far a method has over-optimised.
 GAPS = ("gap/judge@10", "gap/true@10")
 VALUES = ("judge@10", "select_judge@10", "train_rm@10", "true@10", "true")
 GROUPS = {"all": None, "high": "high", "trajectory": "trajectory"}
@@ -53,7 +52,7 @@ SCHEMA = {"method": pl.String, "seed": pl.String, "split": pl.String, "metric": 
 FILE = "comparison.csv"
 
 Row = tuple[str, str, str, str, float, float | None, float | None]
-Events = tuple[np.ndarray, np.ndarray]  # (E,) value of each event, 0 where it has none; (E,) whether it has one
+Events = dict[int, np.ma.MaskedArray]  # seed -> (E,) value of each event, masked where it has none
 
 
 @dataclass(frozen=True)
@@ -78,14 +77,13 @@ def compare(
     Args:
         chain_folder: `runs/<chain>`.
         draws: of the bootstrap.
-        methods, seeds: those to compare, methods in the order of the rows; None: all. What an earlier chain left in the
-            folder may rest on other data.
+        methods, seeds: those to compare, methods in the order of the rows; None: all, also what an earlier chain left.
         roles: of the methods, kept in `roles.json`; None: read from there, with the order of the rows.
 
     Raises:
         InputError: there is no such folder, no finished evaluation in it, or methods were measured on different events.
     """
-    runs = load_runs(chain_folder, methods, seeds)
+    runs = _load_runs(chain_folder, methods, seeds)
     order = list(methods or ())
     if roles is None:
         roles, stored = Roles.load(chain_folder)
@@ -95,16 +93,15 @@ def compare(
     tables = [SplitTable(runs, split, roles, draws) for split in SPLITS if any(split in run.splits for run in runs)]
     each = [(table, metric) for table in tables for metric in METRICS]
     rows = [row for table, metric in track(each, "comparing", transient=True) for row in table.rows(metric)]
-    frame = pl.DataFrame(rows + summary_rows(runs, draws), schema=SCHEMA, orient="row")
+    frame = pl.DataFrame(rows + _summary_rows(runs, draws), schema=SCHEMA, orient="row")
     places = pl.Enum(list(dict.fromkeys([*order, *sorted(frame["method"].unique())])))
     frame = frame.sort(pl.col("method").cast(places), maintain_order=True)
-    with replacing(chain_folder / FILE) as temporary:
-        frame.write_csv(temporary)
+    write_text(chain_folder / FILE, frame.write_csv())
     return frame
 
 
 def read(chain_folder: Path) -> pl.DataFrame:
-    """`comparison.csv` of a chain, as `compare` returned it.
+    """Read the `comparison.csv` of a chain.
 
     Raises:
         InputError: there is none.
@@ -116,15 +113,22 @@ def read(chain_folder: Path) -> pl.DataFrame:
     return pl.read_csv(path, schema=SCHEMA)
 
 
-def load_runs(
-    chain_folder: Path, methods: Collection[str] | None = None, seeds: Collection[int] | None = None
-) -> list[Run]:
+def _load_runs(chain_folder: Path, methods: Collection[str] | None, seeds: Collection[int] | None) -> list[Run]:
     """The finished evaluations of a chain. A run is finished when it has both `summary.json` and `test.parquet`."""
     if not chain_folder.is_dir():
         raise InputError("there is no such folder", where=str(chain_folder), remedy="run `recalign chain` first")
     # [0-9]: what a stage that ran anew has left is called seed-<n>.previous
     folders = [path.parent for path in chain_folder.glob("*/seed-*[0-9]/evaluation/summary.json")]
-    runs = [_load_run(folder) for folder in folders if (folder / "test.parquet").is_file()]
+    runs = [
+        Run(
+            folder.parts[-3],
+            int(folder.parts[-2].removeprefix("seed-")),
+            read_json(folder / "summary.json"),
+            {split: _events_of(path) for split in SPLITS if (path := folder / f"{split}.parquet").is_file()},
+        )
+        for folder in folders
+        if (folder / "test.parquet").is_file()
+    ]
     runs = [r for r in runs if (methods is None or r.method in methods) and (seeds is None or r.seed in seeds)]
     runs.sort(key=lambda run: (run.method, run.seed))
     if not runs:
@@ -136,23 +140,21 @@ def load_runs(
     return runs
 
 
-def _load_run(folder: Path) -> Run:
-    splits = {split: _events_of(path) for split in SPLITS if (path := folder / f"{split}.parquet").is_file()}
-    method, seed = folder.parts[-3], int(folder.parts[-2].removeprefix("seed-"))
-    return Run(method, seed, json.loads((folder / "summary.json").read_text(encoding="utf-8")), splits)
-
-
 def _events_of(path: Path) -> pl.DataFrame:
     """A split's events, with the columns that `METRICS` names."""
-    frame = pl.read_parquet(path).sort("user", "event")
-    rank = frame["rank"].to_numpy()
-    gains = [pl.Series(name, gain(rank), dtype=pl.Float64) for name, gain in RANKS.items()]
+    frame = with_gains(pl.read_parquet(path).sort("user", "event"))
     gaps = [
         (pl.col("train_rm@10") - pl.col(other)).alias(gap)
         for gap in GAPS
         if {"train_rm@10", other := gap.removeprefix("gap/")} <= set(frame.columns)
     ]
-    return frame.with_columns(*gains, *gaps)
+    return frame.with_columns(gaps)
+
+
+def with_gains(events: pl.DataFrame) -> pl.DataFrame:
+    """Add the columns of `RANKS`."""
+    rank = events["rank"].to_numpy()
+    return events.with_columns(pl.Series(name, gain(rank), dtype=pl.Float64) for name, gain in RANKS.items())
 
 
 def _require_comparable(runs: list[Run]) -> None:
@@ -163,7 +165,7 @@ def _require_comparable(runs: list[Run]) -> None:
         what = ""
         if run.summary.get("base") != other.summary.get("base"):
             what = f"it rests on other data, or on other checkpoints of the stages before it, than {other.method}"
-        for split in run.splits.keys() & other.splits.keys():
+        for split in [split for split in SPLITS if split in run.splits and split in other.splits]:
             ours, theirs = (one.splits[split].select("user", "event") for one in (run, other))
             if not what and not ours.equals(theirs):
                 what = f"it was measured on other {split} events ({len(ours):,}) than {other.method} ({len(theirs):,})"
@@ -202,7 +204,7 @@ class SplitTable:
 
     def rows(self, metric: str) -> Iterator[Row]:
         """Rows of a metric and of its differences to each reference."""
-        events = self._events(metric)
+        events = self._events(*METRICS[metric])
         compared = {("", method): by_seed for method, by_seed in events.items()}
         if not metric.startswith("policy/"):  # where more is neither better nor worse, there is nothing to gain
             compared |= dict(self._differences(events))
@@ -215,12 +217,15 @@ class SplitTable:
             if reference:
                 families.setdefault(reference, {})[method] = estimate
         for reference, family in families.items():
-            yield from self._holm_rows(f"{reference}/{metric}", family)
+            p_values = holm([estimate.p_value() for estimate in family.values()])
+            corrected = zip(holm_intervals(list(family.values())), p_values, strict=True)
+            for (method, estimate), (interval, p) in zip(family.items(), corrected, strict=True):
+                yield method, "all", self.split, f"holm_{reference}/{metric}", estimate.value, *interval
+                yield method, "all", self.split, f"p_{reference}/{metric}", float(p), None, None
 
-    def _events(self, metric: str) -> dict[str, dict[int, Events]]:
-        """method -> seed -> the metric's events, of the runs that have any."""
-        column, flag = METRICS[metric]
-        events: dict[str, dict[int, Events]] = {}
+    def _events(self, column: str, flag: str | None) -> dict[str, Events]:
+        """A metric's events by method, of the runs that have any."""
+        events: dict[str, Events] = {}
         for (method, seed), frame in self.frames.items():
             if column not in frame.columns or (flag and flag not in frame.columns):
                 continue
@@ -228,28 +233,33 @@ class SplitTable:
             if flag:
                 present &= frame[flag].fill_null(False)
             if present.any():
-                value_E = np.where(present, frame[column].fill_null(0.0), 0.0)
-                events.setdefault(method, {})[seed] = value_E, present.to_numpy()
+                value_E = frame[column].fill_null(0.0).to_numpy()
+                events.setdefault(method, {})[seed] = np.ma.masked_array(value_E, ~present.to_numpy())
         return events
 
-    def _differences(self, events: dict[str, dict[int, Events]]) -> Iterator[tuple[tuple[str, str], dict[int, Events]]]:
+    def _differences(self, events: dict[str, Events]) -> Iterator[tuple[tuple[str, str], Events]]:
         """By reference and method: event-wise differences on the seeds and events that both have."""
-        means = {method: _mean(by_seed) for method, by_seed in events.items()}
+        means = {method: float(np.mean([one.mean() for one in by_seed.values()])) for method, by_seed in events.items()}
         for reference in self.roles.compared_with():
             against = self.roles.better_baseline(means) if reference == BEST else reference
-            for method in [method for method in events if against in events and method != against]:
-                if paired := _paired(events[method], events[str(against)]):
+            if against not in events:
+                continue
+            other = events[against]
+            for method in [method for method in events if method != against]:
+                paired = {seed: one_E - other[seed] for seed, one_E in events[method].items() if seed in other}
+                if paired := {seed: difference_E for seed, difference_E in paired.items() if difference_E.count()}:
                     yield (reference, method), paired
 
     def _estimates(
-        self, compared: dict[tuple[str, str], dict[int, Events]]
+        self, compared: dict[tuple[str, str], Events]
     ) -> Iterator[tuple[tuple[str, str], list[int], np.ndarray, Estimate]]:
         """Seeds, the value of each, and the estimate over all of them; everything in one pass over the draws."""
         if not compared:
             return
-        rows = [events for by_seed in compared.values() for events in by_seed.values()]
-        total_RU = np.stack([np.add.reduceat(value_E, self.first_U) for value_E, _ in rows])
-        count_RU = np.stack([np.add.reduceat(present_E, self.first_U, dtype=float) for _, present_E in rows])
+        rows = [value_E for by_seed in compared.values() for value_E in by_seed.values()]
+        total_RU = np.stack([np.add.reduceat(value_E.filled(0.0), self.first_U) for value_E in rows])
+        present = [~np.ma.getmaskarray(value_E) for value_E in rows]
+        count_RU = np.stack([np.add.reduceat(present_E, self.first_U, dtype=float) for present_E in present])
         value_R, drawn_DR = self.bootstrap.ratios(total_RU, count_RU)
         start = 0
         for key, by_seed in compared.items():
@@ -257,29 +267,8 @@ class SplitTable:
             start = block.stop
             yield key, list(by_seed), value_R[block], self.bootstrap.over_seeds(value_R[block], drawn_DR[:, block])
 
-    def _holm_rows(self, name: str, family: dict[str, Estimate]) -> Iterator[Row]:
-        intervals = holm_intervals(list(family.values()))
-        p_values = holm([estimate.p_value() for estimate in family.values()])
-        for (method, estimate), interval, p in zip(family.items(), intervals, p_values, strict=True):
-            yield method, "all", self.split, f"holm_{name}", estimate.value, *interval
-            yield method, "all", self.split, f"p_{name}", float(p), None, None
 
-
-def _mean(by_seed: dict[int, Events]) -> float:
-    return float(np.mean([value_E.sum() / present_E.sum() for value_E, present_E in by_seed.values()]))
-
-
-def _paired(method: dict[int, Events], reference: dict[int, Events]) -> dict[int, Events]:
-    paired = {}
-    for seed in [seed for seed in method if seed in reference]:
-        (one_E, has_one_E), (other_E, has_other_E) = method[seed], reference[seed]
-        both_E = has_one_E & has_other_E
-        if both_E.any():
-            paired[seed] = np.where(both_E, one_E - other_E, 0.0), both_E
-    return paired
-
-
-def summary_rows(runs: list[Run], draws: int) -> list[Row]:
+def _summary_rows(runs: list[Run], draws: int) -> list[Row]:
     """Rows of the plain numbers in `summary.json`, under their own names (`coverage@10` under `policy/`)."""
     values: dict[tuple[str, str], dict[int, float]] = {}
     for run in runs:

@@ -31,13 +31,7 @@ class Interval(NamedTuple):
 
 
 class ComparisonTable:
-    """The rows over all seeds of one split.
-
-    Args:
-        frame: as `comparison.compare` returns it.
-        roles: of its methods.
-        split: which one.
-    """
+    """The rows over all seeds of one split, from the frame that `comparison.compare` returns."""
 
     def __init__(self, frame: pl.DataFrame, roles: Roles, split: str = "test") -> None:
         of_split = frame.filter(split=split)
@@ -55,7 +49,7 @@ class ComparisonTable:
         return self._cells.get((method, metric))
 
     def shared_seeds(self, *methods: str) -> int:
-        """How many seeds all of some methods have: those on which they are compared."""
+        """How many seeds all of some methods have."""
         return len(set.intersection(*(self._seeds.get(method, set()) for method in methods)))
 
     def column(self, metric: str) -> dict[str, Interval]:

@@ -14,30 +14,22 @@ USERS, HISTORY, SHOWN = 5, 5, 5  # users, events of a history, items shown
 
 
 def examples(frame: pl.DataFrame, data: EventDataModule) -> list[dict[str, Any]]:
-    """The first users with a test event, at the first of them.
-
-    Args:
-        frame: of one method, as `value.evaluate` returns it.
-        data: the log.
+    """The first users with a test event, at the first of them, from the frame of one method of `value.evaluate`.
 
     Returns:
         For each: ``user``, the raw id as text; ``history``, the last events before it, each with ``title`` and
         ``reward`` (None where there is none); ``shown``, the titles of the first items shown.
     """
-    sequences, found = data.sequences, []
-    titles = getattr(data, "titles", sequences.items.cast(pl.String)).to_list()
+    sequences, titles, found = data.sequences, data.titles.to_list(), []
     first = frame.sort("event").unique("user", keep="first", maintain_order=True).sort("user").head(USERS)
     for user, event, shown in first.select("user", "event", "shown").iter_rows():
         begin = int(sequences.offset[user])
         end = begin + int(sequences.frame["known"][event])
         history = [
-            {"title": titles[sequences.item[at] - 1], "reward": _plain(float(sequences.reward[at]))}
+            {"title": titles[sequences.item[at] - 1], "reward": None if math.isnan(reward) else round(reward, 4)}
             for at in range(max(begin, end - HISTORY), end)
+            for reward in [float(sequences.reward[at])]
         ]
         own = [titles[item - 1] for item in shown[:SHOWN] if item]
         found.append({"user": str(sequences.users[user]), "history": history, "shown": own})
     return found
-
-
-def _plain(reward: float) -> float | None:
-    return None if math.isnan(reward) else round(reward, 4)

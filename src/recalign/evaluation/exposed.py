@@ -1,7 +1,8 @@
 """Value policies on what a log showed at random: from histories and networks to the estimates of `offpolicy`.
 
 Exposures are a part's events with ``is_random``, a known ``propensity`` and a reward. The policy is renormalised over
-the items that the user had not met, as for the true value; an item that training never saw has pi = 0.
+the items that the user had not met, as for the true value; an item that training never saw has pi = 0. A log that does
+not name the columns of exposure is an InputError.
 
 Suffixes: T targets, V items, C candidates of a user (padded), N exposures, K members, S what a state holds.
 """
@@ -21,7 +22,7 @@ from recalign.evaluation.baselines import SameForAll
 from recalign.evaluation.offpolicy import Exposures, estimate, exposed_ranks, plain
 from recalign.evaluation.value import over_unseen
 from recalign.metrics.bootstrap import Estimate
-from recalign.recommender.policy import Policy, rows_at_once
+from recalign.recommender.policy import Policy, chunks
 from recalign.reward import RewardEnsemble
 from recalign.sequences import Batch, EventDataModule, Windows
 from recalign.sequences.store import Group, Part
@@ -37,40 +38,23 @@ def is_exposed(data: EventDataModule) -> bool:
 
 
 def measure(
-    policies: Mapping[str, Policy],
-    reward: RewardEnsemble,
-    data: EventDataModule,
-    device: torch.device,
-    part: Part = "test",
+    policies: Mapping[str, Policy], reward: RewardEnsemble, data: EventDataModule, device: torch.device
 ) -> dict[str, dict[str, Any]]:
-    """Value policies on a log's exposures, users A.
-
-    Args:
-        policies: by method.
-        reward: the reward model of ``dm`` and ``dr``.
-        data: the log.
-        device: where to work; all networks are moved there.
-        part: whose exposures.
+    """Value policies on a log's exposures of the test, users A.
 
     Returns:
         A method's ``policy`` (`offpolicy.OffPolicy.figures`), ``uniform``: the same of the policy that does not
         choose, which under uniform logging has to be near ``observed`` with a mean weight near 1, and ``ranks``
         (`offpolicy.exposed_ranks`, with intervals) of each user's exposures, scored before the first of them.
-
-    Raises:
-        InputError: the log does not name its exposure columns.
     """
     both = {**policies, UNIFORM: SameForAll(torch.zeros(data.num_items))}
-    figures = {name: estimate(shown).figures() for name, shown in exposures(both, reward, data, device, part).items()}
-    ranks = {name: plain(found) for name, found in candidates(policies, data, device, part).items()}
+    figures = {name: estimate(shown).figures() for name, shown in exposures(both, reward, data, device).items()}
+    ranks = {name: plain(found) for name, found in candidates(policies, data, device).items()}
     return {name: {"policy": figures[name], "uniform": figures[UNIFORM], "ranks": ranks[name]} for name in policies}
 
 
 def headlines(measured: Mapping[str, Any]) -> dict[str, float]:
-    """The plain numbers of `measure` for one method that stand in tables: ``value/{ips,snips,dr}``, ``offpolicy/ess``.
-
-    Refused estimates are left out.
-    """
+    """What tables show of one method of `measure`: ``offpolicy/ess``, and ``value/{ips,snips,dr}`` unless refused."""
     policy = measured["policy"]
     return {"offpolicy/ess": policy["ess"]} | {f"value/{name}": policy[name] for name in HEADLINES if name in policy}
 
@@ -87,9 +71,6 @@ def exposures(
     """A part's exposures, in the order of the event table, with what each policy and a reward model give them.
 
     Those to users who had met every item are left out: there is nothing that a policy could have shown instead.
-
-    Raises:
-        InputError: the log does not name its exposure columns, or a propensity is no probability.
     """
     windows = exposed_windows(data, part, users)
     nets: list[nn.Module] = [*policies.values(), reward]
@@ -115,11 +96,7 @@ def exposures(
 
 
 def exposed_windows(data: EventDataModule, part: Part, users: Group = "A") -> Windows:
-    """The windows of a part's exposures.
-
-    Raises:
-        InputError: the log does not name its exposure columns.
-    """
+    """The windows of a part's exposures."""
     if not is_exposed(data):
         missing = [key for key in ("is_random", "propensity") if getattr(data.log_, key) is None]
         raise InputError(
@@ -139,10 +116,8 @@ def _terms(policy: Policy, state: Any, reward: RewardEnsemble, states_KTS: Tenso
     """
     parts = []
     assert batch.seen_N is not None
-    rows = rows_at_once(policy.num_items)
-    for first in range(0, len(state), rows):
-        part = slice(first, first + rows)
-        p_TV = over_unseen(policy.log_probs(state[part]), batch.seen_N, first)
+    for part in chunks(len(state), policy.num_items):
+        p_TV = over_unseen(policy.log_probs(state[part]), batch.seen_N, part)
         q_TV = reward.predict(states_KTS[:, part])
         item_T = batch.target_T[part]
         column_T1 = (item_T - 1).clamp(min=0)[:, None]
@@ -153,17 +128,14 @@ def _terms(policy: Policy, state: Any, reward: RewardEnsemble, states_KTS: Tenso
 
 @torch.no_grad()
 def candidates(
-    policies: Mapping[str, Policy], data: EventDataModule, device: torch.device, part: Part = "test"
+    policies: Mapping[str, Policy], data: EventDataModule, device: torch.device
 ) -> dict[str, dict[str, Estimate]]:
-    """`offpolicy.exposed_ranks` of each policy; empty where nothing was exposed.
+    """`offpolicy.exposed_ranks` of each policy on the test; empty where nothing was exposed.
 
     A user's candidates are all scored in one state, that before the first of them: a later state has seen the earlier
     ones, and scores of different states do not compare.
-
-    Raises:
-        InputError: the log does not name its exposure columns.
     """
-    windows = exposed_windows(data, part)
+    windows = exposed_windows(data, "test")
     if not len(windows):
         return {name: {} for name in policies}
     user_N = np.repeat(windows.user, np.diff(windows.offset))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -12,36 +11,39 @@ from recalign.recommender.checkpoint import Loaded
 from recalign.sequences import Sequences
 
 
-def require_apart(judges: Mapping[Path, Loaded], others: Mapping[Path, Loaded], sequences: Sequences) -> None:
-    """Refuse judges that share users with the table (users A), with one another, or with other networks.
+def require_apart(judges: Iterable[Loaded], other: Loaded, sequences: Sequences) -> None:
+    """Refuse judges that share users with the table (users A), with one another, or with another network.
 
     Args:
-        judges: reward models by checkpoint.
-        others: the training reward model and post-trained policies, by checkpoint. Not the cloned policy: it read
-            everybody's choices, and rewards of users A at most.
+        judges: reward models.
+        other: the training reward model or a post-trained policy. Not the cloned policy: it read everybody's choices,
+            and rewards of users A at most.
         sequences: the log that is evaluated.
 
     Raises:
-        InputError: they share users, or a judge's checkpoint does not say who its users were.
+        InputError: they share users, or a checkpoint does not say who its users were.
     """
-    trained = {str(path): _users(path, loaded, sequences) for path, loaded in others.items()}
-    for path, judge in judges.items():
-        own_U = _users(path, judge, sequences)
-        for whose, others_U in {"the users that the table is about (A)": sequences.users_in("A"), **trained}.items():
+    known = [
+        ("the users that the table is about (A)", sequences.users_in("A")),
+        (other.where, _users(other, sequences)),
+    ]
+    for judge in judges:
+        own_U = _users(judge, sequences)
+        for whose, others_U in known:
             if shared := int((own_U & others_U).sum()):
                 raise InputError(
                     f"this judge was trained on {shared:,} users who are also those of {whose}",
-                    where=str(path),
+                    where=judge.where,
                     remedy="train judges on users of their own: --data.users B1 to select, B2 to report",
                 )
-        trained[str(path)] = own_U
+        known.append((judge.where, own_U))
 
 
-def _users(path: Path, loaded: Loaded, sequences: Sequences) -> np.ndarray:
+def _users(loaded: Loaded, sequences: Sequences) -> np.ndarray:
     if loaded.users is None:
         raise InputError(
             "this checkpoint does not say whose events it was trained on",
-            where=str(path),
+            where=loaded.where,
             remedy="train it again with this version of recalign",
         )
-    return loaded.users.among(sequences, str(path))
+    return loaded.users.among(sequences, loaded.where)

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import copy
 import functools
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import torch
 
 from recalign.evaluation import examples, exposed
-from recalign.evaluation.baselines import ItemMeans, Rerank, Reward, item_mean, popularity
+from recalign.evaluation.baselines import ItemMeans, Rerank, SameForAll, popularity
 from recalign.evaluation.judges import require_apart
 from recalign.evaluation.value import Scorers, evaluate, load_truth
 from recalign.events import data_root
-from recalign.files import digest, sha256, write_json
+from recalign.files import digest, read_json, sha256, write_json
 from recalign.recommender.checkpoint import Loaded, check_catalogue, load_net
 from recalign.recommender.interpolation import largest_interpolation, ndcg
 from recalign.recommender.policy import Policy
@@ -48,11 +48,7 @@ def is_reranked(method: str) -> bool:
 
 @dataclass(frozen=True)
 class BaseCheckpoints:
-    """What the methods of one seed rest on.
-
-    Attributes:
-        start, reward, judge_select, judge_report: checkpoints of the cloned policy, the reward model and the judges.
-    """
+    """What the methods of one seed rest on: the checkpoints of the cloned policy, the reward model and the judges."""
 
     start: Path
     reward: Path
@@ -73,9 +69,7 @@ class MethodRun:
         checkpoint: of its policy, or of the policy that it reranks; None where none was trained.
         cost: plain numbers that go with it (``cost/seconds``, ``cost/steps``, ``cost/events``).
         strength: of reranking, 1 / lambda in 1 / standard deviation of the reward.
-        keep: share of the start's ``all/ndcg@10`` on validation that reranking keeps: it grows weaker until it does,
-            and a trained policy that is reranked goes back towards the start with it; None: whatever is left. A trained
-            policy that is not reranked has been held to that in training.
+        keep: share of the start's ``all/ndcg@10`` on validation that reranking must keep; None: any.
     """
 
     method: str
@@ -85,16 +79,10 @@ class MethodRun:
     keep: float | None = None
 
     def key(self, base: Mapping[str, str], data: RewardData, code: str) -> str:
-        """Digest of all that its figures depend on.
-
-        Args:
-            base: digests of the base's checkpoints.
-            data: the log, users A.
-            code: digest of the code that evaluates it.
-        """
+        """Digest of all that its figures depend on, from the digests of the base's checkpoints and of the code."""
         own = self.checkpoint and sha256(self.checkpoint)
-        log, truth = data.log_, _truth(data)  # the log's digest knows neither its truth nor its titles
-        extra = sha256(truth) if truth and truth.is_file() else None, repr(getattr(log, "titles", None))
+        truth = _truth(data)  # the log's digest knows neither its truth nor its titles
+        extra = sha256(truth) if truth and truth.is_file() else None, repr(data.log_.titles)
         reranking = (self.strength, self.keep) if is_reranked(self.method) else None
         read = data.fingerprint, data.max_length, data.know_request
         return digest(self.method, own, base, read, extra, reranking, code)[:16]
@@ -129,7 +117,8 @@ def evaluate_methods(
     """
     digests = base.digests()
     keys = {run.method: run.key(digests, data, code) for run in runs}
-    stale = [run for run in runs if _kept_key(_place(folder, run.method, seed)) != keys[run.method]]
+    places = {run.method: folder / run.method / f"seed-{seed}" / "evaluation" for run in runs}
+    stale = [run for run in runs if _kept_key(places[run.method]) != keys[run.method]]
     if not stale:
         return []
     nets = LoadedNetworks(base, data, device)
@@ -137,7 +126,7 @@ def evaluate_methods(
     frames = {part: evaluate(policies, nets.scorers(), data, part, device) for part in ("validation", "test")}
     shown = exposed.measure(policies, nets.reward, data, device) if exposed.is_exposed(data) else {}
     for run in stale:
-        place, test = _place(folder, run.method, seed), frames["test"][run.method]
+        place, test = places[run.method], frames["test"][run.method]
         for part, by_method in frames.items():
             write_parquet(by_method[run.method].drop("shown"), place / f"{part}.parquet")
         write_json(place / examples.FILE, examples.examples(test, data))
@@ -145,7 +134,7 @@ def evaluate_methods(
         summary = {"method": run.method, "seed": seed, "log": data.log_.name, "key": keys[run.method]}
         summary |= {"base": digest(data.fingerprint, digests)[:16], **shares, **run.cost}
         if is_reranked(run.method):
-            summary["policy/strength"] = nets.strength(run)
+            summary["policy/strength"] = nets.reranked(run)[1]
         if run.method in shown:
             write_json(place / exposed.FILE, shown[run.method])
             summary |= exposed.headlines(shown[run.method])
@@ -164,15 +153,15 @@ class LoadedNetworks:
 
     def __init__(self, base: BaseCheckpoints, data: RewardData, device: torch.device) -> None:
         self.data, self.device = data, device
-        self._alphas: dict[tuple[Path | None, str, float, float | None], float] = {}
         self.start: Policy = self._load(base.start, "policy").net
-        reward, select, report = (
+        reward, *self.judges = (
             self._load(path, "reward") for path in (base.reward, base.judge_select, base.judge_report)
         )
-        self.judges = {base.judge_select: select, base.judge_report: report}
-        require_apart(self.judges, {base.reward: reward}, data.sequences)
+        require_apart(self.judges, reward, data.sequences)
         self.reward: RewardEnsemble = reward.net
-        self.rewards = {"train_rm@10": reward.net, "select_judge@10": select.net, "judge@10": report.net}
+        select, report = (judge.net for judge in self.judges)
+        self.rewards = {"train_rm@10": reward.net, "select_judge@10": select, "judge@10": report}
+        self._reranked: dict[tuple[Any, ...], tuple[Policy, float]] = {}
 
     def _load(self, path: Path, net: str) -> Loaded:
         loaded = load_net(path, net)
@@ -186,38 +175,36 @@ class LoadedNetworks:
     def policy(self, run: MethodRun) -> Policy:
         """The policy of a row."""
         if is_reranked(run.method):
-            return self._reranked(run, self._alpha(run))
+            return self.reranked(run)[0]
         if run.checkpoint is not None:
             return self._trained(run.checkpoint)
         return self.start if run.method == "start" else SAME_FOR_ALL[run.method](self.data)
 
     def _trained(self, checkpoint: Path) -> Policy:
         trained = self._load(checkpoint, "policy")
-        require_apart(self.judges, {checkpoint: trained}, self.data.sequences)
+        require_apart(self.judges, trained, self.data.sequences)
         return trained.net
 
-    def strength(self, run: MethodRun) -> float:
-        """How strong reranking may be."""
-        return self._alpha(run) * self._full_strength(run)
+    def reranked(self, run: MethodRun) -> tuple[Policy, float]:
+        """A reranked policy and its strength, weakened until enough of the ranking is kept.
 
-    def _full_strength(self, run: MethodRun) -> float:
-        """Before it grows weaker; a trained policy is reranked as strongly as the starting policy may be."""
-        return self.strength(MethodRun("rerank", None, {}, run.strength, run.keep)) if run.checkpoint else run.strength
+        A trained policy is reranked as strongly as the start may be, and goes back towards the start with it.
+        """
+        key = run.method, run.checkpoint, run.strength, run.keep
+        if key not in self._reranked:
+            start, full, alpha = self.start, run.strength, 1.0
+            trained = self._trained(run.checkpoint) if run.checkpoint else None
+            if trained:
+                full = self.reranked(MethodRun("rerank", None, {}, run.strength, run.keep))[1]
+            reward, scale = RERANKED.get(run.method, RERANKED["rerank"])(self), self.data.moments()[1]
 
-    def _alpha(self, run: MethodRun) -> float:
-        """How far a reranked policy may go from the start: 0 is the start itself, 1 all of it."""
-        given = run.checkpoint, run.method, run.strength, run.keep
-        if given not in self._alphas:
-            alpha = 1.0
+            def policy(alpha: float) -> Policy:
+                return Rerank(interpolate(start, trained, alpha) if trained else start, reward, alpha * full / scale)
+
             if run.keep is not None and (base := self._start_ndcg):
-                alpha, _ = largest_interpolation(lambda share: self._ndcg(self._reranked(run, share)) / base, run.keep)
-            self._alphas[given] = alpha
-        return self._alphas[given]
-
-    def _reranked(self, run: MethodRun, alpha: float) -> Policy:
-        policy = interpolate(self.start, self._trained(run.checkpoint), alpha) if run.checkpoint else self.start
-        reward = RERANKED.get(run.method, RERANKED["rerank"])(self)
-        return Rerank(policy, reward, alpha * self._full_strength(run) / self.data.moments()[1])
+                alpha, _ = largest_interpolation(lambda alpha: self._ndcg(policy(alpha)) / base, run.keep)
+            self._reranked[key] = policy(alpha), alpha * full
+        return self._reranked[key]
 
     @functools.cached_property
     def _start_ndcg(self) -> float:
@@ -229,19 +216,14 @@ class LoadedNetworks:
         return ndcg(policy.eval().to(self.device), loader, self.device)
 
 
-def _item_mean(data: RewardData) -> Policy:
-    _, scale, item_mean_V = data.moments()
-    return item_mean(item_mean_V, scale)
-
-
 SAME_FOR_ALL: dict[str, Callable[[RewardData], Policy]] = {
     "popularity": lambda data: popularity(data.sequences),
     "popularity_high": lambda data: popularity(data.sequences, high_only=True),
-    "item_mean": _item_mean,
+    "item_mean": lambda data: SameForAll(torch.from_numpy(data.moments()[2]) / data.moments()[1]),
 }
-"""Rows that rank items in the same order for everybody."""
+"""Rows that rank items in the same order for everybody; `item_mean` by shrunk means, in standard deviations."""
 
-RERANKED: dict[str, Callable[[LoadedNetworks], Reward]] = {
+RERANKED: dict[str, Callable[[LoadedNetworks], RewardEnsemble | ItemMeans]] = {
     "rerank": lambda nets: nets.reward,
     "rerank_item_mean": lambda nets: ItemMeans(torch.from_numpy(nets.data.moments()[2])),
 }
@@ -264,15 +246,10 @@ def _truth(data: RewardData) -> Path | None:
     return data_root(data.root) / data.log_.truth if data.log_.truth else None
 
 
-def _place(folder: Path, method: str, seed: int) -> Path:
-    return folder / method / f"seed-{seed}" / "evaluation"
-
-
 def _kept_key(place: Path) -> str | None:
-    names = ("test.parquet", "validation.parquet", examples.FILE, "summary.json")
-    if not all((place / name).is_file() for name in names):
-        return None
-    return json.loads((place / "summary.json").read_text(encoding="utf-8"))["key"]
+    """The key of what is there, if all of it is."""
+    kept = all((place / name).is_file() for name in ("test.parquet", "validation.parquet", examples.FILE))
+    return read_json(place / "summary.json").get("key") if kept else None
 
 
 def _coverage(frame: pl.DataFrame, num_items: int) -> float:

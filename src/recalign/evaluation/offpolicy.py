@@ -12,10 +12,9 @@ w_n = min(pi(a_n | s_n) / beta_n, clip):
   beta or q is right.
 
 All four are ratios of sums over users, so one bootstrap of users gives their intervals. The effective sample size (Kish
-1965) counts users too, because users are what is resampled: (sum_u w_u)^2 / sum_u w_u^2 with w_u the sum of the user's
-weights.
+1965) counts users too: (sum_u w_u)^2 / sum_u w_u^2 with w_u the sum of the user's weights.
 
-Suffixes: N exposures, U users, C candidates of a user (padded).
+Suffixes: N exposures, U users, R ratios, D draws.
 """
 
 from __future__ import annotations
@@ -61,11 +60,6 @@ class Exposures:
     def __post_init__(self) -> None:
         check_propensities(self.propensity_N)
 
-    def weights(self, clip: float | None = None) -> np.ndarray:
-        """Importance weights pi / beta, at most `clip`. Shape: (N,)."""
-        weight_N = self.target_N / self.propensity_N
-        return weight_N if clip is None else np.minimum(weight_N, clip)
-
 
 @dataclass(frozen=True)
 class OffPolicy:
@@ -94,7 +88,7 @@ class OffPolicy:
     estimates: dict[str, Estimate]
 
     def figures(self) -> dict[str, Any]:
-        """All of it as plain values: the estimates with their 95 % intervals, or the reason why there are none."""
+        """All of it as plain values, estimates with their 95 % intervals."""
         given = {name: value for name, value in vars(self).items() if name != "estimates" and value is not None}
         return given | plain(self.estimates)
 
@@ -114,15 +108,15 @@ def estimate(
         shown: the exposures.
         clip: largest importance weight; None: none is cut. Cutting lowers the variance and biases ``ips`` downwards.
         least_ess: effective sample size below which there is no estimate, but a reason.
-        draws: of the bootstrap over users.
-        seed: of the draws.
+        draws, seed: of the bootstrap over users.
     """
     if not len(shown.user_N):
         nan, nothing = float("nan"), "nothing was shown at random, with a known propensity and a reward"
         return OffPolicy(0, 0, nan, 0.0, nan, nan, 0.0, nothing, {})
-    raw_N, weight_N = shown.weights(), shown.weights(clip)
-    _, user_N = np.unique(shown.user_N, return_inverse=True)
-    users = int(user_N.max()) + 1
+    raw_N = shown.target_N / shown.propensity_N
+    weight_N = np.minimum(raw_N, np.inf if clip is None else clip)
+    found, user_N = np.unique(shown.user_N, return_inverse=True)
+    users = len(found)
     ess = effective_size(np.bincount(user_N, weight_N))
     refused = None
     if ess < least_ess:
@@ -154,11 +148,8 @@ def _terms(shown: Exposures, weight_N: np.ndarray) -> Terms:
 
 def _ratios(terms: Terms, user_N: np.ndarray, draws: int, seed: int) -> dict[str, Estimate]:
     """sum(first) / sum(second) of each term, with draws of users 0, 1, ..."""
-    users = int(user_N.max()) + 1
-    total_RU, count_RU = (
-        np.stack([np.bincount(user_N, term[side], minlength=users) for term in terms.values()]) for side in (0, 1)
-    )
-    value_R, drawn_DR = CrossedBootstrap(users, draws, seed).ratios(total_RU, count_RU)
+    total_RU, count_RU = (np.stack([np.bincount(user_N, term[side]) for term in terms.values()]) for side in (0, 1))
+    value_R, drawn_DR = CrossedBootstrap(total_RU.shape[1], draws, seed).ratios(total_RU, count_RU)
     return {name: Estimate(float(value_R[i]), drawn_DR[:, i]) for i, name in enumerate(terms)}
 
 
@@ -169,11 +160,7 @@ def effective_size(weight_U: np.ndarray) -> float:
 
 
 def check_propensities(propensity_N: np.ndarray) -> None:
-    """Refuse what is no probability.
-
-    Raises:
-        InputError: one is 0 or less, above 1, or NaN.
-    """
+    """Raise an InputError where a propensity is 0 or less, above 1, or NaN."""
     bad_N = ~((propensity_N > 0) & (propensity_N <= 1))
     if bad_N.any():
         raise InputError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +43,7 @@ Plain = tuple[list[str], list[list[Any]]]
 
 
 def page(sources: Sources, digest: str) -> str:
-    """The page as HTML.
-
-    Args:
-        sources: what it shows.
-        digest: of them, which the page carries.
-    """
+    """The page as HTML; it carries the digest of its sources."""
     table, validation = (ComparisonTable(sources.comparison, sources.roles, split) for split in ("test", "validation"))
     text = Path(__file__).with_name("report.html.j2").read_text(encoding="utf-8")
     environment = jinja2.Environment(
@@ -57,23 +51,21 @@ def page(sources: Sources, digest: str) -> str:
     )
     environment.filters["number"] = _number
     return environment.from_string(text).render(
-        name=sources.name,
-        digest=digest,
-        comparison=table,
-        roles=sources.roles,
-        cards=answer(table, sources.trust["reward"]),
-        table=_table(table),
-        validation=_table(validation),
-        seeds=_seed_table(sources.comparison),
-        examples=list(zip(*sources.examples, strict=False)),
-        plots=[*_plots(table), *([] if sources.search is None else [_frontiers(sources.search)])],
-        size=sources.size,
-        check=sources.check,
-        trust=trusted.section(sources.trust),
-        manifests=sources.manifests,
-        runs=_runs(sources.manifests),
-        left=_runs(sources.left),
-        meanings={metric: text for metric, text in MEANINGS.items() if metric in table.metrics},
+        vars(sources)
+        | {
+            "digest": digest,
+            "comparison": table,
+            "cards": answer(table, sources.trust["reward"]),
+            "table": _table(table),
+            "validation": _table(validation),
+            "seeds": _seed_table(sources.comparison),
+            "examples": list(zip(*sources.examples, strict=False)),
+            "plots": [*_plots(table), *([] if sources.search is None else [_frontiers(sources.search)])],
+            "trust": trusted.section(sources.trust),
+            "runs": _runs(sources.manifests),
+            "left": _runs(sources.left),
+            "meanings": {metric: text for metric, text in MEANINGS.items() if metric in table.metrics},
+        }
     )
 
 
@@ -86,43 +78,29 @@ def _number(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-@dataclass(frozen=True)
-class Shown:
-    """A cell of the page's table; mark is 1 for better, -1 for worse, else 0; hint is the cell's tooltip."""
-
-    figure: str
-    interval: str
-    mark: int
-    best: bool
-    hint: str
-
-
 def _table(table: ComparisonTable) -> dict[str, Any]:
-    """Columns, and for each method a row of `Shown` or None."""
+    """Columns, and for each method a row of cells or None."""
     columns = [metric for metric in MAIN if metric in table.metrics]
-    best = {metric: _highest(table, metric) for metric in columns}
-    return {
-        "columns": columns,
-        "rows": {m: [_shown(table, m, metric, m == best[metric]) for metric in columns] for m in table.methods},
-    }
+    best: dict[str, str] = {}
+    for metric in columns:
+        if not metric.startswith(("policy/", "cost/")):  # where more is better
+            column = table.column(metric)
+            best[metric] = max(column, key=lambda method: column[method].value)
+    rows = {m: [_cell(table, m, metric, m == best.get(metric)) for metric in columns] for m in table.methods}
+    return {"columns": columns, "rows": rows}
 
 
-def _highest(table: ComparisonTable, metric: str) -> str | None:
-    """The method with the highest figure, where more is better."""
-    values = {method: cell.value for method, cell in table.column(metric).items()}
-    return None if metric.startswith(("policy/", "cost/")) else max(values, key=values.__getitem__)
-
-
-def _shown(table: ComparisonTable, method: str, metric: str, best: bool) -> Shown | None:
+def _cell(table: ComparisonTable, method: str, metric: str, best: bool) -> dict[str, Any] | None:
+    """A figure, its interval, its mark (1 better, -1 worse, else 0), whether it is the best, and its tooltip."""
     cell = table.get(method, metric)
     if cell is None:
         return None
     known = cell.low == cell.low and not metric.startswith("cost/")
     interval = f"{figure(metric, cell.low)} – {figure(metric, cell.high)}" if known else ""
     difference, p = (table.get(method, f"{kind}_best_bc/{metric}") for kind in ("holm", "p"))
-    against = f"{difference} against {table.better_baseline(metric)}"
-    hint = f"{against}, p = {p.value:.3f} (Holm)" if p else ""
-    return Shown(figure(metric, cell.value), interval, table.mark(method, metric), best, hint)
+    hint = f"{difference} against {table.better_baseline(metric)}, p = {p.value:.3f} (Holm)" if p else ""
+    shown = {"figure": figure(metric, cell.value), "interval": interval, "hint": hint}
+    return shown | {"mark": table.mark(method, metric), "best": best}
 
 
 def _seed_table(frame: pl.DataFrame) -> Plain:

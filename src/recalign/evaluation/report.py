@@ -1,12 +1,14 @@
-"""`report.html`, one page with the figures of a chain, and the table that ends a chain in the terminal."""
+"""`recalign compare` and `recalign report`: the table in the terminal, and `report.html`, a page with all figures."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import polars as pl
+from rich.console import Console
 from rich.table import Table
 
+from recalign.evaluation import comparison
 from recalign.evaluation.comparison import ALL, HIGH, VALUE
 from recalign.evaluation.comparison_table import ComparisonTable, figure
 from recalign.evaluation.roles import Roles
@@ -14,8 +16,39 @@ from recalign.evaluation.sources import Sources
 from recalign.files import write_text
 
 FILE = "report.html"
-MARKS = {1: "▲", 0: "", -1: "▼"}
+MARKS = {1: "▲", 0: " ", -1: "▼"}
 TERMINAL = (ALL, HIGH, VALUE, "value/train_rm@10", "value/true@10", "policy/kl", "cost/seconds")
+WIDTH = 120  # columns where there is no terminal; rich would take 80 and cut every figure
+
+
+def compare(folder: Path, draws: int = 2000) -> None:
+    """Compare a chain's methods from its run folders: print the table and write comparison.csv.
+
+    Args:
+        folder: the chain's run folder, `runs/<chain>`.
+        draws: of the bootstrap that makes the intervals.
+    """
+    show(comparison.compare(folder, draws), Roles.load(folder)[0], folder / comparison.FILE)
+
+
+def report(folder: Path) -> None:
+    """Write the page report.html of a chain from its comparison.csv and run folders.
+
+    Args:
+        folder: the chain's run folder, `runs/<chain>`.
+    """
+    page = render(folder)
+    show(comparison.read(folder), Roles.load(folder)[0], page)
+
+
+def show(frame: pl.DataFrame, roles: Roles, *paths: Path) -> None:
+    """Print the table of a comparison, and the paths of the files that hold more of it."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=max(console.width, WIDTH))
+    console.print(terminal_table(frame, roles))
+    for path in paths:
+        print(path)
 
 
 def render(chain_folder: Path, *, searched: bool = True) -> Path:
@@ -27,38 +60,27 @@ def render(chain_folder: Path, *, searched: bool = True) -> Path:
         chain_folder: `runs/<chain>`.
         searched: whether its `search.csv`, if there is one, is this comparison's, and not an earlier one's.
 
-    Returns:
-        The page's path.
-
     Raises:
         InputError: the chain has no `comparison.csv`.
     """
     path, sources = chain_folder / FILE, Sources.of(chain_folder, searched)
     digest = sources.digest()
-    if not _carries(path, digest):
+    made_of = f'<meta name="made-of" content="{digest}">'
+    if not (path.is_file() and made_of in path.read_text(encoding="utf-8")):
         from recalign.evaluation.page import page  # with Matplotlib, which takes as long to import as to draw
 
         write_text(path, page(sources, digest))
     return path
 
 
-def _carries(path: Path, digest: str) -> bool:
-    return path.is_file() and f'<meta name="made-of" content="{digest}">' in path.read_text(encoding="utf-8")
-
-
 def terminal_table(frame: pl.DataFrame, roles: Roles) -> Table:
-    """The table that ends a chain: a row a method, at most 120 columns wide.
-
-    Args:
-        frame: as `comparison.compare` returns it.
-        roles: of its methods.
-    """
+    """The table that ends a chain: a row a method, at most 120 columns wide."""
     cells = ComparisonTable(frame, roles)
-    baselines = " and ".join(roles.baselines)
     columns = [metric for metric in TERMINAL if metric in cells.metrics or metric != "value/true@10"]
     table = Table(
         title=f"test, mean of {len(cells.seeds)} seed{'s' * (len(cells.seeds) != 1)}",
-        caption=f"± half the 95 % interval.  ▲ ▼ better or worse than the better of {baselines} (Holm)",
+        caption="± half the 95 % interval.  ▲ ▼ better or worse than the better of "
+        f"{' and '.join(roles.baselines)} (Holm)",
         padding=(0, 1, 0, 0),
         box=None,
     )
@@ -77,5 +99,5 @@ def _terminal_cell(cells: ComparisonTable, method: str, metric: str) -> str:
         return "–"
     spread = ""
     if metric in (ALL, HIGH, VALUE):
-        spread = f" ±{figure(metric, (cell.high - cell.low) / 2)} {MARKS[cells.mark(method, metric)] or ' '}"
+        spread = f" ±{figure(metric, (cell.high - cell.low) / 2)} {MARKS[cells.mark(method, metric)]}"
     return figure(metric, cell.value) + spread

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from recalign.files import write_json
+from recalign.files import read_json, write_json
 
 FILE = "roles.json"
 BEST = "best_bc"
@@ -45,9 +44,6 @@ class Roles:
     @classmethod
     def load(cls, chain_folder: Path) -> tuple[Roles, list[str]]:
         """The roles and the order of the rows that a chain's folder holds; without a file, defaults and no order."""
-        path = chain_folder / FILE
-        if not path.is_file():
-            return cls(), []
-        content = json.loads(path.read_text(encoding="utf-8"))
-        methods = content.pop("methods")
+        content = read_json(chain_folder / FILE)
+        methods = content.pop("methods", [])
         return cls(**content), methods

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,10 +9,10 @@ from pathlib import Path
 import polars as pl
 import torch
 
-from recalign.evaluation.comparison import ALL, HIGH, METRICS, RANKS
+from recalign.evaluation.comparison import ALL, HIGH, METRICS, with_gains
 from recalign.evaluation.methods import BaseCheckpoints, LoadedNetworks, MethodRun
 from recalign.evaluation.value import evaluate
-from recalign.files import write_json
+from recalign.files import read_json, write_json
 from recalign.reward import RewardData
 
 KEPT = 0.95
@@ -45,7 +44,7 @@ def validate(
     """
     digests = base.digests()
     keys = {place: run.key(digests, data, code) for place, run in places.items()}
-    stale = [place for place in places if _read(place).get("key") != keys[place]]
+    stale = [place for place in places if read_json(place / FILE).get("key") != keys[place]]
     if stale:
         nets = LoadedNetworks(base, data, device)
         policies = {str(place): nets.policy(places[place]) for place in stale}
@@ -53,34 +52,26 @@ def validate(
         frames = evaluate(policies, scorers, data, "validation", device)
         for place in stale:
             write_json(place / FILE, {"key": keys[place], "figures": measured(frames[str(place)])})
-    return [_read(place)["figures"] for place in places]
+    return [read_json(place / FILE)["figures"] for place in places]
 
 
 def measured(events: pl.DataFrame) -> Figures:
     """Means over the events of what `evaluate` gives; nan where a metric is about no event."""
-    figures = {}
+    events, figures = with_gains(events), {}
     for metric in MEASURED:
         column, flag = METRICS[metric]
-        if column not in {*RANKS, *events.columns}:
-            continue
-        chosen = events.filter(pl.col(flag)) if flag else events
-        values = RANKS[column](chosen["rank"].to_numpy()) if column in RANKS else chosen[column].drop_nulls().to_numpy()
-        figures[metric] = float(values.mean()) if len(values) else float("nan")
+        if column in events.columns:
+            values = (events.filter(flag) if flag else events)[column].drop_nulls().to_numpy()
+            figures[metric] = float(values.mean()) if len(values) else float("nan")
     return figures
 
 
-def choose(trials: Sequence[Figures], baseline: float, kept: float = KEPT) -> int:
-    """The place of the setting with the highest value under the judges for selection.
+def choose(trials: Sequence[Figures], baseline: float) -> int:
+    """The place of the setting with the highest value under the judges for selection; of equals the first.
 
-    Only settings count that keep enough of a baseline's ``all/ndcg@10``; where none does, the closest is chosen. Of
-    equals the first.
-
-    Args:
-        trials: validation figures of each setting.
-        baseline: ``all/ndcg@10`` of the better baseline, on validation.
-        kept: the share of it that is enough.
+    Only settings count that keep enough of a baseline's ``all/ndcg@10``; where none does, the closest is chosen.
     """
-    enough = [place for place, figures in enumerate(trials) if figures[ALL] >= kept * baseline]
+    enough = [place for place, figures in enumerate(trials) if figures[ALL] >= KEPT * baseline]
     if not enough:
         return max(range(len(trials)), key=lambda place: trials[place][ALL])
     return max(enough, key=lambda place: trials[place][SELECT])
@@ -89,8 +80,3 @@ def choose(trials: Sequence[Figures], baseline: float, kept: float = KEPT) -> in
 def choose_by_rank(trials: Sequence[Figures]) -> int:
     """The other rule: the place of the setting with the highest ``high/ndcg@10``."""
     return max(range(len(trials)), key=lambda place: trials[place][HIGH])
-
-
-def _read(place: Path) -> dict:
-    path = place / FILE
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

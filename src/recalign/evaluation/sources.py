@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -16,7 +15,7 @@ from recalign.evaluation.comparison_table import ComparisonTable
 from recalign.evaluation.methods import BASE_STAGES
 from recalign.evaluation.roles import Roles
 from recalign.evaluation.selection import SEARCH
-from recalign.files import digest, sha256
+from recalign.files import digest, read_json, sha256
 
 TRUST = ("reward", "judge_select", "judge_report")
 """Stages that write a ``trust.json``."""
@@ -24,65 +23,44 @@ TRUST = ("reward", "judge_select", "judge_report")
 
 @dataclass(frozen=True)
 class Sources:
-    """All that a page is made of: it reads nothing else.
-
-    Attributes:
-        name: of the chain.
-        comparison: `comparison.csv`.
-        roles: of its methods.
-        search: `search.csv`; None where nothing was searched.
-        size: users and events of the test, and how many of the events had a high reward.
-        check: what `recalign check` said of the log.
-        trust: ``trust.json`` by stage and seed.
-        examples: of the first seed, ``examples.json`` of ``start`` and of our method; empty where one is missing.
-        manifests: those of the comparison's stages, methods and seeds, in the order in which they ran.
-        left: those of other stages and methods, which an earlier chain left in the folder.
-    """
+    """All that a page is made of: it reads nothing else."""
 
     name: str
     comparison: pl.DataFrame
     roles: Roles
-    search: pl.DataFrame | None
-    size: dict[str, int]
-    check: dict[str, Any]
-    trust: dict[str, dict[str, dict[str, Any]]]
-    examples: list[list[dict[str, Any]]]
-    manifests: list[dict[str, Any]]
-    left: list[dict[str, Any]]
+    search: pl.DataFrame | None  # None where nothing was searched
+    size: dict[str, int]  # users and events of the test, and how many of the events had a high reward
+    check: dict[str, Any]  # what `recalign check` said of the log
+    trust: dict[str, dict[str, dict[str, Any]]]  # trust.json by stage and seed
+    examples: list[list[dict[str, Any]]]  # of the first seed, of `start` and of our method; empty where one is missing
+    manifests: list[dict[str, Any]]  # of the comparison's stages, methods and seeds, in the order in which they ran
+    left: list[dict[str, Any]]  # of other stages and methods, which an earlier chain left in the folder
 
     @classmethod
     def of(cls, chain_folder: Path, searched: bool) -> Sources:
-        """Read a folder.
-
-        Args:
-            chain_folder: `runs/<chain>`.
-            searched: whether its `search.csv`, if there is one, is this comparison's, and not an earlier one's.
-
-        Raises:
-            InputError: the chain has no `comparison.csv`.
-        """
+        """Read a chain's folder; its search only if that is the comparison's, and not an earlier one's."""
         frame, (roles, _) = comparison.read(chain_folder), Roles.load(chain_folder)
         table, search = ComparisonTable(frame, roles), chain_folder / SEARCH
+
+        def stored(method: object, seed: str, file: str) -> Path:
+            return chain_folder / str(method) / f"seed-{seed}" / file
+
         first = frame.filter(pl.col("seed") != "all").row(0, named=True)
-        shown = [_read(_evaluation(chain_folder, m, table.seeds[0]) / examples.FILE) for m in ("start", roles.ours)]
-        manifests = [_read(path) for seed in table.seeds for path in chain_folder.glob(f"*/seed-{seed}/manifest.json")]
-        manifests.sort(key=lambda manifest: (str(manifest.get("started")), str(manifest.get("stage"))))
+        test = stored(first["method"], first["seed"], "evaluation/test.parquet")
+        events = pl.read_parquet(test, columns=["user", "high"])
+        shown = [read_json(stored(m, table.seeds[0], f"evaluation/{examples.FILE}")) for m in ("start", roles.ours)]
+        trust = {stage: {seed: read_json(stored(stage, seed, "trust.json")) for seed in table.seeds} for stage in TRUST}
+        paths = [path for seed in table.seeds for path in chain_folder.glob(f"*/seed-{seed}/manifest.json")]
+        manifests = sorted(map(read_json, paths), key=lambda one: (str(one.get("started")), str(one.get("stage"))))
         stages = {*BASE_STAGES, *table.methods}
         return cls(
             name=chain_folder.resolve().name,
             comparison=frame,
             roles=roles,
             search=pl.read_csv(search) if searched and search.is_file() else None,
-            size=_size(_evaluation(chain_folder, first["method"], first["seed"])),
-            check=_read(chain_folder / "check.json"),
-            trust={
-                stage: {
-                    seed: said
-                    for seed in table.seeds
-                    if (said := _read(chain_folder / stage / f"seed-{seed}" / "trust.json"))
-                }
-                for stage in TRUST
-            },
+            size={"users": events["user"].n_unique(), "events": len(events), "high": int(events["high"].sum())},
+            check=read_json(chain_folder / "check.json"),
+            trust={stage: {seed: said for seed, said in reports.items() if said} for stage, reports in trust.items()},
             examples=shown if all(shown) else [],
             manifests=[one for one in manifests if one["stage"] in stages],
             left=[one for one in manifests if one["stage"] not in stages],
@@ -91,20 +69,7 @@ class Sources:
     def digest(self) -> str:
         """Of all this, and of what makes a page of it: recalign's code, Jinja and Matplotlib."""
         tables = [frame.write_csv() for frame in (self.comparison, self.search) if frame is not None]
-        plain = [self.name, asdict(self.roles), self.size, self.check, self.trust, self.examples, self.manifests]
+        plain = {name: value for name, value in vars(self).items() if name not in ("comparison", "search", "roles")}
         package = Path(recalign.__file__).parent
         code = [sha256(file) for file in sorted((*package.rglob("*.py"), *package.rglob("*.j2")))]
-        return digest(tables, plain, self.left, version("jinja2"), version("matplotlib"), code)
-
-
-def _evaluation(chain_folder: Path, method: str | None, seed: str) -> Path:
-    return chain_folder / str(method) / f"seed-{seed}" / "evaluation"
-
-
-def _size(evaluation: Path) -> dict[str, int]:
-    events = pl.read_parquet(evaluation / "test.parquet", columns=["user", "high"])
-    return {"users": events["user"].n_unique(), "events": len(events), "high": int(events["high"].sum())}
-
-
-def _read(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        return digest(tables, plain, asdict(self.roles), version("jinja2"), version("matplotlib"), code)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import polars.selectors as cs
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from rich.console import Console
@@ -16,7 +17,7 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from recalign.errors import InputError
-from recalign.recommender.policy import Policy, rows_at_once
+from recalign.recommender.policy import Policy, chunks
 from recalign.reward import RewardEnsemble
 from recalign.sequences import Batch, EventDataModule, Sequences
 from recalign.sequences.splits import TRAIN
@@ -44,14 +45,7 @@ class Scorers:
 def evaluate(
     policies: Mapping[str, Policy], scorers: Scorers, data: EventDataModule, part: Part, device: torch.device
 ) -> dict[str, pl.DataFrame]:
-    """Run policies over the targets of users A.
-
-    Args:
-        policies: by method.
-        scorers: what values them.
-        data: the log.
-        part: ``validation`` or ``test``.
-        device: where to work; all networks are moved there.
+    """Run policies over the targets of users A; all networks are moved to the device.
 
     Returns:
         A frame for each method, with a row for each target event. Columns: ``user, event, rank`` (0: a miss, the item
@@ -65,7 +59,7 @@ def evaluate(
         InputError: users A have nothing to evaluate on in this part.
     """
     popularity_V = _popularity(data.sequences)
-    collected: dict[str, list[dict[str, np.ndarray]]] = {name: [] for name in policies}
+    collected: dict[str, list[pl.DataFrame]] = {name: [] for name in policies}
     nets: list[nn.Module] = [*policies.values(), scorers.start, *scorers.rewards.values()]
     for net in nets:
         net.eval().to(device)
@@ -95,9 +89,9 @@ def evaluate(
             row["popularity@10"] = _mean_shown(popularity_V[column_TK], row["shown"])
             if scorers.truth_UV is not None:
                 row["true@10"] = _mean_shown(scorers.truth_UV[row["user"][:, None], column_TK], row["shown"])
-            collected[name].append({k: v.numpy() for k, v in row.items()})
+            collected[name].append(pl.DataFrame({k: v.numpy() for k, v in row.items()}))
     above = _trajectories(data.sequences, part)
-    frames = {name: _frame(rows, above) for name, rows in collected.items()}
+    frames = {name: _frame(pl.concat(parts), above) for name, parts in collected.items()}
     if idle := max((frame["popularity@10"].null_count() for frame in frames.values()), default=0):
         rank_zero_warn(f"before {idle:,} {part} events the user had met every item: nothing is shown, nothing valued")
     return frames
@@ -107,30 +101,28 @@ def _distribution(policy: Policy, state: Any, batch: Batch, scorers: Scorers, st
     """KL, entropy and expected true reward, a few states at a time so that users x items is never held."""
     columns: dict[str, list[Tensor]] = {"kl": [], "entropy": []}
     assert batch.seen_N is not None
-    rows = rows_at_once(policy.num_items)
-    for first in range(0, len(state), rows):
-        part = slice(first, first + rows)
+    for part in chunks(len(state), policy.num_items):
         logp_TV, start_TV = policy.log_probs(state[part]), scorers.start.log_probs(start[part])
         p_TV = logp_TV.exp()
         columns["kl"].append((p_TV * (logp_TV - start_TV)).sum(dim=1))
         columns["entropy"].append(-(p_TV * logp_TV).sum(dim=1))
         if scorers.truth_UV is not None:
             truth_TV = scorers.truth_UV[batch.user_B[batch.row_T[part]].cpu()].to(logp_TV.device)
-            columns.setdefault("true", []).append((over_unseen(logp_TV, batch.seen_N, first) * truth_TV).sum(dim=1))
+            columns.setdefault("true", []).append((over_unseen(logp_TV, batch.seen_N, part) * truth_TV).sum(dim=1))
     return {name: torch.cat(parts) for name, parts in columns.items()}
 
 
-def over_unseen(logp_TV: Tensor, seen_N: Tensor, first: int = 0) -> Tensor:
+def over_unseen(logp_TV: Tensor, seen_N: Tensor, part: slice) -> Tensor:
     """A policy's probabilities renormalised over the items that a user had not met; 0 for all others.
 
     Args:
-        logp_TV: log-probabilities, of the states from number `first` on.
-        seen_N: int64 (2, N), pairs (state, item) that were met.
-        first: number of the first state.
+        logp_TV: log-probabilities of the states of a part.
+        seen_N: int64 (2, N), pairs (state, item) that were met, of all states.
+        part: which states.
     """
-    own = seen_N[:, (seen_N[0] >= first) & (seen_N[0] < first + len(logp_TV))]
+    state_N, item_N = seen_N[:, (seen_N[0] >= part.start) & (seen_N[0] < part.stop)]
     unseen_TV = logp_TV.clone()
-    unseen_TV[own[0] - first, own[1] - 1] = -torch.inf
+    unseen_TV[state_N - part.start, item_N - 1] = -torch.inf
     return unseen_TV.softmax(dim=1).masked_fill(unseen_TV.isneginf().all(dim=1, keepdim=True), 0.0)
 
 
@@ -150,24 +142,15 @@ def _popularity(sequences: Sequences) -> Tensor:
 def _trajectories(sequences: Sequences, part: Part) -> pl.DataFrame:
     """Users of A, and whether their mean reward in the part is above the median of such means."""
     chosen = pl.Series(sequences.users_in("A")).gather(sequences.frame["user"])
-    means = (
-        sequences.frame.filter(chosen & (pl.col("split") == PARTS[part]))
-        .group_by("user")
-        .agg(pl.col("reward").mean())
-        .with_columns((pl.col("reward") > pl.col("reward").median()).fill_null(False).alias("trajectory"))
-    )
-    return means.select(pl.col("user").cast(pl.UInt32), "trajectory")
+    events = sequences.frame.filter(chosen & (pl.col("split") == PARTS[part]))
+    means = events.group_by(pl.col("user").cast(pl.UInt32)).agg(pl.col("reward").mean())
+    return means.select("user", trajectory=(pl.col("reward") > pl.col("reward").median()).fill_null(False))
 
 
-def _frame(rows: list[dict[str, np.ndarray]], above: pl.DataFrame) -> pl.DataFrame:
-    columns = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
-    shown, ids, flags = columns.pop("shown"), {"user", "event", "rank"}, {"cold", "high"}
-    types = {name: pl.UInt32 if name in ids else pl.Float64 for name in columns.keys() - flags}
-    of_shown = columns.keys() - ids - flags - {"kl", "entropy"}
-    some = pl.lit(pl.Series((shown > 0).any(axis=1)))
-    frame = pl.DataFrame(columns).cast(types)  # type: ignore[arg-type]
-    frame = frame.with_columns(*[pl.when(some).then(name).alias(name) for name in of_shown])
-    frame = frame.with_columns(pl.Series("shown", shown.astype(np.uint32)))
+def _frame(events: pl.DataFrame, above: pl.DataFrame) -> pl.DataFrame:
+    frame = events.cast({cs.integer(): pl.UInt32, cs.float(): pl.Float64, "shown": pl.Array(pl.UInt32, SHOWN)})
+    of_shown = cs.float() - cs.by_name("kl", "entropy")
+    frame = frame.with_columns(pl.when(pl.col("shown").arr.max() > 0).then(of_shown))
     return frame.join(above, on="user", how="left", maintain_order="left").sort("event")
 
 

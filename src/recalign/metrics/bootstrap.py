@@ -2,15 +2,12 @@
 
 A figure is the mean over seeds of a ratio of sums over users: sum_u total[s, u] / sum_u count[s, u]. Draws resample
 users, with all their events and the same weight in every seed, and seeds, with all their users (Owen 2007, "The
-pigeonhole bootstrap"). A paired difference works the same way: its totals are sums of event-wise differences within
-seed and user, so that two methods which do the same differ by exactly 0 in every draw.
+pigeonhole bootstrap"). The totals of a paired difference are sums of event-wise differences within seed and user.
 
-Few seeds: a plain bootstrap of S seeds has only (S - 1) / S of their variance. The seeds' part of every draw is
-therefore stretched by sqrt(S / (S - 1)), which makes that variance unbiased (Rao & Wu 1988). 3 or 5 seeds still show
-their own spread badly: on simulated figures, 95 % intervals cover the truth in 92 to 97 % of the worlds where users
+A plain bootstrap of S seeds has only (S - 1) / S of their variance, so the seeds' part of every draw is stretched by
+sqrt(S / (S - 1)) (Rao & Wu 1988). Simulated, 95 % intervals cover the truth in 92 to 97 % of the worlds where users
 make as much of the noise as seeds or more; where nearly all of it is between seeds, in 91 % with 5 seeds and in 84 %
-with 3 (a plain bootstrap: 89 % and 75 %). With one seed the interval is over users only and says nothing about another
-seed.
+with 3 (a plain bootstrap: 89 % and 75 %). With one seed the interval is over users only.
 
 Suffixes: D draws, U users, S seeds, R rows (any number of ratios), C columns to sum.
 """
@@ -27,12 +24,7 @@ CHUNK = 64 * 2**20  # bytes of user weights that are held as float64 at a time
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure and its bootstrap draws.
-
-    Attributes:
-        value: the figure itself, from the data as they are.
-        draws_D: (D,) the figure in each draw; nan, and left out of intervals, in a draw without such events.
-    """
+    """A figure, and the same in each draw, (D,): nan, and left out of intervals, in a draw without such events."""
 
     value: float
     draws_D: np.ndarray
@@ -59,13 +51,7 @@ class Estimate:
 
 
 class CrossedBootstrap:
-    """Draws of users and seeds, the same for all figures.
-
-    Args:
-        users: how many users there are. A user has the same column in everything that is measured.
-        draws: how many draws.
-        seed: of the draws.
-    """
+    """Draws of users and seeds, the same for all figures. A user has the same column in all that is measured."""
 
     def __init__(self, users: int, draws: int = 2000, seed: int = 0) -> None:
         self.draws, self.seed = draws, seed
@@ -75,11 +61,7 @@ class CrossedBootstrap:
             weight_U[:] = np.bincount(rng.integers(users, size=users), minlength=users)
 
     def ratios(self, total_RU: np.ndarray, count_RU: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Ratios of sums over users: as they are, (R,), and in each draw, (D, R). 0 / 0 is nan.
-
-        Shape:
-            total_RU, count_RU: (R, U) float64.
-        """
+        """Ratios of sums over users: as they are, (R,), and in each draw, (D, R). 0 / 0 is nan."""
         # Methods are measured on the same events, so most counts are the same row: each is summed once.
         distinct = list({row.tobytes(): row for row in count_RU}.values())
         place = {row.tobytes(): len(total_RU) + i for i, row in enumerate(distinct)}
@@ -105,11 +87,7 @@ class CrossedBootstrap:
         return Estimate(float(value_S.mean()), mean_D)
 
     def mean(self, total_SU: np.ndarray, count_SU: np.ndarray) -> Estimate:
-        """The mean over seeds of sum(total) / sum(count).
-
-        Shape:
-            total_SU, count_SU: (S, U) sums and numbers of events of each user in each seed.
-        """
+        """The mean over seeds of sum(total) / sum(count), from each user's sum and number of events in each seed."""
         return self.over_seeds(*self.ratios(total_SU, count_SU))
 
 
@@ -126,14 +104,13 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
 def holm_intervals(estimates: Sequence[Estimate], level: float = 0.95) -> list[tuple[float, float]]:
     """Intervals that exclude 0 only where Holm's procedure rejects.
 
-    The i-th smallest p of m gets the level 1 - alpha / (m - i + 1). All after the first that Holm does not reject get
-    that one's level, so that none of them looks better than the one that failed.
+    The i-th smallest p of m gets the level 1 - alpha / (m - i + 1); all after the first that Holm does not reject get
+    that one's level.
     """
     intervals = [(-np.inf, np.inf)] * len(estimates)
     divisor, rejecting = len(estimates), True
-    order = np.argsort([estimate.p_value() for estimate in estimates], kind="stable")
-    for place, index in enumerate(order):
-        divisor = len(estimates) - place if rejecting else divisor
+    for index in np.argsort([estimate.p_value() for estimate in estimates], kind="stable"):
         low, high = intervals[index] = estimates[index].interval(1 - (1 - level) / divisor)
         rejecting = rejecting and (low > 0 or high < 0)
+        divisor -= rejecting
     return intervals

@@ -35,13 +35,10 @@ def reciprocal(rank: Any) -> Any:
 
 
 class RankMetrics(Metric):
-    """Means over events of HR@k, NDCG@k and the reciprocal rank.
+    """Means over events of HR@k, NDCG@k and the reciprocal rank; nan without events.
 
     Sums are integers (gains in units of 2**-30), so that the result is the same to the last bit for any order, batches
-    and processes, also on devices without float64. A process may see any number of events. Without events: nan.
-
-    Args:
-        ks: cut-offs of HR and NDCG.
+    and processes, also on devices without float64.
     """
 
     full_state_update = False
@@ -57,12 +54,7 @@ class RankMetrics(Metric):
         self.add_state("events", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 
     def update(self, rank_T: Tensor, mask_T: Tensor | None = None) -> None:
-        """Add events.
-
-        Shape:
-            rank_T: (T,) integers, 0 for a miss. T may be 0.
-            mask_T: (T,) bool, which events count; all of them if None.
-        """
+        """Add events by their ranks, 0 for a miss; with a bool mask only some of them."""
         gains = [gain for k in self.ks for gain in (hit(rank_T, k), gain_ndcg(rank_T, k))] + [reciprocal(rank_T)]
         units_CT = torch.stack([(gain * float(ONE)).round().long() for gain in gains])
         counts_T = torch.ones_like(rank_T, dtype=torch.bool) if mask_T is None else mask_T
