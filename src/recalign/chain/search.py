@@ -14,9 +14,9 @@ from recalign.chain.plan import Plan
 from recalign.chain.space import Settings, Spaces, proposals
 from recalign.chain.train import say, train
 from recalign.errors import InputError, TrainingError
-from recalign.evaluation.report import WIDTH
 from recalign.evaluation.comparison import ALL
 from recalign.evaluation.methods import RERANKED, BaseCheckpoints, MethodRun, is_trained
+from recalign.evaluation.report import WIDTH
 from recalign.evaluation.selection import KEPT, MEASURED, SEARCH, Figures, choose, choose_by_rank, validate
 from recalign.files import write_text
 from recalign.reward import RewardData
