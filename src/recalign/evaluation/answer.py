@@ -22,12 +22,7 @@ class Card:
 
 
 def answer(table: ComparisonTable, trust: Reports) -> list[Card]:
-    """What a practitioner asks of a comparison; empty where only baselines were measured.
-
-    Args:
-        table: of the test.
-        trust: ``trust.json`` of the reward model by seed.
-    """
+    """What a practitioner asks of a comparison of the test; empty where only baselines were measured."""
     roles = table.roles
     rows = [method for method in table.column(VALUE) if method not in (*roles.baselines, *roles.placebos)]
     if not rows or not table.better_baseline(VALUE):
@@ -35,15 +30,13 @@ def answer(table: ComparisonTable, trust: Reports) -> list[Card]:
     values = {method: cell.value for method, cell in table.column(VALUE).items() if math.isfinite(cell.value)}
     enough = {method: values[method] for method in rows if method in values and table.kept(method) >= KEPT}
     needed = f"{KEPT:.0%} of the {ALL} of {table.better_baseline(ALL)}"
-    cards, best = (
-        [Card("Which is best?", "none", f"No method keeps {needed}.", -1)],
-        max(enough, key=enough.__getitem__, default=None),
-    )
+    best = max(enough, key=enough.__getitem__, default=None)
     if best:
-        text = (
-            f"The highest {VALUE}, {enough[best]:.3f}, of the {len(enough)} of {len(rows)} methods that keep {needed}."
-        )
+        found = f"The highest {VALUE}, {enough[best]:.3f}, of the {len(enough)} of {len(rows)} methods"
+        text = f"{found} that keep {needed}."
         cards = [Card("Which is best?", best, text), _gain(table, best), _price(table, best)]
+    else:
+        cards = [Card("Which is best?", "none", f"No method keeps {needed}.", -1)]
     if roles.ours in values and roles.ours != best:
         cards.append(_ours(table, roles.ours, enough))
     cards += [

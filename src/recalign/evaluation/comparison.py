@@ -175,11 +175,7 @@ def _require_comparable(runs: list[Run]) -> None:
 
 
 def _align(runs: list[Run], split: str) -> None:
-    """Give all runs the same rows.
-
-    Seeds may be worlds of their own; then no user of one is a user of another, and each run has no figures in the
-    others' rows.
-    """
+    """Give all runs the same rows: where seeds are worlds of their own, a run has no figures in the others' rows."""
     ordered = sorted(runs, key=lambda run: run.seed)
     worlds = {run.seed: run.splits[split].select("user", "event") for run in ordered}
     if not worlds or all(world.equals(worlds[ordered[0].seed]) for world in worlds.values()):
@@ -208,10 +204,17 @@ class SplitTable:
         compared = {("", method): by_seed for method, by_seed in events.items()}
         if not metric.startswith("policy/"):  # where more is neither better nor worse, there is nothing to gain
             compared |= dict(self._differences(events))
+        if not compared:
+            return
+        value_R, drawn_DR = self._ratios([value_E for by_seed in compared.values() for value_E in by_seed.values()])
         families: dict[str, dict[str, Estimate]] = {}
-        for (reference, method), seeds, value_S, estimate in self._estimates(compared):
+        start = 0
+        for (reference, method), by_seed in compared.items():
+            own = slice(start, start + len(by_seed))
+            start = own.stop
+            estimate = self.bootstrap.over_seeds(value_R[own], drawn_DR[:, own])
             name = f"diff_{reference}/{metric}" if reference else metric
-            for seed, value in zip(seeds, value_S, strict=True):
+            for seed, value in zip(by_seed, value_R[own], strict=True):
                 yield method, str(seed), self.split, name, value, None, None
             yield method, "all", self.split, name, estimate.value, *estimate.interval()
             if reference:
@@ -250,22 +253,12 @@ class SplitTable:
                 if paired := {seed: difference_E for seed, difference_E in paired.items() if difference_E.count()}:
                     yield (reference, method), paired
 
-    def _estimates(
-        self, compared: dict[tuple[str, str], Events]
-    ) -> Iterator[tuple[tuple[str, str], list[int], np.ndarray, Estimate]]:
-        """Seeds, the value of each, and the estimate over all of them; everything in one pass over the draws."""
-        if not compared:
-            return
-        rows = [value_E for by_seed in compared.values() for value_E in by_seed.values()]
-        total_RU = np.stack([np.add.reduceat(value_E.filled(0.0), self.first_U) for value_E in rows])
+    def _ratios(self, rows: list[np.ma.MaskedArray]) -> tuple[np.ndarray, np.ndarray]:
+        """Means over the events of each row: as they are, and in each draw."""
         present = [~np.ma.getmaskarray(value_E) for value_E in rows]
+        total_RU = np.stack([np.add.reduceat(value_E.filled(0.0), self.first_U) for value_E in rows])
         count_RU = np.stack([np.add.reduceat(present_E, self.first_U, dtype=float) for present_E in present])
-        value_R, drawn_DR = self.bootstrap.ratios(total_RU, count_RU)
-        start = 0
-        for key, by_seed in compared.items():
-            block = slice(start, start + len(by_seed))
-            start = block.stop
-            yield key, list(by_seed), value_R[block], self.bootstrap.over_seeds(value_R[block], drawn_DR[:, block])
+        return self.bootstrap.ratios(total_RU, count_RU)
 
 
 def _summary_rows(runs: list[Run], draws: int) -> list[Row]:

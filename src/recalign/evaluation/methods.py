@@ -143,13 +143,7 @@ def evaluate_methods(
 
 
 class LoadedNetworks:
-    """The networks of one seed, each loaded once.
-
-    Args:
-        base: their checkpoints.
-        data: the log, users A.
-        device: where policies are measured.
-    """
+    """The networks of one seed, each loaded once."""
 
     def __init__(self, base: BaseCheckpoints, data: RewardData, device: torch.device) -> None:
         self.data, self.device = data, device

@@ -39,23 +39,14 @@ Terms = dict[str, tuple[np.ndarray, np.ndarray]]  # by name: (N,) what is summed
 
 @dataclass(frozen=True)
 class Exposures:
-    """What a logging policy showed, and what a target policy and a reward model say of it. All shapes (N,).
+    """What a logging policy showed, and what a target policy and a reward model say of it. All shapes (N,)."""
 
-    Attributes:
-        user_N: integers; exposures of one user are resampled together.
-        reward_N: the observed reward.
-        propensity_N: beta(a | s), the logging policy's probability of the item, above 0 and up to 1.
-        target_N: pi(a | s), the target policy's.
-        predicted_N: q(s, a), the reward model's reward of the item that was shown; None without a reward model.
-        direct_N: sum_a pi(a | s) q(s, a).
-    """
-
-    user_N: np.ndarray
-    reward_N: np.ndarray
-    propensity_N: np.ndarray
-    target_N: np.ndarray
-    predicted_N: np.ndarray | None = None
-    direct_N: np.ndarray | None = None
+    user_N: np.ndarray  # integers; exposures of one user are resampled together
+    reward_N: np.ndarray  # observed
+    propensity_N: np.ndarray  # beta(a | s), above 0 and up to 1
+    target_N: np.ndarray  # pi(a | s)
+    predicted_N: np.ndarray | None = None  # q(s, a) of the item that was shown; None without a reward model
+    direct_N: np.ndarray | None = None  # sum_a pi(a | s) q(s, a)
 
     def __post_init__(self) -> None:
         check_propensities(self.propensity_N)
@@ -65,27 +56,19 @@ class Exposures:
 class OffPolicy:
     """What the exposures say of a policy.
 
-    Attributes:
-        exposures, users: how many there were.
-        observed: their mean reward: the logging policy's own value.
-        ess: effective sample size in users.
-        mean_weight: 1 in expectation for every policy; otherwise the propensities are wrong, the weights are clipped,
-            or the policy chooses what could not be shown.
-        max_weight: the largest, before clipping.
-        clipped: share of the weights that were cut.
-        refused: why there is no estimate; None where there is one.
-        estimates: by name of `ESTIMATORS`; empty where refused.
+    The mean weight is 1 in expectation for every policy; otherwise the propensities are wrong, the weights are clipped,
+    or the policy chooses what could not be shown.
     """
 
     exposures: int
     users: int
-    observed: float
-    ess: float
+    observed: float  # mean reward: the logging policy's own value
+    ess: float  # effective sample size in users
     mean_weight: float
-    max_weight: float
-    clipped: float
-    refused: str | None
-    estimates: dict[str, Estimate]
+    max_weight: float  # before clipping
+    clipped: float  # share of the weights that were cut
+    refused: str | None  # why there is no estimate
+    estimates: dict[str, Estimate]  # by name of `ESTIMATORS`; empty where refused
 
     def figures(self) -> dict[str, Any]:
         """All of it as plain values, estimates with their 95 % intervals."""
@@ -120,10 +103,8 @@ def estimate(
     ess = effective_size(np.bincount(user_N, weight_N))
     refused = None
     if ess < least_ess:
-        refused = (
-            f"the effective sample size is {ess:.1f} of {users:,} users, below {least_ess:g}: the policy hardly ever "
-            "chooses what was shown"
-        )
+        size = f"the effective sample size is {ess:.1f} of {users:,} users, below {least_ess:g}"
+        refused = f"{size}: the policy hardly ever chooses what was shown"
     return OffPolicy(
         exposures=len(user_N),
         users=users,
@@ -138,8 +119,8 @@ def estimate(
 
 
 def _terms(shown: Exposures, weight_N: np.ndarray) -> Terms:
-    one_N = np.ones(len(weight_N))
-    terms = {"ips": (weight_N * shown.reward_N, one_N), "snips": (weight_N * shown.reward_N, weight_N)}
+    one_N, earned_N = np.ones(len(weight_N)), weight_N * shown.reward_N
+    terms = {"ips": (earned_N, one_N), "snips": (earned_N, weight_N)}
     if shown.predicted_N is not None and shown.direct_N is not None:
         rest_N = weight_N * (shown.reward_N - shown.predicted_N)
         terms |= {"dm": (shown.direct_N, one_N), "dr": (shown.direct_N + rest_N, one_N)}
@@ -201,8 +182,7 @@ def exposed_ranks(
         reward_N: observed rewards.
         propensity_N: None: all the same.
         k: how many of a user's candidates count as shown.
-        draws: of the bootstrap over users.
-        seed: of the draws and of the ties.
+        draws, seed: of the bootstrap over users; the seed also breaks the ties.
     """
     beta_N = np.ones(len(user_N)) if propensity_N is None else propensity_N
     check_propensities(beta_N)

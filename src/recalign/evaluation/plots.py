@@ -23,12 +23,9 @@ from recalign.evaluation.comparison_table import ComparisonTable, Interval
 from recalign.evaluation.methods import SAME_FOR_ALL, UNTRAINED
 from recalign.evaluation.roles import Roles
 
-INK, SOFT, LINE, CARD = "#101010", "#202020", "#303030", "#404040"
-ACCENT, BASELINE, PLAIN, PLACEBO, SHADE = "#505050", "#606060", "#707070", "#808080", "#909090"
-VARIABLES = {
-    **{INK: "ink", SOFT: "soft", LINE: "line", CARD: "card", ACCENT: "accent"},
-    **{BASELINE: "baseline", PLAIN: "plain", PLACEBO: "placebo", SHADE: "shade"},
-}
+VARIABLES = ("ink", "soft", "line", "card", "accent", "baseline", "plain", "placebo", "shade")
+COLOURS = [f"#{digit}0{digit}0{digit}0" for digit in range(1, 10)]
+INK, SOFT, LINE, CARD, ACCENT, BASELINE, PLAIN, PLACEBO, SHADE = COLOURS
 # sides of a point on which its name may stand, and how far from it
 SIDES = np.array([(1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1)] * 2)
 FAR = np.repeat([7, 16], 8)[:, None]
@@ -56,8 +53,7 @@ STYLE: Any = {
 def forest(table: ComparisonTable, metric: str) -> Markup | None:
     """Each method's difference to the better baseline: 95 % interval, and a thin line for what Holm adds.
 
-    Rows that are the same for everybody may be far off: they are drawn at the edge, with their figure, so that the
-    others keep their scale.
+    Rows that are the same for everybody may be far off: their figure is written at the edge.
     """
     differences = _finite(table, f"diff_best_bc/{metric}")
     if not differences:
@@ -72,15 +68,16 @@ def forest(table: ComparisonTable, metric: str) -> Markup | None:
         axes.axvline(0, color=INK, linewidth=0.8)
         for y, method in enumerate(rows):
             cell, colour = differences[method], _colour(table.roles, method)
-            if left <= cell.value <= right:
+            aside: Any = {"color": colour, "va": "center", "fontsize": 8}
+            if cell.value < left:
+                axes.text(left, y, f"← {cell.value:+.3f}", ha="left", **aside)
+            elif cell.value > right:
+                axes.text(right, y, f"{cell.value:+.3f} →", ha="right", **aside)
+            else:
                 holm = table.get(method, f"holm_best_bc/{metric}") or cell
                 axes.plot([holm.low, holm.high], [y, y], color=colour, linewidth=0.9)
                 axes.plot([cell.low, cell.high], [y, y], color=colour, linewidth=3, solid_capstyle="round")
                 axes.plot(cell.value, y, "o", color=colour, markeredgecolor=CARD, markersize=6.5)
-            elif cell.value < left:
-                axes.text(left, y, f"← {cell.value:+.3f}", color=colour, ha="left", va="center", fontsize=8)
-            else:
-                axes.text(right, y, f"{cell.value:+.3f} →", color=colour, ha="right", va="center", fontsize=8)
         axes.set(xlim=(left, right), ylim=(-0.7, len(rows) - 0.3))
         axes.set_yticks(range(len(rows)), rows)
         axes.tick_params(axis="y", length=0)
@@ -134,9 +131,6 @@ def frontier(trials: pl.DataFrame) -> Markup | None:
     """One method's trials: validation value against the KL to the start, and against ``all/ndcg@10``.
 
     Points are named by the method's main parameter, the first of its space, and joined in its order.
-
-    Args:
-        trials: the method's rows of `search.csv`.
     """
     if len(trials) < 2:
         return None
@@ -216,9 +210,8 @@ def _label(figure: Figure, axes: Axes, points: Sequence[tuple[str, float, float]
         size = np.array([4.7 * len(name), 9.0])  # of a text of 8 points, in points
         low = spot + FAR * SIDES - (1 - SIDES) / 2 * size
         box = np.concatenate([low, low + size], axis=1)  # a row a place: left, bottom, right, top
-        over = np.minimum(box[:, None, 2:], np.array(taken)[:, 2:]) - np.maximum(
-            box[:, None, :2], np.array(taken)[:, :2]
-        )
+        other = np.array(taken)
+        over = np.minimum(box[:, None, 2:], other[:, 2:]) - np.maximum(box[:, None, :2], other[:, :2])
         hidden = over.clip(0).prod(axis=2).sum(axis=1)
         outside = np.maximum(-low, 0).sum(axis=1) + np.maximum(low + size - limit, 0).sum(axis=1)
         best = box[np.argmin(hidden + 50 * outside + FAR[:, 0])]
@@ -236,6 +229,6 @@ def drawn(description: str, height: float, draw: Callable[[Figure, Any], None], 
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     text = buffer.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.S)
-    for colour, name in VARIABLES.items():
+    for colour, name in zip(COLOURS, VARIABLES, strict=True):
         text = text.replace(colour, f"var(--{name})")
     return Markup(text.replace("<svg", f'<svg role="img" aria-label="{escape(description)}"', 1))

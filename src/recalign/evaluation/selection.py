@@ -34,13 +34,10 @@ def validate(
 
     Args:
         places: a run for each folder in which its ``validation.json`` lies.
-        base: what the runs rest on.
-        data: the log, users A.
-        device: where to work.
-        code: digest of the code that evaluates, which goes into every key.
+        base, data, device, code: as of `evaluate_methods`.
 
     Returns:
-        The metrics of `MEASURED`, a dictionary for each run; the true value only where the truth is known.
+        The metrics of `MEASURED` for each run; the true value only where the truth is known.
     """
     digests = base.digests()
     keys = {place: run.key(digests, data, code) for place, run in places.items()}

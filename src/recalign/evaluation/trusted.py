@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -27,19 +27,16 @@ JUDGES = {"judge_select": "judges that select", "judge_report": "judges that rep
 
 
 def section(trust: Mapping[str, Reports]) -> dict[str, Any]:
-    """What the page shows of ``trust.json`` of the reward model and the judges; without any, ``seeds`` is empty.
+    """What the page shows of ``trust.json`` by stage and seed; without any, ``seeds`` is empty.
 
     Figures are means over seeds, and so are the ends of their intervals, which are over users.
-
-    Args:
-        trust: the reports by stage and seed.
     """
     reports = trust["reward"]
     parts = [_judged(report) for report in reports.values()]
     rows = [(label, parts, name) for name, label in NAMES.items()]
     rows += [(label, [_judged(report) for report in trust[stage].values()], "model") for stage, label in JUDGES.items()]
-    calibration = {seed: part["calibration"]["bins"] for seed, part in zip(reports, parts, strict=True)}
-    spread = {seed: part["spread"]["bins"] for seed, part in zip(reports, parts, strict=True) if part["spread"]}
+    calibration = [part["calibration"]["bins"] for part in parts]
+    spread = [part["spread"]["bins"] for part in parts if part["spread"]]
     drawn = [
         _lines(calibration, "predicted", "observed", "predictions in tenths", diagonal=True),
         _lines(spread, "spread", "rmse", "is it right to be unsure?"),
@@ -55,7 +52,7 @@ def section(trust: Mapping[str, Reports]) -> dict[str, Any]:
         ],
         "follows": (
             ["what follows", *(f"seed {seed}" for seed in reports)],
-            [[name, *values] for name, values in _follows(list(reports.values())).items()],
+            [[name, *(figure(report) for report in reports.values())] for name, figure in FOLLOWS.items()],
         ),
         "groups": list(_groups(parts[0])) if parts else [],
         "plots": [plot for plot in drawn if plot],
@@ -83,18 +80,17 @@ def _cell(estimates: list[list[float | None]]) -> tuple[str, str]:
     return f"{value:.3f}", f"{low:.3f} – {high:.3f}"
 
 
-def _follows(reports: list[dict[str, Any]]) -> dict[str, list[str]]:
-    """What follows from the verdict, a column for each seed."""
-    kinds = {"repeats": "repeated events", "floor": "at most"}
-    noise, advised = [report["noise"] for report in reports], [report["recommended"] for report in reports]
-    errors = [_judged(report)["calibration"]["error"] for report in reports]
-    return {
-        "reliability (R2, at least 0)": [f"{report['reliability']:.3f}" for report in reports],
-        "recommended temperature, in sd of the reward": [f"{a['temperature']:g} (ESS {a['ess']:.0%})" for a in advised],
-        "noise of a reward": [f"{one['sd']:.3f} ({kinds[one['source']]})" for one in noise],
-        "λ of the published bound": [f"{report['theory']['lambda']:.1f}" for report in reports],
-        "calibration error, in the reward's unit": [f"{error:.3f}" for error in errors],
-    }
+KINDS = {"repeats": "repeated events", "floor": "at most"}
+FOLLOWS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "reliability (R2, at least 0)": lambda report: f"{report['reliability']:.3f}",
+    "recommended temperature, in sd of the reward": lambda report: (
+        f"{report['recommended']['temperature']:g} (ESS {report['recommended']['ess']:.0%})"
+    ),
+    "noise of a reward": lambda report: f"{report['noise']['sd']:.3f} ({KINDS[report['noise']['source']]})",
+    "λ of the published bound": lambda report: f"{report['theory']['lambda']:.1f}",
+    "calibration error, in the reward's unit": lambda report: f"{_judged(report)['calibration']['error']:.3f}",
+}
+"""What follows from the verdict, for one seed."""
 
 
 def _groups(part: dict[str, Any]) -> Iterator[list[str]]:
@@ -106,15 +102,13 @@ def _groups(part: dict[str, Any]) -> Iterator[list[str]]:
             yield [kind, str(row["group"]), f"{row['events']:,}", *errors, f"{difference} ({interval})"]
 
 
-def _lines(
-    bins: Mapping[str, list[dict[str, float]]], x: str, y: str, title: str, diagonal: bool = False
-) -> Markup | None:
+def _lines(bins: list[list[dict[str, float]]], x: str, y: str, title: str, diagonal: bool = False) -> Markup | None:
     """A line for each seed; None without any."""
 
     def draw(figure: Figure, axes: Axes) -> None:
         if diagonal:
             plots.diagonal(axes)
-        for rows in bins.values():
+        for rows in bins:
             points = [row[x] for row in rows], [row[y] for row in rows]
             axes.plot(*points, "o-", color=plots.ACCENT, markeredgecolor=plots.CARD, markersize=5, lw=1, alpha=0.8)
         plots.finish(axes, title, x, y)

@@ -28,17 +28,11 @@ SHOWN = 10  # items that a policy shows
 
 @dataclass(frozen=True)
 class Scorers:
-    """What scores the items that a policy shows.
+    """What scores the items that a policy shows."""
 
-    Attributes:
-        start: the starting policy, from which the KL is measured.
-        rewards: reward models by the name of their figure (``judge@10``, ``select_judge@10``, ``train_rm@10``).
-        truth_UV: true expected reward of every (user, item) by user index and item - 1, where it is known.
-    """
-
-    start: Policy
-    rewards: Mapping[str, RewardEnsemble] = field(default_factory=dict)
-    truth_UV: Tensor | None = None
+    start: Policy  # from which the KL is measured
+    rewards: Mapping[str, RewardEnsemble] = field(default_factory=dict)  # by figure: judge@10, train_rm@10, ...
+    truth_UV: Tensor | None = None  # true expected rewards by user index and item - 1, where they are known
 
 
 @torch.no_grad()
