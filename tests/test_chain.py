@@ -422,9 +422,11 @@ def test_a_chain_and_its_log_may_lie_elsewhere(tmp_path: Path, monkeypatch: pyte
     shutil.copy(tmp_path / "conf/data/simulated.yaml", elsewhere / "mine.yaml")
     monkeypatch.chdir(tmp_path)
     plan = Plan(Chain(log="mine.yaml", methods=["start"]), elsewhere / "own.yaml", {})
-    assert (plan.log, plan.conf, plan.name) == (elsewhere / "mine.yaml", Path("conf"), "own")
+    assert (plan.log, plan.name) == (elsewhere / "mine.yaml", "own")
+    assert plan.found("asft.yaml") == Path("conf/asft.yaml")  # one's own before the one that is shipped
     monkeypatch.chdir(elsewhere)
-    assert Plan(Chain(log="mine.yaml", methods=["start"]), Path("own.yaml"), {}).conf == configs.shipped()
+    shipped = Plan(Chain(log="mine.yaml", methods=["start"]), Path("own.yaml"), {}).found("asft.yaml")
+    assert shipped == configs.shipped() / "asft.yaml"
 
 
 def test_a_missing_world_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):

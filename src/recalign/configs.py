@@ -45,7 +45,8 @@ def find(name: str, kind: str = "") -> Path:
         return path
     for conf in (Path("conf"), shipped()):
         for folder in (kind, "", "posttrain"):
-            if (path := conf / folder / f"{name}.yaml").is_file():
+            path = conf / folder / f"{name}.yaml"
+            if path.is_file() and path.stat().st_size:  # `recalign configs asft > conf/asft.yaml` has just emptied it
                 return path
     same = [one for one in names() if one.endswith(f"/{name}")]
     if len(same) == 1:

@@ -93,6 +93,8 @@ def test_another_setting_is_another_run(job: Any):
 
 def test_networks_and_paths_mean_the_same(job: Any):
     network = ra.align(job.log, job.start.network, str(job.reward.folder), name="network", settings=QUICK)
+    rows = ra.compare(job.log, {"start": job.start, "network": network.network}, job.reward, draws=20).table
+    assert rows["all/ndcg@10"][1] == job.table.table["all/ndcg@10"][2]
     ours, theirs = network.network.state_dict(), job.aligned.network.state_dict()
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
@@ -127,6 +129,8 @@ def test_the_command_makes_the_same_weights(job: Any, tmp_path: Path):
 
 def test_a_named_folder_holds_everything(frame: pl.DataFrame, tmp_path: Path):
     log = ra.Log.from_frame(frame, **COLUMNS, folder=tmp_path / "mine", max_length=32)
+    with pytest.raises(ra.InputError, match="holds another log"):
+        ra.Log.from_frame(frame.head(99), **COLUMNS, folder=tmp_path / "mine")
     start = ra.fit_recommender(log, settings=QUICK | {"trainer.logger": False})
     assert start.checkpoint.is_relative_to(tmp_path / "mine" / "recommender")
     assert yaml.safe_load(log.yaml.read_text())["data"]["log"]["files"] == ["events.parquet"]
@@ -192,11 +196,24 @@ def test_mistakes_in_a_job(job: Any, frame: pl.DataFrame):
         ra.compare(job.log, {}, job.reward)
     with pytest.raises(ra.InputError, match="B1 or B2"):
         ra.fit_judge(job.log, "A")
+    for name in ("..", "a/b", "", "asft_rerank", "popularity", "recommender"):
+        with pytest.raises(ra.InputError, match=r"cannot name a row|name of another row"):
+            ra.compare(job.log, {name: job.aligned}, job.reward)
+    with pytest.raises(ra.InputError, match="rows need names"):
+        ra.compare(job.log, [job.start], job.reward)  # type: ignore[arg-type]
+    with pytest.raises(ra.InputError, match="no log's YAML"):
+        ra.Log.from_config("asft")
+    with pytest.raises(ra.InputError, match="holds no policy"):
+        ra.load_policy(job.log, job.reward.folder)
+    with pytest.raises(ra.InputError, match="holds no reward"):
+        ra.load_reward(job.log, job.aligned.folder)
     other = ra.Log.from_frame(frame.filter(pl.col("item") % 3 > 0), **COLUMNS, max_length=32)
     with pytest.raises(ra.InputError, match="another catalogue"):
         ra.fit_reward(other, job.start, settings=QUICK)
     with pytest.raises(ra.InputError, match="another catalogue"):
         ra.align(other, job.start, job.reward, settings=QUICK)
+    with pytest.raises(ra.InputError, match="items, and the log has"):
+        ra.align(other, job.start.network, job.reward, settings=QUICK)
 
 
 def test_the_package_is_imported_without_torch():

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from recalign.errors import InputError
-from recalign.stage import Manifest, RunFolder, parse_stage, run_stage
+from recalign.stage import Manifest, RunFolder, parse_stage, run_stage, upstream
 
 
 def a_run(path: str, log: str = "toy", finished: str = "2026-01-01", status: str = "finished") -> str:
@@ -121,3 +121,14 @@ def test_a_run_that_starts_from_its_own_folder_is_refused():
     with pytest.raises(InputError, match="would empty"):
         run_stage(["fit", "--config", "post.yaml", "--model.init_from", own])
     assert Path(own).exists()
+
+
+@pytest.mark.parametrize(
+    ("stage", "wanted", "held"), [("reward", "reward", "policy"), ("recommender", "policy", "reward")]
+)
+def test_a_checkpoint_of_another_network_is_refused_before_a_finished_run_is_set_aside(
+    tmp_path: Path, stage: str, wanted: str, held: str
+):
+    torch.save({"state_dict": {}, "recipes": {held: {}}}, tmp_path / "other.ckpt")
+    with pytest.raises(InputError, match=f"data.x: the checkpoint .* holds no {wanted}"):
+        upstream.require([upstream.Upstream("data", "x", stage, tmp_path / "other.ckpt", True)], "small")

@@ -57,7 +57,7 @@ def fit_reward(
         InputError: a setting or the log cannot be used, or the policy is one of another catalogue.
         TrainingError: training cannot go on.
     """
-    given = {"model.init_from": str(policy_checkpoint(start, log, data_of(log, seed).sequences.catalogue))}
+    given = {"model.init_from": str(policy_checkpoint(start, log, data_of(log, seed)))}
     return _reward(log, "reward", name, seed, given | dict(settings or {}))
 
 
@@ -113,10 +113,10 @@ def align(
     needs = {one.key: one.stage for one in parse_stage(_request(log, method, method, seed, settings or {})).upstream}
     if reward is None and "reward" in needs.values():
         raise InputError(f"{method} reads a reward model", where="reward", remedy="give what fit_reward returned")
-    catalogue = data_of(log, seed).sequences.catalogue
-    found = {"recommender": str(policy_checkpoint(start, log, catalogue))}
+    data = data_of(log, seed)
+    found = {"recommender": str(policy_checkpoint(start, log, data))}
     if reward is not None:
-        found["reward"] = str(reward_checkpoint(reward, catalogue))
+        found["reward"] = str(reward_checkpoint(reward, data))
     given = {key: found[stage] for key, stage in needs.items()}
     return _policy(log, method, name, seed, given | dict(settings or {}))
 
@@ -132,13 +132,13 @@ def load_policy(log: Log, path: str | Path) -> TrainedPolicy:
         InputError: there is no such checkpoint, or it is one of another catalogue.
     """
     data = data_of(log)
-    checkpoint = policy_checkpoint(path, log, data.sequences.catalogue)
+    checkpoint = policy_checkpoint(path, log, data)
     return TrainedPolicy(log, checkpoint.parents[2].name, 0, checkpoint, 0.0, data)
 
 
 def load_reward(log: Log, path: str | Path) -> TrainedReward:
     """A reward model or judge that the command trained; otherwise as `load_policy`."""
-    checkpoint = reward_checkpoint(path, data_of(log).sequences.catalogue)
+    checkpoint = reward_checkpoint(path, data_of(log))
     return TrainedReward(log, checkpoint.parents[2].name, 0, checkpoint, 0.0)
 
 

@@ -67,7 +67,8 @@ class Log:
             **data: further settings of the data, as a log's YAML has them (``split``, ``max_length``, ...).
 
         Raises:
-            InputError: no DataFrame, a column that it does not have, a null or NaN id, an id or time of a wrong type.
+            InputError: no DataFrame, a column that it does not have, a null or NaN id, a wrong type of id or time, or a
+                folder of another log.
         """
         events = _polars(frame, "frame")
         _require_columns(events, {"user": user, "item": item, "timestamp": timestamp})
@@ -76,6 +77,9 @@ class Log:
         place, temporary = _folder(folder)
         log: dict[str, Any] = {"name": name, "files": [EVENTS], "user": user, "item": item}
         log |= {"timestamp": timestamp, "time_unit": unit}
+        if (place / EVENTS).is_file() and not pl.read_parquet(place / EVENTS).equals(events):
+            what = "holds another log, which runs in it rest on"
+            raise InputError(what, where=str(place), remedy="name another folder, or delete that one")
         _write(events, place / EVENTS)
         if titles is not None:
             table = _polars(titles, "titles")
@@ -100,7 +104,11 @@ class Log:
             InputError: there is no such file.
         """
         path = configs.find(str(config), "data")
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))["data"]
+        settings = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("data", {})
+        if "log" not in settings:
+            raise InputError(
+                "is no log's YAML", where=str(path), remedy="name one of `recalign configs`, such as ml-100k"
+            )
         place, temporary = _folder(folder)
         return cls._of(settings["log"]["name"], settings | data, place, temporary)
 

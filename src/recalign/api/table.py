@@ -16,7 +16,14 @@ from recalign.api.log import Log
 from recalign.api.trained import policy_checkpoint, reward_checkpoint
 from recalign.errors import InputError
 from recalign.evaluation import comparison
-from recalign.evaluation.methods import UNTRAINED, BaseCheckpoints, MethodRun, evaluate_methods
+from recalign.evaluation.methods import (
+    BASE_STAGES,
+    UNTRAINED,
+    BaseCheckpoints,
+    MethodRun,
+    evaluate_methods,
+    is_reranked,
+)
 from recalign.evaluation.report import terminal_table
 from recalign.evaluation.roles import Roles
 from recalign.stage.code import EVALUATION, code_digest
@@ -94,27 +101,36 @@ def compare(
     Raises:
         InputError: nothing to compare, networks of another catalogue, or judges who know users of the table.
     """
+    _check_names(policies)
     trained = {name: policy for name, policy in policies.items() if policy is not None}
     unknown = [name for name, policy in policies.items() if policy is None and name not in UNTRAINED]
     if not trained or unknown:
         what = f"{unknown[0]!r} has no policy" if unknown else "there is no policy to compare"
         raise InputError(what, where="policies", remedy=f"give one; without training there are: {', '.join(UNTRAINED)}")
     data = data_of(log, seed)
-    catalogue = data.sequences.catalogue
-    paths = {name: policy_checkpoint(policy, log, catalogue) for name, policy in trained.items()}
-    first = (
-        policy_checkpoint(start, log, catalogue)
-        if start is not None
-        else paths.get("start", next(iter(paths.values())))
-    )
+    paths = {name: policy_checkpoint(policy, log, data) for name, policy in trained.items()}
+    first = policy_checkpoint(start, log, data) if start is not None else paths.get("start", next(iter(paths.values())))
     select, report = judges or [fit_judge(log, users, seed=seed) for users in ("B1", "B2")]
-    scorers = [reward_checkpoint(one, catalogue) for one in (reward, select, report)]
+    scorers = [reward_checkpoint(one, data) for one in (reward, select, report)]
     base = BaseCheckpoints(first, *scorers)
     runs = [_run(name, paths, base) for name in policies]
     evaluate_methods(log.folder, seed, runs, base, data, device=device_of(log, seed), code=code_digest(EVALUATION))
-    roles = Roles(baselines=["start" if "start" in policies else next(iter(trained))])
+    baselines = [name for name in Roles().baselines if name in policies] or [next(iter(trained))]
+    roles = Roles(baselines=baselines)
     frame = comparison.compare(log.folder, draws, methods=list(policies), seeds=[seed], roles=roles)
     return Comparison(frame, list(policies), roles)
+
+
+def _check_names(policies: Any) -> None:
+    """Refuse row names that cannot name a folder, or that stand for something else than the policy given."""
+    if not isinstance(policies, Mapping):
+        raise InputError("rows need names", where="policies", remedy='give a dictionary: {"start": start, ...}')
+    for name, policy in policies.items():
+        if not str(name).strip(". ") or "/" in name or "\\" in name:
+            raise InputError(f"{name!r} cannot name a row", where="policies", remedy="use a name without slashes")
+        taken = name in {*UNTRAINED, *BASE_STAGES} - {"start"} or is_reranked(name)
+        if policy is not None and taken:
+            raise InputError(f"{name!r} is the name of another row or stage", where="policies", remedy="choose another")
 
 
 def _run(name: str, paths: Mapping[str, Path], base: BaseCheckpoints) -> MethodRun:

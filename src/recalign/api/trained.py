@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -84,8 +84,8 @@ class TrainedPolicy(Trained):
         Raises:
             InputError: a user that the log does not have, or a k below 1.
         """
-        if k < 1:
-            raise InputError(f"{k} is not above 0", where="k", remedy="give a number above 0")
+        if not isinstance(k, int) or k < 1:
+            raise InputError(f"{k} is not above 0", where="k", remedy="give a whole number above 0")
         sequences, shown = self.data.sequences, min(k, self.network.num_items)
         windows = serving_windows(sequences, self._mask(users), self.data.max_length)
         parts = []
@@ -96,7 +96,7 @@ class TrainedPolicy(Trained):
         frame = recommendations(user_T, score_TK, item_TK, self.data)
         if users is None:
             return frame
-        asked = pl.DataFrame({"user": pl.Series(list(users), dtype=frame["user"].dtype)})
+        asked = pl.DataFrame({"user": pl.Series([str(user) for user in users]).cast(frame["user"].dtype)})
         return asked.join(frame, on="user", how="left", maintain_order="left_right")
 
     def _mask(self, users: Sequence[int | str] | None) -> Any:
@@ -104,7 +104,7 @@ class TrainedPolicy(Trained):
         known = self.data.sequences.users
         if users is None:
             return pl.repeat(True, len(known), eager=True).to_numpy()
-        if isinstance(users, str | int) or not users:
+        if isinstance(users, str | int) or not len(users):
             raise InputError(f"{users!r} is no list of users", where="users", remedy="give raw ids: ['anna']")
         names = known.cast(pl.String)
         if unknown := [user for user in users if str(user) not in set(names)]:
@@ -129,7 +129,7 @@ class TrainedReward(Trained):
         return json.loads((self.folder / "trust.json").read_text(encoding="utf-8"))
 
 
-def policy_checkpoint(given: Any, log: Log, catalogue: str) -> Path:
+def policy_checkpoint(given: Any, log: Log, data: EventDataModule) -> Path:
     """The checkpoint of a policy, whatever names it.
 
     A bare network is written to the log's folder, so that whoever trains on works with a copy.
@@ -137,37 +137,44 @@ def policy_checkpoint(given: Any, log: Log, catalogue: str) -> Path:
     Args:
         given: a `TrainedPolicy`, a checkpoint's path, a run folder, or a `recalign.recommender.Policy`.
         log: whose folder a network is written to.
-        catalogue: digest of the log's catalogue, which a bare network is taken to belong to.
+        data: the log as users A see it; a bare network is taken to belong to it, and to have
+            learned rewards from these users alone.
 
     Raises:
         InputError: it is none of these, or belongs to another catalogue.
     """
     if isinstance(given, Policy):
+        if given.num_items != data.num_items:
+            what = f"a policy over {given.num_items} items, and the log has {data.num_items}"
+            raise InputError(what, remedy="give one that was trained on this log")
         weights = {f"policy.{key}": value for key, value in given.state_dict().items()}
-        content = {"state_dict": weights, "recipes": {"policy": recipe(given)}, "catalogue": catalogue, "facts": {}}
+        content: dict[str, Any] = {"state_dict": weights, "recipes": {"policy": recipe(given)}, "facts": {}}
+        content |= {"catalogue": data.sequences.catalogue, "users": asdict(data.cohort)}
         sums = {key: [float(value.double().sum()), list(value.shape)] for key, value in weights.items()}
         path = log.folder / "given" / f"policy-{digest(sums)[:16]}.ckpt"
         with replacing(path) as temporary:
             torch.save(content, temporary)
         return path
-    return _checkpoint(given, TrainedPolicy, catalogue, "what fit_recommender or align returned, a path, or a Policy")
+    return _checkpoint(given, "policy", data, "what fit_recommender or align returned, a path, or a Policy")
 
 
-def reward_checkpoint(given: Any, catalogue: str) -> Path:
+def reward_checkpoint(given: Any, data: EventDataModule) -> Path:
     """The checkpoint of a reward model: of a `TrainedReward`, a checkpoint's path or a run folder.
 
     Raises:
         InputError: it is none of these, or belongs to another catalogue.
     """
-    return _checkpoint(given, TrainedReward, catalogue, "what fit_reward or fit_judge returned, or a path")
+    return _checkpoint(given, "reward", data, "what fit_reward or fit_judge returned, or a path")
 
 
-def _checkpoint(given: Any, kind: type[Trained], catalogue: str, wanted: str) -> Path:
-    if isinstance(given, kind):
+def _checkpoint(given: Any, net: str, data: EventDataModule, wanted: str) -> Path:
+    if isinstance(given, Trained):
         given = given.checkpoint
-    if isinstance(given, str | Path):
-        path = Path(given)
-        path = path / "checkpoints" / "best.ckpt" if path.is_dir() else path
-        check_catalogue(read_checkpoint(path).get("catalogue"), catalogue, str(path))
-        return path
-    raise InputError(f"{type(given).__name__} cannot be used here", remedy=f"give {wanted}")
+    if not isinstance(given, str | Path):
+        raise InputError(f"{type(given).__name__} cannot be used here", remedy=f"give {wanted}")
+    path = Path(given) / "checkpoints" / "best.ckpt" if Path(given).is_dir() else Path(given)
+    content = read_checkpoint(path)
+    if net not in content.get("recipes", {}):
+        raise InputError(f"the checkpoint holds no {net}", where=str(path), remedy=f"give {wanted}")
+    check_catalogue(content.get("catalogue"), data.sequences.catalogue, str(path))
+    return path

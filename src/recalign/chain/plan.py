@@ -86,7 +86,7 @@ class Plan:
 
     Args:
         chain: the experiment.
-        file: its YAML; the stages' lie in the folder above it, else in conf/, else where recalign ships them.
+        file: its YAML; the stages' are looked for above it, then in conf/, then among those shipped.
         overrides: what the command line adds.
 
     Raises:
@@ -97,7 +97,7 @@ class Plan:
         self.chain, self.overrides = chain, overrides
         self._once: dict[tuple[str, ...], ParsedStage] = {}
         self.name = chain.name or file.stem
-        self.conf = _conf(file)
+        self.folders = _folders(file)
         self.log = self._log(file)
         require_share(chain.keep, "keep")
         require_positive("", vars(chain), "rerank", "trials", or_zero=True)
@@ -127,8 +127,8 @@ class Plan:
 
     def _log(self, file: Path) -> Path:
         named = self.chain.log
-        for path in (self.conf / "data" / f"{named}.yaml", Path(named), file.parent / named):
-            if path.is_file():
+        for path in (self.found(f"data/{named}.yaml"), Path(named), file.parent / named):
+            if path and path.is_file():
                 return path
         return configs.find(named, "data")
 
@@ -214,12 +214,18 @@ class Plan:
             given |= self.overrides.get(one, {})
         return given
 
+    def found(self, *names: str) -> Path | None:
+        """The first of some files that a folder of YAML has, one's own folders before those that are shipped."""
+        paths = (folder / name for folder in self.folders for name in names)
+        return next((path for path in paths if path.is_file()), None)
+
     def _yaml(self, stage: str) -> Path:
         name = "judge" if stage.startswith("judge_") else stage
-        for path in (self.conf / f"{name}.yaml", self.conf / "posttrain" / f"{name}.yaml"):
-            if path.is_file():
-                return path
-        trained = {path.stem for folder in (self.conf, self.conf / "posttrain") for path in folder.glob("*.yaml")}
+        if path := self.found(f"{name}.yaml", f"posttrain/{name}.yaml"):
+            return path
+        trained = {
+            path.stem for one in self.folders for part in ("", "posttrain") for path in (one / part).glob("*.yaml")
+        }
         known = sorted({*UNTRAINED, *trained} - {*BASE_STAGES, "judge", "search"})
         meant = nearest(stage, known)
         remedy = f"did you mean {meant}?" if meant else f"there are: {', '.join(known)}, and those trained + _rerank"
@@ -264,10 +270,10 @@ def _require_training(trainer: dict[str, Any]) -> None:
         raise InputError("a chain cannot do with a dry run", where="trainer.fast_dev_run", remedy="use max_epochs: 1")
 
 
-def _conf(file: Path) -> Path:
-    """The folder of the stages' YAML files: above the chain's own, else under the current folder, else shipped."""
-    folders = (file.parent.parent, Path("conf"))
-    return next((one for one in folders if (one / "recommender.yaml").is_file()), configs.shipped())
+def _folders(file: Path) -> list[Path]:
+    """Where the stages' YAML files are looked for: above the chain's own, in the current conf/, among those shipped."""
+    above, shipped = file.parent.parent, configs.shipped()
+    return [*([] if above.resolve() == shipped.resolve() else [above]), Path("conf"), shipped]
 
 
 def _singly(key: str, value: Any) -> Iterator[tuple[str, Any]]:

@@ -37,7 +37,7 @@ class Search:
 
     def __init__(self, plan: Plan, parsed: Mapping[str, ParsedStage]) -> None:
         self.plan, self.seed = plan, plan.chain.seeds[0]
-        self.spaces = Spaces(plan.conf / "search.yaml")
+        self.spaces = Spaces(plan.found("search.yaml") or plan.folders[0] / "search.yaml")
         searched = [m for m in plan.chain.methods if (is_trained(m) or m in RERANKED) and not self.spaces.leader(m)]
         baselines = plan.chain.roles.baselines  # which come first: the others are measured against them
         self.methods = sorted(searched, key=lambda method: method not in baselines)

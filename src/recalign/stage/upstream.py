@@ -89,10 +89,10 @@ def fill(config: Any, upstreams: list[Upstream]) -> None:
 
 
 def require(upstreams: list[Upstream], log: str) -> None:
-    """Make sure that every checkpoint is there and whole.
+    """Make sure that every checkpoint is there, whole, and of the right kind, before a finished run is set aside.
 
     Raises:
-        InputError: nothing to start from, or a broken checkpoint.
+        InputError: nothing to start from, a broken checkpoint, or one without the network that is wanted.
     """
     for upstream in upstreams:
         if upstream.path is None:
@@ -101,7 +101,14 @@ def require(upstreams: list[Upstream], log: str) -> None:
                 where=upstream.key,
                 remedy=f"first run that stage on it: recalign fit {upstream.stage} LOG",
             )
-        read_checkpoint(upstream.path)
+        net = "reward" if upstream.stage == "reward" else "policy"
+        recipes = read_checkpoint(upstream.path).get("recipes")
+        if recipes and net not in recipes:
+            raise InputError(
+                f"the checkpoint {upstream.path} holds no {net}",
+                where=upstream.key,
+                remedy=f"give a checkpoint of a stage that trains a {net}",
+            )
 
 
 def hashes(upstreams: list[Upstream]) -> dict[str, dict[str, str]]:
