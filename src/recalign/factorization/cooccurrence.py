@@ -20,6 +20,7 @@ from scipy.sparse import csr_array, diags_array
 from scipy.sparse.linalg import svds
 
 ROUNDING = 1e-6  # smaller singular values, as a share of the largest, are rounding errors
+DENSE = 10**5  # entries up to which all vectors are worked out: near full rank ARPACK restarts at random
 
 
 def cooccurrence_embedding(user_N: np.ndarray, item_N: np.ndarray, items: int, count: int) -> np.ndarray:
@@ -42,8 +43,7 @@ def cooccurrence_embedding(user_N: np.ndarray, item_N: np.ndarray, items: int, c
         return z_RK
     degree_U, degree_R = chosen.sum(axis=1), chosen.sum(axis=0)
     scaled = diags_array(_inverse_root(degree_U)) @ chosen @ diags_array(_inverse_root(degree_R))
-    start = np.random.default_rng(0).normal(size=min(chosen.shape))  # so that every call gives the same
-    _, value_K, vector_KR = svds(scaled, k=dimensions + 1, v0=start, return_singular_vectors="vh")
+    value_K, vector_KR = _right_singular(scaled, dimensions + 1)
     order_K = np.argsort(-value_K)[1:]
     order_K = order_K[value_K[order_K] > ROUNDING * value_K.max()]
     if len(order_K) == 0:
@@ -54,6 +54,16 @@ def cooccurrence_embedding(user_N: np.ndarray, item_N: np.ndarray, items: int, c
     square = degree_R @ np.square(found_RK).sum(axis=1) / degree_R.sum()
     z_RK[:, : len(order_K)] = found_RK * np.sqrt(len(order_K) / square)
     return z_RK
+
+
+def _right_singular(matrix: csr_array, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The largest singular values and their right vectors, the same at every call. Shape: (K,), (K, R)."""
+    if matrix.shape[0] * matrix.shape[1] <= DENSE:
+        _, value, vector = np.linalg.svd(matrix.toarray(), full_matrices=False)
+        return value[:count], vector[:count]
+    start = np.random.default_rng(0).normal(size=min(matrix.shape))
+    _, value, vector = svds(matrix, k=count, v0=start, return_singular_vectors="vh")
+    return value, vector
 
 
 def _inverse_root(degree: np.ndarray) -> np.ndarray:
