@@ -1,8 +1,9 @@
 """The generative recommender: the policy protocol, behaviour cloning, and what hands a policy to the next stage."""
 
 from recalign.recommender.averaging import PolynomialAveraging
+from recalign.recommender.calibration import CalibratePrior
 from recalign.recommender.data import RecommenderData
 from recalign.recommender.module import Recommender
 from recalign.recommender.policy import Policy, SequencePolicy
 
-__all__ = ["Policy", "PolynomialAveraging", "Recommender", "RecommenderData", "SequencePolicy"]
+__all__ = ["CalibratePrior", "Policy", "PolynomialAveraging", "Recommender", "RecommenderData", "SequencePolicy"]

@@ -8,10 +8,12 @@ from typing import Any
 
 import polars as pl
 import torch
+from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from recalign.errors import InputError
 from recalign.nn import HSTU, Encoder
+from recalign.recommender.calibration import CalibratePrior
 from recalign.recommender.checkpoint import Loaded, load_net, load_weights
 from recalign.recommender.policy import SequencePolicy
 from recalign.recommender.training import PolicyModule
@@ -25,7 +27,7 @@ class Recommender(PolicyModule):
     The softmax runs over the full catalogue, or, for large catalogues, over sampled negatives
     (`SequencePolicy.sampled_log_prob`). Validation always ranks the full catalogue.
 
-    Logs ``train/loss``, and what `PolicyModule` logs.
+    Logs ``train/loss``, what `PolicyModule` logs, and what `CalibratePrior` does.
 
     Args:
         num_items: V; linked from the data by the command.
@@ -34,6 +36,7 @@ class Recommender(PolicyModule):
         feedback: whether the policy sees the rewards of earlier events. In training, and in the validation that picks
             its epoch, only those of users A: no policy may learn from the rewards that judges learn from.
         negatives: N, items drawn at each step for a sampled softmax; null: the full softmax.
+        prior: whether the policy gets an item prior when training ends (`CalibratePrior`).
         lr: AdamW's learning rate.
         weight_decay: AdamW's, on matrices only.
         top_k: items a user that `predict` writes.
@@ -52,6 +55,7 @@ class Recommender(PolicyModule):
         temperature: float = 0.05,
         feedback: bool = False,
         negatives: int | None = None,
+        prior: bool = True,
         lr: float = 2e-3,
         weight_decay: float = 0.3,
         top_k: int = 10,
@@ -66,7 +70,8 @@ class Recommender(PolicyModule):
         encoder = HSTU() if encoder is None else copy.deepcopy(encoder)
         super().__init__(SequencePolicy(encoder, num_items, temperature, feedback), lr, weight_decay, top_k)
         self.save_hyperparameters(logger=False, ignore=["top_k"])
-        self.negatives = negatives
+        self.negatives, self.prior = negatives, prior
+        self.prior_facts: dict[str, float] = {}
         self.hidden_U: Tensor | None = None  # users whose rewards no policy may learn from
         self.start: Loaded | None = None
         if init_from:
@@ -79,9 +84,22 @@ class Recommender(PolicyModule):
         """The checkpoints that these settings need, by argument; only one that is named."""
         return {"init_from": "recommender"} if init_args.get("init_from") else {}
 
+    def configure_callbacks(self) -> list[Callback]:
+        return [CalibratePrior()] if self.prior else []
+
+    def facts(self) -> dict[str, Any]:
+        return super().facts() | ({"prior": self.prior_facts} if self.prior_facts else {})
+
+    def on_fit_start(self) -> None:
+        self.policy.prior_strength = 0.0  # a calibrated checkpoint may be continued
+
     def setup(self, stage: str) -> None:
         if self.start:
             self.start.check(self.data)
+        if stage == "fit":
+            count_V = self.data.sequences.item_counts(self.data.sequences.users_in(self.data.users))
+            self.policy.set_counts(torch.from_numpy(count_V))
+            self.policy.prior_strength = 0.0  # before an average of the policy is begun
         self.hidden_U = None
         if stage == "fit" and self.policy.past_rewards is not None:
             seen_U = self.data.sequences.users_in("A")
