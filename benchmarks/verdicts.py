@@ -2,9 +2,10 @@
 
     python benchmarks/verdicts.py [--worlds 20] [--first 100] [--runs DIR]
 
-Half of the worlds have rewards that tell nothing of the truth (`noise`); the other half are the default ones. A decision is set
-beside the true value of the policy that it names (``value/true@10``, against the better of start and bc): right to ship
-where the truth gains more than `FLAT`. One seed a world, as most users would run it. Finished worlds are not run again.
+Half of the worlds have rewards that tell nothing of the truth (`noise`); the other half are the default ones. A
+decision is set beside the true value of the policy that it names (``value/true@10``, against the better of start and
+bc): it is right to ship where the truth gains more than `FLAT`. One seed a world, as most users would run it. Worlds
+that have run are not run again.
 """
 
 from __future__ import annotations
