@@ -2,7 +2,8 @@
 
 from recalign.recommender.averaging import PolynomialAveraging
 from recalign.recommender.data import RecommenderData
+from recalign.recommender.item_vectors import RecommenderVectors
 from recalign.recommender.module import Recommender
 from recalign.recommender.policy import Policy, SequencePolicy
 
-__all__ = ["Policy", "PolynomialAveraging", "Recommender", "RecommenderData", "SequencePolicy"]
+__all__ = ["Policy", "PolynomialAveraging", "Recommender", "RecommenderData", "RecommenderVectors", "SequencePolicy"]
