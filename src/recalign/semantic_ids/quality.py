@@ -147,4 +147,4 @@ def _level(code_N: np.ndarray, size: int, near_N: np.ndarray | None) -> dict[str
 def _entropy(count_K: np.ndarray) -> float:
     """In nats."""
     share_K = count_K[count_K > 0] / count_K.sum()
-    return float(-(share_K * np.log(share_K)).sum())
+    return float((share_K * -np.log(share_K)).sum())
