@@ -24,7 +24,7 @@ ALL = sorted(CONF.rglob("*.yaml"))
 LOGS = sorted((CONF / "data").glob("*.yaml"))
 METHODS = sorted((CONF / "posttrain").glob("*.yaml"))
 SEARCH = CONF / "search.yaml"
-STAGES = [*(path for path in sorted(CONF.glob("*.yaml")) if path != SEARCH), *METHODS]
+STAGES = [*(path for path in sorted(CONF.glob("*.yaml")) if path not in (SEARCH, CONF / "tokens.yaml")), *METHODS]
 CHAINS = sorted((CONF / "chain").glob("*.yaml"))
 
 

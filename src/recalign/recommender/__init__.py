@@ -3,7 +3,16 @@
 from recalign.recommender.averaging import PolynomialAveraging
 from recalign.recommender.calibration import CalibratePrior
 from recalign.recommender.data import RecommenderData
+from recalign.recommender.item_vectors import RecommenderVectors
 from recalign.recommender.module import Recommender
 from recalign.recommender.policy import Policy, SequencePolicy
 
-__all__ = ["CalibratePrior", "Policy", "PolynomialAveraging", "Recommender", "RecommenderData", "SequencePolicy"]
+__all__ = [
+    "CalibratePrior",
+    "Policy",
+    "PolynomialAveraging",
+    "Recommender",
+    "RecommenderData",
+    "RecommenderVectors",
+    "SequencePolicy",
+]
