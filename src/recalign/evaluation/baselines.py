@@ -105,6 +105,11 @@ class Rerank(Policy):
         return logp_TV if items is None else logp_TV.gather(1, items - 1)
 
 
+def popularity(sequences: Sequences, high_only: bool = False) -> SameForAll:
+    """Items by `log_counts`."""
+    return SameForAll(log_counts(sequences, high_only))
+
+
 def training_counts(sequences: Sequences, high_only: bool = False) -> np.ndarray:
     """Each item's training events, or those of users A with a high reward. Shape: int64 (V,)."""
     train = sequences.frame.filter(pl.col("split") == TRAIN)

@@ -13,7 +13,7 @@ import polars as pl
 import torch
 
 from recalign.evaluation import examples, exposed
-from recalign.evaluation.baselines import ItemScores, LowerBound, Rerank, SameForAll, Scores, log_counts
+from recalign.evaluation.baselines import ItemScores, LowerBound, Rerank, SameForAll, Scores, log_counts, popularity
 from recalign.evaluation.judges import require_apart
 from recalign.evaluation.popularity import popularity_curve
 from recalign.evaluation.value import Scorers, evaluate, load_truth
@@ -227,8 +227,8 @@ class LoadedNetworks:
 
 
 SAME_FOR_ALL: dict[str, Callable[[RewardData], Policy]] = {
-    "popularity": lambda data: SameForAll(log_counts(data.sequences)),
-    "popularity_high": lambda data: SameForAll(log_counts(data.sequences, high_only=True)),
+    "popularity": lambda data: popularity(data.sequences),
+    "popularity_high": lambda data: popularity(data.sequences, high_only=True),
     "item_mean": lambda data: SameForAll(torch.from_numpy(data.moments()[2]) / data.moments()[1]),
 }
 """Rows that rank items in the same order for everybody; `item_mean` by shrunk means, in standard deviations."""
