@@ -47,9 +47,12 @@ class Chain:
         ours: the method that the report follows; null: none.
         placebos: methods that must gain nothing, each with the method that it copies but for one thing.
         baselines: rows that a gain is measured against: the better of them.
-        rerank: strength of `rerank` and `rerank_item_mean`, 1 / lambda in 1 / standard deviation of the reward.
-        keep: share of the start's ``all/ndcg@10`` on validation that every method keeps: a post-trained policy goes
-            back towards the start until it does (its ``model.keep``), reranking grows weaker; null: whatever is left.
+        rerank: strength of reranked rows at reach 1, 1 / lambda in 1 / standard deviation of the reward; of
+            `popularity_tilt`, of log counts.
+        lcb: standard deviations of the reward models' ensemble that `rerank_lcb` takes off their mean.
+        keep: share of the start's ``all/ndcg@10`` on validation that every method keeps: the price. Post-trained
+            weights (``model.keep``) and strengths follow their ray from the start up to it, from a sixteenth to four
+            times; null: as they were trained and given, whatever is left.
         trials: settings tried for each method, the first as its YAML has it, the others from conf/search.yaml; what
             is chosen on validation, with the first seed, is then run with every seed. 0 or 1: nothing is searched.
         world: settings of a simulated world; each seed then has a world of its own, drawn with that seed.
@@ -67,6 +70,7 @@ class Chain:
     placebos: dict[str, str] = field(default_factory=dict)
     baselines: list[str] = field(default_factory=lambda: ["start", "bc"])
     rerank: float = 1.0
+    lcb: float = 2.0
     keep: float | None = KEEP
     trials: int = 0
     world: World | None = None
@@ -100,7 +104,7 @@ class Plan:
         self.folders = _folders(file)
         self.log = self._log(file)
         require_share(chain.keep, "keep")
-        require_positive("", vars(chain), "rerank", "trials", or_zero=True)
+        require_positive("", vars(chain), "rerank", "lcb", "trials", or_zero=True)
         for key, values in (("methods", chain.methods), ("seeds", chain.seeds)):
             if not values or len(set(values)) < len(values):
                 raise InputError(f"{values} is empty or names one twice", where=key, remedy="list each once")

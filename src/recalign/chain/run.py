@@ -71,7 +71,7 @@ def _run(plan: Plan, search: Search | None, data: RewardData) -> Path:
         if search and seed == search.seed:
             chosen = search.run(base, data)
         trained |= {method: train(plan.parsed(method, seed, chosen.get(method))) for method in plan.trained}
-        runs = [_method_run(method, trained, chosen, chain) for method in chain.methods]
+        runs = [_method_run(method, trained, chain) for method in chain.methods]
         evaluated = evaluate_methods(folder, seed, runs, base, data, device=device, code=code_digest(EVALUATION))
         say(f"evaluation, seed {seed}: {', '.join(evaluated) or 'unchanged'}")
     table = comparison.compare(folder, methods=chain.methods, seeds=chain.seeds, roles=chain.roles)
@@ -113,14 +113,13 @@ def _require_same_log(folder: Path, log: str) -> None:
             )
 
 
-def _method_run(method: str, trained: Mapping[str, Trained], chosen: Mapping[str, Settings], chain: Chain) -> MethodRun:
-    """What is evaluated of a method; a trained policy is reranked as strongly as the start's would be."""
+def _method_run(method: str, trained: Mapping[str, Trained], chain: Chain) -> MethodRun:
+    """What is evaluated of a method."""
     if method in trained:
         return trained[method].method_run(method)
     own = base_method(method)
-    strength = chosen.get("rerank" if own else method, {}).get("strength", chain.rerank)
     run = trained[own].method_run(method) if own else MethodRun(method, None, {})
-    return replace(run, strength=strength, keep=chain.keep)
+    return replace(run, strength=chain.rerank, keep=chain.keep, spread=chain.lcb)
 
 
 def make_world(data: RewardData, world: World | None) -> None:

@@ -15,7 +15,7 @@ from recalign.chain.space import Settings, Spaces, proposals
 from recalign.chain.train import say, train
 from recalign.errors import InputError, TrainingError
 from recalign.evaluation.comparison import ALL
-from recalign.evaluation.methods import RERANKED, BaseCheckpoints, MethodRun, is_trained
+from recalign.evaluation.methods import BaseCheckpoints, MethodRun, is_trained
 from recalign.evaluation.report import WIDTH
 from recalign.evaluation.selection import KEPT, MEASURED, SEARCH, Figures, choose, choose_by_rank, validate
 from recalign.files import write_text
@@ -38,9 +38,7 @@ class Search:
     def __init__(self, plan: Plan, parsed: Mapping[str, ParsedStage]) -> None:
         self.plan, self.seed = plan, plan.chain.seeds[0]
         self.spaces = Spaces(plan.found("search.yaml") or plan.folders[0] / "search.yaml")
-        searched = [m for m in plan.chain.methods if (is_trained(m) or m in RERANKED) and not self.spaces.leader(m)]
-        baselines = plan.chain.roles.baselines  # which come first: the others are measured against them
-        self.methods = sorted(searched, key=lambda method: method not in baselines)
+        self.methods = [m for m in plan.chain.methods if is_trained(m) and not self.spaces.leader(m)]
         self.settings = {method: self._settings(method, parsed) for method in self.methods}
         for method in plan.chain.methods:
             leader = self.spaces.leader(method)
@@ -52,18 +50,14 @@ class Search:
                 )
 
     def _settings(self, method: str, parsed: Mapping[str, ParsedStage]) -> list[Settings]:
-        space, plan = dict(self.spaces.space(method)), self.plan
-        if method in RERANKED:
-            return proposals(space, {"strength": plan.chain.rerank}, plan.chain.trials, self.seed)
+        space = dict(self.spaces.space(method))
         defaults = {key: self._default(parsed[method].config, key, method) for key in space}
         for key in self._fixed(method):
             del space[key], defaults[key]
-        return proposals(space, defaults, plan.chain.trials, self.seed) if space else [{}]
+        return proposals(space, defaults, self.plan.chain.trials, self.seed) if space else [{}]
 
     def _fixed(self, method: str) -> Settings:
         """What would be searched, had the chain's YAML or the command line not set it."""
-        if method in RERANKED:
-            return {}
         given = {key: self.plan.given(method, key) for key in self.spaces.space(method)}
         return {key: ", ".join(map(str, found.values())) for key, found in given.items() if found}
 
@@ -88,17 +82,18 @@ class Search:
         Returns:
             The chosen settings by method.
         """
-        baseline = self._measure("start", {0: MethodRun("start", None, {})}, base, data)[0][ALL]
+        start = self._measure("start", {0: MethodRun("start", None, {})}, base, data)[0][ALL]
         chosen: dict[str, Settings] = {}
         rows: list[dict[str, Any]] = []
         for method, settings in self.settings.items():
             runs = self._runs(method)
             figures = self._measure(method, runs, base, data)
-            trials, best = dict(zip(runs, figures, strict=True)), list(runs)[choose(figures, baseline)]
-            rows += _rows(method, settings, trials, baseline, best, self._fixed(method))
+            trials, best = (
+                dict(zip(runs, figures, strict=True)),
+                list(runs)[choose(figures, start, self.plan.chain.keep or KEPT)],
+            )
+            rows += _rows(method, settings, trials, start, best, self._fixed(method))
             chosen[method] = settings[best]
-            if method in self.plan.chain.roles.baselines:
-                baseline = max(baseline, trials[best][ALL])
         for method in self.plan.chain.methods:
             if leader := self.spaces.leader(method):
                 found = chosen[leader].items()
@@ -114,11 +109,8 @@ class Search:
         Raises:
             InputError, TrainingError: the last one's, where none can.
         """
-        keep, runs = self.plan.chain.keep, {}
+        runs: dict[int, MethodRun] = {}
         for number, settings in enumerate(self.settings[method]):
-            if method in RERANKED:
-                runs[number] = MethodRun(method, None, {}, settings["strength"], keep)
-                continue
             try:
                 runs[number] = train(self.plan.trial(method, self.seed, _name(number), settings)).method_run(method)
             except (InputError, TrainingError) as error:
@@ -139,11 +131,11 @@ def _name(number: int) -> str:
 
 
 def _rows(
-    method: str, settings: list[Settings], trials: Mapping[int, Figures], baseline: float, best: int, fixed: Settings
+    method: str, settings: list[Settings], trials: Mapping[int, Figures], start: float, best: int, fixed: Settings
 ) -> list[dict[str, Any]]:
     """What `search.csv` holds of a method; of a trial that could not be trained there are no figures."""
     other = list(trials)[choose_by_rank(list(trials.values()))]
-    measured = {number: {"kept": figures[ALL] / baseline, **figures} for number, figures in trials.items()}
+    measured = {number: {"kept": figures[ALL] / start, **figures} for number, figures in trials.items()}
     return [
         {
             "method": method,
@@ -167,7 +159,7 @@ def table(frame: pl.DataFrame, seed: int) -> Table:
     """
     shown = Table(
         title=f"settings chosen on validation, seed {seed}",
-        caption=f"by value: the highest select_judge@10 among those that keep {KEPT:.0%} of all/ndcg@10",
+        caption="by value: the highest select_judge@10 among those that keep what the price asks for of all/ndcg@10",
         padding=(0, 1, 0, 0),
         box=None,
     )
