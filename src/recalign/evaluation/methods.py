@@ -141,8 +141,8 @@ def evaluate_methods(
         summary |= {"base": digest(data.fingerprint, digests)[:16], **shares, **run.cost}
         if run.method not in SAME_FOR_ALL and nets.start_ndcg:  # the others have no ray, and so no price
             summary["policy/kept"] = gain_ndcg(validation["rank"].to_numpy(), 10).mean() / nets.start_ndcg
-        if (as_popular := tilted.value_at(validation["log_count@10"].mean())) is not None:
-            summary["value_at_popularity"] = test["judge@10"].mean() - as_popular
+        if (as_popular := tilted.value_at(_mean(validation, "log_count@10"))) is not None:
+            summary["value_at_popularity"] = _mean(test, "judge@10") - as_popular
         if is_reranked(run.method):
             summary["policy/strength"] = nets.reranked(run)[1]
         if run.method in shown:
@@ -262,6 +262,11 @@ def _kept_key(place: Path) -> str | None:
     """The key of what is there, if all of it is."""
     kept = all((place / name).is_file() for name in ("test.parquet", "validation.parquet", examples.FILE))
     return read_json(place / "summary.json").get("key") if kept else None
+
+
+def _mean(frame: pl.DataFrame, column: str) -> float:
+    """NaN where nothing was shown to anybody."""
+    return frame.select(pl.col(column).mean().fill_null(float("nan"))).item()
 
 
 def _coverage(frame: pl.DataFrame, num_items: int) -> float:
