@@ -72,7 +72,7 @@ def test_artefacts_are_those_that_comparisons_read(tmp_path, data, base, cells):
     reranked = pl.read_parquet(place(tmp_path, "rerank") / "test.parquet")
     assert reranked["train_rm@10"].mean() > start["train_rm@10"].mean() + 0.1
     tilted = pl.read_parquet(place(tmp_path, "popularity_tilt") / "test.parquet")
-    assert tilted["log_count@10"].mean() > start["log_count@10"].mean() + 0.01
+    assert tilted["log_count@10"].mean() > start["log_count@10"].mean() + 0.003
     table = compare(tmp_path / "runs", draws=20)
     assert set(table["method"]) == set(done)
 
