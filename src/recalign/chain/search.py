@@ -4,24 +4,42 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import polars as pl
 from rich.console import Console
 from rich.table import Table
 
+from recalign.chain.graph import Results, Task
 from recalign.chain.plan import Plan
 from recalign.chain.space import Settings, Spaces, proposals
-from recalign.chain.train import say, train
+from recalign.chain.train import base_checkpoints, named, say, train
 from recalign.errors import InputError, TrainingError
 from recalign.evaluation.comparison import ALL
-from recalign.evaluation.methods import BaseCheckpoints, MethodRun, is_trained
+from recalign.evaluation.methods import BASE_STAGES, MethodRun, is_trained
 from recalign.evaluation.report import WIDTH
 from recalign.evaluation.selection import KEPT, MEASURED, SEARCH, Figures, choose, choose_by_rank, validate
 from recalign.files import write_text
-from recalign.reward import RewardData
 from recalign.stage import ParsedStage
 from recalign.stage.code import EVALUATION, code_digest
+
+CHOICE = "choice"
+"""The task whose result is the chosen settings by method."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A method's trials.
+
+    Attributes:
+        figures: on validation, by the trial's number.
+        failed: why the others could not be trained.
+    """
+
+    figures: dict[int, Figures]
+    failed: dict[int, str]
 
 
 class Search:
@@ -72,26 +90,35 @@ class Search:
             node = node[part]
         return node
 
-    def run(self, base: BaseCheckpoints, data: RewardData) -> dict[str, Settings]:
-        """Train and measure every trial, choose, print and write what was found.
+    def tasks(self) -> list[Task]:
+        """Every trial, its figures on validation, and the choice (`CHOICE`)."""
+        base = tuple(named(stage, self.seed) for stage in BASE_STAGES)
+        tasks = [Task(_figures("start"), partial(self._measure, "start"), base)]
+        for method, settings in self.settings.items():
+            trials = [f"{method}/{_name(number)}" for number in range(len(settings))]
+            tasks += [Task(name, partial(self._try, method, n), base) for n, name in enumerate(trials)]
+            tasks.append(Task(_figures(method), partial(self._measure, method), (*base, *trials)))
+        measured = tuple(map(_figures, ("start", *self.settings)))
+        return [*tasks, Task(CHOICE, self.decide, measured, here=True)]
+
+    def decide(self, done: Results) -> dict[str, Settings]:
+        """Choose, print and write what was found.
 
         Args:
-            base: what the first seed's methods rest on.
-            data: the log, users A.
+            done: the figures of the start and of all methods, by the names of their tasks.
 
         Returns:
             The chosen settings by method.
         """
-        start = self._measure("start", {0: MethodRun("start", None, {})}, base, data)[0][ALL]
+        start = done[_figures("start")].figures[0][ALL]
         chosen: dict[str, Settings] = {}
         rows: list[dict[str, Any]] = []
         for method, settings in self.settings.items():
-            runs = self._runs(method)
-            figures = self._measure(method, runs, base, data)
-            trials, best = (
-                dict(zip(runs, figures, strict=True)),
-                list(runs)[choose(figures, start, self.plan.chain.keep or KEPT)],
-            )
+            measured: Measured = done[_figures(method)]
+            for number, error in measured.failed.items():
+                say(f"trial {number} of {method}, {settings[number]}, cannot be trained, and is not chosen: {error}")
+            trials = measured.figures
+            best = list(trials)[choose(list(trials.values()), start, self.plan.chain.keep or KEPT)]
             rows += _rows(method, settings, trials, start, best, self._fixed(method))
             chosen[method] = settings[best]
         for method in self.plan.chain.methods:
@@ -103,27 +130,38 @@ class Search:
         Console(width=WIDTH).print(table(frame, self.seed))
         return chosen
 
-    def _runs(self, method: str) -> dict[int, MethodRun]:
-        """What is measured of a method's trials, by their numbers: of all that can be trained.
+    def _try(self, method: str, number: int, _: Results) -> MethodRun | InputError | TrainingError:
+        """Train a trial; where it cannot be trained, the others go on."""
+        try:
+            settings = self.settings[method][number]
+            return train(self.plan.trial(method, self.seed, _name(number), settings)).method_run(method)
+        except (InputError, TrainingError) as error:
+            return error
+
+    def _measure(self, method: str, done: Results) -> Measured:
+        """Figures of what can be trained of a method's trials.
 
         Raises:
             InputError, TrainingError: the last one's, where none can.
         """
-        runs: dict[int, MethodRun] = {}
-        for number, settings in enumerate(self.settings[method]):
-            try:
-                runs[number] = train(self.plan.trial(method, self.seed, _name(number), settings)).method_run(method)
-            except (InputError, TrainingError) as error:
-                if not runs and number == len(self.settings[method]) - 1:
-                    raise
-                say(f"trial {number} of {method}, {settings}, cannot be trained, and is not chosen: {error}")
-        return runs
-
-    def _measure(
-        self, method: str, runs: Mapping[int, MethodRun], base: BaseCheckpoints, data: RewardData
-    ) -> list[Figures]:
+        tried: dict[int, Any] = {
+            number: MethodRun("start", None, {}) if method == "start" else done[f"{method}/{_name(number)}"]
+            for number in range(len(self.settings.get(method, [{}])))
+        }
+        failed = {number: one for number, one in tried.items() if isinstance(one, Exception)}
+        if len(failed) == len(tried):
+            raise failed[max(failed)]
+        runs = {number: run for number, run in tried.items() if number not in failed}
         places = {self.plan.trial_folder(method, self.seed, _name(number)): run for number, run in runs.items()}
-        return validate(places, base, data, device=self.plan.device(), code=code_digest(EVALUATION))
+        base = base_checkpoints({stage: done[named(stage, self.seed)] for stage in BASE_STAGES})
+        data, device = self.plan.data(self.seed), self.plan.device()
+        figures = validate(places, base, data, device=device, code=code_digest(EVALUATION))
+        return Measured(dict(zip(runs, figures, strict=True)), {number: str(one) for number, one in failed.items()})
+
+
+def _figures(method: str) -> str:
+    """The name of the task that measures a method's trials."""
+    return f"{method}/validation"
 
 
 def _name(number: int) -> str:

@@ -33,6 +33,7 @@ class Manifest:
         fingerprint: digest of the data.
         users: whose events it trains on: group, share of A, count and digest of the raw ids.
         upstream: argument (``model.init_from``) -> path and sha256 of the checkpoint that it named.
+        threads: of torch: with another number, sums may be rounded otherwise.
         versions: of recalign and of what it stands on.
         git: commit of recalign's own checkout and whether it had changes; null for an installed package.
         started, finished: UTC, ISO 8601.
@@ -51,6 +52,7 @@ class Manifest:
     fingerprint: str | None = None
     users: dict[str, Any] | None = None
     upstream: dict[str, dict[str, str]] = field(default_factory=dict)
+    threads: int = 0
     versions: dict[str, str] = field(default_factory=dict)
     git: dict[str, Any] | None = None
     started: str = ""

@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
@@ -42,6 +43,7 @@ def begin(parsed: ParsedStage, fingerprint: str | None, users: dict[str, Any] | 
         fingerprint=fingerprint,
         users=users,
         upstream=upstream.hashes(parsed.upstream),
+        threads=torch.get_num_threads(),
         versions=versions(),
         git=git_state(),
         started=now(),
