@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import os
+import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -37,6 +39,7 @@ class ParsedStage:
         checkpoint: what is loaded: to continue a ``fit``, to be evaluated by the others.
         continued: the manifest of the run that the checkpoint is of.
         upstream: the checkpoints that the stage starts from; a path is None as long as that stage has not run.
+        environment: the environment variables that the configuration refers to (``${oc.env:NAME}``).
     """
 
     request: Sequence[str] | Request
@@ -50,6 +53,7 @@ class ParsedStage:
     checkpoint: Path | None
     continued: Manifest | None
     upstream: list[upstream.Upstream]
+    environment: set[str]
 
     @property
     def command(self) -> str:
@@ -68,6 +72,11 @@ class ParsedStage:
     def in_place(self) -> bool:
         """Whether the checkpoint is this run folder's own: the run goes on where it is."""
         return self.checkpoint is not None and self.checkpoint.resolve().is_relative_to(self.folder.path.resolve())
+
+    @property
+    def shareable(self) -> dict[str, Any]:
+        """The configuration as it is written down: with the names of environment variables, not their values."""
+        return without_values(self.config, self.environment)
 
     @property
     def dry(self) -> bool:
@@ -89,7 +98,7 @@ class ParsedStage:
         manifest = Manifest.read(self.folder)
         if manifest is None or manifest.status != "finished" or any(u.path is None for u in self.upstream):
             return None
-        if manifest.checkpoint is None or not (self.folder.path / manifest.checkpoint).is_file():
+        if not manifest.is_whole(self.folder):
             return None
         key = run_key(self.config, fingerprint(self.datamodule()), upstream.hashes(self.upstream))
         return manifest if manifest.key == key else None
@@ -126,3 +135,20 @@ def users(datamodule: LightningDataModule) -> dict[str, Any] | None:
     """Whose events are trained on, of datamodules that say so, as manifests hold it."""
     cohort = getattr(datamodule, "cohort", None)
     return asdict(cohort) if cohort else None
+
+
+def environment_of(settings: Any) -> set[str]:
+    """The environment variables that settings refer to."""
+    return set(re.findall(r"\$\{oc\.env:\s*(\w+)", str(settings)))
+
+
+def without_values(settings: Any, names: Iterable[str]) -> Any:
+    """Settings with ``${oc.env:NAME}`` wherever the value of one of these environment variables stands."""
+    if isinstance(settings, dict):
+        return {key: without_values(value, names) for key, value in settings.items()}
+    if isinstance(settings, list):
+        return [without_values(value, names) for value in settings]
+    for name in names:
+        if (value := os.environ.get(name)) and value in str(settings):
+            settings = str(settings).replace(value, f"${{oc.env:{name}}}")
+    return settings
