@@ -11,6 +11,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, WeightAveraging
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from recalign.errors import InputError, TrainingError
@@ -63,16 +64,14 @@ class RunCheckpoint(ModelCheckpoint):
     def on_train_batch_start(self, trainer: Trainer, *args: Any) -> None:
         self._name()
 
-    def on_train_batch_end(  # type: ignore[override]
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        super().on_train_batch_end(trainer, pl_module, *args)
         steps, done = self.save_last_every_n_steps, trainer.global_step
-        if done == self._last_step or trainer.is_last_batch or (batch_idx + 1) % trainer.accumulate_grad_batches:
+        if trainer.is_last_batch or not self._is_new(trainer):
             return
         if trainer.should_stop or done == trainer.max_steps:  # a moment later the epoch counts as finished
             self._write_last(trainer)
-        elif (steps and done % steps == 0) or trainer.received_sigterm:
+        elif steps and done % steps == 0:
             if validates_now(trainer):
                 self._after_validation = True
             else:
@@ -80,9 +79,10 @@ class RunCheckpoint(ModelCheckpoint):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_validation_end(trainer, pl_module)
-        if self._after_validation:
-            self._after_validation = False
+        asked = self._after_validation or (trainer.received_sigterm and not trainer.is_last_batch)
+        if asked and trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking and self._is_new(trainer):
             self._write_last(trainer)
+        self._after_validation = False
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_epoch_end(trainer, pl_module)
@@ -95,8 +95,15 @@ class RunCheckpoint(ModelCheckpoint):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         super().on_exception(trainer, pl_module, exception)
-        if isinstance(exception, SIGTERMException):  # raised where all is logged
+        if isinstance(exception, SIGTERMException):  # raised after a batch or an epoch, when all is logged
+            if self._is_new(trainer) and not validates_now(trainer):
+                self._write_last(trainer)
             self._name()
+
+    def _is_new(self, trainer: Trainer) -> bool:
+        """Whether the optimiser has just stepped, and that step is not written yet."""
+        accumulated = (trainer.fit_loop.batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        return accumulated and trainer.global_step not in (0, self._last_step)
 
     def _write_last(self, trainer: Trainer) -> None:
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]

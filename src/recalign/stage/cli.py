@@ -27,12 +27,12 @@ from recalign.stage.checkpoint import RunCheckpoint, WholeCheckpointIO
 from recalign.stage.classes import Argument, imported
 from recalign.stage.console import progress, quiet
 from recalign.stage.diagnosis import diagnose
-from recalign.stage.evaluated import evaluated, trains_a_policy
+from recalign.stage.evaluated import EvaluatedPolicy, evaluated, trains_a_policy
 from recalign.stage.folder import RunConfig, RunFolder, cannot_write
 from recalign.stage.guard import NaNGuard, StepSeeds
 from recalign.stage.manifest import Manifest
 from recalign.stage.memory import keep_freed_memory
-from recalign.stage.parsed import ParsedStage, environment_of, fingerprint, users
+from recalign.stage.parsed import ParsedStage, fingerprint, users
 from recalign.stage.parser import constructing
 from recalign.stage.request import Request
 
@@ -114,7 +114,6 @@ class StageCLI(LightningCLI):
         self.shown = [] if isinstance(args, Request) else _only_shows(self.words)
         options = [word for word in self.words[1:] if word not in self.shown]
         settings = args.config() if isinstance(args, Request) else given.read(options)
-        self.environment = environment_of(settings)
         super().__init__(
             LightningModule,
             LightningDataModule,
@@ -149,7 +148,7 @@ class StageCLI(LightningCLI):
         self.parsed = self._parsed(parser, config)
         self.config = config
         self.config.seed_everything = False  # `run` seeds, not the constructor
-        self.config_dump = self.parsed.shareable  # what LightningCLI records as hyper-parameters
+        self.config_dump = self.parsed.config  # what LightningCLI records as hyper-parameters
 
     def instantiate_classes(self) -> None:
         """Wait for `run`."""
@@ -185,18 +184,7 @@ class StageCLI(LightningCLI):
         upstream.fill(config, found)
         resolved = yaml.safe_load(parser.dump(config, skip_unset=False))
         parsed = ParsedStage(
-            self.request,
-            self.words,
-            self.command,
-            resolved,
-            run,
-            seed,
-            log,
-            folder,
-            checkpoint,
-            continued,
-            found,
-            self.environment,
+            self.request, self.words, self.command, resolved, run, seed, log, folder, checkpoint, continued, found
         )
         if alone:
             config.model = evaluated(str(checkpoint), config.model)
@@ -223,7 +211,8 @@ class StageCLI(LightningCLI):
         return StageResult(parsed.folder, checkpoint, manifest, self.trainer, self.model, self.datamodule)
 
     def _run(self) -> None:
-        arguments: dict[str, Any] = {"ckpt_path": self.parsed.checkpoint, "weights_only": True}
+        path = None if isinstance(self.model, EvaluatedPolicy) else self.parsed.checkpoint  # it has its weights
+        arguments: dict[str, Any] = {"ckpt_path": path, "weights_only": True}
         if self.command == "predict":
             arguments["return_predictions"] = False  # they are written as they come
         if self.parsed.training:

@@ -20,7 +20,6 @@ class EvaluatedPolicy(PolicyModule):
         loaded = load_net(checkpoint, "policy")
         super().__init__(loaded.net, 0.0, 0.0, top_k)
         self.loaded = loaded
-        self.strict_loading = False  # the checkpoint holds more
 
     def setup(self, stage: str) -> None:
         self.loaded.check(self.data)

@@ -16,7 +16,7 @@ from lightning import LightningDataModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from recalign.errors import InputError
-from recalign.stage import upstream
+from recalign.stage import given, upstream
 from recalign.stage.folder import RunConfig, RunFolder
 from recalign.stage.manifest import Manifest, run_key
 from recalign.stage.parser import constructing
@@ -39,7 +39,6 @@ class ParsedStage:
         checkpoint: what is loaded: to continue a ``fit``, to be evaluated by the others.
         continued: the manifest of the run that the checkpoint is of.
         upstream: the checkpoints that the stage starts from; a path is None as long as that stage has not run.
-        environment: the environment variables that the configuration refers to (``${oc.env:NAME}``).
     """
 
     request: Sequence[str] | Request
@@ -53,7 +52,6 @@ class ParsedStage:
     checkpoint: Path | None
     continued: Manifest | None
     upstream: list[upstream.Upstream]
-    environment: set[str]
 
     @property
     def command(self) -> str:
@@ -75,8 +73,9 @@ class ParsedStage:
 
     @property
     def shareable(self) -> dict[str, Any]:
-        """The configuration as it is written down: with the names of environment variables, not their values."""
-        return without_values(self.config, self.environment)
+        """The configuration as it is written down: with ``${oc.env:NAME}``, not the value of that variable."""
+        asked = self.request.config() if isinstance(self.request, Request) else given.read(self.request[1:])
+        return without_values(self.config, set(re.findall(r"\$\{oc\.env:\s*(\w+)", str(asked))))
 
     @property
     def dry(self) -> bool:
@@ -135,11 +134,6 @@ def users(datamodule: LightningDataModule) -> dict[str, Any] | None:
     """Whose events are trained on, of datamodules that say so, as manifests hold it."""
     cohort = getattr(datamodule, "cohort", None)
     return asdict(cohort) if cohort else None
-
-
-def environment_of(settings: Any) -> set[str]:
-    """The environment variables that settings refer to."""
-    return set(re.findall(r"\$\{oc\.env:\s*(\w+)", str(settings)))
 
 
 def without_values(settings: Any, names: Iterable[str]) -> Any:
