@@ -17,7 +17,7 @@ def batches_done(trainer: Trainer) -> int:
 
 def validates_now(trainer: Trainer) -> bool:
     """Whether the batch that just ended is followed by validation."""
-    return trainer.fit_loop.epoch_loop._should_check_val_fx(trainer.fit_loop._data_fetcher)
+    return trainer.fit_loop.epoch_loop._should_check_val_fx(trainer.fit_loop._data_fetcher)  # type: ignore[arg-type]
 
 
 def without_anonymous(logger: WandbLogger) -> None:
