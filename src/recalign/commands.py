@@ -17,6 +17,7 @@ from recalign.sequences import EventDataModule
 from recalign.sequences.audit import audit_log
 from recalign.sequences.verdict import verdict
 from recalign.stage import RunFolder, run_stage
+from recalign.stage.record import handed_over
 
 
 def check(*, data: EventDataModule, strict: bool = False) -> None:
@@ -58,7 +59,7 @@ def recommend(run: Path, users: list[int | str] | None = None, k: int = 10) -> N
 
 
 def _configured(run: Path) -> list[str]:
-    """Options that name a policy's run, wherever the current folder is.
+    """Options that name a policy's run, wherever it was moved and wherever the current folder is.
 
     Raises:
         InputError: there is no run, or its stage recommends nothing.
@@ -70,5 +71,7 @@ def _configured(run: Path) -> list[str]:
     model = yaml.safe_load(config.read_text(encoding="utf-8"))["model"]
     if "top_k" not in model["init_args"]:
         raise InputError(f"a run of {model['class_path']}, which recommends nothing", where=str(run), remedy=remedy)
-    method, chain, root = run.absolute().parents[:3]
-    return [f"--config={config}", f"--run.root={root}", f"--run.chain={chain.name}", f"--run.name={method.name}"]
+    checkpoint = handed_over(RunFolder(run))
+    if checkpoint is None:
+        raise InputError("there is no checkpoint in this run", where=str(run), remedy="continue it, or run it again")
+    return [f"--config={config}", f"--ckpt_path={checkpoint}"]
