@@ -1,4 +1,4 @@
-"""A policy with a learned bias an item, without weight decay: whether training finds the prior by itself (`prior.py`)."""
+"""A policy with a learned bias an item, without weight decay: can training find the prior by itself (`prior.py`)?"""
 
 from __future__ import annotations
 
