@@ -55,6 +55,28 @@ def output_to(log: Path) -> Iterator[None]:
             os.close(before)
 
 
+@contextmanager
+def torch_threads(number: int | None) -> Iterator[None]:
+    """Give torch so many threads for a while; None: as many as it has."""
+    if number is None:
+        yield
+        return
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def in_cell(log: Path, threads: int | None, function: Callable[..., Any], *args: Any) -> Any:
+    """Call a function with its output in a file and its own number of threads: what a worker is given to run."""
+    with output_to(log), torch_threads(threads):
+        return function(*args)
+
+
 class Workers(Executor):
     """Runs at most so many functions at a time, each in another process.
 

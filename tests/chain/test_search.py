@@ -166,8 +166,10 @@ def test_a_method_of_which_no_trial_can_be_trained_ends_the_chain(again: Path, m
 
     monkeypatch.setattr("recalign.chain.search.train", refuse)
     monkeypatch.setattr(plan, "trial", refuse)
+    search = Search(plan, plan.parse())
+    tried = {f"bc/trial-{number}": search._try("bc", number, {}) for number in range(3)}
     with pytest.raises(InputError, match="no"):
-        Search(plan, plan.parse())._runs("bc")
+        search._measure("bc", tried)
 
 
 def test_placebos_need_what_they_take_their_setting_from(tmp_path: Path):

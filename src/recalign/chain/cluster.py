@@ -32,7 +32,9 @@ class RayWorkers(Workers):
             raise InputError("this engine needs Ray", where="engine", remedy=remedy) from error
         self.ray = ray
         passed = {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}
-        local = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": (number and round(number * num_cpus)) or None}
+        local: dict[str, Any] = (
+            {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": (number and round(number * num_cpus)) or None}
+        )
         try:
             ray.init(runtime_env={"env_vars": passed}, log_to_driver=False, **local)
         except (ConnectionError, RuntimeError, ValueError) as error:

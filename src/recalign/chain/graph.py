@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.status import Status
 
 from recalign.chain.train import say
 from recalign.errors import TrainingError
-from recalign.workers import WorkerDied, output_to
+from recalign.workers import WorkerDied, in_cell, torch_threads
 
 Results = Mapping[str, Any]
 """What tasks returned, by their names."""
@@ -57,17 +55,17 @@ def in_order(tasks: Sequence[Task], threads: int | None) -> None:
         threads: of torch; None: its own choice.
     """
     done: dict[str, Any] = {}
-    with _threads(threads):
+    with torch_threads(threads):
         for task in tasks:
             done[task.name] = task.function(task.given(done))
 
 
-def side_by_side(tasks: Sequence[Task], threads: int, executor: Executor, logs: Path) -> None:
+def side_by_side(tasks: Sequence[Task], threads: int | None, executor: Executor, logs: Path) -> None:
     """Run every task as soon as what it needs is done.
 
     Args:
         tasks: each after what it needs.
-        threads: of torch, in each worker.
+        threads: of torch, in each worker; None: its own choice.
         executor: whose futures raise `WorkerDied` where a worker is gone.
         logs: folder of what the tasks print.
 
@@ -84,8 +82,8 @@ def side_by_side(tasks: Sequence[Task], threads: int, executor: Executor, logs: 
                 if task.here:
                     done[task.name] = task.function(task.given(done))
                 else:
-                    words = task.function, task.given(done), threads, logs / task.log
-                    running[executor.submit(_cell, *words)] = task
+                    words = logs / task.log, threads, task.function, task.given(done)
+                    running[executor.submit(in_cell, *words)] = task
             for future in wait(running, timeout=1, return_when=FIRST_COMPLETED).done:
                 task = running.pop(future)
                 try:
@@ -100,23 +98,6 @@ def side_by_side(tasks: Sequence[Task], threads: int, executor: Executor, logs: 
                     left.insert(0, task)
                     say(f"{task.name}: its worker died ({error}); trying once more")
             progress.show(len(done), [task.name for future, task in running.items() if future.running()])
-
-
-def _cell(function: Callable[[Results], Any], given: Results, threads: int, log: Path) -> Any:
-    """What a worker runs."""
-    with output_to(log), _threads(threads):
-        return function(given)
-
-
-@contextmanager
-def _threads(number: int | None) -> Iterator[None]:
-    """Give torch so many threads for a while."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(number or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 class _Progress:
