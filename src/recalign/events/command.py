@@ -59,7 +59,8 @@ def init(words: Sequence[str]) -> None:
         [path.name],
         header=None if named else frame.columns,
         separator=separator,
-        time_unit=unit,
+        time_unit="datetime" if options.time_format else unit,
+        time_format=options.time_format,
         where=guess.where(frame, meaning.values()),
         **meaning,  # type: ignore[arg-type]
     )
@@ -83,6 +84,7 @@ def _options() -> argparse.ArgumentParser:
     )
     for role, meaning in QUESTIONS.items():
         parser.add_argument(f"--{role}", help=meaning, metavar="SQL" if role == "reward" else "COLUMN")
+    parser.add_argument("--time-format", help="how times are written, where that is not ISO 8601: %%d/%%m/%%Y %%H:%%M")
     parser.add_argument("--out", help="the YAML to write; default: the table's name, in the current folder")
     parser.add_argument("--force", action="store_true", help="overwrite it")
     return parser
@@ -188,6 +190,7 @@ def _draft(log: Log, root: Path, reward: str, high: str | None, events: EventTab
         "item": "the column that says what",
         "timestamp": "the column that says when",
         "time_unit": f"of that column: {UNITS.get(log.time_unit, 'ISO 8601; UTC where it has no offset')}",
+        "time_format": "how that column is written",
         "where": "other rows are left out and counted",
     }
     shown = {key: (value, comment) for key, comment in comments.items() if (value := getattr(log, key))}

@@ -15,6 +15,9 @@ from recalign.errors import InputError
 from recalign.events.files import TABLES, Source, damaged
 from recalign.events.messages import SHOWN, did_you_mean
 
+NULLS = ("NULL", r"\N")
+"""What databases write for a missing value, beside an empty field."""
+
 SEPARATORS = (",", "\t", ";", "|", "::")
 """Separators of text files that are recognised."""
 
@@ -59,8 +62,7 @@ def read(
 
     Args:
         source: the file.
-        ids: names of the columns of ids. In text they are integers if every one of them is written as one (``7``, or
-            ``7.0`` as spreadsheets and pandas do), else they stay strings, so that ``007`` is not 7.
+        ids: names of the columns of ids: of text files they stay text, so that ``007`` is not 7.
         header, separator: `Log.header` and `Log.separator`.
 
     Raises:
@@ -68,18 +70,23 @@ def read(
             number of columns, or its kind is not known.
     """
     try:
-        if source.name.endswith(".parquet"):
+        if not is_text(source):
             return pl.read_parquet(source.data(), glob=False)
         return _read_text(source, ids, _layout(source, header, separator))
     except pl.exceptions.NoDataError as error:
         raise InputError("the file is empty", where=str(source), remedy="name a file with rows") from error
-    except (pl.exceptions.PolarsError, OSError) as error:
+    except (pl.exceptions.PolarsError, OSError, csv.Error) as error:
         raise damaged(source, PurePosixPath(source.name).suffix.removeprefix("."), error) from error
+
+
+def is_text(source: Source) -> bool:
+    """Whether a file is text."""
+    return not source.name.endswith(".parquet")
 
 
 def has_header(source: Source, header: Sequence[str] | None) -> bool:
     """Whether the first row of a file is its header."""
-    return header is None and source.name not in MOVIELENS and not source.name.endswith(".parquet")
+    return header is None and source.name not in MOVIELENS and is_text(source)
 
 
 def looks_like_data(names: Sequence[str]) -> bool:
@@ -115,14 +122,14 @@ def _layout(source: Source, header: Sequence[str] | None, separator: str | None)
         raise InputError(
             f"files named {source.name!r} cannot be read",
             where=str(source),
-            remedy=f"give a {', '.join(TABLES)}, a file of MovieLens, or a .zip that holds one; "
-            "for a text file of another name set data.log.separator",
+            remedy=f"give a {', '.join(TABLES)}, plain, as .gz or in a .zip, or a file of MovieLens; unpack what is "
+            "compressed otherwise; for text of another name set data.log.separator",
         )
     return Layout(separator or find_separator(source), header)
 
 
 def _read_text(source: Source, ids: Sequence[str], layout: Layout) -> pl.DataFrame:
-    """Columns of ids are read as text, unless the layout knows their types, and then made integers if they can be."""
+    """Columns of ids are read as text, unless the layout knows their types."""
     first = next(_rows(source, layout), [])
     if layout.header is not None and len(layout.header) != len(first) > 0:
         raise InputError(
@@ -138,8 +145,7 @@ def _read_text(source: Source, ids: Sequence[str], layout: Layout) -> pl.DataFra
     if frame.width != len(first) or frame.to_series(-1).null_count():  # Polars fills short rows up with nulls
         _refuse_ragged(source, layout, len(first))
     void = [column.name for column in frame if column.null_count() == frame.height]  # read as text, for want of a value
-    frame = frame.with_columns(pl.lit(None).alias(name) for name in void)
-    return frame.with_columns(_whole_numbers(frame[name]) for name in ids if frame.schema.get(name) == pl.String)
+    return frame.with_columns(pl.lit(None).alias(name) for name in void)
 
 
 def _parse(source: Source, layout: Layout, ids: Sequence[str]) -> pl.DataFrame:
@@ -155,6 +161,7 @@ def _parse(source: Source, layout: Layout, ids: Sequence[str]) -> pl.DataFrame:
         new_columns=layout.header and list(layout.header),
         quote_char=layout.quote,
         encoding=layout.encoding,
+        null_values=list(NULLS),
         glob=False,
     )
     if layout.types:
@@ -163,14 +170,6 @@ def _parse(source: Source, layout: Layout, ids: Sequence[str]) -> pl.DataFrame:
         except pl.exceptions.PolarsError:
             pass  # a field is of another type: the checks of the event table name it
     return read_csv(schema_overrides=dict.fromkeys(ids, pl.String), infer_schema_length=None)
-
-
-def _whole_numbers(ids: pl.Series) -> pl.Series:
-    """Ids read as text, as integers if all of them are written as integers of 64 bits."""
-    if not ids.str.contains(r"^(0|-?[1-9]\d*)(\.0)?$").all():
-        return ids
-    numbers = ids.str.strip_suffix(".0").cast(pl.Int64, strict=False)
-    return ids if numbers.null_count() > ids.null_count() else numbers
 
 
 def _rows(source: Source, layout: Layout) -> Iterator[list[str]]:

@@ -7,6 +7,7 @@ import polars as pl
 from recalign.errors import InputError
 from recalign.events.audit import Section
 from recalign.events.files import locate
+from recalign.events.joining import whole_numbers
 from recalign.events.log import Log
 from recalign.events.reading import no_column, read
 
@@ -28,6 +29,7 @@ def read_titles(log: Log, root: Path | None, items: pl.Series) -> tuple[pl.Serie
         if column not in frame.columns:
             raise no_column(f"data.log.titles.{key}", column, str(source), frame.columns)
     raw = frame[log.titles.id]
+    raw = whole_numbers(raw) if raw.dtype == pl.String else raw
     text = (raw.cast(pl.Int64, strict=False) if raw.dtype.is_float() else raw).cast(pl.String)
     named = frame.select(id=text.cast(items.dtype, strict=False), title=pl.col(log.titles.title).cast(pl.String))
     first = named.drop_nulls("id").unique("id", keep="first")
