@@ -99,7 +99,9 @@ def test_nan_in_a_column_is_an_error_even_where_polars_would_skip_it(expression)
         evaluate(frame, expression, "data.reward")
 
 
-@pytest.mark.parametrize("expression", ["a > avg(a)", "rank() over (order by a)", "count(*)", "a > quantile_cont(a, 0.5)"])
+@pytest.mark.parametrize(
+    "expression", ["a > avg(a)", "rank() over (order by a)", "count(*)", "a > quantile_cont(a, 0.5)"]
+)
 @pytest.mark.parametrize("height", [1, 2, 3])
 def test_other_rows_are_refused_on_any_sample(expression, height):
     """Also where the values happen to come out the same."""

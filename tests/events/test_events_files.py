@@ -190,7 +190,9 @@ def test_a_name_given_twice_is_refused():
 CSV = "user,item,timestamp,rating\n1,2,3,4\n1,3,4,5\n"
 
 
-@pytest.mark.parametrize("name", ["log.csv.gz", "log.tsv.gz", "log[1].csv", "log*.csv", "a 'b' [red].csv", "^log.*$.csv"])
+@pytest.mark.parametrize(
+    "name", ["log.csv.gz", "log.tsv.gz", "log[1].csv", "log*.csv", "a 'b' [red].csv", "^log.*$.csv"]
+)
 def test_names_and_compression(tmp_path, name):
     text = CSV.replace(",", "\t") if ".tsv" in name else CSV
     (tmp_path / "log1.csv").write_text(CSV.replace("1,2", "9,9"))  # what the name would match as a pattern

@@ -129,7 +129,7 @@ def test_a_byte_order_mark_and_words_for_missing_values(tmp_path: Path):
     said = init(tmp_path, "log.csv")
     assert said.code == 0, said.err
     data = yaml.safe_load((tmp_path / "log.yaml").read_text())["data"]
-    assert data["log"]["where"] == "\"user\" is not null and time is not null"
+    assert data["log"]["where"] == '"user" is not null and time is not null'
     assert data["reward"] == "rating"
     assert "2 rows do not meet" in said.out
     assert "241 events" in said.out

@@ -405,7 +405,9 @@ def test_events_on_one_item_become_the_strongest(tmp_path):
     users, items = table.users.gather(table.frame["user"]), table.items.gather(table.frame["item"])
     found = list(zip(users, items, table.frame["timestamp"], table.frame["reward"], strict=True))
     assert found == [("anna", "chair", 15, 0), ("anna", "lamp", 30, 1), ("bob", "lamp", 5, 0), ("bob", "sofa", 7, None)]
-    assert "4 rows are weaker events of the same user and item and are left out: rows 1, 2, 5, 7 of" in str(table.report)
+    assert "4 rows are weaker events of the same user and item and are left out: rows 1, 2, 5, 7 of" in str(
+        table.report
+    )
     assert load(tmp_path, SHOP, WORTH, kind="csv").frame.height == 8
 
 

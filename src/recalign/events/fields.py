@@ -11,7 +11,7 @@ PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "datetime": 1_000_000}
 LAST_SECOND = 253_402_300_799
 """The end of the year 9999. Later timestamps are milliseconds read as seconds."""
 
-EXACT = {pl.Float64: 2**53, pl.Float32: 2**24, pl.Float16: 2**11}
+EXACT: dict[type[pl.DataType], int] = {pl.Float64: 2**53, pl.Float32: 2**24, pl.Float16: 2**11}
 """From here on a float does not hold every whole number."""
 
 MISSING = ("", "nan", "NaN", "NULL", r"\N")
@@ -122,14 +122,17 @@ def _formatted(column: pl.Series, written: str, rows: SourceRows) -> pl.Series:
     except pl.exceptions.PolarsError as error:
         what = f"{written!r} is no format of times: {str(error).splitlines()[0]}"
         raise InputError(what, where=key, remedy="write it as strftime does: %d/%m/%Y %H:%M:%S") from error
-    _refuse(column, values.is_null(), key, rows, f", which is not written as {written!r}", "mend the format or the file")
+    _refuse(
+        column, values.is_null(), key, rows, f", which is not written as {written!r}", "mend the format or the file"
+    )
     return values.alias(column.name)
 
 
 def _iso_8601(column: pl.Series) -> pl.Series:
     """Parse text as datetimes in UTC; null where it is not one.
 
-    ``UTC`` after a time is its offset. Texts with an offset are parsed apart from those without: Polars takes the format of the first for all.
+    ``UTC`` after a time is an offset. Polars takes the format of the first for all, so texts with an offset
+    are parsed apart from those without.
     """
     column = column.str.replace(r" ?UTC$", "Z")
     is_one = column.str.contains(r"^\d{4}-\d{2}-\d{2}").fill_null(False)

@@ -116,8 +116,8 @@ def locate(log: Log, root: Path | None) -> tuple[list[Source], Source | None]:
 def find(root: Path, entry: str) -> list[Source]:
     """Find the files that an entry of ``log.files`` names; an empty list if there are none.
 
-    With wildcards they come in the order of their names; a file of that very name comes first. ``folder/file`` is also looked for in the zips ``folder.zip``
-    and ``folder/folder.zip``, and ``folder.zip`` in its folder.
+    With wildcards they come in the order of their names; a file of that very name comes first.
+    ``folder/file`` is also looked for in the zips ``folder.zip`` and ``folder/folder.zip``, and ``folder.zip`` in its folder.
 
     Raises:
         InputError: a zip is damaged, or does not hold a log.
@@ -139,7 +139,7 @@ def damaged(source: Source | Path, kind: str, error: Exception) -> InputError:
     return InputError(
         f"cannot be read as {kind}: {str(error).splitlines()[0] if str(error) else type(error).__name__}",
         where=str(source),
-        remedy="download or copy it again if it is cut off; text must be UTF-8 and each quote close, a zip have no password",
+        remedy="download or copy it again if it is cut off; text must be UTF-8, quotes closed, a zip without password",
     )
 
 

@@ -14,6 +14,7 @@ import polars as pl
 from recalign.errors import InputError
 from recalign.events.files import TABLES, Source, damaged
 from recalign.events.messages import SHOWN, did_you_mean
+from recalign.events.tree import without_patterns
 
 NULLS = ("NULL", r"\N")
 """What databases write for a missing value, beside an empty field."""
@@ -58,7 +59,7 @@ MOVIELENS = {
 def read(
     source: Source, ids: Sequence[str], header: Sequence[str] | None = None, separator: str | None = None
 ) -> pl.DataFrame:
-    """Read a table, whatever its layout.
+    """Read a table, whatever its layout; its columns are named as `without_patterns` says.
 
     Args:
         source: the file.
@@ -71,8 +72,8 @@ def read(
     """
     try:
         if not is_text(source):
-            return pl.read_parquet(source.data(), glob=False)
-        return _read_text(source, ids, _layout(source, header, separator))
+            return without_patterns(pl.read_parquet(source.data(), glob=False))
+        return without_patterns(_read_text(source, ids, _layout(source, header, separator)))
     except pl.exceptions.NoDataError as error:
         raise InputError("the file is empty", where=str(source), remedy="name a file with rows") from error
     except (pl.exceptions.PolarsError, OSError, csv.Error) as error:
@@ -144,6 +145,8 @@ def _read_text(source: Source, ids: Sequence[str], layout: Layout) -> pl.DataFra
         raise
     if frame.width != len(first) or frame.to_series(-1).null_count():  # Polars fills short rows up with nulls
         _refuse_ragged(source, layout, len(first))
+    if layout.header is None and frame.width == len(set(first)):
+        frame.columns = first
     void = [column.name for column in frame if column.null_count() == frame.height]  # read as text, for want of a value
     return frame.with_columns(pl.lit(None).alias(name) for name in void)
 
@@ -169,7 +172,8 @@ def _parse(source: Source, layout: Layout, ids: Sequence[str]) -> pl.DataFrame:
             return read_csv(schema=layout.types)
         except pl.exceptions.PolarsError:
             pass  # a field is of another type: the checks of the event table name it
-    return read_csv(schema_overrides=dict.fromkeys(ids, pl.String), infer_schema_length=None)
+    doubled = [name.replace('"', '""') for name in ids]  # Polars leaves quotes in names of columns doubled
+    return read_csv(schema_overrides=dict.fromkeys([*ids, *doubled], pl.String), infer_schema_length=None)
 
 
 def _rows(source: Source, layout: Layout) -> Iterator[list[str]]:

@@ -1,12 +1,13 @@
 """The event table: one checked frame of events, whatever the log looked like."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 
-from recalign.errors import InputError
+from recalign.errors import InputError, printable
 from recalign.events.collapse import strongest
 from recalign.events.expression import condition, evaluate, kind_of
 from recalign.events.fields import (
@@ -22,6 +23,7 @@ from recalign.events.joining import join
 from recalign.events.log import EXPOSURE_COLUMNS, OWN_COLUMNS, Log
 from recalign.events.messages import SourceRows
 from recalign.events.reading import has_header, is_text, no_column, read
+from recalign.events.tree import plain
 from recalign.files import digest, sha256
 
 
@@ -34,7 +36,7 @@ class Note:
     rows: str  # the first of them, in words
 
     def __str__(self) -> str:
-        return f"{self.count:,} rows {self.reason}: {self.rows}"
+        return printable(f"{self.count:,} rows {self.reason}: {self.rows}")
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Report:
     notes: tuple[Note, ...]
 
     def __str__(self) -> str:
-        lines = [f"{count:,} rows read from {file}" for file, count in self.files.items()]
+        lines = [printable(f"{count:,} rows read from {file}") for file, count in self.files.items()]
         return "\n".join([*lines, *map(str, self.notes), f"{self.used:,} events used"])
 
 
@@ -91,7 +93,9 @@ def load_events(log: Log, root: Path | None, reward: str | None) -> EventTable:
         InputError: something in the log cannot be used, with the file, row, column or key, and a remedy.
     """
     sources, _ = locate(log, root)
+    mark = _digest(log, sources, reward)
     raw, rows = _read(log, sources)
+    log = _plain_names(log)
     files = rows.files
     raw, rows, notes = _usable(raw, rows, log)
     raw = raw.with_columns(
@@ -108,7 +112,7 @@ def load_events(log: Log, root: Path | None, reward: str | None) -> EventTable:
         notes.append(Note("are weaker events of the same user and item and are left out", int(weaker.sum()), where))
         frame = frame.filter(~weaker)
     report = Report(files, frame.height, tuple(notes))
-    return EventTable(frame, users, items, log.timestamp is not None, report, _digest(log, sources, reward))
+    return EventTable(frame, users, items, log.timestamp is not None, report, mark)
 
 
 def fingerprint(log: Log, root: Path | None, reward: str | None) -> str:
@@ -122,8 +126,16 @@ def _digest(log: Log, sources: list[Source], reward: str | None) -> str:
     return digest(mapping, reward, [sha256(source.path) for source in sources])[:16]
 
 
+def _plain_names(log: Log) -> Log:
+    """The log with its columns named as `read` names them."""
+    mapped = {key: getattr(log, key) for key in ("user", "item", "timestamp", *EXPOSURE_COLUMNS)}
+    names: dict[str, Any] = {key: name and plain(name) for key, name in mapped.items()}
+    return replace(log, columns={plain(name): one for name, one in log.columns.items()}, **names)
+
+
 def _read(log: Log, sources: list[Source]) -> tuple[pl.DataFrame, SourceRows]:
     frames = {str(source): read(source, (log.user, log.item), log.header, log.separator) for source in sources}
+    log = _plain_names(log)
     mapped = {key: getattr(log, key) for key in ("user", "item", "timestamp", *EXPOSURE_COLUMNS)}
     for file, frame in frames.items():
         for key, column in mapped.items():

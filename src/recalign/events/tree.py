@@ -42,7 +42,7 @@ def row_wise(parsed: pl.Expr, expression: str, key: str) -> pl.Expr:
 
 def without_patterns(frame: pl.DataFrame) -> pl.DataFrame:
     """The frame with other names for columns named ``*`` or ``^...$``, which Polars would take for patterns."""
-    columns = [column.alias(_plain(column.name)) for column in frame]
+    columns = [column.alias(plain(column.name)) for column in frame]
     return pl.DataFrame(columns) if any(map(_is_pattern, frame.columns)) else frame
 
 
@@ -50,7 +50,8 @@ def _is_pattern(name: str) -> bool:
     return name == "*" or (name.startswith("^") and name.endswith("$"))
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
+    """The name under which `without_patterns` keeps a column."""
     return f"column {name}" if _is_pattern(name) else name
 
 
@@ -62,7 +63,7 @@ def _checked(node: Any, expression: str, key: str) -> Any:
     if kind in ("Column", "Literal"):
         return node
     if kind == "Selector":  # what SQL makes of a quoted "*" or "^...$"
-        return {"Column": _plain("*" if content == "Wildcard" else str(content.get("Matches")))}
+        return {"Column": plain("*" if content == "Wildcard" else str(content.get("Matches")))}
     if kind not in PARTS or (kind == "Function" and _function(content["function"]) not in ROW_WISE):
         raise InputError(
             f"{expression!r} reads other rows than its own, so it would carry the future into training",
