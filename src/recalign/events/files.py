@@ -117,7 +117,8 @@ def find(root: Path, entry: str) -> list[Source]:
     """Find the files that an entry of ``log.files`` names; an empty list if there are none.
 
     With wildcards they come in the order of their names; a file of that very name comes first.
-    ``folder/file`` is also looked for in the zips ``folder.zip`` and ``folder/folder.zip``, and ``folder.zip`` in its folder.
+    ``folder/file`` is also looked for in the zips ``folder.zip`` and ``folder/folder.zip``, and
+    ``folder.zip`` in its folder.
 
     Raises:
         InputError: a zip is damaged, or does not hold a log.
