@@ -8,9 +8,10 @@ from pathlib import Path
 import polars as pl
 import yaml
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from recalign.errors import InputError, require_positive
+from recalign.errors import InputError, printable, require_positive
 from recalign.events import render
 from recalign.recommender.training import RECOMMENDATIONS
 from recalign.sequences import EventDataModule
@@ -54,7 +55,7 @@ def recommend(run: Path, users: list[int | str] | None = None, k: int = 10) -> N
     table = Table("user", "rank", shown, "score")
     rows = frame.filter(pl.col("user").is_in(chosen)).select("user", "rank", shown, "score").iter_rows()
     for user, rank, item, score in rows:
-        table.add_row(user, str(rank), item, f"{score:.2f}")
+        table.add_row(escape(printable(user)), str(rank), escape(printable(item)), f"{score:.2f}")
     Console().print(table)
 
 
