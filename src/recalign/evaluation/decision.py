@@ -14,7 +14,7 @@ from recalign.evaluation.comparison_table import ComparisonTable, Interval
 from recalign.evaluation.selection import KEPT, SELECT
 
 Word = Literal["ship", "do not ship", "not decided"]
-Reports = Mapping[str, Mapping[str, Any]]
+Reports = Mapping[str, dict[str, Any]]
 """``trust.json`` by seed."""
 FLAT = 0.005
 """A gain whose interval ends below this share of the baseline's value is no gain."""

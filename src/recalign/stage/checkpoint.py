@@ -113,8 +113,9 @@ class RunCheckpoint(ModelCheckpoint):
 
     def _name(self) -> None:
         if self._unnamed:
-            self.last_model_path = str(self._unnamed.with_name("last.ckpt"))
-            rename(self._unnamed, self.last_model_path)
+            last = self._unnamed.with_name("last.ckpt")
+            rename(self._unnamed, last)
+            self.last_model_path = str(last)
             self._unnamed = None
 
 
