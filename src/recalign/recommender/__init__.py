@@ -1,8 +1,18 @@
 """The generative recommender: the policy protocol, behaviour cloning, and what hands a policy to the next stage."""
 
 from recalign.recommender.averaging import PolynomialAveraging
+from recalign.recommender.codes import CodePolicy
 from recalign.recommender.data import RecommenderData
 from recalign.recommender.module import Recommender
+from recalign.recommender.onerec import OneRecRecommender
 from recalign.recommender.policy import Policy, SequencePolicy
 
-__all__ = ["Policy", "PolynomialAveraging", "Recommender", "RecommenderData", "SequencePolicy"]
+__all__ = [
+    "CodePolicy",
+    "OneRecRecommender",
+    "Policy",
+    "PolynomialAveraging",
+    "Recommender",
+    "RecommenderData",
+    "SequencePolicy",
+]
