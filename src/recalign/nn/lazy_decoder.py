@@ -120,7 +120,8 @@ class LazyDecoder(Recorded, nn.Module):
     def keys_and_values(self, x_BLD: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """What the blocks read of the context: L_kv tensors (B, G, L, C) of keys, and as many of values."""
         parts = self.to_kv(x_BLD).unflatten(-1, (self.streams * self.kv_sets, self.kv_heads, -1)).unbind(2)
-        normed = [self.kv_norm(x_BLGC).transpose(1, 2).contiguous() for x_BLGC in parts]
+        precise = self.kv_norm.weight.dtype  # also under autocast
+        normed = [self.kv_norm(x_BLGC.to(precise)).transpose(1, 2).contiguous() for x_BLGC in parts]
         return normed[: self.kv_sets], normed[-self.kv_sets :]
 
     def forward(self, token_TND: Tensor, window: Window, past: list[Past] | None) -> tuple[Tensor, list[Past]]:
