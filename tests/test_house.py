@@ -21,7 +21,8 @@ BELOW = {
 }
 for room, lower in [
     ("sequences", {"configs", "errors", "events", "files", "keys", "nn", "metrics"}),
-    ("recommender", {"sequences"}),
+    ("semantic_ids", {"sequences", "factorization"}),
+    ("recommender", {"semantic_ids"}),
     ("reward", {"recommender", "factorization"}),
     ("posttrain", {"reward"}),
     ("evaluation", {"posttrain"}),

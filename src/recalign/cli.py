@@ -25,12 +25,14 @@ COMMANDS = {
     "recommend": "a few users' recommendations, as a table",
     "compare": "the table of a chain's methods, from its run folders",
     "report": "the page report.html of a chain, from its run folders",
+    "tokenize": "semantic ids: write each item of a log as a few codes, for a recommender over codes",
     "simulate": "make a log whose true rewards are known",
 }
 
 KINDS = {
     "chain": ("chain",),
     "check": ("data",),
+    "tokenize": ("data",),
     **dict.fromkeys(("fit", "validate", "test", "predict"), ("", "data")),
 }
 """Commands that take names of YAML, and the folder of conf/ that each name is first looked for in."""
@@ -151,9 +153,10 @@ def _functions() -> dict[str, Callable[..., Any]]:
     """Commands that are plain functions."""
     from recalign import commands
     from recalign.evaluation.report import compare, report
+    from recalign.semantic_ids.command import tokenize
     from recalign.simulation.command import simulate
 
-    found = (commands.check, commands.recommend, compare, report, simulate)
+    found = (commands.check, commands.recommend, compare, report, simulate, tokenize)
     return {function.__name__: function for function in found}
 
 

@@ -13,7 +13,7 @@ from recalign.nn import LazyDecoder
 from recalign.recommender import CodePolicy, RecommenderData
 from recalign.recommender import codes as codes_file
 from recalign.recommender.checkpoint import build, recipe
-from recalign.recommender.code_table import random_codes
+from recalign.recommender.onerec import random_codes
 from recalign.sequences import Batch
 
 SIZES = {"two levels": [9, 8], "three levels": [4, 5, 6], "one level": [60]}

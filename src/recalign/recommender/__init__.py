@@ -3,6 +3,7 @@
 from recalign.recommender.averaging import PolynomialAveraging
 from recalign.recommender.codes import CodePolicy
 from recalign.recommender.data import RecommenderData
+from recalign.recommender.item_vectors import RecommenderVectors
 from recalign.recommender.module import Recommender
 from recalign.recommender.onerec import OneRecRecommender
 from recalign.recommender.policy import Policy, SequencePolicy
@@ -14,5 +15,6 @@ __all__ = [
     "PolynomialAveraging",
     "Recommender",
     "RecommenderData",
+    "RecommenderVectors",
     "SequencePolicy",
 ]

@@ -19,6 +19,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from recalign.errors import InputError
 from recalign.nn import Encoder, LazyContext, LazyDecoder, OwnVectors, SharedCodes, Trie, Window
 from recalign.nn.lazy_decoder import Past
 from recalign.recommender.policy import HistoryPolicy, draw
@@ -72,6 +73,9 @@ class CodePolicy(HistoryPolicy):
         encoder: reads the history; null: `recalign.nn.LazyContext`, whose events do not see each other.
         feedback: whether the policy sees the rewards of earlier events.
         beam: width of the beam search behind `top_k`.
+
+    Raises:
+        InputError: encoder and decoder differ in dim or max_length.
     """
 
     count_V: Tensor
@@ -87,13 +91,21 @@ class CodePolicy(HistoryPolicy):
         feedback: bool = False,
         beam: int = 50,
     ) -> None:
-        super().__init__(encoder or LazyContext(decoder.dim, decoder.max_length), num_items, feedback)
+        encoder = encoder or LazyContext(decoder.dim, decoder.max_length, decoder.dropout.p)
+        if (encoder.dim, encoder.max_length) != (decoder.dim, decoder.max_length):
+            raise InputError(
+                f"an encoder of dim {encoder.dim} and max_length {encoder.max_length}, and a decoder of dim "
+                f"{decoder.dim} and max_length {decoder.max_length}",
+                where="model.encoder",
+                remedy="give both the same",
+            )
+        super().__init__(encoder, num_items, feedback)
         self.decoder, self.beam = decoder, beam
         self.trie = Trie(num_items, sizes)
         self.start = nn.Parameter(torch.randn(decoder.dim) * 0.02)
-        self.code_embedding = nn.ModuleList(nn.Embedding(size, decoder.dim) for size in sizes[:-1])
-        for table in self.code_embedding:
-            nn.init.normal_(table.weight, std=0.02)
+        self.code_embedding = nn.ParameterList(
+            nn.init.normal_(torch.empty(size, decoder.dim), std=0.02) for size in sizes[:-1]
+        )
         self.head = HEADS[head](decoder.dim, num_items, sizes)
         self.register_buffer("count_V", torch.zeros(num_items))
         self.register_buffer("strength", torch.zeros(()))
@@ -180,7 +192,8 @@ class CodePolicy(HistoryPolicy):
 
     def _read_code(self, depth: int, node: Tensor, state: CodeState, past: list[Past]) -> tuple[Tensor, list[Past]]:
         """Read the last code of nodes of a depth. Shape: int64 (T, N) or (N,) -> (T, N, D)."""
-        token = self.code_embedding[depth - 1](self.trie.code(depth)[node])
+        code = self.trie.code(depth)[node]
+        token = self.code_embedding[depth - 1].index_select(0, code.flatten()).view(*code.shape, -1)
         h_TND, past = self.decoder(token.expand(len(state), -1, -1), state.window, past)
         return h_TND if state.shift_TD is None else h_TND + state.shift_TD[:, None], past
 

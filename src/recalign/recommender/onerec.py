@@ -6,14 +6,19 @@ import copy
 import math
 from typing import Literal
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from recalign.errors import InputError
 from recalign.nn import Encoder, LazyDecoder
-from recalign.recommender.code_table import CodeTable, random_codes, square
 from recalign.recommender.codes import CodePolicy
 from recalign.recommender.module import Cloning
+from recalign.semantic_ids.codes import CodesTable, load_codes
 from recalign.sequences import Batch
+
+BEAM = 50
+"""Width of the beam search by default."""
 
 
 class OneRecRecommender(Cloning):
@@ -21,14 +26,14 @@ class OneRecRecommender(Cloning):
 
     Args:
         num_items: V; linked from the data by the command.
-        codes: a Parquet file with each item's codes (columns item, code_0, code_1, ...); null: random codes, which
-            say nothing of an item.
+        codes: each item's codes, a file of `recalign tokenize` (`recalign.semantic_ids.codes`); null: random codes,
+            which say nothing of an item.
         sizes: codes of each level, where they are random; null: two equal levels.
         decoder: writes the codes; copied; null: `recalign.nn.LazyDecoder` with its defaults.
         encoder: reads the history first, as in OneRec V1; copied; null: events do not see each other, as in V2.
         head: ``shared``: one output vector a code, as published; ``node``: one a node of the trie.
         targets: ``all`` events of a window are trained on in one pass, or its ``newest`` only, as in OneRec V2.
-        beam: width of the beam search behind recommendations.
+        beam: width of the beam search behind recommendations; null: 50, or all items if they are fewer.
         feedback: whether the policy sees the rewards of earlier events, as in `Recommender`.
         lr: AdamW's learning rate.
         weight_decay: AdamW's, on matrices only.
@@ -36,7 +41,8 @@ class OneRecRecommender(Cloning):
         init_from: checkpoint of a policy whose weights are loaded by name; mismatches are reported.
 
     Raises:
-        InputError: the codes cannot be used, or are too few.
+        InputError: the codes cannot be used or are too few, the beam is wider than the catalogue, or decoder and
+            encoder do not fit together.
     """
 
     policy: CodePolicy
@@ -48,37 +54,50 @@ class OneRecRecommender(Cloning):
         sizes: list[int] | None = None,
         decoder: LazyDecoder | None = None,
         encoder: Encoder | None = None,
-        head: Literal["shared", "node"] = "shared",
+        head: Literal["shared", "node"] = "node",
         targets: Literal["all", "newest"] = "all",
-        beam: int = 50,
+        beam: int | None = None,
         feedback: bool = False,
         lr: float = 4e-3,
         weight_decay: float = 0.3,
         top_k: int = 10,
         init_from: str | None = None,
     ) -> None:
-        self.table = CodeTable(codes) if codes else None
-        sizes = self.table.sizes if self.table else sizes or square(num_items)
-        if math.prod(sizes) < num_items:
+        levels = list(CodesTable.read(codes).sizes) if codes else sizes or [math.isqrt(num_items - 1) + 1] * 2
+        if math.prod(levels) < num_items:
             raise InputError(
-                f"{num_items:,} items do not fit into {' x '.join(map(str, sizes))} codes",
+                f"{num_items:,} items do not fit into {' x '.join(map(str, levels))} codes",
                 where="model.codes" if codes else "model.sizes",
                 remedy="use more codes, or one more level",
             )
+        if beam is not None and not 1 <= beam <= num_items:
+            raise InputError(
+                f"a beam of width {beam} over {num_items:,} items",
+                where="model.beam",
+                remedy=f"give 1 to {num_items}; at least as wide as the lists that you ask for",
+            )
         decoder, encoder = copy.deepcopy(decoder) or LazyDecoder(), copy.deepcopy(encoder)
-        policy = CodePolicy(decoder, num_items, sizes, head, encoder, feedback, beam)
+        policy = CodePolicy(decoder, num_items, levels, head, encoder, feedback, beam or min(BEAM, num_items))
         super().__init__(policy, lr, weight_decay, top_k, init_from)
         self.save_hyperparameters(logger=False, ignore=["top_k"])
-        self.targets = targets
+        self.codes, self.targets = codes, targets
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
-        items = self.data.sequences.items
-        codes_VS = self.table.of(items) if self.table else random_codes(len(items), self.policy.trie.sizes)
+        if self.codes is None:
+            codes_VS = random_codes(self.policy.num_items, self.policy.trie.sizes)
+        else:
+            codes_VS = torch.from_numpy(load_codes(self.codes, self.data.sequences.items).codes_VL)
         self.policy.set_codes(codes_VS)
 
-    def loss(self, batch: Batch) -> torch.Tensor:
+    def loss(self, batch: Batch) -> Tensor:
         if self.targets == "newest":
             newest_B = torch.full_like(batch.length_B, -1).scatter_reduce(0, batch.row_T, batch.column_T, "amax")
             batch = batch.keep(batch.column_T == newest_B[batch.row_T])
         return super().loss(batch)
+
+
+def random_codes(num_items: int, sizes: list[int]) -> Tensor:
+    """Codes drawn at random without repetition, always the same. Shape: -> int64 (V, S)."""
+    leaf_V = np.random.default_rng(0).choice(math.prod(sizes), num_items, replace=False)
+    return torch.from_numpy(np.stack(np.unravel_index(leaf_V, sizes), axis=1))

@@ -1,0 +1,34 @@
+"""The item table of a trained recommender, as vectors for semantic ids."""
+
+from __future__ import annotations
+
+import polars as pl
+
+from recalign.errors import InputError
+from recalign.recommender.checkpoint import load_net
+from recalign.recommender.policy import SequencePolicy
+from recalign.semantic_ids import ItemVectors
+from recalign.semantic_ids.vectors import vector_table
+from recalign.sequences import EventDataModule
+
+
+class RecommenderVectors(ItemVectors):
+    """The items as a recommender over item ids learned them.
+
+    Args:
+        checkpoint: of that recommender, trained on the same log and split.
+    """
+
+    def __init__(self, checkpoint: str) -> None:
+        self.checkpoint = checkpoint
+
+    def table(self, data: EventDataModule) -> pl.DataFrame:
+        loaded = load_net(self.checkpoint, "policy")
+        loaded.check(data)
+        if not isinstance(loaded.net, SequencePolicy):
+            raise InputError(
+                f"its policy, {type(loaded.net).__name__}, has no item table",
+                where=self.checkpoint,
+                remedy="give the checkpoint of a recommender over item ids: recalign fit recommender LOG",
+            )
+        return vector_table(data.sequences.items, loaded.net.item_embedding.weight[1:].detach().numpy())

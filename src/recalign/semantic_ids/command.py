@@ -1,0 +1,172 @@
+"""`recalign tokenize`: semantic ids of a log's items."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from recalign.errors import InputError
+from recalign.events import render
+from recalign.events.audit import Section
+from recalign.files import write_json
+from recalign.semantic_ids import quality
+from recalign.semantic_ids.codes import CodesTable
+from recalign.semantic_ids.quantization import Collisions, append_codes, described, quantize
+from recalign.semantic_ids.vectors import Cooccurrence, ItemVectors, matrix
+from recalign.sequences import EventDataModule
+
+CODES, REPORT = "codes.parquet", "tokens.json"
+FREE = 0.2
+"""Share of the ids that stay free where no sizes are given."""
+LARGEST = 2**62
+"""Ids that there can be, so that each has a number."""
+
+
+def tokenize(
+    *,
+    data: EventDataModule,
+    vectors: ItemVectors = Cooccurrence(),  # noqa: B008 (never changed, so safe to share)
+    sizes: list[int] | None = None,
+    collisions: Collisions = "assign",
+    balance: float | None = None,
+    normalise: bool = True,
+    append: Path | None = None,
+    allow_collapsed: bool = False,
+    seed: int = 0,
+    out: Path | None = None,
+) -> Path:
+    """Write each item of a log as a few codes: codes.parquet, and tokens.json about it.
+
+    Args:
+        data: the log; name its YAML: recalign tokenize ml-100k.
+        vectors: the source of item vectors: recalign.semantic_ids.Cooccurrence, recalign.semantic_ids.ParquetVectors or
+            recalign.recommender.RecommenderVectors.
+        sizes: codes of each level, such as [64, 32]; null: two equal levels that leave a fifth of the ids free.
+        collisions: what keeps ids unique: assign (none arises), relocate (to the nearest free id) or token (one more
+            code).
+        balance: the most items of a code of any level but the last, in multiples of an even share; null: no limit.
+        normalise: whether vectors are made as long as each other.
+        append: a codes.parquet whose ids stay; items of the source that have none get free ones. Its sizes hold.
+        allow_collapsed: whether ids of a collapsed codebook are written all the same.
+        seed: of the k-means.
+        out: the folder to write to; null: runs/<log>/tokens.
+
+    Returns:
+        The path of codes.parquet.
+
+    Raises:
+        InputError: vectors or settings cannot be used, there are more items than ids, or the codebook has collapsed.
+    """
+    _check_settings(sizes, balance, append)
+    source, table = type(vectors).__name__, vectors.table(data)
+    if append is None:
+        items = data.sequences.items
+        x_ND = matrix(table, items, normalise, source)
+        found = quantize(x_ND, tuple(sizes or _sizes(len(items))), collisions, balance, seed)
+        before, codes_NL = CodesTable.empty(items, found.sizes), found.codes_NL
+    else:
+        before = CodesTable.read(append)
+        items = _with_new(before, data.sequences.items, table["item"], str(append))
+        x_ND = matrix(table, items, normalise, source)
+        codes_NL = append_codes(x_ND, before.codes_NL, before.sizes)
+        found = described(x_ND, codes_NL, before.sizes)
+    old = len(before.items)
+    codes = before.appended(items[old:], codes_NL[old:])
+    said = {"log": data.log_.name, "vectors": source, "version": codes.version, "new": len(items) - old}
+    said |= quality.figures(x_ND, found)
+    said |= {"examples": quality.examples(x_ND, found, _titles(data, items))}
+    print("\n\n".join([render(sections(said)), *_shown(said["examples"])]))
+    if said["defects"] and not allow_collapsed:
+        raise InputError(
+            f"the codebook has collapsed: {'; '.join(said['defects'])}",
+            where=source,
+            remedy="give other vectors or sizes; --allow_collapsed true writes these ids all the same",
+        )
+    out = out or Path("runs") / data.log_.name / "tokens"
+    codes.write(out / CODES)
+    write_json(out / REPORT, said)
+    print(f"\n{out / CODES}\n{out / REPORT}")
+    return out / CODES
+
+
+def sections(said: dict[str, Any]) -> dict[str, Section]:
+    """The figures of tokens.json as sections of text, for the terminal and a report."""
+    near = said["nearest"]
+    summary: Section = {
+        "items": said["items"],
+        "of them new": said["new"],
+        "version": said["version"],
+        "free ids": said["free"],
+        "reconstruction error (0: exact, 1: nothing)": said["reconstruction_error"],
+        "items that have another id than the nearest": said["moved"],
+    }
+    nearest: Section = {
+        "distinct ids": near["distinct"],
+        "distinct ids if they were random": round(near["distinct_if_random"]),
+        "share of items with an id of their own": near["unique_share"],
+        "items of the fullest id": near["largest_bucket"],
+    }
+    levels: dict[str, Section] = {
+        f"code_{number}: {level['size']:,} codes": {
+            "share in use": level["used_share"],
+            f"nats of entropy, of {level['of_nats']:.3f}": level["entropy_nats"],
+            "items of the most frequent code": level["largest"],
+        }
+        for number, level in enumerate(said["levels"])
+    }
+    title = f"semantic ids of {said['log']} from {said['vectors']}: {said['verdict']}"
+    return {title: summary, "nearest ids, before they are made unique": nearest, **levels}
+
+
+def _shown(examples: list[dict[str, Any]]) -> list[str]:
+    """Examples as paragraphs."""
+    return [
+        f"code_0 = {one['code_0']}: {one['items']} items, spread {one['spread']:.2f}\n  " + "\n  ".join(one["titles"])
+        for one in examples
+    ]
+
+
+def _with_new(before: CodesTable, catalogue: pl.Series, available: pl.Series, where: str) -> pl.Series:
+    """The items that have ids, then the others of the source and of the catalogue.
+
+    Raises:
+        InputError: an item that has an id is no longer there.
+    """
+    old = before.items.cast(catalogue.dtype, strict=False)
+    gone = before.items.filter(~old.is_in(available.implode()))
+    if len(gone):
+        raise InputError(
+            f"{len(gone):,} of its {len(old):,} items have no vector any more, such as {gone[0]!r}",
+            where=where,
+            remedy="ids are added to a catalogue that has grown: give vectors of the old items too, or make new ids",
+        )
+    every = pl.concat([catalogue, available]).unique(maintain_order=True)
+    return pl.concat([old, every.filter(~every.is_in(old.implode()))]).alias("item")
+
+
+def _titles(data: EventDataModule, items: pl.Series) -> pl.Series:
+    known = pl.DataFrame({"item": data.sequences.items, "title": data.titles})
+    joined = items.alias("item").to_frame().join(known, on="item", how="left", maintain_order="left")
+    return joined["title"].fill_null(items.cast(pl.String))
+
+
+def _sizes(items: int) -> tuple[int, int]:
+    """Two equal levels that leave a fifth of the ids free."""
+    size = max(2, math.ceil(math.sqrt(items / (1 - FREE))))
+    return size, size
+
+
+def _check_settings(sizes: list[int] | None, balance: float | None, append: Path | None) -> None:
+    if sizes is not None and append is not None:
+        raise InputError("the sizes are those of the ids that stay", where="sizes", remedy="leave them out")
+    if sizes is not None and (len(sizes) < 2 or min(sizes) < 2 or math.prod(sizes) > LARGEST):
+        raise InputError(
+            f"{sizes} cannot be the sizes of the levels",
+            where="sizes",
+            remedy=f"give two or three numbers of at least 2, such as [64, 32], whose product is at most {LARGEST}",
+        )
+    if balance is not None and not balance >= 1:
+        raise InputError(f"{balance} is less than an even share", where="balance", remedy="give 1 or more, or null")

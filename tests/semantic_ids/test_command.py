@@ -1,0 +1,146 @@
+"""`recalign tokenize`: files, versions, and what is refused before they are written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import small
+import tiny
+
+from recalign.errors import InputError
+from recalign.recommender import RecommenderVectors
+from recalign.semantic_ids import ParquetVectors, load_codes
+from recalign.semantic_ids.codes import CodesTable
+from recalign.semantic_ids.command import tokenize
+from recalign.sequences import EventDataModule
+
+
+@pytest.fixture(scope="module")
+def data(log_root) -> EventDataModule:
+    return small.data_of(EventDataModule, log_root, "tastes", users="all")
+
+
+def clouds(folder: Path, items: range, seed: int = 0) -> ParquetVectors:
+    """Vectors of items in eight clouds, the same for the same item."""
+    every_ND = np.random.default_rng(seed).normal(size=(100, 6)) / 2 + 5 * np.eye(100, 6)[np.arange(100) % 8 % 6]
+    frame = pl.DataFrame({"item": items, "vector": every_ND[list(items)].tolist()})
+    frame.write_parquet(path := folder / f"vectors-{items.stop}.parquet")
+    return ParquetVectors(path)
+
+
+def test_the_files_say_the_same_as_the_terminal(data: EventDataModule, tmp_path: Path, capsys):
+    path = tokenize(data=data, out=tmp_path / "tokens")
+    out, said = capsys.readouterr().out, json.loads((tmp_path / "tokens/tokens.json").read_text())
+    codes = load_codes(path, data.sequences.items)
+    assert codes.codes_VL.shape == (40, 2)
+    assert codes.sizes == (8, 8) == tuple(level["size"] for level in said["levels"])
+    assert (said["verdict"], said["version"], said["new"], said["items"]) == ("sound", 1, 40, 40)
+    assert f"semantic ids of tastes from Cooccurrence: {said['verdict']}" in out
+    for shown in (str(path), f"{said['reconstruction_error']:.4g}", said["examples"][0]["titles"][0]):
+        assert shown in out
+
+
+def test_the_same_settings_give_the_same_files(data: EventDataModule, tmp_path: Path):
+    first, second = (tokenize(data=data, out=tmp_path / name) for name in "ab")
+    assert first.read_bytes() == second.read_bytes()
+    assert first.with_name("tokens.json").read_bytes() == second.with_name("tokens.json").read_bytes()
+
+
+def test_the_default_folder_is_that_of_the_log(data: EventDataModule, tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert tokenize(data=data) == Path("runs/tastes/tokens/codes.parquet")
+
+
+def test_a_trained_recommenders_items_are_vectors(data: EventDataModule, cloned, tmp_path: Path):
+    path = tokenize(data=data, vectors=RecommenderVectors(str(cloned)), sizes=[2, 40], out=tmp_path)
+    first_V = load_codes(path, data.sequences.items).codes_VL[:, 0]
+    odd_V = data.sequences.items.to_numpy() % 2 == 1  # each user likes the items of one parity
+    assert max((first_V == odd_V).mean(), (first_V != odd_V).mean()) > 0.9
+
+
+def test_appended_items_are_those_of_the_source_that_had_no_id(data: EventDataModule, tmp_path: Path):
+    first = tokenize(data=data, vectors=clouds(tmp_path, range(1, 41)), out=tmp_path / "first")
+    before = CodesTable.read(first)
+    again = tokenize(data=data, vectors=clouds(tmp_path, range(1, 51)), append=first, out=tmp_path / "again")
+    after, said = CodesTable.read(again), json.loads(again.with_name("tokens.json").read_text())
+    assert after.items.to_list() == list(range(1, 51))
+    np.testing.assert_array_equal(after.codes_NL[:40], before.codes_NL)
+    assert after.version_N.tolist() == [1] * 40 + [2] * 10
+    assert (said["version"], said["new"], said["items"], said["free"]) == (2, 10, 50, 14)
+    assert load_codes(again, pl.Series([50, 1])).codes_VL.shape == (2, 2)
+    unchanged = tokenize(data=data, vectors=clouds(tmp_path, range(1, 51)), append=again, out=tmp_path / "again")
+    assert CodesTable.read(unchanged).version == 2
+
+
+def test_a_file_can_be_appended_to_itself(data: EventDataModule, tmp_path: Path):
+    path = tokenize(data=data, vectors=clouds(tmp_path, range(1, 41)), out=tmp_path)
+    tokenize(data=data, vectors=clouds(tmp_path, range(1, 51)), append=path, out=tmp_path)
+    assert len(CodesTable.read(path).items) == 50
+
+
+def test_appending_to_a_catalogue_that_shrank_is_refused(data: EventDataModule, tmp_path: Path):
+    path = tokenize(data=data, vectors=clouds(tmp_path, range(1, 41)), out=tmp_path)
+    path = tokenize(data=data, vectors=clouds(tmp_path, range(1, 51)), append=path, out=tmp_path)
+    with pytest.raises(InputError, match="10 of its 50 items have no vector any more, such as 41"):
+        tokenize(data=data, vectors=clouds(tmp_path, range(1, 41)), append=path, out=tmp_path)
+
+
+def test_vectors_of_too_few_items_are_refused(data: EventDataModule, tmp_path: Path):
+    with pytest.raises(InputError, match="2 of 40 items have no vector, such as 39"):
+        tokenize(data=data, vectors=clouds(tmp_path, range(1, 39)), out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_collapsed_codebook_is_refused_unless_it_is_allowed(data: EventDataModule, tmp_path: Path, capsys):
+    pl.DataFrame({"item": range(1, 41), "vector": [[1.0, 2.0]] * 40}).write_parquet(tmp_path / "same.parquet")
+    vectors, out = ParquetVectors(tmp_path / "same.parquet"), tmp_path / "out"
+    with pytest.raises(InputError, match=r"the codebook has collapsed: .*; one id is nearest to 40 of 40 items"):
+        tokenize(data=data, vectors=vectors, out=out)
+    assert not out.exists()
+    assert "semantic ids of tastes from ParquetVectors: collapsed" in capsys.readouterr().out
+    path = tokenize(data=data, vectors=vectors, out=out, allow_collapsed=True)
+    assert len(load_codes(path, data.sequences.items).codes_VL) == 40
+    assert json.loads((out / "tokens.json").read_text())["verdict"] == "collapsed"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"sizes": [64]}, r"\[64\] cannot be the sizes"),
+        ({"sizes": [1, 64]}, "cannot be the sizes"),
+        ({"sizes": [2**31, 2**32]}, "cannot be the sizes"),
+        ({"sizes": [3, 13]}, "40 items, and 3 x 13 codes are only 39 ids"),
+        ({"balance": 0.5}, "0.5 is less than an even share"),
+        ({"append": Path("nowhere.parquet")}, "there is no such file of semantic ids"),
+        ({"append": Path("nowhere.parquet"), "sizes": [8, 8]}, "the sizes are those of the ids that stay"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(data: EventDataModule, tmp_path: Path, settings: dict, message: str):
+    with pytest.raises(InputError, match=message):
+        tokenize(data=data, out=tmp_path / "out", **settings)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_takes_its_yaml_and_a_logs(log_root, tmp_path: Path):
+    (tmp_path / "tastes.yaml").write_text(f"""
+data:
+  root: {log_root}
+  log: {{name: tastes, files: [tastes.csv]}}
+  high: null
+  split: {{class_path: recalign.sequences.LeaveLast, init_args: {{test: 3, validation: 2}}}}
+""")
+    said = tiny.recalign(
+        tmp_path, "tokenize", "tokens", "tastes.yaml", "--vectors.dimensions", "8", "--sizes", "[6, 8]"
+    )
+    assert said.code == 0, said.err
+    assert CodesTable.read(tmp_path / "runs/tastes/tokens/codes.parquet").sizes == (6, 8)
+    said = tiny.recalign(tmp_path, "tokenize", "tastes.yaml", "--vectors", "recalign.recommender.RecommenderVectors")
+    assert said.code == 2
+    assert "checkpoint" in said.err
+    said = tiny.recalign(tmp_path, "tokenize", "tastes.yaml", "--sizes", "[4, 4]")
+    assert (said.code, said.out) == (2, "")
+    assert "40 items, and 4 x 4 codes are only 16 ids" in said.err
