@@ -75,7 +75,7 @@ def tokenize(
         found = described(x_ND, codes_NL, before.sizes)
     old = len(before.items)
     codes = before.appended(items[old:], codes_NL[old:])
-    said = {"log": data.log_.name, "vectors": source, "version": codes.version, "new": len(items) - old}
+    said: dict[str, Any] = {"log": data.log_.name, "vectors": source, "version": codes.version, "new": len(items) - old}
     said |= quality.figures(x_ND, found)
     said |= {"examples": quality.examples(x_ND, found, _titles(data, items))}
     print("\n\n".join([render(sections(said)), *_shown(said["examples"])]))

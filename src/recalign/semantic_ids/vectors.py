@@ -141,7 +141,7 @@ def matrix(table: pl.DataFrame, items: pl.Series, normalise: bool, source: str) 
             where=source,
             remedy="give a vector for each item",
         )
-    x_ND = found["vector"].to_numpy().astype(np.float32)
+    x_ND: np.ndarray = found["vector"].to_numpy().astype(np.float32)
     if not (finite_N := np.isfinite(x_ND).all(axis=1)).all():
         raise InputError(
             f"the vector of the item {items.filter(~pl.Series(finite_N))[0]!r} has a value that is no finite number "
