@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import polars as pl
@@ -13,22 +14,23 @@ from recalign.errors import InputError, require_positive
 from recalign.events import render
 from recalign.recommender.training import RECOMMENDATIONS
 from recalign.sequences import EventDataModule
-from recalign.sequences.audit import audit_log, concerns
+from recalign.sequences.audit import audit_log
+from recalign.sequences.verdict import verdict
 from recalign.stage import RunFolder, run_stage
 
 
-def check(*, data: EventDataModule) -> None:
-    """Print what a log holds and how it is divided, before any training.
+def check(*, data: EventDataModule, strict: bool = False) -> None:
+    """Print whether a log may be trained on, what it holds and how it is divided, before any training.
 
     Args:
         data: the log, its reward and its split; name its YAML: recalign check ml-100k.
+        strict: exit with 1 unless the log is usable without care.
     """
     sections = audit_log(data)
-    print(data.report)
-    print()
-    print(render(sections))
-    for line in concerns(data, sections):
-        print(f"\n{line}")
+    said = verdict(sections, data.log_.time_unit)
+    print(said, data.report, render(sections), sep="\n\n")
+    if strict and said.concerns:
+        sys.exit(1)
 
 
 def recommend(run: Path, users: list[int | str] | None = None, k: int = 10) -> None:

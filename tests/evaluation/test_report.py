@@ -29,7 +29,7 @@ class Strict(HTMLParser):
         assert not self.open
 
     def handle_starttag(self, tag, attrs):
-        assert tag not in ("script", "link", "img", "iframe")
+        assert tag not in ("link", "img", "iframe")
         assert not [v for k, v in attrs if k in ("src", "href", "xlink:href") and not v.startswith("#")]
         if tag not in VOID:
             self.open.append(tag)
@@ -38,7 +38,8 @@ class Strict(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data):
-        self.text += data.split()
+        if self.open[-1:] != ["script"]:
+            self.text += data.split()
 
     @property
     def words(self):
@@ -102,8 +103,8 @@ def test_the_page_of_a_full_chain(chain):
         "what follows seed 0 seed 1 seed 2", "sd of the reward 0.7 (ESS 34%) 0.7 (ESS 34%)",
         "89.5", "activity 1 1,234 0.500 0.600 -0.100 (-0.200 – 0.010)",
         "recalign fit --config conf/reward.yaml --name '<0>'",
-        "KL(policy || start)", "Which is best? asft The highest value/judge@10, 3.",
-        "What does it cost?", "How sure is this? 3 seeds", "weak Do what weak implies. (seed 1, 2)",
+        "KL(policy || start)", "Ship asft asft gains +0.", "What does it cost?",
+        "weak Do what weak implies. (seed 1, 2)",
         "Placebos (asft_permuted, asft_random) must gain nothing.",
         "user 7 <b>Alien</b> 4 Up – start Up start asft Up asft",
     ):  # fmt: skip
@@ -111,7 +112,7 @@ def test_the_page_of_a_full_chain(chain):
     assert page.count("<svg") == 9
     assert "over-optimisation: methods by policy/kl and diff_start/gap/judge@10" in page
     assert "width: 50.0%" in page
-    assert page.count('<tr class="ours"><th>asft</th>') == 2  # test and validation
+    assert page.count('<tr class="ours"><th scope="row">asft</th>') == 2  # test and validation
 
 
 def test_a_chain_that_only_cloned(tmp_path, made_up_run):
@@ -120,7 +121,7 @@ def test_a_chain_that_only_cloned(tmp_path, made_up_run):
     page = render(tmp_path).read_text(encoding="utf-8")
     words = Strict(page).words
     assert "start" in words
-    for absent in ("In short", "<svg", "Run it again", "The log", "reward model be trusted", "changes for a user"):
+    for absent in ("The rules", "<svg", "Run it again", "The log", "reward model be trusted", "changes for a user"):
         assert absent not in page
 
 
@@ -136,8 +137,8 @@ def test_figures_that_plots_cannot_draw(tmp_path, made_up_run):
     frame = compare(tmp_path, draws=50)
     words = Strict(render(tmp_path).read_text(encoding="utf-8")).words
     assert "nan" in words
-    assert "Which is best? none No method keeps 95% of the all/ndcg@10 of start." in words
-    assert "How sure is this? 1 seed The intervals cover users alone." in words
+    assert "Do not ship" in words
+    assert "Run three seeds" in words
     assert "nan" in shown(frame)
 
 

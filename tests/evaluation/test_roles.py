@@ -27,8 +27,8 @@ def test_roles_are_read_as_they_were_written(tmp_path):
 
 
 def test_references_are_named_once():
-    assert Roles("start").compared_with() == ["best_bc", "start", "rerank"]
-    assert Roles("mine").compared_with() == ["best_bc", "start", "rerank", "mine"]
+    assert Roles("start").compared_with() == ["best_bc", "start", "rerank", "popularity_tilt"]
+    assert Roles("mine").compared_with() == ["best_bc", "start", "rerank", "popularity_tilt", "mine"]
 
 
 def test_the_better_baseline_is_among_those_that_were_measured():

@@ -36,8 +36,16 @@ def sequence_policy(items: int, feedback: bool = False) -> SequencePolicy:
     return SequencePolicy(small.encoder(), items, temperature=0.3, feedback=feedback)
 
 
+def with_prior(items: int) -> SequencePolicy:
+    policy = sequence_policy(items)
+    policy.set_counts(torch.arange(items) ** 2)
+    policy.prior_strength = 0.7
+    return policy
+
+
 POLICIES = {
     "sequence": sequence_policy,
+    "prior": with_prior,
     "feedback": lambda items: sequence_policy(items, feedback=True),
     "sasrec": lambda items: SequencePolicy(SASRec(dim=16, layers=1, heads=1, max_length=32, dropout=0.0), items),
     "codes": lambda items: CodePolicy(LazyDecoder(16, max_length=32), items, [4, 3, 8], beam=items),

@@ -2,13 +2,11 @@ from __future__ import annotations
 
 import dataclasses
 
-import polars as pl
 import pytest
 import small
 
-from recalign.events import Log
 from recalign.sequences import EventDataModule, High, LeaveLast, TimeSplit, UserGroups, build
-from recalign.sequences.audit import SEEN, audit_log, concerns, leaks, part_figures, split_figures
+from recalign.sequences.audit import SEEN, audit_log, leaks, part_figures, split_figures
 
 from .tables import table
 
@@ -74,20 +72,3 @@ def test_all_sections_are_there(log_root):
     assert list(sections)[-2:] == ["split", "leaks (all must be 0)"]
     assert len(sections) > 2
     assert set(sections["leaks (all must be 0)"].values()) == {0}
-
-
-def test_what_deserves_a_word_before_anything_is_made_of_a_log(tmp_path):
-    """Users who choose two items again and again, in milliseconds that are seconds."""
-    rows = [(user, step % 2, 3 + step % 3, 1_600_000_000 + step) for user in range(20) for step in range(8)]
-    pl.DataFrame(rows, schema=["user", "item", "rating", "timestamp"], orient="row").write_csv(tmp_path / "again.csv")
-
-    def said(high, unit):
-        log = Log(name="again", files=["again.csv"], time_unit=unit)
-        data = EventDataModule(log, "rating", High(high), LeaveLast(1, 1), str(tmp_path))
-        return concerns(data, audit_log(data))
-
-    met, high, time = said("reward >= 6", "ms")
-    assert met.startswith("in 100% of the test events the user had seen the item before")
-    assert high == "no event has a high reward, so high/* means nothing: see data.high"
-    assert time == "all events are of 1970: is data.log.time_unit ms right?"
-    assert said("reward >= 3", "s")[1:] == ["every event has a high reward, so high/* means nothing: see data.high"]

@@ -23,9 +23,10 @@ from recalign.evaluation import comparison
 from recalign.evaluation.methods import BASE_STAGES, MethodRun, base_method, evaluate_methods
 from recalign.evaluation.report import render, show
 from recalign.events import data_root
-from recalign.files import write_text
+from recalign.files import write_json
 from recalign.reward import RewardData
-from recalign.sequences.audit import audit_log, concerns
+from recalign.sequences.audit import audit_log
+from recalign.sequences.verdict import verdict
 from recalign.simulation import World, simulate, write
 from recalign.stage.code import EVALUATION, code_digest
 
@@ -146,7 +147,6 @@ def _require_rewards(plan: Plan) -> None:
 def _check(data: RewardData, folder: Path) -> None:
     """What `recalign check` says, kept for the report."""
     sections = audit_log(data)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "check.json", json.dumps(sections, indent=2, default=str) + "\n")
-    for line in (str(data.report), *concerns(data, sections)):
-        say(line)
+    said = verdict(sections, data.log_.time_unit)
+    write_json(folder / "check.json", {"verdict": str(said), **sections})
+    say(f"{data.report}\n{said}")

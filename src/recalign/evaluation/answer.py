@@ -1,14 +1,17 @@
-"""The report's first screen: which row is best, what it gains and costs, and how far that can be believed."""
+"""The report's first screen: ship it or not, which policy, what it gains and costs, and how far to believe it."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from recalign.evaluation.comparison import ALL, VALUE
+from recalign.evaluation.comparison import ALL, HIGH, VALUE
 from recalign.evaluation.comparison_table import ComparisonTable, figure
+from recalign.evaluation.decision import COIN, Decision, Reports, decide, judges
 from recalign.evaluation.selection import KEPT
-from recalign.evaluation.trusted import Reports, verdicts
+from recalign.evaluation.trusted import verdicts
+
+COVERAGE = "policy/coverage@10"
 
 
 @dataclass(frozen=True)
@@ -21,65 +24,76 @@ class Card:
     sign: int = 0
 
 
-def answer(table: ComparisonTable, trust: Reports) -> list[Card]:
-    """What a practitioner asks of a comparison of the test; empty where only baselines were measured."""
-    roles = table.roles
-    rows = [method for method in table.column(VALUE) if method not in (*roles.baselines, *roles.placebos)]
-    if not rows or not table.better_baseline(VALUE):
-        return []
-    values = {method: cell.value for method, cell in table.column(VALUE).items() if math.isfinite(cell.value)}
-    enough = {method: values[method] for method in rows if method in values and table.kept(method) >= KEPT}
-    needed = f"{KEPT:.0%} of the {ALL} of {table.better_baseline(ALL)}"
-    best = max(enough, key=enough.__getitem__, default=None)
-    if best:
-        found = f"The highest {VALUE}, {enough[best]:.3f}, of the {len(enough)} of {len(rows)} methods"
-        text = f"{found} that keep {needed}."
-        cards = [Card("Which is best?", best, text), _gain(table, best), _price(table, best)]
-    else:
-        cards = [Card("Which is best?", "none", f"No method keeps {needed}.", -1)]
-    if roles.ours in values and roles.ours != best:
-        cards.append(_ours(table, roles.ours, enough))
+@dataclass(frozen=True)
+class Answer:
+    """What a practitioner asks of a comparison."""
+
+    decision: Decision
+    cards: list[Card]
+
+
+def answer(test: ComparisonTable, validation: ComparisonTable, trust: Mapping[str, Reports]) -> Answer | None:
+    """The decision and its cards; None where only baselines were measured.
+
+    Args:
+        test, validation, trust: as of `decide`.
+    """
+    roles = test.roles
+    rows = [name for name in test.column(VALUE) if name not in (*roles.baselines, *roles.placebos, *roles.unrewarded)]
+    if not rows or not test.better_baseline(VALUE):
+        return None
+    decision = decide(test, validation, trust)
+    cards = [*_of_policy(test, decision.policy, trust)] if decision.policy else []
     cards += [
-        Card("May the reward model be trusted?", verdict, f"{implication} (seed {', '.join(seeds)})")
-        for seeds, verdict, implication in verdicts(trust)
+        Card("May the reward be believed?", verdict, f"{implication} (seed {', '.join(seeds)})", _belief(verdict))
+        for seeds, verdict, implication in verdicts(trust.get("reward", {}))
     ]
-    return [*cards, _seeds(len(table.seeds))]
+    return Answer(decision, [*cards, *_judges(trust), *_better(test, decision.policy, rows)])
 
 
-def _gain(table: ComparisonTable, best: str) -> Card:
-    baseline, gain = str(table.better_baseline(VALUE)), table.get(best, f"holm_best_bc/{VALUE}")
-    assert gain is not None
-    base = table.column(VALUE)[baseline].value
-    share = f", {gain.value / abs(base):+.1%}" if base else ""
-    text = f"{gain} over {baseline}{share}; the interval is corrected (Holm) for choosing among all rows."
-    if not gain.sign:
-        text += " It holds 0: this may be chance."
-    return Card("What does it gain?", f"{gain.value:+.4f}", text, gain.sign)
-
-
-def _price(table: ComparisonTable, best: str) -> Card:
-    baseline, seconds = table.better_baseline(ALL), table.get(best, "cost/seconds")
-    text = f"of the {ALL} of {baseline} is kept"
-    if change := table.get(best, f"diff_best_bc/{ALL}"):
+def _of_policy(test: ComparisonTable, policy: str, trust: Mapping[str, Reports]) -> Iterator[Card]:
+    gain, baseline = test.get(policy, f"diff_best_bc/{VALUE}"), test.better_baseline(VALUE)
+    assert baseline is not None
+    if gain is not None:
+        seen = judges(trust.get("judge_report", {}))
+        sign = gain.sign if seen is None or seen.low > COIN else 0  # grey where judges may be guessing
+        text = f"{gain} over {baseline} in the mean reward that independent judges expect of the ten items shown."
+        if high := test.get(policy, f"diff_best_bc/{HIGH}"):
+            text += f" {HIGH}: {high}."
+        yield Card("What does it gain?", f"{gain.value:+.3f}", text, sign)
+    text = f"of the {ALL} of {test.better_baseline(ALL)} is kept"
+    if change := test.get(policy, f"diff_best_bc/{ALL}"):
         text += f" ({change})"
-    if seconds:
+    now, before = (test.get(name, COVERAGE) for name in (policy, baseline))
+    if now and before:
+        text += f"; {now.value:.1%} of the catalogue is shown to anybody, before {before.value:.1%}"
+    if seconds := test.get(policy, "cost/seconds"):
         text += f"; training takes {figure('cost/seconds', seconds.value)}"
-    return Card("What does it cost?", f"{table.kept(best):.1%}", f"{text}.")
+    yield Card("What does it cost?", f"{test.kept(policy):.1%}", f"{text}.")
 
 
-def _ours(table: ComparisonTable, ours: str, enough: dict[str, float]) -> Card:
-    """Our method, and those that are better among the methods that keep enough."""
-    value = table.column(VALUE)[ours].value
-    better = sorted((m for m in enough if m != ours and enough[m] > value), key=lambda method: -enough[method])
-    question, kept = f"And {ours}?", f"It keeps {table.kept(ours):.1%} and has {value:.3f}."
-    if not better:
-        return Card(question, "loses too much", f"{kept} No method that keeps enough has more.", -1)
-    gains = (f"{method} {table.get(method, f'diff_{ours}/{VALUE}') or ''}".strip() for method in better)
-    return Card(question, f"{len(better)} better", f"{kept} More have: {'; '.join(gains)}.", -1)
+def _belief(verdict: str) -> int:
+    return {"no signal": -1, "weak": 0}.get(verdict, 1)
 
 
-def _seeds(count: int) -> Card:
-    if count == 1:
-        text = "The intervals cover users alone. Another seed may give another order: run at least three."
-        return Card("How sure is this?", "1 seed", text, -1)
-    return Card("How sure is this?", f"{count} seeds", "The intervals cover users and seeds.")
+def _judges(trust: Mapping[str, Reports]) -> Iterator[Card]:
+    if (seen := judges(trust.get("judge_report", {}))) is None:
+        return
+    text = (
+        f"of two rewards of one user are put in the right order by the judges that report "
+        f"[{seen.low:.1%}, {seen.high:.1%}]; a coin has 50 %."
+    )
+    yield Card("May the judges be believed?", f"{seen.value:.1%}", text, 1 if seen.low > COIN else 0)
+
+
+def _better(test: ComparisonTable, policy: str | None, rows: list[str]) -> Iterator[Card]:
+    """Rows that have more value on the test than the policy that validation chose, with what they keep."""
+    value = test.column(VALUE)
+    if policy not in value:
+        return
+    better = [name for name in rows if name != policy and value[name].value > value[policy].value]
+    better.sort(key=lambda name: (test.kept(name) < KEPT, -value[name].value))
+    if better:
+        named = "; ".join(f"{name} {value[name].value:.3f}, keeps {test.kept(name):.1%}" for name in better)
+        words = better[0] if test.kept(better[0]) >= KEPT else f"none that keeps {KEPT:.0%}"
+        yield Card("What has more value?", words, f"{policy} has {value[policy].value:.3f}. More have: {named}.")

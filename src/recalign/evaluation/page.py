@@ -8,7 +8,7 @@ from typing import Any
 import jinja2
 import polars as pl
 
-from recalign.evaluation import plots, trusted
+from recalign.evaluation import decision, plots, trusted
 from recalign.evaluation.answer import answer
 from recalign.evaluation.comparison import ALL, HIGH, VALUE
 from recalign.evaluation.comparison_table import ComparisonTable, figure
@@ -38,6 +38,7 @@ MEANINGS = {
     "policy/popularity@10": "Mean popularity of the items shown.",
     "cost/seconds": "Training time of the method's own stage.",
 }
+ALL_VALIDATED = f"rank/{ALL}"
 Plain = tuple[list[str], list[list[Any]]]
 """Heads and rows of a table."""
 
@@ -54,13 +55,15 @@ def page(sources: Sources, digest: str) -> str:
         vars(sources)
         | {
             "digest": digest,
+            "rules": decision.RULES,
             "comparison": table,
-            "cards": answer(table, sources.trust["reward"]),
+            "answer": answer(table, validation, sources.trust),
             "table": _table(table),
             "validation": _table(validation),
             "seeds": _seed_table(sources.comparison),
             "examples": list(zip(*sources.examples, strict=False)),
             "plots": [*_plots(table), *([] if sources.search is None else [_frontiers(sources.search)])],
+            "training": _training(sources),
             "trust": trusted.section(sources.trust),
             "runs": _runs(sources.manifests),
             "left": _runs(sources.left),
@@ -99,7 +102,7 @@ def _cell(table: ComparisonTable, method: str, metric: str, best: bool) -> dict[
     interval = f"{figure(metric, cell.low)} – {figure(metric, cell.high)}" if known else ""
     difference, p = (table.get(method, f"{kind}_best_bc/{metric}") for kind in ("holm", "p"))
     hint = f"{difference} against {table.better_baseline(metric)}, p = {p.value:.3f} (Holm)" if p else ""
-    shown = {"figure": figure(metric, cell.value), "interval": interval, "hint": hint}
+    shown = {"value": cell.value, "figure": figure(metric, cell.value), "interval": interval, "hint": hint}
     return shown | {"mark": table.mark(method, metric), "best": best}
 
 
@@ -168,3 +171,18 @@ def _frontiers(trials: pl.DataFrame) -> tuple[str, str, list[Any]]:
     )
     drawn = [plots.frontier(each) for _, each in trials.group_by("method", maintain_order=True)]
     return "What the search found", text, [plot for plot in drawn if plot]
+
+
+def _training(sources: Sources) -> tuple[str, str, list[Any]]:
+    """The section of the training curves."""
+    base = {name: sources.curves.get(name, {}) for name in ("recommender", "reward")}
+    methods = {name: runs for name, runs in sources.curves.items() if name not in base}
+    wanted = [
+        (base, ALL_VALIDATED, "the cloned policy on validation"),
+        (base, "reward/rmse", "the reward model on validation"),
+        (methods, ALL_VALIDATED, "post-training on validation"),
+        (methods, "policy/kl", "distance from the start"),
+    ]
+    drawn = [plots.curves(runs, metric, sources.roles, title) for runs, metric, title in wanted]
+    text = "Figures of each stage by step, a line a seed. Post-trained policies are shown as they are handed over."
+    return "Training", text, [plot for plot in drawn if plot]

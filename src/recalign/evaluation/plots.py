@@ -127,6 +127,37 @@ def scatter(
     return drawn(f"{title}: methods by {x} and {y}", 3.5, draw)
 
 
+def curves(runs: dict[str, dict[str, pl.DataFrame]], metric: str, roles: Roles, title: str) -> Markup | None:
+    """A logged metric by step, a line for each stage or method and seed; None where nothing logged it.
+
+    Args:
+        runs: logged figures by name and seed.
+        metric: a column of them.
+        roles: of the methods, for their colours.
+        title: of the plot.
+    """
+    lines = [
+        (name, points["step"].to_list(), points[metric].to_list())
+        for name, by_seed in runs.items()
+        for frame in by_seed.values()
+        if metric in frame.columns and len(points := frame.select("step", metric).drop_nulls())
+    ]
+    if not lines:
+        return None
+
+    def draw(figure: Figure, axes: Axes) -> None:
+        named: dict[str, tuple[str, float, float]] = {}
+        for name, step, value in lines:
+            axes.plot(step, value, ".-", color=_colour(roles, name), linewidth=1, markersize=3, alpha=0.8)
+            named.setdefault(name, (name, step[-1], value[-1]))
+        axes.margins(0.12)
+        finish(axes, title, "step", metric)
+        if len(named) > 1:
+            _label(figure, axes, list(named.values()), {name: _colour(roles, name) for name in named})
+
+    return drawn(f"{title}: {metric} by step", 2.8, draw)
+
+
 def frontier(trials: pl.DataFrame) -> Markup | None:
     """One method's trials: validation value against the KL to the start, and against ``all/ndcg@10``.
 

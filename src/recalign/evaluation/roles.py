@@ -22,16 +22,18 @@ class Roles:
         placebos: methods that must gain nothing, each with the method that it copies but for one thing.
         baselines: a gain is measured against the better of these.
         references: rows that every other row is compared with, besides the better baseline and ours.
+        unrewarded: rows that read no reward, which a gain in value has to exceed; also compared with every other row.
     """
 
     ours: str | None = None
     placebos: dict[str, str] = field(default_factory=dict)
     baselines: list[str] = field(default_factory=lambda: ["start", "bc"])
     references: list[str] = field(default_factory=lambda: ["start", "rerank"])
+    unrewarded: list[str] = field(default_factory=lambda: ["popularity_tilt"])
 
     def compared_with(self) -> list[str]:
         """The references of a comparison's differences, `BEST` first."""
-        return list(dict.fromkeys([BEST, *self.references, *([self.ours] if self.ours else [])]))
+        return list(dict.fromkeys([BEST, *self.references, *self.unrewarded, *([self.ours] if self.ours else [])]))
 
     def better_baseline(self, values: Mapping[str, float]) -> str | None:
         """The baseline with the highest value; None where there is none."""

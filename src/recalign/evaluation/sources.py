@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -32,6 +33,7 @@ class Sources:
     size: dict[str, int]  # users and events of the test, and how many of the events had a high reward
     check: dict[str, Any]  # what `recalign check` said of the log
     trust: dict[str, dict[str, dict[str, Any]]]  # trust.json by stage and seed
+    curves: dict[str, dict[str, pl.DataFrame]]  # metrics.csv by stage or method, and seed
     examples: list[list[dict[str, Any]]]  # of the first seed, of `start` and of our method; empty where one is missing
     manifests: list[dict[str, Any]]  # of the comparison's stages, methods and seeds, in the order in which they ran
     left: list[dict[str, Any]]  # of other stages and methods, which an earlier chain left in the folder
@@ -61,6 +63,7 @@ class Sources:
             size={"users": events["user"].n_unique(), "events": len(events), "high": int(events["high"].sum())},
             check=read_json(chain_folder / "check.json"),
             trust={stage: {seed: said for seed, said in reports.items() if said} for stage, reports in trust.items()},
+            curves=_curves(chain_folder, [*BASE_STAGES[:2], *table.methods], table.seeds),
             examples=shown if all(shown) else [],
             manifests=[one for one in manifests if one["stage"] in stages],
             left=[one for one in manifests if one["stage"] not in stages],
@@ -68,8 +71,21 @@ class Sources:
 
     def digest(self) -> str:
         """Of all this, and of what makes a page of it: recalign's code, Jinja and Matplotlib."""
-        tables = [frame.write_csv() for frame in (self.comparison, self.search) if frame is not None]
-        plain = {name: value for name, value in vars(self).items() if name not in ("comparison", "search", "roles")}
+        curves = [frame for by_seed in self.curves.values() for frame in by_seed.values()]
+        tables = [frame.write_csv() for frame in (self.comparison, self.search, *curves) if frame is not None]
+        frames = ("comparison", "search", "curves", "roles")
+        plain = {name: value for name, value in vars(self).items() if name not in frames}
         package = Path(recalign.__file__).parent
         code = [sha256(file) for file in sorted((*package.rglob("*.py"), *package.rglob("*.j2")))]
         return digest(tables, plain, asdict(self.roles), version("jinja2"), version("matplotlib"), code)
+
+
+def _curves(chain_folder: Path, stages: list[str], seeds: list[str]) -> dict[str, dict[str, pl.DataFrame]]:
+    """The logged figures of the stages that were trained; a file that cannot be read is left out."""
+    found: dict[str, dict[str, pl.DataFrame]] = {}
+    for stage in stages:
+        for seed in seeds:
+            path = chain_folder / stage / f"seed-{seed}" / "metrics.csv"
+            with suppress(OSError, pl.exceptions.PolarsError):
+                found.setdefault(stage, {})[seed] = pl.read_csv(path, infer_schema_length=None)
+    return found

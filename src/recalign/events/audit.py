@@ -13,6 +13,8 @@ Section = dict[str, Value]
 
 QUANTILES = {"min": 0.0, "10 %": 0.1, "25 %": 0.25, "median": 0.5, "75 %": 0.75, "90 %": 0.9, "max": 1.0}
 BINS = 10
+GAP_AUC = "AUC of a high reward by the time between events (0.5: no leak)"
+REWARDED = "events with a reward"
 
 
 def audit(table: EventTable) -> dict[str, Section]:
@@ -109,9 +111,9 @@ def _repetition(table: EventTable) -> Section:
 def _reward(table: EventTable) -> Section:
     rewards = table.frame["reward"].drop_nulls()
     mean, deviation = float(rewards.mean()), float(rewards.std())  # type: ignore[arg-type]
-    rows: Section = {"events with a reward": len(rewards), "mean": mean, "standard deviation": deviation}
+    rows: Section = {REWARDED: len(rewards), "mean": mean, "standard deviation": deviation}
     if table.has_time and (area := gap_auc(table.frame)) is not None:
-        rows["AUC of a high reward by the time between events (0.5: no leak)"] = area
+        rows[GAP_AUC] = area
     return rows
 
 

@@ -1,6 +1,7 @@
 """The generative recommender: the policy protocol, behaviour cloning, and what hands a policy to the next stage."""
 
 from recalign.recommender.averaging import PolynomialAveraging
+from recalign.recommender.calibration import CalibratePrior
 from recalign.recommender.codes import CodePolicy
 from recalign.recommender.data import RecommenderData
 from recalign.recommender.item_vectors import RecommenderVectors
@@ -9,6 +10,7 @@ from recalign.recommender.onerec import OneRecRecommender
 from recalign.recommender.policy import Policy, SequencePolicy
 
 __all__ = [
+    "CalibratePrior",
     "CodePolicy",
     "OneRecRecommender",
     "Policy",

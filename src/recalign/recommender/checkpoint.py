@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
 from recalign.errors import InputError
 from recalign.nn import Recorded
+from recalign.recommender.policy import Policy
+from recalign.recommender.prior import ItemPrior
 from recalign.sequences import EventDataModule, UserCohort
 
 
@@ -190,6 +192,10 @@ def load_weights(net: nn.Module, weights: dict[str, torch.Tensor], *, where: str
             remedy="use the sizes and the log that the checkpoint was trained with, or another checkpoint",
         )
     missing, unexpected = own.keys() - weights.keys(), weights.keys() - own.keys()
+    if not partial and (prior := prior_names(net) & missing):
+        missing -= prior
+        if isinstance(net, Policy):
+            rank_zero_warn(f"{where} was made before policies had an item prior: its strength is 0")
     if (missing or unexpected) and not partial:
         what = f"missing: {sorted(missing)[:5]}, unexpected: {sorted(unexpected)[:5]}"
         raise InputError(what, where=where, remedy=OTHER_VERSION)
@@ -200,6 +206,12 @@ def load_weights(net: nn.Module, weights: dict[str, torch.Tensor], *, where: str
             f"missing (left as initialised): {sorted(missing) or 'none'}, unexpected (ignored): "
             f"{sorted(unexpected) or 'none'}"
         )
+
+
+def prior_names(net: nn.Module) -> set[str]:
+    """Names in the ``state_dict`` that belong to item priors, which checkpoints of before 0.9 lack."""
+    priors = {path: module for path, module in net.named_modules() if isinstance(module, ItemPrior)}
+    return {name for path, prior in priors.items() for name in prior.state_dict(prefix=f"{path}.")}
 
 
 def check_catalogue(loaded: str | None, current: str, where: str) -> None:

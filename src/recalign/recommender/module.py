@@ -8,10 +8,12 @@ from typing import Any
 
 import polars as pl
 import torch
+from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from recalign.errors import InputError
 from recalign.nn import HSTU, Encoder
+from recalign.recommender.calibration import CalibratePrior
 from recalign.recommender.checkpoint import Loaded, load_net, load_weights
 from recalign.recommender.policy import HistoryPolicy, SequencePolicy
 from recalign.recommender.training import PolicyModule
@@ -22,10 +24,11 @@ from recalign.sequences.splits import TRAIN
 class Cloning(PolicyModule):
     """Behaviour cloning of any policy: maximise the likelihood of each next item, L = mean_t -log pi(a_t | s_t).
 
-    Logs ``train/loss``, and what `PolicyModule` logs.
+    Logs ``train/loss``, what `PolicyModule` logs, and what `CalibratePrior` does.
 
     Args:
         policy: the policy, trained in place.
+        prior: whether the policy gets an item prior when training ends (`CalibratePrior`).
         lr: AdamW's learning rate.
         weight_decay: AdamW's, on matrices only.
         top_k: items a user that `predict` writes.
@@ -35,9 +38,11 @@ class Cloning(PolicyModule):
     policy: HistoryPolicy
 
     def __init__(
-        self, policy: HistoryPolicy, lr: float, weight_decay: float, top_k: int, init_from: str | None
+        self, policy: HistoryPolicy, prior: bool, lr: float, weight_decay: float, top_k: int, init_from: str | None
     ) -> None:
         super().__init__(policy, lr, weight_decay, top_k)
+        self.prior = prior
+        self.prior_facts: dict[str, float] = {}
         self.hidden_U: Tensor | None = None  # users whose rewards no policy may learn from
         self.start: Loaded | None = None
         if init_from:
@@ -50,9 +55,22 @@ class Cloning(PolicyModule):
         """The checkpoints that these settings need, by argument; only one that is named."""
         return {"init_from": "recommender"} if init_args.get("init_from") else {}
 
+    def configure_callbacks(self) -> list[Callback]:
+        return [CalibratePrior()] if self.prior else []
+
+    def facts(self) -> dict[str, Any]:
+        return super().facts() | ({"prior": self.prior_facts} if self.prior_facts else {})
+
+    def on_fit_start(self) -> None:
+        self.policy.prior_strength = 0.0  # a calibrated checkpoint may be continued
+
     def setup(self, stage: str) -> None:
         if self.start:
             self.start.check(self.data)
+        if stage == "fit":
+            count_V = self.data.sequences.item_counts(self.data.sequences.users_in(self.data.users))
+            self.policy.set_counts(torch.from_numpy(count_V))
+            self.policy.prior_strength = 0.0  # before an average of the policy is begun
         self.hidden_U = None
         if stage == "fit" and self.policy.past_rewards is not None:
             seen_U = self.data.sequences.users_in("A")
@@ -96,7 +114,7 @@ class Recommender(Cloning):
     The softmax runs over the full catalogue, or, for large catalogues, over sampled negatives
     (`SequencePolicy.sampled_log_prob`). Validation always ranks the full catalogue.
 
-    Logs ``train/loss``, and what `PolicyModule` logs.
+    Logs ``train/loss``, what `PolicyModule` logs, and what `CalibratePrior` does.
 
     Args:
         num_items: V; linked from the data by the command.
@@ -105,6 +123,7 @@ class Recommender(Cloning):
         feedback: whether the policy sees the rewards of earlier events. In training, and in the validation that picks
             its epoch, only those of users A: no policy may learn from the rewards that judges learn from.
         negatives: N, items drawn at each step for a sampled softmax; null: the full softmax.
+        prior: whether the policy gets an item prior when training ends (`CalibratePrior`).
         lr: AdamW's learning rate.
         weight_decay: AdamW's, on matrices only.
         top_k: items a user that `predict` writes.
@@ -123,6 +142,7 @@ class Recommender(Cloning):
         temperature: float = 0.05,
         feedback: bool = False,
         negatives: int | None = None,
+        prior: bool = True,
         lr: float = 2e-3,
         weight_decay: float = 0.3,
         top_k: int = 10,
@@ -136,7 +156,7 @@ class Recommender(Cloning):
             )
         encoder = HSTU() if encoder is None else copy.deepcopy(encoder)
         policy = SequencePolicy(encoder, num_items, temperature, feedback)
-        super().__init__(policy, lr, weight_decay, top_k, init_from)
+        super().__init__(policy, prior, lr, weight_decay, top_k, init_from)
         self.save_hyperparameters(logger=False, ignore=["top_k"])
         self.negatives = negatives
 

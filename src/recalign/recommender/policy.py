@@ -22,6 +22,7 @@ from recalign.nn import (
     unit,
     weighted_nll,
 )
+from recalign.recommender.prior import ItemPrior
 from recalign.sequences import Batch
 
 Pairs = tuple[Tensor, Tensor]
@@ -42,9 +43,34 @@ class Policy(Recorded, nn.Module, ABC):
 
     Subclasses must write `encode` and `log_probs`, and `summary` where a state is not a tensor. The rest follows from
     these; override it where it can be had without T x V scores.
+
+    A policy may have an item prior (`recalign.recommender.prior`): then it takes the counts in `set_counts`, and its
+    `prior_strength` can be set at any time. The prior is part of every probability, rank and sample, but of no state;
+    at strength 0 it changes nothing. Counts and strength go with the ``state_dict``.
     """
 
     num_items: int
+
+    def set_counts(self, count_V: Tensor) -> None:
+        """Take the training events of each item, before cloning begins. A policy without a prior ignores them.
+
+        Shape: (V,), item v in row v - 1.
+        """
+
+    @property
+    def prior_strength(self) -> float:
+        """c, the weight of the item prior; 0 is none.
+
+        Raises:
+            InputError: a policy that has no prior is given another strength.
+        """
+        return 0.0
+
+    @prior_strength.setter
+    def prior_strength(self, strength: float) -> None:
+        if strength:
+            remedy = "set model.prior to false, or use a policy that has one, such as SequencePolicy"
+            raise InputError(f"{type(self).__name__} has no item prior", where="model.prior", remedy=remedy)
 
     @abstractmethod
     def encode(self, batch: Batch) -> State:
@@ -204,9 +230,9 @@ class HistoryPolicy(Policy):
 
 
 class SequencePolicy(HistoryPolicy):
-    """A sequence encoder over item ids: log pi(v | h) = log softmax_v(cos(h, e_v) / temperature).
+    """A sequence encoder over item ids: log pi(v | h) = log softmax_v(cos(h, e_v) / temperature + c log(n_v + 1/2)).
 
-    The head of HSTU's research model (meta-recsys/generative-recommenders).
+    The head of HSTU's research model (meta-recsys/generative-recommenders), and an item prior of strength c.
 
     Args:
         encoder: turns embedded histories into states; its ``dim`` is that of the item table.
@@ -218,29 +244,41 @@ class SequencePolicy(HistoryPolicy):
     def __init__(self, encoder: Encoder, num_items: int, temperature: float = 0.05, feedback: bool = False) -> None:
         super().__init__(encoder, num_items, feedback)
         self.temperature = temperature
+        self.prior = ItemPrior(num_items)
+
+    def set_counts(self, count_V: Tensor) -> None:
+        self.prior.set_counts(count_V)
+
+    @property
+    def prior_strength(self) -> float:
+        return self.prior.strength
+
+    @prior_strength.setter
+    def prior_strength(self, strength: float) -> None:
+        self.prior.strength = float(strength)
 
     def encode(self, batch: Batch) -> Tensor:
         h_BLD = self.read(batch)
         return h_BLD.flatten(0, 1).index_select(0, batch.row_T * h_BLD.shape[1] + batch.column_T)
 
     def log_probs(self, state: Tensor, items: Tensor | None = None) -> Tensor:
-        query_TD, item_VD = self._directions(state)
+        query_TX, item_VX = self._vectors(state)
         if items is None:
-            return (query_TD @ item_VD.T / self.temperature).log_softmax(dim=-1)
-        with torch.autocast(query_TD.device.type, enabled=False):
-            if 2 * len(item_VD) <= items.shape[1] * query_TD.shape[1]:  # smaller and faster than gathering vectors
-                return (query_TD @ item_VD.T / self.temperature).log_softmax(dim=-1).gather(1, items - 1)
-            item_TCD = item_VD.index_select(0, items.flatten() - 1).view(*items.shape, -1)
-            score_TC = (item_TCD @ query_TD[:, :, None])[:, :, 0] / self.temperature
+            return (query_TX @ item_VX.T / self.temperature).log_softmax(dim=-1)
+        with torch.autocast(query_TX.device.type, enabled=False):
+            if 2 * len(item_VX) <= items.shape[1] * query_TX.shape[1]:  # smaller and faster than gathering vectors
+                return (query_TX @ item_VX.T / self.temperature).log_softmax(dim=-1).gather(1, items - 1)
+            item_TCX = item_VX.index_select(0, items.flatten() - 1).view(*items.shape, -1)
+            score_TC = (item_TCX @ query_TX[:, :, None])[:, :, 0] / self.temperature
         # The normaliser comes from one item's log-probability, which never holds T x V scores.
-        first_T = log_prob(query_TD, item_VD, items[:, 0] - 1, 1 / self.temperature, bound=UNIT)
+        first_T = log_prob(query_TX, item_VX, items[:, 0] - 1, 1 / self.temperature, self._bound())
         return score_TC + (first_T - score_TC[:, 0])[:, None]
 
     def log_prob(self, state: Tensor, item: Tensor) -> Tensor:
-        return log_prob(*self._directions(state), item - 1, 1 / self.temperature, bound=UNIT)
+        return log_prob(*self._vectors(state), item - 1, 1 / self.temperature, self._bound())
 
     def weighted_nll(self, state: Tensor, item: Tensor, weight: Tensor) -> Tensor:
-        return weighted_nll(*self._directions(state), item - 1, weight, 1 / self.temperature, bound=UNIT)
+        return weighted_nll(*self._vectors(state), item - 1, weight, 1 / self.temperature, self._bound())
 
     def sampled_log_prob(self, state: Tensor, item: Tensor, negatives: int) -> Tensor:
         """Estimate log pi(item | state) from uniform negatives, drawn with replacement, that all states share: (T,).
@@ -251,20 +289,26 @@ class SequencePolicy(HistoryPolicy):
         """
         drawn_N = torch.randint(1, self.num_items + 1, (negatives,), device=state.device)
         log_count_N = state.new_full((negatives,), math.log(negatives / self.num_items), dtype=torch.float32)
-        chosen_D = unit(self.item_embedding(torch.cat([item, drawn_N])).float())
-        query_TD = unit(state.float())
-        target_TD, negative_ND = chosen_D.split([len(item), negatives])
-        return sampled_log_prob(query_TD, target_TD, negative_ND, item, drawn_N, 1 / self.temperature, log_count_N)
+        query_TX, chosen_X = self._vectors(state, torch.cat([item, drawn_N]))
+        target_TX, negative_NX = chosen_X.split([len(item), negatives])
+        return sampled_log_prob(query_TX, target_TX, negative_NX, item, drawn_N, 1 / self.temperature, log_count_N)
 
     @torch.no_grad()
     def top_k(self, state: Tensor, k: int, seen: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        score, column = top_k(*self._directions(state), k, None if seen is None else (seen[0], seen[1] - 1))
+        score, column = top_k(*self._vectors(state), k, None if seen is None else (seen[0], seen[1] - 1))
         return score / self.temperature, column + 1
 
     @torch.no_grad()
     def ranks(self, state: Tensor, item: Tensor, seen: Tensor | None = None) -> Tensor:
-        return target_ranks(*self._directions(state), item - 1, None if seen is None else (seen[0], seen[1] - 1))
+        return target_ranks(*self._vectors(state), item - 1, None if seen is None else (seen[0], seen[1] - 1))
 
-    def _directions(self, state: Tensor) -> tuple[Tensor, Tensor]:
-        """States and items as unit vectors, in full precision: (T, D) and (V, D)."""
-        return unit(state.float()), unit(self.item_embedding.weight[1:].float())
+    def _vectors(self, state: Tensor, items: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """States and items (None: all) in full precision, their product the logit times the temperature.
+
+        Unit vectors, widened by the item prior where there is one. Shape: int64 (N,) -> (T, X), (N or V, X).
+        """
+        table = self.item_embedding.weight[1:] if items is None else self.item_embedding(items)
+        return self.prior.append(unit(state.float()), unit(table.float()), 1 / self.temperature, items)
+
+    def _bound(self) -> float:
+        return UNIT + self.prior.bound(1 / self.temperature)

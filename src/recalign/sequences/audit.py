@@ -12,8 +12,8 @@ from recalign.sequences.windows import evaluation_windows, left_out, training_wi
 
 SEEN = "share of targets that the user had seen before (they are ranked all the same)"
 HIGH = "share of events with a high reward"
-OFTEN = 0.2
-"""Share of targets seen before from which `concerns` mentions them."""
+MISSES = "share of targets on them (misses)"
+LEAKS = "leaks (all must be 0)"
 
 
 def audit_log(data: EventDataModule) -> dict[str, Section]:
@@ -24,23 +24,8 @@ def audit_log(data: EventDataModule) -> dict[str, Section]:
         **figures,
         **{part: part_figures(sequences, part) for part in PARTS},
         "split": split_figures(sequences, max_length, stride),
-        "leaks (all must be 0)": leaks(sequences, max_length, stride),
+        LEAKS: leaks(sequences, max_length, stride),
     }
-
-
-def concerns(data: EventDataModule, sections: dict[str, Section]) -> list[str]:
-    """What a user should know of a log before training on it, from `audit_log`, a line each."""
-    lines, seen = [], float(sections["test"][SEEN])
-    if seen > OFTEN:
-        lines.append(
-            f"in {seen:.0%} of the test events the user had seen the item before: they are ranked all the same, though "
-            "items seen are never recommended, so ranks look better than they are"
-        )
-    if data.high is not None and (share := sections["split"][HIGH]) in (0, 1):
-        lines.append(f"{'every' if share else 'no'} event has a high reward, so high/* means nothing: see data.high")
-    if data.log_.time_unit in ("ms", "us") and str(sections["test"]["last day"]).startswith("1970"):
-        lines.append(f"all events are of 1970: is data.log.time_unit {data.log_.time_unit} right?")
-    return lines
 
 
 def part_figures(sequences: Sequences, part: Part) -> Section:
@@ -51,7 +36,7 @@ def part_figures(sequences: Sequences, part: Part) -> Section:
     if part != "train":
         unseen = chosen.filter(pl.col("item_id") == 0)
         rows["items unseen in training"] = unseen["item"].n_unique()
-        rows["share of targets on them (misses)"] = len(unseen) / len(chosen)
+        rows[MISSES] = len(unseen) / len(chosen)
         pair = pl.col("user").cast(pl.Int64) * (sequences.num_items + 1) + pl.col("item_id")
         again = pair.is_first_distinct().not_() & (pl.col("split") == PARTS[part])
         rows[SEEN] = sequences.frame.filter(pl.col("item_id") > 0).select(again.sum()).item() / len(chosen)

@@ -69,6 +69,11 @@ class Sequences:
         """Who belongs to a group. Shape: bool (U,)."""
         return np.full(self.num_users, True) if group == "all" else self.group == group
 
+    def item_counts(self, users: np.ndarray) -> np.ndarray:
+        """The training events of each item by some users. Shape: bool (U,) -> int64 (V,)."""
+        chosen = pl.Series(users).gather(self.frame["user"]) & (pl.col("split") == TRAIN)
+        return np.bincount(self.frame.filter(chosen)["item_id"].to_numpy(), minlength=self.num_items + 1)[1:]
+
 
 def build(table: EventTable, split: Split, high: High | None, groups: UserGroups) -> Sequences:
     """Split a checked event table and index its catalogue.

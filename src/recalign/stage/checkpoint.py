@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint, WeightAveragi
 from recalign.errors import InputError
 from recalign.keys import leaves, short
 from recalign.posttrain.keep import KeepRanking
-from recalign.recommender.checkpoint import OTHER_VERSION, read_checkpoint
+from recalign.recommender.checkpoint import OTHER_VERSION, prior_names, read_checkpoint
 from recalign.stage.private import CLASS_PATH, TRAINED_WEIGHTS
 
 
@@ -56,7 +56,8 @@ class RunCheckpoint(ModelCheckpoint):
     def _write_last(self, trainer: Trainer) -> None:
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]
             self._last_step = trainer.global_step
-            trainer.save_checkpoint(Path(str(self.dirpath)) / "last.ckpt")
+            self.last_model_path = str(Path(str(self.dirpath)) / "last.ckpt")
+            trainer.save_checkpoint(self.last_model_path)
 
 
 def refuse_missing_weights(path: Path, model: LightningModule) -> None:
@@ -65,7 +66,7 @@ def refuse_missing_weights(path: Path, model: LightningModule) -> None:
     Raises:
         InputError: it does.
     """
-    held = read_run_checkpoint(path)["state_dict"].keys()
+    held = read_run_checkpoint(path)["state_dict"].keys() | prior_names(model)
     if missing := [name for name in model.state_dict() if name not in held]:
         raise InputError(f"missing: {missing[:5]}", where=str(path), remedy=OTHER_VERSION)
 

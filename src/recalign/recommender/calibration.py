@@ -1,0 +1,117 @@
+"""The strength of the item prior, chosen on held-out events when cloning ends."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from lightning import Trainer
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+
+from recalign.files import replacing
+from recalign.metrics import RankMetrics
+from recalign.recommender.checkpoint import load_net, read_checkpoint
+from recalign.recommender.policy import Policy
+from recalign.sequences import Batch
+
+if TYPE_CHECKING:
+    from recalign.recommender.module import Cloning
+
+LARGEST = 2.0
+"""End of the range of strengths."""
+COARSE, FINE = 0.25, 0.0625
+"""Steps of the search: first over the whole range, then around the best."""
+
+
+class CalibratePrior(Callback):
+    """Choose the strength of the policy's item prior when training ends, and write it into the checkpoint.
+
+    Taken is the strength in 0..2 with the highest ``all/ndcg@10`` on the validation events of users A (of the stage's
+    own users, if these are not all), the weakest of several. It goes into the best checkpoint, the one that is handed
+    over, and into the module's policy. Training itself, and the validation that picks its epoch, know no prior.
+
+    Logs ``rank/prior``, the strength, and ``rank/prior/ndcg@10`` with ``rank/prior/ndcg@10_without``, what it is worth;
+    the checkpoint's facts hold the same as ``prior``.
+
+    Cost: two passes over these events, each of which ranks once for every strength that is tried.
+    """
+
+    def on_train_end(self, trainer: Trainer, pl_module: Cloning) -> None:  # type: ignore[override]
+        if not trainer.limit_val_batches:
+            rank_zero_warn("nothing is validated, so the policy gets no item prior (model.prior)")
+            return
+        kept = trainer.checkpoint_callback
+        path = Path(getattr(kept, "best_model_path", "") or getattr(kept, "last_model_path", ""))
+        saved = path.is_file()
+        policy = load_net(path, "policy").net if saved else copy.deepcopy(pl_module.policy)
+        found = self._search(trainer, pl_module, policy.to(pl_module.device).eval())
+        pl_module.policy.prior_strength = policy.prior_strength = found["strength"]
+        pl_module.prior_facts = found
+        if saved:
+            _rewrite(path, policy.cpu(), found)
+        self._say(trainer, found)
+
+    def _search(self, trainer: Trainer, module: Cloning, policy: Policy) -> dict[str, float]:
+        """The strength, and NDCG@10 with and without it."""
+        data, limit = module.data, int(trainer.num_val_batches[0])
+        windows = data.windows("validation", "A" if data.users == "all" else None)
+
+        def measure(strengths: list[float]) -> dict[float, float]:
+            batches = (batch.to(module.device) for batch in islice(data.loader(windows), limit))
+            with trainer.precision_plugin.val_step_context():
+                return ndcg_by_strength(policy, batches, strengths)
+
+        count_V = data.sequences.item_counts(data.sequences.users_in(data.users))
+        if count_V.min() == count_V.max():
+            found = measure([0.0])  # the prior is the same for every item
+        else:
+            found = measure([step * COARSE for step in range(round(LARGEST / COARSE) + 1)])
+            around = (_best(found) + step * FINE for step in (-3, -2, -1, 1, 2, 3))
+            found |= measure([strength for strength in around if 0 <= strength <= LARGEST])
+        best = _best(found)
+        return {"strength": best, "ndcg@10": found[best], "ndcg@10_without": found[0.0]}
+
+    def _say(self, trainer: Trainer, found: dict[str, float]) -> None:
+        strength, with_it, without = found.values()
+        if strength == LARGEST:
+            rank_zero_warn(
+                f"the item prior's strength is at the end of its range, {LARGEST:g}: validation asks for even more "
+                "common items; the policy may be trained too little"
+            )
+        rank_zero_info(f"item prior of strength {strength:g}: NDCG@10 on validation {without:.4f} -> {with_it:.4f}")
+        figures = {"rank/prior": strength, "rank/prior/ndcg@10": with_it, "rank/prior/ndcg@10_without": without}
+        for logger in trainer.loggers:
+            logger.log_metrics(figures, step=trainer.global_step)
+
+
+@torch.no_grad()
+def ndcg_by_strength(policy: Policy, batches: Iterable[Batch], strengths: list[float]) -> dict[float, float]:
+    """NDCG@10 of a policy, in evaluation mode, under each strength of its item prior; it is left with the last.
+
+    A state knows nothing of the prior, so histories are encoded once. Batches are on the policy's device.
+    """
+    metrics = {strength: RankMetrics((10,), sync_on_compute=False) for strength in strengths}
+    for batch in batches:
+        state = policy.encode(batch)
+        for strength, metric in metrics.items():
+            policy.prior_strength = strength
+            metric.to(batch.target_T.device).update(policy.ranks(state, batch.target_T, batch.seen_N))
+    return {strength: float(metric.compute()["ndcg@10"]) for strength, metric in metrics.items()}
+
+
+def _rewrite(path: Path, policy: Policy, facts: dict[str, float]) -> None:
+    """Put a policy and the facts of its prior into a checkpoint, whole or not at all."""
+    checkpoint = read_checkpoint(path)
+    checkpoint["state_dict"] |= {f"policy.{name}": value for name, value in policy.state_dict().items()}
+    checkpoint["facts"]["prior"] = facts
+    with replacing(path) as temporary:
+        torch.save(checkpoint, temporary)
+
+
+def _best(found: dict[float, float]) -> float:
+    return max(sorted(found), key=lambda strength: found[strength])  # of equals, the weakest

@@ -1,0 +1,83 @@
+"""An item prior: how common an item is, weighed by one number.
+
+    log pi(v | h) = s_v(h) + c log(n_v + 1/2) - log sum_u exp(s_u(h) + c log(n_u + 1/2))
+
+n_v counts the training events of item v, c is the prior's strength. A policy that is trained on few events, or with
+dropout, shrinks common items towards rare ones; held-out events ask for some of that back. Adding a multiple of the log
+prior to the logits: Menon et al., Long-tail learning via logit adjustment, arXiv 2007.07314 (there to favour rare
+classes).
+
+Shape suffixes: T states, V items of the catalogue, N items that are scored, D width, X width with the prior's columns.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+ALIGNED = 8  # widths that are a multiple of it keep products fast
+
+
+class ItemPrior(nn.Module):
+    """c log(n_v + 1/2) as a further column of a dot product, so that softmax and ranking need no code for it.
+
+    Nothing here is trained, averaged or interpolated.
+
+    Attributes:
+        log_count_V: log(n_v + 1/2), less that of the most common item: no probability knows the difference, and logits
+            that stay small lose less in bfloat16. Zeros until counts are given.
+        strength: c; 0: vectors stay as they are, to the last bit. A plain number, so that no step waits for the device.
+    """
+
+    log_count_V: Tensor
+
+    def __init__(self, num_items: int) -> None:
+        super().__init__()
+        self.register_buffer("log_count_V", torch.zeros(num_items))
+        self.strength = self.spread = 0.0
+
+    def set_counts(self, count_V: Tensor) -> None:
+        """Take the training events of each item. Shape: (V,)."""
+        log_count_V = (count_V.double() + 0.5).log()
+        self.log_count_V.copy_(log_count_V - log_count_V.max())
+        self.spread = float(log_count_V.max() - log_count_V.min())
+
+    def bound(self, scale: float) -> float:
+        """Upper bound of what `append` adds to a dot product that is multiplied by ``scale``."""
+        return abs(self.strength) * self.spread / scale
+
+    def append(
+        self, query_TD: Tensor, item_ND: Tensor, scale: float, items: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Widen queries and items so that ``scale * query . item`` includes the prior.
+
+        Args:
+            query_TD: one vector a state.
+            item_ND: one vector an item.
+            scale: factor on the dot products.
+            items: the items, numbered from 1; None: the whole catalogue, in order.
+
+        Shape: -> (T, X), (N, X).
+        """
+        if not self.strength:
+            return query_TD, item_ND
+        log_count_N = self.log_count_V if items is None else self.log_count_V[items - 1]
+        zeros = ALIGNED - 1 - query_TD.shape[1] % ALIGNED
+        prior_N1 = (self.strength / scale * log_count_N)[:, None]
+        query_TX = F.pad(F.pad(query_TD, (0, 1), value=1.0), (0, zeros))
+        return query_TX, torch.cat([item_ND, prior_N1, prior_N1.new_zeros(len(prior_N1), zeros)], dim=1)
+
+    def get_extra_state(self) -> Tensor:
+        return torch.tensor([self.strength, self.spread], dtype=torch.float64)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.strength, self.spread = state.tolist()
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
+        # As torch's BatchNorm does: a checkpoint of before 0.9 has no prior, and leaves this one as it is.
+        for name, value in self.state_dict(prefix=prefix).items():
+            state_dict.setdefault(name, value)
+        super()._load_from_state_dict(state_dict, prefix, *others)

@@ -1,0 +1,123 @@
+"""The item prior's strength is the best on validation, and stands in the checkpoint that is handed over."""
+
+from __future__ import annotations
+
+import polars as pl
+import pytest
+import small
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from recalign.recommender import CalibratePrior, PolynomialAveraging, Recommender, RecommenderData
+from recalign.recommender.calibration import ndcg_by_strength
+from recalign.recommender.checkpoint import load_net, read_checkpoint
+
+
+@pytest.fixture
+def data(log_root):
+    return small.data_of(RecommenderData, log_root, "tastes", users="all")
+
+
+def cloned(data, folder, epochs=2, ckpt_path=None, **settings):
+    """Cloning with an average and a best checkpoint, as the command does it."""
+    torch.manual_seed(0)
+    module = Recommender(data.num_items, small.encoder(), temperature=0.1, lr=5e-3, **settings)
+    best = ModelCheckpoint(folder, "best", monitor="rank/all/ndcg@10", mode="max", enable_version_counter=False)
+    last = ModelCheckpoint(folder, "last", enable_version_counter=False)
+    trainer = small.trainer_of(folder, epochs, PolynomialAveraging(), best, last, enable_checkpointing=True)
+    trainer.fit(module, data, ckpt_path=ckpt_path, weights_only=True)
+    return module
+
+
+def by_hand(policy, data, strengths):
+    batch = small.batch_of(data, "validation")
+    in_a = torch.from_numpy(data.sequences.users_in("A"))[batch.user_B[batch.row_T]]
+    found = {}
+    for strength in strengths:
+        policy.prior_strength = strength
+        rank_T = policy.ranks(policy.encode(batch), batch.target_T, batch.seen_N)[in_a]
+        gain_T = (rank_T > 0) * (rank_T <= 10) / (rank_T + 1.0).log2()
+        found[strength] = gain_T.mean().item()
+    return found
+
+
+@torch.no_grad()
+def test_the_best_checkpoint_gets_the_strength_that_ranks_users_a_best(data, tmp_path):
+    module = cloned(data, tmp_path)
+    loaded = load_net(tmp_path / "best.ckpt", "policy")
+    policy, facts = loaded.net.eval(), loaded.facts["prior"]
+    assert policy.prior_strength == facts["strength"] == module.policy.prior_strength
+    found = by_hand(policy, data, [0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, facts["strength"]])
+    assert facts["ndcg@10"] == pytest.approx(found[facts["strength"]], abs=1e-6)
+    assert facts["ndcg@10_without"] == pytest.approx(found[0.0], abs=1e-6)
+    assert max(found.values()) == found[facts["strength"]]
+
+
+def test_weights_and_counts_are_those_of_cloning_without_a_prior(data, tmp_path):
+    with_it, without = (cloned(data, tmp_path / str(prior), prior=prior) for prior in (True, False))
+    assert all(a.equal(b) for a, b in zip(with_it.policy.parameters(), without.policy.parameters(), strict=True))
+    assert without.policy.prior_strength == 0
+    assert "prior" not in read_checkpoint(tmp_path / "False" / "best.ckpt")["facts"]
+    train = data.sequences.frame.filter(pl.col("split") == 0)
+    counts = torch.from_numpy(train.group_by("item_id").len().sort("item_id")["len"].cast(pl.Int64).to_numpy())
+    assert len(counts) == data.num_items  # all items are seen in training here
+    log_count_V = (counts + 0.5).log()
+    torch.testing.assert_close(with_it.policy.prior.log_count_V, log_count_V - log_count_V.max())
+
+
+@pytest.mark.parametrize("name", ["last", "best"])
+def test_a_continued_run_is_the_run_in_one_go(data, tmp_path, name):
+    cloned(data, tmp_path / "one", epochs=3)
+    cloned(data, tmp_path / "two", epochs=2)
+    if name == "last":  # which never holds a prior; from the best one, training goes on without it
+        assert load_net(tmp_path / "two" / "last.ckpt", "policy").net.prior_strength == 0
+        cloned(data, tmp_path / "two", epochs=3, ckpt_path=tmp_path / "two" / "last.ckpt")
+        one, two = (read_checkpoint(tmp_path / run / "best.ckpt") for run in ("one", "two"))
+        assert one["facts"] == two["facts"]
+        assert all(value.equal(two["state_dict"][key]) for key, value in one["state_dict"].items())
+    else:
+        before = read_checkpoint(tmp_path / "two" / "best.ckpt")["facts"]["prior"]
+        module = cloned(data, tmp_path / "two", epochs=2, ckpt_path=tmp_path / "two" / "best.ckpt")
+        assert read_checkpoint(tmp_path / "two" / "best.ckpt")["facts"]["prior"] == before
+        assert module.policy.prior_strength in (0.0, before["strength"])
+
+
+def test_without_a_checkpoint_the_module_is_calibrated(data, tmp_path):
+    module = Recommender(data.num_items, small.encoder())
+    small.fit(module, data, tmp_path)
+    assert module.hand_over("policy").facts["prior"]["strength"] == module.policy.prior_strength
+
+
+def test_where_every_item_is_as_common_there_is_no_prior(log_root, tmp_path):
+    rows = [(user, 1 + (3 * user + step) % 24, 4 + step % 2, step) for user in range(24) for step in range(8)]
+    frame = pl.DataFrame(rows, schema=["user", "item", "rating", "timestamp"], orient="row")
+    frame.write_csv(tmp_path / "even.csv")
+    data = small.data_of(RecommenderData, tmp_path, "even", users="all")
+    assert len(set(data.sequences.item_counts(data.sequences.users_in("all")))) == 1
+    module = Recommender(data.num_items, small.encoder())
+    small.fit(module, data, tmp_path)
+    assert module.policy.prior_strength == 0
+
+
+def test_what_is_not_validated_is_not_calibrated(data, tmp_path):
+    module = Recommender(data.num_items, small.encoder())
+    with pytest.warns(UserWarning, match="no item prior"):
+        small.fit(module, data, tmp_path, limit_val_batches=0)
+    assert module.policy.prior_strength == 0
+
+
+def test_the_end_of_the_range_is_a_warning(data, tmp_path):
+    trainer = small.trainer_of(tmp_path)
+    with pytest.warns(UserWarning, match="end of its range, 2"):
+        CalibratePrior()._say(trainer, {"strength": 2.0, "ndcg@10": 0.2, "ndcg@10_without": 0.1})
+
+
+@torch.no_grad()
+def test_all_strengths_in_one_pass_are_as_one_by_one(data):
+    module = Recommender(data.num_items, small.encoder())
+    policy = module.policy.eval()
+    policy.set_counts(torch.from_numpy(data.sequences.item_counts(data.sequences.users_in("all"))))
+    loader = data.loader(data.windows("validation"))
+    together = ndcg_by_strength(policy, loader, [0.0, 0.5, 2.0])
+    assert together == {c: ndcg_by_strength(policy, loader, [c])[c] for c in together}
+    assert len(set(together.values())) > 1

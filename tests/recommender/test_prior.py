@@ -1,0 +1,148 @@
+"""The item prior: c log(n + 1/2) in every figure of a policy, and nothing at all at strength 0."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import small
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from token_policy import TokenPolicy
+
+from recalign.errors import InputError
+from recalign.recommender import RecommenderData, SequencePolicy
+from recalign.recommender.checkpoint import load_weights
+from recalign.recommender.prior import ItemPrior
+
+
+@pytest.fixture(scope="module")
+def data(log_root):
+    return small.data_of(RecommenderData, log_root)
+
+
+@pytest.fixture(scope="module")
+def batch(data):
+    return small.batch_of(data, "train", rows=8)
+
+
+@pytest.fixture
+def policy(data):
+    torch.manual_seed(1)
+    made = SequencePolicy(small.encoder(), data.num_items, temperature=0.3).eval()
+    torch.nn.init.normal_(made.item_embedding.weight, std=0.3)
+    made.set_counts(torch.arange(data.num_items) ** 2)
+    return made
+
+
+def figures(policy, batch):
+    """Log-probabilities, the loss with its gradient, ranks, the best, what is drawn and the sampled softmax."""
+    policy.zero_grad()
+    state, item_T = policy.encode(batch), batch.target_T
+    loss = policy.weighted_nll(state, item_T, torch.linspace(0, 1, len(item_T)))
+    loss.backward()
+    torch.manual_seed(3)
+    seen_N = torch.stack([torch.arange(len(item_T)), batch.item_BL[batch.row_T, 0]])
+    return [
+        policy.log_probs(state),
+        policy.log_probs(state, item_T[:, None].repeat(1, 3)),
+        policy.log_prob(state, item_T),
+        loss,
+        policy.item_embedding.weight.grad.clone(),
+        policy.ranks(state, item_T, seen_N),
+        *policy.top_k(state, 7, seen_N),
+        policy.sample(state, 5),
+        policy.sampled_log_prob(state, item_T, 9),
+    ]
+
+
+def test_at_strength_0_counts_change_nothing(policy, batch):
+    plain = copy.deepcopy(policy)
+    plain.set_counts(torch.zeros(policy.num_items))
+    assert all(a.equal(b) for a, b in zip(figures(policy, batch), figures(plain, batch), strict=True))
+
+
+def test_it_is_added_to_the_log_probabilities_and_renormalised(policy, batch):
+    plain_TV = policy.log_probs(policy.encode(batch))
+    policy.prior_strength = 1.3
+    log_count_V = (torch.arange(policy.num_items) ** 2 + 0.5).log()
+    expected_TV = (plain_TV + 1.3 * log_count_V).log_softmax(dim=1)
+    torch.testing.assert_close(policy.log_probs(policy.encode(batch)), expected_TV, atol=2e-5, rtol=1e-5)
+
+
+def test_the_loss_has_the_gradient_of_log_probs_with_it(policy, batch):
+    policy.prior_strength = 1.3
+    weight_T = torch.linspace(0, 1, len(batch.target_T))
+    gradients = [figures(policy, batch)[4]]
+    policy.zero_grad()
+    logp_T = policy.log_probs(policy.encode(batch)).gather(1, batch.target_T[:, None] - 1)[:, 0]
+    (-(weight_T * logp_T).sum()).backward()
+    torch.testing.assert_close(gradients[0], policy.item_embedding.weight.grad, atol=1e-5, rtol=1e-4)
+
+
+def test_every_item_as_a_negative_gives_the_whole_softmax(policy, batch, monkeypatch):
+    policy.prior_strength = 1.3
+    monkeypatch.setattr(torch, "randint", lambda low, high, size, device: torch.arange(low, high))
+    state = policy.encode(batch)
+    sampled_T = policy.sampled_log_prob(state, batch.target_T, policy.num_items)
+    torch.testing.assert_close(sampled_T, policy.log_prob(state, batch.target_T), atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_under_bfloat16_it_costs_no_precision(policy, batch):
+    policy.temperature, state, errors = 0.05, policy.encode(batch), []  # as shipped
+    for strength in (0.0, 1.3):
+        policy.prior_strength = strength
+        exact_T = policy.log_prob(state, batch.target_T)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            errors.append((policy.log_prob(state, batch.target_T) - exact_T).abs().max())
+    assert 0 < errors[1] < 2 * errors[0]
+
+
+@given(st.lists(st.integers(0, 10**7), min_size=2, max_size=20), st.floats(-2, 2), st.floats(1, 50))
+def test_the_bound_holds_for_any_counts(counts, strength, scale):
+    prior = ItemPrior(len(counts))
+    prior.set_counts(torch.tensor(counts))
+    prior.strength = strength
+    query, item = prior.append(torch.zeros(1, 3), torch.zeros(len(counts), 3), scale)
+    added_V = (query @ item.T)[0]
+    log_count_V = (torch.tensor(counts) + 0.5).log()
+    expected_V = strength * (log_count_V - log_count_V.max())
+    torch.testing.assert_close(scale * added_V, expected_V, atol=1e-4, rtol=1e-4)
+    assert added_V.abs().max() <= prior.bound(scale) * (1 + 1e-5)
+
+
+def test_strong_priors_of_common_items_neither_overflow_nor_vanish(policy, batch):
+    policy.set_counts(10 ** torch.arange(policy.num_items).clamp(max=9))
+    policy.prior_strength = 8.0
+    state = policy.encode(batch)
+    expected_T = policy.log_probs(state).gather(1, batch.target_T[:, None] - 1)[:, 0]
+    torch.testing.assert_close(policy.log_prob(state, batch.target_T), expected_T, atol=1e-3, rtol=1e-5)
+
+
+def test_it_goes_with_the_weights_and_is_not_trained(policy):
+    policy.prior_strength = 0.3
+    assert not any("prior" in name for name, _ in policy.named_parameters())
+    other = SequencePolicy(small.encoder(), policy.num_items, temperature=0.3)
+    other.load_state_dict(policy.state_dict())
+    assert (other.prior_strength, other.prior.spread) == (0.3, policy.prior.spread)
+    assert copy.deepcopy(policy).prior_strength == 0.3
+
+
+def test_weights_of_before_have_strength_0_and_it_is_said(policy):
+    old = {name: value for name, value in policy.state_dict().items() if not name.startswith("prior.")}
+    other = SequencePolicy(small.encoder(), policy.num_items, temperature=0.3)
+    with pytest.warns(UserWarning, match=r"old\.ckpt was made before policies had an item prior"):
+        load_weights(other, old, where="old.ckpt")
+    assert other.prior_strength == 0
+    assert other.item_embedding.weight.equal(policy.item_embedding.weight)
+
+
+def test_a_policy_without_a_prior_says_so():
+    policy = TokenPolicy(small.pooled(), 5, codes=7)
+    policy.set_counts(torch.ones(5))
+    policy.prior_strength = 0.0
+    assert policy.prior_strength == 0
+    with pytest.raises(InputError, match=r"model\.prior: TokenPolicy has no item prior"):
+        policy.prior_strength = 0.5
