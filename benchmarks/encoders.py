@@ -97,7 +97,7 @@ def of_ours(row: str, seed: int, given: argparse.Namespace) -> dict[str, float]:
     argv = ["fit", "--config=conf/recommender.yaml", f"--config=conf/data/{given.log}.yaml"]
     argv += [f"--config={own}" for own in Path("conf/recommender").glob(f"{given.log}.yaml")]
     argv += [f"--seed_everything={seed}", f"--run.root={given.runs}", f"--run.chain={given.log}"]
-    argv += [f"--run.name={row.replace('/', '-')}", *ROWS.get(row, []), *given.fit]
+    argv += [f"--run.name={row.replace('/', '-')}", "--model.prior=false", *ROWS.get(row, []), *given.fit]
     stage = parse_stage(argv)
     data: EventDataModule = stage.datamodule()  # type: ignore[assignment]
     if row == "popularity":

@@ -5,7 +5,8 @@
     python benchmarks/methods.py --log ml-100k --feedback
 
 Each log is one chain (conf/chain/<log>-methods.yaml) that searches, trains and measures under the same rules; what has
-run is not run again, so that an interrupted table goes on where it stopped. Worlds: those of `WORLDS`.
+run is not run again, so that an interrupted table goes on where it stopped. `--workers N` runs N cells at once. Worlds:
+those of `WORLDS`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from pathlib import Path
 
 import polars as pl
@@ -24,6 +26,7 @@ from recalign.evaluation import comparison
 from recalign.evaluation.comparison import ALL, HIGH, VALUE
 from recalign.evaluation.comparison_table import ComparisonTable
 from recalign.evaluation.roles import Roles
+from recalign.recommender.interpolation import KEEP, TOLERANCE
 
 CHAINS = Path(__file__).parents[1] / "conf" / "chain"
 FILES = {path.stem.removesuffix("-methods"): path for path in CHAINS.glob("*-methods.yaml")}
@@ -34,13 +37,20 @@ WORLDS: dict[str, dict[str, float]] = {
     "clear": {"noise": 0.05, "generosity": 0.0, "circumstance": 0.0},  # a reward model can know nearly everything
     "confounded": {"circumstance": 1.5, "confounding": 2.0},  # rewards are due to when an item was met
 }
+KEPT = "policy/kept"
 COLUMNS = {
     ALL: ALL,
     HIGH: HIGH,
     VALUE: "judges' value",
+    "value_at_popularity": "value at equal popularity",
     "value/true@10": "true value",
     "value/train_rm@10": "value by the training reward model",
     "policy/kl": "KL",
+    "policy/coverage@10": "coverage",
+    "policy/popularity@10": "popularity",
+    "tail/high/ndcg@10": "tail: high/ndcg@10",
+    "tail/value/judge@10": "tail: judges' value",
+    KEPT: "kept on validation",
 }
 COMPARED = (ALL, HIGH, VALUE, "value/true@10")
 DIFFERENCES = {f"holm_best_bc/{metric}": metric for metric in COMPARED}
@@ -56,6 +66,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", help="rows, instead of the chain's own")
     parser.add_argument("--label", help="what to call a table of other rows, which then stands beside the log's own")
     parser.add_argument("--feedback", action="store_true", help="policies that see the rewards of earlier events")
+    parser.add_argument("--workers", type=int, help="cells that run at once, a process each")
     parser.add_argument("--no-search", action="store_true", help="methods as their YAML files have them")
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--data", help="data root; else RECALIGN_DATA, else data")
@@ -68,8 +79,11 @@ def main() -> None:
     words += ["--stages.recommender.model.feedback=true"] * given.feedback
     words += [f"--world={json.dumps(WORLDS[given.world])}"] * (given.world != "default")
     words += [f"--data.root={given.data}"] * bool(given.data)
+    words += [f"--workers={given.workers}"] * bool(given.workers)
+    began = time.monotonic()
     if code := recalign(["chain", *words]):
         sys.exit(code)
+    print(f"{name}: {(time.monotonic() - began) / 60:.1f} min, without what had run before")
     log += ", policies see rewards" * given.feedback + ", not searched" * given.no_search
     report(given.runs / name, log, given.label)
 
@@ -91,6 +105,7 @@ def report(folder: Path, log: str, label: str | None = None) -> None:
         [
             f"{log}, test, {commit()}: mean and 95 % interval over users and seeds",
             markdown(rows, columns),
+            "\n".join(prices(rows)),
             "Against the better of start and bc, interval corrected by Holm:",
             compared[0],
             "Less A-SFT's, interval corrected by Holm:",
@@ -102,6 +117,15 @@ def report(folder: Path, log: str, label: str | None = None) -> None:
     )
     name = f"{folder.name}-{label}" if label else folder.name
     print(f"\n{text}\n{save(beside_other_logs(rows, 'methods'), 'methods')}\n{save_text(text, name)}")
+
+
+def prices(rows: pl.DataFrame) -> list[str]:
+    """Which rows kept more than the price asks for, and which have no ray on which to pay it, as lines."""
+    kept = dict(rows.filter(metric=KEPT).select("row", "mean").iter_rows())
+    above = [f"`{row}` ({share:.3f})" for row, share in kept.items() if share > KEEP + TOLERANCE and row != "start"]
+    without = [f"`{row}`" for row in rows["row"].unique(maintain_order=True) if row not in kept]
+    found = {"Price not reached": above, "Unpriced": without}
+    return [f"- {what}: {', '.join(names)}" for what, names in found.items() if names]
 
 
 def claim(frame: pl.DataFrame, roles: Roles) -> list[str]:

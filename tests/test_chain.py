@@ -113,6 +113,18 @@ def test_what_a_chain_says_can_be_read(first: tuple[Path, tiny.Said]):
     assert "all/ndcg@10" in said.out
 
 
+def test_two_workers_leave_the_figures_of_one_process(first: tuple[Path, tiny.Said], tmp_path: Path):
+    tiny.prepare(tmp_path)
+    said = tiny.chain(tmp_path, "--workers=2")
+    assert said.code == 0, said.err
+    tables = [(folder / RUNS / "comparison.csv").read_text().splitlines() for folder in (first[0], tmp_path)]
+    ours, theirs = ([row for row in table if "cost/seconds" not in row] for table in tables)
+    assert ours == theirs
+    assert "7/7 evaluation/seed-0\n" in said.out
+    assert "recalign fit" in (tmp_path / RUNS / "logs/asft-seed-0.log").read_text()
+    assert json.loads((tmp_path / RUNS / "asft/seed-0/manifest.json").read_text())["threads"] == 1
+
+
 def test_a_second_call_runs_nothing_and_says_so(again: Path):
     table = (again / RUNS / "comparison.csv").read_text()
     written = {path: path.stat().st_mtime_ns for path in again.glob("runs/tiny/*/seed-0/**/*")}
@@ -189,7 +201,8 @@ def test_an_interrupted_chain_goes_on_where_it_was(again: Path, monkeypatch: pyt
         patch.setattr("recalign.posttrain.weighted.WeightedSFT.training_step", interrupt)
         patch.setattr("signal.signal", lambda *_: None)  # Lightning switches Ctrl-C off for good
         said = tiny.chain(again, "--methods=[asft]")
-    assert (said.code, said.err.splitlines()[-1]) == (130, "recalign chain: interrupted")
+    assert said.code == 130
+    assert said.err.endswith("recalign chain: interrupted\n  -> the same command goes on where it stopped\n")
     said = tiny.chain(again, "--methods=[asft]")
     assert said.code == 0
     assert stages(said.out) == ["asft"]

@@ -153,7 +153,7 @@ def test_every_methods_learning_rates_reach_as_far_from_its_own(path: Path):
     spaces = Spaces(SEARCH)
     axis = spaces.space(spaces.leader(path.stem) or path.stem)["model.lr"]
     own = resolved(path)[RATE]
-    assert (axis.low, axis.high, axis.log) == (pytest.approx(own), pytest.approx(own * 8), True)
+    assert (axis.low, axis.high, axis.log) == (pytest.approx(own / 4), pytest.approx(own * 4), True)
 
 
 @pytest.mark.parametrize("path", METHODS, ids=name)

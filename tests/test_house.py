@@ -9,7 +9,9 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "recalign"
 BELOW = {
+    "cores": set(),
     "errors": set(),
+    "workers": {"errors"},
     "configs": {"errors"},
     "files": set(),
     "keys": set(),
@@ -27,10 +29,10 @@ for room, lower in [
     ("posttrain", {"reward"}),
     ("evaluation", {"posttrain"}),
     ("stage", {"evaluation"}),
-    ("chain", {"stage", "simulation"}),
+    ("chain", {"stage", "simulation", "workers"}),
     ("commands", {"stage"}),
     ("api", {"stage", "configs"}),
-    ("cli", {"chain", "commands"}),
+    ("cli", {"chain", "commands", "cores"}),
     ("__main__", {"cli"}),
 ]:
     BELOW[room] = lower | {deeper for name in lower for deeper in BELOW[name]}

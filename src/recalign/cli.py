@@ -10,7 +10,7 @@ from itertools import chain as concatenate
 from itertools import pairwise, repeat
 from typing import Any
 
-from recalign import __version__, configs
+from recalign import __version__, configs, cores
 from recalign.errors import InputError, TrainingError, nearest
 
 COMMANDS = {
@@ -36,6 +36,9 @@ KINDS = {
     **dict.fromkeys(("fit", "validate", "test", "predict"), ("", "data")),
 }
 """Commands that take names of YAML, and the folder of conf/ that each name is first looked for in."""
+
+TRAINING = ("chain", "fit")
+"""Commands that keep the cores busy for long."""
 
 USAGE = """\
 recalign {version}: align a generative recommender with what users value, from logged feedback alone
@@ -79,7 +82,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"recalign {command}: {error}", file=sys.stderr)
         return 3
     except KeyboardInterrupt:
-        print(f"recalign {command}: interrupted", file=sys.stderr)
+        remedy = "\n  -> the same command goes on where it stopped" if command == "chain" else ""
+        print(f"recalign {command}: interrupted{remedy}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # whoever read the output has left, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python would complain again at its exit
@@ -113,6 +117,9 @@ def with_config_files(command: str, words: list[str]) -> list[str]:
 
 # Rooms are imported when a command asks for them: with Lightning that takes seconds.
 def _run(command: str, words: list[str]) -> None:
+    if command in TRAINING:
+        cores.share()
+        cores.say_if_busy()
     if command in KINDS:
         words = with_config_files(command, words)
     if command in ("fit", "validate", "test", "predict"):

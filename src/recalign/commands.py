@@ -8,15 +8,17 @@ from pathlib import Path
 import polars as pl
 import yaml
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from recalign.errors import InputError, require_positive
+from recalign.errors import InputError, printable, require_positive
 from recalign.events import render
 from recalign.recommender.training import RECOMMENDATIONS
 from recalign.sequences import EventDataModule
 from recalign.sequences.audit import audit_log
 from recalign.sequences.verdict import verdict
 from recalign.stage import RunFolder, run_stage
+from recalign.stage.record import handed_over
 
 
 def check(*, data: EventDataModule, strict: bool = False) -> None:
@@ -53,12 +55,12 @@ def recommend(run: Path, users: list[int | str] | None = None, k: int = 10) -> N
     table = Table("user", "rank", shown, "score")
     rows = frame.filter(pl.col("user").is_in(chosen)).select("user", "rank", shown, "score").iter_rows()
     for user, rank, item, score in rows:
-        table.add_row(user, str(rank), item, f"{score:.2f}")
+        table.add_row(escape(printable(user)), str(rank), escape(printable(item)), f"{score:.2f}")
     Console().print(table)
 
 
 def _configured(run: Path) -> list[str]:
-    """Options that name a policy's run, wherever the current folder is.
+    """Options that name a policy's run, wherever it was moved and wherever the current folder is.
 
     Raises:
         InputError: there is no run, or its stage recommends nothing.
@@ -70,5 +72,7 @@ def _configured(run: Path) -> list[str]:
     model = yaml.safe_load(config.read_text(encoding="utf-8"))["model"]
     if "top_k" not in model["init_args"]:
         raise InputError(f"a run of {model['class_path']}, which recommends nothing", where=str(run), remedy=remedy)
-    method, chain, root = run.absolute().parents[:3]
-    return [f"--config={config}", f"--run.root={root}", f"--run.chain={chain.name}", f"--run.name={method.name}"]
+    checkpoint = handed_over(RunFolder(run))
+    if checkpoint is None:
+        raise InputError("there is no checkpoint in this run", where=str(run), remedy="continue it, or run it again")
+    return [f"--config={config}", f"--ckpt_path={checkpoint}"]

@@ -43,6 +43,8 @@ def find(name: str, kind: str = "") -> Path:
     """
     if (path := Path(name)).is_file():
         return path
+    if path.is_dir():
+        raise InputError("is a folder", where=name, remedy="name a YAML file in it, such as its config.yaml")
     for conf in (Path("conf"), shipped()):
         for folder in (kind, "", "posttrain"):
             path = conf / folder / f"{name}.yaml"

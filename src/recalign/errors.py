@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
 CUTOFF = 0.75
@@ -23,13 +24,22 @@ class InputError(Exception):
         self.what, self.where, self.remedy = what, where, remedy
         super().__init__(what, where, remedy)
 
+    def __reduce__(self) -> tuple[Any, ...]:  # workers send it to the process that prints it
+        return partial(type(self), where=self.where, remedy=self.remedy), (self.what,)
+
     def __str__(self) -> str:
-        head = f"{self.where}: {self.what}" if self.where else self.what
-        return f"{head}\n  -> {self.remedy}" if self.remedy else head
+        what, where, remedy = (printable(part or "") for part in (self.what, self.where, self.remedy))
+        head = f"{where}: {what}" if where else what
+        return f"{head}\n  -> {remedy}" if remedy else head
 
 
 class TrainingError(Exception):
     """Training cannot go on although the input was fine. The command prints it and exits with 3."""
+
+
+def printable(text: str) -> str:
+    """Text with control characters as escapes, so that a name cannot steer a terminal; lines and tabs stay."""
+    return "".join(one if one.isprintable() or one in "\n\t" else one.encode("unicode_escape").decode() for one in text)
 
 
 def require_positive(of: str, given: Mapping[str, Any], *names: str, or_zero: bool = False) -> None:

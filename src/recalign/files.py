@@ -16,17 +16,31 @@ def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`, synced and renamed to it at the end; removed if anything fails.
 
     Raises:
-        OSError: the file system refuses it.
+        OSError: the file system refuses it; its ``filename`` is set.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        rename(temporary, path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a full disk does not say which
+        raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def rename(path: Path, target: Path) -> None:
+    """Rename a file over another of the same folder; after a power cut one of the two is there, whole."""
+    os.replace(path, target)
+    if os.name == "posix":  # elsewhere folders cannot be synced
+        folder = os.open(target.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
 
 def write_text(path: Path, text: str) -> None:

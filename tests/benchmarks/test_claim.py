@@ -25,6 +25,7 @@ def figures(
     weighted=ABOVE,
     rival=ABOVE,
     rerank=ABOVE,
+    tilt=ABOVE,
     placebo=(-1, 0.01),
     seeds=(0, 1),
     widened=None,
@@ -34,20 +35,21 @@ def figures(
 
     The methods in `once` have only the first seed.
     """
-    methods = ("start", "bc", "reward_weighted", "rerank", "cql", "asft", "asft_permuted", "asft_random")
+    compared = {"reward_weighted": weighted, "rerank": rerank, "popularity_tilt": tilt}
+    methods = ("start", "bc", *compared, "cql", "asft", "asft_permuted", "asft_random")
     values = dict.fromkeys(methods, 1.0) | {"asft": 2.0}
     rows = [(method, "all/ndcg@10", 0.1, 0.1, 0.1) for method in methods if method != "asft"]
     rows += [("asft", "all/ndcg@10", asft, asft, asft)]
     for metric in METRICS:
         rows += [(method, metric, values[method], 0.0, 3.0) for method in methods]
         rows += [("asft", f"holm_best_bc/{metric}", 0.02, *gain), ("asft", f"diff_best_bc/{metric}", 0.02, *gain)]
-        for other, (low, high) in {"reward_weighted": weighted, "rerank": rerank}.items():
+        for other, (low, high) in compared.items():
             rows += [(other, f"holm_asft/{metric}", -0.02, -high, -low)]
         rows += [(placebo_, f"diff_best_bc/{metric}", 0.0, *placebo) for placebo_ in ("asft_permuted", "asft_random")]
         for other in methods:
             low, high = rival if other == "cql" else ABOVE
             rows += [(other, f"diff_asft/{metric}", -0.02, -high, -low)]
-            if other not in ("reward_weighted", "rerank"):
+            if other not in compared:
                 low, high = widened if widened and other == "cql" else (low, high)
                 rows += [(other, f"holm_asft/{metric}", -0.02, -high, -low)]
     long = [(method, "all", "test", metric, *cell) for method, metric, *cell in rows]
@@ -71,6 +73,8 @@ def figures(
         ({"rival": (-0.08, -0.061)}, 1, "does not hold"),
         ({"rival": (-0.08, -0.061), "widened": (-0.09, -0.05)}, 1, "not shown"),  # one of many has to show it
         ({"rival": (-0.059, 0.0), "widened": (-0.07, 0.1)}, 1, "holds"),  # all of them have to: no Holm
+        ({"tilt": (-0.01, 0.03)}, 1, "not shown"),
+        ({"tilt": (-0.03, -0.01)}, 1, "does not hold"),
         ({}, 2, "holds"),
         ({"rerank": (-0.01, 0.03)}, 2, "not shown"),
         ({"rerank": (-0.03, -0.01)}, 2, "does not hold"),
@@ -130,4 +134,4 @@ def test_every_rival_counts_not_only_the_best_by_value():
     cells._cells |= ComparisonTable(wide, Roles())._cells
     verdict = verdicts(cells)[1]
     assert verdict.word == "not shown"
-    assert "against bc; the margin is -0.0600, the closest of 7 others" in verdict.why[0]
+    assert "against bc; the margin is -0.0600, the closest of 8 others" in verdict.why[1]

@@ -14,7 +14,7 @@ import torch
 
 from recalign.errors import InputError
 from recalign.evaluation.comparison import compare
-from recalign.evaluation.methods import UNTRAINED, MethodRun, evaluate_methods, interpolate
+from recalign.evaluation.methods import RERANKED, SAME_FOR_ALL, UNTRAINED, MethodRun, evaluate_methods, interpolate
 from recalign.events import Log
 from recalign.metrics.rank import gain_ndcg
 from recalign.nn import Pooled
@@ -62,11 +62,17 @@ def test_artefacts_are_those_that_comparisons_read(tmp_path, data, base, cells):
         assert (summary["method"], summary["seed"], summary["log"]) == (method, 3, "tastes")
         assert 0 < summary["coverage@10"] <= 1
         assert summary["cold_targets"] == 0
+        assert ("policy/kept" in summary) == (method not in SAME_FOR_ALL)
     assert summary["cost/steps"] == 7
     start = pl.read_parquet(place(tmp_path, "start") / "test.parquet")
     assert start["kl"].abs().max() < 1e-6
+    own = json.loads((place(tmp_path, "start") / "summary.json").read_text())
+    assert own["policy/kept"] == pytest.approx(1)
+    assert own["value_at_popularity"] == pytest.approx(0, abs=1e-6)
     reranked = pl.read_parquet(place(tmp_path, "rerank") / "test.parquet")
     assert reranked["train_rm@10"].mean() > start["train_rm@10"].mean() + 0.1
+    tilted = pl.read_parquet(place(tmp_path, "popularity_tilt") / "test.parquet")
+    assert tilted["log_count@10"].mean() > start["log_count@10"].mean() + 0.003
     table = compare(tmp_path / "runs", draws=20)
     assert set(table["method"]) == set(done)
 
@@ -87,7 +93,8 @@ def test_reranking_is_as_strong_as_it_may_be(tmp_path, data, base, method, stren
     assert start == ndcg["start", 0.9]
     assert ndcg[method, None] < 0.9 * start <= ndcg[method, 0.9] < start
     summary = json.loads((tmp_path / method / "seed-3/evaluation/summary.json").read_text())
-    assert strength < summary["policy/strength"] < 0
+    assert 0 < summary["policy/strength"] / strength < 1
+    assert summary["policy/kept"] == pytest.approx(ndcg[method, 0.9] / start, abs=1e-6)
 
 
 def test_a_trained_policy_goes_back_with_its_reranking(tmp_path, data, base, asft):
@@ -118,8 +125,8 @@ def test_a_trained_policy_goes_back_with_its_reranking(tmp_path, data, base, asf
 
 def test_between_two_policies_lie_their_weights(base, asft):
     start, trained = (load_net(path, "policy").net for path in (base.start, asft))
-    for alpha, nearest in ((0.0, start), (1.0, trained)):
-        for ours, theirs in zip(interpolate(start, trained, alpha).parameters(), nearest.parameters(), strict=True):
+    for reach, nearest in ((0.0, start), (1.0, trained)):
+        for ours, theirs in zip(interpolate(start, trained, reach).parameters(), nearest.parameters(), strict=True):
             assert torch.equal(ours, theirs)
     half = interpolate(start, trained, 0.5).item_embedding.weight
     torch.testing.assert_close(half, (start.item_embedding.weight + trained.item_embedding.weight) / 2)
@@ -142,9 +149,9 @@ def test_what_has_not_changed_is_kept(tmp_path, data, base, cells):
     stamp = (place(tmp_path, "start") / "test.parquet").stat().st_mtime_ns
     assert evaluate_methods(runs, 3, cells, base, data, **HOW) == []
     assert (place(tmp_path, "start") / "test.parquet").stat().st_mtime_ns == stamp
-    for other in ({"strength": 2.0}, {"keep": 0.9}):
+    for other in ({"strength": 2.0}, {"keep": 0.9}, {"spread": 3.0}):
         changed = [replace(cell, **other) for cell in cells]
-        assert evaluate_methods(runs, 3, changed, base, data, **HOW) == ["rerank", "rerank_item_mean"]
+        assert evaluate_methods(runs, 3, changed, base, data, **HOW) == [*RERANKED]
     (place(tmp_path, "popularity") / "test.parquet").unlink()
     assert evaluate_methods(runs, 3, cells[:1], base, data, **HOW) == ["popularity"]
     assert evaluate_methods(runs, 4, cells[:1], base, data, **HOW) == ["popularity"]  # another seed
@@ -202,7 +209,7 @@ def test_checkpoints_of_another_catalogue_are_refused(tmp_path, data, base, cell
 
 @pytest.mark.parametrize(("group", "share_a"), [("all", 0.7), ("A", 0.7), ("B2", 0.2), ("B1", 0.7)])
 def test_judges_who_met_the_tables_users_or_each_other_are_refused(tmp_path, data, base, cells, group, share_a):
-    """B2 of another division alphas into A; B1 is the other judge's."""
+    """B2 of another division reaches into A; B1 is the other judge's."""
     other = small.data_of(RewardData, data.root, "tastes", share_a=share_a)
     small.says_users(base.judge_report, UserCohort.of(other.sequences, group, share_a))
     with pytest.raises(

@@ -25,13 +25,13 @@ def trial(everything: float, value: float, high: float = 0.0) -> dict[str, float
     ("trials", "chosen"),
     [
         ([trial(0.10, 3.0), trial(0.10, 4.0), trial(0.10, 3.5)], 1),
-        ([trial(0.10, 3.0), trial(0.0949, 4.0), trial(0.0951, 3.5)], 2),  # 95 % of 0.1 must be kept
-        ([trial(0.05, 3.0), trial(0.08, 2.0), trial(0.07, 9.0)], 1),  # nobody keeps them: the closest
+        ([trial(0.10, 3.0), trial(0.0964, 4.0), trial(0.0966, 3.5)], 2),  # 97 % of 0.1, to within half a percent
+        ([trial(0.05, 3.0), trial(0.08, 2.0), trial(0.07, 9.0)], 1),  # nobody pays the price: the closest
         ([trial(0.10, 4.0), trial(0.10, 4.0)], 0),
     ],
 )
-def test_the_best_value_that_keeps_its_rank_is_chosen(trials, chosen):
-    assert choose(trials, baseline=0.1) == chosen
+def test_the_best_value_at_the_price_is_chosen(trials, chosen):
+    assert choose(trials, start=0.1, keep=0.97) == chosen
 
 
 def test_the_other_rule_asks_for_rank_alone():

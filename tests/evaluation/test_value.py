@@ -109,6 +109,12 @@ def test_popularity_is_the_share_of_the_catalogue_with_fewer_training_events(by_
     assert by_hand["it"]["popularity@10"][0] == 0  # user 1 is shown 8 to 12: one event each, none has fewer
     # user 3 is shown 3, 4 (8 of 12 items have fewer than their two), 5 and 6
     assert by_hand["it"]["popularity@10"][1] == pytest.approx((8 + 8 + 0 + 0) / 12 / 4)
+    logs = np.log([1.5, 2.5])
+    assert by_hand["it"]["log_count@10"].to_list() == pytest.approx([logs[0], logs.mean()])
+
+
+def test_the_tail_is_what_was_chosen_less_often_than_the_median_target(by_hand):
+    assert by_hand["it"]["tail"].to_list() == [False, True]  # 8 has one training event, 99 has none, the median is 1/2
 
 
 def test_a_user_who_has_met_everything_is_shown_nothing(tmp_path):
@@ -129,10 +135,10 @@ def test_a_user_who_has_met_everything_is_shown_nothing(tmp_path):
 def test_types_are_those_that_comparisons_read(by_hand):
     schema = by_hand["it"].schema
     assert [schema[c] for c in ("user", "event", "rank")] == [pl.UInt32] * 3
-    assert [schema[c] for c in ("cold", "high", "trajectory")] == [pl.Boolean] * 3
-    floats = {"kl", "entropy", "popularity@10", "judge@10", "true", "true@10"}
+    assert [schema[c] for c in ("cold", "high", "tail", "trajectory")] == [pl.Boolean] * 4
+    floats = {"kl", "entropy", "popularity@10", "log_count@10", "judge@10", "true", "true@10"}
     assert {schema[c] for c in floats} == {pl.Float64}
-    assert set(schema) == {"user", "event", "rank", "cold", "high", "trajectory", "shown"} | floats
+    assert set(schema) == {"user", "event", "rank", "cold", "high", "tail", "trajectory", "shown"} | floats
 
 
 def test_without_truth_there_is_no_true_value(data):

@@ -83,7 +83,7 @@ def test_then_the_publisher_and_then_what_was_downloaded(web, tmp_path):
     sent, asked, zipped = web
     sent["publisher"] = zipped
     assert users(tmp_path / "mine") == [22, 186, 196]
-    assert [str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()] == ["data/downloads/ml-100k.zip"]
+    assert [str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()] == ["mine/downloads/ml-100k.zip"]
     assert users(tmp_path / "mine") == [22, 186, 196]
     assert asked == ["publisher"]
 
@@ -93,7 +93,7 @@ def test_then_the_wheel(web, tmp_path, answer):
     sent, asked, _ = web
     sent["publisher"], sent["wheel"] = answer, wheel_with(INTER)
     assert users(tmp_path / "mine") == [22, 186, 196]
-    assert (tmp_path / "data/downloads/ml-100k/u.data").read_bytes() == UDATA
+    assert (tmp_path / "mine/downloads/ml-100k/u.data").read_bytes() == UDATA
     assert users(tmp_path / "mine") == [22, 186, 196]
     assert asked == ["publisher", "wheel"]
 
@@ -101,8 +101,8 @@ def test_then_the_wheel(web, tmp_path, answer):
 def test_the_wheel_has_titles_and_an_earlier_download_without_them_is_made_whole(web, tmp_path):
     sent, asked, _ = web
     sent["wheel"] = wheel_with(INTER)
-    (tmp_path / "data/downloads/ml-100k").mkdir(parents=True)
-    (tmp_path / "data/downloads/ml-100k/u.data").write_bytes(UDATA)
+    (tmp_path / "mine/downloads/ml-100k").mkdir(parents=True)
+    (tmp_path / "mine/downloads/ml-100k/u.data").write_bytes(UDATA)
     log = dataclasses.replace(LOG, titles=Titles("ml-100k/u.item"))
     for _ in range(2):
         titles, _ = read_titles(log, tmp_path / "mine", pl.Series([242, 302, 303]))
@@ -116,7 +116,7 @@ def test_else_one_error_says_where_to_put_the_file(web, tmp_path):
     message = str(caught.value)
     assert "Name or service not known" in message
     assert "ERROR: no distribution found" in message
-    assert "data/ml-100k/u.data" in message
+    assert "mine/ml-100k/u.data" in message
     assert not list(tmp_path.rglob("u.data*"))
 
 
@@ -140,7 +140,7 @@ def test_a_download_that_cannot_be_written_is_never_taken_for_whole(web, tmp_pat
     with pytest.raises(InputError, match="No space left"):
         users(tmp_path / "mine")
     monkeypatch.undo()
-    assert not (tmp_path / "data/downloads/ml-100k.zip").exists()
+    assert not (tmp_path / "mine/downloads/ml-100k.zip").exists()
 
 
 @pytest.mark.parametrize("inherited", [None, "ml-100k"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import re
 import zipfile
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from recalign.errors import InputError
-from recalign.events import Log, load_events
+from recalign.events import Log, files, load_events
 
 UDATA = "196\t242\t3\t881250949\n186\t302\t3\t891717742\n22\t377\t1\t878887116\n"
 DAT = "1::1193::5::978300760\n1::661::3::978302109\n2::1357::3.5::978298709\n"
@@ -184,3 +185,70 @@ def test_bad_headerless_files(tmp_path, header, text, found):
 def test_a_name_given_twice_is_refused():
     with pytest.raises(InputError, match="a name stands twice"):
         Log("test", ["log.csv"], header=["user", "item", "item"])
+
+
+CSV = "user,item,timestamp,rating\n1,2,3,4\n1,3,4,5\n"
+
+
+@pytest.mark.parametrize(
+    "name", ["log.csv.gz", "log.tsv.gz", "log[1].csv", "log*.csv", "a 'b' [red].csv", "^log.*$.csv"]
+)
+def test_names_and_compression(tmp_path, name):
+    text = CSV.replace(",", "\t") if ".tsv" in name else CSV
+    (tmp_path / "log1.csv").write_text(CSV.replace("1,2", "9,9"))  # what the name would match as a pattern
+    (tmp_path / name).write_bytes(gzip.compress(text.encode()) if name.endswith("gz") else text.encode())
+    assert pairs(Log("own", [name]), tmp_path) == [(1, 2), (1, 3)]
+
+
+@pytest.mark.parametrize("name", ["log.csv.zst", "log.csv.bz2", "log.xlsx", "log.json", "log.7z"])
+def test_files_that_cannot_be_read_are_refused_by_name(tmp_path, name):
+    (tmp_path / name).write_bytes(b"\x28\xb5\x2f\xfd")
+    with pytest.raises(InputError, match=re.escape(f"files named {name!r} cannot be read")) as caught:
+        load_events(Log("own", [name]), tmp_path, None)
+    assert "unpack" in str(caught.value.remedy)
+
+
+def link(archive: zipfile.ZipFile) -> None:
+    info = zipfile.ZipInfo("log.csv")
+    info.external_attr = 0o120777 << 16
+    archive.writestr(info, "/etc/passwd")
+
+
+@pytest.mark.parametrize(
+    "put",
+    [
+        lambda archive: archive.writestr("../log.csv", CSV),
+        lambda archive: archive.writestr("/tmp/log.csv", CSV),
+        lambda archive: archive.writestr("a/../../log.csv", CSV),
+        link,
+    ],
+    ids=["above", "absolute", "through", "link"],
+)
+def test_zips_that_point_outside(tmp_path, put):
+    with zipfile.ZipFile(tmp_path / "log.zip", "w") as archive:
+        put(archive)
+    with pytest.raises(InputError, match="points outside the zip"):
+        load_events(Log("own", ["log.zip"]), tmp_path, "rating")
+
+
+@pytest.mark.parametrize("kind", ["zip", "csv.gz"])
+def test_what_unpacks_without_end_is_refused(tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(files, "LARGE", 1000)
+    content = b"1,1,1,1\n" * 100_000
+    if kind == "zip":
+        with zipfile.ZipFile(tmp_path / "log.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("log.csv", content)
+    else:
+        (tmp_path / "log.csv.gz").write_bytes(gzip.compress(content))
+    with pytest.raises(InputError, match="unpack to more than"):
+        load_events(Log("own", [f"log.{kind}"]), tmp_path, "rating")
+
+
+def test_a_zip_with_a_password(tmp_path):
+    zipped(tmp_path / "log.zip", {"log.csv": CSV})
+    content = bytearray((tmp_path / "log.zip").read_bytes())
+    content[6] |= 1  # the flag that says encrypted, in the member's own header and in the directory
+    content[content.index(b"PK\x01\x02") + 8] |= 1
+    (tmp_path / "log.zip").write_bytes(content)
+    with pytest.raises(InputError, match="password"):
+        load_events(Log("own", ["log.zip"]), tmp_path, "rating")

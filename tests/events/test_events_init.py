@@ -129,8 +129,8 @@ def test_a_byte_order_mark_and_words_for_missing_values(tmp_path: Path):
     said = init(tmp_path, "log.csv")
     assert said.code == 0, said.err
     data = yaml.safe_load((tmp_path / "log.yaml").read_text())["data"]
-    assert data["log"]["where"] == "\"user\" is not null and time not in ('NULL')"
-    assert data["reward"] == "TRY_CAST(rating AS DOUBLE)"
+    assert data["log"]["where"] == '"user" is not null and time is not null'
+    assert data["reward"] == "rating"
     assert "2 rows do not meet" in said.out
     assert "241 events" in said.out
     assert tiny.recalign(tmp_path, "check", "log.yaml").code == 0

@@ -232,7 +232,8 @@ def test_bad_text(tmp_path, text, found):
         ({"user": [1.0, float("nan"), 2.0, 2.0]}, "data.log.user: the column user is empty, null or NaN in row 2 of"),
         ({"user": [None, 1, 2, 2]}, "data.log.user: the column user is empty, null or NaN in row 1 of"),
         ({"item": [1.5, 1.0, 2.0, 2.0]}, "data.log.item: the column item holds 1.5 in row 1 of"),
-        ({"item": [1.0, 2.0**53, 2.0, 2.0]}, "ids are not fractions"),
+        ({"item": [1.0, 2.0**53, 2.0, 2.0]}, "Float64 holds no such id exactly"),
+        ({"item": pl.Series([1, 2**24, 2, 2], dtype=pl.Float32)}, "Float32 holds no such id exactly"),
         ({"item": [True, False, True, False]}, "holds Boolean"),
         ({"timestamp": [1, None, 3, 4]}, "data.log.timestamp: the column timestamp is empty, null or NaN in row 2 of"),
         ({"timestamp": [1.0, float("nan"), 3.0, 4.0]}, "timestamp is empty, null or NaN in row 2 of"),
@@ -340,3 +341,96 @@ def test_the_remedy_for_missing_ids_works(tmp_path, ids, named, left):
     assert f"user is empty, null or NaN in {named}" in message
     where = message.split("data.log.where: '")[1].removesuffix("'")
     assert load(tmp_path, frame, None, where=where).users.to_list() == left
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        ({"timestamp": [1]}, {"timestamp": [datetime(2026, 1, 1)]}, "timestamp holds"),
+        ({"x": [1.5]}, {"x": [datetime(2026, 1, 1)]}, "x holds"),
+        ({"user": [7.0]}, {"user": ["7"]}, "user holds"),
+    ],
+)
+def test_types_that_no_value_stands_for_in_both_files(tmp_path, first, second, message):
+    for name, changed in (("a", first), ("b", second)):
+        pl.DataFrame({"user": [1], "item": [1], "timestamp": [1]} | changed).write_parquet(tmp_path / f"{name}.parquet")
+    with pytest.raises(InputError, match=f"do not fit together: the column {message}") as caught:
+        load_events(Log("test", ["a.parquet", "b.parquet"]), tmp_path, None)
+    assert "a.parquet" in str(caught.value)
+    assert "b.parquet" in str(caught.value)
+
+
+def test_an_id_is_the_same_in_every_file(tmp_path):
+    (tmp_path / "a.csv").write_text("user,item,timestamp\n7.0,1,1\n")
+    (tmp_path / "b.csv").write_text("user,item,timestamp\n7,2,2\n")
+    assert load_events(Log("test", ["a.csv", "b.csv"]), tmp_path, None).users.to_list() == [7]
+    (tmp_path / "c.csv").write_text("user,item,timestamp\n007,2,2\n")
+    assert load_events(Log("test", ["b.csv", "c.csv"]), tmp_path, None).users.to_list() == ["007", "7"]
+
+
+def test_null_as_databases_write_it(tmp_path):
+    text = "user,item,timestamp,stars\n1,7,1,5\n2,8,2,\\N\n3,9,3,NULL\n4,9,3,2\n"
+    assert load(tmp_path, text, kind="csv").frame["reward"].to_list() == [5, None, None, 2]
+    assert "in row 2 of" in refused(tmp_path, "user,item,timestamp,stars\n1,7,1,5\n\\N,8,2,1\n", kind="csv")
+
+
+def test_quotes_that_span_lines_are_reported(tmp_path):
+    text = 'user,item,timestamp,stars,note\n1,7,1,5,"a\n2,8,2,3,b"\n3,9,3,1,c\n'
+    table = load(tmp_path, text, kind="csv")
+    assert table.frame.height == 2
+    assert "1 rows hold a quoted field of several lines: row 1 of" in str(table.report)
+    assert "row 2 has 1" in refused(tmp_path, 'user,item,timestamp,stars\n1,7,1,5\n"2,8,2,3\n', kind="csv")
+
+
+def test_a_field_that_never_ends(tmp_path):
+    message = refused(tmp_path, f'user,item,timestamp,stars\n1,7,1,5\n2,8,2,"{"x" * 200_000}\n', kind="csv")
+    assert "cannot be read as csv" in message
+
+
+SHOP = """user,item,timestamp,event
+anna,lamp,10,view
+anna,lamp,20,cart
+anna,lamp,30,purchase
+anna,chair,15,view
+anna,lamp,40,view
+bob,lamp,5,view
+bob,lamp,6,view
+bob,sofa,7,other
+"""
+WORTH = "case event when 'view' then 0 when 'cart' then 0.5 when 'purchase' then 1 end"
+
+
+def test_events_on_one_item_become_the_strongest(tmp_path):
+    table = load(tmp_path, SHOP, WORTH, kind="csv", collapse=True)
+    users, items = table.users.gather(table.frame["user"]), table.items.gather(table.frame["item"])
+    found = list(zip(users, items, table.frame["timestamp"], table.frame["reward"], strict=True))
+    assert found == [("anna", "chair", 15, 0), ("anna", "lamp", 30, 1), ("bob", "lamp", 5, 0), ("bob", "sofa", 7, None)]
+    assert "4 rows are weaker events of the same user and item and are left out: rows 1, 2, 5, 7 of" in str(
+        table.report
+    )
+    assert load(tmp_path, SHOP, WORTH, kind="csv").frame.height == 8
+
+
+@pytest.mark.parametrize(
+    ("times", "how", "first"),
+    [
+        (["2026-02-19 06:01:33 UTC"], {"time_unit": "datetime"}, 1771480893),
+        (["15/10/2020", "1/2/2021"], {"time_format": "%d/%m/%Y"}, 1602720000),
+        (["10/15/2020 06:00"], {"time_format": "%m/%d/%Y %H:%M"}, 1602741600),
+        (["15.10.2020 06:00:00 +0200"], {"time_format": "%d.%m.%Y %H:%M:%S %z"}, 1602734400),
+        (["20201015"], {"time_format": "%Y%m%d"}, 1602720000),
+    ],
+)
+def test_times_as_people_write_them(tmp_path, times, how, first):
+    rows = [f"{number},7,{time},{number}" for number, time in enumerate([*times, *times])]
+    table = load(tmp_path, "\n".join(["user,item,timestamp,stars", *rows]), kind="csv", **how)
+    assert table.frame["timestamp"][0] == first
+
+
+def test_a_date_whose_day_may_be_its_month_needs_a_format(tmp_path):
+    text = "user,item,timestamp,stars\n1,7,03/04/2020,1\n2,7,05/06/2020,2\n"
+    assert "'%d/%m/%Y %H:%M' (day first)" in refused(tmp_path, text, kind="csv", time_unit="datetime")
+    assert "data.log.time_unit to datetime" in refused(tmp_path, text, kind="csv")
+    message = refused(tmp_path, text, kind="csv", time_format="%Y")
+    assert message.startswith("data.log.time_format: ")
+    assert "row" in refused(tmp_path, text.replace("05/06", "05/16"), kind="csv", time_format="%d/%m/%Y")

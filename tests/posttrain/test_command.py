@@ -46,7 +46,7 @@ def test_every_method_and_every_kind_of_pair_runs_through_the_command(chain):
 
 
 def test_a_run_that_was_interrupted_ends_as_one_that_was_not(chain, monkeypatch):
-    monkeypatch.setattr("recalign.posttrain.keep.largest_interpolation", lambda kept, enough: (0.5, 1.0))
+    monkeypatch.setattr("recalign.posttrain.keep.reach_at_price", lambda kept, enough: (0.5, 1.0))
     folder, _ = chain
 
     def fit(name, epochs, *more):

@@ -11,15 +11,15 @@ import polars as pl
 import pytest
 import small
 import torch
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, EarlyStopping
 
-from recalign.errors import InputError
+from recalign.errors import InputError, TrainingError
 from recalign.nn.dropout import Dropout
 from recalign.posttrain import PostTrainingData, ReturnConditioned, WeightedSFT
 from recalign.posttrain.keep import KeepRanking
 from recalign.recommender import PolynomialAveraging, Recommender, RecommenderData
 from recalign.recommender.checkpoint import load_net
-from recalign.recommender.interpolation import KEEP, ndcg
+from recalign.recommender.interpolation import KEEP, REACHES, ndcg
 
 FAR = 0.03  # a rate that leads far from the start
 
@@ -47,13 +47,13 @@ class Last(Callback):
     """Keeps the policy's weights after each step, and after each epoch's last."""
 
     def __init__(self):
-        self.steps, self.alphas = [], []
+        self.steps, self.reaches = [], []
 
     def on_train_batch_end(self, trainer, module, *_):
         self.steps.append([p.detach().clone() for p in module.policy.parameters()])
 
     def on_validation_end(self, trainer, module):
-        self.alphas.append(trainer.callback_metrics.get("policy/interpolation"))
+        self.reaches.append(trainer.callback_metrics.get("policy/reach"))
 
 
 class Unlearning(WeightedSFT):
@@ -83,10 +83,10 @@ def kept(policy, start, data):
 def test_a_policy_that_lost_its_ranking_goes_back(walks, cloned, tmp_path):
     module, last, data = trained(walks, cloned, tmp_path, keep=KEEP)
     start = load_net(cloned, "policy").net
-    alpha = module.trainer.callback_metrics["policy/interpolation"].item()
-    assert 0 < alpha < 1
+    reach = module.trainer.callback_metrics["policy/reach"].item()
+    assert 0 < reach < 1
     for now, first, end in zip(module.policy.parameters(), start.parameters(), last.steps[-1], strict=True):
-        torch.testing.assert_close(now, torch.lerp(first, end, alpha))
+        torch.testing.assert_close(now, torch.lerp(first, end, reach))
     share = kept(module.policy, start, data)
     assert share >= KEEP
     assert module.trainer.callback_metrics["policy/kept"].item() == pytest.approx(share, abs=1e-6)
@@ -101,18 +101,27 @@ def test_training_is_left_as_it_is(walks, cloned, tmp_path):
     for a, b in zip(plain.steps, held.steps, strict=True):
         assert all(torch.equal(one, other) for one, other in zip(a, b, strict=True))
     assert kept(free.policy, load_net(cloned, "policy").net, data) < KEEP  # or the others would prove nothing
-    assert len(held.alphas) == 2
-    assert None not in held.alphas
+    assert [found is None for found in held.reaches] == [True, False]  # nothing but the last epoch is handed over
 
 
-def test_where_enough_is_kept_the_last_weights_are_handed_over(walks, cloned, tmp_path):
-    module, last, _ = trained(walks, cloned, tmp_path, keep=0.5, lr=1e-4)
-    assert module.trainer.callback_metrics["policy/interpolation"] == 1
-    assert all(torch.equal(a, b) for a, b in zip(module.policy.parameters(), last.steps[-1], strict=True))
+def test_where_training_may_stop_at_any_time_every_epoch_is_brought_to_the_price(walks, cloned, tmp_path):
+    stop = EarlyStopping("val/loss", strict=False)
+    _, last, _ = trained(walks, cloned, tmp_path, keep=KEEP, callbacks=[stop])
+    assert None not in last.reaches
+    assert len(last.reaches) == 2
+
+
+def test_a_step_that_could_afford_more_goes_beyond_its_weights(walks, cloned, tmp_path):
+    module, last, data = trained(walks, cloned, tmp_path, keep=0.5, lr=1e-4)
+    assert module.trainer.callback_metrics["policy/reach"] == 4
+    start = load_net(cloned, "policy").net
+    for now, first, end in zip(module.policy.parameters(), start.parameters(), last.steps[-1], strict=True):
+        torch.testing.assert_close(now, first + 4 * (end - first))
+    assert kept(module.policy, start, data) > 0.5
 
 
 def test_a_policy_with_parts_of_its_own_goes_back_to_its_start(walks, cloned, tmp_path, monkeypatch):
-    monkeypatch.setattr("recalign.posttrain.keep.largest_interpolation", lambda kept, enough: (0.0, 1.0))
+    monkeypatch.setattr("recalign.posttrain.keep.reach_at_price", lambda kept, enough: (0.0, 1.0))
     with pytest.warns(UserWarning, match="the checkpoint holds the start"):
         module, _, data = trained(walks, cloned, tmp_path, keep=KEEP, kind=ReturnConditioned)
     assert kept(module.policy, load_net(cloned, "policy").net, data) == 1
@@ -123,9 +132,9 @@ def test_what_was_not_validated_is_measured_all_the_same(walks, cloned, tmp_path
     module, last, data = trained(walks, cloned, tmp_path, keep=KEEP, **stop)
     assert len(last.steps) == stop.get("max_steps", 6)
     start = load_net(cloned, "policy").net
-    alpha = module.trainer.callback_metrics["policy/interpolation"].item()
+    reach = module.trainer.callback_metrics["policy/reach"].item()
     for now, first, end in zip(module.policy.parameters(), start.parameters(), last.steps[-1], strict=True):
-        torch.testing.assert_close(now, torch.lerp(first, end, alpha))
+        torch.testing.assert_close(now, torch.lerp(first, end, reach))
     assert kept(module.policy, start, data) >= KEEP
     assert module.trainer.callback_metrics["policy/kept"].item() == pytest.approx(kept(module.policy, start, data))
 
@@ -136,7 +145,7 @@ def test_what_is_validated_on_is_measured_on(walks, cloned, tmp_path, monkeypatc
     small.trainer_of(tmp_path, 1, limit_val_batches=2).fit(
         small.free(WeightedSFT, init_from=str(cloned), keep=KEEP), data
     )
-    assert counts == [2, 2]  # of the start and of the policy
+    assert counts == [2] * (1 + len(REACHES))  # of the start and of the policy
 
 
 def test_two_that_hand_over_other_weights_are_refused(walks, cloned, tmp_path):
@@ -156,15 +165,14 @@ def test_a_start_that_ranks_nothing_holds_nobody_back(walks, cloned, tmp_path, m
     assert all(torch.equal(a, b) for a, b in zip(module.policy.parameters(), last.steps[-1], strict=True))
 
 
-def test_weights_that_are_no_numbers_are_not_handed_over(walks, cloned, tmp_path):
+def test_weights_that_are_no_numbers_are_refused(walks, cloned, tmp_path):
     class Ruin(Callback):
         def on_train_batch_end(self, trainer, module, *_):
             if trainer.global_step == 2:
                 next(module.policy.parameters()).data.fill_(float("nan"))
 
-    with pytest.warns(UserWarning, match="the checkpoint holds the start"):
-        module, _, data = trained(walks, cloned, tmp_path, keep=KEEP, max_steps=2, callbacks=[Ruin()])
-    assert kept(module.policy, load_net(cloned, "policy").net, data) == 1
+    with pytest.raises(TrainingError, match="weights are not finite"):
+        trained(walks, cloned, tmp_path, keep=KEEP, max_steps=2, callbacks=[Ruin()])
 
 
 def test_it_says_that_nothing_is_validated():

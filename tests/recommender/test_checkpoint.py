@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 
 import pytest
 import small
@@ -57,6 +58,24 @@ def test_a_checkpoint_does_not_call_what_it_likes(tmp_path):
     with pytest.raises(InputError, match="cannot be built"):
         load_net(tmp_path / "harmful.ckpt", "policy")
     assert not (tmp_path / "harm").exists()
+
+
+@pytest.mark.parametrize("module", ["harmful_module", "recalign.__main__", "antigravity"])
+def test_a_checkpoint_does_not_import_what_it_likes(module, tmp_path, monkeypatch):
+    (tmp_path / "harmful_module.py").write_text("class Net: ...\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    recipes = {"policy": {"class_path": f"{module}.Net", "init_args": {}}}
+    torch.save({"state_dict": {}, "recipes": recipes}, tmp_path / "it.ckpt")
+    with pytest.raises(InputError, match=f"{module} is not imported here.*run.imports"):
+        load_net(tmp_path / "it.ckpt", "policy")
+    assert module not in sys.modules
+
+
+def test_a_network_whose_class_is_gone_is_named(tmp_path):
+    recipes = {"policy": {"class_path": "recalign.nn.Gone", "init_args": {}}}
+    torch.save({"state_dict": {}, "recipes": recipes}, tmp_path / "it.ckpt")
+    with pytest.raises(InputError, match=r"its policy cannot be built .*'Gone'"):
+        load_net(tmp_path / "it.ckpt", "policy")
 
 
 def test_a_network_comes_back_with_its_weights(log_root, tmp_path):

@@ -10,25 +10,50 @@ from hypothesis import strategies as st
 from recalign.metrics.rank import gain_ndcg
 from recalign.recommender import RecommenderData
 from recalign.recommender.checkpoint import load_net
-from recalign.recommender.interpolation import HALVINGS, largest_interpolation, ndcg
+from recalign.recommender.interpolation import HALVINGS, REACHES, ndcg, reach_at_price
 
 
 @given(lost=st.floats(0.0, 1.0), power=st.floats(0.5, 4.0), enough=st.floats(0.5, 1.0))
 def test_enough_is_kept_and_a_little_further_it_is_not(lost, power, enough):
-    def kept(alpha):
-        return 1 - lost * alpha**power
+    def kept(reach):
+        return 1 - lost * reach**power
 
-    alpha, share = largest_interpolation(kept, enough)
+    reach, share = reach_at_price(kept, enough)
     assert share >= enough
-    assert share == (kept(alpha) if alpha else 1.0)
-    if alpha < 1:
-        assert kept(alpha + 2**-HALVINGS) < enough
+    assert share == (kept(reach) if reach else 1.0)
+    if reach < REACHES[-1]:
+        gap = next(b - a for a, b in zip((0.0, *REACHES), REACHES, strict=False) if b > reach)
+        assert kept(reach + gap / 2**HALVINGS) < enough
+    else:
+        assert kept(REACHES[-1]) >= enough
 
 
-def test_where_the_end_keeps_enough_nothing_else_is_measured():
-    asked = []
-    assert largest_interpolation(lambda alpha: asked.append(alpha) or 1.2, 0.97) == (1.0, 1.2)
-    assert asked == [1.0]
+@given(st.lists(st.floats(0.9, 1.05), min_size=len(REACHES), max_size=len(REACHES)))
+def test_nothing_behind_the_first_fall_is_taken(shares):
+    """Whatever a ray keeps further out, and however it wavers."""
+    by_reach, asked = dict(zip(REACHES, shares, strict=True)), []
+
+    def kept(reach):
+        asked.append(reach)
+        return by_reach.get(reach, 0.0)
+
+    reach, share = reach_at_price(kept, 0.97)
+    falls = [at for at in REACHES if by_reach[at] < 0.97]
+    before = [at for at in REACHES if not falls or at < falls[0]]
+    assert reach == (before[-1] if before else 0.0)
+    assert share == by_reach.get(reach, 1.0)
+    assert max(asked) == (falls[0] if falls else REACHES[-1])
+    assert len(asked) <= len(REACHES) + HALVINGS
+
+
+def test_a_small_step_goes_beyond_its_end():
+    assert reach_at_price(lambda reach: 1 - 0.02 * reach, 0.97)[0] == 1.5
+    assert reach_at_price(lambda reach: 1 - 0.001 * reach, 0.97) == (4.0, 0.996)
+
+
+def test_what_is_no_number_is_too_far():
+    assert reach_at_price(lambda reach: float("nan") if reach > 1 else 1.0, 0.97)[0] == 1.0
+    assert reach_at_price(lambda _: float("nan"), 0.97) == (0.0, 1.0)
 
 
 def test_the_ranking_is_that_of_all_targets(log_root, cloned):

@@ -99,6 +99,7 @@ class ToyData(LightningDataModule):
     ) -> None:
         super().__init__()
         self.log_, self.reward, self.split, self.max_length, self.seed = log, reward, split, max_length, seed
+        self.root = root
         self.num_items = items
         self.values = self.read(batches)
 

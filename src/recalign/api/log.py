@@ -13,6 +13,7 @@ import yaml
 
 from recalign import configs
 from recalign.errors import InputError, nearest
+from recalign.events import guess
 from recalign.files import replacing, write_text
 
 EVENTS = "events.parquet"
@@ -73,7 +74,8 @@ class Log:
         events = _polars(frame, "frame")
         _require_columns(events, {"user": user, "item": item, "timestamp": timestamp})
         _require_ids(events, {"user": user, "item": item})
-        unit = time_unit or _time_unit(events[timestamp])
+        _require_times(events[timestamp])
+        unit = time_unit or guess.unit(events[timestamp])
         place, temporary = _folder(folder)
         log: dict[str, Any] = {"name": name, "files": [EVENTS], "user": user, "item": item}
         log |= {"timestamp": timestamp, "time_unit": unit}
@@ -178,14 +180,9 @@ def _require_ids(events: pl.DataFrame, columns: Mapping[str, str]) -> None:
             )
 
 
-def _time_unit(times: pl.Series) -> str:
-    """The unit of a column of times."""
-    if times.dtype.is_temporal() or times.dtype == pl.String:
-        return "datetime"
-    if not times.dtype.is_numeric():
+def _require_times(times: pl.Series) -> None:
+    if not (times.dtype.is_temporal() or times.dtype.is_numeric() or times.dtype == pl.String):
         raise InputError(f"times of type {times.dtype}", where="timestamp", remedy="give numbers or datetimes")
-    middle = times.drop_nulls().cast(pl.Float64).median()
-    return next((unit for unit, least in (("us", 1e14), ("ms", 1e11)) if float(middle or 0) >= least), "s")  # type: ignore[arg-type]
 
 
 def _quoted(reward: str | None, events: pl.DataFrame) -> str | None:

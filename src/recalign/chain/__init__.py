@@ -1,7 +1,8 @@
 """The main job: stages in order, each one a plain `recalign fit`, then the comparison and the report."""
 
 from recalign.chain.command import chain
-from recalign.chain.plan import Chain, Plan
+from recalign.chain.experiment import Chain
+from recalign.chain.plan import Plan
 from recalign.chain.run import run_chain
 from recalign.evaluation.methods import BASE_STAGES
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from jsonargparse import ActionConfigFile
 
-from recalign.chain.plan import Chain, Overrides, Plan
+from recalign.chain.experiment import Chain
+from recalign.chain.plan import Overrides, Plan
 from recalign.chain.run import run_chain
 from recalign.errors import InputError
 from recalign.keys import short

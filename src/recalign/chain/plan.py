@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +11,12 @@ import torch
 import yaml
 
 from recalign import configs
+from recalign.chain.experiment import Chain
 from recalign.chain.space import Settings
-from recalign.errors import InputError, nearest, require_positive
-from recalign.evaluation.methods import BASE_STAGES, UNTRAINED, base_method, is_trained
-from recalign.evaluation.roles import Roles
+from recalign.errors import InputError, nearest
+from recalign.evaluation.methods import BASE_STAGES, UNTRAINED
 from recalign.keys import leaves, short
-from recalign.recommender.interpolation import KEEP, require_share
 from recalign.reward import RewardData
-from recalign.simulation import World
 from recalign.stage import ParsedStage, Request, RunFolder, parse_stage
 from recalign.stage.console import quiet
 from recalign.stage.folder import RunConfig
@@ -33,52 +30,6 @@ EVERY_STAGE = ("trainer", "data")
 
 Overrides = dict[str | None, dict[str, Any]]
 """Settings of the command line by stage, by dotted key (``model.lr``); None: for every stage."""
-
-
-@dataclass
-class Chain:
-    """An experiment: which log, which stages, which methods.
-
-    Attributes:
-        log: the log's YAML: its name in conf/data, or a path, from the current folder or from the chain's YAML.
-        methods: rows of the table.
-        name: names the run folder; null: as the chain's YAML.
-        seeds: each a whole chain: cloning, reward model, judges, post-training.
-        ours: the method that the report follows; null: none.
-        placebos: methods that must gain nothing, each with the method that it copies but for one thing.
-        baselines: rows that a gain is measured against: the better of them.
-        rerank: strength of `rerank` and `rerank_item_mean`, 1 / lambda in 1 / standard deviation of the reward.
-        keep: share of the start's ``all/ndcg@10`` on validation that every method keeps: a post-trained policy goes
-            back towards the start until it does (its ``model.keep``), reranking grows weaker; null: whatever is left.
-        trials: settings tried for each method, the first as its YAML has it, the others from conf/search.yaml; what
-            is chosen on validation, with the first seed, is then run with every seed. 0 or 1: nothing is searched.
-        world: settings of a simulated world; each seed then has a world of its own, drawn with that seed.
-        root: folder of all runs.
-        stages: settings of single stages or methods, over those of their YAML (``asft: {model: {temperature: 0.5}}``).
-        trainer: settings of every stage's trainer.
-        data: settings of every stage's data.
-    """
-
-    log: str
-    methods: list[str]
-    name: str | None = None
-    seeds: list[int] = field(default_factory=lambda: [0])
-    ours: str | None = None
-    placebos: dict[str, str] = field(default_factory=dict)
-    baselines: list[str] = field(default_factory=lambda: ["start", "bc"])
-    rerank: float = 1.0
-    keep: float | None = KEEP
-    trials: int = 0
-    world: World | None = None
-    root: str = "runs"
-    stages: dict[str, dict[str, Any]] = field(default_factory=dict)
-    trainer: dict[str, Any] = field(default_factory=dict)
-    data: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def roles(self) -> Roles:
-        """What its methods are for."""
-        return Roles(self.ours, self.placebos, self.baselines)
 
 
 class Plan:
@@ -99,25 +50,10 @@ class Plan:
         self.name = chain.name or file.stem
         self.folders = _folders(file)
         self.log = self._log(file)
-        require_share(chain.keep, "keep")
-        require_positive("", vars(chain), "rerank", "trials", or_zero=True)
-        for key, values in (("methods", chain.methods), ("seeds", chain.seeds)):
-            if not values or len(set(values)) < len(values):
-                raise InputError(f"{values} is empty or names one twice", where=key, remedy="list each once")
-        if min(chain.seeds) < 0:
-            raise InputError(f"{min(chain.seeds)} is no seed", where="seeds", remedy="seeds are 0 or more")
+        chain.check()
         if chain.world and self.log.stem != "simulated":
             raise InputError("only a simulated log has a world", where="world", remedy="say log: simulated")
-        self.trained = [method for method in chain.methods if is_trained(method)]
-        for method in chain.methods:
-            if (own := base_method(method)) is not None and own not in self.trained:
-                raise InputError(
-                    f"{method} reranks the policy of {own!r}, which this chain does not train",
-                    where="methods",
-                    remedy=f"add {own} to them" if own and is_trained(own) else "name a method that is trained",
-                )
-        if taken := [method for method in chain.methods if method in BASE_STAGES]:
-            raise InputError(f"{taken[0]} is no method", where="methods", remedy="leave it out: every chain trains it")
+        self.trained = chain.trained
         self.stages = [*BASE_STAGES, *self.trained]
         named = [*chain.stages, *(stage for stage in overrides if stage is not None)]
         if unknown := [stage for stage in named if stage not in self.stages]:

@@ -9,15 +9,18 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import yaml
 from filelock import FileLock, Timeout
 
-from recalign.chain.plan import Chain, Plan
-from recalign.chain.search import Search
-from recalign.chain.space import Settings
-from recalign.chain.train import Trained, base_checkpoints, say, train
+from recalign.chain.engine import workers_of
+from recalign.chain.experiment import Chain
+from recalign.chain.graph import Results, Task, in_order, side_by_side
+from recalign.chain.plan import Plan
+from recalign.chain.search import CHOICE, Search
+from recalign.chain.train import Trained, base_checkpoints, named, say, train
 from recalign.errors import InputError
 from recalign.evaluation import comparison
 from recalign.evaluation.methods import BASE_STAGES, MethodRun, base_method, evaluate_methods
@@ -28,6 +31,7 @@ from recalign.reward import RewardData
 from recalign.sequences.audit import audit_log
 from recalign.sequences.verdict import verdict
 from recalign.simulation import World, simulate, write
+from recalign.stage import ParsedStage
 from recalign.stage.code import EVALUATION, code_digest
 
 
@@ -43,41 +47,81 @@ def run_chain(plan: Plan) -> Path:
     Raises:
         InputError: something cannot be used; a mistake in any stage's settings, and a group of users without rewards,
             show before any stage runs.
-        TrainingError: a stage's training cannot go on.
+        TrainingError: a stage's training cannot go on, or its worker died twice.
     """
     chain, folder = plan.chain, plan.folder
     parsed = plan.parse()
     search = Search(plan, parsed) if chain.trials > 1 else None
     if search and not search.methods:
         search = None  # popularity, say, has no settings
+    tasks = tasks_of(plan, parsed, search)
     parsed["recommender"].folder.probe()
-    with _alone(folder):
-        return _run(plan, search, plan.data(chain.seeds[0]))
-
-
-def _run(plan: Plan, search: Search | None, data: RewardData) -> Path:
-    chain, folder, device = plan.chain, plan.folder, plan.device()
-    _require_same_log(folder, data.log_.name)
-    chosen: dict[str, Settings] = {}
-    for seed in chain.seeds:
-        if chain.world and seed != chain.seeds[0]:
-            data = plan.data(seed)
-        make_world(data, replace(chain.world, seed=seed) if chain.world else None)
-        if seed == chain.seeds[0]:
-            _check(data, folder)
-            _require_rewards(plan)
-        trained = {stage: train(plan.parsed(stage, seed)) for stage in BASE_STAGES}
-        base = base_checkpoints(trained)
-        if search and seed == search.seed:
-            chosen = search.run(base, data)
-        trained |= {method: train(plan.parsed(method, seed, chosen.get(method))) for method in plan.trained}
-        runs = [_method_run(method, trained, chosen, chain) for method in chain.methods]
-        evaluated = evaluate_methods(folder, seed, runs, base, data, device=device, code=code_digest(EVALUATION))
-        say(f"evaluation, seed {seed}: {', '.join(evaluated) or 'unchanged'}")
-    table = comparison.compare(folder, methods=chain.methods, seeds=chain.seeds, roles=chain.roles)
-    page = render(folder, searched=search is not None)
-    show(table, chain.roles, folder / comparison.FILE, page)
+    with workers_of(chain) as workers, _alone(folder):
+        _prepare(plan)
+        if workers is None:
+            in_order(tasks, chain.threads)
+        else:
+            side_by_side(tasks, chain.threads or 1, workers, folder / "logs")
+        table = comparison.compare(folder, methods=chain.methods, seeds=chain.seeds, roles=chain.roles)
+        page = render(folder, searched=search is not None)
+        show(table, chain.roles, folder / comparison.FILE, page)
     return folder
+
+
+def tasks_of(plan: Plan, parsed: Mapping[str, ParsedStage], search: Search | None) -> list[Task]:
+    """All that a chain runs, each task after what it needs.
+
+    Args:
+        plan: the chain.
+        parsed: its stages, as `Plan.parse` gives them.
+        search: of its settings; None: nothing is searched.
+    """
+    tasks: list[Task] = []
+    for seed in plan.chain.seeds:
+        world: tuple[str, ...] = ()
+        if plan.chain.world and seed != plan.chain.seeds[0]:
+            tasks.append(Task(f"world/seed-{seed}", partial(_world, plan, seed)))
+            world = (tasks[-1].name,)
+        for stage in BASE_STAGES:
+            upstream = (named(one.stage, seed) for one in parsed[stage].upstream if not one.named)
+            tasks.append(Task(named(stage, seed), partial(_train, plan, stage, seed), (*world, *upstream)))
+        base = tuple(named(stage, seed) for stage in BASE_STAGES)
+        if search and seed == search.seed:
+            tasks += search.tasks()
+        needs = (*base, CHOICE) if search else base
+        tasks += [Task(named(method, seed), partial(_train, plan, method, seed), needs) for method in plan.trained]
+        trained = (named(method, seed) for method in plan.trained)
+        tasks.append(Task(f"evaluation/seed-{seed}", partial(_evaluate, plan, seed), (*needs, *trained)))
+    return tasks
+
+
+def _prepare(plan: Plan) -> None:
+    """Make the first seed's world, read the log, and find what no stage could be trained on."""
+    first = plan.chain.seeds[0]
+    data = plan.data(first)
+    _require_same_log(plan.folder, data.log_.name)
+    _world(plan, first)
+    _check(data, plan.folder)
+    _require_rewards(plan)
+
+
+def _world(plan: Plan, seed: int, _: Results | None = None) -> None:
+    world = plan.chain.world
+    make_world(plan.data(seed), replace(world, seed=seed) if world else None)
+
+
+def _train(plan: Plan, stage: str, seed: int, done: Results) -> Trained:
+    return train(plan.parsed(stage, seed, done.get(CHOICE, {}).get(stage)))
+
+
+def _evaluate(plan: Plan, seed: int, done: Results) -> None:
+    trained = {stage: done[named(stage, seed)] for stage in plan.stages}
+    runs = [_method_run(method, trained, plan.chain) for method in plan.chain.methods]
+    base, data = base_checkpoints(trained), plan.data(seed)
+    evaluated = evaluate_methods(
+        plan.folder, seed, runs, base, data, device=plan.device(), code=code_digest(EVALUATION)
+    )
+    say(f"evaluation, seed {seed}: {', '.join(evaluated) or 'unchanged'}")
 
 
 @contextmanager
@@ -113,14 +157,13 @@ def _require_same_log(folder: Path, log: str) -> None:
             )
 
 
-def _method_run(method: str, trained: Mapping[str, Trained], chosen: Mapping[str, Settings], chain: Chain) -> MethodRun:
-    """What is evaluated of a method; a trained policy is reranked as strongly as the start's would be."""
+def _method_run(method: str, trained: Mapping[str, Trained], chain: Chain) -> MethodRun:
+    """What is evaluated of a method."""
     if method in trained:
         return trained[method].method_run(method)
     own = base_method(method)
-    strength = chosen.get("rerank" if own else method, {}).get("strength", chain.rerank)
     run = trained[own].method_run(method) if own else MethodRun(method, None, {})
-    return replace(run, strength=strength, keep=chain.keep)
+    return replace(run, strength=chain.rerank, keep=chain.keep, spread=chain.lcb)
 
 
 def make_world(data: RewardData, world: World | None) -> None:

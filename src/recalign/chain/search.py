@@ -4,24 +4,42 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import polars as pl
 from rich.console import Console
 from rich.table import Table
 
+from recalign.chain.graph import Results, Task
 from recalign.chain.plan import Plan
 from recalign.chain.space import Settings, Spaces, proposals
-from recalign.chain.train import say, train
+from recalign.chain.train import base_checkpoints, named, say, train
 from recalign.errors import InputError, TrainingError
 from recalign.evaluation.comparison import ALL
-from recalign.evaluation.methods import RERANKED, BaseCheckpoints, MethodRun, is_trained
+from recalign.evaluation.methods import BASE_STAGES, MethodRun, is_trained
 from recalign.evaluation.report import WIDTH
 from recalign.evaluation.selection import KEPT, MEASURED, SEARCH, Figures, choose, choose_by_rank, validate
 from recalign.files import write_text
-from recalign.reward import RewardData
 from recalign.stage import ParsedStage
 from recalign.stage.code import EVALUATION, code_digest
+
+CHOICE = "choice"
+"""The task whose result is the chosen settings by method."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A method's trials.
+
+    Attributes:
+        figures: on validation, by the trial's number.
+        failed: why the others could not be trained.
+    """
+
+    figures: dict[int, Figures]
+    failed: dict[int, str]
 
 
 class Search:
@@ -38,9 +56,7 @@ class Search:
     def __init__(self, plan: Plan, parsed: Mapping[str, ParsedStage]) -> None:
         self.plan, self.seed = plan, plan.chain.seeds[0]
         self.spaces = Spaces(plan.found("search.yaml") or plan.folders[0] / "search.yaml")
-        searched = [m for m in plan.chain.methods if (is_trained(m) or m in RERANKED) and not self.spaces.leader(m)]
-        baselines = plan.chain.roles.baselines  # which come first: the others are measured against them
-        self.methods = sorted(searched, key=lambda method: method not in baselines)
+        self.methods = [m for m in plan.chain.methods if is_trained(m) and not self.spaces.leader(m)]
         self.settings = {method: self._settings(method, parsed) for method in self.methods}
         for method in plan.chain.methods:
             leader = self.spaces.leader(method)
@@ -52,18 +68,14 @@ class Search:
                 )
 
     def _settings(self, method: str, parsed: Mapping[str, ParsedStage]) -> list[Settings]:
-        space, plan = dict(self.spaces.space(method)), self.plan
-        if method in RERANKED:
-            return proposals(space, {"strength": plan.chain.rerank}, plan.chain.trials, self.seed)
+        space = dict(self.spaces.space(method))
         defaults = {key: self._default(parsed[method].config, key, method) for key in space}
         for key in self._fixed(method):
             del space[key], defaults[key]
-        return proposals(space, defaults, plan.chain.trials, self.seed) if space else [{}]
+        return proposals(space, defaults, self.plan.chain.trials, self.seed) if space else [{}]
 
     def _fixed(self, method: str) -> Settings:
         """What would be searched, had the chain's YAML or the command line not set it."""
-        if method in RERANKED:
-            return {}
         given = {key: self.plan.given(method, key) for key in self.spaces.space(method)}
         return {key: ", ".join(map(str, found.values())) for key, found in given.items() if found}
 
@@ -78,27 +90,37 @@ class Search:
             node = node[part]
         return node
 
-    def run(self, base: BaseCheckpoints, data: RewardData) -> dict[str, Settings]:
-        """Train and measure every trial, choose, print and write what was found.
+    def tasks(self) -> list[Task]:
+        """Every trial, its figures on validation, and the choice (`CHOICE`)."""
+        base = tuple(named(stage, self.seed) for stage in BASE_STAGES)
+        tasks = [Task(_figures("start"), partial(self._measure, "start"), base)]
+        for method, settings in self.settings.items():
+            trials = [f"{method}/{_name(number)}" for number in range(len(settings))]
+            tasks += [Task(name, partial(self._try, method, n), base) for n, name in enumerate(trials)]
+            tasks.append(Task(_figures(method), partial(self._measure, method), (*base, *trials)))
+        measured = tuple(map(_figures, ("start", *self.settings)))
+        return [*tasks, Task(CHOICE, self.decide, measured, here=True)]
+
+    def decide(self, done: Results) -> dict[str, Settings]:
+        """Choose, print and write what was found.
 
         Args:
-            base: what the first seed's methods rest on.
-            data: the log, users A.
+            done: the figures of the start and of all methods, by the names of their tasks.
 
         Returns:
             The chosen settings by method.
         """
-        baseline = self._measure("start", {0: MethodRun("start", None, {})}, base, data)[0][ALL]
+        start = done[_figures("start")].figures[0][ALL]
         chosen: dict[str, Settings] = {}
         rows: list[dict[str, Any]] = []
         for method, settings in self.settings.items():
-            runs = self._runs(method)
-            figures = self._measure(method, runs, base, data)
-            trials, best = dict(zip(runs, figures, strict=True)), list(runs)[choose(figures, baseline)]
-            rows += _rows(method, settings, trials, baseline, best, self._fixed(method))
+            measured: Measured = done[_figures(method)]
+            for number, error in measured.failed.items():
+                say(f"trial {number} of {method}, {settings[number]}, cannot be trained, and is not chosen: {error}")
+            trials = measured.figures
+            best = list(trials)[choose(list(trials.values()), start, self.plan.chain.keep or KEPT)]
+            rows += _rows(method, settings, trials, start, best, self._fixed(method))
             chosen[method] = settings[best]
-            if method in self.plan.chain.roles.baselines:
-                baseline = max(baseline, trials[best][ALL])
         for method in self.plan.chain.methods:
             if leader := self.spaces.leader(method):
                 found = chosen[leader].items()
@@ -108,30 +130,38 @@ class Search:
         Console(width=WIDTH).print(table(frame, self.seed))
         return chosen
 
-    def _runs(self, method: str) -> dict[int, MethodRun]:
-        """What is measured of a method's trials, by their numbers: of all that can be trained.
+    def _try(self, method: str, number: int, _: Results) -> MethodRun | InputError | TrainingError:
+        """Train a trial; where it cannot be trained, the others go on."""
+        try:
+            settings = self.settings[method][number]
+            return train(self.plan.trial(method, self.seed, _name(number), settings)).method_run(method)
+        except (InputError, TrainingError) as error:
+            return error
+
+    def _measure(self, method: str, done: Results) -> Measured:
+        """Figures of what can be trained of a method's trials.
 
         Raises:
             InputError, TrainingError: the last one's, where none can.
         """
-        keep, runs = self.plan.chain.keep, {}
-        for number, settings in enumerate(self.settings[method]):
-            if method in RERANKED:
-                runs[number] = MethodRun(method, None, {}, settings["strength"], keep)
-                continue
-            try:
-                runs[number] = train(self.plan.trial(method, self.seed, _name(number), settings)).method_run(method)
-            except (InputError, TrainingError) as error:
-                if not runs and number == len(self.settings[method]) - 1:
-                    raise
-                say(f"trial {number} of {method}, {settings}, cannot be trained, and is not chosen: {error}")
-        return runs
-
-    def _measure(
-        self, method: str, runs: Mapping[int, MethodRun], base: BaseCheckpoints, data: RewardData
-    ) -> list[Figures]:
+        tried: dict[int, Any] = {
+            number: MethodRun("start", None, {}) if method == "start" else done[f"{method}/{_name(number)}"]
+            for number in range(len(self.settings.get(method, [{}])))
+        }
+        failed = {number: one for number, one in tried.items() if isinstance(one, Exception)}
+        if len(failed) == len(tried):
+            raise failed[max(failed)]
+        runs = {number: run for number, run in tried.items() if number not in failed}
         places = {self.plan.trial_folder(method, self.seed, _name(number)): run for number, run in runs.items()}
-        return validate(places, base, data, device=self.plan.device(), code=code_digest(EVALUATION))
+        base = base_checkpoints({stage: done[named(stage, self.seed)] for stage in BASE_STAGES})
+        data, device = self.plan.data(self.seed), self.plan.device()
+        figures = validate(places, base, data, device=device, code=code_digest(EVALUATION))
+        return Measured(dict(zip(runs, figures, strict=True)), {number: str(one) for number, one in failed.items()})
+
+
+def _figures(method: str) -> str:
+    """The name of the task that measures a method's trials."""
+    return f"{method}/validation"
 
 
 def _name(number: int) -> str:
@@ -139,11 +169,11 @@ def _name(number: int) -> str:
 
 
 def _rows(
-    method: str, settings: list[Settings], trials: Mapping[int, Figures], baseline: float, best: int, fixed: Settings
+    method: str, settings: list[Settings], trials: Mapping[int, Figures], start: float, best: int, fixed: Settings
 ) -> list[dict[str, Any]]:
     """What `search.csv` holds of a method; of a trial that could not be trained there are no figures."""
     other = list(trials)[choose_by_rank(list(trials.values()))]
-    measured = {number: {"kept": figures[ALL] / baseline, **figures} for number, figures in trials.items()}
+    measured = {number: {"kept": figures[ALL] / start, **figures} for number, figures in trials.items()}
     return [
         {
             "method": method,
@@ -167,7 +197,7 @@ def table(frame: pl.DataFrame, seed: int) -> Table:
     """
     shown = Table(
         title=f"settings chosen on validation, seed {seed}",
-        caption=f"by value: the highest select_judge@10 among those that keep {KEPT:.0%} of all/ndcg@10",
+        caption="by value: the highest select_judge@10 among those that keep what the price asks for of all/ndcg@10",
         padding=(0, 1, 0, 0),
         box=None,
     )

@@ -60,6 +60,11 @@ def train(parsed: ParsedStage) -> Trained:
     return trained
 
 
+def named(stage: str, seed: int) -> str:
+    """The name of the task that trains a stage or a method."""
+    return f"{stage}/seed-{seed}"
+
+
 def base_checkpoints(trained: Mapping[str, Trained]) -> BaseCheckpoints:
     """What the methods of a seed rest on."""
     return BaseCheckpoints(*(trained[stage].checkpoint for stage in BASE_STAGES))

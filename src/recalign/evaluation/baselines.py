@@ -37,19 +37,38 @@ class SameForAll(Policy):
         return self.logp_V[items - 1]
 
 
-class ItemMeans(nn.Module):
-    """The reward model that knows each item's mean reward and nothing of the user."""
+class ItemScores(nn.Module):
+    """A score of each item that knows nothing of the user, in a reward model's place: mean rewards, log counts."""
 
-    def __init__(self, mean_V: Tensor) -> None:
+    def __init__(self, score_V: Tensor) -> None:
         super().__init__()
-        self.mean_V: Tensor
-        self.register_buffer("mean_V", mean_V.float())
+        self.score_V: Tensor
+        self.register_buffer("score_V", score_V.float())
 
     def states(self, batch: Batch) -> Tensor:
-        return self.mean_V.new_zeros(1, len(batch.target_T), 0)
+        return self.score_V.new_zeros(1, len(batch.target_T), 0)
 
     def predict(self, states: Tensor) -> Tensor:
-        return self.mean_V.expand(states.shape[1], -1)
+        return self.score_V.expand(states.shape[1], -1)
+
+
+class LowerBound(nn.Module):
+    """A reward ensemble's lower confidence bound: its mean less a multiple of its members' standard deviation."""
+
+    def __init__(self, reward: RewardEnsemble, spread: float) -> None:
+        super().__init__()
+        self.reward, self.spread = reward, spread
+
+    def states(self, batch: Batch) -> Tensor:
+        return self.reward.states(batch)
+
+    def predict(self, states: Tensor) -> Tensor:
+        reward_KTV = self.reward.predictions(states)
+        return reward_KTV.mean(dim=0) - self.spread * reward_KTV.std(dim=0, correction=0)
+
+
+Scores = RewardEnsemble | ItemScores | LowerBound
+"""What a policy can be reranked by."""
 
 
 @dataclass(frozen=True)
@@ -67,12 +86,12 @@ class RerankState:
 
 
 class Rerank(Policy):
-    """A policy reranked at serving by predicted rewards: log pi(v | s) + strength * r(s, v), up to a constant.
+    """A policy reranked at serving: log pi(v | s) + strength * r(s, v), up to a constant, r a reward or another score.
 
-    The strength is 1 / lambda, in 1 / the reward's unit.
+    The strength is 1 / lambda, in 1 / the score's unit.
     """
 
-    def __init__(self, policy: Policy, reward: RewardEnsemble | ItemMeans, strength: float) -> None:
+    def __init__(self, policy: Policy, reward: Scores, strength: float) -> None:
         super().__init__()
         self.num_items = policy.num_items
         self.policy, self.reward, self.strength = policy, reward, strength
@@ -87,10 +106,19 @@ class Rerank(Policy):
 
 
 def popularity(sequences: Sequences, high_only: bool = False) -> SameForAll:
-    """Items by the number of their training events, or of those of users A with a high reward."""
+    """Items by `log_counts`."""
+    return SameForAll(log_counts(sequences, high_only))
+
+
+def training_counts(sequences: Sequences, high_only: bool = False) -> np.ndarray:
+    """Each item's training events, or those of users A with a high reward. Shape: int64 (V,)."""
     train = sequences.frame.filter(pl.col("split") == TRAIN)
     if high_only:
         in_a = pl.Series(sequences.users_in("A")).gather(train["user"])
         train = train.filter(in_a & pl.col("high") & pl.col("reward").is_not_null())
-    counts = np.bincount(train["item_id"].to_numpy(), minlength=sequences.num_items + 1)[1:]
-    return SameForAll(torch.from_numpy(counts + 0.5).log())  # half an event for items without one
+    return np.bincount(train["item_id"].to_numpy(), minlength=sequences.num_items + 1)[1:]
+
+
+def log_counts(sequences: Sequences, high_only: bool = False) -> Tensor:
+    """log(n_v + 1/2) of `training_counts`: half an event for items without one. Shape: (V,)."""
+    return torch.from_numpy(training_counts(sequences, high_only) + 0.5).log()

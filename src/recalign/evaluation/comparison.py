@@ -38,11 +38,12 @@ RANKS = {"hr@10": lambda rank: hit(rank, 10), "ndcg@10": lambda rank: gain_ndcg(
 # `start` says how far a method has over-optimised.
 GAPS = ("gap/judge@10", "gap/true@10")
 VALUES = ("judge@10", "select_judge@10", "train_rm@10", "true@10", "true")
-GROUPS = {"all": None, "high": "high", "trajectory": "trajectory"}
+GROUPS = {"all": None, "high": "high", "trajectory": "trajectory", "tail/high": "tail_high"}
 # metric -> the column of its values and that of the events it is about (None: all of them)
 METRICS: dict[str, tuple[str, str | None]] = {
     **{f"{group}/{rank}": (rank, flag) for group, flag in GROUPS.items() for rank in RANKS},
     **{f"value/{name}": (name, None) for name in VALUES},
+    **{f"tail/value/{name}": (name, "tail") for name in ("judge@10", "true@10")},
     **{gap: (gap, None) for gap in GAPS},
     **{f"policy/{name}": (name, None) for name in ("kl", "entropy", "popularity@10")},
 }
@@ -148,7 +149,8 @@ def _events_of(path: Path) -> pl.DataFrame:
         for gap in GAPS
         if {"train_rm@10", other := gap.removeprefix("gap/")} <= set(frame.columns)
     ]
-    return frame.with_columns(gaps)
+    tail = [(pl.col("tail") & pl.col("high")).alias("tail_high")] if "tail" in frame.columns else []
+    return frame.with_columns(*gaps, *tail)
 
 
 def with_gains(events: pl.DataFrame) -> pl.DataFrame:

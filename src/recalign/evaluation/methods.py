@@ -13,13 +13,15 @@ import polars as pl
 import torch
 
 from recalign.evaluation import examples, exposed
-from recalign.evaluation.baselines import ItemMeans, Rerank, SameForAll, popularity
+from recalign.evaluation.baselines import ItemScores, LowerBound, Rerank, SameForAll, Scores, log_counts, popularity
 from recalign.evaluation.judges import require_apart
+from recalign.evaluation.popularity import popularity_curve
 from recalign.evaluation.value import Scorers, evaluate, load_truth
 from recalign.events import data_root
 from recalign.files import digest, read_json, sha256, write_json
+from recalign.metrics.rank import gain_ndcg
 from recalign.recommender.checkpoint import Loaded, check_catalogue, load_net
-from recalign.recommender.interpolation import largest_interpolation, ndcg
+from recalign.recommender.interpolation import ndcg, reach_at_price
 from recalign.recommender.policy import Policy
 from recalign.recommender.training import write_parquet
 from recalign.reward import RewardData, RewardEnsemble
@@ -68,8 +70,10 @@ class MethodRun:
         method: its name.
         checkpoint: of its policy, or of the policy that it reranks; None where none was trained.
         cost: plain numbers that go with it (``cost/seconds``, ``cost/steps``, ``cost/events``).
-        strength: of reranking, 1 / lambda in 1 / standard deviation of the reward.
-        keep: share of the start's ``all/ndcg@10`` on validation that reranking must keep; None: any.
+        strength: of reranking, 1 / lambda in 1 / standard deviation of the reward; of ``popularity_tilt``, of log
+            counts. With `keep`, that at reach 1 of the ray.
+        keep: share of the start's ``all/ndcg@10`` on validation that reranking must keep; None: any, at `strength`.
+        spread: standard deviations of the ensemble that ``rerank_lcb`` takes off the mean.
     """
 
     method: str
@@ -77,13 +81,14 @@ class MethodRun:
     cost: Mapping[str, float]
     strength: float = 1.0
     keep: float | None = None
+    spread: float = 1.0
 
     def key(self, base: Mapping[str, str], data: RewardData, code: str) -> str:
         """Digest of all that its figures depend on, from the digests of the base's checkpoints and of the code."""
         own = self.checkpoint and sha256(self.checkpoint)
         truth = _truth(data)  # the log's digest knows neither its truth nor its titles
         extra = sha256(truth) if truth and truth.is_file() else None, repr(data.log_.titles)
-        reranking = (self.strength, self.keep) if is_reranked(self.method) else None
+        reranking = (self.strength, self.keep, self.spread) if is_reranked(self.method) else None
         read = data.fingerprint, data.max_length, data.know_request
         return digest(self.method, own, base, read, extra, reranking, code)[:16]
 
@@ -125,14 +130,19 @@ def evaluate_methods(
     policies = {run.method: nets.policy(run) for run in stale}
     frames = {part: evaluate(policies, nets.scorers(), data, part, device) for part in ("validation", "test")}
     shown = exposed.measure(policies, nets.reward, data, device) if exposed.is_exposed(data) else {}
+    tilted = popularity_curve(nets.start, nets.rewards["judge@10"], data, device)
     for run in stale:
-        place, test = places[run.method], frames["test"][run.method]
+        place, test, validation = (places[run.method], *(frames[part][run.method] for part in ("test", "validation")))
         for part, by_method in frames.items():
             write_parquet(by_method[run.method].drop("shown"), place / f"{part}.parquet")
         write_json(place / examples.FILE, examples.examples(test, data))
         shares = {"cold_targets": test["cold"].cast(float).mean(), "coverage@10": _coverage(test, data.num_items)}
         summary = {"method": run.method, "seed": seed, "log": data.log_.name, "key": keys[run.method]}
         summary |= {"base": digest(data.fingerprint, digests)[:16], **shares, **run.cost}
+        if run.method not in SAME_FOR_ALL and nets.start_ndcg:  # the others have no ray, and so no price
+            summary["policy/kept"] = gain_ndcg(validation["rank"].to_numpy(), 10).mean() / nets.start_ndcg
+        if (as_popular := tilted.value_at(_mean(validation, "log_count@10"))) is not None:
+            summary["value_at_popularity"] = _mean(test, "judge@10") - as_popular
         if is_reranked(run.method):
             summary["policy/strength"] = nets.reranked(run)[1]
         if run.method in shown:
@@ -180,29 +190,35 @@ class LoadedNetworks:
         return trained.net
 
     def reranked(self, run: MethodRun) -> tuple[Policy, float]:
-        """A reranked policy and its strength, weakened until enough of the ranking is kept.
+        """A reranked policy and its strength, at the price where one is asked for.
 
-        A trained policy is reranked as strongly as the start may be, and goes back towards the start with it.
+        A trained policy is reranked as strongly as the start may be; its weights and the strength share one ray.
         """
-        key = run.method, run.checkpoint, run.strength, run.keep
+        key = run.method, run.checkpoint, run.strength, run.keep, run.spread
         if key not in self._reranked:
-            start, full, alpha = self.start, run.strength, 1.0
+            start, full, reach = self.start, run.strength, 1.0
             trained = self._trained(run.checkpoint) if run.checkpoint else None
             if trained:
                 full = self.reranked(MethodRun("rerank", None, {}, run.strength, run.keep))[1]
-            reward, scale = RERANKED.get(run.method, RERANKED["rerank"])(self), self.data.moments()[1]
+            scores, unit = RERANKED.get(run.method, RERANKED["rerank"])(self, run)
 
-            def policy(alpha: float) -> Policy:
-                return Rerank(interpolate(start, trained, alpha) if trained else start, reward, alpha * full / scale)
+            def policy(reach: float) -> Policy:
+                return Rerank(interpolate(start, trained, reach) if trained else start, scores, reach * full / unit)
 
-            if run.keep is not None and (base := self._start_ndcg):
-                alpha, _ = largest_interpolation(lambda alpha: self._ndcg(policy(alpha)) / base, run.keep)
-            self._reranked[key] = policy(alpha), alpha * full
+            if run.keep is not None and (base := self.start_ndcg):
+                reach, _ = reach_at_price(lambda reach: self._ndcg(policy(reach)) / base, run.keep)
+            self._reranked[key] = policy(reach), reach * full
         return self._reranked[key]
 
     @functools.cached_property
-    def _start_ndcg(self) -> float:
+    def start_ndcg(self) -> float:
+        """NDCG@10 of the start on validation, which the price is a share of."""
         return self._ndcg(self.start)
+
+    @property
+    def reward_sd(self) -> float:
+        """Standard deviation of the log's reward, the unit of strengths."""
+        return self.data.moments()[1]
 
     def _ndcg(self, policy: Policy) -> float:
         """On validation."""
@@ -217,22 +233,24 @@ SAME_FOR_ALL: dict[str, Callable[[RewardData], Policy]] = {
 }
 """Rows that rank items in the same order for everybody; `item_mean` by shrunk means, in standard deviations."""
 
-RERANKED: dict[str, Callable[[LoadedNetworks], RewardEnsemble | ItemMeans]] = {
-    "rerank": lambda nets: nets.reward,
-    "rerank_item_mean": lambda nets: ItemMeans(torch.from_numpy(nets.data.moments()[2])),
+RERANKED: dict[str, Callable[[LoadedNetworks, MethodRun], tuple[Scores, float]]] = {
+    "popularity_tilt": lambda nets, run: (ItemScores(log_counts(nets.data.sequences)), 1.0),
+    "rerank": lambda nets, run: (nets.reward, nets.reward_sd),
+    "rerank_lcb": lambda nets, run: (LowerBound(nets.reward, run.spread), nets.reward_sd),
+    "rerank_item_mean": lambda nets, run: (ItemScores(torch.from_numpy(nets.data.moments()[2])), nets.reward_sd),
 }
-"""Rows that rerank the starting policy, each with the rewards that it does so by."""
+"""Rows that rerank the starting policy, each with the scores that it does so by and their unit."""
 
 UNTRAINED = (*SAME_FOR_ALL, "start", *RERANKED)
 """Rows that take no training of their own."""
 
 
 @torch.no_grad()
-def interpolate(start: Policy, trained: Policy, alpha: float) -> Policy:
-    """The policy whose weights are start + alpha (trained - start), as `recalign.posttrain.KeepRanking` goes back."""
+def interpolate(start: Policy, trained: Policy, reach: float) -> Policy:
+    """The policy whose weights are start + reach (trained - start), as `recalign.posttrain.KeepRanking` has them."""
     policy = copy.deepcopy(trained)
     for weight, first in zip(policy.parameters(), trained.origin(start), strict=True):
-        weight.copy_(torch.lerp(first.to(weight), weight, alpha))
+        weight.copy_(torch.lerp(first.to(weight), weight, reach))
     return policy
 
 
@@ -244,6 +262,11 @@ def _kept_key(place: Path) -> str | None:
     """The key of what is there, if all of it is."""
     kept = all((place / name).is_file() for name in ("test.parquet", "validation.parquet", examples.FILE))
     return read_json(place / "summary.json").get("key") if kept else None
+
+
+def _mean(frame: pl.DataFrame, column: str) -> float:
+    """NaN where nothing was shown to anybody."""
+    return frame.select(pl.col(column).mean().fill_null(float("nan"))).item()
 
 
 def _coverage(frame: pl.DataFrame, num_items: int) -> float:

@@ -8,6 +8,7 @@ import polars as pl
 from rich.console import Console
 from rich.table import Table
 
+from recalign.errors import require_positive
 from recalign.evaluation import comparison
 from recalign.evaluation.comparison import ALL, HIGH, VALUE
 from recalign.evaluation.comparison_table import ComparisonTable, figure
@@ -28,6 +29,7 @@ def compare(folder: Path, draws: int = 2000) -> None:
         folder: the chain's run folder, `runs/<chain>`.
         draws: of the bootstrap that makes the intervals.
     """
+    require_positive("", {"draws": draws}, "draws")
     show(comparison.compare(folder, draws), Roles.load(folder)[0], folder / comparison.FILE)
 
 

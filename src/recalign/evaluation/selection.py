@@ -13,10 +13,11 @@ from recalign.evaluation.comparison import ALL, HIGH, METRICS, with_gains
 from recalign.evaluation.methods import BaseCheckpoints, LoadedNetworks, MethodRun
 from recalign.evaluation.value import evaluate
 from recalign.files import read_json, write_json
+from recalign.recommender.interpolation import TOLERANCE
 from recalign.reward import RewardData
 
 KEPT = 0.95
-"""Share of the better baseline's ``all/ndcg@10`` that a method must keep to be chosen, or to be called the best."""
+"""Share of the better baseline's ``all/ndcg@10`` on the test that a method must keep to be called the best."""
 
 SELECT = "value/select_judge@10"
 MEASURED = (SELECT, ALL, HIGH, "policy/kl", "value/true@10")
@@ -63,12 +64,13 @@ def measured(events: pl.DataFrame) -> Figures:
     return figures
 
 
-def choose(trials: Sequence[Figures], baseline: float) -> int:
+def choose(trials: Sequence[Figures], start: float, keep: float) -> int:
     """The place of the setting with the highest value under the judges for selection; of equals the first.
 
-    Only settings count that keep enough of a baseline's ``all/ndcg@10``; where none does, the closest is chosen.
+    Only settings count that pay the price and no more: that keep a share of the start's ``all/ndcg@10``, to within
+    `TOLERANCE`, since training measures it at its own precision. Where none does, the closest is chosen.
     """
-    enough = [place for place, figures in enumerate(trials) if figures[ALL] >= KEPT * baseline]
+    enough = [place for place, figures in enumerate(trials) if figures[ALL] >= (keep - TOLERANCE) * start]
     if not enough:
         return max(range(len(trials)), key=lambda place: trials[place][ALL])
     return max(enough, key=lambda place: trials[place][SELECT])

@@ -17,10 +17,10 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from recalign.errors import InputError
+from recalign.evaluation.baselines import log_counts, training_counts
 from recalign.recommender.policy import Policy, chunks
 from recalign.reward import RewardEnsemble
 from recalign.sequences import Batch, EventDataModule, Sequences
-from recalign.sequences.splits import TRAIN
 from recalign.sequences.store import PARTS, Part
 
 SHOWN = 10  # items that a policy shows
@@ -52,7 +52,9 @@ def evaluate(
     Raises:
         InputError: users A have nothing to evaluate on in this part.
     """
-    popularity_V = _popularity(data.sequences)
+    count_V = training_counts(data.sequences)
+    by_item = {"popularity@10": _percentiles(count_V), "log_count@10": log_counts(data.sequences).float()}
+    count_W = torch.from_numpy(np.append(0, count_V))  # by item, 0 for one that training never saw
     collected: dict[str, list[pl.DataFrame]] = {name: [] for name in policies}
     nets: list[nn.Module] = [*policies.values(), scorers.start, *scorers.rewards.values()]
     for net in nets:
@@ -71,18 +73,19 @@ def evaluate(
         rewards = {name: (judge, judge.states(batch)) for name, judge in scorers.rewards.items()}
         start, user_T = scorers.start.encode(batch), batch.user_B[batch.row_T]
         events = {"user": user_T, "event": batch.event_T, "cold": batch.target_T == 0, "high": batch.high_T}
+        events["count"] = count_W[read.target_T]
         for name, policy in policies.items():
             state = policy.encode(batch)
             row = events | _distribution(policy, state, batch, scorers, start)
             row["rank"] = policy.ranks(state, batch.target_T, batch.seen_N)
             row["shown"] = shown = policy.top_k(state, SHOWN, batch.seen_N)[1]
             for figure, (judge, states) in rewards.items():
-                row[figure] = _mean_shown(judge.predict(states, shown.clamp(min=1)), shown)
+                row[figure] = mean_shown(judge.predict(states, shown.clamp(min=1)), shown)
             row = {k: v.cpu() for k, v in row.items()}
             column_TK = (row["shown"] - 1).clamp(min=0)
-            row["popularity@10"] = _mean_shown(popularity_V[column_TK], row["shown"])
+            row |= {figure: mean_shown(item_V[column_TK], row["shown"]) for figure, item_V in by_item.items()}
             if scorers.truth_UV is not None:
-                row["true@10"] = _mean_shown(scorers.truth_UV[row["user"][:, None], column_TK], row["shown"])
+                row["true@10"] = mean_shown(scorers.truth_UV[row["user"][:, None], column_TK], row["shown"])
             collected[name].append(pl.DataFrame({k: v.numpy() for k, v in row.items()}))
     above = _trajectories(data.sequences, part)
     frames = {name: _frame(pl.concat(parts), above) for name, parts in collected.items()}
@@ -120,17 +123,15 @@ def over_unseen(logp_TV: Tensor, seen_N: Tensor, part: slice) -> Tensor:
     return unseen_TV.softmax(dim=1).masked_fill(unseen_TV.isneginf().all(dim=1, keepdim=True), 0.0)
 
 
-def _mean_shown(value_TK: Tensor, shown_TK: Tensor) -> Tensor:
+def mean_shown(value_TK: Tensor, shown_TK: Tensor) -> Tensor:
     """Mean over the items shown, 0 if there are none; item 0 stands for an empty place."""
     real_TK = shown_TK > 0
     return (value_TK * real_TK).sum(dim=1) / real_TK.sum(dim=1).clamp(min=1)
 
 
-def _popularity(sequences: Sequences) -> Tensor:
+def _percentiles(count_V: np.ndarray) -> Tensor:
     """Popularity percentile of each item, 0..1: the share of the catalogue with fewer training events."""
-    train = sequences.frame.filter(pl.col("split") == TRAIN)["item_id"].to_numpy()
-    counts = np.bincount(train, minlength=sequences.num_items + 1)[1:]
-    return torch.from_numpy(np.searchsorted(np.sort(counts), counts) / len(counts)).float()
+    return torch.from_numpy(np.searchsorted(np.sort(count_V), count_V) / len(count_V)).float()
 
 
 def _trajectories(sequences: Sequences, part: Part) -> pl.DataFrame:
@@ -145,6 +146,7 @@ def _frame(events: pl.DataFrame, above: pl.DataFrame) -> pl.DataFrame:
     frame = events.cast({cs.integer(): pl.UInt32, cs.float(): pl.Float64, "shown": pl.Array(pl.UInt32, SHOWN)})
     of_shown = cs.float() - cs.by_name("kl", "entropy")
     frame = frame.with_columns(pl.when(pl.col("shown").arr.max() > 0).then(of_shown))
+    frame = frame.with_columns(tail=pl.col("count") < pl.col("count").median()).drop("count")
     return frame.join(above, on="user", how="left", maintain_order="left").sort("event")
 
 

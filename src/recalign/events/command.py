@@ -14,14 +14,16 @@ from typing import Any
 import polars as pl
 import yaml
 from rich.console import Console
+from rich.markup import escape
 from rich.prompt import Prompt
 from rich.table import Table
 
-from recalign.errors import InputError
+from recalign.errors import InputError, printable
 from recalign.events import files, guess, reading
 from recalign.events.log import Log
 from recalign.events.messages import did_you_mean
 from recalign.events.table import EventTable, load_events
+from recalign.events.tree import plain
 from recalign.files import write_text
 
 COLUMNS = {
@@ -48,7 +50,7 @@ def init(words: Sequence[str]) -> None:
     if out.exists() and not options.force:
         raise InputError("there is such a file already", where=str(out), remedy="give --out FILE, or --force")
     frame, named, separator = _read(path)
-    given = {role: value for role in QUESTIONS if (value := getattr(options, role)) is not None}
+    given = {role: plain(value) for role in QUESTIONS if (value := getattr(options, role)) is not None}
     meaning = _complete(frame, named, given)
     unit = guess.unit(frame[meaning["timestamp"]])
     if not named:
@@ -59,7 +61,8 @@ def init(words: Sequence[str]) -> None:
         [path.name],
         header=None if named else frame.columns,
         separator=separator,
-        time_unit=unit,
+        time_unit="datetime" if options.time_format else unit,
+        time_format=options.time_format,
         where=guess.where(frame, meaning.values()),
         **meaning,  # type: ignore[arg-type]
     )
@@ -71,7 +74,11 @@ def init(words: Sequence[str]) -> None:
         shlex.join(["recalign", "chain", "own-log", "--log", str(out), "--name", name]),
     ]
     write_text(out, _draft(log, path.parent, reward, high, events, commands))
-    print("\n".join([f"\n{out} is written: look it over. Next:", *(f"  {command}" for command in commands)]))
+    print(
+        "\n".join(
+            [f"\n{printable(str(out))} is written: look it over. Next:", *(f"  {command}" for command in commands)]
+        )
+    )
 
 
 def _options() -> argparse.ArgumentParser:
@@ -83,6 +90,7 @@ def _options() -> argparse.ArgumentParser:
     )
     for role, meaning in QUESTIONS.items():
         parser.add_argument(f"--{role}", help=meaning, metavar="SQL" if role == "reward" else "COLUMN")
+    parser.add_argument("--time-format", help="how times are written, where that is not ISO 8601: %%d/%%m/%%Y %%H:%%M")
     parser.add_argument("--out", help="the YAML to write; default: the table's name, in the current folder")
     parser.add_argument("--force", action="store_true", help="overwrite it")
     return parser
@@ -128,6 +136,12 @@ def _complete(frame: pl.DataFrame, named: bool, given: dict[str, str]) -> dict[s
         if role in given and given[role] not in frame.columns:
             remedy = did_you_mean(given[role], frame.columns)
             raise InputError(f"there is no column {given[role]!r}", where=f"--{role}", remedy=remedy)
+    reward = given.get("reward")
+    if reward == "null":
+        remedy = "name what tells good events from bad ones, or leave --reward out to have it guessed"
+        raise InputError("null is no reward", where="--reward", remedy=remedy)
+    if reward in frame.columns:
+        given = given | {"reward": guess.quote(str(reward))}
     while True:
         found = guess.guess(frame, given, named)
         unknown = [role for role in QUESTIONS if role not in found]
@@ -160,16 +174,18 @@ def _show(log: Log, reward: str, high: str | None, events: EventTable) -> None:
     frame = events.frame
     condition = pl.sql_expr(high) if high else pl.col("reward") > pl.col("reward").quantile(0.75, "linear")
     rows = frame.with_columns(condition.fill_null(False).alias("high")).sort("row")
-    table = Table(title=f"The first events of {', '.join(log.files)}, as they were understood", title_justify="left")
+    title = f"The first events of {escape(printable(', '.join(log.files)))}, as they were understood"
+    table = Table(title=title, title_justify="left")
     for heading in (f"user: {log.user}", f"item: {log.item}", f"time (UTC): {log.timestamp}", "reward", "high"):
-        table.add_column(heading)
+        table.add_column(escape(printable(heading)))
     for user, item, moment, value, good in rows.select("user", "item", "timestamp", "reward", "high").head(5).rows():
         shown = "none" if value is None else f"{value:g}"
         time = f"{datetime.fromtimestamp(moment, UTC):%Y-%m-%d %H:%M:%S}"
-        table.add_row(str(events.users[user]), str(events.items[item]), time, shown, "yes" if good else "no")
+        who, what = (escape(printable(str(one))) for one in (events.users[user], events.items[item]))
+        table.add_row(who, what, time, shown, "yes" if good else "no")
     Console().print(table)
     print(f"{frame.height:,} events of {len(events.users):,} users and {len(events.items):,} items")
-    print(f"reward: {' '.join(reward.split())}")
+    print(printable(f"reward: {' '.join(reward.split())}"))
     print(f"high: {high or 'the best quarter of the rewards'} ({rows['high'].sum() / rows.height:.0%} of the events)")
     for note in events.report.notes:
         print(note)
@@ -188,6 +204,7 @@ def _draft(log: Log, root: Path, reward: str, high: str | None, events: EventTab
         "item": "the column that says what",
         "timestamp": "the column that says when",
         "time_unit": f"of that column: {UNITS.get(log.time_unit, 'ISO 8601; UTC where it has no offset')}",
+        "time_format": "how that column is written",
         "where": "other rows are left out and counted",
     }
     shown = {key: (value, comment) for key, comment in comments.items() if (value := getattr(log, key))}
@@ -201,7 +218,7 @@ def _draft(log: Log, root: Path, reward: str, high: str | None, events: EventTab
         "  # How good an event was: Polars SQL over the columns of its row. Where a column that it reads is empty,",
         "  # there is no reward: the event stays in histories and no loss sees a reward.",
     ]
-    if "\n" in reward:
+    if reward.startswith("CASE"):
         lines += [
             "  # What each kind is worth is a guess: edit the numbers. A kind that is not listed has no reward.",
             "  reward: >-",

@@ -14,8 +14,8 @@ import polars as pl
 from recalign.errors import InputError
 from recalign.files import replacing
 
-DOWNLOADS = Path("data/downloads")
-"""Where downloads are kept, apart from a user's own data root."""
+DOWNLOADS = "downloads"
+"""The folder of the data root that downloads are kept in, apart from a user's own files."""
 
 URL = "https://files.grouplens.org/datasets/movielens/ml-100k.zip"
 MD5 = "0e33842e24a9c977be4e0107933c0723"
@@ -28,18 +28,21 @@ SIZE = (100_000, 943, 1_682)
 """Ratings, users, items."""
 
 
-def ml_100k(downloads: Path = DOWNLOADS) -> Path:
-    """Return a data root that holds ``ml-100k.zip``, or ``ml-100k/u.data`` and ``ml-100k/u.item``.
+def ml_100k(root: Path) -> Path:
+    """Return a data root that holds ``ml-100k.zip``, or ``ml-100k/u.data`` and ``ml-100k/u.item``: a folder of `root`.
 
-    An earlier download is used again. Else the publisher's zip is downloaded, else the wheel of recbole 1.2.1, which
-    carries the same ratings and titles.
+    An earlier download is used again, also one under ``data``. Else the publisher's zip is downloaded, else the wheel
+    of recbole 1.2.1, which carries the same ratings and titles.
 
     Raises:
         InputError: none of them can be had.
     """
-    archive, folder = downloads / "ml-100k.zip", downloads / "ml-100k"
-    if archive.is_file() or all((folder / name).is_file() for name in ("u.data", "u.item")):
-        return downloads
+    downloads = root / DOWNLOADS
+    for place in (downloads, Path("data") / DOWNLOADS):
+        folder = place / "ml-100k"
+        if (place / "ml-100k.zip").is_file() or all((folder / name).is_file() for name in ("u.data", "u.item")):
+            return place
+    folder = downloads / "ml-100k"
     failed = []
     for name, get, target in (("its publisher", _publisher, downloads), (f"the wheel of {WHEEL}", _wheel, folder)):
         print(f"ML-100K is not under the data root; getting it from {name} into {downloads}", file=sys.stderr)
@@ -55,7 +58,7 @@ def ml_100k(downloads: Path = DOWNLOADS) -> Path:
     raise InputError(
         f"ML-100K is not under the data root and cannot be downloaded ({'; '.join(failed)})",
         where="data.log.files",
-        remedy=f"download {URL} elsewhere and put it, or what it holds, under the data root: data/ml-100k/u.data",
+        remedy=f"download {URL} elsewhere and put it, or what it holds, under the data root: {root}/ml-100k/u.data",
     )
 
 

@@ -11,24 +11,28 @@ PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "datetime": 1_000_000}
 LAST_SECOND = 253_402_300_799
 """The end of the year 9999. Later timestamps are milliseconds read as seconds."""
 
-EXACT = 2**53
+EXACT: dict[type[pl.DataType], int] = {pl.Float64: 2**53, pl.Float32: 2**24, pl.Float16: 2**11}
 """From here on a float does not hold every whole number."""
+
+MISSING = ("", "nan", "NaN", "NULL", r"\N")
+"""Text that stands for a missing id or time: pandas and databases write so."""
 
 SPAN = 2**20
 """Integer ids within so small a span are indexed by a table over it."""
 
 
 def missing_as_null(column: pl.Series) -> pl.Series:
-    """Make NaN null, and of text what is empty or says NaN: pandas writes missing ids and times so."""
+    """Make NaN null, and `MISSING` in text."""
     if column.dtype == pl.String:
-        return column.replace(["", "nan", "NaN"], None)
+        return column.replace(list(MISSING), None)
     return column.fill_nan(None) if column.dtype.is_float() else column
 
 
 def read_ids(column: pl.Series, key: str, rows: SourceRows) -> pl.Series:
     """Read ids as 64-bit integers or strings.
 
-    Floats that are all whole numbers below 2^53 (as pandas stores integers where one was missing) become integers.
+    Floats that are all whole numbers become integers (pandas stores integers so where one was missing), if they are
+    small enough to be exact: below 2^53, of 32 bits below 2^24.
     `key` names the setting, for errors.
 
     Raises:
@@ -36,8 +40,10 @@ def read_ids(column: pl.Series, key: str, rows: SourceRows) -> pl.Series:
     """
     _require_present(column, key, rows)
     if column.dtype.is_float():
-        broken = (column.floor() != column) | (column.abs() >= EXACT)
+        broken = column.floor() != column
         _refuse(column, broken, key, rows, "; ids are not fractions", "write ids as integers or strings")
+        inexact, why = column.abs() >= EXACT[column.dtype.base_type()], f", and {column.dtype} holds no such id exactly"
+        _refuse(column, inexact, key, rows, why, "write ids as integers or strings")
         return column.cast(pl.Int64)
     if column.dtype.is_integer():
         return column if column.dtype in (pl.UInt64, pl.Int128, pl.UInt128) else column.cast(pl.Int64)
@@ -60,10 +66,12 @@ def index_ids(ids: pl.Series) -> tuple[pl.Series, pl.Series]:
     return ids.replace_strict(distinct, number, return_dtype=pl.UInt32), distinct
 
 
-def read_timestamps(column: pl.Series, unit: TimeUnit, rows: SourceRows) -> tuple[pl.Series, int]:
+def read_timestamps(
+    column: pl.Series, unit: TimeUnit, rows: SourceRows, written: str | None = None
+) -> tuple[pl.Series, int]:
     """Read timestamps as integers, at the file's own resolution.
 
-    `unit` is that of numbers and text; dates and datetimes need none.
+    `unit` is that of numbers and text, unless `written` is the format of the text; dates and datetimes need neither.
 
     Returns:
         i64 units since 1970, and how many of these units make a second.
@@ -73,6 +81,8 @@ def read_timestamps(column: pl.Series, unit: TimeUnit, rows: SourceRows) -> tupl
     """
     key = "data.log.timestamp"
     _require_present(column, key, rows)
+    if written is not None and not column.dtype.is_temporal():
+        column = _formatted(column, written, rows)
     if column.dtype.is_temporal() or unit == "datetime":
         time, per_second = _datetimes(column, rows), PER_SECOND["datetime"]
     else:
@@ -104,11 +114,27 @@ def _datetimes(column: pl.Series, rows: SourceRows) -> pl.Series:
     return column.cast(pl.Datetime("us")).to_physical()
 
 
+def _formatted(column: pl.Series, written: str, rows: SourceRows) -> pl.Series:
+    """Parse text, or numbers such as 20261124, as datetimes in UTC."""
+    key = "data.log.time_format"
+    try:
+        values = column.cast(pl.String).str.to_datetime(written, time_unit="us", strict=False)
+    except pl.exceptions.PolarsError as error:
+        what = f"{written!r} is no format of times: {str(error).splitlines()[0]}"
+        raise InputError(what, where=key, remedy="write it as strftime does: %d/%m/%Y %H:%M:%S") from error
+    _refuse(
+        column, values.is_null(), key, rows, f", which is not written as {written!r}", "mend the format or the file"
+    )
+    return values.alias(column.name)
+
+
 def _iso_8601(column: pl.Series) -> pl.Series:
     """Parse text as datetimes in UTC; null where it is not one.
 
-    Texts with an offset are parsed apart from those without: Polars takes the format of the first for all.
+    ``UTC`` after a time is an offset. Polars takes the format of the first for all, so texts with an offset
+    are parsed apart from those without.
     """
+    column = column.str.replace(r" ?UTC$", "Z")
     is_one = column.str.contains(r"^\d{4}-\d{2}-\d{2}").fill_null(False)
     has_offset = column.str.contains(r"\d:\d{2}.*(Z|[+-]\d{2}:?\d{2})$").fill_null(False)
     read = pl.Series(column.name, [None], pl.Datetime("us", "UTC")).new_from_index(0, len(column))
@@ -121,7 +147,9 @@ def _iso_8601(column: pl.Series) -> pl.Series:
 
 def _read(column: pl.Series, values: pl.Series, unit: TimeUnit, rows: SourceRows) -> pl.Series:
     """The values read from a column; refuse it if one could not be read."""
-    remedy = "give ISO 8601 (2026-11-24T15:00:00+01:00)" if unit == "datetime" else f"give a number of {unit}"
+    iso = "give ISO 8601 (2026-11-24T15:00:00+01:00), or say how times are written in data.log.time_format, such as"
+    dated = f"{iso} '%d/%m/%Y %H:%M' (day first) or '%m/%d/%Y %H:%M' (month first)"
+    remedy = dated if unit == "datetime" else f"give a number of {unit}; for dates set data.log.time_unit to datetime"
     _refuse(column, values.is_null(), "data.log.timestamp", rows, ", which is no timestamp", remedy)
     return values.alias(column.name)
 

@@ -1,15 +1,17 @@
-"""Find a log's files under the data root, unpacked or in the publisher's zip."""
+"""Find a log's files under the data root: plain, compressed by gzip, or in a zip."""
 
 import glob
+import gzip
 import io
 import os
+import stat
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, cast
 
 from recalign.errors import InputError
 from recalign.events import fetch
@@ -19,6 +21,12 @@ from recalign.events.messages import did_you_mean
 TABLES = (".csv", ".tsv", ".parquet")
 MOVIELENS = ("u.data", "ratings.dat", "ratings.csv")
 """Files of events in MovieLens's zips, which hold other tables too."""
+
+LARGE, EXPANSION = 2**30, 200
+"""What unpacks to more bytes than `LARGE`, and to `EXPANSION` times its own size, was made to fill a memory."""
+
+UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError)
+"""What opening a compressed file raises: damaged, locked by a password, or compressed in a way that Python cannot."""
 
 
 @dataclass(frozen=True)
@@ -30,18 +38,32 @@ class Source:
 
     @property
     def name(self) -> str:
-        """The bare file name, which says how to read it."""
-        return PurePosixPath(self.member or self.path.name).name
+        """The bare file name without ``.gz``, which says how to read it."""
+        return PurePosixPath(self.member or self.path.name).name.removesuffix(".gz")
+
+    @property
+    def is_gzip(self) -> bool:
+        """Whether it is compressed by gzip."""
+        return (self.member or self.path.name).endswith(".gz")
 
     def __str__(self) -> str:
         return f"{self.path}:{self.member}" if self.member else str(self.path)
 
     def data(self) -> Path | bytes:
-        """What Polars reads from: the path, or the member's bytes."""
-        if self.member is None:
+        """What Polars reads from: the path, or the unpacked bytes.
+
+        Raises:
+            InputError: it cannot be unpacked, or unpacks to far more than it is.
+        """
+        if self.member is None and not self.is_gzip:
             return self.path
+        most = max(LARGE, EXPANSION * self.path.stat().st_size)
         with self._open() as binary:
-            return binary.read()
+            content = binary.read(most + 1)
+        if len(content) > most:
+            what = f"{self.path.stat().st_size:,} bytes unpack to more than {most:,}"
+            raise InputError(what, where=str(self), remedy="if that is right, unpack the file and name what it holds")
+        return content
 
     def lines(self, encoding: str = "utf-8-sig") -> Iterator[str]:
         """Lines of text, read as they are asked for."""
@@ -50,15 +72,15 @@ class Source:
 
     @contextmanager
     def _open(self) -> Iterator[IO[bytes]]:
-        if self.member is None:
-            with self.path.open("rb") as file:
-                yield file
-            return
-        try:
-            with zipfile.ZipFile(self.path) as archive, archive.open(self.member) as file:
-                yield file
-        except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
-            raise damaged(self, "zip", error) from error
+        with ExitStack() as opened:
+            try:
+                if self.member is None:
+                    file: IO[bytes] = opened.enter_context(self.path.open("rb"))
+                else:
+                    file = opened.enter_context(opened.enter_context(zipfile.ZipFile(self.path)).open(self.member))
+                yield cast(IO[bytes], gzip.GzipFile(fileobj=file)) if self.is_gzip else file
+            except UNREADABLE as error:
+                raise damaged(self, "gzip" if self.is_gzip else self.path.suffix.removeprefix("."), error) from error
 
 
 def locate(log: Log, root: Path | None) -> tuple[list[Source], Source | None]:
@@ -76,7 +98,7 @@ def locate(log: Log, root: Path | None) -> tuple[list[Source], Source | None]:
     root = root or data_root(None)
     found = {entry: find(root, entry) for entry in keys}
     if log.fetch == log.name and not all(found.values()):
-        root = fetch.ml_100k()
+        root = fetch.ml_100k(root)
         found = {entry: find(root, entry) for entry in keys}
     for entry, sources in found.items():
         if not sources:
@@ -94,16 +116,17 @@ def locate(log: Log, root: Path | None) -> tuple[list[Source], Source | None]:
 def find(root: Path, entry: str) -> list[Source]:
     """Find the files that an entry of ``log.files`` names; an empty list if there are none.
 
-    With wildcards they come in the order of their names. ``folder/file`` is also looked for in the zips ``folder.zip``
-    and ``folder/folder.zip``, and ``folder.zip`` in its folder.
+    With wildcards they come in the order of their names; a file of that very name comes first.
+    ``folder/file`` is also looked for in the zips ``folder.zip`` and ``folder/folder.zip``, and
+    ``folder.zip`` in its folder.
 
     Raises:
         InputError: a zip is damaged, or does not hold a log.
     """
-    if any(sign in entry for sign in "*?["):
+    path = root / entry
+    if any(sign in entry for sign in "*?[") and not path.is_file():
         found = sorted(glob.glob(os.path.join(glob.escape(str(root)), entry)))
         return [_source(path) for path in map(Path, found) if path.is_file()]
-    path = root / entry
     folder = entry.split("/")[0].removesuffix(".zip")
     wanted = None if path.suffix == ".zip" else path.name
     for place in (path, root / f"{folder}.zip", root / folder / f"{folder}.zip"):
@@ -117,7 +140,7 @@ def damaged(source: Source | Path, kind: str, error: Exception) -> InputError:
     return InputError(
         f"cannot be read as {kind}: {str(error).splitlines()[0] if str(error) else type(error).__name__}",
         where=str(source),
-        remedy="it may be cut off or damaged: download or copy it again (text must be UTF-8)",
+        remedy="download or copy it again if it is cut off; text must be UTF-8, quotes closed, a zip without password",
     )
 
 
@@ -127,9 +150,14 @@ def _source(path: Path, wanted: str | None = None) -> Source:
         return Source(path)
     try:
         with zipfile.ZipFile(path) as opened:
-            members = [Source(path, name) for name in opened.namelist()]
-    except (zipfile.BadZipFile, OSError) as error:
+            infos = opened.infolist()
+    except UNREADABLE as error:
         raise damaged(path, "zip", error) from error
+    for info in infos:
+        if info.filename.startswith("/") or ".." in PurePosixPath(info.filename).parts or _is_link(info):
+            what = f"its member {info.filename!r} points outside the zip"
+            raise InputError(what, where=str(path), remedy="unpack it where it can do no harm, and name the table")
+    members = [Source(path, info.filename) for info in infos]
     for choice in [wanted] if wanted else MOVIELENS:
         for source in members:
             if source.name == choice:
@@ -142,3 +170,7 @@ def _source(path: Path, wanted: str | None = None) -> Source:
         where=str(path),
         remedy=f"unpack it and name the file; it holds: {', '.join(str(one.member) for one in members[:10])}",
     )
+
+
+def _is_link(info: zipfile.ZipInfo) -> bool:
+    return stat.S_ISLNK(info.external_attr >> 16)

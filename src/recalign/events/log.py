@@ -50,9 +50,13 @@ class Log:
             serves reward models only.
         time_unit: of ``timestamp``: seconds, milliseconds or microseconds since 1970, or datetimes (ISO 8601 in text
             files; UTC if they have no offset).
+        time_format: how times of text files are written, where that is not ISO 8601: ``%d/%m/%Y %H:%M`` (the notation
+            of chrono's strftime). ``time_unit`` does not count then.
         time_resolution: seconds to which timestamps are floored, after sorting.
         columns: feedback columns to add, by name: expressions over the raw columns.
         where: condition for a row to be used; the report counts the other rows.
+        collapse: whether the events of a user on an item become one: that with the highest reward, and of equal ones
+            the first, at its own time. The report counts the others.
         is_random: column that is true (or 1) where the item was shown at random, or the name of one in ``columns``.
         propensity: column of the probability with which the item was shown among all that could have been, or the name
             of one in ``columns``.
@@ -70,9 +74,11 @@ class Log:
     item: str = "item"
     timestamp: str | None = "timestamp"
     time_unit: TimeUnit = "s"
+    time_format: str | None = None
     time_resolution: int = 1
     columns: dict[str, str] = field(default_factory=dict)
     where: str | None = None
+    collapse: bool = False
     is_random: str | None = None
     propensity: str | None = None
     titles: Titles | None = None

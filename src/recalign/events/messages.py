@@ -30,7 +30,11 @@ class SourceRows:
 
     def filter(self, mask: pl.Series) -> "SourceRows":
         """The rows that a boolean mask keeps."""
-        return replace(self, number=self.number.filter(mask))
+        return self.of(self.number.filter(mask))
+
+    def of(self, number: pl.Series) -> "SourceRows":
+        """Rows of the same files, by their numbers."""
+        return replace(self, number=number)
 
     def describe(self, mask: pl.Series) -> str:
         """The first rows of a mask in words: ``rows 3, 8 of log.csv (header not counted) and 12 more``."""

@@ -14,6 +14,10 @@ import polars as pl
 from recalign.errors import InputError
 from recalign.events.files import TABLES, Source, damaged
 from recalign.events.messages import SHOWN, did_you_mean
+from recalign.events.tree import without_patterns
+
+NULLS = ("NULL", r"\N")
+"""What databases write for a missing value, beside an empty field."""
 
 SEPARATORS = (",", "\t", ";", "|", "::")
 """Separators of text files that are recognised."""
@@ -55,12 +59,11 @@ MOVIELENS = {
 def read(
     source: Source, ids: Sequence[str], header: Sequence[str] | None = None, separator: str | None = None
 ) -> pl.DataFrame:
-    """Read a table, whatever its layout.
+    """Read a table, whatever its layout; its columns are named as `without_patterns` says.
 
     Args:
         source: the file.
-        ids: names of the columns of ids. In text they are integers if every one of them is written as one (``7``, or
-            ``7.0`` as spreadsheets and pandas do), else they stay strings, so that ``007`` is not 7.
+        ids: names of the columns of ids: of text files they stay text, so that ``007`` is not 7.
         header, separator: `Log.header` and `Log.separator`.
 
     Raises:
@@ -68,18 +71,23 @@ def read(
             number of columns, or its kind is not known.
     """
     try:
-        if source.name.endswith(".parquet"):
-            return pl.read_parquet(source.data(), glob=False)
-        return _read_text(source, ids, _layout(source, header, separator))
+        if not is_text(source):
+            return without_patterns(pl.read_parquet(source.data(), glob=False))
+        return without_patterns(_read_text(source, ids, _layout(source, header, separator)))
     except pl.exceptions.NoDataError as error:
         raise InputError("the file is empty", where=str(source), remedy="name a file with rows") from error
-    except (pl.exceptions.PolarsError, OSError) as error:
+    except (pl.exceptions.PolarsError, OSError, csv.Error) as error:
         raise damaged(source, PurePosixPath(source.name).suffix.removeprefix("."), error) from error
+
+
+def is_text(source: Source) -> bool:
+    """Whether a file is text."""
+    return not source.name.endswith(".parquet")
 
 
 def has_header(source: Source, header: Sequence[str] | None) -> bool:
     """Whether the first row of a file is its header."""
-    return header is None and source.name not in MOVIELENS and not source.name.endswith(".parquet")
+    return header is None and source.name not in MOVIELENS and is_text(source)
 
 
 def looks_like_data(names: Sequence[str]) -> bool:
@@ -115,14 +123,14 @@ def _layout(source: Source, header: Sequence[str] | None, separator: str | None)
         raise InputError(
             f"files named {source.name!r} cannot be read",
             where=str(source),
-            remedy=f"give a {', '.join(TABLES)}, a file of MovieLens, or a .zip that holds one; "
-            "for a text file of another name set data.log.separator",
+            remedy=f"give a {', '.join(TABLES)}, plain, as .gz or in a .zip, or a file of MovieLens; unpack what is "
+            "compressed otherwise; for text of another name set data.log.separator",
         )
     return Layout(separator or find_separator(source), header)
 
 
 def _read_text(source: Source, ids: Sequence[str], layout: Layout) -> pl.DataFrame:
-    """Columns of ids are read as text, unless the layout knows their types, and then made integers if they can be."""
+    """Columns of ids are read as text, unless the layout knows their types."""
     first = next(_rows(source, layout), [])
     if layout.header is not None and len(layout.header) != len(first) > 0:
         raise InputError(
@@ -137,9 +145,10 @@ def _read_text(source: Source, ids: Sequence[str], layout: Layout) -> pl.DataFra
         raise
     if frame.width != len(first) or frame.to_series(-1).null_count():  # Polars fills short rows up with nulls
         _refuse_ragged(source, layout, len(first))
+    if layout.header is None and frame.width == len(set(first)):
+        frame.columns = first
     void = [column.name for column in frame if column.null_count() == frame.height]  # read as text, for want of a value
-    frame = frame.with_columns(pl.lit(None).alias(name) for name in void)
-    return frame.with_columns(_whole_numbers(frame[name]) for name in ids if frame.schema.get(name) == pl.String)
+    return frame.with_columns(pl.lit(None).alias(name) for name in void)
 
 
 def _parse(source: Source, layout: Layout, ids: Sequence[str]) -> pl.DataFrame:
@@ -155,6 +164,7 @@ def _parse(source: Source, layout: Layout, ids: Sequence[str]) -> pl.DataFrame:
         new_columns=layout.header and list(layout.header),
         quote_char=layout.quote,
         encoding=layout.encoding,
+        null_values=list(NULLS),
         glob=False,
     )
     if layout.types:
@@ -162,15 +172,8 @@ def _parse(source: Source, layout: Layout, ids: Sequence[str]) -> pl.DataFrame:
             return read_csv(schema=layout.types)
         except pl.exceptions.PolarsError:
             pass  # a field is of another type: the checks of the event table name it
-    return read_csv(schema_overrides=dict.fromkeys(ids, pl.String), infer_schema_length=None)
-
-
-def _whole_numbers(ids: pl.Series) -> pl.Series:
-    """Ids read as text, as integers if all of them are written as integers of 64 bits."""
-    if not ids.str.contains(r"^(0|-?[1-9]\d*)(\.0)?$").all():
-        return ids
-    numbers = ids.str.strip_suffix(".0").cast(pl.Int64, strict=False)
-    return ids if numbers.null_count() > ids.null_count() else numbers
+    doubled = [name.replace('"', '""') for name in ids]  # Polars leaves quotes in names of columns doubled
+    return read_csv(schema_overrides=dict.fromkeys([*ids, *doubled], pl.String), infer_schema_length=None)
 
 
 def _rows(source: Source, layout: Layout) -> Iterator[list[str]]:

@@ -1,12 +1,14 @@
 """The event table: one checked frame of events, whatever the log looked like."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 
-from recalign.errors import InputError
+from recalign.errors import InputError, printable
+from recalign.events.collapse import strongest
 from recalign.events.expression import condition, evaluate, kind_of
 from recalign.events.fields import (
     index_ids,
@@ -17,9 +19,11 @@ from recalign.events.fields import (
     read_timestamps,
 )
 from recalign.events.files import Source, locate
+from recalign.events.joining import join
 from recalign.events.log import EXPOSURE_COLUMNS, OWN_COLUMNS, Log
 from recalign.events.messages import SourceRows
-from recalign.events.reading import has_header, no_column, read
+from recalign.events.reading import has_header, is_text, no_column, read
+from recalign.events.tree import plain
 from recalign.files import digest, sha256
 
 
@@ -32,7 +36,7 @@ class Note:
     rows: str  # the first of them, in words
 
     def __str__(self) -> str:
-        return f"{self.count:,} rows {self.reason}: {self.rows}"
+        return printable(f"{self.count:,} rows {self.reason}: {self.rows}")
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,7 @@ class Report:
     notes: tuple[Note, ...]
 
     def __str__(self) -> str:
-        lines = [f"{count:,} rows read from {file}" for file, count in self.files.items()]
+        lines = [printable(f"{count:,} rows read from {file}") for file, count in self.files.items()]
         return "\n".join([*lines, *map(str, self.notes), f"{self.used:,} events used"])
 
 
@@ -89,7 +93,9 @@ def load_events(log: Log, root: Path | None, reward: str | None) -> EventTable:
         InputError: something in the log cannot be used, with the file, row, column or key, and a remedy.
     """
     sources, _ = locate(log, root)
+    mark = _digest(log, sources, reward)
     raw, rows = _read(log, sources)
+    log = _plain_names(log)
     files = rows.files
     raw, rows, notes = _usable(raw, rows, log)
     raw = raw.with_columns(
@@ -101,8 +107,12 @@ def load_events(log: Log, root: Path | None, reward: str | None) -> EventTable:
         without = rewards.is_null()
         notes.append(Note("have no reward and stay in histories only", int(without.sum()), rows.describe(without)))
     frame, users, items = _ordered(raw, rows, log, rewards)
+    if log.collapse and (weaker := ~strongest(frame)).any():
+        where = rows.of(frame["row"]).describe(weaker)
+        notes.append(Note("are weaker events of the same user and item and are left out", int(weaker.sum()), where))
+        frame = frame.filter(~weaker)
     report = Report(files, frame.height, tuple(notes))
-    return EventTable(frame, users, items, log.timestamp is not None, report, _digest(log, sources, reward))
+    return EventTable(frame, users, items, log.timestamp is not None, report, mark)
 
 
 def fingerprint(log: Log, root: Path | None, reward: str | None) -> str:
@@ -116,22 +126,23 @@ def _digest(log: Log, sources: list[Source], reward: str | None) -> str:
     return digest(mapping, reward, [sha256(source.path) for source in sources])[:16]
 
 
+def _plain_names(log: Log) -> Log:
+    """The log with its columns named as `read` names them."""
+    mapped = {key: getattr(log, key) for key in ("user", "item", "timestamp", *EXPOSURE_COLUMNS)}
+    names: dict[str, Any] = {key: name and plain(name) for key, name in mapped.items()}
+    return replace(log, columns={plain(name): one for name, one in log.columns.items()}, **names)
+
+
 def _read(log: Log, sources: list[Source]) -> tuple[pl.DataFrame, SourceRows]:
     frames = {str(source): read(source, (log.user, log.item), log.header, log.separator) for source in sources}
+    log = _plain_names(log)
     mapped = {key: getattr(log, key) for key in ("user", "item", "timestamp", *EXPOSURE_COLUMNS)}
     for file, frame in frames.items():
         for key, column in mapped.items():
             computed = key in EXPOSURE_COLUMNS and column in log.columns
             if column is not None and not computed and column not in frame.columns:
                 raise no_column(f"data.log.{key}", column, file, frame.columns)
-    try:
-        frame = pl.concat(frames.values(), how="diagonal_relaxed")
-    except pl.exceptions.PolarsError as error:
-        raise InputError(
-            f"the files do not fit together: {str(error).splitlines()[0]}",
-            where=", ".join(frames),
-            remedy="give columns of the same name the same type in all files",
-        ) from error
+    frame = join(frames, (log.user, log.item), frozenset(str(source) for source in sources if is_text(source)))
     if not frame.height:
         raise InputError("the log is empty", where=", ".join(frames), remedy="name files with events in data.log.files")
     number = pl.int_range(1, frame.height + 1, dtype=pl.UInt32, eager=True)
@@ -155,6 +166,11 @@ def _usable(raw: pl.DataFrame, rows: SourceRows, log: Log) -> tuple[pl.DataFrame
     if log.where is not None:
         unmet = ~condition(raw, log.where, "data.log.where", rows)
         leave_out(unmet, f"do not meet {log.where!r} and are left out")
+    if rows.headed:
+        text = raw.select(pl.col(pl.String).str.contains("\n", literal=True).fill_null(False))
+        broken = text.select(pl.any_horizontal(pl.all())).to_series() if text.width else pl.Series([False])
+        if broken.any():
+            notes.append(Note("hold a quoted field of several lines", int(broken.sum()), rows.describe(broken)))
     if not raw.height:
         raise InputError(
             f"no row of {', '.join(rows.files)} can be used: {'; '.join(note.reason for note in notes)}",
@@ -194,7 +210,7 @@ def _ordered(
     if log.timestamp is None:
         time = second = rows.number.cast(pl.Int64)
     else:
-        time, per_second = read_timestamps(raw[log.timestamp], log.time_unit, rows)
+        time, per_second = read_timestamps(raw[log.timestamp], log.time_unit, rows, log.time_format)
         second = time // (per_second * log.time_resolution) * log.time_resolution
     own = dict(zip(OWN_COLUMNS, (user, item, second, rows.number, rewards), strict=True))
     if log.is_random is not None:

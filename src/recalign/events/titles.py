@@ -7,8 +7,10 @@ import polars as pl
 from recalign.errors import InputError
 from recalign.events.audit import Section
 from recalign.events.files import locate
+from recalign.events.joining import whole_numbers
 from recalign.events.log import Log
 from recalign.events.reading import no_column, read
+from recalign.events.tree import plain
 
 
 def read_titles(log: Log, root: Path | None, items: pl.Series) -> tuple[pl.Series, Section]:
@@ -24,12 +26,14 @@ def read_titles(log: Log, root: Path | None, items: pl.Series) -> tuple[pl.Serie
     if log.titles is None or (source := locate(log, root)[1]) is None:
         return ids, {}
     frame = read(source, (log.titles.id,))
-    for key, column in (("id", log.titles.id), ("title", log.titles.title)):
+    id_, title = plain(log.titles.id), plain(log.titles.title)
+    for key, column in (("id", id_), ("title", title)):
         if column not in frame.columns:
             raise no_column(f"data.log.titles.{key}", column, str(source), frame.columns)
-    raw = frame[log.titles.id]
+    raw = frame[id_]
+    raw = whole_numbers(raw) if raw.dtype == pl.String else raw
     text = (raw.cast(pl.Int64, strict=False) if raw.dtype.is_float() else raw).cast(pl.String)
-    named = frame.select(id=text.cast(items.dtype, strict=False), title=pl.col(log.titles.title).cast(pl.String))
+    named = frame.select(id=text.cast(items.dtype, strict=False), title=pl.col(title).cast(pl.String))
     first = named.drop_nulls("id").unique("id", keep="first")
     joined = items.alias("id").to_frame().join(first, on="id", how="left", maintain_order="left")
     found = joined["title"].replace("", None)

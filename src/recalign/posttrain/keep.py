@@ -1,4 +1,4 @@
-"""Post-training that goes back towards its start until enough of the ranking is kept."""
+"""Post-training that hands over the point of its ray at which one price is paid."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback, WeightAveraging
+from lightning.pytorch.callbacks import Callback, EarlyStopping, Timer, WeightAveraging
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
-from recalign.errors import InputError
-from recalign.recommender.interpolation import largest_interpolation, ndcg
+from recalign.errors import InputError, TrainingError
+from recalign.recommender.interpolation import ndcg, reach_at_price
 from recalign.recommender.policy import Policy
 
 if TYPE_CHECKING:
@@ -22,29 +22,38 @@ if TYPE_CHECKING:
 
 
 class KeepRanking(Callback):
-    """Validate and checkpoint the largest interpolation between start and trained weights that keeps enough ranking.
+    """Validate and hand over the weights at which the policy keeps just enough of the start's ranking.
 
-    theta = theta_start + alpha (theta_trained - theta_start), with the largest alpha in 0..1, found by bisection, at
-    which the policy's ``all/ndcg@10`` on the validation events is at least ``share`` of the start's. Weights between a
-    pretrained and a fine-tuned model: Wortsman et al., arXiv 2109.01903; for alignment: Lin et al., arXiv 2309.06256.
+        theta = theta_start + reach (theta_trained - theta_start)
 
-    Alpha is found at every validation, and at the end of an epoch without one. Training continues from its own weights:
-    a checkpoint holds them as ``current_model_state``, and the interpolation as ``state_dict``, as Lightning's
-    `WeightAveraging` does. A ``last.ckpt`` written within an epoch holds the interpolation found before.
+    The ray from the start through the trained weights is followed (`reach_at_price`) until the policy's
+    ``all/ndcg@10`` on the validation events first falls below ``share`` of the start's: back from the trained weights
+    where these lost too much, beyond them, at most to 4, where they could afford more. Weights between a pretrained and
+    a fine-tuned model: Wortsman et al., arXiv 2109.01903; for alignment: Lin et al., arXiv 2309.06256; beyond the
+    fine-tuned one: Zheng et al., arXiv 2404.16792.
 
-    Logs ``policy/interpolation`` (alpha) and ``policy/kept``, at the run's precision: evaluation, in float32, may
-    differ in the third digit.
+    The ray is followed when the last epoch ends. No method stops early, so no other epoch is handed over: earlier ones
+    are validated and saved as they were trained. With a callback that may end training at any time (`EarlyStopping`,
+    `Timer`) it is followed at every validation. The checkpoint holds the weights at that reach as ``state_dict`` and
+    the trained ones, from which a longer training continues, as ``current_model_state``, as Lightning's
+    `WeightAveraging` does.
 
-    Cost: one pass over the validation events more, five where alpha < 1, and one for the start. Memory: one copy of the
-    policy's weights.
+    Logs ``policy/reach`` and ``policy/kept``, at the run's precision: evaluation, in float32, may differ in the third
+    digit.
+
+    Cost: at most 15 passes over the validation events, one of them for the start. Memory: one copy of the policy's
+    weights.
+
+    Raises:
+        TrainingError: a trained weight is not finite.
     """
 
     def __init__(self, share: float) -> None:
         super().__init__()
         self.share = share
         self._start_ndcg: float | None = None
-        self._alpha, self._step = 1.0, -1  # the interpolation found, and the step after which it was
-        # The other set of the policy's weights: the interpolation, or the trained ones while that is in the policy.
+        self._reach, self._step = 1.0, -1  # the reach found, and the step after which it was
+        # The other set of the policy's weights: those at the reach, or the trained ones while these are in the policy.
         self._other: list[Tensor] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -59,59 +68,64 @@ class KeepRanking(Callback):
             rank_zero_warn("nothing is validated, so model.keep cannot say how much of the ranking is kept")
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: PostTraining) -> None:  # type: ignore[override]
-        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
-            self._interpolate(trainer, pl_module)
-        else:
+        if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
             self._swap(pl_module.policy)
+        elif _may_be_last(trainer):
+            self._follow(trainer, pl_module)
+        else:
+            self._other = []  # found by a run that this one continues
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: PostTraining) -> None:  # type: ignore[override]
         self._swap(pl_module.policy)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: PostTraining) -> None:  # type: ignore[override]
-        if trainer.limit_val_batches and self._step != trainer.global_step:
+        if trainer.limit_val_batches and self._step != trainer.global_step and _may_be_last(trainer):
             mode = pl_module.training
             pl_module.eval()
-            self._interpolate(trainer, pl_module)
+            self._follow(trainer, pl_module)
             self._swap(pl_module.policy)
             pl_module.train(mode)
 
     def on_train_end(self, trainer: Trainer, pl_module: PostTraining) -> None:  # type: ignore[override]
         self._swap(pl_module.policy)
         self._other = []
-        if self._alpha == 0:
+        if self._reach == 0:
             rank_zero_warn(
-                f"the checkpoint holds the start: a sixteenth of the way to the trained weights already keeps less "
-                f"than {self.share:.0%} of its ranking; take smaller steps (model.lr)"
+                f"the checkpoint holds the start: the first steps towards the trained weights already keep less than "
+                f"{self.share:.0%} of its ranking; take smaller steps (model.lr)"
             )
 
     @torch.no_grad()
-    def _interpolate(self, trainer: Trainer, module: PostTraining) -> None:
-        """Put the interpolation into the policy, and keep its trained weights as the other set."""
+    def _follow(self, trainer: Trainer, module: PostTraining) -> None:
+        """Put the weights at the price into the policy, and keep its trained ones as the other set."""
         start, weights = module.policy.origin(module.reference), list(module.policy.parameters())
+        if not all(weight.isfinite().all() for weight in weights):
+            raise TrainingError("trained weights are not finite, so nothing can be handed over; lower model.lr")
         self._other = []  # free the old set before a new one is made
         trained = [weight.clone() for weight in weights]
         windows, limit = module.data.windows("validation"), trainer.num_val_batches
         batches = int(limit[0]) if limit else None
 
-        def move(alpha: float) -> None:
+        def move(reach: float) -> None:
             for weight, first, last in zip(weights, start, trained, strict=True):
-                weight.copy_(torch.lerp(first, last, alpha) if alpha else first)  # 0 * nan is nan
+                weight.copy_(torch.lerp(first, last, reach))
 
         def measured(policy: Policy) -> float:
             with trainer.precision_plugin.val_step_context():
                 return ndcg(policy, islice(module.data.loader(windows), batches), module.device)
 
-        def kept(alpha: float) -> float:
-            move(alpha)
-            return measured(module.policy) / self._start_ndcg if self._start_ndcg else 1.0
+        def kept(reach: float) -> float:
+            move(reach)
+            return measured(module.policy) / self._start_ndcg  # type: ignore[operator]
 
         with isolate_rng():  # a pass over a loader draws a seed
             if self._start_ndcg is None:
                 self._start_ndcg = measured(module.reference)
-            self._alpha, share = largest_interpolation(kept, self.share)
+            # A start that ranks nothing has nothing to keep: the trained weights are handed over.
+            self._reach, share = reach_at_price(kept, self.share) if self._start_ndcg else (1.0, 1.0)
         self._other, self._step = trained, trainer.global_step
-        move(self._alpha)
-        module.log_dict({"policy/interpolation": self._alpha, "policy/kept": share})
+        move(self._reach)
+        module.log_dict({"policy/reach": self._reach, "policy/kept": share})
 
     @torch.no_grad()
     def _swap(self, policy: Policy) -> None:
@@ -122,10 +136,10 @@ class KeepRanking(Callback):
                 other.copy_(now)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"alpha": self._alpha, "step": self._step}
+        return {"reach": self._reach, "step": self._step}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._alpha, self._step = state_dict["alpha"], state_dict["step"]
+        self._reach, self._step = state_dict["reach"], state_dict["step"]
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: PostTraining, checkpoint: dict[str, Any]) -> None:  # type: ignore[override]
         if self._other:
@@ -135,7 +149,14 @@ class KeepRanking(Callback):
             checkpoint["state_dict"] = checkpoint["state_dict"] | {name: other[weight] for name, weight in named}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: PostTraining, checkpoint: dict[str, Any]) -> None:  # type: ignore[override]
-        """Keep the interpolation, which was just loaded, as the other set; load the trained weights."""
+        """Keep the weights at the reach, which were just loaded, as the other set; load the trained ones."""
         if trainer.state.fn == TrainerFn.FITTING and "current_model_state" in checkpoint:
             self._other = [weight.detach().clone() for weight in pl_module.policy.parameters()]
             pl_module.load_state_dict(checkpoint["current_model_state"])
+
+
+def _may_be_last(trainer: Trainer) -> bool:
+    """Whether training may end with this epoch."""
+    may_stop = any(isinstance(one, EarlyStopping | Timer) for one in trainer.callbacks)  # type: ignore[attr-defined]
+    ends = trainer.current_epoch + 1 == trainer.max_epochs or trainer.global_step == trainer.max_steps
+    return ends or may_stop or trainer.should_stop

@@ -11,6 +11,7 @@ import importlib
 import pickle
 import sys
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,14 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
 from recalign.errors import InputError
+from recalign.files import read_json, sha256
 from recalign.nn import Recorded
 from recalign.recommender.policy import Policy
 from recalign.recommender.prior import ItemPrior
 from recalign.sequences import EventDataModule, UserCohort
+
+NETWORKS = tuple(f"recalign.{room}" for room in ("nn", "recommender", "reward"))
+"""Where the networks of this package are."""
 
 
 def class_path(kind: type) -> str:
@@ -42,10 +47,15 @@ def recipe(module: Recorded) -> dict[str, Any]:
 def build(plan: dict[str, Any]) -> Any:
     """Build the network that `recipe` describes, with fresh weights.
 
+    Importing a module runs it, so a checkpoint may name recalign's networks and those whose module is imported already.
+
     Raises:
         TypeError: the class is not a recorded network; a checkpoint must not call just anything.
+        ImportError: its module is not imported, and is not one of recalign's networks.
     """
     module, _, name = plan["class_path"].rpartition(".")
+    if module not in sys.modules and not module.startswith(NETWORKS):
+        raise ImportError(f"{module} is not imported here, and a checkpoint may not import it: name it in run.imports")
     kind = getattr(importlib.import_module(module), name)
     if not (isinstance(kind, type) and issubclass(kind, Recorded)):
         raise TypeError(f"{plan['class_path']} is not a network of recalign")
@@ -57,23 +67,41 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint onto the CPU, with ``weights_only=True``.
 
     Raises:
-        InputError: there is no such file, or it is not a whole checkpoint.
+        InputError: there is no such file, or it is not what was written: truncated, damaged, altered, or not finite.
     """
     if not Path(path).is_file():
         remedy = "name a .ckpt file, or run the stage that writes it"
         raise InputError("there is no such checkpoint", where=str(path), remedy=remedy)
     try:
+        _refuse_altered(Path(path))
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
             raise ValueError("it holds no state_dict")
+        if bad := not_finite(checkpoint["state_dict"]):
+            raise ValueError(f"weights are NaN or infinite: {', '.join(bad[:3])}")
         return checkpoint
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile, ValueError, KeyError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(
             f"this is not a whole checkpoint of recalign ({reason})",
             where=str(path),
-            remedy="the file may be truncated: run its stage again, or use another checkpoint",
+            remedy="run its stage again, or use another checkpoint",
         ) from error
+
+
+def _refuse_altered(path: Path) -> None:
+    """Compare a file with the digest in its run's manifest, else with its own checksums.
+
+    Raises:
+        ValueError, OSError, zipfile.BadZipFile: it is not what was written.
+    """
+    digests = read_json(path.parent.parent / "manifest.json").get("digests", {})
+    if (known := digests.get(f"{path.parent.name}/{path.name}")) is None:
+        with zipfile.ZipFile(path) as archive:
+            if bad := archive.testzip():
+                raise ValueError(f"{bad} is damaged")
+    elif sha256(path) != known:
+        raise ValueError("its digest is not the one in manifest.json")
 
 
 @dataclass(frozen=True)
@@ -131,7 +159,7 @@ def load_net(path: str | Path, name: str, *, self_influence: bool = False) -> Lo
         )
     try:
         net = build(recipes[name])
-    except (ImportError, AttributeError, TypeError) as error:
+    except (ImportError, AttributeError, TypeError, KeyError, ValueError) as error:
         raise InputError(
             f"its {name} cannot be built ({error})",
             where=str(path),
@@ -212,6 +240,12 @@ def prior_names(net: nn.Module) -> set[str]:
     """Names in the ``state_dict`` that belong to item priors, which checkpoints of before 0.9 lack."""
     priors = {path: module for path, module in net.named_modules() if isinstance(module, ItemPrior)}
     return {name for path, prior in priors.items() for name in prior.state_dict(prefix=f"{path}.")}
+
+
+def not_finite(weights: Mapping[str, Any]) -> list[str]:
+    """Names of the tensors that hold a NaN or an infinite value."""
+    tensors = ((name, tensor) for name, tensor in weights.items() if isinstance(tensor, Tensor))
+    return [name for name, tensor in tensors if tensor.is_floating_point() and not torch.isfinite(tensor).all()]
 
 
 def check_catalogue(loaded: str | None, current: str, where: str) -> None:

@@ -1,4 +1,4 @@
-"""Interpolate between two policies so that enough of the ranking is kept."""
+"""One price for all methods: how far a policy may go from its start so that enough of the ranking is kept."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ from recalign.sequences import Batch
 
 KEEP = 0.97
 """Share of the start's NDCG@10 on validation that is kept by default."""
-HALVINGS = 4  # bisection steps: alpha is found to a sixteenth
+TOLERANCE = 0.005
+"""A policy that keeps up to this much more than it must is at the price; one that keeps more has not reached it."""
+REACHES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0, 1.5, 2.0, 3.0, 4.0)
+"""Points of the ray that are tried in turn."""
+HALVINGS = 5  # bisection steps between the last of these that keeps enough and the next
 
 
 def require_share(keep: float | None, where: str) -> None:
@@ -26,17 +30,28 @@ def require_share(keep: float | None, where: str) -> None:
         )
 
 
-def largest_interpolation(kept: Callable[[float], float], enough: float) -> tuple[float, float]:
-    """Find by bisection the largest alpha in 0..1 at which the share kept is enough; 0 if already 1/16 is too far.
+def reach_at_price(kept: Callable[[float], float], enough: float) -> tuple[float, float]:
+    """Follow a ray from the start, and stop at the last point before the share kept first falls below what is enough.
 
-    Assumes that the share falls with alpha, and is 1 at 0.
+    Tries `REACHES` in turn until one keeps too little, then bisects between it and the one before. A ray that keeps
+    enough as far as it is tried ends at the last of these.
+
+    Args:
+        kept: the share of the start's ranking that is kept at a reach; NaN is too little.
+        enough: the share to keep. The start itself, at 0, keeps 1.
 
     Returns:
-        alpha, and the share kept there, at least `enough`.
+        The reach, 0 if already the first bisected point is too far, and the share kept there.
     """
-    if (share := kept(1.0)) >= enough:
-        return 1.0, share
-    low, low_share, high = 0.0, 1.0, 1.0
+    low, low_share = 0.0, 1.0
+    for reach in REACHES:
+        share = kept(reach)
+        if not share >= enough:
+            break
+        low, low_share = reach, share
+    else:
+        return low, low_share
+    high = reach
     for _ in range(HALVINGS):
         middle = (low + high) / 2
         if (share := kept(middle)) >= enough:

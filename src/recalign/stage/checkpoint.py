@@ -6,21 +6,31 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, WeightAveraging
+from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from recalign.errors import InputError
+from recalign.errors import InputError, TrainingError
+from recalign.files import rename, replacing
 from recalign.keys import leaves, short
 from recalign.posttrain.keep import KeepRanking
-from recalign.recommender.checkpoint import OTHER_VERSION, prior_names, read_checkpoint
-from recalign.stage.private import CLASS_PATH, TRAINED_WEIGHTS
+from recalign.recommender.checkpoint import OTHER_VERSION, not_finite, prior_names, read_checkpoint
+from recalign.stage.loggers import CSVLog
+from recalign.stage.private import CLASS_PATH, TRAINED_WEIGHTS, validates_now
 
 
 class RunCheckpoint(ModelCheckpoint):
     """Keeps ``checkpoints/best.ckpt``, which the next stage starts from, and ``last.ckpt``, to continue the run.
 
-    Lightning's ``save_last`` writes only when the best one is written; here the last one is written at the end of
-    every epoch, so that a continued run never repeats a finished epoch.
+    Lightning's ``save_last`` writes only when the best one is written. Here the last one is written at the end of every
+    epoch, within epochs if asked for, and at a SIGTERM, and always where Lightning continues exactly: after a batch, or
+    after the validation that follows it. Lightning logs a batch's and an epoch's figures after that moment, so the file
+    takes its name only at the next hook. A run that is killed in between continues from the one before, and `CSVLog`
+    drops the rows after it.
 
     Args:
         monitor: figure that chooses the best epoch; null: the newest is the best.
@@ -39,25 +49,89 @@ class RunCheckpoint(ModelCheckpoint):
         )
         self.save_last_every_n_steps = save_last_every_n_steps
         self._last_step = -1
+        self._after_validation = False  # write then
+        self._unnamed: Path | None = None  # written, and not yet last.ckpt
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        stopped = (one.stopping_reason for one in trainer.early_stopping_callbacks)
+        if any(reason is not EarlyStoppingReason.NOT_STOPPED for reason in stopped):
+            trainer.should_stop = True  # Lightning forgets it, and would train an epoch more at each continuation
+        for logger in trainer.loggers:
+            if isinstance(logger, CSVLog):
+                logger.drop_from(trainer.global_step)
+
+    def on_train_batch_start(self, trainer: Trainer, *args: Any) -> None:
+        self._name()
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         super().on_train_batch_end(trainer, pl_module, *args)
         steps, done = self.save_last_every_n_steps, trainer.global_step
-        # A run that is to stop within an epoch is written here: a moment later Lightning counts the epoch as finished.
-        stops = not trainer.is_last_batch and (trainer.should_stop or done == trainer.max_steps)
-        if done != self._last_step and (stops or (steps and done % steps == 0)):
+        if trainer.is_last_batch or not self._is_new(trainer):
+            return
+        if trainer.should_stop or done == trainer.max_steps:  # a moment later the epoch counts as finished
             self._write_last(trainer)
+        elif steps and done % steps == 0:
+            if validates_now(trainer):
+                self._after_validation = True
+            else:
+                self._write_last(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_validation_end(trainer, pl_module)
+        asked = self._after_validation or (trainer.received_sigterm and not trainer.is_last_batch)
+        if asked and trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking and self._is_new(trainer):
+            self._write_last(trainer)
+        self._after_validation = False
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_epoch_end(trainer, pl_module)
         if trainer.is_last_batch or trainer.global_step != self._last_step:
             self._write_last(trainer)
 
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_end(trainer, pl_module)
+        self._name()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        super().on_exception(trainer, pl_module, exception)
+        if isinstance(exception, SIGTERMException):  # raised after a batch or an epoch, when all is logged
+            if self._is_new(trainer) and not validates_now(trainer):
+                self._write_last(trainer)
+            self._name()
+
+    def _is_new(self, trainer: Trainer) -> bool:
+        """Whether the optimiser has just stepped, and that step is not written yet."""
+        accumulated = (trainer.fit_loop.batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        return accumulated and trainer.global_step not in (0, self._last_step)
+
     def _write_last(self, trainer: Trainer) -> None:
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]
             self._last_step = trainer.global_step
-            self.last_model_path = str(Path(str(self.dirpath)) / "last.ckpt")
-            trainer.save_checkpoint(self.last_model_path)
+            self._unnamed = Path(str(self.dirpath)) / ".last.ckpt"
+            trainer.save_checkpoint(self._unnamed)
+
+    def _name(self) -> None:
+        if self._unnamed:
+            self.last_model_path = str(self._unnamed.with_name("last.ckpt"))
+            rename(self._unnamed, self.last_model_path)
+            self._unnamed = None
+
+
+class WholeCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint beside its target, synced and renamed, and never weights that are not finite.
+
+    Lightning writes it in the temporary folder, from where another file system gets a copy, which may end half-written.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        if bad := not_finite(checkpoint["state_dict"] | checkpoint.get(TRAINED_WEIGHTS, {})):
+            raise TrainingError(
+                f"weights are NaN or infinite: {', '.join(bad[:3])}; {Path(path).name.lstrip('.')} is not written\n"
+                "  -> lower the learning rate, clip gradients (--trainer.gradient_clip_val 1), or train in fp32"
+            )
+        with replacing(Path(path)) as temporary, open(temporary, "wb") as file:
+            torch.save(checkpoint, file)
 
 
 def refuse_missing_weights(path: Path, model: LightningModule) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from jsonargparse import Namespace
 from lightning import LightningDataModule, LightningModule, Trainer
 
-from recalign.errors import InputError
+from recalign.errors import InputError, require_positive
 from recalign.recommender.checkpoint import check_catalogue, check_reward, read_checkpoint
+from recalign.recommender.training import StageModule
 from recalign.stage import upstream
 from recalign.stage.checkpoint import (
     read_run_checkpoint,
@@ -15,10 +17,48 @@ from recalign.stage.checkpoint import (
     refuse_missing_weights,
     refuse_other_model,
 )
+from recalign.stage.classes import imported
 from recalign.stage.console import warn_if_bf16_is_slow
 from recalign.stage.parsed import ParsedStage, fingerprint
 
 _ANEW = "start it anew, without --ckpt_path"
+
+
+PRECISIONS = ("32", "32-true", "64", "64-true", "16-mixed", "bf16-mixed")
+"""Precisions in which the stages of recalign train: with weights of 16 bits, small updates are lost."""
+
+
+def settings(config: Namespace, training: bool) -> None:
+    """Refuse settings of the trainer that no stage makes sense with.
+
+    Raises:
+        InputError: one of them is such a value.
+    """
+    trainer, ours = config.trainer, issubclass(imported(config.model.class_path), StageModule)
+    if isinstance(trainer.strategy, str) and trainer.strategy not in ("auto", "single_device"):
+        raise InputError(
+            f"{trainer.strategy} is for several devices, and a stage trains on one",
+            where="trainer.strategy",
+            remedy="leave it out",
+        )
+    if ours and trainer.precision is not None and str(trainer.precision) not in PRECISIONS:
+        raise InputError(
+            f"{trainer.precision} is no precision that a stage can train in",
+            where="trainer.precision",
+            remedy=f"give one of {', '.join(PRECISIONS)}",
+        )
+    if not training:
+        return
+    require_positive("checkpoint", vars(config.checkpoint), "save_last_every_n_steps")
+    for name in ("max_epochs", "max_steps", "limit_train_batches"):
+        if trainer[name] == 0:
+            raise InputError("0 trains nothing", where=f"trainer.{name}", remedy="give 1 or more")
+    if trainer.limit_val_batches == 0 and config.model.init_args.get("keep") is not None:
+        raise InputError(
+            "nothing is validated, so nobody knows how much of the ranking is kept",
+            where="trainer.limit_val_batches",
+            remedy="validate on 1 batch or more, or set model.keep to null",
+        )
 
 
 def before_reading(parsed: ParsedStage) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import importlib
+import signal
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -16,14 +18,16 @@ from lightning import LightningDataModule, LightningModule, Trainer, seed_everyt
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf.errors import OmegaConfBaseException
 
 from recalign.errors import InputError, nearest
 from recalign.stage import checks, given, record, upstream
-from recalign.stage.checkpoint import RunCheckpoint
+from recalign.stage.checkpoint import RunCheckpoint, WholeCheckpointIO
 from recalign.stage.classes import Argument, imported
 from recalign.stage.console import progress, quiet
 from recalign.stage.diagnosis import diagnose
+from recalign.stage.evaluated import EvaluatedPolicy, evaluated, trains_a_policy
 from recalign.stage.folder import RunConfig, RunFolder, cannot_write
 from recalign.stage.guard import NaNGuard, StepSeeds
 from recalign.stage.manifest import Manifest
@@ -153,7 +157,9 @@ class StageCLI(LightningCLI):
         seed = config.seed_everything
         if not 0 <= seed < 2**32:  # numpy's limits
             raise InputError(f"{seed} is no seed", where="seed_everything", remedy="give 0 or more")
+        _import(config.run.imports)
         _fill_defaults(config)
+        checks.settings(config, training=self.command == "fit")
         for spec in (config.model, config.data):
             kind = imported(spec.class_path)
             if hasattr(kind, "check_settings"):  # any LightningModule may be run
@@ -162,8 +168,15 @@ class StageCLI(LightningCLI):
         log = config.data.init_args.log.name
         folder = RunFolder.of(run, run.chain or log, seed)
         checkpoint = _find_checkpoint(config.ckpt_path, folder, self.command)
+        if checkpoint and self.command != "fit" and (own := RunFolder(checkpoint.parent.parent)).config.is_file():
+            folder = own  # what is found out about a run stands in its own folder, wherever that was moved
         continued = Manifest.read(RunFolder(checkpoint.parent.parent)) if checkpoint else None
+        alone = checkpoint is not None and self.command != "fit" and trains_a_policy(imported(config.model.class_path))
         found = upstream.declared(config)
+        if alone:  # it needs none of them
+            for one in found:
+                del config[one.part].init_args[one.argument]
+            found = []
         for one in found:
             if not one.named and continued and one.key in continued.upstream:
                 one.path, one.named = Path(continued.upstream[one.key]["path"]), True
@@ -173,6 +186,8 @@ class StageCLI(LightningCLI):
         parsed = ParsedStage(
             self.request, self.words, self.command, resolved, run, seed, log, folder, checkpoint, continued, found
         )
+        if alone:
+            config.model = evaluated(str(checkpoint), config.model)
         if parsed.in_place:
             resolved["ckpt_path"] = None  # config.yaml repeats the whole run, not its last part
         return parsed
@@ -180,7 +195,8 @@ class StageCLI(LightningCLI):
     def run(self) -> StageResult:
         """Check, instantiate, run the subcommand, and record it."""
         parsed, manifest = self.parsed, None
-        with _clear_errors(parsed.folder.path):
+        lock = parsed.folder.held() if parsed.training and not parsed.dry else nullcontext()
+        with _clear_errors(parsed.folder.path), lock:
             checks.before_reading(parsed)
             seed_everything(parsed.seed, workers=True, verbose=False)
             with constructing():
@@ -195,13 +211,16 @@ class StageCLI(LightningCLI):
         return StageResult(parsed.folder, checkpoint, manifest, self.trainer, self.model, self.datamodule)
 
     def _run(self) -> None:
-        arguments: dict[str, Any] = {"ckpt_path": self.parsed.checkpoint, "weights_only": True}
+        path = None if isinstance(self.model, EvaluatedPolicy) else self.parsed.checkpoint  # it has its weights
+        arguments: dict[str, Any] = {"ckpt_path": path, "weights_only": True}
         if self.command == "predict":
             arguments["return_predictions"] = False  # they are written as they come
         if self.parsed.training:
             keep_freed_memory()
         try:
             getattr(self.trainer, self.command)(self.model, datamodule=self.datamodule, **arguments)
+        except SIGTERMException:
+            raise
         except SystemExit as stop:  # what Lightning makes of Ctrl-C
             raise KeyboardInterrupt from stop
 
@@ -216,8 +235,10 @@ class StageCLI(LightningCLI):
             callbacks.append(progress(parsed.run.name))
         self.trainer_defaults["callbacks"] = callbacks
         root = config.default_root_dir or str(parsed.folder.path)
+        plugins = config.plugins if isinstance(config.plugins, list) else [config.plugins] if config.plugins else []
+        plugins = [*plugins, WholeCheckpointIO()]
         # Our own loggers come later, when the run folder is ready for them.
-        return super().instantiate_trainer(logger=False, default_root_dir=root, **kwargs)
+        return super().instantiate_trainer(logger=False, default_root_dir=root, plugins=plugins, **kwargs)
 
 
 def _only_shows(words: Sequence[str]) -> list[str]:
@@ -238,6 +259,14 @@ def _show(parser: LightningArgumentParser, settings: Mapping[str, Any], shown: S
         yaml.safe_dump(dict(settings), file, sort_keys=False, allow_unicode=True)
         file.flush()
         parser.parse_args([*([f"--config={file.name}"] if settings else []), *shown])
+
+
+def _import(modules: Sequence[str]) -> None:
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise InputError(str(error), where="run.imports", remedy="name modules that can be imported") from error
 
 
 def _fill_defaults(config: Namespace) -> None:
@@ -270,6 +299,8 @@ def _clear_errors(folder: Path) -> Iterator[None]:
     """Say as an InputError what a user can mend: settings that Lightning refuses, a disk that is full."""
     try:
         yield
+    except SIGTERMException as stop:
+        raise SystemExit(128 + signal.SIGTERM) from stop
     except MisconfigurationException as error:
         raise InputError(str(error)) from error
     except OSError as error:

@@ -77,6 +77,8 @@ class _Walk:
             yield from self.faults(_init_args(value), arguments_of(kind), f"{key}.")
             if argument.required:
                 yield from self._missing_of(_init_args(value), arguments_of(kind), f"{key}.")
+        elif isinstance(value, dict) and argument.hint is str:
+            pass  # the name of a file, which has been read
         elif fault := _wrong_type(value, argument.hint):
             yield InputError(fault, where=self._place(key), remedy=_remedy(value, argument.hint))
 
@@ -112,7 +114,7 @@ class _Walk:
                     yield InputError(
                         f"${{{target}}} points to nothing",
                         where=self._place(key),
-                        remedy=f"did you mean ${{{near}}}?" if near else None,
+                        remedy=f"did you mean ${{{near}}}?" if near else "name a key that is set, such as ${model.lr}",
                     )
 
     def missing(self, settings: Mapping[str, Any], takes: Mapping[str, Argument]) -> Iterator[InputError]:
@@ -227,13 +229,14 @@ def _choices(hint: Any) -> list[str]:
     ]
 
 
-def _remedy(value: Any, hint: Any) -> str | None:
+def _remedy(value: Any, hint: Any) -> str:
     if any(typing.get_origin(one) is list for one in _plain(hint)) and not isinstance(value, list):
         return f"give a list: [{value}]"
     near = nearest(str(value), _choices(hint))
-    return f"did you mean {near}?" if near else None
+    return f"did you mean {near}?" if near else f"give one of them, or {SEE}" if _choices(hint) else "give such a value"
 
 
 def _must_be_given(keys: list[str]) -> InputError:
-    remedy = next((f"name {text}" for key, text in GIVEN_BY.items() if key in keys), None)
+    given = f"write --{keys[0]} VALUE, or set it in a YAML"
+    remedy = next((f"name {text}" for key, text in GIVEN_BY.items() if key in keys), given)
     return InputError(f"{', '.join(keys)} must be given", remedy=remedy)

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from recalign.errors import InputError
 
@@ -18,11 +22,13 @@ class RunConfig:
         name: the stage (``recommender``, ``reward``) or the method (``asft``, ``dpo``, ...).
         root: the folder of all runs.
         chain: the experiment that the run belongs to; null: the log's name.
+        imports: your own modules that define networks of the checkpoints to start from: a checkpoint imports nothing.
     """
 
     name: str
     root: str = "runs"
     chain: str | None = None
+    imports: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -93,6 +99,34 @@ class RunFolder:
         except OSError as error:
             raise cannot_write(error, self.path) from error
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the folder, so that no other process trains in it.
+
+        Raises:
+            InputError: another one does, or the lock, which lies beside the folder, cannot be written.
+        """
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.path.with_name(f".{self.path.name}.lock"), timeout=0)
+            lock.acquire()
+        except Timeout:
+            remedy = "let it finish, or give this run another --run.name"
+            raise InputError(
+                "another process is training in this folder", where=str(self.path), remedy=remedy
+            ) from None
+        except OSError as error:
+            raise cannot_write(error, self.path) from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def tidy(self) -> None:
+        """Remove what a killed process left half-written."""
+        for left in self.checkpoints.glob(".*"):
+            left.unlink()
+
     def start_afresh(self) -> None:
         """Empty the folder: a run that had a checkpoint is kept beside it as ``seed-<n>.previous``.
 
@@ -108,8 +142,18 @@ class RunFolder:
 
 def cannot_write(error: OSError, folder: Path) -> InputError:
     """The message for a file system that refuses a run folder."""
+    where = Path(error.filename or folder)
+    elsewhere = ", or write elsewhere with --run.root FOLDER" if _within(where, folder) else ""
     return InputError(
-        f"cannot be written: {error.strerror or error}",
-        where=str(error.filename or folder),
-        remedy="free space or rights there, or write elsewhere with --run.root FOLDER",
+        f"cannot be written: {error.strerror or error} (disk mounted at {_mount(where)})",
+        where=str(where),
+        remedy=f"free space or rights there{elsewhere}",
     )
+
+
+def _within(path: Path, folder: Path) -> bool:
+    return path.resolve().is_relative_to(folder.parent.resolve())
+
+
+def _mount(path: Path) -> Path:
+    return next(place for place in (path.resolve(), *path.resolve().parents) if place.is_mount())

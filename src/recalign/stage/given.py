@@ -66,7 +66,7 @@ def sources(words: Sequence[str]) -> Iterator[tuple[str, Settings, bool]]:
         if not equals:
             value = next(rest, "--")
             if value.startswith("--"):
-                raise InputError("a value must follow", where=option)
+                raise InputError("a value must follow", where=option, remedy=f"write {option} VALUE")
         if option in ("--config", "-c"):
             yield value, load(Path(value)), True
         else:
@@ -84,13 +84,13 @@ def load(path: Path) -> Settings:
     except FileNotFoundError:
         names = [str(one) for one in path.parent.iterdir()] if path.parent.is_dir() else []
         near = nearest(str(path), names)
-        raise InputError(
-            "there is no such file", where=str(path), remedy=f"did you mean {near}?" if near else None
-        ) from None
+        remedy = f"did you mean {near}?" if near else "name a YAML file that exists"
+        raise InputError("there is no such file", where=str(path), remedy=remedy) from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}, line {mark.line + 1}" if mark else str(path)
-        raise InputError(f"not YAML: {getattr(error, 'problem', error)}", where=where) from None
+        what = f"not YAML: {getattr(error, 'problem', error)}"
+        raise InputError(what, where=where, remedy="mend that line: `key: value`, or `- item` of a list") from None
     except (OSError, UnicodeDecodeError) as error:
         remedy = "name a YAML file, in UTF-8"
         raise InputError(f"cannot be read: {error}", where=str(path), remedy=remedy) from None

@@ -59,17 +59,29 @@ class CSVLog(Logger):
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         """Nothing to do: the run folder holds the whole configuration."""
 
+    def drop_from(self, step: int) -> None:
+        """Drop the rows of a step and of later ones: those of a continued run are logged again."""
+        rows = self._rows()
+        kept = [row for row in rows if not row["step"] or int(row["step"]) < step]
+        if len(kept) < len(rows):
+            self._write(kept)
+
     def _add_columns(self, new: list[str]) -> None:
-        rows: list[dict[str, str]] = []
-        if self.path.exists():
-            with open(self.path, newline="", encoding="utf-8") as file:
-                rows = list(csv.DictReader(file))
+        rows = self._rows()
         self.columns = self.columns + new
+        self._write(rows)
+
+    def _rows(self) -> list[dict[str, str]]:
+        if not self.path.exists():
+            return []
+        with open(self.path, newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+
+    def _write(self, rows: list[dict[str, str]]) -> None:
         with replacing(self.path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, self.columns)
             writer.writeheader()
             writer.writerows(rows)
-            file.flush()
 
     def _drop_torn_row(self) -> None:
         """Cut off a last row that a killed process did not finish."""

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import recalign
 from recalign.errors import InputError
-from recalign.files import digest, write_json
+from recalign.files import digest, sha256, write_json
 from recalign.stage.code import STAGE, class_paths, code_digest
 from recalign.stage.folder import RunFolder
 
@@ -33,11 +33,13 @@ class Manifest:
         fingerprint: digest of the data.
         users: whose events it trains on: group, share of A, count and digest of the raw ids.
         upstream: argument (``model.init_from``) -> path and sha256 of the checkpoint that it named.
+        threads: of torch: with another number, sums may be rounded otherwise.
         versions: of recalign and of what it stands on.
         git: commit of recalign's own checkout and whether it had changes; null for an installed package.
         started, finished: UTC, ISO 8601.
         seconds: training time, summed over continuations.
         checkpoint: what is handed over, relative to the run folder.
+        digests: sha256 of the checkpoints that it left, by path in the run folder; empty while it runs.
         error: the message of a failed run.
         wandb_id: the W&B run that a continued run goes on with.
     """
@@ -51,12 +53,14 @@ class Manifest:
     fingerprint: str | None = None
     users: dict[str, Any] | None = None
     upstream: dict[str, dict[str, str]] = field(default_factory=dict)
+    threads: int = 0
     versions: dict[str, str] = field(default_factory=dict)
     git: dict[str, Any] | None = None
     started: str = ""
     finished: str | None = None
     seconds: float = 0.0
     checkpoint: str | None = None
+    digests: dict[str, str] = field(default_factory=dict)
     error: str | None = None
     wandb_id: str | None = None
 
@@ -76,6 +80,12 @@ class Manifest:
             raise InputError(
                 f"not a manifest ({error})", where=str(folder.manifest), remedy="delete its folder and run that stage"
             ) from error
+
+    def is_whole(self, folder: RunFolder) -> bool:
+        """Whether all that the run left is there, unaltered."""
+        files = {folder.path / name: known for name, known in self.digests.items()}
+        handed_over = folder.path / str(self.checkpoint)
+        return handed_over.is_file() and all(file.is_file() and sha256(file) == known for file, known in files.items())
 
     def write(self, folder: RunFolder) -> None:
         """Write it into a run folder, whole or not at all."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import os
+import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from lightning import LightningDataModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from recalign.errors import InputError
-from recalign.stage import upstream
+from recalign.stage import given, upstream
 from recalign.stage.folder import RunConfig, RunFolder
 from recalign.stage.manifest import Manifest, run_key
 from recalign.stage.parser import constructing
@@ -70,6 +72,12 @@ class ParsedStage:
         return self.checkpoint is not None and self.checkpoint.resolve().is_relative_to(self.folder.path.resolve())
 
     @property
+    def shareable(self) -> dict[str, Any]:
+        """The configuration as it is written down: with ``${oc.env:NAME}``, not the value of that variable."""
+        asked = self.request.config() if isinstance(self.request, Request) else given.read(self.request[1:])
+        return without_values(self.config, set(re.findall(r"\$\{oc\.env:\s*(\w+)", str(asked))))
+
+    @property
     def dry(self) -> bool:
         """Whether this is Lightning's smoke test (``fast_dev_run``), which leaves nothing behind."""
         return bool(self.config["trainer"]["fast_dev_run"])
@@ -89,7 +97,7 @@ class ParsedStage:
         manifest = Manifest.read(self.folder)
         if manifest is None or manifest.status != "finished" or any(u.path is None for u in self.upstream):
             return None
-        if manifest.checkpoint is None or not (self.folder.path / manifest.checkpoint).is_file():
+        if not manifest.is_whole(self.folder):
             return None
         key = run_key(self.config, fingerprint(self.datamodule()), upstream.hashes(self.upstream))
         return manifest if manifest.key == key else None
@@ -126,3 +134,15 @@ def users(datamodule: LightningDataModule) -> dict[str, Any] | None:
     """Whose events are trained on, of datamodules that say so, as manifests hold it."""
     cohort = getattr(datamodule, "cohort", None)
     return asdict(cohort) if cohort else None
+
+
+def without_values(settings: Any, names: Iterable[str]) -> Any:
+    """Settings with ``${oc.env:NAME}`` wherever the value of one of these environment variables stands."""
+    if isinstance(settings, dict):
+        return {key: without_values(value, names) for key, value in settings.items()}
+    if isinstance(settings, list):
+        return [without_values(value, names) for value in settings]
+    for name in names:
+        if (value := os.environ.get(name)) and value in str(settings):
+            settings = str(settings).replace(value, f"${{oc.env:{name}}}")
+    return settings

@@ -15,6 +15,11 @@ def batches_done(trainer: Trainer) -> int:
     return trainer.fit_loop.total_batch_idx + 1
 
 
+def validates_now(trainer: Trainer) -> bool:
+    """Whether the batch that just ended is followed by validation."""
+    return trainer.fit_loop.epoch_loop._should_check_val_fx(trainer.fit_loop._data_fetcher)  # type: ignore[arg-type]
+
+
 def without_anonymous(logger: WandbLogger) -> None:
     """Take back an argument that Lightning passes to ``wandb.init`` although wandb warns about it."""
     logger._wandb_init.pop("anonymous", None)

@@ -9,11 +9,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from recalign.files import write_text
+from recalign.files import sha256, write_text
 from recalign.stage import upstream
 from recalign.stage.folder import RunFolder
 from recalign.stage.loggers import CSVLog, wandb_log
@@ -42,6 +43,7 @@ def begin(parsed: ParsedStage, fingerprint: str | None, users: dict[str, Any] | 
         fingerprint=fingerprint,
         users=users,
         upstream=upstream.hashes(parsed.upstream),
+        threads=torch.get_num_threads(),
         versions=versions(),
         git=git_state(),
         started=now(),
@@ -58,10 +60,12 @@ def begin(parsed: ParsedStage, fingerprint: str | None, users: dict[str, Any] | 
 @rank_zero_only
 def _prepare(parsed: ParsedStage, manifest: Manifest) -> None:
     folder = parsed.folder
-    if not parsed.in_place:
+    if parsed.in_place:
+        folder.tidy()
+    else:
         folder.start_afresh()
     head = f"# Repeats this run: recalign fit --config {folder.config}\n"
-    write_text(folder.config, head + yaml.safe_dump(parsed.config, sort_keys=False, allow_unicode=True))
+    write_text(folder.config, head + yaml.safe_dump(parsed.shareable, sort_keys=False, allow_unicode=True))
     manifest.write(folder)
 
 
@@ -85,7 +89,7 @@ def loggers(parsed: ParsedStage, manifest: Manifest, extra: list[Logger]) -> lis
         group=parsed.chain,
         job_type=parsed.run.name if parsed.training else f"{parsed.run.name}-{parsed.subcommand}",
         name=f"{parsed.run.name}/seed-{parsed.seed}",
-        config=parsed.config,
+        config=parsed.shareable,
     )
     return [*found, wandb] if wandb else found
 
@@ -111,6 +115,7 @@ def _end(folder: RunFolder, manifest: Manifest, status: str, began: float) -> No
     manifest.seconds = round(manifest.seconds + time.monotonic() - began, 3)
     if checkpoint := handed_over(folder):
         manifest.checkpoint = str(checkpoint.relative_to(folder.path))
+    manifest.digests = {str(file.relative_to(folder.path)): sha256(file) for file in folder.checkpoints.glob("*.ckpt")}
     manifest.write(folder)
 
 

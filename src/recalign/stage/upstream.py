@@ -134,4 +134,4 @@ def _handed_over(run: RunFolder, log: str) -> Path | None:
     if manifest is None or manifest.status != "finished" or manifest.log != log or not manifest.checkpoint:
         return None
     checkpoint = run.path / manifest.checkpoint
-    return checkpoint if checkpoint.is_file() else None
+    return checkpoint if checkpoint.is_file() else None  # whoever reads it compares its digest

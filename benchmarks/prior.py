@@ -1,0 +1,81 @@
+"""What the item prior is worth on a log, and whether training can learn it instead.
+
+    python benchmarks/prior.py [--log ml-100k] [--rows default dropout-0.2 ...] [--seeds 0 1 2]
+
+Each seed of each row is one `recalign fit --config conf/recommender.yaml ...` line, which is printed. The strength is
+the one that cloning chose on validation (users A). Shown is NDCG@10 with it and without: on these events, and on the
+test events of all users. Finished runs are not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import statistics
+from pathlib import Path
+
+import polars as pl
+from encoders import tested
+from tables import SCHEMA, commit, save
+
+from recalign.recommender.checkpoint import load_net
+from recalign.stage import parse_stage, run_stage
+
+ROWS: dict[str, list[str]] = {
+    "default": [],
+    "dropout-0.2": ["--model.encoder.dropout=0.2"],
+    "dropout-0": ["--model.encoder.dropout=0.0"],
+    "item-bias": ["--model.class_path=item_bias.BiasRecommender"],
+    "sampled-512": ["--model.negatives=512"],
+}
+"""What each row changes of the recipe of conf/."""
+TYPES = [pl.String] * 3 + [pl.Float64] * 4 + [pl.String] * 2
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--log", default="ml-100k", help="a YAML of conf/data")
+    parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=list(ROWS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--runs", type=Path, default=Path("runs/prior"))
+    parser.add_argument("fit", nargs="*", help="words for every fit, after --: -- --trainer.precision=bf16-mixed")
+    given = parser.parse_args()
+    rows: list[tuple[object, ...]] = []
+    for row in given.rows:
+        cells = [measured(row, seed, given) for seed in given.seeds]
+        for metric in cells[0]:
+            values = [cell[metric] for cell in cells]
+            sd = statistics.stdev(values) if len(values) > 1 else None
+            seeds = " ".join(map(str, given.seeds))
+            rows.append((given.log, row, metric, statistics.fmean(values), sd, None, None, seeds, commit()))
+    earlier = Path(__file__).parent / "results" / "prior.csv"
+    new = pl.DataFrame(rows, schema=dict(zip(SCHEMA, TYPES, strict=True)), orient="row")
+    old = pl.read_csv(earlier, schema=new.schema) if earlier.is_file() else new.clear()
+    print(save(pl.concat([old.join(new, on=["log", "row"], how="anti"), new]), "prior"))
+
+
+def measured(row: str, seed: int, given: argparse.Namespace) -> dict[str, float]:
+    """One seed of one row: train, and rank with the prior and without."""
+    argv = ["fit", "--config=conf/recommender.yaml", f"--config=conf/data/{given.log}.yaml"]
+    argv += [f"--config={own}" for own in Path("conf/recommender").glob(f"{given.log}.yaml")]
+    argv += [f"--seed_everything={seed}", f"--run.root={given.runs}", f"--run.chain={given.log}", f"--run.name={row}"]
+    argv += [*ROWS[row], *given.fit]
+    stage = parse_stage(argv)
+    print(shlex.join(["recalign", *argv]), flush=True)
+    manifest = stage.finished() or run_stage(argv).manifest
+    assert manifest is not None, "a dry run makes no row"
+    loaded = load_net(stage.folder.path / str(manifest.checkpoint), "policy")
+    prior, data = loaded.facts["prior"], stage.datamodule()
+    test = {}
+    for name, strength in (("", prior["strength"]), ("_without", 0.0)):
+        loaded.net.prior_strength = strength
+        test[f"test/ndcg@10{name}"] = tested(loaded.net, data)["ndcg@10"]  # type: ignore[arg-type]
+    figures = {"strength": prior["strength"]}
+    figures |= {f"validation/{name}": prior[name] for name in ("ndcg@10_without", "ndcg@10")}
+    figures |= dict(reversed(test.items()))
+    print(f"{row}, seed {seed}: " + ", ".join(f"{name} {value:.4f}" for name, value in figures.items()), flush=True)
+    return figures
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""A chain's tasks on a Ray cluster, which shares a file system with this machine. An extra: ``recalign[ray]``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from recalign.errors import InputError
+from recalign.workers import Outcome, WorkerDied, Workers, attempt
+
+PASSED_ON = ("RECALIGN_", "WANDB_MODE", "GOMP_", "OMP_WAIT_")
+"""Beginnings of the environment variables that workers get from this process; Ray sets those of threads and GPUs."""
+
+
+class RayWorkers(Workers):
+    """Runs functions as Ray tasks: on the cluster that ``RAY_ADDRESS`` names, else on one that is started here.
+
+    Args:
+        number: of tasks at a time; None: as many as the cluster has room for.
+        num_cpus, num_gpus: what Ray reserves for a task.
+
+    Raises:
+        InputError: Ray is not installed or not reachable, or a task asks for more than there is.
+    """
+
+    def __init__(self, number: int | None, num_cpus: float, num_gpus: float) -> None:
+        try:
+            import ray
+        except ImportError as error:
+            remedy = "pip install 'recalign[ray]', or leave --engine out"
+            raise InputError("this engine needs Ray", where="engine", remedy=remedy) from error
+        self.ray = ray
+        passed = {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}
+        local: dict[str, Any] = (
+            {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": (number and round(number * num_cpus)) or None}
+        )
+        try:
+            ray.init(runtime_env={"env_vars": passed}, log_to_driver=False, **local)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            remedy = "check RAY_ADDRESS, or unset it to use this machine"
+            raise InputError(f"there is no Ray cluster to reach ({error})", where="engine", remedy=remedy) from error
+        room = _room(ray.cluster_resources(), {"CPU": num_cpus, "GPU": num_gpus})
+        super().__init__(min(number or room, room))
+        # The chain itself tries a task again; Ray would do so without a word.
+        self._attempt = ray.remote(num_cpus=num_cpus, num_gpus=num_gpus, max_retries=0)(_attempt_in)
+
+    def _outcome(self, function: Callable[..., Any], *args: Any) -> Outcome:
+        try:
+            return self.ray.get(self._attempt.remote(os.getcwd(), function, *args))
+        except self.ray.exceptions.RayError as error:
+            raise WorkerDied(type(error).__name__) from error
+
+    def _end(self) -> None:
+        self.ray.shutdown()
+
+
+def _attempt_in(folder: str, function: Callable[..., Any], *args: Any) -> Outcome:
+    os.chdir(folder)
+    return attempt(function, *args)
+
+
+def _room(there: dict[str, float], asked: dict[str, float]) -> int:
+    """How many tasks a cluster has room for at a time.
+
+    Raises:
+        InputError: not even one.
+    """
+    room = min(int(there.get(name, 0) // number) for name, number in asked.items() if number)
+    if room < 1:
+        has = ", ".join(f"{there.get(name, 0):g} {name}" for name in asked)
+        raise InputError(
+            f"the cluster has {has}, too little for one task", where="engine", remedy="lower num_cpus or num_gpus"
+        )
+    return room

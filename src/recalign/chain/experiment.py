@@ -1,0 +1,102 @@
+"""What a chain's YAML says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from recalign.errors import InputError, require_positive
+from recalign.evaluation.methods import BASE_STAGES, base_method, is_trained
+from recalign.evaluation.roles import Roles
+from recalign.recommender.interpolation import KEEP, require_share
+from recalign.simulation import World
+
+
+@dataclass
+class Chain:
+    """An experiment: which log, which stages, which methods.
+
+    Attributes:
+        log: the log's YAML: its name in conf/data, or a path, from the current folder or from the chain's YAML.
+        methods: rows of the table.
+        name: names the run folder; null: as the chain's YAML.
+        seeds: each a whole chain: cloning, reward model, judges, post-training.
+        ours: the method that the report follows; null: none.
+        placebos: methods that must gain nothing, each with the method that it copies but for one thing.
+        baselines: rows that a gain is measured against: the better of them.
+        rerank: strength of reranked rows at reach 1, 1 / lambda in 1 / standard deviation of the reward; of
+            `popularity_tilt`, of log counts.
+        lcb: standard deviations of the reward models' ensemble that `rerank_lcb` takes off their mean.
+        keep: share of the start's ``all/ndcg@10`` on validation that every method keeps: the price. Post-trained
+            weights (``model.keep``) and strengths follow their ray from the start up to it, from a sixteenth to four
+            times; null: as they were trained and given, whatever is left.
+        trials: settings tried for each method, the first as its YAML has it, the others from conf/search.yaml; what
+            is chosen on validation, with the first seed, is then run with every seed. 0 or 1: nothing is searched.
+        world: settings of a simulated world; each seed then has a world of its own, drawn with that seed.
+        root: folder of all runs.
+        workers: tasks at a time: 1 is one after the other in this process; null: 1, or as many as a Ray cluster has
+            room for.
+        engine: where they run: processes of this machine, or a Ray cluster (that of RAY_ADDRESS).
+        threads: of torch, for every task; null: torch's own choice one after the other, 1 under workers.
+        num_cpus: CPUs that Ray reserves for a task; null: as many as it has threads.
+        num_gpus: GPUs that Ray reserves for a task.
+        stages: settings of single stages or methods, over those of their YAML (``asft: {model: {temperature: 0.5}}``).
+        trainer: settings of every stage's trainer.
+        data: settings of every stage's data.
+    """
+
+    log: str
+    methods: list[str]
+    name: str | None = None
+    seeds: list[int] = field(default_factory=lambda: [0])
+    ours: str | None = None
+    placebos: dict[str, str] = field(default_factory=dict)
+    baselines: list[str] = field(default_factory=lambda: ["start", "bc"])
+    rerank: float = 1.0
+    lcb: float = 2.0
+    keep: float | None = KEEP
+    trials: int = 0
+    world: World | None = None
+    root: str = "runs"
+    workers: int | None = None
+    engine: Literal["local", "ray"] = "local"
+    threads: int | None = None
+    num_cpus: float | None = None
+    num_gpus: float = 0.0
+    stages: dict[str, dict[str, Any]] = field(default_factory=dict)
+    trainer: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def roles(self) -> Roles:
+        """What its methods are for."""
+        return Roles(self.ours, self.placebos, self.baselines)
+
+    @property
+    def trained(self) -> list[str]:
+        """The methods that are trained."""
+        return [method for method in self.methods if is_trained(method)]
+
+    def check(self) -> None:
+        """Refuse what no chain can do.
+
+        Raises:
+            InputError: a value that is out of range, a row that is named twice or that reranks a policy not trained.
+        """
+        require_share(self.keep, "keep")
+        require_positive("", vars(self), "rerank", "lcb", "trials", "num_gpus", or_zero=True)
+        require_positive("", vars(self), "workers", "threads", "num_cpus")
+        for key, values in (("methods", self.methods), ("seeds", self.seeds)):
+            if not values or len(set(values)) < len(values):
+                raise InputError(f"{values} is empty or names one twice", where=key, remedy="list each once")
+        if min(self.seeds) < 0:
+            raise InputError(f"{min(self.seeds)} is no seed", where="seeds", remedy="seeds are 0 or more")
+        for method in self.methods:
+            if (own := base_method(method)) is not None and own not in self.trained:
+                raise InputError(
+                    f"{method} reranks the policy of {own!r}, which this chain does not train",
+                    where="methods",
+                    remedy=f"add {own} to them" if own and is_trained(own) else "name a method that is trained",
+                )
+        if taken := [method for method in self.methods if method in BASE_STAGES]:
+            raise InputError(f"{taken[0]} is no method", where="methods", remedy="leave it out: every chain trains it")

@@ -1,0 +1,117 @@
+"""A chain as tasks: what each needs, and how they are run, one after the other or side by side."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.status import Status
+
+from recalign.chain.train import say
+from recalign.errors import TrainingError
+from recalign.workers import WorkerDied, in_cell, torch_threads
+
+Results = Mapping[str, Any]
+"""What tasks returned, by their names."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A piece of a chain.
+
+    Attributes:
+        name: names it, and its log.
+        function: is called with the results of what it needs; it and its result can be pickled.
+        needs: names of the tasks that come first.
+        here: whether it runs in the chain's own process, because it is short and prints.
+    """
+
+    name: str
+    function: Callable[[Results], Any]
+    needs: tuple[str, ...] = ()
+    here: bool = False
+
+    def given(self, done: Results) -> Results:
+        """The results of what it needs."""
+        return {name: done[name] for name in self.needs}
+
+    @property
+    def log(self) -> str:
+        """The file that a worker writes its output to."""
+        return f"{self.name.replace('/', '-')}.log"
+
+
+def in_order(tasks: Sequence[Task], threads: int | None) -> None:
+    """Run tasks one after the other in this process.
+
+    Args:
+        tasks: each after what it needs.
+        threads: of torch; None: its own choice.
+    """
+    done: dict[str, Any] = {}
+    with torch_threads(threads):
+        for task in tasks:
+            done[task.name] = task.function(task.given(done))
+
+
+def side_by_side(tasks: Sequence[Task], threads: int | None, executor: Executor, logs: Path) -> None:
+    """Run every task as soon as what it needs is done.
+
+    Args:
+        tasks: each after what it needs.
+        threads: of torch, in each worker; None: its own choice.
+        executor: whose futures raise `WorkerDied` where a worker is gone.
+        logs: folder of what the tasks print.
+
+    Raises:
+        TrainingError: a task's worker died twice.
+    """
+    done: dict[str, Any] = {}
+    left, running, retried = list(tasks), dict[Future[Any], Task](), set[str]()
+    with Console(stderr=True).status("") as line:
+        progress = _Progress(len(tasks), line)
+        while left or running:
+            for task in [task for task in left if done.keys() >= set(task.needs)]:
+                left.remove(task)
+                if task.here:
+                    done[task.name] = task.function(task.given(done))
+                else:
+                    words = logs / task.log, threads, task.function, task.given(done)
+                    running[executor.submit(in_cell, *words)] = task
+            for future in wait(running, timeout=1, return_when=FIRST_COMPLETED).done:
+                task = running.pop(future)
+                try:
+                    done[task.name] = future.result()
+                    progress.finished(task.name, len(done))
+                except WorkerDied as error:
+                    if task.name in retried:
+                        raise TrainingError(
+                            f"{task.name}: its worker died twice ({error}); see {logs / task.log}"
+                        ) from error
+                    retried.add(task.name)
+                    left.insert(0, task)
+                    say(f"{task.name}: its worker died ({error}); trying once more")
+            progress.show(len(done), [task.name for future, task in running.items() if future.running()])
+
+
+class _Progress:
+    """One line for all tasks: kept up to date on a terminal; a line for each that is done."""
+
+    def __init__(self, total: int, line: Status) -> None:
+        self.total, self.line, self.began = total, line, time.monotonic()
+
+    def finished(self, name: str, done: int) -> None:
+        say(f"{done}/{self.total} {name}{self._left(done)}")
+
+    def show(self, done: int, running: Sequence[str]) -> None:
+        self.line.update(f"{done}/{self.total} done, running {', '.join(running)}{self._left(done)}")
+
+    def _left(self, done: int) -> str:
+        seconds = (time.monotonic() - self.began) / done * (self.total - done) if done else 0.0
+        return f", about {timedelta(seconds=round(seconds))} left" if seconds > 0 else ""

@@ -1,0 +1,86 @@
+"""What showing popular items buys without any reward: the start tilted by the items' training counts.
+
+    log pi(v | s) + c log(n_v + 1/2),   c from `STRENGTHS`, up and down from the start at 0
+
+A method is compared with the tilt that shows items as popular as its own. This describes a method; nothing is chosen
+by it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recalign.evaluation.baselines import ItemScores, Rerank, log_counts
+from recalign.evaluation.value import SHOWN, mean_shown
+from recalign.recommender.policy import Policy
+from recalign.reward import RewardEnsemble
+from recalign.sequences import Batch, EventDataModule
+
+STRENGTHS = (-2.0, -1.5, -1.0, -0.75, -0.5, -0.25, 0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
+
+Score = Callable[[Tensor], Tensor]
+"""Scores of the items shown to each history. Shape: int64 (T, K), 0 for an empty place -> (T, K)."""
+
+
+@dataclass(frozen=True)
+class PopularityCurve:
+    """What the tilted start shows at each of S strengths.
+
+    Attributes:
+        log_count_S: mean log(n + 1/2) of the ten items shown, on validation.
+        value_S: mean reward that a judge gives to the ten items shown, on the test.
+    """
+
+    log_count_S: np.ndarray
+    value_S: np.ndarray
+
+    def value_at(self, log_count: float) -> float | None:
+        """The value at a popularity, linear between two strengths; None beyond the most or the least popular."""
+        order = np.argsort(self.log_count_S)
+        known = self.log_count_S[order]
+        if not known[0] <= log_count <= known[-1]:
+            return None
+        return float(np.interp(log_count, known, self.value_S[order]))
+
+
+def popularity_curve(
+    start: Policy, judge: RewardEnsemble, data: EventDataModule, device: torch.device
+) -> PopularityCurve:
+    """Measure the tilted start on the histories of users A."""
+    tilt = ItemScores(log_counts(data.sequences))
+    tilted = [Rerank(start, tilt, strength).eval().to(device) for strength in STRENGTHS]
+    judge.eval().to(device)
+
+    def log_count(batch: Batch) -> Score:
+        return lambda shown_TK: tilt.score_V[(shown_TK - 1).clamp(min=0)]
+
+    def reward(batch: Batch) -> Score:
+        states = judge.states(batch)
+        return lambda shown_TK: judge.predict(states, shown_TK.clamp(min=1))
+
+    on_validation, on_test = (data.loader(data.windows(part, "A")) for part in ("validation", "test"))
+    return PopularityCurve(
+        _means(tilted, log_count, on_validation, device),
+        _means(tilted, reward, on_test, device),
+    )
+
+
+@torch.no_grad()
+def _means(
+    tilted: Sequence[Rerank], scored: Callable[[Batch], Score], batches: Iterable[Batch], device: torch.device
+) -> np.ndarray:
+    """Mean score of the items that each policy shows, over histories to which anything can be shown. Shape: (S,)."""
+    total_S, count = np.zeros(len(tilted)), 0
+    for read in batches:
+        batch = read.to(device)
+        state, score = tilted[0].encode(batch), scored(batch)  # both are the same at any strength
+        for place, policy in enumerate(tilted):
+            shown_TK = policy.top_k(state, SHOWN, batch.seen_N)[1]
+            total_S[place] += mean_shown(score(shown_TK), shown_TK).sum().item()
+        count += int((shown_TK > 0).any(dim=1).sum())
+    return total_S / count

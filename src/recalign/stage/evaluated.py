@@ -1,0 +1,36 @@
+"""A trained policy alone, for ``recalign validate|test|predict``."""
+
+from __future__ import annotations
+
+from jsonargparse import Namespace
+
+from recalign.recommender.checkpoint import class_path, load_net
+from recalign.recommender.training import PolicyModule
+
+
+class EvaluatedPolicy(PolicyModule):
+    """The policy of a checkpoint, without what it was trained from: its start and its reward model may be gone.
+
+    Args:
+        checkpoint: of any stage that trains a policy.
+        top_k: items a user that `predict` writes.
+    """
+
+    def __init__(self, checkpoint: str, top_k: int = 10) -> None:
+        loaded = load_net(checkpoint, "policy")
+        super().__init__(loaded.net, 0.0, 0.0, top_k)
+        self.loaded = loaded
+
+    def setup(self, stage: str) -> None:
+        self.loaded.check(self.data)
+
+
+def trains_a_policy(kind: type) -> bool:
+    """Whether a checkpoint of this class is enough to evaluate it."""
+    return issubclass(kind, PolicyModule)
+
+
+def evaluated(checkpoint: str, trained: Namespace) -> Namespace:
+    """The settings of an `EvaluatedPolicy` instead of those of the model that was trained."""
+    taken = Namespace(checkpoint=checkpoint, top_k=trained.init_args.top_k)
+    return Namespace(class_path=class_path(EvaluatedPolicy), init_args=taken)

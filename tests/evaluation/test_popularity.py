@@ -1,0 +1,48 @@
+"""What showing popular items buys, by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import small
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from recalign.evaluation.baselines import ItemScores, Rerank, log_counts
+from recalign.evaluation.popularity import STRENGTHS, PopularityCurve, popularity_curve
+from recalign.evaluation.value import Scorers, evaluate
+from recalign.recommender.checkpoint import load_net
+from recalign.reward import RewardData
+
+CPU = torch.device("cpu")
+
+
+@given(
+    st.lists(st.integers(-50, 50), min_size=2, max_size=8, unique=True).map(sorted),
+    st.lists(st.integers(0, 5), min_size=8, max_size=8),
+    st.integers(-60, 60),
+)
+def test_a_value_lies_between_those_of_the_nearest_strengths(counts, values, asked):
+    curve = PopularityCurve(np.array(counts, float), np.array(values[: len(counts)], float))
+    found = curve.value_at(asked)
+    if not counts[0] <= asked <= counts[-1]:
+        assert found is None
+        return
+    after = next(place for place, count in enumerate(counts) if count >= asked)
+    ends = values[after], values[after if counts[after] == asked else after - 1]
+    assert min(ends) - 1e-9 <= found <= max(ends) + 1e-9
+
+
+def test_it_is_what_the_tilted_start_shows(log_root, cloned, rewarded):
+    data = small.data_of(RewardData, log_root, "tastes")
+    start, judge = load_net(cloned, "policy").net, load_net(rewarded, "reward").net
+    curve = popularity_curve(start, judge, data, CPU)
+    tilt = ItemScores(log_counts(data.sequences))
+    scorers = Scorers(start, {"judge@10": judge})
+    for strength in (STRENGTHS[0], 0.0, 1.0):
+        place, policy = STRENGTHS.index(strength), Rerank(start, tilt, strength)
+        shown, valued = (evaluate({"it": policy}, scorers, data, part, CPU)["it"] for part in ("validation", "test"))
+        assert curve.log_count_S[place] == pytest.approx(shown["log_count@10"].mean())
+        assert curve.value_S[place] == pytest.approx(valued["judge@10"].mean())
+    assert curve.log_count_S[0] < curve.log_count_S[STRENGTHS.index(0.0)] < curve.log_count_S[-1]

@@ -1,0 +1,143 @@
+"""What a run refuses to lose, to believe, to run and to write down."""
+
+import errno
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import wandb
+
+from recalign.configs import find
+from recalign.errors import InputError
+from recalign.stage import RunFolder, StageResult, TrainingError, parse_stage, run_stage
+
+FIT = ["fit", "--config", "toy.yaml", "--trainer.enable_progress_bar", "false"]
+RUN = RunFolder(Path("runs/toy/recommender/seed-0"))
+
+
+def fit(*words: str) -> StageResult:
+    return run_stage([*FIT, *words])
+
+
+def complaint(*words: str, command: str = "fit") -> str:
+    with pytest.raises(InputError) as caught:
+        run_stage([command, "--config", "toy.yaml", *words])
+    return str(caught.value)
+
+
+@pytest.mark.usefixtures("trained")
+def test_an_altered_checkpoint_is_refused_and_its_run_is_not_taken_for_done():
+    assert parse_stage(FIT).finished()
+    content = torch.load(RUN.best, weights_only=True)
+    content["state_dict"]["head.bias"] += 1e-3
+    torch.save(content, RUN.best)
+    assert "its digest is not the one in manifest.json" in complaint(command="test")
+    assert parse_stage(FIT).finished() is None
+
+
+@pytest.mark.usefixtures("trained")
+def test_a_flipped_bit_is_noticed_without_a_manifest():
+    damaged = bytearray(RUN.last.read_bytes())
+    damaged[damaged.index(torch.load(RUN.last, weights_only=True)["state_dict"]["head.bias"].numpy().tobytes())] ^= 1
+    Path("damaged.ckpt").write_bytes(damaged)
+    assert "is damaged" in complaint("--ckpt_path", "damaged.ckpt")
+
+
+def test_weights_that_are_not_finite_are_neither_saved_nor_read(monkeypatch: pytest.MonkeyPatch):
+    def poison(self: Any) -> None:
+        self.head.bias.data[0] = float("nan")
+
+    fit("--trainer.max_epochs", "1")
+    good = RUN.last.read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr("stage_doubles.Toy.on_train_epoch_end", poison)
+        with pytest.raises(TrainingError, match=r"NaN or infinite: head\.bias; "):
+            fit("--trainer.max_epochs", "2", "--ckpt_path", "last")
+    assert RUN.last.read_bytes() == good
+    content = torch.load(RUN.last, weights_only=True)
+    content["state_dict"]["head.bias"][0] = float("nan")
+    torch.save(content, "bad.ckpt")
+    assert "weights are NaN or infinite: head.bias" in complaint("--ckpt_path", "bad.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("option", "where"),
+    [
+        ("--trainer.max_epochs=0", "trainer.max_epochs: 0 trains nothing"),
+        ("--trainer.max_steps=0", "trainer.max_steps: 0 trains nothing"),
+        ("--trainer.strategy=ddp", "trainer.strategy: ddp is for several devices"),
+        ("--checkpoint.save_last_every_n_steps=0", "checkpoint.save_last_every_n_steps: 0 is not above 0"),
+    ],
+)
+def test_settings_that_no_stage_makes_sense_with_are_refused_when_parsed(option: str, where: str):
+    with pytest.raises(InputError, match=where):
+        parse_stage(["fit", "--config", "toy.yaml", option])
+
+
+@pytest.mark.parametrize(
+    ("option", "where"),
+    [
+        ("--trainer.precision=bf16-true", "trainer.precision: bf16-true is no precision"),
+        ("--trainer.limit_val_batches=0", "trainer.limit_val_batches: nothing is validated"),
+        ("--model.temperature=0", "model.temperature: 0.0 is not above 0"),
+    ],
+)
+def test_settings_that_a_method_cannot_train_with_are_refused_when_parsed(option: str, where: str):
+    with pytest.raises(InputError, match=where):
+        parse_stage(["fit", "--config", str(find("asft")), option])
+
+
+def test_a_full_disk_is_named_and_the_old_checkpoint_stays(monkeypatch: pytest.MonkeyPatch):
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    fit("--trainer.max_epochs", "1")
+    good = RUN.last.read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr("recalign.stage.checkpoint.torch.save", full)
+        message = complaint("--trainer.max_epochs=2", "--ckpt_path=last")
+    assert f"{RUN.checkpoints.resolve()}/" in message
+    assert "No space left on device (disk mounted at /" in message
+    assert "--run.root" in message
+    assert RUN.last.read_bytes() == good
+
+
+def test_a_folder_has_one_writer():
+    with RUN.held():
+        assert f"{RUN.path}: another process is training in this folder" in complaint()
+    fit()
+
+
+def test_a_secret_from_the_environment_is_not_written_down(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("SHOP_TOKEN", "s3cret-t0ken")
+    monkeypatch.setenv("WANDB_API_KEY", "k3y" * 14)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    result = fit("--data.root", "https://me:${oc.env:SHOP_TOKEN}@shop")
+    assert result.datamodule.root == "https://me:s3cret-t0ken@shop"
+    wandb.teardown()  # a finished run is still being written by W&B's own process: wait for that to end
+    assert "https://me:${oc.env:SHOP_TOKEN}@shop" in RUN.config.read_text()
+    for file in RUN.path.rglob("*"):
+        held = file.read_bytes() if file.is_file() else b""
+        assert b"s3cret-t0ken" not in held, file
+        assert b"k3yk3y" not in held, file
+
+
+def test_yaml_tags_make_nothing(folder: Path):
+    Path("evil.yaml").write_text(f"model: !!python/object/apply:os.system ['touch {folder}/harm']\n")
+    assert "evil.yaml, line 1: not YAML" in complaint("--config", "evil.yaml")
+    assert not (folder / "harm").exists()
+
+
+@pytest.mark.usefixtures("trained")
+def test_an_instantiator_is_not_called(folder: Path):
+    content = torch.load(RUN.last, weights_only=True)
+    content["hyper_parameters"]["_instantiator"] = "os.system"
+    torch.save(content, "evil.ckpt")
+    run_stage(["test", "--config", "toy.yaml", "--ckpt_path", "evil.ckpt"])
+    content["hyper_parameters"]["_class_path"] = "this.Toy"
+    torch.save(content, "evil.ckpt")
+    assert "a checkpoint of this.Toy" in complaint("--ckpt_path", "evil.ckpt")
+    assert "this" not in sys.modules

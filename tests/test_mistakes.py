@@ -1,0 +1,71 @@
+"""Plausible mistakes (mistakes.yaml): each ends in one message with what, where and the remedy, and exit code 2."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+import tiny
+import yaml
+
+MISTAKES = yaml.safe_load((Path(__file__).parent / "mistakes.yaml").read_text())
+LOG = """
+data:
+  root: .
+  log: {name: own, files: [own.csv], user: who, item: what, timestamp: moment}
+  reward: stars
+  high: {expression: stars >= 4}
+  split: {class_path: recalign.sequences.LeaveLast, init_args: {test: 1, validation: 1}}
+  max_length: 16
+"""
+SHORT = ("--trainer.max_epochs=1", "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false")
+PLACES = {
+    "START": "runs/own/recommender/seed-0/checkpoints/best.ckpt",
+    "REWARD": "runs/own/reward/seed-0/checkpoints/best.ckpt",
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a log, files that are no log, and two fitted stages."""
+    folder = tmp_path_factory.mktemp("mistakes")
+    shutil.copytree(tiny.CONF, folder / "conf")
+    draw = random.Random(0)
+    users = [(user, draw.sample(range(1, 21), 8)) for user in range(1, 31)]
+    rows = [f"{u},{i},{100 * k + u},{draw.randint(1, 5)}" for u, items in users for k, i in enumerate(items)]
+    texts = {
+        "own.yaml": LOG,
+        "own.csv": "\n".join(["who,what,moment,stars", *rows]),
+        "headless.csv": "\n".join(rows),
+        "dates.csv": "who,what,moment,stars\n1,2,15/10/2020,3\n1,3,16/10/2020,4\n",
+        "own.csv.zst": "?",
+        "broken.yaml": "model: {lr: 1\ndata: ]",
+        "misspelt.yaml": "model: {init_args: {temprature: 0.5}}",
+    }
+    for name, text in texts.items():
+        (folder / name).write_text(text)
+    (folder / "latin.yaml").write_bytes("name: café".encode("latin-1"))
+    for stage in ("recommender", "reward"):
+        assert tiny.recalign(folder, "fit", stage, "own.yaml", *SHORT).code == 0
+    return folder
+
+
+def case(mistake: dict):
+    """A mistake, with a reason if its message is still wanting."""
+    marks = [pytest.mark.xfail(reason=mistake["fails"], strict=True)] if "fails" in mistake else []
+    return pytest.param(mistake, id=" ".join(mistake["run"]), marks=marks)
+
+
+@pytest.mark.parametrize("mistake", [case(mistake) for mistake in MISTAKES])
+def test_a_mistake_is_named_with_its_place_and_a_remedy(folder: Path, mistake: dict):
+    said = tiny.recalign(folder, *(PLACES.get(word, word) for word in mistake["run"]))
+    assert said.code == 2, said.err
+    assert "Traceback" not in said.err
+    assert not [word for word in mistake["says"] if word not in said.err], said.err
+    assert "\n  -> " in said.err  # the remedy
+
+
+def test_there_are_enough():
+    assert len({tuple(mistake["run"]) for mistake in MISTAKES}) == len(MISTAKES) >= 60
