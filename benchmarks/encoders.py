@@ -7,6 +7,9 @@ conf/recommender/ says of the log, if anything; the epoch is chosen on validatio
 that the user had met left out. Runs that have finished are not run again, an interrupted one starts anew, and a row's
 figures are saved as soon as its seed is done.
 
+OneRec's rows use conf/recommender-onerec.yaml. Their codes are made once, from the item vectors of hstu/last_event with
+seed 0, which is trained first; those of onerec/random-ids are random.
+
     python benchmarks/encoders.py --rows rectools-hstu rectools-sasrec      # RecTools' own, in its own environment
 """
 
@@ -27,8 +30,9 @@ from tables import SCHEMA, commit, save
 from recalign.evaluation.baselines import popularity
 from recalign.files import write_json
 from recalign.metrics import RankMetrics
-from recalign.recommender import Policy
+from recalign.recommender import Policy, RecommenderVectors
 from recalign.recommender.checkpoint import load_net
+from recalign.semantic_ids.command import tokenize
 from recalign.sequences import EventDataModule
 from recalign.stage import parse_stage, run_stage
 
@@ -48,6 +52,16 @@ ROWS: dict[str, list[str]] = {
     "hstu-large/known": ["--data.request_time=known", "--model.encoder.layers=8", "--model.encoder.heads=2"],
 }
 """What each row adds to the recipe of conf/."""
+ONEREC: dict[str, list[str]] = {
+    "onerec/shared": ["--model.head=shared"],
+    "onerec/node": ["--model.head=node"],
+    "onerec/random-ids": ["--model.head=shared"],
+}
+"""What OneRec's rows add to conf/recommender-onerec.yaml."""
+ITEM_VECTORS = "hstu/last_event"
+"""The row whose item vectors become codes."""
+SIZES = {"ml-100k": [64, 32], "ml-1m-leave-last": [128, 32]}
+"""Codes of each level."""
 PEERS = {"rectools-sasrec": "SASRecModel", "rectools-hstu": "HSTUModel"}
 ONE_SEED = {"popularity": [0]} | {peer: [42] for peer in PEERS}  # 42 is the tutorial's
 
@@ -55,7 +69,9 @@ ONE_SEED = {"popularity": [0]} | {peer: [42] for peer in PEERS}  # 42 is the tut
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--log", default="ml-1m-leave-last", help="a YAML of conf/data")
-    parser.add_argument("--rows", nargs="+", default=["popularity", *ROWS], choices=["popularity", *ROWS, *PEERS])
+    parser.add_argument(
+        "--rows", nargs="+", default=["popularity", *ROWS], choices=["popularity", *ROWS, *ONEREC, *PEERS]
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--runs", type=Path, default=Path("runs/encoders"))
     parser.add_argument("fit", nargs="*", help="words for every fit, after --: -- --trainer.precision=bf16-mixed")
@@ -94,10 +110,7 @@ def of_peer(row: str, given: argparse.Namespace, folder: Path) -> dict[str, floa
 
 def of_ours(row: str, seed: int, given: argparse.Namespace) -> dict[str, float]:
     """One `recalign fit`, and its test."""
-    argv = ["fit", "--config=conf/recommender.yaml", f"--config=conf/data/{given.log}.yaml"]
-    argv += [f"--config={own}" for own in Path("conf/recommender").glob(f"{given.log}.yaml")]
-    argv += [f"--seed_everything={seed}", f"--run.root={given.runs}", f"--run.chain={given.log}"]
-    argv += [f"--run.name={row.replace('/', '-')}", "--model.prior=false", *ROWS.get(row, []), *given.fit]
+    argv = words(row, seed, given)
     stage = parse_stage(argv)
     data: EventDataModule = stage.datamodule()  # type: ignore[assignment]
     if row == "popularity":
@@ -106,6 +119,30 @@ def of_ours(row: str, seed: int, given: argparse.Namespace) -> dict[str, float]:
     manifest = stage.finished() or run_stage(argv).manifest
     assert manifest is not None, "a dry run makes no row"
     return tested(load_net(stage.folder.path / str(manifest.checkpoint), "policy").net, data)
+
+
+def words(row: str, seed: int, given: argparse.Namespace) -> list[str]:
+    """The command of a row: a recipe of conf/, the log, what both ask for, and the run folder."""
+    if row in ONEREC:
+        ids = f"--model.sizes={SIZES[given.log]}" if row == "onerec/random-ids" else f"--model.codes={codes(given)}"
+        recipe, own = "recommender-onerec", [ids, *ONEREC[row]]
+    else:
+        files = Path("conf/recommender").glob(f"{given.log}.yaml")
+        recipe, own = "recommender", [*(f"--config={file}" for file in files), *ROWS.get(row, [])]
+    argv = ["fit", f"--config=conf/{recipe}.yaml", f"--config=conf/data/{given.log}.yaml", *own]
+    argv += [f"--seed_everything={seed}", f"--run.root={given.runs}", f"--run.chain={given.log}"]
+    return [*argv, f"--run.name={row.replace('/', '-')}", "--model.prior=false", *given.fit]
+
+
+def codes(given: argparse.Namespace) -> Path:
+    """The file of codes from a trained recommender's item vectors."""
+    argv = words(ITEM_VECTORS, 0, given)
+    stage = parse_stage(argv)
+    manifest = stage.finished() or run_stage(argv).manifest
+    assert manifest is not None, "a dry run has no item vectors"
+    out, data = given.runs / given.log / "tokens", stage.datamodule()
+    vectors = RecommenderVectors(str(stage.folder.path / str(manifest.checkpoint)))
+    return tokenize(data=data, vectors=vectors, sizes=SIZES[given.log], out=out)  # type: ignore[arg-type]
 
 
 @torch.no_grad()
@@ -121,7 +158,7 @@ def tested(policy: Policy, data: EventDataModule) -> dict[str, float]:
 def collect(folder: Path, log: str) -> pl.DataFrame:
     """Mean and sd over the seeds that are there, as results are saved."""
     rows: list[tuple[object, ...]] = []
-    for row in ["popularity", *PEERS, *ROWS]:
+    for row in ["popularity", *PEERS, *ROWS, *ONEREC]:
         cells = {p.stem.removeprefix("seed-"): json.loads(p.read_text()) for p in sorted((folder / row).glob("*.json"))}
         for metric in SHOWN:
             values = [cell[metric] for cell in cells.values() if metric in cell]
