@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,10 +15,11 @@ from lightning.pytorch.callbacks import Callback
 from torch import nn
 
 from recalign.events import Log
-from recalign.nn import HSTU, Encoder, Pooled
+from recalign.nn import HSTU, Encoder, LazyDecoder, Pooled
 from recalign.posttrain import PostTrainingData
 from recalign.posttrain.base import PostTraining
-from recalign.recommender import Policy
+from recalign.recommender import CodePolicy, Policy
+from recalign.recommender.onerec import random_codes
 from recalign.sequences import Batch, EventDataModule, High, LeaveLast, UserCohort
 
 SETTINGS: dict[str, Any] = {
@@ -78,6 +80,14 @@ def on_a_gpu(data: EventDataModule, monkeypatch: pytest.MonkeyPatch) -> dict[typ
     gpu, moved = a_gpu(monkeypatch)
     monkeypatch.setattr(data, "trainer", SimpleNamespace(strategy=SimpleNamespace(root_device=gpu)))
     return moved
+
+
+def coded(items: int, encoder: Encoder | None = None) -> CodePolicy:
+    """A policy over random codes."""
+    sizes = [math.isqrt(items - 1) + 1] * 2
+    policy = CodePolicy(LazyDecoder(16, layers=1, max_length=32, dropout=0.0), items, sizes, encoder=encoder)
+    policy.set_codes(random_codes(items, sizes))
+    return policy
 
 
 def encoder(dropout: float = 0.0) -> Encoder:

@@ -9,7 +9,6 @@ import polars as pl
 import pytest
 import small
 import torch
-from token_policy import TokenPolicy
 
 from recalign.errors import InputError
 from recalign.evaluation import exposed
@@ -18,7 +17,6 @@ from recalign.evaluation.comparison import compare
 from recalign.evaluation.methods import MethodRun, evaluate_methods
 from recalign.evaluation.offpolicy import estimate, exposed_ranks
 from recalign.events import Log
-from recalign.nn import Pooled
 from recalign.recommender import RecommenderData
 from recalign.reward import RewardData
 from recalign.sequences import Batch, High, TimeSplit
@@ -159,7 +157,7 @@ def test_exposures_are_valued_on_the_device(tmp_path, monkeypatch):
 def test_stretches_and_batches_change_nothing(tmp_path, monkeypatch):
     _, data = world_data(tmp_path, World(users=60, items=120, events=2400, random=0.4))
     torch.manual_seed(0)
-    policies = {"it": TokenPolicy(Pooled(dim=8, max_length=64, dropout=0.0), data.num_items, codes=11)}
+    policies = {"it": small.coded(data.num_items)}
     reward = Lookup(data.num_items)
     whole = exposed.exposures(policies, reward, data, CPU)["it"]
     assert (whole.user_N == np.sort(whole.user_N)).all()  # the table's order, not that of the batches
@@ -174,7 +172,7 @@ def test_a_users_candidates_are_scored_in_one_state(tmp_path):
     """That before the first of them, whatever the batches; compared with a loop over users."""
     _, data = world_data(tmp_path, World(users=60, items=40, events=1200, random=0.4))
     torch.manual_seed(0)
-    policy = TokenPolicy(small.pooled(), data.num_items, codes=7).eval()
+    policy = small.coded(data.num_items).eval()
     batch = small.batch_of(data)
     state_T = policy.encode(batch)
     usable = data.sequences.frame.with_row_index("at").filter(

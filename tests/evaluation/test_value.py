@@ -9,7 +9,6 @@ import polars as pl
 import pytest
 import small
 import torch
-from token_policy import TokenPolicy
 
 from recalign.errors import InputError
 from recalign.evaluation.baselines import SameForAll
@@ -159,7 +158,7 @@ def test_stretches_of_states_change_nothing(log_root, cloned, rewarded, monkeypa
     """Users x items is never held; the figures are the same whatever the stretches."""
     data = small.data_of(RewardData, log_root, "tastes")
     start = load_net(cloned, "policy").net
-    tokens = TokenPolicy(small.pooled(), data.num_items, codes=7)
+    tokens = small.coded(data.num_items)
     truth = torch.randn(data.sequences.num_users, data.num_items)
     scorers = Scorers(start, {"judge@10": load_net(rewarded, "reward").net}, truth)
     whole = evaluate({"start": start, "tokens": tokens}, scorers, data, "test", CPU)
@@ -173,7 +172,7 @@ def test_stretches_of_states_change_nothing(log_root, cloned, rewarded, monkeypa
 def test_a_policy_of_several_tokens_an_item_is_evaluated(log_root, cloned, rewarded):
     data = small.data_of(RewardData, log_root, "tastes")
     torch.manual_seed(0)
-    tokens = TokenPolicy(small.pooled(), data.num_items, codes=7).train()
+    tokens = small.coded(data.num_items).train()
     scorers = Scorers(load_net(cloned, "policy").net, {"judge@10": load_net(rewarded, "reward").net})
     frame = evaluate({"tokens": tokens}, scorers, data, "test", CPU)["tokens"]
     assert len(frame) == len(data.windows("test", "A").target)

@@ -8,10 +8,8 @@ import pytest
 import small
 import torch
 from taste import Taste
-from token_policy import PartsPolicy
 
 from recalign.errors import InputError
-from recalign.nn import HSTU
 from recalign.posttrain import GRPO, PPO
 from recalign.posttrain.rollout import Environment, met, roll_out
 from recalign.recommender.checkpoint import Loaded, load_net
@@ -86,7 +84,9 @@ def test_where_everything_was_seen_something_is_drawn_all_the_same(data, start, 
     assert rollout.old_TS.isfinite().all()
 
 
-@pytest.mark.parametrize(("kind", "settings"), [(PPO, {"kl": 0.01}), (GRPO, {"kl": 0.01}), (GRPO, ECPO)])
+@pytest.mark.parametrize(
+    ("kind", "settings"), [(PPO, {"kl": 0.01}), (GRPO, {"kl": 0.01}), (GRPO, ECPO), (GRPO, {**ECPO, "beam": True})]
+)
 def test_they_raise_the_reward_of_a_reward_model_that_is_right(data, start, taste, tmp_path, kind, settings):
     before = expected(start, taste, data)
     module = small.free(kind, policy=start, reward_net=taste, candidates=1000, lr=3e-3, refresh=2, **settings)
@@ -99,6 +99,14 @@ def test_they_raise_the_reward_of_a_reward_model_that_is_right(data, start, tast
     assert names <= set(watch.steps[0])
     if kind is PPO:
         assert watch.steps[-1]["sampled/value_error"] < watch.steps[0]["sampled/value_error"]
+
+
+def test_a_beam_takes_the_most_probable_candidates_once(data, start, taste):
+    batch = small.batch_of(data, "train", rows=8)
+    rollout = roll_out(start, start, Environment(Loaded(taste)), batch, samples=4, candidates=20, beam=True)
+    assert rollout.item_TS.equal(start.top_k(start.encode(batch), 4, met(batch))[1])
+    with pytest.raises(InputError, match=r"model\.kl, model\.beam"):
+        GRPO.check_settings({"beam": True, "kl": 0.1})
 
 
 def test_one_item_of_one_state_has_no_advantage_and_does_no_harm(data, start, taste):
@@ -134,7 +142,7 @@ def test_only_the_policy_learns_and_nothing_drops_out(data, start, rewarded, tmp
 
 def test_a_policy_of_several_tokens_an_item_runs_through_them(data, taste, tmp_path):
     torch.manual_seed(0)
-    tokens = PartsPolicy(HSTU(dim=16, layers=1, max_length=32, dropout=0.0), data.num_items, codes=8)
+    tokens = small.coded(data.num_items)
     before = expected(tokens, taste, data)
     module = small.free(PPO, policy=tokens, reward_net=taste, candidates=1000, lr=3e-3, kl=0.0)
     small.fit(module, data, tmp_path, epochs=8)

@@ -23,6 +23,8 @@ METHODS = [
     "sdpo",
     "simpo",
     "kto",
+    "ipa",
+    "gbpo",
 ]
 UPSTREAM = {"model.init_from": "recommender", "data.reward_model": "reward"}
 PAIRS = {"dpo": "ensemble", "ipo": "generated"}  # as YAML has them: logged, and sampled for S-DPO

@@ -8,9 +8,7 @@ import numpy as np
 import pytest
 import small
 import torch
-from token_policy import PartsPolicy
 
-from recalign.nn import HSTU
 from recalign.posttrain import PostTrainingData, ReturnConditioned
 from recalign.recommender.checkpoint import load_net
 
@@ -76,7 +74,7 @@ def test_what_reads_the_reward_learns_at_a_rate_of_its_own(start):
 
 def test_a_policy_of_several_tokens_an_item_runs_through_it(data, tmp_path):
     torch.manual_seed(0)
-    tokens = PartsPolicy(HSTU(dim=16, layers=1, max_length=32, dropout=0.0), data.num_items, codes=8)
+    tokens = small.coded(data.num_items)
     before = small.liked(tokens, data)
     module = small.free(ReturnConditioned, policy=tokens, lr=5e-3, condition_lr=3e-2)
     small.fit(module, data, tmp_path, epochs=30)

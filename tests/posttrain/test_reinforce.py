@@ -5,9 +5,7 @@ from __future__ import annotations
 import pytest
 import small
 import torch
-from token_policy import PartsPolicy
 
-from recalign.nn import HSTU
 from recalign.posttrain import PostTrainingData, Reinforce
 from recalign.recommender.checkpoint import load_net
 
@@ -38,7 +36,7 @@ def test_reinforce_counts_for_a_list_that_a_sure_item_needs_no_more(data, start,
 
 def test_a_policy_of_several_tokens_an_item_runs_through_it(data, tmp_path):
     torch.manual_seed(0)
-    tokens = PartsPolicy(HSTU(dim=16, layers=1, max_length=32, dropout=0.0), data.num_items, codes=8)
+    tokens = small.coded(data.num_items)
     before = small.liked(tokens, data)
     module = small.free(Reinforce, policy=tokens, lr=5e-3)
     small.fit(module, data, tmp_path, epochs=10)

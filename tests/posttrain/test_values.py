@@ -7,9 +7,7 @@ import copy
 import pytest
 import small
 import torch
-from token_policy import PartsPolicy
 
-from recalign.nn import HSTU
 from recalign.posttrain import AWAC, CQL, IQL, SA2C, PostTrainingData
 from recalign.recommender.checkpoint import load_net
 
@@ -92,7 +90,7 @@ def test_q_begins_right_on_average(data, start, tmp_path):
 @pytest.mark.parametrize("kind", [CQL, IQL, AWAC, SA2C])
 def test_a_policy_of_several_tokens_an_item_runs_through_them(data, tmp_path, kind):
     torch.manual_seed(0)
-    tokens = PartsPolicy(HSTU(dim=16, layers=1, max_length=32, dropout=0.0), data.num_items, codes=8)
+    tokens = small.coded(data.num_items)
     before = small.liked(tokens, data)
     module = small.free(kind, policy=tokens, lr=5e-3)
     small.fit(module, data, tmp_path, epochs=10)

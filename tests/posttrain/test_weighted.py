@@ -9,10 +9,8 @@ import numpy as np
 import pytest
 import small
 import torch
-from token_policy import PartsPolicy
 
 from recalign.errors import InputError
-from recalign.nn import HSTU
 from recalign.posttrain import PostTrainingData, WeightedSFT
 from recalign.posttrain.base import STATES
 from recalign.recommender import SequencePolicy
@@ -121,7 +119,7 @@ def test_the_first_step_of_signed_is_the_gradient_of_the_advantage(data, cloned,
 
 def test_a_policy_of_several_tokens_an_item_runs_through_it(data, log_root, tmp_path):
     torch.manual_seed(0)
-    start = PartsPolicy(HSTU(dim=16, layers=1, max_length=32, dropout=0.0), data.num_items, codes=8)
+    start = small.coded(data.num_items)
     clone = post_trained(start, log_root, tmp_path, "constant").policy
     tilted = post_trained(start, log_root, tmp_path)
     assert liked(tilted.policy, data) > liked(clone, data) + 0.05

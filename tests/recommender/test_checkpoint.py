@@ -8,12 +8,11 @@ import sys
 import pytest
 import small
 import torch
-from token_policy import TokenPolicy
 
 from recalign.errors import InputError
-from recalign.nn import HSTU, Pooled, SASRec
+from recalign.nn import HSTU, LazyDecoder, Pooled, SASRec
 from recalign.posttrain import PostTrainingData, WeightedSFT
-from recalign.recommender import Recommender, RecommenderData, SequencePolicy
+from recalign.recommender import CodePolicy, Recommender, RecommenderData, SequencePolicy
 from recalign.recommender.checkpoint import (
     build,
     check_catalogue,
@@ -37,9 +36,9 @@ ENCODERS = [
     [
         lambda e: SequencePolicy(e, 20, temperature=0.2, feedback=True),
         lambda e: RewardEnsemble(e, 20, members=2),
-        lambda e: TokenPolicy(e, 20, codes=5),
+        lambda e: CodePolicy(LazyDecoder(8, max_length=16), 20, [4, 5], encoder=e),
     ],
-    ids=["policy", "reward", "tokens"],
+    ids=["policy", "reward", "codes"],
 )
 def test_a_recipe_makes_the_same_network(encoder, make, tmp_path):
     net = make(encoder)
@@ -91,11 +90,11 @@ def test_a_network_comes_back_with_its_weights(log_root, tmp_path):
 
 def test_a_policy_given_in_python_is_read_with_weights_only(log_root, tmp_path):
     data = small.data_of(PostTrainingData, log_root)
-    module = small.free(WeightedSFT, policy=TokenPolicy(small.pooled(), data.num_items, codes=7))
+    module = small.free(WeightedSFT, policy=small.coded(data.num_items))
     small.fit(module, data, tmp_path)
     path = small.saved(module, tmp_path / "tokens.ckpt")
     assert read_checkpoint(path)["hyper_parameters"]["_class_path"] == "recalign.posttrain.WeightedSFT"
-    assert isinstance(load_net(path, "policy").net, TokenPolicy)
+    assert isinstance(load_net(path, "policy").net, CodePolicy)
 
 
 def test_a_checkpoint_names_what_it_holds(cloned, rewarded):
@@ -171,7 +170,7 @@ def test_another_catalogue_is_refused(log_root, cloned, rewarded, tmp_path):
         (Recommender(40, small.encoder(), init_from=str(cloned)), RecommenderData, {}),
         (RewardModel(40, init_from=str(cloned)), RewardData, {}),
         (small.free(WeightedSFT, init_from=str(cloned)), PostTrainingData, {}),
-        (small.free(WeightedSFT, policy=TokenPolicy(small.pooled(), 40)), PostTrainingData, {"source": "predicted"}),
+        (small.free(WeightedSFT, policy=small.coded(40)), PostTrainingData, {"source": "predicted"}),
     ]
     for module, kind, more in cases:
         more = more and {**more, "reward_model": str(rewarded)}

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import small
 import torch
-from token_policy import TokenPolicy
 
 from recalign.errors import InputError
 from recalign.recommender import RecommenderData, RecommenderVectors
@@ -33,9 +32,9 @@ def test_another_catalogue_is_refused(cloned: Path, log_root):
         RecommenderVectors(str(cloned)).table(other)
 
 
-def test_a_policy_without_an_item_table_is_refused(data: RecommenderData, tmp_path: Path):
-    policy, path = TokenPolicy(small.encoder(), data.num_items), tmp_path / "policy.ckpt"
+def test_a_policy_over_codes_is_refused(data: RecommenderData, tmp_path: Path):
+    policy, path = small.coded(data.num_items), tmp_path / "policy.ckpt"
     weights = {f"policy.{name}": value for name, value in policy.state_dict().items()}
     torch.save({"state_dict": weights, "recipes": {"policy": recipe(policy)}}, path)
-    with pytest.raises(InputError, match="its policy, TokenPolicy, has no item table"):
+    with pytest.raises(InputError, match="its policy, CodePolicy, is not over item ids"):
         RecommenderVectors(str(path)).table(data)

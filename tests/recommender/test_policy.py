@@ -7,7 +7,6 @@ import dataclasses
 import pytest
 import small
 import torch
-from token_policy import PartsPolicy, TokenPolicy
 
 from recalign.errors import InputError
 from recalign.evaluation.baselines import Rerank, SameForAll
@@ -52,12 +51,8 @@ POLICIES = {
     "node codes": lambda items: CodePolicy(
         LazyDecoder(16, heads=2, max_length=32), items, [7, 12], "node", small.encoder(), feedback=True
     ),
-    "tokens": lambda items: TokenPolicy(small.pooled(), items, codes=7),
-    "parts": lambda items: PartsPolicy(small.pooled(), items, codes=7),
     "same_for_all": lambda items: SameForAll(torch.randn(items)),
-    "rerank": lambda items: Rerank(
-        TokenPolicy(small.pooled(), items, codes=7), RewardEnsemble(small.pooled(), items, members=2), 1.0
-    ),
+    "rerank": lambda items: Rerank(small.coded(items), RewardEnsemble(small.pooled(), items, members=2), 1.0),
 }
 
 

@@ -9,9 +9,9 @@ import small
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from token_policy import TokenPolicy
 
 from recalign.errors import InputError
+from recalign.evaluation.baselines import SameForAll
 from recalign.recommender import RecommenderData, SequencePolicy
 from recalign.recommender.checkpoint import load_weights
 from recalign.recommender.prior import ItemPrior
@@ -140,9 +140,9 @@ def test_weights_of_before_have_strength_0_and_it_is_said(policy):
 
 
 def test_a_policy_without_a_prior_says_so():
-    policy = TokenPolicy(small.pooled(), 5, codes=7)
+    policy = SameForAll(torch.zeros(5))
     policy.set_counts(torch.ones(5))
     policy.prior_strength = 0.0
     assert policy.prior_strength == 0
-    with pytest.raises(InputError, match=r"model\.prior: TokenPolicy has no item prior"):
+    with pytest.raises(InputError, match=r"model\.prior: SameForAll has no item prior"):
         policy.prior_strength = 0.5

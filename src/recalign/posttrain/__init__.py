@@ -1,8 +1,10 @@
 """Post-training: methods that move a cloned policy towards what users value."""
 
 from recalign.posttrain.actions import GRPO, PPO
+from recalign.posttrain.bounded import GBPO
 from recalign.posttrain.conditioned import ReturnConditioned
 from recalign.posttrain.data import PostTrainingData
+from recalign.posttrain.ipa import IPA
 from recalign.posttrain.pairs import KTO, Preferences
 from recalign.posttrain.pairs_data import PairData
 from recalign.posttrain.reinforce import Reinforce
@@ -12,7 +14,9 @@ from recalign.posttrain.weighted import WeightedSFT
 __all__ = [
     "AWAC",
     "CQL",
+    "GBPO",
     "GRPO",
+    "IPA",
     "IQL",
     "KTO",
     "PPO",

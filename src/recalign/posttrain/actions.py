@@ -83,6 +83,8 @@ class SampledActions(PostTraining):
         reward_net: the reward model itself, instead of a checkpoint (Python only); copied.
         samples: items drawn at each state.
         candidates: draw among this many of the start's most probable unseen items.
+        beam: take the most probable of them under ``old``, each once, instead of drawing; needs ``kl`` 0, which is
+            estimated from draws.
         clip: eps: a ratio pi / old gains nothing beyond 1 +- eps.
         kl: weight of the KL to the start, in standard deviations of the reward a nat.
         refresh: optimiser steps of a round; 1: pi = old at every step, and nothing is clipped.
@@ -102,6 +104,9 @@ class SampledActions(PostTraining):
         if (samples := given.get("samples", cls.min_samples)) < cls.min_samples:
             what = f"{samples} items a state are too few for {cls.__name__}"
             raise InputError(what, where="model.samples", remedy=f"draw at least {cls.min_samples}")
+        if given.get("beam") and given.get("kl"):
+            what = "the KL to the start is estimated from items drawn, and a beam draws none"
+            raise InputError(what, where="model.kl, model.beam", remedy="set model.kl to 0, or model.beam to false")
 
     def __init__(
         self,
@@ -109,6 +114,7 @@ class SampledActions(PostTraining):
         reward_net: RewardEnsemble | Loaded | None = None,
         samples: int = 8,
         candidates: int = 100,
+        beam: bool = False,
         clip: float = 0.2,
         kl: float = 0.1,
         refresh: int = 4,
@@ -116,7 +122,8 @@ class SampledActions(PostTraining):
         **training: Any,
     ) -> None:
         super().__init__(lr=lr, **training)
-        self.samples, self.candidates, self.clip, self.kl, self.refresh = samples, candidates, clip, kl, refresh
+        self.samples, self.candidates, self.beam = samples, candidates, beam
+        self.clip, self.kl, self.refresh = clip, kl, refresh
         self.old = copy.deepcopy(self.reference)
         needed_by = type(self).__name__
         self.environment = Environment(
@@ -139,7 +146,8 @@ class SampledActions(PostTraining):
         rated = batch.keep(~batch.reward_T.isnan())
         if not len(rated.target_T):
             return None
-        rollout = roll_out(self.old, self.reference, self.environment, rated, self.samples, self.candidates)
+        count = self.samples, self.candidates
+        rollout = roll_out(self.old, self.reference, self.environment, rated, *count, beam=self.beam)
         state, item_TC = self.policy.encode(rated), rollout.candidate_TC
         logp_TC = self.policy.log_probs(state, torch.cat([rated.target_T[:, None], item_TC.clamp(min=1)], dim=1))
         nll = -logp_TC[:, 0].mean()

@@ -68,9 +68,18 @@ class Rollout:
 
 @torch.no_grad()
 def roll_out(
-    old: Policy, start: Policy, environment: Environment, batch: Batch, samples: int, candidates: int
+    old: Policy,
+    start: Policy,
+    environment: Environment,
+    batch: Batch,
+    samples: int,
+    candidates: int,
+    *,
+    beam: bool = False,
 ) -> Rollout:
     """Draw ``samples`` items at every state of a batch, from ``old`` among ``candidates`` items.
+
+    With ``beam`` they are the most probable ones under ``old`` instead, each once.
 
     Candidates are the start's most probable items that are not in the history (as far as the batch holds it): of items
     that nobody would have chosen, a reward model's prediction is a guess.
@@ -81,7 +90,7 @@ def roll_out(
         among(policy.log_probs(state, candidate_TC.clamp(min=1)), candidate_TC)
         for policy, state in ((old, old_T), (start, start_T))
     )
-    column_TS = draw(old_TC, samples)
+    column_TS = old_TC.topk(min(samples, old_TC.shape[1])).indices if beam else draw(old_TC, samples)
     item_TS = candidate_TC.gather(1, column_TS).clamp(min=1)
     old_TS, start_TS = old_TC.gather(1, column_TS), start_TC.gather(1, column_TS)
     return Rollout(candidate_TC, column_TS, item_TS, old_TS, start_TS, environment(batch, item_TS))

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from recalign.errors import InputError
-from recalign.nn import Encoder, LazyContext, LazyDecoder, OwnVectors, SharedCodes, Trie, Window
+from recalign.nn import HSTU, Encoder, LazyContext, LazyDecoder, OwnVectors, SharedCodes, Trie, Window
 from recalign.nn.lazy_decoder import Past
-from recalign.recommender.policy import HistoryPolicy, draw
+from recalign.recommender.policy import HistoryPolicy, SequencePolicy, draw
 from recalign.sequences import Batch
 
 HEADS = {"shared": SharedCodes, "node": OwnVectors}
@@ -132,6 +132,14 @@ class CodePolicy(HistoryPolicy):
     @prior_strength.setter
     def prior_strength(self, strength: float) -> None:
         self.strength.fill_(strength)
+
+    def trunk(self) -> SequencePolicy:
+        """The encoder; a lazy context, whose events do not see each other, gives way to an untrained HSTU."""
+        own = self.encoder
+        lazy = isinstance(own, LazyContext)
+        policy = SequencePolicy(HSTU(own.dim, max_length=own.max_length) if lazy else own, self.num_items)
+        policy.item_embedding.load_state_dict(self.item_embedding.state_dict())
+        return policy
 
     def encode(self, batch: Batch) -> CodeState:
         keys, values = self.decoder.keys_and_values(self.read(batch))

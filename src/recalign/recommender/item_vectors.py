@@ -27,7 +27,7 @@ class RecommenderVectors(ItemVectors):
         loaded.check(data)
         if not isinstance(loaded.net, SequencePolicy):
             raise InputError(
-                f"its policy, {type(loaded.net).__name__}, has no item table",
+                f"its policy, {type(loaded.net).__name__}, is not over item ids",
                 where=self.checkpoint,
                 remedy="give the checkpoint of a recommender over item ids: recalign fit recommender LOG",
             )

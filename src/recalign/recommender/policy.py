@@ -91,6 +91,18 @@ class Policy(Recorded, nn.Module, ABC):
         """Add a vector to what `summary` reads of a state. Shape: (T, D)."""
         return state + vector.view_as(state)
 
+    def trunk(self) -> SequencePolicy:
+        """A policy over item ids whose encoder and item table a reward model starts from.
+
+        Raises:
+            InputError: there is none.
+        """
+        raise InputError(
+            f"a reward model cannot start from {type(self).__name__}, which has no item table",
+            where="model.init_from",
+            remedy="use a policy that reads histories of item ids, such as SequencePolicy",
+        )
+
     def origin(self, start: Policy) -> list[Tensor]:
         """Weights, in the order of `parameters`, with which this policy equals the one it was trained from."""
         return list(start.parameters())
@@ -245,6 +257,9 @@ class SequencePolicy(HistoryPolicy):
         super().__init__(encoder, num_items, feedback)
         self.temperature = temperature
         self.prior = ItemPrior(num_items)
+
+    def trunk(self) -> SequencePolicy:
+        return self
 
     def set_counts(self, count_V: Tensor) -> None:
         self.prior.set_counts(count_V)

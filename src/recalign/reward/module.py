@@ -104,16 +104,17 @@ class RewardModel(StageModule):
             raise InputError(
                 "a reward model needs an encoder", where="model", remedy="give model.init_from or model.encoder"
             )
-        encoder = copy.deepcopy(encoder) if encoder is not None else start.net.encoder  # type: ignore[union-attr]
-        temperature = start.net.temperature if start else 0.05
+        trunk_policy = start.net.trunk() if start else None
+        encoder = copy.deepcopy(encoder or trunk_policy.encoder)
+        temperature = trunk_policy.temperature if trunk_policy else 0.05
         self.reward = RewardEnsemble(
             encoder, num_items, members, share, copy.deepcopy(head), None, temperature, num_factors, cooccurrence_dim
         )
         self.start = replace(start, net=None) if start else None
         for net in self.reward.nets:
-            if start:
+            if trunk_policy:
                 prefixes = ("item_embedding.", "encoder.")
-                weights = {k: v for k, v in start.net.state_dict().items() if k.startswith(prefixes)}
+                weights = {k: v for k, v in trunk_policy.state_dict().items() if k.startswith(prefixes)}
                 load_weights(net.trunk, weights, where=start.where, partial=True)
             if trunk == "frozen":
                 net.trunk.encoder.requires_grad_(False)

@@ -1,0 +1,127 @@
+"""IPA: the best and the worst of what the policy itself would show, by a reward model, as pairs for DPO.
+
+Legend: T states, C items shown, old the policy at the beginning of the epoch.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from recalign.errors import InputError, require_positive
+from recalign.posttrain.base import Figures, PostTraining
+from recalign.posttrain.pairs import preference
+from recalign.posttrain.rollout import Environment, met
+from recalign.recommender.checkpoint import Loaded, load_or_copy
+from recalign.reward import RewardData, RewardEnsemble
+from recalign.sequences import Batch
+
+
+def best_and_worst(item_TC: Tensor, reward_TC: Tensor) -> tuple[Tensor, Tensor]:
+    """The items with the highest and the lowest reward at each state; item 0 stands for none.
+
+    Shape: int64 (T, C), (T, C) -> int64 (T, 2), and (T,): by how much the rewards differ, 0 where there is no pair.
+    """
+    none_TC = item_TC == 0
+    best_T = reward_TC.masked_fill(none_TC, -torch.inf).max(dim=1)
+    worst_T = reward_TC.masked_fill(none_TC, torch.inf).min(dim=1)
+    pair_T2 = item_TC.gather(1, torch.stack([best_T.indices, worst_T.indices], dim=1))
+    return pair_T2, (best_T.values - worst_T.values).clamp(min=0)
+
+
+class IPA(PostTraining):
+    """Iterative preference alignment (OneRec, arXiv 2502.18965): DPO on the policy's own lists, beside cloning.
+
+    L = cloning * mean -log pi(a | s) + mean -log sigma(beta (Delta+ - Delta-)), Delta = log pi - log old.
+
+    At a share of a batch's histories, ``old`` shows its most probable unseen items; a policy over codes finds them by
+    beam search. The item that the reward model values most is preferred to the one that it values least. ``old`` is
+    renewed at the beginning of every epoch. Events without a reward do not count.
+
+    Logs ``ipa/{accuracy,margin,winner,loser}`` as `Preferences` does; ``ipa/gap``, by how much the rewards of a pair
+    differ, in standard deviations; ``ipa/nll``, -log pi of the logged items.
+
+    Args:
+        reward_model: checkpoint of the reward model; null in a configuration: the newest of this log.
+        reward_net: the reward model itself, instead of a checkpoint (Python only); copied.
+        candidates: items shown, C.
+        share: of the histories that get a pair; the paper takes 0.01.
+        beta: how much a log-ratio counts.
+        cloning: weight of behaviour cloning.
+        lr: AdamW's learning rate.
+        **training: what `PostTraining` takes.
+    """
+
+    UPSTREAM: ClassVar[dict[str, str]] = {"init_from": "recommender", "reward_model": "reward"}
+    LEARNS_FROM = RewardData
+    FIGURES = "ipa"
+    drops_out = False
+
+    @classmethod
+    def check_settings(cls, given: Mapping[str, Any]) -> None:
+        super().check_settings(given)
+        require_positive("model", given, "beta")
+        require_positive("model", given, "cloning", or_zero=True)
+        if not 0 < (share := given.get("share", 1)) <= 1:
+            remedy = "give one above 0 and at most 1, such as 0.1"
+            raise InputError(f"{share} is no share of the histories", where="model.share", remedy=remedy)
+
+    def __init__(
+        self,
+        reward_model: str | None = None,
+        reward_net: RewardEnsemble | Loaded | None = None,
+        candidates: int = 50,
+        share: float = 0.1,
+        beta: float = 0.1,
+        cloning: float = 1.0,
+        lr: float = 1.5e-5,
+        **training: Any,
+    ) -> None:
+        super().__init__(lr=lr, **training)
+        self.candidates, self.share, self.beta, self.cloning = candidates, share, beta, cloning
+        self.old = copy.deepcopy(self.reference)
+        where = "model.reward_model"
+        self.environment = Environment(load_or_copy(reward_model, reward_net, "reward", where=where, needed_by="IPA"))
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        if stage == "fit":
+            self.environment.setup(self.data)  # type: ignore[arg-type]
+
+    def train(self, mode: bool = True) -> IPA:
+        super().train(mode)
+        self.old.eval()
+        return self
+
+    def on_train_epoch_start(self) -> None:
+        super().on_train_epoch_start()
+        self.old.load_state_dict(self.policy.state_dict())
+
+    def loss(self, batch: Batch) -> tuple[Tensor, Figures] | None:
+        rated = batch.keep(~batch.reward_T.isnan())
+        if not len(rated.target_T):
+            return None
+        nll = -self.policy.log_prob(self.policy.encode(rated), rated.target_T).mean()
+        shown = rated.keep(torch.rand(rated.target_T.shape, device=nll.device) < self.share)
+        pair_T2, gap_T = self._pairs(shown)
+        if not (gap_T > 0).any():
+            return self.cloning * nll, {"nll": nll.detach()}
+        paired, pair_T2 = shown.keep(gap_T > 0), pair_T2[gap_T > 0]
+        delta_T2 = self.policy.log_probs(self.policy.encode(paired), pair_T2)
+        with torch.no_grad():
+            old_T2 = self.old.log_probs(self.old.encode(paired), pair_T2)
+        delta_T2 = delta_T2 - old_T2
+        loss, figures = preference(delta_T2[:, 0], delta_T2[:, 1:], "dpo", self.beta)
+        own = {"gap": gap_T[gap_T > 0].mean(), "nll": nll.detach()}
+        return loss + self.cloning * nll, {**figures, **own}
+
+    @torch.no_grad()
+    def _pairs(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """What `best_and_worst` finds among the items that ``old`` would show."""
+        count = min(self.candidates, self.policy.num_items)
+        item_TC = self.old.top_k(self.old.encode(batch), count, met(batch))[1]
+        return best_and_worst(item_TC, self.environment(batch, item_TC.clamp(min=1)))
