@@ -126,6 +126,10 @@ def _run(command: str, words: list[str]) -> None:
         _stage([command, *words])
     elif command == "configs":
         _configs(words)
+    elif command == "tokenize":
+        from recalign.stage.tokens import parse_tokens
+
+        parse_tokens(words).run()
     elif command == "init":
         from recalign.events.command import init
 
@@ -160,10 +164,9 @@ def _functions() -> dict[str, Callable[..., Any]]:
     """Commands that are plain functions."""
     from recalign import commands
     from recalign.evaluation.report import compare, report
-    from recalign.semantic_ids.command import tokenize
     from recalign.simulation.command import simulate
 
-    found = (commands.check, commands.recommend, compare, report, simulate, tokenize)
+    found = (commands.check, commands.recommend, compare, report, simulate)
     return {function.__name__: function for function in found}
 
 

@@ -20,6 +20,8 @@ class Chain:
         log: the log's YAML: its name in conf/data, or a path, from the current folder or from the chain's YAML.
         methods: rows of the table.
         name: names the run folder; null: as the chain's YAML.
+        recommender: YAML of the recommender: ``recommender`` (HSTU, over items) or ``recommender-onerec`` (OneRec, over
+            semantic ids, which are made first, by conf/tokens.yaml).
         seeds: each a whole chain: cloning, reward model, judges, post-training.
         ours: the method that the report follows; null: none.
         placebos: methods that must gain nothing, each with the method that it copies but for one thing.
@@ -48,6 +50,7 @@ class Chain:
     log: str
     methods: list[str]
     name: str | None = None
+    recommender: str = "recommender"
     seeds: list[int] = field(default_factory=lambda: [0])
     ours: str | None = None
     placebos: dict[str, str] = field(default_factory=dict)

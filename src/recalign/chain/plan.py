@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ from recalign.stage import ParsedStage, Request, RunFolder, parse_stage
 from recalign.stage.console import quiet
 from recalign.stage.folder import RunConfig
 from recalign.stage.request import settings_of
+from recalign.stage.tokens import ParsedTokens, parse_tokens
+from recalign.stage.upstream import TOKENS
 
 OWN = ("run", "seed_everything", "ckpt_path", "config", "data.users")
 """Options of a stage that are the chain's to set."""
@@ -56,7 +58,7 @@ class Plan:
         self.trained = chain.trained
         self.stages = [*BASE_STAGES, *self.trained]
         named = [*chain.stages, *(stage for stage in overrides if stage is not None)]
-        if unknown := [stage for stage in named if stage not in self.stages]:
+        if unknown := [stage for stage in named if stage not in (TOKENS, *self.stages)]:
             raise InputError(
                 f"this chain trains no {unknown[0]!r}", where="stages", remedy=f"it trains: {', '.join(self.stages)}"
             )
@@ -108,6 +110,16 @@ class Plan:
             own["data.root"] = str(self.data_root(seed))
         return Request((self._yaml(stage), self.log), own | settings)
 
+    def tokens(self, seed: int) -> ParsedTokens:
+        """The command that makes the semantic ids of a seed."""
+        given = {key: value for key, value in self._settings(TOKENS).items() if not key.startswith("trainer.")}
+        folder = RunFolder.of(RunConfig(TOKENS, self.chain.root, self.name), self.name, seed)
+        own: Settings = {"seed": seed, "out": str(folder.path)}
+        if self.chain.world:
+            own["data.root"] = str(self.data_root(seed))
+        _, *words = Request((self._yaml(TOKENS), self.log), given | own).words()
+        return parse_tokens(words)
+
     def data(self, seed: int) -> RewardData:
         """What all methods of a seed are evaluated on: users A of the log, as the chain gives it to every stage.
 
@@ -126,11 +138,11 @@ class Plan:
         run = RunConfig("reward", self.chain.root, self.name)
         return self._parse(self._request("reward", seed, self._settings(None), run))
 
-    def given(self, stage: str, key: str = "") -> dict[str, Any]:
+    def given(self, stage: str | None, key: str = "") -> dict[str, Any]:
         """What the chain's YAML and the command line set for a stage, by dotted key.
 
         Args:
-            stage: or method.
+            stage: or method; None: for all of them.
             key: only what is set at this key or below it; a class that is set in one sets each of its arguments.
         """
         every = {name: value for one in self._settings(stage).items() for name, value in _singly(*one)}
@@ -157,6 +169,7 @@ class Plan:
 
     def _yaml(self, stage: str) -> Path:
         name = "judge" if stage.startswith("judge_") else stage
+        name = self.chain.recommender if stage == "recommender" else name
         if path := self.found(f"{name}.yaml", f"posttrain/{name}.yaml"):
             return path
         trained = {
@@ -173,7 +186,13 @@ class Plan:
         Raises:
             InputError: a key, value or file that does not exist.
         """
-        return {stage: self._checked(stage) for stage in self.stages}
+        parsed = {stage: self._checked(stage) for stage in self.stages}
+        if needs_tokens(parsed):
+            self.tokens(self.chain.seeds[0])
+        elif self.given(TOKENS).keys() - self.given(None).keys():
+            remedy = "leave them out, or set recommender: recommender-onerec"
+            raise InputError("this chain makes no semantic ids", where=f"stages.{TOKENS}", remedy=remedy)
+        return parsed
 
     def _parse(self, request: Request) -> ParsedStage:
         """Once for every command: it takes half a second."""
@@ -194,6 +213,11 @@ class Plan:
         except InputError as error:
             where = f"{stage}, {error.where}" if error.where else stage
             raise InputError(error.what, where=where, remedy=error.remedy) from error
+
+
+def needs_tokens(parsed: Mapping[str, ParsedStage]) -> bool:
+    """Whether the recommender writes semantic ids that the chain has to make."""
+    return any(one.stage == TOKENS and not one.named for one in parsed["recommender"].upstream)
 
 
 def _require_training(trainer: dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from recalign.chain.engine import workers_of
 from recalign.chain.experiment import Chain
 from recalign.chain.graph import Results, Task, in_order, side_by_side
-from recalign.chain.plan import Plan
+from recalign.chain.plan import Plan, needs_tokens
 from recalign.chain.search import CHOICE, Search
 from recalign.chain.train import Trained, base_checkpoints, named, say, train
 from recalign.errors import InputError
@@ -33,6 +33,7 @@ from recalign.sequences.verdict import verdict
 from recalign.simulation import World, simulate, write
 from recalign.stage import ParsedStage
 from recalign.stage.code import EVALUATION, code_digest
+from recalign.stage.upstream import TOKENS
 
 
 def run_chain(plan: Plan) -> Path:
@@ -82,6 +83,8 @@ def tasks_of(plan: Plan, parsed: Mapping[str, ParsedStage], search: Search | Non
         if plan.chain.world and seed != plan.chain.seeds[0]:
             tasks.append(Task(f"world/seed-{seed}", partial(_world, plan, seed)))
             world = (tasks[-1].name,)
+        if needs_tokens(parsed):
+            tasks.append(Task(named(TOKENS, seed), partial(_tokenize, plan, seed), world))
         for stage in BASE_STAGES:
             upstream = (named(one.stage, seed) for one in parsed[stage].upstream if not one.named)
             tasks.append(Task(named(stage, seed), partial(_train, plan, stage, seed), (*world, *upstream)))
@@ -108,6 +111,15 @@ def _prepare(plan: Plan) -> None:
 def _world(plan: Plan, seed: int, _: Results | None = None) -> None:
     world = plan.chain.world
     make_world(plan.data(seed), replace(world, seed=seed) if world else None)
+
+
+def _tokenize(plan: Plan, seed: int, _: Results) -> None:
+    tokens = plan.tokens(seed)
+    if tokens.finished():
+        say(f"unchanged: {tokens.folder.path}")
+    else:
+        say(tokens.command)
+        tokens.run()
 
 
 def _train(plan: Plan, stage: str, seed: int, done: Results) -> Trained:

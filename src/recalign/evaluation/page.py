@@ -65,6 +65,7 @@ def page(sources: Sources, digest: str) -> str:
             "plots": [*_plots(table), *([] if sources.search is None else [_frontiers(sources.search)])],
             "training": _training(sources),
             "trust": trusted.section(sources.trust),
+            "ids": _ids(sources.tokens),
             "runs": _runs(sources.manifests),
             "left": _runs(sources.left),
             "meanings": {metric: text for metric, text in MEANINGS.items() if metric in table.metrics},
@@ -124,6 +125,23 @@ def _runs(manifests: list[dict[str, Any]]) -> Plain:
         for one in manifests
     ]
     return ["stage", "seed", "status", "seconds", "started"], rows
+
+
+def _ids(tokens: dict[str, dict[str, Any]]) -> Plain:
+    """What `recalign tokenize` said of each seed's semantic ids."""
+    figures = ["items", "free", "reconstruction_error", "moved", "verdict"]
+    rows = [
+        [
+            seed,
+            one["vectors"],
+            " x ".join(str(level["size"]) for level in one["levels"]),
+            *(_number(one[name]) for name in figures),
+            _number(one["nearest"]["unique_share"]),
+        ]
+        for seed, one in tokens.items()
+    ]
+    heads = [name.replace("_", " ") for name in figures]
+    return ["seed", "vectors", "sizes", *heads, "share alone"], rows
 
 
 def _plots(table: ComparisonTable) -> list[tuple[str, str, list[Any]]]:

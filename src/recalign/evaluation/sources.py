@@ -33,6 +33,7 @@ class Sources:
     size: dict[str, int]  # users and events of the test, and how many of the events had a high reward
     check: dict[str, Any]  # what `recalign check` said of the log
     trust: dict[str, dict[str, dict[str, Any]]]  # trust.json by stage and seed
+    tokens: dict[str, dict[str, Any]]  # tokens.json by seed, where the recommender writes semantic ids
     curves: dict[str, dict[str, pl.DataFrame]]  # metrics.csv by stage or method, and seed
     examples: list[list[dict[str, Any]]]  # of the first seed, of `start` and of our method; empty where one is missing
     manifests: list[dict[str, Any]]  # of the comparison's stages, methods and seeds, in the order in which they ran
@@ -55,6 +56,9 @@ class Sources:
         paths = [path for seed in table.seeds for path in chain_folder.glob(f"*/seed-{seed}/manifest.json")]
         manifests = sorted(map(read_json, paths), key=lambda one: (str(one.get("started")), str(one.get("stage"))))
         stages = {*BASE_STAGES, *table.methods}
+        writes_ids = any("model.codes" in one.get("upstream", {}) for one in manifests if one["stage"] == "recommender")
+        tokens = {seed: read_json(stored("tokens", seed, "tokens.json")) for seed in table.seeds if writes_ids}
+        stages |= {"tokens"} if writes_ids else set()
         return cls(
             name=chain_folder.resolve().name,
             comparison=frame,
@@ -63,6 +67,7 @@ class Sources:
             size={"users": events["user"].n_unique(), "events": len(events), "high": int(events["high"].sum())},
             check=read_json(chain_folder / "check.json"),
             trust={stage: {seed: said for seed, said in reports.items() if said} for stage, reports in trust.items()},
+            tokens={seed: said for seed, said in tokens.items() if said},
             curves=_curves(chain_folder, [*BASE_STAGES[:2], *table.methods], table.seeds),
             examples=shown if all(shown) else [],
             manifests=[one for one in manifests if one["stage"] in stages],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -26,9 +26,9 @@ class OneRecRecommender(Cloning):
 
     Args:
         num_items: V; linked from the data by the command.
-        codes: each item's codes, a file of `recalign tokenize` (`recalign.semantic_ids.codes`); null: random codes,
-            which say nothing of an item.
-        sizes: codes of each level, where they are random; null: two equal levels.
+        codes: each item's codes, a file of `recalign tokenize` (`recalign.semantic_ids.codes`); null in a
+            configuration: the newest of this log, unless ``sizes`` are given; null in Python: random codes.
+        sizes: codes of each level, where they are random and say nothing of an item; null: two equal levels.
         decoder: writes the codes; copied; null: `recalign.nn.LazyDecoder` with its defaults.
         encoder: reads the history first, as in OneRec V1; copied; null: events do not see each other, as in V2.
         head: ``shared``: one output vector a code, as published; ``node``: one a node of the trie.
@@ -83,6 +83,11 @@ class OneRecRecommender(Cloning):
         super().__init__(policy, prior, lr, weight_decay, top_k, init_from)
         self.save_hyperparameters(logger=False, ignore=["top_k"])
         self.codes, self.targets = codes, targets
+
+    @classmethod
+    def upstream(cls, init_args: dict[str, Any]) -> dict[str, str]:
+        random = init_args.get("sizes") and not init_args.get("codes")
+        return super().upstream(init_args) | ({} if random else {"codes": "tokens"})
 
     def setup(self, stage: str) -> None:
         super().setup(stage)

@@ -52,7 +52,7 @@ def tokenize(
         append: a codes.parquet whose ids stay; items of the source that have none get free ones. Its sizes hold.
         allow_collapsed: whether ids of a collapsed codebook are written all the same.
         seed: of the k-means.
-        out: the folder to write to; null: runs/<log>/tokens.
+        out: the folder to write to; null: runs/<log>/tokens/seed-<seed>.
 
     Returns:
         The path of codes.parquet.
@@ -85,7 +85,7 @@ def tokenize(
             where=source,
             remedy="give other vectors or sizes; --allow_collapsed true writes these ids all the same",
         )
-    out = out or Path("runs") / data.log_.name / "tokens"
+    out = out or Path("runs") / data.log_.name / "tokens" / f"seed-{seed}"
     codes.write(out / CODES)
     write_json(out / REPORT, said)
     print(f"\n{out / CODES}\n{out / REPORT}")

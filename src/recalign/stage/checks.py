@@ -8,7 +8,7 @@ from jsonargparse import Namespace
 from lightning import LightningDataModule, LightningModule, Trainer
 
 from recalign.errors import InputError, require_positive
-from recalign.recommender.checkpoint import check_catalogue, check_reward, read_checkpoint
+from recalign.recommender.checkpoint import check_catalogue, check_reward
 from recalign.recommender.training import StageModule
 from recalign.stage import upstream
 from recalign.stage.checkpoint import (
@@ -94,7 +94,7 @@ def after_reading(
         InputError: they do not.
     """
     for one in parsed.upstream:
-        content = read_checkpoint(str(one.path))
+        content = one.checkpoint()
         if trained_on := content.get("catalogue"):
             check_catalogue(trained_on, datamodule.sequences.catalogue, str(one.path))  # type: ignore[attr-defined]
         if one.stage == "reward" and "reward" in (facts := content.get("facts", {})):

@@ -16,10 +16,13 @@ from recalign.stage.classes import imported
 from recalign.stage.folder import RunFolder
 from recalign.stage.manifest import Manifest
 
+TOKENS = "tokens"
+"""The stage that hands over semantic ids, a file that is no checkpoint."""
+
 
 @dataclass
 class Upstream:
-    """An argument that names another stage's checkpoint.
+    """An argument that names another stage's checkpoint, or the file of ids of `TOKENS`.
 
     A model or data class declares them: ``UPSTREAM: ClassVar[dict[str, str]] = {"init_from": "recommender"}``.
 
@@ -40,6 +43,10 @@ class Upstream:
     @property
     def key(self) -> str:
         return f"{self.part}.{self.argument}"
+
+    def checkpoint(self) -> dict[str, Any]:
+        """The checkpoint that it names; {} where it names none."""
+        return read_checkpoint(self.path) if self.path and self.stage != TOKENS else {}
 
 
 def declared(config: Namespace) -> list[Upstream]:
@@ -76,9 +83,9 @@ def resolve(upstreams: list[Upstream], folder: RunFolder, log: str) -> None:
             upstream.path = _newest(folder, upstream.stage, log)
         elif upstream.path and not upstream.path.is_file():
             raise InputError(
-                f"there is no checkpoint {upstream.path}",
+                f"there is no file {upstream.path}",
                 where=upstream.key,
-                remedy=f"name a checkpoint of a finished {upstream.stage} run, or leave it null",
+                remedy=f"name what a finished {upstream.stage} run left, or leave it null",
             )
 
 
@@ -99,16 +106,20 @@ def require(upstreams: list[Upstream], log: str) -> None:
             raise InputError(
                 f"there is no finished {upstream.stage} run of the log {log!r} to start from",
                 where=upstream.key,
-                remedy=f"first run that stage on it: recalign fit {upstream.stage} LOG",
+                remedy=f"first run that stage on it: recalign {_command(upstream.stage)} LOG",
             )
         net = "reward" if upstream.stage == "reward" else "policy"
-        recipes = read_checkpoint(upstream.path).get("recipes")
+        recipes = upstream.checkpoint().get("recipes")
         if recipes and net not in recipes:
             raise InputError(
                 f"the checkpoint {upstream.path} holds no {net}",
                 where=upstream.key,
                 remedy=f"give a checkpoint of a stage that trains a {net}",
             )
+
+
+def _command(stage: str) -> str:
+    return "tokenize" if stage == TOKENS else f"fit {stage}"
 
 
 def hashes(upstreams: list[Upstream]) -> dict[str, dict[str, str]]:

@@ -1,0 +1,102 @@
+"""`recalign tokenize` as a stage: in a run folder, with a manifest, so that others find its ids and know them again."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import ActionConfigFile
+
+from recalign.files import digest, sha256
+from recalign.semantic_ids.command import CODES, tokenize
+from recalign.stage.code import class_paths, code_digest
+from recalign.stage.folder import RunConfig, RunFolder
+from recalign.stage.manifest import Manifest, git_state, now, versions
+from recalign.stage.parser import StageParser, constructing
+from recalign.stage.upstream import TOKENS
+
+
+@dataclass(frozen=True)
+class ParsedTokens:
+    """What a command says, with everything resolved that can be without running it.
+
+    Attributes:
+        words: the command line after ``recalign tokenize``.
+        config: every value, as plain ones.
+        settings: the arguments of `tokenize`, classes instantiated.
+        folder: the run folder; it need not exist.
+    """
+
+    words: Sequence[str]
+    config: dict[str, Any]
+    settings: dict[str, Any]
+    folder: RunFolder
+
+    @property
+    def command(self) -> str:
+        """The line that runs it alone."""
+        return shlex.join(["recalign", "tokenize", *self.words])
+
+    def key(self) -> str:
+        """Digest of all that determines the ids: settings, data, files that the vectors come from, code."""
+        counted = {name: value for name, value in self.config.items() if name not in ("config", "out", "data")}
+        given = [self.config["append"], *self.config["vectors"].get("init_args", {}).values()]
+        files = [sha256(Path(value)) for value in given if isinstance(value, str) and Path(value).is_file()]
+        code = code_digest({f"{tokenize.__module__}.{tokenize.__name__}", *class_paths(self.config)})
+        return digest(counted, self.settings["data"].fingerprint, files, code)
+
+    def finished(self) -> Manifest | None:
+        """The manifest of the finished run that this would only repeat, or None."""
+        manifest = Manifest.read(self.folder)
+        done = manifest is not None and manifest.status == "finished" and manifest.is_whole(self.folder)
+        return manifest if done and manifest.key == self.key() else None
+
+    def run(self) -> Path:
+        """Make the ids, and record how.
+
+        Returns:
+            The path of codes.parquet.
+
+        Raises:
+            InputError: as of `tokenize`.
+        """
+        key, log, began = self.key(), self.settings["data"].log_.name, time.monotonic()
+        manifest = Manifest(TOKENS, log, self.config["seed"], self.command, key=key, started=now())
+        path = tokenize(**self.settings, out=self.folder.path)
+        manifest.fingerprint, manifest.versions, manifest.git = (
+            self.settings["data"].fingerprint,
+            versions(),
+            git_state(),
+        )
+        manifest.status, manifest.finished, manifest.seconds = "finished", now(), time.monotonic() - began
+        manifest.checkpoint, manifest.digests = CODES, {CODES: sha256(path)}
+        manifest.write(self.folder)
+        return path
+
+
+def parse_tokens(words: Sequence[str]) -> ParsedTokens:
+    """Parse a command without running it; nothing is read yet.
+
+    Args:
+        words: those after ``recalign tokenize``.
+
+    Raises:
+        InputError: a key, value, class or file that does not exist.
+    """
+    summary = (tokenize.__doc__ or "").split("\n\n")[0]
+    parser = StageParser(prog="recalign tokenize", description=summary, allow_abbrev=False)
+    parser.add_argument("--config", "-c", action=ActionConfigFile, help="YAML file with any of these settings")
+    parser.add_function_arguments(tokenize, as_positional=True)
+    parsed = parser.parse_args(list(words))
+    with constructing():
+        settings = parser.instantiate(parsed).as_dict()
+    del settings["config"]
+    out, log = settings.pop("out"), settings["data"].log_.name
+    folder = RunFolder(Path(out)) if out else RunFolder.of(RunConfig(TOKENS), log, settings["seed"])
+    config = yaml.safe_load(parser.dump(parsed, skip_unset=False))
+    return ParsedTokens(list(words), config, settings, folder)
