@@ -62,6 +62,22 @@ def test_a_checkpoint_keeps_codes_and_probabilities(data, tmp_path):
         torch.testing.assert_close(logp_TV, trained.log_probs(trained.encode(batch)))
 
 
+def test_a_warm_start_with_other_codes_is_refused(data, tmp_path):
+    module = made(data)
+    small.fit(module, data, tmp_path, limit_train_batches=1)
+    start = str(small.saved(module, tmp_path / "a.ckpt"))
+    small.fit(made(data, init_from=start), data, tmp_path, limit_train_batches=1)
+    levels = module.policy.trie.sizes
+    items = pl.DataFrame({"item": data.sequences.items})
+    codes_VS = random_codes(data.num_items, levels).flip(0).numpy()
+    path = tmp_path / "other.parquet"
+    items.with_columns(code_0=codes_VS[:, 0], code_1=codes_VS[:, 1]).write_parquet(
+        path, metadata={"sizes": str(levels)}
+    )
+    with pytest.raises(InputError, match="its items have other codes"):
+        small.fit(made(data, codes=str(path), init_from=start), data, tmp_path)
+
+
 def test_the_newest_target_alone_may_be_trained_on(data):
     module = made(data, targets="newest")
     module.setup = lambda stage: None  # type: ignore[method-assign]

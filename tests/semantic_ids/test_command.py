@@ -52,7 +52,7 @@ def test_the_same_settings_give_the_same_files(data: EventDataModule, tmp_path: 
 
 def test_the_default_folder_is_that_of_the_log(data: EventDataModule, tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert tokenize(data=data) == Path("runs/tastes/tokens/codes.parquet")
+    assert tokenize(data=data) == Path("runs/tastes/tokens/seed-0/codes.parquet")
 
 
 def test_a_trained_recommenders_items_are_vectors(data: EventDataModule, cloned, tmp_path: Path):
@@ -137,7 +137,7 @@ data:
         tmp_path, "tokenize", "tokens", "tastes.yaml", "--vectors.dimensions", "8", "--sizes", "[6, 8]"
     )
     assert said.code == 0, said.err
-    assert CodesTable.read(tmp_path / "runs/tastes/tokens/codes.parquet").sizes == (6, 8)
+    assert CodesTable.read(tmp_path / "runs/tastes/tokens/seed-0/codes.parquet").sizes == (6, 8)
     said = tiny.recalign(tmp_path, "tokenize", "tastes.yaml", "--vectors", "recalign.recommender.RecommenderVectors")
     assert said.code == 2
     assert "checkpoint" in said.err

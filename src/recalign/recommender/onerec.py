@@ -95,6 +95,12 @@ class OneRecRecommender(Cloning):
             codes_VS = random_codes(self.policy.num_items, self.policy.trie.sizes)
         else:
             codes_VS = torch.from_numpy(load_codes(self.codes, self.data.sequences.items).codes_VL)
+        if self.start and not codes_VS.equal(self.policy.trie.codes_VS):
+            raise InputError(
+                "its items have other codes, and its weights belong to these",
+                where=f"model.init_from {self.start.where}",
+                remedy="give the codes that it was trained with, or train anew, without model.init_from",
+            )
         self.policy.set_codes(codes_VS)
 
     def loss(self, batch: Batch) -> Tensor:
