@@ -82,10 +82,10 @@ def on_a_gpu(data: EventDataModule, monkeypatch: pytest.MonkeyPatch) -> dict[typ
     return moved
 
 
-def coded(items: int, encoder: Encoder | None = None) -> CodePolicy:
+def coded(items: int) -> CodePolicy:
     """A policy over random codes."""
     sizes = [math.isqrt(items - 1) + 1] * 2
-    policy = CodePolicy(LazyDecoder(16, layers=1, max_length=32, dropout=0.0), items, sizes, encoder=encoder)
+    policy = CodePolicy(LazyDecoder(16, layers=1, max_length=64, dropout=0.0), items, sizes)
     policy.set_codes(random_codes(items, sizes))
     return policy
 

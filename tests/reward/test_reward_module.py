@@ -14,7 +14,9 @@ import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from recalign.errors import InputError
-from recalign.nn import Pooled
+from recalign.evaluation.baselines import SameForAll
+from recalign.nn import HSTU, LazyDecoder, Pooled
+from recalign.recommender import CodePolicy
 from recalign.recommender.checkpoint import load_net, read_checkpoint
 from recalign.reward import Judge, OrdinalHead, QuantileHead, RewardData, RewardModel
 from recalign.sequences import LeaveLast, Where
@@ -236,6 +238,26 @@ def test_networks_that_are_handed_in_are_copied(log_root, cloned, tmp_path, give
     small.fit(module, data, tmp_path)
     assert all(weight.equal(before[name]) for name, weight in network.state_dict().items())  # and leaves them alone
     assert len(head.level_J1) == 2
+
+
+@pytest.mark.parametrize("encoder", [None, Pooled(dim=16, max_length=64)], ids=["lazy", "pooled"])
+def test_it_starts_from_a_policy_over_codes(log_root, tmp_path, encoder):
+    """From its item table, and from its encoder unless that is a lazy context, whose events do not see each other."""
+    data = small.data_of(RewardData, log_root, "tastes")
+    start = CodePolicy(LazyDecoder(16, max_length=64), data.num_items, [8, 8], encoder=encoder)
+    module = RewardModel(data.num_items, policy=start, members=2)
+    trunk = module.reward.nets[0].trunk
+    assert trunk.item_embedding.weight.equal(start.item_embedding.weight)
+    assert (type(trunk.encoder), trunk.encoder.dim) == (Pooled if encoder else HSTU, 16)
+    if encoder:
+        assert all(w.equal(start.encoder.state_dict()[name]) for name, w in trunk.encoder.state_dict().items())
+    small.fit(module, data, tmp_path, limit_train_batches=1)
+
+
+def test_a_policy_without_an_item_table_is_no_start(log_root):
+    data = small.data_of(RewardData, log_root, "tastes")
+    with pytest.raises(InputError, match="a reward model cannot start from SameForAll"):
+        RewardModel(data.num_items, policy=SameForAll(torch.zeros(data.num_items)))
 
 
 def test_constructors_have_the_recommended_values():

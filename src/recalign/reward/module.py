@@ -15,7 +15,7 @@ from torch import Tensor
 from recalign import files
 from recalign.errors import InputError, require_positive
 from recalign.nn import Encoder
-from recalign.recommender import Policy
+from recalign.recommender import Policy, SequencePolicy
 from recalign.recommender.checkpoint import Loaded, load_net, load_or_copy, load_weights, read_checkpoint
 from recalign.recommender.training import StageModule, adamw
 from recalign.reward.bagging import bagged_mean, bagging_weights
@@ -104,15 +104,15 @@ class RewardModel(StageModule):
             raise InputError(
                 "a reward model needs an encoder", where="model", remedy="give model.init_from or model.encoder"
             )
-        trunk_policy = start.net.trunk() if start else None
-        encoder = copy.deepcopy(encoder or trunk_policy.encoder)
+        trunk_policy: SequencePolicy | None = start.net.trunk() if start else None
+        encoder = copy.deepcopy(encoder or trunk_policy.encoder)  # type: ignore[union-attr]
         temperature = trunk_policy.temperature if trunk_policy else 0.05
         self.reward = RewardEnsemble(
             encoder, num_items, members, share, copy.deepcopy(head), None, temperature, num_factors, cooccurrence_dim
         )
         self.start = replace(start, net=None) if start else None
         for net in self.reward.nets:
-            if trunk_policy:
+            if start and trunk_policy:
                 prefixes = ("item_embedding.", "encoder.")
                 weights = {k: v for k, v in trunk_policy.state_dict().items() if k.startswith(prefixes)}
                 load_weights(net.trunk, weights, where=start.where, partial=True)

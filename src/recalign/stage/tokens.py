@@ -53,8 +53,9 @@ class ParsedTokens:
     def finished(self) -> Manifest | None:
         """The manifest of the finished run that this would only repeat, or None."""
         manifest = Manifest.read(self.folder)
-        done = manifest is not None and manifest.status == "finished" and manifest.is_whole(self.folder)
-        return manifest if done and manifest.key == self.key() else None
+        if manifest is None or manifest.status != "finished" or not manifest.is_whole(self.folder):
+            return None
+        return manifest if manifest.key == self.key() else None
 
     def run(self) -> Path:
         """Make the ids, and record how.
@@ -68,11 +69,8 @@ class ParsedTokens:
         key, log, began = self.key(), self.settings["data"].log_.name, time.monotonic()
         manifest = Manifest(TOKENS, log, self.config["seed"], self.command, key=key, started=now())
         path = tokenize(**self.settings, out=self.folder.path)
-        manifest.fingerprint, manifest.versions, manifest.git = (
-            self.settings["data"].fingerprint,
-            versions(),
-            git_state(),
-        )
+        manifest.fingerprint = self.settings["data"].fingerprint
+        manifest.versions, manifest.git = versions(), git_state()
         manifest.status, manifest.finished, manifest.seconds = "finished", now(), time.monotonic() - began
         manifest.checkpoint, manifest.digests = CODES, {CODES: sha256(path)}
         manifest.write(self.folder)
