@@ -84,7 +84,7 @@ def main() -> None:
     rows = collect(given.runs / given.log, given.log)
     print("\n" + table(rows))
     earlier = Path(__file__).parent / "results" / "encoders.csv"
-    others = [pl.read_csv(earlier).filter(pl.col("log") != given.log)] if earlier.is_file() else []
+    others = [pl.read_csv(earlier).join(rows, on=["log", "row"], how="anti")] if earlier.is_file() else []
     print(f"\n{save(pl.concat([*others, rows], how='vertical_relaxed'), 'encoders')}")
 
 
