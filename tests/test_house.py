@@ -15,6 +15,7 @@ BELOW = {
     "configs": {"errors"},
     "files": set(),
     "keys": set(),
+    "manual": set(),
     "nn": set(),
     "events": {"errors", "files"},
     "metrics": {"errors"},
@@ -32,7 +33,7 @@ for room, lower in [
     ("chain", {"stage", "simulation", "workers"}),
     ("commands", {"stage"}),
     ("api", {"stage", "configs"}),
-    ("cli", {"chain", "commands", "cores"}),
+    ("cli", {"chain", "commands", "cores", "manual"}),
     ("__main__", {"cli"}),
 ]:
     BELOW[room] = lower | {deeper for name in lower for deeper in BELOW[name]}

@@ -12,6 +12,7 @@ from typing import Any
 
 from recalign import __version__, configs, cores
 from recalign.errors import InputError, TrainingError, nearest
+from recalign.manual import manual
 
 COMMANDS = {
     "chain": "the main job: raw log -> recommender -> reward model -> A-SFT -> comparison and report",
@@ -73,6 +74,9 @@ def main(argv: list[str] | None = None) -> int:
     if command == "--version":
         print(__version__)
         return 0
+    if words in (["-h"], ["--help"]) and (text := manual(command, COMMANDS.get(command, ""))):
+        print(text)
+        return 0
     try:
         _run(command, words)
     except InputError as error:
@@ -117,7 +121,7 @@ def with_config_files(command: str, words: list[str]) -> list[str]:
 
 # Rooms are imported when a command asks for them: with Lightning that takes seconds.
 def _run(command: str, words: list[str]) -> None:
-    if command in TRAINING:
+    if command in TRAINING and "--help" not in words:
         cores.share()
         cores.say_if_busy()
     if command in KINDS:
