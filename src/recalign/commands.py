@@ -1,4 +1,4 @@
-"""`recalign check` and `recalign recommend`."""
+"""`recalign check`, `recalign prepare` and `recalign recommend`."""
 
 from __future__ import annotations
 
@@ -29,6 +29,18 @@ def check(*, data: EventDataModule) -> None:
     print(render(sections))
     for line in concerns(data, sections):
         print(f"\n{line}")
+
+
+def prepare(*, data: EventDataModule, partitions: int | None = None, workers: int = 1) -> None:
+    """Prepare a log that is larger than memory; what trains on it afterwards maps it from the cache.
+
+    Args:
+        data: the log, its reward and its split; name its YAML: recalign prepare my-log.yaml.
+        partitions: of the users, about; each has to fit in memory, once a worker. Null: one for 4 million rows.
+        workers: processes that work on partitions side by side.
+    """
+    print(data.prepare(partitions, workers))
+    print(f"prepared: {data.entry}")
 
 
 def recommend(run: Path, users: list[int | str] | None = None, k: int = 10) -> None:

@@ -69,12 +69,17 @@ def read(
     """
     try:
         if source.name.endswith(".parquet"):
-            return pl.read_parquet(source.data(), glob=False)
+            return scan(source).collect()
         return _read_text(source, ids, _layout(source, header, separator))
     except pl.exceptions.NoDataError as error:
         raise InputError("the file is empty", where=str(source), remedy="name a file with rows") from error
     except (pl.exceptions.PolarsError, OSError) as error:
         raise damaged(source, PurePosixPath(source.name).suffix.removeprefix("."), error) from error
+
+
+def scan(source: Source) -> pl.LazyFrame:
+    """A Parquet file, to be read in parts; what a URL names may be several, with wildcards."""
+    return pl.scan_parquet(source.data(), glob=source.url is not None)
 
 
 def has_header(source: Source, header: Sequence[str] | None) -> bool:

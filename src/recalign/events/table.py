@@ -1,5 +1,6 @@
 """The event table: one checked frame of events, whatever the log looked like."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -18,9 +19,9 @@ from recalign.events.fields import (
 )
 from recalign.events.files import Source, locate
 from recalign.events.log import EXPOSURE_COLUMNS, OWN_COLUMNS, Log
-from recalign.events.messages import SourceRows
+from recalign.events.messages import SHOWN, SourceRows
 from recalign.events.reading import has_header, no_column, read
-from recalign.files import digest, sha256
+from recalign.files import digest
 
 
 @dataclass(frozen=True)
@@ -90,19 +91,87 @@ def load_events(log: Log, root: Path | None, reward: str | None) -> EventTable:
     """
     sources, _ = locate(log, root)
     raw, rows = _read(log, sources)
-    files = rows.files
-    raw, rows, notes = _usable(raw, rows, log)
+    checked = check_rows(raw, rows, log, reward)
+    report = make_report([checked.found], rows, reward)
+    has_time = log.timestamp is not None
+    return EventTable(checked.frame, checked.users, checked.items, has_time, report, _digest(log, sources, reward))
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the check of some rows of a log found, in plain values.
+
+    Attributes:
+        used: rows that are events.
+        left_out: why other rows are not, or have no reward: the reason, how many, the numbers of the first of them.
+        rewards: the least and the greatest; null where there is none.
+    """
+
+    used: int
+    left_out: list[tuple[str, int, list[int]]]
+    rewards: tuple[float | None, float | None]
+
+
+@dataclass(frozen=True)
+class CheckedRows:
+    """Some rows of a log as events: `EventTable.frame`, `users` and `items` of these rows alone, and what was found."""
+
+    frame: pl.DataFrame
+    users: pl.Series
+    items: pl.Series
+    found: Found
+
+
+def check_rows(raw: pl.DataFrame, rows: SourceRows, log: Log, reward: str | None) -> CheckedRows:
+    """Check rows of a log: all of them, or all of some users.
+
+    Raises:
+        InputError: as `load_events`, but for what only the whole log can tell (`make_report`).
+    """
+    raw = raw.with_columns(missing_as_null(raw[name]) for name in (log.user, log.item, log.timestamp) if name)
+    raw, rows, left_out = _usable(raw, rows, log)
     raw = raw.with_columns(
         evaluate(raw, expression, f"data.log.columns.{name}", rows).alias(name)
         for name, expression in log.columns.items()
     )
     rewards = _rewards(raw, rows, reward)
-    if reward is not None and rewards.null_count():
-        without = rewards.is_null()
-        notes.append(Note("have no reward and stay in histories only", int(without.sum()), rows.describe(without)))
+    if reward is not None:
+        left_out.append(_counted("have no reward and stay in histories only", rewards.is_null(), rows))
     frame, users, items = _ordered(raw, rows, log, rewards)
-    report = Report(files, frame.height, tuple(notes))
-    return EventTable(frame, users, items, log.timestamp is not None, report, _digest(log, sources, reward))
+    return CheckedRows(frame, users, items, Found(frame.height, left_out, (rewards.min(), rewards.max())))  # type: ignore
+
+
+def make_report(parts: Sequence[Found], rows: SourceRows, reward: str | None) -> Report:
+    """The report of a log whose rows were checked in parts. Only the files of `rows` are read.
+
+    Raises:
+        InputError: no row can be used, or the reward is the same for every event.
+    """
+    notes = []
+    for same in zip(*(part.left_out for part in parts), strict=True):
+        count = sum(one[1] for one in same)
+        first = sorted(number for one in same for number in one[2])[:SHOWN]
+        if count:
+            notes.append(Note(same[0][0], count, rows.name(first, count)))
+    used = sum(part.used for part in parts)
+    if not used:
+        raise InputError(
+            f"no row of {', '.join(rows.files)} can be used: {'; '.join(note.reason for note in notes)}",
+            where="data.log.where",
+            remedy="mend the condition, or the file",
+        )
+    values = {end for part in parts for end in part.rewards if end is not None}
+    if reward is not None and len(values) < 2:
+        raise InputError(
+            f"{reward!r} is {f'{values.pop():g}' if values else 'null'} for every event of {', '.join(rows.files)}",
+            where="data.reward",
+            remedy="name a column that tells good events from bad ones, or set data.reward to null for a log without",
+        )
+    return Report(rows.files, used, tuple(notes))
+
+
+def _counted(reason: str, mask: pl.Series, rows: SourceRows) -> tuple[str, int, list[int]]:
+    return reason, int(mask.sum()), rows.number.filter(mask).head(SHOWN).to_list()
 
 
 def fingerprint(log: Log, root: Path | None, reward: str | None) -> str:
@@ -113,55 +182,57 @@ def fingerprint(log: Log, root: Path | None, reward: str | None) -> str:
 def _digest(log: Log, sources: list[Source], reward: str | None) -> str:
     mapping = asdict(log)
     del mapping["titles"]  # they do not change the events
-    return digest(mapping, reward, [sha256(source.path) for source in sources])[:16]
+    return digest(mapping, reward, [source.digest() for source in sources])[:16]
 
 
 def _read(log: Log, sources: list[Source]) -> tuple[pl.DataFrame, SourceRows]:
     frames = {str(source): read(source, (log.user, log.item), log.header, log.separator) for source in sources}
-    mapped = {key: getattr(log, key) for key in ("user", "item", "timestamp", *EXPOSURE_COLUMNS)}
     for file, frame in frames.items():
-        for key, column in mapped.items():
-            computed = key in EXPOSURE_COLUMNS and column in log.columns
-            if column is not None and not computed and column not in frame.columns:
-                raise no_column(f"data.log.{key}", column, file, frame.columns)
+        require_columns(log, file, frame.columns)
+    frame = stack(frames)
+    if not frame.height:
+        raise InputError("the log is empty", where=", ".join(frames), remedy="name files with events in data.log.files")
+    number = pl.int_range(1, frame.height + 1, dtype=pl.UInt32, eager=True)
+    headed = frozenset(str(source) for source in sources if has_header(source, log.header))
+    return frame, SourceRows(number, {file: part.height for file, part in frames.items()}, headed)
+
+
+def require_columns(log: Log, file: str, columns: list[str]) -> None:
+    """Refuse a file that lacks a column that the log maps."""
+    for key in ("user", "item", "timestamp", *EXPOSURE_COLUMNS):
+        column = getattr(log, key)
+        computed = key in EXPOSURE_COLUMNS and column in log.columns
+        if column is not None and not computed and column not in columns:
+            raise no_column(f"data.log.{key}", column, file, columns)
+
+
+def stack(frames: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
+    """The rows of all files in one frame, its columns of types that hold those of all."""
     try:
-        frame = pl.concat(frames.values(), how="diagonal_relaxed")
+        return pl.concat(frames.values(), how="diagonal_relaxed")
     except pl.exceptions.PolarsError as error:
         raise InputError(
             f"the files do not fit together: {str(error).splitlines()[0]}",
             where=", ".join(frames),
             remedy="give columns of the same name the same type in all files",
         ) from error
-    if not frame.height:
-        raise InputError("the log is empty", where=", ".join(frames), remedy="name files with events in data.log.files")
-    number = pl.int_range(1, frame.height + 1, dtype=pl.UInt32, eager=True)
-    headed = frozenset(str(source) for source in sources if has_header(source, log.header))
-    frame = frame.with_columns(missing_as_null(frame[name]) for name in (log.user, log.item, log.timestamp) if name)
-    return frame, SourceRows(number, {file: part.height for file, part in frames.items()}, headed)
 
 
-def _usable(raw: pl.DataFrame, rows: SourceRows, log: Log) -> tuple[pl.DataFrame, SourceRows, list[Note]]:
+def _usable(
+    raw: pl.DataFrame, rows: SourceRows, log: Log
+) -> tuple[pl.DataFrame, SourceRows, list[tuple[str, int, list[int]]]]:
     """The rows that are events, and why others are not."""
-    notes: list[Note] = []
-
-    def leave_out(mask: pl.Series, reason: str) -> None:
-        nonlocal raw, rows
-        if mask.any():
-            notes.append(Note(reason, int(mask.sum()), rows.describe(mask)))
-            raw, rows = raw.filter(~mask), rows.filter(~mask)
-
+    empty = pl.repeat(False, raw.height, eager=True)
     if all(column.null_count() for column in raw):
-        leave_out(raw.select(pl.all_horizontal(pl.all().is_null())).to_series(), "are empty and are left out")
+        empty = raw.select(pl.all_horizontal(pl.all().is_null())).to_series()
+    left_out = [_counted("are empty and are left out", empty, rows)]
+    if empty.any():
+        raw, rows = raw.filter(~empty), rows.filter(~empty)
     if log.where is not None:
         unmet = ~condition(raw, log.where, "data.log.where", rows)
-        leave_out(unmet, f"do not meet {log.where!r} and are left out")
-    if not raw.height:
-        raise InputError(
-            f"no row of {', '.join(rows.files)} can be used: {'; '.join(note.reason for note in notes)}",
-            where="data.log.where",
-            remedy="mend the condition, or the file",
-        )
-    return raw, rows, notes
+        left_out.append(_counted(f"do not meet {log.where!r} and are left out", unmet, rows))
+        raw, rows = raw.filter(~unmet), rows.filter(~unmet)
+    return raw, rows, left_out
 
 
 def _rewards(raw: pl.DataFrame, rows: SourceRows, reward: str | None) -> pl.Series:
@@ -175,12 +246,6 @@ def _rewards(raw: pl.DataFrame, rows: SourceRows, reward: str | None) -> pl.Seri
             f"{reward!r} gives {kind_of(values, rows)}, not a number",
             where="data.reward",
             remedy="give a number or a comparison; TRY_CAST(x AS DOUBLE) makes numbers of text, and null of the rest",
-        )
-    if present.is_empty() or present.min() == present.max():
-        raise InputError(
-            f"{reward!r} is {present[0] if len(present) else 'null'} for every event of {', '.join(rows.files)}",
-            where="data.reward",
-            remedy="name a column that tells good events from bad ones, or set data.reward to null for a log without",
         )
     return values.cast(pl.Float64)
 
