@@ -183,7 +183,7 @@ class EventDataModule(LightningDataModule):
             what, remedy = "a log is prepared into the cache, which is off", "name a folder, or leave it on"
             raise InputError(what, where="data.cache", remedy=remedy)
         if not self._entry.load():
-            settings = self.split, self.high, self.groups, self.min_events
+            settings = self.split, self.high, self.groups, self.min_events, self._expected_fingerprint
             prepare(self._entry, self.log_, data_root(self.root), self.reward, *settings, partitions, workers)
         return self.report
 

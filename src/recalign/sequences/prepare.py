@@ -50,10 +50,11 @@ def prepare(
     high: High | None,
     groups: UserGroups,
     min_events: int,
+    of_log: str,
     partitions: int | None,
     workers: int,
 ) -> None:
-    """Make the entry of a log in the cache, in partitions (`EventDataModule.prepare`).
+    """Make the entry of a log in the cache, in partitions (`EventDataModule.prepare`). `of_log` is its fingerprint.
 
     Raises:
         InputError: the log or the split cannot be used, the disk is full, or a worker died. What is done is kept: the
@@ -66,10 +67,9 @@ def prepare(
             each = _here
             if workers > 1:
                 each = _in(stack.enter_context(ProcessPoolExecutor(workers, mp_context=get_context("spawn"))))
-            before = fingerprint(log, root, reward)
             tasks = Partitions(folder, LogScan.open(log, root, folder), log, reward, high, groups)
-            _make(tasks, split, min_events, fingerprint_of(before, split, high, groups, min_events), partitions, each)
-            if fingerprint(log, root, reward) != before:
+            _make(tasks, split, min_events, of_log, partitions, each)
+            if fingerprint_of(fingerprint(log, root, reward), split, high, groups, min_events) != of_log:
                 shutil.rmtree(folder)
                 raise InputError("the files changed while they were read", where=log.name, remedy="run it again")
             entry.publish(folder / "entry")
