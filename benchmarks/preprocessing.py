@@ -74,7 +74,7 @@ def main() -> None:
 
 def measured(name: str, root: Path, folder: Path, whole: bool, workers: int, repeats: int) -> pl.DataFrame:
     """Rows of one log: each repeat reads it whole (if asked for) and prepares it, then reads the cache."""
-    runs = []
+    runs: list[dict[str, float]] = []
     for _ in range(repeats):
         runs.append({})
         for kind in ("whole", "prepare") if whole else ("prepare",):

@@ -6,7 +6,7 @@ import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import polars as pl
@@ -150,7 +150,7 @@ def _read_text(source: Source, ids: Sequence[str], layout: Layout) -> pl.DataFra
 def _parse(source: Source, layout: Layout, ids: Sequence[str]) -> pl.DataFrame:
     data, separator = source.data(), layout.separator
     if len(separator) > 1:
-        data = data if isinstance(data, bytes) else data.read_bytes()
+        data = data if isinstance(data, bytes) else Path(data).read_bytes()
         data, separator = data.replace(separator.encode(), UNIT.encode()), UNIT
     read_csv = functools.partial(
         pl.read_csv,

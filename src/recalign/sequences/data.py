@@ -156,7 +156,7 @@ class EventDataModule(LightningDataModule):
     @property
     def entry(self) -> Path | None:
         """The folder of the prepared log in the cache; it need not exist. Null if there is no cache."""
-        return self._entry and self._entry.path
+        return self._entry.path if self._entry else None
 
     @functools.cached_property
     def _entry(self) -> CacheEntry | None:
