@@ -11,9 +11,11 @@ from typing import Any
 
 import polars as pl
 import pytest
+import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from recalign.cli import main
 from recalign.errors import InputError
 from recalign.events import Log, scanning
 from recalign.sequences import EventDataModule, High, LeaveLast, Split, TimeSplit, Where
@@ -190,6 +192,25 @@ def test_what_cannot_be_prepared(root, changed, asked, said):
     cache = changed.pop("cache", "parts")
     with pytest.raises(InputError, match=f"(?s){said}"):
         module(root, cache, **changed).prepare(**asked)
+
+
+def test_the_command(root, whole, capsys):
+    log = {"name": "small", "files": ["a.parquet", "b.parquet"], "where": "length <> 20"}
+    log["columns"] = {"good": "coalesce(stars > 3, false)"}
+    split = {"class_path": "recalign.sequences.LeaveLast", "init_args": {"test": 1, "validation": 1}}
+    data = {
+        "log": log,
+        "reward": "stars",
+        "split": split,
+        "high": None,
+        "root": str(root),
+        "cache": str(root / "parts"),
+    }
+    (root / "small.yaml").write_text(yaml.safe_dump({"data": data}))
+    assert main(["prepare", str(root / "small.yaml"), "--partitions", "3"]) == 0
+    assert "90 events used" in capsys.readouterr().out
+    made = entry_of(root, "parts")
+    assert {name for name in whole if made[name] != whole[name]} == {"entry.json"}  # a YAML is merged into the default
 
 
 def test_more_rows_than_can_be_numbered_are_refused(root, monkeypatch):
