@@ -25,7 +25,7 @@ import polars as pl
 
 import recalign.events
 from recalign.events import Report
-from recalign.events.table import Note
+from recalign.events.report import Note
 from recalign.files import digest, sha256, write_json
 from recalign.sequences import splits, store
 from recalign.sequences.splits import Split
@@ -114,38 +114,30 @@ class CacheEntry:
         try:
             part.mkdir(parents=True, exist_ok=True)
             self._write(part, prepared)
-            if not self.path.exists():  # else another process was faster
-                part.replace(self.path)
-            _remove_unused(self.path.parent)
+            self.publish(part)
         except OSError as error:
             if not self.path.is_dir():
                 _warn(f"the prepared log is not cached: {error.strerror or error} ({self.path.parent})")
         finally:
             shutil.rmtree(part, ignore_errors=True)
 
+    def publish(self, part: Path) -> None:
+        """Make a folder with all files of the entry the entry, unless another process was faster."""
+        if not self.path.exists():
+            part.replace(self.path)
+        _remove_unused(self.path.parent)
+
     def _write(self, part: Path, prepared: PreparedLog) -> None:
         sequences = prepared.sequences
         numeric = [c.name for c in sequences.frame if c.dtype in MAPPED and not c.null_count()]
-        frames = {
-            "events": sequences.frame.drop(numeric),
-            "users": pl.DataFrame({"user": sequences.users, "group": sequences.group.astype(str)}),
-            "items": pl.DataFrame({"item": sequences.items}),
-        }
-        for name, frame in frames.items():
-            frame.write_ipc(part / f"{name}.arrow", compression="uncompressed")
         for name in ARRAYS:
             np.save(part / f"{name}.npy", getattr(sequences, name))
         for n, name in enumerate(numeric):
             np.save(part / f"column-{n}.npy", sequences.frame[name].to_numpy())
-        facts = {
-            "columns": sequences.frame.columns,
-            "numeric": numeric,
-            "fingerprint": sequences.fingerprint,
-            "catalogue": sequences.catalogue,
-            "report": dataclasses.asdict(prepared.report),
-            "sizes": {file.name: file.stat().st_size for file in part.iterdir()},
-        }
-        write_json(part / "entry.json", facts)
+        users = pl.DataFrame({"user": sequences.users, "group": sequences.group.astype(str)})
+        write_frames(part, sequences.frame.drop(numeric), users, sequences.items)
+        digests = sequences.fingerprint, sequences.catalogue
+        write_facts(part, sequences.frame.columns, numeric, *digests, prepared.report)
 
     def figures(self) -> dict[str, Any] | None:
         """The figures of the log (`recalign.events.audit`), if they were saved."""
@@ -163,6 +155,29 @@ class CacheEntry:
                 _warn(f"the figures of the log are not cached: {error.strerror or error} ({self.path})")
 
 
+def write_frames(part: Path, events: pl.DataFrame, users: pl.DataFrame, items: pl.Series) -> None:
+    """Write what of an entry is no array: the columns that are not mapped, the users and their groups, the items."""
+    frames = {"events": events, "users": users, "items": pl.DataFrame({"item": items})}
+    for name, frame in frames.items():
+        same = frame.rechunk().filter(pl.repeat(True, len(frame), eager=True))  # leaves no marks of nulls that are gone
+        same.write_ipc(part / f"{name}.arrow", compression="uncompressed")
+
+
+def write_facts(
+    part: Path, columns: list[str], numeric: list[str], fingerprint: str, catalogue: str, report: Report
+) -> None:
+    """Write what is said of an entry, last: `columns` are those of the frame, `numeric` those that are mapped."""
+    facts = {
+        "columns": columns,
+        "numeric": numeric,
+        "fingerprint": fingerprint,
+        "catalogue": catalogue,
+        "report": dataclasses.asdict(report),
+        "sizes": {file.name: file.stat().st_size for file in sorted(part.iterdir())},
+    }
+    write_json(part / "entry.json", facts)
+
+
 @functools.cache
 def _warn(line: str) -> None:
     """Print a line once per process."""
@@ -171,6 +186,6 @@ def _warn(line: str) -> None:
 
 def _remove_unused(folder: Path) -> None:
     """Remove entries that nobody has read for long, and those that a killed process left half written."""
-    for marker in (*folder.glob("*/entry.json"), *folder.glob(".*/offset.npy")):
+    for marker in (*folder.glob("*/entry.json"), *folder.glob(".*/offset.npy"), *folder.glob(".*.parts-*/block-0")):
         if time.time() - marker.parent.stat().st_mtime > UNUSED_DAYS * 86_400:
             shutil.rmtree(marker.parent, ignore_errors=True)
