@@ -89,8 +89,9 @@ class CacheEntry:
 
     def _read(self, facts: dict[str, Any]) -> PreparedLog:
         frames = {name: pl.read_ipc(self.path / f"{name}.arrow") for name in FRAMES}
-        numeric = [pl.Series(name, self._mapped(f"column-{n}")) for n, name in enumerate(facts["numeric"])]
-        arrays: dict[str, Any] = {name: self._mapped(name) for name in ARRAYS}
+        files = {name: column_file(self.path, facts["columns"], name) for name in facts["numeric"]}
+        numeric = [pl.Series(name, _mapped(file)) for name, file in files.items()]
+        arrays: dict[str, Any] = {name: _mapped(self.path / f"{name}.npy") for name in ARRAYS}
         sequences = Sequences(
             frame=frames["events"].with_columns(numeric).select(facts["columns"]),
             users=frames["users"]["user"],
@@ -103,10 +104,6 @@ class CacheEntry:
         report = facts["report"]
         notes = tuple(Note(**note) for note in report["notes"])
         return PreparedLog(sequences, Report(report["files"], report["used"], notes))
-
-    def _mapped(self, name: str) -> np.ndarray:
-        """An array on disk, copy-on-write: changes never reach the file."""
-        return np.load(self.path / f"{name}.npy", mmap_mode="c")
 
     def save(self, prepared: PreparedLog) -> None:
         """Write the entry, whole or not at all; if it cannot be written, warn once and go on."""
@@ -129,15 +126,15 @@ class CacheEntry:
 
     def _write(self, part: Path, prepared: PreparedLog) -> None:
         sequences = prepared.sequences
-        numeric = [c.name for c in sequences.frame if c.dtype in MAPPED and not c.null_count()]
+        numeric, columns = mappable(sequences.frame), sequences.frame.columns
         for name in ARRAYS:
             np.save(part / f"{name}.npy", getattr(sequences, name))
-        for n, name in enumerate(numeric):
-            np.save(part / f"column-{n}.npy", sequences.frame[name].to_numpy())
+        for name in numeric:
+            np.save(column_file(part, columns, name), sequences.frame[name].to_numpy())
         users = pl.DataFrame({"user": sequences.users, "group": sequences.group.astype(str)})
         write_frames(part, sequences.frame.drop(numeric), users, sequences.items)
         digests = sequences.fingerprint, sequences.catalogue
-        write_facts(part, sequences.frame.columns, numeric, *digests, prepared.report)
+        write_facts(part, columns, numeric, *digests, prepared.report)
 
     def figures(self) -> dict[str, Any] | None:
         """The figures of the log (`recalign.events.audit`), if they were saved."""
@@ -155,12 +152,26 @@ class CacheEntry:
                 _warn(f"the figures of the log are not cached: {error.strerror or error} ({self.path})")
 
 
+def mappable(frame: pl.DataFrame) -> list[str]:
+    """The columns that are mapped."""
+    return [column.name for column in frame if column.dtype in MAPPED and not column.null_count()]
+
+
+def column_file(folder: Path, columns: list[str], name: str) -> Path:
+    """The file of a mapped column, by its place in the frame: a name may hold any character."""
+    return folder / f"column-{columns.index(name)}.npy"
+
+
+def _mapped(path: Path) -> np.ndarray:
+    """An array on disk, copy-on-write: changes never reach the file."""
+    return np.load(path, mmap_mode="c")
+
+
 def write_frames(part: Path, events: pl.DataFrame, users: pl.DataFrame, items: pl.Series) -> None:
     """Write what of an entry is no array: the columns that are not mapped, the users and their groups, the items."""
     frames = {"events": events, "users": users, "items": pl.DataFrame({"item": items})}
     for name, frame in frames.items():
-        same = frame.rechunk().filter(pl.repeat(True, len(frame), eager=True))  # leaves no marks of nulls that are gone
-        same.write_ipc(part / f"{name}.arrow", compression="uncompressed")
+        frame.write_ipc(part / f"{name}.arrow", compression="uncompressed")
 
 
 def write_facts(

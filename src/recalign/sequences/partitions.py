@@ -10,7 +10,8 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from recalign.errors import InputError
 from recalign.events import EventTable, Log, Report
 from recalign.events.checking import check_rows
 from recalign.events.fields import missing_as_null
 from recalign.events.scanning import Block, LogScan
 from recalign.files import read_json, write_json
-from recalign.sequences.cache import MAPPED
+from recalign.sequences.cache import column_file, mappable
 from recalign.sequences.splits import High, Split, UserGroups
 from recalign.sequences.store import assign, index, part_sizes, training_counts
 
@@ -53,7 +55,8 @@ class Partitions:
     Attributes:
         folder: of what is made on the way; its folder ``entry`` becomes the prepared log.
         scan: the raw log.
-        log, reward, high, groups: as in `EventDataModule`.
+        log: with `plain_names`.
+        reward, high, groups: as in `EventDataModule`.
     """
 
     folder: Path
@@ -147,9 +150,10 @@ class Partitions:
             begins = {"trained": (place.user, whole.user), "offset": (place.user, whole.user + 1)}
             for name, array in arrays.items():
                 write_stretch(entry / f"{name}.npy", array, *begins.get(name, (place.known, whole.known)))
-            numeric = [name for name, dtype in frame.schema.items() if dtype in MAPPED and name not in nullable]
-            for n, name in enumerate(numeric):
-                write_stretch(entry / f"column-{n}.npy", frame[name].to_numpy(), place.event, whole.event)
+            numeric = mappable(frame.drop(nullable, strict=False))
+            for name in numeric:
+                path = column_file(entry, frame.columns, name)
+                write_stretch(path, frame[name].to_numpy(), place.event, whole.event)
             frame.drop(numeric).write_ipc(folder / "others.arrow", compression="uncompressed")
             sizes = part_sizes(frame).tolist()
             return {"columns": frame.columns, "numeric": numeric, "sizes": sizes, "trained": most}
@@ -174,10 +178,21 @@ class Partitions:
         if done and done["files"] == _sizes(folder):
             return dict(done["found"])
         shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        found = make(folder)
-        write_json(folder / "manifest.json", {"files": _sizes(folder), "found": found})
+        with disk_errors(folder):
+            folder.mkdir(parents=True)
+            found = make(folder)
+            write_json(folder / "manifest.json", {"files": _sizes(folder), "found": found})
         return found
+
+
+@contextmanager
+def disk_errors(folder: Path) -> Iterator[None]:
+    """Say what to do if a folder cannot be written, whatever process writes it."""
+    try:
+        yield
+    except OSError as error:
+        remedy = "make room, or name another folder with --data.cache; run it again: what is done is kept"
+        raise InputError(f"cannot be written: {error.strerror or error}", where=str(folder), remedy=remedy) from error
 
 
 def _sizes(folder: Path) -> dict[str, int]:

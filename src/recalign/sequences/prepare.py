@@ -11,12 +11,10 @@ from __future__ import annotations
 import shutil
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import Executor
 from contextlib import ExitStack
 from functools import reduce
 from itertools import repeat
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +25,14 @@ from rich.progress import track
 
 from recalign.errors import InputError
 from recalign.events import Log, Report, fingerprint
+from recalign.events.reading import plain_names
 from recalign.events.report import Found, make_report
 from recalign.events.scanning import LogScan
-from recalign.sequences.cache import CacheEntry, write_facts, write_frames
-from recalign.sequences.partitions import Facts, Partitions, Place
+from recalign.sequences.cache import CacheEntry, column_file, mappable, write_facts, write_frames
+from recalign.sequences.partitions import Facts, Partitions, Place, disk_errors
 from recalign.sequences.splits import High, Split, UserGroups
 from recalign.sequences.store import catalogue_digest, check_parts, fingerprint_of, with_rare_items
+from recalign.workers import LocalWorkers, WorkerDied
 
 ROWS = 4_000_000
 """Rows of a block, and of a partition unless their number is given."""
@@ -61,33 +61,29 @@ def prepare(
             next call goes on from there.
     """
     folder = entry.path.with_name(f".{entry.path.name}.parts-{partitions or 'auto'}")
-    try:
+    with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"), ExitStack() as stack:
-            each = _here
-            if workers > 1:
-                each = _in(stack.enter_context(ProcessPoolExecutor(workers, mp_context=get_context("spawn"))))
-            tasks = Partitions(folder, LogScan.open(log, root, folder), log, reward, high, groups)
-            _make(tasks, split, min_events, of_log, partitions, each)
+            each = _in(stack.enter_context(LocalWorkers([{}] * workers))) if workers > 1 else _here
+            tasks = Partitions(folder, LogScan.open(log, root, folder), plain_names(log), reward, high, groups)
+            try:
+                _make(tasks, split, min_events, of_log, partitions, each)
+            except WorkerDied as error:
+                remedy = "run it again: what is done is kept. If memory ran out, give fewer workers or more partitions"
+                raise InputError(f"a worker died ({error})", where=str(folder), remedy=remedy) from error
             if fingerprint_of(fingerprint(log, root, reward), split, high, groups, min_events) != of_log:
                 shutil.rmtree(folder)
                 raise InputError("the files changed while they were read", where=log.name, remedy="run it again")
             entry.publish(folder / "entry")
             shutil.rmtree(folder)
         Path(f"{folder}.lock").unlink(missing_ok=True)
-    except BrokenProcessPool as error:
-        remedy = "run it again: what is done is kept. If memory ran out, give fewer --workers or more --partitions"
-        raise InputError("a worker died", where=str(folder), remedy=remedy) from error
-    except OSError as error:
-        remedy = "make room, or name another folder with --data.cache; run it again: what is done is kept"
-        raise InputError(f"cannot be written: {error.strerror or error}", where=str(folder), remedy=remedy) from error
 
 
 def _here(title: str, task: Callable[..., Any], *arguments: Iterable[Any]) -> list[Any]:
     return [task(*each) for each in track(list(zip(*arguments, strict=False)), title)]
 
 
-def _in(pool: ProcessPoolExecutor) -> Each:
+def _in(pool: Executor) -> Each:
     def each(title: str, task: Callable[..., Any], *arguments: Iterable[Any]) -> list[Any]:
         calls = list(zip(*arguments, strict=False))
         return list(track(pool.map(task, *zip(*calls, strict=True)), title, total=len(calls)))
@@ -164,11 +160,14 @@ def _finish(
     """Write what is not in stretches: the columns that are no numbers, the ids, and the facts."""
     numbers, entry = range(len(indexed)), folder / "entry"
     others = pl.concat([pl.read_ipc(folder / f"index-{number}" / "others.arrow") for number in numbers])
-    users = pl.concat([pl.read_ipc(folder / f"partition-{number}" / "users.arrow") for number in numbers])
     columns, numeric = indexed[0]["columns"], indexed[0]["numeric"]
-    mapped = [pl.Series(name, np.load(entry / f"column-{n}.npy", mmap_mode="r")) for n, name in enumerate(numeric)]
+    for name in mappable(others):  # `min_events` left out all events without a value
+        np.save(column_file(entry, columns, name), others.drop_in_place(name).to_numpy())
+        numeric.append(name)
+    users = pl.concat([pl.read_ipc(folder / f"partition-{number}" / "users.arrow") for number in numbers])
+    mapped = [pl.Series(name, np.load(column_file(entry, columns, name), mmap_mode="r")) for name in numeric]
     frame = others.with_columns(mapped)
     if high is not None and high.quantile is not None:  # it needs the rewards of all users at once
         others = others.with_columns(high.mark(frame).alias("high"))
     write_frames(entry, others, users, items)
-    write_facts(entry, columns, numeric, of_log, catalogue_digest(items, frame), report)
+    write_facts(entry, columns, sorted(numeric, key=columns.index), of_log, catalogue_digest(items, frame), report)
