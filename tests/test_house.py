@@ -23,14 +23,14 @@ BELOW = {
     "simulation": {"errors", "events", "files"},
 }
 for room, lower in [
-    ("sequences", {"configs", "errors", "events", "files", "keys", "nn", "metrics"}),
+    ("sequences", {"configs", "errors", "events", "files", "keys", "nn", "metrics", "workers"}),
     ("semantic_ids", {"sequences", "factorization"}),
     ("recommender", {"semantic_ids"}),
     ("reward", {"recommender", "factorization"}),
     ("posttrain", {"reward"}),
     ("evaluation", {"posttrain"}),
     ("stage", {"evaluation"}),
-    ("chain", {"stage", "simulation", "workers"}),
+    ("chain", {"stage", "simulation"}),
     ("commands", {"stage"}),
     ("api", {"stage", "configs"}),
     ("cli", {"chain", "commands", "cores", "manual"}),

@@ -18,6 +18,7 @@ COMMANDS = {
     "chain": "the main job: raw log -> recommender -> reward model -> A-SFT -> comparison and report",
     "init": "describe a table of your own: guess what its columns mean and write the log's YAML",
     "check": "what a log holds and how it is divided, before any training",
+    "prepare": "prepare a log that is larger than memory, in partitions of its users",
     "configs": "list the YAML that is shipped, or print one",
     "fit": "train one stage (LightningCLI): recommender, reward model, a post-training method",
     "validate": "validation figures of a trained stage",
@@ -34,6 +35,7 @@ KINDS = {
     "chain": ("chain",),
     "check": ("data",),
     "tokenize": ("data",),
+    "prepare": ("data",),
     **dict.fromkeys(("fit", "validate", "test", "predict"), ("", "data")),
 }
 """Commands that take names of YAML, and the folder of conf/ that each name is first looked for in."""
@@ -167,7 +169,7 @@ def _functions() -> dict[str, Callable[..., Any]]:
     from recalign.semantic_ids.command import tokenize
     from recalign.simulation.command import simulate
 
-    found = (commands.check, commands.recommend, compare, report, simulate, tokenize)
+    found = (commands.check, commands.prepare, commands.recommend, compare, report, simulate, tokenize)
     return {function.__name__: function for function in found}
 
 
