@@ -46,7 +46,7 @@ class IPA(PostTraining):
     differ, in standard deviations; ``ipa/nll``, -log pi of the logged items.
 
     Args:
-        reward_model: checkpoint of the reward model; null in a configuration: the newest of this log.
+        reward_model: checkpoint of the reward model; null in a configuration: that of this log and seed.
         reward_net: the reward model itself, instead of a checkpoint (Python only); copied.
         candidates: items shown, C.
         share: of the histories that get a pair; the paper takes 0.01.

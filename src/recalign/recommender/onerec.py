@@ -27,7 +27,7 @@ class OneRecRecommender(Cloning):
     Args:
         num_items: V; linked from the data by the command.
         codes: each item's codes, a file of `recalign tokenize` (`recalign.semantic_ids.codes`); null in a
-            configuration: the newest of this log, unless ``sizes`` are given; null in Python: random codes.
+            configuration: that of this log and seed, unless ``sizes`` are given; null in Python: random codes.
         sizes: codes of each level, where they are random and say nothing of an item; null: two equal levels.
         decoder: writes the codes; copied; null: `recalign.nn.LazyDecoder` with its defaults.
         encoder: reads the history first, as in OneRec V1; copied; null: events do not see each other, as in V2.
