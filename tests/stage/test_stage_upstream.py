@@ -70,7 +70,7 @@ def test_what_is_given_is_taken():
 
 def test_a_given_checkpoint_that_does_not_exist_is_an_error():
     a_run("runs/toy/recommender/seed-0")
-    with pytest.raises(InputError, match=r"model\.init_from: there is no checkpoint nowhere\.ckpt\n.*leave it null"):
+    with pytest.raises(InputError, match=r"model\.init_from: there is no file nowhere\.ckpt\n.*leave it null"):
         resolved("--model.init_from", "nowhere.ckpt")
 
 

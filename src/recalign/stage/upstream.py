@@ -111,20 +111,11 @@ def require(upstreams: list[Upstream], folder: RunFolder, log: str) -> None:
     """
     for upstream in upstreams:
         if upstream.path is None:
-            chain, seed = folder.path.parent.parent.name, folder.path.name.removeprefix("seed-")
-            command, options = f"fit {upstream.stage}", f"--seed_everything={seed}"
-            if chain != log:
-                options += f" --run.chain={chain}"
-            if upstream.stage == TOKENS:
-                command, options = (
-                    "tokenize",
-                    f"--seed={seed} --out={folder.path.parent.parent / TOKENS / folder.path.name}",
-                )
             raise InputError(
                 f"there is no finished {upstream.stage} run of the log {log!r} and of this seed under "
                 f"{folder.path.parent.parent}",
                 where=upstream.key,
-                remedy=f"name its file, or run that stage first: recalign {command} LOG {options}",
+                remedy=f"name its file, or run that stage first: recalign {_command(upstream.stage, folder, log)}",
             )
         net = "reward" if upstream.stage == "reward" else "policy"
         recipes = upstream.checkpoint().get("recipes")
@@ -136,6 +127,14 @@ def require(upstreams: list[Upstream], folder: RunFolder, log: str) -> None:
             )
     if upstreams:
         rank_zero_info("starts from " + ", ".join(f"{one.path} ({one.key})" for one in upstreams))
+
+
+def _command(stage: str, folder: RunFolder, log: str) -> str:
+    """The command of an upstream stage, which leaves what it hands over where `resolve` looks."""
+    chain, seed = folder.path.parent.parent, folder.path.name.removeprefix("seed-")
+    if stage == TOKENS:
+        return f"tokenize LOG --seed={seed} --out={chain / stage / folder.path.name}"
+    return f"fit {stage} LOG --seed_everything={seed}" + (f" --run.chain={chain.name}" if chain.name != log else "")
 
 
 def hashes(upstreams: list[Upstream]) -> dict[str, dict[str, str]]:
