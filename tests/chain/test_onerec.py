@@ -42,7 +42,9 @@ def test_nothing_is_run_again_unless_the_ids_have_changed(first):
     assert again.code == 0, again.err
     assert "unchanged: runs/tiny/tokens/seed-0" in again.out
     assert "recalign fit" not in again.out
-    changed = tiny.chain(folder, "--recommender=recommender-onerec", *words[1:], "--stages.tokens.sizes=[4, 16]")
+    other = ["--stages.tokens.sizes=[4, 16]", "--stages.tokens.allow_collapsed=true"]
+    changed = tiny.chain(folder, *ONEREC, *other, "--methods=[start]", "--placebos={}", "--ours=null")
+    assert changed.code == 0, changed.err
     assert "recalign tokenize" in changed.out
     assert "recalign fit --config conf/recommender-onerec.yaml" in changed.out
     manifest = json.loads((folder / RUNS / "recommender/seed-0/manifest.json").read_text())
