@@ -1,6 +1,7 @@
 """CSV rows that are never lost, and W&B that never gets in the way."""
 
 import csv
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -139,9 +140,10 @@ def test_logger_false_leaves_the_csv(monkeypatch: pytest.MonkeyPatch):
 def test_own_wandb_settings_are_honoured_once(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.delenv("WANDB_PROJECT", raising=False)
-    own = '{"class_path": "lightning.pytorch.loggers.WandbLogger", "init_args": {"project": "mine", "save_dir": "own"}}'
     Path("own").mkdir()
-    run_stage([*FIT, "--trainer.logger", own])
+    own = {"project": "mine", "save_dir": str(Path("own").resolve())}
+    logger = {"class_path": "lightning.pytorch.loggers.WandbLogger", "init_args": own}
+    run_stage([*FIT, "--trainer.logger", json.dumps(logger)])
     found = offline.read(Path("own"))
     assert (found.run["project"], found.run["group"], found.run["name"]) == ("mine", "toy", "recommender/seed-0")
     assert len(found.column("rank/loss")) == 2

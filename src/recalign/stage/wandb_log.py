@@ -108,7 +108,8 @@ def wandb_log(folder: Path, **settings: Any) -> WandbLog | None:
         None if W&B is disabled, missing or does not work.
     """
     project = settings.pop("project", None) or os.environ.get("WANDB_PROJECT", PROJECT)
-    return _started(lambda: WandbLogger(save_dir=folder, project=project), "offline", settings)
+    # W&B's own process may have been started in another folder, so the path is absolute
+    return _started(lambda: WandbLogger(save_dir=folder.resolve(), project=project), "offline", settings)
 
 
 def guarded(logger: Logger, **settings: Any) -> Logger | None:
