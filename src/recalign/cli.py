@@ -27,6 +27,7 @@ COMMANDS = {
     "recommend": "a few users' recommendations, as a table",
     "compare": "the table of a chain's methods, from its run folders",
     "report": "the page report.html of a chain, from its run folders",
+    "dashboard": "make a workspace in Weights & Biases: stages, methods, over-optimisation, sweeps",
     "tokenize": "semantic ids: write each item of a log as a few codes, for a recommender over codes",
     "simulate": "make a log whose true rewards are known",
 }
@@ -165,11 +166,12 @@ def _stage(argv: list[str]) -> None:
 def _functions() -> dict[str, Callable[..., Any]]:
     """Commands that are plain functions."""
     from recalign import commands
+    from recalign.chain.dashboard import dashboard
     from recalign.evaluation.report import compare, report
     from recalign.semantic_ids.command import tokenize
     from recalign.simulation.command import simulate
 
-    found = (commands.check, commands.prepare, commands.recommend, compare, report, simulate, tokenize)
+    found = (commands.check, commands.prepare, commands.recommend, compare, dashboard, report, simulate, tokenize)
     return {function.__name__: function for function in found}
 
 

@@ -19,6 +19,7 @@ from recalign.chain.engine import workers_of
 from recalign.chain.experiment import Chain
 from recalign.chain.graph import Results, Task, in_order, side_by_side
 from recalign.chain.plan import Plan
+from recalign.chain.published import publish
 from recalign.chain.search import CHOICE, Search
 from recalign.chain.train import Trained, base_checkpoints, named, say, train
 from recalign.errors import InputError
@@ -64,6 +65,7 @@ def run_chain(plan: Plan) -> Path:
             side_by_side(tasks, chain.threads or 1, workers, folder / "logs")
         table = comparison.compare(folder, methods=chain.methods, seeds=chain.seeds, roles=chain.roles)
         page = render(folder, searched=search is not None)
+        publish(folder, page, parsed["recommender"].config["trainer"]["logger"], searched=search is not None)
         show(table, chain.roles, folder / comparison.FILE, page)
     return folder
 

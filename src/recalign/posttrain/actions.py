@@ -20,6 +20,7 @@ from recalign.posttrain.heads import StateValue, at_own_rate, state_width
 from recalign.posttrain.rollout import Environment, Rollout, among, roll_out
 from recalign.recommender.checkpoint import Loaded, load_or_copy
 from recalign.recommender.policy import State
+from recalign.recommender.training import logs_now
 from recalign.reward import RewardData, RewardEnsemble
 from recalign.sequences import Batch
 
@@ -76,7 +77,8 @@ class SampledActions(PostTraining):
     that all methods see the same ones. Subclasses turn rewards into a loss (`surrogate`).
 
     Logs ``sampled/reward``, the mean predicted reward of the items drawn, in standard deviations from the log's mean;
-    ``sampled/nll``, -log pi of the logged items; and the figures of `surrogate`.
+    ``sampled/nll``, -log pi of the logged items; the figures of `surrogate`; and a histogram of the rewards,
+    ``sampled/rewards``.
 
     Args:
         reward_model: checkpoint of the reward model; null in a configuration: that of this log and seed.
@@ -143,6 +145,8 @@ class SampledActions(PostTraining):
         state, item_TC = self.policy.encode(rated), rollout.candidate_TC
         logp_TC = self.policy.log_probs(state, torch.cat([rated.target_T[:, None], item_TC.clamp(min=1)], dim=1))
         nll = -logp_TC[:, 0].mean()
+        if logs_now(self.trainer):
+            self.log_histogram("sampled/rewards", rollout.reward_TS)
         logp_TS = among(logp_TC[:, 1:], item_TC).gather(1, rollout.column_TS)
         loss, figures = self.surrogate(rollout, logp_TS, state, nll)
         return loss, {**figures, "reward": rollout.reward_TS.mean(), "nll": nll.detach()}

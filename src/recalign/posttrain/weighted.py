@@ -119,7 +119,8 @@ class WeightedSFT(PostTraining):
 
     Logs ``advantage/ess``, the effective sample size as a share of the events; ``advantage/max_weight``, largest over
     mean weight; ``advantage/lowered``, share of the weight below 0; ``advantage/clipped``, share of the weights cut;
-    ``advantage/share``, of the events that have an advantage. Warns before training of an effective sample size below
+    ``advantage/share``, of the events that have an advantage; and, before training, histograms of all advantages and
+    weights, ``advantage/values`` and ``advantage/weights``. Warns before training of an effective sample size below
     `MIN_EFFECTIVE` where a higher temperature would raise it.
 
     Args:
@@ -151,13 +152,16 @@ class WeightedSFT(PostTraining):
 
     def _require_weights(self, advantage_E: Tensor) -> None:
         known_T = advantage_E[~advantage_E.isnan()]
-        size_T = weights(known_T, self.transform, self.temperature, self.clip)[0].double().abs()
+        weight_T, _ = weights(known_T, self.transform, self.temperature, self.clip)
+        size_T = weight_T.double().abs()
         if not size_T.any():
             raise InputError(
                 f"every weight is 0: no event has an advantage above 0 (the largest is {known_T.max():.3g})",
                 where=f"model.transform {self.transform}",
                 remedy="give a data.reward that is above 0 for what was good, another data.baseline or transform",
             )
+        self.log_histogram("advantage/values", known_T)
+        self.log_histogram("advantage/weights", weight_T)
         share = float(size_T.sum().square() / (len(size_T) * size_T.square().sum()))
         if share < MIN_EFFECTIVE and self.transform in ("exponential", "rank"):
             rank_zero_warn(

@@ -10,8 +10,10 @@ from typing import Any, ClassVar
 
 import polars as pl
 import torch
-from lightning import LightningModule
+from lightning import LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor, nn
+from torchmetrics import MeanMetric
 
 from recalign.errors import require_positive
 from recalign.files import replacing
@@ -22,6 +24,7 @@ from recalign.recommender.policy import Policy
 from recalign.sequences import Batch, EventDataModule
 
 RECOMMENDATIONS = "recommendations.parquet"
+NLL_ITEMS = 100_000  # of a larger catalogue, validation computes ranks only: a likelihood takes half as long again
 
 
 def adamw(module: nn.Module, lr: float, weight_decay: float) -> torch.optim.Optimizer:
@@ -42,6 +45,11 @@ def adamw(module: nn.Module, lr: float, weight_decay: float) -> torch.optim.Opti
 
 def _is_matrix(p: nn.Parameter) -> bool:
     return p.ndim > 1 and p.shape[-1] > 1
+
+
+def logs_now(trainer: Trainer) -> bool:
+    """Whether the optimiser step that is under way is one whose figures are logged."""
+    return (trainer.global_step + 1) % max(trainer.log_every_n_steps, 1) == 0  # type: ignore[attr-defined]
 
 
 class StageModule(LightningModule):
@@ -87,6 +95,21 @@ class StageModule(LightningModule):
             began, events = self._epoch_began
             self.log("speed/events_per_second", (self.events - events) / max(time.monotonic() - began, 1e-9))
 
+    def log_histogram(self, name: str, values: Tensor) -> None:
+        """Log a distribution where a logger can show one: W&B and TensorBoard. NaN is left out.
+
+        It reads the device, so a step calls it only where `logs_now` says so.
+
+        Args:
+            name: of the figure.
+            values: of any shape.
+        """
+        for logger in self.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_histogram(name, values[values.isfinite()], self.global_step)
+            elif hasattr(logger, "log_histogram"):
+                logger.log_histogram(name, values[values.isfinite()].float().cpu().numpy(), self.global_step)
+
     @property
     def data(self) -> EventDataModule:
         """The DataModule of the run."""
@@ -126,7 +149,8 @@ class PolicyModule(StageModule):
     """Train ``self.policy`` in place; subclasses write `training_step`.
 
     Logs ``rank/{all,high}/{hr@10,ndcg@10,mrr}`` on validation and ``rank/test/...`` on the test events, over the full
-    catalogue without the items that the user had met.
+    catalogue without the items that the user had met; and ``rank/nll``, mean -log pi of the targets, over the full
+    catalogue, if that has at most `NLL_ITEMS` items.
     """
 
     handed_over = ("policy",)
@@ -135,16 +159,20 @@ class PolicyModule(StageModule):
         super().__init__()
         self.policy = policy
         self.lr, self.weight_decay, self.top_k = lr, weight_decay, top_k
-        self.rank_all, self.rank_high = RankMetrics(ks=(10,)), RankMetrics(ks=(10,))
+        self.rank_all, self.rank_high, self.nll = RankMetrics(ks=(10,)), RankMetrics(ks=(10,)), MeanMetric()
         self._recommended: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return adamw(self.policy, self.lr, self.weight_decay)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        rank_T = self.policy.ranks(self.policy.encode(batch), batch.target_T, batch.seen_N)
+        state = self.policy.encode(batch)
+        rank_T = self.policy.ranks(state, batch.target_T, batch.seen_N)
         self.rank_all.update(rank_T)
         self.rank_high.update(rank_T[batch.high_T])
+        if self.policy.num_items <= NLL_ITEMS:
+            logp_T = self.policy.log_prob(state, batch.target_T.clamp(min=1))
+            self.nll.update(-logp_T, weight=(batch.target_T > 0).to(logp_T))
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         self.validation_step(batch, batch_idx)
@@ -160,6 +188,9 @@ class PolicyModule(StageModule):
             values = {k: v for k, v in metric.compute().items() if not v.isnan()}
             self.log_dict({f"{prefix}/{name}/{k}": v for k, v in values.items()}, sync_dist=False)
             metric.reset()
+        if self.policy.num_items <= NLL_ITEMS:
+            self.log(f"{prefix}/nll", self.nll.compute(), sync_dist=False)
+            self.nll.reset()
 
     def predict_step(self, batch: Batch, batch_idx: int) -> None:
         k = min(self.top_k, self.policy.num_items)

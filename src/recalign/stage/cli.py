@@ -22,19 +22,20 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf.errors import OmegaConfBaseException
 
 from recalign.errors import InputError, nearest
-from recalign.stage import checks, given, record, upstream
+from recalign.stage import checks, given, lineage, record, upstream
 from recalign.stage.checkpoint import RunCheckpoint, WholeCheckpointIO
 from recalign.stage.classes import Argument, imported
 from recalign.stage.console import progress, quiet
 from recalign.stage.diagnosis import diagnose
 from recalign.stage.evaluated import EvaluatedPolicy, evaluated, trains_a_policy
-from recalign.stage.folder import RunConfig, RunFolder, cannot_write
+from recalign.stage.folder import RunConfig, RunFolder, cannot_write, swept
 from recalign.stage.guard import NaNGuard, StepSeeds
 from recalign.stage.manifest import Manifest
 from recalign.stage.memory import keep_freed_memory
 from recalign.stage.parsed import ParsedStage, fingerprint, users
 from recalign.stage.parser import constructing
 from recalign.stage.request import Request
+from recalign.stage.watch import Watch
 
 COMMANDS = ("fit", "validate", "test", "predict")
 TRAINER_DEFAULTS = {"devices": 1, "log_every_n_steps": 10, "enable_model_summary": False}
@@ -164,6 +165,8 @@ class StageCLI(LightningCLI):
             kind = imported(spec.class_path)
             if hasattr(kind, "check_settings"):  # any LightningModule may be run
                 kind.check_settings(vars(spec.init_args))
+        if self.command == "fit":
+            config.run.name = swept(config.run.name)
         run = RunConfig(**vars(config.run))
         log = config.data.init_args.log.name
         folder = RunFolder.of(run, run.chain or log, seed)
@@ -205,7 +208,11 @@ class StageCLI(LightningCLI):
             if not parsed.dry:
                 manifest = record.begin(parsed, fingerprint(self.datamodule), users(self.datamodule))
                 self.trainer.loggers = record.loggers(parsed, manifest, self.own_loggers)
-            with record.recorded(parsed.folder, manifest) if manifest and parsed.training else nullcontext():
+            trained = manifest if parsed.training else None
+            with (
+                lineage.finished(parsed.folder, trained, self.trainer.loggers),
+                record.recorded(parsed.folder, trained) if trained else nullcontext(),
+            ):
                 self._run()
         checkpoint = parsed.checkpoint if not parsed.training or parsed.dry else record.handed_over(parsed.folder)
         return StageResult(parsed.folder, checkpoint, manifest, self.trainer, self.model, self.datamodule)
@@ -229,7 +236,7 @@ class StageCLI(LightningCLI):
         self.config_init["checkpoint"].dirpath = str(parsed.folder.checkpoints.resolve())
         loggers = config.logger if isinstance(config.logger, list) else [config.logger]
         self.own_loggers = [logger for logger in loggers if not isinstance(logger, bool | None)]
-        callbacks: list[Callback] = [NaNGuard(parsed.folder.last), StepSeeds(parsed.seed)]
+        callbacks: list[Callback] = [NaNGuard(parsed.folder.last), StepSeeds(parsed.seed), Watch()]
         theirs = config.callbacks if isinstance(config.callbacks, list) else [config.callbacks]
         if config.enable_progress_bar is not False and not any(isinstance(c, ProgressBar) for c in theirs):
             callbacks.append(progress(parsed.run.name))
