@@ -44,9 +44,9 @@ def table() -> pl.DataFrame:
     """A row a method of ML-100K: its name, the share of the start's ranking that it keeps, and its other figures."""
     saved = pl.read_csv(RESULTS / "methods.csv", schema_overrides={"seeds": pl.String, "commit": pl.String})
     wanted = (pl.col("log") == LOG) & pl.col("metric").is_in([ALL, HIGH, VALUE])
-    rows = saved.filter(wanted).pivot("metric", index="row", values="mean", maintain_order=True)
-    start = rows.filter(pl.col("row") == "start")[ALL].item()
-    return rows.with_columns(kept=pl.col(ALL) / start)
+    found = saved.filter(wanted).pivot("metric", index="row", values="mean", maintain_order=True)
+    start = found.filter(pl.col("row") == "start")[ALL].item()
+    return found.with_columns(kept=pl.col(ALL) / start)
 
 
 def markdown(rows: pl.DataFrame) -> str:
@@ -59,9 +59,14 @@ def markdown(rows: pl.DataFrame) -> str:
     return "\n".join(lines)
 
 
+def in_sight(rows: pl.DataFrame) -> pl.DataFrame:
+    """The rows of the picture, from the least value to the highest."""
+    return rows.filter(pl.col("kept") >= SHOWN).sort(VALUE)
+
+
 def methods(rows: pl.DataFrame) -> None:
     """Value against ranking kept, a point a method, with names in a column beside them."""
-    shown = rows.filter(pl.col("kept") >= SHOWN).sort(VALUE)
+    shown = in_sight(rows)
     kept, value = (shown[column].to_numpy() for column in ("kept", VALUE))
     heights = np.linspace(value.min(), value.max(), len(shown))  # of the names, so that none covers another
     with _picture("methods", (7.6, 4.8), note=digest(shown.to_dicts())) as axes:
