@@ -28,7 +28,7 @@ SHOWN = 0.9  # rows that keep less of the start's ranking are beyond the picture
 IN_README = ("start", "bc", "reward_weighted", "ppo", "rerank", "asft")
 COLOURS = {"asft": "#c2410c", "start": "#111827", "rerank": "#1d4ed8"}
 GREY = "#6b7280"
-STYLE = {"svg.fonttype": "none", "svg.hashsalt": "recalign", "font.size": 9, "font.family": "sans-serif"}
+STYLE: Any = {"svg.fonttype": "none", "svg.hashsalt": "recalign", "font.size": 9, "font.family": "sans-serif"}
 
 
 def main() -> None:
