@@ -10,6 +10,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
+from recalign.errors import InputError
+
+SEAL = "digests.json"
+"""Holds the SHA-256 of a folder's files, by name."""
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -30,6 +37,31 @@ def replacing(path: Path) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def held(folder: Path, doing: str, remedy: str) -> Iterator[None]:
+    """Hold a folder, so that no other process works in it. The lock lies beside it and ends with its process.
+
+    Args:
+        folder: it need not exist.
+        doing: what the other process would be doing, for the message.
+        remedy: what to do then.
+
+    Raises:
+        InputError: another process holds it.
+        OSError: the lock cannot be written.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder.with_name(f".{folder.name}.lock"), timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise InputError(f"another process is {doing} in this folder", where=str(folder), remedy=remedy) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def rename(path: Path, target: Path) -> None:
@@ -57,6 +89,24 @@ def write_json(path: Path, content: Any) -> None:
 def read_json(path: Path) -> Any:
     """Read a JSON file; {} if there is none."""
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def seal(folder: Path) -> None:
+    """Write the digests of a folder's files into it, as `altered` compares them."""
+    digests = {file.name: sha256(file) for file in sorted(folder.iterdir()) if file.is_file() and file.name != SEAL}
+    write_json(folder / SEAL, digests)
+
+
+def altered(folder: Path) -> list[str]:
+    """Files that are missing from a sealed folder, or are not what they were; none of a folder without a seal."""
+    known = read_json(folder / SEAL)
+    return [name for name in known if not (folder / name).is_file() or sha256(folder / name) != known[name]]
+
+
+def is_recorded(run: Path, name: str) -> bool | None:
+    """Whether a file of a run folder is what the run's ``manifest.json`` records; None if that does not know it."""
+    known = read_json(run / "manifest.json").get("digests", {}).get(name)
+    return known and sha256(run / name) == known
 
 
 def sha256(path: Path) -> str:

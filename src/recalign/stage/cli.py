@@ -207,6 +207,8 @@ class StageCLI(LightningCLI):
                 self.trainer.loggers = record.loggers(parsed, manifest, self.own_loggers)
             with record.recorded(parsed.folder, manifest) if manifest and parsed.training else nullcontext():
                 self._run()
+        if self.command == "test" and not parsed.dry:
+            record.renew_trust(parsed.folder)
         checkpoint = parsed.checkpoint if not parsed.training or parsed.dry else record.handed_over(parsed.folder)
         return StageResult(parsed.folder, checkpoint, manifest, self.trainer, self.model, self.datamodule)
 
