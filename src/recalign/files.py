@@ -29,8 +29,7 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
+        _sync(temporary)
         rename(temporary, path)
     except OSError as error:
         error.filename = error.filename or str(path)  # a full disk does not say which
@@ -68,11 +67,15 @@ def rename(path: Path, target: Path) -> None:
     """Rename a file over another of the same folder; after a power cut one of the two is there, whole."""
     os.replace(path, target)
     if os.name == "posix":  # elsewhere folders cannot be synced
-        folder = os.open(target.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        _sync(target.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -92,9 +95,11 @@ def read_json(path: Path) -> Any:
 
 
 def seal(folder: Path) -> None:
-    """Write the digests of a folder's files into it, as `altered` compares them."""
-    digests = {file.name: sha256(file) for file in sorted(folder.iterdir()) if file.is_file() and file.name != SEAL}
-    write_json(folder / SEAL, digests)
+    """Sync a folder's files, and write their digests into it, as `altered` compares them."""
+    files = sorted(file for file in folder.iterdir() if file.is_file() and file.name != SEAL)
+    for file in files:
+        _sync(file)
+    write_json(folder / SEAL, {file.name: sha256(file) for file in files})
 
 
 def altered(folder: Path) -> list[str]:

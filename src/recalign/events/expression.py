@@ -49,7 +49,7 @@ def evaluate(frame: pl.DataFrame, expression: str, key: str, rows: SourceRows | 
         raise InputError(
             f"{expression!r} gives {values.filter(bad)[0]} in {rows.describe(bad)}",
             where=key,
-            remedy="guard divisions, as in a / nullif(b, 0), which gives null, and bound large values, as in least(a, 1000)",
+            remedy="guard divisions, as in a / nullif(b, 0), which gives null; bound large values, as in least(a, 9)",
         )
     return values
 

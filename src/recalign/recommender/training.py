@@ -70,7 +70,7 @@ class StageModule(LightningModule):
         Raises:
             InputError: one of them is such a value.
         """
-        require_positive("model", given, "top_k")
+        require_positive("model", given, "top_k", "temperature")
         require_positive("model", given, "lr", "weight_decay", "value_lr", "condition_lr", or_zero=True)
 
     def prepare_data(self) -> None:

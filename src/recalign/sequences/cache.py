@@ -26,7 +26,7 @@ import polars as pl
 import recalign.events
 from recalign.events import Report
 from recalign.events.table import Note
-from recalign.files import digest, sha256, write_json
+from recalign.files import altered, digest, seal, sha256, write_json
 from recalign.sequences import splits, store
 from recalign.sequences.splits import Split
 from recalign.sequences.store import Sequences
@@ -77,9 +77,8 @@ class CacheEntry:
             return None
         try:
             facts = json.loads((self.path / "entry.json").read_text(encoding="utf-8"))
-            for file, size in facts["sizes"].items():
-                if (self.path / file).stat().st_size != size:
-                    raise ValueError(f"{file} has another size")
+            if changed := altered(self.path):
+                raise ValueError(f"{', '.join(changed)}: not what was written")
             os.utime(self.path)  # so that it counts as used
             return self._read(facts)
         except (OSError, ValueError, KeyError, pl.exceptions.PolarsError) as error:
@@ -114,6 +113,7 @@ class CacheEntry:
         try:
             part.mkdir(parents=True, exist_ok=True)
             self._write(part, prepared)
+            seal(part)
             if not self.path.exists():  # else another process was faster
                 part.replace(self.path)
             _remove_unused(self.path.parent)
@@ -143,7 +143,6 @@ class CacheEntry:
             "fingerprint": sequences.fingerprint,
             "catalogue": sequences.catalogue,
             "report": dataclasses.asdict(prepared.report),
-            "sizes": {file.name: file.stat().st_size for file in part.iterdir()},
         }
         write_json(part / "entry.json", facts)
 

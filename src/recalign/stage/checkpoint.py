@@ -53,7 +53,7 @@ class RunCheckpoint(ModelCheckpoint):
         self._unnamed: Path | None = None  # written, and not yet last.ckpt
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with the best score so far, also in a folder that was moved: Lightning compares the old path with it."""
+        """Go on with the best score so far. Lightning drops it where the path is another, as of a moved folder."""
 
         def here(path: str) -> str:
             return str(Path(str(self.dirpath)) / Path(path).name) if path else path
