@@ -90,13 +90,21 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file; {} if there is none."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    """Read a JSON file; {} if there is none.
+
+    Raises:
+        InputError: it is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError as error:
+        remedy = "run again what wrote it, or delete it"
+        raise InputError(f"not JSON ({error})", where=str(path), remedy=remedy) from error
 
 
 def seal(folder: Path) -> None:
     """Sync a folder's files, and write their digests into it, as `altered` compares them."""
-    files = sorted(file for file in folder.iterdir() if file.is_file() and file.name != SEAL)
+    files = sorted(file for file in folder.glob("[!.]*") if file.is_file() and file.name != SEAL)
     for file in files:
         _sync(file)
     write_json(folder / SEAL, {file.name: sha256(file) for file in files})
@@ -104,14 +112,17 @@ def seal(folder: Path) -> None:
 
 def altered(folder: Path) -> list[str]:
     """Files that are missing from a sealed folder, or are not what they were; none of a folder without a seal."""
-    known = read_json(folder / SEAL)
+    try:
+        known = read_json(folder / SEAL)
+    except InputError:
+        return [SEAL]
     return [name for name in known if not (folder / name).is_file() or sha256(folder / name) != known[name]]
 
 
 def is_recorded(run: Path, name: str) -> bool | None:
     """Whether a file of a run folder is what the run's ``manifest.json`` records; None if that does not know it."""
     known = read_json(run / "manifest.json").get("digests", {}).get(name)
-    return known and sha256(run / name) == known
+    return None if known is None else sha256(run / name) == known
 
 
 def sha256(path: Path) -> str:

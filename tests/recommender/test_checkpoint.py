@@ -165,7 +165,7 @@ def test_what_is_given_in_python_is_one_start_and_a_policy(cloned, rewarded):
     with pytest.raises(InputError, match=r"model\.init_from: a policy is given besides this checkpoint"):
         WeightedSFT(init_from=str(cloned), policy=policy)
     for wrong in (load_net(rewarded, "reward"), str(cloned)):
-        with pytest.raises(InputError, match="policy: .* is no policy"):
+        with pytest.raises(InputError, match=r"policy: .* is no policy"):
             WeightedSFT(policy=wrong)
 
 

@@ -119,6 +119,7 @@ def _end(folder: RunFolder, manifest: Manifest, status: str, began: float) -> No
     manifest.write(folder)
 
 
+@rank_zero_only
 def renew_trust(folder: RunFolder) -> None:
     """Record the trust report that ``recalign test`` has written anew."""
     manifest = Manifest.read(folder)
