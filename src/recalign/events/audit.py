@@ -122,8 +122,8 @@ def _reward(table: EventTable) -> Section:
 
 def _due_to_extremes(values: pl.Series) -> float:
     """Share of the variance in the thousandth of the values, one at least, that is farthest from the mean."""
-    square = ((values - values.mean()) ** 2).sort(descending=True)
-    return float(square.head(max(len(values) // 1000, 1)).sum() / square.sum())
+    square = np.sort((values.to_numpy().astype(float) - float(values.mean())) ** 2)  # type: ignore[arg-type]
+    return float(square[-max(len(values) // 1000, 1) :].sum() / square.sum())
 
 
 def _pairs(frame: pl.DataFrame) -> int:

@@ -89,7 +89,8 @@ class _Walk:
             remedy = f"did you mean {near}?" if near else "give the full import path of a class"
             yield InputError(f"there is no class {path!r}", where=self._place(key), remedy=remedy)
             return
-        if not issubclass(kind, tuple(classes)):
+        fits = issubclass(kind, tuple(classes))
+        if not fits:
             wanted = " or ".join(one.__name__ for one in classes)
             yield InputError(
                 f"{path} is not a class that can stand here", where=self._place(key), remedy=f"give a {wanted}"
