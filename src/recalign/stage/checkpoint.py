@@ -63,6 +63,7 @@ class RunCheckpoint(ModelCheckpoint):
             scores = {here(path): score for path, score in state_dict["best_k_models"].items()}
             state_dict = state_dict | paths | {"best_k_models": scores, "dirpath": self.dirpath}
         super().load_state_dict(state_dict)
+        self.current_score = state_dict["current_score"]  # Lightning forgets it
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
