@@ -15,6 +15,7 @@ BELOW = {
     "configs": {"errors"},
     "files": {"errors"},
     "keys": set(),
+    "manual": set(),
     "nn": {"errors"},
     "events": {"errors", "files"},
     "metrics": {"errors"},
@@ -22,17 +23,17 @@ BELOW = {
     "simulation": {"errors", "events", "files"},
 }
 for room, lower in [
-    ("sequences", {"configs", "errors", "events", "files", "keys", "nn", "metrics"}),
+    ("sequences", {"configs", "errors", "events", "files", "keys", "nn", "metrics", "workers"}),
     ("semantic_ids", {"sequences", "factorization"}),
     ("recommender", {"semantic_ids"}),
     ("reward", {"recommender", "factorization"}),
     ("posttrain", {"reward"}),
     ("evaluation", {"posttrain"}),
     ("stage", {"evaluation"}),
-    ("chain", {"stage", "simulation", "workers"}),
+    ("chain", {"stage", "simulation"}),
     ("commands", {"stage"}),
     ("api", {"stage", "configs"}),
-    ("cli", {"chain", "commands", "cores"}),
+    ("cli", {"chain", "commands", "cores", "manual"}),
     ("__main__", {"cli"}),
 ]:
     BELOW[room] = lower | {deeper for name in lower for deeper in BELOW[name]}
