@@ -119,8 +119,8 @@ class CacheEntry:
 
     def publish(self, part: Path) -> None:
         """Make a folder with all files of the entry the entry, unless another process was faster."""
-        seal(part)
         if not self.path.exists():
+            seal(part)
             rename(part, self.path)
         _remove_unused(self.path.parent)
 
