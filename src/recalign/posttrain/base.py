@@ -76,7 +76,7 @@ class PostTraining(PolicyModule):
     @classmethod
     def check_settings(cls, given: Mapping[str, Any]) -> None:
         super().check_settings(given)
-        require_positive("model", given, "temperature", "clip", "samples", "candidates", "refresh", "early", "k", "cap")
+        require_positive("model", given, "clip", "samples", "candidates", "refresh", "early", "k", "cap")
 
     def configure_callbacks(self) -> list[Callback]:
         return [] if self.keep is None else [KeepRanking(self.keep)]

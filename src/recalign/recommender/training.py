@@ -15,7 +15,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
-from recalign.errors import require_positive
+from recalign.errors import InputError, require_positive
 from recalign.files import replacing
 from recalign.metrics import RankMetrics
 from recalign.nn import Recorded
@@ -78,7 +78,7 @@ class StageModule(LightningModule):
         Raises:
             InputError: one of them is such a value.
         """
-        require_positive("model", given, "top_k")
+        require_positive("model", given, "top_k", "temperature")
         require_positive("model", given, "lr", "weight_decay", "value_lr", "condition_lr", or_zero=True)
 
     def prepare_data(self) -> None:
@@ -211,7 +211,11 @@ class PolicyModule(StageModule):
 def recommendations(user_T: Tensor, score_TK: Tensor, item_TK: Tensor, data: EventDataModule) -> pl.DataFrame:
     """One row a user and place: raw user id, rank (1 = best), raw item id, score (log-probability up to a constant),
     and the item's title if the log has titles.
+
+    Raises:
+        InputError: a user has no item, and has not met them all: the scores are NaN, which `top_k` leaves out.
     """
+    _require_items(user_T[item_TK[:, 0] == 0], data)
     columns = {
         "user": user_T[:, None].expand_as(item_TK),
         "rank": torch.arange(1, item_TK.shape[1] + 1).expand_as(item_TK),
@@ -224,6 +228,17 @@ def recommendations(user_T: Tensor, score_TK: Tensor, item_TK: Tensor, data: Eve
     title = [data.titles.gather(item).alias("title")] if data.log_.titles else []
     user = data.sequences.users.gather(flat["user"]).alias("user")
     return flat.with_columns(user, data.sequences.items.gather(item).alias("item"), *title)
+
+
+def _require_items(without_T: Tensor, data: EventDataModule) -> None:
+    users = without_T.unique().tolist()
+    met = data.sequences.frame.lazy().filter(pl.col("user").is_in(users)).group_by("user").agg(pl.n_unique("item"))
+    if users and (lost := (met.collect()["item"] < data.num_items).sum()):
+        raise InputError(
+            f"the scores of all items are NaN for {lost:,} users",
+            where="trainer.precision",
+            remedy="predict in fp32 (--trainer.precision 32), or with another checkpoint",
+        )
 
 
 def write_parquet(frame: pl.DataFrame, path: Path) -> None:

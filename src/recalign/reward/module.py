@@ -23,12 +23,12 @@ from recalign.reward.data import RewardData
 from recalign.reward.heads import Head
 from recalign.reward.net import RewardEnsemble, RewardNet
 from recalign.reward.trust import Trust, accuracy, compare, predict, report, trust_of
+from recalign.reward.trust.report import TRUST
 from recalign.sequences import Batch
 from recalign.sequences.store import Part
 
 MEASURED_ON: dict[str, Part] = {"fit": "validation", "validate": "validation", "test": "test"}
 """The part that a reward model is measured on, by the trainer's stage."""
-TRUST = "trust.json"
 
 
 class RewardModel(StageModule):

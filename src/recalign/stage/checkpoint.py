@@ -52,6 +52,19 @@ class RunCheckpoint(ModelCheckpoint):
         self._after_validation = False  # write then
         self._unnamed: Path | None = None  # written, and not yet last.ckpt
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with the best score so far. Lightning drops it where the path is another, as of a moved folder."""
+
+        def here(path: str) -> str:
+            return str(Path(str(self.dirpath)) / Path(path).name) if path else path
+
+        if Path(here(state_dict["best_model_path"])).is_file():
+            paths = {key: here(state_dict[key]) for key in ("best_model_path", "kth_best_model_path")}
+            scores = {here(path): score for path, score in state_dict["best_k_models"].items()}
+            state_dict = state_dict | paths | {"best_k_models": scores, "dirpath": self.dirpath}
+        super().load_state_dict(state_dict)
+        self.current_score = state_dict["current_score"]  # Lightning forgets it
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
         stopped = (one.stopping_reason for one in trainer.early_stopping_callbacks)

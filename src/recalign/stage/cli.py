@@ -214,6 +214,8 @@ class StageCLI(LightningCLI):
                 record.recorded(parsed.folder, trained) if trained else nullcontext(),
             ):
                 self._run()
+        if self.command == "test" and not parsed.dry:
+            record.renew_trust(parsed.folder)
         checkpoint = parsed.checkpoint if not parsed.training or parsed.dry else record.handed_over(parsed.folder)
         return StageResult(parsed.folder, checkpoint, manifest, self.trainer, self.model, self.datamodule)
 

@@ -117,8 +117,17 @@ def _end(folder: RunFolder, manifest: Manifest, status: str, began: float) -> No
     manifest.seconds = round(manifest.seconds + time.monotonic() - began, 3)
     if checkpoint := handed_over(folder):
         manifest.checkpoint = str(checkpoint.relative_to(folder.path))
-    manifest.digests = {str(file.relative_to(folder.path)): sha256(file) for file in folder.checkpoints.glob("*.ckpt")}
+    manifest.digests = folder.digests()
     manifest.write(folder)
+
+
+@rank_zero_only
+def renew_trust(folder: RunFolder) -> None:
+    """Record the trust report that ``recalign test`` has written anew."""
+    manifest = Manifest.read(folder)
+    if manifest and manifest.digests and folder.trust.is_file():
+        manifest.digests[folder.trust.name] = sha256(folder.trust)
+        manifest.write(folder)
 
 
 def handed_over(folder: RunFolder) -> Path | None:
