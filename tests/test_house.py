@@ -15,6 +15,7 @@ BELOW = {
     "configs": {"errors"},
     "files": set(),
     "keys": set(),
+    "processes": set(),
     "nn": set(),
     "events": {"errors", "files"},
     "metrics": {"errors"},
@@ -22,7 +23,7 @@ BELOW = {
     "simulation": {"errors", "events", "files"},
 }
 for room, lower in [
-    ("sequences", {"configs", "errors", "events", "files", "keys", "nn", "metrics"}),
+    ("sequences", {"configs", "errors", "events", "files", "keys", "nn", "metrics", "processes"}),
     ("semantic_ids", {"sequences", "factorization"}),
     ("recommender", {"semantic_ids"}),
     ("reward", {"recommender", "factorization"}),

@@ -14,6 +14,7 @@ from torch import Tensor
 from recalign.errors import InputError, require_positive
 from recalign.posttrain.data import PostTrainingData
 from recalign.posttrain.keep import KeepRanking
+from recalign.processes import gathered
 from recalign.recommender.checkpoint import Loaded, class_path, load_or_copy
 from recalign.recommender.interpolation import KEEP, require_share
 from recalign.recommender.policy import Policy, chunks
@@ -104,7 +105,8 @@ class PostTraining(PolicyModule):
             self.log("policy/kl", self.drift(batch))
         found = self.loss(batch)
         if found is None:
-            return 0.0 * self.policy.summary(self.policy.encode(batch)).sum()
+            trained = (weight for weight in self.parameters() if weight.requires_grad)
+            return torch.stack([0.0 * weight.sum() for weight in trained]).sum()
         loss, figures = found
         self.log("train/loss", loss, batch_size=len(batch.target_T))
         self.log_dict({f"{self.FIGURES}/{name}": figure for name, figure in figures.items()})
@@ -122,10 +124,10 @@ class PostTraining(PolicyModule):
 
     @torch.no_grad()
     def drift(self, batch: Batch) -> Tensor:
-        """Mean KL(pi || start) over the catalogue, on some targets of the first histories of a batch, a scalar."""
+        """Mean KL(pi || start) over the catalogue, on some targets of each process's first histories, a scalar."""
         probe = batch.head(PROBE)
         position_T = torch.arange(len(probe.row_T), device=probe.row_T.device)
-        probe = probe.keep(position_T % math.ceil(len(position_T) / STATES) == 0)
+        probe = probe.keep(position_T % max(math.ceil(len(position_T) / STATES), 1) == 0)
         mode = self.policy.training
         self.policy.eval()
         now, start = self.policy.encode(probe), self.reference.encode(probe)
@@ -134,4 +136,4 @@ class PostTraining(PolicyModule):
             logp_TV, start_TV = self.policy.log_probs(now[part]), self.reference.log_probs(start[part])
             kl.append((logp_TV.exp() * (logp_TV - start_TV)).sum(dim=1))
         self.policy.train(mode)
-        return torch.cat(kl).mean()
+        return gathered(torch.cat(kl)).mean()

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from recalign.errors import InputError
 from recalign.nn import HSTU, Encoder
+from recalign.processes import gathered
 from recalign.recommender.calibration import CalibratePrior
 from recalign.recommender.checkpoint import Loaded, load_net, load_weights
-from recalign.recommender.policy import SequencePolicy
+from recalign.recommender.policy import SequencePolicy, mean_nll
 from recalign.recommender.training import PolicyModule
 from recalign.sequences import Batch
 from recalign.sequences.splits import TRAIN
@@ -117,10 +118,9 @@ class Recommender(PolicyModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         state, target_T = self.policy.encode(self._visible(batch)), batch.target_T
         if self.negatives is None:
-            weight_T = target_T.new_full(target_T.shape, 1 / len(target_T), dtype=batch.reward_T.dtype)
-            loss = self.policy.weighted_nll(state, target_T, weight_T)
+            loss = mean_nll(self.policy, state, target_T)
         else:
-            loss = -self.policy.sampled_log_prob(state, target_T, self.negatives).mean()
+            loss = -gathered(self.policy.sampled_log_prob(state, target_T, self.negatives)).mean()
         self.log("train/loss", loss, batch_size=len(target_T))
         return loss
 
