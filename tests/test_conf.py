@@ -71,7 +71,8 @@ def test_every_stage_takes_every_log(stage: Path, log: Path, tmp_path: Path, mon
     in_file, found = leaves(written["log"]), leaves(read["log"])
     assert {key: found[key] for key in in_file} == in_file
     assert (read["reward"], read["max_length"]) == (written["reward"], written["max_length"])
-    assert parsed.run.name == ("judge_report" if stage.stem == "judge" else stage.stem)
+    other = {"judge": "judge_report", "recommender-onerec": "recommender"}
+    assert parsed.run.name == other.get(stage.stem, stage.stem)
     assert parsed.folder.path == Path("runs") / written["log"]["name"] / parsed.run.name / "seed-0"
 
 

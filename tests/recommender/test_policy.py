@@ -11,8 +11,8 @@ from token_policy import PartsPolicy, TokenPolicy
 
 from recalign.errors import InputError
 from recalign.evaluation.baselines import Rerank, SameForAll
-from recalign.nn import Pooled, SASRec
-from recalign.recommender import Policy, RecommenderData, SequencePolicy
+from recalign.nn import LazyDecoder, Pooled, SASRec
+from recalign.recommender import CodePolicy, Policy, RecommenderData, SequencePolicy
 from recalign.recommender import policy as policy_file
 from recalign.reward import RewardEnsemble
 from recalign.sequences import Batch
@@ -48,6 +48,10 @@ POLICIES = {
     "prior": with_prior,
     "feedback": lambda items: sequence_policy(items, feedback=True),
     "sasrec": lambda items: SequencePolicy(SASRec(dim=16, layers=1, heads=1, max_length=32, dropout=0.0), items),
+    "codes": lambda items: CodePolicy(LazyDecoder(16, max_length=32), items, [4, 3, 8], beam=items),
+    "node codes": lambda items: CodePolicy(
+        LazyDecoder(16, heads=2, max_length=32), items, [7, 12], "node", small.encoder(), feedback=True
+    ),
     "tokens": lambda items: TokenPolicy(small.pooled(), items, codes=7),
     "parts": lambda items: PartsPolicy(small.pooled(), items, codes=7),
     "same_for_all": lambda items: SameForAll(torch.randn(items)),

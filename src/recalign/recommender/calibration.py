@@ -20,7 +20,7 @@ from recalign.recommender.policy import Policy
 from recalign.sequences import Batch
 
 if TYPE_CHECKING:
-    from recalign.recommender.module import Recommender
+    from recalign.recommender.module import Cloning
 
 LARGEST = 2.0
 """End of the range of strengths."""
@@ -41,7 +41,7 @@ class CalibratePrior(Callback):
     Cost: two passes over these events, each of which ranks once for every strength that is tried.
     """
 
-    def on_train_end(self, trainer: Trainer, pl_module: Recommender) -> None:  # type: ignore[override]
+    def on_train_end(self, trainer: Trainer, pl_module: Cloning) -> None:  # type: ignore[override]
         if not trainer.limit_val_batches:
             rank_zero_warn("nothing is validated, so the policy gets no item prior (model.prior)")
             return
@@ -56,7 +56,7 @@ class CalibratePrior(Callback):
             _rewrite(path, policy.cpu(), found)
         self._say(trainer, found)
 
-    def _search(self, trainer: Trainer, module: Recommender, policy: Policy) -> dict[str, float]:
+    def _search(self, trainer: Trainer, module: Cloning, policy: Policy) -> dict[str, float]:
         """The strength, and NDCG@10 with and without it."""
         data, limit = module.data, int(trainer.num_val_batches[0])
         windows = data.windows("validation", "A" if data.users == "all" else None)

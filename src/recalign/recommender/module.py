@@ -16,14 +16,99 @@ from recalign.nn import HSTU, Encoder
 from recalign.processes import gathered
 from recalign.recommender.calibration import CalibratePrior
 from recalign.recommender.checkpoint import Loaded, load_net, load_weights
-from recalign.recommender.policy import SequencePolicy, mean_nll
+from recalign.recommender.policy import HistoryPolicy, SequencePolicy, mean_nll
 from recalign.recommender.training import PolicyModule
 from recalign.sequences import Batch
 from recalign.sequences.splits import TRAIN
 
 
-class Recommender(PolicyModule):
-    """Maximise the likelihood of each next item: L = mean_t -log pi(a_t | s_t).
+class Cloning(PolicyModule):
+    """Behaviour cloning of any policy: maximise the likelihood of each next item, L = mean_t -log pi(a_t | s_t).
+
+    Logs ``train/loss``, what `PolicyModule` logs, and what `CalibratePrior` does.
+
+    Args:
+        policy: the policy, trained in place.
+        prior: whether the policy gets an item prior when training ends (`CalibratePrior`).
+        lr: AdamW's learning rate.
+        weight_decay: AdamW's, on matrices only.
+        top_k: items a user that `predict` writes.
+        init_from: checkpoint of a policy whose weights are loaded by name; mismatches are reported.
+    """
+
+    policy: HistoryPolicy
+
+    def __init__(
+        self, policy: HistoryPolicy, prior: bool, lr: float, weight_decay: float, top_k: int, init_from: str | None
+    ) -> None:
+        super().__init__(policy, lr, weight_decay, top_k)
+        self.prior = prior
+        self.prior_facts: dict[str, float] = {}
+        self.hidden_U: Tensor | None = None  # users whose rewards no policy may learn from
+        self.start: Loaded | None = None
+        if init_from:
+            self.start = load_net(init_from, "policy")
+            load_weights(self.policy, self.start.net.state_dict(), where=init_from, partial=True)
+            self.start = dataclasses.replace(self.start, net=None)
+
+    @classmethod
+    def upstream(cls, init_args: dict[str, Any]) -> dict[str, str]:
+        """The checkpoints that these settings need, by argument; only one that is named."""
+        return {"init_from": "recommender"} if init_args.get("init_from") else {}
+
+    def configure_callbacks(self) -> list[Callback]:
+        return [CalibratePrior()] if self.prior else []
+
+    def facts(self) -> dict[str, Any]:
+        return super().facts() | ({"prior": self.prior_facts} if self.prior_facts else {})
+
+    def on_fit_start(self) -> None:
+        self.policy.prior_strength = 0.0  # a calibrated checkpoint may be continued
+
+    def setup(self, stage: str) -> None:
+        if self.start:
+            self.start.check(self.data)
+        if stage == "fit":
+            count_V = self.data.sequences.item_counts(self.data.sequences.users_in(self.data.users))
+            self.policy.set_counts(torch.from_numpy(count_V))
+            self.policy.prior_strength = 0.0  # before an average of the policy is begun
+        self.hidden_U = None
+        if stage == "fit" and self.policy.past_rewards is not None:
+            seen_U = self.data.sequences.users_in("A")
+            self.hidden_U = ~torch.from_numpy(seen_U)
+            own = pl.Series(seen_U).gather(self.data.sequences.frame["user"]) & (pl.col("split") == TRAIN)
+            reward = self.data.sequences.frame.filter(own)["reward"].drop_nulls().to_numpy()
+            if not len(reward) or not reward.std() > 0:
+                raise InputError(
+                    "the policy is to see rewards, but users A have none in training, or all are the same",
+                    where="model.feedback",
+                    remedy="give a reward expression that differs between events, or set model.feedback to false",
+                )
+            self.policy.past_rewards.calibrate(float(reward.mean()), float(reward.std(ddof=1)))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        loss = self.loss(self._visible(batch))
+        self.log("train/loss", loss, batch_size=len(batch.target_T))
+        return loss
+
+    def loss(self, batch: Batch) -> Tensor:
+        """The mean over the targets, a scalar."""
+        return mean_nll(self.policy, self.policy.encode(batch), batch.target_T)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        super().validation_step(self._visible(batch), batch_idx)
+
+    def _visible(self, batch: Batch) -> Batch:
+        """The batch without hidden rewards."""
+        if self.hidden_U is None:
+            return batch
+        self.hidden_U = self.hidden_U.to(batch.user_B.device)  # once
+        hidden_B1 = self.hidden_U[batch.user_B, None]
+        return dataclasses.replace(batch, reward_BL=batch.reward_BL.masked_fill(hidden_B1, torch.nan))
+
+
+class Recommender(Cloning):
+    """Behaviour cloning of a policy over item ids.
 
     The softmax runs over the full catalogue, or, for large catalogues, over sampled negatives
     (`SequencePolicy.sampled_log_prob`). Validation always ranks the full catalogue.
@@ -69,68 +154,13 @@ class Recommender(PolicyModule):
                 remedy=f"give 1 to {num_items}, or null for the full softmax, which is exact",
             )
         encoder = HSTU() if encoder is None else copy.deepcopy(encoder)
-        super().__init__(SequencePolicy(encoder, num_items, temperature, feedback), lr, weight_decay, top_k)
+        policy = SequencePolicy(encoder, num_items, temperature, feedback)
+        super().__init__(policy, prior, lr, weight_decay, top_k, init_from)
         self.save_hyperparameters(logger=False, ignore=["top_k"])
-        self.negatives, self.prior = negatives, prior
-        self.prior_facts: dict[str, float] = {}
-        self.hidden_U: Tensor | None = None  # users whose rewards no policy may learn from
-        self.start: Loaded | None = None
-        if init_from:
-            self.start = load_net(init_from, "policy")
-            load_weights(self.policy, self.start.net.state_dict(), where=init_from, partial=True)
-            self.start = dataclasses.replace(self.start, net=None)
+        self.negatives = negatives
 
-    @classmethod
-    def upstream(cls, init_args: dict[str, Any]) -> dict[str, str]:
-        """The checkpoints that these settings need, by argument; only one that is named."""
-        return {"init_from": "recommender"} if init_args.get("init_from") else {}
-
-    def configure_callbacks(self) -> list[Callback]:
-        return [CalibratePrior()] if self.prior else []
-
-    def facts(self) -> dict[str, Any]:
-        return super().facts() | ({"prior": self.prior_facts} if self.prior_facts else {})
-
-    def on_fit_start(self) -> None:
-        self.policy.prior_strength = 0.0  # a calibrated checkpoint may be continued
-
-    def setup(self, stage: str) -> None:
-        if self.start:
-            self.start.check(self.data)
-        if stage == "fit":
-            count_V = self.data.sequences.item_counts(self.data.sequences.users_in(self.data.users))
-            self.policy.set_counts(torch.from_numpy(count_V))
-            self.policy.prior_strength = 0.0  # before an average of the policy is begun
-        self.hidden_U = None
-        if stage == "fit" and self.policy.past_rewards is not None:
-            seen_U = self.data.sequences.users_in("A")
-            self.hidden_U = ~torch.from_numpy(seen_U)
-            own = pl.Series(seen_U).gather(self.data.sequences.frame["user"]) & (pl.col("split") == TRAIN)
-            reward = self.data.sequences.frame.filter(own)["reward"].drop_nulls().to_numpy()
-            if not len(reward) or not reward.std() > 0:
-                raise InputError(
-                    "the policy is to see rewards, but users A have none in training, or all are the same",
-                    where="model.feedback",
-                    remedy="give a reward expression that differs between events, or set model.feedback to false",
-                )
-            self.policy.past_rewards.calibrate(float(reward.mean()), float(reward.std(ddof=1)))
-
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        state, target_T = self.policy.encode(self._visible(batch)), batch.target_T
+    def loss(self, batch: Batch) -> Tensor:
         if self.negatives is None:
-            loss = mean_nll(self.policy, state, target_T)
-        else:
-            loss = -gathered(self.policy.sampled_log_prob(state, target_T, self.negatives)).mean()
-        self.log("train/loss", loss, batch_size=len(target_T))
-        return loss
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        super().validation_step(self._visible(batch), batch_idx)
-
-    def _visible(self, batch: Batch) -> Batch:
-        """The batch without hidden rewards."""
-        if self.hidden_U is None:
-            return batch
-        self.hidden_U = self.hidden_U.to(batch.user_B.device)  # once
-        hidden_B1 = self.hidden_U[batch.user_B, None]
-        return dataclasses.replace(batch, reward_BL=batch.reward_BL.masked_fill(hidden_B1, torch.nan))
+            return super().loss(batch)
+        logp_T = self.policy.sampled_log_prob(self.policy.encode(batch), batch.target_T, self.negatives)
+        return -gathered(logp_T).mean()

@@ -205,7 +205,41 @@ class Feedback(nn.Module):
         return self.project(torch.stack([z_BL.nan_to_num(), known_BL.to(reward_BL.dtype)], dim=-1))
 
 
-class SequencePolicy(Policy):
+class HistoryPolicy(Policy):
+    """A policy that reads histories of item ids with a sequence encoder.
+
+    Args:
+        encoder: turns embedded histories into states; its ``dim`` is that of the item table.
+        num_items: V.
+        feedback: whether the policy sees the rewards of earlier events.
+    """
+
+    def __init__(self, encoder: Encoder, num_items: int, feedback: bool) -> None:
+        super().__init__()
+        self.num_items = num_items
+        self.item_embedding = nn.Embedding(num_items + 1, encoder.dim, padding_idx=0)
+        nn.init.trunc_normal_(self.item_embedding.weight, std=0.02)
+        with torch.no_grad():
+            self.item_embedding.weight[0] = 0
+        self.encoder = encoder
+        self.past_rewards = Feedback(encoder.dim) if feedback else None
+
+    def read(self, batch: Batch) -> Tensor:
+        """The encoder's output after each event. Shape: -> (B, L, D)."""
+        if batch.item_BL.shape[1] > self.encoder.max_length:
+            raise InputError(
+                f"histories of {batch.item_BL.shape[1]} events, and the encoder was made for {self.encoder.max_length}",
+                where="data.max_length",
+                remedy=f"use --data.max_length {self.encoder.max_length}, or train the recommender anew",
+            )
+        # the gradient of index_select is one index_add, much faster than that of indexing and of an embedding
+        x_BLD = self.item_embedding.weight.index_select(0, batch.item_BL.flatten()).view(*batch.item_BL.shape, -1)
+        if self.past_rewards is not None:
+            x_BLD = x_BLD + self.past_rewards(batch.reward_BL)
+        return self.encoder(x_BLD, batch.length_B, batch.time_BL, batch.request_time_BL)
+
+
+class SequencePolicy(HistoryPolicy):
     """A sequence encoder over item ids: log pi(v | h) = log softmax_v(cos(h, e_v) / temperature + c log(n_v + 1/2)).
 
     The head of HSTU's research model (meta-recsys/generative-recommenders), and an item prior of strength c.
@@ -218,14 +252,8 @@ class SequencePolicy(Policy):
     """
 
     def __init__(self, encoder: Encoder, num_items: int, temperature: float = 0.05, feedback: bool = False) -> None:
-        super().__init__()
-        self.num_items, self.temperature = num_items, temperature
-        self.item_embedding = nn.Embedding(num_items + 1, encoder.dim, padding_idx=0)
-        nn.init.trunc_normal_(self.item_embedding.weight, std=0.02)
-        with torch.no_grad():
-            self.item_embedding.weight[0] = 0
-        self.encoder = encoder
-        self.past_rewards = Feedback(encoder.dim) if feedback else None
+        super().__init__(encoder, num_items, feedback)
+        self.temperature = temperature
         self.prior = ItemPrior(num_items)
 
     def set_counts(self, count_V: Tensor) -> None:
@@ -240,17 +268,7 @@ class SequencePolicy(Policy):
         self.prior.strength = float(strength)
 
     def encode(self, batch: Batch) -> Tensor:
-        if batch.item_BL.shape[1] > self.encoder.max_length:
-            raise InputError(
-                f"histories of {batch.item_BL.shape[1]} events, and the encoder was made for {self.encoder.max_length}",
-                where="data.max_length",
-                remedy=f"use --data.max_length {self.encoder.max_length}, or train the recommender anew",
-            )
-        # the gradient of index_select is one index_add, much faster than that of indexing and of an embedding
-        x_BLD = self.item_embedding.weight.index_select(0, batch.item_BL.flatten()).view(*batch.item_BL.shape, -1)
-        if self.past_rewards is not None:
-            x_BLD = x_BLD + self.past_rewards(batch.reward_BL)
-        h_BLD = self.encoder(x_BLD, batch.length_B, batch.time_BL, batch.request_time_BL)
+        h_BLD = self.read(batch)
         return h_BLD.flatten(0, 1).index_select(0, batch.row_T * h_BLD.shape[1] + batch.column_T)
 
     def log_probs(self, state: Tensor, items: Tensor | None = None) -> Tensor:

@@ -1,0 +1,65 @@
+"""Logits of a trie's next nodes: from one vector a code, which all parents share, or from one vector a node.
+
+Shape suffixes:
+    T  states      N  nodes of one depth that a state asks about      F  most children of a node      D  width
+    K  codes of a level      M  nodes of the next depth
+"""
+
+import math
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from .trie import Trie
+
+
+class NodeLogits(nn.Module, ABC):
+    """A linear map from a decoder's output to the children of a node.
+
+    Args:
+        dim: D.
+        rows: vectors of each level.
+    """
+
+    def __init__(self, dim: int, rows: list[int]) -> None:
+        super().__init__()
+        self.vectors = nn.ParameterList(nn.init.normal_(torch.empty(count, dim), std=0.02) for count in rows)
+
+    @abstractmethod
+    def forward(self, trie: Trie, depth: int, h_TND: Tensor, child: Tensor) -> Tensor:
+        """Logits of the children ``child`` of nodes of a depth.
+
+        Shape: (T, N, D), int64 (T, N, F) or (N, F), the same for every state -> (T, N, F).
+        """
+
+
+class SharedCodes(NodeLogits):
+    """One vector a code of each level, as published: siblings of all parents share them."""
+
+    def __init__(self, dim: int, num_items: int, sizes: list[int]) -> None:
+        super().__init__(dim, sizes)
+
+    def forward(self, trie: Trie, depth: int, h_TND: Tensor, child: Tensor) -> Tensor:
+        logit_TNK = h_TND @ self.vectors[depth].T
+        code = trie.code(depth + 1)[child]
+        return logit_TNK.gather(2, code.expand(len(h_TND), -1, -1))
+
+
+class OwnVectors(NodeLogits):
+    """One vector a node: a level has as many as it can have nodes."""
+
+    def __init__(self, dim: int, num_items: int, sizes: list[int]) -> None:
+        rows = [min(math.prod(sizes[: level + 1]), num_items) for level in range(len(sizes))]
+        super().__init__(dim, rows)
+
+    def forward(self, trie: Trie, depth: int, h_TND: Tensor, child: Tensor) -> Tensor:
+        nodes, (states, asked, dim) = trie.nodes(depth + 1), h_TND.shape
+        vector_MD = self.vectors[depth][:nodes]
+        if child.dim() == 2:
+            vector_NFD = vector_MD.index_select(0, child.flatten()).view(*child.shape, dim)
+            return (h_TND.transpose(0, 1) @ vector_NFD.transpose(1, 2)).transpose(0, 1)
+        if nodes <= dim * child.shape[2]:  # smaller and faster than gathering vectors
+            return (h_TND @ vector_MD.T).gather(2, child)
+        vector_XFD = vector_MD.index_select(0, child.flatten()).view(states * asked, -1, dim)
+        return (vector_XFD @ h_TND.reshape(-1, dim, 1)).view(states, asked, -1)

@@ -1,0 +1,118 @@
+"""The trie of a catalogue whose items are written as codes: items are its leaves, prefixes of codes its inner nodes.
+
+The root is the only node of depth 0. Nodes of a depth are numbered in the order of their codes, so the children of a
+node follow each other, and two tensors a depth hold everything (compressed sparse rows, as in STATIC,
+https://arxiv.org/abs/2602.22647): where a node's children begin, and the code of each child.
+
+Shape suffixes:
+    V  items      S  levels: codes of an item      N  nodes of one depth      F  most children of a node of that depth
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+LARGEST = 2**62  # an item's codes, read as one number, must be below
+
+
+class Trie(nn.Module):
+    """Which items begin with which codes.
+
+    Only ``codes_VS`` is stored with the weights; all else follows from it, also after weights have been loaded. Until
+    codes are given, item v has the digits of v - 1 in the mixed base of the sizes.
+
+    Args:
+        num_items: V.
+        sizes: number of codes at each level.
+
+    Raises:
+        ValueError: the sizes hold fewer than V items.
+    """
+
+    codes_VS: Tensor
+    node_VS: Tensor
+    item_V: Tensor
+
+    def __init__(self, num_items: int, sizes: list[int]) -> None:
+        super().__init__()
+        if not num_items <= math.prod(sizes) < LARGEST:
+            raise ValueError(f"{num_items} items do not fit into codes of sizes {sizes}")
+        self.sizes = list(sizes)
+        rest_V = torch.arange(num_items)
+        digits = []
+        for size in reversed(self.sizes):
+            digits.append(rest_V % size)
+            rest_V = rest_V // size
+        self.register_buffer("codes_VS", torch.stack(digits[::-1], dim=1))
+        self.register_load_state_dict_post_hook(lambda trie, _: trie.build())
+        self.build()
+
+    @property
+    def levels(self) -> int:
+        """S, codes of an item."""
+        return len(self.sizes)
+
+    def set_codes(self, codes_VS: Tensor) -> None:
+        """Give item v the codes of row v - 1. Shape: int64 (V, S).
+
+        Raises:
+            ValueError: another shape, a code out of range, or two items with the same codes.
+        """
+        if codes_VS.shape != self.codes_VS.shape:
+            raise ValueError(f"codes of shape {tuple(codes_VS.shape)}, not {tuple(self.codes_VS.shape)}")
+        if (codes_VS < 0).any() or (codes_VS >= torch.tensor(self.sizes, device=codes_VS.device)).any():
+            raise ValueError(f"a code is out of range: the sizes are {self.sizes}")
+        if len(codes_VS.unique(dim=0)) < len(codes_VS):
+            raise ValueError("two items have the same codes")
+        self.codes_VS.copy_(codes_VS)
+        self.build()
+
+    def build(self) -> None:
+        """Derive the tree from the codes."""
+        key_V = torch.zeros_like(self.codes_VS[:, 0])
+        self.register_buffer("node_VS", torch.empty_like(self.codes_VS), persistent=False)
+        keys_N = key_V[:1]  # the root's
+        self.fans = []
+        for level, size in enumerate(self.sizes):
+            key_V = key_V * size + self.codes_VS[:, level]
+            child_keys_N, self.node_VS[:, level] = key_V.unique(return_inverse=True)
+            parent_N = torch.searchsorted(keys_N, child_keys_N // size)
+            count_N = parent_N.bincount(minlength=len(keys_N))
+            first_N = torch.cat([count_N.new_zeros(1), count_N.cumsum(0)])
+            self.register_buffer(f"first_{level}", first_N, persistent=False)
+            self.register_buffer(f"parent_{level}", parent_N, persistent=False)
+            self.register_buffer(f"code_{level}", child_keys_N % size, persistent=False)
+            self.fans.append(int(count_N.max()))
+            keys_N = child_keys_N
+        self.register_buffer("item_V", self.node_VS[:, -1].argsort() + 1, persistent=False)
+
+    def nodes(self, depth: int) -> int:
+        """N, nodes of a depth."""
+        return 1 if depth == 0 else len(self.get_buffer(f"code_{depth - 1}"))
+
+    def code(self, depth: int) -> Tensor:
+        """The last code of each node of a depth, 1 at least. Shape: int64 (N,)."""
+        return self.get_buffer(f"code_{depth - 1}")
+
+    def parent(self, depth: int) -> Tensor:
+        """The parent of each node of a depth, 1 at least. Shape: int64 (N,)."""
+        return self.get_buffer(f"parent_{depth - 1}")
+
+    def children_of(self, depth: int, node: Tensor) -> tuple[Tensor, Tensor]:
+        """The children of some nodes of a depth, as nodes of the next.
+
+        Shape: int64 (...) -> int64 (..., F), and bool (..., F): which of them exist; a missing one is some other node.
+        """
+        first_N = self.get_buffer(f"first_{depth}")
+        place_F = torch.arange(self.fans[depth], device=node.device)
+        child = first_N[node][..., None] + place_F
+        return child.clamp(max=self.nodes(depth + 1) - 1), child < first_N[node + 1][..., None]
+
+    def place(self, depth: int, child: Tensor) -> Tensor:
+        """Where nodes of a depth, 1 at least, stand among their siblings. Shape: int64 (...) -> int64 (...)."""
+        return child - self.get_buffer(f"first_{depth - 1}")[self.parent(depth)[child]]
+
+    def below(self, depth: int, count_V: Tensor) -> Tensor:
+        """Sum counts of items over each node of a depth, 1 at least. Shape: (V,) -> (N,)."""
+        return count_V.new_zeros(self.nodes(depth)).index_add_(0, self.node_VS[:, depth - 1], count_V)

@@ -1,0 +1,131 @@
+"""What a decoder's targets see of the histories: keys and values up to each target's event, with recency biases.
+
+Targets of one row share its keys and values, which are never copied for each of them: targets are laid out in a grid of
+rows and slots, and one product a row serves all of its slots.
+
+Shape suffixes:
+    T  targets                  B  rows of the batch         L  events of a row
+    U  rows that have targets   M  slots: most targets of one row
+    N  queries of a target      H  heads                     G  heads of keys and values       C  width of a head
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from .hstu import TIME_BUCKETS, gather, time_buckets
+
+
+@dataclass(frozen=True)
+class Window:
+    """The context of T targets.
+
+    Attributes:
+        keys, values: a tensor (B, G, L, C) for each set of keys and values.
+        time_BL, request_time_BL: as in `recalign.nn.Encoder`.
+        row_T, column_T: target t sees the events 0..column_T[t] of row row_T[t].
+    """
+
+    keys: list[Tensor]
+    values: list[Tensor]
+    time_BL: Tensor
+    request_time_BL: Tensor
+    row_T: Tensor
+    column_T: Tensor
+
+    def __len__(self) -> int:
+        return len(self.row_T)
+
+    def __getitem__(self, part: slice) -> Window:
+        """The context of some targets, which still holds all rows."""
+        return replace(self, row_T=self.row_T[part], column_T=self.column_T[part])
+
+    @cached_property
+    def grid(self) -> Grid:
+        """Where targets stand. Its size is read back from the device."""
+        row_U, inverse_T, count_U = self.row_T.unique(return_inverse=True, return_counts=True)
+        order_T = inverse_T.argsort(stable=True)
+        first_U = count_U.cumsum(0) - count_U
+        slot_T = torch.empty_like(order_T)
+        slot_T[order_T] = torch.arange(len(order_T), device=order_T.device) - first_U[inverse_T[order_T]]
+        slots = int(count_U.max()) if len(count_U) else 0
+        return Grid(row_U, slots, inverse_T * slots + slot_T)
+
+    @cached_property
+    def offset_UML(self) -> Tensor:
+        """How many events before its newest a target sees each event, negative where it does not see it."""
+        column_UM = self.grid.lay(self.column_T)
+        return column_UM[:, :, None] - torch.arange(self.time_BL.shape[1], device=column_UM.device)
+
+    @cached_property
+    def bucket_UML(self) -> Tensor:
+        """The time bucket between each target's request and each event."""
+        request_UM = self.grid.lay(self.request_time_BL[self.row_T, self.column_T])
+        return time_buckets(request_UM, self.time_BL[self.grid.row_U])
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A place (row, slot) for each target.
+
+    Attributes:
+        row_U: rows that have targets.
+        slots: M.
+        place_T: row * M + slot of each target.
+    """
+
+    row_U: Tensor
+    slots: int
+    place_T: Tensor
+
+    def lay(self, x_T: Tensor) -> Tensor:
+        """Lay out one entry a target, zero elsewhere. Shape: (T, ...) -> (U, M, ...)."""
+        empty = x_T.new_zeros(len(self.row_U) * self.slots, *x_T.shape[1:])
+        return empty.index_copy(0, self.place_T, x_T).unflatten(0, (len(self.row_U), self.slots))
+
+    def pick(self, x_UM: Tensor) -> Tensor:
+        """The reverse of `lay`. Shape: (U, M, ...) -> (T, ...)."""
+        return x_UM.flatten(0, 1).index_select(0, self.place_T)
+
+
+class Recency(nn.Module):
+    """Learned biases of attention: over how many events ago an event was, and over the time since, as in HSTU.
+
+    A decoder that begins with a constant has no other way to know what is recent.
+    """
+
+    def __init__(self, max_length: int) -> None:
+        super().__init__()
+        self.position = nn.Parameter(torch.zeros(max_length))
+        self.time = nn.Parameter(torch.zeros(TIME_BUCKETS + 1))
+
+    def forward(self, window: Window) -> Tensor:
+        """Bias of each event, -inf where it is not seen. Shape: -> (U, M, L)."""
+        offset_UML = window.offset_UML
+        bias_UML = gather(self.position, offset_UML.clamp(min=0)) + gather(self.time, window.bucket_UML)
+        return bias_UML.masked_fill(offset_UML < 0, -torch.inf)
+
+
+def attend(q_TNHC: Tensor, window: Window, kv: int, bias_UML: Tensor) -> Tensor:
+    """Softmax attention of each target's queries to the events it sees: (T, N, H, C).
+
+    Args:
+        q_TNHC: queries; head h reads the keys and values of head h G // H.
+        window: context of the targets.
+        kv: which set of keys and values.
+        bias_UML: what `Recency` gives.
+    """
+    grid, heads = window.grid, window.keys[kv].shape[1]
+    k_UGLC, v_UGLC = (x[kv].index_select(0, grid.row_U) for x in (window.keys, window.values))
+    q_UMNGHC = grid.lay(q_TNHC).unflatten(3, (heads, -1))
+    q_UGMNHC = q_UMNGHC.permute(0, 3, 1, 2, 4, 5)
+    scale = q_TNHC.shape[-1] ** -0.5
+    score_UGXL = (q_UGMNHC * scale).flatten(2, 4) @ k_UGLC.transpose(2, 3)
+    score_UGMYL = score_UGXL.unflatten(2, (grid.slots, -1)) + bias_UML[:, None, :, None]
+    mixed_UGXC = score_UGMYL.softmax(dim=-1).flatten(2, 3).to(v_UGLC.dtype) @ v_UGLC
+    mixed_UGMNHC = mixed_UGXC.unflatten(2, q_UGMNHC.shape[2:5])
+    return grid.pick(mixed_UGMNHC.permute(0, 2, 3, 1, 4, 5).flatten(3, 4))

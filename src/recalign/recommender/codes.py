@@ -1,0 +1,278 @@
+"""A policy over semantic ids: OneRec's decoder writes an item code after code, and only codes that items have.
+
+    log pi(v | s) = sum_l log softmax(logits of the children of the node c_1 .. c_(l-1) at s)[c_l]
+
+The softmax of each level runs over the children that exist, so that the probabilities of all items sum to 1 and
+mean what they mean for a policy over item ids.
+
+Shape suffixes:
+    T  states      V  items      S  levels      D  width      N  prefixes of each state      F  most children of a node
+    C  candidates      M  prefixes one code longer
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from recalign.errors import InputError
+from recalign.nn import Encoder, LazyContext, LazyDecoder, OwnVectors, SharedCodes, Trie, Window
+from recalign.nn.lazy_decoder import Past
+from recalign.recommender.policy import HistoryPolicy, draw
+from recalign.sequences import Batch
+
+HEADS = {"shared": SharedCodes, "node": OwnVectors}
+PREFIX_EVENTS = 2**22  # prefixes x events of their contexts that are held at once
+
+Choice = tuple[Tensor | None, Tensor, Tensor]
+"""Parents (places among the N prefixes; None: all N in order), children and their log-probabilities: (T, M) each."""
+Choose = Callable[[int, Tensor, Tensor], Choice]
+"""Choose from the level, the children (T, N, F) and the log-probabilities (T, N, F) from the root to them."""
+
+
+@dataclass(frozen=True)
+class CodeState:
+    """T states: their contexts, and the decoder after its first, constant token.
+
+    Attributes:
+        window: what they see of the histories.
+        past: of each block, keys and values of the first token.
+        first_TD: the output there, from which the first code is predicted.
+        shift_TD: added to the output of every token.
+    """
+
+    window: Window
+    past: list[Past]
+    first_TD: Tensor
+    shift_TD: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.first_TD)
+
+    def __getitem__(self, part: slice) -> CodeState:
+        if part == slice(0, len(self)):
+            return self  # with the layout of its window
+        past = [Past(k[part], v[part]) for k, v in self.past]
+        shift_TD = None if self.shift_TD is None else self.shift_TD[part]
+        return CodeState(self.window[part], past, self.first_TD[part], shift_TD)
+
+
+class CodePolicy(HistoryPolicy):
+    """A lazy decoder over codes.
+
+    Args:
+        decoder: writes the codes.
+        num_items: V.
+        sizes: number of codes at each level.
+        head: ``shared``: one output vector a code of a level, as published; ``node``: one a node of the trie, which
+            ranks better on small logs.
+        encoder: reads the history; null: `recalign.nn.LazyContext`, whose events do not see each other.
+        feedback: whether the policy sees the rewards of earlier events.
+        beam: width of the beam search behind `top_k`.
+
+    Raises:
+        InputError: encoder and decoder differ in dim or max_length.
+    """
+
+    count_V: Tensor
+    strength: Tensor
+
+    def __init__(
+        self,
+        decoder: LazyDecoder,
+        num_items: int,
+        sizes: list[int],
+        head: Literal["shared", "node"] = "shared",
+        encoder: Encoder | None = None,
+        feedback: bool = False,
+        beam: int = 50,
+    ) -> None:
+        encoder = encoder or LazyContext(decoder.dim, decoder.max_length, decoder.dropout.p)
+        if (encoder.dim, encoder.max_length) != (decoder.dim, decoder.max_length):
+            raise InputError(
+                f"an encoder of dim {encoder.dim} and max_length {encoder.max_length}, and a decoder of dim "
+                f"{decoder.dim} and max_length {decoder.max_length}",
+                where="model.encoder",
+                remedy="give both the same",
+            )
+        super().__init__(encoder, num_items, feedback)
+        self.decoder, self.beam = decoder, beam
+        self.trie = Trie(num_items, sizes)
+        self.start = nn.Parameter(torch.randn(decoder.dim) * 0.02)
+        self.code_embedding = nn.ParameterList(
+            nn.init.normal_(torch.empty(size, decoder.dim), std=0.02) for size in sizes[:-1]
+        )
+        self.head = HEADS[head](decoder.dim, num_items, sizes)
+        self.register_buffer("count_V", torch.zeros(num_items))
+        self.register_buffer("strength", torch.zeros(()))
+        self.register_load_state_dict_post_hook(lambda policy, _: policy.set_counts(policy.count_V))
+        self.set_counts(self.count_V)
+
+    def set_codes(self, codes_VS: Tensor) -> None:
+        """Give item v the codes of row v - 1. Shape: int64 (V, S)."""
+        self.trie.set_codes(codes_VS)
+        self.set_counts(self.count_V)
+
+    def set_counts(self, count_V: Tensor) -> None:
+        """Set how often each item was chosen in training: the item prior. Shape: (V,)."""
+        self.count_V.copy_(count_V)
+        for depth in range(1, self.trie.levels + 1):
+            prior_N = (self.trie.below(depth, self.count_V) + 0.5).log()
+            self.register_buffer(f"prior_{depth}", prior_N, persistent=False)
+
+    @property
+    def prior_strength(self) -> float:
+        """c: a node's logit among its siblings gains c log(training events below it + 1/2)."""
+        return self.strength.item()
+
+    @prior_strength.setter
+    def prior_strength(self, strength: float) -> None:
+        self.strength.fill_(strength)
+
+    def encode(self, batch: Batch) -> CodeState:
+        keys, values = self.decoder.keys_and_values(self.read(batch))
+        window = Window(keys, values, batch.time_BL, batch.request_time_BL, batch.row_T, batch.column_T)
+        h_TND, past = self.decoder(self.start.expand(len(window), 1, -1), window, None)
+        return CodeState(window, past, h_TND[:, 0])
+
+    def summary(self, state: CodeState) -> Tensor:
+        return state.first_TD
+
+    def shift(self, state: CodeState, vector: Tensor) -> CodeState:
+        shift_TD = vector if state.shift_TD is None else state.shift_TD + vector
+        return replace(state, first_TD=state.first_TD + vector, shift_TD=shift_TD)
+
+    def log_probs(self, state: CodeState, items: Tensor | None = None) -> Tensor:
+        """Without candidates, or with more than there are prefixes, every prefix is walked once."""
+        prefixes = self.trie.nodes(self.trie.levels - 1)
+        if items is not None and items.shape[1] <= prefixes:
+            return self._descend(state, self._follow(items))[1]
+        logp_TV = torch.cat([self._walk(state[part]) for part in self._parts(state, prefixes)])
+        return logp_TV if items is None else logp_TV.gather(1, items - 1)
+
+    @torch.no_grad()
+    def sample(self, state: CodeState, count: int) -> Tensor:
+        leaf = [self._descend(state[part], self._draw(count))[0] for part in self._parts(state, count)]
+        return self.trie.item_V[torch.cat(leaf)]
+
+    @torch.no_grad()
+    def top_k(self, state: CodeState, k: int, seen: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """By beam search of width ``beam`` (k where that is more), which leaves seen items out on the way: exact if no
+        level but the last has more nodes than the beam is wide, else nearly.
+        """
+        width, found = max(self.beam, k), []
+        for part in self._parts(state, width):
+            own = None if seen is None else seen[:, (seen[0] >= part.start) & (seen[0] < part.stop)]
+            dead = None if own is None else self._dead(own[0] - part.start, own[1] - 1)
+            leaf, logp = self._descend(state[part], self._best(width, dead))
+            missing = max(0, k - leaf.shape[1])
+            score = nn.functional.pad(logp[:, :k], (0, missing), value=-torch.inf)
+            item = nn.functional.pad(self.trie.item_V[leaf[:, :k]], (0, missing))
+            found.append((score, item.masked_fill(score == -torch.inf, 0)))
+        return torch.cat([score for score, _ in found]), torch.cat([item for _, item in found])
+
+    def _parts(self, state: CodeState, prefixes: int) -> list[slice]:
+        """Slices of the states with a bounded number of prefixes x events."""
+        rows = max(1, PREFIX_EVENTS // (prefixes * state.window.time_BL.shape[1]))
+        return [slice(first, min(first + rows, len(state))) for first in range(0, max(len(state), 1), rows)]
+
+    def _next(self, depth: int, h_TND: Tensor, node: Tensor) -> tuple[Tensor, Tensor]:
+        """Children of nodes of a depth and their log-probabilities among siblings, -inf where there is none.
+
+        Shape: int64 (T, N) or (N,) -> int64 and float (T, N, F); the first (N, F) if nodes are the same for all states.
+        """
+        child, exists = self.trie.children_of(depth, node)
+        prior_M = self.strength * self.get_buffer(f"prior_{depth + 1}")
+        logit_TNF = self.head(self.trie, depth, h_TND, child).float() + prior_M[child]
+        return child, logit_TNF.masked_fill(~exists, -torch.inf).log_softmax(dim=-1)
+
+    def _read_code(self, depth: int, node: Tensor, state: CodeState, past: list[Past]) -> tuple[Tensor, list[Past]]:
+        """Read the last code of nodes of a depth. Shape: int64 (T, N) or (N,) -> (T, N, D)."""
+        code = self.trie.code(depth)[node]
+        token = self.code_embedding[depth - 1].index_select(0, code.flatten()).view(*code.shape, -1)
+        h_TND, past = self.decoder(token.expand(len(state), -1, -1), state.window, past)
+        return h_TND if state.shift_TD is None else h_TND + state.shift_TD[:, None], past
+
+    def _walk(self, state: CodeState) -> Tensor:
+        """Log-probabilities over the catalogue: every node of a depth, for all states at once. Shape: -> (T, V)."""
+        h_TND, past = state.first_TD[:, None], state.past
+        logp_TN = h_TND.new_zeros(len(state), 1, dtype=torch.float32)
+        for depth in range(self.trie.levels):
+            node_N = torch.arange(self.trie.nodes(depth), device=h_TND.device)
+            if depth:
+                past = [each.of(self.trie.parent(depth)) for each in past]
+                h_TND, past = self._read_code(depth, node_N, state, past)
+            logp_TNF = logp_TN[:, :, None] + self._next(depth, h_TND, node_N)[1]
+            child_M = torch.arange(self.trie.nodes(depth + 1), device=h_TND.device)
+            parent_M, place_M = self.trie.parent(depth + 1), self.trie.place(depth + 1, child_M)
+            logp_TN = logp_TNF.flatten(1).index_select(1, parent_M * logp_TNF.shape[2] + place_M)
+        return logp_TN.index_select(1, self.trie.node_VS[:, -1])
+
+    def _descend(self, state: CodeState, choose: Choose) -> tuple[Tensor, Tensor]:
+        """From the root to leaves, chosen level by level. Shape: -> int64 leaves and log-probabilities, (T, M)."""
+        h_TND, past = state.first_TD[:, None], state.past
+        node_TN = state.window.row_T.new_zeros(len(state), 1)
+        logp_TN = h_TND.new_zeros(len(state), 1, dtype=torch.float32)
+        for depth in range(self.trie.levels):
+            if depth:
+                h_TND, past = self._read_code(depth, node_TN, state, past)
+            child_TNF, logp_TNF = self._next(depth, h_TND, node_TN)
+            parent, node_TN, logp_TN = choose(depth, child_TNF, logp_TN[:, :, None] + logp_TNF)
+            if parent is not None:
+                past = [each.of(parent) for each in past]
+        return node_TN, logp_TN
+
+    def _follow(self, item_TC: Tensor) -> Choose:
+        """Teacher forcing: the path to each of some items."""
+
+        def choose(depth: int, child_TNF: Tensor, logp_TNF: Tensor) -> Choice:
+            child_TC = self.trie.node_VS[item_TC - 1, depth]
+            place_TC1 = self.trie.place(depth + 1, child_TC)[:, :, None]
+            logp_TC = logp_TNF.expand(-1, item_TC.shape[1], -1).gather(2, place_TC1)[:, :, 0]
+            fans_out = depth == 0 and item_TC.shape[1] > 1
+            return torch.zeros_like(item_TC[0]) if fans_out else None, child_TC, logp_TC
+
+        return choose
+
+    def _draw(self, count: int) -> Choose:
+        """Ancestral sampling, with replacement."""
+
+        def choose(depth: int, child_TNF: Tensor, logp_TNF: Tensor) -> Choice:
+            states, prefixes, _ = child_TNF.shape
+            place_TNX = draw(logp_TNF.flatten(0, 1), count // prefixes).view(states, prefixes, -1)
+            child_TM, logp_TM = child_TNF.gather(2, place_TNX).flatten(1), logp_TNF.gather(2, place_TNX).flatten(1)
+            return child_TM.new_zeros(count) if depth == 0 else None, child_TM, logp_TM
+
+        return choose
+
+    def _best(self, width: int, dead: list[Tensor] | None) -> Choose:
+        """Beam search: the most probable prefixes below which an item is left."""
+
+        def choose(depth: int, child_TNF: Tensor, logp_TNF: Tensor) -> Choice:
+            if dead is not None:
+                logp_TNF = logp_TNF.masked_fill(torch.isin(self._keys(depth, child_TNF), dead[depth]), -torch.inf)
+            logp_TX = logp_TNF.flatten(1)
+            logp_TM, place_TM = logp_TX.topk(min(width, logp_TX.shape[1]), dim=1)
+            return place_TM // child_TNF.shape[2], child_TNF.flatten(1).gather(1, place_TM), logp_TM
+
+        return choose
+
+    def _keys(self, depth: int, child_TNF: Tensor) -> Tensor:
+        """One number for each pair of a state and a child."""
+        state_T11 = torch.arange(len(child_TNF), device=child_TNF.device)[:, None, None]
+        return state_T11 * self.trie.nodes(depth + 1) + child_TNF
+
+    def _dead(self, state_X: Tensor, row_X: Tensor) -> list[Tensor]:
+        """For each level, `_keys` of the nodes below which a state has seen every item, from its seen pairs."""
+        state_X, row_X = torch.stack([state_X, row_X]).unique(dim=1)
+        dead = []
+        for depth in range(1, self.trie.levels + 1):
+            nodes = self.trie.nodes(depth)
+            key_Y, seen_Y = (state_X * nodes + self.trie.node_VS[row_X, depth - 1]).unique(return_counts=True)
+            leaves_N = self.trie.below(depth, torch.ones_like(self.trie.item_V))
+            dead.append(key_Y[seen_Y == leaves_N[key_Y % nodes]])
+        return dead

@@ -1,0 +1,105 @@
+"""Behaviour cloning of OneRec: a generative recommender over semantic ids."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recalign.errors import InputError
+from recalign.nn import Encoder, LazyDecoder
+from recalign.recommender.codes import CodePolicy
+from recalign.recommender.module import Cloning
+from recalign.semantic_ids.codes import CodesTable, load_codes
+from recalign.sequences import Batch
+
+BEAM = 50
+"""Width of the beam search by default."""
+
+
+class OneRecRecommender(Cloning):
+    """Behaviour cloning of a policy over semantic ids (`recalign.recommender.CodePolicy`).
+
+    Args:
+        num_items: V; linked from the data by the command.
+        codes: each item's codes, a file of `recalign tokenize` (`recalign.semantic_ids.codes`); null: random codes,
+            which say nothing of an item.
+        sizes: codes of each level, where they are random; null: two equal levels.
+        decoder: writes the codes; copied; null: `recalign.nn.LazyDecoder` with its defaults.
+        encoder: reads the history first, as in OneRec V1; copied; null: events do not see each other, as in V2.
+        head: ``shared``: one output vector a code, as published; ``node``: one a node of the trie.
+        targets: ``all`` events of a window are trained on in one pass, or its ``newest`` only, as in OneRec V2.
+        beam: width of the beam search behind recommendations; null: 50, or all items if they are fewer.
+        feedback: whether the policy sees the rewards of earlier events, as in `Recommender`.
+        prior: whether the policy gets an item prior when training ends (`CalibratePrior`).
+        lr: AdamW's learning rate.
+        weight_decay: AdamW's, on matrices only.
+        top_k: items a user that `predict` writes.
+        init_from: checkpoint of a policy whose weights are loaded by name; mismatches are reported.
+
+    Raises:
+        InputError: the codes cannot be used or are too few, the beam is wider than the catalogue, or decoder and
+            encoder do not fit together.
+    """
+
+    policy: CodePolicy
+
+    def __init__(
+        self,
+        num_items: int,
+        codes: str | None = None,
+        sizes: list[int] | None = None,
+        decoder: LazyDecoder | None = None,
+        encoder: Encoder | None = None,
+        head: Literal["shared", "node"] = "node",
+        targets: Literal["all", "newest"] = "all",
+        beam: int | None = None,
+        feedback: bool = False,
+        prior: bool = True,
+        lr: float = 4e-3,
+        weight_decay: float = 0.3,
+        top_k: int = 10,
+        init_from: str | None = None,
+    ) -> None:
+        levels = list(CodesTable.read(codes).sizes) if codes else sizes or [math.isqrt(num_items - 1) + 1] * 2
+        if math.prod(levels) < num_items:
+            raise InputError(
+                f"{num_items:,} items do not fit into {' x '.join(map(str, levels))} codes",
+                where="model.codes" if codes else "model.sizes",
+                remedy="use more codes, or one more level",
+            )
+        if beam is not None and not 1 <= beam <= num_items:
+            raise InputError(
+                f"a beam of width {beam} over {num_items:,} items",
+                where="model.beam",
+                remedy=f"give 1 to {num_items}; at least as wide as the lists that you ask for",
+            )
+        decoder, encoder = copy.deepcopy(decoder) or LazyDecoder(), copy.deepcopy(encoder)
+        policy = CodePolicy(decoder, num_items, levels, head, encoder, feedback, beam or min(BEAM, num_items))
+        super().__init__(policy, prior, lr, weight_decay, top_k, init_from)
+        self.save_hyperparameters(logger=False, ignore=["top_k"])
+        self.codes, self.targets = codes, targets
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        if self.codes is None:
+            codes_VS = random_codes(self.policy.num_items, self.policy.trie.sizes)
+        else:
+            codes_VS = torch.from_numpy(load_codes(self.codes, self.data.sequences.items).codes_VL)
+        self.policy.set_codes(codes_VS)
+
+    def loss(self, batch: Batch) -> Tensor:
+        if self.targets == "newest":
+            newest_B = torch.full_like(batch.length_B, -1).scatter_reduce(0, batch.row_T, batch.column_T, "amax")
+            batch = batch.keep(batch.column_T == newest_B[batch.row_T])
+        return super().loss(batch)
+
+
+def random_codes(num_items: int, sizes: list[int]) -> Tensor:
+    """Codes drawn at random without repetition, always the same. Shape: -> int64 (V, S)."""
+    leaf_V = np.random.default_rng(0).choice(math.prod(sizes), num_items, replace=False)
+    return torch.from_numpy(np.stack(np.unravel_index(leaf_V, sizes), axis=1))

@@ -1,0 +1,41 @@
+"""Logits of children: the three ways to compute them agree."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from recalign.nn import NodeLogits, OwnVectors, SharedCodes, Trie
+
+ITEMS, SIZES, STATES = 20, [3, 4, 5], 4
+
+
+def trie() -> Trie:
+    made = Trie(ITEMS, SIZES)
+    leaf_V = torch.randperm(60, generator=torch.Generator().manual_seed(0))[:ITEMS]
+    made.set_codes(torch.stack(torch.unravel_index(leaf_V, SIZES), dim=1))
+    return made
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", [SharedCodes, OwnVectors])
+@pytest.mark.parametrize("dim", [1, 8])  # narrow states gather vectors, wide ones multiply with all of them
+@pytest.mark.parametrize("depth", [0, 1, 2])
+def test_a_child_has_the_product_with_its_own_vector(kind, dim, depth):
+    tree, head = trie(), kind(dim, ITEMS, SIZES)
+    node_N = torch.arange(tree.nodes(depth))
+    child_NF, exists_NF = tree.children_of(depth, node_N)
+    h_TND = torch.randn(STATES, len(node_N), dim)
+    row_NF = tree.code(depth + 1)[child_NF] if kind is SharedCodes else child_NF
+    expected_TNF = torch.einsum("tnd,nfd->tnf", h_TND, head.vectors[depth][row_NF])
+    for child in (child_NF, child_NF.expand(STATES, -1, -1)):
+        logit_TNF = head(tree, depth, h_TND, child)
+        torch.testing.assert_close(logit_TNF[:, exists_NF], expected_TNF[:, exists_NF])
+
+
+def test_shared_codes_are_as_many_as_codes_and_own_vectors_as_nodes_can_be():
+    def rows(head: NodeLogits) -> list[int]:
+        return [len(vector_MD) for vector_MD in head.vectors]
+
+    assert rows(SharedCodes(2, ITEMS, SIZES)) == [3, 4, 5]
+    assert rows(OwnVectors(2, ITEMS, SIZES)) == [3, 12, 20]

@@ -1,0 +1,100 @@
+"""The trie: items to codes and back, and the tree between them."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from recalign.nn import Trie
+
+
+@st.composite
+def catalogues(draw: st.DrawFn) -> tuple[list[int], Tensor]:
+    """Sizes of one to four levels, and unique codes."""
+    sizes = draw(st.lists(st.integers(1, 5), min_size=1, max_size=4))
+    numbers = draw(st.lists(st.integers(0, math.prod(sizes) - 1), min_size=1, max_size=40, unique=True))
+    return sizes, torch.stack(torch.unravel_index(torch.tensor(numbers), sizes), dim=1)
+
+
+def made(sizes: list[int], codes_VS: Tensor) -> Trie:
+    trie = Trie(len(codes_VS), sizes)
+    trie.set_codes(codes_VS)
+    return trie
+
+
+@given(catalogues())
+def test_an_items_path_spells_its_codes_and_ends_at_the_item(catalogue):
+    trie = made(*catalogue)
+    codes_VS = catalogue[1]
+    node_V = torch.zeros(len(codes_VS), dtype=torch.long)
+    for level in range(trie.levels):
+        child_V = trie.node_VS[:, level]
+        assert trie.code(level + 1)[child_V].equal(codes_VS[:, level])
+        assert trie.parent(level + 1)[child_V].equal(node_V)
+        node_V = child_V
+    assert trie.item_V[node_V].tolist() == list(range(1, len(codes_VS) + 1))
+
+
+@given(catalogues())
+def test_each_node_is_the_child_of_one_node(catalogue):
+    trie = made(*catalogue)
+    prefixes = [len(set(map(tuple, catalogue[1][:, :depth].tolist()))) for depth in range(trie.levels + 1)]
+    for depth in range(trie.levels):
+        node_N = torch.arange(trie.nodes(depth))
+        child_NF, exists_NF = trie.children_of(depth, node_N)
+        assert child_NF[exists_NF].tolist() == list(range(prefixes[depth + 1]))
+        parent_NF = trie.parent(depth + 1)[child_NF]
+        assert (parent_NF == node_N[:, None])[exists_NF].all()
+        place_NF = torch.arange(child_NF.shape[1]).expand_as(child_NF)
+        assert trie.place(depth + 1, child_NF)[exists_NF].equal(place_NF[exists_NF])
+
+
+@given(catalogues())
+def test_counts_add_up_over_a_prefix(catalogue):
+    trie = made(*catalogue)
+    codes = catalogue[1].tolist()
+    count_V = torch.arange(len(codes))
+    for depth in range(1, trie.levels + 1):
+        below_N = trie.below(depth, count_V)
+        for item, code in enumerate(codes):
+            alike = [other for other, its in enumerate(codes) if its[:depth] == code[:depth]]
+            assert below_N[trie.node_VS[item, depth - 1]] == sum(alike)
+
+
+@pytest.mark.parametrize("size", [7, 12])
+def test_without_codes_items_are_numbered(size):
+    assert Trie(size, [3, 4]).codes_VS.tolist() == [[v // 4, v % 4] for v in range(size)]
+
+
+def test_loaded_codes_make_the_tree_they_came_from():
+    codes_VS = torch.tensor([[2, 0], [0, 1], [2, 2], [1, 1]])
+    there, here = made([3, 3], codes_VS), Trie(4, [3, 3])
+    here.load_state_dict(there.state_dict())
+    assert list(there.state_dict()) == ["codes_VS"]
+    assert here.item_V.equal(there.item_V)
+    assert here.children_of(1, torch.arange(3))[1].equal(there.children_of(1, torch.arange(3))[1])
+    assert here.fans == there.fans == [3, 2]
+
+
+@pytest.mark.parametrize(
+    ("codes", "says"),
+    [
+        ([[0, 0], [0, 1]], "shape"),
+        ([[0, 0], [0, 1], [0, 3]], "out of range"),
+        ([[0, 0], [0, 1], [-1, 1]], "out of range"),
+        ([[0, 0], [0, 1], [0, 1]], "the same codes"),
+    ],
+)
+def test_codes_that_name_no_item_are_refused(codes, says):
+    with pytest.raises(ValueError, match=says):
+        made([2, 3], torch.tensor(codes)) if says != "shape" else Trie(3, [2, 3]).set_codes(torch.tensor(codes))
+
+
+def test_more_items_than_codes_are_refused():
+    with pytest.raises(ValueError, match="7 items do not fit"):
+        Trie(7, [2, 3])

@@ -1,0 +1,190 @@
+"""The policy over codes: walk, teacher forcing and beam say the same, and say it of items alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+import small
+import torch
+
+from recalign.nn import LazyDecoder
+from recalign.recommender import CodePolicy, RecommenderData
+from recalign.recommender import codes as codes_file
+from recalign.recommender.checkpoint import build, recipe
+from recalign.recommender.onerec import random_codes
+from recalign.sequences import Batch
+
+SIZES = {"two levels": [9, 8], "three levels": [4, 5, 6], "one level": [60]}
+
+
+@pytest.fixture(scope="module")
+def data(log_root):
+    return small.data_of(RecommenderData, log_root)
+
+
+@pytest.fixture(scope="module")
+def batch(data) -> Batch:
+    """Test targets, several of a row."""
+    return small.batch_of(data, rows=12)
+
+
+def made(items: int, sizes: list[int], **settings: object) -> CodePolicy:
+    torch.manual_seed(0)
+    decoder = LazyDecoder(16, layers=2, heads=2, kv_heads=1, kv_sets=2, own_values=True, max_length=32)
+    policy = CodePolicy(decoder, items, sizes, **settings).eval()  # type: ignore[arg-type]
+    policy.set_codes(random_codes(items, sizes))
+    for weight in policy.parameters():
+        torch.nn.init.normal_(weight, std=0.4)
+    policy.set_counts(torch.randint(0, 100, (items,)).float())
+    policy.prior_strength = 0.5
+    return policy
+
+
+@pytest.fixture(params=[(sizes, head) for sizes in SIZES for head in ("shared", "node")], ids=" ".join)
+def policy(request: pytest.FixtureRequest, data) -> CodePolicy:
+    sizes, head = request.param
+    return made(data.num_items, SIZES[sizes], head=head)
+
+
+@torch.no_grad()
+def test_probabilities_of_items_sum_to_one(policy, batch):
+    total_T = policy.log_probs(policy.encode(batch)).double().exp().sum(dim=1)
+    assert (total_T - 1).abs().max() < 1e-5
+
+
+@torch.no_grad()
+def test_walk_teacher_forcing_and_a_full_beam_agree(policy, batch, monkeypatch):
+    state, items = policy.encode(batch), policy.num_items
+    logp_TV = policy.log_probs(state)
+    forced_TV = policy._descend(state, policy._follow(torch.arange(1, items + 1).expand(len(state), -1)))[1]
+    torch.testing.assert_close(forced_TV, logp_TV, atol=1e-5, rtol=0)
+    score_TV, item_TV = policy.top_k(state, items)
+    assert item_TV.sort(dim=1).values.equal(torch.arange(1, items + 1).expand_as(item_TV))
+    torch.testing.assert_close(score_TV, logp_TV.gather(1, item_TV - 1), atol=1e-5, rtol=0)
+    monkeypatch.setattr(codes_file, "PREFIX_EVENTS", 500)  # a few states at a time
+    torch.testing.assert_close(policy.log_probs(state), logp_TV, atol=1e-5, rtol=0)
+    torch.testing.assert_close(policy.top_k(state, items)[0], score_TV, atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("beam", [1, 3, 10])
+def test_a_narrow_beam_shows_unseen_items_once_and_as_many_as_there_are(data, batch, beam):
+    policy = made(data.num_items, SIZES["three levels"], beam=beam)
+    prefix_V = policy.trie.node_VS[:, 0]
+    seen_X = torch.stack([torch.zeros(data.num_items).long(), torch.arange(1, data.num_items + 1)])
+    seen_X = seen_X[:, prefix_V != prefix_V[0]]  # target 0 has seen all but the items of one prefix
+    seen = torch.cat([batch.seen_N[:, batch.seen_N[0] > 0], seen_X], dim=1)
+    score_TK, item_TK = policy.top_k(policy.encode(batch), 5, seen)
+    own = set(map(tuple, seen.T.tolist()))
+    logp_TV = policy.log_probs(policy.encode(batch))
+    for t, row in enumerate(item_TK.tolist()):
+        shown = [item for item in row if item]
+        unseen = data.num_items - sum(state == t for state, _ in own)
+        assert len(set(shown)) == len(shown) == min(5, unseen)
+        assert not own & {(t, item) for item in shown}
+        torch.testing.assert_close(score_TK[t, : len(shown)], logp_TV[t, torch.tensor(shown) - 1], atol=1e-5, rtol=0)
+    assert set(item_TK[0].tolist()) - {0} <= {v + 1 for v in range(data.num_items) if prefix_V[v] == prefix_V[0]}
+
+
+@torch.no_grad()
+def test_states_may_be_taken_apart(policy, batch):
+    state = policy.encode(batch)
+    part = slice(2, 7)
+    torch.testing.assert_close(policy.log_probs(state[part]), policy.log_probs(state)[part], atol=1e-5, rtol=0)
+    assert policy.summary(state[part]).equal(policy.summary(state)[part])
+
+
+@torch.no_grad()
+def test_a_shift_moves_the_summary_and_every_code(policy, batch):
+    state = policy.encode(batch)
+    vector_TD = torch.randn_like(policy.summary(state))
+    shifted = policy.shift(state, vector_TD)
+    torch.testing.assert_close(policy.summary(shifted), policy.summary(state) + vector_TD)
+    torch.testing.assert_close(policy.log_probs(policy.shift(shifted, -vector_TD)), policy.log_probs(state))
+    assert (policy.log_probs(shifted).exp().sum(dim=1) - 1).abs().max() < 1e-5
+    if policy.trie.levels == 2:  # the second code moves too: shares within one prefix are others
+        alike_V = policy.trie.node_VS[:, 0] == policy.trie.node_VS[0, 0]
+        before, after = (policy.log_probs(s)[:, alike_V].log_softmax(dim=1) for s in (state, shifted))
+        assert (before - after).abs().max() > 1e-3
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
+def test_the_prior_weighs_a_node_by_the_events_below_it(data, batch, sizes):
+    policy = made(data.num_items, sizes)
+    state, count_V = policy.encode(batch), policy.count_V
+    policy.prior_strength = 0.0
+    without_TV = policy.log_probs(state)
+    policy.prior_strength = 2.0
+    gain_TV = torch.zeros_like(without_TV)
+    prefix_V = torch.zeros(data.num_items).long()
+    for level in range(len(sizes)):
+        node_V = policy.trie.node_VS[:, level]
+        below_V = torch.stack([count_V[node_V == node].sum() for node in node_V])
+        gain_V = 2.0 * (below_V + 0.5).log()
+        for prefix in prefix_V.unique():
+            own_V = prefix_V == prefix
+            first = torch.tensor([int((own_V & (node_V == node)).nonzero()[0]) for node in node_V[own_V].unique()])
+            share_TN = _shares(without_TV, node_V, own_V, first) * gain_V[first].exp()
+            gain_TV[:, own_V] += gain_V[own_V] - share_TN.sum(dim=1, keepdim=True).log()
+        prefix_V = node_V
+    torch.testing.assert_close(policy.log_probs(state), without_TV + gain_TV, atol=1e-4, rtol=1e-5)
+
+
+def _shares(logp_TV, node_V, own_V, first):
+    """Probability of each child of a prefix among its siblings."""
+    mass_TN = torch.stack([logp_TV[:, own_V & (node_V == node_V[v])].exp().sum(dim=1) for v in first], dim=1)
+    return mass_TN / mass_TN.sum(dim=1, keepdim=True)
+
+
+def test_the_loss_has_the_gradient_of_the_walk(policy, batch):
+    item_T, weight_T = batch.target_T.clamp(min=1), torch.linspace(0, 1, len(batch.target_T))
+    gradients = []
+    for walks in (False, True):
+        policy.zero_grad()
+        state = policy.encode(batch)
+        if walks:
+            loss = -(weight_T * policy.log_probs(state).gather(1, item_T[:, None] - 1)[:, 0]).sum()
+        else:
+            loss = policy.weighted_nll(state, item_T, weight_T)
+        loss.backward()
+        gradients.append([torch.zeros_like(w) if w.grad is None else w.grad.clone() for w in policy.parameters()])
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-3)
+    assert all(one.isfinite().all() for one in gradients[0])
+
+
+@torch.no_grad()
+def test_a_rebuilt_policy_says_the_same(policy, batch):
+    there = build(recipe(policy)).eval()
+    there.load_state_dict(policy.state_dict())
+    assert there.prior_strength == policy.prior_strength == 0.5
+    torch.testing.assert_close(there.log_probs(there.encode(batch)), policy.log_probs(policy.encode(batch)))
+
+
+@torch.no_grad()
+def test_the_future_and_the_padding_are_not_seen(policy, batch):
+    later = torch.arange(batch.item_BL.shape[1]) > batch.column_T.max()
+    item_BL = torch.where(batch.item_BL > 0, batch.item_BL, 3)  # padding holds an item
+    item_BL[:, later] = 5
+    kept_T = batch.column_T < batch.length_B[batch.row_T]
+    assert kept_T.all()
+    other = dataclasses.replace(batch, item_BL=item_BL)
+    torch.testing.assert_close(policy.log_probs(policy.encode(other)), policy.log_probs(policy.encode(batch)))
+
+
+@torch.no_grad()
+def test_bfloat16_keeps_probabilities_normalised(policy, batch):
+    with torch.autocast("cpu", torch.bfloat16):
+        logp_TV = policy.log_probs(policy.encode(batch))
+    assert logp_TV.dtype == torch.float32
+    assert (logp_TV.double().exp().sum(dim=1) - 1).abs().max() < 1e-5
+
+
+def test_no_state_has_a_size_of_targets_times_history(policy, batch):
+    state = policy.encode(batch)
+    tensors = [*state.window.keys, *state.window.values, state.first_TD, *(x for past in state.past for x in past)]
+    assert max(x.numel() for x in tensors) <= 16 * max(batch.item_BL.numel(), len(state))
+    assert math.prod(state.window.keys[0].shape[::2]) == batch.item_BL.numel()

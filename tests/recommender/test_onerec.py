@@ -1,0 +1,126 @@
+"""Cloning of a policy over codes, from the log to a checkpoint and on to post-training."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import polars as pl
+import pytest
+import small
+import torch
+import yaml
+
+from recalign.errors import InputError
+from recalign.nn import HSTU, LazyDecoder
+from recalign.posttrain import PostTrainingData, WeightedSFT
+from recalign.recommender import OneRecRecommender, RecommenderData
+from recalign.recommender.checkpoint import load_net
+from recalign.recommender.onerec import random_codes
+
+CONF = Path(__file__).parents[2] / "conf"
+
+
+@pytest.fixture
+def data(log_root):
+    return small.data_of(RecommenderData, log_root)
+
+
+def made(data, **settings: object) -> OneRecRecommender:
+    torch.manual_seed(0)
+    decoder = LazyDecoder(16, layers=1, max_length=32, dropout=0.0)
+    return OneRecRecommender(data.num_items, decoder=decoder, **settings)  # type: ignore[arg-type]
+
+
+def codes_file(data, folder: Path, items: pl.Series | None = None) -> str:
+    """Codes of a log's items, in an order of their own."""
+    items = data.sequences.items.reverse() if items is None else items
+    path = folder / "codes.parquet"
+    codes = {f"code_{level}": column.numpy() for level, column in enumerate(random_codes(len(items), [8, 9, 2]).T)}
+    pl.DataFrame({"item": items, **codes}).write_parquet(path)
+    return str(path)
+
+
+@pytest.mark.parametrize("head", ["shared", "node"])
+@pytest.mark.parametrize("encoder", [None, HSTU(16, layers=1, max_length=32, dropout=0.0)], ids=["lazy", "hstu"])
+def test_cloning_learns_the_log(data, tmp_path, head, encoder):
+    watch = small.fit(made(data, head=head, encoder=encoder, lr=1e-2), data, tmp_path, epochs=8)
+    assert watch.steps[-1]["train/loss"] < math.log(data.num_items) - 0.1  # better than knowing nothing
+
+
+def test_a_checkpoint_keeps_codes_and_probabilities(data, tmp_path):
+    module = made(data, codes=codes_file(data, tmp_path))
+    small.fit(module, data, tmp_path)
+    policy = load_net(small.saved(module, tmp_path / "a.ckpt"), "policy").net.eval()
+    assert policy.trie.sizes == [8, 9, 2]
+    row_of = {item: row for row, item in enumerate(data.sequences.items.reverse())}
+    expected_VS = random_codes(data.num_items, [8, 9, 2])[[row_of[item] for item in data.sequences.items]]
+    assert policy.trie.codes_VS.equal(expected_VS)
+    batch, trained = small.batch_of(data), module.policy.eval()
+    with torch.no_grad():
+        logp_TV = policy.log_probs(policy.encode(batch))
+        torch.testing.assert_close(logp_TV, trained.log_probs(trained.encode(batch)))
+
+
+def test_the_newest_target_alone_may_be_trained_on(data):
+    module = made(data, targets="newest")
+    module.setup = lambda stage: None  # type: ignore[method-assign]
+    batch = small.batch_of(data, "train", rows=4)
+    newest_T = batch.row_T.diff(append=torch.tensor([4])) > 0  # targets of a row stand together, the newest last
+    state = module.policy.encode(batch)
+    nll_T = -module.policy.log_prob(state, batch.target_T)
+    torch.testing.assert_close(module.loss(batch), nll_T[newest_T].mean())
+    assert newest_T.sum() == 4
+
+
+def test_feedback_is_calibrated_as_in_the_recommender(data, tmp_path):
+    module = made(data, feedback=True)
+    small.fit(module, data, tmp_path, limit_train_batches=1)
+    assert module.policy.past_rewards.scale != 1
+
+
+def test_codes_of_another_catalogue_are_refused_before_training(data, tmp_path):
+    other = data.sequences.items.head(data.num_items - 2)
+    module = made(data, codes=codes_file(data, tmp_path, other))
+    with pytest.raises(InputError, match=f"2 of the catalogue's {data.num_items} items have no id"):
+        small.fit(module, data, tmp_path)
+
+
+def test_too_few_codes_are_refused(data, tmp_path):
+    with pytest.raises(InputError, match=r"model.sizes: .* do not fit into 2 x 3 codes"):
+        made(data, sizes=[2, 3])
+    with pytest.raises(InputError, match="no such file of semantic ids"):
+        made(data, codes=str(tmp_path / "none.parquet"))
+
+
+def test_settings_that_do_not_fit_are_refused(data):
+    with pytest.raises(InputError, match=r"model.beam: a beam of width 99999"):
+        made(data, beam=99999)
+    with pytest.raises(InputError, match=r"model.encoder: an encoder of dim 8"):
+        made(data, encoder=small.pooled())
+
+
+@pytest.mark.parametrize("sizes", [[5, 4], [3, 3, 3], [20], [8192, 8192, 8192]])
+def test_random_codes_are_unique_and_always_the_same(sizes):
+    codes_VS = random_codes(20, sizes)
+    assert len(codes_VS.unique(dim=0)) == 20
+    assert ((codes_VS >= 0) & (codes_VS < torch.tensor(sizes))).all()
+    assert codes_VS.equal(random_codes(20, sizes))
+
+
+def test_post_training_moves_it(log_root, data, tmp_path):
+    module = made(data, lr=1e-2)
+    small.fit(module, data, tmp_path, epochs=3)
+    ahead = small.data_of(PostTrainingData, log_root)
+    aligned = small.free(WeightedSFT, policy=module.policy, lr=1e-2)
+    watch = small.fit(aligned, ahead, tmp_path, epochs=3)
+    assert watch.steps[-1]["policy/kl"] > 0
+    assert small.liked(aligned.policy, ahead) > small.liked(module.policy, ahead)
+
+
+def test_it_is_the_same_from_yaml_and_from_python():
+    lines = yaml.safe_load((CONF / "recommender-onerec.yaml").read_text())["model"]["init_args"]
+    decoder = lines.pop("decoder")["init_args"] | {"max_length": 200}
+    python = OneRecRecommender(99)
+    assert lines == {key: python.hparams[key] for key in lines}
+    assert decoder == {key: python.policy.decoder.made_with[key] for key in decoder}
