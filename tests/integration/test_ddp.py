@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 import several
 import small
@@ -15,6 +17,7 @@ from lightning import LightningModule, seed_everything
 from lightning.pytorch.callbacks import Callback
 from taste import Taste
 
+from recalign import files
 from recalign.posttrain import (
     AWAC,
     CQL,
@@ -32,8 +35,21 @@ from recalign.posttrain import (
 )
 from recalign.recommender import PolynomialAveraging, Recommender, RecommenderData, SequencePolicy
 from recalign.reward import Judge, RewardData, RewardModel
+from recalign.stage import RunFolder, run_stage
 from recalign.stage.guard import StepSeeds
 
+CONF = Path(__file__).parents[2] / "conf"
+LOG = """
+data:
+  log: {name: tastes, files: [tastes.csv]}
+  root: ROOT
+  high: {expression: reward >= 4}
+  split: {class_path: recalign.sequences.LeaveLast, init_args: {test: 3, validation: 2}}
+  max_length: 32
+  batch_tokens: 512
+trainer: {accelerator: cpu, max_epochs: 2, enable_progress_bar: false, log_every_n_steps: 1}
+"""
+TWO = ["--trainer.devices=2", "--trainer.strategy=ddp"]
 STEPS = 50
 TOKENS = 200  # 6 of the longest histories a batch: shares are uneven, and some are empty
 
@@ -148,3 +164,66 @@ def test_two_processes_train_as_one(pairs, case: str, log_root: Path, tmp_path: 
     assert first["events"] == one["events"]
     tolerance = 0.2 if case in OWN_DRAWS else 1e-5
     assert first["loss"] == pytest.approx(one["loss"], rel=tolerance, abs=tolerance)
+
+
+def fit(name: str, *more: str, stage: str = "recommender") -> list[str]:
+    return ["fit", f"--config={CONF}/{stage}.yaml", "--config=log.yaml", f"--run.name={name}", *more]
+
+
+def predict(name: str, *more: str) -> list[str]:
+    return ["predict", "--config", f"runs/tastes/{name}/seed-0/config.yaml", *more]
+
+
+def run_all(folder: Path, commands: list[list[str]]) -> None:
+    os.chdir(folder)
+    for words in commands:
+        run_stage(words)
+
+
+@pytest.fixture
+def place(log_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "log.yaml").write_text(LOG.replace("ROOT", str(log_root)))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_run_of_two_that_was_interrupted_ends_as_one_that_was_not(place: Path):
+    several.together(
+        run_all,
+        place,
+        [
+            fit("whole", *TWO),
+            fit("broken", *TWO, "--trainer.max_steps=6"),  # in the middle of the second epoch
+            fit("broken", *TWO, "--ckpt_path=last"),
+            predict("whole"),
+        ],
+    )
+    whole, broken = (RunFolder(Path(f"runs/tastes/{name}/seed-0")) for name in ("whole", "broken"))
+    states = [torch.load(run.last, weights_only=True)["current_model_state"] for run in (whole, broken)]
+    assert all(states[0][name].equal(states[1][name]) for name in states[0])
+    rows = [pl.read_csv(run.figures("fit")).drop("speed/events_per_second") for run in (whole, broken)]
+    assert rows[0].equals(rows[1])
+    assert rows[0]["train/loss"].drop_nulls().len() == rows[0]["step"].n_unique()  # written once
+    shared = pl.read_parquet(whole.path / "recommendations.parquet")
+    run_stage(predict("whole", "--trainer.devices=1", "--trainer.strategy=auto"))
+    alone = pl.read_parquet(whole.path / "recommendations.parquet")
+    assert shared.drop("score").equals(alone.drop("score"))
+    assert shared["score"].to_numpy() == pytest.approx(alone["score"].to_numpy(), abs=1e-5)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("cluster", ["nodes", "slurm"])
+def test_two_nodes_train_as_two_devices_do(place: Path, cluster: str):
+    several.together(run_all, place, [fit("devices", *TWO)])
+    nodes = [*TWO[1:], "--trainer.num_nodes=2", "--trainer.devices=1"]
+    several.together(run_all, place, [fit("nodes", *nodes)], cluster=cluster)
+    devices, nodes = (torch.load(f"runs/tastes/{name}/seed-0/checkpoints/best.ckpt") for name in ("devices", "nodes"))
+    assert all(weight.equal(nodes["state_dict"][name]) for name, weight in devices["state_dict"].items())
+
+
+@pytest.mark.long
+def test_a_reward_model_of_two_is_trusted_as_that_of_one(place: Path):
+    several.together(run_all, place, [fit("recommender", *TWO), fit("two", *TWO, stage="reward")])
+    run_stage(fit("one", stage="reward"))
+    two, one = (files.read_json(Path(f"runs/tastes/{name}/seed-0/trust.json")) for name in ("two", "one"))
+    assert two["verdict"] == one["verdict"]
