@@ -14,7 +14,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-FORK = multiprocessing.get_context("fork")
+SERVER = multiprocessing.get_context("forkserver")  # Polars, which this process has used, cannot be forked
+SERVER.set_forkserver_preload(["recalign.stage"])
 PROCESSES = 2
 CLUSTERS: dict[str, Callable[[int], dict[str, Any]]] = {
     "torchrun": lambda rank: {
@@ -48,7 +49,7 @@ def together(work: Callable[..., Any], *args: Any, cluster: str = "torchrun") ->
         files = [Path(folder) / f"{rank}.pt" for rank in range(PROCESSES)]
         free.close()
         children = [
-            FORK.Process(target=_one, args=(work, args, file, {**CLUSTERS[cluster](rank), "MASTER_PORT": port}))
+            SERVER.Process(target=_one, args=(work, args, file, {**CLUSTERS[cluster](rank), "MASTER_PORT": port}))
             for rank, file in enumerate(files)
         ]
         for child in children:
@@ -63,6 +64,7 @@ def together(work: Callable[..., Any], *args: Any, cluster: str = "torchrun") ->
 
 def _one(work: Callable[..., Any], args: tuple[Any, ...], file: Path, told: dict[str, Any]) -> None:
     os.environ.update({name: str(value) for name, value in {"MASTER_ADDR": "127.0.0.1", **told}.items()})
+    torch.set_num_threads(1)
     torch.save(work(*args), file)
     if dist.is_initialized():
         dist.destroy_process_group()
