@@ -15,6 +15,7 @@ BELOW = {
     "configs": {"errors"},
     "files": set(),
     "keys": set(),
+    "manual": set(),
     "processes": set(),
     "nn": set(),
     "events": {"errors", "files"},
@@ -23,17 +24,17 @@ BELOW = {
     "simulation": {"errors", "events", "files"},
 }
 for room, lower in [
-    ("sequences", {"configs", "errors", "events", "files", "keys", "nn", "metrics", "processes"}),
+    ("sequences", {"configs", "errors", "events", "files", "keys", "nn", "metrics", "processes", "workers"}),
     ("semantic_ids", {"sequences", "factorization"}),
     ("recommender", {"semantic_ids"}),
     ("reward", {"recommender", "factorization"}),
     ("posttrain", {"reward"}),
     ("evaluation", {"posttrain"}),
     ("stage", {"evaluation"}),
-    ("chain", {"stage", "simulation", "workers"}),
+    ("chain", {"stage", "simulation"}),
     ("commands", {"stage"}),
     ("api", {"stage", "configs"}),
-    ("cli", {"chain", "commands", "cores"}),
+    ("cli", {"chain", "commands", "cores", "manual"}),
     ("__main__", {"cli"}),
 ]:
     BELOW[room] = lower | {deeper for name in lower for deeper in BELOW[name]}

@@ -12,11 +12,13 @@ from typing import Any
 
 from recalign import __version__, configs, cores
 from recalign.errors import InputError, TrainingError, nearest
+from recalign.manual import manual
 
 COMMANDS = {
     "chain": "the main job: raw log -> recommender -> reward model -> A-SFT -> comparison and report",
     "init": "describe a table of your own: guess what its columns mean and write the log's YAML",
     "check": "what a log holds and how it is divided, before any training",
+    "prepare": "prepare a log that is larger than memory, in partitions of its users",
     "configs": "list the YAML that is shipped, or print one",
     "fit": "train one stage (LightningCLI): recommender, reward model, a post-training method",
     "validate": "validation figures of a trained stage",
@@ -33,6 +35,7 @@ KINDS = {
     "chain": ("chain",),
     "check": ("data",),
     "tokenize": ("data",),
+    "prepare": ("data",),
     **dict.fromkeys(("fit", "validate", "test", "predict"), ("", "data")),
 }
 """Commands that take names of YAML, and the folder of conf/ that each name is first looked for in."""
@@ -72,6 +75,9 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     if command == "--version":
         print(__version__)
+        return 0
+    if words in (["-h"], ["--help"]) and (text := manual(command, COMMANDS.get(command, ""))):
+        print(text)
         return 0
     try:
         _run(command, words)
@@ -117,7 +123,7 @@ def with_config_files(command: str, words: list[str]) -> list[str]:
 
 # Rooms are imported when a command asks for them: with Lightning that takes seconds.
 def _run(command: str, words: list[str]) -> None:
-    if command in TRAINING:
+    if command in TRAINING and "--help" not in words:
         cores.share()
         cores.say_if_busy()
     if command in KINDS:
@@ -164,7 +170,7 @@ def _functions() -> dict[str, Callable[..., Any]]:
     from recalign.semantic_ids.command import tokenize
     from recalign.simulation.command import simulate
 
-    found = (commands.check, commands.recommend, compare, report, simulate, tokenize)
+    found = (commands.check, commands.prepare, commands.recommend, compare, report, simulate, tokenize)
     return {function.__name__: function for function in found}
 
 

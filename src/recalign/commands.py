@@ -1,4 +1,4 @@
-"""`recalign check` and `recalign recommend`."""
+"""`recalign check`, `recalign prepare` and `recalign recommend`."""
 
 from __future__ import annotations
 
@@ -33,6 +33,18 @@ def check(*, data: EventDataModule, strict: bool = False) -> None:
     print(said, data.report, render(sections), sep="\n\n")
     if strict and said.concerns:
         sys.exit(1)
+
+
+def prepare(*, data: EventDataModule, partitions: int | None = None, workers: int = 1) -> None:
+    """Prepare a log that is larger than memory; what trains on it afterwards maps it from the cache.
+
+    Args:
+        data: the log, its reward and its split; name its YAML: recalign prepare my-log.yaml.
+        partitions: of the users, about; each has to fit in memory, once a worker. Null: one for 4 million rows.
+        workers: processes that work on partitions side by side.
+    """
+    print(data.prepare(partitions, workers))
+    print(f"prepared: {data.entry}")
 
 
 def recommend(run: Path, users: list[int | str] | None = None, k: int = 10) -> None:

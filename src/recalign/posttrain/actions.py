@@ -80,7 +80,7 @@ class SampledActions(PostTraining):
     ``sampled/nll``, -log pi of the logged items; and the figures of `surrogate`.
 
     Args:
-        reward_model: checkpoint of the reward model; null in a configuration: the newest of this log.
+        reward_model: checkpoint of the reward model; null in a configuration: that of this log and seed.
         reward_net: the reward model itself, instead of a checkpoint (Python only); copied.
         samples: items drawn at each state.
         candidates: draw among this many of the start's most probable unseen items.

@@ -37,7 +37,7 @@ class PostTraining(PolicyModule):
     ratio of two passes is not 1 even before the first step.
 
     Args:
-        init_from: checkpoint of the starting policy; null in a configuration: the newest of this log.
+        init_from: checkpoint of the starting policy; null in a configuration: that of this log and seed.
         policy: the starting policy itself, instead of a checkpoint (Python only); copied.
         lr: AdamW's learning rate.
         weight_decay: AdamW's, on matrices only.

@@ -70,7 +70,7 @@ def before_reading(parsed: ParsedStage) -> None:
     Raises:
         InputError: one of them cannot be used.
     """
-    upstream.require(parsed.upstream, parsed.log)
+    upstream.require(parsed.upstream, parsed.folder, parsed.log)
     if parsed.training and not parsed.in_place:
         _refuse_own_checkpoints(parsed)
     if parsed.checkpoint:
