@@ -16,6 +16,7 @@ BELOW = {
     "files": {"errors"},
     "keys": set(),
     "manual": set(),
+    "processes": set(),
     "nn": {"errors"},
     "events": {"errors", "files"},
     "metrics": {"errors"},
@@ -23,7 +24,7 @@ BELOW = {
     "simulation": {"errors", "events", "files"},
 }
 for room, lower in [
-    ("sequences", {"configs", "errors", "events", "files", "keys", "nn", "metrics", "workers"}),
+    ("sequences", {"configs", "errors", "events", "files", "keys", "nn", "metrics", "processes", "workers"}),
     ("semantic_ids", {"sequences", "factorization"}),
     ("recommender", {"semantic_ids"}),
     ("reward", {"recommender", "factorization"}),

@@ -160,7 +160,8 @@ def _stage(argv: list[str]) -> None:
     from recalign.stage import run_stage
 
     result = run_stage(argv)
-    print(f"{result.folder.path}: {argv[0]} done" + (f", {result.checkpoint}" if argv[0] == "fit" else ""))
+    if result.trainer.is_global_zero:
+        print(f"{result.folder.path}: {argv[0]} done" + (f", {result.checkpoint}" if argv[0] == "fit" else ""))
 
 
 def _functions() -> dict[str, Callable[..., Any]]:

@@ -82,7 +82,7 @@ def test_weights_that_are_not_finite_are_neither_saved_nor_read(monkeypatch: pyt
     [
         ("--trainer.max_epochs=0", "trainer.max_epochs: 0 trains nothing"),
         ("--trainer.max_steps=0", "trainer.max_steps: 0 trains nothing"),
-        ("--trainer.strategy=ddp", "trainer.strategy: ddp is for several devices"),
+        ("--trainer.strategy=fsdp", "trainer.strategy: fsdp is no strategy"),
         ("--checkpoint.save_last_every_n_steps=0", "checkpoint.save_last_every_n_steps: 0 is not above 0"),
     ],
 )

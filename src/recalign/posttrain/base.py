@@ -14,6 +14,7 @@ from torch import Tensor
 from recalign.errors import InputError, require_positive
 from recalign.posttrain.data import PostTrainingData
 from recalign.posttrain.keep import KeepRanking
+from recalign.processes import gathered
 from recalign.recommender.checkpoint import Loaded, class_path, load_or_copy
 from recalign.recommender.interpolation import KEEP, require_share
 from recalign.recommender.policy import Policy, chunks
@@ -105,7 +106,8 @@ class PostTraining(PolicyModule):
             self.log_dict({f"policy/{name}": figure for name, figure in self.drift(batch).items()})
         found = self.loss(batch)
         if found is None:
-            return 0.0 * self.policy.summary(self.policy.encode(batch)).sum()
+            trained = (weight for weight in self.parameters() if weight.requires_grad)
+            return torch.stack([0.0 * weight.sum() for weight in trained]).sum()
         loss, figures = found
         self.log("train/loss", loss, batch_size=len(batch.target_T))
         self.log_dict({f"{self.FIGURES}/{name}": figure for name, figure in figures.items()})
@@ -125,11 +127,11 @@ class PostTraining(PolicyModule):
     def drift(self, batch: Batch) -> Figures:
         """How far the policy has moved: ``kl``, mean KL(pi || start), and ``entropy``, mean of pi's over the catalogue.
 
-        Both on some targets of the first histories of a batch.
+        Both on some targets of each process's first histories.
         """
         probe = batch.head(PROBE)
         position_T = torch.arange(len(probe.row_T), device=probe.row_T.device)
-        probe = probe.keep(position_T % math.ceil(len(position_T) / STATES) == 0)
+        probe = probe.keep(position_T % max(math.ceil(len(position_T) / STATES), 1) == 0)
         mode = self.policy.training
         self.policy.eval()
         now, start = self.policy.encode(probe), self.reference.encode(probe)
@@ -139,4 +141,4 @@ class PostTraining(PolicyModule):
             kl.append((logp_TV.exp() * (logp_TV - start_TV)).sum(dim=1))
             entropy.append(-(logp_TV.exp() * logp_TV).sum(dim=1))
         self.policy.train(mode)
-        return {"kl": torch.cat(kl).mean(), "entropy": torch.cat(entropy).mean()}
+        return {"kl": gathered(torch.cat(kl)).mean(), "entropy": gathered(torch.cat(entropy)).mean()}

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from recalign.errors import InputError
 from recalign.posttrain.base import Figures, PostTraining
+from recalign.processes import gathered
 from recalign.sequences import Batch
 
 Transform = Literal["constant", "linear", "exponential", "rank", "sign", "signed"]
@@ -182,9 +183,9 @@ class WeightedSFT(PostTraining):
                 self.start_E[there.event_T] = logp_T
 
     def loss(self, batch: Batch) -> tuple[Tensor, Figures]:
-        advantage_T = self.advantages(batch)
+        advantage_T = gathered(self.advantages(batch))
         weight_T, cut = weights(advantage_T, self.transform, self.temperature, self.clip)
         logp_T = self.policy.log_prob(self.policy.encode(batch), batch.target_T)
-        start_T = None if self.start_E is None else self.start_E[batch.event_T]
-        loss, figures = weighted_likelihood(logp_T, weight_T, start_T)
+        start_T = None if self.start_E is None else gathered(self.start_E[batch.event_T])
+        loss, figures = weighted_likelihood(gathered(logp_T), weight_T, start_T)
         return loss, {**figures, **cut, "share": (~advantage_T.isnan()).float().mean()}

@@ -19,6 +19,7 @@ from recalign.errors import InputError, require_positive
 from recalign.files import replacing
 from recalign.metrics import RankMetrics
 from recalign.nn import Recorded
+from recalign.processes import counts, gathered
 from recalign.recommender.checkpoint import Loaded, class_path, recipe
 from recalign.recommender.policy import Policy
 from recalign.sequences import Batch, EventDataModule
@@ -65,7 +66,7 @@ class StageModule(LightningModule):
 
     def __init__(self) -> None:
         super().__init__()
-        self.events = 0  # trained on, repetitions counted
+        self.events = 0  # trained on by all processes, repetitions counted
         self._epoch_began = (0.0, 0)  # time, events until then
 
     @classmethod
@@ -88,7 +89,7 @@ class StageModule(LightningModule):
         self._epoch_began = time.monotonic(), self.events
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        self.events += len(batch.target_T)
+        self.events += sum(counts(len(batch.target_T), batch.target_T.device))
 
     def on_train_batch_end(self, outputs: object, batch: Batch, batch_idx: int) -> None:
         if self.trainer.is_last_batch:
@@ -186,7 +187,7 @@ class PolicyModule(StageModule):
     def _log_ranks(self, prefix: str) -> None:
         for name, metric in (("all", self.rank_all), ("high", self.rank_high)):
             values = {k: v for k, v in metric.compute().items() if not v.isnan()}
-            self.log_dict({f"{prefix}/{name}/{k}": v for k, v in values.items()}, sync_dist=False)
+            self.log_dict({f"{prefix}/{name}/{k}": v for k, v in values.items()}, sync_dist=True)
             metric.reset()
         if self.policy.num_items <= NLL_ITEMS:
             self.log(f"{prefix}/nll", self.nll.compute(), sync_dist=False)
@@ -200,8 +201,11 @@ class PolicyModule(StageModule):
     def on_predict_end(self) -> None:
         if not self._recommended:
             return
-        user_T, score_TK, item_TK = (torch.cat(parts).cpu() for parts in zip(*self._recommended, strict=True))
+        columns = (gathered(torch.cat(parts)).cpu() for parts in zip(*self._recommended, strict=True))
+        user_T, score_TK, item_TK = columns
         self._recommended.clear()
+        if not self.trainer.is_global_zero:
+            return
         frame = recommendations(user_T, score_TK, item_TK, self.data)
         path = Path(self.trainer.default_root_dir) / RECOMMENDATIONS
         write_parquet(frame, path)

@@ -75,7 +75,7 @@ class RunCheckpoint(ModelCheckpoint):
                 logger.drop_from(trainer.global_step)
 
     def on_train_batch_start(self, trainer: Trainer, *args: Any) -> None:
-        self._name()
+        self._name(trainer)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         super().on_train_batch_end(trainer, pl_module, *args)
@@ -104,14 +104,14 @@ class RunCheckpoint(ModelCheckpoint):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_end(trainer, pl_module)
-        self._name()
+        self._name(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         super().on_exception(trainer, pl_module, exception)
         if isinstance(exception, SIGTERMException):  # raised after a batch or an epoch, when all is logged
             if self._is_new(trainer) and not validates_now(trainer):
                 self._write_last(trainer)
-            self._name()
+            self._name(trainer)
 
     def _is_new(self, trainer: Trainer) -> bool:
         """Whether the optimiser has just stepped, and that step is not written yet."""
@@ -124,10 +124,11 @@ class RunCheckpoint(ModelCheckpoint):
             self._unnamed = Path(str(self.dirpath)) / ".last.ckpt"
             trainer.save_checkpoint(self._unnamed)
 
-    def _name(self) -> None:
+    def _name(self, trainer: Trainer) -> None:
         if self._unnamed:
             last = self._unnamed.with_name("last.ckpt")
-            rename(self._unnamed, last)
+            if trainer.is_global_zero:
+                rename(self._unnamed, last)
             self.last_model_path = str(last)
             self._unnamed = None
 

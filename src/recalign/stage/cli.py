@@ -7,7 +7,7 @@ import importlib
 import signal
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,9 @@ from lightning import LightningDataModule, LightningModule, Trainer, seed_everyt
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf.errors import OmegaConfBaseException
 
 from recalign.errors import InputError, nearest
@@ -198,9 +200,10 @@ class StageCLI(LightningCLI):
     def run(self) -> StageResult:
         """Check, instantiate, run the subcommand, and record it."""
         parsed, manifest = self.parsed, None
-        lock = parsed.folder.held() if parsed.training and not parsed.dry else nullcontext()
-        with _clear_errors(parsed.folder.path), lock:
+        with _clear_errors(parsed.folder.path), ExitStack() as held:
             checks.before_reading(parsed)
+            if parsed.training and not parsed.dry and rank_zero_only.rank == 0:
+                held.enter_context(parsed.folder.held())
             seed_everything(parsed.seed, workers=True, verbose=False)
             with constructing():
                 super().instantiate_classes()
@@ -246,6 +249,8 @@ class StageCLI(LightningCLI):
         root = config.default_root_dir or str(parsed.folder.path)
         plugins = config.plugins if isinstance(config.plugins, list) else [config.plugins] if config.plugins else []
         plugins = [*plugins, WholeCheckpointIO()]
+        if config.strategy == "ddp":
+            config.strategy = DDPStrategy(broadcast_buffers=False)  # no buffer changes in training
         # Our own loggers come later, when the run folder is ready for them.
         return super().instantiate_trainer(logger=False, default_root_dir=root, plugins=plugins, **kwargs)
 

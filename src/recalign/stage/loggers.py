@@ -26,7 +26,7 @@ class CSVLog(Logger):
         super().__init__()
         self.path = path
         self.columns: list[str] = []
-        if path.exists():
+        if path.exists() and rank_zero_only.rank == 0:
             self._drop_torn_row()
             with open(path, newline="", encoding="utf-8") as file:
                 self.columns = next(csv.reader(file), [])
@@ -55,6 +55,7 @@ class CSVLog(Logger):
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         """Nothing to do: the run folder holds the whole configuration."""
 
+    @rank_zero_only
     def drop_from(self, step: int) -> None:
         """Drop the rows of a step and of later ones: those of a continued run are logged again."""
         rows = self._rows()

@@ -80,7 +80,7 @@ def loggers(parsed: ParsedStage, manifest: Manifest, extra: list[Logger]) -> lis
         extra: the user's own loggers.
     """
     path = parsed.folder.figures(parsed.subcommand)
-    if not parsed.training:
+    if not parsed.training and rank_zero_only.rank == 0:
         path.unlink(missing_ok=True)
     settings = {
         "id": manifest.wandb_id if parsed.training else None,
