@@ -260,7 +260,10 @@ def test_recommend_says_what_it_cannot_do(trained: Path):
 
     assert "run must be given" in said()
     assert "runs/own: there is no run in this folder" in said("runs/own")
+    table = trained / "runs/own/asft/seed-0/recommendations.parquet"
+    before = table.stat().st_mtime_ns if table.exists() else None
     assert "users: there is no user '99'" in said("runs/own/asft/seed-0", "--users=[99]")
+    assert (table.stat().st_mtime_ns if table.exists() else None) == before
     assert "which recommends nothing" in said("runs/own/reward/seed-0")
 
 

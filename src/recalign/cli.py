@@ -27,6 +27,7 @@ COMMANDS = {
     "recommend": "a few users' recommendations, as a table",
     "compare": "the table of a chain's methods, from its run folders",
     "report": "the page report.html of a chain, from its run folders",
+    "dashboard": "make a workspace in Weights & Biases: stages, methods, over-optimisation, sweeps",
     "tokenize": "semantic ids: write each item of a log as a few codes, for a recommender over codes",
     "simulate": "make a log whose true rewards are known",
 }
@@ -163,16 +164,18 @@ def _stage(argv: list[str]) -> None:
     from recalign.stage import run_stage
 
     result = run_stage(argv)
-    print(f"{result.folder.path}: {argv[0]} done" + (f", {result.checkpoint}" if argv[0] == "fit" else ""))
+    if result.trainer.is_global_zero:
+        print(f"{result.folder.path}: {argv[0]} done" + (f", {result.checkpoint}" if argv[0] == "fit" else ""))
 
 
 def _functions() -> dict[str, Callable[..., Any]]:
     """Commands that are plain functions."""
     from recalign import commands
+    from recalign.chain.dashboard import dashboard
     from recalign.evaluation.report import compare, report
     from recalign.simulation.command import simulate
 
-    found = (commands.check, commands.prepare, commands.recommend, compare, report, simulate)
+    found = (commands.check, commands.prepare, commands.recommend, compare, dashboard, report, simulate)
     return {function.__name__: function for function in found}
 
 

@@ -17,7 +17,7 @@ from recalign.recommender.training import RECOMMENDATIONS
 from recalign.sequences import EventDataModule
 from recalign.sequences.audit import audit_log
 from recalign.sequences.verdict import verdict
-from recalign.stage import RunFolder, run_stage
+from recalign.stage import RunFolder, parse_stage, run_stage
 from recalign.stage.record import handed_over
 
 
@@ -57,12 +57,14 @@ def recommend(run: Path, users: list[int | str] | None = None, k: int = 10) -> N
         k: items a user.
     """
     require_positive("", {"k": k}, "k")
-    run_stage(["predict", *_configured(run), f"--model.top_k={k}"])
-    frame = pl.read_parquet(run / RECOMMENDATIONS).with_columns(pl.col("user", "item").cast(pl.String))
-    known = frame["user"].unique(maintain_order=True)
-    chosen = [str(user) for user in users] if users else known.head(5).to_list()
+    words = ["predict", *_configured(run), f"--model.top_k={k}"]
+    data: EventDataModule = parse_stage(words).datamodule()  # type: ignore[assignment]
+    known = data.sequences.users.cast(pl.String).to_list()
+    chosen = [str(user) for user in users] if users else known[:5]
     if unknown := set(chosen) - set(known):
         raise InputError(f"there is no user {min(unknown)!r}", where="users", remedy="give raw ids of the log")
+    run_stage(words)
+    frame = pl.read_parquet(run / RECOMMENDATIONS).with_columns(pl.col("user", "item").cast(pl.String))
     shown = "title" if "title" in frame.columns else "item"
     table = Table("user", "rank", shown, "score")
     rows = frame.filter(pl.col("user").is_in(chosen)).select("user", "rank", shown, "score").iter_rows()

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from recalign.posttrain.base import Figures, PostTraining
+from recalign.processes import gathered
 from recalign.sequences import Batch
 
 
@@ -56,4 +57,4 @@ class GBPO(PostTraining):
 
     def loss(self, batch: Batch) -> tuple[Tensor, Figures]:
         logp_T = self.policy.log_prob(self.policy.encode(batch), batch.target_T)
-        return gbpo(logp_T, self.advantages(batch))
+        return gbpo(gathered(logp_T), gathered(self.advantages(batch)))

@@ -16,6 +16,7 @@ from recalign.errors import InputError, require_positive
 from recalign.posttrain.base import Figures, PostTraining
 from recalign.posttrain.pairs import preference
 from recalign.posttrain.rollout import Environment, met
+from recalign.processes import counts, gathered, random_rows
 from recalign.recommender.checkpoint import Loaded, load_or_copy
 from recalign.reward import RewardData, RewardEnsemble
 from recalign.sequences import Batch
@@ -103,21 +104,26 @@ class IPA(PostTraining):
 
     def loss(self, batch: Batch) -> tuple[Tensor, Figures] | None:
         rated = batch.keep(~batch.reward_T.isnan())
-        if not len(rated.target_T):
+        rows = len(rated.target_T)
+        if not any(counts(rows, self.device)):
             return None
-        nll = -self.policy.log_prob(self.policy.encode(rated), rated.target_T).mean()
-        shown = rated.keep(torch.rand(rated.target_T.shape, device=nll.device) < self.share)
+        nll = -gathered(self.policy.log_prob(self.policy.encode(rated), rated.target_T)).mean()
+        chance_T = random_rows(lambda count: torch.rand(count, device=self.device), rows, self.device)
+        shown = rated.keep(chance_T < self.share)
         pair_T2, gap_T = self._pairs(shown)
-        if not (gap_T > 0).any():
+        paired_T = gap_T > 0
+        gap_T = gathered(gap_T[paired_T])
+        if not len(gap_T):
             return self.cloning * nll, {"nll": nll.detach()}
-        paired, pair_T2 = shown.keep(gap_T > 0), pair_T2[gap_T > 0]
-        delta_T2 = self.policy.log_probs(self.policy.encode(paired), pair_T2)
-        with torch.no_grad():
-            old_T2 = self.old.log_probs(self.old.encode(paired), pair_T2)
-        delta_T2 = delta_T2 - old_T2
+        delta_T2 = gathered(self._log_ratios(shown.keep(paired_T), pair_T2[paired_T]))
         loss, figures = preference(delta_T2[:, 0], delta_T2[:, 1:], "dpo", self.beta)
-        own = {"gap": gap_T[gap_T > 0].mean(), "nll": nll.detach()}
-        return loss + self.cloning * nll, {**figures, **own}
+        return loss + self.cloning * nll, {**figures, "gap": gap_T.mean(), "nll": nll.detach()}
+
+    def _log_ratios(self, batch: Batch, item_TC: Tensor) -> Tensor:
+        """log pi - log old of some items at each state. Shape: int64 (T, C) -> (T, C)."""
+        with torch.no_grad():
+            old_TC = self.old.log_probs(self.old.encode(batch), item_TC)
+        return self.policy.log_probs(self.policy.encode(batch), item_TC) - old_TC
 
     @torch.no_grad()
     def _pairs(self, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -26,7 +26,7 @@ import polars as pl
 import recalign.events
 from recalign.events import Report
 from recalign.events.report import Note
-from recalign.files import digest, sha256, write_json
+from recalign.files import altered, digest, rename, seal, sha256, write_json
 from recalign.sequences import splits, store
 from recalign.sequences.splits import Split
 from recalign.sequences.store import Sequences
@@ -77,9 +77,8 @@ class CacheEntry:
             return None
         try:
             facts = json.loads((self.path / "entry.json").read_text(encoding="utf-8"))
-            for file, size in facts["sizes"].items():
-                if (self.path / file).stat().st_size != size:
-                    raise ValueError(f"{file} has another size")
+            if changed := altered(self.path):
+                raise ValueError(f"{', '.join(changed)}: not what was written")
             os.utime(self.path)  # so that it counts as used
             return self._read(facts)
         except (OSError, ValueError, KeyError, pl.exceptions.PolarsError) as error:
@@ -121,7 +120,8 @@ class CacheEntry:
     def publish(self, part: Path) -> None:
         """Make a folder with all files of the entry the entry, unless another process was faster."""
         if not self.path.exists():
-            part.replace(self.path)
+            seal(part)
+            rename(part, self.path)
         _remove_unused(self.path.parent)
 
     def _write(self, part: Path, prepared: PreparedLog) -> None:
@@ -184,7 +184,6 @@ def write_facts(
         "fingerprint": fingerprint,
         "catalogue": catalogue,
         "report": dataclasses.asdict(report),
-        "sizes": {file.name: file.stat().st_size for file in sorted(part.iterdir())},
     }
     write_json(part / "entry.json", facts)
 

@@ -31,14 +31,18 @@ ML_100K = Log(name="ml-100k", files=["ml-100k/u.data"], fetch="ml-100k")
 
 
 class WindowDataset(Dataset[Batch]):
-    """Batches by (L, window indices), as `LengthBatches` draws them."""
+    """Batches by (L, window indices), as `LengthBatches` draws them.
 
-    def __init__(self, make: Callable[[np.ndarray, int], Batch]) -> None:
-        self.make = make
+    No indices are a batch of the shortest history without targets: networks need one, losses do not.
+    """
+
+    def __init__(self, make: Callable[[np.ndarray, int], Batch], length: np.ndarray) -> None:
+        self.make, self.length = make, length
 
     def __getitem__(self, drawn: tuple[int, list[int]]) -> Batch:
         bucket, chosen = drawn
-        return self.make(np.array(chosen), bucket)
+        batch = self.make(np.array(chosen or [self.length.argmin()]), bucket)
+        return batch if chosen else batch.keep(torch.zeros_like(batch.high_T))
 
 
 class Loader(DataLoader[Batch]):
@@ -69,7 +73,7 @@ class EventDataModule(LightningDataModule):
         max_length: newest events of a history that a model sees.
         stride: null: each user's newest ``max_length`` training events are targets. A number up to ``max_length``: all
             but the first are, in windows so many events apart (`recalign.sequences.windows.training_windows`).
-        batch_tokens: padded events of a batch.
+        batch_tokens: padded events of a batch, of all processes together.
         request_time: whether a model knows the time at which an event is requested (``known``), or only that of the
             event before (``last_event``).
         seed: of the order of the batches; null: 0 in Python, ``seed_everything`` in a run of the command.
@@ -235,11 +239,28 @@ class EventDataModule(LightningDataModule):
         """The windows of a part for evaluation, of this module's users or of the named group."""
         return evaluation_windows(self.sequences, self.sequences.users_in(users or self.users), part, self.max_length)
 
-    def loader(self, windows: Windows, *, shuffle: bool = False, seen: bool = True) -> Loader:
-        """Batches of windows, shuffled or in order, with or without the items that users had seen."""
+    def loader(self, windows: Windows, *, shuffle: bool = False, seen: bool = True, shared: bool = False) -> Loader:
+        """Batches of windows, shuffled or in order, with or without the items that users had seen.
+
+        Where several processes work, each gets all of every batch, or, if ``shared``, its share.
+        """
         make = functools.partial(collate, self.sequences, windows, know_request=self.know_request, seen=seen)
-        sampler = LengthBatches(windows.length, self.max_length, self.batch_tokens, shuffle=shuffle, seed=self.seed)
-        return Loader(WindowDataset(make), sampler=sampler, batch_size=None, pin_memory=torch.cuda.is_available())
+        trainer = self.trainer if shared else None
+        sampler = LengthBatches(
+            windows.length,
+            self.max_length,
+            self.batch_tokens,
+            shuffle=shuffle,
+            seed=self.seed,
+            processes=trainer.world_size if trainer else 1,
+            rank=trainer.global_rank if trainer else 0,
+        )
+        data = WindowDataset(make, windows.length)
+        return Loader(data, sampler=sampler, batch_size=None, pin_memory=torch.cuda.is_available())
+
+    def first_batch(self) -> Batch:
+        """The first batch of training, whole."""
+        return next(iter(self.loader(self.training(), shuffle=True, seen=False)))
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         """Copy without waiting: the device works on the previous batch meanwhile."""
@@ -249,6 +270,13 @@ class EventDataModule(LightningDataModule):
         """Fail before training if titles cannot be read or there is nothing to validate on."""
         if self.log_.titles:
             self._titles  # noqa: B018
+        processes, least = self.trainer.world_size if self.trainer else 1, self.batch_tokens // self.max_length
+        if least < processes > 1:
+            raise InputError(
+                f"a batch of {least} histories of {self.max_length} events is too small for {processes} processes",
+                where="data.batch_tokens",
+                remedy=f"give {processes * self.max_length} or more: it is the batch of all processes together",
+            )
         if stage == "fit" and self.trainer and self.trainer.limit_val_batches:
             self._checked("validation")
 
@@ -258,14 +286,15 @@ class EventDataModule(LightningDataModule):
     def train_dataloader(self) -> Loader:
         windows = checked(self.training(), self.sequences, "train", self.users)
         report_truncation(windows, self.sequences, self.max_length)
-        return self.loader(windows, shuffle=True, seen=False)
+        return self.loader(windows, shuffle=True, seen=False, shared=True)
 
     def val_dataloader(self) -> Loader:
-        return self.loader(self._checked("validation"))
+        return self.loader(self._checked("validation"), shared=True)
 
     def test_dataloader(self) -> Loader:
-        return self.loader(self._checked("test"))
+        return self.loader(self._checked("test"), shared=True)
 
     def predict_dataloader(self) -> Loader:
         """Every user's newest events, for recommendations after the end of the log."""
-        return self.loader(serving_windows(self.sequences, self.sequences.users_in("all"), self.max_length))
+        windows = serving_windows(self.sequences, self.sequences.users_in("all"), self.max_length)
+        return self.loader(windows, shared=True)
