@@ -10,12 +10,18 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 
 
 def several() -> bool:
     """Whether this process is one of several."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def is_first() -> bool:
+    """Whether this process writes files: the only one, or that of rank 0, known before processes find each other."""
+    return getattr(rank_zero_only, "rank", 0) == 0
 
 
 def counts(rows: int, device: torch.device) -> list[int]:
@@ -74,5 +80,5 @@ class _Gathered(torch.autograd.Function):
         return torch.cat([part[:rows] for part, rows in zip(found, by_rank, strict=True)])
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         return grad[ctx.own] * ctx.processes, None

@@ -61,7 +61,9 @@ def workspace(entity: str, project: str) -> Any:
         ) from error
     from wandb_workspaces.reports.v2 import LinePlot
 
-    panels = {name: [LinePlot(x=STEP, y=[figure], title=figure) for figure in LINES[name]] for name in LINES}
+    panels: dict[str, list[Any]] = {
+        name: [LinePlot(x=STEP, y=[figure], title=figure) for figure in LINES[name]] for name in LINES
+    }
     speed = panels.pop("Speed")
     panels |= {"Methods": _methods(), "Over-optimisation": _over_optimisation(), "Sweep": _sweep(), "Speed": speed}
     sections = [Section(name=name, panels=own, is_open=name != "Speed") for name, own in panels.items()]
@@ -100,7 +102,7 @@ def _sweep() -> list[Any]:
         SummaryMetric,
     )
 
-    axes = [Config("model.init_args.temperature"), Config("model.init_args.lr")]
+    axes: list[Any] = [Config("model.init_args.temperature"), Config("model.init_args.lr")]
     axes += [SummaryMetric("policy/kept"), SummaryMetric(SELECT)]
     return [
         ParallelCoordinatesPlot(columns=[ParallelCoordinatesPlotColumn(metric=axis) for axis in axes]),

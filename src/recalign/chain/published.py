@@ -58,7 +58,9 @@ def _log(run: Any, folder: Path, page: Path, sources: Sources) -> None:
     html = page.read_text(encoding="utf-8")
     shown: dict[str, Any] = {"comparison": _comparison(test), "examples": _examples(sources)}
     if sources.search is not None:
-        shown["search"] = wandb.Table(columns=sources.search.columns, data=[list(row) for row in sources.search.rows()])
+        shown["search"] = wandb.Table(
+            columns=list[str | int](sources.search.columns), data=[list(row) for row in sources.search.rows()]
+        )
     style = html[html.index("<style>") : html.index("</style>")] + "</style>"  # plots have the page's colours
     for title, _, drawn in plot_sections(sources):
         section = re.sub(r"\W+", "-", title.lower()).strip("-")
@@ -92,7 +94,10 @@ def _comparison(test: ComparisonTable) -> Any:
     import wandb
 
     metrics = [metric for metric in MAIN if metric in test.metrics]
-    columns = ["method", *(name for metric in metrics for name in (metric, f"{metric} low", f"{metric} high"))]
+    columns: list[str | int] = [
+        "method",
+        *(name for metric in metrics for name in (metric, f"{metric} low", f"{metric} high")),
+    ]
     missing = (None, None, None)
     rows = [[m, *(end for metric in metrics for end in test.get(m, metric) or missing)] for m in test.methods]
     return wandb.Table(columns=columns, data=rows)

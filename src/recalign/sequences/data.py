@@ -41,7 +41,7 @@ class WindowDataset(Dataset[Batch]):
 
     def __getitem__(self, drawn: tuple[int, list[int]]) -> Batch:
         bucket, chosen = drawn
-        batch = self.make(np.array(chosen or [self.length.argmin()]), bucket)
+        batch = self.make(np.array(chosen or [int(self.length.argmin())]), bucket)
         return batch if chosen else batch.keep(torch.zeros_like(batch.high_T))
 
 

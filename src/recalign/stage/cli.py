@@ -20,10 +20,10 @@ from lightning.pytorch.callbacks import Callback, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.exceptions import SIGTERMException
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf.errors import OmegaConfBaseException
 
 from recalign.errors import InputError, nearest
+from recalign.processes import is_first
 from recalign.stage import checks, given, lineage, record, upstream
 from recalign.stage.checkpoint import RunCheckpoint, WholeCheckpointIO
 from recalign.stage.classes import Argument, imported
@@ -202,7 +202,7 @@ class StageCLI(LightningCLI):
         parsed, manifest = self.parsed, None
         with _clear_errors(parsed.folder.path), ExitStack() as held:
             checks.before_reading(parsed)
-            if parsed.training and not parsed.dry and rank_zero_only.rank == 0:
+            if parsed.training and not parsed.dry and is_first():
                 held.enter_context(parsed.folder.held())
             seed_everything(parsed.seed, workers=True, verbose=False)
             with constructing():

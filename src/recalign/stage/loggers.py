@@ -10,6 +10,7 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from recalign.files import replacing
+from recalign.processes import is_first
 
 
 class CSVLog(Logger):
@@ -26,7 +27,7 @@ class CSVLog(Logger):
         super().__init__()
         self.path = path
         self.columns: list[str] = []
-        if path.exists() and rank_zero_only.rank == 0:
+        if path.exists() and is_first():
             self._drop_torn_row()
             with open(path, newline="", encoding="utf-8") as file:
                 self.columns = next(csv.reader(file), [])

@@ -16,6 +16,7 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from recalign.files import sha256, write_text
+from recalign.processes import is_first
 from recalign.stage import upstream
 from recalign.stage.folder import RunFolder
 from recalign.stage.loggers import CSVLog
@@ -80,7 +81,7 @@ def loggers(parsed: ParsedStage, manifest: Manifest, extra: list[Logger]) -> lis
         extra: the user's own loggers.
     """
     path = parsed.folder.figures(parsed.subcommand)
-    if not parsed.training and rank_zero_only.rank == 0:
+    if not parsed.training and is_first():
         path.unlink(missing_ok=True)
     settings = {
         "id": manifest.wandb_id if parsed.training else None,

@@ -68,7 +68,7 @@ class WandbLog(Logger):
         """Log a distribution, as 64 bins."""
         import wandb
 
-        self._safely(lambda: self.inner.log_metrics({name: wandb.Histogram(values)}, step))  # type: ignore[dict-item]
+        self._safely(lambda: self.inner.log_metrics({name: wandb.Histogram(values.tolist())}, step))  # type: ignore[dict-item]
 
     @rank_zero_only
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
