@@ -77,6 +77,6 @@ def _remedy(name: str, kind: str) -> str:
     folder = Path(name).parent
     known = [*map(str, folder.glob("*.yaml") if folder.is_dir() else ()), *names()]
     meant = nearest(Path(name).stem, (Path(one).stem for one in known))
-    near = [one for one in known if Path(one).stem == meant]
+    near = [one for one in known if Path(one).stem == meant and not one.startswith("sweep/")]  # no stage's YAML
     near = [one for one in near if kind and one.startswith(f"{kind}/")] or near
     return f"did you mean {' or '.join(near)}?" if near else "give a path, or a name that recalign configs lists"

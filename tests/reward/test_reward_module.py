@@ -83,13 +83,13 @@ def test_events_without_a_reward_drop_out_of_the_loss(own_root, tmp_path):
 
 def test_a_frozen_trunk_stays_as_it_was(log_root, cloned, tmp_path):
     data = small.data_of(RewardData, log_root, "tastes")
-    start = load_net(cloned, "policy").net.state_dict()
+    start = dict(load_net(cloned, "policy").net.named_parameters())
     trunks = {}
     for trunk in ("frozen", "tuned"):
         module = RewardModel(data.num_items, init_from=str(cloned), members=1, trunk=trunk)
         small.fit(module, data, tmp_path)
         net = module.reward.nets[0].trunk
-        trunks[trunk] = {k: v for k, v in net.state_dict().items() if k in start}
+        trunks[trunk] = {k: v for k, v in net.named_parameters() if k in start}
     assert all(weight.equal(start[name]) for name, weight in trunks["frozen"].items())
     assert not trunks["tuned"]["item_embedding.weight"].equal(start["item_embedding.weight"])
 
@@ -233,7 +233,7 @@ def test_networks_that_are_handed_in_are_copied(log_root, cloned, tmp_path, give
     head, before = OrdinalHead(), copy.deepcopy(network.state_dict())
     module = RewardModel(data.num_items, members=1, head=head, **{given: network})
     trunk = module.reward.nets[0].trunk
-    start = {k: v for k, v in (trunk if given == "policy" else trunk.encoder).state_dict().items() if k in before}
+    start = {k: v for k, v in (trunk if given == "policy" else trunk.encoder).named_parameters() if k in before}
     assert all(weight.equal(before[name]) for name, weight in start.items())  # it starts from them,
     small.fit(module, data, tmp_path)
     assert all(weight.equal(before[name]) for name, weight in network.state_dict().items())  # and leaves them alone
