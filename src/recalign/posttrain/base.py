@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
 import torch
@@ -17,6 +18,7 @@ from recalign.posttrain.keep import KeepRanking
 from recalign.recommender.checkpoint import Loaded, class_path, load_or_copy
 from recalign.recommender.interpolation import KEEP, require_share
 from recalign.recommender.policy import Policy, chunks
+from recalign.recommender.prior import without_prior
 from recalign.recommender.training import PolicyModule
 from recalign.sequences import Batch, EventDataModule
 
@@ -102,13 +104,21 @@ class PostTraining(PolicyModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         if (self.trainer.global_step + 1) % max(self.trainer.log_every_n_steps, 1) == 0:  # type: ignore[attr-defined]
             self.log("policy/kl", self.drift(batch))
-        found = self.loss(batch)
+        with self.as_cloned():
+            found = self.loss(batch)
         if found is None:
             return 0.0 * self.policy.summary(self.policy.encode(batch)).sum()
         loss, figures = found
         self.log("train/loss", loss, batch_size=len(batch.target_T))
         self.log_dict({f"{self.FIGURES}/{name}": figure for name, figure in figures.items()})
         return loss
+
+    def as_cloned(self) -> AbstractContextManager[None]:
+        """Both policies without their item prior, as the start was when its cloning ended.
+
+        Training events ask for no prior, only held-out ones do: with it, a loss on training events would first undo it.
+        """
+        return without_prior(self.policy, self.reference)
 
     def advantages(self, batch: Batch) -> Tensor:
         """How much better than expected each target turned out, NaN where it has no reward. Shape: (T,)."""
