@@ -98,7 +98,9 @@ def of_seed(plan: Plan, seed: int, forms: list[str]) -> dict[str, Figures]:
     runs = {row: MethodRun(row, None, {}, strength=2.0, keep=KEEP, spread=2.0) for row in UNTRAINED}
     for form in forms:
         method, settings = FORMS[form]
-        for row, placebo in ((form, "none"), (f"{form}, permuted", "permuted")):
+        for row, placebo in {form: "none", f"{form}, permuted": "permuted"}.items():
+            if placebo == "permuted" and method == "bc":
+                continue  # reads no reward
             trained = train(plan.trial(method, seed, _folder(row), settings | {"data.placebo": placebo}))
             runs[row] = trained.method_run(method)
         if form in RERANKED:
