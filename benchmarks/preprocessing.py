@@ -1,22 +1,26 @@
-"""From a raw log to the first training batch: time and memory, cold and from the cache.
+"""From a raw log to the first training batch: time and memory, read whole, prepared in partitions, and from the cache.
 
-    python benchmarks/preprocessing.py [--events 5 20 80] [--repeats 3] [--data DIR] [--tmp DIR]
+    python benchmarks/preprocessing.py [--events 5 20 80] [--whole 80] [--workers 1] [--repeats 3] [--tmp DIR]
 
 ML-1M is read from ``ratings.dat`` (or its zip) under the data root, if it is there; the other logs are Parquet files
 of random events that the script makes: 100 events a user in the mean, 100,000 items, rows in order of time. Each figure
-comes from a process of its own; importing recalign is not in the time. Peak memory is the process's highest resident
-size, with what the imports take (the row `imports`). Rows of other logs stay as they are in the saved table.
+comes from a process of its own; importing recalign is not in the time. Memory is the highest anonymous resident size
+(RssAnon: mapped pages do not count) of the process and its workers together, seen every 20 ms, with what the imports
+take (the row `imports`). Disk is the most that the cache's folder held, seen every second. Rows of other logs stay as
+they are in the saved table.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import resource
+import re
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,45 +31,60 @@ from tables import SCHEMA, beside_other_logs, commit, save
 from recalign.events import Log, data_root
 from recalign.sequences import EventDataModule, High, TimeSplit
 
-METRICS = {"cold_s": "cold (s)", "cold_gb": "peak (GB)", "cached_s": "from cache (s)", "cached_gb": "peak (GB)"}
+METRICS = {
+    "whole_s": "read whole (s)",
+    "whole_gb": "RssAnon (GB)",
+    "prepare_s": "`prepare` (s)",
+    "prepare_gb": "RssAnon (GB)",
+    "prepare_disk": "disk (GB)",
+    "cached_s": "from cache (s)",
+    "cached_gb": "RssAnon (GB)",
+}
 ML_1M = Log("ml-1m", ["ml-1m/ratings.dat"], time_resolution=600)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--events", type=int, nargs="*", default=[5, 20, 80], help="millions of generated events")
+    parser.add_argument("--whole", type=int, default=80, help="millions up to which a log is read whole, too")
+    parser.add_argument("--workers", type=int, default=1, help="of recalign prepare")
     parser.add_argument("--repeats", type=int, default=3, help="processes a figure; the median is shown")
     parser.add_argument("--data", type=Path, default=None, help="data root that holds ml-1m")
     parser.add_argument("--tmp", type=Path, default=None, help="where generated logs and caches go for a while")
-    parser.add_argument("--one", nargs=3, metavar=("LOG", "ROOT", "CACHE"), help=argparse.SUPPRESS)
+    parser.add_argument("--one", nargs=5, metavar=("KIND", "LOG", "ROOT", "CACHE", "WORKERS"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
         print(json.dumps(first_batch(*arguments.one)))
         return
-    rows = [row("imports", [alone("imports", ".", ".")], ["gb"])]
+    rows = [row("imports", [alone("imports", ".", ".", ".", "1")], ["gb"])]
     root = data_root(str(arguments.data) if arguments.data else None)
+    shared = arguments.workers, arguments.repeats
     with tempfile.TemporaryDirectory(dir=arguments.tmp) as folder:
         if any((root / name).exists() for name in ("ml-1m", "ml-1m.zip")):
-            rows.append(measured("ml-1m", root, Path(folder), arguments.repeats))
+            rows.append(measured("ml-1m", root, Path(folder), True, *shared))
         for millions in arguments.events:
             name = f"random-{millions}M"
             generate(Path(folder) / f"{name}.parquet", millions * 1_000_000)
-            rows.append(measured(name, Path(folder), Path(folder), arguments.repeats))
+            rows.append(measured(name, Path(folder), Path(folder), millions <= arguments.whole, *shared))
             (Path(folder) / f"{name}.parquet").unlink()
     table = pl.concat(rows)
     print(text(table))
     print(save(beside_other_logs(table, "preprocessing"), "preprocessing"))
 
 
-def measured(name: str, root: Path, folder: Path, repeats: int) -> pl.DataFrame:
-    """Rows of one log: each repeat reads it cold, into a new cache, then from that cache."""
-    runs = []
+def measured(name: str, root: Path, folder: Path, whole: bool, workers: int, repeats: int) -> pl.DataFrame:
+    """Rows of one log: each repeat reads it whole (if asked for) and prepares it, then reads the cache."""
+    runs: list[dict[str, float]] = []
     for _ in range(repeats):
-        with tempfile.TemporaryDirectory(dir=folder) as cache:
-            cold, cached = (alone(name, str(root), cache) for _ in range(2))
-        runs.append({f"{kind}_{k}": v for kind, r in (("cold", cold), ("cached", cached)) for k, v in r.items()})
+        runs.append({})
+        for kind in ("whole", "prepare") if whole else ("prepare",):
+            with tempfile.TemporaryDirectory(dir=folder) as cache:
+                runs[-1] |= {f"{kind}_{k}": v for k, v in alone(kind, name, str(root), cache, str(workers)).items()}
+                if kind == "prepare":
+                    found = alone("cached", name, str(root), cache, "1")
+                    runs[-1] |= {f"cached_{k}": v for k, v in found.items()}
         print(name, runs[-1], file=sys.stderr, flush=True)
-    return row(name, runs, list(METRICS))
+    return row(name, runs, [metric for metric in METRICS if metric in runs[0]])
 
 
 def alone(*words: str) -> dict[str, float]:
@@ -75,16 +94,56 @@ def alone(*words: str) -> dict[str, float]:
     return dict(json.loads(run.stdout.splitlines()[-1]))
 
 
-def first_batch(name: str, root: str, cache: str) -> dict[str, float]:
-    """Seconds to the first training batch of a log, and the peak memory of this process."""
+def first_batch(kind: str, name: str, root: str, cache: str, workers: str) -> dict[str, float]:
+    """Seconds to the first training batch of a log (of ``prepare``: to its end), peak memory, and disk."""
+    memory, disk = Peak(anonymous, 0.02), Peak(lambda: held(Path(cache)), 1.0)
     began = time.perf_counter()
-    if name != "imports":
+    if kind != "imports":
         log = ML_1M if name == "ml-1m" else Log(name, [f"{name}.parquet"])
         settings: dict[str, Any] = {"reward": "rating", "high": High("rating >= 5"), "split": TimeSplit()}
         data = EventDataModule(log, root=root, cache=cache, **settings)
-        next(iter(data.train_dataloader()))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # Linux counts KiB
-    return {"s": time.perf_counter() - began, "gb": peak}
+        if kind == "prepare":
+            data.prepare(workers=int(workers))
+        else:
+            next(iter(data.train_dataloader()))
+    return {"s": time.perf_counter() - began, "gb": memory.highest(), "disk": disk.highest()}
+
+
+class Peak:
+    """The highest value of a figure, seen every few milliseconds by a thread."""
+
+    def __init__(self, figure: Callable[[], float], seconds: float) -> None:
+        self.figure, self.seconds, self.most = figure, seconds, 0.0
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def highest(self) -> float:
+        self.most = max(self.most, self.figure())
+        return self.most
+
+    def _watch(self) -> None:
+        while True:
+            self.highest()
+            time.sleep(self.seconds)
+
+
+def anonymous() -> float:
+    """Anonymous resident memory of this process and its children, in GB of 2^30 bytes (Linux)."""
+    children = [child for task in Path("/proc/self/task").iterdir() for child in said(task / "children").split()]
+    statuses = [said(Path("/proc") / one / "status") for one in ("self", *children)]
+    return sum(int(found[1]) for one in statuses if (found := re.search(r"RssAnon:\s+(\d+)", one))) / 2**20
+
+
+def said(path: Path) -> str:
+    """A file of /proc; empty if its process has ended."""
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
+
+
+def held(folder: Path) -> float:
+    """What the files in a folder take, in GB of 2^30 bytes."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 2**30
 
 
 def generate(path: Path, events: int, block: int = 5_000_000) -> None:
@@ -128,7 +187,7 @@ def text(table: pl.DataFrame) -> str:
         line = [f"{c['mean']:.2f} ({c['ci_low']:.2f} .. {c['ci_high']:.2f})" if c else "-" for c in shown]
         lines.append(f"| {name} | {' | '.join(line)} |")
     imports = cells["imports", "gb"]["mean"]
-    return "\n".join([*lines, "", f"Peak memory with nothing but the imports: {imports:.2f} GB."])
+    return "\n".join([*lines, "", f"RssAnon with nothing but the imports: {imports:.2f} GB."])
 
 
 if __name__ == "__main__":

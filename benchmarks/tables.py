@@ -12,6 +12,7 @@ import polars as pl
 from recalign.files import write_text
 
 RESULTS = Path(__file__).parent / "results"
+PICTURES = Path(__file__).parents[1] / "docs" / "pictures"
 SCHEMA = ("log", "row", "metric", "mean", "sd", "ci_low", "ci_high", "seeds", "commit")
 
 
@@ -32,8 +33,8 @@ def save_text(text: str, name: str) -> Path:
 
 
 def save_picture(svg: str, name: str) -> Path:
-    """Write ``benchmarks/results/<name>.svg``, whole or not at all."""
-    return _written(RESULTS / f"{name}.svg", svg)
+    """Write ``docs/pictures/<name>.svg``, whole or not at all."""
+    return _written(PICTURES / f"{name}.svg", svg)
 
 
 def _written(path: Path, text: str) -> Path:

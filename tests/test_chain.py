@@ -92,7 +92,7 @@ def test_a_chain_leaves_runs_a_comparison_and_a_report(first: tuple[Path, tiny.S
         assert {"checkpoints", "config.yaml", "manifest.json", "metrics.csv"} <= left
     for method in ("popularity", "start", "rerank", "bc", "asft"):
         left = {path.name for path in (folder / RUNS / method / "seed-0/evaluation").iterdir()}
-        assert left == {"examples.json", "summary.json", "test.parquet", "validation.parquet"}
+        assert left == {"digests.json", "examples.json", "summary.json", "test.parquet", "validation.parquet"}
     table = pl.read_csv(folder / RUNS / "comparison.csv")
     assert table.columns == ["method", "seed", "split", "metric", "value", "ci_low", "ci_high"]
     assert set(table["method"]) == {"popularity", "start", "rerank", "bc", "asft"}
@@ -209,7 +209,7 @@ def test_an_interrupted_chain_goes_on_where_it_was(again: Path, monkeypatch: pyt
 
 
 def test_one_process_at_a_time_runs_a_chain_in_a_folder(again: Path):
-    with FileLock(again / RUNS / ".lock"):
+    with FileLock((again / RUNS).with_name(".tiny.lock")):
         result = tiny.chain(again)
     assert result.code == 2
     assert "runs/tiny: another process is running a chain in this folder" in result.err

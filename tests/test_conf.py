@@ -14,6 +14,7 @@ import yaml
 from recalign.chain import Chain, Plan
 from recalign.chain.search import Search
 from recalign.chain.space import Spaces
+from recalign.cli import with_config_files
 from recalign.keys import leaves
 from recalign.recommender import Recommender
 from recalign.simulation import World
@@ -76,12 +77,37 @@ def test_every_stage_takes_every_log(stage: Path, log: Path, tmp_path: Path, mon
     assert parsed.folder.path == Path("runs") / written["log"]["name"] / parsed.run.name / "seed-0"
 
 
-@pytest.mark.parametrize("path", sorted((CONF / "trainer").glob("*.yaml")), ids=name)
+JUDGED = CONF / "trainer/judged.yaml"
+
+
+@pytest.mark.parametrize("path", sorted({*(CONF / "trainer").glob("*.yaml")} - {JUDGED}), ids=name)
 def test_a_preset_comes_after_any_stage(path: Path):
     parsed = parse_stage(["fit", "--config", str(CONF / "recommender.yaml"), "--config", str(path)])
     preset = yaml.safe_load(path.read_text())
     assert set(preset) == {"trainer"}
     assert {key: parsed.config["trainer"][key] for key in preset["trainer"]} == preset["trainer"]
+
+
+def test_the_judges_of_a_preset_are_those_of_the_log_and_seed():
+    files = [CONF / "asft.yaml", CONF / "data/ml-1m.yaml", JUDGED]
+    parsed = parse_stage(["fit", *(f"--config={file}" for file in files), "--seed_everything=3"])
+    (callback,) = parsed.config["trainer"]["callbacks"]
+    assert callback["init_args"] == {"judge": "runs/ml-1m/judge_select/seed-3/checkpoints/best.ckpt"}
+
+
+@pytest.mark.parametrize("path", sorted((CONF / "sweep").glob("*.yaml")), ids=name)
+def test_a_sweeps_ranges_are_settings_of_its_stage(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WANDB_SWEEP_ID", "s")
+    monkeypatch.setenv("WANDB_RUN_ID", "t")
+    sweep = yaml.safe_load(path.read_text())
+    program, _, stage, *words, args = sweep["command"]
+    assert (program, args) == (sweep["program"], "${args}")
+    for end in (0, -1):
+        axes = {key: axis.get("values") or [axis["min"], axis["max"]] for key, axis in sweep["parameters"].items()}
+        tried = [f"--{key}={values[end]}" for key, values in axes.items()]
+        parsed = parse_stage(["fit", *with_config_files("fit", [stage, *words, *tried])])
+        assert parsed.folder.path == Path(f"runs/ml-100k/{stage}-t/seed-0")
 
 
 @pytest.mark.parametrize("path", sorted((CONF / "recommender").glob("*.yaml")), ids=name)

@@ -1,11 +1,17 @@
-"""The pages: every link and every path that they name exists, and each page of docs/ can be reached from the README."""
+"""The pages: links, paths and figures that they name exist, the README is short, and the site has every page."""
 
 from __future__ import annotations
 
+import importlib.util
 import re
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+import yaml
+
+from recalign.files import digest
 
 ROOT = Path(__file__).parents[1]
 DOCS = sorted((ROOT / "docs").glob("*.md"))
@@ -61,3 +67,53 @@ def test_every_page_can_be_reached_from_the_readme():
         reached.add(page)
         ahead += [page.parent / link.partition("#")[0] for link in links(page) if not link.startswith("#")]
     assert {name(page) for page in DOCS} <= {name(page) for page in reached}
+
+
+def test_the_readme_is_read_in_a_few_minutes():
+    """At most 750 words, code blocks and tables counted."""
+    words = [word for word in (ROOT / "README.md").read_text().split() if re.search(r"\w", word)]
+    assert len(words) <= 750
+
+
+def test_the_sites_menu_has_every_page_and_notebook():
+    settings = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
+    listed = {str(page) for entry in settings["nav"] for page in leaves(entry)}
+    pages = {*(ROOT / "docs").glob("*.md"), *(ROOT / "docs" / "notebooks").glob("*.ipynb")}
+    assert listed == {str(page.relative_to(ROOT / "docs")) for page in pages}
+
+
+def leaves(entry: object) -> list[object]:
+    """The files that an entry of the menu names."""
+    if isinstance(entry, dict | list):
+        return [leaf for part in (entry.values() if isinstance(entry, dict) else entry) for leaf in leaves(part)]
+    return [entry]
+
+
+def test_every_method_has_a_line_in_the_sites_table():
+    home = (ROOT / "docs" / "index.md").read_text()
+    assert all(f"`{path.stem}`" in home for path in (ROOT / "conf" / "posttrain").glob("*.yaml"))
+
+
+@pytest.fixture(scope="module")
+def drawn() -> ModuleType:
+    """benchmarks/docs_pictures.py."""
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    try:
+        spec = importlib.util.spec_from_file_location("docs_pictures", ROOT / "benchmarks" / "docs_pictures.py")
+        assert spec
+        assert spec.loader
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.pop(0)
+    return module
+
+
+def test_the_readmes_table_is_that_of_the_results(drawn: ModuleType):
+    remedy = "run benchmarks/docs_pictures.py and copy what it prints"
+    assert drawn.markdown(drawn.table()) in (ROOT / "README.md").read_text(), remedy
+
+
+def test_the_readmes_picture_is_that_of_the_results(drawn: ModuleType):
+    picture = (ROOT / "docs" / "pictures" / "methods.svg").read_text()
+    assert digest(drawn.in_sight(drawn.table()).to_dicts()) in picture, "run benchmarks/docs_pictures.py"

@@ -12,11 +12,13 @@ from typing import Any
 
 from recalign import __version__, configs, cores
 from recalign.errors import InputError, TrainingError, nearest
+from recalign.manual import manual
 
 COMMANDS = {
     "chain": "the main job: raw log -> recommender -> reward model -> A-SFT -> comparison and report",
     "init": "describe a table of your own: guess what its columns mean and write the log's YAML",
     "check": "what a log holds and how it is divided, before any training",
+    "prepare": "prepare a log that is larger than memory, in partitions of its users",
     "configs": "list the YAML that is shipped, or print one",
     "fit": "train one stage (LightningCLI): recommender, reward model, a post-training method",
     "validate": "validation figures of a trained stage",
@@ -25,6 +27,7 @@ COMMANDS = {
     "recommend": "a few users' recommendations, as a table",
     "compare": "the table of a chain's methods, from its run folders",
     "report": "the page report.html of a chain, from its run folders",
+    "dashboard": "make a workspace in Weights & Biases: stages, methods, over-optimisation, sweeps",
     "tokenize": "semantic ids: write each item of a log as a few codes, for a recommender over codes",
     "simulate": "make a log whose true rewards are known",
 }
@@ -33,6 +36,7 @@ KINDS = {
     "chain": ("chain",),
     "check": ("data",),
     "tokenize": ("data",),
+    "prepare": ("data",),
     **dict.fromkeys(("fit", "validate", "test", "predict"), ("", "data")),
 }
 """Commands that take names of YAML, and the folder of conf/ that each name is first looked for in."""
@@ -72,6 +76,9 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     if command == "--version":
         print(__version__)
+        return 0
+    if words in (["-h"], ["--help"]) and (text := manual(command, COMMANDS.get(command, ""))):
+        print(text)
         return 0
     try:
         _run(command, words)
@@ -117,7 +124,7 @@ def with_config_files(command: str, words: list[str]) -> list[str]:
 
 # Rooms are imported when a command asks for them: with Lightning that takes seconds.
 def _run(command: str, words: list[str]) -> None:
-    if command in TRAINING:
+    if command in TRAINING and "--help" not in words:
         cores.share()
         cores.say_if_busy()
     if command in KINDS:
@@ -153,17 +160,19 @@ def _stage(argv: list[str]) -> None:
     from recalign.stage import run_stage
 
     result = run_stage(argv)
-    print(f"{result.folder.path}: {argv[0]} done" + (f", {result.checkpoint}" if argv[0] == "fit" else ""))
+    if result.trainer.is_global_zero:
+        print(f"{result.folder.path}: {argv[0]} done" + (f", {result.checkpoint}" if argv[0] == "fit" else ""))
 
 
 def _functions() -> dict[str, Callable[..., Any]]:
     """Commands that are plain functions."""
     from recalign import commands
+    from recalign.chain.dashboard import dashboard
     from recalign.evaluation.report import compare, report
     from recalign.semantic_ids.command import tokenize
     from recalign.simulation.command import simulate
 
-    found = (commands.check, commands.recommend, compare, report, simulate, tokenize)
+    found = (commands.check, commands.prepare, commands.recommend, compare, dashboard, report, simulate, tokenize)
     return {function.__name__: function for function in found}
 
 

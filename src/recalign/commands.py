@@ -1,4 +1,4 @@
-"""`recalign check` and `recalign recommend`."""
+"""`recalign check`, `recalign prepare` and `recalign recommend`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from recalign.recommender.training import RECOMMENDATIONS
 from recalign.sequences import EventDataModule
 from recalign.sequences.audit import audit_log
 from recalign.sequences.verdict import verdict
-from recalign.stage import RunFolder, run_stage
+from recalign.stage import RunFolder, parse_stage, run_stage
 from recalign.stage.record import handed_over
 
 
@@ -35,6 +35,18 @@ def check(*, data: EventDataModule, strict: bool = False) -> None:
         sys.exit(1)
 
 
+def prepare(*, data: EventDataModule, partitions: int | None = None, workers: int = 1) -> None:
+    """Prepare a log that is larger than memory; what trains on it afterwards maps it from the cache.
+
+    Args:
+        data: the log, its reward and its split; name its YAML: recalign prepare my-log.yaml.
+        partitions: of the users, about; each has to fit in memory, once a worker. Null: one for 4 million rows.
+        workers: processes that work on partitions side by side.
+    """
+    print(data.prepare(partitions, workers))
+    print(f"prepared: {data.entry}")
+
+
 def recommend(run: Path, users: list[int | str] | None = None, k: int = 10) -> None:
     """Print recommendations after the log's end, as a table.
 
@@ -45,12 +57,14 @@ def recommend(run: Path, users: list[int | str] | None = None, k: int = 10) -> N
         k: items a user.
     """
     require_positive("", {"k": k}, "k")
-    run_stage(["predict", *_configured(run), f"--model.top_k={k}"])
-    frame = pl.read_parquet(run / RECOMMENDATIONS).with_columns(pl.col("user", "item").cast(pl.String))
-    known = frame["user"].unique(maintain_order=True)
-    chosen = [str(user) for user in users] if users else known.head(5).to_list()
+    words = ["predict", *_configured(run), f"--model.top_k={k}"]
+    data: EventDataModule = parse_stage(words).datamodule()  # type: ignore[assignment]
+    known = data.sequences.users.cast(pl.String).to_list()
+    chosen = [str(user) for user in users] if users else known[:5]
     if unknown := set(chosen) - set(known):
         raise InputError(f"there is no user {min(unknown)!r}", where="users", remedy="give raw ids of the log")
+    run_stage(words)
+    frame = pl.read_parquet(run / RECOMMENDATIONS).with_columns(pl.col("user", "item").cast(pl.String))
     shown = "title" if "title" in frame.columns else "item"
     table = Table("user", "rank", shown, "score")
     rows = frame.filter(pl.col("user").is_in(chosen)).select("user", "rank", shown, "score").iter_rows()

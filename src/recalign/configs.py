@@ -13,6 +13,7 @@ _FOLDERS = {
     "data": "logs (recalign check NAME, or after a stage: recalign fit asft NAME)",
     "recommender": "additions to the recommender (after it: recalign fit recommender NAME)",
     "trainer": "presets of the trainer (after a stage: recalign fit asft NAME)",
+    "sweep": "sweeps of Weights & Biases (wandb sweep conf/sweep/NAME.yaml)",
 }
 """Folders of the shipped YAML, in the order in which they are listed."""
 

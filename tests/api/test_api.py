@@ -177,11 +177,22 @@ def test_the_unit_of_time_is_seen(frame: pl.DataFrame, unit: str):
     assert yaml.safe_load(log.yaml.read_text())["data"]["log"]["time_unit"] == unit
 
 
+def test_a_column_of_integers_and_text_is_refused(frame: pl.DataFrame):
+    pandas = pytest.importorskip("pandas")
+    mixed = pandas.DataFrame(frame.to_dict(as_series=False)).astype({COLUMNS["user"]: object})
+    mixed.loc[0, COLUMNS["user"]] = 7
+    with pytest.raises(ra.InputError, match="frame: a column cannot be read"):
+        ra.Log.from_frame(mixed, **COLUMNS)
+
+
 def test_mistakes_in_a_job(job: Any, frame: pl.DataFrame):
     with pytest.raises(ra.InputError, match="no user 'u9999'"):
         job.aligned.recommend(["u9999"])
     with pytest.raises(ra.InputError, match="no list of users"):
         job.aligned.recommend("u7")
+    with pytest.raises(ra.InputError, match="no list of users"):
+        job.aligned.recommend(7)
+    assert job.aligned.recommend(pl.Series(["u7"])).equals(job.aligned.recommend(["u7"]))
     with pytest.raises(ra.InputError, match="0 is not above 0"):
         job.aligned.recommend(["u7"], k=0)
     with pytest.raises(ra.InputError, match="reads a reward model"):

@@ -38,6 +38,14 @@ def fit(*words: str, at_write: int | None = None, after: float | None = None, by
     return child.exitcode
 
 
+def apart(call: Callable[..., Any], *args: Any) -> None:
+    """Call in a process of its own: a fork of one that has used Polars hangs, as its threads are not forked."""
+    child = FORK.Process(target=call, args=args)
+    child.start()
+    child.join()
+    assert child.exitcode == 0
+
+
 def _fit(words: tuple[str, ...], at_write: int | None, by: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if at_write is not None:

@@ -49,6 +49,17 @@ def place(tmp_path, method):
     return tmp_path / "runs" / method / "seed-3" / "evaluation"
 
 
+def test_an_altered_evaluation_is_made_again(tmp_path, data, base, cells):
+    run, runs = cells[:1], tmp_path / "runs"
+    assert evaluate_methods(runs, 3, run, base, data, **HOW) == [cells[0].method]
+    assert evaluate_methods(runs, 3, run, base, data, **HOW) == []
+    figures = place(tmp_path, cells[0].method) / "test.parquet"
+    pl.read_parquet(figures).with_columns(pl.lit(1).alias("rank")).write_parquet(figures)
+    with pytest.raises(InputError, match=r"test\.parquet: not what the evaluation wrote"):
+        compare(runs)
+    assert evaluate_methods(runs, 3, run, base, data, **HOW) == [cells[0].method]
+
+
 def test_artefacts_are_those_that_comparisons_read(tmp_path, data, base, cells):
     done = evaluate_methods(tmp_path / "runs", 3, cells, base, data, **HOW)
     assert done == [*UNTRAINED, "asft"]

@@ -67,6 +67,7 @@ def test_a_missing_signal_is_never_the_best_reward(rows):
         ('text = "1"', "Text stands in 'single quotes'"),
         ("text * 2", "text holds text, such as 'x' in row 13"),
         ("1 / b", "gives inf in row 14"),
+        ("b * 1e300", "gives 2e+300 in "),
         ("a - avg(a)", "reads other rows than its own"),
         ("sum(a)", "reads other rows than its own"),
         ("rank() over (order by b)", "reads other rows than its own"),

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from recalign.errors import InputError
 from recalign.nn import HSTU, Encoder, Pooled, SASRec
 
 DIM, MAX_LENGTH = 8, 12
@@ -132,5 +133,5 @@ def test_the_forward_pass_is_one_graph(encoder):
 
 @pytest.mark.parametrize("kind", [HSTU, SASRec])
 def test_heads_that_do_not_divide_the_width_are_refused(kind):
-    with pytest.raises(ValueError, match="dim 50 does not divide into 3 heads"):
+    with pytest.raises(InputError, match="dim 50 does not divide into 3 heads"):
         kind(dim=50, heads=3)

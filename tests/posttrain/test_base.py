@@ -135,7 +135,7 @@ def test_other_methods_drop_out_and_the_kl_leaves_the_mode_as_it_was(log_root, d
 def test_the_kl_is_worked_out_for_the_steps_that_are_logged(log_root, cloned, tmp_path, monkeypatch):
     steps = []
     module = small.free(WeightedSFT, init_from=str(cloned))
-    monkeypatch.setattr(module, "drift", lambda batch: steps.append(module.global_step) or torch.zeros(()))
+    monkeypatch.setattr(module, "drift", lambda batch: steps.append(module.global_step) or {})
     data = small.data_of(PostTrainingData, log_root, "tastes")
     small.trainer_of(tmp_path, 3, log_every_n_steps=2).fit(module, data)
     assert steps == [1, 3, 5, 7]
@@ -150,11 +150,11 @@ def test_the_kl_holds_few_scores_of_a_large_catalogue(log_root, monkeypatch):
     monkeypatch.setattr("recalign.recommender.policy.SCORES", 3 * data.num_items)
     whole = module.policy.log_probs
     monkeypatch.setattr(module.policy, "log_probs", lambda state: rows.append(len(state)) or whole(state))
-    few = module.drift(batch)
+    few = module.drift(batch)["kl"]
     assert max(rows) == 3
     assert sum(rows) <= STATES < len(batch.head(PROBE).row_T)
     monkeypatch.setattr("recalign.recommender.policy.SCORES", 2**25)
-    torch.testing.assert_close(module.drift(batch), few)
+    torch.testing.assert_close(module.drift(batch)["kl"], few)
     assert few > 0
 
 

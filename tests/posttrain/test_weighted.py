@@ -170,7 +170,9 @@ def test_the_drift_is_the_kl_to_the_start_and_leaves_the_policy_in_training(data
     probe = probe.keep(torch.arange(len(probe.row_T)) % math.ceil(len(probe.row_T) / STATES) == 0)
     pi, start = (p.eval().log_probs(p.encode(probe)).double() for p in (module.policy, module.reference))
     module.policy.train()
-    assert module.drift(batch).item() == pytest.approx((pi.exp() * (pi - start)).sum(1).mean().item(), rel=1e-3)
+    found = module.drift(batch)
+    assert found["kl"].item() == pytest.approx((pi.exp() * (pi - start)).sum(1).mean().item(), rel=1e-3)
+    assert found["entropy"].item() == pytest.approx(-(pi.exp() * pi).sum(1).mean().item(), rel=1e-3)
     assert module.policy.training
 
 

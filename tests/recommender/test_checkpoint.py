@@ -160,6 +160,15 @@ def test_a_warm_start_from_a_checkpoint_without_a_policy_is_no_start(rewarded):
         Recommender(40, small.encoder(), init_from=str(rewarded))
 
 
+def test_what_is_given_in_python_is_one_start_and_a_policy(cloned, rewarded):
+    policy = load_net(cloned, "policy")
+    with pytest.raises(InputError, match=r"model\.init_from: a policy is given besides this checkpoint"):
+        WeightedSFT(init_from=str(cloned), policy=policy)
+    for wrong in (load_net(rewarded, "reward"), str(cloned)):
+        with pytest.raises(InputError, match=r"policy: .* is no policy"):
+            WeightedSFT(policy=wrong)
+
+
 def test_another_catalogue_is_refused(log_root, cloned, rewarded, tmp_path):
     check_catalogue(None, "anything", "a checkpoint")  # of a version that noted none
     text = (log_root / "tastes.csv").read_text().splitlines()

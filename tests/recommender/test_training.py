@@ -121,6 +121,14 @@ def test_predict_writes_raw_ids_of_unseen_items(data, tmp_path):
     assert first["score"].is_sorted(descending=True)
 
 
+def test_predictions_that_are_nan_are_refused(data, tmp_path):
+    module = Recommender(data.num_items, small.encoder())
+    module.policy.encoder.position.data.fill_(float("nan"))
+    with pytest.raises(InputError, match=f"NaN for {len(data.sequences.users)} users"):
+        small.trainer_of(tmp_path).predict(module, data, return_predictions=False)
+    assert not (tmp_path / "recommendations.parquet").exists()
+
+
 def test_biases_and_tables_of_one_column_do_not_decay():
     net = RewardEnsemble(small.encoder(), 10, members=2).requires_grad_(True)
     decayed, free = adamw(net, 0.1, 0.5).param_groups

@@ -8,11 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from recalign.errors import InputError
 from recalign.factorization.als import fit_als
+from recalign.files import sha256, write_json
 from recalign.metrics.bootstrap import CrossedBootstrap, Estimate
 from recalign.reward.trust import IMPLICATION, trust_of, verdict
 from recalign.reward.trust.baselines import fit_baselines
 from recalign.reward.trust.measures import FIGURES, differences, following, measure
+from recalign.reward.trust.report import TRUST, read_trust
 from recalign.reward.trust.slices import by_group, calibration, quantile_bins, spread_and_error
 from recalign.reward.trust.verdict import AVERAGES, TEMPERATURES, noise, temperature, theory
 
@@ -35,6 +38,16 @@ def test_errors_by_hand():
     assert measured.rmse_of == pytest.approx({"global": 3.5**0.5, "user": 1.0, "item": 1.0, "user_item": 0.0})
     assert measured.figures()["rmse_user"] == pytest.approx(1.0)
     assert trust_of(expected, pl.Series([9.0] * 4)).reliability == 0
+
+
+def test_a_report_that_was_altered_is_refused(tmp_path):
+    assert read_trust(tmp_path) == {}
+    write_json(tmp_path / TRUST, {"verdict": "weak"})
+    write_json(tmp_path / "manifest.json", {"digests": {TRUST: sha256(tmp_path / TRUST)}})
+    assert read_trust(tmp_path) == {"verdict": "weak"}
+    write_json(tmp_path / TRUST, {"verdict": "strong"})
+    with pytest.raises(InputError, match=r"trust\.json: its digest is not the one in manifest\.json"):
+        read_trust(tmp_path)
 
 
 # -- measures

@@ -145,13 +145,17 @@ def test_other_code_makes_another_entry(root):
 
 
 @pytest.mark.parametrize("file", ["events.arrow", "item.npy", "column-1.npy", "entry.json", "users.arrow"])
-@pytest.mark.parametrize("harm", ["cut", "emptied", "gone"])
+@pytest.mark.parametrize("harm", ["cut", "emptied", "gone", "flipped"])
 def test_a_damaged_entry_is_made_anew(make, root, capsys, monkeypatch, file, harm):
     fresh = make(cache=False)
     make().sequences  # noqa: B018
     path = entries(root)[0] / file
     if harm == "gone":
         path.unlink()
+    elif harm == "flipped":
+        content = bytearray(path.read_bytes())
+        content[-10] ^= 1
+        path.write_bytes(content)
     else:
         path.write_bytes(path.read_bytes()[: -9 if harm == "cut" else 0])
     assert_same(make(), fresh)

@@ -60,3 +60,18 @@ def test_an_iteration_that_was_broken_off_starts_anew(length):
     sampler = LengthBatches(length, 200, 300, shuffle=False)
     next(iter(sampler))
     assert list(sampler) == sampler.batches()
+
+
+@given(lengths, st.integers(1, 5))
+def test_processes_share_each_batch_out(length, processes):
+    whole = LengthBatches(length, 200, 500, shuffle=True, seed=1)
+    shares = [
+        list(LengthBatches(length, 200, 500, shuffle=True, seed=1, processes=processes, rank=rank))
+        for rank in range(processes)
+    ]
+    assert [len(share) for share in shares] == [len(whole)] * processes
+    for batch, *parts in zip(whole.batches(), *shares, strict=True):
+        assert {size for size, _ in parts} == {batch[0]}
+        assert [index for _, part in parts for index in part] == batch[1]
+        sizes = [len(part) for _, part in parts]
+        assert max(sizes) - min(sizes) <= 1

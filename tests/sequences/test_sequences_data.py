@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -128,3 +130,19 @@ def test_titles_that_cannot_be_read_stop_a_run_before_training(log_root):
 
 def test_the_seed_may_be_left_to_the_run(log_root):
     assert small.data_of(EventDataModule, log_root).seed == 0
+
+
+def test_a_batch_too_small_for_its_processes_is_refused(log_root: Path):
+    data = small.data_of(EventDataModule, log_root, max_length=32, batch_tokens=64)
+    data.trainer = SimpleNamespace(world_size=2, limit_val_batches=0)
+    data.setup("fit")
+    data.trainer = SimpleNamespace(world_size=3, limit_val_batches=0)
+    with pytest.raises(InputError, match=r"data\.batch_tokens: a batch of 2 histories of 32 .* 3 processes\n.*96"):
+        data.setup("fit")
+
+
+def test_a_share_without_windows_is_a_batch_without_targets(log_root: Path):
+    data = small.data_of(EventDataModule, log_root, batch_tokens=64)
+    dataset = data.loader(data.windows("validation")).dataset
+    batch = dataset[32, []]
+    assert (len(batch.target_T), batch.seen_N, batch.item_BL.shape) == (0, None, (1, 32))

@@ -55,6 +55,11 @@ def test_a_reward_that_time_gives_away_is_not_trained_on(tmp_path):
 @pytest.mark.parametrize(
     ("changed", "word", "says"),
     [
+        (
+            {"rows": rows(rating=lambda user, step: 1e6 if user == step == 5 else mixed(user, step))},
+            "do not train",
+            "100% of the variance of the rewards is due to one in a thousand",
+        ),
         ({"rows": rows(items=3)}, "with care", "of the test events the user had seen the item before"),
         ({"rows": rows(), "high": "reward >= 9"}, "with care", "no event has a high reward, so high/* means nothing"),
         ({"rows": rows(), "high": "reward >= 1"}, "with care", "every event has a high reward"),

@@ -239,7 +239,9 @@ def test_a_trainer_that_cannot_be_built_is_refused_before_the_data_is_read(monke
     monkeypatch.setattr("stage_doubles.ToyData.read", lambda *_, **__: pytest.fail("the data was read"))
     assert "gppu" in complaint("--trainer.accelerator", "gppu")
     assert "trainer" in complaint("--trainer.devices", "0")
-    assert "trainer.devices, trainer.num_nodes: 2 processes" in complaint("--trainer.devices", "2")
+    assert "trainer.devices: 999 processes on" in complaint("--trainer.devices", "999")
+    assert "trainer.strategy: ddp is for several processes" in complaint("--trainer.strategy", "ddp")
+    assert "trainer.strategy: fsdp is no strategy" in complaint("--trainer.strategy", "fsdp")
 
 
 def test_a_monitor_that_nothing_logs_says_what_is_logged():

@@ -53,6 +53,18 @@ def test_a_run_that_is_asked_to_end_saves_and_says_143(whole: RunFolder):
     assert killed.differences(whole, run_of("recommender")) == []
 
 
+def test_a_moved_run_knows_its_best_epoch_when_it_is_continued():
+    """By this monitor the first epoch is the best, so that one after it must not take its place."""
+    worse = [*TOY, "--checkpoint.monitor=rank/loss", "--checkpoint.mode=max"]
+    assert killed.fit(*worse) == 0
+    assert killed.fit(*worse, "--trainer.max_epochs=1", "--run.name=again") == 0
+    moved = RunFolder(Path("elsewhere/toy/again/seed-0"))
+    moved.path.parent.mkdir(parents=True)
+    run_of("again").path.rename(moved.path)
+    assert killed.fit(*worse, "--run.name=again", "--run.root=elsewhere", "--ckpt_path=last") == 0
+    assert killed.differences(run_of("recommender"), moved) == []
+
+
 def test_a_run_that_stopped_early_does_not_go_on_when_it_is_continued():
     assert killed.fit(*STOPPED) == 0
     assert killed.fit(*STOPPED, "--run.name=again") == 0

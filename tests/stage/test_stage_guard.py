@@ -12,7 +12,7 @@ from recalign.stage.guard import NaNGuard, StepSeeds, TrainingError
 
 def trainer(batch: int, **more: Any) -> Any:
     """A trainer at the end of its batch-th batch (from 0)."""
-    values = {"log_every_n_steps": 5, "num_training_batches": 10, "accumulate_grad_batches": 2} | more
+    values = {"log_every_n_steps": 5, "num_training_batches": 10, "accumulate_grad_batches": 2, "global_rank": 0} | more
     values["strategy"] = SimpleNamespace(root_device=torch.device("cpu"))
     return SimpleNamespace(fit_loop=SimpleNamespace(total_batch_idx=batch), **values)
 

@@ -12,7 +12,9 @@ import wandb
 
 from recalign.configs import find
 from recalign.errors import InputError
+from recalign.files import is_recorded
 from recalign.stage import RunFolder, StageResult, TrainingError, parse_stage, run_stage
+from recalign.stage.record import renew_trust
 
 FIT = ["fit", "--config", "toy.yaml", "--trainer.enable_progress_bar", "false"]
 RUN = RunFolder(Path("runs/toy/recommender/seed-0"))
@@ -35,6 +37,18 @@ def test_an_altered_checkpoint_is_refused_and_its_run_is_not_taken_for_done():
     content["state_dict"]["head.bias"] += 1e-3
     torch.save(content, RUN.best)
     assert "its digest is not the one in manifest.json" in complaint(command="test")
+    assert parse_stage(FIT).finished() is None
+
+
+@pytest.mark.usefixtures("trained")
+def test_a_trust_report_is_recorded_where_the_test_writes_it_anew():
+    assert is_recorded(RUN.path, "trust.json") is None
+    for content in ("{}", "[]"):
+        RUN.trust.write_text(content)
+        renew_trust(RUN)
+        assert is_recorded(RUN.path, "trust.json")
+    assert parse_stage(FIT).finished()
+    RUN.trust.write_text("{}")
     assert parse_stage(FIT).finished() is None
 
 
@@ -68,7 +82,7 @@ def test_weights_that_are_not_finite_are_neither_saved_nor_read(monkeypatch: pyt
     [
         ("--trainer.max_epochs=0", "trainer.max_epochs: 0 trains nothing"),
         ("--trainer.max_steps=0", "trainer.max_steps: 0 trains nothing"),
-        ("--trainer.strategy=ddp", "trainer.strategy: ddp is for several devices"),
+        ("--trainer.strategy=fsdp", "trainer.strategy: fsdp is no strategy"),
         ("--checkpoint.save_last_every_n_steps=0", "checkpoint.save_last_every_n_steps: 0 is not above 0"),
     ],
 )

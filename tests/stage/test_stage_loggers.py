@@ -1,12 +1,15 @@
 """CSV rows that are never lost, and W&B that never gets in the way."""
 
 import csv
+import json
 import os
 from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock
 
+import offline
 import pytest
+import torch
 import wandb
 
 from recalign.stage import run_stage
@@ -132,6 +135,52 @@ def test_logger_false_leaves_the_csv(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("wandb.init", lambda **_: pytest.fail("W&B was started"))
     run_stage([*FIT, "--trainer.logger", "false"])
     assert rows(RUN / "metrics.csv")
+
+
+def test_own_wandb_settings_are_honoured_once(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.delenv("WANDB_PROJECT", raising=False)
+    Path("own").mkdir()
+    own = {"project": "mine", "save_dir": str(Path("own").resolve())}
+    logger = {"class_path": "lightning.pytorch.loggers.WandbLogger", "init_args": own}
+    run_stage([*FIT, "--trainer.logger", json.dumps(logger)])
+    found = offline.read(Path("own"))
+    assert (found.run["project"], found.run["group"], found.run["name"]) == ("mine", "toy", "recommender/seed-0")
+    assert len(found.column("rank/loss")) == 2
+    assert not (RUN / "wandb").exists()
+
+
+def test_an_own_wandb_logger_that_breaks_costs_one_warning(
+    monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setattr("wandb.sdk.wandb_run.Run.log", fail)
+    run_stage([*FIT, "--trainer.logger", "lightning.pytorch.loggers.WandbLogger"])
+    assert [str(w.message) for w in recwarn] == ["W&B is off for this run: wandb is broken"]
+    assert rows(RUN / "metrics.csv")
+    monkeypatch.undo()
+    wandb.finish()
+
+
+def test_the_learning_rate_is_logged_beside_gradient_norm_time_and_memory():
+    run_stage([*FIT, "--trainer.max_epochs=1"])
+    steps = [row for row in rows(RUN / "metrics.csv") if row["train/loss"]]
+    assert [int(row["step"]) for row in steps] == [1, 3, 5]
+    assert [float(row["train/lr"]) for row in steps] == [pytest.approx(0.05)] * 3
+    for name in ("train/grad_norm", "speed/step_seconds", "speed/memory_gb"):
+        assert all(float(row[name]) > 0 for row in steps), name
+
+
+def test_the_gradient_norm_is_worked_out_for_logged_steps_alone_and_is_that_before_clipping(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    found: list[float] = []
+    whole = torch.nn.utils.get_total_norm
+    monkeypatch.setattr("torch.nn.utils.get_total_norm", lambda each: found.append(float(whole(each))) or whole(each))
+    run_stage([*FIT, "--trainer.max_epochs=1", "--trainer.gradient_clip_val=1e-6"])
+    logged = [float(row["train/grad_norm"]) for row in rows(RUN / "metrics.csv") if row["train/grad_norm"]]
+    assert logged == pytest.approx(found)
+    assert min(found) > 1e-3
 
 
 def test_own_loggers_stand_beside_ours():

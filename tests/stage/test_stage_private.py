@@ -2,13 +2,12 @@
 
 from pathlib import Path
 
-import pytest
 import torch
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.loggers import WandbLogger
 
 from recalign.stage import run_stage
-from recalign.stage.private import CLASS_PATH, TRAINED_WEIGHTS, batches_done, without_anonymous
+from recalign.stage.private import CLASS_PATH, TRAINED_WEIGHTS, batches_done, fill, is_offline
 
 FIT = ["fit", "--config", "toy.yaml", "--trainer.enable_progress_bar", "false"]
 
@@ -26,8 +25,11 @@ def test_a_checkpoint_names_its_class_and_holds_the_trained_weights_beside_an_av
     assert TRAINED_WEIGHTS in WeightAveraging.on_save_checkpoint.__code__.co_consts
 
 
-def test_wandb_is_not_asked_to_be_anonymous(monkeypatch: pytest.MonkeyPatch):
-    logger = WandbLogger(offline=True)
+def test_a_wandb_logger_is_given_what_it_leaves_open():
+    logger = WandbLogger(offline=True, project="mine")
     assert "anonymous" in logger._wandb_init
-    without_anonymous(logger)
+    fill(logger, {"project": "ours", "name": "ours", "group": "ours"})
     assert "anonymous" not in logger._wandb_init
+    assert [logger._wandb_init[key] for key in ("project", "name", "group")] == ["mine", "ours", "ours"]
+    assert is_offline(logger)
+    assert not is_offline(WandbLogger())

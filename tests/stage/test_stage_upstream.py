@@ -33,15 +33,17 @@ def test_the_run_of_the_same_chain_and_seed_comes_first():
     assert resolved()[0] == own
 
 
-def test_otherwise_the_newest_run_of_the_same_log():
-    a_run("runs/a/recommender/seed-0", finished="2026-01-01")
-    newest = a_run("runs/b/recommender/seed-7", finished="2026-03-03")
-    a_run("runs/c/recommender/seed-0", finished="2026-04-04", log="another")
-    a_run("runs/d/recommender/seed-0", finished="2026-04-04", status="failed")
-    a_run("runs/e/recommender/seed-0", finished="2026-04-04", status="running")
-    a_run("runs/f/recommender/seed-0.previous", finished="2026-04-04")
-    a_run("runs/g/reward/seed-0", finished="2026-04-04")
-    assert resolved()[0] == newest
+def test_no_other_run_is_taken():
+    a_run("runs/a/recommender/seed-0")  # another chain's
+    a_run("runs/toy/recommender/seed-7")  # another seed's
+    a_run("runs/toy/recommender/seed-0.previous")
+    assert resolved()[0] is None
+
+
+@pytest.mark.parametrize(("log", "status"), [("another", "finished"), ("toy", "failed"), ("toy", "running")])
+def test_a_run_of_another_log_and_one_that_has_not_finished_are_not_taken(log: str, status: str):
+    a_run("runs/toy/recommender/seed-0", log=log, status=status)
+    assert resolved()[0] is None
 
 
 def test_a_run_whose_checkpoint_is_gone_does_not_count():
@@ -50,11 +52,10 @@ def test_a_run_whose_checkpoint_is_gone_does_not_count():
 
 
 def test_a_parsed_command_finds_what_has_run_since():
-    """A chain parses all stages before any has run, when the newest run of the log is another chain's."""
+    """A chain parses all stages before any has run."""
     given = a_run("elsewhere/reward/seed-0")
     words = ["fit", "--config", "post.yaml", f"--data.reward_model={given}"]
     assert parse_stage(words).renewed() == parse_stage(words)
-    a_run("runs/other/recommender/seed-0")
     early = parse_stage(words)
     a_run("runs/toy/recommender/seed-0")
     a_run("runs/toy/reward/seed-0")
@@ -76,10 +77,11 @@ def test_a_given_checkpoint_that_does_not_exist_is_an_error():
 def test_without_one_the_stage_to_run_is_named_before_anything_is_read():
     a_run("runs/toy/recommender/seed-0")
     with pytest.raises(
-        InputError, match=r"data\.reward_model: .*finished reward run of the log 'toy'(.|\n)*recalign fit reward"
+        InputError,
+        match=r"data\.reward_model: .*finished reward run of the log 'toy'(.|\n)*recalign fit reward LOG --seed_ev",
     ):
         run_stage(["fit", "--config", "post.yaml"])
-    assert not Path("runs/toy/asft").exists()
+    assert not Path("runs/toy/asft/seed-0").exists()
 
 
 def test_a_broken_upstream_checkpoint_is_an_error():
@@ -98,7 +100,7 @@ def test_a_broken_manifest_is_an_error_that_names_it():
 
 def test_the_resolved_paths_are_in_config_and_manifest_and_are_kept_when_the_run_goes_on():
     own, reward = a_run("runs/other/recommender/seed-0"), a_run("runs/toy/reward/seed-0")
-    result = run_stage(["fit", "--config", "post.yaml"])
+    result = run_stage(["fit", "--config", "post.yaml", "--model.init_from", own])
     assert result.model.init_from == own
     assert result.datamodule.reward_model == reward
     assert own in result.folder.config.read_text()
@@ -131,4 +133,6 @@ def test_a_checkpoint_of_another_network_is_refused_before_a_finished_run_is_set
 ):
     torch.save({"state_dict": {}, "recipes": {held: {}}}, tmp_path / "other.ckpt")
     with pytest.raises(InputError, match=f"data.x: the checkpoint .* holds no {wanted}"):
-        upstream.require([upstream.Upstream("data", "x", stage, tmp_path / "other.ckpt", True)], "small")
+        upstream.require(
+            [upstream.Upstream("data", "x", stage, tmp_path / "other.ckpt", True)], RunFolder(tmp_path), "small"
+        )

@@ -150,6 +150,9 @@ def _polars(frame: Any, where: str) -> pl.DataFrame:
         raise InputError(
             str(error), where=where, remedy="pip install pyarrow, or give a DataFrame of Polars"
         ) from error
+    except (TypeError, ValueError) as error:  # pyarrow's errors are these: integers beside strings in a column, say
+        remedy = "give every column one type: frame[column] = frame[column].astype(str)"
+        raise InputError(f"a column cannot be read: {error}", where=where, remedy=remedy) from error
 
 
 def _require_columns(events: pl.DataFrame, columns: Mapping[str, str]) -> None:

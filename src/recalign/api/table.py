@@ -67,7 +67,7 @@ class Comparison:
         return table.select(column for column in table if not column.is_null().all())
 
     def __str__(self) -> str:
-        console = Console(width=WIDTH, file=StringIO(), record=True)
+        console = Console(width=WIDTH, file=StringIO(), record=True, force_jupyter=False)
         console.print(terminal_table(self.frame, self.roles))
         return console.export_text().rstrip()
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +18,7 @@ from recalign.recommender import Policy
 from recalign.recommender.checkpoint import check_catalogue, load_net, read_checkpoint, recipe
 from recalign.recommender.training import recommendations
 from recalign.reward import RewardEnsemble
+from recalign.reward.trust.report import read_trust
 from recalign.sequences import EventDataModule
 from recalign.sequences.windows import serving_windows
 
@@ -104,10 +104,11 @@ class TrainedPolicy(Trained):
         known = self.data.sequences.users
         if users is None:
             return pl.repeat(True, len(known), eager=True).to_numpy()
-        if isinstance(users, str | int) or not len(users):
+        if isinstance(users, str) or not isinstance(users, Iterable) or not len(users):
             raise InputError(f"{users!r} is no list of users", where="users", remedy="give raw ids: ['anna']")
         names = known.cast(pl.String)
-        if unknown := [user for user in users if str(user) not in set(names)]:
+        there = set(names)
+        if unknown := [user for user in users if str(user) not in there]:
             near = nearest(str(unknown[0]), names.to_list())
             remedy = f"did you mean {near!r}?" if near else "give raw ids of the log"
             raise InputError(f"the log has no user {unknown[0]!r}", where="users", remedy=remedy)
@@ -126,7 +127,7 @@ class TrainedReward(Trained):
     @cached_property
     def trust(self) -> dict[str, Any]:
         """How far it may be trusted (``trust.json``): verdict, figures beside averages, calibration."""
-        return json.loads((self.folder / "trust.json").read_text(encoding="utf-8"))
+        return read_trust(self.folder)
 
 
 def policy_checkpoint(given: Any, log: Log, data: EventDataModule) -> Path:

@@ -6,19 +6,18 @@ A stage whose inputs (data, configuration, upstream checkpoints, version of reca
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
 import yaml
-from filelock import FileLock, Timeout
 
 from recalign.chain.engine import workers_of
 from recalign.chain.experiment import Chain
 from recalign.chain.graph import Results, Task, in_order, side_by_side
 from recalign.chain.plan import Plan
+from recalign.chain.published import publish
 from recalign.chain.search import CHOICE, Search
 from recalign.chain.train import Trained, base_checkpoints, named, say, train
 from recalign.errors import InputError
@@ -26,7 +25,7 @@ from recalign.evaluation import comparison
 from recalign.evaluation.methods import BASE_STAGES, MethodRun, base_method, evaluate_methods
 from recalign.evaluation.report import render, show
 from recalign.events import data_root
-from recalign.files import write_json
+from recalign.files import held, write_json
 from recalign.reward import RewardData
 from recalign.sequences.audit import audit_log
 from recalign.sequences.verdict import verdict
@@ -56,7 +55,8 @@ def run_chain(plan: Plan) -> Path:
         search = None  # popularity, say, has no settings
     tasks = tasks_of(plan, parsed, search)
     parsed["recommender"].folder.probe()
-    with workers_of(chain) as workers, _alone(folder):
+    remedy = "let it finish, or give this one another --name"
+    with workers_of(chain) as workers, held(folder, "running a chain", remedy):
         _prepare(plan)
         if workers is None:
             in_order(tasks, chain.threads)
@@ -64,6 +64,7 @@ def run_chain(plan: Plan) -> Path:
             side_by_side(tasks, chain.threads or 1, workers, folder / "logs")
         table = comparison.compare(folder, methods=chain.methods, seeds=chain.seeds, roles=chain.roles)
         page = render(folder, searched=search is not None)
+        publish(folder, page, parsed["recommender"].config["trainer"]["logger"], searched=search is not None)
         show(table, chain.roles, folder / comparison.FILE, page)
     return folder
 
@@ -122,28 +123,6 @@ def _evaluate(plan: Plan, seed: int, done: Results) -> None:
         plan.folder, seed, runs, base, data, device=plan.device(), code=code_digest(EVALUATION)
     )
     say(f"evaluation, seed {seed}: {', '.join(evaluated) or 'unchanged'}")
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold a chain's folder, so that no other process runs a chain in it.
-
-    Raises:
-        InputError: another one does.
-    """
-    lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise InputError(
-            "another process is running a chain in this folder",
-            where=str(folder),
-            remedy="let it finish, or give this one another --name",
-        ) from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _require_same_log(folder: Path, log: str) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from recalign.errors import TrainingError
 from recalign.evaluation.methods import BASE_STAGES, BaseCheckpoints, MethodRun
 from recalign.recommender.checkpoint import read_checkpoint
 from recalign.stage import Manifest, ParsedStage, RunFolder, run_stage
@@ -53,11 +56,22 @@ def train(parsed: ParsedStage) -> Trained:
             say(f"unchanged: {folder.path}")
             return Trained.of(folder, manifest)
         say(parsed.command)
-        manifest = run_stage(parsed.request).manifest
+        manifest = _run_alone(parsed) if parsed.bare_trainer().world_size > 1 else run_stage(parsed.request).manifest
     assert manifest is not None  # a plan has no dry run
     trained = Trained.of(folder, manifest)
     say(f"  {trained.seconds:.0f} s, {trained.checkpoint}")
     return trained
+
+
+def _run_alone(parsed: ParsedStage) -> Manifest | None:
+    """Run a stage of several processes by its command, which Lightning starts once for each of them.
+
+    Raises:
+        TrainingError: it failed; it said why.
+    """
+    if code := subprocess.run([sys.executable, "-m", "recalign", *parsed.words], check=False).returncode:
+        raise TrainingError(f"exit code {code} of: {parsed.command}")
+    return Manifest.read(parsed.folder)
 
 
 def named(stage: str, seed: int) -> str:

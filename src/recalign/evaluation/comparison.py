@@ -27,7 +27,7 @@ from rich.progress import track
 
 from recalign.errors import InputError
 from recalign.evaluation.roles import BEST, Roles
-from recalign.files import read_json, write_text
+from recalign.files import altered, read_json, write_text
 from recalign.metrics.bootstrap import CrossedBootstrap, Estimate, holm, holm_intervals
 from recalign.metrics.rank import gain_ndcg, hit, reciprocal
 
@@ -120,18 +120,12 @@ def _load_runs(chain_folder: Path, methods: Collection[str] | None, seeds: Colle
         raise InputError("there is no such folder", where=str(chain_folder), remedy="run `recalign chain` first")
     # [0-9]: what a stage that ran anew has left is called seed-<n>.previous
     folders = [path.parent for path in chain_folder.glob("*/seed-*[0-9]/evaluation/summary.json")]
+    found = sorted((*_method_and_seed(folder), folder) for folder in folders if (folder / "test.parquet").is_file())
     runs = [
-        Run(
-            folder.parts[-3],
-            int(folder.parts[-2].removeprefix("seed-")),
-            read_json(folder / "summary.json"),
-            {split: _events_of(path) for split in SPLITS if (path := folder / f"{split}.parquet").is_file()},
-        )
-        for folder in folders
-        if (folder / "test.parquet").is_file()
+        _load_run(method, seed, folder)
+        for method, seed, folder in found
+        if (methods is None or method in methods) and (seeds is None or seed in seeds)
     ]
-    runs = [r for r in runs if (methods is None or r.method in methods) and (seeds is None or r.seed in seeds)]
-    runs.sort(key=lambda run: (run.method, run.seed))
     if not runs:
         remedy = "let `recalign chain` finish at least one method"
         raise InputError("no method in it has been evaluated", where=str(chain_folder), remedy=remedy)
@@ -139,6 +133,19 @@ def _load_runs(chain_folder: Path, methods: Collection[str] | None, seeds: Colle
     for split in SPLITS:
         _align([run for run in runs if split in run.splits], split)
     return runs
+
+
+def _method_and_seed(evaluation: Path) -> tuple[str, int]:
+    return evaluation.parts[-3], int(evaluation.parts[-2].removeprefix("seed-"))
+
+
+def _load_run(method: str, seed: int, folder: Path) -> Run:
+    """Read an evaluation; refuse one that has changed since it was made, with an InputError."""
+    if changed := altered(folder):
+        what = f"{', '.join(changed)}: not what the evaluation wrote"
+        raise InputError(what, where=str(folder), remedy="run `recalign chain` again: it evaluates that method anew")
+    events = {split: _events_of(path) for split in SPLITS if (path := folder / f"{split}.parquet").is_file()}
+    return Run(method, seed, read_json(folder / "summary.json"), events)
 
 
 def _events_of(path: Path) -> pl.DataFrame:

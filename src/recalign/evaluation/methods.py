@@ -18,7 +18,7 @@ from recalign.evaluation.judges import require_apart
 from recalign.evaluation.popularity import popularity_curve
 from recalign.evaluation.value import Scorers, evaluate, load_truth
 from recalign.events import data_root
-from recalign.files import digest, read_json, sha256, write_json
+from recalign.files import SEAL, altered, digest, read_json, seal, sha256, write_json
 from recalign.metrics.rank import gain_ndcg
 from recalign.recommender.checkpoint import Loaded, check_catalogue, load_net
 from recalign.recommender.interpolation import ndcg, reach_at_price
@@ -105,8 +105,8 @@ def evaluate_methods(
 ) -> list[str]:
     """Evaluate the methods of one seed that have not been, or that rest on something else than they did.
 
-    Writes ``<folder>/<method>/seed-<n>/evaluation/{test,validation}.parquet``, ``summary.json`` and ``examples.json``;
-    of a log with random exposure also ``offpolicy.json`` (`recalign.evaluation.exposed.measure`).
+    Writes ``<folder>/<method>/seed-<n>/evaluation/{test,validation}.parquet``, ``summary.json``, ``examples.json`` and
+    their digests; of a log with random exposure also ``offpolicy.json`` (`recalign.evaluation.exposed.measure`).
 
     Args:
         folder: of the chain.
@@ -149,6 +149,7 @@ def evaluate_methods(
             write_json(place / exposed.FILE, shown[run.method])
             summary |= exposed.headlines(shown[run.method])
         write_json(place / "summary.json", summary)
+        seal(place)
     return [run.method for run in stale]
 
 
@@ -259,8 +260,8 @@ def _truth(data: RewardData) -> Path | None:
 
 
 def _kept_key(place: Path) -> str | None:
-    """The key of what is there, if all of it is."""
-    kept = all((place / name).is_file() for name in ("test.parquet", "validation.parquet", examples.FILE))
+    """The key of what is there, if all of it is, unaltered."""
+    kept = (place / SEAL).is_file() and not altered(place)
     return read_json(place / "summary.json").get("key") if kept else None
 
 

@@ -62,7 +62,7 @@ def page(sources: Sources, digest: str) -> str:
             "validation": _table(validation),
             "seeds": _seed_table(sources.comparison),
             "examples": list(zip(*sources.examples, strict=False)),
-            "plots": [*_plots(table), *([] if sources.search is None else [_frontiers(sources.search)])],
+            "plots": plot_sections(sources),
             "training": _training(sources),
             "trust": trusted.section(sources.trust),
             "runs": _runs(sources.manifests),
@@ -70,6 +70,12 @@ def page(sources: Sources, digest: str) -> str:
             "meanings": {metric: text for metric, text in MEANINGS.items() if metric in table.metrics},
         }
     )
+
+
+def plot_sections(sources: Sources) -> list[tuple[str, str, list[Any]]]:
+    """Title, what to see, and the plots, as inline SVG, of each section of the comparison and of the search."""
+    table = ComparisonTable(sources.comparison, sources.roles)
+    return [*_plots(table), *([] if sources.search is None else [_frontiers(sources.search)])]
 
 
 def _number(value: Any) -> str:

@@ -17,6 +17,7 @@ from recalign.evaluation.methods import BASE_STAGES
 from recalign.evaluation.roles import Roles
 from recalign.evaluation.selection import SEARCH
 from recalign.files import digest, read_json, sha256
+from recalign.reward.trust.report import read_trust
 
 TRUST = ("reward", "judge_select", "judge_report")
 """Stages that write a ``trust.json``."""
@@ -51,7 +52,7 @@ class Sources:
         test = stored(first["method"], first["seed"], "evaluation/test.parquet")
         events = pl.read_parquet(test, columns=["user", "high"])
         shown = [read_json(stored(m, table.seeds[0], f"evaluation/{examples.FILE}")) for m in ("start", roles.ours)]
-        trust = {stage: {seed: read_json(stored(stage, seed, "trust.json")) for seed in table.seeds} for stage in TRUST}
+        trust = {stage: {seed: read_trust(stored(stage, seed, "")) for seed in table.seeds} for stage in TRUST}
         paths = [path for seed in table.seeds for path in chain_folder.glob(f"*/seed-{seed}/manifest.json")]
         manifests = sorted(map(read_json, paths), key=lambda one: (str(one.get("started")), str(one.get("stage"))))
         stages = {*BASE_STAGES, *table.methods}

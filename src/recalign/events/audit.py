@@ -15,6 +15,7 @@ QUANTILES = {"min": 0.0, "10 %": 0.1, "25 %": 0.25, "median": 0.5, "75 %": 0.75,
 BINS = 10
 GAP_AUC = "AUC of a high reward by the time between events (0.5: no leak)"
 REWARDED = "events with a reward"
+OUTLIERS = "share of the variance in the most extreme thousandth of the rewards"
 
 
 def audit(table: EventTable) -> dict[str, Section]:
@@ -112,9 +113,17 @@ def _reward(table: EventTable) -> Section:
     rewards = table.frame["reward"].drop_nulls()
     mean, deviation = float(rewards.mean()), float(rewards.std())  # type: ignore[arg-type]
     rows: Section = {REWARDED: len(rewards), "mean": mean, "standard deviation": deviation}
+    if rewards.n_unique() > 2:  # of two values, the rare one is no outlier
+        rows[OUTLIERS] = _due_to_extremes(rewards)
     if table.has_time and (area := gap_auc(table.frame)) is not None:
         rows[GAP_AUC] = area
     return rows
+
+
+def _due_to_extremes(values: pl.Series) -> float:
+    """Share of the variance in the thousandth of the values, one at least, that is farthest from the mean."""
+    square = np.sort((values.to_numpy().astype(float) - float(values.mean())) ** 2)  # type: ignore[arg-type]
+    return float(square[-max(len(values) // 1000, 1) :].sum() / square.sum())
 
 
 def _pairs(frame: pl.DataFrame) -> int:

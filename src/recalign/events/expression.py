@@ -29,7 +29,7 @@ def evaluate(frame: pl.DataFrame, expression: str, key: str, rows: SourceRows | 
 
     Raises:
         InputError: the expression does not parse, reads an unknown column or other rows than its own (``avg``,
-            windows), cannot be computed, reads a NaN, or gives NaN or an infinite value.
+            windows), cannot be computed, reads a NaN, or gives NaN, an infinite value or one beyond float32.
     """
     if rows is None:
         rows = SourceRows(frame["row"] if "row" in frame.columns else pl.int_range(1, frame.height + 1, eager=True))
@@ -43,12 +43,13 @@ def evaluate(frame: pl.DataFrame, expression: str, key: str, rows: SourceRows | 
                 remedy="leave the field empty (null) where a value is missing, or leave the rows out by data.log.where",
             )
     values = _run(frame, _null_safe(parsed, key), expression, key, rows)
-    if values.dtype.is_float() and not values.is_finite().all():
-        bad = ~values.is_finite().fill_null(True)
+    finite = values.cast(pl.Float32).is_finite() if values.dtype.is_float() else values.is_not_null()
+    if values.dtype.is_float() and not finite.all():
+        bad = ~finite.fill_null(True)
         raise InputError(
             f"{expression!r} gives {values.filter(bad)[0]} in {rows.describe(bad)}",
             where=key,
-            remedy="guard divisions, as in a / nullif(b, 0) for a null there, or a / greatest(b, 1)",
+            remedy="guard divisions, as in a / nullif(b, 0), which gives null; bound large values, as in least(a, 9)",
         )
     return values
 

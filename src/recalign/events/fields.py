@@ -54,7 +54,7 @@ def read_ids(column: pl.Series, key: str, rows: SourceRows) -> pl.Series:
 
 def index_ids(ids: pl.Series) -> tuple[pl.Series, pl.Series]:
     """Index ids in their sorted order: the u32 index of each, and the distinct ids by index."""
-    if ids.dtype == pl.Int64 and (span := int(ids.max() - ids.min()) + 1) <= max(len(ids), SPAN):  # type: ignore
+    if ids.dtype == pl.Int64 and len(ids) and (span := int(ids.max() - ids.min()) + 1) <= max(len(ids), SPAN):  # type: ignore
         least = ids.min()
         exists = np.zeros(span, bool)  # a table over the span is faster than hashing
         place = (ids - least).to_numpy()
@@ -63,7 +63,7 @@ def index_ids(ids: pl.Series) -> tuple[pl.Series, pl.Series]:
         return pl.Series(ids.name, index[place]), pl.Series(ids.name, np.flatnonzero(exists)) + least
     distinct = ids.unique().sort()
     number = pl.int_range(len(distinct), dtype=pl.UInt32, eager=True)
-    return ids.replace_strict(distinct, number, return_dtype=pl.UInt32), distinct
+    return ids.replace_strict(distinct, number, return_dtype=pl.UInt32).cast(pl.UInt32), distinct  # if there are none
 
 
 def read_timestamps(

@@ -13,10 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, cast
 
+import polars as pl
+
 from recalign.errors import InputError
 from recalign.events import fetch
 from recalign.events.log import Log, data_root
 from recalign.events.messages import did_you_mean
+from recalign.files import digest, sha256
 
 TABLES = (".csv", ".tsv", ".parquet")
 MOVIELENS = ("u.data", "ratings.dat", "ratings.csv")
@@ -28,13 +31,17 @@ LARGE, EXPANSION = 2**30, 200
 UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError)
 """What opening a compressed file raises: damaged, locked by a password, or compressed in a way that Python cannot."""
 
+ENDS = 100
+"""Rows at the beginning and at the end of Parquet in an object store that its digest covers."""
+
 
 @dataclass(frozen=True)
 class Source:
-    """A file, or a member of a zip."""
+    """A file, a member of a zip, or Parquet in an object store."""
 
     path: Path
     member: str | None = None
+    url: str | None = None
 
     @property
     def name(self) -> str:
@@ -47,14 +54,16 @@ class Source:
         return (self.member or self.path.name).endswith(".gz")
 
     def __str__(self) -> str:
-        return f"{self.path}:{self.member}" if self.member else str(self.path)
+        return self.url or (f"{self.path}:{self.member}" if self.member else str(self.path))
 
-    def data(self) -> Path | bytes:
-        """What Polars reads from: the path, or the unpacked bytes.
+    def data(self) -> Path | str | bytes:
+        """What Polars reads from: the path, the URL, or the unpacked bytes.
 
         Raises:
             InputError: it cannot be unpacked, or unpacks to far more than it is.
         """
+        if self.url:
+            return self.url
         if self.member is None and not self.is_gzip:
             return self.path
         most = max(LARGE, EXPANSION * self.path.stat().st_size)
@@ -64,6 +73,21 @@ class Source:
             what = f"{self.path.stat().st_size:,} bytes unpack to more than {most:,}"
             raise InputError(what, where=str(self), remedy="if that is right, unpack the file and name what it holds")
         return content
+
+    def digest(self) -> str:
+        """A digest of its bytes; in an object store, of the columns' names and types, the number of rows and the ends.
+
+        Raises:
+            InputError: an object store cannot be reached or read.
+        """
+        if not self.url:
+            return sha256(self.path)
+        try:
+            rows = pl.scan_parquet(self.url)
+            ends = [part.collect().write_json() for part in (rows.head(ENDS), rows.tail(ENDS))]
+            return digest(str(rows.collect_schema()), rows.select(pl.len()).collect().item(), ends)
+        except (pl.exceptions.PolarsError, OSError) as error:
+            raise damaged(self, "Parquet", error) from error
 
     def lines(self, encoding: str = "utf-8-sig") -> Iterator[str]:
         """Lines of text, read as they are asked for."""
@@ -116,14 +140,19 @@ def locate(log: Log, root: Path | None) -> tuple[list[Source], Source | None]:
 def find(root: Path, entry: str) -> list[Source]:
     """Find the files that an entry of ``log.files`` names; an empty list if there are none.
 
-    With wildcards they come in the order of their names; a file of that very name comes first.
-    ``folder/file`` is also looked for in the zips ``folder.zip`` and ``folder/folder.zip``, and
-    ``folder.zip`` in its folder.
+    With wildcards, and of a folder (its Parquet), they come in the order of their names; a file of that very name comes
+    first. ``folder/file`` is also looked for in the zips ``folder.zip`` and ``folder/folder.zip``, and ``folder.zip``
+    in its folder. A URL (``s3://...``) is not looked for: Polars reads it.
 
     Raises:
         InputError: a zip is damaged, or does not hold a log.
     """
+    if "://" in entry:
+        url = entry if entry.endswith(".parquet") else f"{entry.rstrip('/')}/**/*.parquet"
+        return [Source(Path("log.parquet"), url=url)]
     path = root / entry
+    if path.is_dir():
+        return [Source(file) for file in sorted(path.rglob("*.parquet"))]
     if any(sign in entry for sign in "*?[") and not path.is_file():
         found = sorted(glob.glob(os.path.join(glob.escape(str(root)), entry)))
         return [_source(path) for path in map(Path, found) if path.is_file()]
@@ -137,6 +166,9 @@ def find(root: Path, entry: str) -> list[Source]:
 
 def damaged(source: Source | Path, kind: str, error: Exception) -> InputError:
     """The error that a file cannot be read."""
+    if isinstance(source, Source) and source.url:
+        remedy = "check the address, the network, and the credentials as Polars reads them (AWS_..., GOOGLE_...)"
+        return InputError(f"cannot be reached or read: {str(error).splitlines()[0]}", where=source.url, remedy=remedy)
     return InputError(
         f"cannot be read as {kind}: {str(error).splitlines()[0] if str(error) else type(error).__name__}",
         where=str(source),

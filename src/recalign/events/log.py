@@ -41,7 +41,8 @@ class Log:
         name: names run folders and tables.
         files: files under the data root, in order; wildcards allowed. ``.csv``, ``.tsv``, ``.parquet``, MovieLens's
             ``u.data`` and ``ratings.dat`` (columns user, item, rating, timestamp), or a ``.zip`` that holds one.
-            ``folder/file`` is also found in ``folder.zip`` and ``folder/folder.zip``.
+            ``folder/file`` is also found in ``folder.zip`` and ``folder/folder.zip``. A folder stands for the Parquet
+            in it; ``s3://bucket/folder`` (or ``gs://``, ``az://``) for that in an object store.
         header: names of all columns, in order, of text files without a header row; null: the first row is the header.
         separator: of text files; null: found from the first row (comma, tab, ``;``, ``|`` or ``::``).
         user: column of the user's id: integers or strings.

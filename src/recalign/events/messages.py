@@ -39,8 +39,11 @@ class SourceRows:
     def describe(self, mask: pl.Series) -> str:
         """The first rows of a mask in words: ``rows 3, 8 of log.csv (header not counted) and 12 more``."""
         numbers = self.number.filter(mask)
-        first = numbers.head(SHOWN).sort().to_list()
-        more = f" and {len(numbers) - SHOWN:,} more" if len(numbers) > SHOWN else ""
+        return self.name(numbers.head(SHOWN).sort().to_list(), len(numbers))
+
+    def name(self, first: list[int], count: int) -> str:
+        """The first of `count` rows in words, by their numbers."""
+        more = f" and {count - SHOWN:,} more" if count > SHOWN else ""
         if not self.files:
             return _rows(first) + more
         parts, start = [], 0

@@ -5,16 +5,17 @@ import functools
 import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import PurePosixPath
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import polars as pl
 
 from recalign.errors import InputError
 from recalign.events.files import TABLES, Source, damaged
+from recalign.events.log import EXPOSURE_COLUMNS, Log
 from recalign.events.messages import SHOWN, did_you_mean
-from recalign.events.tree import without_patterns
+from recalign.events.tree import plain, without_patterns
 
 NULLS = ("NULL", r"\N")
 """What databases write for a missing value, beside an empty field."""
@@ -72,12 +73,17 @@ def read(
     """
     try:
         if not is_text(source):
-            return without_patterns(pl.read_parquet(source.data(), glob=False))
+            return scan(source).collect()
         return without_patterns(_read_text(source, ids, _layout(source, header, separator)))
     except pl.exceptions.NoDataError as error:
         raise InputError("the file is empty", where=str(source), remedy="name a file with rows") from error
     except (pl.exceptions.PolarsError, OSError, csv.Error) as error:
         raise damaged(source, PurePosixPath(source.name).suffix.removeprefix("."), error) from error
+
+
+def scan(source: Source) -> pl.LazyFrame:
+    """A Parquet file, to be read in parts; what a URL names may be several, with wildcards. Columns as `read`'s."""
+    return without_patterns(pl.scan_parquet(source.data(), glob=source.url is not None))
 
 
 def is_text(source: Source) -> bool:
@@ -88,6 +94,22 @@ def is_text(source: Source) -> bool:
 def has_header(source: Source, header: Sequence[str] | None) -> bool:
     """Whether the first row of a file is its header."""
     return header is None and source.name not in MOVIELENS and is_text(source)
+
+
+def plain_names(log: Log) -> Log:
+    """The log with its columns named as `read` names them."""
+    mapped = {key: getattr(log, key) for key in ("user", "item", "timestamp", *EXPOSURE_COLUMNS)}
+    names: dict[str, Any] = {key: name and plain(name) for key, name in mapped.items()}
+    return replace(log, columns={plain(name): one for name, one in log.columns.items()}, **names)
+
+
+def require_columns(log: Log, file: str, columns: list[str]) -> None:
+    """Refuse a file that lacks a column that the log, with `plain_names`, maps."""
+    for key in ("user", "item", "timestamp", *EXPOSURE_COLUMNS):
+        column = getattr(log, key)
+        computed = key in EXPOSURE_COLUMNS and column in log.columns
+        if column is not None and not computed and column not in columns:
+            raise no_column(f"data.log.{key}", column, file, columns)
 
 
 def looks_like_data(names: Sequence[str]) -> bool:
@@ -154,7 +176,7 @@ def _read_text(source: Source, ids: Sequence[str], layout: Layout) -> pl.DataFra
 def _parse(source: Source, layout: Layout, ids: Sequence[str]) -> pl.DataFrame:
     data, separator = source.data(), layout.separator
     if len(separator) > 1:
-        data = data if isinstance(data, bytes) else data.read_bytes()
+        data = data if isinstance(data, bytes) else Path(data).read_bytes()
         data, separator = data.replace(separator.encode(), UNIT.encode()), UNIT
     read_csv = functools.partial(
         pl.read_csv,

@@ -1,55 +1,19 @@
 """The event table: one checked frame of events, whatever the log looked like."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import polars as pl
 
-from recalign.errors import InputError, printable
-from recalign.events.collapse import strongest
-from recalign.events.expression import condition, evaluate, kind_of
-from recalign.events.fields import (
-    index_ids,
-    missing_as_null,
-    read_ids,
-    read_is_random,
-    read_propensity,
-    read_timestamps,
-)
+from recalign.errors import InputError
+from recalign.events.checking import check_rows
 from recalign.events.files import Source, locate
 from recalign.events.joining import join
-from recalign.events.log import EXPOSURE_COLUMNS, OWN_COLUMNS, Log
+from recalign.events.log import Log
 from recalign.events.messages import SourceRows
-from recalign.events.reading import has_header, is_text, no_column, read
-from recalign.events.tree import plain
-from recalign.files import digest, sha256
-
-
-@dataclass(frozen=True)
-class Note:
-    """Rows that are left out, or are not in every loss."""
-
-    reason: str
-    count: int
-    rows: str  # the first of them, in words
-
-    def __str__(self) -> str:
-        return printable(f"{self.count:,} rows {self.reason}: {self.rows}")
-
-
-@dataclass(frozen=True)
-class Report:
-    """What was read of a log: the rows of each file, and the events that are used."""
-
-    files: dict[str, int]
-    used: int
-    notes: tuple[Note, ...]
-
-    def __str__(self) -> str:
-        lines = [printable(f"{count:,} rows read from {file}") for file, count in self.files.items()]
-        return "\n".join([*lines, *map(str, self.notes), f"{self.used:,} events used"])
+from recalign.events.reading import has_header, is_text, plain_names, read, require_columns
+from recalign.events.report import Report, make_report
+from recalign.files import digest
 
 
 @dataclass(frozen=True)
@@ -95,24 +59,9 @@ def load_events(log: Log, root: Path | None, reward: str | None) -> EventTable:
     sources, _ = locate(log, root)
     mark = _digest(log, sources, reward)
     raw, rows = _read(log, sources)
-    log = _plain_names(log)
-    files = rows.files
-    raw, rows, notes = _usable(raw, rows, log)
-    raw = raw.with_columns(
-        evaluate(raw, expression, f"data.log.columns.{name}", rows).alias(name)
-        for name, expression in log.columns.items()
-    )
-    rewards = _rewards(raw, rows, reward)
-    if reward is not None and rewards.null_count():
-        without = rewards.is_null()
-        notes.append(Note("have no reward and stay in histories only", int(without.sum()), rows.describe(without)))
-    frame, users, items = _ordered(raw, rows, log, rewards)
-    if log.collapse and (weaker := ~strongest(frame)).any():
-        where = rows.of(frame["row"]).describe(weaker)
-        notes.append(Note("are weaker events of the same user and item and are left out", int(weaker.sum()), where))
-        frame = frame.filter(~weaker)
-    report = Report(files, frame.height, tuple(notes))
-    return EventTable(frame, users, items, log.timestamp is not None, report, mark)
+    checked = check_rows(raw, rows, plain_names(log), reward)
+    report = make_report([checked.found], rows, reward)
+    return EventTable(checked.frame, checked.users, checked.items, log.timestamp is not None, report, mark)
 
 
 def fingerprint(log: Log, root: Path | None, reward: str | None) -> str:
@@ -123,133 +72,17 @@ def fingerprint(log: Log, root: Path | None, reward: str | None) -> str:
 def _digest(log: Log, sources: list[Source], reward: str | None) -> str:
     mapping = asdict(log)
     del mapping["titles"]  # they do not change the events
-    return digest(mapping, reward, [sha256(source.path) for source in sources])[:16]
-
-
-def _plain_names(log: Log) -> Log:
-    """The log with its columns named as `read` names them."""
-    mapped = {key: getattr(log, key) for key in ("user", "item", "timestamp", *EXPOSURE_COLUMNS)}
-    names: dict[str, Any] = {key: name and plain(name) for key, name in mapped.items()}
-    return replace(log, columns={plain(name): one for name, one in log.columns.items()}, **names)
+    return digest(mapping, reward, [source.digest() for source in sources])[:16]
 
 
 def _read(log: Log, sources: list[Source]) -> tuple[pl.DataFrame, SourceRows]:
     frames = {str(source): read(source, (log.user, log.item), log.header, log.separator) for source in sources}
-    log = _plain_names(log)
-    mapped = {key: getattr(log, key) for key in ("user", "item", "timestamp", *EXPOSURE_COLUMNS)}
+    log = plain_names(log)
     for file, frame in frames.items():
-        for key, column in mapped.items():
-            computed = key in EXPOSURE_COLUMNS and column in log.columns
-            if column is not None and not computed and column not in frame.columns:
-                raise no_column(f"data.log.{key}", column, file, frame.columns)
+        require_columns(log, file, frame.columns)
     frame = join(frames, (log.user, log.item), frozenset(str(source) for source in sources if is_text(source)))
     if not frame.height:
         raise InputError("the log is empty", where=", ".join(frames), remedy="name files with events in data.log.files")
     number = pl.int_range(1, frame.height + 1, dtype=pl.UInt32, eager=True)
     headed = frozenset(str(source) for source in sources if has_header(source, log.header))
-    frame = frame.with_columns(missing_as_null(frame[name]) for name in (log.user, log.item, log.timestamp) if name)
     return frame, SourceRows(number, {file: part.height for file, part in frames.items()}, headed)
-
-
-def _usable(raw: pl.DataFrame, rows: SourceRows, log: Log) -> tuple[pl.DataFrame, SourceRows, list[Note]]:
-    """The rows that are events, and why others are not."""
-    notes: list[Note] = []
-
-    def leave_out(mask: pl.Series, reason: str) -> None:
-        nonlocal raw, rows
-        if mask.any():
-            notes.append(Note(reason, int(mask.sum()), rows.describe(mask)))
-            raw, rows = raw.filter(~mask), rows.filter(~mask)
-
-    if all(column.null_count() for column in raw):
-        leave_out(raw.select(pl.all_horizontal(pl.all().is_null())).to_series(), "are empty and are left out")
-    if log.where is not None:
-        unmet = ~condition(raw, log.where, "data.log.where", rows)
-        leave_out(unmet, f"do not meet {log.where!r} and are left out")
-    if rows.headed:
-        text = raw.select(pl.col(pl.String).str.contains("\n", literal=True).fill_null(False))
-        broken = text.select(pl.any_horizontal(pl.all())).to_series() if text.width else pl.Series([False])
-        if broken.any():
-            notes.append(Note("hold a quoted field of several lines", int(broken.sum()), rows.describe(broken)))
-    if not raw.height:
-        raise InputError(
-            f"no row of {', '.join(rows.files)} can be used: {'; '.join(note.reason for note in notes)}",
-            where="data.log.where",
-            remedy="mend the condition, or the file",
-        )
-    return raw, rows, notes
-
-
-def _rewards(raw: pl.DataFrame, rows: SourceRows, reward: str | None) -> pl.Series:
-    """The reward of each row: f64, null where there is none."""
-    if reward is None:
-        return pl.repeat(None, raw.height, dtype=pl.Float64, eager=True)
-    values = evaluate(raw, reward, "data.reward", rows)
-    present = values.drop_nulls()
-    if len(present) and not (values.dtype.is_numeric() or values.dtype == pl.Boolean):
-        raise InputError(
-            f"{reward!r} gives {kind_of(values, rows)}, not a number",
-            where="data.reward",
-            remedy="give a number or a comparison; TRY_CAST(x AS DOUBLE) makes numbers of text, and null of the rest",
-        )
-    if present.is_empty() or present.min() == present.max():
-        raise InputError(
-            f"{reward!r} is {present[0] if len(present) else 'null'} for every event of {', '.join(rows.files)}",
-            where="data.reward",
-            remedy="name a column that tells good events from bad ones, or set data.reward to null for a log without",
-        )
-    return values.cast(pl.Float64)
-
-
-def _ordered(
-    raw: pl.DataFrame, rows: SourceRows, log: Log, rewards: pl.Series
-) -> tuple[pl.DataFrame, pl.Series, pl.Series]:
-    """The event table's frame, and the raw ids of its users and items."""
-    user, users = index_ids(read_ids(raw[log.user], "data.log.user", rows))
-    item, items = index_ids(read_ids(raw[log.item], "data.log.item", rows))
-    if log.timestamp is None:
-        time = second = rows.number.cast(pl.Int64)
-    else:
-        time, per_second = read_timestamps(raw[log.timestamp], log.time_unit, rows, log.time_format)
-        second = time // (per_second * log.time_resolution) * log.time_resolution
-    own = dict(zip(OWN_COLUMNS, (user, item, second, rows.number, rewards), strict=True))
-    if log.is_random is not None:
-        own["is_random"] = read_is_random(raw[log.is_random], rows)
-    if log.propensity is not None:
-        own["propensity"] = read_propensity(raw[log.propensity], rows)
-    mapped = {log.user, log.item, log.timestamp, *OWN_COLUMNS, *own}
-    feedback = [column for column in raw if column.name not in mapped]
-    order = _order(user, time)
-    columns = [*(values.alias(name) for name, values in own.items()), *feedback]
-    if order is not None:  # rechunk: gathering from one piece is faster
-        columns = [column.rechunk().gather(order) for column in columns]
-    return pl.DataFrame(columns), users, items
-
-
-def _order(user: pl.Series, time: pl.Series) -> pl.Series | None:
-    """The stable order by (user, time); null if the rows are in it."""
-    user_N, time_N = user.to_numpy(), time.to_numpy()
-    no_earlier_N = time_N[1:] >= time_N[:-1]
-    if ((user_N[1:] > user_N[:-1]) | (user_N[1:] == user_N[:-1]) & no_earlier_N).all():
-        return None
-    if no_earlier_N.all():
-        return pl.Series(_stable_order(user_N))
-    by_time_N = _stable_order(time_N)
-    return pl.Series(by_time_N[_stable_order(user_N[by_time_N])])
-
-
-def _stable_order(value_N: np.ndarray) -> np.ndarray:
-    """The stable order of non-negative integers. Shape: (N,) -> u32 (N,).
-
-    Sorting value and place packed in one integer is ten times as fast as `argsort`.
-    """
-    bits = len(value_N).bit_length()
-    least = value_N.min()
-    if int(value_N.max() - least).bit_length() + bits > 63:
-        return np.argsort(value_N, kind="stable").astype(np.uint32)
-    packed_N = (value_N - least).astype(np.int64)
-    packed_N <<= bits
-    packed_N |= np.arange(len(packed_N))
-    packed_N.sort()
-    packed_N &= 2**bits - 1
-    return packed_N.astype(np.uint32)

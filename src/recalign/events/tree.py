@@ -1,11 +1,13 @@
 """The tree of a Polars expression: whether it reads its own row only, and columns that are named like patterns."""
 
 import json
-from typing import Any
+from typing import Any, TypeVar
 
 import polars as pl
 
 from recalign.errors import InputError
+
+Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
 
 ROW_WISE = frozenset(
     {
@@ -40,10 +42,9 @@ def row_wise(parsed: pl.Expr, expression: str, key: str) -> pl.Expr:
     return pl.Expr.deserialize(json.dumps(tree).encode(), format="json")
 
 
-def without_patterns(frame: pl.DataFrame) -> pl.DataFrame:
+def without_patterns(frame: Frame) -> Frame:
     """The frame with other names for columns named ``*`` or ``^...$``, which Polars would take for patterns."""
-    columns = [column.alias(plain(column.name)) for column in frame]
-    return pl.DataFrame(columns) if any(map(_is_pattern, frame.columns)) else frame
+    return frame.rename({name: plain(name) for name in frame.collect_schema().names() if _is_pattern(name)})
 
 
 def _is_pattern(name: str) -> bool:

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from recalign.errors import InputError, require_positive
+
 
 class Recorded:
     """Mixin, first base of an `nn.Module`: keep the constructor's arguments in ``made_with``, to rebuild it from.
@@ -37,8 +39,27 @@ class Encoder(Recorded, nn.Module, ABC):
     other sequences, the padding or the bucket's length.
     """
 
-    def __init__(self, dim: int, max_length: int) -> None:
+    def __init__(self, dim: int, max_length: int, heads: int = 1, head_dim: int | None = None) -> None:
+        """Refuse sizes that no network has.
+
+        Args:
+            dim: width of the model, D.
+            max_length: the longest history.
+            heads: heads of each layer.
+            head_dim: width of a head; None: dim / heads.
+
+        Raises:
+            InputError: a size is not above 0, or dim does not divide into the heads.
+        """
         super().__init__()
+        sizes = {"dim": dim, "heads": heads, "head_dim": head_dim, "max_length": max_length}
+        require_positive("model.encoder", sizes, *sizes)
+        if head_dim is None and dim % heads:
+            raise InputError(
+                f"dim {dim} does not divide into {heads} heads",
+                where="model.encoder.heads",
+                remedy="choose a dim that is a multiple of heads",
+            )
         self.dim = dim
         self.max_length = max_length
 

@@ -60,9 +60,7 @@ class HSTU(Encoder):
         position_bias: bool = True,
         head_dim: int | None = None,
     ) -> None:
-        super().__init__(dim, max_length)
-        if head_dim is None and dim % heads:
-            raise ValueError(f"dim {dim} does not divide into {heads} heads: choose another number, or set head_dim")
+        super().__init__(dim, max_length, heads, head_dim)
         self.position = position_table(max_length, dim)
         self.dropout = Dropout(dropout)
         self.layers = nn.ModuleList(

@@ -32,9 +32,7 @@ class SASRec(Encoder):
     def __init__(
         self, dim: int = 50, layers: int = 2, heads: int = 1, max_length: int = 200, dropout: float = 0.2
     ) -> None:
-        super().__init__(dim, max_length)
-        if dim % heads:
-            raise ValueError(f"dim {dim} does not divide into {heads} heads: choose another number")
+        super().__init__(dim, max_length, heads)
         self.position = position_table(max_length, dim)
         self.dropout = Dropout(dropout)
         self.layers = nn.ModuleList(SASRecLayer(dim, heads, dropout) for _ in range(layers))

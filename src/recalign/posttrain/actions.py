@@ -17,9 +17,11 @@ from torch import Tensor
 from recalign.errors import InputError
 from recalign.posttrain.base import Figures, PostTraining
 from recalign.posttrain.heads import StateValue, at_own_rate, state_width
-from recalign.posttrain.rollout import Environment, Rollout, among, roll_out
+from recalign.posttrain.rollout import Drawn, Environment, among, roll_out
+from recalign.processes import counts, gathered
 from recalign.recommender.checkpoint import Loaded, load_or_copy
 from recalign.recommender.policy import State
+from recalign.recommender.training import logs_now
 from recalign.reward import RewardData, RewardEnsemble
 from recalign.sequences import Batch
 
@@ -76,10 +78,11 @@ class SampledActions(PostTraining):
     that all methods see the same ones. Subclasses turn rewards into a loss (`surrogate`).
 
     Logs ``sampled/reward``, the mean predicted reward of the items drawn, in standard deviations from the log's mean;
-    ``sampled/nll``, -log pi of the logged items; and the figures of `surrogate`.
+    ``sampled/nll``, -log pi of the logged items; the figures of `surrogate`; and a histogram of the rewards,
+    ``sampled/rewards``.
 
     Args:
-        reward_model: checkpoint of the reward model; null in a configuration: the newest of this log.
+        reward_model: checkpoint of the reward model; null in a configuration: that of this log and seed.
         reward_net: the reward model itself, instead of a checkpoint (Python only); copied.
         samples: items drawn at each state.
         candidates: draw among this many of the start's most probable unseen items.
@@ -137,20 +140,24 @@ class SampledActions(PostTraining):
         if self.trainer.global_step % self.refresh == 0:
             self.old.load_state_dict(self.policy.state_dict())
         rated = batch.keep(~batch.reward_T.isnan())
-        if not len(rated.target_T):
+        if not any(counts(len(rated.target_T), self.device)):
             return None
         rollout = roll_out(self.old, self.reference, self.environment, rated, self.samples, self.candidates)
         state, item_TC = self.policy.encode(rated), rollout.candidate_TC
         logp_TC = self.policy.log_probs(state, torch.cat([rated.target_T[:, None], item_TC.clamp(min=1)], dim=1))
-        nll = -logp_TC[:, 0].mean()
-        logp_TS = among(logp_TC[:, 1:], item_TC).gather(1, rollout.column_TS)
-        loss, figures = self.surrogate(rollout, logp_TS, state, nll)
-        return loss, {**figures, "reward": rollout.reward_TS.mean(), "nll": nll.detach()}
+        nll = -gathered(logp_TC[:, 0]).mean()
+        if logs_now(self.trainer):
+            self.log_histogram("sampled/rewards", rollout.reward_TS)
+        logp_TS = gathered(among(logp_TC[:, 1:], item_TC).gather(1, rollout.column_TS))
+        drawn = rollout.drawn()
+        loss, figures = self.surrogate(drawn, logp_TS, state, nll)
+        return loss, {**figures, "reward": drawn.reward_TS.mean(), "nll": nll.detach()}
 
-    def surrogate(self, rollout: Rollout, logp_TS: Tensor, state: State, nll: Tensor) -> tuple[Tensor, Figures]:
+    def surrogate(self, drawn: Drawn, logp_TS: Tensor, state: State, nll: Tensor) -> tuple[Tensor, Figures]:
         """The loss, and figures to log, from log pi of the items drawn (among the candidates) and of the logged ones.
 
-        ``state`` is the policy's, of T histories; ``nll`` is mean -log pi of the logged items, a scalar.
+        ``drawn``, ``logp_TS`` and ``nll``, mean -log pi of the logged items, are of all processes; ``state`` is the
+        policy's, of this process's histories.
         """
         raise NotImplementedError
 
@@ -174,11 +181,11 @@ class PPO(SampledActions):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return at_own_rate(super().configure_optimizers(), self.value, self.value_lr)
 
-    def surrogate(self, rollout: Rollout, logp_TS: Tensor, state: State, nll: Tensor) -> tuple[Tensor, Figures]:
-        reward_TS = rollout.reward_TS - self.kl * (rollout.old_TS - rollout.start_TS)
-        error_TS = reward_TS - self.value(self.policy.summary(state).detach())[:, None]
+    def surrogate(self, drawn: Drawn, logp_TS: Tensor, state: State, nll: Tensor) -> tuple[Tensor, Figures]:
+        reward_TS = drawn.reward_TS - self.kl * (drawn.old_TS - drawn.start_TS)
+        error_TS = reward_TS - gathered(self.value(self.policy.summary(state).detach()))[:, None]
         advantage_TS = (error_TS - error_TS.mean()) / (error_TS.std(correction=0) + 1e-4)
-        loss, figures = clipped_surrogate(logp_TS, rollout.old_TS, advantage_TS, self.clip)
+        loss, figures = clipped_surrogate(logp_TS, drawn.old_TS, advantage_TS, self.clip)
         value_error = error_TS.square().mean()
         return loss + value_error, {**figures, "value_error": value_error.detach()}
 
@@ -203,8 +210,8 @@ class GRPO(SampledActions):
         super().__init__(lr=lr, **sampled)
         self.early, self.cloning = early, cloning
 
-    def surrogate(self, rollout: Rollout, logp_TS: Tensor, state: State, nll: Tensor) -> tuple[Tensor, Figures]:
-        advantage_TS = group_advantages(rollout.reward_TS)
-        loss, figures = clipped_surrogate(logp_TS, rollout.old_TS, advantage_TS, self.clip, self.early)
-        kl = kl_estimate(logp_TS, rollout.start_TS)
+    def surrogate(self, drawn: Drawn, logp_TS: Tensor, state: State, nll: Tensor) -> tuple[Tensor, Figures]:
+        advantage_TS = group_advantages(drawn.reward_TS)
+        loss, figures = clipped_surrogate(logp_TS, drawn.old_TS, advantage_TS, self.clip, self.early)
+        kl = kl_estimate(logp_TS, drawn.start_TS)
         return loss + self.kl * kl + self.cloning * nll, {**figures, "kl": kl.detach()}

@@ -15,11 +15,12 @@ from torch import Tensor
 from recalign.errors import InputError, require_positive
 from recalign.posttrain.data import PostTrainingData
 from recalign.posttrain.keep import KeepRanking
+from recalign.processes import gathered
 from recalign.recommender.checkpoint import Loaded, class_path, load_or_copy
 from recalign.recommender.interpolation import KEEP, require_share
 from recalign.recommender.policy import Policy, chunks
 from recalign.recommender.prior import without_prior
-from recalign.recommender.training import PolicyModule
+from recalign.recommender.training import PolicyModule, logs_now
 from recalign.sequences import Batch, EventDataModule
 
 Figures = dict[str, Tensor]
@@ -31,14 +32,15 @@ STATES = 32  # at about this many of their targets, evenly spaced
 class PostTraining(PolicyModule):
     """Fine-tune a copy of a trained policy. Subclasses write `loss`.
 
-    Logs ``train/loss``; the figures of `loss`, as ``<FIGURES>/<name>``; and ``policy/kl``, KL(pi || start) over the
-    catalogue, on a few histories of each batch whose step is logged.
+    Logs ``train/loss``; the figures of `loss`, as ``<FIGURES>/<name>``; and ``policy/kl``, KL(pi || start), and
+    ``policy/entropy``, that of pi in nats, both over the catalogue, on a few histories of each batch whose step is
+    logged.
 
     Methods that compare pi with the start, or with itself as it was, set ``drops_out`` to False: under dropout the
     ratio of two passes is not 1 even before the first step.
 
     Args:
-        init_from: checkpoint of the starting policy; null in a configuration: the newest of this log.
+        init_from: checkpoint of the starting policy; null in a configuration: that of this log and seed.
         policy: the starting policy itself, instead of a checkpoint (Python only); copied.
         lr: AdamW's learning rate.
         weight_decay: AdamW's, on matrices only.
@@ -77,7 +79,7 @@ class PostTraining(PolicyModule):
     @classmethod
     def check_settings(cls, given: Mapping[str, Any]) -> None:
         super().check_settings(given)
-        require_positive("model", given, "temperature", "clip", "samples", "candidates", "refresh", "early", "k", "cap")
+        require_positive("model", given, "clip", "samples", "candidates", "refresh", "early", "k", "cap")
 
     def configure_callbacks(self) -> list[Callback]:
         return [] if self.keep is None else [KeepRanking(self.keep)]
@@ -102,12 +104,13 @@ class PostTraining(PolicyModule):
         raise NotImplementedError
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        if (self.trainer.global_step + 1) % max(self.trainer.log_every_n_steps, 1) == 0:  # type: ignore[attr-defined]
-            self.log("policy/kl", self.drift(batch))
+        if logs_now(self.trainer):
+            self.log_dict({f"policy/{name}": figure for name, figure in self.drift(batch).items()})
         with self.as_cloned():
             found = self.loss(batch)
         if found is None:
-            return 0.0 * self.policy.summary(self.policy.encode(batch)).sum()
+            trained = (weight for weight in self.parameters() if weight.requires_grad)
+            return torch.stack([0.0 * weight.sum() for weight in trained]).sum()
         loss, figures = found
         self.log("train/loss", loss, batch_size=len(batch.target_T))
         self.log_dict({f"{self.FIGURES}/{name}": figure for name, figure in figures.items()})
@@ -131,17 +134,21 @@ class PostTraining(PolicyModule):
         return self.reference.log_probs(self.reference.encode(batch), items)
 
     @torch.no_grad()
-    def drift(self, batch: Batch) -> Tensor:
-        """Mean KL(pi || start) over the catalogue, on some targets of the first histories of a batch, a scalar."""
+    def drift(self, batch: Batch) -> Figures:
+        """How far the policy has moved: ``kl``, mean KL(pi || start), and ``entropy``, mean of pi's over the catalogue.
+
+        Both on some targets of each process's first histories.
+        """
         probe = batch.head(PROBE)
         position_T = torch.arange(len(probe.row_T), device=probe.row_T.device)
-        probe = probe.keep(position_T % math.ceil(len(position_T) / STATES) == 0)
+        probe = probe.keep(position_T % max(math.ceil(len(position_T) / STATES), 1) == 0)
         mode = self.policy.training
         self.policy.eval()
         now, start = self.policy.encode(probe), self.reference.encode(probe)
-        kl = []
+        kl, entropy = [], []
         for part in chunks(len(now), self.policy.num_items):
             logp_TV, start_TV = self.policy.log_probs(now[part]), self.reference.log_probs(start[part])
             kl.append((logp_TV.exp() * (logp_TV - start_TV)).sum(dim=1))
+            entropy.append(-(logp_TV.exp() * logp_TV).sum(dim=1))
         self.policy.train(mode)
-        return torch.cat(kl).mean()
+        return {"kl": gathered(torch.cat(kl)).mean(), "entropy": gathered(torch.cat(entropy)).mean()}

@@ -16,6 +16,7 @@ from recalign.errors import InputError
 from recalign.posttrain.base import Figures, PostTraining
 from recalign.posttrain.heads import at_own_rate, state_width
 from recalign.posttrain.weighted import weighted_likelihood
+from recalign.processes import gathered
 from recalign.recommender.policy import Policy, State
 from recalign.recommender.training import adamw
 from recalign.sequences import Batch
@@ -124,5 +125,6 @@ class ReturnConditioned(PostTraining):
     def loss(self, batch: Batch) -> tuple[Tensor, Figures]:
         reward_T = self.advantages(batch)
         state = self.policy.encode_given(batch, reward_T.nan_to_num())
-        loss, _ = weighted_likelihood(self.policy.log_prob(state, batch.target_T), (~reward_T.isnan()).float())
+        logp_T = gathered(self.policy.log_prob(state, batch.target_T))
+        loss, _ = weighted_likelihood(logp_T, gathered(~reward_T.isnan()).float())
         return loss, {"asked": self.policy.asked}

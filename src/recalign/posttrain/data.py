@@ -27,8 +27,8 @@ class UpstreamData(RewardData):
     """Training events, and the starting policy and reward model that a subclass may need to prepare them.
 
     Args:
-        init_from: checkpoint of the starting policy, where one is needed; null in a configuration: the newest.
-        reward_model: checkpoint of the reward model, where one is needed; null in a configuration: the newest.
+        init_from: checkpoint of the starting policy, where needed; null in a configuration: that of this log and seed.
+        reward_model: checkpoint of the reward model, where needed; null in a configuration: that of this log and seed.
         policy: the starting policy itself, instead of a checkpoint (Python only); copied.
         reward_net: the reward model itself, instead of a checkpoint (Python only); copied. Predictions of training
             events need it as `Loaded`, with its self-influence (`StageModule.hand_over`).

@@ -16,6 +16,7 @@ from torch.nn.functional import logsigmoid
 from recalign.errors import require_positive
 from recalign.posttrain.base import Figures, PostTraining
 from recalign.posttrain.pairs_data import PairData
+from recalign.processes import gathered, own_rows
 from recalign.sequences import Batch
 
 PairLoss = Literal["dpo", "ipo", "sdpo", "simpo"]
@@ -143,13 +144,14 @@ class Preferences(PairTraining):
     def loss(self, batch: Batch) -> tuple[Tensor, Figures] | None:
         assert batch.rejected_TN is not None
         paired_T = (batch.rejected_TN > 0).all(dim=1)
-        if not paired_T.any():
+        if not gathered(paired_T).any():
             return None
         item_TC = torch.cat([batch.target_T[:, None], batch.rejected_TN], dim=1)[paired_T]
         paired = batch.keep(paired_T)
         value_TC = self.policy.log_probs(self.policy.encode(paired), item_TC)
         if self.kind != "simpo":
             value_TC = value_TC - self.reference_log_probs(paired, item_TC)
+        value_TC = gathered(value_TC)
         loss, figures = preference(value_TC[:, 0], value_TC[:, 1:], self.kind, self.beta, self.gamma)
         return loss, {**figures, "share": self.data.share}  # type: ignore[attr-defined]
 
@@ -177,7 +179,10 @@ class KTO(PairTraining):
         self.beta, self.good, self.bad = beta, good, bad
 
     def loss(self, batch: Batch) -> tuple[Tensor, Figures]:
-        mismatched_T = batch.target_T.roll(len(batch.target_T) // 2)  # half a batch away are other users
+        all_T = gathered(batch.target_T)
+        own = own_rows(len(batch.target_T), batch.target_T.device)
+        mismatched_T = all_T.roll(len(all_T) // 2)[own]  # half a batch away are other users
         item_TC = torch.stack([batch.target_T, mismatched_T], dim=1)
         ratio_TC = self.policy.log_probs(self.policy.encode(batch), item_TC) - self.reference_log_probs(batch, item_TC)
-        return kto(ratio_TC[:, 0], ratio_TC[:, 1], self.advantages(batch), self.beta, self.good, self.bad)
+        ratio_TC, advantage_T = gathered(ratio_TC), gathered(self.advantages(batch))
+        return kto(ratio_TC[:, 0], ratio_TC[:, 1], advantage_T, self.beta, self.good, self.bad)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from recalign.posttrain.base import Figures, PostTraining
+from recalign.processes import gathered
 from recalign.sequences import Batch
 
 
@@ -69,4 +70,5 @@ class Reinforce(PostTraining):
     def loss(self, batch: Batch) -> tuple[Tensor, Figures]:
         logp_T = self.policy.log_prob(self.policy.encode(batch), batch.target_T)
         behaviour_T = self.reference_log_probs(batch, batch.target_T[:, None])[:, 0]
-        return top_k_reinforce(logp_T, behaviour_T, self.advantages(batch), self.k, self.cap)
+        reward_T = gathered(self.advantages(batch))
+        return top_k_reinforce(gathered(logp_T), gathered(behaviour_T), reward_T, self.k, self.cap)

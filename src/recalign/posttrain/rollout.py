@@ -6,11 +6,13 @@ Shape suffixes: T states, C candidates of each, S items drawn at each, L events 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from recalign.errors import InputError
+from recalign.processes import gathered, random_rows
 from recalign.recommender.checkpoint import Loaded
 from recalign.recommender.policy import Policy, draw
 from recalign.reward import RewardData, RewardEnsemble
@@ -33,7 +35,7 @@ class Environment(nn.Module):
         """Take the unit of the log's rewards; refuse a reward model of another log, or that predicts no numbers."""
         self.loaded.check(data)
         self.mean, self.scale, _ = data.moments()
-        batch = next(iter(data.train_dataloader()))
+        batch = data.first_batch()
         if not self.train()(batch, batch.target_T[:, None]).isfinite().all():
             raise InputError(
                 "the reward model predicts what is no number",
@@ -46,6 +48,14 @@ class Environment(nn.Module):
         """Expected rewards of some items at each state of a batch. Shape: (T, S) -> (T, S)."""
         predicted_TS = self.reward.predict(self.reward.states(batch), item_TS)
         return (predicted_TS - self.mean) / self.scale
+
+
+class Drawn(NamedTuple):
+    """What is known of the items drawn at the states of all processes. Shape: (T, S) each, as in `Rollout`."""
+
+    old_TS: Tensor
+    start_TS: Tensor
+    reward_TS: Tensor
 
 
 @dataclass(frozen=True)
@@ -65,6 +75,10 @@ class Rollout:
     reward_TS: Tensor
     """What the environment expects of them."""
 
+    def drawn(self) -> Drawn:
+        """The last three, of all processes."""
+        return Drawn(*gathered(torch.stack([self.old_TS, self.start_TS, self.reward_TS], dim=2)).unbind(dim=2))
+
 
 @torch.no_grad()
 def roll_out(
@@ -81,7 +95,11 @@ def roll_out(
         among(policy.log_probs(state, candidate_TC.clamp(min=1)), candidate_TC)
         for policy, state in ((old, old_T), (start, start_T))
     )
-    column_TS = draw(old_TC, samples)
+    there = old_TC.device
+    uniform_TS = random_rows(
+        lambda rows: torch.rand(rows, samples, dtype=torch.float64, device=there), len(old_TC), there
+    )
+    column_TS = draw(old_TC, samples, uniform_TS)
     item_TS = candidate_TC.gather(1, column_TS).clamp(min=1)
     old_TS, start_TS = old_TC.gather(1, column_TS), start_TC.gather(1, column_TS)
     return Rollout(candidate_TC, column_TS, item_TS, old_TS, start_TS, environment(batch, item_TS))

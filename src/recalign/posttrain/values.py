@@ -19,6 +19,7 @@ from recalign.errors import InputError, require_positive
 from recalign.posttrain.base import Figures, PostTraining
 from recalign.posttrain.heads import Critic, ItemValue, StateValue, at_own_rate, state_width
 from recalign.posttrain.weighted import weighted_likelihood
+from recalign.processes import gathered, random_rows
 from recalign.sequences import Batch
 
 
@@ -128,7 +129,7 @@ class CQL(ValueMethod):
     def setup(self, stage: str) -> None:
         super().setup(stage)
         if stage == "fit":  # V starts where Q is right on average
-            batch = next(iter(self.data.train_dataloader()))
+            batch = self.data.first_batch()
             logp_T = self.reference_log_probs(batch, batch.target_T[:, None])
             with torch.no_grad():
                 self.critic.read.bias.fill_(-self.temperature * logp_T.mean())
@@ -137,7 +138,7 @@ class CQL(ValueMethod):
         state = self.policy.encode(batch)
         value_T = self.critic(self.policy.summary(state).detach())
         q_T = value_T + self.temperature * self.policy.log_prob(state, batch.target_T)
-        return conservative(q_T, value_T, self.advantages(batch), self.alpha)
+        return conservative(gathered(q_T), gathered(value_T), gathered(self.advantages(batch)), self.alpha)
 
 
 class IQL(ValueMethod):
@@ -168,13 +169,14 @@ class IQL(ValueMethod):
         self.critic = Critic(state_width(self.policy), self.policy.num_items)
 
     def loss(self, batch: Batch) -> tuple[Tensor, Figures]:
-        reward_T, fixed_TD = self.advantages(batch), self.reference_summary(batch)
-        q_T, value_T = self.critic.q(fixed_TD, batch.target_T[:, None])[:, 0], self.critic.v(fixed_TD)
+        reward_T, fixed_TD = gathered(self.advantages(batch)), self.reference_summary(batch)
+        q_T = gathered(self.critic.q(fixed_TD, batch.target_T[:, None])[:, 0])
+        value_T = gathered(self.critic.v(fixed_TD))
         td = squared_error(q_T, reward_T)
         lag = expectile(q_T.detach() - value_T, self.expectile, reward_T)
         weight_T = exponential_weights(q_T - value_T, self.beta, reward_T)
         logp_T = self.policy.log_prob(self.policy.encode(batch), batch.target_T)
-        actor, figures = weighted_likelihood(logp_T, weight_T)
+        actor, figures = weighted_likelihood(gathered(logp_T), weight_T)
         figures |= {"td": td.detach(), "expectile": lag.detach(), "v": value_T.mean().detach()}
         return actor + td + lag, figures
 
@@ -200,13 +202,13 @@ class AWAC(ValueMethod):
         self.critic = ItemValue(state_width(self.policy), self.policy.num_items)
 
     def loss(self, batch: Batch) -> tuple[Tensor, Figures]:
-        reward_T, state = self.advantages(batch), self.policy.encode(batch)
+        reward_T, state = gathered(self.advantages(batch)), self.policy.encode(batch)
         item_TC = torch.cat([batch.target_T[:, None], self.policy.sample(state, self.samples)], dim=1)
-        q_TC = self.critic(self.reference_summary(batch), item_TC)
+        q_TC = gathered(self.critic(self.reference_summary(batch), item_TC))
         td = squared_error(q_TC[:, 0], reward_T)
         advantage_T = (q_TC[:, 0] - q_TC[:, 1:].mean(dim=1)).detach()
         weight_T = exponential_weights(advantage_T, self.beta, reward_T)
-        actor, figures = weighted_likelihood(self.policy.log_prob(state, batch.target_T), weight_T)
+        actor, figures = weighted_likelihood(gathered(self.policy.log_prob(state, batch.target_T)), weight_T)
         return actor + td, {**figures, "td": td.detach(), "advantage": mean_known(advantage_T, reward_T)}
 
 
@@ -233,13 +235,17 @@ class SA2C(ValueMethod):
         self.critic = ItemValue(state_width(self.policy), self.policy.num_items)
 
     def loss(self, batch: Batch) -> tuple[Tensor, Figures]:
-        reward_T, target_T1 = self.advantages(batch), batch.target_T[:, None]
-        other_TN = torch.randint_like(target_T1.expand(-1, self.samples), 1, self.policy.num_items)
+        reward_T, target_T1 = gathered(self.advantages(batch)), batch.target_T[:, None]
+        other_TN = random_rows(self._others, len(target_T1), target_T1.device)
         other_TN = other_TN + (other_TN >= target_T1)  # any item but the event's own
         state = self.policy.encode(batch)
-        q_TC = self.critic(self.policy.summary(state), torch.cat([target_T1, other_TN], dim=1))
+        q_TC = gathered(self.critic(self.policy.summary(state), torch.cat([target_T1, other_TN], dim=1)))
         td = squared_error(q_TC[:, 0], reward_T)
         negative = mean_known((q_TC[:, 1:] - self.negative).square().mean(dim=1), reward_T)
         weight_T = actor_critic_weights(q_TC[:, 0], q_TC[:, 1:], reward_T)
-        actor, figures = weighted_likelihood(self.policy.log_prob(state, batch.target_T), weight_T)
+        actor, figures = weighted_likelihood(gathered(self.policy.log_prob(state, batch.target_T)), weight_T)
         return actor + td + negative, {**figures, "td": td.detach(), "negative": negative.detach()}
+
+    def _others(self, rows: int) -> Tensor:
+        """All items but one, by number, at random. Shape: -> int64 (rows, samples)."""
+        return torch.randint(1, self.policy.num_items, (rows, self.samples), device=self.device)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from recalign.errors import InputError
 from recalign.posttrain.base import Figures, PostTraining
+from recalign.processes import gathered
 from recalign.sequences import Batch
 
 Transform = Literal["constant", "linear", "exponential", "rank", "sign", "signed"]
@@ -119,7 +120,8 @@ class WeightedSFT(PostTraining):
 
     Logs ``advantage/ess``, the effective sample size as a share of the events; ``advantage/max_weight``, largest over
     mean weight; ``advantage/lowered``, share of the weight below 0; ``advantage/clipped``, share of the weights cut;
-    ``advantage/share``, of the events that have an advantage. Warns before training of an effective sample size below
+    ``advantage/share``, of the events that have an advantage; and, before training, histograms of all advantages and
+    weights, ``advantage/values`` and ``advantage/weights``. Warns before training of an effective sample size below
     `MIN_EFFECTIVE` where a higher temperature would raise it.
 
     Args:
@@ -151,13 +153,16 @@ class WeightedSFT(PostTraining):
 
     def _require_weights(self, advantage_E: Tensor) -> None:
         known_T = advantage_E[~advantage_E.isnan()]
-        size_T = weights(known_T, self.transform, self.temperature, self.clip)[0].double().abs()
+        weight_T, _ = weights(known_T, self.transform, self.temperature, self.clip)
+        size_T = weight_T.double().abs()
         if not size_T.any():
             raise InputError(
                 f"every weight is 0: no event has an advantage above 0 (the largest is {known_T.max():.3g})",
                 where=f"model.transform {self.transform}",
                 remedy="give a data.reward that is above 0 for what was good, another data.baseline or transform",
             )
+        self.log_histogram("advantage/values", known_T)
+        self.log_histogram("advantage/weights", weight_T)
         share = float(size_T.sum().square() / (len(size_T) * size_T.square().sum()))
         if share < MIN_EFFECTIVE and self.transform in ("exponential", "rank"):
             rank_zero_warn(
@@ -178,9 +183,9 @@ class WeightedSFT(PostTraining):
                 self.start_E[there.event_T] = logp_T
 
     def loss(self, batch: Batch) -> tuple[Tensor, Figures]:
-        advantage_T = self.advantages(batch)
+        advantage_T = gathered(self.advantages(batch))
         weight_T, cut = weights(advantage_T, self.transform, self.temperature, self.clip)
         logp_T = self.policy.log_prob(self.policy.encode(batch), batch.target_T)
-        start_T = None if self.start_E is None else self.start_E[batch.event_T]
-        loss, figures = weighted_likelihood(logp_T, weight_T, start_T)
+        start_T = None if self.start_E is None else gathered(self.start_E[batch.event_T])
+        loss, figures = weighted_likelihood(gathered(logp_T), weight_T, start_T)
         return loss, {**figures, **cut, "share": (~advantage_T.isnan()).float().mean()}

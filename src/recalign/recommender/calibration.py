@@ -52,7 +52,7 @@ class CalibratePrior(Callback):
         found = self._search(trainer, pl_module, policy.to(pl_module.device).eval())
         pl_module.policy.prior_strength = policy.prior_strength = found["strength"]
         pl_module.prior_facts = found
-        if saved:
+        if saved and trainer.is_global_zero:
             _rewrite(path, policy.cpu(), found)
         self._say(trainer, found)
 

@@ -21,7 +21,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
 from recalign.errors import InputError
-from recalign.files import read_json, sha256
+from recalign.files import is_recorded
 from recalign.nn import Recorded
 from recalign.recommender.policy import Policy
 from recalign.recommender.prior import ItemPrior
@@ -95,12 +95,12 @@ def _refuse_altered(path: Path) -> None:
     Raises:
         ValueError, OSError, zipfile.BadZipFile: it is not what was written.
     """
-    digests = read_json(path.parent.parent / "manifest.json").get("digests", {})
-    if (known := digests.get(f"{path.parent.name}/{path.name}")) is None:
+    recorded = is_recorded(path.parent.parent, f"{path.parent.name}/{path.name}")
+    if recorded is None:
         with zipfile.ZipFile(path) as archive:
             if bad := archive.testzip():
                 raise ValueError(f"{bad} is damaged")
-    elif sha256(path) != known:
+    elif not recorded:
         raise ValueError("its digest is not the one in manifest.json")
 
 
@@ -186,10 +186,15 @@ def load_or_copy(
         needed_by: what needs the network, for the message.
 
     Raises:
-        InputError: there is neither, or the checkpoint cannot be used.
+        InputError: there is neither or both, what was given is no such network, or the checkpoint cannot be used.
     """
     if given is not None:
+        if path is not None:
+            raise InputError(f"a {name} is given besides this checkpoint", where=where, remedy="give one of the two")
         loaded = given if isinstance(given, Loaded) else Loaded(given)
+        if not isinstance(loaded.net, Policy if name == "policy" else nn.Module):
+            what = f"{type(loaded.net).__name__} is no {name}"
+            raise InputError(what, where=name, remedy=f"give a network, such as load_net(checkpoint, {name!r})")
         return replace(loaded, net=copy.deepcopy(loaded.net))
     if path is None:
         what, stage = {"policy": ("policy", "recommender"), "reward": ("reward model", "reward")}[name]

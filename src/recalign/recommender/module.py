@@ -13,9 +13,10 @@ from torch import Tensor
 
 from recalign.errors import InputError
 from recalign.nn import HSTU, Encoder
+from recalign.processes import gathered
 from recalign.recommender.calibration import CalibratePrior
 from recalign.recommender.checkpoint import Loaded, load_net, load_weights
-from recalign.recommender.policy import HistoryPolicy, SequencePolicy
+from recalign.recommender.policy import HistoryPolicy, SequencePolicy, mean_nll
 from recalign.recommender.training import PolicyModule
 from recalign.sequences import Batch
 from recalign.sequences.splits import TRAIN
@@ -92,9 +93,7 @@ class Cloning(PolicyModule):
 
     def loss(self, batch: Batch) -> Tensor:
         """The mean over the targets, a scalar."""
-        target_T = batch.target_T
-        weight_T = target_T.new_full(target_T.shape, 1 / len(target_T), dtype=batch.reward_T.dtype)
-        return self.policy.weighted_nll(self.policy.encode(batch), target_T, weight_T)
+        return mean_nll(self.policy, self.policy.encode(batch), batch.target_T)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         super().validation_step(self._visible(batch), batch_idx)
@@ -163,4 +162,5 @@ class Recommender(Cloning):
     def loss(self, batch: Batch) -> Tensor:
         if self.negatives is None:
             return super().loss(batch)
-        return -self.policy.sampled_log_prob(self.policy.encode(batch), batch.target_T, self.negatives).mean()
+        logp_T = self.policy.sampled_log_prob(self.policy.encode(batch), batch.target_T, self.negatives)
+        return -gathered(logp_T).mean()

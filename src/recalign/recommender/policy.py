@@ -22,6 +22,7 @@ from recalign.nn import (
     unit,
     weighted_nll,
 )
+from recalign.processes import counts, from_first, gathered
 from recalign.recommender.prior import ItemPrior
 from recalign.sequences import Batch
 
@@ -137,6 +138,13 @@ class Policy(Recorded, nn.Module, ABC):
         return torch.cat(ranks)
 
 
+def mean_nll(policy: Policy, state: State, item_T: Tensor) -> Tensor:
+    """mean_t -log pi(item_t | state_t) over the targets of all processes, a scalar."""
+    targets = sum(counts(len(item_T), item_T.device))
+    weight_T = torch.full(item_T.shape, 1 / targets, device=item_T.device)
+    return gathered(policy.weighted_nll(state, item_T, weight_T)[None]).sum()
+
+
 def rows_at_once(num_items: int) -> int:
     """How many states' scores over the whole catalogue are held at once."""
     return max(1, min(ROWS, SCORES // num_items))
@@ -148,15 +156,17 @@ def chunks(states: int, num_items: int) -> list[slice]:
     return [slice(first, min(first + rows, states)) for first in range(0, max(states, 1), rows)]
 
 
-def draw(logp_TV: Tensor, count: int) -> Tensor:
+def draw(logp_TV: Tensor, count: int, uniform_TC: Tensor | None = None) -> Tensor:
     """Draw columns with replacement, by inverting the cumulative probabilities: int64 (T, count).
 
     The sum is float64: in float32, as in `torch.multinomial`, single items of a large catalogue are lost.
+    ``uniform_TC`` are the uniform random numbers to use; None: new ones.
     """
+    if uniform_TC is None:
+        uniform_TC = torch.rand(len(logp_TV), count, dtype=torch.float64, device=logp_TV.device)
     cumulated_TV = logp_TV.double().exp_().cumsum_(dim=1)
     total_T1 = cumulated_TV[:, -1:]
-    drawn_TC = torch.rand(len(logp_TV), count, dtype=torch.float64, device=logp_TV.device) * total_T1
-    return torch.searchsorted(cumulated_TV, drawn_TC, right=True).clamp_(max=logp_TV.shape[1] - 1)
+    return torch.searchsorted(cumulated_TV, uniform_TC * total_T1, right=True).clamp_(max=logp_TV.shape[1] - 1)
 
 
 def _pairs(seen: Tensor | None, part: slice) -> Pairs | None:
@@ -287,7 +297,7 @@ class SequencePolicy(HistoryPolicy):
         unbiased estimate; negatives that hit a state's own item are masked. Only the table's gradient is as large as
         the catalogue.
         """
-        drawn_N = torch.randint(1, self.num_items + 1, (negatives,), device=state.device)
+        drawn_N = from_first(torch.randint(1, self.num_items + 1, (negatives,), device=state.device))
         log_count_N = state.new_full((negatives,), math.log(negatives / self.num_items), dtype=torch.float32)
         query_TX, chosen_X = self._vectors(state, torch.cat([item, drawn_N]))
         target_TX, negative_NX = chosen_X.split([len(item), negatives])

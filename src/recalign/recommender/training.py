@@ -10,18 +10,22 @@ from typing import Any, ClassVar
 
 import polars as pl
 import torch
-from lightning import LightningModule
+from lightning import LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor, nn
+from torchmetrics import MeanMetric
 
-from recalign.errors import require_positive
+from recalign.errors import InputError, require_positive
 from recalign.files import replacing
 from recalign.metrics import RankMetrics
 from recalign.nn import Recorded
+from recalign.processes import counts, gathered
 from recalign.recommender.checkpoint import Loaded, class_path, recipe
 from recalign.recommender.policy import Policy
 from recalign.sequences import Batch, EventDataModule
 
 RECOMMENDATIONS = "recommendations.parquet"
+NLL_ITEMS = 100_000  # of a larger catalogue, validation computes ranks only: a likelihood takes half as long again
 
 
 def adamw(module: nn.Module, lr: float, weight_decay: float) -> torch.optim.Optimizer:
@@ -44,6 +48,11 @@ def _is_matrix(p: nn.Parameter) -> bool:
     return p.ndim > 1 and p.shape[-1] > 1
 
 
+def logs_now(trainer: Trainer) -> bool:
+    """Whether the optimiser step that is under way is one whose figures are logged."""
+    return (trainer.global_step + 1) % max(trainer.log_every_n_steps, 1) == 0  # type: ignore[attr-defined]
+
+
 class StageModule(LightningModule):
     """A LightningModule whose checkpoints tell later stages how to rebuild its networks.
 
@@ -57,7 +66,7 @@ class StageModule(LightningModule):
 
     def __init__(self) -> None:
         super().__init__()
-        self.events = 0  # trained on, repetitions counted
+        self.events = 0  # trained on by all processes, repetitions counted
         self._epoch_began = (0.0, 0)  # time, events until then
 
     @classmethod
@@ -70,7 +79,7 @@ class StageModule(LightningModule):
         Raises:
             InputError: one of them is such a value.
         """
-        require_positive("model", given, "top_k")
+        require_positive("model", given, "top_k", "temperature")
         require_positive("model", given, "lr", "weight_decay", "value_lr", "condition_lr", or_zero=True)
 
     def prepare_data(self) -> None:
@@ -80,12 +89,27 @@ class StageModule(LightningModule):
         self._epoch_began = time.monotonic(), self.events
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        self.events += len(batch.target_T)
+        self.events += sum(counts(len(batch.target_T), batch.target_T.device))
 
     def on_train_batch_end(self, outputs: object, batch: Batch, batch_idx: int) -> None:
         if self.trainer.is_last_batch:
             began, events = self._epoch_began
             self.log("speed/events_per_second", (self.events - events) / max(time.monotonic() - began, 1e-9))
+
+    def log_histogram(self, name: str, values: Tensor) -> None:
+        """Log a distribution where a logger can show one: W&B and TensorBoard. NaN is left out.
+
+        It reads the device, so a step calls it only where `logs_now` says so.
+
+        Args:
+            name: of the figure.
+            values: of any shape.
+        """
+        for logger in self.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_histogram(name, values[values.isfinite()], self.global_step)
+            elif hasattr(logger, "log_histogram"):
+                logger.log_histogram(name, values[values.isfinite()].float().cpu().numpy(), self.global_step)
 
     @property
     def data(self) -> EventDataModule:
@@ -126,7 +150,8 @@ class PolicyModule(StageModule):
     """Train ``self.policy`` in place; subclasses write `training_step`.
 
     Logs ``rank/{all,high}/{hr@10,ndcg@10,mrr}`` on validation and ``rank/test/...`` on the test events, over the full
-    catalogue without the items that the user had met.
+    catalogue without the items that the user had met; and ``rank/nll``, mean -log pi of the targets, over the full
+    catalogue, if that has at most `NLL_ITEMS` items.
     """
 
     handed_over = ("policy",)
@@ -135,16 +160,20 @@ class PolicyModule(StageModule):
         super().__init__()
         self.policy = policy
         self.lr, self.weight_decay, self.top_k = lr, weight_decay, top_k
-        self.rank_all, self.rank_high = RankMetrics(ks=(10,)), RankMetrics(ks=(10,))
+        self.rank_all, self.rank_high, self.nll = RankMetrics(ks=(10,)), RankMetrics(ks=(10,)), MeanMetric()
         self._recommended: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return adamw(self.policy, self.lr, self.weight_decay)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        rank_T = self.policy.ranks(self.policy.encode(batch), batch.target_T, batch.seen_N)
+        state = self.policy.encode(batch)
+        rank_T = self.policy.ranks(state, batch.target_T, batch.seen_N)
         self.rank_all.update(rank_T)
         self.rank_high.update(rank_T[batch.high_T])
+        if self.policy.num_items <= NLL_ITEMS:
+            logp_T = self.policy.log_prob(state, batch.target_T.clamp(min=1))
+            self.nll.update(-logp_T, weight=(batch.target_T > 0).to(logp_T))
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         self.validation_step(batch, batch_idx)
@@ -158,8 +187,11 @@ class PolicyModule(StageModule):
     def _log_ranks(self, prefix: str) -> None:
         for name, metric in (("all", self.rank_all), ("high", self.rank_high)):
             values = {k: v for k, v in metric.compute().items() if not v.isnan()}
-            self.log_dict({f"{prefix}/{name}/{k}": v for k, v in values.items()}, sync_dist=False)
+            self.log_dict({f"{prefix}/{name}/{k}": v for k, v in values.items()}, sync_dist=True)
             metric.reset()
+        if self.policy.num_items <= NLL_ITEMS:
+            self.log(f"{prefix}/nll", self.nll.compute(), sync_dist=False)
+            self.nll.reset()
 
     def predict_step(self, batch: Batch, batch_idx: int) -> None:
         k = min(self.top_k, self.policy.num_items)
@@ -169,8 +201,11 @@ class PolicyModule(StageModule):
     def on_predict_end(self) -> None:
         if not self._recommended:
             return
-        user_T, score_TK, item_TK = (torch.cat(parts).cpu() for parts in zip(*self._recommended, strict=True))
+        columns = (gathered(torch.cat(parts)).cpu() for parts in zip(*self._recommended, strict=True))
+        user_T, score_TK, item_TK = columns
         self._recommended.clear()
+        if not self.trainer.is_global_zero:
+            return
         frame = recommendations(user_T, score_TK, item_TK, self.data)
         path = Path(self.trainer.default_root_dir) / RECOMMENDATIONS
         write_parquet(frame, path)
@@ -180,7 +215,11 @@ class PolicyModule(StageModule):
 def recommendations(user_T: Tensor, score_TK: Tensor, item_TK: Tensor, data: EventDataModule) -> pl.DataFrame:
     """One row a user and place: raw user id, rank (1 = best), raw item id, score (log-probability up to a constant),
     and the item's title if the log has titles.
+
+    Raises:
+        InputError: a user has no item, and has not met them all: the scores are NaN, which `top_k` leaves out.
     """
+    _require_items(user_T[item_TK[:, 0] == 0], data)
     columns = {
         "user": user_T[:, None].expand_as(item_TK),
         "rank": torch.arange(1, item_TK.shape[1] + 1).expand_as(item_TK),
@@ -193,6 +232,17 @@ def recommendations(user_T: Tensor, score_TK: Tensor, item_TK: Tensor, data: Eve
     title = [data.titles.gather(item).alias("title")] if data.log_.titles else []
     user = data.sequences.users.gather(flat["user"]).alias("user")
     return flat.with_columns(user, data.sequences.items.gather(item).alias("item"), *title)
+
+
+def _require_items(without_T: Tensor, data: EventDataModule) -> None:
+    users = without_T.unique().tolist()
+    met = data.sequences.frame.lazy().filter(pl.col("user").is_in(users)).group_by("user").agg(pl.n_unique("item"))
+    if users and (lost := (met.collect()["item"] < data.num_items).sum()):
+        raise InputError(
+            f"the scores of all items are NaN for {lost:,} users",
+            where="trainer.precision",
+            remedy="predict in fp32 (--trainer.precision 32), or with another checkpoint",
+        )
 
 
 def write_parquet(frame: pl.DataFrame, path: Path) -> None:

@@ -15,20 +15,22 @@ from torch import Tensor
 from recalign import files
 from recalign.errors import InputError, require_positive
 from recalign.nn import Encoder
+from recalign.processes import gathered
 from recalign.recommender import Policy
 from recalign.recommender.checkpoint import Loaded, load_net, load_or_copy, load_weights, read_checkpoint
+from recalign.recommender.policy import mean_nll
 from recalign.recommender.training import StageModule, adamw
 from recalign.reward.bagging import bagged_mean, bagging_weights
 from recalign.reward.data import RewardData
 from recalign.reward.heads import Head
 from recalign.reward.net import RewardEnsemble, RewardNet
 from recalign.reward.trust import Trust, accuracy, compare, predict, report, trust_of
+from recalign.reward.trust.report import TRUST
 from recalign.sequences import Batch
 from recalign.sequences.store import Part
 
 MEASURED_ON: dict[str, Part] = {"fit": "validation", "validate": "validation", "test": "test"}
 """The part that a reward model is measured on, by the trainer's stage."""
-TRUST = "trust.json"
 
 
 class RewardModel(StageModule):
@@ -197,14 +199,15 @@ class RewardModel(StageModule):
         user_MTS = net.user_side(summary)
         influence_MT = net.self_influence(user_MTS, self.self_influence_EF[batch.event_T])
         loss_MT = net.losses(user_MTS, table_VD, item_T, batch.reward_T, influence_MT)
-        losses = {"reward": bagged_mean(loss_MT, weight_MT, batch.reward_T)}
+        weight_TM, reward_T = gathered(weight_MT.T), gathered(batch.reward_T)
+        losses = {"reward": bagged_mean(gathered(loss_MT.T).T, weight_TM.T, reward_T)}
         for a, (name, scorer) in enumerate(net.auxiliary.items()):
             reward_T = self.auxiliary_EA[batch.event_T, a]
             loss_MT = scorer.losses(scorer.project(summary[0]), table_VD, item_T, reward_T)
-            losses[name] = self.auxiliary_weight * bagged_mean(loss_MT, weight_MT, reward_T)
+            loss_TM = gathered(loss_MT.T)
+            losses[name] = self.auxiliary_weight * bagged_mean(loss_TM.T, weight_TM.T, gathered(reward_T))
         if self.trunk == "joint":
-            weight_T = torch.full_like(batch.reward_T, self.imitation / len(item_T))
-            losses["imitation"] = net.trunk.weighted_nll(h_TD, item_T, weight_T)
+            losses["imitation"] = self.imitation * mean_nll(net.trunk, h_TD, item_T)
         return losses
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -228,11 +231,11 @@ class RewardModel(StageModule):
         measured, figures = self._measure()
         if not self.trainer.sanity_checking:
             self.trust = measured
-            self.log_dict({f"reward/{k}": v for k, v in figures.items()})
+            self.log_dict({f"reward/{k}": v for k, v in figures.items()}, sync_dist=True)
 
     def on_test_epoch_end(self) -> None:
         self.tested, figures = self._measure()
-        self.log_dict({f"reward/test/{k}": v for k, v in figures.items()})
+        self.log_dict({f"reward/test/{k}": v for k, v in figures.items()}, sync_dist=True)
 
     def on_fit_end(self) -> None:
         best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
@@ -246,7 +249,8 @@ class RewardModel(StageModule):
 
     def _measure(self) -> tuple[Trust, dict[str, float]]:
         """Errors on what was predicted since the last call, and all figures to log."""
-        columns = {name: torch.cat([part[name] for part in self._predicted]).cpu() for name in self._predicted[0]}
+        names = self._predicted[0]
+        columns = {name: gathered(torch.cat([part[name] for part in self._predicted])).cpu() for name in names}
         self._predicted.clear()
         frame = pl.DataFrame({k: v.numpy() if k == "event" else v.float().numpy() for k, v in columns.items()})
         expected = self.reward_data.expected_rewards(frame["event"].to_numpy())

@@ -25,8 +25,8 @@ import polars as pl
 
 import recalign.events
 from recalign.events import Report
-from recalign.events.table import Note
-from recalign.files import digest, sha256, write_json
+from recalign.events.report import Note
+from recalign.files import altered, digest, rename, seal, sha256, write_json
 from recalign.sequences import splits, store
 from recalign.sequences.splits import Split
 from recalign.sequences.store import Sequences
@@ -77,9 +77,8 @@ class CacheEntry:
             return None
         try:
             facts = json.loads((self.path / "entry.json").read_text(encoding="utf-8"))
-            for file, size in facts["sizes"].items():
-                if (self.path / file).stat().st_size != size:
-                    raise ValueError(f"{file} has another size")
+            if changed := altered(self.path):
+                raise ValueError(f"{', '.join(changed)}: not what was written")
             os.utime(self.path)  # so that it counts as used
             return self._read(facts)
         except (OSError, ValueError, KeyError, pl.exceptions.PolarsError) as error:
@@ -89,8 +88,9 @@ class CacheEntry:
 
     def _read(self, facts: dict[str, Any]) -> PreparedLog:
         frames = {name: pl.read_ipc(self.path / f"{name}.arrow") for name in FRAMES}
-        numeric = [pl.Series(name, self._mapped(f"column-{n}")) for n, name in enumerate(facts["numeric"])]
-        arrays: dict[str, Any] = {name: self._mapped(name) for name in ARRAYS}
+        files = {name: column_file(self.path, facts["columns"], name) for name in facts["numeric"]}
+        numeric = [pl.Series(name, _mapped(file)) for name, file in files.items()]
+        arrays: dict[str, Any] = {name: _mapped(self.path / f"{name}.npy") for name in ARRAYS}
         sequences = Sequences(
             frame=frames["events"].with_columns(numeric).select(facts["columns"]),
             users=frames["users"]["user"],
@@ -104,48 +104,37 @@ class CacheEntry:
         notes = tuple(Note(**note) for note in report["notes"])
         return PreparedLog(sequences, Report(report["files"], report["used"], notes))
 
-    def _mapped(self, name: str) -> np.ndarray:
-        """An array on disk, copy-on-write: changes never reach the file."""
-        return np.load(self.path / f"{name}.npy", mmap_mode="c")
-
     def save(self, prepared: PreparedLog) -> None:
         """Write the entry, whole or not at all; if it cannot be written, warn once and go on."""
         part = self.path.with_name(f".{self.path.name}.{os.getpid()}")
         try:
             part.mkdir(parents=True, exist_ok=True)
             self._write(part, prepared)
-            if not self.path.exists():  # else another process was faster
-                part.replace(self.path)
-            _remove_unused(self.path.parent)
+            self.publish(part)
         except OSError as error:
             if not self.path.is_dir():
                 _warn(f"the prepared log is not cached: {error.strerror or error} ({self.path.parent})")
         finally:
             shutil.rmtree(part, ignore_errors=True)
 
+    def publish(self, part: Path) -> None:
+        """Make a folder with all files of the entry the entry, unless another process was faster."""
+        if not self.path.exists():
+            seal(part)
+            rename(part, self.path)
+        _remove_unused(self.path.parent)
+
     def _write(self, part: Path, prepared: PreparedLog) -> None:
         sequences = prepared.sequences
-        numeric = [c.name for c in sequences.frame if c.dtype in MAPPED and not c.null_count()]
-        frames = {
-            "events": sequences.frame.drop(numeric),
-            "users": pl.DataFrame({"user": sequences.users, "group": sequences.group.astype(str)}),
-            "items": pl.DataFrame({"item": sequences.items}),
-        }
-        for name, frame in frames.items():
-            frame.write_ipc(part / f"{name}.arrow", compression="uncompressed")
+        numeric, columns = mappable(sequences.frame), sequences.frame.columns
         for name in ARRAYS:
             np.save(part / f"{name}.npy", getattr(sequences, name))
-        for n, name in enumerate(numeric):
-            np.save(part / f"column-{n}.npy", sequences.frame[name].to_numpy())
-        facts = {
-            "columns": sequences.frame.columns,
-            "numeric": numeric,
-            "fingerprint": sequences.fingerprint,
-            "catalogue": sequences.catalogue,
-            "report": dataclasses.asdict(prepared.report),
-            "sizes": {file.name: file.stat().st_size for file in part.iterdir()},
-        }
-        write_json(part / "entry.json", facts)
+        for name in numeric:
+            np.save(column_file(part, columns, name), sequences.frame[name].to_numpy())
+        users = pl.DataFrame({"user": sequences.users, "group": sequences.group.astype(str)})
+        write_frames(part, sequences.frame.drop(numeric), users, sequences.items)
+        digests = sequences.fingerprint, sequences.catalogue
+        write_facts(part, columns, numeric, *digests, prepared.report)
 
     def figures(self) -> dict[str, Any] | None:
         """The figures of the log (`recalign.events.audit`), if they were saved."""
@@ -163,6 +152,42 @@ class CacheEntry:
                 _warn(f"the figures of the log are not cached: {error.strerror or error} ({self.path})")
 
 
+def mappable(frame: pl.DataFrame) -> list[str]:
+    """The columns that are mapped."""
+    return [column.name for column in frame if column.dtype in MAPPED and not column.null_count()]
+
+
+def column_file(folder: Path, columns: list[str], name: str) -> Path:
+    """The file of a mapped column, by its place in the frame: a name may hold any character."""
+    return folder / f"column-{columns.index(name)}.npy"
+
+
+def _mapped(path: Path) -> np.ndarray:
+    """An array on disk, copy-on-write: changes never reach the file."""
+    return np.load(path, mmap_mode="c")
+
+
+def write_frames(part: Path, events: pl.DataFrame, users: pl.DataFrame, items: pl.Series) -> None:
+    """Write what of an entry is no array: the columns that are not mapped, the users and their groups, the items."""
+    frames = {"events": events, "users": users, "items": pl.DataFrame({"item": items})}
+    for name, frame in frames.items():
+        frame.write_ipc(part / f"{name}.arrow", compression="uncompressed")
+
+
+def write_facts(
+    part: Path, columns: list[str], numeric: list[str], fingerprint: str, catalogue: str, report: Report
+) -> None:
+    """Write what is said of an entry, last: `columns` are those of the frame, `numeric` those that are mapped."""
+    facts = {
+        "columns": columns,
+        "numeric": numeric,
+        "fingerprint": fingerprint,
+        "catalogue": catalogue,
+        "report": dataclasses.asdict(report),
+    }
+    write_json(part / "entry.json", facts)
+
+
 @functools.cache
 def _warn(line: str) -> None:
     """Print a line once per process."""
@@ -171,6 +196,6 @@ def _warn(line: str) -> None:
 
 def _remove_unused(folder: Path) -> None:
     """Remove entries that nobody has read for long, and those that a killed process left half written."""
-    for marker in (*folder.glob("*/entry.json"), *folder.glob(".*/offset.npy")):
+    for marker in (*folder.glob("*/entry.json"), *folder.glob(".*/offset.npy"), *folder.glob(".*.parts-*/block-0")):
         if time.time() - marker.parent.stat().st_mtime > UNUSED_DAYS * 86_400:
             shutil.rmtree(marker.parent, ignore_errors=True)

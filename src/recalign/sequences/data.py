@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -19,9 +20,10 @@ from recalign.sequences.batch import Batch
 from recalign.sequences.cache import CacheEntry, PreparedLog, cache_folder
 from recalign.sequences.checks import checked, report_truncation
 from recalign.sequences.cohort import UserCohort
+from recalign.sequences.prepare import prepare
 from recalign.sequences.sampler import LengthBatches
 from recalign.sequences.splits import High, LeaveLast, Split, UserGroups
-from recalign.sequences.store import Group, Part, Sequences, build, fingerprint_of
+from recalign.sequences.store import Group, Part, Sequences, build_and_report, fingerprint_of
 from recalign.sequences.windows import Windows, collate, evaluation_windows, serving_windows, training_windows
 
 ML_100K = Log(name="ml-100k", files=["ml-100k/u.data"], fetch="ml-100k")
@@ -29,14 +31,18 @@ ML_100K = Log(name="ml-100k", files=["ml-100k/u.data"], fetch="ml-100k")
 
 
 class WindowDataset(Dataset[Batch]):
-    """Batches by (L, window indices), as `LengthBatches` draws them."""
+    """Batches by (L, window indices), as `LengthBatches` draws them.
 
-    def __init__(self, make: Callable[[np.ndarray, int], Batch]) -> None:
-        self.make = make
+    No indices are a batch of the shortest history without targets: networks need one, losses do not.
+    """
+
+    def __init__(self, make: Callable[[np.ndarray, int], Batch], length: np.ndarray) -> None:
+        self.make, self.length = make, length
 
     def __getitem__(self, drawn: tuple[int, list[int]]) -> Batch:
         bucket, chosen = drawn
-        return self.make(np.array(chosen), bucket)
+        batch = self.make(np.array(chosen or [int(self.length.argmin())]), bucket)
+        return batch if chosen else batch.keep(torch.zeros_like(batch.high_T))
 
 
 class Loader(DataLoader[Batch]):
@@ -62,10 +68,12 @@ class EventDataModule(LightningDataModule):
         root: the data root that ``log.files`` are relative to; null: ``RECALIGN_DATA``, else ``data``.
         users: the users to train and validate on: all, A, B1 or B2.
         share_a: share of the users in group A.
+        min_events: training events that an item needs to be in the catalogue; those of rarer items are left out, and
+            counted in the report. As targets of validation and test such items are misses.
         max_length: newest events of a history that a model sees.
         stride: null: each user's newest ``max_length`` training events are targets. A number up to ``max_length``: all
             but the first are, in windows so many events apart (`recalign.sequences.windows.training_windows`).
-        batch_tokens: padded events of a batch.
+        batch_tokens: padded events of a batch, of all processes together.
         request_time: whether a model knows the time at which an event is requested (``known``), or only that of the
             event before (``last_event``).
         seed: of the order of the batches; null: 0 in Python, ``seed_everything`` in a run of the command.
@@ -82,6 +90,7 @@ class EventDataModule(LightningDataModule):
         root: str | None = None,
         users: Group = "all",
         share_a: float = 0.7,
+        min_events: int = 1,
         max_length: int = 200,
         stride: int | None = None,
         batch_tokens: int = 3200,
@@ -90,10 +99,12 @@ class EventDataModule(LightningDataModule):
         cache: bool | str = True,
     ) -> None:
         super().__init__()
-        self.check_settings({"max_length": max_length, "batch_tokens": batch_tokens, "stride": stride})
+        self.check_settings(
+            {"max_length": max_length, "batch_tokens": batch_tokens, "stride": stride, "min_events": min_events}
+        )
         self.log_, self.reward, self.high, self.split, self.root = log, reward, high, split, root
         self.users: Group = users
-        self.groups = UserGroups(share_a)
+        self.groups, self.min_events = UserGroups(share_a), min_events
         self.max_length, self.stride, self.batch_tokens = max_length, stride, batch_tokens
         self.seed = seed or 0
         self.know_request = request_time == "known"
@@ -108,7 +119,7 @@ class EventDataModule(LightningDataModule):
         Raises:
             InputError: a setting cannot work.
         """
-        require_positive("data", given, "max_length", "batch_tokens")
+        require_positive("data", given, "max_length", "batch_tokens", "min_events")
         stride, max_length = given.get("stride"), given.get("max_length")
         if stride is not None and not 1 <= stride <= max_length:
             raise InputError(
@@ -136,7 +147,8 @@ class EventDataModule(LightningDataModule):
     def _prepared(self) -> PreparedLog:
         if self._entry and (cached := self._entry.load()):
             return cached
-        prepared = PreparedLog(build(self.table, self.split, self.high, self.groups), self.table.report)
+        settings = self.split, self.high, self.groups, self.min_events
+        prepared = PreparedLog(*build_and_report(self.table, *settings))
         # Unless the files changed while they were read.
         if self._entry and prepared.sequences.fingerprint == self._expected_fingerprint:
             self._entry.save(prepared)
@@ -144,6 +156,11 @@ class EventDataModule(LightningDataModule):
                 del self.table
                 return cached
         return prepared
+
+    @property
+    def entry(self) -> Path | None:
+        """The folder of the prepared log in the cache; it need not exist. Null if there is no cache."""
+        return self._entry.path if self._entry else None
 
     @functools.cached_property
     def _entry(self) -> CacheEntry | None:
@@ -153,7 +170,26 @@ class EventDataModule(LightningDataModule):
     @functools.cached_property
     def _expected_fingerprint(self) -> str:
         log = fingerprint(self.log_, data_root(self.root), self.reward)
-        return fingerprint_of(log, self.split, self.high, self.groups)
+        return fingerprint_of(log, self.split, self.high, self.groups, self.min_events)
+
+    def prepare(self, partitions: int | None = None, workers: int = 1) -> Report:
+        """Prepare a log that need not fit in memory, in partitions of users; afterwards it is read from the cache.
+
+        Args:
+            partitions: how many, about; each has to fit in memory, once a worker. Null: one for each 4 million rows.
+            workers: processes that work on partitions side by side.
+
+        Raises:
+            InputError: something in the log cannot be used, nothing can be cached, or the disk is full.
+        """
+        require_positive("", {"partitions": partitions, "workers": workers}, "partitions", "workers")
+        if self._entry is None:
+            what, remedy = "a log is prepared into the cache, which is off", "name a folder, or leave it on"
+            raise InputError(what, where="data.cache", remedy=remedy)
+        if not self._entry.load():
+            settings = self.split, self.high, self.groups, self.min_events, self._expected_fingerprint
+            prepare(self._entry, self.log_, data_root(self.root), self.reward, *settings, partitions, workers)
+        return self.report
 
     def figures(self) -> dict[str, Section]:
         """The figures of the log that need no split (`recalign.events.audit`)."""
@@ -203,11 +239,28 @@ class EventDataModule(LightningDataModule):
         """The windows of a part for evaluation, of this module's users or of the named group."""
         return evaluation_windows(self.sequences, self.sequences.users_in(users or self.users), part, self.max_length)
 
-    def loader(self, windows: Windows, *, shuffle: bool = False, seen: bool = True) -> Loader:
-        """Batches of windows, shuffled or in order, with or without the items that users had seen."""
+    def loader(self, windows: Windows, *, shuffle: bool = False, seen: bool = True, shared: bool = False) -> Loader:
+        """Batches of windows, shuffled or in order, with or without the items that users had seen.
+
+        Where several processes work, each gets all of every batch, or, if ``shared``, its share.
+        """
         make = functools.partial(collate, self.sequences, windows, know_request=self.know_request, seen=seen)
-        sampler = LengthBatches(windows.length, self.max_length, self.batch_tokens, shuffle=shuffle, seed=self.seed)
-        return Loader(WindowDataset(make), sampler=sampler, batch_size=None, pin_memory=torch.cuda.is_available())
+        trainer = self.trainer if shared else None
+        sampler = LengthBatches(
+            windows.length,
+            self.max_length,
+            self.batch_tokens,
+            shuffle=shuffle,
+            seed=self.seed,
+            processes=trainer.world_size if trainer else 1,
+            rank=trainer.global_rank if trainer else 0,
+        )
+        data = WindowDataset(make, windows.length)
+        return Loader(data, sampler=sampler, batch_size=None, pin_memory=torch.cuda.is_available())
+
+    def first_batch(self) -> Batch:
+        """The first batch of training, whole."""
+        return next(iter(self.loader(self.training(), shuffle=True, seen=False)))
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         """Copy without waiting: the device works on the previous batch meanwhile."""
@@ -217,6 +270,13 @@ class EventDataModule(LightningDataModule):
         """Fail before training if titles cannot be read or there is nothing to validate on."""
         if self.log_.titles:
             self._titles  # noqa: B018
+        processes, least = self.trainer.world_size if self.trainer else 1, self.batch_tokens // self.max_length
+        if least < processes > 1:
+            raise InputError(
+                f"a batch of {least} histories of {self.max_length} events is too small for {processes} processes",
+                where="data.batch_tokens",
+                remedy=f"give {processes * self.max_length} or more: it is the batch of all processes together",
+            )
         if stage == "fit" and self.trainer and self.trainer.limit_val_batches:
             self._checked("validation")
 
@@ -226,14 +286,15 @@ class EventDataModule(LightningDataModule):
     def train_dataloader(self) -> Loader:
         windows = checked(self.training(), self.sequences, "train", self.users)
         report_truncation(windows, self.sequences, self.max_length)
-        return self.loader(windows, shuffle=True, seen=False)
+        return self.loader(windows, shuffle=True, seen=False, shared=True)
 
     def val_dataloader(self) -> Loader:
-        return self.loader(self._checked("validation"))
+        return self.loader(self._checked("validation"), shared=True)
 
     def test_dataloader(self) -> Loader:
-        return self.loader(self._checked("test"))
+        return self.loader(self._checked("test"), shared=True)
 
     def predict_dataloader(self) -> Loader:
         """Every user's newest events, for recommendations after the end of the log."""
-        return self.loader(serving_windows(self.sequences, self.sequences.users_in("all"), self.max_length))
+        windows = serving_windows(self.sequences, self.sequences.users_in("all"), self.max_length)
+        return self.loader(windows, shared=True)

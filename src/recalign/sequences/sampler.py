@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from torch.utils.data import Sampler
+from torch.utils.data import DistributedSampler
 
 
 def bucket_of(length: np.ndarray, max_length: int) -> np.ndarray:
@@ -24,27 +24,43 @@ def bucket_of(length: np.ndarray, max_length: int) -> np.ndarray:
     return edges[np.searchsorted(edges, length)]
 
 
-class LengthBatches(Sampler[tuple[int, list[int]]]):
+class LengthBatches(DistributedSampler[tuple[int, list[int]]]):
     """Draw batches of windows of one bucket, as many windows as fit the token budget.
 
     The order of an epoch depends on (seed, epoch) alone, so that a run that resumes in the middle of an epoch gets the
     batches it would have had (`state_dict`, `load_state_dict`).
 
+    Several processes share each batch out: the windows of a batch are the same however many there are, and every
+    process has as many batches. Where a batch has fewer windows than there are processes, some get none of it.
+
     Yields:
-        (L, window indices) for each batch.
+        (L, window indices) for each batch; the indices of this process's share.
 
     Args:
         length: (W,) events of each window.
         max_length: the longest bucket.
-        tokens: padded events of a batch at most; a batch has at least one window.
+        tokens: padded events of a batch at most, over all processes; a batch has at least one window.
         shuffle: whether to shuffle windows and batches.
         seed: of the order.
+        processes: how many share each batch.
+        rank: this one's number.
     """
 
-    def __init__(self, length: np.ndarray, max_length: int, tokens: int, *, shuffle: bool, seed: int = 0) -> None:
-        self.bucket = bucket_of(length, max_length)
-        self.tokens, self.shuffle, self.seed = tokens, shuffle, seed
-        self.epoch, self.done, self.resume_at = 0, 0, 0
+    def __init__(
+        self,
+        length: np.ndarray,
+        max_length: int,
+        tokens: int,
+        *,
+        shuffle: bool,
+        seed: int = 0,
+        processes: int = 1,
+        rank: int = 0,
+    ) -> None:
+        # Lightning replaces every sampler that is no DistributedSampler.
+        super().__init__(length, num_replicas=processes, rank=rank, shuffle=shuffle, seed=seed)  # type: ignore[arg-type]
+        self.bucket, self.tokens = bucket_of(length, max_length), tokens
+        self.done, self.resume_at = 0, 0
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch (Lightning calls this at its start)."""
@@ -52,7 +68,7 @@ class LengthBatches(Sampler[tuple[int, list[int]]]):
             self.epoch, self.resume_at = epoch, 0
 
     def batches(self) -> list[tuple[int, list[int]]]:
-        """All batches of the current epoch, in order."""
+        """All batches of the current epoch, in order, whole."""
         random = np.random.default_rng((self.seed, self.epoch))
         order = random.permutation(len(self.bucket)) if self.shuffle else np.arange(len(self.bucket))
         order = order[np.argsort(self.bucket[order], kind="stable")]
@@ -68,7 +84,9 @@ class LengthBatches(Sampler[tuple[int, list[int]]]):
         first, self.resume_at = self.resume_at, 0  # an iteration that was only broken off starts again
         for number in range(first, len(batches)):
             self.done = number + 1
-            yield batches[number]
+            size, members = batches[number]
+            first, last = (len(members) * rank // self.num_replicas for rank in (self.rank, self.rank + 1))
+            yield size, members[first:last]
 
     def __len__(self) -> int:
         size, count = np.unique(self.bucket, return_counts=True)

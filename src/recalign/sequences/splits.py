@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from bisect import bisect_right
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
 import numpy as np
 import polars as pl
@@ -31,6 +32,21 @@ class Split:
         """
         raise NotImplementedError
 
+    def for_parts(self, time_at: Callable[[float], int]) -> Split:
+        """The same split in a form that divides the events of some users as it would divide those among all others.
+
+        Args:
+            time_at: the timestamp below which this share of all events lies.
+
+        Raises:
+            InputError: it needs all events at once, as a class of your own does unless it says otherwise.
+        """
+        raise InputError(
+            f"{type(self).__name__} does not say that it divides some users' events without those of the others",
+            where="data.split",
+            remedy="give it a method for_parts (recalign.sequences.Split), or train without `recalign prepare`",
+        )
+
 
 @dataclass(frozen=True)
 class LeaveLast(Split):
@@ -53,6 +69,9 @@ class LeaveLast(Split):
         aside = self.test + self.validation
         part = (from_end <= aside).cast(pl.UInt8) + (from_end <= self.test).cast(pl.UInt8)
         return table.frame.select(pl.when(count > aside).then(part).otherwise(TRAIN).cast(pl.UInt8)).to_series()
+
+    def for_parts(self, time_at: Callable[[float], int]) -> Split:
+        return self
 
 
 @dataclass(frozen=True)
@@ -77,6 +96,13 @@ class TimeSplit(Split):
                 remedy="give the end of training first, then the end of validation",
             )
         return (time >= first).cast(pl.UInt8) + (time >= second).cast(pl.UInt8)
+
+    def for_parts(self, time_at: Callable[[float], int]) -> Split:
+        first, second = (
+            cut if isinstance(cut, str) or not 0 < cut < 1 else datetime.fromtimestamp(time_at(cut), UTC).isoformat()
+            for cut in self.cuts
+        )
+        return TimeSplit((first, second))
 
     def _time_of(self, cut: float | str, time: pl.Series) -> int:
         if isinstance(cut, str):
@@ -110,6 +136,9 @@ class Where(Split):
         test = _condition(table.frame, self.test, "data.split.test")
         drawn = pl.Series([stable_hash(str(row)) < self.validation for row in table.frame["row"]], dtype=pl.Boolean)
         return test.cast(pl.UInt8) * TEST + (~test & drawn).cast(pl.UInt8) * VALIDATION
+
+    def for_parts(self, time_at: Callable[[float], int]) -> Split:
+        return self
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,9 @@ import numpy as np
 import polars as pl
 
 from recalign.errors import InputError
-from recalign.events import EventTable
+from recalign.events import EventTable, Report
+from recalign.events.messages import SHOWN
+from recalign.events.report import Note
 from recalign.files import digest
 from recalign.sequences.splits import TEST, TRAIN, VALIDATION, High, Split, UserGroups
 
@@ -23,8 +25,8 @@ PARTS: dict[Part, int] = {"train": TRAIN, "validation": VALIDATION, "test": TEST
 class Sequences:
     """A log, split, with its catalogue.
 
-    The catalogue holds the V items of training rows, numbered 1..V. Every other item is 0: its events are in no
-    history, and as targets they are misses. Events with an item of the catalogue are called known.
+    The catalogue holds the V items that have enough training events (`build`), numbered 1..V. Every other item is 0:
+    its events are in no history, and as targets they are misses. Events with an item of the catalogue are called known.
 
     Attributes:
         frame: the events in order: the event table's columns, ``item_id`` (int32, 0..V), ``split``, ``high`` and
@@ -75,45 +77,105 @@ class Sequences:
         return np.bincount(self.frame.filter(chosen)["item_id"].to_numpy(), minlength=self.num_items + 1)[1:]
 
 
-def build(table: EventTable, split: Split, high: High | None, groups: UserGroups) -> Sequences:
-    """Split a checked event table and index its catalogue.
+def build(table: EventTable, split: Split, high: High | None, groups: UserGroups, min_events: int = 1) -> Sequences:
+    """Split a checked event table and index its catalogue: the items of `min_events` training events or more.
+
+    Training events of other items are left out.
 
     Raises:
         InputError: a part has no events, or the training part has no two events of one user.
     """
+    return build_and_report(table, split, high, groups, min_events)[0]
+
+
+def build_and_report(
+    table: EventTable, split: Split, high: High | None, groups: UserGroups, min_events: int
+) -> tuple[Sequences, Report]:
+    """`build`, and the table's report with the items that are left out."""
+    frame = assign(table, split)
+    count_I = training_counts(frame, len(table.items))
+    kept_I = count_I >= min_events
+    frame, arrays = index(frame, kept_I, len(table.users), high)
+    check_parts(part_sizes(frame), int(arrays["trained"].max(initial=0)), split, min_events)
+    items = table.items.filter(pl.Series(kept_I))
+    sequences = Sequences(
+        frame=frame,
+        users=table.users,
+        items=items,
+        group=groups.assign(table.users).to_numpy(),
+        **arrays,
+        fingerprint=fingerprint_of(table.fingerprint, split, high, groups, min_events),
+        catalogue=catalogue_digest(items, frame),
+    )
+    return sequences, with_rare_items(table.report, table.items, count_I, min_events)
+
+
+def assign(table: EventTable, split: Split) -> pl.DataFrame:
+    """The events with their part, ``split``, in the order of (user, part)."""
     frame = table.frame.with_columns(split.assign(table).alias("split"))
     # Parts in order for each user: TimeSplit keeps them so, other splits could put test events into histories.
     key = pl.col("user").cast(pl.Int64) * len(PARTS) + pl.col("split")
     if not frame.select(key).to_series().is_sorted():
         frame = frame.sort(key, maintain_order=True)
+    return frame
+
+
+def training_counts(frame: pl.DataFrame, items: int) -> np.ndarray:
+    """Training events of each item. Shape: int64 (I,)."""
+    return np.bincount(frame["item"].filter(frame["split"] == TRAIN).to_numpy(), minlength=items)
+
+
+def part_sizes(frame: pl.DataFrame) -> np.ndarray:
+    """Events of each part, in the order of `PARTS`. Shape: int64 (3,)."""
+    return np.bincount(frame["split"].to_numpy(), minlength=len(PARTS))
+
+
+def index(
+    frame: pl.DataFrame, kept_I: np.ndarray, users: int, high: High | None
+) -> tuple[pl.DataFrame, dict[str, np.ndarray]]:
+    """Number the events and the items of the catalogue.
+
+    Args:
+        frame: from `assign`.
+        kept_I: whether each item is in the catalogue.
+        users: U.
+        high: which rewards are high.
+
+    Returns:
+        `Sequences.frame`, and the arrays of `Sequences` by name.
+    """
+    item_id_I = kept_I * kept_I.cumsum(dtype=np.int32)
+    item_id = pl.Series(item_id_I[frame["item"].to_numpy()])
+    if (dropped := (item_id == 0) & (frame["split"] == TRAIN)).any():
+        frame, item_id = frame.filter(~dropped), item_id.filter(~dropped)
     marks = high.mark(frame) if high else pl.repeat(False, len(frame), eager=True)
-    user_N, item_N, split_N = (frame[name].to_numpy() for name in ("user", "item", "split"))
-    trained_U = np.bincount(user_N[split_N == TRAIN], minlength=len(table.users))
-    _check_parts(split_N, trained_U, split)
-    in_training = np.zeros(len(table.items), bool)
-    in_training[item_N[split_N == TRAIN]] = True
-    item_id_N = (in_training * in_training.cumsum(dtype=np.int32))[item_N]
+    user_N, item_id_N = frame["user"].to_numpy(), item_id.to_numpy()
     known = _known(user_N, item_id_N > 0)
-    items = table.items.filter(in_training)
     frame = frame.drop({"event", "item_id", "known"} & set(frame.columns))
-    frame = frame.with_columns(marks.alias("high"), pl.Series("item_id", item_id_N), pl.Series("known", known))
+    frame = frame.with_columns(marks.alias("high"), item_id.alias("item_id"), pl.Series("known", known))
     frame = frame.with_row_index("event")
     event = np.flatnonzero(item_id_N)
-    counts = np.bincount(user_N[event], minlength=len(table.users))
-    return Sequences(
-        frame=frame,
-        users=table.users,
-        items=items,
-        group=groups.assign(table.users).to_numpy(),
-        trained=trained_U,
-        offset=np.concatenate([[0], counts.cumsum()]),
-        item=item_id_N[event],
-        time=frame["timestamp"].to_numpy()[event],
-        reward=frame["reward"].cast(pl.Float32).fill_null(float("nan")).to_numpy()[event],
-        event=event,
-        fingerprint=fingerprint_of(table.fingerprint, split, high, groups),
-        catalogue=_catalogue(items, frame),
-    )
+    counts = np.bincount(user_N[event], minlength=users)
+    return frame, {
+        "trained": np.bincount(user_N[frame["split"].to_numpy() == TRAIN], minlength=users),
+        "offset": np.concatenate([[0], counts.cumsum()]),
+        "item": item_id_N[event],
+        "time": frame["timestamp"].to_numpy()[event],
+        "reward": frame["reward"].cast(pl.Float32).fill_null(float("nan")).to_numpy()[event],
+        "event": event,
+    }
+
+
+def with_rare_items(report: Report, items: pl.Series, count_I: np.ndarray, min_events: int) -> Report:
+    """The report of a log, with what `min_events` leaves out."""
+    rare_I = (count_I > 0) & (count_I < min_events)
+    if not rare_I.any():
+        return report
+    named, count = items.filter(pl.Series(rare_I)), int(count_I[rare_I].sum())
+    first, more = ", ".join(map(str, named.head(SHOWN))), len(named) - SHOWN
+    reason = f"are training events of {len(named):,} items that have fewer than {min_events}, and are left out"
+    note = Note(reason, count, f"items {first}" + (f" and {more:,} more" if more > 0 else ""))
+    return Report(report.files, report.used - count, (*report.notes, note))
 
 
 def _known(user_N: np.ndarray, is_known_N: np.ndarray) -> np.ndarray:
@@ -128,28 +190,37 @@ def is_first(key: np.ndarray) -> np.ndarray:
     return np.append(True, key[1:] != key[:-1])[: len(key)]
 
 
-def fingerprint_of(log: str, split: Split, high: High | None, groups: UserGroups) -> str:
+def fingerprint_of(log: str, split: Split, high: High | None, groups: UserGroups, min_events: int) -> str:
     """`Sequences.fingerprint`, from the fingerprint of the log."""
-    return digest(log, repr(split), repr(high), repr(groups))[:16]
+    return digest(log, repr(split), repr(high), repr(groups), min_events)[:16]
 
 
-def _catalogue(items: pl.Series, frame: pl.DataFrame) -> str:
+def catalogue_digest(items: pl.Series, frame: pl.DataFrame) -> str:
+    """`Sequences.catalogue`."""
     content = hashlib.sha256("\n".join(map(str, items.to_list())).encode())
     for column in ("user", "item", "timestamp", "split"):
         content.update(np.ascontiguousarray(frame[column].to_numpy()).data)
     return content.hexdigest()[:16]
 
 
-def _check_parts(split_N: np.ndarray, trained_U: np.ndarray, split: Split) -> None:
-    if empty := [name for name, part in PARTS.items() if part not in split_N]:
+def check_parts(sizes: np.ndarray, most_trained: int, split: Split, min_events: int) -> None:
+    """Refuse a split that leaves nothing to train or measure on.
+
+    Args:
+        sizes: from `part_sizes`.
+        most_trained: training events of the user who has the most.
+        split, min_events: for the message.
+    """
+    rare = f" and data.min_events {min_events}" if min_events > 1 else ""
+    if empty := [name for name, part in PARTS.items() if not sizes[part]]:
         raise InputError(
-            f"{split} leaves no events for {', '.join(empty)} (of {len(split_N)})",
+            f"{split}{rare} leaves no events for {', '.join(empty)} (of {sizes.sum()})",
             where="data.split",
             remedy="choose other cuts, or a log with more events a user",
         )
-    if trained_U.max() == 1:
+    if most_trained <= 1:
         raise InputError(
-            "no user has two events in the training part, so there is nothing to predict",
+            f"no user has two events in the training part{rare}, so there is nothing to predict",
             where="data.split",
             remedy="choose another split or a log whose users come back",
         )

@@ -6,14 +6,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from recalign.events.audit import GAP_AUC, REWARDED, Section
+from recalign.events.audit import GAP_AUC, OUTLIERS, REWARDED, Section
 from recalign.sequences.audit import HIGH, LEAKS, MISSES, SEEN
 
 Word = Literal["usable", "with care", "do not train"]
 LEAK, HINT = 0.9, 0.65
 """AUC of a high reward by the time between events: from `LEAK` on the reward is known before it is given."""
 OFTEN, MOSTLY = 0.2, 0.5
-"""Share of test targets: met before by their user (`OFTEN`); on items unseen in training (`MOSTLY`)."""
+"""Share of test targets: met before by their user (`OFTEN`); on items unseen in training (`MOSTLY`; or of variance)."""
 FEW = 100
 """Test users under which intervals are too wide for most gains."""
 
@@ -67,6 +67,12 @@ def _rewards(sections: Mapping[str, Section]) -> Iterator[Concern]:
         yield Concern(
             False,
             f"the time between events hints at a high reward (AUC {area:.2f}): see data.log.time_resolution",
+        )
+    if (due := float(rewards.get(OUTLIERS, 0))) > MOSTLY:
+        yield Concern(
+            True,
+            f"{due:.0%} of the variance of the rewards is due to one in a thousand: whatever is learned from them is "
+            "learned from a few outliers. Bound the reward, as in least(reward, 10)",
         )
     if (share := sections["split"][HIGH]) in (0, 1):
         yield Concern(

@@ -52,6 +52,19 @@ class RunCheckpoint(ModelCheckpoint):
         self._after_validation = False  # write then
         self._unnamed: Path | None = None  # written, and not yet last.ckpt
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with the best score so far. Lightning drops it where the path is another, as of a moved folder."""
+
+        def here(path: str) -> str:
+            return str(Path(str(self.dirpath)) / Path(path).name) if path else path
+
+        if Path(here(state_dict["best_model_path"])).is_file():
+            paths = {key: here(state_dict[key]) for key in ("best_model_path", "kth_best_model_path")}
+            scores = {here(path): score for path, score in state_dict["best_k_models"].items()}
+            state_dict = state_dict | paths | {"best_k_models": scores, "dirpath": self.dirpath}
+        super().load_state_dict(state_dict)
+        self.current_score = state_dict["current_score"]  # Lightning forgets it
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
         stopped = (one.stopping_reason for one in trainer.early_stopping_callbacks)
@@ -62,7 +75,7 @@ class RunCheckpoint(ModelCheckpoint):
                 logger.drop_from(trainer.global_step)
 
     def on_train_batch_start(self, trainer: Trainer, *args: Any) -> None:
-        self._name()
+        self._name(trainer)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         super().on_train_batch_end(trainer, pl_module, *args)
@@ -91,14 +104,14 @@ class RunCheckpoint(ModelCheckpoint):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_end(trainer, pl_module)
-        self._name()
+        self._name(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         super().on_exception(trainer, pl_module, exception)
         if isinstance(exception, SIGTERMException):  # raised after a batch or an epoch, when all is logged
             if self._is_new(trainer) and not validates_now(trainer):
                 self._write_last(trainer)
-            self._name()
+            self._name(trainer)
 
     def _is_new(self, trainer: Trainer) -> bool:
         """Whether the optimiser has just stepped, and that step is not written yet."""
@@ -111,10 +124,11 @@ class RunCheckpoint(ModelCheckpoint):
             self._unnamed = Path(str(self.dirpath)) / ".last.ckpt"
             trainer.save_checkpoint(self._unnamed)
 
-    def _name(self) -> None:
+    def _name(self, trainer: Trainer) -> None:
         if self._unnamed:
             last = self._unnamed.with_name("last.ckpt")
-            rename(self._unnamed, last)
+            if trainer.is_global_zero:
+                rename(self._unnamed, last)
             self.last_model_path = str(last)
             self._unnamed = None
 

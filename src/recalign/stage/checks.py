@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 from jsonargparse import Namespace
@@ -23,7 +24,8 @@ from recalign.stage.parsed import ParsedStage, fingerprint
 
 _ANEW = "start it anew, without --ckpt_path"
 
-
+STRATEGIES = ("auto", "single_device", "ddp", "SingleDeviceStrategy", "DDPStrategy")
+"""Strategies of Lightning with which a stage trains: every process holds the whole model."""
 PRECISIONS = ("32", "32-true", "64", "64-true", "16-mixed", "bf16-mixed")
 """Precisions in which the stages of recalign train: with weights of 16 bits, small updates are lost."""
 
@@ -35,11 +37,12 @@ def settings(config: Namespace, training: bool) -> None:
         InputError: one of them is such a value.
     """
     trainer, ours = config.trainer, issubclass(imported(config.model.class_path), StageModule)
-    if isinstance(trainer.strategy, str) and trainer.strategy not in ("auto", "single_device"):
+    strategy = trainer.strategy if isinstance(trainer.strategy, str) else trainer.strategy.class_path
+    if strategy.rsplit(".")[-1] not in STRATEGIES:
         raise InputError(
-            f"{trainer.strategy} is for several devices, and a stage trains on one",
+            f"{strategy} is no strategy that a stage can train with",
             where="trainer.strategy",
-            remedy="leave it out",
+            remedy="give ddp for several devices, or leave it out",
         )
     if ours and trainer.precision is not None and str(trainer.precision) not in PRECISIONS:
         raise InputError(
@@ -67,21 +70,28 @@ def before_reading(parsed: ParsedStage) -> None:
     Raises:
         InputError: one of them cannot be used.
     """
-    upstream.require(parsed.upstream, parsed.log)
+    upstream.require(parsed.upstream, parsed.folder, parsed.log)
     if parsed.training and not parsed.in_place:
         _refuse_own_checkpoints(parsed)
     if parsed.checkpoint:
         model = parsed.config["model"]
         refuse_other_model(parsed.checkpoint, model["class_path"], model["init_args"])
     trainer = parsed.bare_trainer()  # Lightning judges the machine's part of the configuration
-    if trainer.world_size > 1:
+    on_cpu, cores = trainer.strategy.root_device.type == "cpu", os.cpu_count() or 1
+    if trainer.world_size == 1 and parsed.config["trainer"]["strategy"] == "ddp":
         raise InputError(
-            f"{trainer.world_size} processes, and a stage trains in one",
-            where="trainer.devices, trainer.num_nodes",
-            remedy="use --trainer.devices 1; seeds and methods may run beside each other, each on a device of its own",
+            "ddp is for several processes, and this is one",
+            where="trainer.strategy",
+            remedy="leave it out, or give --trainer.devices 2 or more",
         )
-    warn_if_bf16_is_slow(parsed.config["trainer"]["precision"], on_cpu=trainer.strategy.root_device.type == "cpu")
-    if not parsed.dry:
+    if on_cpu and trainer.num_devices > max(cores, 2):
+        raise InputError(
+            f"{trainer.num_devices} processes on {cores} cores",
+            where="trainer.devices",
+            remedy=f"give {max(cores, 2)} at most",
+        )
+    warn_if_bf16_is_slow(parsed.config["trainer"]["precision"], on_cpu)
+    if trainer.is_global_zero and not parsed.dry:
         parsed.folder.probe()
 
 

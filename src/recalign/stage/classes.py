@@ -48,13 +48,13 @@ def imported(class_path: str) -> type:
     return getattr(importlib.import_module(module), name)
 
 
-def arguments(class_path: str) -> dict[str, Argument] | None:
-    """What a class takes, by name; None if there is no such class."""
+def find_class(class_path: str) -> type | None:
+    """The class of that path; None if there is none."""
     try:
         kind = imported(class_path)
     except (ImportError, AttributeError, ValueError):
         return None
-    return arguments_of(kind) if isinstance(kind, type) else None
+    return kind if isinstance(kind, type) else None
 
 
 @cache

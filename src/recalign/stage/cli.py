@@ -7,7 +7,7 @@ import importlib
 import signal
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,23 +18,26 @@ from lightning import LightningDataModule, LightningModule, Trainer, seed_everyt
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf.errors import OmegaConfBaseException
 
 from recalign.errors import InputError, nearest
-from recalign.stage import checks, given, record, upstream
+from recalign.processes import is_first
+from recalign.stage import checks, given, lineage, record, upstream
 from recalign.stage.checkpoint import RunCheckpoint, WholeCheckpointIO
 from recalign.stage.classes import Argument, imported
 from recalign.stage.console import progress, quiet
 from recalign.stage.diagnosis import diagnose
 from recalign.stage.evaluated import EvaluatedPolicy, evaluated, trains_a_policy
-from recalign.stage.folder import RunConfig, RunFolder, cannot_write
+from recalign.stage.folder import RunConfig, RunFolder, cannot_write, swept
 from recalign.stage.guard import NaNGuard, StepSeeds
 from recalign.stage.manifest import Manifest
 from recalign.stage.memory import keep_freed_memory
 from recalign.stage.parsed import ParsedStage, fingerprint, users
 from recalign.stage.parser import constructing
 from recalign.stage.request import Request
+from recalign.stage.watch import Watch
 
 COMMANDS = ("fit", "validate", "test", "predict")
 TRAINER_DEFAULTS = {"devices": 1, "log_every_n_steps": 10, "enable_model_summary": False}
@@ -164,6 +167,8 @@ class StageCLI(LightningCLI):
             kind = imported(spec.class_path)
             if hasattr(kind, "check_settings"):  # any LightningModule may be run
                 kind.check_settings(vars(spec.init_args))
+        if self.command == "fit":
+            config.run.name = swept(config.run.name)
         run = RunConfig(**vars(config.run))
         log = config.data.init_args.log.name
         folder = RunFolder.of(run, run.chain or log, seed)
@@ -195,9 +200,10 @@ class StageCLI(LightningCLI):
     def run(self) -> StageResult:
         """Check, instantiate, run the subcommand, and record it."""
         parsed, manifest = self.parsed, None
-        lock = parsed.folder.held() if parsed.training and not parsed.dry else nullcontext()
-        with _clear_errors(parsed.folder.path), lock:
+        with _clear_errors(parsed.folder.path), ExitStack() as held:
             checks.before_reading(parsed)
+            if parsed.training and not parsed.dry and is_first():
+                held.enter_context(parsed.folder.held())
             seed_everything(parsed.seed, workers=True, verbose=False)
             with constructing():
                 super().instantiate_classes()
@@ -205,8 +211,14 @@ class StageCLI(LightningCLI):
             if not parsed.dry:
                 manifest = record.begin(parsed, fingerprint(self.datamodule), users(self.datamodule))
                 self.trainer.loggers = record.loggers(parsed, manifest, self.own_loggers)
-            with record.recorded(parsed.folder, manifest) if manifest and parsed.training else nullcontext():
+            trained = manifest if parsed.training else None
+            with (
+                lineage.finished(parsed.folder, trained, self.trainer.loggers),
+                record.recorded(parsed.folder, trained) if trained else nullcontext(),
+            ):
                 self._run()
+        if self.command == "test" and not parsed.dry:
+            record.renew_trust(parsed.folder)
         checkpoint = parsed.checkpoint if not parsed.training or parsed.dry else record.handed_over(parsed.folder)
         return StageResult(parsed.folder, checkpoint, manifest, self.trainer, self.model, self.datamodule)
 
@@ -229,7 +241,7 @@ class StageCLI(LightningCLI):
         self.config_init["checkpoint"].dirpath = str(parsed.folder.checkpoints.resolve())
         loggers = config.logger if isinstance(config.logger, list) else [config.logger]
         self.own_loggers = [logger for logger in loggers if not isinstance(logger, bool | None)]
-        callbacks: list[Callback] = [NaNGuard(parsed.folder.last), StepSeeds(parsed.seed)]
+        callbacks: list[Callback] = [NaNGuard(parsed.folder.last), StepSeeds(parsed.seed), Watch()]
         theirs = config.callbacks if isinstance(config.callbacks, list) else [config.callbacks]
         if config.enable_progress_bar is not False and not any(isinstance(c, ProgressBar) for c in theirs):
             callbacks.append(progress(parsed.run.name))
@@ -237,6 +249,8 @@ class StageCLI(LightningCLI):
         root = config.default_root_dir or str(parsed.folder.path)
         plugins = config.plugins if isinstance(config.plugins, list) else [config.plugins] if config.plugins else []
         plugins = [*plugins, WholeCheckpointIO()]
+        if config.strategy == "ddp":
+            config.strategy = DDPStrategy(broadcast_buffers=False)  # no buffer changes in training
         # Our own loggers come later, when the run folder is ready for them.
         return super().instantiate_trainer(logger=False, default_root_dir=root, plugins=plugins, **kwargs)
 

@@ -11,7 +11,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 from lightning import LightningDataModule, LightningModule
 
 from recalign.errors import InputError, nearest
-from recalign.stage.classes import Argument, arguments_of, classes_in, imported, named_class, nearest_import
+from recalign.stage.classes import Argument, arguments_of, classes_in, find_class, imported, named_class, nearest_import
 from recalign.stage.given import CLASS, set_keys, sources
 
 GIVEN_BY = {
@@ -83,14 +83,13 @@ class _Walk:
             yield InputError(fault, where=self._place(key), remedy=_remedy(value, argument.hint))
 
     def _class(self, path: str, value: Any, classes: list[type], key: str) -> Iterator[InputError]:
-        try:
-            kind = imported(path)
-        except (ImportError, AttributeError, ValueError):
+        kind = find_class(path)
+        if kind is None:
             near = nearest_import(path)
             remedy = f"did you mean {near}?" if near else "give the full import path of a class"
             yield InputError(f"there is no class {path!r}", where=self._place(key), remedy=remedy)
             return
-        fits = isinstance(kind, type) and issubclass(kind, tuple(classes))
+        fits = issubclass(kind, tuple(classes))
         if not fits:
             wanted = " or ".join(one.__name__ for one in classes)
             yield InputError(
@@ -181,11 +180,7 @@ def _kind(value: Any, argument: Argument) -> type | None:
     path = (_named(value, argument) or named_class(argument.default)) if classes else None
     if not path:
         return classes[0] if classes and classes[0] not in UNNAMED else None
-    try:
-        kind = imported(path)
-    except (ImportError, AttributeError, ValueError):
-        return None
-    return kind if isinstance(kind, type) else None
+    return find_class(path)
 
 
 def _init_args(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from recalign.errors import InputError
+from recalign.files import held, sha256
 
 
 @dataclass(frozen=True)
@@ -29,6 +28,12 @@ class RunConfig:
     root: str = "runs"
     chain: str | None = None
     imports: list[str] = field(default_factory=list)
+
+
+def swept(name: str) -> str:
+    """A run's name; in a sweep of W&B with the trial's id, so that each trial has a folder of its own."""
+    trial = os.environ.get("WANDB_RUN_ID") if "WANDB_SWEEP_ID" in os.environ else None
+    return name if trial is None or name.endswith(f"-{trial}") else f"{name}-{trial}"
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,16 @@ class RunFolder:
         """Where the run that this folder held before is kept, one deep."""
         return self.path.with_name(self.path.name + ".previous")
 
+    @property
+    def trust(self) -> Path:
+        """The trust report of a reward model."""
+        return self.path / "trust.json"
+
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of what later stages and reports read, by path in the folder."""
+        files = [*self.checkpoints.glob("*.ckpt"), *self.path.glob(self.trust.name)]
+        return {str(file.relative_to(self.path)): sha256(file) for file in files}
+
     def figures(self, subcommand: str) -> Path:
         """The CSV file of a subcommand's figures; training's is ``metrics.csv``."""
         return self.path / ("metrics.csv" if subcommand == "fit" else f"{subcommand}.csv")
@@ -104,23 +119,14 @@ class RunFolder:
         """Hold the folder, so that no other process trains in it.
 
         Raises:
-            InputError: another one does, or the lock, which lies beside the folder, cannot be written.
+            InputError: another one does, or the lock cannot be written.
         """
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.path.with_name(f".{self.path.name}.lock"), timeout=0)
-            lock.acquire()
-        except Timeout:
-            remedy = "let it finish, or give this run another --run.name"
-            raise InputError(
-                "another process is training in this folder", where=str(self.path), remedy=remedy
-            ) from None
-        except OSError as error:
-            raise cannot_write(error, self.path) from error
-        try:
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(held(self.path, "training", "let it finish, or give this run another --run.name"))
+            except OSError as error:
+                raise cannot_write(error, self.path) from error
             yield
-        finally:
-            lock.release()
 
     def tidy(self) -> None:
         """Remove what a killed process left half-written."""

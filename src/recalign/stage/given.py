@@ -11,7 +11,7 @@ from jsonargparse import get_loader
 
 from recalign.errors import InputError, nearest
 from recalign.keys import leaves
-from recalign.stage.classes import arguments
+from recalign.stage.classes import arguments_of, find_class
 
 CLASS = ("class_path", "init_args", "dict_kwargs")
 FILE_TYPES = (".yaml", ".yml", ".json")
@@ -159,21 +159,16 @@ def _as_class(settings: Settings, class_path: str) -> Settings:
     arguments = {key: value for key, value in settings.items() if key not in CLASS}
     inner = settings.get("init_args") or {}
     init_args = merge(arguments, inner) if isinstance(inner, dict) else inner
-    return (
-        {"class_path": class_path, **settings, "init_args": init_args}
-        if not arguments
-        else {
-            "class_path": settings.get("class_path", class_path),
-            "init_args": init_args,
-        }
-    )
+    named = {key: value for key, value in settings.items() if key in CLASS}
+    return {"class_path": class_path, **named, "init_args": init_args}
 
 
 def _kept(earlier: Settings, class_path: str) -> Settings:
     """The earlier class's settings for another class."""
     if class_path == earlier["class_path"]:
         return earlier
-    taken = arguments(class_path) or {}
+    kind = find_class(class_path)
+    taken = arguments_of(kind) if kind else {}
     return {"init_args": {key: value for key, value in (earlier.get("init_args") or {}).items() if key in taken}}
 
 

@@ -59,7 +59,7 @@ class NaNGuard(Callback):
 
 
 class StepSeeds(Callback):
-    """Seed torch before every batch with a function of (seed, batch number).
+    """Seed torch before every batch with a function of (seed, batch number, process).
 
     Dropout and sampled negatives then depend on neither validation nor where a run was interrupted: Lightning does
     not restore random states, and without this a continued run would differ from one that was never interrupted.
@@ -72,7 +72,8 @@ class StepSeeds(Callback):
         self.seed = seed
 
     def on_train_batch_start(self, trainer: Trainer, *args: Any) -> None:
-        seed = (self.seed * 0x9E3779B97F4A7C15 + batches_done(trainer)) % 2**63
+        rank = trainer.global_rank * 0xBF58476D1CE4E5B9  # dropout differs between processes
+        seed = (self.seed * 0x9E3779B97F4A7C15 + rank + batches_done(trainer)) % 2**63
         # torch.manual_seed asks every kind of device and takes 0.1 ms, which a short step would notice.
         torch.default_generator.manual_seed(seed)
         device = trainer.strategy.root_device

@@ -39,7 +39,7 @@ class Manifest:
         started, finished: UTC, ISO 8601.
         seconds: training time, summed over continuations.
         checkpoint: what is handed over, relative to the run folder.
-        digests: sha256 of the checkpoints that it left, by path in the run folder; empty while it runs.
+        digests: sha256 of its checkpoints and trust report, by path in the run folder; empty while it runs.
         error: the message of a failed run.
         wandb_id: the W&B run that a continued run goes on with.
     """

@@ -1,8 +1,10 @@
-"""Memory that a training step frees is there for the next one, and lies on large pages."""
+"""Memory that a training step frees is there for the next one, and lies on large pages; how much it took at most."""
 
 import ctypes
 import sys
 from functools import cache
+
+import torch
 
 # <malloc.h> of glibc, <sys/mman.h> of Linux
 TRIM_THRESHOLD, TOP_PAD, MMAP_THRESHOLD = -1, -2, -3
@@ -31,3 +33,14 @@ def keep_freed_memory() -> None:
     libc.mallopt(TOP_PAD, 2**17)  # glibc's own
     if (end := libc.sbrk(0)) > first:
         libc.madvise(ctypes.c_void_p(first), ctypes.c_size_t(end - first), MADV_HUGEPAGE)
+
+
+def peak_memory(device: torch.device) -> float:
+    """The most memory that this process has had, in GB: a GPU's, else the machine's; NaN where it is not known."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    if sys.platform == "win32":
+        return float("nan")
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e9 if sys.platform == "darwin" else 1e6)

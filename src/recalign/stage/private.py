@@ -1,5 +1,8 @@
 """What is used of Lightning beyond its public API; as seen in lightning 2.6.6 (tests/stage/test_stage_private.py)."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from lightning import Trainer
 from lightning.pytorch.loggers import WandbLogger
 
@@ -20,6 +23,13 @@ def validates_now(trainer: Trainer) -> bool:
     return trainer.fit_loop.epoch_loop._should_check_val_fx(trainer.fit_loop._data_fetcher)  # type: ignore[arg-type]
 
 
-def without_anonymous(logger: WandbLogger) -> None:
-    """Take back an argument that Lightning passes to ``wandb.init`` although wandb warns about it."""
+def fill(logger: WandbLogger, settings: Mapping[str, Any]) -> None:
+    """Give ``wandb.init`` what a logger leaves open; take back an argument that wandb warns about."""
+    given = {name: value for name, value in logger._wandb_init.items() if value is not None}
+    logger._wandb_init = {**settings, **given}
     logger._wandb_init.pop("anonymous", None)
+
+
+def is_offline(logger: WandbLogger) -> bool:
+    """Whether a logger was told to be offline."""
+    return logger._offline

@@ -11,15 +11,18 @@ from typing import Any
 
 import torch
 import yaml
+from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from recalign.files import sha256, write_text
+from recalign.processes import is_first
 from recalign.stage import upstream
 from recalign.stage.folder import RunFolder
-from recalign.stage.loggers import CSVLog, wandb_log
+from recalign.stage.loggers import CSVLog
 from recalign.stage.manifest import Manifest, git_state, now, run_key, versions
 from recalign.stage.parsed import ParsedStage
+from recalign.stage.wandb_log import guarded, wandb_log
 
 
 def begin(parsed: ParsedStage, fingerprint: str | None, users: dict[str, Any] | None = None) -> Manifest:
@@ -70,7 +73,7 @@ def _prepare(parsed: ParsedStage, manifest: Manifest) -> None:
 
 
 def loggers(parsed: ParsedStage, manifest: Manifest, extra: list[Logger]) -> list[Logger]:
-    """CSV, what the user configured, and W&B unless ``trainer.logger`` is false.
+    """CSV, what the user configured, and W&B, unless that is among them or ``trainer.logger`` is false.
 
     Args:
         parsed: the command.
@@ -78,20 +81,20 @@ def loggers(parsed: ParsedStage, manifest: Manifest, extra: list[Logger]) -> lis
         extra: the user's own loggers.
     """
     path = parsed.folder.figures(parsed.subcommand)
-    if not parsed.training:
+    if not parsed.training and is_first():
         path.unlink(missing_ok=True)
-    found: list[Logger] = [CSVLog(path), *extra]
-    if parsed.config["trainer"]["logger"] is False or parsed.subcommand == "predict":
-        return found
-    wandb = wandb_log(
-        parsed.folder.path,
-        manifest.wandb_id if parsed.training else None,
-        group=parsed.chain,
-        job_type=parsed.run.name if parsed.training else f"{parsed.run.name}-{parsed.subcommand}",
-        name=f"{parsed.run.name}/seed-{parsed.seed}",
-        config=parsed.shareable,
-    )
-    return [*found, wandb] if wandb else found
+    settings = {
+        "id": manifest.wandb_id if parsed.training else None,
+        "group": parsed.chain,
+        "job_type": parsed.run.name if parsed.training else f"{parsed.run.name}-{parsed.subcommand}",
+        "name": f"{parsed.run.name}/seed-{parsed.seed}",
+        "config": parsed.shareable,
+    }
+    found: list[Logger | None] = [CSVLog(path), *(guarded(logger, **settings) for logger in extra)]
+    ours = parsed.config["trainer"]["logger"] is not False and parsed.subcommand != "predict"
+    if ours and not any(isinstance(logger, WandbLogger) for logger in extra):
+        found.append(wandb_log(parsed.folder.path, **settings))
+    return [logger for logger in found if logger is not None]
 
 
 @contextmanager
@@ -115,8 +118,17 @@ def _end(folder: RunFolder, manifest: Manifest, status: str, began: float) -> No
     manifest.seconds = round(manifest.seconds + time.monotonic() - began, 3)
     if checkpoint := handed_over(folder):
         manifest.checkpoint = str(checkpoint.relative_to(folder.path))
-    manifest.digests = {str(file.relative_to(folder.path)): sha256(file) for file in folder.checkpoints.glob("*.ckpt")}
+    manifest.digests = folder.digests()
     manifest.write(folder)
+
+
+@rank_zero_only
+def renew_trust(folder: RunFolder) -> None:
+    """Record the trust report that ``recalign test`` has written anew."""
+    manifest = Manifest.read(folder)
+    if manifest and manifest.digests and folder.trust.is_file():
+        manifest.digests[folder.trust.name] = sha256(folder.trust)
+        manifest.write(folder)
 
 
 def handed_over(folder: RunFolder) -> Path | None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from recalign.errors import InputError
 from recalign.files import sha256
@@ -61,7 +61,7 @@ def _needs(kind: type, init_args: dict[str, Any]) -> dict[str, str]:
 
 
 def resolve(upstreams: list[Upstream], folder: RunFolder, log: str) -> None:
-    """Look up what is not named: the newest finished run of the same log, this chain's and seed's own if there is one.
+    """Look up what is not named: the finished run of the same chain, log and seed, and no other.
 
     Args:
         upstreams: changed in place; a path stays None where no run was found.
@@ -73,7 +73,8 @@ def resolve(upstreams: list[Upstream], folder: RunFolder, log: str) -> None:
     """
     for upstream in upstreams:
         if not upstream.named:
-            upstream.path = _newest(folder, upstream.stage, log)
+            own = RunFolder(folder.path.parent.parent / upstream.stage / folder.path.name)
+            upstream.path = _handed_over(own, log) if own.path != folder.path else None
         elif upstream.path and not upstream.path.is_file():
             raise InputError(
                 f"there is no checkpoint {upstream.path}",
@@ -88,18 +89,28 @@ def fill(config: Any, upstreams: list[Upstream]) -> None:
         config[upstream.part]["init_args"][upstream.argument] = str(upstream.path) if upstream.path else None
 
 
-def require(upstreams: list[Upstream], log: str) -> None:
+def require(upstreams: list[Upstream], folder: RunFolder, log: str) -> None:
     """Make sure that every checkpoint is there, whole, and of the right kind, before a finished run is set aside.
+
+    Says in one line which they are.
+
+    Args:
+        upstreams: as `resolve` left them.
+        folder: of the run that asks.
+        log: name of its log.
 
     Raises:
         InputError: nothing to start from, a broken checkpoint, or one without the network that is wanted.
     """
     for upstream in upstreams:
         if upstream.path is None:
+            chain, seed = folder.path.parent.parent.name, folder.path.name.removeprefix("seed-")
+            options = f"--seed_everything={seed}" + (f" --run.chain={chain}" if chain != log else "")
             raise InputError(
-                f"there is no finished {upstream.stage} run of the log {log!r} to start from",
+                f"there is no finished {upstream.stage} run of the log {log!r} and of this seed under "
+                f"{folder.path.parent.parent}",
                 where=upstream.key,
-                remedy=f"first run that stage on it: recalign fit {upstream.stage} LOG",
+                remedy=f"name a checkpoint, or run that stage first: recalign fit {upstream.stage} LOG {options}",
             )
         net = "reward" if upstream.stage == "reward" else "policy"
         recipes = read_checkpoint(upstream.path).get("recipes")
@@ -109,24 +120,13 @@ def require(upstreams: list[Upstream], log: str) -> None:
                 where=upstream.key,
                 remedy=f"give a checkpoint of a stage that trains a {net}",
             )
+    if upstreams:
+        rank_zero_info("starts from " + ", ".join(f"{one.path} ({one.key})" for one in upstreams))
 
 
 def hashes(upstreams: list[Upstream]) -> dict[str, dict[str, str]]:
     """Path and sha256 of each checkpoint, as manifests hold them."""
     return {u.key: {"path": str(u.path), "sha256": sha256(u.path)} for u in upstreams if u.path}
-
-
-def _newest(folder: RunFolder, stage: str, log: str) -> Path | None:
-    seed, chain = folder.path.name, folder.path.parent.parent
-    own = RunFolder(chain / stage / seed)
-    if own.path != folder.path and (path := _handed_over(own, log)):
-        return path
-    others = []
-    for path in chain.parent.glob(f"*/{stage}/seed-*"):
-        run = RunFolder(path)
-        if re.fullmatch(r"seed-\d+", path.name) and path != folder.path and (checkpoint := _handed_over(run, log)):
-            others.append((str(Manifest.read(run).finished), checkpoint))  # type: ignore[union-attr]
-    return max(others)[1] if others else None
 
 
 def _handed_over(run: RunFolder, log: str) -> Path | None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 
+from recalign.errors import InputError
+from recalign.files import is_recorded, read_json
 from recalign.metrics.bootstrap import CrossedBootstrap
 from recalign.reward.data import RewardData
 from recalign.reward.trust.baselines import fit_baselines
@@ -23,6 +26,20 @@ PREDICTORS = (*MEANS, "ridge", "factors")
 WITHOUT_USER_BIAS = {"item": "item", "user_item": "item", "ridge": "ridge_fixed", "factors": "factors_fixed"}
 """Columns that order the items of one user as a predictor does; the predictors not named order none."""
 DRAWS = 2000
+TRUST = "trust.json"
+"""The report in a run folder."""
+
+
+def read_trust(run: Path) -> dict[str, Any]:
+    """The trust report in a run folder; {} if there is none.
+
+    Raises:
+        InputError: it is not what the run wrote.
+    """
+    if (run / TRUST).is_file() and is_recorded(run, TRUST) is False:
+        what = "its digest is not the one in manifest.json"
+        raise InputError(what, where=str(run / TRUST), remedy="run `recalign test` on this run, which writes it anew")
+    return read_json(run / TRUST)
 
 
 @dataclass(frozen=True)

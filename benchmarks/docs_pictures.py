@@ -1,0 +1,179 @@
+"""Draw the pictures of README.md and docs/concepts.md into docs/pictures, and print README's table.
+
+    python benchmarks/docs_pictures.py
+
+`methods.svg` and the table show ML-100K's rows of benchmarks/results/methods.csv; run this again when that table is
+new. The others are sketches of ideas: their curves are drawn, not measured.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import matplotlib
+import numpy as np
+import polars as pl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from tables import RESULTS, save_picture
+
+from recalign.evaluation.comparison import ALL, HIGH, VALUE
+from recalign.files import digest
+
+LOG = "ml-100k"
+SHOWN = 0.9  # rows that keep less of the start's ranking are beyond the picture's left edge
+IN_README = ("start", "bc", "reward_weighted", "ppo", "rerank", "asft")
+COLOURS = {"asft": "#c2410c", "start": "#111827", "rerank": "#1d4ed8"}
+GREY = "#6b7280"
+STYLE: Any = {"svg.fonttype": "none", "svg.hashsalt": "recalign", "font.size": 9, "font.family": "sans-serif"}
+
+
+def main() -> None:
+    rows = table()
+    methods(rows)
+    stages()
+    ray()
+    direction()
+    print(markdown(rows))
+
+
+def table() -> pl.DataFrame:
+    """A row a method of ML-100K: its name, the share of the start's ranking that it keeps, and its other figures."""
+    saved = pl.read_csv(RESULTS / "methods.csv", schema_overrides={"seeds": pl.String, "commit": pl.String})
+    wanted = (pl.col("log") == LOG) & pl.col("metric").is_in([ALL, HIGH, VALUE])
+    found = saved.filter(wanted).pivot("metric", index="row", values="mean", maintain_order=True)
+    start = found.filter(pl.col("row") == "start")[ALL].item()
+    return found.with_columns(kept=pl.col(ALL) / start)
+
+
+def markdown(rows: pl.DataFrame) -> str:
+    """README's table."""
+    lines = ["| method | ranking kept | high/ndcg@10 | judges' value |", "|---|---|---|---|"]
+    figures = {row["row"]: row for row in rows.iter_rows(named=True)}
+    for name in IN_README:
+        row = figures[name]
+        lines.append(f"| `{name}` | {row['kept']:.1%} | {row[HIGH]:.3f} | {row[VALUE]:.2f} |")
+    return "\n".join(lines)
+
+
+def in_sight(rows: pl.DataFrame) -> pl.DataFrame:
+    """The rows of the picture, from the least value to the highest."""
+    return rows.filter(pl.col("kept") >= SHOWN).sort(VALUE)
+
+
+def methods(rows: pl.DataFrame) -> None:
+    """Value against ranking kept, a point a method, with names in a column beside them."""
+    shown = in_sight(rows)
+    kept, value = (shown[column].to_numpy() for column in ("kept", VALUE))
+    heights = np.linspace(value.min(), value.max(), len(shown))  # of the names, so that none covers another
+    with _picture("methods", (7.6, 4.8), note=digest(shown.to_dicts())) as axes:
+        right = kept.max() + 0.012
+        for name, x, y, height in zip(shown["row"], kept, value, heights, strict=True):
+            colour = COLOURS.get(name, GREY)
+            axes.plot([x, right, right + 0.002], [y, height, height], color=colour, linewidth=0.5, alpha=0.5)
+            axes.plot(x, y, "o", color=colour, markersize=7 if name in COLOURS else 4)
+            weight = "bold" if name in COLOURS else "normal"
+            axes.text(right + 0.003, height, name, color=colour, va="center", fontsize=8, fontweight=weight)
+        axes.axvline(1, color=GREY, linewidth=0.6, linestyle=":")
+        axes.set(
+            xlabel="ranking kept: NDCG@10, as a share of the start's",
+            ylabel="judges' mean reward of the ten shown",
+            title="ML-100K, every method from the same start: up is more value, right is better ranking",
+            xlim=(kept.min() - 0.004, right + 0.022),
+        )
+        axes.title.set_fontsize(9)
+        axes.xaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1, decimals=0))
+        axes.spines[["top", "right"]].set_visible(False)
+
+
+def stages() -> None:
+    """From a log to a comparison: who trains on what."""
+    boxes = {
+        "raw log": (0.0, 1.0, "CSV, Parquet"),
+        "recommender": (1.0, 1.0, "clones the log"),
+        "reward model": (2.0, 1.5, "learns what was valued"),
+        "post-training": (3.0, 1.0, "A-SFT and others"),
+        "judges": (2.0, 0.0, "reward models of\nother users"),
+        "comparison": (4.0, 0.5, "table, report"),
+    }
+    arrows = [
+        ("raw log", "recommender"),
+        ("recommender", "reward model"),
+        ("recommender", "post-training"),
+        ("reward model", "post-training"),
+        ("raw log", "judges"),
+        ("post-training", "comparison"),
+        ("judges", "comparison"),
+    ]
+    with _picture("stages", (8.4, 2.9)) as axes:
+        axes.axis("off")
+        frames = {}
+        for name, (x, y, text) in boxes.items():
+            colour = COLOURS["rerank"] if name == "judges" else COLOURS["start"]
+            box = {"boxstyle": "round,pad=0.5", "facecolor": "white", "edgecolor": colour}
+            words = axes.text(x, y, f"{name}\n{text}", ha="center", va="center", fontsize=8, bbox=box, color=colour)
+            frames[name] = words.get_bbox_patch()
+        for one, other in arrows:
+            ends = {"patchA": frames[one], "patchB": frames[other]}
+            _arrow(axes, boxes[one][:2], boxes[other][:2], **ends)
+        axes.set(xlim=(-0.5, 4.5), ylim=(-0.45, 1.9))
+
+
+def ray() -> None:
+    """What is gained and what is lost along the ray, and where the price is reached."""
+    reach = np.linspace(0, 4, 200)
+    kept, gain = 1 - 0.013 * reach**1.45, 0.24 * (1 - np.exp(-0.7 * reach))
+    at = float(reach[np.argmax(kept < 0.97)])
+    with _picture("ray", (6.4, 3.6)) as axes:
+        axes.plot(reach, kept, color=COLOURS["start"])
+        axes.axhline(0.97, color=GREY, linestyle="--", linewidth=0.8)
+        axes.text(3.98, 0.972, "97 %: the price", ha="right", color=GREY, fontsize=8)
+        axes.axvline(at, color=GREY, linestyle=":", linewidth=0.8)
+        axes.text(at + 0.05, 0.905, "handed over", color=GREY, fontsize=8)
+        axes.set(xlabel="reach along the ray: 0 is the start, 1 the trained weights", ylim=(0.9, 1.005), xlim=(0, 4))
+        axes.set_ylabel("ranking kept", color=COLOURS["start"])
+        axes.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1, decimals=0))
+        other = axes.twinx()
+        other.plot(reach, gain, color=COLOURS["asft"])
+        other.set_ylabel("gain in value", color=COLOURS["asft"])
+        other.set(ylim=(0, 0.28), yticks=[])
+        axes.set_title("A sketch: value and ranking along the ray", fontsize=9)
+
+
+def direction() -> None:
+    """Five events of one user: rewards, the expected reward, and the weights of A-SFT at temperature 1."""
+    rewards, expected, spread = np.array([5.0, 2.0, 4.0, 3.0, 4.5]), 3.7, 1.1
+    weights = np.exp((rewards - expected) / spread)
+    with _picture("direction", (6.4, 3.0)) as axes:
+        axes.axhline(expected, color=GREY, linestyle="--", linewidth=0.8)
+        axes.text(4.75, expected + 0.06, "expected", color=GREY, fontsize=8)
+        for event, (reward, weight) in enumerate(zip(rewards, weights / weights.mean(), strict=True)):
+            colour = COLOURS["asft"] if reward > expected else COLOURS["rerank"]
+            _arrow(axes, (event, expected), (event, reward), color=colour, linewidth=2)
+            axes.text(event + 0.1, reward - 0.1, f"reward {reward:g}\nweight {weight:.2f}", color=colour, fontsize=8)
+        axes.set(xlim=(-0.5, 5.4), ylim=(1.5, 5.6), xticks=range(5), xlabel="events of one user", ylabel="reward")
+        axes.set_xticklabels([f"item {name}" for name in "ABCDE"])
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.set_title("An example: the log says what was chosen, rewards say in which direction to move", fontsize=9)
+
+
+def _arrow(axes: Axes, begin: tuple[float, float], end: tuple[float, float], **style: Any) -> None:
+    axes.annotate("", end, begin, arrowprops={"arrowstyle": "->", "color": GREY} | style)
+
+
+@contextmanager
+def _picture(name: str, size: tuple[float, float], note: str = "") -> Iterator[Axes]:
+    """An empty picture, saved when it is drawn; ``note`` goes into its metadata."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=size, layout="constrained", facecolor="white")
+        yield figure.subplots()
+        svg = io.StringIO()
+        figure.savefig(svg, format="svg", metadata={"Date": None, "Title": name, "Description": note})
+    save_picture(svg.getvalue(), name)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+"""`recalign dashboard`: a workspace in Weights & Biases for all runs of a project, as code. An extra."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from recalign import configs
+from recalign.errors import InputError
+from recalign.evaluation.comparison import ALL, HIGH, VALUE
+from recalign.evaluation.methods import UNTRAINED
+from recalign.stage.wandb_log import PROJECT
+
+NAME = "recalign"
+STEP = "trainer/global_step"
+SELECT = "value/select_judge@10"
+LINES = {
+    "1. Recommender": ("train/loss", "rank/nll", f"rank/{ALL}", f"rank/{HIGH}", "train/lr", "train/grad_norm"),
+    "2. Reward model": ("train/reward", "reward/rmse", "reward/r2", "reward/mae"),
+    "3. Post-training": (
+        *("policy/kl", "policy/entropy", "policy/kept", "policy/reach", "advantage/ess", "advantage/clipped"),
+        *("advantage/weights", "advantage/values", "pairs/accuracy", "pairs/margin", "sampled/reward", "value/td"),
+    ),
+    "Speed": ("speed/events_per_second", "speed/step_seconds", "speed/memory_gb"),
+}
+"""Sections with a panel a figure, by optimiser step."""
+
+
+def dashboard(entity: str | None = None, project: str | None = None, dry_run: bool = False) -> None:
+    """Make a workspace in Weights & Biases: the stages, the methods beside each other, over-optimisation, sweeps.
+
+    Args:
+        entity: whose project it is; null: your own.
+        project: of the runs; null: that of WANDB_PROJECT, or recalign.
+        dry_run: only list the panels.
+    """
+    project = project or os.environ.get("WANDB_PROJECT", PROJECT)
+    made = workspace(entity or (NAME if dry_run else _own_entity()), project)
+    if dry_run:
+        for section in made.sections:
+            print(f"{section.name}\n" + "\n".join(f"  {type(one).__name__:<26}{_shows(one)}" for one in section.panels))
+        return
+    try:
+        print(made.save().url)
+    except Exception as error:  # of wandb, its server or the network
+        remedy = f"see that {made.entity}/{project} exists and that you may write to it"
+        raise InputError(f"W&B does not take the workspace ({error})", where="dashboard", remedy=remedy) from error
+
+
+def workspace(entity: str, project: str) -> Any:
+    """The workspace (`wandb_workspaces.workspaces.Workspace`), not saved.
+
+    Raises:
+        InputError: wandb-workspaces is not installed.
+    """
+    try:
+        from wandb_workspaces.workspaces import Section, Workspace, WorkspaceSettings
+    except ImportError as error:
+        raise InputError(
+            "a dashboard needs wandb-workspaces", where="dashboard", remedy="pip install 'recalign[dashboard]'"
+        ) from error
+    from wandb_workspaces.reports.v2 import LinePlot
+
+    panels: dict[str, list[Any]] = {
+        name: [LinePlot(x=STEP, y=[figure], title=figure) for figure in LINES[name]] for name in LINES
+    }
+    speed = panels.pop("Speed")
+    panels |= {"Methods": _methods(), "Over-optimisation": _over_optimisation(), "Sweep": _sweep(), "Speed": speed}
+    sections = [Section(name=name, panels=own, is_open=name != "Speed") for name, own in panels.items()]
+    return Workspace(
+        entity=entity, project=project, name=NAME, sections=sections, settings=WorkspaceSettings(x_axis=STEP)
+    )
+
+
+def _methods() -> list[Any]:
+    """The test's figures of all methods, from the run of a chain."""
+    from wandb_workspaces.reports.v2 import MediaBrowser, WeavePanelSummaryTable
+
+    plots = [f"plots/{name}/{number}" for name in ("who-gains", "what-it-costs") for number in (1, 2)]
+    figures = (VALUE, ALL, HIGH, "value/true@10")
+    tables = [WeavePanelSummaryTable(table_name=name) for name in ("comparison", "examples")]
+    return [*map(_bars, figures), *tables, MediaBrowser(media_keys=plots), MediaBrowser(media_keys=["report"])]
+
+
+def _over_optimisation() -> list[Any]:
+    """What the training reward model promises beside what judges see, and against the distance from the start."""
+    from wandb_workspaces.reports.v2 import MediaBrowser, ScatterPlot
+
+    plots = [f"plots/does-the-reward-model-fool-anybody/{number}" for number in (1, 2, 3)]
+    bars = map(_bars, ("value/train_rm@10", VALUE, "policy/kl"))
+    return [MediaBrowser(media_keys=plots), *bars, ScatterPlot(x="policy/kl", y=SELECT, log_x=True)]
+
+
+def _sweep() -> list[Any]:
+    """What a sweep has tried, and what matters."""
+    from wandb_workspaces.reports.v2 import (
+        Config,
+        ParallelCoordinatesPlot,
+        ParallelCoordinatesPlotColumn,
+        ParameterImportancePlot,
+        ScatterPlot,
+        SummaryMetric,
+    )
+
+    axes: list[Any] = [Config("model.init_args.temperature"), Config("model.init_args.lr")]
+    axes += [SummaryMetric("policy/kept"), SummaryMetric(SELECT)]
+    return [
+        ParallelCoordinatesPlot(columns=[ParallelCoordinatesPlotColumn(metric=axis) for axis in axes]),
+        ParameterImportancePlot(with_respect_to=SELECT),
+        ScatterPlot(x="policy/kept", y=SELECT),
+    ]
+
+
+def _bars(figure: str) -> Any:
+    from wandb_workspaces.reports.v2 import BarPlot
+
+    trained = [name.rpartition("/")[2] for name in configs.names() if name.startswith("posttrain/")]
+    methods = (*UNTRAINED, "asft", *trained)
+    return BarPlot(title=figure, metrics=[f"test/{figure}/{method}" for method in methods])
+
+
+def _own_entity() -> str:
+    import wandb
+
+    remedy = "run wandb login, or give --entity; --dry_run needs none"
+    if not wandb.login(prompt=False):
+        raise InputError("W&B has no account here", where="dashboard", remedy=remedy)
+    return str(wandb.Api().default_entity)
+
+
+def _shows(panel: Any) -> str:
+    """What a panel shows, in a line."""
+    for name in ("title", "media_keys", "columns", "table_name", "with_respect_to", "y"):
+        if shown := getattr(panel, name, None):
+            listed = shown if isinstance(shown, list) else [shown]
+            return ", ".join(str(getattr(one, "metric", one)) for one in listed)
+    return ""

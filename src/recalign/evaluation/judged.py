@@ -1,0 +1,60 @@
+"""The value of a post-trained policy on validation, as what a search or a sweep maximises."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+
+from recalign.errors import InputError
+from recalign.evaluation.comparison import ALL
+from recalign.evaluation.judges import require_apart
+from recalign.evaluation.selection import measured
+from recalign.evaluation.value import Scorers, evaluate
+from recalign.posttrain.base import PostTraining
+from recalign.recommender.checkpoint import Loaded, check_catalogue, load_net
+
+
+class SelectionValue(Callback):
+    """Log what the judges for selection think of a post-trained policy, when its training ends.
+
+    Logs ``value/select_judge@10``, ``policy/kept`` (the share of the start's ``all/ndcg@10``), ``all/ndcg@10``,
+    ``high/ndcg@10`` and ``policy/kl``, all on the validation events of users A, of the weights at the end of training.
+    With the chain's ``model.keep`` these are the weights that are handed over, and the value alone ranks trials.
+
+    Args:
+        judge: checkpoint of the judges for selection, trained on users B1.
+
+    Raises (before training):
+        InputError: there is no such checkpoint, it shares users with the policy, or the model is no post-training.
+    """
+
+    def __init__(self, judge: str) -> None:
+        super().__init__()
+        self.path = judge
+        self.judge: Loaded | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage != "fit":
+            return
+        if not isinstance(pl_module, PostTraining):
+            raise InputError(
+                f"{type(pl_module).__name__} is no post-training, so there is no policy for judges",
+                where="trainer.callbacks",
+                remedy="leave SelectionValue out",
+            )
+        self.judge = load_net(self.path, "reward")
+        data = pl_module.data
+        check_catalogue(self.judge.catalogue, data.sequences.catalogue, self.path)
+        require_apart([self.judge], replace(pl_module.start, net=None, users=data.cohort), data.sequences)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: PostTraining) -> None:  # type: ignore[override]
+        assert self.judge is not None
+        scorers = Scorers(pl_module.reference, {"select_judge@10": self.judge.net})
+        policies = {"start": pl_module.reference, "trained": pl_module.policy}
+        frames = evaluate(policies, scorers, pl_module.data, "validation", pl_module.device)
+        figures, start = measured(frames["trained"]), measured(frames["start"])[ALL]
+        figures["policy/kept"] = figures[ALL] / start if start else float("nan")
+        for logger in trainer.loggers:
+            logger.log_metrics(figures, trainer.global_step)

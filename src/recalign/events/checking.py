@@ -1,0 +1,149 @@
+"""Check rows of a log, and order them as events."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from recalign.errors import InputError
+from recalign.events.collapse import strongest
+from recalign.events.expression import condition, evaluate, kind_of
+from recalign.events.fields import (
+    index_ids,
+    missing_as_null,
+    read_ids,
+    read_is_random,
+    read_propensity,
+    read_timestamps,
+)
+from recalign.events.log import OWN_COLUMNS, Log
+from recalign.events.messages import SourceRows
+from recalign.events.report import Found, LeftOut, count_rows
+
+
+@dataclass(frozen=True)
+class CheckedRows:
+    """Some rows of a log as events: `EventTable.frame`, `users` and `items` of these rows alone, and what was found."""
+
+    frame: pl.DataFrame
+    users: pl.Series
+    items: pl.Series
+    found: Found
+
+
+def check_rows(raw: pl.DataFrame, rows: SourceRows, log: Log, reward: str | None) -> CheckedRows:
+    """Check rows of a log: all of them, or all of some users.
+
+    Args:
+        raw: the rows, with the columns of all files.
+        rows: their places in the files.
+        log: with `plain_names`.
+        reward: as in `load_events`.
+
+    Raises:
+        InputError: as `load_events`, but for what only the whole log can tell (`make_report`).
+    """
+    raw = raw.with_columns(missing_as_null(raw[name]) for name in (log.user, log.item, log.timestamp) if name)
+    raw, rows, left_out = _usable(raw, rows, log)
+    raw = raw.with_columns(
+        evaluate(raw, expression, f"data.log.columns.{name}", rows).alias(name)
+        for name, expression in log.columns.items()
+    )
+    rewards = _rewards(raw, rows, reward)
+    if reward is not None:
+        left_out.append(count_rows("have no reward and stay in histories only", rewards.is_null(), rows))
+    frame, users, items = _ordered(raw, rows, log, rewards)
+    if log.collapse:
+        weaker = ~strongest(frame)
+        reason = "are weaker events of the same user and item and are left out"
+        left_out.append(count_rows(reason, weaker, rows.of(frame["row"])))
+        frame = frame.filter(~weaker)
+    return CheckedRows(frame, users, items, Found(frame.height, left_out, (rewards.min(), rewards.max())))  # type: ignore
+
+
+def _usable(raw: pl.DataFrame, rows: SourceRows, log: Log) -> tuple[pl.DataFrame, SourceRows, list[LeftOut]]:
+    """The rows that are events, and why others are not."""
+    empty = pl.repeat(False, raw.height, eager=True)
+    if all(column.null_count() for column in raw):
+        empty = raw.select(pl.all_horizontal(pl.all().is_null())).to_series()
+    left_out = [count_rows("are empty and are left out", empty, rows)]
+    if empty.any():
+        raw, rows = raw.filter(~empty), rows.filter(~empty)
+    if log.where is not None:
+        unmet = ~condition(raw, log.where, "data.log.where", rows)
+        left_out.append(count_rows(f"do not meet {log.where!r} and are left out", unmet, rows))
+        raw, rows = raw.filter(~unmet), rows.filter(~unmet)
+    if rows.headed:
+        text = raw.select(pl.col(pl.String).str.contains("\n", literal=True))
+        broken = text.select(pl.any_horizontal(pl.repeat(False, raw.height), pl.all())).to_series()
+        left_out.append(count_rows("hold a quoted field of several lines", broken.fill_null(False), rows))
+    return raw, rows, left_out
+
+
+def _rewards(raw: pl.DataFrame, rows: SourceRows, reward: str | None) -> pl.Series:
+    """The reward of each row: f64, null where there is none."""
+    if reward is None:
+        return pl.repeat(None, raw.height, dtype=pl.Float64, eager=True)
+    values = evaluate(raw, reward, "data.reward", rows)
+    present = values.drop_nulls()
+    if len(present) and not (values.dtype.is_numeric() or values.dtype == pl.Boolean):
+        raise InputError(
+            f"{reward!r} gives {kind_of(values, rows)}, not a number",
+            where="data.reward",
+            remedy="give a number or a comparison; TRY_CAST(x AS DOUBLE) makes numbers of text, and null of the rest",
+        )
+    return values.cast(pl.Float64)
+
+
+def _ordered(
+    raw: pl.DataFrame, rows: SourceRows, log: Log, rewards: pl.Series
+) -> tuple[pl.DataFrame, pl.Series, pl.Series]:
+    """The event table's frame, and the raw ids of its users and items."""
+    user, users = index_ids(read_ids(raw[log.user], "data.log.user", rows))
+    item, items = index_ids(read_ids(raw[log.item], "data.log.item", rows))
+    if log.timestamp is None:
+        time = second = rows.number.cast(pl.Int64)
+    else:
+        time, per_second = read_timestamps(raw[log.timestamp], log.time_unit, rows, log.time_format)
+        second = time // (per_second * log.time_resolution) * log.time_resolution
+    own = dict(zip(OWN_COLUMNS, (user, item, second, rows.number, rewards), strict=True))
+    if log.is_random is not None:
+        own["is_random"] = read_is_random(raw[log.is_random], rows)
+    if log.propensity is not None:
+        own["propensity"] = read_propensity(raw[log.propensity], rows)
+    mapped = {log.user, log.item, log.timestamp, *OWN_COLUMNS, *own}
+    feedback = [column for column in raw if column.name not in mapped]
+    order = _order(user, time)
+    columns = [*(values.alias(name) for name, values in own.items()), *feedback]
+    if order is not None:  # rechunk: gathering from one piece is faster
+        columns = [column.rechunk().gather(order) for column in columns]
+    return pl.DataFrame(columns), users, items
+
+
+def _order(user: pl.Series, time: pl.Series) -> pl.Series | None:
+    """The stable order by (user, time); null if the rows are in it."""
+    user_N, time_N = user.to_numpy(), time.to_numpy()
+    no_earlier_N = time_N[1:] >= time_N[:-1]
+    if ((user_N[1:] > user_N[:-1]) | (user_N[1:] == user_N[:-1]) & no_earlier_N).all():
+        return None
+    if no_earlier_N.all():
+        return pl.Series(_stable_order(user_N))
+    by_time_N = _stable_order(time_N)
+    return pl.Series(by_time_N[_stable_order(user_N[by_time_N])])
+
+
+def _stable_order(value_N: np.ndarray) -> np.ndarray:
+    """The stable order of non-negative integers. Shape: (N,) -> u32 (N,).
+
+    Sorting value and place packed in one integer is ten times as fast as `argsort`.
+    """
+    bits = len(value_N).bit_length()
+    least = value_N.min()
+    if int(value_N.max() - least).bit_length() + bits > 63:
+        return np.argsort(value_N, kind="stable").astype(np.uint32)
+    packed_N = (value_N - least).astype(np.int64)
+    packed_N <<= bits
+    packed_N |= np.arange(len(packed_N))
+    packed_N.sort()
+    packed_N &= 2**bits - 1
+    return packed_N.astype(np.uint32)

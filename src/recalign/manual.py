@@ -1,0 +1,64 @@
+"""A command's help, read from its source without importing it: with Lightning that would take seconds."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+from textwrap import fill
+
+from docstring_parser import parse
+
+DESCRIBED = {
+    "chain": ("chain/experiment.py", "Chain"),
+    "check": ("commands.py", "check"),
+    "compare": ("evaluation/report.py", "compare"),
+    "recommend": ("commands.py", "recommend"),
+    "report": ("evaluation/report.py", "report"),
+    "simulate": ("simulation/world.py", "World"),
+    "tokenize": ("semantic_ids/command.py", "tokenize"),
+}
+"""Commands, and the function or class whose arguments are their options."""
+
+STAGE = """\
+NAME ...             YAML of the stage and of the log, such as: asft ml-1m
+--config FILE        the same, as files; later ones win
+--model.KEY VALUE    a setting of the model, such as --model.lr 1e-5
+--data.KEY VALUE     a setting of the data, such as --data.root DIR
+--trainer.KEY VALUE  a setting of Lightning's Trainer, such as --trainer.max_epochs 3
+--seed_everything N  the seed
+--run.KEY VALUE      where the run's folder is: name, root, chain
+--ckpt_path last     go on with this run where it stopped
+--print_config       print the whole configuration and stop"""
+"""Options of the commands that run a stage."""
+
+STAGES = ("fit", "validate", "test", "predict")
+WIDTH = 100
+
+
+def manual(command: str, summary: str) -> str | None:
+    """What ``recalign COMMAND --help`` prints; None for a command that is not described here.
+
+    Args:
+        command: the first word.
+        summary: what it does.
+    """
+    if command in STAGES:
+        options = STAGE
+    elif command in DESCRIBED:
+        options = _options(*DESCRIBED[command])
+    else:
+        return None
+    full = "" if command == "simulate" else f"\n\nAll options, with types: recalign {command} NAME --help"
+    return f"usage: recalign {command} [NAME ...] [OPTIONS]\n\n{summary}\n\n{options}{full}"
+
+
+def _options(file: str, name: str) -> str:
+    """The documented arguments of a function, or attributes of a class."""
+    tree = ast.parse((Path(__file__).parent / file).read_text(encoding="utf-8"))
+    node = next(node for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name)
+    lines = []
+    for argument in parse(ast.get_docstring(node) or "").params:
+        lines.append(f"--{argument.arg_name}")
+        text = " ".join((argument.description or "").split())
+        lines.append(fill(text, WIDTH, initial_indent="    ", subsequent_indent="    "))
+    return "\n".join(lines)

@@ -1,0 +1,84 @@
+"""Several processes train one model: each takes a share of every batch, and losses are those of the whole batch.
+
+Everything here is the identity in a single process. With several, all of them have to make the same calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from torch import Tensor
+
+
+def several() -> bool:
+    """Whether this process is one of several."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def is_first() -> bool:
+    """Whether this process writes files: the only one, or that of rank 0, known before processes find each other."""
+    return getattr(rank_zero_only, "rank", 0) == 0
+
+
+def counts(rows: int, device: torch.device) -> list[int]:
+    """How many rows each process has, by rank."""
+    if not several():
+        return [rows]
+    own = torch.tensor([rows], device=device)
+    found = [torch.empty_like(own) for _ in range(dist.get_world_size())]
+    dist.all_gather(found, own)
+    return torch.cat(found).tolist()
+
+
+def own_rows(rows: int, device: torch.device) -> slice:
+    """Where the rows of this process lie among those of all."""
+    by_rank = counts(rows, device)
+    first = sum(by_rank[: dist.get_rank()]) if several() else 0
+    return slice(first, first + rows)
+
+
+def gathered(x: Tensor) -> Tensor:
+    """The rows of all processes, by rank. Shape: (own rows, ...) -> (all rows, ...).
+
+    A loss of gathered rows is that of the whole batch, in every process. Its gradient reaches the own rows alone,
+    multiplied by the number of processes, because DDP takes the mean of what the processes find.
+    """
+    if not several():
+        return x
+    if x.dtype == torch.bool:
+        return gathered(x.byte()).bool()
+    return _Gathered.apply(x, counts(len(x), x.device))
+
+
+def random_rows(make: Callable[[int], Tensor], rows: int, device: torch.device) -> Tensor:
+    """The own rows of what one process would draw for the whole batch; ``make`` draws a number of rows."""
+    if not several():
+        return make(rows)
+    return from_first(make(sum(counts(rows, device))))[own_rows(rows, device)]
+
+
+def from_first(x: Tensor) -> Tensor:
+    """The tensor of the first process, in all of them. Its shape and type are the same in each."""
+    if several():
+        dist.broadcast(x, src=0)
+    return x
+
+
+class _Gathered(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, by_rank: list[int]) -> Tensor:
+        first = sum(by_rank[: dist.get_rank()])
+        ctx.own, ctx.processes = slice(first, first + len(x)), len(by_rank)
+        padded = x.new_zeros(max(by_rank), *x.shape[1:])
+        padded[: len(x)] = x
+        found = [torch.empty_like(padded) for _ in by_rank]
+        dist.all_gather(found, padded)
+        return torch.cat([part[:rows] for part, rows in zip(found, by_rank, strict=True)])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return grad[ctx.own] * ctx.processes, None

@@ -1,0 +1,209 @@
+"""A log in partitions of users: what is done with each block of its rows, and with each partition.
+
+A partition holds all events of users who follow each other in the order of ids, so it is a stretch of every array of
+the prepared log, and the arrays are the same whatever the partitions. What a task has done is noted in a manifest,
+written last: a task that broke off is done again, the others are not.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from recalign.errors import InputError
+from recalign.events import EventTable, Log, Report
+from recalign.events.checking import check_rows
+from recalign.events.fields import missing_as_null
+from recalign.events.scanning import Block, LogScan
+from recalign.files import read_json, write_json
+from recalign.sequences.cache import column_file, mappable
+from recalign.sequences.splits import High, Split, UserGroups
+from recalign.sequences.store import assign, index, part_sizes, training_counts
+
+ROW, PLACE = "row of the log", "partition of the user"
+"""Columns of the rows on their way into partitions."""
+
+SAMPLE = 1_000_000
+"""Users, drawn by rows, whose quantiles bound the partitions."""
+
+Facts = dict[str, Any]
+"""What a task found, in plain values."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a partition begins in the arrays of the whole log: its users, events and known events."""
+
+    user: int
+    event: int
+    known: int
+
+
+@dataclass(frozen=True)
+class Partitions:
+    """The tasks, each of which runs in any process.
+
+    Attributes:
+        folder: of what is made on the way; its folder ``entry`` becomes the prepared log.
+        scan: the raw log.
+        log: with `plain_names`.
+        reward, high, groups: as in `EventDataModule`.
+    """
+
+    folder: Path
+    scan: LogScan
+    log: Log
+    reward: str | None
+    high: High | None
+    groups: UserGroups
+
+    def users_of(self, block: Block) -> pl.Series:
+        """The users of evenly spaced rows of a block."""
+        users = self._placed(self.scan.read(block, [self.log.user])[self.log.user])
+        return users.gather_every(max(1, self.scan.height // SAMPLE)).drop_nulls()
+
+    def deal(self, number: int, block: Block, bounds: pl.Series) -> list[int]:
+        """Order the rows of a block by partition; where each of these begins.
+
+        Args:
+            number: of the block.
+            block: the rows.
+            bounds: the first user of every partition but the first.
+        """
+
+        def make(folder: Path) -> Facts:
+            frame = self.scan.read(block)
+            place = bounds.search_sorted(self._placed(frame[self.log.user]), side="right")
+            row = pl.int_range(block.first + 1, block.first + block.rows + 1, dtype=pl.UInt32, eager=True)
+            frame = frame.with_columns(row.alias(ROW), pl.Series(PLACE, place)).sort(PLACE, maintain_order=True)
+            begins = np.searchsorted(frame[PLACE].to_numpy(), np.arange(len(bounds) + 2)).tolist()
+            frame.drop(PLACE).write_ipc(folder / "rows.arrow", compression="lz4")
+            return {"begins": begins}
+
+        return list(self._once(f"block-{number}", make)["begins"])
+
+    def check(self, number: int, begins: list[list[int]]) -> Facts:
+        """Check the rows of a partition and order its events. `begins`: what `deal` returned, by block."""
+
+        def make(folder: Path) -> Facts:
+            pieces = [
+                pl.scan_ipc(self.folder / f"block-{n}" / "rows.arrow").slice(at[number], at[number + 1] - at[number])
+                for n, at in enumerate(begins)
+            ]
+            raw = pl.concat([piece.collect() for piece in pieces], rechunk=True)
+            rows = dataclasses.replace(self.scan.rows, number=raw.drop_in_place(ROW))
+            checked = check_rows(raw, rows, self.log, self.reward)
+            frame, users, items = checked.frame, checked.users, checked.items
+            frame.write_ipc(folder / "events.arrow", compression="uncompressed")
+            groups = self.groups.assign(users)
+            pl.DataFrame({"user": users, "group": groups}).write_ipc(folder / "users.arrow")
+            pl.DataFrame({"item": items}).write_ipc(folder / "items.arrow")
+            np.save(folder / "times.npy", np.sort(frame["timestamp"].to_numpy()))
+            nullable = [column.name for column in frame if column.null_count()]
+            return {"found": dataclasses.asdict(checked.found), "users": len(users), "nullable": nullable}
+
+        return self._once(f"partition-{number}", make)
+
+    def count(self, number: int, split: Split) -> None:
+        """Count a partition's training events, and all of its events, by item of the partition."""
+
+        def make(folder: Path) -> Facts:
+            table = self._table(number)
+            train_I = training_counts(assign(table, split), len(table.items))
+            all_I = np.bincount(table.frame["item"].to_numpy(), minlength=len(table.items))
+            np.save(folder / "counts.npy", np.stack([train_I, all_I]))
+            return {}
+
+        self._once(f"counts-{number}", make)
+
+    def index(self, number: int, split: Split, place: Place, whole: Place, nullable: list[str]) -> Facts:
+        """Write a partition's stretch of the arrays and of the numeric columns; the other columns to a file of its own.
+
+        Args:
+            number: of the partition.
+            split: in the form for parts.
+            place: where the partition begins.
+            whole: where the last one ends.
+            nullable: columns that have nulls anywhere.
+        """
+
+        def make(folder: Path) -> Facts:
+            table, catalogue = self._table(number), pl.read_ipc(self.folder / "catalogue.arrow")
+            item_I = catalogue["item"].search_sorted(table.items).to_numpy()
+            frame = assign(table, split)
+            frame = frame.with_columns(pl.Series("item", item_I[frame["item"].to_numpy()], pl.UInt32))
+            high = None if self.high is None or self.high.quantile is not None else self.high
+            frame, arrays = index(frame, catalogue["kept"].to_numpy(), len(table.users), high)
+            most = int(arrays["trained"].max(initial=0))
+            frame = frame.with_columns(pl.col("user") + place.user, pl.col("event") + place.event)
+            arrays |= {"event": arrays["event"] + place.event, "offset": arrays["offset"] + place.known}
+            entry = self.folder / "entry"
+            begins = {"trained": (place.user, whole.user), "offset": (place.user, whole.user + 1)}
+            for name, array in arrays.items():
+                write_stretch(entry / f"{name}.npy", array, *begins.get(name, (place.known, whole.known)))
+            numeric = mappable(frame.drop(nullable, strict=False))
+            for name in numeric:
+                path = column_file(entry, frame.columns, name)
+                write_stretch(path, frame[name].to_numpy(), place.event, whole.event)
+            frame.drop(numeric).write_ipc(folder / "others.arrow", compression="uncompressed")
+            sizes = part_sizes(frame).tolist()
+            return {"columns": frame.columns, "numeric": numeric, "sizes": sizes, "trained": most}
+
+        return self._once(f"index-{number}", make)
+
+    def _placed(self, users: pl.Series) -> pl.Series:
+        """Users in a type whose order is that of the ids."""
+        is_text = users.dtype in (pl.Categorical, pl.Enum)
+        return missing_as_null(users.cast(pl.String) if is_text else users)
+
+    def _table(self, number: int) -> EventTable:
+        folder = self.folder / f"partition-{number}"
+        frame, users, items = (pl.read_ipc(folder / f"{name}.arrow") for name in ("events", "users", "items"))
+        report = Report({}, len(frame), ())
+        return EventTable(frame, users["user"], items["item"], self.log.timestamp is not None, report, "")
+
+    def _once(self, name: str, make: Callable[[Path], Facts]) -> Facts:
+        """Do a task in a folder of its own, unless its manifest says that it is done and all its files are there."""
+        folder = self.folder / name
+        done = read_json(folder / "manifest.json")
+        if done and done["files"] == _sizes(folder):
+            return dict(done["found"])
+        shutil.rmtree(folder, ignore_errors=True)
+        with disk_errors(folder):
+            folder.mkdir(parents=True)
+            found = make(folder)
+            write_json(folder / "manifest.json", {"files": _sizes(folder), "found": found})
+        return found
+
+
+@contextmanager
+def disk_errors(folder: Path) -> Iterator[None]:
+    """Say what to do if a folder cannot be written, whatever process writes it."""
+    try:
+        yield
+    except OSError as error:
+        remedy = "make room, or name another folder with --data.cache; run it again: what is done is kept"
+        raise InputError(f"cannot be written: {error.strerror or error}", where=str(folder), remedy=remedy) from error
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    """The size of each file of a task."""
+    return {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.name != "manifest.json"}
+
+
+def write_stretch(path: Path, array: np.ndarray, begin: int, total: int) -> None:
+    """Write values ``begin`` and after of a .npy file that will hold `total`; other processes write the others."""
+    with open(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b") as file:
+        header = np.lib.format.header_data_from_array_1_0(array) | {"shape": (total,)}
+        np.lib.format.write_array_header_1_0(file, header)
+        file.seek(begin * array.itemsize, os.SEEK_CUR)
+        file.write(np.ascontiguousarray(array).data)

@@ -1,0 +1,173 @@
+"""Prepare a log that does not fit in memory: the same entry of the cache as for one that does, made in partitions.
+
+1. Deal the rows of the files into partitions of users.
+2. Check each partition and order its events.
+3. From all partitions: the times of the cuts, the items of the catalogue, where each partition begins.
+4. Write each partition's stretch of the arrays.
+"""
+
+from __future__ import annotations
+
+import shutil
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor
+from contextlib import ExitStack
+from functools import reduce
+from itertools import repeat
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from filelock import FileLock
+from rich.progress import track
+
+from recalign.errors import InputError
+from recalign.events import Log, Report, fingerprint
+from recalign.events.reading import plain_names
+from recalign.events.report import Found, make_report
+from recalign.events.scanning import LogScan
+from recalign.sequences.cache import CacheEntry, column_file, mappable, write_facts, write_frames
+from recalign.sequences.partitions import Facts, Partitions, Place, disk_errors
+from recalign.sequences.splits import High, Split, UserGroups
+from recalign.sequences.store import catalogue_digest, check_parts, fingerprint_of, with_rare_items
+from recalign.workers import LocalWorkers, WorkerDied
+
+ROWS = 4_000_000
+"""Rows of a block, and of a partition unless their number is given."""
+
+Each = Callable[..., list[Any]]
+"""Calls a task for each of some arguments, with a title for the line of progress; the results in order."""
+
+
+def prepare(
+    entry: CacheEntry,
+    log: Log,
+    root: Path,
+    reward: str | None,
+    split: Split,
+    high: High | None,
+    groups: UserGroups,
+    min_events: int,
+    of_log: str,
+    partitions: int | None,
+    workers: int,
+) -> None:
+    """Make the entry of a log in the cache, in partitions (`EventDataModule.prepare`). `of_log` is its fingerprint.
+
+    Raises:
+        InputError: the log or the split cannot be used, the disk is full, or a worker died. What is done is kept: the
+            next call goes on from there.
+    """
+    folder = entry.path.with_name(f".{entry.path.name}.parts-{partitions or 'auto'}")
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{folder}.lock"), ExitStack() as stack:
+            each = _in(stack.enter_context(LocalWorkers([{}] * workers))) if workers > 1 else _here
+            tasks = Partitions(folder, LogScan.open(log, root, folder), plain_names(log), reward, high, groups)
+            try:
+                _make(tasks, split, min_events, of_log, partitions, each)
+            except WorkerDied as error:
+                remedy = "run it again: what is done is kept. If memory ran out, give fewer workers or more partitions"
+                raise InputError(f"a worker died ({error})", where=str(folder), remedy=remedy) from error
+            if fingerprint_of(fingerprint(log, root, reward), split, high, groups, min_events) != of_log:
+                shutil.rmtree(folder)
+                raise InputError("the files changed while they were read", where=log.name, remedy="run it again")
+            entry.publish(folder / "entry")
+            shutil.rmtree(folder)
+        Path(f"{folder}.lock").unlink(missing_ok=True)
+
+
+def _here(title: str, task: Callable[..., Any], *arguments: Iterable[Any]) -> list[Any]:
+    return [task(*each) for each in track(list(zip(*arguments, strict=False)), title)]
+
+
+def _in(pool: Executor) -> Each:
+    def each(title: str, task: Callable[..., Any], *arguments: Iterable[Any]) -> list[Any]:
+        calls = list(zip(*arguments, strict=False))
+        return list(track(pool.map(task, *zip(*calls, strict=True)), title, total=len(calls)))
+
+    return each
+
+
+def _make(tasks: Partitions, split: Split, min_events: int, of_log: str, partitions: int | None, each: Each) -> None:
+    """Write all files of the entry. `of_log` is `Sequences.fingerprint`."""
+    folder, scan = tasks.folder, tasks.scan
+    blocks = scan.blocks(ROWS)
+    bounds = _bounds(each("reading users", tasks.users_of, blocks), partitions or -(-scan.height // ROWS))
+    numbers = range(len(bounds) + 1)
+    begins = each("dealing rows", tasks.deal, range(len(blocks)), blocks, repeat(bounds))
+    checked = each("checking events", tasks.check, numbers, repeat(begins))
+    report = make_report([Found(**facts["found"]) for facts in checked], scan.rows, tasks.reward)
+    split_ = split.for_parts(lambda share: _kth_time(folder, numbers, int(report.used * share)))
+    each("counting items", tasks.count, numbers, repeat(split_))
+    items, count_I, places = _catalogue(folder, [facts["users"] for facts in checked], min_events)
+    nullable = sorted({name for facts in checked for name in facts["nullable"]})
+    (folder / "entry").mkdir(exist_ok=True)
+    shared = repeat(places[-1]), repeat(nullable)
+    indexed = each("writing arrays", tasks.index, numbers, repeat(split_), places[:-1], *shared)
+    most = max(facts["trained"] for facts in indexed)
+    check_parts(np.sum([facts["sizes"] for facts in indexed], axis=0), most, split, min_events)
+    report = with_rare_items(report, items, count_I, min_events)
+    _finish(folder, tasks.high, items.filter(pl.Series(count_I >= min_events)), indexed, of_log, report)
+
+
+def _bounds(sampled: list[pl.Series], partitions: int) -> pl.Series:
+    """The first user of every partition but the first, so that their events are about as many."""
+    users = pl.concat(sampled).sort()
+    places = [len(users) * number // partitions for number in range(1, partitions)]
+    return users.gather(places).unique().sort()
+
+
+def _kth_time(folder: Path, numbers: Iterable[int], k: int) -> int:
+    """The timestamp of the event that k others of the log are not after, from each partition's sorted times."""
+    times = [np.load(folder / f"partition-{number}" / "times.npy", mmap_mode="r") for number in numbers]
+    times = [part for part in times if len(part)]
+    least, most = int(min(part[0] for part in times)), int(max(part[-1] for part in times))
+    return least + bisect_left(
+        range(most - least), k + 1, key=lambda t: sum(int(np.searchsorted(part, least + t, "right")) for part in times)
+    )
+
+
+def _catalogue(folder: Path, users: list[int], min_events: int) -> tuple[pl.Series, np.ndarray, list[Place]]:
+    """The items of all partitions, their training events, and where each partition begins (and the last one ends)."""
+    paths = [folder / f"partition-{number}" / "items.arrow" for number in range(len(users))]
+    items = reduce(lambda one, other: pl.concat([one, other]).unique(), (pl.read_ipc(p)["item"] for p in paths)).sort()
+
+    def counts() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Of each partition: its items' places among all, their training events, all of their events."""
+        for number, path in enumerate(paths):
+            train, every = np.load(folder / f"counts-{number}" / "counts.npy")
+            yield items.search_sorted(pl.read_ipc(path)["item"]).to_numpy(), train, every
+
+    count_I = np.zeros(len(items), np.int64)
+    for place, train, _ in counts():
+        count_I[place] += train
+    kept_I = count_I >= min_events
+    pl.DataFrame({"item": items, "kept": kept_I}).write_ipc(folder / "catalogue.arrow")
+    places = [Place(0, 0, 0)]
+    for more, (place, train, every) in zip(users, counts(), strict=True):
+        kept, last = kept_I[place], places[-1]
+        events, known = int(every.sum() - train[~kept].sum()), int(every[kept].sum())
+        places.append(Place(last.user + more, last.event + events, last.known + known))
+    return items, count_I, places
+
+
+def _finish(
+    folder: Path, high: High | None, items: pl.Series, indexed: list[Facts], of_log: str, report: Report
+) -> None:
+    """Write what is not in stretches: the columns that are no numbers, the ids, and the facts."""
+    numbers, entry = range(len(indexed)), folder / "entry"
+    others = pl.concat([pl.read_ipc(folder / f"index-{number}" / "others.arrow") for number in numbers])
+    columns, numeric = indexed[0]["columns"], indexed[0]["numeric"]
+    for name in mappable(others):  # `min_events` left out all events without a value
+        np.save(column_file(entry, columns, name), others.drop_in_place(name).to_numpy())
+        numeric.append(name)
+    users = pl.concat([pl.read_ipc(folder / f"partition-{number}" / "users.arrow") for number in numbers])
+    mapped = [pl.Series(name, np.load(column_file(entry, columns, name), mmap_mode="r")) for name in numeric]
+    frame = others.with_columns(mapped)
+    if high is not None and high.quantile is not None:  # it needs the rewards of all users at once
+        others = others.with_columns(high.mark(frame).alias("high"))
+    write_frames(entry, others, users, items)
+    write_facts(entry, columns, sorted(numeric, key=columns.index), of_log, catalogue_digest(items, frame), report)

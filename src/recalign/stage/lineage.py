@@ -1,0 +1,97 @@
+"""Artifacts of a trained stage in W&B: the log and the checkpoints that it started from, and the one it hands over."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers.logger import Logger
+
+from recalign.files import read_json
+from recalign.stage.folder import RunFolder
+from recalign.stage.manifest import Manifest
+from recalign.stage.wandb_log import WandbLog
+
+
+@contextmanager
+def finished(folder: RunFolder, manifest: Manifest | None, loggers: Sequence[Logger]) -> Iterator[None]:
+    """End the W&B runs after what is done inside; a `fit` that succeeds logs its artifacts first.
+
+    Args:
+        folder: of the run.
+        manifest: of a `fit`, as it stands at the end; None: there is nothing to hand over.
+        loggers: of the trainer.
+    """
+    logs = [logger for logger in loggers if isinstance(logger, WandbLog)]
+    code = 1
+    try:
+        yield
+        code = 0
+    finally:
+        for log in logs:
+            if manifest and code == 0:
+                log.use(lambda run: log_artifacts(run, folder, manifest))
+            log.finish(code)
+
+
+def log_artifacts(run: Any, folder: RunFolder, manifest: Manifest) -> None:
+    """Log what a stage used and made.
+
+    Online, W&B draws the lineage. Offline it knows none: each artifact's metadata names what it was made from. Of the
+    log only digest, users' group and their number leave the machine.
+
+    Args:
+        run: `wandb.Run`.
+        folder: of the stage.
+        manifest: of the stage, finished.
+    """
+    facts = {"fingerprint": manifest.fingerprint, "users": manifest.users}
+    used = [_described(manifest.log, facts)]
+    used += [_checkpoint(Path(one["path"]), one["sha256"], {}) for one in manifest.upstream.values()]
+    if not run.offline:
+        for artifact in used:
+            run.use_artifact(artifact)
+    made = {"log": manifest.log, **facts, "upstream": manifest.upstream}
+    if manifest.checkpoint:
+        run.log_artifact(_checkpoint(folder.path / manifest.checkpoint, manifest.digests[manifest.checkpoint], made))
+    if trust := read_json(folder.path / "trust.json"):
+        _log_trust(run, trust)
+
+
+def wandb_name(name: str) -> str:
+    """A name that W&B takes for an artifact."""
+    return re.sub(r"[^\w.-]", "_", name)
+
+
+def _described(log: str, facts: dict[str, Any]) -> Any:
+    import wandb
+
+    artifact = wandb.Artifact(wandb_name(log), type="log", metadata=facts)
+    with artifact.new_file("log.json") as file:
+        json.dump(facts, file)
+    return artifact
+
+
+def _checkpoint(path: Path, sha256: str, made_from: dict[str, Any]) -> Any:
+    import wandb
+
+    # chain, stage and seed of its run folder; else the file's own name
+    parts = path.resolve().parts[-5:-2] if path.parent.name == "checkpoints" else (path.stem,)
+    artifact = wandb.Artifact(wandb_name("-".join(parts)), type="model", metadata={"sha256": sha256, **made_from})
+    artifact.add_file(str(path), policy="immutable", skip_cache=True)  # no copy of it on this machine
+    return artifact
+
+
+def _log_trust(run: Any, trust: dict[str, Any]) -> None:
+    """The verdict on a reward model or a judge, and its calibration: what was predicted and what was observed."""
+    import wandb
+
+    bins = trust[trust["judged_on"]]["calibration"]["bins"]
+    curve = wandb.Table(columns=list(bins[0]), data=[list(one.values()) for one in bins]) if bins else None
+    run.summary["trust/verdict"] = trust["verdict"]
+    if curve is not None:
+        run.log({"trust/calibration": wandb.plot.line(curve, "predicted", "observed", title="calibration")})

@@ -1,0 +1,131 @@
+"""Fits that several processes share: every kind of model, and commands."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import several
+import small
+import torch
+from lightning import LightningModule, seed_everything
+from lightning.pytorch.callbacks import Callback
+from taste import Taste
+
+from recalign.posttrain import (
+    AWAC,
+    CQL,
+    GRPO,
+    IQL,
+    KTO,
+    PPO,
+    SA2C,
+    PairData,
+    PostTrainingData,
+    Preferences,
+    Reinforce,
+    ReturnConditioned,
+    WeightedSFT,
+)
+from recalign.recommender import PolynomialAveraging, Recommender, RecommenderData, SequencePolicy
+from recalign.reward import Judge, RewardData, RewardModel
+from recalign.stage import run_stage
+from recalign.stage.guard import StepSeeds
+
+STEPS = 50
+TOKENS = 200  # 6 of the longest histories a batch: shares are uneven, and some are empty
+
+
+class Steps(Callback):
+    """The figures of every step, and those of the last validation."""
+
+    def __init__(self) -> None:
+        self.loss: list[float] = []
+
+    def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
+        self.loss.append(float(trainer.callback_metrics["train/loss"]))
+
+
+def start(items: int) -> SequencePolicy:
+    torch.manual_seed(1)
+    return SequencePolicy(small.encoder(), items, 0.1)
+
+
+def cloning(data: Any, **settings: Any) -> LightningModule:
+    return Recommender(data.num_items, small.encoder(), temperature=0.1, **settings)
+
+
+def rewards(data: Any, **settings: Any) -> LightningModule:
+    return RewardModel(data.num_items, policy=start(data.num_items), members=2, **settings)
+
+
+def judging(data: Any) -> LightningModule:
+    return Judge(data.num_items, small.pooled())
+
+
+def aligning(method: type, **settings: Any) -> Callable[[Any], LightningModule]:
+    return lambda data: method(policy=start(data.num_items), **{"keep": None, "lr": 1e-3, **settings})
+
+
+def drawing(method: type, **settings: Any) -> Callable[[Any], LightningModule]:
+    def make(data: Any) -> LightningModule:
+        taste = Taste([int(item) % 2 for item in data.sequences.items])
+        return aligning(method, reward_net=taste, candidates=20, refresh=2, **settings)(data)
+
+    return make
+
+
+CASES: dict[str, tuple[type, Callable[[Any], LightningModule], dict[str, Any]]] = {
+    "full softmax": (RecommenderData, cloning, {}),
+    "sampled softmax": (RecommenderData, lambda data: cloning(data, negatives=8), {}),
+    "reward": (RewardData, rewards, {}),
+    "joint": (
+        RewardData,
+        lambda data: rewards(data, trunk="joint", share="nothing"),
+        {"auxiliary": {"again": "rating"}},
+    ),
+    "judge": (RewardData, judging, {"users": "B1"}),
+    "asft": (PostTrainingData, aligning(WeightedSFT, clip=2.0), {}),
+    "rank": (PostTrainingData, aligning(WeightedSFT, transform="rank"), {}),
+    "signed": (PostTrainingData, aligning(WeightedSFT, transform="signed"), {}),
+    "keep": (PostTrainingData, aligning(WeightedSFT, keep=0.9), {}),
+    "dpo": (PairData, aligning(Preferences), {}),
+    "kto": (PostTrainingData, aligning(KTO), {}),
+    "reinforce": (PostTrainingData, aligning(Reinforce), {}),
+    "return-conditioned": (PostTrainingData, aligning(ReturnConditioned), {}),
+    "ppo": (PostTrainingData, drawing(PPO), {}),
+    "grpo": (PostTrainingData, drawing(GRPO), {}),
+    "cql": (PostTrainingData, aligning(CQL), {}),
+    "iql": (PostTrainingData, aligning(IQL), {}),
+    "awac": (PostTrainingData, aligning(AWAC), {}),
+    "sa2c": (PostTrainingData, aligning(SA2C), {}),
+}
+
+
+def trained(case: str, root: Path, folder: Path, devices: int = 1) -> dict[str, Any]:
+    """The losses of every step, the figures, the weights and the events of a fit."""
+    kind, make, settings = CASES[case]
+    seed_everything(0, verbose=False)
+    data = small.data_of(kind, root, "tastes", batch_tokens=TOKENS, **settings)
+    module, steps = make(data), Steps()
+    averaged = [PolynomialAveraging()] if case == "reward" else []
+    strategy = {"devices": devices, "strategy": "ddp"} if devices > 1 else {}
+    trainer = small.trainer_of(
+        folder, -1, steps, StepSeeds(0), *averaged, max_steps=STEPS, check_val_every_n_epoch=1, **strategy
+    )
+    trainer.fit(module, data)
+    figures = {k: float(v) for k, v in trainer.callback_metrics.items() if not k.startswith("speed/")}
+    weights = {k: v.clone() for k, v in module.state_dict().items()}
+    return {"loss": steps.loss, "figures": figures, "weights": weights, "events": module.events}
+
+
+def all_trained(cases: list[str], root: Path, folder: Path) -> dict[str, dict[str, Any]]:
+    return {case: trained(case, root, folder, several.PROCESSES) for case in cases}
+
+
+def run_all(folder: Path, commands: list[list[str]]) -> None:
+    os.chdir(folder)
+    for words in commands:
+        run_stage(words)

@@ -1,0 +1,111 @@
+"""Two processes on a CPU train as one does."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import several
+import torch
+from shared_fits import CASES, STEPS, all_trained, run_all, trained
+
+from recalign import files
+from recalign.stage import RunFolder, run_stage
+
+CONF = Path(__file__).parents[2] / "conf"
+LOG = """
+data:
+  log: {name: tastes, files: [tastes.csv]}
+  root: ROOT
+  high: {expression: reward >= 4}
+  split: {class_path: recalign.sequences.LeaveLast, init_args: {test: 3, validation: 2}}
+  max_length: 32
+  batch_tokens: 512
+trainer: {accelerator: cpu, max_epochs: 2, enable_progress_bar: false, log_every_n_steps: 1}
+"""
+TWO = ["--trainer.devices=2", "--trainer.strategy=ddp"]
+BRIEF = ("full softmax", "sampled softmax", "reward", "keep", "dpo", "kto", "ppo", "iql")
+OWN_DRAWS = ("awac",)
+"""Methods whose processes draw items of their own, so that only the mean agrees."""
+
+
+@pytest.fixture(scope="module")
+def pairs(request: pytest.FixtureRequest, log_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Each case, trained by two processes."""
+    cases = list(CASES) if request.config.getoption("--long") else list(BRIEF)
+    return several.together(all_trained, cases, log_root, tmp_path_factory.mktemp("two"))
+
+
+@pytest.mark.parametrize(
+    "case", [case if case in BRIEF else pytest.param(case, marks=pytest.mark.long) for case in CASES]
+)
+def test_two_processes_train_as_one(pairs, case: str, log_root: Path, tmp_path: Path):
+    first, second = (copy.deepcopy(found[case]) for found in pairs)
+    assert first["loss"] == second["loss"]
+    assert first["figures"] == pytest.approx(second["figures"], nan_ok=True)
+    assert all(first["weights"][name].equal(second["weights"][name]) for name in first["weights"])
+    one = trained(case, log_root, tmp_path)
+    assert len(one["loss"]) == STEPS
+    assert first["events"] == one["events"]
+    tolerance = 0.2 if case in OWN_DRAWS else 1e-5
+    assert first["loss"] == pytest.approx(one["loss"], rel=tolerance, abs=tolerance)
+
+
+def fit(name: str, *more: str, stage: str = "recommender") -> list[str]:
+    return ["fit", f"--config={CONF}/{stage}.yaml", "--config=log.yaml", f"--run.name={name}", *more]
+
+
+def predict(name: str, *more: str) -> list[str]:
+    return ["predict", "--config", f"runs/tastes/{name}/seed-0/config.yaml", *more]
+
+
+@pytest.fixture
+def place(log_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "log.yaml").write_text(LOG.replace("ROOT", str(log_root)))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_run_of_two_that_was_interrupted_ends_as_one_that_was_not(place: Path):
+    several.together(
+        run_all,
+        place,
+        [
+            fit("whole", *TWO),
+            fit("broken", *TWO, "--trainer.max_steps=6"),  # in the middle of the second epoch
+            fit("broken", *TWO, "--ckpt_path=last"),
+            predict("whole"),
+        ],
+    )
+    whole, broken = (RunFolder(Path(f"runs/tastes/{name}/seed-0")) for name in ("whole", "broken"))
+    states = [torch.load(run.last, weights_only=True)["current_model_state"] for run in (whole, broken)]
+    assert all(states[0][name].equal(states[1][name]) for name in states[0])
+    rows = [pl.read_csv(run.figures("fit")).drop("speed/events_per_second") for run in (whole, broken)]
+    assert rows[0].equals(rows[1])
+    assert rows[0].drop_nulls("train/loss")["step"].to_list() == list(range(8))  # each written once
+    shared = pl.read_parquet(whole.path / "recommendations.parquet")
+    run_stage(predict("whole", "--trainer.devices=1", "--trainer.strategy=auto"))
+    alone = pl.read_parquet(whole.path / "recommendations.parquet")
+    assert shared.drop("score").equals(alone.drop("score"))
+    assert shared["score"].to_numpy() == pytest.approx(alone["score"].to_numpy(), abs=1e-5)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("cluster", ["nodes", "slurm"])
+def test_two_nodes_train_as_two_devices_do(place: Path, cluster: str):
+    several.together(run_all, place, [fit("devices", *TWO)])
+    nodes = [*TWO[1:], "--trainer.num_nodes=2", "--trainer.devices=1"]
+    several.together(run_all, place, [fit("nodes", *nodes)], cluster=cluster)
+    devices, nodes = (torch.load(f"runs/tastes/{name}/seed-0/checkpoints/best.ckpt") for name in ("devices", "nodes"))
+    assert all(weight.equal(nodes["state_dict"][name]) for name, weight in devices["state_dict"].items())
+
+
+@pytest.mark.long
+def test_a_reward_model_of_two_is_trusted_as_that_of_one(place: Path):
+    several.together(run_all, place, [fit("recommender", *TWO), fit("two", *TWO, stage="reward")])
+    run_stage(fit("one", stage="reward"))
+    two, one = (files.read_json(Path(f"runs/tastes/{name}/seed-0/trust.json")) for name in ("two", "one"))
+    assert two["verdict"] == one["verdict"]

@@ -1,0 +1,62 @@
+"""What two processes put together is what one would have."""
+
+from __future__ import annotations
+
+import several
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from recalign import processes
+
+ROWS = torch.tensor([[1.0, -2.0], [3.0, 0.5], [-1.0, 4.0]])
+
+
+def loss_of(rows: Tensor) -> Tensor:
+    """A loss that is no sum over rows."""
+    return rows.softmax(dim=0).square().sum()
+
+
+def shared(cut: int) -> dict[str, Tensor]:
+    """Gather rows of which the first process has the first ``cut``."""
+    dist.init_process_group("gloo")
+    first = dist.get_rank() == 0
+    own = (ROWS[:cut] if first else ROWS[cut:]).clone().requires_grad_()
+    whole = processes.gathered(own)
+    loss_of(whole).backward()
+    there, known = torch.device("cpu"), processes.gathered(own[:, 0] > 0)
+    torch.manual_seed(dist.get_rank())
+    drawn = processes.random_rows(lambda rows: torch.rand(rows, 2), len(own), there)
+    place = processes.own_rows(len(own), there)
+    return {
+        "whole": whole.detach(),
+        "known": known,
+        "gradient": own.grad,
+        "drawn": drawn,
+        "place": torch.arange(len(ROWS))[place],
+        "first": processes.from_first(torch.tensor(float(dist.get_rank()))),
+    }
+
+
+def test_rows_gradients_and_draws_of_two_are_those_of_one():
+    rows = ROWS.clone().requires_grad_()
+    loss_of(rows).backward()
+    torch.manual_seed(0)
+    drawn = torch.rand(len(ROWS), 2)
+    for cut in (1, 3):  # uneven, and nothing for the second
+        two = several.together(shared, cut)
+        for one in two:
+            assert one["whole"].equal(ROWS)
+            assert one["known"].equal(ROWS[:, 0] > 0)
+            assert one["first"] == 0
+        assert torch.cat([one["place"] for one in two]).tolist() == [0, 1, 2]
+        assert torch.cat([one["drawn"] for one in two]).equal(drawn)
+        mean = torch.cat([one["gradient"] for one in two]) / 2  # as DDP takes it
+        torch.testing.assert_close(mean, rows.grad)
+
+
+def test_alone_everything_is_as_it_is():
+    assert processes.gathered(ROWS) is ROWS
+    assert processes.from_first(ROWS) is ROWS
+    assert processes.own_rows(3, ROWS.device) == slice(0, 3)
+    assert processes.counts(3, ROWS.device) == [3]
