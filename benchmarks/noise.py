@@ -14,7 +14,7 @@ import itertools
 from dataclasses import replace
 
 import polars as pl
-from ablation import CHAINS, Figures
+from forms import CHAINS, Figures
 from rates import KEPT, KL, START, Family, Key, of_seed, over_start, paths, rows, where
 from tables import markdown, save
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-from ablation import Figures
+from forms import Figures
 from matplotlib.figure import Figure
 
 STYLE: Any = {

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import polars as pl
-from ablation import Figures, add_kept, based, spread, valued
+from forms import Figures, based, spread, valued
 from tables import SCHEMA, commit
 
 from recalign.chain import Plan
@@ -48,7 +48,9 @@ def of_seed(plan: Plan, seed: int, world: World | None, families: Iterable[Famil
             run = train(plan.trial(method, seed, f"{name}-{rate}".replace(" ", "-"), settings | {"model.lr": rate}))
             cells[name, rate] = run.folder, run.method_run(method)
     figures = dict(zip(cells, valued(plan, dict(cells.values()), base, data), strict=True))
-    add_kept({f"{name} {rate}": each for (name, rate), each in figures.items()})
+    baseline = max(each["all/ndcg@10"] for (name, _), each in figures.items() if name in ("start", "bc"))
+    for each in figures.values():
+        each[KEPT] = each["all/ndcg@10"] / baseline
     return figures
 
 

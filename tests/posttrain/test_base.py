@@ -15,7 +15,18 @@ from lightning.pytorch.callbacks import Callback
 
 from recalign.errors import InputError
 from recalign.nn import Pooled
-from recalign.posttrain import GRPO, KTO, PPO, PairData, PostTrainingData, Preferences, Reinforce, WeightedSFT, weighted
+from recalign.posttrain import (
+    GRPO,
+    KTO,
+    PPO,
+    PairData,
+    PostTrainingData,
+    Preferences,
+    Reinforce,
+    ReturnConditioned,
+    WeightedSFT,
+    weighted,
+)
 from recalign.posttrain.base import PROBE, STATES, PostTraining
 from recalign.recommender import Recommender, RecommenderData
 from recalign.recommender.checkpoint import load_net
@@ -71,6 +82,33 @@ def test_before_the_first_step_a_policy_is_what_it_is_compared_with(
     assert modes.seen == [False] * 6
     module.train()
     assert not module.policy.training
+
+
+@pytest.mark.parametrize(
+    ("method", "kind", "settings"),
+    [
+        (WeightedSFT, PostTrainingData, {}),
+        (WeightedSFT, PostTrainingData, {"transform": "signed"}),
+        (Preferences, PairData, {}),
+        (ReturnConditioned, PostTrainingData, {}),
+    ],
+)
+def test_training_leaves_the_item_prior_out_and_ranking_has_it(log_root, cloned, tmp_path, method, kind, settings):
+    def trained(strength):
+        start = load_net(cloned, "policy").net
+        start.prior_strength = strength
+        torch.manual_seed(0)
+        module = small.free(method, policy=start, lr=1e-3, **settings)
+        small.fit(module, small.data_of(kind, log_root, "tastes"), tmp_path)
+        assert module.policy.prior_strength == module.reference.prior_strength == strength
+        return module
+
+    without, with_it = trained(0.0), trained(0.7)
+    for one, other in zip(without.policy.parameters(), with_it.policy.parameters(), strict=True):
+        assert torch.equal(one, other)
+    batch = small.batch_of(with_it.data)
+    scores = [one.policy.eval().log_probs(one.policy.encode(batch)) for one in (without, with_it)]
+    assert not torch.allclose(*scores)
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])

@@ -105,6 +105,7 @@ def test_the_first_step_of_signed_is_the_gradient_of_the_advantage(data, cloned,
     """At the start nothing is tapered: the gradient is that of sum A * -log pi / sum |A|."""
     module = small.free(WeightedSFT, policy=load_net(cloned, "policy").net, transform="signed", clip=None)
     other, batch = copy.deepcopy(module.policy), next(iter(data.train_dataloader()))
+    other.prior_strength = 0
     a_T = batch.advantage_T.nan_to_num()
     (-(a_T * other.log_prob(other.encode(batch), batch.target_T)).sum() / a_T.abs().sum()).backward()
     gradients: dict[str, torch.Tensor] = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
 import torch
@@ -18,6 +19,7 @@ from recalign.processes import gathered
 from recalign.recommender.checkpoint import Loaded, class_path, load_or_copy
 from recalign.recommender.interpolation import KEEP, require_share
 from recalign.recommender.policy import Policy, chunks
+from recalign.recommender.prior import without_prior
 from recalign.recommender.training import PolicyModule, logs_now
 from recalign.sequences import Batch, EventDataModule
 
@@ -104,7 +106,8 @@ class PostTraining(PolicyModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         if logs_now(self.trainer):
             self.log_dict({f"policy/{name}": figure for name, figure in self.drift(batch).items()})
-        found = self.loss(batch)
+        with self.as_cloned():
+            found = self.loss(batch)
         if found is None:
             trained = (weight for weight in self.parameters() if weight.requires_grad)
             return torch.stack([0.0 * weight.sum() for weight in trained]).sum()
@@ -112,6 +115,13 @@ class PostTraining(PolicyModule):
         self.log("train/loss", loss, batch_size=len(batch.target_T))
         self.log_dict({f"{self.FIGURES}/{name}": figure for name, figure in figures.items()})
         return loss
+
+    def as_cloned(self) -> AbstractContextManager[None]:
+        """Both policies without their item prior, as the start was when its cloning ended.
+
+        Training events ask for no prior, only held-out ones do: with it, a loss on training events would first undo it.
+        """
+        return without_prior(self.policy, self.reference)
 
     def advantages(self, batch: Batch) -> Tensor:
         """How much better than expected each target turned out, NaN where it has no reward. Shape: (T,)."""

@@ -41,6 +41,14 @@ class ConditionedPolicy(Policy):
         self.asked: Tensor
         self.register_buffer("asked", torch.zeros(()))
 
+    @property
+    def prior_strength(self) -> float:
+        return self.base.prior_strength
+
+    @prior_strength.setter
+    def prior_strength(self, strength: float) -> None:
+        self.base.prior_strength = strength
+
     def origin(self, start: Policy) -> list[Tensor]:
         """The start, and a condition that shifts nothing."""
         first, last = self.condition[0], self.condition[2]

@@ -178,7 +178,7 @@ class WeightedSFT(PostTraining):
         self.start_E = torch.full((len(self.data.sequences.frame),), torch.nan, device=self.device)
         for batch in self.data.loader(self.data.training(), seen=False):
             there = batch.to(self.device)
-            with self.trainer.precision_plugin.train_step_context():  # rounded as pi is
+            with self.as_cloned(), self.trainer.precision_plugin.train_step_context():  # rounded as pi is
                 logp_T = self.reference.log_prob(self.reference.encode(there), there.target_T)
                 self.start_E[there.event_T] = logp_T
 

@@ -12,11 +12,16 @@ Shape suffixes: T states, V items of the catalogue, N items that are scored, D w
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from recalign.recommender.policy import Policy
 
 ALIGNED = 8  # widths that are a multiple of it keep products fast
 
@@ -81,3 +86,16 @@ class ItemPrior(nn.Module):
         for name, value in self.state_dict(prefix=prefix).items():
             state_dict.setdefault(name, value)
         super()._load_from_state_dict(state_dict, prefix, *others)
+
+
+@contextmanager
+def without_prior(*policies: Policy) -> Iterator[None]:
+    """Policies as they were cloned: inside, their priors have strength 0."""
+    strengths = [policy.prior_strength for policy in policies]
+    for policy in policies:
+        policy.prior_strength = 0.0
+    try:
+        yield
+    finally:
+        for policy, strength in zip(policies, strengths, strict=True):
+            policy.prior_strength = strength

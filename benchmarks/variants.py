@@ -1,0 +1,43 @@
+"""Variants of A-SFT that `forms.py` compares with it and the package does not have."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+from torch import Tensor
+
+from recalign.posttrain import WeightedSFT
+from recalign.posttrain.base import Figures
+from recalign.posttrain.weighted import weighted_likelihood, weights
+from recalign.sequences import Batch
+
+
+class WithPrior(WeightedSFT):
+    """The item prior stays in the loss."""
+
+    def as_cloned(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+
+class NoDropout(WeightedSFT):
+    """The policy's dropout is off in training."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.drops_out = False
+        self.train()
+
+
+class Centred(NoDropout):
+    """Weights less their mean, so that cloning is not continued; the policy is compared with its start."""
+
+    def loss(self, batch: Batch) -> tuple[Tensor, Figures]:
+        advantage_T = self.advantages(batch)
+        weight_T, cut = weights(advantage_T, self.transform, self.temperature, self.clip)
+        known_T = ~advantage_T.isnan()
+        weight_T = (weight_T - weight_T[known_T].mean()) * known_T
+        logp_T = self.policy.log_prob(self.policy.encode(batch), batch.target_T)
+        start_T = self.reference_log_probs(batch, batch.target_T[:, None])[:, 0]
+        loss, figures = weighted_likelihood(logp_T, weight_T, start_T)
+        return loss, {**figures, **cut}
