@@ -25,7 +25,7 @@ from recalign.files import digest
 
 LOG = "ml-100k"
 SHOWN = 0.9  # rows that keep less of the start's ranking are beyond the picture's left edge
-IN_README = ("start", "bc", "reward_weighted", "ppo", "rerank", "asft")
+IN_README = ("start", "popularity_tilt", "reward_weighted", "asft", "rerank", "asft_rerank")
 COLOURS = {"asft": "#c2410c", "start": "#111827", "rerank": "#1d4ed8"}
 GREY = "#6b7280"
 STYLE: Any = {"svg.fonttype": "none", "svg.hashsalt": "recalign", "font.size": 9, "font.family": "sans-serif"}
