@@ -23,7 +23,7 @@ from tables import RESULTS, save_picture
 from recalign.evaluation.comparison import ALL, HIGH, VALUE
 from recalign.files import digest
 
-LOG = "ml-100k"
+LOG = "ml-100k, main rows"
 SHOWN = 0.9  # rows that keep less of the start's ranking are beyond the picture's left edge
 IN_README = ("start", "popularity_tilt", "reward_weighted", "asft", "rerank", "asft_rerank")
 COLOURS = {"asft": "#c2410c", "start": "#111827", "rerank": "#1d4ed8"}
