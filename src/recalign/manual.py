@@ -12,6 +12,7 @@ DESCRIBED = {
     "chain": ("chain/experiment.py", "Chain"),
     "check": ("commands.py", "check"),
     "compare": ("evaluation/report.py", "compare"),
+    "prepare": ("commands.py", "prepare"),
     "recommend": ("commands.py", "recommend"),
     "report": ("evaluation/report.py", "report"),
     "simulate": ("simulation/world.py", "World"),

@@ -99,10 +99,11 @@ def test_where_every_item_is_as_common_there_is_no_prior(log_root, tmp_path):
     assert module.policy.prior_strength == 0
 
 
-def test_what_is_not_validated_is_not_calibrated(data, tmp_path):
+@pytest.mark.parametrize("never", [{"limit_val_batches": 0}, {"check_val_every_n_epoch": 2}])
+def test_what_is_not_validated_is_not_calibrated(data, tmp_path, never):
     module = Recommender(data.num_items, small.encoder())
     with pytest.warns(UserWarning, match="no item prior"):
-        small.fit(module, data, tmp_path, limit_val_batches=0)
+        small.fit(module, data, tmp_path, **never)
     assert module.policy.prior_strength == 0
 
 

@@ -23,6 +23,7 @@ from recalign.files import SEAL, read_json
 from recalign.sequences import EventDataModule, High, LeaveLast, Split, TimeSplit, Where
 from recalign.sequences import partitions as partitions_file
 from recalign.sequences import prepare as prepare_file
+from recalign.sequences.cache import CacheEntry
 from recalign.sequences.partitions import Partitions
 
 SPLITS = [LeaveLast(1, 1), TimeSplit((0.5, 0.75)), TimeSplit((0.5, "1970-01-01T00:00:40+00:00")), Where("good", 0.3)]
@@ -143,6 +144,16 @@ def test_a_prepared_log_is_not_read_again(root, monkeypatch):
     report = module(root, "parts").prepare(3)
     monkeypatch.setattr(Partitions, "check", lambda *_: pytest.fail("it was read"))
     assert module(root, "parts").prepare(3) == report
+
+
+def test_two_that_prepare_a_log_do_so_once(root, monkeypatch):
+    """One finds no entry, and then waits for the other, which makes it."""
+    report = module(root, "parts").prepare(3)
+    monkeypatch.setattr(prepare_file.LogScan, "open", lambda *_: pytest.fail("it was read"))
+    load, first = CacheEntry.load, iter([True])
+    monkeypatch.setattr(CacheEntry, "load", lambda entry: None if next(first, False) else load(entry))
+    assert module(root, "parts").prepare(3) == report
+    assert len(list((root / "parts").iterdir())) == 1
 
 
 @pytest.mark.parametrize("kind", ["csv", "zip", "folder"])

@@ -65,7 +65,7 @@ def split_overrides(argv: Sequence[str]) -> tuple[list[str], Overrides]:
             continue
         value = value if equals else next(words, "--")
         if not equals and value.startswith("--"):
-            raise InputError("a value must follow", where=option)
+            raise InputError("a value must follow", where=option, remedy=f"write {option} VALUE")
         stage = None
         if option.startswith("--stages."):
             stage, _, key = option.removeprefix("--stages.").partition(".")

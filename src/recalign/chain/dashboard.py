@@ -9,11 +9,11 @@ from recalign import configs
 from recalign.errors import InputError
 from recalign.evaluation.comparison import ALL, HIGH, VALUE
 from recalign.evaluation.methods import UNTRAINED
+from recalign.evaluation.selection import SELECT
 from recalign.stage.wandb_log import PROJECT
 
 NAME = "recalign"
 STEP = "trainer/global_step"
-SELECT = "value/select_judge@10"
 LINES = {
     "1. Recommender": ("train/loss", "rank/nll", f"rank/{ALL}", f"rank/{HIGH}", "train/lr", "train/grad_norm"),
     "2. Reward model": ("train/reward", "reward/rmse", "reward/r2", "reward/mae"),

@@ -38,8 +38,7 @@ def answer(test: ComparisonTable, validation: ComparisonTable, trust: Mapping[st
     Args:
         test, validation, trust: as of `decide`.
     """
-    roles = test.roles
-    rows = [name for name in test.column(VALUE) if name not in (*roles.baselines, *roles.placebos, *roles.unrewarded)]
+    rows = test.roles.candidates(test.column(VALUE))
     if not rows or not test.better_baseline(VALUE):
         return None
     decision = decide(test, validation, trust)

@@ -88,10 +88,8 @@ def decide(test: ComparisonTable, validation: ComparisonTable, trust: Mapping[st
 
 def candidate(validation: ComparisonTable) -> str | None:
     """The row that validation chooses; None where no row keeps enough."""
-    roles = validation.roles
-    others = {*roles.baselines, *roles.placebos, *roles.unrewarded}
-    values = {name: cell.value for name, cell in validation.column(SELECT).items() if name not in others}
-    enough = [name for name in values if validation.kept(name) >= KEPT and math.isfinite(values[name])]
+    values = {name: cell.value for name, cell in validation.column(SELECT).items() if math.isfinite(cell.value)}
+    enough = [name for name in validation.roles.candidates(values) if validation.kept(name) >= KEPT]
     return max(enough, key=values.__getitem__, default=None)
 
 

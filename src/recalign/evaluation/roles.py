@@ -9,6 +9,8 @@ from pathlib import Path
 from recalign.files import read_json, write_json
 
 FILE = "roles.json"
+UNPERSONALISED = "popularity"
+"""Reads no reward either, and shows everybody the same; nothing is compared with it."""
 BEST = "best_bc"
 """Stands for the better baseline in the names of metrics: ``diff_best_bc/all/ndcg@10``."""
 
@@ -34,6 +36,11 @@ class Roles:
     def compared_with(self) -> list[str]:
         """The references of a comparison's differences, `BEST` first."""
         return list(dict.fromkeys([BEST, *self.references, *self.unrewarded, *([self.ours] if self.ours else [])]))
+
+    def candidates(self, rows: Iterable[str]) -> list[str]:
+        """The rows that may be shipped: no baselines, no placebos, none that reads no reward."""
+        others = {*self.baselines, *self.placebos, *self.unrewarded, UNPERSONALISED}
+        return [row for row in rows if row not in others]
 
     def better_baseline(self, values: Mapping[str, float]) -> str | None:
         """The baseline with the highest value; None where there is none."""

@@ -17,7 +17,7 @@ from recalign.recommender.interpolation import TOLERANCE
 from recalign.reward import RewardData
 
 KEPT = 0.95
-"""Share of the better baseline's ``all/ndcg@10`` on the test that a method must keep to be called the best."""
+"""Share of the better baseline's ``all/ndcg@10`` that a method must keep to be shipped, or to be called the best."""
 
 SELECT = "value/select_judge@10"
 MEASURED = (SELECT, ALL, HIGH, "policy/kl", "policy/popularity@10", "value/true@10")

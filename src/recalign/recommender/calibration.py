@@ -42,7 +42,7 @@ class CalibratePrior(Callback):
     """
 
     def on_train_end(self, trainer: Trainer, pl_module: Cloning) -> None:  # type: ignore[override]
-        if not trainer.limit_val_batches:
+        if not trainer.num_val_batches:
             rank_zero_warn("nothing is validated, so the policy gets no item prior (model.prior)")
             return
         kept = trainer.checkpoint_callback

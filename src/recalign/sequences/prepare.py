@@ -62,8 +62,13 @@ def prepare(
     """
     folder = entry.path.with_name(f".{entry.path.name}.parts-{partitions or 'auto'}")
     with disk_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{folder}.lock"), ExitStack() as stack:
+        lock = Path(f"{folder}.lock")
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(lock), ExitStack() as stack:
+            if entry.path.is_dir():  # another process made it meanwhile
+                lock.unlink(missing_ok=True)
+                return
+            folder.mkdir(exist_ok=True)
             each = _in(stack.enter_context(LocalWorkers([{}] * workers))) if workers > 1 else _here
             tasks = Partitions(folder, LogScan.open(log, root, folder), plain_names(log), reward, high, groups)
             try:
@@ -76,7 +81,7 @@ def prepare(
                 raise InputError("the files changed while they were read", where=log.name, remedy="run it again")
             entry.publish(folder / "entry")
             shutil.rmtree(folder)
-        Path(f"{folder}.lock").unlink(missing_ok=True)
+        lock.unlink(missing_ok=True)
 
 
 def _here(title: str, task: Callable[..., Any], *arguments: Iterable[Any]) -> list[Any]:
