@@ -394,3 +394,12 @@ def test_a_checkpoint_of_another_class_is_not_continued(trained: Path):
 def test_post_training_says_what_has_to_run_first(folder: Path):
     said = command(folder, "fit", "asft")
     assert_refused(said, folder, "no finished recommender run of the log 'own'", "recalign fit recommender")
+
+
+@pytest.mark.parametrize("flag", [["--strict"], ["--strict", "true"], ["--strict=true"]])
+def test_a_log_with_concerns_fails_a_strict_check(folder: Path, flag: list[str]):
+    words = ["check", "own.yaml", "--data.root=."]  # few users: intervals will be wide
+    assert tiny.recalign(folder, *words).code == 0
+    with pytest.raises(SystemExit) as stop:
+        tiny.recalign(folder, *words, *flag)
+    assert stop.value.code == 1

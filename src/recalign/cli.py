@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import os
 import sys
 from collections.abc import Callable
@@ -187,8 +188,17 @@ def _call(name: str, function: Callable[..., Any], words: list[str]) -> None:
     parser = StageParser(prog=f"recalign {name}", description=COMMANDS[name], allow_abbrev=False)
     parser.add_argument("--config", "-c", action=ActionConfigFile, help="YAML file with any of these settings")
     parser.add_function_arguments(function, as_positional=True)
-    parsed = parser.parse_args(words)
+    parsed = parser.parse_args(_with_flags(function, words))
     with constructing():
         settings = parser.instantiate(parsed).as_dict()
     del settings["config"]
     function(**settings)
+
+
+def _with_flags(function: Callable[..., Any], words: list[str]) -> list[str]:
+    """Write a bare flag as the parser wants it: ``--dry-run`` -> ``--dry_run=true``."""
+    switches = [
+        name for name, one in inspect.signature(function).parameters.items() if one.annotation in (bool, "bool")
+    ]
+    flags = {f"--{name.replace('_', mark)}": f"--{name}=true" for name in switches for mark in "-_"}
+    return [flags.get(word, word) if after.startswith("-") else word for word, after in pairwise([*words, "--"])]

@@ -26,7 +26,7 @@ def check(*, data: EventDataModule, strict: bool = False) -> None:
 
     Args:
         data: the log, its reward and its split; name its YAML: recalign check ml-100k.
-        strict: true exits with 1 unless the log is usable without care.
+        strict: exits with 1 unless the log is usable without care.
     """
     sections = audit_log(data)
     said = verdict(sections, data.log_.time_unit)

@@ -23,7 +23,7 @@ def test_it_has_sections_for_stages_methods_over_optimisation_and_sweeps():
 
 def test_a_dry_run_lists_the_panels(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("wandb.login", lambda **_: pytest.fail("asked"))
-    assert main(["dashboard", "--dry_run", "true"]) == 0
+    assert main(["dashboard", "--dry-run"]) == 0
     out = capsys.readouterr().out
     assert "Over-optimisation" in out
     assert "value/select_judge@10" in out

@@ -122,7 +122,7 @@ def _bars(figure: str) -> Any:
 def _own_entity() -> str:
     import wandb
 
-    remedy = "run wandb login, or give --entity; --dry_run needs none"
+    remedy = "run wandb login, or give --entity; --dry-run needs none"
     if not wandb.login(prompt=False):
         raise InputError("W&B has no account here", where="dashboard", remedy=remedy)
     return str(wandb.Api().default_entity)

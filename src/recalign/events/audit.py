@@ -113,7 +113,7 @@ def _reward(table: EventTable) -> Section:
     rewards = table.frame["reward"].drop_nulls()
     mean, deviation = float(rewards.mean()), float(rewards.std())  # type: ignore[arg-type]
     rows: Section = {REWARDED: len(rewards), "mean": mean, "standard deviation": deviation}
-    if rewards.n_unique() > 2:  # of two values, the rare one is no outlier
+    if rewards.n_unique() > 2 and len(rewards) >= 1000:  # of two values, the rare one is no outlier
         rows[OUTLIERS] = _due_to_extremes(rewards)
     if table.has_time and (area := gap_auc(table.frame)) is not None:
         rows[GAP_AUC] = area
@@ -121,9 +121,9 @@ def _reward(table: EventTable) -> Section:
 
 
 def _due_to_extremes(values: pl.Series) -> float:
-    """Share of the variance in the thousandth of the values, one at least, that is farthest from the mean."""
+    """Share of the variance in the thousandth of the values that is farthest from the mean."""
     square = np.sort((values.to_numpy().astype(float) - float(values.mean())) ** 2)  # type: ignore[arg-type]
-    return float(square[-max(len(values) // 1000, 1) :].sum() / square.sum())
+    return float(square[-(len(values) // 1000) :].sum() / square.sum())
 
 
 def _pairs(frame: pl.DataFrame) -> int:
