@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import socket
+import sys
 import tempfile
 from collections.abc import Callable
 from multiprocessing.connection import wait
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+sys.path.append(str(Path(__file__).parents[2]))  # where a child finds the test module that its work is in
 SERVER = multiprocessing.get_context("forkserver")  # Polars, which this process has used, cannot be forked
 SERVER.set_forkserver_preload(["recalign.stage"])
 PROCESSES = 2

@@ -20,7 +20,7 @@ from recalign.errors import InputError, TrainingError
 from recalign.evaluation.comparison import ALL
 from recalign.evaluation.methods import BASE_STAGES, MethodRun, is_trained
 from recalign.evaluation.report import WIDTH
-from recalign.evaluation.selection import KEPT, MEASURED, SEARCH, Figures, choose, choose_by_rank, validate
+from recalign.evaluation.selection import KEPT, MEASURED, POPULARITY, SEARCH, Figures, choose, choose_by_rank, validate
 from recalign.files import write_text
 from recalign.stage import ParsedStage
 from recalign.stage.code import EVALUATION, code_digest
@@ -203,7 +203,7 @@ def table(frame: pl.DataFrame, seed: int) -> Table:
     )
     for heading in ("method", "chosen by", "setting"):
         shown.add_column(heading)
-    metrics = [metric for metric in MEASURED if metric in frame.columns]
+    metrics = [metric for metric in MEASURED if metric in frame.columns and metric != POPULARITY]  # for the width
     for metric in metrics:
         shown.add_column(metric.removeprefix("value/"), justify="right", no_wrap=True)
     for rule, column in (("value", "chosen"), ("high/ndcg@10", "chosen_by_high")):

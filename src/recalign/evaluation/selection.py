@@ -20,7 +20,8 @@ KEPT = 0.95
 """Share of the better baseline's ``all/ndcg@10`` that a method must keep to be shipped, or to be called the best."""
 
 SELECT = "value/select_judge@10"
-MEASURED = (SELECT, ALL, HIGH, "policy/kl", "policy/popularity@10", "value/true@10")
+POPULARITY = "policy/popularity@10"
+MEASURED = (SELECT, ALL, HIGH, "policy/kl", POPULARITY, "value/true@10")
 FILE = "validation.json"
 SEARCH = "search.csv"  # of a chain that searched: a row a trial
 
