@@ -115,7 +115,7 @@ def check(folder: Path, name: str, content: bytes) -> None:
 SETTINGS = {"deadline": None, "suppress_health_check": list(HealthCheck)}
 
 
-@settings(max_examples=150, **SETTINGS)
+@settings(max_examples=60, **SETTINGS)
 @given(files())
 def test_text(tmp_path, file):
     check(tmp_path, *file)

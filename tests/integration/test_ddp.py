@@ -28,7 +28,7 @@ data:
 trainer: {accelerator: cpu, max_epochs: 2, enable_progress_bar: false, log_every_n_steps: 1}
 """
 TWO = ["--trainer.devices=2", "--trainer.strategy=ddp"]
-BRIEF = ("full softmax", "sampled softmax", "reward", "keep", "dpo", "kto", "ppo", "iql")
+BRIEF = ("full softmax", "reward", "keep", "kto")
 OWN_DRAWS = ("awac",)
 """Methods whose processes draw items of their own, so that only the mean agrees."""
 
