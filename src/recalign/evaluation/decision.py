@@ -20,14 +20,16 @@ FLAT = 0.005
 """A gain whose interval ends below this share of the baseline's value is no gain."""
 COIN = 0.5
 RULES = (
-    "The candidate is chosen on validation: the highest value under the judges that select, among the rows that keep "
-    f"{KEPT:.0%} of the better baseline's {ALL}. Baselines, placebos and rows that read no reward are no candidates. "
+    f"The candidate is chosen on validation. It keeps {KEPT:.0%} of the better baseline's {ALL} there, and has the "
+    "highest value under the judges that select. Baselines, placebos and rows that read no reward are no candidates.",
     "All that follows is measured on the test, by the judges that report.",
-    f"Do not ship if no row keeps enough, if the reward model shows no signal, if the candidate keeps less than "
-    f"{KEPT:.0%} on the test, if the interval of its gain in value ends below {FLAT:.1%} of the better baseline's "
-    "value, or if a row that reads no reward has more.",
-    "Not decided if the judges order two rewards of one user no better than a coin, if the interval of the gain holds "
-    "0, if a row that reads no reward may have as much value, or if a placebo has half of the gain.",
+    f"Do not ship if no row keeps enough, or if the candidate keeps less than {KEPT:.0%} on the test. Do not ship if "
+    "the reward model shows no signal.",
+    f"Do not ship if the interval of the gain in value ends below {FLAT:.1%} of the better baseline's value, or if the "
+    "start tilted by popularity has more value.",
+    "Not decided if the judges order two rewards of one user no better than a coin, or if the interval of the gain "
+    "holds 0.",
+    "Not decided if the start tilted by popularity may have as much value, or if a placebo has half of the gain.",
     "Ship otherwise. One seed is enough where the users' interval is; the page then says that it is one seed.",
 )
 """How `decide` decides."""
@@ -52,7 +54,7 @@ class Decision:
 
     @property
     def word(self) -> Word:
-        """The findings' sum: one against is enough, one open leaves it open."""
+        """The worst finding decides: one against is enough, one open leaves it open."""
         worst = min((finding.speaks for finding in self.findings), default=0)
         words: dict[int, Word] = {1: "ship", 0: "not decided", -1: "do not ship"}
         return words[worst]
