@@ -1,4 +1,4 @@
-"""How much of the ranking reranked policies keep on validation: what the points of a ray share is computed once."""
+"""NDCG of policies along a ray; what its points share is computed once."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ KEPT = 2**25  # numbers that are kept of one network at most, 128 MB: one for ea
 class ValidationRanking:
     """NDCG@10 of policies on the validation events of users A.
 
-    Reranked policies stand on a policy's log-probabilities and a model's scores, whatever the strength. Both are kept
-    for all of them, unless they are more than `KEPT` numbers each: then every policy computes them anew.
+    A reranked policy adds scores, times a strength, to log-probabilities. Neither depends on the strength, so both are
+    computed once and kept. If they are more than `KEPT` numbers each, every policy computes them anew.
 
     Args:
-        start: the policy whose log-probabilities are kept; another one is on its way to a trained one, and asked once.
+        start: its log-probabilities are kept. An interpolated policy stands at one point of a ray, so its own are not.
         data: the log.
         device: where to work.
     """

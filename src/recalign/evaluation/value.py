@@ -96,7 +96,7 @@ def evaluate(
 
 
 class ReadOnce:
-    """What networks make of the histories of one batch: each is asked once, however many policies stand on it."""
+    """Encodes a batch once with each network, however many policies share it."""
 
     def __init__(self, batch: Batch) -> None:
         self.batch, self._read = batch, functools.cache(lambda read: read(batch))
@@ -115,7 +115,7 @@ class ReadOnce:
 def _of_policy(
     policy: Policy, state: State, batch: Batch, part: slice, start_TV: Tensor, truth_UV: Tensor | None
 ) -> dict[str, Tensor]:
-    """Of a policy in some states: KL, entropy, expected true reward, the target's rank, and the ten items shown."""
+    """Figures of a policy in a part's states: KL, entropy, expected true reward, the target's rank, items shown."""
     assert batch.seen_N is not None
     state = policy.scored(state) if isinstance(policy, Rerank) else state
     logp_TV, seen_N = policy.log_probs(state), pairs_in(batch.seen_N, part)
