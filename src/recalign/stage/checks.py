@@ -36,8 +36,6 @@ def settings(config: Namespace, training: bool) -> None:
     Raises:
         InputError: one of them is such a value.
     """
-    if not 0 <= config.seed_everything < 2**32:  # numpy's limits
-        raise InputError(f"{config.seed_everything} is no seed", where="seed_everything", remedy="give 0 or more")
     for spec in (config.model, config.data):
         kind = imported(spec.class_path)
         if hasattr(kind, "check_settings"):  # any LightningModule may be run

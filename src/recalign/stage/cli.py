@@ -158,16 +158,20 @@ class StageCLI(LightningCLI):
         """Wait for `run`."""
 
     def _parsed(self, parser: LightningArgumentParser, config: Namespace) -> ParsedStage:
-        trains = self.command == "fit"
+        seed = config.seed_everything
+        if not 0 <= seed < 2**32:  # numpy's limits
+            raise InputError(f"{seed} is no seed", where="seed_everything", remedy="give 0 or more")
         _import(config.run.imports)
         _fill_defaults(config)
-        checks.settings(config, trains)
-        if trains:
+        checks.settings(config, training=self.command == "fit")
+        if self.command == "fit":
             config.run.name = swept(config.run.name)
-        run, seed, log = RunConfig(**vars(config.run)), config.seed_everything, config.data.init_args.log.name
+        run = RunConfig(**vars(config.run))
+        log = config.data.init_args.log.name
         folder = RunFolder.of(run, run.chain or log, seed)
         checkpoint = _find_checkpoint(config.ckpt_path, folder, self.command)
         own = RunFolder(checkpoint.parent.parent) if checkpoint else None
+        trains = self.command == "fit"
         if own and not trains and own.config.is_file():
             folder = own  # what is found out about a run stands in its own folder, wherever that was moved
         continued = Manifest.read(own) if own else None
