@@ -99,7 +99,8 @@ def test_help_has_a_line_for_each_command(tmp_path: Path, words: list[str]):
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_help(tmp_path: Path, name: str):
-    if manual(name, ""):
+    if name not in ("init", "configs"):
+        assert manual(name, "")  # one that is missing there would wait for Lightning's import
         said = tiny.recalign(tmp_path, name, "--help")
         assert (said.code, said.err) == (0, "")
         assert COMMANDS[name] in said.out
@@ -112,6 +113,7 @@ def test_every_command_has_help(tmp_path: Path, name: str):
 def test_help_says_what_the_options_mean(tmp_path: Path):
     said = " ".join(tiny.recalign(tmp_path, "chain", "--help").out.split())
     assert "--seeds each a whole chain: cloning, reward model, judges, post-training." in said
+    assert "usage: recalign compare FOLDER [OPTIONS]" in tiny.recalign(tmp_path, "compare", "--help").out
     assert "--ckpt_path last go on with this run" in " ".join(tiny.recalign(tmp_path, "fit", "-h").out.split())
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -116,7 +116,12 @@ def altered(folder: Path) -> list[str]:
         known = read_json(folder / SEAL)
     except InputError:
         return [SEAL]
-    return [name for name in known if not (folder / name).is_file() or sha256(folder / name) != known[name]]
+    return changed(folder, known)
+
+
+def changed(folder: Path, digests: Mapping[str, str]) -> list[str]:
+    """Files that a folder lacks, or whose SHA-256 is another one than is known of them by name."""
+    return [name for name, known in digests.items() if not (folder / name).is_file() or sha256(folder / name) != known]
 
 
 def is_recorded(run: Path, name: str) -> bool | None:

@@ -12,13 +12,14 @@ DESCRIBED = {
     "chain": ("chain/experiment.py", "Chain"),
     "check": ("commands.py", "check"),
     "compare": ("evaluation/report.py", "compare"),
+    "dashboard": ("chain/dashboard.py", "dashboard"),
     "prepare": ("commands.py", "prepare"),
     "recommend": ("commands.py", "recommend"),
     "report": ("evaluation/report.py", "report"),
     "simulate": ("simulation/world.py", "World"),
     "tokenize": ("semantic_ids/command.py", "tokenize"),
 }
-"""Commands, and the function or class whose arguments are their options."""
+"""Commands, and the function or class whose arguments are their options; `init` and `configs` are as fast as this."""
 
 STAGE = """\
 NAME ...             YAML of the stage and of the log, such as: asft ml-1m
@@ -44,22 +45,41 @@ def manual(command: str, summary: str) -> str | None:
         summary: what it does.
     """
     if command in STAGES:
-        options = STAGE
+        takes, options = "NAME ... ", STAGE
     elif command in DESCRIBED:
-        options = _options(*DESCRIBED[command])
+        node = _source(*DESCRIBED[command])
+        takes, options = _takes(node), _options(node)
     else:
         return None
-    full = "" if command == "simulate" else f"\n\nAll options, with types: recalign {command} NAME --help"
-    return f"usage: recalign {command} [NAME ...] [OPTIONS]\n\n{summary}\n\n{options}{full}"
+    full = f"\n\nAll options, with types: recalign {command} {takes.split()[0]} --help" if takes else ""
+    return f"usage: recalign {command} {takes}[OPTIONS]\n\n{summary}\n\n{options}{full}"
 
 
-def _options(file: str, name: str) -> str:
-    """The documented arguments of a function, or attributes of a class."""
+def _source(file: str, name: str) -> ast.ClassDef | ast.FunctionDef:
     tree = ast.parse((Path(__file__).parent / file).read_text(encoding="utf-8"))
-    node = next(node for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name)
+    return next(node for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name)
+
+
+def _takes(node: ast.ClassDef | ast.FunctionDef) -> str:
+    """What stands before the options: the function's required arguments, or names of YAML."""
+    if isinstance(node, ast.ClassDef):
+        return "" if node.name == "World" else "NAME "  # every other one is the content of a YAML file
+    if any(argument.arg == "data" for argument in node.args.kwonlyargs):
+        return "NAME "
+    return "".join(f"{name.upper()} " for name in _required(node))
+
+
+def _required(node: ast.FunctionDef) -> list[str]:
+    return [argument.arg for argument in node.args.args[: len(node.args.args) - len(node.args.defaults)]]
+
+
+def _options(node: ast.ClassDef | ast.FunctionDef) -> str:
+    """The documented arguments of a function, or attributes of a class."""
+    required = _required(node) if isinstance(node, ast.FunctionDef) else []
     lines = []
     for argument in parse(ast.get_docstring(node) or "").params:
-        lines.append(f"--{argument.arg_name}")
+        name = argument.arg_name
+        lines.append(name.upper() if name in required else f"--{name}")
         text = " ".join((argument.description or "").split())
         lines.append(fill(text, WIDTH, initial_indent="    ", subsequent_indent="    "))
     return "\n".join(lines)

@@ -11,7 +11,7 @@ import small
 import torch
 
 from recalign.errors import InputError
-from recalign.evaluation.baselines import SameForAll
+from recalign.evaluation.baselines import LowerBound, Rerank, SameForAll
 from recalign.evaluation.selection import measured
 from recalign.evaluation.value import Scorers, evaluate, load_truth
 from recalign.recommender import RecommenderData
@@ -210,3 +210,18 @@ def test_policies_and_judges_work_on_the_device(log_root, cloned, rewarded, monk
     assert {start, judge, flat} <= set(moved[torch.nn.Module])
     assert len(moved[Batch]) == len(data.loader(data.windows("test", "A")))
     assert all(there[name].equals(here[name]) for name in here)
+
+
+def test_each_network_reads_a_history_once(log_root, cloned, rewarded, monkeypatch):
+    data = small.data_of(RewardData, log_root, "tastes")
+    start, reward = load_net(cloned, "policy").net, load_net(rewarded, "reward").net
+    read = []
+    for net, name in ((start, "encode"), (reward, "states")):
+        original = getattr(net, name)
+        monkeypatch.setattr(net, name, lambda batch, of=original, name=name: (read.append(name), of(batch))[1])
+    bound = LowerBound(reward, 2.0)
+    policies = {"start": start, "rerank": Rerank(start, reward, 1.0), "lcb": Rerank(start, bound, 1.0)}
+    frames = evaluate(policies, Scorers(start, {"judge@10": reward}), data, "test", CPU)
+    batches = len(data.loader(data.windows("test", "A")))
+    assert read.count("encode") == read.count("states") == batches
+    assert frames["lcb"]["kl"].mean() > frames["start"]["kl"].mean()

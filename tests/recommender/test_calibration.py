@@ -82,6 +82,13 @@ def test_a_continued_run_is_the_run_in_one_go(data, tmp_path, name):
         assert module.policy.prior_strength in (0.0, before["strength"])
 
 
+def test_a_calibrated_checkpoint_is_continued_without_its_prior(data, tmp_path):
+    cloned(data, tmp_path, epochs=1)
+    assert load_net(tmp_path / "best.ckpt", "policy").net.prior_strength > 0
+    cloned(data, tmp_path, epochs=2, ckpt_path=tmp_path / "best.ckpt")
+    assert load_net(tmp_path / "last.ckpt", "policy").net.prior_strength == 0  # of the average as well
+
+
 def test_without_a_checkpoint_the_module_is_calibrated(data, tmp_path):
     module = Recommender(data.num_items, small.encoder())
     small.fit(module, data, tmp_path)
@@ -93,7 +100,7 @@ def test_where_every_item_is_as_common_there_is_no_prior(log_root, tmp_path):
     frame = pl.DataFrame(rows, schema=["user", "item", "rating", "timestamp"], orient="row")
     frame.write_csv(tmp_path / "even.csv")
     data = small.data_of(RecommenderData, tmp_path, "even", users="all")
-    assert len(set(data.sequences.item_counts(data.sequences.users_in("all")))) == 1
+    assert len(set(data.sequences.item_counts())) == 1
     module = Recommender(data.num_items, small.encoder())
     small.fit(module, data, tmp_path)
     assert module.policy.prior_strength == 0
@@ -117,7 +124,7 @@ def test_the_end_of_the_range_is_a_warning(data, tmp_path):
 def test_all_strengths_in_one_pass_are_as_one_by_one(data):
     module = Recommender(data.num_items, small.encoder())
     policy = module.policy.eval()
-    policy.set_counts(torch.from_numpy(data.sequences.item_counts(data.sequences.users_in("all"))))
+    policy.set_counts(torch.from_numpy(data.sequences.item_counts()))
     loader = data.loader(data.windows("validation"))
     together = ndcg_by_strength(policy, loader, [0.0, 0.5, 2.0])
     assert together == {c: ndcg_by_strength(policy, loader, [c])[c] for c in together}

@@ -14,7 +14,8 @@ from recalign.events import audit
 from recalign.sequences import EventDataModule, High, LeaveLast
 from recalign.sequences import data as data_file
 from recalign.sequences.audit import audit_log
-from recalign.sequences.cache import UNUSED_DAYS, CacheEntry, cache_folder
+from recalign.sequences.cache import MADE_BY, UNUSED_DAYS, CacheEntry, cache_folder
+from recalign.stage.code import reached
 
 
 @pytest.fixture
@@ -141,6 +142,9 @@ def test_other_code_makes_another_entry(root):
         """A split of the user's own, in a file of the user's own."""
 
     assert CacheEntry.of(root, "log", "f", Mine()) != CacheEntry.of(root, "log", "f", LeaveLast())
+    assert {f"recalign.sequences.{name}" for name in MADE_BY} == {
+        module for module in reached(["recalign.sequences.prepare.prepare"]) if module.startswith("recalign.sequences.")
+    }
     assert CacheEntry.of(root, "a/b", "f", LeaveLast()).path.parent == root
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from recalign.errors import InputError
 from recalign.stage import parse_stage
+from recalign.stage.parser import constructing
 
 
 def parse(*words: str):
@@ -275,3 +276,12 @@ def test_what_is_null_is_filled_from_where_it_is_said(monkeypatch: pytest.Monkey
     assert (config["data"]["init_args"]["seed"], config["trainer"]["max_epochs"]) == (3, 4)
     assert parse(*words, "--trainer.max_steps=7")["trainer"]["max_epochs"] is None
     assert (config["trainer"]["devices"], config["trainer"]["enable_model_summary"]) == (1, False)
+
+
+def test_what_a_constructor_refuses_comes_with_a_remedy():
+    of_every_type = ValueError("jsonargparse names every type that it tried")
+    of_every_type.__cause__ = ValueError("power must not be negative, not -1")
+    with pytest.raises(InputError) as refused, constructing():
+        raise of_every_type
+    assert refused.value.what == "power must not be negative, not -1"
+    assert "--help" in str(refused.value.remedy)

@@ -8,15 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import polars as pl
 import torch
 from torch import Tensor, nn
 
 from recalign.recommender.policy import Policy
 from recalign.reward import RewardEnsemble
 from recalign.sequences import Batch, Sequences
-from recalign.sequences.splits import TRAIN
 
 
 class SameForAll(Policy):
@@ -64,7 +61,9 @@ class LowerBound(nn.Module):
 
     def predict(self, states: Tensor) -> Tensor:
         reward_KTV = self.reward.predictions(states)
-        return reward_KTV.mean(dim=0) - self.spread * reward_KTV.std(dim=0, correction=0)
+        mean_TV = reward_KTV.mean(dim=0)
+        deviation_TV = (reward_KTV - mean_TV).square().mean(dim=0).sqrt()  # a fifth of the time of torch.std
+        return mean_TV - self.spread * deviation_TV
 
 
 Scores = RewardEnsemble | ItemScores | LowerBound
@@ -85,10 +84,27 @@ class RerankState:
         return RerankState(self.policy[part], self.reward_KTS[:, part])
 
 
+@dataclass(frozen=True)
+class CatalogueScores:
+    """Log-probabilities of a policy and scores of a model over the whole catalogue: the same at any strength.
+
+    Shape: (T, V) each.
+    """
+
+    logp_TV: Tensor
+    score_TV: Tensor
+
+    def __len__(self) -> int:
+        return len(self.logp_TV)
+
+    def __getitem__(self, part: slice) -> CatalogueScores:
+        return CatalogueScores(self.logp_TV[part], self.score_TV[part])
+
+
 class Rerank(Policy):
     """A policy reranked at serving: log pi(v | s) + strength * r(s, v), up to a constant, r a reward or another score.
 
-    The strength is 1 / lambda, in 1 / the score's unit.
+    The strength is 1 / lambda, in 1 / the score's unit. A state may be one of `encode`, or already `scored`.
     """
 
     def __init__(self, policy: Policy, reward: Scores, strength: float) -> None:
@@ -99,9 +115,13 @@ class Rerank(Policy):
     def encode(self, batch: Batch) -> Any:
         return RerankState(self.policy.encode(batch), self.reward.states(batch))
 
+    def scored(self, state: RerankState) -> CatalogueScores:
+        """What policies that differ in strength alone would each compute from a state."""
+        return CatalogueScores(self.policy.log_probs(state.policy), self.reward.predict(state.reward_KTS))
+
     def log_probs(self, state: Any, items: Tensor | None = None) -> Tensor:
-        score_TV = self.policy.log_probs(state.policy) + self.strength * self.reward.predict(state.reward_KTS)
-        logp_TV = score_TV.log_softmax(dim=1)
+        known = state if isinstance(state, CatalogueScores) else self.scored(state)
+        logp_TV = (known.logp_TV + self.strength * known.score_TV).log_softmax(dim=1)
         return logp_TV if items is None else logp_TV.gather(1, items - 1)
 
 
@@ -110,15 +130,7 @@ def popularity(sequences: Sequences, high_only: bool = False) -> SameForAll:
     return SameForAll(log_counts(sequences, high_only))
 
 
-def training_counts(sequences: Sequences, high_only: bool = False) -> np.ndarray:
-    """Each item's training events, or those of users A with a high reward. Shape: int64 (V,)."""
-    train = sequences.frame.filter(pl.col("split") == TRAIN)
-    if high_only:
-        in_a = pl.Series(sequences.users_in("A")).gather(train["user"])
-        train = train.filter(in_a & pl.col("high") & pl.col("reward").is_not_null())
-    return np.bincount(train["item_id"].to_numpy(), minlength=sequences.num_items + 1)[1:]
-
-
 def log_counts(sequences: Sequences, high_only: bool = False) -> Tensor:
-    """log(n_v + 1/2) of `training_counts`: half an event for items without one. Shape: (V,)."""
-    return torch.from_numpy(training_counts(sequences, high_only) + 0.5).log()
+    """log(n_v + 1/2), n_v the training events of item v, or only those of users A with a high reward. Shape: (V,)."""
+    count_V = sequences.item_counts("A", high_only=True) if high_only else sequences.item_counts()
+    return torch.from_numpy(count_V + 0.5).log()

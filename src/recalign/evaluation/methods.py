@@ -16,12 +16,13 @@ from recalign.evaluation import examples, exposed
 from recalign.evaluation.baselines import ItemScores, LowerBound, Rerank, SameForAll, Scores, log_counts, popularity
 from recalign.evaluation.judges import require_apart
 from recalign.evaluation.popularity import popularity_curve
+from recalign.evaluation.ray import ValidationRanking
 from recalign.evaluation.value import Scorers, evaluate, load_truth
 from recalign.events import data_root
 from recalign.files import SEAL, altered, digest, read_json, seal, sha256, write_json
 from recalign.metrics.rank import gain_ndcg
 from recalign.recommender.checkpoint import Loaded, check_catalogue, load_net
-from recalign.recommender.interpolation import ndcg, reach_at_price
+from recalign.recommender.interpolation import reach_at_price
 from recalign.recommender.policy import Policy
 from recalign.recommender.training import write_parquet
 from recalign.reward import RewardData, RewardEnsemble
@@ -166,6 +167,7 @@ class LoadedNetworks:
         self.reward: RewardEnsemble = reward.net
         select, report = (judge.net for judge in self.judges)
         self.rewards = {"train_rm@10": reward.net, "select_judge@10": select, "judge@10": report}
+        self._ranking = ValidationRanking(self.start, data, device)
         self._reranked: dict[tuple[Any, ...], tuple[Policy, float]] = {}
 
     def _load(self, path: Path, net: str) -> Loaded:
@@ -207,24 +209,19 @@ class LoadedNetworks:
                 return Rerank(interpolate(start, trained, reach) if trained else start, scores, reach * full / unit)
 
             if run.keep is not None and (base := self.start_ndcg):
-                reach, _ = reach_at_price(lambda reach: self._ndcg(policy(reach)) / base, run.keep)
+                reach, _ = reach_at_price(lambda reach: self._ranking.ndcg(policy(reach)) / base, run.keep)
             self._reranked[key] = policy(reach), reach * full
         return self._reranked[key]
 
     @functools.cached_property
     def start_ndcg(self) -> float:
         """NDCG@10 of the start on validation, which the price is a share of."""
-        return self._ndcg(self.start)
+        return self._ranking.ndcg(self.start)
 
     @property
     def reward_sd(self) -> float:
         """Standard deviation of the log's reward, the unit of strengths."""
         return self.data.moments()[1]
-
-    def _ndcg(self, policy: Policy) -> float:
-        """On validation."""
-        loader = self.data.loader(self.data.windows("validation", "A"))
-        return ndcg(policy.eval().to(self.device), loader, self.device)
 
 
 SAME_FOR_ALL: dict[str, Callable[[RewardData], Policy]] = {

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from recalign.evaluation.baselines import ItemScores, Rerank, log_counts
-from recalign.evaluation.value import SHOWN, mean_shown
-from recalign.recommender.policy import Policy
+from recalign.evaluation.value import SHOWN, mean_shown, pairs_in
+from recalign.recommender.policy import Policy, chunks
 from recalign.reward import RewardEnsemble
 from recalign.sequences import Batch, EventDataModule
 
@@ -78,9 +78,18 @@ def _means(
     total_S, count = np.zeros(len(tilted)), 0
     for read in batches:
         batch = read.to(device)
-        state, score = tilted[0].encode(batch), scored(batch)  # both are the same at any strength
-        for place, policy in enumerate(tilted):
-            shown_TK = policy.top_k(state, SHOWN, batch.seen_N)[1]
+        score = scored(batch)
+        for place, shown_TK in enumerate(_shown(tilted, batch)):
             total_S[place] += mean_shown(score(shown_TK), shown_TK).sum().item()
         count += int((shown_TK > 0).any(dim=1).sum())
     return total_S / count
+
+
+def _shown(tilted: Sequence[Rerank], batch: Batch) -> list[Tensor]:
+    """The items that each policy shows before each target; they differ in strength alone. Shape: -> S of (T, K)."""
+    state, parts = tilted[0].encode(batch), []
+    assert batch.seen_N is not None
+    for part in chunks(len(state), tilted[0].num_items):
+        known, seen_N = tilted[0].scored(state[part]), pairs_in(batch.seen_N, part)
+        parts.append([policy.top_k(known, SHOWN, seen_N)[1] for policy in tilted])
+    return [torch.cat(shown) for shown in zip(*parts, strict=True)]

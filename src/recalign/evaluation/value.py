@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -17,8 +17,8 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from recalign.errors import InputError
-from recalign.evaluation.baselines import log_counts, training_counts
-from recalign.recommender.policy import Policy, chunks
+from recalign.evaluation.baselines import LowerBound, Rerank, RerankState, Scores, log_counts
+from recalign.recommender.policy import Policy, State, chunks
 from recalign.reward import RewardEnsemble
 from recalign.sequences import Batch, EventDataModule, Sequences
 from recalign.sequences.store import PARTS, Part
@@ -52,7 +52,7 @@ def evaluate(
     Raises:
         InputError: users A have nothing to evaluate on in this part.
     """
-    count_V = training_counts(data.sequences)
+    count_V = data.sequences.item_counts()
     by_item = {"popularity@10": _percentiles(count_V), "log_count@10": log_counts(data.sequences).float()}
     count_W = torch.from_numpy(np.append(0, count_V))  # by item, 0 for one that training never saw
     collected: dict[str, list[pl.DataFrame]] = {name: [] for name in policies}
@@ -70,23 +70,24 @@ def evaluate(
     batches, hidden = data.loader(windows), not console.is_terminal
     for read in track(batches, f"evaluating, {part}", console=console, transient=True, disable=hidden):
         batch = read.to(device)
-        rewards = {name: (judge, judge.states(batch)) for name, judge in scorers.rewards.items()}
-        start, user_T = scorers.start.encode(batch), batch.user_B[batch.row_T]
-        events = {"user": user_T, "event": batch.event_T, "cold": batch.target_T == 0, "high": batch.high_T}
-        events["count"] = count_W[read.target_T]
-        for name, policy in policies.items():
-            state = policy.encode(batch)
-            row = events | _distribution(policy, state, batch, scorers, start)
-            row["rank"] = policy.ranks(state, batch.target_T, batch.seen_N)
-            row["shown"] = shown = policy.top_k(state, SHOWN, batch.seen_N)[1]
-            for figure, (judge, states) in rewards.items():
-                row[figure] = mean_shown(judge.predict(states, shown.clamp(min=1)), shown)
-            row = {k: v.cpu() for k, v in row.items()}
-            column_TK = (row["shown"] - 1).clamp(min=0)
-            row |= {figure: mean_shown(item_V[column_TK], row["shown"]) for figure, item_V in by_item.items()}
-            if scorers.truth_UV is not None:
-                row["true@10"] = mean_shown(scorers.truth_UV[row["user"][:, None], column_TK], row["shown"])
-            collected[name].append(pl.DataFrame({k: v.numpy() for k, v in row.items()}))
+        once = ReadOnce(batch)
+        states = {name: once.encode(policy) for name, policy in policies.items()}
+        events = {"user": batch.user_B[batch.row_T], "event": batch.event_T, "high": batch.high_T}
+        events |= {"cold": batch.target_T == 0, "count": count_W[read.target_T]}
+        for rows in chunks(len(batch.target_T), data.num_items):  # so that users x items is never held
+            of_events = {k: v[rows] for k, v in events.items()}
+            start_TV = scorers.start.log_probs(once.encode(scorers.start)[rows])
+            for name, policy in policies.items():
+                row = of_events | _of_policy(policy, states[name][rows], batch, rows, start_TV, scorers.truth_UV)
+                for figure, judge in scorers.rewards.items():
+                    value_TK = judge.predict(once.states(judge)[:, rows], row["shown"].clamp(min=1))
+                    row[figure] = mean_shown(value_TK, row["shown"])
+                row = {k: v.cpu() for k, v in row.items()}
+                column_TK = (row["shown"] - 1).clamp(min=0)
+                row |= {figure: mean_shown(item_V[column_TK], row["shown"]) for figure, item_V in by_item.items()}
+                if scorers.truth_UV is not None:
+                    row["true@10"] = mean_shown(scorers.truth_UV[row["user"][:, None], column_TK], row["shown"])
+                collected[name].append(pl.DataFrame({k: v.numpy() for k, v in row.items()}))
     above = _trajectories(data.sequences, part)
     frames = {name: _frame(pl.concat(parts), above) for name, parts in collected.items()}
     if idle := max((frame["popularity@10"].null_count() for frame in frames.values()), default=0):
@@ -94,19 +95,37 @@ def evaluate(
     return frames
 
 
-def _distribution(policy: Policy, state: Any, batch: Batch, scorers: Scorers, start: Any) -> dict[str, Tensor]:
-    """KL, entropy and expected true reward, a few states at a time so that users x items is never held."""
-    columns: dict[str, list[Tensor]] = {"kl": [], "entropy": []}
+class ReadOnce:
+    """Encodes a batch once with each network, however many policies share it."""
+
+    def __init__(self, batch: Batch) -> None:
+        self.batch, self._read = batch, functools.cache(lambda read: read(batch))
+
+    def encode(self, policy: Policy) -> State:
+        """The state of a policy before each target."""
+        if isinstance(policy, Rerank):
+            return RerankState(self.encode(policy.policy), self.states(policy.reward))
+        return self._read(policy.encode)
+
+    def states(self, scores: Scores) -> Tensor:
+        """The states of a reward model, or of other scores. Shape: (K, T, S)."""
+        return self._read((scores.reward if isinstance(scores, LowerBound) else scores).states)
+
+
+def _of_policy(
+    policy: Policy, state: State, batch: Batch, part: slice, start_TV: Tensor, truth_UV: Tensor | None
+) -> dict[str, Tensor]:
+    """Figures of a policy in a part's states: KL, entropy, expected true reward, the target's rank, items shown."""
     assert batch.seen_N is not None
-    for part in chunks(len(state), policy.num_items):
-        logp_TV, start_TV = policy.log_probs(state[part]), scorers.start.log_probs(start[part])
-        p_TV = logp_TV.exp()
-        columns["kl"].append((p_TV * (logp_TV - start_TV)).sum(dim=1))
-        columns["entropy"].append(-(p_TV * logp_TV).sum(dim=1))
-        if scorers.truth_UV is not None:
-            truth_TV = scorers.truth_UV[batch.user_B[batch.row_T[part]].cpu()].to(logp_TV.device)
-            columns.setdefault("true", []).append((over_unseen(logp_TV, batch.seen_N, part) * truth_TV).sum(dim=1))
-    return {name: torch.cat(parts) for name, parts in columns.items()}
+    state = policy.scored(state) if isinstance(policy, Rerank) else state
+    logp_TV, seen_N = policy.log_probs(state), pairs_in(batch.seen_N, part)
+    p_TV = logp_TV.exp()
+    row = {"kl": (p_TV * (logp_TV - start_TV)).sum(dim=1), "entropy": -(p_TV * logp_TV).sum(dim=1)}
+    if truth_UV is not None:
+        truth_TV = truth_UV[batch.user_B[batch.row_T[part]].cpu()].to(logp_TV.device)
+        row["true"] = (over_unseen(logp_TV, batch.seen_N, part) * truth_TV).sum(dim=1)
+    row["rank"] = policy.ranks(state, batch.target_T[part], seen_N)
+    return row | {"shown": policy.top_k(state, SHOWN, seen_N)[1]}
 
 
 def over_unseen(logp_TV: Tensor, seen_N: Tensor, part: slice) -> Tensor:
@@ -117,10 +136,16 @@ def over_unseen(logp_TV: Tensor, seen_N: Tensor, part: slice) -> Tensor:
         seen_N: int64 (2, N), pairs (state, item) that were met, of all states.
         part: which states.
     """
-    state_N, item_N = seen_N[:, (seen_N[0] >= part.start) & (seen_N[0] < part.stop)]
+    state_N, item_N = pairs_in(seen_N, part)
     unseen_TV = logp_TV.clone()
-    unseen_TV[state_N - part.start, item_N - 1] = -torch.inf
+    unseen_TV[state_N, item_N - 1] = -torch.inf
     return unseen_TV.softmax(dim=1).masked_fill(unseen_TV.isneginf().all(dim=1, keepdim=True), 0.0)
+
+
+def pairs_in(seen_N: Tensor, part: slice) -> Tensor:
+    """The pairs (state, item) of a part's states, which are counted from its first. Shape: (2, N) -> (2, N)."""
+    own_N = seen_N[:, (seen_N[0] >= part.start) & (seen_N[0] < part.stop)]
+    return torch.stack([own_N[0] - part.start, own_N[1]])
 
 
 def mean_shown(value_TK: Tensor, shown_TK: Tensor) -> Tensor:

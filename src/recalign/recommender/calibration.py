@@ -66,7 +66,7 @@ class CalibratePrior(Callback):
             with trainer.precision_plugin.val_step_context():
                 return ndcg_by_strength(policy, batches, strengths)
 
-        count_V = data.sequences.item_counts(data.sequences.users_in(data.users))
+        count_V = data.sequences.item_counts(data.users)
         if count_V.min() == count_V.max():
             found = measure([0.0])  # the prior is the same for every item
         else:

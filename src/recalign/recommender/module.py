@@ -15,7 +15,7 @@ from recalign.errors import InputError
 from recalign.nn import HSTU, Encoder
 from recalign.processes import gathered
 from recalign.recommender.calibration import CalibratePrior
-from recalign.recommender.checkpoint import Loaded, load_net, load_weights
+from recalign.recommender.checkpoint import Loaded, load_net, load_weights, prior_names
 from recalign.recommender.policy import HistoryPolicy, SequencePolicy, mean_nll
 from recalign.recommender.training import PolicyModule
 from recalign.sequences import Batch
@@ -62,14 +62,17 @@ class Cloning(PolicyModule):
     def facts(self) -> dict[str, Any]:
         return super().facts() | ({"prior": self.prior_facts} if self.prior_facts else {})
 
-    def on_fit_start(self) -> None:
-        self.policy.prior_strength = 0.0  # a calibrated checkpoint may be continued
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        if self.trainer.training:  # a calibrated one may be continued, without its prior: also the average of it
+            own = self.state_dict()
+            checkpoint["state_dict"] |= {name: own[name] for name in prior_names(self)}
 
     def setup(self, stage: str) -> None:
         if self.start:
             self.start.check(self.data)
         if stage == "fit":
-            count_V = self.data.sequences.item_counts(self.data.sequences.users_in(self.data.users))
+            count_V = self.data.sequences.item_counts(self.data.users)
             self.policy.set_counts(torch.from_numpy(count_V))
             self.policy.prior_strength = 0.0  # before an average of the policy is begun
         self.hidden_U = None

@@ -27,7 +27,6 @@ import recalign.events
 from recalign.events import Report
 from recalign.events.report import Note
 from recalign.files import altered, digest, rename, seal, sha256, write_json
-from recalign.sequences import splits, store
 from recalign.sequences.splits import Split
 from recalign.sequences.store import Sequences
 
@@ -36,6 +35,8 @@ FRAMES = ("events", "users", "items")
 MAPPED = (pl.Int8, pl.Int16, pl.Int32, pl.Int64, pl.UInt8, pl.UInt16, pl.UInt32, pl.UInt64, pl.Float32, pl.Float64)
 """Types of the columns that are mapped, if they have no nulls."""
 
+MADE_BY = ("cache", "partitions", "prepare", "splits", "store")
+"""Modules of this room that decide what an entry holds."""
 UNUSED_DAYS = 30
 """Days without use after which an entry is removed."""
 
@@ -66,8 +67,8 @@ class CacheEntry:
     def of(cls, folder: Path, name: str, fingerprint: str, split: Split) -> CacheEntry:
         """The entry of a log by name and fingerprint; the split's class may be the user's own, so its source counts."""
         events = Path(inspect.getfile(recalign.events)).parent
-        own = [Path(inspect.getfile(part)) for part in (store, splits, type(split), cls)]
-        code = sorted({sha256(file) for file in (*events.glob("*.py"), *own)})
+        own = [Path(__file__).with_name(f"{name}.py") for name in MADE_BY]
+        code = sorted({sha256(file) for file in (*events.glob("*.py"), *own, Path(inspect.getfile(type(split))))})
         key = digest(fingerprint, pl.__version__, code)[:16]
         return cls(folder / f"{name.replace(os.sep, '-')}-{key}")
 

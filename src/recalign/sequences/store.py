@@ -71,10 +71,14 @@ class Sequences:
         """Who belongs to a group. Shape: bool (U,)."""
         return np.full(self.num_users, True) if group == "all" else self.group == group
 
-    def item_counts(self, users: np.ndarray) -> np.ndarray:
-        """The training events of each item by some users. Shape: bool (U,) -> int64 (V,)."""
-        chosen = pl.Series(users).gather(self.frame["user"]) & (pl.col("split") == TRAIN)
-        return np.bincount(self.frame.filter(chosen)["item_id"].to_numpy(), minlength=self.num_items + 1)[1:]
+    def item_counts(self, users: Group = "all", high_only: bool = False) -> np.ndarray:
+        """Each item's training events by a group of users, or those with a high reward. Shape: -> int64 (V,)."""
+        events = self.frame
+        if users != "all":
+            events = events.filter(pl.Series(self.users_in(users)).gather(events["user"]))
+        if high_only:
+            events = events.filter(pl.col("high") & pl.col("reward").is_not_null())
+        return training_counts(events, self.num_items + 1, "item_id")[1:]
 
 
 def build(table: EventTable, split: Split, high: High | None, groups: UserGroups, min_events: int = 1) -> Sequences:
@@ -120,9 +124,9 @@ def assign(table: EventTable, split: Split) -> pl.DataFrame:
     return frame
 
 
-def training_counts(frame: pl.DataFrame, items: int) -> np.ndarray:
-    """Training events of each item. Shape: int64 (I,)."""
-    return np.bincount(frame["item"].filter(frame["split"] == TRAIN).to_numpy(), minlength=items)
+def training_counts(frame: pl.DataFrame, items: int, column: str = "item") -> np.ndarray:
+    """Training events of each item, numbered by a column from 0. Shape: int64 (I,)."""
+    return np.bincount(frame[column].filter(frame["split"] == TRAIN).to_numpy(), minlength=items)
 
 
 def part_sizes(frame: pl.DataFrame) -> np.ndarray:

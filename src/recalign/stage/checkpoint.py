@@ -149,13 +149,9 @@ class WholeCheckpointIO(TorchCheckpointIO):
             torch.save(checkpoint, file)
 
 
-def refuse_missing_weights(path: Path, model: LightningModule) -> None:
-    """Refuse a checkpoint that lacks weights of the model, as one of another version may.
-
-    Raises:
-        InputError: it does.
-    """
-    held = read_run_checkpoint(path)["state_dict"].keys() | prior_names(model)
+def refuse_missing_weights(checkpoint: dict[str, Any], path: Path, model: LightningModule) -> None:
+    """Refuse a checkpoint that lacks weights of the model, as one of another version may, with an InputError."""
+    held = checkpoint["state_dict"].keys() | prior_names(model)
     if missing := [name for name in model.state_dict() if name not in held]:
         raise InputError(f"missing: {missing[:5]}", where=str(path), remedy=OTHER_VERSION)
 
@@ -210,17 +206,12 @@ def refuse_other_model(path: Path, class_path: str, hyper_parameters: dict[str, 
         raise InputError("other hyper-parameters: " + "; ".join(differing), where=str(path), remedy=remedy)
 
 
-def refuse_lost_weights(path: Path, callbacks: Sequence[Callback]) -> None:
-    """Compare a checkpoint of other weights than were trained with the callbacks of the run that is to continue it.
+def refuse_lost_weights(checkpoint: dict[str, Any], path: Path, callbacks: Sequence[Callback]) -> None:
+    """Refuse to continue an average without the callback that made it, with an InputError.
 
-    Its ``state_dict`` is what was handed over, an average say. Only the callback that made it knows that training goes
-    on from other weights; without it the average would be trained with an optimiser's state that is not its own, in
-    silence.
-
-    Raises:
-        InputError: the callback is not among them.
+    Only that callback knows the weights from which training goes on. Without it the average would be trained, in
+    silence, with an optimiser's state that is not its own.
     """
-    checkpoint = read_run_checkpoint(path)
     making = {one.state_key for one in callbacks if isinstance(one, KeepRanking | WeightAveraging)}
     if TRAINED_WEIGHTS in checkpoint and not making & checkpoint["callbacks"].keys():
         raise InputError(

@@ -31,11 +31,15 @@ PRECISIONS = ("32", "32-true", "64", "64-true", "16-mixed", "bf16-mixed")
 
 
 def settings(config: Namespace, training: bool) -> None:
-    """Refuse settings of the trainer that no stage makes sense with.
+    """Refuse settings that no stage makes sense with.
 
     Raises:
         InputError: one of them is such a value.
     """
+    for spec in (config.model, config.data):
+        kind = imported(spec.class_path)
+        if hasattr(kind, "check_settings"):  # any LightningModule may be run
+            kind.check_settings(vars(spec.init_args))
     trainer, ours = config.trainer, issubclass(imported(config.model.class_path), StageModule)
     strategy = trainer.strategy if isinstance(trainer.strategy, str) else trainer.strategy.class_path
     if strategy.rsplit(".")[-1] not in STRATEGIES:
@@ -111,26 +115,27 @@ def after_reading(
             check_reward(facts["reward"], datamodule.reward, str(one.path))  # type: ignore[attr-defined]
     if parsed.checkpoint is None:
         return
-    known = read_run_checkpoint(parsed.checkpoint)["hyper_parameters"].get("num_items")
+    checkpoint = read_run_checkpoint(parsed.checkpoint)
+    known = checkpoint["hyper_parameters"].get("num_items")
     if known != datamodule.num_items:  # type: ignore[attr-defined]
         raise InputError(
             f"a checkpoint of a catalogue of {known} items, and the log has {datamodule.num_items}",  # type: ignore[attr-defined]
             where=str(parsed.checkpoint),
             remedy="give the log that it was trained on",
         )
-    refuse_missing_weights(parsed.checkpoint, model)
+    refuse_missing_weights(checkpoint, parsed.checkpoint, model)
     if not parsed.training:
         return
     own = model.configure_callbacks()
     callbacks = [*trainer.callbacks, *(own if isinstance(own, Sequence) else [own])]  # type: ignore[attr-defined]
-    refuse_lost_weights(parsed.checkpoint, callbacks)
+    refuse_lost_weights(checkpoint, parsed.checkpoint, callbacks)
     if parsed.continued is None:
         return
     if parsed.continued.fingerprint != fingerprint(datamodule):
         raise InputError("the data is not what this run began with", where="data", remedy=_ANEW)
-    for key, checkpoint in upstream.hashes(parsed.upstream).items():
-        if parsed.continued.upstream.get(key, checkpoint)["sha256"] != checkpoint["sha256"]:
-            raise InputError(f"{checkpoint['path']} is not what this run began with", where=key, remedy=_ANEW)
+    for key, now in upstream.hashes(parsed.upstream).items():
+        if parsed.continued.upstream.get(key, now)["sha256"] != now["sha256"]:
+            raise InputError(f"{now['path']} is not what this run began with", where=key, remedy=_ANEW)
 
 
 def _refuse_own_checkpoints(parsed: ParsedStage) -> None:

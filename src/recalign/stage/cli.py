@@ -24,12 +24,13 @@ from omegaconf.errors import OmegaConfBaseException
 
 from recalign.errors import InputError, nearest
 from recalign.processes import is_first
+from recalign.recommender.training import PolicyModule
 from recalign.stage import checks, given, lineage, record, upstream
 from recalign.stage.checkpoint import RunCheckpoint, WholeCheckpointIO
 from recalign.stage.classes import Argument, imported
 from recalign.stage.console import progress, quiet
 from recalign.stage.diagnosis import diagnose
-from recalign.stage.evaluated import EvaluatedPolicy, evaluated, trains_a_policy
+from recalign.stage.evaluated import EvaluatedPolicy, evaluated
 from recalign.stage.folder import RunConfig, RunFolder, cannot_write, swept
 from recalign.stage.guard import NaNGuard, StepSeeds
 from recalign.stage.manifest import Manifest
@@ -163,20 +164,18 @@ class StageCLI(LightningCLI):
         _import(config.run.imports)
         _fill_defaults(config)
         checks.settings(config, training=self.command == "fit")
-        for spec in (config.model, config.data):
-            kind = imported(spec.class_path)
-            if hasattr(kind, "check_settings"):  # any LightningModule may be run
-                kind.check_settings(vars(spec.init_args))
         if self.command == "fit":
             config.run.name = swept(config.run.name)
         run = RunConfig(**vars(config.run))
         log = config.data.init_args.log.name
         folder = RunFolder.of(run, run.chain or log, seed)
         checkpoint = _find_checkpoint(config.ckpt_path, folder, self.command)
-        if checkpoint and self.command != "fit" and (own := RunFolder(checkpoint.parent.parent)).config.is_file():
+        own = RunFolder(checkpoint.parent.parent) if checkpoint else None
+        trains = self.command == "fit"
+        if own and not trains and own.config.is_file():
             folder = own  # what is found out about a run stands in its own folder, wherever that was moved
-        continued = Manifest.read(RunFolder(checkpoint.parent.parent)) if checkpoint else None
-        alone = checkpoint is not None and self.command != "fit" and trains_a_policy(imported(config.model.class_path))
+        continued = Manifest.read(own) if own else None
+        alone = own is not None and not trains and issubclass(imported(config.model.class_path), PolicyModule)
         found = upstream.declared(config)
         if alone:  # it needs none of them
             for one in found:
@@ -316,7 +315,7 @@ def _clear_errors(folder: Path) -> Iterator[None]:
     except SIGTERMException as stop:
         raise SystemExit(128 + signal.SIGTERM) from stop
     except MisconfigurationException as error:
-        raise InputError(str(error)) from error
+        raise InputError(str(error), where="trainer", remedy="change what it names: --trainer.KEY VALUE") from error
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         ours = error.filename is not None and Path(error.filename).resolve().is_relative_to(folder.resolve())

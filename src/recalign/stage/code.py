@@ -158,9 +158,3 @@ def _absolute(node: ast.ImportFrom, module: str, path: Path) -> str:
         return node.module or ""
     parts = module.split(".") if path.name == "__init__.py" else module.split(".")[:-1]
     return ".".join([*parts[: len(parts) - node.level + 1], *([node.module] if node.module else [])])
-
-
-def forget() -> None:
-    """Read every file anew; a process otherwise reads each once, as it imports it once."""
-    for cached in (_installed, _file, _tree, _source_digest, _imports, _reexported):
-        cached.cache_clear()

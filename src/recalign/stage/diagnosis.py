@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -197,7 +198,7 @@ def _sets(given: Mapping[str, Any], key: str) -> bool:
 def _plain(hint: Any) -> list[Any]:
     """The types of a hint one by one."""
     inner = typing.get_args(hint)
-    union = typing.get_origin(hint) is typing.Union or type(hint).__name__ == "UnionType"
+    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
     return [one for part in inner for one in _plain(part)] if union else [hint]
 
 

@@ -25,11 +25,6 @@ class EvaluatedPolicy(PolicyModule):
         self.loaded.check(self.data)
 
 
-def trains_a_policy(kind: type) -> bool:
-    """Whether a checkpoint of this class is enough to evaluate it."""
-    return issubclass(kind, PolicyModule)
-
-
 def evaluated(checkpoint: str, trained: Namespace) -> Namespace:
     """The settings of an `EvaluatedPolicy` instead of those of the model that was trained."""
     taken = Namespace(checkpoint=checkpoint, top_k=trained.init_args.top_k)

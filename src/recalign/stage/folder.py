@@ -148,18 +148,12 @@ class RunFolder:
 
 def cannot_write(error: OSError, folder: Path) -> InputError:
     """The message for a file system that refuses a run folder."""
-    where = Path(error.filename or folder)
-    elsewhere = ", or write elsewhere with --run.root FOLDER" if _within(where, folder) else ""
+    where = Path(error.filename or folder).resolve()
+    inside = where.is_relative_to(folder.parent.resolve())
+    elsewhere = ", or write elsewhere with --run.root FOLDER" if inside else ""
+    mount = next(place for place in (where, *where.parents) if place.is_mount())
     return InputError(
-        f"cannot be written: {error.strerror or error} (disk mounted at {_mount(where)})",
-        where=str(where),
+        f"cannot be written: {error.strerror or error} (disk mounted at {mount})",
+        where=str(error.filename or folder),
         remedy=f"free space or rights there{elsewhere}",
     )
-
-
-def _within(path: Path, folder: Path) -> bool:
-    return path.resolve().is_relative_to(folder.parent.resolve())
-
-
-def _mount(path: Path) -> Path:
-    return next(place for place in (path.resolve(), *path.resolve().parents) if place.is_mount())

@@ -51,8 +51,13 @@ def lay_file(settings: Settings, content: Settings, source: str, own: bool = Fal
     Raises:
         InputError: it is a log's YAML before the stage's.
     """
-    if not own and isinstance(content.get("data"), dict) and "class_path" not in content["data"]:
-        _require_class(settings, source)
+    is_log = isinstance(content.get("data"), dict) and "class_path" not in content["data"]
+    if is_log and not own and "class_path" not in settings.get("data", {}):
+        raise InputError(
+            "data has values but no class yet",
+            where=source,
+            remedy="a log's YAML comes after the stage's: recalign fit recommender LOG",
+        )
     return merge(_without_replaced(settings, content), content)
 
 
@@ -62,7 +67,8 @@ def sources(words: Sequence[str]) -> Iterator[tuple[str, Settings, bool]]:
     for word in rest:
         option, equals, value = word.partition("=")
         if not option.startswith("-"):
-            raise _unexpected(word)
+            remedy = f"did you mean --config {word}?" if word.endswith(FILE_TYPES) else "options begin with --"
+            raise InputError(f"unexpected word {word!r}", remedy=remedy)
         if not equals:
             value = next(rest, "--")
             if value.startswith("--"):
@@ -185,20 +191,6 @@ def _without_replaced(settings: Settings, given: Settings) -> Settings:
     }
     kept = {key: value for key, value in earlier.items() if key not in replaced}
     return settings | {"data": settings["data"] | {"init_args": kept}}
-
-
-def _require_class(settings: Settings, source: str) -> None:
-    if "class_path" not in settings.get("data", {}):
-        raise InputError(
-            "data has values but no class yet",
-            where=source,
-            remedy="a log's YAML comes after the stage's: recalign fit recommender LOG",
-        )
-
-
-def _unexpected(word: str) -> InputError:
-    remedy = f"did you mean --config {word}?" if word.endswith(FILE_TYPES) else "options begin with --"
-    return InputError(f"unexpected word {word!r}", remedy=remedy)
 
 
 def set_keys(settings: Any) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import recalign
 from recalign.errors import InputError
-from recalign.files import digest, sha256, write_json
+from recalign.files import changed, digest, write_json
 from recalign.stage.code import STAGE, class_paths, code_digest
 from recalign.stage.folder import RunFolder
 
@@ -83,9 +83,7 @@ class Manifest:
 
     def is_whole(self, folder: RunFolder) -> bool:
         """Whether all that the run left is there, unaltered."""
-        files = {folder.path / name: known for name, known in self.digests.items()}
-        handed_over = folder.path / str(self.checkpoint)
-        return handed_over.is_file() and all(file.is_file() and sha256(file) == known for file, known in files.items())
+        return (folder.path / str(self.checkpoint)).is_file() and not changed(folder.path, self.digests)
 
     def write(self, folder: RunFolder) -> None:
         """Write it into a run folder, whole or not at all."""

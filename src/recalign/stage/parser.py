@@ -63,4 +63,6 @@ def constructing() -> Iterator[None]:
         cause = cause.__cause__
     if isinstance(cause, ImportError):
         raise InputError(f"a package is missing: {cause}", remedy="install it, or leave out what needs it") from cause
-    raise InputError(str(cause)) if isinstance(cause, ValueError) else cause
+    if isinstance(cause, ValueError):
+        raise InputError(str(cause), remedy=f"give another value; {diagnosis.SEE}") from cause
+    raise cause

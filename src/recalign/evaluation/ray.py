@@ -1,0 +1,69 @@
+"""NDCG of policies along a ray; what its points share is computed once."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from recalign.evaluation.baselines import CatalogueScores, Rerank
+from recalign.metrics import RankMetrics
+from recalign.recommender.interpolation import ndcg
+from recalign.recommender.policy import Policy, chunks
+from recalign.sequences import Batch, EventDataModule
+
+KEPT = 2**25  # numbers that are kept of one network at most, 128 MB: one for each event and item
+
+
+class ValidationRanking:
+    """NDCG@10 of policies on the validation events of users A.
+
+    A reranked policy adds scores, times a strength, to log-probabilities. Neither depends on the strength, so both are
+    computed once and kept. If they are more than `KEPT` numbers each, every policy computes them anew.
+
+    Args:
+        start: its log-probabilities are kept. An interpolated policy stands at one point of a ray, so its own are not.
+        data: the log.
+        device: where to work.
+    """
+
+    def __init__(self, start: Policy, data: EventDataModule, device: torch.device) -> None:
+        self.start, self.device, self.num_items = start, device, data.num_items
+        windows = data.windows("validation", "A")
+        self._loader, self._keeps = data.loader(windows), len(windows.target) * data.num_items <= KEPT
+        self._kept = functools.cache(self._read)
+
+    @torch.no_grad()
+    def ndcg(self, policy: Policy) -> float:
+        """NDCG@10 of a policy; NaN if there is no event."""
+        policy.eval().to(self.device)
+        if not (self._keeps and isinstance(policy, Rerank)):
+            return ndcg(policy, self._loader, self.device)
+        read = self._kept if policy.policy is self.start else self._read
+        logp, scores = read(policy.policy, _log_probs), self._kept(policy.reward, _scores)
+        metric = RankMetrics((10,), sync_on_compute=False).to(self.device)
+        for batch, logp_TV, score_TV in zip(self._batches, logp, scores, strict=True):
+            metric.update(policy.ranks(CatalogueScores(logp_TV, score_TV), batch.target_T, batch.seen_N))
+        return float(metric.compute()["ndcg@10"])
+
+    @functools.cached_property
+    def _batches(self) -> list[Batch]:
+        return [batch.to(self.device) for batch in self._loader]
+
+    def _read(self, net: Any, of: Callable[[Any, Batch, list[slice]], list[Tensor]]) -> list[Tensor]:
+        """What a network says of all items before each target, batch by batch. Shape: -> (T, V) each."""
+        parts = (chunks(len(batch.target_T), self.num_items) for batch in self._batches)
+        return [torch.cat(of(net, batch, part)) for batch, part in zip(self._batches, parts, strict=True)]
+
+
+def _log_probs(policy: Policy, batch: Batch, parts: list[slice]) -> list[Tensor]:
+    state = policy.encode(batch)
+    return [policy.log_probs(state[part]) for part in parts]
+
+
+def _scores(scores: Any, batch: Batch, parts: list[slice]) -> list[Tensor]:
+    states_KTS = scores.states(batch)
+    return [scores.predict(states_KTS[:, part]) for part in parts]

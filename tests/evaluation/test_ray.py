@@ -1,0 +1,52 @@
+"""NDCG along a ray is that of the policies asked one by one; what the points share is computed once."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import small
+import torch
+
+from recalign.evaluation import ray
+from recalign.evaluation.baselines import ItemScores, LowerBound, Rerank, log_counts
+from recalign.evaluation.methods import interpolate
+from recalign.evaluation.ray import ValidationRanking
+from recalign.recommender.checkpoint import load_net
+from recalign.recommender.interpolation import ndcg
+from recalign.reward import RewardData
+
+CPU = torch.device("cpu")
+STRENGTHS = (0.0, 0.3, -2.0)
+
+
+@pytest.fixture(scope="module")
+def data(log_root):
+    return small.data_of(RewardData, log_root, "tastes")
+
+
+@pytest.mark.parametrize("kept", [0, ray.KEPT])
+def test_it_is_the_ndcg_of_each_policy_alone(data, cloned, rewarded, monkeypatch, kept):
+    monkeypatch.setattr(ray, "KEPT", kept)
+    start, reward = load_net(cloned, "policy").net, load_net(rewarded, "reward").net
+    trained = copy.deepcopy(start)
+    torch.nn.init.normal_(trained.item_embedding.weight)
+    ranking, loader = ValidationRanking(start, data, CPU), data.loader(data.windows("validation", "A"))
+    for scores in (reward, LowerBound(reward, 2.0), ItemScores(log_counts(data.sequences))):
+        policies = [Rerank(start, scores, strength) for strength in STRENGTHS]
+        policies += [Rerank(interpolate(start, trained, reach), scores, reach) for reach in (0.5, 1.0)]
+        expected = [ndcg(policy.eval(), loader, CPU) for policy in policies]
+        assert [ranking.ndcg(policy) for policy in policies] == expected
+        assert len(set(expected)) > 2
+    assert ranking.ndcg(start) == ndcg(start, loader, CPU)
+
+
+def test_histories_are_read_once(data, cloned, rewarded, monkeypatch):
+    start, reward = load_net(cloned, "policy").net, load_net(rewarded, "reward").net
+    ranking, read = ValidationRanking(start, data, CPU), []
+    for net, name in ((start, "encode"), (reward, "states")):
+        original = getattr(net, name)
+        monkeypatch.setattr(net, name, lambda batch, of=original, name=name: (read.append(name), of(batch))[1])
+    for strength in STRENGTHS:
+        ranking.ndcg(Rerank(start, reward, strength))
+    assert read.count("encode") == read.count("states") == len(data.loader(data.windows("validation", "A")))
