@@ -16,6 +16,7 @@ DESCRIBED = {
     "recommend": ("commands.py", "recommend"),
     "report": ("evaluation/report.py", "report"),
     "simulate": ("simulation/world.py", "World"),
+    "tune": ("chain/tune.py", "Tune"),
     "tokenize": ("semantic_ids/command.py", "tokenize"),
 }
 """Commands, and the function or class whose arguments are their options."""

@@ -85,29 +85,30 @@ def parse_stage(args: Sequence[str] | Request) -> ParsedStage:
         return StageCLI(args).parsed
 
 
-def run_stage(args: Sequence[str] | Request) -> StageResult:
+def run_stage(args: Sequence[str] | Request, *callbacks: Callback) -> StageResult:
     """Run ``recalign fit|validate|test|predict`` in this process.
 
     Args:
         args: as for `parse_stage`.
+        *callbacks: beside the configured ones; they are in no record of the run.
 
     Raises:
         InputError: before training, for anything the user gave that cannot be used; during training for a full disk.
         TrainingError: training cannot go on (a loss that is NaN).
     """
     with quiet():
-        return StageCLI(args).run()
+        return StageCLI(args, *callbacks).run()
 
 
 class StageCLI(LightningCLI):
     """LightningCLI in two steps: the constructor parses, `run` does the rest.
 
     Args:
-        args: as for `parse_stage`.
+        args, callbacks: as for `run_stage`.
     """
 
-    def __init__(self, args: Sequence[str] | Request) -> None:
-        self.request = args
+    def __init__(self, args: Sequence[str] | Request, *callbacks: Callback) -> None:
+        self.request, self.callbacks = args, callbacks
         self.words = args.words() if isinstance(args, Request) else list(args)
         self.command = next(iter(self.words), "")
         if self.command not in COMMANDS:
@@ -241,7 +242,7 @@ class StageCLI(LightningCLI):
         self.config_init["checkpoint"].dirpath = str(parsed.folder.checkpoints.resolve())
         loggers = config.logger if isinstance(config.logger, list) else [config.logger]
         self.own_loggers = [logger for logger in loggers if not isinstance(logger, bool | None)]
-        callbacks: list[Callback] = [NaNGuard(parsed.folder.last), StepSeeds(parsed.seed), Watch()]
+        callbacks: list[Callback] = [NaNGuard(parsed.folder.last), StepSeeds(parsed.seed), Watch(), *self.callbacks]
         theirs = config.callbacks if isinstance(config.callbacks, list) else [config.callbacks]
         if config.enable_progress_bar is not False and not any(isinstance(c, ProgressBar) for c in theirs):
             callbacks.append(progress(parsed.run.name))
