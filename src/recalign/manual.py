@@ -34,7 +34,7 @@ NAME ...             YAML of the stage and of the log, such as: asft ml-1m
 """Options of the commands that run a stage."""
 
 STAGES = ("fit", "validate", "test", "predict")
-WIDTH = 100
+WIDTH = 80
 
 
 def manual(command: str, summary: str) -> str | None:

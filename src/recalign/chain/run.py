@@ -138,7 +138,7 @@ def _evaluate(plan: Plan, seed: int, done: Results) -> None:
         plan.folder, seed, runs, base, data, device=plan.device(), code=code_digest(EVALUATION)
     )
     if not evaluated:
-        say(f"  unchanged: {plan.folder}")
+        say(f"  unchanged: the evaluation of seed {seed}")
 
 
 def _require_same_log(folder: Path, log: str) -> None:

@@ -18,10 +18,10 @@ from recalign.chain.progress import say
 from recalign.chain.space import Settings, Spaces, proposals
 from recalign.chain.train import base_checkpoints, named, train
 from recalign.errors import InputError, TrainingError
-from recalign.evaluation.comparison import ALL
+from recalign.evaluation.comparison import ALL, HIGH
 from recalign.evaluation.methods import BASE_STAGES, MethodRun, is_trained
 from recalign.evaluation.report import WIDTH
-from recalign.evaluation.selection import KEPT, MEASURED, POPULARITY, SEARCH, Figures, choose, choose_by_rank, validate
+from recalign.evaluation.selection import KEPT, SEARCH, SELECT, Figures, choose, choose_by_rank, validate
 from recalign.files import write_text
 from recalign.stage import ParsedStage
 from recalign.stage.code import EVALUATION, code_digest
@@ -188,16 +188,16 @@ def table(frame: pl.DataFrame, seed: int) -> Table:
     """
     shown = Table(
         title=f"settings chosen on validation, seed {seed}",
-        caption="by value: the highest select_judge@10 among those that keep what the price asks for of all/ndcg@10",
+        caption=f"by value: highest {SELECT} that keeps the price; {SEARCH} has all trials and figures",
         padding=(0, 1, 0, 0),
         box=None,
     )
     for heading in ("method", "chosen by", "setting"):
         shown.add_column(heading)
-    metrics = [metric for metric in MEASURED if metric in frame.columns and metric != POPULARITY]  # for the width
+    metrics = (SELECT, HIGH)
     for metric in metrics:
         shown.add_column(metric.removeprefix("value/"), justify="right", no_wrap=True)
-    for rule, column in (("value", "chosen"), ("high/ndcg@10", "chosen_by_high")):
+    for rule, column in (("value", "chosen"), (HIGH, "chosen_by_high")):
         for row in frame.filter(pl.col(column)).iter_rows(named=True):
             parts = [f"{key} {value}" for key, value in json.loads(row["settings"]).items()]
             parts += [f"{key} {value} (given)" for key, value in json.loads(row["fixed"]).items()]

@@ -21,6 +21,7 @@ from recalign.chain.space import Settings, Spaces, proposals, require_optuna
 from recalign.chain.train import train, trial
 from recalign.errors import InputError, TrainingError, nearest
 from recalign.evaluation.judged import SelectionValue
+from recalign.evaluation.report import WIDTH
 from recalign.evaluation.selection import SELECT
 from recalign.files import digest, held, write_text
 from recalign.keys import options
@@ -140,7 +141,7 @@ class Tuning:
             raise tried[-1]
         best = min(values, key=lambda number: _rank(tried[number], self.goal))
         _write(self.out, self.settings[best], f"{self.metric} {values[best]:.4g}, the best of {len(tried)} trials")
-        Console(width=80).print(self._table(tried, best))
+        Console(width=WIDTH).print(self._table(tried, best))
         say(f"{self.out}: give it after the stage's YAML, recalign fit ... --config {self.out}")
         return self.out
 
