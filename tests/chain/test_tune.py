@@ -50,7 +50,7 @@ def test_the_best_trial_becomes_a_yaml_that_fit_takes(again: Path, first: tuple[
     figures = [best_value(again / FOLDER / f"trial-{n}/seed-0/metrics.csv", "rank/all/ndcg@10", "max") for n in (0, 1)]
     best = runs[figures.index(max(figures))]["model"]["init_args"]
     assert tuned == {key: best[key] for key in ("lr", "temperature")}
-    fitted = tiny.recalign(again, "fit", *STAGE[:2], str(FOLDER / "tuned.yaml"), *STAGE[2:], "--trainer.max_steps=1")
+    fitted = tiny.recalign(again, "fit", *STAGE[:2], str(FOLDER / "tuned.yaml"), *STAGE[2:], "--trainer.max_epochs=1")
     assert fitted.code == 0, fitted.err
     config = yaml.safe_load((again / "runs/simulated/recommender/seed-0/config.yaml").read_text())
     assert config["model"]["init_args"]["lr"] == tuned["lr"]
@@ -114,6 +114,12 @@ def test_a_figure_that_is_not_logged_is_named(again: Path):
     assert result.code == 2
     assert "the run logs no 'rank/all/ndcg'" in result.err
     assert "did you mean rank/all/ndcg@10?" in result.err
+
+
+def test_what_a_method_starts_from_has_to_be_there(first: tuple[Path, tiny.Said]):
+    result = tiny.recalign(first[0], "tune", "asft", "simulated", "--data.root=data", "--run.chain=other")
+    assert (result.code, result.out) == (2, "")
+    assert "recalign fit recommender LOG --seed_everything=0 --run.chain=other" in result.err
 
 
 def test_optuna_that_is_missing_is_an_error_with_its_installation(again: Path, monkeypatch: pytest.MonkeyPatch):

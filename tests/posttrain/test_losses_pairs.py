@@ -39,6 +39,7 @@ def test_by_hand(loss):
     value, figures = preference(WINNER, LOSER, loss, beta=0.5, gamma=0.3)
     assert value.item() == pytest.approx(BY_HAND[loss], rel=1e-5)
     expected = {"accuracy": 0.75, "margin": 2.5 / 4, "winner": -0.25, "loser": -3.5 / 4}
+    assert figures.pop("margins").equal(WINNER[:, None] - LOSER)
     assert {k: v.item() for k, v in figures.items()} == pytest.approx(expected)
 
 

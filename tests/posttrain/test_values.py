@@ -107,5 +107,5 @@ def test_other_learning_rates_reach_what_learns_values(start):
 @pytest.mark.parametrize("kind", [CQL, IQL, AWAC, SA2C])
 def test_values_and_advantages_are_histograms_of_logged_steps(data, start, tmp_path, kind):
     kept = small.histograms(small.free(kind, policy=start), data, tmp_path)
-    assert {name: len(found) for name, found in kept.items()} == {"value/values": 2, "value/advantages": 2}
+    assert {name: len(found) for name, found in kept.items()} == {"value/values": 1, "value/advantages": 1}
     assert all(values.size > 1 for found in kept.values() for values in found)

@@ -25,7 +25,7 @@ from recalign.evaluation.report import WIDTH
 from recalign.evaluation.selection import SELECT
 from recalign.files import digest, held, write_text
 from recalign.keys import options
-from recalign.stage import ParsedStage, parse_stage
+from recalign.stage import ParsedStage, parse_stage, upstream
 from recalign.stage.console import quiet
 from recalign.stage.given import merge, nested, set_keys, sources
 from recalign.stage.parser import StageParser, constructing
@@ -95,6 +95,8 @@ class Tuning:
             raise InputError(f"{how.trials} is not above 0", where="trials", remedy="give a number of trials")
         self.spaces = Spaces(configs.find(how.space or "search"))
         self.stage = parse_stage(["fit", *words])
+        if any(one.path is None for one in self.stage.upstream):
+            upstream.require(self.stage.upstream, self.stage.folder, self.stage.log)  # says what to run first
         self.metric, self.goal = self._metric(how)
         if self.metric == SELECT and "SelectionValue" not in str(self.stage.config["trainer"]["callbacks"]):
             self.stage = parse_stage([*self.stage.words, *_judged(self.stage)])
@@ -127,7 +129,7 @@ class Tuning:
             The YAML, which `recalign fit` takes after the stage's.
 
         Raises:
-            InputError, TrainingError: the last trial's, where none could be trained.
+            InputError, TrainingError: the last trial's, where none could be trained; the runs log no such figure.
         """
         remedy = "let it finish, or tune in another --run.root"
         with quiet(), held(self.folder, "tuning", remedy):
@@ -146,7 +148,7 @@ class Tuning:
         return self.out
 
     def _study(self) -> Any:
-        """The study on disk. A trial that a killed process left running has failed: its settings are tried again."""
+        """The study on disk. A trial that an earlier call left running has failed: its settings are tried again."""
         optuna = require_optuna()
         self.folder.mkdir(parents=True, exist_ok=True)
         study = optuna.create_study(
@@ -180,13 +182,13 @@ class Tuning:
             asked.set_user_attr("settings", settings)
             pruning = Pruning(asked, self.metric)
             train(parsed, pruning)
-            if pruning.pruned:
-                say("  ended early: behind the median of the trials before it")
-                return study.tell(asked, state=TrialState.PRUNED)
-            return study.tell(asked, best_value(parsed.folder.figures("fit"), self.metric, self.goal))
         except (InputError, TrainingError) as error:
             say(f"  cannot be trained: {error}")
             return error
+        if pruning.pruned:
+            say("  ended early: behind the median of the trials before it")
+            return study.tell(asked, state=TrialState.PRUNED)
+        return study.tell(asked, best_value(parsed.folder.figures("fit"), self.metric, self.goal))
 
     def _table(self, tried: Sequence[Any], best: int) -> Table:
         """The trials, the best first, those that could not be trained last."""

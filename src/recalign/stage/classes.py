@@ -14,11 +14,15 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch import callbacks, loggers
+from torch import optim
 
 from recalign.errors import nearest
 
-BARE: dict[str, type] = {name: getattr(room, name) for room in (callbacks, loggers) for name in room.__all__}
-"""Lightning's callbacks and loggers, which may be named without their module."""
+ROOMS = (callbacks, loggers, optim, optim.lr_scheduler)
+BARE: dict[str, type] = {
+    name: getattr(room, name) for room in ROOMS for name in room.__all__ if isinstance(getattr(room, name), type)
+}
+"""Lightning's callbacks and loggers, torch's optimisers and schedulers: they may be named without their module."""
 
 
 @dataclass(frozen=True)

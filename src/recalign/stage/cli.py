@@ -17,10 +17,12 @@ from jsonargparse import ArgumentError, Namespace
 from lightning import LightningDataModule, LightningModule, Trainer, seed_everything
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, ProgressBar
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, ReduceLROnPlateau
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf.errors import OmegaConfBaseException
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from recalign.errors import InputError, nearest
 from recalign.processes import is_first
@@ -40,6 +42,8 @@ from recalign.stage.request import Request
 from recalign.stage.watch import Watch
 
 COMMANDS = ("fit", "validate", "test", "predict")
+OPTIMIZATION = ("optimizer", "lr_scheduler")
+"""LightningCLI's own, in place of what a stage would take; a configuration mentions them only where they are given."""
 TRAINER_DEFAULTS = {"devices": 1, "log_every_n_steps": 10, "enable_model_summary": False}
 TAKES = {
     "seed_everything": Argument(int, 0),
@@ -49,6 +53,8 @@ TAKES = {
     "model": Argument(LightningModule, required=True),
     "data": Argument(LightningDataModule, required=True),
     "ckpt_path": Argument(str | None),
+    "optimizer": Argument(Optimizer | None),
+    "lr_scheduler": Argument(LRScheduler | ReduceLROnPlateau | None),
 }
 """What a stage may be given."""
 
@@ -128,7 +134,6 @@ class StageCLI(LightningCLI):
             subclass_mode_data=True,
             args=settings,
             run=False,  # or a checkpoint's hyper-parameters, even its class, replace what is configured
-            auto_configure_optimizers=False,
         )
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -161,6 +166,9 @@ class StageCLI(LightningCLI):
         seed = config.seed_everything
         if not 0 <= seed < 2**32:  # numpy's limits
             raise InputError(f"{seed} is no seed", where="seed_everything", remedy="give 0 or more")
+        if config.lr_scheduler and not config.optimizer:  # LightningCLI would pass over it without a word
+            remedy = "add it: --optimizer AdamW --optimizer.lr 0.001"
+            raise InputError("a scheduler needs an optimizer", where="lr_scheduler", remedy=remedy)
         _import(config.run.imports)
         _fill_defaults(config)
         checks.settings(config, training=self.command == "fit")
@@ -189,6 +197,7 @@ class StageCLI(LightningCLI):
         upstream.resolve(found, folder, log)
         upstream.fill(config, found)
         resolved = yaml.safe_load(parser.dump(config, skip_unset=False))
+        resolved = {key: value for key, value in resolved.items() if value is not None or key not in OPTIMIZATION}
         parsed = ParsedStage(
             self.request, self.words, self.command, resolved, run, seed, log, folder, checkpoint, continued, found
         )

@@ -27,6 +27,7 @@ _NOISE = (
     r".*You're resuming from a checkpoint that ended before the epoch ended.*",  # our loaders can be saved mid-epoch
     r".*module\(s\) in eval mode.*",  # frozen networks are meant to be
     r".*predict returned None.*",  # recommendations are written, not returned
+    r".*configure_optimizers` will be overridden.*",  # --optimizer asks for that
     r".*GPU available but not used.*",
     r".*srun.*command is available.*",
     r".*MLFlow only allows.*",  # it leaves the @ out of ndcg@10, at every row

@@ -22,8 +22,8 @@ GIVEN_BY = {
 OTHER_COMMAND = {"methods": "this is a chain's YAML: recalign chain", "model": "this is a stage's YAML: recalign fit"}
 SEE = "see --help for what may be given"
 LONG = 200  # characters: what the parser quotes whole tells a reader nothing
-LINKED = ("model.num_items",)
-"""Filled in from the data."""
+LINKED = ("model.num_items", "optimizer.params", "lr_scheduler.optimizer")
+"""Filled in from the data, or the model."""
 UNNAMED = (LightningModule, LightningDataModule)
 """Classes that say nothing about what they take: one of theirs has to be named."""
 
