@@ -308,7 +308,8 @@ def test_another_optimizer_and_a_scheduler_take_the_place_of_the_stages_own():
     ("word", "said"),
     [
         ("--lr_scheduler=ConstantLR", "lr_scheduler: a scheduler needs an optimizer"),
-        ("--optimizer=Adamm", "there is no class 'Adamm'"),
+        ("--optimizer=Adamm", "there is no class 'Adamm'\n  -> did you mean Adam?"),
+        ("--optimizer.lr=0.1", "optimizer has values but no class yet\n  -> name the class first: --optimizer CLASS"),
     ],
 )
 def test_an_optimizer_that_cannot_be_used_is_named(word: str, said: str):

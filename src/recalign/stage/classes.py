@@ -14,7 +14,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch import callbacks, loggers
-from torch import optim
+from torch import Tensor, optim
 
 from recalign.errors import nearest
 
@@ -83,7 +83,7 @@ def arguments_of(function: Any) -> dict[str, Argument]:
 def classes_in(hint: Any) -> list[type]:
     """Classes among the types of a hint, also in its lists; plain types such as int are none."""
     if isinstance(hint, type) and not typing.get_origin(hint) and hint is not Any:
-        plain = hint.__module__ in ("builtins", "pathlib", "datetime") or issubclass(hint, int | float | str)
+        plain = hint.__module__ in ("builtins", "pathlib", "datetime") or issubclass(hint, int | float | str | Tensor)
         return [] if plain else [hint]
     return [kind for inner in typing.get_args(hint) for kind in classes_in(inner)]
 

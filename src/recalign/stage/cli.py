@@ -53,8 +53,8 @@ TAKES = {
     "model": Argument(LightningModule, required=True),
     "data": Argument(LightningDataModule, required=True),
     "ckpt_path": Argument(str | None),
-    "optimizer": Argument(Optimizer | None),
-    "lr_scheduler": Argument(LRScheduler | ReduceLROnPlateau | None),
+    "optimizer": Argument(Optimizer | None, {}),
+    "lr_scheduler": Argument(LRScheduler | ReduceLROnPlateau | None, {}),
 }
 """What a stage may be given."""
 
