@@ -51,5 +51,5 @@ def test_our_own_words_through_lightnings_logger_are_heard(caplog: pytest.LogCap
 def test_a_warning_is_one_plain_line():
     before = warnings.formatwarning
     with quiet():
-        assert warnings.formatwarning("few events\n  have it", UserWarning, "a.py", 3) == "warning: few events have it\n"
+        assert warnings.formatwarning("few\n  events", UserWarning, "a.py", 3) == "warning: few events\n"
     assert warnings.formatwarning is before
