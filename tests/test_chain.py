@@ -65,7 +65,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def commands(out: str) -> list[str]:
-    return [line for line in out.splitlines() if line.startswith("recalign fit")]
+    return [line.strip() for line in out.splitlines() if line.startswith("  recalign fit")]
 
 
 def stages(out: str) -> list[str]:
@@ -113,6 +113,16 @@ def test_what_a_chain_says_can_be_read(first: tuple[Path, tiny.Said]):
     assert "all/ndcg@10" in said.out
 
 
+def test_a_chain_says_one_line_a_stage_and_no_command_unless_asked(again: Path):
+    said = tiny.recalign(again, "chain", "--config", "conf/chain/tiny.yaml", "--stages.asft.model.temperature=0.9")
+    assert said.code == 0, said.err
+    named = [*(f"{stage}/seed-0" for stage in TRAINED), "evaluation/seed-0"]
+    lines = [line for line in said.out.splitlines() if line.startswith("stage ")]
+    assert [line.rpartition(": ")[2] for line in lines] == named
+    assert [line.partition(" of ")[0] for line in lines] == [f"stage {n + 1}" for n in range(len(named))]
+    assert "recalign fit" not in said.out
+
+
 def test_two_workers_leave_the_figures_of_one_process(first: tuple[Path, tiny.Said], tmp_path: Path):
     tiny.prepare(tmp_path)
     said = tiny.chain(tmp_path, "--workers=2")
@@ -120,7 +130,7 @@ def test_two_workers_leave_the_figures_of_one_process(first: tuple[Path, tiny.Sa
     tables = [(folder / RUNS / "comparison.csv").read_text().splitlines() for folder in (first[0], tmp_path)]
     ours, theirs = ([row for row in table if "cost/seconds" not in row] for table in tables)
     assert ours == theirs
-    assert "7/7 evaluation/seed-0\n" in said.out
+    assert "7 of 7 done: evaluation/seed-0\n" in said.out
     assert "recalign fit" in (tmp_path / RUNS / "logs/asft-seed-0.log").read_text()
     assert json.loads((tmp_path / RUNS / "asft/seed-0/manifest.json").read_text())["threads"] == 1
 
@@ -132,7 +142,7 @@ def test_a_second_call_runs_nothing_and_says_so(again: Path):
     assert said.code == 0
     assert commands(said.out) == []
     assert [f"unchanged: runs/tiny/{stage}/seed-0" in said.out for stage in TRAINED] == [True] * len(TRAINED)
-    assert "evaluation, seed 0: unchanged" in said.out
+    assert "unchanged: the evaluation of seed 0" in said.out
     assert {path: path.stat().st_mtime_ns for path in again.glob("runs/tiny/*/seed-0/**/*")} == written
     assert (again / RUNS / "comparison.csv").read_text() == table
 

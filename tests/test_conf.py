@@ -234,3 +234,12 @@ def test_a_recommender_is_the_same_from_yaml_and_from_python():
     network = defaults(encoder["class_path"]) | {"max_length": encoder["init_args"]["max_length"]}
     assert type(Recommender(9).policy.encoder).__name__ == encoder["class_path"].rpartition(".")[2]
     assert encoder["init_args"] == {key: network[key] for key in encoder["init_args"]}
+
+
+@pytest.mark.parametrize("stage", ["recommender", "reward", "judge"])
+def test_the_patience_of_early_stopping_is_one_option(stage: str):
+    files = [CONF / f"{stage}.yaml", CONF / "data/ml-1m.yaml"]
+    words = [word for file in files for word in ("--config", str(file))]
+    callbacks = parse_stage(["fit", *words, "--trainer.callbacks.patience=9"]).config["trainer"]["callbacks"]
+    found = {one["class_path"].rpartition(".")[2]: one["init_args"].get("patience") for one in callbacks}
+    assert found["EarlyStopping"] == 9

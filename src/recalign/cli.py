@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import inspect
 import os
 import sys
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from typing import Any
 
 from recalign import __version__, configs, cores
 from recalign.errors import InputError, TrainingError, nearest
+from recalign.keys import with_flags
 from recalign.manual import manual
 
 COMMANDS = {
@@ -21,6 +21,7 @@ COMMANDS = {
     "check": "what a log holds and how it is divided, before any training",
     "prepare": "prepare a log that is larger than memory, in partitions of its users",
     "configs": "list the YAML that is shipped, or print one",
+    "tune": "search the settings of one stage or method, and write the best as YAML for fit",
     "fit": "train one stage (LightningCLI): recommender, reward model, a post-training method",
     "validate": "validation figures of a trained stage",
     "test": "test figures of a trained stage",
@@ -38,11 +39,11 @@ KINDS = {
     "check": ("data",),
     "tokenize": ("data",),
     "prepare": ("data",),
-    **dict.fromkeys(("fit", "validate", "test", "predict"), ("", "data")),
+    **dict.fromkeys(("fit", "validate", "test", "predict", "tune"), ("", "data")),
 }
 """Commands that take names of YAML, and the folder of conf/ that each name is first looked for in."""
 
-TRAINING = ("chain", "fit")
+TRAINING = ("chain", "fit", "tune")
 """Commands that keep the cores busy for long."""
 
 USAGE = """\
@@ -90,7 +91,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"recalign {command}: {error}", file=sys.stderr)
         return 3
     except KeyboardInterrupt:
-        remedy = "\n  -> the same command goes on where it stopped" if command == "chain" else ""
+        remedy = "\n  -> the same command goes on where it stopped" if command in ("chain", "tune") else ""
         print(f"recalign {command}: interrupted{remedy}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # whoever read the output has left, as `head` does
@@ -146,6 +147,10 @@ def _run(command: str, words: list[str]) -> None:
         from recalign.chain import chain
 
         chain(words)
+    elif command == "tune":
+        from recalign.chain.tune import tune
+
+        tune(words)
     elif command in COMMANDS:
         _call(command, _functions()[command], words)
     else:
@@ -188,17 +193,8 @@ def _call(name: str, function: Callable[..., Any], words: list[str]) -> None:
     parser = StageParser(prog=f"recalign {name}", description=COMMANDS[name], allow_abbrev=False)
     parser.add_argument("--config", "-c", action=ActionConfigFile, help="YAML file with any of these settings")
     parser.add_function_arguments(function, as_positional=True)
-    parsed = parser.parse_args(_with_flags(function, words))
+    parsed = parser.parse_args(with_flags(function, words))
     with constructing():
         settings = parser.instantiate(parsed).as_dict()
     del settings["config"]
     function(**settings)
-
-
-def _with_flags(function: Callable[..., Any], words: list[str]) -> list[str]:
-    """Write a bare flag as the parser wants it: ``--dry-run`` -> ``--dry_run=true``."""
-    switches = [
-        name for name, one in inspect.signature(function).parameters.items() if one.annotation in (bool, "bool")
-    ]
-    flags = {f"--{name.replace('_', mark)}": f"--{name}=true" for name in switches for mark in "-_"}
-    return [flags.get(word, word) if after.startswith("-") else word for word, after in pairwise([*words, "--"])]

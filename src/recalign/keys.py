@@ -1,7 +1,11 @@
-"""Settings as nested dictionaries and as dotted keys."""
+"""Settings as nested dictionaries, as dotted keys and as words of a command."""
 
 from __future__ import annotations
 
+import inspect
+import json
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 
@@ -19,3 +23,22 @@ def leaves(tree: Any, prefix: str = "") -> dict[str, Any]:
 def short(key: str) -> str:
     """A dotted key as a user types it, without ``init_args``: ``model.init_args.lr`` -> ``model.lr``."""
     return ".".join(part for part in key.split(".") if part != "init_args")
+
+
+def options(settings: Mapping[str, Any]) -> list[str]:
+    """Settings by dotted key as words of a command: ``{"model.lr": 0.1}`` -> ``--model.lr=0.1``."""
+    return [f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in settings.items()]
+
+
+def with_flags(function: Callable[..., Any], words: Sequence[str]) -> list[str]:
+    """Write bare flags as jsonargparse wants them: ``--dry-run`` -> ``--dry_run=true``.
+
+    Args:
+        function: or dataclass, whose arguments the words set.
+        words: of a command.
+    """
+    switches = [
+        name for name, one in inspect.signature(function).parameters.items() if one.annotation in (bool, "bool")
+    ]
+    flags = {f"--{name.replace('_', mark)}": f"--{name}=true" for name in switches for mark in "-_"}
+    return [flags.get(word, word) if after.startswith("-") else word for word, after in pairwise([*words, "--"])]

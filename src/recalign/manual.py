@@ -17,6 +17,7 @@ DESCRIBED = {
     "recommend": ("commands.py", "recommend"),
     "report": ("evaluation/report.py", "report"),
     "simulate": ("simulation/world.py", "World"),
+    "tune": ("chain/tune.py", "Tune"),
     "tokenize": ("semantic_ids/command.py", "tokenize"),
 }
 """Commands, and the function or class whose arguments are their options; `init` and `configs` are as fast as this."""
@@ -27,6 +28,9 @@ NAME ...             YAML of the stage and of the log, such as: asft ml-1m
 --model.KEY VALUE    a setting of the model, such as --model.lr 1e-5
 --data.KEY VALUE     a setting of the data, such as --data.root DIR
 --trainer.KEY VALUE  a setting of Lightning's Trainer, such as --trainer.max_epochs 3
+--trainer.callbacks.patience N   of early stopping, in stages that have it
+--optimizer NAME, --lr_scheduler NAME, --optimizer.KEY VALUE
+                     of torch, in place of the stage's own, such as SGD, StepLR
 --seed_everything N  the seed
 --run.KEY VALUE      where the run's folder is: name, root, chain
 --ckpt_path last     go on with this run where it stopped
@@ -34,7 +38,7 @@ NAME ...             YAML of the stage and of the log, such as: asft ml-1m
 """Options of the commands that run a stage."""
 
 STAGES = ("fit", "validate", "test", "predict")
-WIDTH = 100
+WIDTH = 80
 
 
 def manual(command: str, summary: str) -> str | None:

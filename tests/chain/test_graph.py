@@ -40,5 +40,5 @@ def test_a_worker_that_dies_is_tried_again_once(tmp_path: Path, capsys: pytest.C
         side_by_side(tasks, None, workers, tmp_path / "logs")
     assert seen == ["alive"]
     out = capsys.readouterr().out
-    assert "some/one: its worker died (exit code -9); trying once more\n1/3 some/one" in out
+    assert "some/one: its worker died (exit code -9); trying once more\n1 of 3 done: some/one" in out
     assert (tmp_path / "logs/some-one.log").read_text() == "alive\n"

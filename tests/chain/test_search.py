@@ -116,16 +116,16 @@ def test_a_second_call_runs_nothing(again: Path):
     said = search(again)
     assert said.code == 0
     assert "recalign fit" not in said.out
-    assert "evaluation, seed 3: unchanged" in said.out
+    assert "unchanged: the evaluation of seed 3" in said.out
     assert (again / RUNS / "search.csv").read_text() == kept
 
 
 def test_an_interrupted_search_runs_what_is_missing(again: Path):
     shutil.rmtree(again / RUNS / "asft/trials/trial-1")
     said = search(again)
-    lines = [line for line in said.out.splitlines() if line.startswith("recalign fit")]
+    lines = [line for line in said.out.splitlines() if line.startswith("  recalign fit")]
     assert len(lines) == 1
-    assert "--run.name=trial-1 --run.root=runs/tiny/asft" in lines[0]
+    assert "--run.name=trial-1 --run.root=runs/tiny/asft --run.chain=trials" in lines[0]
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from lightning import LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers.logger import Logger
 from torch import nn
 
 from recalign.events import Log
@@ -106,6 +108,31 @@ class Watch(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
         self.steps.append({k: float(v) for k, v in trainer.callback_metrics.items()})
+
+
+class Histograms(Logger):
+    """Keeps the distributions that are logged, by name."""
+
+    name, version = "histograms", 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: dict[str, list[np.ndarray]] = {}
+
+    def log_histogram(self, name: str, values: np.ndarray, step: int) -> None:
+        self.kept.setdefault(name, []).append(values)
+
+    def log_metrics(self, *_: Any, **__: Any) -> None: ...
+
+    def log_hyperparams(self, *_: Any, **__: Any) -> None: ...
+
+
+def histograms(module: LightningModule, data: EventDataModule, folder: Path) -> dict[str, list[np.ndarray]]:
+    """The distributions that two steps leave, of which the second is logged."""
+    logger = Histograms()
+    once = {"limit_train_batches": 2, "limit_val_batches": 0, "log_every_n_steps": 2}
+    fit(module, data, folder, logger=logger, **once)
+    return logger.kept
 
 
 def trainer_of(folder: Path, epochs: int = 1, *callbacks: Callback, **settings: Any) -> Trainer:

@@ -54,5 +54,5 @@ def prepare(folder: Path) -> Path:
 
 
 def chain(folder: Path, *words: str) -> Said:
-    """Run the tiny chain."""
-    return recalign(folder, "chain", "--config", "conf/chain/tiny.yaml", *words)
+    """Run the tiny chain, with the stages' commands printed."""
+    return recalign(folder, "chain", "--config", "conf/chain/tiny.yaml", "--verbose", *words)

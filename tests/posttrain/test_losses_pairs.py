@@ -39,6 +39,7 @@ def test_by_hand(loss):
     value, figures = preference(WINNER, LOSER, loss, beta=0.5, gamma=0.3)
     assert value.item() == pytest.approx(BY_HAND[loss], rel=1e-5)
     expected = {"accuracy": 0.75, "margin": 2.5 / 4, "winner": -0.25, "loser": -3.5 / 4}
+    assert figures.pop("margins").equal(WINNER[:, None] - LOSER)
     assert {k: v.item() for k, v in figures.items()} == pytest.approx(expected)
 
 
@@ -91,6 +92,7 @@ def test_kto_by_hand():
     expected = 2 * (1 - sigma(0.5 * (1 - z))) + (1 - sigma(0.5 * (z + 0.5))) + (1 - sigma(0.5 * (z - 2)))
     assert loss.item() == pytest.approx(expected / 3, rel=1e-5)
     wanted = {"accuracy": 2 / 3, "margin": 0.25, "winner": 1.0, "loser": 0.75, "share": 0.6, "good": 1 / 3, "z": z}
+    assert figures.pop("margins").tolist() == pytest.approx([0.8, 0.7, -1.8, math.nan, math.nan], nan_ok=True)
     assert {k: v.item() for k, v in figures.items()} == pytest.approx(wanted)
 
 
@@ -115,4 +117,5 @@ def test_the_point_of_reference_is_never_below_nothing():
 def test_a_batch_in_which_nothing_is_good_or_bad_is_no_loss():
     loss, figures = kto(torch.ones(2), torch.ones(2), torch.tensor([torch.nan, 0.0]), 0.1)
     assert loss == 0
+    assert figures.pop("margins").isnan().all()
     assert not any(v.isnan() for v in figures.values())

@@ -40,6 +40,13 @@ def test_pairs_raise_what_users_value(data, cloned, tmp_path, loss):
     assert last["pairs/share"] == pytest.approx(data.share)
 
 
+def test_margins_are_histograms_of_logged_steps(log_root, data, cloned, tmp_path):
+    for method, source in ((Preferences, data), (KTO, small.data_of(PostTrainingData, log_root, "tastes"))):
+        kept = small.histograms(small.free(method, init_from=str(cloned)), source, tmp_path)
+        assert {name: len(found) for name, found in kept.items()} == {"pairs/margins": 1}
+        assert all(values.size > 1 for values in kept["pairs/margins"])
+
+
 def test_single_events_raise_what_users_value(log_root, data, cloned, tmp_path):
     module = small.free(KTO, init_from=str(cloned), lr=5e-3)
     before = liked(module.policy, data)

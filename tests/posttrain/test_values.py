@@ -102,3 +102,10 @@ def test_other_learning_rates_reach_what_learns_values(start):
     groups = {id(p): group["lr"] for group in module.configure_optimizers().param_groups for p in group["params"]}
     assert {groups[id(p)] for p in module.policy.parameters()} == {1e-4}
     assert {groups[id(p)] for p in module.critic.parameters()} == {1e-2}
+
+
+@pytest.mark.parametrize("kind", [CQL, IQL, AWAC, SA2C])
+def test_values_and_advantages_are_histograms_of_logged_steps(data, start, tmp_path, kind):
+    kept = small.histograms(small.free(kind, policy=start), data, tmp_path)
+    assert {name: len(found) for name, found in kept.items()} == {"value/values": 1, "value/advantages": 1}
+    assert all(values.size > 1 for found in kept.values() for values in found)

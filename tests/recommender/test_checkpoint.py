@@ -143,6 +143,7 @@ def test_missing_and_unexpected_weights_are_refused_or_reported(monkeypatch):
     assert "past_rewards.project.weight" in said[0]
     assert "left.over" in said[0]
     load_weights(net, net.state_dict(), where="a checkpoint", partial=True)
+    load_weights(net, other.state_dict(), where="a checkpoint", partial=True, new=("past_rewards.",))
     assert len(said) == 1  # nothing to report
 
 

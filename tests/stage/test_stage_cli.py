@@ -291,3 +291,26 @@ def test_an_interrupted_run_is_marked_and_can_go_on(monkeypatch: pytest.MonkeyPa
             fit()
     assert yaml.safe_load(RUN.manifest.read_text())["status"] == "failed"
     assert yaml.safe_load(RUN.manifest.read_text())["error"] == "KeyboardInterrupt"
+
+
+def test_another_optimizer_and_a_scheduler_take_the_place_of_the_stages_own():
+    words = ("--optimizer=SGD", "--optimizer.lr=0.5", "--lr_scheduler=StepLR", "--lr_scheduler.step_size=1")
+    result = fit(*words, "--trainer.max_epochs=3", "--lr_scheduler.gamma=0.1")
+    assert isinstance(result.trainer.optimizers[0], torch.optim.SGD)
+    rates = {int(row["epoch"]): float(row["train/lr"]) for row in rows(RUN.figures("fit")) if row["train/lr"]}
+    assert rates == {0: pytest.approx(0.5), 1: pytest.approx(0.05), 2: pytest.approx(0.005)}
+    assert "lr_scheduler" in yaml.safe_load(RUN.config.read_text())
+    fit()
+    assert not {"optimizer", "lr_scheduler"} & yaml.safe_load(RUN.config.read_text()).keys()
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("--lr_scheduler=ConstantLR", "lr_scheduler: a scheduler needs an optimizer"),
+        ("--optimizer=Adamm", "there is no class 'Adamm'\n  -> did you mean Adam?"),
+        ("--optimizer.lr=0.1", "optimizer has values but no class yet\n  -> name the class first: --optimizer CLASS"),
+    ],
+)
+def test_an_optimizer_that_cannot_be_used_is_named(word: str, said: str):
+    assert said in complaint(word)

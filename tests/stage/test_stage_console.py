@@ -46,3 +46,10 @@ def test_our_own_words_through_lightnings_logger_are_heard(caplog: pytest.LogCap
     with quiet(), caplog.at_level("INFO"):
         rank_zero_info("weights from elsewhere")
     assert "weights from elsewhere" in caplog.text
+
+
+def test_a_warning_is_one_plain_line():
+    before = warnings.formatwarning
+    with quiet():
+        assert warnings.formatwarning("few\n  events", UserWarning, "a.py", 3) == "warning: few events\n"
+    assert warnings.formatwarning is before

@@ -12,7 +12,7 @@ from recalign.chain.experiment import Chain
 from recalign.chain.plan import Overrides, Plan
 from recalign.chain.run import run_chain
 from recalign.errors import InputError
-from recalign.keys import short
+from recalign.keys import short, with_flags
 from recalign.stage.parser import StageParser, constructing
 
 
@@ -34,7 +34,7 @@ def chain(argv: Sequence[str]) -> Path:
     parser = StageParser(prog="recalign chain", description=description, allow_abbrev=False)
     parser.add_argument("--config", "-c", action=ActionConfigFile, help="the chain's YAML")
     parser.add_class_arguments(Chain)
-    parsed = parser.parse_args(own)
+    parsed = parser.parse_args(with_flags(Chain, own))
     with constructing():
         settings = parser.instantiate(parsed)
     if not settings.config:

@@ -42,6 +42,7 @@ class Chain:
         threads: of torch, for every task; null: torch's own choice one after the other, 1 under workers.
         num_cpus: CPUs that Ray reserves for a task; null: as many as it has threads.
         num_gpus: GPUs that Ray reserves for a task.
+        verbose: whether each stage prints its own command, how long it took and what it hands over.
         stages: settings of single stages or methods, over those of their YAML (``asft: {model: {temperature: 0.5}}``).
         trainer: settings of every stage's trainer.
         data: settings of every stage's data.
@@ -66,6 +67,7 @@ class Chain:
     threads: int | None = None
     num_cpus: float | None = None
     num_gpus: float = 0.0
+    verbose: bool = False
     stages: dict[str, dict[str, Any]] = field(default_factory=dict)
     trainer: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)

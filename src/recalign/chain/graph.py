@@ -6,14 +6,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.status import Status
 
-from recalign.chain.train import say
+from recalign.chain.progress import Progress, about, say
 from recalign.errors import TrainingError
 from recalign.workers import WorkerDied, in_cell, torch_threads
 
@@ -55,8 +54,10 @@ def in_order(tasks: Sequence[Task], threads: int | None) -> None:
         threads: of torch; None: its own choice.
     """
     done: dict[str, Any] = {}
+    progress = Progress(len(tasks), "stage")
     with torch_threads(threads):
         for task in tasks:
+            progress.begin(len(done), task.name)
             done[task.name] = task.function(task.given(done))
 
 
@@ -107,11 +108,10 @@ class _Progress:
         self.total, self.line, self.began = total, line, time.monotonic()
 
     def finished(self, name: str, done: int) -> None:
-        say(f"{done}/{self.total} {name}{self._left(done)}")
+        say(f"{done} of {self.total} done: {name}{self._left(done)}")
 
     def show(self, done: int, running: Sequence[str]) -> None:
-        self.line.update(f"{done}/{self.total} done, running {', '.join(running)}{self._left(done)}")
+        self.line.update(f"{done} of {self.total} done, running {', '.join(running)}{self._left(done)}")
 
     def _left(self, done: int) -> str:
-        seconds = (time.monotonic() - self.began) / done * (self.total - done) if done else 0.0
-        return f", about {timedelta(seconds=round(seconds))} left" if seconds > 0 else ""
+        return about((time.monotonic() - self.began) / done * (self.total - done) if done else 0.0)

@@ -13,6 +13,7 @@ import yaml
 from recalign import configs
 from recalign.chain.experiment import Chain
 from recalign.chain.space import Settings
+from recalign.chain.train import trial
 from recalign.errors import InputError, nearest
 from recalign.evaluation.methods import BASE_STAGES, UNTRAINED
 from recalign.keys import leaves, short
@@ -26,6 +27,9 @@ from recalign.stage.upstream import TOKENS
 
 OWN = ("run", "seed_everything", "ckpt_path", "config", "data.users")
 """Options of a stage that are the chain's to set."""
+
+TRIALS = "trials"
+"""Folder of a method's trials."""
 
 EVERY_STAGE = ("trainer", "data")
 """Settings of a chain that go to every stage."""
@@ -92,13 +96,11 @@ class Plan:
 
     def trial(self, method: str, seed: int, name: str, settings: Settings) -> ParsedStage:
         """The same for one setting that is tried: in a folder below the method's, from the chain's own checkpoints."""
-        run = RunConfig(name, str(self.folder / method), "trials")
-        upstream = {one.key: str(one.path) for one in self.parsed(method, seed, settings).upstream}
-        return parse_stage(self._request(method, seed, {**self._settings(method), **settings, **upstream}, run))
+        return trial(self.parsed(method, seed, settings), name, TRIALS)
 
     def trial_folder(self, method: str, seed: int, name: str) -> Path:
         """Where a trial lies."""
-        return RunFolder.of(RunConfig(name, str(self.folder / method)), "trials", seed).path
+        return RunFolder.of(RunConfig(name, str(self.folder / method)), TRIALS, seed).path
 
     def _request(self, stage: str, seed: int, settings: Settings, run: RunConfig) -> Request:
         own: Settings = {"seed_everything": seed, "run.name": run.name, "run.root": run.root, "run.chain": run.chain}

@@ -17,9 +17,10 @@ from recalign.chain.engine import workers_of
 from recalign.chain.experiment import Chain
 from recalign.chain.graph import Results, Task, in_order, side_by_side
 from recalign.chain.plan import Plan, needs_tokens
+from recalign.chain.progress import say
 from recalign.chain.published import publish
 from recalign.chain.search import CHOICE, Search
-from recalign.chain.train import Trained, base_checkpoints, named, say, train
+from recalign.chain.train import Trained, base_checkpoints, named, train
 from recalign.errors import InputError
 from recalign.evaluation import comparison
 from recalign.evaluation.methods import BASE_STAGES, MethodRun, base_method, evaluate_methods
@@ -32,6 +33,7 @@ from recalign.sequences.verdict import verdict
 from recalign.simulation import World, simulate, write
 from recalign.stage import ParsedStage
 from recalign.stage.code import EVALUATION, code_digest
+from recalign.stage.console import quiet
 from recalign.stage.upstream import TOKENS
 
 
@@ -57,7 +59,7 @@ def run_chain(plan: Plan) -> Path:
     tasks = tasks_of(plan, parsed, search)
     parsed["recommender"].folder.probe()
     remedy = "let it finish, or give this one another --name"
-    with workers_of(chain) as workers, held(folder, "running a chain", remedy):
+    with quiet(), workers_of(chain) as workers, held(folder, "running a chain", remedy):
         _prepare(plan)
         if workers is None:
             in_order(tasks, chain.threads)
@@ -117,14 +119,15 @@ def _world(plan: Plan, seed: int, _: Results | None = None) -> None:
 def _tokenize(plan: Plan, seed: int, _: Results) -> None:
     tokens = plan.tokens(seed)
     if tokens.finished():
-        say(f"unchanged: {tokens.folder.path}")
+        say(f"  unchanged: {tokens.folder.path}")
     else:
-        say(tokens.command)
+        if plan.chain.verbose:
+            say(f"  {tokens.command}")
         tokens.run()
 
 
 def _train(plan: Plan, stage: str, seed: int, done: Results) -> Trained:
-    return train(plan.parsed(stage, seed, done.get(CHOICE, {}).get(stage)))
+    return train(plan.parsed(stage, seed, done.get(CHOICE, {}).get(stage)), verbose=plan.chain.verbose)
 
 
 def _evaluate(plan: Plan, seed: int, done: Results) -> None:
@@ -134,7 +137,8 @@ def _evaluate(plan: Plan, seed: int, done: Results) -> None:
     evaluated = evaluate_methods(
         plan.folder, seed, runs, base, data, device=plan.device(), code=code_digest(EVALUATION)
     )
-    say(f"evaluation, seed {seed}: {', '.join(evaluated) or 'unchanged'}")
+    if not evaluated:
+        say(f"  unchanged: the evaluation of seed {seed}")
 
 
 def _require_same_log(folder: Path, log: str) -> None:

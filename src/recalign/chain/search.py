@@ -14,13 +14,14 @@ from rich.table import Table
 
 from recalign.chain.graph import Results, Task
 from recalign.chain.plan import Plan
+from recalign.chain.progress import say
 from recalign.chain.space import Settings, Spaces, proposals
-from recalign.chain.train import base_checkpoints, named, say, train
+from recalign.chain.train import base_checkpoints, named, train
 from recalign.errors import InputError, TrainingError
-from recalign.evaluation.comparison import ALL
+from recalign.evaluation.comparison import ALL, HIGH
 from recalign.evaluation.methods import BASE_STAGES, MethodRun, is_trained
 from recalign.evaluation.report import WIDTH
-from recalign.evaluation.selection import KEPT, MEASURED, POPULARITY, SEARCH, Figures, choose, choose_by_rank, validate
+from recalign.evaluation.selection import KEPT, SEARCH, SELECT, Figures, choose, choose_by_rank, validate
 from recalign.files import write_text
 from recalign.stage import ParsedStage
 from recalign.stage.code import EVALUATION, code_digest
@@ -69,7 +70,7 @@ class Search:
 
     def _settings(self, method: str, parsed: Mapping[str, ParsedStage]) -> list[Settings]:
         space = dict(self.spaces.space(method))
-        defaults = {key: self._default(parsed[method].config, key, method) for key in space}
+        defaults = {key: self.spaces.default(method, parsed[method].config, key) for key in space}
         for key in self._fixed(method):
             del space[key], defaults[key]
         return proposals(space, defaults, self.plan.chain.trials, self.seed) if space else [{}]
@@ -78,17 +79,6 @@ class Search:
         """What would be searched, had the chain's YAML or the command line not set it."""
         given = {key: self.plan.given(method, key) for key in self.spaces.space(method)}
         return {key: ", ".join(map(str, found.values())) for key, found in given.items() if found}
-
-    def _default(self, config: dict[str, Any], key: str, method: str) -> Any:
-        node: Any = config
-        for part in key.split("."):
-            node = node.get("init_args", node)
-            if part not in node:
-                raise InputError(
-                    f"{method} has no setting {key!r}", where=str(self.spaces.file), remedy="search one that it has"
-                )
-            node = node[part]
-        return node
 
     def tasks(self) -> list[Task]:
         """Every trial, its figures on validation, and the choice (`CHOICE`)."""
@@ -134,7 +124,8 @@ class Search:
         """Train a trial; where it cannot be trained, the others go on."""
         try:
             settings = self.settings[method][number]
-            return train(self.plan.trial(method, self.seed, _name(number), settings)).method_run(method)
+            parsed = self.plan.trial(method, self.seed, _name(number), settings)
+            return train(parsed, verbose=self.plan.chain.verbose).method_run(method)
         except (InputError, TrainingError) as error:
             return error
 
@@ -197,16 +188,16 @@ def table(frame: pl.DataFrame, seed: int) -> Table:
     """
     shown = Table(
         title=f"settings chosen on validation, seed {seed}",
-        caption="by value: the highest select_judge@10 among those that keep what the price asks for of all/ndcg@10",
+        caption=f"by value: highest {SELECT} that keeps the price; {SEARCH} has all trials and figures",
         padding=(0, 1, 0, 0),
         box=None,
     )
     for heading in ("method", "chosen by", "setting"):
         shown.add_column(heading)
-    metrics = [metric for metric in MEASURED if metric in frame.columns and metric != POPULARITY]  # for the width
+    metrics = (SELECT, HIGH)
     for metric in metrics:
         shown.add_column(metric.removeprefix("value/"), justify="right", no_wrap=True)
-    for rule, column in (("value", "chosen"), ("high/ndcg@10", "chosen_by_high")):
+    for rule, column in (("value", "chosen"), (HIGH, "chosen_by_high")):
         for row in frame.filter(pl.col(column)).iter_rows(named=True):
             parts = [f"{key} {value}" for key, value in json.loads(row["settings"]).items()]
             parts += [f"{key} {value} (given)" for key, value in json.loads(row["fixed"]).items()]

@@ -1,4 +1,4 @@
-"""What is searched for each method (`conf/search.yaml`), and the settings that are tried."""
+"""What is searched for each stage and method, and the settings that are tried."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from recalign.errors import InputError
+from recalign.stage.given import load
 
 DEFAULT = "default"
 """Names the space of every method that has none of its own."""
@@ -45,17 +44,24 @@ class Spaces:
     """The spaces of all methods.
 
     Args:
-        file: `conf/search.yaml`.
+        file: `conf/search.yaml`, or a sweep of W&B (`conf/sweep`), whose parameters are every method's.
 
     Raises:
         InputError: it cannot be read, or what stands in it is no space.
+
+    Attributes:
+        metric: name and goal (``max`` or ``min``) of what a sweep optimises; None: the file does not say.
     """
 
     def __init__(self, file: Path) -> None:
         self.file = file
+        self.metric: tuple[str, str] | None = None
         if not file.is_file():
             raise InputError("there is nothing to search", where=str(file), remedy="write that file, or set trials: 0")
-        given = yaml.safe_load(file.read_text(encoding="utf-8"))
+        given = load(file)
+        if isinstance(given.get("parameters"), dict):
+            self.metric = _metric(given)
+            given = {DEFAULT: given["parameters"]}
         self._spaces: dict[str, Space | str] = {
             method: space if isinstance(space, str) else self._space(method, space) for method, space in given.items()
         }
@@ -76,10 +82,26 @@ class Spaces:
             raise InputError(f"no space for {method!r}", where=str(self.file), remedy=f"add it, or {DEFAULT!r}")
         return space
 
+    def default(self, method: str, config: Mapping[str, Any], key: str) -> Any:
+        """The value that a method's configuration gives a key.
+
+        Raises:
+            InputError: it has no such key.
+        """
+        node: Any = config
+        for part in key.split("."):
+            node = node.get("init_args", node)
+            if part not in node:
+                raise InputError(
+                    f"{method} has no setting {key!r}", where=str(self.file), remedy="search one that it has"
+                )
+            node = node[part]
+        return node
+
     def _space(self, method: str, given: Any) -> Space:
         try:
             return {key: _axis(axis) for key, axis in given.items()}
-        except (TypeError, ValueError, AttributeError) as error:
+        except (TypeError, ValueError, AttributeError, LookupError) as error:
             raise InputError(
                 f"{given} is no space to search",
                 where=f"{self.file}, {method}",
@@ -88,10 +110,33 @@ class Spaces:
 
 
 def _axis(given: Any) -> Range | list[Any]:
+    if isinstance(given, dict) and not {"low", "high"} & given.keys():
+        given = _swept(given)
     if isinstance(given, list) and given:
         return given
     ends = {end: float(given[end]) for end in ("low", "high") if end in given}  # YAML takes 1e-5 for text
     return Range(**{**given, **ends})
+
+
+def _swept(parameter: dict[str, Any]) -> dict[str, Any] | list[Any]:
+    """A parameter of a sweep as a range or a list of values."""
+    if values := parameter.get("values"):
+        return list(values)
+    if "value" in parameter:
+        return [parameter["value"]]
+    low, high = parameter["min"], parameter["max"]
+    whole = isinstance(low, int) and isinstance(high, int)
+    kind = parameter.get("distribution", "int_uniform" if whole else "uniform")  # as W&B takes them
+    if kind == "int_uniform":
+        return list(range(low, high + 1))
+    return {"low": low, "high": high, "log": {"uniform": False, "log_uniform_values": True}[kind]}
+
+
+def _metric(sweep: Mapping[str, Any]) -> tuple[str, str] | None:
+    metric = sweep.get("metric")
+    if not isinstance(metric, dict) or "name" not in metric:
+        return None
+    return str(metric["name"]), str(metric.get("goal", "minimize"))[:3]  # maximize, minimize; W&B's default
 
 
 def proposals(space: Space, defaults: Settings, trials: int, seed: int) -> list[Settings]:
@@ -104,25 +149,29 @@ def proposals(space: Space, defaults: Settings, trials: int, seed: int) -> list[
     Raises:
         InputError: Optuna is not installed.
     """
-    study = _study(seed)
+    optuna = require_optuna()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        study = optuna.create_study(sampler=optuna.samplers.QMCSampler(seed=seed, scramble=True))
     distributions = _distributions(space)
     study.ask(distributions)  # Optuna draws the first at random: it learns the space from it
     asked = [study.ask(distributions).params for _ in range(trials - 1)]
     return [defaults, *({key: _value(space[key], point[key]) for key in space} for point in asked)]
 
 
-def _study(seed: int) -> Any:
+def require_optuna() -> Any:
+    """The module `optuna`.
+
+    Raises:
+        InputError: it is not installed.
+    """
     try:
         import optuna
         import scipy  # noqa: F401 (what Optuna's sampler draws with)
     except ImportError as error:
-        raise InputError(
-            "a search needs Optuna and SciPy", where="trials", remedy="pip install 'recalign[search]', or set trials: 0"
-        ) from error
+        raise InputError("a search needs Optuna", where="trials", remedy="pip install 'recalign[search]'") from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return optuna.create_study(sampler=optuna.samplers.QMCSampler(seed=seed, scramble=True))
+    return optuna
 
 
 def _distributions(space: Space) -> Mapping[str, Any]:

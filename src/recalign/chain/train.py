@@ -1,4 +1,4 @@
-"""Training one stage of a chain, unless it would only repeat itself."""
+"""Training one stage of a chain or one trial of a search, unless it would only repeat itself."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from lightning.pytorch.callbacks import Callback
+
+from recalign.chain.progress import say
 from recalign.errors import TrainingError
 from recalign.evaluation.methods import BASE_STAGES, BaseCheckpoints, MethodRun
+from recalign.keys import options
 from recalign.recommender.checkpoint import read_checkpoint
-from recalign.stage import Manifest, ParsedStage, RunFolder, run_stage
+from recalign.stage import Manifest, ParsedStage, RunFolder, parse_stage, run_stage
 from recalign.stage.console import quiet
 
 
@@ -40,11 +44,13 @@ class Trained:
         return MethodRun(method, self.checkpoint, {f"cost/{name}": value for name, value in cost.items()})
 
 
-def train(parsed: ParsedStage) -> Trained:
+def train(parsed: ParsedStage, *callbacks: Callback, verbose: bool = False) -> Trained:
     """Run one stage, or find that it has run.
 
     Args:
         parsed: its command, with the checkpoints that it starts from.
+        *callbacks: further ones, which have no part in what is trained; a run of several processes has none of them.
+        verbose: whether to print the command, how long it took, and what it hands over.
 
     Raises:
         InputError: something that was given cannot be used.
@@ -53,14 +59,30 @@ def train(parsed: ParsedStage) -> Trained:
     folder = parsed.folder
     with quiet():
         if manifest := parsed.finished():
-            say(f"unchanged: {folder.path}")
+            say(f"  unchanged: {folder.path}")
             return Trained.of(folder, manifest)
-        say(parsed.command)
-        manifest = _run_alone(parsed) if parsed.bare_trainer().world_size > 1 else run_stage(parsed.request).manifest
+        if verbose:
+            say(f"  {parsed.command}")
+        alone = parsed.bare_trainer().world_size > 1
+        manifest = _run_alone(parsed) if alone else run_stage(parsed.request, *callbacks).manifest
     assert manifest is not None  # a plan has no dry run
     trained = Trained.of(folder, manifest)
-    say(f"  {trained.seconds:.0f} s, {trained.checkpoint}")
+    if verbose:
+        say(f"  {trained.seconds:.0f} s, {trained.checkpoint}")
     return trained
+
+
+def trial(parsed: ParsedStage, name: str, group: str) -> ParsedStage:
+    """The same run as a trial: in ``<stage>/<group>/<name>/``, from the same checkpoints.
+
+    Args:
+        parsed: the stage with the settings that are tried.
+        name: of the trial.
+        group: the folder of all trials, below the stage's.
+    """
+    upstream = {one.key: str(one.path) for one in parsed.upstream}
+    run = {"run.name": name, "run.root": str(parsed.folder.path.parent), "run.chain": group}
+    return parse_stage([*parsed.words, *options({**upstream, **run})])
 
 
 def _run_alone(parsed: ParsedStage) -> Manifest | None:
@@ -82,7 +104,3 @@ def named(stage: str, seed: int) -> str:
 def base_checkpoints(trained: Mapping[str, Trained]) -> BaseCheckpoints:
     """What the methods of a seed rest on."""
     return BaseCheckpoints(*(trained[stage].checkpoint for stage in BASE_STAGES))
-
-
-def say(line: str) -> None:
-    print(line, flush=True)  # in step with the progress on stderr

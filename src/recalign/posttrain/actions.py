@@ -21,7 +21,6 @@ from recalign.posttrain.rollout import Drawn, Environment, among, roll_out
 from recalign.processes import counts, gathered
 from recalign.recommender.checkpoint import Loaded, load_or_copy
 from recalign.recommender.policy import State
-from recalign.recommender.training import logs_now
 from recalign.reward import RewardData, RewardEnsemble
 from recalign.sequences import Batch
 
@@ -154,12 +153,11 @@ class SampledActions(PostTraining):
         state, item_TC = self.policy.encode(rated), rollout.candidate_TC
         logp_TC = self.policy.log_probs(state, torch.cat([rated.target_T[:, None], item_TC.clamp(min=1)], dim=1))
         nll = -gathered(logp_TC[:, 0]).mean()
-        if logs_now(self.trainer):
-            self.log_histogram("sampled/rewards", rollout.reward_TS)
         logp_TS = gathered(among(logp_TC[:, 1:], item_TC).gather(1, rollout.column_TS))
         drawn = rollout.drawn()
         loss, figures = self.surrogate(drawn, logp_TS, state, nll)
-        return loss, {**figures, "reward": drawn.reward_TS.mean(), "nll": nll.detach()}
+        rewards = {"reward": drawn.reward_TS.mean(), "rewards": drawn.reward_TS}
+        return loss, {**figures, **rewards, "nll": nll.detach()}
 
     def surrogate(self, drawn: Drawn, logp_TS: Tensor, state: State, nll: Tensor) -> tuple[Tensor, Figures]:
         """The loss, and figures to log, from log pi of the items drawn (among the candidates) and of the logged ones.

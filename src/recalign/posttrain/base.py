@@ -100,7 +100,7 @@ class PostTraining(PolicyModule):
         return self
 
     def loss(self, batch: Batch) -> tuple[Tensor, Figures] | None:
-        """The loss, a scalar, and figures to log; None: no event of the batch counts."""
+        """The loss, a scalar, and figures to log: scalars, or all values of a histogram; None: no event counts."""
         raise NotImplementedError
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -113,7 +113,11 @@ class PostTraining(PolicyModule):
             return torch.stack([0.0 * weight.sum() for weight in trained]).sum()
         loss, figures = found
         self.log("train/loss", loss, batch_size=len(batch.target_T))
-        self.log_dict({f"{self.FIGURES}/{name}": figure for name, figure in figures.items()})
+        for name, figure in figures.items():
+            if not torch.is_tensor(figure) or not figure.dim():
+                self.log(f"{self.FIGURES}/{name}", figure)
+            elif logs_now(self.trainer):
+                self.log_histogram(f"{self.FIGURES}/{name}", figure)
         return loss
 
     def as_cloned(self) -> AbstractContextManager[None]:

@@ -44,7 +44,7 @@ def preference(
 
     Returns:
         The loss, and ``accuracy``, the share of pairs with Delta+ > Delta-; ``margin``, the mean of Delta+ - Delta-;
-        ``winner`` and ``loser``, their means: both may fall while the margin grows.
+        ``winner`` and ``loser``, their means: both may fall while the margin grows; ``margins``, every Delta+ - Delta-.
     """
     gap_TN = winner_T[:, None] - loser_TN
     match loss:
@@ -62,6 +62,7 @@ def preference(
         "margin": gap_TN.mean(),
         "winner": winner_T.detach().mean(),
         "loser": loser_TN.detach().mean(),
+        "margins": gap_TN,
     }
 
 
@@ -83,7 +84,7 @@ def kto(
     Returns:
         The loss, and ``accuracy``, the share of items on their own side of z; ``margin``, mean Delta of the good less
         that of the bad; ``winner`` and ``loser``, either; ``share``, of the events that are good or bad; ``good``, of
-        those that are good; ``z``.
+        those that are good; ``z``; ``margins``, how far each item is on its own side of z, NaN where it has none.
     """
     sign_T = advantage_T.nan_to_num().sign()
     z = mismatched_T.detach().mean().clamp(min=0)
@@ -92,14 +93,16 @@ def kto(
     loss = (lambda_T * (1 - (beta * sign_T * (ratio_T - z)).sigmoid())).sum() / count
     ratio_T = ratio_T.detach()
     winner, loser = ((ratio_T * side_T).sum() / side_T.sum().clamp(min=1) for side_T in (sign_T > 0, sign_T < 0))
+    margin_T = sign_T * (ratio_T - z)
     return loss, {
-        "accuracy": ((sign_T * (ratio_T - z)) > 0).sum() / count,
+        "accuracy": (margin_T > 0).sum() / count,
         "margin": winner - loser,
         "winner": winner,
         "loser": loser,
         "share": sign_T.abs().mean(),
         "good": (sign_T > 0).sum() / count,
         "z": z,
+        "margins": margin_T.where(sign_T != 0, float("nan")),
     }
 
 
@@ -121,8 +124,8 @@ class Preferences(PairTraining):
     Targets without a pair do not count.
 
     Logs ``pairs/accuracy``, the share of pairs whose winner has the larger log-ratio to the start; ``pairs/margin``,
-    the mean difference of the two; ``pairs/{winner,loser}``, their means; ``pairs/share``, of the training events that
-    have a pair.
+    the mean difference of the two; ``pairs/{winner,loser}``, their means; ``pairs/margins``, a histogram of the
+    differences; ``pairs/share``, of the training events that have a pair.
 
     Args:
         loss: dpo, ipo, sdpo or simpo (`preference`).

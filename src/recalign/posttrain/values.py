@@ -71,11 +71,17 @@ def actor_critic_weights(q_T: Tensor, other_TN: Tensor, reward_T: Tensor) -> Ten
     return advantage_T.clamp(min=0).where(~reward_T.isnan(), 0.0)
 
 
+def distributions(value_T: Tensor, advantage_T: Tensor) -> Figures:
+    """All values and advantages of a batch, for histograms."""
+    return {"values": value_T.detach(), "advantages": advantage_T.detach()}
+
+
 class ValueMethod(PostTraining):
     """A policy with heads that learn values at a learning rate of their own. Subclasses set ``self.critic``.
 
     Logs ``value/td``, the squared error of Q on logged items, in the reward's variance; all but CQL also log
-    ``value/{ess,max_weight,lowered}`` of the weights (`weighted_likelihood`).
+    ``value/{ess,max_weight,lowered}`` of the weights (`weighted_likelihood`). ``value/values`` and ``value/advantages``
+    are histograms of Q on logged items, and of Q less what it is compared with.
 
     Args:
         value_lr: AdamW's learning rate of the heads.
@@ -138,7 +144,9 @@ class CQL(ValueMethod):
         state = self.policy.encode(batch)
         value_T = self.critic(self.policy.summary(state).detach())
         q_T = value_T + self.temperature * self.policy.log_prob(state, batch.target_T)
-        return conservative(gathered(q_T), gathered(value_T), gathered(self.advantages(batch)), self.alpha)
+        q_T, value_T = gathered(q_T), gathered(value_T)
+        loss, figures = conservative(q_T, value_T, gathered(self.advantages(batch)), self.alpha)
+        return loss, figures | distributions(q_T, q_T - value_T)
 
 
 class IQL(ValueMethod):
@@ -178,7 +186,7 @@ class IQL(ValueMethod):
         logp_T = self.policy.log_prob(self.policy.encode(batch), batch.target_T)
         actor, figures = weighted_likelihood(gathered(logp_T), weight_T)
         figures |= {"td": td.detach(), "expectile": lag.detach(), "v": value_T.mean().detach()}
-        return actor + td + lag, figures
+        return actor + td + lag, figures | distributions(q_T, q_T - value_T)
 
 
 class AWAC(ValueMethod):
@@ -209,7 +217,8 @@ class AWAC(ValueMethod):
         advantage_T = (q_TC[:, 0] - q_TC[:, 1:].mean(dim=1)).detach()
         weight_T = exponential_weights(advantage_T, self.beta, reward_T)
         actor, figures = weighted_likelihood(gathered(self.policy.log_prob(state, batch.target_T)), weight_T)
-        return actor + td, {**figures, "td": td.detach(), "advantage": mean_known(advantage_T, reward_T)}
+        figures |= {"td": td.detach(), "advantage": mean_known(advantage_T, reward_T)}
+        return actor + td, figures | distributions(q_TC[:, 0], advantage_T)
 
 
 class SA2C(ValueMethod):
@@ -244,7 +253,8 @@ class SA2C(ValueMethod):
         negative = mean_known((q_TC[:, 1:] - self.negative).square().mean(dim=1), reward_T)
         weight_T = actor_critic_weights(q_TC[:, 0], q_TC[:, 1:], reward_T)
         actor, figures = weighted_likelihood(gathered(self.policy.log_prob(state, batch.target_T)), weight_T)
-        return actor + td + negative, {**figures, "td": td.detach(), "negative": negative.detach()}
+        figures |= {"td": td.detach(), "negative": negative.detach()}
+        return actor + td + negative, figures | distributions(q_TC[:, 0], q_TC[:, 0] - q_TC[:, 1:].mean(dim=1))
 
     def _others(self, rows: int) -> Tensor:
         """All items but one, by number, at random. Shape: -> int64 (rows, samples)."""

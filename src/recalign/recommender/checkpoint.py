@@ -206,8 +206,22 @@ def load_or_copy(
 OTHER_VERSION = "use a checkpoint of this class, made by this version of recalign: train that stage again"
 
 
-def load_weights(net: nn.Module, weights: dict[str, torch.Tensor], *, where: str, partial: bool = False) -> None:
-    """Load weights by module name. A warm start (``partial``) allows missing and unexpected names, and logs them.
+def load_weights(
+    net: nn.Module,
+    weights: dict[str, torch.Tensor],
+    *,
+    where: str,
+    partial: bool = False,
+    new: tuple[str, ...] = (),
+) -> None:
+    """Load weights by module name.
+
+    Args:
+        net: is loaded into.
+        weights: a ``state_dict``.
+        where: the checkpoint, for messages.
+        partial: a warm start: names may be missing or unexpected, and are logged.
+        new: prefixes of names that a warm start is to lack, which are not logged.
 
     Raises:
         InputError: a shape differs, or, unless ``partial``, a name is missing or unexpected.
@@ -233,12 +247,10 @@ def load_weights(net: nn.Module, weights: dict[str, torch.Tensor], *, where: str
         what = f"missing: {sorted(missing)[:5]}, unexpected: {sorted(unexpected)[:5]}"
         raise InputError(what, where=where, remedy=OTHER_VERSION)
     net.load_state_dict(weights, strict=False)
-    if missing or unexpected:
-        rank_zero_info(
-            f"weights from {where}: {len(weights) - len(unexpected)} loaded, "
-            f"missing (left as initialised): {sorted(missing) or 'none'}, unexpected (ignored): "
-            f"{sorted(unexpected) or 'none'}"
-        )
+    missing = {name for name in missing if not name.startswith(new)}
+    names = {"left as initialised": missing, "ignored": unexpected}
+    if said := [f"{what}: {', '.join(sorted(found))}" for what, found in names.items() if found]:
+        rank_zero_info(f"weights from {where}: {len(weights) - len(unexpected)} loaded; {'; '.join(said)}")
 
 
 def prior_names(net: nn.Module) -> set[str]:

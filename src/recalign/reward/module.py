@@ -117,7 +117,7 @@ class RewardModel(StageModule):
             if start and trunk_policy:
                 prefixes = ("item_embedding.", "encoder.")
                 weights = {k: v for k, v in trunk_policy.state_dict().items() if k.startswith(prefixes)}
-                load_weights(net.trunk, weights, where=start.where, partial=True)
+                load_weights(net.trunk, weights, where=start.where, partial=True, new=("past_rewards.", "prior."))
             if trunk == "frozen":
                 net.trunk.encoder.requires_grad_(False)
                 net.trunk.item_embedding.requires_grad_(False)

@@ -14,11 +14,15 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch import callbacks, loggers
+from torch import Tensor, optim
 
 from recalign.errors import nearest
 
-BARE: dict[str, type] = {name: getattr(room, name) for room in (callbacks, loggers) for name in room.__all__}
-"""Lightning's callbacks and loggers, which may be named without their module."""
+ROOMS = (callbacks, loggers, optim, optim.lr_scheduler)
+BARE: dict[str, type] = {
+    name: getattr(room, name) for room in ROOMS for name in room.__all__ if isinstance(getattr(room, name), type)
+}
+"""Lightning's callbacks and loggers, torch's optimisers and schedulers: they may be named without their module."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,7 @@ def arguments_of(function: Any) -> dict[str, Argument]:
 def classes_in(hint: Any) -> list[type]:
     """Classes among the types of a hint, also in its lists; plain types such as int are none."""
     if isinstance(hint, type) and not typing.get_origin(hint) and hint is not Any:
-        plain = hint.__module__ in ("builtins", "pathlib", "datetime") or issubclass(hint, int | float | str)
+        plain = hint.__module__ in ("builtins", "pathlib", "datetime") or issubclass(hint, int | float | str | Tensor)
         return [] if plain else [hint]
     return [kind for inner in typing.get_args(hint) for kind in classes_in(inner)]
 

@@ -17,10 +17,12 @@ from jsonargparse import ArgumentError, Namespace
 from lightning import LightningDataModule, LightningModule, Trainer, seed_everything
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, ProgressBar
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, ReduceLROnPlateau
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf.errors import OmegaConfBaseException
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from recalign.errors import InputError, nearest
 from recalign.processes import is_first
@@ -41,6 +43,8 @@ from recalign.stage.request import Request
 from recalign.stage.watch import Watch
 
 COMMANDS = ("fit", "validate", "test", "predict")
+OPTIMIZATION = ("optimizer", "lr_scheduler")
+"""LightningCLI's own, in place of what a stage would take; a configuration mentions them only where they are given."""
 TRAINER_DEFAULTS = {"devices": 1, "log_every_n_steps": 10, "enable_model_summary": False}
 TAKES = {
     "seed_everything": Argument(int, 0),
@@ -50,6 +54,8 @@ TAKES = {
     "model": Argument(LightningModule, required=True),
     "data": Argument(LightningDataModule, required=True),
     "ckpt_path": Argument(str | None),
+    "optimizer": Argument(Optimizer | None, {}),
+    "lr_scheduler": Argument(LRScheduler | ReduceLROnPlateau | None, {}),
 }
 """What a stage may be given."""
 
@@ -86,29 +92,30 @@ def parse_stage(args: Sequence[str] | Request) -> ParsedStage:
         return StageCLI(args).parsed
 
 
-def run_stage(args: Sequence[str] | Request) -> StageResult:
+def run_stage(args: Sequence[str] | Request, *callbacks: Callback) -> StageResult:
     """Run ``recalign fit|validate|test|predict`` in this process.
 
     Args:
         args: as for `parse_stage`.
+        *callbacks: beside the configured ones; they are in no record of the run.
 
     Raises:
         InputError: before training, for anything the user gave that cannot be used; during training for a full disk.
         TrainingError: training cannot go on (a loss that is NaN).
     """
     with quiet():
-        return StageCLI(args).run()
+        return StageCLI(args, *callbacks).run()
 
 
 class StageCLI(LightningCLI):
     """LightningCLI in two steps: the constructor parses, `run` does the rest.
 
     Args:
-        args: as for `parse_stage`.
+        args, callbacks: as for `run_stage`.
     """
 
-    def __init__(self, args: Sequence[str] | Request) -> None:
-        self.request = args
+    def __init__(self, args: Sequence[str] | Request, *callbacks: Callback) -> None:
+        self.request, self.callbacks = args, callbacks
         self.words = args.words() if isinstance(args, Request) else list(args)
         self.command = next(iter(self.words), "")
         if self.command not in COMMANDS:
@@ -128,7 +135,6 @@ class StageCLI(LightningCLI):
             subclass_mode_data=True,
             args=settings,
             run=False,  # or a checkpoint's hyper-parameters, even its class, replace what is configured
-            auto_configure_optimizers=False,
         )
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -161,6 +167,9 @@ class StageCLI(LightningCLI):
         seed = config.seed_everything
         if not 0 <= seed < 2**32:  # numpy's limits
             raise InputError(f"{seed} is no seed", where="seed_everything", remedy="give 0 or more")
+        if config.lr_scheduler and not config.optimizer:  # LightningCLI would pass over it without a word
+            remedy = "add it: --optimizer AdamW --optimizer.lr 0.001"
+            raise InputError("a scheduler needs an optimizer", where="lr_scheduler", remedy=remedy)
         _import(config.run.imports)
         _fill_defaults(config)
         checks.settings(config, training=self.command == "fit")
@@ -187,6 +196,7 @@ class StageCLI(LightningCLI):
         upstream.resolve(found, folder, log)
         upstream.fill(config, found)
         resolved = yaml.safe_load(parser.dump(config, skip_unset=False))
+        resolved = {key: value for key, value in resolved.items() if value is not None or key not in OPTIMIZATION}
         parsed = ParsedStage(
             self.request, self.words, self.command, resolved, run, seed, log, folder, checkpoint, continued, found
         )
@@ -240,7 +250,7 @@ class StageCLI(LightningCLI):
         self.config_init["checkpoint"].dirpath = str(parsed.folder.checkpoints.resolve())
         loggers = config.logger if isinstance(config.logger, list) else [config.logger]
         self.own_loggers = [logger for logger in loggers if not isinstance(logger, bool | None)]
-        callbacks: list[Callback] = [NaNGuard(parsed.folder.last), StepSeeds(parsed.seed), Watch()]
+        callbacks: list[Callback] = [NaNGuard(parsed.folder.last), StepSeeds(parsed.seed), Watch(), *self.callbacks]
         theirs = config.callbacks if isinstance(config.callbacks, list) else [config.callbacks]
         if config.enable_progress_bar is not False and not any(isinstance(c, ProgressBar) for c in theirs):
             callbacks.append(progress(parsed.run.name))

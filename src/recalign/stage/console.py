@@ -27,8 +27,10 @@ _NOISE = (
     r".*You're resuming from a checkpoint that ended before the epoch ended.*",  # our loaders can be saved mid-epoch
     r".*module\(s\) in eval mode.*",  # frozen networks are meant to be
     r".*predict returned None.*",  # recommendations are written, not returned
+    r".*configure_optimizers` will be overridden.*",  # --optimizer asks for that
     r".*GPU available but not used.*",
     r".*srun.*command is available.*",
+    r".*MLFlow only allows.*",  # it leaves the @ out of ndcg@10, at every row
     r".*broadcast_buffers. is deprecated.*",  # in favour of what older versions of torch do not know
 )
 """Warnings of Lightning that a user of recalign can do nothing about."""
@@ -38,17 +40,20 @@ _LIGHTNING = Path(lightning.__file__).parent
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Leave out Lightning's tips, device tables and the warnings in ``_NOISE``."""
+    """Leave out Lightning's tips, device tables and the warnings in ``_NOISE``; other warnings are one line each."""
     # A logger's filter does not cover its children, and whose handlers they reach depends on who imports Lightning.
     loggers = [logging.getLogger(name) for name in logging.root.manager.loggerDict if name.startswith("lightning.")]
+    formatted = warnings.formatwarning  # Lightning has put its own there
     with warnings.catch_warnings():
         for pattern in _NOISE:
             warnings.filterwarnings("ignore", message=pattern)
+        warnings.formatwarning = _one_line
         for logger in loggers:
             logger.addFilter(_worth_saying)
         try:
             yield
         finally:
+            warnings.formatwarning = formatted
             for logger in loggers:
                 logger.removeFilter(_worth_saying)
 
@@ -56,6 +61,11 @@ def quiet() -> Iterator[None]:
 def _worth_saying(record: logging.LogRecord) -> bool:
     """Whether to show a record: a warning, or what our own modules say through Lightning's logger."""
     return record.levelno >= logging.WARNING or not Path(record.pathname).is_relative_to(_LIGHTNING)
+
+
+def _one_line(message: Warning | str, category: type[Warning], *args: Any, **kwargs: Any) -> str:
+    """A warning without the place in the code that it comes from."""
+    return f"warning: {' '.join(str(message).split())}\n"
 
 
 def warn_if_bf16_is_slow(precision: str | int | None, on_cpu: bool) -> None:

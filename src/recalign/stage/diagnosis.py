@@ -10,6 +10,8 @@ from typing import Any
 
 from jsonargparse import ArgumentError, ArgumentParser
 from lightning import LightningDataModule, LightningModule
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from recalign.errors import InputError, nearest
 from recalign.stage.classes import Argument, arguments_of, classes_in, find_class, imported, named_class, nearest_import
@@ -23,9 +25,9 @@ GIVEN_BY = {
 OTHER_COMMAND = {"methods": "this is a chain's YAML: recalign chain", "model": "this is a stage's YAML: recalign fit"}
 SEE = "see --help for what may be given"
 LONG = 200  # characters: what the parser quotes whole tells a reader nothing
-LINKED = ("model.num_items",)
-"""Filled in from the data."""
-UNNAMED = (LightningModule, LightningDataModule)
+LINKED = ("model.num_items", "optimizer.params", "lr_scheduler.optimizer")
+"""Filled in from the data, or the model."""
+UNNAMED = (LightningModule, LightningDataModule, Optimizer, LRScheduler)
 """Classes that say nothing about what they take: one of theirs has to be named."""
 
 
@@ -73,7 +75,7 @@ class _Walk:
             default = named_class(argument.default)
             kind: Any = imported(default) if default else classes[0]
             if kind in UNNAMED:
-                remedy = f"name the class first: {GIVEN_BY['model']}"
+                remedy = f"name the class first: {GIVEN_BY['model'] if key in GIVEN_BY else f'--{key} CLASS'}"
                 yield InputError(f"{key} has values but no class yet", where=self._where(key), remedy=remedy)
             yield from self.faults(_init_args(value), arguments_of(kind), f"{key}.")
             if argument.required:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from recalign.keys import short
+from recalign.keys import options, short
 from recalign.stage import given
 
 
@@ -27,10 +26,7 @@ class Request:
 
     def words(self) -> list[str]:
         """The command line that asks for the same, after ``recalign``."""
-        options = [
-            f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in self.settings.items()
-        ]
-        return ["fit", *(word for file in self.files for word in ("--config", str(file))), *options]
+        return ["fit", *(word for file in self.files for word in ("--config", str(file))), *options(self.settings)]
 
     def config(self) -> given.Settings:
         """The merged settings of the stage.

@@ -1,0 +1,50 @@
+"""One line for each stage or trial: which of how many, and about how much time is left."""
+
+from __future__ import annotations
+
+import math
+import time
+from statistics import fmean
+
+IDLE = 1.0  # seconds: what took less had nothing to do, and says nothing about the others
+
+
+def say(line: str) -> None:
+    print(line, flush=True)  # in step with the progress on stderr
+
+
+def about(seconds: float) -> str:
+    """A time that is left, in words that claim no more than is known; empty for none."""
+    if seconds <= 0:
+        return ""
+    if seconds < 60:
+        return f", about {10 * math.ceil(seconds / 10)} s left"
+    return f", about {seconds / 60:.0f} min left" if seconds < 3600 else f", about {seconds / 3600:.1f} h left"
+
+
+class Progress:
+    """Announces what runs one after the other.
+
+    Args:
+        total: how many there are.
+        what: one of them is called.
+    """
+
+    def __init__(self, total: int, what: str) -> None:
+        self.total, self.what = total, what
+        self._began = time.monotonic()
+        self._worked: list[float] = []
+
+    def begin(self, number: int, name: str) -> None:
+        """Announce the next one, with the time that is left if the others take as long as those that ran.
+
+        Args:
+            number: how many came before it.
+            name: of the next.
+        """
+        now = time.monotonic()
+        if number and now - self._began > IDLE:
+            self._worked.append(now - self._began)
+        self._began = now
+        left = fmean(self._worked) * (self.total - number) if self._worked else 0.0
+        say(f"{self.what} {number + 1} of {self.total}{about(left)}: {name}")

@@ -1,0 +1,297 @@
+"""`recalign tune`: search the settings of one stage or method on this machine, as the sweeps of W&B do on many."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import polars as pl
+import yaml
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from rich.console import Console
+from rich.table import Table
+
+from recalign import configs
+from recalign.chain.progress import Progress, say
+from recalign.chain.space import Settings, Spaces, proposals, require_optuna
+from recalign.chain.train import train, trial
+from recalign.errors import InputError, TrainingError, nearest
+from recalign.evaluation.judged import SelectionValue
+from recalign.evaluation.report import WIDTH
+from recalign.evaluation.selection import SELECT
+from recalign.files import digest, held, write_text
+from recalign.keys import options
+from recalign.stage import ParsedStage, parse_stage, upstream
+from recalign.stage.console import quiet
+from recalign.stage.given import merge, nested, set_keys, sources
+from recalign.stage.parser import StageParser, constructing
+from recalign.stage.wandb_log import BEST
+
+FOLDER = "tuning"
+"""Holds the trials, below the stage's folder."""
+
+
+@dataclass
+class Tune:
+    """How settings are searched.
+
+    Attributes:
+        trials: settings that are tried, the first as the stage's YAML has them; a longer search keeps those of a
+            shorter one.
+        space: YAML of what is searched: its name or a path; null: conf/search.yaml. A sweep of W&B will do
+            (conf/sweep/asft.yaml).
+        metric: what is optimised, of the figures that the fit logs; null: the sweep's, else what the stage chooses its
+            checkpoint by, else what the log's judges for selection say (value/select_judge@10).
+        goal: whether a high or a low value is better; null: as is usual for the metric.
+        out: the YAML to write; null: tuned.yaml in the folder of the trials.
+    """
+
+    trials: int = 16
+    space: str | None = None
+    metric: str | None = None
+    goal: Literal["max", "min"] | None = None
+    out: str | None = None
+
+
+class Pruning(Callback):
+    """Report a metric to Optuna at each validation; end a run whose values are behind those of earlier trials.
+
+    Args:
+        trial: of an Optuna study with a pruner.
+        metric: its name; a run that does not log it at a validation is never ended.
+    """
+
+    def __init__(self, trial: Any, metric: str) -> None:
+        self.trial, self.metric = trial, metric
+        self.validations, self.pruned = 0, False
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        value = trainer.callback_metrics.get(self.metric)
+        if trainer.sanity_checking or value is None:
+            return
+        self.trial.report(float(value), self.validations)
+        self.validations += 1
+        if self.trial.should_prune():
+            trainer.should_stop = self.pruned = True
+
+
+class Tuning:
+    """The trials of one stage.
+
+    Args:
+        how: what is searched, and by which figure.
+        words: the stage as ``recalign fit`` takes it.
+
+    Raises:
+        InputError: something cannot be used: a key of the space that the stage does not have, say.
+    """
+
+    def __init__(self, how: Tune, words: Sequence[str]) -> None:
+        if how.trials < 1:
+            raise InputError(f"{how.trials} is not above 0", where="trials", remedy="give a number of trials")
+        self.spaces = Spaces(configs.find(how.space or "search"))
+        self.stage = parse_stage(["fit", *words])
+        if any(one.path is None for one in self.stage.upstream):
+            upstream.require(self.stage.upstream, self.stage.folder, self.stage.log)  # says what to run first
+        self.metric, self.goal = self._metric(how)
+        if self.metric == SELECT and "SelectionValue" not in str(self.stage.config["trainer"]["callbacks"]):
+            self.stage = parse_stage([*self.stage.words, *_judged(self.stage)])
+        self.name, self.folder = self.stage.run.name, self.stage.folder.path.parent / FOLDER
+        self.out = Path(how.out or self.folder / "tuned.yaml")
+        self.settings = self._settings(how.trials)
+
+    def _metric(self, how: Tune) -> tuple[str, str]:
+        own = self.stage.config["checkpoint"]
+        known = [one for one in (self.spaces.metric, (own["monitor"], own["mode"]), (SELECT, "max")) if one and one[0]]
+        metric = how.metric or known[0][0]
+        goal = how.goal or {**BEST, **dict(reversed(known))}.get(metric)
+        if goal not in ("max", "min"):
+            raise InputError(f"which values of {metric} are better?", where="goal", remedy="add --goal max or min")
+        return metric, goal
+
+    def _settings(self, trials: int) -> list[Settings]:
+        given = (one for _, one, is_file in sources(self.stage.words[1:]) if not is_file)
+        fixed = {key for one in given for key in set_keys(one)}
+        space = {key: axis for key, axis in self.spaces.space(self.name).items() if key not in fixed}
+        if not space:
+            raise InputError("nothing is left to search", where=str(self.spaces.file), remedy="set fewer on the line")
+        defaults = {key: self.spaces.default(self.name, self.stage.config, key) for key in space}
+        return proposals(space, defaults, trials, self.stage.seed)
+
+    def run(self) -> Path:
+        """Run the trials that are missing, print all, and write the best one's settings.
+
+        Returns:
+            The YAML, which `recalign fit` takes after the stage's.
+
+        Raises:
+            InputError, TrainingError: the last trial's, where none could be trained; the runs log no such figure.
+        """
+        remedy = "let it finish, or tune in another --run.root"
+        with quiet(), held(self.folder, "tuning", remedy):
+            study, progress = self._study(), Progress(len(self.settings), "trial")
+            tried: list[Any] = []
+            for number, settings in enumerate(self.settings):
+                progress.begin(number, _line(settings))
+                tried.append(self._try(study, number))
+        values = {number: one.value for number, one in enumerate(tried) if not isinstance(one, Exception)}
+        if not values:
+            raise tried[-1]
+        best = min(values, key=lambda number: _rank(tried[number], self.goal))
+        _write(self.out, self.settings[best], f"{self.metric} {values[best]:.4g}, the best of {len(tried)} trials")
+        Console(width=WIDTH).print(self._table(tried, best))
+        say(f"{self.out}: give it after the stage's YAML, recalign fit ... --config {self.out}")
+        return self.out
+
+    def _study(self) -> Any:
+        """The study on disk. A trial that an earlier call left running has failed: its settings are tried again."""
+        optuna = require_optuna()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        study = optuna.create_study(
+            study_name=digest(self.stage.config, self.metric, self.goal),
+            storage=f"sqlite:///{self.folder / 'study.db'}",
+            direction=f"{self.goal}imize",
+            pruner=optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=1),
+            load_if_exists=True,
+        )
+        for left in study.get_trials(states=[optuna.trial.TrialState.RUNNING]):
+            study.tell(left.number, state=optuna.trial.TrialState.FAIL)
+        return study
+
+    def _try(self, study: Any, number: int) -> Any:
+        """Train with the settings of a trial, unless the study and the run folder say that it was done.
+
+        Returns:
+            Optuna's record of the trial (`FrozenTrial`), or why it could not be trained.
+        """
+        from optuna.trial import TrialState
+
+        settings = self.settings[number]
+        try:
+            parsed = trial(parse_stage([*self.stage.words, *options(settings)]), f"trial-{number}", FOLDER)
+            known = study.get_trials(states=(TrialState.COMPLETE, TrialState.PRUNED))
+            done = [one for one in known if one.user_attrs["settings"] == settings]
+            if done and parsed.finished():
+                say(f"  unchanged: {parsed.folder.path}")
+                return done[-1]
+            asked = study.ask()
+            asked.set_user_attr("settings", settings)
+            pruning = Pruning(asked, self.metric)
+            train(parsed, pruning)
+        except (InputError, TrainingError) as error:
+            say(f"  cannot be trained: {error}")
+            return error
+        if pruning.pruned:
+            say("  ended early: behind the median of the trials before it")
+            return study.tell(asked, state=TrialState.PRUNED)
+        return study.tell(asked, best_value(parsed.folder.figures("fit"), self.metric, self.goal))
+
+    def _table(self, tried: Sequence[Any], best: int) -> Table:
+        """The trials, the best first, those that could not be trained last."""
+        shown = Table(title=f"trials of {self.name}", box=None, padding=(0, 2, 0, 0))
+        shown.add_column("trial", justify="right")
+        shown.add_column(self.metric, justify="right")
+        shown.add_column("settings")
+        for number in sorted(range(len(tried)), key=lambda number: _rank(tried[number], self.goal)):
+            failed = isinstance(tried[number], Exception)
+            value = "failed" if failed else f"{tried[number].value:.4f}{'' if _whole(tried[number]) else ' early'}"
+            shown.add_row(str(number), value, _line(self.settings[number]), style="bold" if number == best else None)
+        return shown
+
+
+def best_value(file: Path, metric: str, goal: str) -> float:
+    """The best value of a figure that a run logged.
+
+    Args:
+        file: its ``metrics.csv``.
+        metric: the figure's name.
+        goal: ``max`` or ``min``.
+
+    Raises:
+        InputError: it logged no such figure, or no number.
+    """
+    frame = pl.read_csv(file, infer_schema_length=None)
+    if metric not in frame.columns:
+        near = nearest(metric, frame.columns)
+        remedy = f"did you mean {near}?" if near else f"it logs {', '.join(sorted(frame.columns))}"
+        raise InputError(f"the run logs no {metric!r}", where="metric", remedy=remedy)
+    values = frame[metric].cast(pl.Float64, strict=False).drop_nulls().drop_nans()
+    if values.is_empty():
+        raise InputError(f"the run logs no number as {metric!r}", where="metric", remedy="name another figure")
+    return float(values.max() if goal == "max" else values.min())  # type: ignore[arg-type]
+
+
+def _judged(stage: ParsedStage) -> list[str]:
+    """The option that has a post-training method log what the judges for selection of its chain say."""
+    judge = stage.folder.path.parents[1] / "judge_select" / stage.folder.path.name / "checkpoints/best.ckpt"
+    if not judge.is_file():
+        raise InputError(
+            "there are no judges to tell which trial is best",
+            where=str(judge),
+            remedy=f"run the log's chain first (recalign chain {stage.chain}), or name a --metric",
+        )
+    callback = {"class_path": f"{SelectionValue.__module__}.SelectionValue", "init_args": {"judge": str(judge)}}
+    return [f"--trainer.callbacks+={json.dumps(callback)}"]
+
+
+def _whole(trial: Any) -> bool:
+    return trial.state.name == "COMPLETE"
+
+
+def _rank(tried: Any, goal: str) -> tuple[int, float]:
+    """Where a trial stands: those that ended early after the others, failed ones last."""
+    if isinstance(tried, Exception):
+        return 2, 0.0
+    return int(not _whole(tried)), -tried.value if goal == "max" else tried.value
+
+
+def _line(settings: Settings) -> str:
+    return ", ".join(f"{key} {value}" for key, value in settings.items())
+
+
+def _write(file: Path, settings: Settings, found: str) -> None:
+    """Write settings as YAML that stands after a stage's: ``{model: {lr: 0.1}}``."""
+    tree: dict[str, Any] = {}
+    for key, value in settings.items():
+        tree = merge(tree, nested(key, value))
+    write_text(file, f"# {found}\n" + yaml.safe_dump(tree, sort_keys=False, allow_unicode=True))
+
+
+def tune(argv: Sequence[str]) -> Path:
+    """Search the settings of one stage or method, and write the best as YAML for `recalign fit`.
+
+    Args:
+        argv: the words after ``recalign tune``: those of `Tune`, all others as for ``recalign fit``.
+
+    Returns:
+        The YAML.
+
+    Raises:
+        InputError: something that was given cannot be used.
+        TrainingError: no trial can be trained.
+    """
+    own, others = _split(argv)
+    parser = StageParser(prog="recalign tune", description=" ".join((tune.__doc__ or "").splitlines()[0].split()))
+    parser.add_class_arguments(Tune)
+    parsed = parser.parse_args(own)
+    with constructing():
+        how = Tune(**parser.instantiate(parsed).as_dict())
+    return Tuning(how, others).run()
+
+
+def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The words that set a `Tune`, and the others."""
+    names = {f"--{field.name}" for field in fields(Tune)} | {"--help", "-h"}
+    own: list[str] = []
+    others: list[str] = []
+    words = iter(argv)
+    for word in words:
+        option, equals, _ = word.partition("=")
+        (own if option in names else others).append(word)
+        if option in names and not equals:
+            own += [value for value in (next(words, None),) if value is not None]
+    return own, others
