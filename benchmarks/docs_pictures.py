@@ -1,9 +1,10 @@
-"""Draw the pictures of README.md and docs/concepts.md into docs/pictures, and print README's table.
+"""Draw the pictures of README.md, docs/concepts.md and docs/scale.md into docs/pictures, and print README's table.
 
     python benchmarks/docs_pictures.py
 
 `methods.svg` and the table show ML-100K's rows of benchmarks/results/methods.csv; run this again when that table is
-new. The others are sketches of ideas: their curves are drawn, not measured.
+new. `growth.svg` shows rows of scale.csv and preprocessing.csv; a panel without rows is left out. The others are
+sketches of ideas: their curves are drawn, not measured.
 """
 
 from __future__ import annotations
@@ -31,12 +32,30 @@ GREY = "#6b7280"
 STYLE: Any = {"svg.fonttype": "none", "svg.hashsalt": "recalign", "font.size": 9, "font.family": "sans-serif"}
 
 
+GROWTH = {
+    "events of a log, millions": {
+        "read whole": r"random-(\d+)M / recalign / whole_s",
+        "recalign prepare": r"random-(\d+)M / recalign / prepare_s",
+    },
+    "items": {
+        "a step, full softmax": r"([\d,]+) items / full / seconds",
+        "a step, 512 negatives": r"([\d,]+) items / sampled 512 / seconds",
+        "rank for 1,000 users": r"([\d,]+) items / rank / seconds",
+    },
+    "users ranked for": {"10,000 items": r"10,000 items / users (\d+) / seconds"},
+    "events of a history": {"a step of 3,200 events": r"10,000 items / history (\d+) / seconds"},
+    "processes": {"an epoch of ML-1M": r"ML-1M / processes (\d+) / seconds"},
+}
+"""Panels of `growth`, and the rows of each of their curves (`_points`)."""
+
+
 def main() -> None:
     rows = table()
     methods(rows)
     stages()
     ray()
     direction()
+    growth()
     print(markdown(rows))
 
 
@@ -160,16 +179,38 @@ def direction() -> None:
         axes.set_title("An example: the log says what was chosen, rewards say in which direction to move", fontsize=9)
 
 
+def growth() -> None:
+    """Seconds against what grows, a panel each, on logarithmic axes."""
+    found = {title: {label: _points(row) for label, row in rows.items()} for title, rows in GROWTH.items()}
+    known = {title: {label: points for label, points in curves.items() if points} for title, curves in found.items()}
+    panels = {title: curves for title, curves in known.items() if curves}
+    with _picture("growth", (3.1 * len(panels), 3.2), note=digest(panels), columns=len(panels)) as all_axes:
+        for axes, (title, curves) in zip(all_axes, panels.items(), strict=True):
+            for (label, points), colour in zip(curves.items(), COLOURS.values(), strict=False):
+                axes.plot(*zip(*points, strict=True), "o-", color=colour, label=label, markersize=4, linewidth=1)
+            axes.set(xscale="log", yscale="log", xlabel=title, ylabel="seconds")
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.legend(frameon=False, fontsize=8)
+
+
+def _points(row: str) -> list[tuple[float, float]]:
+    """Size and seconds of the saved rows "log / row / metric" that match; the size is the pattern's only group."""
+    saved = (pl.read_csv(RESULTS / f"{name}.csv", infer_schema=False) for name in ("preprocessing", "scale"))
+    named = pl.concat_str("log", "row", "metric", separator=" / ").str.extract(f"^{row}$").str.replace_all(",", "")
+    rows = pl.concat([one.select(size=named.cast(pl.Float64), mean=pl.col("mean").cast(pl.Float64)) for one in saved])
+    return rows.drop_nulls().sort("size").rows()
+
+
 def _arrow(axes: Axes, begin: tuple[float, float], end: tuple[float, float], **style: Any) -> None:
     axes.annotate("", end, begin, arrowprops={"arrowstyle": "->", "color": GREY} | style)
 
 
 @contextmanager
-def _picture(name: str, size: tuple[float, float], note: str = "") -> Iterator[Axes]:
-    """An empty picture, saved when it is drawn; ``note`` goes into its metadata."""
+def _picture(name: str, size: tuple[float, float], note: str = "", columns: int | None = None) -> Iterator[Any]:
+    """An empty picture, or several beside each other, saved when drawn; ``note`` goes into the metadata."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=size, layout="constrained", facecolor="white")
-        yield figure.subplots()
+        yield figure.subplots() if columns is None else figure.subplots(1, columns, squeeze=False)[0]
         svg = io.StringIO()
         figure.savefig(svg, format="svg", metadata={"Date": None, "Title": name, "Description": note})
     save_picture(svg.getvalue(), name)

@@ -5,6 +5,9 @@
 * `full`, `sampled N`: steps of training (HSTU, d 64, 2 layers, 16 histories of 200 events, all positions targets), with
   the softmax over the whole catalogue and over N negatives; optimiser included.
 * `rank`: ranks and the ten best of 1,000 users, exact; memory is what is needed beyond the model.
+* `history L`: steps of training on histories of L events, 3,200 events in all, with the fewest items and negatives.
+* `users N`: `rank` of N users over the fewest items.
+* `processes N`: the training of an epoch of ML-1M, shared by N processes of one thread each.
 * `average`: what averaging the weights (`PolynomialAveraging`) adds to a step of training.
 * `fit`: `recalign fit --config conf/recommender.yaml`, the whole process with validation and checkpoints: an epoch of
   ML-1M (where the data root has it), and 30 steps on a generated log of 200-event histories whose catalogue is the
@@ -23,16 +26,20 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
+from unittest.mock import patch
 
 import polars as pl
 from tables import commit, save
 
 ROOT = Path(__file__).parents[1]
 GIB = 2**30
+LENGTHS, USERS, PROCESSES = (50, 100, 200, 400, 800), (250, 1000, 4000), (1, 2)
 COLUMNS = ("seconds", "events_per_second", "peak_gib", "beyond_model_gib", "tflops")
 
 
@@ -52,14 +59,26 @@ def main() -> None:
         for cell in ("full", *(f"sampled {n:,}" for n in arguments.negatives if n < items), "rank", "average"):
             rows.append((f"{items:,} items", cell, measured(cell, items, arguments)))
             say(rows[-1])
-    if arguments.device == "cpu":
-        for row in fits(arguments):
-            rows.append(row)
-            say(row)
+    for row in chain(growth(arguments), fits(arguments) if arguments.device == "cpu" else ()):
+        rows.append(row)
+        say(row)
     frame = long_form(rows)
     print("\n" + table(rows))
     if not arguments.quick:
         print(f"\n{save(frame, 'scale' if arguments.device == 'cpu' else 'scale_gpu')}")
+
+
+Row = tuple[str, str, dict[str, Any]]
+"""A log, a cell and its figures."""
+
+
+def growth(arguments: argparse.Namespace) -> Iterator[Row]:
+    """How a step grows with the length of histories, and ranking with the number of users."""
+    items, negatives = arguments.items[0], arguments.negatives[0]
+    for length in LENGTHS:
+        yield f"{items:,} items", f"history {length}", measured(f"sampled {negatives}", items, arguments, length=length)
+    for users in USERS:
+        yield f"{items:,} items", f"users {users}", measured("rank", items, arguments, users=users)
 
 
 def parse() -> argparse.Namespace:
@@ -87,17 +106,18 @@ def run(command: list[str], folder: Path | None = None) -> Run:
         return Run(out.read(), time.monotonic() - began, usage.ru_maxrss * 1024 / GIB)
 
 
-def measured(cell: str, items: int, arguments: argparse.Namespace) -> dict[str, Any]:
+def measured(cell: str, items: int, arguments: argparse.Namespace, **sizes: int) -> dict[str, Any]:
     """Figures of a cell, from `scale_cell.py` in a process of its own."""
     options = ["--device", arguments.device, *["--bf16"] * arguments.bf16, *["--quick"] * arguments.quick]
     name, _, negatives = cell.partition(" ")
     options += ["--negatives", negatives.replace(",", "")] if negatives else []
+    options += [f"--{size}={value}" for size, value in sizes.items()]
     done = run([sys.executable, str(Path(__file__).parent / "scale_cell.py"), name, str(items), *options])
     figures = json.loads(done.output.splitlines()[-1])
     return {"peak_gib": done.peak_gib, **figures}
 
 
-def fits(arguments: argparse.Namespace) -> list[tuple[str, str, dict[str, Any]]]:
+def fits(arguments: argparse.Namespace) -> list[Row]:
     """Whole runs of the command."""
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
@@ -112,6 +132,8 @@ def fits(arguments: argparse.Namespace) -> list[tuple[str, str, dict[str, Any]]]
         if any((ml_1m / name).exists() for name in ("ml-1m.zip", "ml-1m")):
             options = [f"--config={ROOT / 'conf/data/ml-1m.yaml'}", f"--data.root={ml_1m}"]
             rows.append(("ML-1M", "fit", figures_of(fit(options, folder, arguments.quick))))
+            shared = ((n, trained(n, options, folder, arguments.quick)) for n in PROCESSES)
+            rows.extend(("ML-1M", f"processes {n}", figures) for n, figures in shared)
         else:
             print(f"no ML-1M under {ml_1m}: left out", file=sys.stderr)
     return rows
@@ -122,6 +144,15 @@ def fit(options: list[str], folder: Path, quick: bool) -> Run:
     command = [sys.executable, "-m", "recalign", "fit", f"--config={ROOT / 'conf/recommender.yaml'}", *options]
     command += ["--trainer.max_epochs=1", "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
     return run(command + ["--trainer.limit_train_batches=2", "--trainer.limit_val_batches=1"] * quick, folder)
+
+
+def trained(processes: int, options: list[str], folder: Path, quick: bool) -> dict[str, Any]:
+    """Seconds that the training takes, validation included."""
+    together = ["--trainer.strategy=ddp"] * (processes > 1)
+    with patch.dict(os.environ, OMP_NUM_THREADS="1"):
+        fit([*options, f"--trainer.devices={processes}", *together], folder, quick)
+    manifest = folder / "runs/ml-1m/recommender/seed-0/manifest.json"
+    return {"seconds": [json.loads(manifest.read_text(encoding="utf-8"))["seconds"]]}
 
 
 def figures_of(done: Run) -> dict[str, Any]:
@@ -148,11 +179,11 @@ def write_log(folder: Path, items: int, quick: bool) -> None:
     )
 
 
-def say(row: tuple[str, str, dict[str, Any]]) -> None:
+def say(row: Row) -> None:
     print(*row, file=sys.stderr, flush=True)
 
 
-def long_form(rows: list[tuple[str, str, dict[str, Any]]]) -> pl.DataFrame:
+def long_form(rows: list[Row]) -> pl.DataFrame:
     """The rows as results are saved: a figure measured several times with its mean and deviation."""
     made = commit()
     return pl.DataFrame(
@@ -172,7 +203,7 @@ def spread(value: float | list[float]) -> dict[str, float | None]:
     return {"mean": value, "sd": None}
 
 
-def table(rows: list[tuple[str, str, dict[str, Any]]]) -> str:
+def table(rows: list[Row]) -> str:
     """Markdown."""
     lines = [
         "| catalogue | what | seconds | events/s | peak, GiB | beyond the model, GiB | TFLOP/s |",

@@ -1,6 +1,7 @@
 """One cell of `scale.py`: measures itself and prints a line of JSON.
 
-python benchmarks/scale_cell.py full|sampled|rank|average ITEMS [--negatives N] [--device cuda] [--bf16] [--quick]
+python benchmarks/scale_cell.py full|sampled|rank|average ITEMS [--negatives N] [--length L] [--users U]
+    [--device cuda] [--bf16] [--quick]
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from recalign.recommender import PolynomialAveraging, Recommender
 from recalign.sequences import Batch
 
 GIB = 2**30
-HISTORIES, LENGTH = 16, 200  # of a training batch: 3,200 events, as in conf/recommender.yaml
-USERS, SHOWN = 1000, 10  # ranked
+EVENTS = 3200  # of a training batch, as in conf/recommender.yaml
+SHOWN = 10  # items a user
 LONGEST = 5.0  # seconds spent on repetitions
 
 
@@ -34,45 +35,48 @@ def main() -> None:
     parser.add_argument("what", choices=["full", "sampled", "rank", "average"])
     parser.add_argument("items", type=int)
     parser.add_argument("--negatives", type=int)
+    parser.add_argument("--length", type=int, default=200, help="events of a history")
+    parser.add_argument("--users", type=int, default=1000, help="who are ranked for")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--bf16", action="store_true")
     parser.add_argument("--quick", action="store_true")
     arguments = parser.parse_args()
     torch.manual_seed(0)
     device = torch.device(arguments.device)
-    encoder = HSTU(dim=64, layers=2, heads=1, max_length=LENGTH, dropout=0.2)
+    encoder = HSTU(dim=64, layers=2, heads=1, max_length=arguments.length, dropout=0.2)
     module = Recommender(arguments.items, encoder, negatives=arguments.negatives).to(device)
     measure = {"rank": rank, "average": average}.get(arguments.what, train)
     with torch.autocast(device.type, torch.bfloat16, enabled=arguments.bf16):
-        figures = measure(module, arguments.items, device, 1 if arguments.quick else 10)
+        figures = measure(module, arguments, device, 1 if arguments.quick else 10)
     if device.type == "cuda":
         figures["peak_gib"] = torch.cuda.max_memory_allocated() / GIB
     print(json.dumps(figures))
 
 
-def batch_of(rows: int, items: int, device: torch.device) -> Batch:
+def batch_of(length: int, items: int, device: torch.device) -> Batch:
     """Full histories of random items, every position a target."""
-    item_BL = torch.randint(1, items + 1, (rows, LENGTH))
-    time_BL = torch.randint(1, 100_000, (rows, LENGTH)).cumsum(dim=1)
-    target_T = torch.randint(1, items + 1, (rows * LENGTH,))
+    rows = EVENTS // length
+    item_BL = torch.randint(1, items + 1, (rows, length))
+    time_BL = torch.randint(1, 100_000, (rows, length)).cumsum(dim=1)
+    target_T = torch.randint(1, items + 1, (rows * length,))
     return Batch(
         user_B=torch.arange(rows),
         item_BL=item_BL,
-        length_B=torch.full((rows,), LENGTH),
+        length_B=torch.full((rows,), length),
         time_BL=time_BL,
         request_time_BL=time_BL,
-        reward_BL=torch.ones(rows, LENGTH),
-        row_T=torch.arange(rows).repeat_interleave(LENGTH),
-        column_T=torch.arange(LENGTH).repeat(rows),
+        reward_BL=torch.ones(rows, length),
+        row_T=torch.arange(rows).repeat_interleave(length),
+        column_T=torch.arange(length).repeat(rows),
         target_T=target_T,
-        reward_T=torch.ones(rows * LENGTH),
-        high_T=torch.ones(rows * LENGTH, dtype=torch.bool),
-        event_T=torch.arange(rows * LENGTH),
+        reward_T=torch.ones(rows * length),
+        high_T=torch.ones(rows * length, dtype=torch.bool),
+        event_T=torch.arange(rows * length),
     ).to(device)
 
 
-def train(module: Recommender, items: int, device: torch.device, repetitions: int) -> dict[str, object]:
-    optimizer, batch = module.configure_optimizers(), batch_of(HISTORIES, items, device)
+def train(module: Recommender, sizes: argparse.Namespace, device: torch.device, repetitions: int) -> dict[str, object]:
+    optimizer, batch = module.configure_optimizers(), batch_of(sizes.length, sizes.items, device)
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
@@ -86,20 +90,19 @@ def train(module: Recommender, items: int, device: torch.device, repetitions: in
     products = counter.get_total_flops()
     return {
         "seconds": seconds,
-        "events_per_second": HISTORIES * LENGTH / average,
+        "events_per_second": len(batch.target_T) / average,
         "tflops": products / average / 1e12,
     }
 
 
 @torch.no_grad()
-def rank(module: Recommender, items: int, device: torch.device, repetitions: int) -> dict[str, object]:
-    """1,000 users, each with one target and 200 items met."""
-    policy = module.policy.eval()
-    state = torch.randn(USERS, 64, device=device)
-    target_T = torch.randint(1, items + 1, (USERS,), device=device)
-    seen_N = torch.stack(
-        [torch.arange(USERS).repeat_interleave(LENGTH), torch.randint(1, items + 1, (USERS * LENGTH,))]
-    ).to(device)
+def rank(module: Recommender, sizes: argparse.Namespace, device: torch.device, repetitions: int) -> dict[str, object]:
+    """Users, each with one target and a history of items met."""
+    policy, users, met = module.policy.eval(), sizes.users, (sizes.users * sizes.length,)
+    state = torch.randn(users, 64, device=device)
+    target_T = torch.randint(1, sizes.items + 1, (users,), device=device)
+    state_N = torch.arange(users).repeat_interleave(sizes.length)
+    seen_N = torch.stack([state_N, torch.randint(1, sizes.items + 1, met)]).to(device)
     before = resident(device)
 
     def once() -> None:
@@ -111,7 +114,9 @@ def rank(module: Recommender, items: int, device: torch.device, repetitions: int
     return {"seconds": seconds, "beyond_model_gib": (peak(device) - before) / GIB}
 
 
-def average(module: Recommender, items: int, device: torch.device, repetitions: int) -> dict[str, object]:
+def average(
+    module: Recommender, sizes: argparse.Namespace, device: torch.device, repetitions: int
+) -> dict[str, object]:
     """What averaging the weights adds to a step of a long run: 32 steps together, divided by their number."""
     callback, trainer, steps = PolynomialAveraging(), SimpleNamespace(global_step=10_000), 32
     callback.on_fit_start(trainer, module)  # type: ignore[arg-type]

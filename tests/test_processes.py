@@ -35,6 +35,7 @@ def shared(cut: int) -> dict[str, Tensor]:
         "drawn": drawn,
         "place": torch.arange(len(ROWS))[place],
         "first": processes.from_first(torch.tensor(float(dist.get_rank()))),
+        "agreed": torch.tensor(processes.agreed([0.1, 1.0 + dist.get_rank()], there), dtype=torch.float64),
     }
 
 
@@ -49,6 +50,7 @@ def test_rows_gradients_and_draws_of_two_are_those_of_one():
             assert one["whole"].equal(ROWS)
             assert one["known"].equal(ROWS[:, 0] > 0)
             assert one["first"] == 0
+            assert one["agreed"].tolist() == [0.1, 1.0]
         assert torch.cat([one["place"] for one in two]).tolist() == [0, 1, 2]
         assert torch.cat([one["drawn"] for one in two]).equal(drawn)
         mean = torch.cat([one["gradient"] for one in two]) / 2  # as DDP takes it
@@ -58,5 +60,6 @@ def test_rows_gradients_and_draws_of_two_are_those_of_one():
 def test_alone_everything_is_as_it_is():
     assert processes.gathered(ROWS) is ROWS
     assert processes.from_first(ROWS) is ROWS
+    assert processes.agreed((0.1, 2.0), ROWS.device) == [0.1, 2.0]
     assert processes.own_rows(3, ROWS.device) == slice(0, 3)
     assert processes.counts(3, ROWS.device) == [3]

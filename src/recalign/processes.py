@@ -5,7 +5,7 @@ Everything here is the identity in a single process. With several, all of them h
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -66,6 +66,11 @@ def from_first(x: Tensor) -> Tensor:
     if several():
         dist.broadcast(x, src=0)
     return x
+
+
+def agreed(values: Sequence[float], device: torch.device) -> list[float]:
+    """The numbers of the first process, in all of them: what each finds for itself may differ in the last digits."""
+    return from_first(torch.tensor(values, dtype=torch.float64, device=device)).tolist() if several() else list(values)
 
 
 class _Gathered(torch.autograd.Function):

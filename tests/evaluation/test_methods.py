@@ -14,7 +14,9 @@ import torch
 
 from recalign.errors import InputError
 from recalign.evaluation.comparison import compare
+from recalign.evaluation.comparison_table import ComparisonTable
 from recalign.evaluation.methods import RERANKED, SAME_FOR_ALL, UNTRAINED, MethodRun, evaluate_methods, interpolate
+from recalign.evaluation.roles import Roles
 from recalign.events import Log
 from recalign.metrics.rank import gain_ndcg
 from recalign.nn import Pooled
@@ -58,6 +60,21 @@ def test_an_altered_evaluation_is_made_again(tmp_path, data, base, cells):
     with pytest.raises(InputError, match=r"test\.parquet: not what the evaluation wrote"):
         compare(runs)
     assert evaluate_methods(runs, 3, run, base, data, **HOW) == [cells[0].method]
+
+
+def test_a_sample_of_the_users_is_the_same_for_every_method(tmp_path, data, base, cells):
+    some, runs = copy.copy(data), tmp_path / "runs"
+    some.sample = 7
+    assert len(evaluate_methods(runs, 3, cells[:2], base, some, **HOW)) == 2
+    drawn = [pl.read_parquet(place(tmp_path, cell.method) / "test.parquet") for cell in cells[:2]]
+    assert drawn[0]["user"].n_unique() == 7
+    assert drawn[0].select("user", "event").equals(drawn[1].select("user", "event"))
+    everybody = data.users_tested("A")
+    table = ComparisonTable(compare(runs), Roles(None, {}, [cells[0].method]))
+    assert table.sample == f"a fixed sample of 7 of {everybody} users"
+    some.sample = everybody + 1
+    assert len(evaluate_methods(runs, 3, cells[:2], base, some, **HOW)) == 2  # measured anew
+    assert ComparisonTable(compare(runs), Roles(None, {}, [cells[0].method])).sample == ""
 
 
 def test_artefacts_are_those_that_comparisons_read(tmp_path, data, base, cells):

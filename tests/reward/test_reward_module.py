@@ -173,6 +173,19 @@ def test_further_rewards_are_learned_beside_the_main_one(log_root, cloned, tmp_p
     assert figures["reward/disliked/r2"] > 0.1
 
 
+def test_heads_of_further_rewards_start_alike_whatever_was_drawn_before(log_root):
+    """Lightning seeds anew where it starts several processes, and one process does not."""
+    data = small.data_of(RewardData, log_root, auxiliary={"odd": "item % 2"})
+    model, heads = RewardModel(data.num_items, encoder=small.encoder(), members=1), []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        before = torch.get_rng_state()
+        model.calibrate(data)
+        assert torch.get_rng_state().equal(before)
+        heads.append([weight.clone() for weight in model.reward.nets[0].auxiliary.parameters()])
+    assert all(one.equal(other) for one, other in zip(*heads, strict=True))
+
+
 def test_items_unknown_to_training_are_left_out_of_validation(own_root, tmp_path):
     frame = pl.read_csv(own_root / "small.csv")
     step = (pl.col("timestamp") - 1000 - (pl.col("user") - 1)) // 60

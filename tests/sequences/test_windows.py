@@ -15,8 +15,10 @@ from recalign.sequences.windows import (
     collate,
     evaluation_windows,
     left_out,
+    sample_users,
     serving_windows,
     training_windows,
+    with_test,
 )
 
 from .tables import table
@@ -171,3 +173,14 @@ def test_targets_that_are_kept_keep_their_histories(counts, max_length, data):
     batch = collate(sequences, fewer, np.arange(len(fewer)), max_length, know_request=False, seen=False)
     np.testing.assert_array_equal(batch.rejected_TN, rejected[kept])
     assert windows.rejected is None
+
+
+@given(st.lists(st.integers(1, 8), min_size=2, max_size=30), st.integers(1, 40), st.integers(0, 10))
+def test_a_sample_is_of_tested_users_and_part_of_a_larger_one(counts, number, more):
+    sequences = simple([6, *counts], LeaveLast(1, 1))
+    users = everybody(sequences)
+    drawn = sample_users(sequences, users, number)
+    assert drawn.sum() == min(number, with_test(sequences).sum())
+    assert (drawn <= (sample_users(sequences, users, number + more) & with_test(sequences))).all()
+    windows = evaluation_windows(sequences, drawn, "test", 10)
+    assert set(windows.user) == set(np.flatnonzero(drawn))

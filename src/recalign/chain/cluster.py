@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -36,8 +37,9 @@ class RayWorkers(Workers):
             {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": (number and round(number * num_cpus)) or None}
         )
         try:
+            _require_reachable(os.environ.get("RAY_ADDRESS", ""))
             ray.init(runtime_env={"env_vars": passed}, log_to_driver=False, **local)
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError) as error:
             remedy = "check RAY_ADDRESS, or unset it to use this machine"
             raise InputError(f"there is no Ray cluster to reach ({error})", where="engine", remedy=remedy) from error
         room = _room(ray.cluster_resources(), {"CPU": num_cpus, "GPU": num_gpus})
@@ -58,6 +60,13 @@ class RayWorkers(Workers):
 def _attempt_in(folder: str, function: Callable[..., Any], *args: Any) -> Outcome:
     os.chdir(folder)
     return attempt(function, *args)
+
+
+def _require_reachable(address: str) -> None:
+    """Knock at HOST:PORT, so that a wrong address is an OSError within seconds: Ray itself tries much longer."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=5).close()
 
 
 def _room(there: dict[str, float], asked: dict[str, float]) -> int:

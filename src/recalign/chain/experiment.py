@@ -13,6 +13,18 @@ from recalign.simulation import World
 
 
 @dataclass
+class Evaluation:
+    """How the methods of a chain are evaluated.
+
+    Attributes:
+        users: how many users, a fixed sample of those of A with test events, the same for every method and seed of a
+            log; null, or more than there are: all.
+    """
+
+    users: int | None = None
+
+
+@dataclass
 class Chain:
     """An experiment: which log, which stages, which methods.
 
@@ -34,6 +46,7 @@ class Chain:
             times; null: as they were trained and given, whatever is left.
         trials: settings tried for each method, the first as its YAML has it, the others from conf/search.yaml; what
             is chosen on validation, with the first seed, is then run with every seed. 0 or 1: nothing is searched.
+        evaluation: how methods are evaluated.
         world: settings of a simulated world; each seed then has a world of its own, drawn with that seed.
         root: folder of all runs.
         workers: tasks at a time: 1 is one after the other in this process; null: 1, or as many as a Ray cluster has
@@ -60,6 +73,7 @@ class Chain:
     lcb: float = 2.0
     keep: float | None = KEEP
     trials: int = 0
+    evaluation: Evaluation = field(default_factory=Evaluation)
     world: World | None = None
     root: str = "runs"
     workers: int | None = None
@@ -91,6 +105,7 @@ class Chain:
         require_share(self.keep, "keep")
         require_positive("", vars(self), "rerank", "lcb", "trials", "num_gpus", or_zero=True)
         require_positive("", vars(self), "workers", "threads", "num_cpus")
+        require_positive("evaluation", vars(self.evaluation), "users")
         for key, values in (("methods", self.methods), ("seeds", self.seeds)):
             if not values or len(set(values)) < len(values):
                 raise InputError(f"{values} is empty or names one twice", where=key, remedy="list each once")

@@ -134,6 +134,7 @@ def _evaluate(plan: Plan, seed: int, done: Results) -> None:
     trained = {stage: done[named(stage, seed)] for stage in plan.stages}
     runs = [_method_run(method, trained, plan.chain) for method in plan.chain.methods]
     base, data = base_checkpoints(trained), plan.data(seed)
+    data.sample = plan.chain.evaluation.users
     evaluated = evaluate_methods(
         plan.folder, seed, runs, base, data, device=plan.device(), code=code_digest(EVALUATION)
     )

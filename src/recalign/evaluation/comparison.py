@@ -33,6 +33,10 @@ from recalign.metrics.rank import gain_ndcg, hit, reciprocal
 
 SPLITS = ("test", "validation")
 ALL, HIGH, VALUE = "all/ndcg@10", "high/ndcg@10", "value/judge@10"
+EVALUATED, TESTED = (
+    "users/evaluated",
+    "users/tested",
+)  # in summaries of a sample: its users, and all that have test events
 RANKS = {"hr@10": lambda rank: hit(rank, 10), "ndcg@10": lambda rank: gain_ndcg(rank, 10), "mrr": reciprocal}
 # What the training reward model promises above what others see. Levels differ between models, so only the difference to
 # `start` says how far a method has over-optimised.

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import polars as pl
 
-from recalign.evaluation.comparison import ALL
+from recalign.evaluation.comparison import ALL, EVALUATED, TESTED
 from recalign.evaluation.roles import Roles
 
 
@@ -65,6 +65,12 @@ class ComparisonTable:
         baseline, cell = self.better_baseline(ALL), self.get(method, ALL)
         base = self.column(ALL)[baseline].value if baseline else 0.0
         return cell.value / base if cell and base else float("nan")
+
+    @property
+    def sample(self) -> str:
+        """Names the sample of users that was evaluated; empty where all were."""
+        some, whole = (max((x.value for x in self.column(name).values()), default=0) for name in (EVALUATED, TESTED))
+        return f"a fixed sample of {some:,.0f} of {whole:,.0f} users" if some < whole else ""
 
     def mark(self, method: str, metric: str) -> int:
         """1 or -1 where a method is better or worse than the better baseline, after Holm; else 0."""

@@ -14,6 +14,7 @@ import torch
 
 from recalign.evaluation import examples, exposed
 from recalign.evaluation.baselines import ItemScores, LowerBound, Rerank, SameForAll, Scores, log_counts, popularity
+from recalign.evaluation.comparison import EVALUATED, TESTED
 from recalign.evaluation.judges import require_apart
 from recalign.evaluation.popularity import popularity_curve
 from recalign.evaluation.ray import ValidationRanking
@@ -90,7 +91,7 @@ class MethodRun:
         truth = _truth(data)  # the log's digest knows neither its truth nor its titles
         extra = sha256(truth) if truth and truth.is_file() else None, repr(data.log_.titles)
         reranking = (self.strength, self.keep, self.spread) if is_reranked(self.method) else None
-        read = data.fingerprint, data.max_length, data.know_request
+        read = data.fingerprint, data.max_length, data.know_request, data.sample
         return digest(self.method, own, base, read, extra, reranking, code)[:16]
 
 
@@ -140,6 +141,8 @@ def evaluate_methods(
         shares = {"cold_targets": test["cold"].cast(float).mean(), "coverage@10": _coverage(test, data.num_items)}
         summary = {"method": run.method, "seed": seed, "log": data.log_.name, "key": keys[run.method]}
         summary |= {"base": digest(data.fingerprint, digests)[:16], **shares, **run.cost}
+        if data.sample is not None:
+            summary |= {EVALUATED: test["user"].n_unique(), TESTED: data.users_tested("A")}
         if run.method not in SAME_FOR_ALL and nets.start_ndcg:  # the others have no ray, and so no price
             summary["policy/kept"] = gain_ndcg(validation["rank"].to_numpy(), 10).mean() / nets.start_ndcg
         if (as_popular := tilted.value_at(_mean(validation, "log_count@10"))) is not None:

@@ -80,7 +80,9 @@ def terminal_table(frame: pl.DataFrame, roles: Roles) -> Table:
     cells = ComparisonTable(frame, roles)
     columns = [ALL, HIGH, VALUE, TRUE if TRUE in cells.metrics else "policy/kl"]
     table = Table(
-        title=f"test, mean of {len(cells.seeds)} seed{'s' * (len(cells.seeds) != 1)}",
+        title=", ".join(
+            filter(None, ("test", cells.sample, f"mean of {len(cells.seeds)} seed{'s' * (len(cells.seeds) != 1)}"))
+        ),
         caption="± half the 95 % interval. ▲ ▼ better or worse than the better of "
         f"{' and '.join(roles.baselines)} (Holm)",
         padding=(0, 1, 0, 0),

@@ -14,6 +14,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
 from recalign.errors import InputError, TrainingError
+from recalign.processes import agreed
 from recalign.recommender.interpolation import ndcg, reach_at_price
 from recalign.recommender.policy import Policy
 
@@ -122,7 +123,8 @@ class KeepRanking(Callback):
             if self._start_ndcg is None:
                 self._start_ndcg = measured(module.reference)
             # A start that ranks nothing has nothing to keep: the trained weights are handed over.
-            self._reach, share = reach_at_price(kept, self.share) if self._start_ndcg else (1.0, 1.0)
+            found = reach_at_price(kept, self.share) if self._start_ndcg else (1.0, 1.0)
+            self._reach, share = agreed(found, module.device)
         self._other, self._step = trained, trainer.global_step
         move(self._reach)
         module.log_dict({"policy/reach": self._reach, "policy/kept": share})

@@ -15,6 +15,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 from recalign.files import replacing
 from recalign.metrics import RankMetrics
+from recalign.processes import agreed
 from recalign.recommender.checkpoint import load_net, read_checkpoint
 from recalign.recommender.policy import Policy
 from recalign.sequences import Batch
@@ -74,7 +75,8 @@ class CalibratePrior(Callback):
             around = (_best(found) + step * FINE for step in (-3, -2, -1, 1, 2, 3))
             found |= measure([strength for strength in around if 0 <= strength <= LARGEST])
         best = _best(found)
-        return {"strength": best, "ndcg@10": found[best], "ndcg@10_without": found[0.0]}
+        names, values = ("strength", "ndcg@10", "ndcg@10_without"), (best, found[best], found[0.0])
+        return dict(zip(names, agreed(values, module.device), strict=True))
 
     def _say(self, trainer: Trainer, found: dict[str, float]) -> None:
         strength, with_it, without = found.values()

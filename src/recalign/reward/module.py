@@ -155,7 +155,9 @@ class RewardModel(StageModule):
             InputError: a head cannot model its rewards, or a further reward cannot be used.
         """
         self.auxiliary_EA = torch.tensor(data.auxiliary_rewards.fill_null(float("nan")).to_numpy())
-        self.reward.add_auxiliary(list(data.auxiliary))
+        with torch.random.fork_rng(devices=[]):  # Lightning seeds anew where it starts several processes
+            torch.manual_seed(data.seed)
+            self.reward.add_auxiliary(list(data.auxiliary))
         reward, item = data.rated["reward"].to_numpy(), data.rated["item_id"].to_numpy()
         for net in self.reward.nets:
             net.calibrate(reward, data.item_means(reward, item))

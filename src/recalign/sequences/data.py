@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import polars as pl
 import torch
 from lightning import LightningDataModule
-from torch.utils.data import DataLoader, Dataset
 
 from recalign.errors import InputError, require_positive
 from recalign.events import EventTable, Log, Report, audit, data_root, fingerprint, load_events, read_titles
@@ -20,41 +18,23 @@ from recalign.sequences.batch import Batch
 from recalign.sequences.cache import CacheEntry, PreparedLog, cache_folder
 from recalign.sequences.checks import checked, report_truncation
 from recalign.sequences.cohort import UserCohort
+from recalign.sequences.loader import Loader, WindowDataset
 from recalign.sequences.prepare import prepare
 from recalign.sequences.sampler import LengthBatches
 from recalign.sequences.splits import High, LeaveLast, Split, UserGroups
 from recalign.sequences.store import Group, Part, Sequences, build_and_report, fingerprint_of
-from recalign.sequences.windows import Windows, collate, evaluation_windows, serving_windows, training_windows
+from recalign.sequences.windows import (
+    Windows,
+    collate,
+    evaluation_windows,
+    sample_users,
+    serving_windows,
+    training_windows,
+    with_test,
+)
 
 ML_100K = Log(name="ml-100k", files=["ml-100k/u.data"], fetch="ml-100k")
 """The log of stages whose YAML names none."""
-
-
-class WindowDataset(Dataset[Batch]):
-    """Batches by (L, window indices), as `LengthBatches` draws them.
-
-    No indices are a batch of the shortest history without targets: networks need one, losses do not.
-    """
-
-    def __init__(self, make: Callable[[np.ndarray, int], Batch], length: np.ndarray) -> None:
-        self.make, self.length = make, length
-
-    def __getitem__(self, drawn: tuple[int, list[int]]) -> Batch:
-        bucket, chosen = drawn
-        batch = self.make(np.array(chosen or [int(self.length.argmin())]), bucket)
-        return batch if chosen else batch.keep(torch.zeros_like(batch.high_T))
-
-
-class Loader(DataLoader[Batch]):
-    """A DataLoader whose state can be saved in the middle of an epoch (Lightning asks for it)."""
-
-    sampler: LengthBatches
-
-    def state_dict(self) -> dict[str, Any]:
-        return self.sampler.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.sampler.load_state_dict(state)
 
 
 class EventDataModule(LightningDataModule):
@@ -79,7 +59,12 @@ class EventDataModule(LightningDataModule):
         seed: of the order of the batches; null: 0 in Python, ``seed_everything`` in a run of the command.
         cache: whether to keep the prepared log between runs (`recalign.sequences.cache`), in ``RECALIGN_CACHE``, else
             the user's cache folder; or the folder to keep it in.
+
+    Attributes:
+        sample: how many users with test events `windows` has, a fixed sample of each group; null: all of them.
     """
+
+    sample: int | None = None
 
     def __init__(
         self,
@@ -237,7 +222,14 @@ class EventDataModule(LightningDataModule):
 
     def windows(self, part: Part, users: Group | None = None) -> Windows:
         """The windows of a part for evaluation, of this module's users or of the named group."""
-        return evaluation_windows(self.sequences, self.sequences.users_in(users or self.users), part, self.max_length)
+        chosen = self.sequences.users_in(users or self.users)
+        if self.sample is not None:
+            chosen = sample_users(self.sequences, chosen, self.sample)
+        return evaluation_windows(self.sequences, chosen, part, self.max_length)
+
+    def users_tested(self, users: Group) -> int:
+        """How many users of a group have test events, whatever the sample."""
+        return int((self.sequences.users_in(users) & with_test(self.sequences)).sum())
 
     def loader(self, windows: Windows, *, shuffle: bool = False, seen: bool = True, shared: bool = False) -> Loader:
         """Batches of windows, shuffled or in order, with or without the items that users had seen.

@@ -86,7 +86,7 @@ class Partitions:
             row = pl.int_range(block.first + 1, block.first + block.rows + 1, dtype=pl.UInt32, eager=True)
             frame = frame.with_columns(row.alias(ROW), pl.Series(PLACE, place)).sort(PLACE, maintain_order=True)
             begins = np.searchsorted(frame[PLACE].to_numpy(), np.arange(len(bounds) + 2)).tolist()
-            frame.drop(PLACE).write_ipc(folder / "rows.arrow", compression="lz4")
+            frame.drop(PLACE).write_ipc(folder / "rows.arrow", compression="uncompressed")  # mapped
             return {"begins": begins}
 
         return list(self._once(f"block-{number}", make)["begins"])
@@ -107,7 +107,7 @@ class Partitions:
             groups = self.groups.assign(users)
             pl.DataFrame({"user": users, "group": groups}).write_ipc(folder / "users.arrow")
             pl.DataFrame({"item": items}).write_ipc(folder / "items.arrow")
-            np.save(folder / "times.npy", np.sort(frame["timestamp"].to_numpy()))
+            np.save(folder / "times.npy", frame["timestamp"].sort().to_numpy())
             nullable = [column.name for column in frame if column.null_count()]
             return {"found": dataclasses.asdict(checked.found), "users": len(users), "nullable": nullable}
 

@@ -156,10 +156,31 @@ def serving_windows(sequences: Sequences, users: np.ndarray, max_length: int) ->
     )
 
 
+def with_test(sequences: Sequences) -> np.ndarray:
+    """Who has test events that `evaluation_windows` does not leave out. Shape: bool (U,)."""
+    return _has_test(sequences) & _has_past(sequences, TEST)
+
+
 def left_out(sequences: Sequences) -> int:
     """Count the users with test events whom `evaluation_windows` leaves out."""
-    test = sequences.frame.filter(pl.col("split") == TEST)["user"].unique().to_numpy()
-    return int((~_has_past(sequences, TEST)[test]).sum())
+    return int((_has_test(sequences) & ~_has_past(sequences, TEST)).sum())
+
+
+def sample_users(sequences: Sequences, users: np.ndarray, number: int) -> np.ndarray:
+    """Draw users among those with test events; all of these where they are no more. Shape: bool (U,) -> bool (U,).
+
+    The log's catalogue seeds the draw, so every run takes the same users. A smaller sample is part of a larger one.
+    """
+    order = np.random.default_rng(int(sequences.catalogue, 16)).permutation(sequences.num_users)
+    drawn = np.zeros(sequences.num_users, bool)
+    drawn[order[(users & with_test(sequences))[order]][:number]] = True
+    return drawn
+
+
+def _has_test(sequences: Sequences) -> np.ndarray:
+    has = np.zeros(sequences.num_users, bool)
+    has[sequences.frame.filter(pl.col("split") == TEST)["user"].unique().to_numpy()] = True
+    return has
 
 
 def _has_past(sequences: Sequences, part: int) -> np.ndarray:
