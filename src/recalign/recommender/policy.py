@@ -84,6 +84,23 @@ class Policy(Recorded, nn.Module, ABC):
         Shape: items int64 (T, C) or None -> (T, C), or (T, V) where column v - 1 is item v.
         """
 
+    def outcomes(self, state: State) -> Tensor:
+        """Log-probabilities of all that the policy may say, which sum to 1: of items, and of no item where it may.
+
+        Shape: -> (T, V), or (T, V + 1).
+        """
+        return self.log_probs(state)
+
+    @torch.no_grad()
+    def kl_and_entropy(self, state: State, other: Policy, other_state: State) -> tuple[Tensor, Tensor]:
+        """KL(self || other) and the entropy of self, in nats, exact; other is of the same kind. Shape: -> (T,) each."""
+        kl, entropy = [], []
+        for part in chunks(len(state), self.num_items):
+            logp_TV, other_TV = self.outcomes(state[part]), other.outcomes(other_state[part])
+            kl.append((logp_TV.exp() * (logp_TV - other_TV)).sum(dim=1))
+            entropy.append(-(logp_TV.exp() * logp_TV).sum(dim=1))
+        return torch.cat(kl), torch.cat(entropy)
+
     def summary(self, state: State) -> Tensor:
         """What heads (values, critics) read of a state. Shape: (T, D)."""
         return state.flatten(1)
