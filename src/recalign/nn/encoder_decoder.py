@@ -99,7 +99,8 @@ class EncoderBlock(nn.Module):
 
     def forward(self, x_BLD: Tensor) -> Tensor:
         qkv_BXLC = self.qkv(self.self_norm(x_BLD)).unflatten(-1, (3 * self.heads, -1)).transpose(1, 2)
-        mixed_BHLC = F.scaled_dot_product_attention(*qkv_BXLC.chunk(3, dim=1), is_causal=True)
+        q_BHLC, k_BHLC, v_BHLC = qkv_BXLC.chunk(3, dim=1)
+        mixed_BHLC = F.scaled_dot_product_attention(q_BHLC, k_BHLC, v_BHLC, is_causal=True)
         x_BLD = x_BLD + self.dropout(self.output(mixed_BHLC.transpose(1, 2).flatten(2)))
         return x_BLD + self.dropout(self.feed_forward(self.hidden_norm(x_BLD)))
 
