@@ -13,6 +13,7 @@ Shape suffixes:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -20,13 +21,17 @@ import torch
 from torch import Tensor, nn
 
 from recalign.errors import InputError
-from recalign.nn import HSTU, AllCodes, Decoder, Encoder, LazyContext, OwnVectors, SharedCodes, Trie, Window
+from recalign.nn import HSTU, AllCodes, Decoder, Encoder, LazyContext, NodeLogits, OwnVectors, SharedCodes, Trie, Window
 from recalign.nn.decoder import Past
 from recalign.recommender.code_choices import Choose, best, dead_nodes, follow, sampled
 from recalign.recommender.policy import HistoryPolicy, SequencePolicy
 from recalign.sequences import Batch
 
-HEADS = {"shared": SharedCodes, "node": OwnVectors, "plain": AllCodes}
+HEADS: dict[str, Callable[[int, int, list[int]], NodeLogits]] = {
+    "shared": SharedCodes,
+    "node": OwnVectors,
+    "plain": AllCodes,
+}
 PREFIX_EVENTS = 2**22  # prefixes x events of their contexts, or x codes of a level, that are held at once
 
 
@@ -205,13 +210,14 @@ class CodePolicy(HistoryPolicy):
         return torch.cat([self._write(state[part], beams) for part in self._parts(state, beams)])
 
     def _write(self, state: CodeState, beams: int) -> Tensor:
-        h_TND, past = state.first_TD[:, None], state.past
+        head, h_TND, past = self.head, state.first_TD[:, None], state.past
+        assert isinstance(head, AllCodes), "only a policy with a plain head writes illegal ids"
         code_TWS = state.window.row_T.new_zeros(len(state), 1, 0)
         logp_TW = h_TND.new_zeros(len(state), 1)
         for depth, size in enumerate(self.trie.sizes):
             if depth:
                 h_TND, past = self._read_code(depth, code_TWS[:, :, -1], state, past)
-            logp_TX = (logp_TW[:, :, None] + self.head.write(depth, h_TND)).flatten(1)
+            logp_TX = (logp_TW[:, :, None] + head.write(depth, h_TND)).flatten(1)
             logp_TW, place_TW = logp_TX.topk(min(beams, logp_TX.shape[1]), dim=1)
             parent_TW = place_TW // size
             past = [each.of(parent_TW) for each in past]
