@@ -225,7 +225,7 @@ def test_a_plain_softmax_is_one_over_all_ids(plain, batch):
     torch.testing.assert_close(logp_TV, every_TX[:, :items], atol=1e-5, rtol=0)
     torch.testing.assert_close(few.illegal(state), every_TX[:, items:].exp().sum(dim=1), atol=1e-5, rtol=0)
     assert few.illegal(state).min() > 0.01
-    assert (few.outcomes(state).double().exp().sum(dim=1) - 1).abs().max() < 1e-5
+    assert (few.over_items(state).double().exp().sum(dim=1) - 1).abs().max() < 1e-5
     ranked_TX = every_TX.argsort(dim=1, descending=True) + 1
     assert few.write(state, 7).equal(ranked_TX[:, :7].where(ranked_TX[:, :7] <= items, 0))
 
@@ -257,11 +257,11 @@ def test_without_illegal_ids_a_plain_softmax_is_the_one_over_legal_codes(plain, 
 
 @torch.no_grad()
 @pytest.mark.parametrize("head", ["shared", "plain"])
-def test_kl_and_entropy_are_over_all_that_a_policy_may_say(data, batch, head):
+def test_kl_and_entropy_are_over_the_items(data, batch, head):
     one = made(data.num_items, [9, 8], head=head)
     other = made(data.num_items, [9, 8], head=head)
     other.start.add_(0.5)
-    p_TX, q_TX = (policy.outcomes(policy.encode(batch)).double() for policy in (one, other))
+    p_TX, q_TX = (policy.over_items(policy.encode(batch)).double() for policy in (one, other))
     kl_T, entropy_T = one.kl_and_entropy(one.encode(batch), other, other.encode(batch))
     torch.testing.assert_close(kl_T.double(), (p_TX.exp() * (p_TX - q_TX)).sum(dim=1), atol=1e-5, rtol=0)
     torch.testing.assert_close(entropy_T.double(), -(p_TX.exp() * p_TX).sum(dim=1), atol=1e-4, rtol=0)

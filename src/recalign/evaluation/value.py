@@ -99,7 +99,7 @@ def _distribution(policy: Policy, state: Any, batch: Batch, scorers: Scorers, st
     columns: dict[str, list[Tensor]] = {"kl": [], "entropy": []}
     assert batch.seen_N is not None
     for part in chunks(len(state), policy.num_items):
-        logp_TV, start_TV = policy.log_probs(state[part]), scorers.start.log_probs(start[part])
+        logp_TV, start_TV = policy.over_items(state[part]), scorers.start.over_items(start[part])
         p_TV = logp_TV.exp()
         columns["kl"].append((p_TV * (logp_TV - start_TV)).sum(dim=1))
         columns["entropy"].append(-(p_TV * logp_TV).sum(dim=1))

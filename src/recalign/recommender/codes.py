@@ -189,12 +189,9 @@ class CodePolicy(HistoryPolicy):
             found.append((score, item.masked_fill(score == -torch.inf, 0)))
         return torch.cat([score for score, _ in found]), torch.cat([item for _, item in found])
 
-    def outcomes(self, state: CodeState) -> Tensor:
+    def over_items(self, state: CodeState) -> Tensor:
         logp_TV = self.log_probs(state)
-        if not self.writes_illegal:
-            return logp_TV
-        illegal_T = (1 - logp_TV.double().exp().sum(dim=1)).clamp(min=torch.finfo(torch.float32).tiny)
-        return torch.cat([logp_TV, illegal_T.log().float()[:, None]], dim=1)
+        return logp_TV.log_softmax(dim=1) if self.writes_illegal else logp_TV
 
     @torch.no_grad()
     def illegal(self, state: CodeState) -> Tensor:
