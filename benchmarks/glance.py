@@ -1,0 +1,53 @@
+"""Print the tables of docs/results.md: what benchmarks/results/methods.csv says of each log, in one line a method.
+
+    python benchmarks/glance.py
+"""
+
+from __future__ import annotations
+
+import polars as pl
+from tables import RESULTS, figure
+
+from recalign.evaluation.comparison import ALL, HIGH, VALUE
+
+LOGS = {
+    "ml-100k": "ML-100K",
+    "simulated": "Five simulated worlds",
+    "simulated, unopened": "Ten worlds that nobody had opened",
+    "simulated-noise, not searched": "Noise",
+    "simulated-clear, not searched": "Clear rewards",
+    "simulated-confounded, not searched": "Confounded rewards",
+}
+COLUMNS = {
+    HIGH: ("high/ndcg@10", 3),
+    VALUE: ("judges' value", 2),
+    "value/true@10": ("true value", 2),
+    "value_at_popularity": ("value at equal popularity", 2),
+    "policy/coverage@10": ("coverage", 2),
+}
+
+
+def main() -> None:
+    for log, title in LOGS.items():
+        print(f"## {title}\n\n{table(log)}\n")
+
+
+def table(log: str) -> str:
+    """A line a method: the share of the start's ranking that it keeps on the test, and its figures.
+
+    ``high/ndcg@10`` and values have their 95 % interval over users and seeds.
+    """
+    saved = pl.read_csv(RESULTS / "methods.csv", schema_overrides={"seeds": pl.String, "commit": pl.String})
+    rows = saved.filter((pl.col("log") == log) & pl.col("metric").is_in([ALL, *COLUMNS]))
+    cells = {(row["row"], row["metric"]): row for row in rows.iter_rows(named=True)}
+    shown = [metric for metric in COLUMNS if metric in set(rows["metric"])]
+    start = cells["start", ALL]["mean"]
+    lines = [f"| method | kept | {' | '.join(COLUMNS[metric][0] for metric in shown)} |", "|---" * (len(shown) + 2) + "|"]
+    for name in rows["row"].unique(maintain_order=True):
+        figures = [figure(cells[name, m], COLUMNS[m][1]) if (name, m) in cells else "-" for m in shown]
+        lines.append(f"| `{name}` | {cells[name, ALL]['mean'] / start:.1%} | {' | '.join(figures)} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
