@@ -56,6 +56,8 @@ ONEREC: dict[str, list[str]] = {
     "onerec/shared": ["--model.head=shared"],
     "onerec/node": ["--model.head=node"],
     "onerec/random-ids": ["--model.head=shared"],
+    "onerec/plain": ["--model.head=plain"],
+    "onerec/encoder-decoder": ["--model.head=node", "--model.decoder=recalign.nn.EncoderDecoder"],
 }
 """What OneRec's rows add to conf/recommender-onerec.yaml."""
 ITEM_VECTORS = "hstu/last_event"

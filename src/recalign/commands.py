@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import yaml
 from rich.console import Console
@@ -13,7 +14,9 @@ from rich.table import Table
 
 from recalign.errors import InputError, printable, require_positive
 from recalign.events import render
-from recalign.recommender.training import RECOMMENDATIONS
+from recalign.recommender.checkpoint import load_net
+from recalign.recommender.serving import serve
+from recalign.recommender.training import RECOMMENDATIONS, write_parquet
 from recalign.sequences import EventDataModule
 from recalign.sequences.audit import audit_log
 from recalign.sequences.verdict import verdict
@@ -47,7 +50,13 @@ def prepare(*, data: EventDataModule, partitions: int | None = None, workers: in
     print(f"prepared: {data.entry}")
 
 
-def recommend(run: Path, users: list[int | str] | None = None, k: int = 10) -> None:
+def recommend(
+    run: Path,
+    users: list[int | str] | None = None,
+    k: int = 10,
+    codes: Path | None = None,
+    as_list: bool = False,
+) -> None:
     """Print recommendations after the log's end, as a table.
 
     Args:
@@ -55,6 +64,9 @@ def recommend(run: Path, users: list[int | str] | None = None, k: int = 10) -> N
             and holds all users'.
         users: raw ids of the users to show, such as [1, 7]; null: the first five.
         k: items a user.
+        codes: for a policy over semantic ids, a file that recalign tokenize --append wrote; its new items are
+            recommended too.
+        as_list: whether each item is chosen as if the user had chosen those before it.
     """
     require_positive("", {"k": k}, "k")
     words = ["predict", *_configured(run), f"--model.top_k={k}"]
@@ -63,7 +75,13 @@ def recommend(run: Path, users: list[int | str] | None = None, k: int = 10) -> N
     chosen = [str(user) for user in users] if users else known[:5]
     if unknown := set(chosen) - set(known):
         raise InputError(f"there is no user {min(unknown)!r}", where="users", remedy="give raw ids of the log")
-    run_stage(words)
+    if codes or as_list:
+        loaded, everybody = load_net(str(handed_over(RunFolder(run))), "policy"), np.ones(len(known), bool)
+        loaded.check(data)
+        found = serve(loaded.net.eval(), data, everybody, k, codes=codes, as_list=as_list)
+        write_parquet(found, run / RECOMMENDATIONS)
+    else:
+        run_stage(words)
     frame = pl.read_parquet(run / RECOMMENDATIONS).with_columns(pl.col("user", "item").cast(pl.String))
     shown = "title" if "title" in frame.columns else "item"
     table = Table("user", "rank", shown, "score")

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 import tiny
+
+from recalign.semantic_ids.codes import CodesTable
 
 RUNS = Path("runs/tiny")
 ONEREC = ["--recommender=recommender-onerec", "--stages.recommender.trainer.max_epochs=1"]
@@ -63,6 +67,21 @@ def test_it_recommends(first):
     said = tiny.recalign(folder, "predict", f"--config={RUNS}/asft/seed-0/config.yaml")
     assert said.code == 0, said.err
     assert (folder / RUNS / "asft/seed-0/recommendations.parquet").is_file()
+
+
+def test_it_recommends_lists_and_what_a_file_of_codes_adds(first):
+    folder, _ = first
+    own = CodesTable.read(folder / RUNS / "tokens/seed-0/codes.parquet")
+    taken = set(map(tuple, own.codes_NL.tolist()))
+    free = next(id for id in itertools.product(*map(range, own.sizes)) if id not in taken)
+    new = pl.Series("item", [9999]).cast(own.items.dtype)
+    own.appended(new, np.array([free])).write(folder / "grown.parquet")
+    words = [str(RUNS / "asft/seed-0"), "--as_list=true", "--codes=grown.parquet", "--k=1000"]
+    said = tiny.recalign(folder, "recommend", *words)
+    assert said.code == 0, said.err
+    shown = pl.read_parquet(folder / RUNS / "asft/seed-0/recommendations.parquet")
+    assert set(shown.filter(pl.col("item").cast(pl.String) == "9999")["user"]) == set(shown["user"])
+    assert not shown.select("user", "item").is_duplicated().any()
 
 
 @pytest.mark.long

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from recalign.nn import LazyContext, LazyDecoder, Window
-from recalign.nn.lazy_decoder import LazyBlock, Past
+from recalign.nn.decoder import Past
+from recalign.nn.lazy_decoder import LazyBlock
 
 EVENTS, TOKENS, DIM = 5, 3, 8
 
@@ -44,10 +45,10 @@ def by_formula(decoder: LazyDecoder, x_LD: Tensor, token_PD: Tensor, bias_L: lis
         q = block.query(norm(h, block.cross_norm.weight))
         h = h + block.cross_output(attention(q, k, v, heads, bias_L[layer]))
         sizes = [DIM, decoder.kv_heads * DIM // heads, decoder.kv_heads * DIM // heads]
-        q, k, v = block.qkv(norm(h, block.self_norm.weight)).split(sizes, dim=1)
-        h = h + block.self_output(attention(q, k, v, heads, causal))
-        gate, up = block.gate_up(norm(h, block.hidden_norm.weight)).chunk(2, dim=1)
-        h = h + block.down(F.silu(gate) * up)
+        q, k, v = block.prefix.qkv(norm(h, block.self_norm.weight)).split(sizes, dim=1)
+        h = h + block.prefix.output(attention(q, k, v, heads, causal))
+        gate, up = block.feed_forward.gate_up(norm(h, block.hidden_norm.weight)).chunk(2, dim=1)
+        h = h + block.feed_forward.down(F.silu(gate) * up)
     return norm(h, decoder.norm.weight)
 
 

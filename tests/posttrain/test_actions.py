@@ -10,9 +10,12 @@ import torch
 from taste import Taste
 
 from recalign.errors import InputError
+from recalign.nn import LazyDecoder
 from recalign.posttrain import GRPO, PPO
 from recalign.posttrain.rollout import Environment, met, roll_out
+from recalign.recommender import CodePolicy
 from recalign.recommender.checkpoint import Loaded, load_net
+from recalign.recommender.onerec import random_codes
 from recalign.reward import RewardData
 
 ECPO = {"early": 0.1, "cloning": 0.1, "kl": 0.0}
@@ -107,6 +110,28 @@ def test_a_beam_takes_the_most_probable_candidates_once(data, start, taste):
     assert rollout.item_TS.equal(start.top_k(start.encode(batch), 4, met(batch))[1])
     with pytest.raises(InputError, match=r"model\.kl, model\.beam"):
         GRPO.check_settings({"beam": True, "kl": 0.1})
+
+
+def test_a_format_reward_makes_more_ids_legal(data, taste, tmp_path):
+    torch.manual_seed(0)
+    decoder = LazyDecoder(16, layers=1, max_length=32, dropout=0.0)
+    plain = CodePolicy(decoder, data.num_items, [8, 10], head="plain").eval()
+    plain.set_codes(random_codes(data.num_items, [8, 10]))
+    batch = small.batch_of(data, "test")
+    before = plain.illegal(plain.encode(batch)).mean()
+    settings = {**ECPO, "cloning": 0.0, "format_beams": 60, "refresh": 1}
+    module = small.free(GRPO, policy=plain, reward_net=taste, lr=1e-2, **settings)
+    watch = small.fit(module, data, tmp_path, epochs=3)
+    after = module.policy.eval().illegal(module.policy.encode(batch)).mean()
+    assert after < before - 0.1
+    assert watch.steps[-1]["sampled/legal"] > watch.steps[0]["sampled/legal"] + 0.1
+
+
+@pytest.mark.parametrize("head", ["shared", "node", None])
+def test_a_format_reward_where_no_id_is_illegal_is_refused(data, start, taste, head):
+    policy = start if head is None else CodePolicy(LazyDecoder(16, max_length=32), data.num_items, [8, 10], head=head)
+    with pytest.raises(InputError, match=r"model\.format_beams: there is nothing to reward"):
+        small.free(GRPO, policy=policy, reward_net=taste, format_beams=60)
 
 
 def test_one_item_of_one_state_has_no_advantage_and_does_no_harm(data, start, taste):

@@ -9,10 +9,11 @@ import pytest
 import small
 import torch
 
-from recalign.nn import LazyDecoder
+from recalign.nn import Decoder, EncoderDecoder, LazyDecoder
 from recalign.recommender import CodePolicy, RecommenderData
 from recalign.recommender import codes as codes_file
 from recalign.recommender.checkpoint import build, recipe
+from recalign.recommender.code_choices import follow
 from recalign.recommender.onerec import random_codes
 from recalign.sequences import Batch
 
@@ -30,9 +31,19 @@ def batch(data) -> Batch:
     return small.batch_of(data, rows=12)
 
 
-def made(items: int, sizes: list[int], **settings: object) -> CodePolicy:
+def lazy(**settings: int) -> Decoder:
+    return LazyDecoder(16, layers=2, heads=2, kv_heads=1, kv_sets=2, own_values=True, max_length=32, **settings)
+
+
+DECODERS = {
+    "encoder-decoder": lambda: EncoderDecoder(16, layers=2, encoder_layers=1, heads=2, max_length=32),
+    "experts": lambda: lazy(experts=4),
+}
+
+
+def made(items: int, sizes: list[int], decoder: Decoder | None = None, **settings: object) -> CodePolicy:
     torch.manual_seed(0)
-    decoder = LazyDecoder(16, layers=2, heads=2, kv_heads=1, kv_sets=2, own_values=True, max_length=32)
+    decoder = decoder or lazy()
     policy = CodePolicy(decoder, items, sizes, **settings).eval()  # type: ignore[arg-type]
     policy.set_codes(random_codes(items, sizes))
     for weight in policy.parameters():
@@ -42,10 +53,16 @@ def made(items: int, sizes: list[int], **settings: object) -> CodePolicy:
     return policy
 
 
-@pytest.fixture(params=[(sizes, head) for sizes in SIZES for head in ("shared", "node")], ids=" ".join)
+@pytest.fixture(
+    params=[
+        *((sizes, head, "lazy") for sizes in SIZES for head in ("shared", "node")),
+        *(("three levels", "node", decoder) for decoder in DECODERS),
+    ],
+    ids=" ".join,
+)
 def policy(request: pytest.FixtureRequest, data) -> CodePolicy:
-    sizes, head = request.param
-    return made(data.num_items, SIZES[sizes], head=head)
+    sizes, head, decoder = request.param
+    return made(data.num_items, SIZES[sizes], DECODERS.get(decoder, lazy)(), head=head)
 
 
 @torch.no_grad()
@@ -58,7 +75,7 @@ def test_probabilities_of_items_sum_to_one(policy, batch):
 def test_walk_teacher_forcing_and_a_full_beam_agree(policy, batch, monkeypatch):
     state, items = policy.encode(batch), policy.num_items
     logp_TV = policy.log_probs(state)
-    forced_TV = policy._descend(state, policy._follow(torch.arange(1, items + 1).expand(len(state), -1)))[1]
+    forced_TV = policy._descend(state, follow(policy.trie, torch.arange(1, items + 1).expand(len(state), -1)))[1]
     torch.testing.assert_close(forced_TV, logp_TV, atol=1e-5, rtol=0)
     score_TV, item_TV = policy.top_k(state, items)
     assert item_TV.sort(dim=1).values.equal(torch.arange(1, items + 1).expand_as(item_TV))
@@ -181,6 +198,75 @@ def test_bfloat16_keeps_probabilities_normalised(policy, batch):
         logp_TV = policy.log_probs(policy.encode(batch))
     assert logp_TV.dtype == torch.float32
     assert (logp_TV.double().exp().sum(dim=1) - 1).abs().max() < 1e-5
+
+
+@pytest.fixture(params=[[9, 8], [4, 5, 6]], ids=str)
+def plain(request, data) -> tuple[CodePolicy, CodePolicy]:
+    """A policy with a plain softmax, and one with the same weights and an item for each id that there can be."""
+    few, sizes = made(data.num_items, request.param, head="plain"), request.param
+    every = CodePolicy(lazy(), math.prod(sizes), sizes, head="shared").eval()
+    codes_XS = torch.cartesian_prod(*map(torch.arange, sizes))
+    free_X = few.trie.items_of(codes_XS) == 0
+    every.set_codes(torch.cat([few.trie.codes_VS, codes_XS[free_X]]))
+    for own, given in zip(every.parameters(), few.parameters(), strict=True):
+        own.data[: len(given)] = given
+    count_X = torch.zeros(every.num_items)
+    count_X[: few.num_items] = few.count_V
+    every.set_counts(count_X)
+    return few, every
+
+
+@torch.no_grad()
+def test_a_plain_softmax_is_one_over_all_ids(plain, batch):
+    few, every = plain
+    few.prior_strength = 0.0  # with a prior, codes that no item has count as one node each, and not as their ids
+    state, items = few.encode(batch), few.num_items
+    logp_TV, every_TX = few.log_probs(state), every.log_probs(every.encode(batch))
+    torch.testing.assert_close(logp_TV, every_TX[:, :items], atol=1e-5, rtol=0)
+    torch.testing.assert_close(few.illegal(state), every_TX[:, items:].exp().sum(dim=1), atol=1e-5, rtol=0)
+    assert few.illegal(state).min() > 0.01
+    assert (few.over_items(state).double().exp().sum(dim=1) - 1).abs().max() < 1e-5
+    ranked_TX = every_TX.argsort(dim=1, descending=True) + 1
+    assert few.write(state, 7).equal(ranked_TX[:, :7].where(ranked_TX[:, :7] <= items, 0))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("strength", [0.0, 0.5])
+def test_the_ways_to_ask_agree_with_a_plain_softmax_too(plain, batch, strength):
+    policy, _ = plain
+    policy.prior_strength = strength
+    state, items = policy.encode(batch), policy.num_items
+    logp_TV = policy.log_probs(state)
+    all_TV = torch.arange(1, items + 1).expand(len(state), -1)
+    torch.testing.assert_close(policy._descend(state, follow(policy.trie, all_TV))[1], logp_TV, atol=1e-5, rtol=0)
+    score_TV, item_TV = policy.top_k(state, items)
+    torch.testing.assert_close(score_TV, logp_TV.gather(1, item_TV - 1), atol=1e-5, rtol=0)
+    assert (logp_TV.exp().sum(dim=1) < 1).all()
+
+
+@torch.no_grad()
+def test_without_illegal_ids_a_plain_softmax_is_the_one_over_legal_codes(plain, batch):
+    _, every = plain
+    other = CodePolicy(lazy(), every.num_items, every.trie.sizes, head="plain").eval()
+    other.load_state_dict(every.state_dict())
+    every.prior_strength = other.prior_strength = 0.5
+    expected_TX = every.log_probs(every.encode(batch))
+    torch.testing.assert_close(other.log_probs(other.encode(batch)), expected_TX, atol=1e-5, rtol=0)
+    assert other.illegal(other.encode(batch)).max() < 1e-5
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("head", ["shared", "plain"])
+def test_kl_and_entropy_are_over_the_items(data, batch, head):
+    one = made(data.num_items, [9, 8], head=head)
+    other = made(data.num_items, [9, 8], head=head)
+    other.start.add_(0.5)
+    p_TX, q_TX = (policy.over_items(policy.encode(batch)).double() for policy in (one, other))
+    kl_T, entropy_T = one.kl_and_entropy(one.encode(batch), other, other.encode(batch))
+    torch.testing.assert_close(kl_T.double(), (p_TX.exp() * (p_TX - q_TX)).sum(dim=1), atol=1e-5, rtol=0)
+    torch.testing.assert_close(entropy_T.double(), -(p_TX.exp() * p_TX).sum(dim=1), atol=1e-4, rtol=0)
+    assert (kl_T > 1e-3).all()
+    assert one.kl_and_entropy(one.encode(batch), one, one.encode(batch))[0].abs().max() < 1e-6
 
 
 def test_no_state_has_a_size_of_targets_times_history(policy, batch):

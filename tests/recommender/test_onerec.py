@@ -12,7 +12,7 @@ import torch
 import yaml
 
 from recalign.errors import InputError
-from recalign.nn import HSTU, LazyDecoder
+from recalign.nn import HSTU, EncoderDecoder, LazyDecoder
 from recalign.posttrain import PostTrainingData, WeightedSFT
 from recalign.recommender import OneRecRecommender, RecommenderData
 from recalign.recommender.checkpoint import load_net
@@ -28,7 +28,7 @@ def data(log_root):
 
 def made(data, **settings: object) -> OneRecRecommender:
     torch.manual_seed(0)
-    decoder = LazyDecoder(16, layers=1, max_length=32, dropout=0.0)
+    decoder = settings.pop("decoder", LazyDecoder(16, layers=1, max_length=32, dropout=0.0))
     return OneRecRecommender(data.num_items, decoder=decoder, **settings)  # type: ignore[arg-type]
 
 
@@ -46,6 +46,16 @@ def codes_file(data, folder: Path, items: pl.Series | None = None) -> str:
 def test_cloning_learns_the_log(data, tmp_path, head, encoder):
     watch = small.fit(made(data, head=head, encoder=encoder, lr=1e-2), data, tmp_path, epochs=8)
     assert watch.steps[-1]["train/loss"] < math.log(data.num_items) - 0.1  # better than knowing nothing
+
+
+def test_an_encoder_decoder_with_experts_learns_and_is_handed_over(data, tmp_path):
+    module = made(data, decoder=EncoderDecoder(16, layers=1, experts=3, max_length=32, dropout=0.0), lr=1e-2)
+    watch = small.fit(module, data, tmp_path, epochs=8)
+    assert watch.steps[-1]["train/loss"] < math.log(data.num_items) - 0.1
+    policy = load_net(small.saved(module, tmp_path / "a.ckpt"), "policy").net.eval()
+    batch, trained = small.batch_of(data), module.policy.eval()
+    with torch.no_grad():
+        torch.testing.assert_close(policy.log_probs(policy.encode(batch)), trained.log_probs(trained.encode(batch)))
 
 
 def test_a_checkpoint_keeps_codes_and_probabilities(data, tmp_path):

@@ -16,11 +16,10 @@ from recalign.errors import InputError, nearest
 from recalign.files import digest, replacing
 from recalign.recommender import Policy
 from recalign.recommender.checkpoint import check_catalogue, load_net, read_checkpoint, recipe
-from recalign.recommender.training import recommendations
+from recalign.recommender.serving import serve
 from recalign.reward import RewardEnsemble
 from recalign.reward.trust.report import read_trust
 from recalign.sequences import EventDataModule
-from recalign.sequences.windows import serving_windows
 
 
 @dataclass(frozen=True)
@@ -69,31 +68,33 @@ class TrainedPolicy(Trained):
         check_catalogue(loaded.catalogue, self.data.sequences.catalogue, str(self.checkpoint))
         return loaded.net.eval()
 
-    @torch.no_grad()
-    def recommend(self, users: Sequence[int | str] | None = None, k: int = 10) -> pl.DataFrame:
+    def recommend(
+        self,
+        users: Sequence[int | str] | None = None,
+        k: int = 10,
+        *,
+        codes: str | Path | None = None,
+        as_list: bool = False,
+    ) -> pl.DataFrame:
         """The best unseen items of some users after the log's end.
 
         Args:
             users: raw ids; None: everybody.
             k: items a user.
+            codes: for a policy over semantic ids, a file that ``recalign tokenize --append`` wrote; its new items are
+                recommended too.
+            as_list: whether each item is chosen as if the user had chosen those before it.
 
         Returns:
             A row a user and rank: ``user, rank, item, score`` (log-probability up to a constant), and ``title`` where
             the log has titles.
 
         Raises:
-            InputError: a user that the log does not have, or a k below 1.
+            InputError: a user that the log does not have, a k below 1, or codes that are not the policy's.
         """
         if not isinstance(k, int) or k < 1:
             raise InputError(f"{k} is not above 0", where="k", remedy="give a whole number above 0")
-        sequences, shown = self.data.sequences, min(k, self.network.num_items)
-        windows = serving_windows(sequences, self._mask(users), self.data.max_length)
-        parts = []
-        for batch in self.data.loader(windows):
-            score_TK, item_TK = self.network.top_k(self.network.encode(batch), shown, batch.seen_N)
-            parts.append((batch.user_B[batch.row_T], score_TK, item_TK))
-        user_T, score_TK, item_TK = (torch.cat(column) for column in zip(*parts, strict=True))
-        frame = recommendations(user_T, score_TK, item_TK, self.data)
+        frame = serve(self.network, self.data, self._mask(users), k, codes=codes, as_list=as_list)
         if users is None:
             return frame
         asked = pl.DataFrame({"user": pl.Series([str(user) for user in users]).cast(frame["user"].dtype)})

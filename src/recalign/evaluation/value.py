@@ -76,7 +76,7 @@ def evaluate(
         events |= {"cold": batch.target_T == 0, "count": count_W[read.target_T]}
         for rows in chunks(len(batch.target_T), data.num_items):  # so that users x items is never held
             of_events = {k: v[rows] for k, v in events.items()}
-            start_TV = scorers.start.log_probs(once.encode(scorers.start)[rows])
+            start_TV = scorers.start.over_items(once.encode(scorers.start)[rows])
             for name, policy in policies.items():
                 row = of_events | _of_policy(policy, states[name][rows], batch, rows, start_TV, scorers.truth_UV)
                 for figure, judge in scorers.rewards.items():
@@ -118,7 +118,7 @@ def _of_policy(
     """Figures of a policy in a part's states: KL, entropy, expected true reward, the target's rank, items shown."""
     assert batch.seen_N is not None
     state = policy.scored(state) if isinstance(policy, Rerank) else state
-    logp_TV, seen_N = policy.log_probs(state), pairs_in(batch.seen_N, part)
+    logp_TV, seen_N = policy.over_items(state), pairs_in(batch.seen_N, part)
     p_TV = logp_TV.exp()
     row = {"kl": (p_TV * (logp_TV - start_TV)).sum(dim=1), "entropy": -(p_TV * logp_TV).sum(dim=1)}
     if truth_UV is not None:

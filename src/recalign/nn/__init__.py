@@ -1,9 +1,11 @@
 """Encoders, losses and exact ranking in plain torch: no Lightning, no Polars, nothing else of recalign."""
 
+from .decoder import Decoder, LazyContext
 from .encoder import Encoder, Recorded
+from .encoder_decoder import EncoderDecoder
 from .hstu import HSTU
-from .lazy_decoder import LazyContext, LazyDecoder
-from .node_logits import NodeLogits, OwnVectors, SharedCodes
+from .lazy_decoder import LazyDecoder
+from .node_logits import AllCodes, NodeLogits, OwnVectors, SharedCodes
 from .pooled import Pooled
 from .sasrec import SASRec
 from .softmax import log_prob, sampled_log_prob, weighted_nll
@@ -14,7 +16,10 @@ from .window import Window
 
 __all__ = [
     "HSTU",
+    "AllCodes",
+    "Decoder",
     "Encoder",
+    "EncoderDecoder",
     "LazyContext",
     "LazyDecoder",
     "NodeLogits",

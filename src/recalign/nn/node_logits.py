@@ -1,4 +1,4 @@
-"""Logits of a trie's next nodes: from one vector a code, which all parents share, or from one vector a node.
+"""Log-probabilities of a trie's next nodes: from one vector a code, which all parents share, or from one a node.
 
 Shape suffixes:
     T  states      N  nodes of one depth that a state asks about      F  most children of a node      D  width
@@ -33,6 +33,20 @@ class NodeLogits(nn.Module, ABC):
         Shape: (T, N, D), int64 (T, N, F) or (N, F), the same for every state -> (T, N, F).
         """
 
+    def log_probs(
+        self, trie: Trie, depth: int, h_TND: Tensor, child: Tensor, exists: Tensor, prior_M: Tensor
+    ) -> Tensor:
+        """Log-probabilities of children among those that exist, -inf where there is none.
+
+        Shape:
+            h_TND, child: as in `forward`.
+            exists: bool, as child.
+            prior_M: added to the logit of each node of the next depth; the last entry is a code's that no node has.
+            returns: (T, N, F), float32.
+        """
+        logit_TNF = self(trie, depth, h_TND, child).float() + prior_M[child]
+        return logit_TNF.masked_fill(~exists, -torch.inf).log_softmax(dim=-1)
+
 
 class SharedCodes(NodeLogits):
     """One vector a code of each level, as published: siblings of all parents share them."""
@@ -44,6 +58,23 @@ class SharedCodes(NodeLogits):
         logit_TNK = h_TND @ self.vectors[depth].T
         code = trie.code(depth + 1)[child]
         return logit_TNK.gather(2, code.expand(len(h_TND), -1, -1))
+
+
+class AllCodes(SharedCodes):
+    """One vector a code, and a softmax over all codes of a level, as published: some of it falls on no item."""
+
+    def log_probs(
+        self, trie: Trie, depth: int, h_TND: Tensor, child: Tensor, exists: Tensor, prior_M: Tensor
+    ) -> Tensor:
+        logit_TNK = (h_TND @ self.vectors[depth].T).float() + prior_M[-1]
+        code_TNF = trie.code(depth + 1)[child].expand(len(h_TND), -1, -1)
+        gain_TNF = (prior_M[child] - prior_M[-1]).masked_fill(~exists, 0).expand_as(code_TNF)
+        logp_TNK = logit_TNK.scatter_add(2, code_TNF, gain_TNF).log_softmax(dim=-1)
+        return logp_TNK.gather(2, code_TNF).masked_fill(~exists, -torch.inf)
+
+    def write(self, depth: int, h_TND: Tensor) -> Tensor:
+        """Log-probabilities of every code of a level, without a prior. Shape: (T, N, D) -> (T, N, K), float32."""
+        return (h_TND @ self.vectors[depth].T).float().log_softmax(dim=-1)
 
 
 class OwnVectors(NodeLogits):

@@ -18,7 +18,7 @@ from recalign.posttrain.keep import KeepRanking
 from recalign.processes import gathered
 from recalign.recommender.checkpoint import Loaded, class_path, load_or_copy
 from recalign.recommender.interpolation import KEEP, require_share
-from recalign.recommender.policy import Policy, chunks
+from recalign.recommender.policy import Policy
 from recalign.recommender.prior import without_prior
 from recalign.recommender.training import PolicyModule, logs_now
 from recalign.sequences import Batch, EventDataModule
@@ -148,11 +148,7 @@ class PostTraining(PolicyModule):
         probe = probe.keep(position_T % max(math.ceil(len(position_T) / STATES), 1) == 0)
         mode = self.policy.training
         self.policy.eval()
-        now, start = self.policy.encode(probe), self.reference.encode(probe)
-        kl, entropy = [], []
-        for part in chunks(len(now), self.policy.num_items):
-            logp_TV, start_TV = self.policy.log_probs(now[part]), self.reference.log_probs(start[part])
-            kl.append((logp_TV.exp() * (logp_TV - start_TV)).sum(dim=1))
-            entropy.append(-(logp_TV.exp() * logp_TV).sum(dim=1))
+        start = self.reference.encode(probe)
+        kl_T, entropy_T = self.policy.kl_and_entropy(self.policy.encode(probe), self.reference, start)
         self.policy.train(mode)
-        return {"kl": gathered(torch.cat(kl)).mean(), "entropy": gathered(torch.cat(entropy)).mean()}
+        return {"kl": gathered(kl_T).mean(), "entropy": gathered(entropy_T).mean()}

@@ -69,6 +69,9 @@ class ConditionedPolicy(Policy):
     def log_probs(self, state: State, items: Tensor | None = None) -> Tensor:
         return self.base.log_probs(state, items)
 
+    def over_items(self, state: State) -> Tensor:
+        return self.base.over_items(state)
+
     def log_prob(self, state: State, item: Tensor) -> Tensor:
         return self.base.log_prob(state, item)
 

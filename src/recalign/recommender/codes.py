@@ -3,11 +3,12 @@
     log pi(v | s) = sum_l log softmax(logits of the children of the node c_1 .. c_(l-1) at s)[c_l]
 
 The softmax of each level runs over the children that exist, so that the probabilities of all items sum to 1 and
-mean what they mean for a policy over item ids.
+mean what they mean for a policy over item ids. With ``head: plain`` it runs over all codes of the level, as published;
+what falls on codes that no item has is `CodePolicy.illegal`.
 
 Shape suffixes:
     T  states      V  items      S  levels      D  width      N  prefixes of each state      F  most children of a node
-    C  candidates      M  prefixes one code longer
+    C  candidates      M  prefixes one code longer      W  beams
 """
 
 from __future__ import annotations
@@ -20,18 +21,18 @@ import torch
 from torch import Tensor, nn
 
 from recalign.errors import InputError
-from recalign.nn import HSTU, Encoder, LazyContext, LazyDecoder, OwnVectors, SharedCodes, Trie, Window
-from recalign.nn.lazy_decoder import Past
-from recalign.recommender.policy import HistoryPolicy, SequencePolicy, draw
+from recalign.nn import HSTU, AllCodes, Decoder, Encoder, LazyContext, NodeLogits, OwnVectors, SharedCodes, Trie, Window
+from recalign.nn.decoder import Past
+from recalign.recommender.code_choices import Choose, best, dead_nodes, follow, sampled
+from recalign.recommender.policy import HistoryPolicy, SequencePolicy
 from recalign.sequences import Batch
 
-HEADS = {"shared": SharedCodes, "node": OwnVectors}
-PREFIX_EVENTS = 2**22  # prefixes x events of their contexts that are held at once
-
-Choice = tuple[Tensor | None, Tensor, Tensor]
-"""Parents (places among the N prefixes; None: all N in order), children and their log-probabilities: (T, M) each."""
-Choose = Callable[[int, Tensor, Tensor], Choice]
-"""Choose from the level, the children (T, N, F) and the log-probabilities (T, N, F) from the root to them."""
+HEADS: dict[str, Callable[[int, int, list[int]], NodeLogits]] = {
+    "shared": SharedCodes,
+    "node": OwnVectors,
+    "plain": AllCodes,
+}
+PREFIX_EVENTS = 2**22  # prefixes x events of their contexts, or x codes of a level, that are held at once
 
 
 @dataclass(frozen=True)
@@ -62,15 +63,15 @@ class CodeState:
 
 
 class CodePolicy(HistoryPolicy):
-    """A lazy decoder over codes.
+    """A decoder over codes.
 
     Args:
         decoder: writes the codes.
         num_items: V.
         sizes: number of codes at each level.
-        head: ``shared``: one output vector a code of a level, as published; ``node``: one a node of the trie, which
-            ranks better on small logs.
-        encoder: reads the history; null: `recalign.nn.LazyContext`, whose events do not see each other.
+        head: ``shared``: one output vector a code of a level; ``node``: one a node of the trie, which ranks better on
+            small logs; ``plain``: one a code, and a softmax over all codes of the level, as published.
+        encoder: reads the history before the decoder does; null: `recalign.nn.LazyContext`, events and positions.
         feedback: whether the policy sees the rewards of earlier events.
         beam: width of the beam search behind `top_k`.
 
@@ -83,10 +84,10 @@ class CodePolicy(HistoryPolicy):
 
     def __init__(
         self,
-        decoder: LazyDecoder,
+        decoder: Decoder,
         num_items: int,
         sizes: list[int],
-        head: Literal["shared", "node"] = "shared",
+        head: Literal["shared", "node", "plain"] = "shared",
         encoder: Encoder | None = None,
         feedback: bool = False,
         beam: int = 50,
@@ -121,8 +122,13 @@ class CodePolicy(HistoryPolicy):
         """Set how often each item was chosen in training: the item prior. Shape: (V,)."""
         self.count_V.copy_(count_V)
         for depth in range(1, self.trie.levels + 1):
-            prior_N = (self.trie.below(depth, self.count_V) + 0.5).log()
-            self.register_buffer(f"prior_{depth}", prior_N, persistent=False)
+            below_N = nn.functional.pad(self.trie.below(depth, self.count_V), (0, 1))  # at the end: a code without node
+            self.register_buffer(f"prior_{depth}", (below_N + 0.5).log(), persistent=False)
+
+    @property
+    def writes_illegal(self) -> bool:
+        """Whether it may write codes that no item has."""
+        return isinstance(self.head, AllCodes)
 
     @property
     def prior_strength(self) -> float:
@@ -158,13 +164,13 @@ class CodePolicy(HistoryPolicy):
         """Without candidates, or with more than there are prefixes, every prefix is walked once."""
         prefixes = self.trie.nodes(self.trie.levels - 1)
         if items is not None and items.shape[1] <= prefixes:
-            return self._descend(state, self._follow(items))[1]
+            return self._descend(state, follow(self.trie, items))[1]
         logp_TV = torch.cat([self._walk(state[part]) for part in self._parts(state, prefixes)])
         return logp_TV if items is None else logp_TV.gather(1, items - 1)
 
     @torch.no_grad()
     def sample(self, state: CodeState, count: int) -> Tensor:
-        leaf = [self._descend(state[part], self._draw(count))[0] for part in self._parts(state, count)]
+        leaf = [self._descend(state[part], sampled(count))[0] for part in self._parts(state, count)]
         return self.trie.item_V[torch.cat(leaf)]
 
     @torch.no_grad()
@@ -175,17 +181,50 @@ class CodePolicy(HistoryPolicy):
         width, found = max(self.beam, k), []
         for part in self._parts(state, width):
             own = None if seen is None else seen[:, (seen[0] >= part.start) & (seen[0] < part.stop)]
-            dead = None if own is None else self._dead(own[0] - part.start, own[1] - 1)
-            leaf, logp = self._descend(state[part], self._best(width, dead))
+            dead = None if own is None else dead_nodes(self.trie, own[0] - part.start, own[1])
+            leaf, logp = self._descend(state[part], best(self.trie, width, dead))
             missing = max(0, k - leaf.shape[1])
             score = nn.functional.pad(logp[:, :k], (0, missing), value=-torch.inf)
             item = nn.functional.pad(self.trie.item_V[leaf[:, :k]], (0, missing))
             found.append((score, item.masked_fill(score == -torch.inf, 0)))
         return torch.cat([score for score, _ in found]), torch.cat([item for _, item in found])
 
+    def over_items(self, state: CodeState) -> Tensor:
+        logp_TV = self.log_probs(state)
+        return logp_TV.log_softmax(dim=1) if self.writes_illegal else logp_TV
+
+    @torch.no_grad()
+    def illegal(self, state: CodeState) -> Tensor:
+        """Probability of writing codes that no item has; 0 unless the head is ``plain``. Shape: -> (T,)."""
+        return (1 - self.log_probs(state).double().exp().sum(dim=1)).clamp(min=0).float()
+
+    @torch.no_grad()
+    def write(self, state: CodeState, beams: int) -> Tensor:
+        """The most probable ids, legal or not, by beam search without trie, seen items and prior; head: ``plain``.
+
+        Shape: -> int64 (T, W) items, 0 where no item has the codes; W: beams, or all ids if they are fewer.
+        """
+        return torch.cat([self._write(state[part], beams) for part in self._parts(state, beams)])
+
+    def _write(self, state: CodeState, beams: int) -> Tensor:
+        head, h_TND, past = self.head, state.first_TD[:, None], state.past
+        assert isinstance(head, AllCodes), "only a policy with a plain head writes illegal ids"
+        code_TWS = state.window.row_T.new_zeros(len(state), 1, 0)
+        logp_TW = h_TND.new_zeros(len(state), 1)
+        for depth, size in enumerate(self.trie.sizes):
+            if depth:
+                h_TND, past = self._read_code(depth, code_TWS[:, :, -1], state, past)
+            logp_TX = (logp_TW[:, :, None] + head.write(depth, h_TND)).flatten(1)
+            logp_TW, place_TW = logp_TX.topk(min(beams, logp_TX.shape[1]), dim=1)
+            parent_TW = place_TW // size
+            past = [each.of(parent_TW) for each in past]
+            before_TWS = code_TWS.gather(1, parent_TW[:, :, None].expand(-1, -1, depth))
+            code_TWS = torch.cat([before_TWS, (place_TW % size)[:, :, None]], dim=2)
+        return self.trie.items_of(code_TWS)
+
     def _parts(self, state: CodeState, prefixes: int) -> list[slice]:
-        """Slices of the states with a bounded number of prefixes x events."""
-        rows = max(1, PREFIX_EVENTS // (prefixes * state.window.time_BL.shape[1]))
+        """Slices of the states with a bounded number of prefixes x events or codes."""
+        rows = max(1, PREFIX_EVENTS // (prefixes * max(state.window.time_BL.shape[1], *self.trie.sizes)))
         return [slice(first, min(first + rows, len(state))) for first in range(0, max(len(state), 1), rows)]
 
     def _next(self, depth: int, h_TND: Tensor, node: Tensor) -> tuple[Tensor, Tensor]:
@@ -195,12 +234,10 @@ class CodePolicy(HistoryPolicy):
         """
         child, exists = self.trie.children_of(depth, node)
         prior_M = self.strength * self.get_buffer(f"prior_{depth + 1}")
-        logit_TNF = self.head(self.trie, depth, h_TND, child).float() + prior_M[child]
-        return child, logit_TNF.masked_fill(~exists, -torch.inf).log_softmax(dim=-1)
+        return child, self.head.log_probs(self.trie, depth, h_TND, child, exists, prior_M)
 
-    def _read_code(self, depth: int, node: Tensor, state: CodeState, past: list[Past]) -> tuple[Tensor, list[Past]]:
-        """Read the last code of nodes of a depth. Shape: int64 (T, N) or (N,) -> (T, N, D)."""
-        code = self.trie.code(depth)[node]
+    def _read_code(self, depth: int, code: Tensor, state: CodeState, past: list[Past]) -> tuple[Tensor, list[Past]]:
+        """Read the last code of prefixes of a length. Shape: int64 (T, N) or (N,) -> (T, N, D)."""
         token = self.code_embedding[depth - 1].index_select(0, code.flatten()).view(*code.shape, -1)
         h_TND, past = self.decoder(token.expand(len(state), -1, -1), state.window, past)
         return h_TND if state.shift_TD is None else h_TND + state.shift_TD[:, None], past
@@ -213,7 +250,7 @@ class CodePolicy(HistoryPolicy):
             node_N = torch.arange(self.trie.nodes(depth), device=h_TND.device)
             if depth:
                 past = [each.of(self.trie.parent(depth)) for each in past]
-                h_TND, past = self._read_code(depth, node_N, state, past)
+                h_TND, past = self._read_code(depth, self.trie.code(depth)[node_N], state, past)
             logp_TNF = logp_TN[:, :, None] + self._next(depth, h_TND, node_N)[1]
             child_M = torch.arange(self.trie.nodes(depth + 1), device=h_TND.device)
             parent_M, place_M = self.trie.parent(depth + 1), self.trie.place(depth + 1, child_M)
@@ -227,60 +264,9 @@ class CodePolicy(HistoryPolicy):
         logp_TN = h_TND.new_zeros(len(state), 1, dtype=torch.float32)
         for depth in range(self.trie.levels):
             if depth:
-                h_TND, past = self._read_code(depth, node_TN, state, past)
+                h_TND, past = self._read_code(depth, self.trie.code(depth)[node_TN], state, past)
             child_TNF, logp_TNF = self._next(depth, h_TND, node_TN)
             parent, node_TN, logp_TN = choose(depth, child_TNF, logp_TN[:, :, None] + logp_TNF)
             if parent is not None:
                 past = [each.of(parent) for each in past]
         return node_TN, logp_TN
-
-    def _follow(self, item_TC: Tensor) -> Choose:
-        """Teacher forcing: the path to each of some items."""
-
-        def choose(depth: int, child_TNF: Tensor, logp_TNF: Tensor) -> Choice:
-            child_TC = self.trie.node_VS[item_TC - 1, depth]
-            place_TC1 = self.trie.place(depth + 1, child_TC)[:, :, None]
-            logp_TC = logp_TNF.expand(-1, item_TC.shape[1], -1).gather(2, place_TC1)[:, :, 0]
-            fans_out = depth == 0 and item_TC.shape[1] > 1
-            return torch.zeros_like(item_TC[0]) if fans_out else None, child_TC, logp_TC
-
-        return choose
-
-    def _draw(self, count: int) -> Choose:
-        """Ancestral sampling, with replacement."""
-
-        def choose(depth: int, child_TNF: Tensor, logp_TNF: Tensor) -> Choice:
-            states, prefixes, _ = child_TNF.shape
-            place_TNX = draw(logp_TNF.flatten(0, 1), count // prefixes).view(states, prefixes, -1)
-            child_TM, logp_TM = child_TNF.gather(2, place_TNX).flatten(1), logp_TNF.gather(2, place_TNX).flatten(1)
-            return child_TM.new_zeros(count) if depth == 0 else None, child_TM, logp_TM
-
-        return choose
-
-    def _best(self, width: int, dead: list[Tensor] | None) -> Choose:
-        """Beam search: the most probable prefixes below which an item is left."""
-
-        def choose(depth: int, child_TNF: Tensor, logp_TNF: Tensor) -> Choice:
-            if dead is not None:
-                logp_TNF = logp_TNF.masked_fill(torch.isin(self._keys(depth, child_TNF), dead[depth]), -torch.inf)
-            logp_TX = logp_TNF.flatten(1)
-            logp_TM, place_TM = logp_TX.topk(min(width, logp_TX.shape[1]), dim=1)
-            return place_TM // child_TNF.shape[2], child_TNF.flatten(1).gather(1, place_TM), logp_TM
-
-        return choose
-
-    def _keys(self, depth: int, child_TNF: Tensor) -> Tensor:
-        """One number for each pair of a state and a child."""
-        state_T11 = torch.arange(len(child_TNF), device=child_TNF.device)[:, None, None]
-        return state_T11 * self.trie.nodes(depth + 1) + child_TNF
-
-    def _dead(self, state_X: Tensor, row_X: Tensor) -> list[Tensor]:
-        """For each level, `_keys` of the nodes below which a state has seen every item, from its seen pairs."""
-        state_X, row_X = torch.stack([state_X, row_X]).unique(dim=1)
-        dead = []
-        for depth in range(1, self.trie.levels + 1):
-            nodes = self.trie.nodes(depth)
-            key_Y, seen_Y = (state_X * nodes + self.trie.node_VS[row_X, depth - 1]).unique(return_counts=True)
-            leaves_N = self.trie.below(depth, torch.ones_like(self.trie.item_V))
-            dead.append(key_Y[seen_Y == leaves_N[key_Y % nodes]])
-        return dead

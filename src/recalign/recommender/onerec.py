@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from recalign.errors import InputError
-from recalign.nn import Encoder, LazyDecoder
+from recalign.nn import Decoder, Encoder, LazyDecoder
 from recalign.recommender.codes import CodePolicy
 from recalign.recommender.module import Cloning
 from recalign.semantic_ids.codes import CodesTable, load_codes
@@ -24,14 +24,19 @@ BEAM = 50
 class OneRecRecommender(Cloning):
     """Behaviour cloning of a policy over semantic ids (`recalign.recommender.CodePolicy`).
 
+    Logs what `Cloning` does, and with ``head: plain`` on validation ``codes/illegal``, the mean probability of writing
+    codes that no item has.
+
     Args:
         num_items: V; linked from the data by the command.
         codes: each item's codes, a file of `recalign tokenize` (`recalign.semantic_ids.codes`); null in a
             configuration: that of this log and seed, unless ``sizes`` are given; null in Python: random codes.
         sizes: codes of each level, where they are random and say nothing of an item; null: two equal levels.
-        decoder: writes the codes; copied; null: `recalign.nn.LazyDecoder` with its defaults.
-        encoder: reads the history first, as in OneRec V1; copied; null: events do not see each other, as in V2.
-        head: ``shared``: one output vector a code, as published; ``node``: one a node of the trie.
+        decoder: writes the codes, `recalign.nn.LazyDecoder` (OneRec V2) or `recalign.nn.EncoderDecoder` (V1); copied;
+            null: the first with its defaults.
+        encoder: reads the history before the decoder does; copied; null: nothing does.
+        head: ``shared``: one output vector a code; ``node``: one a node of the trie; ``plain``: one a code, and a
+            softmax over all codes of a level, as published, which also falls on codes that no item has.
         targets: ``all`` events of a window are trained on in one pass, or its ``newest`` only, as in OneRec V2.
         beam: width of the beam search behind recommendations; null: 50, or all items if they are fewer.
         feedback: whether the policy sees the rewards of earlier events, as in `Recommender`.
@@ -53,9 +58,9 @@ class OneRecRecommender(Cloning):
         num_items: int,
         codes: str | None = None,
         sizes: list[int] | None = None,
-        decoder: LazyDecoder | None = None,
+        decoder: Decoder | None = None,
         encoder: Encoder | None = None,
-        head: Literal["shared", "node"] = "node",
+        head: Literal["shared", "node", "plain"] = "node",
         targets: Literal["all", "newest"] = "all",
         beam: int | None = None,
         feedback: bool = False,
@@ -102,6 +107,12 @@ class OneRecRecommender(Cloning):
                 remedy="give the codes that it was trained with, or train anew, without model.init_from",
             )
         self.policy.set_codes(codes_VS)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        super().validation_step(batch, batch_idx)
+        if self.policy.writes_illegal and len(batch.target_T):
+            illegal = self.policy.illegal(self.policy.encode(batch)).mean()
+            self.log("codes/illegal", illegal, on_epoch=True, sync_dist=True, batch_size=len(batch.target_T))
 
     def loss(self, batch: Batch) -> Tensor:
         if self.targets == "newest":

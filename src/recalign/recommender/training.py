@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from recalign.errors import InputError, require_positive
+from recalign.events import data_root, read_titles
 from recalign.files import replacing
 from recalign.metrics import RankMetrics
 from recalign.nn import Recorded
@@ -212,9 +213,11 @@ class PolicyModule(StageModule):
         print(f"recommendations for {frame['user'].n_unique():,} users: {path}")
 
 
-def recommendations(user_T: Tensor, score_TK: Tensor, item_TK: Tensor, data: EventDataModule) -> pl.DataFrame:
+def recommendations(
+    user_T: Tensor, score_TK: Tensor, item_TK: Tensor, data: EventDataModule, items: pl.Series | None = None
+) -> pl.DataFrame:
     """One row a user and place: raw user id, rank (1 = best), raw item id, score (log-probability up to a constant),
-    and the item's title if the log has titles.
+    and the item's title if the log has titles. ``items`` are the raw ids of the items, None: the catalogue's.
 
     Raises:
         InputError: a user has no item, and has not met them all: the scores are NaN, which `top_k` leaves out.
@@ -229,9 +232,11 @@ def recommendations(user_T: Tensor, score_TK: Tensor, item_TK: Tensor, data: Eve
     flat = pl.DataFrame({name: column.flatten().numpy() for name, column in columns.items()})
     flat = flat.filter(pl.col("item") > 0).sort("user", maintain_order=True)
     item = flat["item"] - 1
-    title = [data.titles.gather(item).alias("title")] if data.log_.titles else []
+    titles = data.titles if items is None else read_titles(data.log_, data_root(data.root), items)[0]
+    title = [titles.gather(item).alias("title")] if data.log_.titles else []
+    items = data.sequences.items if items is None else items
     user = data.sequences.users.gather(flat["user"]).alias("user")
-    return flat.with_columns(user, data.sequences.items.gather(item).alias("item"), *title)
+    return flat.with_columns(user, items.gather(item).alias("item"), *title)
 
 
 def _require_items(without_T: Tensor, data: EventDataModule) -> None:
