@@ -1,0 +1,237 @@
+"""How many deliberate faults the tests notice: mutation testing of losses, advantages, metrics, splits and the price.
+
+    pip install cosmic-ray
+    python benchmarks/mutants.py [--count 400] [--seed 0] [--survivors]
+
+Draws mutants with cosmic-ray's operators from `TESTS`' modules: two operands swap `+` for `-`, a bound moves by one, a
+condition is negated. Each runs against the tests of its own module alone, in a copy of the tree; it is killed if a test
+fails, or if a file of tests takes more than `CPU_SECONDS` of processor time. Not drawn: mutants of annotations, of no
+valid syntax, and those that put bitwise operators for arithmetic ones, which raise at once.
+
+cosmic-ray's own `exec` starts Python and imports torch for every mutant. Here each runs in a fork of one process that
+has imported all libraries, but nothing of recalign.
+
+Saves benchmarks/results/mutants.csv, a row a mutant. `--survivors` runs again only those that survived there.
+Equivalent mutants, whose reasons stand in benchmarks/mutants_equivalent.csv, count neither as killed nor as survivors.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import gc
+import importlib
+import os
+import random
+import resource
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import cosmic_ray.ast
+import cosmic_ray.mutating
+import cosmic_ray.plugins
+import hypothesis
+import polars as pl
+import pytest
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks/results/mutants.csv"
+EQUIVALENT = ROOT / "benchmarks/mutants_equivalent.csv"
+CPU_SECONDS = 120  # the slowest file takes a quarter of it
+PYTEST = ["-x", "-o", "addopts=", "--import-mode=importlib", "--assert=plain", "-p", "no:cacheprovider"]
+PYTEST += ["-p", "_hypothesis_pytestplugin", "--hypothesis-profile=mutants"]  # no other plugin is loaded
+LIBRARIES = (
+    "hypothesis.extra.numpy",
+    "jsonargparse",
+    "lightning.pytorch",
+    "matplotlib.pyplot",
+    "numpy.testing",
+    "omegaconf",
+    "scipy.stats",
+    "torchmetrics",
+    "wandb",
+)
+TESTS = {
+    "posttrain/weighted": ("posttrain/test_losses_weighted", "posttrain/test_weighted"),
+    "posttrain/pairs": ("posttrain/test_losses_pairs", "posttrain/test_pairs"),
+    "posttrain/actions": ("posttrain/test_losses_actions", "posttrain/test_actions"),
+    "posttrain/values": ("posttrain/test_losses_values", "posttrain/test_values"),
+    "posttrain/reinforce": ("posttrain/test_losses_actions", "posttrain/test_reinforce"),
+    "posttrain/ipa": ("posttrain/test_ipa",),
+    "posttrain/data": ("posttrain/test_advantage", "posttrain/test_posttrain_data"),
+    "posttrain/keep": ("posttrain/test_keep",),
+    "nn/softmax": ("nn/test_softmax",),
+    "sequences/means": ("sequences/test_means",),
+    "sequences/splits": ("sequences/test_splits",),
+    "sequences/windows": ("sequences/test_windows",),
+    "metrics/rank": ("metrics/test_rank",),
+    "metrics/bootstrap": ("metrics/test_bootstrap",),
+    "recommender/interpolation": ("recommender/test_interpolation",),
+    "recommender/prior": ("recommender/test_prior",),
+    "recommender/calibration": ("recommender/test_calibration",),
+    "evaluation/popularity": ("evaluation/test_popularity",),
+}
+"""The modules that are mutated, and the files that test them, the quickest first."""
+
+
+class Mutant(NamedTuple):
+    """A module with one fault; ``before`` and ``after`` are its first line that differs."""
+
+    module: str
+    line: int
+    operator: str
+    before: str
+    after: str
+    code: str
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", type=int, default=400)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--survivors", action="store_true", help="run again only those that survived the last time")
+    arguments = parser.parse_args()
+    drawn = list(draw(arguments.count, arguments.seed))
+    known = earlier() if arguments.survivors else {}
+    with tempfile.TemporaryDirectory() as folder:
+        copied(Path(folder))
+        rows = []
+        for mutant in drawn:
+            outcome, reason = known.get(key(mutant), ("survived", ""))
+            if outcome != "killed" or not known:
+                reason = equivalent().get(key(mutant), "")
+                outcome = "equivalent" if reason else tried(mutant, Path(folder))
+                print(f"{len(rows) + 1:>4} {outcome:<10} {mutant.module}:{mutant.line}  {mutant.after}", flush=True)
+            rows.append((*mutant[:-1], outcome, reason))
+            saved(rows)
+    print(summary(pl.read_csv(RESULTS)))
+
+
+def key(mutant: Mutant) -> tuple[str, str, str]:
+    """What tells a mutant from others when lines have moved."""
+    return mutant.module, mutant.before, mutant.after
+
+
+def draw(count: int, seed: int) -> Iterator[Mutant]:
+    """A sample of all mutants of `TESTS`' modules, each program once."""
+    sources = {module: (ROOT / f"src/recalign/{module}.py").read_text() for module in TESTS}
+    places = [(module, *place) for module, source in sources.items() for place in occurrences(source)]
+    random.Random(seed).shuffle(places)
+    programs = {plain(source) for source in sources.values()}
+    for module, operator, occurrence in places:
+        made = cosmic_ray.plugins.get_operator(operator)()
+        code = cosmic_ray.mutating.mutate_code(sources[module], made, occurrence)
+        if not (program := plain(code)) or program in programs:
+            continue
+        programs.add(program)
+        lines = zip(sources[module].splitlines(), code.splitlines(), strict=False)
+        line, (before, after) = next((n, pair) for n, pair in enumerate(lines, start=1) if pair[0] != pair[1])
+        yield Mutant(module, line, operator.removeprefix("core/"), before.strip(), after.strip(), code)
+        count -= 1
+        if not count:
+            return
+
+
+def occurrences(source: str) -> Iterator[tuple[str, int]]:
+    """Each operator with each of the places where it applies."""
+    nodes = list(cosmic_ray.ast.ast_nodes(cosmic_ray.ast.get_ast(source)))
+    for name in cosmic_ray.plugins.operator_names():
+        if not name.startswith("core/Variable") and of_one_kind(name):
+            operator = cosmic_ray.plugins.get_operator(name)()
+            for occurrence in range(sum(len(list(operator.mutation_positions(node))) for node in nodes)):
+                yield name, occurrence
+
+
+def of_one_kind(operator: str) -> bool:
+    """Whether it replaces bitwise operators by bitwise ones, and others by others."""
+    bitwise = [word.startswith("Bit") or word.endswith("Shift") for word in operator.split("_")[1:]]
+    return "BinaryOperator" not in operator or bitwise[0] == bitwise[1]
+
+
+def plain(code: str) -> str:
+    """The program without its annotations; empty if it is none."""
+    try:
+        tree = ast.parse(code)
+    except SyntaxError:
+        return ""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.arg | ast.AnnAssign):
+            node.annotation = ast.Constant(None)
+        elif isinstance(node, ast.FunctionDef):
+            node.returns = None
+    return ast.dump(tree)
+
+
+def copied(tree: Path) -> None:
+    """Copy what the tests need, and let this process and its children import from the copy."""
+    for name in ("src", "tests", "conf"):
+        shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", tree)
+    for library in LIBRARIES:
+        importlib.import_module(library)
+    # Few examples, always the same, and none is made smaller: that a test fails is enough.
+    phases = [hypothesis.Phase.explicit, hypothesis.Phase.generate]
+    hypothesis.settings.register_profile(
+        "mutants", max_examples=30, derandomize=True, deadline=None, database=None, phases=phases
+    )
+    sys.path.insert(0, str(tree / "src"))
+    sys.dont_write_bytecode = True
+    os.environ |= {"PYTHONPATH": str(tree / "src"), "PYTHONDONTWRITEBYTECODE": "1"}
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+    os.chdir(tree)
+    gc.freeze()
+
+
+def tried(mutant: Mutant, tree: Path) -> str:
+    """``killed`` or ``survived``."""
+    path = tree / f"src/recalign/{mutant.module}.py"
+    whole = path.read_text()
+    path.write_text(mutant.code)
+    try:
+        return "survived" if all(map(passes, TESTS[mutant.module])) else "killed"
+    finally:
+        path.write_text(whole)
+
+
+def passes(name: str) -> bool:
+    """Whether a file of tests passes, in a child that forgets what it imported."""
+    child = os.fork()
+    if not child:
+        resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 1)
+        os.dup2(nowhere, 2)
+        os._exit(int(pytest.main([*PYTEST, f"tests/{name}.py"])))
+    return os.waitpid(child, 0)[1] == 0
+
+
+def earlier() -> dict[tuple[str, str, str], tuple[str, str]]:
+    """The outcomes and reasons that are saved."""
+    rows = pl.read_csv(RESULTS, missing_utf8_is_empty_string=True).iter_rows(named=True)
+    return {(row["module"], row["before"], row["after"]): (row["outcome"], row["reason"]) for row in rows}
+
+
+def equivalent() -> dict[tuple[str, str, str], str]:
+    """Mutants that no test can tell from the program, with the reason."""
+    rows = pl.read_csv(EQUIVALENT).iter_rows() if EQUIVALENT.exists() else iter(())
+    return {(module, before, after): reason for module, before, after, reason in rows}
+
+
+def saved(rows: list[tuple[object, ...]]) -> None:
+    columns = ["module", "line", "operator", "before", "after", "outcome", "reason"]
+    pl.DataFrame(rows, schema=columns, orient="row").write_csv(RESULTS)
+
+
+def summary(rows: pl.DataFrame) -> str:
+    outcomes = rows["outcome"].value_counts()
+    counts = dict(outcomes.iter_rows())
+    killed, judged = counts.get("killed", 0), len(rows) - counts.get("equivalent", 0)
+    return f"{len(rows)} mutants: {counts}; killed {killed / judged:.1%} of those that are not equivalent"
+
+
+if __name__ == "__main__":
+    main()
