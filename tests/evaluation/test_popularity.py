@@ -46,3 +46,14 @@ def test_it_is_what_the_tilted_start_shows(log_root, cloned, rewarded):
         assert curve.log_count_S[place] == pytest.approx(shown["log_count@10"].mean())
         assert curve.value_S[place] == pytest.approx(valued["judge@10"].mean())
     assert curve.log_count_S[0] < curve.log_count_S[STRENGTHS.index(0.0)] < curve.log_count_S[-1]
+
+
+def test_the_ends_of_a_curve_belong_to_it():
+    curve = PopularityCurve(np.array([3.0, 1.0, 2.0]), np.array([30.0, 10.0, 20.0]))
+    assert [curve.value_at(asked) for asked in (1, 1.5, 3)] == [10, 15, 30]
+    assert curve.value_at(0.999) is curve.value_at(3.001) is None
+
+
+def test_strengths_rise_each_once_and_the_start_is_among_them():
+    assert list(STRENGTHS) == sorted(set(STRENGTHS))
+    assert 0.0 in STRENGTHS

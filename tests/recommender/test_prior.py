@@ -146,3 +146,11 @@ def test_a_policy_without_a_prior_says_so():
     assert policy.prior_strength == 0
     with pytest.raises(InputError, match=r"model\.prior: SameForAll has no item prior"):
         policy.prior_strength = 0.5
+
+
+@pytest.mark.parametrize("width", [1, 3, 7, 8, 16])
+def test_widened_vectors_keep_products_fast(width):
+    prior = ItemPrior(4)
+    prior.strength = 1.0
+    query, item = prior.append(torch.zeros(2, width), torch.zeros(4, width), 1.0)
+    assert query.shape[1] == item.shape[1] == 8 * (width // 8 + 1)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recalign.sequences import LeaveLast, TimeSplit, UserGroups, build
+from recalign.sequences import LeaveLast, TimeSplit, UserGroups, Where, build
 from recalign.sequences.store import Sequences
 from recalign.sequences.windows import (
     collate,
@@ -171,3 +171,25 @@ def test_targets_that_are_kept_keep_their_histories(counts, max_length, data):
     batch = collate(sequences, fewer, np.arange(len(fewer)), max_length, know_request=False, seen=False)
     np.testing.assert_array_equal(batch.rejected_TN, rejected[kept])
     assert windows.rejected is None
+
+
+def test_users_who_train_on_one_event_have_no_window():
+    sequences = simple([6, 3], LeaveLast(1, 1))
+    assert training_windows(sequences, everybody(sequences), 10).user.tolist() == [0]
+    assert training_windows(sequences, everybody(sequences), 10, 2).user.tolist() == [0, 0]
+
+
+def test_nobody_is_served_without_a_known_event():
+    """User 1 has one event, of a test item that training never saw."""
+    users, times = [0] * 6 + [1], [0, 10, 20, 30, 85, 95, 96]
+    sequences = build(table(users, [0, 1, 2, 3, 1, 2, 9], times), TimeSplit((0.45, 0.6)), None, UserGroups())
+    assert serving_windows(sequences, everybody(sequences), 10).user.tolist() == [0]
+
+
+def test_a_random_test_event_before_all_others_has_no_history():
+    """Under `Where` a user's test event may be the first, although others of training follow."""
+    random = [True, False, False, True]
+    events = table([0] * 4, [0, 0, 1, 1], [0, 10, 20, 30], is_random=random)
+    sequences = build(events, Where("is_random", 0.0), None, UserGroups())
+    windows = evaluation_windows(sequences, everybody(sequences), "test", 10)
+    assert pairs(sequences, windows) == [(0, [1, 1, 2], 2, 3)]
