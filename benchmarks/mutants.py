@@ -6,7 +6,8 @@
 Draws mutants with cosmic-ray's operators from `TESTS`' modules: two operands swap `+` for `-`, a bound moves by one, a
 condition is negated. Each runs against the tests of its own module alone, in a copy of the tree; it is killed if a test
 fails, or if a file of tests takes more than `CPU_SECONDS` of processor time. Not drawn: mutants of annotations, of no
-valid syntax, and those that put bitwise operators for arithmetic ones, which raise at once.
+valid syntax, those that put bitwise operators for arithmetic ones, which raise at once, and those that put `is` for
+`==`, which small numbers and short strings do not notice.
 
 cosmic-ray's own `exec` starts Python and imports torch for every mutant. Here each runs in a fork of one process that
 has imported all libraries, but nothing of recalign.
@@ -21,9 +22,9 @@ import argparse
 import ast
 import csv
 import gc
+import hashlib
 import importlib
 import os
-import random
 import resource
 import shutil
 import sys
@@ -125,12 +126,11 @@ def key(row: Mapping[str, Any]) -> tuple[str, str, str]:
 
 
 def draw(count: int, seed: int) -> Iterator[Mutant]:
-    """A sample of all mutants of `TESTS`' modules, each program once."""
+    """A sample of all mutants of `TESTS`' modules, each program once; a changed line leaves the other ones' draw."""
     sources = {module: (ROOT / f"src/recalign/{module}.py").read_text() for module in TESTS}
-    places = [(module, *place) for module, source in sources.items() for place in occurrences(source)]
-    random.Random(seed).shuffle(places)
     programs = {plain(source) for source in sources.values()}
-    for module, operator, occurrence in places:
+    places = [(module, *place) for module, source in sources.items() for place in occurrences(source)]
+    for module, operator, occurrence, _ in sorted(places, key=lambda place: by_chance(f"{seed} {place[0]} {place[3]}")):
         made = cosmic_ray.plugins.get_operator(operator)()
         code = cosmic_ray.mutating.mutate_code(sources[module], made, occurrence)
         if not (program := plain(code)) or program in programs:
@@ -144,20 +144,26 @@ def draw(count: int, seed: int) -> Iterator[Mutant]:
             return
 
 
-def occurrences(source: str) -> Iterator[tuple[str, int]]:
-    """Each operator with each of the places where it applies."""
+def by_chance(text: str) -> bytes:
+    return hashlib.blake2b(text.encode()).digest()
+
+
+def occurrences(source: str) -> Iterator[tuple[str, int, str]]:
+    """Each operator, the number of the place where it applies, and that place by the text of its line."""
     nodes = list(cosmic_ray.ast.ast_nodes(cosmic_ray.ast.get_ast(source)))
-    for name in cosmic_ray.plugins.operator_names():
-        if not name.startswith("core/Variable") and of_one_kind(name):
-            operator = cosmic_ray.plugins.get_operator(name)()
-            for occurrence in range(sum(len(list(operator.mutation_positions(node))) for node in nodes)):
-                yield name, occurrence
+    text = source.splitlines()
+    for name in filter(of_one_kind, cosmic_ray.plugins.operator_names()):
+        operator = cosmic_ray.plugins.get_operator(name)()
+        places = (place for node in nodes for place in operator.mutation_positions(node))
+        for occurrence, ((line, column), _) in enumerate(places):
+            yield name, occurrence, f"{name} {text[line - 1][:column]} {text[line - 1][column:]}"
 
 
 def of_one_kind(operator: str) -> bool:
-    """Whether it replaces bitwise operators by bitwise ones, and others by others."""
-    bitwise = [word.startswith("Bit") or word.endswith("Shift") for word in operator.split("_")[1:]]
-    return "BinaryOperator" not in operator or bitwise[0] == bitwise[1]
+    """Whether it replaces bitwise operators by bitwise ones, identity by identity, and others by others."""
+    kind, *words = operator.split("_")
+    special = [word.startswith(("Bit", "Is")) or word.endswith("Shift") for word in words]
+    return "Variable" not in kind and (len(words) < 2 or "Unary" in kind or special[0] == special[1])
 
 
 def plain(code: str) -> str:

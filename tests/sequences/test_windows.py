@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recalign.sequences import LeaveLast, TimeSplit, UserGroups, Where, build
+from recalign.events import EventTable
+from recalign.sequences import LeaveLast, TimeSplit, UserGroups, build
+from recalign.sequences.splits import TEST, TRAIN, VALIDATION, Split
 from recalign.sequences.store import Sequences
 from recalign.sequences.windows import (
     collate,
@@ -176,7 +178,7 @@ def test_targets_that_are_kept_keep_their_histories(counts, max_length, data):
 def test_users_who_train_on_one_event_have_no_window():
     sequences = simple([6, 3], LeaveLast(1, 1))
     assert training_windows(sequences, everybody(sequences), 10).user.tolist() == [0]
-    assert training_windows(sequences, everybody(sequences), 10, 2).user.tolist() == [0, 0]
+    assert training_windows(sequences, everybody(sequences), 2, 2).user.tolist() == [0, 0]
 
 
 def test_nobody_is_served_without_a_known_event():
@@ -186,10 +188,19 @@ def test_nobody_is_served_without_a_known_event():
     assert serving_windows(sequences, everybody(sequences), 10).user.tolist() == [0]
 
 
-def test_a_random_test_event_before_all_others_has_no_history():
-    """Under `Where` a user's test event may be the first, although others of training follow."""
-    random = [True, False, False, True]
-    events = table([0] * 4, [0, 0, 1, 1], [0, 10, 20, 30], is_random=random)
-    sequences = build(events, Where("is_random", 0.0), None, UserGroups())
+class ByHand(Split):
+    """The parts as a list."""
+
+    def __init__(self, *parts: int) -> None:
+        self.parts = parts
+
+    def assign(self, events: EventTable) -> pl.Series:
+        return pl.Series(self.parts, dtype=pl.UInt8)
+
+
+def test_a_test_event_before_all_others_has_no_history():
+    """Under `Where`, for one, a user's test event may be the first, although events of training follow."""
+    split = ByHand(TEST, TRAIN, TRAIN, VALIDATION, TEST)
+    sequences = build(table([0] * 5, [0, 0, 1, 0, 1], [0, 10, 20, 30, 40]), split, None, UserGroups())
     windows = evaluation_windows(sequences, everybody(sequences), "test", 10)
-    assert pairs(sequences, windows) == [(0, [1, 1, 2], 2, 3)]
+    assert pairs(sequences, windows) == [(0, [1, 1, 2, 1], 2, 4)]
