@@ -9,9 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recalign.events import EventTable
 from recalign.sequences import LeaveLast, TimeSplit, UserGroups, build
-from recalign.sequences.splits import TEST, TRAIN, VALIDATION, Split
 from recalign.sequences.store import Sequences
 from recalign.sequences.windows import (
     collate,
@@ -186,21 +184,3 @@ def test_nobody_is_served_without_a_known_event():
     users, times = [0] * 6 + [1], [0, 10, 20, 30, 85, 95, 96]
     sequences = build(table(users, [0, 1, 2, 3, 1, 2, 9], times), TimeSplit((0.45, 0.6)), None, UserGroups())
     assert serving_windows(sequences, everybody(sequences), 10).user.tolist() == [0]
-
-
-class ByHand(Split):
-    """The parts as a list."""
-
-    def __init__(self, *parts: int) -> None:
-        self.parts = parts
-
-    def assign(self, events: EventTable) -> pl.Series:
-        return pl.Series(self.parts, dtype=pl.UInt8)
-
-
-def test_a_test_event_before_all_others_has_no_history():
-    """Under `Where`, for one, a user's test event may be the first, although events of training follow."""
-    split = ByHand(TEST, TRAIN, TRAIN, VALIDATION, TEST)
-    sequences = build(table([0] * 5, [0, 0, 1, 0, 1], [0, 10, 20, 30, 40]), split, None, UserGroups())
-    windows = evaluation_windows(sequences, everybody(sequences), "test", 10)
-    assert pairs(sequences, windows) == [(0, [1, 1, 2, 1], 2, 4)]
