@@ -204,6 +204,19 @@ def test_asft_says_how_many_events_count(make, batch):
     assert figures["share"].item() == pytest.approx(known_T.float().mean().item())
 
 
+@pytest.mark.parametrize(("transform", "heavy", "warns"), [("exponential", 9.0, True), ("linear", 1e4, False)])
+def test_it_warns_of_few_heavy_events_where_a_temperature_would_help(make, recwarn, transform, heavy, warns):
+    """100 events: even ones weigh as they should; then one of them weighs nearly everything."""
+    module, advantage_T = make(WeightedSFT, transform=transform, clip=None), torch.linspace(0, 0.1, 100)
+    module._require_weights(advantage_T)
+    assert not [one for one in recwarn if "model.temperature" in str(one.message)]
+    advantage_T[0] = heavy
+    module._require_weights(advantage_T)
+    said = [str(one.message) for one in recwarn if "model.temperature" in str(one.message)]
+    assert len(said) == warns
+    assert not warns or "in effect 1.0% of 100, below 5%" in said[0]
+
+
 @pytest.mark.parametrize("transform", get_args(Transform))
 def test_only_signed_asft_compares_with_the_start_and_drops_nothing_out(make, transform):
     assert make(WeightedSFT, transform=transform).drops_out == (transform != "signed")

@@ -146,6 +146,11 @@ def test_all_users_or_none_may_be_in_a():
     assert "A" not in set(UserGroups(0).assign(ids))
 
 
+def test_seven_users_in_ten_are_in_a_unless_told_otherwise():
+    ids = pl.Series(range(3000))
+    assert UserGroups().assign(ids).equals(UserGroups(0.7).assign(ids))
+
+
 def test_high_takes_one_rule_not_two():
     with pytest.raises(ValueError, match="either"):
         High("reward >= 4", quantile=0.5)
