@@ -187,7 +187,7 @@ def test_a_checkpoint_holds_the_weights_at_the_reach_and_the_trained_ones():
     module, callback = small.free(WeightedSFT, policy=SequencePolicy(small.encoder(), 9, 0.1)), KeepRanking(0.9)
     trained = {name: value.clone() for name, value in module.state_dict().items()}
     callback._other = [weight.detach() + 1 for weight in module.policy.parameters()]
-    checkpoint = {"state_dict": module.state_dict()}
+    checkpoint = {"state_dict": dict(trained)}
     callback.on_save_checkpoint(None, module, checkpoint)
     moved = {f"policy.{name}" for name, _ in module.policy.named_parameters()}
     assert set(checkpoint["state_dict"]) == set(checkpoint["current_model_state"]) == set(trained)

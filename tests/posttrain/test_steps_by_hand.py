@@ -194,6 +194,17 @@ def test_ipa_has_no_pair_where_one_item_is_shown(make, batch):
     torch.testing.assert_close(loss, 0.5 * nll(module, batch).mean())
 
 
+def test_ipa_shows_its_items_to_a_share_of_the_histories(make, batch, monkeypatch):
+    module, shown = make(IPA, share=0.3), []
+    monkeypatch.setattr(module, "_pairs", lambda few: shown.append(few) or IPA._pairs(module, few))
+    torch.manual_seed(5)
+    chosen_T = torch.rand(len(batch.target_T)) < 0.3
+    torch.manual_seed(5)
+    module.loss(batch)
+    assert 0 < chosen_T.sum() < len(chosen_T)
+    assert shown[0].event_T.equal(batch.event_T[chosen_T])
+
+
 def test_asft_says_how_many_events_count(make, batch):
     advantage_T = batch.advantage_T.clone()
     advantage_T[::3] = torch.nan
