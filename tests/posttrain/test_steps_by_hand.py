@@ -115,6 +115,12 @@ def test_methods_that_compare_with_items_that_are_drawn(make, batch, monkeypatch
     torch.testing.assert_close(module.loss(batch)[0], expected)
 
 
+def test_every_other_item_may_be_drawn(make, data):
+    others = make(SA2C, samples=50)._others(40)
+    assert others.shape == (40, 50)
+    assert set(others.flatten().tolist()) == set(range(1, data.num_items))  # by number, without the event's own
+
+
 # Two states, two items drawn at each; the first one has become a tenth more likely since.
 OLD = torch.tensor([[0.5, 0.5], [0.25, 0.25]]).log()
 NOW = OLD + torch.tensor([[1.1, 1.0], [1.0, 1.0]]).log()
