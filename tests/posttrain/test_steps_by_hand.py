@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import math
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import get_args
 
@@ -221,6 +222,21 @@ def test_asft_says_how_many_events_count(make, batch):
     assert figures["share"].item() == pytest.approx(known_T.float().mean().item())
 
 
+@pytest.mark.parametrize("transform", ["signed", "exponential"])
+def test_signed_asft_computes_the_start_of_every_training_event_once(make, batch, data, transform):
+    module = make(WeightedSFT, transform=transform)
+    precision = SimpleNamespace(train_step_context=nullcontext)
+    module.trainer = SimpleNamespace(datamodule=data, precision_plugin=precision)
+    module.on_train_start()
+    if transform != "signed":
+        assert module.start_E is None
+        return
+    reference = module.reference
+    expected_T = reference.log_prob(reference.encode(batch), batch.target_T)
+    torch.testing.assert_close(module.start_E[batch.event_T], expected_T)
+    assert (~module.start_E.isnan()).sum() == len(data.training().event)
+
+
 @pytest.mark.parametrize(("transform", "heavy", "warns"), [("exponential", 9.0, True), ("linear", 1e4, False)])
 def test_it_warns_of_few_heavy_events_where_a_temperature_would_help(make, recwarn, transform, heavy, warns):
     """100 events: even ones weigh as they should; then one of them weighs nearly everything."""
@@ -263,12 +279,14 @@ def test_settings_at_the_end_of_their_range(method, taken, refused):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_defaults_are_small_steps(method):
-    """A policy is fine-tuned; heads that learn from nothing take larger steps. PPO's clip is the published one."""
+    """A policy is fine-tuned; heads that learn from nothing take larger steps. Clip and beta are the published ones."""
     parameters = inspect.signature(method).parameters
     given = {name: one.default for name, one in parameters.items() if isinstance(one.default, float)}
     method.check_settings(given)
     assert 1e-6 <= given.get("lr", 3e-5) <= 1e-3
     assert 1e-4 <= given.get("value_lr", 1e-2) <= 0.1
+    if method in (KTO, Preferences):
+        assert given["beta"] == 0.1
     if method in (PPO, GRPO):
         inherited = inspect.signature(method.__mro__[1]).parameters
         assert inherited["clip"].default == 0.2

@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from types import SimpleNamespace
 from unittest.mock import patch
 
+import numpy as np
 import polars as pl
 import pytest
 import small
@@ -130,26 +131,35 @@ def test_all_strengths_in_one_pass_are_as_one_by_one(data):
     assert len(set(together.values())) > 1
 
 
-@given(st.floats(-0.5, 2.5))
-def test_the_search_is_coarse_then_fine_and_finds_the_top(data, peak):
+def searched(data, value):
+    """What is found where the ranking has that value at a strength, and the strengths that each pass tries."""
     asked = []
 
     def measured(policy, batches, strengths):
         asked.append(sorted(strengths))
-        return {strength: 1 - abs(strength - peak) for strength in strengths}
+        return {strength: value(strength) for strength in strengths}
 
-    module = SimpleNamespace(data=data, device=None)
-    context = SimpleNamespace(val_step_context=nullcontext)
-    trainer = SimpleNamespace(num_val_batches=[1], precision_plugin=context)
+    trainer = SimpleNamespace(num_val_batches=[1], precision_plugin=SimpleNamespace(val_step_context=nullcontext))
     with patch.object(calibration, "ndcg_by_strength", measured):
-        found = CalibratePrior()._search(trainer, module, None)
-    coarse, fine = asked
+        return CalibratePrior()._search(trainer, SimpleNamespace(data=data, device=None), None), asked
+
+
+@given(st.floats(-0.5, 2.5))
+def test_the_search_is_coarse_then_fine_and_finds_the_top(data, peak):
+    found, (coarse, fine) = searched(data, lambda strength: 1 - abs(strength - peak))
     assert coarse == [0.25 * step for step in range(9)]
     around = max(coarse, key=lambda strength: (1 - abs(strength - peak), -strength))
     assert fine == [c for step in (-3, -2, -1, 1, 2, 3) if 0 <= (c := around + step / 16) <= 2]
     assert abs(found["strength"] - min(max(peak, 0), 2)) <= 1 / 32
     assert found["ndcg@10"] == 1 - abs(found["strength"] - peak)
     assert found["ndcg@10_without"] == 1 - abs(peak)
+
+
+def test_nothing_is_searched_where_every_item_is_as_common():
+    even = SimpleNamespace(users_in=lambda users: None, item_counts=lambda users: np.full(5, 3))
+    data = SimpleNamespace(users="all", windows=lambda part, users: None, loader=lambda windows: [], sequences=even)
+    found, asked = searched(data, lambda strength: strength)
+    assert (found["strength"], asked) == (0, [[0.0]])
 
 
 def test_a_strength_inside_the_range_is_no_warning(data, tmp_path, recwarn):

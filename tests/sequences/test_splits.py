@@ -118,9 +118,10 @@ def test_a_share_of_high_rewards_lies_in_between(settings):
         High(**settings)
 
 
-def test_the_share_of_users_is_one():
-    with pytest.raises(InputError, match=r"data\.share_a: 1\.5 is not a share of users"):
-        UserGroups(1.5)
+@pytest.mark.parametrize("share", [1.5, -0.5])
+def test_the_share_of_users_is_one(share):
+    with pytest.raises(InputError, match=rf"data\.share_a: {share} is not a share of users"):
+        UserGroups(share)
 
 
 def test_high_takes_one_rule():
