@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).parent / "doubles"))  # checkpoints name t
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="also run the tests that are marked long")
+    parser.addoption("--record", action="store_true", help="write the loss curves of tests/trajectories anew")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import several
 import small
 import torch
@@ -31,10 +33,15 @@ from recalign.posttrain import (
 )
 from recalign.recommender import PolynomialAveraging, Recommender, RecommenderData, SequencePolicy
 from recalign.reward import Judge, RewardData, RewardModel
+from recalign.sequences import Batch
 from recalign.stage import run_stage
 from recalign.stage.guard import StepSeeds
 
 STEPS = 50
+CURVE_STEPS = 20
+CURVES = Path(__file__).parents[1] / "trajectories/losses.json"
+COMMITTED = 1e-4
+"""Relative bound between a step's loss and the committed one: it may come from another machine or torch."""
 TOKENS = 200  # 6 of the longest histories a batch: shares are uneven, and some are empty
 
 
@@ -102,6 +109,45 @@ CASES: dict[str, tuple[type, Callable[[Any], LightningModule], dict[str, Any]]] 
     "awac": (PostTrainingData, aligning(AWAC), {}),
     "sa2c": (PostTrainingData, aligning(SA2C), {}),
 }
+
+
+def committed(case: str) -> list[float]:
+    """The loss curve of a fit that is committed."""
+    return json.loads(CURVES.read_text())[case]
+
+
+class Through:
+    """A loader whose batches go through a function that makes one or more of each."""
+
+    def __init__(self, loader: Any, function: Callable[[Batch], list[Batch]]) -> None:
+        self.loader, self.function = loader, function
+        self.sampler = loader.sampler  # Lightning tells it the epoch
+
+    def __iter__(self) -> Iterator[Batch]:
+        return (made for batch in self.loader for made in self.function(batch))
+
+
+def curve(
+    case: str, root: Path, folder: Path, function: Callable[[Batch], list[Batch]] | None = None, **settings: Any
+) -> list[float]:
+    """The losses of the first steps of a fit of `trained`, each the mean over the batches of its step.
+
+    Args:
+        case: of `CASES`.
+        root: holds the log.
+        folder: the trainer may write here.
+        function: what is done to every batch.
+        **settings: the trainer's.
+    """
+    kind, make, data_settings = CASES[case]
+    seed_everything(0, verbose=False)
+    data = small.data_of(kind, root, "tastes", batch_tokens=TOKENS, **data_settings)
+    module, steps = make(data), Steps()
+    if function:
+        data.train_dataloader = lambda: Through(type(data).train_dataloader(data), function)
+    settings = {"max_steps": CURVE_STEPS, "limit_val_batches": 0, **settings}
+    small.trainer_of(folder, -1, steps, StepSeeds(0), **settings).fit(module, data)
+    return np.reshape(steps.loss, (CURVE_STEPS, -1)).mean(axis=1).tolist()
 
 
 def trained(case: str, root: Path, folder: Path, devices: int = 1) -> dict[str, Any]:

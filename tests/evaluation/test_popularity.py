@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import small
@@ -10,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recalign.evaluation.baselines import ItemScores, Rerank, log_counts
-from recalign.evaluation.popularity import STRENGTHS, PopularityCurve, popularity_curve
+from recalign.evaluation.popularity import STRENGTHS, PopularityCurve, _means, popularity_curve
 from recalign.evaluation.value import Scorers, evaluate
 from recalign.recommender.checkpoint import load_net
 from recalign.reward import RewardData
@@ -46,3 +48,23 @@ def test_it_is_what_the_tilted_start_shows(log_root, cloned, rewarded):
         assert curve.log_count_S[place] == pytest.approx(shown["log_count@10"].mean())
         assert curve.value_S[place] == pytest.approx(valued["judge@10"].mean())
     assert curve.log_count_S[0] < curve.log_count_S[STRENGTHS.index(0.0)] < curve.log_count_S[-1]
+
+
+def test_the_ends_of_a_curve_belong_to_it():
+    curve = PopularityCurve(np.array([3.0, 1.0, 2.0]), np.array([30.0, 10.0, 20.0]))
+    assert [curve.value_at(asked) for asked in (1, 1.5, 3)] == [10, 15, 30]
+    assert curve.value_at(0.999) is curve.value_at(3.001) is None
+
+
+def test_strengths_rise_each_once_and_the_start_is_among_them():
+    assert list(STRENGTHS) == sorted(set(STRENGTHS))
+    assert 0.0 in STRENGTHS
+
+
+def test_means_are_over_histories_to_which_anything_is_shown():
+    """Of three histories the first is shown item 1 alone, the second items 3 and 5, the third nothing."""
+    shown_TK = torch.tensor([[1, 0], [3, 5], [0, 0]])
+    shows = SimpleNamespace(encode=lambda batch: None, top_k=lambda *asked: (None, shown_TK))
+    batch = SimpleNamespace(to=lambda device: batch, seen_N=None)
+    means_S = _means([shows, shows], lambda batch: lambda shown: shown.float(), [batch, batch], CPU)
+    assert means_S.tolist() == [(1 + 4) / 2] * 2

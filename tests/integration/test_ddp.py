@@ -11,7 +11,7 @@ import polars.selectors as cs
 import pytest
 import several
 import torch
-from shared_fits import CASES, STEPS, all_trained, run_all, trained
+from shared_fits import CASES, COMMITTED, CURVE_STEPS, CURVES, STEPS, all_trained, committed, run_all, trained
 
 from recalign import files
 from recalign.stage import RunFolder, run_stage
@@ -53,6 +53,8 @@ def test_two_processes_train_as_one(pairs, case: str, log_root: Path, tmp_path: 
     assert first["events"] == one["events"]
     tolerance = 0.2 if case in OWN_DRAWS else 1e-5
     assert first["loss"] == pytest.approx(one["loss"], rel=tolerance, abs=tolerance)
+    if case in files.read_json(CURVES):
+        assert first["loss"][:CURVE_STEPS] == pytest.approx(committed(case), rel=COMMITTED)
 
 
 def fit(name: str, *more: str, stage: str = "recommender") -> list[str]:

@@ -118,3 +118,26 @@ def test_holm_intervals_reject_what_holm_rejects(shifts, seed):
     rejected = holm([estimate.p_value() for estimate in estimates]) <= 0.05 + 1e-9
     shut_out = [low > 0 or high < 0 for low, high in holm_intervals(estimates)]
     assert shut_out == list(rejected)
+
+
+def test_few_weights_are_held_as_floats_at_a_time(monkeypatch):
+    """As many draws as fit into CHUNK bytes, one at least, and every draw once."""
+    monkeypatch.setattr("recalign.metrics.bootstrap.CHUNK", 3 * 8 * 7)
+
+    class Watched:
+        def __init__(self, array):
+            self.array, self.taken = array, []
+
+        def __getitem__(self, rows):
+            self.taken.append(len(self.array[rows]))
+            return self.array[rows]
+
+    for users, taken in ((3, [7, 7, 6]), (50, [1] * 20)):
+        bootstrap = CrossedBootstrap(users, draws=20)
+        bootstrap.weight_DU = Watched(bootstrap.weight_DU)
+        bootstrap.mean(np.ones((1, users)), np.ones((1, users)))
+        assert bootstrap.weight_DU.taken == taken
+
+
+def test_there_are_2000_draws_unless_told_otherwise():
+    assert len(CrossedBootstrap(2).mean(np.ones((1, 2)), np.ones((1, 2))).draws_D) == 2000

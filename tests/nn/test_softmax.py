@@ -227,3 +227,29 @@ def test_negatives_that_are_all_hits_leave_probability_one_and_no_gradient():
     assert (ours == 0).all()
     for grad in torch.autograd.grad(ours.sum(), [query_TD, item_VD]):
         assert (grad == 0).all()
+
+
+@given(st.integers(0, 500), st.integers(1, 60), st.integers(1, 4000))
+def test_chunks_are_few_alike_and_in_steps(positions, items, logits):
+    """As few as the budget allows, none more than a step longer than it must be; a step is held whatever it costs."""
+    setting = softmax._Setting(1.0, math.inf, torch.float32)
+    with patch.multiple(softmax, CPU_LOGITS=logits, LEAST_ROWS=8):
+        rows = setting.rows(positions, torch.zeros(items, 1))
+    if positions == 0:
+        assert rows == 1
+        return
+    most = max(8, logits // items // 8 * 8)
+    chunks = math.ceil(positions / most)
+    assert rows % 8 == 0
+    assert rows <= most
+    assert rows * chunks >= positions > (rows - 8) * chunks
+
+
+def test_the_largest_logit_is_looked_for_where_exponentials_may_overflow():
+    def needs_top(exponent, bound):
+        return softmax._Setting(exponent / math.log2(math.e) / bound, bound, torch.float32).needs_top
+
+    assert not any(needs_top(59.9, bound) for bound in (0.5, 1.0, 3.0))
+    assert all(needs_top(60.1, bound) for bound in (0.5, 1.0, 3.0))
+    assert softmax._Setting(1.0, math.inf, torch.float32).needs_top
+    assert softmax.LEAST_ROWS % 16 == 0  # of which matrix units are made

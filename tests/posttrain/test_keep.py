@@ -12,12 +12,13 @@ import pytest
 import small
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping
+from lightning.pytorch.trainer.states import TrainerFn
 
 from recalign.errors import InputError, TrainingError
 from recalign.nn.dropout import Dropout
 from recalign.posttrain import PostTrainingData, ReturnConditioned, WeightedSFT
 from recalign.posttrain.keep import KeepRanking
-from recalign.recommender import PolynomialAveraging, Recommender, RecommenderData
+from recalign.recommender import PolynomialAveraging, Recommender, RecommenderData, SequencePolicy
 from recalign.recommender.checkpoint import load_net
 from recalign.recommender.interpolation import KEEP, REACHES, ndcg
 
@@ -179,3 +180,26 @@ def test_it_says_that_nothing_is_validated():
     trainer = SimpleNamespace(callbacks=[], limit_val_batches=0)
     with pytest.warns(UserWarning, match="model.keep cannot say"):
         KeepRanking(0.9).setup(trainer, None, "fit")
+
+
+def test_a_checkpoint_holds_the_weights_at_the_reach_and_the_trained_ones():
+    torch.manual_seed(0)
+    module, callback = small.free(WeightedSFT, policy=SequencePolicy(small.encoder(), 9, 0.1)), KeepRanking(0.9)
+    trained = {name: value.clone() for name, value in module.state_dict().items()}
+    callback._other = [weight.detach() + 1 for weight in module.policy.parameters()]
+    checkpoint = {"state_dict": dict(trained)}
+    callback.on_save_checkpoint(None, module, checkpoint)
+    moved = {f"policy.{name}" for name, _ in module.policy.named_parameters()}
+    assert set(checkpoint["state_dict"]) == set(checkpoint["current_model_state"]) == set(trained)
+    for name, value in checkpoint["state_dict"].items():
+        torch.testing.assert_close(value, trained[name] + 1 if name in moved else trained[name])
+
+    module.load_state_dict(checkpoint["state_dict"])
+    again = KeepRanking(0.9)
+    for doing, put_aside in ((TrainerFn.VALIDATING, 0), (TrainerFn.FITTING, len(moved))):
+        again.on_load_checkpoint(SimpleNamespace(state=SimpleNamespace(fn=doing)), module, checkpoint)
+        assert len(again._other) == put_aside
+    assert all(value.equal(trained[name]) for name, value in module.state_dict().items())
+    assert all(a.equal(b) for a, b in zip(again._other, callback._other, strict=True))
+    again.load_state_dict(KeepRanking(0.9).state_dict() | {"reach": 0.5})
+    assert again.state_dict() == {"reach": 0.5, "step": -1}

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from types import SimpleNamespace
+from unittest.mock import patch
+
+import numpy as np
 import polars as pl
 import pytest
 import small
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from recalign.recommender import CalibratePrior, PolynomialAveraging, Recommender, RecommenderData
+from recalign.recommender import CalibratePrior, PolynomialAveraging, Recommender, RecommenderData, calibration
 from recalign.recommender.calibration import ndcg_by_strength
 from recalign.recommender.checkpoint import load_net, read_checkpoint
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def data(log_root):
     return small.data_of(RecommenderData, log_root, "tastes", users="all")
 
@@ -129,3 +136,39 @@ def test_all_strengths_in_one_pass_are_as_one_by_one(data):
     together = ndcg_by_strength(policy, loader, [0.0, 0.5, 2.0])
     assert together == {c: ndcg_by_strength(policy, loader, [c])[c] for c in together}
     assert len(set(together.values())) > 1
+
+
+def searched(data, value):
+    """What is found where the ranking has that value at a strength, and the strengths that each pass tries."""
+    asked = []
+
+    def measured(policy, batches, strengths):
+        asked.append(sorted(strengths))
+        return {strength: value(strength) for strength in strengths}
+
+    trainer = SimpleNamespace(num_val_batches=[1], precision_plugin=SimpleNamespace(val_step_context=nullcontext))
+    with patch.object(calibration, "ndcg_by_strength", measured):
+        return CalibratePrior()._search(trainer, SimpleNamespace(data=data, device=None), None), asked
+
+
+@given(st.floats(-0.5, 2.5))
+def test_the_search_is_coarse_then_fine_and_finds_the_top(data, peak):
+    found, (coarse, fine) = searched(data, lambda strength: 1 - abs(strength - peak))
+    assert coarse == [0.25 * step for step in range(9)]
+    around = max(coarse, key=lambda strength: (1 - abs(strength - peak), -strength))
+    assert fine == [c for step in (-3, -2, -1, 1, 2, 3) if 0 <= (c := around + step / 16) <= 2]
+    assert abs(found["strength"] - min(max(peak, 0), 2)) <= 1 / 32
+    assert found["ndcg@10"] == 1 - abs(found["strength"] - peak)
+    assert found["ndcg@10_without"] == 1 - abs(peak)
+
+
+def test_nothing_is_searched_where_every_item_is_as_common():
+    even = SimpleNamespace(users_in=lambda users: None, item_counts=lambda users: np.full(5, 3))
+    data = SimpleNamespace(users="all", windows=lambda part, users: None, loader=lambda windows: [], sequences=even)
+    found, asked = searched(data, lambda strength: strength)
+    assert (found["strength"], asked) == (0, [[0.0]])
+
+
+def test_a_strength_inside_the_range_is_no_warning(data, tmp_path, recwarn):
+    CalibratePrior()._say(small.trainer_of(tmp_path), {"strength": 1.0, "ndcg@10": 0.2, "ndcg@10_without": 0.1})
+    assert not [warning for warning in recwarn if "end of its range" in str(warning.message)]

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
+
+import pytest
 import small
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from recalign.errors import InputError
 from recalign.metrics.rank import gain_ndcg
 from recalign.recommender import RecommenderData
 from recalign.recommender.checkpoint import load_net
-from recalign.recommender.interpolation import HALVINGS, REACHES, ndcg, reach_at_price
+from recalign.recommender.interpolation import HALVINGS, REACHES, ndcg, reach_at_price, require_share
 
 
 @given(lost=st.floats(0.0, 1.0), power=st.floats(0.5, 4.0), enough=st.floats(0.5, 1.0))
@@ -65,3 +69,24 @@ def test_the_ranking_is_that_of_all_targets(log_root, cloned):
     found = ndcg(policy, data.loader(data.windows("validation")), torch.device("cpu"))
     assert abs(found - gain_ndcg(rank_T, 10).mean().item()) < 1e-6
     assert found > 0
+
+
+def test_reaches_rise_and_never_more_than_double():
+    assert list(REACHES) == sorted(set(REACHES))
+    assert REACHES[0] > 0
+    assert 1.0 in REACHES  # the trained weights themselves
+    assert all(after <= 2 * before for before, after in itertools.pairwise(REACHES))
+    assert len(REACHES) + HALVINGS + 1 == 15  # the passes that KeepRanking promises, one of them for the start
+
+
+def test_what_is_just_enough_is_enough():
+    assert reach_at_price(lambda reach: 0.97 if reach <= 1.4 else 0.5, 0.97) == (1.390625, 0.97)
+    assert reach_at_price(lambda reach: 0.97, 0.97) == (4.0, 0.97)
+
+
+def test_the_share_to_keep_is_above_0_and_at_most_1():
+    for share in (None, 0.01, 0.97, 1.0):
+        require_share(share, "model.keep")
+    for share in (0.0, -0.5, 1.01, 97, float("nan")):
+        with pytest.raises(InputError, match=r"model\.keep: .* is no share"):
+            require_share(share, "model.keep")

@@ -14,7 +14,7 @@ from recalign.errors import InputError
 from recalign.evaluation.baselines import SameForAll
 from recalign.recommender import RecommenderData, SequencePolicy
 from recalign.recommender.checkpoint import load_weights
-from recalign.recommender.prior import ItemPrior
+from recalign.recommender.prior import ItemPrior, without_prior
 
 
 @pytest.fixture(scope="module")
@@ -146,3 +146,19 @@ def test_a_policy_without_a_prior_says_so():
     assert policy.prior_strength == 0
     with pytest.raises(InputError, match=r"model\.prior: SameForAll has no item prior"):
         policy.prior_strength = 0.5
+
+
+@pytest.mark.parametrize("width", [1, 3, 7, 8, 16])
+def test_widened_vectors_keep_products_fast(width):
+    prior = ItemPrior(4)
+    prior.strength = 1.0
+    query, item = prior.append(torch.zeros(2, width), torch.zeros(4, width), 1.0)
+    assert query.shape[1] == item.shape[1] == 8 * (width // 8 + 1)
+
+
+def test_without_their_priors_policies_are_as_they_were_cloned_and_get_them_back(policy):
+    other = copy.deepcopy(policy)
+    policy.prior_strength, other.prior_strength = 0.5, 1.5
+    with without_prior(policy, other):
+        assert policy.prior_strength == other.prior_strength == 0
+    assert (policy.prior_strength, other.prior_strength) == (0.5, 1.5)

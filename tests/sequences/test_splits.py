@@ -118,11 +118,48 @@ def test_a_share_of_high_rewards_lies_in_between(settings):
         High(**settings)
 
 
-def test_the_share_of_users_is_one():
-    with pytest.raises(InputError, match=r"data\.share_a: 1\.5 is not a share of users"):
-        UserGroups(1.5)
+@pytest.mark.parametrize("share", [1.5, -0.5])
+def test_the_share_of_users_is_one(share):
+    with pytest.raises(InputError, match=rf"data\.share_a: {share} is not a share of users"):
+        UserGroups(share)
 
 
 def test_high_takes_one_rule():
     with pytest.raises(ValueError, match="either"):
         High()
+
+
+@pytest.mark.parametrize("cut", [-0.5, 0, 0.0, 1, 1.0])
+def test_a_cut_lies_inside_the_log(cut):
+    for cuts in ((cut, 0.9), (0.1, cut)):
+        with pytest.raises(InputError, match=r"data\.split\.cuts"):
+            TimeSplit(cuts).assign(table([0, 0, 0], [0, 1, 2], [1, 2, 3]))
+
+
+def test_a_time_split_takes_four_fifths_for_training_and_a_tenth_for_the_test():
+    events = table([0] * 20, list(range(20)), list(range(20)))
+    assert TimeSplit().assign(events).to_list() == [TRAIN] * 16 + [VALIDATION] * 2 + [TEST] * 2
+
+
+def test_all_users_or_none_may_be_in_a():
+    ids = pl.Series(["a", "b", "c"])
+    assert set(UserGroups(1).assign(ids)) == {"A"}
+    assert "A" not in set(UserGroups(0).assign(ids))
+
+
+def test_seven_users_in_ten_are_in_a_unless_told_otherwise():
+    ids = pl.Series(range(3000))
+    assert UserGroups().assign(ids).equals(UserGroups(0.7).assign(ids))
+
+
+def test_high_takes_one_rule_not_two():
+    with pytest.raises(ValueError, match="either"):
+        High("reward >= 4", quantile=0.5)
+
+
+def test_bins_are_ten_unless_told_otherwise():
+    """One training reward a bin: each is its bin's own limit, and none is above it."""
+    within = [float(i) for i in range(20)]
+    frame = pl.DataFrame({"reward": within, "duration": within, "split": [TRAIN] * 20})
+    high = High(quantile=0.99, within="duration").mark(frame).to_list()
+    assert high == [False, True] * 10

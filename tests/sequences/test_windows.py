@@ -184,3 +184,31 @@ def test_a_sample_is_of_tested_users_and_part_of_a_larger_one(counts, number, mo
     assert (drawn <= (sample_users(sequences, users, number + more) & with_test(sequences))).all()
     windows = evaluation_windows(sequences, drawn, "test", 10)
     assert set(windows.user) == set(np.flatnonzero(drawn))
+
+
+def test_users_who_train_on_one_event_have_no_window():
+    sequences = simple([6, 3], LeaveLast(1, 1))
+    assert training_windows(sequences, everybody(sequences), 10).user.tolist() == [0]
+    assert training_windows(sequences, everybody(sequences), 2, 2).user.tolist() == [0, 0]
+
+
+def test_nobody_is_served_without_a_known_event():
+    """User 1 has one event, of a test item that training never saw."""
+    users, times = [0] * 6 + [1], [0, 10, 20, 30, 85, 95, 96]
+    sequences = build(table(users, [0, 1, 2, 3, 1, 2, 9], times), TimeSplit((0.45, 0.6)), None, UserGroups())
+    assert serving_windows(sequences, everybody(sequences), 10).user.tolist() == [0]
+
+
+def test_the_time_of_a_target_is_its_own():
+    sequences = simple([6], LeaveLast(1, 1))
+    assert training_windows(sequences, everybody(sequences), 10).time.tolist() == [10, 20, 30]
+    assert evaluation_windows(sequences, everybody(sequences), "test", 10).time.tolist() == [50]
+
+
+def test_a_padded_history_ends_with_nothing():
+    sequences = simple([6], LeaveLast(1, 1))
+    windows = training_windows(sequences, everybody(sequences), 10)
+    batch = collate(sequences, windows, np.arange(1), 5, know_request=False, seen=False)
+    assert batch.item_BL.tolist() == [[1, 2, 3, 0, 0]]
+    assert batch.time_BL.tolist() == [[0, 10, 20, 20, 20]]
+    assert batch.reward_BL.isnan().tolist() == [[False] * 3 + [True] * 2]

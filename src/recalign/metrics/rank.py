@@ -42,7 +42,6 @@ class RankMetrics(Metric):
     """
 
     full_state_update = False
-    higher_is_better = True
     total: Tensor
     events: Tensor
 

@@ -1,0 +1,294 @@
+"""The loss of each method on a few events, worked out by hand from what its networks say."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import math
+from contextlib import nullcontext
+from types import SimpleNamespace
+from typing import get_args
+
+import pytest
+import small
+import torch
+import torch.nn.functional as F
+from taste import Taste
+
+from recalign.errors import InputError
+from recalign.posttrain import (
+    AWAC,
+    CQL,
+    GRPO,
+    IPA,
+    IQL,
+    KTO,
+    PPO,
+    SA2C,
+    PostTrainingData,
+    Preferences,
+    Reinforce,
+    ReturnConditioned,
+    WeightedSFT,
+)
+from recalign.posttrain.rollout import Drawn
+from recalign.posttrain.weighted import Transform
+from recalign.recommender import SequencePolicy
+
+METHODS = (AWAC, CQL, GRPO, IPA, IQL, KTO, PPO, Preferences, Reinforce, ReturnConditioned, SA2C, WeightedSFT)
+
+
+@pytest.fixture(scope="module")
+def data(log_root):
+    return small.data_of(PostTrainingData, log_root)
+
+
+@pytest.fixture(scope="module")
+def batch(data):
+    return small.batch_of(data, "train", rows=3)
+
+
+@pytest.fixture(scope="module")
+def start(data):
+    torch.manual_seed(1)
+    return SequencePolicy(small.encoder(), data.num_items, temperature=0.1).eval()
+
+
+@pytest.fixture
+def make(data, start):
+    """A method on that start, with a reward model where it takes one, whose policy has moved a little."""
+
+    def made(method, moved=True, **settings):
+        asks = "reward_model" in method.UPSTREAM
+        reward = {"reward_net": Taste([int(item) % 2 for item in data.sequences.items])} if asks else {}
+        module = small.free(method, policy=start, **reward, **settings)
+        torch.manual_seed(2)
+        for weight in module.policy.parameters() if moved else ():
+            weight.data += 0.01 * torch.randn_like(weight)
+        return module
+
+    return made
+
+
+def log_ratio(module, batch, item_TC):
+    now, before = (policy.log_probs(policy.encode(batch), item_TC) for policy in (module.policy, module.reference))
+    return now - before
+
+
+def nll(module, batch):
+    return -module.policy.log_prob(module.policy.encode(batch), batch.target_T)
+
+
+def valued(head, seed=3):
+    """Give a head of Q a value of its own for each item; the state does not matter."""
+    torch.manual_seed(seed)
+    torch.nn.init.normal_(head.quality.weight)
+    return lambda item: head.quality.weight[item, 0]
+
+
+def test_iql(make, batch):
+    module = make(IQL, beta=2.0, expectile=0.8)
+    q_T = valued(module.critic.q)(batch.target_T)
+    torch.nn.init.constant_(module.critic.v.read.bias, 0.3)
+    error_T = q_T - 0.3
+    lag = (torch.where(error_T < 0, 0.2, 0.8) * error_T.square()).mean()
+    weight_T = (2 * error_T).exp().clamp(max=100)
+    actor = (weight_T * nll(module, batch)).sum() / weight_T.sum()
+    loss, figures = module.loss(batch)
+    torch.testing.assert_close(loss, actor + (q_T - batch.advantage_T).square().mean() + lag)
+    assert figures["v"].item() == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize("method", [AWAC, SA2C])
+def test_methods_that_compare_with_items_that_are_drawn(make, batch, monkeypatch, method):
+    module = make(method)
+    value = valued(module.critic)
+    drawn_TN = torch.arange(1, 1 + 2 * len(batch.target_T)).view(-1, 2) % 20 + 1
+    monkeypatch.setattr(module.policy, "sample", lambda state, count: drawn_TN)
+    monkeypatch.setattr(module, "_others", lambda rows: drawn_TN, raising=False)
+    other_TN = drawn_TN + (drawn_TN >= batch.target_T[:, None]) if method is SA2C else drawn_TN
+    q_T, q_TN = value(batch.target_T), value(other_TN)
+    advantage_T = q_T - q_TN.mean(dim=1)
+    weight_T = advantage_T.clamp(min=0) if method is SA2C else (3 * advantage_T).exp().clamp(max=100)
+    expected = (weight_T * nll(module, batch)).sum() / weight_T.sum() + (q_T - batch.advantage_T).square().mean()
+    if method is SA2C:
+        expected = expected + (q_TN + 1).square().mean()
+    torch.testing.assert_close(module.loss(batch)[0], expected)
+
+
+def test_every_other_item_may_be_drawn(make, data):
+    others = make(SA2C, samples=50)._others(40)
+    assert others.shape == (40, 50)
+    assert set(others.flatten().tolist()) == set(range(1, data.num_items))  # by number, without the event's own
+
+
+# Two states, two items drawn at each; the first one has become a tenth more likely since.
+OLD = torch.tensor([[0.5, 0.5], [0.25, 0.25]]).log()
+NOW = OLD + torch.tensor([[1.1, 1.0], [1.0, 1.0]]).log()
+REWARD = torch.tensor([[1.0, 0.0], [2.0, 1.0]])
+
+
+def test_ppo(make, batch):
+    """Rewards less 0.1 for a start that is e times less likely, V = 0.4: errors 0.5, -0.5, 1.5, 0.5."""
+    module, state = make(PPO, kl=0.1), torch.zeros(2, 16)
+    torch.nn.init.constant_(module.value.read.bias, 0.4)
+    loss, figures = module.surrogate(Drawn(OLD, OLD - 1, REWARD), NOW, state, torch.tensor(9.0))
+    value_error = (0.25 + 0.25 + 2.25 + 0.25) / 4
+    assert figures["value_error"].item() == pytest.approx(value_error)
+    assert loss.item() == pytest.approx(value_error)  # the first advantage is the mean: 0
+    first = Drawn(OLD, OLD - 1, REWARD.flip(1))  # errors -0.5, 0.5, 0.5, 1.5: the first is -1 from the mean
+    loss, _ = module.surrogate(first, NOW, state, torch.tensor(9.0))
+    assert loss.item() == pytest.approx(value_error + 0.1 / 4 / (math.sqrt(0.5) + 1e-4))
+
+
+def test_grpo(make, batch):
+    module = make(GRPO, kl=0.2, cloning=0.5)
+    loss, figures = module.surrogate(Drawn(OLD, NOW + math.log(2), REWARD), NOW, None, torch.tensor(3.0))
+    pulled = 0.1 * 0.5 / (math.sqrt(0.5) + 1e-4) / 4
+    assert figures["kl"].item() == pytest.approx(1 - math.log(2))
+    assert loss.item() == pytest.approx(-pulled + 0.2 * (1 - math.log(2)) + 0.5 * 3)
+
+
+def at_step(module, step):
+    module.trainer = SimpleNamespace(global_step=step, log_every_n_steps=1000)
+    return module
+
+
+def test_items_are_drawn_from_the_policy_of_the_beginning_of_the_round(make, batch, data):
+    module = at_step(make(PPO, samples=40, candidates=data.num_items, refresh=4), 4)
+    _, figures = module.loss(batch)
+    assert figures["ratio"].item() == pytest.approx(1, abs=1e-5)  # of any item, the first one too
+    assert figures["nll"].item() == pytest.approx(nll(module, batch).mean().item())
+    before = {name: value.clone() for name, value in module.old.state_dict().items()}
+    for weight in module.policy.parameters():
+        weight.data += 0.05
+    at_step(module, 5).loss(batch)
+    assert all(value.equal(before[name]) for name, value in module.old.state_dict().items())
+    at_step(module, 8).loss(batch)
+    assert not all(value.equal(before[name]) for name, value in module.old.state_dict().items())
+
+
+@pytest.mark.parametrize("kind", ["dpo", "simpo"])
+def test_pairs_of_a_batch(make, batch, kind):
+    rejected_TN = torch.where(batch.target_T % 2 == 0, 0, batch.target_T % 7 + 1)[:, None]
+    batch = dataclasses.replace(batch, rejected_TN=rejected_TN)
+    module = at_step(make(Preferences, loss=kind, beta=2.0, gamma=0.5), 0)
+    module.trainer.datamodule = SimpleNamespace(share=0.5)
+    item_TC = torch.stack([batch.target_T, rejected_TN[:, 0].clamp(min=1)], dim=1)
+    value_TC = log_ratio(module, batch, item_TC)
+    if kind == "simpo":
+        value_TC = module.policy.log_probs(module.policy.encode(batch), item_TC)
+    gap_T = (value_TC[:, 0] - value_TC[:, 1])[rejected_TN[:, 0] > 0]
+    loss, figures = module.loss(batch)
+    torch.testing.assert_close(loss, -F.logsigmoid(2 * gap_T - (0.5 if kind == "simpo" else 0)).mean())
+    assert figures["share"] == 0.5
+    assert module.loss(dataclasses.replace(batch, rejected_TN=torch.zeros_like(rejected_TN))) is None
+
+
+def test_kto_compares_with_an_event_half_a_batch_away(make, batch):
+    module = make(KTO, beta=2.0, good=3.0)
+    other_T = batch.target_T.roll(len(batch.target_T) // 2)
+    own_T, z_T = log_ratio(module, batch, torch.stack([batch.target_T, other_T], dim=1)).unbind(dim=1)
+    z, sign_T = z_T.mean().clamp(min=0), batch.advantage_T.sign()
+    cost_T = torch.where(sign_T > 0, 3.0, 1.0) * (1 - (2 * sign_T * (own_T - z)).sigmoid())
+    torch.testing.assert_close(module.loss(batch)[0], cost_T[sign_T != 0].mean())
+
+
+def test_ipa_has_no_pair_where_one_item_is_shown(make, batch):
+    module = make(IPA, share=1.0, candidates=1, cloning=0.5)
+    loss, figures = module.loss(batch)
+    assert set(figures) == {"nll"}
+    torch.testing.assert_close(loss, 0.5 * nll(module, batch).mean())
+
+
+def test_ipa_shows_its_items_to_a_share_of_the_histories(make, batch, monkeypatch):
+    module, shown = make(IPA, share=0.3), []
+    monkeypatch.setattr(module, "_pairs", lambda few: shown.append(few) or IPA._pairs(module, few))
+    torch.manual_seed(5)
+    chosen_T = torch.rand(len(batch.target_T)) < 0.3
+    torch.manual_seed(5)
+    module.loss(batch)
+    assert 0 < chosen_T.sum() < len(chosen_T)
+    assert shown[0].event_T.equal(batch.event_T[chosen_T])
+
+
+def test_asft_says_how_many_events_count(make, batch):
+    advantage_T = batch.advantage_T.clone()
+    advantage_T[::3] = torch.nan
+    module = make(WeightedSFT, transform="constant")
+    loss, figures = module.loss(dataclasses.replace(batch, advantage_T=advantage_T))
+    known_T = ~advantage_T.isnan()
+    torch.testing.assert_close(loss, nll(module, batch)[known_T].mean())
+    assert figures["share"].item() == pytest.approx(known_T.float().mean().item())
+
+
+@pytest.mark.parametrize("transform", ["signed", "exponential"])
+def test_signed_asft_computes_the_start_of_every_training_event_once(make, batch, data, transform):
+    module = make(WeightedSFT, transform=transform)
+    precision = SimpleNamespace(train_step_context=nullcontext)
+    module.trainer = SimpleNamespace(datamodule=data, precision_plugin=precision)
+    module.on_train_start()
+    if transform != "signed":
+        assert module.start_E is None
+        return
+    reference = module.reference
+    expected_T = reference.log_prob(reference.encode(batch), batch.target_T)
+    torch.testing.assert_close(module.start_E[batch.event_T], expected_T)
+    assert (~module.start_E.isnan()).sum() == len(data.training().event)
+
+
+@pytest.mark.parametrize(("transform", "heavy", "warns"), [("exponential", 9.0, True), ("linear", 1e4, False)])
+def test_it_warns_of_few_heavy_events_where_a_temperature_would_help(make, recwarn, transform, heavy, warns):
+    """100 events: even ones weigh as they should; then one of them weighs nearly everything."""
+    module, advantage_T = make(WeightedSFT, transform=transform, clip=None), torch.linspace(0, 0.1, 100)
+    module._require_weights(advantage_T)
+    assert not [one for one in recwarn if "model.temperature" in str(one.message)]
+    advantage_T[0] = heavy
+    module._require_weights(advantage_T)
+    said = [str(one.message) for one in recwarn if "model.temperature" in str(one.message)]
+    assert len(said) == warns
+    assert not warns or "in effect 1.0% of 100, below 5%" in said[0]
+
+
+@pytest.mark.parametrize("transform", get_args(Transform))
+def test_only_signed_asft_compares_with_the_start_and_drops_nothing_out(make, transform):
+    assert make(WeightedSFT, transform=transform).drops_out == (transform != "signed")
+
+
+@pytest.mark.parametrize(
+    ("method", "taken", "refused"),
+    [
+        (PPO, {"samples": 1}, {"samples": 0}),
+        (GRPO, {"samples": 2}, {"samples": 1}),
+        (GRPO, {"beam": True, "kl": 0.0}, {"beam": True, "kl": 0.1}),
+        (IQL, {"expectile": 0.99}, {"expectile": 1.0}),
+        (IQL, {"expectile": 0.01}, {"expectile": 0.0}),
+        (IQL, {}, {"expectile": -0.1}),
+        (AWAC, {"beta": 0.0}, {"beta": -0.1}),
+        (Preferences, {"beta": 0.01}, {"beta": 0.0}),
+        (IPA, {"share": 1.0}, {"share": 1.1}),
+        (IPA, {"share": 0.01}, {"share": -0.1}),
+        (IPA, {"cloning": 0.0}, {"cloning": -0.1}),
+    ],
+)
+def test_settings_at_the_end_of_their_range(method, taken, refused):
+    method.check_settings(taken)
+    with pytest.raises(InputError, match=r"model\."):
+        method.check_settings(refused)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_defaults_are_small_steps(method):
+    """A policy is fine-tuned; heads that learn from nothing take larger steps. Clip and beta are the published ones."""
+    parameters = inspect.signature(method).parameters
+    given = {name: one.default for name, one in parameters.items() if isinstance(one.default, float)}
+    method.check_settings(given)
+    assert 1e-6 <= given.get("lr", 3e-5) <= 1e-3
+    assert 1e-4 <= given.get("value_lr", 1e-2) <= 0.1
+    if method in (KTO, Preferences):
+        assert given["beta"] == 0.1
+    if method in (PPO, GRPO):
+        inherited = inspect.signature(method.__mro__[1]).parameters
+        assert inherited["clip"].default == 0.2
+        assert 0 <= inherited["kl"].default <= 1
+        assert 1e-6 <= inherited["lr"].default <= 1e-3
