@@ -159,7 +159,7 @@ def test_a_frame_of_pandas(frame: pl.DataFrame):
         (lambda f: f.with_columns(item=pl.col("item").cast(pl.Float64)), {}, "ids of type Float64"),
         (lambda f: f.with_columns(timestamp=pl.lit(True)), {}, "times of type Boolean"),
         (lambda f: f.clear(), {}, "no rows"),
-        (lambda f: f.to_dict(), {}, "dict is no DataFrame"),
+        (lambda f: f.to_dict(), {}, "dict is not a DataFrame"),
     ],
     ids=["column", "near", "null", "nan", "float", "time", "empty", "type"],
 )

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from recalign.posttrain.values import (
     actor_critic_weights,
-    conservative,
-    expectile,
+    cql_loss,
+    expectile_loss,
     exponential_weights,
-    squared_error,
+    td_loss,
 )
 
 values = st.lists(st.floats(-5, 5), min_size=1, max_size=8)
@@ -26,13 +26,13 @@ def tensor(*numbers: float) -> Tensor:
 
 
 def test_the_squared_error_counts_events_with_a_reward():
-    assert squared_error(tensor(1, 2, 7), tensor(0, 4, math.nan)).item() == pytest.approx((1 + 4) / 2)
-    assert squared_error(tensor(1, 2), tensor(math.nan, math.nan)).item() == 0
+    assert td_loss(tensor(1, 2, 7), tensor(0, 4, math.nan)).item() == pytest.approx((1 + 4) / 2)
+    assert td_loss(tensor(1, 2), tensor(math.nan, math.nan)).item() == 0
 
 
 def test_conservative_by_hand():
     q_TV = torch.tensor([[1.0, 0.0], [0.0, 2.0], [9.0, 9.0]], dtype=torch.float64)
-    loss, figures = conservative(tensor(1, 0, 9), q_TV.logsumexp(dim=1), tensor(2, 0, math.nan), alpha=0.5)
+    loss, figures = cql_loss(tensor(1, 0, 9), q_TV.logsumexp(dim=1), tensor(2, 0, math.nan), alpha=0.5)
     gap = (math.log(math.e + 1) - 1 + math.log(1 + math.e**2)) / 2
     assert figures["td"].item() == pytest.approx(0.5)
     assert figures["gap"].item() == pytest.approx(gap)
@@ -43,7 +43,7 @@ def test_conservative_by_hand():
 def test_the_conservative_term_is_never_negative_and_pulls_up_the_logged_item_alone(row, temperature):
     q_V = tensor(*row).requires_grad_()
     everything = temperature * (q_V / temperature).logsumexp(dim=0)
-    _, figures = conservative(q_V[:1], everything[None], tensor(0.0), alpha=1)
+    _, figures = cql_loss(q_V[:1], everything[None], tensor(0.0), alpha=1)
     assert figures["gap"].item() >= -1e-12
     slope = torch.autograd.grad(everything - q_V[0], q_V)[0]
     assert slope[0].item() <= 1e-12  # the logged item is pulled up
@@ -53,13 +53,13 @@ def test_the_conservative_term_is_never_negative_and_pulls_up_the_logged_item_al
 def test_with_a_large_alpha_only_the_conservative_term_counts():
     q, reward = tensor(1, -1).requires_grad_(), tensor(3, 3)
     everything = tensor(2, 2)
-    conservative(q, everything, reward, alpha=1e6)[0].backward()
+    cql_loss(q, everything, reward, alpha=1e6)[0].backward()
     torch.testing.assert_close(q.grad / 1e6, tensor(-0.5, -0.5), atol=1e-5, rtol=0)
 
 
 def test_expectile_by_hand():
-    assert expectile(tensor(2, -1), 0.7, tensor(0, 0)).item() == pytest.approx((0.7 * 4 + 0.3 * 1) / 2)
-    assert expectile(tensor(2, -1), 0.7, tensor(0, math.nan)).item() == pytest.approx(0.7 * 4)
+    assert expectile_loss(tensor(2, -1), 0.7, tensor(0, 0)).item() == pytest.approx((0.7 * 4 + 0.3 * 1) / 2)
+    assert expectile_loss(tensor(2, -1), 0.7, tensor(0, math.nan)).item() == pytest.approx(0.7 * 4)
 
 
 @given(values, st.floats(0.05, 0.95))
@@ -68,7 +68,7 @@ def test_the_expectile_lies_between_the_extremes_and_rises(q, tau):
         low, high = min(q), max(q)
         for _ in range(60):  # the loss is convex in V: halve where its slope changes sign
             middle = torch.tensor((low + high) / 2, dtype=torch.float64, requires_grad=True)
-            expectile(tensor(*q) - middle, level, torch.zeros(len(q), dtype=torch.float64)).backward()
+            expectile_loss(tensor(*q) - middle, level, torch.zeros(len(q), dtype=torch.float64)).backward()
             low, high = (middle.item(), high) if middle.grad < 0 else (low, middle.item())
         return (low + high) / 2
 

@@ -1,15 +1,15 @@
-"""One event for each user and item: a view, a cart and a purchase are one choice."""
+"""Keep one event per user and item: a view, a cart and a purchase are one choice."""
 
 import polars as pl
 
 
 def strongest(frame: pl.DataFrame) -> pl.Series:
-    """Whether each event is the one that stands for its user and item.
+    """Mark the event with the highest reward of each user and item; on ties, the first one.
 
-    It is the event with the highest reward; of equal ones, the first. An event without a reward is the weakest.
+    An event without a reward ranks below all others.
 
     Args:
-        frame: events in the order of each user's time, with ``user``, ``item`` and ``reward``.
+        frame: events sorted by user and time, with ``user``, ``item`` and ``reward``.
 
     Returns:
         A bool for each event.
