@@ -47,7 +47,7 @@ def test_draws_repeat_and_belong_to_the_seed():
 def test_chunks_change_nothing(monkeypatch):
     data = np.random.default_rng(3).normal(size=(3, 50)), np.ones((3, 50))
     whole = CrossedBootstrap(50, draws=101).mean(*data)
-    monkeypatch.setattr("recalign.metrics.bootstrap.CHUNK_BYTES", 50 * 8 * 7)
+    monkeypatch.setattr("recalign.metrics.bootstrap.CHUNK", 50 * 8 * 7)
     assert CrossedBootstrap(50, draws=101).mean(*data).draws_D == pytest.approx(whole.draws_D)
 
 

@@ -46,7 +46,7 @@ def chunks_of(positions: int | None, items: int) -> AbstractContextManager:
     """Let a chunk hold so many positions; None: what suits the device."""
     if positions is None:
         return nullcontext()
-    return patch.multiple(softmax, CPU_LOGITS=positions * items, MIN_ROWS=1)
+    return patch.multiple(softmax, CPU_LOGITS=positions * items, LEAST_ROWS=1)
 
 
 def assert_same(ours, plain, inputs):

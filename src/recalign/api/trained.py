@@ -70,11 +70,11 @@ class TrainedPolicy(Trained):
 
     @torch.no_grad()
     def recommend(self, users: Sequence[int | str] | None = None, k: int = 10) -> pl.DataFrame:
-        """Recommend the best unseen items after the end of the log.
+        """The best unseen items of some users after the log's end.
 
         Args:
-            users: raw ids; None: all users.
-            k: items per user.
+            users: raw ids; None: everybody.
+            k: items a user.
 
         Returns:
             One row per user and rank: ``user, rank, item, score`` (log-probability up to a constant), and ``title`` if
@@ -86,7 +86,7 @@ class TrainedPolicy(Trained):
         if not isinstance(k, int) or k < 1:
             raise InputError(f"{k} is not above 0", where="k", remedy="give a whole number above 0")
         sequences, shown = self.data.sequences, min(k, self.network.num_items)
-        windows = serving_windows(sequences, self._user_mask(users), self.data.max_length)
+        windows = serving_windows(sequences, self._mask(users), self.data.max_length)
         parts = []
         for batch in self.data.loader(windows):
             score_TK, item_TK = self.network.top_k(self.network.encode(batch), shown, batch.seen_N)
@@ -98,7 +98,7 @@ class TrainedPolicy(Trained):
         asked = pl.DataFrame({"user": pl.Series([str(user) for user in users]).cast(frame["user"].dtype)})
         return asked.join(frame, on="user", how="left", maintain_order="left_right")
 
-    def _user_mask(self, users: Sequence[int | str] | None) -> Any:
+    def _mask(self, users: Sequence[int | str] | None) -> Any:
         """Mask of the requested users. Shape: bool (users,)."""
         known = self.data.sequences.users
         if users is None:

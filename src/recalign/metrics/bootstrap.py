@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-CHUNK_BYTES = 64 * 2**20  # bytes of user weights converted to float64 at a time
+CHUNK = 64 * 2**20  # bytes of user weights converted to float64 at a time
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ class Estimate:
     def p_value(self) -> float:
         """Two-sided p-value of "the figure is 0": the smallest 1 - level whose interval excludes 0; 1 if it is nan."""
         draws = self._sorted()
-        smaller_tail = min(np.sum(draws <= 0), np.sum(draws >= 0))
-        return float(min(1.0, 2 * (1 + smaller_tail) / (1 + len(draws))))
+        rarer = min(np.sum(draws <= 0), np.sum(draws >= 0))
+        return float(min(1.0, 2 * (1 + rarer) / (1 + len(draws))))
 
     def _sorted(self) -> np.ndarray:
         return np.sort(self.draws_D[~np.isnan(self.draws_D)]) if not np.isnan(self.value) else np.empty(0)
@@ -72,7 +72,7 @@ class CrossedBootstrap:
 
     def _draw(self, sum_CU: np.ndarray) -> np.ndarray:
         """Sums over the users of each draw. Shape: (C, U) -> (D, C)."""
-        step = max(1, CHUNK_BYTES // (8 * sum_CU.shape[1]))
+        step = max(1, CHUNK // (8 * sum_CU.shape[1]))
         parts = (self.weight_DU[start : start + step].astype(float) for start in range(0, self.draws, step))
         return np.concatenate([weight_DU @ sum_CU.T for weight_DU in parts])
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-FIXED_POINT_ONE = 2**30  # the number 1 in the fixed-point sums of `RankMetrics`
+ONE = 2**30  # the number 1 in the fixed-point sums of `RankMetrics`
 
 
 def hit(rank: Any, k: int) -> Any:
@@ -56,12 +56,12 @@ class RankMetrics(Metric):
     def update(self, rank_T: Tensor, mask_T: Tensor | None = None) -> None:
         """Add events by rank, 0 for a miss. With a bool mask, only those that it marks."""
         gains = [gain for k in self.ks for gain in (hit(rank_T, k), gain_ndcg(rank_T, k))] + [reciprocal(rank_T)]
-        units_CT = torch.stack([(gain * float(FIXED_POINT_ONE)).round().long() for gain in gains])
+        units_CT = torch.stack([(gain * float(ONE)).round().long() for gain in gains])
         counts_T = torch.ones_like(rank_T, dtype=torch.bool) if mask_T is None else mask_T
         self.total += (units_CT * counts_T).sum(1)
         self.events += counts_T.sum()
 
     def compute(self) -> dict[str, Tensor]:
         """`hr@k`, `ndcg@k` for each k and `mrr`, each a scalar."""
-        mean_C = self.total / self.events / FIXED_POINT_ONE
+        mean_C = self.total / self.events / ONE
         return dict(zip(self.names, mean_C.unbind(), strict=True))

@@ -99,7 +99,7 @@ class PostTraining(PolicyModule):
         return self
 
     def loss(self, batch: Batch) -> tuple[Tensor, Figures] | None:
-        """Compute the loss, a scalar, and figures to log. None if no event of the batch counts."""
+        """The loss, a scalar, and figures to log; None: no event of the batch counts."""
         raise NotImplementedError
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:

@@ -119,7 +119,7 @@ class KeepRanking(Callback):
         with isolate_rng():  # a pass over a loader draws a seed
             if self._start_ndcg is None:
                 self._start_ndcg = measured(module.reference)
-            # If the start has an NDCG of 0, there is nothing to keep: checkpoint the trained weights.
+            # A start that ranks nothing has nothing to keep: the trained weights are handed over.
             self._reach, share = reach_at_price(kept, self.share) if self._start_ndcg else (1.0, 1.0)
         self._other, self._step = trained, trainer.global_step
         move(self._reach)

@@ -44,7 +44,7 @@ def preference(
 
     Returns:
         The loss, and ``accuracy``, the share of pairs with Delta+ > Delta-; ``margin``, the mean of Delta+ - Delta-;
-        ``winner`` and ``loser``, the means of Delta+ and Delta-. Both may fall while the margin grows.
+        ``winner`` and ``loser``, their means: both may fall while the margin grows.
     """
     gap_TN = winner_T[:, None] - loser_TN
     match loss:
@@ -81,9 +81,9 @@ def kto(
         good, bad: lambda of good and of bad items.
 
     Returns:
-        The loss, and ``accuracy``, the share of items on the right side of z; ``winner`` and ``loser``, the mean Delta
-        of good and of bad items; ``margin``, their difference; ``share`` of the events that are good or bad; ``good``,
-        the share of these that are good; ``z``.
+        The loss, and ``accuracy``, the share of items on their own side of z; ``margin``, mean Delta of the good less
+        that of the bad; ``winner`` and ``loser``, either; ``share``, of the events that are good or bad; ``good``, of
+        those that are good; ``z``.
     """
     sign_T = advantage_T.nan_to_num().sign()
     z = mismatched_T.detach().mean().clamp(min=0)
@@ -121,8 +121,8 @@ class Preferences(PairTraining):
     Targets without a pair do not count.
 
     Logs ``pairs/accuracy``, the share of pairs whose winner has the larger log-ratio to the start; ``pairs/margin``,
-    the mean difference; ``pairs/{winner,loser}``, the mean log-ratios; ``pairs/share``, the share of training events
-    that have a pair.
+    the mean difference of the two; ``pairs/{winner,loser}``, their means; ``pairs/share``, of the training events that
+    have a pair.
 
     Args:
         loss: dpo, ipo, sdpo or simpo (`preference`).

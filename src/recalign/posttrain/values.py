@@ -23,7 +23,7 @@ from recalign.processes import gathered, random_rows
 from recalign.sequences import Batch
 
 
-def rewarded_mean(value_T: Tensor, reward_T: Tensor) -> Tensor:
+def mean_known(value_T: Tensor, reward_T: Tensor) -> Tensor:
     """Mean over the events that have a reward, 0 if none has: a scalar."""
     known_T = ~reward_T.isnan()
     return value_T.where(known_T, 0.0).sum() / known_T.sum().clamp(min=1)
@@ -31,10 +31,10 @@ def rewarded_mean(value_T: Tensor, reward_T: Tensor) -> Tensor:
 
 def td_loss(value_T: Tensor, reward_T: Tensor) -> Tensor:
     """mean (Q(s, a) - r)^2: the temporal-difference error with gamma = 0, a scalar."""
-    return rewarded_mean((value_T - reward_T.nan_to_num()).square(), reward_T)
+    return mean_known((value_T - reward_T.nan_to_num()).square(), reward_T)
 
 
-def cql_loss(q_T: Tensor, all_T: Tensor, reward_T: Tensor, alpha: float) -> tuple[Tensor, Figures]:
+def conservative(q_T: Tensor, all_T: Tensor, reward_T: Tensor, alpha: float) -> tuple[Tensor, Figures]:
     """L = 1/2 mean (Q(s, a) - r)^2 + alpha mean (logsumexp_b Q(s, b) - Q(s, a)): CQL(H), arXiv 2006.04779, eq. 4.
 
     The second term lowers items that were not chosen. ``all_T`` is the logsumexp over the catalogue at temperature
@@ -43,7 +43,7 @@ def cql_loss(q_T: Tensor, all_T: Tensor, reward_T: Tensor, alpha: float) -> tupl
     Returns:
         The loss, and ``td``, the mean squared error, and ``gap``, the second term without alpha, at least 0.
     """
-    td, gap = td_loss(q_T, reward_T), rewarded_mean(all_T - q_T, reward_T)
+    td, gap = td_loss(q_T, reward_T), mean_known(all_T - q_T, reward_T)
     return td / 2 + alpha * gap, {"td": td.detach(), "gap": gap.detach()}
 
 
@@ -53,7 +53,7 @@ def expectile_loss(error_T: Tensor, tau: float, reward_T: Tensor) -> Tensor:
     The 0.5-expectile is the mean; as tau tends to 1, the expectile tends to the maximum. Detach Q in u.
     """
     side_T = (tau - (error_T < 0).to(error_T.dtype)).abs()
-    return rewarded_mean(side_T * error_T.square(), reward_T)
+    return mean_known(side_T * error_T.square(), reward_T)
 
 
 def exponential_weights(advantage_T: Tensor, beta: float, reward_T: Tensor) -> Tensor:
@@ -74,7 +74,7 @@ def actor_critic_weights(q_T: Tensor, other_TN: Tensor, reward_T: Tensor) -> Ten
 class ValueMethod(PostTraining):
     """Base class: a policy with value heads that have their own learning rate. Subclasses set ``self.critic``.
 
-    Logs ``value/td``, the squared error of Q on logged items, in units of the reward's variance. All but CQL also log
+    Logs ``value/td``, the squared error of Q on logged items, in the reward's variance; all but CQL also log
     ``value/{ess,max_weight,lowered}`` of the weights (`weighted_likelihood`).
 
     Args:
@@ -105,7 +105,7 @@ class ValueMethod(PostTraining):
 
 
 class CQL(ValueMethod):
-    """Conservative Q-learning in which the policy's logits are the Q-values (`cql_loss`).
+    """Conservative Q-learning in which the policy's logits are the Q-values (`conservative`).
 
     Q(s, a) = V(s) + tau log pi(a | s), so that pi = softmax(Q / tau) and V = tau log sum_a exp(Q / tau). The policy is
     the Boltzmann policy of Q and equals the start before the first step. The conservative term is -tau log pi(a | s),
@@ -138,7 +138,7 @@ class CQL(ValueMethod):
         state = self.policy.encode(batch)
         value_T = self.critic(self.policy.summary(state).detach())
         q_T = value_T + self.temperature * self.policy.log_prob(state, batch.target_T)
-        return cql_loss(gathered(q_T), gathered(value_T), gathered(self.advantages(batch)), self.alpha)
+        return conservative(gathered(q_T), gathered(value_T), gathered(self.advantages(batch)), self.alpha)
 
 
 class IQL(ValueMethod):
@@ -173,12 +173,12 @@ class IQL(ValueMethod):
         q_T = gathered(self.critic.q(fixed_TD, batch.target_T[:, None])[:, 0])
         value_T = gathered(self.critic.v(fixed_TD))
         td = td_loss(q_T, reward_T)
-        value_loss = expectile_loss(q_T.detach() - value_T, self.expectile, reward_T)
+        lag = expectile_loss(q_T.detach() - value_T, self.expectile, reward_T)
         weight_T = exponential_weights(q_T - value_T, self.beta, reward_T)
         logp_T = self.policy.log_prob(self.policy.encode(batch), batch.target_T)
         actor, figures = weighted_likelihood(gathered(logp_T), weight_T)
-        figures |= {"td": td.detach(), "expectile": value_loss.detach(), "v": value_T.mean().detach()}
-        return actor + td + value_loss, figures
+        figures |= {"td": td.detach(), "expectile": lag.detach(), "v": value_T.mean().detach()}
+        return actor + td + lag, figures
 
 
 class AWAC(ValueMethod):
@@ -210,7 +210,7 @@ class AWAC(ValueMethod):
         advantage_T = (q_TC[:, 0] - q_TC[:, 1:].mean(dim=1)).detach()
         weight_T = exponential_weights(advantage_T, self.beta, reward_T)
         actor, figures = weighted_likelihood(gathered(self.policy.log_prob(state, batch.target_T)), weight_T)
-        return actor + td, {**figures, "td": td.detach(), "advantage": rewarded_mean(advantage_T, reward_T)}
+        return actor + td, {**figures, "td": td.detach(), "advantage": mean_known(advantage_T, reward_T)}
 
 
 class SA2C(ValueMethod):
@@ -242,7 +242,7 @@ class SA2C(ValueMethod):
         state = self.policy.encode(batch)
         q_TC = gathered(self.critic(self.policy.summary(state), torch.cat([target_T1, other_TN], dim=1)))
         td = td_loss(q_TC[:, 0], reward_T)
-        negative = rewarded_mean((q_TC[:, 1:] - self.negative).square().mean(dim=1), reward_T)
+        negative = mean_known((q_TC[:, 1:] - self.negative).square().mean(dim=1), reward_T)
         weight_T = actor_critic_weights(q_TC[:, 0], q_TC[:, 1:], reward_T)
         actor, figures = weighted_likelihood(gathered(self.policy.log_prob(state, batch.target_T)), weight_T)
         return actor + td + negative, {**figures, "td": td.detach(), "negative": negative.detach()}
