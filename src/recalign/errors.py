@@ -71,12 +71,8 @@ def nearest(word: str, candidates: Iterable[str]) -> str | None:
         A candidate, or None if none is near.
     """
     pool = sorted(set(candidates))
-    for part in (str.lower, _last_part):
+    for part in (str.lower, lambda key: key.lower().rsplit(".", 1)[-1]):
         options = {part(candidate): candidate for candidate in reversed(pool)}
         if close := difflib.get_close_matches(part(word), options, n=1, cutoff=CUTOFF):
             return options[close[0]]
     return None
-
-
-def _last_part(key: str) -> str:
-    return key.lower().rsplit(".", 1)[-1]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import StringIO
-from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -52,18 +51,11 @@ class Comparison:
         rows = self.frame.filter(
             (pl.col("seed") == "all") & (pl.col("split") == "test") & pl.col("metric").is_in(SHOWN)
         )
-        columns = []
-        for metric in SHOWN:
-            of_metric = rows.filter(pl.col("metric") == metric).select(
-                "method",
-                pl.col("value").alias(metric),
-                pl.col("ci_low").alias(f"{metric} low"),
-                pl.col("ci_high").alias(f"{metric} high"),
-            )
-            columns.append(of_metric)
         table = pl.DataFrame({"method": self.methods})
-        for of_metric in columns:
-            table = table.join(of_metric, on="method", how="left", maintain_order="left")
+        for metric in SHOWN:
+            names = {"value": metric, "ci_low": f"{metric} low", "ci_high": f"{metric} high"}
+            figures = rows.filter(pl.col("metric") == metric).select("method", *names).rename(names)
+            table = table.join(figures, on="method", how="left", maintain_order="left")
         return table.select(column for column in table if not column.is_null().all())
 
     def __str__(self) -> str:
@@ -114,7 +106,9 @@ def compare(
     select, report = judges or [fit_judge(log, users, seed=seed) for users in ("B1", "B2")]
     scorers = [reward_checkpoint(one, data) for one in (reward, select, report)]
     base = BaseCheckpoints(first, *scorers)
-    runs = [_run(name, paths, base) for name in policies]
+    if paths.get("start") == first:
+        del paths["start"]  # evaluated as the base stage
+    runs = [MethodRun(name, paths.get(name), {}) for name in policies]
     evaluate_methods(log.folder, seed, runs, base, data, device=device_of(log, seed), code=code_digest(EVALUATION))
     baselines = [name for name in Roles().baselines if name in policies] or [next(iter(trained))]
     roles = Roles(baselines=baselines)
@@ -132,8 +126,3 @@ def _check_names(policies: Any) -> None:
         taken = name in {*UNTRAINED, *BASE_STAGES} - {"start"} or is_reranked(name)
         if policy is not None and taken:
             raise InputError(f"{name!r} is the name of another row or stage", where="policies", remedy="choose another")
-
-
-def _run(name: str, paths: Mapping[str, Path], base: BaseCheckpoints) -> MethodRun:
-    path = paths.get(name)
-    return MethodRun(name, None if path == base.start and name == "start" else path, {})

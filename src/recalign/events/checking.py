@@ -6,7 +6,6 @@ import numpy as np
 import polars as pl
 
 from recalign.errors import InputError
-from recalign.events.collapse import strongest
 from recalign.events.expression import condition, evaluate, kind_of
 from recalign.events.fields import (
     index_ids,
@@ -54,7 +53,7 @@ def check_rows(raw: pl.DataFrame, rows: SourceRows, log: Log, reward: str | None
         left_out.append(count_rows("have no reward and stay in histories only", rewards.is_null(), rows))
     frame, users, items = _to_events(raw, rows, log, rewards)
     if log.collapse:
-        weaker = ~strongest(frame)
+        weaker = ~_strongest(frame)
         reason = "are weaker events of the same user and item and are left out"
         left_out.append(count_rows(reason, weaker, rows.of(frame["row"])))
         frame = frame.filter(~weaker)
@@ -118,6 +117,17 @@ def _to_events(
     if order is not None:  # gathering from a single chunk is faster
         columns = [column.rechunk().gather(order) for column in columns]
     return pl.DataFrame(columns), users, items
+
+
+def _strongest(frame: pl.DataFrame) -> pl.Series:
+    """Mark the event with the highest reward of each user and item; on ties, the first one.
+
+    An event without a reward ranks below all others. Events are sorted by user and time.
+    """
+    place = frame.select("user", "item", "reward").with_row_index("place")
+    by_strength = place.sort("reward", descending=True, nulls_last=True, maintain_order=True)
+    kept = by_strength.unique(["user", "item"], keep="first")["place"]
+    return place["place"].is_in(kept.implode())
 
 
 def _sort_order(user: pl.Series, time: pl.Series) -> pl.Series | None:

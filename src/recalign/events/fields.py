@@ -11,7 +11,7 @@ PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "datetime": 1_000_000}
 LAST_SECOND = 253_402_300_799
 """End of the year 9999. Later timestamps are most likely milliseconds read as seconds."""
 
-EXACT_BELOW: dict[type[pl.DataType], int] = {pl.Float64: 2**53, pl.Float32: 2**24, pl.Float16: 2**11}
+EXACT: dict[type[pl.DataType], int] = {pl.Float64: 2**53, pl.Float32: 2**24, pl.Float16: 2**11}
 """Floats represent all integers below this size exactly."""
 
 MISSING = ("", "nan", "NaN", "NULL", r"\N")
@@ -42,7 +42,7 @@ def read_ids(column: pl.Series, key: str, rows: SourceRows) -> pl.Series:
         broken = column.floor() != column
         _refuse(column, broken, key, rows, "; ids are not fractions", "write ids as integers or strings")
         inexact, why = (
-            column.abs() >= EXACT_BELOW[column.dtype.base_type()],
+            column.abs() >= EXACT[column.dtype.base_type()],
             f", and {column.dtype} holds no such id exactly",
         )
         _refuse(column, inexact, key, rows, why, "write ids as integers or strings")
@@ -99,22 +99,18 @@ def read_timestamps(
 def _parse_numbers(column: pl.Series, unit: TimeUnit, rows: SourceRows) -> tuple[pl.Series, int]:
     if column.dtype == pl.String:
         whole = column.cast(pl.Int64, strict=False)
-        column = (
-            whole
-            if not whole.null_count()
-            else _require_parsed(column, column.cast(pl.Float64, strict=False), unit, rows)
-        )
+        column = whole if not whole.null_count() else _parsed(column, column.cast(pl.Float64, strict=False), unit, rows)
     if column.dtype.is_integer():
-        return _require_parsed(column, column.cast(pl.Int64, strict=False), unit, rows), PER_SECOND[unit]
+        return _parsed(column, column.cast(pl.Int64, strict=False), unit, rows), PER_SECOND[unit]
     if column.dtype.is_float():  # seconds with fractions
         micro = (column * (PER_SECOND["us"] // PER_SECOND[unit])).round().cast(pl.Int64, strict=False)
-        return _require_parsed(column, micro, unit, rows), PER_SECOND["us"]
+        return _parsed(column, micro, unit, rows), PER_SECOND["us"]
     raise _wrong_type(column, "data.log.time_unit", f"numbers of {unit}", "name the column of the time of the event")
 
 
 def _parse_datetimes(column: pl.Series, rows: SourceRows) -> pl.Series:
     if column.dtype == pl.String:
-        column = _require_parsed(column, _parse_iso_8601(column), "datetime", rows)
+        column = _parsed(column, _parse_iso_8601(column), "datetime", rows)
     if not isinstance(column.dtype, (pl.Datetime, pl.Date)):
         raise _wrong_type(column, "data.log.time_unit", "datetimes", "set it to s, ms or us: numbers since 1970")
     return column.cast(pl.Datetime("us")).to_physical()
@@ -156,7 +152,7 @@ def _parse_iso_8601(column: pl.Series) -> pl.Series:
     return read
 
 
-def _require_parsed(column: pl.Series, values: pl.Series, unit: TimeUnit, rows: SourceRows) -> pl.Series:
+def _parsed(column: pl.Series, values: pl.Series, unit: TimeUnit, rows: SourceRows) -> pl.Series:
     """Return the parsed values. Raise an InputError if one could not be parsed."""
     iso = "give ISO 8601 (2026-11-24T15:00:00+01:00), or say how times are written in data.log.time_format, such as"
     dated = f"{iso} '%d/%m/%Y %H:%M' (day first) or '%m/%d/%Y %H:%M' (month first)"

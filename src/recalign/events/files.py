@@ -184,7 +184,8 @@ def _source(path: Path, wanted: str | None = None) -> Source:
     except UNREADABLE as error:
         raise damaged(path, "zip", error) from error
     for info in infos:
-        if info.filename.startswith("/") or ".." in PurePosixPath(info.filename).parts or _is_link(info):
+        is_link = stat.S_ISLNK(info.external_attr >> 16)
+        if is_link or info.filename.startswith("/") or ".." in PurePosixPath(info.filename).parts:
             what = f"its member {info.filename!r} points outside the zip"
             raise InputError(what, where=str(path), remedy="unpack it where it can do no harm, and name the table")
     members = [Source(path, info.filename) for info in infos]
@@ -200,7 +201,3 @@ def _source(path: Path, wanted: str | None = None) -> Source:
         where=str(path),
         remedy=f"unpack it and name the file; it holds: {', '.join(str(one.member) for one in members[:10])}",
     )
-
-
-def _is_link(info: zipfile.ZipInfo) -> bool:
-    return stat.S_ISLNK(info.external_attr >> 16)

@@ -29,7 +29,7 @@ WATCHED = ("watch", "watched", "play", "played", "listen", "listened", "dwell", 
 DURATION = ("duration", "length", "runtime")
 """Words in column names, the most specific first."""
 
-EVENT_VALUES = {
+VALUES = {
     -1.0: ("dislike", "refund", "return", "returned", "skip", "hide", "report", "remove", "cancel", "unlike"),
     1.0: ("purchase", "buy", "order", "transaction", "subscribe", "book", "booking", "bought", "sale"),
     0.5: ("cart", "addtocart", "basket", "wishlist", "fav", "favorite", "like", "save", "share", "download", "follow"),
@@ -242,9 +242,7 @@ def _sql_number(column: pl.Series) -> str:
 def _event_values(column: pl.Series) -> dict[str, float]:
     """Reward of each event type: 0 for an unknown one; empty if all are unknown."""
     kinds = _present(column).cast(pl.String).unique().sort()
-    known = {
-        kind: worth for worth, words in reversed(EVENT_VALUES.items()) for kind in kinds if {*_words(kind)} & {*words}
-    }
+    known = {kind: worth for worth, words in reversed(VALUES.items()) for kind in kinds if {*_words(kind)} & {*words}}
     return {kind: known.get(kind, 0.0) for kind in kinds} if known else {}
 
 

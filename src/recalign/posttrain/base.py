@@ -108,6 +108,7 @@ class PostTraining(PolicyModule):
         with self.without_item_prior():
             found = self.loss(batch)
         if found is None:
+            # A zero loss that reaches all weights: other processes wait for their gradients.
             trained = (weight for weight in self.parameters() if weight.requires_grad)
             return torch.stack([0.0 * weight.sum() for weight in trained]).sum()
         loss, figures = found

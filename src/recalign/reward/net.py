@@ -145,12 +145,15 @@ class RewardNet(Scorer):
         x_TD, folded_MTR = summary
         factors = self.item_factors.embedding_dim
         sizes = [self.dim - factors, factors, 1] + [1] * self.head.wide
-        query, own, bias, *width = self.project(x_TD).split(sizes, dim=2)
-        return torch.cat([query, own + folded_MTR[..., 1:], bias + folded_MTR[..., :1], *width], dim=2)
+        embedding, factor, bias, *width = self.project(x_TD).split(sizes, dim=2)
+        return torch.cat([embedding, factor + folded_MTR[..., 1:], bias + folded_MTR[..., :1], *width], dim=2)
 
     @torch.no_grad()
     def _fold_in(self, batch: Batch) -> Tensor:
-        """Ridge regression of the user's earlier residuals on 1 and the item factors. Shape: (M, T, 1 + R)."""
+        """Ridge regression of the user's earlier residuals on 1 and the item factors. Shape: (M, T, 1 + R).
+
+        Cumulative sums over the history give the normal equations before every target.
+        """
         z_BL1 = ((batch.reward_BL - self.mean) / self.scale)[..., None]
         known_BL1 = ~z_BL1.isnan()
         bias_BLM = F.embedding(batch.item_BL, self.item_bias[..., 0], padding_idx=0)
@@ -173,15 +176,15 @@ class RewardNet(Scorer):
 
 
 class RewardEnsemble(Recorded, nn.Module):
-    """K reward models: their mean is the prediction, their spread its uncertainty.
+    """An ensemble of K reward models: the mean is the prediction, the spread its uncertainty.
 
     Args:
-        encoder: of the trunk.
+        encoder: encoder of the trunk.
         num_items: V.
         members: K.
-        share: ``trunk``: the members share it, and K cost little more than one; ``nothing``: K networks of their own,
-            at K times the cost, whose spread also shows how far encoders differ.
-        head: of the main reward; None: `MeanHead`.
+        share: ``trunk``: members share the trunk, so K cost little more than one; ``nothing``: K separate networks,
+            at K times the cost. Their spread includes the differences between encoders.
+        head: output head of the reward; None: `MeanHead`.
         auxiliary: names of auxiliary rewards.
         temperature: of the trunk as a policy, for joint training.
         num_factors: latent factors of an item.
