@@ -200,7 +200,7 @@ def test_a_file_is_not_overwritten_unless_forced(tmp_path: Path):
     (tmp_path / "log.yaml").write_text("mine")
     said = init(tmp_path, "log.csv")
     assert said.code == 2
-    assert "log.yaml: there is such a file already" in said.err
+    assert "log.yaml: the file exists already" in said.err
     assert (tmp_path / "log.yaml").read_text() == "mine"
     assert init(tmp_path, "log.csv", "--force").code == 0
 

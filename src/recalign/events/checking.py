@@ -89,7 +89,7 @@ def _rewards(raw: pl.DataFrame, rows: SourceRows, reward: str | None) -> pl.Seri
         raise InputError(
             f"{reward!r} gives {kind_of(values, rows)}, not a number",
             where="data.reward",
-            remedy="give a number or a comparison; TRY_CAST(x AS DOUBLE) makes numbers of text, and null of the rest",
+            remedy="give a number or a comparison; TRY_CAST(x AS DOUBLE) turns text into numbers or null",
         )
     return values.cast(pl.Float64)
 

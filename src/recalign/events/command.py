@@ -48,7 +48,7 @@ def init(words: Sequence[str]) -> None:
     name = re.sub(r"[^\w.-]+", "-", path.stem).strip("-.") or "events"
     out = Path(options.out or f"{name}.yaml")
     if out.exists() and not options.force:
-        raise InputError("there is such a file already", where=str(out), remedy="give --out FILE, or --force")
+        raise InputError("the file exists already", where=str(out), remedy="give --out FILE, or --force")
     frame, named, separator = _read(path)
     given = {role: plain_name(value) for role in QUESTIONS if (value := getattr(options, role)) is not None}
     meaning = _guess_or_ask(frame, named, given)

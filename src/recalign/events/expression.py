@@ -105,7 +105,7 @@ def _run(frame: pl.DataFrame, parsed: pl.Expr, expression: str, key: str, rows: 
         raise InputError(
             f"{expression!r} cannot be computed: {str(error).splitlines()[0]}{types}",
             where=key,
-            remedy="compare like with like; TRY_CAST(x AS DOUBLE) makes numbers of text, and null of the rest",
+            remedy="compare like with like; TRY_CAST(x AS DOUBLE) turns text into numbers or null",
         ) from error
 
 

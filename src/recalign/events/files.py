@@ -70,7 +70,9 @@ class Source:
             content = binary.read(most + 1)
         if len(content) > most:
             what = f"{self.path.stat().st_size:,} bytes unpack to more than {most:,}"
-            raise InputError(what, where=str(self), remedy="if that is right, unpack the file and name what it holds")
+            raise InputError(
+                what, where=str(self), remedy="if that is expected, unpack the file and name what it holds"
+            )
         return content
 
     def digest(self) -> str:
@@ -187,7 +189,7 @@ def _source(path: Path, wanted: str | None = None) -> Source:
         is_link = stat.S_ISLNK(info.external_attr >> 16)
         if is_link or info.filename.startswith("/") or ".." in PurePosixPath(info.filename).parts:
             what = f"its member {info.filename!r} points outside the zip"
-            raise InputError(what, where=str(path), remedy="unpack it where it can do no harm, and name the table")
+            raise InputError(what, where=str(path), remedy="unpack it in an empty folder, and name the table")
     members = [Source(path, info.filename) for info in infos]
     for choice in [wanted] if wanted else MOVIELENS:
         for source in members:

@@ -82,6 +82,6 @@ def make_report(parts: Sequence[CheckResult], rows: SourceRows, reward: str | No
         raise InputError(
             f"{reward!r} is {f'{values.pop():g}' if values else 'null'} for every event of {', '.join(rows.files)}",
             where="data.reward",
-            remedy="name a column that tells good events from bad ones, or set data.reward to null for a log without",
+            remedy="name a column that tells good events from bad ones, or set data.reward to null if the log has none",
         )
     return Report(rows.files, used, tuple(notes))

@@ -68,7 +68,7 @@ class LogScan:
             require_columns(log, file, empty[file].columns)
         if not 0 < (total := sum(heights.values())) <= MAX_ROWS:
             what = f"the log has {total:,} rows, not 1 to {MAX_ROWS:,}"
-            raise InputError(what, where=", ".join(heights), remedy="name files of fewer events in data.log.files")
+            raise InputError(what, where=", ".join(heights), remedy="name fewer or smaller files in data.log.files")
         text = frozenset(str(source) for source in sources if is_text(source))
         integers = [
             name

@@ -69,7 +69,7 @@ class KeepRanking(Callback):
         if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
             self._swap(pl_module.policy)
         elif _may_be_last(trainer):
-            self._follow(trainer, pl_module)
+            self._search(trainer, pl_module)
         else:
             self._other = []  # loaded from the run that this one continues
 
@@ -80,7 +80,7 @@ class KeepRanking(Callback):
         if trainer.limit_val_batches and self._step != trainer.global_step and _may_be_last(trainer):
             mode = pl_module.training
             pl_module.eval()
-            self._follow(trainer, pl_module)
+            self._search(trainer, pl_module)
             self._swap(pl_module.policy)
             pl_module.train(mode)
 
@@ -94,11 +94,11 @@ class KeepRanking(Callback):
             )
 
     @torch.no_grad()
-    def _follow(self, trainer: Trainer, module: PostTraining) -> None:
-        """Put the weights at the price into the policy, and keep its trained ones as the other set."""
+    def _search(self, trainer: Trainer, module: PostTraining) -> None:
+        """Search for the reach, put its weights into the policy, and keep the trained ones as the other set."""
         start, weights = module.policy.origin(module.reference), list(module.policy.parameters())
         if not all(weight.isfinite().all() for weight in weights):
-            raise TrainingError("trained weights are not finite, so nothing can be handed over; lower model.lr")
+            raise TrainingError("trained weights are not finite, so there is nothing to checkpoint; lower model.lr")
         self._other = []  # free the old set before a new one is made
         trained = [weight.clone() for weight in weights]
         windows, limit = module.data.windows("validation"), trainer.num_val_batches

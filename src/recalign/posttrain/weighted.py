@@ -159,7 +159,7 @@ class WeightedSFT(PostTraining):
             raise InputError(
                 f"every weight is 0: no event has an advantage above 0 (the largest is {known_T.max():.3g})",
                 where=f"model.transform {self.transform}",
-                remedy="give a data.reward that is above 0 for what was good, another data.baseline or transform",
+                remedy="use a data.reward above 0 for good events, another data.baseline or another transform",
             )
         self.log_histogram("advantage/values", known_T)
         self.log_histogram("advantage/weights", weight_T)

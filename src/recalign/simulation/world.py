@@ -77,7 +77,7 @@ class World:
         }
         for name, (low, high, remedy) in limits.items():
             if not low <= (value := getattr(self, name)) <= high:
-                raise InputError(f"a world cannot be made with {value}", where=name, remedy=remedy)
+                raise InputError(f"{value} is out of range", where=name, remedy=remedy)
 
     @property
     def most(self) -> int:
