@@ -72,7 +72,7 @@ def _check_node(node: Any, expression: str, key: str) -> Any:
         raise InputError(
             f"{expression!r} reads other rows than its own, so it would carry the future into training",
             where=key,
-            remedy="compute the value from the columns of its own row, without averages, ranks or windows",
+            remedy="compute the value from its own columns, without averages, ranks or windows",
         )
     parts = {part: _check_node(content[part], expression, key) for part in CHILDREN[kind]}
     return {kind: content | parts}
