@@ -16,7 +16,7 @@ from recalign.sequences import Batch
 class WithPrior(WeightedSFT):
     """The item prior stays in the loss."""
 
-    def as_cloned(self) -> AbstractContextManager[None]:
+    def without_item_prior(self) -> AbstractContextManager[None]:
         return nullcontext()
 
 
@@ -25,7 +25,7 @@ class NoDropout(WeightedSFT):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
-        self.drops_out = False
+        self.use_dropout = False
         self.train()
 
 

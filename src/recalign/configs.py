@@ -1,4 +1,4 @@
-"""Find YAML by path or by name: the user's own first, then what recalign ships."""
+"""Find YAML files by path or name: the user's own first, then the shipped ones."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _FOLDERS = {
     "trainer": "presets of the trainer (after a stage: recalign fit asft NAME)",
     "sweep": "sweeps of Weights & Biases (wandb sweep conf/sweep/NAME.yaml)",
 }
-"""Folders of the shipped YAML, in the order in which they are listed."""
+"""Folders of the shipped YAML, in listing order."""
 
 
 def shipped() -> Path:
@@ -37,7 +37,7 @@ def find(name: str, kind: str = "") -> Path:
 
     Args:
         name: a path, or a name: ``asft``, ``dpo``, ``chain/ml-100k``.
-        kind: folder that is searched first: ``chain``, ``data``; empty: none.
+        kind: folder to search first: ``chain``, ``data``; empty: none.
 
     Raises:
         InputError: there is no such file.
@@ -49,7 +49,7 @@ def find(name: str, kind: str = "") -> Path:
     for conf in (Path("conf"), shipped()):
         for folder in (kind, "", "posttrain"):
             path = conf / folder / f"{name}.yaml"
-            if path.is_file() and path.stat().st_size:  # `recalign configs asft > conf/asft.yaml` has just emptied it
+            if path.is_file() and path.stat().st_size:  # empty while `recalign configs asft > conf/asft.yaml` runs
                 return path
     same = [one for one in names() if one.endswith(f"/{name}")]
     if len(same) == 1:
@@ -58,7 +58,7 @@ def find(name: str, kind: str = "") -> Path:
 
 
 def listing() -> str:
-    """The shipped YAML by folder, each with its first line, which says what it is for."""
+    """List the shipped YAML by folder. The first line of each file says what it is for."""
     width = max(map(len, names()))
     groups = []
     for folder, title in _FOLDERS.items():
@@ -73,10 +73,10 @@ def _purpose(name: str) -> str:
 
 
 def _remedy(name: str, kind: str) -> str:
-    """Name the nearest files beside a path and the nearest names, those of the right kind if there are any."""
+    """Suggest files near the path and shipped names, preferring the right kind."""
     folder = Path(name).parent
     known = [*map(str, folder.glob("*.yaml") if folder.is_dir() else ()), *names()]
     meant = nearest(Path(name).stem, (Path(one).stem for one in known))
-    near = [one for one in known if Path(one).stem == meant and not one.startswith("sweep/")]  # no stage's YAML
+    near = [one for one in known if Path(one).stem == meant and not one.startswith("sweep/")]  # sweeps are not stages
     near = [one for one in near if kind and one.startswith(f"{kind}/")] or near
     return f"did you mean {' or '.join(near)}?" if near else "give a path, or a name that recalign configs lists"

@@ -1,4 +1,4 @@
-"""Errors that users read, and the nearest name to suggest."""
+"""Errors shown to users, and suggestions of the nearest name."""
 
 import difflib
 from collections.abc import Iterable, Mapping
@@ -10,21 +10,21 @@ CUTOFF = 0.75
 
 
 class InputError(Exception):
-    """Something that the user gave cannot be used: a file, a row, a key, a checkpoint.
+    """An input cannot be used: a file, a row, a key, a checkpoint.
 
     The command prints it as one message and exits with 2, without a traceback.
 
     Args:
-        what: what is wrong, in one sentence, with the value that was found.
-        where: the file, row, column or key that it is about.
-        remedy: what to do about it, in one sentence.
+        what: what is wrong, in one sentence, with the value found.
+        where: the file, row, column or key.
+        remedy: what to do, in one sentence.
     """
 
     def __init__(self, what: str, *, where: str | None = None, remedy: str | None = None) -> None:
         self.what, self.where, self.remedy = what, where, remedy
         super().__init__(what, where, remedy)
 
-    def __reduce__(self) -> tuple[Any, ...]:  # workers send it to the process that prints it
+    def __reduce__(self) -> tuple[Any, ...]:  # workers pickle it for the main process
         return partial(type(self), where=self.where, remedy=self.remedy), (self.what,)
 
     def __str__(self) -> str:
@@ -34,11 +34,11 @@ class InputError(Exception):
 
 
 class TrainingError(Exception):
-    """Training cannot go on although the input was fine. The command prints it and exits with 3."""
+    """Training cannot continue although the input was valid. The command prints it and exits with 3."""
 
 
 def printable(text: str) -> str:
-    """Text with control characters as escapes, so that a name cannot steer a terminal; lines and tabs stay."""
+    """Escape control characters, so that a name cannot send codes to a terminal. Newlines and tabs stay."""
     return "".join(one if one.isprintable() or one in "\n\t" else one.encode("unicode_escape").decode() for one in text)
 
 
@@ -46,8 +46,8 @@ def require_positive(of: str, given: Mapping[str, Any], *names: str, or_zero: bo
     """Refuse settings that are not above 0.
 
     Args:
-        of: prefix of their keys, such as ``model``; may be empty.
-        given: settings by name; missing ones and None are allowed.
+        of: prefix of the keys in messages, such as ``model``; may be empty.
+        given: settings by name. Missing ones and None are allowed.
         *names: settings that must be above 0.
         or_zero: allow 0.
 
@@ -63,20 +63,16 @@ def require_positive(of: str, given: Mapping[str, Any], *names: str, or_zero: bo
 
 
 def nearest(word: str, candidates: Iterable[str]) -> str | None:
-    """Find the candidate that was most likely meant, ignoring case.
+    """Find the nearest candidate by spelling, ignoring case.
 
-    If no whole candidate is near, compare what follows the last dot: ``temperature`` finds ``model.temperature``.
+    If none is near, compare only what follows the last dot: ``temperature`` finds ``model.temperature``.
 
     Returns:
         A candidate, or None if none is near.
     """
     pool = sorted(set(candidates))
-    for part in (str.lower, _last_part):
+    for part in (str.lower, lambda key: key.lower().rsplit(".", 1)[-1]):
         options = {part(candidate): candidate for candidate in reversed(pool)}
         if close := difflib.get_close_matches(part(word), options, n=1, cutoff=CUTOFF):
             return options[close[0]]
     return None
-
-
-def _last_part(key: str) -> str:
-    return key.lower().rsplit(".", 1)[-1]

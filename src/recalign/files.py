@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and digests of files and values."""
+"""Atomic file writes, folder locks, and digests of files and values."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from filelock import FileLock, Timeout
 from recalign.errors import InputError
 
 SEAL = "digests.json"
-"""Holds the SHA-256 of a folder's files, by name."""
+"""File with the SHA-256 of a folder's files, by name."""
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`, synced and renamed to it at the end; removed if anything fails.
+    """Write a file atomically: yield a temporary path, then sync and rename it to `path`. Remove it on failure.
 
     Raises:
-        OSError: the file system refuses it; its ``filename`` is set.
+        OSError: the file cannot be written; ``filename`` is set.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -32,7 +32,7 @@ def replacing(path: Path) -> Iterator[Path]:
         _sync(temporary)
         rename(temporary, path)
     except OSError as error:
-        error.filename = error.filename or str(path)  # a full disk does not say which
+        error.filename = error.filename or str(path)  # unset if the disk is full
         raise
     finally:
         temporary.unlink(missing_ok=True)
@@ -40,16 +40,16 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def held(folder: Path, doing: str, remedy: str) -> Iterator[None]:
-    """Hold a folder, so that no other process works in it. The lock lies beside it and ends with its process.
+    """Lock a folder for this process. The lock file is beside the folder and is released if the process dies.
 
     Args:
         folder: it need not exist.
-        doing: what the other process would be doing, for the message.
-        remedy: what to do then.
+        doing: what the other process is doing, for the message.
+        remedy: of the message.
 
     Raises:
-        InputError: another process holds it.
-        OSError: the lock cannot be written.
+        InputError: another process holds the lock.
+        OSError: the lock file cannot be written.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder.with_name(f".{folder.name}.lock"), timeout=0)
@@ -64,9 +64,9 @@ def held(folder: Path, doing: str, remedy: str) -> Iterator[None]:
 
 
 def rename(path: Path, target: Path) -> None:
-    """Rename a file over another of the same folder; after a power cut one of the two is there, whole."""
+    """Replace a file of the same folder atomically. After a power cut either the old or the new file is complete."""
     os.replace(path, target)
-    if os.name == "posix":  # elsewhere folders cannot be synced
+    if os.name == "posix":  # other systems cannot sync folders
         _sync(target.parent)
 
 
@@ -79,13 +79,13 @@ def _sync(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
+    """Write a text file atomically."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file whole or not at all."""
+    """Write a JSON file atomically."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
@@ -103,7 +103,7 @@ def read_json(path: Path) -> Any:
 
 
 def seal(folder: Path) -> None:
-    """Sync a folder's files, and write their digests into it, as `altered` compares them."""
+    """Sync a folder's files and write their digests, for `altered` to compare."""
     files = sorted(file for file in folder.glob("[!.]*") if file.is_file() and file.name != SEAL)
     for file in files:
         _sync(file)
@@ -111,7 +111,7 @@ def seal(folder: Path) -> None:
 
 
 def altered(folder: Path) -> list[str]:
-    """Files that are missing from a sealed folder, or are not what they were; none of a folder without a seal."""
+    """Files of a sealed folder that are missing or have changed. Empty for a folder without a seal."""
     try:
         known = read_json(folder / SEAL)
     except InputError:
@@ -125,17 +125,17 @@ def changed(folder: Path, digests: Mapping[str, str]) -> list[str]:
 
 
 def is_recorded(run: Path, name: str) -> bool | None:
-    """Whether a file of a run folder is what the run's ``manifest.json`` records; None if that does not know it."""
+    """Whether a file of a run folder matches its digest in ``manifest.json``; None if it has none there."""
     known = read_json(run / "manifest.json").get("digests", {}).get(name)
     return None if known is None else sha256(run / name) == known
 
 
 def sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hex."""
+    """SHA-256 of a file, in hex."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def digest(*values: Any) -> str:
-    """SHA-256 of plain values (what JSON can hold), in hex; the order of a dictionary's keys does not count."""
+    """SHA-256 of JSON values, in hex. The order of dictionary keys does not matter."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

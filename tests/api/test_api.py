@@ -159,7 +159,7 @@ def test_a_frame_of_pandas(frame: pl.DataFrame):
         (lambda f: f.with_columns(item=pl.col("item").cast(pl.Float64)), {}, "ids of type Float64"),
         (lambda f: f.with_columns(timestamp=pl.lit(True)), {}, "times of type Boolean"),
         (lambda f: f.clear(), {}, "no rows"),
-        (lambda f: f.to_dict(), {}, "dict is no DataFrame"),
+        (lambda f: f.to_dict(), {}, "dict is not a DataFrame"),
     ],
     ids=["column", "near", "null", "nan", "float", "time", "empty", "type"],
 )
@@ -188,9 +188,9 @@ def test_a_column_of_integers_and_text_is_refused(frame: pl.DataFrame):
 def test_mistakes_in_a_job(job: Any, frame: pl.DataFrame):
     with pytest.raises(ra.InputError, match="no user 'u9999'"):
         job.aligned.recommend(["u9999"])
-    with pytest.raises(ra.InputError, match="no list of users"):
+    with pytest.raises(ra.InputError, match="not a list of users"):
         job.aligned.recommend("u7")
-    with pytest.raises(ra.InputError, match="no list of users"):
+    with pytest.raises(ra.InputError, match="not a list of users"):
         job.aligned.recommend(7)
     assert job.aligned.recommend(pl.Series(["u7"])).equals(job.aligned.recommend(["u7"]))
     with pytest.raises(ra.InputError, match="0 is not above 0"):
@@ -212,7 +212,7 @@ def test_mistakes_in_a_job(job: Any, frame: pl.DataFrame):
             ra.compare(job.log, {name: job.aligned}, job.reward)
     with pytest.raises(ra.InputError, match="rows need names"):
         ra.compare(job.log, [job.start], job.reward)  # type: ignore[arg-type]
-    with pytest.raises(ra.InputError, match="no log's YAML"):
+    with pytest.raises(ra.InputError, match="not the YAML of a log"):
         ra.Log.from_config("asft")
     with pytest.raises(ra.InputError, match="holds no policy"):
         ra.load_policy(job.log, job.reward.folder)

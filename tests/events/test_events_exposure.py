@@ -78,5 +78,5 @@ def test_a_propensity_is_read_as_it_is_or_refused(tmp_path_factory, values):
     if fine:
         assert frame_of(folder, {"p": values}, propensity="p")["propensity"].to_list() == values
     else:
-        with pytest.raises(InputError, match="is no probability"):
+        with pytest.raises(InputError, match="is not a probability"):
             frame_of(folder, {"p": values}, propensity="p")

@@ -64,7 +64,7 @@ def test_a_missing_signal_is_never_the_best_reward(rows):
         ("nosuch(a)", "is not a Polars SQL expression"),
         ("txet = 1", "did you mean 'text'?"),
         ("TEXT = '1'", "did you mean 'text'?"),
-        ('text = "1"', "Text stands in 'single quotes'"),
+        ('text = "1"', "Write text in 'single quotes'"),
         ("text * 2", "text holds text, such as 'x' in row 13"),
         ("1 / b", "gives inf in row 14"),
         ("b * 1e300", "gives 2e+300 in "),

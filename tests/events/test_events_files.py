@@ -183,7 +183,7 @@ def test_bad_headerless_files(tmp_path, header, text, found):
 
 
 def test_a_name_given_twice_is_refused():
-    with pytest.raises(InputError, match="a name stands twice"):
+    with pytest.raises(InputError, match="a name appears twice"):
         Log("test", ["log.csv"], header=["user", "item", "item"])
 
 
@@ -233,7 +233,7 @@ def test_zips_that_point_outside(tmp_path, put):
 
 @pytest.mark.parametrize("kind", ["zip", "csv.gz"])
 def test_what_unpacks_without_end_is_refused(tmp_path, monkeypatch, kind):
-    monkeypatch.setattr(files, "LARGE", 1000)
+    monkeypatch.setattr(files, "MAX_UNPACKED", 1000)
     content = b"1,1,1,1\n" * 100_000
     if kind == "zip":
         with zipfile.ZipFile(tmp_path / "log.zip", "w", zipfile.ZIP_DEFLATED) as archive:

@@ -200,20 +200,22 @@ def test_a_file_is_not_overwritten_unless_forced(tmp_path: Path):
     (tmp_path / "log.yaml").write_text("mine")
     said = init(tmp_path, "log.csv")
     assert said.code == 2
-    assert "log.yaml: there is such a file already" in said.err
+    assert "log.yaml: the file exists already" in said.err
     assert (tmp_path / "log.yaml").read_text() == "mine"
     assert init(tmp_path, "log.csv", "--force").code == 0
 
 
 def test_a_high_reward_is_about_the_best_third():
     def high(*counts: int) -> str | None:
-        return guess.high(pl.Series([float(value) for value, count in enumerate(counts, 1) for _ in range(count)]))
+        return guess.high_condition(
+            pl.Series([float(value) for value, count in enumerate(counts, 1) for _ in range(count)])
+        )
 
     assert high(6, 11, 27, 34, 22) == "reward >= 5"  # the ratings of ML-100K, in per cent
     assert high(50, 20, 15, 15) == "reward >= 3"
     assert high(10, 90) == "reward >= 2"
-    assert guess.high(pl.Series([n / 100 for n in range(100)])) is None
-    assert guess.high(pl.Series([n / 100 for n in range(100)] + [1.0] * 100)) == "reward >= 1"
+    assert guess.high_condition(pl.Series([n / 100 for n in range(100)])) is None
+    assert guess.high_condition(pl.Series([n / 100 for n in range(100)] + [1.0] * 100)) == "reward >= 1"
 
 
 def test_init_does_without_torch(tmp_path: Path):

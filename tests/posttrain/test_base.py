@@ -27,7 +27,7 @@ from recalign.posttrain import (
     WeightedSFT,
     weighted,
 )
-from recalign.posttrain.base import PROBE, STATES, PostTraining
+from recalign.posttrain.base import KL_HISTORIES, KL_TARGETS, PostTraining
 from recalign.recommender import Recommender, RecommenderData
 from recalign.recommender.checkpoint import load_net
 from recalign.recommender.policy import SequencePolicy
@@ -152,7 +152,7 @@ def test_the_kl_holds_few_scores_of_a_large_catalogue(log_root, monkeypatch):
     monkeypatch.setattr(module.policy, "log_probs", lambda state: rows.append(len(state)) or whole(state))
     few = module.drift(batch)["kl"]
     assert max(rows) == 3
-    assert sum(rows) <= STATES < len(batch.head(PROBE).row_T)
+    assert sum(rows) <= KL_TARGETS < len(batch.head(KL_HISTORIES).row_T)
     monkeypatch.setattr("recalign.recommender.policy.SCORES", 2**25)
     torch.testing.assert_close(module.drift(batch)["kl"], few)
     assert few > 0

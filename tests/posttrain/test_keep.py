@@ -150,7 +150,7 @@ def test_what_is_validated_on_is_measured_on(walks, cloned, tmp_path, monkeypatc
 
 
 def test_two_that_hand_over_other_weights_are_refused(walks, cloned, tmp_path):
-    with pytest.raises(InputError, match="an average of the weights"):
+    with pytest.raises(InputError, match="weight averaging"):
         trained(walks, cloned, tmp_path, keep=KEEP, callbacks=[PolynomialAveraging()])
 
 
@@ -178,7 +178,7 @@ def test_weights_that_are_no_numbers_are_refused(walks, cloned, tmp_path):
 
 def test_it_says_that_nothing_is_validated():
     trainer = SimpleNamespace(callbacks=[], limit_val_batches=0)
-    with pytest.warns(UserWarning, match="model.keep cannot say"):
+    with pytest.warns(UserWarning, match="model.keep has no effect"):
         KeepRanking(0.9).setup(trainer, None, "fit")
 
 

@@ -13,9 +13,9 @@ from torch import Tensor
 from recalign.posttrain.values import (
     actor_critic_weights,
     conservative,
-    expectile,
+    expectile_loss,
     exponential_weights,
-    squared_error,
+    td_loss,
 )
 
 values = st.lists(st.floats(-5, 5), min_size=1, max_size=8)
@@ -26,8 +26,8 @@ def tensor(*numbers: float) -> Tensor:
 
 
 def test_the_squared_error_counts_events_with_a_reward():
-    assert squared_error(tensor(1, 2, 7), tensor(0, 4, math.nan)).item() == pytest.approx((1 + 4) / 2)
-    assert squared_error(tensor(1, 2), tensor(math.nan, math.nan)).item() == 0
+    assert td_loss(tensor(1, 2, 7), tensor(0, 4, math.nan)).item() == pytest.approx((1 + 4) / 2)
+    assert td_loss(tensor(1, 2), tensor(math.nan, math.nan)).item() == 0
 
 
 def test_conservative_by_hand():
@@ -58,8 +58,8 @@ def test_with_a_large_alpha_only_the_conservative_term_counts():
 
 
 def test_expectile_by_hand():
-    assert expectile(tensor(2, -1), 0.7, tensor(0, 0)).item() == pytest.approx((0.7 * 4 + 0.3 * 1) / 2)
-    assert expectile(tensor(2, -1), 0.7, tensor(0, math.nan)).item() == pytest.approx(0.7 * 4)
+    assert expectile_loss(tensor(2, -1), 0.7, tensor(0, 0)).item() == pytest.approx((0.7 * 4 + 0.3 * 1) / 2)
+    assert expectile_loss(tensor(2, -1), 0.7, tensor(0, math.nan)).item() == pytest.approx(0.7 * 4)
 
 
 @given(values, st.floats(0.05, 0.95))
@@ -68,7 +68,7 @@ def test_the_expectile_lies_between_the_extremes_and_rises(q, tau):
         low, high = min(q), max(q)
         for _ in range(60):  # the loss is convex in V: halve where its slope changes sign
             middle = torch.tensor((low + high) / 2, dtype=torch.float64, requires_grad=True)
-            expectile(tensor(*q) - middle, level, torch.zeros(len(q), dtype=torch.float64)).backward()
+            expectile_loss(tensor(*q) - middle, level, torch.zeros(len(q), dtype=torch.float64)).backward()
             low, high = (middle.item(), high) if middle.grad < 0 else (low, middle.item())
         return (low + high) / 2
 

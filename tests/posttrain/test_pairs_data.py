@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from recalign.errors import InputError
 from recalign.posttrain import PairData
-from recalign.posttrain.pairs_data import apart, logged_pairs, target_against
+from recalign.posttrain.pairs_data import disjoint_interval_pairs, logged_pairs, target_pairs
 from recalign.recommender.checkpoint import load_net
 from recalign.reward import RewardData
 from recalign.sequences import Batch
@@ -178,7 +178,7 @@ def test_drawn_losers_were_never_met_in_training(log_root, cloned, pairs):
 def test_only_intervals_that_do_not_overlap_make_a_pair(opinions, expected):
     drawn = torch.tensor([[4, 3, 2, 1]])
     reward_KTC = torch.tensor(opinions)[:, drawn - 1]
-    pair = apart(drawn, torch.zeros(1, 4, dtype=torch.bool), reward_KTC, width=1.0, losers=1)
+    pair = disjoint_interval_pairs(drawn, torch.zeros(1, 4, dtype=torch.bool), reward_KTC, width=1.0, losers=1)
     assert pair.tolist()[0] in (expected, [expected[0], 4] if expected[1] == 3 else expected)
 
 
@@ -186,9 +186,9 @@ def test_what_is_barred_is_neither_winner_nor_loser():
     drawn = torch.tensor([[1, 4, 3, 2]])
     reward_KTC = torch.tensor([[5.0, 1.0, 2.0, 4.0], [5.1, 1.1, 2.1, 4.1]])[:, None]
     target, barred = torch.tensor([1]), torch.tensor([[True, True, False, False]])
-    assert apart(drawn, barred, reward_KTC, 1.0, 1).tolist() == [[2, 3]]
-    assert target_against(target, drawn, barred, 2).tolist() == [[1, 3, 2]]
-    assert target_against(target, drawn, barred, 3).tolist() == [[1, 3, 2, 0]]
+    assert disjoint_interval_pairs(drawn, barred, reward_KTC, 1.0, 1).tolist() == [[2, 3]]
+    assert target_pairs(target, drawn, barred, 2).tolist() == [[1, 3, 2]]
+    assert target_pairs(target, drawn, barred, 3).tolist() == [[1, 3, 2, 0]]
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import torch
 
 from recalign.errors import InputError
 from recalign.posttrain import PostTrainingData, WeightedSFT
-from recalign.posttrain.base import STATES
+from recalign.posttrain.base import KL_TARGETS
 from recalign.recommender import SequencePolicy
 from recalign.recommender.checkpoint import load_net
 
@@ -165,7 +165,7 @@ def test_the_drift_is_the_kl_to_the_start_and_leaves_the_policy_in_training(data
         module.policy.item_embedding.weight[1:] += 0.05 * torch.randn_like(module.policy.item_embedding.weight[1:])
     batch = small.batch_of(data, "train")
     probe = batch.head(4)
-    probe = probe.keep(torch.arange(len(probe.row_T)) % math.ceil(len(probe.row_T) / STATES) == 0)
+    probe = probe.keep(torch.arange(len(probe.row_T)) % math.ceil(len(probe.row_T) / KL_TARGETS) == 0)
     pi, start = (p.eval().log_probs(p.encode(probe)).double() for p in (module.policy, module.reference))
     module.policy.train()
     found = module.drift(batch)

@@ -204,7 +204,7 @@ def test_items_unknown_to_training_are_left_out_of_validation(own_root, tmp_path
     [
         ({"same": "rating * 0"}, r"data\.auxiliary\.same: all rewards are 0.* in the training part"),
         ({"odd": "rating > stars"}, r"data\.auxiliary\.odd: .*'stars'"),
-        ({"a.b": "rating"}, "no name for a reward"),
+        ({"a.b": "rating"}, "cannot name a reward"),
     ],
 )
 def test_a_further_reward_that_cannot_be_used_is_refused(log_root, further, said):
@@ -215,7 +215,7 @@ def test_a_further_reward_that_cannot_be_used_is_refused(log_root, further, said
 def test_rewards_outside_an_ordinal_heads_levels_are_refused_before_training(log_root, tmp_path):
     data = small.data_of(RewardData, log_root)
     module = RewardModel(data.num_items, encoder=small.encoder(), members=1, head=OrdinalHead([1, 2, 3]))
-    with pytest.raises(InputError, match="training rewards have the value 4"):
+    with pytest.raises(InputError, match="training rewards contain 4"):
         small.fit(module, data, tmp_path)
 
 
@@ -228,7 +228,7 @@ def test_a_trunk_of_another_catalogue_is_refused(log_root, cloned, tmp_path):
 def test_a_reward_model_does_not_predict(log_root, tmp_path):
     data = small.data_of(RewardData, log_root)
     module = RewardModel(data.num_items, encoder=small.encoder(), members=1)
-    with pytest.raises(InputError, match=r"recommends nothing.*\n.*predict with a policy"):
+    with pytest.raises(InputError, match=r"does not recommend.*\n.*predict with a policy"):
         small.trainer_of(tmp_path).predict(module, data)
 
 

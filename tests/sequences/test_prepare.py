@@ -265,7 +265,7 @@ def test_the_command(root, whole, capsys):
 
 
 def test_more_rows_than_can_be_numbered_are_refused(root, monkeypatch):
-    monkeypatch.setattr(scanning, "MOST_ROWS", 80)
+    monkeypatch.setattr(scanning, "MAX_ROWS", 80)
     with pytest.raises(InputError, match="the log has 90 rows, not 1 to 80"):
         module(root, "parts").prepare()
 

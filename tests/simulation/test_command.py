@@ -33,7 +33,7 @@ def test_every_setting_of_a_world_is_a_flag_with_its_default_and_its_help(parser
         field.name: field.default for field in fields(World)
     }
     text = " ".join(parser.format_help().split())
-    assert "share of the events whose reward was not recorded. (type: float, default: 0.1)" in text
+    assert "share of the events without a recorded reward. (type: float, default: 0.1)" in text
 
 
 def test_the_command_writes_the_log_and_says_what_it_wrote(

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from log_moments import covariance_within, moments, next_item, predictable
 
 from recalign.errors import InputError
-from recalign.simulation.behaviour import OCCASIONS, slice_of
+from recalign.simulation.behaviour import CIRCUMSTANCE_SHARE, time_slice
 from recalign.simulation.world import MEAN, SD, START, Simulated, World, simulate
 
 # MovieLens 100K (Harper and Konstan, 2015), all 100,000 rows of u.data, as `benchmarks/calibrate_world.py` prints them.
@@ -56,7 +56,7 @@ def hidden(simulated: Simulated) -> pl.DataFrame:
     return simulated.events.with_columns(
         row=pl.col("user") - 1,
         column=pl.col("item") - 1,
-        slice=slice_of(simulated.events["timestamp"].to_numpy() - START),
+        slice=time_slice(simulated.events["timestamp"].to_numpy() - START),
         added=(pl.col("reward") - pl.col("true_reward")) / SD,
     )
 
@@ -173,7 +173,7 @@ def test_observed_rewards_average_to_the_truth_once_generosity_is_taken_off(defa
     rest = events["added"].to_numpy() - world.generosity * people.generosity_U[events["row"].to_numpy()]
     spread = np.sqrt(world.noise**2 + world.circumstance**2)
     assert rest.std() == pytest.approx(spread, rel=0.02)
-    assert abs(rest.mean()) < 4 * spread / np.sqrt(len(rest) / 8)  # a sitting shares its circumstance
+    assert abs(rest.mean()) < 4 * spread / np.sqrt(len(rest) / 8)  # a session shares its circumstance
     best = events["high"].to_numpy()
     assert abs(rest[best].mean() - rest[~best].mean()) < 0.06  # nor does it lean to better or worse items
 
@@ -189,7 +189,7 @@ def test_circumstance_lifts_everything_seen_in_it_alike() -> None:
     events = hidden(simulate(World(circumstance=0.8, noise=0, generosity=0))).drop_nulls("reward")
     levels = events.group_by("circumstance").agg(pl.col("added").mean(), spread=pl.col("added").std())
     out, inside = levels.sort("circumstance")["added"]
-    assert inside - out == pytest.approx(0.8 / np.sqrt(OCCASIONS * (1 - OCCASIONS)), rel=1e-4)
+    assert inside - out == pytest.approx(0.8 / np.sqrt(CIRCUMSTANCE_SHARE * (1 - CIRCUMSTANCE_SHARE)), rel=1e-4)
     assert levels["spread"].max() < 1e-6  # type: ignore[operator]
 
 
@@ -256,7 +256,7 @@ def test_confounding_brings_circumstance_and_items_together() -> None:
         added = added - added.mean()
         known = np.bincount(column, minlength=600) > 10
         mean_I = np.bincount(column, added, minlength=600)[known] / np.bincount(column, minlength=600)[known]
-        towards = np.corrcoef(mean_I, simulated.people.occasion_I[known])[0, 1]
+        towards = np.corrcoef(mean_I, simulated.people.affinity_I[known])[0, 1]
         return covariance_within(column, added), float(towards)
 
     (none, neither), (much, towards) = bias(0), bias(2)

@@ -1,7 +1,7 @@
 """recalign from Python: from a DataFrame to an aligned policy, a table and recommendations.
 
-Every function runs a stage exactly as the command does, from the same YAML files, so that what Python trains the
-command can continue, and the other way round. The names here are also names of `recalign` itself.
+Every function runs a stage exactly as the command does, from the same YAML files. The command can continue what Python
+has trained, and vice versa. `recalign` itself exports the same names.
 """
 
 from recalign.api.fit import align, fit_judge, fit_recommender, fit_reward, load_policy, load_reward

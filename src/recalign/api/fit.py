@@ -1,4 +1,4 @@
-"""The stages, as functions: clone a policy, train a reward model or a judge, post-train."""
+"""Stages as functions: clone a policy, train a reward model or a judge, post-train."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def fit_recommender(
 ) -> TrainedPolicy:
     """Train a generative recommender by behaviour cloning (conf/recommender.yaml: HSTU).
 
-    Like every function here it runs nothing that would only repeat a finished run in the log's folder.
+    Like every function here, it reuses a finished run in the log's folder if nothing has changed.
 
     Args:
-        log: what to learn from.
-        name: of the run; None: the stage's, numbered where that is taken by another run.
-        seed: of everything.
-        settings: over those of the YAML.
+        log: the training log.
+        name: name of the run; None: the stage's, with a number if another run has it.
+        seed: random seed.
+        settings: override the YAML's.
 
     Raises:
         InputError: a setting or the log cannot be used.
@@ -47,11 +47,11 @@ def fit_reward(
     """Train a reward model on the encoder of a policy (conf/reward.yaml).
 
     Args:
-        log: what to learn from; it needs a reward.
+        log: the training log; it needs a reward.
         start: the cloned policy: what `fit_recommender` returned, a checkpoint, a run folder, or a network.
-        name: of the run; None: the stage's, numbered where that is taken by another run.
-        seed: of everything.
-        settings: over those of the YAML.
+        name: name of the run; None: the stage's, with a number if another run has it.
+        seed: random seed.
+        settings: override the YAML's.
 
     Raises:
         InputError: a setting or the log cannot be used, or the policy is one of another catalogue.
@@ -64,14 +64,14 @@ def fit_reward(
 def fit_judge(
     log: Log, users: str = "B2", *, name: str | None = None, seed: int = 0, settings: Settings | None = None
 ) -> TrainedReward:
-    """Train a judge: a reward model that only scores policies, on users whom they have not learned rewards from.
+    """Train a judge (conf/judge.yaml): a held-out reward model, on users whose rewards no policy has seen.
 
     Args:
-        log: what to learn from; it needs a reward.
+        log: the training log; it needs a reward.
         users: ``B1`` for a judge that selects settings, ``B2`` for one that reports.
-        name: of the run; None: the stage's, numbered where that is taken by another run.
-        seed: of everything.
-        settings: over those of the YAML (conf/judge.yaml).
+        name: name of the run; None: the stage's, with a number if another run has it.
+        seed: random seed.
+        settings: override the YAML's.
 
     Raises:
         InputError: a setting or the log cannot be used.
@@ -79,7 +79,7 @@ def fit_judge(
     """
     names = {"B1": "judge_select", "B2": "judge_report"}
     if users not in names:
-        raise InputError(f"{users!r} are no judges' users", where="users", remedy="give B1 or B2")
+        raise InputError(f"{users!r} is not a group of judges' users", where="users", remedy="give B1 or B2")
     return _reward(log, "judge", name or names[users], seed, {"data.users": users, **(settings or {})})
 
 
@@ -96,15 +96,15 @@ def align(
     """Post-train a policy: A-SFT as recommended, or another method.
 
     Args:
-        log: what to learn from; it needs a reward.
+        log: the training log; it needs a reward.
         start: the policy to start from: what `fit_recommender` returned, a checkpoint, a run folder, or a network. It
             is copied.
-        reward: the reward model: what `fit_reward` returned, a checkpoint or a run folder; None: for methods that read
-            none.
-        method: a YAML of post-training by name (``asft``, ``dpo``, ``ppo``, ...) or path.
-        name: of the run; None: the method's, numbered where that is taken by another run.
-        seed: of everything.
-        settings: over those of the YAML (``{"model.temperature": 0.5}``).
+        reward: the reward model: what `fit_reward` returned, a checkpoint or a run folder. None for methods without
+            one.
+        method: name (``asft``, ``dpo``, ``ppo``, ...) or path of a post-training YAML.
+        name: name of the run; None: the method's, with a number if another run has it.
+        seed: random seed.
+        settings: override the YAML's (``{"model.temperature": 0.5}``).
 
     Raises:
         InputError: a setting or the log cannot be used, there is no such method, or networks are of another catalogue.
@@ -122,7 +122,7 @@ def align(
 
 
 def load_policy(log: Log, path: str | Path) -> TrainedPolicy:
-    """A policy that the command trained.
+    """Load a policy that the command trained.
 
     Args:
         log: what it was trained on.
@@ -137,18 +137,18 @@ def load_policy(log: Log, path: str | Path) -> TrainedPolicy:
 
 
 def load_reward(log: Log, path: str | Path) -> TrainedReward:
-    """A reward model or judge that the command trained; otherwise as `load_policy`."""
+    """Load a reward model or judge that the command trained. Arguments as in `load_policy`."""
     checkpoint = reward_checkpoint(path, data_of(log))
     return TrainedReward(log, checkpoint.parents[2].name, 0, checkpoint, 0.0)
 
 
 def data_of(log: Log, seed: int = 0) -> RewardData:
-    """The log as the reward model's users A see it, which is what policies are compared on."""
+    """DataModule of users A, on whom policies are compared."""
     return _evaluated(log, seed).datamodule()  # type: ignore[return-value]
 
 
 def device_of(log: Log, seed: int = 0) -> torch.device:
-    """Where policies are evaluated: where a stage is trained."""
+    """Device for evaluation, the same as for training."""
     return _evaluated(log, seed).bare_trainer().strategy.root_device
 
 
@@ -157,22 +157,22 @@ def _evaluated(log: Log, seed: int) -> ParsedStage:
 
 
 def _policy(log: Log, config: str, name: str | None, seed: int, settings: Settings) -> TrainedPolicy:
-    parsed, run = _run(log, config, name, seed, settings)
+    parsed, run = _run_stage(log, config, name, seed, settings)
     return TrainedPolicy(log, parsed.run.name, seed, *run, parsed.datamodule())  # type: ignore[arg-type]
 
 
 def _reward(log: Log, config: str, name: str | None, seed: int, settings: Settings) -> TrainedReward:
-    parsed, run = _run(log, config, name, seed, settings)
+    parsed, run = _run_stage(log, config, name, seed, settings)
     return TrainedReward(log, parsed.run.name, seed, *run)
 
 
-def _run(
+def _run_stage(
     log: Log, config: str, name: str | None, seed: int, settings: Settings
 ) -> tuple[ParsedStage, tuple[Path, float]]:
-    """Run a stage, or find that it has run: its command, and the checkpoint with the seconds that training took.
+    """Run a stage unless it has run already. Return it with its checkpoint and training time in seconds.
 
-    A run that was not given a name never replaces another one, for an object may stand for it: it takes the first of
-    ``asft``, ``asft-2``, ... that is free.
+    A run without a given name never replaces another one, because a Python object may still refer to that. It takes the
+    first free name of ``asft``, ``asft-2``, ...
     """
     for number in count(1):
         own = name or Path(config).stem + f"-{number}" * (number > 1)
@@ -190,5 +190,5 @@ def _run(
 def _request(log: Log, config: str, name: str, seed: int, settings: Settings) -> Request:
     own = {"seed_everything": seed, "run.name": name, "run.root": str(log.folder.parent), "run.chain": log.folder.name}
     if log.temporary is not None:
-        own["trainer.logger"] = False  # nobody will look for W&B's files there
+        own["trainer.logger"] = False  # no W&B files in a temporary folder
     return Request((configs.find(config), log.yaml), own | dict(settings_of(settings)))

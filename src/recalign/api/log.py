@@ -1,4 +1,4 @@
-"""A log as Python sees it: a DataFrame or a log's YAML, and the folder that its runs are written to."""
+"""A log in Python: from a DataFrame or a YAML file, with the folder for its runs."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import polars as pl
 import yaml
 
 from recalign import configs
-from recalign.errors import InputError, nearest
+from recalign.errors import InputError
 from recalign.events import guess
+from recalign.events.messages import did_you_mean
 from recalign.files import replacing, write_text
 
 EVENTS = "events.parquet"
@@ -22,13 +23,13 @@ TITLES = "titles.parquet"
 
 @dataclass(frozen=True)
 class Log:
-    """A log, how it is read, and where its runs go.
+    """A log, its settings, and the folder of its runs.
 
     Attributes:
-        name: names the log in tables.
+        name: name of the log in tables.
         yaml: its YAML file, with the ``data`` settings of every stage.
         folder: runs are written to ``<folder>/<stage>/seed-<n>``.
-        temporary: keeps a folder that nobody named until this object goes.
+        temporary: handle of the temporary folder, deleted with this object; None if `folder` was given.
     """
 
     name: str
@@ -52,24 +53,24 @@ class Log:
         name: str = "log",
         **data: Any,
     ) -> Log:
-        """A log from a DataFrame of Polars or pandas, one row an event.
+        """Make a log from a Polars or pandas DataFrame with one row per event.
 
         Args:
             frame: the events.
             user: column of the user's id, integers or strings.
             item: column of the item's id, integers or strings.
-            timestamp: column of the time: numbers since 1970, or datetimes (without a time zone they are UTC).
+            timestamp: column of the time: numbers since 1970, or datetimes (UTC if they have no time zone).
             reward: how good an event was: a column, or Polars SQL over the columns; None: the log has no reward.
-            time_unit: of a numeric time: ``s``, ``ms`` or ``us``; None: what makes the times lie after 1990.
+            time_unit: unit of a numeric time: ``s``, ``ms`` or ``us``; None: the one for which times lie after 1990.
             high: condition for a high reward, in Polars SQL; None: above the 75th percentile of the training rewards.
             titles: DataFrame whose first column is the item's id and whose second is its title.
-            folder: where runs are written; None: a temporary folder, gone with this object.
-            name: names the log in tables.
-            **data: further settings of the data, as a log's YAML has them (``split``, ``max_length``, ...).
+            folder: where runs are written; None: a temporary folder, deleted with this object.
+            name: name of the log in tables.
+            **data: further ``data`` settings, as in a log's YAML (``split``, ``max_length``, ...).
 
         Raises:
-            InputError: no DataFrame, a column that it does not have, a null or NaN id, a wrong type of id or time, or a
-                folder of another log.
+            InputError: `frame` is not a DataFrame, lacks a column, or has a null or NaN id or a wrong type of id or
+                time; or the folder holds another log.
         """
         events = _polars(frame, "frame")
         _require_columns(events, {"user": user, "item": item, "timestamp": timestamp})
@@ -80,7 +81,7 @@ class Log:
         log: dict[str, Any] = {"name": name, "files": [EVENTS], "user": user, "item": item}
         log |= {"timestamp": timestamp, "time_unit": unit}
         if (place / EVENTS).is_file() and not pl.read_parquet(place / EVENTS).equals(events):
-            what = "holds another log, which runs in it rest on"
+            what = "holds another log, on which its runs were trained"
             raise InputError(what, where=str(place), remedy="name another folder, or delete that one")
         _write(events, place / EVENTS)
         if titles is not None:
@@ -89,18 +90,23 @@ class Log:
                 raise InputError("has no second column", where="titles", remedy="give the item's id, then its title")
             _write(table, place / TITLES)
             log["titles"] = {"file": TITLES, "id": table.columns[0], "title": table.columns[1]}
-        settings = {"log": log, "root": str(place.resolve()), "reward": _quoted(reward, events)}
-        settings |= {"high": _high(high, reward), "split": {"class_path": "recalign.sequences.TimeSplit"}}
-        return cls._of(name, settings | data, place, temporary)
+        settings = {
+            "log": log,
+            "root": str(place.resolve()),
+            "reward": guess.quote(str(reward)) if reward in events.columns else reward,
+            "high": {"expression": high, "quantile": None if high else 0.75} if reward is not None else None,
+            "split": {"class_path": "recalign.sequences.TimeSplit"},
+        }
+        return cls._create(name, settings | data, place, temporary)
 
     @classmethod
     def from_config(cls, config: str | Path, *, folder: str | Path | None = None, **data: Any) -> Log:
-        """A log from its YAML file.
+        """Make a log from its YAML file.
 
         Args:
             config: the YAML's path, or the name of a shipped one (``ml-100k``).
-            folder: where runs are written; None: a temporary folder, gone with this object.
-            **data: settings of the data to change (``root``, ``split``, ...).
+            folder: where runs are written; None: a temporary folder, deleted with this object.
+            **data: ``data`` settings to change (``root``, ``split``, ...).
 
         Raises:
             InputError: there is no such file.
@@ -109,13 +115,13 @@ class Log:
         settings = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("data", {})
         if "log" not in settings:
             raise InputError(
-                "is no log's YAML", where=str(path), remedy="name one of `recalign configs`, such as ml-100k"
+                "is not the YAML of a log", where=str(path), remedy="name one of `recalign configs`, such as ml-100k"
             )
         place, temporary = _folder(folder)
-        return cls._of(settings["log"]["name"], settings | data, place, temporary)
+        return cls._create(settings["log"]["name"], settings | data, place, temporary)
 
     @classmethod
-    def _of(
+    def _create(
         cls,
         name: str,
         settings: Mapping[str, Any],
@@ -136,21 +142,21 @@ def _folder(given: str | Path | None) -> tuple[Path, tempfile.TemporaryDirectory
 
 
 def _polars(frame: Any, where: str) -> pl.DataFrame:
-    """A DataFrame of Polars, from one of Polars or of pandas."""
+    """Convert a Polars or pandas DataFrame to Polars."""
     if isinstance(frame, pl.DataFrame):
         return frame
     if isinstance(frame, pl.LazyFrame):
         return frame.collect()
     if not hasattr(frame, "iloc"):
         kind = f"{type(frame).__module__}.{type(frame).__qualname__}".removeprefix("builtins.")
-        raise InputError(f"{kind} is no DataFrame", where=where, remedy="give a DataFrame of Polars or pandas")
+        raise InputError(f"{kind} is not a DataFrame", where=where, remedy="give a DataFrame of Polars or pandas")
     try:
         return pl.from_pandas(frame)
     except ImportError as error:
         raise InputError(
             str(error), where=where, remedy="pip install pyarrow, or give a DataFrame of Polars"
         ) from error
-    except (TypeError, ValueError) as error:  # pyarrow's errors are these: integers beside strings in a column, say
+    except (TypeError, ValueError) as error:  # from pyarrow, such as for mixed types in a column
         remedy = "give every column one type: frame[column] = frame[column].astype(str)"
         raise InputError(f"a column cannot be read: {error}", where=where, remedy=remedy) from error
 
@@ -158,9 +164,8 @@ def _polars(frame: Any, where: str) -> pl.DataFrame:
 def _require_columns(events: pl.DataFrame, columns: Mapping[str, str]) -> None:
     for argument, column in columns.items():
         if column not in events.columns:
-            near = nearest(column, events.columns)
-            remedy = f"did you mean {near!r}?" if near else f"it has: {', '.join(events.columns)}"
-            raise InputError(f"the DataFrame has no column {column!r}", where=argument, remedy=remedy)
+            what, remedy = f"the DataFrame has no column {column!r}", did_you_mean(column, events.columns)
+            raise InputError(what, where=argument, remedy=remedy)
     if events.is_empty():
         raise InputError("the DataFrame has no rows", where="frame", remedy="give one row an event")
 
@@ -186,19 +191,6 @@ def _require_ids(events: pl.DataFrame, columns: Mapping[str, str]) -> None:
 def _require_times(times: pl.Series) -> None:
     if not (times.dtype.is_temporal() or times.dtype.is_numeric() or times.dtype == pl.String):
         raise InputError(f"times of type {times.dtype}", where="timestamp", remedy="give numbers or datetimes")
-
-
-def _quoted(reward: str | None, events: pl.DataFrame) -> str | None:
-    """A column's name as an expression; an expression as it is."""
-    if reward in events.columns and not str(reward).isidentifier():
-        return '"' + str(reward).replace('"', '""') + '"'
-    return reward
-
-
-def _high(high: str | None, reward: str | None) -> dict[str, Any] | None:
-    if reward is None:
-        return None
-    return {"expression": high} if high else {"expression": None, "quantile": 0.75}
 
 
 def _write(frame: pl.DataFrame, path: Path) -> None:

@@ -1,11 +1,10 @@
-"""Policies beside each other, as a table: ranks, judges' value and distance from the start, with intervals."""
+"""Compare policies in a table: ranking metrics, judges' value and KL to the start, with intervals."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import StringIO
-from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -37,9 +36,9 @@ class Comparison:
     """Policies compared on the test events of users A.
 
     Attributes:
-        frame: long form, as ``comparison.csv``: ``method, seed, split, metric, value, ci_low, ci_high``.
-        methods: the rows, in order.
-        roles: the row that the others are measured against.
+        frame: long format, as in ``comparison.csv``: ``method, seed, split, metric, value, ci_low, ci_high``.
+        methods: names of the rows, in order.
+        roles: which rows are the baselines.
     """
 
     frame: pl.DataFrame
@@ -48,22 +47,15 @@ class Comparison:
 
     @property
     def table(self) -> pl.DataFrame:
-        """A row a policy: means over the test, and the ends of the 95 % interval of each metric that has one."""
+        """One row per policy: test means, and the bounds of each metric's 95 % interval, if it has one."""
         rows = self.frame.filter(
             (pl.col("seed") == "all") & (pl.col("split") == "test") & pl.col("metric").is_in(SHOWN)
         )
-        columns = []
-        for metric in SHOWN:
-            of_metric = rows.filter(pl.col("metric") == metric).select(
-                "method",
-                pl.col("value").alias(metric),
-                pl.col("ci_low").alias(f"{metric} low"),
-                pl.col("ci_high").alias(f"{metric} high"),
-            )
-            columns.append(of_metric)
         table = pl.DataFrame({"method": self.methods})
-        for of_metric in columns:
-            table = table.join(of_metric, on="method", how="left", maintain_order="left")
+        for metric in SHOWN:
+            names = {"value": metric, "ci_low": f"{metric} low", "ci_high": f"{metric} high"}
+            figures = rows.filter(pl.col("metric") == metric).select("method", *names).rename(names)
+            table = table.join(figures, on="method", how="left", maintain_order="left")
         return table.select(column for column in table if not column.is_null().all())
 
     def __str__(self) -> str:
@@ -89,17 +81,18 @@ def compare(
     """Evaluate policies on the test events and compare them.
 
     Args:
-        log: what they are tested on.
-        policies: row name -> what `fit_recommender` or `align` returned, a checkpoint, a run folder or a network.
-            Names of rows that need no training (``popularity``, ``item_mean``, ``rerank``, ...) may stand with None.
+        log: the log to evaluate on.
+        policies: by row name: what `fit_recommender` or `align` returned, a checkpoint, a run folder or a network. For
+            rows that need no training (``popularity``, ``item_mean``, ``rerank``, ...) give None.
         reward: the training reward model: what `fit_reward` returned, or its path.
-        start: the policy from which the distance is measured; None: the row ``start``, else the first one.
-        judges: the judges that select and that report (`fit_judge` on B1 and B2); None: they are trained here.
-        seed: of the judges, and of the folder that evaluations are written to.
-        draws: of the bootstrap.
+        start: the policy to which the KL is measured; None: the row ``start``, else the first row.
+        judges: the selecting and the reporting judge (`fit_judge` on B1 and on B2); None: train them.
+        seed: seed of the judges, and of the folder of the evaluations.
+        draws: number of bootstrap draws.
 
     Raises:
-        InputError: nothing to compare, networks of another catalogue, or judges who know users of the table.
+        InputError: there is nothing to compare, a network has another catalogue, or a judge was trained on users of the
+            table.
     """
     _check_names(policies)
     trained = {name: policy for name, policy in policies.items() if policy is not None}
@@ -113,7 +106,9 @@ def compare(
     select, report = judges or [fit_judge(log, users, seed=seed) for users in ("B1", "B2")]
     scorers = [reward_checkpoint(one, data) for one in (reward, select, report)]
     base = BaseCheckpoints(first, *scorers)
-    runs = [_run(name, paths, base) for name in policies]
+    if paths.get("start") == first:
+        del paths["start"]  # evaluated as the base stage
+    runs = [MethodRun(name, paths.get(name), {}) for name in policies]
     evaluate_methods(log.folder, seed, runs, base, data, device=device_of(log, seed), code=code_digest(EVALUATION))
     baselines = [name for name in Roles().baselines if name in policies] or [next(iter(trained))]
     roles = Roles(baselines=baselines)
@@ -122,7 +117,7 @@ def compare(
 
 
 def _check_names(policies: Any) -> None:
-    """Refuse row names that cannot name a folder, or that stand for something else than the policy given."""
+    """Refuse row names that cannot name a folder or are reserved for another row."""
     if not isinstance(policies, Mapping):
         raise InputError("rows need names", where="policies", remedy='give a dictionary: {"start": start, ...}')
     for name, policy in policies.items():
@@ -131,8 +126,3 @@ def _check_names(policies: Any) -> None:
         taken = name in {*UNTRAINED, *BASE_STAGES} - {"start"} or is_reranked(name)
         if policy is not None and taken:
             raise InputError(f"{name!r} is the name of another row or stage", where="policies", remedy="choose another")
-
-
-def _run(name: str, paths: Mapping[str, Path], base: BaseCheckpoints) -> MethodRun:
-    path = paths.get(name)
-    return MethodRun(name, None if path == base.start and name == "start" else path, {})

@@ -1,4 +1,4 @@
-"""What a stage leaves, as Python objects: a policy that recommends, a reward model with its trust report."""
+"""Results of stages as Python objects: a policy that recommends, a reward model with its trust report."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from recalign.sequences import EventDataModule
 
 @dataclass(frozen=True)
 class Trained:
-    """A stage that has run.
+    """A finished stage.
 
     Attributes:
-        log: what it was trained on.
-        name: of its stage or method.
-        seed: of its run.
-        checkpoint: what it hands over.
-        seconds: how long training took; 0 where that is not known.
+        log: the training log.
+        name: name of the stage or method.
+        seed: seed of the run.
+        checkpoint: its checkpoint.
+        seconds: training time; 0 if unknown.
     """
 
     log: Log
@@ -42,12 +42,11 @@ class Trained:
 
     @property
     def folder(self) -> Path:
-        """The run folder."""
         return self.checkpoint.parent.parent
 
     @cached_property
     def metrics(self) -> pl.DataFrame:
-        """Training's figures, a row a logging step (``metrics.csv``)."""
+        """Training metrics, one row per logging step (``metrics.csv``)."""
         return pl.read_csv(self.folder / "metrics.csv")
 
 
@@ -63,7 +62,7 @@ class TrainedPolicy(Trained):
 
     @cached_property
     def network(self) -> Policy:
-        """The policy itself, a torch module of its own, on the CPU."""
+        """The policy as a torch module, on the CPU."""
         loaded = load_net(self.checkpoint, "policy")
         check_catalogue(loaded.catalogue, self.data.sequences.catalogue, str(self.checkpoint))
         return loaded.net.eval()
@@ -86,7 +85,7 @@ class TrainedPolicy(Trained):
             as_list: whether each item is chosen as if the user had chosen those before it.
 
         Returns:
-            A row a user and rank: ``user, rank, item, score`` (log-probability up to a constant), and ``title`` where
+            One row per user and rank: ``user, rank, item, score`` (log-probability up to a constant), and ``title`` if
             the log has titles.
 
         Raises:
@@ -101,12 +100,12 @@ class TrainedPolicy(Trained):
         return asked.join(frame, on="user", how="left", maintain_order="left_right")
 
     def _mask(self, users: Sequence[int | str] | None) -> Any:
-        """Who is asked for. Shape: bool (users,)."""
+        """Mask of the requested users. Shape: bool (users,)."""
         known = self.data.sequences.users
         if users is None:
             return pl.repeat(True, len(known), eager=True).to_numpy()
         if isinstance(users, str) or not isinstance(users, Iterable) or not len(users):
-            raise InputError(f"{users!r} is no list of users", where="users", remedy="give raw ids: ['anna']")
+            raise InputError(f"{users!r} is not a list of users", where="users", remedy="give raw ids: ['anna']")
         names = known.cast(pl.String)
         there = set(names)
         if unknown := [user for user in users if str(user) not in there]:
@@ -122,25 +121,25 @@ class TrainedReward(Trained):
 
     @cached_property
     def network(self) -> RewardEnsemble:
-        """The ensemble itself, a torch module of its own, on the CPU."""
+        """The ensemble as a torch module, on the CPU."""
         return load_net(self.checkpoint, "reward").net.eval()
 
     @cached_property
     def trust(self) -> dict[str, Any]:
-        """How far it may be trusted (``trust.json``): verdict, figures beside averages, calibration."""
+        """The trust report (``trust.json``): verdict, comparison with averages, calibration."""
         return read_trust(self.folder)
 
 
 def policy_checkpoint(given: Any, log: Log, data: EventDataModule) -> Path:
-    """The checkpoint of a policy, whatever names it.
+    """Resolve a policy to its checkpoint.
 
-    A bare network is written to the log's folder, so that whoever trains on works with a copy.
+    A network is saved to the log's folder first, so that further training works on a copy.
 
     Args:
         given: a `TrainedPolicy`, a checkpoint's path, a run folder, or a `recalign.recommender.Policy`.
-        log: whose folder a network is written to.
-        data: the log as users A see it; a bare network is taken to belong to it, and to have
-            learned rewards from these users alone.
+        log: its folder is where a network is saved.
+        data: DataModule of users A. A network is assumed to belong to its catalogue, and to have learned rewards from
+            these users only.
 
     Raises:
         InputError: it is none of these, or belongs to another catalogue.
@@ -161,7 +160,7 @@ def policy_checkpoint(given: Any, log: Log, data: EventDataModule) -> Path:
 
 
 def reward_checkpoint(given: Any, data: EventDataModule) -> Path:
-    """The checkpoint of a reward model: of a `TrainedReward`, a checkpoint's path or a run folder.
+    """Resolve a `TrainedReward`, a checkpoint's path or a run folder to a checkpoint.
 
     Raises:
         InputError: it is none of these, or belongs to another catalogue.

@@ -1,4 +1,4 @@
-"""Raw logs in, one checked event table out. Polars only, no torch."""
+"""Read raw logs into one checked event table. Polars only, no torch."""
 
 from recalign.events.audit import audit, render
 from recalign.events.expression import evaluate

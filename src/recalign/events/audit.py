@@ -1,4 +1,4 @@
-"""The figures of ``recalign check`` that need no split."""
+"""Compute the figures of ``recalign check`` that need no split."""
 
 from datetime import UTC, datetime
 
@@ -9,7 +9,7 @@ from recalign.events.table import EventTable
 
 Value = int | float | str
 Section = dict[str, Value]
-"""Figures by name, in the order in which they are shown."""
+"""Figures by name, in display order."""
 
 QUANTILES = {"min": 0.0, "10 %": 0.1, "25 %": 0.25, "median": 0.5, "75 %": 0.75, "90 %": 0.9, "max": 1.0}
 BINS = 10
@@ -19,7 +19,7 @@ OUTLIERS = "share of the variance in the most extreme thousandth of the rewards"
 
 
 def audit(table: EventTable) -> dict[str, Section]:
-    """Figures of a checked log, by section."""
+    """Compute the figures of a checked log, by section."""
     frame, notes = table.frame, table.report.notes
     rewards = frame["reward"].drop_nulls()
     return {
@@ -34,10 +34,10 @@ def audit(table: EventTable) -> dict[str, Section]:
 
 
 def render(sections: dict[str, Section]) -> str:
-    """Sections as text: a heading, then figures in a column."""
-    width = max(len(_shown(value)) for rows in sections.values() for value in rows.values())
+    """Format sections as text: a heading, then its figures in a column."""
+    width = max(len(_format(value)) for rows in sections.values() for value in rows.values())
     parts = [
-        "\n".join([title, *(f"  {_shown(value):>{width}}  {name}" for name, value in rows.items())])
+        "\n".join([title, *(f"  {_format(value):>{width}}  {name}" for name, value in rows.items())])
         for title, rows in sections.items()
         if rows
     ]
@@ -45,14 +45,14 @@ def render(sections: dict[str, Section]) -> str:
 
 
 def gap_auc(frame: pl.DataFrame) -> float | None:
-    """How well the time between a user's events predicts a high reward: a leak that a model would use.
+    """Measure how well the time between a user's events predicts a high reward. A model would exploit such a leak.
 
-    A reward is high above the median, or from the median on, whichever makes the more equal halves. The score is the
-    time since the user's previous event, the time until the next one, or their difference (0 for times that were
-    interpolated), in either direction: the best of these.
+    A reward is high if it is above the median (or at least the median, if that splits the events more evenly). Three
+    scores are tried, each in both directions, and the best AUC counts: the time since the user's previous event, the
+    time until the next one, and the absolute difference of the two (0 where times were interpolated).
 
     Returns:
-        AUC from 0.5 (no leak) to 1; null where all rewards are equal or no user has two events.
+        AUC from 0.5 (no leak) to 1; None if all rewards are equal or no user has two events.
     """
     before = pl.when(pl.col("user") == pl.col("user").shift()).then(pl.col("timestamp").diff())
     after = before.shift(-1)
@@ -65,14 +65,14 @@ def gap_auc(frame: pl.DataFrame) -> float | None:
 
 
 def auc(scored: pl.DataFrame) -> float | None:
-    """Area under the ROC curve of a score (first column) for a bool (second column), ties counted half."""
+    """Area under the ROC curve of a score (first column) for a bool label (second column). Ties count half."""
     score, positive = scored.get_columns()
     ones, pairs = int(positive.sum()), int(positive.sum()) * int((~positive).sum())
     return (float(score.rank().filter(positive).sum()) - ones * (ones + 1) / 2) / pairs if pairs else None
 
 
 def histogram(values: pl.Series) -> Section:
-    """Counts by value where there are few values, else in equal bins from the smallest to the largest."""
+    """Count each value if there are at most `BINS`, else count in `BINS` bins of equal width."""
     counts = values.value_counts().sort(values.name)
     if counts.height <= BINS:
         return {f"{value:g}": count for value, count in counts.iter_rows()}
@@ -87,7 +87,7 @@ def _log(table: EventTable) -> Section:
         "events": frame.height,
         "users": len(table.users),
         "items": len(table.items),
-        "share of all (user, item) pairs seen": _pairs(frame) / (len(table.users) * len(table.items)),
+        "share of all (user, item) pairs seen": _count_pairs(frame) / (len(table.users) * len(table.items)),
     }
     if table.has_time:
         rows["first event"], rows["last event"] = (
@@ -99,7 +99,7 @@ def _log(table: EventTable) -> Section:
 
 def _repetition(table: EventTable) -> Section:
     frame = table.frame
-    rows: Section = {"events on an item that the user had before": frame.height - _pairs(frame)}
+    rows: Section = {"events on an item that the user had before": frame.height - _count_pairs(frame)}
     if table.has_time:
         here = (pl.col("user") == pl.col("user").shift()) & (pl.col("timestamp") == pl.col("timestamp").shift())
         tied = here.fill_null(False) | here.shift(-1).fill_null(False)
@@ -113,21 +113,20 @@ def _reward(table: EventTable) -> Section:
     rewards = table.frame["reward"].drop_nulls()
     mean, deviation = float(rewards.mean()), float(rewards.std())  # type: ignore[arg-type]
     rows: Section = {REWARDED: len(rewards), "mean": mean, "standard deviation": deviation}
-    if rewards.n_unique() > 2 and len(rewards) >= 1000:  # of two values, the rare one is no outlier
-        rows[OUTLIERS] = _due_to_extremes(rewards)
+    if rewards.n_unique() > 2 and len(rewards) >= 1000:  # the rarer of two values is not an outlier
+        rows[OUTLIERS] = _extreme_share(rewards)
     if table.has_time and (area := gap_auc(table.frame)) is not None:
         rows[GAP_AUC] = area
     return rows
 
 
-def _due_to_extremes(values: pl.Series) -> float:
-    """Share of the variance in the thousandth of the values that is farthest from the mean."""
+def _extreme_share(values: pl.Series) -> float:
+    """Share of the variance due to the 0.1 % of the values that lie farthest from the mean."""
     square = np.sort((values.to_numpy().astype(float) - float(values.mean())) ** 2)  # type: ignore[arg-type]
     return float(square[-(len(values) // 1000) :].sum() / square.sum())
 
 
-def _pairs(frame: pl.DataFrame) -> int:
-    """Distinct (user, item) pairs."""
+def _count_pairs(frame: pl.DataFrame) -> int:
     return (frame["user"].cast(pl.UInt64) * 2**32 + frame["item"]).n_unique()
 
 
@@ -136,5 +135,5 @@ def _quantiles(frame: pl.DataFrame, column: str) -> Section:
     return {name: int(counts.quantile(share, "nearest")) for name, share in QUANTILES.items()}  # type: ignore[arg-type]
 
 
-def _shown(value: Value) -> str:
+def _format(value: Value) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else value

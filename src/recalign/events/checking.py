@@ -1,4 +1,4 @@
-"""Check rows of a log, and order them as events."""
+"""Check the rows of a log and sort them into events."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,6 @@ import numpy as np
 import polars as pl
 
 from recalign.errors import InputError
-from recalign.events.collapse import strongest
 from recalign.events.expression import condition, evaluate, kind_of
 from recalign.events.fields import (
     index_ids,
@@ -18,33 +17,33 @@ from recalign.events.fields import (
 )
 from recalign.events.log import OWN_COLUMNS, Log
 from recalign.events.messages import SourceRows
-from recalign.events.report import Found, LeftOut, count_rows
+from recalign.events.report import CheckResult, LeftOut, count_rows
 
 
 @dataclass(frozen=True)
 class CheckedRows:
-    """Some rows of a log as events: `EventTable.frame`, `users` and `items` of these rows alone, and what was found."""
+    """Checked rows: `frame`, `users` and `items` as in `EventTable`, for these rows only, and what the check found."""
 
     frame: pl.DataFrame
     users: pl.Series
     items: pl.Series
-    found: Found
+    found: CheckResult
 
 
 def check_rows(raw: pl.DataFrame, rows: SourceRows, log: Log, reward: str | None) -> CheckedRows:
-    """Check rows of a log: all of them, or all of some users.
+    """Check rows of a log: all rows, or all rows of some users.
 
     Args:
         raw: the rows, with the columns of all files.
-        rows: their places in the files.
-        log: with `plain_names`.
+        rows: where they come from.
+        log: as returned by `plain_names`.
         reward: as in `load_events`.
 
     Raises:
-        InputError: as `load_events`, but for what only the whole log can tell (`make_report`).
+        InputError: as `load_events`. `make_report` checks what needs the whole log.
     """
     raw = raw.with_columns(missing_as_null(raw[name]) for name in (log.user, log.item, log.timestamp) if name)
-    raw, rows, left_out = _usable(raw, rows, log)
+    raw, rows, left_out = _drop_unusable(raw, rows, log)
     raw = raw.with_columns(
         evaluate(raw, expression, f"data.log.columns.{name}", rows).alias(name)
         for name, expression in log.columns.items()
@@ -52,17 +51,17 @@ def check_rows(raw: pl.DataFrame, rows: SourceRows, log: Log, reward: str | None
     rewards = _rewards(raw, rows, reward)
     if reward is not None:
         left_out.append(count_rows("have no reward and stay in histories only", rewards.is_null(), rows))
-    frame, users, items = _ordered(raw, rows, log, rewards)
+    frame, users, items = _to_events(raw, rows, log, rewards)
     if log.collapse:
-        weaker = ~strongest(frame)
+        weaker = ~_strongest(frame)
         reason = "are weaker events of the same user and item and are left out"
         left_out.append(count_rows(reason, weaker, rows.of(frame["row"])))
         frame = frame.filter(~weaker)
-    return CheckedRows(frame, users, items, Found(frame.height, left_out, (rewards.min(), rewards.max())))  # type: ignore
+    return CheckedRows(frame, users, items, CheckResult(frame.height, left_out, (rewards.min(), rewards.max())))  # type: ignore
 
 
-def _usable(raw: pl.DataFrame, rows: SourceRows, log: Log) -> tuple[pl.DataFrame, SourceRows, list[LeftOut]]:
-    """The rows that are events, and why others are not."""
+def _drop_unusable(raw: pl.DataFrame, rows: SourceRows, log: Log) -> tuple[pl.DataFrame, SourceRows, list[LeftOut]]:
+    """Drop rows that are empty or fail ``log.where``. Also return why rows were dropped."""
     empty = pl.repeat(False, raw.height, eager=True)
     if all(column.null_count() for column in raw):
         empty = raw.select(pl.all_horizontal(pl.all().is_null())).to_series()
@@ -81,7 +80,7 @@ def _usable(raw: pl.DataFrame, rows: SourceRows, log: Log) -> tuple[pl.DataFrame
 
 
 def _rewards(raw: pl.DataFrame, rows: SourceRows, reward: str | None) -> pl.Series:
-    """The reward of each row: f64, null where there is none."""
+    """Compute the reward of each row: f64, null where it has none."""
     if reward is None:
         return pl.repeat(None, raw.height, dtype=pl.Float64, eager=True)
     values = evaluate(raw, reward, "data.reward", rows)
@@ -90,15 +89,15 @@ def _rewards(raw: pl.DataFrame, rows: SourceRows, reward: str | None) -> pl.Seri
         raise InputError(
             f"{reward!r} gives {kind_of(values, rows)}, not a number",
             where="data.reward",
-            remedy="give a number or a comparison; TRY_CAST(x AS DOUBLE) makes numbers of text, and null of the rest",
+            remedy="give a number or a comparison; TRY_CAST(x AS DOUBLE) turns text into numbers or null",
         )
     return values.cast(pl.Float64)
 
 
-def _ordered(
+def _to_events(
     raw: pl.DataFrame, rows: SourceRows, log: Log, rewards: pl.Series
 ) -> tuple[pl.DataFrame, pl.Series, pl.Series]:
-    """The event table's frame, and the raw ids of its users and items."""
+    """Build the event table's frame, and the raw ids of its users and items."""
     user, users = index_ids(read_ids(raw[log.user], "data.log.user", rows))
     item, items = index_ids(read_ids(raw[log.item], "data.log.item", rows))
     if log.timestamp is None:
@@ -113,15 +112,26 @@ def _ordered(
         own["propensity"] = read_propensity(raw[log.propensity], rows)
     mapped = {log.user, log.item, log.timestamp, *OWN_COLUMNS, *own}
     feedback = [column for column in raw if column.name not in mapped]
-    order = _order(user, time)
+    order = _sort_order(user, time)
     columns = [*(values.alias(name) for name, values in own.items()), *feedback]
-    if order is not None:  # rechunk: gathering from one piece is faster
+    if order is not None:  # gathering from a single chunk is faster
         columns = [column.rechunk().gather(order) for column in columns]
     return pl.DataFrame(columns), users, items
 
 
-def _order(user: pl.Series, time: pl.Series) -> pl.Series | None:
-    """The stable order by (user, time); null if the rows are in it."""
+def _strongest(frame: pl.DataFrame) -> pl.Series:
+    """Mark the event with the highest reward of each user and item; on ties, the first one.
+
+    An event without a reward ranks below all others. Events are sorted by user and time.
+    """
+    place = frame.select("user", "item", "reward").with_row_index("place")
+    by_strength = place.sort("reward", descending=True, nulls_last=True, maintain_order=True)
+    kept = by_strength.unique(["user", "item"], keep="first")["place"]
+    return place["place"].is_in(kept.implode())
+
+
+def _sort_order(user: pl.Series, time: pl.Series) -> pl.Series | None:
+    """Stable sort order by (user, time); None if the rows are already sorted."""
     user_N, time_N = user.to_numpy(), time.to_numpy()
     no_earlier_N = time_N[1:] >= time_N[:-1]
     if ((user_N[1:] > user_N[:-1]) | (user_N[1:] == user_N[:-1]) & no_earlier_N).all():
@@ -133,9 +143,9 @@ def _order(user: pl.Series, time: pl.Series) -> pl.Series | None:
 
 
 def _stable_order(value_N: np.ndarray) -> np.ndarray:
-    """The stable order of non-negative integers. Shape: (N,) -> u32 (N,).
+    """Stable argsort of non-negative integers. Shape: (N,) -> u32 (N,).
 
-    Sorting value and place packed in one integer is ten times as fast as `argsort`.
+    Value and position are packed into one integer and sorted in place: ten times as fast as `argsort`.
     """
     bits = len(value_N).bit_length()
     least = value_N.min()

@@ -23,7 +23,7 @@ from recalign.events import files, guess, reading
 from recalign.events.log import Log
 from recalign.events.messages import did_you_mean
 from recalign.events.table import EventTable, load_events
-from recalign.events.tree import plain
+from recalign.events.tree import plain_name
 from recalign.files import write_text
 
 COLUMNS = {
@@ -32,26 +32,26 @@ COLUMNS = {
     "timestamp": "the column of the time",
 }
 QUESTIONS = COLUMNS | {"reward": "how good an event was (a column, or Polars SQL over columns)"}
-"""What each option gives."""
+"""What each option means."""
 
 UNITS = {"s": "seconds since 1970", "ms": "milliseconds since 1970", "us": "microseconds since 1970"}
 
 
 def init(words: Sequence[str]) -> None:
-    """Guess what the columns of a table mean, show some rows as they were understood, and write the log's YAML.
+    """Guess what the columns of a table mean, show the first events, and write the log's YAML.
 
     Raises:
-        InputError: the table cannot be used, or nobody says what cannot be guessed.
+        InputError: the table cannot be used, or something cannot be guessed and there is no terminal to ask on.
     """
     options = _options().parse_args(words)
     path = Path(options.table)
     name = re.sub(r"[^\w.-]+", "-", path.stem).strip("-.") or "events"
     out = Path(options.out or f"{name}.yaml")
     if out.exists() and not options.force:
-        raise InputError("there is such a file already", where=str(out), remedy="give --out FILE, or --force")
+        raise InputError("the file exists already", where=str(out), remedy="give --out FILE, or --force")
     frame, named, separator = _read(path)
-    given = {role: plain(value) for role in QUESTIONS if (value := getattr(options, role)) is not None}
-    meaning = _complete(frame, named, given)
+    given = {role: plain_name(value) for role in QUESTIONS if (value := getattr(options, role)) is not None}
+    meaning = _guess_or_ask(frame, named, given)
     unit = guess.unit(frame[meaning["timestamp"]])
     if not named:
         frame, meaning = _name_columns(frame, meaning)
@@ -63,17 +63,17 @@ def init(words: Sequence[str]) -> None:
         separator=separator,
         time_unit="datetime" if options.time_format else unit,
         time_format=options.time_format,
-        where=guess.where(frame, meaning.values()),
+        where=guess.missing_condition(frame, meaning.values()),
         **meaning,  # type: ignore[arg-type]
     )
     events = load_events(log, path.parent, reward)
-    high = guess.high(events.frame["reward"])
-    _show(log, reward, high, events)
+    high = guess.high_condition(events.frame["reward"])
+    _print_events(log, reward, high, events)
     commands = [
         shlex.join(["recalign", "check", str(out)]),
         shlex.join(["recalign", "chain", "own-log", "--log", str(out), "--name", name]),
     ]
-    write_text(out, _draft(log, path.parent, reward, high, events, commands))
+    write_text(out, _yaml_text(log, path.parent, reward, high, events, commands))
     print(
         "\n".join(
             [f"\n{printable(str(out))} is written: look it over. Next:", *(f"  {command}" for command in commands)]
@@ -97,11 +97,11 @@ def _options() -> argparse.ArgumentParser:
 
 
 def _read(path: Path) -> tuple[pl.DataFrame, bool, str | None]:
-    """Read a table by the rules of training.
+    """Read a table as training would.
 
     Returns:
-        The table, whose columns are ``column_1`` and so on if it has no header row; whether it has one; and the
-        separator, if the file's name does not say how to read it.
+        The table; whether it has a header row (without one, columns are named ``column_1``, ``column_2``, ...); and the
+        separator, or None if the file name implies it.
     """
     sources = files.find(path.parent, path.name)
     if not sources:
@@ -126,11 +126,11 @@ def _read(path: Path) -> tuple[pl.DataFrame, bool, str | None]:
     return frame, named, separator
 
 
-def _complete(frame: pl.DataFrame, named: bool, given: dict[str, str]) -> dict[str, str]:
-    """Guess what gives user, item, timestamp and reward, and ask for what cannot be guessed.
+def _guess_or_ask(frame: pl.DataFrame, named: bool, given: dict[str, str]) -> dict[str, str]:
+    """Guess user, item, timestamp and reward. Ask for what cannot be guessed.
 
     Raises:
-        InputError: a column does not exist, or nobody is there to be asked.
+        InputError: a column does not exist, or there is no terminal to ask on.
     """
     for role in COLUMNS:
         if role in given and given[role] not in frame.columns:
@@ -139,7 +139,7 @@ def _complete(frame: pl.DataFrame, named: bool, given: dict[str, str]) -> dict[s
     reward = given.get("reward")
     if reward == "null":
         remedy = "name what tells good events from bad ones, or leave --reward out to have it guessed"
-        raise InputError("null is no reward", where="--reward", remedy=remedy)
+        raise InputError("null is not a reward", where="--reward", remedy=remedy)
     if reward in frame.columns:
         given = given | {"reward": guess.quote(str(reward))}
     while True:
@@ -159,7 +159,7 @@ def _complete(frame: pl.DataFrame, named: bool, given: dict[str, str]) -> dict[s
 
 
 def _name_columns(frame: pl.DataFrame, meaning: dict[str, str]) -> tuple[pl.DataFrame, dict[str, str]]:
-    """Name the columns of a table without a header row by what they mean; the others stay ``column_5``."""
+    """Rename the columns of a table without a header row to their roles. Other columns stay ``column_5``."""
     names = {meaning[role]: role for role in COLUMNS}
     reward = meaning["reward"]
     feedback = set(re.findall(r"\bcolumn_\d+\b", reward)) - set(names)
@@ -169,8 +169,8 @@ def _name_columns(frame: pl.DataFrame, meaning: dict[str, str]) -> tuple[pl.Data
     return frame.rename(names), {role: role for role in COLUMNS} | {"reward": reward}
 
 
-def _show(log: Log, reward: str, high: str | None, events: EventTable) -> None:
-    """Print some rows as they were understood, and what there is."""
+def _print_events(log: Log, reward: str, high: str | None, events: EventTable) -> None:
+    """Print the first events and a summary of the log."""
     frame = events.frame
     condition = pl.sql_expr(high) if high else pl.col("reward") > pl.col("reward").quantile(0.75, "linear")
     rows = frame.with_columns(condition.fill_null(False).alias("high")).sort("row")
@@ -191,8 +191,8 @@ def _show(log: Log, reward: str, high: str | None, events: EventTable) -> None:
         print(note)
 
 
-def _draft(log: Log, root: Path, reward: str, high: str | None, events: EventTable, commands: list[str]) -> str:
-    """The commented YAML of a log; the test is the last tenth of what the median user has, 1 to 10 events."""
+def _yaml_text(log: Log, root: Path, reward: str, high: str | None, events: EventTable, commands: list[str]) -> str:
+    """Write a log as commented YAML. The test split is a tenth of the median user's events, between 1 and 10."""
     median = int(events.frame.group_by("user").len()["len"].quantile(0.5, "nearest") or 0)
     test = min(10, max(1, median // 10))
     comments = {
@@ -212,9 +212,9 @@ def _draft(log: Log, root: Path, reward: str, high: str | None, events: EventTab
         f"# The log of {', '.join(log.files)}, as recalign init understood it. Check it, then run the main job on it:",
         *(f"#   {command}" for command in commands),
         "data:",
-        f"  root: {_scalar(str(root))} # folder of the files, from where recalign is started; --data.root overrides it",
+        f"  root: {_yaml_scalar(str(root))} # folder of the files; --data.root overrides it",
         "  log:",
-        *(f"    {key}: {_scalar(value)} # {comment}" for key, (value, comment) in shown.items()),
+        *(f"    {key}: {_yaml_scalar(value)} # {comment}" for key, (value, comment) in shown.items()),
         "  # How good an event was: Polars SQL over the columns of its row. Where a column that it reads is empty,",
         "  # there is no reward: the event stays in histories and no loss sees a reward.",
     ]
@@ -225,10 +225,10 @@ def _draft(log: Log, root: Path, reward: str, high: str | None, events: EventTab
             *(f"    {line}" for line in reward.split("\n")),
         ]
     else:
-        lines.append(f"  reward: {_scalar(reward)}")
+        lines.append(f"  reward: {_yaml_scalar(reward)}")
     lines += [
         "  high: # which events the metrics high/* count as good",
-        f"    expression: {_scalar(high)} # a condition; null: quantile decides",
+        f"    expression: {_yaml_scalar(high)} # a condition; null: quantile decides",
         f"    quantile: {'null' if high else 0.75} # share of the rewards that a high one exceeds",
         "  split:",
         "    class_path: recalign.sequences.LeaveLast # by user; recalign.sequences.TimeSplit cuts in time",
@@ -239,7 +239,7 @@ def _draft(log: Log, root: Path, reward: str, high: str | None, events: EventTab
     return "\n".join(lines) + "\n"
 
 
-def _scalar(value: Any) -> str:
-    """A value as YAML on one line."""
+def _yaml_scalar(value: Any) -> str:
+    """Format a value as one line of YAML."""
     text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=float("inf"))
     return text.removesuffix("\n").removesuffix("\n...")

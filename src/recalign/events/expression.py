@@ -1,8 +1,8 @@
-"""Polars SQL over the columns of a log, one value per row, with a strict rule for nulls.
+"""Evaluate Polars SQL over the columns of a log, one value per row, with strict null handling.
 
-Polars SQL's ``least`` and ``greatest`` skip nulls (and NaN): in ``least(play / duration, 1.0)`` a missing play time
-would become the best reward there is. Here a value is null as soon as anything that it is made of is null, unless the
-expression says with ``coalesce`` what to do then.
+In Polars SQL ``least`` and ``greatest`` skip nulls and NaN: in ``least(play / duration, 1.0)`` a missing play time
+would become the best possible reward. Here a value is null if any of its inputs is null. Use ``coalesce`` to replace
+nulls explicitly.
 """
 
 from collections.abc import Callable
@@ -17,19 +17,19 @@ from recalign.events.tree import row_wise, without_patterns
 def evaluate(frame: pl.DataFrame, expression: str, key: str, rows: SourceRows | None = None) -> pl.Series:
     """Compute an expression on every row.
 
-    A row's value is null where a column that the expression reads is null, or where an argument of a ``least`` or
-    ``greatest`` is (``nullif`` makes such nulls). ``coalesce(a, b, ...)`` is exempt: it is the first argument that is
-    not null, each argument under the same rule.
+    A value is null if a column that the expression reads is null, or if an argument of ``least`` or ``greatest`` is
+    null (``nullif`` makes such nulls). ``coalesce(a, b, ...)`` is exempt: it returns its first argument that is not
+    null. The rule applies within each argument.
 
     Args:
         frame: the rows.
         expression: Polars SQL over the frame's columns.
         key: the setting that holds the expression, for errors: ``data.reward``.
-        rows: where the rows come from; null: the column ``row`` numbers them, if there is one.
+        rows: where the rows come from; None: numbered by the column ``row`` if there is one, else from 1.
 
     Raises:
-        InputError: the expression does not parse, reads an unknown column or other rows than its own (``avg``,
-            windows), cannot be computed, reads a NaN, or gives NaN, an infinite value or one beyond float32.
+        InputError: the expression does not parse, reads an unknown column or other rows (``avg``, windows), cannot be
+            computed, reads a NaN, or gives a value that is NaN, infinite or outside the range of float32.
     """
     if rows is None:
         rows = SourceRows(frame["row"] if "row" in frame.columns else pl.int_range(1, frame.height + 1, eager=True))
@@ -55,16 +55,16 @@ def evaluate(frame: pl.DataFrame, expression: str, key: str, rows: SourceRows | 
 
 
 def condition(frame: pl.DataFrame, expression: str, key: str, rows: SourceRows) -> pl.Series:
-    """Whether each row meets a condition; as in SQL's WHERE, null counts as false."""
+    """Whether each row meets a condition. Null counts as false, as in SQL's WHERE."""
     frame = without_patterns(frame)
     return truth(_run(frame, _parse(frame, expression, key), expression, key, rows), expression, key)
 
 
 def truth(values: pl.Series, expression: str, key: str) -> pl.Series:
-    """The values of a condition as bools; null counts as false.
+    """Convert the values of a condition to bools. Null counts as false.
 
     Raises:
-        InputError: a value is neither true or false nor 1 or 0.
+        InputError: a value is not true, false, 1 or 0.
     """
     if values.dtype != pl.Boolean and not (values.dtype.is_integer() and values.drop_nulls().is_in([0, 1]).all()):
         raise InputError(
@@ -76,7 +76,7 @@ def truth(values: pl.Series, expression: str, key: str) -> pl.Series:
 
 
 def _parse(frame: pl.DataFrame, expression: str, key: str) -> pl.Expr:
-    """Parse an expression, and check that it reads its own row only and that the frame has its columns."""
+    """Parse an expression. Check that it is row-wise and that the frame has its columns."""
     try:
         parsed = row_wise(pl.sql_expr(expression).meta.undo_aliases(), expression, key)
     except pl.exceptions.PolarsError as error:
@@ -90,7 +90,7 @@ def _parse(frame: pl.DataFrame, expression: str, key: str) -> pl.Expr:
             raise InputError(
                 f"{expression!r} reads a column {name!r} that the log does not have",
                 where=key,
-                remedy=did_you_mean(name, frame.columns) + " Text stands in 'single quotes'.",
+                remedy=did_you_mean(name, frame.columns) + " Write text in 'single quotes'.",
             )
     return parsed
 
@@ -105,12 +105,12 @@ def _run(frame: pl.DataFrame, parsed: pl.Expr, expression: str, key: str, rows: 
         raise InputError(
             f"{expression!r} cannot be computed: {str(error).splitlines()[0]}{types}",
             where=key,
-            remedy="compare like with like; TRY_CAST(x AS DOUBLE) makes numbers of text, and null of the rest",
+            remedy="compare like with like; TRY_CAST(x AS DOUBLE) turns text into numbers or null",
         ) from error
 
 
 def _null_safe(expr: pl.Expr, key: str) -> pl.Expr:
-    """The expression under the null rule of `evaluate`."""
+    """Apply the null rule of `evaluate` to an expression."""
     if _is(expr, pl.coalesce):
         return pl.coalesce([_null_safe(part, key) for part in _parts(expr)])
     needed = _needed(expr, key)
@@ -118,7 +118,7 @@ def _null_safe(expr: pl.Expr, key: str) -> pl.Expr:
 
 
 def _needed(expr: pl.Expr, key: str) -> list[pl.Expr]:
-    """The parts of an expression that must not be null."""
+    """Subexpressions that must not be null."""
     parts = _parts(expr)
     if _is(expr, pl.coalesce):
         if any(map(_skips_nulls, parts)):
@@ -139,18 +139,18 @@ def _skips_nulls(expr: pl.Expr) -> bool:
 
 
 def _parts(expr: pl.Expr) -> list[pl.Expr]:
-    """The arguments of the outermost operation, in order."""
+    """Arguments of the outermost operation, in order."""
     return expr.meta.pop()[::-1]
 
 
 def _is(expr: pl.Expr, *functions: Callable[..., pl.Expr]) -> bool:
-    """Whether the outermost operation of an expression is one of some functions."""
+    """Whether the outermost operation is one of the functions."""
     parts = _parts(expr)
     return bool(parts) and any(expr.meta.eq(function(*parts)) for function in functions)
 
 
 def kind_of(column: pl.Series, rows: SourceRows) -> str:
-    """The type of a column in words; of text, with the first value that is not a number."""
+    """Describe the type of a column; for text, quote the first value that is not a number."""
     if column.dtype != pl.String:
         return str(column.dtype)
     text = column.is_not_null() & column.cast(pl.Float64, strict=False).is_null()

@@ -1,4 +1,4 @@
-"""Get ML-100K from its publisher, or else from a wheel that carries it."""
+"""Download ML-100K from its publisher, or else from a wheel that contains it."""
 
 import hashlib
 import http.client
@@ -15,27 +15,27 @@ from recalign.errors import InputError
 from recalign.files import replacing
 
 DOWNLOADS = "downloads"
-"""The folder of the data root that downloads are kept in, apart from a user's own files."""
+"""Downloads go to this folder of the data root, separate from the user's own files."""
 
 URL = "https://files.grouplens.org/datasets/movielens/ml-100k.zip"
 MD5 = "0e33842e24a9c977be4e0107933c0723"
 TIMEOUT = 10
-"""Seconds without an answer after which the publisher counts as out of reach."""
+"""Seconds to wait for the publisher."""
 
 WHEEL = "recbole==1.2.1"
 WHEEL_MEMBER = "recbole/dataset_example/ml-100k/ml-100k"
 SIZE = (100_000, 943, 1_682)
-"""Ratings, users, items."""
+"""Expected numbers of ratings, users and items."""
 
 
 def ml_100k(root: Path) -> Path:
     """Return a data root that holds ``ml-100k.zip``, or ``ml-100k/u.data`` and ``ml-100k/u.item``: a folder of `root`.
 
-    An earlier download is used again, also one under ``data``. Else the publisher's zip is downloaded, else the wheel
-    of recbole 1.2.1, which carries the same ratings and titles.
+    An earlier download is reused, also one under ``data``. Otherwise the publisher's zip is downloaded; if that fails,
+    the wheel of recbole 1.2.1, which contains the same ratings and titles.
 
     Raises:
-        InputError: none of them can be had.
+        InputError: both downloads fail.
     """
     downloads = root / DOWNLOADS
     for place in (downloads, Path("data") / DOWNLOADS):
@@ -51,7 +51,7 @@ def ml_100k(root: Path) -> Path:
                 with replacing(target / file) as temporary:
                     temporary.write_bytes(content)
             return downloads
-        # No network or room, half an answer, no pip or none that finds the wheel, another file than expected.
+        # No network, a full disk, a truncated answer, no pip, no such wheel, or an unexpected file.
         except (OSError, http.client.HTTPException, subprocess.CalledProcessError, ValueError) as error:
             text = error.stderr if isinstance(error, subprocess.CalledProcessError) else str(error)
             failed.append(f"{name}: {(text.strip().splitlines() or [type(error).__name__])[-1]}")
@@ -63,7 +63,7 @@ def ml_100k(root: Path) -> Path:
 
 
 def _publisher() -> dict[str, bytes]:
-    """The publisher's zip."""
+    """Download the publisher's zip."""
     with urllib.request.urlopen(URL, timeout=TIMEOUT) as answer:
         data: bytes = answer.read()
     if hashlib.md5(data, usedforsecurity=False).hexdigest() != MD5:
@@ -72,7 +72,7 @@ def _publisher() -> dict[str, bytes]:
 
 
 def _wheel() -> dict[str, bytes]:
-    """Ratings and titles out of the recbole wheel, of which nothing is installed or imported."""
+    """Extract ratings and titles from the recbole wheel. Nothing of it is installed or imported."""
     with tempfile.TemporaryDirectory() as folder:
         pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--retries=1"]
         options = ["--no-deps", "--only-binary=:all:", "--timeout", str(TIMEOUT), "--dest", folder, WHEEL]

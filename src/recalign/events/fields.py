@@ -1,4 +1,4 @@
-"""The fields of an event: who, what and when, and how it was shown. Ids never pass through floats."""
+"""Read the fields of an event: user, item, time and exposure. Ids never pass through floats."""
 
 import numpy as np
 import polars as pl
@@ -9,20 +9,20 @@ from recalign.events.messages import SourceRows
 
 PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "datetime": 1_000_000}
 LAST_SECOND = 253_402_300_799
-"""The end of the year 9999. Later timestamps are milliseconds read as seconds."""
+"""End of the year 9999. Later timestamps are most likely milliseconds read as seconds."""
 
 EXACT: dict[type[pl.DataType], int] = {pl.Float64: 2**53, pl.Float32: 2**24, pl.Float16: 2**11}
-"""From here on a float does not hold every whole number."""
+"""Floats represent all integers below this size exactly."""
 
 MISSING = ("", "nan", "NaN", "NULL", r"\N")
-"""Text that stands for a missing id or time: pandas and databases write so."""
+"""Text that pandas and databases write for a missing id or time."""
 
-SPAN = 2**20
-"""Integer ids within so small a span are indexed by a table over it."""
+MAX_SPAN = 2**20
+"""Integer ids within a range of this size are indexed by a lookup table."""
 
 
 def missing_as_null(column: pl.Series) -> pl.Series:
-    """Make NaN null, and `MISSING` in text."""
+    """Replace NaN, and the text in `MISSING`, by null."""
     if column.dtype == pl.String:
         return column.replace(list(MISSING), None)
     return column.fill_nan(None) if column.dtype.is_float() else column
@@ -31,18 +31,20 @@ def missing_as_null(column: pl.Series) -> pl.Series:
 def read_ids(column: pl.Series, key: str, rows: SourceRows) -> pl.Series:
     """Read ids as 64-bit integers or strings.
 
-    Floats that are all whole numbers become integers (pandas stores integers so where one was missing), if they are
-    small enough to be exact: below 2^53, of 32 bits below 2^24.
-    `key` names the setting, for errors.
+    Floats become integers if all are whole numbers (pandas stores integers as floats if one is missing) and small
+    enough to be exact: below 2^53 in float64, below 2^24 in float32. `key` names the setting in errors.
 
     Raises:
-        InputError: an id is missing, or its type cannot name things.
+        InputError: an id is missing, or the column's type cannot hold ids.
     """
     _require_present(column, key, rows)
     if column.dtype.is_float():
         broken = column.floor() != column
         _refuse(column, broken, key, rows, "; ids are not fractions", "write ids as integers or strings")
-        inexact, why = column.abs() >= EXACT[column.dtype.base_type()], f", and {column.dtype} holds no such id exactly"
+        inexact, why = (
+            column.abs() >= EXACT[column.dtype.base_type()],
+            f", and {column.dtype} holds no such id exactly",
+        )
         _refuse(column, inexact, key, rows, why, "write ids as integers or strings")
         return column.cast(pl.Int64)
     if column.dtype.is_integer():
@@ -53,10 +55,10 @@ def read_ids(column: pl.Series, key: str, rows: SourceRows) -> pl.Series:
 
 
 def index_ids(ids: pl.Series) -> tuple[pl.Series, pl.Series]:
-    """Index ids in their sorted order: the u32 index of each, and the distinct ids by index."""
-    if ids.dtype == pl.Int64 and len(ids) and (span := int(ids.max() - ids.min()) + 1) <= max(len(ids), SPAN):  # type: ignore
+    """Index ids in sorted order. Return the u32 index of each id, and the distinct ids."""
+    if ids.dtype == pl.Int64 and len(ids) and (span := int(ids.max() - ids.min()) + 1) <= max(len(ids), MAX_SPAN):  # type: ignore
         least = ids.min()
-        exists = np.zeros(span, bool)  # a table over the span is faster than hashing
+        exists = np.zeros(span, bool)  # a lookup table is faster than hashing
         place = (ids - least).to_numpy()
         exists[place] = True
         index = exists.cumsum(dtype=np.uint32) - np.uint32(1)
@@ -67,72 +69,77 @@ def index_ids(ids: pl.Series) -> tuple[pl.Series, pl.Series]:
 
 
 def read_timestamps(
-    column: pl.Series, unit: TimeUnit, rows: SourceRows, written: str | None = None
+    column: pl.Series, unit: TimeUnit, rows: SourceRows, time_format: str | None = None
 ) -> tuple[pl.Series, int]:
     """Read timestamps as integers, at the file's own resolution.
 
-    `unit` is that of numbers and text, unless `written` is the format of the text; dates and datetimes need neither.
+    `unit` applies to numbers and text. `time_format`, if given, parses text instead. Dates and datetimes need neither.
 
     Returns:
-        i64 units since 1970, and how many of these units make a second.
+        i64 units since 1970, and the number of units per second.
 
     Raises:
         InputError: a timestamp is missing, cannot be read, or lies before 1970 or after the year 9999.
     """
     key = "data.log.timestamp"
     _require_present(column, key, rows)
-    if written is not None and not column.dtype.is_temporal():
-        column = _formatted(column, written, rows)
+    if time_format is not None and not column.dtype.is_temporal():
+        column = _parse_formatted(column, time_format, rows)
     if column.dtype.is_temporal() or unit == "datetime":
-        time, per_second = _datetimes(column, rows), PER_SECOND["datetime"]
+        time, per_second = _parse_datetimes(column, rows), PER_SECOND["datetime"]
     else:
-        time, per_second = _numbers(column, unit, rows)
-    remedy = f"mend the timestamps, or set data.log.time_unit (now {unit}: 10 digits are s, 13 ms, 16 us)"
+        time, per_second = _parse_numbers(column, unit, rows)
+    remedy = f"correct the timestamps, or set data.log.time_unit (now {unit}: 10 digits are s, 13 ms, 16 us)"
     late = time // per_second > LAST_SECOND
     for bad, why in ((time < 0, ", which is before 1970"), (late, ", which is after the year 9999")):
         _refuse(time.alias(column.name), bad, key, rows, why, remedy)
     return time, per_second
 
 
-def _numbers(column: pl.Series, unit: TimeUnit, rows: SourceRows) -> tuple[pl.Series, int]:
+def _parse_numbers(column: pl.Series, unit: TimeUnit, rows: SourceRows) -> tuple[pl.Series, int]:
     if column.dtype == pl.String:
         whole = column.cast(pl.Int64, strict=False)
-        column = whole if not whole.null_count() else _read(column, column.cast(pl.Float64, strict=False), unit, rows)
+        column = whole if not whole.null_count() else _parsed(column, column.cast(pl.Float64, strict=False), unit, rows)
     if column.dtype.is_integer():
-        return _read(column, column.cast(pl.Int64, strict=False), unit, rows), PER_SECOND[unit]
+        return _parsed(column, column.cast(pl.Int64, strict=False), unit, rows), PER_SECOND[unit]
     if column.dtype.is_float():  # seconds with fractions
         micro = (column * (PER_SECOND["us"] // PER_SECOND[unit])).round().cast(pl.Int64, strict=False)
-        return _read(column, micro, unit, rows), PER_SECOND["us"]
+        return _parsed(column, micro, unit, rows), PER_SECOND["us"]
     raise _wrong_type(column, "data.log.time_unit", f"numbers of {unit}", "name the column of the time of the event")
 
 
-def _datetimes(column: pl.Series, rows: SourceRows) -> pl.Series:
+def _parse_datetimes(column: pl.Series, rows: SourceRows) -> pl.Series:
     if column.dtype == pl.String:
-        column = _read(column, _iso_8601(column), "datetime", rows)
+        column = _parsed(column, _parse_iso_8601(column), "datetime", rows)
     if not isinstance(column.dtype, (pl.Datetime, pl.Date)):
         raise _wrong_type(column, "data.log.time_unit", "datetimes", "set it to s, ms or us: numbers since 1970")
     return column.cast(pl.Datetime("us")).to_physical()
 
 
-def _formatted(column: pl.Series, written: str, rows: SourceRows) -> pl.Series:
+def _parse_formatted(column: pl.Series, time_format: str, rows: SourceRows) -> pl.Series:
     """Parse text, or numbers such as 20261124, as datetimes in UTC."""
     key = "data.log.time_format"
     try:
-        values = column.cast(pl.String).str.to_datetime(written, time_unit="us", strict=False)
+        values = column.cast(pl.String).str.to_datetime(time_format, time_unit="us", strict=False)
     except pl.exceptions.PolarsError as error:
-        what = f"{written!r} is no format of times: {str(error).splitlines()[0]}"
+        what = f"{time_format!r} is not a time format: {str(error).splitlines()[0]}"
         raise InputError(what, where=key, remedy="write it as strftime does: %d/%m/%Y %H:%M:%S") from error
     _refuse(
-        column, values.is_null(), key, rows, f", which is not written as {written!r}", "mend the format or the file"
+        column,
+        values.is_null(),
+        key,
+        rows,
+        f", which is not written as {time_format!r}",
+        "correct the format or the file",
     )
     return values.alias(column.name)
 
 
-def _iso_8601(column: pl.Series) -> pl.Series:
-    """Parse text as datetimes in UTC; null where it is not one.
+def _parse_iso_8601(column: pl.Series) -> pl.Series:
+    """Parse ISO 8601 text as datetimes in UTC; null where that fails.
 
-    ``UTC`` after a time is an offset. Polars takes the format of the first for all, so texts with an offset
-    are parsed apart from those without.
+    A trailing ``UTC`` counts as an offset. Polars applies the format of the first value to all, so values with and
+    without an offset are parsed separately.
     """
     column = column.str.replace(r" ?UTC$", "Z")
     is_one = column.str.contains(r"^\d{4}-\d{2}-\d{2}").fill_null(False)
@@ -145,20 +152,20 @@ def _iso_8601(column: pl.Series) -> pl.Series:
     return read
 
 
-def _read(column: pl.Series, values: pl.Series, unit: TimeUnit, rows: SourceRows) -> pl.Series:
-    """The values read from a column; refuse it if one could not be read."""
+def _parsed(column: pl.Series, values: pl.Series, unit: TimeUnit, rows: SourceRows) -> pl.Series:
+    """Return the parsed values. Raise an InputError if one could not be parsed."""
     iso = "give ISO 8601 (2026-11-24T15:00:00+01:00), or say how times are written in data.log.time_format, such as"
     dated = f"{iso} '%d/%m/%Y %H:%M' (day first) or '%m/%d/%Y %H:%M' (month first)"
     remedy = dated if unit == "datetime" else f"give a number of {unit}; for dates set data.log.time_unit to datetime"
-    _refuse(column, values.is_null(), "data.log.timestamp", rows, ", which is no timestamp", remedy)
+    _refuse(column, values.is_null(), "data.log.timestamp", rows, ", which is not a timestamp", remedy)
     return values.alias(column.name)
 
 
 def read_is_random(column: pl.Series, rows: SourceRows) -> pl.Series:
-    """Read whether each item was shown at random; null counts as false.
+    """Read whether each item was shown at random. Null counts as false.
 
     Raises:
-        InputError: a value is neither true or false nor 1 or 0.
+        InputError: a value is not true, false, 1 or 0.
     """
     key, remedy = "data.log.is_random", "name such a column, or make one in data.log.columns: drawn: arm = 'random'"
     if column.dtype.is_numeric():
@@ -180,7 +187,7 @@ def read_propensity(column: pl.Series, rows: SourceRows) -> pl.Series:
         raise _wrong_type(column, key, "probabilities", remedy)
     values = column.cast(pl.Float64)
     impossible = ~((values > 0) & (values <= 1) & values.is_finite()).fill_null(True)
-    _refuse(values, impossible, key, rows, ", which is no probability of being shown", remedy)
+    _refuse(values, impossible, key, rows, ", which is not a probability", remedy)
     return values
 
 
@@ -192,7 +199,7 @@ def _require_present(column: pl.Series, key: str, rows: SourceRows) -> None:
 
 
 def _refuse(column: pl.Series, bad: pl.Series, key: str, rows: SourceRows, why: str, remedy: str) -> None:
-    """Raise an InputError that names the first bad value and the rows of the bad ones, if there are any."""
+    """If any value is bad, raise an InputError with the first bad value and the rows of all."""
     if bad.any():
         what = f"the column {column.name} holds {column.filter(bad)[0]!r} in {rows.describe(bad)}{why}"
         raise InputError(what, where=key, remedy=remedy)

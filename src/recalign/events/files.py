@@ -1,4 +1,4 @@
-"""Find a log's files under the data root: plain, compressed by gzip, or in a zip."""
+"""Find a log's files under the data root: plain, gzipped, or in a zip."""
 
 import glob
 import gzip
@@ -23,16 +23,16 @@ from recalign.files import digest, sha256
 
 TABLES = (".csv", ".tsv", ".parquet")
 MOVIELENS = ("u.data", "ratings.dat", "ratings.csv")
-"""Files of events in MovieLens's zips, which hold other tables too."""
+"""Event files in MovieLens's zips, which also contain other tables."""
 
-LARGE, EXPANSION = 2**30, 200
-"""What unpacks to more bytes than `LARGE`, and to `EXPANSION` times its own size, was made to fill a memory."""
+MAX_UNPACKED, MAX_RATIO = 2**30, 200
+"""A file that unpacks to more bytes than both `MAX_UNPACKED` and `MAX_RATIO` times its size is taken for a zip bomb."""
 
 UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError)
-"""What opening a compressed file raises: damaged, locked by a password, or compressed in a way that Python cannot."""
+"""Errors of a compressed file that is damaged, needs a password, or uses a compression that Python does not support."""
 
-ENDS = 100
-"""Rows at the beginning and at the end of Parquet in an object store that its digest covers."""
+DIGEST_ROWS = 100
+"""Rows at each end of a Parquet in an object store that its digest covers."""
 
 
 @dataclass(frozen=True)
@@ -45,12 +45,11 @@ class Source:
 
     @property
     def name(self) -> str:
-        """The bare file name without ``.gz``, which says how to read it."""
+        """The file name without folder and ``.gz``. It says how to read the file."""
         return PurePosixPath(self.member or self.path.name).name.removesuffix(".gz")
 
     @property
     def is_gzip(self) -> bool:
-        """Whether it is compressed by gzip."""
         return (self.member or self.path.name).endswith(".gz")
 
     def __str__(self) -> str:
@@ -60,22 +59,24 @@ class Source:
         """What Polars reads from: the path, the URL, or the unpacked bytes.
 
         Raises:
-            InputError: it cannot be unpacked, or unpacks to far more than it is.
+            InputError: it cannot be unpacked, or looks like a zip bomb.
         """
         if self.url:
             return self.url
         if self.member is None and not self.is_gzip:
             return self.path
-        most = max(LARGE, EXPANSION * self.path.stat().st_size)
+        most = max(MAX_UNPACKED, MAX_RATIO * self.path.stat().st_size)
         with self._open() as binary:
             content = binary.read(most + 1)
         if len(content) > most:
             what = f"{self.path.stat().st_size:,} bytes unpack to more than {most:,}"
-            raise InputError(what, where=str(self), remedy="if that is right, unpack the file and name what it holds")
+            raise InputError(
+                what, where=str(self), remedy="if that is expected, unpack the file and name what it holds"
+            )
         return content
 
     def digest(self) -> str:
-        """A digest of its bytes; in an object store, of the columns' names and types, the number of rows and the ends.
+        """Digest of its bytes. In an object store: of the schema, the number of rows, and the first and last rows.
 
         Raises:
             InputError: an object store cannot be reached or read.
@@ -84,13 +85,12 @@ class Source:
             return sha256(self.path)
         try:
             rows = pl.scan_parquet(self.url)
-            ends = [part.collect().write_json() for part in (rows.head(ENDS), rows.tail(ENDS))]
+            ends = [part.collect().write_json() for part in (rows.head(DIGEST_ROWS), rows.tail(DIGEST_ROWS))]
             return digest(str(rows.collect_schema()), rows.select(pl.len()).collect().item(), ends)
         except (pl.exceptions.PolarsError, OSError) as error:
             raise damaged(self, "Parquet", error) from error
 
     def lines(self, encoding: str = "utf-8-sig") -> Iterator[str]:
-        """Lines of text, read as they are asked for."""
         with self._open() as binary:
             yield from io.TextIOWrapper(binary, encoding, errors="replace", newline="")
 
@@ -108,10 +108,10 @@ class Source:
 
 
 def locate(log: Log, root: Path | None) -> tuple[list[Source], Source | None]:
-    """Find the files of a log; download those of a public log if one is missing.
+    """Find the files of a log. Download a public log if one of its files is missing.
 
     Returns:
-        The files of its events, in order, and that of its items' titles, if it has one.
+        The event files, in order, and the file of titles, if the log has one.
 
     Raises:
         InputError: a file is missing, or a zip is damaged.
@@ -138,11 +138,11 @@ def locate(log: Log, root: Path | None) -> tuple[list[Source], Source | None]:
 
 
 def find(root: Path, entry: str) -> list[Source]:
-    """Find the files that an entry of ``log.files`` names; an empty list if there are none.
+    """Find the files of an entry of ``log.files``; an empty list if there are none.
 
-    With wildcards, and of a folder (its Parquet), they come in the order of their names; a file of that very name comes
-    first. ``folder/file`` is also looked for in the zips ``folder.zip`` and ``folder/folder.zip``, and ``folder.zip``
-    in its folder. A URL (``s3://...``) is not looked for: Polars reads it.
+    A wildcard, or a folder (its Parquet files), gives files sorted by name. A file whose name equals the entry takes
+    precedence over a wildcard. ``folder/file`` is also searched in ``folder.zip`` and ``folder/folder.zip``, and
+    ``folder.zip`` in ``folder``. A URL (``s3://...``) is passed on to Polars.
 
     Raises:
         InputError: a zip is damaged, or does not hold a log.
@@ -165,7 +165,7 @@ def find(root: Path, entry: str) -> list[Source]:
 
 
 def damaged(source: Source | Path, kind: str, error: Exception) -> InputError:
-    """The error that a file cannot be read."""
+    """Make the error for a file that cannot be read."""
     if isinstance(source, Source) and source.url:
         remedy = "check the address, the network, and the credentials as Polars reads them (AWS_..., GOOGLE_...)"
         return InputError(f"cannot be reached or read: {str(error).splitlines()[0]}", where=source.url, remedy=remedy)
@@ -177,7 +177,7 @@ def damaged(source: Source | Path, kind: str, error: Exception) -> InputError:
 
 
 def _source(path: Path, wanted: str | None = None) -> Source:
-    """A file, or the member of a zip: the one wanted, else MovieLens's, else the only table."""
+    """A file, or a member of a zip: the wanted one, else MovieLens's events, else the only table."""
     if path.suffix != ".zip":
         return Source(path)
     try:
@@ -186,9 +186,10 @@ def _source(path: Path, wanted: str | None = None) -> Source:
     except UNREADABLE as error:
         raise damaged(path, "zip", error) from error
     for info in infos:
-        if info.filename.startswith("/") or ".." in PurePosixPath(info.filename).parts or _is_link(info):
+        is_link = stat.S_ISLNK(info.external_attr >> 16)
+        if is_link or info.filename.startswith("/") or ".." in PurePosixPath(info.filename).parts:
             what = f"its member {info.filename!r} points outside the zip"
-            raise InputError(what, where=str(path), remedy="unpack it where it can do no harm, and name the table")
+            raise InputError(what, where=str(path), remedy="unpack it in an empty folder, and name the table")
     members = [Source(path, info.filename) for info in infos]
     for choice in [wanted] if wanted else MOVIELENS:
         for source in members:
@@ -202,7 +203,3 @@ def _source(path: Path, wanted: str | None = None) -> Source:
         where=str(path),
         remedy=f"unpack it and name the file; it holds: {', '.join(str(one.member) for one in members[:10])}",
     )
-
-
-def _is_link(info: zipfile.ZipInfo) -> bool:
-    return stat.S_ISLNK(info.external_attr >> 16)

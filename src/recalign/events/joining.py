@@ -1,4 +1,4 @@
-"""Put the tables of a log's files under one another, without changing what a value means."""
+"""Concatenate the tables of a log's files without changing what a value means."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,18 +8,18 @@ from recalign.errors import InputError
 
 
 def join(frames: Mapping[str, pl.DataFrame], ids: Sequence[str], text: frozenset[str]) -> pl.DataFrame:
-    """One frame of the rows of all files; a column that a file lacks is null there.
+    """Concatenate the rows of all files. A column that a file lacks is null in its rows.
 
-    Ids of text files become integers if every one of them, in all text files, is written as one: an id is the same in
-    each file.
+    Ids of text files become integers only if all ids of all text files are written as integers, so that an id has the
+    same type in every file.
 
     Args:
-        frames: a table by file.
-        ids: columns of ids, which are text in text files.
-        text: the text files.
+        frames: a table per file.
+        ids: id columns; text files hold them as text.
+        text: names of the text files.
 
     Raises:
-        InputError: a column is of one type in a file and of another in the next, and no value stands for both.
+        InputError: a column has types in two files that cannot be combined.
     """
     parts = dict(frames)
     for name in ids:
@@ -40,7 +40,7 @@ def join(frames: Mapping[str, pl.DataFrame], ids: Sequence[str], text: frozenset
 
 
 def whole_numbers(ids: pl.Series) -> pl.Series:
-    """Ids read as text, as integers if all of them are written as integers of 64 bits (``7``, or ``7.0``)."""
+    """Cast text ids to integers if all are 64-bit integers (written ``7`` or ``7.0``), else return them unchanged."""
     if not ids.str.contains(r"^(0|-?[1-9]\d*)(\.0)?$").all():
         return ids
     numbers = ids.str.strip_suffix(".0").cast(pl.Int64, strict=False)
@@ -48,9 +48,9 @@ def whole_numbers(ids: pl.Series) -> pl.Series:
 
 
 def _refuse_mixture(types: Mapping[str, pl.DataType], name: str) -> None:
-    """Times beside anything else would become numbers; floats beside text would become text such as 7.0."""
+    """Refuse mixed types: times beside other types would become numbers, and floats beside text would become "7.0"."""
     known = {file: kind for file, kind in types.items() if kind != pl.Null}
-    kinds = {_kind(kind): file for file, kind in reversed(known.items())}
+    kinds = {_type_group(kind): file for file, kind in reversed(known.items())}
     if len(kinds) > 1 and ("time" in kinds or {"text", "fraction"} <= set(kinds) or "other" in kinds):
         raise InputError(
             f"the files do not fit together: the column {name} holds "
@@ -60,7 +60,7 @@ def _refuse_mixture(types: Mapping[str, pl.DataType], name: str) -> None:
         )
 
 
-def _kind(of: pl.DataType) -> str:
+def _type_group(of: pl.DataType) -> str:
     if of.is_temporal():
         return "time"
     if of in (pl.String, pl.Categorical, pl.Enum):

@@ -1,4 +1,4 @@
-"""What a log's YAML says about it: its files and what their columns mean."""
+"""Settings of a log: its files and what their columns mean."""
 
 import os
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ class Titles:
     """A table of the items' titles (``data.log.titles``); further columns are ignored.
 
     Attributes:
-        file: found and read as the log's files are. MovieLens's ``u.item`` and ``movies.dat`` have columns item, title.
+        file: found and read like the log's files. MovieLens's ``u.item`` and ``movies.dat`` have columns item, title.
         id: column of the item's id, as in the log.
         title: column of the title.
     """
@@ -41,30 +41,30 @@ class Log:
         name: names run folders and tables.
         files: files under the data root, in order; wildcards allowed. ``.csv``, ``.tsv``, ``.parquet``, MovieLens's
             ``u.data`` and ``ratings.dat`` (columns user, item, rating, timestamp), or a ``.zip`` that holds one.
-            ``folder/file`` is also found in ``folder.zip`` and ``folder/folder.zip``. A folder stands for the Parquet
-            in it; ``s3://bucket/folder`` (or ``gs://``, ``az://``) for that in an object store.
+            ``folder/file`` is also found in ``folder.zip`` and ``folder/folder.zip``. A folder means all Parquet
+            files in it; so does ``s3://bucket/folder`` (or ``gs://``, ``az://``) in an object store.
         header: names of all columns, in order, of text files without a header row; null: the first row is the header.
         separator: of text files; null: found from the first row (comma, tab, ``;``, ``|`` or ``::``).
         user: column of the user's id: integers or strings.
         item: column of the item's id: integers or strings.
-        timestamp: column of the event's time; null: the log has no time. Its order is then that of its rows, and it
-            serves reward models only.
+        timestamp: column of the event's time; null: the log has no time. Events are then in row order, and only reward
+            models can be trained.
         time_unit: of ``timestamp``: seconds, milliseconds or microseconds since 1970, or datetimes (ISO 8601 in text
             files; UTC if they have no offset).
-        time_format: how times of text files are written, where that is not ISO 8601: ``%d/%m/%Y %H:%M`` (the notation
-            of chrono's strftime). ``time_unit`` does not count then.
+        time_format: strftime format of times in text files that are not ISO 8601: ``%d/%m/%Y %H:%M`` (chrono's
+            notation). ``time_unit`` is then ignored.
         time_resolution: seconds to which timestamps are floored, after sorting.
         columns: feedback columns to add, by name: expressions over the raw columns.
-        where: condition for a row to be used; the report counts the other rows.
-        collapse: whether the events of a user on an item become one: that with the highest reward, and of equal ones
-            the first, at its own time. The report counts the others.
+        where: condition for a row to be used. The report counts the other rows.
+        collapse: keep one event per user and item: the one with the highest reward, on ties the first. The report
+            counts the others.
         is_random: column that is true (or 1) where the item was shown at random, or the name of one in ``columns``.
         propensity: column of the probability with which the item was shown among all that could have been, or the name
             of one in ``columns``.
         titles: the table of the items' titles; null: items are shown by their ids.
         truth: the file of true rewards under the data root, of simulated logs only.
-        fetch: a public log to download where its files are missing, if this is the log of that name (a log's YAML is
-            merged into that of the default log, which sets it).
+        fetch: public log to download if files are missing. It only applies if ``name`` is the same: the default log
+            sets it, and every other log's YAML is merged into that one.
     """
 
     name: str
@@ -90,7 +90,7 @@ class Log:
         if not self.files:
             raise InputError("no file is named", where="data.log.files", remedy="name the files of the log")
         if self.header is not None and len(set(self.header)) < len(self.header):
-            what, remedy = f"a name stands twice: {', '.join(self.header)}", "give every column a name of its own"
+            what, remedy = f"a name appears twice: {', '.join(self.header)}", "give every column a different name"
             raise InputError(what, where="data.log.header", remedy=remedy)
         require_positive("data.log", vars(self), "time_resolution")
         mapped = self.user, self.item, self.timestamp
@@ -103,5 +103,5 @@ class Log:
 
 
 def data_root(root: str | None) -> Path:
-    """The folder that raw logs are looked for in: ``--data.root``, else ``RECALIGN_DATA``, else ``data``."""
+    """The folder of raw logs: ``--data.root``, else ``RECALIGN_DATA``, else ``data``."""
     return Path(root or os.environ.get("RECALIGN_DATA") or "data").expanduser()

@@ -1,4 +1,4 @@
-"""How errors and reports name rows and near misses."""
+"""Name rows in messages, and suggest near misses."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -8,7 +8,7 @@ import polars as pl
 from recalign.errors import nearest
 
 SHOWN = 5
-"""Rows that a message names; it counts the others."""
+"""Rows that a message names. The others are counted."""
 
 LISTED = 30
 """Names that a message lists."""
@@ -16,12 +16,12 @@ LISTED = 30
 
 @dataclass(frozen=True)
 class SourceRows:
-    """The rows of a frame, by their place in the files that they came from.
+    """Where the rows of a frame come from.
 
     Attributes:
-        number: u32, the number of each row, counted from 1 through all files without their headers.
-        files: rows of each file, in order; empty where they are not known.
-        headed: files whose first row is a header.
+        number: u32, row number, counted from 1 through all files, headers excluded.
+        files: number of rows of each file, in order; empty if unknown.
+        headed: files with a header row.
     """
 
     number: pl.Series
@@ -29,20 +29,19 @@ class SourceRows:
     headed: frozenset[str] = frozenset()
 
     def filter(self, mask: pl.Series) -> "SourceRows":
-        """The rows that a boolean mask keeps."""
         return self.of(self.number.filter(mask))
 
     def of(self, number: pl.Series) -> "SourceRows":
-        """Rows of the same files, by their numbers."""
+        """Rows of the same files with these numbers."""
         return replace(self, number=number)
 
     def describe(self, mask: pl.Series) -> str:
-        """The first rows of a mask in words: ``rows 3, 8 of log.csv (header not counted) and 12 more``."""
+        """Describe the rows of a mask: ``rows 3, 8 of log.csv (header not counted) and 12 more``."""
         numbers = self.number.filter(mask)
         return self.name(numbers.head(SHOWN).sort().to_list(), len(numbers))
 
     def name(self, first: list[int], count: int) -> str:
-        """The first of `count` rows in words, by their numbers."""
+        """Describe `count` rows, given the numbers of the first ones."""
         more = f" and {count - SHOWN:,} more" if count > SHOWN else ""
         if not self.files:
             return _rows(first) + more
@@ -60,7 +59,7 @@ def _rows(numbers: list[int]) -> str:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A remedy: the name that was probably meant, else the names there are."""
+    """Suggest the nearest known name, else list the known names."""
     known = list(known)
     if near := nearest(name, known):
         return f"did you mean {near!r}?"

@@ -15,16 +15,16 @@ from recalign.errors import InputError
 from recalign.events.files import TABLES, Source, damaged
 from recalign.events.log import EXPOSURE_COLUMNS, Log
 from recalign.events.messages import SHOWN, did_you_mean
-from recalign.events.tree import plain, without_patterns
+from recalign.events.tree import plain_name, without_patterns
 
 NULLS = ("NULL", r"\N")
-"""What databases write for a missing value, beside an empty field."""
+"""What databases write for a missing value. An empty field is missing too."""
 
 SEPARATORS = (",", "\t", ";", "|", "::")
-"""Separators of text files that are recognised."""
+"""Separators that are recognised in text files."""
 
-UNIT = "\x1f"
-"""Replaces a separator of several characters, which Polars cannot read."""
+UNIT_SEPARATOR = "\x1f"
+"""Stands in for a separator of several characters, which Polars cannot read."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Layout:
     Attributes:
         separator: between fields.
         header: names of the columns of a file without a header row; null: the first row is the header.
-        quote: encloses fields that hold the separator; null: nothing does.
+        quote: quote character; None: fields are not quoted.
         encoding: of the text.
         types: of the columns; empty: inferred from all rows.
     """
@@ -54,22 +54,22 @@ MOVIELENS = {
     "u.item": Layout("|", FILM, None, "latin-1"),
     "movies.dat": Layout("::", ("item", "title", "genres"), None, "latin-1"),
 }
-"""Files of MovieLens that have no header row, by name."""
+"""Layouts of MovieLens's files, which have no header row, by file name."""
 
 
 def read(
     source: Source, ids: Sequence[str], header: Sequence[str] | None = None, separator: str | None = None
 ) -> pl.DataFrame:
-    """Read a table, whatever its layout; its columns are named as `without_patterns` says.
+    """Read a table of any supported layout. Columns are named as by `without_patterns`.
 
     Args:
         source: the file.
-        ids: names of the columns of ids: of text files they stay text, so that ``007`` is not 7.
-        header, separator: `Log.header` and `Log.separator`.
+        ids: names of id columns. In text files they stay text, so that ``007`` does not become 7.
+        header, separator: as in `Log`.
 
     Raises:
-        InputError: the file is empty or damaged, its rows have different numbers of fields, `header` names another
-            number of columns, or its kind is not known.
+        InputError: the file is empty, damaged or of an unknown kind, its rows have different numbers of fields, or
+            `header` does not have as many names as there are columns.
     """
     try:
         if not is_text(source):
@@ -82,12 +82,11 @@ def read(
 
 
 def scan(source: Source) -> pl.LazyFrame:
-    """A Parquet file, to be read in parts; what a URL names may be several, with wildcards. Columns as `read`'s."""
+    """Scan a Parquet file lazily; a URL may name several, with wildcards. Columns are named as by `read`."""
     return without_patterns(pl.scan_parquet(source.data(), glob=source.url is not None))
 
 
 def is_text(source: Source) -> bool:
-    """Whether a file is text."""
     return not source.name.endswith(".parquet")
 
 
@@ -97,14 +96,14 @@ def has_header(source: Source, header: Sequence[str] | None) -> bool:
 
 
 def plain_names(log: Log) -> Log:
-    """The log with its columns named as `read` names them."""
+    """Rename the columns of a log's settings as `read` names them."""
     mapped = {key: getattr(log, key) for key in ("user", "item", "timestamp", *EXPOSURE_COLUMNS)}
-    names: dict[str, Any] = {key: name and plain(name) for key, name in mapped.items()}
-    return replace(log, columns={plain(name): one for name, one in log.columns.items()}, **names)
+    names: dict[str, Any] = {key: name and plain_name(name) for key, name in mapped.items()}
+    return replace(log, columns={plain_name(name): one for name, one in log.columns.items()}, **names)
 
 
 def require_columns(log: Log, file: str, columns: list[str]) -> None:
-    """Refuse a file that lacks a column that the log, with `plain_names`, maps."""
+    """Refuse a file without a column that the log maps. `log` is the result of `plain_names`."""
     for key in ("user", "item", "timestamp", *EXPOSURE_COLUMNS):
         column = getattr(log, key)
         computed = key in EXPOSURE_COLUMNS and column in log.columns
@@ -113,12 +112,12 @@ def require_columns(log: Log, file: str, columns: list[str]) -> None:
 
 
 def looks_like_data(names: Sequence[str]) -> bool:
-    """Whether some names of columns are numbers or dates, as in a file without a header row."""
+    """Whether a column name is a number or a date, as if the first row were data."""
     return any(re.fullmatch(r"[-+]?\d+([-.:/T ]\d+)*(Z|[eE+]\d.*)?(_duplicated_\d+)?", name) for name in names)
 
 
 def no_column(key: str, column: str, file: str, found: list[str]) -> InputError:
-    """The error that a file lacks a column that the setting `key` names."""
+    """Make the error for a file without the column that the setting `key` names."""
     if looks_like_data(found):
         return InputError(
             f"there is no column {column!r} in {file}, whose first row looks like data, not names: {', '.join(found)}",
@@ -129,9 +128,9 @@ def no_column(key: str, column: str, file: str, found: list[str]) -> InputError:
 
 
 def find_separator(source: Source) -> str:
-    """The separator of a text file, found from its first row.
+    """Find the separator of a text file from its first row.
 
-    The usual one (a tab in .tsv, else a comma) if the row has it, else the most frequent of `SEPARATORS`.
+    The usual one (a tab in .tsv, else a comma) if the row contains it, else the most frequent of `SEPARATORS`.
     """
     line = re.sub(r'"[^"]*"', "", next(source.lines(), ""))
     usual = "\t" if source.name.endswith(".tsv") else ","
@@ -152,8 +151,8 @@ def _layout(source: Source, header: Sequence[str] | None, separator: str | None)
 
 
 def _read_text(source: Source, ids: Sequence[str], layout: Layout) -> pl.DataFrame:
-    """Columns of ids are read as text, unless the layout knows their types."""
-    first = next(_rows(source, layout), [])
+    """Read a text file. Ids are read as text, unless the layout sets their types."""
+    first = next(_split_rows(source, layout), [])
     if layout.header is not None and len(layout.header) != len(first) > 0:
         raise InputError(
             f"{len(layout.header)} columns are named, but {source} has {len(first)}",
@@ -165,11 +164,11 @@ def _read_text(source: Source, ids: Sequence[str], layout: Layout) -> pl.DataFra
     except pl.exceptions.PolarsError:
         _refuse_ragged(source, layout, len(first))
         raise
-    if frame.width != len(first) or frame.to_series(-1).null_count():  # Polars fills short rows up with nulls
+    if frame.width != len(first) or frame.to_series(-1).null_count():  # Polars pads short rows with nulls
         _refuse_ragged(source, layout, len(first))
     if layout.header is None and frame.width == len(set(first)):
         frame.columns = first
-    void = [column.name for column in frame if column.null_count() == frame.height]  # read as text, for want of a value
+    void = [column.name for column in frame if column.null_count() == frame.height]  # an empty column is read as text
     return frame.with_columns(pl.lit(None).alias(name) for name in void)
 
 
@@ -177,7 +176,7 @@ def _parse(source: Source, layout: Layout, ids: Sequence[str]) -> pl.DataFrame:
     data, separator = source.data(), layout.separator
     if len(separator) > 1:
         data = data if isinstance(data, bytes) else Path(data).read_bytes()
-        data, separator = data.replace(separator.encode(), UNIT.encode()), UNIT
+        data, separator = data.replace(separator.encode(), UNIT_SEPARATOR.encode()), UNIT_SEPARATOR
     read_csv = functools.partial(
         pl.read_csv,
         data,
@@ -193,22 +192,22 @@ def _parse(source: Source, layout: Layout, ids: Sequence[str]) -> pl.DataFrame:
         try:
             return read_csv(schema=layout.types)
         except pl.exceptions.PolarsError:
-            pass  # a field is of another type: the checks of the event table name it
-    doubled = [name.replace('"', '""') for name in ids]  # Polars leaves quotes in names of columns doubled
+            pass  # a field has another type: the checks of the event table report it
+    doubled = [name.replace('"', '""') for name in ids]  # Polars keeps doubled quotes in column names
     return read_csv(schema_overrides=dict.fromkeys([*ids, *doubled], pl.String), infer_schema_length=None)
 
 
-def _rows(source: Source, layout: Layout) -> Iterator[list[str]]:
-    """The fields of each row, as text; the header first, if there is one."""
+def _split_rows(source: Source, layout: Layout) -> Iterator[list[str]]:
+    """Iterate over rows as lists of text fields, header included."""
     lines, separator = source.lines("utf-8-sig" if layout.encoding == "utf8" else layout.encoding), layout.separator
     if len(separator) > 1:
-        lines, separator = (line.replace(layout.separator, UNIT) for line in lines), UNIT
+        lines, separator = (line.replace(layout.separator, UNIT_SEPARATOR) for line in lines), UNIT_SEPARATOR
     return csv.reader(lines, delimiter=separator, quoting=csv.QUOTE_MINIMAL if layout.quote else csv.QUOTE_NONE)
 
 
 def _refuse_ragged(source: Source, layout: Layout, width: int) -> None:
-    """Raise an InputError that names the rows that do not have as many fields as the first, if there are any."""
-    numbered = zip(itertools.count(0 if layout.header is None else 1), _rows(source, layout), strict=False)
+    """Raise an InputError if rows have another number of fields than the first, and name them."""
+    numbered = zip(itertools.count(0 if layout.header is None else 1), _split_rows(source, layout), strict=False)
     ragged = [(number, len(fields)) for number, fields in numbered if len(fields) not in (0, width)]
     if ragged:
         first = ", ".join(f"row {number} has {count}" for number, count in ragged[:SHOWN])
@@ -216,5 +215,5 @@ def _refuse_ragged(source: Source, layout: Layout, width: int) -> None:
         raise InputError(
             f"{width} fields a row are expected, but {first}{more}",
             where=f"{source} (header not counted)" if layout.header is None else str(source),
-            remedy=f"put fields that hold {layout.separator!r} in double quotes; mend or remove these rows",
+            remedy=f"put fields that hold {layout.separator!r} in double quotes; correct or remove these rows",
         )

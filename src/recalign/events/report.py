@@ -1,4 +1,4 @@
-"""What was read of a log, in words."""
+"""Report what was read of a log."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,16 +9,16 @@ from recalign.errors import InputError, printable
 from recalign.events.messages import SHOWN, SourceRows
 
 LeftOut = tuple[str, int, list[int]]
-"""Why rows are no events, or in no loss; how many there are; the least of their numbers."""
+"""Reason, number of rows, and the first row numbers."""
 
 
 @dataclass(frozen=True)
 class Note:
-    """Rows that are left out, or are not in every loss."""
+    """Rows that are left out, or count in some losses only."""
 
     reason: str
     count: int
-    rows: str  # the first of them, in words
+    rows: str  # description of the first ones
 
     def __str__(self) -> str:
         return printable(f"{self.count:,} rows {self.reason}: {self.rows}")
@@ -26,7 +26,7 @@ class Note:
 
 @dataclass(frozen=True)
 class Report:
-    """What was read of a log: the rows of each file, and the events that are used."""
+    """Rows read from each file, events used, and notes on the other rows."""
 
     files: dict[str, int]
     used: int
@@ -38,13 +38,14 @@ class Report:
 
 
 @dataclass(frozen=True)
-class Found:
-    """What the check of some rows of a log found, in plain values.
+class CheckResult:
+    """Result of checking some rows of a log, in plain values.
 
     Attributes:
-        used: rows that are events.
-        left_out: why other rows are not, or have no reward; of every part of a log for the same reasons in order.
-        rewards: the least and the greatest; null where there is none.
+        used: number of rows that are events.
+        left_out: counts of the other rows, and of rows without a reward, by reason. All parts of a log list the same
+            reasons in the same order.
+        rewards: smallest and largest reward; None if there is none.
     """
 
     used: int
@@ -53,12 +54,12 @@ class Found:
 
 
 def count_rows(reason: str, mask: pl.Series, rows: SourceRows) -> LeftOut:
-    """Count the rows of a mask, also if there are none."""
+    """Count the rows of a mask; 0 is listed too."""
     return reason, int(mask.sum()), rows.number.filter(mask).bottom_k(SHOWN).sort().to_list()
 
 
-def make_report(parts: Sequence[Found], rows: SourceRows, reward: str | None) -> Report:
-    """The report of a log whose rows were checked in parts. Only the files of `rows` are read.
+def make_report(parts: Sequence[CheckResult], rows: SourceRows, reward: str | None) -> Report:
+    """Combine the check results of a log's parts. Of `rows` only the files are used.
 
     Raises:
         InputError: no row can be used, or the reward is the same for every event.
@@ -74,13 +75,13 @@ def make_report(parts: Sequence[Found], rows: SourceRows, reward: str | None) ->
         raise InputError(
             f"no row of {', '.join(rows.files)} can be used: {'; '.join(note.reason for note in notes)}",
             where="data.log.where",
-            remedy="mend the condition, or the file",
+            remedy="correct the condition or the file",
         )
     values = {end for part in parts for end in part.rewards if end is not None}
     if reward is not None and len(values) < 2:
         raise InputError(
             f"{reward!r} is {f'{values.pop():g}' if values else 'null'} for every event of {', '.join(rows.files)}",
             where="data.reward",
-            remedy="name a column that tells good events from bad ones, or set data.reward to null for a log without",
+            remedy="name a column that tells good events from bad ones, or set data.reward to null if the log has none",
         )
     return Report(rows.files, used, tuple(notes))

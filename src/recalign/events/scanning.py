@@ -1,4 +1,4 @@
-"""Read the rows of a log some at a time, so that it need not fit in memory."""
+"""Read a log in blocks of rows, so that it need not fit in memory."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from recalign.events.messages import SourceRows
 from recalign.events.reading import has_header, is_text, plain_names, read, require_columns, scan
 from recalign.files import replacing
 
-MOST_ROWS = 2**32 - 2
-"""Rows are numbered by 32 bits."""
+MAX_ROWS = 2**32 - 2
+"""Row numbers have 32 bits."""
 
 
 @dataclass(frozen=True)
 class Block:
-    """Rows ``start`` and after of a file; ``first`` is the number of the first of them in the whole log."""
+    """``rows`` rows of a file from row ``start`` on. ``first`` is the number of the first one in the whole log."""
 
     file: int
     start: int
@@ -37,11 +37,11 @@ class LogScan:
     """A log in blocks of rows, in the order of its files.
 
     Attributes:
-        parquet: what is scanned: the log's own Parquet, or what its other files were converted to.
-        empty: all columns of the files, without rows.
-        rows: names and sizes of the files.
-        text: which files are text.
-        integers: columns of ids that are written as integers in all text files.
+        parquet: the Parquet files to scan; other files were converted.
+        empty: a frame with all columns and no rows.
+        rows: names and row counts of the files.
+        text: names of the text files.
+        integers: id columns that hold only integers in all text files.
     """
 
     parquet: list[Source]
@@ -52,7 +52,7 @@ class LogScan:
 
     @classmethod
     def open(cls, log: Log, root: Path | None, folder: Path) -> LogScan:
-        """Find the files of a log. Each that is no Parquet is read whole, one at a time, and converted in `folder`.
+        """Find the files of a log. Others than Parquet are read whole, one at a time, and converted in `folder`.
 
         Raises:
             InputError: a file is missing or cannot be read, or they do not fit together.
@@ -66,9 +66,9 @@ class LogScan:
                 empty[file] = pl.DataFrame(schema=scan(source).collect_schema())
                 heights[file] = int(scan(source).select(pl.len()).collect().item())
             require_columns(log, file, empty[file].columns)
-        if not 0 < (total := sum(heights.values())) <= MOST_ROWS:
-            what = f"the log has {total:,} rows, not 1 to {MOST_ROWS:,}"
-            raise InputError(what, where=", ".join(heights), remedy="name files of fewer events in data.log.files")
+        if not 0 < (total := sum(heights.values())) <= MAX_ROWS:
+            what = f"the log has {total:,} rows, not 1 to {MAX_ROWS:,}"
+            raise InputError(what, where=", ".join(heights), remedy="name fewer or smaller files in data.log.files")
         text = frozenset(str(source) for source in sources if is_text(source))
         integers = [
             name
@@ -81,11 +81,10 @@ class LogScan:
 
     @property
     def height(self) -> int:
-        """The number of all rows."""
         return sum(self.rows.files.values())
 
     def blocks(self, size: int) -> list[Block]:
-        """All rows, `size` at a time or fewer."""
+        """Split all rows into blocks of at most `size`."""
         heights = self.rows.files.values()
         return [
             Block(file, start, min(size, height - start), before + start)
@@ -94,7 +93,7 @@ class LogScan:
         ]
 
     def read(self, block: Block, columns: Sequence[str] | None = None) -> pl.DataFrame:
-        """The rows of a block, with all columns of all files or with some of them."""
+        """Read a block, with all columns of all files or only some."""
         empty = self.empty.select(columns or self.empty.columns)
         file, lazy = list(self.rows.files)[block.file], scan(self.parquet[block.file])
         wanted = [name for name in lazy.collect_schema().names() if name in empty.columns]
@@ -114,13 +113,13 @@ def _as_parquet(source: Source, log: Log, path: Path) -> Source:
 
 
 def _are_integers(source: Source, name: str) -> bool:
-    """Whether all ids of a column of text are written as integers."""
+    """Whether all ids of a text column are written as integers."""
     return whole_numbers(scan(source).select(name).collect()[name]).dtype != pl.String
 
 
 @contextmanager
 def _reading(source: Source) -> Iterator[None]:
-    """Name the file that cannot be scanned."""
+    """Turn read errors into an InputError that names the file."""
     try:
         yield
     except (pl.exceptions.PolarsError, OSError) as error:

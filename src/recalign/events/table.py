@@ -1,4 +1,4 @@
-"""The event table: one checked frame of events, whatever the log looked like."""
+"""The event table: one checked frame of events for any log."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -33,7 +33,7 @@ class EventTable:
         users: raw user ids by index, sorted: integers or strings.
         items: raw item ids by index, sorted.
         has_time: whether the log has timestamps.
-        report: what was read, and the rows that cannot be used.
+        report: what was read and what was left out.
         fingerprint: hex digest of the files' bytes, the mapping and the reward's expression.
     """
 
@@ -50,11 +50,11 @@ def load_events(log: Log, root: Path | None, reward: str | None) -> EventTable:
 
     Args:
         log: its files and what their columns mean.
-        root: the data root; null: `data_root`.
-        reward: Polars SQL over the columns of the files and ``log.columns``; null: no event has a reward.
+        root: the data root; None: `data_root`.
+        reward: Polars SQL over the columns of the files and ``log.columns``; None: no event has a reward.
 
     Raises:
-        InputError: something in the log cannot be used, with the file, row, column or key, and a remedy.
+        InputError: the log cannot be used; names the file, row, column or key, and a remedy.
     """
     sources, _ = locate(log, root)
     mark = _digest(log, sources, reward)
@@ -71,7 +71,7 @@ def fingerprint(log: Log, root: Path | None, reward: str | None) -> str:
 
 def _digest(log: Log, sources: list[Source], reward: str | None) -> str:
     mapping = asdict(log)
-    del mapping["titles"]  # they do not change the events
+    del mapping["titles"]  # titles do not change the events
     return digest(mapping, reward, [source.digest() for source in sources])[:16]
 
 

@@ -1,4 +1,4 @@
-"""Titles of a log's items, for people to read. Nothing is trained on them."""
+"""Look up titles of a log's items. They are for display only; nothing is trained on them."""
 
 from pathlib import Path
 
@@ -10,14 +10,14 @@ from recalign.events.files import locate
 from recalign.events.joining import whole_numbers
 from recalign.events.log import Log
 from recalign.events.reading import no_column, read
-from recalign.events.tree import plain
+from recalign.events.tree import plain_name
 
 
 def read_titles(log: Log, root: Path | None, items: pl.Series) -> tuple[pl.Series, Section]:
-    """Look up the title of each of some items, given by raw id. Without ``log.titles``, every title is the id.
+    """Look up the titles of items by raw id. Without ``log.titles`` the title is the id.
 
     Returns:
-        Text aligned with `items`: the title, or the id where there is none; and counts for ``recalign check``.
+        Titles aligned with `items`, the id where there is none; and counts for ``recalign check``.
 
     Raises:
         InputError: the file of titles is missing or damaged, lacks a column, or has a title of none of the items.
@@ -26,7 +26,7 @@ def read_titles(log: Log, root: Path | None, items: pl.Series) -> tuple[pl.Serie
     if log.titles is None or (source := locate(log, root)[1]) is None:
         return ids, {}
     frame = read(source, (log.titles.id,))
-    id_, title = plain(log.titles.id), plain(log.titles.title)
+    id_, title = plain_name(log.titles.id), plain_name(log.titles.title)
     for key, column in (("id", id_), ("title", title)):
         if column not in frame.columns:
             raise no_column(f"data.log.titles.{key}", column, str(source), frame.columns)

@@ -1,4 +1,4 @@
-"""The tree of a Polars expression: whether it reads its own row only, and columns that are named like patterns."""
+"""Walk the tree of a Polars expression: refuse what is not row-wise, and handle columns named like patterns."""
 
 import json
 from typing import Any, TypeVar
@@ -16,66 +16,69 @@ ROW_WISE = frozenset(
         *("Trigonometry", "Truncate", "IsNotNull", "IsNull", "Not"),
     }
 )
-"""Polars's functions of one row, as its SQL names them. All others are refused: aggregates, ranks, shifts, windows."""
+"""Row-wise functions, by the names in Polars's expression tree. Others are refused: aggregates, ranks, windows."""
 
-PARTS = {
+CHILDREN = {
     "BinaryExpr": ("left", "right"),
     "Ternary": ("predicate", "truthy", "falsy"),
     "Cast": ("expr",),
     "Function": ("input",),
 }
-"""Kinds of node, and where they keep their parts."""
+"""Fields that hold the children of a node, by kind of node."""
 
 
 def row_wise(parsed: pl.Expr, expression: str, key: str) -> pl.Expr:
-    """The expression, over the columns of `without_patterns`, if the value of a row depends on no other row.
+    """Check that an expression is row-wise: a row's value depends on no other row.
 
     Args:
         parsed: the expression.
         expression: its SQL, for errors.
         key: the setting that holds it, for errors.
 
+    Returns:
+        The expression over the column names of `without_patterns`.
+
     Raises:
         InputError: it reads other rows.
     """
-    tree = _checked(json.loads(parsed.meta.serialize(format="json")), expression, key)
+    tree = _check_node(json.loads(parsed.meta.serialize(format="json")), expression, key)
     return pl.Expr.deserialize(json.dumps(tree).encode(), format="json")
 
 
 def without_patterns(frame: Frame) -> Frame:
-    """The frame with other names for columns named ``*`` or ``^...$``, which Polars would take for patterns."""
-    return frame.rename({name: plain(name) for name in frame.collect_schema().names() if _is_pattern(name)})
+    """Rename columns named ``*`` or ``^...$``, which Polars would take for patterns."""
+    return frame.rename({name: plain_name(name) for name in frame.collect_schema().names() if _is_pattern(name)})
 
 
 def _is_pattern(name: str) -> bool:
     return name == "*" or (name.startswith("^") and name.endswith("$"))
 
 
-def plain(name: str) -> str:
-    """The name under which `without_patterns` keeps a column."""
+def plain_name(name: str) -> str:
+    """The name that `without_patterns` gives to a column."""
     return f"column {name}" if _is_pattern(name) else name
 
 
-def _checked(node: Any, expression: str, key: str) -> Any:
-    """A node of the tree, with columns in place of patterns."""
+def _check_node(node: Any, expression: str, key: str) -> Any:
+    """Check a node and its children. Patterns become columns."""
     if isinstance(node, list):
-        return [_checked(part, expression, key) for part in node]
+        return [_check_node(part, expression, key) for part in node]
     kind, content = next(iter(node.items())) if isinstance(node, dict) else (node, {})
     if kind in ("Column", "Literal"):
         return node
-    if kind == "Selector":  # what SQL makes of a quoted "*" or "^...$"
-        return {"Column": plain("*" if content == "Wildcard" else str(content.get("Matches")))}
-    if kind not in PARTS or (kind == "Function" and _function(content["function"]) not in ROW_WISE):
+    if kind == "Selector":  # a quoted "*" or "^...$" in SQL
+        return {"Column": plain_name("*" if content == "Wildcard" else str(content.get("Matches")))}
+    if kind not in CHILDREN or (kind == "Function" and _function_name(content["function"]) not in ROW_WISE):
         raise InputError(
             f"{expression!r} reads other rows than its own, so it would carry the future into training",
             where=key,
-            remedy="write what a row is worth by its own columns, without averages, ranks or windows",
+            remedy="compute the value from its own columns, without averages, ranks or windows",
         )
-    parts = {part: _checked(content[part], expression, key) for part in PARTS[kind]}
+    parts = {part: _check_node(content[part], expression, key) for part in CHILDREN[kind]}
     return {kind: content | parts}
 
 
-def _function(function: Any) -> str:
-    """The name of a function; of a condition, which one it is."""
+def _function_name(function: Any) -> str:
+    """The name of a function; for kind Boolean, of the condition."""
     name, options = next(iter(function.items())) if isinstance(function, dict) else (function, None)
     return str(options) if name == "Boolean" else str(name)

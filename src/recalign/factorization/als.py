@@ -2,7 +2,7 @@
 
     r_ui = mu + b_u + b_i + p_u . q_i,      sum of squared errors + ridge * (b_u^2 + b_i^2 + |p_u|^2 + |q_i|^2),
 
-on training rows (Koren, Bell & Volinsky 2009). With rank 0 it is the ridge regression on user and item.
+on training rows (Koren, Bell & Volinsky 2009). With rank 0 it is a ridge regression on user and item.
 
 Suffixes: N events, U users, V items, R rows of one side, C rows of the other, F parameters of a row (1 + rank).
 """
@@ -16,7 +16,7 @@ from scipy.sparse import csr_array
 
 SWEEPS = 8
 RIDGES = (1.0, 3.0, 10.0, 30.0)
-"""Those that validation chooses from."""
+"""Candidates; validation chooses one."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class ALSFactorization:
 
     Attributes:
         mean: mu.
-        user_UF, item_VF: b and p of each user, b and q of each item; zeros without a training row.
-        ridge: weight of their squares.
+        user_UF, item_VF: b and p of each user, b and q of each item; 0 without a training row.
+        ridge: weight of the squared parameters.
     """
 
     mean: float
@@ -49,8 +49,8 @@ def fit_als(
         user_N, item_N: int64, from 0.
         reward_N: rewards.
         size: U and V.
-        rank: of p and q; 0 for a regression on user and item alone.
-        ridge: weight of the squares.
+        rank: dimensions of p and q; 0: biases only.
+        ridge: weight of the squared parameters.
     """
     rng, mean = np.random.default_rng(0), float(reward_N.mean())
     item_VF = np.concatenate([np.zeros((size[1], 1)), rng.normal(0, 0.1, (size[1], rank))], axis=1)
@@ -63,7 +63,7 @@ def fit_als(
 
 
 def _solve(count_RC: csr_array, reward_RC: csr_array, other_CF: np.ndarray, ridge: float) -> np.ndarray:
-    """Least squares for one side given the other's parameters, from counts and sums of the rewards. Shape: (R, F)."""
+    """Solve one side's ridge regressions given the other side, from counts and sums of rewards. Shape: (R, F)."""
     x_CF = other_CF.copy()
     x_CF[:, 0] = 1
     width = x_CF.shape[1]

@@ -1,14 +1,14 @@
 """Co-occurrence embeddings of items: items that the same users choose get similar vectors.
 
-They are known before any reward, and where choices are many and rewards noisy they tell more of a user's preferences
-than the rewards do. With A_ui = 1 where user u chose item i, d_u and d_i its row and column sums, and m and n their
+They need no rewards. Where choices are many and rewards noisy, they say more about a user's preferences than the
+rewards do. With A_ui = 1 where user u chose item i, d_u and d_i its row and column sums, and m and n their
 means,
 
     L = (D_u + m I)^-1/2  A  (D_i + n I)^-1/2  =  U S V',        z_i = row i of V S,
 
-a truncated singular value decomposition (regularised spectral clustering; Qin & Rohe 2013, arXiv 1309.4111). The means
-keep a few users who share nothing with the others from filling it. The first component, which is how popular an item
-is, is left out. An item with few choices has a short vector.
+a truncated SVD of the user-item matrix (regularised spectral clustering; Qin & Rohe 2013, arXiv 1309.4111). Adding the
+means keeps small isolated groups of users from dominating the components. The first component, which is item
+popularity, is dropped. An item with few choices has a short vector.
 
 Suffixes: N choices, R rows (of items), K dimensions.
 """
@@ -27,12 +27,12 @@ def cooccurrence_embedding(user_N: np.ndarray, item_N: np.ndarray, items: int, c
     """Embed items by who chose them.
 
     Args:
-        user_N, item_N: integers from 0, who chose what; a repeated pair counts once.
-        items: R; an item without a choice lies at 0.
-        count: K; dimensions that the choices are too few for are 0.
+        user_N, item_N: integers from 0, the user and item of each choice; a repeated pair counts once.
+        items: R; an item without choices gets a zero vector.
+        count: K; dimensions that the data do not support are 0.
 
     Returns:
-        float64 (R, K). Each column has mean 0 over the choices, and the columns in use mean square 1 over all of them.
+        float64 (R, K). Over the choices, each column has mean 0, and the non-zero columns together have mean square 1.
     """
     z_RK = np.zeros((items, count))
     user_N = np.unique(user_N, return_inverse=True)[1]
@@ -57,7 +57,7 @@ def cooccurrence_embedding(user_N: np.ndarray, item_N: np.ndarray, items: int, c
 
 
 def _right_singular(matrix: csr_array, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The largest singular values and their right vectors, the same at every call. Shape: (K,), (K, R)."""
+    """The largest singular values and their right vectors, deterministic. Shape: (K,), (K, R)."""
     if matrix.shape[0] * matrix.shape[1] <= DENSE:
         _, value, vector = np.linalg.svd(matrix.toarray(), full_matrices=False)
         return value[:count], vector[:count]
@@ -67,5 +67,5 @@ def _right_singular(matrix: csr_array, count: int) -> tuple[np.ndarray, np.ndarr
 
 
 def _inverse_root(degree: np.ndarray) -> np.ndarray:
-    """One over the root of degrees, the mean of those above 0 added."""
+    """(degree + mean of the positive degrees)^-1/2."""
     return (degree + degree[degree > 0].mean()) ** -0.5

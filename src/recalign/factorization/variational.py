@@ -2,14 +2,14 @@
 
     r_ui = mu + b_u + b_i + p_u . q_i + t_u . z_i + noise
 
-b_u and b_i are biases, p_u and q_i latent factors. z_i are known features of an item (side information, here its
-co-occurrence embedding) and t_u the user's weights on them. Every parameter has a normal prior with mean 0 whose
-variance all users, or all items, share. Coordinate ascent updates in turn the posterior of the users with the noise,
-the posterior of the items, and the prior variances (Lim & Teh 2007), until the noise hardly changes.
+b_u and b_i are biases, p_u and q_i latent factors. z_i are known item features (side information, here a co-occurrence
+embedding), and t_u the user's weights on them. Every parameter has a normal prior with mean 0 and a variance shared by
+all users, or by all items. Coordinate ascent alternates between the posterior of the users and the noise, the posterior
+of the items, and the prior variances (Lim & Teh 2007), until the noise hardly changes.
 
-Nothing has to be tuned: a row shrinks to 0 by how few events it has, and a factor that the rewards do not support
-vanishes for everybody (automatic relevance determination, MacKay 1994). p and q have no unit of their own, because
-p / c and c q predict the same rewards.
+Nothing needs tuning: users and items with few events are shrunk towards 0, and factors that the rewards do not support
+vanish for everyone (automatic relevance determination, MacKay 1994). The scale of p and q is arbitrary: p / c and c q
+predict the same rewards.
 
 Suffixes: N events; R rows, the users or the items, and C rows of the other side; G parameters that both sides have, the
 bias and the latent factors; K item features; F parameters of a row, G for an item and G + K for a user (b, p, t); P
@@ -25,24 +25,24 @@ from scipy.sparse import csr_array
 
 MAX_SWEEPS = 40
 TOLERANCE = 2e-4
-"""Stop when a sweep changes the noise by less than this share of it."""
+"""Stop when a sweep changes the noise by less than this fraction."""
 MIN_NOISE = 1e-4
-"""Smallest noise, as a share of the rewards' variance: the parameters may fit the rewards exactly."""
+"""Smallest noise, as a fraction of the rewards' variance. It is needed where the fit is exact."""
 MAX_PRECISION = 1e6
-"""Prior precision, relative to that of the rewards, of a feature weight that has vanished."""
+"""Largest prior precision of a feature weight, in units of the rewards' precision."""
 CHUNK = 50_000
-"""Rows or events whose matrices are held at once."""
+"""Rows or events processed at once, to bound memory."""
 
 
 @dataclass(frozen=True)
 class Posterior:
-    """Posterior of the parameters of one side, users or items: normal, independent between rows.
+    """Normal posterior of one side's parameters (users or items), independent between rows.
 
     Attributes:
         mean_RF: means.
         covariance_RGG: covariances of the parameters that both sides have.
         variance_RF: variances of all parameters.
-        precision_F: precision of the prior, one over a parameter's variance between rows.
+        precision_F: precisions (1 / variance) of the prior.
     """
 
     mean_RF: np.ndarray
@@ -52,13 +52,13 @@ class Posterior:
 
     @classmethod
     def prior(cls, rows: int, precision_F: np.ndarray, shared: int) -> Posterior:
-        """The prior of so many rows, ``shared`` of whose parameters (G) both sides have."""
+        """The prior of ``rows`` rows. ``shared`` is G, the number of parameters that both sides have."""
         variance_RF = np.tile(1 / precision_F, (rows, 1))
         covariance_RGG = np.tile(np.diag(1 / precision_F[:shared]), (rows, 1, 1))
         return cls(np.zeros_like(variance_RF), covariance_RGG, variance_RF, precision_F)
 
     def moments(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """E[x], E[x x'] and E[x b] of x = (1, p) or (1, q), on which the other side's parameters are regressed.
+        """E[x], E[x x'] and E[x b] of x = (1, p) or (1, q), the regressors of the other side's parameters.
 
         Shape: (R, G), (R, G, G), (R, G).
         """
@@ -73,11 +73,11 @@ class Posterior:
     def update_precisions(self, seen_R: np.ndarray, limit: float) -> Posterior:
         """Fit the prior precisions to the rows that have events (automatic relevance determination).
 
-        Feature weights use MacKay's fixed-point rule, which drops a useless feature quickly. Biases and factors use the
-        EM rule: with both sides unknown, MacKay's would drop every factor.
+        Feature weights use MacKay's fixed-point update, which quickly drops useless features. Biases and factors use
+        the EM update: since both sides are unknown, MacKay's would drop every factor.
 
         Args:
-            seen_R: bool, rows with events.
+            seen_R: bool, whether a row has events.
             limit: largest precision of a feature weight.
         """
         shared = self.covariance_RGG.shape[1]
@@ -96,7 +96,7 @@ class VariationalMF:
 
     Attributes:
         mean: mu.
-        users, items: posteriors; a user or an item without a training event keeps the prior.
+        users, items: posteriors; without a training event, the prior.
         features_RK: z, by item.
         noise: variance of the noise.
     """
@@ -116,7 +116,7 @@ class VariationalMF:
         )
 
     def self_influence(self, user_N: np.ndarray, item_N: np.ndarray, reward_N: np.ndarray) -> np.ndarray:
-        """Leave-one-out: the parameters of each event's item, less what they were if fitted without the event.
+        """Leave-one-out effect: the parameters of each event's item, minus their values when fitted without the event.
 
         Args:
             user_N, item_N, reward_N: all training events.
@@ -141,7 +141,7 @@ class VariationalMF:
 
     @property
     def ridge_F(self) -> np.ndarray:
-        """Weights of a user's squared parameters beside squared errors, in the equivalent ridge regression."""
+        """Ridge penalties of a user's parameters in the equivalent ridge regression."""
         return self.noise * self.users.precision_F
 
 
@@ -155,13 +155,13 @@ def fit_variational_mf(
 ) -> VariationalMF:
     """Fit by variational inference.
 
-    The items are fitted to what the features leave, t_u . z_i at its mean, as if t_u and p_u were independent.
+    Items are fitted to the residuals of the features, with t_u . z_i at its mean, as if t_u and p_u were independent.
 
     Args:
         user_N, item_N: integers from 0.
         reward_N: rewards.
         size: numbers of users and of items.
-        rank: number of latent factors, at most: unsupported ones vanish.
+        rank: largest number of latent factors; unsupported ones vanish.
         features_RK: z, by item; None: no features.
     """
     features_RK = np.zeros((size[1], 0)) if features_RK is None else features_RK
@@ -181,7 +181,7 @@ def fit_variational_mf(
         rest = reward_UI.data - count_UI.data * _by_features(users, features_RK, pair_user, pair_item)
         rest_UI = csr_array((rest, count_UI.indices, count_UI.indptr), shape=size)
         items, _ = _update(users, None, items.precision_F, count_IU, rest_UI.T.tocsr(), noise)
-        if sweep > 1:  # before, they would be those of the random start
+        if sweep > 1:  # the first sweeps still reflect the random start
             users = users.update_precisions(np.diff(count_UI.indptr) > 0, MAX_PRECISION / variance)
             items = items.update_precisions(np.diff(count_IU.indptr) > 0, MAX_PRECISION / variance)
         if sweep > 2 and abs(noise - before) < TOLERANCE * before:
@@ -190,7 +190,7 @@ def fit_variational_mf(
 
 
 def _initial(size: tuple[int, int], rank: int, features: int, variance: float) -> tuple[Posterior, Posterior]:
-    """Users and items at the start: biases, p . q and t . z have a fifth of the rewards' variance each."""
+    """Initial users and items: each bias, p . q and t . z explain a fifth of the rewards' variance."""
     bias = 5 / variance
     users = Posterior.prior(size[0], bias * np.array([1] + [rank] * rank + [features] * features), 1 + rank)
     items = Posterior.prior(size[1], np.append(bias, np.ones(rank)), 1 + rank)
@@ -225,7 +225,7 @@ def _update(
         noise: variance of the noise.
 
     Returns:
-        The posterior, and by how much it lowers the expected squared error that the other side's biases leave.
+        The posterior, and how much it reduces the expected squared error that remains after the other side's biases.
     """
     x_CF, xx_CGG, xb_CF = other.moments()
     xx_CP, shared = _packed(xx_CGG), x_CF.shape[1]
@@ -255,7 +255,7 @@ def _packed(matrix_CFF: np.ndarray) -> np.ndarray:
 
 
 def _unpacked(triangle_RP: np.ndarray) -> np.ndarray:
-    """The matrices of `_packed`. Shape: (R, F, F)."""
+    """Inverse of `_packed`: full symmetric matrices. Shape: (R, F, F)."""
     size = int((2 * triangle_RP.shape[1]) ** 0.5)
     f_P, g_P = np.tril_indices(size)
     out_RFF = np.empty((len(triangle_RP), size, size))

@@ -1,4 +1,4 @@
-"""Rank metrics that add up exactly over processes, and bootstrap intervals."""
+"""Rank metrics that are exact over several processes, and bootstrap intervals."""
 
 from recalign.metrics.rank import RankMetrics
 

@@ -1,9 +1,9 @@
-"""Hit rate, NDCG and reciprocal rank of one relevant item, from its rank alone.
+"""Hit rate, NDCG and reciprocal rank of one relevant item, computed from its rank.
 
-A rank counts from 1 (best). 0 is a miss for every k: the item is not in the catalogue. With one relevant item the ideal
-DCG is 1, so NDCG@k is the item's own gain, 1 / log2(rank + 1).
+Rank 1 is the best. Rank 0 means that the item is not in the catalogue: a miss for every k. With one relevant item the
+ideal DCG is 1, so NDCG@k is 1 / log2(rank + 1).
 
-The functions return what they are given: a NumPy array, a Polars series or a torch tensor, of any shape.
+Functions take and return a NumPy array, a Polars series or a torch tensor of any shape.
 """
 
 from __future__ import annotations
@@ -15,30 +15,30 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-ONE = 2**30  # a gain of 1 in the fixed point of `RankMetrics`
+ONE = 2**30  # the number 1 in the fixed-point sums of `RankMetrics`
 
 
 def hit(rank: Any, k: int) -> Any:
-    """Whether the item is among the first k: bool, the shape of `rank`."""
+    """Whether the item is in the top k: bool, shaped like `rank`."""
     return (rank > 0) & (rank <= k)
 
 
 def gain_ndcg(rank: Any, k: int) -> Any:
-    """NDCG@k: 1 / log2(rank + 1) among the first k, else 0 (Järvelin & Kekäläinen 2002, one relevant item)."""
+    """NDCG@k: 1 / log2(rank + 1) in the top k, else 0 (Järvelin & Kekäläinen 2002, one relevant item)."""
     log2 = torch.log2 if isinstance(rank, Tensor) else np.log2
     return hit(rank, k) / log2(rank.clip(1) + 1.0)
 
 
 def reciprocal(rank: Any) -> Any:
-    """1 / rank, and 0 for a miss."""
+    """1 / rank; 0 for a miss."""
     return (rank > 0) / rank.clip(1)
 
 
 class RankMetrics(Metric):
     """Means over events of HR@k, NDCG@k and the reciprocal rank; nan without events.
 
-    Sums are integers (gains in units of 2**-30), so that the result is the same to the last bit for any order, batches
-    and processes, also on devices without float64.
+    Sums are integers (gains in units of 2**-30). The result is therefore bit-identical for any order, batch size and
+    number of processes, also on devices without float64.
     """
 
     full_state_update = False
@@ -53,7 +53,7 @@ class RankMetrics(Metric):
         self.add_state("events", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 
     def update(self, rank_T: Tensor, mask_T: Tensor | None = None) -> None:
-        """Add events by their ranks, 0 for a miss; with a bool mask only some of them."""
+        """Add events by rank, 0 for a miss. With a bool mask, only those that it marks."""
         gains = [gain for k in self.ks for gain in (hit(rank_T, k), gain_ndcg(rank_T, k))] + [reciprocal(rank_T)]
         units_CT = torch.stack([(gain * float(ONE)).round().long() for gain in gains])
         counts_T = torch.ones_like(rank_T, dtype=torch.bool) if mask_T is None else mask_T

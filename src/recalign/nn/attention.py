@@ -1,12 +1,12 @@
-"""HSTU's pointwise attention, tile by tile, with its gradients written out.
+"""HSTU's pointwise attention, computed tile by tile, with hand-written gradients.
 
     S_ij = q_i . k_j + p_ij + g[bucket_ij]        O_i = sum_j SiLU(S_ij) v_j
 
     dV = P^T dO      dS = SiLU'(S) * (dO V^T)      dQ = dS K      dK = dS^T Q      with P = SiLU(S)
     dp = dS summed over sequences and heads        dg[b] = dS summed over heads and over all pairs of bucket b
 
-Autograd would run the same operations. Written out, they share a tile while it is in the cache, keep only S and
-SiLU(S), and sum the time bias's gradient in parallel.
+Autograd would run the same operations. The hand-written backward uses each tile while it is in the cache, saves only S
+and SiLU(S), and sums the gradient of the time bias in parallel.
 
 Shape suffixes:
     B  sequences      H  heads      L  rows      C  width of a head      G  time buckets
@@ -21,18 +21,18 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# Blocks of queries against the keys up to their end: for 200 events three quarters of the full square's cost.
+# Queries per block. A block only sees keys up to its end: at 200 events, three quarters of the full square.
 QUERIES = 100
-# Scores of a tile: on a CPU to fit its caches and feed its cores, on a GPU to keep it busy.
+# Scores per tile: few enough for a CPU's caches, enough to keep a GPU busy.
 CPU_SCORES = 2**22
 GPU_SCORES = 2**27
-# Copies of each time bucket, which keys use in turn: neighbouring keys mostly share a bucket, and additions to one
-# number wait for each other.
+# Copies of the time bias. Neighbouring keys mostly share a bucket; with one copy, their atomic additions to its
+# gradient would wait for each other. Keys use the copies in turn.
 LANES = 4
 
 
 class Tile(NamedTuple):
-    """A block of queries, the keys they see, and the time buckets between them (`in_lanes`)."""
+    """A block of queries, the keys that they see, and the time buckets between them (`in_lanes`)."""
 
     sequences: slice
     queries: slice
@@ -41,7 +41,7 @@ class Tile(NamedTuple):
 
 
 def tiles(rows: int, sequences: int, cpu: bool) -> list[Tile]:
-    """Even blocks of at most QUERIES rows, for as many sequences as a tile holds, without time buckets."""
+    """Split rows into even blocks of at most QUERIES, and sequences into groups that fit a tile. Buckets are None."""
     block = math.ceil(rows / math.ceil(rows / QUERIES))
     most = max(1, (CPU_SCORES if cpu else GPU_SCORES) // (block * rows))
     together = math.ceil(sequences / max(1, math.ceil(sequences / most))) or 1
@@ -51,7 +51,7 @@ def tiles(rows: int, sequences: int, cpu: bool) -> list[Tile]:
 
 
 def in_lanes(bucket_SQK: Tensor, buckets: int) -> Tensor:
-    """Index of each pair's bucket in LANES copies of the time bias: int64 (S, Q * K), in place."""
+    """Index of each pair's bucket in the LANES copies of the time bias: int64 (S, Q * K), in place."""
     lane_K = torch.arange(bucket_SQK.shape[2], device=bucket_SQK.device) % LANES
     return bucket_SQK.add_(lane_K * buckets).flatten(1)
 
@@ -59,14 +59,13 @@ def in_lanes(bucket_SQK: Tensor, buckets: int) -> Tensor:
 def pointwise_attention(
     q_BHLC: Tensor, k_BHLC: Tensor, v_BHLC: Tensor, position_LL: Tensor, time_G: Tensor | None, tiles: list[Tile]
 ) -> Tensor:
-    """sum_j SiLU(q_i . k_j + p_ij + g[bucket_ij]) v_j: (B, H, L, C). Gradients reach all five tensors.
+    """sum_j SiLU(q_i . k_j + p_ij + g[bucket_ij]) v_j: (B, H, L, C). Differentiable in all five tensors.
 
     Args:
-        q_BHLC, k_BHLC, v_BHLC: contiguous; queries, keys and values, in the precision of the products.
-        position_LL: p, so low where j > i that SiLU is 0. Scores and biases add up in its precision (float32 under
-            autocast).
+        q_BHLC, k_BHLC, v_BHLC: queries, keys and values, contiguous, in the precision of the products.
+        position_LL: p; where j > i so low that SiLU is 0. Scores are summed in its precision (float32 under autocast).
         time_G: g; None: no time bias.
-        tiles: cover every visible pair once.
+        tiles: they cover every visible pair once.
     """
     return _Attention.apply(q_BHLC, k_BHLC, v_BHLC, position_LL, time_G, tiles)
 
@@ -125,7 +124,7 @@ class _Attention(torch.autograd.Function):
 
 
 def _add_product(sum_SHQK: Tensor, a_SHQC: Tensor, b_SHCK: Tensor) -> None:
-    """sum += a b, in one pass."""
+    """sum += a @ b; in one pass if there is one head."""
     if sum_SHQK.shape[1] == 1:
         sum_SHQK[:, 0].baddbmm_(a_SHQC[:, 0], b_SHCK[:, 0])
     else:

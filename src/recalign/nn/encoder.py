@@ -1,4 +1,4 @@
-"""The interface of sequence encoders, and what a checkpoint rebuilds networks from.
+"""The interface of sequence encoders, and the record from which a checkpoint rebuilds a network.
 
 Shape suffixes, here and in the encoders (as in torchtitan):
     B  sequences of the batch          L  length of the bucket, at most max_length
@@ -16,16 +16,16 @@ from recalign.errors import InputError, require_positive
 
 
 class Recorded:
-    """Mixin, first base of an `nn.Module`: keep the constructor's arguments in ``made_with``, to rebuild it from.
+    """Mixin that keeps the constructor's arguments in ``made_with``, so that a checkpoint can rebuild the network.
 
-    Arguments must be plain values or other recorded networks.
+    It must be the first base of an `nn.Module`. Arguments must be plain values or other recorded networks.
     """
 
     made_with: dict[str, Any]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> "Recorded":
         made = super().__new__(cls)
-        # partial: copy.deepcopy passes no arguments, and sets the original's attributes afterwards
+        # partial: copy.deepcopy passes no arguments and sets attributes afterwards
         bound = inspect.signature(cls).bind_partial(*args, **kwargs)
         bound.apply_defaults()
         object.__setattr__(made, "made_with", dict(bound.arguments))
@@ -33,14 +33,14 @@ class Recorded:
 
 
 class Encoder(Recorded, nn.Module, ABC):
-    """A causal map from the embeddings of a history to one state an event.
+    """Base class: a causal map from a history's embeddings to one state per event.
 
-    Sequences begin at row 0 and are padded at the end. Row i depends on the events 0..i only: not on later events,
-    other sequences, the padding or the bucket's length.
+    Sequences start at row 0 and are padded at the end. Row i depends on events 0..i only, not on later events, other
+    sequences, padding or the bucket's length.
     """
 
     def __init__(self, dim: int, max_length: int, heads: int = 1, head_dim: int | None = None) -> None:
-        """Refuse sizes that no network has.
+        """Check and store the sizes.
 
         Args:
             dim: width of the model, D.
@@ -65,24 +65,24 @@ class Encoder(Recorded, nn.Module, ABC):
 
     @abstractmethod
     def forward(self, x_BLD: Tensor, length_B: Tensor, time_BL: Tensor, request_time_BL: Tensor) -> Tensor:
-        """State after each event, from which the next one is predicted.
+        """Compute the state after each event, from which the next item is predicted.
 
         Shape:
-            x_BLD: raw item embeddings, plus what the caller adds; the encoder scales them.
-            length_B: events of each sequence, 0..L.
-            time_BL: int64, seconds, when each event happened.
-            request_time_BL: int64, seconds; entry i is when event i + 1 is asked for.
+            x_BLD: unscaled item embeddings, plus what the caller adds; the encoder scales them.
+            length_B: number of events of each sequence, 0..L.
+            time_BL: int64, time of each event in seconds.
+            request_time_BL: int64, seconds; entry i is the time at which event i + 1 is requested.
             returns: (B, L, D); rows past the end are zero.
         """
 
 
 def valid_rows(length_B: Tensor, rows: int) -> Tensor:
-    """Which rows hold an event: (B, rows, 1), bool."""
+    """Mask of the rows that hold an event: bool (B, rows, 1)."""
     return (torch.arange(rows, device=length_B.device) < length_B[:, None])[..., None]
 
 
 def position_table(max_length: int, dim: int) -> nn.Parameter:
-    """Learned absolute positions (max_length, dim): normal with deviation dim ** -0.5, cut at two deviations."""
+    """Learned absolute positions (max_length, dim), truncated normal with standard deviation dim ** -0.5."""
     deviation = dim**-0.5
     table = torch.empty(max_length, dim)
     return nn.Parameter(nn.init.trunc_normal_(table, std=deviation, a=-2 * deviation, b=2 * deviation))

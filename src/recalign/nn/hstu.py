@@ -8,9 +8,9 @@ and N the maximal length, one layer is
     A_ij = SiLU(q_i . k_j + p[j - i] + g[bucket(T_i - t_j)]) / N      for j <= i, else 0
     x <- x + W_o Dropout(U * LN(A V)) + b_o
 
-There is no softmax, no 1/sqrt(d) and no feed-forward block. p is a learned bias over relative positions, g one over the
-time between event j and the moment T_i at which the item after event i is asked for; all heads share both, each layer
-has its own. The first layer's x is Dropout(item * sqrt(D) + absolute position).
+There is no softmax, no 1/sqrt(d) and no feed-forward block. p is a learned bias over relative positions. g is a learned
+bias over the time from event j to T_i, the time at which the item after event i is requested. Heads share both; each
+layer has its own. The first layer's x is Dropout(item * sqrt(D) + absolute position).
 
 Shape suffixes:
     B  sequences      L  length of the bucket <= N      D  width of the model
@@ -30,8 +30,8 @@ from .encoder import Encoder, position_table, valid_rows
 
 EPS = 1e-6
 TIME_BUCKETS = 128
-LONGEST_GAP = math.exp(0.301 * (TIME_BUCKETS + 0.5))  # of the last bucket, in seconds
-# The causal mask rides on the position bias: SiLU(-30,000) and its slope are exactly zero, also in float16.
+MAX_GAP = math.exp(0.301 * (TIME_BUCKETS + 0.5))  # gaps are clipped to this, in seconds
+# The causal mask is added to the position bias: SiLU(-30,000) and its slope are exactly zero, also in float16.
 MASKED = -3e4
 
 
@@ -42,11 +42,11 @@ class HSTU(Encoder):
         dim: width of the model, D.
         layers: number of layers.
         heads: heads of each layer.
-        max_length: N, the longest history; also the constant by which attention is divided.
+        max_length: N, the longest history; attention is divided by it.
         dropout: on the input and before each layer's output projection.
         time_bias: learn a bias over time gaps.
         position_bias: learn a bias over relative positions.
-        head_dim: width of a head; dim / heads when left out.
+        head_dim: width of a head; None: dim / heads.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class HSTULayer(nn.Module):
         v_BHLC, q_BHLC, k_BHLC = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2).contiguous() for part in vqk)
         position_LL = self.masked_position_bias(offset_LL)
         mixed_BHLC = pointwise_attention(q_BHLC, k_BHLC, v_BHLC, position_LL, self.time_bias, tiles)
-        # LN(a / N) with eps is LN(a) with eps N^2: so the scores need not be divided.
+        # LN(a / N) with eps equals LN(a) with eps N^2, so the division by N is not needed.
         normed_BLE = layer_norm(mixed_BHLC.transpose(1, 2).flatten(2), EPS * self.max_length**2)
         return x_BLD + self.output(self.dropout(u_BLE * normed_BLE))
 
@@ -124,12 +124,12 @@ def layer_norm(x: Tensor, eps: float = EPS) -> Tensor:
 
 
 def gather(table: Tensor, index: Tensor) -> Tensor:
-    """table[index]; the gradient of `Tensor.gather` is one scatter_add, much faster than that of indexing."""
+    """table[index], with a faster backward: the gradient of `Tensor.gather` is a single scatter_add."""
     return table.gather(0, index.flatten()).view(index.shape)
 
 
 def time_tiles(time_BL: Tensor, request_time_BL: Tensor) -> list[Tile]:
-    """The tiles of attention with their time buckets, which all layers share."""
+    """Attention tiles with their time buckets. All layers share them."""
     sequences, rows = time_BL.shape
     return [
         Tile(s, q, k, in_lanes(time_buckets(request_time_BL[s, q], time_BL[s, k]), TIME_BUCKETS + 1))
@@ -140,8 +140,8 @@ def time_tiles(time_BL: Tensor, request_time_BL: Tensor) -> list[Tile]:
 def time_buckets(request_time_BQ: Tensor, time_BK: Tensor) -> Tensor:
     """floor(ln(max(|T_i - t_j|, 1)) / 0.301), at most TIME_BUCKETS: (B, Q, K), int64.
 
-    The logarithm is taken in float64, which places gaps to the second. (In float32 some gaps, the first at 417,901
-    seconds, fall on the other side of a threshold, and not the same ones on every device.)
+    The logarithm is in float64. In float32 some gaps, the first at 417,901 seconds, would fall into a neighbouring
+    bucket, and which ones depends on the device.
     """
-    gap_BQK = (request_time_BQ.double()[:, :, None] - time_BK.double()[:, None, :]).abs_().clamp_(1, LONGEST_GAP)
+    gap_BQK = (request_time_BQ.double()[:, :, None] - time_BK.double()[:, None, :]).abs_().clamp_(1, MAX_GAP)
     return gap_BQK.log_().div_(0.301).long()

@@ -48,7 +48,7 @@ class SASRec(Encoder):
 
 
 class SASRecLayer(nn.Module):
-    """Causal self-attention, then a feed-forward block. Padding stands at the end, where causality hides it."""
+    """Causal self-attention, then a feed-forward block. Padding is at the end, so the causal mask hides it."""
 
     def __init__(self, dim: int, heads: int, dropout: float) -> None:
         super().__init__()

@@ -1,13 +1,15 @@
-"""Log-probabilities of a softmax over the catalogue, exact and sampled, and the weighted loss built on them.
+"""Log-probabilities of a softmax over the catalogue, exact or sampled, and a weighted negative log-likelihood.
 
     log pi(a | q) = s q . e_a - log sum_v exp(s q . e_v)
 
-With q and e L2-normalised by the caller this is the cosine form of HSTU's code, s = 1 / temperature. The exact form
-works in chunks of positions and never holds positions x catalogue, forward or backward, with gradients by hand:
+If the caller L2-normalises q and e, this is the cosine softmax of HSTU's code with s = 1 / temperature. The exact form
+works in chunks of positions and never materialises positions x catalogue, forward or backward. Its gradients are
+written by hand:
 
     d log pi / d q = s (e_a - sum_v pi_v e_v)             d log pi / d e_v = s (1[v = a] - pi_v) q
 
-Under autocast the large products run in autocast's precision; everything else is float32 (float64 for float64).
+Under autocast the large matrix products run in autocast's precision. Everything else is float32 (float64 for float64
+inputs).
 
 Shape suffixes:
     T  positions      V  items of the catalogue      D  width      C  positions of a chunk      N  negatives
@@ -24,25 +26,25 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 LOG2_E = math.log2(math.e)
-# Logits held at once: on a CPU to fit its caches, on a GPU to keep it busy.
+# Logits held at once: few enough for a CPU's caches, enough to keep a GPU busy.
 CPU_LOGITS = 6 * 2**20
 GPU_LOGITS = 2**27
-SAFE_EXPONENT = 60  # of 2^x: up to here float32 sums neither overflow nor lose the smallest terms
-LEAST_ROWS = 32  # with fewer rows a product is bound by reading the catalogue
+SAFE_EXPONENT = 60  # sums of 2^x with |x| up to this neither overflow nor underflow in float32
+LEAST_ROWS = 32  # with fewer rows, reading the catalogue dominates the product
 
 
 def log_prob(query_TD: Tensor, item_VD: Tensor, target_T: Tensor, scale: float, bound: float = math.inf) -> Tensor:
-    """log pi(target | query), exact: (T,). Gradients reach queries and items, whatever comes from upstream.
+    """log pi(target | query), exact: (T,). Differentiable in queries and items.
 
-    The backward pass keeps only the arguments, and computes each chunk's logits again.
+    Only the arguments are saved for backward; each chunk's logits are recomputed.
 
     Args:
         query_TD: a query for each position.
         item_VD: the whole catalogue.
         target_T: int64, rows of the catalogue.
         scale: factor on the dot products.
-        bound: upper bound of |q . e|, 1 for unit vectors; if small, exponentials cannot overflow, and the search for
-            each row's largest logit is skipped.
+        bound: upper bound of |q . e|, 1 for unit vectors. If it is small, exponentials cannot overflow, and the maximum
+            of each row is not computed.
     """
     return _LogProb.apply(query_TD, item_VD, target_T, _Setting(scale, bound, _product_dtype(query_TD)))
 
@@ -50,9 +52,9 @@ def log_prob(query_TD: Tensor, item_VD: Tensor, target_T: Tensor, scale: float, 
 def weighted_nll(
     query_TD: Tensor, item_VD: Tensor, target_T: Tensor, weight_T: Tensor, scale: float, bound: float = math.inf
 ) -> Tensor:
-    """sum_t weight_t * -log pi(target_t | query_t), a scalar. Gradients reach queries, items and weights.
+    """sum_t weight_t * -log pi(target_t | query_t), a scalar. Differentiable in queries, items and weights.
 
-    As with `log_prob`, but loss and gradients come from one pass, which saves a quarter of the products.
+    Arguments as in `log_prob`. Loss and gradients are computed in one pass, which saves a quarter of the products.
     """
     setting = _Setting(scale, bound, _product_dtype(query_TD))
     return _WeightedNLL.apply(query_TD, item_VD, target_T, weight_T, setting)
@@ -74,12 +76,12 @@ def sampled_log_prob(
     Args:
         query_TD: a query for each position.
         target_TD: embedding of each target.
-        negative_ND: embeddings of negatives that all positions share; (T, N, D) for negatives of their own.
+        negative_ND: embeddings of negatives shared by all positions, or (T, N, D) for each position's own.
         target_T: item of each target.
-        negative_N: items of the negatives; (T, N) for negatives of their own.
+        negative_N: items of the shared negatives, or (T, N) for each position's own.
         scale: factor on the dot products.
-        log_count_N: logQ correction, shaped like `negative_N`: log of the expected number of draws, N q(item). The sum
-            over negatives is then an unbiased estimate of that over all items but the target.
+        log_count_N: logQ correction, shaped like `negative_N`: log of the expected number of draws, N q(item). It makes
+            the sum over negatives an unbiased estimate of the sum over all items but the target.
     """
     with torch.autocast(query_TD.device.type, enabled=False):
         query_TD = query_TD.to(target_TD.dtype)
@@ -103,11 +105,11 @@ class _Setting(NamedTuple):
 
     @property
     def needs_top(self) -> bool:
-        """Whether 2^logit could overflow, or all of a row underflow."""
+        """Whether 2^logit could overflow, or underflow in a whole row."""
         return self.scale * self.bound * LOG2_E > SAFE_EXPONENT
 
     def rows(self, positions: int, item_VD: Tensor) -> int:
-        """Positions of a chunk: all chunks are alike, in steps of LEAST_ROWS."""
+        """Positions per chunk, the same for all chunks: a multiple of LEAST_ROWS."""
         logits = CPU_LOGITS if item_VD.device.type == "cpu" else GPU_LOGITS
         largest = max(LEAST_ROWS, logits // len(item_VD) // LEAST_ROWS * LEAST_ROWS)
         share = math.ceil(positions / max(1, math.ceil(positions / largest)))
@@ -148,39 +150,39 @@ class _WeightedNLL(torch.autograd.Function):
 def _nll(query_TD: Tensor, item_VD: Tensor, target_T: Tensor, setting: _Setting) -> Tensor:
     """-log pi of each target."""
     positions = len(query_TD)
-    q_TD, e_VD, target_T = _even(query_TD, item_VD, target_T, setting)
+    q_TD, e_VD, target_T = _pad_to_chunks(query_TD, item_VD, target_T, setting)
     nll_T = -setting.scale * (q_TD * e_VD.index_select(0, target_T)).sum(dim=1)
     for c, p_VC, top_C in _chunks(q_TD, e_VD, setting):
-        nll_T[c] += _log_sum(top_C, p_VC.sum(dim=0).to(q_TD.dtype))
+        nll_T[c] += _logsumexp(top_C, p_VC.sum(dim=0).to(q_TD.dtype))
     return nll_T[:positions]
 
 
 def _nll_and_gradients(
     query_TD: Tensor, item_VD: Tensor, target_T: Tensor, weight_T: Tensor, setting: _Setting
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """-log pi of each target, and the gradients of its weighted sum with respect to queries and items."""
+    """-log pi of each target, and the gradients of the weighted sum with respect to queries and items."""
     positions = len(query_TD)
-    q_TD, e_VD, target_T = _even(query_TD, item_VD, target_T, setting)
+    q_TD, e_VD, target_T = _pad_to_chunks(query_TD, item_VD, target_T, setting)
     w_T1 = setting.scale * F.pad(weight_T, (0, len(q_TD) - positions))[:, None]
     positive_TD = e_VD.index_select(0, target_T)
     nll_T = -setting.scale * (q_TD * positive_TD).sum(dim=1)
     query_grad_TD = -w_T1 * positive_TD
     item_grad_VD = torch.zeros_like(e_VD).index_add_(0, target_T, -w_T1 * q_TD)
-    # with a row of ones below the catalogue, the product that mixes items by p also sums p
+    # a row of ones below the catalogue: one product gives both sum_v p_v e_v and sum_v p_v
     items_XV = F.pad(e_VD, (0, 1), value=1.0).T.contiguous().to(setting.dtype)
     for c, p_VC, top_C in _chunks(q_TD, e_VD, setting):
         mixed_DC, sum_1C = (items_XV @ p_VC).to(q_TD.dtype).split([e_VD.shape[1], 1])
-        nll_T[c] += _log_sum(top_C, sum_1C[0])
+        nll_T[c] += _logsumexp(top_C, sum_1C[0])
         share_C1 = w_T1[c] / sum_1C.T
         query_grad_TD[c] += mixed_DC.T * share_C1
         item_grad_VD += p_VC @ (q_TD[c] * share_C1).to(setting.dtype)
     return nll_T[:positions], query_grad_TD[:positions].to(query_TD.dtype), item_grad_VD.to(item_VD.dtype)
 
 
-def _even(q_TD: Tensor, e_VD: Tensor, target_T: Tensor, setting: _Setting) -> tuple[Tensor, Tensor, Tensor]:
-    """Raise to float32 at least, and pad positions to whole chunks; padding has no weight.
+def _pad_to_chunks(q_TD: Tensor, e_VD: Tensor, target_T: Tensor, setting: _Setting) -> tuple[Tensor, Tensor, Tensor]:
+    """Cast to float32 at least, and pad positions to whole chunks. Padding gets weight 0.
 
-    Batches differ in length, and in bfloat16 a CPU spends more on a new shape than on the product.
+    Equal shapes matter: batches differ in length, and in bfloat16 a new shape costs a CPU more than the product.
     """
     q_TD, e_VD = (tensor.to(torch.promote_types(tensor.dtype, torch.float32)) for tensor in (q_TD, e_VD))
     added = -len(q_TD) % setting.rows(len(q_TD), e_VD)
@@ -188,10 +190,10 @@ def _even(q_TD: Tensor, e_VD: Tensor, target_T: Tensor, setting: _Setting) -> tu
 
 
 def _chunks(q_TD: Tensor, e_VD: Tensor, setting: _Setting) -> Iterator[tuple[slice, Tensor, Tensor | float]]:
-    """Yield each chunk's rows, 2^(logit - top) (V, C) in a buffer that the next chunk overwrites, and top.
+    """Yield each chunk's slice, 2^(logit - max) of shape (V, C), and max (0 if not needed).
 
-    Base 2 because `exp2` is many times faster than `exp` on CPUs; the catalogue first because all three products are
-    then in a CPU's fastest memory order.
+    The next chunk overwrites the buffer. Base 2, because `exp2` is much faster than `exp` on CPUs. The catalogue is the
+    first dimension, because all three products then use a CPU's fastest memory order.
     """
     query_TD, catalogue_VD = (q_TD * (setting.scale * LOG2_E)).to(setting.dtype), e_VD.to(setting.dtype)
     rows = setting.rows(len(q_TD), e_VD)
@@ -206,12 +208,12 @@ def _chunks(q_TD: Tensor, e_VD: Tensor, setting: _Setting) -> Iterator[tuple[sli
         yield chunk, logit_VC.exp2_(), top_C
 
 
-def _log_sum(top_C: Tensor | float, sum_C: Tensor) -> Tensor:
+def _logsumexp(top_C: Tensor | float, sum_C: Tensor) -> Tensor:
     return (top_C + sum_C.log2()) / LOG2_E
 
 
 def _product_dtype(tensor: Tensor) -> torch.dtype:
-    """The precision of products with this tensor: autocast's, but for float64, which autocast leaves alone."""
+    """Precision of products with this tensor: autocast's if enabled. Autocast leaves float64 alone."""
     device = tensor.device.type
     autocast = torch.is_autocast_enabled(device) and tensor.dtype != torch.float64
     return torch.get_autocast_dtype(device) if autocast else tensor.dtype

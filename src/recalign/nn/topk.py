@@ -1,12 +1,12 @@
-"""Exact ranking over the catalogue in bounded memory.
+"""Exact top-k and ranks over the catalogue in bounded memory.
 
-Scores come in blocks of rows x items; only a running top-k and a running count of the items ahead are kept, never
-rows x catalogue. Products are in the items' precision, also under autocast.
+Scores are computed in blocks of rows x items. Only a running top-k, or a running count of the items ahead, is kept,
+never rows x catalogue. Products are in the items' precision, also under autocast.
 
-`seen` is a pair of int64 tensors (row_N, item_N): items to leave out for that row.
+`seen` is a pair of int64 tensors (row_N, item_N): leave out item_N[n] for row_N[n].
 
 Shape suffixes:
-    T  rows      V  items of the catalogue      D  width      K  items kept      N  pairs left out
+    T  rows      V  items of the catalogue      D  width      K  items kept      N  pairs to leave out
     C  rows of a chunk      I  items of a block      M  candidates of a block
 """
 
@@ -24,33 +24,33 @@ SCORES = 2**22  # scores held at once
 
 @torch.no_grad()
 def top_k(query_TD: Tensor, item_VD: Tensor, k: int, seen: Pairs | None = None) -> tuple[Tensor, Tensor]:
-    """The k items of highest dot product with each query, best first: scores (T, K) and items (T, K), int64.
+    """The k items with the highest dot product with each query, best first: scores (T, K) and items (T, K), int64.
 
-    Ties go to the lower item, on every device. Places without an item left have score -inf and item -1, and so have
-    items whose score is NaN.
+    Ties go to the lower item id, on every device. If fewer than k items are left, the rest have score -inf and item -1.
+    Items with score NaN count as left out.
     """
     return _top_k(_dot_products(query_TD, item_VD), len(query_TD), k, seen, item_VD)
 
 
 @torch.no_grad()
 def top_k_from_scores(score_TV: Tensor, k: int, seen: Pairs | None = None) -> tuple[Tensor, Tensor]:
-    """`top_k` for scores that are no dot products."""
+    """`top_k` for given scores (T, V)."""
     return _top_k(lambda rows: [(0, score_TV[rows].clone())], len(score_TV), k, seen, score_TV)
 
 
 @torch.no_grad()
 def target_ranks(query_TD: Tensor, item_VD: Tensor, target_T: Tensor, seen: Pairs | None = None) -> Tensor:
-    """Rank of each target by dot product among all items not seen, 1 the best: (T,), int64.
+    """Rank of each target by dot product among the unseen items, 1 the best: (T,), int64.
 
-    Ties count as ahead of the target, so that a constant scorer gains nothing; if the target's score is NaN, everything
-    is ahead. A target that was seen is still ranked among the unseen items; a target of -1 (unknown) has rank 0.
+    Ties count as ahead of the target, so that a constant scorer gains nothing. If the target's score is NaN, all items
+    are ahead. A seen target is still ranked among the unseen items. A target of -1 (unknown item) has rank 0.
     """
     return _ranks(_dot_products(query_TD, item_VD), target_T, len(item_VD), seen)
 
 
 @torch.no_grad()
 def ranks_from_scores(score_TV: Tensor, target_T: Tensor, seen: Pairs | None = None) -> Tensor:
-    """`target_ranks` for scores that are no dot products."""
+    """`target_ranks` for given scores (T, V)."""
     return _ranks(lambda rows: [(0, score_TV[rows])], target_T, score_TV.shape[1], seen)
 
 
@@ -72,7 +72,7 @@ def _top_k(blocks: Blocks, count: int, k: int, seen: Pairs | None, like: Tensor)
         for start, score_CI in blocks(rows):
             score_CI[_in_block(seen_rows, start, score_CI)] = -torch.inf
             score_CI.nan_to_num_(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
-            # Equal scores stand in the order of their items: what was kept comes first, and is so sorted.
+            # Equal scores are in item order: the kept items come first and are sorted already.
             candidate = torch.cat([score_TK[rows], score_CI], dim=1)
             place_CK = _stable_top_k(candidate, k)
             kept_CK = item_TK[rows].gather(1, place_CK.clamp(max=k - 1))
@@ -82,17 +82,17 @@ def _top_k(blocks: Blocks, count: int, k: int, seen: Pairs | None, like: Tensor)
 
 
 def _stable_top_k(score_CI: Tensor, k: int) -> Tensor:
-    """Places of the k highest scores, best first; of equal scores the first place comes first (`topk` takes any)."""
+    """Indices of the k highest scores, best first, ties by index (`topk` alone orders ties arbitrarily)."""
     score_CK, place_CK = score_CI.topk(min(k + 1, score_CI.shape[1]), dim=1)
-    tied_C = (score_CK[:, 1:] == score_CK[:, :-1]).any(dim=1)  # few rows, and only they need to be sorted
+    tied_C = (score_CK[:, 1:] == score_CK[:, :-1]).any(dim=1)  # few rows have ties; sort only these
     place_CK = place_CK[:, :k]
     place_CK[tied_C] = _sorted_top_k(score_CI[tied_C], k)
     return place_CK
 
 
 def _sorted_top_k(score_CI: Tensor, k: int) -> Tensor:
-    least_C1 = score_CI.topk(k, dim=1).values[:, -1:]
-    row_M, place_M = (score_CI >= least_C1).nonzero(as_tuple=True)  # k of each row, and more where the last is tied
+    kth_score_C1 = score_CI.topk(k, dim=1).values[:, -1:]
+    row_M, place_M = (score_CI >= kth_score_C1).nonzero(as_tuple=True)  # k per row, more where the k-th score is tied
     order_M = score_CI[row_M, place_M].sort(descending=True, stable=True).indices
     order_M = order_M[row_M[order_M].sort(stable=True).indices]
     first_C = torch.searchsorted(row_M, torch.arange(len(score_CI), device=row_M.device))
@@ -107,31 +107,33 @@ def _ranks(blocks: Blocks, target_T: Tensor, items: int, seen: Pairs | None) -> 
         target_C = target_T[rows]
         row_C = torch.arange(len(target_C), device=target_C.device)
         skipped = torch.cat([seen_row_N, row_C]), torch.cat([seen_item_N, target_C])
-        # The target's score comes from the same blocks: summed in another order it would differ in the last bit.
-        goal_C = torch.stack([_at(score_CI, start, target_C) for start, score_CI in blocks(rows)]).sum(dim=0)
+        # Take the target's score from the same blocks: another summation order could change its last bit.
+        target_score_C = torch.stack(
+            [_score_in_block(score_CI, start, target_C) for start, score_CI in blocks(rows)]
+        ).sum(dim=0)
         for start, score_CI in blocks(rows):
-            ahead_CI = ~(score_CI < goal_C[:, None])  # not >=: what is not a number counts as ahead
+            ahead_CI = ~(score_CI < target_score_C[:, None])  # not >=: NaN counts as ahead
             ahead_CI[_in_block(skipped, start, score_CI)] = False
             ahead_T[rows] += ahead_CI.sum(dim=1)
     return (ahead_T + 1).masked_fill(target_T < 0, 0)
 
 
-def _at(score_CI: Tensor, start: int, item_C: Tensor) -> Tensor:
-    """Score of each row's item where the block holds it, else 0: (C,)."""
+def _score_in_block(score_CI: Tensor, start: int, item_C: Tensor) -> Tensor:
+    """Score of each row's item if it is in the block, else 0: (C,)."""
     place_C = item_C - start
     inside_C = (place_C >= 0) & (place_C < score_CI.shape[1])
     return score_CI.gather(1, place_C.where(inside_C, 0)[:, None])[:, 0].where(inside_C, 0)
 
 
 def _in_block(pairs: Pairs, start: int, score_CI: Tensor) -> Pairs:
-    """Those pairs whose item is in the block, as indices into it."""
+    """The pairs whose item is in the block, as indices into the block."""
     row_N, item_N = pairs
     inside_N = (item_N >= start) & (item_N < start + score_CI.shape[1])
     return row_N[inside_N], item_N[inside_N] - start
 
 
 def _row_chunks(count: int, seen: Pairs | None, device: torch.device) -> Iterator[tuple[slice, Pairs]]:
-    """Slices of ROWS rows, each with its own seen pairs, counted from the slice's first row."""
+    """Yield slices of ROWS rows with their seen pairs, whose rows count from the slice's start."""
     row_N, item_N = seen if seen is not None else (torch.empty(0, dtype=torch.int64, device=device),) * 2
     row_N, order_N = row_N.sort()
     bounds = torch.searchsorted(row_N, torch.arange(0, count + ROWS, ROWS, device=device)).tolist()

@@ -102,7 +102,7 @@ class SampledActions(PostTraining):
     UPSTREAM: ClassVar[dict[str, str]] = {"init_from": "recommender", "reward_model": "reward"}
     LEARNS_FROM = RewardData
     FIGURES = "sampled"
-    drops_out = False
+    use_dropout = False
     min_samples = 1
 
     @classmethod

@@ -1,4 +1,4 @@
-"""What every post-training method shares: a policy to move, its frozen start, and how far it has moved."""
+"""Base class of post-training methods: the trained policy, its frozen start, and the KL between them."""
 
 from __future__ import annotations
 
@@ -25,19 +25,18 @@ from recalign.sequences import Batch, EventDataModule
 
 Figures = dict[str, Tensor]
 """Scalars to log, by name."""
-PROBE = 4  # histories of a batch on which the KL to the start is measured,
-STATES = 32  # at about this many of their targets, evenly spaced
+KL_HISTORIES = 4  # histories of a batch on which the KL to the start is measured
+KL_TARGETS = 32  # about this many of their targets are used, evenly spaced
 
 
 class PostTraining(PolicyModule):
     """Fine-tune a copy of a trained policy. Subclasses write `loss`.
 
-    Logs ``train/loss``; the figures of `loss`, as ``<FIGURES>/<name>``; and ``policy/kl``, KL(pi || start), and
-    ``policy/entropy``, that of pi in nats, both over the catalogue, on a few histories of each batch whose step is
-    logged.
+    Logs ``train/loss``; the figures of `loss` as ``<FIGURES>/<name>``; and, in nats over the catalogue, ``policy/kl``,
+    KL(pi || start), and ``policy/entropy``. Both are measured on a few histories of each batch whose step is logged.
 
-    Methods that compare pi with the start, or with itself as it was, set ``drops_out`` to False: under dropout the
-    ratio of two passes is not 1 even before the first step.
+    Methods that compare pi with the start, or with an earlier pi, set ``use_dropout`` to False: under dropout the ratio
+    of two passes differs from 1 even before the first step.
 
     Args:
         init_from: checkpoint of the starting policy; null in a configuration: that of this log and seed.
@@ -46,18 +45,18 @@ class PostTraining(PolicyModule):
         weight_decay: AdamW's, on matrices only.
         top_k: items a user that `predict` writes.
         keep: share of the start's ``all/ndcg@10`` on validation that the checkpoint must keep (`KeepRanking`); null:
-            the checkpoint holds the last weights, whatever they keep.
+            the checkpoint holds the last weights, without such a limit.
     """
 
     UPSTREAM: ClassVar[dict[str, str]] = {"init_from": "recommender"}
     MAX_EPOCHS: ClassVar[int | None] = 5
-    """Epochs where ``trainer.max_epochs`` is null: the same for every method."""
+    """Epochs if ``trainer.max_epochs`` is null, the same for every method."""
     LEARNS_FROM: ClassVar[type[EventDataModule]] = PostTrainingData
-    """The DataModule that it needs."""
+    """The DataModule class that the method needs."""
     FIGURES: ClassVar[str]
-    """Prefix of what `loss` gives to log."""
-    drops_out = True
-    """Whether the policy's dropout is on in training."""
+    """Prefix of the figures that `loss` returns."""
+    use_dropout = True
+    """Whether the policy is trained with dropout."""
 
     def __init__(
         self,
@@ -74,7 +73,7 @@ class PostTraining(PolicyModule):
         self.save_hyperparameters(logger=False, ignore=["top_k", "policy", "reward_net"])
         self.start, self.keep = start, keep
         self.reference = copy.deepcopy(self.policy).eval().requires_grad_(False)
-        self.policy.train(self.drops_out)  # the Trainer leaves the mode as it is
+        self.policy.train(self.use_dropout)  # the Trainer leaves the mode as it is
 
     @classmethod
     def check_settings(cls, given: Mapping[str, Any]) -> None:
@@ -95,7 +94,7 @@ class PostTraining(PolicyModule):
 
     def train(self, mode: bool = True) -> PostTraining:
         super().train(mode)
-        self.policy.train(mode and self.drops_out)
+        self.policy.train(mode and self.use_dropout)
         self.reference.eval()
         return self
 
@@ -106,9 +105,10 @@ class PostTraining(PolicyModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         if logs_now(self.trainer):
             self.log_dict({f"policy/{name}": figure for name, figure in self.drift(batch).items()})
-        with self.as_cloned():
+        with self.without_item_prior():
             found = self.loss(batch)
         if found is None:
+            # A zero loss that reaches all weights: other processes wait for their gradients.
             trained = (weight for weight in self.parameters() if weight.requires_grad)
             return torch.stack([0.0 * weight.sum() for weight in trained]).sum()
         loss, figures = found
@@ -120,32 +120,32 @@ class PostTraining(PolicyModule):
                 self.log_histogram(f"{self.FIGURES}/{name}", figure)
         return loss
 
-    def as_cloned(self) -> AbstractContextManager[None]:
-        """Both policies without their item prior, as the start was when its cloning ended.
+    def without_item_prior(self) -> AbstractContextManager[None]:
+        """Switch off the item prior of both policies.
 
-        Training events ask for no prior, only held-out ones do: with it, a loss on training events would first undo it.
+        It was chosen on validation, after cloning, and only helps on held-out events: training would first undo it.
         """
         return without_prior(self.policy, self.reference)
 
     def advantages(self, batch: Batch) -> Tensor:
-        """How much better than expected each target turned out, NaN where it has no reward. Shape: (T,)."""
+        """Advantage of each target, NaN where it has no reward. Shape: (T,)."""
         assert batch.advantage_T is not None
         return batch.advantage_T
 
     @torch.no_grad()
     def reference_log_probs(self, batch: Batch, items: Tensor) -> Tensor:
-        """log pi_start of some items at each state. Shape: int64 (T, C) -> (T, C)."""
+        """log pi_start of items at each state. Shape: int64 (T, C) -> (T, C)."""
         return self.reference.log_probs(self.reference.encode(batch), items)
 
     @torch.no_grad()
     def drift(self, batch: Batch) -> Figures:
-        """How far the policy has moved: ``kl``, mean KL(pi || start), and ``entropy``, mean of pi's over the catalogue.
+        """Mean ``kl``, KL(pi || start), and mean ``entropy`` of pi, over the catalogue.
 
-        Both on some targets of each process's first histories.
+        Both are measured on some targets of each process's first histories.
         """
-        probe = batch.head(PROBE)
+        probe = batch.head(KL_HISTORIES)
         position_T = torch.arange(len(probe.row_T), device=probe.row_T.device)
-        probe = probe.keep(position_T % max(math.ceil(len(position_T) / STATES), 1) == 0)
+        probe = probe.keep(position_T % max(math.ceil(len(position_T) / KL_TARGETS), 1) == 0)
         mode = self.policy.training
         self.policy.eval()
         start = self.reference.encode(probe)

@@ -1,6 +1,6 @@
-"""Return-conditioned cloning: tell the policy what reward an event had, and ask for a high one when serving.
+"""Return-conditioned cloning: condition the policy on an event's reward, and ask for a high one when serving.
 
-As the decision transformer does (Chen et al., arXiv 2106.01345); for retrieval, PinRec (arXiv 2504.10507).
+As in the decision transformer (Chen et al., arXiv 2106.01345); for retrieval, PinRec (arXiv 2504.10507).
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from recalign.sequences import Batch
 
 
 class ConditionedPolicy(Policy):
-    """pi(item | history, reward): the base policy with states shifted by the reward that is asked for.
+    """pi(item | history, reward): a base policy whose states are shifted by a function of the reward.
 
-        summary(s, r) = summary(s) + W2 SiLU(W1 [summary(s), r]),        W2 = 0 at first
+        summary(s, r) = summary(s) + W2 SiLU(W1 [summary(s), r]),        W2 = 0 initially
 
-    `encode` always asks for ``asked``, whatever the batch says, so that an event's own reward cannot leak into its
-    evaluation; only `encode_given` is told rewards.
+    `encode` always conditions on the reward ``asked``, so that an event's own reward cannot leak into its evaluation.
+    Only `encode_given` reads rewards.
     """
 
     def __init__(self, base: Policy) -> None:
@@ -50,7 +50,7 @@ class ConditionedPolicy(Policy):
         self.base.prior_strength = strength
 
     def origin(self, start: Policy) -> list[Tensor]:
-        """The start, and a condition that shifts nothing."""
+        """Parameters of the start, and of a condition that shifts nothing."""
         first, last = self.condition[0], self.condition[2]
         return [*start.parameters(), *first.parameters(), *(torch.zeros_like(one) for one in last.parameters())]
 
@@ -58,10 +58,10 @@ class ConditionedPolicy(Policy):
         return self.encode_given(batch, self.asked.expand(len(batch.row_T)))
 
     def encode_given(self, batch: Batch, reward_T: Tensor) -> State:
-        """States that are told a reward each."""
+        """States conditioned on a reward each."""
         state = self.base.encode(batch)
-        told = torch.cat([self.base.summary(state), reward_T[:, None]], dim=1)
-        return self.base.shift(state, self.condition(told))
+        shift_TD = self.condition(torch.cat([self.base.summary(state), reward_T[:, None]], dim=1))
+        return self.base.shift(state, shift_TD)
 
     def summary(self, state: State) -> Tensor:
         return self.base.summary(state)
@@ -89,17 +89,17 @@ class ConditionedPolicy(Policy):
 
 
 class ReturnConditioned(PostTraining):
-    """Clone pi(a | s, r) on events that have a reward; the checkpoint's policy asks for a high quantile of rewards.
+    """Clone pi(a | s, r) on events that have a reward. The saved policy conditions on a high quantile of the rewards.
 
-    Rewards are the batch's advantages: with ``baseline: global`` the log's own less their mean, in standard
-    deviations; with ``baseline: user`` how much better an event was than the user's own.
+    Rewards are the batch's advantages: with ``baseline: global`` the logged rewards minus their mean, in standard
+    deviations; with ``baseline: user`` minus the user's earlier mean.
 
-    Logs ``condition/asked``, the reward asked for; ``policy/kl`` is with that reward asked for.
+    Logs ``condition/asked``, the reward that serving asks for. ``policy/kl`` is measured at that reward.
 
     Args:
         ask: quantile of the training rewards to ask for when serving.
         condition_lr: AdamW's learning rate of the network that reads the reward.
-        **training: what `PostTraining` takes.
+        **training: arguments of `PostTraining`.
     """
 
     FIGURES = "condition"
@@ -109,7 +109,7 @@ class ReturnConditioned(PostTraining):
     def check_settings(cls, given: Mapping[str, Any]) -> None:
         super().check_settings(given)
         if not 0 <= (ask := given.get("ask", 0.9)) <= 1:
-            raise InputError(f"{ask} is no quantile", where="model.ask", remedy="give a number between 0 and 1")
+            raise InputError(f"{ask} is not a quantile", where="model.ask", remedy="give a number between 0 and 1")
 
     def __init__(self, ask: float = 0.9, condition_lr: float = 3e-3, **training: Any) -> None:
         super().__init__(**training)

@@ -1,4 +1,4 @@
-"""Logged events with their advantages, computed once before training, and the networks that it takes."""
+"""Logged events with advantages, computed once before training by the start and the reward model."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Placebo = Literal["none", "permuted", "random"]
 
 
 class UpstreamData(RewardData):
-    """Training events, and the starting policy and reward model that a subclass may need to prepare them.
+    """Training events, with the starting policy and reward model for subclasses that prepare data with them.
 
     Args:
         init_from: checkpoint of the starting policy, where needed; null in a configuration: that of this log and seed.
@@ -32,7 +32,7 @@ class UpstreamData(RewardData):
         policy: the starting policy itself, instead of a checkpoint (Python only); copied.
         reward_net: the reward model itself, instead of a checkpoint (Python only); copied. Predictions of training
             events need it as `Loaded`, with its self-influence (`StageModule.hand_over`).
-        **log: what `recalign.reward.RewardData` takes.
+        **log: arguments of `recalign.reward.RewardData`.
     """
 
     def __init__(
@@ -50,10 +50,10 @@ class UpstreamData(RewardData):
         }
 
     def network(self, name: str, needed_by: str) -> Loaded:
-        """The ``policy`` or the ``reward`` model of this catalogue and reward, in evaluation mode.
+        """Load the ``policy`` or the ``reward`` model, check its catalogue and reward, and set evaluation mode.
 
         Raises:
-            InputError: there is no such network that can be read; it says what it is `needed_by`.
+            InputError: the network cannot be loaded or does not fit the data; says what it is `needed_by`.
         """
         where, path, given = self.upstreams[name]
         loaded = load_or_copy(path, given, name, where=where, needed_by=needed_by)
@@ -65,21 +65,21 @@ class UpstreamData(RewardData):
 class PostTrainingData(UpstreamData):
     """Training events with an advantage A_e = r_e - V(s_e), in standard deviations of the log's rewards.
 
-    Not in standard deviations of the advantage itself: a reward model that knows little predicts much the same for all
-    events, and should weigh little. The defaults are A-SFT's recommended form.
+    The unit is not the advantage's own standard deviation: a weak reward model predicts much the same for all events,
+    and its advantages should stay small. The defaults are A-SFT's recommended form.
 
     Args:
-        source: of r: the log (``observed``), the reward model (``predicted``), or rho r_hat + (1 - rho) r with rho the
-            reward model's measured reliability (``shrunk``). r_hat is without the event's own influence on its item's
-            factors; what the network memorised of it in training remains, and rho, measured on other events, does not
-            account for that.
-        baseline: V: nothing, the mean reward, the user's earlier mean, the item's mean, both, the reward expected under
-            the starting policy (``value``), or its soft form (``soft``).
-        soft: lambda of the soft baseline, in the reward's own unit.
-        placebo: ``permuted``: rewards shuffled within the user, before means are taken (with means of true rewards
-            the advantage would fall with an item's quality); ``random``: advantages shuffled over all events, with the
-            same weights and effective sample size. Neither may gain anything.
-        **upstream: what `UpstreamData` takes.
+        source: r: the logged reward (``observed``), the reward model's (``predicted``), or rho r_hat + (1 - rho) r
+            (``shrunk``), rho being the reward model's measured reliability. r_hat excludes the event's own influence on
+            its item's factors. What the network memorised of the event remains, and rho, measured on other events, does
+            not account for it.
+        baseline: V: 0 (``none``), the mean reward (``global``), the user's earlier mean, the item's mean, both
+            (``user_item``), the expected reward under the starting policy (``value``), or its soft form (``soft``).
+        soft: lambda of the soft baseline, in the unit of the reward.
+        placebo: negative controls, which must gain nothing. ``permuted``: shuffle rewards within each user, before
+            means are computed (with means of the true rewards, the advantage would fall with an item's quality);
+            ``random``: shuffle advantages over all events, which keeps the weights and the effective sample size.
+        **upstream: arguments of `UpstreamData`.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class PostTrainingData(UpstreamData):
 
     @functools.cached_property
     def advantages(self) -> np.ndarray:
-        """A of every event that is trained on, NaN elsewhere and where there is no reward. Shape: (events,)."""
+        """Advantage of every training event; NaN for others and where there is no reward. Shape: (events,)."""
         windows = super().training()
         observed = self.sequences.frame["reward"].cast(pl.Float64).fill_null(float("nan")).to_numpy()
         reward = self._rewards(observed, windows)
@@ -137,7 +137,7 @@ class PostTrainingData(UpstreamData):
     def _rewards(self, observed: np.ndarray, windows: Windows) -> np.ndarray:
         if self.source == "observed":
             return observed
-        loaded = self._there("reward")
+        loaded = self._network_on_device("reward")
         if loaded.self_influence is None:
             raise InputError(
                 "predictions for its own training events need the reward model's self-influence",
@@ -146,7 +146,7 @@ class PostTrainingData(UpstreamData):
             )
         predicted = predicted_rewards(loaded.net, loaded.self_influence, self._batches(windows)).double().numpy()
         if self.source == "predicted":
-            return np.where(np.isnan(observed), np.nan, predicted)  # so that all methods see the same events
+            return np.where(np.isnan(observed), np.nan, predicted)  # all methods see the same events
         if "reliability" not in loaded.facts:
             raise InputError(
                 "this reward model was never validated, so its reliability is not known",
@@ -161,7 +161,7 @@ class PostTrainingData(UpstreamData):
         if self.baseline == "none":
             return np.zeros(rows)
         if self.baseline in ("value", "soft"):
-            policy, reward = (self._there(name).net for name in ("policy", "reward"))
+            policy, reward = (self._network_on_device(name).net for name in ("policy", "reward"))
             soft = self.soft if self.baseline == "soft" else None
             return state_values(policy, reward, self._batches(windows), rows, soft).double().numpy()
         event = self.frame["event"].to_numpy()
@@ -171,37 +171,37 @@ class PostTrainingData(UpstreamData):
         return values
 
     def _permutation(self, reward: np.ndarray, windows: Windows) -> np.ndarray:
-        """For each event, the one whose reward it gets: any trained event of its user. Shape: int64 (events,)."""
+        """Draw, within each user, the event whose reward each training event gets. Shape: int64 (events,)."""
         event = windows.event[~np.isnan(reward[windows.event])]
         user = self.sequences.frame["user"].to_numpy()[event]
         draw = np.random.default_rng(self.seed).random(len(event))
         origin = np.arange(len(reward))
-        shuffled = event[np.lexsort((draw, user))]  # each user's events in a random order
+        shuffled = event[np.lexsort((draw, user))]  # users in order, each one's events shuffled
         origin[event[np.argsort(user, kind="stable")]] = shuffled
         return origin
 
-    def _there(self, name: str) -> Loaded:
-        """A network, where the trainer works."""
+    def _network_on_device(self, name: str) -> Loaded:
+        """Load a network onto the trainer's device."""
         loaded = self.network(name, f"source {self.source!r} with baseline {self.baseline!r}")
         loaded.net.to(self.device)
         return loaded
 
     def _batches(self, windows: Windows) -> Iterator[Batch]:
-        """All targets once, where the trainer works."""
+        """Iterate once over all targets, on the trainer's device."""
         return (batch.to(self.device) for batch in self.loader(windows, seen=False))
 
 
 @torch.no_grad()
 def predicted_rewards(reward: RewardEnsemble, self_influence_EF: Tensor, batches: Iterable[Batch]) -> Tensor:
-    """The expected reward of every target, without the target's own influence on its item's factors.
+    """Expected reward of every target, without the target's own influence on its item's factors.
 
-    Shape: self-influence as of `recalign.reward.RewardData.self_influence` -> (events,), NaN elsewhere.
+    Shape: self-influence as in `recalign.reward.RewardData.self_influence` -> (events,), NaN for other events.
     """
     out = torch.full((len(self_influence_EF),), torch.nan)
     for batch in batches:
         event_T = batch.event_T.cpu()
-        moved_TF = self_influence_EF[event_T].to(batch.event_T.device)
-        out[event_T] = reward.predict_trained(reward.states(batch), batch.target_T, moved_TF).cpu()
+        influence_TF = self_influence_EF[event_T].to(batch.event_T.device)
+        out[event_T] = reward.predict_trained(reward.states(batch), batch.target_T, influence_TF).cpu()
     return out
 
 
@@ -209,12 +209,12 @@ def predicted_rewards(reward: RewardEnsemble, self_influence_EF: Tensor, batches
 def state_values(
     policy: Policy, reward: RewardEnsemble, batches: Iterable[Batch], rows: int, soft: float | None
 ) -> Tensor:
-    """The expected reward under the starting policy before every target.
+    """State value under the starting policy before every target.
 
-    V(s) = E_{a ~ pi}[r(s, a)], or, with ``soft`` = lambda, V(s) = lambda log E_{a ~ pi}[exp(r(s, a) / lambda)], the
+    V(s) = E_{a ~ pi}[r(s, a)], or with ``soft`` = lambda, V(s) = lambda log E_{a ~ pi}[exp(r(s, a) / lambda)], the log
     normaliser of the exponential tilt: pi exp((r - V) / lambda) sums to 1.
 
-    Shape: (rows of the event table,), NaN elsewhere.
+    Shape: (rows,), NaN for events that are no targets.
     """
     out = torch.full((rows,), torch.nan)
     for batch in batches:

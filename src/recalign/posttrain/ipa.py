@@ -60,7 +60,7 @@ class IPA(PostTraining):
     UPSTREAM: ClassVar[dict[str, str]] = {"init_from": "recommender", "reward_model": "reward"}
     LEARNS_FROM = RewardData
     FIGURES = "ipa"
-    drops_out = False
+    use_dropout = False
 
     @classmethod
     def check_settings(cls, given: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Post-training that hands over the point of its ray at which one price is paid."""
+"""Interpolate post-trained weights with the start's until the policy keeps a set share of the ranking."""
 
 from __future__ import annotations
 
@@ -23,24 +23,22 @@ if TYPE_CHECKING:
 
 
 class KeepRanking(Callback):
-    """Validate and hand over the weights at which the policy keeps just enough of the start's ranking.
+    """Validate and checkpoint interpolated weights that keep just enough of the start's ranking.
 
         theta = theta_start + reach (theta_trained - theta_start)
 
-    The ray from the start through the trained weights is followed (`reach_at_price`) until the policy's
-    ``all/ndcg@10`` on the validation events first falls below ``share`` of the start's: back from the trained weights
-    where these lost too much, beyond them, at most to 4, where they could afford more. Weights between a pretrained and
-    a fine-tuned model: Wortsman et al., arXiv 2109.01903; for alignment: Lin et al., arXiv 2309.06256; beyond the
-    fine-tuned one: Zheng et al., arXiv 2404.16792.
+    The search (`reach_at_price`) goes out from the start until the policy's ``all/ndcg@10`` on validation falls below
+    ``share`` of the start's. It interpolates (reach < 1) if the trained weights lost too much, and extrapolates, up
+    to 4, if they could afford more. Interpolation: WiSE-FT, Wortsman et al., arXiv 2109.01903; for alignment: Lin et
+    al., arXiv 2309.06256; extrapolation: ExPO, Zheng et al., arXiv 2404.16792.
 
-    The ray is followed when the last epoch ends. No method stops early, so no other epoch is handed over: earlier ones
-    are validated and saved as they were trained. With a callback that may end training at any time (`EarlyStopping`,
-    `Timer`) it is followed at every validation. The checkpoint holds the weights at that reach as ``state_dict`` and
-    the trained ones, from which a longer training continues, as ``current_model_state``, as Lightning's
-    `WeightAveraging` does.
+    The search runs at the end of the last epoch; earlier epochs are validated and saved with the trained weights. With
+    a callback that may stop training at any time (`EarlyStopping`, `Timer`) it runs at every validation. As in
+    Lightning's `WeightAveraging`, the checkpoint holds the interpolated weights as ``state_dict`` and the trained ones,
+    from which training can continue, as ``current_model_state``.
 
-    Logs ``policy/reach`` and ``policy/kept``, at the run's precision: evaluation, in float32, may differ in the third
-    digit.
+    Logs ``policy/reach`` and ``policy/kept``, measured at the run's precision. Evaluation runs in float32 and may
+    differ in the third digit.
 
     Cost: at most 15 passes over the validation events, one of them for the start. Memory: one copy of the policy's
     weights.
@@ -53,28 +51,28 @@ class KeepRanking(Callback):
         super().__init__()
         self.share = share
         self._start_ndcg: float | None = None
-        self._reach, self._step = 1.0, -1  # the reach found, and the step after which it was
-        # The other set of the policy's weights: those at the reach, or the trained ones while these are in the policy.
+        self._reach, self._step = 1.0, -1  # result of the search, and the step at which it ran
+        # The set of weights that is not in the policy now: the interpolated or the trained ones. Empty before a search.
         self._other: list[Tensor] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._other = []
         if any(isinstance(callback, WeightAveraging) for callback in trainer.callbacks):  # type: ignore[attr-defined]
             raise InputError(
-                "an average of the weights and model.keep would each put weights of their own into the checkpoint",
+                "weight averaging and model.keep would each put their own weights into the checkpoint",
                 where="trainer.callbacks",
-                remedy="leave the average out, or set model.keep to null",
+                remedy="remove the averaging callback, or set model.keep to null",
             )
         if stage == "fit" and not trainer.limit_val_batches:
-            rank_zero_warn("nothing is validated, so model.keep cannot say how much of the ranking is kept")
+            rank_zero_warn("nothing is validated, so model.keep has no effect")
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: PostTraining) -> None:  # type: ignore[override]
         if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
             self._swap(pl_module.policy)
         elif _may_be_last(trainer):
-            self._follow(trainer, pl_module)
+            self._search(trainer, pl_module)
         else:
-            self._other = []  # found by a run that this one continues
+            self._other = []  # loaded from the run that this one continues
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: PostTraining) -> None:  # type: ignore[override]
         self._swap(pl_module.policy)
@@ -83,7 +81,7 @@ class KeepRanking(Callback):
         if trainer.limit_val_batches and self._step != trainer.global_step and _may_be_last(trainer):
             mode = pl_module.training
             pl_module.eval()
-            self._follow(trainer, pl_module)
+            self._search(trainer, pl_module)
             self._swap(pl_module.policy)
             pl_module.train(mode)
 
@@ -92,16 +90,16 @@ class KeepRanking(Callback):
         self._other = []
         if self._reach == 0:
             rank_zero_warn(
-                f"the checkpoint holds the start: the first steps towards the trained weights already keep less than "
-                f"{self.share:.0%} of its ranking; take smaller steps (model.lr)"
+                f"the checkpoint holds the start's weights: even a small step towards the trained ones keeps less than "
+                f"{self.share:.0%} of its ranking; lower model.lr"
             )
 
     @torch.no_grad()
-    def _follow(self, trainer: Trainer, module: PostTraining) -> None:
-        """Put the weights at the price into the policy, and keep its trained ones as the other set."""
+    def _search(self, trainer: Trainer, module: PostTraining) -> None:
+        """Search for the reach, put its weights into the policy, and keep the trained ones as the other set."""
         start, weights = module.policy.origin(module.reference), list(module.policy.parameters())
         if not all(weight.isfinite().all() for weight in weights):
-            raise TrainingError("trained weights are not finite, so nothing can be handed over; lower model.lr")
+            raise TrainingError("trained weights are not finite, so there is nothing to checkpoint; lower model.lr")
         self._other = []  # free the old set before a new one is made
         trained = [weight.clone() for weight in weights]
         windows, limit = module.data.windows("validation"), trainer.num_val_batches
@@ -151,7 +149,7 @@ class KeepRanking(Callback):
             checkpoint["state_dict"] = checkpoint["state_dict"] | {name: other[weight] for name, weight in named}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: PostTraining, checkpoint: dict[str, Any]) -> None:  # type: ignore[override]
-        """Keep the weights at the reach, which were just loaded, as the other set; load the trained ones."""
+        """Move the interpolated weights, which were just loaded, to the other set. Load the trained ones."""
         if trainer.state.fn == TrainerFn.FITTING and "current_model_state" in checkpoint:
             self._other = [weight.detach().clone() for weight in pl_module.policy.parameters()]
             pl_module.load_state_dict(checkpoint["current_model_state"])

@@ -1,7 +1,7 @@
-"""Preferences over items: DPO, IPO, S-DPO and SimPO on pairs, KTO on single events.
+"""Preference optimisation: DPO, IPO, S-DPO and SimPO on pairs, KTO on single events.
 
-Legend: T states, N items that each state's winner is preferred to, Delta = log pi(y | s) - log pi_ref(y | s) the
-log-ratio of an item y to the reference, Delta+ that of the winner, Delta- that of a loser.
+Legend: T states, N losers per winner, Delta = log pi(y | s) - log pi_ref(y | s) the log-ratio of item y to the
+reference, Delta+ that of the winner, Delta- that of a loser.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ PairLoss = Literal["dpo", "ipo", "sdpo", "simpo"]
 def preference(
     winner_T: Tensor, loser_TN: Tensor, loss: PairLoss, beta: float, gamma: float = 0.0
 ) -> tuple[Tensor, Figures]:
-    """The mean over pairs (over states for S-DPO) of
+    """Preference loss, the mean over pairs (over states for S-DPO) of
 
     - dpo: -log sigma(beta (Delta+ - Delta-)): direct preference optimisation (arXiv 2305.18290, equation 7);
-    - ipo: (Delta+ - Delta- - 1 / (2 beta))^2: identity preference optimisation (arXiv 2310.12036), which asks for a
-      fixed margin; form and name of beta as in TRL's `dpo_trainer.py`;
+    - ipo: (Delta+ - Delta- - 1 / (2 beta))^2: identity preference optimisation (arXiv 2310.12036), with a fixed
+      target margin; beta as in TRL's `dpo_trainer.py`;
     - sdpo: -log sigma(-log sum_j exp(beta (Delta-_j - Delta+))): softmax DPO (arXiv 2406.09215), the winner against all
       its losers at once; with one loser it is DPO;
     - simpo: -log sigma(beta (log pi(y+ | s) - log pi(y- | s)) - gamma): SimPO (arXiv 2405.14734). An item has length 1,
-      so nothing is normalised by it.
+      so there is no length normalisation.
 
     Args:
         winner_T: Delta+ (SimPO: log pi(y+ | s)).
         loser_TN: Delta-_j (SimPO: log pi(y-_j | s)).
-        loss: which.
-        beta: how much a log-ratio counts: small lets the policy move far for its pairs, large holds it near.
-        gamma: the margin that SimPO asks for; the others read none.
+        loss: name of the loss.
+        beta: scale of the log-ratios. A small beta lets the policy move far from the start.
+        gamma: target margin of SimPO; the others ignore it.
 
     Returns:
         The loss, and ``accuracy``, the share of pairs with Delta+ > Delta-; ``margin``, the mean of Delta+ - Delta-;
@@ -71,15 +71,15 @@ def kto(
 ) -> tuple[Tensor, Figures]:
     """L = mean of lambda (1 - sigma(+-beta (Delta - z))): Kahneman-Tversky optimisation (arXiv 2402.01306).
 
-    An item is good (+) or bad (-) by itself, without a pair. z, the reference point, is max(mean Delta of items that do
-    not belong to the state, 0), as in TRL's `kto_trainer.py`.
+    Each item is labelled good (+) or bad (-); there are no pairs. The reference point z is the mean Delta of
+    mismatched items, at least 0, as in TRL's `kto_trainer.py`.
 
     Args:
-        ratio_T: Delta of each state's own item.
+        ratio_T: Delta of the logged item.
         mismatched_T: Delta of an item of another event; no gradient flows through it.
-        advantage_T: above 0: good; below: bad; 0 or NaN: neither, and left out.
+        advantage_T: above 0: good; below 0: bad; 0 or NaN: ignored.
         beta: how fast the value of an item saturates.
-        good, bad: lambda of either.
+        good, bad: lambda of good and of bad items.
 
     Returns:
         The loss, and ``accuracy``, the share of items on their own side of z; ``margin``, mean Delta of the good less
@@ -107,10 +107,10 @@ def kto(
 
 
 class PairTraining(PostTraining):
-    """What both classes of methods share; ``beta`` must be above 0."""
+    """Base class of preference methods. ``beta`` must be above 0."""
 
     FIGURES = "pairs"
-    drops_out = False
+    use_dropout = False
 
     @classmethod
     def check_settings(cls, given: Mapping[str, Any]) -> None:
@@ -129,10 +129,10 @@ class Preferences(PairTraining):
 
     Args:
         loss: dpo, ipo, sdpo or simpo (`preference`).
-        beta: how much a log-ratio counts: small lets the policy move far for its pairs, large holds it near.
-        gamma: the margin that SimPO asks for; the others do not read it.
+        beta: scale of the log-ratios. A small beta lets the policy move far from the start.
+        gamma: target margin of SimPO; the others ignore it.
         lr: AdamW's learning rate.
-        **training: what `PostTraining` takes.
+        **training: arguments of `PostTraining`.
     """
 
     LEARNS_FROM = PairData
@@ -164,15 +164,15 @@ class KTO(PairTraining):
 
     An event is good if its advantage is above 0 (its reward above the baseline), bad if below.
 
-    Logs what `Preferences` logs, with good events as winners and bad ones as losers; ``pairs/share``, of the batch's
-    events that are either; ``pairs/good``, of those that are good; ``pairs/z``, the reference point of both.
+    Logs what `Preferences` logs, with good events as winners and bad ones as losers. ``pairs/share`` is the share of
+    the batch's events that are good or bad, ``pairs/good`` the share of these that are good, ``pairs/z`` is z.
 
     Args:
         beta: how fast the value of an item saturates.
         good: weight of good events.
         bad: weight of bad events.
         lr: AdamW's learning rate.
-        **training: what `PostTraining` takes.
+        **training: arguments of `PostTraining`.
     """
 
     def __init__(
@@ -184,7 +184,7 @@ class KTO(PairTraining):
     def loss(self, batch: Batch) -> tuple[Tensor, Figures]:
         all_T = gathered(batch.target_T)
         own = own_rows(len(batch.target_T), batch.target_T.device)
-        mismatched_T = all_T.roll(len(all_T) // 2)[own]  # half a batch away are other users
+        mismatched_T = all_T.roll(len(all_T) // 2)[own]  # half a batch away: another user's item
         item_TC = torch.stack([batch.target_T, mismatched_T], dim=1)
         ratio_TC = self.policy.log_probs(self.policy.encode(batch), item_TC) - self.reference_log_probs(batch, item_TC)
         ratio_TC, advantage_T = gathered(ratio_TC), gathered(self.advantages(batch))

@@ -1,4 +1,4 @@
-"""Pairs of items at one history, made once before training.
+"""Preference pairs of items, made once before training.
 
 Legend: E events, T states of a batch, N losers a pair, C candidates, K members of a reward ensemble.
 """
@@ -27,36 +27,39 @@ Pairing = Literal["logged", "sampled", "generated", "ensemble"]
 _DRAW_MORE = "draw more data.candidates, or use a reward that differs between a user's events"
 NONE_FOUND: dict[Pairing, tuple[str, str]] = {
     "logged": (
-        "of the same user below that mean beside it",
+        "of the same user below that mean",
         "use a reward that differs between a user's events, or pairs sampled",
     ),
-    "sampled": ("drawn from the catalogue that the user had not met", _DRAW_MORE),
-    "generated": ("drawn from the policy that the user had not met", _DRAW_MORE),
-    "ensemble": ("whose interval lies below another's", "use a smaller data.width, or draw more data.candidates"),
+    "sampled": ("drawn from the catalogue that the user has not seen", _DRAW_MORE),
+    "generated": ("drawn from the policy that the user has not seen", _DRAW_MORE),
+    "ensemble": (
+        "with an interval below that of another candidate",
+        "use a smaller data.width, or draw more data.candidates",
+    ),
 }
-"""What the error says where no pair can be made: the losers that were looked for, and the remedy."""
+"""If no pair can be made, the error says which losers were looked for, and a remedy."""
 
 
 class PairData(UpstreamData):
     """Pairs (history, winner, losers), at the histories of training events.
 
-    - ``logged``: of two logged events of a user, one with a reward above the user's earlier mean against one below it,
-      at the history before both;
-    - ``sampled``: a logged event against items drawn from the catalogue;
-    - ``generated``: a logged event against items drawn from the starting policy;
-    - ``ensemble``: items drawn from the starting policy whose intervals under the reward ensemble do not overlap.
+    - ``logged``: two logged events of a user, one with a reward above the user's earlier mean, one below, at the
+      history before both;
+    - ``sampled``: a logged event as winner, losers drawn from the catalogue;
+    - ``generated``: a logged event as winner, losers drawn from the starting policy;
+    - ``ensemble``: both drawn from the starting policy, with disjoint intervals under the reward ensemble.
 
     For ``sampled`` and ``generated``, winners are events with a reward above the user's earlier mean
-    (`recalign.sequences.reward_means`). Items drawn were never met by the user in training. Nothing of validation or
-    test is read. Pairs are the same in all epochs. Events without a pair stay in the batches, with nothing rejected, so
-    that all methods take the same steps.
+    (`recalign.sequences.reward_means`). Drawn items are never ones that the user has seen in training. Validation and
+    test events are not read. Pairs are the same in all epochs. Events without a pair stay in the batches without
+    losers, so that all methods take the same number of steps.
 
     Args:
-        pairs: which pairs.
-        losers: N, items that each winner is preferred to.
-        candidates: items or later events drawn at each history, from which pairs are taken.
+        pairs: how pairs are made.
+        losers: N, losers per winner.
+        candidates: C, items or later events drawn at each history to make pairs from.
         width: ``ensemble``: half the width of an interval, in standard deviations between the members.
-        **upstream: what `UpstreamData` takes.
+        **upstream: arguments of `UpstreamData`.
 
     Raises (before training):
         InputError: no pair can be made.
@@ -75,7 +78,7 @@ class PairData(UpstreamData):
         super().check_settings(given)
         if not 1 <= given.get("losers", 1) < given.get("candidates", 2):
             what = f"{given['losers']} losers of {given['candidates']} candidates"
-            remedy = "ask for one loser or more, and for more candidates than losers"
+            remedy = "set losers to 1 or more, and candidates above losers"
             raise InputError(what, where="data.losers, data.candidates", remedy=remedy)
 
     @classmethod
@@ -93,14 +96,14 @@ class PairData(UpstreamData):
 
     @functools.cached_property
     def share(self) -> float:
-        """The share of the training events at whose history there is a pair."""
+        """Share of the training events that have a pair."""
         rejected = self.paired.rejected
         assert rejected is not None
         return float((rejected > 0).all(axis=1).mean())
 
     @functools.cached_property
     def paired(self) -> Windows:
-        """All training windows: where there is a pair, its winner is the target; elsewhere nothing is rejected."""
+        """Training windows with pairs: the target is the winner, ``rejected`` are the losers, 0 without a pair."""
         windows = super().training()
         expected = self.expected_rewards(windows.event)["user"].to_numpy()
         item, good = self._items(windows, expected), windows.reward > expected
@@ -119,11 +122,11 @@ class PairData(UpstreamData):
         return dataclasses.replace(windows, target=winner, rejected=losers)
 
     def _items(self, windows: Windows, expected: np.ndarray) -> np.ndarray:
-        """The winner of each target's pair and its losers, 0 where there is none. Shape: int64 (targets, 1 + N)."""
+        """Winner and losers of each target's pair, 0 where there is none. Shape: int64 (targets, 1 + N)."""
         if self.pairs == "logged":
             return self._logged(windows, expected)
         trained = self.frame.filter((pl.col("split") == TRAIN) & (pl.col("item_id") > 0))
-        met_N = torch.from_numpy(np.unique(self._keys(trained["user"].cast(pl.Int64), trained["item_id"])))
+        seen_N = torch.from_numpy(np.unique(self._keys(trained["user"].cast(pl.Int64), trained["item_id"])))
         item_EN = torch.zeros(len(self.sequences.frame), 1 + self.losers, dtype=torch.int64)
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
@@ -134,13 +137,13 @@ class PairData(UpstreamData):
                     candidate_TC = torch.randint(1, self.num_items + 1, (len(batch.target_T), self.candidates))
                 else:
                     candidate_TC = policy.sample(policy.encode(batch), self.candidates)
-                met_TC = torch.isin(self._keys(batch.user_B[batch.row_T, None], candidate_TC), met_N)
-                barred_TC = met_TC | repeated(candidate_TC)
+                seen_TC = torch.isin(self._keys(batch.user_B[batch.row_T, None], candidate_TC), seen_N)
+                excluded_TC = seen_TC | is_repeat(candidate_TC)
                 if reward is None:
-                    item_TN = target_against(batch.target_T, candidate_TC, barred_TC, self.losers)
+                    item_TN = target_pairs(batch.target_T, candidate_TC, excluded_TC, self.losers)
                 else:
                     reward_KTC = reward.predictions(reward.states(batch), candidate_TC)
-                    item_TN = apart(candidate_TC, barred_TC, reward_KTC, self.width, self.losers)
+                    item_TN = disjoint_interval_pairs(candidate_TC, excluded_TC, reward_KTC, self.width, self.losers)
                 item_EN[batch.event_T] = item_TN
         return item_EN.numpy()[windows.event]
 
@@ -155,14 +158,14 @@ class PairData(UpstreamData):
         return np.where(found >= 0, windows.target[found], 0)
 
     def _keys(self, user: Any, item: Any) -> Any:
-        """One number for each user and item."""
+        """One integer per (user, item)."""
         return user * (self.num_items + 1) + item
 
     def _ensemble(self) -> RewardEnsemble:
         reward = self.network("reward", f"pairs {self.pairs!r}").net
         if reward.members == 1:
             raise InputError(
-                "intervals need several members, and this reward model has one",
+                "pairs 'ensemble' need a reward model with several members, and this one has a single member",
                 where="data.reward_model",
                 remedy="train an ensemble: recalign fit reward --model.members 5",
             )
@@ -179,14 +182,14 @@ def logged_pairs(
     candidates: int,
     random: np.random.Generator,
 ) -> np.ndarray:
-    """Pair each event with a later one of the same user on the other side of the user's mean, at the event's history.
+    """Pair each event with a later one of the same user whose reward is on the other side of the user's mean.
 
-    The one above the mean wins. Among C later events drawn, the partner is the first on the other side; further losers
-    are those drawn that lie below, each item once. Items that are in the history already are left out: as losers they
-    would be lowered as repetitions.
+    The event above the mean is the winner. C later events are drawn. The first on the other side is the partner; the
+    other drawn events below the mean become further losers, each item once. Items that are in the history are
+    excluded: as losers, they would be lowered for being repeats.
 
     Args:
-        reward_E: in the order of users and time; NaN where there is none (neither above nor below).
+        reward_E: sorted by user and time; NaN where there is none (neither above nor below the mean).
         mean_E: the user's expected reward before each event.
         first_E: int64, index of the user's first event with the same item.
         state_E: int64, index of the newest event of the history before each.
@@ -200,49 +203,52 @@ def logged_pairs(
     """
     own_E1, stop_E1, mean_E1 = np.arange(len(reward_E))[:, None], stop_E[:, None], mean_E[:, None]
     ahead_EC = random.random((len(reward_E), candidates)) * (stop_E1 - own_E1 - 1)
-    drawn_EC = np.minimum(own_E1 + 1 + ahead_EC.astype(np.int64), stop_E1 - 1)  # nothing ahead: the event itself
+    drawn_EC = np.minimum(own_E1 + 1 + ahead_EC.astype(np.int64), stop_E1 - 1)  # no later event: the event itself
     pool = np.concatenate([own_E1, drawn_EC], axis=1)
-    open_ = first_E[pool] > state_E[:, None]
+    is_new = first_E[pool] > state_E[:, None]
     apart_EC = (reward_E[drawn_EC] - mean_E1) * (reward_E[own_E1] - mean_E1) < 0
-    apart_EC &= open_[:, 1:] & open_[:, :1]
+    apart_EC &= is_new[:, 1:] & is_new[:, :1]
     partner_E1 = np.take_along_axis(drawn_EC, apart_EC.argmax(axis=1)[:, None], axis=1)
     winner_E1 = np.where(reward_E[partner_E1] > reward_E[own_E1], partner_E1, own_E1)
-    below = apart_EC.any(axis=1, keepdims=True) & open_ & (reward_E[pool] < mean_E1)
-    again = repeated(torch.from_numpy(np.where(below, first_E[pool], -1))).numpy()
-    pool = np.where(below & ~again, pool, -1)
+    below = apart_EC.any(axis=1, keepdims=True) & is_new & (reward_E[pool] < mean_E1)
+    repeat = is_repeat(torch.from_numpy(np.where(below, first_E[pool], -1))).numpy()
+    pool = np.where(below & ~repeat, pool, -1)
     first = np.argsort(pool < 0, axis=1, kind="stable")[:, :losers]
     return np.concatenate([winner_E1, np.take_along_axis(pool, first, axis=1)], axis=1)
 
 
-def repeated(item_TC: Tensor) -> Tensor:
-    """Mark values that occur further left in their row. Shape: int64 (T, C) -> bool (T, C)."""
+def is_repeat(item_TC: Tensor) -> Tensor:
+    """Mark values that already occur further left in their row. Shape: int64 (T, C) -> bool (T, C)."""
     sorted_TC, order_TC = item_TC.sort(dim=1, stable=True)
     again_TC = torch.zeros_like(item_TC, dtype=torch.bool)
     again_TC[:, 1:] = sorted_TC[:, 1:] == sorted_TC[:, :-1]
     return torch.zeros_like(again_TC).scatter(1, order_TC, again_TC)
 
 
-def target_against(target_T: Tensor, candidate_TC: Tensor, barred_TC: Tensor, losers: int) -> Tensor:
-    """Pair the logged item with the first candidates that are not barred. Shape: -> int64 (T, 1 + N), 0 for none."""
-    first_TN = barred_TC.long().argsort(dim=1, stable=True)[:, :losers]
-    loser_TN = candidate_TC.gather(1, first_TN).masked_fill(barred_TC.gather(1, first_TN), 0)
+def target_pairs(target_T: Tensor, candidate_TC: Tensor, excluded_TC: Tensor, losers: int) -> Tensor:
+    """Pair the logged item with the first candidates that are not excluded. Returns int64 (T, 1 + N), 0 for none."""
+    first_TN = excluded_TC.long().argsort(dim=1, stable=True)[:, :losers]
+    loser_TN = candidate_TC.gather(1, first_TN).masked_fill(excluded_TC.gather(1, first_TN), 0)
     return torch.cat([target_T[:, None], loser_TN], dim=1)
 
 
-def apart(candidate_TC: Tensor, barred_TC: Tensor, reward_KTC: Tensor, width: float, losers: int) -> Tensor:
-    """Pair the candidate with the highest lower bound with those of the lowest upper bounds, by a reward ensemble.
+def disjoint_interval_pairs(
+    candidate_TC: Tensor, excluded_TC: Tensor, reward_KTC: Tensor, width: float, losers: int
+) -> Tensor:
+    """Pair candidates whose reward intervals under an ensemble do not overlap.
 
-    A candidate's interval is its mean over the members +- ``width`` standard deviations between them. A pair is kept if
-    LB(winner) > UB(loser) for every loser.
+    An interval is the mean over the members +- ``width`` standard deviations between them. The winner has the highest
+    lower bound, the losers have the lowest upper bounds. A pair is kept if LB(winner) > UB(loser) for every loser.
 
-    The rejection-sampling form of DPO and IPO in the A-SFT post (Netflix TechBlog, October 2025), whose own wording
-    would keep overlapping intervals; its number of candidates and width are not public.
+    This is the rejection sampling for DPO and IPO of the A-SFT post (Netflix TechBlog, October 2025). The post's
+    wording would keep overlapping intervals; its number of candidates and its width are not public.
 
-    Shape: -> int64 (T, 1 + N), 0 where there is no pair.
+    Returns:
+        int64 (T, 1 + N), 0 where there is no pair.
     """
     mean_TC, half_TC = reward_KTC.mean(dim=0), width * reward_KTC.std(dim=0)
-    lower_TC = (mean_TC - half_TC).masked_fill(barred_TC, -torch.inf)
-    upper_TC = (mean_TC + half_TC).masked_fill(barred_TC, torch.inf)
+    lower_TC = (mean_TC - half_TC).masked_fill(excluded_TC, -torch.inf)
+    upper_TC = (mean_TC + half_TC).masked_fill(excluded_TC, torch.inf)
     low_T1, best_T1 = lower_TC.max(dim=1, keepdim=True)
     high_TN, worst_TN = upper_TC.topk(losers, dim=1, largest=False)
     item_TC = candidate_TC.gather(1, torch.cat([best_T1, worst_TN], dim=1))

@@ -1,4 +1,4 @@
-"""REINFORCE on the log, corrected for who chose and for how many items are shown (Chen et al., arXiv 1812.02353)."""
+"""Off-policy REINFORCE with importance weights and the top-K correction (Chen et al., arXiv 1812.02353)."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ def top_k_reinforce(
 ) -> tuple[Tensor, Figures]:
     """L = -mean w lambda_K R log pi(a | s), w = min(pi / beta, cap), lambda_K = K (1 - pi)^(K - 1).
 
-    w corrects for the policy beta that chose the logged items, lambda_K counts that an item need only be among the K
-    shown. No gradient through either.
+    The importance weight w corrects for the behaviour policy beta that chose the logged items. lambda_K accounts for K
+    items being shown at once. Both are detached.
 
     Args:
         logp_T: log pi(a | s) of the logged items.
         behaviour_T: log beta(a | s).
-        reward_T: R, NaN where there is none: the event does not count.
-        k: K; 1: no correction.
+        reward_T: R; NaN: no reward, the event does not count.
+        k: K; 1: no top-K correction.
         cap: largest importance weight.
 
     Returns:
         The loss, and ``ess``, the effective sample size of the importance weights as a share of the events, ``capped``,
-        the share of them that was cut, and ``lambda``, the mean of lambda_K.
+        the share of capped weights, and ``lambda``, the mean of lambda_K.
     """
     known_T = ~reward_T.isnan()
     now_T = logp_T.detach()
@@ -48,20 +48,20 @@ def top_k_reinforce(
 class Reinforce(PostTraining):
     """Weight logged items by their reward, by pi / beta and by lambda_K (`top_k_reinforce`).
 
-    The policy beta that chose the items is unknown; the start, cloned from the log, stands in for it. The reward is the
-    batch's advantage, whose baseline keeps the variance down.
+    The start, cloned from the log, stands in for the unknown behaviour policy beta. The reward is the batch's
+    advantage; its baseline reduces the variance.
 
     Logs ``reinforce/{ess,capped,lambda}``.
 
     Args:
-        k: K, items shown together; 1: no correction.
+        k: K, items shown together; 1: no top-K correction.
         cap: largest importance weight pi / beta.
         lr: AdamW's learning rate.
-        **training: what `PostTraining` takes.
+        **training: arguments of `PostTraining`.
     """
 
     FIGURES = "reinforce"
-    drops_out = False
+    use_dropout = False
 
     def __init__(self, k: int = 10, cap: float = 10.0, lr: float = 1.5e-5, **training: Any) -> None:
         super().__init__(lr=lr, **training)

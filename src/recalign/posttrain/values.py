@@ -1,8 +1,8 @@
-"""Methods that learn from the log alone what items are worth: CQL, IQL, AWAC and SA2C.
+"""Offline methods that learn Q and V from the log: CQL, IQL, AWAC and SA2C.
 
-A contextual bandit: Q(s, a) is the expected reward of item a after history s, V(s) that of the history; nothing
-follows an event. Rewards are the batch's advantages (`recalign.posttrain.PostTrainingData`): with ``baseline: global``
-the log's rewards less their mean, in standard deviations.
+The setting is a contextual bandit: Q(s, a) is the expected reward of item a after history s, V(s) the value of the
+history, and the discount factor is 0. Rewards are the batch's advantages (`recalign.posttrain.PostTrainingData`): with
+``baseline: global`` the log's rewards minus their mean, in standard deviations.
 
 Legend: T events, a the logged item, s its history, r its reward (NaN where there is none: the event does not count).
 """
@@ -24,48 +24,48 @@ from recalign.sequences import Batch
 
 
 def mean_known(value_T: Tensor, reward_T: Tensor) -> Tensor:
-    """Mean over the events that have a reward, 0 where none has: a scalar."""
+    """Mean over the events that have a reward, 0 if none has: a scalar."""
     known_T = ~reward_T.isnan()
     return value_T.where(known_T, 0.0).sum() / known_T.sum().clamp(min=1)
 
 
-def squared_error(value_T: Tensor, reward_T: Tensor) -> Tensor:
-    """mean (Q(s, a) - r)^2: the temporal difference with gamma = 0, a scalar."""
+def td_loss(value_T: Tensor, reward_T: Tensor) -> Tensor:
+    """mean (Q(s, a) - r)^2: the temporal-difference error with gamma = 0, a scalar."""
     return mean_known((value_T - reward_T.nan_to_num()).square(), reward_T)
 
 
 def conservative(q_T: Tensor, all_T: Tensor, reward_T: Tensor, alpha: float) -> tuple[Tensor, Figures]:
     """L = 1/2 mean (Q(s, a) - r)^2 + alpha mean (logsumexp_b Q(s, b) - Q(s, a)): CQL(H), arXiv 2006.04779, eq. 4.
 
-    The second term lowers items that were not chosen. ``all_T`` is the logsumexp over the catalogue at temperature tau,
-    tau log sum_b exp(Q(s, b) / tau).
+    The second term lowers items that were not chosen. ``all_T`` is the logsumexp over the catalogue at temperature
+    tau: tau log sum_b exp(Q(s, b) / tau).
 
     Returns:
         The loss, and ``td``, the mean squared error, and ``gap``, the second term without alpha, at least 0.
     """
-    td, gap = squared_error(q_T, reward_T), mean_known(all_T - q_T, reward_T)
+    td, gap = td_loss(q_T, reward_T), mean_known(all_T - q_T, reward_T)
     return td / 2 + alpha * gap, {"td": td.detach(), "gap": gap.detach()}
 
 
-def expectile(error_T: Tensor, tau: float, reward_T: Tensor) -> Tensor:
-    """mean |tau - 1[u < 0]| u^2 with u = Q - V: its minimum over V is the tau-expectile of Q (IQL, arXiv 2110.06169).
+def expectile_loss(error_T: Tensor, tau: float, reward_T: Tensor) -> Tensor:
+    """mean |tau - 1[u < 0]| u^2 with u = Q - V, minimised by the tau-expectile of Q (IQL, arXiv 2110.06169).
 
-    The 0.5-expectile is the mean; towards 1 it tends to the maximum. Pass u without a gradient to Q.
+    The 0.5-expectile is the mean; as tau tends to 1, the expectile tends to the maximum. Detach Q in u.
     """
     side_T = (tau - (error_T < 0).to(error_T.dtype)).abs()
     return mean_known(side_T * error_T.square(), reward_T)
 
 
 def exponential_weights(advantage_T: Tensor, beta: float, reward_T: Tensor) -> Tensor:
-    """w = min(exp(beta A), 100), 0 where there is no reward (IQL and AWAC, as CORL has them). No gradient flows."""
+    """w = min(exp(beta A), 100), 0 where there is no reward (IQL and AWAC as in CORL). Detached."""
     weight_T = (beta * advantage_T.detach()).exp().clamp(max=100.0)
     return weight_T.where(~reward_T.isnan(), 0.0)
 
 
 def actor_critic_weights(q_T: Tensor, other_TN: Tensor, reward_T: Tensor) -> Tensor:
-    """w = max(A, 0), A = Q(s, a) - mean_n Q(s, b_n), 0 where there is no reward (SA2C, arXiv 2111.03474). No gradient.
+    """w = max(A, 0), A = Q(s, a) - mean_n Q(s, b_n), 0 where there is no reward (SA2C, arXiv 2111.03474). Detached.
 
-    The source weighs by A itself; here an item worth less than random ones is left out, not unlearned.
+    The paper weights by A itself. Here items with a negative A get weight 0 instead of being lowered.
     """
     advantage_T = (q_T - other_TN.mean(dim=1)).detach()
     return advantage_T.clamp(min=0).where(~reward_T.isnan(), 0.0)
@@ -77,7 +77,7 @@ def distributions(value_T: Tensor, advantage_T: Tensor) -> Figures:
 
 
 class ValueMethod(PostTraining):
-    """A policy with heads that learn values at a learning rate of their own. Subclasses set ``self.critic``.
+    """Base class: a policy with value heads that have their own learning rate. Subclasses set ``self.critic``.
 
     Logs ``value/td``, the squared error of Q on logged items, in the reward's variance; all but CQL also log
     ``value/{ess,max_weight,lowered}`` of the weights (`weighted_likelihood`). ``value/values`` and ``value/advantages``
@@ -86,7 +86,7 @@ class ValueMethod(PostTraining):
     Args:
         value_lr: AdamW's learning rate of the heads.
         lr: AdamW's learning rate of the policy.
-        **training: what `PostTraining` takes.
+        **training: arguments of `PostTraining`.
     """
 
     FIGURES = "value"
@@ -106,23 +106,23 @@ class ValueMethod(PostTraining):
 
     @torch.no_grad()
     def reference_summary(self, batch: Batch) -> Tensor:
-        """The frozen start's states, as heads read them. Shape: (T, D)."""
+        """States of the frozen start, the input of the heads. Shape: (T, D)."""
         return self.reference.summary(self.reference.encode(batch))
 
 
 class CQL(ValueMethod):
     """Conservative Q-learning in which the policy's logits are the Q-values (`conservative`).
 
-    Q(s, a) = V(s) + tau log pi(a | s), so that pi = softmax(Q / tau) and V = tau log sum_a exp(Q / tau): the policy is
-    the Boltzmann policy of Q, it equals the start before the first step, and the conservative term is
-    -tau log pi(a | s), behaviour cloning. V is a head on the policy's state, without a gradient to it.
+    Q(s, a) = V(s) + tau log pi(a | s), so that pi = softmax(Q / tau) and V = tau log sum_a exp(Q / tau). The policy is
+    the Boltzmann policy of Q and equals the start before the first step. The conservative term is -tau log pi(a | s),
+    which is behaviour cloning. V is a head on the policy's detached state.
 
     Logs ``value/gap``, the conservative term.
 
     Args:
         temperature: tau, in standard deviations of the reward.
-        alpha: weight of the conservative term; large: behaviour cloning.
-        **values: what `ValueMethod` takes.
+        alpha: weight of the conservative term; a large alpha gives behaviour cloning.
+        **values: arguments of `ValueMethod`.
     """
 
     critic: StateValue
@@ -134,7 +134,7 @@ class CQL(ValueMethod):
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
-        if stage == "fit":  # V starts where Q is right on average
+        if stage == "fit":  # initialise V so that Q has the right mean
             batch = self.data.first_batch()
             logp_T = self.reference_log_probs(batch, batch.target_T[:, None])
             with torch.no_grad():
@@ -150,16 +150,16 @@ class CQL(ValueMethod):
 
 
 class IQL(ValueMethod):
-    """Implicit Q-learning: V is an expectile of Q, and logged items are weighted by exp(beta (Q - V)), at most 100.
+    """Implicit Q-learning: V is an expectile of Q. Logged items are weighted by exp(beta (Q - V)), at most 100.
 
     Q and V are heads on the frozen start's states (Kostrikov et al., arXiv 2110.06169).
 
     Logs ``value/expectile``, V's loss, and ``value/v``, V's mean.
 
     Args:
-        beta: of the exponent, in 1 / standard deviation of the reward; 0: behaviour cloning.
-        expectile: of Q that V learns; 0.5: the mean.
-        **values: what `ValueMethod` takes.
+        beta: inverse temperature, in 1 / standard deviation of the reward; 0: behaviour cloning.
+        expectile: expectile of Q that V learns; 0.5: the mean.
+        **values: arguments of `ValueMethod`.
     """
 
     critic: Critic
@@ -168,7 +168,7 @@ class IQL(ValueMethod):
     def check_settings(cls, given: Mapping[str, Any]) -> None:
         super().check_settings(given)
         if not 0 < given.get("expectile", 0.5) < 1:
-            what = f"{given['expectile']} is no expectile"
+            what = f"{given['expectile']} is not between 0 and 1"
             raise InputError(what, where="model.expectile", remedy="give one between 0 and 1")
 
     def __init__(self, beta: float = 3.0, expectile: float = 0.7, **values: Any) -> None:
@@ -180,8 +180,8 @@ class IQL(ValueMethod):
         reward_T, fixed_TD = gathered(self.advantages(batch)), self.reference_summary(batch)
         q_T = gathered(self.critic.q(fixed_TD, batch.target_T[:, None])[:, 0])
         value_T = gathered(self.critic.v(fixed_TD))
-        td = squared_error(q_T, reward_T)
-        lag = expectile(q_T.detach() - value_T, self.expectile, reward_T)
+        td = td_loss(q_T, reward_T)
+        lag = expectile_loss(q_T.detach() - value_T, self.expectile, reward_T)
         weight_T = exponential_weights(q_T - value_T, self.beta, reward_T)
         logp_T = self.policy.log_prob(self.policy.encode(batch), batch.target_T)
         actor, figures = weighted_likelihood(gathered(logp_T), weight_T)
@@ -197,9 +197,10 @@ class AWAC(ValueMethod):
     Logs ``value/advantage``, the mean of A.
 
     Args:
-        beta: of the exponent, in 1 / standard deviation of the reward (the source's 1 / lambda); 0: behaviour cloning.
+        beta: inverse temperature (the paper's 1 / lambda), in 1 / standard deviation of the reward; 0: behaviour
+            cloning.
         samples: items b_n drawn at each state.
-        **values: what `ValueMethod` takes.
+        **values: arguments of `ValueMethod`.
     """
 
     critic: ItemValue
@@ -213,7 +214,7 @@ class AWAC(ValueMethod):
         reward_T, state = gathered(self.advantages(batch)), self.policy.encode(batch)
         item_TC = torch.cat([batch.target_T[:, None], self.policy.sample(state, self.samples)], dim=1)
         q_TC = gathered(self.critic(self.reference_summary(batch), item_TC))
-        td = squared_error(q_TC[:, 0], reward_T)
+        td = td_loss(q_TC[:, 0], reward_T)
         advantage_T = (q_TC[:, 0] - q_TC[:, 1:].mean(dim=1)).detach()
         weight_T = exponential_weights(advantage_T, self.beta, reward_T)
         actor, figures = weighted_likelihood(gathered(self.policy.log_prob(state, batch.target_T)), weight_T)
@@ -222,18 +223,18 @@ class AWAC(ValueMethod):
 
 
 class SA2C(ValueMethod):
-    """Weight logged items by A = Q(s, a) - mean_n Q(s, b_n), where positive, with b_n drawn from all other items.
+    """Weight logged items by max(A, 0), A = Q(s, a) - mean_n Q(s, b_n), with b_n drawn from all other items.
 
-    Q is a head on the policy's own states, and trains them too; sampled items are its negatives, with a low reward
-    (SNQN). Nothing follows an event, so there is no second Q to bootstrap from (Xin et al., arXiv 2111.03474).
+    Q is a head on the policy's states and also trains them. The sampled items are its negatives, with a low reward
+    (SNQN). The discount factor is 0, so there is no second Q to bootstrap from (Xin et al., arXiv 2111.03474).
 
     Logs ``value/negative``, Q's squared error on sampled items.
 
     Args:
         samples: items b_n drawn at each state.
-        negative: their reward, in standard deviations from the mean.
+        negative: reward of these items, in standard deviations from the mean.
         lr: AdamW's learning rate of the policy.
-        **values: what `ValueMethod` takes.
+        **values: arguments of `ValueMethod`.
     """
 
     critic: ItemValue
@@ -246,10 +247,10 @@ class SA2C(ValueMethod):
     def loss(self, batch: Batch) -> tuple[Tensor, Figures]:
         reward_T, target_T1 = gathered(self.advantages(batch)), batch.target_T[:, None]
         other_TN = random_rows(self._others, len(target_T1), target_T1.device)
-        other_TN = other_TN + (other_TN >= target_T1)  # any item but the event's own
+        other_TN = other_TN + (other_TN >= target_T1)  # any item but the logged one
         state = self.policy.encode(batch)
         q_TC = gathered(self.critic(self.policy.summary(state), torch.cat([target_T1, other_TN], dim=1)))
-        td = squared_error(q_TC[:, 0], reward_T)
+        td = td_loss(q_TC[:, 0], reward_T)
         negative = mean_known((q_TC[:, 1:] - self.negative).square().mean(dim=1), reward_T)
         weight_T = actor_critic_weights(q_TC[:, 0], q_TC[:, 1:], reward_T)
         actor, figures = weighted_likelihood(gathered(self.policy.log_prob(state, batch.target_T)), weight_T)
@@ -257,5 +258,5 @@ class SA2C(ValueMethod):
         return actor + td + negative, figures | distributions(q_TC[:, 0], q_TC[:, 0] - q_TC[:, 1:].mean(dim=1))
 
     def _others(self, rows: int) -> Tensor:
-        """All items but one, by number, at random. Shape: -> int64 (rows, samples)."""
+        """Draw numbers of all items but one. Shape: -> int64 (rows, samples)."""
         return torch.randint(1, self.policy.num_items, (rows, self.samples), device=self.device)

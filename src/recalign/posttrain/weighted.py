@@ -1,7 +1,7 @@
-"""A-SFT and its family: the log's own events, each weighted by how much better than expected it turned out.
+"""A-SFT and related methods: likelihood training on logged events, weighted by their advantage.
 
-Legend: T events, E all logged events, A advantages in standard deviations of the log's rewards (one temperature then
-means the same on every log, and the same as 1 / lambda of reranking), pi the policy, a the logged item, s its history.
+Legend: T events, E all logged events, pi the policy, a the logged item, s its history, A advantages in standard
+deviations of the log's rewards. In this unit a temperature means the same on every log; reranking uses it too.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from recalign.sequences import Batch
 
 Transform = Literal["constant", "linear", "exponential", "rank", "sign", "signed"]
 MIN_EFFECTIVE = 0.05
-"""Share of the events that have an advantage; below such an effective sample size, a few events decide everything."""
+"""Warn below this effective sample size, as a share of the events with an advantage: a few events dominate."""
 
 
-def transformed(advantage_T: Tensor, transform: Transform, temperature: float) -> Tensor:
-    """f(A), with beta the temperature; 0 or NaN where A is NaN.
+def transform_advantages(advantage_T: Tensor, transform: Transform, temperature: float) -> Tensor:
+    """Unnormalised weights f(A), with beta the temperature; 0 or NaN where A is NaN.
 
     - constant: 1: behaviour cloning, on events that have a reward, as in all methods;
-    - linear: max(A, 0): without a baseline, reward-weighted cloning;
-    - exponential: exp(A / beta): A-SFT; the tilt of the KL-regularised optimum (AWR, arXiv 1910.00177). Up to a factor,
-      which cancels in the loss: the largest is 1, so that none overflows;
+    - linear: max(A, 0): reward-weighted cloning if there is no baseline;
+    - exponential: exp(A / beta): A-SFT; the solution of the KL-regularised problem (AWR, arXiv 1910.00177). Scaled so
+      that the largest is 1, which avoids overflow and cancels in the loss;
     - rank: exp((2u - 1) / beta), u the quantile of A in its batch (ties counted half): robust to outliers;
     - sign: 1[A > 0]: filtered cloning;
-    - signed: A: `weighted_likelihood` lowers events with a negative weight.
+    - signed: A; `weighted_likelihood` lowers events with a negative weight.
     """
     known_T = ~advantage_T.isnan()
     match transform:
@@ -42,7 +42,7 @@ def transformed(advantage_T: Tensor, transform: Transform, temperature: float) -
         case "exponential":
             return ((advantage_T - advantage_T.nan_to_num(nan=-torch.inf).max()) / temperature).exp()
         case "rank":
-            last_T = advantage_T.nan_to_num(nan=torch.inf)  # without a reward: last
+            last_T = advantage_T.nan_to_num(nan=torch.inf)  # events without a reward sort last
             sorted_T = last_T.sort().values
             up_to_T = torch.searchsorted(sorted_T, last_T, right=True)
             u_T = (torch.searchsorted(sorted_T, last_T) + up_to_T) / (2 * known_T.sum())
@@ -56,18 +56,18 @@ def transformed(advantage_T: Tensor, transform: Transform, temperature: float) -
 def weights(
     advantage_T: Tensor, transform: Transform, temperature: float, clip: float | None
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The weight of each event: f(A), 0 where A is NaN (the event has no reward), below 0 under ``signed`` alone.
+    """Weight of each event: f(A), 0 where A is NaN (no reward). Only ``signed`` gives weights below 0.
 
     Args:
         advantage_T: A.
-        transform: f (`transformed`).
+        transform: f (`transform_advantages`).
         temperature: beta.
-        clip: largest size of a weight, in units of the mean size before clipping; None: no limit.
+        clip: largest absolute weight, in units of the mean before clipping; None: no limit.
 
     Returns:
-        w_T, and ``clipped``, the share of weights that were cut.
+        w_T, and ``clipped``, the share of weights that were clipped.
     """
-    w_T = transformed(advantage_T, transform, temperature).nan_to_num(nan=0.0)
+    w_T = transform_advantages(advantage_T, transform, temperature).nan_to_num(nan=0.0)
     if clip is None:
         return w_T, {"clipped": w_T.new_zeros(())}
     size_T = w_T.abs()
@@ -78,25 +78,25 @@ def weights(
 def weighted_likelihood(logp_T: Tensor, weight_T: Tensor, start_T: Tensor | None = None) -> tuple[Tensor, Figures]:
     """L = (sum_{w_t > 0} w_t * -log pi(a_t | s_t) + sum_{w_t < 0} |w_t| g(Delta_t)) / sum_t |w_t|.
 
-    One formula for behaviour cloning (w = 1), filtered cloning (w in {0, 1}), reward-weighted cloning (w = r),
+    This covers behaviour cloning (w = 1), filtered cloning (w in {0, 1}), reward-weighted cloning (w = r),
     exponential reward weighting (w = exp(r / beta); arXiv 2603.10279) and A-SFT (w = f(r - V); Netflix TechBlog,
     October 2025, whose own formula is not public; the closest published one is AWR, arXiv 1910.00177).
 
-    Items with w < 0 are lowered with slope g' = min(pi / pi_start, 1), which vanishes as they become unlikely, unlike
-    that of w log pi. This is the taper of TOPR (arXiv 2503.14286), with the start, cloned from the log, as behaviour
-    policy: Delta = log pi - log pi_start, g = exp(Delta) below 0 and 1 + Delta above.
+    Items with w < 0 are lowered with slope g' = min(pi / pi_start, 1). It vanishes as they become unlikely; the slope
+    of w log pi does not. This is the tapering of TOPR (arXiv 2503.14286), with the start, cloned from the log, as
+    behaviour policy: Delta = log pi - log pi_start, g = exp(Delta) for Delta < 0, else 1 + Delta.
 
-    Dividing by the batch's sum of weights makes the step's size independent of their scale. If every weight is 0, so is
-    the loss.
+    Dividing by the batch's sum of weights makes the step size independent of their scale. The loss is 0 if all weights
+    are.
 
     Args:
         logp_T: log pi(a_t | s_t).
         weight_T: w_t; no gradient flows through it.
-        start_T: log pi_start(a_t | s_t); None where no weight is below 0.
+        start_T: log pi_start(a_t | s_t); None if no weight is below 0.
 
     Returns:
         The loss, and ``ess``, the effective sample size as a share of the events, (sum |w|)^2 / (T sum w^2),
-        ``max_weight``, the largest weight over the mean weight, and ``lowered``, the share of the weight below 0.
+        ``max_weight``, the largest weight over the mean, and ``lowered``, the negative weights' share of sum |w|.
     """
     weight_T = weight_T.detach()
     up_T, down_T = weight_T.clamp(min=0), (-weight_T).clamp(min=0)
@@ -116,19 +116,19 @@ def weighted_likelihood(logp_T: Tensor, weight_T: Tensor, start_T: Tensor | None
 class WeightedSFT(PostTraining):
     """L = sum_e w_e * -log pi(a_e | s_e) / sum_e w_e with w_e = f(A_e): advantage-weighted supervised fine-tuning.
 
-    Under ``signed`` weights may be negative; those events are lowered (`weighted_likelihood`).
+    With ``signed``, weights may be negative, and these events are lowered (`weighted_likelihood`).
 
     Logs ``advantage/ess``, the effective sample size as a share of the events; ``advantage/max_weight``, largest over
-    mean weight; ``advantage/lowered``, share of the weight below 0; ``advantage/clipped``, share of the weights cut;
-    ``advantage/share``, of the events that have an advantage; and, before training, histograms of all advantages and
-    weights, ``advantage/values`` and ``advantage/weights``. Warns before training of an effective sample size below
-    `MIN_EFFECTIVE` where a higher temperature would raise it.
+    mean weight; ``advantage/lowered``, the negative weights' share; ``advantage/clipped``, share of clipped weights;
+    ``advantage/share``, share of the events with an advantage; and, before training, the histograms
+    ``advantage/values`` and ``advantage/weights`` over all events. Warns before training if the effective sample size
+    is below `MIN_EFFECTIVE` and a higher temperature would raise it.
 
     Args:
-        transform: f: constant, linear, exponential, rank, sign or signed (`transformed`).
-        temperature: beta of f, in standard deviations of the reward; large: behaviour cloning, small: greedy.
+        transform: f: constant, linear, exponential, rank, sign or signed (`transform_advantages`).
+        temperature: beta of f, in standard deviations of the reward. Large: behaviour cloning; small: greedy.
         clip: largest weight, in units of the mean weight; null: no limit.
-        **training: what `PostTraining` takes.
+        **training: arguments of `PostTraining`.
 
     Raises (before training):
         InputError: every event's weight is 0.
@@ -142,9 +142,9 @@ class WeightedSFT(PostTraining):
         super().__init__(**training)
         self.transform: Transform = transform
         self.temperature, self.clip = temperature, clip
-        self.drops_out = transform != "signed"  # which compares pi with the start
+        self.use_dropout = transform != "signed"  # signed compares pi with the start
         self.train()
-        self.start_E: Tensor | None = None  # log pi_start of each logged event, under signed
+        self.start_E: Tensor | None = None  # log pi_start of each logged event, for signed
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
@@ -159,7 +159,7 @@ class WeightedSFT(PostTraining):
             raise InputError(
                 f"every weight is 0: no event has an advantage above 0 (the largest is {known_T.max():.3g})",
                 where=f"model.transform {self.transform}",
-                remedy="give a data.reward that is above 0 for what was good, another data.baseline or transform",
+                remedy="use a data.reward above 0 for good events, another data.baseline or another transform",
             )
         self.log_histogram("advantage/values", known_T)
         self.log_histogram("advantage/weights", weight_T)
@@ -172,13 +172,13 @@ class WeightedSFT(PostTraining):
 
     @torch.no_grad()
     def on_train_start(self) -> None:
-        """Under ``signed``, compute log pi_start of every event once; a step then costs what one of cloning costs."""
+        """With ``signed``, compute log pi_start of every event once, so that a step costs no more than in cloning."""
         if self.transform != "signed":
             return
         self.start_E = torch.full((len(self.data.sequences.frame),), torch.nan, device=self.device)
         for batch in self.data.loader(self.data.training(), seen=False):
             there = batch.to(self.device)
-            with self.as_cloned(), self.trainer.precision_plugin.train_step_context():  # rounded as pi is
+            with self.without_item_prior(), self.trainer.precision_plugin.train_step_context():  # the precision of pi
                 logp_T = self.reference.log_prob(self.reference.encode(there), there.target_T)
                 self.start_E[there.event_T] = logp_T
 

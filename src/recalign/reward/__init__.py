@@ -1,4 +1,4 @@
-"""The reward model, the judges, and how far they can be trusted."""
+"""Reward models, judges, and the report on how far to trust them."""
 
 from recalign.reward.data import RewardData
 from recalign.reward.heads import Head, MeanHead, OrdinalHead, QuantileHead

@@ -1,4 +1,4 @@
-"""Events with rewards, of the users that a reward model or a judge is trained on."""
+"""Data of reward models and judges: events with rewards, of one group of users."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class RewardData(EventDataModule):
     """The training events of one group of users, with their rewards.
 
     Args:
-        auxiliary: further rewards by name, each Polars SQL over the log's columns, that a reward model learns beside
-            ``reward``. Everything else reads ``reward`` alone.
-        users: whose events are trained on: A for reward models, B1 or B2 for judges.
+        auxiliary: auxiliary rewards by name, each Polars SQL over the log's columns. A reward model learns them in
+            addition to ``reward``; nothing else reads them.
+        users: the group that is trained on: A for reward models, B1 or B2 for judges.
         **log: arguments of `recalign.sequences.EventDataModule`.
 
     Raises (before training):
@@ -36,7 +36,7 @@ class RewardData(EventDataModule):
         for name in self.auxiliary:
             if not name.isidentifier():
                 raise InputError(
-                    f"{name!r} is no name for a reward", where="data.auxiliary", remedy="use letters, digits and _"
+                    f"{name!r} cannot name a reward", where="data.auxiliary", remedy="use letters, digits and _"
                 )
 
     @functools.cached_property
@@ -70,10 +70,10 @@ class RewardData(EventDataModule):
 
     @functools.cached_property
     def auxiliary_rewards(self) -> pl.DataFrame:
-        """The further rewards of every event, f32, null where there is none; a column each.
+        """Auxiliary rewards of every event: a f32 column each, null where there is none.
 
         Raises:
-            InputError: an expression cannot be used, or is the same for every training event of the group.
+            InputError: an expression cannot be used, or has the same value for all training events of the group.
         """
         frame = self.sequences.frame
         columns = []
@@ -86,7 +86,7 @@ class RewardData(EventDataModule):
 
     @functools.cached_property
     def means(self) -> pl.DataFrame:
-        """The group's events with their reward and what averages predict (`recalign.sequences.reward_means`)."""
+        """The group's events with their reward and the predictions of averages (`recalign.sequences.reward_means`)."""
         return pl.concat([self.frame.select("event", "reward"), reward_means(self.frame)], how="horizontal")
 
     def is_rated(self, part: Part) -> bool:
@@ -108,7 +108,7 @@ class RewardData(EventDataModule):
             )
 
     def moments(self) -> tuple[float, float, np.ndarray]:
-        """Mean and standard deviation of the training rewards, and each item's shrunk mean. Shape of that: (V,)."""
+        """Mean and standard deviation of the training rewards, and each item's shrunk mean (V,)."""
         reward = self.rated["reward"].to_numpy()
         return (
             float(reward.mean()),
@@ -117,21 +117,21 @@ class RewardData(EventDataModule):
         )
 
     def item_means(self, reward: np.ndarray, item: np.ndarray, shrinkage: float = 5.0) -> np.ndarray:
-        """Each item's mean reward, shrunk to the mean of all. Shape: (N,), int64 (N,) -> (V,)."""
+        """Each item's mean reward, shrunk towards the global mean. Shape: (N,), int64 (N,) -> (V,)."""
         total = np.bincount(item - 1, reward, self.num_items) + shrinkage * reward.mean()
         return (total / (np.bincount(item - 1, minlength=self.num_items) + shrinkage)).astype(np.float32)
 
     def factorization(self, rank: int, features: int) -> VariationalMF:
-        """Factorise the training rewards, with rank and item features chosen by validation error.
+        """Factorise the training rewards. Rank and item features are chosen by validation error.
 
-        Candidates are ``rank``, a half and a quarter of it without item features, and ``rank`` with them. The error is
-        that on validation events of users seen in training, after updating each user's bias, as the reward model does
-        at every event.
+        The candidates are ``rank``, a half and a quarter of it, all without item features, and ``rank`` with them. The
+        error is measured on validation events of users seen in training, after refitting each user's bias, because the
+        reward model refits it at every event.
 
         Args:
-            rank: latent factors, at most.
-            features: dimensions of the co-occurrence embedding, the item features; 0: none. (With few users, each
-                user's own choices are too large a part of it, and it tells who chose an item.)
+            rank: largest number of latent factors.
+            features: dimensions of the item features, a co-occurrence embedding; 0: none. (With few users, each user's
+                own choices make up too much of it, and it reveals who chose an item.)
         """
         size = (int(self.frame["user"].max()) + 1, self.num_items + 1)  # type: ignore[arg-type]
         candidates: list[tuple[int, np.ndarray | None]] = [
@@ -157,7 +157,7 @@ class RewardData(EventDataModule):
         return cooccurrence_embedding(user_N, item_N, self.num_items + 1, dimensions)
 
     def self_influence(self, factorization: VariationalMF, rank: int) -> np.ndarray:
-        """How far each event moved its item's bias and factors; 0 for events that were not fitted.
+        """How far each event moved its item's bias and factors; 0 for events that the factorisation did not see.
 
         Shape: float32 (events, 1 + rank).
         """
@@ -167,18 +167,18 @@ class RewardData(EventDataModule):
         return out_EF
 
     def auxiliary_training(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """Training values of a further reward and their items 1..V. Shape: (N,), int64 (N,)."""
+        """Training values of an auxiliary reward, and their items 1..V. Shape: (N,), int64 (N,)."""
         train = self.frame.filter(pl.col("split") == TRAIN)
         reward = self.auxiliary_rewards[name].gather(train["event"])
         return reward.drop_nulls().to_numpy(), train["item_id"].filter(reward.is_not_null()).to_numpy()
 
     def expected_rewards(self, event: np.ndarray) -> pl.DataFrame:
-        """The rows of `means` of some events, in their order."""
+        """Look up the rows of `means` for events, in the given order."""
         wanted = pl.DataFrame({"event": event}, schema={"event": pl.UInt32})
         return wanted.join(self.means, on="event", how="left", maintain_order="left")
 
     def training(self) -> Windows:
-        self.rated  # noqa: B018 (checks that there is something to learn)
+        self.rated  # noqa: B018 (raises if there is nothing to learn)
         return super().training()
 
 

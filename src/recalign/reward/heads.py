@@ -1,7 +1,7 @@
-"""Heads: turn a score into an expected reward, and define the loss.
+"""Output heads: each turns a score into an expected reward and defines the loss.
 
-A head works on standardised rewards, z = (r - mean) / scale. Its input is the score of a (state, item) pair and, if it
-is ``wide``, the logarithm of a width. An untrained network's score is what averages predict; its log-width is 0.
+Heads work on standardised rewards, z = (r - mean) / scale. The input is the score of a (state, item) pair and, for a
+``wide`` head, a log-width. Before training, scores equal the predictions of averages and log-widths are 0.
 
 Shape suffixes: N training rewards, M members that share a trunk, T targets, J thresholds, Q quantiles.
 """
@@ -18,20 +18,20 @@ from torch import Tensor, nn
 from recalign.errors import InputError
 from recalign.nn import Recorded
 
-MAX_LEVELS = 20  # with more, an ordinal head is a slow regression
+MAX_LEVELS = 20  # with more, an ordinal head is only a slow regression
 
 
 class Head(Recorded, nn.Module, ABC):
-    """Turns scores into expected rewards."""
+    """Base class: turns scores into expected rewards."""
 
     wide: ClassVar[bool] = False
-    """Whether it takes a width beside the score."""
+    """Whether the head takes a log-width in addition to the score."""
 
-    def __init__(self) -> None:  # without it, a recipe would record nn.Module's *args
+    def __init__(self) -> None:  # otherwise a recipe would record the *args of nn.Module
         super().__init__()
 
     def calibrate(self, reward_N: np.ndarray, mean: float, scale: float) -> None:
-        """Initialise from the training rewards, in the log's own unit.
+        """Initialise from the training rewards, in the unit of the log.
 
         Raises:
             InputError: the head cannot model these rewards.
@@ -39,15 +39,15 @@ class Head(Recorded, nn.Module, ABC):
 
     @abstractmethod
     def expected(self, score: Tensor, log_width: Tensor | None) -> Tensor:
-        """E[z], elementwise."""
+        """E[z], the expected standardised reward, elementwise."""
 
     @abstractmethod
     def loss(self, score_MT: Tensor, log_width_MT: Tensor | None, z_T: Tensor) -> Tensor:
-        """The loss of each prediction. Shape: (M, T)."""
+        """Loss of each prediction. Shape: (M, T)."""
 
 
 class MeanHead(Head):
-    """The score is the expected reward; squared error."""
+    """Squared error. The score is the expected reward."""
 
     def expected(self, score: Tensor, log_width: Tensor | None) -> Tensor:
         return score
@@ -61,9 +61,9 @@ class OrdinalHead(Head):
 
         P(z > z_j) = sigmoid(a score - t_j),        E[z] = z_0 + sum_j (z_{j+1} - z_j) P(z > z_j),
 
-    trained by the mean cross-entropy of the J binary questions "above level j?". They share one score, so the
-    thresholds come out in order (CORAL; Cao, Mirjalili & Raschka 2020). Slope a and thresholds t start where, at score
-    0, P is the training share above each level and, to first order, E[z] is the score.
+    trained by the mean cross-entropy of the J binary questions "above level j?". The questions share one score, so the
+    thresholds end up ordered (CORAL; Cao, Mirjalili & Raschka 2020). Slope a and thresholds t are initialised so that
+    P at score 0 is the share of training rewards above each level, and E[z] equals the score to first order.
 
     Args:
         levels: the possible rewards; None: those of the training part.
@@ -82,7 +82,7 @@ class OrdinalHead(Head):
 
     def calibrate(self, reward_N: np.ndarray, mean: float, scale: float) -> None:
         levels = self._levels(np.unique(reward_N))
-        self.made_with["levels"] = levels  # so that a checkpoint can rebuild it
+        self.made_with["levels"] = levels  # a checkpoint rebuilds the head from it
         self._resize([(level - mean) / scale for level in levels])
         above_J = torch.tensor([(reward_N > level).mean() for level in levels[:-1]], dtype=torch.float32)
         above_J = above_J.clamp(0.5 / len(reward_N), 1 - 0.5 / len(reward_N))
@@ -95,7 +95,7 @@ class OrdinalHead(Head):
         outside = np.setdiff1d(found, levels)
         if len(outside):
             raise InputError(
-                f"the training rewards have the value {outside[0]:g}, and the head's levels are {levels}",
+                f"the training rewards contain {outside[0]:g}, which is not among the head's levels {levels}",
                 where="model.head.levels",
                 remedy="name every level that the reward can have, or leave it null to take those of the training part",
             )
@@ -116,13 +116,13 @@ class OrdinalHead(Head):
 
     def loss(self, score_MT: Tensor, log_width_MT: Tensor | None, z_T: Tensor) -> Tensor:
         logit_MTJ = self.log_slope.exp() * score_MT[..., None] - self.threshold_J
-        middle_J = self.level_J1[:-1] + self.level_J1.diff() / 2  # between levels, so that rounding does not matter
+        middle_J = self.level_J1[:-1] + self.level_J1.diff() / 2  # midpoints, so that rounding does not matter
         above_MTJ = (z_T[:, None] > middle_J).float().expand_as(logit_MTJ)
         return nn.functional.binary_cross_entropy_with_logits(logit_MTJ, above_MTJ, reduction="none").mean(dim=-1)
 
 
 class QuantileHead(Head):
-    """Several quantiles around the score, for rewards with tails such as a watch time:
+    """Quantile regression around the score, for rewards with heavy tails such as watch time:
 
         q_j = score + width * offset_j,        width = exp(user_width(s) + item_width_v),
 
@@ -131,7 +131,7 @@ class QuantileHead(Head):
 
     Args:
         quantiles: shares in (0, 1), ascending.
-        predicts: the ``mean`` of the distribution that the quantiles outline, or its ``median``: more robust to
+        predicts: ``mean`` or ``median`` of the distribution that the quantiles describe. The median is more robust to
             outliers, but medians do not add up to the expected sum of rewards.
     """
 
@@ -146,7 +146,7 @@ class QuantileHead(Head):
         q = np.array(quantiles)
         if len(q) == 0 or q.min() <= 0 or q.max() >= 1 or (np.diff(q) <= 0).any():
             raise InputError(
-                f"{list(quantiles)} are no ascending shares between 0 and 1",
+                f"{list(quantiles)} are not ascending shares between 0 and 1",
                 where="model.head.quantiles",
                 remedy="give shares such as [0.1, 0.5, 0.9]",
             )

@@ -1,4 +1,4 @@
-"""Judges: reward models that score other models."""
+"""Judges: held-out reward models that evaluate policies."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from recalign.reward.module import RewardModel
 
 
 class Judge(RewardModel):
-    """A reward model that scores other models: trained from scratch, on other users, with another encoder.
+    """A held-out reward model that evaluates policies: trained from scratch, on other users, with another encoder.
 
     Args:
         num_items: V; linked from the data by the command.
-        encoder: of another architecture or size than the training reward model's; null: `Pooled` of width 32. Copied.
+        encoder: should differ from the training reward model's in architecture or size; null: `Pooled` of width 32.
+            Copied.
         members: K, reward models in the ensemble.
-        share: by default ``nothing``, because the mistakes of a shared encoder would be those of all members.
-        head: of the reward; null: a mean. Copied.
+        share: what members share. With a shared encoder all members would make the same mistakes.
+        head: output head of the reward; null: `MeanHead`. Copied.
         lr: AdamW's learning rate.
         weight_decay: AdamW's, on matrices only.
     """
@@ -41,7 +42,7 @@ class Judge(RewardModel):
             members=members,
             share=share,
             head=head,
-            cooccurrence_dim=0,  # of few users' choices, each user's own are too large a part
+            cooccurrence_dim=0,  # with few users, each user's own choices make up too much of it
             lr=lr,
             weight_decay=weight_decay,
         )
@@ -49,8 +50,8 @@ class Judge(RewardModel):
     def setup(self, stage: str) -> None:
         if self.data.users not in ("B1", "B2"):
             raise InputError(
-                f"a judge on users {self.data.users} would have learned from the rewards that taught what it judges",
+                f"a judge on users {self.data.users} would learn from the same rewards as the policies it evaluates",
                 where="data.users",
-                remedy="train judges on B1 (they select settings) or B2 (they report)",
+                remedy="train judges on users B1 (to select settings) or B2 (to report)",
             )
         super().setup(stage)

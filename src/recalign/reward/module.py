@@ -1,4 +1,4 @@
-"""The reward model in training: how much would this user value this item now?"""
+"""Train a reward model: how much would this user value this item now?"""
 
 from __future__ import annotations
 
@@ -30,30 +30,30 @@ from recalign.sequences import Batch
 from recalign.sequences.store import Part
 
 MEASURED_ON: dict[str, Part] = {"fit": "validation", "validate": "validation", "test": "test"}
-"""The part that a reward model is measured on, by the trainer's stage."""
+"""The part that a reward model is evaluated on, by the trainer's stage."""
 
 
 class RewardModel(StageModule):
-    """Learn the rewards of events: the head's loss, for a mean the squared error in units of the rewards' variance.
+    """Learn the rewards of events by the head's loss: for `MeanHead` the squared error in units of their variance.
 
-    Logs ``train/loss`` and its parts; on validation ``reward/{rmse,mae,r2}``, ``reward/rmse_<mean>`` of the averages
+    Logs ``train/loss`` and its terms; on validation ``reward/{rmse,mae,r2}``, ``reward/rmse_<mean>`` of the averages
     that it has to beat, and ``reward/<auxiliary>/{rmse,r2}``.
 
-    At the end of `fit` and of `test`, ``trust_report`` holds the trust report (`recalign.reward.trust.report`) of the
-    weights in the checkpoint. It is also written as ``trust.json`` into the trainer's ``default_root_dir``, unless that
-    is the current folder, which Lightning takes when none is named.
+    After `fit` and `test`, ``trust_report`` holds the trust report (`recalign.reward.trust.report`) of the checkpoint's
+    weights. It is also written to ``trust.json`` in the trainer's ``default_root_dir``, unless that is the current
+    folder, Lightning's default.
 
     Args:
         num_items: V; linked from the data by the command.
-        init_from: checkpoint of the recommender whose encoder and item table are the trunk.
+        init_from: checkpoint of the recommender whose encoder and item table initialise the trunk.
         policy: that recommender itself, instead of a checkpoint (Python only); copied.
-        encoder: another encoder of the same width than the recommender's, of whose weights it takes those whose names
-            fit. Copied.
-        trunk: ``frozen``: only the heads learn; ``tuned``: the trunk too; ``joint``: the trunk also keeps learning to
-            recommend, L = L_reward + imitation * mean_t -log pi(a_t | s_t).
-        members: K, reward models in the ensemble, each trained on its own resampling of the users.
-        share: what they share, ``trunk`` or ``nothing`` (see `recalign.reward.RewardEnsemble`).
-        head: `MeanHead`, `OrdinalHead` or `QuantileHead`; null: a mean. Copied.
+        encoder: an encoder to use in place of the recommender's, of the same width. It takes over the recommender's
+            weights whose names match. Copied.
+        trunk: ``frozen``: train the heads only; ``tuned``: the trunk too; ``joint``: also keep the next-item loss,
+            L = L_reward + imitation * mean_t -log pi(a_t | s_t).
+        members: K, reward models in the ensemble, each trained on its own bootstrap sample of the users.
+        share: what members share, ``trunk`` or ``nothing`` (see `recalign.reward.RewardEnsemble`).
+        head: `MeanHead`, `OrdinalHead` or `QuantileHead`; null: `MeanHead`. Copied.
         num_factors: largest rank of the matrix factorisation of the training rewards.
         cooccurrence_dim: dimensions of the items' co-occurrence embeddings; 0: none.
         imitation: weight of the next-item loss under ``joint``.
@@ -126,12 +126,12 @@ class RewardModel(StageModule):
         self.register_buffer("self_influence_EF", torch.empty(0, 0), persistent=False)
         self.calibrated = False
         self.trust: Trust | None = None  # on validation
-        self.tested: Trust | None = None
+        self.trust_on_test: Trust | None = None
         self.trust_report: dict[str, Any] | None = None
         self._predicted: list[dict[str, Tensor]] = []
 
     def train(self, mode: bool = True) -> Self:
-        """Set the mode; a frozen trunk stays in evaluation mode, so that its states are the recommender's."""
+        """Set the mode. A frozen trunk stays in evaluation mode, so that its states stay the recommender's."""
         super().train(mode)
         if self.trunk == "frozen":
             for net in self.reward.nets:
@@ -143,16 +143,16 @@ class RewardModel(StageModule):
             self.start.check(self.data)
         if stage in MEASURED_ON:
             self.reward_data.require_rated(MEASURED_ON[stage])
-        if not self.calibrated:  # once, before a checkpoint is loaded: a test must not undo a fit
+        if not self.calibrated:  # once, before a checkpoint is loaded: a later test must not undo the fit
             self.calibrate(self.reward_data)
-            if stage == "fit":  # it takes a while, and a tested model gets its checkpoint's
+            if stage == "fit":  # slow; for a test the checkpoint has the result
                 self.initialise_from_factorization(self.reward_data)
 
     def calibrate(self, data: RewardData) -> None:
-        """Size the heads to the rewards, and start them from averages.
+        """Initialise the heads from averages of the training rewards.
 
         Raises:
-            InputError: a head cannot model its rewards, or a further reward cannot be used.
+            InputError: a head cannot model its rewards, or an auxiliary reward cannot be used.
         """
         self.auxiliary_EA = torch.tensor(data.auxiliary_rewards.fill_null(float("nan")).to_numpy())
         with torch.random.fork_rng(devices=[]):  # Lightning seeds anew where it starts several processes
@@ -167,7 +167,7 @@ class RewardModel(StageModule):
         self.calibrated = True
 
     def initialise_from_factorization(self, data: RewardData) -> None:
-        """Start the networks from a factorisation of the training rewards, and note each event's influence on it."""
+        """Initialise from a factorisation of the training rewards. Store each event's influence on it."""
         factorization = data.factorization(self.num_factors, self.cooccurrence_dim)
         self.self_influence_EF = torch.from_numpy(data.self_influence(factorization, self.num_factors))
         for net in self.reward.nets:
@@ -189,14 +189,14 @@ class RewardModel(StageModule):
         return loss
 
     def losses(self, batch: Batch, seed: int) -> dict[str, Tensor]:
-        """The terms of the loss: means over members, each on its own resampling of the users."""
+        """Terms of the loss: means over members, each on its own bootstrap sample of the users."""
         weight_KB = bagging_weights(batch.user_B, self.members, seed)
         weights = weight_KB[:, batch.row_T].split(self.members // len(self.reward.nets))
         nets = [self._losses(net, batch, w) for net, w in zip(self.reward.nets, weights, strict=True)]
         return {name: torch.stack([losses[name] for losses in nets]).mean() for name in nets[0]}
 
     def _losses(self, net: RewardNet, batch: Batch, weight_MT: Tensor) -> dict[str, Tensor]:
-        """The terms of one network's loss."""
+        """Terms of one network's loss."""
         h_TD, table_VD, item_T = net.trunk.encode(batch), net.table_VD, batch.target_T
         summary = net.summarise(batch, h_TD)
         user_MTS = net.user_side(summary)
@@ -225,7 +225,7 @@ class RewardModel(StageModule):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> None:
         raise InputError(
-            "a reward model recommends nothing, so there is nothing to predict",
+            "a reward model does not recommend, so there is nothing to predict",
             where="recalign predict",
             remedy="predict with a policy (conf/recommender.yaml, conf/asft.yaml); recalign test measures this one",
         )
@@ -237,21 +237,23 @@ class RewardModel(StageModule):
             self.log_dict({f"reward/{k}": v for k, v in figures.items()}, sync_dist=True)
 
     def on_test_epoch_end(self) -> None:
-        self.tested, figures = self._measure()
+        self.trust_on_test, figures = self._measure()
         self.log_dict({f"reward/test/{k}": v for k, v in figures.items()}, sync_dist=True)
 
     def on_fit_end(self) -> None:
         best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
-        if best:  # the epoch in the checkpoint need not be the last
+        if best:  # the best epoch need not be the last one
             self._load_trust(read_checkpoint(best))
         if self.trust is not None:
-            self._report(load_net(best, "reward").net.to(self.device) if best else self.reward, ["validation"])
+            self._write_trust_report(
+                load_net(best, "reward").net.to(self.device) if best else self.reward, ["validation"]
+            )
 
     def on_test_end(self) -> None:
-        self._report(self.reward, ["validation", "test"])
+        self._write_trust_report(self.reward, ["validation", "test"])
 
     def _measure(self) -> tuple[Trust, dict[str, float]]:
-        """Errors on what was predicted since the last call, and all figures to log."""
+        """Evaluate the predictions since the last call. Return the errors, and all figures to log."""
         names = self._predicted[0]
         columns = {name: gathered(torch.cat([part[name] for part in self._predicted])).cpu() for name in names}
         self._predicted.clear()
@@ -264,7 +266,7 @@ class RewardModel(StageModule):
             figures |= {f"{name}/{figure}": found[figure] for figure in ("rmse", "r2")}
         return trust, figures
 
-    def _report(self, reward: RewardEnsemble, parts: list[Part]) -> None:
+    def _write_trust_report(self, reward: RewardEnsemble, parts: list[Part]) -> None:
         if not self.trainer.is_global_zero or self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         reward.eval()
@@ -279,13 +281,13 @@ class RewardModel(StageModule):
             files.write_json(folder / TRUST, self.trust_report)
 
     def facts(self) -> dict[str, Any]:
-        """What later stages and reports read: the reward's expression, the errors on validation, the reliability."""
+        """Facts for later stages and reports: the reward's expression, validation errors, reliability."""
         known = {"reliability": self.trust.reliability, "trust": asdict(self.trust)} if self.trust else {}
         return super().facts() | {"reward": self.data.reward} | known
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
-        checkpoint["self_influence"] = self.self_influence_EF  # not a fact: large, and read for training events alone
+        checkpoint["self_influence"] = self.self_influence_EF  # not a fact: large, and only for training events
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)

@@ -1,26 +1,26 @@
-"""The reward network: history and candidate item -> expected reward.
+"""The reward network: (history, candidate item) -> expected reward.
 
-A shallow head on a sequence encoder, built so that the whole catalogue is scored by one matrix product:
+A shallow head on a sequence encoder. One matrix product scores the whole catalogue:
 
     r(s, v) = mean + scale * E(b(s) + b_v + (W s) . (P e_v))
 
-b_v is the item's bias, b(s) the user's, W and P projections of the state s and of the item's features e_v, E the head
-(`recalign.reward.heads`; the identity for a mean). e_v are the trunk's item embedding and, beside it, the item factors
+b_v and b(s) are the biases of item and user, W and P project the state s and the item's features e_v, E is the head
+(`recalign.reward.heads`; the identity for `MeanHead`). e_v concatenates the trunk's item embedding and the item factors
 u_v: latent factors of the rewards and a co-occurrence embedding (`recalign.factorization`).
 
-Beside what the encoder reads, b(s) and W s contain the user's parameters folded in: the ridge regression of the
-residuals of the user's earlier rewards on 1 and the item factors, solved anew at every event,
+b(s) and W s also contain folded-in user parameters (g, p): a ridge regression of the residuals of the user's earlier
+rewards on 1 and the item factors, solved again at every event,
 
     (g, p)(s) = (sum_{i <= s} (x_i x_i' + diag(0, d_{a_i})) + diag(k))^-1 sum_{i <= s} x_i (r_i - b_{a_i}),
     x_i = (1, u_{a_i}).
 
 b_v, u_v, the variances d of u_v and the ridges k come from a variational matrix factorisation of the training rewards
-(`recalign.factorization.variational`), so an untrained network equals that factorisation for users it has not met, and
-training adds what the trunk reads. The factorisation was fitted to the training events, so each has pulled its own
-item's parameters towards its own reward; where it is the target, this leave-one-out effect (`self_influence`) is
-subtracted. The network sees the rewards of earlier events, never the target's own.
+(`recalign.factorization.variational`). An untrained network therefore equals that factorisation for new users, and
+training adds what the trunk contributes. The factorisation was fitted to the training events, so each event has pulled
+its item's parameters towards its own reward. When that event is the target, this effect is subtracted (a leave-one-out
+correction, `self_influence`). The network sees the rewards of earlier events, never the target's.
 
-The members of an ensemble share the trunk's forward pass and differ in b(s) and W; or they share nothing.
+Ensemble members share the trunk's forward pass and differ in b(s) and W, or they share nothing.
 
 Shape suffixes: K members, M members on one trunk, S numbers of the user side of a score, R item factors, F parameters
 of a factorised item (bias and latent factors); B, L, T, C, V, D as everywhere.
@@ -46,10 +46,10 @@ from recalign.sequences import Batch
 
 
 class RewardNet(Scorer):
-    """A trunk and M members on it.
+    """A trunk with M ensemble members.
 
-    The trunk is a policy that sees earlier rewards. A reward model uses its states and its item table; its softmax only
-    under joint training.
+    The trunk is a policy that also reads earlier rewards. A reward model uses its states and item table; its softmax
+    only in joint training.
 
     Args:
         encoder: turns embedded histories, with their rewards, into states.
@@ -78,10 +78,10 @@ class RewardNet(Scorer):
         self.log_ridge = nn.Parameter(torch.tensor([5.0] + [10.0] * factors).log())  # log of k
         for fixed in (self.item_bias, self.item_factors.weight, self.log_ridge):
             fixed.requires_grad_(False)
-        self.factor_variance_VF: Tensor  # d; 0 for the bias, and none for the co-occurrence embedding, which is known
+        self.factor_variance_VF: Tensor  # d; 0 for the bias. The co-occurrence embedding has no variance
         self.register_buffer("factor_variance_VF", torch.zeros(num_items + 1, 1 + num_factors))
         nn.init.zeros_(self.item_factors.weight)
-        with torch.no_grad():  # P leaves the item factors as they are, so that they meet the folded-in p
+        with torch.no_grad():  # P starts as the identity on item factors, to match the folded-in p
             self.item_projection.weight[encoder.dim :, : encoder.dim] = 0
             self.item_projection.weight[encoder.dim :, encoder.dim :] = torch.eye(factors)
         self.auxiliary: Mapping[str, Scorer] = nn.ModuleDict()  # type: ignore[assignment]
@@ -91,9 +91,9 @@ class RewardNet(Scorer):
         self.trunk.past_rewards.calibrate(float(self.mean), float(self.scale))  # type: ignore[union-attr]
 
     def initialise_from_factorization(self, factorization: VariationalMF) -> None:
-        """Take the items' biases, factors and variances, and the ridges, from a factorisation of the training rewards.
+        """Copy item biases, factors, variances and ridges from a factorisation of the training rewards.
 
-        It may have fewer factors or features than there is room for.
+        The factorisation may have fewer factors or features than the network.
         """
         items, features_VK = factorization.items, torch.from_numpy(factorization.features_RK[1:]).float()
         mean_VF, variance_VF = (torch.from_numpy(x_RF[1:]).float() for x_RF in (items.mean_RF, items.variance_RF))
@@ -107,12 +107,12 @@ class RewardNet(Scorer):
             self.log_ridge[:parameters], self.log_ridge[1:][behind] = log_ridge.tensor_split([parameters])
 
     def self_influence(self, user_MTS: Tensor, influence_TF: Tensor) -> Tensor:
-        """What training events have added to their own scores.
+        """How much each training event has added to its own score.
 
         Args:
             user_MTS: the user side before each event.
             influence_TF: how far the event moved its item's bias and latent factors
-                (`VariationalMF.self_influence`), in the log's own unit.
+                (`VariationalMF.self_influence`), in the unit of the log.
 
         Shape: (M, T).
         """
@@ -121,36 +121,39 @@ class RewardNet(Scorer):
         return influence_TF[:, 0] / self.scale + (user_MTS[..., : self.dim] * key_TD).sum(dim=-1)
 
     def add_auxiliary(self, names: Sequence[str]) -> None:
-        """Add scorers of further rewards, under squared error."""
+        """Add scorers of auxiliary rewards, trained by squared error."""
         made = {name: Scorer(self.dim, self.num_items, self.members, MeanHead()) for name in names}
         self.auxiliary = nn.ModuleDict(made)  # type: ignore[assignment]
 
     @property
     def table_VD(self) -> Tensor:
-        """The items' features: the trunk's embeddings and the item factors. Shape: (V, D + R)."""
+        """Item features: the trunk's embeddings and the item factors. Shape: (V, D + R)."""
         return torch.cat([self.trunk.item_embedding.weight[1:], self.item_factors.weight[1:]], dim=1)
 
     def summarise(self, batch: Batch, h_TD: Tensor) -> tuple[Tensor, Tensor]:
-        """Summarise the history before each target, given the trunk's states of it.
+        """Summarise the history before each target, given the trunk's states.
 
         Returns:
-            (T, D + R): the trunk's states beside the folded-in factors, averaged over members, and (M, T, 1 + R): each
-            member's folded-in bias and factors.
+            The trunk's states concatenated with the folded-in factors (mean over members), (T, D + R), and each
+            member's folded-in bias and factors, (M, T, 1 + R).
         """
         folded_MTR = self._fold_in(batch)
         return torch.cat([h_TD, folded_MTR[..., 1:].mean(dim=0)], dim=1), folded_MTR
 
     def user_side(self, summary: tuple[Tensor, Tensor]) -> Tensor:
-        """The user side of the scores: what `summarise` gave, projected, plus what is folded in. Shape: (M, T, S)."""
+        """The user side of the scores: the projected summary plus the folded-in parameters. Shape: (M, T, S)."""
         x_TD, folded_MTR = summary
         factors = self.item_factors.embedding_dim
         sizes = [self.dim - factors, factors, 1] + [1] * self.head.wide
-        query, own, bias, *width = self.project(x_TD).split(sizes, dim=2)
-        return torch.cat([query, own + folded_MTR[..., 1:], bias + folded_MTR[..., :1], *width], dim=2)
+        embedding, factor, bias, *width = self.project(x_TD).split(sizes, dim=2)
+        return torch.cat([embedding, factor + folded_MTR[..., 1:], bias + folded_MTR[..., :1], *width], dim=2)
 
     @torch.no_grad()
     def _fold_in(self, batch: Batch) -> Tensor:
-        """Ridge regression of the user's earlier residuals on 1 and the item factors. Shape: (M, T, 1 + R)."""
+        """Ridge regression of the user's earlier residuals on 1 and the item factors. Shape: (M, T, 1 + R).
+
+        Cumulative sums over the history give the normal equations before every target.
+        """
         z_BL1 = ((batch.reward_BL - self.mean) / self.scale)[..., None]
         known_BL1 = ~z_BL1.isnan()
         bias_BLM = F.embedding(batch.item_BL, self.item_bias[..., 0], padding_idx=0)
@@ -173,16 +176,16 @@ class RewardNet(Scorer):
 
 
 class RewardEnsemble(Recorded, nn.Module):
-    """K reward models: their mean is the prediction, their spread its uncertainty.
+    """An ensemble of K reward models: the mean is the prediction, the spread its uncertainty.
 
     Args:
-        encoder: of the trunk.
+        encoder: encoder of the trunk.
         num_items: V.
         members: K.
-        share: ``trunk``: the members share it, and K cost little more than one; ``nothing``: K networks of their own,
-            at K times the cost, whose spread also shows how far encoders differ.
-        head: of the main reward; None: `MeanHead`.
-        auxiliary: names of further rewards.
+        share: ``trunk``: members share the trunk, so K cost little more than one; ``nothing``: K separate networks,
+            at K times the cost. Their spread includes the differences between encoders.
+        head: output head of the reward; None: `MeanHead`.
+        auxiliary: names of auxiliary rewards.
         temperature: of the trunk as a policy, for joint training.
         num_factors: latent factors of an item.
         cooccurrence_dim: dimensions of an item's co-occurrence embedding.
@@ -202,7 +205,7 @@ class RewardEnsemble(Recorded, nn.Module):
     ) -> None:
         super().__init__()
         self.num_items, self.members = num_items, members
-        self.made_with["head"] = head = head or MeanHead()  # the first network's own, which calibration may resize
+        self.made_with["head"] = head = head or MeanHead()  # the first network's head: calibration may resize it
         heads, encoders, members_each = [head], [encoder], members
         if share == "nothing":
             heads += [build(recipe(head)) for _ in range(members - 1)]
@@ -215,13 +218,13 @@ class RewardEnsemble(Recorded, nn.Module):
         self.add_auxiliary(auxiliary or [])
 
     def add_auxiliary(self, names: list[str]) -> None:
-        """Add scorers of further rewards, whose names only the data know."""
+        """Add scorers of auxiliary rewards. Only the data knows their names."""
         self.made_with["auxiliary"] = names
         for net in self.nets:
             net.add_auxiliary(names)
 
     def auxiliary_predictions(self, batch: Batch, name: str, item: Tensor | None = None) -> Tensor:
-        """Each member's expectation of a further reward. Shape: as `predictions`."""
+        """Each member's expected auxiliary reward. Shape: as `predictions`."""
         parts = []
         for net in self.nets:
             scorer, (x_TD, _) = net.auxiliary[name], net.summarise(batch, net.trunk.encode(batch))
@@ -229,22 +232,22 @@ class RewardEnsemble(Recorded, nn.Module):
         return torch.cat(parts)
 
     def states(self, batch: Batch) -> Tensor:
-        """The user side of each member's scores before each target, to be given to `predict`. Shape: (K, T, S)."""
+        """The user side of each member's scores before each target, the input of `predict`. Shape: (K, T, S)."""
         return torch.cat([net.user_side(net.summarise(batch, net.trunk.encode(batch))) for net in self.nets])
 
     def predictions(self, states: Tensor, item: Tensor | None = None) -> Tensor:
-        """Each member's expected reward, in the log's own unit.
+        """Each member's expected reward, in the unit of the log.
 
         Shape: states (K, T, S); item int64 (T,) or (T, C) of 1..V -> (K, T) or (K, T, C); None -> (K, T, V).
         """
         return torch.cat([net.predictions(user, net.table_VD, item) for net, user in self._of_nets(states)])
 
     def predict(self, states: Tensor, item: Tensor | None = None) -> Tensor:
-        """The members' mean. Shape: `predictions`' without K."""
+        """Mean prediction over members. Shape: as `predictions`, without K."""
         return self.predictions(states, item).mean(dim=0)
 
     def predict_trained(self, states: Tensor, item_T: Tensor, influence_TF: Tensor) -> Tensor:
-        """The members' mean for training events, less what each event has added to its own score.
+        """Mean prediction over members for training events, without each event's influence on its own score.
 
         Shape: (K, T, S), int64 (T,), (T, F) as of `RewardNet.self_influence` -> (T,).
         """
@@ -255,5 +258,5 @@ class RewardEnsemble(Recorded, nn.Module):
         return torch.cat(parts).mean(dim=0)
 
     def _of_nets(self, states: Tensor) -> list[tuple[RewardNet, Tensor]]:
-        """Each network with its own members' states."""
+        """Pair each network with the states of its members."""
         return list(zip(self.nets, states.split(self.members // len(self.nets)), strict=True))

@@ -1,10 +1,10 @@
-"""Scorer: expected values of one kind of reward, for a state and an item.
+"""Predict one kind of reward for a state and an item.
 
     score(s, v) = user_bias(s) + item_bias_v + (W s) . (P e_v)
 
-a bilinear form of the encoder's state s and the item's features e_v, with biases. A whole catalogue is scored by one
-matrix product. M ensemble members share one trunk; each has its own biases and W (`user_projection`), and they share P
-(`item_projection`).
+a bilinear form of the encoder's state s and the item's features e_v, with biases. One matrix product scores the whole
+catalogue. M ensemble members share one trunk and P (`item_projection`); each has its own biases and W
+(`user_projection`).
 
 Shape suffixes: M members on one trunk, S numbers of the user side of a score, N training rewards; T, C, V, D as
 everywhere.
@@ -21,7 +21,7 @@ from recalign.reward.heads import Head
 
 
 class Scorer(nn.Module):
-    """M scorers of states and items.
+    """M bilinear scorers of (state, item) pairs.
 
     Args:
         dim: D, width of the states and of the items' features.
@@ -33,7 +33,7 @@ class Scorer(nn.Module):
     def __init__(self, dim: int, num_items: int, members: int, head: Head) -> None:
         super().__init__()
         self.dim, self.num_items, self.members, self.head = dim, num_items, members, head
-        self.item_bias = nn.Parameter(torch.zeros(num_items + 1, members, 1))  # one column: no weight decay
+        self.item_bias = nn.Parameter(torch.zeros(num_items + 1, members, 1))  # a trailing 1: no weight decay
         self.user_bias = nn.Linear(dim, members, bias=False)
         self.user_projection = nn.Linear(dim, members * dim, bias=False)
         self.item_projection = nn.Linear(dim, dim, bias=False)
@@ -41,14 +41,14 @@ class Scorer(nn.Module):
             self.user_width = nn.Linear(dim, members, bias=False)
             self.item_width = nn.Parameter(torch.zeros(num_items + 1, members, 1))
         for layer in (self.user_bias, self.user_projection, *([self.user_width] if head.wide else [])):
-            nn.init.zeros_(layer.weight)  # so that training starts from the averages
+            nn.init.zeros_(layer.weight)  # training starts from the averages
         self.mean: Tensor
         self.scale: Tensor
         self.register_buffer("mean", torch.zeros(()))
         self.register_buffer("scale", torch.ones(()))
 
     def calibrate(self, reward_N: np.ndarray, item_mean_V: np.ndarray) -> None:
-        """Start from averages of the training rewards.
+        """Initialise from averages of the training rewards.
 
         Args:
             reward_N: the training rewards.
@@ -65,14 +65,14 @@ class Scorer(nn.Module):
             self.item_bias[1:] = torch.from_numpy((item_mean_V - mean) / scale).float()[:, None, None]
 
     def project(self, h_TD: Tensor) -> Tensor:
-        """The user side of a score: W s, the user bias and, for a wide head, a log-width. Shape: (M, T, S)."""
+        """User side of a score: W s, the user bias and, for a wide head, a log-width. Shape: (M, T, S)."""
         parts = [self.user_projection(h_TD).unflatten(1, (self.members, self.dim)), self.user_bias(h_TD)[..., None]]
         if self.head.wide:
             parts.append(self.user_width(h_TD)[..., None])
         return torch.cat(parts, dim=2).transpose(0, 1)
 
     def scores(self, user_MTS: Tensor, table_VD: Tensor, item: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Score and, for a wide head, log-width of items.
+        """Scores and, for a wide head, log-widths.
 
         Shape: item int64 (T,) or (T, C) of 1..V -> (M, T) or (M, T, C); None -> (M, T, V) over the catalogue.
         """
@@ -85,14 +85,14 @@ class Scorer(nn.Module):
     def predictions(
         self, user_MTS: Tensor, table_VD: Tensor, item: Tensor | None, influence: Tensor | float = 0.0
     ) -> Tensor:
-        """Expected rewards in the log's own unit; ``influence`` is subtracted from the scores. Shape: as `scores`."""
+        """Expected rewards in the unit of the log. ``influence`` is subtracted from the scores. Shape: as `scores`."""
         score, width = self.scores(user_MTS, table_VD, item)
         return self.mean + self.scale * self.head.expected(score - influence, width)
 
     def losses(
         self, user_MTS: Tensor, table_VD: Tensor, item_T: Tensor, reward_T: Tensor, influence: Tensor | float = 0.0
     ) -> Tensor:
-        """The head's loss of each member and target; 0 where there is no reward. Shape: (M, T).
+        """Loss of each member and target, 0 where there is no reward. Shape: (M, T).
 
         ``influence`` is subtracted from the scores.
         """
@@ -103,7 +103,7 @@ class Scorer(nn.Module):
     def _match(self, query_MTD: Tensor, table_VD: Tensor, item: Tensor | None) -> Tensor:
         if item is None:
             return query_MTD @ self.item_projection(table_VD).T
-        if item.numel() < len(table_VD):  # project whichever is fewer
+        if item.numel() < len(table_VD):  # project the smaller set
             key = self.item_projection(F.embedding(item - 1, table_VD))
         else:
             key = F.embedding(item - 1, self.item_projection(table_VD))

@@ -26,7 +26,7 @@ from rich.progress import track
 from recalign.errors import InputError
 from recalign.events import Log, Report, fingerprint
 from recalign.events.reading import plain_names
-from recalign.events.report import Found, make_report
+from recalign.events.report import CheckResult, make_report
 from recalign.events.scanning import LogScan
 from recalign.sequences.cache import CacheEntry, column_file, mappable, write_facts, write_frames
 from recalign.sequences.partitions import Facts, Partitions, Place, disk_errors
@@ -104,7 +104,7 @@ def _make(tasks: Partitions, split: Split, min_events: int, of_log: str, partiti
     numbers = range(len(bounds) + 1)
     begins = each("dealing rows", tasks.deal, range(len(blocks)), blocks, repeat(bounds))
     checked = each("checking events", tasks.check, numbers, repeat(begins))
-    report = make_report([Found(**facts["found"]) for facts in checked], scan.rows, tasks.reward)
+    report = make_report([CheckResult(**facts["found"]) for facts in checked], scan.rows, tasks.reward)
     split_ = split.for_parts(lambda share: _kth_time(folder, numbers, int(report.used * share)))
     each("counting items", tasks.count, numbers, repeat(split_))
     items, count_I, places = _catalogue(folder, [facts["users"] for facts in checked], min_events)

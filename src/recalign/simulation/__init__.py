@@ -1,4 +1,4 @@
-"""Simulated worlds whose true rewards are known. NumPy and Polars, no torch."""
+"""Simulated logs with known true rewards. NumPy and Polars, no torch."""
 
 from recalign.simulation.files import write
 from recalign.simulation.world import Simulated, World, simulate

@@ -9,11 +9,11 @@ from recalign.simulation.world import simulate as draw
 
 
 def simulate(out: Path = Path("data"), **settings: Any) -> None:
-    """Simulate a log whose true rewards are known.
+    """Simulate a log with known true rewards.
 
     Args:
         out: the data root; its folder simulated/ gets the log.
-        settings: those of a World.
+        settings: fields of `World`.
     """
     simulated = draw(World(**settings))
     folder = write(simulated, out)

@@ -1,4 +1,4 @@
-"""Write a simulated log, as `conf/data/simulated.yaml` reads it."""
+"""Write a simulated log for `conf/data/simulated.yaml` to read."""
 
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -18,8 +18,8 @@ def write(simulated: Simulated, out: Path) -> Path:
     """Write `simulated/` under `out`: world.yaml (the settings), truth.npz and events.parquet (the log).
 
     truth.npz holds `reward` float32 (users, items), the raw ids `users` and `items` of its rows and columns, and `sd`,
-    the standard deviation of the true satisfaction. All three are complete before any gets its name, so that a log is
-    never beside the truth of another world.
+    the standard deviation of the true satisfaction. The files are renamed into place only when all three are complete,
+    so a log never lies beside the truth of another world.
 
     Raises:
         InputError: the folder cannot be written.
@@ -29,7 +29,7 @@ def write(simulated: Simulated, out: Path) -> Path:
         with ExitStack() as stack:
             settings, truth, log = (stack.enter_context(replacing(folder / name)) for name in FILES)
             settings.write_text(yaml.safe_dump(asdict(simulated.world), sort_keys=False))
-            with truth.open("wb") as file:  # numpy would add a suffix to a name
+            with truth.open("wb") as file:  # given a path, NumPy would add a suffix
                 users, items = simulated.users, simulated.items
                 np.savez(file, reward=simulated.truth_UI, users=users, items=items, sd=np.float64(SD))
             simulated.events.write_parquet(log)

@@ -1,4 +1,4 @@
-"""A world whose true rewards are known, so that the true value of a policy is computed, not estimated.
+"""Simulate a log with known true rewards, so that the true value of a policy can be computed exactly.
 
 Shape legend: U users, I items, N events.
 """
@@ -11,13 +11,13 @@ import polars as pl
 from numpy.typing import NDArray
 
 from recalign.errors import InputError
-from recalign.simulation.behaviour import centre, choose, draw_activity, draw_clock, slice_of
+from recalign.simulation.behaviour import choose, draw_activity, draw_times, standardise_circumstance, time_slice
 from recalign.simulation.people import Floats, People, draw_people
 
-MEAN = 3.05  # true reward of an average pair; chosen items are better, and the log's mean is ML-100K's
-SD = 0.72  # of the true satisfaction, in points of reward: the unit of every size
+MEAN = 3.05  # mean true reward over all pairs. Chosen items are better: the log's mean equals ML-100K's
+SD = 0.72  # of the true satisfaction, in reward points: the unit of all sizes
 START = 874_724_710  # timestamp of the first second: ML-100K's
-TAIL = 3  # degrees of freedom of heavy-tailed noise: the fewest with a variance
+TAIL = 3  # degrees of freedom of heavy-tailed noise: the fewest with finite variance
 
 SIZES = ("signal", "noise", "generosity", "habit", "fashion", "circumstance", "confounding")
 Noise = Literal["gaussian", "heavy", "fashion"]
@@ -25,27 +25,27 @@ Noise = Literal["gaussian", "heavy", "fashion"]
 
 @dataclass(frozen=True)
 class World:
-    """Settings of a simulated world. The defaults imitate the moments of ML-100K on a smaller scale.
+    """Settings of a simulated world. The defaults match the moments of ML-100K on a smaller scale.
 
-    Sizes are in standard deviations of the true satisfaction; 0 switches one off.
+    Sizes are in standard deviations of the true satisfaction; 0 switches an effect off.
 
     Args:
         users: number of users.
         items: number of items in the catalogue.
-        events: number of events; a user has 1 to half as many as there are items, and no item twice.
-        signal: size of the true satisfaction in the observed reward; 0: rewards tell nothing of the truth.
+        events: number of events. A user has at least one and at most items / 2, on distinct items.
+        signal: size of the true satisfaction in the observed reward; 0: rewards say nothing about the truth.
         noise: size of the noise in an observed reward.
-        noise_kind: gaussian; heavy (Student's t with 3 degrees of freedom); or fashion (gaussian, the larger the more
-            the item is in fashion).
-        generosity: size of the differences between users in the level of their rewards.
-        habit: size of habit in what users choose, beside 1 for satisfaction.
-        fashion: size of fashion in what users choose, beside 1 for satisfaction.
-        circumstance: size of the circumstance's effect on all rewards under it.
-        confounding: size of the circumstance in what users choose: some items are seen mostly under it, others not.
-        missing: share of the events whose reward was not recorded.
-        random: share of the events whose item was drawn at random from those that the user had not had. Above 0 the log
+        noise_kind: gaussian; heavy (Student's t with 3 degrees of freedom); or fashion (gaussian, larger for items in
+            fashion).
+        generosity: size of the user bias in rewards.
+        habit: weight of habit in choices; satisfaction has weight 1.
+        fashion: weight of fashion (popularity over time) in choices; satisfaction has weight 1.
+        circumstance: effect of the circumstance (a confounder) on rewards.
+        confounding: effect of the circumstance on choices: some items are seen mostly under it.
+        missing: share of the events without a recorded reward.
+        random: share of the events whose item was drawn uniformly from those that the user had not had. Above 0 the log
             has two more columns: is_random, and propensity, the probability of that draw (null where the user chose).
-        seed: of every draw; the same seed makes the same files.
+        seed: random seed; the same seed makes the same files.
     """
 
     users: int = 400
@@ -77,11 +77,11 @@ class World:
         }
         for name, (low, high, remedy) in limits.items():
             if not low <= (value := getattr(self, name)) <= high:
-                raise InputError(f"a world cannot be made with {value}", where=name, remedy=remedy)
+                raise InputError(f"{value} is out of range", where=name, remedy=remedy)
 
     @property
     def most(self) -> int:
-        """Most events of a user: half the catalogue, so that there is always something left to recommend."""
+        """Most events of a user: half the catalogue, so that enough items are left to recommend."""
         return self.items // 2
 
 
@@ -91,9 +91,9 @@ class Simulated:
 
     Attributes:
         world: the settings.
-        people: the hidden state.
+        people: the latent variables.
         users, items: raw ids, in the order of the truth's rows and columns.
-        truth_UI: true reward of every pair: without generosity and noise, averaged over the circumstance.
+        truth_UI: true reward of every pair, without user bias and noise, averaged over the circumstance.
         events: sorted by time; user, item, timestamp (seconds), reward (null: not recorded), high (the item is in the
             top quarter of the user's true rewards), circumstance (whether the event was under it), true_reward; with
             random exposure also is_random and propensity.
@@ -112,9 +112,9 @@ def simulate(world: World) -> Simulated:
     rng = np.random.default_rng(world.seed)
     people = draw_people(rng, world.users, world.items)
     count_U = draw_activity(rng, world.users, world.events, world.most)
-    second_N, occasion_N = draw_clock(rng, count_U)
-    slice_N, circumstance_N = slice_of(second_N), centre(occasion_N)
-    # its own generator, so that the other draws are the same with and without random exposure
+    second_N, under_N = draw_times(rng, count_U)
+    slice_N, circumstance_N = time_slice(second_N), standardise_circumstance(under_N)
+    # a separate generator: other draws are the same with and without random exposure
     random_N = np.random.default_rng([world.seed, 1]).random(world.events) < world.random if world.random else None
     sizes = {name: getattr(world, name) for name in ("habit", "fashion", "confounding")}
     item_N = choose(rng, people, count_U, slice_N, circumstance_N, **sizes, random_N=random_N)
@@ -137,7 +137,7 @@ def simulate(world: World) -> Simulated:
             "timestamp": START + second_N,
             "reward": pl.Series(reward_N).set(pl.Series(rng.random(world.events) < world.missing), None),
             "high": true_N >= np.quantile(truth_UI, 0.75, axis=1)[user_N],
-            "circumstance": occasion_N,
+            "circumstance": under_N,
             "true_reward": true_N,
         }
     )
