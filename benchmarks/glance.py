@@ -42,7 +42,8 @@ def table(log: str) -> str:
     cells = {(row["row"], row["metric"]): row for row in rows.iter_rows(named=True)}
     shown = [metric for metric in COLUMNS if metric in set(rows["metric"])]
     start = cells["start", ALL]["mean"]
-    lines = [f"| method | kept | {' | '.join(COLUMNS[metric][0] for metric in shown)} |", "|---" * (len(shown) + 2) + "|"]
+    heads = [COLUMNS[metric][0] for metric in shown]
+    lines = [f"| method | kept | {' | '.join(heads)} |", "|---" * (len(shown) + 2) + "|"]
     for name in rows["row"].unique(maintain_order=True):
         figures = [figure(cells[name, m], COLUMNS[m][1]) if (name, m) in cells else "-" for m in shown]
         lines.append(f"| `{name}` | {cells[name, ALL]['mean'] / start:.1%} | {' | '.join(figures)} |")
