@@ -1,6 +1,6 @@
 """Print the tables of docs/results.md: what benchmarks/results/methods.csv says of each log, in one line a method.
 
-    python benchmarks/glance.py
+python benchmarks/glance.py
 """
 
 from __future__ import annotations
