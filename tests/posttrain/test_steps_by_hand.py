@@ -252,7 +252,7 @@ def test_it_warns_of_few_heavy_events_where_a_temperature_would_help(make, recwa
 
 @pytest.mark.parametrize("transform", get_args(Transform))
 def test_only_signed_asft_compares_with_the_start_and_drops_nothing_out(make, transform):
-    assert make(WeightedSFT, transform=transform).drops_out == (transform != "signed")
+    assert make(WeightedSFT, transform=transform).use_dropout == (transform != "signed")
 
 
 @pytest.mark.parametrize(
