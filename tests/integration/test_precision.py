@@ -9,6 +9,8 @@ import polars as pl
 import pytest
 import tiny
 
+pytestmark = pytest.mark.long  # by default, test_trajectories.py holds bf16 to the committed losses
+
 STAGES = ("recommender", "reward", "asft")
 LOSS = {"recommender": 0.02, "reward": 0.05, "asft": 0.02}  # relative, of the mean over a run's steps
 SCHEDULE = ("--trainer.max_epochs=2", "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false")
