@@ -17,9 +17,14 @@ SCHEMA = ("log", "row", "metric", "mean", "sd", "ci_low", "ci_high", "seeds", "c
 
 
 def commit() -> str:
-    """Short commit of the checkout, with a plus where it has changes."""
-    run = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+", "--exclude=*"]
-    return subprocess.run(run, check=True, capture_output=True, text=True).stdout.strip()
+    """Short commit of the checkout, with a plus where it has changes besides results."""
+    root = Path(__file__).parents[1]
+    changed = _git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", ":!benchmarks/results")
+    return _git(root, "rev-parse", "--short=7", "HEAD") + "+" * bool(changed)
+
+
+def _git(root: Path, *words: str) -> str:
+    return subprocess.run(["git", "-C", str(root), *words], check=True, capture_output=True, text=True).stdout.strip()
 
 
 def save(rows: pl.DataFrame, script: str) -> Path:

@@ -50,14 +50,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_no_kill_shows(folder: Path, monkeypatch: pytest.MonkeyPatch, family: str, saves: str):
     monkeypatch.chdir(folder)
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    words = [f"--config=conf/{FAMILIES[family]}.yaml", *COMMON, *SETTINGS[saves], f"--run.chain={family} {saves}"]
+    words = [f"--config=conf/{FAMILIES[family]}.yaml", *COMMON, *SETTINGS[saves], "--run.chain=simulated"]
+    name = f"{family} {saves}"
     began = time.monotonic()
-    assert killed.fit(*words, "--run.name=whole") == 0
-    seconds, whole = time.monotonic() - began, RunFolder(Path(f"runs/{family} {saves}/whole/seed-0"))
-    moments = random.Random(f"{family} {saves}")
+    assert killed.fit(*words, f"--run.name={name} whole") == 0
+    seconds, whole = time.monotonic() - began, RunFolder(Path(f"runs/simulated/{name} whole/seed-0"))
+    moments = random.Random(name)
     for kill in range(KILLS // len(SETTINGS)):
-        run = RunFolder(Path(f"runs/{family} {saves}/{kill}/seed-0"))
-        own = [*words, f"--run.name={kill}"]
+        run = RunFolder(Path(f"runs/simulated/{name} {kill}/seed-0"))
+        own = [*words, f"--run.name={name} {kill}"]
         by = signal.SIGTERM if kill % 3 == 2 else signal.SIGKILL
         killed.fit(*own, after=moments.uniform(0, seconds), by=by)
         if kill % 2 and run.last.exists():  # once more
