@@ -24,7 +24,7 @@ from tables import RESULTS, save_picture
 from recalign.evaluation.comparison import ALL, HIGH, VALUE
 from recalign.files import digest
 
-LOG = "ml-100k, main rows"
+LOGS = ("ml-100k", "ml-100k, main rows")  # a row of the first that has it
 SHOWN = 0.9  # rows that keep less of the start's ranking are beyond the picture's left edge
 IN_README = ("start", "popularity_tilt", "reward_weighted", "asft", "rerank", "asft_rerank")
 COLOURS = {"asft": "#c2410c", "start": "#111827", "rerank": "#1d4ed8"}
@@ -62,8 +62,10 @@ def main() -> None:
 def table() -> pl.DataFrame:
     """A row a method of ML-100K: its name, the share of the start's ranking that it keeps, and its other figures."""
     saved = pl.read_csv(RESULTS / "methods.csv", schema_overrides={"seeds": pl.String, "commit": pl.String})
-    wanted = (pl.col("log") == LOG) & pl.col("metric").is_in([ALL, HIGH, VALUE])
-    found = saved.filter(wanted).pivot("metric", index="row", values="mean", maintain_order=True)
+    metrics = pl.col("metric").is_in([ALL, HIGH, VALUE])
+    wanted = pl.concat([saved.filter((pl.col("log") == log) & metrics) for log in LOGS])
+    wanted = wanted.unique(["row", "metric"], keep="first", maintain_order=True)
+    found = wanted.pivot("metric", index="row", values="mean", maintain_order=True)
     start = found.filter(pl.col("row") == "start")[ALL].item()
     return found.with_columns(kept=pl.col(ALL) / start)
 

@@ -10,14 +10,14 @@ from tables import RESULTS, figure
 
 from recalign.evaluation.comparison import ALL, HIGH, VALUE
 
-LOGS = {
-    "ml-100k": "ML-100K",
-    "simulated": "Five simulated worlds",
-    "simulated, unopened": "Ten worlds that nobody had opened",
-    "simulated-noise, not searched": "Noise",
-    "simulated-clear, not searched": "Clear rewards",
-    "simulated-confounded, not searched": "Confounded rewards",
+TABLES = {
+    "ML-100K": ("ml-100k", "ml-100k, main rows"),
+    "Five simulated worlds": ("simulated", "simulated, main rows"),
+    "Noise": ("simulated-noise, not searched",),
+    "Clear": ("simulated-clear, not searched",),
+    "Confounded": ("simulated-confounded, not searched",),
 }
+"""What each table is called, and the logs of methods.csv that it shows: a row of the first that has it."""
 COLUMNS = {
     HIGH: ("high/ndcg@10", 3),
     VALUE: ("judges' value", 2),
@@ -28,17 +28,18 @@ COLUMNS = {
 
 
 def main() -> None:
-    for log, title in LOGS.items():
-        print(f"## {title}\n\n{table(log)}\n")
+    for title, logs in TABLES.items():
+        print(f"{title}\n\n{table(logs)}\n")
 
 
-def table(log: str) -> str:
+def table(logs: tuple[str, ...]) -> str:
     """A line a method: the share of the start's ranking that it keeps on the test, and its figures.
 
     ``high/ndcg@10`` and values have their 95 % interval over users and seeds.
     """
     saved = pl.read_csv(RESULTS / "methods.csv", schema_overrides={"seeds": pl.String, "commit": pl.String})
-    rows = saved.filter((pl.col("log") == log) & pl.col("metric").is_in([ALL, *COLUMNS]))
+    rows = pl.concat([saved.filter((pl.col("log") == log) & pl.col("metric").is_in([ALL, *COLUMNS])) for log in logs])
+    rows = rows.unique(["row", "metric"], keep="first", maintain_order=True)
     cells = {(row["row"], row["metric"]): row for row in rows.iter_rows(named=True)}
     shown = [metric for metric in COLUMNS if metric in set(rows["metric"])]
     start = cells["start", ALL]["mean"]

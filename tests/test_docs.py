@@ -94,12 +94,11 @@ def test_every_method_has_a_line_in_the_sites_table():
     assert all(f"`{path.stem}`" in home for path in (ROOT / "conf" / "posttrain").glob("*.yaml"))
 
 
-@pytest.fixture(scope="module")
-def drawn() -> ModuleType:
-    """benchmarks/docs_pictures.py."""
+def benchmark(script: str) -> ModuleType:
+    """A script of benchmarks/, imported."""
     sys.path.insert(0, str(ROOT / "benchmarks"))
     try:
-        spec = importlib.util.spec_from_file_location("docs_pictures", ROOT / "benchmarks" / "docs_pictures.py")
+        spec = importlib.util.spec_from_file_location(script, ROOT / "benchmarks" / f"{script}.py")
         assert spec
         assert spec.loader
         module = importlib.util.module_from_spec(spec)
@@ -107,6 +106,11 @@ def drawn() -> ModuleType:
     finally:
         sys.path.pop(0)
     return module
+
+
+@pytest.fixture(scope="module")
+def drawn() -> ModuleType:
+    return benchmark("docs_pictures")
 
 
 def test_the_readmes_table_is_that_of_the_results(drawn: ModuleType):
@@ -117,3 +121,9 @@ def test_the_readmes_table_is_that_of_the_results(drawn: ModuleType):
 def test_the_readmes_picture_is_that_of_the_results(drawn: ModuleType):
     picture = (ROOT / "docs" / "pictures" / "methods.svg").read_text()
     assert digest(drawn.in_sight(drawn.table()).to_dicts()) in picture, "run benchmarks/docs_pictures.py"
+
+
+def test_the_results_page_has_the_tables_of_the_results():
+    page, glance = (ROOT / "docs" / "results.md").read_text(), benchmark("glance")
+    missing = [title for title, logs in glance.TABLES.items() if glance.table(logs) not in page]
+    assert not missing, "run benchmarks/glance.py and copy what it prints"
