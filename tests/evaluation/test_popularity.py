@@ -64,7 +64,12 @@ def test_strengths_rise_each_once_and_the_start_is_among_them():
 def test_means_are_over_histories_to_which_anything_is_shown():
     """Of three histories the first is shown item 1 alone, the second items 3 and 5, the third nothing."""
     shown_TK = torch.tensor([[1, 0], [3, 5], [0, 0]])
-    shows = SimpleNamespace(encode=lambda batch: None, top_k=lambda *asked: (None, shown_TK))
-    batch = SimpleNamespace(to=lambda device: batch, seen_N=None)
+    shows = SimpleNamespace(
+        num_items=5,
+        encode=lambda batch: torch.arange(3),
+        scored=lambda state: state,
+        top_k=lambda state, k, seen_N: (None, shown_TK[state]),
+    )
+    batch = SimpleNamespace(to=lambda device: batch, seen_N=torch.zeros(2, 0, dtype=torch.int64))
     means_S = _means([shows, shows], lambda batch: lambda shown: shown.float(), [batch, batch], CPU)
     assert means_S.tolist() == [(1 + 4) / 2] * 2
