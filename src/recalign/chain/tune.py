@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,7 +25,7 @@ from recalign.evaluation.report import WIDTH
 from recalign.evaluation.selection import SELECT
 from recalign.files import digest, held, write_text
 from recalign.keys import options
-from recalign.stage import ParsedStage, parse_stage, upstream
+from recalign.stage import Manifest, ParsedStage, parse_stage, upstream
 from recalign.stage.console import quiet
 from recalign.stage.given import merge, nested, set_keys, sources
 from recalign.stage.parser import StageParser, constructing
@@ -152,7 +152,7 @@ class Tuning:
         optuna = require_optuna()
         self.folder.mkdir(parents=True, exist_ok=True)
         study = optuna.create_study(
-            study_name=digest(self.stage.config, self.metric, self.goal),
+            study_name=digest(self.stage.key(), self.metric, self.goal),
             storage=f"sqlite:///{self.folder / 'study.db'}",
             direction=f"{self.goal}imize",
             pruner=optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=1),
@@ -175,7 +175,7 @@ class Tuning:
             parsed = trial(parse_stage([*self.stage.words, *options(settings)]), f"trial-{number}", FOLDER)
             known = study.get_trials(states=(TrialState.COMPLETE, TrialState.PRUNED))
             done = [one for one in known if one.user_attrs["settings"] == settings]
-            if done and parsed.finished():
+            if done and (not _whole(done[-1]) or parsed.finished()):
                 say(f"  unchanged: {parsed.folder.path}")
                 return done[-1]
             asked = study.ask()
@@ -186,6 +186,8 @@ class Tuning:
             say(f"  cannot be trained: {error}")
             return error
         if pruning.pruned:
+            if manifest := Manifest.read(parsed.folder):  # by another metric it might not have ended there
+                replace(manifest, status="failed", error="ended early by recalign tune").write(parsed.folder)
             say("  ended early: behind the median of the trials before it")
             return study.tell(asked, state=TrialState.PRUNED)
         return study.tell(asked, best_value(parsed.folder.figures("fit"), self.metric, self.goal))
@@ -275,7 +277,7 @@ def tune(argv: Sequence[str]) -> Path:
         TrainingError: no trial can be trained.
     """
     own, others = _split(argv)
-    parser = StageParser(prog="recalign tune", description=" ".join((tune.__doc__ or "").splitlines()[0].split()))
+    parser = StageParser(prog="recalign tune", description=(tune.__doc__ or "").splitlines()[0])
     parser.add_class_arguments(Tune)
     parsed = parser.parse_args(own)
     with constructing():

@@ -19,6 +19,7 @@ from recalign.files import rename, replacing
 from recalign.keys import leaves, short
 from recalign.posttrain.keep import KeepRanking
 from recalign.recommender.checkpoint import OTHER_VERSION, not_finite, prior_names, read_checkpoint
+from recalign.stage.folder import RunFolder
 from recalign.stage.loggers import CSVLog
 from recalign.stage.private import CLASS_PATH, TRAINED_WEIGHTS, validates_now
 
@@ -84,6 +85,7 @@ class RunCheckpoint(ModelCheckpoint):
             return
         if trainer.should_stop or done == trainer.max_steps:  # a moment later the epoch counts as finished
             self._write_last(trainer)
+            trainer.should_stop = True  # then Lightning validates what it ends with, as it does at max_time
         elif steps and done % steps == 0:
             if validates_now(trainer):
                 self._after_validation = True
@@ -147,6 +149,22 @@ class WholeCheckpointIO(TorchCheckpointIO):
             )
         with replacing(Path(path)) as temporary, open(temporary, "wb") as file:
             torch.save(checkpoint, file)
+
+
+def find_checkpoint(given: str | None, folder: RunFolder, command: str) -> Path | None:
+    """The file that ``--ckpt_path`` means; evaluation takes the best one where nothing is given.
+
+    Raises:
+        InputError: there is no such file (Lightning would train from scratch, or evaluate random weights).
+    """
+    given = given or (None if command == "fit" else "best")
+    if given is None:
+        return None
+    path = {"best": folder.best, "last": folder.last}.get(given, Path(given))
+    if not path.is_file():
+        remedy = "start without --ckpt_path" if command == "fit" else "train it first (recalign fit), or give a file"
+        raise InputError(f"there is no checkpoint {path}", where=f"--ckpt_path {given}", remedy=remedy)
+    return path
 
 
 def refuse_missing_weights(checkpoint: dict[str, Any], path: Path, model: LightningModule) -> None:

@@ -36,6 +36,11 @@ def settings(config: Namespace, training: bool) -> None:
     Raises:
         InputError: one of them is such a value.
     """
+    if not 0 <= config.seed_everything < 2**32:  # numpy's limits
+        raise InputError(f"{config.seed_everything} is no seed", where="seed_everything", remedy="give 0 or more")
+    if config.lr_scheduler and not config.optimizer:  # LightningCLI would pass over it without a word
+        remedy = "add it: --optimizer AdamW --optimizer.lr 0.001"
+        raise InputError("a scheduler needs an optimizer", where="lr_scheduler", remedy=remedy)
     for spec in (config.model, config.data):
         kind = imported(spec.class_path)
         if hasattr(kind, "check_settings"):  # any LightningModule may be run
@@ -60,11 +65,16 @@ def settings(config: Namespace, training: bool) -> None:
     for name in ("max_epochs", "max_steps", "limit_train_batches"):
         if trainer[name] == 0:
             raise InputError("0 trains nothing", where=f"trainer.{name}", remedy="give 1 or more")
-    if trainer.limit_val_batches == 0 and config.model.init_args.get("keep") is not None:
+    validating = {
+        "model.keep": config.model.init_args.get("keep"),
+        "early_stopping": config.early_stopping,
+        "checkpoint.monitor": config.checkpoint.monitor,
+    }
+    if trainer.limit_val_batches == 0 and (names := [name for name, value in validating.items() if value is not None]):
         raise InputError(
-            "nothing is validated, so nobody knows how much of the ranking is kept",
+            f"nothing is validated, and {' and '.join(names)} need{'s' * (len(names) == 1)} it",
             where="trainer.limit_val_batches",
-            remedy="validate on 1 batch or more, or set model.keep to null",
+            remedy=f"validate on 1 batch or more, or set {' and '.join(names)} to null",
         )
 
 

@@ -78,7 +78,7 @@ class _Walk:
                 remedy = f"name the class first: {GIVEN_BY['model'] if key in GIVEN_BY else f'--{key} CLASS'}"
                 yield InputError(f"{key} has values but no class yet", where=self._where(key), remedy=remedy)
             yield from self.faults(_init_args(value), arguments_of(kind), f"{key}.")
-            if argument.required:
+            if not default:
                 yield from self._missing_of(_init_args(value), arguments_of(kind), f"{key}.")
         elif isinstance(value, dict) and argument.hint is str:
             pass  # the name of a file, which has been read

@@ -137,12 +137,10 @@ def merge(earlier: Any, later: Any) -> Any:
     """Lay settings over earlier ones.
 
     A class's arguments may be given without ``init_args``. Another class keeps those of the earlier one's arguments
-    that it takes too. ``key+`` appends to a list, and keys under a list of classes are those of the last that takes
-    them (``trainer.callbacks.patience`` is early stopping's), or of the last.
+    that it takes too. ``key+`` appends to a list, and keys under a list are the last item's.
     """
     if isinstance(earlier, list) and isinstance(later, dict) and "class_path" not in later and earlier:
-        takers = [place for place, one in enumerate(earlier) if _takes(one, later)] or [len(earlier) - 1]
-        return [merge(one, later) if place == takers[-1] else one for place, one in enumerate(earlier)]
+        return [*earlier[:-1], merge(earlier[-1], later)]
     if isinstance(earlier, str) and isinstance(later, dict):
         earlier = {"class_path": earlier}
     if isinstance(earlier, dict) and "class_path" in earlier:
@@ -161,14 +159,6 @@ def merge(earlier: Any, later: Any) -> Any:
         else:
             merged[key] = merge(merged.get(key), value)
     return merged
-
-
-def _takes(one: Any, settings: Settings) -> bool:
-    """Whether a class, as it is configured, has all of some arguments."""
-    path = one.get("class_path") if isinstance(one, dict) else one
-    kind = find_class(path) if isinstance(path, str) else None
-    given = settings.get("init_args") or settings
-    return kind is not None and isinstance(given, dict) and arguments_of(kind).keys() >= given.keys()
 
 
 def _as_class(settings: Settings, class_path: str) -> Settings:

@@ -82,6 +82,13 @@ class ParsedStage:
         """Whether this is Lightning's smoke test (``fast_dev_run``), which leaves nothing behind."""
         return bool(self.config["trainer"]["fast_dev_run"])
 
+    def how_to_go_on(self) -> str:
+        """What to do after it was interrupted."""
+        if not self.training:
+            return "run the same command again"
+        saved = self.folder.last.is_file()
+        return "add --ckpt_path last to go on" if saved else "nothing is saved yet: run the same command again"
+
     def renewed(self) -> ParsedStage:
         """The same command with the checkpoints that it does not name looked up anew: stages may have run since."""
         config, found = copy.deepcopy(self.config), [replace(one) for one in self.upstream]
@@ -99,8 +106,11 @@ class ParsedStage:
             return None
         if not manifest.is_whole(self.folder):
             return None
-        key = run_key(self.config, fingerprint(self.datamodule()), upstream.hashes(self.upstream))
-        return manifest if manifest.key == key else None
+        return manifest if manifest.key == self.key() else None
+
+    def key(self) -> str:
+        """All that determines the result (`run_key`). Reads the data."""
+        return run_key(self.config, fingerprint(self.datamodule()), upstream.hashes(self.upstream))
 
     def bare_trainer(self) -> Trainer:
         """A trainer on the machine that the configuration names, with nothing else of it.
