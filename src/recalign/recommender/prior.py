@@ -14,14 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from recalign.recommender.policy import Policy
+from recalign.recommender.policy import Policy
 
 ALIGNED = 8  # widths that are a multiple of it keep products fast
 
