@@ -14,7 +14,7 @@ def say(line: str) -> None:
 
 
 def about(seconds: float) -> str:
-    """A time that is left, in words that claim no more than is known; empty for none."""
+    """The time left, rounded, in words; empty for none."""
     if seconds <= 0:
         return ""
     if seconds < 60:

@@ -102,7 +102,7 @@ def tasks_of(plan: Plan, parsed: Mapping[str, ParsedStage], search: Search | Non
 
 
 def _prepare(plan: Plan) -> None:
-    """Make the first seed's world, read the log, and find what no stage could be trained on."""
+    """Make the first seed's world, read and check the log."""
     first = plan.chain.seeds[0]
     data = plan.data(first)
     _require_same_log(plan.folder, data.log_.name)
@@ -143,7 +143,7 @@ def _evaluate(plan: Plan, seed: int, done: Results) -> None:
 
 
 def _require_same_log(folder: Path, log: str) -> None:
-    """Refuse to replace what was found on another log."""
+    """Refuse a folder that holds a chain of another log."""
     for path in folder.glob("*/seed-*[0-9]/evaluation/summary.json"):
         if (other := json.loads(path.read_text(encoding="utf-8"))["log"]) != log:
             raise InputError(
@@ -154,7 +154,7 @@ def _require_same_log(folder: Path, log: str) -> None:
 
 
 def _method_run(method: str, trained: Mapping[str, Trained], chain: Chain) -> MethodRun:
-    """What is evaluated of a method."""
+    """The checkpoint and settings with which a method is evaluated."""
     if method in trained:
         return trained[method].method_run(method)
     own = base_method(method)
@@ -175,7 +175,7 @@ def make_world(data: RewardData, world: World | None) -> None:
 
 
 def _require_rewards(plan: Plan) -> None:
-    """Find that the reward model or a judge has nothing to learn, or to be measured on, before the policy is cloned."""
+    """Refuse a log whose reward model or judges have no rewards, before the policy is cloned."""
     for stage in BASE_STAGES:
         data = plan.parsed(stage, plan.chain.seeds[0]).datamodule()
         if isinstance(data, RewardData):

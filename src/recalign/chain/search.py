@@ -76,7 +76,7 @@ class Search:
         return proposals(space, defaults, self.plan.chain.trials, self.seed) if space else [{}]
 
     def _fixed(self, method: str) -> Settings:
-        """What would be searched, had the chain's YAML or the command line not set it."""
+        """Settings of the space that the chain's YAML or the command line fixes."""
         given = {key: self.plan.given(method, key) for key in self.spaces.space(method)}
         return {key: ", ".join(map(str, found.values())) for key, found in given.items() if found}
 
@@ -130,7 +130,7 @@ class Search:
             return error
 
     def _measure(self, method: str, done: Results) -> Measured:
-        """Figures of what can be trained of a method's trials.
+        """Validation figures of the trials that could be trained.
 
         Raises:
             InputError, TrainingError: the last one's, where none can.
@@ -180,7 +180,7 @@ def _rows(
 
 
 def table(frame: pl.DataFrame, seed: int) -> Table:
-    """What was chosen for each method, by the protocol's rule and by the other.
+    """The setting chosen for each method, by value and by ``high/ndcg@10``.
 
     Args:
         frame: `search.csv`.

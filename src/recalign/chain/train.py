@@ -1,4 +1,4 @@
-"""Training one stage of a chain or one trial of a search, unless it would only repeat itself."""
+"""Train a stage of a chain or a trial of a search, unless a finished run is up to date."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ class Trained:
         return cls(folder.path, folder.path / str(manifest.checkpoint), manifest.seconds)
 
     def method_run(self, method: str) -> MethodRun:
-        """What is evaluated of it, with what it cost."""
+        """The method to evaluate, with its training cost."""
         content = read_checkpoint(self.checkpoint)
         cost = {"seconds": self.seconds, "steps": content["global_step"], "events": content["facts"]["events"]}
         return MethodRun(method, self.checkpoint, {f"cost/{name}": value for name, value in cost.items()})
 
 
 def train(parsed: ParsedStage, *callbacks: Callback, verbose: bool = False) -> Trained:
-    """Run one stage, or find that it has run.
+    """Run one stage, unless its finished run is up to date.
 
     Args:
         parsed: its command, with the checkpoints that it starts from.
@@ -102,5 +102,5 @@ def named(stage: str, seed: int) -> str:
 
 
 def base_checkpoints(trained: Mapping[str, Trained]) -> BaseCheckpoints:
-    """What the methods of a seed rest on."""
+    """The checkpoints that all methods of a seed share."""
     return BaseCheckpoints(*(trained[stage].checkpoint for stage in BASE_STAGES))

@@ -163,7 +163,7 @@ class Tuning:
         return study
 
     def _try(self, study: Any, number: int) -> Any:
-        """Train with the settings of a trial, unless the study and the run folder say that it was done.
+        """Train with a trial's settings, unless that is done.
 
         Returns:
             Optuna's record of the trial (`FrozenTrial`), or why it could not be trained.
@@ -228,7 +228,7 @@ def best_value(file: Path, metric: str, goal: str) -> float:
 
 
 def _judged(stage: ParsedStage) -> list[str]:
-    """The option that has a post-training method log what the judges for selection of its chain say."""
+    """The option that logs the value under the chain's judges for selection."""
     judge = stage.folder.path.parents[1] / "judge_select" / stage.folder.path.name / "checkpoints/best.ckpt"
     if not judge.is_file():
         raise InputError(
@@ -245,7 +245,7 @@ def _whole(trial: Any) -> bool:
 
 
 def _rank(tried: Any, goal: str) -> tuple[int, float]:
-    """Where a trial stands: those that ended early after the others, failed ones last."""
+    """Sort key: complete trials by value, then those that ended early, then failed ones."""
     if isinstance(tried, Exception):
         return 2, 0.0
     return int(not _whole(tried)), -tried.value if goal == "max" else tried.value

@@ -26,7 +26,7 @@ class Card:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a practitioner asks of a comparison."""
+    """The decision, and the cards of the first screen."""
 
     decision: Decision
     cards: list[Card]

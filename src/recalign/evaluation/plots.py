@@ -51,7 +51,7 @@ STYLE: Any = {
 
 
 def forest(table: ComparisonTable, metric: str) -> Markup | None:
-    """Each method's difference to the better baseline: 95 % interval, and a thin line for what Holm adds.
+    """Each method's difference to the better baseline: 95 % interval, and a thin line for Holm's wider one.
 
     Rows that are the same for everybody may be far off: their figure is written at the edge.
     """
@@ -198,7 +198,7 @@ def cross(axes: Axes) -> None:
 
 
 def below(limit: float) -> Callable[[Axes], None]:
-    """Shade what lies left of a limit."""
+    """Shade the area left of a limit."""
 
     def shade(axes: Axes) -> None:
         left, right = axes.get_xlim()
@@ -232,7 +232,7 @@ def _colour(roles: Roles, method: str) -> str:
 
 
 def _label(figure: Figure, axes: Axes, points: Sequence[tuple[str, float, float]], colours: dict[str, str]) -> None:
-    """Write each name where it hides least: eight places around the point, nearer first."""
+    """Place each name where it overlaps least: eight places around the point, nearer first."""
     figure.draw_without_rendering()  # so that the layout is settled
     corner, limit = axes.bbox.min, axes.bbox.size
     spots = axes.transData.transform([(x, y) for _, x, y in points]) - corner

@@ -1,4 +1,4 @@
-"""Hand networks over between stages: weights by module name, and how to build what they belong to.
+"""Pass networks between stages: weights by module name, and how to build the network.
 
 A stage's checkpoint holds under ``recipes`` the class and constructor arguments of each network that later stages load
 (``policy``, ``reward``). So it is enough to rebuild the network, and never overrides a configuration.
@@ -176,7 +176,7 @@ def load_net(path: str | Path, name: str, *, self_influence: bool = False) -> Lo
 def load_or_copy(
     path: str | None, given: nn.Module | Loaded | None, name: str, *, where: str, needed_by: str
 ) -> Loaded:
-    """The ``policy`` or ``reward`` that a stage starts from: a copy of the one given in Python, or a checkpoint's.
+    """The ``policy`` or ``reward`` that a stage starts from: loaded from a checkpoint, or copied from Python.
 
     Args:
         path: the checkpoint.
@@ -276,7 +276,7 @@ def check_catalogue(loaded: str | None, current: str, where: str) -> None:
 
 
 def check_reward(predicted: str | None, current: str | None, where: str) -> None:
-    """Refuse a reward model of another reward: the two would be mixed, or one measured in the other's unit."""
+    """Refuse a reward model of another reward: it would be in another unit."""
     if predicted != current:
         raise InputError(
             f"this reward model predicts {predicted!r}, and the reward here is {current!r}",

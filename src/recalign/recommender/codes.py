@@ -1,4 +1,4 @@
-"""A policy over semantic ids: OneRec's decoder writes an item code after code, and only codes that items have.
+"""A policy over semantic ids: OneRec's decoder writes an item code by code, and only codes that items have.
 
     log pi(v | s) = sum_l log softmax(logits of the children of the node c_1 .. c_(l-1) at s)[c_l]
 

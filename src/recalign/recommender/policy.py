@@ -1,4 +1,4 @@
-"""The policy: what post-training and evaluation may ask of a recommender."""
+"""The policy protocol: all that post-training and evaluation may ask of a recommender."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ State = Any
 class Policy(Recorded, nn.Module, ABC):
     """pi(item | history) over a catalogue of items 1..V.
 
-    `encode` turns the histories of a batch into a state for each of T targets; all else is asked of states, which are
-    only ever measured (``len``) and sliced. A state may be a vector, or what a decoder of several tokens an item needs.
+    `encode` turns the histories of a batch into a state for each of T targets. All other methods take states. Callers
+    use nothing of a state but ``len`` and slices: it may be a vector, or the context of a decoder.
 
-    Subclasses must write `encode` and `log_probs`, and `summary` where a state is not a tensor. The rest follows from
-    these; override it where it can be had without T x V scores.
+    Subclasses write `encode` and `log_probs`, and `summary` if a state is not a tensor. Override the other methods
+    where they do not need T x V scores.
 
-    A policy may have an item prior (`recalign.recommender.prior`): then it takes the counts in `set_counts`, and its
-    `prior_strength` can be set at any time. The prior is part of every probability, rank and sample, but of no state;
-    at strength 0 it changes nothing. Counts and strength go with the ``state_dict``.
+    A policy may have an item prior (`recalign.recommender.prior`). It then takes counts in `set_counts`, and its
+    `prior_strength` can be set at any time. The prior is in every probability, rank and sample, but in no state; at
+    strength 0 it changes nothing. Counts and strength are in the ``state_dict``.
     """
 
     num_items: int
 
     def set_counts(self, count_V: Tensor) -> None:
-        """Take the training events of each item, before cloning begins. A policy without a prior ignores them.
+        """Set the number of training events of each item, before cloning. A policy without a prior ignores it.
 
         Shape: (V,), item v in row v - 1.
         """
@@ -73,7 +73,7 @@ class Policy(Recorded, nn.Module, ABC):
         """
 
     def over_items(self, state: State) -> Tensor:
-        """Log-probabilities over the catalogue, given that an item is said at all: they always sum to 1.
+        """Log-probabilities over the catalogue that always sum to 1, also where a policy may write no item.
 
         Shape: -> (T, V).
         """
@@ -98,7 +98,7 @@ class Policy(Recorded, nn.Module, ABC):
         return state + vector.view_as(state)
 
     def trunk(self) -> SequencePolicy:
-        """A policy over item ids whose encoder and item table a reward model starts from.
+        """The policy over item ids whose encoder and item table a reward model starts from.
 
         Raises:
             InputError: there is none.
@@ -110,7 +110,7 @@ class Policy(Recorded, nn.Module, ABC):
         )
 
     def origin(self, start: Policy) -> list[Tensor]:
-        """Weights, in the order of `parameters`, with which this policy equals the one it was trained from."""
+        """The weights, in the order of `parameters`, at which this policy equals its start."""
         return list(start.parameters())
 
     def log_prob(self, state: State, item: Tensor) -> Tensor:
@@ -163,7 +163,7 @@ def mean_nll(policy: Policy, state: State, item_T: Tensor) -> Tensor:
 
 
 def rows_at_once(num_items: int) -> int:
-    """How many states' scores over the whole catalogue are held at once."""
+    """How many states to score over the whole catalogue at once."""
     return max(1, min(ROWS, SCORES // num_items))
 
 

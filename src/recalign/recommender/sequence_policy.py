@@ -1,4 +1,4 @@
-"""Policies that read histories of item ids, and the one whose head is a softmax over cosines.
+"""Policies over histories of item ids: a sequence encoder, and a softmax over cosines.
 
 Shape suffixes: B histories, L events of each, T states, C candidates, N negatives, V items of the catalogue, D width, X
 width with the prior's columns.
@@ -22,7 +22,7 @@ UNIT = 1.01  # no cosine is larger, however it is rounded
 
 
 class Feedback(nn.Module):
-    """A linear embedding of each event's standardised reward, to be added to the event's embedding.
+    """A linear embedding of each event's standardised reward, added to the event's embedding.
 
     The state at event i, which predicts event i + 1, sees rewards up to event i: an event's own reward is never seen.
     """
@@ -138,7 +138,7 @@ class SequencePolicy(HistoryPolicy):
         return weighted_nll(*self._vectors(state), item - 1, weight, 1 / self.temperature, self._bound())
 
     def sampled_log_prob(self, state: Tensor, item: Tensor, negatives: int) -> Tensor:
-        """Estimate log pi(item | state) from uniform negatives, drawn with replacement, that all states share: (T,).
+        """Estimate log pi(item | state) from uniform negatives that all states share. Shape: -> (T,).
 
         Each negative stands for num_items / negatives items (the logQ correction), which makes the softmax's sum an
         unbiased estimate; negatives that hit a state's own item are masked. Only the table's gradient is as large as

@@ -1,4 +1,4 @@
-"""Recommendations after the log's end, of a policy in memory."""
+"""Recommend after the log's end, with a policy in memory."""
 
 from __future__ import annotations
 

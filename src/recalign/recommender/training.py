@@ -1,4 +1,4 @@
-"""The LightningModules that all stages derive from: optimise, validate, test, predict, hand over."""
+"""Base LightningModules of all stages: optimise, validate, test, predict, hand over."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _is_matrix(p: nn.Parameter) -> bool:
 
 
 def logs_now(trainer: Trainer) -> bool:
-    """Whether the optimiser step that is under way is one whose figures are logged."""
+    """Whether the current optimiser step is logged."""
     return (trainer.global_step + 1) % max(trainer.log_every_n_steps, 1) == 0  # type: ignore[attr-defined]
 
 
@@ -72,7 +72,7 @@ class StageModule(LightningModule):
 
     @classmethod
     def check_settings(cls, given: Mapping[str, Any]) -> None:
-        """Refuse constructor arguments that no training makes sense with, by name. Subclasses add their own.
+        """Refuse constructor arguments with which nothing can be trained. Subclasses add their own.
 
         The command calls it before anything runs, so that a chain does not train four stages before the fifth fails;
         `prepare_data`, Lightning's first hook, calls it in Python.
@@ -138,7 +138,7 @@ class StageModule(LightningModule):
         checkpoint["facts"] = self.facts()
 
     def hand_over(self, name: str) -> Loaded:
-        """What a later stage would load from this module's checkpoint as ``policy`` or ``reward``, without writing one.
+        """The ``policy`` or ``reward`` that a later stage would load from this module's checkpoint.
 
         The network is not copied here; the stage that takes it does.
         """

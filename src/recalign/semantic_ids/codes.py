@@ -140,7 +140,7 @@ def _read(path: Path) -> tuple[pl.DataFrame, tuple[int, ...]]:
 
 
 def _check(items: pl.Series, codes: pl.DataFrame, sizes: tuple[int, ...], where: str) -> None:
-    """Refuse a doubled item, a code that its level has not, and an id of two items, with an InputError."""
+    """Refuse, with an InputError, an item twice, a code beyond its level, or an id of two items."""
     twice = items.is_duplicated() | items.is_null()
     if twice.any():
         what = f"the item {items.filter(twice)[0]!r} appears more than once, or is empty"

@@ -1,4 +1,4 @@
-"""How good semantic ids are: figures, examples, and a verdict.
+"""Measure semantic ids: figures, examples and a verdict.
 
 That all codes are used proves little: plain k-means uses every code and still puts a twentieth of a catalogue under one
 id. So the verdict looks at the ids that are nearest to the items, before collisions are resolved.

@@ -1,4 +1,4 @@
-"""One ``recalign fit|validate|test|predict``: parse, check, run, and leave a record."""
+"""Run one ``recalign fit|validate|test|predict``: parse, check, run, record."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class StageResult:
 
 
 def parse_stage(args: Sequence[str] | Request) -> ParsedStage:
-    """Parse a command without running it.
+    """Parse a command; do not run it.
 
     Args:
         args: the words after ``recalign`` (``["fit", "--config", "conf/asft.yaml", ...]``), or the same as data.
@@ -98,11 +98,11 @@ def run_stage(args: Sequence[str] | Request, *callbacks: Callback) -> StageResul
 
     Args:
         args: as for `parse_stage`.
-        *callbacks: beside the configured ones; they are in no record of the run.
+        *callbacks: added to the configured ones, and not recorded.
 
     Raises:
-        InputError: before training, for anything the user gave that cannot be used; during training for a full disk.
-        TrainingError: training cannot go on (a loss that is NaN).
+        InputError: before training, for input that cannot be used; during training, for a full disk.
+        TrainingError: training cannot go on: the loss is NaN, say.
     """
     with quiet():
         return StageCLI(args, *callbacks).run()
@@ -165,7 +165,7 @@ class StageCLI(LightningCLI):
         self.config_dump = self.parsed.config  # what LightningCLI records as hyper-parameters
 
     def instantiate_classes(self) -> None:
-        """Wait for `run`."""
+        """Do nothing yet: `run` does it."""
 
     def _parsed(self, parser: LightningArgumentParser, config: Namespace) -> ParsedStage:
         seed, trains = config.seed_everything, self.command == "fit"
@@ -274,7 +274,7 @@ def _import(modules: Sequence[str]) -> None:
 
 
 def _fill_defaults(config: Namespace) -> None:
-    """Fill what is null because another setting says it: the data's seed, and how long a kind of model trains."""
+    """Fill nulls that follow from other settings: the data's seed, and how long this kind of model trains."""
     if config.data.init_args.get("seed", 0) is None:
         config.data.init_args.seed = config.seed_everything
     trainer = config.trainer
@@ -284,7 +284,7 @@ def _fill_defaults(config: Namespace) -> None:
 
 @contextmanager
 def _clear_errors(folder: Path) -> Iterator[None]:
-    """Say as an InputError what a user can mend: settings that Lightning refuses, a disk that is full."""
+    """Turn what a user can mend into an InputError: settings that Lightning refuses, a full disk."""
     try:
         yield
     except SIGTERMException as stop:

@@ -73,7 +73,7 @@ def _prepare(parsed: ParsedStage, manifest: Manifest) -> None:
 
 
 def loggers(parsed: ParsedStage, manifest: Manifest, extra: list[Logger]) -> list[Logger]:
-    """CSV, what the user configured, and W&B, unless that is among them or ``trainer.logger`` is false.
+    """CSV, the user's own loggers, and W&B unless it is among them or ``trainer.logger`` is false.
 
     Args:
         parsed: the command.
@@ -132,5 +132,5 @@ def renew_trust(folder: RunFolder) -> None:
 
 
 def handed_over(folder: RunFolder) -> Path | None:
-    """The checkpoint for the next stage: the best one; the last one of a run that never got as far as a best."""
+    """The checkpoint for the next stage: the best one, or the last one where there is no best."""
     return next((path for path in (folder.best, folder.last) if path.is_file()), None)

@@ -1,4 +1,4 @@
-"""`recalign tokenize` as a stage: in a run folder, with a manifest, so that others find its ids and know them again."""
+"""`recalign tokenize` as a stage: with a run folder and a manifest, so that other stages find and verify its ids."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from recalign.stage.upstream import TOKENS
 
 @dataclass(frozen=True)
 class ParsedTokens:
-    """What a command says, with everything resolved that can be without running it.
+    """A command with all resolved that needs no run.
 
     Attributes:
         words: the command line after ``recalign tokenize``.

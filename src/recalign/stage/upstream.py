@@ -1,4 +1,4 @@
-"""Which checkpoint a stage starts from, where its YAML leaves that open."""
+"""Find the checkpoints that a stage starts from."""
 
 from __future__ import annotations
 
@@ -61,14 +61,14 @@ def declared(config: Namespace) -> list[Upstream]:
 
 
 def _needs(kind: type, init_args: dict[str, Any]) -> dict[str, str]:
-    """The arguments that name checkpoints, and whose: of a class that says so, for all settings or for these."""
+    """Arguments that name checkpoints, with the stage that writes each, as the class declares them."""
     if hasattr(kind, "upstream"):
         return kind.upstream(init_args)
     return getattr(kind, "UPSTREAM", {})
 
 
 def resolve(upstreams: list[Upstream], folder: RunFolder, log: str) -> None:
-    """Look up what is not named: the finished run of the same chain, log and seed, and no other.
+    """Look up checkpoints that are not named: those of the same chain, log and seed.
 
     Args:
         upstreams: changed in place; a path stays None where no run was found.
@@ -97,9 +97,9 @@ def fill(config: Any, upstreams: list[Upstream]) -> None:
 
 
 def require(upstreams: list[Upstream], folder: RunFolder, log: str) -> None:
-    """Make sure that every checkpoint is there, whole, and of the right kind, before a finished run is set aside.
+    """Refuse missing, damaged or wrong checkpoints, before a finished run is set aside.
 
-    Says in one line which they are.
+    Prints in one line which they are.
 
     Args:
         upstreams: as `resolve` left them.

@@ -1,4 +1,4 @@
-"""Weights & Biases that never asks, never prints and never fails a run."""
+"""A W&B logger that never asks, never prints and never fails a run."""
 
 from __future__ import annotations
 
