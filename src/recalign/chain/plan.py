@@ -84,13 +84,7 @@ class Plan:
         return self.folder / "worlds" / str(seed)
 
     def parsed(self, stage: str, seed: int, settings: Settings | None = None) -> ParsedStage:
-        """The command that runs one stage alone, with the checkpoints that are there now.
-
-        Args:
-            stage: or method.
-            seed: of everything.
-            settings: what was chosen for it, over its YAML and what the chain gives.
-        """
+        """The command of one stage or method, with the checkpoints that exist now; chosen settings override others."""
         run = RunConfig(stage, self.chain.root, self.name)
         return self._parse(self._request(stage, seed, {**self._settings(stage), **(settings or {})}, run)).renewed()
 
@@ -141,11 +135,9 @@ class Plan:
         return self._parse(self._request("reward", seed, self._settings(None), run))
 
     def given(self, stage: str | None, key: str = "") -> dict[str, Any]:
-        """What the chain's YAML and the command line set for a stage, by dotted key.
+        """What the chain's YAML and the command line set for a stage (None: for all) at a key or below it.
 
-        Args:
-            stage: or method; None: for all of them.
-            key: only what is set at this key or below it; a class that is set in one sets each of its arguments.
+        A class that is set in one sets each of its arguments.
         """
         every = {name: value for one in self._settings(stage).items() for name, value in _singly(*one)}
         return {name: value for name, value in every.items() if f"{name}.".startswith(key and f"{key}.")}

@@ -36,12 +36,7 @@ class Progress:
         self._worked: list[float] = []
 
     def begin(self, number: int, name: str) -> None:
-        """Announce the next one, with the time that is left if the others take as long as those that ran.
-
-        Args:
-            number: how many came before it.
-            name: of the next.
-        """
+        """Announce the next one, and the time left if the others take as long as those ``number`` that ran."""
         now = time.monotonic()
         if number and now - self._began > IDLE:
             self._worked.append(now - self._began)

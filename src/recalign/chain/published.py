@@ -28,8 +28,7 @@ def publish(folder: Path, page: Path, logger: Any, *, searched: bool) -> None:
     Args:
         folder: of the chain.
         page: its report.
-        logger: ``trainer.logger`` of its stages; false: nothing is logged. The project and entity of a `WandbLogger`
-            are the result's too.
+        logger: ``trainer.logger`` of its stages. False logs nothing; a `WandbLogger` gives project and entity.
         searched: whether its ``search.csv`` is this comparison's.
     """
     number = sha256(page)[:8]

@@ -1,7 +1,4 @@
-"""Runs a chain, or what has changed of it.
-
-A stage whose inputs (data, configuration, upstream checkpoints, version of recalign) have not changed is not run again.
-"""
+"""Run a chain: those stages whose data, configuration, upstream checkpoints or code have changed."""
 
 from __future__ import annotations
 
@@ -38,17 +35,13 @@ from recalign.stage.upstream import TOKENS
 
 
 def run_chain(plan: Plan) -> Path:
-    """Run an experiment, or what has changed of it, print its table and write its report.
-
-    Args:
-        plan: the experiment.
+    """Run what has changed of a chain, print its table and write its report.
 
     Returns:
         The chain's run folder, with ``comparison.csv`` and ``report.html``.
 
     Raises:
-        InputError: something cannot be used; a mistake in any stage's settings, and a group of users without rewards,
-            show before any stage runs.
+        InputError: before any stage runs, for wrong settings of any stage or users without rewards.
         TrainingError: a stage's training cannot go on, or its worker died twice.
     """
     chain, folder = plan.chain, plan.folder
@@ -73,13 +66,7 @@ def run_chain(plan: Plan) -> Path:
 
 
 def tasks_of(plan: Plan, parsed: Mapping[str, ParsedStage], search: Search | None) -> list[Task]:
-    """All that a chain runs, each task after what it needs.
-
-    Args:
-        plan: the chain.
-        parsed: its stages, as `Plan.parse` gives them.
-        search: of its settings; None: nothing is searched.
-    """
+    """All that a chain runs, each task after what it needs. ``parsed`` is what `Plan.parse` gives."""
     tasks: list[Task] = []
     for seed in plan.chain.seeds:
         world: tuple[str, ...] = ()

@@ -92,14 +92,7 @@ class Search:
         return [*tasks, Task(CHOICE, self.decide, measured, here=True)]
 
     def decide(self, done: Results) -> dict[str, Settings]:
-        """Choose, print and write what was found.
-
-        Args:
-            done: the figures of the start and of all methods, by the names of their tasks.
-
-        Returns:
-            The chosen settings by method.
-        """
+        """Choose each method's settings from its figures, print and write them. Returns settings by method."""
         start = done[_figures("start")].figures[0][ALL]
         chosen: dict[str, Settings] = {}
         rows: list[dict[str, Any]] = []
@@ -180,12 +173,7 @@ def _rows(
 
 
 def table(frame: pl.DataFrame, seed: int) -> Table:
-    """The setting chosen for each method, by value and by ``high/ndcg@10``.
-
-    Args:
-        frame: `search.csv`.
-        seed: that was searched with.
-    """
+    """The setting chosen for each method, by value and by ``high/ndcg@10``, from `search.csv`."""
     shown = Table(
         title=f"settings chosen on validation, seed {seed}",
         caption=f"by value: highest {SELECT} that keeps the price; {SEARCH} has all trials and figures",

@@ -49,7 +49,7 @@ def train(parsed: ParsedStage, *callbacks: Callback, verbose: bool = False) -> T
 
     Args:
         parsed: its command, with the checkpoints that it starts from.
-        *callbacks: further ones, which have no part in what is trained; a run of several processes has none of them.
+        *callbacks: that do not change what is trained. Runs of several processes do without them.
         verbose: whether to print the command, how long it took, and what it hands over.
 
     Raises:
@@ -73,13 +73,7 @@ def train(parsed: ParsedStage, *callbacks: Callback, verbose: bool = False) -> T
 
 
 def trial(parsed: ParsedStage, name: str, group: str) -> ParsedStage:
-    """The same run as a trial: in ``<stage>/<group>/<name>/``, from the same checkpoints.
-
-    Args:
-        parsed: the stage with the settings that are tried.
-        name: of the trial.
-        group: the folder of all trials, below the stage's.
-    """
+    """The same run as a trial: in ``<stage>/<group>/<name>/``, from the same checkpoints."""
     upstream = {one.key: str(one.path) for one in parsed.upstream}
     run = {"run.name": name, "run.root": str(parsed.folder.path.parent), "run.chain": group}
     return parse_stage([*parsed.words, *options({**upstream, **run})])

@@ -123,10 +123,7 @@ class Tuning:
         return proposals(space, defaults, trials, self.stage.seed)
 
     def run(self) -> Path:
-        """Run the trials that are missing, print all, and write the best one's settings.
-
-        Returns:
-            The YAML, which `recalign fit` takes after the stage's.
+        """Run the trials that are missing, print all, and write the best one's settings as YAML.
 
         Raises:
             InputError, TrainingError: the last trial's, where none could be trained; the runs log no such figure.
@@ -206,12 +203,7 @@ class Tuning:
 
 
 def best_value(file: Path, metric: str, goal: str) -> float:
-    """The best value of a figure that a run logged.
-
-    Args:
-        file: its ``metrics.csv``.
-        metric: the figure's name.
-        goal: ``max`` or ``min``.
+    """The best value (``goal``: max or min) of a figure in a run's ``metrics.csv``.
 
     Raises:
         InputError: it logged no such figure, or no number.

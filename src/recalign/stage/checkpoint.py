@@ -193,15 +193,11 @@ def read_run_checkpoint(path: Path) -> dict[str, Any]:
 def refuse_other_model(path: Path, class_path: str, hyper_parameters: dict[str, Any]) -> None:
     """Refuse to continue a model from a checkpoint of another class or with other hyper-parameters.
 
-    LightningCLI would take over the checkpoint's class and hyper-parameters without a word.
-
-    Args:
-        path: the checkpoint.
-        class_path: of the configured model.
-        hyper_parameters: of the configured model. Only keys that both have are compared.
+    LightningCLI would take over the checkpoint's class and hyper-parameters without a word. Only keys that both have
+    are compared.
 
     Raises:
-        InputError: another class or other hyper-parameters, naming each key with both values.
+        InputError: names each key with both values.
     """
     stored = dict(read_run_checkpoint(path)["hyper_parameters"])
     stored_class = stored.pop(CLASS_PATH)

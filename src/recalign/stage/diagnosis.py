@@ -34,14 +34,7 @@ UNNAMED = (LightningModule, LightningDataModule, Optimizer, LRScheduler)
 def diagnose(
     settings: Mapping[str, Any], takes: Mapping[str, Argument], error: Exception, words: Sequence[str] = ()
 ) -> InputError:
-    """The error to show for settings that the parser refused.
-
-    Args:
-        settings: as they were given.
-        takes: what may be given.
-        error: of the parser.
-        words: of the command line, where keys are looked up to say where they stand.
-    """
+    """The error to show for settings that the parser refused with ``error``. ``words`` tell where a key was given."""
     walk = _Walk(settings, takes, words)
     for faults in (walk.faults(settings, takes, ""), walk.interpolations(), walk.missing(settings, takes)):
         if fault := next(faults, None):

@@ -27,7 +27,7 @@ def read(words: Sequence[str], own: bool = False) -> Settings:
 
     Args:
         words: options, ``--config FILE`` among them.
-        own: whether ``data`` may be set before its class is: commands that are no stages know its class.
+        own: whether ``data`` may be set before its class: commands that are not stages know its class.
 
     Raises:
         InputError: a file that cannot be read, an option without a value, a word that is no option, or a log's YAML
@@ -40,13 +40,7 @@ def read(words: Sequence[str], own: bool = False) -> Settings:
 
 
 def lay_file(settings: Settings, content: Settings, source: str, own: bool = False) -> Settings:
-    """Merge a file into settings; its values under ``data`` replace those that were there.
-
-    Args:
-        settings: the earlier ones.
-        content: of the file.
-        source: its name.
-        own: as for `read`.
+    """Merge a file into settings; its values under ``data`` replace those that were there. ``own`` is as for `read`.
 
     Raises:
         InputError: it is a log's YAML before the stage's.

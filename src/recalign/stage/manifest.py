@@ -95,11 +95,6 @@ def run_key(config: dict[str, Any], fingerprint: str | None, upstream: dict[str,
 
     The bytes of the data and of the checkpoints count. Paths (``run``, ``data.root``, ``data.cache``, names of
     checkpoints) and item titles do not.
-
-    Args:
-        config: the resolved configuration of a ``fit``.
-        fingerprint: of the data.
-        upstream: as in `Manifest`.
     """
     counted = copy.deepcopy({k: v for k, v in config.items() if k not in ("run", "ckpt_path")})
     data = counted["data"]["init_args"]

@@ -58,14 +58,7 @@ class ParsedTokens:
         return manifest if manifest.key == self.key() else None
 
     def run(self) -> Path:
-        """Make the ids, and record how.
-
-        Returns:
-            The path of codes.parquet.
-
-        Raises:
-            InputError: as of `tokenize`.
-        """
+        """Make the ids, record how, and return the path of codes.parquet. Raises what `tokenize` raises."""
         key, log, began = self.key(), self.settings["data"].log_.name, time.monotonic()
         manifest = Manifest(TOKENS, log, self.config["seed"], self.command, key=key, started=now())
         path = tokenize(**self.settings, out=self.folder.path)
@@ -78,10 +71,7 @@ class ParsedTokens:
 
 
 def parse_tokens(words: Sequence[str]) -> ParsedTokens:
-    """Parse a command without running it; nothing is read yet.
-
-    Args:
-        words: those after ``recalign tokenize``.
+    """Parse the words after ``recalign tokenize``; nothing is read yet.
 
     Raises:
         InputError: a key, value, class or file that does not exist.

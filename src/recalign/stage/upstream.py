@@ -68,12 +68,7 @@ def _needs(kind: type, init_args: dict[str, Any]) -> dict[str, str]:
 
 
 def resolve(upstreams: list[Upstream], folder: RunFolder, log: str) -> None:
-    """Look up checkpoints that are not named: those of the same chain, log and seed.
-
-    Args:
-        upstreams: changed in place; a path stays None where no run was found.
-        folder: of the run that asks.
-        log: name of its log.
+    """Fill in, in place, checkpoints that are not named: those of the same chain, log and seed, if they exist.
 
     Raises:
         InputError: a path that was given does not exist.
@@ -97,14 +92,7 @@ def fill(config: Any, upstreams: list[Upstream]) -> None:
 
 
 def require(upstreams: list[Upstream], folder: RunFolder, log: str) -> None:
-    """Refuse missing, damaged or wrong checkpoints, before a finished run is set aside.
-
-    Prints in one line which they are.
-
-    Args:
-        upstreams: as `resolve` left them.
-        folder: of the run that asks.
-        log: name of its log.
+    """Refuse missing, damaged or wrong checkpoints, before a finished run is set aside. Print which are used.
 
     Raises:
         InputError: nothing to start from, a broken checkpoint, or one without the network that is wanted.
