@@ -112,11 +112,9 @@ def evaluate_methods(
 
     Args:
         folder: of the chain.
-        seed: of this repetition.
-        runs: its methods.
+        runs: the methods.
         base: the checkpoints that they share.
         data: the log, users A.
-        device: where to work.
         code: digest of the code that evaluates, which goes into every key.
 
     Returns:

@@ -34,9 +34,7 @@ def validate(
 ) -> list[Figures]:
     """Validation figures of a method's settings, kept in their folders until anything that they depend on changes.
 
-    Args:
-        places: a run for each folder in which its ``validation.json`` lies.
-        base, data, device, code: as of `evaluate_methods`.
+    ``places`` maps the folder of each ``validation.json`` to its run; the others are as of `evaluate_methods`.
 
     Returns:
         The metrics of `MEASURED` for each run; the true value only where the truth is known.

@@ -129,12 +129,9 @@ def _of_policy(
 
 
 def over_unseen(logp_TV: Tensor, seen_N: Tensor, part: slice) -> Tensor:
-    """A policy's probabilities renormalised over the items that a user had not met; 0 for all others.
+    """Probabilities of a part's states, renormalised over the items that a user had not met; 0 for all others.
 
-    Args:
-        logp_TV: log-probabilities of the states of a part.
-        seen_N: int64 (2, N), pairs (state, item) that were met, of all states.
-        part: which states.
+    Shape: (T, V), int64 (2, N) pairs (state, item) that were met, of all states -> (T, V).
     """
     state_N, item_N = pairs_in(seen_N, part)
     unseen_TV = logp_TV.clone()
@@ -180,7 +177,7 @@ def load_truth(path: Path, sequences: Sequences) -> Tensor:
 
     Args:
         path: the ``truth.npz`` of a simulated log: ``reward`` float32 (users, items), raw ids ``users``, ``items``.
-        sequences: whose users and items they are wanted for.
+        sequences: the log whose users and items are wanted.
 
     Raises:
         InputError: the file is missing or does not know one of them.

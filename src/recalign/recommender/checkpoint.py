@@ -217,11 +217,11 @@ def load_weights(
     """Load weights by module name.
 
     Args:
-        net: is loaded into.
+        net: changed in place.
         weights: a ``state_dict``.
         where: the checkpoint, for messages.
         partial: a warm start: names may be missing or unexpected, and are logged.
-        new: prefixes of names that a warm start is to lack, which are not logged.
+        new: prefixes of names that a warm start does not have; they are not logged.
 
     Raises:
         InputError: a shape differs, or, unless ``partial``, a name is missing or unexpected.

@@ -100,11 +100,7 @@ class StageModule(LightningModule):
     def log_histogram(self, name: str, values: Tensor) -> None:
         """Log a distribution where a logger can show one: W&B and TensorBoard. NaN is left out.
 
-        It reads the device, so a step calls it only where `logs_now` says so.
-
-        Args:
-            name: of the figure.
-            values: of any shape.
+        It reads the device, so a step calls it only where `logs_now` says so. Values may have any shape.
         """
         for logger in self.loggers:
             if isinstance(logger, TensorBoardLogger):
@@ -216,8 +212,10 @@ class PolicyModule(StageModule):
 def recommendations(
     user_T: Tensor, score_TK: Tensor, item_TK: Tensor, data: EventDataModule, items: pl.Series | None = None
 ) -> pl.DataFrame:
-    """One row a user and place: raw user id, rank (1 = best), raw item id, score (log-probability up to a constant),
-    and the item's title if the log has titles. ``items`` are the raw ids of the items, None: the catalogue's.
+    """A table of recommendations, one row a user and rank.
+
+    Columns: ``user`` (raw id), ``rank`` (1 = best), ``item`` (raw id), ``score`` (log-probability up to a constant),
+    and ``title`` if the log has titles. ``items`` are the raw ids of the items; None: the catalogue's.
 
     Raises:
         InputError: a user has no item, and has not met them all: the scores are NaN, which `top_k` leaves out.

@@ -112,11 +112,7 @@ class CodesTable:
 
 
 def load_codes(path: str | Path, items: pl.Series) -> Codes:
-    """The semantic ids of a catalogue, from a file that may hold more items.
-
-    Args:
-        path: of `codes.parquet`.
-        items: raw item ids, `Sequences.items`.
+    """The semantic ids of a catalogue (`Sequences.items`), from a `codes.parquet` that may hold more items.
 
     Raises:
         InputError: the file cannot be used, or has no id for an item.

@@ -67,9 +67,7 @@ def quantize(
     Args:
         x_ND: float32.
         sizes: codes of each level.
-        collisions: what keeps ids unique.
-        balance: the most items of a code of any level but the last, in multiples of an even share; null: no limit.
-        seed: of the k-means.
+        collisions, balance, seed: as of `recalign.semantic_ids.command.tokenize`.
 
     Raises:
         InputError: there are more items than ids, or faiss is not installed.
@@ -129,8 +127,7 @@ def append_codes(x_ND: np.ndarray, codes_PL: np.ndarray, sizes: tuple[int, ...])
         codes_PL: their ids.
         sizes: codes of each level.
 
-    Returns:
-        int64 (N, L).
+    Shape: -> int64 (N, L).
 
     Raises:
         InputError: there are more items than ids.
