@@ -371,6 +371,7 @@ def test_the_chains_yaml_names_the_run_folder():
         (["--stages.asft.run.name", "x"], "asft, --run.name=x: the chain sets this itself"),
         (["--stages.asft.data", "{users: B1}"], "asft, --data.users=B1: the chain sets this itself"),
         (["--model.lr", "3"], "write --stages.STAGE.model.lr VALUE"),
+        (["--early_stopping.patience", "3"], "write --stages.STAGE.early_stopping.patience VALUE"),
         (["--trainer.max_epochs", "--data.root", "x"], "--trainer.max_epochs: a value must follow"),
         (["--data.root"], "--data.root: a value must follow"),
         (["--methods", "[start, asfd]"], "methods: there is no method 'asfd'\n.*did you mean asft?"),

@@ -240,6 +240,7 @@ def test_a_recommender_is_the_same_from_yaml_and_from_python():
 def test_the_patience_of_early_stopping_is_one_option(stage: str):
     files = [CONF / f"{stage}.yaml", CONF / "data/ml-1m.yaml"]
     words = [word for file in files for word in ("--config", str(file))]
-    callbacks = parse_stage(["fit", *words, "--trainer.callbacks.patience=9"]).config["trainer"]["callbacks"]
-    found = {one["class_path"].rpartition(".")[2]: one["init_args"].get("patience") for one in callbacks}
-    assert found["EarlyStopping"] == 9
+    config = parse_stage(["fit", *words, "--early_stopping.patience=9"]).config
+    stop, monitor = config["early_stopping"]["init_args"], config["checkpoint"]["monitor"]
+    assert (stop["patience"], stop["monitor"]) == (9, monitor)
+    assert "early_stopping" not in parse_stage(["fit", *words, "--early_stopping=null"]).config

@@ -20,6 +20,13 @@ data:
   split: {class_path: recalign.sequences.LeaveLast, init_args: {test: 1, validation: 1}}
   max_length: 16
 """
+NEEDY = """
+from lightning.pytorch.callbacks import Callback
+
+class Needy(Callback):
+    def __init__(self):
+        import no_such_package
+"""
 SHORT = ("--trainer.max_epochs=1", "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false")
 PLACES = {
     "START": "runs/own/recommender/seed-0/checkpoints/best.ckpt",
@@ -42,6 +49,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "dates.csv": "who,what,moment,stars\n1,2,15/10/2020,3\n1,3,16/10/2020,4\n",
         "own.csv.zst": "?",
         "broken.yaml": "model: {lr: 1\ndata: ]",
+        "needy.py": NEEDY,
         "misspelt.yaml": "model: {init_args: {temprature: 0.5}}",
     }
     for name, text in texts.items():
@@ -59,7 +67,8 @@ def case(mistake: dict):
 
 
 @pytest.mark.parametrize("mistake", [case(mistake) for mistake in MISTAKES])
-def test_a_mistake_is_named_with_its_place_and_a_remedy(folder: Path, mistake: dict):
+def test_a_mistake_is_named_with_its_place_and_a_remedy(folder: Path, mistake: dict, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(folder)
     said = tiny.recalign(folder, *(PLACES.get(word, word) for word in mistake["run"]))
     assert said.code == 2, said.err
     assert "Traceback" not in said.err

@@ -90,9 +90,9 @@ def main(argv: list[str] | None = None) -> int:
     except TrainingError as error:
         print(f"recalign {command}: {error}", file=sys.stderr)
         return 3
-    except KeyboardInterrupt:
-        remedy = "\n  -> the same command goes on where it stopped" if command in ("chain", "tune") else ""
-        print(f"recalign {command}: interrupted{remedy}", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        remedy = "the same command goes on where it stopped" if command in ("chain", "tune") else str(stop)
+        print(f"recalign {command}: interrupted" + (f"\n  -> {remedy}" if remedy else ""), file=sys.stderr)
         return 130
     except BrokenPipeError:  # whoever read the output has left, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python would complain again at its exit

@@ -28,7 +28,8 @@ NAME ...             YAML of the stage and of the log, such as: asft ml-1m
 --model.KEY VALUE    a setting of the model, such as --model.lr 1e-5
 --data.KEY VALUE     a setting of the data, such as --data.root DIR
 --trainer.KEY VALUE  a setting of Lightning's Trainer, such as --trainer.max_epochs 3
---trainer.callbacks.patience N   of early stopping, in stages that have it
+--early_stopping.KEY VALUE
+                     of Lightning's EarlyStopping, such as --early_stopping.patience 8
 --optimizer NAME, --lr_scheduler NAME, --optimizer.KEY VALUE
                      of torch, in place of the stage's own, such as SGD, StepLR
 --seed_everything N  the seed

@@ -78,6 +78,17 @@ def test_a_longer_search_keeps_what_was_tried_and_one_that_was_killed_goes_on(ag
     assert sorted(states) == ["COMPLETE"] * 4 + ["FAIL"]
 
 
+def test_a_trial_that_ended_early_is_trained_whole_for_another_metric(again: Path, monkeypatch: pytest.MonkeyPatch):
+    shutil.rmtree(again / FOLDER / "trial-1")
+    with monkeypatch.context() as patch:
+        patch.setattr("optuna.Trial.should_prune", lambda _: True)
+        assert "ended early" in tune(again, "--trials=2").out
+    assert tune(again, "--trials=2").out.count("unchanged") == 2
+    said = tune(again, "--trials=2", "--metric=rank/nll", "--goal=min")
+    assert said.out.count("unchanged") == 1
+    assert '"status": "finished"' in (again / FOLDER / "trial-1/seed-0/manifest.json").read_text()
+
+
 def test_a_sweep_says_what_is_searched_and_a_given_setting_is_not(again: Path):
     sweep = {
         "metric": {"name": "rank/nll", "goal": "minimize"},

@@ -30,7 +30,7 @@ from recalign.posttrain import (
 from recalign.posttrain.base import KL_HISTORIES, KL_TARGETS, PostTraining
 from recalign.recommender import Recommender, RecommenderData
 from recalign.recommender.checkpoint import load_net
-from recalign.recommender.policy import SequencePolicy
+from recalign.recommender.sequence_policy import SequencePolicy
 from recalign.reward import RewardData
 from recalign.stage import parse_stage
 from recalign.stage.checkpoint import refuse_other_model

@@ -17,7 +17,7 @@ from recalign.sequences.sampler import LengthBatches
 def said(monkeypatch) -> list[str]:
     lines: list[str] = []
     monkeypatch.setattr(checks, "rank_zero_info", lines.append)
-    checks._say_once.cache_clear()
+    monkeypatch.setattr(checks, "_SAID", set())
     return lines
 
 
@@ -35,6 +35,12 @@ def test_a_run_says_once_how_many_histories_are_cut(log_root, tmp_path, said):
     assert [line.split(";")[0] for line in said] == [
         f"the newest 8 events are kept of {users} longer histories (of {users})"
     ]
+
+
+def test_other_users_of_the_same_log_are_no_news(log_root, said):
+    for length, users, lines in ((8, "A", 1), (8, "B1", 1), (9, "A", 2)):
+        small.data_of(EventDataModule, log_root, max_length=length, users=users, share_a=0.5).train_dataloader()
+        assert len(said) == lines
 
 
 def test_nothing_is_said_where_no_history_is_cut(log_root, said):

@@ -124,6 +124,12 @@ def test_a_run_that_ended_by_its_steps_goes_on_within_the_epoch():
     assert_same_weights(Path("runs/toy/whole/seed-0/checkpoints/last.ckpt"), RUN.last)
 
 
+def test_a_run_that_ends_by_its_steps_within_an_epoch_is_validated_there():
+    fit("--trainer.max_steps", "2", "--early_stopping.monitor", "rank/loss")
+    assert torch.load(RUN.best, weights_only=True)["global_step"] == 2
+    assert [row["step"] for row in rows(RUN.figures("fit")) if row["rank/loss"]] == ["1"]
+
+
 def test_last_is_the_last_epoch_even_where_the_best_is_older():
     fit("--checkpoint.mode", "max", "--trainer.max_epochs", "3")
     assert torch.load(RUN.best, weights_only=True)["epoch"] == 0

@@ -16,7 +16,7 @@ WITHIN = [*TOY, "--checkpoint.save_last_every_n_steps=3"]  # of 6 steps an epoch
 STOPPED = [
     *TOY,
     "--trainer.max_epochs=6",
-    "--trainer.callbacks={class_path: EarlyStopping, init_args: {monitor: rank/loss, mode: max, patience: 2}}",
+    "--early_stopping={monitor: rank/loss, mode: max, patience: 2}",
 ]
 
 

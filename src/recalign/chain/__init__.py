@@ -1,4 +1,4 @@
-"""The main job: stages in order, each one a plain `recalign fit`, then the comparison and the report."""
+"""The main job: run stages in order, each a plain `recalign fit`, then compare and report."""
 
 from recalign.chain.command import chain
 from recalign.chain.experiment import Chain

@@ -44,7 +44,7 @@ def chain(argv: Sequence[str]) -> Path:
 
 
 def split_overrides(argv: Sequence[str]) -> tuple[list[str], Overrides]:
-    """Separate what is the chain's own from what goes on to its stages.
+    """Separate the chain's own options from those of its stages.
 
     ``--trainer.X`` and ``--data.X`` go to every stage, ``--stages.<stage>.X`` to one.
 
@@ -56,7 +56,7 @@ def split_overrides(argv: Sequence[str]) -> tuple[list[str], Overrides]:
     words = iter(argv)
     for word in words:
         option, equals, value = word.partition("=")
-        if option.startswith(("--model.", "--checkpoint.")):
+        if option.startswith(("--model.", "--checkpoint.", "--early_stopping.")):
             raise InputError(
                 "is a setting of one stage", where=option, remedy=f"write --stages.STAGE.{option[2:]} VALUE"
             )

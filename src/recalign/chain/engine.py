@@ -1,4 +1,4 @@
-"""Where the tasks of a chain run side by side."""
+"""Choose where the tasks of a chain run."""
 
 from __future__ import annotations
 

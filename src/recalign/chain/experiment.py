@@ -97,7 +97,7 @@ class Chain:
         return [method for method in self.methods if is_trained(method)]
 
     def check(self) -> None:
-        """Refuse what no chain can do.
+        """Refuse settings with which no chain works.
 
         Raises:
             InputError: a value that is out of range, a row that is named twice or that reranks a policy not trained.

@@ -47,12 +47,7 @@ class Task:
 
 
 def in_order(tasks: Sequence[Task], threads: int | None) -> None:
-    """Run tasks one after the other in this process.
-
-    Args:
-        tasks: each after what it needs.
-        threads: of torch; None: its own choice.
-    """
+    """Run tasks, each after what it needs, in this process, with so many threads of torch (None: its own choice)."""
     done: dict[str, Any] = {}
     progress = Progress(len(tasks), "stage")
     with torch_threads(threads):
@@ -66,7 +61,7 @@ def side_by_side(tasks: Sequence[Task], threads: int | None, executor: Executor,
 
     Args:
         tasks: each after what it needs.
-        threads: of torch, in each worker; None: its own choice.
+        threads: of torch in each worker; None: its own choice.
         executor: whose futures raise `WorkerDied` where a worker is gone.
         logs: folder of what the tasks print.
 

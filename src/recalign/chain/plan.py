@@ -1,4 +1,4 @@
-"""What a chain runs: the command line of each of its stages."""
+"""Plan a chain: the command of each of its stages."""
 
 from __future__ import annotations
 
@@ -84,18 +84,12 @@ class Plan:
         return self.folder / "worlds" / str(seed)
 
     def parsed(self, stage: str, seed: int, settings: Settings | None = None) -> ParsedStage:
-        """The command that runs one stage alone, with the checkpoints that are there now.
-
-        Args:
-            stage: or method.
-            seed: of everything.
-            settings: what was chosen for it, over its YAML and what the chain gives.
-        """
+        """The command of one stage or method, with the checkpoints that exist now; chosen settings override others."""
         run = RunConfig(stage, self.chain.root, self.name)
         return self._parse(self._request(stage, seed, {**self._settings(stage), **(settings or {})}, run)).renewed()
 
     def trial(self, method: str, seed: int, name: str, settings: Settings) -> ParsedStage:
-        """The same for one setting that is tried: in a folder below the method's, from the chain's own checkpoints."""
+        """The command of one trial: in a folder below the method's, from the chain's own checkpoints."""
         return trial(self.parsed(method, seed, settings), name, TRIALS)
 
     def trial_folder(self, method: str, seed: int, name: str) -> Path:
@@ -125,8 +119,8 @@ class Plan:
     def data(self, seed: int) -> RewardData:
         """What all methods of a seed are evaluated on: users A of the log, as the chain gives it to every stage.
 
-        What is set for single stages is theirs alone: a reward model that sees less of a history than the policies must
-        not shorten what these are tested on.
+        Settings of single stages do not apply: a reward model that sees shorter histories must not shorten those that
+        policies are tested on.
         """
         return self._every_stage(seed).datamodule()  # type: ignore[return-value]
 
@@ -141,17 +135,15 @@ class Plan:
         return self._parse(self._request("reward", seed, self._settings(None), run))
 
     def given(self, stage: str | None, key: str = "") -> dict[str, Any]:
-        """What the chain's YAML and the command line set for a stage, by dotted key.
+        """What the chain's YAML and the command line set for a stage (None: for all) at a key or below it.
 
-        Args:
-            stage: or method; None: for all of them.
-            key: only what is set at this key or below it; a class that is set in one sets each of its arguments.
+        A class that is set in one sets each of its arguments.
         """
         every = {name: value for one in self._settings(stage).items() for name, value in _singly(*one)}
         return {name: value for name, value in every.items() if f"{name}.".startswith(key and f"{key}.")}
 
     def _settings(self, stage: str | None) -> Settings:
-        """What the chain's YAML and the command line give to a stage, or to all of them; later ones over earlier ones.
+        """Settings of a stage, or of all, from the chain's YAML and then the command line.
 
         A placebo copies a method but for one thing, so what is set for that method is set for its placebos too.
         """
@@ -165,7 +157,7 @@ class Plan:
         return given
 
     def found(self, *names: str) -> Path | None:
-        """The first of some files that a folder of YAML has, one's own folders before those that are shipped."""
+        """The first of some files that exists, in one's own folders before those that are shipped."""
         paths = (folder / name for folder in self.folders for name in names)
         return next((path for path in paths if path.is_file()), None)
 
@@ -223,7 +215,7 @@ def needs_tokens(parsed: Mapping[str, ParsedStage]) -> bool:
 
 
 def _require_training(trainer: dict[str, Any]) -> None:
-    """Refuse what leaves a chain nothing to go on with: stages that are not trained, or not validated."""
+    """Refuse stages that are not trained or not validated: the next ones would have nothing to start from."""
     for key in ("max_epochs", "max_steps", "limit_train_batches", "limit_val_batches"):
         if trainer.get(key) == 0:
             what = f"{trainer[key]}, and a chain trains and validates every stage"
@@ -239,7 +231,7 @@ def _folders(file: Path) -> list[Path]:
 
 
 def _singly(key: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """Each setting that one sets: a class and its arguments may be written in one, or in a file that it names."""
+    """Split a setting that holds, or names a file with, a class and its arguments."""
     if isinstance(value, str) and value.endswith((".yaml", ".yml", ".json")):
         with suppress(OSError, ValueError, yaml.YAMLError):  # what it cannot read, the stage's own parser names
             value = yaml.safe_load(Path(value).read_text(encoding="utf-8"))

@@ -14,7 +14,7 @@ def say(line: str) -> None:
 
 
 def about(seconds: float) -> str:
-    """A time that is left, in words that claim no more than is known; empty for none."""
+    """The time left, rounded, in words; empty for none."""
     if seconds <= 0:
         return ""
     if seconds < 60:
@@ -36,12 +36,7 @@ class Progress:
         self._worked: list[float] = []
 
     def begin(self, number: int, name: str) -> None:
-        """Announce the next one, with the time that is left if the others take as long as those that ran.
-
-        Args:
-            number: how many came before it.
-            name: of the next.
-        """
+        """Announce the next one, and the time left if the others take as long as those ``number`` that ran."""
         now = time.monotonic()
         if number and now - self._began > IDLE:
             self._worked.append(now - self._began)

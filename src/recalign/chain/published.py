@@ -1,4 +1,4 @@
-"""A chain's result in Weights & Biases: one run, beside those of its stages, in the group that bears its name."""
+"""Log a chain's result to W&B as one run, in the group of its stages."""
 
 from __future__ import annotations
 
@@ -28,8 +28,7 @@ def publish(folder: Path, page: Path, logger: Any, *, searched: bool) -> None:
     Args:
         folder: of the chain.
         page: its report.
-        logger: ``trainer.logger`` of its stages; false: nothing is logged. The project and entity of a `WandbLogger`
-            are the result's too.
+        logger: ``trainer.logger`` of its stages. False logs nothing; a `WandbLogger` gives project and entity.
         searched: whether its ``search.csv`` is this comparison's.
     """
     number = sha256(page)[:8]
@@ -76,7 +75,7 @@ def _log(run: Any, folder: Path, page: Path, sources: Sources) -> None:
 
 
 def _summary(test: ComparisonTable, validation: ComparisonTable, sources: Sources) -> dict[str, Any]:
-    """The decision, what may be believed, and the main figures of the test as ``test/<metric>/<method>``."""
+    """The decision, the trust verdicts, and the test's main figures as ``test/<metric>/<method>``."""
     said: dict[str, Any] = {"check/verdict": sources.check.get("verdict")}
     for stage, reports in sources.trust.items():
         said |= {f"trust/{stage}/seed-{seed}": report["verdict"] for seed, report in reports.items()}

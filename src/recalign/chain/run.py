@@ -1,7 +1,4 @@
-"""Runs a chain, or what has changed of it.
-
-A stage whose inputs (data, configuration, upstream checkpoints, version of recalign) have not changed is not run again.
-"""
+"""Run a chain: those stages whose data, configuration, upstream checkpoints or code have changed."""
 
 from __future__ import annotations
 
@@ -38,17 +35,13 @@ from recalign.stage.upstream import TOKENS
 
 
 def run_chain(plan: Plan) -> Path:
-    """Run an experiment, or what has changed of it, print its table and write its report.
-
-    Args:
-        plan: the experiment.
+    """Run what has changed of a chain, print its table and write its report.
 
     Returns:
         The chain's run folder, with ``comparison.csv`` and ``report.html``.
 
     Raises:
-        InputError: something cannot be used; a mistake in any stage's settings, and a group of users without rewards,
-            show before any stage runs.
+        InputError: before any stage runs, for wrong settings of any stage or users without rewards.
         TrainingError: a stage's training cannot go on, or its worker died twice.
     """
     chain, folder = plan.chain, plan.folder
@@ -73,13 +66,7 @@ def run_chain(plan: Plan) -> Path:
 
 
 def tasks_of(plan: Plan, parsed: Mapping[str, ParsedStage], search: Search | None) -> list[Task]:
-    """All that a chain runs, each task after what it needs.
-
-    Args:
-        plan: the chain.
-        parsed: its stages, as `Plan.parse` gives them.
-        search: of its settings; None: nothing is searched.
-    """
+    """All that a chain runs, each task after what it needs. ``parsed`` is what `Plan.parse` gives."""
     tasks: list[Task] = []
     for seed in plan.chain.seeds:
         world: tuple[str, ...] = ()
@@ -102,7 +89,7 @@ def tasks_of(plan: Plan, parsed: Mapping[str, ParsedStage], search: Search | Non
 
 
 def _prepare(plan: Plan) -> None:
-    """Make the first seed's world, read the log, and find what no stage could be trained on."""
+    """Make the first seed's world, read and check the log."""
     first = plan.chain.seeds[0]
     data = plan.data(first)
     _require_same_log(plan.folder, data.log_.name)
@@ -143,7 +130,7 @@ def _evaluate(plan: Plan, seed: int, done: Results) -> None:
 
 
 def _require_same_log(folder: Path, log: str) -> None:
-    """Refuse to replace what was found on another log."""
+    """Refuse a folder that holds a chain of another log."""
     for path in folder.glob("*/seed-*[0-9]/evaluation/summary.json"):
         if (other := json.loads(path.read_text(encoding="utf-8"))["log"]) != log:
             raise InputError(
@@ -154,7 +141,7 @@ def _require_same_log(folder: Path, log: str) -> None:
 
 
 def _method_run(method: str, trained: Mapping[str, Trained], chain: Chain) -> MethodRun:
-    """What is evaluated of a method."""
+    """The checkpoint and settings with which a method is evaluated."""
     if method in trained:
         return trained[method].method_run(method)
     own = base_method(method)
@@ -175,7 +162,7 @@ def make_world(data: RewardData, world: World | None) -> None:
 
 
 def _require_rewards(plan: Plan) -> None:
-    """Find that the reward model or a judge has nothing to learn, or to be measured on, before the policy is cloned."""
+    """Refuse a log whose reward model or judges have no rewards, before the policy is cloned."""
     for stage in BASE_STAGES:
         data = plan.parsed(stage, plan.chain.seeds[0]).datamodule()
         if isinstance(data, RewardData):

@@ -76,7 +76,7 @@ class Search:
         return proposals(space, defaults, self.plan.chain.trials, self.seed) if space else [{}]
 
     def _fixed(self, method: str) -> Settings:
-        """What would be searched, had the chain's YAML or the command line not set it."""
+        """Settings of the space that the chain's YAML or the command line fixes."""
         given = {key: self.plan.given(method, key) for key in self.spaces.space(method)}
         return {key: ", ".join(map(str, found.values())) for key, found in given.items() if found}
 
@@ -92,14 +92,7 @@ class Search:
         return [*tasks, Task(CHOICE, self.decide, measured, here=True)]
 
     def decide(self, done: Results) -> dict[str, Settings]:
-        """Choose, print and write what was found.
-
-        Args:
-            done: the figures of the start and of all methods, by the names of their tasks.
-
-        Returns:
-            The chosen settings by method.
-        """
+        """Choose each method's settings from its figures, print and write them. Returns settings by method."""
         start = done[_figures("start")].figures[0][ALL]
         chosen: dict[str, Settings] = {}
         rows: list[dict[str, Any]] = []
@@ -130,7 +123,7 @@ class Search:
             return error
 
     def _measure(self, method: str, done: Results) -> Measured:
-        """Figures of what can be trained of a method's trials.
+        """Validation figures of the trials that could be trained.
 
         Raises:
             InputError, TrainingError: the last one's, where none can.
@@ -180,12 +173,7 @@ def _rows(
 
 
 def table(frame: pl.DataFrame, seed: int) -> Table:
-    """What was chosen for each method, by the protocol's rule and by the other.
-
-    Args:
-        frame: `search.csv`.
-        seed: that was searched with.
-    """
+    """The setting chosen for each method, by value and by ``high/ndcg@10``, from `search.csv`."""
     shown = Table(
         title=f"settings chosen on validation, seed {seed}",
         caption=f"by value: highest {SELECT} that keeps the price; {SEARCH} has all trials and figures",

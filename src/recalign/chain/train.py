@@ -1,4 +1,4 @@
-"""Training one stage of a chain or one trial of a search, unless it would only repeat itself."""
+"""Train a stage of a chain or a trial of a search, unless a finished run is up to date."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ class Trained:
         return cls(folder.path, folder.path / str(manifest.checkpoint), manifest.seconds)
 
     def method_run(self, method: str) -> MethodRun:
-        """What is evaluated of it, with what it cost."""
+        """The method to evaluate, with its training cost."""
         content = read_checkpoint(self.checkpoint)
         cost = {"seconds": self.seconds, "steps": content["global_step"], "events": content["facts"]["events"]}
         return MethodRun(method, self.checkpoint, {f"cost/{name}": value for name, value in cost.items()})
 
 
 def train(parsed: ParsedStage, *callbacks: Callback, verbose: bool = False) -> Trained:
-    """Run one stage, or find that it has run.
+    """Run one stage, unless its finished run is up to date.
 
     Args:
         parsed: its command, with the checkpoints that it starts from.
-        *callbacks: further ones, which have no part in what is trained; a run of several processes has none of them.
+        *callbacks: that do not change what is trained. Runs of several processes do without them.
         verbose: whether to print the command, how long it took, and what it hands over.
 
     Raises:
@@ -73,13 +73,7 @@ def train(parsed: ParsedStage, *callbacks: Callback, verbose: bool = False) -> T
 
 
 def trial(parsed: ParsedStage, name: str, group: str) -> ParsedStage:
-    """The same run as a trial: in ``<stage>/<group>/<name>/``, from the same checkpoints.
-
-    Args:
-        parsed: the stage with the settings that are tried.
-        name: of the trial.
-        group: the folder of all trials, below the stage's.
-    """
+    """The same run as a trial: in ``<stage>/<group>/<name>/``, from the same checkpoints."""
     upstream = {one.key: str(one.path) for one in parsed.upstream}
     run = {"run.name": name, "run.root": str(parsed.folder.path.parent), "run.chain": group}
     return parse_stage([*parsed.words, *options({**upstream, **run})])
@@ -102,5 +96,5 @@ def named(stage: str, seed: int) -> str:
 
 
 def base_checkpoints(trained: Mapping[str, Trained]) -> BaseCheckpoints:
-    """What the methods of a seed rest on."""
+    """The checkpoints that all methods of a seed share."""
     return BaseCheckpoints(*(trained[stage].checkpoint for stage in BASE_STAGES))

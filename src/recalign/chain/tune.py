@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,7 +25,7 @@ from recalign.evaluation.report import WIDTH
 from recalign.evaluation.selection import SELECT
 from recalign.files import digest, held, write_text
 from recalign.keys import options
-from recalign.stage import ParsedStage, parse_stage, upstream
+from recalign.stage import Manifest, ParsedStage, parse_stage, upstream
 from recalign.stage.console import quiet
 from recalign.stage.given import merge, nested, set_keys, sources
 from recalign.stage.parser import StageParser, constructing
@@ -123,10 +123,7 @@ class Tuning:
         return proposals(space, defaults, trials, self.stage.seed)
 
     def run(self) -> Path:
-        """Run the trials that are missing, print all, and write the best one's settings.
-
-        Returns:
-            The YAML, which `recalign fit` takes after the stage's.
+        """Run the trials that are missing, print all, and write the best one's settings as YAML.
 
         Raises:
             InputError, TrainingError: the last trial's, where none could be trained; the runs log no such figure.
@@ -152,7 +149,7 @@ class Tuning:
         optuna = require_optuna()
         self.folder.mkdir(parents=True, exist_ok=True)
         study = optuna.create_study(
-            study_name=digest(self.stage.config, self.metric, self.goal),
+            study_name=digest(self.stage.key(), self.metric, self.goal),
             storage=f"sqlite:///{self.folder / 'study.db'}",
             direction=f"{self.goal}imize",
             pruner=optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=1),
@@ -163,7 +160,7 @@ class Tuning:
         return study
 
     def _try(self, study: Any, number: int) -> Any:
-        """Train with the settings of a trial, unless the study and the run folder say that it was done.
+        """Train with a trial's settings, unless that is done.
 
         Returns:
             Optuna's record of the trial (`FrozenTrial`), or why it could not be trained.
@@ -175,7 +172,7 @@ class Tuning:
             parsed = trial(parse_stage([*self.stage.words, *options(settings)]), f"trial-{number}", FOLDER)
             known = study.get_trials(states=(TrialState.COMPLETE, TrialState.PRUNED))
             done = [one for one in known if one.user_attrs["settings"] == settings]
-            if done and parsed.finished():
+            if done and (not _whole(done[-1]) or parsed.finished()):
                 say(f"  unchanged: {parsed.folder.path}")
                 return done[-1]
             asked = study.ask()
@@ -186,6 +183,8 @@ class Tuning:
             say(f"  cannot be trained: {error}")
             return error
         if pruning.pruned:
+            if manifest := Manifest.read(parsed.folder):  # by another metric it might not have ended there
+                replace(manifest, status="failed", error="ended early by recalign tune").write(parsed.folder)
             say("  ended early: behind the median of the trials before it")
             return study.tell(asked, state=TrialState.PRUNED)
         return study.tell(asked, best_value(parsed.folder.figures("fit"), self.metric, self.goal))
@@ -204,12 +203,7 @@ class Tuning:
 
 
 def best_value(file: Path, metric: str, goal: str) -> float:
-    """The best value of a figure that a run logged.
-
-    Args:
-        file: its ``metrics.csv``.
-        metric: the figure's name.
-        goal: ``max`` or ``min``.
+    """The best value (``goal``: max or min) of a figure in a run's ``metrics.csv``.
 
     Raises:
         InputError: it logged no such figure, or no number.
@@ -226,7 +220,7 @@ def best_value(file: Path, metric: str, goal: str) -> float:
 
 
 def _judged(stage: ParsedStage) -> list[str]:
-    """The option that has a post-training method log what the judges for selection of its chain say."""
+    """The option that logs the value under the chain's judges for selection."""
     judge = stage.folder.path.parents[1] / "judge_select" / stage.folder.path.name / "checkpoints/best.ckpt"
     if not judge.is_file():
         raise InputError(
@@ -243,7 +237,7 @@ def _whole(trial: Any) -> bool:
 
 
 def _rank(tried: Any, goal: str) -> tuple[int, float]:
-    """Where a trial stands: those that ended early after the others, failed ones last."""
+    """Sort key: complete trials by value, then those that ended early, then failed ones."""
     if isinstance(tried, Exception):
         return 2, 0.0
     return int(not _whole(tried)), -tried.value if goal == "max" else tried.value
@@ -275,7 +269,7 @@ def tune(argv: Sequence[str]) -> Path:
         TrainingError: no trial can be trained.
     """
     own, others = _split(argv)
-    parser = StageParser(prog="recalign tune", description=" ".join((tune.__doc__ or "").splitlines()[0].split()))
+    parser = StageParser(prog="recalign tune", description=(tune.__doc__ or "").splitlines()[0])
     parser.add_class_arguments(Tune)
     parsed = parser.parse_args(own)
     with constructing():

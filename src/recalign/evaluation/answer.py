@@ -26,18 +26,14 @@ class Card:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a practitioner asks of a comparison."""
+    """The decision, and the cards of the first screen."""
 
     decision: Decision
     cards: list[Card]
 
 
 def answer(test: ComparisonTable, validation: ComparisonTable, trust: Mapping[str, Reports]) -> Answer | None:
-    """The decision and its cards; None where only baselines were measured.
-
-    Args:
-        test, validation, trust: as of `decide`.
-    """
+    """The decision and its cards; None where only baselines were measured. Arguments are those of `decide`."""
     rows = test.roles.candidates(test.column(VALUE))
     if not rows or not test.better_baseline(VALUE):
         return None

@@ -1,4 +1,4 @@
-"""Policies that need no training: what any trained one has to beat.
+"""Policies that need no training: the baselines.
 
 Suffixes: T targets, V items, K members, S numbers of a reward model's state.
 """
@@ -35,7 +35,7 @@ class SameForAll(Policy):
 
 
 class ItemScores(nn.Module):
-    """A score of each item that knows nothing of the user, in a reward model's place: mean rewards, log counts."""
+    """One score an item for all users, in place of a reward model: mean rewards, log counts."""
 
     def __init__(self, score_V: Tensor) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ class RerankState:
 
 @dataclass(frozen=True)
 class CatalogueScores:
-    """Log-probabilities of a policy and scores of a model over the whole catalogue: the same at any strength.
+    """A policy's log-probabilities and a model's scores over the catalogue. They do not depend on the strength.
 
     Shape: (T, V) each.
     """
@@ -116,7 +116,7 @@ class Rerank(Policy):
         return RerankState(self.policy.encode(batch), self.reward.states(batch))
 
     def scored(self, state: RerankState) -> CatalogueScores:
-        """What policies that differ in strength alone would each compute from a state."""
+        """Score a state once for policies that differ in strength alone."""
         return CatalogueScores(self.policy.log_probs(state.policy), self.reward.predict(state.reward_KTS))
 
     def log_probs(self, state: Any, items: Tensor | None = None) -> Tensor:

@@ -1,4 +1,4 @@
-"""All methods of a chain beside each other: `comparison.csv`, one row a method, seed, split and metric.
+"""Compare all methods of a chain: `comparison.csv`, one row a method, seed, split and metric.
 
 Metrics are those of the events (`METRICS`) and the plain numbers of each `summary.json`. For the metrics where more is
 better, methods are also compared with one reference at a time (`Roles.compared_with`), paired within seed, user and
@@ -33,13 +33,10 @@ from recalign.metrics.rank import gain_ndcg, hit, reciprocal
 
 SPLITS = ("test", "validation")
 ALL, HIGH, VALUE = "all/ndcg@10", "high/ndcg@10", "value/judge@10"
-EVALUATED, TESTED = (
-    "users/evaluated",
-    "users/tested",
-)  # in summaries of a sample: its users, and all that have test events
+EVALUATED, TESTED = "users/evaluated", "users/tested"  # of a sample: its users, and all users with test events
 RANKS = {"hr@10": lambda rank: hit(rank, 10), "ndcg@10": lambda rank: gain_ndcg(rank, 10), "mrr": reciprocal}
-# What the training reward model promises above what others see. Levels differ between models, so only the difference to
-# `start` says how far a method has over-optimised.
+# The training reward model's value less another's. Models differ in level, so only the difference to `start` tells how
+# far a method has over-optimised.
 GAPS = ("gap/judge@10", "gap/true@10")
 VALUES = ("judge@10", "select_judge@10", "train_rm@10", "true@10", "true")
 GROUPS = {"all": None, "high": "high", "trajectory": "trajectory", "tail/high": "tail_high"}
@@ -77,7 +74,7 @@ def compare(
     seeds: Collection[int] | None = None,
     roles: Roles | None = None,
 ) -> pl.DataFrame:
-    """Compare what `evaluation/` of every method and seed holds, and write it to `comparison.csv`.
+    """Compare the evaluations of all methods and seeds, and write `comparison.csv`.
 
     Args:
         chain_folder: `runs/<chain>`.
@@ -188,7 +185,7 @@ def _require_comparable(runs: list[Run]) -> None:
 
 
 def _align(runs: list[Run], split: str) -> None:
-    """Give all runs the same rows: where seeds are worlds of their own, a run has no figures in the others' rows."""
+    """Give all runs the same rows. If each seed is a world of its own, a run has nulls in the others' rows."""
     ordered = sorted(runs, key=lambda run: run.seed)
     worlds = {run.seed: run.splits[split].select("user", "event") for run in ordered}
     if not worlds or all(world.equals(worlds[ordered[0].seed]) for world in worlds.values()):

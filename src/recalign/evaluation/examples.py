@@ -1,4 +1,4 @@
-"""A few users as a person would look at them: their last events, and the first items that a method shows them."""
+"""A few users for the report: their last events, and the first items that a method shows them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Value policies on what a log showed at random: from histories and networks to the estimates of `offpolicy`.
+"""Value policies on randomly exposed items: compute what `offpolicy` estimates from.
 
 Exposures are a part's events with ``is_random``, a known ``propensity`` and a reward. The policy is renormalised over
 the items that the user had not met, as for the true value; an item that training never saw has pi = 0. A log that does
@@ -54,7 +54,7 @@ def measure(
 
 
 def headlines(measured: Mapping[str, Any]) -> dict[str, float]:
-    """What tables show of one method of `measure`: ``offpolicy/ess``, and ``value/{ips,snips,dr}`` unless refused."""
+    """The figures of one method for tables: ``offpolicy/ess``, and ``value/{ips,snips,dr}`` unless refused."""
     policy = measured["policy"]
     return {"offpolicy/ess": policy["ess"]} | {f"value/{name}": policy[name] for name in HEADLINES if name in policy}
 
@@ -68,7 +68,7 @@ def exposures(
     part: Part = "test",
     users: Group = "A",
 ) -> dict[str, Exposures]:
-    """A part's exposures, in the order of the event table, with what each policy and a reward model give them.
+    """A part's exposures, in the order of the event table, scored by each policy and a reward model.
 
     Those to users who had met every item are left out: there is nothing that a policy could have shown instead.
     """

@@ -1,4 +1,4 @@
-"""The value of a post-trained policy on validation, as what a search or a sweep maximises."""
+"""Log a post-trained policy's value on validation, for a search or a sweep to maximise."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from recalign.recommender.checkpoint import Loaded, check_catalogue, load_net
 
 
 class SelectionValue(Callback):
-    """Log what the judges for selection think of a post-trained policy, when its training ends.
+    """Log a post-trained policy's value under the judges for selection, when training ends.
 
     Logs ``value/select_judge@10``, ``policy/kept`` (the share of the start's ``all/ndcg@10``), ``all/ndcg@10``,
     ``high/ndcg@10`` and ``policy/kl``, all on the validation events of users A, of the weights at the end of training.

@@ -1,4 +1,4 @@
-"""Keep judges independent: none of their users is evaluated, or was trained on by what they judge."""
+"""Keep judges independent: their users are not evaluated, and no judged network was trained on them."""
 
 from __future__ import annotations
 

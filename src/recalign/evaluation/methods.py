@@ -1,4 +1,4 @@
-"""Methods evaluated: one folder a method and a seed, kept as long as nothing that it rests on changes."""
+"""Evaluate methods: one folder a method and seed, kept until anything that it depends on changes."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from recalign.recommender.training import write_parquet
 from recalign.reward import RewardData, RewardEnsemble
 
 BASE_STAGES = ("recommender", "reward", "judge_select", "judge_report")
-"""Stages that every method rests on, in order."""
+"""Stages that come before every method, in order."""
 
 SUFFIX = "_rerank"
-"""Ends the name of a trained method whose policy is reranked at serving: ``<method>_rerank``."""
+"""Suffix of a trained method that is reranked at serving: ``<method>_rerank``."""
 
 
 def base_method(method: str) -> str | None:
@@ -52,7 +52,7 @@ def is_reranked(method: str) -> bool:
 
 @dataclass(frozen=True)
 class BaseCheckpoints:
-    """What the methods of one seed rest on: the checkpoints of the cloned policy, the reward model and the judges."""
+    """The checkpoints that all methods of a seed share: the cloned policy, the reward model and the judges."""
 
     start: Path
     reward: Path
@@ -60,7 +60,7 @@ class BaseCheckpoints:
     judge_report: Path
 
     def digests(self) -> dict[str, str]:
-        """Of the checkpoints, by name."""
+        """SHA-256 of each."""
         return {name: sha256(path) for name, path in vars(self).items()}
 
 
@@ -86,7 +86,7 @@ class MethodRun:
     spread: float = 1.0
 
     def key(self, base: Mapping[str, str], data: RewardData, code: str) -> str:
-        """Digest of all that its figures depend on, from the digests of the base's checkpoints and of the code."""
+        """Digest of all that its figures depend on."""
         own = self.checkpoint and sha256(self.checkpoint)
         truth = _truth(data)  # the log's digest knows neither its truth nor its titles
         extra = sha256(truth) if truth and truth.is_file() else None, repr(data.log_.titles)
@@ -105,18 +105,16 @@ def evaluate_methods(
     device: torch.device,
     code: str,
 ) -> list[str]:
-    """Evaluate the methods of one seed that have not been, or that rest on something else than they did.
+    """Evaluate the methods of one seed whose evaluation is missing or out of date.
 
     Writes ``<folder>/<method>/seed-<n>/evaluation/{test,validation}.parquet``, ``summary.json``, ``examples.json`` and
     their digests; of a log with random exposure also ``offpolicy.json`` (`recalign.evaluation.exposed.measure`).
 
     Args:
         folder: of the chain.
-        seed: of this repetition.
-        runs: its methods.
-        base: what they rest on.
+        runs: the methods.
+        base: the checkpoints that they share.
         data: the log, users A.
-        device: where to work.
         code: digest of the code that evaluates, which goes into every key.
 
     Returns:
@@ -260,7 +258,7 @@ def _truth(data: RewardData) -> Path | None:
 
 
 def _kept_key(place: Path) -> str | None:
-    """The key of what is there, if all of it is, unaltered."""
+    """The key of a whole, unaltered evaluation; else None."""
     kept = (place / SEAL).is_file() and not altered(place)
     return read_json(place / "summary.json").get("key") if kept else None
 

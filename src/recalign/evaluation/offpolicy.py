@@ -1,4 +1,4 @@
-"""Estimate the value of a policy from what another one showed, by importance weights and a reward model.
+"""Estimate a policy's value from items that another policy showed: importance weights, reward model, or both.
 
 Of N exposures with logging propensities beta_n, a target policy pi, rewards r_n and a reward model q, with
 w_n = min(pi(a_n | s_n) / beta_n, clip):
@@ -39,7 +39,7 @@ Terms = dict[str, tuple[np.ndarray, np.ndarray]]  # by name: (N,) what is summed
 
 @dataclass(frozen=True)
 class Exposures:
-    """What a logging policy showed, and what a target policy and a reward model say of it. All shapes (N,)."""
+    """Items that a logging policy showed, scored by a target policy and a reward model. All shapes (N,)."""
 
     user_N: np.ndarray  # integers; exposures of one user are resampled together
     reward_N: np.ndarray  # observed
@@ -161,7 +161,7 @@ def exposed_ranks(
     draws: int = 2000,
     seed: int = 0,
 ) -> dict[str, Estimate]:
-    """How well scores order what users were shown at random, each user's exposures being the candidates.
+    """How well scores order each user's random exposures.
 
     The candidates are random, so guessing what the platform would have shown gains nothing. Users with one candidate
     are left out. With gains g = (r - the least reward of the exposures) / beta, means over the users whose gains are

@@ -1,4 +1,4 @@
-"""The page of a chain, made of its `Sources` and nothing else."""
+"""Render a chain's page from its `Sources`."""
 
 from __future__ import annotations
 

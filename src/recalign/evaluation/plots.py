@@ -51,7 +51,7 @@ STYLE: Any = {
 
 
 def forest(table: ComparisonTable, metric: str) -> Markup | None:
-    """Each method's difference to the better baseline: 95 % interval, and a thin line for what Holm adds.
+    """Each method's difference to the better baseline: 95 % interval, and a thin line for Holm's wider one.
 
     Rows that are the same for everybody may be far off: their figure is written at the edge.
     """
@@ -94,14 +94,9 @@ def scatter(
     decorate: Callable[[Axes], None] = lambda axes: None,
     log: bool = False,
 ) -> Markup | None:
-    """Methods by two metrics, with both intervals.
+    """Methods by the metrics x and y, with both intervals.
 
-    Args:
-        table: the figures.
-        x, y: metrics.
-        title: of the plot.
-        decorate: draws what lies behind the points.
-        log: whether x is logarithmic from 0.1 on (a KL spans decades).
+    ``decorate`` draws what lies behind the points; ``log`` makes x logarithmic from 0.1 on (a KL spans decades).
     """
     across, up = _finite(table, x), _finite(table, y)
     points = {method: (across[method], up[method]) for method in across if method in up}
@@ -128,14 +123,7 @@ def scatter(
 
 
 def curves(runs: dict[str, dict[str, pl.DataFrame]], metric: str, roles: Roles, title: str) -> Markup | None:
-    """A logged metric by step, a line for each stage or method and seed; None where nothing logged it.
-
-    Args:
-        runs: logged figures by name and seed.
-        metric: a column of them.
-        roles: of the methods, for their colours.
-        title: of the plot.
-    """
+    """A logged metric by step, a line a run; None where no run logged it. ``runs``: figures by name and seed."""
     lines = [
         (name, points["step"].to_list(), points[metric].to_list())
         for name, by_seed in runs.items()
@@ -198,7 +186,7 @@ def cross(axes: Axes) -> None:
 
 
 def below(limit: float) -> Callable[[Axes], None]:
-    """Shade what lies left of a limit."""
+    """Shade the area left of a limit."""
 
     def shade(axes: Axes) -> None:
         left, right = axes.get_xlim()
@@ -232,7 +220,7 @@ def _colour(roles: Roles, method: str) -> str:
 
 
 def _label(figure: Figure, axes: Axes, points: Sequence[tuple[str, float, float]], colours: dict[str, str]) -> None:
-    """Write each name where it hides least: eight places around the point, nearer first."""
+    """Place each name where it overlaps least: eight places around the point, nearer first."""
     figure.draw_without_rendering()  # so that the layout is settled
     corner, limit = axes.bbox.min, axes.bbox.size
     spots = axes.transData.transform([(x, y) for _, x, y in points]) - corner

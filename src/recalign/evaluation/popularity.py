@@ -1,4 +1,4 @@
-"""What showing popular items buys without any reward: the start tilted by the items' training counts.
+"""What popular items alone gain: the start tilted by the items' training counts, without rewards.
 
     log pi(v | s) + c log(n_v + 1/2),   c from `STRENGTHS`, up and down from the start at 0
 

@@ -1,4 +1,4 @@
-"""NDCG of policies along a ray; what its points share is computed once."""
+"""NDCG of policies along a ray. Compute once what its points share."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class ValidationRanking:
         return [batch.to(self.device) for batch in self._loader]
 
     def _read(self, net: Any, of: Callable[[Any, Batch, list[slice]], list[Tensor]]) -> list[Tensor]:
-        """What a network says of all items before each target, batch by batch. Shape: -> (T, V) each."""
+        """Scores of all items before each target, batch by batch. Shape: -> (T, V) each."""
         parts = (chunks(len(batch.target_T), self.num_items) for batch in self._batches)
         return [torch.cat(of(net, batch, part)) for batch, part in zip(self._batches, parts, strict=True)]
 

@@ -56,11 +56,11 @@ def show(frame: pl.DataFrame, roles: Roles, *paths: Path) -> None:
 def render(chain_folder: Path, *, searched: bool = True) -> Path:
     """Write the page of a chain from its `comparison.csv` and run folders, unless it is there already.
 
-    A page carries the digest of all that it is made of, and is drawn again as soon as any of that changes.
+    A page carries the digest of all that it is made of, and is drawn again when any of that changes.
 
     Args:
         chain_folder: `runs/<chain>`.
-        searched: whether its `search.csv`, if there is one, is this comparison's, and not an earlier one's.
+        searched: whether its `search.csv` is this comparison's, not an earlier one's.
 
     Raises:
         InputError: the chain has no `comparison.csv`.
@@ -79,10 +79,9 @@ def terminal_table(frame: pl.DataFrame, roles: Roles) -> Table:
     """The table that ends a chain: a row a method, at most 80 columns wide; the report has all figures."""
     cells = ComparisonTable(frame, roles)
     columns = [ALL, HIGH, VALUE, TRUE if TRUE in cells.metrics else "policy/kl"]
+    seeds = f"mean of {len(cells.seeds)} seed{'s' * (len(cells.seeds) != 1)}"
     table = Table(
-        title=", ".join(
-            filter(None, ("test", cells.sample, f"mean of {len(cells.seeds)} seed{'s' * (len(cells.seeds) != 1)}"))
-        ),
+        title=", ".join(filter(None, ("test", cells.sample, seeds))),
         caption="± half the 95 % interval. ▲ ▼ better or worse than the better of "
         f"{' and '.join(roles.baselines)} (Holm)",
         padding=(0, 1, 0, 0),

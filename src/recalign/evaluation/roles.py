@@ -1,4 +1,4 @@
-"""What the rows of a comparison are for. A chain says it; nothing in this package knows a method by name."""
+"""Roles of a comparison's rows. A chain's YAML gives them; nothing in this package knows a method by name."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BEST = "best_bc"
 
 @dataclass(frozen=True)
 class Roles:
-    """What the rows of a comparison are for. Rows that a comparison does not have play no part.
+    """Roles of a comparison's rows. Rows that it does not have are ignored.
 
     Attributes:
         ours: the method that is followed through tables and plots; None: none is.
@@ -38,7 +38,7 @@ class Roles:
         return list(dict.fromkeys([BEST, *self.references, *self.unrewarded, *([self.ours] if self.ours else [])]))
 
     def candidates(self, rows: Iterable[str]) -> list[str]:
-        """The rows that may be shipped: no baselines, no placebos, none that reads no reward."""
+        """The rows that may be shipped: those that read rewards, without baselines and placebos."""
         others = {*self.baselines, *self.placebos, *self.unrewarded, UNPERSONALISED}
         return [row for row in rows if row not in others]
 

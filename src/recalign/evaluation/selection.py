@@ -32,11 +32,9 @@ Figures = dict[str, float]
 def validate(
     places: Mapping[Path, MethodRun], base: BaseCheckpoints, data: RewardData, *, device: torch.device, code: str
 ) -> list[Figures]:
-    """Validation figures of a method's settings; kept in their folders as long as nothing that they rest on changes.
+    """Validation figures of a method's settings, kept in their folders until anything that they depend on changes.
 
-    Args:
-        places: a run for each folder in which its ``validation.json`` lies.
-        base, data, device, code: as of `evaluate_methods`.
+    ``places`` maps the folder of each ``validation.json`` to its run; the others are as of `evaluate_methods`.
 
     Returns:
         The metrics of `MEASURED` for each run; the true value only where the truth is known.
@@ -55,7 +53,7 @@ def validate(
 
 
 def measured(events: pl.DataFrame) -> Figures:
-    """Means over the events of what `evaluate` gives; nan where a metric is about no event."""
+    """Means over events of the figures of `evaluate`; nan for a metric without events."""
     events, figures = with_gains(events), {}
     for metric in MEASURED:
         column, flag = METRICS[metric]

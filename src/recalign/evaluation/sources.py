@@ -1,4 +1,4 @@
-"""What a chain's folder holds that its page shows."""
+"""Read what a chain's page shows."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TRUST = ("reward", "judge_select", "judge_report")
 
 @dataclass(frozen=True)
 class Sources:
-    """All that a page is made of: it reads nothing else."""
+    """All data of a page; it reads nothing else."""
 
     name: str
     comparison: pl.DataFrame

@@ -1,4 +1,4 @@
-"""The report's section on the reward models: their verdicts, the averages they have to beat, and where they err."""
+"""The report's section on reward models: verdicts, the averages that they must beat, and where they err."""
 
 from __future__ import annotations
 

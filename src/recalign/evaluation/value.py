@@ -1,4 +1,4 @@
-"""Value a policy: score what it shows to real histories by judges, the training reward model and the truth."""
+"""Value a policy: score the items it shows by judges, the training reward model and the truth."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SHOWN = 10  # items that a policy shows
 
 @dataclass(frozen=True)
 class Scorers:
-    """What scores the items that a policy shows."""
+    """The models that score the items a policy shows."""
 
     start: Policy  # from which the KL is measured
     rewards: Mapping[str, RewardEnsemble] = field(default_factory=dict)  # by figure: judge@10, train_rm@10, ...
@@ -96,7 +96,7 @@ def evaluate(
 
 
 class ReadOnce:
-    """Encodes a batch once with each network, however many policies share it."""
+    """Encode a batch once with each network, however many policies share it."""
 
     def __init__(self, batch: Batch) -> None:
         self.batch, self._read = batch, functools.cache(lambda read: read(batch))
@@ -129,12 +129,9 @@ def _of_policy(
 
 
 def over_unseen(logp_TV: Tensor, seen_N: Tensor, part: slice) -> Tensor:
-    """A policy's probabilities renormalised over the items that a user had not met; 0 for all others.
+    """Probabilities of a part's states, renormalised over the items that a user had not met; 0 for all others.
 
-    Args:
-        logp_TV: log-probabilities of the states of a part.
-        seen_N: int64 (2, N), pairs (state, item) that were met, of all states.
-        part: which states.
+    Shape: (T, V), int64 (2, N) pairs (state, item) that were met, of all states -> (T, V).
     """
     state_N, item_N = pairs_in(seen_N, part)
     unseen_TV = logp_TV.clone()
@@ -143,7 +140,7 @@ def over_unseen(logp_TV: Tensor, seen_N: Tensor, part: slice) -> Tensor:
 
 
 def pairs_in(seen_N: Tensor, part: slice) -> Tensor:
-    """The pairs (state, item) of a part's states, which are counted from its first. Shape: (2, N) -> (2, N)."""
+    """The pairs (state, item) of a part's states, numbered from its first. Shape: (2, N) -> (2, N)."""
     own_N = seen_N[:, (seen_N[0] >= part.start) & (seen_N[0] < part.stop)]
     return torch.stack([own_N[0] - part.start, own_N[1]])
 
@@ -180,7 +177,7 @@ def load_truth(path: Path, sequences: Sequences) -> Tensor:
 
     Args:
         path: the ``truth.npz`` of a simulated log: ``reward`` float32 (users, items), raw ids ``users``, ``items``.
-        sequences: whose users and items they are wanted for.
+        sequences: the log whose users and items are wanted.
 
     Raises:
         InputError: the file is missing or does not know one of them.

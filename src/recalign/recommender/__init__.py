@@ -7,7 +7,8 @@ from recalign.recommender.data import RecommenderData
 from recalign.recommender.item_vectors import RecommenderVectors
 from recalign.recommender.module import Recommender
 from recalign.recommender.onerec import OneRecRecommender
-from recalign.recommender.policy import Policy, SequencePolicy
+from recalign.recommender.policy import Policy
+from recalign.recommender.sequence_policy import SequencePolicy
 
 __all__ = [
     "CalibratePrior",

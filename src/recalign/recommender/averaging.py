@@ -16,7 +16,7 @@ STEADY = 2**22
 
 
 class PolynomialAveraging(WeightAveraging):
-    """Validate and checkpoint a polynomial-decay average of the weights; train on as without it.
+    """Validate and checkpoint a polynomial-decay average of the weights. Training itself does not change.
 
     After step t the average is a_t = (1 - c_t) a_{t-1} + c_t w_t with c_t = (power + 1) / (t + power): step s counts
     about as s^power, and the average is t / (power + 2) steps old (Shamir and Zhang, arXiv 1212.1824). It does what

@@ -1,4 +1,4 @@
-"""The strength of the item prior, chosen on held-out events when cloning ends."""
+"""Choose the strength of the item prior on validation when cloning ends."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class CalibratePrior(Callback):
 
 @torch.no_grad()
 def ndcg_by_strength(policy: Policy, batches: Iterable[Batch], strengths: list[float]) -> dict[float, float]:
-    """NDCG@10 of a policy, in evaluation mode, under each strength of its item prior; it is left with the last.
+    """NDCG@10 of a policy in evaluation mode under each strength of its item prior. The last strength stays set.
 
     A state knows nothing of the prior, so histories are encoded once. Batches are on the policy's device.
     """
@@ -107,7 +107,7 @@ def ndcg_by_strength(policy: Policy, batches: Iterable[Batch], strengths: list[f
 
 
 def _rewrite(path: Path, policy: Policy, facts: dict[str, float]) -> None:
-    """Put a policy and the facts of its prior into a checkpoint, whole or not at all."""
+    """Replace the policy and the facts of its prior in a checkpoint."""
     checkpoint = read_checkpoint(path)
     checkpoint["state_dict"] |= {f"policy.{name}": value for name, value in policy.state_dict().items()}
     checkpoint["facts"]["prior"] = facts

@@ -1,4 +1,4 @@
-"""Hand networks over between stages: weights by module name, and how to build what they belong to.
+"""Pass networks between stages: weights by module name, and how to build the network.
 
 A stage's checkpoint holds under ``recipes`` the class and constructor arguments of each network that later stages load
 (``policy``, ``reward``). So it is enough to rebuild the network, and never overrides a configuration.
@@ -176,7 +176,7 @@ def load_net(path: str | Path, name: str, *, self_influence: bool = False) -> Lo
 def load_or_copy(
     path: str | None, given: nn.Module | Loaded | None, name: str, *, where: str, needed_by: str
 ) -> Loaded:
-    """The ``policy`` or ``reward`` that a stage starts from: a copy of the one given in Python, or a checkpoint's.
+    """The ``policy`` or ``reward`` that a stage starts from: loaded from a checkpoint, or copied from Python.
 
     Args:
         path: the checkpoint.
@@ -217,11 +217,11 @@ def load_weights(
     """Load weights by module name.
 
     Args:
-        net: is loaded into.
+        net: changed in place.
         weights: a ``state_dict``.
         where: the checkpoint, for messages.
         partial: a warm start: names may be missing or unexpected, and are logged.
-        new: prefixes of names that a warm start is to lack, which are not logged.
+        new: prefixes of names that a warm start does not have; they are not logged.
 
     Raises:
         InputError: a shape differs, or, unless ``partial``, a name is missing or unexpected.
@@ -276,7 +276,7 @@ def check_catalogue(loaded: str | None, current: str, where: str) -> None:
 
 
 def check_reward(predicted: str | None, current: str | None, where: str) -> None:
-    """Refuse a reward model of another reward: the two would be mixed, or one measured in the other's unit."""
+    """Refuse a reward model of another reward: it would be in another unit."""
     if predicted != current:
         raise InputError(
             f"this reward model predicts {predicted!r}, and the reward here is {current!r}",

@@ -1,4 +1,4 @@
-"""Which codes a policy over semantic ids goes on with at each level: those of given items, drawn ones, or the best.
+"""Choose the codes of each level for a policy over semantic ids: given, sampled or best.
 
 Shape suffixes:
     T  states      N  prefixes of each state      F  most children of a node      M  prefixes one code longer

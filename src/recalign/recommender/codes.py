@@ -1,4 +1,4 @@
-"""A policy over semantic ids: OneRec's decoder writes an item code after code, and only codes that items have.
+"""A policy over semantic ids: OneRec's decoder writes an item code by code, and only codes that items have.
 
     log pi(v | s) = sum_l log softmax(logits of the children of the node c_1 .. c_(l-1) at s)[c_l]
 
@@ -24,7 +24,7 @@ from recalign.errors import InputError
 from recalign.nn import HSTU, AllCodes, Decoder, Encoder, LazyContext, NodeLogits, OwnVectors, SharedCodes, Trie, Window
 from recalign.nn.decoder import Past
 from recalign.recommender.code_choices import Choose, best, dead_nodes, follow, sampled
-from recalign.recommender.policy import HistoryPolicy, SequencePolicy
+from recalign.recommender.sequence_policy import HistoryPolicy, SequencePolicy
 from recalign.sequences import Batch
 
 HEADS: dict[str, Callable[[int, int, list[int]], NodeLogits]] = {

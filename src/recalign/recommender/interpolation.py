@@ -1,4 +1,4 @@
-"""One price for all methods: how far a policy may go from its start so that enough of the ranking is kept."""
+"""Find how far a policy may go from its start and still keep a given share of the ranking."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HALVINGS = 5  # bisection steps between the last of these that keeps enough and 
 
 
 def require_share(keep: float | None, where: str) -> None:
-    """Refuse a share of the ranking to keep that is neither None nor above 0 and at most 1, with an InputError."""
+    """Refuse, with an InputError, a share that is neither None nor in (0, 1]."""
     if keep is not None and not 0 < keep <= 1:
         raise InputError(
             f"{keep} is no share of the start's ranking",
@@ -31,7 +31,7 @@ def require_share(keep: float | None, where: str) -> None:
 
 
 def reach_at_price(kept: Callable[[float], float], enough: float) -> tuple[float, float]:
-    """Follow a ray from the start, and stop at the last point before the share kept first falls below what is enough.
+    """Follow a ray from the start to the last point before the share kept first falls below ``enough``.
 
     Tries `REACHES` in turn until one keeps too little, then bisects between it and the one before. A ray that keeps
     enough as far as it is tried ends at the last of these.

@@ -6,7 +6,7 @@ import polars as pl
 
 from recalign.errors import InputError
 from recalign.recommender.checkpoint import load_net
-from recalign.recommender.policy import SequencePolicy
+from recalign.recommender.sequence_policy import SequencePolicy
 from recalign.semantic_ids import ItemVectors
 from recalign.semantic_ids.vectors import vector_table
 from recalign.sequences import EventDataModule

@@ -1,4 +1,4 @@
-"""Lists that are generated item by item, each as if the user had chosen those before it.
+"""Generate lists item by item, as if the user had chosen the items before.
 
 OneRec (https://arxiv.org/abs/2502.18965) generates a session's items in one sequence. Here an item that was generated
 is appended to the history, as an event at the time of the request, so that any policy over histories makes lists.

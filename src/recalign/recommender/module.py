@@ -16,7 +16,8 @@ from recalign.nn import HSTU, Encoder
 from recalign.processes import gathered
 from recalign.recommender.calibration import CalibratePrior
 from recalign.recommender.checkpoint import Loaded, load_net, load_weights, prior_names
-from recalign.recommender.policy import HistoryPolicy, SequencePolicy, mean_nll
+from recalign.recommender.policy import mean_nll
+from recalign.recommender.sequence_policy import HistoryPolicy, SequencePolicy
 from recalign.recommender.training import PolicyModule
 from recalign.sequences import Batch
 from recalign.sequences.splits import TRAIN

@@ -1,4 +1,4 @@
-"""New items for a policy over semantic ids that has been trained: an item is its codes, and codes have been learned.
+"""Add new items to a trained policy over semantic ids: it knows their codes.
 
 Where a policy has a vector for each item (the input) or for each node of the trie (``head: node``), a new one gets the
 mean of its nearest relatives': those below the deepest common prefix of codes.
@@ -25,7 +25,7 @@ from recalign.semantic_ids.codes import CodesTable
 
 
 def with_new_items(policy: Policy, codes: str | Path, items: pl.Series) -> tuple[CodePolicy, pl.Series]:
-    """A copy of a policy that can also write the items that a file of codes has besides those of its catalogue.
+    """A copy of a policy that can also write the further items of a file of codes.
 
     Args:
         policy: over semantic ids; left as it is.
@@ -109,7 +109,7 @@ def _ancestors(trie: Trie, depth: int) -> list[Tensor]:
 
 
 def _inherited(row_ND: Tensor, known_N: Tensor, relatives: list[Tensor]) -> Tensor:
-    """Fill unknown rows with the mean of the known ones of the nearest group, at last with the mean of all."""
+    """Fill unknown rows with the mean of known rows in the nearest group, else of all."""
     filled_N, row_ND, origin_ND = known_N.clone(), row_ND.clone(), row_ND[known_N]
     for group_N in [*relatives, torch.zeros_like(known_N, dtype=torch.long)]:
         own = group_N[known_N]

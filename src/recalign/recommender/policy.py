@@ -1,36 +1,24 @@
-"""The policy: what post-training and evaluation may ask of a recommender."""
+"""The policy protocol: all that post-training and evaluation may ask of a recommender."""
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from recalign.errors import InputError
-from recalign.nn import (
-    Encoder,
-    Recorded,
-    log_prob,
-    ranks_from_scores,
-    sampled_log_prob,
-    target_ranks,
-    top_k,
-    top_k_from_scores,
-    unit,
-    weighted_nll,
-)
-from recalign.processes import counts, from_first, gathered
-from recalign.recommender.prior import ItemPrior
+from recalign.nn import Recorded, ranks_from_scores, top_k_from_scores
+from recalign.processes import counts, gathered
 from recalign.sequences import Batch
 
+if TYPE_CHECKING:
+    from recalign.recommender.sequence_policy import SequencePolicy
+
 Pairs = tuple[Tensor, Tensor]
-UNIT = 1.01  # no cosine is larger, however it is rounded
 ROWS = 512  # states whose scores over the whole catalogue are held at once,
 SCORES = 2**25  # as long as these are no more scores
-
 
 State = Any
 """What a policy makes of T histories: a tensor (T, ...), or anything with ``len(state)`` and ``state[a:b]``."""
@@ -39,21 +27,21 @@ State = Any
 class Policy(Recorded, nn.Module, ABC):
     """pi(item | history) over a catalogue of items 1..V.
 
-    `encode` turns the histories of a batch into a state for each of T targets; all else is asked of states, which are
-    only ever measured (``len``) and sliced. A state may be a vector, or what a decoder of several tokens an item needs.
+    `encode` turns the histories of a batch into a state for each of T targets. All other methods take states. Callers
+    use nothing of a state but ``len`` and slices: it may be a vector, or the context of a decoder.
 
-    Subclasses must write `encode` and `log_probs`, and `summary` where a state is not a tensor. The rest follows from
-    these; override it where it can be had without T x V scores.
+    Subclasses write `encode` and `log_probs`, and `summary` if a state is not a tensor. Override the other methods
+    where they do not need T x V scores.
 
-    A policy may have an item prior (`recalign.recommender.prior`): then it takes the counts in `set_counts`, and its
-    `prior_strength` can be set at any time. The prior is part of every probability, rank and sample, but of no state;
-    at strength 0 it changes nothing. Counts and strength go with the ``state_dict``.
+    A policy may have an item prior (`recalign.recommender.prior`). It then takes counts in `set_counts`, and its
+    `prior_strength` can be set at any time. The prior is in every probability, rank and sample, but in no state; at
+    strength 0 it changes nothing. Counts and strength are in the ``state_dict``.
     """
 
     num_items: int
 
     def set_counts(self, count_V: Tensor) -> None:
-        """Take the training events of each item, before cloning begins. A policy without a prior ignores them.
+        """Set the number of training events of each item, before cloning. A policy without a prior ignores it.
 
         Shape: (V,), item v in row v - 1.
         """
@@ -85,7 +73,7 @@ class Policy(Recorded, nn.Module, ABC):
         """
 
     def over_items(self, state: State) -> Tensor:
-        """Log-probabilities over the catalogue, given that an item is said at all: they always sum to 1.
+        """Log-probabilities over the catalogue that always sum to 1, also where a policy may write no item.
 
         Shape: -> (T, V).
         """
@@ -110,7 +98,7 @@ class Policy(Recorded, nn.Module, ABC):
         return state + vector.view_as(state)
 
     def trunk(self) -> SequencePolicy:
-        """A policy over item ids whose encoder and item table a reward model starts from.
+        """The policy over item ids whose encoder and item table a reward model starts from.
 
         Raises:
             InputError: there is none.
@@ -122,7 +110,7 @@ class Policy(Recorded, nn.Module, ABC):
         )
 
     def origin(self, start: Policy) -> list[Tensor]:
-        """Weights, in the order of `parameters`, with which this policy equals the one it was trained from."""
+        """The weights, in the order of `parameters`, at which this policy equals its start."""
         return list(start.parameters())
 
     def log_prob(self, state: State, item: Tensor) -> Tensor:
@@ -175,7 +163,7 @@ def mean_nll(policy: Policy, state: State, item_T: Tensor) -> Tensor:
 
 
 def rows_at_once(num_items: int) -> int:
-    """How many states' scores over the whole catalogue are held at once."""
+    """How many states to score over the whole catalogue at once."""
     return max(1, min(ROWS, SCORES // num_items))
 
 
@@ -204,153 +192,3 @@ def _pairs(seen: Tensor | None, part: slice) -> Pairs | None:
         return None
     own = seen[:, (seen[0] >= part.start) & (seen[0] < part.stop)]
     return own[0] - part.start, own[1] - 1
-
-
-class Feedback(nn.Module):
-    """A linear embedding of each event's standardised reward, to be added to the event's embedding.
-
-    The state at event i, which predicts event i + 1, sees rewards up to event i: an event's own reward is never seen.
-    """
-
-    mean: Tensor
-    scale: Tensor
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.project = nn.Linear(2, dim, bias=False)
-        nn.init.normal_(self.project.weight, std=0.02)
-        self.register_buffer("mean", torch.zeros(()))
-        self.register_buffer("scale", torch.ones(()))
-
-    def calibrate(self, mean: float, scale: float) -> None:
-        """Set the mean and the standard deviation of the rewards."""
-        self.mean.fill_(mean)
-        self.scale.fill_(scale)
-
-    def forward(self, reward_BL: Tensor) -> Tensor:
-        """Shape: (B, L), NaN where there is no reward -> (B, L, D)."""
-        known_BL = ~reward_BL.isnan()
-        z_BL = (reward_BL - self.mean) / self.scale
-        return self.project(torch.stack([z_BL.nan_to_num(), known_BL.to(reward_BL.dtype)], dim=-1))
-
-
-class HistoryPolicy(Policy):
-    """A policy that reads histories of item ids with a sequence encoder.
-
-    Args:
-        encoder: turns embedded histories into states; its ``dim`` is that of the item table.
-        num_items: V.
-        feedback: whether the policy sees the rewards of earlier events.
-    """
-
-    def __init__(self, encoder: Encoder, num_items: int, feedback: bool) -> None:
-        super().__init__()
-        self.num_items = num_items
-        self.item_embedding = nn.Embedding(num_items + 1, encoder.dim, padding_idx=0)
-        nn.init.trunc_normal_(self.item_embedding.weight, std=0.02)
-        with torch.no_grad():
-            self.item_embedding.weight[0] = 0
-        self.encoder = encoder
-        self.past_rewards = Feedback(encoder.dim) if feedback else None
-
-    def read(self, batch: Batch) -> Tensor:
-        """The encoder's output after each event. Shape: -> (B, L, D)."""
-        if batch.item_BL.shape[1] > self.encoder.max_length:
-            raise InputError(
-                f"histories of {batch.item_BL.shape[1]} events, and the encoder was made for {self.encoder.max_length}",
-                where="data.max_length",
-                remedy=f"use --data.max_length {self.encoder.max_length}, or train the recommender anew",
-            )
-        # the gradient of index_select is one index_add, much faster than that of indexing and of an embedding
-        x_BLD = self.item_embedding.weight.index_select(0, batch.item_BL.flatten()).view(*batch.item_BL.shape, -1)
-        if self.past_rewards is not None:
-            x_BLD = x_BLD + self.past_rewards(batch.reward_BL)
-        return self.encoder(x_BLD, batch.length_B, batch.time_BL, batch.request_time_BL)
-
-
-class SequencePolicy(HistoryPolicy):
-    """A sequence encoder over item ids: log pi(v | h) = log softmax_v(cos(h, e_v) / temperature + c log(n_v + 1/2)).
-
-    The head of HSTU's research model (meta-recsys/generative-recommenders), and an item prior of strength c.
-
-    Args:
-        encoder: turns embedded histories into states; its ``dim`` is that of the item table.
-        num_items: V.
-        temperature: of the softmax; smaller is sharper.
-        feedback: whether the policy sees the rewards of earlier events.
-    """
-
-    def __init__(self, encoder: Encoder, num_items: int, temperature: float = 0.05, feedback: bool = False) -> None:
-        super().__init__(encoder, num_items, feedback)
-        self.temperature = temperature
-        self.prior = ItemPrior(num_items)
-
-    def trunk(self) -> SequencePolicy:
-        return self
-
-    def set_counts(self, count_V: Tensor) -> None:
-        self.prior.set_counts(count_V)
-
-    @property
-    def prior_strength(self) -> float:
-        return self.prior.strength
-
-    @prior_strength.setter
-    def prior_strength(self, strength: float) -> None:
-        self.prior.strength = float(strength)
-
-    def encode(self, batch: Batch) -> Tensor:
-        h_BLD = self.read(batch)
-        return h_BLD.flatten(0, 1).index_select(0, batch.row_T * h_BLD.shape[1] + batch.column_T)
-
-    def log_probs(self, state: Tensor, items: Tensor | None = None) -> Tensor:
-        query_TX, item_VX = self._vectors(state)
-        if items is None:
-            return (query_TX @ item_VX.T / self.temperature).log_softmax(dim=-1)
-        with torch.autocast(query_TX.device.type, enabled=False):
-            if 2 * len(item_VX) <= items.shape[1] * query_TX.shape[1]:  # smaller and faster than gathering vectors
-                return (query_TX @ item_VX.T / self.temperature).log_softmax(dim=-1).gather(1, items - 1)
-            item_TCX = item_VX.index_select(0, items.flatten() - 1).view(*items.shape, -1)
-            score_TC = (item_TCX @ query_TX[:, :, None])[:, :, 0] / self.temperature
-        # The normaliser comes from one item's log-probability, which never holds T x V scores.
-        first_T = log_prob(query_TX, item_VX, items[:, 0] - 1, 1 / self.temperature, self._bound())
-        return score_TC + (first_T - score_TC[:, 0])[:, None]
-
-    def log_prob(self, state: Tensor, item: Tensor) -> Tensor:
-        return log_prob(*self._vectors(state), item - 1, 1 / self.temperature, self._bound())
-
-    def weighted_nll(self, state: Tensor, item: Tensor, weight: Tensor) -> Tensor:
-        return weighted_nll(*self._vectors(state), item - 1, weight, 1 / self.temperature, self._bound())
-
-    def sampled_log_prob(self, state: Tensor, item: Tensor, negatives: int) -> Tensor:
-        """Estimate log pi(item | state) from uniform negatives, drawn with replacement, that all states share: (T,).
-
-        Each negative stands for num_items / negatives items (the logQ correction), which makes the softmax's sum an
-        unbiased estimate; negatives that hit a state's own item are masked. Only the table's gradient is as large as
-        the catalogue.
-        """
-        drawn_N = from_first(torch.randint(1, self.num_items + 1, (negatives,), device=state.device))
-        log_count_N = state.new_full((negatives,), math.log(negatives / self.num_items), dtype=torch.float32)
-        query_TX, chosen_X = self._vectors(state, torch.cat([item, drawn_N]))
-        target_TX, negative_NX = chosen_X.split([len(item), negatives])
-        return sampled_log_prob(query_TX, target_TX, negative_NX, item, drawn_N, 1 / self.temperature, log_count_N)
-
-    @torch.no_grad()
-    def top_k(self, state: Tensor, k: int, seen: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        score, column = top_k(*self._vectors(state), k, None if seen is None else (seen[0], seen[1] - 1))
-        return score / self.temperature, column + 1
-
-    @torch.no_grad()
-    def ranks(self, state: Tensor, item: Tensor, seen: Tensor | None = None) -> Tensor:
-        return target_ranks(*self._vectors(state), item - 1, None if seen is None else (seen[0], seen[1] - 1))
-
-    def _vectors(self, state: Tensor, items: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """States and items (None: all) in full precision, their product the logit times the temperature.
-
-        Unit vectors, widened by the item prior where there is one. Shape: int64 (N,) -> (T, X), (N or V, X).
-        """
-        table = self.item_embedding.weight[1:] if items is None else self.item_embedding(items)
-        return self.prior.append(unit(state.float()), unit(table.float()), 1 / self.temperature, items)
-
-    def _bound(self) -> float:
-        return UNIT + self.prior.bound(1 / self.temperature)

@@ -1,4 +1,4 @@
-"""An item prior: how common an item is, weighed by one number.
+"""An item prior: log counts of the items, scaled by one number.
 
     log pi(v | h) = s_v(h) + c log(n_v + 1/2) - log sum_u exp(s_u(h) + c log(n_u + 1/2))
 
@@ -14,20 +14,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from recalign.recommender.policy import Policy
+from recalign.recommender.policy import Policy
 
 ALIGNED = 8  # widths that are a multiple of it keep products fast
 
 
 class ItemPrior(nn.Module):
-    """c log(n_v + 1/2) as a further column of a dot product, so that softmax and ranking need no code for it.
+    """Add c log(n_v + 1/2) as a further column of a dot product, so that softmax and ranking need no code for it.
 
     Nothing here is trained, averaged or interpolated.
 

@@ -1,4 +1,4 @@
-"""Recommendations after the log's end, of a policy in memory."""
+"""Recommend after the log's end, with a policy in memory."""
 
 from __future__ import annotations
 
@@ -30,7 +30,6 @@ def serve(
 
     Args:
         policy: trained on this log.
-        data: the log.
         users: whom. Shape: bool (users,).
         k: items a user, or all if they are fewer.
         codes: a file of semantic ids; the items that it has beyond the catalogue are recommended too.

@@ -1,4 +1,4 @@
-"""The LightningModules that all stages derive from: optimise, validate, test, predict, hand over."""
+"""Base LightningModules of all stages: optimise, validate, test, predict, hand over."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _is_matrix(p: nn.Parameter) -> bool:
 
 
 def logs_now(trainer: Trainer) -> bool:
-    """Whether the optimiser step that is under way is one whose figures are logged."""
+    """Whether the current optimiser step is logged."""
     return (trainer.global_step + 1) % max(trainer.log_every_n_steps, 1) == 0  # type: ignore[attr-defined]
 
 
@@ -72,7 +72,7 @@ class StageModule(LightningModule):
 
     @classmethod
     def check_settings(cls, given: Mapping[str, Any]) -> None:
-        """Refuse constructor arguments that no training makes sense with, by name. Subclasses add their own.
+        """Refuse constructor arguments with which nothing can be trained. Subclasses add their own.
 
         The command calls it before anything runs, so that a chain does not train four stages before the fifth fails;
         `prepare_data`, Lightning's first hook, calls it in Python.
@@ -100,11 +100,7 @@ class StageModule(LightningModule):
     def log_histogram(self, name: str, values: Tensor) -> None:
         """Log a distribution where a logger can show one: W&B and TensorBoard. NaN is left out.
 
-        It reads the device, so a step calls it only where `logs_now` says so.
-
-        Args:
-            name: of the figure.
-            values: of any shape.
+        It reads the device, so a step calls it only where `logs_now` says so. Values may have any shape.
         """
         for logger in self.loggers:
             if isinstance(logger, TensorBoardLogger):
@@ -138,7 +134,7 @@ class StageModule(LightningModule):
         checkpoint["facts"] = self.facts()
 
     def hand_over(self, name: str) -> Loaded:
-        """What a later stage would load from this module's checkpoint as ``policy`` or ``reward``, without writing one.
+        """The ``policy`` or ``reward`` that a later stage would load from this module's checkpoint.
 
         The network is not copied here; the stage that takes it does.
         """
@@ -216,8 +212,10 @@ class PolicyModule(StageModule):
 def recommendations(
     user_T: Tensor, score_TK: Tensor, item_TK: Tensor, data: EventDataModule, items: pl.Series | None = None
 ) -> pl.DataFrame:
-    """One row a user and place: raw user id, rank (1 = best), raw item id, score (log-probability up to a constant),
-    and the item's title if the log has titles. ``items`` are the raw ids of the items, None: the catalogue's.
+    """A table of recommendations, one row a user and rank.
+
+    Columns: ``user`` (raw id), ``rank`` (1 = best), ``item`` (raw id), ``score`` (log-probability up to a constant),
+    and ``title`` if the log has titles. ``items`` are the raw ids of the items; None: the catalogue's.
 
     Raises:
         InputError: a user has no item, and has not met them all: the scores are NaN, which `top_k` leaves out.

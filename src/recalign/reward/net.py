@@ -39,7 +39,7 @@ from torch import Tensor, nn
 from recalign.factorization.variational import VariationalMF
 from recalign.nn import Encoder, Recorded
 from recalign.recommender.checkpoint import build, recipe
-from recalign.recommender.policy import SequencePolicy
+from recalign.recommender.sequence_policy import SequencePolicy
 from recalign.reward.heads import Head, MeanHead
 from recalign.reward.scorer import Scorer
 from recalign.sequences import Batch

@@ -1,4 +1,4 @@
-"""Semantic ids: an item as a few codes, made from its vector. What a recommender over codes generates."""
+"""Semantic ids: each item as a few codes, made from its vector, which a recommender over codes generates."""
 
 from recalign.semantic_ids.codes import Codes, load_codes
 from recalign.semantic_ids.vectors import Cooccurrence, ItemVectors, ParquetVectors

@@ -1,4 +1,4 @@
-"""Give vectors to centres, each centre to a limited number of vectors.
+"""Assign vectors to centres of limited capacity.
 
 Suffixes: N vectors, D their width, K centres, P ids that are taken.
 """
@@ -33,7 +33,7 @@ def nearest(x_ND: np.ndarray, centre_KD: np.ndarray) -> tuple[np.ndarray, np.nda
 
 
 def fill(x_ND: np.ndarray, centre_KD: np.ndarray, room_K: np.ndarray) -> np.ndarray:
-    """Give each vector the nearest centre that has room: the closest first, the others to their next nearest.
+    """Assign each vector to the nearest centre with room, the closest vectors first.
 
     Memory grows with N and K, never with N x K.
 
@@ -59,7 +59,7 @@ def fill(x_ND: np.ndarray, centre_KD: np.ndarray, room_K: np.ndarray) -> np.ndar
 
 
 def match(x_ND: np.ndarray, centre_KD: np.ndarray, free_K: np.ndarray) -> np.ndarray:
-    """Give each vector a centre of its own, with the smallest sum of squared distances.
+    """Assign each vector a centre of its own, at the smallest sum of squared distances.
 
     Args:
         free_K: whether a centre may be given; N of them, or more.
@@ -97,7 +97,7 @@ class Paths:
     unique: bool = True
 
     def choose(self, level: int, prefix_N: np.ndarray, x_ND: np.ndarray, centre_KD: np.ndarray) -> np.ndarray:
-        """The codes of a level: near ones, with room enough below them for all.
+        """Choose near codes of a level, with room below them for all.
 
         Args:
             level: from 0.

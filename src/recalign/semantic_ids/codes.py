@@ -112,11 +112,7 @@ class CodesTable:
 
 
 def load_codes(path: str | Path, items: pl.Series) -> Codes:
-    """The semantic ids of a catalogue, from a file that may hold more items.
-
-    Args:
-        path: of `codes.parquet`.
-        items: raw item ids, `Sequences.items`.
+    """The semantic ids of a catalogue (`Sequences.items`), from a `codes.parquet` that may hold more items.
 
     Raises:
         InputError: the file cannot be used, or has no id for an item.
@@ -140,7 +136,7 @@ def _read(path: Path) -> tuple[pl.DataFrame, tuple[int, ...]]:
 
 
 def _check(items: pl.Series, codes: pl.DataFrame, sizes: tuple[int, ...], where: str) -> None:
-    """Refuse a doubled item, a code that its level has not, and an id of two items, with an InputError."""
+    """Refuse, with an InputError, an item twice, a code beyond its level, or an id of two items."""
     twice = items.is_duplicated() | items.is_null()
     if twice.any():
         what = f"the item {items.filter(twice)[0]!r} appears more than once, or is empty"

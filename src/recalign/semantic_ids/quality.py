@@ -1,4 +1,4 @@
-"""How good semantic ids are: figures, examples, and a verdict.
+"""Measure semantic ids: figures, examples and a verdict.
 
 That all codes are used proves little: plain k-means uses every code and still puts a twentieth of a catalogue under one
 id. So the verdict looks at the ids that are nearest to the items, before collisions are resolved.
@@ -110,12 +110,9 @@ def defects(said: dict[str, Any]) -> list[str]:
 def examples(x_ND: np.ndarray, found: Quantized, titles: pl.Series) -> list[dict[str, Any]]:
     """Three codes of the first level with their items: the tightest, the median and the loosest.
 
-    Args:
-        titles: of the items.
-
     Returns:
-        For each its code, its number of items, their mean squared distance to its centre, as a share of that of all
-        items to the mean, and titles of the items that are nearest to the centre.
+        For each: the code, how many items it has, their mean squared distance to its centre, as a share of that of all
+        items to the mean, and titles of the nearest items.
     """
     code_N = found.codes_NL[:, 0]
     square_N = np.square(x_ND - found.centres[0][code_N]).sum(axis=1) / max(np.square(x_ND).sum(1).mean(), 1e-30)

@@ -1,4 +1,4 @@
-"""Residual k-means: an item's vector as a few codes, each for what the codes before it left over.
+"""Residual k-means: write a vector as a few codes, each for the residual of those before.
 
     r_0 = x,    c_l = the code of level l whose centre is near r_l,    r_{l+1} = r_l - centre_l[c_l]
 
@@ -67,9 +67,7 @@ def quantize(
     Args:
         x_ND: float32.
         sizes: codes of each level.
-        collisions: what keeps ids unique.
-        balance: the most items of a code of any level but the last, in multiples of an even share; null: no limit.
-        seed: of the k-means.
+        collisions, balance, seed: as of `recalign.semantic_ids.command.tokenize`.
 
     Raises:
         InputError: there are more items than ids, or faiss is not installed.
@@ -111,7 +109,7 @@ def decode(codes_NL: np.ndarray, centres: list[np.ndarray]) -> np.ndarray:
 
 
 def means(x_ND: np.ndarray, codes_NL: np.ndarray, sizes: tuple[int, ...]) -> list[np.ndarray]:
-    """The centres of ids that are given: means of what the levels before left; 0 where no item has a code."""
+    """Centres of given ids: means of the residuals at each level; 0 for a code without items."""
     centres, rest_ND = [], x_ND
     for size, code_N in zip(sizes, codes_NL.T, strict=True):
         centres.append(_means(rest_ND, code_N, size))
@@ -129,8 +127,7 @@ def append_codes(x_ND: np.ndarray, codes_PL: np.ndarray, sizes: tuple[int, ...])
         codes_PL: their ids.
         sizes: codes of each level.
 
-    Returns:
-        int64 (N, L).
+    Shape: -> int64 (N, L).
 
     Raises:
         InputError: there are more items than ids.
@@ -147,7 +144,7 @@ def append_codes(x_ND: np.ndarray, codes_PL: np.ndarray, sizes: tuple[int, ...])
 
 
 def described(x_ND: np.ndarray, codes_NL: np.ndarray, sizes: tuple[int, ...]) -> Quantized:
-    """Ids that there are, with the means of their items as centres."""
+    """Existing ids, with the means of their items as centres."""
     centres = means(x_ND, codes_NL, sizes)
     nearest_NL = walk(x_ND, Paths(sizes, unique=False), centres)
     return Quantized(codes_NL, sizes, centres, nearest_NL, _differing(codes_NL, nearest_NL))
@@ -195,7 +192,7 @@ def _differing(codes_NL: np.ndarray, other_NL: np.ndarray) -> int:
 
 
 def _relocated(x_ND: np.ndarray, codes_NL: np.ndarray, sizes: tuple[int, ...], centres: list[np.ndarray]) -> np.ndarray:
-    """Ids of which each is kept by its nearest item; the other items get the nearest free ones."""
+    """Let the nearest item keep each id; give the other items the nearest free ids."""
     moving = _numbered(x_ND, codes_NL, sizes, centres) > 0
     codes_NL = codes_NL.copy()
     codes_NL[moving] = walk(x_ND[moving], Paths(sizes, np.sort(keys(codes_NL[~moving], sizes))), centres)

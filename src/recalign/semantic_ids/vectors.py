@@ -1,4 +1,4 @@
-"""Where the vectors of items come from, before they become codes."""
+"""Sources of item vectors, which become codes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class ItemVectors(ABC):
 
     @abstractmethod
     def table(self, data: EventDataModule) -> pl.DataFrame:
-        """The vectors that there are for the items of a log.
+        """The vectors of a log's items, as far as there are any.
 
         Returns:
             ``item``, raw ids of the catalogue's type, no two alike; ``vector``, an array of numbers.
@@ -122,7 +122,7 @@ def vector_table(items: pl.Series, vector_ND: np.ndarray) -> pl.DataFrame:
 
 
 def matrix(table: pl.DataFrame, items: pl.Series, normalise: bool, source: str) -> np.ndarray:
-    """The vectors of some items, their mean taken away. Shape: float32 (N, D).
+    """The vectors of some items, less their mean. Shape: float32 (N, D).
 
     Args:
         table: what a source returned.

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import functools
-
 import numpy as np
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from recalign.errors import InputError
 from recalign.sequences.store import Group, Part, Sequences, is_first
 from recalign.sequences.windows import Windows
+
+_SAID: set[tuple[str, int]] = set()
+"""Logs and lengths of which `report_truncation` has spoken."""
 
 
 def checked(windows: Windows, sequences: Sequences, part: Part, users: Group) -> Windows:
@@ -33,20 +34,15 @@ def checked(windows: Windows, sequences: Sequences, part: Part, users: Group) ->
 
 
 def report_truncation(windows: Windows, sequences: Sequences, max_length: int) -> None:
-    """Say, in one line, how many histories lose their oldest events, if any."""
+    """Say in one line, once a process, how many histories of a log lose their oldest events, if any."""
     oldest = is_first(windows.user)
     cut = int((windows.start > sequences.offset[windows.user])[oldest].sum())
-    if cut:
-        _say_once(
+    if cut and (log := (sequences.catalogue, max_length)) not in _SAID:  # all stages of a chain train on it
+        _SAID.add(log)
+        rank_zero_info(
             f"the newest {max_length} events are kept of {cut:,} longer histories (of {int(oldest.sum()):,}); "
             "raise data.max_length to keep more, or set data.stride to train on the others too"
         )
-
-
-@functools.cache
-def _say_once(line: str) -> None:
-    """Print a line once per process: all stages of a chain train on the same histories."""
-    rank_zero_info(line)
 
 
 def _require_items(item: np.ndarray, lowest: int, highest: int, which: str) -> None:

@@ -1,4 +1,4 @@
-"""One stage, one command: what makes `recalign fit|validate|test|predict` behave."""
+"""What runs behind `recalign fit|validate|test|predict`: LightningCLI, checks, the run folder and its manifest."""
 
 from recalign.errors import TrainingError
 from recalign.stage.cli import ParsedStage, StageCLI, StageResult, parse_stage, run_stage

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: written as best.ckpt and last.ckpt, and refused when they do not fit."""
+"""Write best.ckpt and last.ckpt; refuse checkpoints that do not fit the run."""
 
 from __future__ import annotations
 
@@ -19,18 +19,19 @@ from recalign.files import rename, replacing
 from recalign.keys import leaves, short
 from recalign.posttrain.keep import KeepRanking
 from recalign.recommender.checkpoint import OTHER_VERSION, not_finite, prior_names, read_checkpoint
+from recalign.stage.folder import RunFolder
 from recalign.stage.loggers import CSVLog
 from recalign.stage.private import CLASS_PATH, TRAINED_WEIGHTS, validates_now
 
 
 class RunCheckpoint(ModelCheckpoint):
-    """Keeps ``checkpoints/best.ckpt``, which the next stage starts from, and ``last.ckpt``, to continue the run.
+    """Keep ``checkpoints/best.ckpt``, which the next stage loads, and ``last.ckpt``, which continues the run.
 
-    Lightning's ``save_last`` writes only when the best one is written. Here the last one is written at the end of every
-    epoch, within epochs if asked for, and at a SIGTERM, and always where Lightning continues exactly: after a batch, or
-    after the validation that follows it. Lightning logs a batch's and an epoch's figures after that moment, so the file
-    takes its name only at the next hook. A run that is killed in between continues from the one before, and `CSVLog`
-    drops the rows after it.
+    Lightning's ``save_last`` writes only when the best one is written. This writes the last one at the end of every
+    epoch, every ``save_last_every_n_steps`` and at a SIGTERM. It writes where Lightning can continue exactly: after a
+    batch, or after the validation that follows it. Lightning logs the figures of that batch later, so the file gets its
+    name at the next hook. A run that is killed in between continues from the file before, and `CSVLog` drops the rows
+    after it.
 
     Args:
         monitor: figure that chooses the best epoch; null: the newest is the best.
@@ -53,7 +54,7 @@ class RunCheckpoint(ModelCheckpoint):
         self._unnamed: Path | None = None  # written, and not yet last.ckpt
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with the best score so far. Lightning drops it where the path is another, as of a moved folder."""
+        """Restore the best score. Lightning drops it if the folder was moved."""
 
         def here(path: str) -> str:
             return str(Path(str(self.dirpath)) / Path(path).name) if path else path
@@ -84,6 +85,7 @@ class RunCheckpoint(ModelCheckpoint):
             return
         if trainer.should_stop or done == trainer.max_steps:  # a moment later the epoch counts as finished
             self._write_last(trainer)
+            trainer.should_stop = True  # then Lightning validates what it ends with, as it does at max_time
         elif steps and done % steps == 0:
             if validates_now(trainer):
                 self._after_validation = True
@@ -114,7 +116,7 @@ class RunCheckpoint(ModelCheckpoint):
             self._name(trainer)
 
     def _is_new(self, trainer: Trainer) -> bool:
-        """Whether the optimiser has just stepped, and that step is not written yet."""
+        """Whether the optimiser has just made a step that is not written yet."""
         accumulated = (trainer.fit_loop.batch_idx + 1) % trainer.accumulate_grad_batches == 0
         return accumulated and trainer.global_step not in (0, self._last_step)
 
@@ -134,9 +136,9 @@ class RunCheckpoint(ModelCheckpoint):
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint beside its target, synced and renamed, and never weights that are not finite.
+    """Write a checkpoint beside its target, sync it, rename it. Refuse weights that are not finite.
 
-    Lightning writes it in the temporary folder, from where another file system gets a copy, which may end half-written.
+    Lightning writes to the temporary folder and copies from there; on another file system the copy may be cut short.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
@@ -147,6 +149,22 @@ class WholeCheckpointIO(TorchCheckpointIO):
             )
         with replacing(Path(path)) as temporary, open(temporary, "wb") as file:
             torch.save(checkpoint, file)
+
+
+def find_checkpoint(given: str | None, folder: RunFolder, command: str) -> Path | None:
+    """The file that ``--ckpt_path`` means; evaluation takes the best one where nothing is given.
+
+    Raises:
+        InputError: there is no such file (Lightning would train from scratch, or evaluate random weights).
+    """
+    given = given or (None if command == "fit" else "best")
+    if given is None:
+        return None
+    path = {"best": folder.best, "last": folder.last}.get(given, Path(given))
+    if not path.is_file():
+        remedy = "start without --ckpt_path" if command == "fit" else "train it first (recalign fit), or give a file"
+        raise InputError(f"there is no checkpoint {path}", where=f"--ckpt_path {given}", remedy=remedy)
+    return path
 
 
 def refuse_missing_weights(checkpoint: dict[str, Any], path: Path, model: LightningModule) -> None:
@@ -173,19 +191,13 @@ def read_run_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def refuse_other_model(path: Path, class_path: str, hyper_parameters: dict[str, Any]) -> None:
-    """Compare a checkpoint with the model that is to be continued from it.
+    """Refuse to continue a model from a checkpoint of another class or with other hyper-parameters.
 
-    LightningCLI merges a checkpoint's hyper-parameters, and even its class, over the command line in silence. Here a
-    difference is an error.
-
-    Args:
-        path: the checkpoint.
-        class_path: of the configured model.
-        hyper_parameters: of the configured model; what the model does not save (how many items it predicts, say) and
-            what the checkpoint alone knows (facts of the data) is not compared.
+    LightningCLI would take over the checkpoint's class and hyper-parameters without a word. Only keys that both have
+    are compared.
 
     Raises:
-        InputError: another class or other hyper-parameters, naming each key with both values.
+        InputError: names each key with both values.
     """
     stored = dict(read_run_checkpoint(path)["hyper_parameters"])
     stored_class = stored.pop(CLASS_PATH)
@@ -207,10 +219,10 @@ def refuse_other_model(path: Path, class_path: str, hyper_parameters: dict[str, 
 
 
 def refuse_lost_weights(checkpoint: dict[str, Any], path: Path, callbacks: Sequence[Callback]) -> None:
-    """Refuse to continue an average without the callback that made it, with an InputError.
+    """Refuse, with an InputError, to continue from averaged weights without the callback that averaged them.
 
-    Only that callback knows the weights from which training goes on. Without it the average would be trained, in
-    silence, with an optimiser's state that is not its own.
+    Only that callback restores the weights that were trained. Without it, the average itself would be trained, with
+    the optimiser's state of other weights.
     """
     making = {one.state_key for one in callbacks if isinstance(one, KeepRanking | WeightAveraging)}
     if TRAINED_WEIGHTS in checkpoint and not making & checkpoint["callbacks"].keys():

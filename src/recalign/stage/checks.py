@@ -1,4 +1,4 @@
-"""Everything that can be found wrong with a command before it trains."""
+"""Checks of a command before it trains."""
 
 from __future__ import annotations
 
@@ -31,11 +31,16 @@ PRECISIONS = ("32", "32-true", "64", "64-true", "16-mixed", "bf16-mixed")
 
 
 def settings(config: Namespace, training: bool) -> None:
-    """Refuse settings that no stage makes sense with.
+    """Refuse settings with which no stage works.
 
     Raises:
-        InputError: one of them is such a value.
+        InputError: names the setting and what to give instead.
     """
+    if not 0 <= config.seed_everything < 2**32:  # numpy's limits
+        raise InputError(f"{config.seed_everything} is no seed", where="seed_everything", remedy="give 0 or more")
+    if config.lr_scheduler and not config.optimizer:  # LightningCLI would pass over it without a word
+        remedy = "add it: --optimizer AdamW --optimizer.lr 0.001"
+        raise InputError("a scheduler needs an optimizer", where="lr_scheduler", remedy=remedy)
     for spec in (config.model, config.data):
         kind = imported(spec.class_path)
         if hasattr(kind, "check_settings"):  # any LightningModule may be run
@@ -60,16 +65,21 @@ def settings(config: Namespace, training: bool) -> None:
     for name in ("max_epochs", "max_steps", "limit_train_batches"):
         if trainer[name] == 0:
             raise InputError("0 trains nothing", where=f"trainer.{name}", remedy="give 1 or more")
-    if trainer.limit_val_batches == 0 and config.model.init_args.get("keep") is not None:
+    validating = {
+        "model.keep": config.model.init_args.get("keep"),
+        "early_stopping": config.early_stopping,
+        "checkpoint.monitor": config.checkpoint.monitor,
+    }
+    if trainer.limit_val_batches == 0 and (names := [name for name, value in validating.items() if value is not None]):
         raise InputError(
-            "nothing is validated, so nobody knows how much of the ranking is kept",
+            f"nothing is validated, and {' and '.join(names)} need{'s' * (len(names) == 1)} it",
             where="trainer.limit_val_batches",
-            remedy="validate on 1 batch or more, or set model.keep to null",
+            remedy=f"validate on 1 batch or more, or set {' and '.join(names)} to null",
         )
 
 
 def before_reading(parsed: ParsedStage) -> None:
-    """Check what needs no data: upstream checkpoints, the checkpoint, the trainer, the run folder.
+    """Check all that needs no data: checkpoints, the trainer, the run folder.
 
     Raises:
         InputError: one of them cannot be used.
@@ -102,7 +112,7 @@ def before_reading(parsed: ParsedStage) -> None:
 def after_reading(
     parsed: ParsedStage, model: LightningModule, datamodule: LightningDataModule, trainer: Trainer
 ) -> None:
-    """Check that checkpoints belong to these items, and a continued run to this data, upstream runs and averages.
+    """Check that checkpoints fit this catalogue, and that a continued run still has its data and upstream checkpoints.
 
     Raises:
         InputError: they do not.
@@ -139,7 +149,7 @@ def after_reading(
 
 
 def _refuse_own_checkpoints(parsed: ParsedStage) -> None:
-    """A fresh run empties its folder, so what it starts from must lie elsewhere."""
+    """Refuse to start from a checkpoint in the folder that a fresh run empties."""
     emptied = [parsed.folder.path.resolve(), parsed.folder.previous.resolve()]
     starts = {one.key: one.path for one in parsed.upstream} | {"ckpt_path": parsed.checkpoint}
     for key, path in starts.items():

@@ -63,7 +63,7 @@ def find_class(class_path: str) -> type | None:
 
 @cache
 def arguments_of(function: Any) -> dict[str, Argument]:
-    """What a class or function takes, by name; also what it hands on to others."""
+    """Arguments of a class or function by name, including those that it passes on as ``**kwargs``."""
     parser = ArgumentParser(exit_on_error=False)
     if isinstance(function, type):
         parser.add_class_arguments(function, sub_configs=True, fail_untyped=False)
@@ -81,7 +81,7 @@ def arguments_of(function: Any) -> dict[str, Argument]:
 
 
 def classes_in(hint: Any) -> list[type]:
-    """Classes among the types of a hint, also in its lists; plain types such as int are none."""
+    """The classes in a type hint, also inside lists. Plain types such as int do not count."""
     if isinstance(hint, type) and not typing.get_origin(hint) and hint is not Any:
         plain = hint.__module__ in ("builtins", "pathlib", "datetime") or issubclass(hint, int | float | str | Tensor)
         return [] if plain else [hint]
@@ -94,7 +94,7 @@ def named_class(default: Any) -> str | None:
 
 
 def nearest_import(path: str) -> str | None:
-    """The importable path that was most likely meant, corrected part by part."""
+    """The nearest import path that exists, corrected part by part."""
     if "." not in path:
         return nearest(path, BARE)
     first, *rest = path.split(".")

@@ -1,12 +1,11 @@
-"""One ``recalign fit|validate|test|predict``: parse, check, run, and leave a record."""
+"""Run one ``recalign fit|validate|test|predict``: parse, check, run, record."""
 
 from __future__ import annotations
 
 import errno
 import importlib
 import signal
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ import yaml
 from jsonargparse import ArgumentError, Namespace
 from lightning import LightningDataModule, LightningModule, Trainer, seed_everything
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import Callback, ProgressBar
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, ReduceLROnPlateau
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -28,29 +27,31 @@ from recalign.errors import InputError, nearest
 from recalign.processes import is_first
 from recalign.recommender.training import PolicyModule
 from recalign.stage import checks, given, lineage, record, upstream
-from recalign.stage.checkpoint import RunCheckpoint, WholeCheckpointIO
+from recalign.stage.checkpoint import RunCheckpoint, WholeCheckpointIO, find_checkpoint
 from recalign.stage.classes import Argument, imported
 from recalign.stage.console import progress, quiet
 from recalign.stage.diagnosis import diagnose
 from recalign.stage.evaluated import EvaluatedPolicy, evaluated
 from recalign.stage.folder import RunConfig, RunFolder, cannot_write, swept
-from recalign.stage.guard import NaNGuard, StepSeeds
+from recalign.stage.guard import Monitored, NaNGuard, StepSeeds
 from recalign.stage.manifest import Manifest
 from recalign.stage.memory import keep_freed_memory
 from recalign.stage.parsed import ParsedStage, fingerprint, users
 from recalign.stage.parser import constructing
 from recalign.stage.request import Request
+from recalign.stage.shown import only_shows, show
 from recalign.stage.watch import Watch
 
 COMMANDS = ("fit", "validate", "test", "predict")
-OPTIMIZATION = ("optimizer", "lr_scheduler")
-"""LightningCLI's own, in place of what a stage would take; a configuration mentions them only where they are given."""
+OPTIONAL = ("optimizer", "lr_scheduler", "early_stopping")
+"""A configuration mentions these only where they are given."""
 TRAINER_DEFAULTS = {"devices": 1, "log_every_n_steps": 10, "enable_model_summary": False}
 TAKES = {
     "seed_everything": Argument(int, 0),
     "trainer": Argument(Trainer, {}),
     "run": Argument(RunConfig),
     "checkpoint": Argument(RunCheckpoint, {}),
+    "early_stopping": Argument(EarlyStopping | None, {}),
     "model": Argument(LightningModule, required=True),
     "data": Argument(LightningDataModule, required=True),
     "ckpt_path": Argument(str | None),
@@ -80,7 +81,7 @@ class StageResult:
 
 
 def parse_stage(args: Sequence[str] | Request) -> ParsedStage:
-    """Parse a command without running it.
+    """Parse a command; do not run it.
 
     Args:
         args: the words after ``recalign`` (``["fit", "--config", "conf/asft.yaml", ...]``), or the same as data.
@@ -97,11 +98,11 @@ def run_stage(args: Sequence[str] | Request, *callbacks: Callback) -> StageResul
 
     Args:
         args: as for `parse_stage`.
-        *callbacks: beside the configured ones; they are in no record of the run.
+        *callbacks: added to the configured ones, and not recorded.
 
     Raises:
-        InputError: before training, for anything the user gave that cannot be used; during training for a full disk.
-        TrainingError: training cannot go on (a loss that is NaN).
+        InputError: before training, for input that cannot be used; during training, for a full disk.
+        TrainingError: training cannot go on: the loss is NaN, say.
     """
     with quiet():
         return StageCLI(args, *callbacks).run()
@@ -122,7 +123,7 @@ class StageCLI(LightningCLI):
             near = nearest(self.command, COMMANDS)
             remedy = f"did you mean {near}?" if near else None
             raise InputError(f"{self.command!r} is none of {', '.join(COMMANDS)}", where="recalign", remedy=remedy)
-        self.shown = [] if isinstance(args, Request) else _only_shows(self.words)
+        self.shown = [] if isinstance(args, Request) else only_shows(self.words)
         options = [word for word in self.words[1:] if word not in self.shown]
         settings = args.config() if isinstance(args, Request) else given.read(options)
         super().__init__(
@@ -144,13 +145,16 @@ class StageCLI(LightningCLI):
         parser.add_class_arguments(RunConfig, "run")
         parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
         parser.add_argument(
+            "--early_stopping", type=EarlyStopping | None, help="Ends training when a figure no longer improves."
+        )
+        parser.add_argument(
             "--ckpt_path", type=str | None, help="Checkpoint to continue or to evaluate: last, best, FILE."
         )
         parser.link_arguments("data.num_items", "model.init_args.num_items", apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         if self.shown:
-            _show(parser, args, self.shown)
+            show(parser, args, self.shown)
         try:
             config = parser.parse_object(args)
         except (ArgumentError, OmegaConfBaseException) as error:
@@ -161,26 +165,20 @@ class StageCLI(LightningCLI):
         self.config_dump = self.parsed.config  # what LightningCLI records as hyper-parameters
 
     def instantiate_classes(self) -> None:
-        """Wait for `run`."""
+        """Do nothing yet: `run` does it."""
 
     def _parsed(self, parser: LightningArgumentParser, config: Namespace) -> ParsedStage:
-        seed = config.seed_everything
-        if not 0 <= seed < 2**32:  # numpy's limits
-            raise InputError(f"{seed} is no seed", where="seed_everything", remedy="give 0 or more")
-        if config.lr_scheduler and not config.optimizer:  # LightningCLI would pass over it without a word
-            remedy = "add it: --optimizer AdamW --optimizer.lr 0.001"
-            raise InputError("a scheduler needs an optimizer", where="lr_scheduler", remedy=remedy)
+        seed, trains = config.seed_everything, self.command == "fit"
         _import(config.run.imports)
         _fill_defaults(config)
-        checks.settings(config, training=self.command == "fit")
-        if self.command == "fit":
+        checks.settings(config, training=trains)
+        if trains:
             config.run.name = swept(config.run.name)
         run = RunConfig(**vars(config.run))
         log = config.data.init_args.log.name
         folder = RunFolder.of(run, run.chain or log, seed)
-        checkpoint = _find_checkpoint(config.ckpt_path, folder, self.command)
+        checkpoint = find_checkpoint(config.ckpt_path, folder, self.command)
         own = RunFolder(checkpoint.parent.parent) if checkpoint else None
-        trains = self.command == "fit"
         if own and not trains and own.config.is_file():
             folder = own  # what is found out about a run stands in its own folder, wherever that was moved
         continued = Manifest.read(own) if own else None
@@ -196,10 +194,9 @@ class StageCLI(LightningCLI):
         upstream.resolve(found, folder, log)
         upstream.fill(config, found)
         resolved = yaml.safe_load(parser.dump(config, skip_unset=False))
-        resolved = {key: value for key, value in resolved.items() if value is not None or key not in OPTIMIZATION}
-        parsed = ParsedStage(
-            self.request, self.words, self.command, resolved, run, seed, log, folder, checkpoint, continued, found
-        )
+        resolved = {key: value for key, value in resolved.items() if value is not None or key not in OPTIONAL}
+        asked = self.request, self.words, self.command
+        parsed = ParsedStage(*asked, resolved, run, seed, log, folder, checkpoint, continued, found)
         if alone:
             config.model = evaluated(str(checkpoint), config.model)
         if parsed.in_place:
@@ -243,45 +240,29 @@ class StageCLI(LightningCLI):
         except SIGTERMException:
             raise
         except SystemExit as stop:  # what Lightning makes of Ctrl-C
-            raise KeyboardInterrupt from stop
+            raise KeyboardInterrupt(self.parsed.how_to_go_on()) from stop
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         parsed, config = self.parsed, self.config_init["trainer"]
         self.config_init["checkpoint"].dirpath = str(parsed.folder.checkpoints.resolve())
-        loggers = config.logger if isinstance(config.logger, list) else [config.logger]
-        self.own_loggers = [logger for logger in loggers if not isinstance(logger, bool | None)]
-        callbacks: list[Callback] = [NaNGuard(parsed.folder.last), StepSeeds(parsed.seed), Watch(), *self.callbacks]
-        theirs = config.callbacks if isinstance(config.callbacks, list) else [config.callbacks]
-        if config.enable_progress_bar is not False and not any(isinstance(c, ProgressBar) for c in theirs):
+        self.own_loggers = [logger for logger in _listed(config.logger) if not isinstance(logger, bool)]
+        ours = NaNGuard(parsed.folder.last), Monitored(), StepSeeds(parsed.seed), Watch()
+        callbacks: list[Callback] = [*ours, *self.callbacks]
+        bars = [one for one in _listed(config.callbacks) if isinstance(one, ProgressBar)]
+        if config.enable_progress_bar is not False and not bars:
             callbacks.append(progress(parsed.run.name))
-        self.trainer_defaults["callbacks"] = callbacks
+        self.trainer_defaults["callbacks"] = [*callbacks, *_listed(self.config_init["early_stopping"])]
         root = config.default_root_dir or str(parsed.folder.path)
-        plugins = config.plugins if isinstance(config.plugins, list) else [config.plugins] if config.plugins else []
-        plugins = [*plugins, WholeCheckpointIO()]
+        plugins = [*_listed(config.plugins), WholeCheckpointIO()]
         if config.strategy == "ddp":
             config.strategy = DDPStrategy(broadcast_buffers=False)  # no buffer changes in training
         # Our own loggers come later, when the run folder is ready for them.
         return super().instantiate_trainer(logger=False, default_root_dir=root, plugins=plugins, **kwargs)
 
 
-def _only_shows(words: Sequence[str]) -> list[str]:
-    """The words that ask to show something instead of running: help, a class's help, the configuration."""
-    shown: list[str] = []
-    for number, word in enumerate(words):
-        option, equals, _ = word.partition("=")
-        if option in ("-h", "--help", "--print_config"):
-            shown.append(word)
-        elif option.startswith("--") and option.endswith(".help"):
-            shown += words[number : number + (1 if equals else 2)]
-    return shown
-
-
-def _show(parser: LightningArgumentParser, settings: Mapping[str, Any], shown: Sequence[str]) -> None:
-    """Let the parser print what is asked for, which ends the process."""
-    with tempfile.NamedTemporaryFile("w", suffix=".yaml", encoding="utf-8") as file:
-        yaml.safe_dump(dict(settings), file, sort_keys=False, allow_unicode=True)
-        file.flush()
-        parser.parse_args([*([f"--config={file.name}"] if settings else []), *shown])
+def _listed(value: Any) -> list[Any]:
+    """One value, several, or none, as a list."""
+    return value if isinstance(value, list) else [] if value is None else [value]
 
 
 def _import(modules: Sequence[str]) -> None:
@@ -293,7 +274,7 @@ def _import(modules: Sequence[str]) -> None:
 
 
 def _fill_defaults(config: Namespace) -> None:
-    """Fill what is null because another setting says it: the data's seed, and how long a kind of model trains."""
+    """Fill nulls that follow from other settings: the data's seed, and how long this kind of model trains."""
     if config.data.init_args.get("seed", 0) is None:
         config.data.init_args.seed = config.seed_everything
     trainer = config.trainer
@@ -301,25 +282,9 @@ def _fill_defaults(config: Namespace) -> None:
         trainer.max_epochs = getattr(imported(config.model.class_path), "MAX_EPOCHS", None)
 
 
-def _find_checkpoint(given: str | None, folder: RunFolder, subcommand: str) -> Path | None:
-    """The file that ``--ckpt_path`` means; evaluation takes the best one where nothing is given.
-
-    Raises:
-        InputError: there is no such file (Lightning would train from scratch, or evaluate random weights).
-    """
-    given = given or (None if subcommand == "fit" else "best")
-    if given is None:
-        return None
-    path = {"best": folder.best, "last": folder.last}.get(given, Path(given))
-    if not path.is_file():
-        remedy = "start without --ckpt_path" if subcommand == "fit" else "train it first (recalign fit), or give a file"
-        raise InputError(f"there is no checkpoint {path}", where=f"--ckpt_path {given}", remedy=remedy)
-    return path
-
-
 @contextmanager
 def _clear_errors(folder: Path) -> Iterator[None]:
-    """Say as an InputError what a user can mend: settings that Lightning refuses, a disk that is full."""
+    """Turn what a user can mend into an InputError: settings that Lightning refuses, a full disk."""
     try:
         yield
     except SIGTERMException as stop:

@@ -1,4 +1,4 @@
-"""Digest of the source code that a run goes through, so that an edited loss is not taken for done."""
+"""Digest of the source code that a run executes, so that an edited loss is trained again."""
 
 from __future__ import annotations
 

@@ -114,12 +114,22 @@ class LineProgress(ProgressBar):
         print(line, file=sys.stderr, flush=True)
 
 
+class Bar(RichProgressBar):
+    """Lightning's bar on stderr. Wiped when training is interrupted, so that no half bar stands above the message."""
+
+    def __init__(self) -> None:
+        super().__init__(console_kwargs={"stderr": True})
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if self.progress is not None:
+            self.progress.live.transient = True
+        super().on_exception(trainer, pl_module, exception)
+
+
 def progress(label: str) -> ProgressBar:
     """A bar on a terminal, else a line now and then.
 
     Args:
         label: the run's name.
     """
-    if sys.stderr.isatty():
-        return RichProgressBar(console_kwargs={"stderr": True})
-    return LineProgress(label)
+    return Bar() if sys.stderr.isatty() else LineProgress(label)

@@ -34,14 +34,7 @@ UNNAMED = (LightningModule, LightningDataModule, Optimizer, LRScheduler)
 def diagnose(
     settings: Mapping[str, Any], takes: Mapping[str, Argument], error: Exception, words: Sequence[str] = ()
 ) -> InputError:
-    """The error to show for settings that the parser refused.
-
-    Args:
-        settings: as they were given.
-        takes: what may be given.
-        error: of the parser.
-        words: of the command line, where keys are looked up to say where they stand.
-    """
+    """The error to show for settings that the parser refused with ``error``. ``words`` tell where a key was given."""
     walk = _Walk(settings, takes, words)
     for faults in (walk.faults(settings, takes, ""), walk.interpolations(), walk.missing(settings, takes)):
         if fault := next(faults, None):
@@ -78,7 +71,7 @@ class _Walk:
                 remedy = f"name the class first: {GIVEN_BY['model'] if key in GIVEN_BY else f'--{key} CLASS'}"
                 yield InputError(f"{key} has values but no class yet", where=self._where(key), remedy=remedy)
             yield from self.faults(_init_args(value), arguments_of(kind), f"{key}.")
-            if argument.required:
+            if not default:
                 yield from self._missing_of(_init_args(value), arguments_of(kind), f"{key}.")
         elif isinstance(value, dict) and argument.hint is str:
             pass  # the name of a file, which has been read

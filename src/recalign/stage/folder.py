@@ -38,7 +38,7 @@ def swept(name: str) -> str:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Paths inside one run folder, and the few things that happen to it as a whole.
+    """Paths inside one run folder, and what is done to the folder as a whole.
 
     Attributes:
         path: the folder ``<root>/<chain>/<name>/seed-<n>``; it need not exist.
@@ -80,7 +80,7 @@ class RunFolder:
 
     @property
     def previous(self) -> Path:
-        """Where the run that this folder held before is kept, one deep."""
+        """Keeps the run that this folder held before."""
         return self.path.with_name(self.path.name + ".previous")
 
     @property
@@ -98,7 +98,7 @@ class RunFolder:
         return self.path / ("metrics.csv" if subcommand == "fit" else f"{subcommand}.csv")
 
     def probe(self) -> None:
-        """Find out, before anything is computed, whether the folder can be written.
+        """Refuse a folder that cannot be written, before anything is computed.
 
         Raises:
             InputError: no permission, a full disk, or a file where a folder should be.

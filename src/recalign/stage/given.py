@@ -1,4 +1,4 @@
-"""What a user gives a stage, as one nested dictionary: files and options laid over one another."""
+"""Merge the files and options of a command into one nested dictionary."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ Settings = dict[str, Any]
 
 
 def read(words: Sequence[str], own: bool = False) -> Settings:
-    """The settings that the words of a command give; later ones override earlier ones.
+    """Read the settings in a command's words; later ones override earlier ones.
 
     A later file's values under ``data`` replace an earlier file's whole: a log's YAML must not inherit what it does not
     mention (a row filter, a time unit) from the log that the stage's YAML names.
 
     Args:
         words: options, ``--config FILE`` among them.
-        own: whether ``data`` may be set before its class is: commands that are no stages know its class.
+        own: whether ``data`` may be set before its class: commands that are not stages know its class.
 
     Raises:
         InputError: a file that cannot be read, an option without a value, a word that is no option, or a log's YAML
@@ -40,13 +40,7 @@ def read(words: Sequence[str], own: bool = False) -> Settings:
 
 
 def lay_file(settings: Settings, content: Settings, source: str, own: bool = False) -> Settings:
-    """Lay a file over settings; what it says under ``data`` replaces what stood there.
-
-    Args:
-        settings: the earlier ones.
-        content: of the file.
-        source: its name.
-        own: as for `read`.
+    """Merge a file into settings; its values under ``data`` replace those that were there. ``own`` is as for `read`.
 
     Raises:
         InputError: it is a log's YAML before the stage's.
@@ -106,7 +100,7 @@ def load(path: Path) -> Settings:
 
 
 def nested(key: str, value: Any) -> Settings:
-    """One dotted key and its value as nested settings; text that holds a mapping or a list is read.
+    """Nest a value under a dotted key. Text that holds a mapping or a list is parsed.
 
     Raises:
         InputError: the key counts a list's items.
@@ -121,7 +115,7 @@ def nested(key: str, value: Any) -> Settings:
 
 
 def structured(text: str) -> Any:
-    """The mapping or the list that an option's value holds or names a file of; any other text as it is."""
+    """Parse text that holds a mapping or a list, or names such a file; return other text as it is."""
     if text.endswith(FILE_TYPES) and Path(text).is_file():
         return load(Path(text))
     if not text.startswith(("{", "[")) or (text.startswith("{") and ":" not in text):  # {a} may be an expression
@@ -134,15 +128,13 @@ def structured(text: str) -> Any:
 
 
 def merge(earlier: Any, later: Any) -> Any:
-    """Lay settings over earlier ones.
+    """Merge settings into earlier ones.
 
     A class's arguments may be given without ``init_args``. Another class keeps those of the earlier one's arguments
-    that it takes too. ``key+`` appends to a list, and keys under a list of classes are those of the last that takes
-    them (``trainer.callbacks.patience`` is early stopping's), or of the last.
+    that it takes too. ``key+`` appends to a list, and keys under a list are the last item's.
     """
     if isinstance(earlier, list) and isinstance(later, dict) and "class_path" not in later and earlier:
-        takers = [place for place, one in enumerate(earlier) if _takes(one, later)] or [len(earlier) - 1]
-        return [merge(one, later) if place == takers[-1] else one for place, one in enumerate(earlier)]
+        return [*earlier[:-1], merge(earlier[-1], later)]
     if isinstance(earlier, str) and isinstance(later, dict):
         earlier = {"class_path": earlier}
     if isinstance(earlier, dict) and "class_path" in earlier:
@@ -163,14 +155,6 @@ def merge(earlier: Any, later: Any) -> Any:
     return merged
 
 
-def _takes(one: Any, settings: Settings) -> bool:
-    """Whether a class, as it is configured, has all of some arguments."""
-    path = one.get("class_path") if isinstance(one, dict) else one
-    kind = find_class(path) if isinstance(path, str) else None
-    given = settings.get("init_args") or settings
-    return kind is not None and isinstance(given, dict) and arguments_of(kind).keys() >= given.keys()
-
-
 def _as_class(settings: Settings, class_path: str) -> Settings:
     arguments = {key: value for key, value in settings.items() if key not in CLASS}
     inner = settings.get("init_args") or {}
@@ -180,7 +164,7 @@ def _as_class(settings: Settings, class_path: str) -> Settings:
 
 
 def _kept(earlier: Settings, class_path: str) -> Settings:
-    """The earlier class's settings for another class."""
+    """The settings of the earlier class that the new one takes too."""
     if class_path == earlier["class_path"]:
         return earlier
     kind = find_class(class_path)
@@ -189,7 +173,7 @@ def _kept(earlier: Settings, class_path: str) -> Settings:
 
 
 def _without_replaced(settings: Settings, given: Settings) -> Settings:
-    """Leave out what a file's ``data`` replaces whole: logs, and classes that it names anew."""
+    """Drop what a file's ``data`` replaces whole: logs, and classes that it names."""
     data = given.get("data")
     earlier = settings.get("data", {}).get("init_args") if isinstance(settings.get("data"), dict) else None
     if not isinstance(data, dict) or not isinstance(earlier, dict):

@@ -1,4 +1,4 @@
-"""Callbacks of every training run: stop at a loss that is NaN, and seed each batch."""
+"""Callbacks of every training run: stop at a loss that is NaN or a figure that is missing, and seed each batch."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
-from recalign.errors import TrainingError
+from recalign.errors import InputError, TrainingError, nearest
 from recalign.stage.private import batches_done
 
 
@@ -56,6 +57,25 @@ class NaNGuard(Callback):
             f"the loss became NaN or infinite at step {step} (epoch {epoch}, batch {batch}); {last}\n"
             "  -> lower the learning rate, clip gradients (--trainer.gradient_clip_val 1), or train in fp32"
         )
+
+
+class Monitored(Callback):
+    """Stop after the first validation if a monitored figure was not logged; say which one may be meant.
+
+    It has to come before the callbacks that monitor it: their errors are about Lightning's classes.
+    """
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        logged = trainer.callback_metrics
+        monitors = [("early_stopping", one.monitor) for one in trainer.early_stopping_callbacks]
+        monitors += [("checkpoint", one.monitor) for one in trainer.checkpoint_callbacks if hasattr(one, "monitor")]
+        for key, monitor in monitors:
+            if monitor is not None and monitor not in logged:
+                near = nearest(monitor, logged)
+                remedy = f"did you mean {near}?" if near else f"give one of {', '.join(logged)}"
+                raise InputError(f"no figure {monitor!r} is logged", where=f"{key}.monitor", remedy=remedy)
 
 
 class StepSeeds(Callback):

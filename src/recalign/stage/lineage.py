@@ -19,13 +19,7 @@ from recalign.stage.wandb_log import WandbLog
 
 @contextmanager
 def finished(folder: RunFolder, manifest: Manifest | None, loggers: Sequence[Logger]) -> Iterator[None]:
-    """End the W&B runs after what is done inside; a `fit` that succeeds logs its artifacts first.
-
-    Args:
-        folder: of the run.
-        manifest: of a `fit`, as it stands at the end; None: there is nothing to hand over.
-        loggers: of the trainer.
-    """
+    """End the W&B runs on exit. A `fit` that succeeds, which has a manifest, logs its artifacts first."""
     logs = [logger for logger in loggers if isinstance(logger, WandbLog)]
     code = 1
     try:
@@ -43,11 +37,6 @@ def log_artifacts(run: Any, folder: RunFolder, manifest: Manifest) -> None:
 
     Online, W&B draws the lineage. Offline it knows none: each artifact's metadata names what it was made from. Of the
     log only digest, users' group and their number leave the machine.
-
-    Args:
-        run: `wandb.Run`.
-        folder: of the stage.
-        manifest: of the stage, finished.
     """
     facts = {"fingerprint": manifest.fingerprint, "users": manifest.users}
     used = [_described(manifest.log, facts)]

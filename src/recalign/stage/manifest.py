@@ -1,4 +1,4 @@
-"""manifest.json: what made a run, and whether it is still what would be made."""
+"""manifest.json: how a run was made, and the key that tells whether it is up to date."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Manifest:
             ) from error
 
     def is_whole(self, folder: RunFolder) -> bool:
-        """Whether all that the run left is there, unaltered."""
+        """Whether all files of the run are there, unaltered."""
         return (folder.path / str(self.checkpoint)).is_file() and not changed(folder.path, self.digests)
 
     def write(self, folder: RunFolder) -> None:
@@ -91,15 +91,10 @@ class Manifest:
 
 
 def run_key(config: dict[str, Any], fingerprint: str | None, upstream: dict[str, dict[str, str]]) -> str:
-    """All that determines a run's result, as one hex digest: settings, data, checkpoints that it starts from, code.
+    """Digest of all that determines a run's result: settings, data, upstream checkpoints, code.
 
-    Where the run and the raw log lie (``run``, ``data.root``, ``data.cache``) does not count, nor do the names of
-    checkpoints and the titles of items; the bytes of the data and of the checkpoints do.
-
-    Args:
-        config: the resolved configuration of a ``fit``.
-        fingerprint: of the data.
-        upstream: as in `Manifest`.
+    The bytes of the data and of the checkpoints count. Paths (``run``, ``data.root``, ``data.cache``, names of
+    checkpoints) and item titles do not.
     """
     counted = copy.deepcopy({k: v for k, v in config.items() if k not in ("run", "ckpt_path")})
     data = counted["data"]["init_args"]
@@ -112,7 +107,7 @@ def run_key(config: dict[str, Any], fingerprint: str | None, upstream: dict[str,
 
 
 def now() -> str:
-    """The moment, in UTC, as manifests write it."""
+    """The time in UTC, as manifests write it."""
     return datetime.now(UTC).isoformat()
 
 

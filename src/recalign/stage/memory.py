@@ -1,4 +1,4 @@
-"""Memory that a training step frees is there for the next one, and lies on large pages; how much it took at most."""
+"""Keep the memory that a step frees for the next one, on large pages; measure the peak."""
 
 import ctypes
 import sys

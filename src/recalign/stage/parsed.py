@@ -1,4 +1,4 @@
-"""A command that parses: what it would run, where, and whether that has been done."""
+"""A parsed command: what it would run, in which folder, and whether that is done already."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from recalign.stage.request import Request
 
 @dataclass(frozen=True)
 class ParsedStage:
-    """What a command says, with everything resolved that can be without running it.
+    """A command with all resolved that needs no run.
 
     Attributes:
         request: what was asked for, as it was given.
@@ -68,12 +68,12 @@ class ParsedStage:
 
     @property
     def in_place(self) -> bool:
-        """Whether the checkpoint is this run folder's own: the run goes on where it is."""
+        """Whether the checkpoint lies in this run's folder, so that the run continues in place."""
         return self.checkpoint is not None and self.checkpoint.resolve().is_relative_to(self.folder.path.resolve())
 
     @property
     def shareable(self) -> dict[str, Any]:
-        """The configuration as it is written down: with ``${oc.env:NAME}``, not the value of that variable."""
+        """The configuration to write down: with ``${oc.env:NAME}`` in place of that variable's value."""
         asked = self.request.config() if isinstance(self.request, Request) else given.read(self.request[1:])
         return without_values(self.config, set(re.findall(r"\$\{oc\.env:\s*(\w+)", str(asked))))
 
@@ -82,15 +82,22 @@ class ParsedStage:
         """Whether this is Lightning's smoke test (``fast_dev_run``), which leaves nothing behind."""
         return bool(self.config["trainer"]["fast_dev_run"])
 
+    def how_to_go_on(self) -> str:
+        """What to do after it was interrupted."""
+        if not self.training:
+            return "run the same command again"
+        saved = self.folder.last.is_file()
+        return "add --ckpt_path last to go on" if saved else "nothing is saved yet: run the same command again"
+
     def renewed(self) -> ParsedStage:
-        """The same command with the checkpoints that it does not name looked up anew: stages may have run since."""
+        """The same command, with upstream checkpoints looked up again: stages may have run since."""
         config, found = copy.deepcopy(self.config), [replace(one) for one in self.upstream]
         upstream.resolve(found, self.folder, self.log)
         upstream.fill(config, found)
         return replace(self, config=config, upstream=found)
 
     def finished(self) -> Manifest | None:
-        """The manifest of the finished run that this `fit` would only repeat, or None.
+        """The manifest of a finished run with the same key, or None.
 
         Reads the data, because its bytes count.
         """
@@ -99,11 +106,14 @@ class ParsedStage:
             return None
         if not manifest.is_whole(self.folder):
             return None
-        key = run_key(self.config, fingerprint(self.datamodule()), upstream.hashes(self.upstream))
-        return manifest if manifest.key == key else None
+        return manifest if manifest.key == self.key() else None
+
+    def key(self) -> str:
+        """All that determines the result (`run_key`). Reads the data."""
+        return run_key(self.config, fingerprint(self.datamodule()), upstream.hashes(self.upstream))
 
     def bare_trainer(self) -> Trainer:
-        """A trainer on the machine that the configuration names, with nothing else of it.
+        """A trainer with the configured devices, and nothing else configured.
 
         Raises:
             InputError: there is no such machine.

@@ -1,4 +1,4 @@
-"""The parser of commands that are no stages, with one clear message for a mistake."""
+"""The parser of commands that are not stages, with one clear message for a mistake."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class StageParser(ArgumentParser):
 
 @contextmanager
 def constructing() -> Iterator[None]:
-    """Let through what a constructor raises inside: jsonargparse hides it in a ValueError about every type it tried.
+    """Raise what a constructor raised; jsonargparse hides it in a ValueError about every type that it tried.
 
     Raises:
         InputError: as the constructor raised it, or for its ValueError: a value that it refuses; for a package that is

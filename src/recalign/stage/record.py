@@ -30,13 +30,8 @@ def begin(parsed: ParsedStage, fingerprint: str | None, users: dict[str, Any] | 
 
     A run that is continued keeps its rows and checkpoints; any other starts in an empty folder.
 
-    Args:
-        parsed: the command.
-        fingerprint: of its data.
-        users: of its data, see `recalign.sequences.UserCohort`.
-
     Returns:
-        The manifest: written, with status ``running``, for a `fit`.
+        The manifest, written with status ``running`` if this is a `fit`.
     """
     manifest = Manifest(
         stage=parsed.run.name,
@@ -73,13 +68,7 @@ def _prepare(parsed: ParsedStage, manifest: Manifest) -> None:
 
 
 def loggers(parsed: ParsedStage, manifest: Manifest, extra: list[Logger]) -> list[Logger]:
-    """CSV, what the user configured, and W&B, unless that is among them or ``trainer.logger`` is false.
-
-    Args:
-        parsed: the command.
-        manifest: of its run.
-        extra: the user's own loggers.
-    """
+    """CSV, the user's own loggers (``extra``), and W&B unless it is among them or ``trainer.logger`` is false."""
     path = parsed.folder.figures(parsed.subcommand)
     if not parsed.training and is_first():
         path.unlink(missing_ok=True)
@@ -104,7 +93,8 @@ def recorded(folder: RunFolder, manifest: Manifest) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        manifest.error = str(error) or type(error).__name__
+        said = "" if isinstance(error, KeyboardInterrupt) else str(error)  # that says how to go on, not what failed
+        manifest.error = said or type(error).__name__
         with suppress(OSError):  # the disk may be what failed
             _end(folder, manifest, "failed", began)
         raise
@@ -132,5 +122,5 @@ def renew_trust(folder: RunFolder) -> None:
 
 
 def handed_over(folder: RunFolder) -> Path | None:
-    """The checkpoint for the next stage: the best one; the last one of a run that never got as far as a best."""
+    """The checkpoint for the next stage: the best one, or the last one where there is no best."""
     return next((path for path in (folder.best, folder.last) if path.is_file()), None)

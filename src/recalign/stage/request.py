@@ -13,7 +13,7 @@ from recalign.stage import given
 
 @dataclass(frozen=True)
 class Request:
-    """What a chain, or Python, asks a stage to run.
+    """A `fit` that a chain or Python asks for.
 
     Attributes:
         files: YAML files, later ones over earlier ones.

@@ -1,4 +1,4 @@
-"""`recalign tokenize` as a stage: in a run folder, with a manifest, so that others find its ids and know them again."""
+"""`recalign tokenize` as a stage: with a run folder and a manifest, so that other stages find and verify its ids."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from recalign.stage.upstream import TOKENS
 
 @dataclass(frozen=True)
 class ParsedTokens:
-    """What a command says, with everything resolved that can be without running it.
+    """A command with all resolved that needs no run.
 
     Attributes:
         words: the command line after ``recalign tokenize``.
@@ -58,14 +58,7 @@ class ParsedTokens:
         return manifest if manifest.key == self.key() else None
 
     def run(self) -> Path:
-        """Make the ids, and record how.
-
-        Returns:
-            The path of codes.parquet.
-
-        Raises:
-            InputError: as of `tokenize`.
-        """
+        """Make the ids, record how, and return the path of codes.parquet. Raises what `tokenize` raises."""
         key, log, began = self.key(), self.settings["data"].log_.name, time.monotonic()
         manifest = Manifest(TOKENS, log, self.config["seed"], self.command, key=key, started=now())
         path = tokenize(**self.settings, out=self.folder.path)
@@ -78,10 +71,7 @@ class ParsedTokens:
 
 
 def parse_tokens(words: Sequence[str]) -> ParsedTokens:
-    """Parse a command without running it; nothing is read yet.
-
-    Args:
-        words: those after ``recalign tokenize``.
+    """Parse the words after ``recalign tokenize``; nothing is read yet.
 
     Raises:
         InputError: a key, value, class or file that does not exist.

@@ -1,4 +1,4 @@
-"""Which checkpoint a stage starts from, where its YAML leaves that open."""
+"""Find the checkpoints that a stage starts from."""
 
 from __future__ import annotations
 
@@ -61,19 +61,14 @@ def declared(config: Namespace) -> list[Upstream]:
 
 
 def _needs(kind: type, init_args: dict[str, Any]) -> dict[str, str]:
-    """The arguments that name checkpoints, and whose: of a class that says so, for all settings or for these."""
+    """Arguments that name checkpoints, with the stage that writes each, as the class declares them."""
     if hasattr(kind, "upstream"):
         return kind.upstream(init_args)
     return getattr(kind, "UPSTREAM", {})
 
 
 def resolve(upstreams: list[Upstream], folder: RunFolder, log: str) -> None:
-    """Look up what is not named: the finished run of the same chain, log and seed, and no other.
-
-    Args:
-        upstreams: changed in place; a path stays None where no run was found.
-        folder: of the run that asks.
-        log: name of its log.
+    """Fill in, in place, checkpoints that are not named: those of the same chain, log and seed, if they exist.
 
     Raises:
         InputError: a path that was given does not exist.
@@ -97,14 +92,7 @@ def fill(config: Any, upstreams: list[Upstream]) -> None:
 
 
 def require(upstreams: list[Upstream], folder: RunFolder, log: str) -> None:
-    """Make sure that every checkpoint is there, whole, and of the right kind, before a finished run is set aside.
-
-    Says in one line which they are.
-
-    Args:
-        upstreams: as `resolve` left them.
-        folder: of the run that asks.
-        log: name of its log.
+    """Refuse missing, damaged or wrong checkpoints, before a finished run is set aside. Print which are used.
 
     Raises:
         InputError: nothing to start from, a broken checkpoint, or one without the network that is wanted.

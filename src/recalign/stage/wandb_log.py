@@ -1,4 +1,4 @@
-"""Weights & Biases that never asks, never prints and never fails a run."""
+"""A W&B logger that never asks, never prints and never fails a run."""
 
 from __future__ import annotations
 
@@ -113,11 +113,7 @@ def wandb_log(folder: Path, **settings: Any) -> WandbLog | None:
 
 
 def guarded(logger: Logger, **settings: Any) -> Logger | None:
-    """A logger of the user's own: if it is W&B's, started, and off after its first error.
-
-    Args:
-        logger: the user's.
-        **settings: of ``wandb.init``, where the logger leaves them open.
+    """The user's own logger; a `WandbLogger` is started, with ``settings`` where it leaves them open.
 
     Returns:
         None if W&B is disabled or does not work.

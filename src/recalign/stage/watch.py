@@ -1,4 +1,4 @@
-"""What every training run logs of its own work: learning rate, gradient norm, time of a step, memory."""
+"""Log learning rate, gradient norm, step time and memory of every training run."""
 
 from __future__ import annotations
 
