@@ -164,7 +164,7 @@ def test_another_setting_of_asft_runs_it_and_its_evaluation_alone(again: Path):
     said = tiny.chain(again, "--stages.asft.model.temperature", "0.6")
     assert said.code == 0
     assert stages(said.out) == ["asft"]
-    assert "evaluation, seed 0: asft\n" in said.out
+    assert "  evaluated: asft\n" in said.out
     assert (again / RUNS / "asft/seed-0.previous/evaluation").is_dir()  # which the comparison must not read
     config = (again / RUNS / "asft/seed-0/config.yaml").read_text()
     assert "temperature: 0.6" in config
@@ -173,7 +173,7 @@ def test_another_setting_of_asft_runs_it_and_its_evaluation_alone(again: Path):
 def test_an_upstream_that_changed_runs_what_follows(again: Path):
     said = tiny.chain(again, "--stages.reward.model.lr=0.01", "--methods", "[start, bc, asft]")
     assert stages(said.out) == ["reward", "asft"]  # whose rewards are the model's predictions; bc reads none
-    assert "evaluation, seed 0: start, bc, asft" in said.out  # the figure train_rm@10 is the reward model's
+    assert "  evaluated: start, bc, asft\n" in said.out  # the figure train_rm@10 is the reward model's
 
 
 def test_seeds_are_chains_of_their_own_and_old_methods_stay_out_of_the_table(again: Path):

@@ -42,7 +42,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tiny.Said]:
 def test_every_method_and_every_kind_of_pair_runs_through_the_command(chain):
     folder, said = chain
     assert said.code == 0, said.err
-    assert f"evaluation, seed 0: start, {', '.join(METHODS)}" in said.out
+    assert f"  evaluated: start, {', '.join(METHODS)}" in said.out
     for method in METHODS:
         assert (folder / "runs/tiny" / method / "seed-0/checkpoints/best.ckpt").is_file()
 

@@ -125,8 +125,7 @@ def _evaluate(plan: Plan, seed: int, done: Results) -> None:
     evaluated = evaluate_methods(
         plan.folder, seed, runs, base, data, device=plan.device(), code=code_digest(EVALUATION)
     )
-    if not evaluated:
-        say(f"  unchanged: the evaluation of seed {seed}")
+    say(f"  {'evaluated' if evaluated else 'unchanged'}: {', '.join(evaluated) or f'the evaluation of seed {seed}'}")
 
 
 def _require_same_log(folder: Path, log: str) -> None:
