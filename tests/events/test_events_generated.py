@@ -9,9 +9,11 @@ import zipfile
 from decimal import Decimal
 from pathlib import Path
 
+import polars as pl
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from polars.testing.parametric import column, dataframes
 
 from recalign.errors import InputError
 from recalign.events import EventTable, Log, load_events
@@ -112,6 +114,46 @@ def check(folder: Path, name: str, content: bytes) -> None:
         assert all(map(same, values, [*fields[:2], *fields[3:]])), (values, fields)
 
 
+TYPES = [pl.Int8, pl.Int64, pl.UInt64, pl.Float32, pl.Float64, pl.String, pl.Categorical, pl.Boolean, pl.Date]
+TYPES += [pl.Datetime("us"), pl.Datetime("ns", "UTC"), pl.Decimal, pl.List(pl.Int64), pl.Binary]
+NAMES = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=4)
+CLEAN = {
+    "who": [(pl.Int64, st.integers(-3, 2**62)), (pl.String, NAMES), (pl.Categorical, NAMES)],
+    "what": [(pl.UInt64, st.integers(0, 2**64 - 1)), (pl.String, NAMES)],
+    "when": [(pl.Int64, st.integers(0, 2_000_000_000)), (pl.Float64, st.integers(0, 2_000_000_000).map(float))],
+    "stars": [(pl.Float32, st.integers(1, 5).map(float))],
+    "note": [(pl.String, None)],
+}
+
+
+@st.composite
+def typed(draw) -> pl.DataFrame:
+    """A table whose columns have types. Each is clean, or may hold nulls, extremes and NaN."""
+    columns = []
+    for name in COLUMNS:
+        clean = draw(st.integers(0, 5)) > 0
+        dtype, values = draw(st.sampled_from(CLEAN[name])) if clean else (draw(st.sampled_from(TYPES)), None)
+        columns.append(column(name, dtype=dtype, strategy=values, allow_null=not clean))
+    return draw(dataframes(columns, max_size=8))
+
+
+def check_typed(folder: Path, frame: pl.DataFrame) -> None:
+    """The same of a Parquet file, whose columns have types."""
+    frame.write_parquet(folder / "log.parquet")
+    table = load(folder, "log.parquet")
+    if isinstance(table, InputError):
+        assert table.where
+        assert table.remedy
+        return
+    left = sum(note.count for note in table.report.notes if "left out" in note.reason)
+    assert table.report.used == table.frame.height == frame.height - left
+    for user, item, row in table.frame.select("user", "item", "row").rows():
+        assert [table.users[user], table.items[item]] == [frame["who"][row - 1], frame["what"][row - 1]]
+    for name in ("stars", "note"):
+        kept = frame[name].gather(table.frame["row"] - 1)
+        assert table.frame[name].cast(kept.dtype).equals(kept, null_equal=True)
+
+
 SETTINGS = {"deadline": None, "suppress_health_check": list(HealthCheck)}
 
 
@@ -122,7 +164,20 @@ def test_text(tmp_path, file):
 
 
 @pytest.mark.long
-@settings(max_examples=20_000, **SETTINGS)
+@settings(max_examples=80_000, **SETTINGS)
 @given(files())
 def test_many_text(tmp_path, file):
     check(tmp_path, *file)
+
+
+@settings(max_examples=60, **SETTINGS)
+@given(typed())
+def test_parquet(tmp_path, frame):
+    check_typed(tmp_path, frame)
+
+
+@pytest.mark.long
+@settings(max_examples=20_000, **SETTINGS)
+@given(typed())
+def test_many_parquet(tmp_path, frame):
+    check_typed(tmp_path, frame)
