@@ -32,6 +32,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -110,6 +111,8 @@ def main() -> None:
     rows: list[dict[str, object]] = []
     with tempfile.TemporaryDirectory() as folder:
         copied(Path(folder))
+        if broken := [name for name in sorted({*chain(*TESTS.values())}) if not passes(name)]:
+            raise SystemExit(f"these tests fail without a mutant, and would kill every one: {', '.join(broken)}")
         for mutant in drawn:
             row = mutant._asdict()
             code = row.pop("code")

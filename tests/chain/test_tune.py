@@ -168,6 +168,7 @@ def test_a_run_behind_the_others_is_ended_and_one_that_reports_nothing_never():
     assert not ended_early(study, [0.0, 0.25, 0.4])
     assert ended_early(study, [0.1, 0.1, 0.1])
     assert not ended_early(study, [None, None, None])
+    assert not ended_early(study, [float("nan"), float("nan"), float("nan")])
 
 
 def test_the_best_value_leaves_out_what_is_no_number(tmp_path: Path):

@@ -71,7 +71,7 @@ class Pruning(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         value = trainer.callback_metrics.get(self.metric)
-        if trainer.sanity_checking or value is None:
+        if trainer.sanity_checking or value is None or value.isnan():  # a trial that ends early has a value
             return
         self.trial.report(float(value), self.validations)
         self.validations += 1

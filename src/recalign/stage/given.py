@@ -61,7 +61,8 @@ def sources(words: Sequence[str]) -> Iterator[tuple[str, Settings, bool]]:
     for word in rest:
         option, equals, value = word.partition("=")
         if not option.startswith("-"):
-            remedy = f"did you mean --config {word}?" if word.endswith(FILE_TYPES) else "options begin with --"
+            remedy = "names of YAML come first, and options begin with --"
+            remedy = f"did you mean --config {word}?" if word.endswith(FILE_TYPES) else remedy
             raise InputError(f"unexpected word {word!r}", remedy=remedy)
         if not equals:
             value = next(rest, "--")
