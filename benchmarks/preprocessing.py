@@ -1,4 +1,4 @@
-"""From a raw log to the first training batch: time and memory, read whole, prepared in partitions, and from the cache.
+"""From a raw log to the first training steps: time and memory, read whole, prepared in partitions, and from the cache.
 
     python benchmarks/preprocessing.py [--events 5 20 80] [--whole 80] [--workers 1] [--repeats 3] [--tmp DIR]
 
@@ -26,9 +26,11 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from lightning.pytorch import Trainer
 from tables import SCHEMA, beside_other_logs, commit, save
 
 from recalign.events import Log, data_root
+from recalign.recommender import Recommender
 from recalign.sequences import EventDataModule, High, TimeSplit
 
 METRICS = {
@@ -39,6 +41,7 @@ METRICS = {
     "prepare_disk": "disk (GB)",
     "cached_s": "from cache (s)",
     "cached_gb": "RssAnon (GB)",
+    "fit_gb": "fit, RssAnon (GB)",
 }
 ML_1M = Log("ml-1m", ["ml-1m/ratings.dat"], time_resolution=600)
 
@@ -81,8 +84,9 @@ def measured(name: str, root: Path, folder: Path, whole: bool, workers: int, rep
             with tempfile.TemporaryDirectory(dir=folder) as cache:
                 runs[-1] |= {f"{kind}_{k}": v for k, v in alone(kind, name, str(root), cache, str(workers)).items()}
                 if kind == "prepare":
-                    found = alone("cached", name, str(root), cache, "1")
-                    runs[-1] |= {f"cached_{k}": v for k, v in found.items()}
+                    for kind in ("cached", "fit"):
+                        found = alone(kind, name, str(root), cache, "1")
+                        runs[-1] |= {f"{kind}_{k}": v for k, v in found.items()}
         print(name, runs[-1], file=sys.stderr, flush=True)
     return row(name, runs, [metric for metric in METRICS if metric in runs[0]])
 
@@ -95,7 +99,10 @@ def alone(*words: str) -> dict[str, float]:
 
 
 def first_batch(kind: str, name: str, root: str, cache: str, workers: str) -> dict[str, float]:
-    """Seconds to the first training batch of a log (of ``prepare``: to its end), peak memory, and disk."""
+    """Seconds to the first training batch of a log (others: to their end), peak memory, and disk.
+
+    ``fit`` is three training steps and a batch of validation.
+    """
     memory, disk = Peak(anonymous, 0.02), Peak(lambda: held(Path(cache)), 1.0)
     began = time.perf_counter()
     if kind != "imports":
@@ -104,6 +111,10 @@ def first_batch(kind: str, name: str, root: str, cache: str, workers: str) -> di
         data = EventDataModule(log, root=root, cache=cache, **settings)
         if kind == "prepare":
             data.prepare(workers=int(workers))
+        elif kind == "fit":
+            quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+            trainer = Trainer(accelerator="cpu", max_steps=3, val_check_interval=3, limit_val_batches=1, **quiet)
+            trainer.fit(Recommender(data.num_items, negatives=64), data)
         else:
             next(iter(data.train_dataloader()))
     return {"s": time.perf_counter() - began, "gb": memory.highest(), "disk": disk.highest()}

@@ -175,7 +175,7 @@ def test_a_batch_without_an_event_that_counts_moves_nothing(log_root, cloned, re
     module = small.free(GRPO, init_from=str(cloned), reward_model=str(rewarded), lr=1e-2)
     data = small.data_of(RewardData, log_root, "tastes")
     before = {k: v.clone() for k, v in module.policy.state_dict().items()}
-    windows = data.training()
+    windows = data.training().in_memory()
     unrated = dataclasses.replace(windows, reward=np.full_like(windows.reward, np.nan))
     monkeypatch.setattr(module.environment, "setup", lambda data: None)
     monkeypatch.setattr(data, "training", lambda: unrated)

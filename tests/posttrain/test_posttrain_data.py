@@ -111,7 +111,7 @@ def test_expected_rewards_come_from_the_reward_model(log_root, cloned, rewarded)
 def test_an_event_without_a_reward_has_no_advantage_although_one_is_predicted(log_root, rewarded):
     paths = {"reward_model": str(rewarded)}
     data = small.data_of(PostTrainingData, log_root, "tastes", source="predicted", baseline="none", **paths)
-    event = RewardData.training(data).event  # before any advantage is worked out
+    event = RewardData.training(data).in_memory().event  # before any advantage is worked out
     unrated = data.sequences.frame["reward"].is_null().to_numpy()
     unrated[event[::3]] = True
     frame = data.sequences.frame.with_columns(pl.when(pl.Series(~unrated)).then(pl.col("reward")).alias("reward"))

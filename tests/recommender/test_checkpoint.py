@@ -83,7 +83,7 @@ def test_a_network_comes_back_with_its_weights(log_root, tmp_path):
     small.fit(module, data, tmp_path)
     loaded = load_net(small.saved(module, tmp_path / "it.ckpt"), "policy")
     assert loaded.catalogue == data.sequences.catalogue
-    assert loaded.facts["events"] == len(data.training().target)
+    assert loaded.facts["events"] == len(data.training().in_memory().target)
     batch = small.batch_of(data)
     torch.testing.assert_close(loaded.net.eval().encode(batch), module.policy.eval().encode(batch))
 

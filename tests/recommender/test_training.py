@@ -98,11 +98,11 @@ def test_ranks_are_logged_for_all_and_for_high_targets(data, tmp_path):
 def test_events_are_counted_and_continue_to_count(data, tmp_path):
     module = Recommender(data.num_items, small.encoder())
     small.fit(module, data, tmp_path, epochs=2)
-    assert module.events == 2 * len(data.training().target)
+    assert module.events == 2 * len(data.training().in_memory().target)
     path = small.saved(module, tmp_path / "last.ckpt")
     again = Recommender(data.num_items, small.encoder())
     small.trainer_of(tmp_path, 3).fit(again, data, ckpt_path=path, weights_only=True)
-    assert again.events == 3 * len(data.training().target)
+    assert again.events == 3 * len(data.training().in_memory().target)
 
 
 def test_predict_writes_raw_ids_of_unseen_items(data, tmp_path):

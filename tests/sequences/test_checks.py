@@ -23,7 +23,7 @@ def said(monkeypatch) -> list[str]:
 
 def changed(data: EventDataModule, **arrays) -> EventDataModule:
     """The same module with other training windows."""
-    windows = dataclasses.replace(data.training(), **arrays)
+    windows = dataclasses.replace(data.training().in_memory(), **arrays)
     data.training = lambda: windows  # type: ignore[method-assign]
     return data
 
@@ -54,7 +54,7 @@ def test_nothing_is_said_where_no_history_is_cut(log_root, said):
 )
 def test_an_item_outside_the_catalogue_is_refused_before_training(log_root, what, wrong):
     data = small.data_of(EventDataModule, log_root)
-    items = data.training().target.copy()
+    items = data.training().in_memory().target.copy()
     items[[3, 7]] = wrong
     changed(data, **{what: items if what == "target" else items[:, None]})
     with pytest.raises(InputError, match=f"2 of {len(items)} .*not in the catalogue.*such as {wrong}"):
@@ -63,7 +63,7 @@ def test_an_item_outside_the_catalogue_is_refused_before_training(log_root, what
 
 def test_every_item_of_the_catalogue_is_taken(log_root):
     data = small.data_of(EventDataModule, log_root)
-    items = data.training().target.copy()
+    items = data.training().in_memory().target.copy()
     items[:2] = 1, data.num_items
     changed(data, target=items, rejected=items[:, None]).train_dataloader()
 
@@ -84,7 +84,7 @@ def test_a_part_without_windows_is_refused_before_training(log_root, tmp_path, m
         trainer.fit(module, data)
     assert trainer.global_step == 0
     small.fit(module, data, tmp_path, limit_val_batches=0)  # whoever does not validate needs nothing to validate on
-    changed(data, **vars(nothing(data.training())))
+    changed(data, **vars(nothing(data.training().in_memory())))
     with pytest.raises(InputError, match="in the train part"):
         data.train_dataloader()
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+import tracemalloc
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -27,12 +28,27 @@ def test_nothing_is_read_before_it_is_asked_for(tmp_path):
     assert data.know_request is False
 
 
+def test_training_holds_less_than_a_byte_an_event(tmp_path):
+    users, events = 20, 10_000
+    columns = {"user": np.repeat(np.arange(users), events), "item": np.arange(users * events) % 50}
+    frame = pl.DataFrame(columns).with_columns(rating=pl.col("item") % 5, timestamp=pl.int_range(pl.len()))
+    frame.write_csv(tmp_path / "long.csv")
+    data = small.data_of(EventDataModule, tmp_path, "long", max_length=events, users="all", high=None)
+    data.sequences  # noqa: B018 (reads the log)
+    tracemalloc.start()
+    loader = data.train_dataloader()
+    made = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert int(loader.dataset.make.args[1].offset[-1]) > 0.9 * len(frame)
+    assert made < len(frame)
+
+
 def test_every_training_target_comes_once_an_epoch(data):
     loader = data.train_dataloader()
     batches = list(loader)
     assert len(batches) == len(loader) > 1
     events = np.concatenate([b.event_T.numpy() for b in batches])
-    assert sorted(events) == sorted(data.training().event)
+    assert sorted(events) == sorted(data.training().in_memory().event)
     members = data.sequences.users_in("A")
     assert all(members[b.user_B.numpy()].all() for b in batches)
     assert batches[0].seen_N is None

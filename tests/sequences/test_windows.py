@@ -90,6 +90,20 @@ def test_with_a_stride_every_training_event_but_the_first_is_a_target_once(count
         assert target == sequences.frame["item_id"][event]
 
 
+@given(counts, st.integers(2, 12), st.data())
+def test_targets_read_from_the_log_are_those_in_memory(counts, max_length, data):
+    stride = data.draw(st.none() | st.integers(1, max_length))
+    sequences = simple([n + 3 for n in counts], LeaveLast(1, 1))
+    read = training_windows(sequences, everybody(sequences), max_length, stride)
+    held, order = read.in_memory(), np.array(data.draw(st.permutations(range(len(read)))), np.int64)
+    assert held.in_memory() is held
+    for chosen in (order, order[:2], order[:0]):
+        of_log, of_memory = vars(read.take(chosen)), vars(held.take(chosen))
+        for name, x in of_memory.items():
+            np.testing.assert_array_equal(of_log[name], x)
+            assert x is None or of_log[name].dtype == x.dtype
+
+
 def test_a_stride_leaves_the_newest_window_as_it_is():
     sequences = simple([40, 7], LeaveLast(1, 1))
     newest = training_windows(sequences, everybody(sequences), 10)
@@ -162,7 +176,7 @@ def test_serving_uses_the_whole_log():
 @given(counts, st.integers(2, 12), st.data())
 def test_targets_that_are_kept_keep_their_histories(counts, max_length, data):
     sequences = simple([n + 3 for n in counts], LeaveLast(1, 1))
-    windows = training_windows(sequences, everybody(sequences), max_length)
+    windows = training_windows(sequences, everybody(sequences), max_length).in_memory()
     kept = np.array(data.draw(st.lists(st.booleans(), min_size=len(windows.target), max_size=len(windows.target))))
     if not kept.any():
         return
@@ -201,7 +215,7 @@ def test_nobody_is_served_without_a_known_event():
 
 def test_the_time_of_a_target_is_its_own():
     sequences = simple([6], LeaveLast(1, 1))
-    assert training_windows(sequences, everybody(sequences), 10).time.tolist() == [10, 20, 30]
+    assert training_windows(sequences, everybody(sequences), 10).in_memory().time.tolist() == [10, 20, 30]
     assert evaluation_windows(sequences, everybody(sequences), "test", 10).time.tolist() == [50]
 
 

@@ -110,13 +110,13 @@ class PostTrainingData(UpstreamData):
         return needs
 
     def training(self) -> Windows:
-        windows = super().training()
+        windows = super().training().in_memory()
         return dataclasses.replace(windows, advantage=self.advantages[windows.event])
 
     @functools.cached_property
     def advantages(self) -> np.ndarray:
         """Advantage of every training event; NaN for others and where there is no reward. Shape: (events,)."""
-        windows = super().training()
+        windows = super().training().in_memory()
         observed = self.sequences.frame["reward"].cast(pl.Float64).fill_null(float("nan")).to_numpy()
         reward = self._rewards(observed, windows)
         if self.placebo == "permuted":

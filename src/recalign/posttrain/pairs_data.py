@@ -104,7 +104,7 @@ class PairData(UpstreamData):
     @functools.cached_property
     def paired(self) -> Windows:
         """Training windows with pairs: the target is the winner, ``rejected`` are the losers, 0 without a pair."""
-        windows = super().training()
+        windows = super().training().in_memory()
         expected = self.expected_rewards(windows.event)["user"].to_numpy()
         item, good = self._items(windows, expected), windows.reward > expected
         kept = (item > 0).all(axis=1) & (item[:, 1:] != item[:, :1]).all(axis=1)

@@ -12,7 +12,7 @@ from recalign.errors import InputError
 from recalign.events import evaluate
 from recalign.factorization.cooccurrence import cooccurrence_embedding
 from recalign.factorization.variational import VariationalMF, fit_variational_mf
-from recalign.sequences import EventDataModule, Windows, reward_means
+from recalign.sequences import EventDataModule, NextEvents, Windows, reward_means
 from recalign.sequences.splits import TRAIN, VALIDATION
 from recalign.sequences.store import Group, Part
 
@@ -177,7 +177,7 @@ class RewardData(EventDataModule):
         wanted = pl.DataFrame({"event": event}, schema={"event": pl.UInt32})
         return wanted.join(self.means, on="event", how="left", maintain_order="left")
 
-    def training(self) -> Windows:
+    def training(self) -> Windows | NextEvents:
         self.rated  # noqa: B018 (raises if there is nothing to learn)
         return super().training()
 

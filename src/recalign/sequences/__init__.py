@@ -6,13 +6,14 @@ from recalign.sequences.data import EventDataModule
 from recalign.sequences.means import reward_means
 from recalign.sequences.splits import High, LeaveLast, Split, TimeSplit, UserGroups, Where
 from recalign.sequences.store import Sequences, build
-from recalign.sequences.windows import Windows
+from recalign.sequences.windows import NextEvents, Windows
 
 __all__ = [
     "Batch",
     "EventDataModule",
     "High",
     "LeaveLast",
+    "NextEvents",
     "Sequences",
     "Split",
     "TimeSplit",

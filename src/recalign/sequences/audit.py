@@ -46,7 +46,7 @@ def part_figures(sequences: Sequences, part: Part) -> Section:
 def split_figures(sequences: Sequences, max_length: int, stride: int | None = None) -> Section:
     """What the split leaves to train and test on."""
     groups, counts = np.unique(sequences.group, return_counts=True)
-    targets = len(training_windows(sequences, sequences.users_in("all"), max_length, stride).target)
+    targets = int(training_windows(sequences, sequences.users_in("all"), max_length, stride).offset[-1])
     return {
         "items in training (the catalogue)": sequences.num_items,
         HIGH: float(sequences.frame["high"].mean()),  # type: ignore[arg-type]
@@ -61,7 +61,7 @@ def split_figures(sequences: Sequences, max_length: int, stride: int | None = No
 def leaks(sequences: Sequences, max_length: int, stride: int | None = None) -> Section:
     """Count four ways in which the future could reach a model; all must be 0."""
     everybody = sequences.users_in("all")
-    train = training_windows(sequences, everybody, max_length, stride)
+    train = training_windows(sequences, everybody, max_length, stride).in_memory()
     test = evaluation_windows(sequences, everybody, "test", max_length)
     last = sequences.frame.filter(pl.col("split") == PARTS["train"]).group_by("user").agg(pl.col("event").max())
     first = sequences.frame.filter(pl.col("split") == PARTS["test"]).group_by("user").agg(pl.col("event").min())

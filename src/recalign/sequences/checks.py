@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import numpy as np
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from recalign.errors import InputError
 from recalign.sequences.store import Group, Part, Sequences, is_first
-from recalign.sequences.windows import Windows
+from recalign.sequences.windows import NextEvents, Windows
+
+Some = TypeVar("Some", Windows, NextEvents)
 
 _SAID: set[tuple[str, int]] = set()
 """Logs and lengths of which `report_truncation` has spoken."""
 
 
-def checked(windows: Windows, sequences: Sequences, part: Part, users: Group) -> Windows:
+def checked(windows: Some, sequences: Sequences, part: Part, users: Group) -> Some:
     """Return the windows if they can be trained on (``train``) or measured on (the other parts).
 
     Raises:
@@ -26,6 +30,8 @@ def checked(windows: Windows, sequences: Sequences, part: Part, users: Group) ->
             where="data.split, data.users",
             remedy="choose other cuts, a group of more users (data.share_a), or a log whose users come back",
         )
+    if isinstance(windows, NextEvents):  # straight from the log
+        return windows
     lowest = 1 if part == "train" else 0
     _require_items(windows.target, lowest, sequences.num_items, f"targets of the {part} part")
     if windows.rejected is not None:
@@ -33,7 +39,7 @@ def checked(windows: Windows, sequences: Sequences, part: Part, users: Group) ->
     return windows
 
 
-def report_truncation(windows: Windows, sequences: Sequences, max_length: int) -> None:
+def report_truncation(windows: Windows | NextEvents, sequences: Sequences, max_length: int) -> None:
     """Say in one line, once a process, how many histories of a log lose their oldest events, if any."""
     oldest = is_first(windows.user)
     cut = int((windows.start > sequences.offset[windows.user])[oldest].sum())

@@ -24,6 +24,7 @@ from recalign.sequences.sampler import LengthBatches
 from recalign.sequences.splits import High, LeaveLast, Split, UserGroups
 from recalign.sequences.store import Group, Part, Sequences, build_and_report, fingerprint_of
 from recalign.sequences.windows import (
+    NextEvents,
     Windows,
     collate,
     evaluation_windows,
@@ -215,8 +216,8 @@ class EventDataModule(LightningDataModule):
         """The users to train and validate on."""
         return UserCohort.of(self.sequences, self.users, self.groups.share)
 
-    def training(self) -> Windows:
-        """The windows to train on; subclasses narrow or extend them."""
+    def training(self) -> Windows | NextEvents:
+        """The windows to train on; subclasses narrow or extend what ``in_memory`` makes of them."""
         users = self.sequences.users_in(self.users)
         return training_windows(self.sequences, users, self.max_length, self.stride)
 
@@ -231,7 +232,9 @@ class EventDataModule(LightningDataModule):
         """How many users of a group have test events, whatever the sample."""
         return int((self.sequences.users_in(users) & with_test(self.sequences)).sum())
 
-    def loader(self, windows: Windows, *, shuffle: bool = False, seen: bool = True, shared: bool = False) -> Loader:
+    def loader(
+        self, windows: Windows | NextEvents, *, shuffle: bool = False, seen: bool = True, shared: bool = False
+    ) -> Loader:
         """Batches of windows, shuffled or in order, with or without the items that users had seen.
 
         Where several processes work, each gets all of every batch, or, if ``shared``, its share.

@@ -73,12 +73,16 @@ class Sequences:
 
     def item_counts(self, users: Group = "all", high_only: bool = False) -> np.ndarray:
         """Each item's training events by a group of users, or those with a high reward. Shape: -> int64 (V,)."""
-        events = self.frame
+        counted = pl.col("split") == TRAIN
         if users != "all":
-            events = events.filter(pl.Series(self.users_in(users)).gather(events["user"]))
+            counted &= pl.Series(self.users_in(users)).gather(self.frame["user"])
         if high_only:
-            events = events.filter(pl.col("high") & pl.col("reward").is_not_null())
-        return training_counts(events, self.num_items + 1, "item_id")[1:]
+            counted &= pl.col("high") & pl.col("reward").is_not_null()
+        by_item = self.frame.lazy().filter(counted).group_by("item_id").len()
+        found = by_item.collect(engine="streaming")  # a few rows at a time
+        count_V = np.zeros(self.num_items + 1, np.int64)
+        count_V[found["item_id"].to_numpy()] = found["len"].to_numpy()
+        return count_V[1:]
 
 
 def build(table: EventTable, split: Split, high: High | None, groups: UserGroups, min_events: int = 1) -> Sequences:
@@ -124,9 +128,9 @@ def assign(table: EventTable, split: Split) -> pl.DataFrame:
     return frame
 
 
-def training_counts(frame: pl.DataFrame, items: int, column: str = "item") -> np.ndarray:
-    """Training events of each item, numbered by a column from 0. Shape: int64 (I,)."""
-    return np.bincount(frame[column].filter(frame["split"] == TRAIN).to_numpy(), minlength=items)
+def training_counts(frame: pl.DataFrame, items: int) -> np.ndarray:
+    """Training events of each item. Shape: int64 (I,)."""
+    return np.bincount(frame["item"].filter(frame["split"] == TRAIN).to_numpy(), minlength=items)
 
 
 def part_sizes(frame: pl.DataFrame) -> np.ndarray:

@@ -52,18 +52,78 @@ class Windows:
         """The number of events that each window encodes. Shape: (W,)."""
         return self.stop - self.start
 
+    def take(self, chosen: np.ndarray) -> Windows:
+        """Some of the windows, with their targets. Shape: int64 (B,), indices of windows."""
+        counts = self.offset[chosen + 1] - self.offset[chosen]
+        return self._some(chosen, counts, _ranges(self.offset[chosen], counts))
+
     def keep(self, kept: np.ndarray) -> Windows:
         """Keep some of the targets, and the windows that still have any. Shape: bool (targets,)."""
         before = np.concatenate([[0], kept.cumsum()])
-        count = np.diff(before[self.offset])
-        some = count > 0
-        by_window = {name: getattr(self, name)[some] for name in ("user", "start", "stop")}
-        by_window["offset"] = np.concatenate([[0], count[some].cumsum()])
+        counts = np.diff(before[self.offset])
+        return self._some(counts > 0, counts[counts > 0], kept)
+
+    def in_memory(self) -> Windows:
+        """Itself: its targets are arrays."""
+        return self
+
+    def _some(self, windows: np.ndarray, counts: np.ndarray, targets: np.ndarray) -> Windows:
+        by_window = {name: getattr(self, name)[windows] for name in ("user", "start", "stop")}
+        by_window["offset"] = np.concatenate([[0], counts.cumsum()])
         by_target = {name: x for name, x in vars(self).items() if name not in by_window and x is not None}
-        return Windows(**by_window, **{name: x[kept] for name, x in by_target.items()})
+        return Windows(**by_window, **{name: x[targets] for name, x in by_target.items()})
 
 
-def training_windows(sequences: Sequences, users: np.ndarray, max_length: int, stride: int | None = None) -> Windows:
+@dataclass(frozen=True)
+class NextEvents:
+    """Training windows whose targets stay in the log's arrays until a batch needs them.
+
+    The newest states of each window predict the user's next known event, so the log says all about them. As arrays they
+    would take 33 bytes an event.
+
+    Attributes:
+        sequences: the log.
+        user, start, stop, offset: as in `Windows`.
+    """
+
+    sequences: Sequences
+    user: np.ndarray
+    start: np.ndarray
+    stop: np.ndarray
+    offset: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+    @property
+    def length(self) -> np.ndarray:
+        """The number of events that each window encodes. Shape: (W,)."""
+        return self.stop - self.start
+
+    def take(self, chosen: np.ndarray) -> Windows:
+        """Some of the windows, with their targets. Shape: int64 (B,), indices of windows."""
+        counts = self.offset[chosen + 1] - self.offset[chosen]
+        state = _ranges(self.stop[chosen] - counts, counts)
+        event = self.sequences.event[state + 1]
+        return Windows(
+            user=self.user[chosen],
+            start=self.start[chosen],
+            stop=self.stop[chosen],
+            offset=np.concatenate([[0], counts.cumsum()]),
+            state=state,
+            target=self.sequences.item[state + 1],
+            event=event,
+            reward=self.sequences.reward[state + 1],
+            high=self.sequences.frame["high"].gather(event).to_numpy(),
+            time=self.sequences.time[state + 1],
+        )
+
+    def in_memory(self) -> Windows:
+        """All of them, with their targets."""
+        return self.take(np.arange(len(self)))
+
+
+def training_windows(sequences: Sequences, users: np.ndarray, max_length: int, stride: int | None = None) -> NextEvents:
     """Make the windows of the training part: the newest of each user or, with a stride, the whole history.
 
     A state is a training event that another one follows; a user has m of them, and each predicts its next event.
@@ -88,19 +148,12 @@ def training_windows(sequences: Sequences, users: np.ndarray, max_length: int, s
     skipped = 0 if stride else np.repeat(older, blocks)
     counts = last - np.where(is_first(user), skipped, last - (stride or 0))
     stop = sequences.offset[user] + last
-    state = _ranges(stop - counts, counts)
-    event = sequences.event[state + 1]
-    return Windows(
+    return NextEvents(
+        sequences=sequences,
         user=user,
         start=np.maximum(sequences.offset[user], stop - max_length),
         stop=stop,
         offset=np.concatenate([[0], counts.cumsum()]),
-        state=state,
-        target=sequences.item[state + 1],
-        event=event,
-        reward=sequences.reward[state + 1],
-        high=sequences.frame["high"].to_numpy()[event],
-        time=sequences.time[state + 1],
     )
 
 
@@ -109,10 +162,10 @@ def evaluation_windows(sequences: Sequences, users: np.ndarray, part: Part, max_
 
     Users without a known event before the part are left out.
     """
-    columns = ["user", "known", "item_id", "event", "reward", "high", "timestamp", "split"]
-    chosen = pl.Series(users & _has_past(sequences, PARTS[part])).gather(sequences.frame["user"])
-    wanted = (pl.col("split") == PARTS[part]) & (pl.col("known") > 0) & chosen
-    targets = sequences.frame.select(columns).filter(wanted)
+    columns = ["user", "known", "item_id", "event", "reward", "high", "timestamp"]
+    wanted = (pl.col("split") == PARTS[part]) & (pl.col("known") > 0)
+    of_part = sequences.frame.lazy().filter(wanted).select(columns).collect(engine="streaming")  # a few rows at a time
+    targets = of_part.filter(pl.Series(users & _has_past(sequences, PARTS[part])).gather(of_part["user"]))
     user = targets["user"].cast(pl.Int64).to_numpy()
     base = sequences.offset[user]
     state = base + targets["known"].to_numpy() - 1
@@ -179,20 +232,26 @@ def sample_users(sequences: Sequences, users: np.ndarray, number: int) -> np.nda
 
 def _has_test(sequences: Sequences) -> np.ndarray:
     has = np.zeros(sequences.num_users, bool)
-    has[sequences.frame.filter(pl.col("split") == TEST)["user"].unique().to_numpy()] = True
+    has[sequences.frame["user"].filter(sequences.frame["split"] == TEST).unique().to_numpy()] = True
     return has
 
 
 def _has_past(sequences: Sequences, part: int) -> np.ndarray:
-    """Who has a known event before a part. Shape: bool (U,)."""
-    before = sequences.frame.filter((pl.col("split") < part) & (pl.col("item_id") > 0))["user"].unique()
-    past = np.zeros(sequences.num_users, bool)
-    past[before.to_numpy()] = True
+    """Who has a known event before a part: the first is in an earlier one. Shape: bool (U,)."""
+    past = np.diff(sequences.offset) > 0
+    first = sequences.event[sequences.offset[:-1][past]]
+    past[past] = sequences.frame["split"].gather(first).to_numpy() < part
     return past
 
 
 def collate(
-    sequences: Sequences, windows: Windows, chosen: np.ndarray, bucket: int, *, know_request: bool, seen: bool
+    sequences: Sequences,
+    windows: Windows | NextEvents,
+    chosen: np.ndarray,
+    bucket: int,
+    *,
+    know_request: bool,
+    seen: bool,
 ) -> Batch:
     """Make the batch of some windows.
 
@@ -204,45 +263,43 @@ def collate(
         know_request: whether ``request_time`` is the next event's own time (else that of the event before it).
         seen: whether to list the items that the user had seen before each target.
     """
-    start, length = windows.start[chosen], windows.length[chosen]
+    part = windows.take(chosen)
     column = np.arange(bucket)
-    valid = column < length[:, None]
-    index = start[:, None] + np.minimum(column, length[:, None] - 1)
-    counts = windows.offset[chosen + 1] - windows.offset[chosen]
-    picked = _ranges(windows.offset[chosen], counts)
-    row = np.repeat(np.arange(len(chosen)), counts)
-    at = windows.state[picked] - start[row]
+    valid = column < part.length[:, None]
+    index = part.start[:, None] + np.minimum(column, part.length[:, None] - 1)
+    row = np.repeat(np.arange(len(part)), np.diff(part.offset))
+    at = part.state - part.start[row]
     time = sequences.time[index]
     request = time
     if know_request:
         request = np.concatenate([time[:, 1:], time[:, -1:]], axis=1)
-        request[row, at] = windows.time[picked]
+        request[row, at] = part.time
     fields = {
-        "user_B": windows.user[chosen],
+        "user_B": part.user,
         "item_BL": np.where(valid, sequences.item[index], np.int64(0)),
-        "length_B": length,
+        "length_B": part.length,
         "time_BL": time,
         "request_time_BL": request,
         "reward_BL": np.where(valid, sequences.reward[index], np.float32("nan")),
         "row_T": row,
         "column_T": at,
-        "target_T": windows.target[picked].astype(np.int64),
-        "reward_T": windows.reward[picked],
-        "high_T": windows.high[picked],
-        "event_T": windows.event[picked],
-        "advantage_T": None if windows.advantage is None else windows.advantage[picked],
-        "rejected_TN": None if windows.rejected is None else windows.rejected[picked].astype(np.int64),
-        "seen_N": _seen(sequences, windows, picked, windows.user[chosen][row]) if seen else None,
+        "target_T": part.target.astype(np.int64),
+        "reward_T": part.reward,
+        "high_T": part.high,
+        "event_T": part.event,
+        "advantage_T": part.advantage,
+        "rejected_TN": None if part.rejected is None else part.rejected.astype(np.int64),
+        "seen_N": _seen(sequences, part, part.user[row]) if seen else None,
     }
     tensors = {name: None if x is None else torch.from_numpy(np.ascontiguousarray(x)) for name, x in fields.items()}
     return Batch(**tensors)  # type: ignore[arg-type]
 
 
-def _seen(sequences: Sequences, windows: Windows, picked: np.ndarray, user: np.ndarray) -> np.ndarray:
+def _seen(sequences: Sequences, windows: Windows, user: np.ndarray) -> np.ndarray:
     """Pairs (target, item) of all items that the user had seen before, which may include the target's own."""
     first = sequences.offset[user]
-    counts = windows.state[picked] + 1 - first
-    target = np.repeat(np.arange(len(picked)), counts)
+    counts = windows.state + 1 - first
+    target = np.repeat(np.arange(len(counts)), counts)
     return np.stack([target, sequences.item[_ranges(first, counts)]])
 
 
