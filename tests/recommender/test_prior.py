@@ -110,7 +110,8 @@ def test_the_bound_holds_for_any_counts(counts, strength, scale):
     log_count_V = (torch.tensor(counts) + 0.5).log()
     expected_V = strength * (log_count_V - log_count_V.max())
     torch.testing.assert_close(scale * added_V, expected_V, atol=1e-4, rtol=1e-4)
-    assert added_V.abs().max() <= prior.bound(scale) * (1 + 1e-5)
+    rounding = torch.finfo(torch.float32).tiny  # of subnormal numbers
+    assert added_V.abs().max() <= prior.bound(scale) * (1 + 1e-5) + rounding
 
 
 def test_strong_priors_of_common_items_neither_overflow_nor_vanish(policy, batch):
