@@ -181,3 +181,12 @@ def test_parquet(tmp_path, frame):
 @given(typed())
 def test_many_parquet(tmp_path, frame):
     check_typed(tmp_path, frame)
+
+
+def test_a_quote_that_is_not_doubled_beside_a_field_of_several_lines_is_refused(tmp_path):
+    """Three rows, or two of which one has a field of three lines: the file does not say."""
+    content = b'who,what,when,stars,note\n1,x1,1,1,n\n1,x1,1,1,"\n1,x1,1,1,a "b" c\n1,x1,1,1,"\n'
+    put(tmp_path, "log.csv", content)
+    error = load(tmp_path, "log.csv")
+    assert isinstance(error, InputError)
+    assert "row 2 has text after the closing quote" in str(error)

@@ -166,6 +166,8 @@ def _read_text(source: Source, ids: Sequence[str], layout: Layout) -> pl.DataFra
         raise
     if frame.width != len(first) or frame.to_series(-1).null_count():  # Polars pads short rows with nulls
         _refuse_ragged(source, layout, len(first))
+    if layout.quote and _spans_lines(frame):
+        _refuse_open_quotes(source, layout)
     if layout.header is None and frame.width == len(set(first)):
         frame.columns = first
     void = [column.name for column in frame if column.null_count() == frame.height]  # an empty column is read as text
@@ -197,12 +199,35 @@ def _parse(source: Source, layout: Layout, ids: Sequence[str]) -> pl.DataFrame:
     return read_csv(schema_overrides=dict.fromkeys([*ids, *doubled], pl.String), infer_schema_length=None)
 
 
-def _split_rows(source: Source, layout: Layout) -> Iterator[list[str]]:
-    """Iterate over rows as lists of text fields, header included."""
+def _split_rows(source: Source, layout: Layout, *, strict: bool = False) -> Iterator[list[str]]:
+    """Iterate over rows as lists of text fields, header included. ``strict``: text after a closing quote is an error."""
     lines, separator = source.lines("utf-8-sig" if layout.encoding == "utf8" else layout.encoding), layout.separator
     if len(separator) > 1:
         lines, separator = (line.replace(layout.separator, UNIT_SEPARATOR) for line in lines), UNIT_SEPARATOR
-    return csv.reader(lines, delimiter=separator, quoting=csv.QUOTE_MINIMAL if layout.quote else csv.QUOTE_NONE)
+    quoting = csv.QUOTE_MINIMAL if layout.quote else csv.QUOTE_NONE
+    return csv.reader(lines, delimiter=separator, quoting=quoting, strict=strict)
+
+
+def _spans_lines(frame: pl.DataFrame) -> bool:
+    return any(column.str.contains("\n", literal=True).any() for column in frame.select(pl.col(pl.String)))
+
+
+def _refuse_open_quotes(source: Source, layout: Layout) -> None:
+    """Refuse quotes that are not doubled: a field of several lines may then be several rows.
+
+    Raises:
+        InputError: it names the row.
+    """
+    row = 0 if layout.header is None else 1
+    try:
+        for _ in _split_rows(source, layout, strict=True):
+            row += 1
+    except csv.Error as error:
+        raise InputError(
+            f"row {row} has text after the closing quote of a field, and fields of several lines: {error}",
+            where=f"{source} (header not counted)" if layout.header is None else str(source),
+            remedy="write a quote within a quoted field twice, or export the table again",
+        ) from error
 
 
 def _refuse_ragged(source: Source, layout: Layout, width: int) -> None:
