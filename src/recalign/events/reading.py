@@ -200,7 +200,7 @@ def _parse(source: Source, layout: Layout, ids: Sequence[str]) -> pl.DataFrame:
 
 
 def _split_rows(source: Source, layout: Layout, *, strict: bool = False) -> Iterator[list[str]]:
-    """Iterate over rows as lists of text fields, header included. ``strict``: text after a closing quote is an error."""
+    """Iterate over rows as lists of text fields, header included. ``strict``: refuse text after a closing quote."""
     lines, separator = source.lines("utf-8-sig" if layout.encoding == "utf8" else layout.encoding), layout.separator
     if len(separator) > 1:
         lines, separator = (line.replace(layout.separator, UNIT_SEPARATOR) for line in lines), UNIT_SEPARATOR
