@@ -12,7 +12,8 @@ valid syntax, those that put bitwise operators for arithmetic ones, which raise 
 cosmic-ray's own `exec` starts Python and imports torch for every mutant. Here each runs in a fork of one process that
 has imported all libraries, but nothing of recalign.
 
-Saves benchmarks/results/mutants.csv, a row a mutant. `--survivors` runs again only those that survived there.
+Saves benchmarks/results/mutants.csv, a row a mutant. `--survivors` runs all but those that were killed there: it
+tries survivors again, and continues a run that was interrupted.
 Equivalent mutants, whose reasons stand in benchmarks/mutants_equivalent.csv, count neither as killed nor as survivors.
 """
 
@@ -103,7 +104,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=400)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--survivors", action="store_true", help="run again only those that survived the last time")
+    parser.add_argument("--survivors", action="store_true", help="run all but those that were killed the last time")
     arguments = parser.parse_args()
     drawn = list(draw(arguments.count, arguments.seed))
     reasons = {tuple(row.values())[:3]: row["reason"] for row in table(EQUIVALENT)}

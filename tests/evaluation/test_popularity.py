@@ -71,5 +71,10 @@ def test_means_are_over_histories_to_which_anything_is_shown():
         top_k=lambda state, k, seen_N: (None, shown_TK[state]),
     )
     batch = SimpleNamespace(to=lambda device: batch, seen_N=torch.zeros(2, 0, dtype=torch.int64))
-    means_S = _means([shows, shows], lambda batch: lambda shown: shown.float(), [batch, batch], CPU)
+
+    def score(shown_TK):
+        assert not torch.is_grad_enabled()
+        return shown_TK.float()
+
+    means_S = _means([shows, shows], lambda batch: score, [batch, batch], CPU)
     assert means_S.tolist() == [(1 + 4) / 2] * 2

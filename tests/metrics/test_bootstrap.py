@@ -105,6 +105,14 @@ def test_holm_by_hand():
     assert holm([0.02]) == pytest.approx([0.02])
 
 
+def test_after_one_that_is_not_rejected_holm_rejects_no_other():
+    """Two p-values of 0.04: 0.05 / 2 rejects neither, so both intervals have that level, and 0.05 is never tried."""
+    estimate = Estimate(50.0, np.array([-1.0, *range(1, 99)]))
+    assert estimate.p_value() == pytest.approx(0.04)
+    assert estimate.interval() == (1, 97)
+    assert holm_intervals([estimate, estimate]) == [(-1, 98)] * 2
+
+
 def test_same_draws_differ_by_exactly_nothing():
     estimate = CrossedBootstrap(40).mean(np.zeros((3, 40)), np.ones((3, 40)))
     assert (estimate.interval(), estimate.p_value()) == ((0.0, 0.0), 1.0)

@@ -151,6 +151,16 @@ def test_float64_stays_exact_under_autocast():
     torch.testing.assert_close(ours, plain_log_prob(query_TD, item_VD, target_T, 20.0), **EXACT)
 
 
+def test_the_sampled_softmax_ignores_autocast():
+    query_TD, item_VD, target_T, _ = problem(50, 40, 8, seed=0)
+    exact_T = sampled_log_prob(query_TD, item_VD[target_T], item_VD, target_T, torch.arange(40), 20.0)
+    q_TD, e_VD = query_TD.float(), item_VD.float()
+    with torch.autocast("cpu", torch.bfloat16):
+        ours_T = sampled_log_prob(q_TD, e_VD[target_T], e_VD, target_T, torch.arange(40), 20.0)
+    assert ours_T.dtype == torch.float32
+    torch.testing.assert_close(ours_T.double(), exact_T, rtol=0, atol=1e-4)
+
+
 class LargestTensor(TorchDispatchMode):
     """The largest tensor that any operation gave back."""
 

@@ -142,11 +142,11 @@ def test_what_was_not_validated_is_measured_all_the_same(walks, cloned, tmp_path
 
 def test_what_is_validated_on_is_measured_on(walks, cloned, tmp_path, monkeypatch):
     data, counts = small.data_of(PostTrainingData, walks, "walks", batch_tokens=64), []
-    monkeypatch.setattr("recalign.posttrain.keep.ndcg", lambda _, batches, __: counts.append(len(list(batches))) or 1.0)
-    small.trainer_of(tmp_path, 1, limit_val_batches=2).fit(
-        small.free(WeightedSFT, init_from=str(cloned), keep=KEEP), data
-    )
+    monkeypatch.setattr("recalign.posttrain.keep.ndcg", lambda _, batches, __: counts.append(len(list(batches))) or 0.5)
+    trainer = small.trainer_of(tmp_path, 1, limit_val_batches=2)
+    trainer.fit(small.free(WeightedSFT, init_from=str(cloned), keep=KEEP), data)
     assert counts == [2] * (1 + len(REACHES))  # of the start and of the policy
+    assert trainer.callback_metrics["policy/kept"] == 1  # a share of the start's
 
 
 def test_two_that_hand_over_other_weights_are_refused(walks, cloned, tmp_path):

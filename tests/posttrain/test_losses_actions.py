@@ -21,13 +21,13 @@ def tensor(*values: float) -> Tensor:
 
 
 def test_the_clipped_surrogate_by_hand():
-    old = tensor(0.5, 0.5, 0.5, 0.5).log()
-    now = tensor(0.75, 0.75, 0.25, 0.25).log()  # ratios 1.5, 1.5, 0.5, 0.5
-    advantage = tensor(1, -1, 1, -1)
+    old = tensor(0.5, 0.5, 0.5, 0.5, 0.5).log()
+    now = tensor(0.75, 0.75, 0.25, 0.25, 0.5).log()  # ratios 1.5, 1.5, 0.5, 0.5, 1
+    advantage = tensor(1, -1, 1, -1, 3)
     loss, figures = clipped_surrogate(now, old, advantage, clip=0.2)
-    # min(rho A, clip(rho) A): 1.2 (clipped), -1.5, 0.5, -0.8 (clipped)
-    assert loss.item() == pytest.approx(-(1.2 - 1.5 + 0.5 - 0.8) / 4)
-    assert figures["clipped"].item() == 0.5
+    # min(rho A, clip(rho) A): 1.2 (clipped), -1.5, 0.5, -0.8 (clipped), 3
+    assert loss.item() == pytest.approx(-(1.2 - 1.5 + 0.5 - 0.8 + 3) / 5)
+    assert figures["clipped"].item() == pytest.approx(0.4)
     assert figures["ratio"].item() == pytest.approx(1.5)
 
 

@@ -18,16 +18,16 @@ def sigma(x: float) -> float:
     return 1 / (1 + math.exp(-x))
 
 
-# gaps Delta+ - Delta-: 1 and 2 at the first state, -1 and 0.5 at the second
+# gaps Delta+ - Delta-: 1 and 2 at the first state, -0.5 and 0.25 at the second
 WINNER = torch.tensor([0.5, -1.0])
-LOSER = torch.tensor([[-0.5, -1.5], [0.0, -1.5]])
-GAPS = [1.0, 2.0, -1.0, 0.5]
+LOSER = torch.tensor([[-0.5, -1.5], [-0.5, -1.25]])
+GAPS = [1.0, 2.0, -0.5, 0.25]
 BY_HAND = {
     "dpo": sum(-math.log(sigma(0.5 * g)) for g in GAPS) / 4,
     "ipo": sum((g - 1) ** 2 for g in GAPS) / 4,  # 1 / (2 beta) = 1
     "sdpo": (
         -math.log(sigma(-math.log(math.exp(-0.5) + math.exp(-1))))
-        - math.log(sigma(-math.log(math.exp(0.5) + math.exp(-0.25))))
+        - math.log(sigma(-math.log(math.exp(0.25) + math.exp(-0.125))))
     )
     / 2,
     "simpo": sum(-math.log(sigma(0.5 * g - 0.3)) for g in GAPS) / 4,
@@ -38,7 +38,7 @@ BY_HAND = {
 def test_by_hand(loss):
     value, figures = preference(WINNER, LOSER, loss, beta=0.5, gamma=0.3)
     assert value.item() == pytest.approx(BY_HAND[loss], rel=1e-5)
-    expected = {"accuracy": 0.75, "margin": 2.5 / 4, "winner": -0.25, "loser": -3.5 / 4}
+    expected = {"accuracy": 0.75, "margin": 2.75 / 4, "winner": -0.25, "loser": -3.75 / 4}
     assert figures.pop("margins").equal(WINNER[:, None] - LOSER)
     assert {k: v.item() for k, v in figures.items()} == pytest.approx(expected)
 

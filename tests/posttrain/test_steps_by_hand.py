@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 import math
 from contextlib import nullcontext
+from pathlib import Path
 from types import SimpleNamespace
 from typing import get_args
 
@@ -13,8 +14,10 @@ import pytest
 import small
 import torch
 import torch.nn.functional as F
+import yaml
 from taste import Taste
 
+import recalign.posttrain
 from recalign.errors import InputError
 from recalign.posttrain import (
     AWAC,
@@ -31,10 +34,13 @@ from recalign.posttrain import (
     ReturnConditioned,
     WeightedSFT,
 )
+from recalign.posttrain.actions import SampledActions
+from recalign.posttrain.base import PostTraining
 from recalign.posttrain.rollout import Drawn
 from recalign.posttrain.weighted import Transform
 from recalign.recommender import SequencePolicy
 
+CONF = Path(__file__).parents[2] / "conf/posttrain"
 METHODS = (AWAC, CQL, GRPO, IPA, IQL, KTO, PPO, Preferences, Reinforce, ReturnConditioned, SA2C, WeightedSFT)
 
 
@@ -58,11 +64,11 @@ def start(data):
 def make(data, start):
     """A method on that start, with a reward model where it takes one, whose policy has moved a little."""
 
-    def made(method, moved=True, **settings):
+    def made(method, moved=True, seed=2, **settings):
         asks = "reward_model" in method.UPSTREAM
         reward = {"reward_net": Taste([int(item) % 2 for item in data.sequences.items])} if asks else {}
         module = small.free(method, policy=start, **reward, **settings)
-        torch.manual_seed(2)
+        torch.manual_seed(seed)
         for weight in module.policy.parameters() if moved else ():
             weight.data += 0.01 * torch.randn_like(weight)
         return module
@@ -73,6 +79,12 @@ def make(data, start):
 def log_ratio(module, batch, item_TC):
     now, before = (policy.log_probs(policy.encode(batch), item_TC) for policy in (module.policy, module.reference))
     return now - before
+
+
+def defaults(method):
+    """What a method's constructor and those of its base classes take where nothing is given."""
+    own = [kind for kind in reversed(method.__mro__) if issubclass(kind, PostTraining)]
+    return {name: one.default for kind in own for name, one in inspect.signature(kind).parameters.items()}
 
 
 def nll(module, batch):
@@ -97,6 +109,29 @@ def test_iql(make, batch):
     loss, figures = module.loss(batch)
     torch.testing.assert_close(loss, actor + (q_T - batch.advantage_T).square().mean() + lag)
     assert figures["v"].item() == pytest.approx(0.3)
+    torch.testing.assert_close(figures["advantages"], error_T)
+
+
+def test_cql(make, batch):
+    """Q = V + tau log pi. The term that is conservative, V - Q, is -tau log pi."""
+    module = make(CQL, temperature=0.2, alpha=3.0)
+    torch.nn.init.constant_(module.critic.read.bias, 0.4)
+    nll_T = nll(module, batch)
+    q_T = 0.4 - 0.2 * nll_T
+    loss, figures = module.loss(batch)
+    torch.testing.assert_close(loss, (q_T - batch.advantage_T).square().mean() / 2 + 3 * 0.2 * nll_T.mean())
+    torch.testing.assert_close(figures["values"], q_T.detach())
+    torch.testing.assert_close(figures["advantages"], -0.2 * nll_T.detach())
+
+
+def test_the_values_of_cql_begin_with_the_mean_of_the_rewards(make, data):
+    """It is 0, and so is the mean Q of the first batch's items. V is constant at first."""
+    module = make(CQL, moved=False, temperature=0.2)
+    module.trainer = SimpleNamespace(datamodule=data)
+    module.setup("fit")
+    _, figures = module.loss(data.first_batch())
+    assert figures["advantages"].abs().min() > 0
+    assert figures["values"].mean().item() == pytest.approx(0, abs=1e-5)
 
 
 @pytest.mark.parametrize("method", [AWAC, SA2C])
@@ -149,6 +184,27 @@ def test_grpo(make, batch):
     assert loss.item() == pytest.approx(-pulled + 0.2 * (1 - math.log(2)) + 0.5 * 3)
 
 
+def test_the_format_reward_of_grpo(make, batch, monkeypatch):
+    """Three ids a state, of which 0 is illegal and item 1 is not: rewards 0, 1, 1, beside a loss of 2."""
+    module, item_TW = make(GRPO), torch.tensor([[0, 1, 2]]).repeat(len(batch.target_T), 1)
+    module.format_beams = 3
+    monkeypatch.setattr(SampledActions, "loss", lambda *_: (torch.tensor(2.0), {"reward": torch.tensor(7.0)}))
+    monkeypatch.setattr(module.old, "write", lambda state, beams: item_TW[:, :beams], raising=False)
+    monkeypatch.setattr(module.old, "log_probs", lambda state, item_TS: torch.zeros(item_TS.shape))
+    monkeypatch.setattr(module.policy, "log_probs", lambda state, item_TS: torch.full(item_TS.shape, math.log(1.1)))
+    loss, figures = module.loss(batch)
+    assert loss.item() == pytest.approx(2 - 1.1 * 2 / 3)
+    assert figures["legal"].item() == pytest.approx(2 / 3)
+    assert figures["reward"] == 7
+
+
+@pytest.mark.parametrize("method", [GRPO, IPA])
+def test_the_policy_that_draws_never_drops_anything_out(make, method):
+    module = make(method).eval().train()
+    assert module.training
+    assert not module.old.training
+
+
 def at_step(module, step):
     module.trainer = SimpleNamespace(global_step=step, log_every_n_steps=1000)
     return module
@@ -186,10 +242,11 @@ def test_pairs_of_a_batch(make, batch, kind):
 
 
 def test_kto_compares_with_an_event_half_a_batch_away(make, batch):
-    module = make(KTO, beta=2.0, good=3.0)
+    module = make(KTO, seed=6, beta=2.0, good=3.0)
     other_T = batch.target_T.roll(len(batch.target_T) // 2)
     own_T, z_T = log_ratio(module, batch, torch.stack([batch.target_T, other_T], dim=1)).unbind(dim=1)
     z, sign_T = z_T.mean().clamp(min=0), batch.advantage_T.sign()
+    assert z > 0.1  # so that it tells which events are compared with
     cost_T = torch.where(sign_T > 0, 3.0, 1.0) * (1 - (2 * sign_T * (own_T - z)).sigmoid())
     torch.testing.assert_close(module.loss(batch)[0], cost_T[sign_T != 0].mean())
 
@@ -239,15 +296,15 @@ def test_signed_asft_computes_the_start_of_every_training_event_once(make, batch
 
 @pytest.mark.parametrize(("transform", "heavy", "warns"), [("exponential", 9.0, True), ("linear", 1e4, False)])
 def test_it_warns_of_few_heavy_events_where_a_temperature_would_help(make, recwarn, transform, heavy, warns):
-    """100 events: even ones weigh as they should; then one of them weighs nearly everything."""
+    """100 events: even ones weigh as they should; then two of them weigh nearly everything."""
     module, advantage_T = make(WeightedSFT, transform=transform, clip=None), torch.linspace(0, 0.1, 100)
     module._require_weights(advantage_T)
     assert not [one for one in recwarn if "model.temperature" in str(one.message)]
-    advantage_T[0] = heavy
+    advantage_T[:2] = heavy
     module._require_weights(advantage_T)
     said = [str(one.message) for one in recwarn if "model.temperature" in str(one.message)]
     assert len(said) == warns
-    assert not warns or "in effect 1.0% of 100, below 5%" in said[0]
+    assert not warns or "in effect 2.0% of 100, below 5%" in said[0]
 
 
 @pytest.mark.parametrize("transform", get_args(Transform))
@@ -275,6 +332,16 @@ def test_settings_at_the_end_of_their_range(method, taken, refused):
     method.check_settings(taken)
     with pytest.raises(InputError, match=r"model\."):
         method.check_settings(refused)
+
+
+OWN_YAML = ("awac", "cql", "dpo", "grpo", "ipa", "iql", "kto", "ppo", "reinforce", "return_conditioned", "sa2c")
+
+
+@pytest.mark.parametrize("name", OWN_YAML)
+def test_defaults_are_those_of_the_methods_yaml(name):
+    run = yaml.safe_load((CONF / f"{name}.yaml").read_text())["model"]
+    python = defaults(getattr(recalign.posttrain, run["class_path"].removeprefix("recalign.posttrain.")))
+    assert run["init_args"] == {setting: python[setting] for setting in run["init_args"]}
 
 
 @pytest.mark.parametrize("method", METHODS)

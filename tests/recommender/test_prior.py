@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import pytest
 import small
@@ -112,6 +113,14 @@ def test_the_bound_holds_for_any_counts(counts, strength, scale):
     torch.testing.assert_close(scale * added_V, expected_V, atol=1e-4, rtol=1e-4)
     rounding = torch.finfo(torch.float32).tiny  # of subnormal numbers
     assert added_V.abs().max() <= prior.bound(scale) * (1 + 1e-5) + rounding
+
+
+@pytest.mark.parametrize("strength", [-2.0, 2.0])
+def test_the_bound_is_no_larger_than_it_must_be(strength):
+    prior = ItemPrior(3)
+    prior.set_counts(torch.tensor([0, 4, 40]))  # 1/2 to 81/2
+    prior.strength = strength
+    assert prior.bound(scale=4.0) == pytest.approx(2 * math.log(81) / 4)
 
 
 def test_strong_priors_of_common_items_neither_overflow_nor_vanish(policy, batch):

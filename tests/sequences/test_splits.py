@@ -84,6 +84,11 @@ def test_high_by_quantile_within_bins_uses_training_rows_only():
     assert high == [False, False, False, True, False, False, False, True, True, True]
 
 
+def test_a_reward_at_the_quantile_is_not_high():
+    frame = pl.DataFrame({"reward": [1.0, 2.0, 2.0, 3.0], "split": [TRAIN] * 4})
+    assert High(quantile=0.5).mark(frame).to_list() == [False, False, False, True]
+
+
 @pytest.mark.parametrize("nothing", [None, float("nan")])
 def test_an_event_in_no_bin_is_not_high_and_moves_no_limit(nothing):
     duration = [1.0, 1.0, 9.0, 9.0, nothing, nothing]
@@ -139,6 +144,13 @@ def test_a_cut_lies_inside_the_log(cut):
 def test_a_time_split_takes_four_fifths_for_training_and_a_tenth_for_the_test():
     events = table([0] * 20, list(range(20)), list(range(20)))
     assert TimeSplit().assign(events).to_list() == [TRAIN] * 16 + [VALIDATION] * 2 + [TEST] * 2
+
+
+def test_a_part_of_the_log_is_split_where_the_whole_log_is():
+    """Shares become moments. Moments stay as they are, and so does what is no share, which is refused later."""
+    noon = "1970-01-01T12:00:00+00:00"
+    assert TimeSplit((0.5, noon)).for_parts(lambda share: int(share * 86400)) == TimeSplit((noon, noon))
+    assert TimeSplit((-0.5, 1.5)).for_parts(lambda share: 0) == TimeSplit((-0.5, 1.5))
 
 
 def test_all_users_or_none_may_be_in_a():

@@ -151,11 +151,12 @@ def test_an_item_that_training_never_saw_is_a_miss_and_in_no_history():
 
 
 def test_users_without_a_past_are_left_out_and_counted():
-    users = [0] * 6 + [1] * 3
-    times = [0, 10, 20, 30, 85, 95, 91, 92, 93]
-    sequences = build(table(users, [0, 1, 2, 3, 1, 2, 1, 2, 3], times), TimeSplit((0.45, 0.56)), None, UserGroups())
+    users = [0] * 6 + [1] * 3 + [2] * 2
+    times = [0, 10, 20, 30, 85, 95, 91, 92, 93, 5, 94]
+    items = [0, 1, 2, 3, 1, 2, 1, 2, 3, 1, 2]
+    sequences = build(table(users, items, times), TimeSplit((0.45, 0.56)), None, UserGroups())
     windows = evaluation_windows(sequences, everybody(sequences), "test", 10)
-    assert set(windows.user) == {0}
+    assert set(windows.user) == {0, 2}
     assert left_out(sequences) == 1
 
 
@@ -213,10 +214,12 @@ def test_nobody_is_served_without_a_known_event():
     assert serving_windows(sequences, everybody(sequences), 10).user.tolist() == [0]
 
 
-def test_the_time_of_a_target_is_its_own():
-    sequences = simple([6], LeaveLast(1, 1))
-    assert training_windows(sequences, everybody(sequences), 10).in_memory().time.tolist() == [10, 20, 30]
-    assert evaluation_windows(sequences, everybody(sequences), "test", 10).time.tolist() == [50]
+def test_the_time_and_the_reward_of_a_target_are_its_own():
+    sequences = simple([6], LeaveLast(1, 1))  # rewards 1, 2, 3, 4, 5, 1
+    trained = training_windows(sequences, everybody(sequences), 10).in_memory()
+    assert (trained.time.tolist(), trained.reward.tolist()) == ([10, 20, 30], [2, 3, 4])
+    tested = evaluation_windows(sequences, everybody(sequences), "test", 10)
+    assert (tested.time.tolist(), tested.reward.tolist()) == ([50], [1])
 
 
 def test_a_padded_history_ends_with_nothing():
