@@ -12,7 +12,7 @@ from recalign.errors import InputError
 from recalign.sequences.store import Group, Part, Sequences, is_first
 from recalign.sequences.windows import NextEvents, Windows
 
-Some = TypeVar("Some", Windows, NextEvents)
+Some = TypeVar("Some", bound=Windows | NextEvents)
 
 
 def checked(windows: Some, sequences: Sequences, part: Part, users: Group) -> Some:
