@@ -14,6 +14,7 @@ import torch
 from shared_fits import CASES, COMMITTED, CURVE_STEPS, CURVES, STEPS, all_trained, committed, run_all, trained
 
 from recalign import files
+from recalign.errors import InputError
 from recalign.recommender.checkpoint import load_net
 from recalign.stage import RunFolder, run_stage
 
@@ -129,5 +130,8 @@ def test_two_processes_with_a_part_each_train_as_one(place: Path):
     whole, parts = (load_net(run.checkpoints / "best.ckpt", "policy").net.state_dict() for run in runs)
     for name, weight in whole.items():
         torch.testing.assert_close(parts[name], weight, rtol=1e-4, atol=1e-4)
+    for refused, why in (("--ckpt_path=last", "cannot be continued"), ("--trainer.devices=1", "several processes")):
+        with pytest.raises(InputError, match=f"ModelParallelStrategy.*{why}"):
+            run_stage(fit("parts", *PARTS, *SAME, refused))
     run_stage(["predict", *fit("parts", *SAME)[1:]])  # one process reads the checkpoint
     assert len(pl.read_parquet(runs[1].path / "recommendations.parquet"))

@@ -54,7 +54,7 @@ def settings(config: Namespace, training: bool) -> None:
         raise InputError(
             f"{strategy} is no strategy that a stage can train with",
             where="trainer.strategy",
-            remedy="give ddp for several devices, or leave it out",
+            remedy="give ddp for several devices (conf/trainer/fsdp.yaml if a model does not fit one), or leave it out",
         )
     if strategy.endswith(SHARDED):
         _refuse_parts(trainer, imported(config.model.class_path), training)
@@ -123,7 +123,7 @@ def before_reading(parsed: ParsedStage) -> None:
     trainer = parsed.bare_trainer()  # Lightning judges the machine's part of the configuration
     on_cpu, cores = trainer.strategy.root_device.type == "cpu", os.cpu_count() or 1
     if parsed.training and parsed.checkpoint and isinstance(trainer.strategy, ModelParallelStrategy):
-        raise InputError(f"a run with {SHARDED} cannot be continued", where="ckpt_path", remedy=_ANEW)
+        raise InputError(f"{SHARDED}: its runs cannot be continued", where="ckpt_path", remedy=_ANEW)
     strategy = parsed.config["trainer"]["strategy"]
     if trainer.world_size == 1 and (strategy == "ddp" or isinstance(trainer.strategy, ModelParallelStrategy)):
         raise InputError(
