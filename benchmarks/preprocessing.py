@@ -112,7 +112,7 @@ def first_batch(kind: str, name: str, root: str, cache: str, workers: str) -> di
         if kind == "prepare":
             data.prepare(workers=int(workers))
         elif kind == "fit":
-            quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+            quiet: Any = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
             trainer = Trainer(accelerator="cpu", max_steps=3, val_check_interval=3, limit_val_batches=1, **quiet)
             trainer.fit(Recommender(data.num_items, negatives=64), data)
         else:

@@ -14,6 +14,8 @@ import torch
 from shared_fits import CASES, COMMITTED, CURVE_STEPS, CURVES, STEPS, all_trained, committed, run_all, trained
 
 from recalign import files
+from recalign.errors import InputError
+from recalign.recommender.checkpoint import load_net
 from recalign.stage import RunFolder, run_stage
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -28,6 +30,8 @@ data:
 trainer: {accelerator: cpu, max_epochs: 2, enable_progress_bar: false, log_every_n_steps: 1}
 """
 TWO = ["--trainer.devices=2", "--trainer.strategy=ddp"]
+PARTS = [f"--config={CONF}/trainer/fsdp.yaml", "--trainer.accelerator=cpu"]
+SAME = ["--model.encoder.dropout=0", "--trainer.gradient_clip_val=1", "--trainer.max_epochs=2"]
 BRIEF = ("full softmax", "reward", "keep", "kto")
 OWN_DRAWS = ("awac",)
 """Methods whose processes draw items of their own, so that only the mean agrees."""
@@ -112,3 +116,22 @@ def test_a_reward_model_of_two_is_trusted_as_that_of_one(place: Path):
     run_stage(fit("one", stage="reward"))
     two, one = (files.read_json(Path(f"runs/tastes/{name}/seed-0/trust.json")) for name in ("two", "one"))
     assert two["verdict"] == one["verdict"]
+
+
+@pytest.mark.long
+def test_two_processes_with_a_part_each_train_as_one(place: Path):
+    several.together(run_all, place, [fit("parts", *PARTS, *SAME)])
+    run_stage(fit("whole", "--trainer.callbacks=[]", *SAME))
+    runs = [RunFolder(Path(f"runs/tastes/{name}/seed-0")) for name in ("whole", "parts")]
+    one, two = (pl.read_csv(run.figures("fit")).drop_nulls("train/loss") for run in runs)
+    assert len(one) == 8
+    for figure in ("train/loss", "train/grad_norm"):
+        assert two[figure].to_list() == pytest.approx(one[figure].to_list(), rel=1e-5, abs=1e-5)
+    whole, parts = (load_net(run.checkpoints / "best.ckpt", "policy").net.state_dict() for run in runs)
+    for name, weight in whole.items():
+        torch.testing.assert_close(parts[name], weight, rtol=1e-4, atol=1e-4)
+    for refused, why in (("--ckpt_path=last", "cannot be continued"), ("--trainer.devices=1", "several processes")):
+        with pytest.raises(InputError, match=f"ModelParallelStrategy.*{why}"):
+            run_stage(fit("parts", *PARTS, *SAME, refused))
+    run_stage(["predict", *fit("parts", *SAME)[1:]])  # one process reads the checkpoint
+    assert len(pl.read_parquet(runs[1].path / "recommendations.parquet"))

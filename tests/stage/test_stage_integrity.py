@@ -95,6 +95,7 @@ def test_settings_that_no_stage_makes_sense_with_are_refused_when_parsed(option:
     ("option", "where"),
     [
         ("--trainer.precision=bf16-true", "trainer.precision: bf16-true is no precision"),
+        ("--trainer.precision=64-true", "trainer.precision: 64-true is no precision"),
         ("--trainer.limit_val_batches=0", "trainer.limit_val_batches: nothing is validated"),
         ("--model.temperature=0", "model.temperature: 0.0 is not above 0"),
     ],
@@ -102,6 +103,28 @@ def test_settings_that_no_stage_makes_sense_with_are_refused_when_parsed(option:
 def test_settings_that_a_method_cannot_train_with_are_refused_when_parsed(option: str, where: str):
     with pytest.raises(InputError, match=where):
         parse_stage(["fit", "--config", str(find("asft")), option])
+
+
+@pytest.mark.parametrize(
+    ("words", "where"),
+    [
+        (["fit", "asft"], "trainer.strategy: .* item ids only, and this is WeightedSFT"),
+        (["fit", "recommender-onerec"], "trainer.strategy: .* item ids only, and this is OneRec"),
+        (["predict", "recommender"], "trainer.strategy: ModelParallelStrategy is for training only"),
+        (
+            ["fit", "recommender", "--trainer.callbacks=recalign.recommender.PolynomialAveraging"],
+            "trainer.callbacks: PolynomialAveraging cannot average",
+        ),
+        (
+            ["fit", "recommender", "--trainer.strategy.init_args.save_distributed_checkpoint=true"],
+            "save_distributed_checkpoint: a checkpoint in parts",
+        ),
+    ],
+)
+def test_what_needs_all_weights_is_refused_where_they_are_in_parts(words: list[str], where: str):
+    command, stage, *more = words
+    with pytest.raises(InputError, match=where):
+        parse_stage([command, f"--config={find(stage)}", f"--config={find('trainer/fsdp')}", *more])
 
 
 def test_a_full_disk_is_named_and_the_old_checkpoint_stays(monkeypatch: pytest.MonkeyPatch):

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 
 from recalign.errors import InputError
 from recalign.files import is_recorded
@@ -41,7 +42,8 @@ def class_path(kind: type) -> str:
 def recipe(module: Recorded) -> dict[str, Any]:
     """Class and constructor arguments of a network, as plain values."""
     plain = {k: recipe(v) if isinstance(v, Recorded) else v for k, v in module.made_with.items()}
-    return {"class_path": class_path(type(module)), "init_args": plain}
+    own = next(kind for kind in type(module).__mro__ if not issubclass(kind, FSDPModule))  # sharding derives a class
+    return {"class_path": class_path(own), "init_args": plain}
 
 
 def build(plan: dict[str, Any]) -> Any:

@@ -9,11 +9,13 @@ from typing import Any
 import polars as pl
 import torch
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 
 from recalign.errors import InputError
 from recalign.nn import HSTU, Encoder
-from recalign.processes import gathered
+from recalign.processes import gathered, shard
 from recalign.recommender.calibration import CalibratePrior
 from recalign.recommender.checkpoint import Loaded, load_net, load_weights, prior_names
 from recalign.recommender.policy import mean_nll
@@ -21,6 +23,9 @@ from recalign.recommender.sequence_policy import HistoryPolicy, SequencePolicy
 from recalign.recommender.training import PolicyModule
 from recalign.sequences import Batch
 from recalign.sequences.splits import TRAIN
+
+READ_WEIGHTS = ("encode", "log_prob", "weighted_nll", "sampled_log_prob", "ranks", "top_k")
+"""Methods of a policy that cloning calls."""
 
 
 class Cloning(PolicyModule):
@@ -56,6 +61,11 @@ class Cloning(PolicyModule):
     def upstream(cls, init_args: dict[str, Any]) -> dict[str, str]:
         """The checkpoints that these settings need, by argument; only one that is named."""
         return {"init_from": "recommender"} if init_args.get("init_from") else {}
+
+    def configure_model(self) -> None:
+        """Share the weights out if that is the strategy (``conf/trainer/fsdp.yaml``). Lightning may call it again."""
+        if isinstance(self.trainer.strategy, ModelParallelStrategy) and not isinstance(self.policy, FSDPModule):
+            shard(self.policy, READ_WEIGHTS)
 
     def configure_callbacks(self) -> list[Callback]:
         return [CalibratePrior()] if self.prior else []

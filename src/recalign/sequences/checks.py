@@ -11,7 +11,7 @@ from recalign.errors import InputError
 from recalign.sequences.store import Group, Part, Sequences, is_first
 from recalign.sequences.windows import NextEvents, Windows
 
-Some = TypeVar("Some", Windows, NextEvents)
+Some = TypeVar("Some", bound=Windows | NextEvents)
 
 _SAID: set[tuple[str, int]] = set()
 """Logs and lengths of which `report_truncation` has spoken."""

@@ -7,8 +7,11 @@ from collections.abc import Sequence
 
 from jsonargparse import Namespace
 from lightning import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.strategies import ModelParallelStrategy
 
 from recalign.errors import InputError, require_positive
+from recalign.recommender import Recommender
 from recalign.recommender.checkpoint import check_catalogue, check_reward
 from recalign.recommender.training import StageModule
 from recalign.stage import upstream
@@ -24,10 +27,15 @@ from recalign.stage.parsed import ParsedStage, fingerprint
 
 _ANEW = "start it anew, without --ckpt_path"
 
-STRATEGIES = ("auto", "single_device", "ddp", "SingleDeviceStrategy", "DDPStrategy")
-"""Strategies of Lightning with which a stage trains: every process holds the whole model."""
-PRECISIONS = ("32", "32-true", "64", "64-true", "16-mixed", "bf16-mixed")
-"""Precisions in which the stages of recalign train: with weights of 16 bits, small updates are lost."""
+SHARDED = "ModelParallelStrategy"
+"""Lightning's strategy whose processes hold parts of the weights; of the stages, a recommender over item ids only."""
+STRATEGIES = ("auto", "single_device", "ddp", "SingleDeviceStrategy", "DDPStrategy", SHARDED)
+"""Strategies of Lightning with which a stage trains; with the others every process holds the whole model."""
+PRECISIONS = ("32", "32-true", "16-mixed", "bf16-mixed")
+"""Precisions in which the stages of recalign train.
+
+With weights of 16 bits small updates are lost, and Lightning's double precision cannot convert a `Batch`.
+"""
 
 
 def settings(config: Namespace, training: bool) -> None:
@@ -51,8 +59,10 @@ def settings(config: Namespace, training: bool) -> None:
         raise InputError(
             f"{strategy} is no strategy that a stage can train with",
             where="trainer.strategy",
-            remedy="give ddp for several devices, or leave it out",
+            remedy="give ddp for several devices (conf/trainer/fsdp.yaml if a model does not fit one), or leave it out",
         )
+    if strategy.endswith(SHARDED):
+        _refuse_parts(trainer, imported(config.model.class_path), training)
     if ours and trainer.precision is not None and str(trainer.precision) not in PRECISIONS:
         raise InputError(
             f"{trainer.precision} is no precision that a stage can train in",
@@ -78,6 +88,36 @@ def settings(config: Namespace, training: bool) -> None:
         )
 
 
+def _refuse_parts(trainer: Namespace, model: type, training: bool) -> None:
+    """Refuse what needs all weights in one process."""
+    if not issubclass(model, Recommender):
+        raise InputError(
+            f"{SHARDED} trains recommenders over item ids only, and this is {model.__name__}",
+            where="trainer.strategy",
+            remedy="give ddp: every process then holds the whole model",
+        )
+    if not training:
+        raise InputError(
+            f"{SHARDED} is for training only",
+            where="trainer.strategy",
+            remedy="leave conf/trainer/fsdp.yaml out: the checkpoint holds all weights, and one process can read it",
+        )
+    callbacks = trainer.callbacks if isinstance(trainer.callbacks, list) else [trainer.callbacks]
+    kinds = [imported(one.class_path) for one in callbacks if one]
+    if averages := [kind.__name__ for kind in kinds if issubclass(kind, WeightAveraging)]:
+        raise InputError(
+            f"{averages[0]} cannot average weights that are in parts",
+            where="trainer.callbacks",
+            remedy="leave it out, as conf/trainer/fsdp.yaml does",
+        )
+    if trainer.strategy.init_args.save_distributed_checkpoint:
+        raise InputError(
+            "a checkpoint in parts cannot be read by other stages",
+            where="trainer.strategy.init_args.save_distributed_checkpoint",
+            remedy="set it to false, as conf/trainer/fsdp.yaml does",
+        )
+
+
 def before_reading(parsed: ParsedStage) -> None:
     """Check all that needs no data: checkpoints, the trainer, the run folder.
 
@@ -92,9 +132,12 @@ def before_reading(parsed: ParsedStage) -> None:
         refuse_other_model(parsed.checkpoint, model["class_path"], model["init_args"])
     trainer = parsed.bare_trainer()  # Lightning judges the machine's part of the configuration
     on_cpu, cores = trainer.strategy.root_device.type == "cpu", os.cpu_count() or 1
-    if trainer.world_size == 1 and parsed.config["trainer"]["strategy"] == "ddp":
+    if parsed.training and parsed.checkpoint and isinstance(trainer.strategy, ModelParallelStrategy):
+        raise InputError(f"{SHARDED}: its runs cannot be continued", where="ckpt_path", remedy=_ANEW)
+    strategy = parsed.config["trainer"]["strategy"]
+    if trainer.world_size == 1 and (strategy == "ddp" or isinstance(trainer.strategy, ModelParallelStrategy)):
         raise InputError(
-            "ddp is for several processes, and this is one",
+            f"{strategy if isinstance(strategy, str) else SHARDED} is for several processes, and this is one",
             where="trainer.strategy",
             remedy="leave it out, or give --trainer.devices 2 or more",
         )
