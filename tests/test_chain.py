@@ -131,6 +131,7 @@ def test_two_workers_leave_the_figures_of_one_process(first: tuple[Path, tiny.Sa
     ours, theirs = ([row for row in table if "cost/seconds" not in row] for table in tables)
     assert ours == theirs
     assert "7 of 7 done: evaluation/seed-0\n" in said.out
+    assert sorted(stages(said.out)) == sorted(stages(first[1].out))
     assert "recalign fit" in (tmp_path / RUNS / "logs/asft-seed-0.log").read_text()
     assert json.loads((tmp_path / RUNS / "asft/seed-0/manifest.json").read_text())["threads"] == 1
 

@@ -156,6 +156,7 @@ def test_the_users_own_conf_comes_before_what_is_shipped(folder: Path, monkeypat
         (("chain", "ml-10k"), "ml-10k: .*did you mean chain/ml-100k\\?"),
         (("check", "--config", "ml_1m"), "ml_1m: .*did you mean data/ml-1m\\?"),
         (("fit", "afst", "ml-1m"), "afst: .*did you mean asft\\?"),
+        (("fit", "dpoo", "ml-1m"), "dpoo: .*did you mean dpo\\?"),
         (("fit", "asft", "own.yml"), "own.yml: .*did you mean own.yaml\\?"),
         (("configs", "ml-100k"), "ml-100k: .*did you mean chain/ml-100k or data/ml-100k\\?"),
         (("chain", "frobnicate"), "frobnicate: .*recalign configs lists"),

@@ -153,7 +153,10 @@ def test_clicks_are_judged_by_satisfaction(tmp_path: Path, monkeypatch: pytest.M
     assert parsed["reward"].config["data"]["init_args"]["high"]["quantile"] is None
 
 
-@pytest.mark.parametrize("path", [CONF / "asft.yaml", *METHODS], ids=name)
+SEARCHED = [path for path in STAGES if path.stem != "judge"]
+
+
+@pytest.mark.parametrize("path", SEARCHED, ids=name)
 def test_both_ends_of_a_space_are_settings_of_the_method(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     spaces = Spaces(SEARCH)

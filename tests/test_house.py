@@ -30,11 +30,11 @@ for room, lower in [
     ("reward", {"recommender", "factorization"}),
     ("posttrain", {"reward"}),
     ("evaluation", {"posttrain"}),
-    ("stage", {"evaluation"}),
+    ("stage", {"cores", "evaluation"}),
     ("chain", {"stage", "simulation"}),
     ("commands", {"stage"}),
     ("api", {"stage", "configs"}),
-    ("cli", {"chain", "commands", "cores", "manual"}),
+    ("cli", {"chain", "commands", "manual"}),
     ("__main__", {"cli"}),
 ]:
     BELOW[room] = lower | {deeper for name in lower for deeper in BELOW[name]}

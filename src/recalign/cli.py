@@ -128,7 +128,6 @@ def with_config_files(command: str, words: list[str]) -> list[str]:
 def _run(command: str, words: list[str]) -> None:
     if command in TRAINING and "--help" not in words:
         cores.share()
-        cores.say_if_busy()
     if command in KINDS:
         words = with_config_files(command, words)
     if command in ("fit", "validate", "test", "predict"):

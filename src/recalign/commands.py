@@ -61,11 +61,11 @@ def recommend(
 
     Args:
         run: the run folder of a policy, such as runs/ml-100k/asft/seed-0; its recommendations.parquet is written anew
-            and holds all users'.
+            and holds all users', with codes and as_list as asked here.
         users: raw ids of the users to show, such as [1, 7]; null: the first five.
         k: items a user.
         codes: for a policy over semantic ids, a file that recalign tokenize --append wrote; its new items are
-            recommended too.
+            recommended too. This and as_list run on the CPU.
         as_list: whether each item is chosen as if the user had chosen those before it.
     """
     require_positive("", {"k": k}, "k")
@@ -80,6 +80,8 @@ def recommend(
         loaded.check(data)
         found = serve(loaded.net.eval(), data, everybody, k, codes=codes, as_list=as_list)
         write_parquet(found, run / RECOMMENDATIONS)
+        kind = f"{' as lists' if as_list else ''}{f' with the new items of {codes}' if codes else ''}"
+        print(f"recommendations{kind} for {len(known):,} users, made on the CPU: {run / RECOMMENDATIONS}")
     else:
         run_stage(words)
     frame = pl.read_parquet(run / RECOMMENDATIONS).with_columns(pl.col("user", "item").cast(pl.String))

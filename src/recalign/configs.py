@@ -75,7 +75,8 @@ def _purpose(name: str) -> str:
 def _remedy(name: str, kind: str) -> str:
     """Suggest files near the path and shipped names, preferring the right kind."""
     folder = Path(name).parent
-    known = [*map(str, folder.glob("*.yaml") if folder.is_dir() else ()), *names()]
+    ours = (one.removeprefix("posttrain/") for one in names())  # methods are found without it, and called so
+    known = [*map(str, folder.glob("*.yaml") if folder.is_dir() else ()), *ours]
     meant = nearest(Path(name).stem, (Path(one).stem for one in known))
     near = [one for one in known if Path(one).stem == meant and not one.startswith("sweep/")]  # sweeps are not stages
     near = [one for one in near if kind and one.startswith(f"{kind}/")] or near

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import cache
 
 WAITING = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 """Environment variables that say how the threads of OpenMP wait."""
@@ -22,11 +23,11 @@ def share() -> None:
         os.environ["GOMP_SPINCOUNT"] = SPINS
 
 
+@cache
 def say_if_busy() -> None:
-    """Say on stderr that other processes keep more than half of the cores busy."""
+    """Say on stderr, once, that other processes keep more than half of the cores busy."""
     cores, load = os.cpu_count() or 1, os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    if "torch" not in sys.modules and load > cores / 2:
-        remedy = "" if "OMP_NUM_THREADS" in os.environ else "; OMP_NUM_THREADS=1 loses least beside them"
-        print(
-            f"recalign: {load:.1f} processes already share {cores} cores, so this takes longer{remedy}", file=sys.stderr
-        )
+    if load > cores / 2:
+        remedy = "" if "OMP_NUM_THREADS" in os.environ else "; OMP_NUM_THREADS=1 loses least"
+        busy = f"{cores} cores are shared with others (load {load:.0f}), so this takes longer"
+        print(f"recalign: {busy}{remedy}", file=sys.stderr)

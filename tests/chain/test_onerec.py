@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +80,7 @@ def test_it_recommends_lists_and_what_a_file_of_codes_adds(first):
     words = [str(RUNS / "recommender/seed-0"), "--as_list=true", "--codes=grown.parquet", "--k=1000"]
     said = tiny.recalign(folder, "recommend", *words)
     assert said.code == 0, said.err
+    assert re.search(r"^recommendations as lists with the new items of grown\.parquet for \d+ users, .* CPU", said.out)
     shown = pl.read_parquet(folder / RUNS / "recommender/seed-0/recommendations.parquet")
     assert set(shown.filter(pl.col("item").cast(pl.String) == "9999")["user"]) == set(shown["user"])
     assert not shown.select("user", "item").is_duplicated().any()

@@ -34,6 +34,8 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tiny.Said]:
     """A folder in which two settings of a recommender were tried. Left as it is by every test."""
     folder = tiny.prepare(tmp_path_factory.mktemp("tuned"))
     (folder / "conf/search.yaml").write_text(SPACE)
+    (folder / "other.yaml").write_text("asft: {model.lr: [0.1]}")
+    (folder / "odd.yaml").write_text("recommender: {model.size: [1]}")
     return folder, tune(folder, "--trials=2")
 
 
@@ -111,6 +113,10 @@ def test_a_sweep_says_what_is_searched_and_a_given_setting_is_not(again: Path):
         (["--metric=value/select_judge@10"], "there are no judges .*\n.*recalign chain simulated"),
         (["--space=nowhere.yaml"], "nowhere.yaml: there is no such file"),
         (["--model.lr=0.1", "--model.temperature=0.1"], "nothing is left to search"),
+        (["--run.name=big", "--model.lr=0.1", "--model.temperature=0.1"], "nothing is left to search"),
+        (["--trails=2"], "--trails: there is no such option\n.*did you mean --trials"),
+        (["--space=other.yaml"], "no space for 'recommender'\n.*--space FILE"),
+        (["--space=odd.yaml"], "recommender has no setting 'model.size'\n.*--space FILE"),
         (["--model.lrr=0.1"], "no key 'model.lrr'"),
     ],
 )

@@ -114,6 +114,20 @@ def test_rows_are_shown_as_they_were_understood(tmp_path: Path):
     assert "1 rows have no reward" in said.out
 
 
+def test_kinds_of_event_on_one_item_become_one_event(tmp_path: Path):
+    rows = ["anna,lamp,2026-03-01,view", "anna,lamp,2026-03-02,purchase", "b,lamp,2026-03-02,view"]
+    (tmp_path / "log.csv").write_text("\n".join(["user,item,time,event", *rows]))
+    said = init(tmp_path, "log.csv")
+    assert said.code == 0, said.err
+    assert "2 events of 2 users and 1 items" in said.out
+    text = (tmp_path / "log.yaml").read_text()
+    assert yaml.safe_load(text)["data"]["log"]["collapse"] is True
+    rows[1] = "anna,lamp,2026-03-02,view"  # one kind of event, twice
+    (tmp_path / "log.csv").write_text("\n".join(["user,item,time,event", *rows, "b,chair,2026-03-03,purchase"]))
+    assert init(tmp_path, "log.csv", "--force").code == 0
+    assert "collapse" not in yaml.safe_load((tmp_path / "log.yaml").read_text())["data"]["log"]
+
+
 def test_parquet_is_read_and_the_yaml_may_lie_elsewhere(tmp_path: Path):
     write(tmp_path / "log.csv", *LAYOUTS["ratings"][1:])
     pl.read_csv(tmp_path / "log.csv").write_parquet(tmp_path / "other.parquet")

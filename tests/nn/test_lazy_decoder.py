@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from recalign.errors import InputError
 from recalign.nn import LazyContext, LazyDecoder, Window
 from recalign.nn.decoder import Past
 from recalign.nn.lazy_decoder import LazyBlock
@@ -119,9 +120,11 @@ def test_events_of_a_lazy_context_do_not_see_each_other():
     assert (before[0, -1] == 0).all()
 
 
-@pytest.mark.parametrize("wrong", [{"heads": 3}, {"heads": 2, "kv_heads": 3}, {"layers": 1, "kv_sets": 2}])
+@pytest.mark.parametrize(
+    "wrong", [{"heads": 3}, {"heads": 2, "kv_heads": 3}, {"layers": 1, "kv_sets": 2}, {"heads": 0}]
+)
 def test_sizes_that_do_not_divide_are_refused(wrong):
-    with pytest.raises(ValueError, match="must be a multiple"):
+    with pytest.raises(InputError, match=r"^model\.decoder"):
         LazyDecoder(DIM, **wrong)
 
 

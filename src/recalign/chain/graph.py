@@ -56,7 +56,9 @@ def in_order(tasks: Sequence[Task], threads: int | None) -> None:
             done[task.name] = task.function(task.given(done))
 
 
-def side_by_side(tasks: Sequence[Task], threads: int | None, executor: Executor, logs: Path) -> None:
+def side_by_side(
+    tasks: Sequence[Task], threads: int | None, executor: Executor, logs: Path, verbose: bool = False
+) -> None:
     """Run every task as soon as what it needs is done.
 
     Args:
@@ -64,12 +66,14 @@ def side_by_side(tasks: Sequence[Task], threads: int | None, executor: Executor,
         threads: of torch in each worker; None: its own choice.
         executor: whose futures raise `WorkerDied` where a worker is gone.
         logs: folder of what the tasks print.
+        verbose: whether to print that too, once a task is done.
 
     Raises:
         TrainingError: a task's worker died twice.
     """
     done: dict[str, Any] = {}
     left, running, retried = list(tasks), dict[Future[Any], Task](), set[str]()
+    printed = {task.name: len(_read(logs / task.log)) for task in tasks}  # by earlier calls
     with Console(stderr=True).status("") as line:
         progress = _Progress(len(tasks), line)
         while left or running:
@@ -85,6 +89,8 @@ def side_by_side(tasks: Sequence[Task], threads: int | None, executor: Executor,
                 try:
                     done[task.name] = future.result()
                     progress.finished(task.name, len(done))
+                    if verbose:
+                        say(_read(logs / task.log)[printed[task.name] :].rstrip())
                 except WorkerDied as error:
                     if task.name in retried:
                         raise TrainingError(
@@ -94,6 +100,10 @@ def side_by_side(tasks: Sequence[Task], threads: int | None, executor: Executor,
                     left.insert(0, task)
                     say(f"{task.name}: its worker died ({error}); trying once more")
             progress.show(len(done), [task.name for future, task in running.items() if future.running()])
+
+
+def _read(log: Path) -> str:
+    return log.read_text(encoding="utf-8") if log.is_file() else ""
 
 
 class _Progress:

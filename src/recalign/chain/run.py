@@ -57,7 +57,7 @@ def run_chain(plan: Plan) -> Path:
         if workers is None:
             in_order(tasks, chain.threads)
         else:
-            side_by_side(tasks, chain.threads or 1, workers, folder / "logs")
+            side_by_side(tasks, chain.threads or 1, workers, folder / "logs", chain.verbose)
         table = comparison.compare(folder, methods=chain.methods, seeds=chain.seeds, roles=chain.roles)
         page = render(folder, searched=search is not None)
         publish(folder, page, parsed["recommender"].config["trainer"]["logger"], searched=search is not None)

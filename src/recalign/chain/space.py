@@ -14,6 +14,8 @@ from recalign.stage.given import load
 DEFAULT = "default"
 """Names the space of every method that has none of its own."""
 
+OTHER = "recalign tune reads another file with --space FILE"
+
 Settings = dict[str, Any]
 """Values by key, as they are typed: ``{"model.temperature": 0.5}``."""
 
@@ -66,6 +68,9 @@ class Spaces:
             method: space if isinstance(space, str) else self._space(method, space) for method, space in given.items()
         }
 
+    def __contains__(self, method: str) -> bool:
+        return method in self._spaces
+
     def leader(self, method: str) -> str | None:
         """The method whose chosen setting this one takes, if it has no search of its own."""
         space = self._spaces.get(method)
@@ -79,7 +84,9 @@ class Spaces:
         """
         space = self._spaces.get(method, self._spaces.get(DEFAULT))
         if not isinstance(space, dict):
-            raise InputError(f"no space for {method!r}", where=str(self.file), remedy=f"add it, or {DEFAULT!r}")
+            raise InputError(
+                f"no space for {method!r}", where=str(self.file), remedy=f"add it, or {DEFAULT!r}; {OTHER}"
+            )
         return space
 
     def default(self, method: str, config: Mapping[str, Any], key: str) -> Any:
@@ -92,9 +99,8 @@ class Spaces:
         for part in key.split("."):
             node = node.get("init_args", node)
             if part not in node:
-                raise InputError(
-                    f"{method} has no setting {key!r}", where=str(self.file), remedy="search one that it has"
-                )
+                what, remedy = f"{method} has no setting {key!r}", f"search one that it has; {OTHER}"
+                raise InputError(what, where=str(self.file), remedy=remedy)
             node = node[part]
         return node
 

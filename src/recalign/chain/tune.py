@@ -43,7 +43,7 @@ class Tune:
         trials: settings that are tried, the first as the stage's YAML has them; a longer search keeps those of a
             shorter one.
         space: YAML of what is searched: its name or a path; null: conf/search.yaml. A sweep of W&B will do
-            (conf/sweep/asft.yaml).
+            (conf/sweep/asft.yaml). The stage's space has the name of its YAML, else that of the run.
         metric: what is optimised, of the figures that the fit logs; null: the sweep's, else what the stage chooses its
             checkpoint by, else what the log's judges for selection say (value/select_judge@10).
         goal: whether a high or a low value is better; null: as is usual for the metric.
@@ -114,12 +114,15 @@ class Tuning:
         return metric, goal
 
     def _settings(self, trials: int) -> list[Settings]:
-        given = (one for _, one, is_file in sources(self.stage.words[1:]) if not is_file)
-        fixed = {key for one in given for key in set_keys(one)}
-        space = {key: axis for key, axis in self.spaces.space(self.name).items() if key not in fixed}
+        given = list(sources(self.stage.words[1:]))
+        fixed = {key for _, one, is_file in given if not is_file for key in set_keys(one)}
+        own = next((Path(file).stem for file, _, is_file in given if is_file), self.name)
+        method = own if own in self.spaces else self.name
+        method = self.spaces.leader(method) or method
+        space = {key: axis for key, axis in self.spaces.space(method).items() if key not in fixed}
         if not space:
             raise InputError("nothing is left to search", where=str(self.spaces.file), remedy="set fewer on the line")
-        defaults = {key: self.spaces.default(self.name, self.stage.config, key) for key in space}
+        defaults = {key: self.spaces.default(method, self.stage.config, key) for key in space}
         return proposals(space, defaults, trials, self.stage.seed)
 
     def run(self) -> Path:
@@ -278,13 +281,19 @@ def tune(argv: Sequence[str]) -> Path:
 
 
 def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The words that set a `Tune`, and the others."""
+    """The words that set a `Tune`, and the others.
+
+    Raises:
+        InputError: one of the others is nearly a `Tune`'s.
+    """
     names = {f"--{field.name}" for field in fields(Tune)} | {"--help", "-h"}
     own: list[str] = []
     others: list[str] = []
     words = iter(argv)
     for word in words:
         option, equals, _ = word.partition("=")
+        if option not in names and "." not in option and (near := nearest(option, names)):
+            raise InputError("there is no such option", where=option, remedy=f"did you mean {near}?")
         (own if option in names else others).append(word)
         if option in names and not equals:
             own += [value for value in (next(words, None),) if value is not None]

@@ -7,6 +7,7 @@ import re
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,9 @@ def init(words: Sequence[str]) -> None:
         **meaning,  # type: ignore[arg-type]
     )
     events = load_events(log, path.parent, reward)
+    if reward.startswith("CASE") and guess.has_kinds_of_one_item(events.frame):
+        log = replace(log, collapse=True)
+        events = load_events(log, path.parent, reward)
     high = guess.high_condition(events.frame["reward"])
     _print_events(log, reward, high, events)
     commands = [
@@ -206,6 +210,7 @@ def _yaml_text(log: Log, root: Path, reward: str, high: str | None, events: Even
         "time_unit": f"of that column: {UNITS.get(log.time_unit, 'ISO 8601; UTC where it has no offset')}",
         "time_format": "how that column is written",
         "where": "other rows are left out and counted",
+        "collapse": "a user's events on an item become one, that with the highest reward; false: all are kept",
     }
     shown = {key: (value, comment) for key, comment in comments.items() if (value := getattr(log, key))}
     lines = [

@@ -142,6 +142,12 @@ def high_condition(rewards: pl.Series) -> str | None:
     return f"reward >= {limit:g}"
 
 
+def has_kinds_of_one_item(events: pl.DataFrame) -> bool:
+    """Whether a user has events of several rewards on one item, such as a view and a purchase."""
+    kinds = events.group_by("user", "item").agg(pl.col("reward").n_unique())["reward"]
+    return bool((kinds > 1).any())
+
+
 def quote(name: str) -> str:
     """Quote a column's name for Polars SQL, if it needs quotes."""
     try:

@@ -28,7 +28,7 @@ from recalign.errors import InputError, require_positive
 
 from .decoder import Decoder, Past, PrefixAttention
 from .dropout import Dropout
-from .feed_forward import SwiGLU, feed_forward
+from .feed_forward import feed_forward
 from .window import Recency, Window, attend
 
 
@@ -72,9 +72,7 @@ class EncoderDecoder(Decoder):
             blocks.append(DecoderBlock(dim, heads, last, max_length, dropout, layer))
         super().__init__(dim, max_length, dropout, blocks)
         depth = layers if encoder_layers is None else encoder_layers
-        self.encoder_blocks = nn.ModuleList(
-            EncoderBlock(dim, heads, hidden or 8 * dim // 3, dropout) for _ in range(depth)
-        )
+        self.encoder_blocks = nn.ModuleList(EncoderBlock(dim, heads, hidden, dropout) for _ in range(depth))
         self.encoder_norm, self.heads = nn.RMSNorm(dim), heads
         self.to_kv = nn.ModuleList(nn.Linear(dim, 2 * dim, bias=False) for _ in range(layers))
 
@@ -90,12 +88,12 @@ class EncoderDecoder(Decoder):
 class EncoderBlock(nn.Module):
     """One block of the encoder. Padding stands at the end, where causality hides it."""
 
-    def __init__(self, dim: int, heads: int, hidden: int, dropout: float) -> None:
+    def __init__(self, dim: int, heads: int, hidden: int | None, dropout: float) -> None:
         super().__init__()
         self.heads = heads
         self.self_norm, self.hidden_norm = nn.RMSNorm(dim), nn.RMSNorm(dim)
         self.qkv, self.output = nn.Linear(dim, 3 * dim, bias=False), nn.Linear(dim, dim, bias=False)
-        self.feed_forward, self.dropout = SwiGLU(dim, hidden), Dropout(dropout)
+        self.feed_forward, self.dropout = feed_forward(dim, hidden), Dropout(dropout)
 
     def forward(self, x_BLD: Tensor) -> Tensor:
         qkv_BXLC = self.qkv(self.self_norm(x_BLD)).unflatten(-1, (3 * self.heads, -1)).transpose(1, 2)

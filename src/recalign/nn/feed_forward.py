@@ -4,8 +4,8 @@ SwiGLU (https://arxiv.org/abs/2002.05202): W_down (SiLU(W_gate x) * W_up x). A m
 
     y = sum_{e in E(x)} g_e SwiGLU_e(x),    s = sigmoid(W x),    g = s / sum_{e in E(x)} s_e
 
-where E(x) are the k experts with the largest s_e + b_e. After each pass of training b_e rises by a fixed step if expert
-e was chosen less often than the mean, and falls if more often: balance without an auxiliary loss
+where E(x) are the k experts with the largest s_e + b_e. After each pass of training with gradients, b_e rises by a fixed
+step if expert e was chosen less often than the mean, and falls if more often: balance without an auxiliary loss
 (https://arxiv.org/abs/2408.15664, as OneRec V1 uses it, https://arxiv.org/abs/2506.13695).
 
 Shape suffixes: N tokens, D width, F hidden width, E experts, K experts of a token, X = N K.
@@ -74,7 +74,7 @@ class Experts(nn.Module):
         share_NK = affinity_NE.gather(1, expert_NK)
         share_NK = share_NK / share_NK.sum(dim=1, keepdim=True)
         count_E = expert_NK.flatten().bincount(minlength=len(self.experts))
-        if self.training:
+        if self.training and torch.is_grad_enabled():
             self.bias_E += BALANCING_STEP * (count_E.float().mean() - count_E).sign()
         order_X = expert_NK.flatten().argsort(stable=True)
         token_X = order_X // self.chosen
@@ -84,7 +84,7 @@ class Experts(nn.Module):
         return out_XD.new_zeros(x_ND.shape).index_add(0, token_X, out_XD).view_as(x)
 
 
-def feed_forward(dim: int, hidden: int | None, experts: int, chosen: int) -> nn.Module:
+def feed_forward(dim: int, hidden: int | None, experts: int = 0, chosen: int = 1) -> nn.Module:
     """One SwiGLU, or a mixture where there are experts. ``hidden``: of each, None for 8 / 3 of dim."""
     hidden = hidden or 8 * dim // 3
     return Experts(dim, hidden, experts, chosen) if experts else SwiGLU(dim, hidden)

@@ -25,6 +25,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from recalign.errors import InputError, require_positive
+
 from .decoder import Decoder, Past, PrefixAttention
 from .dropout import Dropout
 from .feed_forward import feed_forward
@@ -48,8 +50,7 @@ class LazyDecoder(Decoder):
         dropout: on each branch and on the tokens.
 
     Raises:
-        ValueError: the sizes do not divide.
-        InputError: a token would use more experts than there are.
+        InputError: the sizes do not divide, or a token would use more experts than there are.
     """
 
     def __init__(
@@ -66,10 +67,13 @@ class LazyDecoder(Decoder):
         max_length: int = 200,
         dropout: float = 0.3,
     ) -> None:
-        if dim % heads or heads % kv_heads or not 1 <= kv_sets <= layers:
-            raise ValueError(
-                f"dim {dim} must be a multiple of heads {heads}, these of kv_heads {kv_heads}, "
-                f"and kv_sets {kv_sets} must be 1 to layers {layers}"
+        sizes = {"dim": dim, "layers": layers, "heads": heads, "kv_heads": kv_heads, "kv_sets": kv_sets}
+        require_positive("model.decoder", sizes, *sizes)
+        if dim % heads or heads % kv_heads or kv_sets > layers:
+            raise InputError(
+                f"dim {dim}, {heads} heads, {kv_heads} kv_heads, and {kv_sets} kv_sets of {layers} layers do not fit",
+                where="model.decoder",
+                remedy="choose a dim that is a multiple of heads, heads of kv_heads, and no more kv_sets than layers",
             )
         blocks = []
         for layer in range(layers):
