@@ -204,8 +204,9 @@ def _split_rows(source: Source, layout: Layout, *, strict: bool = False) -> Iter
     lines, separator = source.lines("utf-8-sig" if layout.encoding == "utf8" else layout.encoding), layout.separator
     if len(separator) > 1:
         lines, separator = (line.replace(layout.separator, UNIT_SEPARATOR) for line in lines), UNIT_SEPARATOR
-    quoting = csv.QUOTE_MINIMAL if layout.quote else csv.QUOTE_NONE
-    return csv.reader(lines, delimiter=separator, quoting=quoting, strict=strict)
+    if layout.quote is None:
+        return csv.reader(lines, delimiter=separator, quoting=csv.QUOTE_NONE)
+    return csv.reader(lines, delimiter=separator, strict=strict)
 
 
 def _spans_lines(frame: pl.DataFrame) -> bool:
