@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from jsonargparse import Namespace
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
-from lightning.pytorch.strategies import ModelParallelStrategy
 
 from recalign.errors import InputError, require_positive
 from recalign.recommender import Recommender
@@ -132,12 +131,13 @@ def before_reading(parsed: ParsedStage) -> None:
         refuse_other_model(parsed.checkpoint, model["class_path"], model["init_args"])
     trainer = parsed.bare_trainer()  # Lightning judges the machine's part of the configuration
     on_cpu, cores = trainer.strategy.root_device.type == "cpu", os.cpu_count() or 1
-    if parsed.training and parsed.checkpoint and isinstance(trainer.strategy, ModelParallelStrategy):
-        raise InputError(f"{SHARDED}: its runs cannot be continued", where="ckpt_path", remedy=_ANEW)
     strategy = parsed.config["trainer"]["strategy"]
-    if trainer.world_size == 1 and (strategy == "ddp" or isinstance(trainer.strategy, ModelParallelStrategy)):
+    name = strategy if isinstance(strategy, str) else strategy["class_path"].rpartition(".")[2]
+    if name == SHARDED and parsed.training and parsed.checkpoint:
+        raise InputError(f"{SHARDED}: its runs cannot be continued", where="ckpt_path", remedy=_ANEW)
+    if trainer.world_size == 1 and name in ("ddp", SHARDED):
         raise InputError(
-            f"{strategy if isinstance(strategy, str) else SHARDED} is for several processes, and this is one",
+            f"{name} is for several processes, and this is one",
             where="trainer.strategy",
             remedy="leave it out, or give --trainer.devices 2 or more",
         )
