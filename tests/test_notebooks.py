@@ -9,14 +9,8 @@ import pytest
 FOLDER = Path(__file__).parents[1] / "docs" / "notebooks"
 
 
-BRIEF = "quickstart"  # the others take a minute each
-PATHS = [
-    pytest.param(path, id=path.stem, marks=[] if path.stem == BRIEF else [pytest.mark.long])
-    for path in sorted(FOLDER.glob("*.ipynb"))
-]
-
-
-@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.long  # .ci/run has them apart
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.ipynb")), ids=lambda path: path.stem)
 def test_a_notebook_runs(path: Path, tmp_path: Path):
     nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
     notebook = nbformat.read(path, 4)
