@@ -4,7 +4,7 @@ SwiGLU (https://arxiv.org/abs/2002.05202): W_down (SiLU(W_gate x) * W_up x). A m
 
     y = sum_{e in E(x)} g_e SwiGLU_e(x),    s = sigmoid(W x),    g = s / sum_{e in E(x)} s_e
 
-where E(x) are the k experts with the largest s_e + b_e. After each pass of training with gradients, b_e rises by a fixed
+where E(x) are the k experts with the largest s_e + b_e. After each training pass with gradients, b_e rises by a fixed
 step if expert e was chosen less often than the mean, and falls if more often: balance without an auxiliary loss
 (https://arxiv.org/abs/2408.15664, as OneRec V1 uses it, https://arxiv.org/abs/2506.13695).
 
