@@ -14,6 +14,7 @@ Shape suffixes: N tokens, D width, F hidden width, E experts, K experts of a tok
 from __future__ import annotations
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -38,8 +39,8 @@ class SwiGLU(nn.Module):
 class Experts(nn.Module):
     """A mixture of SwiGLUs; see the formula at the top.
 
-    How many tokens each expert has is read back from the device once a pass. Under DDP the biases are those that the
-    first process's tokens ask for: DDP broadcasts buffers.
+    How many tokens each expert has is read back from the device once a pass. The biases balance the tokens of one
+    process, so several processes cannot train a mixture.
 
     Args:
         dim: D.
@@ -48,7 +49,7 @@ class Experts(nn.Module):
         chosen: K, experts that a token uses.
 
     Raises:
-        InputError: a token would use more experts than there are.
+        InputError: a token would use more experts than there are; or, in training, there are several processes.
     """
 
     bias_E: Tensor
@@ -75,6 +76,7 @@ class Experts(nn.Module):
         share_NK = share_NK / share_NK.sum(dim=1, keepdim=True)
         count_E = expert_NK.flatten().bincount(minlength=len(self.experts))
         if self.training and torch.is_grad_enabled():
+            _require_one_process()
             self.bias_E += BALANCING_STEP * (count_E.float().mean() - count_E).sign()
         order_X = expert_NK.flatten().argsort(stable=True)
         token_X = order_X // self.chosen
@@ -82,6 +84,15 @@ class Experts(nn.Module):
         out_XD = torch.cat([expert(part) for expert, part in zip(self.experts, parts, strict=True)])
         out_XD = out_XD * share_NK.flatten()[order_X, None]
         return out_XD.new_zeros(x_ND.shape).index_add(0, token_X, out_XD).view_as(x)
+
+
+def _require_one_process() -> None:
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        raise InputError(
+            "the biases of a mixture of experts balance the tokens of one process, and there are several",
+            where="model.decoder.experts",
+            remedy="train with --trainer.devices 1, or set it to 0 for one feed-forward layer",
+        )
 
 
 def feed_forward(dim: int, hidden: int | None, experts: int = 0, chosen: int = 1) -> nn.Module:
