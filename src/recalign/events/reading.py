@@ -210,7 +210,8 @@ def _split_rows(source: Source, layout: Layout, *, strict: bool = False) -> Iter
 
 
 def _spans_lines(frame: pl.DataFrame) -> bool:
-    return any(column.str.contains("\n", literal=True).any() for column in frame.select(pl.col(pl.String)))
+    text = (column.alias("") for column in frame if column.dtype == pl.String)  # a name such as "*" is a pattern
+    return any(column.str.contains("\n", literal=True).any() for column in text)
 
 
 def _refuse_open_quotes(source: Source, layout: Layout) -> None:

@@ -29,6 +29,7 @@ _NOISE = (
     r".*predict returned None.*",  # recommendations are written, not returned
     r".*configure_optimizers` will be overridden.*",  # --optimizer asks for that
     r".*GPU available but not used.*",
+    r".*WeightAveraging callback with a model that overrides.*",  # refused where weights are sharded
     r".*srun.*command is available.*",
     r".*MLFlow only allows.*",  # it leaves the @ out of ndcg@10, at every row
     r".*broadcast_buffers. is deprecated.*",  # in favour of what older versions of torch do not know
