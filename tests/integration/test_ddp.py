@@ -91,7 +91,8 @@ def test_a_run_of_two_that_was_interrupted_ends_as_one_that_was_not(place: Path)
     states = [torch.load(run.last, weights_only=True)["current_model_state"] for run in (whole, broken)]
     assert all(states[0][name].equal(states[1][name]) for name in states[0])
     rows = [pl.read_csv(run.figures("fit")).select(~cs.starts_with("speed/")) for run in (whole, broken)]
-    early = (pl.col("step") == 5) & pl.col("rank/all/ndcg@10").is_not_null()  # validated where trainer.max_steps ended it
+    # It was validated where trainer.max_steps ended it.
+    early = (pl.col("step") == 5) & pl.col("rank/all/ndcg@10").is_not_null()
     assert rows[1].filter(early).height == 1
     assert rows[0].equals(rows[1].filter(~early))
     assert rows[0].drop_nulls("train/loss")["step"].to_list() == list(range(8))  # each written once
