@@ -120,6 +120,7 @@ def test_a_second_call_runs_nothing(again: Path):
     assert (again / RUNS / "search.csv").read_text() == kept
 
 
+@pytest.mark.long
 def test_an_interrupted_search_runs_what_is_missing(again: Path):
     shutil.rmtree(again / RUNS / "asft/trials/trial-1")
     said = search(again)
@@ -231,6 +232,7 @@ def test_what_is_set_in_part_is_not_searched_as_a_whole(monkeypatch: pytest.Monk
     assert {key for setting in search.settings["bc"] for key in setting} == {"model.lr"}
 
 
+@pytest.mark.long
 def test_a_set_setting_is_named_in_the_file_and_the_table(again: Path):
     said = search(again, "--methods=[bc, asft, asft_permuted]", "--stages.asft.model.temperature=0.5")
     assert said.code == 0, said.err

@@ -80,6 +80,7 @@ def test_a_longer_search_keeps_what_was_tried_and_one_that_was_killed_goes_on(ag
     assert sorted(states) == ["COMPLETE"] * 4 + ["FAIL"]
 
 
+@pytest.mark.long
 def test_a_trial_that_ended_early_is_trained_whole_for_another_metric(again: Path, monkeypatch: pytest.MonkeyPatch):
     shutil.rmtree(again / FOLDER / "trial-1")
     with monkeypatch.context() as patch:

@@ -24,6 +24,7 @@ def throughput(monkeypatch: pytest.MonkeyPatch):
     return throughput
 
 
+@pytest.mark.long
 def test_our_side_is_measured(throughput, log_root, tmp_path, monkeypatch, capsys):
     (tmp_path / "small.yaml").write_text(LOG)
     monkeypatch.setattr(sys.modules["tables"], "RESULTS", tmp_path)

@@ -211,6 +211,7 @@ def test_a_full_disk_loses_nothing(root, whole, monkeypatch):
     assert entry_of(root, "parts") == whole
 
 
+@pytest.mark.long
 def test_what_a_worker_cannot_write_is_named(root):
     settings = module(root, "parts")
     folder = settings.entry.with_name(f".{settings.entry.name}.parts-3")
