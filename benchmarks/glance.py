@@ -13,6 +13,7 @@ from recalign.evaluation.comparison import ALL, HIGH, VALUE
 TABLES = {
     "ML-100K": ("ml-100k", "ml-100k, main rows"),
     "Five simulated worlds": ("simulated", "simulated, main rows"),
+    "Ten unopened worlds": ("simulated, unopened",),
     "Noise": ("simulated-noise, not searched",),
     "Clear": ("simulated-clear, not searched",),
     "Confounded": ("simulated-confounded, not searched",),
