@@ -14,7 +14,25 @@ from recalign.sequences.store import PARTS, Part, Sequences, is_first
 
 
 @dataclass(frozen=True)
-class Windows:
+class _Stretches:
+    """Which events each window encodes, and where its targets lie; see `Windows`."""
+
+    user: np.ndarray
+    start: np.ndarray
+    stop: np.ndarray
+    offset: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+    @property
+    def length(self) -> np.ndarray:
+        """The number of events that each window encodes. Shape: (W,)."""
+        return self.stop - self.start
+
+
+@dataclass(frozen=True)
+class Windows(_Stretches):
     """W stretches of history with their targets.
 
     Attributes:
@@ -31,10 +49,6 @@ class Windows:
             there is no pair.
     """
 
-    user: np.ndarray
-    start: np.ndarray
-    stop: np.ndarray
-    offset: np.ndarray
     state: np.ndarray
     target: np.ndarray
     event: np.ndarray
@@ -43,14 +57,6 @@ class Windows:
     time: np.ndarray
     advantage: np.ndarray | None = None
     rejected: np.ndarray | None = None
-
-    def __len__(self) -> int:
-        return len(self.user)
-
-    @property
-    def length(self) -> np.ndarray:
-        """The number of events that each window encodes. Shape: (W,)."""
-        return self.stop - self.start
 
     def take(self, chosen: np.ndarray) -> Windows:
         """Some of the windows, with their targets. Shape: int64 (B,), indices of windows."""
@@ -75,7 +81,7 @@ class Windows:
 
 
 @dataclass(frozen=True)
-class NextEvents:
+class NextEvents(_Stretches):
     """Training windows whose targets stay in the log's arrays until a batch needs them.
 
     The newest states of each window predict the user's next known event, so the log says all about them. As arrays they
@@ -87,18 +93,6 @@ class NextEvents:
     """
 
     sequences: Sequences
-    user: np.ndarray
-    start: np.ndarray
-    stop: np.ndarray
-    offset: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.user)
-
-    @property
-    def length(self) -> np.ndarray:
-        """The number of events that each window encodes. Shape: (W,)."""
-        return self.stop - self.start
 
     def take(self, chosen: np.ndarray) -> Windows:
         """Some of the windows, with their targets. Shape: int64 (B,), indices of windows."""
