@@ -163,7 +163,11 @@ def test_both_ends_of_a_space_are_settings_of_the_method(path: Path, tmp_path: P
     axes = spaces.space(spaces.leader(path.stem) or path.stem).items()
     for end in (0, -1):
         chosen = {key: axis[end] if isinstance(axis, list) else (axis.low, axis.high)[end] for key, axis in axes}
-        parse_stage(Request((path,), chosen))
+        config = {
+            key.replace(".init_args", ""): value
+            for key, value in leaves(parse_stage(Request((path,), chosen)).config).items()
+        }
+        assert {key: config[key] for key in chosen} == chosen
 
 
 @functools.cache
