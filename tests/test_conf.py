@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,14 @@ METHODS = sorted((CONF / "posttrain").glob("*.yaml"))
 SEARCH = CONF / "search.yaml"
 STAGES = [*(path for path in sorted(CONF.glob("*.yaml")) if path not in (SEARCH, CONF / "tokens.yaml")), *METHODS]
 CHAINS = sorted((CONF / "chain").glob("*.yaml"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_earlier_runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Stages look for what they start from in the current folder: a checkout may have runs of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("empty"))
+        yield
 
 
 def name(path: Path) -> str:
@@ -64,8 +73,7 @@ PAIRS += [(stage, CONF / "data/kuairand-pure.yaml") for stage in STAGES if stage
 
 
 @pytest.mark.parametrize(("stage", "log"), PAIRS, ids=name)
-def test_every_stage_takes_every_log(stage: Path, log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(tmp_path)  # no earlier runs
+def test_every_stage_takes_every_log(stage: Path, log: Path):
     parsed = parse_stage(["fit", "--config", str(stage), "--config", str(log)])
     written = yaml.safe_load(log.read_text())["data"]
     read = parsed.config["data"]["init_args"]
@@ -105,8 +113,7 @@ def test_the_judges_of_a_preset_are_those_of_the_log_and_seed():
 
 
 @pytest.mark.parametrize("path", sorted((CONF / "sweep").glob("*.yaml")), ids=name)
-def test_a_sweeps_ranges_are_settings_of_its_stage(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(tmp_path)
+def test_a_sweeps_ranges_are_settings_of_its_stage(path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("WANDB_SWEEP_ID", "s")
     monkeypatch.setenv("WANDB_RUN_ID", "t")
     sweep = yaml.safe_load(path.read_text())
@@ -128,8 +135,7 @@ def test_a_logs_recipe_comes_after_the_recommender_and_the_log(path: Path):
 
 
 @pytest.mark.parametrize("path", CHAINS, ids=name)
-def test_a_chain_can_be_planned(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(tmp_path)
+def test_a_chain_can_be_planned(path: Path):
     settings = yaml.safe_load(path.read_text())
     world = settings.get("world")
     plan = Plan(Chain(**settings | {"world": None if world is None else World(**world)}), path, {})
@@ -142,8 +148,7 @@ def test_a_chain_can_be_planned(path: Path, tmp_path: Path, monkeypatch: pytest.
         assert {len(tried) for tried in search.settings.values()} == {settings["trials"]}
 
 
-def test_clicks_are_judged_by_satisfaction(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(tmp_path)
+def test_clicks_are_judged_by_satisfaction():
     path = CONF / "chain/kuairand-pure-excerpt-clicked.yaml"
     parsed = Plan(Chain(**yaml.safe_load(path.read_text())), path, {}).parse()
     rewards = {stage: one.config["data"]["init_args"]["reward"] for stage, one in parsed.items()}
@@ -157,8 +162,7 @@ SEARCHED = [path for path in STAGES if path.stem != "judge"]
 
 
 @pytest.mark.parametrize("path", SEARCHED, ids=name)
-def test_both_ends_of_a_space_are_settings_of_the_method(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(tmp_path)
+def test_both_ends_of_a_space_are_settings_of_the_method(path: Path):
     spaces = Spaces(SEARCH)
     axes = spaces.space(spaces.leader(path.stem) or path.stem).items()
     for end in (0, -1):
