@@ -1,6 +1,6 @@
 """From a raw log to the first training steps: time and memory, read whole, prepared in partitions, and from the cache.
 
-    python benchmarks/preprocessing.py [--events 5 20 80] [--whole 80] [--workers 1] [--repeats 3] [--tmp DIR]
+    python benchmarks/preprocessing.py [--events 5 20] [--whole 20] [--workers 1] [--repeats 3] [--tmp DIR]
 
 ML-1M is read from ``ratings.dat`` (or its zip) under the data root, if it is there; the other logs are Parquet files
 of random events that the script makes: 100 events a user in the mean, 100,000 items, rows in order of time. Each figure
@@ -48,8 +48,8 @@ ML_1M = Log("ml-1m", ["ml-1m/ratings.dat"], time_resolution=600)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--events", type=int, nargs="*", default=[5, 20, 80], help="millions of generated events")
-    parser.add_argument("--whole", type=int, default=80, help="millions up to which a log is read whole, too")
+    parser.add_argument("--events", type=int, nargs="*", default=[5, 20], help="millions of generated events")
+    parser.add_argument("--whole", type=int, default=20, help="millions up to which a log is read whole, too")
     parser.add_argument("--workers", type=int, default=1, help="of recalign prepare")
     parser.add_argument("--repeats", type=int, default=3, help="processes a figure; the median is shown")
     parser.add_argument("--data", type=Path, default=None, help="data root that holds ml-1m")
