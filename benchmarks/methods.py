@@ -3,6 +3,7 @@
     python benchmarks/methods.py --log ml-100k [--seeds 0 1] [--methods bc asft] [--no-search] [--runs DIR] [--data DIR]
     python benchmarks/methods.py --log simulated --world noise
     python benchmarks/methods.py --log ml-100k --feedback
+    python benchmarks/methods.py --log ml-100k --policy onerec --methods start rerank bc asft asft_permuted ipa gbpo
 
 Each log is one chain (conf/chain/<log>-methods.yaml) that searches, trains and measures under the same rules; what has
 run is not run again, so that an interrupted table goes on where it stopped. `--workers N` runs N cells at once. Worlds:
@@ -37,6 +38,7 @@ WORLDS: dict[str, dict[str, float]] = {
     "clear": {"noise": 0.05, "generosity": 0.0, "circumstance": 0.0},  # a reward model can know nearly everything
     "confounded": {"circumstance": 1.5, "confounding": 2.0},  # rewards are due to when an item was met
 }
+POLICIES = {"hstu": "recommender", "onerec": "recommender-onerec"}
 KEPT = "policy/kept"
 COLUMNS = {
     ALL: ALL,
@@ -66,16 +68,19 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", help="rows, instead of the chain's own")
     parser.add_argument("--label", help="what to call a table of other rows, which then stands beside the log's own")
     parser.add_argument("--feedback", action="store_true", help="policies that see the rewards of earlier events")
+    parser.add_argument("--policy", default="hstu", choices=list(POLICIES), help="what generates recommendations")
     parser.add_argument("--workers", type=int, help="cells that run at once, a process each")
     parser.add_argument("--no-search", action="store_true", help="methods as their YAML files have them")
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--data", help="data root; else RECALIGN_DATA, else data")
     given = parser.parse_args()
     log = given.log if given.world == "default" else f"{given.log}-{given.world}"
-    name = f"{log}-methods" + "-feedback" * given.feedback + "-unsearched" * given.no_search
+    suffix = f"-{given.policy}" * (given.policy != "hstu")
+    name = f"{log}-methods" + suffix + "-feedback" * given.feedback + "-unsearched" * given.no_search
     words = [f"--config={FILES[given.log]}", f"--name={name}", f"--root={given.runs}"]
     words += [f"--seeds={given.seeds}"] * bool(given.seeds) + ["--trials=0"] * given.no_search
     words += [f"--methods={given.methods}"] * bool(given.methods)
+    words += [f"--recommender={POLICIES[given.policy]}"]
     words += ["--stages.recommender.model.feedback=true"] * given.feedback
     words += [f"--world={json.dumps(WORLDS[given.world])}"] * (given.world != "default")
     words += [f"--data.root={given.data}"] * bool(given.data)
@@ -84,6 +89,7 @@ def main() -> None:
     if code := recalign(["chain", *words]):
         sys.exit(code)
     print(f"{name}: {(time.monotonic() - began) / 60:.1f} min, without what had run before")
+    log += f", {given.policy}" * (given.policy != "hstu")
     log += ", policies see rewards" * given.feedback + ", not searched" * given.no_search
     report(given.runs / name, log, given.label)
 
