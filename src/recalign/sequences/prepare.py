@@ -11,8 +11,8 @@ from __future__ import annotations
 import shutil
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor
 from contextlib import ExitStack
+from dataclasses import asdict
 from functools import reduce
 from itertools import repeat
 from pathlib import Path
@@ -28,7 +28,7 @@ from recalign.events import Log, Report, fingerprint
 from recalign.events.reading import plain_names
 from recalign.events.report import CheckResult, make_report
 from recalign.events.scanning import LogScan
-from recalign.sequences.cache import CacheEntry, column_file, mappable, write_facts, write_frames
+from recalign.sequences.cache import CacheEntry, column_file, mappable, write_tables
 from recalign.sequences.partitions import Facts, Partitions, Place, disk_errors
 from recalign.sequences.splits import High, Split, UserGroups
 from recalign.sequences.store import catalogue_digest, check_parts, fingerprint_of, with_rare_items
@@ -37,8 +37,8 @@ from recalign.workers import LocalWorkers, WorkerDied
 ROWS = 4_000_000
 """Rows of a block, and of a partition unless their number is given."""
 
-Each = Callable[..., list[Any]]
-"""Calls a task for each of some arguments, with a title for the line of progress; the results in order."""
+Run = Callable[..., Iterable[Any]]
+"""`map`, here or in workers."""
 
 
 def prepare(
@@ -69,10 +69,10 @@ def prepare(
                 lock.unlink(missing_ok=True)
                 return
             folder.mkdir(exist_ok=True)
-            each = _in(stack.enter_context(LocalWorkers([{}] * workers))) if workers > 1 else _here
+            run: Run = stack.enter_context(LocalWorkers([{}] * workers)).map if workers > 1 else map
             tasks = Partitions(folder, LogScan.open(log, root, folder), plain_names(log), reward, high, groups)
             try:
-                _make(tasks, split, min_events, of_log, partitions, each)
+                _make(tasks, split, min_events, of_log, partitions, run)
             except WorkerDied as error:
                 remedy = "run it again: what is done is kept. If memory ran out, give fewer workers or more partitions"
                 raise InputError(f"a worker died ({error})", where=str(folder), remedy=remedy) from error
@@ -84,20 +84,14 @@ def prepare(
         lock.unlink(missing_ok=True)
 
 
-def _here(title: str, task: Callable[..., Any], *arguments: Iterable[Any]) -> list[Any]:
-    return [task(*each) for each in track(list(zip(*arguments, strict=False)), title)]
-
-
-def _in(pool: Executor) -> Each:
-    def each(title: str, task: Callable[..., Any], *arguments: Iterable[Any]) -> list[Any]:
-        calls = list(zip(*arguments, strict=False))
-        return list(track(pool.map(task, *zip(*calls, strict=True)), title, total=len(calls)))
-
-    return each
-
-
-def _make(tasks: Partitions, split: Split, min_events: int, of_log: str, partitions: int | None, each: Each) -> None:
+def _make(tasks: Partitions, split: Split, min_events: int, of_log: str, partitions: int | None, run: Run) -> None:
     """Write all files of the entry. `of_log` is `Sequences.fingerprint`."""
+
+    def each(title: str, task: Callable[..., Any], *arguments: Iterable[Any]) -> list[Any]:
+        """Do a task for each of some arguments, with a line of progress; the results in order."""
+        calls = list(zip(*arguments, strict=False))  # some arguments are the same for all
+        return list(track(run(task, *zip(*calls, strict=True)), title, total=len(calls)))
+
     folder, scan = tasks.folder, tasks.scan
     blocks = scan.blocks(ROWS)
     bounds = _bounds(each("reading users", tasks.users_of, blocks), partitions or -(-scan.height // ROWS))
@@ -174,5 +168,6 @@ def _finish(
     frame = others.with_columns(mapped)
     if high is not None and high.quantile is not None:  # it needs the rewards of all users at once
         others = others.with_columns(high.mark(frame).alias("high"))
-    write_frames(entry, others, users, items)
-    write_facts(entry, columns, sorted(numeric, key=columns.index), of_log, catalogue_digest(items, frame), report)
+    digests = {"fingerprint": of_log, "catalogue": catalogue_digest(items, frame)}
+    facts = {"columns": columns, "numeric": sorted(numeric, key=columns.index), **digests, "report": asdict(report)}
+    write_tables(entry, facts, events=others, users=users, items=items.alias("item").to_frame())
