@@ -14,7 +14,7 @@ from lightning import LightningDataModule
 from recalign.errors import InputError, require_positive
 from recalign.events import EventTable, Log, Report, audit, data_root, fingerprint, load_events, read_titles
 from recalign.events.audit import Section
-from recalign.sequences.batch import Batch
+from recalign.sequences.batch import Batch, collate
 from recalign.sequences.cache import CacheEntry, cache_folder
 from recalign.sequences.checks import checked, report_truncation
 from recalign.sequences.cohort import UserCohort
@@ -26,7 +26,6 @@ from recalign.sequences.store import Group, Part, Sequences, build, fingerprint_
 from recalign.sequences.windows import (
     NextEvents,
     Windows,
-    collate,
     evaluation_windows,
     sample_users,
     serving_windows,
