@@ -26,7 +26,7 @@ MAX_ROWS = 2**32 - 2
 class Block:
     """``rows`` rows of a file from row ``start`` on. ``first`` is the number of the first one in the whole log."""
 
-    file: int
+    file: str
     start: int
     rows: int
     first: int
@@ -37,14 +37,14 @@ class LogScan:
     """A log in blocks of rows, in the order of its files.
 
     Attributes:
-        parquet: the Parquet files to scan; other files were converted.
+        parquet: a Parquet file to scan for each file of the log: itself, or what it was converted to.
         empty: a frame with all columns and no rows.
         rows: names and row counts of the files.
         text: names of the text files.
         integers: id columns that hold only integers in all text files.
     """
 
-    parquet: list[Source]
+    parquet: dict[str, Source]
     empty: pl.DataFrame
     rows: SourceRows
     text: frozenset[str]
@@ -77,7 +77,7 @@ class LogScan:
         ]
         headed = frozenset(str(source) for source in sources if has_header(source, log.header))
         rows = SourceRows(pl.Series([], dtype=pl.UInt32), heights, headed)
-        return cls(list(parquet.values()), join(empty, integers, text), rows, text, integers)
+        return cls(parquet, join(empty, integers, text), rows, text, integers)
 
     @property
     def height(self) -> int:
@@ -85,22 +85,21 @@ class LogScan:
 
     def blocks(self, size: int) -> list[Block]:
         """Split all rows into blocks of at most `size`."""
-        heights = self.rows.files.values()
+        heights = self.rows.files
         return [
             Block(file, start, min(size, height - start), before + start)
-            for file, (height, before) in enumerate(zip(heights, accumulate(heights, initial=0), strict=False))
+            for (file, height), before in zip(heights.items(), accumulate(heights.values(), initial=0), strict=False)
             for start in range(0, height, size)
         ]
 
     def read(self, block: Block, columns: Sequence[str] | None = None) -> pl.DataFrame:
         """Read a block, with all columns of all files or only some."""
-        empty = self.empty.select(columns or self.empty.columns)
-        file, lazy = list(self.rows.files)[block.file], scan(self.parquet[block.file])
+        empty, lazy = self.empty.select(columns or self.empty.columns), scan(self.parquet[block.file])
         wanted = [name for name in lazy.collect_schema().names() if name in empty.columns]
         integers = [name for name in self.integers if name in wanted]
         with _reading(self.parquet[block.file]):
             rows = lazy.select(wanted).slice(block.start, block.rows).collect()
-        return join({"": empty, file: rows}, integers, self.text & {file})
+        return join({"": empty, block.file: rows}, integers, self.text & {block.file})
 
 
 def _as_parquet(source: Source, log: Log, path: Path) -> Source:

@@ -59,9 +59,9 @@ def load_events(log: Log, root: Path | None, reward: str | None) -> EventTable:
     sources, _ = locate(log, root)
     mark = _digest(log, sources, reward)
     raw, rows = _read(log, sources)
-    checked = check_rows(raw, rows, plain_names(log), reward)
-    report = make_report([checked.found], rows, reward)
-    return EventTable(checked.frame, checked.users, checked.items, log.timestamp is not None, report, mark)
+    frame, users, items, found = check_rows(raw, rows, plain_names(log), reward)
+    report = make_report([found], rows, reward)
+    return EventTable(frame, users, items, log.timestamp is not None, report, mark)
 
 
 def fingerprint(log: Log, root: Path | None, reward: str | None) -> str:

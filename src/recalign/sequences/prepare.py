@@ -13,7 +13,6 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict
-from functools import reduce
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -132,7 +131,7 @@ def _kth_time(folder: Path, numbers: Iterable[int], k: int) -> int:
 def _catalogue(folder: Path, users: list[int], min_events: int) -> tuple[pl.Series, np.ndarray, list[Place]]:
     """The items of all partitions, their training events, and where each partition begins (and the last one ends)."""
     paths = [folder / f"partition-{number}" / "items.arrow" for number in range(len(users))]
-    items = reduce(lambda one, other: pl.concat([one, other]).unique(), (pl.read_ipc(p)["item"] for p in paths)).sort()
+    items = pl.scan_ipc(paths).unique().collect(engine="streaming")["item"].sort()
 
     def counts() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Of each partition: its items' places among all, their training events, all of their events."""
