@@ -38,8 +38,8 @@ VALUES = {
 }
 """Rewards of event types, by words in their names. The first match counts."""
 
-MISSING = ("NULL", "null", "None", "NA", "N/A", "n/a", r"\N", "-")
-"""Text that means a missing value, in addition to what the reader recognises."""
+MISSING = ("null", "None", "NA", "N/A", "n/a", "-")
+"""Text that means a missing value, besides `recalign.events.fields.MISSING`."""
 
 SECONDS = {"ms": 0.001, "millis": 0.001, "milliseconds": 0.001, "s": 1.0, "sec": 1.0, "seconds": 1.0, "min": 60.0}
 """Seconds per unit, by the last word of a duration's name."""
