@@ -155,7 +155,7 @@ def _write(part: Path, sequences: Sequences) -> None:
 
 
 def write_tables(part: Path, facts: dict[str, Any], **frames: pl.DataFrame) -> None:
-    """Write what of an entry is no array: `FRAMES` by name, then what is said of it.
+    """Write the tables of an entry, then its entry.json.
 
     Args:
         part: the folder.

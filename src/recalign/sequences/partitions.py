@@ -186,7 +186,7 @@ class Partitions:
 
 @contextmanager
 def disk_errors(folder: Path) -> Iterator[None]:
-    """Say what to do if a folder cannot be written, whatever process writes it."""
+    """Turn the error of a folder that cannot be written into one that says what to do."""
     try:
         yield
     except OSError as error:

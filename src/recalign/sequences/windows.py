@@ -220,7 +220,7 @@ def sample_users(sequences: Sequences, users: np.ndarray, number: int) -> np.nda
 
 
 def _has_past(sequences: Sequences, part: int) -> np.ndarray:
-    """Who has a known event before a part: the first is in an earlier one. Shape: bool (U,)."""
+    """Who has a known event before a part: their first one is in an earlier part. Shape: bool (U,)."""
     past = np.diff(sequences.offset) > 0
     first = sequences.event[sequences.offset[:-1][past]]
     past[past] = sequences.frame["split"].gather(first).to_numpy() < part
