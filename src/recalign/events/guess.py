@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 
@@ -49,9 +50,6 @@ EARLIEST, LATEST = 631_152_000, 4_102_444_800
 
 IDS = ("id", "ids", "key", "no", "nr", "code", "number", "hash", "uuid")
 """Words that mark an id."""
-
-NO_MATCH = 1000
-"""Rank of a name without a matching word."""
 
 MAX_KINDS = 20
 """A column with at most this many distinct values holds event types or grades, not measurements or ids."""
@@ -186,16 +184,18 @@ def _reward_sql(frame: pl.DataFrame, named: bool) -> str | None:
 
 def _best_match(words: tuple[str, ...], columns: Iterable[pl.Series]) -> str | None:
     """The column whose name matches the words best; None if none matches."""
-    ranks = {column.name: _rank(words, column.name) for column in columns}
-    best = min(ranks, key=ranks.__getitem__, default="")
-    return best if ranks.get(best, NO_MATCH) < NO_MATCH else None
+    matching = (column.name for column in columns if _rank(words, column.name) < math.inf)
+    return min(matching, key=lambda name: _rank(words, name), default=None)
 
 
-def _rank(words: tuple[str, ...], name: str) -> int:
-    """Rank of a column's name, 0 the best: the index of the matching word, plus 20 for each other word of the name."""
+def _rank(words: tuple[str, ...], name: str) -> float:
+    """Rank of a column's name, 0 the best: the index of the matching word, plus 20 for each other word of the name.
+
+    Infinity for a name without a matching word.
+    """
     own = [word for word in _words(name) if word not in IDS]
     places = [words.index(word) for word in own if word in words]
-    return min(places) + 20 * (len(own) - 1) if places else NO_MATCH
+    return min(places, default=math.inf) + 20 * (len(own) - 1)
 
 
 def _words(name: str) -> list[str]:
@@ -219,7 +219,7 @@ def _timestamp_column(columns: Iterable[pl.Series]) -> str | None:
     if moments:
         return min(moments, key=lambda column: _rank(TIME, column.name)).name
     spans = (*WATCHED, *DURATION)
-    counted = (column for column in columns if _rank(spans, column.name) == NO_MATCH and _time_unit(column, True))
+    counted = (column for column in columns if _rank(spans, column.name) == math.inf and _time_unit(column, True))
     text = (column for column in columns if column.dtype == pl.String)  # training reports what is wrong with it
     return _best_match(TIME, counted) or _best_match(TIME, text)
 
