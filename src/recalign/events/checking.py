@@ -57,9 +57,7 @@ def check_rows(
 
 def _drop_unusable(raw: pl.DataFrame, rows: SourceRows, log: Log) -> tuple[pl.DataFrame, SourceRows, list[LeftOut]]:
     """Drop rows that are empty or fail ``log.where``. Also return why rows were dropped."""
-    empty = pl.repeat(False, raw.height, eager=True)
-    if all(column.null_count() for column in raw):
-        empty = raw.select(pl.all_horizontal(pl.all().is_null())).to_series()
+    empty = raw.select(pl.all_horizontal(pl.all().is_null())).to_series()
     left_out = [count_rows("are empty and are left out", empty, rows)]
     if empty.any():
         raw, rows = raw.filter(~empty), rows.filter(~empty)
@@ -68,9 +66,9 @@ def _drop_unusable(raw: pl.DataFrame, rows: SourceRows, log: Log) -> tuple[pl.Da
         left_out.append(count_rows(f"do not meet {log.where!r} and are left out", unmet, rows))
         raw, rows = raw.filter(~unmet), rows.filter(~unmet)
     if rows.headed:
-        text = raw.select(pl.col(pl.String).str.contains("\n", literal=True))
-        broken = text.select(pl.any_horizontal(pl.repeat(False, raw.height), pl.all())).to_series()
-        left_out.append(count_rows("hold a quoted field of several lines", broken.fill_null(False), rows))
+        broken = pl.col(pl.String).str.contains("\n", literal=True).fill_null(False)
+        broken_N = raw.select(pl.any_horizontal(pl.repeat(False, pl.len()), broken)).to_series()
+        left_out.append(count_rows("hold a quoted field of several lines", broken_N, rows))
     return raw, rows, left_out
 
 
