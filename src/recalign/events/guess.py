@@ -69,22 +69,18 @@ def guess(frame: pl.DataFrame, given: Mapping[str, str], named: bool) -> dict[st
     """
     found = dict(given)
 
-    def left() -> pl.DataFrame:
-        return frame.drop(found[role] for role in ("user", "item", "timestamp") if role in found)
-
-    def first_id() -> str | None:
-        return next((column.name for column in left() if _may_be_id(column)), None)
-
-    rules: list[tuple[str, Callable[[], str | None]]] = [
-        ("user", lambda: _best_match(USER, filter(_may_be_id, left()))),
-        ("item", lambda: _best_match(ITEM, filter(_may_be_id, left()))),
-        ("timestamp", lambda: _timestamp_column(left())),
-        *([] if named else [("user", first_id), ("item", first_id)]),
-        ("reward", lambda: _reward_sql(left(), named)),
-    ]
-    for role, rule in rules:
-        if role not in found and (name := rule()) is not None:
+    def fill(role: str, find: Callable[[pl.DataFrame], str | None]) -> None:
+        """Find a role among the columns that have none."""
+        left = frame.drop(found[other] for other in ("user", "item", "timestamp") if other in found)
+        if role not in found and (name := find(left)) is not None:
             found[role] = name
+
+    fill("user", lambda left: _best_match(USER, filter(_may_be_id, left)))
+    fill("item", lambda left: _best_match(ITEM, filter(_may_be_id, left)))
+    fill("timestamp", _timestamp_column)
+    for role in () if named else ("user", "item"):
+        fill(role, lambda left: next((column.name for column in left if _may_be_id(column)), None))
+    fill("reward", lambda left: _reward_sql(left, named))
     return found
 
 
