@@ -76,6 +76,7 @@ TESTS = {
     "posttrain/data": ("posttrain/test_advantage", "posttrain/test_posttrain_data"),
     "posttrain/keep": ("posttrain/test_keep",),
     "nn/softmax": ("nn/test_softmax",),
+    "sequences/batch": ("sequences/test_windows", "sequences/test_batch"),
     "sequences/means": ("sequences/test_means",),
     "sequences/splits": ("sequences/test_splits",),
     "sequences/windows": ("sequences/test_windows",),

@@ -94,9 +94,7 @@ def test_a_reward_model_reads_the_training_choices_of_its_own_users(log_root):
     changed = frame.with_columns(pl.when(others | later).then(1).otherwise("item_id").cast(pl.Int32).alias("item_id"))
     assert (changed["item_id"] != frame["item_id"]).sum() > 50
     other = small.data_of(RewardData, log_root, users="A")
-    vars(other)["_prepared"] = dataclasses.replace(
-        data._prepared, sequences=dataclasses.replace(data.sequences, frame=changed)
-    )
+    other.sequences = dataclasses.replace(data.sequences, frame=changed)
     assert np.array_equal(other.cooccurrence(4), expected)
     assert not np.array_equal(small.data_of(RewardData, log_root, users="all").cooccurrence(4), expected)
 

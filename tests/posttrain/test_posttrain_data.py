@@ -77,9 +77,7 @@ def test_other_users_rewards_change_nothing(log_root):
     outside = ~pl.Series(data.sequences.users_in("A")).gather(frame["user"])
     changed = frame.with_columns(pl.when(outside).then(-7.0).otherwise(pl.col("reward")).alias("reward"))
     again = small.data_of(PostTrainingData, log_root)
-    again._prepared = dataclasses.replace(
-        again._prepared, sequences=dataclasses.replace(again.sequences, frame=changed)
-    )
+    again.sequences = dataclasses.replace(again.sequences, frame=changed)
     np.testing.assert_array_equal(data.advantages, again.advantages)
     assert outside.any()
 
@@ -115,7 +113,7 @@ def test_an_event_without_a_reward_has_no_advantage_although_one_is_predicted(lo
     unrated = data.sequences.frame["reward"].is_null().to_numpy()
     unrated[event[::3]] = True
     frame = data.sequences.frame.with_columns(pl.when(pl.Series(~unrated)).then(pl.col("reward")).alias("reward"))
-    data._prepared = dataclasses.replace(data._prepared, sequences=dataclasses.replace(data.sequences, frame=frame))
+    data.sequences = dataclasses.replace(data.sequences, frame=frame)
     np.testing.assert_array_equal(np.isnan(data.advantages[event]), unrated[event])
 
 

@@ -193,7 +193,7 @@ def test_whoever_comes_second_keeps_the_first_ones_entry(make, root):
     slow.table  # noqa: B018
     assert_same(quick, slow)
     stamp = entries(root)[0].stat().st_ino
-    slow._entry.save(quick._prepared)
+    slow._entry.save(quick.sequences)
     assert [e.stat().st_ino for e in entries(root)] == [stamp]
 
 

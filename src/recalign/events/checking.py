@@ -1,6 +1,6 @@
 """Check the rows of a log and sort them into events."""
 
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -20,17 +20,9 @@ from recalign.events.messages import SourceRows
 from recalign.events.report import CheckResult, LeftOut, count_rows
 
 
-@dataclass(frozen=True)
-class CheckedRows:
-    """Checked rows: `frame`, `users` and `items` as in `EventTable`, for these rows only, and what the check found."""
-
-    frame: pl.DataFrame
-    users: pl.Series
-    items: pl.Series
-    found: CheckResult
-
-
-def check_rows(raw: pl.DataFrame, rows: SourceRows, log: Log, reward: str | None) -> CheckedRows:
+def check_rows(
+    raw: pl.DataFrame, rows: SourceRows, log: Log, reward: str | None
+) -> tuple[pl.DataFrame, pl.Series, pl.Series, CheckResult]:
     """Check rows of a log: all rows, or all rows of some users.
 
     Args:
@@ -38,6 +30,9 @@ def check_rows(raw: pl.DataFrame, rows: SourceRows, log: Log, reward: str | None
         rows: where they come from.
         log: as returned by `plain_names`.
         reward: as in `load_events`.
+
+    Returns:
+        ``frame``, ``users`` and ``items`` as in `EventTable`, for these rows only, and what the check found.
 
     Raises:
         InputError: as `load_events`. `make_report` checks what needs the whole log.
@@ -55,16 +50,14 @@ def check_rows(raw: pl.DataFrame, rows: SourceRows, log: Log, reward: str | None
     if log.collapse:
         weaker = ~_strongest(frame)
         reason = "are weaker events of the same user and item and are left out"
-        left_out.append(count_rows(reason, weaker, rows.of(frame["row"])))
+        left_out.append(count_rows(reason, weaker, replace(rows, number=frame["row"])))
         frame = frame.filter(~weaker)
-    return CheckedRows(frame, users, items, CheckResult(frame.height, left_out, (rewards.min(), rewards.max())))  # type: ignore
+    return frame, users, items, CheckResult(frame.height, left_out, (rewards.min(), rewards.max()))  # type: ignore
 
 
 def _drop_unusable(raw: pl.DataFrame, rows: SourceRows, log: Log) -> tuple[pl.DataFrame, SourceRows, list[LeftOut]]:
     """Drop rows that are empty or fail ``log.where``. Also return why rows were dropped."""
-    empty = pl.repeat(False, raw.height, eager=True)
-    if all(column.null_count() for column in raw):
-        empty = raw.select(pl.all_horizontal(pl.all().is_null())).to_series()
+    empty = raw.select(pl.all_horizontal(pl.all().is_null())).to_series()
     left_out = [count_rows("are empty and are left out", empty, rows)]
     if empty.any():
         raw, rows = raw.filter(~empty), rows.filter(~empty)
@@ -73,9 +66,9 @@ def _drop_unusable(raw: pl.DataFrame, rows: SourceRows, log: Log) -> tuple[pl.Da
         left_out.append(count_rows(f"do not meet {log.where!r} and are left out", unmet, rows))
         raw, rows = raw.filter(~unmet), rows.filter(~unmet)
     if rows.headed:
-        text = raw.select(pl.col(pl.String).str.contains("\n", literal=True))
-        broken = text.select(pl.any_horizontal(pl.repeat(False, raw.height), pl.all())).to_series()
-        left_out.append(count_rows("hold a quoted field of several lines", broken.fill_null(False), rows))
+        broken = pl.col(pl.String).str.contains("\n", literal=True).fill_null(False)
+        broken_N = raw.select(pl.any_horizontal(pl.repeat(False, pl.len()), broken)).to_series()
+        left_out.append(count_rows("hold a quoted field of several lines", broken_N, rows))
     return raw, rows, left_out
 
 

@@ -78,11 +78,7 @@ def init(words: Sequence[str]) -> None:
         shlex.join(["recalign", "chain", "own-log", "--log", str(out), "--name", name]),
     ]
     write_text(out, _yaml_text(log, path.parent, reward, high, events, commands))
-    print(
-        "\n".join(
-            [f"\n{printable(str(out))} is written: look it over. Next:", *(f"  {command}" for command in commands)]
-        )
-    )
+    print(f"\n{printable(str(out))} is written: look it over. Next:", *commands, sep="\n  ")
 
 
 def _options() -> argparse.ArgumentParser:

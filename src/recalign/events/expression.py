@@ -55,8 +55,7 @@ def evaluate(frame: pl.DataFrame, expression: str, key: str, rows: SourceRows | 
 
 
 def condition(frame: pl.DataFrame, expression: str, key: str, rows: SourceRows) -> pl.Series:
-    """Whether each row meets a condition. Null counts as false, as in SQL's WHERE."""
-    frame = without_patterns(frame)
+    """Whether each row of a table as `read` returns it meets a condition. Null counts as false, as in SQL's WHERE."""
     return truth(_run(frame, _parse(frame, expression, key), expression, key, rows), expression, key)
 
 

@@ -39,13 +39,9 @@ def read_ids(column: pl.Series, key: str, rows: SourceRows) -> pl.Series:
     """
     _require_present(column, key, rows)
     if column.dtype.is_float():
-        broken = column.floor() != column
-        _refuse(column, broken, key, rows, "; ids are not fractions", "write ids as integers or strings")
-        inexact, why = (
-            column.abs() >= EXACT[column.dtype.base_type()],
-            f", and {column.dtype} holds no such id exactly",
-        )
-        _refuse(column, inexact, key, rows, why, "write ids as integers or strings")
+        remedy, inexact = "write ids as integers or strings", column.abs() >= EXACT[column.dtype.base_type()]
+        _refuse(column, column.floor() != column, key, rows, "; ids are not fractions", remedy)
+        _refuse(column, inexact, key, rows, f", and {column.dtype} holds no such id exactly", remedy)
         return column.cast(pl.Int64)
     if column.dtype.is_integer():
         return column if column.dtype in (pl.UInt64, pl.Int128, pl.UInt128) else column.cast(pl.Int64)
@@ -124,14 +120,8 @@ def _parse_formatted(column: pl.Series, time_format: str, rows: SourceRows) -> p
     except pl.exceptions.PolarsError as error:
         what = f"{time_format!r} is not a time format: {str(error).splitlines()[0]}"
         raise InputError(what, where=key, remedy="write it as strftime does: %d/%m/%Y %H:%M:%S") from error
-    _refuse(
-        column,
-        values.is_null(),
-        key,
-        rows,
-        f", which is not written as {time_format!r}",
-        "correct the format or the file",
-    )
+    why, remedy = f", which is not written as {time_format!r}", "correct the format or the file"
+    _refuse(column, values.is_null(), key, rows, why, remedy)
     return values.alias(column.name)
 
 

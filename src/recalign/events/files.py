@@ -164,16 +164,14 @@ def find(root: Path, entry: str) -> list[Source]:
     return []
 
 
-def damaged(source: Source | Path, kind: str, error: Exception) -> InputError:
+def damaged(file: Source | Path | str, kind: str, error: Exception) -> InputError:
     """Make the error for a file that cannot be read."""
-    if isinstance(source, Source) and source.url:
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    if "://" in str(file):
         remedy = "check the address, the network, and the credentials as Polars reads them (AWS_..., GOOGLE_...)"
-        return InputError(f"cannot be reached or read: {str(error).splitlines()[0]}", where=source.url, remedy=remedy)
-    return InputError(
-        f"cannot be read as {kind}: {str(error).splitlines()[0] if str(error) else type(error).__name__}",
-        where=str(source),
-        remedy="download or copy it again if it is cut off; text must be UTF-8, quotes closed, a zip without password",
-    )
+        return InputError(f"cannot be reached or read: {reason}", where=str(file), remedy=remedy)
+    remedy = "download or copy it again if it is cut off; text must be UTF-8, quotes closed, a zip without password"
+    return InputError(f"cannot be read as {kind}: {reason}", where=str(file), remedy=remedy)
 
 
 def _source(path: Path, wanted: str | None = None) -> Source:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 
@@ -38,8 +39,8 @@ VALUES = {
 }
 """Rewards of event types, by words in their names. The first match counts."""
 
-MISSING = ("NULL", "null", "None", "NA", "N/A", "n/a", r"\N", "-")
-"""Text that means a missing value, in addition to what the reader recognises."""
+MISSING = ("null", "None", "NA", "N/A", "n/a", "-")
+"""Text that means a missing value, besides `recalign.events.fields.MISSING`."""
 
 SECONDS = {"ms": 0.001, "millis": 0.001, "milliseconds": 0.001, "s": 1.0, "sec": 1.0, "seconds": 1.0, "min": 60.0}
 """Seconds per unit, by the last word of a duration's name."""
@@ -49,9 +50,6 @@ EARLIEST, LATEST = 631_152_000, 4_102_444_800
 
 IDS = ("id", "ids", "key", "no", "nr", "code", "number", "hash", "uuid")
 """Words that mark an id."""
-
-NO_MATCH = 1000
-"""Rank of a name without a matching word."""
 
 MAX_KINDS = 20
 """A column with at most this many distinct values holds event types or grades, not measurements or ids."""
@@ -71,22 +69,18 @@ def guess(frame: pl.DataFrame, given: Mapping[str, str], named: bool) -> dict[st
     """
     found = dict(given)
 
-    def left() -> pl.DataFrame:
-        return frame.drop(found[role] for role in ("user", "item", "timestamp") if role in found)
-
-    def first_id() -> str | None:
-        return next((column.name for column in left() if _may_be_id(column)), None)
-
-    rules: list[tuple[str, Callable[[], str | None]]] = [
-        ("user", lambda: _best_match(USER, filter(_may_be_id, left()))),
-        ("item", lambda: _best_match(ITEM, filter(_may_be_id, left()))),
-        ("timestamp", lambda: _timestamp_column(left())),
-        *([] if named else [("user", first_id), ("item", first_id)]),
-        ("reward", lambda: _reward_sql(left(), named)),
-    ]
-    for role, rule in rules:
-        if role not in found and (name := rule()) is not None:
+    def fill(role: str, find: Callable[[pl.DataFrame], str | None]) -> None:
+        """Find a role among the columns that have none."""
+        left = frame.drop(found[other] for other in ("user", "item", "timestamp") if other in found)
+        if role not in found and (name := find(left)) is not None:
             found[role] = name
+
+    fill("user", lambda left: _best_match(USER, filter(_may_be_id, left)))
+    fill("item", lambda left: _best_match(ITEM, filter(_may_be_id, left)))
+    fill("timestamp", _timestamp_column)
+    for role in () if named else ("user", "item"):
+        fill(role, lambda left: next((column.name for column in left if _may_be_id(column)), None))
+    fill("reward", lambda left: _reward_sql(left, named))
     return found
 
 
@@ -186,16 +180,18 @@ def _reward_sql(frame: pl.DataFrame, named: bool) -> str | None:
 
 def _best_match(words: tuple[str, ...], columns: Iterable[pl.Series]) -> str | None:
     """The column whose name matches the words best; None if none matches."""
-    ranks = {column.name: _rank(words, column.name) for column in columns}
-    best = min(ranks, key=ranks.__getitem__, default="")
-    return best if ranks.get(best, NO_MATCH) < NO_MATCH else None
+    matching = (column.name for column in columns if _rank(words, column.name) < math.inf)
+    return min(matching, key=lambda name: _rank(words, name), default=None)
 
 
-def _rank(words: tuple[str, ...], name: str) -> int:
-    """Rank of a column's name, 0 the best: the index of the matching word, plus 20 for each other word of the name."""
+def _rank(words: tuple[str, ...], name: str) -> float:
+    """Rank of a column's name, 0 the best: the index of the matching word, plus 20 for each other word of the name.
+
+    Infinity for a name without a matching word.
+    """
     own = [word for word in _words(name) if word not in IDS]
     places = [words.index(word) for word in own if word in words]
-    return min(places) + 20 * (len(own) - 1) if places else NO_MATCH
+    return min(places, default=math.inf) + 20 * (len(own) - 1)
 
 
 def _words(name: str) -> list[str]:
@@ -219,7 +215,7 @@ def _timestamp_column(columns: Iterable[pl.Series]) -> str | None:
     if moments:
         return min(moments, key=lambda column: _rank(TIME, column.name)).name
     spans = (*WATCHED, *DURATION)
-    counted = (column for column in columns if _rank(spans, column.name) == NO_MATCH and _time_unit(column, True))
+    counted = (column for column in columns if _rank(spans, column.name) == math.inf and _time_unit(column, True))
     text = (column for column in columns if column.dtype == pl.String)  # training reports what is wrong with it
     return _best_match(TIME, counted) or _best_match(TIME, text)
 

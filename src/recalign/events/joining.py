@@ -1,42 +1,50 @@
-"""Concatenate the tables of a log's files without changing what a value means."""
+"""Make the tables of a log's files fit together without changing what a value means."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import polars as pl
 
 from recalign.errors import InputError
 
+Tables = dict[str, pl.LazyFrame]
+"""The table of each file, by name."""
 
-def join(frames: Mapping[str, pl.DataFrame], ids: Sequence[str], text: frozenset[str]) -> pl.DataFrame:
-    """Concatenate the rows of all files. A column that a file lacks is null in its rows.
 
-    Ids of text files become integers only if all ids of all text files are written as integers, so that an id has the
-    same type in every file.
+def matched(tables: Tables, ids: Sequence[str], text: Collection[str]) -> tuple[Tables, pl.DataFrame]:
+    """Give ids the same type in every file, and check that all columns can be concatenated.
+
+    Ids of text files become integers only if all ids of all text files are written as integers.
 
     Args:
-        frames: a table per file.
+        tables: of all files.
         ids: id columns; text files hold them as text.
         text: names of the text files.
+
+    Returns:
+        The tables, and the columns of all of them as a frame without rows.
 
     Raises:
         InputError: a column has types in two files that cannot be combined.
     """
-    parts = dict(frames)
+    parts = dict(tables)
     for name in ids:
-        written = {file: parts[file][name] for file in text if parts[file].schema[name] == pl.String}
-        numbers = {file: whole_numbers(column) for file, column in written.items()}
-        if all(column.dtype != pl.String for column in numbers.values()):
-            parts |= {file: parts[file].with_columns(column) for file, column in numbers.items()}
-    for name in dict.fromkeys(name for part in parts.values() for name in part.columns):
-        _refuse_mixture({file: part.schema[name] for file, part in parts.items() if name in part.columns}, name)
+        written = [file for file in text if parts[file].collect_schema()[name] == pl.String]
+        columns = (parts[file].select(name).collect().to_series() for file in written)
+        if all(whole_numbers(column).dtype != pl.String for column in columns):
+            number = pl.col(name).str.strip_suffix(".0").cast(pl.Int64)
+            parts |= {file: parts[file].with_columns(number) for file in written}
+    schemas = {file: part.collect_schema() for file, part in parts.items()}
+    for name in dict.fromkeys(name for schema in schemas.values() for name in schema):
+        _refuse_mixture({file: schema[name] for file, schema in schemas.items() if name in schema}, name)
     try:
-        return pl.concat(parts.values(), how="diagonal_relaxed")
+        empty = pl.concat([pl.DataFrame(schema=schema) for schema in schemas.values()], how="diagonal_relaxed")
     except pl.exceptions.PolarsError as error:
         raise InputError(
             f"the files do not fit together: {str(error).splitlines()[0]}",
             where="data.log.files",
             remedy="write columns of the same name in the same type in all files",
         ) from error
+    return parts, empty
 
 
 def whole_numbers(ids: pl.Series) -> pl.Series:

@@ -29,11 +29,7 @@ class SourceRows:
     headed: frozenset[str] = frozenset()
 
     def filter(self, mask: pl.Series) -> "SourceRows":
-        return self.of(self.number.filter(mask))
-
-    def of(self, number: pl.Series) -> "SourceRows":
-        """Rows of the same files with these numbers."""
-        return replace(self, number=number)
+        return replace(self, number=self.number.filter(mask))
 
     def describe(self, mask: pl.Series) -> str:
         """Describe the rows of a mask: ``rows 3, 8 of log.csv (header not counted) and 12 more``."""

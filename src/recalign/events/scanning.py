@@ -1,10 +1,10 @@
-"""Read a log in blocks of rows, so that it need not fit in memory."""
+"""Read a log whole, or in blocks of rows so that it need not fit in memory."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import polars as pl
 
 from recalign.errors import InputError
 from recalign.events.files import Source, damaged, locate
-from recalign.events.joining import join, whole_numbers
+from recalign.events.joining import Tables, matched
 from recalign.events.log import Log
 from recalign.events.messages import SourceRows
 from recalign.events.reading import has_header, is_text, plain_names, read, require_columns, scan
@@ -26,7 +26,7 @@ MAX_ROWS = 2**32 - 2
 class Block:
     """``rows`` rows of a file from row ``start`` on. ``first`` is the number of the first one in the whole log."""
 
-    file: int
+    file: str
     start: int
     rows: int
     first: int
@@ -34,73 +34,74 @@ class Block:
 
 @dataclass(frozen=True)
 class LogScan:
-    """A log in blocks of rows, in the order of its files.
+    """The tables of a log, in the order of its files.
 
     Attributes:
-        parquet: the Parquet files to scan; other files were converted.
+        tables: of each file; they fit together.
         empty: a frame with all columns and no rows.
         rows: names and row counts of the files.
-        text: names of the text files.
-        integers: id columns that hold only integers in all text files.
     """
 
-    parquet: list[Source]
+    tables: Tables
     empty: pl.DataFrame
     rows: SourceRows
-    text: frozenset[str]
-    integers: list[str]
 
     @classmethod
     def open(cls, log: Log, root: Path | None, folder: Path) -> LogScan:
-        """Find the files of a log. Others than Parquet are read whole, one at a time, and converted in `folder`.
+        """Find the files of a log, to be read in blocks. Others than Parquet are first converted, in `folder`.
 
         Raises:
             InputError: a file is missing or cannot be read, or they do not fit together.
         """
         sources, _ = locate(log, root)
         parquet = {str(one): _as_parquet(one, log, folder / f"file-{n}.parquet") for n, one in enumerate(sources)}
-        log = plain_names(log)
-        empty, heights = {}, {}
-        for file, source in parquet.items():
-            with _reading(source):
-                empty[file] = pl.DataFrame(schema=scan(source).collect_schema())
-                heights[file] = int(scan(source).select(pl.len()).collect().item())
-            require_columns(log, file, empty[file].columns)
+        return cls.of(log, sources, {file: scan(source) for file, source in parquet.items()})
+
+    @classmethod
+    def of(cls, log: Log, sources: Sequence[Source], tables: Tables) -> LogScan:
+        """Check that the tables of the sources have the log's columns, and fit together.
+
+        Raises:
+            InputError: one cannot be read, they have no rows or too many, or their columns do not fit.
+        """
+        log, heights = plain_names(log), {}
+        for file, table in tables.items():
+            with _reading(file):
+                columns = table.collect_schema().names()
+                heights[file] = int(table.select(pl.len()).collect().item())
+            require_columns(log, file, columns)
         if not 0 < (total := sum(heights.values())) <= MAX_ROWS:
-            what = f"the log has {total:,} rows, not 1 to {MAX_ROWS:,}"
-            raise InputError(what, where=", ".join(heights), remedy="name fewer or smaller files in data.log.files")
-        text = frozenset(str(source) for source in sources if is_text(source))
-        integers = [
-            name
-            for name in (log.user, log.item)
-            if all(_are_integers(parquet[file], name) for file in text if empty[file].schema[name] == pl.String)
-        ]
+            what = f"the log has {total:,} rows, not 1 to {MAX_ROWS:,}" if total else "the log is empty"
+            raise InputError(what, where=", ".join(heights), remedy="name other files in data.log.files")
+        tables, empty = matched(tables, (log.user, log.item), {str(one) for one in sources if is_text(one)})
         headed = frozenset(str(source) for source in sources if has_header(source, log.header))
-        rows = SourceRows(pl.Series([], dtype=pl.UInt32), heights, headed)
-        return cls(list(parquet.values()), join(empty, integers, text), rows, text, integers)
+        return cls(tables, empty, SourceRows(pl.Series([], dtype=pl.UInt32), heights, headed))
 
     @property
     def height(self) -> int:
         return sum(self.rows.files.values())
 
+    def whole(self) -> tuple[pl.DataFrame, SourceRows]:
+        """All rows, with the columns of all files."""
+        number = pl.int_range(1, self.height + 1, dtype=pl.UInt32, eager=True)
+        return pl.concat(self.tables.values(), how="diagonal_relaxed").collect(), replace(self.rows, number=number)
+
     def blocks(self, size: int) -> list[Block]:
         """Split all rows into blocks of at most `size`."""
-        heights = self.rows.files.values()
+        heights = self.rows.files
         return [
             Block(file, start, min(size, height - start), before + start)
-            for file, (height, before) in enumerate(zip(heights, accumulate(heights, initial=0), strict=False))
+            for (file, height), before in zip(heights.items(), accumulate(heights.values(), initial=0), strict=False)
             for start in range(0, height, size)
         ]
 
     def read(self, block: Block, columns: Sequence[str] | None = None) -> pl.DataFrame:
         """Read a block, with all columns of all files or only some."""
-        empty = self.empty.select(columns or self.empty.columns)
-        file, lazy = list(self.rows.files)[block.file], scan(self.parquet[block.file])
-        wanted = [name for name in lazy.collect_schema().names() if name in empty.columns]
-        integers = [name for name in self.integers if name in wanted]
-        with _reading(self.parquet[block.file]):
-            rows = lazy.select(wanted).slice(block.start, block.rows).collect()
-        return join({"": empty, file: rows}, integers, self.text & {file})
+        empty, table = self.empty.select(columns or self.empty.columns), self.tables[block.file]
+        with _reading(block.file):
+            wanted = [name for name in table.collect_schema().names() if name in empty.columns]
+            rows = table.select(wanted).slice(block.start, block.rows).collect()
+        return pl.concat([empty, rows], how="diagonal_relaxed")
 
 
 def _as_parquet(source: Source, log: Log, path: Path) -> Source:
@@ -112,15 +113,10 @@ def _as_parquet(source: Source, log: Log, path: Path) -> Source:
     return Source(path)
 
 
-def _are_integers(source: Source, name: str) -> bool:
-    """Whether all ids of a text column are written as integers."""
-    return whole_numbers(scan(source).select(name).collect()[name]).dtype != pl.String
-
-
 @contextmanager
-def _reading(source: Source) -> Iterator[None]:
+def _reading(file: str) -> Iterator[None]:
     """Turn read errors into an InputError that names the file."""
     try:
         yield
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise damaged(source, "Parquet", error) from error
+        raise damaged(file, "Parquet", error) from error

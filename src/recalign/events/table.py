@@ -5,14 +5,13 @@ from pathlib import Path
 
 import polars as pl
 
-from recalign.errors import InputError
 from recalign.events.checking import check_rows
 from recalign.events.files import Source, locate
-from recalign.events.joining import join
 from recalign.events.log import Log
 from recalign.events.messages import SourceRows
-from recalign.events.reading import has_header, is_text, plain_names, read, require_columns
+from recalign.events.reading import plain_names, read
 from recalign.events.report import Report, make_report
+from recalign.events.scanning import LogScan
 from recalign.files import digest
 
 
@@ -59,9 +58,9 @@ def load_events(log: Log, root: Path | None, reward: str | None) -> EventTable:
     sources, _ = locate(log, root)
     mark = _digest(log, sources, reward)
     raw, rows = _read(log, sources)
-    checked = check_rows(raw, rows, plain_names(log), reward)
-    report = make_report([checked.found], rows, reward)
-    return EventTable(checked.frame, checked.users, checked.items, log.timestamp is not None, report, mark)
+    frame, users, items, found = check_rows(raw, rows, plain_names(log), reward)
+    report = make_report([found], rows, reward)
+    return EventTable(frame, users, items, log.timestamp is not None, report, mark)
 
 
 def fingerprint(log: Log, root: Path | None, reward: str | None) -> str:
@@ -76,13 +75,5 @@ def _digest(log: Log, sources: list[Source], reward: str | None) -> str:
 
 
 def _read(log: Log, sources: list[Source]) -> tuple[pl.DataFrame, SourceRows]:
-    frames = {str(source): read(source, (log.user, log.item), log.header, log.separator) for source in sources}
-    log = plain_names(log)
-    for file, frame in frames.items():
-        require_columns(log, file, frame.columns)
-    frame = join(frames, (log.user, log.item), frozenset(str(source) for source in sources if is_text(source)))
-    if not frame.height:
-        raise InputError("the log is empty", where=", ".join(frames), remedy="name files with events in data.log.files")
-    number = pl.int_range(1, frame.height + 1, dtype=pl.UInt32, eager=True)
-    headed = frozenset(str(source) for source in sources if has_header(source, log.header))
-    return frame, SourceRows(number, {file: part.height for file, part in frames.items()}, headed)
+    tables = {str(source): read(source, (log.user, log.item), log.header, log.separator).lazy() for source in sources}
+    return LogScan.of(log, sources, tables).whole()

@@ -35,8 +35,7 @@ def read_titles(log: Log, root: Path | None, items: pl.Series) -> tuple[pl.Serie
     text = (raw.cast(pl.Int64, strict=False) if raw.dtype.is_float() else raw).cast(pl.String)
     named = frame.select(id=text.cast(items.dtype, strict=False), title=pl.col(title).cast(pl.String))
     first = named.drop_nulls("id").unique("id", keep="first")
-    joined = items.alias("id").to_frame().join(first, on="id", how="left", maintain_order="left")
-    found = joined["title"].replace("", None)
+    found = items.replace_strict(first["id"], first["title"].replace("", None), default=None, return_dtype=pl.String)
     if found.null_count() == len(items):
         raise InputError(
             f"{source} has a title of none of the {len(items):,} items; its ids are like "

@@ -6,7 +6,6 @@ Suffixes: N vectors, D their width, K centres, P ids that are taken.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -136,11 +135,11 @@ def keys(codes_NL: np.ndarray, sizes: tuple[int, ...]) -> np.ndarray:
     return key_N
 
 
-def groups(key_N: np.ndarray) -> Iterator[np.ndarray]:
+def groups(key_N: np.ndarray) -> list[np.ndarray]:
     """Rows of equal keys together, in order."""
     order = np.argsort(key_N, kind="stable")
     edges = np.flatnonzero(np.diff(key_N[order])) + 1
-    return iter(np.split(order, edges)) if len(order) else iter(())
+    return np.split(order, edges) if len(order) else []
 
 
 def _squares(x_ND: np.ndarray, centre_KD: np.ndarray) -> np.ndarray:

@@ -80,9 +80,9 @@ class CodesTable:
             InputError: there is no such file, it lacks a column, or an item or an id appears twice.
         """
         frame, sizes = _read(Path(path))
-        levels = [name for name in frame.columns if name == f"code_{name.removeprefix('code_')}"]
-        levels = [f"code_{level}" for level in range(len(levels))]
-        if lacking := {"item", *(levels or ["code_0"])} - set(frame.columns):
+        count = sum(name.startswith("code_") for name in frame.columns)
+        levels = [f"code_{level}" for level in range(max(count, 1))]
+        if lacking := {"item", *levels} - set(frame.columns):
             raise InputError(
                 f"there is no column {min(lacking)!r} among: {', '.join(frame.columns)}", where=str(path), remedy=REMEDY
             )
@@ -90,8 +90,7 @@ class CodesTable:
         sizes = sizes or tuple(int(c.max() or 0) + 1 for c in codes)  # type: ignore[arg-type]
         _check(frame["item"], codes, sizes, str(path))
         version = frame["version"] if "version" in frame.columns else pl.repeat(1, len(frame), eager=True)
-        codes_NL = codes.cast(pl.Int64).to_numpy().reshape(len(frame), len(levels))
-        return cls(frame["item"], codes_NL, version.cast(pl.Int64).to_numpy(), sizes)
+        return cls(frame["item"], codes.cast(pl.Int64).to_numpy(), version.cast(pl.Int64).to_numpy(), sizes)
 
     def rows(self, items: pl.Series, where: str) -> np.ndarray:
         """The rows of some items. Shape: int64 (V,).

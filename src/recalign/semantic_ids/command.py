@@ -77,7 +77,8 @@ def tokenize(
     codes = before.appended(items[old:], codes_NL[old:])
     said: dict[str, Any] = {"log": data.log_.name, "vectors": source, "version": codes.version, "new": len(items) - old}
     said |= quality.figures(x_ND, found)
-    said |= {"examples": quality.examples(x_ND, found, _titles(data, items))}
+    titles = items.replace_strict(data.sequences.items, data.titles, default=items.cast(pl.String))
+    said |= {"examples": quality.examples(x_ND, found, titles)}
     print("\n\n".join([render(sections(said)), *_shown(said["examples"])]))
     if said["defects"] and not allow_collapsed:
         raise InputError(
@@ -145,12 +146,6 @@ def _with_new(before: CodesTable, catalogue: pl.Series, available: pl.Series, wh
         )
     every = pl.concat([catalogue, available]).unique(maintain_order=True)
     return pl.concat([old, every.filter(~every.is_in(old.implode()))]).alias("item")
-
-
-def _titles(data: EventDataModule, items: pl.Series) -> pl.Series:
-    known = pl.DataFrame({"item": data.sequences.items, "title": data.titles})
-    joined = items.alias("item").to_frame().join(known, on="item", how="left", maintain_order="left")
-    return joined["title"].fill_null(items.cast(pl.String))
 
 
 def _sizes(items: int) -> tuple[int, int]:

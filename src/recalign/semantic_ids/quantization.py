@@ -81,8 +81,10 @@ def quantize(
     paths = Paths(sizes, balance=balance, unique=collisions == "assign")
     codes_NL, centres = _fit(x_ND, paths, seed)
     free_NL = walk(x_ND, Paths(sizes, unique=False), centres)
-    if collisions == "relocate":
-        codes_NL = _relocated(x_ND, codes_NL, sizes, centres)
+    if collisions == "relocate":  # the nearest item keeps an id, the others get the nearest free ids
+        moving = _numbered(x_ND, codes_NL, sizes, centres) > 0
+        taken = Paths(sizes, np.sort(keys(codes_NL[~moving], sizes)))
+        codes_NL[moving] = walk(x_ND[moving], taken, centres)
     if collisions == "token":
         number_N = _numbered(x_ND, codes_NL, sizes, centres)
         codes_NL, sizes = np.column_stack([codes_NL, number_N]), (*sizes, int(number_N.max()) + 1)
@@ -189,14 +191,6 @@ def _means(x_ND: np.ndarray, code_N: np.ndarray, size: int) -> np.ndarray:
 def _differing(codes_NL: np.ndarray, other_NL: np.ndarray) -> int:
     """How many rows differ."""
     return int((codes_NL != other_NL).any(axis=1).sum())
-
-
-def _relocated(x_ND: np.ndarray, codes_NL: np.ndarray, sizes: tuple[int, ...], centres: list[np.ndarray]) -> np.ndarray:
-    """Let the nearest item keep each id; give the other items the nearest free ids."""
-    moving = _numbered(x_ND, codes_NL, sizes, centres) > 0
-    codes_NL = codes_NL.copy()
-    codes_NL[moving] = walk(x_ND[moving], Paths(sizes, np.sort(keys(codes_NL[~moving], sizes))), centres)
-    return codes_NL
 
 
 def _numbered(x_ND: np.ndarray, codes_NL: np.ndarray, sizes: tuple[int, ...], centres: list[np.ndarray]) -> np.ndarray:

@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 
 from recalign.errors import InputError, require_positive
+from recalign.events.files import damaged
 from recalign.events.messages import did_you_mean
 from recalign.factorization.cooccurrence import cooccurrence_embedding
 from recalign.sequences import EventDataModule
@@ -44,9 +45,8 @@ class Cooccurrence(ItemVectors):
     def table(self, data: EventDataModule) -> pl.DataFrame:
         train = data.sequences.frame.filter(pl.col("split") == TRAIN)
         user_N, item_N = train["user"].to_numpy(), train["item_id"].to_numpy() - 1
-        return vector_table(
-            data.sequences.items, cooccurrence_embedding(user_N, item_N, data.num_items, self.dimensions)
-        )
+        vector_VD = cooccurrence_embedding(user_N, item_N, data.num_items, self.dimensions)
+        return vector_table(data.sequences.items, vector_VD)
 
 
 class ParquetVectors(ItemVectors):
@@ -65,9 +65,7 @@ class ParquetVectors(ItemVectors):
     def table(self, data: EventDataModule) -> pl.DataFrame:
         frame = self._read()
         columns = self.columns or _vector_columns(frame.drop(self.item))
-        for key, column in (("vectors.columns", name) for name in columns):
-            if column not in frame.columns:
-                raise _no_column(key, column, frame)
+        self._require("vectors.columns", columns, frame)
         ids = frame[self.item].cast(data.sequences.items.dtype, strict=False)
         for wrong, what in ((ids.is_null(), "is no id of this log's kind"), (ids.is_duplicated(), "appears twice")):
             if wrong.any():
@@ -84,12 +82,15 @@ class ParquetVectors(ItemVectors):
         try:
             frame = pl.read_parquet(self.file, glob=False)
         except (pl.exceptions.PolarsError, OSError) as error:
-            reason = str(error).splitlines()[0]
-            remedy = "write it again as Parquet"
-            raise InputError(f"cannot be read as Parquet: {reason}", where=str(self.file), remedy=remedy) from error
-        if self.item not in frame.columns:
-            raise _no_column("vectors.item", self.item, frame)
+            raise damaged(self.file, "Parquet", error) from error
+        self._require("vectors.item", [self.item], frame)
         return frame
+
+    def _require(self, key: str, columns: list[str], frame: pl.DataFrame) -> None:
+        for column in columns:
+            if column not in frame.columns:
+                what, remedy = f"there is no column {column!r} in {self.file}", did_you_mean(column, frame.columns)
+                raise InputError(what, where=key, remedy=remedy)
 
     def _matrix(self, frame: pl.DataFrame, columns: list[str]) -> np.ndarray:
         """The vectors. Shape: (N, D).
@@ -166,7 +167,3 @@ def _vector_columns(frame: pl.DataFrame) -> list[str]:
             remedy="name them",
         )
     return columns
-
-
-def _no_column(key: str, column: str, frame: pl.DataFrame) -> InputError:
-    return InputError(f"there is no column {column!r}", where=key, remedy=did_you_mean(column, frame.columns))

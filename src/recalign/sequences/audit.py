@@ -8,7 +8,7 @@ import polars as pl
 from recalign.events.audit import Section
 from recalign.sequences.data import EventDataModule
 from recalign.sequences.store import PARTS, Part, Sequences
-from recalign.sequences.windows import evaluation_windows, left_out, training_windows
+from recalign.sequences.windows import evaluation_windows, training_windows, with_test
 
 SEEN = "share of targets that the user had seen before (they are ranked all the same)"
 HIGH = "share of events with a high reward"
@@ -47,10 +47,11 @@ def split_figures(sequences: Sequences, max_length: int, stride: int | None = No
     """What the split leaves to train and test on."""
     groups, counts = np.unique(sequences.group, return_counts=True)
     targets = int(training_windows(sequences, sequences.users_in("all"), max_length, stride).offset[-1])
+    tested = sequences.frame["user"].filter(sequences.frame["split"] == PARTS["test"]).n_unique()
     return {
         "items in training (the catalogue)": sequences.num_items,
         HIGH: float(sequences.frame["high"].mean()),  # type: ignore[arg-type]
-        "users left out of the test: no history before it": left_out(sequences),
+        "users left out of the test: no history before it": tested - int(with_test(sequences).sum()),
         "events of the longest history": int(np.diff(sequences.offset).max()),
         "newest events of a history that a model sees": max_length,
         f"training targets ({'the newest' if stride is None else 'all but the first'} events of each user)": targets,

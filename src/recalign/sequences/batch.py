@@ -1,4 +1,4 @@
-"""The batch of all stages."""
+"""The batch of all stages, and how windows become one."""
 
 from __future__ import annotations
 
@@ -6,8 +6,12 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from recalign.sequences.store import Sequences
+from recalign.sequences.windows import NextEvents, Windows, ranges
 
 BY_ROW = ("user_B", "item_BL", "length_B", "time_BL", "request_time_BL", "reward_BL")
 """Fields with one row per history; the others have one per target."""
@@ -76,3 +80,62 @@ class Batch:
         by_target = {name: x for name, x in vars(self).items() if name not in (*BY_ROW, "seen_N")}
         kept: dict[str, Any] = {name: None if x is None else x[kept_T] for name, x in by_target.items()}
         return dataclasses.replace(self, seen_N=None, **kept)
+
+
+def collate(
+    sequences: Sequences,
+    windows: Windows | NextEvents,
+    chosen: np.ndarray,
+    bucket: int,
+    *,
+    know_request: bool,
+    seen: bool,
+) -> Batch:
+    """Make the batch of some windows.
+
+    Args:
+        sequences: the log.
+        windows: those of a part.
+        chosen: int64 (B,), indices of windows.
+        bucket: L, the length to pad to.
+        know_request: whether ``request_time`` is the next event's own time (else that of the event before it).
+        seen: whether to list the items that the user had seen before each target.
+    """
+    part = windows.take(chosen)
+    column = np.arange(bucket)
+    valid = column < part.length[:, None]
+    index = part.start[:, None] + np.minimum(column, part.length[:, None] - 1)
+    row = np.repeat(np.arange(len(part)), np.diff(part.offset))
+    at = part.state - part.start[row]
+    time = sequences.time[index]
+    request = time
+    if know_request:
+        request = np.concatenate([time[:, 1:], time[:, -1:]], axis=1)
+        request[row, at] = part.time
+    fields = {
+        "user_B": part.user,
+        "item_BL": np.where(valid, sequences.item[index], np.int64(0)),
+        "length_B": part.length,
+        "time_BL": time,
+        "request_time_BL": request,
+        "reward_BL": np.where(valid, sequences.reward[index], np.float32("nan")),
+        "row_T": row,
+        "column_T": at,
+        "target_T": part.target.astype(np.int64),
+        "reward_T": part.reward,
+        "high_T": part.high,
+        "event_T": part.event,
+        "advantage_T": part.advantage,
+        "rejected_TN": None if part.rejected is None else part.rejected.astype(np.int64),
+        "seen_N": _seen(sequences, part, part.user[row]) if seen else None,
+    }
+    tensors = {name: None if x is None else torch.from_numpy(np.ascontiguousarray(x)) for name, x in fields.items()}
+    return Batch(**tensors)  # type: ignore[arg-type]
+
+
+def _seen(sequences: Sequences, windows: Windows, user: np.ndarray) -> np.ndarray:
+    """Pairs (target, item) of all items that the user had seen before, which may include the target's own."""
+    first = sequences.offset[user]
+    counts = windows.state + 1 - first
+    target = np.repeat(np.arange(len(counts)), counts)
+    return np.stack([target, sequences.item[ranges(first, counts)]])

@@ -16,6 +16,7 @@ import os
 import shutil
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ import polars as pl
 import recalign.events
 from recalign.events import Report
 from recalign.events.report import Note
-from recalign.files import altered, digest, rename, seal, sha256, write_json
+from recalign.files import altered, digest, read_json, rename, seal, sha256, write_json
 from recalign.sequences.splits import Split
 from recalign.sequences.store import Sequences
 
@@ -39,14 +40,6 @@ MADE_BY = ("cache", "partitions", "prepare", "splits", "store")
 """Modules of this room that decide what an entry holds."""
 UNUSED_DAYS = 30
 """Days without use after which an entry is removed."""
-
-
-@dataclass(frozen=True)
-class PreparedLog:
-    """A split and indexed log, and the report of what was read."""
-
-    sequences: Sequences
-    report: Report
 
 
 def cache_folder(option: bool | str) -> Path | None:
@@ -72,45 +65,43 @@ class CacheEntry:
         key = digest(fingerprint, pl.__version__, code)[:16]
         return cls(folder / f"{name.replace(os.sep, '-')}-{key}")
 
-    def load(self) -> PreparedLog | None:
+    def load(self) -> Sequences | None:
         """Read the entry; null if it does not exist. A damaged one is removed, with a warning."""
         if not self.path.is_dir():
             return None
         try:
-            facts = json.loads((self.path / "entry.json").read_text(encoding="utf-8"))
             if changed := altered(self.path):
                 raise ValueError(f"{', '.join(changed)}: not what was written")
             os.utime(self.path)  # so that it counts as used
-            return self._read(facts)
+            return self._read(json.loads((self.path / "entry.json").read_text(encoding="utf-8")))
         except (OSError, ValueError, KeyError, pl.exceptions.PolarsError) as error:
             _warn(f"the cached log {self.path} is damaged ({error}) and is prepared again")
             shutil.rmtree(self.path, ignore_errors=True)
             return None
 
-    def _read(self, facts: dict[str, Any]) -> PreparedLog:
+    def _read(self, facts: dict[str, Any]) -> Sequences:
         frames = {name: pl.read_ipc(self.path / f"{name}.arrow") for name in FRAMES}
         files = {name: column_file(self.path, facts["columns"], name) for name in facts["numeric"]}
         numeric = [pl.Series(name, _mapped(file)) for name, file in files.items()]
         arrays: dict[str, Any] = {name: _mapped(self.path / f"{name}.npy") for name in ARRAYS}
-        sequences = Sequences(
+        notes = tuple(Note(**note) for note in facts["report"]["notes"])
+        return Sequences(
             frame=frames["events"].with_columns(numeric).select(facts["columns"]),
             users=frames["users"]["user"],
             items=frames["items"]["item"],
             group=frames["users"]["group"].to_numpy(),
             fingerprint=facts["fingerprint"],
             catalogue=facts["catalogue"],
+            report=Report(**facts["report"] | {"notes": notes}),
             **arrays,
         )
-        report = facts["report"]
-        notes = tuple(Note(**note) for note in report["notes"])
-        return PreparedLog(sequences, Report(report["files"], report["used"], notes))
 
-    def save(self, prepared: PreparedLog) -> None:
+    def save(self, sequences: Sequences) -> None:
         """Write the entry, whole or not at all; if it cannot be written, warn once and go on."""
         part = self.path.with_name(f".{self.path.name}.{os.getpid()}")
         try:
             part.mkdir(parents=True, exist_ok=True)
-            self._write(part, prepared)
+            _write(part, sequences)
             self.publish(part)
         except OSError as error:
             if not self.path.is_dir():
@@ -125,32 +116,15 @@ class CacheEntry:
             rename(part, self.path)
         _remove_unused(self.path.parent)
 
-    def _write(self, part: Path, prepared: PreparedLog) -> None:
-        sequences = prepared.sequences
-        numeric, columns = mappable(sequences.frame), sequences.frame.columns
-        for name in ARRAYS:
-            np.save(part / f"{name}.npy", getattr(sequences, name))
-        for name in numeric:
-            np.save(column_file(part, columns, name), sequences.frame[name].to_numpy())
-        users = pl.DataFrame({"user": sequences.users, "group": sequences.group.astype(str)})
-        write_frames(part, sequences.frame.drop(numeric), users, sequences.items)
-        digests = sequences.fingerprint, sequences.catalogue
-        write_facts(part, columns, numeric, *digests, prepared.report)
-
-    def figures(self) -> dict[str, Any] | None:
-        """The figures of the log (`recalign.events.audit`), if they were saved."""
-        try:
-            return dict(json.loads((self.path / "audit.json").read_text(encoding="utf-8")))
-        except (OSError, ValueError):
-            return None
+    def figures(self) -> dict[str, Any]:
+        """The figures of the log (`recalign.events.audit`); {} if they were not saved."""
+        return dict(read_json(self.path / "audit.json"))
 
     def save_figures(self, sections: dict[str, Any]) -> None:
-        """Save the figures of the log beside it, if the entry exists."""
+        """Save the figures of the log beside it, if the entry exists and can be written."""
         if self.path.is_dir():
-            try:
+            with suppress(OSError):  # they are worked out again
                 write_json(self.path / "audit.json", sections)
-            except OSError as error:
-                _warn(f"the figures of the log are not cached: {error.strerror or error} ({self.path})")
 
 
 def mappable(frame: pl.DataFrame) -> list[str]:
@@ -168,24 +142,29 @@ def _mapped(path: Path) -> np.ndarray:
     return np.load(path, mmap_mode="c")
 
 
-def write_frames(part: Path, events: pl.DataFrame, users: pl.DataFrame, items: pl.Series) -> None:
-    """Write what of an entry is no array: the columns that are not mapped, the users and their groups, the items."""
-    frames = {"events": events, "users": users, "items": pl.DataFrame({"item": items})}
+def _write(part: Path, sequences: Sequences) -> None:
+    frame, numeric = sequences.frame, mappable(sequences.frame)
+    for name in ARRAYS:
+        np.save(part / f"{name}.npy", getattr(sequences, name))
+    for name in numeric:
+        np.save(column_file(part, frame.columns, name), frame[name].to_numpy())
+    users = pl.DataFrame({"user": sequences.users, "group": sequences.group.astype(str)})
+    digests = {"fingerprint": sequences.fingerprint, "catalogue": sequences.catalogue}
+    facts = {"columns": frame.columns, "numeric": numeric, **digests, "report": dataclasses.asdict(sequences.report)}
+    write_tables(part, facts, events=frame.drop(numeric), users=users, items=sequences.items.alias("item").to_frame())
+
+
+def write_tables(part: Path, facts: dict[str, Any], **frames: pl.DataFrame) -> None:
+    """Write the tables of an entry, then its entry.json.
+
+    Args:
+        part: the folder.
+        facts: ``columns`` of `Sequences.frame` in order, those that are ``numeric`` and mapped, ``fingerprint``,
+            ``catalogue`` and ``report``.
+        **frames: ``events`` without the numeric columns; ``users`` with ids and groups; ``items``.
+    """
     for name, frame in frames.items():
         frame.write_ipc(part / f"{name}.arrow", compression="uncompressed")
-
-
-def write_facts(
-    part: Path, columns: list[str], numeric: list[str], fingerprint: str, catalogue: str, report: Report
-) -> None:
-    """Write what is said of an entry, last: `columns` are those of the frame, `numeric` those that are mapped."""
-    facts = {
-        "columns": columns,
-        "numeric": numeric,
-        "fingerprint": fingerprint,
-        "catalogue": catalogue,
-        "report": dataclasses.asdict(report),
-    }
     write_json(part / "entry.json", facts)
 
 

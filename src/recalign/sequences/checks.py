@@ -14,7 +14,7 @@ from recalign.sequences.windows import NextEvents, Windows
 Some = TypeVar("Some", bound=Windows | NextEvents)
 
 _SAID: set[tuple[str, int]] = set()
-"""Logs and lengths of which `report_truncation` has spoken."""
+"""Logs and lengths that `report_truncation` has reported."""
 
 
 def checked(windows: Some, sequences: Sequences, part: Part, users: Group) -> Some:

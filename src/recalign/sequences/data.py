@@ -14,19 +14,18 @@ from lightning import LightningDataModule
 from recalign.errors import InputError, require_positive
 from recalign.events import EventTable, Log, Report, audit, data_root, fingerprint, load_events, read_titles
 from recalign.events.audit import Section
-from recalign.sequences.batch import Batch
-from recalign.sequences.cache import CacheEntry, PreparedLog, cache_folder
+from recalign.sequences.batch import Batch, collate
+from recalign.sequences.cache import CacheEntry, cache_folder
 from recalign.sequences.checks import checked, report_truncation
 from recalign.sequences.cohort import UserCohort
 from recalign.sequences.loader import Loader, WindowDataset
 from recalign.sequences.prepare import prepare
 from recalign.sequences.sampler import LengthBatches
 from recalign.sequences.splits import High, LeaveLast, Split, UserGroups
-from recalign.sequences.store import Group, Part, Sequences, build_and_report, fingerprint_of
+from recalign.sequences.store import Group, Part, Sequences, build, fingerprint_of
 from recalign.sequences.windows import (
     NextEvents,
     Windows,
-    collate,
     evaluation_windows,
     sample_users,
     serving_windows,
@@ -119,29 +118,24 @@ class EventDataModule(LightningDataModule):
         """The checked log, read when first asked for."""
         return load_events(self.log_, data_root(self.root), self.reward)
 
-    @property
+    @functools.cached_property
     def sequences(self) -> Sequences:
-        """The split log and its catalogue."""
-        return self._prepared.sequences
+        """The split log and its catalogue, from the cache or made when first asked for."""
+        if self._entry and (cached := self._entry.load()):
+            return cached
+        made = build(self.table, self.split, self.high, self.groups, self.min_events)
+        # Unless the files changed while they were read.
+        if self._entry and made.fingerprint == self._expected_fingerprint:
+            self._entry.save(made)
+            if cached := self._entry.load():  # mapped from now on, which frees memory for training
+                del self.table
+                return cached
+        return made
 
     @property
     def report(self) -> Report:
         """What was read of the log."""
-        return self._prepared.report
-
-    @functools.cached_property
-    def _prepared(self) -> PreparedLog:
-        if self._entry and (cached := self._entry.load()):
-            return cached
-        settings = self.split, self.high, self.groups, self.min_events
-        prepared = PreparedLog(*build_and_report(self.table, *settings))
-        # Unless the files changed while they were read.
-        if self._entry and prepared.sequences.fingerprint == self._expected_fingerprint:
-            self._entry.save(prepared)
-            if cached := self._entry.load():  # mapped from now on, which frees memory for training
-                del self.table
-                return cached
-        return prepared
+        return self.sequences.report
 
     @property
     def entry(self) -> Path | None:
@@ -182,7 +176,7 @@ class EventDataModule(LightningDataModule):
         sections = self._entry and self._entry.figures()
         if not sections:
             sections = audit(self.table)
-            self._prepared  # noqa: B018 (writes the entry)
+            self.sequences  # noqa: B018 (writes the entry)
             if self._entry:
                 self._entry.save_figures(sections)
         return {**sections, "titles": self._titles[1]}
@@ -204,7 +198,7 @@ class EventDataModule(LightningDataModule):
     @property
     def fingerprint(self) -> str:
         """Digest of the log and of the settings that split it; needs no events."""
-        return self.sequences.fingerprint if "_prepared" in vars(self) else self._expected_fingerprint
+        return self.sequences.fingerprint if "sequences" in vars(self) else self._expected_fingerprint
 
     @property
     def device(self) -> torch.device:

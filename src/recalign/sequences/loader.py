@@ -16,7 +16,7 @@ from recalign.sequences.sampler import LengthBatches
 class WindowDataset(Dataset[Batch]):
     """Batches by (L, window indices), as `LengthBatches` draws them.
 
-    No indices are a batch of the shortest history without targets: networks need one, losses do not.
+    Without indices, a batch is the shortest history without targets: a network needs a history, a loss no target.
     """
 
     def __init__(self, make: Callable[[np.ndarray, int], Batch], length: np.ndarray) -> None:

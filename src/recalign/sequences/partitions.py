@@ -101,15 +101,14 @@ class Partitions:
             ]
             raw = pl.concat([piece.collect() for piece in pieces], rechunk=True)
             rows = dataclasses.replace(self.scan.rows, number=raw.drop_in_place(ROW))
-            checked = check_rows(raw, rows, self.log, self.reward)
-            frame, users, items = checked.frame, checked.users, checked.items
+            frame, users, items, found = check_rows(raw, rows, self.log, self.reward)
             frame.write_ipc(folder / "events.arrow", compression="uncompressed")
             groups = self.groups.assign(users)
             pl.DataFrame({"user": users, "group": groups}).write_ipc(folder / "users.arrow")
             pl.DataFrame({"item": items}).write_ipc(folder / "items.arrow")
             np.save(folder / "times.npy", frame["timestamp"].sort().to_numpy())
             nullable = [column.name for column in frame if column.null_count()]
-            return {"found": dataclasses.asdict(checked.found), "users": len(users), "nullable": nullable}
+            return {"found": dataclasses.asdict(found), "users": len(users), "nullable": nullable}
 
         return self._once(f"partition-{number}", make)
 
@@ -187,7 +186,7 @@ class Partitions:
 
 @contextmanager
 def disk_errors(folder: Path) -> Iterator[None]:
-    """Say what to do if a folder cannot be written, whatever process writes it."""
+    """Turn the error of a folder that cannot be written into one that says what to do."""
     try:
         yield
     except OSError as error:

@@ -11,9 +11,8 @@ from __future__ import annotations
 import shutil
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor
 from contextlib import ExitStack
-from functools import reduce
+from dataclasses import asdict
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from recalign.events import Log, Report, fingerprint
 from recalign.events.reading import plain_names
 from recalign.events.report import CheckResult, make_report
 from recalign.events.scanning import LogScan
-from recalign.sequences.cache import CacheEntry, column_file, mappable, write_facts, write_frames
+from recalign.sequences.cache import CacheEntry, column_file, mappable, write_tables
 from recalign.sequences.partitions import Facts, Partitions, Place, disk_errors
 from recalign.sequences.splits import High, Split, UserGroups
 from recalign.sequences.store import catalogue_digest, check_parts, fingerprint_of, with_rare_items
@@ -37,8 +36,8 @@ from recalign.workers import LocalWorkers, WorkerDied
 ROWS = 4_000_000
 """Rows of a block, and of a partition unless their number is given."""
 
-Each = Callable[..., list[Any]]
-"""Calls a task for each of some arguments, with a title for the line of progress; the results in order."""
+Run = Callable[..., Iterable[Any]]
+"""`map`, here or in workers."""
 
 
 def prepare(
@@ -69,10 +68,10 @@ def prepare(
                 lock.unlink(missing_ok=True)
                 return
             folder.mkdir(exist_ok=True)
-            each = _in(stack.enter_context(LocalWorkers([{}] * workers))) if workers > 1 else _here
+            run: Run = stack.enter_context(LocalWorkers([{}] * workers)).map if workers > 1 else map
             tasks = Partitions(folder, LogScan.open(log, root, folder), plain_names(log), reward, high, groups)
             try:
-                _make(tasks, split, min_events, of_log, partitions, each)
+                _make(tasks, split, min_events, of_log, partitions, run)
             except WorkerDied as error:
                 remedy = "run it again: what is done is kept. If memory ran out, give fewer workers or more partitions"
                 raise InputError(f"a worker died ({error})", where=str(folder), remedy=remedy) from error
@@ -84,20 +83,14 @@ def prepare(
         lock.unlink(missing_ok=True)
 
 
-def _here(title: str, task: Callable[..., Any], *arguments: Iterable[Any]) -> list[Any]:
-    return [task(*each) for each in track(list(zip(*arguments, strict=False)), title)]
-
-
-def _in(pool: Executor) -> Each:
-    def each(title: str, task: Callable[..., Any], *arguments: Iterable[Any]) -> list[Any]:
-        calls = list(zip(*arguments, strict=False))
-        return list(track(pool.map(task, *zip(*calls, strict=True)), title, total=len(calls)))
-
-    return each
-
-
-def _make(tasks: Partitions, split: Split, min_events: int, of_log: str, partitions: int | None, each: Each) -> None:
+def _make(tasks: Partitions, split: Split, min_events: int, of_log: str, partitions: int | None, run: Run) -> None:
     """Write all files of the entry. `of_log` is `Sequences.fingerprint`."""
+
+    def each(title: str, task: Callable[..., Any], *arguments: Iterable[Any]) -> list[Any]:
+        """Do a task for each of some arguments, with a line of progress; the results in order."""
+        calls = list(zip(*arguments, strict=False))  # some arguments are the same for all
+        return list(track(run(task, *zip(*calls, strict=True)), title, total=len(calls)))
+
     folder, scan = tasks.folder, tasks.scan
     blocks = scan.blocks(ROWS)
     bounds = _bounds(each("reading users", tasks.users_of, blocks), partitions or -(-scan.height // ROWS))
@@ -126,7 +119,7 @@ def _bounds(sampled: list[pl.Series], partitions: int) -> pl.Series:
 
 
 def _kth_time(folder: Path, numbers: Iterable[int], k: int) -> int:
-    """The timestamp of the event that k others of the log are not after, from each partition's sorted times."""
+    """The timestamp at place k (from 0) of all that are sorted, from each partition's sorted ones."""
     times = [np.load(folder / f"partition-{number}" / "times.npy", mmap_mode="r") for number in numbers]
     times = [part for part in times if len(part)]
     least, most = int(min(part[0] for part in times)), int(max(part[-1] for part in times))
@@ -138,7 +131,7 @@ def _kth_time(folder: Path, numbers: Iterable[int], k: int) -> int:
 def _catalogue(folder: Path, users: list[int], min_events: int) -> tuple[pl.Series, np.ndarray, list[Place]]:
     """The items of all partitions, their training events, and where each partition begins (and the last one ends)."""
     paths = [folder / f"partition-{number}" / "items.arrow" for number in range(len(users))]
-    items = reduce(lambda one, other: pl.concat([one, other]).unique(), (pl.read_ipc(p)["item"] for p in paths)).sort()
+    items = pl.scan_ipc(paths).unique().collect(engine="streaming")["item"].sort()
 
     def counts() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Of each partition: its items' places among all, their training events, all of their events."""
@@ -174,5 +167,6 @@ def _finish(
     frame = others.with_columns(mapped)
     if high is not None and high.quantile is not None:  # it needs the rewards of all users at once
         others = others.with_columns(high.mark(frame).alias("high"))
-    write_frames(entry, others, users, items)
-    write_facts(entry, columns, sorted(numeric, key=columns.index), of_log, catalogue_digest(items, frame), report)
+    digests = {"fingerprint": of_log, "catalogue": catalogue_digest(items, frame)}
+    facts = {"columns": columns, "numeric": sorted(numeric, key=columns.index), **digests, "report": asdict(report)}
+    write_tables(entry, facts, events=others, users=users, items=items.alias("item").to_frame())

@@ -33,7 +33,7 @@ class Split:
         raise NotImplementedError
 
     def for_parts(self, time_at: Callable[[float], int]) -> Split:
-        """The same split in a form that divides the events of some users as it would divide those among all others.
+        """The same split with fixed cuts, so that it splits some users' events as it would with those of all others.
 
         Args:
             time_at: the timestamp below which this share of all events lies.
@@ -42,7 +42,7 @@ class Split:
             InputError: it needs all events at once, as a class of your own does unless it says otherwise.
         """
         raise InputError(
-            f"{type(self).__name__} does not say that it divides some users' events without those of the others",
+            f"{type(self).__name__} does not say how it splits some users' events without those of the others",
             where="data.split",
             remedy="give it a method for_parts (recalign.sequences.Split), or train without `recalign prepare`",
         )

@@ -42,6 +42,7 @@ class Sequences:
         fingerprint: digest of the log and of the settings that split it.
         catalogue: digest of the items in order and of the part of every event: what a network was trained on, whatever
             the reward.
+        report: what was read of the log, and what was left out.
     """
 
     frame: pl.DataFrame
@@ -56,6 +57,7 @@ class Sequences:
     event: np.ndarray
     fingerprint: str
     catalogue: str
+    report: Report
 
     @property
     def num_items(self) -> int:
@@ -93,20 +95,13 @@ def build(table: EventTable, split: Split, high: High | None, groups: UserGroups
     Raises:
         InputError: a part has no events, or the training part has no two events of one user.
     """
-    return build_and_report(table, split, high, groups, min_events)[0]
-
-
-def build_and_report(
-    table: EventTable, split: Split, high: High | None, groups: UserGroups, min_events: int
-) -> tuple[Sequences, Report]:
-    """`build`, and the table's report with the items that are left out."""
     frame = assign(table, split)
     count_I = training_counts(frame, len(table.items))
     kept_I = count_I >= min_events
     frame, arrays = index(frame, kept_I, len(table.users), high)
     check_parts(part_sizes(frame), int(arrays["trained"].max(initial=0)), split, min_events)
     items = table.items.filter(pl.Series(kept_I))
-    sequences = Sequences(
+    return Sequences(
         frame=frame,
         users=table.users,
         items=items,
@@ -114,8 +109,8 @@ def build_and_report(
         **arrays,
         fingerprint=fingerprint_of(table.fingerprint, split, high, groups, min_events),
         catalogue=catalogue_digest(items, frame),
+        report=with_rare_items(table.report, table.items, count_I, min_events),
     )
-    return sequences, with_rare_items(table.report, table.items, count_I, min_events)
 
 
 def assign(table: EventTable, split: Split) -> pl.DataFrame:

@@ -13,7 +13,7 @@ Word = Literal["usable", "with care", "do not train"]
 LEAK, HINT = 0.9, 0.65
 """AUC of a high reward by the time between events: from `LEAK` on the reward is known before it is given."""
 OFTEN, MOSTLY = 0.2, 0.5
-"""Share of test targets: met before by their user (`OFTEN`); on items unseen in training (`MOSTLY`; or of variance)."""
+"""Shares that are no concern: of targets seen before, up to `OFTEN`; of misses, and of outliers' variance, `MOSTLY`."""
 FEW = 100
 """Test users under which intervals are too wide for most gains."""
 

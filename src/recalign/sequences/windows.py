@@ -6,9 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
-import torch
 
-from recalign.sequences.batch import Batch
 from recalign.sequences.splits import TEST
 from recalign.sequences.store import PARTS, Part, Sequences, is_first
 
@@ -61,7 +59,7 @@ class Windows(_Stretches):
     def take(self, chosen: np.ndarray) -> Windows:
         """Some of the windows, with their targets. Shape: int64 (B,), indices of windows."""
         counts = self.offset[chosen + 1] - self.offset[chosen]
-        return self._some(chosen, counts, _ranges(self.offset[chosen], counts))
+        return self._some(chosen, counts, ranges(self.offset[chosen], counts))
 
     def keep(self, kept: np.ndarray) -> Windows:
         """Keep some of the targets, and the windows that still have any. Shape: bool (targets,)."""
@@ -97,7 +95,7 @@ class NextEvents(_Stretches):
     def take(self, chosen: np.ndarray) -> Windows:
         """Some of the windows, with their targets. Shape: int64 (B,), indices of windows."""
         counts = self.offset[chosen + 1] - self.offset[chosen]
-        state = _ranges(self.stop[chosen] - counts, counts)
+        state = ranges(self.stop[chosen] - counts, counts)
         event = self.sequences.event[state + 1]
         return Windows(
             user=self.user[chosen],
@@ -205,12 +203,9 @@ def serving_windows(sequences: Sequences, users: np.ndarray, max_length: int) ->
 
 def with_test(sequences: Sequences) -> np.ndarray:
     """Who has test events that `evaluation_windows` does not leave out. Shape: bool (U,)."""
-    return _has_test(sequences) & _has_past(sequences, TEST)
-
-
-def left_out(sequences: Sequences) -> int:
-    """Count the users with test events whom `evaluation_windows` leaves out."""
-    return int((_has_test(sequences) & ~_has_past(sequences, TEST)).sum())
+    has = np.zeros(sequences.num_users, bool)
+    has[sequences.frame["user"].filter(sequences.frame["split"] == TEST).unique().to_numpy()] = True
+    return has & _has_past(sequences, TEST)
 
 
 def sample_users(sequences: Sequences, users: np.ndarray, number: int) -> np.ndarray:
@@ -224,80 +219,15 @@ def sample_users(sequences: Sequences, users: np.ndarray, number: int) -> np.nda
     return drawn
 
 
-def _has_test(sequences: Sequences) -> np.ndarray:
-    has = np.zeros(sequences.num_users, bool)
-    has[sequences.frame["user"].filter(sequences.frame["split"] == TEST).unique().to_numpy()] = True
-    return has
-
-
 def _has_past(sequences: Sequences, part: int) -> np.ndarray:
-    """Who has a known event before a part: the first is in an earlier one. Shape: bool (U,)."""
+    """Who has a known event before a part: their first one is in an earlier part. Shape: bool (U,)."""
     past = np.diff(sequences.offset) > 0
     first = sequences.event[sequences.offset[:-1][past]]
     past[past] = sequences.frame["split"].gather(first).to_numpy() < part
     return past
 
 
-def collate(
-    sequences: Sequences,
-    windows: Windows | NextEvents,
-    chosen: np.ndarray,
-    bucket: int,
-    *,
-    know_request: bool,
-    seen: bool,
-) -> Batch:
-    """Make the batch of some windows.
-
-    Args:
-        sequences: the log.
-        windows: those of a part.
-        chosen: int64 (B,), indices of windows.
-        bucket: L, the length to pad to.
-        know_request: whether ``request_time`` is the next event's own time (else that of the event before it).
-        seen: whether to list the items that the user had seen before each target.
-    """
-    part = windows.take(chosen)
-    column = np.arange(bucket)
-    valid = column < part.length[:, None]
-    index = part.start[:, None] + np.minimum(column, part.length[:, None] - 1)
-    row = np.repeat(np.arange(len(part)), np.diff(part.offset))
-    at = part.state - part.start[row]
-    time = sequences.time[index]
-    request = time
-    if know_request:
-        request = np.concatenate([time[:, 1:], time[:, -1:]], axis=1)
-        request[row, at] = part.time
-    fields = {
-        "user_B": part.user,
-        "item_BL": np.where(valid, sequences.item[index], np.int64(0)),
-        "length_B": part.length,
-        "time_BL": time,
-        "request_time_BL": request,
-        "reward_BL": np.where(valid, sequences.reward[index], np.float32("nan")),
-        "row_T": row,
-        "column_T": at,
-        "target_T": part.target.astype(np.int64),
-        "reward_T": part.reward,
-        "high_T": part.high,
-        "event_T": part.event,
-        "advantage_T": part.advantage,
-        "rejected_TN": None if part.rejected is None else part.rejected.astype(np.int64),
-        "seen_N": _seen(sequences, part, part.user[row]) if seen else None,
-    }
-    tensors = {name: None if x is None else torch.from_numpy(np.ascontiguousarray(x)) for name, x in fields.items()}
-    return Batch(**tensors)  # type: ignore[arg-type]
-
-
-def _seen(sequences: Sequences, windows: Windows, user: np.ndarray) -> np.ndarray:
-    """Pairs (target, item) of all items that the user had seen before, which may include the target's own."""
-    first = sequences.offset[user]
-    counts = windows.state + 1 - first
-    target = np.repeat(np.arange(len(counts)), counts)
-    return np.stack([target, sequences.item[_ranges(first, counts)]])
-
-
-def _ranges(first: np.ndarray, counts: np.ndarray) -> np.ndarray:
+def ranges(first: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """Concatenate the ranges first[i]..first[i] + counts[i] - 1."""
     ends = counts.cumsum()
     return np.arange(ends[-1] if len(ends) else 0) + np.repeat(first - (ends - counts), counts)
