@@ -5,9 +5,8 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 import torch
@@ -80,7 +79,7 @@ class MethodRun:
 
     method: str
     checkpoint: Path | None
-    cost: Mapping[str, float]
+    cost: Mapping[str, float] = field(compare=False)
     strength: float = 1.0
     keep: float | None = None
     spread: float = 1.0
@@ -169,7 +168,7 @@ class LoadedNetworks:
         select, report = (judge.net for judge in self.judges)
         self.rewards = {"train_rm@10": reward.net, "select_judge@10": select, "judge@10": report}
         self._ranking = ValidationRanking(self.start, data, device)
-        self._reranked: dict[tuple[Any, ...], tuple[Policy, float]] = {}
+        self.reranked = functools.cache(self._reranked)
 
     def _load(self, path: Path, net: str) -> Loaded:
         loaded = load_net(path, net)
@@ -193,26 +192,23 @@ class LoadedNetworks:
         require_apart(self.judges, trained, self.data.sequences)
         return trained.net
 
-    def reranked(self, run: MethodRun) -> tuple[Policy, float]:
+    def _reranked(self, run: MethodRun) -> tuple[Policy, float]:
         """A reranked policy and its strength, at the price where one is asked for.
 
         A trained policy is reranked as strongly as the start may be; its weights and the strength share one ray.
         """
-        key = run.method, run.checkpoint, run.strength, run.keep, run.spread
-        if key not in self._reranked:
-            start, full, reach = self.start, run.strength, 1.0
-            trained = self._trained(run.checkpoint) if run.checkpoint else None
-            if trained:
-                full = self.reranked(MethodRun("rerank", None, {}, run.strength, run.keep))[1]
-            scores, unit = RERANKED.get(run.method, RERANKED["rerank"])(self, run)
+        start, full, reach = self.start, run.strength, 1.0
+        trained = self._trained(run.checkpoint) if run.checkpoint else None
+        if trained:
+            full = self.reranked(replace(run, method="rerank", checkpoint=None))[1]
+        scores, unit = RERANKED.get(run.method, RERANKED["rerank"])(self, run)
 
-            def policy(reach: float) -> Policy:
-                return Rerank(interpolate(start, trained, reach) if trained else start, scores, reach * full / unit)
+        def policy(reach: float) -> Policy:
+            return Rerank(interpolate(start, trained, reach) if trained else start, scores, reach * full / unit)
 
-            if run.keep is not None and (base := self.start_ndcg):
-                reach, _ = reach_at_price(lambda reach: self._ranking.ndcg(policy(reach)) / base, run.keep)
-            self._reranked[key] = policy(reach), reach * full
-        return self._reranked[key]
+        if run.keep is not None and (base := self.start_ndcg):
+            reach, _ = reach_at_price(lambda reach: self._ranking.ndcg(policy(reach)) / base, run.keep)
+        return policy(reach), reach * full
 
     @functools.cached_property
     def start_ndcg(self) -> float:

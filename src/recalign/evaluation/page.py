@@ -8,10 +8,11 @@ from typing import Any
 import jinja2
 import polars as pl
 
-from recalign.evaluation import decision, plots, trusted
-from recalign.evaluation.answer import answer
+from recalign.evaluation import plots, trusted
+from recalign.evaluation.answer import cards
 from recalign.evaluation.comparison import ALL, HIGH, VALUE
 from recalign.evaluation.comparison_table import ComparisonTable, figure
+from recalign.evaluation.decision import RULES, decide
 from recalign.evaluation.selection import KEPT
 from recalign.evaluation.sources import Sources
 
@@ -51,13 +52,15 @@ def page(sources: Sources, digest: str) -> str:
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
     environment.filters["number"] = _number
+    decision = decide(table, validation, sources.trust)
     return environment.from_string(text).render(
         vars(sources)
         | {
             "digest": digest,
-            "rules": decision.RULES,
+            "rules": RULES,
             "comparison": table,
-            "answer": answer(table, validation, sources.trust),
+            "decision": decision,
+            "cards": list(cards(decision, table, sources.trust)) if decision else [],
             "table": _table(table),
             "validation": _table(validation),
             "seeds": _seed_table(sources.comparison),
