@@ -90,7 +90,7 @@ class Search:
                     say(f"trial {number} of {method}, {settings[number]}, cannot be trained, and is not chosen: {one}")
                 else:
                     trials[number] = one
-            best = list(trials)[choose(list(trials.values()), start, self.plan.chain.keep or KEPT)]
+            best = choose(trials, start, self.plan.chain.keep or KEPT)
             rows += _rows(method, settings, trials, start, best, self._fixed(method))
             chosen[method] = settings[best]
         for method in self.plan.chain.methods:
@@ -145,7 +145,7 @@ def _rows(
     method: str, settings: list[Settings], trials: Mapping[int, Figures], start: float, best: int, fixed: Settings
 ) -> list[dict[str, Any]]:
     """What `search.csv` holds of a method; of a trial that could not be trained there are no figures."""
-    other = list(trials)[choose_by_rank(list(trials.values()))]
+    other = choose_by_rank(trials)
     measured = {number: {"kept": figures[ALL] / start, **figures} for number, figures in trials.items()}
     return [
         {
