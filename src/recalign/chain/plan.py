@@ -59,8 +59,7 @@ class Plan:
         chain.check()
         if chain.world and self.log.stem != "simulated":
             raise InputError("only a simulated log has a world", where="world", remedy="say log: simulated")
-        self.trained = chain.trained
-        self.stages = [*BASE_STAGES, *self.trained]
+        self.stages = [*BASE_STAGES, *chain.trained]
         named = [*chain.stages, *(stage for stage in overrides if stage is not None)]
         if unknown := [stage for stage in named if stage not in (TOKENS, *self.stages)]:
             raise InputError(
@@ -100,7 +99,7 @@ class Plan:
         own: Settings = {"seed_everything": seed, "run.name": run.name, "run.root": run.root, "run.chain": run.chain}
         if stage == "judge_select":
             own["data.users"] = "B1"
-        if stage in self.trained:
+        if stage in self.chain.trained:
             own["model.keep"] = self.chain.keep
         if self.chain.world:
             own["data.root"] = str(self.data_root(seed))

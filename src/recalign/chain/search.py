@@ -18,7 +18,7 @@ from recalign.chain.space import Settings, Spaces
 from recalign.chain.train import base_checkpoints, named, train
 from recalign.errors import InputError, TrainingError
 from recalign.evaluation.comparison import ALL, HIGH
-from recalign.evaluation.methods import BASE_STAGES, MethodRun, is_trained
+from recalign.evaluation.methods import BASE_STAGES, MethodRun
 from recalign.evaluation.report import WIDTH
 from recalign.evaluation.selection import KEPT, SEARCH, SELECT, Figures, choose, choose_by_rank, validate
 from recalign.files import write_text
@@ -43,7 +43,7 @@ class Search:
     def __init__(self, plan: Plan, parsed: Mapping[str, ParsedStage]) -> None:
         self.plan, self.seed = plan, plan.chain.seeds[0]
         self.spaces = Spaces(plan.found("search.yaml") or plan.folders[0] / "search.yaml")
-        self.methods = [m for m in plan.chain.methods if is_trained(m) and not self.spaces.leader(m)]
+        self.methods = [method for method in plan.chain.trained if not self.spaces.leader(method)]
         trials = plan.chain.trials
         self.settings = {
             method: self.spaces.settings(method, parsed[method].config, self._fixed(method), trials, self.seed)

@@ -111,11 +111,6 @@ class Rerank(Policy):
         return logp_TV if items is None else logp_TV.gather(1, items - 1)
 
 
-def popularity(sequences: Sequences, high_only: bool = False) -> SameForAll:
-    """Items by `log_counts`."""
-    return SameForAll(log_counts(sequences, high_only))
-
-
 def log_counts(sequences: Sequences, high_only: bool = False) -> Tensor:
     """log(n_v + 1/2), n_v the training events of item v, or only those of users A with a high reward. Shape: (V,)."""
     count_V = sequences.item_counts("A", high_only=True) if high_only else sequences.item_counts()

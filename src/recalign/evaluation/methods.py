@@ -12,7 +12,7 @@ import polars as pl
 import torch
 
 from recalign.evaluation import examples, exposed
-from recalign.evaluation.baselines import ItemScores, LowerBound, Rerank, SameForAll, Scores, log_counts, popularity
+from recalign.evaluation.baselines import ItemScores, LowerBound, Rerank, SameForAll, Scores, log_counts
 from recalign.evaluation.comparison import EVALUATED, TESTED
 from recalign.evaluation.judges import require_apart
 from recalign.evaluation.popularity import popularity_curve
@@ -127,9 +127,9 @@ def evaluate_methods(
         return []
     nets = LoadedNetworks(base, data, device)
     policies = {run.method: nets.policy(run) for run in stale}
-    frames = {part: evaluate(policies, nets.scorers(), data, part, device) for part in ("validation", "test")}
+    frames = {part: evaluate(policies, nets.scorers, data, part, device) for part in ("validation", "test")}
     shown = exposed.measure(policies, nets.reward, data, device) if exposed.is_exposed(data) else {}
-    tilted = popularity_curve(nets.start, nets.rewards["judge@10"], data, device)
+    tilted = popularity_curve(nets.start, nets.scorers.rewards["judge@10"], data, device)
     for run in stale:
         place, test, validation = (places[run.method], *(frames[part][run.method] for part in ("test", "validation")))
         for part, by_method in frames.items():
@@ -166,7 +166,9 @@ class LoadedNetworks:
         require_apart(self.judges, reward, data.sequences)
         self.reward: RewardEnsemble = reward.net
         select, report = (judge.net for judge in self.judges)
-        self.rewards = {"train_rm@10": reward.net, "select_judge@10": select, "judge@10": report}
+        rewards = {"train_rm@10": reward.net, "select_judge@10": select, "judge@10": report}
+        truth = _truth(data)
+        self.scorers = Scorers(self.start, rewards, load_truth(truth, data.sequences) if truth else None)
         self._ranking = ValidationRanking(self.start, data, device)
         self.reranked = functools.cache(self._reranked)
 
@@ -174,10 +176,6 @@ class LoadedNetworks:
         loaded = load_net(path, net)
         check_catalogue(loaded.catalogue, self.data.sequences.catalogue, str(path))
         return loaded
-
-    def scorers(self) -> Scorers:
-        truth = _truth(self.data)
-        return Scorers(self.start, self.rewards, load_truth(truth, self.data.sequences) if truth else None)
 
     def policy(self, run: MethodRun) -> Policy:
         """The policy of a row."""
@@ -222,8 +220,8 @@ class LoadedNetworks:
 
 
 SAME_FOR_ALL: dict[str, Callable[[RewardData], Policy]] = {
-    "popularity": lambda data: popularity(data.sequences),
-    "popularity_high": lambda data: popularity(data.sequences, high_only=True),
+    "popularity": lambda data: SameForAll(log_counts(data.sequences)),
+    "popularity_high": lambda data: SameForAll(log_counts(data.sequences, high_only=True)),
     "item_mean": lambda data: SameForAll(torch.from_numpy(data.moments()[2]) / data.moments()[1]),
 }
 """Rows that rank items in the same order for everybody; `item_mean` by shrunk means, in standard deviations."""

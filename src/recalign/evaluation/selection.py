@@ -45,7 +45,8 @@ def validate(
     if stale:
         nets = LoadedNetworks(base, data, device)
         policies = {str(place): nets.policy(places[place]) for place in stale}
-        scorers = replace(nets.scorers(), rewards={"select_judge@10": nets.rewards["select_judge@10"]})
+        select = {"select_judge@10": nets.scorers.rewards["select_judge@10"]}
+        scorers = replace(nets.scorers, rewards=select)
         frames = evaluate(policies, scorers, data, "validation", device)
         for place in stale:
             write_json(place / FILE, {"key": keys[place], "figures": measured(frames[str(place)])})
