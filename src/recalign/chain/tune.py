@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -283,9 +284,10 @@ def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     words = iter(argv)
     for word in words:
         option, equals, _ = word.partition("=")
-        if option not in names and "." not in option and (near := nearest(option, names)):
+        if option in names:
+            own += [word] if equals else [word, *islice(words, 1)]
+        elif "." not in option and (near := nearest(option, names)):
             raise InputError("there is no such option", where=option, remedy=f"did you mean {near}?")
-        (own if option in names else others).append(word)
-        if option in names and not equals:
-            own += [value for value in (next(words, None),) if value is not None]
+        else:
+            others.append(word)
     return own, others

@@ -131,9 +131,10 @@ def evaluate_methods(
     shown = exposed.measure(policies, nets.reward, data, device) if exposed.is_exposed(data) else {}
     tilted = popularity_curve(nets.start, nets.scorers.rewards["judge@10"], data, device)
     for run in stale:
-        place, test, validation = (places[run.method], *(frames[part][run.method] for part in ("test", "validation")))
-        for part, by_method in frames.items():
-            write_parquet(by_method[run.method].drop("shown"), place / f"{part}.parquet")
+        place, own = places[run.method], {part: by_method[run.method] for part, by_method in frames.items()}
+        for part, frame in own.items():
+            write_parquet(frame.drop("shown"), place / f"{part}.parquet")
+        test, validation = own["test"], own["validation"]
         write_json(place / examples.FILE, examples.examples(test, data))
         shares = {"cold_targets": test["cold"].cast(float).mean(), "coverage@10": _coverage(test, data.num_items)}
         summary = {"method": run.method, "seed": seed, "log": data.log_.name, "key": keys[run.method]}
