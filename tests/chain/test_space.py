@@ -103,7 +103,7 @@ def test_what_is_no_space_is_refused(tmp_path: Path, text: str):
 
 
 def test_a_missing_file_or_space_is_named(tmp_path: Path):
-    with pytest.raises(InputError, match="there is nothing to search"):
+    with pytest.raises(InputError, match=r"search\.yaml: there is no such file"):
         Spaces(tmp_path / "search.yaml")
     (tmp_path / "search.yaml").write_text("asft: {lr: [1, 2]}")
     with pytest.raises(InputError, match="no space for 'bc'"):

@@ -39,8 +39,6 @@ class Spaces:
     def __init__(self, file: Path) -> None:
         self.file = file
         self.metric: tuple[str, str] | None = None
-        if not file.is_file():
-            raise InputError("there is nothing to search", where=str(file), remedy="write that file, or set trials: 0")
         given = load(file)
         if isinstance(given.get("parameters"), dict):
             self.metric = _metric(given)
