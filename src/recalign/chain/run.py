@@ -46,7 +46,7 @@ def run_chain(plan: Plan) -> Path:
     chain, folder = plan.chain, plan.folder
     parsed = plan.parse()
     search = Search(plan, parsed) if chain.trials > 1 else None
-    if search and not search.methods:
+    if search and not search.settings:
         search = None  # popularity, say, has no settings
     tasks = tasks_of(plan, parsed, search)
     parsed["recommender"].folder.probe()

@@ -43,11 +43,11 @@ class Search:
     def __init__(self, plan: Plan, parsed: Mapping[str, ParsedStage]) -> None:
         self.plan, self.seed = plan, plan.chain.seeds[0]
         self.spaces = Spaces(plan.found("search.yaml") or plan.folders[0] / "search.yaml")
-        self.methods = [method for method in plan.chain.trained if not self.spaces.leader(method)]
         trials = plan.chain.trials
         self.settings = {
             method: self.spaces.settings(method, parsed[method].config, self._fixed(method), trials, self.seed)
-            for method in self.methods
+            for method in plan.chain.trained
+            if not self.spaces.leader(method)
         }
         for method in plan.chain.methods:
             leader = self.spaces.leader(method)

@@ -18,7 +18,6 @@ OTHER = "recalign tune reads another file with --space FILE"
 Settings = dict[str, Any]
 """Values by key, as they are typed: ``{"model.temperature": 0.5}``."""
 
-
 Space = dict[str, Any]
 """Ranges (`optuna.distributions.FloatDistribution`), or lists of values, by key."""
 
