@@ -27,7 +27,7 @@ import polars as pl
 import torch
 from tables import SCHEMA, commit, save
 
-from recalign.evaluation.baselines import popularity
+from recalign.evaluation.baselines import SameForAll, log_counts
 from recalign.files import write_json
 from recalign.metrics import RankMetrics
 from recalign.recommender import Policy, RecommenderVectors
@@ -116,7 +116,7 @@ def of_ours(row: str, seed: int, given: argparse.Namespace) -> dict[str, float]:
     stage = parse_stage(argv)
     data: EventDataModule = stage.datamodule()  # type: ignore[assignment]
     if row == "popularity":
-        return tested(popularity(data.sequences), data)
+        return tested(SameForAll(log_counts(data.sequences)), data)
     print(shlex.join(["recalign", *argv]), flush=True)
     manifest = stage.finished() or run_stage(argv).manifest
     assert manifest is not None, "a dry run makes no row"

@@ -13,7 +13,7 @@ import yaml
 from lightning import Trainer, seed_everything
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
-from recalign.evaluation.baselines import Rerank, SameForAll, popularity
+from recalign.evaluation.baselines import Rerank, SameForAll, log_counts
 from recalign.evaluation.exposed import candidates, exposures
 from recalign.evaluation.offpolicy import estimate
 from recalign.events import Log
@@ -109,7 +109,7 @@ def ranked(data: RewardData, reward: RewardEnsemble) -> dict[tuple[str, str], Es
     *_, item_mean_V = data.moments()
     policies: dict[str, Policy] = {
         "chance": uniform,
-        "popularity": popularity(data.sequences),
+        "popularity": SameForAll(log_counts(data.sequences)),
         "item mean": SameForAll(torch.from_numpy(item_mean_V)),
         "reward model": Rerank(uniform, reward, 1.0),
     }

@@ -68,6 +68,7 @@ def _decided(runs: Path, kind: str, seed: int) -> dict[str, object]:
     sources = Sources.of(runs / name, searched=False)
     test, validation = (ComparisonTable(sources.comparison, sources.roles, split) for split in ("test", "validation"))
     decision = decide(test, validation, sources.trust)
+    assert decision is not None  # a method was measured
     policy = decision.policy or sources.roles.ours or "start"
     gain, baseline = test.get(policy, f"diff_best_bc/{TRUE}"), test.better_baseline(TRUE)
     share = gain.value / abs(test.column(TRUE)[baseline].value) if gain and baseline else 0.0

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
+import mortal
+import polars as pl
 import pytest
 import tiny
 import torch
 
 from recalign.chain import Chain, engine
-from recalign.chain.cluster import _room
-from recalign.errors import InputError
+from recalign.chain.engine import RayWorkers, _room
+from recalign.chain.graph import Task, side_by_side
+from recalign.errors import InputError, TrainingError
 
 
 @pytest.mark.parametrize(
@@ -52,3 +58,48 @@ def test_a_cluster_has_room_or_says_what_it_lacks():
     assert _room({"CPU": 3.0}, {"CPU": 1.0, "GPU": 0.0}) == 3
     with pytest.raises(InputError, match=r"8 CPU, 0 GPU, too little for one task"):
         _room({"CPU": 8.0}, {"CPU": 1.0, "GPU": 1.0})
+
+
+@pytest.fixture
+def ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A local cluster, whose workers find the doubles; it ends with the test."""
+    ray = pytest.importorskip("ray")
+    paths = [str(Path(mortal.__file__).parent), os.environ.get("PYTHONPATH", "")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("ray")
+def test_a_killed_worker_is_tried_again_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    tasks = [
+        Task("one", partial(mortal.die_once, tmp_path / "died")),
+        Task("two", mortal.join, ("one",)),
+        Task("doomed", mortal.die_with, ("two",)),
+    ]
+    with RayWorkers(2, 1, 0) as workers, pytest.raises(TrainingError, match=r"doomed: its worker died twice"):
+        side_by_side(tasks, 1, workers, tmp_path / "logs")
+    assert "one: its worker died" in capsys.readouterr().out
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("ray")
+def test_a_chain_on_ray_has_the_figures_of_one_in_order(tmp_path: Path):
+    tiny.prepare(tmp_path)
+    words = ("--methods=[start, bc]", "--threads=1")
+    assert tiny.chain(tmp_path, *words, "--name=order").code == 0
+    said = tiny.chain(tmp_path, *words, "--name=ray", "--engine=ray", "--workers=2")
+    assert said.code == 0, said.err
+    tables = [pl.read_csv(tmp_path / f"runs/{name}/comparison.csv") for name in ("order", "ray")]
+    ours, theirs = (table.filter(pl.col("metric") != "cost/seconds") for table in tables)
+    assert ours.equals(theirs)
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("ray")
+def test_a_cluster_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    with pytest.raises(InputError, match="no Ray cluster to reach"):
+        RayWorkers(None, 1, 0)

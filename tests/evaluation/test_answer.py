@@ -2,12 +2,14 @@
 
 from compared import VALUES, reports, table
 
-from recalign.evaluation.answer import answer
+from recalign.evaluation import answer
+from recalign.evaluation.decision import decide
 
 
 def cards(test, trust=None, validation=None):
-    found = answer(test, validation or table(VALUES, split="validation"), trust or reports())
-    return {card.question: card for card in found.cards}
+    trust = trust or reports()
+    decision = decide(test, validation or table(VALUES, split="validation"), trust)
+    return {card.question: card for card in answer.cards(decision, test, trust)}
 
 
 def test_what_is_gained_and_what_it_costs():
@@ -32,5 +34,5 @@ def test_rows_with_more_value_are_named_beside_what_they_keep():
     assert cards(table(values | {"a": 3, "b": 3}, {"greedy": 0.5}))["What has more value?"].words.startswith("none")
 
 
-def test_baselines_alone_need_no_answer():
-    assert answer(table({"start": 3.0, "bc": 2.9}), table({"start": 3.0}, split="validation"), reports()) is None
+def test_baselines_alone_need_no_decision():
+    assert decide(table({"start": 3.0, "bc": 2.9}), table({"start": 3.0}, split="validation"), reports()) is None

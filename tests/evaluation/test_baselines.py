@@ -8,7 +8,7 @@ import pytest
 import small
 import torch
 
-from recalign.evaluation.baselines import ItemScores, LowerBound, Rerank, popularity
+from recalign.evaluation.baselines import ItemScores, LowerBound, Rerank
 from recalign.evaluation.methods import SAME_FOR_ALL
 from recalign.recommender.checkpoint import load_net
 from recalign.reward import RewardData, RewardEnsemble
@@ -31,7 +31,7 @@ def order(policy, batch) -> list[int]:
 @pytest.mark.parametrize("high_only", [False, True])
 def test_popularity_counts_training_events_alone(data, high_only):
     batch = small.batch_of(data, rows=1)
-    policy = popularity(data.sequences, high_only)
+    policy = SAME_FOR_ALL["popularity_high" if high_only else "popularity"](data)
     frame = data.sequences.frame.filter(pl.col("split") == 0)
     if high_only:
         in_a = pl.Series(data.sequences.users_in("A")).gather(frame["user"])

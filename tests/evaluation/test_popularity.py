@@ -67,14 +67,16 @@ def test_means_are_over_histories_to_which_anything_is_shown():
     shows = SimpleNamespace(
         num_items=5,
         encode=lambda batch: torch.arange(3),
-        scored=lambda state: state,
+        scored=lambda state: (state, state),
+        tilted=lambda state, _: state,
         top_k=lambda state, k, seen_N: (None, shown_TK[state]),
     )
     batch = SimpleNamespace(to=lambda device: batch, seen_N=torch.zeros(2, 0, dtype=torch.int64))
 
-    def score(shown_TK):
+    def predict(states, shown_TK):
         assert not torch.is_grad_enabled()
         return shown_TK.float()
 
-    means_S = _means([shows, shows], lambda batch: score, [batch, batch], CPU)
+    scores = SimpleNamespace(states=lambda batch: None, predict=predict)
+    means_S = _means([shows, shows], scores, [batch, batch], CPU)
     assert means_S.tolist() == [(1 + 4) / 2] * 2

@@ -31,11 +31,11 @@ def trial(everything: float, value: float, high: float = 0.0) -> dict[str, float
     ],
 )
 def test_the_best_value_at_the_price_is_chosen(trials, chosen):
-    assert choose(trials, start=0.1, keep=0.97) == chosen
+    assert choose(dict(enumerate(trials)), start=0.1, keep=0.97) == chosen
 
 
 def test_the_other_rule_asks_for_rank_alone():
-    assert choose_by_rank([trial(0.1, 4.0, 0.2), trial(0.0, 0.0, 0.3), trial(0.1, 9.0, 0.1)]) == 1
+    assert choose_by_rank({0: trial(0.1, 4.0, 0.2), 2: trial(0.0, 0.0, 0.3), 3: trial(0.1, 9.0, 0.1)}) == 2
 
 
 def test_figures_are_means_over_their_own_events():

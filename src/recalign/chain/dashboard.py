@@ -59,64 +59,51 @@ def workspace(entity: str, project: str) -> Any:
         raise InputError(
             "a dashboard needs wandb-workspaces", where="dashboard", remedy="pip install 'recalign[dashboard]'"
         ) from error
-    from wandb_workspaces.reports.v2 import LinePlot
+    from wandb_workspaces.reports import v2
 
     panels: dict[str, list[Any]] = {
-        name: [LinePlot(x=STEP, y=[figure], title=figure) for figure in LINES[name]] for name in LINES
+        name: [v2.LinePlot(x=STEP, y=[figure], title=figure) for figure in figures] for name, figures in LINES.items()
     }
     speed = panels.pop("Speed")
-    panels |= {"Methods": _methods(), "Over-optimisation": _over_optimisation(), "Sweep": _sweep(), "Speed": speed}
+    panels |= {"Methods": _methods(v2), "Over-optimisation": _over_optimisation(v2), "Sweep": _sweep(v2)}
+    panels["Speed"] = speed
     sections = [Section(name=name, panels=own, is_open=name != "Speed") for name, own in panels.items()]
     return Workspace(
         entity=entity, project=project, name=NAME, sections=sections, settings=WorkspaceSettings(x_axis=STEP)
     )
 
 
-def _methods() -> list[Any]:
+def _methods(v2: Any) -> list[Any]:
     """The test's figures of all methods, from the run of a chain."""
-    from wandb_workspaces.reports.v2 import MediaBrowser, WeavePanelSummaryTable
-
     plots = [f"plots/{name}/{number}" for name in ("who-gains", "what-it-costs") for number in (1, 2)]
     figures = (VALUE, ALL, HIGH, "value/true@10")
-    tables = [WeavePanelSummaryTable(table_name=name) for name in ("comparison", "examples")]
-    return [*map(_bars, figures), *tables, MediaBrowser(media_keys=plots), MediaBrowser(media_keys=["report"])]
+    tables = [v2.WeavePanelSummaryTable(table_name=name) for name in ("comparison", "examples")]
+    media = [v2.MediaBrowser(media_keys=keys) for keys in (plots, ["report"])]
+    return [*(_bars(v2, figure) for figure in figures), *tables, *media]
 
 
-def _over_optimisation() -> list[Any]:
+def _over_optimisation(v2: Any) -> list[Any]:
     """What the training reward model promises beside what judges see, and against the distance from the start."""
-    from wandb_workspaces.reports.v2 import MediaBrowser, ScatterPlot
-
     plots = [f"plots/does-the-reward-model-fool-anybody/{number}" for number in (1, 2, 3)]
-    bars = map(_bars, ("value/train_rm@10", VALUE, "policy/kl"))
-    return [MediaBrowser(media_keys=plots), *bars, ScatterPlot(x="policy/kl", y=SELECT, log_x=True)]
+    bars = [_bars(v2, figure) for figure in ("value/train_rm@10", VALUE, "policy/kl")]
+    return [v2.MediaBrowser(media_keys=plots), *bars, v2.ScatterPlot(x="policy/kl", y=SELECT, log_x=True)]
 
 
-def _sweep() -> list[Any]:
+def _sweep(v2: Any) -> list[Any]:
     """What a sweep has tried, and what matters."""
-    from wandb_workspaces.reports.v2 import (
-        Config,
-        ParallelCoordinatesPlot,
-        ParallelCoordinatesPlotColumn,
-        ParameterImportancePlot,
-        ScatterPlot,
-        SummaryMetric,
-    )
-
-    axes: list[Any] = [Config("model.init_args.temperature"), Config("model.init_args.lr")]
-    axes += [SummaryMetric("policy/kept"), SummaryMetric(SELECT)]
+    axes: list[Any] = [v2.Config(f"model.init_args.{name}") for name in ("temperature", "lr")]
+    axes += [v2.SummaryMetric(name) for name in ("policy/kept", SELECT)]
     return [
-        ParallelCoordinatesPlot(columns=[ParallelCoordinatesPlotColumn(metric=axis) for axis in axes]),
-        ParameterImportancePlot(with_respect_to=SELECT),
-        ScatterPlot(x="policy/kept", y=SELECT),
+        v2.ParallelCoordinatesPlot(columns=[v2.ParallelCoordinatesPlotColumn(metric=axis) for axis in axes]),
+        v2.ParameterImportancePlot(with_respect_to=SELECT),
+        v2.ScatterPlot(x="policy/kept", y=SELECT),
     ]
 
 
-def _bars(figure: str) -> Any:
-    from wandb_workspaces.reports.v2 import BarPlot
-
+def _bars(v2: Any, figure: str) -> Any:
     trained = [name.rpartition("/")[2] for name in configs.names() if name.startswith("posttrain/")]
     methods = (*UNTRAINED, "asft", *trained)
-    return BarPlot(title=figure, metrics=[f"test/{figure}/{method}" for method in methods])
+    return v2.BarPlot(title=figure, metrics=[f"test/{figure}/{method}" for method in methods])
 
 
 def _own_entity() -> str:

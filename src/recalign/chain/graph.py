@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.status import Status
 
 from recalign.chain.progress import Progress, about, say
 from recalign.errors import TrainingError
@@ -75,7 +74,13 @@ def side_by_side(
     left, running, retried = list(tasks), dict[Future[Any], Task](), set[str]()
     printed = {task.name: len(_read(logs / task.log)) for task in tasks}  # by earlier calls
     with Console(stderr=True).status("") as line:
-        progress = _Progress(len(tasks), line)
+        began = time.monotonic()
+
+        def so_far(what: str) -> str:
+            """How many are done, what happens, and about how much time is left."""
+            others = (len(tasks) - len(done)) / len(done) if done else 0.0
+            return f"{len(done)} of {len(tasks)} done{what}{about((time.monotonic() - began) * others)}"
+
         while left or running:
             for task in [task for task in left if done.keys() >= set(task.needs)]:
                 left.remove(task)
@@ -88,7 +93,7 @@ def side_by_side(
                 task = running.pop(future)
                 try:
                     done[task.name] = future.result()
-                    progress.finished(task.name, len(done))
+                    say(so_far(f": {task.name}"))
                     if verbose:
                         say(_read(logs / task.log)[printed[task.name] :].rstrip())
                 except WorkerDied as error:
@@ -99,24 +104,9 @@ def side_by_side(
                     retried.add(task.name)
                     left.insert(0, task)
                     say(f"{task.name}: its worker died ({error}); trying once more")
-            progress.show(len(done), [task.name for future, task in running.items() if future.running()])
+            named = ", ".join(task.name for future, task in running.items() if future.running())
+            line.update(so_far(f", running {named}"))
 
 
 def _read(log: Path) -> str:
     return log.read_text(encoding="utf-8") if log.is_file() else ""
-
-
-class _Progress:
-    """One line for all tasks: kept up to date on a terminal; a line for each that is done."""
-
-    def __init__(self, total: int, line: Status) -> None:
-        self.total, self.line, self.began = total, line, time.monotonic()
-
-    def finished(self, name: str, done: int) -> None:
-        say(f"{done} of {self.total} done: {name}{self._left(done)}")
-
-    def show(self, done: int, running: Sequence[str]) -> None:
-        self.line.update(f"{done} of {self.total} done, running {', '.join(running)}{self._left(done)}")
-
-    def _left(self, done: int) -> str:
-        return about((time.monotonic() - self.began) / done * (self.total - done) if done else 0.0)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from recalign import configs
 from recalign.chain.experiment import Chain
@@ -16,11 +14,11 @@ from recalign.chain.space import Settings
 from recalign.chain.train import trial
 from recalign.errors import InputError, nearest
 from recalign.evaluation.methods import BASE_STAGES, UNTRAINED
-from recalign.keys import leaves, short
 from recalign.reward import RewardData
 from recalign.stage import ParsedStage, Request, RunFolder, parse_stage
 from recalign.stage.console import quiet
 from recalign.stage.folder import RunConfig
+from recalign.stage.given import set_keys
 from recalign.stage.request import settings_of
 from recalign.stage.tokens import ParsedTokens, parse_tokens
 from recalign.stage.upstream import TOKENS
@@ -59,8 +57,7 @@ class Plan:
         chain.check()
         if chain.world and self.log.stem != "simulated":
             raise InputError("only a simulated log has a world", where="world", remedy="say log: simulated")
-        self.trained = chain.trained
-        self.stages = [*BASE_STAGES, *self.trained]
+        self.stages = [*BASE_STAGES, *chain.trained]
         named = [*chain.stages, *(stage for stage in overrides if stage is not None)]
         if unknown := [stage for stage in named if stage not in (TOKENS, *self.stages)]:
             raise InputError(
@@ -100,7 +97,7 @@ class Plan:
         own: Settings = {"seed_everything": seed, "run.name": run.name, "run.root": run.root, "run.chain": run.chain}
         if stage == "judge_select":
             own["data.users"] = "B1"
-        if stage in self.trained:
+        if stage in self.chain.trained:
             own["model.keep"] = self.chain.keep
         if self.chain.world:
             own["data.root"] = str(self.data_root(seed))
@@ -139,7 +136,7 @@ class Plan:
 
         A class that is set in one sets each of its arguments.
         """
-        every = {name: value for one in self._settings(stage).items() for name, value in _singly(*one)}
+        every = set_keys(Request((), self._settings(stage)).config())
         return {name: value for name, value in every.items() if f"{name}.".startswith(key and f"{key}.")}
 
     def _settings(self, stage: str | None) -> Settings:
@@ -196,11 +193,10 @@ class Plan:
         return self._once[words]
 
     def _checked(self, stage: str) -> ParsedStage:
-        for key in (*OWN, "data.root") if self.chain.world else OWN:
-            for own, value in self.given(stage, key).items():
-                where = f"{stage}, --{own}={value}"
-                raise InputError("the chain sets this itself", where=where, remedy="leave it out")
         try:
+            for key in (*OWN, "data.root") if self.chain.world else OWN:
+                for own, value in self.given(stage, key).items():
+                    raise InputError("the chain sets this itself", where=f"--{own}={value}", remedy="leave it out")
             parsed = self.parsed(stage, self.chain.seeds[0])
             _require_training(parsed.config["trainer"])
             return parsed
@@ -228,18 +224,3 @@ def _folders(file: Path) -> list[Path]:
     """Where the stages' YAML files are looked for: above the chain's own, in the current conf/, among those shipped."""
     above, shipped = file.parent.parent, configs.shipped()
     return [*([] if above.resolve() == shipped.resolve() else [above]), Path("conf"), shipped]
-
-
-def _singly(key: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """Split a setting that holds, or names a file with, a class and its arguments."""
-    if isinstance(value, str) and value.endswith((".yaml", ".yml", ".json")):
-        with suppress(OSError, ValueError, yaml.YAMLError):  # what it cannot read, the stage's own parser names
-            value = yaml.safe_load(Path(value).read_text(encoding="utf-8"))
-    elif isinstance(value, str) and value.startswith("{"):
-        with suppress(yaml.YAMLError):
-            value = yaml.safe_load(value)
-    if isinstance(value, dict):
-        for name, each in leaves(value).items():
-            yield short(f"{key}.{name}").removesuffix(".class_path"), each
-    else:
-        yield key, value

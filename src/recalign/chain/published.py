@@ -8,8 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from recalign.evaluation.answer import answer
 from recalign.evaluation.comparison_table import ComparisonTable
+from recalign.evaluation.decision import decide
 from recalign.evaluation.page import MAIN, plot_sections
 from recalign.evaluation.sources import Sources
 from recalign.files import sha256
@@ -79,8 +79,7 @@ def _summary(test: ComparisonTable, validation: ComparisonTable, sources: Source
     said: dict[str, Any] = {"check/verdict": sources.check.get("verdict")}
     for stage, reports in sources.trust.items():
         said |= {f"trust/{stage}/seed-{seed}": report["verdict"] for seed, report in reports.items()}
-    if found := answer(test, validation, sources.trust):
-        decision = found.decision
+    if decision := decide(test, validation, sources.trust):
         said |= {"decision/word": decision.word, "decision/policy": decision.policy}
         said |= {"decision/because": " ".join(decision.because), "decision/next": " ".join(decision.would_decide)}
     for metric in MAIN:

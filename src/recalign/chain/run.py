@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from functools import partial
@@ -23,7 +22,7 @@ from recalign.evaluation import comparison
 from recalign.evaluation.methods import BASE_STAGES, MethodRun, base_method, evaluate_methods
 from recalign.evaluation.report import render, show
 from recalign.events import data_root
-from recalign.files import held, write_json
+from recalign.files import held, read_json, write_json
 from recalign.reward import RewardData
 from recalign.sequences.audit import audit_log
 from recalign.sequences.verdict import verdict
@@ -47,7 +46,7 @@ def run_chain(plan: Plan) -> Path:
     chain, folder = plan.chain, plan.folder
     parsed = plan.parse()
     search = Search(plan, parsed) if chain.trials > 1 else None
-    if search and not search.methods:
+    if search and not search.settings:
         search = None  # popularity, say, has no settings
     tasks = tasks_of(plan, parsed, search)
     parsed["recommender"].folder.probe()
@@ -82,9 +81,9 @@ def tasks_of(plan: Plan, parsed: Mapping[str, ParsedStage], search: Search | Non
         if search and seed == search.seed:
             tasks += search.tasks()
         needs = (*base, CHOICE) if search else base
-        tasks += [Task(named(method, seed), partial(_train, plan, method, seed), needs) for method in plan.trained]
-        trained = (named(method, seed) for method in plan.trained)
-        tasks.append(Task(f"evaluation/seed-{seed}", partial(_evaluate, plan, seed), (*needs, *trained)))
+        trained = [Task(named(one, seed), partial(_train, plan, one, seed), needs) for one in plan.chain.trained]
+        needs += tuple(task.name for task in trained)
+        tasks += [*trained, Task(f"evaluation/seed-{seed}", partial(_evaluate, plan, seed), needs)]
     return tasks
 
 
@@ -131,7 +130,7 @@ def _evaluate(plan: Plan, seed: int, done: Results) -> None:
 def _require_same_log(folder: Path, log: str) -> None:
     """Refuse a folder that holds a chain of another log."""
     for path in folder.glob("*/seed-*[0-9]/evaluation/summary.json"):
-        if (other := json.loads(path.read_text(encoding="utf-8"))["log"]) != log:
+        if (other := read_json(path)["log"]) != log:
             raise InputError(
                 f"it holds a chain of the log {other!r}, and this one is of {log!r}",
                 where=str(folder),

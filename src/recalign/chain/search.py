@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -15,11 +14,11 @@ from rich.table import Table
 from recalign.chain.graph import Results, Task
 from recalign.chain.plan import Plan
 from recalign.chain.progress import say
-from recalign.chain.space import Settings, Spaces, proposals
+from recalign.chain.space import Settings, Spaces
 from recalign.chain.train import base_checkpoints, named, train
 from recalign.errors import InputError, TrainingError
 from recalign.evaluation.comparison import ALL, HIGH
-from recalign.evaluation.methods import BASE_STAGES, MethodRun, is_trained
+from recalign.evaluation.methods import BASE_STAGES, MethodRun
 from recalign.evaluation.report import WIDTH
 from recalign.evaluation.selection import KEPT, SEARCH, SELECT, Figures, choose, choose_by_rank, validate
 from recalign.files import write_text
@@ -28,19 +27,6 @@ from recalign.stage.code import EVALUATION, code_digest
 
 CHOICE = "choice"
 """The task whose result is the chosen settings by method."""
-
-
-@dataclass(frozen=True)
-class Measured:
-    """A method's trials.
-
-    Attributes:
-        figures: on validation, by the trial's number.
-        failed: why the others could not be trained.
-    """
-
-    figures: dict[int, Figures]
-    failed: dict[int, str]
 
 
 class Search:
@@ -57,8 +43,12 @@ class Search:
     def __init__(self, plan: Plan, parsed: Mapping[str, ParsedStage]) -> None:
         self.plan, self.seed = plan, plan.chain.seeds[0]
         self.spaces = Spaces(plan.found("search.yaml") or plan.folders[0] / "search.yaml")
-        self.methods = [m for m in plan.chain.methods if is_trained(m) and not self.spaces.leader(m)]
-        self.settings = {method: self._settings(method, parsed) for method in self.methods}
+        trials = plan.chain.trials
+        self.settings = {
+            method: self.spaces.settings(method, parsed[method].config, self._fixed(method), trials, self.seed)
+            for method in plan.chain.trained
+            if not self.spaces.leader(method)
+        }
         for method in plan.chain.methods:
             leader = self.spaces.leader(method)
             if leader and leader not in self.settings:
@@ -67,13 +57,6 @@ class Search:
                     where="methods",
                     remedy=f"add {leader}, or set trials: 0",
                 )
-
-    def _settings(self, method: str, parsed: Mapping[str, ParsedStage]) -> list[Settings]:
-        space = dict(self.spaces.space(method))
-        defaults = {key: self.spaces.default(method, parsed[method].config, key) for key in space}
-        for key in self._fixed(method):
-            del space[key], defaults[key]
-        return proposals(space, defaults, self.plan.chain.trials, self.seed) if space else [{}]
 
     def _fixed(self, method: str) -> Settings:
         """Settings of the space that the chain's YAML or the command line fixes."""
@@ -84,24 +67,30 @@ class Search:
         """Every trial, its figures on validation, and the choice (`CHOICE`)."""
         base = tuple(named(stage, self.seed) for stage in BASE_STAGES)
         tasks = [Task(_figures("start"), partial(self._measure, "start"), base)]
-        for method, settings in self.settings.items():
-            trials = [f"{method}/{_name(number)}" for number in range(len(settings))]
+        for method in self.settings:
+            trials = self._trials(method)
             tasks += [Task(name, partial(self._try, method, n), base) for n, name in enumerate(trials)]
             tasks.append(Task(_figures(method), partial(self._measure, method), (*base, *trials)))
         measured = tuple(map(_figures, ("start", *self.settings)))
         return [*tasks, Task(CHOICE, self.decide, measured, here=True)]
 
+    def _trials(self, method: str) -> list[str]:
+        """The names of the tasks that train a method's trials."""
+        return [f"{method}/{_name(number)}" for number in range(len(self.settings[method]))]
+
     def decide(self, done: Results) -> dict[str, Settings]:
         """Choose each method's settings from its figures, print and write them. Returns settings by method."""
-        start = done[_figures("start")].figures[0][ALL]
+        start = done[_figures("start")][0][ALL]
         chosen: dict[str, Settings] = {}
         rows: list[dict[str, Any]] = []
         for method, settings in self.settings.items():
-            measured: Measured = done[_figures(method)]
-            for number, error in measured.failed.items():
-                say(f"trial {number} of {method}, {settings[number]}, cannot be trained, and is not chosen: {error}")
-            trials = measured.figures
-            best = list(trials)[choose(list(trials.values()), start, self.plan.chain.keep or KEPT)]
+            trials: dict[int, Figures] = {}
+            for number, one in enumerate(done[_figures(method)]):
+                if isinstance(one, Exception):
+                    say(f"trial {number} of {method}, {settings[number]}, cannot be trained, and is not chosen: {one}")
+                else:
+                    trials[number] = one
+            best = choose(trials, start, self.plan.chain.keep or KEPT)
             rows += _rows(method, settings, trials, start, best, self._fixed(method))
             chosen[method] = settings[best]
         for method in self.plan.chain.methods:
@@ -122,25 +111,25 @@ class Search:
         except (InputError, TrainingError) as error:
             return error
 
-    def _measure(self, method: str, done: Results) -> Measured:
-        """Validation figures of the trials that could be trained.
+    def _measure(self, method: str, done: Results) -> list[Figures | Exception]:
+        """Each trial's validation figures, or why it could not be trained.
 
         Raises:
             InputError, TrainingError: the last one's, where none can.
         """
-        tried: dict[int, Any] = {
-            number: MethodRun("start", None, {}) if method == "start" else done[f"{method}/{_name(number)}"]
-            for number in range(len(self.settings.get(method, [{}])))
+        start = [MethodRun("start", None, {})]
+        tried: list[Any] = start if method == "start" else [done[name] for name in self._trials(method)]
+        places = {
+            self.plan.trial_folder(method, self.seed, _name(number)): run
+            for number, run in enumerate(tried)
+            if isinstance(run, MethodRun)
         }
-        failed = {number: one for number, one in tried.items() if isinstance(one, Exception)}
-        if len(failed) == len(tried):
-            raise failed[max(failed)]
-        runs = {number: run for number, run in tried.items() if number not in failed}
-        places = {self.plan.trial_folder(method, self.seed, _name(number)): run for number, run in runs.items()}
+        if not places:
+            raise tried[-1]
         base = base_checkpoints({stage: done[named(stage, self.seed)] for stage in BASE_STAGES})
         data, device = self.plan.data(self.seed), self.plan.device()
-        figures = validate(places, base, data, device=device, code=code_digest(EVALUATION))
-        return Measured(dict(zip(runs, figures, strict=True)), {number: str(one) for number, one in failed.items()})
+        figures = iter(validate(places, base, data, device=device, code=code_digest(EVALUATION)))
+        return [next(figures) if isinstance(one, MethodRun) else one for one in tried]
 
 
 def _figures(method: str) -> str:
@@ -156,7 +145,7 @@ def _rows(
     method: str, settings: list[Settings], trials: Mapping[int, Figures], start: float, best: int, fixed: Settings
 ) -> list[dict[str, Any]]:
     """What `search.csv` holds of a method; of a trial that could not be trained there are no figures."""
-    other = list(trials)[choose_by_rank(list(trials.values()))]
+    other = choose_by_rank(trials)
     measured = {number: {"kept": figures[ALL] / start, **figures} for number, figures in trials.items()}
     return [
         {

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,27 +18,8 @@ OTHER = "recalign tune reads another file with --space FILE"
 Settings = dict[str, Any]
 """Values by key, as they are typed: ``{"model.temperature": 0.5}``."""
 
-
-@dataclass(frozen=True)
-class Range:
-    """The numbers between two ends.
-
-    Attributes:
-        low, high: the ends.
-        log: whether their logarithm is spread evenly.
-    """
-
-    low: float
-    high: float
-    log: bool = False
-
-    def __post_init__(self) -> None:
-        if not self.low < self.high or (self.log and not self.low > 0):
-            raise ValueError
-
-
-Space = dict[str, Range | list[Any]]
-"""Ranges, or lists of values, by key."""
+Space = dict[str, Any]
+"""Ranges (`optuna.distributions.FloatDistribution`), or lists of values, by key."""
 
 
 class Spaces:
@@ -49,7 +29,7 @@ class Spaces:
         file: `conf/search.yaml`, or a sweep of W&B (`conf/sweep`), whose parameters are every method's.
 
     Raises:
-        InputError: it cannot be read, or what stands in it is no space.
+        InputError: it cannot be read, what stands in it is no space, or Optuna is not installed.
 
     Attributes:
         metric: name and goal (``max`` or ``min``) of what a sweep optimises; None: the file does not say.
@@ -58,8 +38,6 @@ class Spaces:
     def __init__(self, file: Path) -> None:
         self.file = file
         self.metric: tuple[str, str] | None = None
-        if not file.is_file():
-            raise InputError("there is nothing to search", where=str(file), remedy="write that file, or set trials: 0")
         given = load(file)
         if isinstance(given.get("parameters"), dict):
             self.metric = _metric(given)
@@ -77,24 +55,31 @@ class Spaces:
         return space if isinstance(space, str) else None
 
     def space(self, method: str) -> Space:
-        """The ranges and values of a method.
+        """The ranges and values of a method, or of its leader.
 
         Raises:
             InputError: the file holds neither the method's nor a default.
         """
-        space = self._spaces.get(method, self._spaces.get(DEFAULT))
+        space = self._spaces.get(self.leader(method) or method, self._spaces.get(DEFAULT))
         if not isinstance(space, dict):
             raise InputError(
                 f"no space for {method!r}", where=str(self.file), remedy=f"add it, or {DEFAULT!r}; {OTHER}"
             )
         return space
 
-    def default(self, method: str, config: Mapping[str, Any], key: str) -> Any:
-        """The value that a method's configuration gives a key.
+    def settings(
+        self, method: str, config: Mapping[str, Any], fixed: Container[str], trials: int, seed: int
+    ) -> list[Settings]:
+        """The `proposals` for a method, the first as it is configured; ``[{}]`` if all keys of its space are fixed.
 
         Raises:
-            InputError: it has no such key.
+            InputError: its space holds a key that it does not have.
         """
+        defaults = {key: self._default(method, config, key) for key in self.space(method)}
+        space = {key: axis for key, axis in self.space(method).items() if key not in fixed}
+        return proposals(space, {key: defaults[key] for key in space}, trials, seed) if space else [{}]
+
+    def _default(self, method: str, config: Mapping[str, Any], key: str) -> Any:
         node: Any = config
         for part in key.split("."):
             node = node.get("init_args", node)
@@ -115,13 +100,13 @@ class Spaces:
             ) from error
 
 
-def _axis(given: Any) -> Range | list[Any]:
+def _axis(given: Any) -> Any:
     if isinstance(given, dict) and not {"low", "high"} & given.keys():
         given = _swept(given)
     if isinstance(given, list) and given:
         return given
     ends = {end: float(given[end]) for end in ("low", "high") if end in given}  # YAML takes 1e-5 for text
-    return Range(**{**given, **ends})
+    return require_optuna().distributions.FloatDistribution(**{**given, **ends})
 
 
 def _swept(parameter: dict[str, Any]) -> dict[str, Any] | list[Any]:
@@ -159,7 +144,8 @@ def proposals(space: Space, defaults: Settings, trials: int, seed: int) -> list[
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         study = optuna.create_study(sampler=optuna.samplers.QMCSampler(seed=seed, scramble=True))
-    distributions = _distributions(space)
+    place = optuna.distributions.IntDistribution  # in a list, for the sequence knows no names
+    distributions = {key: place(0, len(axis) - 1) if isinstance(axis, list) else axis for key, axis in space.items()}
     study.ask(distributions)  # Optuna draws the first at random: it learns the space from it
     asked = [study.ask(distributions).params for _ in range(trials - 1)]
     return [defaults, *({key: _value(space[key], point[key]) for key in space} for point in asked)]
@@ -180,16 +166,5 @@ def require_optuna() -> Any:
     return optuna
 
 
-def _distributions(space: Space) -> Mapping[str, Any]:
-    from optuna.distributions import FloatDistribution, IntDistribution
-
-    return {
-        key: FloatDistribution(axis.low, axis.high, log=axis.log)
-        if isinstance(axis, Range)
-        else IntDistribution(0, len(axis) - 1)  # places in the list, for the sequence knows no names
-        for key, axis in space.items()
-    }
-
-
-def _value(axis: Range | list[Any], point: float) -> Any:
-    return float(f"{point:.3g}") if isinstance(axis, Range) else axis[int(point)]
+def _value(axis: Any, point: float) -> Any:
+    return axis[int(point)] if isinstance(axis, list) else float(f"{point:.3g}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,17 +18,17 @@ from rich.table import Table
 
 from recalign import configs
 from recalign.chain.progress import Progress, say
-from recalign.chain.space import Settings, Spaces, proposals, require_optuna
+from recalign.chain.space import Settings, Spaces, require_optuna
 from recalign.chain.train import train, trial
-from recalign.errors import InputError, TrainingError, nearest
+from recalign.errors import InputError, TrainingError, nearest, require_positive
 from recalign.evaluation.judged import SelectionValue
 from recalign.evaluation.report import WIDTH
 from recalign.evaluation.selection import SELECT
 from recalign.files import digest, held, write_text
 from recalign.keys import options
-from recalign.stage import Manifest, ParsedStage, parse_stage, upstream
+from recalign.stage import Manifest, ParsedStage, Request, parse_stage, upstream
 from recalign.stage.console import quiet
-from recalign.stage.given import merge, nested, set_keys, sources
+from recalign.stage.given import set_keys, sources
 from recalign.stage.parser import StageParser, constructing
 from recalign.stage.wandb_log import BEST
 
@@ -91,8 +92,7 @@ class Tuning:
     """
 
     def __init__(self, how: Tune, words: Sequence[str]) -> None:
-        if how.trials < 1:
-            raise InputError(f"{how.trials} is not above 0", where="trials", remedy="give a number of trials")
+        require_positive("", vars(how), "trials")
         self.spaces = Spaces(configs.find(how.space or "search"))
         self.stage = parse_stage(["fit", *words])
         if any(one.path is None for one in self.stage.upstream):
@@ -118,12 +118,10 @@ class Tuning:
         fixed = {key for _, one, is_file in given if not is_file for key in set_keys(one)}
         own = next((Path(file).stem for file, _, is_file in given if is_file), self.name)
         method = own if own in self.spaces else self.name
-        method = self.spaces.leader(method) or method
-        space = {key: axis for key, axis in self.spaces.space(method).items() if key not in fixed}
-        if not space:
+        settings = self.spaces.settings(method, self.stage.config, fixed, trials, self.stage.seed)
+        if not settings[0]:
             raise InputError("nothing is left to search", where=str(self.spaces.file), remedy="set fewer on the line")
-        defaults = {key: self.spaces.default(method, self.stage.config, key) for key in space}
-        return proposals(space, defaults, trials, self.stage.seed)
+        return settings
 
     def run(self) -> Path:
         """Run the trials that are missing, print all, and write the best one's settings as YAML.
@@ -138,12 +136,14 @@ class Tuning:
             for number, settings in enumerate(self.settings):
                 progress.begin(number, _line(settings))
                 tried.append(self._try(study, number))
-        values = {number: one.value for number, one in enumerate(tried) if not isinstance(one, Exception)}
-        if not values:
+        order = sorted(range(len(tried)), key=lambda number: _rank(tried[number], self.goal))
+        best = tried[order[0]]
+        if isinstance(best, Exception):
             raise tried[-1]
-        best = min(values, key=lambda number: _rank(tried[number], self.goal))
-        _write(self.out, self.settings[best], f"{self.metric} {values[best]:.4g}, the best of {len(tried)} trials")
-        Console(width=WIDTH).print(self._table(tried, best))
+        found = f"# {self.metric} {best.value:.4g}, the best of {len(tried)} trials\n"
+        tuned = Request((), self.settings[order[0]]).config()
+        write_text(self.out, found + yaml.safe_dump(tuned, sort_keys=False, allow_unicode=True))
+        Console(width=WIDTH).print(self._table(tried, order))
         say(f"{self.out}: give it after the stage's YAML, recalign fit ... --config {self.out}")
         return self.out
 
@@ -192,16 +192,16 @@ class Tuning:
             return study.tell(asked, state=TrialState.PRUNED)
         return study.tell(asked, best_value(parsed.folder.figures("fit"), self.metric, self.goal))
 
-    def _table(self, tried: Sequence[Any], best: int) -> Table:
+    def _table(self, tried: Sequence[Any], order: Sequence[int]) -> Table:
         """The trials, the best first, those that could not be trained last."""
         shown = Table(title=f"trials of {self.name}", box=None, padding=(0, 2, 0, 0))
         shown.add_column("trial", justify="right")
         shown.add_column(self.metric, justify="right")
         shown.add_column("settings")
-        for number in sorted(range(len(tried)), key=lambda number: _rank(tried[number], self.goal)):
-            failed = isinstance(tried[number], Exception)
-            value = "failed" if failed else f"{tried[number].value:.4f}{'' if _whole(tried[number]) else ' early'}"
-            shown.add_row(str(number), value, _line(self.settings[number]), style="bold" if number == best else None)
+        for number in order:
+            one, style = tried[number], "bold" if number == order[0] else None
+            value = "failed" if isinstance(one, Exception) else f"{one.value:.4f}{'' if _whole(one) else ' early'}"
+            shown.add_row(str(number), value, _line(self.settings[number]), style=style)
         return shown
 
 
@@ -250,14 +250,6 @@ def _line(settings: Settings) -> str:
     return ", ".join(f"{key} {value}" for key, value in settings.items())
 
 
-def _write(file: Path, settings: Settings, found: str) -> None:
-    """Write settings as YAML that stands after a stage's: ``{model: {lr: 0.1}}``."""
-    tree: dict[str, Any] = {}
-    for key, value in settings.items():
-        tree = merge(tree, nested(key, value))
-    write_text(file, f"# {found}\n" + yaml.safe_dump(tree, sort_keys=False, allow_unicode=True))
-
-
 def tune(argv: Sequence[str]) -> Path:
     """Search the settings of one stage or method, and write the best as YAML for `recalign fit`.
 
@@ -292,9 +284,10 @@ def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     words = iter(argv)
     for word in words:
         option, equals, _ = word.partition("=")
-        if option not in names and "." not in option and (near := nearest(option, names)):
+        if option in names:
+            own += [word] if equals else [word, *islice(words, 1)]
+        elif "." not in option and (near := nearest(option, names)):
             raise InputError("there is no such option", where=option, remedy=f"did you mean {near}?")
-        (own if option in names else others).append(word)
-        if option in names and not equals:
-            own += [value for value in (next(words, None),) if value is not None]
+        else:
+            others.append(word)
     return own, others

@@ -1,4 +1,4 @@
-"""The report's first screen: ship it or not, which policy, what it gains and costs, and how far to believe it."""
+"""The cards of the report's first screen: what a policy gains and costs, and how far to believe it."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from recalign.evaluation.comparison import ALL, HIGH, VALUE
-from recalign.evaluation.comparison_table import ComparisonTable, figure
-from recalign.evaluation.decision import COIN, Decision, Reports, decide, judges
+from recalign.evaluation.comparison_table import ComparisonTable, Interval, figure
+from recalign.evaluation.decision import COIN, Decision, Reports, judges
 from recalign.evaluation.selection import KEPT
 from recalign.evaluation.trusted import verdicts
 
@@ -24,33 +24,28 @@ class Card:
     sign: int = 0
 
 
-@dataclass(frozen=True)
-class Answer:
-    """The decision, and the cards of the first screen."""
-
-    decision: Decision
-    cards: list[Card]
-
-
-def answer(test: ComparisonTable, validation: ComparisonTable, trust: Mapping[str, Reports]) -> Answer | None:
-    """The decision and its cards; None where only baselines were measured. Arguments are those of `decide`."""
-    rows = test.roles.candidates(test.column(VALUE))
-    if not rows or not test.better_baseline(VALUE):
-        return None
-    decision = decide(test, validation, trust)
-    cards = [*_of_policy(test, decision.policy, trust)] if decision.policy else []
-    cards += [
-        Card("May the reward be believed?", verdict, f"{implication} (seed {', '.join(seeds)})", _belief(verdict))
-        for seeds, verdict, implication in verdicts(trust.get("reward", {}))
-    ]
-    return Answer(decision, [*cards, *_judges(trust), *_better(test, decision.policy, rows)])
+def cards(decision: Decision, test: ComparisonTable, trust: Mapping[str, Reports]) -> Iterator[Card]:
+    """The cards of a decision, from what `decide` was given."""
+    seen = judges(trust.get("judge_report", {}))
+    if decision.policy:
+        yield from _of_policy(test, decision.policy, seen)
+    for seeds, verdict, implication in verdicts(trust.get("reward", {})):
+        sign = {"no signal": -1, "weak": 0}.get(verdict, 1)
+        yield Card("May the reward be believed?", verdict, f"{implication} (seed {', '.join(seeds)})", sign)
+    if seen:
+        text = (
+            f"of two rewards of one user are put in the right order by the judges that report "
+            f"[{seen.low:.1%}, {seen.high:.1%}]; a coin has 50 %."
+        )
+        yield Card("May the judges be believed?", f"{seen.value:.1%}", text, 1 if seen.low > COIN else 0)
+    if decision.policy:
+        yield from _better(test, decision.policy)
 
 
-def _of_policy(test: ComparisonTable, policy: str, trust: Mapping[str, Reports]) -> Iterator[Card]:
+def _of_policy(test: ComparisonTable, policy: str, seen: Interval | None) -> Iterator[Card]:
     gain, baseline = test.get(policy, f"diff_best_bc/{VALUE}"), test.better_baseline(VALUE)
     assert baseline is not None
     if gain is not None:
-        seen = judges(trust.get("judge_report", {}))
         sign = gain.sign if seen is None or seen.low > COIN else 0  # grey where judges may be guessing
         text = f"{gain} over {baseline} in the mean reward that independent judges expect of the ten items shown."
         if high := test.get(policy, f"diff_best_bc/{HIGH}"):
@@ -67,26 +62,12 @@ def _of_policy(test: ComparisonTable, policy: str, trust: Mapping[str, Reports])
     yield Card("What does it cost?", f"{test.kept(policy):.1%}", f"{text}.")
 
 
-def _belief(verdict: str) -> int:
-    return {"no signal": -1, "weak": 0}.get(verdict, 1)
-
-
-def _judges(trust: Mapping[str, Reports]) -> Iterator[Card]:
-    if (seen := judges(trust.get("judge_report", {}))) is None:
-        return
-    text = (
-        f"of two rewards of one user are put in the right order by the judges that report "
-        f"[{seen.low:.1%}, {seen.high:.1%}]; a coin has 50 %."
-    )
-    yield Card("May the judges be believed?", f"{seen.value:.1%}", text, 1 if seen.low > COIN else 0)
-
-
-def _better(test: ComparisonTable, policy: str | None, rows: list[str]) -> Iterator[Card]:
+def _better(test: ComparisonTable, policy: str) -> Iterator[Card]:
     """Rows that have more value on the test than the policy that validation chose, with what they keep."""
     value = test.column(VALUE)
     if policy not in value:
         return
-    better = [name for name in rows if name != policy and value[name].value > value[policy].value]
+    better = [name for name in test.roles.candidates(value) if value[name].value > value[policy].value]
     better.sort(key=lambda name: (test.kept(name) < KEPT, -value[name].value))
     if better:
         named = "; ".join(f"{name} {value[name].value:.3f}, keeps {test.kept(name):.1%}" for name in better)

@@ -45,8 +45,8 @@ class ItemScores(nn.Module):
     def states(self, batch: Batch) -> Tensor:
         return self.score_V.new_zeros(1, len(batch.target_T), 0)
 
-    def predict(self, states: Tensor) -> Tensor:
-        return self.score_V.expand(states.shape[1], -1)
+    def predict(self, states: Tensor, item: Tensor | None = None) -> Tensor:
+        return self.score_V.expand(states.shape[1], -1) if item is None else self.score_V[item - 1]
 
 
 class LowerBound(nn.Module):
@@ -84,27 +84,10 @@ class RerankState:
         return RerankState(self.policy[part], self.reward_KTS[:, part])
 
 
-@dataclass(frozen=True)
-class CatalogueScores:
-    """A policy's log-probabilities and a model's scores over the catalogue. They do not depend on the strength.
-
-    Shape: (T, V) each.
-    """
-
-    logp_TV: Tensor
-    score_TV: Tensor
-
-    def __len__(self) -> int:
-        return len(self.logp_TV)
-
-    def __getitem__(self, part: slice) -> CatalogueScores:
-        return CatalogueScores(self.logp_TV[part], self.score_TV[part])
-
-
 class Rerank(Policy):
     """A policy reranked at serving: log pi(v | s) + strength * r(s, v), up to a constant, r a reward or another score.
 
-    The strength is 1 / lambda, in 1 / the score's unit. A state may be one of `encode`, or already `scored`.
+    The strength is 1 / lambda, in 1 / the score's unit. A state may be one of `encode`, or what `tilted` returns.
     """
 
     def __init__(self, policy: Policy, reward: Scores, strength: float) -> None:
@@ -115,19 +98,17 @@ class Rerank(Policy):
     def encode(self, batch: Batch) -> Any:
         return RerankState(self.policy.encode(batch), self.reward.states(batch))
 
-    def scored(self, state: RerankState) -> CatalogueScores:
-        """Score a state once for policies that differ in strength alone."""
-        return CatalogueScores(self.policy.log_probs(state.policy), self.reward.predict(state.reward_KTS))
+    def scored(self, state: RerankState) -> tuple[Tensor, Tensor]:
+        """The policy's log-probabilities and the scores, which do not depend on the strength. Shape: -> (T, V) each."""
+        return self.policy.log_probs(state.policy), self.reward.predict(state.reward_KTS)
 
-    def log_probs(self, state: Any, items: Tensor | None = None) -> Tensor:
-        known = state if isinstance(state, CatalogueScores) else self.scored(state)
-        logp_TV = (known.logp_TV + self.strength * known.score_TV).log_softmax(dim=1)
+    def tilted(self, logp_TV: Tensor, score_TV: Tensor) -> Tensor:
+        """Log-probabilities over the catalogue from what `scored` returns. Shape: -> (T, V)."""
+        return (logp_TV + self.strength * score_TV).log_softmax(dim=1)
+
+    def log_probs(self, state: RerankState | Tensor, items: Tensor | None = None) -> Tensor:
+        logp_TV = state if isinstance(state, Tensor) else self.tilted(*self.scored(state))
         return logp_TV if items is None else logp_TV.gather(1, items - 1)
-
-
-def popularity(sequences: Sequences, high_only: bool = False) -> SameForAll:
-    """Items by `log_counts`."""
-    return SameForAll(log_counts(sequences, high_only))
 
 
 def log_counts(sequences: Sequences, high_only: bool = False) -> Tensor:

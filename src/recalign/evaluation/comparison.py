@@ -121,7 +121,11 @@ def _load_runs(chain_folder: Path, methods: Collection[str] | None, seeds: Colle
         raise InputError("there is no such folder", where=str(chain_folder), remedy="run `recalign chain` first")
     # [0-9]: what a stage that ran anew has left is called seed-<n>.previous
     folders = [path.parent for path in chain_folder.glob("*/seed-*[0-9]/evaluation/summary.json")]
-    found = sorted((*_method_and_seed(folder), folder) for folder in folders if (folder / "test.parquet").is_file())
+    found = sorted(
+        (folder.parts[-3], int(folder.parts[-2].removeprefix("seed-")), folder)
+        for folder in folders
+        if (folder / "test.parquet").is_file()
+    )
     runs = [
         _load_run(method, seed, folder)
         for method, seed, folder in found
@@ -134,10 +138,6 @@ def _load_runs(chain_folder: Path, methods: Collection[str] | None, seeds: Colle
     for split in SPLITS:
         _align([run for run in runs if split in run.splits], split)
     return runs
-
-
-def _method_and_seed(evaluation: Path) -> tuple[str, int]:
-    return evaluation.parts[-3], int(evaluation.parts[-2].removeprefix("seed-"))
 
 
 def _load_run(method: str, seed: int, folder: Path) -> Run:

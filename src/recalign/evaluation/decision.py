@@ -55,15 +55,13 @@ class Decision:
     @property
     def word(self) -> Word:
         """The worst finding decides: one against is enough, one open leaves it open."""
-        worst = min((finding.speaks for finding in self.findings), default=0)
         words: dict[int, Word] = {1: "ship", 0: "not decided", -1: "do not ship"}
-        return words[worst]
+        return words[self._worst]
 
     @property
     def because(self) -> list[str]:
         """The findings that led to the word; all of them for *ship*."""
-        worst = min((finding.speaks for finding in self.findings), default=0)
-        return [finding.text for finding in self.findings if finding.speaks == worst]
+        return [finding.text for finding in self.findings if finding.speaks == self._worst]
 
     @property
     def would_decide(self) -> list[str]:
@@ -73,14 +71,20 @@ class Decision:
             found.append("Run three seeds: intervals of one seed are over users alone, and another may differ.")
         return list(dict.fromkeys(found))
 
+    @property
+    def _worst(self) -> int:
+        return min((finding.speaks for finding in self.findings), default=0)
 
-def decide(test: ComparisonTable, validation: ComparisonTable, trust: Mapping[str, Reports]) -> Decision:
-    """Decide by the rules above.
+
+def decide(test: ComparisonTable, validation: ComparisonTable, trust: Mapping[str, Reports]) -> Decision | None:
+    """Decide by the rules above; None where only baselines were measured.
 
     Args:
         test, validation: the comparison's splits.
         trust: ``trust.json`` by stage and seed, of ``reward`` and ``judge_report``; a stage without any has no say.
     """
+    if not test.roles.candidates(test.column(VALUE)) or not test.better_baseline(VALUE):
+        return None
     policy = candidate(validation)
     if policy is None:
         text = f"No method keeps {KEPT:.0%} of the {ALL} of {validation.better_baseline(ALL)} on validation."

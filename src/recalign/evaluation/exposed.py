@@ -1,6 +1,6 @@
 """Value policies on randomly exposed items: compute what `offpolicy` estimates from.
 
-Exposures are a part's events with ``is_random``, a known ``propensity`` and a reward. The policy is renormalised over
+Exposures are the test's events with ``is_random``, a known ``propensity`` and a reward. The policy is renormalised over
 the items that the user had not met, as for the true value; an item that training never saw has pi = 0. A log that does
 not name the columns of exposure is an InputError.
 
@@ -25,7 +25,7 @@ from recalign.metrics.bootstrap import Estimate
 from recalign.recommender.policy import Policy, chunks
 from recalign.reward import RewardEnsemble
 from recalign.sequences import Batch, EventDataModule, Windows
-from recalign.sequences.store import Group, Part
+from recalign.sequences.store import Group
 
 FILE = "offpolicy.json"
 HEADLINES = ("ips", "snips", "dr")
@@ -65,14 +65,13 @@ def exposures(
     reward: RewardEnsemble,
     data: EventDataModule,
     device: torch.device,
-    part: Part = "test",
     users: Group = "A",
 ) -> dict[str, Exposures]:
-    """A part's exposures, in the order of the event table, scored by each policy and a reward model.
+    """The test's exposures, in the order of the event table, scored by each policy and a reward model.
 
     Those to users who had met every item are left out: there is nothing that a policy could have shown instead.
     """
-    windows = exposed_windows(data, part, users)
+    windows = _windows(data, users)
     nets: list[nn.Module] = [*policies.values(), reward]
     for net in nets:
         net.eval().to(device)
@@ -95,8 +94,7 @@ def exposures(
     return made
 
 
-def exposed_windows(data: EventDataModule, part: Part, users: Group = "A") -> Windows:
-    """The windows of a part's exposures."""
+def _windows(data: EventDataModule, users: Group) -> Windows:
     if not is_exposed(data):
         missing = [key for key in ("is_random", "propensity") if getattr(data.log_, key) is None]
         raise InputError(
@@ -104,7 +102,7 @@ def exposed_windows(data: EventDataModule, part: Part, users: Group = "A") -> Wi
             where=" and ".join(f"data.log.{key}" for key in missing),
             remedy="name the column; without random exposure, policies are valued by judges alone",
         )
-    windows = data.windows(part, users)
+    windows = data.windows("test", users)
     usable = pl.col("is_random") & pl.col("propensity").is_not_null() & pl.col("reward").is_not_null()
     return windows.keep(data.sequences.frame.select(usable).to_series().to_numpy()[windows.event])
 
@@ -135,7 +133,7 @@ def candidates(
     A user's candidates are all scored in one state, that before the first of them: a later state has seen the earlier
     ones, and scores of different states do not compare.
     """
-    windows = exposed_windows(data, "test")
+    windows = _windows(data, "A")
     if not len(windows):
         return {name: {} for name in policies}
     user_N = np.repeat(windows.user, np.diff(windows.offset))

@@ -5,15 +5,14 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 import torch
 
 from recalign.evaluation import examples, exposed
-from recalign.evaluation.baselines import ItemScores, LowerBound, Rerank, SameForAll, Scores, log_counts, popularity
+from recalign.evaluation.baselines import ItemScores, LowerBound, Rerank, SameForAll, Scores, log_counts
 from recalign.evaluation.comparison import EVALUATED, TESTED
 from recalign.evaluation.judges import require_apart
 from recalign.evaluation.popularity import popularity_curve
@@ -80,7 +79,7 @@ class MethodRun:
 
     method: str
     checkpoint: Path | None
-    cost: Mapping[str, float]
+    cost: Mapping[str, float] = field(compare=False)
     strength: float = 1.0
     keep: float | None = None
     spread: float = 1.0
@@ -128,13 +127,14 @@ def evaluate_methods(
         return []
     nets = LoadedNetworks(base, data, device)
     policies = {run.method: nets.policy(run) for run in stale}
-    frames = {part: evaluate(policies, nets.scorers(), data, part, device) for part in ("validation", "test")}
+    frames = {part: evaluate(policies, nets.scorers, data, part, device) for part in ("validation", "test")}
     shown = exposed.measure(policies, nets.reward, data, device) if exposed.is_exposed(data) else {}
-    tilted = popularity_curve(nets.start, nets.rewards["judge@10"], data, device)
+    tilted = popularity_curve(nets.start, nets.scorers.rewards["judge@10"], data, device)
     for run in stale:
-        place, test, validation = (places[run.method], *(frames[part][run.method] for part in ("test", "validation")))
-        for part, by_method in frames.items():
-            write_parquet(by_method[run.method].drop("shown"), place / f"{part}.parquet")
+        place, own = places[run.method], {part: by_method[run.method] for part, by_method in frames.items()}
+        for part, frame in own.items():
+            write_parquet(frame.drop("shown"), place / f"{part}.parquet")
+        test, validation = own["test"], own["validation"]
         write_json(place / examples.FILE, examples.examples(test, data))
         shares = {"cold_targets": test["cold"].cast(float).mean(), "coverage@10": _coverage(test, data.num_items)}
         summary = {"method": run.method, "seed": seed, "log": data.log_.name, "key": keys[run.method]}
@@ -167,18 +167,16 @@ class LoadedNetworks:
         require_apart(self.judges, reward, data.sequences)
         self.reward: RewardEnsemble = reward.net
         select, report = (judge.net for judge in self.judges)
-        self.rewards = {"train_rm@10": reward.net, "select_judge@10": select, "judge@10": report}
+        rewards = {"train_rm@10": reward.net, "select_judge@10": select, "judge@10": report}
+        truth = _truth(data)
+        self.scorers = Scorers(self.start, rewards, load_truth(truth, data.sequences) if truth else None)
         self._ranking = ValidationRanking(self.start, data, device)
-        self._reranked: dict[tuple[Any, ...], tuple[Policy, float]] = {}
+        self.reranked = functools.cache(self._reranked)
 
     def _load(self, path: Path, net: str) -> Loaded:
         loaded = load_net(path, net)
         check_catalogue(loaded.catalogue, self.data.sequences.catalogue, str(path))
         return loaded
-
-    def scorers(self) -> Scorers:
-        truth = _truth(self.data)
-        return Scorers(self.start, self.rewards, load_truth(truth, self.data.sequences) if truth else None)
 
     def policy(self, run: MethodRun) -> Policy:
         """The policy of a row."""
@@ -193,26 +191,23 @@ class LoadedNetworks:
         require_apart(self.judges, trained, self.data.sequences)
         return trained.net
 
-    def reranked(self, run: MethodRun) -> tuple[Policy, float]:
+    def _reranked(self, run: MethodRun) -> tuple[Policy, float]:
         """A reranked policy and its strength, at the price where one is asked for.
 
         A trained policy is reranked as strongly as the start may be; its weights and the strength share one ray.
         """
-        key = run.method, run.checkpoint, run.strength, run.keep, run.spread
-        if key not in self._reranked:
-            start, full, reach = self.start, run.strength, 1.0
-            trained = self._trained(run.checkpoint) if run.checkpoint else None
-            if trained:
-                full = self.reranked(MethodRun("rerank", None, {}, run.strength, run.keep))[1]
-            scores, unit = RERANKED.get(run.method, RERANKED["rerank"])(self, run)
+        start, full, reach = self.start, run.strength, 1.0
+        trained = self._trained(run.checkpoint) if run.checkpoint else None
+        if trained:
+            full = self.reranked(replace(run, method="rerank", checkpoint=None))[1]
+        scores, unit = RERANKED.get(run.method, RERANKED["rerank"])(self, run)
 
-            def policy(reach: float) -> Policy:
-                return Rerank(interpolate(start, trained, reach) if trained else start, scores, reach * full / unit)
+        def policy(reach: float) -> Policy:
+            return Rerank(interpolate(start, trained, reach) if trained else start, scores, reach * full / unit)
 
-            if run.keep is not None and (base := self.start_ndcg):
-                reach, _ = reach_at_price(lambda reach: self._ranking.ndcg(policy(reach)) / base, run.keep)
-            self._reranked[key] = policy(reach), reach * full
-        return self._reranked[key]
+        if run.keep is not None and (base := self.start_ndcg):
+            reach, _ = reach_at_price(lambda reach: self._ranking.ndcg(policy(reach)) / base, run.keep)
+        return policy(reach), reach * full
 
     @functools.cached_property
     def start_ndcg(self) -> float:
@@ -226,8 +221,8 @@ class LoadedNetworks:
 
 
 SAME_FOR_ALL: dict[str, Callable[[RewardData], Policy]] = {
-    "popularity": lambda data: popularity(data.sequences),
-    "popularity_high": lambda data: popularity(data.sequences, high_only=True),
+    "popularity": lambda data: SameForAll(log_counts(data.sequences)),
+    "popularity_high": lambda data: SameForAll(log_counts(data.sequences, high_only=True)),
     "item_mean": lambda data: SameForAll(torch.from_numpy(data.moments()[2]) / data.moments()[1]),
 }
 """Rows that rank items in the same order for everybody; `item_mean` by shrunk means, in standard deviations."""

@@ -8,10 +8,11 @@ from typing import Any
 import jinja2
 import polars as pl
 
-from recalign.evaluation import decision, plots, trusted
-from recalign.evaluation.answer import answer
+from recalign.evaluation import plots, trusted
+from recalign.evaluation.answer import cards
 from recalign.evaluation.comparison import ALL, HIGH, VALUE
 from recalign.evaluation.comparison_table import ComparisonTable, figure
+from recalign.evaluation.decision import RULES, decide
 from recalign.evaluation.selection import KEPT
 from recalign.evaluation.sources import Sources
 
@@ -41,6 +42,8 @@ MEANINGS = {
 ALL_VALIDATED = f"rank/{ALL}"
 Plain = tuple[list[str], list[list[Any]]]
 """Heads and rows of a table."""
+Section = tuple[str, str, list[Any]]
+"""Title, what to see, and the plots, as inline SVG, without those whose figures are missing."""
 
 
 def page(sources: Sources, digest: str) -> str:
@@ -51,13 +54,15 @@ def page(sources: Sources, digest: str) -> str:
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
     environment.filters["number"] = _number
+    decision = decide(table, validation, sources.trust)
     return environment.from_string(text).render(
         vars(sources)
         | {
             "digest": digest,
-            "rules": decision.RULES,
+            "rules": RULES,
             "comparison": table,
-            "answer": answer(table, validation, sources.trust),
+            "decision": decision,
+            "cards": list(cards(decision, table, sources.trust)) if decision else [],
             "table": _table(table),
             "validation": _table(validation),
             "seeds": _seed_table(sources.comparison),
@@ -73,10 +78,16 @@ def page(sources: Sources, digest: str) -> str:
     )
 
 
-def plot_sections(sources: Sources) -> list[tuple[str, str, list[Any]]]:
-    """Title, what to see, and the plots, as inline SVG, of each section of the comparison and of the search."""
-    table = ComparisonTable(sources.comparison, sources.roles)
-    return [*_plots(table), *([] if sources.search is None else [_frontiers(sources.search)])]
+def plot_sections(sources: Sources) -> list[Section]:
+    """The sections of the comparison and of the search that have plots."""
+    sections = _plots(ComparisonTable(sources.comparison, sources.roles))
+    if sources.search is not None:
+        sections.append(_frontiers(sources.search))
+    return [section for section in sections if section[2]]
+
+
+def _section(title: str, text: str, *drawn: Any) -> Section:
+    return title, text, [plot for plot in drawn if plot]
 
 
 def _number(value: Any) -> str:
@@ -150,63 +161,54 @@ def _ids(tokens: dict[str, dict[str, Any]]) -> Plain:
     return ["seed", "vectors", "sizes", *heads, "share alone"], rows
 
 
-def _plots(table: ComparisonTable) -> list[tuple[str, str, list[Any]]]:
-    """Title, what to see, and the plots of each section; a plot whose metrics are missing is left out."""
+def _plots(table: ComparisonTable) -> list[Section]:
     baseline = table.better_baseline(ALL)
     shade = plots.below(KEPT * table.column(ALL)[baseline].value) if baseline else lambda axes: None
     gains = [f"diff_start/value/{name}" for name in ("train_rm@10", "judge@10", "true@10")]
-    sections = [
-        (
+    return [
+        _section(
             "Who gains",
             "Difference to the better baseline. Thick: 95 % interval. Thin: widened by Holm, for as many methods as "
             "are compared. Left of zero is a loss.",
-            [plots.forest(table, HIGH), plots.forest(table, VALUE)],
+            plots.forest(table, HIGH),
+            plots.forest(table, VALUE),
         ),
-        (
+        _section(
             "What it costs",
             "Up is better value. First against imitation: in the shade more than 5 % of all/ndcg@10 is lost. Then "
             "against the distance from the start.",
-            [
-                plots.scatter(table, ALL, VALUE, "value and imitation", shade),
-                plots.scatter(table, "policy/kl", VALUE, "value and distance", log=True),
-            ],
+            plots.scatter(table, ALL, VALUE, "value and imitation", shade),
+            plots.scatter(table, "policy/kl", VALUE, "value and distance", log=True),
         ),
-        (
+        _section(
             "Does the reward model fool anybody?",
             "Gain over start under the training reward model, and under who did not train with it. Below the dashed "
             "line the training reward model promises more than others see: over-optimisation. The last plot shows that "
             "excess against the distance from the start.",
-            [
-                plots.scatter(table, gains[0], gains[1], "promised and judged", plots.cross),
-                plots.scatter(table, gains[1], gains[2], "judged and true", plots.cross),
-                plots.scatter(table, "policy/kl", "diff_start/gap/judge@10", "over-optimisation", log=True),
-            ],
+            plots.scatter(table, gains[0], gains[1], "promised and judged", plots.cross),
+            plots.scatter(table, gains[1], gains[2], "judged and true", plots.cross),
+            plots.scatter(table, "policy/kl", "diff_start/gap/judge@10", "over-optimisation", log=True),
         ),
     ]
-    drawn = [(title, text, [plot for plot in each if plot]) for title, text, each in sections]
-    return [section for section in drawn if section[2]]
 
 
-def _frontiers(trials: pl.DataFrame) -> tuple[str, str, list[Any]]:
-    """The section of the search."""
+def _frontiers(trials: pl.DataFrame) -> Section:
     text = (
         "Each method's trials on validation, named by its main parameter, the chosen one in colour. Value by judges "
         "for selection, against the distance from the start and against imitation."
     )
     drawn = [plots.frontier(each) for _, each in trials.group_by("method", maintain_order=True)]
-    return "What the search found", text, [plot for plot in drawn if plot]
+    return _section("What the search found", text, *drawn)
 
 
-def _training(sources: Sources) -> tuple[str, str, list[Any]]:
-    """The section of the training curves."""
+def _training(sources: Sources) -> Section:
     base = {name: sources.curves.get(name, {}) for name in ("recommender", "reward")}
     methods = {name: runs for name, runs in sources.curves.items() if name not in base}
-    wanted = [
-        (base, ALL_VALIDATED, "the cloned policy on validation"),
-        (base, "reward/rmse", "the reward model on validation"),
-        (methods, ALL_VALIDATED, "post-training on validation"),
-        (methods, "policy/kl", "distance from the start"),
-    ]
-    drawn = [plots.curves(runs, metric, sources.roles, title) for runs, metric, title in wanted]
-    text = "Figures of each stage by step, a line a seed. Post-trained policies are shown as they are handed over."
-    return "Training", text, [plot for plot in drawn if plot]
+    return _section(
+        "Training",
+        "Figures of each stage by step, a line a seed. Post-trained policies are shown as they are handed over.",
+        plots.curves(base, ALL_VALIDATED, sources.roles, "the cloned policy on validation"),
+        plots.curves(base, "reward/rmse", sources.roles, "the reward model on validation"),
+        plots.curves(methods, ALL_VALIDATED, sources.roles, "post-training on validation"),
+        plots.curves(methods, "policy/kl", sources.roles, "distance from the start"),
+    )

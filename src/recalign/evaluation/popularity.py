@@ -8,7 +8,7 @@ by it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,9 +22,6 @@ from recalign.reward import RewardEnsemble
 from recalign.sequences import Batch, EventDataModule
 
 STRENGTHS = (-2.0, -1.5, -1.0, -0.75, -0.5, -0.25, 0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
-
-Score = Callable[[Tensor], Tensor]
-"""Scores of the items shown to each history. Shape: int64 (T, K), 0 for an empty place -> (T, K)."""
 
 
 @dataclass(frozen=True)
@@ -55,32 +52,21 @@ def popularity_curve(
     tilt = ItemScores(log_counts(data.sequences))
     tilted = [Rerank(start, tilt, strength).eval().to(device) for strength in STRENGTHS]
     judge.eval().to(device)
-
-    def log_count(batch: Batch) -> Score:
-        return lambda shown_TK: tilt.score_V[(shown_TK - 1).clamp(min=0)]
-
-    def reward(batch: Batch) -> Score:
-        states = judge.states(batch)
-        return lambda shown_TK: judge.predict(states, shown_TK.clamp(min=1))
-
     on_validation, on_test = (data.loader(data.windows(part, "A")) for part in ("validation", "test"))
-    return PopularityCurve(
-        _means(tilted, log_count, on_validation, device),
-        _means(tilted, reward, on_test, device),
-    )
+    return PopularityCurve(_means(tilted, tilt, on_validation, device), _means(tilted, judge, on_test, device))
 
 
 @torch.no_grad()
 def _means(
-    tilted: Sequence[Rerank], scored: Callable[[Batch], Score], batches: Iterable[Batch], device: torch.device
+    tilted: Sequence[Rerank], scores: RewardEnsemble | ItemScores, batches: Iterable[Batch], device: torch.device
 ) -> np.ndarray:
     """Mean score of the items that each policy shows, over histories to which anything can be shown. Shape: (S,)."""
     total_S, count = np.zeros(len(tilted)), 0
     for read in batches:
         batch = read.to(device)
-        score = scored(batch)
+        states = scores.states(batch)
         for place, shown_TK in enumerate(_shown(tilted, batch)):
-            total_S[place] += mean_shown(score(shown_TK), shown_TK).sum().item()
+            total_S[place] += mean_shown(scores.predict(states, shown_TK.clamp(min=1)), shown_TK).sum().item()
         count += int((shown_TK > 0).any(dim=1).sum())
     return total_S / count
 
@@ -91,5 +77,5 @@ def _shown(tilted: Sequence[Rerank], batch: Batch) -> list[Tensor]:
     assert batch.seen_N is not None
     for part in chunks(len(state), tilted[0].num_items):
         known, seen_N = tilted[0].scored(state[part]), pairs_in(batch.seen_N, part)
-        parts.append([policy.top_k(known, SHOWN, seen_N)[1] for policy in tilted])
+        parts.append([policy.top_k(policy.tilted(*known), SHOWN, seen_N)[1] for policy in tilted])
     return [torch.cat(shown) for shown in zip(*parts, strict=True)]

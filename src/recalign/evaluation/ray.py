@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from recalign.evaluation.baselines import CatalogueScores, Rerank
+from recalign.evaluation.baselines import Rerank, Scores
 from recalign.metrics import RankMetrics
 from recalign.recommender.interpolation import ndcg
 from recalign.recommender.policy import Policy, chunks
@@ -43,27 +41,24 @@ class ValidationRanking:
         if not (self._keeps and isinstance(policy, Rerank)):
             return ndcg(policy, self._loader, self.device)
         read = self._kept if policy.policy is self.start else self._read
-        logp, scores = read(policy.policy, _log_probs), self._kept(policy.reward, _scores)
+        logp, scores = read(policy.policy), self._kept(policy.reward)
         metric = RankMetrics((10,), sync_on_compute=False).to(self.device)
         for batch, logp_TV, score_TV in zip(self._batches, logp, scores, strict=True):
-            metric.update(policy.ranks(CatalogueScores(logp_TV, score_TV), batch.target_T, batch.seen_N))
+            metric.update(policy.ranks(policy.tilted(logp_TV, score_TV), batch.target_T, batch.seen_N))
         return float(metric.compute()["ndcg@10"])
 
     @functools.cached_property
     def _batches(self) -> list[Batch]:
         return [batch.to(self.device) for batch in self._loader]
 
-    def _read(self, net: Any, of: Callable[[Any, Batch, list[slice]], list[Tensor]]) -> list[Tensor]:
+    def _read(self, net: Policy | Scores) -> list[Tensor]:
         """Scores of all items before each target, batch by batch. Shape: -> (T, V) each."""
-        parts = (chunks(len(batch.target_T), self.num_items) for batch in self._batches)
-        return [torch.cat(of(net, batch, part)) for batch, part in zip(self._batches, parts, strict=True)]
+        return [self._over_items(net, batch) for batch in self._batches]
 
-
-def _log_probs(policy: Policy, batch: Batch, parts: list[slice]) -> list[Tensor]:
-    state = policy.encode(batch)
-    return [policy.log_probs(state[part]) for part in parts]
-
-
-def _scores(scores: Any, batch: Batch, parts: list[slice]) -> list[Tensor]:
-    states_KTS = scores.states(batch)
-    return [scores.predict(states_KTS[:, part]) for part in parts]
+    def _over_items(self, net: Policy | Scores, batch: Batch) -> Tensor:
+        parts = chunks(len(batch.target_T), self.num_items)
+        if isinstance(net, Policy):
+            state = net.encode(batch)
+            return torch.cat([net.log_probs(state[part]) for part in parts])
+        states_KTS = net.states(batch)
+        return torch.cat([net.predict(states_KTS[:, part]) for part in parts])

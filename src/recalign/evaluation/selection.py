@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -45,7 +45,8 @@ def validate(
     if stale:
         nets = LoadedNetworks(base, data, device)
         policies = {str(place): nets.policy(places[place]) for place in stale}
-        scorers = replace(nets.scorers(), rewards={"select_judge@10": nets.rewards["select_judge@10"]})
+        select = {"select_judge@10": nets.scorers.rewards["select_judge@10"]}
+        scorers = replace(nets.scorers, rewards=select)
         frames = evaluate(policies, scorers, data, "validation", device)
         for place in stale:
             write_json(place / FILE, {"key": keys[place], "figures": measured(frames[str(place)])})
@@ -63,18 +64,18 @@ def measured(events: pl.DataFrame) -> Figures:
     return figures
 
 
-def choose(trials: Sequence[Figures], start: float, keep: float) -> int:
-    """The place of the setting with the highest value under the judges for selection; of equals the first.
+def choose(trials: Mapping[int, Figures], start: float, keep: float) -> int:
+    """The number of the trial with the highest value under the judges for selection; of equals the first.
 
-    Only settings count that pay the price and no more: that keep a share of the start's ``all/ndcg@10``, to within
+    Only trials count that pay the price and no more: that keep a share of the start's ``all/ndcg@10``, to within
     `TOLERANCE`, since training measures it at its own precision. Where none does, the closest is chosen.
     """
-    enough = [place for place, figures in enumerate(trials) if figures[ALL] >= (keep - TOLERANCE) * start]
+    enough = [number for number, figures in trials.items() if figures[ALL] >= (keep - TOLERANCE) * start]
     if not enough:
-        return max(range(len(trials)), key=lambda place: trials[place][ALL])
-    return max(enough, key=lambda place: trials[place][SELECT])
+        return max(trials, key=lambda number: trials[number][ALL])
+    return max(enough, key=lambda number: trials[number][SELECT])
 
 
-def choose_by_rank(trials: Sequence[Figures]) -> int:
-    """The other rule: the place of the setting with the highest ``high/ndcg@10``."""
-    return max(range(len(trials)), key=lambda place: trials[place][HIGH])
+def choose_by_rank(trials: Mapping[int, Figures]) -> int:
+    """The other rule: the number of the trial with the highest ``high/ndcg@10``."""
+    return max(trials, key=lambda number: trials[number][HIGH])

@@ -17,7 +17,7 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from recalign.errors import InputError
-from recalign.evaluation.baselines import LowerBound, Rerank, RerankState, Scores, log_counts
+from recalign.evaluation.baselines import ItemScores, LowerBound, Rerank, RerankState, Scores, log_counts
 from recalign.recommender.policy import Policy, State, chunks
 from recalign.reward import RewardEnsemble
 from recalign.sequences import Batch, EventDataModule, Sequences
@@ -53,10 +53,12 @@ def evaluate(
         InputError: users A have nothing to evaluate on in this part.
     """
     count_V = data.sequences.item_counts()
-    by_item = {"popularity@10": _percentiles(count_V), "log_count@10": log_counts(data.sequences).float()}
     count_W = torch.from_numpy(np.append(0, count_V))  # by item, 0 for one that training never saw
     collected: dict[str, list[pl.DataFrame]] = {name: [] for name in policies}
-    nets: list[nn.Module] = [*policies.values(), scorers.start, *scorers.rewards.values()]
+    of_shown: dict[str, RewardEnsemble | ItemScores] = dict(scorers.rewards)
+    of_shown["popularity@10"] = ItemScores(_percentiles(count_V))
+    of_shown["log_count@10"] = ItemScores(log_counts(data.sequences))
+    nets: list[nn.Module] = [*policies.values(), scorers.start, *of_shown.values()]
     for net in nets:
         net.eval().to(device)
     windows = data.windows(part, "A")
@@ -79,14 +81,13 @@ def evaluate(
             start_TV = scorers.start.over_items(once.encode(scorers.start)[rows])
             for name, policy in policies.items():
                 row = of_events | _of_policy(policy, states[name][rows], batch, rows, start_TV, scorers.truth_UV)
-                for figure, judge in scorers.rewards.items():
-                    value_TK = judge.predict(once.states(judge)[:, rows], row["shown"].clamp(min=1))
+                for figure, scores in of_shown.items():
+                    value_TK = scores.predict(once.states(scores)[:, rows], row["shown"].clamp(min=1))
                     row[figure] = mean_shown(value_TK, row["shown"])
                 row = {k: v.cpu() for k, v in row.items()}
-                column_TK = (row["shown"] - 1).clamp(min=0)
-                row |= {figure: mean_shown(item_V[column_TK], row["shown"]) for figure, item_V in by_item.items()}
                 if scorers.truth_UV is not None:
-                    row["true@10"] = mean_shown(scorers.truth_UV[row["user"][:, None], column_TK], row["shown"])
+                    true_TK = scorers.truth_UV[row["user"][:, None], (row["shown"] - 1).clamp(min=0)]
+                    row["true@10"] = mean_shown(true_TK, row["shown"])
                 collected[name].append(pl.DataFrame({k: v.numpy() for k, v in row.items()}))
     above = _trajectories(data.sequences, part)
     frames = {name: _frame(pl.concat(parts), above) for name, parts in collected.items()}
@@ -117,7 +118,7 @@ def _of_policy(
 ) -> dict[str, Tensor]:
     """Figures of a policy in a part's states: KL, entropy, expected true reward, the target's rank, items shown."""
     assert batch.seen_N is not None
-    state = policy.scored(state) if isinstance(policy, Rerank) else state
+    state = policy.log_probs(state) if isinstance(policy, Rerank) else state  # once for all that follows
     logp_TV, seen_N = policy.over_items(state), pairs_in(batch.seen_N, part)
     p_TV = logp_TV.exp()
     row = {"kl": (p_TV * (logp_TV - start_TV)).sum(dim=1), "entropy": -(p_TV * logp_TV).sum(dim=1)}
