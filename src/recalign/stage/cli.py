@@ -38,7 +38,6 @@ from recalign.stage.manifest import Manifest
 from recalign.stage.memory import keep_freed_memory
 from recalign.stage.parsed import ParsedStage, fingerprint, users
 from recalign.stage.parser import constructing
-from recalign.stage.request import Request
 from recalign.stage.shown import only_shows, show
 from recalign.stage.watch import Watch
 
@@ -80,24 +79,24 @@ class StageResult:
     datamodule: LightningDataModule
 
 
-def parse_stage(args: Sequence[str] | Request) -> ParsedStage:
+def parse_stage(words: Sequence[str]) -> ParsedStage:
     """Parse a command; do not run it.
 
     Args:
-        args: the words after ``recalign`` (``["fit", "--config", "conf/asft.yaml", ...]``), or the same as data.
+        words: those after ``recalign``: ``["fit", "--config", "conf/asft.yaml", ...]``.
 
     Raises:
         InputError: a key, value, class or file that does not exist, with the nearest that does.
     """
     with quiet():
-        return StageCLI(args).parsed
+        return StageCLI(words).parsed
 
 
-def run_stage(args: Sequence[str] | Request, *callbacks: Callback) -> StageResult:
+def run_stage(words: Sequence[str], *callbacks: Callback) -> StageResult:
     """Run ``recalign fit|validate|test|predict`` in this process.
 
     Args:
-        args: as for `parse_stage`.
+        words: as for `parse_stage`.
         *callbacks: added to the configured ones, and not recorded.
 
     Raises:
@@ -105,27 +104,25 @@ def run_stage(args: Sequence[str] | Request, *callbacks: Callback) -> StageResul
         TrainingError: training cannot go on: the loss is NaN, say.
     """
     with quiet():
-        return StageCLI(args, *callbacks).run()
+        return StageCLI(words, *callbacks).run()
 
 
 class StageCLI(LightningCLI):
     """LightningCLI in two steps: the constructor parses, `run` does the rest.
 
     Args:
-        args, callbacks: as for `run_stage`.
+        words, callbacks: as for `run_stage`.
     """
 
-    def __init__(self, args: Sequence[str] | Request, *callbacks: Callback) -> None:
-        self.request, self.callbacks = args, callbacks
-        self.words = args.words() if isinstance(args, Request) else list(args)
-        self.command = next(iter(self.words), "")
+    def __init__(self, words: Sequence[str], *callbacks: Callback) -> None:
+        self.words, self.callbacks = list(words), callbacks
+        self.command = next(iter(words), "")
         if self.command not in COMMANDS:
             near = nearest(self.command, COMMANDS)
             remedy = f"did you mean {near}?" if near else None
             raise InputError(f"{self.command!r} is none of {', '.join(COMMANDS)}", where="recalign", remedy=remedy)
-        self.shown = [] if isinstance(args, Request) else only_shows(self.words)
-        options = [word for word in self.words[1:] if word not in self.shown]
-        settings = args.config() if isinstance(args, Request) else given.read(options)
+        self.shown = only_shows(self.words)
+        self.asked = given.read([word for word in self.words[1:] if word not in self.shown])
         super().__init__(
             LightningModule,
             LightningDataModule,
@@ -134,7 +131,7 @@ class StageCLI(LightningCLI):
             parser_kwargs={"prog": f"recalign {self.command}", "parser_mode": "omegaconf+", "exit_on_error": False},
             subclass_mode_model=True,
             subclass_mode_data=True,
-            args=settings,
+            args=self.asked,
             run=False,  # or a checkpoint's hyper-parameters, even its class, replace what is configured
         )
 
@@ -195,8 +192,7 @@ class StageCLI(LightningCLI):
         upstream.fill(config, found)
         resolved = yaml.safe_load(parser.dump(config, skip_unset=False))
         resolved = {key: value for key, value in resolved.items() if value is not None or key not in OPTIONAL}
-        asked = self.request, self.words, self.command
-        parsed = ParsedStage(*asked, resolved, run, seed, log, folder, checkpoint, continued, found)
+        parsed = ParsedStage(self.words, self.asked, resolved, run, seed, log, folder, checkpoint, continued, found)
         if alone:
             config.model = evaluated(str(checkpoint), config.model)
         if parsed.in_place:

@@ -6,7 +6,7 @@ import copy
 import os
 import re
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,10 @@ from lightning import LightningDataModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from recalign.errors import InputError
-from recalign.stage import given, upstream
+from recalign.stage import upstream
 from recalign.stage.folder import RunConfig, RunFolder
 from recalign.stage.manifest import Manifest, run_key
 from recalign.stage.parser import constructing
-from recalign.stage.request import Request
 
 
 @dataclass(frozen=True)
@@ -28,9 +27,8 @@ class ParsedStage:
     """A command with all resolved that needs no run.
 
     Attributes:
-        request: what was asked for, as it was given.
-        words: the command line after ``recalign`` that runs it alone.
-        subcommand: ``fit``, ``validate``, ``test`` or ``predict``.
+        words: the command line after ``recalign``.
+        asked: the settings that it gives, merged.
         config: every value, upstream checkpoints filled in as far as they exist.
         run: names the run folder.
         seed: of everything.
@@ -41,9 +39,8 @@ class ParsedStage:
         upstream: the checkpoints that the stage starts from; a path is None as long as that stage has not run.
     """
 
-    request: Sequence[str] | Request
     words: list[str]
-    subcommand: str
+    asked: dict[str, Any]
     config: dict[str, Any]
     run: RunConfig
     seed: int
@@ -57,6 +54,11 @@ class ParsedStage:
     def command(self) -> str:
         """The line that runs it alone."""
         return shlex.join(["recalign", *self.words])
+
+    @property
+    def subcommand(self) -> str:
+        """``fit``, ``validate``, ``test`` or ``predict``."""
+        return self.words[0]
 
     @property
     def chain(self) -> str:
@@ -74,8 +76,7 @@ class ParsedStage:
     @property
     def shareable(self) -> dict[str, Any]:
         """The configuration to write down: with ``${oc.env:NAME}`` in place of that variable's value."""
-        asked = self.request.config() if isinstance(self.request, Request) else given.read(self.request[1:])
-        return without_values(self.config, set(re.findall(r"\$\{oc\.env:\s*(\w+)", str(asked))))
+        return without_values(self.config, set(re.findall(r"\$\{oc\.env:\s*(\w+)", str(self.asked))))
 
     @property
     def dry(self) -> bool:
