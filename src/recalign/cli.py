@@ -12,7 +12,6 @@ from typing import Any
 
 from recalign import __version__, configs, cores
 from recalign.errors import InputError, TrainingError, nearest
-from recalign.keys import with_flags
 from recalign.manual import manual
 
 COMMANDS = {
@@ -185,15 +184,6 @@ def _functions() -> dict[str, Callable[..., Any]]:
 
 
 def _call(name: str, function: Callable[..., Any], words: list[str]) -> None:
-    from jsonargparse import ActionConfigFile
+    from recalign.stage.parser import instantiated, parse_call
 
-    from recalign.stage.parser import StageParser, constructing
-
-    parser = StageParser(prog=f"recalign {name}", description=COMMANDS[name], allow_abbrev=False)
-    parser.add_argument("--config", "-c", action=ActionConfigFile, help="YAML file with any of these settings")
-    parser.add_function_arguments(function, as_positional=True)
-    parsed = parser.parse_args(with_flags(function, words))
-    with constructing():
-        settings = parser.instantiate(parsed).as_dict()
-    del settings["config"]
-    function(**settings)
+    function(**instantiated(*parse_call(name, COMMANDS[name], function, words)))

@@ -28,7 +28,7 @@ from recalign.keys import options
 from recalign.stage import Manifest, ParsedStage, parse_stage, upstream
 from recalign.stage.console import quiet
 from recalign.stage.given import merge, nested, set_keys, sources
-from recalign.stage.parser import StageParser, constructing
+from recalign.stage.parser import instantiated, parse_call
 from recalign.stage.wandb_log import BEST
 
 FOLDER = "tuning"
@@ -272,12 +272,8 @@ def tune(argv: Sequence[str]) -> Path:
         TrainingError: no trial can be trained.
     """
     own, others = _split(argv)
-    parser = StageParser(prog="recalign tune", description=(tune.__doc__ or "").splitlines()[0])
-    parser.add_class_arguments(Tune)
-    parsed = parser.parse_args(own)
-    with constructing():
-        how = Tune(**parser.instantiate(parsed).as_dict())
-    return Tuning(how, others).run()
+    summary = (tune.__doc__ or "").splitlines()[0]
+    return Tuning(Tune(**instantiated(*parse_call("tune", summary, Tune, own))), others).run()
 
 
 def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
