@@ -12,7 +12,7 @@ from typing import Any
 
 from recalign import __version__, configs, cores
 from recalign.errors import InputError, TrainingError, nearest
-from recalign.manual import manual
+from recalign.manual import STAGES, manual
 
 COMMANDS = {
     "chain": "the main job: raw log -> recommender -> reward model -> A-SFT -> comparison and report",
@@ -38,7 +38,7 @@ KINDS = {
     "check": ("data",),
     "tokenize": ("data",),
     "prepare": ("data",),
-    **dict.fromkeys(("fit", "validate", "test", "predict", "tune"), ("", "data")),
+    **dict.fromkeys((*STAGES, "tune"), ("", "data")),
 }
 """Commands that take names of YAML, and the folder of conf/ that each name is first looked for in."""
 
@@ -129,7 +129,7 @@ def _run(command: str, words: list[str]) -> None:
         cores.share()
     if command in KINDS:
         words = with_config_files(command, words)
-    if command in ("fit", "validate", "test", "predict"):
+    if command in STAGES:
         _stage([command, *words])
     elif command == "configs":
         _configs(words)
@@ -150,7 +150,10 @@ def _run(command: str, words: list[str]) -> None:
 
         tune(words)
     elif command in COMMANDS:
-        _call(command, _functions()[command], words)
+        from recalign.stage.parser import instantiated, parse_call
+
+        function = _functions()[command]
+        function(**instantiated(*parse_call(command, COMMANDS[command], function, words)))
     else:
         near = nearest(command, COMMANDS)
         remedy = f"did you mean {near}?" if near else f"there are: {', '.join(COMMANDS)}"
@@ -181,9 +184,3 @@ def _functions() -> dict[str, Callable[..., Any]]:
 
     found = (commands.check, commands.prepare, commands.recommend, compare, dashboard, report, simulate)
     return {function.__name__: function for function in found}
-
-
-def _call(name: str, function: Callable[..., Any], words: list[str]) -> None:
-    from recalign.stage.parser import instantiated, parse_call
-
-    function(**instantiated(*parse_call(name, COMMANDS[name], function, words)))

@@ -289,7 +289,8 @@ def _clear_errors(folder: Path) -> Iterator[None]:
         raise InputError(str(error), where="trainer", remedy="change what it names: --trainer.KEY VALUE") from error
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        ours = error.filename is not None and Path(error.filename).resolve().is_relative_to(folder.resolve())
+        beside = folder.parent.resolve()  # where its lock is
+        ours = error.filename is not None and Path(error.filename).resolve().is_relative_to(beside)
         if not full and not ours:
             raise
         raise cannot_write(error, folder) from error
