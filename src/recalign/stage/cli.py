@@ -48,11 +48,11 @@ TRAINER_DEFAULTS = {"devices": 1, "log_every_n_steps": 10, "enable_model_summary
 TAKES = {
     "seed_everything": Argument(int, 0),
     "trainer": Argument(Trainer, {}),
-    "run": Argument(RunConfig),
     "checkpoint": Argument(RunCheckpoint, {}),
     "early_stopping": Argument(EarlyStopping | None, {}),
     "model": Argument(LightningModule, required=True),
     "data": Argument(LightningDataModule, required=True),
+    "run": Argument(RunConfig, required=True),
     "ckpt_path": Argument(str | None),
     "optimizer": Argument(Optimizer | None, {}),
     "lr_scheduler": Argument(LRScheduler | ReduceLROnPlateau | None, {}),
@@ -180,16 +180,12 @@ class StageCLI(LightningCLI):
             folder = own  # what is found out about a run stands in its own folder, wherever that was moved
         continued = Manifest.read(own) if own else None
         alone = own is not None and not trains and issubclass(imported(config.model.class_path), PolicyModule)
-        found = upstream.declared(config)
+        found = upstream.declared(config, continued)
         if alone:  # it needs none of them
             for one in found:
                 del config[one.part].init_args[one.argument]
             found = []
-        for one in found:
-            if not one.named and continued and one.key in continued.upstream:
-                one.path, one.named = Path(continued.upstream[one.key]["path"]), True
-        upstream.resolve(found, folder, log)
-        upstream.fill(config, found)
+        upstream.resolve(config, found, folder, log)
         resolved = yaml.safe_load(parser.dump(config, skip_unset=False))
         resolved = {key: value for key, value in resolved.items() if value is not None or key not in OPTIONAL}
         parsed = ParsedStage(self.words, self.asked, resolved, run, seed, log, folder, checkpoint, continued, found)

@@ -93,8 +93,7 @@ class ParsedStage:
     def renewed(self) -> ParsedStage:
         """The same command, with upstream checkpoints looked up again: stages may have run since."""
         config, found = copy.deepcopy(self.config), [replace(one) for one in self.upstream]
-        upstream.resolve(found, self.folder, self.log)
-        upstream.fill(config, found)
+        upstream.resolve(config, found, self.folder, self.log)
         return replace(self, config=config, upstream=found)
 
     def finished(self) -> Manifest | None:
@@ -102,12 +101,8 @@ class ParsedStage:
 
         Reads the data, because its bytes count.
         """
-        manifest = Manifest.read(self.folder)
-        if manifest is None or manifest.status != "finished" or any(u.path is None for u in self.upstream):
-            return None
-        if not manifest.is_whole(self.folder):
-            return None
-        return manifest if manifest.key == self.key() else None
+        manifest = Manifest.of_finished(self.folder) if all(one.path for one in self.upstream) else None
+        return manifest if manifest and manifest.key == self.key() else None
 
     def key(self) -> str:
         """All that determines the result (`run_key`). Reads the data."""

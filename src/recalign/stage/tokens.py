@@ -51,10 +51,8 @@ class ParsedTokens:
 
     def finished(self) -> Manifest | None:
         """The manifest of the finished run that this would only repeat, or None."""
-        manifest = Manifest.read(self.folder)
-        if manifest is None or manifest.status != "finished" or not manifest.is_whole(self.folder):
-            return None
-        return manifest if manifest.key == self.key() else None
+        manifest = Manifest.of_finished(self.folder)
+        return manifest if manifest and manifest.key == self.key() else None
 
     def run(self) -> Path:
         """Make the ids, record how, and return the path of codes.parquet. Raises what `tokenize` raises."""
