@@ -36,7 +36,7 @@ from recalign.stage.folder import RunConfig, RunFolder, cannot_write, swept
 from recalign.stage.guard import Monitored, NaNGuard, StepSeeds
 from recalign.stage.manifest import Manifest
 from recalign.stage.memory import keep_freed_memory
-from recalign.stage.parsed import ParsedStage, fingerprint, users
+from recalign.stage.parsed import ParsedStage
 from recalign.stage.parser import constructing
 from recalign.stage.shown import only_shows, show
 from recalign.stage.watch import Watch
@@ -207,7 +207,7 @@ class StageCLI(LightningCLI):
                 super().instantiate_classes()
             checks.after_reading(parsed, self.model, self.datamodule, self.trainer)
             if not parsed.dry:
-                manifest = record.begin(parsed, fingerprint(self.datamodule), users(self.datamodule))
+                manifest = record.begin(parsed, self.datamodule)
                 self.trainer.loggers = record.loggers(parsed, manifest, self.own_loggers)
             trained = manifest if parsed.training else None
             with (

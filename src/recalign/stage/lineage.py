@@ -79,8 +79,7 @@ def _log_trust(run: Any, trust: dict[str, Any]) -> None:
     """The verdict on a reward model or a judge, and its calibration: what was predicted and what was observed."""
     import wandb
 
-    bins = trust[trust["judged_on"]]["calibration"]["bins"]
-    curve = wandb.Table(columns=list(bins[0]), data=[list(one.values()) for one in bins]) if bins else None
     run.summary["trust/verdict"] = trust["verdict"]
-    if curve is not None:
+    if bins := trust[trust["judged_on"]]["calibration"]["bins"]:
+        curve = wandb.Table(columns=list(bins[0]), data=[list(one.values()) for one in bins])
         run.log({"trust/calibration": wandb.plot.line(curve, "predicted", "observed", title="calibration")})

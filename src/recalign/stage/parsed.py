@@ -7,7 +7,7 @@ import os
 import re
 import shlex
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -134,12 +134,6 @@ class ParsedStage:
 def fingerprint(datamodule: LightningDataModule) -> str | None:
     """Digest of the data, of datamodules that have one."""
     return getattr(datamodule, "fingerprint", None)
-
-
-def users(datamodule: LightningDataModule) -> dict[str, Any] | None:
-    """Whose events are trained on, of datamodules that say so, as manifests hold it."""
-    cohort = getattr(datamodule, "cohort", None)
-    return asdict(cohort) if cohort else None
 
 
 def without_values(settings: Any, names: Iterable[str]) -> Any:

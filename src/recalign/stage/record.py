@@ -6,11 +6,12 @@ import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 import yaml
+from lightning import LightningDataModule
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
@@ -21,11 +22,11 @@ from recalign.stage import upstream
 from recalign.stage.folder import RunFolder
 from recalign.stage.loggers import CSVLog
 from recalign.stage.manifest import Manifest, git_state, now, run_key, versions
-from recalign.stage.parsed import ParsedStage
+from recalign.stage.parsed import ParsedStage, fingerprint
 from recalign.stage.wandb_log import guarded, wandb_log
 
 
-def begin(parsed: ParsedStage, fingerprint: str | None, users: dict[str, Any] | None = None) -> Manifest:
+def begin(parsed: ParsedStage, datamodule: LightningDataModule) -> Manifest:
     """Prepare the folder of a `fit`, or leave that of a trained run as it is.
 
     A run that is continued keeps its rows and checkpoints; any other starts in an empty folder.
@@ -33,13 +34,14 @@ def begin(parsed: ParsedStage, fingerprint: str | None, users: dict[str, Any] | 
     Returns:
         The manifest, written with status ``running`` if this is a `fit`.
     """
+    cohort = getattr(datamodule, "cohort", None)
     manifest = Manifest(
         stage=parsed.run.name,
         log=parsed.log,
         seed=parsed.seed,
         command=parsed.command,
-        fingerprint=fingerprint,
-        users=users,
+        fingerprint=fingerprint(datamodule),
+        users=asdict(cohort) if cohort else None,
         upstream=upstream.hashes(parsed.upstream),
         threads=torch.get_num_threads(),
         versions=versions(),
