@@ -38,7 +38,6 @@ from recalign.stage.manifest import Manifest
 from recalign.stage.memory import keep_freed_memory
 from recalign.stage.parsed import ParsedStage
 from recalign.stage.parser import constructing
-from recalign.stage.shown import only_shows, show
 from recalign.stage.watch import Watch
 
 COMMANDS = ("fit", "validate", "test", "predict")
@@ -121,7 +120,7 @@ class StageCLI(LightningCLI):
             near = nearest(self.command, COMMANDS)
             remedy = f"did you mean {near}?" if near else None
             raise InputError(f"{self.command!r} is none of {', '.join(COMMANDS)}", where="recalign", remedy=remedy)
-        self.shown = only_shows(self.words)
+        self.shown = given.only_shows(self.words)
         self.asked = given.read([word for word in self.words[1:] if word not in self.shown])
         super().__init__(
             LightningModule,
@@ -150,8 +149,9 @@ class StageCLI(LightningCLI):
         parser.link_arguments("data.num_items", "model.init_args.num_items", apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        if self.shown:
-            show(parser, args, self.shown)
+        if self.shown:  # which ends the process
+            settings = [f"--config={yaml.safe_dump(args, sort_keys=False, allow_unicode=True)}"] if args else []
+            parser.parse_args([*settings, *self.shown])
         try:
             config = parser.parse_object(args)
         except (ArgumentError, OmegaConfBaseException) as error:

@@ -10,7 +10,7 @@ import yaml
 from jsonargparse import get_loader
 
 from recalign.errors import InputError, nearest
-from recalign.keys import leaves
+from recalign.keys import leaves, short
 from recalign.stage.classes import arguments_of, find_class
 
 CLASS = ("class_path", "init_args", "dict_kwargs")
@@ -46,6 +46,18 @@ def read(words: Sequence[str], own: bool = False) -> Settings:
             settings = _without_replaced(settings, given)
         settings = merge(settings, given)
     return settings
+
+
+def only_shows(words: Sequence[str]) -> list[str]:
+    """The words that ask to show something instead of running: help, a class's help, the configuration."""
+    shown: list[str] = []
+    for number, word in enumerate(words):
+        option, equals, _ = word.partition("=")
+        if option in ("-h", "--help", "--print_config"):
+            shown.append(word)
+        elif option.startswith("--") and option.endswith(".help"):
+            shown += words[number : number + (1 if equals else 2)]
+    return shown
 
 
 def sources(words: Sequence[str]) -> Iterator[tuple[str, Settings, bool]]:
@@ -183,5 +195,4 @@ def _without_replaced(settings: Settings, given: Settings) -> Settings:
 
 def set_keys(settings: Any) -> dict[str, Any]:
     """Values by dotted key as it is typed, without ``init_args``; a class is the value of its own key."""
-    keys = {key.replace("init_args.", "").removesuffix(".class_path"): value for key, value in leaves(settings).items()}
-    return {key.removesuffix(".init_args"): value for key, value in keys.items()}
+    return {short(key).removesuffix(".class_path"): value for key, value in leaves(settings).items()}
