@@ -6,7 +6,7 @@ import errno
 import importlib
 import signal
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from recalign.errors import InputError, nearest
 from recalign.processes import is_first
 from recalign.recommender.training import PolicyModule
-from recalign.stage import checks, given, lineage, record, upstream
+from recalign.stage import checks, given, record, upstream
 from recalign.stage.checkpoint import RunCheckpoint, WholeCheckpointIO, find_checkpoint
 from recalign.stage.classes import Argument, imported
 from recalign.stage.console import progress, quiet
@@ -179,7 +179,7 @@ class StageCLI(LightningCLI):
         if own and not trains and own.config.is_file():
             folder = own  # what is found out about a run stands in its own folder, wherever that was moved
         continued = Manifest.read(own) if own else None
-        alone = own is not None and not trains and issubclass(imported(config.model.class_path), PolicyModule)
+        alone = not trains and issubclass(imported(config.model.class_path), PolicyModule)
         found = upstream.declared(config, continued)
         if alone:  # it needs none of them
             for one in found:
@@ -210,10 +210,7 @@ class StageCLI(LightningCLI):
                 manifest = record.begin(parsed, self.datamodule)
                 self.trainer.loggers = record.loggers(parsed, manifest, self.own_loggers)
             trained = manifest if parsed.training else None
-            with (
-                lineage.finished(parsed.folder, trained, self.trainer.loggers),
-                record.recorded(parsed.folder, trained) if trained else nullcontext(),
-            ):
+            with record.recorded(parsed.folder, trained, self.trainer.loggers):
                 self._run()
         if self.command == "test" and not parsed.dry:
             record.renew_trust(parsed.folder)

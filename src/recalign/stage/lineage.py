@@ -4,32 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-from lightning.pytorch.loggers.logger import Logger
 
 from recalign.files import read_json
 from recalign.stage.folder import RunFolder
 from recalign.stage.manifest import Manifest
-from recalign.stage.wandb_log import WandbLog
-
-
-@contextmanager
-def finished(folder: RunFolder, manifest: Manifest | None, loggers: Sequence[Logger]) -> Iterator[None]:
-    """End the W&B runs on exit. A `fit` that succeeds, which has a manifest, logs its artifacts first."""
-    logs = [logger for logger in loggers if isinstance(logger, WandbLog)]
-    code = 1
-    try:
-        yield
-        code = 0
-    finally:
-        for log in logs:
-            if manifest and code == 0:
-                log.use(lambda run: log_artifacts(run, folder, manifest))
-            log.finish(code)
 
 
 def log_artifacts(run: Any, folder: RunFolder, manifest: Manifest) -> None:
