@@ -27,7 +27,7 @@ from recalign.files import digest, held, write_text
 from recalign.keys import options
 from recalign.stage import Manifest, ParsedStage, parse_stage, upstream
 from recalign.stage.console import quiet
-from recalign.stage.given import merge, nested, set_keys, sources
+from recalign.stage.given import set_keys, sources, tree
 from recalign.stage.parser import instantiated, parse_call
 from recalign.stage.wandb_log import BEST
 
@@ -252,10 +252,7 @@ def _line(settings: Settings) -> str:
 
 def _write(file: Path, settings: Settings, found: str) -> None:
     """Write settings as YAML that stands after a stage's: ``{model: {lr: 0.1}}``."""
-    tree: dict[str, Any] = {}
-    for key, value in settings.items():
-        tree = merge(tree, nested(key, value))
-    write_text(file, f"# {found}\n" + yaml.safe_dump(tree, sort_keys=False, allow_unicode=True))
+    write_text(file, f"# {found}\n" + yaml.safe_dump(tree(settings), sort_keys=False, allow_unicode=True))
 
 
 def tune(argv: Sequence[str]) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +118,14 @@ def nested(key: str, value: Any) -> Settings:
     for part in reversed(key.split(".")):
         settings = {part: settings}
     return settings
+
+
+def tree(settings: Mapping[str, Any]) -> Settings:
+    """Nest settings by dotted key: ``{"model.lr": 0.1}`` -> ``{"model": {"lr": 0.1}}``."""
+    found: Settings = {}
+    for key, value in settings.items():
+        found = merge(found, nested(key, value))
+    return found
 
 
 def structured(text: str) -> Any:
