@@ -141,7 +141,7 @@ def _named(value: Any, argument: Argument) -> str | None:
     """The class path that a value gives; text is one where no text may stand."""
     if isinstance(value, dict):
         return value.get("class_path")
-    text = isinstance(value, str) and value != "null" and str not in _plain(argument.hint)
+    text = isinstance(value, str) and value not in ("null", "true", "false") and str not in _plain(argument.hint)
     return value if text else None
 
 
