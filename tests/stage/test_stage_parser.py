@@ -139,7 +139,7 @@ def test_single_values_of_a_log_can_still_be_changed():
         (["--data.split.tests", "1"], "data.split.test"),
         (["--dat.reward", "x"], "data.reward"),
         (["--learning_rate", "1"], "model.learning_rate"),
-        (["--trainer.logger=false", "--run.nmae", "x"], "run.name"),  # no class that is called false
+        (["--model.learning_rat=3", "--trainer.logger=false"], "model.learning_rate"),  # that is no class
         (["--checkpoint.moniter", "x"], "checkpoint.monitor"),
         (["--run.nmae", "x"], "run.name"),
         (["--ckpt_pth", "x"], "ckpt_path"),
@@ -149,7 +149,7 @@ def test_single_values_of_a_log_can_still_be_changed():
 def test_a_mistyped_option_names_the_nearest(words: list[str], meant: str):
     message = complaint(*words)
     assert message.endswith(f"did you mean {meant}?")
-    assert words[-2].split("=")[0] in message or words[0].split("=")[0] in message
+    assert words[0].split("=")[0] in message
 
 
 @pytest.mark.parametrize(
