@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from recalign.keys import settings_of, with_flags
+from recalign.keys import with_flags
 
 
 def command(run: str, as_list: bool = False, name: str = "") -> None: ...
@@ -22,13 +22,3 @@ def command(run: str, as_list: bool = False, name: str = "") -> None: ...
 )
 def test_a_bare_flag_is_true_and_takes_no_other_word(words: list[str], expected: list[str]):
     assert with_flags(command, words) == expected
-
-
-def test_settings_by_dotted_key_keep_a_class_whole():
-    nested = {"model": {"lr": 0.1, "clip": None}, "data": {"reward": "a, b", "split": {"class_path": "X"}}}
-    assert dict(settings_of(nested)) == {
-        "model.lr": 0.1,
-        "model.clip": None,
-        "data.reward": "a, b",
-        "data.split": {"class_path": "X"},
-    }

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 
@@ -26,25 +25,10 @@ def short(key: str) -> str:
     return ".".join(part for part in key.split(".") if part != "init_args")
 
 
-def settings_of(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested settings by dotted key; a class with its arguments is one setting."""
-    for key, value in tree.items():
-        if isinstance(value, dict) and value and "class_path" not in value:
-            yield from settings_of(value, f"{prefix}{key}.")
-        else:
-            yield short(f"{prefix}{key}"), value
-
-
-def options(settings: Mapping[str, Any], files: Iterable[Path] = ()) -> list[str]:
-    """Words of a command that reads files and sets settings over theirs: ``--config asft.yaml --model.lr=0.1``.
-
-    Args:
-        settings: by dotted key. A string is read as the command line would read it.
-        files: YAML, later ones over earlier ones.
-    """
-    words = [word for file in files for word in ("--config", str(file))]
+def options(settings: Mapping[str, Any]) -> list[str]:
+    """Settings by dotted key as words of a command: ``{"model.lr": 0.1}`` -> ``--model.lr=0.1``."""
     texts = {key: one if isinstance(one, str) else json.dumps(one, ensure_ascii=False) for key, one in settings.items()}
-    return [*words, *(f"--{key}={text}" for key, text in texts.items())]
+    return [f"--{key}={text}" for key, text in texts.items()]
 
 
 def with_flags(function: Callable[..., Any], words: Sequence[str]) -> list[str]:

@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 
 from recalign.errors import InputError
-from recalign.keys import options
-from recalign.stage import given, parse_stage
+from recalign.stage import parse_stage
 from recalign.stage.parser import constructing
 
 
@@ -82,35 +81,6 @@ def test_a_log_inherits_nothing_from_the_log_it_replaces():
     log = write("log.yaml", "data: {log: {name: other, files: [a.csv]}}")
     mapping = parse("--config", log)["data"]["init_args"]["log"]
     assert mapping == {"name": "other", "files": ["a.csv"], "user": "user", "time_unit": "s", "columns": {}}
-
-
-def test_a_later_files_data_replace_an_earlier_whole():
-    write("one.yaml", "data: {high: {quantile: 0.75, within: duration}, log: {where: a > 1}}")
-    write("two.yaml", "data: {high: {expression: rating > 4}}")
-    files = map(Path, ("toy.yaml", "one.yaml", "two.yaml"))
-    data = given.read(options({}, files))["data"]["init_args"]
-    assert data["high"] == {"expression": "rating > 4"}
-    assert data["log"] == {"where": "a > 1"}
-
-
-def test_values_of_python_arrive_as_they_are():
-    values = {
-        "seed_everything": 3,
-        "trainer.logger": False,
-        "model.learning_rate": 1e-5,
-        "model.encoder": {
-            "class_path": "stage_doubles.Mixer",
-            "init_args": {"dim": 8, "max_length": 2, "dropout": 0.0},
-        },
-        "data.reward": None,
-        "data.log.files": ["a, b.csv", "\u00e4\N{GRINNING FACE}.csv"],
-    }
-    config = parse(*options(values))
-    assert (config["seed_everything"], config["trainer"]["logger"]) == (3, False)
-    assert config["model"]["init_args"]["learning_rate"] == 1e-5
-    assert config["model"]["init_args"]["encoder"] == values["model.encoder"]
-    assert config["data"]["init_args"]["reward"] is None
-    assert config["data"]["init_args"]["log"]["files"] == values["data.log.files"]
 
 
 def test_a_class_given_anew_starts_from_its_own_defaults():

@@ -4,10 +4,12 @@ from recalign.errors import TrainingError
 from recalign.stage.cli import ParsedStage, StageCLI, StageResult, parse_stage, run_stage
 from recalign.stage.folder import RunConfig, RunFolder
 from recalign.stage.manifest import Manifest
+from recalign.stage.request import Request
 
 __all__ = [
     "Manifest",
     "ParsedStage",
+    "Request",
     "RunConfig",
     "RunFolder",
     "StageCLI",

@@ -38,6 +38,7 @@ from recalign.stage.manifest import Manifest
 from recalign.stage.memory import keep_freed_memory
 from recalign.stage.parsed import ParsedStage
 from recalign.stage.parser import constructing
+from recalign.stage.request import Request
 from recalign.stage.watch import Watch
 
 COMMANDS = ("fit", "validate", "test", "predict")
@@ -78,24 +79,24 @@ class StageResult:
     datamodule: LightningDataModule
 
 
-def parse_stage(words: Sequence[str]) -> ParsedStage:
+def parse_stage(args: Sequence[str] | Request) -> ParsedStage:
     """Parse a command; do not run it.
 
     Args:
-        words: those after ``recalign``: ``["fit", "--config", "conf/asft.yaml", ...]``.
+        args: the words after ``recalign`` (``["fit", "--config", "conf/asft.yaml", ...]``), or the same as data.
 
     Raises:
         InputError: a key, value, class or file that does not exist, with the nearest that does.
     """
     with quiet():
-        return StageCLI(words).parsed
+        return StageCLI(args).parsed
 
 
-def run_stage(words: Sequence[str], *callbacks: Callback) -> StageResult:
+def run_stage(args: Sequence[str] | Request, *callbacks: Callback) -> StageResult:
     """Run ``recalign fit|validate|test|predict`` in this process.
 
     Args:
-        words: as for `parse_stage`.
+        args: as for `parse_stage`.
         *callbacks: added to the configured ones, and not recorded.
 
     Raises:
@@ -103,25 +104,27 @@ def run_stage(words: Sequence[str], *callbacks: Callback) -> StageResult:
         TrainingError: training cannot go on: the loss is NaN, say.
     """
     with quiet():
-        return StageCLI(words, *callbacks).run()
+        return StageCLI(args, *callbacks).run()
 
 
 class StageCLI(LightningCLI):
     """LightningCLI in two steps: the constructor parses, `run` does the rest.
 
     Args:
-        words, callbacks: as for `run_stage`.
+        args, callbacks: as for `run_stage`.
     """
 
-    def __init__(self, words: Sequence[str], *callbacks: Callback) -> None:
-        self.words, self.callbacks = list(words), callbacks
-        self.command = next(iter(words), "")
+    def __init__(self, args: Sequence[str] | Request, *callbacks: Callback) -> None:
+        self.request, self.callbacks = args, callbacks
+        self.words = args.words() if isinstance(args, Request) else list(args)
+        self.command = next(iter(self.words), "")
         if self.command not in COMMANDS:
             near = nearest(self.command, COMMANDS)
             remedy = f"did you mean {near}?" if near else None
             raise InputError(f"{self.command!r} is none of {', '.join(COMMANDS)}", where="recalign", remedy=remedy)
-        self.shown = given.only_shows(self.words)
-        self.asked = given.read([word for word in self.words[1:] if word not in self.shown])
+        self.shown = [] if isinstance(args, Request) else given.only_shows(self.words)
+        options = [word for word in self.words[1:] if word not in self.shown]
+        self.asked = args.config() if isinstance(args, Request) else given.read(options)
         super().__init__(
             LightningModule,
             LightningDataModule,
@@ -188,7 +191,8 @@ class StageCLI(LightningCLI):
         upstream.resolve(config, found, folder, log)
         resolved = yaml.safe_load(parser.dump(config, skip_unset=False))
         resolved = {key: value for key, value in resolved.items() if value is not None or key not in OPTIONAL}
-        parsed = ParsedStage(self.words, self.asked, resolved, run, seed, log, folder, checkpoint, continued, found)
+        asked = self.request, self.words, self.asked
+        parsed = ParsedStage(*asked, resolved, run, seed, log, folder, checkpoint, continued, found)
         if alone:
             config.model = evaluated(str(checkpoint), config.model)
         if parsed.in_place:

@@ -35,17 +35,24 @@ def read(words: Sequence[str], own: bool = False) -> Settings:
     """
     settings: Settings = {}
     for source, given, is_file in sources(words):
-        if is_file:
-            is_log = isinstance(given.get("data"), dict) and "class_path" not in given["data"]
-            if is_log and not own and "class_path" not in settings.get("data", {}):
-                raise InputError(
-                    "data has values but no class yet",
-                    where=source,
-                    remedy="a log's YAML comes after the stage's: recalign fit recommender LOG",
-                )
-            settings = _without_replaced(settings, given)
-        settings = merge(settings, given)
+        settings = lay_file(settings, given, source, own) if is_file else merge(settings, given)
     return settings
+
+
+def lay_file(settings: Settings, content: Settings, source: str, own: bool = False) -> Settings:
+    """Merge a file into settings; its values under ``data`` replace those that were there. ``own`` is as for `read`.
+
+    Raises:
+        InputError: it is a log's YAML before the stage's.
+    """
+    is_log = isinstance(content.get("data"), dict) and "class_path" not in content["data"]
+    if is_log and not own and "class_path" not in settings.get("data", {}):
+        raise InputError(
+            "data has values but no class yet",
+            where=source,
+            remedy="a log's YAML comes after the stage's: recalign fit recommender LOG",
+        )
+    return merge(_without_replaced(settings, content), content)
 
 
 def only_shows(words: Sequence[str]) -> list[str]:

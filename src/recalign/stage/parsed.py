@@ -6,7 +6,7 @@ import copy
 import os
 import re
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from recalign.stage import upstream
 from recalign.stage.folder import RunConfig, RunFolder
 from recalign.stage.manifest import Manifest, run_key
 from recalign.stage.parser import constructing
+from recalign.stage.request import Request
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,8 @@ class ParsedStage:
     """A command with all resolved that needs no run.
 
     Attributes:
-        words: the command line after ``recalign``.
+        request: what was asked for, as it was given.
+        words: the command line after ``recalign`` that runs it alone.
         asked: the settings that it gives, merged.
         config: every value, upstream checkpoints filled in as far as they exist.
         run: names the run folder.
@@ -39,6 +41,7 @@ class ParsedStage:
         upstream: the checkpoints that the stage starts from; a path is None as long as that stage has not run.
     """
 
+    request: Sequence[str] | Request
     words: list[str]
     asked: dict[str, Any]
     config: dict[str, Any]
