@@ -12,8 +12,7 @@ from typing import Any
 
 from recalign import __version__, configs, cores
 from recalign.errors import InputError, TrainingError, nearest
-from recalign.keys import with_flags
-from recalign.manual import manual
+from recalign.manual import STAGES, manual
 
 COMMANDS = {
     "chain": "the main job: raw log -> recommender -> reward model -> A-SFT -> comparison and report",
@@ -39,7 +38,7 @@ KINDS = {
     "check": ("data",),
     "tokenize": ("data",),
     "prepare": ("data",),
-    **dict.fromkeys(("fit", "validate", "test", "predict", "tune"), ("", "data")),
+    **dict.fromkeys((*STAGES, "tune"), ("", "data")),
 }
 """Commands that take names of YAML, and the folder of conf/ that each name is first looked for in."""
 
@@ -130,7 +129,7 @@ def _run(command: str, words: list[str]) -> None:
         cores.share()
     if command in KINDS:
         words = with_config_files(command, words)
-    if command in ("fit", "validate", "test", "predict"):
+    if command in STAGES:
         _stage([command, *words])
     elif command == "configs":
         _configs(words)
@@ -151,7 +150,10 @@ def _run(command: str, words: list[str]) -> None:
 
         tune(words)
     elif command in COMMANDS:
-        _call(command, _functions()[command], words)
+        from recalign.stage.parser import instantiated, parse_call
+
+        function = _functions()[command]
+        function(**instantiated(*parse_call(command, COMMANDS[command], function, words)))
     else:
         near = nearest(command, COMMANDS)
         remedy = f"did you mean {near}?" if near else f"there are: {', '.join(COMMANDS)}"
@@ -182,18 +184,3 @@ def _functions() -> dict[str, Callable[..., Any]]:
 
     found = (commands.check, commands.prepare, commands.recommend, compare, dashboard, report, simulate)
     return {function.__name__: function for function in found}
-
-
-def _call(name: str, function: Callable[..., Any], words: list[str]) -> None:
-    from jsonargparse import ActionConfigFile
-
-    from recalign.stage.parser import StageParser, constructing
-
-    parser = StageParser(prog=f"recalign {name}", description=COMMANDS[name], allow_abbrev=False)
-    parser.add_argument("--config", "-c", action=ActionConfigFile, help="YAML file with any of these settings")
-    parser.add_function_arguments(function, as_positional=True)
-    parsed = parser.parse_args(with_flags(function, words))
-    with constructing():
-        settings = parser.instantiate(parsed).as_dict()
-    del settings["config"]
-    function(**settings)

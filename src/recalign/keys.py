@@ -27,7 +27,8 @@ def short(key: str) -> str:
 
 def options(settings: Mapping[str, Any]) -> list[str]:
     """Settings by dotted key as words of a command: ``{"model.lr": 0.1}`` -> ``--model.lr=0.1``."""
-    return [f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in settings.items()]
+    texts = {key: one if isinstance(one, str) else json.dumps(one, ensure_ascii=False) for key, one in settings.items()}
+    return [f"--{key}={text}" for key, text in texts.items()]
 
 
 def with_flags(function: Callable[..., Any], words: Sequence[str]) -> list[str]:

@@ -109,6 +109,7 @@ def test_single_values_of_a_log_can_still_be_changed():
         (["--data.split.tests", "1"], "data.split.test"),
         (["--dat.reward", "x"], "data.reward"),
         (["--learning_rate", "1"], "model.learning_rate"),
+        (["--model.learning_rat=3", "--trainer.logger=false"], "model.learning_rate"),  # that is no class
         (["--checkpoint.moniter", "x"], "checkpoint.monitor"),
         (["--run.nmae", "x"], "run.name"),
         (["--ckpt_pth", "x"], "ckpt_path"),

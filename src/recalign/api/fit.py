@@ -7,8 +7,6 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from recalign import configs
 from recalign.api.log import Log
 from recalign.api.trained import TrainedPolicy, TrainedReward, policy_checkpoint, reward_checkpoint
@@ -144,15 +142,11 @@ def load_reward(log: Log, path: str | Path) -> TrainedReward:
 
 def data_of(log: Log, seed: int = 0) -> RewardData:
     """DataModule of users A, on whom policies are compared."""
-    return _evaluated(log, seed).datamodule()  # type: ignore[return-value]
+    return evaluated_as(log, seed).datamodule()  # type: ignore[return-value]
 
 
-def device_of(log: Log, seed: int = 0) -> torch.device:
-    """Device for evaluation, the same as for training."""
-    return _evaluated(log, seed).bare_trainer().strategy.root_device
-
-
-def _evaluated(log: Log, seed: int) -> ParsedStage:
+def evaluated_as(log: Log, seed: int) -> ParsedStage:
+    """The stage with whose data and on whose device policies are compared."""
     return parse_stage(_request(log, "reward", "reward", seed, {}))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 from rich.console import Console
 
-from recalign.api.fit import data_of, device_of, fit_judge
+from recalign.api.fit import evaluated_as, fit_judge
 from recalign.api.log import Log
 from recalign.api.trained import policy_checkpoint, reward_checkpoint
 from recalign.errors import InputError
@@ -25,6 +25,7 @@ from recalign.evaluation.methods import (
 )
 from recalign.evaluation.report import terminal_table
 from recalign.evaluation.roles import Roles
+from recalign.reward import RewardData
 from recalign.stage.code import EVALUATION, code_digest
 
 SHOWN = ("all/ndcg@10", "high/ndcg@10", "value/judge@10", "value/train_rm@10", "policy/kl", "policy/coverage@10")
@@ -100,7 +101,9 @@ def compare(
     if not trained or unknown:
         what = f"{unknown[0]!r} has no policy" if unknown else "there is no policy to compare"
         raise InputError(what, where="policies", remedy=f"give one; without training there are: {', '.join(UNTRAINED)}")
-    data = data_of(log, seed)
+    stage = evaluated_as(log, seed)
+    data: RewardData = stage.datamodule()  # type: ignore[assignment]
+    device = stage.bare_trainer().strategy.root_device
     paths = {name: policy_checkpoint(policy, log, data) for name, policy in trained.items()}
     first = policy_checkpoint(start, log, data) if start is not None else paths.get("start", next(iter(paths.values())))
     select, report = judges or [fit_judge(log, users, seed=seed) for users in ("B1", "B2")]
@@ -109,7 +112,7 @@ def compare(
     if paths.get("start") == first:
         del paths["start"]  # evaluated as the base stage
     runs = [MethodRun(name, paths.get(name), {}) for name in policies]
-    evaluate_methods(log.folder, seed, runs, base, data, device=device_of(log, seed), code=code_digest(EVALUATION))
+    evaluate_methods(log.folder, seed, runs, base, data, device=device, code=code_digest(EVALUATION))
     baselines = [name for name in Roles().baselines if name in policies] or [next(iter(trained))]
     roles = Roles(baselines=baselines)
     frame = comparison.compare(log.folder, draws, methods=list(policies), seeds=[seed], roles=roles)

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import torch
 
@@ -99,11 +100,11 @@ class TrainedPolicy(Trained):
         asked = pl.DataFrame({"user": pl.Series([str(user) for user in users]).cast(frame["user"].dtype)})
         return asked.join(frame, on="user", how="left", maintain_order="left_right")
 
-    def _mask(self, users: Sequence[int | str] | None) -> Any:
+    def _mask(self, users: Sequence[int | str] | None) -> np.ndarray:
         """Mask of the requested users. Shape: bool (users,)."""
         known = self.data.sequences.users
         if users is None:
-            return pl.repeat(True, len(known), eager=True).to_numpy()
+            return np.ones(len(known), bool)
         if isinstance(users, str) or not isinstance(users, Iterable) or not len(users):
             raise InputError(f"{users!r} is not a list of users", where="users", remedy="give raw ids: ['anna']")
         names = known.cast(pl.String)

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
-
-from jsonargparse import ActionConfigFile
 
 from recalign.chain.experiment import Chain
 from recalign.chain.plan import Overrides, Plan
 from recalign.chain.run import run_chain
 from recalign.errors import InputError
-from recalign.keys import short, with_flags
-from recalign.stage.parser import StageParser, constructing
+from recalign.keys import short
+from recalign.stage.parser import instantiated, parse_call
 
 
 def chain(argv: Sequence[str]) -> Path:
@@ -31,16 +28,10 @@ def chain(argv: Sequence[str]) -> Path:
     """
     own, overrides = split_overrides(argv)
     description = " ".join((chain.__doc__ or "").split("\n\n")[0].split())
-    parser = StageParser(prog="recalign chain", description=description, allow_abbrev=False)
-    parser.add_argument("--config", "-c", action=ActionConfigFile, help="the chain's YAML")
-    parser.add_class_arguments(Chain)
-    parsed = parser.parse_args(with_flags(Chain, own))
-    with constructing():
-        settings = parser.instantiate(parsed)
-    if not settings.config:
+    parser, parsed = parse_call("chain", description, Chain, own)
+    if not parsed.config:
         raise InputError("no chain is named", remedy="give its YAML: recalign chain ml-100k")
-    experiment = Chain(**{f.name: settings[f.name] for f in fields(Chain)})
-    return run_chain(Plan(experiment, Path(str(settings.config[-1])), overrides))
+    return run_chain(Plan(Chain(**instantiated(parser, parsed)), Path(str(parsed.config[-1])), overrides))
 
 
 def split_overrides(argv: Sequence[str]) -> tuple[list[str], Overrides]:

@@ -18,7 +18,7 @@ from recalign.reward import RewardData
 from recalign.stage import ParsedStage, Request, RunFolder, parse_stage
 from recalign.stage.console import quiet
 from recalign.stage.folder import RunConfig
-from recalign.stage.given import set_keys
+from recalign.stage.given import set_keys, tree
 from recalign.stage.request import settings_of
 from recalign.stage.tokens import ParsedTokens, parse_tokens
 from recalign.stage.upstream import TOKENS
@@ -136,7 +136,7 @@ class Plan:
 
         A class that is set in one sets each of its arguments.
         """
-        every = set_keys(Request((), self._settings(stage)).config())
+        every = set_keys(tree(self._settings(stage)))
         return {name: value for name, value in every.items() if f"{name}.".startswith(key and f"{key}.")}
 
     def _settings(self, stage: str | None) -> Settings:

@@ -26,10 +26,10 @@ from recalign.evaluation.report import WIDTH
 from recalign.evaluation.selection import SELECT
 from recalign.files import digest, held, write_text
 from recalign.keys import options
-from recalign.stage import Manifest, ParsedStage, Request, parse_stage, upstream
+from recalign.stage import Manifest, ParsedStage, parse_stage, upstream
 from recalign.stage.console import quiet
-from recalign.stage.given import set_keys, sources
-from recalign.stage.parser import StageParser, constructing
+from recalign.stage.given import set_keys, sources, tree
+from recalign.stage.parser import instantiated, parse_call
 from recalign.stage.wandb_log import BEST
 
 FOLDER = "tuning"
@@ -141,7 +141,7 @@ class Tuning:
         if isinstance(best, Exception):
             raise tried[-1]
         found = f"# {self.metric} {best.value:.4g}, the best of {len(tried)} trials\n"
-        tuned = Request((), self.settings[order[0]]).config()
+        tuned = tree(self.settings[order[0]])
         write_text(self.out, found + yaml.safe_dump(tuned, sort_keys=False, allow_unicode=True))
         Console(width=WIDTH).print(self._table(tried, order))
         say(f"{self.out}: give it after the stage's YAML, recalign fit ... --config {self.out}")
@@ -264,12 +264,8 @@ def tune(argv: Sequence[str]) -> Path:
         TrainingError: no trial can be trained.
     """
     own, others = _split(argv)
-    parser = StageParser(prog="recalign tune", description=(tune.__doc__ or "").splitlines()[0])
-    parser.add_class_arguments(Tune)
-    parsed = parser.parse_args(own)
-    with constructing():
-        how = Tune(**parser.instantiate(parsed).as_dict())
-    return Tuning(how, others).run()
+    summary = (tune.__doc__ or "").splitlines()[0]
+    return Tuning(Tune(**instantiated(*parse_call("tune", summary, Tune, own))), others).run()
 
 
 def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:

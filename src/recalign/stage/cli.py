@@ -6,7 +6,7 @@ import errno
 import importlib
 import signal
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from recalign.errors import InputError, nearest
 from recalign.processes import is_first
 from recalign.recommender.training import PolicyModule
-from recalign.stage import checks, given, lineage, record, upstream
+from recalign.stage import checks, given, record, upstream
 from recalign.stage.checkpoint import RunCheckpoint, WholeCheckpointIO, find_checkpoint
 from recalign.stage.classes import Argument, imported
 from recalign.stage.console import progress, quiet
@@ -36,10 +36,9 @@ from recalign.stage.folder import RunConfig, RunFolder, cannot_write, swept
 from recalign.stage.guard import Monitored, NaNGuard, StepSeeds
 from recalign.stage.manifest import Manifest
 from recalign.stage.memory import keep_freed_memory
-from recalign.stage.parsed import ParsedStage, fingerprint, users
+from recalign.stage.parsed import ParsedStage
 from recalign.stage.parser import constructing
 from recalign.stage.request import Request
-from recalign.stage.shown import only_shows, show
 from recalign.stage.watch import Watch
 
 COMMANDS = ("fit", "validate", "test", "predict")
@@ -49,11 +48,11 @@ TRAINER_DEFAULTS = {"devices": 1, "log_every_n_steps": 10, "enable_model_summary
 TAKES = {
     "seed_everything": Argument(int, 0),
     "trainer": Argument(Trainer, {}),
-    "run": Argument(RunConfig),
     "checkpoint": Argument(RunCheckpoint, {}),
     "early_stopping": Argument(EarlyStopping | None, {}),
     "model": Argument(LightningModule, required=True),
     "data": Argument(LightningDataModule, required=True),
+    "run": Argument(RunConfig, required=True),
     "ckpt_path": Argument(str | None),
     "optimizer": Argument(Optimizer | None, {}),
     "lr_scheduler": Argument(LRScheduler | ReduceLROnPlateau | None, {}),
@@ -123,9 +122,9 @@ class StageCLI(LightningCLI):
             near = nearest(self.command, COMMANDS)
             remedy = f"did you mean {near}?" if near else None
             raise InputError(f"{self.command!r} is none of {', '.join(COMMANDS)}", where="recalign", remedy=remedy)
-        self.shown = [] if isinstance(args, Request) else only_shows(self.words)
+        self.shown = [] if isinstance(args, Request) else given.only_shows(self.words)
         options = [word for word in self.words[1:] if word not in self.shown]
-        settings = args.config() if isinstance(args, Request) else given.read(options)
+        self.asked = args.config() if isinstance(args, Request) else given.read(options)
         super().__init__(
             LightningModule,
             LightningDataModule,
@@ -134,7 +133,7 @@ class StageCLI(LightningCLI):
             parser_kwargs={"prog": f"recalign {self.command}", "parser_mode": "omegaconf+", "exit_on_error": False},
             subclass_mode_model=True,
             subclass_mode_data=True,
-            args=settings,
+            args=self.asked,
             run=False,  # or a checkpoint's hyper-parameters, even its class, replace what is configured
         )
 
@@ -153,8 +152,9 @@ class StageCLI(LightningCLI):
         parser.link_arguments("data.num_items", "model.init_args.num_items", apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        if self.shown:
-            show(parser, args, self.shown)
+        if self.shown:  # which ends the process
+            settings = [f"--config={yaml.safe_dump(args, sort_keys=False, allow_unicode=True)}"] if args else []
+            parser.parse_args([*settings, *self.shown])
         try:
             config = parser.parse_object(args)
         except (ArgumentError, OmegaConfBaseException) as error:
@@ -182,20 +182,16 @@ class StageCLI(LightningCLI):
         if own and not trains and own.config.is_file():
             folder = own  # what is found out about a run stands in its own folder, wherever that was moved
         continued = Manifest.read(own) if own else None
-        alone = own is not None and not trains and issubclass(imported(config.model.class_path), PolicyModule)
-        found = upstream.declared(config)
+        alone = not trains and issubclass(imported(config.model.class_path), PolicyModule)
+        found = upstream.declared(config, continued)
         if alone:  # it needs none of them
             for one in found:
                 del config[one.part].init_args[one.argument]
             found = []
-        for one in found:
-            if not one.named and continued and one.key in continued.upstream:
-                one.path, one.named = Path(continued.upstream[one.key]["path"]), True
-        upstream.resolve(found, folder, log)
-        upstream.fill(config, found)
+        upstream.resolve(config, found, folder, log)
         resolved = yaml.safe_load(parser.dump(config, skip_unset=False))
         resolved = {key: value for key, value in resolved.items() if value is not None or key not in OPTIONAL}
-        asked = self.request, self.words, self.command
+        asked = self.request, self.words, self.asked
         parsed = ParsedStage(*asked, resolved, run, seed, log, folder, checkpoint, continued, found)
         if alone:
             config.model = evaluated(str(checkpoint), config.model)
@@ -215,13 +211,10 @@ class StageCLI(LightningCLI):
                 super().instantiate_classes()
             checks.after_reading(parsed, self.model, self.datamodule, self.trainer)
             if not parsed.dry:
-                manifest = record.begin(parsed, fingerprint(self.datamodule), users(self.datamodule))
+                manifest = record.begin(parsed, self.datamodule)
                 self.trainer.loggers = record.loggers(parsed, manifest, self.own_loggers)
             trained = manifest if parsed.training else None
-            with (
-                lineage.finished(parsed.folder, trained, self.trainer.loggers),
-                record.recorded(parsed.folder, trained) if trained else nullcontext(),
-            ):
+            with record.recorded(parsed.folder, trained, self.trainer.loggers):
                 self._run()
         if self.command == "test" and not parsed.dry:
             record.renew_trust(parsed.folder)
@@ -293,7 +286,8 @@ def _clear_errors(folder: Path) -> Iterator[None]:
         raise InputError(str(error), where="trainer", remedy="change what it names: --trainer.KEY VALUE") from error
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        ours = error.filename is not None and Path(error.filename).resolve().is_relative_to(folder.resolve())
+        beside = folder.parent.resolve()  # where its lock is
+        ours = error.filename is not None and Path(error.filename).resolve().is_relative_to(beside)
         if not full and not ours:
             raise
         raise cannot_write(error, folder) from error

@@ -6,6 +6,7 @@ import re
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import is_dataclass
 from typing import Any
 
 from jsonargparse import ArgumentError, ArgumentParser
@@ -14,7 +15,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from recalign.errors import InputError, nearest
-from recalign.stage.classes import Argument, arguments_of, classes_in, find_class, imported, named_class, nearest_import
+from recalign.stage.classes import Argument, arguments_of, classes_in, find_class, named_class, nearest_import
 from recalign.stage.given import CLASS, set_keys, sources
 
 GIVEN_BY = {
@@ -36,7 +37,7 @@ def diagnose(
 ) -> InputError:
     """The error to show for settings that the parser refused with ``error``. ``words`` tell where a key was given."""
     walk = _Walk(settings, takes, words)
-    for faults in (walk.faults(settings, takes, ""), walk.interpolations(), walk.missing(settings, takes)):
+    for faults in (walk.faults(settings, takes, ""), walk.interpolations(), _missing(settings, takes, "")):
         if fault := next(faults, None):
             return fault
     lines = [line.strip(" -:") for line in str(error).splitlines() if line.strip(" -")]
@@ -62,39 +63,30 @@ class _Walk:
         if classes and isinstance(value, list):
             for one in value:
                 yield from self._value(one, argument, key)
-        elif classes and (path := _named(value, argument)):
-            yield from self._class(path, value, classes, key)
-        elif classes and isinstance(value, dict):
-            default = named_class(argument.default)
-            kind: Any = imported(default) if default else classes[0]
-            if kind in UNNAMED:
-                remedy = f"name the class first: {GIVEN_BY['model'] if key in GIVEN_BY else f'--{key} CLASS'}"
-                yield InputError(f"{key} has values but no class yet", where=self._where(key), remedy=remedy)
-            yield from self.faults(_init_args(value), arguments_of(kind), f"{key}.")
-            if not default:
-                yield from self._missing_of(_init_args(value), arguments_of(kind), f"{key}.")
+        elif classes and (isinstance(value, dict) or _named(value, argument)):
+            yield from self._class(value, argument, key)
         elif isinstance(value, dict) and argument.hint is str:
             pass  # the name of a file, which has been read
         elif fault := _wrong_type(value, argument.hint):
             yield InputError(fault, where=self._place(key), remedy=_remedy(value, argument.hint))
 
-    def _class(self, path: str, value: Any, classes: list[type], key: str) -> Iterator[InputError]:
-        kind = find_class(path)
-        if kind is None:
+    def _class(self, value: Any, argument: Argument, key: str) -> Iterator[InputError]:
+        path, kind, classes = _named(value, argument), _kind(value, argument), classes_in(argument.hint)
+        if kind is None and path:
             near = nearest_import(path)
             remedy = f"did you mean {near}?" if near else "give the full import path of a class"
             yield InputError(f"there is no class {path!r}", where=self._place(key), remedy=remedy)
-            return
-        fits = issubclass(kind, tuple(classes))
-        if not fits:
-            wanted = " or ".join(one.__name__ for one in classes)
-            yield InputError(
-                f"{path} is not a class that can stand here", where=self._place(key), remedy=f"give a {wanted}"
-            )
-            return
-        given = _init_args(value) if isinstance(value, dict) else {}
-        yield from self.faults(given, arguments_of(kind), f"{key}.")
-        yield from self._missing_of(given, arguments_of(kind), f"{key}.")
+        elif kind is None:
+            remedy = f"name the class first: {GIVEN_BY['model'] if key in GIVEN_BY else f'--{key} CLASS'}"
+            yield InputError(f"{key} has values but no class yet", where=self._where(key), remedy=remedy)
+        elif path and not issubclass(kind, tuple(classes)):
+            remedy = f"give a {' or '.join(one.__name__ for one in classes)}"
+            yield InputError(f"{path} is not a class that can stand here", where=self._place(key), remedy=remedy)
+        else:
+            given = _init_args(value) if isinstance(value, dict) else {}
+            yield from self.faults(given, arguments_of(kind), f"{key}.")
+            if path or not named_class(argument.default):
+                yield from _missing(given, arguments_of(kind), f"{key}.")
 
     def interpolations(self) -> Iterator[InputError]:
         """Every ``${key}`` that points to nothing."""
@@ -111,23 +103,6 @@ class _Walk:
                         where=self._place(key),
                         remedy=f"did you mean ${{{near}}}?" if near else "name a key that is set, such as ${model.lr}",
                     )
-
-    def missing(self, settings: Mapping[str, Any], takes: Mapping[str, Argument]) -> Iterator[InputError]:
-        """Top-level arguments that must be given."""
-        required = [name for name, argument in takes.items() if argument.required and name not in settings]
-        for name, argument in takes.items():
-            for kind in [] if argument.required else classes_in(argument.hint)[:1]:
-                given = settings.get(name, {})
-                if argument.default is None and isinstance(given, dict) and "class_path" not in given:
-                    inner = (f"{name}.{one}" for one, takes_ in arguments_of(kind).items() if takes_.required)
-                    required += [one for one in inner if one.partition(".")[2] not in given]
-        if required:
-            yield _must_be_given(required)
-
-    def _missing_of(self, given: Mapping[str, Any], takes: Mapping[str, Argument], prefix: str) -> Iterator[InputError]:
-        required = [f"{prefix}{name}" for name, argument in takes.items() if argument.required and name not in given]
-        if required := [key for key in required if key not in LINKED]:
-            yield _must_be_given(required)
 
     def _unknown(self, prefix: str, name: str, value: Any, takes: Mapping[str, Argument]) -> InputError:
         inside = next(iter(set_keys(value)), "") if isinstance(value, dict) else ""
@@ -166,7 +141,7 @@ def _named(value: Any, argument: Argument) -> str | None:
     """The class path that a value gives; text is one where no text may stand."""
     if isinstance(value, dict):
         return value.get("class_path")
-    text = isinstance(value, str) and value != "null" and str not in _plain(argument.hint)
+    text = isinstance(value, str) and value not in ("null", "true", "false") and str not in _plain(argument.hint)
     return value if text else None
 
 
@@ -227,7 +202,20 @@ def _remedy(value: Any, hint: Any) -> str:
     return f"did you mean {near}?" if near else f"give one of them, or {SEE}" if _choices(hint) else "give such a value"
 
 
-def _must_be_given(keys: list[str]) -> InputError:
-    given = f"write --{keys[0]} VALUE, or set it in a YAML"
-    remedy = next((f"name {text}" for key, text in GIVEN_BY.items() if key in keys), given)
-    return InputError(f"{', '.join(keys)} must be given", remedy=remedy)
+def _missing(given: Mapping[str, Any], takes: Mapping[str, Argument], prefix: str) -> Iterator[InputError]:
+    """The arguments that must be given and are not."""
+    if keys := _lacking(given, takes, prefix):
+        write = f"write --{keys[0]} VALUE, or set it in a YAML"
+        remedy = next((f"name {text}" for key, text in GIVEN_BY.items() if key in keys), write)
+        yield InputError(f"{', '.join(keys)} must be given", remedy=remedy)
+
+
+def _lacking(given: Mapping[str, Any], takes: Mapping[str, Argument], prefix: str) -> list[str]:
+    """Keys of the required arguments that are not given; in place of a dataclass, those of its own."""
+    keys: list[str] = []
+    for name, argument in takes.items():
+        key, kind = f"{prefix}{name}", next(iter(classes_in(argument.hint)), None)
+        if argument.required and name not in given and key not in LINKED:
+            inner = _lacking({}, arguments_of(kind), f"{key}.") if is_dataclass(kind) else []
+            keys += inner or [key]
+    return keys

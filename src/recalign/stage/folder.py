@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -114,19 +113,9 @@ class RunFolder:
         except OSError as error:
             raise cannot_write(error, self.path) from error
 
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """Hold the folder, so that no other process trains in it.
-
-        Raises:
-            InputError: another one does, or the lock cannot be written.
-        """
-        with ExitStack() as stack:
-            try:
-                stack.enter_context(held(self.path, "training", "let it finish, or give this run another --run.name"))
-            except OSError as error:
-                raise cannot_write(error, self.path) from error
-            yield
+    def held(self) -> AbstractContextManager[None]:
+        """Hold the folder, so that no other process trains in it: that is an InputError."""
+        return held(self.path, "training", "let it finish, or give this run another --run.name")
 
     def tidy(self) -> None:
         """Remove what a killed process left half-written."""

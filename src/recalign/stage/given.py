@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import yaml
 from jsonargparse import get_loader
 
 from recalign.errors import InputError, nearest
-from recalign.keys import leaves
+from recalign.keys import leaves, short
 from recalign.stage.classes import arguments_of, find_class
 
 CLASS = ("class_path", "init_args", "dict_kwargs")
@@ -53,6 +53,18 @@ def lay_file(settings: Settings, content: Settings, source: str, own: bool = Fal
             remedy="a log's YAML comes after the stage's: recalign fit recommender LOG",
         )
     return merge(_without_replaced(settings, content), content)
+
+
+def only_shows(words: Sequence[str]) -> list[str]:
+    """The words that ask to show something instead of running: help, a class's help, the configuration."""
+    shown: list[str] = []
+    for number, word in enumerate(words):
+        option, equals, _ = word.partition("=")
+        if option in ("-h", "--help", "--print_config"):
+            shown.append(word)
+        elif option.startswith("--") and option.endswith(".help"):
+            shown += words[number : number + (1 if equals else 2)]
+    return shown
 
 
 def sources(words: Sequence[str]) -> Iterator[tuple[str, Settings, bool]]:
@@ -113,6 +125,14 @@ def nested(key: str, value: Any) -> Settings:
     for part in reversed(key.split(".")):
         settings = {part: settings}
     return settings
+
+
+def tree(settings: Mapping[str, Any]) -> Settings:
+    """Nest settings by dotted key: ``{"model.lr": 0.1}`` -> ``{"model": {"lr": 0.1}}``."""
+    found: Settings = {}
+    for key, value in settings.items():
+        found = merge(found, nested(key, value))
+    return found
 
 
 def structured(text: str) -> Any:
@@ -190,5 +210,4 @@ def _without_replaced(settings: Settings, given: Settings) -> Settings:
 
 def set_keys(settings: Any) -> dict[str, Any]:
     """Values by dotted key as it is typed, without ``init_args``; a class is the value of its own key."""
-    keys = {key.replace("init_args.", "").removesuffix(".class_path"): value for key, value in leaves(settings).items()}
-    return {key.removesuffix(".init_args"): value for key, value in keys.items()}
+    return {short(key).removesuffix(".class_path"): value for key, value in leaves(settings).items()}

@@ -4,32 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-from lightning.pytorch.loggers.logger import Logger
 
 from recalign.files import read_json
 from recalign.stage.folder import RunFolder
 from recalign.stage.manifest import Manifest
-from recalign.stage.wandb_log import WandbLog
-
-
-@contextmanager
-def finished(folder: RunFolder, manifest: Manifest | None, loggers: Sequence[Logger]) -> Iterator[None]:
-    """End the W&B runs on exit. A `fit` that succeeds, which has a manifest, logs its artifacts first."""
-    logs = [logger for logger in loggers if isinstance(logger, WandbLog)]
-    code = 1
-    try:
-        yield
-        code = 0
-    finally:
-        for log in logs:
-            if manifest and code == 0:
-                log.use(lambda run: log_artifacts(run, folder, manifest))
-            log.finish(code)
 
 
 def log_artifacts(run: Any, folder: RunFolder, manifest: Manifest) -> None:
@@ -79,8 +59,7 @@ def _log_trust(run: Any, trust: dict[str, Any]) -> None:
     """The verdict on a reward model or a judge, and its calibration: what was predicted and what was observed."""
     import wandb
 
-    bins = trust[trust["judged_on"]]["calibration"]["bins"]
-    curve = wandb.Table(columns=list(bins[0]), data=[list(one.values()) for one in bins]) if bins else None
     run.summary["trust/verdict"] = trust["verdict"]
-    if curve is not None:
+    if bins := trust[trust["judged_on"]]["calibration"]["bins"]:
+        curve = wandb.Table(columns=list(bins[0]), data=[list(one.values()) for one in bins])
         run.log({"trust/calibration": wandb.plot.line(curve, "predicted", "observed", title="calibration")})

@@ -40,10 +40,6 @@ class CSVLog(Logger):
     def version(self) -> int:
         return 0
 
-    @property
-    def log_dir(self) -> str:
-        return str(self.path.parent)
-
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         row = {"epoch": metrics.get("epoch"), "step": step} | metrics

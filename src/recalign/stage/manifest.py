@@ -81,9 +81,14 @@ class Manifest:
                 f"not a manifest ({error})", where=str(folder.manifest), remedy="delete its folder and run that stage"
             ) from error
 
-    def is_whole(self, folder: RunFolder) -> bool:
-        """Whether all files of the run are there, unaltered."""
-        return (folder.path / str(self.checkpoint)).is_file() and not changed(folder.path, self.digests)
+    @classmethod
+    def of_finished(cls, folder: RunFolder) -> Manifest | None:
+        """The manifest of a run that is finished and whose files are there, unaltered; else None."""
+        manifest = cls.read(folder)
+        if manifest is None or manifest.status != "finished" or not manifest.checkpoint:
+            return None
+        whole = (folder.path / manifest.checkpoint).is_file() and not changed(folder.path, manifest.digests)
+        return manifest if whole else None
 
     def write(self, folder: RunFolder) -> None:
         """Write it into a run folder, whole or not at all."""

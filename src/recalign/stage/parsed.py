@@ -7,7 +7,7 @@ import os
 import re
 import shlex
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from lightning import LightningDataModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from recalign.errors import InputError
-from recalign.stage import given, upstream
+from recalign.stage import upstream
 from recalign.stage.folder import RunConfig, RunFolder
 from recalign.stage.manifest import Manifest, run_key
 from recalign.stage.parser import constructing
@@ -30,7 +30,7 @@ class ParsedStage:
     Attributes:
         request: what was asked for, as it was given.
         words: the command line after ``recalign`` that runs it alone.
-        subcommand: ``fit``, ``validate``, ``test`` or ``predict``.
+        asked: the settings that it gives, merged.
         config: every value, upstream checkpoints filled in as far as they exist.
         run: names the run folder.
         seed: of everything.
@@ -43,7 +43,7 @@ class ParsedStage:
 
     request: Sequence[str] | Request
     words: list[str]
-    subcommand: str
+    asked: dict[str, Any]
     config: dict[str, Any]
     run: RunConfig
     seed: int
@@ -57,6 +57,11 @@ class ParsedStage:
     def command(self) -> str:
         """The line that runs it alone."""
         return shlex.join(["recalign", *self.words])
+
+    @property
+    def subcommand(self) -> str:
+        """``fit``, ``validate``, ``test`` or ``predict``."""
+        return self.words[0]
 
     @property
     def chain(self) -> str:
@@ -74,8 +79,7 @@ class ParsedStage:
     @property
     def shareable(self) -> dict[str, Any]:
         """The configuration to write down: with ``${oc.env:NAME}`` in place of that variable's value."""
-        asked = self.request.config() if isinstance(self.request, Request) else given.read(self.request[1:])
-        return without_values(self.config, set(re.findall(r"\$\{oc\.env:\s*(\w+)", str(asked))))
+        return without_values(self.config, set(re.findall(r"\$\{oc\.env:\s*(\w+)", str(self.asked))))
 
     @property
     def dry(self) -> bool:
@@ -92,8 +96,7 @@ class ParsedStage:
     def renewed(self) -> ParsedStage:
         """The same command, with upstream checkpoints looked up again: stages may have run since."""
         config, found = copy.deepcopy(self.config), [replace(one) for one in self.upstream]
-        upstream.resolve(found, self.folder, self.log)
-        upstream.fill(config, found)
+        upstream.resolve(config, found, self.folder, self.log)
         return replace(self, config=config, upstream=found)
 
     def finished(self) -> Manifest | None:
@@ -101,12 +104,8 @@ class ParsedStage:
 
         Reads the data, because its bytes count.
         """
-        manifest = Manifest.read(self.folder)
-        if manifest is None or manifest.status != "finished" or any(u.path is None for u in self.upstream):
-            return None
-        if not manifest.is_whole(self.folder):
-            return None
-        return manifest if manifest.key == self.key() else None
+        manifest = Manifest.of_finished(self.folder) if all(one.path for one in self.upstream) else None
+        return manifest if manifest and manifest.key == self.key() else None
 
     def key(self) -> str:
         """All that determines the result (`run_key`). Reads the data."""
@@ -138,12 +137,6 @@ class ParsedStage:
 def fingerprint(datamodule: LightningDataModule) -> str | None:
     """Digest of the data, of datamodules that have one."""
     return getattr(datamodule, "fingerprint", None)
-
-
-def users(datamodule: LightningDataModule) -> dict[str, Any] | None:
-    """Whose events are trained on, of datamodules that say so, as manifests hold it."""
-    cohort = getattr(datamodule, "cohort", None)
-    return asdict(cohort) if cohort else None
 
 
 def without_values(settings: Any, names: Iterable[str]) -> Any:

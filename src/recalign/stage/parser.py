@@ -1,45 +1,57 @@
-"""The parser of commands that are not stages, with one clear message for a mistake."""
+"""The arguments of commands that are not stages, with one clear message for a mistake."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import Any
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser, Namespace
 
 from recalign.errors import InputError
+from recalign.keys import with_flags
 from recalign.stage import diagnosis, given
-from recalign.stage.classes import Argument, arguments_of
+from recalign.stage.classes import arguments_of
 
 
-class StageParser(ArgumentParser):
-    """Parses the options of a function or a dataclass; raises InputError where jsonargparse prints types and exits."""
+def parse_call(
+    command: str, summary: str, function: Callable[..., Any], words: Sequence[str]
+) -> tuple[ArgumentParser, Namespace]:
+    """Parse the words after ``recalign COMMAND`` that set the arguments of a function or a dataclass.
 
-    takes: dict[str, Argument]
-    words: list[str]
+    A function's required arguments may stand before the options, without their names.
 
-    def add_function_arguments(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        self.takes = arguments_of(function)
-        return super().add_function_arguments(function, *args, **kwargs)
+    Returns:
+        The parser and what it found, classes not instantiated.
 
-    def add_class_arguments(self, theclass: type, *args: Any, **kwargs: Any) -> Any:
-        self.takes = arguments_of(theclass)
-        return super().add_class_arguments(theclass, *args, **kwargs)
-
-    def parse_args(self, args: Any = None, *more: Any, **kwargs: Any) -> Any:
-        self.words = list(args or [])
-        return super().parse_args(args, *more, **kwargs)
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        if not self.exit_on_error:  # jsonargparse tries types one after the other with parsers that may fail
-            super().error(message, ex)
-        words, positional = self.words, [name for name, one in self.takes.items() if one.required]
+    Raises:
+        InputError: a key, value, class or file that does not exist, with the nearest that does.
+    """
+    parser = ArgumentParser(prog=f"recalign {command}", description=summary, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--config", "-c", action=ActionConfigFile, help="YAML file with any of these settings")
+    if isinstance(function, type):
+        parser.add_class_arguments(function)
+    else:
+        parser.add_function_arguments(function, as_positional=True)
+    words = with_flags(function, words)
+    try:
+        return parser, parser.parse_args(words)
+    except ArgumentError as error:
+        takes = arguments_of(function)
+        required = [name for name, argument in takes.items() if argument.required]
         first = next((n for n, word in enumerate(words) if word.startswith("-")), len(words))
-        named = dict(zip(positional, words[:first], strict=False))
-        options = words[min(first, len(positional)) :]
+        named = dict(zip(required, words[:first], strict=False))
+        options = words[min(first, len(required)) :]
         settings = given.merge(named, given.read(options, own=True))
-        raise diagnosis.diagnose(settings, self.takes, ex or ValueError(message), options) from ex
+        raise diagnosis.diagnose(settings, takes, error, options) from error
+
+
+def instantiated(parser: ArgumentParser, parsed: Namespace) -> dict[str, Any]:
+    """The arguments that `parse_call` found by name, classes instantiated."""
+    with constructing():
+        found = parser.instantiate(parsed).as_dict()
+    del found["config"]
+    return found
 
 
 @contextmanager

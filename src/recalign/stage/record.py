@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import torch
 import yaml
+from lightning import LightningDataModule
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
@@ -19,13 +21,14 @@ from recalign.files import sha256, write_text
 from recalign.processes import is_first
 from recalign.stage import upstream
 from recalign.stage.folder import RunFolder
+from recalign.stage.lineage import log_artifacts
 from recalign.stage.loggers import CSVLog
 from recalign.stage.manifest import Manifest, git_state, now, run_key, versions
-from recalign.stage.parsed import ParsedStage
-from recalign.stage.wandb_log import guarded, wandb_log
+from recalign.stage.parsed import ParsedStage, fingerprint
+from recalign.stage.wandb_log import WandbLog, guarded, wandb_log
 
 
-def begin(parsed: ParsedStage, fingerprint: str | None, users: dict[str, Any] | None = None) -> Manifest:
+def begin(parsed: ParsedStage, datamodule: LightningDataModule) -> Manifest:
     """Prepare the folder of a `fit`, or leave that of a trained run as it is.
 
     A run that is continued keeps its rows and checkpoints; any other starts in an empty folder.
@@ -33,13 +36,14 @@ def begin(parsed: ParsedStage, fingerprint: str | None, users: dict[str, Any] | 
     Returns:
         The manifest, written with status ``running`` if this is a `fit`.
     """
+    cohort = getattr(datamodule, "cohort", None)
     manifest = Manifest(
         stage=parsed.run.name,
         log=parsed.log,
         seed=parsed.seed,
         command=parsed.command,
-        fingerprint=fingerprint,
-        users=users,
+        fingerprint=fingerprint(datamodule),
+        users=asdict(cohort) if cohort else None,
         upstream=upstream.hashes(parsed.upstream),
         threads=torch.get_num_threads(),
         versions=versions(),
@@ -87,24 +91,31 @@ def loggers(parsed: ParsedStage, manifest: Manifest, extra: list[Logger]) -> lis
 
 
 @contextmanager
-def recorded(folder: RunFolder, manifest: Manifest) -> Iterator[None]:
-    """Time the training inside, and write into the manifest how it ended."""
-    began = time.monotonic()
+def recorded(folder: RunFolder, manifest: Manifest | None, loggers: Sequence[Logger]) -> Iterator[None]:
+    """Write into the manifest of a `fit` how it ended, log its artifacts if it succeeded, and end the W&B runs."""
+    began, code = time.monotonic(), 1
     try:
         yield
+        if manifest:
+            _end(folder, manifest, "finished", began)
+        code = 0
     except BaseException as error:
-        said = "" if isinstance(error, KeyboardInterrupt) else str(error)  # that says how to go on, not what failed
-        manifest.error = said or type(error).__name__
-        with suppress(OSError):  # the disk may be what failed
-            _end(folder, manifest, "failed", began)
+        if manifest:
+            said = "" if isinstance(error, KeyboardInterrupt) else str(error)  # that says how to go on, not what failed
+            manifest.error = said or type(error).__name__
+            with suppress(OSError):  # the disk may be what failed
+                _end(folder, manifest, "failed", began)
         raise
-    _end(folder, manifest, "finished", began)
+    finally:
+        for log in [logger for logger in loggers if isinstance(logger, WandbLog)]:
+            if manifest and code == 0:
+                log.use(lambda run: log_artifacts(run, folder, manifest))
+            log.finish(code)
 
 
 @rank_zero_only
-def _end(folder: RunFolder, manifest: Manifest, status: str, began: float) -> None:
-    manifest.status = "finished" if status == "finished" else "failed"
-    manifest.finished = now()
+def _end(folder: RunFolder, manifest: Manifest, status: Literal["finished", "failed"], began: float) -> None:
+    manifest.status, manifest.finished = status, now()
     manifest.seconds = round(manifest.seconds + time.monotonic() - began, 3)
     if checkpoint := handed_over(folder):
         manifest.checkpoint = str(checkpoint.relative_to(folder.path))

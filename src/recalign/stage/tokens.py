@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import ActionConfigFile
 
 from recalign.files import digest, sha256
 from recalign.semantic_ids.command import CODES, tokenize
 from recalign.stage.code import class_paths, code_digest
 from recalign.stage.folder import RunConfig, RunFolder
 from recalign.stage.manifest import Manifest, git_state, now, versions
-from recalign.stage.parser import StageParser, constructing
+from recalign.stage.parser import instantiated, parse_call
 from recalign.stage.upstream import TOKENS
 
 
@@ -52,10 +51,8 @@ class ParsedTokens:
 
     def finished(self) -> Manifest | None:
         """The manifest of the finished run that this would only repeat, or None."""
-        manifest = Manifest.read(self.folder)
-        if manifest is None or manifest.status != "finished" or not manifest.is_whole(self.folder):
-            return None
-        return manifest if manifest.key == self.key() else None
+        manifest = Manifest.of_finished(self.folder)
+        return manifest if manifest and manifest.key == self.key() else None
 
     def run(self) -> Path:
         """Make the ids, record how, and return the path of codes.parquet. Raises what `tokenize` raises."""
@@ -77,13 +74,8 @@ def parse_tokens(words: Sequence[str]) -> ParsedTokens:
         InputError: a key, value, class or file that does not exist.
     """
     summary = (tokenize.__doc__ or "").split("\n\n")[0]
-    parser = StageParser(prog="recalign tokenize", description=summary, allow_abbrev=False)
-    parser.add_argument("--config", "-c", action=ActionConfigFile, help="YAML file with any of these settings")
-    parser.add_function_arguments(tokenize, as_positional=True)
-    parsed = parser.parse_args(list(words))
-    with constructing():
-        settings = parser.instantiate(parsed).as_dict()
-    del settings["config"]
+    parser, parsed = parse_call("tokenize", summary, tokenize, words)
+    settings = instantiated(parser, parsed)
     out, log = settings.pop("out"), settings["data"].log_.name
     folder = RunFolder(Path(out)) if out else RunFolder.of(RunConfig(TOKENS), log, settings["seed"])
     config = yaml.safe_load(parser.dump(parsed, skip_unset=False))

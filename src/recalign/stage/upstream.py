@@ -50,26 +50,29 @@ class Upstream:
         return read_checkpoint(self.path) if self.path and self.stage != TOKENS else {}
 
 
-def declared(config: Namespace) -> list[Upstream]:
-    """The upstream arguments of the configured classes, with the paths that the configuration gives."""
-    found = []
+def declared(config: Namespace, continued: Manifest | None) -> list[Upstream]:
+    """The upstream arguments of the configured classes, with the paths that the configuration gives.
+
+    A run that is continued starts from what it began with, where nothing is given.
+    """
+    found, began_with = [], continued.upstream if continued else {}
     for part in ("model", "data"):
-        spec = config[part]
-        for argument, stage in _needs(imported(spec.class_path), vars(spec.init_args)).items():
-            given = spec.init_args.get(argument)
+        kind, init_args = imported(config[part].class_path), vars(config[part].init_args)
+        needs = kind.upstream(init_args) if hasattr(kind, "upstream") else getattr(kind, "UPSTREAM", {})
+        for argument, stage in needs.items():
+            given = init_args.get(argument) or began_with.get(f"{part}.{argument}", {}).get("path")
             found.append(Upstream(part, argument, stage, Path(given) if given else None, bool(given)))
     return found
 
 
-def _needs(kind: type, init_args: dict[str, Any]) -> dict[str, str]:
-    """Arguments that name checkpoints, with the stage that writes each, as the class declares them."""
-    if hasattr(kind, "upstream"):
-        return kind.upstream(init_args)
-    return getattr(kind, "UPSTREAM", {})
+def resolve(config: Any, upstreams: list[Upstream], folder: RunFolder, log: str) -> None:
+    """Find the checkpoints that are not named: those of the same chain, log and seed, if they exist.
 
-
-def resolve(upstreams: list[Upstream], folder: RunFolder, log: str) -> None:
-    """Fill in, in place, checkpoints that are not named: those of the same chain, log and seed, if they exist.
+    Args:
+        config: nested dictionaries or a `Namespace`; the paths are written into it, None where there is none yet.
+        upstreams: get the paths too.
+        folder: of the run that starts from them.
+        log: its name.
 
     Raises:
         InputError: a path that was given does not exist.
@@ -84,11 +87,6 @@ def resolve(upstreams: list[Upstream], folder: RunFolder, log: str) -> None:
                 where=upstream.key,
                 remedy=f"name what a finished {upstream.stage} run left, or leave it null",
             )
-
-
-def fill(config: Any, upstreams: list[Upstream]) -> None:
-    """Write the paths into a configuration, nested dictionaries or a `Namespace`; None where there is none yet."""
-    for upstream in upstreams:
         config[upstream.part]["init_args"][upstream.argument] = str(upstream.path) if upstream.path else None
 
 

@@ -47,14 +47,6 @@ class WandbLog(Logger):
     def version(self) -> str | None:
         return self.inner.version
 
-    @property
-    def save_dir(self) -> str | None:
-        return self.inner.save_dir
-
-    def begin(self) -> None:
-        """Start the run now, so that an error shows before training."""
-        self.use(lambda run: [run.define_metric(name, summary=best) for name, best in BEST.items()])
-
     def use(self, call: Callable[[Any], Any]) -> None:
         """Call a function with the run (`wandb.Run`)."""
         self._safely(lambda: call(self.inner.experiment))
@@ -123,29 +115,26 @@ def guarded(logger: Logger, **settings: Any) -> Logger | None:
 
 def _started(make: Callable[[], WandbLogger], default: str, settings: Mapping[str, Any]) -> WandbLog | None:
     try:
+        import wandb
+
         inner = make()
         mode = "offline" if is_offline(inner) else _mode(default)
         if mode == "disabled":
             return None
+        # No copy of the console, of the code or of the load: an offline run starts in 0.1 s (the first in 0.6 s).
+        bare = wandb.Settings(silent=True, console="off", disable_git=True, disable_code=True, x_disable_stats=True)
         own = {} if "WANDB_RUN_ID" not in os.environ else {"id": None}  # a sweep chooses the id itself
-        fill(inner, {**settings, **own, "mode": mode, "settings": _settings()})
+        fill(inner, {**settings, **own, "mode": mode, "settings": bare})
     except Exception as error:  # a broken or missing wandb is no reason not to train
         _warn(error)
         return None
-    log = WandbLog(inner)
-    log.begin()
+    log = WandbLog(inner)  # the run starts now, so that an error shows before training
+    log.use(lambda run: [run.define_metric(name, summary=best) for name, best in BEST.items()])
     return None if log.failed else log
 
 
 def _warn(error: Exception) -> None:
     rank_zero_warn(f"W&B is off for this run: {str(error).splitlines()[0] if str(error) else repr(error)}")
-
-
-def _settings() -> Any:
-    import wandb
-
-    # No copy of the console, of the code or of the machine's load: an offline run starts in 0.1 s (the first in 0.6 s).
-    return wandb.Settings(silent=True, console="off", disable_git=True, disable_code=True, x_disable_stats=True)
 
 
 def _mode(default: str) -> str:
