@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from recalign.errors import InputError, require_positive
+from recalign.errors import InputError
 from recalign.posttrain.base import Figures, PostTraining
 from recalign.posttrain.heads import StateValue, at_own_rate, state_width
 from recalign.posttrain.rollout import Drawn, Environment, among, roll_out
@@ -102,15 +102,12 @@ class SampledActions(PostTraining):
     UPSTREAM: ClassVar[dict[str, str]] = {"init_from": "recommender", "reward_model": "reward"}
     LEARNS_FROM = RewardData
     FIGURES = "sampled"
+    POSITIVE = ("samples", "candidates", "clip", "refresh")
     use_dropout = False
-    min_samples = 1
 
     @classmethod
     def check_settings(cls, given: Mapping[str, Any]) -> None:
         super().check_settings(given)
-        if (samples := given.get("samples", cls.min_samples)) < cls.min_samples:
-            what = f"{samples} items a state are too few for {cls.__name__}"
-            raise InputError(what, where="model.samples", remedy=f"draw at least {cls.min_samples}")
         if given.get("beam") and given.get("kl"):
             what = "the KL to the start is estimated from items drawn, and a beam draws none"
             raise InputError(what, where="model.kl, model.beam", remedy="set model.kl to 0, or model.beam to false")
@@ -185,6 +182,8 @@ class PPO(SampledActions):
         **sampled: what `SampledActions` takes.
     """
 
+    NOT_NEGATIVE = ("value_lr",)
+
     def __init__(self, value_lr: float = 1e-2, **sampled: Any) -> None:
         super().__init__(**sampled)
         self.value, self.value_lr = StateValue(state_width(self.policy)), value_lr
@@ -220,12 +219,15 @@ class GRPO(SampledActions):
         **sampled: what `SampledActions` takes.
     """
 
-    min_samples = 2
+    POSITIVE = ("early",)
+    NOT_NEGATIVE = ("cloning", "format_beams")
 
     @classmethod
     def check_settings(cls, given: Mapping[str, Any]) -> None:
         super().check_settings(given)
-        require_positive("model", given, "format_beams", or_zero=True)
+        if (samples := given.get("samples", 2)) < 2:
+            what = f"an advantage within a group needs two items a state or more, not {samples}"
+            raise InputError(what, where="model.samples", remedy="draw at least 2")
 
     def __init__(
         self,

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from recalign.errors import InputError, require_positive
+from recalign.errors import InputError
 from recalign.posttrain.base import Figures, PostTraining
 from recalign.posttrain.pairs import preference
 from recalign.posttrain.rollout import Environment, met
@@ -60,13 +60,13 @@ class IPA(PostTraining):
     UPSTREAM: ClassVar[dict[str, str]] = {"init_from": "recommender", "reward_model": "reward"}
     LEARNS_FROM = RewardData
     FIGURES = "ipa"
+    POSITIVE = ("candidates", "beta")
+    NOT_NEGATIVE = ("cloning",)
     use_dropout = False
 
     @classmethod
     def check_settings(cls, given: Mapping[str, Any]) -> None:
         super().check_settings(given)
-        require_positive("model", given, "beta")
-        require_positive("model", given, "cloning", or_zero=True)
         if not 0 < (share := given.get("share", 1)) <= 1:
             remedy = "give one above 0 and at most 1, such as 0.1"
             raise InputError(f"{share} is no share of the histories", where="model.share", remedy=remedy)

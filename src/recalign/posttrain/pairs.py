@@ -6,14 +6,12 @@ reference, Delta+ that of the winner, Delta- that of a loser.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from recalign.errors import require_positive
 from recalign.posttrain.base import Figures, PostTraining
 from recalign.posttrain.pairs_data import PairData
 from recalign.processes import gathered, own_rows
@@ -106,19 +104,7 @@ def kto(
     }
 
 
-class PairTraining(PostTraining):
-    """Base class of preference methods. ``beta`` must be above 0."""
-
-    FIGURES = "pairs"
-    use_dropout = False
-
-    @classmethod
-    def check_settings(cls, given: Mapping[str, Any]) -> None:
-        super().check_settings(given)
-        require_positive("model", given, "beta")
-
-
-class Preferences(PairTraining):
+class Preferences(PostTraining):
     """Raise the winner of each pair above its losers: DPO, IPO, S-DPO or SimPO, on `recalign.posttrain.PairData`.
 
     Targets without a pair do not count.
@@ -136,6 +122,9 @@ class Preferences(PairTraining):
     """
 
     LEARNS_FROM = PairData
+    FIGURES = "pairs"
+    POSITIVE = ("beta",)
+    use_dropout = False
 
     def __init__(
         self, loss: PairLoss = "dpo", beta: float = 0.1, gamma: float = 0.0, lr: float = 1.5e-5, **training: Any
@@ -159,7 +148,7 @@ class Preferences(PairTraining):
         return loss, {**figures, "share": self.data.share}  # type: ignore[attr-defined]
 
 
-class KTO(PairTraining):
+class KTO(PostTraining):
     """Raise good events and lower bad ones, without pairs: KTO on `recalign.posttrain.PostTrainingData`.
 
     An event is good if its advantage is above 0 (its reward above the baseline), bad if below.
@@ -174,6 +163,10 @@ class KTO(PairTraining):
         lr: AdamW's learning rate.
         **training: arguments of `PostTraining`.
     """
+
+    FIGURES = "pairs"
+    POSITIVE = ("beta",)
+    use_dropout = False
 
     def __init__(
         self, beta: float = 0.1, good: float = 1.0, bad: float = 1.0, lr: float = 1.5e-5, **training: Any

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from recalign.errors import InputError, require_positive
+from recalign.errors import InputError
 from recalign.posttrain.base import Figures, PostTraining
 from recalign.posttrain.heads import Critic, ItemValue, StateValue, at_own_rate, state_width
 from recalign.posttrain.weighted import weighted_likelihood
@@ -90,12 +90,8 @@ class ValueMethod(PostTraining):
     """
 
     FIGURES = "value"
+    NOT_NEGATIVE = ("value_lr",)
     critic: nn.Module
-
-    @classmethod
-    def check_settings(cls, given: Mapping[str, Any]) -> None:
-        super().check_settings(given)
-        require_positive("model", given, "beta", or_zero=True)
 
     def __init__(self, value_lr: float = 1e-2, lr: float = 5e-5, **training: Any) -> None:
         super().__init__(lr=lr, **training)
@@ -125,6 +121,7 @@ class CQL(ValueMethod):
         **values: arguments of `ValueMethod`.
     """
 
+    POSITIVE = ("temperature",)
     critic: StateValue
 
     def __init__(self, temperature: float = 0.1, alpha: float = 0.5, **values: Any) -> None:
@@ -162,6 +159,7 @@ class IQL(ValueMethod):
         **values: arguments of `ValueMethod`.
     """
 
+    NOT_NEGATIVE = ("beta",)
     critic: Critic
 
     @classmethod
@@ -203,6 +201,8 @@ class AWAC(ValueMethod):
         **values: arguments of `ValueMethod`.
     """
 
+    POSITIVE = ("samples",)
+    NOT_NEGATIVE = ("beta",)
     critic: ItemValue
 
     def __init__(self, beta: float = 3.0, samples: int = 8, **values: Any) -> None:
@@ -237,6 +237,7 @@ class SA2C(ValueMethod):
         **values: arguments of `ValueMethod`.
     """
 
+    POSITIVE = ("samples",)
     critic: ItemValue
 
     def __init__(self, samples: int = 10, negative: float = -1.0, lr: float = 1e-4, **values: Any) -> None:

@@ -135,6 +135,7 @@ class WeightedSFT(PostTraining):
     """
 
     FIGURES = "advantage"
+    POSITIVE = ("temperature", "clip")
 
     def __init__(
         self, transform: Transform = "exponential", temperature: float = 0.3, clip: float | None = 10.0, **training: Any

@@ -146,6 +146,7 @@ class Recommender(Cloning):
         InputError: negatives are not between 1 and the number of items.
     """
 
+    POSITIVE = ("temperature",)
     policy: SequencePolicy
 
     def __init__(

@@ -64,6 +64,10 @@ class StageModule(LightningModule):
     """Arguments that name another stage's checkpoint, and that stage."""
     handed_over: tuple[str, ...] = ()
     """Names of the attributes that hold networks for later stages."""
+    POSITIVE: ClassVar[tuple[str, ...]] = ()
+    """Arguments that must be above 0, beside those of base classes."""
+    NOT_NEGATIVE: ClassVar[tuple[str, ...]] = ("lr", "weight_decay")
+    """Arguments that must be 0 or above, beside those of base classes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -72,7 +76,7 @@ class StageModule(LightningModule):
 
     @classmethod
     def check_settings(cls, given: Mapping[str, Any]) -> None:
-        """Refuse constructor arguments with which nothing can be trained. Subclasses add their own.
+        """Refuse constructor arguments with which nothing can be trained: `POSITIVE`, `NOT_NEGATIVE`, subclasses' own.
 
         The command calls it before anything runs, so that a chain does not train four stages before the fifth fails;
         `prepare_data`, Lightning's first hook, calls it in Python.
@@ -80,8 +84,9 @@ class StageModule(LightningModule):
         Raises:
             InputError: one of them is such a value.
         """
-        require_positive("model", given, "top_k", "temperature")
-        require_positive("model", given, "lr", "weight_decay", "value_lr", "condition_lr", or_zero=True)
+        for kind in cls.__mro__:
+            require_positive("model", given, *vars(kind).get("POSITIVE", ()))
+            require_positive("model", given, *vars(kind).get("NOT_NEGATIVE", ()), or_zero=True)
 
     def prepare_data(self) -> None:
         self.check_settings(self.hparams)
@@ -152,6 +157,7 @@ class PolicyModule(StageModule):
     """
 
     handed_over = ("policy",)
+    POSITIVE = ("top_k",)
 
     def __init__(self, policy: Policy, lr: float, weight_decay: float, top_k: int) -> None:
         super().__init__()

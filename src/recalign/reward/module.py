@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 
 from recalign import files
-from recalign.errors import InputError, require_positive
+from recalign.errors import InputError
 from recalign.nn import Encoder
 from recalign.processes import gathered
 from recalign.recommender import Policy, SequencePolicy
@@ -66,16 +65,10 @@ class RewardModel(StageModule):
     MAX_EPOCHS: ClassVar[int | None] = 30
     """Epochs where ``trainer.max_epochs`` is null; early stopping ends most runs sooner."""
     handed_over = ("reward",)
+    POSITIVE = ("members",)
+    NOT_NEGATIVE = ("num_factors", "cooccurrence_dim", "imitation", "auxiliary_weight")
     auxiliary_EA: Tensor
     self_influence_EF: Tensor
-
-    @classmethod
-    def check_settings(cls, given: Mapping[str, Any]) -> None:
-        super().check_settings(given)
-        require_positive("model", given, "members")
-        require_positive(
-            "model", given, "num_factors", "cooccurrence_dim", "imitation", "auxiliary_weight", or_zero=True
-        )
 
     def __init__(
         self,
