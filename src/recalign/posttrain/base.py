@@ -131,6 +131,12 @@ class PostTraining(PolicyModule):
         """log pi_start of items at each state. Shape: int64 (T, C) -> (T, C)."""
         return self.reference.log_probs(self.reference.encode(batch), items)
 
+    def log_ratios(self, batch: Batch, items: Tensor, other: Policy) -> Tensor:
+        """log pi - log other of items at each state; no gradient flows through other. Shape: as above."""
+        with torch.no_grad():
+            other_TC = other.log_probs(other.encode(batch), items)
+        return self.policy.log_probs(self.policy.encode(batch), items) - other_TC
+
     @torch.no_grad()
     def drift(self, batch: Batch) -> Figures:
         """Mean ``kl``, KL(pi || start), and mean ``entropy`` of pi, over the catalogue.

@@ -140,10 +140,10 @@ class Preferences(PostTraining):
             return None
         item_TC = torch.cat([batch.target_T[:, None], batch.rejected_TN], dim=1)[paired_T]
         paired = batch.keep(paired_T)
-        value_TC = self.policy.log_probs(self.policy.encode(paired), item_TC)
-        if self.kind != "simpo":
-            value_TC = value_TC - self.reference_log_probs(paired, item_TC)
-        value_TC = gathered(value_TC)
+        if self.kind == "simpo":
+            value_TC = gathered(self.policy.log_probs(self.policy.encode(paired), item_TC))
+        else:
+            value_TC = gathered(self.log_ratios(paired, item_TC, self.reference))
         loss, figures = preference(value_TC[:, 0], value_TC[:, 1:], self.kind, self.beta, self.gamma)
         return loss, {**figures, "share": self.data.share}  # type: ignore[attr-defined]
 
@@ -179,6 +179,6 @@ class KTO(PostTraining):
         own = own_rows(len(batch.target_T), batch.target_T.device)
         mismatched_T = all_T.roll(len(all_T) // 2)[own]  # half a batch away: another user's item
         item_TC = torch.stack([batch.target_T, mismatched_T], dim=1)
-        ratio_TC = self.policy.log_probs(self.policy.encode(batch), item_TC) - self.reference_log_probs(batch, item_TC)
-        ratio_TC, advantage_T = gathered(ratio_TC), gathered(self.advantages(batch))
+        ratio_TC = gathered(self.log_ratios(batch, item_TC, self.reference))
+        advantage_T = gathered(self.advantages(batch))
         return kto(ratio_TC[:, 0], ratio_TC[:, 1], advantage_T, self.beta, self.good, self.bad)
