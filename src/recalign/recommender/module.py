@@ -21,11 +21,15 @@ from recalign.recommender.checkpoint import Loaded, load_net, load_weights, prio
 from recalign.recommender.policy import mean_nll
 from recalign.recommender.sequence_policy import HistoryPolicy, SequencePolicy
 from recalign.recommender.training import PolicyModule
-from recalign.sequences import Batch
+from recalign.sequences import Batch, EventDataModule
 from recalign.sequences.splits import TRAIN
 
 READ_WEIGHTS = ("encode", "log_prob", "weighted_nll", "sampled_log_prob", "ranks", "top_k")
 """Methods of a policy that cloning calls."""
+
+
+class RecommenderData(EventDataModule):
+    """Next items of all users (or of ``users``), validated on their next items. Cloning reads no reward."""
 
 
 class Cloning(PolicyModule):
