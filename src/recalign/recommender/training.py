@@ -102,6 +102,9 @@ class StageModule(LightningModule):
             began, events = self._epoch_began
             self.log("speed/events_per_second", (self.events - events) / max(time.monotonic() - began, 1e-9))
 
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self.validation_step(batch, batch_idx)
+
     def log_histogram(self, name: str, values: Tensor) -> None:
         """Log a distribution where a logger can show one: W&B and TensorBoard. NaN is left out.
 
@@ -177,9 +180,6 @@ class PolicyModule(StageModule):
         if self.policy.num_items <= NLL_ITEMS:
             logp_T = self.policy.log_prob(state, batch.target_T.clamp(min=1))
             self.nll.update(-logp_T, weight=(batch.target_T > 0).to(logp_T))
-
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self.validation_step(batch, batch_idx)
 
     def on_validation_epoch_end(self) -> None:
         self._log_ranks("rank")

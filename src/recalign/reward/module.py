@@ -119,7 +119,6 @@ class RewardModel(StageModule):
         self.register_buffer("self_influence_EF", torch.empty(0, 0), persistent=False)
         self.calibrated = False
         self.trust: Trust | None = None  # on validation
-        self.trust_on_test: Trust | None = None
         self.trust_report: dict[str, Any] | None = None
         self._predicted: list[dict[str, Tensor]] = []
 
@@ -213,9 +212,6 @@ class RewardModel(StageModule):
             columns[name] = self.reward.auxiliary_predictions(batch, name, item_T).mean(dim=0)
         self._predicted.append({name: column_T[known_T] for name, column_T in columns.items()})
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self.validation_step(batch, batch_idx)
-
     def predict_step(self, batch: Batch, batch_idx: int) -> None:
         raise InputError(
             "a reward model does not recommend, so there is nothing to predict",
@@ -230,7 +226,7 @@ class RewardModel(StageModule):
             self.log_dict({f"reward/{k}": v for k, v in figures.items()}, sync_dist=True)
 
     def on_test_epoch_end(self) -> None:
-        self.trust_on_test, figures = self._measure()
+        _, figures = self._measure()
         self.log_dict({f"reward/test/{k}": v for k, v in figures.items()}, sync_dist=True)
 
     def on_fit_end(self) -> None:
