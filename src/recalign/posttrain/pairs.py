@@ -109,9 +109,8 @@ class Preferences(PostTraining):
 
     Targets without a pair do not count.
 
-    Logs ``pairs/accuracy``, the share of pairs whose winner has the larger log-ratio to the start; ``pairs/margin``,
-    the mean difference of the two; ``pairs/{winner,loser}``, their means; ``pairs/margins``, a histogram of the
-    differences; ``pairs/share``, of the training events that have a pair.
+    Logs ``pairs/{accuracy,margin,winner,loser,margins}`` (`preference`), the last a histogram, and ``pairs/share``, of
+    the training events that have a pair.
 
     Args:
         loss: dpo, ipo, sdpo or simpo (`preference`).
@@ -153,8 +152,7 @@ class KTO(PostTraining):
 
     An event is good if its advantage is above 0 (its reward above the baseline), bad if below.
 
-    Logs what `Preferences` logs, with good events as winners and bad ones as losers. ``pairs/share`` is the share of
-    the batch's events that are good or bad, ``pairs/good`` the share of these that are good, ``pairs/z`` is z.
+    Logs ``pairs/{accuracy,margin,winner,loser,share,good,z,margins}`` (`kto`), the last a histogram.
 
     Args:
         beta: how fast the value of an item saturates.

@@ -122,22 +122,18 @@ def roll_out(
         The candidates, int64 (T, C), 0 where fewer than C items are unseen; which of them were drawn, int64 (T, S); and
         what is known of these. Where nothing is unseen, item 1 stands in.
     """
-    old_T, start_T = old.encode(batch), start.encode(batch)
+    start_T = start.encode(batch)
     _, candidate_TC = start.top_k(start_T, min(candidates, start.num_items), met(batch))
-    old_TC, start_TC = (
-        among(policy.log_probs(state, candidate_TC.clamp(min=1)), candidate_TC)
-        for policy, state in ((old, old_T), (start, start_T))
-    )
+    item_TC = candidate_TC.clamp(min=1)
+    old_TC = among(old.log_probs(old.encode(batch), item_TC), candidate_TC)
+    start_TC = among(start.log_probs(start_T, item_TC), candidate_TC)
     there = old_TC.device
     uniform_TS = random_rows(
-        lambda rows: torch.rand(rows, samples, dtype=torch.float64, device=there), len(old_TC), there
+        lambda rows: torch.rand(rows, samples, dtype=torch.double, device=there), len(old_TC), there
     )
-    column_TS = draw(old_TC, samples, uniform_TS)
-    if beam:
-        column_TS = old_TC.topk(min(samples, old_TC.shape[1])).indices
-    item_TS = candidate_TC.gather(1, column_TS).clamp(min=1)
-    old_TS, start_TS = old_TC.gather(1, column_TS), start_TC.gather(1, column_TS)
-    return candidate_TC, column_TS, Drawn(old_TS, start_TS, environment(batch, item_TS))
+    column_TS = old_TC.topk(min(samples, old_TC.shape[1])).indices if beam else draw(old_TC, samples, uniform_TS)
+    reward_TS = environment(batch, item_TC.gather(1, column_TS))
+    return candidate_TC, column_TS, Drawn(old_TC.gather(1, column_TS), start_TC.gather(1, column_TS), reward_TS)
 
 
 def among(logp_TC: Tensor, candidate_TC: Tensor) -> Tensor:

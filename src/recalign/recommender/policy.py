@@ -162,14 +162,9 @@ def mean_nll(policy: Policy, state: State, item_T: Tensor) -> Tensor:
     return gathered(policy.weighted_nll(state, item_T, weight_T)[None]).sum()
 
 
-def rows_at_once(num_items: int) -> int:
-    """How many states to score over the whole catalogue at once."""
-    return max(1, min(ROWS, SCORES // num_items))
-
-
 def chunks(states: int, num_items: int) -> list[slice]:
-    """Slices of `rows_at_once` states."""
-    rows = rows_at_once(num_items)
+    """Slices of as many states as are scored over the whole catalogue at once."""
+    rows = max(1, min(ROWS, SCORES // num_items))
     return [slice(first, min(first + rows, states)) for first in range(0, max(states, 1), rows)]
 
 
