@@ -125,8 +125,9 @@ class SampledActions(OnlineTraining):
         rated = batch.keep(~batch.reward_T.isnan())
         if not any(counts(len(rated.target_T), self.device)):
             return None
-        policies, count = (self.old, self.reference), (self.samples, self.candidates)
-        item_TC, column_TS, own = roll_out(*policies, self.environment, rated, *count, beam=self.beam)
+        item_TC, column_TS, own = roll_out(
+            self.old, self.reference, self.environment, rated, self.samples, self.candidates, beam=self.beam
+        )
         state = self.policy.encode(rated)
         logp_TC = self.policy.log_probs(state, torch.cat([rated.target_T[:, None], item_TC.clamp(min=1)], dim=1))
         nll = -gathered(logp_TC[:, 0]).mean()
