@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -95,7 +95,7 @@ class SampledActions(OnlineTraining):
     """
 
     FIGURES = "sampled"
-    POSITIVE = ("samples", "candidates", "clip", "refresh")
+    POSITIVE: ClassVar[tuple[str, ...]] = ("samples", "candidates", "clip", "refresh")
 
     @classmethod
     def check_settings(cls, given: Mapping[str, Any]) -> None:

@@ -160,7 +160,7 @@ class PolicyModule(StageModule):
     """
 
     handed_over = ("policy",)
-    POSITIVE = ("top_k",)
+    POSITIVE: ClassVar[tuple[str, ...]] = ("top_k",)
 
     def __init__(self, policy: Policy, lr: float, weight_decay: float, top_k: int) -> None:
         super().__init__()
