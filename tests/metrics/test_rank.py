@@ -41,16 +41,7 @@ def test_means_by_hand():
 def test_nothing_measured_is_nan():
     metric = RankMetrics()
     metric.update(torch.tensor([], dtype=torch.long))
-    metric.update(torch.tensor([1, 2]), torch.tensor([False, False]))
     assert all(value.isnan() for value in metric.compute().values())
-
-
-def test_mask_leaves_events_out():
-    masked, chosen = RankMetrics(), RankMetrics()
-    rank, mask = torch.tensor([1, 4, 0, 7]), torch.tensor([True, False, True, True])
-    masked.update(rank, mask)
-    chosen.update(rank[mask])
-    assert masked.compute() == chosen.compute()
 
 
 @settings(max_examples=50, deadline=None)

@@ -46,7 +46,7 @@ def chunks_of(positions: int | None, items: int) -> AbstractContextManager:
     """Let a chunk hold so many positions; None: what suits the device."""
     if positions is None:
         return nullcontext()
-    return patch.multiple(softmax, CPU_LOGITS=positions * items, LEAST_ROWS=1)
+    return patch.multiple(softmax, CPU_LOGITS=positions * items, ROW_BLOCK=1)
 
 
 def assert_same(ours, plain, inputs):
@@ -243,7 +243,7 @@ def test_negatives_that_are_all_hits_leave_probability_one_and_no_gradient():
 def test_chunks_are_few_alike_and_in_steps(positions, items, logits):
     """As few as the budget allows, none more than a step longer than it must be; a step is held whatever it costs."""
     setting = softmax._Setting(1.0, math.inf, torch.float32)
-    with patch.multiple(softmax, CPU_LOGITS=logits, LEAST_ROWS=8):
+    with patch.multiple(softmax, CPU_LOGITS=logits, ROW_BLOCK=8):
         rows = setting.rows(positions, torch.zeros(items, 1))
     if positions == 0:
         assert rows == 1
@@ -256,10 +256,10 @@ def test_chunks_are_few_alike_and_in_steps(positions, items, logits):
 
 
 def test_the_largest_logit_is_looked_for_where_exponentials_may_overflow():
-    def needs_top(exponent, bound):
-        return softmax._Setting(exponent / math.log2(math.e) / bound, bound, torch.float32).needs_top
+    def needs_max(exponent, bound):
+        return softmax._Setting(exponent / math.log2(math.e) / bound, bound, torch.float32).needs_max
 
-    assert not any(needs_top(59.9, bound) for bound in (0.5, 1.0, 3.0))
-    assert all(needs_top(60.1, bound) for bound in (0.5, 1.0, 3.0))
-    assert softmax._Setting(1.0, math.inf, torch.float32).needs_top
-    assert softmax.LEAST_ROWS % 16 == 0  # of which matrix units are made
+    assert not any(needs_max(59.9, bound) for bound in (0.5, 1.0, 3.0))
+    assert all(needs_max(60.1, bound) for bound in (0.5, 1.0, 3.0))
+    assert softmax._Setting(1.0, math.inf, torch.float32).needs_max
+    assert softmax.ROW_BLOCK % 16 == 0  # of which matrix units are made

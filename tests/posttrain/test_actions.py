@@ -51,29 +51,36 @@ def expected(policy, taste, data) -> float:
         return (logp_TV.softmax(dim=1) * taste.predict(taste.states(batch), items_TV)).sum(dim=1).mean().item()
 
 
+def drawn(start, taste, batch, samples, candidates, **settings):
+    """The items that are drawn, and what is known of them."""
+    environment = Environment(Loaded(taste))
+    candidate_TC, column_TS, known = roll_out(start, start, environment, batch, samples, candidates, **settings)
+    return candidate_TC.gather(1, column_TS).clamp(min=1), known
+
+
 def test_what_is_drawn_is_unseen_and_among_the_candidates(data, start, taste):
     batch = small.batch_of(data, "train", rows=20)
     torch.manual_seed(0)
-    rollout = roll_out(start, start, Environment(Loaded(taste)), batch, samples=16, candidates=5)
+    item_TS, known = drawn(start, taste, batch, samples=16, candidates=5)
     logp_TV = start.log_probs(start.encode(batch)).detach()
-    for t, items in enumerate(rollout.item_TS.tolist()):
+    for t, items in enumerate(item_TS.tolist()):
         history = batch.item_BL[batch.row_T[t], : batch.column_T[t] + 1].tolist()
         left = [v for v in (logp_TV[t].argsort(descending=True) + 1).tolist() if v not in history]
         assert set(items) <= set(left[:5])
         p_5 = logp_TV[t, torch.tensor(left[:5]) - 1].log_softmax(dim=0)
-        torch.testing.assert_close(rollout.old_TS[t], p_5[[left.index(item) for item in items]])
-    assert len(rollout.item_TS.unique()) > 20
-    assert rollout.start_TS.equal(rollout.old_TS)
-    torch.testing.assert_close(rollout.reward_TS, taste.predict(taste.states(batch), rollout.item_TS))
+        torch.testing.assert_close(known.old_TS[t], p_5[[left.index(item) for item in items]])
+    assert len(item_TS.unique()) > 20
+    assert known.start_TS.equal(known.old_TS)
+    torch.testing.assert_close(known.reward_TS, taste.predict(taste.states(batch), item_TS))
 
 
 def test_it_is_drawn_as_often_as_the_policy_says(data, start, taste):
     batch = small.batch_of(data, "train", rows=2)
     torch.manual_seed(0)
-    rollout = roll_out(start, start, Environment(Loaded(taste)), batch, samples=20000, candidates=1000)
+    item_TS, _ = drawn(start, taste, batch, samples=20000, candidates=1000)
     logp_TV = start.log_probs(start.encode(batch)).detach()
     p_TV = unseen(logp_TV, batch).exp()
-    often_TV = torch.stack([row.bincount(minlength=data.num_items + 1)[1:] / 20000 for row in rollout.item_TS])
+    often_TV = torch.stack([row.bincount(minlength=data.num_items + 1)[1:] / 20000 for row in item_TS])
     torch.testing.assert_close(often_TV, p_TV, atol=0.02, rtol=0)
 
 
@@ -82,9 +89,9 @@ def test_where_everything_was_seen_something_is_drawn_all_the_same(data, start, 
     everything = torch.arange(1, data.num_items + 1).remainder(32).add(1)[None, :32]
     seen = copy.copy(batch)
     object.__setattr__(seen, "item_BL", everything)
-    rollout = roll_out(start, start, Environment(Loaded(taste)), seen, samples=4, candidates=5)
-    assert ((rollout.item_TS >= 1) & (rollout.item_TS <= data.num_items)).all()
-    assert rollout.old_TS.isfinite().all()
+    item_TS, known = drawn(start, taste, seen, samples=4, candidates=5)
+    assert ((item_TS >= 1) & (item_TS <= data.num_items)).all()
+    assert known.old_TS.isfinite().all()
 
 
 @pytest.mark.parametrize(
@@ -106,8 +113,8 @@ def test_they_raise_the_reward_of_a_reward_model_that_is_right(data, start, tast
 
 def test_a_beam_takes_the_most_probable_candidates_once(data, start, taste):
     batch = small.batch_of(data, "train", rows=8)
-    rollout = roll_out(start, start, Environment(Loaded(taste)), batch, samples=4, candidates=20, beam=True)
-    assert rollout.item_TS.equal(start.top_k(start.encode(batch), 4, met(batch))[1])
+    item_TS, _ = drawn(start, taste, batch, samples=4, candidates=20, beam=True)
+    assert item_TS.equal(start.top_k(start.encode(batch), 4, met(batch))[1])
     with pytest.raises(InputError, match=r"model\.kl, model\.beam"):
         GRPO.check_settings({"beam": True, "kl": 0.1})
 
@@ -140,8 +147,8 @@ def test_one_item_of_one_state_has_no_advantage_and_does_no_harm(data, start, ta
         small.batch_of(data, "train", rows=1),
     )
     one = batch.keep(torch.arange(len(batch.row_T)) == 0)
-    rollout = roll_out(start, start, module.environment, one, samples=1, candidates=5)
-    loss, _ = module.surrogate(rollout, rollout.old_TS, start.encode(one), torch.zeros(()))
+    _, _, known = roll_out(start, start, module.environment, one, samples=1, candidates=5)
+    loss, _ = module.surrogate(known, known.old_TS, start.encode(one), torch.zeros(()))
     assert loss.isfinite()
 
 

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from recalign.recommender import CalibratePrior, PolynomialAveraging, Recommender, RecommenderData, calibration
-from recalign.recommender.calibration import ndcg_by_strength
 from recalign.recommender.checkpoint import load_net, read_checkpoint
+from recalign.recommender.interpolation import ndcg_by_strength
 
 
 @pytest.fixture(scope="module")
@@ -133,8 +133,8 @@ def test_all_strengths_in_one_pass_are_as_one_by_one(data):
     policy = module.policy.eval()
     policy.set_counts(torch.from_numpy(data.sequences.item_counts()))
     loader = data.loader(data.windows("validation"))
-    together = ndcg_by_strength(policy, loader, [0.0, 0.5, 2.0])
-    assert together == {c: ndcg_by_strength(policy, loader, [c])[c] for c in together}
+    together = ndcg_by_strength(policy, loader, module.device, [0.0, 0.5, 2.0])
+    assert together == {c: ndcg_by_strength(policy, loader, module.device, [c])[c] for c in together}
     assert len(set(together.values())) > 1
 
 
@@ -142,7 +142,7 @@ def searched(data, value):
     """What is found where the ranking has that value at a strength, and the strengths that each pass tries."""
     asked = []
 
-    def measured(policy, batches, strengths):
+    def measured(policy, batches, device, strengths):
         asked.append(sorted(strengths))
         return {strength: value(strength) for strength in strengths}
 

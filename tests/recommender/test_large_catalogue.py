@@ -11,7 +11,7 @@ import torch
 from recalign.errors import InputError
 from recalign.recommender import Recommender, RecommenderData, SequencePolicy
 from recalign.recommender import policy as policy_file
-from recalign.recommender.policy import rows_at_once
+from recalign.recommender.policy import chunks
 from recalign.recommender.training import adamw
 from recalign.stage.guard import StepSeeds
 
@@ -114,9 +114,10 @@ def test_what_is_rare_in_a_large_catalogue_is_drawn_as_often_as_it_should_be():
 
 
 def test_fewer_states_are_worked_on_at_once_where_there_are_more_items():
-    assert rows_at_once(3_706) == policy_file.ROWS
-    assert rows_at_once(1_000_000) * 1_000_000 <= policy_file.SCORES < rows_at_once(1_000_000) * 1_100_000
-    assert rows_at_once(10**9) == 1
+    assert chunks(1000, 3_706) == [slice(0, policy_file.ROWS), slice(policy_file.ROWS, 1000)]
+    rows = chunks(1000, 1_000_000)[0].stop
+    assert rows * 1_000_000 <= policy_file.SCORES < rows * 1_100_000
+    assert chunks(2, 10**9) == [slice(0, 1), slice(1, 2)]
 
 
 @torch.no_grad()

@@ -275,12 +275,12 @@ def test_noise_is_read_off_repeated_events():
     )
     table = {"model": {"rmse": estimate(0.8)}, "item": {"rmse": estimate(0.9)}}
     found = noise(rated, table, variance=9.25)
-    assert found.source == "repeats"
-    assert found.sd == pytest.approx(0.5, abs=0.05)
-    assert found.ceiling == pytest.approx(1 - 0.25 / 9.25, abs=0.01)
+    assert found["source"] == "repeats"
+    assert found["sd"] == pytest.approx(0.5, abs=0.05)
+    assert found["ceiling"] == pytest.approx(1 - 0.25 / 9.25, abs=0.01)
     once = noise(rated.unique("user"), table, variance=1.0)
-    assert (once.source, once.sd) == ("floor", 0.8)
-    assert once.ceiling == pytest.approx(1 - 0.64)
+    assert (once["source"], once["sd"]) == ("floor", 0.8)
+    assert once["ceiling"] == pytest.approx(1 - 0.64)
 
 
 def test_the_published_bound_by_hand():

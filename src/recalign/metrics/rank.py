@@ -52,13 +52,12 @@ class RankMetrics(Metric):
         self.add_state("total", torch.zeros(len(self.names), dtype=torch.long), dist_reduce_fx="sum")
         self.add_state("events", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 
-    def update(self, rank_T: Tensor, mask_T: Tensor | None = None) -> None:
-        """Add events by rank, 0 for a miss. With a bool mask, only those that it marks."""
+    def update(self, rank_T: Tensor) -> None:
+        """Add events by rank, 0 for a miss. Shape: int64 (T,)."""
         gains = [gain for k in self.ks for gain in (hit(rank_T, k), gain_ndcg(rank_T, k))] + [reciprocal(rank_T)]
         units_CT = torch.stack([(gain * float(ONE)).round().long() for gain in gains])
-        counts_T = torch.ones_like(rank_T, dtype=torch.bool) if mask_T is None else mask_T
-        self.total += (units_CT * counts_T).sum(1)
-        self.events += counts_T.sum()
+        self.total += units_CT.sum(1)
+        self.events += rank_T.numel()
 
     def compute(self) -> dict[str, Tensor]:
         """`hr@k`, `ndcg@k` for each k and `mrr`, each a scalar."""

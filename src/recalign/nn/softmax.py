@@ -30,7 +30,7 @@ LOG2_E = math.log2(math.e)
 CPU_LOGITS = 6 * 2**20
 GPU_LOGITS = 2**27
 SAFE_EXPONENT = 60  # sums of 2^x with |x| up to this neither overflow nor underflow in float32
-LEAST_ROWS = 32  # with fewer rows, reading the catalogue dominates the product
+ROW_BLOCK = 32  # chunks are multiples of it: with fewer rows, reading the catalogue dominates the product
 
 
 def log_prob(query_TD: Tensor, item_VD: Tensor, target_T: Tensor, scale: float, bound: float = math.inf) -> Tensor:
@@ -104,16 +104,16 @@ class _Setting(NamedTuple):
     dtype: torch.dtype
 
     @property
-    def needs_top(self) -> bool:
+    def needs_max(self) -> bool:
         """Whether 2^logit could overflow, or underflow in a whole row."""
         return self.scale * self.bound * LOG2_E > SAFE_EXPONENT
 
     def rows(self, positions: int, item_VD: Tensor) -> int:
-        """Positions per chunk, the same for all chunks: a multiple of LEAST_ROWS."""
+        """Positions per chunk, the same for all chunks: a multiple of ROW_BLOCK."""
         logits = CPU_LOGITS if item_VD.device.type == "cpu" else GPU_LOGITS
-        largest = max(LEAST_ROWS, logits // len(item_VD) // LEAST_ROWS * LEAST_ROWS)
+        largest = max(ROW_BLOCK, logits // len(item_VD) // ROW_BLOCK * ROW_BLOCK)
         share = math.ceil(positions / max(1, math.ceil(positions / largest)))
-        return max(1, min(largest, math.ceil(share / LEAST_ROWS) * LEAST_ROWS))
+        return max(1, min(largest, math.ceil(share / ROW_BLOCK) * ROW_BLOCK))
 
 
 class _LogProb(torch.autograd.Function):
@@ -152,8 +152,8 @@ def _nll(query_TD: Tensor, item_VD: Tensor, target_T: Tensor, setting: _Setting)
     positions = len(query_TD)
     q_TD, e_VD, target_T = _pad_to_chunks(query_TD, item_VD, target_T, setting)
     nll_T = -setting.scale * (q_TD * e_VD.index_select(0, target_T)).sum(dim=1)
-    for c, p_VC, top_C in _chunks(q_TD, e_VD, setting):
-        nll_T[c] += _logsumexp(top_C, p_VC.sum(dim=0).to(q_TD.dtype))
+    for c, p_VC, max_C in _chunks(q_TD, e_VD, setting):
+        nll_T[c] += _logsumexp(max_C, p_VC.sum(dim=0).to(q_TD.dtype))
     return nll_T[:positions]
 
 
@@ -170,9 +170,9 @@ def _nll_and_gradients(
     item_grad_VD = torch.zeros_like(e_VD).index_add_(0, target_T, -w_T1 * q_TD)
     # a row of ones below the catalogue: one product gives both sum_v p_v e_v and sum_v p_v
     items_XV = F.pad(e_VD, (0, 1), value=1.0).T.contiguous().to(setting.dtype)
-    for c, p_VC, top_C in _chunks(q_TD, e_VD, setting):
+    for c, p_VC, max_C in _chunks(q_TD, e_VD, setting):
         mixed_DC, sum_1C = (items_XV @ p_VC).to(q_TD.dtype).split([e_VD.shape[1], 1])
-        nll_T[c] += _logsumexp(top_C, sum_1C[0])
+        nll_T[c] += _logsumexp(max_C, sum_1C[0])
         share_C1 = w_T1[c] / sum_1C.T
         query_grad_TD[c] += mixed_DC.T * share_C1
         item_grad_VD += p_VC @ (q_TD[c] * share_C1).to(setting.dtype)
@@ -201,15 +201,15 @@ def _chunks(q_TD: Tensor, e_VD: Tensor, setting: _Setting) -> Iterator[tuple[sli
     for start in range(0, len(q_TD), rows):
         chunk = slice(start, start + rows)
         logit_VC = torch.mm(catalogue_VD, query_TD[chunk].T, out=buffer_VC)
-        top_C: Tensor | float = 0.0
-        if setting.needs_top:
-            top_C = logit_VC.amax(dim=0)
-            logit_VC.sub_(top_C)
-        yield chunk, logit_VC.exp2_(), top_C
+        max_C: Tensor | float = 0.0
+        if setting.needs_max:
+            max_C = logit_VC.amax(dim=0)
+            logit_VC.sub_(max_C)
+        yield chunk, logit_VC.exp2_(), max_C
 
 
-def _logsumexp(top_C: Tensor | float, sum_C: Tensor) -> Tensor:
-    return (top_C + sum_C.log2()) / LOG2_E
+def _logsumexp(max_C: Tensor | float, sum_C: Tensor) -> Tensor:
+    return (max_C + sum_C.log2()) / LOG2_E
 
 
 def _product_dtype(tensor: Tensor) -> torch.dtype:

@@ -45,51 +45,40 @@ class Window:
         return replace(self, row_T=self.row_T[part], column_T=self.column_T[part])
 
     @cached_property
-    def grid(self) -> Grid:
-        """Where targets stand. Its size is read back from the device."""
+    def grid(self) -> tuple[Tensor, int, Tensor]:
+        """Rows that have targets (U,), slots M, and the place of each target, row * M + slot (T,).
+
+        M is read back from the device.
+        """
         row_U, inverse_T, count_U = self.row_T.unique(return_inverse=True, return_counts=True)
         order_T = inverse_T.argsort(stable=True)
         first_U = count_U.cumsum(0) - count_U
         slot_T = torch.empty_like(order_T)
         slot_T[order_T] = torch.arange(len(order_T), device=order_T.device) - first_U[inverse_T[order_T]]
         slots = int(count_U.max()) if len(count_U) else 0
-        return Grid(row_U, slots, inverse_T * slots + slot_T)
+        return row_U, slots, inverse_T * slots + slot_T
+
+    def lay(self, x_T: Tensor) -> Tensor:
+        """Lay out one entry a target in the grid, zero elsewhere. Shape: (T, ...) -> (U, M, ...)."""
+        row_U, slots, place_T = self.grid
+        empty = x_T.new_zeros(len(row_U) * slots, *x_T.shape[1:])
+        return empty.index_copy(0, place_T, x_T).unflatten(0, (len(row_U), slots))
+
+    def pick(self, x_UM: Tensor) -> Tensor:
+        """The reverse of `lay`. Shape: (U, M, ...) -> (T, ...)."""
+        return x_UM.flatten(0, 1).index_select(0, self.grid[2])
 
     @cached_property
     def offset_UML(self) -> Tensor:
         """How many events before its newest a target sees each event, negative where it does not see it."""
-        column_UM = self.grid.lay(self.column_T)
+        column_UM = self.lay(self.column_T)
         return column_UM[:, :, None] - torch.arange(self.time_BL.shape[1], device=column_UM.device)
 
     @cached_property
     def bucket_UML(self) -> Tensor:
         """The time bucket between each target's request and each event."""
-        request_UM = self.grid.lay(self.request_time_BL[self.row_T, self.column_T])
-        return time_buckets(request_UM, self.time_BL[self.grid.row_U])
-
-
-@dataclass(frozen=True)
-class Grid:
-    """A place (row, slot) for each target.
-
-    Attributes:
-        row_U: rows that have targets.
-        slots: M.
-        place_T: row * M + slot of each target.
-    """
-
-    row_U: Tensor
-    slots: int
-    place_T: Tensor
-
-    def lay(self, x_T: Tensor) -> Tensor:
-        """Lay out one entry a target, zero elsewhere. Shape: (T, ...) -> (U, M, ...)."""
-        empty = x_T.new_zeros(len(self.row_U) * self.slots, *x_T.shape[1:])
-        return empty.index_copy(0, self.place_T, x_T).unflatten(0, (len(self.row_U), self.slots))
-
-    def pick(self, x_UM: Tensor) -> Tensor:
-        """The reverse of `lay`. Shape: (U, M, ...) -> (T, ...)."""
-        return x_UM.flatten(0, 1).index_select(0, self.place_T)
+        request_UM = self.lay(self.request_time_BL[self.row_T, self.column_T])
+        return time_buckets(request_UM, self.time_BL[self.grid[0]])
 
 
 class Recency(nn.Module):
@@ -119,13 +108,13 @@ def attend(q_TNHC: Tensor, window: Window, kv: int, bias_UML: Tensor) -> Tensor:
         kv: which set of keys and values.
         bias_UML: what `Recency` gives.
     """
-    grid, heads = window.grid, window.keys[kv].shape[1]
-    k_UGLC, v_UGLC = (x[kv].index_select(0, grid.row_U) for x in (window.keys, window.values))
-    q_UMNGHC = grid.lay(q_TNHC).unflatten(3, (heads, -1))
+    (row_U, slots, _), heads = window.grid, window.keys[kv].shape[1]
+    k_UGLC, v_UGLC = (x[kv].index_select(0, row_U) for x in (window.keys, window.values))
+    q_UMNGHC = window.lay(q_TNHC).unflatten(3, (heads, -1))
     q_UGMNHC = q_UMNGHC.permute(0, 3, 1, 2, 4, 5)
     scale = q_TNHC.shape[-1] ** -0.5
     score_UGXL = (q_UGMNHC * scale).flatten(2, 4) @ k_UGLC.transpose(2, 3)
-    score_UGMYL = score_UGXL.unflatten(2, (grid.slots, -1)) + bias_UML[:, None, :, None]
+    score_UGMYL = score_UGXL.unflatten(2, (slots, -1)) + bias_UML[:, None, :, None]
     mixed_UGXC = score_UGMYL.softmax(dim=-1).flatten(2, 3).to(v_UGLC.dtype) @ v_UGLC
     mixed_UGMNHC = mixed_UGXC.unflatten(2, q_UGMNHC.shape[2:5])
-    return grid.pick(mixed_UGMNHC.permute(0, 2, 3, 1, 4, 5).flatten(3, 4))
+    return window.pick(mixed_UGMNHC.permute(0, 2, 3, 1, 4, 5).flatten(3, 4))

@@ -6,7 +6,6 @@ the frozen one that post-training began with, A advantages.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -14,15 +13,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from recalign.errors import InputError, require_positive
-from recalign.posttrain.base import Figures, PostTraining
+from recalign.errors import InputError
+from recalign.posttrain.base import Figures
 from recalign.posttrain.heads import StateValue, at_own_rate, state_width
-from recalign.posttrain.rollout import Drawn, Environment, among, roll_out
+from recalign.posttrain.rollout import Drawn, OnlineTraining, among, roll_out
 from recalign.processes import counts, gathered, random_rows
 from recalign.recommender import CodePolicy
-from recalign.recommender.checkpoint import Loaded, load_or_copy
 from recalign.recommender.policy import State
-from recalign.reward import RewardData, RewardEnsemble
 from recalign.sequences import Batch
 
 
@@ -74,7 +71,7 @@ WRITTEN = 5
 """Ids of a state that the format reward looks at."""
 
 
-class SampledActions(PostTraining):
+class SampledActions(OnlineTraining):
     """A contextual bandit: the state is a history, the action an item drawn from the policy, the reward predicted.
 
     Items are drawn from ``old``, the policy at the beginning of a round of ``refresh`` steps, among a few candidates;
@@ -86,8 +83,6 @@ class SampledActions(PostTraining):
     ``sampled/rewards``.
 
     Args:
-        reward_model: checkpoint of the reward model; null in a configuration: that of this log and seed.
-        reward_net: the reward model itself, instead of a checkpoint (Python only); copied.
         samples: items drawn at each state.
         candidates: draw among this many of the start's most probable unseen items.
         beam: take the most probable of them under ``old``, each once, instead of drawing; needs ``kl`` 0, which is
@@ -96,29 +91,21 @@ class SampledActions(PostTraining):
         kl: weight of the KL to the start, in standard deviations of the reward a nat.
         refresh: optimiser steps of a round; 1: pi = old at every step, and nothing is clipped.
         lr: AdamW's learning rate of the policy.
-        **training: what `PostTraining` takes.
+        **online: arguments of `OnlineTraining`.
     """
 
-    UPSTREAM: ClassVar[dict[str, str]] = {"init_from": "recommender", "reward_model": "reward"}
-    LEARNS_FROM = RewardData
     FIGURES = "sampled"
-    use_dropout = False
-    min_samples = 1
+    POSITIVE: ClassVar[tuple[str, ...]] = ("samples", "candidates", "clip", "refresh")
 
     @classmethod
     def check_settings(cls, given: Mapping[str, Any]) -> None:
         super().check_settings(given)
-        if (samples := given.get("samples", cls.min_samples)) < cls.min_samples:
-            what = f"{samples} items a state are too few for {cls.__name__}"
-            raise InputError(what, where="model.samples", remedy=f"draw at least {cls.min_samples}")
         if given.get("beam") and given.get("kl"):
             what = "the KL to the start is estimated from items drawn, and a beam draws none"
             raise InputError(what, where="model.kl, model.beam", remedy="set model.kl to 0, or model.beam to false")
 
     def __init__(
         self,
-        reward_model: str | None = None,
-        reward_net: RewardEnsemble | Loaded | None = None,
         samples: int = 8,
         candidates: int = 100,
         beam: bool = False,
@@ -126,40 +113,26 @@ class SampledActions(PostTraining):
         kl: float = 0.1,
         refresh: int = 4,
         lr: float = 1e-5,
-        **training: Any,
+        **online: Any,
     ) -> None:
-        super().__init__(lr=lr, **training)
+        super().__init__(lr=lr, **online)
         self.samples, self.candidates, self.beam = samples, candidates, beam
         self.clip, self.kl, self.refresh = clip, kl, refresh
-        self.old = copy.deepcopy(self.reference)
-        needed_by = type(self).__name__
-        self.environment = Environment(
-            load_or_copy(reward_model, reward_net, "reward", where="model.reward_model", needed_by=needed_by)
-        )
-
-    def setup(self, stage: str) -> None:
-        super().setup(stage)
-        if stage == "fit":
-            self.environment.setup(self.data)  # type: ignore[arg-type]
-
-    def train(self, mode: bool = True) -> SampledActions:
-        super().train(mode)
-        self.old.eval()
-        return self
 
     def loss(self, batch: Batch) -> tuple[Tensor, Figures] | None:
         if self.trainer.global_step % self.refresh == 0:
-            self.old.load_state_dict(self.policy.state_dict())
+            self.renew()
         rated = batch.keep(~batch.reward_T.isnan())
         if not any(counts(len(rated.target_T), self.device)):
             return None
-        count = self.samples, self.candidates
-        rollout = roll_out(self.old, self.reference, self.environment, rated, *count, beam=self.beam)
-        state, item_TC = self.policy.encode(rated), rollout.candidate_TC
+        item_TC, column_TS, own = roll_out(
+            self.old, self.reference, self.environment, rated, self.samples, self.candidates, beam=self.beam
+        )
+        state = self.policy.encode(rated)
         logp_TC = self.policy.log_probs(state, torch.cat([rated.target_T[:, None], item_TC.clamp(min=1)], dim=1))
         nll = -gathered(logp_TC[:, 0]).mean()
-        logp_TS = gathered(among(logp_TC[:, 1:], item_TC).gather(1, rollout.column_TS))
-        drawn = rollout.drawn()
+        logp_TS = gathered(among(logp_TC[:, 1:], item_TC).gather(1, column_TS))
+        drawn = Drawn(*gathered(torch.stack(own, dim=2)).unbind(dim=2))
         loss, figures = self.surrogate(drawn, logp_TS, state, nll)
         rewards = {"reward": drawn.reward_TS.mean(), "rewards": drawn.reward_TS}
         return loss, {**figures, **rewards, "nll": nll.detach()}
@@ -182,8 +155,10 @@ class PPO(SampledActions):
 
     Args:
         value_lr: AdamW's learning rate of V.
-        **sampled: what `SampledActions` takes.
+        **sampled: arguments of `SampledActions`.
     """
+
+    NOT_NEGATIVE = ("value_lr",)
 
     def __init__(self, value_lr: float = 1e-2, **sampled: Any) -> None:
         super().__init__(**sampled)
@@ -217,15 +192,18 @@ class GRPO(SampledActions):
         format_beams: most probable ids, legal or not, of which the format reward takes 5; 0: no format reward. The
             report takes 128.
         lr: AdamW's learning rate of the policy.
-        **sampled: what `SampledActions` takes.
+        **sampled: arguments of `SampledActions`.
     """
 
-    min_samples = 2
+    POSITIVE = ("early",)
+    NOT_NEGATIVE = ("cloning", "format_beams")
 
     @classmethod
     def check_settings(cls, given: Mapping[str, Any]) -> None:
         super().check_settings(given)
-        require_positive("model", given, "format_beams", or_zero=True)
+        if (samples := given.get("samples", 2)) < 2:
+            what = f"an advantage within a group needs two items a state or more, not {samples}"
+            raise InputError(what, where="model.samples", remedy="draw at least 2")
 
     def __init__(
         self,

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
-from recalign.errors import InputError, require_positive
+from recalign.errors import InputError
 from recalign.posttrain.data import PostTrainingData
 from recalign.posttrain.keep import KeepRanking
 from recalign.processes import gathered
@@ -75,11 +74,6 @@ class PostTraining(PolicyModule):
         self.reference = copy.deepcopy(self.policy).eval().requires_grad_(False)
         self.policy.train(self.use_dropout)  # the Trainer leaves the mode as it is
 
-    @classmethod
-    def check_settings(cls, given: Mapping[str, Any]) -> None:
-        super().check_settings(given)
-        require_positive("model", given, "clip", "samples", "candidates", "refresh", "early", "k", "cap")
-
     def configure_callbacks(self) -> list[Callback]:
         return [] if self.keep is None else [KeepRanking(self.keep)]
 
@@ -136,6 +130,12 @@ class PostTraining(PolicyModule):
     def reference_log_probs(self, batch: Batch, items: Tensor) -> Tensor:
         """log pi_start of items at each state. Shape: int64 (T, C) -> (T, C)."""
         return self.reference.log_probs(self.reference.encode(batch), items)
+
+    def log_ratios(self, batch: Batch, items: Tensor, other: Policy) -> Tensor:
+        """log pi - log other of items at each state; no gradient flows through other. Shape: as above."""
+        with torch.no_grad():
+            other_TC = other.log_probs(other.encode(batch), items)
+        return self.policy.log_probs(self.policy.encode(batch), items) - other_TC
 
     @torch.no_grad()
     def drift(self, batch: Batch) -> Figures:

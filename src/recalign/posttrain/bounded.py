@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -45,15 +43,10 @@ class GBPO(PostTraining):
 
     Logs ``gbpo/{lowered,pi}``.
 
-    Args:
-        lr: AdamW's learning rate.
-        **training: what `PostTraining` takes.
+    It takes the arguments of `PostTraining`.
     """
 
     FIGURES = "gbpo"
-
-    def __init__(self, lr: float = 3e-5, **training: Any) -> None:
-        super().__init__(lr=lr, **training)
 
     def loss(self, batch: Batch) -> tuple[Tensor, Figures]:
         logp_T = self.policy.log_prob(self.policy.encode(batch), batch.target_T)

@@ -103,6 +103,7 @@ class ReturnConditioned(PostTraining):
     """
 
     FIGURES = "condition"
+    NOT_NEGATIVE = ("condition_lr",)
     policy: ConditionedPolicy
 
     @classmethod

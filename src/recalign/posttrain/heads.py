@@ -58,11 +58,3 @@ class ItemValue(nn.Module):
         taste_T1H = self.taste(state_TD)[:, None]
         fit_TC = (taste_T1H * self.trait(item_TC)).sum(dim=-1)
         return self.general(state_TD)[:, None] + self.quality(item_TC)[..., 0] + fit_TC
-
-
-class Critic(nn.Module):
-    """Q(s, a) and V(s)."""
-
-    def __init__(self, width: int, num_items: int) -> None:
-        super().__init__()
-        self.q, self.v = ItemValue(width, num_items), StateValue(width)

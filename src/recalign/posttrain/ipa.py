@@ -5,20 +5,17 @@ Legend: T states, C items shown, old the policy at the beginning of the epoch.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from recalign.errors import InputError, require_positive
-from recalign.posttrain.base import Figures, PostTraining
+from recalign.errors import InputError
+from recalign.posttrain.base import Figures
 from recalign.posttrain.pairs import preference
-from recalign.posttrain.rollout import Environment, met
+from recalign.posttrain.rollout import OnlineTraining, met
 from recalign.processes import counts, gathered, random_rows
-from recalign.recommender.checkpoint import Loaded, load_or_copy
-from recalign.reward import RewardData, RewardEnsemble
 from recalign.sequences import Batch
 
 
@@ -34,7 +31,7 @@ def best_and_worst(item_TC: Tensor, reward_TC: Tensor) -> tuple[Tensor, Tensor]:
     return pair_T2, (best_T.values - worst_T.values).clamp(min=0)
 
 
-class IPA(PostTraining):
+class IPA(OnlineTraining):
     """Iterative preference alignment (OneRec, arXiv 2502.18965): DPO on the policy's own lists, beside cloning.
 
     L = cloning * mean -log pi(a | s) + mean -log sigma(beta (Delta+ - Delta-)), Delta = log pi - log old.
@@ -47,60 +44,40 @@ class IPA(PostTraining):
     differ, in standard deviations; ``ipa/nll``, -log pi of the logged items.
 
     Args:
-        reward_model: checkpoint of the reward model; null in a configuration: that of this log and seed.
-        reward_net: the reward model itself, instead of a checkpoint (Python only); copied.
         candidates: items shown, C.
         share: of the histories that get a pair; the paper takes 0.01.
         beta: how much a log-ratio counts.
         cloning: weight of behaviour cloning.
         lr: AdamW's learning rate.
-        **training: what `PostTraining` takes.
+        **online: arguments of `OnlineTraining`.
     """
 
-    UPSTREAM: ClassVar[dict[str, str]] = {"init_from": "recommender", "reward_model": "reward"}
-    LEARNS_FROM = RewardData
     FIGURES = "ipa"
-    use_dropout = False
+    POSITIVE = ("candidates", "beta")
+    NOT_NEGATIVE = ("cloning",)
 
     @classmethod
     def check_settings(cls, given: Mapping[str, Any]) -> None:
         super().check_settings(given)
-        require_positive("model", given, "beta")
-        require_positive("model", given, "cloning", or_zero=True)
         if not 0 < (share := given.get("share", 1)) <= 1:
             remedy = "give one above 0 and at most 1, such as 0.1"
             raise InputError(f"{share} is no share of the histories", where="model.share", remedy=remedy)
 
     def __init__(
         self,
-        reward_model: str | None = None,
-        reward_net: RewardEnsemble | Loaded | None = None,
         candidates: int = 50,
         share: float = 0.1,
         beta: float = 0.1,
         cloning: float = 1.0,
         lr: float = 1.5e-5,
-        **training: Any,
+        **online: Any,
     ) -> None:
-        super().__init__(lr=lr, **training)
+        super().__init__(lr=lr, **online)
         self.candidates, self.share, self.beta, self.cloning = candidates, share, beta, cloning
-        self.old = copy.deepcopy(self.reference)
-        where = "model.reward_model"
-        self.environment = Environment(load_or_copy(reward_model, reward_net, "reward", where=where, needed_by="IPA"))
-
-    def setup(self, stage: str) -> None:
-        super().setup(stage)
-        if stage == "fit":
-            self.environment.setup(self.data)  # type: ignore[arg-type]
-
-    def train(self, mode: bool = True) -> IPA:
-        super().train(mode)
-        self.old.eval()
-        return self
 
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()
-        self.old.load_state_dict(self.policy.state_dict())
+        self.renew()
 
     def loss(self, batch: Batch) -> tuple[Tensor, Figures] | None:
         rated = batch.keep(~batch.reward_T.isnan())
@@ -115,15 +92,9 @@ class IPA(PostTraining):
         gap_T = gathered(gap_T[paired_T])
         if not len(gap_T):
             return self.cloning * nll, {"nll": nll.detach()}
-        delta_T2 = gathered(self._log_ratios(shown.keep(paired_T), pair_T2[paired_T]))
+        delta_T2 = gathered(self.log_ratios(shown.keep(paired_T), pair_T2[paired_T], self.old))
         loss, figures = preference(delta_T2[:, 0], delta_T2[:, 1:], "dpo", self.beta)
         return loss + self.cloning * nll, {**figures, "gap": gap_T.mean(), "nll": nll.detach()}
-
-    def _log_ratios(self, batch: Batch, item_TC: Tensor) -> Tensor:
-        """log pi - log old of some items at each state. Shape: int64 (T, C) -> (T, C)."""
-        with torch.no_grad():
-            old_TC = self.old.log_probs(self.old.encode(batch), item_TC)
-        return self.policy.log_probs(self.policy.encode(batch), item_TC) - old_TC
 
     @torch.no_grad()
     def _pairs(self, batch: Batch) -> tuple[Tensor, Tensor]:

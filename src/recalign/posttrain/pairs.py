@@ -6,14 +6,12 @@ reference, Delta+ that of the winner, Delta- that of a loser.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from recalign.errors import require_positive
 from recalign.posttrain.base import Figures, PostTraining
 from recalign.posttrain.pairs_data import PairData
 from recalign.processes import gathered, own_rows
@@ -106,26 +104,13 @@ def kto(
     }
 
 
-class PairTraining(PostTraining):
-    """Base class of preference methods. ``beta`` must be above 0."""
-
-    FIGURES = "pairs"
-    use_dropout = False
-
-    @classmethod
-    def check_settings(cls, given: Mapping[str, Any]) -> None:
-        super().check_settings(given)
-        require_positive("model", given, "beta")
-
-
-class Preferences(PairTraining):
+class Preferences(PostTraining):
     """Raise the winner of each pair above its losers: DPO, IPO, S-DPO or SimPO, on `recalign.posttrain.PairData`.
 
     Targets without a pair do not count.
 
-    Logs ``pairs/accuracy``, the share of pairs whose winner has the larger log-ratio to the start; ``pairs/margin``,
-    the mean difference of the two; ``pairs/{winner,loser}``, their means; ``pairs/margins``, a histogram of the
-    differences; ``pairs/share``, of the training events that have a pair.
+    Logs ``pairs/{accuracy,margin,winner,loser,margins}`` (`preference`), the last a histogram, and ``pairs/share``, of
+    the training events that have a pair.
 
     Args:
         loss: dpo, ipo, sdpo or simpo (`preference`).
@@ -136,6 +121,9 @@ class Preferences(PairTraining):
     """
 
     LEARNS_FROM = PairData
+    FIGURES = "pairs"
+    POSITIVE = ("beta",)
+    use_dropout = False
 
     def __init__(
         self, loss: PairLoss = "dpo", beta: float = 0.1, gamma: float = 0.0, lr: float = 1.5e-5, **training: Any
@@ -151,21 +139,20 @@ class Preferences(PairTraining):
             return None
         item_TC = torch.cat([batch.target_T[:, None], batch.rejected_TN], dim=1)[paired_T]
         paired = batch.keep(paired_T)
-        value_TC = self.policy.log_probs(self.policy.encode(paired), item_TC)
-        if self.kind != "simpo":
-            value_TC = value_TC - self.reference_log_probs(paired, item_TC)
-        value_TC = gathered(value_TC)
+        if self.kind == "simpo":
+            value_TC = gathered(self.policy.log_probs(self.policy.encode(paired), item_TC))
+        else:
+            value_TC = gathered(self.log_ratios(paired, item_TC, self.reference))
         loss, figures = preference(value_TC[:, 0], value_TC[:, 1:], self.kind, self.beta, self.gamma)
         return loss, {**figures, "share": self.data.share}  # type: ignore[attr-defined]
 
 
-class KTO(PairTraining):
+class KTO(PostTraining):
     """Raise good events and lower bad ones, without pairs: KTO on `recalign.posttrain.PostTrainingData`.
 
     An event is good if its advantage is above 0 (its reward above the baseline), bad if below.
 
-    Logs what `Preferences` logs, with good events as winners and bad ones as losers. ``pairs/share`` is the share of
-    the batch's events that are good or bad, ``pairs/good`` the share of these that are good, ``pairs/z`` is z.
+    Logs ``pairs/{accuracy,margin,winner,loser,share,good,z,margins}`` (`kto`), the last a histogram.
 
     Args:
         beta: how fast the value of an item saturates.
@@ -174,6 +161,10 @@ class KTO(PairTraining):
         lr: AdamW's learning rate.
         **training: arguments of `PostTraining`.
     """
+
+    FIGURES = "pairs"
+    POSITIVE = ("beta",)
+    use_dropout = False
 
     def __init__(
         self, beta: float = 0.1, good: float = 1.0, bad: float = 1.0, lr: float = 1.5e-5, **training: Any
@@ -186,6 +177,6 @@ class KTO(PairTraining):
         own = own_rows(len(batch.target_T), batch.target_T.device)
         mismatched_T = all_T.roll(len(all_T) // 2)[own]  # half a batch away: another user's item
         item_TC = torch.stack([batch.target_T, mismatched_T], dim=1)
-        ratio_TC = self.policy.log_probs(self.policy.encode(batch), item_TC) - self.reference_log_probs(batch, item_TC)
-        ratio_TC, advantage_T = gathered(ratio_TC), gathered(self.advantages(batch))
+        ratio_TC = gathered(self.log_ratios(batch, item_TC, self.reference))
+        advantage_T = gathered(self.advantages(batch))
         return kto(ratio_TC[:, 0], ratio_TC[:, 1], advantage_T, self.beta, self.good, self.bad)

@@ -61,6 +61,7 @@ class Reinforce(PostTraining):
     """
 
     FIGURES = "reinforce"
+    POSITIVE = ("k", "cap")
     use_dropout = False
 
     def __init__(self, k: int = 10, cap: float = 10.0, lr: float = 1.5e-5, **training: Any) -> None:

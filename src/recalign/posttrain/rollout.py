@@ -1,19 +1,21 @@
-"""Items drawn from a policy, and what a reward model predicts for them: the environment of PPO and GRPO.
+"""Items of a policy, and what a reward model predicts for them: the environment of PPO, GRPO and IPA.
 
 Shape suffixes: T states, C candidates of each, S items drawn at each, L events of a history, N pairs.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+import copy
+from dataclasses import replace
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from recalign.errors import InputError
-from recalign.processes import gathered, random_rows
-from recalign.recommender.checkpoint import Loaded
+from recalign.posttrain.base import PostTraining
+from recalign.processes import random_rows
+from recalign.recommender.checkpoint import Loaded, load_or_copy
 from recalign.recommender.policy import Policy, draw
 from recalign.reward import RewardData, RewardEnsemble
 from recalign.sequences import Batch
@@ -50,34 +52,52 @@ class Environment(nn.Module):
         return (predicted_TS - self.mean) / self.scale
 
 
+class OnlineTraining(PostTraining):
+    """Base class of methods that ask a reward model about items of ``old``, the policy at an earlier step.
+
+    Args:
+        reward_model: checkpoint of the reward model; null in a configuration: that of this log and seed.
+        reward_net: the reward model itself, instead of a checkpoint (Python only); copied.
+        **training: arguments of `PostTraining`.
+    """
+
+    UPSTREAM: ClassVar[dict[str, str]] = {"init_from": "recommender", "reward_model": "reward"}
+    LEARNS_FROM = RewardData
+    use_dropout = False
+
+    def __init__(
+        self, reward_model: str | None = None, reward_net: RewardEnsemble | Loaded | None = None, **training: Any
+    ) -> None:
+        super().__init__(**training)
+        self.old = copy.deepcopy(self.reference)
+        given, method = (reward_model, reward_net), type(self).__name__
+        loaded = load_or_copy(*given, "reward", where="model.reward_model", needed_by=method)
+        self.environment = Environment(loaded)
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        if stage == "fit":
+            self.environment.setup(self.data)  # type: ignore[arg-type]
+
+    def train(self, mode: bool = True) -> OnlineTraining:
+        super().train(mode)
+        self.old.eval()
+        return self
+
+    def renew(self) -> None:
+        """Set ``old`` to the present policy."""
+        self.old.load_state_dict(self.policy.state_dict())
+
+
 class Drawn(NamedTuple):
-    """What is known of the items drawn at the states of all processes. Shape: (T, S) each, as in `Rollout`."""
+    """What is known of S items drawn at each of T states. Shape: (T, S) each."""
 
     old_TS: Tensor
-    start_TS: Tensor
-    reward_TS: Tensor
-
-
-@dataclass(frozen=True)
-class Rollout:
-    """S items drawn at each state. Probabilities are over the candidates alone (`among`)."""
-
-    candidate_TC: Tensor
-    """int64, what may be drawn; 0 where fewer than C items are unseen."""
-    column_TS: Tensor
-    """int64, which of them were drawn, with replacement."""
-    item_TS: Tensor
-    """int64, these items; 1 where nothing was unseen."""
-    old_TS: Tensor
-    """log old(item | s) of them, old the policy that they were drawn from."""
+    """log old(item | s) among the candidates (`among`), old the policy that they were drawn from."""
     start_TS: Tensor
     """The same under the starting policy."""
     reward_TS: Tensor
     """What the environment expects of them."""
-
-    def drawn(self) -> Drawn:
-        """The last three, of all processes."""
-        return Drawn(*gathered(torch.stack([self.old_TS, self.start_TS, self.reward_TS], dim=2)).unbind(dim=2))
 
 
 @torch.no_grad()
@@ -90,30 +110,30 @@ def roll_out(
     candidates: int,
     *,
     beam: bool = False,
-) -> Rollout:
-    """Draw ``samples`` items at every state of a batch, from ``old`` among ``candidates`` items.
+) -> tuple[Tensor, Tensor, Drawn]:
+    """Draw ``samples`` items at every state of a batch, from ``old`` among ``candidates`` items, with replacement.
 
     With ``beam`` they are the most probable ones under ``old`` instead, each once.
 
     Candidates are the start's most probable items that are not in the history (as far as the batch holds it): of items
     that nobody would have chosen, a reward model's prediction is a guess.
+
+    Returns:
+        The candidates, int64 (T, C), 0 where fewer than C items are unseen; which of them were drawn, int64 (T, S); and
+        what is known of these. Where nothing is unseen, item 1 stands in.
     """
-    old_T, start_T = old.encode(batch), start.encode(batch)
+    start_T = start.encode(batch)
     _, candidate_TC = start.top_k(start_T, min(candidates, start.num_items), met(batch))
-    old_TC, start_TC = (
-        among(policy.log_probs(state, candidate_TC.clamp(min=1)), candidate_TC)
-        for policy, state in ((old, old_T), (start, start_T))
-    )
+    item_TC = candidate_TC.clamp(min=1)
+    old_TC = among(old.log_probs(old.encode(batch), item_TC), candidate_TC)
+    start_TC = among(start.log_probs(start_T, item_TC), candidate_TC)
     there = old_TC.device
     uniform_TS = random_rows(
-        lambda rows: torch.rand(rows, samples, dtype=torch.float64, device=there), len(old_TC), there
+        lambda rows: torch.rand(rows, samples, dtype=torch.double, device=there), len(old_TC), there
     )
-    column_TS = draw(old_TC, samples, uniform_TS)
-    if beam:
-        column_TS = old_TC.topk(min(samples, old_TC.shape[1])).indices
-    item_TS = candidate_TC.gather(1, column_TS).clamp(min=1)
-    old_TS, start_TS = old_TC.gather(1, column_TS), start_TC.gather(1, column_TS)
-    return Rollout(candidate_TC, column_TS, item_TS, old_TS, start_TS, environment(batch, item_TS))
+    column_TS = old_TC.topk(min(samples, old_TC.shape[1])).indices if beam else draw(old_TC, samples, uniform_TS)
+    reward_TS = environment(batch, item_TC.gather(1, column_TS))
+    return candidate_TC, column_TS, Drawn(old_TC.gather(1, column_TS), start_TC.gather(1, column_TS), reward_TS)
 
 
 def among(logp_TC: Tensor, candidate_TC: Tensor) -> Tensor:

@@ -15,15 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from recalign.errors import InputError, require_positive
+from recalign.errors import InputError
 from recalign.posttrain.base import Figures, PostTraining
-from recalign.posttrain.heads import Critic, ItemValue, StateValue, at_own_rate, state_width
+from recalign.posttrain.heads import ItemValue, StateValue, at_own_rate, state_width
 from recalign.posttrain.weighted import weighted_likelihood
 from recalign.processes import gathered, random_rows
 from recalign.sequences import Batch
 
 
-def mean_known(value_T: Tensor, reward_T: Tensor) -> Tensor:
+def rated_mean(value_T: Tensor, reward_T: Tensor) -> Tensor:
     """Mean over the events that have a reward, 0 if none has: a scalar."""
     known_T = ~reward_T.isnan()
     return value_T.where(known_T, 0.0).sum() / known_T.sum().clamp(min=1)
@@ -31,10 +31,10 @@ def mean_known(value_T: Tensor, reward_T: Tensor) -> Tensor:
 
 def td_loss(value_T: Tensor, reward_T: Tensor) -> Tensor:
     """mean (Q(s, a) - r)^2: the temporal-difference error with gamma = 0, a scalar."""
-    return mean_known((value_T - reward_T.nan_to_num()).square(), reward_T)
+    return rated_mean((value_T - reward_T.nan_to_num()).square(), reward_T)
 
 
-def conservative(q_T: Tensor, all_T: Tensor, reward_T: Tensor, alpha: float) -> tuple[Tensor, Figures]:
+def cql_loss(q_T: Tensor, all_T: Tensor, reward_T: Tensor, alpha: float) -> tuple[Tensor, Figures]:
     """L = 1/2 mean (Q(s, a) - r)^2 + alpha mean (logsumexp_b Q(s, b) - Q(s, a)): CQL(H), arXiv 2006.04779, eq. 4.
 
     The second term lowers items that were not chosen. ``all_T`` is the logsumexp over the catalogue at temperature
@@ -43,7 +43,7 @@ def conservative(q_T: Tensor, all_T: Tensor, reward_T: Tensor, alpha: float) -> 
     Returns:
         The loss, and ``td``, the mean squared error, and ``gap``, the second term without alpha, at least 0.
     """
-    td, gap = td_loss(q_T, reward_T), mean_known(all_T - q_T, reward_T)
+    td, gap = td_loss(q_T, reward_T), rated_mean(all_T - q_T, reward_T)
     return td / 2 + alpha * gap, {"td": td.detach(), "gap": gap.detach()}
 
 
@@ -53,7 +53,7 @@ def expectile_loss(error_T: Tensor, tau: float, reward_T: Tensor) -> Tensor:
     The 0.5-expectile is the mean; as tau tends to 1, the expectile tends to the maximum. Detach Q in u.
     """
     side_T = (tau - (error_T < 0).to(error_T.dtype)).abs()
-    return mean_known(side_T * error_T.square(), reward_T)
+    return rated_mean(side_T * error_T.square(), reward_T)
 
 
 def exponential_weights(advantage_T: Tensor, beta: float, reward_T: Tensor) -> Tensor:
@@ -62,13 +62,12 @@ def exponential_weights(advantage_T: Tensor, beta: float, reward_T: Tensor) -> T
     return weight_T.where(~reward_T.isnan(), 0.0)
 
 
-def actor_critic_weights(q_T: Tensor, other_TN: Tensor, reward_T: Tensor) -> Tensor:
-    """w = max(A, 0), A = Q(s, a) - mean_n Q(s, b_n), 0 where there is no reward (SA2C, arXiv 2111.03474). Detached.
+def actor_critic_weights(advantage_T: Tensor, reward_T: Tensor) -> Tensor:
+    """w = max(A, 0), 0 where there is no reward (SA2C, arXiv 2111.03474). Detached.
 
     The paper weights by A itself. Here items with a negative A get weight 0 instead of being lowered.
     """
-    advantage_T = (q_T - other_TN.mean(dim=1)).detach()
-    return advantage_T.clamp(min=0).where(~reward_T.isnan(), 0.0)
+    return advantage_T.detach().clamp(min=0).where(~reward_T.isnan(), 0.0)
 
 
 def distributions(value_T: Tensor, advantage_T: Tensor) -> Figures:
@@ -90,12 +89,8 @@ class ValueMethod(PostTraining):
     """
 
     FIGURES = "value"
+    NOT_NEGATIVE = ("value_lr",)
     critic: nn.Module
-
-    @classmethod
-    def check_settings(cls, given: Mapping[str, Any]) -> None:
-        super().check_settings(given)
-        require_positive("model", given, "beta", or_zero=True)
 
     def __init__(self, value_lr: float = 1e-2, lr: float = 5e-5, **training: Any) -> None:
         super().__init__(lr=lr, **training)
@@ -111,7 +106,7 @@ class ValueMethod(PostTraining):
 
 
 class CQL(ValueMethod):
-    """Conservative Q-learning in which the policy's logits are the Q-values (`conservative`).
+    """Conservative Q-learning in which the policy's logits are the Q-values (`cql_loss`).
 
     Q(s, a) = V(s) + tau log pi(a | s), so that pi = softmax(Q / tau) and V = tau log sum_a exp(Q / tau). The policy is
     the Boltzmann policy of Q and equals the start before the first step. The conservative term is -tau log pi(a | s),
@@ -125,6 +120,7 @@ class CQL(ValueMethod):
         **values: arguments of `ValueMethod`.
     """
 
+    POSITIVE = ("temperature",)
     critic: StateValue
 
     def __init__(self, temperature: float = 0.1, alpha: float = 0.5, **values: Any) -> None:
@@ -145,7 +141,7 @@ class CQL(ValueMethod):
         value_T = self.critic(self.policy.summary(state).detach())
         q_T = value_T + self.temperature * self.policy.log_prob(state, batch.target_T)
         q_T, value_T = gathered(q_T), gathered(value_T)
-        loss, figures = conservative(q_T, value_T, gathered(self.advantages(batch)), self.alpha)
+        loss, figures = cql_loss(q_T, value_T, gathered(self.advantages(batch)), self.alpha)
         return loss, figures | distributions(q_T, q_T - value_T)
 
 
@@ -162,7 +158,8 @@ class IQL(ValueMethod):
         **values: arguments of `ValueMethod`.
     """
 
-    critic: Critic
+    NOT_NEGATIVE = ("beta",)
+    critic: nn.ModuleDict
 
     @classmethod
     def check_settings(cls, given: Mapping[str, Any]) -> None:
@@ -174,19 +171,20 @@ class IQL(ValueMethod):
     def __init__(self, beta: float = 3.0, expectile: float = 0.7, **values: Any) -> None:
         super().__init__(**values)
         self.beta, self.expectile = beta, expectile
-        self.critic = Critic(state_width(self.policy), self.policy.num_items)
+        width = state_width(self.policy)
+        self.critic = nn.ModuleDict({"q": ItemValue(width, self.policy.num_items), "v": StateValue(width)})
 
     def loss(self, batch: Batch) -> tuple[Tensor, Figures]:
         reward_T, fixed_TD = gathered(self.advantages(batch)), self.reference_summary(batch)
-        q_T = gathered(self.critic.q(fixed_TD, batch.target_T[:, None])[:, 0])
-        value_T = gathered(self.critic.v(fixed_TD))
+        q_T = gathered(self.critic["q"](fixed_TD, batch.target_T[:, None])[:, 0])
+        value_T = gathered(self.critic["v"](fixed_TD))
         td = td_loss(q_T, reward_T)
-        lag = expectile_loss(q_T.detach() - value_T, self.expectile, reward_T)
+        value_loss = expectile_loss(q_T.detach() - value_T, self.expectile, reward_T)
         weight_T = exponential_weights(q_T - value_T, self.beta, reward_T)
         logp_T = self.policy.log_prob(self.policy.encode(batch), batch.target_T)
         actor, figures = weighted_likelihood(gathered(logp_T), weight_T)
-        figures |= {"td": td.detach(), "expectile": lag.detach(), "v": value_T.mean().detach()}
-        return actor + td + lag, figures | distributions(q_T, q_T - value_T)
+        figures |= {"td": td.detach(), "expectile": value_loss.detach(), "v": value_T.mean().detach()}
+        return actor + td + value_loss, figures | distributions(q_T, q_T - value_T)
 
 
 class AWAC(ValueMethod):
@@ -203,6 +201,8 @@ class AWAC(ValueMethod):
         **values: arguments of `ValueMethod`.
     """
 
+    POSITIVE = ("samples",)
+    NOT_NEGATIVE = ("beta",)
     critic: ItemValue
 
     def __init__(self, beta: float = 3.0, samples: int = 8, **values: Any) -> None:
@@ -218,7 +218,7 @@ class AWAC(ValueMethod):
         advantage_T = (q_TC[:, 0] - q_TC[:, 1:].mean(dim=1)).detach()
         weight_T = exponential_weights(advantage_T, self.beta, reward_T)
         actor, figures = weighted_likelihood(gathered(self.policy.log_prob(state, batch.target_T)), weight_T)
-        figures |= {"td": td.detach(), "advantage": mean_known(advantage_T, reward_T)}
+        figures |= {"td": td.detach(), "advantage": rated_mean(advantage_T, reward_T)}
         return actor + td, figures | distributions(q_TC[:, 0], advantage_T)
 
 
@@ -237,6 +237,7 @@ class SA2C(ValueMethod):
         **values: arguments of `ValueMethod`.
     """
 
+    POSITIVE = ("samples",)
     critic: ItemValue
 
     def __init__(self, samples: int = 10, negative: float = -1.0, lr: float = 1e-4, **values: Any) -> None:
@@ -251,11 +252,12 @@ class SA2C(ValueMethod):
         state = self.policy.encode(batch)
         q_TC = gathered(self.critic(self.policy.summary(state), torch.cat([target_T1, other_TN], dim=1)))
         td = td_loss(q_TC[:, 0], reward_T)
-        negative = mean_known((q_TC[:, 1:] - self.negative).square().mean(dim=1), reward_T)
-        weight_T = actor_critic_weights(q_TC[:, 0], q_TC[:, 1:], reward_T)
+        negative = rated_mean((q_TC[:, 1:] - self.negative).square().mean(dim=1), reward_T)
+        advantage_T = q_TC[:, 0] - q_TC[:, 1:].mean(dim=1)
+        weight_T = actor_critic_weights(advantage_T, reward_T)
         actor, figures = weighted_likelihood(gathered(self.policy.log_prob(state, batch.target_T)), weight_T)
         figures |= {"td": td.detach(), "negative": negative.detach()}
-        return actor + td + negative, figures | distributions(q_TC[:, 0], q_TC[:, 0] - q_TC[:, 1:].mean(dim=1))
+        return actor + td + negative, figures | distributions(q_TC[:, 0], advantage_T)
 
     def _others(self, rows: int) -> Tensor:
         """Draw numbers of all items but one. Shape: -> int64 (rows, samples)."""

@@ -118,8 +118,7 @@ class WeightedSFT(PostTraining):
 
     With ``signed``, weights may be negative, and these events are lowered (`weighted_likelihood`).
 
-    Logs ``advantage/ess``, the effective sample size as a share of the events; ``advantage/max_weight``, largest over
-    mean weight; ``advantage/lowered``, the negative weights' share; ``advantage/clipped``, share of clipped weights;
+    Logs ``advantage/{ess,max_weight,lowered}`` (`weighted_likelihood`); ``advantage/clipped`` (`weights`);
     ``advantage/share``, share of the events with an advantage; and, before training, the histograms
     ``advantage/values`` and ``advantage/weights`` over all events. Warns before training if the effective sample size
     is below `MIN_EFFECTIVE` and a higher temperature would raise it.
@@ -135,6 +134,7 @@ class WeightedSFT(PostTraining):
     """
 
     FIGURES = "advantage"
+    POSITIVE = ("temperature", "clip")
 
     def __init__(
         self, transform: Transform = "exponential", temperature: float = 0.3, clip: float | None = 10.0, **training: Any

@@ -3,9 +3,8 @@
 from recalign.recommender.averaging import PolynomialAveraging
 from recalign.recommender.calibration import CalibratePrior
 from recalign.recommender.codes import CodePolicy
-from recalign.recommender.data import RecommenderData
 from recalign.recommender.item_vectors import RecommenderVectors
-from recalign.recommender.module import Recommender
+from recalign.recommender.module import Recommender, RecommenderData
 from recalign.recommender.onerec import OneRecRecommender
 from recalign.recommender.policy import Policy
 from recalign.recommender.sequence_policy import SequencePolicy

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,11 +13,10 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 from recalign.files import replacing
-from recalign.metrics import RankMetrics
 from recalign.processes import agreed
 from recalign.recommender.checkpoint import load_net, read_checkpoint
+from recalign.recommender.interpolation import ndcg_by_strength
 from recalign.recommender.policy import Policy
-from recalign.sequences import Batch
 
 if TYPE_CHECKING:
     from recalign.recommender.module import Cloning
@@ -63,9 +61,8 @@ class CalibratePrior(Callback):
         windows = data.windows("validation", "A" if data.users == "all" else None)
 
         def measure(strengths: list[float]) -> dict[float, float]:
-            batches = (batch.to(module.device) for batch in islice(data.loader(windows), limit))
             with trainer.precision_plugin.val_step_context():
-                return ndcg_by_strength(policy, batches, strengths)
+                return ndcg_by_strength(policy, islice(data.loader(windows), limit), module.device, strengths)
 
         count_V = data.sequences.item_counts(data.users)
         if count_V.min() == count_V.max():
@@ -89,21 +86,6 @@ class CalibratePrior(Callback):
         figures = {"rank/prior": strength, "rank/prior/ndcg@10": with_it, "rank/prior/ndcg@10_without": without}
         for logger in trainer.loggers:
             logger.log_metrics(figures, step=trainer.global_step)
-
-
-@torch.no_grad()
-def ndcg_by_strength(policy: Policy, batches: Iterable[Batch], strengths: list[float]) -> dict[float, float]:
-    """NDCG@10 of a policy in evaluation mode under each strength of its item prior. The last strength stays set.
-
-    A state knows nothing of the prior, so histories are encoded once. Batches are on the policy's device.
-    """
-    metrics = {strength: RankMetrics((10,), sync_on_compute=False) for strength in strengths}
-    for batch in batches:
-        state = policy.encode(batch)
-        for strength, metric in metrics.items():
-            policy.prior_strength = strength
-            metric.to(batch.target_T.device).update(policy.ranks(state, batch.target_T, batch.seen_N))
-    return {strength: float(metric.compute()["ndcg@10"]) for strength, metric in metrics.items()}
 
 
 def _rewrite(path: Path, policy: Policy, facts: dict[str, float]) -> None:

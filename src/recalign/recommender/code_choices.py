@@ -61,12 +61,12 @@ def best(trie: Trie, width: int, dead: list[Tensor] | None) -> Choose:
     return choose
 
 
-def dead_nodes(trie: Trie, state_X: Tensor, item_X: Tensor) -> list[Tensor]:
-    """For each level, the nodes below which a state has seen every item, from its seen pairs.
+def dead_nodes(trie: Trie, state_X: Tensor, row_X: Tensor) -> list[Tensor]:
+    """For each level, the nodes below which a state has seen every item, from its seen pairs (state, item - 1).
 
     A pair of a state and a node is one number, state * nodes + node.
     """
-    state_X, row_X = torch.stack([state_X, item_X - 1]).unique(dim=1)
+    state_X, row_X = torch.stack([state_X, row_X]).unique(dim=1)
     dead = []
     for depth in range(1, trie.levels + 1):
         nodes = trie.nodes(depth)

@@ -24,6 +24,7 @@ from recalign.errors import InputError
 from recalign.nn import HSTU, AllCodes, Decoder, Encoder, LazyContext, NodeLogits, OwnVectors, SharedCodes, Trie, Window
 from recalign.nn.decoder import Past
 from recalign.recommender.code_choices import Choose, best, dead_nodes, follow, sampled
+from recalign.recommender.policy import seen_within
 from recalign.recommender.sequence_policy import HistoryPolicy, SequencePolicy
 from recalign.sequences import Batch
 
@@ -180,8 +181,8 @@ class CodePolicy(HistoryPolicy):
         """
         width, found = max(self.beam, k), []
         for part in self._parts(state, width):
-            own = None if seen is None else seen[:, (seen[0] >= part.start) & (seen[0] < part.stop)]
-            dead = None if own is None else dead_nodes(self.trie, own[0] - part.start, own[1])
+            own = seen_within(seen, part)
+            dead = None if own is None else dead_nodes(self.trie, *own)
             leaf, logp = self._descend(state[part], best(self.trie, width, dead))
             missing = max(0, k - leaf.shape[1])
             score = nn.functional.pad(logp[:, :k], (0, missing), value=-torch.inf)

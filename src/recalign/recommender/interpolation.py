@@ -61,14 +61,28 @@ def reach_at_price(kept: Callable[[float], float], enough: float) -> tuple[float
     return low, low_share
 
 
-@torch.no_grad()
 def ndcg(policy: Policy, batches: Iterable[Batch], device: torch.device) -> float:
     """NDCG@10 over the full catalogue without what was seen, of all targets of some batches; NaN if there is none.
 
     The policy is on the device, in evaluation mode; batches, which hold what was seen, are moved there.
     """
-    metric = RankMetrics((10,), sync_on_compute=False).to(device)
+    strength = policy.prior_strength
+    return ndcg_by_strength(policy, batches, device, [strength])[strength]
+
+
+@torch.no_grad()
+def ndcg_by_strength(
+    policy: Policy, batches: Iterable[Batch], device: torch.device, strengths: list[float]
+) -> dict[float, float]:
+    """`ndcg` under each strength of the policy's item prior. The last strength stays set.
+
+    A state knows nothing of the prior, so histories are encoded once.
+    """
+    metrics = {strength: RankMetrics((10,), sync_on_compute=False).to(device) for strength in strengths}
     for batch in batches:
         there = batch.to(device)
-        metric.update(policy.ranks(policy.encode(there), there.target_T, there.seen_N))
-    return float(metric.compute()["ndcg@10"])
+        state = policy.encode(there)
+        for strength, metric in metrics.items():
+            policy.prior_strength = strength
+            metric.update(policy.ranks(state, there.target_T, there.seen_N))
+    return {strength: float(metric.compute()["ndcg@10"]) for strength, metric in metrics.items()}

@@ -21,11 +21,15 @@ from recalign.recommender.checkpoint import Loaded, load_net, load_weights, prio
 from recalign.recommender.policy import mean_nll
 from recalign.recommender.sequence_policy import HistoryPolicy, SequencePolicy
 from recalign.recommender.training import PolicyModule
-from recalign.sequences import Batch
+from recalign.sequences import Batch, EventDataModule
 from recalign.sequences.splits import TRAIN
 
 READ_WEIGHTS = ("encode", "log_prob", "weighted_nll", "sampled_log_prob", "ranks", "top_k")
 """Methods of a policy that cloning calls."""
+
+
+class RecommenderData(EventDataModule):
+    """Next items of all users (or of ``users``), validated on their next items. Cloning reads no reward."""
 
 
 class Cloning(PolicyModule):
@@ -45,9 +49,16 @@ class Cloning(PolicyModule):
     policy: HistoryPolicy
 
     def __init__(
-        self, policy: HistoryPolicy, prior: bool, lr: float, weight_decay: float, top_k: int, init_from: str | None
+        self,
+        policy: HistoryPolicy,
+        prior: bool = True,
+        lr: float = 2e-3,
+        weight_decay: float = 0.3,
+        top_k: int = 10,
+        init_from: str | None = None,
     ) -> None:
         super().__init__(policy, lr, weight_decay, top_k)
+        self.save_hyperparameters(logger=False, ignore=["policy", "top_k"])
         self.prior = prior
         self.prior_facts: dict[str, float] = {}
         self.hidden_U: Tensor | None = None  # users whose rewards no policy may learn from
@@ -127,7 +138,7 @@ class Recommender(Cloning):
     The softmax runs over the full catalogue, or, for large catalogues, over sampled negatives
     (`SequencePolicy.sampled_log_prob`). Validation always ranks the full catalogue.
 
-    Logs ``train/loss``, what `PolicyModule` logs, and what `CalibratePrior` does.
+    Logs what `Cloning` does.
 
     Args:
         num_items: V; linked from the data by the command.
@@ -136,16 +147,13 @@ class Recommender(Cloning):
         feedback: whether the policy sees the rewards of earlier events. In training, and in the validation that picks
             its epoch, only those of users A: no policy may learn from the rewards that judges learn from.
         negatives: N, items drawn at each step for a sampled softmax; null: the full softmax.
-        prior: whether the policy gets an item prior when training ends (`CalibratePrior`).
-        lr: AdamW's learning rate.
-        weight_decay: AdamW's, on matrices only.
-        top_k: items a user that `predict` writes.
-        init_from: checkpoint of a policy whose weights are loaded by name; mismatches are reported.
+        **cloning: arguments of `Cloning`.
 
     Raises:
         InputError: negatives are not between 1 and the number of items.
     """
 
+    POSITIVE = ("temperature",)
     policy: SequencePolicy
 
     def __init__(
@@ -155,11 +163,7 @@ class Recommender(Cloning):
         temperature: float = 0.05,
         feedback: bool = False,
         negatives: int | None = None,
-        prior: bool = True,
-        lr: float = 2e-3,
-        weight_decay: float = 0.3,
-        top_k: int = 10,
-        init_from: str | None = None,
+        **cloning: Any,
     ) -> None:
         if negatives is not None and not 1 <= negatives <= num_items:
             raise InputError(
@@ -168,9 +172,7 @@ class Recommender(Cloning):
                 remedy=f"give 1 to {num_items}, or null for the full softmax, which is exact",
             )
         encoder = HSTU() if encoder is None else copy.deepcopy(encoder)
-        policy = SequencePolicy(encoder, num_items, temperature, feedback)
-        super().__init__(policy, prior, lr, weight_decay, top_k, init_from)
-        self.save_hyperparameters(logger=False, ignore=["top_k"])
+        super().__init__(SequencePolicy(encoder, num_items, temperature, feedback), **cloning)
         self.negatives = negatives
 
     def loss(self, batch: Batch) -> Tensor:

@@ -40,11 +40,8 @@ class OneRecRecommender(Cloning):
         targets: ``all`` events of a window are trained on in one pass, or its ``newest`` only, as in OneRec V2.
         beam: width of the beam search behind recommendations; null: 50, or all items if they are fewer.
         feedback: whether the policy sees the rewards of earlier events, as in `Recommender`.
-        prior: whether the policy gets an item prior when training ends (`CalibratePrior`).
         lr: AdamW's learning rate.
-        weight_decay: AdamW's, on matrices only.
-        top_k: items a user that `predict` writes.
-        init_from: checkpoint of a policy whose weights are loaded by name; mismatches are reported.
+        **cloning: arguments of `Cloning`.
 
     Raises:
         InputError: the codes cannot be used or are too few, the beam is wider than the catalogue, or decoder and
@@ -64,11 +61,8 @@ class OneRecRecommender(Cloning):
         targets: Literal["all", "newest"] = "all",
         beam: int | None = None,
         feedback: bool = False,
-        prior: bool = True,
         lr: float = 4e-3,
-        weight_decay: float = 0.3,
-        top_k: int = 10,
-        init_from: str | None = None,
+        **cloning: Any,
     ) -> None:
         levels = list(CodesTable.read(codes).sizes) if codes else sizes or [math.isqrt(num_items - 1) + 1] * 2
         if math.prod(levels) < num_items:
@@ -85,8 +79,7 @@ class OneRecRecommender(Cloning):
             )
         decoder, encoder = copy.deepcopy(decoder) or LazyDecoder(), copy.deepcopy(encoder)
         policy = CodePolicy(decoder, num_items, levels, head, encoder, feedback, beam or min(BEAM, num_items))
-        super().__init__(policy, prior, lr, weight_decay, top_k, init_from)
-        self.save_hyperparameters(logger=False, ignore=["top_k"])
+        super().__init__(policy, lr=lr, **cloning)
         self.codes, self.targets = codes, targets
 
     @classmethod

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from recalign.errors import InputError
 from recalign.nn import Recorded, ranks_from_scores, top_k_from_scores
+from recalign.nn.topk import Pairs
 from recalign.processes import counts, gathered
 from recalign.sequences import Batch
 
 if TYPE_CHECKING:
     from recalign.recommender.sequence_policy import SequencePolicy
 
-Pairs = tuple[Tensor, Tensor]
 ROWS = 512  # states whose scores over the whole catalogue are held at once,
 SCORES = 2**25  # as long as these are no more scores
 
@@ -135,7 +135,7 @@ class Policy(Recorded, nn.Module, ABC):
         fewer than k are left.
         """
         parts = [
-            top_k_from_scores(self.log_probs(state[part]), k, _pairs(seen, part))
+            top_k_from_scores(self.log_probs(state[part]), k, seen_within(seen, part))
             for part in chunks(len(state), self.num_items)
         ]
         return torch.cat([score for score, _ in parts]), torch.cat([column for _, column in parts]) + 1
@@ -149,7 +149,7 @@ class Policy(Recorded, nn.Module, ABC):
         Shape: int64 (T,), seen int64 (2, N) -> int64 (T,).
         """
         ranks = [
-            ranks_from_scores(self.log_probs(state[part]), item[part] - 1, _pairs(seen, part))
+            ranks_from_scores(self.log_probs(state[part]), item[part] - 1, seen_within(seen, part))
             for part in chunks(len(state), self.num_items)
         ]
         return torch.cat(ranks)
@@ -162,14 +162,9 @@ def mean_nll(policy: Policy, state: State, item_T: Tensor) -> Tensor:
     return gathered(policy.weighted_nll(state, item_T, weight_T)[None]).sum()
 
 
-def rows_at_once(num_items: int) -> int:
-    """How many states to score over the whole catalogue at once."""
-    return max(1, min(ROWS, SCORES // num_items))
-
-
 def chunks(states: int, num_items: int) -> list[slice]:
-    """Slices of `rows_at_once` states."""
-    rows = rows_at_once(num_items)
+    """Slices of as many states as are scored over the whole catalogue at once."""
+    rows = max(1, min(ROWS, SCORES // num_items))
     return [slice(first, min(first + rows, states)) for first in range(0, max(states, 1), rows)]
 
 
@@ -186,7 +181,7 @@ def draw(logp_TV: Tensor, count: int, uniform_TC: Tensor | None = None) -> Tenso
     return torch.searchsorted(cumulated_TV, uniform_TC * total_T1, right=True).clamp_(max=logp_TV.shape[1] - 1)
 
 
-def _pairs(seen: Tensor | None, part: slice) -> Pairs | None:
+def seen_within(seen: Tensor | None, part: slice) -> Pairs | None:
     """The seen pairs of some states, as (row within them, item - 1)."""
     if seen is None:
         return None

@@ -64,6 +64,10 @@ class StageModule(LightningModule):
     """Arguments that name another stage's checkpoint, and that stage."""
     handed_over: tuple[str, ...] = ()
     """Names of the attributes that hold networks for later stages."""
+    POSITIVE: ClassVar[tuple[str, ...]] = ()
+    """Arguments that must be above 0, beside those of base classes."""
+    NOT_NEGATIVE: ClassVar[tuple[str, ...]] = ("lr", "weight_decay")
+    """Arguments that must be 0 or above, beside those of base classes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -72,7 +76,7 @@ class StageModule(LightningModule):
 
     @classmethod
     def check_settings(cls, given: Mapping[str, Any]) -> None:
-        """Refuse constructor arguments with which nothing can be trained. Subclasses add their own.
+        """Refuse constructor arguments with which nothing can be trained: `POSITIVE`, `NOT_NEGATIVE`, subclasses' own.
 
         The command calls it before anything runs, so that a chain does not train four stages before the fifth fails;
         `prepare_data`, Lightning's first hook, calls it in Python.
@@ -80,8 +84,9 @@ class StageModule(LightningModule):
         Raises:
             InputError: one of them is such a value.
         """
-        require_positive("model", given, "top_k", "temperature")
-        require_positive("model", given, "lr", "weight_decay", "value_lr", "condition_lr", or_zero=True)
+        for kind in cls.__mro__:
+            require_positive("model", given, *vars(kind).get("POSITIVE", ()))
+            require_positive("model", given, *vars(kind).get("NOT_NEGATIVE", ()), or_zero=True)
 
     def prepare_data(self) -> None:
         self.check_settings(self.hparams)
@@ -96,6 +101,9 @@ class StageModule(LightningModule):
         if self.trainer.is_last_batch:
             began, events = self._epoch_began
             self.log("speed/events_per_second", (self.events - events) / max(time.monotonic() - began, 1e-9))
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self.validation_step(batch, batch_idx)
 
     def log_histogram(self, name: str, values: Tensor) -> None:
         """Log a distribution where a logger can show one: W&B and TensorBoard. NaN is left out.
@@ -152,6 +160,7 @@ class PolicyModule(StageModule):
     """
 
     handed_over = ("policy",)
+    POSITIVE: ClassVar[tuple[str, ...]] = ("top_k",)
 
     def __init__(self, policy: Policy, lr: float, weight_decay: float, top_k: int) -> None:
         super().__init__()
@@ -171,9 +180,6 @@ class PolicyModule(StageModule):
         if self.policy.num_items <= NLL_ITEMS:
             logp_T = self.policy.log_prob(state, batch.target_T.clamp(min=1))
             self.nll.update(-logp_T, weight=(batch.target_T > 0).to(logp_T))
-
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self.validation_step(batch, batch_idx)
 
     def on_validation_epoch_end(self) -> None:
         self._log_ranks("rank")

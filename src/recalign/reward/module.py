@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 
 from recalign import files
-from recalign.errors import InputError, require_positive
+from recalign.errors import InputError
 from recalign.nn import Encoder
 from recalign.processes import gathered
 from recalign.recommender import Policy, SequencePolicy
@@ -66,16 +65,10 @@ class RewardModel(StageModule):
     MAX_EPOCHS: ClassVar[int | None] = 30
     """Epochs where ``trainer.max_epochs`` is null; early stopping ends most runs sooner."""
     handed_over = ("reward",)
+    POSITIVE = ("members",)
+    NOT_NEGATIVE = ("num_factors", "cooccurrence_dim", "imitation", "auxiliary_weight")
     auxiliary_EA: Tensor
     self_influence_EF: Tensor
-
-    @classmethod
-    def check_settings(cls, given: Mapping[str, Any]) -> None:
-        super().check_settings(given)
-        require_positive("model", given, "members")
-        require_positive(
-            "model", given, "num_factors", "cooccurrence_dim", "imitation", "auxiliary_weight", or_zero=True
-        )
 
     def __init__(
         self,
@@ -126,7 +119,6 @@ class RewardModel(StageModule):
         self.register_buffer("self_influence_EF", torch.empty(0, 0), persistent=False)
         self.calibrated = False
         self.trust: Trust | None = None  # on validation
-        self.trust_on_test: Trust | None = None
         self.trust_report: dict[str, Any] | None = None
         self._predicted: list[dict[str, Tensor]] = []
 
@@ -220,9 +212,6 @@ class RewardModel(StageModule):
             columns[name] = self.reward.auxiliary_predictions(batch, name, item_T).mean(dim=0)
         self._predicted.append({name: column_T[known_T] for name, column_T in columns.items()})
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self.validation_step(batch, batch_idx)
-
     def predict_step(self, batch: Batch, batch_idx: int) -> None:
         raise InputError(
             "a reward model does not recommend, so there is nothing to predict",
@@ -237,7 +226,7 @@ class RewardModel(StageModule):
             self.log_dict({f"reward/{k}": v for k, v in figures.items()}, sync_dist=True)
 
     def on_test_epoch_end(self) -> None:
-        self.trust_on_test, figures = self._measure()
+        _, figures = self._measure()
         self.log_dict({f"reward/test/{k}": v for k, v in figures.items()}, sync_dist=True)
 
     def on_fit_end(self) -> None:

@@ -51,28 +51,21 @@ class RewardNet(Scorer):
     The trunk is a policy that also reads earlier rewards. A reward model uses its states and item table; its softmax
     only in joint training.
 
-    Args:
-        encoder: turns embedded histories, with their rewards, into states.
-        num_items: V.
-        members: M.
-        head: of the main reward.
-        temperature: of the trunk as a policy.
-        num_factors: latent factors of an item.
-        cooccurrence_dim: dimensions of an item's co-occurrence embedding; R is the sum of both.
+    Args: as of `RewardEnsemble`; members is M, and R is the sum of num_factors and cooccurrence_dim.
     """
 
     def __init__(
         self,
         encoder: Encoder,
         num_items: int,
-        members: int = 1,
-        head: Head | None = None,
-        temperature: float = 0.05,
-        num_factors: int = 8,
-        cooccurrence_dim: int = 0,
+        members: int,
+        head: Head,
+        temperature: float,
+        num_factors: int,
+        cooccurrence_dim: int,
     ) -> None:
         factors, self.num_factors = num_factors + cooccurrence_dim, num_factors
-        super().__init__(encoder.dim + factors, num_items, members, head or MeanHead())
+        super().__init__(encoder.dim + factors, num_items, members, head)
         self.trunk = SequencePolicy(encoder, num_items, temperature, feedback=True)
         self.item_factors = nn.Embedding(num_items + 1, factors, padding_idx=0)
         self.log_ridge = nn.Parameter(torch.tensor([5.0] + [10.0] * factors).log())  # log of k

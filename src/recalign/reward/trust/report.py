@@ -128,8 +128,8 @@ def _head(data: RewardData, part: Comparison, name: str) -> dict[str, Any]:
         "judged_on": name,
         "reliability": max(part.table["model"]["r2"].value, 0.0),
         "users": asdict(data.cohort),
-        "noise": asdict(found),
-        "theory": theory(found.sd, data.num_items, float(reward.max() - reward.min())),
+        "noise": found,
+        "theory": theory(found["sd"], data.num_items, float(reward.max() - reward.min())),
         "recommended": temperature(advantage, data.moments()[1]),
     }
 

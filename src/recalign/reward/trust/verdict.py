@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -61,38 +60,27 @@ def best_average(table: Table) -> str:
     return min(AVERAGES, key=lambda name: table[name]["rmse"].value)
 
 
-@dataclass(frozen=True)
-class Noise:
-    """The part of a reward that nobody can predict.
-
-    Attributes:
-        sd: its standard deviation (``repeats``), or an upper limit of it (``floor``).
-        source: ``repeats``: from rewards that one user gave one item several times; ``floor``: the log has too few of
-            those, and this is the smallest RMSE of any predictor, which contains what a better model would know.
-        ceiling: the R2 that no model exceeds (``repeats``), or one that has been reached (``floor``).
-    """
-
-    sd: float
-    source: Literal["repeats", "floor"]
-    ceiling: float
-
-
-def noise(train: pl.DataFrame, table: Table, variance: float) -> Noise:
-    """Estimate the noise of a reward.
+def noise(train: pl.DataFrame, table: Table, variance: float) -> dict[str, Any]:
+    """Estimate the noise of a reward: the part that nobody can predict.
 
     Args:
         train: training events with a reward: ``user``, ``item``, ``reward``.
         table: figures on other events, for the floor.
         variance: of the rewards of those events.
+
+    Returns:
+        ``source``: ``repeats``, from rewards that one user gave one item several times; or ``floor``, the smallest RMSE
+        of any predictor, where there are too few of those. ``sd``, its standard deviation, of which a floor is an upper
+        limit. ``ceiling``, the R2 that no model exceeds, or, with a floor, one that has been reached.
     """
     pairs = train.group_by("user", "item").agg(pl.len().alias("n"), pl.col("reward").var().alias("variance"))
     repeated = pairs.filter(pl.col("n") > 1)
     freedom_P, variance_P = (repeated["n"] - 1).to_numpy(), repeated["variance"].to_numpy()
     if freedom_P.sum() >= REPEATS:
         within = float(freedom_P @ variance_P / freedom_P.sum())
-        return Noise(within**0.5, "repeats", 1 - within / variance)
+        return {"sd": within**0.5, "source": "repeats", "ceiling": 1 - within / variance}
     least = min(figures["rmse"].value for figures in table.values())
-    return Noise(least, "floor", 1 - least**2 / variance)
+    return {"sd": least, "source": "floor", "ceiling": 1 - least**2 / variance}
 
 
 def theory(sd: float, actions: int, reward_range: float) -> dict[str, float]:
