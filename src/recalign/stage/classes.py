@@ -70,14 +70,22 @@ def arguments_of(function: Any) -> dict[str, Argument]:
     else:
         parser.add_function_arguments(function, sub_configs=True, fail_untyped=False)
     defaults = parser.get_defaults()
-    try:
-        hints = typing.get_type_hints(function.__init__ if isinstance(function, type) else function)  # type: ignore[misc]
-    except NameError:  # of a type that only type checkers import
-        hints = {}
+    # What a class passes on as **kwargs has its hint in a base class.
+    kinds = reversed(function.__mro__) if isinstance(function, type) else ()
+    takers = [vars(kind).get("__init__", object) for kind in kinds] or [function]
+    hints = {name: hint for taker in takers for name, hint in _hints(taker).items()}
     given = inspect.signature(function).parameters
     required = {name for name, parameter in given.items() if parameter.default is inspect.Parameter.empty}
     names = dict.fromkeys(key.split(".")[0] for key in defaults.keys())  # noqa: SIM118 (dotted ones)
     return {name: Argument(hints.get(name, Any), defaults.get(name), name in required) for name in names}
+
+
+def _hints(function: Any) -> dict[str, Any]:
+    """Type hints of a function's arguments."""
+    try:
+        return typing.get_type_hints(function)
+    except (NameError, TypeError):  # of a type that only type checkers import; of a function in C
+        return {}
 
 
 def classes_in(hint: Any) -> list[type]:
