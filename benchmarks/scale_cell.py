@@ -118,7 +118,8 @@ def average(
     module: Recommender, sizes: argparse.Namespace, device: torch.device, repetitions: int
 ) -> dict[str, object]:
     """What averaging the weights adds to a step of a long run: 32 steps together, divided by their number."""
-    callback, trainer, steps = PolynomialAveraging(), SimpleNamespace(global_step=10_000), 32
+    callback, trainer, steps = PolynomialAveraging(), SimpleNamespace(global_step=10_000, strategy=None), 32
+    module.trainer = trainer  # type: ignore[assignment]
     callback.on_fit_start(trainer, module)  # type: ignore[arg-type]
 
     def together() -> None:
