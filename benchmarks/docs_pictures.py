@@ -44,7 +44,7 @@ GROWTH = {
     },
     "users ranked for": {"10,000 items": r"10,000 items / users (\d+) / seconds"},
     "events of a history": {"a step of 3,200 events": r"10,000 items / history (\d+) / seconds"},
-    "processes": {"an epoch of ML-1M": r"ML-1M / processes (\d+) / seconds"},
+    "processes": {"a step on ML-1M": r"ML-1M / processes (\d+) / seconds"},
 }
 """Panels of `growth`, and the rows of each of their curves (`_points`)."""
 

@@ -28,7 +28,7 @@ def chain(argv: Sequence[str]) -> Path:
     """
     own, overrides = split_overrides(argv)
     description = " ".join((chain.__doc__ or "").split("\n\n")[0].split())
-    parser, parsed = parse_call("chain", description, Chain, own)
+    parser, parsed = parse_call("chain", description, Chain, own, "the chain's YAML")
     if not parsed.config:
         raise InputError("no chain is named", remedy="give its YAML: recalign chain ml-100k")
     return run_chain(Plan(Chain(**instantiated(parser, parsed)), Path(str(parsed.config[-1])), overrides))

@@ -105,7 +105,9 @@ def _axis(given: Any) -> Any:
         given = _swept(given)
     if isinstance(given, list) and given:
         return given
-    ends = {end: float(given[end]) for end in ("low", "high") if end in given}  # YAML takes 1e-5 for text
+    ends = {end: float(given[end]) for end in ("low", "high")}  # YAML takes 1e-5 for text
+    if not ends["low"] < ends["high"] or given.keys() - {*ends, "log"}:
+        raise ValueError(given)
     return require_optuna().distributions.FloatDistribution(**{**given, **ends})
 
 

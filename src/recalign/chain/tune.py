@@ -265,7 +265,8 @@ def tune(argv: Sequence[str]) -> Path:
     """
     own, others = _split(argv)
     summary = (tune.__doc__ or "").splitlines()[0]
-    return Tuning(Tune(**instantiated(*parse_call("tune", summary, Tune, own))), others).run()
+    call = parse_call("tune", summary, Tune, own, "YAML of the stage and of the log")
+    return Tuning(Tune(**instantiated(*call)), others).run()
 
 
 def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:

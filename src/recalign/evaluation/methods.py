@@ -171,7 +171,7 @@ class LoadedNetworks:
         truth = _truth(data)
         self.scorers = Scorers(self.start, rewards, load_truth(truth, data.sequences) if truth else None)
         self._ranking = ValidationRanking(self.start, data, device)
-        self.reranked = functools.cache(self._reranked)
+        self._reranked: dict[MethodRun, tuple[Policy, float]] = {}
 
     def _load(self, path: Path, net: str) -> Loaded:
         loaded = load_net(path, net)
@@ -191,7 +191,13 @@ class LoadedNetworks:
         require_apart(self.judges, trained, self.data.sequences)
         return trained.net
 
-    def _reranked(self, run: MethodRun) -> tuple[Policy, float]:
+    def reranked(self, run: MethodRun) -> tuple[Policy, float]:
+        """The policy of a reranked row and its strength."""
+        if run not in self._reranked:
+            self._reranked[run] = self._at_price(run)
+        return self._reranked[run]
+
+    def _at_price(self, run: MethodRun) -> tuple[Policy, float]:
         """A reranked policy and its strength, at the price where one is asked for.
 
         A trained policy is reranked as strongly as the start may be; its weights and the strength share one ray.

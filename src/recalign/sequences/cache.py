@@ -25,6 +25,7 @@ import numpy as np
 import polars as pl
 
 import recalign.events
+from recalign.errors import InputError
 from recalign.events import Report
 from recalign.events.report import Note
 from recalign.files import altered, digest, read_json, rename, seal, sha256, write_json
@@ -117,8 +118,10 @@ class CacheEntry:
         _remove_unused(self.path.parent)
 
     def figures(self) -> dict[str, Any]:
-        """The figures of the log (`recalign.events.audit`); {} if they were not saved."""
-        return dict(read_json(self.path / "audit.json"))
+        """The figures of the log (`recalign.events.audit`); {} if they were not saved, or cannot be read."""
+        with suppress(OSError, InputError):  # they are worked out again
+            return dict(read_json(self.path / "audit.json"))
+        return {}
 
     def save_figures(self, sections: dict[str, Any]) -> None:
         """Save the figures of the log beside it, if the entry exists and can be written."""

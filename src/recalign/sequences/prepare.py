@@ -119,7 +119,7 @@ def _bounds(sampled: list[pl.Series], partitions: int) -> pl.Series:
 
 
 def _kth_time(folder: Path, numbers: Iterable[int], k: int) -> int:
-    """The timestamp at place k (from 0) of all that are sorted, from each partition's sorted ones."""
+    """The timestamp at place k (from 0) among those of all events in order, from each partition's sorted ones."""
     times = [np.load(folder / f"partition-{number}" / "times.npy", mmap_mode="r") for number in numbers]
     times = [part for part in times if len(part)]
     least, most = int(min(part[0] for part in times)), int(max(part[-1] for part in times))

@@ -13,7 +13,8 @@ Word = Literal["usable", "with care", "do not train"]
 LEAK, HINT = 0.9, 0.65
 """AUC of a high reward by the time between events: from `LEAK` on the reward is known before it is given."""
 OFTEN, MOSTLY = 0.2, 0.5
-"""Shares that are no concern: of targets seen before, up to `OFTEN`; of misses, and of outliers' variance, `MOSTLY`."""
+"""Shares above which to warn. `OFTEN`: of test targets that their user had met before. `MOSTLY`: of test targets on
+items unseen in training, and of the variance that comes from outliers."""
 FEW = 100
 """Test users under which intervals are too wide for most gains."""
 

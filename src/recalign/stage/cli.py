@@ -152,10 +152,10 @@ class StageCLI(LightningCLI):
         parser.link_arguments("data.num_items", "model.init_args.num_items", apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        if self.shown:  # which ends the process
-            settings = [f"--config={yaml.safe_dump(args, sort_keys=False, allow_unicode=True)}"] if args else []
-            parser.parse_args([*settings, *self.shown])
         try:
+            if self.shown:  # which ends the process
+                settings = [f"--config={yaml.safe_dump(args, sort_keys=False, allow_unicode=True)}"] if args else []
+                parser.parse_args([*settings, *self.shown])
             config = parser.parse_object(args)
         except (ArgumentError, OmegaConfBaseException) as error:
             raise diagnose(args, TAKES, error, self.words[1:]) from error

@@ -13,13 +13,16 @@ from recalign.keys import with_flags
 from recalign.stage import diagnosis, given
 from recalign.stage.classes import arguments_of
 
+CONFIG = "YAML file with any of these settings"
+
 
 def parse_call(
-    command: str, summary: str, function: Callable[..., Any], words: Sequence[str]
+    command: str, summary: str, function: Callable[..., Any], words: Sequence[str], config: str = CONFIG
 ) -> tuple[ArgumentParser, Namespace]:
     """Parse the words after ``recalign COMMAND`` that set the arguments of a function or a dataclass.
 
-    A function's required arguments may stand before the options, without their names.
+    A function's required arguments may stand before the options, without their names. ``config`` says what ``--config``
+    is.
 
     Returns:
         The parser and what it found, classes not instantiated.
@@ -28,7 +31,7 @@ def parse_call(
         InputError: a key, value, class or file that does not exist, with the nearest that does.
     """
     parser = ArgumentParser(prog=f"recalign {command}", description=summary, allow_abbrev=False, exit_on_error=False)
-    parser.add_argument("--config", "-c", action=ActionConfigFile, help="YAML file with any of these settings")
+    parser.add_argument("--config", "-c", action=ActionConfigFile, help=config)
     if isinstance(function, type):
         parser.add_class_arguments(function)
     else:
