@@ -19,6 +19,7 @@ import numpy as np
 import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 from tables import RESULTS, save_picture
 
 from recalign.evaluation.comparison import ALL, HIGH, VALUE
@@ -191,6 +192,12 @@ def growth() -> None:
             for (label, points), colour in zip(curves.items(), COLOURS.values(), strict=False):
                 axes.plot(*zip(*points, strict=True), "o-", color=colour, label=label, markersize=4, linewidth=1)
             axes.set(xscale="log", yscale="log", xlabel=title, ylabel="seconds")
+            axes.set_xticks(sorted({size for points in curves.values() for size, _ in points}))
+            axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter("{x:g}")
+            for axis in (axes.xaxis, axes.yaxis):
+                axis.set_minor_locator(NullLocator())
             axes.spines[["top", "right"]].set_visible(False)
             axes.legend(frameon=False, fontsize=8)
 
