@@ -52,7 +52,7 @@ def check_rows(
         reason = "are weaker events of the same user and item and are left out"
         left_out.append(count_rows(reason, weaker, replace(rows, number=frame["row"])))
         frame = frame.filter(~weaker)
-    return frame, users, items, CheckResult(frame.height, left_out, (rewards.min(), rewards.max()))  # type: ignore
+    return frame, users, items, CheckResult(frame.height, left_out, (rewards.min(), rewards.max()))  # type: ignore[arg-type]
 
 
 def _drop_unusable(raw: pl.DataFrame, rows: SourceRows, log: Log) -> tuple[pl.DataFrame, SourceRows, list[LeftOut]]:
