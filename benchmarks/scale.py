@@ -145,7 +145,8 @@ def fit(options: list[str], folder: Path, quick: bool) -> Run:
     """One epoch of `recalign fit`, runs and all in a folder."""
     command = [sys.executable, "-m", "recalign", "fit", f"--config={ROOT / 'conf/recommender.yaml'}", *options]
     command += ["--trainer.max_epochs=1", "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
-    return run(command + ["--trainer.limit_train_batches=2", "--trainer.limit_val_batches=1"] * quick, folder)
+    few = ["--trainer.limit_train_batches=2", "--trainer.limit_val_batches=1", "--trainer.log_every_n_steps=1"]
+    return run(command + few * quick, folder)
 
 
 def trained(processes: int, options: list[str], folder: Path, quick: bool) -> float:
