@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import importlib
+import json
+import re
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -58,6 +60,9 @@ TAKES = {
     "lr_scheduler": Argument(LRScheduler | ReduceLROnPlateau | None, {}),
 }
 """What a stage may be given."""
+READ_ANEW = re.compile(r"\$\{[\w.]+:|\.(ya?ml|json)\"")
+"""In settings as JSON: a resolver such as ``${oc.env:HOME}``, or a file of further settings."""
+_PARSED: dict[str, Namespace] = {}
 
 
 @dataclass(frozen=True)
@@ -156,7 +161,7 @@ class StageCLI(LightningCLI):
             if self.shown:  # which ends the process
                 settings = [f"--config={yaml.safe_dump(args, sort_keys=False, allow_unicode=True)}"] if args else []
                 parser.parse_args([*settings, *self.shown])
-            config = parser.parse_object(args)
+            config = _parsed_once(parser, args)
         except (ArgumentError, OmegaConfBaseException) as error:
             raise diagnose(args, TAKES, error, self.words[1:]) from error
         self.parsed = self._parsed(parser, config)
@@ -189,7 +194,8 @@ class StageCLI(LightningCLI):
                 del config[one.part].init_args[one.argument]
             found = []
         upstream.resolve(config, found, folder, log)
-        resolved = yaml.safe_load(parser.dump(config, skip_unset=False))
+        # it has just been parsed, and JSON is read faster than YAML
+        resolved = json.loads(parser.dump(config, format="json", skip_unset=False, skip_validation=True))
         resolved = {key: value for key, value in resolved.items() if value is not None or key not in OPTIONAL}
         asked = self.request, self.words, self.asked
         parsed = ParsedStage(*asked, resolved, run, seed, log, folder, checkpoint, continued, found)
@@ -251,6 +257,19 @@ class StageCLI(LightningCLI):
             config.strategy = DDPStrategy(broadcast_buffers=False)  # no buffer changes in training
         # Our own loggers come later, when the run folder is ready for them.
         return super().instantiate_trainer(logger=False, default_root_dir=root, plugins=plugins, **kwargs)
+
+
+def _parsed_once(parser: LightningArgumentParser, asked: given.Settings) -> Namespace:
+    """What jsonargparse makes of some settings. Kept: it takes long, and a chain's stages are planned and then run.
+
+    Settings that name files or variables are read anew, for these may have changed.
+    """
+    key = json.dumps(asked, default=repr)
+    if READ_ANEW.search(key):
+        return parser.parse_object(asked)
+    if key not in _PARSED:
+        _PARSED[key] = parser.parse_object(asked)
+    return _PARSED[key].clone()
 
 
 def _listed(value: Any) -> list[Any]:
