@@ -48,12 +48,12 @@ def shared(monkeypatch: pytest.MonkeyPatch, own: dict[str, str]) -> dict[str, st
     return dict(os.environ)
 
 
-@pytest.mark.parametrize(("load", "said"), [(0.9, ""), (6.4, "recalign: 2 cores are shared with others (load 6)")])
+@pytest.mark.parametrize(("busy", "said"), [(0, ""), (1, "recalign: others keep 1 of 2 cores busy")])
 def test_busy_cores_are_mentioned_once(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], load: float, said: str
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], busy: int, said: str
 ):
     monkeypatch.setattr("os.cpu_count", lambda: 2)
-    monkeypatch.setattr("os.getloadavg", lambda: (load, 0.0, 0.0), raising=False)
+    monkeypatch.setattr(cores, "busy_processes", lambda: busy)
     say_if_busy.cache_clear()
     say_if_busy()
     err = capsys.readouterr().err

@@ -50,9 +50,9 @@ def _runnable() -> int:
 
 @cache
 def say_if_busy() -> None:
-    """Say on stderr, once, that other processes keep more than half of the cores busy."""
-    cores, load = os.cpu_count() or 1, os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    if load > cores / 2:
+    """Say on stderr, once, that other processes keep at least half of the cores busy now."""
+    cores, busy = os.cpu_count() or 1, busy_processes()
+    if busy >= cores / 2:
         remedy = "" if "OMP_NUM_THREADS" in os.environ else "; OMP_NUM_THREADS=1 loses least"
-        busy = f"{cores} cores are shared with others (load {load:.0f}), so this takes longer"
-        print(f"recalign: {busy}{remedy}", file=sys.stderr)
+        shared = f"others keep {busy} of {cores} cores busy, so this takes longer"
+        print(f"recalign: {shared}{remedy}", file=sys.stderr)

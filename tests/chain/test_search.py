@@ -144,15 +144,14 @@ def test_a_mistake_in_the_spaces_is_named_before_anything_runs(tmp_path: Path, s
     assert re.search(said, result.err), result.err
 
 
-def test_a_trial_that_cannot_be_trained_is_not_chosen(tmp_path: Path):
-    tiny.prepare(tmp_path)
-    (tmp_path / "conf/search.yaml").write_text("bc: {model.lr: [0.001]}\nasft: {model.temperature: [-1.0]}")
-    result = tiny.chain(tmp_path, "--methods=[start, bc, asft]", "--trials=2")
+def test_a_trial_that_cannot_be_trained_is_not_chosen(again: Path):
+    (again / "conf/search.yaml").write_text("default: {model.lr: [0.001, 0.01]}\nasft: {model.temperature: [-1.0]}")
+    result = search(again, "--methods=[start, bc, asft]", "--seeds=[3]")
     assert result.code == 0, result.err
     assert (
         "trial 1 of asft, {'model.temperature': -1.0}, cannot be trained, and is not chosen: model.temp" in result.out
     )
-    tried = pl.read_csv(tmp_path / RUNS / "search.csv").filter(method="asft")
+    tried = pl.read_csv(again / RUNS / "search.csv").filter(method="asft")
     assert tried["chosen"].to_list() == tried["chosen_by_high"].to_list() == [True, False]
     assert tried["kept"].is_null().to_list() == [False, True]
 
