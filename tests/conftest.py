@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 os.environ.setdefault("WANDB_MODE", "disabled")
-os.environ["RECALIGN_CACHE"] = tempfile.mkdtemp(prefix="recalign-tests-")
+os.environ["RECALIGN_CACHE"] = tempfile.mkdtemp(prefix="recalign-tests-[1]-")  # no pattern, though it looks like one
 
 import hypothesis
 import numpy as np

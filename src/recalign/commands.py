@@ -84,7 +84,7 @@ def recommend(
         print(f"recommendations{kind} for {len(known):,} users, made on the CPU: {run / RECOMMENDATIONS}")
     else:
         run_stage(words)
-    frame = pl.read_parquet(run / RECOMMENDATIONS).with_columns(pl.col("user", "item").cast(pl.String))
+    frame = pl.read_parquet(run / RECOMMENDATIONS, glob=False).with_columns(pl.col("user", "item").cast(pl.String))
     shown = "title" if "title" in frame.columns else "item"
     table = Table("user", "rank", shown, "score")
     rows = frame.filter(pl.col("user").is_in(chosen)).select("user", "rank", shown, "score").iter_rows()

@@ -80,7 +80,7 @@ class Log:
         place, temporary = _folder(folder)
         log: dict[str, Any] = {"name": name, "files": [EVENTS], "user": user, "item": item}
         log |= {"timestamp": timestamp, "time_unit": unit}
-        if (place / EVENTS).is_file() and not pl.read_parquet(place / EVENTS).equals(events):
+        if (place / EVENTS).is_file() and not pl.read_parquet(place / EVENTS, glob=False).equals(events):
             what = "holds another log, on which its runs were trained"
             raise InputError(what, where=str(place), remedy="name another folder, or delete that one")
         _write(events, place / EVENTS)

@@ -211,7 +211,7 @@ def best_value(file: Path, metric: str, goal: str) -> float:
     Raises:
         InputError: it logged no such figure, or no number.
     """
-    frame = pl.read_csv(file, infer_schema_length=None)
+    frame = pl.read_csv(file, infer_schema_length=None, glob=False)
     if metric not in frame.columns:
         near = nearest(metric, frame.columns)
         remedy = f"did you mean {near}?" if near else f"it logs {', '.join(sorted(frame.columns))}"

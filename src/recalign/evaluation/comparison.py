@@ -112,7 +112,7 @@ def read(chain_folder: Path) -> pl.DataFrame:
     if not path.is_file():
         remedy = f"run `recalign compare {chain_folder}` first"
         raise InputError("there is no such file", where=str(path), remedy=remedy)
-    return pl.read_csv(path, schema=SCHEMA)
+    return pl.read_csv(path, schema=SCHEMA, glob=False)
 
 
 def _load_runs(chain_folder: Path, methods: Collection[str] | None, seeds: Collection[int] | None) -> list[Run]:
@@ -151,7 +151,7 @@ def _load_run(method: str, seed: int, folder: Path) -> Run:
 
 def _events_of(path: Path) -> pl.DataFrame:
     """A split's events, with the columns that `METRICS` names."""
-    frame = with_gains(pl.read_parquet(path).sort("user", "event"))
+    frame = with_gains(pl.read_parquet(path, glob=False).sort("user", "event"))
     gaps = [
         (pl.col("train_rm@10") - pl.col(other)).alias(gap)
         for gap in GAPS

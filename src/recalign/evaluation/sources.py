@@ -51,7 +51,7 @@ class Sources:
 
         first = frame.filter(pl.col("seed") != "all").row(0, named=True)
         test = stored(first["method"], first["seed"], "evaluation/test.parquet")
-        events = pl.read_parquet(test, columns=["user", "high"])
+        events = pl.read_parquet(test, columns=["user", "high"], glob=False)
         shown = [read_json(stored(m, table.seeds[0], f"evaluation/{examples.FILE}")) for m in ("start", roles.ours)]
         trust = {stage: {seed: read_trust(stored(stage, seed, "")) for seed in table.seeds} for stage in TRUST}
         paths = [path for seed in table.seeds for path in chain_folder.glob(f"*/seed-{seed}/manifest.json")]
@@ -64,7 +64,7 @@ class Sources:
             name=chain_folder.resolve().name,
             comparison=frame,
             roles=roles,
-            search=pl.read_csv(search) if searched and search.is_file() else None,
+            search=pl.read_csv(search, glob=False) if searched and search.is_file() else None,
             size={"users": events["user"].n_unique(), "events": len(events), "high": int(events["high"].sum())},
             check=read_json(chain_folder / "check.json"),
             trust={stage: {seed: said for seed, said in reports.items() if said} for stage, reports in trust.items()},
@@ -93,5 +93,5 @@ def _curves(chain_folder: Path, stages: list[str], seeds: list[str]) -> dict[str
         for seed in seeds:
             path = chain_folder / stage / f"seed-{seed}" / "metrics.csv"
             with suppress(OSError, pl.exceptions.PolarsError):
-                found.setdefault(stage, {})[seed] = pl.read_csv(path, infer_schema_length=None)
+                found.setdefault(stage, {})[seed] = pl.read_csv(path, infer_schema_length=None, glob=False)
     return found

@@ -125,7 +125,7 @@ def _read(path: Path) -> tuple[pl.DataFrame, tuple[int, ...]]:
     if not path.is_file():
         raise InputError("there is no such file of semantic ids", where=str(path), remedy=REMEDY)
     try:
-        frame, metadata = pl.read_parquet(path), pl.read_parquet_metadata(path)
+        frame, metadata = pl.read_parquet(path, glob=False), pl.read_parquet_metadata(path)
         return frame, tuple(map(int, json.loads(metadata.get("sizes", "[]"))))
     except (pl.exceptions.PolarsError, OSError, ValueError, TypeError) as error:
         reason = str(error).splitlines()[0]

@@ -81,7 +81,7 @@ class CacheEntry:
             return None
 
     def _read(self, facts: dict[str, Any]) -> Sequences:
-        frames = {name: pl.read_ipc(self.path / f"{name}.arrow") for name in FRAMES}
+        frames = {name: read_table(self.path / f"{name}.arrow") for name in FRAMES}
         files = {name: column_file(self.path, facts["columns"], name) for name in facts["numeric"]}
         numeric = [pl.Series(name, _mapped(file)) for name, file in files.items()]
         arrays: dict[str, Any] = {name: _mapped(self.path / f"{name}.npy") for name in ARRAYS}
@@ -128,6 +128,11 @@ class CacheEntry:
         if self.path.is_dir():
             with suppress(OSError):  # they are worked out again
                 write_json(self.path / "audit.json", sections)
+
+
+def read_table(path: Path) -> pl.DataFrame:
+    """Read an Arrow file, mapped; a folder's name may have ``[`` or ``*`` in it, which `polars.read_ipc` expands."""
+    return pl.scan_ipc(path, glob=False).collect()
 
 
 def mappable(frame: pl.DataFrame) -> list[str]:

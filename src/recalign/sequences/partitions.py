@@ -25,7 +25,7 @@ from recalign.events.checking import check_rows
 from recalign.events.fields import missing_as_null
 from recalign.events.scanning import Block, LogScan
 from recalign.files import read_json, write_json
-from recalign.sequences.cache import column_file, mappable
+from recalign.sequences.cache import column_file, mappable, read_table
 from recalign.sequences.splits import High, Split, UserGroups
 from recalign.sequences.store import assign, index, part_sizes, training_counts
 
@@ -96,7 +96,9 @@ class Partitions:
 
         def make(folder: Path) -> Facts:
             pieces = [
-                pl.scan_ipc(self.folder / f"block-{n}" / "rows.arrow").slice(at[number], at[number + 1] - at[number])
+                pl.scan_ipc(self.folder / f"block-{n}" / "rows.arrow", glob=False).slice(
+                    at[number], at[number + 1] - at[number]
+                )
                 for n, at in enumerate(begins)
             ]
             raw = pl.concat([piece.collect() for piece in pieces], rechunk=True)
@@ -136,7 +138,7 @@ class Partitions:
         """
 
         def make(folder: Path) -> Facts:
-            table, catalogue = self._table(number), pl.read_ipc(self.folder / "catalogue.arrow")
+            table, catalogue = self._table(number), read_table(self.folder / "catalogue.arrow")
             item_I = catalogue["item"].search_sorted(table.items).to_numpy()
             frame = assign(table, split)
             frame = frame.with_columns(pl.Series("item", item_I[frame["item"].to_numpy()], pl.UInt32))
@@ -166,7 +168,7 @@ class Partitions:
 
     def _table(self, number: int) -> EventTable:
         folder = self.folder / f"partition-{number}"
-        frame, users, items = (pl.read_ipc(folder / f"{name}.arrow") for name in ("events", "users", "items"))
+        frame, users, items = (read_table(folder / f"{name}.arrow") for name in ("events", "users", "items"))
         report = Report({}, len(frame), ())
         return EventTable(frame, users["user"], items["item"], self.log.timestamp is not None, report, "")
 

@@ -27,7 +27,7 @@ from recalign.events import Log, Report, fingerprint
 from recalign.events.reading import plain_names
 from recalign.events.report import CheckResult, make_report
 from recalign.events.scanning import LogScan
-from recalign.sequences.cache import CacheEntry, column_file, mappable, write_tables
+from recalign.sequences.cache import CacheEntry, column_file, mappable, read_table, write_tables
 from recalign.sequences.partitions import Facts, Partitions, Place, disk_errors
 from recalign.sequences.splits import High, Split, UserGroups
 from recalign.sequences.store import catalogue_digest, check_parts, fingerprint_of, with_rare_items
@@ -131,13 +131,13 @@ def _kth_time(folder: Path, numbers: Iterable[int], k: int) -> int:
 def _catalogue(folder: Path, users: list[int], min_events: int) -> tuple[pl.Series, np.ndarray, list[Place]]:
     """The items of all partitions, their training events, and where each partition begins (and the last one ends)."""
     paths = [folder / f"partition-{number}" / "items.arrow" for number in range(len(users))]
-    items = pl.scan_ipc(paths).unique().collect(engine="streaming")["item"].sort()
+    items = pl.scan_ipc(paths, glob=False).unique().collect(engine="streaming")["item"].sort()
 
     def counts() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Of each partition: its items' places among all, their training events, all of their events."""
         for number, path in enumerate(paths):
             train, every = np.load(folder / f"counts-{number}" / "counts.npy")
-            yield items.search_sorted(pl.read_ipc(path)["item"]).to_numpy(), train, every
+            yield items.search_sorted(read_table(path)["item"]).to_numpy(), train, every
 
     count_I = np.zeros(len(items), np.int64)
     for place, train, _ in counts():
@@ -157,12 +157,12 @@ def _finish(
 ) -> None:
     """Write what is not in stretches: the columns that are no numbers, the ids, and the facts."""
     numbers, entry = range(len(indexed)), folder / "entry"
-    others = pl.concat([pl.read_ipc(folder / f"index-{number}" / "others.arrow") for number in numbers])
+    others = pl.concat([read_table(folder / f"index-{number}" / "others.arrow") for number in numbers])
     columns, numeric = indexed[0]["columns"], indexed[0]["numeric"]
     for name in mappable(others):  # `min_events` left out all events without a value
         np.save(column_file(entry, columns, name), others.drop_in_place(name).to_numpy())
         numeric.append(name)
-    users = pl.concat([pl.read_ipc(folder / f"partition-{number}" / "users.arrow") for number in numbers])
+    users = pl.concat([read_table(folder / f"partition-{number}" / "users.arrow") for number in numbers])
     mapped = [pl.Series(name, np.load(column_file(entry, columns, name), mmap_mode="r")) for name in numeric]
     frame = others.with_columns(mapped)
     if high is not None and high.quantile is not None:  # it needs the rewards of all users at once
