@@ -3,9 +3,9 @@
     python benchmarks/encoders.py [--log ml-1m-leave-last] [--rows hstu/known sasrec ...] [--seeds 0 1 2 3 4]
 
 Each seed of each row is one `recalign fit --config conf/recommender.yaml ...` line, which is printed, with what
-conf/recommender/ says of the log, if anything; the epoch is chosen on validation. Then the test: full catalogue, items
-that the user had met left out. Runs that have finished are not run again, an interrupted one starts anew, and a row's
-figures are saved as soon as its seed is done.
+conf/recommender/ (OneRec: conf/recommender-onerec/) says of the log, if anything; the epoch is chosen on validation.
+Then the test: full catalogue, items that the user had met left out. Runs that have finished are not run again, an
+interrupted one starts anew, and a row's figures are saved as soon as its seed is done.
 
 OneRec's rows use conf/recommender-onerec.yaml. Their codes are made once, from the item vectors of hstu/last_event with
 seed 0, which is trained first; those of onerec/random-ids are random.
@@ -129,9 +129,9 @@ def words(row: str, seed: int, given: argparse.Namespace) -> list[str]:
         ids = f"--model.sizes={SIZES[given.log]}" if row == "onerec/random-ids" else f"--model.codes={codes(given)}"
         recipe, own = "recommender-onerec", [ids, *ONEREC[row]]
     else:
-        files = Path("conf/recommender").glob(f"{given.log}.yaml")
-        recipe, own = "recommender", [*(f"--config={file}" for file in files), *ROWS.get(row, [])]
-    argv = ["fit", f"--config=conf/{recipe}.yaml", f"--config=conf/data/{given.log}.yaml", *own]
+        recipe, own = "recommender", ROWS.get(row, [])
+    of_log = [f"--config={file}" for file in Path("conf", recipe).glob(f"{given.log}.yaml")]
+    argv = ["fit", f"--config=conf/{recipe}.yaml", f"--config=conf/data/{given.log}.yaml", *of_log, *own]
     argv += [f"--seed_everything={seed}", f"--run.root={given.runs}", f"--run.chain={given.log}"]
     return [*argv, f"--run.name={row.replace('/', '-')}", "--model.prior=false", *given.fit]
 

@@ -126,9 +126,9 @@ def test_a_sweeps_ranges_are_settings_of_its_stage(path: Path, monkeypatch: pyte
         assert parsed.folder.path == Path(f"runs/ml-100k/{stage}-t/seed-0")
 
 
-@pytest.mark.parametrize("path", sorted((CONF / "recommender").glob("*.yaml")), ids=name)
+@pytest.mark.parametrize("path", sorted(CONF.glob("recommender*/*.yaml")), ids=name)
 def test_a_logs_recipe_comes_after_the_recommender_and_the_log(path: Path):
-    files = [CONF / "recommender.yaml", CONF / "data" / path.name, path]
+    files = [path.parent.with_suffix(".yaml"), CONF / "data" / path.name, path]
     parsed = parse_stage(["fit", *(f"--config={file}" for file in files)])
     written, read = values(path), leaves(parsed.config)
     assert {key: read[key] for key in written} == written
