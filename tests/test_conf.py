@@ -148,6 +148,16 @@ def test_a_chain_can_be_planned(path: Path):
         assert {len(tried) for tried in search.settings.values()} == {settings["trials"]}
 
 
+@pytest.mark.parametrize("path", CHAINS, ids=name)
+def test_onerec_takes_the_place_of_hstu_in_any_chain(path: Path):
+    settings = yaml.safe_load(path.read_text()) | {"world": None, "recommender": "recommender-onerec"}
+    plan = Plan(Chain(**settings), path, {})
+    parsed = plan.parsed("recommender", 0)
+    assert parsed.config["model"]["class_path"] == "recalign.recommender.OneRecRecommender"
+    recipe = CONF / "recommender-onerec" / plan.log.name
+    assert (str(recipe) in parsed.words) == recipe.is_file()
+
+
 def test_clicks_are_judged_by_satisfaction():
     path = CONF / "chain/kuairand-pure-excerpt-clicked.yaml"
     parsed = Plan(Chain(**yaml.safe_load(path.read_text())), path, {}).parse()

@@ -11,7 +11,8 @@ _FOLDERS = {
     "posttrain": "post-training methods (recalign fit NAME)",
     "chain": "chains (recalign chain NAME)",
     "data": "logs (recalign check NAME, or after a stage: recalign fit asft NAME)",
-    "recommender": "additions to the recommender (after it: recalign fit recommender NAME)",
+    "recommender": "what HSTU needs on a log (after it: recalign fit recommender LOG recommender/LOG)",
+    "recommender-onerec": "what OneRec needs on a log (recalign fit recommender-onerec LOG recommender-onerec/LOG)",
     "trainer": "presets of the trainer (after a stage: recalign fit asft NAME)",
     "sweep": "sweeps of Weights & Biases (wandb sweep conf/sweep/NAME.yaml)",
 }

@@ -72,6 +72,15 @@ def test_it_raises_the_reward_of_a_reward_model_that_is_right(data, start, taste
     assert {"ipa/accuracy", "ipa/margin", "ipa/gap", "ipa/nll"} <= set(watch.steps[0])
 
 
+@pytest.mark.parametrize("over", ["items", "codes"])
+def test_where_no_history_is_asked_only_cloning_is_left(data, start, taste, over):
+    policy = start if over == "items" else small.coded(data.num_items)
+    module = small.free(IPA, policy=policy, reward_net=taste, share=1e-12, cloning=0.5)
+    loss, figures = module.loss(small.batch_of(data, "train", rows=8))
+    torch.testing.assert_close(loss.detach(), 0.5 * figures["nll"])
+    assert set(figures) == {"nll"}
+
+
 def test_the_snapshot_is_of_the_beginning_of_the_epoch(data, start, taste, tmp_path):
     module = small.free(IPA, policy=start, reward_net=taste, share=1.0, lr=3e-3)
     small.fit(module, data, tmp_path, epochs=1)

@@ -66,6 +66,19 @@ def policy(request: pytest.FixtureRequest, data) -> Policy:
 
 
 @torch.no_grad()
+def test_a_batch_without_targets_has_states_without_rows(policy, batch):
+    none = batch.keep(torch.zeros(len(batch.target_T), dtype=torch.bool))
+    state, item_TC = policy.encode(none), torch.ones(0, 3, dtype=torch.int64)
+    nothing_seen = torch.empty(2, 0, dtype=torch.int64)
+    assert policy.log_probs(state).shape == (0, policy.num_items)
+    assert policy.log_probs(state, item_TC).shape == (0, 3)
+    assert policy.log_prob(state, none.target_T).shape == (0,)
+    assert policy.ranks(state, none.target_T, nothing_seen).shape == (0,)
+    assert [each.shape for each in policy.top_k(state, 5, nothing_seen)] == [(0, 5), (0, 5)]
+    assert policy.sample(state, 4).shape == (0, 4)
+
+
+@torch.no_grad()
 def test_probabilities_are_over_the_catalogue(policy, batch):
     logp_TV = policy.log_probs(policy.encode(batch))
     assert logp_TV.shape == (len(batch.target_T), policy.num_items)

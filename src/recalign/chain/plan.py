@@ -101,7 +101,7 @@ class Plan:
             own["model.keep"] = self.chain.keep
         if self.chain.world:
             own["data.root"] = str(self.data_root(seed))
-        return Request((self._yaml(stage), self.log), own | settings)
+        return Request((self._yaml(stage), self.log, *self._recipe(stage)), own | settings)
 
     def tokens(self, seed: int) -> ParsedTokens:
         """The command that makes the semantic ids of a seed."""
@@ -170,6 +170,11 @@ class Plan:
         meant = nearest(stage, known)
         remedy = f"did you mean {meant}?" if meant else f"there are: {', '.join(known)}, and those trained + _rerank"
         raise InputError(f"there is no method {stage!r}", where="methods", remedy=remedy)
+
+    def _recipe(self, stage: str) -> list[Path]:
+        """What a recommender needs on this log, if there is a file that says so: ``conf/<recommender>/<log>.yaml``."""
+        own = self.found(f"{self.chain.recommender}/{self.log.name}") if stage == "recommender" else None
+        return [own] if own else []
 
     def parse(self) -> dict[str, ParsedStage]:
         """Every stage's command, parsed with the first seed, before anything runs.

@@ -92,5 +92,5 @@ class OwnVectors(NodeLogits):
             return (h_TND.transpose(0, 1) @ vector_NFD.transpose(1, 2)).transpose(0, 1)
         if nodes <= dim * child.shape[2]:  # smaller and faster than gathering vectors
             return (h_TND @ vector_MD.T).gather(2, child)
-        vector_XFD = vector_MD.index_select(0, child.flatten()).view(states * asked, -1, dim)
-        return (vector_XFD @ h_TND.reshape(-1, dim, 1)).view(states, asked, -1)
+        vector_XFD = vector_MD.index_select(0, child.flatten()).view(states * asked, child.shape[2], dim)
+        return (vector_XFD @ h_TND.flatten(0, 1)[:, :, None]).view(child.shape)

@@ -114,7 +114,8 @@ def attend(q_TNHC: Tensor, window: Window, kv: int, bias_UML: Tensor) -> Tensor:
     q_UGMNHC = q_UMNGHC.permute(0, 3, 1, 2, 4, 5)
     scale = q_TNHC.shape[-1] ** -0.5
     score_UGXL = (q_UGMNHC * scale).flatten(2, 4) @ k_UGLC.transpose(2, 3)
-    score_UGMYL = score_UGXL.unflatten(2, (slots, -1)) + bias_UML[:, None, :, None]
+    queries = q_UGMNHC.shape[3] * q_UGMNHC.shape[4]  # of a slot; there may be no slot, so it cannot be left to torch
+    score_UGMYL = score_UGXL.unflatten(2, (slots, queries)) + bias_UML[:, None, :, None]
     mixed_UGXC = score_UGMYL.softmax(dim=-1).flatten(2, 3).to(v_UGLC.dtype) @ v_UGLC
     mixed_UGMNHC = mixed_UGXC.unflatten(2, q_UGMNHC.shape[2:5])
     return window.pick(mixed_UGMNHC.permute(0, 2, 3, 1, 4, 5).flatten(3, 4))

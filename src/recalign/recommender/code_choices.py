@@ -29,7 +29,7 @@ def follow(trie: Trie, item_TC: Tensor) -> Choose:
         place_TC1 = trie.place(depth + 1, child_TC)[:, :, None]
         logp_TC = logp_TNF.expand(-1, item_TC.shape[1], -1).gather(2, place_TC1)[:, :, 0]
         fans_out = depth == 0 and item_TC.shape[1] > 1
-        return torch.zeros_like(item_TC[0]) if fans_out else None, child_TC, logp_TC
+        return child_TC.new_zeros(item_TC.shape[1]) if fans_out else None, child_TC, logp_TC
 
     return choose
 
@@ -39,7 +39,7 @@ def sampled(count: int) -> Choose:
 
     def choose(depth: int, child_TNF: Tensor, logp_TNF: Tensor) -> Choice:
         states, prefixes, _ = child_TNF.shape
-        place_TNX = draw(logp_TNF.flatten(0, 1), count // prefixes).view(states, prefixes, -1)
+        place_TNX = draw(logp_TNF.flatten(0, 1), count // prefixes).unflatten(0, (states, prefixes))
         child_TM, logp_TM = child_TNF.gather(2, place_TNX).flatten(1), logp_TNF.gather(2, place_TNX).flatten(1)
         return child_TM.new_zeros(count) if depth == 0 else None, child_TM, logp_TM
 

@@ -239,7 +239,7 @@ class CodePolicy(HistoryPolicy):
 
     def _read_code(self, depth: int, code: Tensor, state: CodeState, past: list[Past]) -> tuple[Tensor, list[Past]]:
         """Read the last code of prefixes of a length. Shape: int64 (T, N) or (N,) -> (T, N, D)."""
-        token = self.code_embedding[depth - 1].index_select(0, code.flatten()).view(*code.shape, -1)
+        token = self.code_embedding[depth - 1].index_select(0, code.flatten()).unflatten(0, code.shape)
         h_TND, past = self.decoder(token.expand(len(state), -1, -1), state.window, past)
         return h_TND if state.shift_TD is None else h_TND + state.shift_TD[:, None], past
 

@@ -77,7 +77,7 @@ class HistoryPolicy(Policy):
                 remedy=f"use --data.max_length {self.encoder.max_length}, or train the recommender anew",
             )
         # the gradient of index_select is one index_add, much faster than that of indexing and of an embedding
-        x_BLD = self.item_embedding.weight.index_select(0, batch.item_BL.flatten()).view(*batch.item_BL.shape, -1)
+        x_BLD = self.item_embedding.weight.index_select(0, batch.item_BL.flatten()).unflatten(0, batch.item_BL.shape)
         if self.past_rewards is not None:
             x_BLD = x_BLD + self.past_rewards(batch.reward_BL)
         return self.encoder(x_BLD, batch.length_B, batch.time_BL, batch.request_time_BL)
@@ -125,7 +125,7 @@ class SequencePolicy(HistoryPolicy):
         with torch.autocast(query_TX.device.type, enabled=False):
             if 2 * len(item_VX) <= items.shape[1] * query_TX.shape[1]:  # smaller and faster than gathering vectors
                 return (query_TX @ item_VX.T / self.temperature).log_softmax(dim=-1).gather(1, items - 1)
-            item_TCX = item_VX.index_select(0, items.flatten() - 1).view(*items.shape, -1)
+            item_TCX = item_VX.index_select(0, items.flatten() - 1).unflatten(0, items.shape)
             score_TC = (item_TCX @ query_TX[:, :, None])[:, :, 0] / self.temperature
         # The normaliser comes from one item's log-probability, which never holds T x V scores.
         first_T = log_prob(query_TX, item_VX, items[:, 0] - 1, 1 / self.temperature, self._bound())
