@@ -36,6 +36,16 @@ def start(cloned):
     return load_net(cloned, "policy").net.eval()
 
 
+def test_a_share_of_the_histories_is_asked(data, start, taste):
+    batch = small.batch_of(data, "train", rows=30)
+    everywhere, rarely = (small.free(PPO, policy=start, reward_net=taste, share=share) for share in (1.0, 0.1))
+    before = torch.get_rng_state()
+    assert everywhere.asked(batch) is batch
+    assert torch.get_rng_state().equal(before)
+    asked = len(rarely.asked(batch).target_T) / len(batch.target_T)
+    assert 0.02 < asked < 0.25
+
+
 def unseen(logp_TV: torch.Tensor, batch) -> torch.Tensor:
     """Log-probabilities over what is not in the history."""
     target_N, item_N = met(batch)

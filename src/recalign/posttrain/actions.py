@@ -122,7 +122,7 @@ class SampledActions(OnlineTraining):
     def loss(self, batch: Batch) -> tuple[Tensor, Figures] | None:
         if self.trainer.global_step % self.refresh == 0:
             self.renew()
-        rated = batch.keep(~batch.reward_T.isnan())
+        rated = self.asked(batch.keep(~batch.reward_T.isnan()))
         if not any(counts(len(rated.target_T), self.device)):
             return None
         item_TC, column_TS, own = roll_out(

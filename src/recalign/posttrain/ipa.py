@@ -5,17 +5,15 @@ Legend: T states, C items shown, old the policy at the beginning of the epoch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from recalign.errors import InputError
 from recalign.posttrain.base import Figures
 from recalign.posttrain.pairs import preference
 from recalign.posttrain.rollout import OnlineTraining, met
-from recalign.processes import counts, gathered, random_rows
+from recalign.processes import counts, gathered
 from recalign.sequences import Batch
 
 
@@ -56,13 +54,6 @@ class IPA(OnlineTraining):
     POSITIVE = ("candidates", "beta")
     NOT_NEGATIVE = ("cloning",)
 
-    @classmethod
-    def check_settings(cls, given: Mapping[str, Any]) -> None:
-        super().check_settings(given)
-        if not 0 < (share := given.get("share", 1)) <= 1:
-            remedy = "give one above 0 and at most 1, such as 0.1"
-            raise InputError(f"{share} is no share of the histories", where="model.share", remedy=remedy)
-
     def __init__(
         self,
         candidates: int = 50,
@@ -72,8 +63,8 @@ class IPA(OnlineTraining):
         lr: float = 1.5e-5,
         **online: Any,
     ) -> None:
-        super().__init__(lr=lr, **online)
-        self.candidates, self.share, self.beta, self.cloning = candidates, share, beta, cloning
+        super().__init__(lr=lr, share=share, **online)
+        self.candidates, self.beta, self.cloning = candidates, beta, cloning
 
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()
@@ -81,12 +72,10 @@ class IPA(OnlineTraining):
 
     def loss(self, batch: Batch) -> tuple[Tensor, Figures] | None:
         rated = batch.keep(~batch.reward_T.isnan())
-        rows = len(rated.target_T)
-        if not any(counts(rows, self.device)):
+        if not any(counts(len(rated.target_T), self.device)):
             return None
         nll = -gathered(self.policy.log_prob(self.policy.encode(rated), rated.target_T)).mean()
-        chance_T = random_rows(lambda count: torch.rand(count, device=self.device), rows, self.device)
-        shown = rated.keep(chance_T < self.share)
+        shown = self.asked(rated)
         pair_T2, gap_T = self._pairs(shown)
         paired_T = gap_T > 0
         gap_T = gathered(gap_T[paired_T])

@@ -6,6 +6,7 @@ Shape suffixes: T states, C candidates of each, S items drawn at each, L events 
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, ClassVar, NamedTuple
 
@@ -56,6 +57,7 @@ class OnlineTraining(PostTraining):
     """Base class of methods that ask a reward model about items of ``old``, the policy at an earlier step.
 
     Args:
+        share: of a batch's histories, drawn at random, at which items are asked about.
         reward_model: checkpoint of the reward model; null in a configuration: that of this log and seed.
         reward_net: the reward model itself, instead of a checkpoint (Python only); copied.
         **training: arguments of `PostTraining`.
@@ -65,10 +67,22 @@ class OnlineTraining(PostTraining):
     LEARNS_FROM = RewardData
     use_dropout = False
 
+    @classmethod
+    def check_settings(cls, given: Mapping[str, Any]) -> None:
+        super().check_settings(given)
+        if not 0 < (share := given.get("share", 1)) <= 1:
+            remedy = "give one above 0 and at most 1, such as 0.1"
+            raise InputError(f"{share} is no share of the histories", where="model.share", remedy=remedy)
+
     def __init__(
-        self, reward_model: str | None = None, reward_net: RewardEnsemble | Loaded | None = None, **training: Any
+        self,
+        share: float = 1.0,
+        reward_model: str | None = None,
+        reward_net: RewardEnsemble | Loaded | None = None,
+        **training: Any,
     ) -> None:
         super().__init__(**training)
+        self.share = share
         self.old = copy.deepcopy(self.reference)
         given, method = (reward_model, reward_net), type(self).__name__
         loaded = load_or_copy(*given, "reward", where="model.reward_model", needed_by=method)
@@ -83,6 +97,14 @@ class OnlineTraining(PostTraining):
         super().train(mode)
         self.old.eval()
         return self
+
+    def asked(self, batch: Batch) -> Batch:
+        """A random share of a batch's targets."""
+        if self.share == 1:
+            return batch
+        rows = len(batch.target_T)
+        chance_T = random_rows(lambda count: torch.rand(count, device=self.device), rows, self.device)
+        return batch.keep(chance_T < self.share)
 
     def renew(self) -> None:
         """Set ``old`` to the present policy."""
