@@ -62,7 +62,7 @@ ONEREC: dict[str, list[str]] = {
 """What OneRec's rows add to conf/recommender-onerec.yaml."""
 ITEM_VECTORS = "hstu/last_event"
 """The row whose item vectors become codes."""
-SIZES = {"ml-100k": [64, 32], "ml-1m-leave-last": [128, 32]}
+SIZES = {"ml-100k": [64, 32], "ml-1m-leave-last": [128, 32], "kuairand-pure-excerpt": [128, 64]}
 """Codes of each level."""
 PEERS = {"rectools-sasrec": "SASRecModel", "rectools-hstu": "HSTUModel"}
 ONE_SEED = {"popularity": [0]} | {peer: [42] for peer in PEERS}  # 42 is the tutorial's
