@@ -49,6 +49,22 @@ def test_a_fit_leaves_a_whole_run_folder():
     assert [r["step"] for r in rows(RUN.figures("fit")) if r["rank/loss"]] == ["5", "11"]
 
 
+def test_settings_are_parsed_once_and_what_is_done_to_them_stays_out_of_the_next(monkeypatch: pytest.MonkeyPatch):
+    words = ["fit", "--config", "toy.yaml", "--run.name", "once"]
+    first = parse_stage(words)
+    kept = yaml.safe_dump(first.config)
+    first.config["model"]["init_args"].clear()
+    monkeypatch.setattr("jsonargparse.ArgumentParser.parse_object", None)  # it must not be asked again
+    assert yaml.safe_dump(parse_stage(words).config) == kept
+
+
+def test_a_variable_is_read_anew(monkeypatch: pytest.MonkeyPatch):
+    for rate in (0.03, 0.04):
+        monkeypatch.setenv("RATE", str(rate))
+        parsed = parse_stage(["fit", "--config", "toy.yaml", "--model.learning_rate", "${oc.env:RATE}"])
+        assert parsed.config["model"]["init_args"]["learning_rate"] == rate
+
+
 def test_config_yaml_repeats_the_run():
     fit("--model.learning_rate", "0.02", "--seed_everything", "3")
     first = RunFolder(Path("runs/toy/recommender/seed-3"))

@@ -63,6 +63,7 @@ TAKES = {
 READ_ANEW = re.compile(r"\$\{[\w.]+:|\.(ya?ml|json)\"")
 """In settings as JSON: a resolver such as ``${oc.env:HOME}``, or a file of further settings."""
 _PARSED: dict[str, Namespace] = {}
+"""What jsonargparse made of settings, by the settings as JSON."""
 
 
 @dataclass(frozen=True)
