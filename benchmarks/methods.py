@@ -3,7 +3,7 @@
     python benchmarks/methods.py --log ml-100k [--seeds 0 1] [--methods bc asft] [--no-search] [--runs DIR] [--data DIR]
     python benchmarks/methods.py --log simulated --world noise
     python benchmarks/methods.py --log ml-100k --feedback
-    python benchmarks/methods.py --log ml-100k --policy onerec --methods start rerank bc asft asft_permuted ipa gbpo
+    python benchmarks/methods.py --log ml-100k --policy onerec --methods start ppo -- --stages.ppo.model.share=0.1
 
 Each log is one chain (conf/chain/<log>-methods.yaml) that searches, trains and measures under the same rules; what has
 run is not run again, so that an interrupted table goes on where it stopped. `--workers N` runs N cells at once. Worlds:
@@ -73,6 +73,7 @@ def main() -> None:
     parser.add_argument("--no-search", action="store_true", help="methods as their YAML files have them")
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--data", help="data root; else RECALIGN_DATA, else data")
+    parser.add_argument("chain", nargs="*", help="words for the chain, after --: -- --stages.ppo.model.share=0.1")
     given = parser.parse_args()
     log = given.log if given.world == "default" else f"{given.log}-{given.world}"
     suffix = f"-{given.policy}" * (given.policy != "hstu")
@@ -86,7 +87,7 @@ def main() -> None:
     words += [f"--data.root={given.data}"] * bool(given.data)
     words += [f"--workers={given.workers}"] * bool(given.workers)
     began = time.monotonic()
-    if code := recalign(["chain", *words]):
+    if code := recalign(["chain", *words, *given.chain]):
         sys.exit(code)
     print(f"{name}: {(time.monotonic() - began) / 60:.1f} min, without what had run before")
     log += f", {given.policy}" * (given.policy != "hstu")
