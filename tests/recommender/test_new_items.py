@@ -72,9 +72,11 @@ def test_cold_test_targets_become_recommendable(policy, data, codes):
 
 
 @torch.no_grad()
-def test_old_items_keep_their_vectors_and_new_ones_have_their_relatives_mean(policy, data, codes_XS):
+def test_old_items_keep_what_they_have_and_new_ones_have_their_relatives_mean(policy, data, codes_XS):
+    policy.set_counts(torch.arange(data.num_items).float())
     grown, items = appended(policy, codes_XS), data.num_items
     assert grown.item_embedding.weight[: items + 1].equal(policy.item_embedding.weight)
+    assert grown.count_V[:items].equal(policy.count_V)
     for item in range(items, items + NEW):
         for depth in (2, 1, 0):
             alike = (codes_XS[:items, :depth] == codes_XS[item, :depth]).all(dim=1)
@@ -82,11 +84,13 @@ def test_old_items_keep_their_vectors_and_new_ones_have_their_relatives_mean(pol
                 break
         expected_D = policy.item_embedding.weight[1:][alike].mean(dim=0)
         torch.testing.assert_close(grown.item_embedding.weight[item + 1], expected_D)
+        torch.testing.assert_close(grown.count_V[item], policy.count_V[alike].mean())
 
 
 @torch.no_grad()
 def test_shares_of_old_items_among_their_siblings_stay(policy, data, codes_XS):
     batch, items = small.batch_of(data, rows=6), data.num_items
+    policy.prior_strength = 0.0 if policy.writes_illegal else 0.5  # which weighs the codes that new items take over
     grown = appended(policy, codes_XS)
     before_TV, after_TX = (each.log_probs(each.encode(batch)) for each in (policy, grown))
     if policy.writes_illegal:  # a new item takes over what fell on its codes, and changes nothing else

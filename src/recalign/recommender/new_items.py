@@ -1,10 +1,12 @@
 """Add new items to a trained policy over semantic ids: it knows their codes.
 
-Where a policy has a vector for each item (the input) or for each node of the trie (``head: node``), a new one gets the
-mean of its nearest relatives': those below the deepest common prefix of codes.
+Where a policy has something for each item (the input vector, and the count behind the item prior) or for each node of
+the trie (``head: node``), a new one gets the mean of its nearest relatives': those below the deepest common prefix of
+codes. A count of 0 would say that users left an item out that they could have chosen.
 
 Shape suffixes:
-    V  items      S  levels      D  width      N  items, or nodes of one depth
+    V  items      X  these and the new ones      S  levels      D  width      E  width and a count
+    N  items, or nodes of one depth
 """
 
 from __future__ import annotations
@@ -72,13 +74,14 @@ def appended(policy: CodePolicy, codes_XS: Tensor) -> CodePolicy:
     grown.set_codes(codes_XS.to(policy.start.device))
     weights, old, items = policy.state_dict(), policy.trie, policy.num_items
     fresh = grown.state_dict() | {name: x for name, x in weights.items() if x.shape == grown.state_dict()[name].shape}
-    fresh["count_V"] = torch.nn.functional.pad(policy.count_V, (0, len(codes_XS) - items))
     fresh["trie.codes_VS"] = grown.trie.codes_VS
     known_X = torch.arange(len(codes_XS), device=policy.start.device) < items
-    row_XD = torch.nn.functional.pad(policy.item_embedding.weight[1:], (0, 0, 0, len(codes_XS) - items))
+    own_VE = torch.cat([policy.item_embedding.weight[1:], policy.count_V[:, None]], dim=1)
+    own_XE = torch.nn.functional.pad(own_VE, (0, 0, 0, len(codes_XS) - items))
     relatives = [grown.trie.node_VS[:, depth] for depth in reversed(range(grown.trie.levels - 1))]
-    inherited_XD = _inherited(row_XD, known_X, relatives)
-    fresh["item_embedding.weight"] = torch.cat([policy.item_embedding.weight[:1], inherited_XD])
+    inherited_XE = _inherited(own_XE, known_X, relatives)
+    fresh["item_embedding.weight"] = torch.cat([policy.item_embedding.weight[:1], inherited_XE[:, :-1]])
+    fresh["count_V"] = inherited_XE[:, -1]
     if isinstance(policy.head, OwnVectors):
         for depth in range(1, old.levels + 1):
             fresh[f"head.vectors.{depth - 1}"] = _node_vectors(policy, grown, depth)
