@@ -23,7 +23,7 @@ def problems(draw):
 
 
 def small_blocks():
-    return patch.multiple(topk, ROWS=3, SCORES=12)  # blocks of four items
+    return patch.multiple(topk, ROWS=3, ITEMS=4)
 
 
 def plain_order(score_V, seen_items):

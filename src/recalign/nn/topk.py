@@ -18,8 +18,7 @@ from torch import Tensor
 Pairs = tuple[Tensor, Tensor]
 Blocks = Callable[[slice], Iterable[tuple[int, Tensor]]]  # rows -> (first item, score_CI) of block after block
 
-ROWS = 512
-SCORES = 2**22  # scores held at once
+ROWS, ITEMS = 512, 2**13  # of a block of scores
 
 
 @torch.no_grad()
@@ -57,10 +56,9 @@ def ranks_from_scores(score_TV: Tensor, target_T: Tensor, seen: Pairs | None = N
 def _dot_products(query_TD: Tensor, item_VD: Tensor) -> Blocks:
     def blocks(rows: slice) -> Iterator[tuple[int, Tensor]]:
         query_CD = query_TD[rows].to(item_VD.dtype)
-        size = SCORES // ROWS
-        for start in range(0, len(item_VD), size):
+        for start in range(0, len(item_VD), ITEMS):
             with torch.autocast(item_VD.device.type, enabled=False):
-                yield start, query_CD @ item_VD[start : start + size].T
+                yield start, query_CD @ item_VD[start : start + ITEMS].T
 
     return blocks
 
@@ -107,12 +105,14 @@ def _ranks(blocks: Blocks, target_T: Tensor, items: int, seen: Pairs | None) -> 
         target_C = target_T[rows]
         row_C = torch.arange(len(target_C), device=target_C.device)
         skipped = torch.cat([seen_row_N, row_C]), torch.cat([seen_item_N, target_C])
+        # A single block is kept; of several one is held at a time, so they are computed twice.
+        only = list(blocks(rows)) if items <= ITEMS else None
         # Take the target's score from the same blocks: another summation order could change its last bit.
         target_score_C = torch.stack(
-            [_score_in_block(score_CI, start, target_C) for start, score_CI in blocks(rows)]
+            [_score_in_block(score_CI, start, target_C) for start, score_CI in only or blocks(rows)]
         ).sum(dim=0)
-        for start, score_CI in blocks(rows):
-            ahead_CI = ~(score_CI < target_score_C[:, None])  # not >=: NaN counts as ahead
+        for start, score_CI in only or blocks(rows):
+            ahead_CI = (score_CI < target_score_C[:, None]).logical_not_()  # not >=: NaN counts as ahead
             ahead_CI[_in_block(skipped, start, score_CI)] = False
             ahead_T[rows] += ahead_CI.sum(dim=1)
     return (ahead_T + 1).masked_fill(target_T < 0, 0)
