@@ -9,7 +9,7 @@ from torch import Tensor
 
 from recalign.posttrain import WeightedSFT
 from recalign.posttrain.base import Figures
-from recalign.posttrain.weighted import weighted_likelihood, weights
+from recalign.posttrain.weighted import tapered_likelihood, weights
 from recalign.sequences import Batch
 
 
@@ -39,5 +39,5 @@ class Centred(NoDropout):
         weight_T = (weight_T - weight_T[known_T].mean()) * known_T
         logp_T = self.policy.log_prob(self.policy.encode(batch), batch.target_T)
         start_T = self.reference_log_probs(batch, batch.target_T[:, None])[:, 0]
-        loss, figures = weighted_likelihood(logp_T, weight_T, start_T)
+        loss, figures = tapered_likelihood(logp_T, weight_T, start_T)
         return loss, {**figures, **cut}

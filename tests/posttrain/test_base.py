@@ -113,9 +113,9 @@ def test_training_leaves_the_item_prior_out_and_ranking_has_it(log_root, cloned,
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_what_signed_weights_compare_with_is_rounded_alike(log_root, dropping, tmp_path, monkeypatch, precision):
-    found, likelihood = [], weighted.weighted_likelihood
+    found, likelihood = [], weighted.tapered_likelihood
     compared = lambda logp_T, *rest: found.append((logp_T.detach(), rest[-1])) or likelihood(logp_T, *rest)  # noqa: E731
-    monkeypatch.setattr(weighted, "weighted_likelihood", compared)
+    monkeypatch.setattr(weighted, "tapered_likelihood", compared)
     data = small.data_of(PostTrainingData, log_root, "tastes")
     module = small.free(WeightedSFT, init_from=str(dropping), transform="signed")
     small.trainer_of(tmp_path, 1, limit_train_batches=1, precision=precision).fit(module, data)

@@ -55,7 +55,7 @@ def test_a_policy_makes_its_tensors_where_it_is(encoder, batch, loss):
         value = policy.log_probs(state, batch.target_T[:, None].repeat(1, 3)).sum()
     else:
         weight_T, _ = weights(batch.reward_T, "exponential", 1.0, 10.0)
-        value, _ = weighted_likelihood(policy.log_prob(state, batch.target_T), weight_T)
+        value, _ = weighted_likelihood(policy, state, batch.target_T, weight_T)
     value.backward()
     assert value.device.type == policy.sample(state, 3).device.type == "meta"
 

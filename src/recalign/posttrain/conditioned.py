@@ -129,6 +129,5 @@ class ReturnConditioned(PostTraining):
     def loss(self, batch: Batch) -> tuple[Tensor, Figures]:
         reward_T = self.advantages(batch)
         state = self.policy.encode_given(batch, reward_T.nan_to_num())
-        logp_T = gathered(self.policy.log_prob(state, batch.target_T))
-        loss, _ = weighted_likelihood(logp_T, gathered(~reward_T.isnan()).float())
+        loss, _ = weighted_likelihood(self.policy, state, batch.target_T, gathered(~reward_T.isnan()).float())
         return loss, {"asked": self.policy.asked}

@@ -79,7 +79,7 @@ class ValueMethod(PostTraining):
     """Base class: a policy with value heads that have their own learning rate. Subclasses set ``self.critic``.
 
     Logs ``value/td``, the squared error of Q on logged items, in the reward's variance; all but CQL also log
-    ``value/{ess,max_weight,lowered}`` of the weights (`weighted_likelihood`). ``value/values`` and ``value/advantages``
+    ``value/{ess,max_weight,lowered}`` of the weights (`weight_figures`). ``value/values`` and ``value/advantages``
     are histograms of Q on logged items, and of Q less what it is compared with.
 
     Args:
@@ -181,8 +181,7 @@ class IQL(ValueMethod):
         td = td_loss(q_T, reward_T)
         value_loss = expectile_loss(q_T.detach() - value_T, self.expectile, reward_T)
         weight_T = exponential_weights(q_T - value_T, self.beta, reward_T)
-        logp_T = self.policy.log_prob(self.policy.encode(batch), batch.target_T)
-        actor, figures = weighted_likelihood(gathered(logp_T), weight_T)
+        actor, figures = weighted_likelihood(self.policy, self.policy.encode(batch), batch.target_T, weight_T)
         figures |= {"td": td.detach(), "expectile": value_loss.detach(), "v": value_T.mean().detach()}
         return actor + td + value_loss, figures | distributions(q_T, q_T - value_T)
 
@@ -217,7 +216,7 @@ class AWAC(ValueMethod):
         td = td_loss(q_TC[:, 0], reward_T)
         advantage_T = (q_TC[:, 0] - q_TC[:, 1:].mean(dim=1)).detach()
         weight_T = exponential_weights(advantage_T, self.beta, reward_T)
-        actor, figures = weighted_likelihood(gathered(self.policy.log_prob(state, batch.target_T)), weight_T)
+        actor, figures = weighted_likelihood(self.policy, state, batch.target_T, weight_T)
         figures |= {"td": td.detach(), "advantage": rated_mean(advantage_T, reward_T)}
         return actor + td, figures | distributions(q_TC[:, 0], advantage_T)
 
@@ -255,7 +254,7 @@ class SA2C(ValueMethod):
         negative = rated_mean((q_TC[:, 1:] - self.negative).square().mean(dim=1), reward_T)
         advantage_T = q_TC[:, 0] - q_TC[:, 1:].mean(dim=1)
         weight_T = actor_critic_weights(advantage_T, reward_T)
-        actor, figures = weighted_likelihood(gathered(self.policy.log_prob(state, batch.target_T)), weight_T)
+        actor, figures = weighted_likelihood(self.policy, state, batch.target_T, weight_T)
         figures |= {"td": td.detach(), "negative": negative.detach()}
         return actor + td + negative, figures | distributions(q_TC[:, 0], advantage_T)
 

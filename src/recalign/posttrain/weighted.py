@@ -14,7 +14,8 @@ from torch import Tensor
 
 from recalign.errors import InputError
 from recalign.posttrain.base import Figures, PostTraining
-from recalign.processes import gathered
+from recalign.processes import gathered, own_rows
+from recalign.recommender.policy import Policy, State
 from recalign.sequences import Batch
 
 Transform = Literal["constant", "linear", "exponential", "rank", "sign", "signed"]
@@ -31,7 +32,7 @@ def transform_advantages(advantage_T: Tensor, transform: Transform, temperature:
       that the largest is 1, which avoids overflow and cancels in the loss;
     - rank: exp((2u - 1) / beta), u the quantile of A in its batch (ties counted half): robust to outliers;
     - sign: 1[A > 0]: filtered cloning;
-    - signed: A; `weighted_likelihood` lowers events with a negative weight.
+    - signed: A; `tapered_likelihood` lowers events with a negative weight.
     """
     known_T = ~advantage_T.isnan()
     match transform:
@@ -75,50 +76,77 @@ def weights(
     return w_T.clamp(-limit, limit), {"clipped": (size_T > limit).float().mean()}
 
 
-def weighted_likelihood(logp_T: Tensor, weight_T: Tensor, start_T: Tensor | None = None) -> tuple[Tensor, Figures]:
-    """L = (sum_{w_t > 0} w_t * -log pi(a_t | s_t) + sum_{w_t < 0} |w_t| g(Delta_t)) / sum_t |w_t|.
+def weighted_likelihood(policy: Policy, state: State, item_T: Tensor, weight_T: Tensor) -> tuple[Tensor, Figures]:
+    """L = sum_t w_t * -log pi(a_t | s_t) / sum_t w_t over the events of all processes; 0 if all weights are.
 
     This covers behaviour cloning (w = 1), filtered cloning (w in {0, 1}), reward-weighted cloning (w = r),
     exponential reward weighting (w = exp(r / beta); arXiv 2603.10279) and A-SFT (w = f(r - V); Netflix TechBlog,
     October 2025, whose own formula is not public; the closest published one is AWR, arXiv 1910.00177).
 
+    Dividing by the batch's sum of weights makes the step size independent of their scale.
+
+    Args:
+        policy: pi.
+        state: its states before the events of this process.
+        item_T: these events' items a_t.
+        weight_T: w_t >= 0 of the events of all processes; no gradient flows through them.
+
+    Returns:
+        The loss, and the figures of `weight_figures`.
+    """
+    weight_T = weight_T.detach()
+    share_T = weight_T / _above_zero(weight_T.sum())
+    own = policy.weighted_nll(state, item_T, share_T[own_rows(len(item_T), item_T.device)])
+    return gathered(own[None]).sum(), weight_figures(weight_T)
+
+
+def tapered_likelihood(logp_T: Tensor, weight_T: Tensor, start_T: Tensor) -> tuple[Tensor, Figures]:
+    """L = (sum_{w_t > 0} w_t * -log pi(a_t | s_t) + sum_{w_t < 0} |w_t| g(Delta_t)) / sum_t |w_t|; 0 if all w are.
+
     Items with w < 0 are lowered with slope g' = min(pi / pi_start, 1). It vanishes as they become unlikely; the slope
     of w log pi does not. This is the tapering of TOPR (arXiv 2503.14286), with the start, cloned from the log, as
     behaviour policy: Delta = log pi - log pi_start, g = exp(Delta) for Delta < 0, else 1 + Delta.
 
-    Dividing by the batch's sum of weights makes the step size independent of their scale. The loss is 0 if all weights
-    are.
-
     Args:
-        logp_T: log pi(a_t | s_t).
+        logp_T: log pi(a_t | s_t), of the events of all processes, like the other arguments.
         weight_T: w_t; no gradient flows through it.
-        start_T: log pi_start(a_t | s_t); None if no weight is below 0.
+        start_T: log pi_start(a_t | s_t).
 
     Returns:
-        The loss, and ``ess``, the effective sample size as a share of the events, (sum |w|)^2 / (T sum w^2),
-        ``max_weight``, the largest weight over the mean, and ``lowered``, the negative weights' share of sum |w|.
+        The loss, and the figures of `weight_figures`.
     """
-    weight_T = weight_T.detach()
-    up_T, down_T = weight_T.clamp(min=0), (-weight_T).clamp(min=0)
-    total, tiny = (up_T + down_T).sum(), torch.finfo(weight_T.dtype).tiny
-    cost_T = -up_T * logp_T
-    if start_T is not None:
-        delta_T = logp_T - start_T
-        cost_T = cost_T + down_T * torch.where(delta_T > 0, 1 + delta_T, delta_T.clamp(max=0).exp())
-    count = len(weight_T)
-    return cost_T.sum() / total.clamp(min=tiny), {
-        "ess": total.square() / (count * weight_T.square().sum()).clamp(min=tiny),
-        "max_weight": weight_T.abs().max() * count / total.clamp(min=tiny),
-        "lowered": down_T.sum() / total.clamp(min=tiny),
+    up_T, down_T = weight_T.detach().clamp(min=0), (-weight_T.detach()).clamp(min=0)
+    delta_T = logp_T - start_T
+    lowered_T = torch.where(delta_T > 0, 1 + delta_T, delta_T.clamp(max=0).exp())
+    loss = (down_T * lowered_T - up_T * logp_T).sum() / _above_zero((up_T + down_T).sum())
+    return loss, weight_figures(weight_T.detach())
+
+
+def weight_figures(weight_T: Tensor) -> Figures:
+    """What to log of weights.
+
+    ``ess``, the effective sample size as a share of the events, (sum |w|)^2 / (T sum w^2); ``max_weight``, the largest
+    over the mean; and ``lowered``, the negative weights' share of sum |w|.
+    """
+    size_T, count = weight_T.abs(), len(weight_T)
+    total = size_T.sum()
+    return {
+        "ess": total.square() / _above_zero(count * weight_T.square().sum()),
+        "max_weight": size_T.max() * count / _above_zero(total),
+        "lowered": (-weight_T).clamp(min=0).sum() / _above_zero(total),
     }
+
+
+def _above_zero(x: Tensor) -> Tensor:
+    return x.clamp(min=torch.finfo(x.dtype).tiny)
 
 
 class WeightedSFT(PostTraining):
     """L = sum_e w_e * -log pi(a_e | s_e) / sum_e w_e with w_e = f(A_e): advantage-weighted supervised fine-tuning.
 
-    With ``signed``, weights may be negative, and these events are lowered (`weighted_likelihood`).
+    With ``signed``, weights may be negative, and these events are lowered (`tapered_likelihood`).
 
-    Logs ``advantage/{ess,max_weight,lowered}`` (`weighted_likelihood`); ``advantage/clipped`` (`weights`);
+    Logs ``advantage/{ess,max_weight,lowered}`` (`weight_figures`); ``advantage/clipped`` (`weights`);
     ``advantage/share``, share of the events with an advantage; and, before training, the histograms
     ``advantage/values`` and ``advantage/weights`` over all events. Warns before training if the effective sample size
     is below `MIN_EFFECTIVE` and a higher temperature would raise it.
@@ -185,7 +213,10 @@ class WeightedSFT(PostTraining):
     def loss(self, batch: Batch) -> tuple[Tensor, Figures]:
         advantage_T = gathered(self.advantages(batch))
         weight_T, cut = weights(advantage_T, self.transform, self.temperature, self.clip)
-        logp_T = self.policy.log_prob(self.policy.encode(batch), batch.target_T)
-        start_T = None if self.start_E is None else gathered(self.start_E[batch.event_T])
-        loss, figures = weighted_likelihood(gathered(logp_T), weight_T, start_T)
+        state = self.policy.encode(batch)
+        if self.start_E is None:
+            loss, figures = weighted_likelihood(self.policy, state, batch.target_T, weight_T)
+        else:
+            logp_T, start_T = self.policy.log_prob(state, batch.target_T), self.start_E[batch.event_T]
+            loss, figures = tapered_likelihood(gathered(logp_T), weight_T, gathered(start_T))
         return loss, {**figures, **cut, "share": (~advantage_T.isnan()).float().mean()}
