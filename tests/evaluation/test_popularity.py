@@ -63,13 +63,13 @@ def test_strengths_rise_each_once_and_the_start_is_among_them():
 
 def test_means_are_over_histories_to_which_anything_is_shown():
     """Of three histories the first is shown item 1 alone, the second items 3 and 5, the third nothing."""
-    shown_TK = torch.tensor([[1, 0], [3, 5], [0, 0]])
+    logp_TV = torch.full((3, 5), -torch.inf)
+    logp_TV[0, 0] = logp_TV[1, 2] = logp_TV[1, 4] = -1.0
     shows = SimpleNamespace(
         num_items=5,
+        strength=1.0,
         encode=lambda batch: torch.arange(3),
-        scored=lambda state: (state, state),
-        tilted=lambda state, _: state,
-        top_k=lambda state, k, seen_N: (None, shown_TK[state]),
+        scored=lambda state: (logp_TV[state], torch.zeros(len(state), 5)),
     )
     batch = SimpleNamespace(to=lambda device: batch, seen_N=torch.zeros(2, 0, dtype=torch.int64))
 

@@ -69,10 +69,12 @@ def _top_k(blocks: Blocks, count: int, k: int, seen: Pairs | None, like: Tensor)
     for rows, seen_rows in _row_chunks(count, seen, like.device):
         for start, score_CI in blocks(rows):
             score_CI[_in_block(seen_rows, start, score_CI)] = -torch.inf
-            score_CI.nan_to_num_(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
             # Equal scores are in item order: the kept items come first and are sorted already.
             candidate = torch.cat([score_TK[rows], score_CI], dim=1)
             place_CK = _stable_top_k(candidate, k)
+            if candidate.gather(1, place_CK).isnan().any():  # sorted first, so none is missed
+                candidate.nan_to_num_(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
+                place_CK = _stable_top_k(candidate, k)
             kept_CK = item_TK[rows].gather(1, place_CK.clamp(max=k - 1))
             item_TK[rows] = torch.where(place_CK < k, kept_CK, start + place_CK - k)
             score_TK[rows] = candidate.gather(1, place_CK)
