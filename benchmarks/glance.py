@@ -12,6 +12,7 @@ from recalign.evaluation.comparison import ALL, HIGH, VALUE
 
 TABLES = {
     "ML-100K": ("ml-100k", "ml-100k, main rows"),
+    "ML-1M": ("ml-1m",),
     "OneRec on ML-100K": ("ml-100k, onerec",),
     "Five simulated worlds": ("simulated", "simulated, main rows"),
     "Ten unopened worlds": ("simulated, unopened",),
