@@ -64,8 +64,11 @@ def main() -> None:
     print(f"\n{save(rows, 'step_cost')}")
 
 
-def prepare(names: list[str], log: str, runs: Path) -> dict[str, Stage]:
-    """Each method's module and data, and, where they are missing, the policy and the reward model that they read."""
+def prepare(names: list[str], log: str, runs: Path, policy: list[str] | None = None) -> dict[str, Stage]:
+    """Each method's module and data, and, where they are missing, the policy and the reward model that they read.
+
+    ``policy``: the words that train another policy than HSTU.
+    """
     common = ["--config", str(CONF / "data" / f"{log}.yaml"), f"--run.root={runs}", "--run.chain=step-cost"]
     common += ["--trainer.enable_progress_bar=false"]
     if log == "simulated":
@@ -73,9 +76,10 @@ def prepare(names: list[str], log: str, runs: Path) -> dict[str, Stage]:
         if not (world / "simulated").exists():
             write(simulate(World()), world)
         common.append(f"--data.root={world}")
-    for stage in ("recommender", "reward"):
+    policy = policy or ["--config", str(CONF / "recommender.yaml")]
+    for stage, own in {"recommender": policy, "reward": ["--config", str(CONF / "reward.yaml")]}.items():
         if not (runs / "step-cost" / stage).exists():
-            run_stage(["fit", "--config", str(CONF / f"{stage}.yaml"), *common, "--trainer.max_epochs=1"])
+            run_stage(["fit", *own, *common, "--trainer.max_epochs=1"])
     stages = {}
     for name in names:
         yaml = CONF / "asft.yaml" if name == "asft" else CONF / "posttrain" / f"{name}.yaml"
