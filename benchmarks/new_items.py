@@ -6,7 +6,8 @@ ML-100K, cut by time at 80 % and 90 % of the events. The codes come from titles:
 Those of the catalogue are made first, and the policy is trained on them; those of the new items are appended after.
 Rows, for each head: `catalogue`, without the new items; `appended`, as `recalign recommend --codes` has them; `random
 ids`, the same with free ids dealt out at random, which say nothing of an item. Figures over all test targets are
-`all/*`, over those whose item is new `new/*`. Finished runs are not run again.
+`all/*`, over those whose item is new `new/*`; `new/chance@k` is how many of these k random items would hold, of those
+that the user has not chosen. Finished runs are not run again.
 """
 
 from __future__ import annotations
@@ -137,13 +138,22 @@ def tested(policy: CodePolicy, data: EventDataModule, file: Path) -> dict[str, f
     raw = data.table.items.gather(data.sequences.frame["item"])
     number = pl.Series(raw).replace_strict(items, np.arange(1, len(items) + 1), default=0, return_dtype=pl.Int64)
     item_N = torch.tensor(number.to_numpy())
-    over_all, over_new = RankMetrics(ks=CUTS), RankMetrics(ks=CUTS)
+    user_N = torch.tensor(data.sequences.frame["user"].to_numpy()).long()
+    chosen_E = (item_N > data.num_items).nonzero()[:, 0]  # events of new items, which the log's own batches leave out
+    over_all, over_new, chance = RankMetrics(ks=CUTS), RankMetrics(ks=CUTS), []
     for batch in data.test_dataloader():
-        rank_T = grown.ranks(grown.encode(batch), item_N[batch.event_T], batch.seen_N)
+        event_T, user_T = batch.event_T, batch.user_B[batch.row_T]
+        before_TE = (user_N[chosen_E] == user_T[:, None]) & (chosen_E < event_T[:, None])
+        row_N, place_N = before_TE.nonzero(as_tuple=True)
+        seen_N = torch.cat([batch.seen_N, torch.stack([row_N, item_N[chosen_E[place_N]]])], dim=1).unique(dim=1)
+        rank_T = grown.ranks(grown.encode(batch), item_N[event_T], seen_N)
+        new_T = batch.target_T == 0
         over_all.update(rank_T)
-        over_new.update(rank_T[batch.target_T == 0])
+        over_new.update(rank_T[new_T])
+        chance += [1 / (len(items) - seen) for seen in seen_N[0].bincount(minlength=len(event_T))[new_T].tolist()]
     found = {"all": over_all, "new": over_new}
     figures = {f"{which}/{name}": float(x) for which, metric in found.items() for name, x in metric.compute().items()}
+    figures |= {f"new/chance@{k}": k * statistics.fmean(chance) for k in CUTS}
     return figures | {"new/targets": float(over_new.events), "all/targets": float(over_all.events), "items": len(items)}
 
 

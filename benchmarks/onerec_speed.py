@@ -26,7 +26,6 @@ from recalign.recommender import Policy
 from recalign.sequences import EventDataModule
 from recalign.stage import run_stage
 
-ONEREC = ["--config", str(CONF / "recommender-onerec.yaml")]
 TARGETS = 1000
 
 
@@ -50,7 +49,7 @@ def main() -> None:
     stages = {name: built(words, "ml-1m-leave-last") for name, words in policies([128, 32]).items()}
     scored = [{name: scoring(stage) for name, stage in stages.items()} for _ in range(given.rounds + 1)][1:]
     add("ml-1m-leave-last", f"score/cpu_s_of_{TARGETS}", scored)
-    methods = prepare(["bc", "asft"], "ml-100k", given.runs, [*ONEREC, "--model.sizes=[64, 32]"])
+    methods = prepare(["bc", "asft"], "ml-100k", given.runs, "recommender-onerec", "--model.sizes=[64, 32]")
     steps = [{name: step_of(stage) for name, stage in methods.items()} for _ in range(given.rounds + 1)][1:]
     add("ml-100k", "asft/step_of_bc", [{"onerec/node": turn["asft"] / turn["bc"]} for turn in steps])
     types = [pl.String] * 3 + [pl.Float64] * 4 + [pl.String] * 2
@@ -59,8 +58,8 @@ def main() -> None:
 
 def policies(sizes: list[int]) -> dict[str, list[str]]:
     """The words that make each policy."""
-    codes = f"--model.sizes={sizes}"
-    heads = {f"onerec/{head}": [*ONEREC, codes, f"--model.head={head}"] for head in ("shared", "node")}
+    onerec = ["--config", str(CONF / "recommender-onerec.yaml"), f"--model.sizes={sizes}"]
+    heads = {f"onerec/{head}": [*onerec, f"--model.head={head}"] for head in ("shared", "node")}
     return {"hstu": ["--config", str(CONF / "recommender.yaml")]} | heads
 
 

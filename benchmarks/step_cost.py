@@ -64,22 +64,22 @@ def main() -> None:
     print(f"\n{save(rows, 'step_cost')}")
 
 
-def prepare(names: list[str], log: str, runs: Path, policy: list[str] | None = None) -> dict[str, Stage]:
+def prepare(names: list[str], log: str, runs: Path, recommender: str = "recommender", *own: str) -> dict[str, Stage]:
     """Each method's module and data, and, where they are missing, the policy and the reward model that they read.
 
-    ``policy``: the words that train another policy than HSTU.
+    The policy is that of a recipe of conf/, with some words of its ``own``.
     """
-    common = ["--config", str(CONF / "data" / f"{log}.yaml"), f"--run.root={runs}", "--run.chain=step-cost"]
+    chain = f"step-cost-{recommender}"
+    common = ["--config", str(CONF / "data" / f"{log}.yaml"), f"--run.root={runs}", f"--run.chain={chain}"]
     common += ["--trainer.enable_progress_bar=false"]
     if log == "simulated":
         world = runs / "worlds" / "0"
         if not (world / "simulated").exists():
             write(simulate(World()), world)
         common.append(f"--data.root={world}")
-    policy = policy or ["--config", str(CONF / "recommender.yaml")]
-    for stage, own in {"recommender": policy, "reward": ["--config", str(CONF / "reward.yaml")]}.items():
-        if not (runs / "step-cost" / stage).exists():
-            run_stage(["fit", *own, *common, "--trainer.max_epochs=1"])
+    for stage, recipe, words in (("recommender", recommender, own), ("reward", "reward", ())):
+        if not (runs / chain / stage).exists():
+            run_stage(["fit", "--config", str(CONF / f"{recipe}.yaml"), *common, *words, "--trainer.max_epochs=1"])
     stages = {}
     for name in names:
         yaml = CONF / "asft.yaml" if name == "asft" else CONF / "posttrain" / f"{name}.yaml"

@@ -93,6 +93,21 @@ def test_what_is_not_a_number_ranks_last_and_is_never_recommended():
     assert top_k(torch.tensor([[nan]]), torch.ones(4, 1), 2)[1].tolist() == [[-1, -1]]
 
 
+@settings(deadline=None)
+@given(problems(), st.integers(1, 14))
+def test_a_nan_beside_ties_is_left_out_of_the_top(problem, k):
+    query_TD, item_VD, _, seen = problem
+    score_TV = query_TD @ item_VD.T
+    score_TV[torch.rand_like(score_TV) < 0.2] = torch.nan
+    with small_blocks():
+        found = top_k_from_scores(score_TV, k, seen)
+        expected = top_k_from_scores(score_TV.nan_to_num(nan=-torch.inf), k, seen)
+    assert torch.equal(found[0], expected[0])
+    assert torch.equal(found[1], expected[1])
+    tied = torch.tensor([[torch.nan, 5.0, 5.0, 1.0], [1.0, 2.0, 3.0, 3.0]])
+    assert top_k_from_scores(tied, 3)[1].tolist() == [[1, 2, 3], [2, 3, 1]]
+
+
 def test_a_seen_target_is_ranked_among_the_unseen_and_a_cold_one_is_a_miss():
     score_TV = torch.tensor([[3.0, 2.0, 1.0]] * 3)
     seen = torch.tensor([0, 0, 1]), torch.tensor([0, 1, 0])

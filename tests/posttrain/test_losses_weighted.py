@@ -7,8 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from recalign.nn import HSTU
 from recalign.posttrain.weighted import tapered_likelihood, weighted_likelihood
-from recalign.recommender import Policy
+from recalign.recommender import Policy, SequencePolicy
 
 
 class Given(Policy):
@@ -35,6 +36,17 @@ def test_by_hand():
     assert loss.item() == pytest.approx((math.log(2) + 3 * math.log(4)) / 4)
     assert figures["ess"].item() == pytest.approx(16 / (3 * 10))
     assert figures["max_weight"].item() == pytest.approx(3 / (4 / 3))
+
+
+def test_over_item_ids_it_has_the_value_and_the_gradient_of_its_formula():
+    torch.manual_seed(0)
+    policy, state_TD = SequencePolicy(HSTU(8, layers=1), 9), torch.randn(6, 8)
+    item_T, weight_T = torch.tensor([1, 9, 3, 3, 5, 2]), torch.tensor([0.0, 1.0, 0.5, 4.0, 2.0, 0.1])
+    found = weighted_likelihood(policy, state_TD, item_T, weight_T)[0]
+    expected = (weight_T * -policy.log_prob(state_TD, item_T)).sum() / weight_T.sum()
+    torch.testing.assert_close(found, expected)
+    table = policy.item_embedding.weight
+    torch.testing.assert_close(*(torch.autograd.grad(loss, table)[0] for loss in (found, expected)))
 
 
 def test_equal_weights_are_behaviour_cloning():

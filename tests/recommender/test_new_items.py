@@ -90,19 +90,26 @@ def test_old_items_keep_what_they_have_and_new_ones_have_their_relatives_mean(po
 @torch.no_grad()
 def test_shares_of_old_items_among_their_siblings_stay(policy, data, codes_XS):
     batch, items = small.batch_of(data, rows=6), data.num_items
-    policy.prior_strength = 0.0 if policy.writes_illegal else 0.5  # which weighs the codes that new items take over
+    policy.set_counts(torch.arange(items).float())
     grown = appended(policy, codes_XS)
     before_TV, after_TX = (each.log_probs(each.encode(batch)) for each in (policy, grown))
-    if policy.writes_illegal:  # a new item takes over what fell on its codes, and changes nothing else
-        torch.testing.assert_close(after_TX[:, :items], before_TV, atol=1e-5, rtol=0)
-    else:
+    if not policy.writes_illegal:
         assert (after_TX.exp().sum(dim=1) - 1).abs().max() < 1e-5
-        prefix_V = codes_XS[:items, 0] * SIZES[1] + codes_XS[:items, 1]
-        for prefix in prefix_V.unique():  # the odds of two items of a prefix are as before
-            own = prefix_V == prefix
-            odds = [x[:, own] - x[:, own][:, :1] for x in (before_TV, after_TX[:, :items])]
-            torch.testing.assert_close(*odds, atol=1e-4, rtol=0)
+    prefix_V = codes_XS[:items, 0] * SIZES[1] + codes_XS[:items, 1]
+    for prefix in prefix_V.unique():  # the odds of two items of a prefix are as before
+        own = prefix_V == prefix
+        odds = [x[:, own] - x[:, own][:, :1] for x in (before_TV, after_TX[:, :items])]
+        torch.testing.assert_close(*odds, atol=1e-4, rtol=0)
     assert (after_TX[:, items:].exp() > 0).all()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("policy", ["plain"], indirect=True)
+def test_without_a_prior_a_new_item_takes_over_what_fell_on_its_codes_and_no_more(policy, data, codes_XS):
+    batch, policy.prior_strength = small.batch_of(data, rows=6), 0.0
+    grown = appended(policy, codes_XS)
+    before_TV, after_TX = (each.log_probs(each.encode(batch)) for each in (policy, grown))
+    torch.testing.assert_close(after_TX[:, : data.num_items], before_TV, atol=1e-5, rtol=0)
 
 
 @torch.no_grad()

@@ -1,7 +1,7 @@
 """Exact top-k and ranks over the catalogue in bounded memory.
 
-Scores are computed in blocks of rows x items. Only a running top-k, or a running count of the items ahead, is kept,
-never rows x catalogue. Products are in the items' precision, also under autocast.
+Scores are computed in blocks of rows x items. Only a running top-k, or a running count of the items ahead, is kept, and
+one block at a time. Products are in the items' precision, also under autocast.
 
 `seen` is a pair of int64 tensors (row_N, item_N): leave out item_N[n] for row_N[n].
 
@@ -34,7 +34,7 @@ def top_k(query_TD: Tensor, item_VD: Tensor, k: int, seen: Pairs | None = None) 
 @torch.no_grad()
 def top_k_from_scores(score_TV: Tensor, k: int, seen: Pairs | None = None) -> tuple[Tensor, Tensor]:
     """`top_k` for given scores (T, V)."""
-    return _top_k(lambda rows: [(0, score_TV[rows].clone())], len(score_TV), k, seen, score_TV)
+    return _top_k(lambda rows: [(0, score_TV[rows])], len(score_TV), k, seen, score_TV)
 
 
 @torch.no_grad()
@@ -68,13 +68,11 @@ def _top_k(blocks: Blocks, count: int, k: int, seen: Pairs | None, like: Tensor)
     item_TK = torch.full((count, k), -1, device=like.device)
     for rows, seen_rows in _row_chunks(count, seen, like.device):
         for start, score_CI in blocks(rows):
-            score_CI[_in_block(seen_rows, start, score_CI)] = -torch.inf
             # Equal scores are in item order: the kept items come first and are sorted already.
             candidate = torch.cat([score_TK[rows], score_CI], dim=1)
+            row_N, place_N = _in_block(seen_rows, start, score_CI)
+            candidate[row_N, k + place_N] = -torch.inf
             place_CK = _stable_top_k(candidate, k)
-            if candidate.gather(1, place_CK).isnan().any():  # sorted first, so none is missed
-                candidate.nan_to_num_(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
-                place_CK = _stable_top_k(candidate, k)
             kept_CK = item_TK[rows].gather(1, place_CK.clamp(max=k - 1))
             item_TK[rows] = torch.where(place_CK < k, kept_CK, start + place_CK - k)
             score_TK[rows] = candidate.gather(1, place_CK)
@@ -82,8 +80,13 @@ def _top_k(blocks: Blocks, count: int, k: int, seen: Pairs | None, like: Tensor)
 
 
 def _stable_top_k(score_CI: Tensor, k: int) -> Tensor:
-    """Indices of the k highest scores, best first, ties by index (`topk` alone orders ties arbitrarily)."""
+    """Indices of the k highest scores, best first, ties by index (`topk` alone orders ties arbitrarily).
+
+    NaN becomes -inf, in place.
+    """
     score_CK, place_CK = score_CI.topk(min(k + 1, score_CI.shape[1]), dim=1)
+    if score_CK[:, :1].isnan().any():  # `topk` sorts NaN first; to look for it in all scores takes longer than `topk`
+        return _stable_top_k(score_CI.nan_to_num_(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf), k)
     tied_C = (score_CK[:, 1:] == score_CK[:, :-1]).any(dim=1)  # few rows have ties; sort only these
     place_CK = place_CK[:, :k]
     place_CK[tied_C] = _sorted_top_k(score_CI[tied_C], k)

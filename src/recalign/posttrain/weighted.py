@@ -15,7 +15,7 @@ from torch import Tensor
 from recalign.errors import InputError
 from recalign.posttrain.base import Figures, PostTraining
 from recalign.processes import gathered, own_rows
-from recalign.recommender.policy import Policy, State
+from recalign.recommender.policy import Policy, State, total_nll
 from recalign.sequences import Batch
 
 Transform = Literal["constant", "linear", "exponential", "rank", "sign", "signed"]
@@ -96,8 +96,8 @@ def weighted_likelihood(policy: Policy, state: State, item_T: Tensor, weight_T: 
     """
     weight_T = weight_T.detach()
     share_T = weight_T / _above_zero(weight_T.sum())
-    own = policy.weighted_nll(state, item_T, share_T[own_rows(len(item_T), item_T.device)])
-    return gathered(own[None]).sum(), weight_figures(weight_T)
+    own_T = share_T[own_rows(len(item_T), item_T.device)]
+    return total_nll(policy, state, item_T, own_T), weight_figures(weight_T)
 
 
 def tapered_likelihood(logp_T: Tensor, weight_T: Tensor, start_T: Tensor) -> tuple[Tensor, Figures]:

@@ -155,11 +155,15 @@ class Policy(Recorded, nn.Module, ABC):
         return torch.cat(ranks)
 
 
+def total_nll(policy: Policy, state: State, item_T: Tensor, weight_T: Tensor) -> Tensor:
+    """sum_t weight_t * -log pi(item_t | state_t), a scalar: that of all processes, from the targets of this one."""
+    return gathered(policy.weighted_nll(state, item_T, weight_T)[None]).sum()
+
+
 def mean_nll(policy: Policy, state: State, item_T: Tensor) -> Tensor:
     """mean_t -log pi(item_t | state_t) over the targets of all processes, a scalar."""
     targets = sum(counts(len(item_T), item_T.device))
-    weight_T = torch.full(item_T.shape, 1 / targets, device=item_T.device)
-    return gathered(policy.weighted_nll(state, item_T, weight_T)[None]).sum()
+    return total_nll(policy, state, item_T, torch.full(item_T.shape, 1 / targets, device=item_T.device))
 
 
 def chunks(states: int, num_items: int) -> list[slice]:
