@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from recalign.evaluation.comparison import ALL, HIGH, VALUE
 from recalign.evaluation.comparison_table import ComparisonTable
-from recalign.evaluation.methods import base_method
+from recalign.evaluation.reranking import base_method
 from recalign.evaluation.selection import KEPT
 
 MARGIN = 0.03  # how much better than A-SFT, relative, another method's value may be

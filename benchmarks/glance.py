@@ -27,7 +27,11 @@ COLUMNS = {
     "value/true@10": ("true value", 2),
     "value_at_popularity": ("value at equal popularity", 2),
     "policy/coverage@10": ("coverage", 2),
+    "policy/popularity@10": ("popularity", 2),
+    "tail/high/ndcg@10": ("tail: high", 3),
+    "tail/value/judge@10": ("tail: value", 2),
 }
+INTERVALS = (HIGH, VALUE, "value/true@10")
 
 
 def main() -> None:
@@ -38,7 +42,7 @@ def main() -> None:
 def table(logs: tuple[str, ...]) -> str:
     """A line a method: the share of the start's ranking that it keeps on the test, and its figures.
 
-    ``high/ndcg@10`` and values have their 95 % interval over users and seeds.
+    ``high/ndcg@10`` and values have their 95 % interval over users and seeds. A figure that a seed lacks is left out.
     """
     saved = pl.read_csv(RESULTS / "methods.csv", schema_overrides={"seeds": pl.String, "commit": pl.String})
     rows = pl.concat([saved.filter((pl.col("log") == log) & pl.col("metric").is_in([ALL, *COLUMNS])) for log in logs])
@@ -49,7 +53,11 @@ def table(logs: tuple[str, ...]) -> str:
     heads = [COLUMNS[metric][0] for metric in shown]
     lines = [f"| method | kept | {' | '.join(heads)} |", "|---" * (len(shown) + 2) + "|"]
     for name in rows["row"].unique(maintain_order=True):
-        figures = [figure(cells[name, m], COLUMNS[m][1]) if (name, m) in cells else "-" for m in shown]
+        own = {m: cells[name, m] for m in shown if cells.get((name, m), {}).get("seeds") == cells[name, ALL]["seeds"]}
+        plain = {"ci_low": None, "ci_high": None}
+        figures = [
+            figure(own[m] if m in INTERVALS else own[m] | plain, COLUMNS[m][1]) if m in own else "-" for m in shown
+        ]
         lines.append(f"| `{name}` | {cells[name, ALL]['mean'] / start:.1%} | {' | '.join(figures)} |")
     return "\n".join(lines)
 

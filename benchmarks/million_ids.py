@@ -1,9 +1,10 @@
 """Beam search of an untrained OneRec over a million items: three levels of 256 random codes, memory and time.
 
-    python benchmarks/million_ids.py [--items 1000000 --users 1000 --beam 50]
+    python benchmarks/million_ids.py [--head shared] [--items 1000000 --users 1000 --beam 50]
 
 What a beam costs does not depend on what the weights say, so nothing is trained or tokenised. CPU seconds are of one
-thread. The peak is that of the whole process; what it held before the search is printed beside it.
+thread. The peak is that of the whole process; what it held before the search is printed beside it. Each head is a
+process of its own.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ import time
 
 import polars as pl
 import torch
-from tables import SCHEMA, commit, save
+from tables import SCHEMA, beside_other_logs, commit, save
 
 from recalign.nn import LazyDecoder
 from recalign.recommender import CodePolicy
+from recalign.recommender.codes import HEADS
 from recalign.recommender.onerec import random_codes
 from recalign.sequences import Batch
 
@@ -26,13 +28,15 @@ SIZES, EVENTS, SHOWN = [256, 256, 256], 200, 10
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--head", default="shared", choices=list(HEADS))
     parser.add_argument("--items", type=int, default=1_000_000)
     parser.add_argument("--users", type=int, default=1000)
     parser.add_argument("--beam", type=int, default=50)
     given = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    policy = CodePolicy(LazyDecoder(max_length=EVENTS), given.items, SIZES, beam=given.beam).eval()
+    decoder = LazyDecoder(max_length=EVENTS)
+    policy = CodePolicy(decoder, given.items, SIZES, given.head, beam=given.beam).eval()
     policy.set_codes(random_codes(given.items, SIZES))
     batch = histories(given.users, given.items)
     before, began = peak(), time.process_time()
@@ -42,11 +46,12 @@ def main() -> None:
     assert all(len(set(row)) == SHOWN and 0 not in row for row in item_TK.tolist())
     print(f"{given.items:,} items, {given.users:,} users, beam {given.beam}: {seconds:.1f} CPU s")
     print(f"peak memory {peak():.2f} GiB, of which {before:.2f} before the search")
-    log, row = f"random-{given.items}", f"beam-{given.beam}"
+    log, row = f"random-{given.items}, {given.head}", f"beam-{given.beam}"
     figures = {"cpu_s_of_1000_users": seconds / given.users * 1000, "peak_gib": peak(), "peak_before_gib": before}
     rows = [(log, row, metric, value, None, None, None, "0", commit()) for metric, value in figures.items()]
     types = [pl.String] * 3 + [pl.Float64] * 4 + [pl.String] * 2
-    print(save(pl.DataFrame(rows, schema=dict(zip(SCHEMA, types, strict=True)), orient="row"), "million_ids"))
+    frame = pl.DataFrame(rows, schema=dict(zip(SCHEMA, types, strict=True)), orient="row")
+    print(save(beside_other_logs(frame, "million_ids"), "million_ids"))
 
 
 def histories(users: int, items: int) -> Batch:

@@ -113,5 +113,5 @@ def figure(cell: dict[str, Any], digits: int) -> str:
     """A mean and, where it has one, its interval."""
     mean, *interval = (cell[key] for key in ("mean", "ci_low", "ci_high"))
     if None in interval:
-        return f"{mean:.{digits}f}"
-    return f"{mean:.{digits}f} ({interval[0]:.{digits}f} .. {interval[1]:.{digits}f})"
+        return f"{mean:z.{digits}f}"
+    return f"{mean:z.{digits}f} ({interval[0]:z.{digits}f} .. {interval[1]:z.{digits}f})"

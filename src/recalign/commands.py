@@ -13,10 +13,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from recalign.errors import InputError, printable, require_positive
+from recalign.evaluation.reranking import base_method, is_reranked, served
 from recalign.events import render
 from recalign.recommender.checkpoint import load_net
+from recalign.recommender.policy import Policy
 from recalign.recommender.serving import serve
 from recalign.recommender.training import RECOMMENDATIONS, write_parquet
+from recalign.reward import RewardData
 from recalign.sequences import EventDataModule
 from recalign.sequences.audit import audit_log
 from recalign.sequences.verdict import verdict
@@ -60,25 +63,32 @@ def recommend(
     """Print recommendations after the log's end, as a table.
 
     Args:
-        run: the run folder of a policy, such as runs/ml-100k/asft/seed-0; its recommendations.parquet is written anew
-            and holds all users', with codes and as_list as asked here.
+        run: the run folder of a policy, such as runs/ml-100k/asft/seed-0, or of a reranked row of a chain, such as
+            runs/ml-100k/rerank/seed-0; its recommendations.parquet is written anew and holds all users', with codes
+            and as_list as asked here.
         users: raw ids of the users to show, such as [1, 7]; null: the first five.
         k: items a user.
         codes: for a policy over semantic ids, a file that recalign tokenize --append wrote; its new items are
-            recommended too. This and as_list run on the CPU.
+            recommended too. This, as_list and a reranked row run on the CPU.
         as_list: whether each item is chosen as if the user had chosen those before it.
     """
     require_positive("", {"k": k}, "k")
-    words = ["predict", *_configured(run), f"--model.top_k={k}"]
-    data: EventDataModule = parse_stage(words).datamodule()  # type: ignore[assignment]
+    policy: Policy | None = None
+    if is_reranked(run.absolute().parent.name) and not RunFolder(run).config.is_file():
+        policy, data = _reranked(run)
+    else:
+        words = ["predict", *_configured(run), f"--model.top_k={k}"]
+        data = parse_stage(words).datamodule()  # type: ignore[assignment]
     known = data.sequences.users.cast(pl.String).to_list()
     chosen = [str(user) for user in users] if users else known[:5]
     if unknown := set(chosen) - set(known):
         raise InputError(f"there is no user {min(unknown)!r}", where="users", remedy="give raw ids of the log")
-    if codes or as_list:
-        loaded, everybody = load_net(str(handed_over(RunFolder(run))), "policy"), np.ones(len(known), bool)
+    if policy is None and (codes or as_list):
+        loaded = load_net(str(handed_over(RunFolder(run))), "policy")
         loaded.check(data)
-        found = serve(loaded.net.eval(), data, everybody, k, codes=codes, as_list=as_list)
+        policy = loaded.net.eval()
+    if policy is not None:
+        found = serve(policy, data, np.ones(len(known), bool), k, codes=codes, as_list=as_list)
         write_parquet(found, run / RECOMMENDATIONS)
         kind = f"{' as lists' if as_list else ''}{f' with the new items of {codes}' if codes else ''}"
         print(f"recommendations{kind} for {len(known):,} users, made on the CPU: {run / RECOMMENDATIONS}")
@@ -91,6 +101,25 @@ def recommend(
     for user, rank, item, score in rows:
         table.add_row(escape(printable(user)), str(rank), escape(printable(item)), f"{score:.2f}")
     Console().print(table)
+
+
+def _reranked(run: Path) -> tuple[Policy, RewardData]:
+    """The policy of a reranked row, and its log.
+
+    Raises:
+        InputError: a stage that it rests on is missing, or the row is not as it was evaluated.
+    """
+    row, seed = run.absolute().parts[-2:]
+    own = base_method(row)
+    folders = {name: RunFolder(run.absolute().parents[1] / name / seed) for name in ("recommender", "reward")}
+    folders |= {own: RunFolder(run.absolute().parents[1] / own / seed)} if own else {}
+    checkpoints = {name: handed_over(folder) for name, folder in folders.items()}
+    if lacking := [name for name, path in checkpoints.items() if path is None]:
+        what = f"{row} reranks by runs beside it, and there is none of {', '.join(lacking)}"
+        raise InputError(what, where=str(run), remedy="keep them in the chain's folder, or run the chain again")
+    stage = parse_stage(["fit", f"--config={folders['reward'].config}"])
+    data: RewardData = stage.datamodule()  # type: ignore[assignment]
+    return served(run.absolute(), {name: path for name, path in checkpoints.items() if path}, data), data
 
 
 def _configured(run: Path) -> list[str]:

@@ -8,15 +8,19 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 import tiny
+import torch
 import yaml
 
 from recalign.chain import Chain, Plan
 from recalign.chain.command import split_overrides
 from recalign.chain.search import Search
+from recalign.commands import _reranked
 from recalign.errors import InputError
+from recalign.recommender.serving import serve
 
 RUNS = Path("runs/tiny")
 METHODS = "[start, rerank, bc, asft, asft_rerank, asft_permuted]"
@@ -95,6 +99,41 @@ def test_a_trained_policy_is_reranked_no_further_than_the_price(first: tuple[Pat
         assert served["policy/strength"] <= 4 * alone["policy/strength"]
         assert min(alone["policy/kept"], served["policy/kept"]) >= 0.97
         assert served["cost/steps"] > 0
+
+
+@pytest.mark.parametrize("row", ["rerank", "asft_rerank"])
+def test_a_reranked_row_is_recommended_by_the_policy_that_was_evaluated(again: Path, row: str, monkeypatch):
+    monkeypatch.chdir(again)
+    run = RUNS / row / "seed-4"
+    policy, data = _reranked(run)
+    evaluated = pl.read_parquet(run / "evaluation/validation.parquet")["rank"].to_torch()
+    rank_T = [
+        policy.ranks(policy.encode(batch), batch.target_T, batch.seen_N)
+        for batch in data.loader(data.windows("validation", "A"))
+    ]
+    assert torch.cat(rank_T).sort().values.equal(evaluated.long().sort().values)
+    said = tiny.recalign(again, "recommend", str(run), "--k=3")
+    assert said.code == 0, said.err
+    shown = pl.read_parquet(run / "recommendations.parquet")
+    assert shown.group_by("user").len()["len"].unique().to_list() == [3]
+    users = np.ones(data.sequences.num_users, bool)
+    assert shown.equals(serve(policy, data, users, 3))
+    assert not shown["item"].equals(serve(policy.policy, data, users, 3)["item"])
+
+
+def test_a_reranked_row_whose_checkpoints_are_others_is_not_served(again: Path):
+    run, reward = RUNS / "asft_rerank/seed-4", again / RUNS / "reward/seed-4/checkpoints"
+    shutil.copy(again / RUNS / "reward/seed-3/checkpoints/best.ckpt", reward / "best.ckpt")
+    said = tiny.recalign(again, "recommend", str(run))
+    assert said.code == 2
+    assert "rests on other checkpoints than those in the chain's folder" in said.err
+    shutil.rmtree(reward)
+    said = tiny.recalign(again, "recommend", str(run))
+    assert said.code == 2
+    assert "asft_rerank reranks by runs beside it, and there is none of reward" in said.err
+    said = tiny.recalign(again, "recommend", str(RUNS / "rerank_lcb/seed-4"))
+    assert said.code == 2
+    assert "none of reward" in said.err
 
 
 def test_a_seed_is_a_world(first: tuple[Path, tiny.Said]):

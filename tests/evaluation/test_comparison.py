@@ -52,6 +52,14 @@ def test_values_by_hand(tmp_path):
     assert comparison.read(tmp_path).equals(frame)
 
 
+def test_a_figure_that_some_seed_lacks_has_no_mean(tmp_path):
+    write(tmp_path, "start", 0, [1, 3, 0, 20], {"value_at_popularity": 0.5})
+    write(tmp_path, "start", 1, [1, 1, 1, 1], {"value_at_popularity": None})
+    frame = compare(tmp_path, draws=50)
+    assert cell(frame, "start", "value_at_popularity", "0") == (0.5, None, None)
+    assert cell(frame, "start", "value_at_popularity") is None
+
+
 def test_what_rests_on_something_else_is_not_compared(tmp_path):
     write(tmp_path, "start", 0, [1, 3, 0, 20], {"base": "a"})
     write(tmp_path, "bc", 0, [1, 3, 0, 20], {"base": "a"})

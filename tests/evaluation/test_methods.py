@@ -15,7 +15,8 @@ import torch
 from recalign.errors import InputError
 from recalign.evaluation.comparison import compare
 from recalign.evaluation.comparison_table import ComparisonTable
-from recalign.evaluation.methods import RERANKED, SAME_FOR_ALL, UNTRAINED, MethodRun, evaluate_methods, interpolate
+from recalign.evaluation.methods import SAME_FOR_ALL, UNTRAINED, MethodRun, evaluate_methods
+from recalign.evaluation.reranking import RERANKED, interpolate
 from recalign.evaluation.roles import Roles
 from recalign.events import Log
 from recalign.metrics.rank import gain_ndcg

@@ -10,8 +10,8 @@ import torch
 
 from recalign.evaluation import ray
 from recalign.evaluation.baselines import ItemScores, LowerBound, Rerank, log_counts
-from recalign.evaluation.methods import interpolate
 from recalign.evaluation.ray import ValidationRanking
+from recalign.evaluation.reranking import interpolate
 from recalign.recommender.checkpoint import load_net
 from recalign.recommender.interpolation import ndcg
 from recalign.reward import RewardData

@@ -115,6 +115,33 @@ def test_the_page_of_a_full_chain(chain):
     assert page.count('<tr class="ours"><th scope="row">asft</th>') == 2  # test and validation
 
 
+def test_the_item_prior_and_the_codes_are_shown(chain, tmp_path):
+    folder = shutil.copytree(chain, tmp_path / "coded")
+    rows = {"step": [1, 2], "rank/prior": [None, 0.75]}
+    rows |= {"rank/prior/ndcg@10_without": [None, 0.114], "rank/prior/ndcg@10": [None, 0.124]}
+    level = {"size": 64, "used_share": 1.0, "entropy_nats": 4.11, "of_nats": 4.16, "largest": 29}
+    said = {
+        "items": 1661, "free": 387, "reconstruction_error": 0.47, "moved": 618, "verdict": "sound", "levels": [level],
+        "vectors": "Cooccurrence", "nearest": {"unique_share": 0.5, "largest_bucket": 33},
+        "examples": [{"code_0": 7, "items": 26, "spread": 0.2, "titles": ["Alien", "<b>Up</b>"]}],
+    }  # fmt: skip
+    (folder / "recommender/seed-1").mkdir(parents=True)
+    (folder / "tokens/seed-1").mkdir(parents=True)
+    pl.DataFrame(rows).write_csv(folder / "recommender/seed-1/metrics.csv")
+    (folder / "tokens/seed-1/tokens.json").write_text(json.dumps(said))
+    manifest = json.loads((folder / "reward/seed-1/manifest.json").read_text())
+    manifest |= {"stage": "recommender", "upstream": {"model.codes": {}}}
+    (folder / "recommender/seed-1/manifest.json").write_text(json.dumps(manifest))
+    words = Strict(render(folder).read_text(encoding="utf-8")).words
+    for expected in (
+        "seed strength NDCG@10 without with 1 0.75 0.114 0.124",
+        "1 Cooccurrence 64 1,661 387 0.47 618 sound 0.5 33",
+        "1 code_0 64 1 4.11 4.16 29",
+        "code_0 = 7 , 26 items: Alien; <b>Up</b>",
+    ):
+        assert expected in words
+
+
 def test_a_chain_that_only_cloned(tmp_path, made_up_run):
     made_up_run(tmp_path, "start", 0, users=20, events=2)
     compare(tmp_path, draws=50)

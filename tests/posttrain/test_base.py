@@ -16,7 +16,9 @@ from lightning.pytorch.callbacks import Callback
 from recalign.errors import InputError
 from recalign.nn import Pooled
 from recalign.posttrain import (
+    CQL,
     GRPO,
+    IPA,
     KTO,
     PPO,
     PairData,
@@ -38,12 +40,13 @@ from recalign.stage.checkpoint import refuse_other_model
 
 @pytest.fixture(scope="module")
 def dropping(log_root, tmp_path_factory):
-    """The checkpoint of a policy with much dropout."""
+    """The checkpoint of a policy with much dropout and an item prior."""
     data = small.data_of(RecommenderData, log_root, "tastes", users="all")
     folder = tmp_path_factory.mktemp("dropping")
     torch.manual_seed(0)
     module = Recommender(data.num_items, small.encoder(dropout=0.5), temperature=0.05, lr=5e-3)
     small.fit(module, data, folder, epochs=2)
+    module.policy.prior_strength = 0.7
     return small.saved(module, folder / "policy.ckpt")
 
 
@@ -60,6 +63,7 @@ class Modes(Callback):
 COMPARING = {
     PPO: (RewardData, {"sampled/ratio": 1}),
     GRPO: (RewardData, {"sampled/ratio": 1, "sampled/kl": 0}),
+    IPA: (RewardData, {"ipa/margin": 0, "ipa/winner": 0}),
     Reinforce: (PostTrainingData, {"reinforce/ess": 1}),
     Preferences: (PairData, {"pairs/margin": 0, "pairs/winner": 0, "train/loss": math.log(2)}),
     KTO: (PostTrainingData, {"pairs/margin": 0, "pairs/winner": 0, "pairs/z": 0, "train/loss": 0.5}),
@@ -91,14 +95,21 @@ def test_before_the_first_step_a_policy_is_what_it_is_compared_with(
         (WeightedSFT, PostTrainingData, {"transform": "signed"}),
         (Preferences, PairData, {}),
         (ReturnConditioned, PostTrainingData, {}),
+        (CQL, PostTrainingData, {}),
+        (PPO, RewardData, {}),
+        (IPA, RewardData, {"share": 1.0}),
     ],
 )
-def test_training_leaves_the_item_prior_out_and_ranking_has_it(log_root, cloned, tmp_path, method, kind, settings):
+def test_training_leaves_the_item_prior_out_and_ranking_has_it(
+    log_root, cloned, rewarded, tmp_path, method, kind, settings
+):
+    own = {"reward_model": str(rewarded)} if kind is RewardData else {}
+
     def trained(strength):
         start = load_net(cloned, "policy").net
         start.prior_strength = strength
         torch.manual_seed(0)
-        module = small.free(method, policy=start, lr=1e-3, **settings)
+        module = small.free(method, policy=start, lr=1e-3, **settings, **own)
         small.fit(module, small.data_of(kind, log_root, "tastes"), tmp_path)
         assert module.policy.prior_strength == module.reference.prior_strength == strength
         return module

@@ -15,7 +15,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from recalign.recommender import CalibratePrior, PolynomialAveraging, Recommender, RecommenderData, calibration
+from recalign.nn import LazyDecoder
+from recalign.recommender import (
+    CalibratePrior,
+    OneRecRecommender,
+    PolynomialAveraging,
+    Recommender,
+    RecommenderData,
+    calibration,
+)
 from recalign.recommender.checkpoint import load_net, read_checkpoint
 from recalign.recommender.interpolation import ndcg_by_strength
 
@@ -25,13 +33,17 @@ def data(log_root):
     return small.data_of(RecommenderData, log_root, "tastes", users="all")
 
 
-def cloned(data, folder, epochs=2, ckpt_path=None, **settings):
+def cloned(data, folder, epochs=2, ckpt_path=None, averaged=True, over="items", **settings):
     """Cloning with an average and a best checkpoint, as the command does it."""
     torch.manual_seed(0)
-    module = Recommender(data.num_items, small.encoder(), temperature=0.1, lr=5e-3, **settings)
+    if over == "items":
+        module = Recommender(data.num_items, small.encoder(), temperature=0.1, lr=5e-3, **settings)
+    else:
+        module = OneRecRecommender(data.num_items, decoder=LazyDecoder(16, layers=1, max_length=32), **settings)
     best = ModelCheckpoint(folder, "best", monitor="rank/all/ndcg@10", mode="max", enable_version_counter=False)
     last = ModelCheckpoint(folder, "last", enable_version_counter=False)
-    trainer = small.trainer_of(folder, epochs, PolynomialAveraging(), best, last, enable_checkpointing=True)
+    average = [PolynomialAveraging()] if averaged else []
+    trainer = small.trainer_of(folder, epochs, *average, best, last, enable_checkpointing=True)
     trainer.fit(module, data, ckpt_path=ckpt_path, weights_only=True)
     return module
 
@@ -89,11 +101,15 @@ def test_a_continued_run_is_the_run_in_one_go(data, tmp_path, name):
         assert module.policy.prior_strength in (0.0, before["strength"])
 
 
-def test_a_calibrated_checkpoint_is_continued_without_its_prior(data, tmp_path):
-    cloned(data, tmp_path, epochs=1)
-    assert load_net(tmp_path / "best.ckpt", "policy").net.prior_strength > 0
-    cloned(data, tmp_path, epochs=2, ckpt_path=tmp_path / "best.ckpt")
-    assert load_net(tmp_path / "last.ckpt", "policy").net.prior_strength == 0  # of the average as well
+@pytest.mark.parametrize("averaged", [True, False])
+@pytest.mark.parametrize("over", ["items", "codes"])
+def test_a_calibrated_checkpoint_is_continued_without_its_prior(data, tmp_path, over, averaged):
+    own = {"over": over, "averaged": averaged}
+    with patch.object(calibration, "ndcg_by_strength", lambda *given: {c: -abs(c - 0.5) for c in given[-1]}):
+        cloned(data, tmp_path, epochs=1, **own)
+    assert load_net(tmp_path / "best.ckpt", "policy").net.prior_strength == 0.5
+    cloned(data, tmp_path, epochs=2, ckpt_path=tmp_path / "best.ckpt", **own)
+    assert load_net(tmp_path / "last.ckpt", "policy").net.prior_strength == 0
 
 
 def test_without_a_checkpoint_the_module_is_calibrated(data, tmp_path):

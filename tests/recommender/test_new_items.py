@@ -58,16 +58,17 @@ def policy(request, data, codes_XS) -> CodePolicy:
     return made.eval()
 
 
-def test_cold_test_targets_become_recommendable(policy, data, codes):
+@pytest.mark.parametrize("as_list", [False, True])
+def test_new_items_are_recommended_to_those_who_have_not_met_them(policy, data, codes, as_list):
     cold = data.sequences.frame.filter((pl.col("item_id") == 0) & (pl.col("split") == 2))
     everybody = torch.ones(data.sequences.num_users).bool().numpy()
-    shown = serve(policy, data, everybody, 1000, codes=codes)
+    shown = serve(policy, data, everybody, 1000, codes=codes, as_list=as_list)
     before = serve(policy, data, everybody, 1000)
     new = set(range(101, 101 + NEW))
     assert len(cold) == 30
     assert not set(before["item"].cast(pl.Int64)) & new
-    for _, own in shown.group_by("user"):
-        assert new <= set(own["item"].cast(pl.Int64))  # so all 30 cold targets, none before
+    for (user,), own in shown.group_by("user"):
+        assert set(own["item"].cast(pl.Int64)) & new == new - {101 + (int(user) - 1) % NEW}  # whom it met last
         assert own["item"].n_unique() == len(own)
 
 

@@ -56,9 +56,13 @@ def test_another_tools_file_needs_no_metadata_and_ids_are_read_as_the_logs(tmp_p
         ({"item": ["a", "b", "b"]}, "the item 'b' appears more than once"),
         ({"item": ["a", None, "c"]}, "the item None appears more than once, or is empty"),
         ({"code_1": [0, 2, 2]}, "the items 'b' and 'c' have the same id"),
-        ({"code_0": [0, -1, 1]}, "code_0 of the item 'b' is no whole number from 0 to 1"),
-        ({"code_0": [0, None, 1]}, "code_0 of the item 'b' is no whole number"),
-        ({"code_0": [0.0, 1.0, 1.0]}, "code_0 of the item 'a' is no whole number"),
+        ({"code_0": [0, -1, 1]}, "code_0 of the item 'b' is no number from 0 to 1"),
+        ({"code_0": [0, None, 1]}, "code_0 of the item 'b' is empty"),
+        ({"code_0": [0.0, 1.0, 1.0]}, "the column code_0 holds Float64, not whole numbers"),
+        ({"code_1": ["0", "1", "x"]}, "the column code_1 holds String"),
+        ({"code_1": [[0], [1], [2]]}, r"the column code_1 holds List\(Int64\)"),
+        ({"version": ["1", "1", "2"]}, "the column version holds String"),
+        ({"version": [1, None, 2]}, "version of the item 'b' is empty"),
     ],
 )
 def test_a_wrong_row_is_named(tmp_path: Path, columns: dict, message: str):
@@ -83,10 +87,27 @@ def test_codes_of_another_catalogue_are_refused(tmp_path: Path):
     assert "--append" in str(error.value)
 
 
+def test_codes_of_another_log_are_refused(tmp_path: Path):
+    """Their items may have the same numbers."""
+    items = pl.Series([1, 2, 3])
+    codes_NL, path = np.array([[0, 0], [0, 1], [1, 0]]), tmp_path / "codes.parquet"
+    CodesTable.empty(items, (2, 2), "films").appended(items, codes_NL).write(path)
+    assert len(load_codes(path, items, "films").codes_VL) == len(load_codes(path, items).codes_VL) == 3
+    with pytest.raises(InputError, match="the ids of the log 'films', not of 'books'") as error:
+        load_codes(path, items, "books")
+    assert error.value.where == str(path)
+    assert load_codes(written(tmp_path, item=["3", "1", "2"]), items, "books").sizes == (2, 3)  # of another tool
+
+
+def test_ids_that_are_one_item_of_the_log_are_refused(tmp_path: Path):
+    with pytest.raises(InputError, match="the items '1' and '01' are one item of this log, whose ids are Int64"):
+        load_codes(written(tmp_path, item=["1", "2", "01"]), pl.Series([1, 2]))
+
+
 def test_a_code_beyond_the_sizes_of_the_metadata_is_refused(tmp_path: Path):
     path = tmp_path / "codes.parquet"
     pl.DataFrame(GOOD).write_parquet(path, metadata={"sizes": "[2, 2]"})
-    with pytest.raises(InputError, match="code_1 of the item 'a' is no whole number from 0 to 1"):
+    with pytest.raises(InputError, match="code_1 of the item 'a' is no number from 0 to 1"):
         load_codes(path, pl.Series(["a"]))
     pl.DataFrame(GOOD).write_parquet(path, metadata={"sizes": "[2, 2, 2]"})
     with pytest.raises(InputError, match="2 levels, and sizes of 3"):

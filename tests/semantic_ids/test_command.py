@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from recalign.errors import InputError
 from recalign.recommender import RecommenderVectors
 from recalign.semantic_ids import ParquetVectors, load_codes
 from recalign.semantic_ids.codes import CodesTable
-from recalign.semantic_ids.command import tokenize
+from recalign.semantic_ids.command import _with_new, tokenize
 from recalign.sequences import EventDataModule
 
 
@@ -105,6 +106,30 @@ def test_a_collapsed_codebook_is_refused_unless_it_is_allowed(data: EventDataMod
     path = tokenize(data=data, vectors=vectors, out=out, allow_collapsed=True)
     assert len(load_codes(path, data.sequences.items).codes_VL) == 40
     assert json.loads((out / "tokens.json").read_text())["verdict"] == "collapsed"
+
+
+def test_appended_ids_are_not_made_anew(data: EventDataModule, tmp_path: Path):
+    path = tokenize(data=data, vectors=clouds(tmp_path, range(1, 41)), out=tmp_path)
+    tokenize(data=data, vectors=clouds(tmp_path, range(1, 41)), out=tmp_path)  # the same ids again
+    tokenize(data=data, vectors=clouds(tmp_path, range(1, 51)), append=path, out=tmp_path)
+    before = path.read_bytes()
+    with pytest.raises(InputError, match=r"items were appended to these ids \(version 2\)"):
+        tokenize(data=data, vectors=clouds(tmp_path, range(1, 51)), out=tmp_path)
+    assert path.read_bytes() == before
+
+
+def test_ids_of_another_log_and_items_of_another_type_are_not_appended_to(data: EventDataModule, tmp_path: Path):
+    path = tokenize(data=data, vectors=clouds(tmp_path, range(1, 41)), out=tmp_path)
+    table = CodesTable.read(path)
+    assert table.log == data.log_.name
+    dataclasses.replace(table, log="books").write(path)
+    with pytest.raises(InputError, match="the ids of the log 'books'"):
+        tokenize(data=data, vectors=clouds(tmp_path, range(1, 51)), append=path, out=tmp_path)
+    dataclasses.replace(table, items=table.items.cast(pl.String)).write(path)
+    assert len(CodesTable.read(tokenize(data=data, append=path, out=tmp_path / "text")).items) == 40
+    text = pl.Series([*map(str, table.items), "a lamp"])
+    with pytest.raises(InputError, match="the new item 'a lamp' cannot be an id of this file, whose ids are Int64"):
+        _with_new(table, text, text, str(path))
 
 
 @pytest.mark.parametrize(

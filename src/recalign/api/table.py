@@ -21,9 +21,9 @@ from recalign.evaluation.methods import (
     BaseCheckpoints,
     MethodRun,
     evaluate_methods,
-    is_reranked,
 )
 from recalign.evaluation.report import terminal_table
+from recalign.evaluation.reranking import is_reranked
 from recalign.evaluation.roles import Roles
 from recalign.reward import RewardData
 from recalign.stage.code import EVALUATION, code_digest

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from recalign.errors import InputError, require_positive
-from recalign.evaluation.methods import BASE_STAGES, base_method, is_trained
+from recalign.evaluation.methods import BASE_STAGES, is_trained
+from recalign.evaluation.reranking import base_method
 from recalign.evaluation.roles import Roles
 from recalign.recommender.interpolation import KEEP, require_share
 from recalign.simulation import World

@@ -19,8 +19,9 @@ from recalign.chain.search import CHOICE, Search
 from recalign.chain.train import Trained, base_checkpoints, named, train
 from recalign.errors import InputError
 from recalign.evaluation import comparison
-from recalign.evaluation.methods import BASE_STAGES, MethodRun, base_method, evaluate_methods
+from recalign.evaluation.methods import BASE_STAGES, MethodRun, evaluate_methods
 from recalign.evaluation.report import render, show
+from recalign.evaluation.reranking import base_method
 from recalign.events import data_root
 from recalign.files import held, read_json, write_json
 from recalign.reward import RewardData

@@ -272,9 +272,14 @@ class SplitTable:
 
 
 def _summary_rows(runs: list[Run], draws: int) -> list[Row]:
-    """Rows of the plain numbers in `summary.json`, under their own names (`coverage@10` under `policy/`)."""
+    """Rows of the plain numbers in `summary.json`, under their own names (`coverage@10` under `policy/`).
+
+    A figure that a method lacks with some seed has no mean: that of the others would be no mean over the seeds.
+    """
     values: dict[tuple[str, str], dict[int, float]] = {}
+    seeds: dict[str, set[int]] = {}
     for run in runs:
+        seeds.setdefault(run.method, set()).add(run.seed)
         for key, value in run.summary.items():
             if isinstance(value, int | float) and key != "seed":
                 metric = "policy/coverage@10" if key == "coverage@10" else key
@@ -283,6 +288,8 @@ def _summary_rows(runs: list[Run], draws: int) -> list[Row]:
     rows: list[Row] = []
     for (method, metric), by_seed in values.items():
         rows += [(method, str(seed), "test", metric, value, None, None) for seed, value in by_seed.items()]
+        if by_seed.keys() != seeds[method]:
+            continue
         value_S = np.array(list(by_seed.values()))
         estimate = over_seeds(value_S, np.tile(value_S, (draws, 1)))
         interval = estimate.interval() if len(by_seed) > 1 else (None, None)

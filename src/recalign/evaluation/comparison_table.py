@@ -84,4 +84,4 @@ def figure(metric: str, value: float) -> str:
         return f"{value:.0f} s" if value < 120 else f"{value / 60:.1f} min"
     if metric == "policy/coverage@10":
         return f"{value:.1%}"
-    return f"{value:.3f}" if metric.startswith(("value/", "policy/")) else f"{value:.4f}"
+    return f"{value:.3f}" if metric.startswith(("value", "tail/value/", "policy/")) else f"{value:.4f}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -12,11 +11,12 @@ import polars as pl
 import torch
 
 from recalign.evaluation import examples, exposed
-from recalign.evaluation.baselines import ItemScores, LowerBound, Rerank, SameForAll, Scores, log_counts
+from recalign.evaluation.baselines import SameForAll, Scores, log_counts
 from recalign.evaluation.comparison import EVALUATED, TESTED
 from recalign.evaluation.judges import require_apart
 from recalign.evaluation.popularity import popularity_curve
 from recalign.evaluation.ray import ValidationRanking
+from recalign.evaluation.reranking import RERANKED, RERANKING, Reranking, base_method, is_reranked, scores_of
 from recalign.evaluation.value import Scorers, evaluate, load_truth
 from recalign.events import data_root
 from recalign.files import SEAL, altered, digest, read_json, seal, sha256, write_json
@@ -30,23 +30,10 @@ from recalign.reward import RewardData, RewardEnsemble
 BASE_STAGES = ("recommender", "reward", "judge_select", "judge_report")
 """Stages that come before every method, in order."""
 
-SUFFIX = "_rerank"
-"""Suffix of a trained method that is reranked at serving: ``<method>_rerank``."""
-
-
-def base_method(method: str) -> str | None:
-    """The trained method whose policy a row reranks, by the row's name; None for any other row."""
-    return method.removesuffix(SUFFIX) if method.endswith(SUFFIX) else None
-
 
 def is_trained(method: str) -> bool:
     """Whether a row has a training of its own."""
     return method not in UNTRAINED and base_method(method) is None
-
-
-def is_reranked(method: str) -> bool:
-    """Whether a row is reranked, and so has a strength."""
-    return method in RERANKED or base_method(method) is not None
 
 
 @dataclass(frozen=True)
@@ -146,7 +133,10 @@ def evaluate_methods(
         if (as_popular := tilted.value_at(_mean(validation, "log_count@10"))) is not None:
             summary["value_at_popularity"] = _mean(test, "judge@10") - as_popular
         if is_reranked(run.method):
-            summary["policy/strength"] = nets.reranked(run)[1]
+            found, made_of = nets.reranked(run), {"recommender": digests["start"], "reward": digests["reward"]}
+            if run.checkpoint:
+                made_of |= {str(base_method(run.method)): sha256(run.checkpoint)}
+            summary |= {"policy/strength": found.strength, RERANKING: {**vars(found), "made_of": made_of}}
         if run.method in shown:
             write_json(place / exposed.FILE, shown[run.method])
             summary |= exposed.headlines(shown[run.method])
@@ -171,7 +161,7 @@ class LoadedNetworks:
         truth = _truth(data)
         self.scorers = Scorers(self.start, rewards, load_truth(truth, data.sequences) if truth else None)
         self._ranking = ValidationRanking(self.start, data, device)
-        self._reranked: dict[MethodRun, tuple[Policy, float]] = {}
+        self._reranked: dict[MethodRun, Reranking] = {}
 
     def _load(self, path: Path, net: str) -> Loaded:
         loaded = load_net(path, net)
@@ -181,49 +171,45 @@ class LoadedNetworks:
     def policy(self, run: MethodRun) -> Policy:
         """The policy of a row."""
         if is_reranked(run.method):
-            return self.reranked(run)[0]
+            trained = self._trained(run.checkpoint) if run.checkpoint else None
+            return self.reranked(run).policy(self.start, trained, self._scores(run))
         if run.checkpoint is not None:
             return self._trained(run.checkpoint)
         return self.start if run.method == "start" else SAME_FOR_ALL[run.method](self.data)
+
+    def _scores(self, run: MethodRun) -> tuple[Scores, float]:
+        return scores_of(run.method, self.reward, self.data, run.spread)
 
     def _trained(self, checkpoint: Path) -> Policy:
         trained = self._load(checkpoint, "policy")
         require_apart(self.judges, trained, self.data.sequences)
         return trained.net
 
-    def reranked(self, run: MethodRun) -> tuple[Policy, float]:
-        """The policy of a reranked row and its strength."""
+    def reranked(self, run: MethodRun) -> Reranking:
+        """How a row reranks, at the price where one is asked for."""
         if run not in self._reranked:
             self._reranked[run] = self._at_price(run)
         return self._reranked[run]
 
-    def _at_price(self, run: MethodRun) -> tuple[Policy, float]:
-        """A reranked policy and its strength, at the price where one is asked for.
-
-        A trained policy is reranked as strongly as the start may be; its weights and the strength share one ray.
-        """
-        start, full, reach = self.start, run.strength, 1.0
-        trained = self._trained(run.checkpoint) if run.checkpoint else None
+    def _at_price(self, run: MethodRun) -> Reranking:
+        """A trained policy is reranked as strongly as the start may be; its weights and the strength share one ray."""
+        full, trained = run.strength, self._trained(run.checkpoint) if run.checkpoint else None
+        scores = self._scores(run)
         if trained:
-            full = self.reranked(replace(run, method="rerank", checkpoint=None))[1]
-        scores, unit = RERANKED.get(run.method, RERANKED["rerank"])(self, run)
+            full = self.reranked(replace(run, method="rerank", checkpoint=None)).strength
 
-        def policy(reach: float) -> Policy:
-            return Rerank(interpolate(start, trained, reach) if trained else start, scores, reach * full / unit)
+        def at(reach: float) -> Reranking:
+            return Reranking(reach * full, reach, run.spread)
 
-        if run.keep is not None and (base := self.start_ndcg):
-            reach, _ = reach_at_price(lambda reach: self._ranking.ndcg(policy(reach)) / base, run.keep)
-        return policy(reach), reach * full
+        def kept(reach: float) -> float:
+            return self._ranking.ndcg(at(reach).policy(self.start, trained, scores)) / self.start_ndcg
+
+        return at(reach_at_price(kept, run.keep)[0] if run.keep is not None and self.start_ndcg else 1.0)
 
     @functools.cached_property
     def start_ndcg(self) -> float:
         """NDCG@10 of the start on validation, which the price is a share of."""
         return self._ranking.ndcg(self.start)
-
-    @property
-    def reward_sd(self) -> float:
-        """Standard deviation of the log's reward, the unit of strengths."""
-        return self.data.moments()[1]
 
 
 SAME_FOR_ALL: dict[str, Callable[[RewardData], Policy]] = {
@@ -233,25 +219,8 @@ SAME_FOR_ALL: dict[str, Callable[[RewardData], Policy]] = {
 }
 """Rows that rank items in the same order for everybody; `item_mean` by shrunk means, in standard deviations."""
 
-RERANKED: dict[str, Callable[[LoadedNetworks, MethodRun], tuple[Scores, float]]] = {
-    "popularity_tilt": lambda nets, run: (ItemScores(log_counts(nets.data.sequences)), 1.0),
-    "rerank": lambda nets, run: (nets.reward, nets.reward_sd),
-    "rerank_lcb": lambda nets, run: (LowerBound(nets.reward, run.spread), nets.reward_sd),
-    "rerank_item_mean": lambda nets, run: (ItemScores(torch.from_numpy(nets.data.moments()[2])), nets.reward_sd),
-}
-"""Rows that rerank the starting policy, each with the scores that it does so by and their unit."""
-
 UNTRAINED = (*SAME_FOR_ALL, "start", *RERANKED)
 """Rows that take no training of their own."""
-
-
-@torch.no_grad()
-def interpolate(start: Policy, trained: Policy, reach: float) -> Policy:
-    """The policy whose weights are start + reach (trained - start), as `recalign.posttrain.KeepRanking` has them."""
-    policy = copy.deepcopy(trained)
-    for weight, first in zip(policy.parameters(), trained.origin(start), strict=True):
-        weight.copy_(torch.lerp(first.to(weight), weight, reach))
-    return policy
 
 
 def _truth(data: RewardData) -> Path | None:

@@ -17,8 +17,9 @@ from recalign.evaluation.selection import KEPT
 from recalign.evaluation.sources import Sources
 
 MAIN = (
-    *(ALL, HIGH, "trajectory/ndcg@10", VALUE, "value/train_rm@10", "value/true@10", "value/true"),
-    *("policy/kl", "policy/coverage@10", "cost/seconds"),
+    *(ALL, HIGH, "trajectory/ndcg@10", VALUE, "value_at_popularity", "value/train_rm@10", "value/true@10"),
+    *("value/true", "policy/kl", "policy/coverage@10", "policy/popularity@10"),
+    *("tail/high/ndcg@10", "tail/value/judge@10", "cost/seconds"),
 )
 MEANINGS = {
     ALL: "NDCG@10 of the item that was really chosen, over the full catalogue, seen items left out. Imitating the log "
@@ -28,6 +29,8 @@ MEANINGS = {
     "trajectory/ndcg@10": "The same on users whose mean reward in the test window is above the median.",
     VALUE: "Mean reward that independent judges expect of the ten unseen items shown. The judges learned from other "
     "users than the methods did.",
+    "value_at_popularity": "value/judge@10 less that of the start, tilted until it shows items as popular as the "
+    "method does: value that is not popularity.",
     "value/train_rm@10": "The same under the reward model that methods trained with: what they were told to like.",
     "gap/judge@10": "value/train_rm@10 less value/judge@10, event by event. Levels of raters are in it; what a method "
     "adds to the gap of start is over-optimisation.",
@@ -36,7 +39,9 @@ MEANINGS = {
     "policy/kl": "KL(policy || start), mean over test histories: how far training moved the policy.",
     "policy/entropy": "Entropy of the policy over the catalogue, in nats.",
     "policy/coverage@10": "Share of the catalogue that is shown to anybody.",
-    "policy/popularity@10": "Mean popularity of the items shown.",
+    "policy/popularity@10": "Mean popularity percentile of the items shown.",
+    "tail/high/ndcg@10": "high/ndcg@10 on the test events whose item has fewer training events than the median target.",
+    "tail/value/judge@10": "value/judge@10 of what is shown before these events.",
     "cost/seconds": "Training time of the method's own stage.",
 }
 ALL_VALIDATED = f"rank/{ALL}"
@@ -70,7 +75,10 @@ def page(sources: Sources, digest: str) -> str:
             "plots": plot_sections(sources),
             "training": _training(sources),
             "trust": trusted.section(sources.trust),
+            "prior": _prior(sources.curves.get("recommender", {})),
             "ids": _ids(sources.tokens),
+            "levels": _levels(sources.tokens),
+            "codes": next(iter(sources.tokens.values()), {}).get("examples", []),
             "runs": _runs(sources.manifests),
             "left": _runs(sources.left),
             "meanings": {metric: text for metric, text in MEANINGS.items() if metric in table.metrics},
@@ -144,6 +152,33 @@ def _runs(manifests: list[dict[str, Any]]) -> Plain:
     return ["stage", "seed", "status", "seconds", "started"], rows
 
 
+def _prior(curves: dict[str, pl.DataFrame]) -> Plain:
+    """What `CalibratePrior` chose for each seed, and its gain on validation."""
+    names = ("rank/prior", "rank/prior/ndcg@10_without", "rank/prior/ndcg@10")
+    found = {seed: frame.select(names).drop_nulls() for seed, frame in curves.items() if {*names} <= {*frame.columns}}
+    rows = [[seed, *map(_number, own.row(-1))] for seed, own in found.items() if len(own)]
+    return ["seed", "strength", "NDCG@10 without", "with"], rows
+
+
+def _levels(tokens: dict[str, dict[str, Any]]) -> Plain:
+    """The use of each level's codes."""
+    names = ("size", "used_share", "entropy_nats", "of_nats", "largest")
+    rows = [
+        [seed, f"code_{number}", *(_number(level[name]) for name in names)]
+        for seed, one in tokens.items()
+        for number, level in enumerate(one["levels"])
+    ]
+    return [
+        "seed",
+        "level",
+        "codes",
+        "share in use",
+        "entropy in nats",
+        "largest possible",
+        "items of the fullest",
+    ], rows
+
+
 def _ids(tokens: dict[str, dict[str, Any]]) -> Plain:
     """What `recalign tokenize` said of each seed's semantic ids."""
     figures = ["items", "free", "reconstruction_error", "moved", "verdict"]
@@ -153,12 +188,12 @@ def _ids(tokens: dict[str, dict[str, Any]]) -> Plain:
             one["vectors"],
             " x ".join(str(level["size"]) for level in one["levels"]),
             *(_number(one[name]) for name in figures),
-            _number(one["nearest"]["unique_share"]),
+            *(_number(one["nearest"][name]) for name in ("unique_share", "largest_bucket")),
         ]
         for seed, one in tokens.items()
     ]
     heads = [name.replace("_", " ") for name in figures]
-    return ["seed", "vectors", "sizes", *heads, "share alone"], rows
+    return ["seed", "vectors", "sizes", *heads, "share alone", "fullest"], rows
 
 
 def _plots(table: ComparisonTable) -> list[Section]:
@@ -208,6 +243,7 @@ def _training(sources: Sources) -> Section:
         "Training",
         "Figures of each stage by step, a line a seed. Post-trained policies are shown as they are handed over.",
         plots.curves(base, ALL_VALIDATED, sources.roles, "the cloned policy on validation"),
+        plots.curves(base, "codes/illegal", sources.roles, "probability of codes that no item has"),
         plots.curves(base, "reward/rmse", sources.roles, "the reward model on validation"),
         plots.curves(methods, ALL_VALIDATED, sources.roles, "post-training on validation"),
         plots.curves(methods, "policy/kl", sources.roles, "distance from the start"),

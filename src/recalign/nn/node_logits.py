@@ -27,6 +27,10 @@ class NodeLogits(nn.Module, ABC):
         self.vectors = nn.ParameterList(nn.init.normal_(torch.empty(count, dim), std=0.02) for count in rows)
 
     @abstractmethod
+    def held(self, trie: Trie) -> int:
+        """The most numbers that `forward` holds for a state and a node of its own."""
+
+    @abstractmethod
     def forward(self, trie: Trie, depth: int, h_TND: Tensor, child: Tensor) -> Tensor:
         """Logits of the children ``child`` of nodes of a depth.
 
@@ -53,6 +57,9 @@ class SharedCodes(NodeLogits):
 
     def __init__(self, dim: int, num_items: int, sizes: list[int]) -> None:
         super().__init__(dim, sizes)
+
+    def held(self, trie: Trie) -> int:
+        return max(trie.sizes)
 
     def forward(self, trie: Trie, depth: int, h_TND: Tensor, child: Tensor) -> Tensor:
         logit_TNK = h_TND @ self.vectors[depth].T
@@ -83,6 +90,10 @@ class OwnVectors(NodeLogits):
     def __init__(self, dim: int, num_items: int, sizes: list[int]) -> None:
         rows = [min(math.prod(sizes[: level + 1]), num_items) for level in range(len(sizes))]
         super().__init__(dim, rows)
+
+    def held(self, trie: Trie) -> int:
+        dim = self.vectors[0].shape[1]
+        return max(min(trie.nodes(depth + 1), dim * fan) for depth, fan in enumerate(trie.fans))
 
     def forward(self, trie: Trie, depth: int, h_TND: Tensor, child: Tensor) -> Tensor:
         nodes, (states, asked, dim) = trie.nodes(depth + 1), h_TND.shape

@@ -123,8 +123,10 @@ class SampledActions(OnlineTraining):
         if self.trainer.global_step % self.refresh == 0:
             self.renew()
         rated = self.asked(batch.keep(~batch.reward_T.isnan()))
-        if not any(counts(len(rated.target_T), self.device)):
-            return None
+        return self.loss_at(rated) if any(counts(len(rated.target_T), self.device)) else None
+
+    def loss_at(self, rated: Batch) -> tuple[Tensor, Figures]:
+        """The loss at the histories that are asked about."""
         item_TC, column_TS, own = roll_out(
             self.old, self.reference, self.environment, rated, self.samples, self.candidates, beam=self.beam
         )
@@ -222,12 +224,12 @@ class GRPO(SampledActions):
                 remedy="set it to 0, or start from a OneRec recommender with model.head plain",
             )
 
-    def loss(self, batch: Batch) -> tuple[Tensor, Figures] | None:
-        found = super().loss(batch)
-        if found is None or not self.format_beams:
-            return found
-        loss, legal = self._format(batch)
-        return found[0] + loss, {**found[1], "legal": legal}
+    def loss_at(self, rated: Batch) -> tuple[Tensor, Figures]:
+        loss, figures = super().loss_at(rated)
+        if not self.format_beams:
+            return loss, figures
+        of_format, legal = self._format(rated)
+        return loss + of_format, {**figures, "legal": legal}
 
     def _format(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The format reward's loss, and the share of legal ids."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any, ClassVar, NamedTuple
 
@@ -18,6 +19,7 @@ from recalign.posttrain.base import PostTraining
 from recalign.processes import random_rows
 from recalign.recommender.checkpoint import Loaded, load_or_copy
 from recalign.recommender.policy import Policy, draw
+from recalign.recommender.prior import without_prior
 from recalign.reward import RewardData, RewardEnsemble
 from recalign.sequences import Batch
 
@@ -97,6 +99,9 @@ class OnlineTraining(PostTraining):
         super().train(mode)
         self.old.eval()
         return self
+
+    def without_item_prior(self) -> AbstractContextManager[None]:
+        return without_prior(self.policy, self.reference, self.old)
 
     def asked(self, batch: Batch) -> Batch:
         """A random share of a batch's targets."""

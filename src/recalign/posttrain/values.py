@@ -132,8 +132,8 @@ class CQL(ValueMethod):
         super().setup(stage)
         if stage == "fit":  # initialise V so that Q has the right mean
             batch = self.data.first_batch()
-            logp_T = self.reference_log_probs(batch, batch.target_T[:, None])
-            with torch.no_grad():
+            with torch.no_grad(), self.without_item_prior():  # as in the loss
+                logp_T = self.reference_log_probs(batch, batch.target_T[:, None])
                 self.critic.read.bias.fill_(-self.temperature * logp_T.mean())
 
     def loss(self, batch: Batch) -> tuple[Tensor, Figures]:

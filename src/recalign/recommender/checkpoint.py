@@ -11,7 +11,7 @@ import importlib
 import pickle
 import sys
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,6 @@ from recalign.errors import InputError
 from recalign.files import is_recorded
 from recalign.nn import Recorded
 from recalign.recommender.policy import Policy
-from recalign.recommender.prior import ItemPrior
 from recalign.sequences import EventDataModule, UserCohort
 
 NETWORKS = tuple(f"recalign.{room}" for room in ("nn", "recommender", "reward"))
@@ -257,8 +256,8 @@ def load_weights(
 
 def prior_names(net: nn.Module) -> set[str]:
     """Names in the ``state_dict`` that belong to item priors, which checkpoints of before 0.9 lack."""
-    priors = {path: module for path, module in net.named_modules() if isinstance(module, ItemPrior)}
-    return {name for path, prior in priors.items() for name in prior.state_dict(prefix=f"{path}.")}
+    own: dict[str, Sequence[str]] = {path: getattr(module, "PRIOR_STATE", ()) for path, module in net.named_modules()}
+    return {f"{path}.{name}".removeprefix(".") for path, names in own.items() for name in names}
 
 
 def not_finite(weights: Mapping[str, Any]) -> list[str]:

@@ -34,6 +34,7 @@ HEADS: dict[str, Callable[[int, int, list[int]], NodeLogits]] = {
     "plain": AllCodes,
 }
 PREFIX_EVENTS = 2**22  # prefixes x events of their contexts, or x codes of a level, that are held at once
+HEAD_NUMBERS = 2**24  # numbers that the head holds at once where each state has prefixes of its own
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,7 @@ class CodePolicy(HistoryPolicy):
         InputError: encoder and decoder differ in dim or max_length.
     """
 
+    PRIOR_STATE = ("count_V", "strength")
     count_V: Tensor
     strength: Tensor
 
@@ -171,7 +173,7 @@ class CodePolicy(HistoryPolicy):
 
     @torch.no_grad()
     def sample(self, state: CodeState, count: int) -> Tensor:
-        leaf = [self._descend(state[part], sampled(count))[0] for part in self._parts(state, count)]
+        leaf = [self._descend(state[part], sampled(count))[0] for part in self._parts(state, count, own=True)]
         return self.trie.item_V[torch.cat(leaf)]
 
     @torch.no_grad()
@@ -180,7 +182,7 @@ class CodePolicy(HistoryPolicy):
         level but the last has more nodes than the beam is wide, else nearly.
         """
         width, found = max(self.beam, k), []
-        for part in self._parts(state, width):
+        for part in self._parts(state, width, own=True):
             own = seen_within(seen, part)
             dead = None if own is None else dead_nodes(self.trie, *own)
             leaf, logp = self._descend(state[part], best(self.trie, width, dead))
@@ -223,9 +225,11 @@ class CodePolicy(HistoryPolicy):
             code_TWS = torch.cat([before_TWS, (place_TW % size)[:, :, None]], dim=2)
         return self.trie.items_of(code_TWS)
 
-    def _parts(self, state: CodeState, prefixes: int) -> list[slice]:
-        """Slices of the states with a bounded number of prefixes x events or codes."""
+    def _parts(self, state: CodeState, prefixes: int, own: bool = False) -> list[slice]:
+        """Slices of the states that need bounded memory; ``own``: each state has prefixes of its own."""
         rows = max(1, PREFIX_EVENTS // (prefixes * max(state.window.time_BL.shape[1], *self.trie.sizes)))
+        if own:
+            rows = max(1, min(rows, HEAD_NUMBERS // (prefixes * self.head.held(self.trie))))
         return [slice(first, min(first + rows, len(state))) for first in range(0, max(len(state), 1), rows)]
 
     def _next(self, depth: int, h_TND: Tensor, node: Tensor) -> tuple[Tensor, Tensor]:

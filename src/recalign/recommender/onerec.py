@@ -12,6 +12,7 @@ from torch import Tensor
 
 from recalign.errors import InputError
 from recalign.nn import Decoder, Encoder, LazyDecoder
+from recalign.nn.trie import LARGEST
 from recalign.recommender.codes import CodePolicy
 from recalign.recommender.module import Cloning
 from recalign.semantic_ids.codes import CodesTable, load_codes
@@ -65,11 +66,11 @@ class OneRecRecommender(Cloning):
         **cloning: Any,
     ) -> None:
         levels = list(CodesTable.read(codes).sizes) if codes else sizes or [math.isqrt(num_items - 1) + 1] * 2
-        if math.prod(levels) < num_items:
+        if min(levels) < 1 or not num_items <= math.prod(levels) < LARGEST:
             raise InputError(
                 f"{num_items:,} items do not fit into {' x '.join(map(str, levels))} codes",
                 where="model.codes" if codes else "model.sizes",
-                remedy="use more codes, or one more level",
+                remedy="give one to three positive numbers whose product is at least that, and below 2^62",
             )
         if beam is not None and not 1 <= beam <= num_items:
             raise InputError(
@@ -92,7 +93,7 @@ class OneRecRecommender(Cloning):
         if self.codes is None:
             codes_VS = random_codes(self.policy.num_items, self.policy.trie.sizes)
         else:
-            codes_VS = torch.from_numpy(load_codes(self.codes, self.data.sequences.items).codes_VL)
+            codes_VS = torch.from_numpy(load_codes(self.codes, self.data.sequences.items, self.data.log_.name).codes_VL)
         if self.start and not codes_VS.equal(self.policy.trie.codes_VS):
             raise InputError(
                 "its items have other codes, and its weights belong to these",

@@ -36,6 +36,8 @@ class ItemPrior(nn.Module):
         strength: c; 0: vectors stay as they are, to the last bit. A plain number, so that no step waits for the device.
     """
 
+    PRIOR_STATE = ("log_count_V", "_extra_state")
+    """What of a state_dict is the prior (`recalign.recommender.checkpoint.prior_names`)."""
     log_count_V: Tensor
 
     def __init__(self, num_items: int) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import torch
+from torch import Tensor
 
 from recalign.recommender.lists import generate_list
 from recalign.recommender.new_items import with_new_items
@@ -35,11 +37,15 @@ def serve(
         codes: a file of semantic ids; the items that it has beyond the catalogue are recommended too.
         as_list: whether each item is chosen as if the user had chosen those before it (`generate_list`).
     """
-    items = None
+    items, met_2N = None, torch.empty(2, 0, dtype=torch.long)
     if codes is not None:
         policy, items = with_new_items(policy, codes, data.sequences.items)
+        met_2N = met_new_items(data, items)
     k, parts = min(k, policy.num_items), []
     for batch in data.loader(serving_windows(data.sequences, users, data.max_length)):
+        target_N, place_N = (batch.user_B[batch.row_T][:, None] == met_2N[0]).nonzero(as_tuple=True)
+        seen = [pairs for pairs in (batch.seen_N, torch.stack([target_N, met_2N[1, place_N]])) if pairs is not None]
+        batch = dataclasses.replace(batch, seen_N=torch.cat(seen, dim=1))
         if as_list:
             score_TK, item_TK = generate_list(policy, batch, k, data.max_length)
         else:
@@ -47,3 +53,17 @@ def serve(
         parts.append((batch.user_B[batch.row_T], score_TK, item_TK))
     user_T, score_TK, item_TK = (torch.cat(column) for column in zip(*parts, strict=True))
     return recommendations(user_T, score_TK, item_TK, data, items)
+
+
+def met_new_items(data: EventDataModule, items: pl.Series) -> Tensor:
+    """Which users have met which items beyond the catalogue, whose events no batch holds.
+
+    Args:
+        items: raw ids, those of the catalogue first.
+
+    Shape: -> int64 (2, N), pairs (user, item).
+    """
+    number = np.arange(1, len(items) + 1)
+    item = data.table.items.replace_strict(items, number, default=0, return_dtype=pl.Int64)
+    met = data.table.frame.select(pl.col("user").cast(pl.Int64), item=item.gather(data.table.frame["item"]))
+    return torch.tensor(met.filter(pl.col("item") > data.num_items).unique().to_numpy().T)

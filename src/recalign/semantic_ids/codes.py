@@ -1,8 +1,8 @@
 """The file of semantic ids: `codes.parquet`, one row an item, keyed by raw item id.
 
 Columns: ``item``; ``version``, the run that gave the item its id, from 1; ``code_0``, ``code_1``, ... The metadata hold
-the sizes of the levels. A file of another tool needs neither version nor metadata: each level is then as large as
-its largest code says.
+the sizes of the levels and the log's name. A file of another tool needs neither version nor metadata: each level is
+then as large as its largest code says.
 """
 
 from __future__ import annotations
@@ -42,17 +42,19 @@ class CodesTable:
         codes_NL: int64, a row an item, no two alike.
         version_N: int64, the run that gave each item its id.
         sizes: codes of each level.
+        log: name of the log; None: unknown.
     """
 
     items: pl.Series
     codes_NL: np.ndarray
     version_N: np.ndarray
     sizes: tuple[int, ...]
+    log: str | None = None
 
     @classmethod
-    def empty(cls, items: pl.Series, sizes: tuple[int, ...]) -> CodesTable:
+    def empty(cls, items: pl.Series, sizes: tuple[int, ...], log: str | None = None) -> CodesTable:
         """A table without rows, for items of this type."""
-        return cls(items.clear(), np.empty((0, len(sizes)), np.int64), np.empty(0, np.int64), sizes)
+        return cls(items.clear(), np.empty((0, len(sizes)), np.int64), np.empty(0, np.int64), sizes, log)
 
     @property
     def version(self) -> int:
@@ -63,23 +65,24 @@ class CodesTable:
         """This table and new items, whose version is one higher."""
         version_N = np.append(self.version_N, np.full(len(items), self.version + 1))
         all_items = pl.concat([self.items, items.cast(self.items.dtype)])
-        return CodesTable(all_items, np.concatenate([self.codes_NL, codes_ML]), version_N, self.sizes)
+        return CodesTable(all_items, np.concatenate([self.codes_NL, codes_ML]), version_N, self.sizes, self.log)
 
     def write(self, path: Path) -> None:
         """Write the file whole or not at all."""
         codes = {f"code_{level}": column for level, column in enumerate(self.codes_NL.T)}
         frame = pl.DataFrame({"item": self.items, "version": self.version_N, **codes})
+        metadata = {"sizes": json.dumps(self.sizes)} | ({"log": self.log} if self.log else {})
         with replacing(path) as temporary:
-            frame.write_parquet(temporary, metadata={"sizes": json.dumps(self.sizes)})
+            frame.write_parquet(temporary, metadata=metadata)
 
     @classmethod
     def read(cls, path: str | Path) -> CodesTable:
         """Read and check a file.
 
         Raises:
-            InputError: there is no such file, it lacks a column, or an item or an id appears twice.
+            InputError: there is no such file, it lacks a column, holds what is no code, or an item or an id twice.
         """
-        frame, sizes = _read(Path(path))
+        frame, sizes, log = _read(Path(path))
         count = sum(name.startswith("code_") for name in frame.columns)
         levels = [f"code_{level}" for level in range(max(count, 1))]
         if lacking := {"item", *levels} - set(frame.columns):
@@ -87,18 +90,39 @@ class CodesTable:
                 f"there is no column {min(lacking)!r} among: {', '.join(frame.columns)}", where=str(path), remedy=REMEDY
             )
         codes = frame.select(levels)
+        version = (frame if "version" in frame.columns else frame.with_columns(version=1))["version"]
+        for column in (*codes, version):
+            if not column.dtype.is_integer():
+                what = f"the column {column.name} holds {column.dtype}, not whole numbers"
+                raise InputError(what, where=str(path), remedy=REMEDY)
+            if len(empty := frame["item"].filter(column.is_null())):
+                what = f"{column.name} of the item {empty[0]!r} is empty"
+                raise InputError(what, where=str(path), remedy=REMEDY)
         sizes = sizes or tuple(int(c.max() or 0) + 1 for c in codes)  # type: ignore[arg-type]
         _check(frame["item"], codes, sizes, str(path))
-        version = frame["version"] if "version" in frame.columns else pl.repeat(1, len(frame), eager=True)
-        return cls(frame["item"], codes.cast(pl.Int64).to_numpy(), version.cast(pl.Int64).to_numpy(), sizes)
+        return cls(frame["item"], codes.cast(pl.Int64).to_numpy(), version.cast(pl.Int64).to_numpy(), sizes, log)
+
+    def require_log(self, log: str, where: str) -> None:
+        """Refuse, with an InputError, the ids of a log of another name: its item 7 is another item than ours."""
+        if self.log not in (None, log):
+            raise InputError(
+                f"these are the ids of the log {self.log!r}, not of {log!r}",
+                where=where,
+                remedy="give the codes of this log: recalign tokenize LOG; or, for one log, the same data.log.name",
+            )
 
     def rows(self, items: pl.Series, where: str) -> np.ndarray:
         """The rows of some items. Shape: int64 (V,).
 
         Raises:
-            InputError: an item has no id.
+            InputError: an item has no id, or two.
         """
-        place = pl.DataFrame({"item": self.items.cast(items.dtype, strict=False)}).with_row_index("place")
+        own = self.items.cast(items.dtype, strict=False)
+        if (twice := own.is_duplicated() & own.is_not_null()).any():
+            alike = self.items.filter(twice & (own == own.filter(twice)[0]))
+            what = f"the items {alike[0]!r} and {alike[1]!r} are one item of this log, whose ids are {items.dtype}"
+            raise InputError(what, where=where, remedy=REMEDY)
+        place = pl.DataFrame({"item": own}).with_row_index("place")
         found = items.alias("item").to_frame().join(place, on="item", how="left", maintain_order="left")["place"]
         if missing := found.null_count():
             first = items.filter(found.is_null())[0]
@@ -110,23 +134,30 @@ class CodesTable:
         return found.cast(pl.Int64).to_numpy()
 
 
-def load_codes(path: str | Path, items: pl.Series) -> Codes:
+def load_codes(path: str | Path, items: pl.Series, log: str | None = None) -> Codes:
     """The semantic ids of a catalogue (`Sequences.items`), from a `codes.parquet` that may hold more items.
 
+    Args:
+        path: the file.
+        items: raw ids of the catalogue.
+        log: the log's name, which must be the file's, if both are known.
+
     Raises:
-        InputError: the file cannot be used, or has no id for an item.
+        InputError: the file cannot be used, is of another log, or has no id for an item.
     """
     table = CodesTable.read(path)
+    if log is not None:
+        table.require_log(log, str(path))
     return Codes(table.codes_NL[table.rows(items, str(path))], table.sizes)
 
 
-def _read(path: Path) -> tuple[pl.DataFrame, tuple[int, ...]]:
-    """The frame, and the sizes that the metadata hold; () if they hold none."""
+def _read(path: Path) -> tuple[pl.DataFrame, tuple[int, ...], str | None]:
+    """The frame, and what the metadata hold, if anything: the sizes, else (), and the log's name, else None."""
     if not path.is_file():
         raise InputError("there is no such file of semantic ids", where=str(path), remedy=REMEDY)
     try:
         frame, metadata = pl.read_parquet(path, glob=False), pl.read_parquet_metadata(path)
-        return frame, tuple(map(int, json.loads(metadata.get("sizes", "[]"))))
+        return frame, tuple(map(int, json.loads(metadata.get("sizes", "[]")))), metadata.get("log")
     except (pl.exceptions.PolarsError, OSError, ValueError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(
@@ -143,9 +174,8 @@ def _check(items: pl.Series, codes: pl.DataFrame, sizes: tuple[int, ...], where:
     if len(sizes) != codes.width:
         raise InputError(f"{codes.width} levels, and sizes of {len(sizes)}", where=where, remedy=REMEDY)
     for column, size in zip(codes, sizes, strict=True):
-        right = column.is_between(0, size - 1).fill_null(False) & column.dtype.is_integer()
-        if not right.all():
-            what = f"{column.name} of the item {items.filter(~right)[0]!r} is no whole number from 0 to {size - 1}"
+        if not (right := column.is_between(0, size - 1)).all():
+            what = f"{column.name} of the item {items.filter(~right)[0]!r} is no number from 0 to {size - 1}"
             raise InputError(what, where=where, remedy=REMEDY)
     alike = codes.with_columns(item=items).filter(codes.is_duplicated()).sort(codes.columns)["item"]
     if len(alike):

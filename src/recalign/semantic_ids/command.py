@@ -61,21 +61,29 @@ def tokenize(
         InputError: vectors or settings cannot be used, there are more items than ids, or the codebook has collapsed.
     """
     _check_settings(sizes, balance, append)
+    out, log = out or Path("runs") / data.log_.name / "tokens" / f"seed-{seed}", data.log_.name
+    if append is None and (out / CODES).is_file() and (published := CodesTable.read(out / CODES)).version > 1:
+        raise InputError(
+            f"items were appended to these ids (version {published.version}); making them anew would move ids",
+            where=str(out / CODES),
+            remedy="keep them (--append, or another --out), or delete the file",
+        )
     source, table = type(vectors).__name__, vectors.table(data)
     if append is None:
         items = data.sequences.items
         x_ND = matrix(table, items, normalise, source)
         found = quantize(x_ND, tuple(sizes or _sizes(len(items))), collisions, balance, seed)
-        before, codes_NL = CodesTable.empty(items, found.sizes), found.codes_NL
+        before, codes_NL = CodesTable.empty(items, found.sizes, log), found.codes_NL
     else:
         before = CodesTable.read(append)
+        before.require_log(log, str(append))
         items = _with_new(before, data.sequences.items, table["item"], str(append))
         x_ND = matrix(table, items, normalise, source)
         codes_NL = append_codes(x_ND, before.codes_NL, before.sizes)
         found = described(x_ND, codes_NL, before.sizes)
     old = len(before.items)
     codes = before.appended(items[old:], codes_NL[old:])
-    said: dict[str, Any] = {"log": data.log_.name, "vectors": source, "version": codes.version, "new": len(items) - old}
+    said: dict[str, Any] = {"log": log, "vectors": source, "version": codes.version, "new": len(items) - old}
     said |= quality.figures(x_ND, found)
     titles = items.replace_strict(data.sequences.items, data.titles, default=items.cast(pl.String))
     said |= {"examples": quality.examples(x_ND, found, titles)}
@@ -86,7 +94,6 @@ def tokenize(
             where=source,
             remedy="give other vectors or sizes; --allow_collapsed true writes these ids all the same",
         )
-    out = out or Path("runs") / data.log_.name / "tokens" / f"seed-{seed}"
     codes.write(out / CODES)
     write_json(out / REPORT, said)
     print(f"\n{out / CODES}\n{out / REPORT}")
@@ -145,7 +152,11 @@ def _with_new(before: CodesTable, catalogue: pl.Series, available: pl.Series, wh
             remedy="ids are added to a catalogue that has grown: give vectors of the old items too, or make new ids",
         )
     every = pl.concat([catalogue, available]).unique(maintain_order=True)
-    return pl.concat([old, every.filter(~every.is_in(old.implode()))]).alias("item")
+    new = every.filter(~every.is_in(old.implode()))
+    if len(other := new.filter(new.cast(before.items.dtype, strict=False).is_null())):
+        what = f"the new item {other[0]!r} cannot be an id of this file, whose ids are {before.items.dtype}"
+        raise InputError(what, where=where, remedy="make ids again without --append, or give all items ids of one type")
+    return pl.concat([old, new]).alias("item")
 
 
 def _sizes(items: int) -> tuple[int, int]:

@@ -1,0 +1,105 @@
+"""Rows that rerank a policy at serving: which there are, how strongly, and how they are served again."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from recalign.errors import InputError
+from recalign.evaluation.baselines import ItemScores, LowerBound, Rerank, Scores, log_counts
+from recalign.files import altered, read_json, sha256
+from recalign.recommender.checkpoint import load_net
+from recalign.recommender.policy import Policy
+from recalign.reward import RewardData, RewardEnsemble
+
+SUFFIX = "_rerank"
+"""Suffix of a trained method that is reranked at serving: ``<method>_rerank``."""
+RERANKING = "reranking"
+"""Where a row's summary.json holds its `Reranking`, and the digests of the checkpoints that it rests on."""
+
+RERANKED: dict[str, Callable[[RewardEnsemble, RewardData, float], tuple[Scores, float]]] = {
+    "popularity_tilt": lambda reward, data, spread: (ItemScores(log_counts(data.sequences)), 1.0),
+    "rerank": lambda reward, data, spread: (reward, data.moments()[1]),
+    "rerank_lcb": lambda reward, data, spread: (LowerBound(reward, spread), data.moments()[1]),
+    "rerank_item_mean": lambda reward, data, spread: (
+        ItemScores(torch.from_numpy(data.moments()[2])),
+        data.moments()[1],
+    ),
+}
+"""Rows that rerank the starting policy, each with the scores that it does so by and their unit."""
+
+
+def scores_of(method: str, reward: RewardEnsemble, data: RewardData, spread: float) -> tuple[Scores, float]:
+    """The scores by which a row reranks, and their unit; a row with a `base_method` does so as ``rerank`` does."""
+    return RERANKED.get(method, RERANKED["rerank"])(reward, data, spread)
+
+
+def base_method(method: str) -> str | None:
+    """The trained method whose policy a row reranks, by the row's name; None for any other row."""
+    return method.removesuffix(SUFFIX) if method.endswith(SUFFIX) else None
+
+
+def is_reranked(method: str) -> bool:
+    """Whether a row is reranked, and so has a strength."""
+    return method in RERANKED or base_method(method) is not None
+
+
+@dataclass(frozen=True)
+class Reranking:
+    """How a row reranks.
+
+    Attributes:
+        strength: 1 / lambda in 1 / standard deviation of the reward; of ``popularity_tilt``, of log counts.
+        reach: where the policy's weights lie on the ray from the start through the trained ones.
+        spread: standard deviations of the ensemble that ``rerank_lcb`` takes off the mean.
+    """
+
+    strength: float
+    reach: float
+    spread: float
+
+    def policy(self, start: Policy, trained: Policy | None, scores: tuple[Scores, float]) -> Rerank:
+        """The reranked policy; ``trained`` is that of `base_method`, if there is one, and ``scores`` as `RERANKED`."""
+        policy = interpolate(start, trained, self.reach) if trained else start
+        return Rerank(policy, scores[0], self.strength / scores[1])
+
+
+@torch.no_grad()
+def interpolate(start: Policy, trained: Policy, reach: float) -> Policy:
+    """The policy whose weights are start + reach (trained - start), as `recalign.posttrain.KeepRanking` has them."""
+    policy = copy.deepcopy(trained)
+    for weight, first in zip(policy.parameters(), trained.origin(start), strict=True):
+        weight.copy_(torch.lerp(first.to(weight), weight, reach))
+    return policy
+
+
+def served(folder: Path, checkpoints: Mapping[str, Path], data: RewardData) -> Policy:
+    """The policy of a reranked row, as its chain evaluated it.
+
+    Args:
+        folder: of the row and seed, ``<chain>/<row>/seed-<n>``.
+        checkpoints: of the ``recommender``, the ``reward`` model and, for a row that has one, its `base_method`.
+        data: the log, users A.
+
+    Raises:
+        InputError: the row is not evaluated, or its checkpoints are not those of its evaluation.
+    """
+    method, place = folder.parent.name, folder / "evaluation"
+    said = {} if altered(place) else read_json(place / "summary.json").get(RERANKING, {})
+    made_of = said.pop("made_of", None)
+    if made_of != {stage: sha256(path) for stage, path in checkpoints.items()}:
+        raise InputError(
+            "its evaluation is missing, or rests on other checkpoints than those in the chain's folder",
+            where=str(folder),
+            remedy="run the chain again: only what has changed is repeated",
+        )
+    nets = {stage: load_net(path, "reward" if stage == "reward" else "policy") for stage, path in checkpoints.items()}
+    for net in nets.values():
+        net.check(data)
+    own = nets.get(str(base_method(method)))
+    reranking, scores = Reranking(**said), scores_of(method, nets["reward"].net, data, said["spread"])
+    return reranking.policy(nets["recommender"].net, own.net if own else None, scores).eval()
