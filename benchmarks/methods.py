@@ -6,19 +6,21 @@
     python benchmarks/methods.py --log ml-100k --policy onerec --methods start ppo -- --stages.ppo.model.share=0.1
 
 Each log is one chain (conf/chain/<log>-methods.yaml) that searches, trains and measures under the same rules; what has
-run is not run again, so that an interrupted table goes on where it stopped. `--workers N` runs N cells at once. Worlds:
-those of `WORLDS`.
+run is not run again, so that an interrupted table goes on where it stopped. As many cells run at once as there are
+cores, one thread each. Worlds: those of `WORLDS`.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from pathlib import Path
 
 import polars as pl
+import torch
 from claim import verdicts
 from tables import beside_other_logs, commit, markdown, save, save_text, summary
 
@@ -69,7 +71,7 @@ def main() -> None:
     parser.add_argument("--label", help="what to call a table of other rows, which then stands beside the log's own")
     parser.add_argument("--feedback", action="store_true", help="policies that see the rewards of earlier events")
     parser.add_argument("--policy", default="hstu", choices=list(POLICIES), help="what generates recommendations")
-    parser.add_argument("--workers", type=int, help="cells that run at once, a process each")
+    parser.add_argument("--workers", type=int, default=cores(), help="cells that run at once, a process each")
     parser.add_argument("--no-search", action="store_true", help="methods as their YAML files have them")
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--data", help="data root; else RECALIGN_DATA, else data")
@@ -85,7 +87,7 @@ def main() -> None:
     words += ["--stages.recommender.model.feedback=true"] * given.feedback
     words += [f"--world={json.dumps(WORLDS[given.world])}"] * (given.world != "default")
     words += [f"--data.root={given.data}"] * bool(given.data)
-    words += [f"--workers={given.workers}"] * bool(given.workers)
+    words += [f"--workers={given.workers}"] * (given.workers > 1)
     began = time.monotonic()
     if code := recalign(["chain", *words, *given.chain]):
         sys.exit(code)
@@ -93,6 +95,11 @@ def main() -> None:
     log += f", {given.policy}" * (given.policy != "hstu")
     log += ", policies see rewards" * given.feedback + ", not searched" * given.no_search
     report(given.runs / name, log, given.label)
+
+
+def cores() -> int:
+    """How many cells run at once by default: one a GPU, if there is one, else one a core."""
+    return torch.cuda.device_count() or len(os.sched_getaffinity(0))
 
 
 def report(folder: Path, log: str, label: str | None = None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import nullcontext
 from types import SimpleNamespace
 from unittest.mock import patch
@@ -134,6 +135,16 @@ def test_what_is_not_validated_is_not_calibrated(data, tmp_path, never):
     module = Recommender(data.num_items, small.encoder())
     with pytest.warns(UserWarning, match="no item prior"):
         small.fit(module, data, tmp_path, **never)
+    assert module.policy.prior_strength == 0
+
+
+def test_without_validation_events_of_users_a_there_is_no_prior(data, tmp_path):
+    module = Recommender(data.num_items, small.encoder())
+    with (
+        patch.object(calibration, "ndcg_by_strength", lambda *given: dict.fromkeys(given[-1], math.nan)),
+        pytest.warns(UserWarning, match="no validation event is of users A"),
+    ):
+        small.fit(module, data, tmp_path)
     assert module.policy.prior_strength == 0
 
 

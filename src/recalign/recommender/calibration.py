@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -77,6 +78,9 @@ class CalibratePrior(Callback):
 
     def _say(self, trainer: Trainer, found: dict[str, float]) -> None:
         strength, with_it, without = found.values()
+        if math.isnan(without):
+            rank_zero_warn("no validation event is of users A, so the policy gets no item prior (model.prior)")
+            return
         if strength == LARGEST:
             rank_zero_warn(
                 f"the item prior's strength is at the end of its range, {LARGEST:g}: validation asks for even more "
