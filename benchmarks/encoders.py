@@ -5,8 +5,8 @@
 Each seed of each row is one `recalign fit --config conf/recommender.yaml ...` line, which is printed, with what
 conf/recommender/ (OneRec: conf/recommender-onerec/) says of the log, if anything; the epoch is chosen on validation.
 Then the test: full catalogue, items that the user had met left out. Runs that have finished are not run again, an
-interrupted one starts anew, and a row's figures are saved as soon as its seed is done. OneRec's rows also have the share
-of the exact ten that a beam of each width finds.
+interrupted one starts anew, and a row's figures are saved as soon as its seed is done. OneRec's rows also have the
+share of the exact ten that a beam of each width finds.
 
 OneRec's rows use conf/recommender-onerec.yaml. Their codes are made once, from the item vectors of hstu/last_event with
 seed 0, which is trained first; those of onerec/random-ids are random.

@@ -37,8 +37,10 @@ PREDICTED = {"data.source": "predicted"}
 FORMS: dict[str, tuple[str, dict[str, Any]]] = {
     "bc": ("bc", {}),
     "bc, prior in the loss": ("bc", {"model.class_path": "variants.WithPrior"}),
+    "bc, prior again": ("bc", {"model.class_path": "variants.PriorAgain"}),
     "asft": ("asft", {}),
     "asft, prior in the loss": ("asft", {"model.class_path": "variants.WithPrior"}),
+    "asft, prior again": ("asft", {"model.class_path": "variants.PriorAgain"}),
     "asft, no dropout": ("asft", STILL),
     "asft, no dropout, lr 1e-5": ("asft", STILL | {"model.lr": 1e-5}),
     "asft, lr 1.5e-5": ("asft", {"model.lr": 1.5e-5}),

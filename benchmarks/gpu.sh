@@ -4,8 +4,9 @@
 #   RECALIGN_DATA=DIR [RECALIGN_PARITY=DIR] bash benchmarks/gpu.sh [--device cuda|cpu] [--quick]
 #
 # parity with the reference (where RECALIGN_PARITY holds its files), the tests of the fast paths, throughput, time and
-# memory by the size of the catalogue, and one HSTU row of ML-1M (where RECALIGN_DATA has it). Every step is a process;
-# what it says is kept in a folder that is named at the end, with one table. W&B and peers' libraries are not needed.
+# memory by the size of the catalogue, one HSTU row of ML-1M and a short OneRec there (where RECALIGN_DATA has it). Every
+# step is a process; what it says is kept in a folder that is named at the end, with one table. W&B and peers' libraries
+# are not needed.
 set -u
 cd "$(dirname "$0")/.."
 export PYTHONPATH="$PWD/src${PYTHONPATH:+:$PYTHONPATH}" WANDB_MODE=disabled
@@ -61,6 +62,7 @@ data=${RECALIGN_DATA:-data}
 if [ ! -e "$data/ml-1m.zip" ] && [ ! -e "$data/ml-1m" ]; then
   skip throughput "no ML-1M under $data"
   skip ml-1m "no ML-1M under $data"
+  skip onerec "no ML-1M under $data"
 else
   if [ -e benchmarks/throughput.py ]; then
     step throughput "$python" benchmarks/throughput.py --accelerator "$accelerator" ${quick:+--turns 1 --seconds 1 --warm-up 1}
@@ -69,12 +71,16 @@ else
   fi
   epochs=10
   [ -n "$quick" ] && epochs=1
-  fit=(--config conf/recommender.yaml --config conf/data/ml-1m.yaml --run.root "$out/runs" --run.chain ml-1m
-    --trainer.accelerator "$accelerator" --trainer.precision bf16-mixed --trainer.enable_progress_bar false
-    --trainer.max_epochs "$epochs")
-  [ -n "$quick" ] && fit+=(--trainer.limit_train_batches 5 --trainer.limit_val_batches 2 --trainer.limit_test_batches 2)
+  words=(--config conf/data/ml-1m.yaml --run.root "$out/runs" --run.chain ml-1m --trainer.accelerator "$accelerator"
+    --trainer.precision bf16-mixed --trainer.enable_progress_bar false)
+  [ -n "$quick" ] && words+=(--trainer.limit_train_batches 5 --trainer.limit_val_batches 2 --trainer.limit_test_batches 2
+    --trainer.limit_predict_batches 2)
+  fit=(--config conf/recommender.yaml "${words[@]}" --trainer.max_epochs "$epochs")
   step ml-1m "$python" -m recalign fit "${fit[@]}"
   step ml-1m-test "$python" -m recalign test "${fit[@]}"
+  fit=(--config conf/recommender-onerec.yaml "${words[@]}" --run.name onerec --model.sizes "[128, 32]" --trainer.max_epochs 1)
+  step onerec "$python" -m recalign fit "${fit[@]}"
+  step onerec-predict "$python" -m recalign predict "${fit[@]}"
 fi
 
 step scale "$python" benchmarks/scale.py --device "$device" --bf16 ${quick:+--quick --items 2000 10000}

@@ -5,11 +5,15 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+from lightning import Trainer
+from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from recalign.posttrain import WeightedSFT
-from recalign.posttrain.base import Figures
+from recalign.posttrain.base import Figures, PostTraining
+from recalign.posttrain.keep import KeepRanking
 from recalign.posttrain.weighted import tapered_likelihood, weights
+from recalign.recommender import Policy
 from recalign.sequences import Batch
 
 
@@ -27,6 +31,31 @@ class NoDropout(WeightedSFT):
         super().__init__(**settings)
         self.use_dropout = False
         self.train()
+
+
+class KeepPrior(KeepRanking):
+    """At each point of the ray, the strength of the item prior that ranks best."""
+
+    def measured(self, trainer: Trainer, module: PostTraining, policy: Policy) -> float:
+        strength = module.reference.prior_strength
+        if policy is module.reference:
+            return super().measured(trainer, module, policy)
+        found = {}
+        for policy.prior_strength in (strength + step / 8 for step in range(-4, 9) if strength + step / 8 >= 0):
+            found[policy.prior_strength] = super().measured(trainer, module, policy)
+        policy.prior_strength = max(found, key=lambda chosen: found[chosen])
+        return found[policy.prior_strength]
+
+    def _search(self, trainer: Trainer, module: PostTraining) -> None:
+        super()._search(trainer, module)
+        self.measured(trainer, module, module.policy)  # the strength at the reach that was found
+
+
+class PriorAgain(WeightedSFT):
+    """The item prior's strength is chosen again after training, at the price."""
+
+    def configure_callbacks(self) -> list[Callback]:
+        return [] if self.keep is None else [KeepPrior(self.keep)]
 
 
 class Centred(NoDropout):

@@ -102,30 +102,31 @@ class KeepRanking(Callback):
             raise TrainingError("trained weights are not finite, so there is nothing to checkpoint; lower model.lr")
         self._other = []  # free the old set before a new one is made
         trained = [weight.clone() for weight in weights]
-        windows, limit = module.data.windows("validation"), trainer.num_val_batches
-        batches = int(limit[0]) if limit else None
 
         def move(reach: float) -> None:
             for weight, first, last in zip(weights, start, trained, strict=True):
                 weight.copy_(torch.lerp(first, last, reach))
 
-        def measured(policy: Policy) -> float:
-            with trainer.precision_plugin.val_step_context():
-                return ndcg(policy, islice(module.data.loader(windows), batches), module.device)
-
         def kept(reach: float) -> float:
             move(reach)
-            return measured(module.policy) / self._start_ndcg  # type: ignore[operator]
+            return self.measured(trainer, module, module.policy) / self._start_ndcg  # type: ignore[operator]
 
         with isolate_rng():  # a pass over a loader draws a seed
             if self._start_ndcg is None:
-                self._start_ndcg = measured(module.reference)
+                self._start_ndcg = self.measured(trainer, module, module.reference)
             # A start that ranks nothing has nothing to keep: the trained weights are handed over.
             found = reach_at_price(kept, self.share) if self._start_ndcg else (1.0, 1.0)
             self._reach, share = agreed(found, module.device)
         self._other, self._step = trained, trainer.global_step
         move(self._reach)
         module.log_dict({"policy/reach": self._reach, "policy/kept": share})
+
+    def measured(self, trainer: Trainer, module: PostTraining, policy: Policy) -> float:
+        """NDCG@10 of a policy on the validation events, as many as the trainer reads."""
+        batches = module.data.loader(module.data.windows("validation"))
+        limit = int(trainer.num_val_batches[0]) if trainer.num_val_batches else None
+        with trainer.precision_plugin.val_step_context():
+            return ndcg(policy, islice(batches, limit), module.device)
 
     @torch.no_grad()
     def _swap(self, policy: Policy) -> None:
