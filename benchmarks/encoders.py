@@ -181,7 +181,7 @@ def collect(folder: Path, log: str) -> pl.DataFrame:
         cells = {p.stem.removeprefix("seed-"): json.loads(p.read_text()) for p in sorted((folder / row).glob("*.json"))}
         for metric in (*SHOWN, *BEAMS):
             values = [cell[metric] for cell in cells.values() if metric in cell]
-            if values:
+            if values and len(values) == len(cells):
                 sd = statistics.stdev(values) if len(values) > 1 else None
                 commits = " ".join(sorted({cell["commit"] for cell in cells.values()}))
                 mean = statistics.fmean(values)

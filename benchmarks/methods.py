@@ -6,8 +6,8 @@
     python benchmarks/methods.py --log ml-100k --policy onerec --methods start ppo -- --stages.ppo.model.share=0.1
 
 Each log is one chain (conf/chain/<log>-methods.yaml) that searches, trains and measures under the same rules; what has
-run is not run again, so that an interrupted table goes on where it stopped. As many cells run at once as there are
-cores, one thread each. Worlds: those of `WORLDS`.
+run is not run again, so that an interrupted table goes on where it stopped. Cells run side by side: one a GPU, else one
+a core, with one thread each. Worlds: those of `WORLDS`.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def main() -> None:
 
 def cores() -> int:
     """How many cells run at once by default: one a GPU, if there is one, else one a core."""
-    return torch.cuda.device_count() or len(os.sched_getaffinity(0))
+    return torch.cuda.device_count() or os.cpu_count() or 1
 
 
 def report(folder: Path, log: str, label: str | None = None) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
 from recalign.posttrain import WeightedSFT
@@ -48,7 +49,8 @@ class KeepPrior(KeepRanking):
 
     def _search(self, trainer: Trainer, module: PostTraining) -> None:
         super()._search(trainer, module)
-        self.measured(trainer, module, module.policy)  # the strength at the reach that was found
+        with isolate_rng():
+            self.measured(trainer, module, module.policy)  # the strength at the reach that was found
 
 
 class PriorAgain(WeightedSFT):

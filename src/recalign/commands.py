@@ -111,13 +111,17 @@ def _reranked(run: Path) -> tuple[Policy, RewardData]:
     """
     row, seed = run.absolute().parts[-2:]
     own = base_method(row)
+    if not run.is_dir():
+        remedy = "name the folder of a row that a chain evaluated: runs/<chain>/<row>/seed-<n>"
+        raise InputError("there is no such folder", where=str(run), remedy=remedy)
     folders = {name: RunFolder(run.absolute().parents[1] / name / seed) for name in ("recommender", "reward")}
     folders |= {own: RunFolder(run.absolute().parents[1] / own / seed)} if own else {}
     checkpoints = {name: handed_over(folder) for name, folder in folders.items()}
     if lacking := [name for name, path in checkpoints.items() if path is None]:
         what = f"{row} reranks by runs beside it, and there is none of {', '.join(lacking)}"
         raise InputError(what, where=str(run), remedy="keep them in the chain's folder, or run the chain again")
-    stage = parse_stage(["fit", f"--config={folders['reward'].config}"])
+    start = checkpoints["recommender"]
+    stage = parse_stage(["fit", f"--config={folders['reward'].config}", f"--model.init_from={start}"])
     data: RewardData = stage.datamodule()  # type: ignore[assignment]
     return served(run.absolute(), {name: path for name, path in checkpoints.items() if path}, data), data
 

@@ -42,6 +42,7 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tiny.Said]:
     (folder / "conf/search.yaml").write_text(SPACES)
     chain = yaml.safe_load(tiny.CHAIN)
     del chain["data"]["root"]
+    chain.setdefault("stages", {})["reward"] = {"data": {"max_length": 3}}  # of that stage alone
     chain["world"] = {"users": 60, "items": 50, "events": 1500}
     (folder / "conf/chain/tiny.yaml").write_text(yaml.safe_dump(chain))
     return folder, search(folder)
@@ -123,6 +124,13 @@ def test_a_reranked_row_is_recommended_by_the_policy_that_was_evaluated(again: P
 
 def test_a_reranked_row_whose_checkpoints_are_others_is_not_served(again: Path):
     run, reward = RUNS / "asft_rerank/seed-4", again / RUNS / "reward/seed-4/checkpoints"
+    said = tiny.recalign(again, "recommend", str(RUNS / "rerank/seed-5"))
+    assert said.code == 2
+    assert "there is no such folder" in said.err
+    (again / RUNS / "rerank_lcb/seed-4").mkdir(parents=True)
+    said = tiny.recalign(again, "recommend", str(RUNS / "rerank_lcb/seed-4"))
+    assert said.code == 2
+    assert "this row has no evaluation, or an altered one" in said.err
     shutil.copy(again / RUNS / "reward/seed-3/checkpoints/best.ckpt", reward / "best.ckpt")
     said = tiny.recalign(again, "recommend", str(run))
     assert said.code == 2
@@ -131,9 +139,15 @@ def test_a_reranked_row_whose_checkpoints_are_others_is_not_served(again: Path):
     said = tiny.recalign(again, "recommend", str(run))
     assert said.code == 2
     assert "asft_rerank reranks by runs beside it, and there is none of reward" in said.err
-    said = tiny.recalign(again, "recommend", str(RUNS / "rerank_lcb/seed-4"))
-    assert said.code == 2
-    assert "none of reward" in said.err
+
+
+def test_a_moved_chain_serves_its_reranked_rows(again: Path):
+    (again / RUNS).rename(again / "runs/moved")
+    root = str(again / "runs/moved/worlds/3")
+    config = again / "runs/moved/reward/seed-3/config.yaml"
+    config.write_text(config.read_text().replace("root: runs/tiny/worlds/3", f"root: {root}"))
+    said = tiny.recalign(again, "recommend", "runs/moved/asft_rerank/seed-3", "--k=2")
+    assert said.code == 0, said.err
 
 
 def test_a_seed_is_a_world(first: tuple[Path, tiny.Said]):

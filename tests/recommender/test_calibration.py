@@ -40,7 +40,9 @@ def cloned(data, folder, epochs=2, ckpt_path=None, averaged=True, over="items", 
     if over == "items":
         module = Recommender(data.num_items, small.encoder(), temperature=0.1, lr=5e-3, **settings)
     else:
-        module = OneRecRecommender(data.num_items, decoder=LazyDecoder(16, layers=1, max_length=32), **settings)
+        module = OneRecRecommender(
+            data.num_items, decoder=LazyDecoder(16, layers=1, max_length=32, dropout=0.0), **settings
+        )
     best = ModelCheckpoint(folder, "best", monitor="rank/all/ndcg@10", mode="max", enable_version_counter=False)
     last = ModelCheckpoint(folder, "last", enable_version_counter=False)
     average = [PolynomialAveraging()] if averaged else []
@@ -85,13 +87,13 @@ def test_weights_and_counts_are_those_of_cloning_without_a_prior(data, tmp_path)
     torch.testing.assert_close(with_it.policy.prior.log_count_V, log_count_V - log_count_V.max())
 
 
-@pytest.mark.parametrize("name", ["last", "best"])
-def test_a_continued_run_is_the_run_in_one_go(data, tmp_path, name):
-    cloned(data, tmp_path / "one", epochs=3)
-    cloned(data, tmp_path / "two", epochs=2)
+@pytest.mark.parametrize(("name", "over"), [("last", "items"), ("last", "codes"), ("best", "items")])
+def test_a_continued_run_is_the_run_in_one_go(data, tmp_path, name, over):
+    cloned(data, tmp_path / "one", epochs=3, over=over)
+    cloned(data, tmp_path / "two", epochs=2, over=over)
     if name == "last":  # which never holds a prior; from the best one, training goes on without it
         assert load_net(tmp_path / "two" / "last.ckpt", "policy").net.prior_strength == 0
-        cloned(data, tmp_path / "two", epochs=3, ckpt_path=tmp_path / "two" / "last.ckpt")
+        cloned(data, tmp_path / "two", epochs=3, ckpt_path=tmp_path / "two" / "last.ckpt", over=over)
         one, two = (read_checkpoint(tmp_path / run / "best.ckpt") for run in ("one", "two"))
         assert one["facts"] == two["facts"]
         assert all(value.equal(two["state_dict"][key]) for key, value in one["state_dict"].items())

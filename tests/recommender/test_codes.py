@@ -86,6 +86,19 @@ def test_walk_teacher_forcing_and_a_full_beam_agree(policy, batch, monkeypatch):
 
 
 @torch.no_grad()
+def test_a_beam_over_nodes_holds_few_vectors_at_once(data, batch, monkeypatch):
+    policy = made(data.num_items, [4, 5, 6], head="node")
+    state = policy.encode(batch)
+    score_TK, _ = policy.top_k(state, 5)
+    held = policy.beam * policy.head.held(policy.trie)
+    assert policy.head.held(policy.trie) == data.num_items  # leaves: fewer than the width times a node's children
+    monkeypatch.setattr(codes_file, "HEAD_NUMBERS", 3 * held)
+    assert max(part.stop - part.start for part in policy._parts(state, policy.beam, own=True)) == 3
+    assert max(part.stop - part.start for part in policy._parts(state, policy.beam)) > 3
+    torch.testing.assert_close(policy.top_k(state, 5)[0], score_TK, atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("beam", [1, 3, 10])
 def test_a_narrow_beam_shows_unseen_items_once_and_as_many_as_there_are(data, batch, beam):
     policy = made(data.num_items, SIZES["three levels"], beam=beam)

@@ -116,7 +116,7 @@ def test_too_few_codes_are_refused(data, tmp_path):
     with pytest.raises(InputError, match=r"model.sizes: .* do not fit into 2 x 3 codes"):
         made(data, sizes=[2, 3])
     for sizes in ([-8, -8], [2**31, 2**31]):
-        with pytest.raises(InputError, match=r"model.sizes: .* do not fit"):
+        with pytest.raises(InputError, match=r"model.sizes: .* codes cannot be"):
             made(data, sizes=sizes)
     with pytest.raises(InputError, match="no such file of semantic ids"):
         made(data, codes=str(tmp_path / "none.parquet"))

@@ -136,7 +136,7 @@ def evaluate_methods(
             found, made_of = nets.reranked(run), {"recommender": digests["start"], "reward": digests["reward"]}
             if run.checkpoint:
                 made_of |= {str(base_method(run.method)): sha256(run.checkpoint)}
-            summary |= {"policy/strength": found.strength, RERANKING: {**vars(found), "made_of": made_of}}
+            summary |= {"policy/strength": found.strength, RERANKING: found.record(data, made_of)}
         if run.method in shown:
             write_json(place / exposed.FILE, shown[run.method])
             summary |= exposed.headlines(shown[run.method])

@@ -109,7 +109,7 @@ def _number(value: Any) -> str:
 
 def _table(table: ComparisonTable) -> dict[str, Any]:
     """Columns, and for each method a row of cells or None."""
-    columns = [metric for metric in MAIN if metric in table.metrics]
+    columns = [metric for metric in MAIN if table.column(metric)]
     best: dict[str, str] = {}
     for metric in columns:
         if not metric.startswith(("policy/", "cost/")):  # where more is better
@@ -174,7 +174,7 @@ def _levels(tokens: dict[str, dict[str, Any]]) -> Plain:
         "codes",
         "share in use",
         "entropy in nats",
-        "largest possible",
+        "largest possible entropy",
         "items of the fullest",
     ], rows
 

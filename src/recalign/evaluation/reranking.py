@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -19,7 +20,7 @@ from recalign.reward import RewardData, RewardEnsemble
 SUFFIX = "_rerank"
 """Suffix of a trained method that is reranked at serving: ``<method>_rerank``."""
 RERANKING = "reranking"
-"""Where a row's summary.json holds its `Reranking`, and the digests of the checkpoints that it rests on."""
+"""Where a row's summary.json holds its `Reranking`, what it rests on and how it reads histories."""
 
 RERANKED: dict[str, Callable[[RewardEnsemble, RewardData, float], tuple[Scores, float]]] = {
     "popularity_tilt": lambda reward, data, spread: (ItemScores(log_counts(data.sequences)), 1.0),
@@ -67,6 +68,11 @@ class Reranking:
         policy = interpolate(start, trained, self.reach) if trained else start
         return Rerank(policy, scores[0], self.strength / scores[1])
 
+    def record(self, data: RewardData, made_of: Mapping[str, str]) -> dict[str, Any]:
+        """All that `served` needs, as plain values; ``made_of`` are the digests of its checkpoints, by stage."""
+        read = {"max_length": data.max_length, "know_request": data.know_request}
+        return {"how": asdict(self), "made_of": dict(made_of), "log": data.fingerprint, "read": read}
+
 
 @torch.no_grad()
 def interpolate(start: Policy, trained: Policy, reach: float) -> Policy:
@@ -83,23 +89,28 @@ def served(folder: Path, checkpoints: Mapping[str, Path], data: RewardData) -> P
     Args:
         folder: of the row and seed, ``<chain>/<row>/seed-<n>``.
         checkpoints: of the ``recommender``, the ``reward`` model and, for a row that has one, its `base_method`.
-        data: the log, users A.
+        data: the log, users A; it is set to read histories as the evaluation did.
 
     Raises:
-        InputError: the row is not evaluated, or its checkpoints are not those of its evaluation.
+        InputError: the row is not evaluated, or its checkpoints or its log are not those of its evaluation.
     """
     method, place = folder.parent.name, folder / "evaluation"
     said = {} if altered(place) else read_json(place / "summary.json").get(RERANKING, {})
-    made_of = said.pop("made_of", None)
-    if made_of != {stage: sha256(path) for stage, path in checkpoints.items()}:
-        raise InputError(
-            "its evaluation is missing, or rests on other checkpoints than those in the chain's folder",
-            where=str(folder),
-            remedy="run the chain again: only what has changed is repeated",
-        )
+    remedy = "run the chain again: only what has changed is repeated"
+    if not said:
+        raise InputError("this row has no evaluation, or an altered one", where=str(folder), remedy=remedy)
+    if said["made_of"] != {stage: sha256(path) for stage, path in checkpoints.items()}:
+        what = "its evaluation rests on other checkpoints than those in the chain's folder"
+        raise InputError(what, where=str(folder), remedy=remedy)
+    if said["log"] != data.fingerprint:
+        what = "the reward model's run reads another log, or another reward, than the evaluation did"
+        raise InputError(what, where=str(folder), remedy="set data.log, data.reward and data.split for all stages")
+    for name, value in said["read"].items():
+        setattr(data, name, value)
     nets = {stage: load_net(path, "reward" if stage == "reward" else "policy") for stage, path in checkpoints.items()}
     for net in nets.values():
         net.check(data)
     own = nets.get(str(base_method(method)))
-    reranking, scores = Reranking(**said), scores_of(method, nets["reward"].net, data, said["spread"])
-    return reranking.policy(nets["recommender"].net, own.net if own else None, scores).eval()
+    how = Reranking(**said["how"])
+    scores = scores_of(method, nets["reward"].net, data, how.spread)
+    return how.policy(nets["recommender"].net, own.net if own else None, scores).eval()

@@ -26,9 +26,9 @@ class NodeLogits(nn.Module, ABC):
         super().__init__()
         self.vectors = nn.ParameterList(nn.init.normal_(torch.empty(count, dim), std=0.02) for count in rows)
 
-    @abstractmethod
     def held(self, trie: Trie) -> int:
-        """The most numbers that `forward` holds for a state and a node of its own."""
+        """The most numbers that `forward` holds for a state and a node of its own, beside their logits."""
+        return 1
 
     @abstractmethod
     def forward(self, trie: Trie, depth: int, h_TND: Tensor, child: Tensor) -> Tensor:
@@ -57,9 +57,6 @@ class SharedCodes(NodeLogits):
 
     def __init__(self, dim: int, num_items: int, sizes: list[int]) -> None:
         super().__init__(dim, sizes)
-
-    def held(self, trie: Trie) -> int:
-        return max(trie.sizes)
 
     def forward(self, trie: Trie, depth: int, h_TND: Tensor, child: Tensor) -> Tensor:
         logit_TNK = h_TND @ self.vectors[depth].T

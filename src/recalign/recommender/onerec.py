@@ -66,11 +66,15 @@ class OneRecRecommender(Cloning):
         **cloning: Any,
     ) -> None:
         levels = list(CodesTable.read(codes).sizes) if codes else sizes or [math.isqrt(num_items - 1) + 1] * 2
-        if min(levels) < 1 or not num_items <= math.prod(levels) < LARGEST:
+        given = " x ".join(map(str, levels))
+        if min(levels) < 1 or math.prod(levels) >= LARGEST:
+            remedy = "give positive numbers whose product is below 2^62, such as [64, 32]"
+            raise InputError(f"{given} codes cannot be", where="model.sizes", remedy=remedy)
+        if math.prod(levels) < num_items:
             raise InputError(
-                f"{num_items:,} items do not fit into {' x '.join(map(str, levels))} codes",
+                f"{num_items:,} items do not fit into {given} codes",
                 where="model.codes" if codes else "model.sizes",
-                remedy="give one to three positive numbers whose product is at least that, and below 2^62",
+                remedy="use more codes, or one more level",
             )
         if beam is not None and not 1 <= beam <= num_items:
             raise InputError(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -33,11 +34,13 @@ class Policy(Recorded, nn.Module, ABC):
     Subclasses write `encode` and `log_probs`, and `summary` if a state is not a tensor. Override the other methods
     where they do not need T x V scores.
 
-    A policy may have an item prior (`recalign.recommender.prior`). It then takes counts in `set_counts`, and its
+    A policy may have an item prior (`recalign.recommender.prior`). It then takes counts in `set_counts`, names in
+    `PRIOR_STATE` what of its own state_dict is the prior (an `ItemPrior` inside it does so itself), and its
     `prior_strength` can be set at any time. The prior is in every probability, rank and sample, but in no state; at
     strength 0 it changes nothing. Counts and strength are in the ``state_dict``.
     """
 
+    PRIOR_STATE: ClassVar[Sequence[str]] = ()
     num_items: int
 
     def set_counts(self, count_V: Tensor) -> None:

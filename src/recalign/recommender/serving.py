@@ -43,8 +43,10 @@ def serve(
         met_2N = met_new_items(data, items)
     k, parts = min(k, policy.num_items), []
     for batch in data.loader(serving_windows(data.sequences, users, data.max_length)):
-        target_N, place_N = (batch.user_B[batch.row_T][:, None] == met_2N[0]).nonzero(as_tuple=True)
-        seen = [pairs for pairs in (batch.seen_N, torch.stack([target_N, met_2N[1, place_N]])) if pairs is not None]
+        user_T = batch.user_B[batch.row_T]
+        own_2N = met_2N[:, torch.isin(met_2N[0], user_T)]
+        target_N, place_N = (user_T[:, None] == own_2N[0]).nonzero(as_tuple=True)
+        seen = [pairs for pairs in (batch.seen_N, torch.stack([target_N, own_2N[1, place_N]])) if pairs is not None]
         batch = dataclasses.replace(batch, seen_N=torch.cat(seen, dim=1))
         if as_list:
             score_TK, item_TK = generate_list(policy, batch, k, data.max_length)
@@ -56,7 +58,7 @@ def serve(
 
 
 def met_new_items(data: EventDataModule, items: pl.Series) -> Tensor:
-    """Which users have met which items beyond the catalogue, whose events no batch holds.
+    """Which users have met which items beyond the catalogue, whose events no batch holds. The log is read again, whole.
 
     Args:
         items: raw ids, those of the catalogue first.

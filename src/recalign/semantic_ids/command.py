@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ CODES, REPORT = "codes.parquet", "tokens.json"
 FREE = 0.2
 """Share of the ids that stay free where no sizes are given."""
 LARGEST = 2**62
-"""Ids that there can be, so that each has a number."""
+"""Ids must be fewer, so that each has a number."""
 
 
 def tokenize(
@@ -62,11 +64,11 @@ def tokenize(
     """
     _check_settings(sizes, balance, append)
     out, log = out or Path("runs") / data.log_.name / "tokens" / f"seed-{seed}", data.log_.name
-    if append is None and (out / CODES).is_file() and (published := CodesTable.read(out / CODES)).version > 1:
+    if append is None and (version := _published(out / CODES)) > 1:
         raise InputError(
-            f"items were appended to these ids (version {published.version}); making them anew would move ids",
+            f"items were appended to these ids (version {version}); making them anew would move ids",
             where=str(out / CODES),
-            remedy="keep them (--append, or another --out), or delete the file",
+            remedy="move the file elsewhere first; recalign tokenize can also write to another --out, or --append",
         )
     source, table = type(vectors).__name__, vectors.table(data)
     if append is None:
@@ -77,6 +79,7 @@ def tokenize(
     else:
         before = CodesTable.read(append)
         before.require_log(log, str(append))
+        before = replace(before, log=log)
         items = _with_new(before, data.sequences.items, table["item"], str(append))
         x_ND = matrix(table, items, normalise, source)
         codes_NL = append_codes(x_ND, before.codes_NL, before.sizes)
@@ -137,6 +140,13 @@ def _shown(examples: list[dict[str, Any]]) -> list[str]:
     ]
 
 
+def _published(path: Path) -> int:
+    """The version of the ids that a file holds; 0 for no file, or one that cannot be read."""
+    with suppress(InputError):
+        return CodesTable.read(path).version
+    return 0
+
+
 def _with_new(before: CodesTable, catalogue: pl.Series, available: pl.Series, where: str) -> pl.Series:
     """The items that have ids, then the others of the source and of the catalogue.
 
@@ -168,11 +178,11 @@ def _sizes(items: int) -> tuple[int, int]:
 def _check_settings(sizes: list[int] | None, balance: float | None, append: Path | None) -> None:
     if sizes is not None and append is not None:
         raise InputError("the sizes are those of the ids that stay", where="sizes", remedy="leave them out")
-    if sizes is not None and (len(sizes) < 2 or min(sizes) < 2 or math.prod(sizes) > LARGEST):
+    if sizes is not None and (len(sizes) < 2 or min(sizes) < 2 or math.prod(sizes) >= LARGEST):
         raise InputError(
             f"{sizes} cannot be the sizes of the levels",
             where="sizes",
-            remedy=f"give two or three numbers of at least 2, such as [64, 32], whose product is at most {LARGEST}",
+            remedy="give two or three numbers of at least 2, such as [64, 32], whose product is below 2^62",
         )
     if balance is not None and not balance >= 1:
         raise InputError(f"{balance} is less than an even share", where="balance", remedy="give 1 or more, or null")
