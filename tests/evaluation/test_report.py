@@ -115,6 +115,13 @@ def test_the_page_of_a_full_chain(chain):
     assert page.count('<tr class="ours"><th scope="row">asft</th>') == 2  # test and validation
 
 
+def test_a_figure_without_a_mean_over_seeds_has_no_column():
+    rows = [("bc", seed, "test", "all/ndcg@10", 0.1, None, None) for seed in ("0", "all")]
+    rows.append(("bc", "0", "test", "value_at_popularity", 0.2, None, None))
+    table = ComparisonTable(pl.DataFrame(rows, schema=SCHEMA, orient="row"), Roles("asft"))
+    assert page._table(table)["columns"] == ["all/ndcg@10"]
+
+
 def test_the_item_prior_and_the_codes_are_shown(chain, tmp_path):
     folder = shutil.copytree(chain, tmp_path / "coded")
     rows = {"step": [1, 2], "rank/prior": [None, 0.75]}
