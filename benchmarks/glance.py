@@ -13,6 +13,7 @@ from recalign.evaluation.comparison import ALL, HIGH, VALUE
 TABLES = {
     "ML-100K": ("ml-100k", "ml-100k, main rows"),
     "ML-1M": ("ml-1m",),
+    "KuaiRand by watch ratio": ("kuairand-pure-excerpt",),
     "OneRec on ML-100K": ("ml-100k, onerec",),
     "Five simulated worlds": ("simulated", "simulated, main rows"),
     "Ten unopened worlds": ("simulated, unopened",),
@@ -50,14 +51,14 @@ def table(logs: tuple[str, ...]) -> str:
     cells = {(row["row"], row["metric"]): row for row in rows.iter_rows(named=True)}
     shown = [metric for metric in COLUMNS if metric in set(rows["metric"])]
     start = cells["start", ALL]["mean"]
+    more = int(cells["start", VALUE]["mean"] < 1)  # small rewards need one digit more
     heads = [COLUMNS[metric][0] for metric in shown]
     lines = [f"| method | kept | {' | '.join(heads)} |", "|---" * (len(shown) + 2) + "|"]
     for name in rows["row"].unique(maintain_order=True):
         own = {m: cells[name, m] for m in shown if cells.get((name, m), {}).get("seeds") == cells[name, ALL]["seeds"]}
         plain = {"ci_low": None, "ci_high": None}
-        figures = [
-            figure(own[m] if m in INTERVALS else own[m] | plain, COLUMNS[m][1]) if m in own else "-" for m in shown
-        ]
+        digits = {m: COLUMNS[m][1] + more * ("value" in m) for m in shown}
+        figures = [figure(own[m] | ({} if m in INTERVALS else plain), digits[m]) if m in own else "-" for m in shown]
         lines.append(f"| `{name}` | {cells[name, ALL]['mean'] / start:.1%} | {' | '.join(figures)} |")
     return "\n".join(lines)
 
