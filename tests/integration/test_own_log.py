@@ -53,7 +53,7 @@ def test_the_lines_that_matter_are_those_of_the_file(folder: Path):
 
 
 def test_from_a_table_to_a_report(folder: Path):
-    _, check, chain = (block.strip() for block in BLOCKS["sh"])
+    _, check, chain, recommend = (block.strip() for block in BLOCKS["sh"])
     said = tiny.recalign(folder, *words(check))
     assert said.code == 0
     assert "405 rows read from own-log.csv" in said.out
@@ -62,6 +62,9 @@ def test_from_a_table_to_a_report(folder: Path):
     for file in re.findall(r"`(runs/own-log/\S+)`", DOC):
         assert (folder / file).is_file()
     assert "asft" in set(pl.read_csv(folder / "runs/own-log/comparison.csv", glob=False)["method"])
+    said = tiny.recalign(folder, *words(recommend))
+    assert said.code == 0, said.err
+    assert said.out.count("anna") == 10
     (alone,) = re.findall(r"`(recalign fit .*?)`", DOC)
     said = tiny.recalign(folder, *words(alone), *FAST, "--run.name=alone")
     assert said.code == 0
@@ -81,4 +84,4 @@ def test_the_message_it_shows_is_the_message(folder: Path):
 def test_the_two_next_commands_are_those_that_init_prints(folder: Path):
     said = tiny.recalign(folder, *words(BLOCKS["sh"][0]), "--force")
     printed = [line.strip() for line in said.out.splitlines() if line.startswith("  recalign")]
-    assert printed == [block.strip() for block in BLOCKS["sh"][1:]]
+    assert printed == [block.strip() for block in BLOCKS["sh"][1:3]]

@@ -188,11 +188,11 @@ def test_the_format_reward_of_grpo(make, batch, monkeypatch):
     """Three ids a state, of which 0 is illegal and item 1 is not: rewards 0, 1, 1, beside a loss of 2."""
     module, item_TW = make(GRPO), torch.tensor([[0, 1, 2]]).repeat(len(batch.target_T), 1)
     module.format_beams = 3
-    monkeypatch.setattr(SampledActions, "loss", lambda *_: (torch.tensor(2.0), {"reward": torch.tensor(7.0)}))
+    monkeypatch.setattr(SampledActions, "loss_at", lambda *_: (torch.tensor(2.0), {"reward": torch.tensor(7.0)}))
     monkeypatch.setattr(module.old, "write", lambda state, beams: item_TW[:, :beams], raising=False)
     monkeypatch.setattr(module.old, "log_probs", lambda state, item_TS: torch.zeros(item_TS.shape))
     monkeypatch.setattr(module.policy, "log_probs", lambda state, item_TS: torch.full(item_TS.shape, math.log(1.1)))
-    loss, figures = module.loss(batch)
+    loss, figures = module.loss_at(batch)
     assert loss.item() == pytest.approx(2 - 1.1 * 2 / 3)
     assert figures["legal"].item() == pytest.approx(2 / 3)
     assert figures["reward"] == 7
