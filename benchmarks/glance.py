@@ -14,6 +14,7 @@ TABLES = {
     "ML-100K": ("ml-100k", "ml-100k, main rows"),
     "ML-1M": ("ml-1m",),
     "KuaiRand by watch ratio": ("kuairand-pure-excerpt",),
+    "KuaiRand by clicks": ("kuairand-pure-excerpt-clicked",),
     "OneRec on ML-100K": ("ml-100k, onerec",),
     "Five simulated worlds": ("simulated", "simulated, main rows"),
     "Ten unopened worlds": ("simulated, unopened",),
