@@ -168,7 +168,8 @@ def beam_recall(policy: CodePolicy, data: EventDataModule) -> dict[str, float]:
         state = policy.encode(batch)
         exact_TK = Policy.top_k(policy, state, 10, batch.seen_N)[1]
         targets += len(exact_TK)
-        for name, policy.beam in BEAMS.items():
+        for name, width in BEAMS.items():
+            policy.beam = width
             own_TK = policy.top_k(state, 10, batch.seen_N)[1]
             found[name] += (exact_TK[:, :, None] == own_TK[:, None, :]).any(dim=2).float().mean(dim=1).sum().item()
     return {name: value / targets for name, value in found.items()}

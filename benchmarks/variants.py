@@ -38,12 +38,13 @@ class KeepPrior(KeepRanking):
     """At each point of the ray, the strength of the item prior that ranks best."""
 
     def measured(self, trainer: Trainer, module: PostTraining, policy: Policy) -> float:
-        strength = module.reference.prior_strength
         if policy is module.reference:
             return super().measured(trainer, module, policy)
         found = {}
-        for policy.prior_strength in (strength + step / 8 for step in range(-4, 9) if strength + step / 8 >= 0):
-            found[policy.prior_strength] = super().measured(trainer, module, policy)
+        for step in range(-4, 9):
+            if (strength := module.reference.prior_strength + step / 8) >= 0:
+                policy.prior_strength = strength
+                found[strength] = super().measured(trainer, module, policy)
         policy.prior_strength = max(found, key=lambda chosen: found[chosen])
         return found[policy.prior_strength]
 
