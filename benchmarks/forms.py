@@ -2,11 +2,15 @@
 
     python benchmarks/forms.py --log simulated [--noise 3] [--seeds 31 32 33] [--runs runs]
     python benchmarks/forms.py --log ml-100k --seeds 0 1 2 [--forms asft signed] [--data DIR]
+    python benchmarks/forms.py --log simulated --held-out
 
 Simulated: each seed is a world of its own. Every row goes along its ray to where it keeps 97 % of the start's
 all/ndcg@10. A trained form stands beside its placebo, the same form on rewards shuffled within each user. Value is the
 truth's in worlds, elsewhere that of the judges for selection. Nothing of the test is read, and what has run is not run
 again.
+
+With `--held-out` the start never trains on a fifth of the users. Then the last step is taken on the events of that
+fifth, or of another one, for as many steps as the other forms take.
 """
 
 from __future__ import annotations
@@ -53,6 +57,12 @@ FORMS: dict[str, tuple[str, dict[str, Any]]] = {
     "kto": ("kto", {}),
 }
 """Each form's method, and what it changes of its YAML."""
+HELD_OUT: dict[str, tuple[str, dict[str, Any]]] = {
+    f"{method}, {users} users": (method, {"data.class_path": variant, "trainer.max_epochs": 25})
+    for method in ("bc", "asft")
+    for users, variant in {"held-out": "variants.HeldOutUsers", "met": "variants.MetUsers"}.items()
+}
+"""The same, of the forms with `--held-out`."""
 UNTRAINED = ("start", "popularity_tilt", "rerank", "rerank_lcb")
 RERANKED = ("asft", "asft, no dropout")
 """Forms that are reranked at serving as well."""
@@ -74,19 +84,24 @@ def main() -> None:
     parser.add_argument("--log", default="simulated", choices=["simulated", "ml-100k"])
     parser.add_argument("--noise", type=float, default=World().noise, help="of the simulated worlds")
     parser.add_argument("--seeds", type=int, nargs="+", default=[31, 32, 33])
-    parser.add_argument("--forms", nargs="+", default=list(FORMS), choices=list(FORMS))
+    parser.add_argument("--forms", nargs="+", choices=list(FORMS), help="of them, instead of all")
+    parser.add_argument("--held-out", action="store_true", help="the last step on users that the start has not met")
     parser.add_argument("--runs", default="runs")
     parser.add_argument("--data", help="data root of ML-100K; else RECALIGN_DATA, else data")
     given = parser.parse_args()
     world = World(noise=given.noise) if given.log == "simulated" else None
     log = f"{given.log}, noise {given.noise:g}" if world else given.log
-    name = "forms-" + log.replace(", noise ", "-")
-    methods = list(dict.fromkeys(FORMS[form][0] for form in given.forms))
+    log += ", a fifth held out" * given.held_out
+    name = "forms-" + log.replace(", noise ", "-").replace(", a fifth held out", "-held-out")
+    forms = HELD_OUT if given.held_out else {form: FORMS[form] for form in given.forms or FORMS}
+    methods = list(dict.fromkeys(method for method, _ in forms.values()))
     chain = Chain(given.log, methods, name=name, seeds=given.seeds, world=world, root=given.runs)
-    plan = Plan(chain, CHAINS / f"{given.log}.yaml", {None: {"data.root": given.data} if given.data else {}})
+    settings = {None: {"data.root": given.data} if given.data else {}}
+    settings |= {"recommender": {"data.class_path": "variants.FourFifths"}} if given.held_out else {}
+    plan = Plan(chain, CHAINS / f"{given.log}.yaml", settings)
     measured: dict[int, dict[str, Figures]] = {}
     for seed in given.seeds:
-        measured[seed] = of_seed(plan, seed, given.forms)
+        measured[seed] = of_seed(plan, seed, forms)
         rows = table(measured, log)
         columns = {metric: text for metric, text in shown().items() if metric in set(rows["metric"])}
         print(
@@ -94,12 +109,11 @@ def main() -> None:
         )
 
 
-def of_seed(plan: Plan, seed: int, forms: list[str]) -> dict[str, Figures]:
+def of_seed(plan: Plan, seed: int, forms: Mapping[str, tuple[str, dict[str, Any]]]) -> dict[str, Figures]:
     """Validation figures of one seed and their gains over the start: untrained rows, each form, its placebo."""
     base, data = based(plan, seed, replace(plan.chain.world, seed=seed) if plan.chain.world else None)
     runs = {row: MethodRun(row, None, {}, strength=2.0, keep=KEEP, spread=2.0) for row in UNTRAINED}
-    for form in forms:
-        method, settings = FORMS[form]
+    for form, (method, settings) in forms.items():
         for row, placebo in {form: "none", f"{form}, permuted": "permuted"}.items():
             if placebo == "permuted" and method == "bc":
                 continue  # reads no reward

@@ -5,17 +5,18 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import numpy as np
 from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
-from recalign.posttrain import WeightedSFT
+from recalign.posttrain import PostTrainingData, WeightedSFT
 from recalign.posttrain.base import Figures, PostTraining
 from recalign.posttrain.keep import KeepRanking
 from recalign.posttrain.weighted import tapered_likelihood, weights
-from recalign.recommender import Policy
-from recalign.sequences import Batch
+from recalign.recommender import Policy, RecommenderData
+from recalign.sequences import Batch, Windows
 
 
 class WithPrior(WeightedSFT):
@@ -73,3 +74,30 @@ class Centred(NoDropout):
         start_T = self.reference_log_probs(batch, batch.target_T[:, None])[:, 0]
         loss, figures = tapered_likelihood(logp_T, weight_T, start_T)
         return loss, {**figures, **cut}
+
+
+FIFTHS = 5
+
+
+class FourFifths(RecommenderData):
+    """The start never trains on a fifth of the users."""
+
+    def training(self) -> Windows:
+        windows = super().training().in_memory()
+        return windows.take(np.flatnonzero(windows.user % FIFTHS))
+
+
+class HeldOutUsers(PostTrainingData):
+    """Trains on the fifth that the start never trained on."""
+
+    fifth = 0
+
+    def training(self) -> Windows:
+        windows = super().training()
+        return windows.take(np.flatnonzero(windows.user % FIFTHS == self.fifth))
+
+
+class MetUsers(HeldOutUsers):
+    """Trains on another fifth, which the start did train on."""
+
+    fifth = 1
