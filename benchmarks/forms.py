@@ -2,20 +2,21 @@
 
     python benchmarks/forms.py --log simulated [--noise 3] [--seeds 31 32 33] [--runs runs]
     python benchmarks/forms.py --log ml-100k --seeds 0 1 2 [--forms asft signed] [--data DIR]
-    python benchmarks/forms.py --log simulated --held-out
+    python benchmarks/forms.py --log simulated --held-out newest
 
 Simulated: each seed is a world of its own. Every row goes along its ray to where it keeps 97 % of the start's
 all/ndcg@10. A trained form stands beside its placebo, the same form on rewards shuffled within each user. Value is the
 truth's in worlds, elsewhere that of the judges for selection. Nothing of the test is read, and what has run is not run
 again.
 
-With `--held-out` the start never trains on a fifth of the users. Then the last step is taken on the events of that
-fifth, or of another one, for as many steps as the other forms take.
+With `--held-out` the start never trains on the events of a fifth of the users, or on the newest fifth of each user's.
+Then the last step is taken on them, or on another fifth, for as many steps as the other forms take.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -58,9 +59,9 @@ FORMS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """Each form's method, and what it changes of its YAML."""
 HELD_OUT: dict[str, tuple[str, dict[str, Any]]] = {
-    f"{method}, {users} users": (method, {"data.class_path": variant, "trainer.max_epochs": 25})
+    f"{method}, {events} events": (method, {"data.class_path": "variants.OneFifth", "data.fifth": fifth})
     for method in ("bc", "asft")
-    for users, variant in {"held-out": "variants.HeldOutUsers", "met": "variants.MetUsers"}.items()
+    for fifth, events in enumerate(("held-out", "met"))
 }
 """The same, of the forms with `--held-out`."""
 UNTRAINED = ("start", "popularity_tilt", "rerank", "rerank_lcb")
@@ -85,19 +86,23 @@ def main() -> None:
     parser.add_argument("--noise", type=float, default=World().noise, help="of the simulated worlds")
     parser.add_argument("--seeds", type=int, nargs="+", default=[31, 32, 33])
     parser.add_argument("--forms", nargs="+", choices=list(FORMS), help="of them, instead of all")
-    parser.add_argument("--held-out", action="store_true", help="the last step on users that the start has not met")
+    parser.add_argument("--held-out", choices=["users", "newest"], help="the last step on events new to the start")
     parser.add_argument("--runs", default="runs")
     parser.add_argument("--data", help="data root of ML-100K; else RECALIGN_DATA, else data")
     given = parser.parse_args()
     world = World(noise=given.noise) if given.log == "simulated" else None
     log = f"{given.log}, noise {given.noise:g}" if world else given.log
-    log += ", a fifth held out" * given.held_out
-    name = "forms-" + log.replace(", noise ", "-").replace(", a fifth held out", "-held-out")
-    forms = HELD_OUT if given.held_out else {form: FORMS[form] for form in given.forms or FORMS}
+    forms = {form: FORMS[form] for form in given.forms or FORMS}
+    settings: dict[str | None, dict[str, Any]] = {None: {"data.root": given.data} if given.data else {}}
+    if given.held_out:
+        log += f", held out: {given.held_out}"
+        # As many steps as the others take: a fifth of the users makes a fifth of the batches.
+        fifth = {"data.by": given.held_out, "trainer.max_epochs": 25 if given.held_out == "users" else 5}
+        forms = {form: (method, own | fifth) for form, (method, own) in HELD_OUT.items()}
+        settings["recommender"] = {"data.class_path": "variants.FourFifths", "data.by": given.held_out}
+    name = re.sub("[^a-z0-9.]+", "-", f"forms-{log}".replace(", noise", ""))
     methods = list(dict.fromkeys(method for method, _ in forms.values()))
     chain = Chain(given.log, methods, name=name, seeds=given.seeds, world=world, root=given.runs)
-    settings = {None: {"data.root": given.data} if given.data else {}}
-    settings |= {"recommender": {"data.class_path": "variants.FourFifths"}} if given.held_out else {}
     plan = Plan(chain, CHAINS / f"{given.log}.yaml", settings)
     measured: dict[int, dict[str, Figures]] = {}
     for seed in given.seeds:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from lightning import Trainer
@@ -76,28 +76,41 @@ class Centred(NoDropout):
         return loss, {**figures, **cut}
 
 
-FIFTHS = 5
+By = Literal["users", "newest"]
+
+
+def fifths(windows: Windows, by: By) -> np.ndarray:
+    """Which fifth every target belongs to: of the users, or of its user's events, the newest first.
+
+    Shape: int64 (targets,), 0 to 4.
+    """
+    counts = np.diff(windows.offset)
+    if by == "users":
+        return np.repeat(windows.user, counts) % 5
+    newer = np.repeat(windows.offset[1:], counts) - 1 - np.arange(counts.sum())
+    return 5 * newer // np.repeat(counts, counts)
 
 
 class FourFifths(RecommenderData):
-    """The start never trains on a fifth of the users."""
+    """The start never trains on the first fifth."""
+
+    def __init__(self, by: By = "users", **log: Any) -> None:
+        super().__init__(**log)
+        self.by: By = by
 
     def training(self) -> Windows:
         windows = super().training().in_memory()
-        return windows.take(np.flatnonzero(windows.user % FIFTHS))
+        return windows.keep(fifths(windows, self.by) > 0)
 
 
-class HeldOutUsers(PostTrainingData):
-    """Trains on the fifth that the start never trained on."""
+class OneFifth(PostTrainingData):
+    """Trains on one fifth: on the first, which the start never trained on, or on another one."""
 
-    fifth = 0
+    def __init__(self, by: By = "users", fifth: int = 0, **upstream: Any) -> None:
+        super().__init__(**upstream)
+        self.by: By = by
+        self.fifth = fifth
 
     def training(self) -> Windows:
         windows = super().training()
-        return windows.take(np.flatnonzero(windows.user % FIFTHS == self.fifth))
-
-
-class MetUsers(HeldOutUsers):
-    """Trains on another fifth, which the start did train on."""
-
-    fifth = 1
+        return windows.keep(fifths(windows, self.by) == self.fifth)
