@@ -48,7 +48,7 @@ class Window:
     def grid(self) -> tuple[Tensor, int, Tensor]:
         """Rows that have targets (U,), slots M, and the place of each target, row * M + slot (T,).
 
-        M is read back from the device.
+        U and M are read back from the device.
         """
         row_U, inverse_T, count_U = self.row_T.unique(return_inverse=True, return_counts=True)
         order_T = inverse_T.argsort(stable=True)
