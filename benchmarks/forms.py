@@ -114,16 +114,18 @@ def main() -> None:
         )
 
 
-def of_seed(plan: Plan, seed: int, forms: Mapping[str, tuple[str, dict[str, Any]]]) -> dict[str, Figures]:
-    """Validation figures of one seed and their gains over the start: untrained rows, each form, its placebo."""
+def of_seed(
+    plan: Plan, seed: int, forms: Mapping[str, tuple[str, dict[str, Any]]], placebos: bool = True
+) -> dict[str, Figures]:
+    """Validation figures of one seed and their gains over the start: of untrained rows, and each form and placebo."""
     base, data = based(plan, seed, replace(plan.chain.world, seed=seed) if plan.chain.world else None)
     runs = {row: MethodRun(row, None, {}, strength=2.0, keep=KEEP, spread=2.0) for row in UNTRAINED}
     for form, (method, settings) in forms.items():
-        for row, placebo in {form: "none", f"{form}, permuted": "permuted"}.items():
-            if placebo == "permuted" and method == "bc":
-                continue  # reads no reward
-            trained = train(plan.trial(method, seed, _folder(row), settings | {"data.placebo": placebo}))
-            runs[row] = trained.method_run(method)
+        rows = {form: settings}
+        if placebos and method != "bc":  # which reads no reward
+            rows[f"{form}, permuted"] = settings | {"data.placebo": "permuted"}
+        for row, own in rows.items():
+            runs[row] = train(plan.trial(method, seed, _folder(row), own)).method_run(method)
         if form in RERANKED:
             runs[f"{form} + rerank"] = MethodRun("asft_rerank", runs[form].checkpoint, {}, strength=2.0, keep=KEEP)
     places = {plan.trial_folder("measured", seed, _folder(row)): run for row, run in runs.items()}

@@ -1,10 +1,10 @@
-"""What each method gains for what it loses: every method over its rates, on validation; a table and a picture.
+"""What each method gains for what it loses: every method along its ray, on validation; a table and a picture.
 
     python benchmarks/frontier.py --log simulated [--seeds 26 27 28] [--runs runs] [--data DIR]
 
 Simulated: each seed is a world of its own, none of those that a table is made of. Value by the truth there, elsewhere
-by the judges for selection. The table reads each family where it keeps 97 % of all/ndcg@10 and where it is 0.1 nats
-from the start, on the line through its rates (`rates.py`). Cells that have run are not run again.
+by the judges for selection. The table reads each family where it keeps 97 % of the start's all/ndcg@10 and where it is
+0.1 nats from the start, on the line through its reaches (`rays.py`). Cells that have run are not run again.
 """
 
 from __future__ import annotations
@@ -16,13 +16,12 @@ from dataclasses import replace
 import polars as pl
 from forms import CHAINS, Figures
 from pictures import frontier
-from rates import KEPT, KL, START, Family, Key, by_cell, of_seed, over_start, paths, rows, where
+from rays import KEPT, KL, START, Family, Key, by_cell, of_seed, over_start, paths, rows, where
 from tables import beside_other_logs, markdown, save, save_picture
 
 from recalign.chain import Chain, Plan
 from recalign.simulation import World
 
-RATES = (1.5e-5, 3e-5, 6e-5, 1.2e-4)
 OTHERS = "bc filtered_bc reward_weighted exp_reward dpo ipo sdpo simpo kto reinforce ppo grpo ecpo cql iql awac sa2c"
 FORMS = [  # of A-SFT: transform, source, temperature; the default first
     ("exponential", "predicted", 0.3),
@@ -34,17 +33,16 @@ FORMS = [  # of A-SFT: transform, source, temperature; the default first
     ("signed", "predicted", 0.3),
 ]
 FAMILIES = [
-    Family("asft", "asft", {}, RATES),
+    Family("asft", "asft", {}),
     *(
         Family(
             f"asft, {transform}, {source}" + f", {beta}" * (transform != "signed"),  # whose weights have none
             "asft",
             {"model.transform": transform, "data.source": source, "model.temperature": beta},
-            RATES,
         )
         for transform, source, beta in FORMS[1:]
     ),
-    *(Family(method, method, {}, RATES) for method in OTHERS.split()),
+    *(Family(method, method, {}) for method in OTHERS.split()),
 ]
 LEVELS = {"97 % kept": (KEPT, 0.97), "0.1 nats": (KL, 0.1)}
 ALL, HIGH = "all/ndcg@10", "high/ndcg@10"
@@ -85,7 +83,7 @@ def report(measured: dict[int, dict[Key, Figures]], log: str) -> None:
     for (level, (metric, at)), (name, path) in itertools.product(LEVELS.items(), ways.items()):
         found, worlds = where(name, path, metric, at)
         read.append((f"{level}: {found}", worlds))
-    cells = [(f"{name} {rate:g}", worlds) for (name, rate), worlds in by_cell(measured).items()]
+    cells = [(f"{name} {reach:g}", worlds) for (name, reach), worlds in by_cell(measured).items()]
     table, everything = (
         pl.concat(
             [rows(log, name, over_start(worlds, starts, (value, HIGH)), shown, measured) for name, worlds in each],

@@ -24,7 +24,7 @@ def frontier(ways: dict[str, list[list[Figures]]], value: str, text: str) -> str
     """Value against the share of ``all/ndcg@10`` that is kept, and against the KL to the start, as SVG; a line each.
 
     Args:
-        ways: each family's figures in every world, rate by rate, as `rates.paths` gives them.
+        ways: each family's figures in every world, reach by reach, as `rays.paths` gives them.
         value: which metric.
         text: what to call it.
     """
@@ -40,7 +40,7 @@ def frontier(ways: dict[str, list[list[Figures]]], value: str, text: str) -> str
             for panel, across in zip(panels, ("kept", "policy/kl"), strict=True):
                 panel.plot(means[across], means[value], "o-", color=paint, linewidth=width, markersize=3, label=name)
         panels[0].set(xlabel="kept of all/ndcg@10", ylabel=f"{text} of the ten shown", xlim=(0.8, None))
-        panels[0].axvline(0.95, color="grey", linewidth=0.8, linestyle="--")
+        panels[0].axvline(0.97, color="grey", linewidth=0.8, linestyle="--")
         panels[1].set(xlabel="KL to the start, nats", xlim=(0, 0.5))
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper", frameon=False, fontsize=8)
         svg = io.StringIO()
@@ -49,5 +49,5 @@ def frontier(ways: dict[str, list[list[Figures]]], value: str, text: str) -> str
 
 
 def _means(way: list[list[Figures]], metric: str) -> list[float]:
-    """The mean over worlds at each rate."""
+    """The mean over worlds at each reach."""
     return [sum(world[metric] for world in worlds) / len(worlds) for worlds in way]

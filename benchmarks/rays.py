@@ -1,41 +1,45 @@
-"""Methods over their rates, on validation: the figures of every cell, and where each family has come equally far.
+"""Methods along their rays, on validation: the figures of every cell, and where each family has come equally far.
 
 A longer step gains more value and loses more ranking, so a family (a method, or A-SFT in one form) is a path from the
-start through its rates, and two are compared where they keep as much, or have moved as far.
+start along its ray, and two are compared where they keep as much, or have moved as far.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import polars as pl
+import torch
 from forms import Figures, based, spread, valued
 from tables import SCHEMA, commit
 
 from recalign.chain import Plan
 from recalign.chain.train import train
 from recalign.evaluation.methods import MethodRun
+from recalign.files import replacing
+from recalign.recommender.checkpoint import read_checkpoint
 from recalign.simulation import World
 
-STRENGTHS = (0.5, 1.0, 2.0, 4.0)  # of reranking: its rates
-Key = tuple[str, float]  # a family, and its rate or strength
+REACHES = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0)
+STRENGTHS = (0.5, 1.0, 2.0, 4.0)  # of reranking: its reaches
+Key = tuple[str, float]  # a family, and its reach or strength
 START: Key = ("start", 0.0)
 KEPT, KL = "kept", "policy/kl"
 
 
 class Family(NamedTuple):
-    """One method with the settings that make the family, and the rates at which it is trained."""
+    """One method with the settings that make the family."""
 
     name: str
     method: str
     settings: dict[str, Any]
-    rates: tuple[float, ...]
 
 
 def of_seed(plan: Plan, seed: int, world: World | None, families: Iterable[Family]) -> dict[Key, Figures]:
-    """Validation figures of `start`, reranking at each strength, and every family at each of its rates."""
+    """Validation figures of `start`, reranking at each strength, and every family at each of `REACHES`."""
     base, data = based(plan, seed, world)
     cells: dict[Key, tuple[Path, MethodRun]] = {
         START: (plan.trial_folder("start", seed, "start"), MethodRun("start", None, {})),
@@ -43,15 +47,29 @@ def of_seed(plan: Plan, seed: int, world: World | None, families: Iterable[Famil
     for strength in STRENGTHS:
         place = plan.trial_folder("rerank", seed, f"strength-{strength}")
         cells["rerank", strength] = place, MethodRun("rerank", None, {}, strength)
-    for name, method, settings, rates in families:
-        for rate in rates:
-            run = train(plan.trial(method, seed, f"{name}-{rate}".replace(" ", "-"), settings | {"model.lr": rate}))
-            cells[name, rate] = run.folder, run.method_run(method)
+    for name, method, settings in families:
+        trained = train(plan.trial(method, seed, name.replace(" ", "-"), settings)).method_run(method)
+        for reach in REACHES:
+            place = plan.trial_folder(method, seed, f"{name}-reach-{reach}".replace(" ", "-"))
+            cells[name, reach] = place, replace(trained, checkpoint=at_reach(trained, base.start, reach, place))
     figures = dict(zip(cells, valued(plan, dict(cells.values()), base, data), strict=True))
-    baseline = max(each["all/ndcg@10"] for (name, _), each in figures.items() if name in ("start", "bc"))
     for each in figures.values():
-        each[KEPT] = each["all/ndcg@10"] / baseline
+        each[KEPT] = each["all/ndcg@10"] / figures[START]["all/ndcg@10"]
     return figures
+
+
+def at_reach(run: MethodRun, start: Path, reach: float, folder: Path) -> Path:
+    """Write the checkpoint of start + reach (trained - start), as `KeepRanking` would."""
+    assert run.checkpoint, "a trained method has a checkpoint"
+    trained, first = read_checkpoint(run.checkpoint), read_checkpoint(start)["state_dict"]
+    moved = {
+        name: torch.lerp(first[name], value, reach)
+        for name, value in trained["state_dict"].items()
+        if name.startswith("policy.") and value.is_floating_point() and name in first
+    }
+    with replacing(folder / "reach.ckpt") as temporary:
+        torch.save(trained | {"state_dict": trained["state_dict"] | moved}, temporary)
+    return folder / "reach.ckpt"
 
 
 def by_cell(measured: Mapping[int, Mapping[Key, Figures]]) -> dict[Key, list[Figures]]:
@@ -60,19 +78,18 @@ def by_cell(measured: Mapping[int, Mapping[Key, Figures]]) -> dict[Key, list[Fig
 
 
 def paths(measured: Mapping[int, Mapping[Key, Figures]]) -> dict[str, list[list[Figures]]]:
-    """Each family's way: its figures in every world, at the start and then rate by rate."""
+    """Each family's way: its figures in every world, at the start and then reach by reach."""
     cells = by_cell(measured)
     found: dict[str, list[list[Figures]]] = {}
-    for name, rate in sorted(cells.keys() - {START}):
-        found.setdefault(name, [cells[START]]).append(cells[name, rate])
+    for name, reach in sorted(cells.keys() - {START}):
+        found.setdefault(name, [cells[START]]).append(cells[name, reach])
     return found
 
 
 def where(name: str, path: list[list[Figures]], metric: str, level: float) -> tuple[str, list[Figures]]:
-    """A family where it comes to a level, as figures in each world; if it does not, at its last rate, and said.
+    """A family where it comes to a level, as figures in each world; if it does not, at its last reach, and said.
 
-    The mean of the worlds says between which rates that is; there the figures are drawn as lines, so that no family
-    wins by where its rates happen to lie.
+    The mean of the worlds says between which reaches that is; there the figures are drawn as lines.
 
     Args:
         name: the family's.
@@ -84,9 +101,7 @@ def where(name: str, path: list[list[Figures]], metric: str, level: float) -> tu
     past = (lambda mean: mean < level) if metric == KEPT else (lambda mean: mean > level)
     first = next((place for place, mean in enumerate(means) if past(mean)), None)
     if first is None:
-        return f"{name}, at its last rate", path[-1]
-    if first == 0:  # continued cloning is that much better
-        return name, path[0]
+        return f"{name}, at its last reach", path[-1]
     share = (means[first - 1] - level) / (means[first - 1] - means[first])
     return name, [
         {figure: (1 - share) * before[figure] + share * after[figure] for figure in before}
