@@ -48,6 +48,7 @@ FORMS: dict[str, tuple[str, dict[str, Any]]] = {
     "asft, prior again": ("asft", {"model.class_path": "variants.PriorAgain"}),
     "asft, no dropout": ("asft", STILL),
     "asft, no dropout, lr 1e-5": ("asft", STILL | {"model.lr": 1e-5}),
+    "asft, temperature 1": ("asft", {"model.temperature": 1.0}),
     "asft, lr 1.5e-5": ("asft", {"model.lr": 1.5e-5}),
     "asft, lr 7.5e-6": ("asft", {"model.lr": 7.5e-6}),
     "asft, baseline value": ("asft", {"data.baseline": "value"}),
