@@ -88,6 +88,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[31, 32, 33])
     parser.add_argument("--forms", nargs="+", choices=list(FORMS), help="of them, instead of all")
     parser.add_argument("--held-out", choices=["users", "newest"], help="the last step on events new to the start")
+    parser.add_argument("--label", help="what to call a table of other seeds, which then stands beside the log's own")
     parser.add_argument("--runs", default="runs")
     parser.add_argument("--data", help="data root of ML-100K; else RECALIGN_DATA, else data")
     given = parser.parse_args()
@@ -108,7 +109,7 @@ def main() -> None:
     measured: dict[int, dict[str, Figures]] = {}
     for seed in given.seeds:
         measured[seed] = of_seed(plan, seed, forms)
-        rows = table(measured, log)
+        rows = table(measured, f"{log}, {given.label}" if given.label else log)
         columns = {metric: text for metric, text in shown().items() if metric in set(rows["metric"])}
         print(
             f"\n{log}, {commit()}\n\n{markdown(rows, columns, digits=4)}\n\n{save(beside(rows), 'forms')}", flush=True
