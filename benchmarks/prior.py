@@ -2,9 +2,10 @@
 
     python benchmarks/prior.py [--log ml-100k] [--rows default dropout-0.2 ...] [--seeds 0 1 2]
 
-Each seed of each row is one `recalign fit --config conf/recommender.yaml ...` line, which is printed. The strength is
-the one that cloning chose on validation (users A). Shown is NDCG@10 with it and without: on these events, and on the
-test events of all users. Finished runs are not run again.
+Each seed of each row is one `recalign fit --config conf/recommender.yaml ...` line, which is printed; for OneRec's row,
+conf/recommender-onerec.yaml over codes from co-occurrence. The strength is the one that cloning chose on validation
+(users A). Shown is NDCG@10 with it and without: on these events, and on the test events of all users. Finished runs are
+not run again.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ import statistics
 from pathlib import Path
 
 import polars as pl
-from encoders import tested
+from encoders import SIZES, tested
 from tables import SCHEMA, commit, save
 
 from recalign.recommender.checkpoint import load_net
+from recalign.semantic_ids.command import tokenize
 from recalign.stage import parse_stage, run_stage
 
 ROWS: dict[str, list[str]] = {
@@ -27,6 +29,7 @@ ROWS: dict[str, list[str]] = {
     "dropout-0": ["--model.encoder.dropout=0.0"],
     "item-bias": ["--model.class_path=item_bias.BiasRecommender"],
     "sampled-512": ["--model.negatives=512"],
+    "onerec": [],
 }
 """What each row changes of the recipe of conf/."""
 TYPES = [pl.String] * 3 + [pl.Float64] * 4 + [pl.String] * 2
@@ -56,10 +59,11 @@ def main() -> None:
 
 def measured(row: str, seed: int, given: argparse.Namespace) -> dict[str, float]:
     """One seed of one row: train, and rank with the prior and without."""
-    argv = ["fit", "--config=conf/recommender.yaml", f"--config=conf/data/{given.log}.yaml"]
-    argv += [f"--config={own}" for own in Path("conf/recommender").glob(f"{given.log}.yaml")]
-    argv += [f"--seed_everything={seed}", f"--run.root={given.runs}", f"--run.chain={given.log}", f"--run.name={row}"]
-    argv += [*ROWS[row], *given.fit]
+    argv = words(row, seed, given)
+    if row == "onerec":
+        data = parse_stage(words("default", seed, given)).datamodule()
+        ids = tokenize(data=data, sizes=SIZES[given.log], out=given.runs / given.log / "tokens")  # type: ignore[arg-type]
+        argv.append(f"--model.codes={ids}")
     stage = parse_stage(argv)
     print(shlex.join(["recalign", *argv]), flush=True)
     manifest = stage.finished() or run_stage(argv).manifest
@@ -75,6 +79,15 @@ def measured(row: str, seed: int, given: argparse.Namespace) -> dict[str, float]
     figures |= dict(reversed(test.items()))
     print(f"{row}, seed {seed}: " + ", ".join(f"{name} {value:.4f}" for name, value in figures.items()), flush=True)
     return figures
+
+
+def words(row: str, seed: int, given: argparse.Namespace) -> list[str]:
+    """The command of a row: a recipe of conf/, the log, what the recipe says of it, and the run folder."""
+    recipe = "recommender-onerec" if row == "onerec" else "recommender"
+    argv = ["fit", f"--config=conf/{recipe}.yaml", f"--config=conf/data/{given.log}.yaml"]
+    argv += [f"--config={own}" for own in Path("conf", recipe).glob(f"{given.log}.yaml")]
+    argv += [f"--seed_everything={seed}", f"--run.root={given.runs}", f"--run.chain={given.log}", f"--run.name={row}"]
+    return [*argv, *ROWS[row], *given.fit]
 
 
 if __name__ == "__main__":
