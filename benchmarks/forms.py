@@ -1,7 +1,7 @@
 """Forms of A-SFT and their rivals from the calibrated start, at one price: what each gains on validation.
 
     python benchmarks/forms.py --log simulated [--noise 3] [--seeds 31 32 33] [--runs runs]
-    python benchmarks/forms.py --log ml-100k --seeds 0 1 2 [--forms asft signed] [--data DIR]
+    python benchmarks/forms.py --log ml-100k --seeds 0 1 2 [--forms asft "asft, signed"] [--data DIR]
     python benchmarks/forms.py --log simulated --held-out newest
 
 Simulated: each seed is a world of its own. Every row goes along its ray to where it keeps 97 % of the start's
@@ -64,7 +64,7 @@ HELD_OUT: dict[str, tuple[str, dict[str, Any]]] = {
     for method in ("bc", "asft")
     for fifth, events in enumerate(("held-out", "met"))
 }
-"""The same, of the forms with `--held-out`."""
+"""Forms of `--held-out`: method and changed settings."""
 UNTRAINED = ("start", "popularity_tilt", "rerank", "rerank_lcb")
 RERANKED = ("asft", "asft, no dropout")
 """Forms that are reranked at serving as well."""
@@ -92,6 +92,8 @@ def main() -> None:
     parser.add_argument("--runs", default="runs")
     parser.add_argument("--data", help="data root of ML-100K; else RECALIGN_DATA, else data")
     given = parser.parse_args()
+    if given.held_out and given.forms:
+        parser.error("--held-out has forms of its own: leave --forms out")
     world = World(noise=given.noise) if given.log == "simulated" else None
     log = f"{given.log}, noise {given.noise:g}" if world else given.log
     forms = {form: FORMS[form] for form in given.forms or FORMS}

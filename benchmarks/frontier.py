@@ -4,7 +4,8 @@
 
 Simulated: each seed is a world of its own, none of those that a table is made of. Value by the truth there, elsewhere
 by the judges for selection. The table reads each family where it keeps 97 % of the start's all/ndcg@10 and where it is
-0.1 nats from the start, on the line through its reaches (`rays.py`). Cells that have run are not run again.
+0.1 nats from the start, in each world, interpolated between its reaches (`rays.py`). Cells that have run are not run
+again.
 """
 
 from __future__ import annotations

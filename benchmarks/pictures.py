@@ -20,11 +20,11 @@ STYLE: Any = {
 FORM = "asft, "  # forms of A-SFT beside its own: in the table alone
 
 
-def frontier(ways: dict[str, list[list[Figures]]], value: str, text: str) -> str:
+def frontier(ways: dict[str, dict[float, list[Figures]]], value: str, text: str) -> str:
     """Value against the share of ``all/ndcg@10`` that is kept, and against the KL to the start, as SVG; a line each.
 
     Args:
-        ways: each family's figures in every world, reach by reach, as `rays.paths` gives them.
+        ways: each family's figures in every world, by reach, as `rays.paths` gives them.
         value: which metric.
         text: what to call it.
     """
@@ -48,6 +48,6 @@ def frontier(ways: dict[str, list[list[Figures]]], value: str, text: str) -> str
     return svg.getvalue()
 
 
-def _means(way: list[list[Figures]], metric: str) -> list[float]:
+def _means(way: dict[float, list[Figures]], metric: str) -> list[float]:
     """The mean over worlds at each reach."""
-    return [sum(world[metric] for world in worlds) / len(worlds) for worlds in way]
+    return [sum(world[metric] for world in worlds) / len(worlds) for worlds in way.values()]

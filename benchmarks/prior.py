@@ -43,18 +43,18 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/prior"))
     parser.add_argument("fit", nargs="*", help="words for every fit, after --: -- --trainer.precision=bf16-mixed")
     given = parser.parse_args()
-    rows: list[tuple[object, ...]] = []
     for row in given.rows:
         cells = [measured(row, seed, given) for seed in given.seeds]
+        rows: list[tuple[object, ...]] = []
         for metric in cells[0]:
             values = [cell[metric] for cell in cells]
             sd = statistics.stdev(values) if len(values) > 1 else None
             seeds = " ".join(map(str, given.seeds))
             rows.append((given.log, row, metric, statistics.fmean(values), sd, None, None, seeds, commit()))
-    earlier = Path(__file__).parent / "results" / "prior.csv"
-    new = pl.DataFrame(rows, schema=dict(zip(SCHEMA, TYPES, strict=True)), orient="row")
-    old = pl.read_csv(earlier, schema=new.schema) if earlier.is_file() else new.clear()
-    print(save(pl.concat([old.join(new, on=["log", "row"], how="anti"), new]), "prior"))
+        earlier = Path(__file__).parent / "results" / "prior.csv"
+        new = pl.DataFrame(rows, schema=dict(zip(SCHEMA, TYPES, strict=True)), orient="row")
+        old = pl.read_csv(earlier, schema=new.schema) if earlier.is_file() else new.clear()
+        print(save(pl.concat([old.join(new, on=["log", "row"], how="anti"), new]), "prior"))
 
 
 def measured(row: str, seed: int, given: argparse.Namespace) -> dict[str, float]:
@@ -62,7 +62,7 @@ def measured(row: str, seed: int, given: argparse.Namespace) -> dict[str, float]
     argv = words(row, seed, given)
     if row == "onerec":
         data = parse_stage(words("default", seed, given)).datamodule()
-        ids = tokenize(data=data, sizes=SIZES[given.log], out=given.runs / given.log / "tokens")  # type: ignore[arg-type]
+        ids = tokenize(data=data, sizes=SIZES.get(given.log), out=given.runs / given.log / "tokens")  # type: ignore[arg-type]
         argv.append(f"--model.codes={ids}")
     stage = parse_stage(argv)
     print(shlex.join(["recalign", *argv]), flush=True)

@@ -6,14 +6,16 @@ start along its ray, and two are compared where they keep as much, or have moved
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import polars as pl
 import torch
 from forms import Figures, based, spread, valued
+from scipy.interpolate import PchipInterpolator
 from tables import SCHEMA, commit
 
 from recalign.chain import Plan
@@ -39,7 +41,11 @@ class Family(NamedTuple):
 
 
 def of_seed(plan: Plan, seed: int, world: World | None, families: Iterable[Family]) -> dict[Key, Figures]:
-    """Validation figures of `start`, reranking at each strength, and every family at each of `REACHES`."""
+    """Validation figures of `start`, reranking at each strength, and every family at each of `REACHES`.
+
+    The plan's chain has ``keep`` null, so that checkpoints hold the trained weights.
+    """
+    assert plan.chain.keep is None, "a checkpoint at the price is no trained end of a ray"
     base, data = based(plan, seed, world)
     cells: dict[Key, tuple[Path, MethodRun]] = {
         START: (plan.trial_folder("start", seed, "start"), MethodRun("start", None, {})),
@@ -77,19 +83,20 @@ def by_cell(measured: Mapping[int, Mapping[Key, Figures]]) -> dict[Key, list[Fig
     return {key: [each[key] for each in measured.values()] for key in next(iter(measured.values()))}
 
 
-def paths(measured: Mapping[int, Mapping[Key, Figures]]) -> dict[str, list[list[Figures]]]:
-    """Each family's way: its figures in every world, at the start and then reach by reach."""
+def paths(measured: Mapping[int, Mapping[Key, Figures]]) -> dict[str, dict[float, list[Figures]]]:
+    """Each family's way: by reach, from 0 (the start) on, its figures in every world."""
     cells = by_cell(measured)
-    found: dict[str, list[list[Figures]]] = {}
+    found: dict[str, dict[float, list[Figures]]] = {}
     for name, reach in sorted(cells.keys() - {START}):
-        found.setdefault(name, [cells[START]]).append(cells[name, reach])
+        found.setdefault(name, {0.0: cells[START]})[reach] = cells[name, reach]
     return found
 
 
-def where(name: str, path: list[list[Figures]], metric: str, level: float) -> tuple[str, list[Figures]]:
-    """A family where it comes to a level, as figures in each world; if it does not, at its last reach, and said.
+def where(name: str, path: Mapping[float, list[Figures]], metric: str, level: float) -> tuple[str, list[Figures]]:
+    """A family where it first comes to a level in each world, by its figures there.
 
-    The mean of the worlds says between which reaches that is; there the figures are drawn as lines.
+    Between reaches, figures are interpolated by a monotone cubic (of the KL, its root, because the KL grows with the
+    square of a step). A world that does not come to the level is read at its last reach; the name then says so.
 
     Args:
         name: the family's.
@@ -97,16 +104,24 @@ def where(name: str, path: list[list[Figures]], metric: str, level: float) -> tu
         metric: `KEPT`, which falls along the way, or `KL`, which rises.
         level: the share that is still kept, or the nats that are gone.
     """
-    means = [sum(world[metric] for world in worlds) / len(worlds) for worlds in path]
-    past = (lambda mean: mean < level) if metric == KEPT else (lambda mean: mean > level)
-    first = next((place for place, mean in enumerate(means) if past(mean)), None)
-    if first is None:
-        return f"{name}, at its last reach", path[-1]
-    share = (means[first - 1] - level) / (means[first - 1] - means[first])
-    return name, [
-        {figure: (1 - share) * before[figure] + share * after[figure] for figure in before}
-        for before, after in zip(path[first - 1], path[first], strict=True)
-    ]
+    reaches = np.array(list(path))
+    fine = np.linspace(0.0, reaches[-1], 4001)
+    found, short = [], 0
+    for world in zip(*path.values(), strict=True):
+        curves = {figure: _curve(figure, reaches, world)(fine) for figure in world[0]}
+        if KL in curves:
+            curves[KL] = np.square(curves[KL])
+        past = curves[metric] <= level if metric == KEPT else curves[metric] >= level
+        short += not past.any()
+        place = int(past.argmax()) if past.any() else -1
+        found.append({figure: float(curve[place]) for figure, curve in curves.items()})
+    return name + f", {short} at the last reach" * bool(short), found
+
+
+def _curve(figure: str, reaches: np.ndarray, world: Sequence[Figures]) -> PchipInterpolator:
+    """A figure over the reaches in one world; of the KL, its root."""
+    values = np.array([cell[figure] for cell in world])
+    return PchipInterpolator(reaches, np.sqrt(values.clip(min=0)) if figure == KL else values)
 
 
 def over_start(worlds: list[Figures], starts: list[Figures], metrics: Iterable[str]) -> list[Figures]:

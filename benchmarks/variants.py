@@ -80,7 +80,7 @@ By = Literal["users", "newest"]
 
 
 def fifths(windows: Windows, by: By) -> np.ndarray:
-    """Which fifth every target belongs to: of the users, or of its user's events, the newest first.
+    """Which fifth every target belongs to: of the users, or of its window's targets, the newest first.
 
     Shape: int64 (targets,), 0 to 4.
     """
@@ -92,7 +92,7 @@ def fifths(windows: Windows, by: By) -> np.ndarray:
 
 
 class FourFifths(RecommenderData):
-    """The start never trains on the first fifth."""
+    """The start never trains on the first fifth. Its item prior still counts it."""
 
     def __init__(self, by: By = "users", **log: Any) -> None:
         super().__init__(**log)
