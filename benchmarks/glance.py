@@ -17,6 +17,7 @@ TABLES = {
     "KuaiRand by clicks": ("kuairand-pure-excerpt-clicked",),
     "OneRec on ML-100K": ("ml-100k, onerec",),
     "Five simulated worlds": ("simulated", "simulated, main rows"),
+    "Five simulated worlds, policies that see rewards": ("simulated, policies see rewards",),
     "Ten unopened worlds": ("simulated, unopened",),
     "Noise": ("simulated-noise, not searched",),
     "Clear": ("simulated-clear, not searched",),
