@@ -127,16 +127,21 @@ def of_ours(row: str, seed: int, given: argparse.Namespace) -> dict[str, float]:
 
 
 def words(row: str, seed: int, given: argparse.Namespace) -> list[str]:
-    """The command of a row: a recipe of conf/, the log, what both ask for, and the run folder."""
+    """The command of a row: its recipe, and what the row adds to it."""
     if row in ONEREC:
         ids = f"--model.sizes={SIZES[given.log]}" if row == "onerec/random-ids" else f"--model.codes={codes(given)}"
         recipe, own = "recommender-onerec", [ids, *ONEREC[row]]
     else:
         recipe, own = "recommender", ROWS.get(row, [])
+    return [*recipe_words(recipe, row.replace("/", "-"), seed, given), *own, "--model.prior=false", *given.fit]
+
+
+def recipe_words(recipe: str, name: str, seed: int, given: argparse.Namespace) -> list[str]:
+    """The beginning of a command: a recipe of conf/, the log, what the recipe says of it, seed and run folder."""
     of_log = [f"--config={file}" for file in Path("conf", recipe).glob(f"{given.log}.yaml")]
-    argv = ["fit", f"--config=conf/{recipe}.yaml", f"--config=conf/data/{given.log}.yaml", *of_log, *own]
+    argv = ["fit", f"--config=conf/{recipe}.yaml", f"--config=conf/data/{given.log}.yaml", *of_log]
     argv += [f"--seed_everything={seed}", f"--run.root={given.runs}", f"--run.chain={given.log}"]
-    return [*argv, f"--run.name={row.replace('/', '-')}", "--model.prior=false", *given.fit]
+    return [*argv, f"--run.name={name}"]
 
 
 def codes(given: argparse.Namespace) -> Path:

@@ -10,7 +10,7 @@ truth's in worlds, elsewhere that of the judges for selection. Nothing of the te
 again.
 
 With `--held-out` the start never trains on the events of a fifth of the users, or on the newest fifth of each user's.
-Then the last step is taken on them, or on another fifth, for as many steps as the other forms take.
+Post-training then uses them, or another fifth, for as many steps as the other forms take.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def main() -> None:
     parser.add_argument("--noise", type=float, default=World().noise, help="of the simulated worlds")
     parser.add_argument("--seeds", type=int, nargs="+", default=[31, 32, 33])
     parser.add_argument("--forms", nargs="+", choices=list(FORMS), help="of them, instead of all")
-    parser.add_argument("--held-out", choices=["users", "newest"], help="the last step on events new to the start")
+    parser.add_argument("--held-out", choices=["users", "newest"], help="post-train on events new to the start")
     parser.add_argument("--label", help="what to call a table of other seeds, which then stands beside the log's own")
     parser.add_argument("--runs", default="runs")
     parser.add_argument("--data", help="data root of ML-100K; else RECALIGN_DATA, else data")

@@ -16,11 +16,12 @@ import statistics
 from pathlib import Path
 
 import polars as pl
-from encoders import SIZES, tested
+from encoders import SIZES, recipe_words, tested
 from tables import SCHEMA, commit, save
 
 from recalign.recommender.checkpoint import load_net
 from recalign.semantic_ids.command import tokenize
+from recalign.sequences import EventDataModule
 from recalign.stage import parse_stage, run_stage
 
 ROWS: dict[str, list[str]] = {
@@ -59,11 +60,10 @@ def main() -> None:
 
 def measured(row: str, seed: int, given: argparse.Namespace) -> dict[str, float]:
     """One seed of one row: train, and rank with the prior and without."""
-    argv = words(row, seed, given)
+    argv = recipe_words("recommender-onerec" if row == "onerec" else "recommender", row, seed, given)
     if row == "onerec":
-        data = parse_stage(words("default", seed, given)).datamodule()
-        ids = tokenize(data=data, sizes=SIZES.get(given.log), out=given.runs / given.log / "tokens")  # type: ignore[arg-type]
-        argv.append(f"--model.codes={ids}")
+        argv.append(f"--model.codes={codes(seed, given)}")
+    argv += [*ROWS[row], *given.fit]
     stage = parse_stage(argv)
     print(shlex.join(["recalign", *argv]), flush=True)
     manifest = stage.finished() or run_stage(argv).manifest
@@ -81,13 +81,11 @@ def measured(row: str, seed: int, given: argparse.Namespace) -> dict[str, float]
     return figures
 
 
-def words(row: str, seed: int, given: argparse.Namespace) -> list[str]:
-    """The command of a row: a recipe of conf/, the log, what the recipe says of it, and the run folder."""
-    recipe = "recommender-onerec" if row == "onerec" else "recommender"
-    argv = ["fit", f"--config=conf/{recipe}.yaml", f"--config=conf/data/{given.log}.yaml"]
-    argv += [f"--config={own}" for own in Path("conf", recipe).glob(f"{given.log}.yaml")]
-    argv += [f"--seed_everything={seed}", f"--run.root={given.runs}", f"--run.chain={given.log}", f"--run.name={row}"]
-    return [*argv, *ROWS[row], *given.fit]
+def codes(seed: int, given: argparse.Namespace) -> Path:
+    """The file of codes from co-occurrence."""
+    stage = parse_stage(recipe_words("recommender", "tokens", seed, given))
+    data: EventDataModule = stage.datamodule()  # type: ignore[assignment]
+    return tokenize(data=data, sizes=SIZES.get(given.log), out=given.runs / given.log / "tokens")
 
 
 if __name__ == "__main__":
