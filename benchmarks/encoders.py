@@ -5,8 +5,7 @@
 Each seed of each row is one `recalign fit --config conf/recommender.yaml ...` line, which is printed, with what
 conf/recommender/ (OneRec: conf/recommender-onerec/) says of the log, if anything; the epoch is chosen on validation.
 Then the test: full catalogue, items that the user had met left out. Runs that have finished are not run again, an
-interrupted one starts anew, and a row's figures are saved as soon as its seed is done. OneRec's rows also have the
-share of the exact ten that a beam of each width finds.
+interrupted one starts anew, and a row's figures are saved as soon as its seed is done.
 
 OneRec's rows use conf/recommender-onerec.yaml. Their codes are made once, from the item vectors of hstu/last_event with
 seed 0, which is trained first; those of onerec/random-ids are random.
@@ -31,7 +30,7 @@ from tables import SCHEMA, commit, save
 from recalign.evaluation.baselines import SameForAll, log_counts
 from recalign.files import write_json
 from recalign.metrics import RankMetrics
-from recalign.recommender import CodePolicy, Policy, RecommenderVectors
+from recalign.recommender import Policy, RecommenderVectors
 from recalign.recommender.checkpoint import load_net
 from recalign.semantic_ids.command import tokenize
 from recalign.sequences import EventDataModule
@@ -39,7 +38,6 @@ from recalign.stage import parse_stage, run_stage
 
 CUTS = (10, 50, 200)
 SHOWN = ("hr@10", "ndcg@10", "hr@50", "hr@200", "ndcg@200", "mrr")
-BEAMS = {f"beam/recall@10/width-{width}": width for width in (10, 20, 50)}
 SASREC = [
     "--model.encoder=recalign.nn.SASRec",
     "--model.encoder.dim=50",
@@ -123,7 +121,7 @@ def of_ours(row: str, seed: int, given: argparse.Namespace) -> dict[str, float]:
     manifest = stage.finished() or run_stage(argv).manifest
     assert manifest is not None, "a dry run makes no row"
     policy = load_net(stage.folder.path / str(manifest.checkpoint), "policy").net
-    return tested(policy, data) | (beam_recall(policy, data) if isinstance(policy, CodePolicy) else {})
+    return tested(policy, data)
 
 
 def words(row: str, seed: int, given: argparse.Namespace) -> list[str]:
@@ -165,27 +163,12 @@ def tested(policy: Policy, data: EventDataModule) -> dict[str, float]:
     return {name: float(value) for name, value in metric.compute().items()}
 
 
-@torch.no_grad()
-def beam_recall(policy: CodePolicy, data: EventDataModule) -> dict[str, float]:
-    """The share of the ten most probable unseen items that a beam search of each width finds, over all test events."""
-    found, targets = dict.fromkeys(BEAMS, 0.0), 0
-    for batch in data.test_dataloader():
-        state = policy.encode(batch)
-        exact_TK = Policy.top_k(policy, state, 10, batch.seen_N)[1]
-        targets += len(exact_TK)
-        for name, width in BEAMS.items():
-            policy.beam = width
-            own_TK = policy.top_k(state, 10, batch.seen_N)[1]
-            found[name] += (exact_TK[:, :, None] == own_TK[:, None, :]).any(dim=2).float().mean(dim=1).sum().item()
-    return {name: value / targets for name, value in found.items()}
-
-
 def collect(folder: Path, log: str) -> pl.DataFrame:
     """Mean and sd over the seeds that are there, as results are saved."""
     rows: list[tuple[object, ...]] = []
     for row in ["popularity", *PEERS, *ROWS, *ONEREC]:
         cells = {p.stem.removeprefix("seed-"): json.loads(p.read_text()) for p in sorted((folder / row).glob("*.json"))}
-        for metric in (*SHOWN, *BEAMS):
+        for metric in SHOWN:
             values = [cell[metric] for cell in cells.values() if metric in cell]
             if values and len(values) == len(cells):
                 sd = statistics.stdev(values) if len(values) > 1 else None

@@ -10,7 +10,7 @@ import small
 import torch
 
 from recalign.nn import Decoder, EncoderDecoder, LazyDecoder
-from recalign.recommender import CodePolicy, RecommenderData
+from recalign.recommender import CodePolicy, Policy, RecommenderData
 from recalign.recommender import codes as codes_file
 from recalign.recommender.checkpoint import build, recipe
 from recalign.recommender.code_choices import follow
@@ -77,17 +77,40 @@ def test_walk_teacher_forcing_and_a_full_beam_agree(policy, batch, monkeypatch):
     logp_TV = policy.log_probs(state)
     forced_TV = policy._descend(state, follow(policy.trie, torch.arange(1, items + 1).expand(len(state), -1)))[1]
     torch.testing.assert_close(forced_TV, logp_TV, atol=1e-5, rtol=0)
-    score_TV, item_TV = policy.top_k(state, items)
+    score_TV, item_TV, exact_T = policy._search(state, items, None, items)
+    assert exact_T.all()
     assert item_TV.sort(dim=1).values.equal(torch.arange(1, items + 1).expand_as(item_TV))
     torch.testing.assert_close(score_TV, logp_TV.gather(1, item_TV - 1), atol=1e-5, rtol=0)
     monkeypatch.setattr(codes_file, "PREFIX_EVENTS", 500)  # a few states at a time
     torch.testing.assert_close(policy.log_probs(state), logp_TV, atol=1e-5, rtol=0)
-    torch.testing.assert_close(policy.top_k(state, items)[0], score_TV, atol=1e-5, rtol=0)
+    torch.testing.assert_close(policy._search(state, items, None, items)[0], score_TV, atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("beam", [3, 4])
+def test_a_beam_widens_where_a_list_may_not_be_exact_until_it_is(data, batch, beam, monkeypatch):
+    policy = made(data.num_items, SIZES["three levels"], beam=beam)
+    state = policy.encode(batch)
+    exact_TK = Policy.top_k(policy, state, 3, batch.seen_N)[1]
+    _, own_TK, known_T = policy._search(state, 3, batch.seen_N, beam)
+    assert own_TK[known_T].equal(exact_TK[known_T])
+    right_T = (own_TK == exact_TK).all(dim=1)
+    assert known_T.any(), "the fixed beam proves no list"
+    assert not right_T.all(), "the fixed beam misses nothing"
+
+    searched, search = [], policy._search
+    monkeypatch.setattr(policy, "_search", lambda *a: searched.append((len(a[0]), a[3])) or search(*a))
+    assert policy.top_k(state, 3, batch.seen_N)[1].equal(exact_TK)
+    assert searched[:2] == [(len(state), beam), (int((~known_T).sum()), 4 * beam)]
+    policy.widest = beam
+    searched.clear()
+    assert policy.top_k(state, 3, batch.seen_N)[1].equal(own_TK)
+    assert searched == [(len(state), beam)]
 
 
 @torch.no_grad()
 def test_a_beam_over_nodes_holds_few_vectors_at_once(data, batch, monkeypatch):
-    policy = made(data.num_items, [4, 5, 6], head="node")
+    policy = made(data.num_items, [4, 5, 6], head="node", beam=10)
     state = policy.encode(batch)
     score_TK, _ = policy.top_k(state, 5)
     held = policy.beam * policy.head.held(policy.trie)
@@ -101,7 +124,7 @@ def test_a_beam_over_nodes_holds_few_vectors_at_once(data, batch, monkeypatch):
 @torch.no_grad()
 @pytest.mark.parametrize("beam", [1, 3, 10])
 def test_a_narrow_beam_shows_unseen_items_once_and_as_many_as_there_are(data, batch, beam):
-    policy = made(data.num_items, SIZES["three levels"], beam=beam)
+    policy = made(data.num_items, SIZES["three levels"], beam=beam, widest=beam)
     prefix_V = policy.trie.node_VS[:, 0]
     seen_X = torch.stack([torch.zeros(data.num_items).long(), torch.arange(1, data.num_items + 1)])
     seen_X = seen_X[:, prefix_V != prefix_V[0]]  # target 0 has seen all but the items of one prefix
@@ -252,7 +275,7 @@ def test_the_ways_to_ask_agree_with_a_plain_softmax_too(plain, batch, strength):
     logp_TV = policy.log_probs(state)
     all_TV = torch.arange(1, items + 1).expand(len(state), -1)
     torch.testing.assert_close(policy._descend(state, follow(policy.trie, all_TV))[1], logp_TV, atol=1e-5, rtol=0)
-    score_TV, item_TV = policy.top_k(state, items)
+    score_TV, item_TV, _ = policy._search(state, items, None, items)
     torch.testing.assert_close(score_TV, logp_TV.gather(1, item_TV - 1), atol=1e-5, rtol=0)
     assert (logp_TV.exp().sum(dim=1) < 1).all()
 

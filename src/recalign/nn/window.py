@@ -40,7 +40,7 @@ class Window:
     def __len__(self) -> int:
         return len(self.row_T)
 
-    def __getitem__(self, part: slice) -> Window:
+    def __getitem__(self, part: slice | Tensor) -> Window:
         """The context of some targets, which still holds all rows."""
         return replace(self, row_T=self.row_T[part], column_T=self.column_T[part])
 

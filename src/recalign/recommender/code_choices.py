@@ -46,19 +46,37 @@ def sampled(count: int) -> Choose:
     return choose
 
 
-def best(trie: Trie, width: int, dead: list[Tensor] | None) -> Choose:
-    """Beam search: the most probable prefixes below which an item is left; ``dead``: see `dead_nodes`."""
+class Beam:
+    """Beam search: the most probable prefixes below which an item is left.
 
-    def choose(depth: int, child_TNF: Tensor, logp_TNF: Tensor) -> Choice:
-        if dead is not None:
-            nodes = trie.nodes(depth + 1)
+    Args:
+        trie: of the catalogue.
+        width: prefixes that are kept at each level.
+        dead: nodes that are left out, see `dead_nodes`; None: none.
+
+    Attributes:
+        lost_T: after a search, the log-probability of the best prefix that was not followed. No item below such a
+            prefix is more probable. -inf: all were followed.
+    """
+
+    lost_T: Tensor
+
+    def __init__(self, trie: Trie, width: int, dead: list[Tensor] | None) -> None:
+        self.trie, self.width, self.dead = trie, width, dead
+
+    def __call__(self, depth: int, child_TNF: Tensor, logp_TNF: Tensor) -> Choice:
+        if self.dead is not None:
+            nodes = self.trie.nodes(depth + 1)
             state_T11 = torch.arange(len(child_TNF), device=child_TNF.device)[:, None, None]
-            logp_TNF = logp_TNF.masked_fill(torch.isin(state_T11 * nodes + child_TNF, dead[depth]), -torch.inf)
+            logp_TNF = logp_TNF.masked_fill(torch.isin(state_T11 * nodes + child_TNF, self.dead[depth]), -torch.inf)
         logp_TX = logp_TNF.flatten(1)
-        logp_TM, place_TM = logp_TX.topk(min(width, logp_TX.shape[1]), dim=1)
+        logp_TM, place_TM = logp_TX.topk(min(self.width + 1, logp_TX.shape[1]), dim=1)
+        if depth == 0:
+            self.lost_T = logp_TM.new_full((len(logp_TM),), -torch.inf)
+        if depth < self.trie.levels - 1 and logp_TM.shape[1] > self.width:
+            self.lost_T = self.lost_T.maximum(logp_TM[:, -1])
+        logp_TM, place_TM = logp_TM[:, : self.width], place_TM[:, : self.width]
         return place_TM // child_TNF.shape[2], child_TNF.flatten(1).gather(1, place_TM), logp_TM
-
-    return choose
 
 
 def dead_nodes(trie: Trie, state_X: Tensor, row_X: Tensor) -> list[Tensor]:

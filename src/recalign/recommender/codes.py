@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from recalign.errors import InputError
 from recalign.nn import HSTU, AllCodes, Decoder, Encoder, LazyContext, NodeLogits, OwnVectors, SharedCodes, Trie, Window
 from recalign.nn.decoder import Past
-from recalign.recommender.code_choices import Choose, best, dead_nodes, follow, sampled
-from recalign.recommender.policy import seen_within
+from recalign.recommender.code_choices import Beam, Choose, dead_nodes, follow, sampled
+from recalign.recommender.policy import of_states, seen_within
 from recalign.recommender.sequence_policy import HistoryPolicy, SequencePolicy
 from recalign.sequences import Batch
 
@@ -56,8 +56,8 @@ class CodeState:
     def __len__(self) -> int:
         return len(self.first_TD)
 
-    def __getitem__(self, part: slice) -> CodeState:
-        if part == slice(0, len(self)):
+    def __getitem__(self, part: slice | Tensor) -> CodeState:
+        if isinstance(part, slice) and part == slice(0, len(self)):
             return self  # with the layout of its window
         past = [Past(k[part], v[part]) for k, v in self.past]
         shift_TD = None if self.shift_TD is None else self.shift_TD[part]
@@ -75,7 +75,8 @@ class CodePolicy(HistoryPolicy):
             small logs; ``plain``: one a code, and a softmax over all codes of the level, as published.
         encoder: reads the history before the decoder does; null: `recalign.nn.LazyContext`, events and positions.
         feedback: whether the policy sees the rewards of earlier events.
-        beam: width of the beam search behind `top_k`.
+        beam: width of the beam search behind `top_k`; k where that is more.
+        widest: how wide it may become where a list is not known to be exact; at most ``beam``: it stays as it is.
 
     Raises:
         InputError: encoder and decoder differ in dim or max_length.
@@ -94,6 +95,7 @@ class CodePolicy(HistoryPolicy):
         encoder: Encoder | None = None,
         feedback: bool = False,
         beam: int = 50,
+        widest: int = 400,
     ) -> None:
         encoder = encoder or LazyContext(decoder.dim, decoder.max_length, decoder.dropout.p)
         if (encoder.dim, encoder.max_length) != (decoder.dim, decoder.max_length):
@@ -104,7 +106,7 @@ class CodePolicy(HistoryPolicy):
                 remedy="give both the same",
             )
         super().__init__(encoder, num_items, feedback)
-        self.decoder, self.beam = decoder, beam
+        self.decoder, self.beam, self.widest = decoder, beam, widest
         self.trie = Trie(num_items, sizes)
         self.start = nn.Parameter(torch.randn(decoder.dim) * 0.02)
         self.code_embedding = nn.ParameterList(
@@ -178,19 +180,38 @@ class CodePolicy(HistoryPolicy):
 
     @torch.no_grad()
     def top_k(self, state: CodeState, k: int, seen: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """By beam search of width ``beam`` (k where that is more), which leaves seen items out on the way: exact if no
-        level but the last has more nodes than the beam is wide, else nearly.
+        """By beam search, which leaves seen items out on the way.
+
+        No item is more probable than a prefix of it. So a list is exact if its last item is at least as probable as the
+        best prefix that the search did not follow. States whose list is not known to be exact are searched again, four
+        times as wide each time, up to ``widest``.
         """
-        width, found = max(self.beam, k), []
+        return self._widening(state, k, seen, max(self.beam, k))
+
+    def _widening(self, state: CodeState, k: int, seen: Tensor | None, width: int) -> tuple[Tensor, Tensor]:
+        """`top_k` with a beam that begins at some width."""
+        if width >= self.trie.nodes(self.trie.levels - 1):
+            return super().top_k(state, k, seen)  # a walk of all prefixes is as wide, and costs half
+        score_TK, item_TK, exact_T = self._search(state, k, seen, width)
+        if width < self.widest and not exact_T.all():
+            again_X = (~exact_T).nonzero()[:, 0]
+            wider = min(4 * width, self.widest)
+            score_TK[again_X], item_TK[again_X] = self._widening(state[again_X], k, of_states(seen, again_X), wider)
+        return score_TK, item_TK
+
+    def _search(self, state: CodeState, k: int, seen: Tensor | None, width: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Beam search of one width: `top_k`, and whether each list is known to be exact, bool (T,)."""
+        found = []
         for part in self._parts(state, width, own=True):
             own = seen_within(seen, part)
-            dead = None if own is None else dead_nodes(self.trie, *own)
-            leaf, logp = self._descend(state[part], best(self.trie, width, dead))
+            beam = Beam(self.trie, width, None if own is None else dead_nodes(self.trie, *own))
+            leaf, logp = self._descend(state[part], beam)
             missing = max(0, k - leaf.shape[1])
             score = nn.functional.pad(logp[:, :k], (0, missing), value=-torch.inf)
             item = nn.functional.pad(self.trie.item_V[leaf[:, :k]], (0, missing))
-            found.append((score, item.masked_fill(score == -torch.inf, 0)))
-        return torch.cat([score for score, _ in found]), torch.cat([item for _, item in found])
+            found.append((score, item.masked_fill(score == -torch.inf, 0), score[:, -1] >= beam.lost_T))
+        score_TK, item_TK, exact_T = map(torch.cat, zip(*found, strict=True))
+        return score_TK, item_TK, exact_T
 
     def over_items(self, state: CodeState) -> Tensor:
         logp_TV = self.log_probs(state)

@@ -40,6 +40,8 @@ class OneRecRecommender(Cloning):
             softmax over all codes of a level, as published, which also falls on codes that no item has.
         targets: ``all`` events of a window are trained on in one pass, or its ``newest`` only, as in OneRec V2.
         beam: width of the beam search behind recommendations; null: 50, or all items if they are fewer.
+        widest: how wide the search may become where a list is not known to be exact (`CodePolicy.top_k`); at most
+            ``beam``: it stays as it is.
         feedback: whether the policy sees the rewards of earlier events, as in `Recommender`.
         lr: AdamW's learning rate.
         **cloning: arguments of `Cloning`.
@@ -61,6 +63,7 @@ class OneRecRecommender(Cloning):
         head: Literal["shared", "node", "plain"] = "node",
         targets: Literal["all", "newest"] = "all",
         beam: int | None = None,
+        widest: int = 400,
         feedback: bool = False,
         lr: float = 4e-3,
         **cloning: Any,
@@ -83,7 +86,7 @@ class OneRecRecommender(Cloning):
                 remedy=f"give 1 to {num_items}; at least as wide as the lists that you ask for",
             )
         decoder, encoder = copy.deepcopy(decoder) or LazyDecoder(), copy.deepcopy(encoder)
-        policy = CodePolicy(decoder, num_items, levels, head, encoder, feedback, beam or min(BEAM, num_items))
+        policy = CodePolicy(decoder, num_items, levels, head, encoder, feedback, beam or min(BEAM, num_items), widest)
         super().__init__(policy, lr=lr, **cloning)
         self.codes, self.targets = codes, targets
 

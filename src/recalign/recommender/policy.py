@@ -194,3 +194,11 @@ def seen_within(seen: Tensor | None, part: slice) -> Pairs | None:
         return None
     own = seen[:, (seen[0] >= part.start) & (seen[0] < part.stop)]
     return own[0] - part.start, own[1] - 1
+
+
+def of_states(seen: Tensor | None, state_X: Tensor) -> Tensor | None:
+    """The seen pairs (state, item) of some states in ascending order, whose first is now 0. Shape: (2, N) -> (2, M)."""
+    if seen is None:
+        return None
+    own = seen[:, torch.isin(seen[0], state_X)]
+    return torch.stack([torch.searchsorted(state_X, own[0]), own[1]])
