@@ -62,8 +62,8 @@ ONEREC: dict[str, list[str]] = {
 """What OneRec's rows add to conf/recommender-onerec.yaml."""
 ITEM_VECTORS = "hstu/last_event"
 """The row whose item vectors become codes."""
-SIZES = {"ml-100k": [64, 32], "ml-1m-leave-last": [128, 32], "kuairand-pure-excerpt": [128, 64]}
-"""Codes of each level."""
+SIZES = {"ml-100k": [64, 32], "ml-1m-leave-last": [128, 32], "kuairand-pure-excerpt": [64, 128]}
+"""Codes of each level, unless `--sizes` says otherwise."""
 PEERS = {"rectools-sasrec": "SASRecModel", "rectools-hstu": "HSTUModel"}
 ONE_SEED = {"popularity": [0]} | {peer: [42] for peer in PEERS}  # 42 is the tutorial's
 
@@ -75,15 +75,16 @@ def main() -> None:
         "--rows", nargs="+", default=["popularity", *ROWS], choices=["popularity", *ROWS, *ONEREC, *PEERS]
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--sizes", type=int, nargs="+", help="codes of each level of OneRec's rows, named in the table")
     parser.add_argument("--runs", type=Path, default=Path("runs/encoders"))
     parser.add_argument("fit", nargs="*", help="words for every fit, after --: -- --trainer.precision=bf16-mixed")
     given = parser.parse_args()
     for row in given.rows:
         for seed in ONE_SEED.get(row, given.seeds):
-            figures = given.runs / given.log / row / f"seed-{seed}.json"
+            figures = given.runs / given.log / labelled(row, given) / f"seed-{seed}.json"
             if not figures.is_file():
                 measure(row, seed, given, figures)
-    rows = collect(given.runs / given.log, given.log)
+    rows = collect(given)
     print("\n" + table(rows))
     earlier = Path(__file__).parent / "results" / "encoders.csv"
     others = [pl.read_csv(earlier).join(rows, on=["log", "row"], how="anti")] if earlier.is_file() else []
@@ -96,6 +97,21 @@ def measure(row: str, seed: int, given: argparse.Namespace, figures: Path) -> No
     values = of_peer(row, given, figures.parent) if row in PEERS else of_ours(row, seed, given)
     write_json(figures, {"commit": commit(), **values})
     print(f"{row}, seed {seed}: hr@10 {values['hr@10']:.4f}, ndcg@10 {values['ndcg@10']:.4f}", flush=True)
+
+
+def labelled(row: str, given: argparse.Namespace) -> str:
+    """What a row is called: with the sizes of its codes, if they are given."""
+    return f"{row}-{by(given.sizes)}" if row in ONEREC and given.sizes else row
+
+
+def sizes(given: argparse.Namespace) -> list[int]:
+    """Codes of each level of OneRec's rows."""
+    return given.sizes or SIZES[given.log]
+
+
+def by(sizes: list[int]) -> str:
+    """[64, 32] as 64x32."""
+    return "x".join(map(str, sizes))
 
 
 def of_peer(row: str, given: argparse.Namespace, folder: Path) -> dict[str, float]:
@@ -126,12 +142,13 @@ def of_ours(row: str, seed: int, given: argparse.Namespace) -> dict[str, float]:
 
 def words(row: str, seed: int, given: argparse.Namespace) -> list[str]:
     """The command of a row: its recipe, and what the row adds to it."""
+    name = labelled(row, given).replace("/", "-")
     if row in ONEREC:
-        ids = f"--model.sizes={SIZES[given.log]}" if row == "onerec/random-ids" else f"--model.codes={codes(given)}"
+        ids = f"--model.sizes={sizes(given)}" if row == "onerec/random-ids" else f"--model.codes={codes(given)}"
         recipe, own = "recommender-onerec", [ids, *ONEREC[row]]
     else:
         recipe, own = "recommender", ROWS.get(row, [])
-    return [*recipe_words(recipe, row.replace("/", "-"), seed, given), *own, "--model.prior=false", *given.fit]
+    return [*recipe_words(recipe, name, seed, given), *own, "--model.prior=false", *given.fit]
 
 
 def recipe_words(recipe: str, name: str, seed: int, given: argparse.Namespace) -> list[str]:
@@ -148,9 +165,9 @@ def codes(given: argparse.Namespace) -> Path:
     stage = parse_stage(argv)
     manifest = stage.finished() or run_stage(argv).manifest
     assert manifest is not None, "a dry run has no item vectors"
-    out, data = given.runs / given.log / "tokens", stage.datamodule()
+    out, data = given.runs / given.log / f"tokens-{by(sizes(given))}", stage.datamodule()
     vectors = RecommenderVectors(str(stage.folder.path / str(manifest.checkpoint)))
-    return tokenize(data=data, vectors=vectors, sizes=SIZES[given.log], out=out)  # type: ignore[arg-type]
+    return tokenize(data=data, vectors=vectors, sizes=sizes(given), out=out)  # type: ignore[arg-type]
 
 
 @torch.no_grad()
@@ -163,10 +180,11 @@ def tested(policy: Policy, data: EventDataModule) -> dict[str, float]:
     return {name: float(value) for name, value in metric.compute().items()}
 
 
-def collect(folder: Path, log: str) -> pl.DataFrame:
+def collect(given: argparse.Namespace) -> pl.DataFrame:
     """Mean and sd over the seeds that are there, as results are saved."""
+    folder, log = given.runs / given.log, given.log
     rows: list[tuple[object, ...]] = []
-    for row in ["popularity", *PEERS, *ROWS, *ONEREC]:
+    for row in ["popularity", *PEERS, *ROWS, *(labelled(row, given) for row in ONEREC)]:
         cells = {p.stem.removeprefix("seed-"): json.loads(p.read_text()) for p in sorted((folder / row).glob("*.json"))}
         for metric in SHOWN:
             values = [cell[metric] for cell in cells.values() if metric in cell]
