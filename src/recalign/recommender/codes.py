@@ -190,8 +190,8 @@ class CodePolicy(HistoryPolicy):
 
     def _widening(self, state: CodeState, k: int, seen: Tensor | None, width: int) -> tuple[Tensor, Tensor]:
         """`top_k` with a beam that begins at some width."""
-        if width >= self.trie.nodes(self.trie.levels - 1):
-            return super().top_k(state, k, seen)  # a walk of all prefixes is as wide, and costs half
+        if 2 * width >= self.trie.nodes(self.trie.levels - 1):
+            return super().top_k(state, k, seen)  # a walk costs half a search that is as wide
         score_TK, item_TK, exact_T = self._search(state, k, seen, width)
         if width < self.widest and not exact_T.all():
             again_X = (~exact_T).nonzero()[:, 0]
