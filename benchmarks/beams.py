@@ -3,9 +3,10 @@
     python benchmarks/encoders.py --log ml-1m-leave-last --rows onerec/node --seeds 0 1 2
     python benchmarks/beams.py runs/encoders/ml-1m-leave-last/onerec-node/seed-*
 
-For each width, all test events are searched by a beam of this width
-(fixed) and by one that begins with it and widens until the list is known to be exact (widening). The exact ten come
-from a walk over all prefixes. CPU seconds are per 1,000 events; the searches take turns at every batch.
+Reads what benchmarks/encoders.py has trained. For each width, all test events are searched by a beam of this width
+(fixed) and by `top_k` with a beam that begins with it and may become as wide as the policy's ``widest`` (widening). The
+exact ten come from a walk over all prefixes. CPU seconds are those of one thread for 1,000 events; the searches take
+turns at every batch. Rows of other runs stay.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ import argparse
 import statistics
 import time
 from collections import defaultdict
+from functools import partial
 from pathlib import Path
 
 import polars as pl
 import torch
-from tables import SCHEMA, beside_other_logs, commit, save
+from tables import RESULTS, SCHEMA, commit, save
 
 from recalign.recommender import CodePolicy, Policy
 from recalign.recommender.checkpoint import load_net
@@ -35,12 +37,15 @@ def main() -> None:
     parser.add_argument(
         "runs", type=Path, nargs="+", help="folders <log>/<row>/seed-<n> of trained policies over codes"
     )
+    torch.set_num_threads(1)
     measured: dict[tuple[str, str], dict[str, dict[str, float]]] = defaultdict(dict)
     for folder in parser.parse_args().runs:
         log, row, seed = folder.resolve().parts[-3:]
-        measured[log, row][seed.removeprefix("seed-")] = of_run(folder)
+        measured[log, row.replace("-", "/", 1)][seed.removeprefix("seed-")] = of_run(folder)
     rows = collect(measured)
-    print(f"{table(rows)}\n{save(beside_other_logs(rows, 'beams'), 'beams')}")
+    earlier = RESULTS / "beams.csv"
+    others = [pl.read_csv(earlier).join(rows, on=["log", "row"], how="anti")] if earlier.is_file() else []
+    print(f"{table(rows)}\n{save(pl.concat([*others, rows], how='vertical_relaxed'), 'beams')}")
 
 
 def of_run(folder: Path) -> dict[str, float]:
@@ -61,9 +66,10 @@ def measure(policy: CodePolicy, data: EventDataModule) -> dict[str, float]:
         exact_TK = Policy.top_k(policy, state, SHOWN, batch.seen_N)[1]
         total["walk/seconds"] += time.process_time() - began
         for name, (width, kind) in SEARCHES.items():
-            policy.beam, policy.widest = width, width if kind == "fixed" else policy.num_items
+            policy.beam = width
+            search = policy.top_k if kind == "widening" else partial(policy._search, width=width)
             began = time.process_time()
-            own_TK = policy.top_k(state, SHOWN, batch.seen_N)[1]
+            own_TK = search(state, SHOWN, batch.seen_N)[1]
             total[f"{name}/seconds"] += time.process_time() - began
             found_TK = (exact_TK[:, :, None] == own_TK[:, None, :]).any(dim=2)
             total[f"{name}/recall@10"] += found_TK.float().mean(dim=1).sum().item()

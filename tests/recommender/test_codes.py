@@ -113,19 +113,26 @@ def test_a_beam_widens_where_a_list_may_not_be_exact_until_it_is(data, batch, mo
 
 @torch.no_grad()
 def test_a_beam_over_nodes_holds_few_vectors_at_once(data, batch, monkeypatch):
-    policy = made(data.num_items, [4, 5, 6], head="node", beam=10)
+    policy = made(data.num_items, [4, 5, 6], head="node", beam=3, widest=0)
     state = policy.encode(batch)
-    score_TK, _ = policy.top_k(state, 5)
+    score_TK, _ = policy.top_k(state, 3)
     held = policy.beam * policy.head.held(policy.trie)
     assert policy.head.held(policy.trie) == data.num_items  # leaves: fewer than the width times a node's children
     monkeypatch.setattr(codes_file, "HEAD_NUMBERS", 3 * held)
     assert max(part.stop - part.start for part in policy._parts(state, policy.beam, own=True)) == 3
     assert max(part.stop - part.start for part in policy._parts(state, policy.beam)) > 3
-    torch.testing.assert_close(policy.top_k(state, 5)[0], score_TK, atol=1e-5, rtol=0)
+    torch.testing.assert_close(policy.top_k(state, 3)[0], score_TK, atol=1e-5, rtol=0)
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("beam", [1, 3, 10])
+def test_a_beam_shows_nothing_where_probabilities_are_nan(data, batch):
+    policy = made(data.num_items, SIZES["three levels"], beam=2, widest=0)
+    policy.start.fill_(torch.nan)
+    assert not policy.top_k(policy.encode(batch), 2)[1].any()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("beam", [1, 3, 7])
 def test_a_narrow_beam_shows_unseen_items_once_and_as_many_as_there_are(data, batch, beam):
     policy = made(data.num_items, SIZES["three levels"], beam=beam, widest=beam)
     prefix_V = policy.trie.node_VS[:, 0]

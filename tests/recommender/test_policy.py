@@ -47,7 +47,7 @@ POLICIES = {
     "prior": with_prior,
     "feedback": lambda items: sequence_policy(items, feedback=True),
     "sasrec": lambda items: SequencePolicy(SASRec(dim=16, layers=1, heads=1, max_length=32, dropout=0.0), items),
-    "codes": lambda items: CodePolicy(LazyDecoder(16, max_length=32), items, [4, 3, 8], beam=items),
+    "codes": lambda items: CodePolicy(LazyDecoder(16, max_length=32), items, [4, 3, 8], beam=1),
     "node codes": lambda items: CodePolicy(
         LazyDecoder(16, heads=2, max_length=32), items, [7, 12], "node", small.encoder(), feedback=True
     ),

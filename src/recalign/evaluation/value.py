@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from recalign.errors import InputError
 from recalign.evaluation.baselines import ItemScores, LowerBound, Rerank, RerankState, Scores, log_counts
-from recalign.nn import ranks_from_scores
+from recalign.nn import ranks_from_scores, top_k_from_scores
 from recalign.recommender.policy import Policy, State, chunks
 from recalign.reward import RewardEnsemble
 from recalign.sequences import Batch, EventDataModule, Sequences
@@ -126,8 +126,9 @@ def _of_policy(
     if truth_UV is not None:
         truth_TV = truth_UV[batch.user_B[batch.row_T[part]].cpu()].to(logp_TV.device)
         row["true"] = (over_unseen(logp_TV, batch.seen_N, part) * truth_TV).sum(dim=1)
-    row["rank"] = ranks_from_scores(logp_TV, batch.target_T[part] - 1, (seen_N[0], seen_N[1] - 1))
-    return row | {"shown": policy.top_k(state, SHOWN, seen_N)[1]}
+    seen = (seen_N[0], seen_N[1] - 1)
+    row["rank"] = ranks_from_scores(logp_TV, batch.target_T[part] - 1, seen)
+    return row | {"shown": top_k_from_scores(logp_TV, SHOWN, seen)[1] + 1}
 
 
 def over_unseen(logp_TV: Tensor, seen_N: Tensor, part: slice) -> Tensor:

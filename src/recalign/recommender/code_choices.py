@@ -69,7 +69,7 @@ class Beam:
             nodes = self.trie.nodes(depth + 1)
             state_T11 = torch.arange(len(child_TNF), device=child_TNF.device)[:, None, None]
             logp_TNF = logp_TNF.masked_fill(torch.isin(state_T11 * nodes + child_TNF, self.dead[depth]), -torch.inf)
-        logp_TX = logp_TNF.flatten(1)
+        logp_TX = logp_TNF.flatten(1).nan_to_num(nan=-torch.inf, neginf=-torch.inf)  # topk takes NaN for the largest
         logp_TM, place_TM = logp_TX.topk(min(self.width + 1, logp_TX.shape[1]), dim=1)
         if depth == 0:
             self.lost_T = logp_TM.new_full((len(logp_TM),), -torch.inf)

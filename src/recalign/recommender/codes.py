@@ -8,7 +8,7 @@ what falls on codes that no item has is `CodePolicy.illegal`.
 
 Shape suffixes:
     T  states      V  items      S  levels      D  width      N  prefixes of each state      F  most children of a node
-    C  candidates      M  prefixes one code longer      W  beams
+    C  candidates      M  prefixes one code longer      W  beams      X  states whose list is not known to be exact
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class CodePolicy(HistoryPolicy):
         encoder: reads the history before the decoder does; null: `recalign.nn.LazyContext`, events and positions.
         feedback: whether the policy sees the rewards of earlier events.
         beam: width of the beam search behind `top_k`; k where that is more.
-        widest: how wide it may become where a list is not known to be exact; at most ``beam``: it stays as it is.
+        widest: how wide it may become where a list is not known to be exact; no more than ``beam``: it never widens.
 
     Raises:
         InputError: encoder and decoder differ in dim or max_length.
@@ -184,7 +184,8 @@ class CodePolicy(HistoryPolicy):
 
         No item is more probable than a prefix of it. So a list is exact if its last item is at least as probable as the
         best prefix that the search did not follow. States whose list is not known to be exact are searched again, four
-        times as wide each time, up to ``widest``.
+        times as wide each time, up to ``widest``; the last list stands, exact or not. Where a walk of all prefixes
+        costs no more than the search, there is a walk.
         """
         return self._widening(state, k, seen, max(self.beam, k))
 
@@ -194,9 +195,9 @@ class CodePolicy(HistoryPolicy):
             return super().top_k(state, k, seen)  # a walk costs half a search that is as wide
         score_TK, item_TK, exact_T = self._search(state, k, seen, width)
         if width < self.widest and not exact_T.all():
-            again_X = (~exact_T).nonzero()[:, 0]
+            open_X = (~exact_T).nonzero()[:, 0]
             wider = min(4 * width, self.widest)
-            score_TK[again_X], item_TK[again_X] = self._widening(state[again_X], k, of_states(seen, again_X), wider)
+            score_TK[open_X], item_TK[open_X] = self._widening(state[open_X], k, of_states(seen, open_X), wider)
         return score_TK, item_TK
 
     def _search(self, state: CodeState, k: int, seen: Tensor | None, width: int) -> tuple[Tensor, Tensor, Tensor]:

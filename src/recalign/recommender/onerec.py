@@ -40,8 +40,8 @@ class OneRecRecommender(Cloning):
             softmax over all codes of a level, as published, which also falls on codes that no item has.
         targets: ``all`` events of a window are trained on in one pass, or its ``newest`` only, as in OneRec V2.
         beam: width of the beam search behind recommendations; null: 50, or all items if they are fewer.
-        widest: how wide the search may become where a list is not known to be exact (`CodePolicy.top_k`); at most
-            ``beam``: it stays as it is.
+        widest: how wide the search may become where a list is not known to be exact (`CodePolicy.top_k`); no more than
+            ``beam``: it never widens.
         feedback: whether the policy sees the rewards of earlier events, as in `Recommender`.
         lr: AdamW's learning rate.
         **cloning: arguments of `Cloning`.

@@ -197,7 +197,10 @@ def seen_within(seen: Tensor | None, part: slice) -> Pairs | None:
 
 
 def of_states(seen: Tensor | None, state_X: Tensor) -> Tensor | None:
-    """The seen pairs (state, item) of some states in ascending order, whose first is now 0. Shape: (2, N) -> (2, M)."""
+    """The seen pairs (state, item) of some states, which are numbered from 0 on. Shape: (2, N), (X,) -> (2, M).
+
+    ``state_X`` ascends.
+    """
     if seen is None:
         return None
     own = seen[:, torch.isin(seen[0], state_X)]
