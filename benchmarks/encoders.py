@@ -49,6 +49,7 @@ ROWS: dict[str, list[str]] = {
     "sasrec": SASREC,
     "hstu/last_event": ["--data.request_time=last_event"],
     "hstu/known": ["--data.request_time=known"],
+    "hstu-64/last_event": ["--data.request_time=last_event", "--model.encoder.dim=64"],  # OneRec's width
     "hstu-large/known": ["--data.request_time=known", "--model.encoder.layers=8", "--model.encoder.heads=2"],
 }
 """What each row adds to the recipe of conf/."""

@@ -15,7 +15,7 @@ TABLES = {
     "ML-1M": ("ml-1m",),
     "KuaiRand by watch ratio": ("kuairand-pure-excerpt",),
     "KuaiRand by clicks": ("kuairand-pure-excerpt-clicked",),
-    "OneRec on ML-100K": ("ml-100k, onerec",),
+    "OneRec on ML-100K": ("ml-100k, onerec", "ml-100k, onerec, lists of its own"),
     "Five simulated worlds": ("simulated", "simulated, main rows"),
     "Five simulated worlds, policies that see rewards": ("simulated, policies see rewards",),
     "Ten unopened worlds": ("simulated, unopened",),

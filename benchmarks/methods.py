@@ -129,7 +129,7 @@ def report(folder: Path, log: str, label: str | None = None) -> None:
             "\n".join(claim(frame, Roles.load(folder)[0])),
         ]
     )
-    name = f"{folder.name}-{label}" if label else folder.name
+    name = f"{folder.name}-{label}".replace(" ", "-") if label else folder.name
     print(f"\n{text}\n{save(beside_other_logs(rows, 'methods'), 'methods')}\n{save_text(text, name)}")
 
 
