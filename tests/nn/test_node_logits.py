@@ -19,15 +19,19 @@ def trie() -> Trie:
 
 @torch.no_grad()
 @pytest.mark.parametrize("kind", [SharedCodes, OwnVectors])
+@pytest.mark.parametrize("temperature", [None, 0.05])
 @pytest.mark.parametrize("dim", [1, 8])  # narrow states gather vectors, wide ones multiply with all of them
 @pytest.mark.parametrize("depth", [0, 1, 2])
-def test_a_child_has_the_product_with_its_own_vector(kind, dim, depth):
-    tree, head = trie(), kind(dim, ITEMS, SIZES)
+def test_a_child_has_the_product_with_its_own_vector_or_their_cosine(kind, temperature, dim, depth):
+    tree, head = trie(), kind(dim, ITEMS, SIZES, temperature)
     node_N = torch.arange(tree.nodes(depth))
     child_NF, exists_NF = tree.children_of(depth, node_N)
     h_TND = torch.randn(STATES, len(node_N), dim)
     row_NF = tree.code(depth + 1)[child_NF] if kind is SharedCodes else child_NF
-    expected_TNF = torch.einsum("tnd,nfd->tnf", h_TND, head.vectors[depth][row_NF])
+    vector_NFD = head.vectors[depth][row_NF]
+    expected_TNF = torch.einsum("tnd,nfd->tnf", h_TND, vector_NFD)
+    if temperature is not None:
+        expected_TNF = torch.cosine_similarity(h_TND[:, :, None], vector_NFD, dim=-1) / temperature
     for child in (child_NF, child_NF.expand(STATES, -1, -1)):
         logit_TNF = head(tree, depth, h_TND, child)
         torch.testing.assert_close(logit_TNF[:, exists_NF], expected_TNF[:, exists_NF])

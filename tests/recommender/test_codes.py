@@ -57,12 +57,14 @@ def made(items: int, sizes: list[int], decoder: Decoder | None = None, **setting
     params=[
         *((sizes, head, "lazy") for sizes in SIZES for head in ("shared", "node")),
         *(("three levels", "node", decoder) for decoder in DECODERS),
+        *(("two levels", head, "newest, cosines") for head in ("shared", "node")),
     ],
     ids=" ".join,
 )
 def policy(request: pytest.FixtureRequest, data) -> CodePolicy:
     sizes, head, decoder = request.param
-    return made(data.num_items, SIZES[sizes], DECODERS.get(decoder, lazy)(), head=head)
+    options = {"bos": "newest", "temperature": 0.2} if decoder == "newest, cosines" else {}
+    return made(data.num_items, SIZES[sizes], DECODERS.get(decoder, lazy)(), head=head, **options)
 
 
 @torch.no_grad()

@@ -12,19 +12,30 @@ import torch
 from torch import Tensor, nn
 
 from .trie import Trie
+from .unit import unit
 
 
 class NodeLogits(nn.Module, ABC):
-    """A linear map from a decoder's output to the children of a node.
+    """Logits of the children of a node: products of a decoder's output h with vectors w, or cosines.
 
     Args:
         dim: D.
         rows: vectors of each level.
+        temperature: logits are cos(h, w) / temperature; null: h . w, as published.
     """
 
-    def __init__(self, dim: int, rows: list[int]) -> None:
+    def __init__(self, dim: int, rows: list[int], temperature: float | None = None) -> None:
         super().__init__()
         self.vectors = nn.ParameterList(nn.init.normal_(torch.empty(count, dim), std=0.02) for count in rows)
+        self.temperature = temperature
+
+    def query(self, h: Tensor) -> Tensor:
+        """What logits are products of, with `key`."""
+        return h if self.temperature is None else unit(h) / self.temperature
+
+    def key(self, vector: Tensor) -> Tensor:
+        """What logits are products of, with `query`."""
+        return vector if self.temperature is None else unit(vector)
 
     def held(self, trie: Trie) -> int:
         """The most numbers that `forward` holds for a state and a node of its own, beside their logits."""
@@ -55,13 +66,16 @@ class NodeLogits(nn.Module, ABC):
 class SharedCodes(NodeLogits):
     """One vector a code of each level, as published: siblings of all parents share them."""
 
-    def __init__(self, dim: int, num_items: int, sizes: list[int]) -> None:
-        super().__init__(dim, sizes)
+    def __init__(self, dim: int, num_items: int, sizes: list[int], temperature: float | None = None) -> None:
+        super().__init__(dim, sizes, temperature)
 
     def forward(self, trie: Trie, depth: int, h_TND: Tensor, child: Tensor) -> Tensor:
-        logit_TNK = h_TND @ self.vectors[depth].T
         code = trie.code(depth + 1)[child]
-        return logit_TNK.gather(2, code.expand(len(h_TND), -1, -1))
+        return self.of_codes(depth, h_TND).gather(2, code.expand(len(h_TND), -1, -1))
+
+    def of_codes(self, depth: int, h_TND: Tensor) -> Tensor:
+        """Logits of every code of a level. Shape: (T, N, D) -> (T, N, K)."""
+        return self.query(h_TND) @ self.key(self.vectors[depth]).T
 
 
 class AllCodes(SharedCodes):
@@ -70,7 +84,7 @@ class AllCodes(SharedCodes):
     def log_probs(
         self, trie: Trie, depth: int, h_TND: Tensor, child: Tensor, exists: Tensor, prior_M: Tensor
     ) -> Tensor:
-        logit_TNK = (h_TND @ self.vectors[depth].T).float() + prior_M[-1]
+        logit_TNK = self.of_codes(depth, h_TND).float() + prior_M[-1]
         code_TNF = trie.code(depth + 1)[child].expand(len(h_TND), -1, -1)
         gain_TNF = (prior_M[child] - prior_M[-1]).masked_fill(~exists, 0).expand_as(code_TNF)
         logp_TNK = logit_TNK.scatter_add(2, code_TNF, gain_TNF).log_softmax(dim=-1)
@@ -78,15 +92,15 @@ class AllCodes(SharedCodes):
 
     def write(self, depth: int, h_TND: Tensor) -> Tensor:
         """Log-probabilities of every code of a level, without a prior. Shape: (T, N, D) -> (T, N, K), float32."""
-        return (h_TND @ self.vectors[depth].T).float().log_softmax(dim=-1)
+        return self.of_codes(depth, h_TND).float().log_softmax(dim=-1)
 
 
 class OwnVectors(NodeLogits):
     """One vector a node: a level has as many as it can have nodes."""
 
-    def __init__(self, dim: int, num_items: int, sizes: list[int]) -> None:
+    def __init__(self, dim: int, num_items: int, sizes: list[int], temperature: float | None = None) -> None:
         rows = [min(math.prod(sizes[: level + 1]), num_items) for level in range(len(sizes))]
-        super().__init__(dim, rows)
+        super().__init__(dim, rows, temperature)
 
     def held(self, trie: Trie) -> int:
         dim = self.vectors[0].shape[1]
@@ -94,11 +108,11 @@ class OwnVectors(NodeLogits):
 
     def forward(self, trie: Trie, depth: int, h_TND: Tensor, child: Tensor) -> Tensor:
         nodes, (states, asked, dim) = trie.nodes(depth + 1), h_TND.shape
-        vector_MD = self.vectors[depth][:nodes]
+        q_TND, vector_MD = self.query(h_TND), self.vectors[depth][:nodes]
         if child.dim() == 2:
-            vector_NFD = vector_MD.index_select(0, child.flatten()).view(*child.shape, dim)
-            return (h_TND.transpose(0, 1) @ vector_NFD.transpose(1, 2)).transpose(0, 1)
+            vector_NFD = self.key(vector_MD.index_select(0, child.flatten())).view(*child.shape, dim)
+            return (q_TND.transpose(0, 1) @ vector_NFD.transpose(1, 2)).transpose(0, 1)
         if nodes <= dim * child.shape[2]:  # smaller and faster than gathering vectors
-            return (h_TND @ vector_MD.T).gather(2, child)
-        vector_XFD = vector_MD.index_select(0, child.flatten()).view(states * asked, child.shape[2], dim)
-        return (vector_XFD @ h_TND.flatten(0, 1)[:, :, None]).view(child.shape)
+            return (q_TND @ self.key(vector_MD).T).gather(2, child)
+        vector_XFD = self.key(vector_MD.index_select(0, child.flatten())).view(states * asked, child.shape[2], dim)
+        return (vector_XFD @ q_TND.flatten(0, 1)[:, :, None]).view(child.shape)

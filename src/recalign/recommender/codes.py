@@ -28,7 +28,7 @@ from recalign.recommender.policy import of_states, seen_within
 from recalign.recommender.sequence_policy import HistoryPolicy, SequencePolicy
 from recalign.sequences import Batch
 
-HEADS: dict[str, Callable[[int, int, list[int]], NodeLogits]] = {
+HEADS: dict[str, Callable[[int, int, list[int], float | None], NodeLogits]] = {
     "shared": SharedCodes,
     "node": OwnVectors,
     "plain": AllCodes,
@@ -39,7 +39,7 @@ HEAD_NUMBERS = 2**24  # numbers that the head holds at once where each state has
 
 @dataclass(frozen=True)
 class CodeState:
-    """T states: their contexts, and the decoder after its first, constant token.
+    """T states: their contexts, and the decoder after its first token.
 
     Attributes:
         window: what they see of the histories.
@@ -73,6 +73,10 @@ class CodePolicy(HistoryPolicy):
         sizes: number of codes at each level.
         head: ``shared``: one output vector a code of a level; ``node``: one a node of the trie, which ranks better on
             small logs; ``plain``: one a code, and a softmax over all codes of the level, as published.
+        temperature: of the softmax over cosines of the decoder's output and those vectors; null: their products, as
+            published.
+        bos: the decoder's first token: ``constant``, as published; ``newest``: plus a linear map of the newest event of
+            the history, so that already the first block's query depends on the state.
         encoder: reads the history before the decoder does; null: `recalign.nn.LazyContext`, events and positions.
         feedback: whether the policy sees the rewards of earlier events.
         beam: width of the beam search behind `top_k`; k where that is more.
@@ -92,6 +96,8 @@ class CodePolicy(HistoryPolicy):
         num_items: int,
         sizes: list[int],
         head: Literal["shared", "node", "plain"] = "shared",
+        temperature: float | None = None,
+        bos: Literal["constant", "newest"] = "constant",
         encoder: Encoder | None = None,
         feedback: bool = False,
         beam: int = 50,
@@ -109,10 +115,11 @@ class CodePolicy(HistoryPolicy):
         self.decoder, self.beam, self.widest = decoder, beam, widest
         self.trie = Trie(num_items, sizes)
         self.start = nn.Parameter(torch.randn(decoder.dim) * 0.02)
+        self.newest = nn.Linear(decoder.dim, decoder.dim, bias=False) if bos == "newest" else None
         self.code_embedding = nn.ParameterList(
             nn.init.normal_(torch.empty(size, decoder.dim), std=0.02) for size in sizes[:-1]
         )
-        self.head = HEADS[head](decoder.dim, num_items, sizes)
+        self.head = HEADS[head](decoder.dim, num_items, sizes, temperature)
         self.register_buffer("count_V", torch.zeros(num_items))
         self.register_buffer("strength", torch.zeros(()))
         self.register_load_state_dict_post_hook(lambda policy, _: policy.set_counts(policy.count_V))
@@ -153,10 +160,18 @@ class CodePolicy(HistoryPolicy):
         return policy
 
     def encode(self, batch: Batch) -> CodeState:
-        keys, values = self.decoder.keys_and_values(self.read(batch))
+        x_BLD = self.read(batch)
+        keys, values = self.decoder.keys_and_values(x_BLD)
         window = Window(keys, values, batch.time_BL, batch.request_time_BL, batch.row_T, batch.column_T)
-        h_TND, past = self.decoder(self.start.expand(len(window), 1, -1), window, None)
+        h_TND, past = self.decoder(self._bos(x_BLD, batch)[:, None], window, None)
         return CodeState(window, past, h_TND[:, 0])
+
+    def _bos(self, x_BLD: Tensor, batch: Batch) -> Tensor:
+        """The decoder's first token. Shape: (B, L, D) -> (T, D)."""
+        if self.newest is None:
+            return self.start.expand(len(batch.row_T), -1)
+        newest_TD = x_BLD.flatten(0, 1).index_select(0, batch.row_T * x_BLD.shape[1] + batch.column_T)
+        return self.start + self.newest(newest_TD)
 
     def summary(self, state: CodeState) -> Tensor:
         return state.first_TD
