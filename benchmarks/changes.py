@@ -15,23 +15,20 @@ import statistics
 from pathlib import Path
 
 import polars as pl
-from encoders import codes, recipe_words
+from encoders import NEWEST, PUBLISHED, codes, recipe_words
 from tables import SCHEMA, commit, save
 
 from recalign.stage import parse_stage, run_stage
 
-PUBLISHED = ["--model.bos=constant", "--model.temperature=null"]
-NEWEST = ["--model.bos=newest", "--model.temperature=null"]
-BOTH = ["--model.bos=newest", "--model.temperature=0.07"]
 CHANGES: dict[str, list[str]] = {
     "published": PUBLISHED,
     "three blocks": [*PUBLISHED, "--model.decoder.layers=3"],
-    "cosines": ["--model.bos=constant", "--model.temperature=0.07"],
-    "newest": NEWEST,
-    "newest, cosines": BOTH,
+    "cosines": [*PUBLISHED, "--model.temperature=0.07"],
+    "newest": [*PUBLISHED, "--model.bos=newest"],
+    "newest, cosines": NEWEST,
     "newest, cosines at 0.05": [*NEWEST, "--model.temperature=0.05"],
     "newest, cosines at 0.1": [*NEWEST, "--model.temperature=0.1"],
-    "newest, cosines, three blocks": [*BOTH, "--model.decoder.layers=3"],
+    "newest, cosines, three blocks": [*NEWEST, "--model.decoder.layers=3"],
 }
 """What each row says over the recipe of conf/."""
 NDCG = "rank/all/ndcg@10"
