@@ -241,6 +241,21 @@ def test_the_future_and_the_padding_are_not_seen(policy, batch):
 
 
 @torch.no_grad()
+def test_without_attention_a_state_is_its_first_token(data, batch):
+    """A constant one is the same for all states, the newest event's is not, and sees that event alone."""
+    for bos in ("constant", "newest"):
+        policy = made(data.num_items, SIZES["two levels"], bos=bos)
+        for block in policy.decoder.blocks:
+            torch.nn.init.zeros_(block.cross_output.weight)
+        first_TD = policy.encode(batch).first_TD
+        assert (first_TD == first_TD[0]).all() == (bos == "constant")
+    item_BL, later_T = batch.item_BL.clone(), batch.column_T > 0
+    item_BL[:, 0] = item_BL[:, 0] % data.num_items + 1  # other items, which are nobody's newest
+    other = dataclasses.replace(batch, item_BL=item_BL).keep(later_T)
+    torch.testing.assert_close(policy.encode(other).first_TD, first_TD[later_T])
+
+
+@torch.no_grad()
 def test_bfloat16_keeps_probabilities_normalised(policy, batch):
     with torch.autocast("cpu", torch.bfloat16):
         logp_TV = policy.log_probs(policy.encode(batch))

@@ -27,9 +27,10 @@ def data(log_root):
 
 
 def made(data, **settings: object) -> OneRecRecommender:
+    """A small one. Its temperature is high, since cosines of a few random numbers are large, and it has few steps."""
     torch.manual_seed(0)
-    decoder = settings.pop("decoder", LazyDecoder(16, layers=1, max_length=32, dropout=0.0))
-    return OneRecRecommender(data.num_items, decoder=decoder, **settings)  # type: ignore[arg-type]
+    decoder = LazyDecoder(16, layers=1, max_length=32, dropout=0.0)
+    return OneRecRecommender(data.num_items, **{"decoder": decoder, "temperature": 0.5, **settings})  # type: ignore[arg-type]
 
 
 def codes_file(data, folder: Path, items: pl.Series | None = None) -> str:
