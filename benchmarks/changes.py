@@ -28,6 +28,8 @@ CHANGES: dict[str, list[str]] = {
     "newest, cosines": NEWEST,
     "newest, cosines at 0.05": [*NEWEST, "--model.temperature=0.05"],
     "newest, cosines at 0.1": [*NEWEST, "--model.temperature=0.1"],
+    "newest, cosines, dropout 0.1": [*NEWEST, "--model.decoder.dropout=0.1"],
+    "newest, cosines, dropout 0.2": [*NEWEST, "--model.decoder.dropout=0.2"],
     "newest, cosines, three blocks": [*NEWEST, "--model.decoder.layers=3"],
 }
 """What each row says over the recipe of conf/."""
