@@ -42,9 +42,9 @@ def main() -> None:
     parser.add_argument("--rows", nargs="+", default=list(CHANGES), choices=list(CHANGES))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--epochs", type=int, default=7, help="the most epochs of a run")
-    parser.add_argument("--sizes", type=int, nargs="+", help="codes of each level")
     parser.add_argument("--runs", type=Path, default=Path("runs/encoders"))
     parser.add_argument("fit", nargs="*", help="words for every fit, after --: -- --trainer.precision=bf16-mixed")
+    parser.set_defaults(sizes=None)  # the codes of the table of encoders
     given = parser.parse_args()
     ids = codes(given)
     for row in given.rows:

@@ -248,11 +248,16 @@ def test_without_attention_a_state_is_its_first_token(data, batch):
         for block in policy.decoder.blocks:
             torch.nn.init.zeros_(block.cross_output.weight)
         first_TD = policy.encode(batch).first_TD
-        assert (first_TD == first_TD[0]).all() == (bos == "constant")
+        assert first_TD.allclose(first_TD[:1].expand_as(first_TD)) == (bos == "constant")
     item_BL, later_T = batch.item_BL.clone(), batch.column_T > 0
     item_BL[:, 0] = item_BL[:, 0] % data.num_items + 1  # other items, which are nobody's newest
     other = dataclasses.replace(batch, item_BL=item_BL).keep(later_T)
     torch.testing.assert_close(policy.encode(other).first_TD, first_TD[later_T])
+    policy.newest.weight.zero_()
+    constant_TD = policy.encode(batch).first_TD
+    assert constant_TD.allclose(constant_TD[:1].expand_as(constant_TD))
+    policy.start.add_(torch.randn_like(policy.start))
+    assert not policy.encode(batch).first_TD.allclose(constant_TD)
 
 
 @torch.no_grad()
@@ -263,11 +268,12 @@ def test_bfloat16_keeps_probabilities_normalised(policy, batch):
     assert (logp_TV.double().exp().sum(dim=1) - 1).abs().max() < 1e-5
 
 
-@pytest.fixture(params=[[9, 8], [4, 5, 6]], ids=str)
+@pytest.fixture(params=[([9, 8], None), ([9, 8], 0.3), ([4, 5, 6], None)], ids=str)
 def plain(request, data) -> tuple[CodePolicy, CodePolicy]:
     """A policy with a plain softmax, and one with the same weights and an item for each id that there can be."""
-    few, sizes = made(data.num_items, request.param, head="plain"), request.param
-    every = CodePolicy(lazy(), math.prod(sizes), sizes, head="shared").eval()
+    sizes, temperature = request.param
+    few = made(data.num_items, sizes, head="plain", temperature=temperature)
+    every = CodePolicy(lazy(), math.prod(sizes), sizes, head="shared", temperature=temperature).eval()
     codes_XS = torch.cartesian_prod(*map(torch.arange, sizes))
     free_X = few.trie.items_of(codes_XS) == 0
     every.set_codes(torch.cat([few.trie.codes_VS, codes_XS[free_X]]))
@@ -310,7 +316,8 @@ def test_the_ways_to_ask_agree_with_a_plain_softmax_too(plain, batch, strength):
 @torch.no_grad()
 def test_without_illegal_ids_a_plain_softmax_is_the_one_over_legal_codes(plain, batch):
     _, every = plain
-    other = CodePolicy(lazy(), every.num_items, every.trie.sizes, head="plain").eval()
+    same = {"temperature": every.head.temperature}
+    other = CodePolicy(lazy(), every.num_items, every.trie.sizes, head="plain", **same).eval()
     other.load_state_dict(every.state_dict())
     every.prior_strength = other.prior_strength = 0.5
     expected_TX = every.log_probs(every.encode(batch))

@@ -46,10 +46,12 @@ def codes(data, codes_XS, tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(path)
 
 
-@pytest.fixture(params=["shared", "node", "plain"])
+@pytest.fixture(params=["shared", "node", "plain", "node, cosines"])
 def policy(request, data, codes_XS) -> CodePolicy:
     torch.manual_seed(0)
-    made = CodePolicy(LazyDecoder(16, layers=1, max_length=32), data.num_items, list(SIZES), head=request.param)
+    head, *cosines = request.param.split(", ")
+    options = {"temperature": 0.3, "bos": "newest"} if cosines else {}
+    made = CodePolicy(LazyDecoder(16, layers=1, max_length=32), data.num_items, list(SIZES), head, **options)
     for weight in made.parameters():
         torch.nn.init.normal_(weight, std=0.3)
     made.set_codes(codes_XS[: data.num_items])
@@ -102,6 +104,19 @@ def test_shares_of_old_items_among_their_siblings_stay(policy, data, codes_XS):
         odds = [x[:, own] - x[:, own][:, :1] for x in (before_TV, after_TX[:, :items])]
         torch.testing.assert_close(*odds, atol=1e-4, rtol=0)
     assert (after_TX[:, items:].exp() > 0).all()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("policy", ["node", "node, cosines"], indirect=True)
+def test_a_new_node_points_where_its_relatives_do(policy, data, codes_XS):
+    """The length of a relative's vector counts only where it counts for the logits."""
+    grown, items = appended(policy, codes_XS), data.num_items
+    policy.head.vectors[2].data[:items:2] *= 3
+    other, vectors = appended(policy, codes_XS), []
+    for each in (grown, other):
+        leaf_X = each.trie.node_VS[items:, 2]
+        vectors.append(torch.nn.functional.normalize(each.head.vectors[2][leaf_X], dim=-1))
+    assert torch.allclose(*vectors, atol=1e-5) == (policy.head.temperature is not None)
 
 
 @torch.no_grad()

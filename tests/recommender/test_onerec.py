@@ -154,3 +154,9 @@ def test_it_is_the_same_from_yaml_and_from_python():
     python = OneRecRecommender(99)
     assert lines == {key: python.hparams[key] for key in lines}
     assert decoder == {key: python.policy.decoder.made_with[key] for key in decoder}
+    handed_on = lines.keys() & python.policy.made_with.keys() - {
+        "beam",
+        "sizes",
+    }  # null there: as the catalogue asks for
+    assert handed_on > {"head", "temperature", "bos", "widest"}
+    assert {key: lines[key] for key in handed_on} == {key: python.policy.made_with[key] for key in handed_on}

@@ -5,7 +5,7 @@ OneRec Technical Report (https://arxiv.org/abs/2506.13695). With R an RMSNorm, a
     x <- x + SelfAttention(R(x))
     x <- x + SwiGLU(R(x))
 
-and a block of the decoder, whose tokens are a constant and the codes written so far,
+and a block of the decoder, whose tokens are a first one (BOS) and the codes written so far,
 
     h <- h + CausalSelfAttention(R(h))
     h <- h + CrossAttention(R(h), K x, V x)        K, V of the block's own, x the encoder's output R(x)

@@ -5,15 +5,16 @@ of the context is mapped once to L_kv sets of G_kv heads of keys (and of values,
 
     k_j = RMSNorm(x W_j),    v_j = k_j or RMSNorm(x W'_j)
 
-and the decoder neither projects them again nor lets events see each other. Its tokens are a constant and the codes
-written so far. With R an RMSNorm, block l of N is
+and the decoder neither projects them again nor lets events see each other. Its tokens are a first one (BOS) and the
+codes written so far. With R an RMSNorm, block l of N is
 
     h <- h + CrossAttention(R(h), k_j, v_j),  j = floor(l L_kv / N)
     h <- h + CausalSelfAttention(R(h))
     h <- h + SwiGLU(R(h))
 
 and the output is R(h). The SwiGLU may be a mixture of experts (`feed_forward.py`). Added here: learned biases over
-position and time in the cross-attention (`Recency`), and dropout on each branch. As each target's cross-attention is
+position and time in the cross-attention (`Recency`), dropout on each branch, and a first token that may be more than
+the paper's constant (``bos`` of `recalign.recommender.CodePolicy`). As each target's cross-attention is
 cut at its own event, all targets of a window are trained at once; the paper trains on a window's newest target only.
 
 Shape suffixes:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .trie import Trie
-from .unit import unit
+from .unit import EPS, unit
 
 
 class NodeLogits(nn.Module, ABC):
@@ -30,12 +30,15 @@ class NodeLogits(nn.Module, ABC):
         self.temperature = temperature
 
     def query(self, h: Tensor) -> Tensor:
-        """What logits are products of, with `key`."""
+        """The output that vectors are multiplied with."""
         return h if self.temperature is None else unit(h) / self.temperature
 
-    def key(self, vector: Tensor) -> Tensor:
-        """What logits are products of, with `query`."""
-        return vector if self.temperature is None else unit(vector)
+    def scaled(self, product: Tensor, vector: Tensor, child: Tensor | None = None) -> Tensor:
+        """Products of `query` with vectors as logits; ``child``: the vectors' rows, if they are not in order."""
+        if self.temperature is None:
+            return product
+        length = torch.linalg.vector_norm(vector, dim=-1).clamp_min(EPS)  # without the copy that `unit` makes
+        return product / (length if child is None else length[child])
 
     def held(self, trie: Trie) -> int:
         """The most numbers that `forward` holds for a state and a node of its own, beside their logits."""
@@ -75,7 +78,8 @@ class SharedCodes(NodeLogits):
 
     def of_codes(self, depth: int, h_TND: Tensor) -> Tensor:
         """Logits of every code of a level. Shape: (T, N, D) -> (T, N, K)."""
-        return self.query(h_TND) @ self.key(self.vectors[depth]).T
+        vector_KD = self.vectors[depth]
+        return self.scaled(self.query(h_TND) @ vector_KD.T, vector_KD)
 
 
 class AllCodes(SharedCodes):
@@ -110,9 +114,11 @@ class OwnVectors(NodeLogits):
         nodes, (states, asked, dim) = trie.nodes(depth + 1), h_TND.shape
         q_TND, vector_MD = self.query(h_TND), self.vectors[depth][:nodes]
         if child.dim() == 2:
-            vector_NFD = self.key(vector_MD.index_select(0, child.flatten())).view(*child.shape, dim)
-            return (q_TND.transpose(0, 1) @ vector_NFD.transpose(1, 2)).transpose(0, 1)
+            vector_NFD = vector_MD.index_select(0, child.flatten()).view(*child.shape, dim)
+            product_NTF = q_TND.transpose(0, 1) @ vector_NFD.transpose(1, 2)
+            return self.scaled(product_NTF.transpose(0, 1), vector_NFD)
         if nodes <= dim * child.shape[2]:  # smaller and faster than gathering vectors
-            return (q_TND @ self.key(vector_MD).T).gather(2, child)
-        vector_XFD = self.key(vector_MD.index_select(0, child.flatten())).view(states * asked, child.shape[2], dim)
-        return (vector_XFD @ q_TND.flatten(0, 1)[:, :, None]).view(child.shape)
+            return self.scaled((q_TND @ vector_MD.T).gather(2, child), vector_MD, child)
+        vector_XFD = vector_MD.index_select(0, child.flatten()).view(states * asked, child.shape[2], dim)
+        product_XF = (vector_XFD @ q_TND.flatten(0, 1)[:, :, None])[:, :, 0]
+        return self.scaled(product_XF, vector_XFD).view(child.shape)

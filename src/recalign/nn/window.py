@@ -84,7 +84,7 @@ class Window:
 class Recency(nn.Module):
     """Learned biases of attention: over how many events ago an event was, and over the time since, as in HSTU.
 
-    A decoder that begins with a constant has no other way to know what is recent.
+    A decoder whose first token is a constant has no other way to know what is recent.
     """
 
     def __init__(self, max_length: int) -> None:

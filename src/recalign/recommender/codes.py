@@ -73,14 +73,14 @@ class CodePolicy(HistoryPolicy):
         sizes: number of codes at each level.
         head: ``shared``: one output vector a code of a level; ``node``: one a node of the trie, which ranks better on
             small logs; ``plain``: one a code, and a softmax over all codes of the level, as published.
-        temperature: of the softmax over cosines of the decoder's output and those vectors; null: their products, as
-            published.
-        bos: the decoder's first token: ``constant``, as published; ``newest``: plus a linear map of the newest event of
-            the history, so that already the first block's query depends on the state.
         encoder: reads the history before the decoder does; null: `recalign.nn.LazyContext`, events and positions.
         feedback: whether the policy sees the rewards of earlier events.
         beam: width of the beam search behind `top_k`; k where that is more.
         widest: how wide it may become where a list is not known to be exact; no more than ``beam``: it never widens.
+        temperature: of the softmax over cosines of the decoder's output and the head's vectors; null: over their
+            products, as published.
+        bos: the decoder's first token: ``constant``, as published; ``newest``: plus a linear map of the encoder's
+            output at the newest event, so that already the first block's query depends on the state.
 
     Raises:
         InputError: encoder and decoder differ in dim or max_length.
@@ -96,12 +96,12 @@ class CodePolicy(HistoryPolicy):
         num_items: int,
         sizes: list[int],
         head: Literal["shared", "node", "plain"] = "shared",
-        temperature: float | None = None,
-        bos: Literal["constant", "newest"] = "constant",
         encoder: Encoder | None = None,
         feedback: bool = False,
         beam: int = 50,
         widest: int = 400,
+        temperature: float | None = None,
+        bos: Literal["constant", "newest"] = "constant",
     ) -> None:
         encoder = encoder or LazyContext(decoder.dim, decoder.max_length, decoder.dropout.p)
         if (encoder.dim, encoder.max_length) != (decoder.dim, decoder.max_length):

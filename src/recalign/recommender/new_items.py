@@ -2,7 +2,8 @@
 
 Where a policy has something for each item (the input vector, and the count behind the item prior) or for each node of
 the trie (``head: node``), a new one gets the mean of its nearest relatives': those below the deepest common prefix of
-codes. A count of 0 would say that users left an item out that they could have chosen.
+codes. With a softmax over cosines the lengths of a head's vectors mean nothing, so their directions are averaged. A
+count of 0 would say that users left an item out that they could have chosen.
 
 Shape suffixes:
     V  items      X  these and the new ones      S  levels      D  width      E  width and a count
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor
 
 from recalign.errors import InputError
-from recalign.nn import OwnVectors, Trie
+from recalign.nn import OwnVectors, Trie, unit
 from recalign.recommender.checkpoint import build, recipe
 from recalign.recommender.codes import CodePolicy
 from recalign.recommender.policy import Policy
@@ -98,7 +99,9 @@ def _node_vectors(policy: CodePolicy, grown: CodePolicy, depth: int) -> Tensor:
     node_V = new.node_VS[: policy.num_items, depth - 1]
     row_ND[node_V] = before_MD[old.node_VS[:, depth - 1]]
     known_N[node_V] = True
-    after_MD[: len(row_ND)] = _inherited(row_ND, known_N, _ancestors(new, depth))
+    known_ND = row_ND if policy.head.temperature is None else unit(row_ND)
+    inherited_ND = _inherited(known_ND, known_N, _ancestors(new, depth))
+    after_MD[: len(row_ND)] = torch.where(known_N[:, None], row_ND, inherited_ND)
     return after_MD
 
 

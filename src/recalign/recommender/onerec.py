@@ -38,10 +38,10 @@ class OneRecRecommender(Cloning):
         encoder: reads the history before the decoder does; copied; null: nothing does.
         head: ``shared``: one output vector a code; ``node``: one a node of the trie; ``plain``: one a code, and a
             softmax over all codes of a level, as published, which also falls on codes that no item has.
-        temperature: of the softmax over cosines of the decoder's output and those vectors; null: their products, as
-            published.
-        bos: the decoder's first token: ``constant``, as published; ``newest``: plus a linear map of the newest event of
-            the history.
+        temperature: of the softmax over cosines of the decoder's output and the head's vectors; null: over their
+            products, as published.
+        bos: the decoder's first token: ``constant``, as published; ``newest``: plus a linear map of the encoder's
+            output at the newest event.
         targets: ``all`` events of a window are trained on in one pass, or its ``newest`` only, as in OneRec V2.
         beam: width of the beam search behind recommendations; null: 50, or all items if they are fewer.
         widest: how wide the search may become where a list is not known to be exact (`CodePolicy.top_k`); no more than
@@ -94,7 +94,7 @@ class OneRecRecommender(Cloning):
             )
         decoder, encoder = copy.deepcopy(decoder) or LazyDecoder(), copy.deepcopy(encoder)
         width = beam or min(BEAM, num_items)
-        policy = CodePolicy(decoder, num_items, levels, head, temperature, bos, encoder, feedback, width, widest)
+        policy = CodePolicy(decoder, num_items, levels, head, encoder, feedback, width, widest, temperature, bos)
         super().__init__(policy, lr=lr, **cloning)
         self.codes, self.targets = codes, targets
 
