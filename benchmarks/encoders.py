@@ -53,16 +53,15 @@ ROWS: dict[str, list[str]] = {
     "hstu-large/known": ["--data.request_time=known", "--model.encoder.layers=8", "--model.encoder.heads=2"],
 }
 """What each row adds to the recipe of conf/."""
-PUBLISHED = ["--model.bos=constant", "--model.temperature=null"]
 NEWEST = ["--model.bos=newest", "--model.temperature=0.07"]
 ONEREC: dict[str, list[str]] = {
-    "onerec/shared": ["--model.head=shared", *PUBLISHED],
+    "onerec/shared": ["--model.head=shared"],
     "onerec/shared-newest": ["--model.head=shared", *NEWEST],
-    "onerec/node": ["--model.head=node", *PUBLISHED],
+    "onerec/node": ["--model.head=node"],
     "onerec/node-newest": ["--model.head=node", *NEWEST],
-    "onerec/random-ids": ["--model.head=shared", *PUBLISHED],
-    "onerec/plain": ["--model.head=plain", *PUBLISHED],
-    "onerec/encoder-decoder": ["--model.head=node", "--model.decoder=recalign.nn.EncoderDecoder", *PUBLISHED],
+    "onerec/random-ids": ["--model.head=shared"],
+    "onerec/plain": ["--model.head=plain"],
+    "onerec/encoder-decoder": ["--model.head=node", "--model.decoder=recalign.nn.EncoderDecoder"],
 }
 """What OneRec's rows add to conf/recommender-onerec.yaml."""
 ITEM_VECTORS = "hstu/last_event"

@@ -27,10 +27,9 @@ def data(log_root):
 
 
 def made(data, **settings: object) -> OneRecRecommender:
-    """A small one. Its temperature is high, since cosines of a few random numbers are large, and it has few steps."""
     torch.manual_seed(0)
-    decoder = LazyDecoder(16, layers=1, max_length=32, dropout=0.0)
-    return OneRecRecommender(data.num_items, **{"decoder": decoder, "temperature": 0.5, **settings})  # type: ignore[arg-type]
+    decoder = settings.pop("decoder", LazyDecoder(16, layers=1, max_length=32, dropout=0.0))
+    return OneRecRecommender(data.num_items, decoder=decoder, **settings)  # type: ignore[arg-type]
 
 
 def codes_file(data, folder: Path, items: pl.Series | None = None) -> str:
@@ -40,6 +39,19 @@ def codes_file(data, folder: Path, items: pl.Series | None = None) -> str:
     codes = {f"code_{level}": column.numpy() for level, column in enumerate(random_codes(len(items), [8, 9, 2]).T)}
     pl.DataFrame({"item": items, **codes}).write_parquet(path)
     return str(path)
+
+
+def test_a_newest_first_token_and_cosines_learn_too_and_stay_with_the_weights(data, tmp_path):
+    module = made(
+        data, temperature=0.5, bos="newest", lr=1e-2
+    )  # cosines of so few numbers are large, and steps are few
+    watch = small.fit(module, data, tmp_path, epochs=8)
+    assert watch.steps[-1]["train/loss"] < math.log(data.num_items) - 0.1
+    policy = load_net(small.saved(module, tmp_path / "a.ckpt"), "policy").net.eval()
+    assert (policy.head.temperature, policy.newest is None) == (0.5, False)
+    batch, trained = small.batch_of(data), module.policy.eval()
+    with torch.no_grad():
+        torch.testing.assert_close(policy.log_probs(policy.encode(batch)), trained.log_probs(trained.encode(batch)))
 
 
 @pytest.mark.parametrize("head", ["shared", "node"])
