@@ -49,10 +49,14 @@ POLICIES = {
     "sasrec": lambda items: SequencePolicy(SASRec(dim=16, layers=1, heads=1, max_length=32, dropout=0.0), items),
     "codes": lambda items: CodePolicy(LazyDecoder(16, max_length=32), items, [4, 3, 8], beam=1),
     "node codes": lambda items: CodePolicy(
-        LazyDecoder(16, heads=2, max_length=32), items, [7, 12], "node", encoder=small.encoder(), feedback=True
-    ),
-    "newest, cosines": lambda items: CodePolicy(
-        LazyDecoder(16, max_length=32), items, [7, 12], "node", temperature=0.1, bos="newest"
+        LazyDecoder(16, heads=2, max_length=32),
+        items,
+        [7, 12],
+        "node",
+        small.encoder(),
+        feedback=True,
+        temperature=0.1,
+        bos="newest",
     ),
     "same_for_all": lambda items: SameForAll(torch.randn(items)),
     "rerank": lambda items: Rerank(small.coded(items), RewardEnsemble(small.pooled(), items, members=2), 1.0),
