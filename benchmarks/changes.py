@@ -11,28 +11,23 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import statistics
 from pathlib import Path
 
 import polars as pl
 from encoders import NEWEST, codes, recipe_words
-from tables import SCHEMA, commit, save
+from tables import save_row
 
 from recalign.stage import parse_stage, run_stage
 
 CHANGES: dict[str, list[str]] = {
     "published": [],
-    "three blocks": ["--model.decoder.layers=3"],
     "cosines": ["--model.temperature=0.07"],
     "newest": ["--model.bos=newest"],
     "newest, cosines": NEWEST,
-    "newest, cosines at 0.05": [*NEWEST, "--model.temperature=0.05"],
-    "newest, cosines at 0.1": [*NEWEST, "--model.temperature=0.1"],
     "newest, cosines, dropout 0.1": [*NEWEST, "--model.decoder.dropout=0.1"],
-    "newest, cosines, three blocks": [*NEWEST, "--model.decoder.layers=3"],
 }
 """What each row says over the recipe of conf/."""
-NDCG = "rank/all/ndcg@10"
+NDCG = "validation/ndcg@10"
 
 
 def main() -> None:
@@ -48,9 +43,8 @@ def main() -> None:
     ids = codes(given)
     for row in given.rows:
         curves = [curve(row, seed, ids, given) for seed in given.seeds]
-        best = [max(values) for values in curves]
-        last = [values[-1] for values in curves]
-        print(save(kept(row, {"last": last, "best": best}, given), "changes"))
+        cells = [{f"{NDCG}/last": values[-1], f"{NDCG}/best": max(values)} for values in curves]
+        print(save_row("changes", f"{given.log}, {given.epochs} epochs", row, cells, given.seeds))
 
 
 def curve(row: str, seed: int, ids: Path, given: argparse.Namespace) -> list[float]:
@@ -62,28 +56,9 @@ def curve(row: str, seed: int, ids: Path, given: argparse.Namespace) -> list[flo
     print(shlex.join(["recalign", *argv]), flush=True)
     if not stage.finished():
         run_stage(argv)
-    values = pl.read_csv(stage.folder.path / "metrics.csv")[NDCG].drop_nulls().to_list()
+    values = pl.read_csv(stage.folder.path / "metrics.csv")["rank/all/ndcg@10"].drop_nulls().to_list()
     print(f"{row}, seed {seed}: " + " ".join(f"{value:.4f}" for value in values), flush=True)
     return values
-
-
-def kept(row: str, figures: dict[str, list[float]], given: argparse.Namespace) -> pl.DataFrame:
-    """The saved rows, with this one anew."""
-    log, seeds = f"{given.log}, {given.epochs} epochs", " ".join(map(str, given.seeds))
-    rows = [
-        (log, row, f"validation/ndcg@10/{name}", statistics.fmean(x), spread(x), None, None, seeds, commit())
-        for name, x in figures.items()
-    ]
-    types = [pl.String] * 3 + [pl.Float64] * 4 + [pl.String] * 2
-    new = pl.DataFrame(rows, schema=dict(zip(SCHEMA, types, strict=True)), orient="row")
-    earlier = Path(__file__).parent / "results" / "changes.csv"
-    old = pl.read_csv(earlier, schema=new.schema) if earlier.is_file() else new.clear()
-    return pl.concat([old.join(new, on=["log", "row"], how="anti"), new])
-
-
-def spread(values: list[float]) -> float | None:
-    """Standard deviation of several values."""
-    return statistics.stdev(values) if len(values) > 1 else None
 
 
 if __name__ == "__main__":

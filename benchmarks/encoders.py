@@ -54,6 +54,7 @@ ROWS: dict[str, list[str]] = {
 }
 """What each row adds to the recipe of conf/."""
 NEWEST = ["--model.bos=newest", "--model.temperature=0.07"]
+"""What the rows named -newest change: a first token that says what the newest event was, a softmax over cosines."""
 ONEREC: dict[str, list[str]] = {
     "onerec/shared": ["--model.head=shared"],
     "onerec/shared-newest": ["--model.head=shared", *NEWEST],

@@ -12,12 +12,10 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import statistics
 from pathlib import Path
 
-import polars as pl
 from encoders import SIZES, recipe_words, tested
-from tables import SCHEMA, commit, save
+from tables import save_row
 
 from recalign.recommender.checkpoint import load_net
 from recalign.semantic_ids.command import tokenize
@@ -33,7 +31,6 @@ ROWS: dict[str, list[str]] = {
     "onerec": [],
 }
 """What each row changes of the recipe of conf/."""
-TYPES = [pl.String] * 3 + [pl.Float64] * 4 + [pl.String] * 2
 
 
 def main() -> None:
@@ -46,16 +43,7 @@ def main() -> None:
     given = parser.parse_args()
     for row in given.rows:
         cells = [measured(row, seed, given) for seed in given.seeds]
-        rows: list[tuple[object, ...]] = []
-        for metric in cells[0]:
-            values = [cell[metric] for cell in cells]
-            sd = statistics.stdev(values) if len(values) > 1 else None
-            seeds = " ".join(map(str, given.seeds))
-            rows.append((given.log, row, metric, statistics.fmean(values), sd, None, None, seeds, commit()))
-        earlier = Path(__file__).parent / "results" / "prior.csv"
-        new = pl.DataFrame(rows, schema=dict(zip(SCHEMA, TYPES, strict=True)), orient="row")
-        old = pl.read_csv(earlier, schema=new.schema) if earlier.is_file() else new.clear()
-        print(save(pl.concat([old.join(new, on=["log", "row"], how="anti"), new]), "prior"))
+        print(save_row("prior", given.log, row, cells, given.seeds))
 
 
 def measured(row: str, seed: int, given: argparse.Namespace) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,6 +31,22 @@ def _git(root: Path, *words: str) -> str:
 def save(rows: pl.DataFrame, script: str) -> Path:
     """Write ``benchmarks/results/<script>.csv``, whole or not at all."""
     return _written(RESULTS / f"{script}.csv", rows.select(SCHEMA).write_csv(float_precision=6))
+
+
+def save_row(script: str, log: str, row: str, cells: Sequence[dict[str, float]], seeds: Sequence[int]) -> Path:
+    """Save mean and sd over the seeds of each figure of one row, in place of what the script had saved of it."""
+    values = {metric: [cell[metric] for cell in cells] for metric in cells[0]}
+    new = pl.DataFrame({"log": log, "row": row, "metric": list(values)}).with_columns(
+        pl.Series("mean", [statistics.fmean(x) for x in values.values()]),
+        pl.Series("sd", [statistics.stdev(x) if len(x) > 1 else None for x in values.values()], pl.Float64),
+        ci_low=pl.lit(None, pl.Float64),
+        ci_high=pl.lit(None, pl.Float64),
+        seeds=pl.lit(" ".join(map(str, seeds))),
+        commit=pl.lit(commit()),
+    )
+    path = RESULTS / f"{script}.csv"
+    old = pl.read_csv(path, schema=new.schema) if path.is_file() else new.clear()
+    return save(pl.concat([old.join(new, on=["log", "row"], how="anti"), new]), script)
 
 
 def save_text(text: str, name: str) -> Path:

@@ -316,8 +316,8 @@ def test_the_ways_to_ask_agree_with_a_plain_softmax_too(plain, batch, strength):
 @torch.no_grad()
 def test_without_illegal_ids_a_plain_softmax_is_the_one_over_legal_codes(plain, batch):
     _, every = plain
-    same = {"temperature": every.head.temperature}
-    other = CodePolicy(lazy(), every.num_items, every.trie.sizes, head="plain", **same).eval()
+    sizes, temperature = every.trie.sizes, every.head.temperature
+    other = CodePolicy(lazy(), every.num_items, sizes, head="plain", temperature=temperature).eval()
     other.load_state_dict(every.state_dict())
     every.prior_strength = other.prior_strength = 0.5
     expected_TX = every.log_probs(every.encode(batch))

@@ -42,9 +42,8 @@ def codes_file(data, folder: Path, items: pl.Series | None = None) -> str:
 
 
 def test_a_newest_first_token_and_cosines_learn_too_and_stay_with_the_weights(data, tmp_path):
-    module = made(
-        data, temperature=0.5, bos="newest", lr=1e-2
-    )  # cosines of so few numbers are large, and steps are few
+    """At a high temperature: cosines of so few numbers are large, and steps are few."""
+    module = made(data, temperature=0.5, bos="newest", lr=1e-2)
     watch = small.fit(module, data, tmp_path, epochs=8)
     assert watch.steps[-1]["train/loss"] < math.log(data.num_items) - 0.1
     policy = load_net(small.saved(module, tmp_path / "a.ckpt"), "policy").net.eval()
@@ -166,9 +165,7 @@ def test_it_is_the_same_from_yaml_and_from_python():
     python = OneRecRecommender(99)
     assert lines == {key: python.hparams[key] for key in lines}
     assert decoder == {key: python.policy.decoder.made_with[key] for key in decoder}
-    handed_on = lines.keys() & python.policy.made_with.keys() - {
-        "beam",
-        "sizes",
-    }  # null there: as the catalogue asks for
+    by_catalogue = {"beam", "sizes"}  # null in the YAML
+    handed_on = (lines.keys() & python.policy.made_with.keys()) - by_catalogue
     assert handed_on > {"head", "temperature", "bos", "widest"}
     assert {key: lines[key] for key in handed_on} == {key: python.policy.made_with[key] for key in handed_on}

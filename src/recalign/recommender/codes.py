@@ -170,8 +170,7 @@ class CodePolicy(HistoryPolicy):
         """The decoder's first token. Shape: (B, L, D) -> (T, D)."""
         if self.newest is None:
             return self.start.expand(len(batch.row_T), -1)
-        newest_TD = x_BLD.flatten(0, 1).index_select(0, batch.row_T * x_BLD.shape[1] + batch.column_T)
-        return self.start + self.newest(newest_TD)
+        return self.start + self.newest(batch.newest(x_BLD))
 
     def summary(self, state: CodeState) -> Tensor:
         return state.first_TD

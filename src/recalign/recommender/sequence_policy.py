@@ -115,8 +115,7 @@ class SequencePolicy(HistoryPolicy):
         self.prior.strength = float(strength)
 
     def encode(self, batch: Batch) -> Tensor:
-        h_BLD = self.read(batch)
-        return h_BLD.flatten(0, 1).index_select(0, batch.row_T * h_BLD.shape[1] + batch.column_T)
+        return batch.newest(self.read(batch))
 
     def log_probs(self, state: Tensor, items: Tensor | None = None) -> Tensor:
         query_TX, item_VX = self._vectors(state)

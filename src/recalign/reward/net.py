@@ -152,15 +152,14 @@ class RewardNet(Scorer):
         bias_BLM = F.embedding(batch.item_BL, self.item_bias[..., 0], padding_idx=0)
         residual_BLM = torch.where(known_BL1, z_BL1 - bias_BLM, 0.0)
         x_BLR = torch.cat([known_BL1.float(), known_BL1 * self.item_factors(batch.item_BL)], dim=2)
-        length, size = x_BLR.shape[1:]
+        size = x_BLR.shape[2]
         f_P, g_P = torch.tril_indices(size, size, device=x_BLR.device)  # of the symmetric Gram matrices
         gram_BLP = x_BLR.index_select(2, f_P) * x_BLR.index_select(2, g_P)
         variance_BLF = known_BL1 * F.embedding(batch.item_BL, self.factor_variance_VF)
         diagonal_F = torch.arange(variance_BLF.shape[2], device=x_BLR.device)
         gram_BLP.index_add_(2, diagonal_F * (diagonal_F + 3) // 2, variance_BLF)
         right_BLX = (x_BLR[..., None] * residual_BLM[..., None, :]).flatten(2)
-        past = torch.cat([gram_BLP, right_BLX], dim=2).cumsum(dim=1).flatten(0, 1)
-        past = past.index_select(0, batch.row_T * length + batch.column_T)
+        past = batch.newest(torch.cat([gram_BLP, right_BLX], dim=2).cumsum(dim=1))
         gram_TP, right_TX = past.split([len(f_P), right_BLX.shape[2]], dim=1)
         gram_TRR = gram_TP.new_empty(len(past), size, size)
         gram_TRR[:, f_P, g_P] = gram_TRR[:, g_P, f_P] = gram_TP

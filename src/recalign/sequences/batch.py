@@ -58,6 +58,10 @@ class Batch:
     rejected_TN: Tensor | None = None
     seen_N: Tensor | None = None
 
+    def newest(self, x_BLD: Tensor) -> Tensor:
+        """Pick what belongs to the newest event that each target sees. Shape: (B, L, D) -> (T, D)."""
+        return x_BLD.flatten(0, 1).index_select(0, self.row_T * x_BLD.shape[1] + self.column_T)
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """Move all tensors to a device (Lightning calls this)."""
         return self.map(lambda x: x.to(device, non_blocking=non_blocking))
