@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,12 @@ trainer: {max_epochs: 1, accelerator: cpu, devices: 1, limit_val_batches: 0}
 model: {class_path: stage_doubles.ToyPost}
 data: {class_path: stage_doubles.ToyPostData, init_args: {log: {name: toy, files: [toy.csv]}}}
 """
+
+
+@pytest.fixture
+def warned(recwarn: pytest.WarningsRecorder) -> Callable[[], list[str]]:
+    """Messages of the test's warnings, without those that garbage collection raises for objects of other tests."""
+    return lambda: [str(one.message) for one in recwarn if not issubclass(one.category, ResourceWarning)]
 
 
 @pytest.fixture(autouse=True)

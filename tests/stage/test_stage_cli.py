@@ -2,6 +2,7 @@
 
 import csv
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -284,12 +285,12 @@ def test_the_words_of_the_calling_program_are_left_alone(
 
 
 def test_a_run_says_nothing_that_a_user_could_not_use(
-    capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, recwarn: pytest.WarningsRecorder
+    capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, warned: Callable[[], list[str]]
 ):
     fit()
     assert capfd.readouterr() == ("", "")
     assert caplog.records == []
-    assert [str(w.message) for w in recwarn] == []
+    assert warned() == []
 
 
 def test_a_nan_stops_the_run_and_names_where():

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock
@@ -83,31 +84,35 @@ def fail(*_: Any, **__: Any) -> None:
     raise RuntimeError("wandb is broken\nat great length")
 
 
-@pytest.mark.parametrize(
-    "broken", ["wandb.init", "wandb.Settings", "wandb.sdk.wandb_run.Run.log", "wandb.sdk.wandb_run.Run.finish"]
-)
-def test_a_broken_wandb_costs_one_warning(
-    broken: str, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
-):
+@pytest.fixture
+def break_wandb(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """A function of W&B that fails, by name. The run that it leaves is finished after the test, even a failed one."""
     monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setattr(f"wandb.{broken}", fail)
-    result = run_stage(FIT)
-    assert result.manifest is not None
-    assert result.manifest.status == "finished"
-    assert [str(w.message) for w in recwarn] == ["W&B is off for this run: wandb is broken"]
+    yield lambda name: monkeypatch.setattr(f"wandb.{name}", fail)
     monkeypatch.undo()
     wandb.finish()
 
 
-def test_a_missing_wandb_costs_one_warning(monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder):
+@pytest.mark.parametrize("broken", ["init", "Settings", "sdk.wandb_run.Run.log", "sdk.wandb_run.Run.finish"])
+def test_a_broken_wandb_costs_one_warning(
+    broken: str, break_wandb: Callable[[str], None], warned: Callable[[], list[str]]
+):
+    break_wandb(broken)
+    result = run_stage(FIT)
+    assert result.manifest is not None
+    assert result.manifest.status == "finished"
+    assert warned() == ["W&B is off for this run: wandb is broken"]
+
+
+def test_a_missing_wandb_costs_one_warning(monkeypatch: pytest.MonkeyPatch, warned: Callable[[], list[str]]):
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setitem(__import__("sys").modules, "wandb", None)
     run_stage(FIT)
-    assert [str(w.message).split(":")[0] for w in recwarn] == ["W&B is off for this run"]
+    assert [message.split(":")[0] for message in warned()] == ["W&B is off for this run"]
 
 
 def test_online_without_an_account_falls_back_to_offline(
-    monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+    monkeypatch: pytest.MonkeyPatch, warned: Callable[[], list[str]]
 ):
     seen: dict[str, Any] = {}
     monkeypatch.setenv("WANDB_MODE", "online")
@@ -115,7 +120,7 @@ def test_online_without_an_account_falls_back_to_offline(
     monkeypatch.setattr("wandb.init", lambda **kwargs: seen.update(kwargs) or MagicMock())
     run_stage(FIT)
     assert seen["mode"] == "offline"
-    assert "no account" in str(recwarn[0].message)
+    assert "no account" in warned()[0]
 
 
 def test_a_sweep_decides_for_itself(monkeypatch: pytest.MonkeyPatch):
@@ -151,15 +156,12 @@ def test_own_wandb_settings_are_honoured_once(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_an_own_wandb_logger_that_breaks_costs_one_warning(
-    monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+    break_wandb: Callable[[str], None], warned: Callable[[], list[str]]
 ):
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setattr("wandb.sdk.wandb_run.Run.log", fail)
+    break_wandb("sdk.wandb_run.Run.log")
     run_stage([*FIT, "--trainer.logger", "lightning.pytorch.loggers.WandbLogger"])
-    assert [str(w.message) for w in recwarn] == ["W&B is off for this run: wandb is broken"]
+    assert warned() == ["W&B is off for this run: wandb is broken"]
     assert rows(RUN / "metrics.csv")
-    monkeypatch.undo()
-    wandb.finish()
 
 
 def test_the_learning_rate_is_logged_beside_gradient_norm_time_and_memory():
