@@ -35,6 +35,8 @@ def test_a_child_has_the_product_with_its_own_vector_or_their_cosine(kind, tempe
     for child in (child_NF, child_NF.expand(STATES, -1, -1)):
         logit_TNF = head(tree, depth, h_TND, child)
         torch.testing.assert_close(logit_TNF[:, exists_NF], expected_TNF[:, exists_NF])
+        with torch.autocast("cpu", torch.bfloat16):
+            assert head(tree, depth, h_TND, child).equal(logit_TNF)
 
 
 def test_shared_codes_are_as_many_as_codes_and_own_vectors_as_nodes_can_be():

@@ -1,5 +1,7 @@
 """Log-probabilities of a trie's next nodes: from one vector a code, which all parents share, or from one a node.
 
+Products are in the vectors' precision, also under autocast: in bfloat16 many siblings would have the same logit.
+
 Shape suffixes:
     T  states      N  nodes of one depth that a state asks about      F  most children of a node      D  width
     K  codes of a level      M  nodes of the next depth
@@ -13,6 +15,12 @@ from torch import Tensor, nn
 
 from .trie import Trie
 from .unit import EPS, unit
+
+
+def full_product(a: Tensor, b: Tensor) -> Tensor:
+    """a @ b in their own precision, also under autocast."""
+    with torch.autocast(a.device.type, enabled=False):
+        return a @ b
 
 
 class NodeLogits(nn.Module, ABC):
@@ -31,6 +39,7 @@ class NodeLogits(nn.Module, ABC):
 
     def query(self, h: Tensor) -> Tensor:
         """The output that vectors are multiplied with."""
+        h = h.to(self.vectors[0].dtype)
         return h if self.temperature is None else unit(h) / self.temperature
 
     def scaled(self, product: Tensor, vector: Tensor, child: Tensor | None = None) -> Tensor:
@@ -79,7 +88,7 @@ class SharedCodes(NodeLogits):
     def of_codes(self, depth: int, h_TND: Tensor) -> Tensor:
         """Logits of every code of a level. Shape: (T, N, D) -> (T, N, K)."""
         vector_KD = self.vectors[depth]
-        return self.scaled(self.query(h_TND) @ vector_KD.T, vector_KD)
+        return self.scaled(full_product(self.query(h_TND), vector_KD.T), vector_KD)
 
 
 class AllCodes(SharedCodes):
@@ -115,10 +124,10 @@ class OwnVectors(NodeLogits):
         q_TND, vector_MD = self.query(h_TND), self.vectors[depth][:nodes]
         if child.dim() == 2:
             vector_NFD = vector_MD.index_select(0, child.flatten()).view(*child.shape, dim)
-            product_NTF = q_TND.transpose(0, 1) @ vector_NFD.transpose(1, 2)
+            product_NTF = full_product(q_TND.transpose(0, 1), vector_NFD.transpose(1, 2))
             return self.scaled(product_NTF.transpose(0, 1), vector_NFD)
         if nodes <= dim * child.shape[2]:  # smaller and faster than gathering vectors
-            return self.scaled((q_TND @ vector_MD.T).gather(2, child), vector_MD, child)
+            return self.scaled(full_product(q_TND, vector_MD.T).gather(2, child), vector_MD, child)
         vector_XFD = vector_MD.index_select(0, child.flatten()).view(states * asked, child.shape[2], dim)
-        product_XF = (vector_XFD @ q_TND.flatten(0, 1)[:, :, None])[:, :, 0]
+        product_XF = full_product(vector_XFD, q_TND.flatten(0, 1)[:, :, None])[:, :, 0]
         return self.scaled(product_XF, vector_XFD).view(child.shape)
