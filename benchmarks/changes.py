@@ -14,7 +14,7 @@ import shlex
 from pathlib import Path
 
 import polars as pl
-from encoders import NEWEST, codes, recipe_words
+from encoders import NEWEST, by, codes, recipe_words
 from tables import save_row
 
 from recalign.stage import parse_stage, run_stage
@@ -36,22 +36,23 @@ def main() -> None:
     parser.add_argument("--rows", nargs="+", default=list(CHANGES), choices=list(CHANGES))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--epochs", type=int, default=7, help="the most epochs of a run")
+    parser.add_argument("--sizes", type=int, nargs="+", help="codes of each level, if not those of encoders.py")
     parser.add_argument("--runs", type=Path, default=Path("runs/encoders"))
     parser.add_argument("fit", nargs="*", help="words for every fit, after --: -- --trainer.precision=bf16-mixed")
-    parser.set_defaults(sizes=None)  # the codes of the table of encoders
     given = parser.parse_args()
     ids = codes(given)
-    for row in given.rows:
-        curves = [curve(row, seed, ids, given) for seed in given.seeds]
+    for change in given.rows:
+        row = f"{change}, {by(given.sizes)}" if given.sizes else change
+        curves = [curve(change, row, seed, ids, given) for seed in given.seeds]
         cells = [{f"{NDCG}/last": values[-1], f"{NDCG}/best": max(values)} for values in curves]
         print(save_row("changes", f"{given.log}, {given.epochs} epochs", row, cells, given.seeds))
 
 
-def curve(row: str, seed: int, ids: Path, given: argparse.Namespace) -> list[float]:
+def curve(change: str, row: str, seed: int, ids: Path, given: argparse.Namespace) -> list[float]:
     """NDCG@10 on validation after each epoch of one seed of one row."""
     name = f"{given.epochs}-epochs-{row.replace(', ', '-').replace(' ', '-')}"
     argv = [*recipe_words("recommender-onerec", name, seed, given), f"--model.codes={ids}", "--model.prior=false"]
-    argv += [f"--trainer.max_epochs={given.epochs}", *CHANGES[row], *given.fit]
+    argv += [f"--trainer.max_epochs={given.epochs}", *CHANGES[change], *given.fit]
     stage = parse_stage(argv)
     print(shlex.join(["recalign", *argv]), flush=True)
     if not stage.finished():
