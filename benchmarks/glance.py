@@ -16,7 +16,7 @@ TABLES = {
     "KuaiRand by watch ratio": ("kuairand-pure-excerpt",),
     "KuaiRand by clicks": ("kuairand-pure-excerpt-clicked",),
     "OneRec on ML-100K": ("ml-100k, onerec", "ml-100k, onerec, lists of its own"),
-    "OneRec on ML-1M": ("ml-1m, onerec, not searched",),
+    "OneRec on ML-1M": ("ml-1m, onerec",),
     "Five simulated worlds": ("simulated", "simulated, main rows"),
     "Five simulated worlds, policies that see rewards": ("simulated, policies see rewards",),
     "Ten unopened worlds": ("simulated, unopened",),
