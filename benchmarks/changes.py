@@ -1,10 +1,11 @@
 """One change of OneRec's recipe at a time, by NDCG@10 on the validation events. No test event is looked at.
 
     python benchmarks/changes.py [--log ml-1m-leave-last] [--rows published newest ...] [--seeds 0] [--epochs 7]
+                                 [--sizes 16 256]
 
 Each seed of each row is one `recalign fit --config conf/recommender-onerec.yaml ...` line, which is printed, with
-`head: node`, what conf/recommender-onerec/ says of the log, and the codes of `benchmarks/encoders.py`. Shown are the
-last epoch and the best. Finished runs are not run again.
+`head: node`, what conf/recommender-onerec/ says of the log, and the codes of `benchmarks/encoders.py` or such of
+other sizes. Shown are the last epoch and the best. Finished runs are not run again.
 """
 
 from __future__ import annotations

@@ -37,6 +37,7 @@ def test_a_child_has_the_product_with_its_own_vector_or_their_cosine(kind, tempe
         torch.testing.assert_close(logit_TNF[:, exists_NF], expected_TNF[:, exists_NF])
         with torch.autocast("cpu", torch.bfloat16):
             assert head(tree, depth, h_TND, child).equal(logit_TNF)
+            assert head(tree, depth, h_TND.bfloat16(), child).equal(head(tree, depth, h_TND.bfloat16().float(), child))
 
 
 def test_shared_codes_are_as_many_as_codes_and_own_vectors_as_nodes_can_be():

@@ -39,7 +39,7 @@ data: {class_path: stage_doubles.ToyPostData, init_args: {log: {name: toy, files
 
 @pytest.fixture
 def warned(recwarn: pytest.WarningsRecorder) -> Callable[[], list[str]]:
-    """Messages of the test's warnings, without those that garbage collection raises for objects of other tests."""
+    """Messages of the warnings so far. Without ResourceWarning, which may be about objects that other tests left."""
     return lambda: [str(one.message) for one in recwarn if not issubclass(one.category, ResourceWarning)]
 
 

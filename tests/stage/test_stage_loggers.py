@@ -86,7 +86,7 @@ def fail(*_: Any, **__: Any) -> None:
 
 @pytest.fixture
 def break_wandb(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
-    """A function of W&B that fails, by name. The run that it leaves is finished after the test, even a failed one."""
+    """Makes a function of W&B fail, by its name. The run that is left is finished after the test, even a failed one."""
     monkeypatch.setenv("WANDB_MODE", "offline")
     yield lambda name: monkeypatch.setattr(f"wandb.{name}", fail)
     monkeypatch.undo()
