@@ -1,6 +1,6 @@
 """Log-probabilities of a trie's next nodes: from one vector a code, which all parents share, or from one a node.
 
-Products are in the vectors' precision, also under autocast: in bfloat16 many siblings would have the same logit.
+Products are in the vectors' precision, also under autocast: bfloat16 would round close logits to one number.
 
 Shape suffixes:
     T  states      N  nodes of one depth that a state asks about      F  most children of a node      D  width
