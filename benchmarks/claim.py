@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from recalign.evaluation.comparison import ALL, HIGH, VALUE
+from recalign.evaluation.comparison import ALL, HIGH, PLACEBO_FACTOR, VALUE
 from recalign.evaluation.comparison_table import ComparisonTable
+from recalign.evaluation.findings import placebo_flaw
 from recalign.evaluation.reranking import base_method
 from recalign.evaluation.selection import KEPT
 
-MARGIN = 0.03  # how much better than A-SFT, relative, another method's value may be
-PLACEBOS = ("asft_permuted", "asft_random")
-NOTHING = 0.5  # share of A-SFT's own gain that a placebo's interval must lie below to have gained nothing
+MARGIN = 0.10  # how much better than A-SFT another method's value may be, in standard deviations of the reward
 
 
 @dataclass(frozen=True)
@@ -58,10 +57,13 @@ def verdicts(table: ComparisonTable) -> list[Verdict]:
             *(check for metric in (HIGH, VALUE) for check in _gains(table, metric)),
         ],
         "A-SFT has more value than popularity_tilt, and no method that keeps 95 % of all/ndcg@10 has a value more than "
-        "3 % above A-SFT's": [_against(table, "popularity_tilt", VALUE), _rival(table)],
+        f"{MARGIN:.2f} standard deviations of the reward above A-SFT's": [
+            _against(table, "popularity_tilt", VALUE),
+            _rival(table),
+        ],
         "A-SFT beats rerank, and both placebos gain nothing": [
             *(_against(table, "rerank", metric) for metric in (HIGH, VALUE)),
-            *(_nothing_gained(table, placebo, metric) for placebo in PLACEBOS for metric in (HIGH, VALUE)),
+            *(_placebo(table, placebo) for placebo in table.roles.placebos_of("asft")),
         ],
         "in worlds where it should not win, A-SFT does not pretend to": [
             Check(0, "needs simulated worlds made for it; one log cannot tell")
@@ -121,25 +123,18 @@ def _rival(table: ComparisonTable) -> Check:
 
 def _behind(table: ComparisonTable, rival: str) -> tuple[int, float, str]:
     """The sign of one comparison, how far A-SFT's interval lies above the margin, and the line."""
-    margin = -MARGIN * abs(table.column(VALUE)["asft"].value)
     own, widened = (table.get(rival, f"{kind}_asft/{VALUE}") for kind in ("diff", "holm"))
     if own is None or widened is None:
         return 0, float("-inf"), f"{VALUE}: {rival} was not compared with asft"
-    sign = 1 if (-own).low > margin else -1 if (-widened).high < margin else 0
-    line = f"{VALUE}: {-own if sign > 0 else -widened} against {rival}; the margin is {margin:+.4f}"
-    return sign, (-own).low - margin, line
+    sign = 1 if (-own).low > -MARGIN else -1 if (-widened).high < -MARGIN else 0
+    line = f"{VALUE}: {(-own if sign > 0 else -widened).sd} against {rival}; the margin is {-MARGIN:+.2f} sd"
+    return sign, (-own).low + MARGIN, line
 
 
-def _nothing_gained(table: ComparisonTable, placebo: str, metric: str) -> Check:
-    """A placebo's own 95 % interval, without Holm: it is the stricter way round.
-
-    An interval around 0 shows nothing if it is wide: it must end below half of what A-SFT gains.
-    """
-    cell, gain = table.get(placebo, f"diff_best_bc/{metric}"), table.get("asft", f"diff_best_bc/{metric}")
-    if cell is None or gain is None:
-        return Check(0, f"{metric}: asft or {placebo} was not measured")
-    limit = NOTHING * max(gain.value, 0.0)
-    sign = -1 if cell.low > 0 else int(cell.high <= limit)
-    baseline = str(table.better_baseline(metric))
-    line = f"{metric}: {placebo} {cell} against {baseline}; nothing is at most {limit:+.4f}"
-    return Check(sign, line, table.shared_seeds(placebo, "asft", baseline))
+def _placebo(table: ComparisonTable, placebo: str) -> Check:
+    """By the rule of the decision: the gain is above `PLACEBO_FACTOR` times the placebo's, and the placebo is one."""
+    flaw, beyond = placebo_flaw(table, placebo), table.beyond("asft", placebo)
+    if flaw or beyond is None:
+        return Check(0, f"{VALUE}: {placebo} {flaw or 'was not measured'}")
+    line = f"{VALUE}: asft's gain less {PLACEBO_FACTOR} times that of {placebo} is {beyond.sd}"
+    return Check(beyond.sign, line, table.shared_seeds(placebo, "asft", str(table.better_baseline(VALUE))))

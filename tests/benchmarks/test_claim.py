@@ -17,6 +17,8 @@ METRICS = ("high/ndcg@10", "value/judge@10")
 
 
 ABOVE = (0.01, 0.03)
+PLACEBOS = ("asft_permuted", "asft_random")
+ROLES = Roles("asft", dict.fromkeys(PLACEBOS, "asft"))
 
 
 def figures(
@@ -26,12 +28,14 @@ def figures(
     rival=ABOVE,
     rerank=ABOVE,
     tilt=ABOVE,
-    placebo=(-1, 0.01),
+    beyond=ABOVE,
+    correlation=0.01,
     seeds=(0, 1),
     widened=None,
     once=(),
 ):
-    """`comparison.csv` of a log: intervals of A-SFT's differences, in favour of A-SFT; the placebos' own gain.
+    """`comparison.csv` of a log: intervals of A-SFT's differences, in favour of A-SFT; that of its gain less twice that
+    of each placebo.
 
     The methods in `once` have only the first seed.
     """
@@ -45,17 +49,19 @@ def figures(
         rows += [("asft", f"holm_best_bc/{metric}", 0.02, *gain), ("asft", f"diff_best_bc/{metric}", 0.02, *gain)]
         for other, (low, high) in compared.items():
             rows += [(other, f"holm_asft/{metric}", -0.02, -high, -low)]
-        rows += [(placebo_, f"diff_best_bc/{metric}", 0.0, *placebo) for placebo_ in ("asft_permuted", "asft_random")]
         for other in methods:
             low, high = rival if other == "cql" else ABOVE
             rows += [(other, f"diff_asft/{metric}", -0.02, -high, -low)]
             if other not in compared:
                 low, high = widened if widened and other == "cql" else (low, high)
                 rows += [(other, f"holm_asft/{metric}", -0.02, -high, -low)]
+    for sham in PLACEBOS:
+        rows += [("asft", f"beyond_{sham}/value/judge@10", 0.02, *beyond)]
+        rows += [(sham, "placebo/correlation", correlation, correlation, correlation)]
     long = [(method, "all", "test", metric, *cell) for method, metric, *cell in rows]
     long += [(m, str(seed), "test", "all/ndcg@10", 0.1, None, None) for m in methods for seed in seeds]
     long = [row for row in long if row[:2] not in {(method, "1") for method in once}]
-    return ComparisonTable(pl.DataFrame(long, schema=SCHEMA, orient="row"), Roles())
+    return ComparisonTable(pl.DataFrame(long, schema=SCHEMA, orient="row"), ROLES)
 
 
 @pytest.mark.parametrize(
@@ -68,19 +74,19 @@ def figures(
         ({"asft": 0.096}, 0, "holds"),
         ({"asft": float("nan")}, 0, "not shown"),
         ({}, 1, "holds"),
-        ({"rival": (-0.059, 0.0)}, 1, "holds"),  # the margin is 3 % of A-SFT's 2.0
-        ({"rival": (-0.061, 0.0)}, 1, "not shown"),
-        ({"rival": (-0.08, -0.061)}, 1, "does not hold"),
-        ({"rival": (-0.08, -0.061), "widened": (-0.09, -0.05)}, 1, "not shown"),  # one of many has to show it
-        ({"rival": (-0.059, 0.0), "widened": (-0.07, 0.1)}, 1, "holds"),  # all of them have to: no Holm
+        ({"rival": (-0.099, 0.0)}, 1, "holds"),  # the margin is a tenth of a standard deviation
+        ({"rival": (-0.101, 0.0)}, 1, "not shown"),
+        ({"rival": (-0.12, -0.101)}, 1, "does not hold"),
+        ({"rival": (-0.12, -0.101), "widened": (-0.13, -0.09)}, 1, "not shown"),  # one of many has to show it
+        ({"rival": (-0.099, 0.0), "widened": (-0.11, 0.1)}, 1, "holds"),  # all of them have to: no Holm
         ({"tilt": (-0.01, 0.03)}, 1, "not shown"),
         ({"tilt": (-0.03, -0.01)}, 1, "does not hold"),
         ({}, 2, "holds"),
         ({"rerank": (-0.01, 0.03)}, 2, "not shown"),
         ({"rerank": (-0.03, -0.01)}, 2, "does not hold"),
-        ({"placebo": (0.001, 1)}, 2, "does not hold"),
-        ({"placebo": (-0.01, 0.009)}, 2, "holds"),  # half of A-SFT's own 0.02 is 0.01
-        ({"placebo": (-0.01, 0.011)}, 2, "not shown"),
+        ({"beyond": (-0.03, -0.01)}, 2, "does not hold"),
+        ({"beyond": (-0.01, 0.03)}, 2, "not shown"),
+        ({"correlation": 0.2}, 2, "not shown"),  # no placebo
         *(({"seeds": (0,)}, part, "not shown") for part in range(4)),
         *(({"once": ("asft",)}, part, "not shown") for part in range(4)),
         *(({"once": ("cql",)}, part, word) for part, word in enumerate(["holds", "not shown", "holds"])),
@@ -134,4 +140,4 @@ def test_every_rival_counts_not_only_the_best_by_value():
     cells._cells |= ComparisonTable(wide, Roles())._cells
     verdict = verdicts(cells)[1]
     assert verdict.word == "not shown"
-    assert "against bc; the margin is -0.0600, the closest of 8 others" in verdict.why[1]
+    assert "against bc; the margin is -0.10 sd, the closest of 8 others" in verdict.why[1]

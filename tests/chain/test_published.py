@@ -16,6 +16,7 @@ from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 from recalign.chain import chain
 from recalign.chain.published import publish
 from recalign.cli import main
+from recalign.evaluation.sources import Sources
 from recalign.files import sha256
 from recalign.stage import Manifest, RunFolder
 from recalign.stage.lineage import log_artifacts
@@ -72,9 +73,9 @@ def test_one_run_holds_the_result():
 
 def test_a_result_is_logged_once(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("recalign.chain.published.wandb_log", lambda *_, **__: pytest.fail("logged again"))
-    publish(RUN, RUN / "report.html", None, searched=False)
+    publish(RUN, RUN / "report.html", None, Sources.of(RUN))
     monkeypatch.setattr("recalign.chain.published.sha256", lambda _: "0" * 64)
-    publish(RUN, RUN / "report.html", False, searched=False)
+    publish(RUN, RUN / "report.html", False, Sources.of(RUN))
 
 
 @pytest.mark.parametrize("wrap", [lambda one: one, lambda one: [True, one]])
@@ -83,7 +84,7 @@ def test_the_result_goes_where_the_stages_do(wrap, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("recalign.chain.published.sha256", lambda _: "0" * 64)
     monkeypatch.setattr("recalign.chain.published.wandb_log", lambda *_, **given: seen.update(given))
     logger = {"class_path": "lightning.pytorch.loggers.WandbLogger", "init_args": {"project": "mine", "name": None}}
-    publish(RUN, RUN / "report.html", wrap(logger | {"dict_kwargs": {"entity": "us"}}), searched=False)
+    publish(RUN, RUN / "report.html", wrap(logger | {"dict_kwargs": {"entity": "us"}}), Sources.of(RUN))
     assert (seen["project"], seen["entity"], seen["job_type"]) == ("mine", "us", "chain")
 
 

@@ -7,26 +7,64 @@ from recalign.evaluation.comparison_table import ComparisonTable
 from recalign.evaluation.roles import Roles
 
 ROLES = Roles("mine", {"sham": "mine"})
+CONTROLS = {"start": 3.0, "bc": 2.9, "popularity_tilt": 2.95, "sham": 3.0}
+CONTROLS |= {"popularity": 3.0, "popularity_high": 3.0, "item_mean": 3.0, "item_knn": 3.0}
+VALUES = CONTROLS | {"mine": 3.2}
+KEPT = {"popularity": 0.5, "popularity_high": 0.4, "item_mean": 0.1, "item_knn": 0.9}
+"""Of the rows that rank otherwise than `start`."""
+COVERAGE = {"popularity": 0.02, "popularity_high": 0.02, "item_mean": 0.02}
 
 
-def table(values, kept=None, gains=None, over_tilt=None, seeds=("0",), split="test"):
-    """A split's figures: values, shares of the ranking kept, and intervals of gains, by method."""
-    rows = []
+def rows(values, kept=None, gains=None, over_tilt=None, beyond=None, seeds=("0",), split="test", sd=1.0, others=None):
+    """Rows of `comparison.csv`.
+
+    Args:
+        values: by method, whose ranking keeps the share ``kept`` of the start's.
+        gains, over_tilt, beyond: ends of the intervals of the gain over the better baseline, over `popularity_tilt`,
+            and of the gain less twice that of the placebo `sham`, in the unit of the reward.
+        sd: standard deviation of the rewards.
+        others: further rows of the split by (method, metric).
+    """
+    found = []
+
+    def add(method, metric, value, low=None, high=None, seed="all"):
+        found.append((method, seed, split, metric, value, low, high))
+
     for method, value in values.items():
-        share = (kept or {}).get(method, 1.0)
-        rows += [(method, "all", split, "all/ndcg@10", 0.1 * share, 0.0, 1.0)]
-        rows += [(method, "all", split, f"value/{who}@10", value, value, value) for who in ("judge", "select_judge")]
-        rows += [(method, seed, split, "value/judge@10", value, None, None) for seed in seeds]
-        low, high = (gains or {}).get(method, (0.1, 0.3))
-        rows += [(method, "all", split, "diff_best_bc/value/judge@10", (low + high) / 2, low, high)]
-    for method, (low, high) in (over_tilt or {}).items():
-        rows += [(method, "all", split, "diff_popularity_tilt/value/judge@10", (low + high) / 2, low, high)]
-    return ComparisonTable(pl.DataFrame(rows, schema=SCHEMA, orient="row"), ROLES, split)
+        share = (KEPT | (kept or {})).get(method, 1.0)
+        add(method, "all/ndcg@10", 0.1 * share, 0.0, 1.0)
+        for seed in seeds:
+            add(method, "value/judge@10", value, seed=seed)
+        for who in ("judge", "select_judge"):
+            add(method, f"value/{who}@10", value, value, value)
+        differences = {
+            "diff_best_bc": (gains or {}).get(method, (0.1, 0.3)),
+            "diff_popularity_tilt": (over_tilt or {}).get(method, (0.05, 0.2)),
+            "beyond_sham": (beyond or {}).get(method, (0.05, 0.3)),
+        }
+        for name, (low, high) in differences.items():
+            add(method, f"{name}/value/judge@10", (low + high) / 2, low, high)
+        figures = {"reward/sd": sd, "reward/user_sd": 0.5 * sd, "policy/coverage@10": COVERAGE.get(method, 0.4)}
+        figures |= {"placebo/correlation": 0.01} if method in ROLES.placebos else {"reads/reward_model": 1.0}
+        for name, figure in figures.items():
+            add(method, name, figure)
+    for baseline in ROLES.baselines:
+        if baseline in values:
+            add(baseline, "diff_popularity/all/ndcg@10", 0.05, 0.04, 0.06)
+    for (method, metric), cell in (others or {}).items():
+        found = [row for row in found if row[:2] + row[3:4] != (method, "all", metric)]
+        add(method, metric, *cell)
+    return found
 
 
-def reports(verdict="moderate", pairwise=(0.6, 0.55, 0.65)):
-    judged = {"judged_on": "validation", "validation": {"table": {"model": {"pairwise": list(pairwise)}}}}
+def table(values=VALUES, roles=ROLES, split="test", **figures):
+    """A split's figures; arguments as `rows`."""
+    return ComparisonTable(
+        pl.DataFrame(rows(values, split=split, **figures), schema=SCHEMA, orient="row"), roles, split
+    )
+
+
+def reports(verdict="moderate", pairwise=(0.6, 0.55, 0.65), judges="moderate"):
+    measured = {"judged_on": "validation", "validation": {"table": {"model": {"pairwise": list(pairwise)}}}}
+    judged = measured | {"verdict": judges, "implication": "Judges."}
     return {"reward": {"0": {"verdict": verdict, "implication": "Use A-SFT."}}, "judge_report": {"0": judged}}
-
-
-VALUES = {"start": 3.0, "bc": 2.9, "mine": 3.2}

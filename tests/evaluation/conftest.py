@@ -20,7 +20,9 @@ EFFECTS = {
     "popularity": (-1.0, 3.50, 3.60),
     "popularity_high": (-0.8, 3.55, 3.65),
     "item_mean": (-2.5, 3.90, 4.10),
+    "item_knn": (-0.4, 3.55, 3.60),
     "start": (0.0, 3.60, 3.70),
+    "popularity_tilt": (0.0, 3.62, 3.72),
     "rerank": (0.1, 3.70, 4.20),
     "bc": (0.05, 3.60, 3.71),
     "reward_weighted": (0.1, 3.63, 3.75),
@@ -31,7 +33,7 @@ EFFECTS = {
     "ppo": (-0.9, 3.65, 4.60),
 }
 ROLES = Roles("asft", {"asft_permuted": "asft", "asft_random": "asft"})
-UNTRAINED = ("popularity", "popularity_high", "item_mean", "rerank")
+UNTRAINED = ("popularity", "popularity_high", "item_mean", "item_knn", "popularity_tilt", "rerank")
 
 
 def write_run(folder: Path, method: str, seed: int, users: int, events: int, high: np.ndarray | None = None) -> None:
@@ -48,7 +50,9 @@ def write_run(folder: Path, method: str, seed: int, users: int, events: int, hig
     if method not in UNTRAINED:
         cost = {"cost/steps": 400, "cost/seconds": 30.0 + seed, "cost/events": 51_200}
     summary = {"method": method, "seed": seed, "log": "made-up", "coverage@10": 0.2 + 0.01 * seed, "cold_targets": 0.01}
-    (out / "summary.json").write_text(json.dumps(summary | cost))
+    spread = {"reward/sd": 1.0, "reward/user_sd": 0.5}
+    sham = {"placebo/correlation": 0.01} if method in ROLES.placebos else {}
+    (out / "summary.json").write_text(json.dumps(summary | cost | spread | sham))
 
 
 def _events(users: int, per_user: int, rng: np.random.Generator, effect: tuple[float, float, float]) -> pl.DataFrame:

@@ -1,38 +1,54 @@
 """The report's first screen: its cards, from figures made up by hand."""
 
+import pytest
 from compared import VALUES, reports, table
 
 from recalign.evaluation import answer
 from recalign.evaluation.decision import decide
 
 
-def cards(test, trust=None, validation=None):
-    trust = trust or reports()
-    decision = decide(test, validation or table(VALUES, split="validation"), trust)
+def cards(test=None, trust=None, validation=None):
+    test, trust = test or table(), trust or reports()
+    decision = decide(test, validation or table(split="validation"), trust)
     return {card.question: card for card in answer.cards(decision, test, trust)}
 
 
 def test_what_is_gained_and_what_it_costs():
-    found = cards(table(VALUES, {"mine": 0.96}))
-    assert (found["What does it gain?"].words, found["What does it gain?"].sign) == ("+0.200", 1)
-    assert "+0.2000 [+0.1000, +0.3000] over start" in found["What does it gain?"].text
-    assert found["What does it cost?"].words == "96.0%"
+    found = cards(table(kept={"mine": 0.96}, sd=0.5))
+    assert (found["What does it gain?"].words, found["What does it gain?"].sign) == ("+0.40 sd", 1)
+    assert "[+0.200, +0.600] standard deviations of the reward over start" in found["What does it gain?"].text
+    assert "In the reward's unit: +0.200." in found["What does it gain?"].text
+    assert (found["What does it cost?"].words, found["What does it cost?"].sign) == ("96.0%", 0)
+    assert cards(table(kept={"mine": 0.9}))["What does it cost?"].sign == -1
 
 
 def test_a_gain_is_grey_where_the_judges_may_be_guessing():
-    found = cards(table(VALUES), reports(pairwise=(0.515, 0.43, 0.632)))
+    found = cards(trust=reports(pairwise=(0.515, 0.43, 0.632)))
     assert found["What does it gain?"].sign == 0
     assert (found["May the judges be believed?"].words, found["May the judges be believed?"].sign) == ("51.5%", 0)
-    assert cards(table(VALUES))["May the judges be believed?"].sign == 1
+    assert cards()["May the judges be believed?"].sign == 1
 
 
-def test_rows_with_more_value_are_named_beside_what_they_keep():
-    values = VALUES | {"a": 3.3, "b": 3.4, "greedy": 9.0, "sham": 8.0}
-    found = cards(table(values, {"greedy": 0.5}))["What has more value?"]
-    assert found.words == "b"  # the best that keeps enough; a placebo is none
-    assert "b 3.400, keeps 100.0%; a 3.300, keeps 100.0%; greedy 9.000, keeps 50.0%." in found.text
-    assert cards(table(values | {"a": 3, "b": 3}, {"greedy": 0.5}))["What has more value?"].words.startswith("none")
+def test_judges_that_know_averages_alone_are_not_green_and_the_page_says_what_they_cannot_see():
+    trust = reports(pairwise=(0.589, 0.511, 0.668), judges="weak")
+    found = cards(trust=trust)
+    assert found["What does it gain?"].sign == found["May the judges be believed?"].sign == 0
+    assert "whether better items are shown" in answer.limits(trust)
+    assert answer.limits(reports()) is None
 
 
-def test_baselines_alone_need_no_decision():
-    assert decide(table({"start": 3.0, "bc": 2.9}), table({"start": 3.0}, split="validation"), reports()) is None
+def test_what_judges_was_not_measured_is_said_so():
+    assert cards(trust=reports(pairwise=(None, None, None)))["May the judges be believed?"].words == "not measured"
+
+
+def test_the_size_of_an_ab_test_follows_from_the_gain():
+    """By hand: 2 (1.960 + 0.842)^2 (0.5 / 0.2)^2 = 98.1."""
+    decision = decide(table(), table(split="validation"), reports())
+    assert "about 99 users" in answer.ab_test(decision, table())
+    assert "about 99 users" in answer.ab_test(decision, table(sd=10.0, gains={"mine": (1.0, 3.0)}))  # whatever the unit
+    assert answer.ab_test(decision, table(gains={"mine": (-0.3, -0.1)})) is None
+
+
+@pytest.mark.parametrize("values", [{"start": 3.0, "bc": 2.9}, {name: VALUES[name] for name in ("start", "item_mean")}])
+def test_baselines_alone_need_no_decision(values):
+    assert decide(table(values), table({"start": 3.0}, split="validation"), reports()) is None

@@ -6,6 +6,7 @@ import pytest
 
 from recalign.evaluation.comparison import compare
 from recalign.evaluation.report import render
+from recalign.evaluation.sources import Sources
 
 playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright: drives a browser")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="pip install axe-playwright-python")
@@ -25,7 +26,7 @@ def browser():
 def path(made_up_chain, tmp_path_factory):
     folder = shutil.copytree(made_up_chain, tmp_path_factory.mktemp("seen") / "made-up")
     compare(folder, draws=200)
-    return render(folder)
+    return render(folder, Sources.of(folder))
 
 
 @pytest.mark.parametrize("width", [1280, 400])

@@ -121,8 +121,8 @@ def test_a_policy_that_diverged_is_not_hidden(tmp_path):
 
 def test_a_chain(made_up_chain):
     frame = compare(made_up_chain, draws=1000)
-    assert frame["method"].unique(maintain_order=True).to_list()[:4] == [
-        *("popularity", "popularity_high", "item_mean", "start")
+    assert frame["method"].unique(maintain_order=True).to_list()[:5] == [
+        *("popularity", "popularity_high", "item_mean", "item_knn", "start")
     ]
     for metric in ("high/ndcg@10", "value/judge@10"):
         value, low, high = cell(frame, "asft", f"diff_best_bc/{metric}")
@@ -214,3 +214,16 @@ def test_other_baselines_may_be_named(tmp_path):
     frame = compare(tmp_path, draws=50, roles=Roles(baselines=["old"]))
     assert cell(frame, "mine", "diff_best_bc/all/ndcg@10")[0] > 0
     assert cell(frame, "old", "diff_best_bc/all/ndcg@10") is None
+
+
+def test_a_gain_is_compared_with_twice_that_of_a_placebo_event_by_event(made_up_chain):
+    frame = compare(made_up_chain, draws=1000)
+    values = {name: cell(frame, name, "value/judge@10")[0] for name in ("start", "asft", "asft_permuted")}
+    base = max(values["start"], cell(frame, "bc", "value/judge@10")[0])
+    beyond, low, high = cell(frame, "asft", "beyond_asft_permuted/value/judge@10")
+    assert beyond == pytest.approx(values["asft"] - base - 2 * (values["asft_permuted"] - base))
+    assert low < beyond < high
+    assert not frame.filter(pl.col("metric").str.starts_with("holm_asft_permuted")).height  # it is no reference
+    more, low, high = cell(frame, "start", "diff_popularity/all/ndcg@10")
+    assert low < more < high
+    assert not frame.filter(method="asft", metric="diff_popularity/all/ndcg@10").height

@@ -1,61 +1,163 @@
 """Ship, do not ship, not decided: each rule on figures made up by hand."""
 
+import math
+
+import polars as pl
 import pytest
-from compared import VALUES, reports, table
+from compared import CONTROLS, ROLES, VALUES, reports, rows, table
+from hypothesis import given
+from hypothesis import strategies as st
 
-from recalign.evaluation.decision import candidate, decide
+from recalign.evaluation.comparison import SCHEMA
+from recalign.evaluation.comparison_table import ComparisonTable
+from recalign.evaluation.decision import RULES, candidates, decide, holm_factors
+from recalign.evaluation.roles import Roles
 
 
-def decided(test, trust=None, validation=None):
-    return decide(test, validation or table(VALUES, split="validation"), trust or reports())
+def decided(test=None, trust=None, validation=None):
+    return decide(test or table(), validation or table(split="validation"), trust or reports())
 
 
 def test_a_sure_gain_that_keeps_the_ranking_is_shipped_with_one_seed_said():
-    found = decided(table(VALUES))
-    assert (found.word, found.policy) == ("ship", "mine")
-    assert found.because == ["mine gains +0.2000 [+0.1000, +0.3000] over start, +6.7%."]
+    found = decided()
+    assert (found.word, found.policy, found.sentence) == ("ship", "mine", "Ship mine")
+    assert found.because[0] == "mine gains +0.200 sd [+0.100, +0.300] over start."
     assert found.would_decide == [
         "Run three seeds: intervals of one seed are over users alone, and another may differ."
     ]
-    assert decided(table(VALUES, seeds=("0", "1"))).would_decide == []
+    assert decided(table(seeds=("0", "1"))).would_decide == []
 
 
 def test_validation_chooses_and_the_test_measures():
-    values = {"start": 3.0, "bc": 2.9, "mine": 3.2, "other": 3.1, "greedy": 9.0, "sham": 8.0}
-    values |= {"popularity_tilt": 7.0, "popularity": 6.0}
-    validation = table(values, {"greedy": 0.5}, split="validation")
-    assert candidate(validation) == "mine"  # greedy loses too much; a placebo, and what reads no reward, are out
-    better_on_test = table(values | {"mine": 3.05, "other": 3.3}, {"greedy": 0.5})
-    assert decided(better_on_test, validation=validation).policy == "mine"
+    values = VALUES | {"other": 3.1, "greedy": 9.0, "sham": 8.0, "popularity_tilt": 7.0, "popularity": 6.0}
+    values |= {"popularity_high": 8.0, "item_mean": 8.0, "item_knn": 8.0}
+    validation = table(values, kept={"greedy": 0.5}, split="validation")
+    assert candidates(validation) == ["mine", "other"]  # greedy loses too much; the others are no candidates
 
 
 @pytest.mark.parametrize(
-    ("test", "trust", "word", "says"),
+    ("figures", "trust", "word", "says"),
     [
-        (table(VALUES, {"mine": 0.94}), None, "do not ship", "keeps 94.0%"),
-        (table(VALUES, gains={"mine": (-0.3, -0.1)}), None, "do not ship", "nothing worth shipping"),
-        (table(VALUES, gains={"mine": (0.001, 0.012)}), None, "do not ship", "nothing worth shipping"),
-        (table(VALUES, gains={"mine": (-0.1, 0.3)}), None, "not decided", "may be chance"),
-        (table(VALUES), reports(verdict="no_signal"), "do not ship", "no signal"),
-        (table(VALUES), reports(pairwise=(0.515, 0.43, 0.632)), "not decided", "51.5%"),
-        (table(VALUES, over_tilt={"mine": (-0.1, 0.1)}), None, "not decided", "reads no reward"),
-        (table(VALUES, over_tilt={"mine": (-0.2, -0.1)}), None, "do not ship", "reads no reward"),
-        (table(VALUES, over_tilt={"mine": (0.1, 0.2)}), None, "ship", "reads no reward"),
-        (table(VALUES | {"sham": 3.15}, gains={"sham": (0.1, 0.2)}), None, "not decided", "sham"),
-        (table(VALUES | {"sham": 3.05}, gains={"sham": (0.01, 0.09)}), None, "ship", "mine gains"),
+        ({"kept": {"mine": 0.94}}, {}, "do not ship", "keeps 94.0%"),
+        ({"gains": {"mine": (-0.3, -0.1)}}, {}, "do not ship", "nothing worth shipping"),
+        ({"gains": {"mine": (0.001, 0.012)}}, {}, "do not ship", "nothing worth shipping"),
+        ({"gains": {"mine": (-0.1, 0.3)}}, {}, "not decided", "may be chance"),
+        ({}, {"verdict": "no_signal"}, "do not ship", "no signal"),
+        ({}, {"verdict": "not_measured"}, "not decided", "Nothing tells whether the reward model"),
+        ({}, {"pairwise": (0.515, 0.43, 0.632)}, "not decided", "51.5%"),
+        ({}, {"pairwise": (None, None, None)}, "not decided", "Nothing tells whether the judges"),
+        ({"gains": {"mine": (-0.3, -0.1)}}, {"pairwise": (0.5, 0.4, 0.6)}, "not decided", "their values say nothing"),
+        ({"over_tilt": {"mine": (-0.1, 0.1)}}, {}, "not decided", "reads no reward, may have as much"),
+        ({"over_tilt": {"mine": (-0.2, -0.1)}}, {}, "do not ship", "reads no reward, has more"),
+        ({"over_tilt": {"mine": (0.1, 0.2)}}, {}, "ship", "reads no reward"),
+        ({"beyond": {"mine": (-0.01, 0.2)}}, {}, "not decided", "2 times that"),
+        ({"gains": {"sham": (-0.001, 0.1)}, "beyond": {"mine": (-0.1, 0.12)}}, {}, "not decided", "sham"),
+        ({"others": {("sham", "placebo/correlation"): (0.36,)}}, {}, "not decided", "correlation of 0.36"),
+        ({"others": {("mine", "policy/coverage@10"): (0.02,)}}, {}, "not decided", "showing everybody the same"),
+        ({"others": {("start", "diff_popularity/all/ndcg@10"): (0.0, -0.1, 0.1)}}, {}, "not decided", "popularity"),
+        ({"kept": {"item_knn": 1.3}}, {}, "not decided", "start has 77% of the all/ndcg@10 of item_knn"),
+        ({"sd": math.nan}, {}, "not decided", "spread of the rewards is not known"),
+        ({"gains": {"mine": (math.nan, math.nan)}}, {}, "not decided", "could not be measured"),
     ],
 )
-def test_each_rule_has_its_word_and_its_reason(test, trust, word, says):
-    found = decided(test, trust)
+def test_each_rule_has_its_word_and_its_reason(figures, trust, word, says):
+    found = decided(table(**figures), reports(**trust))
     assert found.word == word
     assert any(says in reason for reason in found.because)
 
 
+@pytest.mark.parametrize("missing", sorted(CONTROLS))
+def test_a_control_that_was_not_run_is_named_and_nothing_is_shipped_without_it(missing):
+    found = decided(table({name: value for name, value in VALUES.items() if name != missing}))
+    assert found.word == "not decided"
+    assert any(missing in reason and "not run" in reason for reason in found.because)
+    assert any(missing in remedy for remedy in found.would_decide)
+
+
+def test_a_row_is_judged_by_what_it_rests_on():
+    trust = reports(verdict="no_signal")
+    assert decided(trust=trust).word == "do not ship"
+    reads_none = table(others={("mine", "reads/reward_model"): (0.0,)})
+    assert decided(reads_none, trust).word == "ship"
+
+
+def test_a_row_without_a_placebo_is_not_shipped():
+    found = decided(table(roles=Roles("mine", {})), validation=table(roles=Roles("mine", {}), split="validation"))
+    assert (found.word, found.because) == ("not decided", ["mine has no placebo."])
+
+
+def test_a_reranked_row_has_the_placebos_of_its_method_and_those_of_reranking():
+    roles = Roles(placebos={"sham": "mine", "random": "mine", "sham_scores": "rerank"})
+    assert roles.placebos_of("mine_rerank") == ["sham", "random", "sham_scores"]
+    assert roles.placebos_of("rerank") == ["sham_scores"]
+
+
+def test_the_answer_is_the_first_of_three_candidates_that_passes():
+    values = VALUES | {"first": 3.5, "second": 3.4, "fourth": 3.1}
+    roles = Roles("mine", dict.fromkeys(["sham"], "mine"))
+    validation = table(values, split="validation")
+    assert candidates(validation) == ["first", "second", "mine", "fourth"]
+    found = decide(table(values, kept={"first": 0.9}, roles=roles), validation, reports())
+    assert [(one.policy, one.word) for one in found.candidates] == [
+        ("first", "do not ship"),
+        ("second", "not decided"),  # it has no placebo
+        ("mine", "ship"),
+    ]
+    assert (found.word, found.policy) == ("ship", "mine")
+    assert [one[:2] for one in found.others] == [("first", "do not ship"), ("second", "not decided")]
+
+
+def test_without_one_that_passes_the_answer_is_about_the_first_that_is_open():
+    values = VALUES | {"first": 3.5}
+    found = decide(
+        table(values, kept={"first": 0.9}, beyond={"mine": (-1, 1)}), table(values, split="validation"), reports()
+    )
+    assert (found.word, found.policy) == ("not decided", "mine")
+
+
+def test_holm_widens_the_strongest_most_and_stops_at_the_first_that_fails():
+    three, two = 2.3940 / 1.9600, 2.2414 / 1.9600  # z of 1 - .025 / 3, of 1 - .025 / 2, of .975
+    assert holm_factors([1.5]) == pytest.approx([1.0])
+    assert holm_factors([1.05, 5.0, 1.3]) == pytest.approx([1.0, three, two], abs=1e-4)
+    assert holm_factors([1.1, 1.2, 1.15]) == pytest.approx([three, three, three], abs=1e-4)  # none is rejected
+    assert holm_factors([-math.inf, 9.0]) == pytest.approx([1.0, two], abs=1e-4)
+
+
 def test_an_open_question_says_what_would_decide_it():
-    found = decided(table(VALUES, gains={"mine": (-0.09, 0.31)}))  # estimate 0.11, half-width 0.2
+    found = decided(table(gains={"mine": (-0.09, 0.31)}))  # estimate 0.11, half-width 0.2
     assert "About 3.4 times as many test users" in found.would_decide[0]
 
 
 def test_nobody_keeps_enough():
-    found = decided(table(VALUES), validation=table(VALUES, {"mine": 0.9}, split="validation"))
-    assert (found.word, found.policy) == ("do not ship", None)
+    found = decided(validation=table(kept={"mine": 0.9}, split="validation"))
+    assert (found.word, found.policy, found.sentence) == ("do not ship", None, "Do not ship")
+
+
+def test_the_printed_rules_are_those_that_decide():
+    text = " ".join(RULES)
+    for number in ("95%", "0.015 sd", "2 times", "0.1", "80%", "50%"):
+        assert number in text
+
+
+@given(
+    st.floats(-100, 100),
+    st.floats(0.01, 100),
+    st.tuples(st.floats(-0.1, 0.3), st.floats(0, 0.3)),
+    st.tuples(st.floats(-0.1, 0.3), st.floats(0, 0.3)),
+)
+def test_the_word_does_not_depend_on_the_unit_of_a_reward_or_on_its_zero(zero, unit, gain, beyond):
+    figures = {"gains": {"mine": (gain[0], sum(gain))}, "beyond": {"mine": (beyond[0], sum(beyond))}}
+    before = pl.DataFrame(rows(VALUES, **figures), schema=SCHEMA, orient="row")
+    of_reward = pl.col("metric").str.contains("value/|^reward/")
+    moved = of_reward & ~pl.col("metric").str.contains("^(diff|beyond)_|^reward/")
+    after = before.with_columns(
+        pl.when(moved)
+        .then(unit * pl.col(name) + zero)
+        .when(of_reward)
+        .then(unit * pl.col(name))
+        .otherwise(pl.col(name))
+        .alias(name)
+        for name in ("value", "ci_low", "ci_high")
+    )
+    found, other = (decided(ComparisonTable(frame, ROLES)) for frame in (before, after))
+    assert (found.word, found.because) == (other.word, other.because)

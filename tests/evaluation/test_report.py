@@ -15,6 +15,7 @@ from recalign.evaluation.comparison import SCHEMA, compare, read
 from recalign.evaluation.comparison_table import ComparisonTable
 from recalign.evaluation.report import render, terminal_table
 from recalign.evaluation.roles import Roles
+from recalign.evaluation.sources import Sources
 
 VOID = {"meta", "br", "link", "hr", "img"}
 
@@ -92,7 +93,7 @@ def chain(made_up_chain):
 
 
 def test_the_page_of_a_full_chain(chain):
-    path = render(chain)
+    path = render(chain, Sources.of(chain))
     assert path == chain / "report.html"
     page = path.read_text(encoding="utf-8")
     words = Strict(page).words
@@ -103,8 +104,8 @@ def test_the_page_of_a_full_chain(chain):
         "what follows seed 0 seed 1 seed 2", "sd of the reward 0.7 (ESS 34%) 0.7 (ESS 34%)",
         "89.5", "activity 1 1,234 0.500 0.600 -0.100 (-0.200 – 0.010)",
         "recalign fit --config conf/reward.yaml --name '<0>'",
-        "KL(policy || start)", "Ship asft asft gains +0.", "What does it cost?",
-        "weak Do what weak implies. (seed 1, 2)",
+        "KL(policy || start)", "Not decided: asft Nothing tells whether the judges", "What does it cost?",
+        "strong / weak Do what strong implies. (seed 0) Do what weak implies. (seed 1, 2)",
         "Placebos (asft_permuted, asft_random) must gain nothing.",
         "user 7 <b>Alien</b> 4 Up – start Up start asft Up asft",
     ):  # fmt: skip
@@ -139,7 +140,7 @@ def test_the_item_prior_and_the_codes_are_shown(chain, tmp_path):
     manifest = json.loads((folder / "reward/seed-1/manifest.json").read_text())
     manifest |= {"stage": "recommender", "upstream": {"model.codes": {}}}
     (folder / "recommender/seed-1/manifest.json").write_text(json.dumps(manifest))
-    words = Strict(render(folder).read_text(encoding="utf-8")).words
+    words = Strict(render(folder, Sources.of(folder)).read_text(encoding="utf-8")).words
     for expected in (
         "seed strength NDCG@10 without with 1 0.75 0.114 0.124",
         "1 Cooccurrence 64 1,661 387 0.47 618 sound 0.5 33",
@@ -152,7 +153,7 @@ def test_the_item_prior_and_the_codes_are_shown(chain, tmp_path):
 def test_a_chain_that_only_cloned(tmp_path, made_up_run):
     made_up_run(tmp_path, "start", 0, users=20, events=2)
     compare(tmp_path, draws=50)
-    page = render(tmp_path).read_text(encoding="utf-8")
+    page = render(tmp_path, Sources.of(tmp_path)).read_text(encoding="utf-8")
     words = Strict(page).words
     assert "start" in words
     for absent in ("The rules", "<svg", "Run it again", "The log", "reward model be trusted", "changes for a user"):
@@ -169,7 +170,7 @@ def test_figures_that_plots_cannot_draw(tmp_path, made_up_run):
             frame = frame.with_columns(pl.lit(float("nan")).alias("judge@10"))
         frame.write_parquet(path)
     frame = compare(tmp_path, draws=50)
-    words = Strict(render(tmp_path).read_text(encoding="utf-8")).words
+    words = Strict(render(tmp_path, Sources.of(tmp_path)).read_text(encoding="utf-8")).words
     assert "nan" in words
     assert "Do not ship" in words
     assert "Run three seeds" in words
@@ -178,7 +179,7 @@ def test_figures_that_plots_cannot_draw(tmp_path, made_up_run):
 
 def test_no_comparison_yet(tmp_path):
     with pytest.raises(InputError, match="recalign compare"):
-        render(tmp_path)
+        render(tmp_path, Sources.of(tmp_path))
 
 
 def shown(frame, width=80):
@@ -193,7 +194,7 @@ def test_the_terminal_table(chain):
     lines = text.splitlines()
     assert "…" not in text
     assert max(map(len, lines)) <= 80
-    assert [line.split()[0] for line in lines[2:6]] == ["popularity", "popularity_high", "item_mean", "start"]
+    assert [line.split()[0] for line in lines[2:5]] == ["popularity", "popularity_high", "item_mean"]
     asft = next(line for line in lines if line.startswith("asft "))
     assert asft.count("▲") == 3
     assert next(line for line in lines if line.startswith("popularity ")).split()[-1] != "–"
@@ -217,26 +218,26 @@ def test_a_search_is_drawn_method_by_method(made_up_chain, tmp_path):
     ]
     columns = ["method", "trial", "chosen", "settings", "value/select_judge@10", "all/ndcg@10", "policy/kl"]
     pl.DataFrame(rows, schema=columns, orient="row").write_csv(folder / "search.csv")
-    page = render(folder).read_text()
+    page = render(folder, Sources.of(folder)).read_text()
     assert "What the search found" in page
     assert page.count("value of each trial by KL and by all/ndcg@10") == 2
     assert "asft, temperature" in page
     assert "rerank, strength" in page
-    assert "What the search found" not in render(folder, searched=False).read_text()
+    assert "What the search found" not in render(folder, Sources.of(folder, searched=False)).read_text()
 
 
 def test_methods_may_have_different_seeds(chain, tmp_path):
     folder = shutil.copytree(chain, tmp_path / "differs")
     shutil.rmtree(folder / ComparisonTable(read(folder), Roles()).methods[0] / "seed-0")
     compare(folder, draws=50)
-    assert "750 test events of 150 users" in Strict(render(folder).read_text()).words
+    assert "750 test events of 150 users" in Strict(render(folder, Sources.of(folder)).read_text()).words
 
 
 def test_what_an_earlier_chain_left_is_not_shown(chain, tmp_path):
     """Three seeds have run; the comparison is of two."""
     folder = shutil.copytree(chain, tmp_path / "fewer")
     compare(folder, draws=50, seeds=[1, 2])
-    words = Strict(render(folder).read_text()).words
+    words = Strict(render(folder, Sources.of(folder)).read_text()).words
     assert "seeds 1, 2: weak." in words
     assert "Do what strong implies" not in words
     assert "--name '<1>'" in words
@@ -248,13 +249,16 @@ def test_judges_have_their_own_errors_on_the_page(chain, tmp_path):
     for stage, rmse in (("judge_select", 0.5), ("judge_report", 0.75)):
         for seed in range(3):
             said = trust("weak")
+            said["validation"]["table"]["model"]["pairwise"] = [0.6, 0.55, 0.65]
             said["validation"]["table"]["model"]["rmse"] = [rmse, rmse - 0.1, rmse + 0.1]
             (folder / stage / f"seed-{seed}").mkdir(parents=True)
             (folder / stage / f"seed-{seed}" / "trust.json").write_text(json.dumps(said))
-    words = Strict(render(folder).read_text()).words
+    words = Strict(render(folder, Sources.of(folder)).read_text()).words
     assert "judges that select 0.500 0.400 – 0.600" in words
     assert "judges that report 0.750 0.650 – 0.850" in words
-    assert "judges that" not in Strict(render(chain).read_text()).words.split("May the reward")[2].split("On events")[0]
+    assert "Ship asft asft gains +0." in words
+    without = Strict(render(chain, Sources.of(chain)).read_text()).words
+    assert "judges that" not in without.split("May the reward")[1].split("On events")[0]
 
 
 def test_runs_of_methods_that_are_not_compared_stand_apart(chain, tmp_path):
@@ -274,7 +278,7 @@ def test_runs_of_methods_that_are_not_compared_stand_apart(chain, tmp_path):
     pl.read_parquet(folder / "start/seed-0/evaluation/test.parquet").head(9).write_parquet(
         folder / "aaa/seed-0/evaluation/test.parquet"
     )
-    words = Strict(render(folder).read_text()).words
+    words = Strict(render(folder, Sources.of(folder)).read_text()).words
     ours, left = words.split("2 runs that an earlier chain left in this folder")
     assert "All 4 runs" in ours
     assert "recalign fit asft" in ours
@@ -299,9 +303,9 @@ def drawn(monkeypatch):
 
 def test_a_page_stays_as_it_is_where_nothing_has_changed(chain, tmp_path, monkeypatch):
     folder = shutil.copytree(chain, tmp_path / "kept")
-    before = render(folder).read_text()
+    before = render(folder, Sources.of(folder)).read_text()
     monkeypatch.delattr(page, "page")  # whoever draws, fails
-    assert render(folder).read_text() == before
+    assert render(folder, Sources.of(folder)).read_text() == before
 
 
 def change(path):
@@ -318,20 +322,20 @@ def test_a_page_that_shows_anything_old_is_drawn_anew(chain, tmp_path, drawn, wh
     columns = ["method", "trial", "chosen", "settings", "value/select_judge@10", "all/ndcg@10", "policy/kl"]
     rows = [("asft", trial, trial == 0, json.dumps({"model.lr": trial}), 3.0, 0.1, 0.5 + trial) for trial in range(2)]
     pl.DataFrame(rows, schema=columns, orient="row").write_csv(folder / "search.csv")
-    render(folder)
+    render(folder, Sources.of(folder))
     change(folder / what)
-    render(folder)
+    render(folder, Sources.of(folder))
     assert len(set(drawn)) == 2
 
 
 def test_another_page_is_another_chain_or_another_code(chain, tmp_path, drawn, monkeypatch):
     folder = shutil.copytree(chain, tmp_path / "one")
-    render(folder)
+    render(folder, Sources.of(folder))
     moved = folder.rename(tmp_path / "two")
-    render(moved)
+    render(moved, Sources.of(moved))
     (moved / "report.html").write_text("cut off")
-    render(moved)
+    render(moved, Sources.of(moved))
     assert len(drawn) == 3
     monkeypatch.setattr(sources, "version", lambda package: "another")
-    render(moved)
+    render(moved, Sources.of(moved))
     assert len(set(drawn)) == 3

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from recalign.evaluation.comparison_table import ComparisonTable
-from recalign.evaluation.decision import decide
 from recalign.evaluation.page import MAIN, plot_sections
 from recalign.evaluation.sources import Sources
 from recalign.files import sha256
@@ -20,7 +19,7 @@ JOB = "chain"
 """Job type of the run."""
 
 
-def publish(folder: Path, page: Path, logger: Any, *, searched: bool) -> None:
+def publish(folder: Path, page: Path, logger: Any, sources: Sources) -> None:
     """Log a chain's comparison, decision, trust, plots, examples and report.
 
     The id of the run is the report's digest: a result that has been logged is not logged again.
@@ -29,14 +28,14 @@ def publish(folder: Path, page: Path, logger: Any, *, searched: bool) -> None:
         folder: of the chain.
         page: its report.
         logger: ``trainer.logger`` of its stages. False logs nothing; a `WandbLogger` gives project and entity.
-        searched: whether its ``search.csv`` is this comparison's.
+        sources: what the report is made of.
     """
     number = sha256(page)[:8]
     if logger is False or any(folder.glob(f"wandb/*-{number}")):
         return
     log = wandb_log(folder, id=number, group=folder.name, job_type=JOB, name=folder.name, **_destination(logger))
     if log:
-        log.use(partial(_log, folder=folder, page=page, sources=Sources.of(folder, searched)))
+        log.use(partial(_log, folder=folder, page=page, sources=sources))
         log.finish()
 
 
@@ -52,8 +51,8 @@ def _destination(logger: Any) -> dict[str, Any]:
 def _log(run: Any, folder: Path, page: Path, sources: Sources) -> None:
     import wandb
 
-    test, validation = (ComparisonTable(sources.comparison, sources.roles, split) for split in ("test", "validation"))
-    run.summary.update(_summary(test, validation, sources))
+    test = sources.table()
+    run.summary.update(_summary(test, sources))
     html = page.read_text(encoding="utf-8")
     shown: dict[str, Any] = {"comparison": _comparison(test), "examples": _examples(sources)}
     if sources.search is not None:
@@ -74,12 +73,12 @@ def _log(run: Any, folder: Path, page: Path, sources: Sources) -> None:
     run.log_artifact(artifact)
 
 
-def _summary(test: ComparisonTable, validation: ComparisonTable, sources: Sources) -> dict[str, Any]:
+def _summary(test: ComparisonTable, sources: Sources) -> dict[str, Any]:
     """The decision, the trust verdicts, and the test's main figures as ``test/<metric>/<method>``."""
     said: dict[str, Any] = {"check/verdict": sources.check.get("verdict")}
     for stage, reports in sources.trust.items():
         said |= {f"trust/{stage}/seed-{seed}": report["verdict"] for seed, report in reports.items()}
-    if decision := decide(test, validation, sources.trust):
+    if decision := sources.decision:
         said |= {"decision/word": decision.word, "decision/policy": decision.policy}
         said |= {"decision/because": " ".join(decision.because), "decision/next": " ".join(decision.would_decide)}
     for metric in MAIN:

@@ -22,6 +22,7 @@ from recalign.evaluation import comparison
 from recalign.evaluation.methods import BASE_STAGES, MethodRun, evaluate_methods
 from recalign.evaluation.report import render, show
 from recalign.evaluation.reranking import base_method
+from recalign.evaluation.sources import Sources
 from recalign.events import data_root
 from recalign.files import held, read_json, write_json
 from recalign.reward import RewardData
@@ -58,10 +59,11 @@ def run_chain(plan: Plan) -> Path:
             in_order(tasks, chain.threads)
         else:
             side_by_side(tasks, chain.threads or 1, workers, folder / "logs", chain.verbose)
-        table = comparison.compare(folder, methods=chain.methods, seeds=chain.seeds, roles=chain.roles)
-        page = render(folder, searched=search is not None)
-        publish(folder, page, parsed["recommender"].config["trainer"]["logger"], searched=search is not None)
-        show(table, chain.roles, folder / comparison.FILE, page)
+        comparison.compare(folder, methods=chain.methods, seeds=chain.seeds, roles=chain.roles)
+        sources = Sources.of(folder, searched=search is not None)
+        page = render(folder, sources)
+        publish(folder, page, parsed["recommender"].config["trainer"]["logger"], sources)
+        show(sources, folder / comparison.FILE, page)
     return folder
 
 

@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import Callback
 from recalign.chain.progress import say
 from recalign.errors import TrainingError
 from recalign.evaluation.methods import BASE_STAGES, BaseCheckpoints, MethodRun
+from recalign.evaluation.reranking import READS_REWARD_MODEL
 from recalign.keys import options
 from recalign.recommender.checkpoint import read_checkpoint
 from recalign.stage import Manifest, ParsedStage, RunFolder, parse_stage, run_stage
@@ -27,21 +28,25 @@ class Trained:
         folder: its run folder.
         checkpoint: what it hands over.
         seconds: its training took.
+        reads_reward_model: whether it was trained with one.
     """
 
     folder: Path
     checkpoint: Path
     seconds: float
+    reads_reward_model: bool
 
     @classmethod
     def of(cls, folder: RunFolder, manifest: Manifest) -> Trained:
-        return cls(folder.path, folder.path / str(manifest.checkpoint), manifest.seconds)
+        reads = any(key.endswith("reward_model") for key in manifest.upstream)
+        return cls(folder.path, folder.path / str(manifest.checkpoint), manifest.seconds, reads)
 
     def method_run(self, method: str) -> MethodRun:
         """The method to evaluate, with its training cost."""
         content = read_checkpoint(self.checkpoint)
         cost = {"seconds": self.seconds, "steps": content["global_step"], "events": content["facts"]["events"]}
-        return MethodRun(method, self.checkpoint, {f"cost/{name}": value for name, value in cost.items()})
+        figures = {f"cost/{name}": value for name, value in cost.items()}
+        return MethodRun(method, self.checkpoint, figures | {READS_REWARD_MODEL: float(self.reads_reward_model)})
 
 
 def train(parsed: ParsedStage, *callbacks: Callback, verbose: bool = False) -> Trained:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from statistics import NormalDist
 
-from recalign.evaluation.comparison import ALL, HIGH, VALUE
-from recalign.evaluation.comparison_table import ComparisonTable, Interval, figure
-from recalign.evaluation.decision import COIN, Decision, Reports, judges
+from recalign.evaluation.comparison import ALL, HIGH, USER_SPREAD, VALUE
+from recalign.evaluation.comparison_table import ComparisonTable, figure
+from recalign.evaluation.decision import Decision
+from recalign.evaluation.findings import COIN, COVERAGE, Reports, judges
 from recalign.evaluation.selection import KEPT
 from recalign.evaluation.trusted import verdicts
 
-COVERAGE = "policy/coverage@10"
+POWER = 0.8
+"""Chance with which an A/B test should see a gain that is there."""
+KNOWING = ("moderate", "strong")
+"""Verdicts on reward models that know more than averages do."""
 
 
 @dataclass(frozen=True)
@@ -26,31 +32,78 @@ class Card:
 
 def cards(decision: Decision, test: ComparisonTable, trust: Mapping[str, Reports]) -> Iterator[Card]:
     """The cards of a decision, from what `decide` was given."""
-    seen = judges(trust.get("judge_report", {}))
+    known = _believed(trust.get("judge_report", {}))
     if decision.policy:
-        yield from _of_policy(test, decision.policy, seen)
-    for seeds, verdict, implication in verdicts(trust.get("reward", {})):
-        sign = {"no signal": -1, "weak": 0}.get(verdict, 1)
-        yield Card("May the reward be believed?", verdict, f"{implication} (seed {', '.join(seeds)})", sign)
-    if seen:
-        text = (
-            f"of two rewards of one user are put in the right order by the judges that report "
-            f"[{seen.low:.1%}, {seen.high:.1%}]; a coin has 50 %."
-        )
-        yield Card("May the judges be believed?", f"{seen.value:.1%}", text, 1 if seen.low > COIN else 0)
-    if decision.policy:
-        yield from _better(test, decision.policy)
+        yield from _of_policy(test, decision.policy, known.sign if known else 0)
+    if known:
+        yield known
+    if said := list(verdicts(trust.get("reward", {}))):
+        words = " / ".join(dict.fromkeys(verdict for _, verdict, _ in said))
+        text = " ".join(f"{implication} (seed {', '.join(seeds)})" for seeds, _, implication in said)
+        sign = min(1 if verdict in KNOWING else -1 if verdict == "no signal" else 0 for _, verdict, _ in said)
+        yield Card("Does the reward model know tastes?", words, text, sign)
 
 
-def _of_policy(test: ComparisonTable, policy: str, seen: Interval | None) -> Iterator[Card]:
-    gain, baseline = test.get(policy, f"diff_best_bc/{VALUE}"), test.better_baseline(VALUE)
+def ab_test(decision: Decision, test: ComparisonTable) -> str | None:
+    """How many users an A/B test needs for a gain of this size; None where there is no gain.
+
+    Per arm n = 2 (z_.975 + z_power)^2 (s / d)^2, d the gain and s the standard deviation of users' mean rewards
+    (Kohavi, Tang & Xu 2020, section 17).
+    """
+    gain = test.gain(decision.policy) if decision.policy else None
+    spread = test.get(decision.policy, USER_SPREAD) if decision.policy else None
+    if gain is None or spread is None or gain.value <= 0 or not spread.value > 0:
+        return None
+    z = NormalDist().inv_cdf
+    users = 2 * (z(0.975) + z(POWER)) ** 2 * (spread.value / test.unit / gain.value) ** 2
+    digits = 10 ** max(math.floor(math.log10(users)) - 1, 0)
+    return (
+        f"An A/B test sees a gain of this size in users' mean reward with a chance of {POWER:.0%} if each arm has "
+        f"about {math.ceil(users / digits) * digits:,} users."
+    )
+
+
+def limits(trust: Mapping[str, Reports]) -> str | None:
+    """What the judges cannot see, and so no word can rest on."""
+    said = [verdict for _, verdict, _ in verdicts(trust.get("judge_report", {}))]
+    if all(verdict in KNOWING for verdict in said):
+        return None
+    return (
+        "The judges know hardly more than averages do: they see whether better items are shown, and hardly whether "
+        "they go to the users who like them."
+    )
+
+
+def _believed(reports: Reports) -> Card | None:
+    """Green where the judges know more than averages, and order rewards better than a coin."""
+    seen, said = judges(reports), verdicts(reports)
+    if seen is None:
+        return None
+    question, verdict = "May the judges be believed?", " / ".join(dict.fromkeys(verdict for _, verdict, _ in said))
+    if not seen.known:
+        return Card(question, "not measured", "Nothing tells whether they can order two rewards of one user.")
+    text = (
+        f"{verdict}: of two rewards of one user the judges that report put {seen.value:.1%} "
+        f"[{seen.low:.1%}, {seen.high:.1%}] in the right order; a coin has {COIN:.0%}."
+    )
+    return Card(
+        question, f"{seen.value:.1%}", text, int(seen.low > COIN and all(verdict in KNOWING for _, verdict, _ in said))
+    )
+
+
+def _of_policy(test: ComparisonTable, policy: str, believed: int) -> Iterator[Card]:
+    gain, baseline = test.gain(policy), test.better_baseline(VALUE)
     assert baseline is not None
     if gain is not None:
-        sign = gain.sign if seen is None or seen.low > COIN else 0  # grey where judges may be guessing
-        text = f"{gain} over {baseline} in the mean reward that independent judges expect of the ten items shown."
+        sign = gain.sign if believed > 0 else 0  # grey where judges may be guessing
+        text = (
+            f"[{gain.low:+.3f}, {gain.high:+.3f}] standard deviations of the reward over {baseline}, in the mean "
+            f"reward that independent judges expect of the ten items shown. In the reward's unit: "
+            f"{gain.value * test.unit:+.3f}."
+        )
         if high := test.get(policy, f"diff_best_bc/{HIGH}"):
             text += f" {HIGH}: {high}."
-        yield Card("What does it gain?", f"{gain.value:+.3f}", text, sign)
+        yield Card("What does it gain?", f"{gain.value:+.2f} sd", text, sign)
     text = f"of the {ALL} of {test.better_baseline(ALL)} is kept"
     if change := test.get(policy, f"diff_best_bc/{ALL}"):
         text += f" ({change})"
@@ -59,17 +112,5 @@ def _of_policy(test: ComparisonTable, policy: str, seen: Interval | None) -> Ite
         text += f"; {now.value:.1%} of the catalogue is shown to anybody, before {before.value:.1%}"
     if seconds := test.get(policy, "cost/seconds"):
         text += f"; training takes {figure('cost/seconds', seconds.value)}"
-    yield Card("What does it cost?", f"{test.kept(policy):.1%}", f"{text}.")
-
-
-def _better(test: ComparisonTable, policy: str) -> Iterator[Card]:
-    """Rows that have more value on the test than the policy that validation chose, with what they keep."""
-    value = test.column(VALUE)
-    if policy not in value:
-        return
-    better = [name for name in test.roles.candidates(value) if value[name].value > value[policy].value]
-    better.sort(key=lambda name: (test.kept(name) < KEPT, -value[name].value))
-    if better:
-        named = "; ".join(f"{name} {value[name].value:.3f}, keeps {test.kept(name):.1%}" for name in better)
-        words = better[0] if test.kept(better[0]) >= KEPT else f"none that keeps {KEPT:.0%}"
-        yield Card("What has more value?", words, f"{policy} has {value[policy].value:.3f}. More have: {named}.")
+    kept = test.kept(policy)
+    yield Card("What does it cost?", f"{kept:.1%}", f"{text}.", -1 if kept < KEPT else 0)

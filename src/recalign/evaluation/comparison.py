@@ -8,6 +8,10 @@ event:
 - ``holm_<reference>/<metric>``: the same difference, the interval widened by Holm for as many methods as there are;
 - ``p_<reference>/<metric>``: its two-sided bootstrap p, adjusted by Holm.
 
+Two kinds of difference serve the decision alone, and have no Holm's correction here: a row's gain in value less
+`PLACEBO_FACTOR` times that of each of its placebos (``beyond_<placebo>/<metric>``), and a baseline's ranking less that
+of popularity (``diff_<popularity>/<metric>``).
+
 ``best_bc`` is the better baseline: the one with the higher mean of that metric over its seeds, in that split. A row
 with ``seed=all`` is the mean over seeds with a 95 % interval over users and seeds (plain numbers: over seeds). What a
 method does not have has no row; a reference has none against itself; methods are paired on the seeds that both have.
@@ -17,7 +21,7 @@ Suffixes: E events, R rows (a method's seeds, or differences), U users, S seeds,
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +37,10 @@ from recalign.metrics.rank import gain_ndcg, hit, reciprocal
 
 SPLITS = ("test", "validation")
 ALL, HIGH, VALUE = "all/ndcg@10", "high/ndcg@10", "value/judge@10"
+UNIT, USER_SPREAD = "reward/sd", "reward/user_sd"
+"""Standard deviations, over users A: of the training rewards, and of each user's mean reward in the test."""
+PLACEBO_FACTOR = 2
+"""A gain has to exceed so many times what a placebo gains."""
 EVALUATED, TESTED = "users/evaluated", "users/tested"  # of a sample: its users, and all users with test events
 RANKS = {"hr@10": lambda rank: hit(rank, 10), "ndcg@10": lambda rank: gain_ndcg(rank, 10), "mrr": reciprocal}
 # The training reward model's value less another's. Models differ in level, so only the difference to `start` tells how
@@ -214,20 +222,25 @@ class SplitTable:
         compared = {("", method): by_seed for method, by_seed in events.items()}
         if not metric.startswith("policy/"):  # where more is neither better nor worse, there is nothing to gain
             compared |= dict(self._differences(events))
+        if metric == VALUE:
+            compared |= dict(self._beyond_placebos(events))
+        if metric == ALL:
+            compared |= dict(self._paired(self.roles.unpersonalised[0], events, self.roles.baselines))
         if not compared:
             return
         value_R, drawn_DR = self._ratios([value_E for by_seed in compared.values() for value_E in by_seed.values()])
         families: dict[str, dict[str, Estimate]] = {}
         start = 0
-        for (reference, method), by_seed in compared.items():
+        for (difference, method), by_seed in compared.items():
             own = slice(start, start + len(by_seed))
             start = own.stop
             estimate = self.bootstrap.over_seeds(value_R[own], drawn_DR[:, own])
-            name = f"diff_{reference}/{metric}" if reference else metric
+            name = f"{difference}/{metric}" if difference else metric
             for seed, value in zip(by_seed, value_R[own], strict=True):
                 yield method, str(seed), self.split, name, value, None, None
             yield method, "all", self.split, name, estimate.value, *estimate.interval()
-            if reference:
+            reference = difference.removeprefix("diff_")
+            if reference in self.roles.compared_with():
                 families.setdefault(reference, {})[method] = estimate
         for reference, family in families.items():
             p_values = holm([estimate.p_value() for estimate in family.values()])
@@ -251,17 +264,38 @@ class SplitTable:
         return events
 
     def _differences(self, events: dict[str, Events]) -> Iterator[tuple[tuple[str, str], Events]]:
-        """By reference and method: event-wise differences on the seeds and events that both have."""
-        means = {method: float(np.mean([one.mean() for one in by_seed.values()])) for method, by_seed in events.items()}
+        """By name of the difference and method: each method less each reference."""
         for reference in self.roles.compared_with():
-            against = self.roles.better_baseline(means) if reference == BEST else reference
-            if against not in events:
-                continue
-            other = events[against]
-            for method in [method for method in events if method != against]:
-                paired = {seed: one_E - other[seed] for seed, one_E in events[method].items() if seed in other}
-                if paired := {seed: difference_E for seed, difference_E in paired.items() if difference_E.count()}:
-                    yield (reference, method), paired
+            yield from self._paired(reference, events, events)
+
+    def _paired(
+        self, reference: str, events: dict[str, Events], methods: Iterable[str]
+    ) -> Iterator[tuple[tuple[str, str], Events]]:
+        """Event-wise differences to a reference, on the seeds and events that both have."""
+        against = str(self._named(reference, events))
+        other = events.get(against, {})
+        for method in [method for method in methods if method in events and method != against]:
+            paired = {seed: one_E - other[seed] for seed, one_E in events[method].items() if seed in other}
+            if paired := {seed: difference_E for seed, difference_E in paired.items() if difference_E.count()}:
+                yield (f"diff_{reference}", method), paired
+
+    def _beyond_placebos(self, events: dict[str, Events]) -> Iterator[tuple[tuple[str, str], Events]]:
+        """Event-wise (row - baseline) - `PLACEBO_FACTOR` (placebo - baseline), on the seeds that all three have."""
+        base = events.get(str(self._named(BEST, events)), {})
+        for row in self.roles.candidates(events):
+            for placebo in self.roles.placebos_of(row):
+                sham, own = events.get(placebo, {}), events[row]
+                seeds = own.keys() & sham.keys() & base.keys()
+                beyond = {s: own[s] - base[s] - PLACEBO_FACTOR * (sham[s] - base[s]) for s in sorted(seeds)}
+                if beyond and all(beyond_E.count() for beyond_E in beyond.values()):
+                    yield (f"beyond_{placebo}", row), beyond
+
+    def _named(self, reference: str, events: dict[str, Events]) -> str | None:
+        """The row that a reference stands for."""
+        if reference != BEST:
+            return reference
+        means = {method: float(np.mean([one.mean() for one in by_seed.values()])) for method, by_seed in events.items()}
+        return self.roles.better_baseline(means)
 
     def _ratios(self, rows: list[np.ma.MaskedArray]) -> tuple[np.ndarray, np.ndarray]:
         """Means over the events of each row: as they are, and in each draw."""

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import math
+import re
 from typing import NamedTuple
 
 import polars as pl
 
-from recalign.evaluation.comparison import ALL, EVALUATED, TESTED
-from recalign.evaluation.roles import Roles
+from recalign.evaluation.comparison import ALL, EVALUATED, TESTED, UNIT, VALUE
+from recalign.evaluation.roles import BEST, Roles
+
+REWARDS = ("value/", "gap/", "tail/value/")
+"""How the names of metrics begin whose differences are read in standard deviations of the reward."""
+DIFFERENCE = re.compile(rf"(diff|holm|beyond)_[^/]+/({'|'.join(REWARDS)})|value_at_popularity$")
 
 
 class Interval(NamedTuple):
@@ -20,9 +26,27 @@ class Interval(NamedTuple):
     def __neg__(self) -> Interval:
         return Interval(-self.value, -self.high, -self.low)
 
+    def __truediv__(self, unit: float) -> Interval:
+        return Interval(*(end / unit for end in self))
+
+    def widened(self, factor: float) -> Interval:
+        """Both ends further away, by a factor on their distance from the value."""
+        low, high = (self.value + factor * (end - self.value) for end in self[1:])
+        return Interval(self.value, low, high)
+
+    @property
+    def known(self) -> bool:
+        """Whether the value and both ends are numbers."""
+        return all(map(math.isfinite, self))
+
     def __str__(self) -> str:
         """A difference: ``+0.0200 [+0.0100, +0.0300]``."""
         return f"{self.value:+.4f} [{self.low:+.4f}, {self.high:+.4f}]"
+
+    @property
+    def sd(self) -> str:
+        """A gain in standard deviations of the reward: ``+0.12 sd [+0.08, +0.16]``."""
+        return f"{self.value:+.3f} sd [{self.low:+.3f}, {self.high:+.3f}]"
 
     @property
     def sign(self) -> int:
@@ -31,12 +55,21 @@ class Interval(NamedTuple):
 
 
 class ComparisonTable:
-    """The rows over all seeds of one split, from the frame that `comparison.compare` returns."""
+    """The rows over all seeds of one split, from the frame that `comparison.compare` returns.
+
+    Differences in value are read in standard deviations of the training rewards of users A, where these are known: so
+    neither the reward's unit nor its zero has a say.
+
+    Attributes:
+        unit: that standard deviation, in the reward's own unit; nan where it is unknown.
+    """
 
     def __init__(self, frame: pl.DataFrame, roles: Roles, split: str = "test") -> None:
         of_split = frame.filter(split=split)
         means = of_split.filter(seed="all").with_columns(pl.col("ci_low", "ci_high").fill_null(float("nan")))
-        self._cells = {(row[0], row[3]): Interval(*row[4:]) for row in means.iter_rows()}
+        units = means.filter(metric=UNIT)["value"]
+        self.unit = float(units.mean()) if len(units) else float("nan")  # type: ignore[arg-type]
+        self._cells = {(row[0], row[3]): self._read(row[3], Interval(*row[4:])) for row in means.iter_rows()}
         self.roles = roles
         self.methods = of_split["method"].unique(maintain_order=True).to_list()
         single = of_split.filter(pl.col("seed") != "all")
@@ -65,6 +98,21 @@ class ComparisonTable:
         baseline, cell = self.better_baseline(ALL), self.get(method, ALL)
         base = self.column(ALL)[baseline].value if baseline else 0.0
         return cell.value / base if cell and base else float("nan")
+
+    def gain(self, method: str, over: str = BEST) -> Interval | None:
+        """A method's value less a reference's, in standard deviations of the reward; None where it is unknown."""
+        return self._known(method, f"diff_{over}/{VALUE}")
+
+    def beyond(self, method: str, placebo: str) -> Interval | None:
+        """A method's gain less `PLACEBO_FACTOR` times a placebo's, in the same unit; None where it is unknown."""
+        return self._known(method, f"beyond_{placebo}/{VALUE}")
+
+    def _known(self, method: str, metric: str) -> Interval | None:
+        cell = self.get(method, metric)
+        return cell if cell and cell.known else None
+
+    def _read(self, metric: str, cell: Interval) -> Interval:
+        return cell / self.unit if self.unit > 0 and DIFFERENCE.match(metric) else cell
 
     @property
     def sample(self) -> str:

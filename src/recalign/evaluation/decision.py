@@ -3,65 +3,120 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from statistics import NormalDist
+from typing import Literal
 
-import numpy as np
-
-from recalign.evaluation.comparison import ALL, VALUE
-from recalign.evaluation.comparison_table import ComparisonTable, Interval
+from recalign.evaluation import findings
+from recalign.evaluation.comparison import ALL, PLACEBO_FACTOR, VALUE
+from recalign.evaluation.comparison_table import ComparisonTable
+from recalign.evaluation.findings import DESTROYED, FLAT, QUICK, SHOWN, Case, Finding, Reports
 from recalign.evaluation.selection import KEPT, SELECT
 
 Word = Literal["ship", "do not ship", "not decided"]
-Reports = Mapping[str, dict[str, Any]]
-"""``trust.json`` by seed."""
-FLAT = 0.005
-"""A gain whose interval ends below this share of the baseline's value is no gain."""
-COIN = 0.5
+SIGNS: dict[Word, int] = {"ship": 1, "not decided": 0, "do not ship": -1}
+TRIED = 3
+"""So many candidates are tried, in validation's order."""
 RULES = (
-    f"The candidate is chosen on validation. It keeps {KEPT:.0%} of the better baseline's {ALL} there, and has the "
-    "highest value under the judges that select. Baselines, placebos and rows that read no reward are no candidates.",
-    "All that follows is measured on the test, by the judges that report.",
-    f"Do not ship if no row keeps enough, or if the candidate keeps less than {KEPT:.0%} on the test. Do not ship if "
-    "the reward model shows no signal.",
-    f"Do not ship if the interval of the gain in value ends below {FLAT:.1%} of the better baseline's value, or if the "
-    "start tilted by popularity has more value.",
-    "Not decided if the judges order two rewards of one user no better than a coin, or if the interval of the gain "
-    "holds 0.",
-    "Not decided if the start tilted by popularity may have as much value, or if a placebo has half of the gain.",
+    f"Candidates keep {KEPT:.0%} of the better baseline's {ALL} on validation. The {TRIED} with the highest value by "
+    "the judges that select are tried in that order, and the first that passes is the answer. Baselines, placebos, "
+    "rows that read no reward and rows that show everybody the same are no candidates.",
+    "All that follows is measured on the test, by the judges that report. Gains are in standard deviations (sd) of the "
+    f"training rewards. Intervals are 95 %, widened by Holm for up to {TRIED} candidates.",
+    f"Do not ship a row that keeps less than {KEPT:.0%} of the ranking, whose gain ends below {FLAT:g} sd, that has "
+    "less value than a row that reads no reward, or that rests on a reward model without signal.",
+    "Not decided where the interval of the gain holds 0, or that of the gain over a row that reads no reward.",
+    f"Not decided unless the gain is above {PLACEBO_FACTOR} times that of each of its placebos, by the interval of the "
+    f"difference. A placebo whose rewards keep a correlation above {DESTROYED:g} with the true ones counts as missing.",
+    "Not decided where a control is missing, or a figure could not be measured.",
+    "Not decided where the judges order two rewards of one user no better than a coin.",
+    f"Not decided where the better baseline does not rank better than popularity, or at less than {QUICK:.0%} of a "
+    f"quick reference, or where a row shows less than {SHOWN:.0%} of the items that the baseline shows.",
     "Ship otherwise. One seed is enough where the users' interval is; the page then says that it is one seed.",
 )
 """How `decide` decides."""
 
 
 @dataclass(frozen=True)
-class Finding:
-    """A reason. ``speaks`` is 1 for shipping, -1 against, 0 where it leaves the question open."""
+class Candidate:
+    """A row that might be shipped, and what was found of it."""
 
-    speaks: int
-    text: str
-    remedy: str = ""  # what would decide it, where it is open
-
-
-@dataclass(frozen=True)
-class Decision:
-    """What to do with a policy, and why."""
-
-    policy: str | None
+    policy: str
     findings: list[Finding]
-    seeds: int
 
     @property
     def word(self) -> Word:
         """The worst finding decides: one against is enough, one open leaves it open."""
-        words: dict[int, Word] = {1: "ship", 0: "not decided", -1: "do not ship"}
-        return words[self._worst]
+        return next(word for word, sign in SIGNS.items() if sign == self._worst)
+
+    @property
+    def because(self) -> list[str]:
+        """The findings that led to the word."""
+        return [finding.text for finding in self.findings if finding.sign == self._worst]
+
+    @property
+    def _worst(self) -> int:
+        return min((finding.sign for finding in self.findings), default=0)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What to do, and why.
+
+    Attributes:
+        candidates: those that were tried, in validation's order.
+        general: findings about the comparison as a whole, none of them for shipping.
+        seeds: that were run.
+    """
+
+    candidates: list[Candidate]
+    general: list[Finding]
+    seeds: int
+
+    @property
+    def about(self) -> Candidate | None:
+        """The candidate that the answer is about: the first that passes, else the first that is open, else the first.
+
+        None where no row keeps enough of the ranking.
+        """
+        words: tuple[Word, ...] = ("ship", "not decided")
+        first = (one for word in words for one in self.candidates if one.word == word)
+        return next(first, self.candidates[0] if self.candidates else None)
+
+    @property
+    def policy(self) -> str | None:
+        """The row that the answer is about."""
+        return self.about.policy if self.about else None
+
+    @property
+    def word(self) -> Word:
+        """That of the candidate, unless something about the comparison as a whole leaves it open."""
+        own = self.about.word if self.about else "do not ship"
+        return "not decided" if own == "ship" and self.general else own
+
+    @property
+    def sentence(self) -> str:
+        """The answer in a few words."""
+        verb = {"ship": "Ship", "do not ship": "Do not ship", "not decided": "Not decided:"}[self.word]
+        return f"{verb} {self.policy}" if self.policy else verb.removesuffix(":")
+
+    @property
+    def others(self) -> list[tuple[str, Word, str]]:
+        """The other candidates that were tried: row, word, and the first reason."""
+        rest = [one for one in self.candidates if one is not self.about]
+        return [(one.policy, one.word, one.because[0]) for one in rest]
+
+    @property
+    def findings(self) -> list[Finding]:
+        """What is about the whole comparison first."""
+        return [*self.general, *(self.about.findings if self.about else ())]
 
     @property
     def because(self) -> list[str]:
         """The findings that led to the word; all of them for *ship*."""
-        return [finding.text for finding in self.findings if finding.speaks == self._worst]
+        sign = SIGNS[self.word]
+        return [finding.text for finding in self.findings if finding.sign == sign]
 
     @property
     def would_decide(self) -> list[str]:
@@ -71,91 +126,50 @@ class Decision:
             found.append("Run three seeds: intervals of one seed are over users alone, and another may differ.")
         return list(dict.fromkeys(found))
 
-    @property
-    def _worst(self) -> int:
-        return min((finding.speaks for finding in self.findings), default=0)
-
 
 def decide(test: ComparisonTable, validation: ComparisonTable, trust: Mapping[str, Reports]) -> Decision | None:
     """Decide by the rules above; None where only baselines were measured.
 
     Args:
         test, validation: the comparison's splits.
-        trust: ``trust.json`` by stage and seed, of ``reward`` and ``judge_report``; a stage without any has no say.
+        trust: ``trust.json`` by stage and seed, of ``reward`` and ``judge_report``.
     """
     if not test.roles.candidates(test.column(VALUE)) or not test.better_baseline(VALUE):
         return None
-    policy = candidate(validation)
-    if policy is None:
+    blind = list(findings.blind_judges(trust.get("judge_report", {})))
+    general = [*findings.start(test), *blind, *findings.missing(test)]
+    tried = candidates(validation)[:TRIED]
+    if not tried:
         text = f"No method keeps {KEPT:.0%} of the {ALL} of {validation.better_baseline(ALL)} on validation."
-        return Decision(None, [Finding(-1, text, "Take smaller steps (model.lr).")], len(test.seeds))
-    return Decision(policy, list(_findings(test, policy, trust)), len(test.seeds))
+        general.insert(0, Finding(-1, text, "Take smaller steps (model.lr)."))
+    cases = [Case(test, policy, trust.get("reward", {}), not blind) for policy in tried]
+    factors = holm_factors([case.weakest() for case in cases])
+    widened = [replace(case, widening=factor) for case, factor in zip(cases, factors, strict=True)]
+    return Decision([Candidate(case.policy, list(case.findings())) for case in widened], general, len(test.seeds))
 
 
-def candidate(validation: ComparisonTable) -> str | None:
-    """The row that validation chooses; None where no row keeps enough."""
+def candidates(validation: ComparisonTable) -> list[str]:
+    """The rows that keep enough on validation, the most valuable under the judges that select first."""
     values = {name: cell.value for name, cell in validation.column(SELECT).items() if math.isfinite(cell.value)}
     enough = [name for name in validation.roles.candidates(values) if validation.kept(name) >= KEPT]
-    return max(enough, key=values.__getitem__, default=None)
+    return sorted(enough, key=lambda name: -values[name])
 
 
-def judges(reports: Reports) -> Interval | None:
-    """Share of pairs of one user's rewards that the judges order right: means over seeds of value and interval."""
-    found = [report[report["judged_on"]]["table"]["model"]["pairwise"] for report in reports.values()]
-    return Interval(*np.mean(np.array(found, dtype=float), axis=0).tolist()) if found else None
+def holm_factors(ratios: list[float]) -> list[float]:
+    """By how much to widen the 95 % intervals of several candidates, by Holm (1979) and the normal distribution.
 
+    Args:
+        ratios: of each candidate's weakest comparison, its value in half-widths of the interval: 1 or less is no
+            rejection.
 
-def _findings(test: ComparisonTable, policy: str, trust: Mapping[str, Reports]) -> Iterator[Finding]:
-    said = [report["verdict"] for report in trust.get("reward", {}).values()]
-    if said and all(verdict == "no_signal" for verdict in said):
-        yield Finding(-1, "The reward model shows no signal: what it is aligned with is noise.")
-    seen = judges(trust.get("judge_report", {}))
-    if seen and not seen.low > COIN:
-        text = f"The judges order {seen.value:.1%} [{seen.low:.1%}, {seen.high:.1%}] of two rewards of one user right"
-        remedy = "Give the judges more users (a smaller data.share_a), or a reward with less noise."
-        yield Finding(0, f"{text}, which may be chance: their values say nothing.", remedy)
-    if (kept := test.kept(policy)) < KEPT:
-        yield Finding(-1, f"{policy} keeps {kept:.1%} of the better baseline's {ALL} on the test.")
-    yield from _gain(test, policy)
-
-
-def _gain(test: ComparisonTable, policy: str) -> Iterator[Finding]:
-    gain, baseline = test.get(policy, f"diff_best_bc/{VALUE}"), test.better_baseline(VALUE)
-    if gain is None or baseline is None:
-        yield Finding(0, "The value of no baseline is known.", "Evaluate start and bc as well.")
-        return
-    base = abs(test.column(VALUE)[baseline].value)
-    if gain.high < FLAT * base:
-        yield Finding(-1, f"{policy} gains {gain} over {baseline}: nothing worth shipping.")
-        return
-    if gain.sign <= 0:
-        yield Finding(0, f"{policy} gains {gain} over {baseline}: this may be chance.", _more_users(gain))
-        return
-    yield Finding(1, f"{policy} gains {gain} over {baseline}, {gain.value / base:+.1%}.")
-    for other in test.roles.unrewarded:
-        yield from _over(test, policy, other)
-    for placebo, copied in test.roles.placebos.items():
-        other_gain = test.get(placebo, f"diff_best_bc/{VALUE}")
-        if copied == policy and other_gain and other_gain.sign > 0 and other_gain.value > gain.value / 2:
-            text = f"{placebo}, which must gain nothing, gains {other_gain}"
-            yield Finding(0, f"{text}: part of the gain is no taste.", "Calibrate the start, or clone it for longer.")
-
-
-def _over(test: ComparisonTable, policy: str, other: str) -> Iterator[Finding]:
-    """A policy beside a row that reads no reward."""
-    more = test.get(policy, f"diff_{other}/{VALUE}")
-    if more is None:
-        return
-    if more.sign > 0:
-        yield Finding(1, f"It has {more} more than {other}, which reads no reward.")
-    else:
-        text = f"{other}, which reads no reward, may have as much: {policy} has {more} more."
-        yield Finding(0 if more.sign == 0 else -1, text, _more_users(more) if more.value > 0 else "")
-
-
-def _more_users(gain: Interval) -> str:
-    """How many times the users it takes, if the gain is as estimated and intervals shrink with their square root."""
-    if gain.value <= 0 or not math.isfinite(gain.low):
-        return "More users, or three seeds, narrow the interval."
-    times = ((gain.value - gain.low) / gain.value) ** 2
-    return f"About {math.ceil(times * 10) / 10:g} times as many test users would put a gain like this above 0."
+    Returns:
+        z of the level that Holm gives the candidate over z of 95 %: the strongest of m gets 1 - .05 / m, the next one
+        1 - .05 / (m - 1), and so on until one is not rejected, whose level the others share.
+    """
+    z = NormalDist().inv_cdf
+    factors, left, rejecting = [1.0] * len(ratios), len(ratios), True
+    for place in sorted(range(len(ratios)), key=lambda place: -ratios[place]):
+        factors[place] = z(1 - 0.025 / left) / z(0.975)
+        rejecting = rejecting and ratios[place] > factors[place]
+        left -= rejecting
+    return factors

@@ -11,12 +11,20 @@ import polars as pl
 import torch
 
 from recalign.evaluation import examples, exposed
-from recalign.evaluation.baselines import SameForAll, Scores, log_counts
-from recalign.evaluation.comparison import EVALUATED, TESTED
+from recalign.evaluation.baselines import ItemScores, SameForAll, Scores, log_counts
+from recalign.evaluation.comparison import EVALUATED, TESTED, UNIT, USER_SPREAD
 from recalign.evaluation.judges import require_apart
 from recalign.evaluation.popularity import popularity_curve
 from recalign.evaluation.ray import ValidationRanking
-from recalign.evaluation.reranking import RERANKED, RERANKING, Reranking, base_method, is_reranked, scores_of
+from recalign.evaluation.reranking import (
+    READS_REWARD_MODEL,
+    RERANKED,
+    RERANKING,
+    Reranking,
+    base_method,
+    is_reranked,
+    scores_of,
+)
 from recalign.evaluation.value import Scorers, evaluate, load_truth
 from recalign.events import data_root
 from recalign.files import SEAL, altered, digest, read_json, seal, sha256, write_json
@@ -26,6 +34,7 @@ from recalign.recommender.interpolation import reach_at_price
 from recalign.recommender.policy import Policy
 from recalign.recommender.training import write_parquet
 from recalign.reward import RewardData, RewardEnsemble
+from recalign.sequences.store import PARTS
 
 BASE_STAGES = ("recommender", "reward", "judge_select", "judge_report")
 """Stages that come before every method, in order."""
@@ -125,7 +134,7 @@ def evaluate_methods(
         write_json(place / examples.FILE, examples.examples(test, data))
         shares = {"cold_targets": test["cold"].cast(float).mean(), "coverage@10": _coverage(test, data.num_items)}
         summary = {"method": run.method, "seed": seed, "log": data.log_.name, "key": keys[run.method]}
-        summary |= {"base": digest(data.fingerprint, digests)[:16], **shares, **run.cost}
+        summary |= {"base": digest(data.fingerprint, digests)[:16], **shares, **run.cost, **_spread(data)}
         if data.sample is not None:
             summary |= {EVALUATED: test["user"].n_unique(), TESTED: data.users_tested("A")}
         if run.method not in SAME_FOR_ALL and nets.start_ndcg:  # the others have no ray, and so no price
@@ -134,6 +143,8 @@ def evaluate_methods(
             summary["value_at_popularity"] = _mean(test, "judge@10") - as_popular
         if is_reranked(run.method):
             found, made_of = nets.reranked(run), {"recommender": digests["start"], "reward": digests["reward"]}
+            reads = not isinstance(nets.scores(run)[0], ItemScores)
+            summary[READS_REWARD_MODEL] = max(float(reads), run.cost.get(READS_REWARD_MODEL, 0.0))
             if run.checkpoint:
                 made_of |= {str(base_method(run.method)): sha256(run.checkpoint)}
             summary |= {"policy/strength": found.strength, RERANKING: found.record(data, made_of)}
@@ -172,12 +183,13 @@ class LoadedNetworks:
         """The policy of a row."""
         if is_reranked(run.method):
             trained = self._trained(run.checkpoint) if run.checkpoint else None
-            return self.reranked(run).policy(self.start, trained, self._scores(run))
+            return self.reranked(run).policy(self.start, trained, self.scores(run))
         if run.checkpoint is not None:
             return self._trained(run.checkpoint)
         return self.start if run.method == "start" else SAME_FOR_ALL[run.method](self.data)
 
-    def _scores(self, run: MethodRun) -> tuple[Scores, float]:
+    def scores(self, run: MethodRun) -> tuple[Scores, float]:
+        """The scores by which a row reranks, and their unit."""
         return scores_of(run.method, self.reward, self.data, run.spread)
 
     def _trained(self, checkpoint: Path) -> Policy:
@@ -194,7 +206,7 @@ class LoadedNetworks:
     def _at_price(self, run: MethodRun) -> Reranking:
         """A trained policy is reranked as strongly as the start may be; its weights and the strength share one ray."""
         full, trained = run.strength, self._trained(run.checkpoint) if run.checkpoint else None
-        scores = self._scores(run)
+        scores = self.scores(run)
         if trained:
             full = self.reranked(replace(run, method="rerank", checkpoint=None)).strength
 
@@ -231,6 +243,14 @@ def _kept_key(place: Path) -> str | None:
     """The key of a whole, unaltered evaluation; else None."""
     kept = (place / SEAL).is_file() and not altered(place)
     return read_json(place / "summary.json").get("key") if kept else None
+
+
+def _spread(data: RewardData) -> dict[str, float]:
+    """Standard deviations of the training rewards of users A, and of their mean rewards in the test."""
+    chosen = pl.Series(data.sequences.users_in("A")).gather(data.sequences.frame["user"])
+    test = data.sequences.frame.filter(chosen & (pl.col("split") == PARTS["test"]))
+    means = test.group_by("user").agg(pl.col("reward").mean())["reward"].drop_nulls()
+    return {UNIT: data.moments()[1], USER_SPREAD: float(means.cast(pl.Float64).std() or 0.0)}  # type: ignore[arg-type]
 
 
 def _mean(frame: pl.DataFrame, column: str) -> float:

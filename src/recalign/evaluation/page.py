@@ -9,10 +9,10 @@ import jinja2
 import polars as pl
 
 from recalign.evaluation import plots, trusted
-from recalign.evaluation.answer import cards
+from recalign.evaluation.answer import ab_test, cards, limits
 from recalign.evaluation.comparison import ALL, HIGH, VALUE
-from recalign.evaluation.comparison_table import ComparisonTable, figure
-from recalign.evaluation.decision import RULES, decide
+from recalign.evaluation.comparison_table import REWARDS, ComparisonTable, figure
+from recalign.evaluation.decision import RULES
 from recalign.evaluation.selection import KEPT
 from recalign.evaluation.sources import Sources
 
@@ -30,7 +30,7 @@ MEANINGS = {
     VALUE: "Mean reward that independent judges expect of the ten unseen items shown. The judges learned from other "
     "users than the methods did.",
     "value_at_popularity": "value/judge@10 less that of the start, tilted until it shows items as popular as the "
-    "method does: value that is not popularity.",
+    "method does: value that is not popularity, in standard deviations of the reward.",
     "value/train_rm@10": "The same under the reward model that methods trained with: what they were told to like.",
     "gap/judge@10": "value/train_rm@10 less value/judge@10, event by event. Levels of raters are in it; what a method "
     "adds to the gap of start is over-optimisation.",
@@ -53,21 +53,21 @@ Section = tuple[str, str, list[Any]]
 
 def page(sources: Sources, digest: str) -> str:
     """The page as HTML; it carries the digest of its sources."""
-    table, validation = (ComparisonTable(sources.comparison, sources.roles, split) for split in ("test", "validation"))
+    table, validation, decision = sources.table(), sources.table("validation"), sources.decision
     text = Path(__file__).with_name("report.html.j2").read_text(encoding="utf-8")
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
     environment.filters["number"] = _number
-    decision = decide(table, validation, sources.trust)
     return environment.from_string(text).render(
         vars(sources)
         | {
             "digest": digest,
             "rules": RULES,
             "comparison": table,
-            "decision": decision,
             "cards": list(cards(decision, table, sources.trust)) if decision else [],
+            "ab_test": ab_test(decision, table) if decision else None,
+            "limits": limits(sources.trust),
             "table": _table(table),
             "validation": _table(validation),
             "seeds": _seed_table(sources.comparison),
@@ -88,7 +88,7 @@ def page(sources: Sources, digest: str) -> str:
 
 def plot_sections(sources: Sources) -> list[Section]:
     """The sections of the comparison and of the search that have plots."""
-    sections = _plots(ComparisonTable(sources.comparison, sources.roles))
+    sections = _plots(sources.table())
     if sources.search is not None:
         sections.append(_frontiers(sources.search))
     return [section for section in sections if section[2]]
@@ -127,7 +127,8 @@ def _cell(table: ComparisonTable, method: str, metric: str, best: bool) -> dict[
     known = cell.low == cell.low and not metric.startswith("cost/")
     interval = f"{figure(metric, cell.low)} – {figure(metric, cell.high)}" if known else ""
     difference, p = (table.get(method, f"{kind}_best_bc/{metric}") for kind in ("holm", "p"))
-    hint = f"{difference} against {table.better_baseline(metric)}, p = {p.value:.3f} (Holm)" if p else ""
+    more = difference and (difference.sd if metric.startswith(REWARDS) else str(difference))
+    hint = f"{more} against {table.better_baseline(metric)}, p = {p.value:.3f} (Holm)" if p else ""
     shown = {"value": cell.value, "figure": figure(metric, cell.value), "interval": interval, "hint": hint}
     return shown | {"mark": table.mark(method, metric), "best": best}
 

@@ -19,7 +19,7 @@ from markupsafe import Markup, escape
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from recalign.evaluation.comparison_table import ComparisonTable, Interval
+from recalign.evaluation.comparison_table import REWARDS, ComparisonTable, Interval
 from recalign.evaluation.methods import SAME_FOR_ALL, UNTRAINED
 from recalign.evaluation.roles import Roles
 
@@ -81,7 +81,8 @@ def forest(table: ComparisonTable, metric: str) -> Markup | None:
         axes.set(xlim=(left, right), ylim=(-0.7, len(rows) - 0.3))
         axes.set_yticks(range(len(rows)), rows)
         axes.tick_params(axis="y", length=0)
-        finish(axes, metric, f"difference to {table.better_baseline(metric)}", grid="x")
+        unit = ", sd of the reward" if metric.startswith(REWARDS) else ""
+        finish(axes, metric, f"difference to {table.better_baseline(metric)}{unit}", grid="x")
 
     return drawn(f"{metric}: difference of each method to the better baseline", 0.27 * len(rows) + 0.95, draw)
 
@@ -208,7 +209,7 @@ def _finite(table: ComparisonTable, metric: str) -> dict[str, Interval]:
 
 
 def _axis_label(metric: str) -> str:
-    return f"{metric.removeprefix('diff_start/')}, gain over start" if metric.startswith("diff_start/") else metric
+    return f"{metric.removeprefix('diff_start/')}, gain over start, sd" if metric.startswith("diff_start/") else metric
 
 
 def _colour(roles: Roles, method: str) -> str:

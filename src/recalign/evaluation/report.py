@@ -30,7 +30,8 @@ def compare(folder: Path, draws: int = 2000) -> None:
         draws: of the bootstrap that makes the intervals.
     """
     require_positive("", {"draws": draws}, "draws")
-    show(comparison.compare(folder, draws), Roles.load(folder)[0], folder / comparison.FILE)
+    comparison.compare(folder, draws)
+    show(Sources.of(folder), folder / comparison.FILE)
 
 
 def report(folder: Path) -> None:
@@ -39,34 +40,31 @@ def report(folder: Path) -> None:
     Args:
         folder: the chain's run folder, `runs/<chain>`.
     """
-    page = render(folder)
-    show(comparison.read(folder), Roles.load(folder)[0], page)
+    sources = Sources.of(folder)
+    show(sources, render(folder, sources))
 
 
-def show(frame: pl.DataFrame, roles: Roles, *paths: Path) -> None:
-    """Print the table of a comparison, and the paths of the files that hold more of it."""
+def show(sources: Sources, *paths: Path) -> None:
+    """Print the table of a comparison, the decision, and the paths of the files that hold more of it."""
     console = Console()
     if not console.is_terminal:
         console = Console(width=WIDTH)
-    console.print(terminal_table(frame, roles))
+    console.print(terminal_table(sources.comparison, sources.roles))
+    if decision := sources.decision:
+        console.print(f"\n[bold]{decision.sentence}[/]")
+        for reason in decision.because:
+            console.print(f"- {reason}", markup=False, highlight=False)
+        print()
     for path in paths:
         print(path)
 
 
-def render(chain_folder: Path, *, searched: bool = True) -> Path:
-    """Write the page of a chain from its `comparison.csv` and run folders, unless it is there already.
+def render(chain_folder: Path, sources: Sources) -> Path:
+    """Write the page of a chain, unless it is there already.
 
     A page carries the digest of all that it is made of, and is drawn again when any of that changes.
-
-    Args:
-        chain_folder: `runs/<chain>`.
-        searched: whether its `search.csv` is this comparison's, not an earlier one's.
-
-    Raises:
-        InputError: the chain has no `comparison.csv`.
     """
-    path, sources = chain_folder / FILE, Sources.of(chain_folder, searched)
-    digest = sources.digest()
+    path, digest = chain_folder / FILE, sources.digest()
     made_of = f'<meta name="made-of" content="{digest}">'
     if not (path.is_file() and made_of in path.read_text(encoding="utf-8")):
         from recalign.evaluation.page import page  # with Matplotlib, which takes as long to import as to draw

@@ -19,6 +19,8 @@ from recalign.reward import RewardData, RewardEnsemble
 
 SUFFIX = "_rerank"
 """Suffix of a trained method that is reranked at serving: ``<method>_rerank``."""
+READS_REWARD_MODEL = "reads/reward_model"
+"""Metric of a row: 1 where it follows the reward model, in training or at serving, else 0."""
 RERANKING = "reranking"
 """Where a row's summary.json holds its `Reranking`, what it rests on and how it reads histories."""
 

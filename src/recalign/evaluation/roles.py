@@ -6,13 +6,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from recalign.evaluation.reranking import base_method
 from recalign.files import read_json, write_json
 
 FILE = "roles.json"
-UNPERSONALISED = "popularity"
-"""Reads no reward either, and shows everybody the same; nothing is compared with it."""
 BEST = "best_bc"
 """Stands for the better baseline in the names of metrics: ``diff_best_bc/all/ndcg@10``."""
+START, RERANK = "start", "rerank"
 
 
 @dataclass(frozen=True)
@@ -20,27 +20,38 @@ class Roles:
     """Roles of a comparison's rows. Rows that it does not have are ignored.
 
     Attributes:
-        ours: the method that is followed through tables and plots; None: none is.
+        ours: the method that is followed through tables and plots where no row is decided on; None: none is.
         placebos: methods that must gain nothing, each with the method that it copies but for one thing.
         baselines: a gain is measured against the better of these.
         references: rows that every other row is compared with, besides the better baseline and ours.
         unrewarded: rows that read no reward, which a gain in value has to exceed; also compared with every other row.
+        unpersonalised: rows that show everybody the same, and so are never shipped. The first reads no reward: a
+            baseline has to rank better.
+        quick: a recommender that takes no training, and shows what a baseline should at least come close to.
     """
 
     ours: str | None = None
     placebos: dict[str, str] = field(default_factory=dict)
-    baselines: list[str] = field(default_factory=lambda: ["start", "bc"])
-    references: list[str] = field(default_factory=lambda: ["start", "rerank"])
+    baselines: list[str] = field(default_factory=lambda: [START, "bc"])
+    references: list[str] = field(default_factory=lambda: [START, RERANK])
     unrewarded: list[str] = field(default_factory=lambda: ["popularity_tilt"])
+    unpersonalised: list[str] = field(default_factory=lambda: ["popularity", "popularity_high", "item_mean"])
+    quick: str = "item_knn"
 
     def compared_with(self) -> list[str]:
         """The references of a comparison's differences, `BEST` first."""
         return list(dict.fromkeys([BEST, *self.references, *self.unrewarded, *([self.ours] if self.ours else [])]))
 
     def candidates(self, rows: Iterable[str]) -> list[str]:
-        """The rows that may be shipped: those that read rewards, without baselines and placebos."""
-        others = {*self.baselines, *self.placebos, *self.unrewarded, UNPERSONALISED}
+        """The rows that may be shipped: those that read rewards and know users, without baselines and placebos."""
+        others = {*self.baselines, *self.placebos, *self.unrewarded, *self.unpersonalised, self.quick}
         return [row for row in rows if row not in others]
+
+    def placebos_of(self, row: str) -> list[str]:
+        """The placebos of a row; ``<method>_rerank`` has those of the method and those of reranking."""
+        own = [placebo for placebo, copied in self.placebos.items() if copied == row]
+        method = base_method(row)
+        return own + (self.placebos_of(method) + self.placebos_of(RERANK) if method else [])
 
     def better_baseline(self, values: Mapping[str, float]) -> str | None:
         """The baseline with the highest value; None where there is none."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import polars as pl
 import recalign
 from recalign.evaluation import comparison, examples
 from recalign.evaluation.comparison_table import ComparisonTable
+from recalign.evaluation.decision import Decision, decide
 from recalign.evaluation.methods import BASE_STAGES
 from recalign.evaluation.roles import Roles
 from recalign.evaluation.selection import SEARCH
@@ -29,22 +30,32 @@ class Sources:
 
     name: str
     comparison: pl.DataFrame
-    roles: Roles
+    roles: Roles  # what is followed, `ours`, is the row that the decision is about
+    decision: Decision | None  # None where only baselines were measured
     search: pl.DataFrame | None  # None where nothing was searched
     size: dict[str, int]  # users and events of the test, and how many of the events had a high reward
     check: dict[str, Any]  # what `recalign check` said of the log
     trust: dict[str, dict[str, dict[str, Any]]]  # trust.json by stage and seed
     tokens: dict[str, dict[str, Any]]  # tokens.json by seed, where the recommender writes semantic ids
     curves: dict[str, dict[str, pl.DataFrame]]  # metrics.csv by stage or method, and seed
-    examples: list[list[dict[str, Any]]]  # of the first seed, of `start` and of our method; empty where one is missing
+    examples: list[list[dict[str, Any]]]  # of the first seed, of `start` and of `ours`; empty where one is missing
     manifests: list[dict[str, Any]]  # of the comparison's stages, methods and seeds, in the order in which they ran
     left: list[dict[str, Any]]  # of other stages and methods, which an earlier chain left in the folder
 
     @classmethod
-    def of(cls, chain_folder: Path, searched: bool) -> Sources:
-        """Read a chain's folder; its search only if that is the comparison's, and not an earlier one's."""
+    def of(cls, chain_folder: Path, searched: bool = True) -> Sources:
+        """Read a chain's folder.
+
+        Args:
+            chain_folder: `runs/<chain>`.
+            searched: whether its `search.csv` is this comparison's, not an earlier one's.
+
+        Raises:
+            InputError: the chain has no `comparison.csv`.
+        """
         frame, (roles, _) = comparison.read(chain_folder), Roles.load(chain_folder)
-        table, search = ComparisonTable(frame, roles), chain_folder / SEARCH
+        table, validation = (ComparisonTable(frame, roles, split) for split in comparison.SPLITS)
+        search = chain_folder / SEARCH
 
         def stored(method: object, seed: str, file: str) -> Path:
             return chain_folder / str(method) / f"seed-{seed}" / file
@@ -52,8 +63,11 @@ class Sources:
         first = frame.filter(pl.col("seed") != "all").row(0, named=True)
         test = stored(first["method"], first["seed"], "evaluation/test.parquet")
         events = pl.read_parquet(test, columns=["user", "high"], glob=False)
-        shown = [read_json(stored(m, table.seeds[0], f"evaluation/{examples.FILE}")) for m in ("start", roles.ours)]
         trust = {stage: {seed: read_trust(stored(stage, seed, "")) for seed in table.seeds} for stage in TRUST}
+        trust = {stage: {seed: said for seed, said in reports.items() if said} for stage, reports in trust.items()}
+        decision = decide(table, validation, trust)
+        roles = replace(roles, ours=(decision and decision.policy) or roles.ours)
+        shown = [read_json(stored(m, table.seeds[0], f"evaluation/{examples.FILE}")) for m in ("start", roles.ours)]
         paths = [path for seed in table.seeds for path in chain_folder.glob(f"*/seed-{seed}/manifest.json")]
         manifests = sorted(map(read_json, paths), key=lambda one: (str(one.get("started")), str(one.get("stage"))))
         stages = {*BASE_STAGES, *table.methods}
@@ -64,10 +78,11 @@ class Sources:
             name=chain_folder.resolve().name,
             comparison=frame,
             roles=roles,
+            decision=decision,
             search=pl.read_csv(search, glob=False) if searched and search.is_file() else None,
             size={"users": events["user"].n_unique(), "events": len(events), "high": int(events["high"].sum())},
             check=read_json(chain_folder / "check.json"),
-            trust={stage: {seed: said for seed, said in reports.items() if said} for stage, reports in trust.items()},
+            trust=trust,
             tokens={seed: said for seed, said in tokens.items() if said},
             curves=_curves(chain_folder, [*BASE_STAGES[:2], *table.methods], table.seeds),
             examples=shown if all(shown) else [],
@@ -75,11 +90,15 @@ class Sources:
             left=[one for one in manifests if one["stage"] not in stages],
         )
 
+    def table(self, split: str = "test") -> ComparisonTable:
+        """The figures of a split."""
+        return ComparisonTable(self.comparison, self.roles, split)
+
     def digest(self) -> str:
         """Of all this, and of what makes a page of it: recalign's code, Jinja and Matplotlib."""
         curves = [frame for by_seed in self.curves.values() for frame in by_seed.values()]
         tables = [frame.write_csv() for frame in (self.comparison, self.search, *curves) if frame is not None]
-        frames = ("comparison", "search", "curves", "roles")
+        frames = ("comparison", "search", "curves", "roles", "decision")  # the decision follows from the others
         plain = {name: value for name, value in vars(self).items() if name not in frames}
         package = Path(recalign.__file__).parent
         code = [sha256(file) for file in sorted((*package.rglob("*.py"), *package.rglob("*.j2")))]

@@ -1,0 +1,231 @@
+"""What the figures of a comparison say for and against shipping a policy, one finding at a time.
+
+Gains are in standard deviations of the training rewards of users A, so that nothing depends on the unit of a reward or
+on where its zero lies.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from recalign.evaluation.comparison import ALL, PLACEBO_FACTOR, VALUE
+from recalign.evaluation.comparison_table import ComparisonTable, Interval
+from recalign.evaluation.reranking import READS_REWARD_MODEL
+from recalign.evaluation.selection import KEPT
+
+Reports = Mapping[str, dict[str, Any]]
+"""``trust.json`` by seed."""
+FLAT = 0.015
+"""A gain whose interval ends below so many standard deviations of the reward is no gain."""
+COIN = 0.5
+QUICK = 0.8
+"""A start that ranks at less than this share of a quick reference is trained too little."""
+COVERAGE, SHOWN = "policy/coverage@10", 0.5
+"""A policy that shows less than this share of the items that its baseline shows may have won by it."""
+CORRELATION, DESTROYED = "placebo/correlation", 0.1
+"""A placebo whose rewards still correlate more with the true ones, user means taken out, is none."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A reason. ``sign`` is 1 for shipping, -1 against, 0 where it leaves the question open."""
+
+    sign: int
+    text: str
+    remedy: str = ""  # what would decide it, where it is open
+
+
+def judges(reports: Reports) -> Interval | None:
+    """Share of pairs of one user's rewards that the judges order right: means over seeds of value and interval."""
+    found = [report[report["judged_on"]]["table"]["model"]["pairwise"] for report in reports.values()]
+    return Interval(*np.mean(np.array(found, dtype=float), axis=0).tolist()) if found else None
+
+
+def start(test: ComparisonTable) -> Iterator[Finding]:
+    """Whether the baseline is worth beating: beside popularity and a quick reference."""
+    remedy = "Train the recommender for longer, or look at its curves: a gain over a weak start says little."
+    baseline, roles = test.better_baseline(ALL), test.roles
+    popular, own = roles.unpersonalised[0], test.column(ALL)
+    if baseline is None or popular not in own:
+        return  # `missing` says so
+    more = test.get(baseline, f"diff_{popular}/{ALL}")
+    if more is None or not more.low > 0:
+        text = f"{baseline} does not rank reliably better than {popular}"
+        yield Finding(0, f"{text}: {ALL} {own[baseline].value:.4f} beside {own[popular].value:.4f}.", remedy)
+    if roles.quick in own and own[baseline].value < QUICK * own[roles.quick].value:
+        share = own[baseline].value / own[roles.quick].value
+        yield Finding(0, f"{baseline} has {share:.0%} of the {ALL} of {roles.quick}, which takes no training.", remedy)
+
+
+def blind_judges(reports: Reports) -> Iterator[Finding]:
+    remedy = "Give the judges more users (a smaller data.share_a), or a reward with less noise."
+    seen = judges(reports)
+    if seen is None or not seen.known:
+        text = "Nothing tells whether the judges can order two rewards of one user"
+        yield Finding(0, f"{text}: their values are not known to mean anything.", "Keep more validation events a user.")
+    elif not seen.low > COIN:
+        text = f"The judges order {seen.value:.1%} [{seen.low:.1%}, {seen.high:.1%}] of two rewards of one user right"
+        yield Finding(0, f"{text}, which may be chance: their values say nothing.", remedy)
+
+
+def missing(test: ComparisonTable) -> Iterator[Finding]:
+    """Controls of every candidate that were not run."""
+    roles = test.roles
+    wanted = dict.fromkeys([*roles.baselines, *roles.unrewarded, *roles.unpersonalised, roles.quick])
+    if missing := [name for name in wanted if name not in test.methods]:
+        text = f"Controls that were not run: {', '.join(missing)}."
+        yield Finding(0, text, f"Add to methods: {', '.join(missing)}.")
+    if not math.isfinite(test.unit):
+        yield Finding(0, "The spread of the rewards is not known, so no gain can be judged.", "Evaluate again.")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A candidate beside everything that it has to be better than.
+
+    Attributes:
+        test: figures on the test.
+        policy: the candidate.
+        reward: trust reports of the training reward model.
+        judged: whether the judges can be believed; if not, a value that looks bad speaks against nothing.
+        widening: of the intervals, for several candidates.
+    """
+
+    test: ComparisonTable
+    policy: str
+    reward: Reports
+    judged: bool = True
+    widening: float = 1.0
+
+    def findings(self) -> Iterator[Finding]:
+        """All that is known of it."""
+        yield from self._reward_model()
+        yield from self._kept()
+        yield from self._gain()
+        for other in self.test.roles.unrewarded:
+            yield from self._over(other)
+        yield from self._placebos()
+        yield from self._coverage()
+
+    def weakest(self) -> float:
+        """The smallest comparison that it has to win, in half-widths of its interval; -inf where one is unknown."""
+        roles = self.test.roles
+        compared = [
+            self.test.gain(self.policy),
+            *(self.test.gain(self.policy, other) for other in roles.unrewarded),
+            *(self.test.beyond(self.policy, placebo) for placebo in roles.placebos_of(self.policy)),
+        ]
+        return min(_ratio(one) for one in compared)
+
+    def _reward_model(self) -> Iterator[Finding]:
+        """A row stands on the reward model only if it reads it."""
+        reads = self.test.get(self.policy, READS_REWARD_MODEL)
+        if reads is not None and not reads.value:
+            return
+        said = [report["verdict"] for report in self.reward.values()]
+        if said and all(verdict == "no_signal" for verdict in said):
+            yield Finding(-1, f"The reward model, which {self.policy} follows, shows no signal.")
+        elif not said or "not_measured" in said:
+            text = f"Nothing tells whether the reward model, which {self.policy} follows, knows what a user prefers."
+            yield Finding(0, text, "Keep more validation events a user.")
+
+    def _kept(self) -> Iterator[Finding]:
+        kept = self.test.kept(self.policy)
+        if not math.isfinite(kept):
+            text = f"The {ALL} of {self.policy} or of its baseline is not known."
+            yield Finding(0, text, "Evaluate start and bc as well.")
+        elif kept < KEPT:
+            text = f"{self.policy} keeps {kept:.1%} of the better baseline's {ALL} on the test, less than {KEPT:.0%}."
+            yield Finding(-1, text, "Ask for more (keep), or give more validation events.")
+
+    def _gain(self) -> Iterator[Finding]:
+        gain, baseline = self.test.gain(self.policy), self.test.better_baseline(VALUE)
+        if gain is None:
+            text = f"The gain of {self.policy} could not be measured."
+            yield Finding(0, text, "Evaluate start and bc as well.")
+            return
+        wide = gain.widened(self.widening)
+        if gain.high < FLAT:
+            text = f"{self.policy} gains {gain.sd} over {baseline}: nothing worth shipping."
+            yield Finding(-self.judged, text)
+        elif not wide.low > 0:
+            text = f"{self.policy} gains {wide.sd} over {baseline}: this may be chance."
+            yield Finding(0, text, more_users(wide))
+        else:
+            yield Finding(1, f"{self.policy} gains {wide.sd} over {baseline}.")
+
+    def _over(self, other: str) -> Iterator[Finding]:
+        """Beside a row that reads no reward."""
+        more = self.test.gain(self.policy, other)
+        if more is None:
+            return  # `missing` says so
+        wide = more.widened(self.widening)
+        if wide.low > 0:
+            yield Finding(1, f"It has {wide.sd} more than {other}, which reads no reward.")
+        elif more.high < 0:
+            text = f"{other}, which reads no reward, has more: {self.policy} has {more.sd}."
+            yield Finding(-self.judged, text)
+        else:
+            text = f"{other}, which reads no reward, may have as much: {self.policy} has {wide.sd} more."
+            yield Finding(0, text, more_users(wide) if more.value > 0 else "")
+
+    def _placebos(self) -> Iterator[Finding]:
+        placebos = self.test.roles.placebos_of(self.policy)
+        if not placebos:
+            remedy = "Name a placebo of it (placebos), such as the same method with data.placebo: permuted."
+            yield Finding(0, f"{self.policy} has no placebo.", remedy)
+        for placebo in placebos:
+            flaw, beyond = placebo_flaw(self.test, placebo), self.test.beyond(self.policy, placebo)
+            if flaw or beyond is None:
+                yield Finding(0, f"The placebo {placebo} {flaw or 'was not measured'}.", f"Run {placebo}.")
+            else:
+                yield self._beyond(placebo, beyond.widened(self.widening))
+
+    def _beyond(self, placebo: str, beyond: Interval) -> Finding:
+        if beyond.low > 0:
+            return Finding(1, f"It gains more than {PLACEBO_FACTOR} times what {placebo} does.")
+        gain = self.test.gain(placebo)
+        known = f" {gain.sd}" if gain else ""
+        text = f"{placebo}, which must gain nothing, gains{known}; {self.policy} is not shown to gain more than"
+        gains = gain is not None and gain.low > 0
+        remedy = "Calibrate the start, or clone it for longer." if gains else more_users(beyond)
+        return Finding(0, f"{text} {PLACEBO_FACTOR} times that.", remedy)
+
+    def _coverage(self) -> Iterator[Finding]:
+        baseline = str(self.test.better_baseline(VALUE))
+        now, before = self.test.get(self.policy, COVERAGE), self.test.get(baseline, COVERAGE)
+        if now is None or before is None:
+            yield Finding(0, f"The coverage of {self.policy} or {baseline} is not known.", "Evaluate again.")
+        elif now.value < SHOWN * before.value:
+            text = f"{self.policy} shows {now.value:.1%} of the catalogue to anybody, {baseline} {before.value:.1%}"
+            yield Finding(0, f"{text}: it may have won by showing everybody the same.", "Ask for more (keep).")
+
+
+def placebo_flaw(test: ComparisonTable, placebo: str) -> str | None:
+    """Why a placebo is none; None if it is one."""
+    if placebo not in test.methods:
+        return "was not run"
+    kept = test.get(placebo, CORRELATION)
+    if kept is None or not math.isfinite(kept.value):
+        return "does not say how much of the rewards it destroyed"
+    if abs(kept.value) > DESTROYED:
+        return f"keeps a correlation of {kept.value:.2f} with the rewards, too much for a placebo"
+    return None
+
+
+def more_users(gain: Interval) -> str:
+    """How many times the users it takes, if the gain is as estimated and intervals shrink with their square root."""
+    if gain.value <= 0 or not gain.known:
+        return "More users, or three seeds, narrow the interval."
+    times = ((gain.value - gain.low) / gain.value) ** 2
+    return f"About {math.ceil(times * 10) / 10:g} times as many test users would put a figure like this above 0."
+
+
+def _ratio(interval: Interval | None) -> float:
+    width = interval.value - interval.low if interval else 0.0
+    return interval.value / width if interval and width > 0 else -math.inf
