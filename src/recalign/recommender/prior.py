@@ -12,9 +12,10 @@ in tables, reranking, and reports. **Whatever post-training learns from has none
 snapshots in a loss, the items and candidates that they draw, the pairs and baselines that they make, and what a reward
 model's trunk clones. The reasons:
 
-- Where a policy was cloned, logged items and items that it draws agree: E_log[grad log pi] = 0 = E_{a ~ pi}[grad log
-  pi]. With the prior they differ. A loss that raises logged items, or that sets them against drawn ones (losers, a
-  baseline E_{a ~ pi}[r], importance weights), would then undo the prior, whatever the rewards are.
+- Where a policy was cloned, logged items and items that it draws agree, E_log[grad log pi] = 0 = E_{a ~ pi}[grad log
+  pi], but for what dropout and early stopping leave. With the prior, drawn items are more popular. A loss that raises
+  logged items, or that sets them against drawn ones (losers, a baseline E_{a ~ pi}[r], importance weights), would then
+  undo the prior, whatever the rewards are.
 - Where only drawn items meet (PPO, GRPO, the pairs of IPA and of an ensemble), a policy gradient needs the ratio of
   the policy that drew them, and either policy would do: the best one at a KL to the start is pi_start exp(r / beta)
   without the prior, and the same times the prior with it. Without it, cloning can stand in the same loss.
