@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import get_args
 
 import numpy as np
 import polars as pl
@@ -13,14 +14,19 @@ import tiny
 import torch
 from lightning.pytorch.callbacks import Callback
 
+from recalign import posttrain
 from recalign.errors import InputError
 from recalign.nn import Pooled
 from recalign.posttrain import (
+    AWAC,
     CQL,
+    GBPO,
     GRPO,
     IPA,
+    IQL,
     KTO,
     PPO,
+    SA2C,
     PairData,
     PostTrainingData,
     Preferences,
@@ -30,10 +36,12 @@ from recalign.posttrain import (
     weighted,
 )
 from recalign.posttrain.base import KL_HISTORIES, KL_TARGETS, PostTraining
+from recalign.posttrain.data import Baseline
+from recalign.posttrain.pairs_data import Pairing
 from recalign.recommender import Recommender, RecommenderData
 from recalign.recommender.checkpoint import load_net
 from recalign.recommender.sequence_policy import SequencePolicy
-from recalign.reward import RewardData
+from recalign.reward import RewardData, RewardEnsemble
 from recalign.stage import parse_stage
 from recalign.stage.checkpoint import refuse_other_model
 
@@ -88,30 +96,53 @@ def test_before_the_first_step_a_policy_is_what_it_is_compared_with(
     assert not module.policy.training
 
 
-@pytest.mark.parametrize(
-    ("method", "kind", "settings"),
-    [
-        (WeightedSFT, PostTrainingData, {}),
-        (WeightedSFT, PostTrainingData, {"transform": "signed"}),
-        (Preferences, PairData, {}),
-        (ReturnConditioned, PostTrainingData, {}),
-        (CQL, PostTrainingData, {}),
-        (PPO, RewardData, {}),
-        (IPA, RewardData, {"share": 1.0}),
-    ],
-)
-def test_training_leaves_the_item_prior_out_and_ranking_has_it(
-    log_root, cloned, rewarded, tmp_path, method, kind, settings
-):
-    own = {"reward_model": str(rewarded)} if kind is RewardData else {}
+CONSUMERS = [  # every method, and whatever else it may ask the start for: its settings, those of its data
+    (WeightedSFT, {}, {}),
+    (WeightedSFT, {"transform": "signed"}, {}),
+    (WeightedSFT, {}, {"baseline": "value"}),
+    (WeightedSFT, {}, {"baseline": "soft"}),
+    (Preferences, {}, {}),
+    (Preferences, {"loss": "simpo"}, {"pairs": "sampled"}),
+    (Preferences, {}, {"pairs": "generated"}),
+    (Preferences, {}, {"pairs": "ensemble"}),
+    (KTO, {}, {}),
+    (Reinforce, {}, {}),
+    (GBPO, {}, {}),
+    (ReturnConditioned, {}, {}),
+    (CQL, {}, {}),
+    (IQL, {}, {}),
+    (AWAC, {}, {}),
+    (SA2C, {}, {}),
+    (PPO, {}, {}),
+    (GRPO, {"cloning": 0.1}, {}),
+    (IPA, {"share": 1.0}, {}),
+]
 
+
+def test_every_method_is_among_the_consumers():
+    methods = {one for one in vars(posttrain).values() if isinstance(one, type) and issubclass(one, PostTraining)}
+    assert {method for method, *_ in CONSUMERS} == methods
+    for kind, setting, choices in ((PostTrainingData, "baseline", Baseline), (PairData, "pairs", Pairing)):
+        needs = {one: kind.upstream({"source": "observed", setting: one}) for one in get_args(choices)}
+        asking = {one for one, checkpoints in needs.items() if "init_from" in checkpoints}
+        assert len(asking) == 2
+        assert asking <= {data.get(setting) for *_, data in CONSUMERS}
+
+
+@pytest.mark.parametrize(("method", "settings", "of_data"), CONSUMERS)
+def test_training_leaves_the_item_prior_out_and_ranking_has_it(log_root, cloned, tmp_path, method, settings, of_data):
     def trained(strength):
         start = load_net(cloned, "policy").net
         start.prior_strength = strength
         torch.manual_seed(0)
-        module = small.free(method, policy=start, lr=1e-3, **settings, **own)
-        small.fit(module, small.data_of(kind, log_root, "tastes"), tmp_path)
-        assert module.policy.prior_strength == module.reference.prior_strength == strength
+        reward = RewardEnsemble(small.pooled(), start.num_items, members=3)
+        for net in reward.nets:
+            torch.nn.init.normal_(net.item_bias)
+        asks = {"reward_net": reward} if "reward_model" in method.UPSTREAM else {}
+        module = small.free(method, policy=start, lr=1e-3, **settings, **asks)
+        upstream = {} if method.LEARNS_FROM is RewardData else {"policy": start, "reward_net": reward}
+        small.fit(module, small.data_of(method.LEARNS_FROM, log_root, "tastes", **of_data, **upstream), tmp_path)
+        assert module.policy.prior_strength == module.reference.prior_strength == start.prior_strength == strength
         return module
 
     without, with_it = trained(0.0), trained(0.7)
@@ -120,6 +151,18 @@ def test_training_leaves_the_item_prior_out_and_ranking_has_it(
     batch = small.batch_of(with_it.data)
     scores = [one.policy.eval().log_probs(one.policy.encode(batch)) for one in (without, with_it)]
     assert not torch.allclose(*scores)
+    kl = without.drift(batch)["kl"].item()
+    assert 0 < kl != pytest.approx(with_it.drift(batch)["kl"].item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("over", ["items", "codes"])
+def test_data_is_prepared_by_the_start_as_it_was_cloned_and_leaves_the_one_given_as_it_is(log_root, cloned, over):
+    start = load_net(cloned, "policy").net
+    start = start if over == "items" else small.coded(start.num_items)
+    start.prior_strength = 0.5
+    data = small.data_of(PostTrainingData, log_root, "tastes", policy=start)
+    assert data.network("policy", "it").net.prior_strength == 0
+    assert start.prior_strength == 0.5
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])

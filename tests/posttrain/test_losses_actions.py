@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from recalign.posttrain.actions import clipped_surrogate, group_advantages, kl_estimate
+from recalign.posttrain.actions import clipped_surrogate, group_advantages, kl_to_start
 from recalign.posttrain.reinforce import top_k_reinforce
 
 small = st.floats(-3, 3)
@@ -73,22 +73,38 @@ def test_group_advantages_sum_to_nothing_whatever_the_level(values, level):
     torch.testing.assert_close(group_advantages(tensor(*values) + level), advantage, atol=1e-6, rtol=1e-6)
 
 
-def test_the_kl_estimate_by_hand():
-    assert kl_estimate(tensor(math.log(0.5)), tensor(math.log(0.25))).item() == pytest.approx(0.5 - math.log(0.5) - 1)
+def test_the_kl_to_the_start_by_hand():
+    """An item of pi = 1/2 and start 1/4, drawn when pi was 1/5."""
+    penalty, kl = kl_to_start(tensor(0.5).log(), tensor(0.2).log(), tensor(0.25).log())
+    assert penalty.item() == pytest.approx(0.5 - math.log(0.5) - 1)
+    assert kl.item() == pytest.approx(2.5 * penalty.item())
 
 
-@given(st.lists(st.tuples(small, small), min_size=1, max_size=6))
-def test_the_kl_estimate_is_never_negative(pairs):
-    logp, start = (tensor(*column) for column in zip(*pairs, strict=True))
-    assert kl_estimate(logp, start).item() >= -1e-12
-    assert kl_estimate(logp, logp).item() == 0
+@given(st.lists(st.tuples(small, small, small), min_size=1, max_size=6))
+def test_the_kl_to_the_start_is_never_negative(triples):
+    logp, old, start = (tensor(*column) for column in zip(*triples, strict=True))
+    assert all(figure.item() >= -1e-12 for figure in kl_to_start(logp, old, start))
+    assert all(figure.item() == 0 for figure in kl_to_start(logp, old, logp))
 
 
-def test_the_kl_estimate_has_no_bias():
-    """Weighted by pi itself, it is the KL."""
-    pi, start = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64), torch.tensor([0.2, 0.2, 0.6], dtype=torch.float64)
-    terms = torch.stack([kl_estimate(p.log()[None, None], s.log()[None, None]) for p, s in zip(pi, start, strict=True)])
-    assert (pi * terms).sum().item() == pytest.approx((pi * (pi / start).log()).sum().item())
+def test_the_kl_estimate_has_no_bias_whoever_drew_and_the_penalty_is_another_kl():
+    """Over all items, weighted by the policy that draws them; the penalty's gradient is that of KL(start || pi)."""
+    logit = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64).log().requires_grad_()
+    start, older = (torch.tensor(p, dtype=torch.float64) for p in ([0.2, 0.2, 0.6], [0.1, 0.6, 0.3]))
+    logp = logit.log_softmax(dim=0)
+    pi = logp.exp().detach()
+    for old in (pi, older):
+        items = [
+            kl_to_start(p[None, None], o[None, None], s[None, None])
+            for p, o, s in zip(logp, old.log(), start.log(), strict=True)
+        ]
+        penalty, kl = (torch.stack(column) for column in zip(*items, strict=True))
+        assert (old * kl).sum().item() == pytest.approx((pi * (pi / start).log()).sum().item())
+        assert ((old * penalty).sum().item() == pytest.approx((old * kl).sum().item())) == (old is pi)
+        assert not kl.requires_grad
+        if old is pi:
+            (gradient,) = torch.autograd.grad((old * penalty).sum(), logit, retain_graph=True)
+            torch.testing.assert_close(gradient, pi - start)
 
 
 def test_top_k_reinforce_by_hand():

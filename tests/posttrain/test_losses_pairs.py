@@ -114,6 +114,13 @@ def test_the_point_of_reference_is_never_below_nothing():
     assert figures["z"] == 0
 
 
+def test_without_another_users_item_the_point_of_reference_is_nothing():
+    _, figures = kto(torch.ones(2), torch.tensor([torch.nan, 0.5]), torch.tensor([1.0, -1.0]), 0.1)
+    assert figures["z"] == 0.5
+    _, figures = kto(torch.ones(2), torch.full((2,), torch.nan), torch.tensor([1.0, -1.0]), 0.1)
+    assert figures["z"] == 0
+
+
 def test_a_batch_in_which_nothing_is_good_or_bad_is_no_loss():
     loss, figures = kto(torch.ones(2), torch.ones(2), torch.tensor([torch.nan, 0.0]), 0.1)
     assert loss == 0

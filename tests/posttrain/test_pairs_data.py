@@ -170,6 +170,7 @@ def test_drawn_losers_were_never_met_in_training(log_root, cloned, pairs):
     ("opinions", "expected"),
     [
         ([[3.0, 1.0, 2.0, 2.0], [3.2, 1.2, 2.0, 2.0]], [1, 2]),  # clear
+        ([[3.0, 1.0, 2.0, 2.0], [5.0, 2.9, 3.0, 3.0]], [1, 2]),  # from 3 on and up to 2.9: deviations of 1 and 0.95
         ([[3.0, 2.9, 2.0, 2.0], [3.2, 3.3, 2.0, 2.0]], [1, 3]),  # 2 stands higher, but less surely than 1
         ([[1.0, 4.0, 2.0, 3.0], [4.0, 1.0, 3.0, 2.0]], [0, 0]),  # the members disagree on everything
         ([[2.0, 2.0, 2.0, 2.0], [2.0, 2.0, 2.0, 2.0]], [0, 0]),  # nothing to choose between
@@ -213,7 +214,7 @@ def test_ensemble_pairs_are_those_that_the_members_agree_on(log_root, cloned, en
     item_TC = torch.cat([batch.target_T[:, None], batch.rejected_TN], dim=1)
     with torch.no_grad():
         reward_KTC = reward.predictions(reward.states(batch), item_TC)
-    lower_TC, upper_TC = (reward_KTC.mean(0) + sign * 3 * reward_KTC.std(0) for sign in (-1, 1))
+    lower_TC, upper_TC = (reward_KTC.mean(0) + sign * 3 * reward_KTC.std(0, correction=0) for sign in (-1, 1))
     assert (lower_TC[:, 0] > upper_TC[:, 1]).all()
     assert 0 < few.share < many.share
     again = small.data_of(PairData, log_root, "tastes", pairs="ensemble", width=3.0, **paths)

@@ -88,6 +88,8 @@ def test_expected_rewards_come_from_the_reward_model(log_root, cloned, rewarded)
     data = small.data_of(PostTrainingData, log_root, "tastes", source="predicted", baseline="value", **paths)
     loaded = load_net(rewarded, "reward")
     reward, policy = loaded.net.eval(), load_net(cloned, "policy").net.eval()
+    assert policy.prior_strength > 0
+    policy.prior_strength = 0.0  # the start as it was cloned
     batch = small.batch_of(data, "train")
     self_influence_EF = torch.load(rewarded, weights_only=True)["self_influence"]
     predicted_T = reward.predict_trained(reward.states(batch), batch.target_T, self_influence_EF[batch.event_T])

@@ -180,7 +180,7 @@ def test_grpo(make, batch):
     module = make(GRPO, kl=0.2, cloning=0.5)
     loss, figures = module.surrogate(Drawn(OLD, NOW + math.log(2), REWARD), NOW, None, torch.tensor(3.0))
     pulled = 0.1 * 0.5 / (math.sqrt(0.5) + 1e-4) / 4
-    assert figures["kl"].item() == pytest.approx(1 - math.log(2))
+    assert figures["kl"].item() == pytest.approx(1.025 * (1 - math.log(2)))  # pi / old is 1.1 once, and else 1
     assert loss.item() == pytest.approx(-pulled + 0.2 * (1 - math.log(2)) + 0.5 * 3)
 
 
@@ -249,6 +249,25 @@ def test_kto_compares_with_an_event_half_a_batch_away(make, batch):
     assert z > 0.1  # so that it tells which events are compared with
     cost_T = torch.where(sign_T > 0, 3.0, 1.0) * (1 - (2 * sign_T * (own_T - z)).sigmoid())
     torch.testing.assert_close(module.loss(batch)[0], cost_T[sign_T != 0].mean())
+
+
+def test_kto_compares_with_no_event_of_the_same_user(make, data):
+    """One history has no other user's item, so z is 0; of a long one beside a short, some events have one."""
+    module = make(KTO, seed=6, beta=2.0, good=3.0)
+    one, two = (small.batch_of(data, "train", rows=rows) for rows in (1, 2))
+    own_T = log_ratio(module, one, one.target_T[:, None])[:, 0]
+    sign_T = one.advantage_T.sign()
+    loss, figures = module.loss(one)
+    cost_T = torch.where(sign_T > 0, 3.0, 1.0) * (1 - (2 * sign_T * own_T).sigmoid())
+    torch.testing.assert_close(loss, cost_T[sign_T != 0].mean())
+    assert figures["z"] == 0
+    few = two.keep((two.row_T == 0) | (torch.arange(len(two.row_T)) >= len(two.row_T) - 3))
+    half, row_T = len(few.row_T) // 2, few.row_T
+    away_T = row_T.roll(half) != row_T
+    assert 0 < away_T.sum() < len(away_T)
+    z_T = log_ratio(module, few, few.target_T.roll(half)[:, None])[away_T, 0]
+    assert z_T.mean() > 0.05
+    assert module.loss(few)[1]["z"].item() == pytest.approx(z_T.mean().item())
 
 
 def test_ipa_has_no_pair_where_one_item_is_shown(make, batch):

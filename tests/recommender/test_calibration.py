@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from recalign.errors import TrainingError
 from recalign.nn import LazyDecoder
 from recalign.recommender import (
     CalibratePrior,
@@ -148,6 +149,16 @@ def test_without_validation_events_of_users_a_there_is_no_prior(data, tmp_path):
     ):
         small.fit(module, data, tmp_path)
     assert module.policy.prior_strength == 0
+
+
+def test_a_policy_that_is_not_finite_does_not_get_into_the_checkpoint(data, tmp_path):
+    def poison(policy, *given):
+        policy.item_embedding.weight.data[1] = math.nan
+        return dict.fromkeys(given[-1], 0.1)
+
+    with patch.object(calibration, "ndcg_by_strength", poison), pytest.raises(TrainingError, match="item_embedding"):
+        cloned(data, tmp_path)
+    assert load_net(tmp_path / "best.ckpt", "policy").net.item_embedding.weight.isfinite().all()
 
 
 def test_the_end_of_the_range_is_a_warning(data, tmp_path):

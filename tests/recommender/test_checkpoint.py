@@ -9,7 +9,7 @@ import pytest
 import small
 import torch
 
-from recalign.errors import InputError
+from recalign.errors import InputError, TrainingError
 from recalign.nn import HSTU, LazyDecoder, Pooled, SASRec
 from recalign.posttrain import PostTrainingData, WeightedSFT
 from recalign.recommender import CodePolicy, Recommender, RecommenderData, SequencePolicy
@@ -20,6 +20,7 @@ from recalign.recommender.checkpoint import (
     load_weights,
     read_checkpoint,
     recipe,
+    write_checkpoint,
 )
 from recalign.reward import RewardData, RewardEnsemble, RewardModel
 
@@ -49,6 +50,15 @@ def test_a_recipe_makes_the_same_network(encoder, make, tmp_path):
     assert {k: v.shape for k, v in again.state_dict().items()} == {k: v.shape for k, v in net.state_dict().items()}
     load_weights(again, net.state_dict(), where="here")
     assert all(v.equal(net.state_dict()[k]) for k, v in again.state_dict().items())
+
+
+@pytest.mark.parametrize("part", ["state_dict", "current_model_state"])
+def test_weights_that_are_not_finite_are_not_written_be_they_averaged_or_trained(tmp_path, part):
+    good = {"state_dict": {"bias": torch.zeros(2)}, "current_model_state": {"bias": torch.ones(2)}, "epoch": 1}
+    write_checkpoint(good, tmp_path / "it.ckpt")
+    with pytest.raises(TrainingError, match=r"NaN or infinite: bias; it\.ckpt is not written"):
+        write_checkpoint({**good, part: {"bias": torch.tensor([0.0, torch.nan])}}, tmp_path / "it.ckpt")
+    assert read_checkpoint(tmp_path / "it.ckpt")["epoch"] == 1
 
 
 def test_a_checkpoint_does_not_call_what_it_likes(tmp_path):

@@ -134,7 +134,7 @@ def test_a_full_disk_is_named_and_the_old_checkpoint_stays(monkeypatch: pytest.M
     fit("--trainer.max_epochs", "1")
     good = RUN.last.read_bytes()
     with monkeypatch.context() as patch:
-        patch.setattr("recalign.stage.checkpoint.torch.save", full)
+        patch.setattr("recalign.recommender.checkpoint.torch.save", full)
         message = complaint("--trainer.max_epochs=2", "--ckpt_path=last")
     assert f"{RUN.checkpoints.resolve()}/" in message
     assert "No space left on device (disk mounted at /" in message

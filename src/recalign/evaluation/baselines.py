@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from recalign.recommender.policy import Policy
-from recalign.reward import RewardEnsemble
+from recalign.reward import RewardEnsemble, member_deviation
 from recalign.sequences import Batch, Sequences
 
 
@@ -50,7 +50,7 @@ class ItemScores(nn.Module):
 
 
 class LowerBound(nn.Module):
-    """A reward ensemble's lower confidence bound: its mean less a multiple of its members' standard deviation."""
+    """A reward ensemble's lower confidence bound: its mean less a multiple of its `member_deviation`."""
 
     def __init__(self, reward: RewardEnsemble, spread: float) -> None:
         super().__init__()
@@ -61,9 +61,7 @@ class LowerBound(nn.Module):
 
     def predict(self, states: Tensor) -> Tensor:
         reward_KTV = self.reward.predictions(states)
-        mean_TV = reward_KTV.mean(dim=0)
-        deviation_TV = (reward_KTV - mean_TV).square().mean(dim=0).sqrt()  # a fifth of the time of torch.std
-        return mean_TV - self.spread * deviation_TV
+        return reward_KTV.mean(dim=0) - self.spread * member_deviation(reward_KTV)
 
 
 Scores = RewardEnsemble | ItemScores | LowerBound

@@ -58,13 +58,20 @@ def clipped_surrogate(
     return -torch.minimum(free_TS, bound_TS).mean(), figures
 
 
-def kl_estimate(logp_TS: Tensor, start_TS: Tensor) -> Tensor:
-    """mean(e^d - d - 1), d = log start(a | s) - log pi(a | s): KL(pi || start) from items drawn from pi, a scalar.
+def kl_to_start(logp_TS: Tensor, old_TS: Tensor, start_TS: Tensor) -> tuple[Tensor, Tensor]:
+    """GRPO's penalty mean(e^d - d - 1), d = log start(a | s) - log pi(a | s), and an estimate of KL(pi || start).
 
-    Never negative, and unbiased (the third estimator of J. Schulman's note on approximating KL divergence, 2020).
+    The penalty is the third estimator of J. Schulman's note on approximating KL divergence (2020), never negative. Its
+    mean is the KL only over items drawn from pi itself, as in the first step of a round, and even there its gradient is
+    that of KL(start || pi). Published GRPO takes it as it is at every step, and so does the loss here. The estimate
+    weights each item by pi / old, old being the policy that drew it: unbiased at every step, no gradient.
+
+    Returns:
+        Two scalars.
     """
     d_TS = start_TS.detach() - logp_TS
-    return (d_TS.exp() - d_TS - 1).mean()
+    gap_TS = d_TS.exp() - d_TS - 1
+    return gap_TS.mean(), ((logp_TS - old_TS).exp() * gap_TS).mean().detach()
 
 
 WRITTEN = 5
@@ -88,7 +95,7 @@ class SampledActions(OnlineTraining):
         beam: take the most probable of them under ``old``, each once, instead of drawing; needs ``kl`` 0, which is
             estimated from draws.
         clip: eps: a ratio pi / old gains nothing beyond 1 +- eps.
-        kl: weight of the KL to the start, in standard deviations of the reward a nat.
+        kl: weight of the KL to the start (GRPO: `kl_to_start`), in standard deviations of the reward a nat.
         refresh: optimiser steps of a round; 1: pi = old at every step, and nothing is clipped.
         lr: AdamW's learning rate of the policy.
         **online: arguments of `OnlineTraining`.
@@ -185,7 +192,8 @@ class GRPO(SampledActions):
     format reward too, for a policy that may write codes that no item has: of the ids that ``old`` finds most probable,
     5 random ones of each state have advantage 1 if they are legal; the others are dropped.
 
-    Logs ``sampled/{clipped,ratio}`` (`clipped_surrogate`) and ``sampled/kl``, the estimated KL; with a format reward
+    Logs ``sampled/{clipped,ratio}`` (`clipped_surrogate`) and ``sampled/kl``, the estimated KL among
+    the candidates (`kl_to_start`); with a format reward
     ``sampled/legal``, the share of legal ids among the 5.
 
     Args:
@@ -249,5 +257,5 @@ class GRPO(SampledActions):
     def surrogate(self, drawn: Drawn, logp_TS: Tensor, state: State, nll: Tensor) -> tuple[Tensor, Figures]:
         advantage_TS = group_advantages(drawn.reward_TS)
         loss, figures = clipped_surrogate(logp_TS, drawn.old_TS, advantage_TS, self.clip, self.early)
-        kl = kl_estimate(logp_TS, drawn.start_TS)
-        return loss + self.kl * kl + self.cloning * nll, {**figures, "kl": kl.detach()}
+        penalty, kl = kl_to_start(logp_TS, drawn.old_TS, drawn.start_TS)
+        return loss + self.kl * penalty + self.cloning * nll, {**figures, "kl": kl}

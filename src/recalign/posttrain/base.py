@@ -115,10 +115,7 @@ class PostTraining(PolicyModule):
         return loss
 
     def without_item_prior(self) -> AbstractContextManager[None]:
-        """Switch off the item prior of every policy in the loss.
-
-        It was chosen on validation, after cloning, and only helps on held-out events: training would first undo it.
-        """
+        """Switch off the item prior of every policy in the loss; `recalign.recommender.prior` says why."""
         return without_prior(self.policy, self.reference)
 
     def advantages(self, batch: Batch) -> Tensor:

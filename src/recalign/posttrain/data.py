@@ -52,6 +52,8 @@ class UpstreamData(RewardData):
     def network(self, name: str, needed_by: str) -> Loaded:
         """Load the ``policy`` or the ``reward`` model, check its catalogue and reward, and set evaluation mode.
 
+        The policy is as it was cloned, without an item prior, as in every loss (`recalign.recommender.prior`).
+
         Raises:
             InputError: the network cannot be loaded or does not fit the data; says what it is `needed_by`.
         """
@@ -59,6 +61,8 @@ class UpstreamData(RewardData):
         loaded = load_or_copy(path, given, name, where=where, needed_by=needed_by)
         loaded.check(self)
         loaded.net.eval()
+        if name == "policy":
+            loaded.net.prior_strength = 0.0
         return loaded
 
 
@@ -209,7 +213,7 @@ def predicted_rewards(reward: RewardEnsemble, self_influence_EF: Tensor, batches
 def state_values(
     policy: Policy, reward: RewardEnsemble, batches: Iterable[Batch], rows: int, soft: float | None
 ) -> Tensor:
-    """State value under the starting policy before every target.
+    """State value under a policy, the start without its item prior, before every target.
 
     V(s) = E_{a ~ pi}[r(s, a)], or with ``soft`` = lambda, V(s) = lambda log E_{a ~ pi}[exp(r(s, a) / lambda)], the log
     normaliser of the exponential tilt: pi exp((r - V) / lambda) sums to 1.

@@ -70,11 +70,11 @@ def kto(
     """L = mean of lambda (1 - sigma(+-beta (Delta - z))): Kahneman-Tversky optimisation (arXiv 2402.01306).
 
     Each item is labelled good (+) or bad (-); there are no pairs. The reference point z is the mean Delta of
-    mismatched items, at least 0, as in TRL's `kto_trainer.py`.
+    mismatched items, at least 0, as in TRL's `kto_trainer.py`; 0 where there are none.
 
     Args:
         ratio_T: Delta of the logged item.
-        mismatched_T: Delta of an item of another event; no gradient flows through it.
+        mismatched_T: Delta of another user's item, NaN where there is none; no gradient flows through it.
         advantage_T: above 0: good; below 0: bad; 0 or NaN: ignored.
         beta: how fast the value of an item saturates.
         good, bad: lambda of good and of bad items.
@@ -85,7 +85,7 @@ def kto(
         those that are good; ``z``; ``margins``, how far each item is on its own side of z, NaN where it has none.
     """
     sign_T = advantage_T.nan_to_num().sign()
-    z = mismatched_T.detach().mean().clamp(min=0)
+    z = mismatched_T.detach().nanmean().nan_to_num().clamp(min=0)
     lambda_T = torch.where(sign_T > 0, good, bad) * sign_T.abs()
     count = sign_T.abs().sum().clamp(min=1)
     loss = (lambda_T * (1 - (beta * sign_T * (ratio_T - z)).sigmoid())).sum() / count
@@ -173,10 +173,10 @@ class KTO(PostTraining):
         self.beta, self.good, self.bad = beta, good, bad
 
     def loss(self, batch: Batch) -> tuple[Tensor, Figures]:
-        all_T = gathered(batch.target_T)
+        all_T, user_T = gathered(batch.target_T), gathered(batch.user_B[batch.row_T])
+        half = len(all_T) // 2  # half a batch away is another user's item, unless one user has more than that
         own = own_rows(len(batch.target_T), batch.target_T.device)
-        mismatched_T = all_T.roll(len(all_T) // 2)[own]  # half a batch away: another user's item
-        item_TC = torch.stack([batch.target_T, mismatched_T], dim=1)
-        ratio_TC = gathered(self.log_ratios(batch, item_TC, self.reference))
-        advantage_T = gathered(self.advantages(batch))
-        return kto(ratio_TC[:, 0], ratio_TC[:, 1], advantage_T, self.beta, self.good, self.bad)
+        item_TC = torch.stack([batch.target_T, all_T.roll(half)[own]], dim=1)
+        ratio_T, other_T = gathered(self.log_ratios(batch, item_TC, self.reference)).unbind(dim=1)
+        mismatched_T = other_T.where(user_T.roll(half) != user_T, torch.nan)
+        return kto(ratio_T, mismatched_T, gathered(self.advantages(batch)), self.beta, self.good, self.bad)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from recalign.errors import InputError
 from recalign.posttrain.data import UpstreamData
-from recalign.reward import RewardEnsemble
+from recalign.reward import RewardEnsemble, member_deviation
 from recalign.sequences import Windows
 from recalign.sequences.splits import TRAIN
 
@@ -237,7 +237,7 @@ def disjoint_interval_pairs(
 ) -> Tensor:
     """Pair candidates whose reward intervals under an ensemble do not overlap.
 
-    An interval is the mean over the members +- ``width`` standard deviations between them. The winner has the highest
+    An interval is the mean over the members +- ``width`` times their `member_deviation`. The winner has the highest
     lower bound, the losers have the lowest upper bounds. A pair is kept if LB(winner) > UB(loser) for every loser.
 
     This is the rejection sampling for DPO and IPO of the A-SFT post (Netflix TechBlog, October 2025). The post's
@@ -246,7 +246,7 @@ def disjoint_interval_pairs(
     Returns:
         int64 (T, 1 + N), 0 where there is no pair.
     """
-    mean_TC, half_TC = reward_KTC.mean(dim=0), width * reward_KTC.std(dim=0)
+    mean_TC, half_TC = reward_KTC.mean(dim=0), width * member_deviation(reward_KTC)
     lower_TC = (mean_TC - half_TC).masked_fill(excluded_TC, -torch.inf)
     upper_TC = (mean_TC + half_TC).masked_fill(excluded_TC, torch.inf)
     low_T1, best_T1 = lower_TC.max(dim=1, keepdim=True)

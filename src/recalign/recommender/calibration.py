@@ -8,14 +8,12 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
 from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
-from recalign.files import replacing
 from recalign.processes import agreed
-from recalign.recommender.checkpoint import load_net, read_checkpoint
+from recalign.recommender.checkpoint import load_net, read_checkpoint, write_checkpoint
 from recalign.recommender.interpolation import ndcg_by_strength
 from recalign.recommender.policy import Policy
 
@@ -97,8 +95,7 @@ def _rewrite(path: Path, policy: Policy, facts: dict[str, float]) -> None:
     checkpoint = read_checkpoint(path)
     checkpoint["state_dict"] |= {f"policy.{name}": value for name, value in policy.state_dict().items()}
     checkpoint["facts"]["prior"] = facts
-    with replacing(path) as temporary:
-        torch.save(checkpoint, temporary)
+    write_checkpoint(checkpoint, path)
 
 
 def _best(found: dict[float, float]) -> float:

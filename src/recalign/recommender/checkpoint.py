@@ -21,8 +21,8 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
-from recalign.errors import InputError
-from recalign.files import is_recorded
+from recalign.errors import InputError, TrainingError
+from recalign.files import is_recorded, replacing
 from recalign.nn import Recorded
 from recalign.recommender.policy import Policy
 from recalign.sequences import EventDataModule, UserCohort
@@ -88,6 +88,23 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             where=str(path),
             remedy="run its stage again, or use another checkpoint",
         ) from error
+
+
+def write_checkpoint(checkpoint: Mapping[str, Any], path: str | Path) -> None:
+    """Write a checkpoint beside its target, sync it, rename it.
+
+    Raises:
+        TrainingError: weights are not finite, those of the ``state_dict`` or those that training goes on from; nothing
+            is written.
+    """
+    weights = (part for part in checkpoint.values() if isinstance(part, Mapping))
+    if bad := dict.fromkeys(name for part in weights for name in not_finite(part)):
+        raise TrainingError(
+            f"weights are NaN or infinite: {', '.join(list(bad)[:3])}; {Path(path).name.lstrip('.')} is not written\n"
+            "  -> lower the learning rate, clip gradients (--trainer.gradient_clip_val 1), or train in fp32"
+        )
+    with replacing(Path(path)) as temporary, open(temporary, "wb") as file:
+        torch.save(checkpoint, file)
 
 
 def _refuse_altered(path: Path) -> None:

@@ -4,7 +4,7 @@ from recalign.reward.data import RewardData
 from recalign.reward.heads import Head, MeanHead, OrdinalHead, QuantileHead
 from recalign.reward.judge import Judge
 from recalign.reward.module import RewardModel
-from recalign.reward.net import RewardEnsemble, RewardNet
+from recalign.reward.net import RewardEnsemble, RewardNet, member_deviation
 from recalign.reward.trust import Trust
 
 __all__ = [
@@ -18,4 +18,5 @@ __all__ = [
     "RewardModel",
     "RewardNet",
     "Trust",
+    "member_deviation",
 ]

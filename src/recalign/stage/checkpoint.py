@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, WeightAveraging
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
@@ -14,11 +13,11 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from recalign.errors import InputError, TrainingError
-from recalign.files import rename, replacing
+from recalign.errors import InputError
+from recalign.files import rename
 from recalign.keys import leaves, short
 from recalign.posttrain.keep import KeepRanking
-from recalign.recommender.checkpoint import OTHER_VERSION, not_finite, prior_names, read_checkpoint
+from recalign.recommender.checkpoint import OTHER_VERSION, prior_names, read_checkpoint, write_checkpoint
 from recalign.stage.folder import RunFolder
 from recalign.stage.loggers import CSVLog
 from recalign.stage.private import CLASS_PATH, TRAINED_WEIGHTS, validates_now
@@ -136,19 +135,13 @@ class RunCheckpoint(ModelCheckpoint):
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
-    """Write a checkpoint beside its target, sync it, rename it. Refuse weights that are not finite.
+    """Write checkpoints by `write_checkpoint`: whole or not at all, and none whose weights are not finite.
 
     Lightning writes to the temporary folder and copies from there; on another file system the copy may be cut short.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        if bad := not_finite(checkpoint["state_dict"] | checkpoint.get(TRAINED_WEIGHTS, {})):
-            raise TrainingError(
-                f"weights are NaN or infinite: {', '.join(bad[:3])}; {Path(path).name.lstrip('.')} is not written\n"
-                "  -> lower the learning rate, clip gradients (--trainer.gradient_clip_val 1), or train in fp32"
-            )
-        with replacing(Path(path)) as temporary, open(temporary, "wb") as file:
-            torch.save(checkpoint, file)
+        write_checkpoint(checkpoint, path)
 
 
 def find_checkpoint(given: str | None, folder: RunFolder, command: str) -> Path | None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import polars as pl
 import torch
 
-from recalign.reward.net import RewardEnsemble
+from recalign.reward.net import RewardEnsemble, member_deviation
 from recalign.sequences import Batch
 
 NEXT = 10
@@ -19,8 +19,8 @@ def predict(reward: RewardEnsemble, batches: Iterable[Batch]) -> pl.DataFrame:
     """Predict what `recalign.reward.trust.report` needs.
 
     Returns:
-        A row an event with a reward and a known item: ``event``; ``model``, the prediction; ``spread``, the members'
-        standard deviation; ``ahead``, predictions for the items of the user's next `NEXT` such events less that for
+        A row an event with a reward and a known item: ``event``; ``model``, the prediction; ``spread``, the
+        `member_deviation`; ``ahead``, predictions for the items of the user's next `NEXT` such events less that for
         this event's own, all from the history before this event; nan where the window has no such event.
     """
     parts = []
@@ -31,8 +31,7 @@ def predict(reward: RewardEnsemble, batches: Iterable[Batch]) -> pl.DataFrame:
         index_NC = index_N[:, None] + torch.arange(NEXT + 1, device=item_N.device)
         inside_NC, index_NC = index_NC < len(item_N), index_NC.clamp(max=len(item_N) - 1)
         predicted_KNC = reward.predictions(state_KNS, item_N[index_NC])
-        predicted_NC = predicted_KNC.mean(dim=0)
-        spread_N = (predicted_KNC[..., 0] - predicted_NC[:, 0]).square().mean(dim=0).sqrt()  # std warns if N is 0
+        predicted_NC, spread_N = predicted_KNC.mean(dim=0), member_deviation(predicted_KNC[..., 0])
         same_NC = inside_NC & (row_N[index_NC] == row_N[:, None])
         ahead_NC = (predicted_NC - predicted_NC[:, :1]).where(same_NC, torch.nan)[:, 1:]
         parts.append((batch.event_T[rated_T], predicted_NC[:, 0].float(), spread_N.float(), ahead_NC.float()))
