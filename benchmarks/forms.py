@@ -136,7 +136,7 @@ def of_seed(
     figures = dict(zip(runs, valued(plan, places, base, data), strict=True))
     start = figures["start"]
     for each in figures.values():
-        each["kept"] = each["all/ndcg@10"] / start["all/ndcg@10"]
+        each["kept"] = each["policy/kept"]
         each |= {f"diff_start/{metric}": each[metric] - start[metric] for metric in GAINS if metric in each}
     return figures
 

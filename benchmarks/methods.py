@@ -29,7 +29,7 @@ from recalign.evaluation import comparison
 from recalign.evaluation.comparison import ALL, HIGH, VALUE
 from recalign.evaluation.comparison_table import ComparisonTable
 from recalign.evaluation.roles import Roles
-from recalign.recommender.interpolation import KEEP, TOLERANCE
+from recalign.recommender.interpolation import REACHES
 
 CHAINS = Path(__file__).parents[1] / "conf" / "chain"
 FILES = {path.stem.removesuffix("-methods"): path for path in CHAINS.glob("*-methods.yaml")}
@@ -41,7 +41,7 @@ WORLDS: dict[str, dict[str, float]] = {
     "confounded": {"circumstance": 1.5, "confounding": 2.0},  # rewards are due to when an item was met
 }
 POLICIES = {"hstu": "recommender", "onerec": "recommender-onerec"}
-KEPT = "policy/kept"
+KEPT, REACH = "policy/kept", "policy/reach"
 COLUMNS = {
     ALL: ALL,
     HIGH: HIGH,
@@ -55,6 +55,7 @@ COLUMNS = {
     "tail/high/ndcg@10": "tail: high/ndcg@10",
     "tail/value/judge@10": "tail: judges' value",
     KEPT: "kept on validation",
+    f"{KEPT}_se": "its standard error",
 }
 COMPARED = (ALL, HIGH, VALUE, "value/true@10")
 DIFFERENCES = {f"holm_best_bc/{metric}": metric for metric in COMPARED}
@@ -119,7 +120,7 @@ def report(folder: Path, log: str, label: str | None = None) -> None:
         [
             f"{log}, test, {commit()}: mean and 95 % interval over users and seeds",
             markdown(rows, columns),
-            "\n".join(prices(rows)),
+            "\n".join(prices(frame)),
             "Against the better of start and bc, interval corrected by Holm:",
             compared[0],
             "Less A-SFT's, interval corrected by Holm:",
@@ -133,12 +134,15 @@ def report(folder: Path, log: str, label: str | None = None) -> None:
     print(f"\n{text}\n{save(beside_other_logs(rows, 'methods'), 'methods')}\n{save_text(text, name)}")
 
 
-def prices(rows: pl.DataFrame) -> list[str]:
-    """Which rows kept more than the price asks for, and which have no ray on which to pay it, as lines."""
-    kept = dict(rows.filter(metric=KEPT).select("row", "mean").iter_rows())
-    above = [f"`{row}` ({share:.3f})" for row, share in kept.items() if share > KEEP + TOLERANCE and row != "start"]
-    without = [f"`{row}`" for row in rows["row"].unique(maintain_order=True) if row not in kept]
-    found = {"Price not reached": above, "Unpriced": without}
+def prices(frame: pl.DataFrame) -> list[str]:
+    """Which rows ended at the last reach, with how many of their seeds, and which searched no price, as lines."""
+    reach = frame.filter((pl.col("metric") == REACH) & (pl.col("seed") != "all"))
+    seeds = reach.group_by("method", maintain_order=True).agg(
+        at_end=(pl.col("value") == REACHES[-1]).sum(), of=pl.len()
+    )
+    beyond = [f"`{row}` ({at_end} of {of} seeds)" for row, at_end, of in seeds.iter_rows() if at_end]
+    without = [row for row in frame["method"].unique(maintain_order=True) if row not in {"start", *seeds["method"]}]
+    found = {"Price not reached": beyond, "Unpriced": [f"`{row}`" for row in without]}
     return [f"- {what}: {', '.join(names)}" for what, names in found.items() if names]
 
 

@@ -60,7 +60,7 @@ def of_seed(plan: Plan, seed: int, world: World | None, families: Iterable[Famil
             cells[name, reach] = place, replace(trained, checkpoint=at_reach(trained, base.start, reach, place))
     figures = dict(zip(cells, valued(plan, dict(cells.values()), base, data), strict=True))
     for each in figures.values():
-        each[KEPT] = each["all/ndcg@10"] / figures[START]["all/ndcg@10"]
+        each[KEPT] = each["policy/kept"]
     return figures
 
 

@@ -9,10 +9,13 @@ sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 from methods import prices
 
 
-def test_a_row_without_a_ray_and_one_above_the_price_are_named():
-    kept = {"start": 1.0, "rerank": 0.971, "bc": 0.99, "asft": 0.9751}
-    rows = [(row, "policy/kept", share) for row, share in kept.items()]
-    rows += [(row, "all/ndcg@10", 0.1) for row in ("popularity", *kept)]
-    table = pl.DataFrame(rows, schema=["row", "metric", "mean"], orient="row")
-    assert prices(table) == ["- Price not reached: `bc` (0.990), `asft` (0.975)", "- Unpriced: `popularity`"]
-    assert prices(table.filter(pl.col("row").is_in(["start", "rerank"]))) == []
+def test_a_row_without_a_ray_and_one_that_ended_before_the_price_are_named():
+    """However much is kept: a row may keep more because few events tell, and is at the price all the same."""
+    reaches = {"rerank": (0.3, 4.0), "bc": (4.0, 4.0), "asft": (0.5, 0.6)}
+    rows = [(row, str(seed), "policy/reach", at) for row, both in reaches.items() for seed, at in enumerate(both)]
+    rows += [(row, "all", "policy/reach", sum(both) / 2) for row, both in reaches.items()]
+    rows += [(row, "all", "policy/kept", 0.99) for row in ("popularity", "start", *reaches)]
+    table = pl.DataFrame(rows, schema=["method", "seed", "metric", "value"], orient="row")
+    found = ["- Price not reached: `rerank` (1 of 2 seeds), `bc` (2 of 2 seeds)", "- Unpriced: `popularity`"]
+    assert prices(table) == found
+    assert prices(table.filter(pl.col("method").is_in(["start", "asft"]))) == []

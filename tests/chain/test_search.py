@@ -69,9 +69,8 @@ def test_every_method_has_as_many_trials_and_one_choice(first: tuple[Path, tiny.
     found = pl.read_csv(folder / RUNS / "search.csv")
     by_method = found.group_by("method").agg(pl.len(), pl.col("chosen", "chosen_by_high").sum())
     assert set(by_method.rows()) == {(method, 2, 1, 1) for method in ("bc", "asft")}
-    assert {"settings", "kept", "value/select_judge@10", "all/ndcg@10", "high/ndcg@10", "policy/kl"} <= set(
-        found.columns
-    )
+    figures = {"value/select_judge@10", "all/ndcg@10", "high/ndcg@10", "policy/kl", "policy/kept", "policy/reach"}
+    assert {"settings", *figures} <= set(found.columns)
     assert not list((folder / RUNS).glob("*/trials/*/*/evaluation"))  # no trial was looked at on the test
     assert {path.parent.name for path in (folder / RUNS).glob("*/trials/*/seed-*")} == {"trial-0", "trial-1"}
     assert not list((folder / RUNS).glob("*/trials/*/seed-4"))
@@ -99,6 +98,7 @@ def test_a_trained_policy_is_reranked_no_further_than_the_price(first: tuple[Pat
         assert 0 < alone["policy/strength"] <= 4
         assert served["policy/strength"] <= 4 * alone["policy/strength"]
         assert min(alone["policy/kept"], served["policy/kept"]) >= 0.97
+        assert alone["policy/kept_se"] > 0 < alone["policy/reach"] <= 4
         assert served["cost/steps"] > 0
 
 
@@ -206,7 +206,7 @@ def test_a_trial_that_cannot_be_trained_is_not_chosen(again: Path):
     )
     tried = pl.read_csv(again / RUNS / "search.csv").filter(method="asft")
     assert tried["chosen"].to_list() == tried["chosen_by_high"].to_list() == [True, False]
-    assert tried["kept"].is_null().to_list() == [False, True]
+    assert tried["policy/kept"].is_null().to_list() == [False, True]
 
 
 def test_a_method_of_which_no_trial_can_be_trained_ends_the_chain(again: Path, monkeypatch: pytest.MonkeyPatch):

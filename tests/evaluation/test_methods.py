@@ -16,14 +16,14 @@ from recalign.errors import InputError
 from recalign.evaluation.comparison import compare
 from recalign.evaluation.comparison_table import ComparisonTable
 from recalign.evaluation.methods import SAME_FOR_ALL, UNTRAINED, MethodRun, evaluate_methods
-from recalign.evaluation.reranking import RERANKED, interpolate
+from recalign.evaluation.reranking import RERANKED, Reranking, interpolate, scores_of
 from recalign.evaluation.roles import Roles
 from recalign.events import Log
-from recalign.metrics.rank import gain_ndcg
 from recalign.nn import Pooled
 from recalign.posttrain import PostTrainingData, WeightedSFT
 from recalign.posttrain.conditioned import ConditionedPolicy
 from recalign.recommender.checkpoint import load_net
+from recalign.recommender.interpolation import Retention, ndcg_by_user
 from recalign.reward import Judge, RewardData
 from recalign.sequences import UserCohort
 
@@ -91,12 +91,12 @@ def test_artefacts_are_those_that_comparisons_read(tmp_path, data, base, cells):
         assert (summary["method"], summary["seed"], summary["log"]) == (method, 3, "tastes")
         assert 0 < summary["coverage@10"] <= 1
         assert summary["cold_targets"] == 0
-        assert ("policy/kept" in summary) == (method not in SAME_FOR_ALL)
+        assert ("policy/kept" in summary) == ("policy/kept_se" in summary) == (method not in SAME_FOR_ALL)
     assert summary["cost/steps"] == 7
     start = pl.read_parquet(place(tmp_path, "start") / "test.parquet")
     assert start["kl"].abs().max() < 1e-6
     own = json.loads((place(tmp_path, "start") / "summary.json").read_text())
-    assert own["policy/kept"] == pytest.approx(1)
+    assert (own["policy/kept"], own["policy/kept_se"], "policy/reach" in own) == (1, 0, False)
     assert own["value_at_popularity"] == pytest.approx(0, abs=1e-6)
     reranked = pl.read_parquet(place(tmp_path, "rerank") / "test.parquet")
     assert reranked["train_rm@10"].mean() > start["train_rm@10"].mean() + 0.1
@@ -108,22 +108,37 @@ def test_artefacts_are_those_that_comparisons_read(tmp_path, data, base, cells):
 
 @pytest.mark.parametrize(("method", "strength"), [("rerank", -0.3), ("rerank_item_mean", -40.0)])
 def test_reranking_is_as_strong_as_it_may_be(tmp_path, data, base, method, strength):
-    cells = [
-        MethodRun("start", None, {}),
-        MethodRun(method, None, {}, strength=strength),
-    ]  # towards what users like least
-    ndcg = {}
+    run, summary = MethodRun(method, None, {}, strength=strength), {}  # towards what users like least
     for keep in (None, 0.9):
-        evaluate_methods(tmp_path, 3, [replace(cell, keep=keep) for cell in cells], base, data, **HOW)
-        for cell in cells:
-            rank = pl.read_parquet(tmp_path / cell.method / "seed-3/evaluation/validation.parquet")["rank"]
-            ndcg[cell.method, keep] = gain_ndcg(rank.to_numpy(), 10).mean()
-    start = ndcg["start", None]
-    assert start == ndcg["start", 0.9]
-    assert ndcg[method, None] < 0.9 * start <= ndcg[method, 0.9] < start
-    summary = json.loads((tmp_path / method / "seed-3/evaluation/summary.json").read_text())
-    assert 0 < summary["policy/strength"] / strength < 1
-    assert summary["policy/kept"] == pytest.approx(ndcg[method, 0.9] / start, abs=1e-6)
+        evaluate_methods(tmp_path, 3, [replace(run, keep=keep)], base, data, **HOW)
+        summary[keep] = json.loads((tmp_path / method / "seed-3/evaluation/summary.json").read_text())
+    free, held = (Retention(one["policy/kept"], one["policy/kept_se"]) for one in summary.values())
+    assert held.enough(0.9)
+    assert not free.enough(0.9)
+    assert free.share < held.share < 1
+    assert "policy/reach" not in summary[None]
+    assert summary[0.9]["policy/strength"] / strength == pytest.approx(summary[0.9]["policy/reach"])
+    assert 0 < summary[0.9]["policy/reach"] < 1
+    assert measured_anew(summary[0.9], method, base, data) == pytest.approx([held.share, held.error])
+
+
+def measured_anew(summary, method, base, data):
+    """What a reranked row keeps on the validation events of all users, and the error, policy by policy."""
+    start, reward = load_net(base.start, "policy").net.eval(), load_net(base.reward, "reward").net.eval()
+    policy = Reranking(**summary["reranking"]["how"]).policy(start, None, scores_of(method, reward, data, 1.0))
+    batches = data.loader(data.windows("validation", "all"))
+    found = Retention.of(*(ndcg_by_user(one.eval(), batches, HOW["device"]) for one in (policy, start)))
+    return [found.share, found.error]
+
+
+def test_a_trained_row_says_how_far_it_went(tmp_path, data, base, asft):
+    checkpoint = torch.load(asft, weights_only=True)
+    for reach in (None, 4.0):
+        torch.save(checkpoint | {"facts": {**checkpoint["facts"], **({"reach": reach} if reach else {})}}, asft)
+        evaluate_methods(tmp_path / "runs", 3, [MethodRun("asft", asft, {})], base, data, **HOW)
+        summary = json.loads((place(tmp_path, "asft") / "summary.json").read_text())
+        assert summary.get("policy/reach") == reach
+        assert summary["policy/kept_se"] > 0
 
 
 def test_a_trained_policy_goes_back_with_its_reranking(tmp_path, data, base, asft):
@@ -131,24 +146,25 @@ def test_a_trained_policy_goes_back_with_its_reranking(tmp_path, data, base, asf
     weight = checkpoint["state_dict"]["policy.item_embedding.weight"]
     weight += 2 * weight.std() * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))  # too far
     torch.save(checkpoint, asft)
-    full = -0.3  # towards what users like least
+    full, kept = -0.3, {}  # towards what users like least
     cells = [
         *(MethodRun(method, None, {}, strength=full) for method in ("start", "rerank")),
         MethodRun("asft", asft, {}),
     ]
     cells.append(MethodRun("asft_rerank", asft, {"cost/steps": 7}, strength=full))
-    ndcg, value, strength = {}, {}, {}
+    value, strength = {}, {}
     for keep in (None, 0.9):
         evaluate_methods(tmp_path, 3, [replace(cell, keep=keep) for cell in cells], base, data, **HOW)
         for cell in cells:
             place, key = tmp_path / cell.method / "seed-3/evaluation", (cell.method, keep)
-            frame = pl.read_parquet(place / "validation.parquet")
-            ndcg[key] = gain_ndcg(frame["rank"].to_numpy(), 10).mean()
-            value[key] = frame["train_rm@10"].mean()
-            strength[key] = json.loads((place / "summary.json").read_text()).get("policy/strength")
+            summary = json.loads((place / "summary.json").read_text())
+            value[key] = pl.read_parquet(place / "validation.parquet")["train_rm@10"].mean()
+            strength[key] = summary.get("policy/strength")
+            kept[key] = Retention(summary["policy/kept"], summary["policy/kept_se"])
     assert strength["asft_rerank", None] == strength["rerank", None] == full
     assert value["asft_rerank", None] < value["asft", None]
-    assert ndcg["asft_rerank", None] < 0.9 * ndcg["start", None] <= ndcg["asft_rerank", 0.9]
+    assert kept["asft_rerank", 0.9].enough(0.9)
+    assert not kept["asft_rerank", None].enough(0.9)
     assert full < strength["rerank", 0.9] < strength["asft_rerank", 0.9] < 0
 
 

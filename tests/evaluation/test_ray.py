@@ -13,7 +13,7 @@ from recalign.evaluation.baselines import ItemScores, LowerBound, Rerank, log_co
 from recalign.evaluation.ray import ValidationRanking
 from recalign.evaluation.reranking import interpolate
 from recalign.recommender.checkpoint import load_net
-from recalign.recommender.interpolation import ndcg
+from recalign.recommender.interpolation import ndcg_by_user
 from recalign.reward import RewardData
 
 CPU = torch.device("cpu")
@@ -31,14 +31,15 @@ def test_it_is_the_ndcg_of_each_policy_alone(data, cloned, rewarded, monkeypatch
     start, reward = load_net(cloned, "policy").net, load_net(rewarded, "reward").net
     trained = copy.deepcopy(start)
     torch.nn.init.normal_(trained.item_embedding.weight)
-    ranking, loader = ValidationRanking(start, data, CPU), data.loader(data.windows("validation", "A"))
+    ranking, loader = ValidationRanking(start, data, CPU), data.loader(data.windows("validation", "all"))
     for scores in (reward, LowerBound(reward, 2.0), ItemScores(log_counts(data.sequences))):
         policies = [Rerank(start, scores, strength) for strength in STRENGTHS]
         policies += [Rerank(interpolate(start, trained, reach), scores, reach) for reach in (0.5, 1.0)]
-        expected = [ndcg(policy.eval(), loader, CPU) for policy in policies]
-        assert [ranking.ndcg(policy) for policy in policies] == expected
-        assert len(set(expected)) > 2
-    assert ranking.ndcg(start) == ndcg(start, loader, CPU)
+        expected = [ndcg_by_user(policy.eval(), loader, CPU).tolist() for policy in policies]
+        assert [ranking.ndcg_by_user(policy).tolist() for policy in policies] == expected
+        assert len({sum(one) for one in expected}) > 2
+        assert len(expected[0]) == data.sequences.num_users
+    assert ranking.ndcg_by_user(start).tolist() == ndcg_by_user(start, loader, CPU).tolist()
 
 
 def test_histories_are_read_once(data, cloned, rewarded, monkeypatch):
@@ -48,5 +49,5 @@ def test_histories_are_read_once(data, cloned, rewarded, monkeypatch):
         original = getattr(net, name)
         monkeypatch.setattr(net, name, lambda batch, of=original, name=name: (read.append(name), of(batch))[1])
     for strength in STRENGTHS:
-        ranking.ndcg(Rerank(start, reward, strength))
-    assert read.count("encode") == read.count("states") == len(data.loader(data.windows("validation", "A")))
+        ranking.ndcg_by_user(Rerank(start, reward, strength))
+    assert read.count("encode") == read.count("states") == len(data.loader(data.windows("validation", "all")))

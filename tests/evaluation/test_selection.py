@@ -17,21 +17,22 @@ from recalign.reward import RewardData
 HOW = {"device": torch.device("cpu"), "code": "code"}
 
 
-def trial(everything: float, value: float, high: float = 0.0) -> dict[str, float]:
-    return {ALL: everything, SELECT: value, HIGH: high}
+def trial(share: float, value: float, high: float = 0.0, error: float = 0.0) -> dict[str, float]:
+    return {"policy/kept": share, "policy/kept_se": error, SELECT: value, HIGH: high}
 
 
 @pytest.mark.parametrize(
     ("trials", "chosen"),
     [
-        ([trial(0.10, 3.0), trial(0.10, 4.0), trial(0.10, 3.5)], 1),
-        ([trial(0.10, 3.0), trial(0.0964, 4.0), trial(0.0966, 3.5)], 2),  # 97 % of 0.1, to within half a percent
-        ([trial(0.05, 3.0), trial(0.08, 2.0), trial(0.07, 9.0)], 1),  # nobody pays the price: the closest
-        ([trial(0.10, 4.0), trial(0.10, 4.0)], 0),
+        ([trial(1.0, 3.0), trial(1.0, 4.0), trial(1.0, 3.5)], 1),
+        ([trial(1.0, 3.0), trial(0.964, 4.0), trial(0.966, 3.5)], 2),  # 97 %, to within half a percent
+        ([trial(1.0, 3.0), trial(0.98, 4.0, error=0.03), trial(0.98, 3.5, error=0.01)], 2),  # one is not sure enough
+        ([trial(0.5, 3.0), trial(0.8, 2.0), trial(0.7, 9.0)], 1),  # nobody pays the price: the closest
+        ([trial(1.0, 4.0), trial(1.0, 4.0)], 0),
     ],
 )
 def test_the_best_value_at_the_price_is_chosen(trials, chosen):
-    assert choose(dict(enumerate(trials)), start=0.1, keep=0.97) == chosen
+    assert choose(dict(enumerate(trials)), keep=0.97) == chosen
 
 
 def test_the_other_rule_asks_for_rank_alone():
@@ -53,6 +54,7 @@ def test_settings_are_measured_once(log_root, base, tmp_path):
     weak, strong = validate(places, base, data, **HOW)
     assert strong[SELECT] > weak[SELECT] + 0.02
     assert strong["policy/kl"] > weak["policy/kl"] > 0
+    assert strong["policy/kept"] != weak["policy/kept"] > 0 < weak["policy/kept_se"]
     stamps = [(place / "validation.json").stat().st_mtime_ns for place in places]
     assert validate(places, base, data, **HOW) == [weak, strong]
     assert [(place / "validation.json").stat().st_mtime_ns for place in places] == stamps

@@ -8,6 +8,8 @@ import pytest
 import tiny
 import torch
 
+from recalign.recommender.interpolation import ALL_KEPT
+
 METHODS = [
     "ppo",
     "grpo",
@@ -48,7 +50,7 @@ def test_every_method_and_every_kind_of_pair_runs_through_the_command(chain):
 
 
 def test_a_run_that_was_interrupted_ends_as_one_that_was_not(chain, monkeypatch):
-    monkeypatch.setattr("recalign.posttrain.keep.reach_at_price", lambda kept, enough: (0.5, 1.0))
+    monkeypatch.setattr("recalign.posttrain.keep.reach_at_price", lambda kept, keep: (0.5, ALL_KEPT))
     folder, _ = chain
 
     def fit(name, epochs, *more):
@@ -65,6 +67,7 @@ def test_a_run_that_was_interrupted_ends_as_one_that_was_not(chain, monkeypatch)
     for state in ("state_dict", "current_model_state"):
         assert whole[state].keys() == broken[state].keys()
         assert all(torch.equal(whole[state][key], broken[state][key]) for key in whole[state])
+    assert whole["facts"]["reach"] == broken["facts"]["reach"] == 0.5
     assert any(
         not torch.equal(whole["state_dict"][key], whole["current_model_state"][key]) for key in whole["state_dict"]
     )

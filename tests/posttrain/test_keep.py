@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import numpy as np
 import polars as pl
 import pytest
 import small
@@ -20,7 +21,14 @@ from recalign.posttrain import PostTrainingData, ReturnConditioned, WeightedSFT
 from recalign.posttrain.keep import KeepRanking
 from recalign.recommender import PolynomialAveraging, Recommender, RecommenderData, SequencePolicy
 from recalign.recommender.checkpoint import load_net
-from recalign.recommender.interpolation import KEEP, REACHES, ndcg
+from recalign.recommender.interpolation import (
+    ALL_KEPT,
+    KEEP,
+    REACHES,
+    Retention,
+    ndcg_by_user,
+    price_batches,
+)
 
 FAR = 0.03  # a rate that leads far from the start
 
@@ -76,9 +84,8 @@ def trained(walks, cloned, folder, keep, kind=Unlearning, lr=FAR, epochs=2, call
 
 
 def kept(policy, start, data):
-    figures = (ndcg(p.eval(), data.loader(data.windows("validation")), torch.device("cpu")) for p in (policy, start))
-    now, then = figures
-    return now / then
+    figures = (ndcg_by_user(p.eval(), price_batches(data), torch.device("cpu")) for p in (policy, start))
+    return Retention.of(*figures)
 
 
 def test_a_policy_that_lost_its_ranking_goes_back(walks, cloned, tmp_path):
@@ -88,11 +95,14 @@ def test_a_policy_that_lost_its_ranking_goes_back(walks, cloned, tmp_path):
     assert 0 < reach < 1
     for now, first, end in zip(module.policy.parameters(), start.parameters(), last.steps[-1], strict=True):
         torch.testing.assert_close(now, torch.lerp(first, end, reach))
-    share = kept(module.policy, start, data)
-    assert share >= KEEP
-    assert module.trainer.callback_metrics["policy/kept"].item() == pytest.approx(share, abs=1e-6)
-    handed_over = load_net(small.saved(module, tmp_path / "last.ckpt"), "policy").net
-    assert kept(handed_over, start, data) == share
+    found, said = kept(module.policy, start, data), module.trainer.callback_metrics
+    assert found.enough(KEEP)
+    assert found.error > 0
+    assert said["policy/kept"].item() == pytest.approx(found.share, abs=1e-6)
+    assert said["policy/kept_se"].item() == pytest.approx(found.error, abs=1e-6)
+    handed_over = load_net(small.saved(module, tmp_path / "last.ckpt"), "policy")
+    assert kept(handed_over.net, start, data) == found
+    assert handed_over.facts["reach"] == pytest.approx(reach)
 
 
 def test_training_is_left_as_it_is(walks, cloned, tmp_path):
@@ -101,7 +111,7 @@ def test_training_is_left_as_it_is(walks, cloned, tmp_path):
     assert len(plain.steps) == len(held.steps) > 2
     for a, b in zip(plain.steps, held.steps, strict=True):
         assert all(torch.equal(one, other) for one, other in zip(a, b, strict=True))
-    assert kept(free.policy, load_net(cloned, "policy").net, data) < KEEP  # or the others would prove nothing
+    assert kept(free.policy, load_net(cloned, "policy").net, data).share < KEEP  # or the others would prove nothing
     assert [found is None for found in held.reaches] == [True, False]  # nothing but the last epoch is handed over
 
 
@@ -118,14 +128,14 @@ def test_a_step_that_could_afford_more_goes_beyond_its_weights(walks, cloned, tm
     start = load_net(cloned, "policy").net
     for now, first, end in zip(module.policy.parameters(), start.parameters(), last.steps[-1], strict=True):
         torch.testing.assert_close(now, first + 4 * (end - first))
-    assert kept(module.policy, start, data) > 0.5
+    assert kept(module.policy, start, data).enough(0.5)
 
 
 def test_a_policy_with_parts_of_its_own_goes_back_to_its_start(walks, cloned, tmp_path, monkeypatch):
-    monkeypatch.setattr("recalign.posttrain.keep.reach_at_price", lambda kept, enough: (0.0, 1.0))
+    monkeypatch.setattr("recalign.posttrain.keep.reach_at_price", lambda kept, keep: (0.0, ALL_KEPT))
     with pytest.warns(UserWarning, match="the checkpoint holds the start"):
         module, _, data = trained(walks, cloned, tmp_path, keep=KEEP, kind=ReturnConditioned)
-    assert kept(module.policy, load_net(cloned, "policy").net, data) == 1
+    assert kept(module.policy, load_net(cloned, "policy").net, data) == ALL_KEPT
 
 
 @pytest.mark.parametrize("stop", [{"max_steps": 2}, {"max_steps": 5}, {"check_val_every_n_epoch": 9}])
@@ -136,13 +146,20 @@ def test_what_was_not_validated_is_measured_all_the_same(walks, cloned, tmp_path
     reach = module.trainer.callback_metrics["policy/reach"].item()
     for now, first, end in zip(module.policy.parameters(), start.parameters(), last.steps[-1], strict=True):
         torch.testing.assert_close(now, torch.lerp(first, end, reach))
-    assert kept(module.policy, start, data) >= KEEP
-    assert module.trainer.callback_metrics["policy/kept"].item() == pytest.approx(kept(module.policy, start, data))
+    found = kept(module.policy, start, data)
+    assert found.enough(KEEP)
+    assert module.trainer.callback_metrics["policy/kept"].item() == pytest.approx(found.share)
 
 
 def test_what_is_validated_on_is_measured_on(walks, cloned, tmp_path, monkeypatch):
     data, counts = small.data_of(PostTrainingData, walks, "walks", batch_tokens=64), []
-    monkeypatch.setattr("recalign.posttrain.keep.ndcg", lambda _, batches, __: counts.append(len(list(batches))) or 0.5)
+    ranked = np.full(7, 0.5)
+
+    def measured(_, batches, __):
+        counts.append(len(list(batches)))
+        return ranked
+
+    monkeypatch.setattr("recalign.posttrain.keep.ndcg_by_user", measured)
     trainer = small.trainer_of(tmp_path, 1, limit_val_batches=2)
     trainer.fit(small.free(WeightedSFT, init_from=str(cloned), keep=KEEP), data)
     assert counts == [2] * (1 + len(REACHES))  # of the start and of the policy
@@ -161,7 +178,7 @@ def test_a_share_is_above_0_and_at_most_1(cloned, share):
 
 
 def test_a_start_that_ranks_nothing_holds_nobody_back(walks, cloned, tmp_path, monkeypatch):
-    monkeypatch.setattr("recalign.posttrain.keep.ndcg", lambda *_: 0.0)
+    monkeypatch.setattr("recalign.posttrain.keep.ndcg_by_user", lambda *_: np.zeros(7))
     module, last, _ = trained(walks, cloned, tmp_path, keep=KEEP)
     assert all(torch.equal(a, b) for a, b in zip(module.policy.parameters(), last.steps[-1], strict=True))
 

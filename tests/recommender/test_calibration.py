@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from contextlib import nullcontext
 from types import SimpleNamespace
 from unittest.mock import patch
@@ -54,18 +53,17 @@ def cloned(data, folder, epochs=2, ckpt_path=None, averaged=True, over="items", 
 
 def by_hand(policy, data, strengths):
     batch = small.batch_of(data, "validation")
-    in_a = torch.from_numpy(data.sequences.users_in("A"))[batch.user_B[batch.row_T]]
     found = {}
     for strength in strengths:
         policy.prior_strength = strength
-        rank_T = policy.ranks(policy.encode(batch), batch.target_T, batch.seen_N)[in_a]
+        rank_T = policy.ranks(policy.encode(batch), batch.target_T, batch.seen_N)
         gain_T = (rank_T > 0) * (rank_T <= 10) / (rank_T + 1.0).log2()
         found[strength] = gain_T.mean().item()
     return found
 
 
 @torch.no_grad()
-def test_the_best_checkpoint_gets_the_strength_that_ranks_users_a_best(data, tmp_path):
+def test_the_best_checkpoint_gets_the_strength_that_ranks_all_users_best(data, tmp_path):
     module = cloned(data, tmp_path)
     loaded = load_net(tmp_path / "best.ckpt", "policy")
     policy, facts = loaded.net.eval(), loaded.facts["prior"]
@@ -141,16 +139,6 @@ def test_what_is_not_validated_is_not_calibrated(data, tmp_path, never):
     assert module.policy.prior_strength == 0
 
 
-def test_without_validation_events_of_users_a_there_is_no_prior(data, tmp_path):
-    module = Recommender(data.num_items, small.encoder())
-    with (
-        patch.object(calibration, "ndcg_by_strength", lambda *given: dict.fromkeys(given[-1], math.nan)),
-        pytest.warns(UserWarning, match="no validation event is of users A"),
-    ):
-        small.fit(module, data, tmp_path)
-    assert module.policy.prior_strength == 0
-
-
 def test_a_policy_that_is_not_finite_does_not_get_into_the_checkpoint(data, tmp_path):
     def poison(policy, *given):
         policy.item_embedding.weight.data[1] = math.nan
@@ -204,7 +192,7 @@ def test_the_search_is_coarse_then_fine_and_finds_the_top(data, peak):
 
 def test_nothing_is_searched_where_every_item_is_as_common():
     even = SimpleNamespace(users_in=lambda users: None, item_counts=lambda users: np.full(5, 3))
-    data = SimpleNamespace(users="all", windows=lambda part, users: None, loader=lambda windows: [], sequences=even)
+    data = SimpleNamespace(users="all", windows=lambda part: None, loader=lambda windows: [], sequences=even)
     found, asked = searched(data, lambda strength: strength)
     assert (found["strength"], asked) == (0, [[0.0]])
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import math
 
+import numpy as np
 import pytest
 import small
 import torch
@@ -11,53 +13,126 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recalign.errors import InputError
+from recalign.metrics.bootstrap import CrossedBootstrap
 from recalign.metrics.rank import gain_ndcg
 from recalign.recommender import RecommenderData
 from recalign.recommender.checkpoint import load_net
-from recalign.recommender.interpolation import HALVINGS, REACHES, ndcg, reach_at_price, require_share
+from recalign.recommender.interpolation import (
+    ALL_KEPT,
+    HALVINGS,
+    MARGIN,
+    REACHES,
+    Retention,
+    Z,
+    ndcg_by_user,
+    price_batches,
+    reach_at_price,
+    require_share,
+)
+
+CPU = torch.device("cpu")
+
+
+def exactly(share):
+    """What is kept, known without an error."""
+    return Retention(share, 0.0)
 
 
 @given(lost=st.floats(0.0, 1.0), power=st.floats(0.5, 4.0), enough=st.floats(0.5, 1.0))
 def test_enough_is_kept_and_a_little_further_it_is_not(lost, power, enough):
     def kept(reach):
-        return 1 - lost * reach**power
+        return exactly(1 - lost * reach**power)
 
-    reach, share = reach_at_price(kept, enough)
-    assert share >= enough
-    assert share == (kept(reach) if reach else 1.0)
+    reach, found = reach_at_price(kept, enough)
+    assert found.share >= enough
+    assert found == (kept(reach) if reach else ALL_KEPT)
     if reach < REACHES[-1]:
         gap = next(b - a for a, b in zip((0.0, *REACHES), REACHES, strict=False) if b > reach)
-        assert kept(reach + gap / 2**HALVINGS) < enough
+        assert kept(reach + gap / 2**HALVINGS).share < enough
     else:
-        assert kept(REACHES[-1]) >= enough
+        assert kept(REACHES[-1]).share >= enough
 
 
-@given(st.lists(st.floats(0.9, 1.05), min_size=len(REACHES), max_size=len(REACHES)))
-def test_nothing_behind_the_first_fall_is_taken(shares):
-    """Whatever a ray keeps further out, and however it wavers."""
-    by_reach, asked = dict(zip(REACHES, shares, strict=True)), []
+retentions = st.builds(Retention, st.floats(0.9, 1.05), st.one_of(st.floats(0, 0.05), st.just(math.nan)))
+
+
+@given(st.lists(retentions, min_size=len(REACHES), max_size=len(REACHES)), retentions)
+def test_nothing_behind_the_first_fall_is_taken(at_reaches, between):
+    """Whatever a ray keeps further out, and however it wavers; what is taken is enough."""
+    by_reach, asked = dict(zip(REACHES, at_reaches, strict=True)), []
 
     def kept(reach):
         asked.append(reach)
-        return by_reach.get(reach, 0.0)
+        return by_reach.get(reach, between)
 
-    reach, share = reach_at_price(kept, 0.97)
-    falls = [at for at in REACHES if by_reach[at] < 0.97]
-    before = [at for at in REACHES if not falls or at < falls[0]]
-    assert reach == (before[-1] if before else 0.0)
-    assert share == by_reach.get(reach, 1.0)
+    reach, found = reach_at_price(kept, 0.97)
+    falls = [at for at in REACHES if not by_reach[at].enough(0.97)]
+    before = [0.0, *(at for at in REACHES if not falls or at < falls[0])]
+    assert found.share >= 0.97
+    assert found.share - Z * found.error >= 0.97 - MARGIN
+    assert found is (kept(reach) if reach else ALL_KEPT)
+    assert before[-1] <= reach < (falls[0] if falls else math.inf)
+    assert reach == before[-1] or between.enough(0.97)
     assert max(asked) == (falls[0] if falls else REACHES[-1])
-    assert len(asked) <= len(REACHES) + HALVINGS
+    assert len(asked) <= len(REACHES) + HALVINGS + 1
 
 
 def test_a_small_step_goes_beyond_its_end():
-    assert reach_at_price(lambda reach: 1 - 0.02 * reach, 0.97)[0] == 1.5
-    assert reach_at_price(lambda reach: 1 - 0.001 * reach, 0.97) == (4.0, 0.996)
+    assert reach_at_price(lambda reach: exactly(1 - 0.02 * reach), 0.97)[0] == 1.5
+    assert reach_at_price(lambda reach: exactly(1 - 0.001 * reach), 0.97) == (4.0, exactly(0.996))
 
 
 def test_what_is_no_number_is_too_far():
-    assert reach_at_price(lambda reach: float("nan") if reach > 1 else 1.0, 0.97)[0] == 1.0
-    assert reach_at_price(lambda _: float("nan"), 0.97) == (0.0, 1.0)
+    assert reach_at_price(lambda reach: exactly(math.nan if reach > 1 else 1.0), 0.97)[0] == 1.0
+    assert reach_at_price(lambda _: exactly(math.nan), 0.97) == (0.0, ALL_KEPT)
+    assert reach_at_price(lambda _: Retention(1.0, math.nan), 0.97) == (0.0, ALL_KEPT)
+
+
+def test_few_users_go_less_far_than_many_who_keep_as_much():
+    """Each user's loss is 2 % a unit of reach on average, with a spread that 20 users cannot average out."""
+    start_U = np.tile([0.5, 1.0, 1.5, 2.0], 5)
+    loss_U = 0.02 + 0.2 * np.tile([-1.0, 1.0], 10) * np.array([1, 1, -1, -1] * 5)
+    loss_U += 0.02 - (loss_U * start_U).sum() / start_U.sum()
+
+    def kept(reach, times):
+        return Retention.of(np.tile(start_U * (1 - reach * loss_U), times), np.tile(start_U, times))
+
+    (few, found), (many, _) = (reach_at_price(lambda reach, n=n: kept(reach, n), 0.97) for n in (1, 500))
+    assert kept(1.4, 1).share == pytest.approx(0.972)  # by its point alone, 1.5 would keep enough
+    assert 0 < few < 1
+    assert found.enough(0.97)
+    assert many == pytest.approx(1.5, abs=0.02)
+
+
+@pytest.mark.parametrize("users", [30, 300])
+def test_the_error_is_that_of_a_bootstrap_over_users(users):
+    rng = np.random.default_rng(users)
+    start_U = rng.gamma(1.0, 1.0, users) * (rng.random(users) < 0.7)
+    now_U = start_U * rng.uniform(0.7, 1.2, users) + rng.gamma(0.1, 0.3, users)
+    found = Retention.of(now_U, start_U)
+    drawn_D = CrossedBootstrap(users, draws=20_000).ratios(now_U[None], start_U[None])[1][:, 0]
+    assert found.share == now_U.sum() / start_U.sum()
+    assert found.error == pytest.approx(drawn_D.std(), rel=0.1 if users < 100 else 0.03)
+
+
+def test_the_error_by_hand():
+    found = Retention.of(np.array([1.0, 0.0, 2.0]), np.array([1.0, 1.0, 2.0]))
+    assert found.share == 0.75  # residuals .25, -.75, .5
+    assert found.error == pytest.approx(math.sqrt(3 / 2 * (0.0625 + 0.5625 + 0.25)) / 4)
+
+
+def test_of_one_user_nothing_is_sure_and_a_start_that_ranks_nothing_loses_nothing():
+    alone = Retention.of(np.ones(1), np.ones(1))
+    assert (alone.share, alone.enough(0.5)) == (1.0, False)
+    for users in (0, 1, 5):
+        assert Retention.of(np.zeros(users), np.zeros(users)) == ALL_KEPT
+
+
+def test_a_bound_just_within_the_margin_is_enough():
+    assert Retention(0.97, (MARGIN - 1e-9) / Z).enough(0.97)
+    assert not Retention(0.97, (MARGIN + 1e-6) / Z).enough(0.97)
+    assert not Retention(0.9699, 0.0).enough(0.97)
+    assert Retention(1.0, 0.03).enough(0.97)
 
 
 def test_the_ranking_is_that_of_all_targets(log_root, cloned):
@@ -66,9 +141,20 @@ def test_the_ranking_is_that_of_all_targets(log_root, cloned):
     batch = small.batch_of(data, "validation")
     with torch.no_grad():
         rank_T = policy.ranks(policy.encode(batch), batch.target_T, batch.seen_N)
-    found = ndcg(policy, data.loader(data.windows("validation")), torch.device("cpu"))
-    assert abs(found - gain_ndcg(rank_T, 10).mean().item()) < 1e-6
-    assert found > 0
+    gain_T, user_T = gain_ndcg(rank_T, 10), batch.user_B[batch.row_T]
+    found_U = ndcg_by_user(policy, data.loader(data.windows("validation")), CPU)
+    assert found_U == pytest.approx([gain_T[user_T == user].sum().item() for user in user_T.unique()], abs=1e-6)
+    assert found_U.sum() > 0
+
+
+def test_the_price_is_measured_on_all_users_and_on_as_many_batches_as_are_asked_for(log_root):
+    data = small.data_of(RecommenderData, log_root, "tastes", batch_tokens=64)
+    everybody = [batch.user_B for batch in price_batches(data)]
+    assert data.users == "A"
+    assert set(torch.cat(everybody).tolist()) == set(range(data.sequences.num_users))
+    for limit, batches in ((1.0, len(everybody)), (0.5, len(everybody) // 2), (2, 2), (10**6, len(everybody))):
+        assert len(list(price_batches(data, limit))) == batches
+    assert ndcg_by_user(None, [], CPU).shape == (0,)
 
 
 def test_reaches_rise_and_never_more_than_double():
@@ -80,8 +166,8 @@ def test_reaches_rise_and_never_more_than_double():
 
 
 def test_what_is_just_enough_is_enough():
-    assert reach_at_price(lambda reach: 0.97 if reach <= 1.4 else 0.5, 0.97) == (1.390625, 0.97)
-    assert reach_at_price(lambda reach: 0.97, 0.97) == (4.0, 0.97)
+    assert reach_at_price(lambda reach: exactly(0.97 if reach <= 1.4 else 0.5), 0.97) == (1.390625, exactly(0.97))
+    assert reach_at_price(lambda reach: exactly(0.97), 0.97) == (4.0, exactly(0.97))
 
 
 def test_the_share_to_keep_is_above_0_and_at_most_1():

@@ -17,7 +17,7 @@ from recalign.chain.progress import say
 from recalign.chain.space import Settings, Spaces
 from recalign.chain.train import base_checkpoints, named, train
 from recalign.errors import InputError, TrainingError
-from recalign.evaluation.comparison import ALL, HIGH
+from recalign.evaluation.comparison import HIGH
 from recalign.evaluation.methods import BASE_STAGES, MethodRun
 from recalign.evaluation.report import WIDTH
 from recalign.evaluation.selection import KEPT, SEARCH, SELECT, Figures, choose, choose_by_rank, validate
@@ -66,13 +66,12 @@ class Search:
     def tasks(self) -> list[Task]:
         """Every trial, its figures on validation, and the choice (`CHOICE`)."""
         base = tuple(named(stage, self.seed) for stage in BASE_STAGES)
-        tasks = [Task(_figures("start"), partial(self._measure, "start"), base)]
+        tasks: list[Task] = []
         for method in self.settings:
             trials = self._trials(method)
             tasks += [Task(name, partial(self._try, method, n), base) for n, name in enumerate(trials)]
             tasks.append(Task(_figures(method), partial(self._measure, method), (*base, *trials)))
-        measured = tuple(map(_figures, ("start", *self.settings)))
-        return [*tasks, Task(CHOICE, self.decide, measured, here=True)]
+        return [*tasks, Task(CHOICE, self.decide, tuple(map(_figures, self.settings)), here=True)]
 
     def _trials(self, method: str) -> list[str]:
         """The names of the tasks that train a method's trials."""
@@ -80,7 +79,6 @@ class Search:
 
     def decide(self, done: Results) -> dict[str, Settings]:
         """Choose each method's settings from its figures, print and write them. Returns settings by method."""
-        start = done[_figures("start")][0][ALL]
         chosen: dict[str, Settings] = {}
         rows: list[dict[str, Any]] = []
         for method, settings in self.settings.items():
@@ -90,8 +88,8 @@ class Search:
                     say(f"trial {number} of {method}, {settings[number]}, cannot be trained, and is not chosen: {one}")
                 else:
                     trials[number] = one
-            best = choose(trials, start, self.plan.chain.keep or KEPT)
-            rows += _rows(method, settings, trials, start, best, self._fixed(method))
+            best = choose(trials, self.plan.chain.keep or KEPT)
+            rows += _rows(method, settings, trials, best, self._fixed(method))
             chosen[method] = settings[best]
         for method in self.plan.chain.methods:
             if leader := self.spaces.leader(method):
@@ -117,8 +115,7 @@ class Search:
         Raises:
             InputError, TrainingError: the last one's, where none can.
         """
-        start = [MethodRun("start", None, {})]
-        tried: list[Any] = start if method == "start" else [done[name] for name in self._trials(method)]
+        tried: list[Any] = [done[name] for name in self._trials(method)]
         places = {
             self.plan.trial_folder(method, self.seed, _name(number)): run
             for number, run in enumerate(tried)
@@ -142,11 +139,10 @@ def _name(number: int) -> str:
 
 
 def _rows(
-    method: str, settings: list[Settings], trials: Mapping[int, Figures], start: float, best: int, fixed: Settings
+    method: str, settings: list[Settings], trials: Mapping[int, Figures], best: int, fixed: Settings
 ) -> list[dict[str, Any]]:
     """What `search.csv` holds of a method; of a trial that could not be trained there are no figures."""
     other = choose_by_rank(trials)
-    measured = {number: {"kept": figures[ALL] / start, **figures} for number, figures in trials.items()}
     return [
         {
             "method": method,
@@ -155,7 +151,7 @@ def _rows(
             "chosen_by_high": number == other,
             "settings": json.dumps(each),
             "fixed": json.dumps(fixed),
-            **measured.get(number, {}),
+            **trials.get(number, {}),
         }
         for number, each in enumerate(settings)
     ]

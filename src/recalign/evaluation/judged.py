@@ -8,20 +8,21 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
 from recalign.errors import InputError
-from recalign.evaluation.comparison import ALL
 from recalign.evaluation.judges import require_apart
-from recalign.evaluation.selection import measured
+from recalign.evaluation.selection import ERROR, RETAINED, measured
 from recalign.evaluation.value import Scorers, evaluate
 from recalign.posttrain.base import PostTraining
 from recalign.recommender.checkpoint import Loaded, check_catalogue, load_net
+from recalign.recommender.interpolation import Retention, ndcg_by_user, price_batches
 
 
 class SelectionValue(Callback):
     """Log a post-trained policy's value under the judges for selection, when training ends.
 
-    Logs ``value/select_judge@10``, ``policy/kept`` (the share of the start's ``all/ndcg@10``), ``all/ndcg@10``,
-    ``high/ndcg@10`` and ``policy/kl``, all on the validation events of users A, of the weights at the end of training.
-    With the chain's ``model.keep`` these are the weights that are handed over, and the value alone ranks trials.
+    Logs ``value/select_judge@10``, ``all/ndcg@10``, ``high/ndcg@10`` and ``policy/kl`` on the validation events of
+    users A, and ``policy/kept`` (the share of the start's ``all/ndcg@10``) with its standard error ``policy/kept_se``
+    on those of all users, where the price is searched; of the weights at the end of training. With the chain's
+    ``model.keep`` these are the weights that are handed over, and the value alone ranks trials.
 
     Args:
         judge: checkpoint of the judges for selection, trained on users B1.
@@ -52,9 +53,10 @@ class SelectionValue(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: PostTraining) -> None:  # type: ignore[override]
         assert self.judge is not None
         scorers = Scorers(pl_module.reference, {"select_judge@10": self.judge.net})
-        policies = {"start": pl_module.reference, "trained": pl_module.policy}
-        frames = evaluate(policies, scorers, pl_module.data, "validation", pl_module.device)
-        figures, start = measured(frames["trained"]), measured(frames["start"])[ALL]
-        figures["policy/kept"] = figures[ALL] / start if start else float("nan")
+        data, device = pl_module.data, pl_module.device
+        figures = measured(evaluate({"trained": pl_module.policy}, scorers, data, "validation", device)["trained"])
+        policies = pl_module.policy, pl_module.reference
+        kept = Retention.of(*(ndcg_by_user(policy, price_batches(data), device) for policy in policies))
+        figures |= {RETAINED: kept.share, ERROR: kept.error}
         for logger in trainer.loggers:
             logger.log_metrics(figures, trainer.global_step)

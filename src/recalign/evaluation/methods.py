@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import torch
 
@@ -28,9 +29,8 @@ from recalign.evaluation.reranking import (
 from recalign.evaluation.value import Scorers, evaluate, load_truth
 from recalign.events import data_root
 from recalign.files import SEAL, altered, digest, read_json, seal, sha256, write_json
-from recalign.metrics.rank import gain_ndcg
 from recalign.recommender.checkpoint import Loaded, check_catalogue, load_net
-from recalign.recommender.interpolation import reach_at_price
+from recalign.recommender.interpolation import ALL_KEPT, Retention, reach_at_price
 from recalign.recommender.policy import Policy
 from recalign.recommender.training import write_parquet
 from recalign.reward import RewardData, RewardEnsemble
@@ -137,8 +137,8 @@ def evaluate_methods(
         summary |= {"base": digest(data.fingerprint, digests)[:16], **shares, **run.cost, **_spread(data)}
         if data.sample is not None:
             summary |= {EVALUATED: test["user"].n_unique(), TESTED: data.users_tested("A")}
-        if run.method not in SAME_FOR_ALL and nets.start_ndcg:  # the others have no ray, and so no price
-            summary["policy/kept"] = gain_ndcg(validation["rank"].to_numpy(), 10).mean() / nets.start_ndcg
+        if run.method not in SAME_FOR_ALL:  # which have no ray, and so no price
+            summary |= nets.price(run, policies[run.method])
         if (as_popular := tilted.value_at(_mean(validation, "log_count@10"))) is not None:
             summary["value_at_popularity"] = _mean(test, "judge@10") - as_popular
         if is_reranked(run.method):
@@ -173,6 +173,7 @@ class LoadedNetworks:
         self.scorers = Scorers(self.start, rewards, load_truth(truth, data.sequences) if truth else None)
         self._ranking = ValidationRanking(self.start, data, device)
         self._reranked: dict[MethodRun, Reranking] = {}
+        self._trained = functools.cache(self._load_trained)
 
     def _load(self, path: Path, net: str) -> Loaded:
         loaded = load_net(path, net)
@@ -182,20 +183,34 @@ class LoadedNetworks:
     def policy(self, run: MethodRun) -> Policy:
         """The policy of a row."""
         if is_reranked(run.method):
-            trained = self._trained(run.checkpoint) if run.checkpoint else None
+            trained = self._trained(run.checkpoint).net if run.checkpoint else None
             return self.reranked(run).policy(self.start, trained, self.scores(run))
         if run.checkpoint is not None:
-            return self._trained(run.checkpoint)
+            return self._trained(run.checkpoint).net
         return self.start if run.method == "start" else SAME_FOR_ALL[run.method](self.data)
 
     def scores(self, run: MethodRun) -> tuple[Scores, float]:
         """The scores by which a row reranks, and their unit."""
         return scores_of(run.method, self.reward, self.data, run.spread)
 
-    def _trained(self, checkpoint: Path) -> Policy:
+    def _load_trained(self, checkpoint: Path) -> Loaded:
         trained = self._load(checkpoint, "policy")
         require_apart(self.judges, trained, self.data.sequences)
-        return trained.net
+        return trained
+
+    def price(self, run: MethodRun, policy: Policy) -> dict[str, float]:
+        """What a row keeps of the start's NDCG, the error of that, and, where a price was searched, the reach."""
+        kept = ALL_KEPT if policy is self.start else self.retention(policy)
+        found = {"policy/kept": kept.share, "policy/kept_se": kept.error}
+        if is_reranked(run.method):
+            reach = None if run.keep is None else self.reranked(run).reach
+        else:
+            reach = self._trained(run.checkpoint).facts.get("reach") if run.checkpoint else None
+        return found if reach is None else found | {"policy/reach": reach}
+
+    def retention(self, policy: Policy) -> Retention:
+        """What a policy keeps of the start's NDCG@10 on the events that a price is measured on."""
+        return Retention.of(self._ranking.ndcg_by_user(policy), self.start_U)
 
     def reranked(self, run: MethodRun) -> Reranking:
         """How a row reranks, at the price where one is asked for."""
@@ -205,7 +220,7 @@ class LoadedNetworks:
 
     def _at_price(self, run: MethodRun) -> Reranking:
         """A trained policy is reranked as strongly as the start may be; its weights and the strength share one ray."""
-        full, trained = run.strength, self._trained(run.checkpoint) if run.checkpoint else None
+        full, trained = run.strength, self._trained(run.checkpoint).net if run.checkpoint else None
         scores = self.scores(run)
         if trained:
             full = self.reranked(replace(run, method="rerank", checkpoint=None)).strength
@@ -213,15 +228,15 @@ class LoadedNetworks:
         def at(reach: float) -> Reranking:
             return Reranking(reach * full, reach, run.spread)
 
-        def kept(reach: float) -> float:
-            return self._ranking.ndcg(at(reach).policy(self.start, trained, scores)) / self.start_ndcg
+        def kept(reach: float) -> Retention:
+            return self.retention(at(reach).policy(self.start, trained, scores))
 
-        return at(reach_at_price(kept, run.keep)[0] if run.keep is not None and self.start_ndcg else 1.0)
+        return at(reach_at_price(kept, run.keep)[0] if run.keep is not None and self.start_U.any() else 1.0)
 
     @functools.cached_property
-    def start_ndcg(self) -> float:
-        """NDCG@10 of the start on validation, which the price is a share of."""
-        return self._ranking.ndcg(self.start)
+    def start_U(self) -> np.ndarray:
+        """NDCG@10 of the start by user, which a price is a share of. Shape: float64 (U,)."""
+        return self._ranking.ndcg_by_user(self.start)
 
 
 SAME_FOR_ALL: dict[str, Callable[[RewardData], Policy]] = {

@@ -1,15 +1,15 @@
-"""NDCG of policies along a ray. Compute once what its points share."""
+"""What policies along a ray keep of the start's NDCG. Compute once what its points share."""
 
 from __future__ import annotations
 
 import functools
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from recalign.evaluation.baselines import Rerank, Scores
-from recalign.metrics import RankMetrics
-from recalign.recommender.interpolation import ndcg
+from recalign.recommender.interpolation import ndcg_by_user, price_batches, sums_by_user
 from recalign.recommender.policy import Policy, chunks
 from recalign.sequences import Batch, EventDataModule
 
@@ -17,7 +17,7 @@ KEPT = 2**25  # numbers that are kept of one network at most, 128 MB: one for ea
 
 
 class ValidationRanking:
-    """NDCG@10 of policies on the validation events of users A.
+    """NDCG@10 of policies by user, on the events that a price is measured on (`price_batches`).
 
     A reranked policy adds scores, times a strength, to log-probabilities. Neither depends on the strength, so both are
     computed once and kept. If they are more than `KEPT` numbers each, every policy computes them anew.
@@ -30,26 +30,26 @@ class ValidationRanking:
 
     def __init__(self, start: Policy, data: EventDataModule, device: torch.device) -> None:
         self.start, self.device, self.num_items = start, device, data.num_items
-        windows = data.windows("validation", "A")
-        self._loader, self._keeps = data.loader(windows), len(windows.target) * data.num_items <= KEPT
+        self.data, events = data, len(data.windows("validation", "all").target)
+        self._keeps = events * data.num_items <= KEPT
         self._kept = functools.cache(self._read)
 
     @torch.no_grad()
-    def ndcg(self, policy: Policy) -> float:
-        """NDCG@10 of a policy; NaN if there is no event."""
+    def ndcg_by_user(self, policy: Policy) -> np.ndarray:
+        """NDCG@10 of a policy, summed over each user's events. Shape: float64 (U,), users with an event."""
         policy.eval().to(self.device)
         if not (self._keeps and isinstance(policy, Rerank)):
-            return ndcg(policy, self._loader, self.device)
+            return ndcg_by_user(policy, price_batches(self.data), self.device)
         read = self._kept if policy.policy is self.start else self._read
         logp, scores = read(policy.policy), self._kept(policy.reward)
-        metric = RankMetrics((10,), sync_on_compute=False).to(self.device)
-        for batch, logp_TV, score_TV in zip(self._batches, logp, scores, strict=True):
-            metric.update(policy.ranks(policy.tilted(logp_TV, score_TV), batch.target_T, batch.seen_N))
-        return float(metric.compute()["ndcg@10"])
+        return sums_by_user(
+            (batch, policy.ranks(policy.tilted(logp_TV, score_TV), batch.target_T, batch.seen_N))
+            for batch, logp_TV, score_TV in zip(self._batches, logp, scores, strict=True)
+        )
 
     @functools.cached_property
     def _batches(self) -> list[Batch]:
-        return [batch.to(self.device) for batch in self._loader]
+        return [batch.to(self.device) for batch in price_batches(self.data)]
 
     def _read(self, net: Policy | Scores) -> list[Tensor]:
         """Scores of all items before each target, batch by batch. Shape: -> (T, V) each."""

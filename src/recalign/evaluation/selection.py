@@ -13,7 +13,7 @@ from recalign.evaluation.comparison import ALL, HIGH, METRICS, with_gains
 from recalign.evaluation.methods import BaseCheckpoints, LoadedNetworks, MethodRun
 from recalign.evaluation.value import evaluate
 from recalign.files import read_json, write_json
-from recalign.recommender.interpolation import TOLERANCE
+from recalign.recommender.interpolation import TOLERANCE, Retention
 from recalign.reward import RewardData
 
 KEPT = 0.95
@@ -21,6 +21,7 @@ KEPT = 0.95
 
 SELECT = "value/select_judge@10"
 POPULARITY = "policy/popularity@10"
+RETAINED, ERROR = "policy/kept", "policy/kept_se"
 MEASURED = (SELECT, ALL, HIGH, "policy/kl", POPULARITY, "value/true@10")
 FILE = "validation.json"
 SEARCH = "search.csv"  # of a chain that searched: a row a trial
@@ -37,7 +38,8 @@ def validate(
     ``places`` maps the folder of each ``validation.json`` to its run; the others are as of `evaluate_methods`.
 
     Returns:
-        The metrics of `MEASURED` for each run; the true value only where the truth is known.
+        The metrics of `MEASURED` for each run, the true value only where the truth is known, and of
+        `LoadedNetworks.price`.
     """
     digests = base.digests()
     keys = {place: run.key(digests, data, code) for place, run in places.items()}
@@ -49,7 +51,8 @@ def validate(
         scorers = replace(nets.scorers, rewards=select)
         frames = evaluate(policies, scorers, data, "validation", device)
         for place in stale:
-            write_json(place / FILE, {"key": keys[place], "figures": measured(frames[str(place)])})
+            figures = measured(frames[str(place)]) | nets.price(places[place], policies[str(place)])
+            write_json(place / FILE, {"key": keys[place], "figures": figures})
     return [read_json(place / FILE)["figures"] for place in places]
 
 
@@ -64,15 +67,16 @@ def measured(events: pl.DataFrame) -> Figures:
     return figures
 
 
-def choose(trials: Mapping[int, Figures], start: float, keep: float) -> int:
+def choose(trials: Mapping[int, Figures], keep: float) -> int:
     """The number of the trial with the highest value under the judges for selection; of equals the first.
 
-    Only trials count that pay the price and no more: that keep a share of the start's ``all/ndcg@10``, to within
-    `TOLERANCE`, since training measures it at its own precision. Where none does, the closest is chosen.
+    Only trials count that pay the price and no more (`Retention.enough`, to within `TOLERANCE`). Where none does, the
+    one that keeps most is chosen.
     """
-    enough = [number for number, figures in trials.items() if figures[ALL] >= (keep - TOLERANCE) * start]
+    kept = {number: Retention(figures[RETAINED], figures[ERROR]) for number, figures in trials.items()}
+    enough = [number for number, of in kept.items() if of.enough(keep - TOLERANCE)]
     if not enough:
-        return max(trials, key=lambda number: trials[number][ALL])
+        return max(kept, key=lambda number: kept[number].share)
     return max(enough, key=lambda number: trials[number][SELECT])
 
 

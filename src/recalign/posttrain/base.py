@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from contextlib import AbstractContextManager
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch.callbacks import Callback
@@ -43,8 +43,8 @@ class PostTraining(PolicyModule):
         lr: AdamW's learning rate.
         weight_decay: AdamW's, on matrices only.
         top_k: items a user that `predict` writes.
-        keep: share of the start's ``all/ndcg@10`` on validation that the checkpoint must keep (`KeepRanking`); null:
-            the checkpoint holds the last weights, without such a limit.
+        keep: share of the start's ``all/ndcg@10`` on validation that the checkpoint must keep (`KeepRanking`), and say
+            so among its facts, as ``reach``; null: the checkpoint holds the last weights, without such a limit.
     """
 
     UPSTREAM: ClassVar[dict[str, str]] = {"init_from": "recommender"}
@@ -71,11 +71,19 @@ class PostTraining(PolicyModule):
         super().__init__(start.net, lr, weight_decay, top_k)
         self.save_hyperparameters(logger=False, ignore=["top_k", "policy", "reward_net"])
         self.start, self.keep = start, keep
+        self.reach: float | None = None  # of the weights that are handed over; None: nothing was searched
         self.reference = copy.deepcopy(self.policy).eval().requires_grad_(False)
         self.policy.train(self.use_dropout)  # the Trainer leaves the mode as it is
 
     def configure_callbacks(self) -> list[Callback]:
         return [] if self.keep is None else [KeepRanking(self.keep)]
+
+    def facts(self) -> dict[str, Any]:
+        return super().facts() | ({} if self.reach is None else {"reach": self.reach})
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        self.reach = checkpoint["facts"].get("reach")
 
     def setup(self, stage: str) -> None:
         if stage == "fit" and not isinstance(self.data, self.LEARNS_FROM):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, EarlyStopping, Timer, WeightAveraging
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from recalign.errors import InputError, TrainingError
 from recalign.processes import agreed
-from recalign.recommender.interpolation import ndcg, reach_at_price
+from recalign.recommender.interpolation import ALL_KEPT, Retention, ndcg_by_user, price_batches, reach_at_price
 from recalign.recommender.policy import Policy
 
 if TYPE_CHECKING:
@@ -27,9 +27,10 @@ class KeepRanking(Callback):
 
         theta = theta_start + reach (theta_trained - theta_start)
 
-    The search (`reach_at_price`) goes out from the start until the policy's ``all/ndcg@10`` on validation falls below
-    ``share`` of the start's. It interpolates (reach < 1) if the trained weights lost too much, and extrapolates, up
-    to 4, if they could afford more. Interpolation: WiSE-FT, Wortsman et al., arXiv 2109.01903; for alignment: Lin et
+    The search (`reach_at_price`) goes out from the start until the policy keeps less than ``share`` of the start's
+    ``all/ndcg@10`` on the validation events of all users, or too few events tell (`Retention.enough`). It interpolates
+    (reach < 1) if the trained weights lost too much, and extrapolates, up to 4, if they could afford more; at 4 the
+    price is not reached. Interpolation: WiSE-FT, Wortsman et al., arXiv 2109.01903; for alignment: Lin et
     al., arXiv 2309.06256; extrapolation: ExPO, Zheng et al., arXiv 2404.16792.
 
     The search runs at the end of the last epoch; earlier epochs are validated and saved with the trained weights. With
@@ -37,8 +38,8 @@ class KeepRanking(Callback):
     Lightning's `WeightAveraging`, the checkpoint holds the interpolated weights as ``state_dict`` and the trained ones,
     from which training can continue, as ``current_model_state``.
 
-    Logs ``policy/reach`` and ``policy/kept``, measured at the run's precision. Evaluation runs in float32 and may
-    differ in the third digit.
+    Logs ``policy/reach``, ``policy/kept`` and its standard error, ``policy/kept_se``, measured at the run's precision.
+    Evaluation runs in float32 and may differ in the third digit.
 
     Cost: at most 15 passes over the validation events, one of them for the start. Memory: one copy of the policy's
     weights.
@@ -50,7 +51,7 @@ class KeepRanking(Callback):
     def __init__(self, share: float) -> None:
         super().__init__()
         self.share = share
-        self._start_ndcg: float | None = None
+        self._start_U: np.ndarray | None = None  # NDCG of the start, summed by user
         self._reach, self._step = 1.0, -1  # result of the search, and the step at which it ran
         # The set of weights that is not in the policy now: the interpolated or the trained ones. Empty before a search.
         self._other: list[Tensor] = []
@@ -72,7 +73,7 @@ class KeepRanking(Callback):
         elif _may_be_last(trainer):
             self._search(trainer, pl_module)
         else:
-            self._other = []  # loaded from the run that this one continues
+            self._other, pl_module.reach = [], None  # loaded from the run that this one continues
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: PostTraining) -> None:  # type: ignore[override]
         self._swap(pl_module.policy)
@@ -90,8 +91,8 @@ class KeepRanking(Callback):
         self._other = []
         if self._reach == 0:
             rank_zero_warn(
-                f"the checkpoint holds the start's weights: even a small step towards the trained ones keeps less than "
-                f"{self.share:.0%} of its ranking; lower model.lr"
+                f"the checkpoint holds the start's weights: of no step towards the trained ones, however small, can it "
+                f"be said that {self.share:.0%} of the ranking is kept; lower model.lr, or validate on more users"
             )
 
     @torch.no_grad()
@@ -107,26 +108,26 @@ class KeepRanking(Callback):
             for weight, first, last in zip(weights, start, trained, strict=True):
                 weight.copy_(torch.lerp(first, last, reach))
 
-        def kept(reach: float) -> float:
-            move(reach)
-            return self.measured(trainer, module, module.policy) / self._start_ndcg  # type: ignore[operator]
-
         with isolate_rng():  # a pass over a loader draws a seed
-            if self._start_ndcg is None:
-                self._start_ndcg = self.measured(trainer, module, module.reference)
-            # A start that ranks nothing has nothing to keep: the trained weights are handed over.
-            found = reach_at_price(kept, self.share) if self._start_ndcg else (1.0, 1.0)
-            self._reach, share = agreed(found, module.device)
-        self._other, self._step = trained, trainer.global_step
-        move(self._reach)
-        module.log_dict({"policy/reach": self._reach, "policy/kept": share})
+            if self._start_U is None:
+                self._start_U = self.measured(trainer, module, module.reference)
+            start_U = self._start_U
 
-    def measured(self, trainer: Trainer, module: PostTraining, policy: Policy) -> float:
-        """NDCG@10 of a policy on the validation events, as many as the trainer reads."""
-        batches = module.data.loader(module.data.windows("validation"))
-        limit = int(trainer.num_val_batches[0]) if trainer.num_val_batches else None
+            def kept(reach: float) -> Retention:
+                move(reach)
+                return Retention.of(self.measured(trainer, module, module.policy), start_U)
+
+            # A start that ranks nothing has nothing to keep: the trained weights are handed over.
+            reach, found = reach_at_price(kept, self.share) if start_U.any() else (1.0, ALL_KEPT)
+            self._reach, share, error = agreed((reach, found.share, found.error), module.device)
+        self._other, self._step, module.reach = trained, trainer.global_step, self._reach
+        move(self._reach)
+        module.log_dict({"policy/reach": self._reach, "policy/kept": share, "policy/kept_se": error})
+
+    def measured(self, trainer: Trainer, module: PostTraining, policy: Policy) -> np.ndarray:
+        """NDCG@10 of a policy by user, on as many batches as the trainer's limit lets through. Shape: float64 (U,)."""
         with trainer.precision_plugin.val_step_context():
-            return ndcg(policy, islice(batches, limit), module.device)
+            return ndcg_by_user(policy, price_batches(module.data, trainer.limit_val_batches), module.device)
 
     @torch.no_grad()
     def _swap(self, policy: Policy) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,9 +28,10 @@ COARSE, FINE = 0.25, 0.0625
 class CalibratePrior(Callback):
     """Choose the strength of the policy's item prior when training ends, and write it into the checkpoint.
 
-    Taken is the strength in 0..2 with the highest ``all/ndcg@10`` on the validation events of users A (of the stage's
-    own users, if these are not all), the weakest of several. It goes into the best checkpoint, the one that is handed
-    over, and into the module's policy. Training itself, and the validation that picks its epoch, know no prior.
+    Taken is the strength in 0..2 with the highest ``all/ndcg@10`` on the stage's validation events (by default those of
+    all users, on which a price is measured too), the weakest of several. It goes into the best checkpoint, the one that
+    is handed over, and into the module's policy. Training itself, and the validation that picks its epoch, know no
+    prior.
 
     Logs ``rank/prior``, the strength, and ``rank/prior/ndcg@10`` with ``rank/prior/ndcg@10_without``, what it is worth;
     the checkpoint's facts hold the same as ``prior``.
@@ -57,7 +57,7 @@ class CalibratePrior(Callback):
     def _search(self, trainer: Trainer, module: Cloning, policy: Policy) -> dict[str, float]:
         """The strength, and NDCG@10 with and without it."""
         data, limit = module.data, int(trainer.num_val_batches[0])
-        windows = data.windows("validation", "A" if data.users == "all" else None)
+        windows = data.windows("validation")
 
         def measure(strengths: list[float]) -> dict[float, float]:
             with trainer.precision_plugin.val_step_context():
@@ -76,9 +76,6 @@ class CalibratePrior(Callback):
 
     def _say(self, trainer: Trainer, found: dict[str, float]) -> None:
         strength, with_it, without = found.values()
-        if math.isnan(without):
-            rank_zero_warn("no validation event is of users A, so the policy gets no item prior (model.prior)")
-            return
         if strength == LARGEST:
             rank_zero_warn(
                 f"the item prior's strength is at the end of its range, {LARGEST:g}: validation asks for even more "

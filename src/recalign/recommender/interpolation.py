@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from recalign.errors import InputError
 from recalign.metrics import RankMetrics
+from recalign.metrics.rank import gain_ndcg
 from recalign.recommender.policy import Policy
-from recalign.sequences import Batch
+from recalign.sequences import Batch, EventDataModule
 
 KEEP = 0.97
 """Share of the start's NDCG@10 on validation that is kept by default."""
 TOLERANCE = 0.005
-"""A policy that keeps up to this much more than it must is at the price; one that keeps more has not reached it."""
+"""A policy may keep this much less where it is measured again: training measures at its own precision."""
+Z = 1.64
+"""Standard errors between the share measured and the lower bound: one-sided 95 %."""
+MARGIN = 0.02
+"""The lower bound may lie this far below the share to keep."""
 REACHES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0, 1.5, 2.0, 3.0, 4.0)
 """Points of the ray that are tried in turn."""
 HALVINGS = 5  # bisection steps between the last of these that keeps enough and the next
@@ -30,53 +39,119 @@ def require_share(keep: float | None, where: str) -> None:
         )
 
 
-def reach_at_price(kept: Callable[[float], float], enough: float) -> tuple[float, float]:
-    """Follow a ray from the start to the last point before the share kept first falls below ``enough``.
+@dataclass(frozen=True)
+class Retention:
+    """How much of the start's ranking a policy keeps, and how sure that is.
+
+    Attributes:
+        share: of the start's NDCG@10 that is kept.
+        error: its standard error over users; NaN for a single user.
+    """
+
+    share: float
+    error: float
+
+    @classmethod
+    def of(cls, now_U: np.ndarray, start_U: np.ndarray) -> Retention:
+        """Compare the NDCG@10 of a policy with the start's, each summed over the same events of a user.
+
+            share = sum_u now_u / sum_u start_u
+            error^2 = n / (n - 1) sum_u (now_u - share start_u)^2 / (sum_u start_u)^2,    n users
+
+        That is the delta method for a ratio of means, users being drawn (Cochran, Sampling Techniques, 6.4). Sums over
+        several seeds may be added up by user first. A start that ranks nothing has nothing to lose: it is all kept.
+
+        Shape: float64 (U,), (U,).
+        """
+        total, users = start_U.sum(), len(start_U)
+        if not total:
+            return ALL_KEPT
+        share = now_U.sum() / total
+        spread = np.square(now_U - share * start_U).sum()
+        return cls(float(share), float(np.sqrt(users / (users - 1) * spread) / total) if users > 1 else float("nan"))
+
+    def enough(self, keep: float) -> bool:
+        """Whether ``keep`` is kept, and the lower bound of what is kept lies at most `MARGIN` below; never with NaN."""
+        return self.share >= keep and self.share - Z * self.error >= keep - MARGIN
+
+
+ALL_KEPT = Retention(1.0, 0.0)
+"""What the start keeps of itself."""
+
+
+def reach_at_price(kept: Callable[[float], Retention], keep: float) -> tuple[float, Retention]:
+    """Follow a ray from the start to the last point before it first keeps too little (`Retention.enough`).
 
     Tries `REACHES` in turn until one keeps too little, then bisects between it and the one before. A ray that keeps
-    enough as far as it is tried ends at the last of these.
+    enough as far as it is tried ends at the last of these: the price is not reached.
 
     Args:
-        kept: the share of the start's ranking that is kept at a reach; NaN is too little.
-        enough: the share to keep. The start itself, at 0, keeps 1.
+        kept: what is kept at a reach. The start itself, at 0, keeps all.
+        keep: the share to keep.
 
     Returns:
-        The reach, 0 if already the first bisected point is too far, and the share kept there.
+        The reach, 0 if already the first bisected point is too far, and what is kept there.
     """
-    low, low_share = 0.0, 1.0
+    low, found = 0.0, ALL_KEPT
     for reach in REACHES:
-        share = kept(reach)
-        if not share >= enough:
+        if not (there := kept(reach)).enough(keep):
             break
-        low, low_share = reach, share
+        low, found = reach, there
     else:
-        return low, low_share
+        return low, found
     high = reach
     for _ in range(HALVINGS):
         middle = (low + high) / 2
-        if (share := kept(middle)) >= enough:
-            low, low_share = middle, share
+        if (there := kept(middle)).enough(keep):
+            low, found = middle, there
         else:
             high = middle
-    return low, low_share
+    return low, found
 
 
-def ndcg(policy: Policy, batches: Iterable[Batch], device: torch.device) -> float:
-    """NDCG@10 over the full catalogue without what was seen, of all targets of some batches; NaN if there is none.
+def price_batches(data: EventDataModule, limit: float | None = None) -> Iterator[Batch]:
+    """The batches on which what is kept is measured: validation events of all users, A, B1 and B2.
+
+    Cloning reads the choices of all of them as well, and no reward is read here. The more users, the smaller the error.
+
+    Args:
+        data: the log.
+        limit: as ``trainer.limit_val_batches``: a number of batches, or a share of them; None: all.
+    """
+    loader = data.loader(data.windows("validation", "all"))
+    return islice(loader, int(limit * len(loader)) if isinstance(limit, float) else limit)
+
+
+@torch.no_grad()
+def ndcg_by_user(policy: Policy, batches: Iterable[Batch], device: torch.device) -> np.ndarray:
+    """NDCG@10 over the full catalogue without what was seen, summed over each user's targets in some batches.
 
     The policy is on the device, in evaluation mode; batches, which hold what was seen, are moved there.
+
+    Shape: -> float64 (U,), users with a target in the order of their index.
     """
-    strength = policy.prior_strength
-    return ndcg_by_strength(policy, batches, device, [strength])[strength]
+    moved = (batch.to(device) for batch in batches)
+    return sums_by_user((batch, policy.ranks(policy.encode(batch), batch.target_T, batch.seen_N)) for batch in moved)
+
+
+def sums_by_user(ranked: Iterable[tuple[Batch, Tensor]]) -> np.ndarray:
+    """NDCG@10 summed over each user's targets, of batches with the ranks of their targets. Shape: -> float64 (U,)."""
+    pairs = [torch.stack([batch.user_B[batch.row_T], rank_T]) for batch, rank_T in ranked]
+    if not pairs:
+        return np.zeros(0)
+    user_T, rank_T = torch.cat(pairs, dim=1).cpu().numpy()
+    _, place_T = np.unique(user_T, return_inverse=True)
+    return np.bincount(place_T, weights=gain_ndcg(rank_T, 10))
 
 
 @torch.no_grad()
 def ndcg_by_strength(
     policy: Policy, batches: Iterable[Batch], device: torch.device, strengths: list[float]
 ) -> dict[float, float]:
-    """`ndcg` under each strength of the policy's item prior. The last strength stays set.
+    """Mean NDCG@10 of all targets under each strength of the policy's item prior; NaN if there is none.
 
-    A state knows nothing of the prior, so histories are encoded once.
+    Ranked as in `ndcg_by_user`. The last strength stays set. A state knows nothing of the prior, so histories are
+    encoded once.
     """
     metrics = {strength: RankMetrics((10,), sync_on_compute=False).to(device) for strength in strengths}
     for batch in batches:

@@ -1,0 +1,205 @@
+"""How far along its ray a policy may go: rules for the price, chosen on few events and judged on ten times as many.
+
+    python benchmarks/price.py [--worlds 300 301 302 303] [--seeds 0 1 2] [--runs DIR]
+
+A case is a simulated world: 20,000 events of 200 users, of whom each has 5 events to validate on and the 50 after them
+as a test. Start, reward model and A-SFT are trained with every seed. Along the rays of A-SFT and reranking each user's
+NDCG@10 is measured once, on both parts, with the true value of the ten shown before test events; between the reaches
+measured, sums by user are interpolated. Rules then cost nothing: today's 97 %, with a lower bound that is `z` standard
+errors down, on validation events of users A or of all, a reach a seed or one for all seeds of a world. Worlds that are
+measured are kept in <runs>/price-<world>/curves.csv, and not measured again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+from forms import CHAINS, spread
+from tables import SCHEMA, commit, markdown, save
+
+from recalign.chain import Chain, Plan
+from recalign.chain.train import train
+from recalign.evaluation.baselines import Rerank
+from recalign.evaluation.reranking import interpolate
+from recalign.evaluation.value import SHOWN, load_truth, mean_shown
+from recalign.files import write_text
+from recalign.metrics.rank import gain_ndcg
+from recalign.recommender.checkpoint import load_net
+from recalign.recommender.interpolation import KEEP, REACHES, Retention, Z, reach_at_price
+from recalign.recommender.policy import Policy
+from recalign.sequences import EventDataModule
+from recalign.sequences.store import Part
+from recalign.simulation import World, simulate, write
+
+SPLIT = {"class_path": "recalign.sequences.LeaveLast", "init_args": {"test": 50, "validation": 5}}
+MIDDLES = (3 / 16, 3 / 8, 3 / 4, 1.25, 1.75, 2.5, 3.5)
+GRID = np.array(sorted({0.0, *REACHES, *MIDDLES}))
+STRENGTH = 2.0  # of reranking at reach 1, as in the tables of methods
+FLOOR = 0.95  # what the price is to hold on new events
+ZS, USERS, SHARED = (0.0, 1.28, Z), ("A", "all"), (False, True)
+PARTS: tuple[Part, ...] = ("validation", "test")
+COLUMNS = {
+    "fails": "keeps < 95 %",
+    "kept_median": "kept: median",
+    "kept_10": "10 % quantile",
+    "gain": "true value over start, sd of the reward",
+    "reach": "mean reach",
+}
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One method with one seed in one world, at each reach G of `GRID`, by user U; NDCG and value are summed by user.
+
+    Attributes:
+        validation, test: NDCG@10, (G, U).
+        value: mean true reward of the ten shown over test events, in standard deviations of the reward, (G,).
+        in_a: who is of users A, bool (U,).
+    """
+
+    validation: np.ndarray
+    test: np.ndarray
+    value: np.ndarray
+    in_a: np.ndarray
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--worlds", type=int, nargs="+", default=[300, 301, 302, 303])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of training, in every world")
+    parser.add_argument("--runs", type=Path, default=Path("runs"))
+    given = parser.parse_args()
+    frames = []
+    for world in given.worlds:
+        frames.append(measured(world, given.seeds, given.runs))
+        print(f"world {world}: measured", flush=True)
+    rows = table([curves_of(frame) for frame in frames], given.worlds)
+    print(f"\n{markdown(rows, COLUMNS)}\n\n{save(rows, 'price')}")
+
+
+def measured(world: int, seeds: Sequence[int], runs: Path) -> pl.DataFrame:
+    """A world's curves: a row for each seed, method, reach and user."""
+    name = f"price-{world}"
+    file = runs / name / "curves.csv"
+    if file.is_file() and set(seeds) <= set((kept := pl.read_csv(file))["seed"]):
+        return kept.filter(pl.col("seed").is_in(list(seeds)))
+    write(simulate(World(users=200, events=20_000, seed=world)), runs / name)
+    data = {"root": str(runs / name), "split": SPLIT, "cache": False}
+    chain = Chain("simulated", ["asft"], name=name, seeds=list(seeds), root=str(runs), keep=None, data=data)
+    plan = Plan(chain, CHAINS / "simulated.yaml", {})
+    made = pl.concat([of_seed(plan, seed, runs / name) for seed in seeds])
+    write_text(file, made.write_csv())
+    return made
+
+
+def of_seed(plan: Plan, seed: int, root: Path) -> pl.DataFrame:
+    """Train a seed, and measure both methods along their rays."""
+    start, reward, asft = (
+        load_net(train(plan.parsed(stage, seed)).checkpoint, kind).net.eval()
+        for stage, kind in (("recommender", "policy"), ("reward", "reward"), ("asft", "policy"))
+    )
+    data = plan.data(seed)
+    sd = data.moments()[1]
+    truth_UV = load_truth(root / "simulated" / "truth.npz", data.sequences) / sd
+    frames = []
+    for reach in GRID:
+        policies = {
+            "asft": interpolate(start, asft, float(reach)),
+            "rerank": Rerank(start, reward, STRENGTH * float(reach) / sd),
+        }
+        for method, policy in policies.items():
+            found = by_user(policy.eval(), data, truth_UV)
+            case = {"seed": seed, "method": method, "reach": float(reach)}
+            frames.append(found.select(*(pl.lit(value).alias(key) for key, value in case.items()), pl.all()))
+    return pl.concat(frames)
+
+
+@torch.no_grad()
+def by_user(policy: Policy, data: EventDataModule, truth_UV: torch.Tensor) -> pl.DataFrame:
+    """A policy's NDCG@10 and true value, summed over each user's events."""
+    frames = {}
+    for part in PARTS:
+        found = []
+        for batch in data.loader(data.windows(part, "all")):
+            state, user_T = policy.encode(batch), batch.user_B[batch.row_T]
+            columns = {"user": user_T, part: gain_ndcg(policy.ranks(state, batch.target_T, batch.seen_N), 10)}
+            if part == "test":
+                item_TK = policy.top_k(state, SHOWN, batch.seen_N)[1]
+                columns["value"] = mean_shown(truth_UV[user_T[:, None], (item_TK - 1).clamp(min=0)], item_TK)
+            found.append(pl.DataFrame({name: x.numpy() for name, x in columns.items()}))
+        events = pl.concat(found).cast({pl.Float32: pl.Float64})
+        frames[part] = events.group_by("user").agg(pl.all().sum(), pl.len().alias(f"{part}_events"))
+    in_a = pl.DataFrame({"in_a": data.sequences.users_in("A")}).with_row_index("user").cast({"user": pl.Int64})
+    return frames["validation"].join(frames["test"], on="user").join(in_a, on="user").sort("user")
+
+
+def curves_of(frame: pl.DataFrame) -> dict[str, list[Curve]]:
+    """A world's curves by method, a curve a seed."""
+    found: dict[str, list[Curve]] = {}
+    for (method, _), own in frame.group_by("method", "seed", maintain_order=True):
+        ordered = own.sort("reach", "user")
+        users = ordered["user"].n_unique()
+        columns = {name: ordered[name].to_numpy().reshape(len(GRID), users) for name in ordered.columns[2:]}
+        value_G = columns["value"].sum(axis=1) / columns["test_events"].sum(axis=1)
+        curve = Curve(columns["validation"], columns["test"], value_G, columns["in_a"][0])
+        found.setdefault(str(method), []).append(curve)
+    return found
+
+
+def table(worlds: Sequence[dict[str, list[Curve]]], seeds: Sequence[int]) -> pl.DataFrame:
+    """A row for each method and rule, as results are saved; intervals are over worlds."""
+    rows: list[tuple[object, ...]] = []
+    ends = " ".join(map(str, seeds)), commit()
+    for method, z, users, shared in itertools.product(worlds[0], ZS, USERS, SHARED):
+        cases = [list(outcomes(world[method], z, users == "A", shared)) for world in worlds]
+        reach_WS, kept_WS, gain_WS = np.moveaxis(np.array(cases), -1, 0)
+        bound = f"z {z:g}" if z else "97 %"
+        name = f"{method}, {bound}, users {users}, {'one reach' if shared else 'by seed'}"
+        figures = {
+            "fails": spread((kept_WS < FLOOR).mean(axis=1).tolist()),
+            "kept_median": (float(np.median(kept_WS)), None, None, None),
+            "kept_10": (float(np.quantile(kept_WS, 0.1)), None, None, None),
+            "gain": spread(gain_WS.mean(axis=1).tolist()),
+            "reach": spread(reach_WS.mean(axis=1).tolist()),
+        }
+        rows += [("simulated", name, metric, *figure, *ends) for metric, figure in figures.items()]
+    return pl.DataFrame(rows, schema=list(SCHEMA), orient="row", infer_schema_length=None)
+
+
+def outcomes(curves: Sequence[Curve], z: float, only_a: bool, shared: bool) -> Iterator[tuple[float, float, float]]:
+    """By seed: the reach that a rule takes, the share kept on the test there, and the value gained."""
+    by_seed = [curve.validation[:, curve.in_a] if only_a else curve.validation for curve in curves]
+    if shared:
+        by_seed = [np.sum(by_seed, axis=0)] * len(curves)
+    for curve, sum_GU in zip(curves, by_seed, strict=True):
+        reach = taken(sum_GU, z)
+        kept = at(curve.test, reach).sum() / curve.test[0].sum()
+        yield reach, float(kept), float(at(curve.value, reach) - curve.value[0])
+
+
+def taken(sum_GU: np.ndarray, z: float) -> float:
+    """The reach of the package's own search, with another number of standard errors."""
+
+    def kept(reach: float) -> Retention:
+        found = Retention.of(at(sum_GU, reach), sum_GU[0])
+        return Retention(found.share, found.error * z / Z)
+
+    return reach_at_price(kept, KEEP)[0]
+
+
+def at(values_G: np.ndarray, reach: float) -> np.ndarray:
+    """Values at a reach, linear between those of `GRID`. Shape: (G, ...) -> (...)."""
+    high = int(np.searchsorted(GRID, reach).clip(1))
+    share = (reach - GRID[high - 1]) / (GRID[high] - GRID[high - 1])
+    return (1 - share) * values_G[high - 1] + share * values_G[high]
+
+
+if __name__ == "__main__":
+    main()
