@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import takewhile
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -134,10 +135,10 @@ def _find(tables: Sequence[str]) -> tuple[Path, list[str], list[Source]]:
 def _name(root: Path, sources: Sequence[Source]) -> str:
     """Name a log: as its file, as what its files' names begin with, or, where that says too little, as their folder."""
     stems = [PurePath(source.path.name.removesuffix(".gz")).stem for source in sources]
-    common = re.sub(r"[^\w.-]+", "-", os.path.commonprefix(stems)).strip("-._")
-    if len(stems) == 1 or len(common) >= SHORTEST:
-        return common or "events"
-    return re.sub(r"[^\w.-]+", "-", root.resolve().name).strip("-._") or "events"
+    shared = takewhile(lambda letters: len(set(letters)) == 1, zip(*stems, strict=False))
+    common = re.sub(r"\d+$", "", "".join(letters[0] for letters in shared)).strip("-._")  # not a part of a number
+    name = stems[0] if len(stems) == 1 else common if len(common) >= SHORTEST else root.resolve().name
+    return re.sub(r"[^\w.-]+", "-", name).strip("-._") or "events"
 
 
 def _read(sources: Sequence[Source]) -> tuple[pl.DataFrame, bool, str | None]:
@@ -231,7 +232,7 @@ def _print_events(log: Log, reward: str, division: Division, events: EventTable)
     share = rows["high"].sum() / rows.height
     print(f"high: {high or 'the best quarter of the rewards'} ({share:.0%} of the events)")
     if share > guess.MOST_HIGH:
-        print("no condition on the reward tells better ones apart, so the metrics high/* say little more than all/*")
+        print(f"that is more than {guess.MOST_HIGH:.0%}: the best grade alone holds as many, so high/* says less")
     print(division)
     for note in events.report.notes:
         print(note)
@@ -239,7 +240,7 @@ def _print_events(log: Log, reward: str, division: Division, events: EventTable)
 
 def _yaml_text(log: Log, root: Path, reward: str, division: Division, commands: list[str]) -> str:
     """Write a log as commented YAML."""
-    high = division.settings["high"]
+    high, split = division.settings["high"], division.settings["split"]
     comments = {
         "name": "names run folders and tables",
         "files": "read in order; patterns such as events-*.parquet are allowed",
@@ -277,7 +278,7 @@ def _yaml_text(log: Log, root: Path, reward: str, division: Division, commands: 
         f"    expression: {_yaml_scalar(high['expression'])} # a condition; null: quantile decides",
         f"    quantile: {_yaml_scalar(high['quantile'])} # share of the rewards that a high one exceeds",
         f"  split: # tests {division.tested:,} of {division.users:,} users; all events of the others are training",
-        f"    class_path: {division.settings['split']['class_path']} # by user; recalign.sequences.TimeSplit cuts in time",
+        f"    class_path: {split['class_path']} # by user; recalign.sequences.TimeSplit cuts in time",
         "    init_args:",
         f"      test: {division.test} # last events of a user",
         f"      validation: {division.validation} # events before those; two or more give pairs to order",

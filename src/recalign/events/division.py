@@ -12,9 +12,11 @@ from recalign.events import guess
 
 LEARN = 3
 """Training events that give a user something to learn from, and rewards to order."""
+SHORT = LEARN + 2
+"""Events of a user with one to test on, one to validate on, and `LEARN` to learn from."""
 LEAST, FEW = 20, 100
-"""Users with test events: fewer than `LEAST` leave each group of judges (15 % of the users) under three, so that nothing
-can be measured; with fewer than `FEW`, intervals are wider than most gains."""
+"""Users with test events: fewer than `LEAST` leave under three to each group of judges (15 % of the users), so that
+nothing can be measured; with fewer than `FEW`, intervals are wider than most gains."""
 KEPT = 0.75
 """Share of the users whom the smallest split leaves `LEARN` events that a larger split has to leave as many."""
 
@@ -29,6 +31,7 @@ class Division:
         users: how many there are.
         tested: how many have test events.
         left: training events of the median one of these.
+        cannot: why nothing can be learned or measured; None if something can.
     """
 
     test: int
@@ -37,6 +40,7 @@ class Division:
     users: int
     tested: int
     left: int
+    cannot: str | None
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -52,7 +56,7 @@ class Division:
             f"split: {self.tested:,} of {self.users:,} users have {_events(self.test, 'test')} and "
             f"{_events(self.validation, 'validation')}; the median one of them has {_events(self.left, 'training')}"
         )
-        return f"{text}\n{why}" if (why := unmeasurable(self.tested)) else text
+        return f"{text}\n{self.cannot}" if self.cannot else text
 
 
 def divide(user: pl.Series, reward: pl.Series) -> Division:
@@ -68,10 +72,13 @@ def divide(user: pl.Series, reward: pl.Series) -> Division:
     count_U = user.value_counts()["count"].to_numpy()
     testable_U = count_U[count_U > 2]
     median = int(np.median(testable_U)) if len(testable_U) else 0
-    enough = KEPT * (count_U >= 2 + LEARN).sum()
+    enough = KEPT * (count_U >= SHORT).sum()
     sizes = (_sizes(events) for events in range(median, -1, -1))
     test, validation = next(pair for pair in sizes if (count_U >= sum(pair) + LEARN).sum() >= enough)
-    left_U = count_U[count_U > test + validation] - test - validation
+    is_tested_U = count_U > test + validation
+    left_U = count_U[is_tested_U] - test - validation
+    nothing = "nothing can be learned from this log: no user has two training events, so that one follows another"
+    learns = max(left_U.max(initial=0), count_U[~is_tested_U].max(initial=0)) > 1
     return Division(
         test=test,
         validation=validation,
@@ -79,6 +86,7 @@ def divide(user: pl.Series, reward: pl.Series) -> Division:
         users=len(count_U),
         tested=len(left_U),
         left=int(np.median(left_U)) if len(left_U) else 0,
+        cannot=unmeasurable(len(left_U)) if learns else nothing,
     )
 
 
