@@ -15,6 +15,7 @@ import yaml
 
 import recalign as ra
 from recalign import stage
+from recalign.cli import main
 
 COLUMNS = {"user": "user", "item": "item", "timestamp": "timestamp", "reward": "rating"}
 QUICK = {"trainer.max_epochs": 2, "data.batch_tokens": 1024}
@@ -141,6 +142,21 @@ def test_a_log_from_a_shipped_yaml(log_root: Path):
     log = ra.Log.from_config("ml-100k", root=str(log_root))
     settings = yaml.safe_load(log.yaml.read_text())["data"]
     assert (settings["log"]["name"], settings["root"]) == ("ml-100k", str(log_root))
+
+
+def test_python_and_the_command_divide_a_log_alike(frame: pl.DataFrame, tmp_path: Path):
+    def settings(log: ra.Log) -> dict[str, Any]:
+        return yaml.safe_load(log.yaml.read_text())["data"]
+
+    frame.write_csv(tmp_path / "tastes.csv")
+    assert main(["init", str(tmp_path / "tastes.csv"), "--out", str(tmp_path / "tastes.yaml")]) == 0
+    theirs = yaml.safe_load((tmp_path / "tastes.yaml").read_text())["data"]
+    ours, cut = ra.Log.from_frame(frame, **COLUMNS), {"class_path": "recalign.sequences.TimeSplit"}
+    given = ra.Log.from_frame(frame, **COLUMNS, high="reward >= 4", split=cut)
+    for key in ("reward", "high", "split"):
+        assert settings(ours)[key] == theirs[key]
+    assert settings(given)["high"] == {"expression": "reward >= 4", "quantile": None}
+    assert settings(given)["split"] == cut
 
 
 def test_a_frame_of_pandas(frame: pl.DataFrame):

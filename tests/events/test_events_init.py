@@ -14,7 +14,7 @@ import pytest
 import tiny
 import yaml
 
-from recalign.events import guess
+from recalign.events import EventTable, Log, guess, load_events
 
 START = 1_700_000_000
 
@@ -230,6 +230,77 @@ def test_a_high_reward_is_about_the_best_third():
     assert high(10, 90) == "reward >= 2"
     assert guess.high_condition(pl.Series([n / 100 for n in range(100)])) is None
     assert guess.high_condition(pl.Series([n / 100 for n in range(100)] + [1.0] * 100)) == "reward >= 1"
+
+
+def test_more_high_rewards_than_can_be_told_apart_are_said(tmp_path: Path):
+    rows = [f"{user},{item},{START + item},{5 if item < 7 else 1}" for user in range(30) for item in range(10)]
+    (tmp_path / "log.csv").write_text("\n".join(["user,item,time,stars", *rows]))
+    said = init(tmp_path, "log.csv")
+    assert "high: reward >= 5 (70% of the events)" in said.out
+    assert "that is more than 40%" in said.out
+
+
+def test_short_histories_are_measured_and_too_few_users_are_not(tmp_path: Path):
+    rows = [f"{user},{item},{START + item},{item % 5}" for user in range(15) for item in range(4 + user % 2)]
+    (tmp_path / "log.csv").write_text("\n".join(["user,item,time,stars", *rows]))
+    said = init(tmp_path, "log.csv")
+    assert "split: 15 of 15 users have 1 test event and 1 validation event" in said.out
+    assert "this log cannot be measured" in said.out
+    assert tiny.recalign(tmp_path, "check", "log.yaml").out.startswith("verdict: do not train")
+
+
+@pytest.mark.parametrize("words", [["shop/t-*.csv"], ["shop/t-1.csv", "shop/t-2.csv"]])
+def test_several_files_are_one_table(tmp_path: Path, words: list[str]):
+    """A kind of event, a missing time and a text id that only the second file has are seen."""
+    (tmp_path / "shop").mkdir()
+    write(tmp_path / "shop/t-1.csv", "user,item,event,time", "{user},{item},view,{s}")
+    (tmp_path / "shop/t-2.csv").write_text(f"user,item,event,time\n1,x,purchase,{START}\n2,3,purchase,\n")
+    said = init(tmp_path, *words)
+    assert said.code == 0, said.err
+    data = yaml.safe_load((tmp_path / "shop.yaml").read_text())["data"]
+    assert (data["log"]["name"], data["root"]) == ("shop", "shop")
+    assert data["log"]["files"] == [word.removeprefix("shop/") for word in words]
+    assert data["log"]["where"] == "time is not null"
+    assert "WHEN 'purchase' THEN 1" in data["reward"]
+    assert "240 rows read from shop/t-1.csv\n2 rows" in tiny.recalign(tmp_path, "check", "shop.yaml").out
+
+
+def test_several_files_are_named_by_what_their_names_share(tmp_path: Path):
+    for day in ("01", "02"):
+        write(tmp_path / f"events-{day}.csv", *LAYOUTS["ratings"][1:])
+    assert init(tmp_path, "events-*.csv").code == 0
+    assert yaml.safe_load((tmp_path / "events.yaml").read_text())["data"]["log"]["name"] == "events"
+
+
+def test_files_in_several_folders_are_found_from_the_folder_of_all(tmp_path: Path):
+    for folder in ("may", "june"):
+        (tmp_path / folder).mkdir()
+        write(tmp_path / folder / "log.csv", *LAYOUTS["ratings"][1:])
+    assert init(tmp_path, "may/log.csv", "june/log.csv", "--out", "my.yaml").code == 0
+    data = yaml.safe_load((tmp_path / "my.yaml").read_text())["data"]
+    assert (data["root"], data["log"]["files"]) == (str(tmp_path), ["may/log.csv", "june/log.csv"])
+
+
+@pytest.mark.parametrize("file", ["ratings.dat", "u.data", "log.csv", "log.tsv", "log.txt"])
+@pytest.mark.parametrize("more", ["", "{sep}9"])
+def test_ids_keep_their_leading_zeros_whatever_the_file(tmp_path: Path, file: str, more: str):
+    separator = {"dat": "::", "data": "\t", "tsv": "\t", "txt": "|"}.get(file.split(".")[1], ",")
+    write(
+        tmp_path / file,
+        None,
+        "{user:03d},0104{item:03d},{stars},{s}".replace(",", separator) + more.format(sep=separator),
+    )
+    if more and file in ("ratings.dat", "u.data"):
+        pytest.skip("a layout of MovieLens has four columns")
+    assert init(tmp_path, file, "--out", "log.yaml").code == 0
+    log = configured(tmp_path)
+    assert (log.users[1], log.items[1]) == ("001", "0104001")
+
+
+def configured(folder: Path) -> EventTable:
+    """The events of ``log.yaml``."""
+    data = yaml.safe_load((folder / "log.yaml").read_text())["data"]
+    return load_events(Log(**data["log"]), folder, data["reward"])
 
 
 def test_init_does_without_torch(tmp_path: Path):

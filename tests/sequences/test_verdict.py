@@ -4,32 +4,36 @@ import polars as pl
 import pytest
 
 from recalign.events import Log
-from recalign.sequences import EventDataModule, High, LeaveLast
+from recalign.sequences import EventDataModule, High, LeaveLast, TimeSplit
 from recalign.sequences.audit import audit_log
 from recalign.sequences.verdict import Concern, Verdict, verdict
 
 
-def said(root, rows, *, high="reward >= 4", unit="s"):
+def said(root, rows, *, high="reward >= 5", unit="s", split=LeaveLast(1, 1)):  # noqa: B008
     """The verdict on a log of rows (user, item, rating, timestamp)."""
     columns = {"user": pl.Int64, "item": pl.Int64, "rating": pl.Float64, "timestamp": pl.Int64}
     pl.DataFrame(rows, schema=columns, orient="row").write_csv(root / "log.csv")
     log = Log(name="made-up", files=["log.csv"], time_unit=unit)
-    data = EventDataModule(log, "rating", High(high), LeaveLast(1, 1), str(root))
+    data = EventDataModule(log, "rating", High(high), split, str(root))
     return verdict(audit_log(data), unit)
+
+
+GRID = [(user, step) for user in range(300) for step in range(10)]
 
 
 def mixed(user, step):
     return 3 + (user * 7 + step * step) % 3
 
 
-def rows(users=120, items=12, rating=mixed, pause=lambda user, step: 86_400):
-    """Ten events a user on items that differ."""
+def rows(users=120, items=12, rating=mixed, pause=lambda user, step: 86_400, steps=10, item=None):
+    """Ten events a user, or ``steps``, on items that differ."""
+    item = item or (lambda user, step: (user + step) % items)
     made = []
     for user in range(users):
         time = 1_600_000_000 + 37 * user
-        for step in range(10):
+        for step in range(steps):
             time += pause(user, step)
-            made.append((user, (user + step) % items, rating(user, step), time))
+            made.append((user, item(user, step), rating(user, step), time))
     return made
 
 
@@ -52,6 +56,15 @@ def test_a_reward_that_time_gives_away_is_not_trained_on(tmp_path):
     assert "AUC 1.00" in str(found)
 
 
+def tied(user, step):
+    return 86_400 * (step % 3 == 0)
+
+
+def rare(user, step):
+    """The last item of every second user is his own."""
+    return 1000 + user if user % 2 and step == 9 else (user + step) % 12
+
+
 @pytest.mark.parametrize(
     ("changed", "word", "says"),
     [
@@ -64,7 +77,14 @@ def test_a_reward_that_time_gives_away_is_not_trained_on(tmp_path):
         ({"rows": rows(), "high": "reward >= 9"}, "with care", "no event has a high reward, so high/* means nothing"),
         ({"rows": rows(), "high": "reward >= 1"}, "with care", "every event has a high reward"),
         ({"rows": rows(), "unit": "ms"}, "do not train", "all events are of 1970: is data.log.time_unit ms right?"),
+        ({"rows": rows(), "high": "reward >= 4"}, "with care", "67% of the events have a high reward, so high/* says"),
         ({"rows": rows(users=30)}, "with care", "30 users have test events"),
+        ({"rows": rows(users=15)}, "do not train", "this log cannot be measured: 15 users have test events"),
+        ({"rows": rows(steps=4)}, "with care", "the median user has 4 events, and 5 are one"),
+        ({"rows": rows(steps=4)}, "with care", "no user of A has two validation events, and the median one 2 in"),
+        ({"rows": rows(pause=tied)}, "with care", "90% of the events share their time with another of the same user"),
+        ({"rows": rows(pause=tied)}, "with care", "at least 45% of the next events are noise"),
+        ({"rows": rows(item=rare)}, "with care", "so that no method's ndcg is above 0.50. Name items more coarsely"),
         ({"rows": rows(pause=lambda user, step: 60)}, "with care", "all events are of one day, 2020-09-13"),
         (
             {"rows": [(u, v, r if u % 3 == 0 else None, t) for u, v, r, t in rows()]},
@@ -77,6 +97,27 @@ def test_each_concern_is_said(tmp_path, changed, word, says):
     found = said(tmp_path, changed.pop("rows"), **changed)
     assert found.word == word
     assert says in str(found)
+
+
+def test_a_split_that_misses_less_is_proposed(tmp_path):
+    """Each week has its item, so that cuts in time test on items that training never saw."""
+    week = 604_800
+    log = [(u, (u % 10) + step, mixed(u, step), 1_600_000_000 + week * ((u % 10) + step) + u) for u, step in GRID]
+    text = str(said(tmp_path, log, split=TimeSplit()))
+    assert "100% of the test events are on items unseen in training" in text
+    assert "They are 20% with data.split: {class_path: recalign.sequences.LeaveLast, init_args: {test: 1, val" in text
+
+
+def test_the_resolution_that_hides_a_reward_is_proposed(tmp_path):
+    """The best events follow after 90 seconds and not 130: in whole minutes that hardly shows."""
+    log = rows(pause=lambda user, step: 90 if mixed(user, step) == 5 else 130)
+    text = str(said(tmp_path, log))
+    assert "(data.log.time_resolution: 60)" in text
+
+
+def test_cuts_in_time_are_proposed_where_they_part_no_tie(tmp_path):
+    text = str(said(tmp_path, rows(pause=tied)))
+    assert "keep them in one part with data.split: {class_path: recalign.sequences.TimeSplit" in text
 
 
 def test_serious_concerns_come_first():

@@ -14,7 +14,9 @@ import yaml
 from recalign import configs
 from recalign.errors import InputError
 from recalign.events import guess
-from recalign.events.messages import did_you_mean
+from recalign.events.checking import read_rewards
+from recalign.events.division import divide
+from recalign.events.messages import SourceRows, did_you_mean
 from recalign.files import replacing, write_text
 
 EVENTS = "events.parquet"
@@ -62,21 +64,25 @@ class Log:
             timestamp: column of the time: numbers since 1970, or datetimes (UTC if they have no time zone).
             reward: how good an event was: a column, or Polars SQL over the columns; None: the log has no reward.
             time_unit: unit of a numeric time: ``s``, ``ms`` or ``us``; None: the one for which times lie after 1990.
-            high: condition for a high reward, in Polars SQL; None: above the 75th percentile of the training rewards.
+            high: condition for a high reward, in Polars SQL; None: chosen from the rewards, as by `recalign init`.
             titles: DataFrame whose first column is the item's id and whose second is its title.
             folder: where runs are written; None: a temporary folder, deleted with this object.
             name: name of the log in tables.
-            **data: further ``data`` settings, as in a log's YAML (``split``, ``max_length``, ...).
+            **data: further ``data`` settings, as in a log's YAML (``split``, ``max_length``, ...). Without ``split``
+                the last events of each user are validation and test, as many as `recalign init` chooses.
 
         Raises:
             InputError: `frame` is not a DataFrame, lacks a column, or has a null or NaN id or a wrong type of id or
-                time; or the folder holds another log.
+                time; the reward cannot be computed; or the folder holds another log.
         """
         events = _polars(frame, "frame")
         _require_columns(events, {"user": user, "item": item, "timestamp": timestamp})
         _require_ids(events, {"user": user, "item": item})
         _require_times(events[timestamp])
         unit = time_unit or guess.unit(events[timestamp])
+        expression = guess.quote(str(reward)) if reward in events.columns else reward
+        rows = SourceRows(pl.int_range(1, len(events) + 1, eager=True))
+        division = divide(events[user], read_rewards(events, rows, expression))
         place, temporary = _folder(folder)
         log: dict[str, Any] = {"name": name, "files": [EVENTS], "user": user, "item": item}
         log |= {"timestamp": timestamp, "time_unit": unit}
@@ -90,13 +96,12 @@ class Log:
                 raise InputError("has no second column", where="titles", remedy="give the item's id, then its title")
             _write(table, place / TITLES)
             log["titles"] = {"file": TITLES, "id": table.columns[0], "title": table.columns[1]}
-        settings = {
-            "log": log,
-            "root": str(place.resolve()),
-            "reward": guess.quote(str(reward)) if reward in events.columns else reward,
-            "high": {"expression": high, "quantile": None if high else 0.75} if reward is not None else None,
-            "split": {"class_path": "recalign.sequences.TimeSplit"},
-        }
+        settings = {"log": log, "root": str(place.resolve()), "reward": expression}
+        settings |= division.settings
+        if reward is None:
+            settings["high"] = None
+        elif high is not None:
+            settings["high"] = {"expression": high, "quantile": None}
         return cls._create(name, settings | data, place, temporary)
 
     @classmethod

@@ -15,6 +15,12 @@ QUANTILES = {"min": 0.0, "10 %": 0.1, "25 %": 0.25, "median": 0.5, "75 %": 0.75,
 BINS = 10
 GAP_AUC = "AUC of a high reward by the time between events (0.5: no leak)"
 REWARDED = "events with a reward"
+TIES = "ties: share of events at the same time as another of the user"
+RESOLUTION = "seconds to which times have to be floored to hide it"
+LEAK, HINT = 0.9, 0.65
+"""`GAP_AUC` from which time tells a reward before it is given, and from which it hints at one."""
+COARSER = (60, 600, 3_600, 86_400)
+"""Resolutions, in seconds, that are tried against a leak."""
 OUTLIERS = "share of the variance in the most extreme thousandth of the rewards"
 
 
@@ -64,6 +70,14 @@ def gap_auc(frame: pl.DataFrame) -> float | None:
     return max((max(area, 1 - area) for area in areas if area is not None), default=None)
 
 
+def _hiding(frame: pl.DataFrame) -> int | None:
+    """The finest of `COARSER` at which times hint at no reward."""
+    for seconds in COARSER:
+        if (gap_auc(frame.with_columns(pl.col("timestamp") // seconds * seconds)) or 0.5) < HINT:
+            return seconds
+    return None
+
+
 def auc(scored: pl.DataFrame) -> float | None:
     """Area under the ROC curve of a score (first column) for a bool label (second column). Ties count half."""
     score, positive = scored.get_columns()
@@ -101,11 +115,9 @@ def _repetition(table: EventTable) -> Section:
     frame = table.frame
     rows: Section = {"events on an item that the user had before": frame.height - _count_pairs(frame)}
     if table.has_time:
-        here = (pl.col("user") == pl.col("user").shift()) & (pl.col("timestamp") == pl.col("timestamp").shift())
-        tied = here.fill_null(False) | here.shift(-1).fill_null(False)
         distinct = frame.n_unique(["user", "item", "timestamp"])
         rows["duplicates (same user, item and time)"] = frame.height - distinct
-        rows["ties: share of events at the same time as another of the user"] = frame.select(tied.mean()).item()
+        rows[TIES] = table.report.tied / frame.height
     return rows
 
 
@@ -117,6 +129,8 @@ def _reward(table: EventTable) -> Section:
         rows[OUTLIERS] = _extreme_share(rewards)
     if table.has_time and (area := gap_auc(table.frame)) is not None:
         rows[GAP_AUC] = area
+        if area >= HINT and (seconds := _hiding(table.frame)):
+            rows[RESOLUTION] = seconds
     return rows
 
 

@@ -43,16 +43,17 @@ def check_rows(
         evaluate(raw, expression, f"data.log.columns.{name}", rows).alias(name)
         for name, expression in log.columns.items()
     )
-    rewards = _rewards(raw, rows, reward)
+    rewards = read_rewards(raw, rows, reward)
     if reward is not None:
         left_out.append(count_rows("have no reward and stay in histories only", rewards.is_null(), rows))
-    frame, users, items = _to_events(raw, rows, log, rewards)
+    frame, users, items, time = _to_events(raw, rows, log, rewards)
     if log.collapse:
         weaker = ~_strongest(frame)
         reason = "are weaker events of the same user and item and are left out"
         left_out.append(count_rows(reason, weaker, replace(rows, number=frame["row"])))
-        frame = frame.filter(~weaker)
-    return frame, users, items, CheckResult(frame.height, left_out, (rewards.min(), rewards.max()))  # type: ignore[arg-type]
+        frame, time = frame.filter(~weaker), time.filter(~weaker)
+    ends = rewards.min(), rewards.max()
+    return frame, users, items, CheckResult(frame.height, left_out, ends, _count_tied(frame["user"], time))  # type: ignore[arg-type]
 
 
 def _drop_unusable(raw: pl.DataFrame, rows: SourceRows, log: Log) -> tuple[pl.DataFrame, SourceRows, list[LeftOut]]:
@@ -72,8 +73,12 @@ def _drop_unusable(raw: pl.DataFrame, rows: SourceRows, log: Log) -> tuple[pl.Da
     return raw, rows, left_out
 
 
-def _rewards(raw: pl.DataFrame, rows: SourceRows, reward: str | None) -> pl.Series:
-    """Compute the reward of each row: f64, null where it has none."""
+def read_rewards(raw: pl.DataFrame, rows: SourceRows, reward: str | None) -> pl.Series:
+    """Compute the reward of each row: f64, null where it has none. Arguments as in `check_rows`.
+
+    Raises:
+        InputError: the reward cannot be computed, or is no number.
+    """
     if reward is None:
         return pl.repeat(None, raw.height, dtype=pl.Float64, eager=True)
     values = evaluate(raw, reward, "data.reward", rows)
@@ -89,8 +94,8 @@ def _rewards(raw: pl.DataFrame, rows: SourceRows, reward: str | None) -> pl.Seri
 
 def _to_events(
     raw: pl.DataFrame, rows: SourceRows, log: Log, rewards: pl.Series
-) -> tuple[pl.DataFrame, pl.Series, pl.Series]:
-    """Build the event table's frame, and the raw ids of its users and items."""
+) -> tuple[pl.DataFrame, pl.Series, pl.Series, pl.Series]:
+    """Build the event table's frame, the raw ids of its users and items, and the events' times as the file has them."""
     user, users = index_ids(read_ids(raw[log.user], "data.log.user", rows))
     item, items = index_ids(read_ids(raw[log.item], "data.log.item", rows))
     if log.timestamp is None:
@@ -109,7 +114,15 @@ def _to_events(
     columns = [*(values.alias(name) for name, values in own.items()), *feedback]
     if order is not None:  # gathering from a single chunk is faster
         columns = [column.rechunk().gather(order) for column in columns]
-    return pl.DataFrame(columns), users, items
+        time = time.gather(order)
+    return pl.DataFrame(columns), users, items, time
+
+
+def _count_tied(user: pl.Series, time: pl.Series) -> int:
+    """Count the events at the same time as another of their user. Both are sorted by (user, time)."""
+    user_N, time_N = user.to_numpy(), time.to_numpy()
+    same = np.concatenate([[False], (user_N[1:] == user_N[:-1]) & (time_N[1:] == time_N[:-1]), [False]])
+    return int((same[1:] | same[:-1]).sum())
 
 
 def _strongest(frame: pl.DataFrame) -> pl.Series:

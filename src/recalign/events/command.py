@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
+from itertools import takewhile
+from pathlib import Path, PurePath
 from typing import Any
 
 import polars as pl
@@ -21,6 +23,9 @@ from rich.table import Table
 
 from recalign.errors import InputError, printable
 from recalign.events import files, guess, reading
+from recalign.events.division import Division, divide
+from recalign.events.files import Source
+from recalign.events.joining import matched
 from recalign.events.log import Log
 from recalign.events.messages import did_you_mean
 from recalign.events.table import EventTable, load_events
@@ -35,22 +40,25 @@ COLUMNS = {
 QUESTIONS = COLUMNS | {"reward": "how good an event was (a column, or Polars SQL over columns)"}
 """What each option means."""
 
+SHORTEST = 3
+"""Letters that the common beginning of several files' names needs, to name their log."""
+
 UNITS = {"s": "seconds since 1970", "ms": "milliseconds since 1970", "us": "microseconds since 1970"}
 
 
 def init(words: Sequence[str]) -> None:
-    """Guess what the columns of a table mean, show the first events, and write the log's YAML.
+    """Guess what the columns of a table mean, show the first events, choose a split, and write the log's YAML.
 
     Raises:
         InputError: the table cannot be used, or something cannot be guessed and there is no terminal to ask on.
     """
     options = _options().parse_args(words)
-    path = Path(options.table)
-    name = re.sub(r"[^\w.-]+", "-", path.stem).strip("-.") or "events"
+    root, entries, sources = _find(options.table)
+    name = _name(root, sources)
     out = Path(options.out or f"{name}.yaml")
     if out.exists() and not options.force:
         raise InputError("the file exists already", where=str(out), remedy="give --out FILE, or --force")
-    frame, named, separator = _read(path)
+    frame, named, separator = _read(sources)
     given = {role: plain_name(value) for role in QUESTIONS if (value := getattr(options, role)) is not None}
     meaning = _guess_or_ask(frame, named, given)
     unit = guess.unit(frame[meaning["timestamp"]])
@@ -59,7 +67,7 @@ def init(words: Sequence[str]) -> None:
     reward = meaning.pop("reward")
     log = Log(
         name,
-        [path.name],
+        entries,
         header=None if named else frame.columns,
         separator=separator,
         time_unit="datetime" if options.time_format else unit,
@@ -67,17 +75,17 @@ def init(words: Sequence[str]) -> None:
         where=guess.missing_condition(frame, meaning.values()),
         **meaning,  # type: ignore[arg-type]
     )
-    events = load_events(log, path.parent, reward)
+    events = load_events(log, root, reward)
     if reward.startswith("CASE") and guess.has_kinds_of_one_item(events.frame):
         log = replace(log, collapse=True)
-        events = load_events(log, path.parent, reward)
-    high = guess.high_condition(events.frame["reward"])
-    _print_events(log, reward, high, events)
+        events = load_events(log, root, reward)
+    division = divide(events.frame["user"], events.frame["reward"])
+    _print_events(log, reward, division, events)
     commands = [
         shlex.join(["recalign", "check", str(out)]),
         shlex.join(["recalign", "chain", "own-log", "--log", str(out), "--name", name]),
     ]
-    write_text(out, _yaml_text(log, path.parent, reward, high, events, commands))
+    write_text(out, _yaml_text(log, root, reward, division, commands))
     print(f"\n{printable(str(out))} is written: look it over. Next:", *commands, sep="\n  ")
 
 
@@ -86,7 +94,10 @@ def _options() -> argparse.ArgumentParser:
         prog="recalign init", description="Guess what the columns of a table of events mean, and write the log's YAML."
     )
     parser.add_argument(
-        "table", help=f"a file of events, a row each: {', '.join(files.TABLES)}, with or without header"
+        "table",
+        nargs="+",
+        help=f"files of events, a row each, or a pattern such as 'events-*.csv': {', '.join(files.TABLES)}, with or "
+        "without header",
     )
     for role, meaning in QUESTIONS.items():
         parser.add_argument(f"--{role}", help=meaning, metavar="SQL" if role == "reward" else "COLUMN")
@@ -96,33 +107,65 @@ def _options() -> argparse.ArgumentParser:
     return parser
 
 
-def _read(path: Path) -> tuple[pl.DataFrame, bool, str | None]:
-    """Read a table as training would.
+def _find(tables: Sequence[str]) -> tuple[Path, list[str], list[Source]]:
+    """Find the files of a table.
+
+    Args:
+        tables: files, or patterns.
+
+    Returns:
+        The folder of all of them, what to write into ``data.log.files``, and the files.
+
+    Raises:
+        InputError: there is no such file.
+    """
+    folders = [Path(table).parent for table in tables]
+    folders = [next(one for one in (folder, *folder.parents) if not set("*?[") & set(str(one))) for folder in folders]
+    root = folders[0] if len(set(folders)) == 1 else Path(os.path.commonpath([one.absolute() for one in folders]))
+    entries = [os.path.relpath(table, root) for table in tables]
+    found = [files.find(root, entry) for entry in entries]
+    for table, sources in zip(tables, found, strict=True):
+        if not sources:
+            path = Path(table)
+            remedy = did_you_mean(path.name, [one.name for one in path.parent.glob("*")])
+            raise InputError("there is no such file", where=table, remedy=remedy)
+    return root, entries, [source for sources in found for source in sources]
+
+
+def _name(root: Path, sources: Sequence[Source]) -> str:
+    """Name a log: as its file, as what its files' names begin with, or, where that says too little, as their folder."""
+    stems = [PurePath(source.path.name.removesuffix(".gz")).stem for source in sources]
+    shared = takewhile(lambda letters: len(set(letters)) == 1, zip(*stems, strict=False))
+    common = re.sub(r"\d+$", "", "".join(letters[0] for letters in shared)).strip("-._")  # not a part of a number
+    name = stems[0] if len(stems) == 1 else common if len(common) >= SHORTEST else root.resolve().name
+    return re.sub(r"[^\w.-]+", "-", name).strip("-._") or "events"
+
+
+def _read(sources: Sequence[Source]) -> tuple[pl.DataFrame, bool, str | None]:
+    """Read the files of a table as training would.
 
     Returns:
         The table; whether it has a header row (without one, columns are named ``column_1``, ``column_2``, ...); and the
         separator, or None if the file name implies it.
     """
-    sources = files.find(path.parent, path.name)
-    if not sources:
-        remedy = did_you_mean(path.name, [one.name for one in path.parent.glob("*")])
-        raise InputError("there is no such file", where=str(path), remedy=remedy)
-    source = sources[0]
-    known = source.name.endswith(files.TABLES) or source.name in reading.MOVIELENS
-    separator = None if known else reading.find_separator(source)
-    frame = reading.read(source, (), None, separator)
-    named = not reading.has_header(source, None) or not reading.looks_like_data(frame.columns)
+    first, where = sources[0], ", ".join(map(str, sources))
+    known = first.name.endswith(files.TABLES) or first.name in reading.MOVIELENS
+    separator = None if known else reading.find_separator(first)
+    frames = [reading.read(source, (), None, separator) for source in sources]
+    named = not reading.has_header(first, None) or not reading.looks_like_data(frames[0].columns)
     if not named:
-        names = [f"column_{number}" for number in range(1, frame.width + 1)]
-        frame = reading.read(source, (), names, separator)
+        names = [f"column_{number}" for number in range(1, frames[0].width + 1)]
+        frames = [reading.read(source, (), names, separator) for source in sources]
+    tables, _ = matched({str(source): frame.lazy() for source, frame in zip(sources, frames, strict=True)}, (), ())
+    frame = pl.concat(tables.values(), how="diagonal_relaxed").collect()
     if frame.width < 3:
         raise InputError(
             f"{frame.width} columns, and an event has a user, an item and a time: {', '.join(frame.columns)}",
-            where=str(path),
+            where=where,
             remedy="give a table with a row per event, its fields separated by a comma, tab, ; | or ::",
         )
     if not frame.height:
-        raise InputError("the table has no rows", where=str(path), remedy="give a table with events")
+        raise InputError("the table has no rows", where=where, remedy="give a table with events")
     return frame, named, separator
 
 
@@ -169,9 +212,9 @@ def _name_columns(frame: pl.DataFrame, meaning: dict[str, str]) -> tuple[pl.Data
     return frame.rename(names), {role: role for role in COLUMNS} | {"reward": reward}
 
 
-def _print_events(log: Log, reward: str, high: str | None, events: EventTable) -> None:
-    """Print the first events and a summary of the log."""
-    frame = events.frame
+def _print_events(log: Log, reward: str, division: Division, events: EventTable) -> None:
+    """Print the first events, and a summary of the log and its split."""
+    frame, high = events.frame, division.high
     condition = pl.sql_expr(high) if high else pl.col("reward") > pl.col("reward").quantile(0.75, "linear")
     rows = frame.with_columns(condition.fill_null(False).alias("high")).sort("row")
     title = f"The first events of {escape(printable(', '.join(log.files)))}, as they were understood"
@@ -186,15 +229,18 @@ def _print_events(log: Log, reward: str, high: str | None, events: EventTable) -
     Console().print(table)
     print(f"{frame.height:,} events of {len(events.users):,} users and {len(events.items):,} items")
     print(printable(f"reward: {' '.join(reward.split())}"))
-    print(f"high: {high or 'the best quarter of the rewards'} ({rows['high'].sum() / rows.height:.0%} of the events)")
+    share = rows["high"].sum() / rows.height
+    print(f"high: {high or 'the best quarter of the rewards'} ({share:.0%} of the events)")
+    if share > guess.MOST_HIGH:
+        print(f"that is more than {guess.MOST_HIGH:.0%}: the best grade alone holds as many, so high/* says less")
+    print(division)
     for note in events.report.notes:
         print(note)
 
 
-def _yaml_text(log: Log, root: Path, reward: str, high: str | None, events: EventTable, commands: list[str]) -> str:
-    """Write a log as commented YAML. The test split is a tenth of the median user's events, between 1 and 10."""
-    median = int(events.frame.group_by("user").len()["len"].quantile(0.5, "nearest") or 0)
-    test = min(10, max(1, median // 10))
+def _yaml_text(log: Log, root: Path, reward: str, division: Division, commands: list[str]) -> str:
+    """Write a log as commented YAML."""
+    high, split = division.settings["high"], division.settings["split"]
     comments = {
         "name": "names run folders and tables",
         "files": "read in order; patterns such as events-*.parquet are allowed",
@@ -229,13 +275,13 @@ def _yaml_text(log: Log, root: Path, reward: str, high: str | None, events: Even
         lines.append(f"  reward: {_yaml_scalar(reward)}")
     lines += [
         "  high: # which events the metrics high/* count as good",
-        f"    expression: {_yaml_scalar(high)} # a condition; null: quantile decides",
-        f"    quantile: {'null' if high else 0.75} # share of the rewards that a high one exceeds",
-        "  split:",
-        "    class_path: recalign.sequences.LeaveLast # by user; recalign.sequences.TimeSplit cuts in time",
+        f"    expression: {_yaml_scalar(high['expression'])} # a condition; null: quantile decides",
+        f"    quantile: {_yaml_scalar(high['quantile'])} # share of the rewards that a high one exceeds",
+        f"  split: # tests {division.tested:,} of {division.users:,} users; all events of the others are training",
+        f"    class_path: {split['class_path']} # by user; recalign.sequences.TimeSplit cuts in time",
         "    init_args:",
-        f"      test: {test} # last events of a user",
-        f"      validation: {max(1, test // 2)} # events before those",
+        f"      test: {division.test} # last events of a user",
+        f"      validation: {division.validation} # events before those; two or more give pairs to order",
     ]
     return "\n".join(lines) + "\n"
 

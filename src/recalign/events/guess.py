@@ -51,6 +51,9 @@ EARLIEST, LATEST = 631_152_000, 4_102_444_800
 IDS = ("id", "ids", "key", "no", "nr", "code", "number", "hash", "uuid")
 """Words that mark an id."""
 
+MOST_HIGH = 0.4
+"""Share of the events that a high reward may have and still tell good events from the others."""
+
 MAX_KINDS = 20
 """A column with at most this many distinct values holds event types or grades, not measurements or ids."""
 
@@ -125,14 +128,18 @@ def missing_condition(frame: pl.DataFrame, columns: Iterable[str]) -> str | None
 
 
 def high_condition(rewards: pl.Series) -> str | None:
-    """SQL condition that holds for about the best third of the events; None if the best quarter can be used instead."""
+    """SQL condition for high rewards: the best grades that together hold at most `MOST_HIGH` of the events.
+
+    Where the best grade alone holds more, it is that one: no other condition tells better events apart. None for a
+    reward without grades, whose best quarter can be used instead.
+    """
     values = rewards.drop_nulls()
     best_quarter = (values > values.quantile(0.75, "linear")).mean()
     if values.n_unique() > MAX_KINDS and isinstance(best_quarter, float) and best_quarter > 0.1:
         return None
     counts = values.value_counts().sort(values.name, descending=True)
     shares = counts["count"].cum_sum() / len(values)
-    limit = counts.to_series()[max(0, int((shares <= 0.4).sum()) - 1)]
+    limit = counts.to_series()[max(0, int((shares <= MOST_HIGH).sum()) - 1)]
     return f"reward >= {limit:g}"
 
 

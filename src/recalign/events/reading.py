@@ -46,7 +46,7 @@ class Layout:
     types: Mapping[str, Any] = field(default_factory=dict)
 
 
-RATING = {"user": pl.Int64, "item": pl.Int64, "rating": pl.Float64, "timestamp": pl.Int64}
+RATING = {"user": pl.String, "item": pl.String, "rating": pl.Float64, "timestamp": pl.Int64}  # ids as in other text
 FILM = ("item", "title", "released", "video_released", "url", *(f"genre_{number}" for number in range(19)))
 MOVIELENS = {
     "u.data": Layout("\t", tuple(RATING), None, types=RATING),
@@ -151,7 +151,7 @@ def _layout(source: Source, header: Sequence[str] | None, separator: str | None)
 
 
 def _read_text(source: Source, ids: Sequence[str], layout: Layout) -> pl.DataFrame:
-    """Read a text file. Ids are read as text, unless the layout sets their types."""
+    """Read a text file. Ids are read as text."""
     first = next(_split_rows(source, layout), [])
     if layout.header is not None and len(layout.header) != len(first) > 0:
         raise InputError(

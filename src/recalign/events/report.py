@@ -26,11 +26,16 @@ class Note:
 
 @dataclass(frozen=True)
 class Report:
-    """Rows read from each file, events used, and notes on the other rows."""
+    """Rows read from each file, events used, and notes on the other rows.
+
+    Attributes:
+        tied: events at the same time as another of their user, at the file's own resolution.
+    """
 
     files: dict[str, int]
     used: int
     notes: tuple[Note, ...]
+    tied: int = 0
 
     def __str__(self) -> str:
         lines = [printable(f"{count:,} rows read from {file}") for file, count in self.files.items()]
@@ -46,11 +51,13 @@ class CheckResult:
         left_out: counts of the other rows, and of rows without a reward, by reason. All parts of a log list the same
             reasons in the same order.
         rewards: smallest and largest reward; None if there is none.
+        tied: as in `Report`.
     """
 
     used: int
     left_out: list[LeftOut]
     rewards: tuple[float | None, float | None]
+    tied: int
 
 
 def count_rows(reason: str, mask: pl.Series, rows: SourceRows) -> LeftOut:
@@ -84,4 +91,4 @@ def make_report(parts: Sequence[CheckResult], rows: SourceRows, reward: str | No
             where="data.reward",
             remedy="name a column that tells good events from bad ones, or set data.reward to null if the log has none",
         )
-    return Report(rows.files, used, tuple(notes))
+    return Report(rows.files, used, tuple(notes), sum(part.tied for part in parts))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -178,7 +178,7 @@ def with_rare_items(report: Report, items: pl.Series, count_I: np.ndarray, min_e
     first, more = ", ".join(map(str, named.head(SHOWN))), len(named) - SHOWN
     reason = f"are training events of {len(named):,} items that have fewer than {min_events}, and are left out"
     note = Note(reason, count, f"items {first}" + (f" and {more:,} more" if more > 0 else ""))
-    return Report(report.files, report.used - count, (*report.notes, note))
+    return replace(report, used=report.used - count, notes=(*report.notes, note))
 
 
 def _known(user_N: np.ndarray, is_known_N: np.ndarray) -> np.ndarray:

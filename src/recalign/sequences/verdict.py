@@ -6,17 +6,28 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from recalign.events.audit import GAP_AUC, OUTLIERS, REWARDED, Section
-from recalign.sequences.audit import HIGH, LEAKS, MISSES, SEEN
+from recalign.events.audit import GAP_AUC, HINT, LEAK, OUTLIERS, RESOLUTION, REWARDED, TIES, Section
+from recalign.events.division import FEW, LEARN, SHORT, unmeasurable
+from recalign.events.guess import MOST_HIGH
+from recalign.sequences.audit import (
+    HIGH,
+    LEAKS,
+    LEFT,
+    LONGER,
+    MISSES,
+    OFTEN,
+    OTHER_MISSES,
+    OTHER_USERS,
+    PAIRS,
+    SEEN,
+    users_tested,
+)
 
 Word = Literal["usable", "with care", "do not train"]
-LEAK, HINT = 0.9, 0.65
-"""AUC of a high reward by the time between events: from `LEAK` on the reward is known before it is given."""
-OFTEN, MOSTLY = 0.2, 0.5
-"""Shares above which to warn. `OFTEN`: of test targets that their user had met before. `MOSTLY`: of test targets on
-items unseen in training, and of the variance that comes from outliers."""
-FEW = 100
-"""Test users under which intervals are too wide for most gains."""
+MOSTLY = 0.5
+"""Share of the variance that comes from outliers, above which to warn."""
+FEWER = 0.75
+"""What another split has to leave of the misses, at most, to be proposed."""
 
 
 @dataclass(frozen=True)
@@ -52,32 +63,36 @@ def verdict(sections: Mapping[str, Section], time_unit: str) -> Verdict:
         sections: the figures.
         time_unit: in which the log's timestamps were read.
     """
-    return Verdict([*_rewards(sections), *_targets(sections), *_times(sections, time_unit), *_leaks(sections)])
+    return Verdict(
+        [*_rewards(sections), *_targets(sections), *_users(sections), *_times(sections, time_unit), *_leaks(sections)]
+    )
 
 
 def _rewards(sections: Mapping[str, Section]) -> Iterator[Concern]:
     rewards = sections.get("reward", {})
-    area = float(rewards.get(GAP_AUC, 0.5))
+    area, seconds = float(rewards.get(GAP_AUC, 0.5)), rewards.get(RESOLUTION)
+    floored = f"Floor the times (data.log.time_resolution{f': {seconds}' if seconds else ', a day or more'})"
     if area >= LEAK:
         yield Concern(
             True,
             f"the time between events tells a high reward (AUC {area:.2f}): a model that sees times reads the reward "
-            "off them. Floor the times (data.log.time_resolution), or make one event of several (data.log.collapse)",
+            f"off them. {floored}, or make one event of several (data.log.collapse)",
         )
     elif area >= HINT:
-        yield Concern(
-            False,
-            f"the time between events hints at a high reward (AUC {area:.2f}): see data.log.time_resolution",
-        )
+        yield Concern(False, f"the time between events hints at a high reward (AUC {area:.2f}). {floored}")
     if (due := float(rewards.get(OUTLIERS, 0))) > MOSTLY:
         yield Concern(
             True,
             f"{due:.0%} of the variance of the rewards is due to one in a thousand: whatever is learned from them is "
             "learned from a few outliers. Bound the reward, as in least(reward, 10)",
         )
-    if (share := sections["split"][HIGH]) in (0, 1):
+    if (share := float(sections["split"][HIGH])) in (0, 1):
         yield Concern(
             False, f"{'every' if share else 'no'} event has a high reward, so high/* means nothing: see data.high"
+        )
+    elif share > 1 - MOST_HIGH:  # fewer are left to tell them from
+        yield Concern(
+            False, f"{share:.0%} of the events have a high reward, so high/* says little more than all/*: see data.high"
         )
     events = int(sections["log"]["events"])
     if rewards and (known := int(rewards[REWARDED])) < events / 2:
@@ -92,18 +107,67 @@ def _targets(sections: Mapping[str, Section]) -> Iterator[Concern]:
             f"in {seen:.0%} of the test events the user had seen the item before: they are ranked all the same, though "
             "items seen are never recommended, so ranks look better than they are; see data.log.collapse",
         )
-    if (unseen := float(test[MISSES])) > MOSTLY:
-        yield Concern(False, f"{unseen:.0%} of the test events are on items unseen in training: all of them are misses")
-    if (users := int(test["users"])) < FEW:
-        yield Concern(False, f"{users} users have test events: intervals will be wide")
+    if (unseen := float(test[MISSES])) > OFTEN:
+        yield Concern(
+            False,
+            f"{unseen:.0%} of the test events are on items unseen in training: all of them are misses, so that no "
+            f"method's ndcg is above {1 - unseen:.2f}. {_fewer_misses(sections, unseen)}",
+        )
+
+
+def _fewer_misses(sections: Mapping[str, Section], unseen: float) -> str:
+    users, least = sections.get(OTHER_USERS, {}), min(FEW, users_tested(sections))
+    others = {line: float(share) for line, share in sections.get(OTHER_MISSES, {}).items() if int(users[line]) >= least}
+    if others and (share := min(others.values())) <= FEWER * unseen:
+        return f"They are {share:.0%} with data.{min(others, key=lambda line: others[line])}"
+    return (
+        "Name items more coarsely (a product, not its variants), or leave rare ones out of the table: "
+        "data.min_events leaves them out of training only"
+    )
+
+
+def _users(sections: Mapping[str, Section]) -> Iterator[Concern]:
+    counts, split, tested = sections["events per user"], sections["split"], users_tested(sections)
+    if (median := int(counts["median"])) < SHORT:
+        yield Concern(
+            False,
+            f"the median user has {median} event{'s' * (median != 1)}, and {SHORT} are one to test on, one to validate "
+            f"on and {LEARN} to learn a taste from: gains will be small. {int(split[LONGER]):,} users have "
+            f"{SHORT} or more" + (": leave the others out of the table" if int(split[LONGER]) >= FEW else ""),
+        )
+    if not split[PAIRS] and int(split[LEFT]) < LEARN:
+        yield Concern(
+            False,
+            f"no user of A has two validation events, and the median one {split[LEFT]} in training: nothing tells "
+            "whether a user's rewards are put in the right order",
+        )
+    if tested < FEW:
+        line, most = max(sections.get(OTHER_USERS, {}).items(), key=lambda one: int(one[1]), default=("", 0))
+        better = f". {most:,} have with data.{line}" if int(most) > tested else ""
+        why = unmeasurable(tested)
+        yield Concern(bool(why), (why or f"{tested} users have test events: intervals will be wide") + better)
 
 
 def _times(sections: Mapping[str, Section], time_unit: str) -> Iterator[Concern]:
+    if (tied := float(sections["repeated items and times"].get(TIES, 0))) > OFTEN:
+        yield Concern(
+            False,
+            f"{tied:.0%} of the events share their time with another of the same user, and their order is the file's. "
+            f"If that is not the order in which they happened, at least {tied / 2:.0%} of the next events are noise "
+            f"that no method predicts: name a column of finer times in data.log.timestamp{_whole_ties(sections)}",
+        )
     first, last = (str(sections[part][day]) for part, day in (("train", "first day"), ("test", "last day")))
     if last.startswith("1970") and time_unit in ("ms", "us"):
         yield Concern(True, f"all events are of 1970: is data.log.time_unit {time_unit} right?")
     elif first == last and "first event" in sections["log"]:
         yield Concern(False, f"all events are of one day, {first}: is data.log.time_unit right?")
+
+
+def _whole_ties(sections: Mapping[str, Section]) -> str:
+    """The split that parts no tie, if it tests enough users."""
+    others = sections.get(OTHER_USERS, {}).items()
+    line = next((line for line, users in others if "TimeSplit" in line and int(users) >= FEW), None)
+    return f", or keep them in one part with data.{line}" if line else ""
 
 
 def _leaks(sections: Mapping[str, Section]) -> Iterator[Concern]:
