@@ -13,6 +13,7 @@ import torch
 from recalign.evaluation import examples, exposed
 from recalign.evaluation.baselines import SameForAll, Scores, log_counts
 from recalign.evaluation.comparison import EVALUATED, TESTED
+from recalign.evaluation.item_knn import ItemKNN
 from recalign.evaluation.judges import require_apart
 from recalign.evaluation.popularity import popularity_curve
 from recalign.evaluation.ray import ValidationRanking
@@ -128,7 +129,7 @@ def evaluate_methods(
         summary |= {"base": digest(data.fingerprint, digests)[:16], **shares, **run.cost}
         if data.sample is not None:
             summary |= {EVALUATED: test["user"].n_unique(), TESTED: data.users_tested("A")}
-        if run.method not in SAME_FOR_ALL and nets.start_ndcg:  # the others have no ray, and so no price
+        if run.method not in UNPRICED and nets.start_ndcg:  # the others have no ray, and so no price
             summary["policy/kept"] = gain_ndcg(validation["rank"].to_numpy(), 10).mean() / nets.start_ndcg
         if (as_popular := tilted.value_at(_mean(validation, "log_count@10"))) is not None:
             summary["value_at_popularity"] = _mean(test, "judge@10") - as_popular
@@ -175,7 +176,7 @@ class LoadedNetworks:
             return self.reranked(run).policy(self.start, trained, self._scores(run))
         if run.checkpoint is not None:
             return self._trained(run.checkpoint)
-        return self.start if run.method == "start" else SAME_FOR_ALL[run.method](self.data)
+        return self.start if run.method == "start" else UNPRICED[run.method](self.data)
 
     def _scores(self, run: MethodRun) -> tuple[Scores, float]:
         return scores_of(run.method, self.reward, self.data, run.spread)
@@ -212,14 +213,15 @@ class LoadedNetworks:
         return self._ranking.ndcg(self.start)
 
 
-SAME_FOR_ALL: dict[str, Callable[[RewardData], Policy]] = {
+UNPRICED: dict[str, Callable[[RewardData], Policy]] = {
     "popularity": lambda data: SameForAll(log_counts(data.sequences)),
     "popularity_high": lambda data: SameForAll(log_counts(data.sequences, high_only=True)),
     "item_mean": lambda data: SameForAll(torch.from_numpy(data.moments()[2]) / data.moments()[1]),
+    "item_knn": lambda data: ItemKNN.of(data.sequences),
 }
-"""Rows that rank items in the same order for everybody; `item_mean` by shrunk means, in standard deviations."""
+"""Rows counted from the log, which no ray leads to; `item_mean` by shrunk means, in standard deviations."""
 
-UNTRAINED = (*SAME_FOR_ALL, "start", *RERANKED)
+UNTRAINED = (*UNPRICED, "start", *RERANKED)
 """Rows that take no training of their own."""
 
 
