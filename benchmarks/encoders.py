@@ -76,7 +76,7 @@ ITEM_VECTORS = "hstu/last_event"
 SIZES = {"ml-100k": [64, 32], "ml-1m-leave-last": [128, 32], "kuairand-pure-excerpt": [64, 128]}
 """Codes of each level, unless `--sizes` says otherwise."""
 PEERS = {"rectools-sasrec": "SASRecModel", "rectools-hstu": "HSTUModel"}
-ONE_SEED = dict.fromkeys(UNTRAINED, [0]) | {peer: [42] for peer in PEERS}  # 42 is the tutorial's
+ONE_SEED = {row: [0] for row in UNTRAINED} | {peer: [42] for peer in PEERS}  # 42 is the tutorial's
 
 
 def main() -> None:

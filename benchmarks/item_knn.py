@@ -18,7 +18,7 @@ from recalign.sequences import EventDataModule
 from recalign.stage import parse_stage
 
 USERS = 1500  # of each log, a fixed sample
-CHANGES = {"window": [3, 30, 200], "neighbours": [50, 100], "shrinkage": [1, 100], "newest": [1, 10]}
+CHANGES = {"window": [3, 30], "neighbours": [50, 100], "shrinkage": [1, 100], "newest": [1, 10]}
 
 
 def main() -> None:
