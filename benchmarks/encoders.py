@@ -21,6 +21,7 @@ import shlex
 import statistics
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
@@ -28,14 +29,19 @@ import torch
 from tables import SCHEMA, commit, save
 
 from recalign.evaluation.baselines import SameForAll, log_counts
+from recalign.evaluation.item_knn import ItemKNN
 from recalign.files import write_json
 from recalign.metrics import RankMetrics
 from recalign.recommender import Policy, RecommenderVectors
 from recalign.recommender.checkpoint import load_net
 from recalign.semantic_ids.command import tokenize
-from recalign.sequences import EventDataModule
+from recalign.sequences import EventDataModule, Sequences
 from recalign.stage import parse_stage, run_stage
 
+UNTRAINED: dict[str, Callable[[Sequences], Policy]] = {
+    "popularity": lambda sequences: SameForAll(log_counts(sequences)),
+    "item-knn": ItemKNN.of,
+}
 CUTS = (10, 50, 200)
 SHOWN = ("hr@10", "ndcg@10", "hr@50", "hr@200", "ndcg@200", "mrr")
 SASREC = [
@@ -70,15 +76,13 @@ ITEM_VECTORS = "hstu/last_event"
 SIZES = {"ml-100k": [64, 32], "ml-1m-leave-last": [128, 32], "kuairand-pure-excerpt": [64, 128]}
 """Codes of each level, unless `--sizes` says otherwise."""
 PEERS = {"rectools-sasrec": "SASRecModel", "rectools-hstu": "HSTUModel"}
-ONE_SEED = {"popularity": [0]} | {peer: [42] for peer in PEERS}  # 42 is the tutorial's
+ONE_SEED = {row: [0] for row in UNTRAINED} | {peer: [42] for peer in PEERS}  # 42 is the tutorial's
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--log", default="ml-1m-leave-last", help="a YAML of conf/data")
-    parser.add_argument(
-        "--rows", nargs="+", default=["popularity", *ROWS], choices=["popularity", *ROWS, *ONEREC, *PEERS]
-    )
+    parser.add_argument("--rows", nargs="+", default=[*UNTRAINED, *ROWS], choices=[*UNTRAINED, *ROWS, *ONEREC, *PEERS])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--sizes", type=int, nargs="+", help="codes of each level of OneRec's rows, named in the table")
     parser.add_argument("--runs", type=Path, default=Path("runs/encoders"))
@@ -136,8 +140,8 @@ def of_ours(row: str, seed: int, given: argparse.Namespace) -> dict[str, float]:
     argv = words(row, seed, given)
     stage = parse_stage(argv)
     data: EventDataModule = stage.datamodule()  # type: ignore[assignment]
-    if row == "popularity":
-        return tested(SameForAll(log_counts(data.sequences)), data)
+    if row in UNTRAINED:
+        return tested(UNTRAINED[row](data.sequences), data)
     print(shlex.join(["recalign", *argv]), flush=True)
     manifest = stage.finished() or run_stage(argv).manifest
     assert manifest is not None, "a dry run makes no row"
@@ -189,7 +193,7 @@ def collect(given: argparse.Namespace) -> pl.DataFrame:
     """Mean and sd over the seeds that are there, as results are saved."""
     folder, log = given.runs / given.log, given.log
     rows: list[tuple[object, ...]] = []
-    for row in ["popularity", *PEERS, *ROWS, *(labelled(row, given) for row in ONEREC)]:
+    for row in [*UNTRAINED, *PEERS, *ROWS, *(labelled(row, given) for row in ONEREC)]:
         cells = {p.stem.removeprefix("seed-"): json.loads(p.read_text()) for p in sorted((folder / row).glob("*.json"))}
         for metric in SHOWN:
             values = [cell[metric] for cell in cells.values() if metric in cell]

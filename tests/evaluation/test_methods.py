@@ -15,7 +15,7 @@ import torch
 from recalign.errors import InputError
 from recalign.evaluation.comparison import compare
 from recalign.evaluation.comparison_table import ComparisonTable
-from recalign.evaluation.methods import SAME_FOR_ALL, UNTRAINED, MethodRun, evaluate_methods
+from recalign.evaluation.methods import UNPRICED, UNTRAINED, MethodRun, evaluate_methods
 from recalign.evaluation.reranking import RERANKED, Reranking, interpolate, scores_of
 from recalign.evaluation.roles import Roles
 from recalign.events import Log
@@ -91,7 +91,7 @@ def test_artefacts_are_those_that_comparisons_read(tmp_path, data, base, cells):
         assert (summary["method"], summary["seed"], summary["log"]) == (method, 3, "tastes")
         assert 0 < summary["coverage@10"] <= 1
         assert summary["cold_targets"] == 0
-        assert ("policy/kept" in summary) == ("policy/kept_se" in summary) == (method not in SAME_FOR_ALL)
+        assert ("policy/kept" in summary) == ("policy/kept_se" in summary) == (method not in UNPRICED)
     assert summary["cost/steps"] == 7
     start = pl.read_parquet(place(tmp_path, "start") / "test.parquet")
     assert start["kl"].abs().max() < 1e-6

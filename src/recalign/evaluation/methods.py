@@ -14,6 +14,7 @@ import torch
 from recalign.evaluation import examples, exposed
 from recalign.evaluation.baselines import ItemScores, SameForAll, Scores, log_counts
 from recalign.evaluation.comparison import EVALUATED, TESTED, UNIT, USER_SPREAD
+from recalign.evaluation.item_knn import ItemKNN
 from recalign.evaluation.judges import require_apart
 from recalign.evaluation.popularity import popularity_curve
 from recalign.evaluation.ray import ValidationRanking
@@ -137,7 +138,7 @@ def evaluate_methods(
         summary |= {"base": digest(data.fingerprint, digests)[:16], **shares, **run.cost, **_spread(data)}
         if data.sample is not None:
             summary |= {EVALUATED: test["user"].n_unique(), TESTED: data.users_tested("A")}
-        if run.method not in SAME_FOR_ALL:  # which have no ray, and so no price
+        if run.method not in UNPRICED:  # which have no ray, and so no price
             summary |= nets.price(run, policies[run.method])
         if (as_popular := tilted.value_at(_mean(validation, "log_count@10"))) is not None:
             summary["value_at_popularity"] = _mean(test, "judge@10") - as_popular
@@ -187,7 +188,7 @@ class LoadedNetworks:
             return self.reranked(run).policy(self.start, trained, self.scores(run))
         if run.checkpoint is not None:
             return self._trained(run.checkpoint).net
-        return self.start if run.method == "start" else SAME_FOR_ALL[run.method](self.data)
+        return self.start if run.method == "start" else UNPRICED[run.method](self.data)
 
     def scores(self, run: MethodRun) -> tuple[Scores, float]:
         """The scores by which a row reranks, and their unit."""
@@ -239,14 +240,15 @@ class LoadedNetworks:
         return self._ranking.ndcg_by_user(self.start)
 
 
-SAME_FOR_ALL: dict[str, Callable[[RewardData], Policy]] = {
+UNPRICED: dict[str, Callable[[RewardData], Policy]] = {
     "popularity": lambda data: SameForAll(log_counts(data.sequences)),
     "popularity_high": lambda data: SameForAll(log_counts(data.sequences, high_only=True)),
     "item_mean": lambda data: SameForAll(torch.from_numpy(data.moments()[2]) / data.moments()[1]),
+    "item_knn": lambda data: ItemKNN.of(data.sequences),
 }
-"""Rows that rank items in the same order for everybody; `item_mean` by shrunk means, in standard deviations."""
+"""Rows counted from the log, which no ray leads to; `item_mean` by shrunk means, in standard deviations."""
 
-UNTRAINED = (*SAME_FOR_ALL, "start", *RERANKED)
+UNTRAINED = (*UNPRICED, "start", *RERANKED)
 """Rows that take no training of their own."""
 
 

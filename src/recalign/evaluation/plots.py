@@ -20,7 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from recalign.evaluation.comparison_table import REWARDS, ComparisonTable, Interval
-from recalign.evaluation.methods import SAME_FOR_ALL, UNTRAINED
+from recalign.evaluation.methods import UNPRICED, UNTRAINED
 from recalign.evaluation.roles import Roles
 
 VARIABLES = ("ink", "soft", "line", "card", "accent", "baseline", "plain", "placebo", "shade")
@@ -53,7 +53,7 @@ STYLE: Any = {
 def forest(table: ComparisonTable, metric: str) -> Markup | None:
     """Each method's difference to the better baseline: 95 % interval, and a thin line for Holm's wider one.
 
-    Rows that are the same for everybody may be far off: their figure is written at the edge.
+    Rows that no ray leads to may be far off: their figure is written at the edge.
     """
     differences = _finite(table, f"diff_best_bc/{metric}")
     if not differences:
@@ -61,7 +61,7 @@ def forest(table: ComparisonTable, metric: str) -> Markup | None:
     rows = list(reversed(differences))
 
     def draw(figure: Figure, axes: Axes) -> None:
-        inside = [differences[row] for row in rows if row not in SAME_FOR_ALL] or list(differences.values())
+        inside = [differences[row] for row in rows if row not in UNPRICED] or list(differences.values())
         low, high = min(0, *(cell.low for cell in inside)), max(0, *(cell.high for cell in inside))
         margin = 0.12 * (high - low) or 1.0
         left, right = low - margin, high + margin
