@@ -1,79 +1,152 @@
-"""How often the report's decision is right: on simulated worlds, whose truth it does not see.
+"""How often the report's sentence is right.
 
-    python benchmarks/verdicts.py [--worlds 20] [--first 100] [--runs DIR]
+    python benchmarks/verdicts.py tables [--tables 5000]
+    python benchmarks/verdicts.py worlds --first 3000 --worlds 60 [--runs DIR] [--workers 2] [--label chosen]
 
-Half of the worlds have rewards that tell nothing of the truth (`noise`); the other half are the default ones. A
-decision is set beside the true value of the policy that it names (``value/true@10``, against the better of start and
-bc): it is right to ship where the truth gains more than `FLAT`. One seed a world, as most users would run it. Worlds
-that have run are not run again.
+``tables``: figures made up event by event, without training; is the rule what it says (verdict_tables.py)? ``worlds``:
+the default chain in worlds whose truth is known (verdict_worlds.py).
+
+A row does *harm* if its true value lies below the better baseline's by more than `FLAT` standard deviations of the
+reward, or if it is expected to keep less than `KEPT` of the ranking; in worlds both are measured on about ten times as
+many fresh events. Errors are counted apart: harm that was shipped, of the cases where some candidate does harm; and
+gains left unshipped, of the cases where a candidate that does no harm has a true gain of twice the half-width of its
+interval. Worlds that have run are kept in ``<runs>/verdicts/<seed>.json``, and are not run again.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import sys
+import shutil
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import polars as pl
-from tables import commit, markdown, save
+from scipy.stats import binomtest
+from tables import SCHEMA, beside_other_logs, commit, markdown, save
+from verdict_tables import made_up
+from verdict_worlds import CANDIDATES, PLACEBOS, kind_of, plan_of, truth_of
 
-from recalign.cli import main as recalign
-from recalign.evaluation import comparison
+from recalign.chain.run import run_chain
+from recalign.evaluation.comparison import SCHEMA as ROW
 from recalign.evaluation.comparison_table import ComparisonTable
-from recalign.evaluation.decision import FLAT, decide
+from recalign.evaluation.decision import Decision, decide
+from recalign.evaluation.findings import FLAT
+from recalign.evaluation.roles import Roles
+from recalign.evaluation.selection import KEPT
 from recalign.evaluation.sources import Sources
+from recalign.files import read_json, write_json
 
-TRUE = "value/true@10"
-KINDS: dict[str, dict[str, float]] = {"default": {}, "noise": {"signal": 0.0}}
-METHODS = ["popularity_tilt", "start", "rerank", "bc", "asft", "asft_permuted"]
+ROLES = Roles("asft", PLACEBOS)
 WORDS = ("ship", "not decided", "do not ship")
+COUNTS = (*WORDS, "harmful", "harm shipped", "clear gains", "clear gains shipped", "no word rests on NaN")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--worlds", type=int, default=20, help="of each kind")
-    parser.add_argument("--first", type=int, default=100, help="seed of the first world")
+    parser.add_argument("what", choices=("tables", "worlds"))
+    parser.add_argument("--tables", type=int, default=5000)
+    parser.add_argument("--worlds", type=int, default=60)
+    parser.add_argument("--first", type=int, default=3000, help="seed of the first world")
     parser.add_argument("--runs", type=Path, default=Path("runs"))
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--label", default="worlds", help="names the rows that are saved")
     given = parser.parse_args()
-    seeds = range(given.first, given.first + given.worlds)
-    found = pl.DataFrame([_decided(given.runs, kind, seed) for kind in KINDS for seed in seeds])
-    print(found)
-    counts = found.group_by("kind", "truth").agg(
-        *((pl.col("word") == word).sum().alias(word) for word in WORDS), worlds=pl.len()
-    )
-    rows = counts.unpivot([*WORDS, "worlds"], index=["kind", "truth"], variable_name="metric", value_name="mean")
-    rows = rows.select(
-        log=pl.lit("simulated"),
-        row=pl.format("{}, the truth {}", "kind", "truth"),
-        metric="metric",
-        mean=pl.col("mean").cast(pl.Float64),
-        sd=pl.lit(None, pl.Float64),
-        ci_low=pl.lit(None, pl.Float64),
-        ci_high=pl.lit(None, pl.Float64),
-        seeds=pl.lit(f"{seeds[0]}-{seeds[-1]}"),
-        commit=pl.lit(commit()),
-    ).sort("row")
-    print(markdown(rows, {name: name for name in (*WORDS, "worlds")}, digits=0))
-    print(save(rows, "verdicts"))
+    if given.what == "tables":
+        seeds, label, one = range(given.tables), "made-up tables", made_up
+    else:
+        seeds, label = range(given.first, given.first + given.worlds), given.label
+        one = partial(recorded, runs=given.runs)
+    with ProcessPoolExecutor(given.workers, mp_context=get_context("spawn")) as pool:
+        cases = list(pool.map(partial(judged, one), seeds, chunksize=1 if given.what == "worlds" else 50))
+    found = pl.DataFrame(cases)
+    write_json(given.runs / "verdicts" / f"{label}.json", found.to_dicts())
+    with pl.Config(tbl_rows=-1, tbl_cols=-1, fmt_str_lengths=60):
+        print(found.filter(pl.col("harm shipped") | (pl.col("clear gains") > pl.col("clear gains shipped"))))
+    rows = counted(found, label, f"{seeds[0]}-{seeds[-1]}")
+    print(markdown(rows, {name: name for name in COUNTS}, digits=0))
+    print(save(beside_other_logs(rows, "verdicts"), "verdicts"))
 
 
-def _decided(runs: Path, kind: str, seed: int) -> dict[str, object]:
-    """The decision on one world, and what the truth says of it."""
-    name = f"verdicts-{kind}-{seed}"
-    words = ["chain", "simulated", f"--name={name}", f"--root={runs}", f"--seeds=[{seed}]", f"--methods={METHODS}"]
-    words.append(f"--world={json.dumps(KINDS[kind])}")
-    if not (runs / name / comparison.FILE).is_file() and (code := recalign(words)):
-        sys.exit(code)
-    sources = Sources.of(runs / name, searched=False)
-    test, validation = (ComparisonTable(sources.comparison, sources.roles, split) for split in ("test", "validation"))
-    decision = decide(test, validation, sources.trust)
-    assert decision is not None  # a method was measured
-    policy = decision.policy or sources.roles.ours or "start"
-    gain, baseline = test.get(policy, f"diff_best_bc/{TRUE}"), test.better_baseline(TRUE)
-    share = gain.value / abs(test.column(TRUE)[baseline].value) if gain and baseline else 0.0
-    truth = "gains" if share > FLAT else "loses" if share < -FLAT else "is flat"
-    return {"kind": kind, "seed": seed, "word": decision.word, "policy": policy, "share": share, "truth": truth}
+def recorded(seed: int, runs: Path) -> dict[str, Any]:
+    """One world: its kind, what is true of its rows, and what the report knows; run where it is not kept."""
+    file = runs / "verdicts" / f"{seed}.json"
+    if not file.is_file():
+        plan = plan_of(seed, runs)
+        sources = Sources.of(run_chain(plan), searched=False)
+        frame = sources.comparison.filter(seed="all")
+        record = {
+            "kind": kind_of(seed),
+            "commit": commit(),
+            "truth": {row.pop("method"): row for row in truth_of(plan, seed).to_dicts()},
+            "trust": sources.trust,
+            "rows": [list(row) for row in frame.iter_rows()],
+        }
+        write_json(file, record)
+        for folder in (plan.folder, runs / f"world-{seed}"):
+            shutil.rmtree(folder)
+    return read_json(file)
+
+
+def judged(one: Any, seed: int) -> dict[str, Any]:
+    """What was decided in one case, beside the truth."""
+    record = one(seed)
+    frame = pl.DataFrame([tuple(row) for row in record["rows"]], schema=ROW, orient="row")
+    test, validation = (ComparisonTable(frame, ROLES, split) for split in ("test", "validation"))
+    decision = decide(test, validation, record["trust"])
+    assert decision is not None  # candidates were measured
+    truth = record["truth"]
+    value, ndcg = (max(truth[name][what] for name in ROLES.baselines) for what in ("value", "ndcg"))
+    gains = {name: truth[name]["value"] - value for name in CANDIDATES}
+    kept = {name: truth[name]["ndcg"] / ndcg for name in CANDIDATES}
+    harmful = [name for name in CANDIDATES if gains[name] < -FLAT or kept[name] < KEPT]
+    clear = [name for name in CANDIDATES if name not in harmful and gains[name] >= 2 * half_width(test, name)]
+    shipped = decision.policy if decision.word == "ship" else None
+    return {
+        "kind": record["kind"],
+        "seed": seed,
+        **{word: decision.word == word for word in WORDS},
+        "policy": decision.policy or "",
+        "gain": gains.get(decision.policy or "", float("nan")),
+        "kept": kept.get(decision.policy or "", float("nan")),
+        "harmful": bool(harmful),
+        "harm shipped": shipped in harmful,
+        "clear gains": bool(clear),
+        "clear gains shipped": bool(clear) and shipped is not None,
+        "no word rests on NaN": not rests_on_nan(decision),
+        "because": decision.because[0],
+    }
+
+
+def half_width(test: ComparisonTable, name: str) -> float:
+    """Of the interval of a row's gain; infinite where it is unknown."""
+    gain = test.gain(name)
+    return (gain.high - gain.low) / 2 if gain else float("inf")
+
+
+def rests_on_nan(decision: Decision) -> bool:
+    """Whether a reason holds a figure that is no number."""
+    return any("nan" in reason.split() or "nan%" in reason for reason in decision.because)
+
+
+def counted(found: pl.DataFrame, label: str, seeds: str) -> pl.DataFrame:
+    """How many cases of each kind, and of all, have each of `COUNTS`; error rates have their 95 % interval.
+
+    The interval is Clopper and Pearson's, of the share of harm shipped (of the harmful) and of clear gains shipped.
+    """
+    of = {"harm shipped": "harmful", "clear gains shipped": "clear gains"}
+    rows: list[tuple[object, ...]] = []
+    for kind, own in [*found.group_by("kind", maintain_order=True), (("all",), found)]:
+        for metric in COUNTS:
+            count, total = int(own[metric].sum()), int(own[of[metric]].sum()) if metric in of else len(own)
+            ends: Sequence[float | None] = (None, None)
+            if metric in of and total:
+                ends = [total * end for end in binomtest(count, total).proportion_ci(method="exact")]
+            rows.append((label, kind[0], metric, float(count), None, *ends, seeds, commit()))
+    return pl.DataFrame(rows, schema=list(SCHEMA), orient="row", infer_schema_length=None)
 
 
 if __name__ == "__main__":

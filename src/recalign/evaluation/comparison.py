@@ -100,14 +100,20 @@ def compare(
         order = order or stored
     else:
         roles.save(chain_folder, order)
-    tables = [SplitTable(runs, split, roles, draws) for split in SPLITS if any(split in run.splits for run in runs)]
-    each = [(table, metric) for table in tables for metric in METRICS]
-    rows = [row for table, metric in track(each, "comparing", transient=True) for row in table.rows(metric)]
-    frame = pl.DataFrame(rows + _summary_rows(runs, draws), schema=SCHEMA, orient="row")
+    frame = tabulate(runs, roles, draws)
     places = pl.Enum(list(dict.fromkeys([*order, *sorted(frame["method"].unique())])))
     frame = frame.sort(pl.col("method").cast(places), maintain_order=True)
     write_text(chain_folder / FILE, frame.write_csv())
     return frame
+
+
+def tabulate(runs: Sequence[Run], roles: Roles, draws: int = 2000, metrics: Iterable[str] = METRICS) -> pl.DataFrame:
+    """The rows of `comparison.csv` of runs that were measured on the same events, grouped by split and metric."""
+    splits = [split for split in SPLITS if any(split in run.splits for run in runs)]
+    tables = [SplitTable(runs, split, roles, draws) for split in splits]
+    each = [(table, metric) for table in tables for metric in metrics]
+    rows = [row for table, metric in track(each, "comparing", transient=True) for row in table.rows(metric)]
+    return pl.DataFrame(rows + _summary_rows(runs, draws), schema=SCHEMA, orient="row")
 
 
 def read(chain_folder: Path) -> pl.DataFrame:
@@ -209,7 +215,7 @@ def _align(runs: list[Run], split: str) -> None:
 class SplitTable:
     """The rows of one split, with the bootstrap over its users."""
 
-    def __init__(self, runs: list[Run], split: str, roles: Roles, draws: int) -> None:
+    def __init__(self, runs: Sequence[Run], split: str, roles: Roles, draws: int) -> None:
         self.split, self.roles = split, roles
         self.frames = {(run.method, run.seed): run.splits[split] for run in runs if split in run.splits}
         user = next(iter(self.frames.values()))["user"].to_numpy()
@@ -305,7 +311,7 @@ class SplitTable:
         return self.bootstrap.ratios(total_RU, count_RU)
 
 
-def _summary_rows(runs: list[Run], draws: int) -> list[Row]:
+def _summary_rows(runs: Sequence[Run], draws: int) -> list[Row]:
     """Rows of the plain numbers in `summary.json`, under their own names (`coverage@10` under `policy/`).
 
     A figure that a method lacks with some seed has no mean: that of the others would be no mean over the seeds.
