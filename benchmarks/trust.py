@@ -110,8 +110,7 @@ def cell(row: Row, seed: int, folder: Path, data: str | None) -> dict[str, Any]:
     if not kept.is_file() or kept.stat().st_mtime < trained.checkpoint.stat().st_mtime:
         reward = load_net(trained.checkpoint, "reward").net.eval()
         measured_on: tuple[Part, ...] = ("validation", "test")
-        found = {part: predict(reward, log.loader(log.windows(part), seen=False)) for part in measured_on}
-        parts, baselines = compare(log, found)
+        parts, baselines = compare(log, lambda w: predict(reward, log.loader(w, seen=False)), measured_on)
         said = report(log, parts, baselines) | {"commit": commit(), "limits": limits(row, log, parts["test"].events)}
         table = parts["test"].table
         values: dict[str, Any] = {
