@@ -162,7 +162,7 @@ def summary(name: str, cells: dict[int, dict[str, Any]]) -> pl.DataFrame:
             drawn = [cell[f"model/{figure}"] - cell[f"{rival}/{figure}"] for cell in cells.values()]
             add("model", f"minus_{rival}/{figure}", drawn)
     for metric, values in {
-        "validation/level": [LEVELS.index(one["verdict"]) for one in said],
+        "validation/level": [LEVELS.index(one["verdict"]) for one in said if one["verdict"] in LEVELS],
         f"noise/{said[0]['noise']['source']}": [one["noise"]["sd"] for one in said],
         **{f"limit/{figure}": [one["limits"][figure] for one in said] for figure in said[0]["limits"]},
     }.items():

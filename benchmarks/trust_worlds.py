@@ -52,7 +52,7 @@ QUIET |= {"enable_model_summary": False, "num_sanity_val_steps": 0}
 
 
 class Halved(RewardData):
-    """Validation events of half of the users; those of the others are the test."""
+    """Validation events of half of the users; those of the other half are the test."""
 
     def __init__(self, half: int, **log: Any) -> None:
         super().__init__(**log)
@@ -81,19 +81,10 @@ def main() -> None:
     for kind in given.kinds or kinds:
         found = pl.DataFrame([_in_world(ask, kind, kinds[kind], seed) for seed in seeds])
         for figure in found.columns:
-            value = found[figure].cast(pl.Float64)
-            mean, error = float(value.mean()), float(value.std()) / math.sqrt(len(value))  # type: ignore[arg-type]
-            rows.append(
-                (
-                    f"{given.question}, {kind}",
-                    "model",
-                    figure,
-                    mean,
-                    float(value.std()),
-                    mean - 2 * error,
-                    mean + 2 * error,
-                )
-            )  # type: ignore[arg-type]
+            value = found[figure].cast(pl.Float64).to_numpy()
+            mean, sd = float(value.mean()), float(value.std(ddof=1))
+            error = sd / math.sqrt(len(value))
+            rows.append((f"{given.question}, {kind}", "model", figure, mean, sd, mean - 2 * error, mean + 2 * error))
             print(f"{given.question:6} {kind:8} {figure:16} {mean:+.4f}, standard error {error:.4f}", flush=True)
     columns = ["log", "row", "metric", "mean", "sd", "ci_low", "ci_high"]
     table = pl.DataFrame(rows, schema=columns, orient="row")
