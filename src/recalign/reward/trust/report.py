@@ -75,8 +75,9 @@ def compare(
 
     Where fewer than `MIN_USERS` users of the first part have a pair, its ``pairwise`` is that of the training rows of
     users outside the group. The model has met none of their rewards but in the histories before a pair, which a pair's
-    rewards are no part of; the user's level cancels within a pair. (Across users it would not: a mean of few earlier
-    rewards is noisy, the history that a prediction reads has the same noise, and both would agree without a signal.)
+    rewards are no part of; the user's level cancels within a pair. (Across users, a reward above the mean of the user's
+    few earlier ones carries the noise of that mean. The prediction has read the same rewards, and is related to it
+    without any signal.)
 
     Args:
         data: the log and the group of users that the model was trained on.
