@@ -110,8 +110,7 @@ def cell(row: Row, seed: int, folder: Path, data: str | None) -> dict[str, Any]:
     if not kept.is_file() or kept.stat().st_mtime < trained.checkpoint.stat().st_mtime:
         reward = load_net(trained.checkpoint, "reward").net.eval()
         measured_on: tuple[Part, ...] = ("validation", "test")
-        found = {part: predict(reward, log.loader(log.windows(part), seen=False)) for part in measured_on}
-        parts, baselines = compare(log, found)
+        parts, baselines = compare(log, lambda w: predict(reward, log.loader(w, seen=False)), measured_on)
         said = report(log, parts, baselines) | {"commit": commit(), "limits": limits(row, log, parts["test"].events)}
         table = parts["test"].table
         values: dict[str, Any] = {
@@ -163,7 +162,7 @@ def summary(name: str, cells: dict[int, dict[str, Any]]) -> pl.DataFrame:
             drawn = [cell[f"model/{figure}"] - cell[f"{rival}/{figure}"] for cell in cells.values()]
             add("model", f"minus_{rival}/{figure}", drawn)
     for metric, values in {
-        "validation/level": [LEVELS.index(one["verdict"]) for one in said],
+        "validation/level": [LEVELS.index(one["verdict"]) for one in said if one["verdict"] in LEVELS],
         f"noise/{said[0]['noise']['source']}": [one["noise"]["sd"] for one in said],
         **{f"limit/{figure}": [one["limits"][figure] for one in said] for figure in said[0]["limits"]},
     }.items():

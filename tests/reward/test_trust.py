@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 import pytest
+import small
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,12 +13,14 @@ from recalign.errors import InputError
 from recalign.factorization.als import fit_als
 from recalign.files import sha256, write_json
 from recalign.metrics.bootstrap import CrossedBootstrap, Estimate
-from recalign.reward.trust import IMPLICATION, trust_of, verdict
+from recalign.reward import RewardData
+from recalign.reward.trust import IMPLICATION, compare, report, trust_of, verdict
 from recalign.reward.trust.baselines import fit_baselines
 from recalign.reward.trust.measures import FIGURES, differences, following, measure
 from recalign.reward.trust.report import TRUST, read_trust
 from recalign.reward.trust.slices import by_group, calibration, quantile_bins, spread_and_error
 from recalign.reward.trust.verdict import AVERAGES, TEMPERATURES, noise, temperature, theory
+from recalign.sequences import High
 
 
 def test_errors_by_hand():
@@ -257,11 +260,53 @@ def verdict_of(rmse, r2, pairwise=0.7, of_global=1.2, average=1.0, spread=0.001)
         ({"rmse": 0.97, "r2": 0.6, "spread": 0.05}, "weak"),  # perhaps no better than averages
         ({"rmse": 0.97, "r2": 0.49}, "moderate"),
         ({"rmse": 0.97, "r2": 0.53, "spread": 0.02}, "strong"),
+        ({"rmse": 0.5, "r2": 0.8, "pairwise": np.nan}, "not_measured"),  # no user has two events
+        ({"rmse": 0.5, "r2": np.nan}, "not_measured"),  # all rewards are the same
+        ({"rmse": 0.5, "r2": -np.inf}, "not_measured"),
+        ({"rmse": np.nan, "r2": 0.8}, "not_measured"),
+        ({"rmse": 0.5, "r2": 0.8, "of_global": np.nan}, "not_measured"),
     ],
 )
 def test_verdicts_at_their_thresholds(settings, said):
     assert verdict_of(**settings) == said
     assert IMPLICATION[said]
+
+
+@pytest.mark.parametrize(
+    ("error", "verdict", "unit", "zero"),
+    [(0.5, "strong", 64.0, -320.0), (0.8, "moderate", 0.125, 2.0), (3.0, "no_signal", 2.0, 10.0)],
+)
+def test_the_report_does_not_depend_on_the_unit_of_the_reward_nor_on_its_zero(log_root, error, verdict, unit, zero):
+    one, other = (said_in_units(log_root, error, *units) for units in ((1.0, 0.0), (unit, zero)))
+    assert one["verdict"] == other["verdict"] == verdict
+    assert other["reliability"] == pytest.approx(one["reliability"], abs=1e-4)
+    assert other["recommended"] == pytest.approx(one["recommended"])
+    assert other["noise"]["sd"] == pytest.approx(one["noise"]["sd"] * unit, rel=1e-4)
+    assert other["theory"]["lambda"] == pytest.approx(one["theory"]["lambda"] * unit, rel=1e-4)
+    for of in ("table", "differences"):
+        for name, row in one["validation"][of].items():
+            for figure, values in row.items():
+                scale = unit if figure in ("rmse", "mae") else 1.0
+                found, expected = (np.array(x, float) for x in (other["validation"][of][name][figure], values))
+                assert found == pytest.approx(expected * scale, rel=1e-3, abs=1e-3 * scale, nan_ok=True)
+
+
+def said_in_units(root, error, unit, zero):
+    """The report on predictions that err by so much, with rewards in another unit and from another zero."""
+    expression = f"rating * CAST({unit} AS DOUBLE) + CAST({zero} AS DOUBLE)"
+    data = small.data_of(RewardData, root, "tastes", reward=expression, high=High("rating >= 4"))
+    frame, rng = data.sequences.frame, np.random.default_rng(0)
+    level = frame["rating"].to_numpy() + error * rng.normal(size=len(frame))
+
+    def predicted(windows):
+        level_N = level[windows.event]
+        user_N = windows.user.repeat(np.diff(windows.offset))
+        same_N = following(user_N.astype(float), 1)[:, 0] == user_N
+        ahead_N = np.where(same_N, following(level_N, 1)[:, 0] - level_N, np.nan)
+        columns = {"model": level_N * unit + zero, "spread": 0 * level_N, "ahead": ahead_N[:, None] * unit}
+        return pl.DataFrame({"event": pl.Series(windows.event).cast(pl.UInt32)} | columns)
+
+    return report(data, *compare(data, predicted, ["validation"]))
 
 
 # -- noise, theory, temperature

@@ -50,16 +50,18 @@ def fit_als(
         reward_N: rewards.
         size: U and V.
         rank: dimensions of p and q; 0: biases only.
-        ridge: weight of the squared parameters.
+        ridge: weight of the squared parameters, with rewards in standard deviations: a ridge on products p . q would
+            otherwise weigh more in a smaller unit.
     """
-    rng, mean = np.random.default_rng(0), float(reward_N.mean())
+    rng, mean, scale = np.random.default_rng(0), float(reward_N.mean()), float(reward_N.std()) or 1.0
     item_VF = np.concatenate([np.zeros((size[1], 1)), rng.normal(0, 0.1, (size[1], rank))], axis=1)
-    centred_N = reward_N.astype(float) - mean
-    count, total = (csr_array((v, (user_N, item_N)), shape=size) for v in (np.ones(len(reward_N)), centred_N))
+    z_N = (reward_N.astype(float) - mean) / scale
+    count, total = (csr_array((v, (user_N, item_N)), shape=size) for v in (np.ones(len(reward_N)), z_N))
     for _ in range(SWEEPS):
         user_UF = _solve(count, total, item_VF, ridge)
         item_VF = _solve(count.T, total.T, user_UF, ridge)
-    return ALSFactorization(mean, user_UF, item_VF, ridge)
+    unit_F = np.array([scale] + [scale**0.5] * rank)
+    return ALSFactorization(mean, user_UF * unit_F, item_VF * unit_F, ridge)
 
 
 def _solve(count_RC: csr_array, reward_RC: csr_array, other_CF: np.ndarray, ridge: float) -> np.ndarray:

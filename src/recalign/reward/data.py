@@ -15,6 +15,7 @@ from recalign.factorization.variational import VariationalMF, fit_variational_mf
 from recalign.sequences import EventDataModule, NextEvents, Windows, reward_means
 from recalign.sequences.splits import TRAIN, VALIDATION
 from recalign.sequences.store import Group, Part
+from recalign.sequences.windows import training_windows
 
 
 class RewardData(EventDataModule):
@@ -176,6 +177,15 @@ class RewardData(EventDataModule):
         """Look up the rows of `means` for events, in the given order."""
         wanted = pl.DataFrame({"event": event}, schema={"event": pl.UInt32})
         return wanted.join(self.means, on="event", how="left", maintain_order="left")
+
+    def of_others(self, most: int) -> Windows:
+        """The training windows of users outside the group, whose rewards no target of the group's model shows.
+
+        Args:
+            most: users; of more, every so many-th is taken.
+        """
+        windows = training_windows(self.sequences, ~self.sequences.users_in(self.users), self.max_length)
+        return windows.take(np.arange(0, len(windows), max(1, -(-len(windows) // most))))
 
     def training(self) -> Windows | NextEvents:
         self.rated  # noqa: B018 (raises if there is nothing to learn)

@@ -25,7 +25,7 @@ from recalign.reward.heads import Head
 from recalign.reward.net import RewardEnsemble, RewardNet
 from recalign.reward.trust import Trust, accuracy, compare, predict, report, trust_of
 from recalign.reward.trust.report import TRUST
-from recalign.sequences import Batch
+from recalign.sequences import Batch, Windows
 from recalign.sequences.store import Part
 
 MEASURED_ON: dict[str, Part] = {"fit": "validation", "validate": "validation", "test": "test"}
@@ -259,12 +259,12 @@ class RewardModel(StageModule):
         if not self.trainer.is_global_zero or self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         reward.eval()
-        data, measured = self.reward_data, {}
-        for part in parts:
-            if data.is_rated(part):
-                batches = (batch.to(self.device) for batch in data.loader(data.windows(part), seen=False))
-                measured[part] = predict(reward, batches)
-        self.trust_report = report(data, *compare(data, measured))
+        data = self.reward_data
+
+        def predicted(windows: Windows) -> pl.DataFrame:
+            return predict(reward, (batch.to(self.device) for batch in data.loader(windows, seen=False)))
+
+        self.trust_report = report(data, *compare(data, predicted, [part for part in parts if data.is_rated(part)]))
         folder = Path(self.trainer.default_root_dir)
         if folder.resolve() != Path.cwd():
             files.write_json(folder / TRUST, self.trust_report)

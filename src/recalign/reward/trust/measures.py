@@ -66,12 +66,20 @@ def measure(
         sums |= {f"{name}/x": ratio(x_N), f"{name}/xx": ratio(x_N**2), f"{name}/xy": ratio(x_N * rank_N)}
         placed_N = _placements(predicted_N, high_N)
         sums |= {f"{name}/high": ratio(placed_N, high_N), f"{name}/low": ratio(placed_N, ~high_N)}
-        right_N, pairs_N = ordered_pairs(reward_N, ahead[name])
-        sums[f"{name}/pair"] = np.bincount(user_N, right_N, users), np.bincount(user_N, pairs_N, users)
+        sums[f"{name}/pair"] = _pairs(user_N, reward_N, ahead[name], users)
     value, drawn = ratios(sums, bootstrap)
     with np.errstate(invalid="ignore", divide="ignore"):
         values, draws = ({name: _figures(of, name) for name in predicted} for of in (value, drawn))
     return {name: {f: Estimate(float(values[name][f]), draws[name][f]) for f in FIGURES} for name in predicted}
+
+
+def ordering(
+    user_N: np.ndarray, reward_N: np.ndarray, ahead: Mapping[str, np.ndarray], bootstrap: CrossedBootstrap
+) -> dict[str, Estimate]:
+    """``pairwise`` alone, by predictor. Arguments as of `measure`."""
+    users = bootstrap.weight_DU.shape[1]
+    value, drawn = ratios({name: _pairs(user_N, reward_N, x_NC, users) for name, x_NC in ahead.items()}, bootstrap)
+    return {name: Estimate(float(value[name]), drawn[name]) for name in ahead}
 
 
 def ratios(sums: Sums, bootstrap: CrossedBootstrap) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
@@ -137,6 +145,12 @@ def _placements(predicted_N: np.ndarray, high_N: np.ndarray) -> np.ndarray:
         out_N[own_N] = (rank_N[own_N] - _ranks(predicted_N[own_N])) / (~own_N).sum()
     out_N[~high_N] = 1 - out_N[~high_N] - out_N[high_N].mean()
     return out_N
+
+
+def _pairs(user_N: np.ndarray, reward_N: np.ndarray, ahead_NC: np.ndarray, users: int) -> tuple[np.ndarray, np.ndarray]:
+    """Number of pairs in the right order, and of pairs, by user. Shape: (U,) each."""
+    right_N, pairs_N = ordered_pairs(reward_N, ahead_NC)
+    return np.bincount(user_N, right_N, users), np.bincount(user_N, pairs_N, users)
 
 
 def ordered_pairs(reward_N: np.ndarray, ahead_NC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +13,27 @@ import polars as pl
 
 from recalign.errors import InputError
 from recalign.files import is_recorded, read_json
-from recalign.metrics.bootstrap import CrossedBootstrap
+from recalign.metrics.bootstrap import CrossedBootstrap, Estimate
 from recalign.reward.data import RewardData
 from recalign.reward.trust.baselines import fit_baselines
 from recalign.reward.trust.errors import MEANS, trust_of
-from recalign.reward.trust.measures import Table, differences, following, measure
+from recalign.reward.trust.measures import Table, differences, following, measure, ordered_pairs, ordering
 from recalign.reward.trust.slices import by_group, calibration, quantile_bins, spread_and_error, with_interval
 from recalign.reward.trust.verdict import IMPLICATION, best_average, noise, temperature, theory, verdict
+from recalign.sequences import Windows
 from recalign.sequences.store import Part
 
 PREDICTORS = (*MEANS, "ridge", "factors")
 WITHOUT_USER_BIAS = {"item": "item", "user_item": "item", "ridge": "ridge_fixed", "factors": "factors_fixed"}
 """Columns that order the items of one user as a predictor does; the predictors not named order none."""
 DRAWS = 2000
+MIN_USERS, ENOUGH_USERS = 50, 200
+"""Users with a pair from which an order is measured: of fewer, the bootstrap's intervals are too narrow. And from which
+validation alone will do: of fewer, the intervals are about ten points wide and more.
+"""
+MOST_OTHERS = 2000
+"""Other users whose training rows are ordered, at most: a share is known to about two points then."""
+OTHERS = "training rows of other users"
 TRUST = "trust.json"
 """The report in a run folder."""
 
@@ -50,31 +58,46 @@ class Comparison:
         events: what each predicts of each event, and what the events are grouped by.
         table: their figures, with bootstrap draws.
         bootstrap: of the part's users.
+        ordered_on: where ``pairwise`` was measured, the part or `OTHERS`; None, with nan, where too few users have a
+            pair.
     """
 
     events: pl.DataFrame
     table: Table
     bootstrap: CrossedBootstrap
+    ordered_on: str | None
 
 
-def compare(data: RewardData, predicted: Mapping[Part, pl.DataFrame]) -> tuple[dict[Part, Comparison], dict[str, Any]]:
+def compare(
+    data: RewardData, predicted: Callable[[Windows], pl.DataFrame], parts: Sequence[Part]
+) -> tuple[dict[Part, Comparison], dict[str, Any]]:
     """Measure a reward model and its baselines.
+
+    Where fewer than `ENOUGH_USERS` users of the first part have a pair, and more of those outside the group, its
+    ``pairwise`` is that of their training rows. The model has met none of their rewards but in the histories before a pair, which a pair's
+    rewards are no part of; the user's level cancels within a pair. (Across users, a reward above the mean of the user's
+    few earlier ones carries the noise of that mean. The prediction has read the same rewards, and is related to it
+    without any signal.)
 
     Args:
         data: the log and the group of users that the model was trained on.
-        predicted: by part (``validation``, ``test``), from `recalign.reward.trust.predict`.
+        predicted: what `recalign.reward.trust.predict` says of the targets of windows.
+        parts: ``validation``, ``test``; each with a reward.
 
     Returns:
         By part, and the settings that validation chose for the baselines.
     """
     fitted, chosen = fit_baselines(data.frame, data.num_items)
     expected = data.means.join(fitted, on="event")
-    parts: dict[Part, Comparison] = {}
-    for part, own in predicted.items():
-        events = _events(data, own.join(expected, on="event", maintain_order="left"))
-        bootstrap = CrossedBootstrap(int(events["person"].max()) + 1, DRAWS)  # type: ignore[arg-type]
-        parts[part] = Comparison(events, _table(events, bootstrap), bootstrap)
-    return parts, chosen
+    measured: dict[Part, Comparison] = {}
+    for part in parts:
+        events = _events(data, predicted(data.windows(part)).join(expected, on="event", maintain_order="left"))
+        bootstrap = _bootstrap(events)
+        measured[part] = Comparison(events, _table(events, bootstrap), bootstrap, part)
+    first = parts[0]
+    if (pairs := _users_with_pairs(measured[first].events)) < ENOUGH_USERS:
+        measured[first] = _ordered_by_others(data, predicted, measured[first], pairs)
+    return measured, chosen
 
 
 def report(data: RewardData, parts: Mapping[Part, Comparison], baselines: dict[str, Any]) -> dict[str, Any]:
@@ -92,14 +115,50 @@ def report(data: RewardData, parts: Mapping[Part, Comparison], baselines: dict[s
     return _plain(head | {"baselines": baselines} | {name: _part(part) for name, part in parts.items()})
 
 
+PERSON = (pl.col("person").rank("dense") - 1).cast(pl.Int64)
+"""Users numbered from 0."""
+
+
+def _bootstrap(events: pl.DataFrame) -> CrossedBootstrap:
+    return CrossedBootstrap(int(events["person"].max()) + 1, DRAWS)  # type: ignore[arg-type]
+
+
+def _users_with_pairs(events: pl.DataFrame) -> int:
+    pairs_N = ordered_pairs(events["reward"].to_numpy(), events["ahead"].to_numpy())[1]
+    return events["person"].filter(pl.Series(pairs_N > 0)).n_unique()
+
+
+def _ordered_by_others(
+    data: RewardData, predicted: Callable[[Windows], pl.DataFrame], part: Comparison, pairs: int
+) -> Comparison:
+    """A comparison whose ``pairwise`` is of the training rows of users outside the group, if more of them have a pair.
+
+    As it was otherwise, or nan where these are too few as well. Ridge and factorisation know nothing of other users, so
+    theirs is nan.
+    """
+    windows, found, ordered_on = data.of_others(MOST_OTHERS), {}, None
+    if len(windows) >= MIN_USERS and not np.isnan(windows.reward).all():
+        about = data.sequences.frame.select("event", "item_id", "reward", person="user")
+        events = predicted(windows).join(about, on="event", maintain_order="left").with_columns(PERSON)
+        item = pl.Series(data.moments()[2]).gather(events["item_id"] - 1)
+        events = events.with_columns(item=item, ridge_fixed=pl.lit(math.nan), factors_fixed=pl.lit(math.nan))
+        if _users_with_pairs(events) >= max(MIN_USERS, pairs + 1):
+            person, reward = (events[name].to_numpy() for name in ("person", "reward"))
+            found, ordered_on = ordering(person, reward, _ahead(events), _bootstrap(events)), OTHERS
+    if ordered_on is None and pairs >= MIN_USERS:
+        return part
+    unknown = Estimate(math.nan, np.full(DRAWS, math.nan))
+    table = {name: figures | {"pairwise": found.get(name, unknown)} for name, figures in part.table.items()}
+    return replace(part, table=table, ordered_on=ordered_on)
+
+
 def _events(data: RewardData, predicted: pl.DataFrame) -> pl.DataFrame:
     """The measured events with the columns that they are grouped by, ordered by user."""
     count = data.rated.group_by("item_id").agg(pl.len().alias("popularity"))
     person = pl.col("user").alias("person")  # in `predicted`, `user` is the user's mean
     about = data.frame.select("event", person, "item_id", "high", "known").join(count, on="item_id", how="left")
     events = predicted.join(about, on="event").sort("event")
-    dense = (pl.col("person").rank("dense") - 1).cast(pl.Int64)
-    events = events.with_columns(dense, pl.col("popularity").fill_null(0))
+    events = events.with_columns(PERSON, pl.col("popularity").fill_null(0))
     return events.with_columns(
         pl.when(pl.col("popularity") > 0).then(pl.lit("seen")).otherwise(pl.lit("unseen")).alias("met"),
         pl.Series("popularity_tenth", quantile_bins(events["popularity"].to_numpy())),
@@ -110,12 +169,17 @@ def _events(data: RewardData, predicted: pl.DataFrame) -> pl.DataFrame:
 def _table(events: pl.DataFrame, bootstrap: CrossedBootstrap) -> Table:
     predicted = {name: events[name].cast(pl.Float64).to_numpy() for name in ("model", *PREDICTORS)}
     person, reward, high = (events[name].to_numpy() for name in ("person", "reward", "high"))
+    return measure(person, reward, high, predicted, _ahead(events), bootstrap)
+
+
+def _ahead(events: pl.DataFrame) -> dict[str, np.ndarray]:
+    """By predictor, predictions for following events less that for the event itself, as of `measure`."""
     ahead_NC = events["ahead"].to_numpy()
     ahead = {"model": ahead_NC}
     for name in PREDICTORS:  # a user bias is the same for both items, but would be taken at two moments
         value_N = events[WITHOUT_USER_BIAS[name]].to_numpy() if name in WITHOUT_USER_BIAS else np.zeros(len(events))
         ahead[name] = np.where(np.isnan(ahead_NC), np.nan, following(value_N, ahead_NC.shape[1]) - value_N[:, None])
-    return measure(person, reward, high, predicted, ahead, bootstrap)
+    return ahead
 
 
 def _head(data: RewardData, part: Comparison, name: str) -> dict[str, Any]:
@@ -126,6 +190,7 @@ def _head(data: RewardData, part: Comparison, name: str) -> dict[str, Any]:
         "verdict": said,
         "implication": IMPLICATION[said],
         "judged_on": name,
+        "ordered_on": part.ordered_on,
         "reliability": max(part.table["model"]["r2"].value, 0.0),
         "users": asdict(data.cohort),
         "noise": found,

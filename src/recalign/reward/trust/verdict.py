@@ -12,8 +12,11 @@ from recalign.reward.trust.measures import Table, differences
 AVERAGES = ("global", "user", "item", "user_item", "ridge")
 """Predictors without any interaction of user and item."""
 
-Verdict = Literal["no_signal", "weak", "moderate", "strong"]
+Verdict = Literal["not_measured", "no_signal", "weak", "moderate", "strong"]
 IMPLICATION: dict[Verdict, str] = {
+    "not_measured": "Whether it orders one user's rewards right could not be measured, as too few users have two that "
+    "differ, or its error, as all are the same. Leave more events of a user to validation (data.split), or keep more "
+    "users apart from training (data.users A, a smaller data.share_a).",
     "no_signal": "Nothing shows that it knows better than chance what a user prefers: stay with behaviour cloning.",
     "weak": "It knows which events were better, but hardly more than averages do: use A-SFT.",
     "moderate": "It knows more than averages, but not most of a reward: use A-SFT; offline RL (CQL) may pay.",
@@ -37,6 +40,7 @@ MIN_ESS = 0.25
 def verdict(table: Table) -> Verdict:
     """Judge a reward model by the worse ends of 95 % intervals (but for `GAIN`, which the estimate has to reach).
 
+    - ``not_measured``: a figure that it rests on is not a number;
     - ``no_signal``: within a user it orders no better than chance, or its RMSE is not below the global mean's;
     - ``weak``: its RMSE is not 2 % below the best average's, or not reliably below, or R2 is under 0.2;
     - ``moderate``: R2 is under 0.5;
@@ -45,10 +49,13 @@ def verdict(table: Table) -> Verdict:
     Args:
         table: figures by predictor, the model's under ``model``.
     """
-    model, less = table["model"], differences(table)
+    model, less, best = table["model"], differences(table), best_average(table)
+    rests_on = (model["pairwise"], model["r2"], less["global"]["rmse"], less[best]["rmse"])
+    if not np.isfinite([estimate.value for estimate in rests_on]).all():
+        return "not_measured"
     if not model["pairwise"].interval()[0] > 0.5 or not less["global"]["rmse"].interval()[1] < 0:
         return "no_signal"
-    best, r2 = best_average(table), model["r2"].interval()[0]
+    r2 = model["r2"].interval()[0]
     gain = -less[best]["rmse"].value / table[best]["rmse"].value
     if not (gain >= GAIN and less[best]["rmse"].interval()[1] < 0 and r2 >= MODERATE):
         return "weak"

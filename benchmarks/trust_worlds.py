@@ -1,0 +1,167 @@
+"""Is the verdict on a reward model honest? Two questions, on simulated worlds that take seconds each.
+
+    python benchmarks/trust_worlds.py order --kinds deaf generous --worlds 50
+    python benchmarks/trust_worlds.py order --kinds signal faint --worlds 10
+    python benchmarks/trust_worlds.py choice --worlds 10
+
+``order``: 1,500 users of 5 events, of which the last two are test and validation, so that ``pairwise`` is that of the
+training rows of other users. How often does its interval lie above one half where rewards tell nothing of the item
+(``deaf``; ``generous``, where in addition what users choose tells how high they rate), and how often where they do
+(``signal``; ``faint``, with four times the noise)?
+
+``choice``: how much better do figures look on the validation events that chose the epoch and the rank? Each world is
+fitted twice, and each time one half of the validation users chooses. A figure of the half that chose less that of the
+other, averaged over the two fits: which half is easier cancels. All validation users choose together in a run, about
+twice as many, so this is an upper limit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import math
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from lightning import Trainer, seed_everything
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from tables import beside_other_logs, commit, save
+
+from recalign.events import Log
+from recalign.nn import HSTU
+from recalign.recommender import Recommender, RecommenderData
+from recalign.reward import RewardData, RewardModel
+from recalign.sequences import EventDataModule, High, LeaveLast, TimeSplit, Windows
+from recalign.sequences.splits import TEST, VALIDATION
+from recalign.sequences.store import Group, Part
+from recalign.simulation import World, simulate
+from recalign.simulation.world import SD
+
+SHORT = functools.partial(World, users=1500, events=7500, items=200, confounding=0.0)
+LONG = functools.partial(World, users=400, events=18_000, items=100)
+ORDER = {"deaf": SHORT(signal=0.0), "generous": SHORT(signal=0.0), "signal": SHORT(), "faint": SHORT(noise=4.0)}
+CHOICE = {"deaf": LONG(signal=0.0), "signal": LONG(), "loud": LONG(noise=3.0)}
+EPOCHS = 3  # of the recommender
+QUIET: dict[str, Any] = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False}
+QUIET |= {"enable_model_summary": False, "num_sanity_val_steps": 0}
+
+
+class Halved(RewardData):
+    """Validation events of half of the users; those of the other half are the test."""
+
+    def __init__(self, half: int, **log: Any) -> None:
+        super().__init__(**log)
+        self.half = half
+
+    @functools.cached_property
+    def frame(self) -> pl.DataFrame:
+        others = (pl.col("split") == VALIDATION) & (pl.col("user") % 2 != self.half)
+        return super().frame.with_columns(pl.when(others).then(TEST).otherwise(pl.col("split")).alias("split"))
+
+    def windows(self, part: Part, users: Group | None = None) -> Windows:
+        windows = super().windows("validation", users)
+        return windows.take(np.flatnonzero((windows.user % 2 == self.half) == (part == "validation")))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("question", choices=["order", "choice"])
+    parser.add_argument("--kinds", nargs="+", help="of worlds; else all")
+    parser.add_argument("--worlds", type=int, default=10, help="of each kind")
+    parser.add_argument("--first", type=int, default=3000, help="seed of the first world")
+    given = parser.parse_args()
+    seeds = range(given.first, given.first + given.worlds)
+    ask, kinds = (order, ORDER) if given.question == "order" else (choice, CHOICE)
+    rows = []
+    for kind in given.kinds or kinds:
+        found = pl.DataFrame([_in_world(ask, kind, kinds[kind], seed) for seed in seeds])
+        for figure in found.columns:
+            value = found[figure].cast(pl.Float64).to_numpy()
+            mean, sd = float(value.mean()), float(value.std(ddof=1))
+            error = sd / math.sqrt(len(value))
+            rows.append((f"{given.question}, {kind}", "model", figure, mean, sd, mean - 2 * error, mean + 2 * error))
+            print(f"{given.question:6} {kind:8} {figure:16} {mean:+.4f}, standard error {error:.4f}", flush=True)
+    columns = ["log", "row", "metric", "mean", "sd", "ci_low", "ci_high"]
+    table = pl.DataFrame(rows, schema=columns, orient="row")
+    table = table.with_columns(seeds=pl.lit(f"{seeds[0]}-{seeds[-1]}"), commit=pl.lit(commit()))
+    save(beside_other_logs(table, "trust_worlds"), "trust_worlds")
+
+
+Fit = Callable[..., dict[str, Any]]
+
+
+def order(fit: Fit) -> dict[str, float]:
+    """What trust.json says of the order, and the verdict."""
+    said = fit(RewardData)
+    assert said["ordered_on"] == "training rows of other users"
+    value, low, _ = said["validation"]["table"]["model"]["pairwise"]
+    item = said["validation"]["table"]["item"]["pairwise"][1]
+    verdict = {f"said {word}": said["verdict"] == word for word in ("no_signal", "weak", "moderate", "strong")}
+    return {"pairwise": value, "above one half": low > 0.5, "item mean above": item > 0.5, **verdict}
+
+
+def choice(fit: Fit) -> dict[str, float]:
+    """Figures of the half that chose less those of the other half."""
+    found = []
+    for half in (0, 1):
+        said = fit(Halved, half=half)
+        chose, fresh = (_figures(said[part]) for part in ("validation", "test"))
+        found.append({figure: chose[figure] - fresh[figure] for figure in chose})
+    return {figure: (found[0][figure] + found[1][figure]) / 2 for figure in found[0]}
+
+
+def _figures(part: dict[str, Any]) -> dict[str, float]:
+    table, best = part["table"], part["best_average"]
+    gain = 1 - table["model"]["rmse"][0] / table[best]["rmse"][0]
+    return {"r2": table["model"]["r2"][0], "pairwise": table["model"]["pairwise"][0], "gain": gain}
+
+
+def _in_world(ask: Callable[[Fit], dict[str, float]], kind: str, world: World, seed: int) -> dict[str, float]:
+    """Make a world and its recommender, and ask."""
+    simulated = simulate(World(**(vars(world) | {"seed": seed})))
+    events = simulated.events
+    if kind == "generous":
+        level = SD * simulated.people.habit_UD[:, 0].astype(float)
+        events = events.with_columns(pl.col("reward") + pl.Series(level).gather(events["user"] - 1))
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "simulated").mkdir()
+        events.write_parquet(Path(folder) / "simulated/events.parquet")
+        short = world.users > 1000
+        log: dict[str, Any] = {
+            "log": Log(name="simulated", files=["simulated/events.parquet"]),
+            "root": folder,
+            "reward": "reward",
+            "high": High("high"),
+            "split": LeaveLast(test=1, validation=1) if short else TimeSplit((0.8, 0.9)),
+            "max_length": 32 if short else 64,
+            "cache": False,
+        }
+        seed_everything(seed, verbose=False)
+        cloned = RecommenderData(users="all", **log)
+        start = Recommender(cloned.num_items, HSTU(dim=16, layers=1, max_length=log["max_length"]), prior=False)
+        Trainer(max_epochs=EPOCHS, default_root_dir=folder, enable_checkpointing=False, **QUIET).fit(start, cloned)
+
+        def fit(data: type[EventDataModule], **more: Any) -> dict[str, Any]:
+            seed_everything(seed, verbose=False)
+            log_ = data(users="A", **more, **log)
+            module = RewardModel(log_.num_items, policy=start.policy, members=3)
+            best = ModelCheckpoint(folder, monitor="reward/rmse", save_weights_only=True)
+            stop = EarlyStopping("reward/rmse", patience=3)
+            trainer = Trainer(max_epochs=30, default_root_dir=folder, callbacks=[best, stop], **QUIET)
+            trainer.fit(module, log_)
+            if data is Halved:
+                trainer.test(module, log_, ckpt_path=best.best_model_path, verbose=False, weights_only=True)
+            assert module.trust_report
+            return module.trust_report
+
+        return ask(fit)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main()
