@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from recalign.events import Log, audit, load_events, render
-from recalign.events.audit import auc, gap_auc, histogram
+from recalign.events.audit import TIES, auc, gap_auc, histogram
 
 
 def table(tmp_path, frame, reward="stars", **log):
@@ -125,3 +125,14 @@ def test_binary_rewards_have_two_halves_whatever_their_share(share):
         reward=(pl.int_range(pl.len()) % 10 < share * 10).cast(pl.Float64), timestamp=pl.int_range(pl.len()) ** 2
     )
     assert gap_auc(frame) is not None
+
+
+@pytest.mark.parametrize(("unit", "share"), [("s", 0.5), ("ms", 0.0)])
+def test_times_that_differ_within_a_second_are_no_ties(tmp_path, unit, share):
+    """Four events, the first two within a second; in seconds they are a tie."""
+    moments = [1_600_000_000_100, 1_600_000_000_900, 1_600_000_060_000, 1_600_000_120_000]
+    times = [moment // (1000 if unit == "s" else 1) for moment in moments]
+    frame = pl.DataFrame({"user": [1] * 4, "item": [1, 2, 3, 4], "rating": [1, 2, 3, 4], "timestamp": times})
+    frame.write_csv(tmp_path / "log.csv")
+    log = Log(name="ties", files=["log.csv"], time_unit=unit, time_resolution=600)
+    assert audit(load_events(log, tmp_path, "rating"))["repeated items and times"][TIES] == share
