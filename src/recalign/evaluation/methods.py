@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import torch
@@ -16,7 +17,16 @@ from recalign.evaluation.comparison import EVALUATED, TESTED
 from recalign.evaluation.judges import require_apart
 from recalign.evaluation.popularity import popularity_curve
 from recalign.evaluation.ray import ValidationRanking
-from recalign.evaluation.reranking import RERANKED, RERANKING, Reranking, base_method, is_reranked, scores_of
+from recalign.evaluation.reranking import (
+    OF_PERMUTED,
+    OWN_REWARD,
+    RERANKED,
+    RERANKING,
+    Reranking,
+    base_method,
+    is_reranked,
+    scores_of,
+)
 from recalign.evaluation.value import Scorers, evaluate, load_truth
 from recalign.events import data_root
 from recalign.files import SEAL, altered, digest, read_json, seal, sha256, write_json
@@ -33,7 +43,12 @@ BASE_STAGES = ("recommender", "reward", "judge_select", "judge_report")
 
 def is_trained(method: str) -> bool:
     """Whether a row has a training of its own."""
-    return method not in UNTRAINED and base_method(method) is None
+    return method in OWN_REWARD or is_post_trained(method)
+
+
+def is_post_trained(method: str) -> bool:
+    """Whether a row is a policy that is trained for it."""
+    return method not in UNTRAINED and not is_reranked(method)
 
 
 @dataclass(frozen=True)
@@ -56,8 +71,10 @@ class MethodRun:
 
     Attributes:
         method: its name.
-        checkpoint: of its policy, or of the policy that it reranks; None where none was trained.
-        cost: plain numbers that go with it (``cost/seconds``, ``cost/steps``, ``cost/events``).
+        checkpoint: of its policy, of the policy that it reranks, or of its own reward model (`OWN_REWARD`); None where
+            none was trained.
+        cost: plain numbers that go with it (``cost/seconds``, ``cost/steps``, ``cost/events``), and what its run says
+            of itself (``placebo/correlation``).
         strength: of reranking, 1 / lambda in 1 / standard deviation of the reward; of ``popularity_tilt``, of log
             counts. With `keep`, that at reach 1 of the ray.
         keep: share of the start's ``all/ndcg@10`` on validation that reranking must keep; None: any, at `strength`.
@@ -135,7 +152,9 @@ def evaluate_methods(
         if is_reranked(run.method):
             found, made_of = nets.reranked(run), {"recommender": digests["start"], "reward": digests["reward"]}
             if run.checkpoint:
-                made_of |= {str(base_method(run.method)): sha256(run.checkpoint)}
+                made_of |= {base_method(run.method) or run.method: sha256(run.checkpoint)}
+            if run.method in OF_PERMUTED:
+                summary |= data.as_placebo().facts()
             summary |= {"policy/strength": found.strength, RERANKING: found.record(data, made_of)}
         if run.method in shown:
             write_json(place / exposed.FILE, shown[run.method])
@@ -171,17 +190,21 @@ class LoadedNetworks:
     def policy(self, run: MethodRun) -> Policy:
         """The policy of a row."""
         if is_reranked(run.method):
-            trained = self._trained(run.checkpoint) if run.checkpoint else None
-            return self.reranked(run).policy(self.start, trained, self._scores(run))
+            return self.reranked(run).policy(self.start, self._reranks(run), self._scores(run))
         if run.checkpoint is not None:
             return self._trained(run.checkpoint)
         return self.start if run.method == "start" else SAME_FOR_ALL[run.method](self.data)
 
-    def _scores(self, run: MethodRun) -> tuple[Scores, float]:
-        return scores_of(run.method, self.reward, self.data, run.spread)
+    def _reranks(self, run: MethodRun) -> Policy | None:
+        """The trained policy that a row reranks; None: the start."""
+        return self._trained(run.checkpoint) if run.checkpoint and base_method(run.method) else None
 
-    def _trained(self, checkpoint: Path) -> Policy:
-        trained = self._load(checkpoint, "policy")
+    def _scores(self, run: MethodRun) -> tuple[Scores, float]:
+        own = run.checkpoint if run.method in OWN_REWARD else None
+        return scores_of(run.method, self._trained(own, "reward") if own else self.reward, self.data, run.spread)
+
+    def _trained(self, checkpoint: Path, net: str = "policy") -> Any:
+        trained = self._load(checkpoint, net)
         require_apart(self.judges, trained, self.data.sequences)
         return trained.net
 
@@ -193,8 +216,7 @@ class LoadedNetworks:
 
     def _at_price(self, run: MethodRun) -> Reranking:
         """A trained policy is reranked as strongly as the start may be; its weights and the strength share one ray."""
-        full, trained = run.strength, self._trained(run.checkpoint) if run.checkpoint else None
-        scores = self._scores(run)
+        full, trained, scores = run.strength, self._reranks(run), self._scores(run)
         if trained:
             full = self.reranked(replace(run, method="rerank", checkpoint=None)).strength
 
@@ -219,7 +241,7 @@ SAME_FOR_ALL: dict[str, Callable[[RewardData], Policy]] = {
 }
 """Rows that rank items in the same order for everybody; `item_mean` by shrunk means, in standard deviations."""
 
-UNTRAINED = (*SAME_FOR_ALL, "start", *RERANKED)
+UNTRAINED = (*SAME_FOR_ALL, "start", *(row for row in RERANKED if row not in OWN_REWARD))
 """Rows that take no training of their own."""
 
 
