@@ -5,9 +5,8 @@
     python benchmarks/forms.py --log simulated --held-out newest
 
 Simulated: each seed is a world of its own. Every row goes along its ray to where it keeps 97 % of the start's
-all/ndcg@10. A trained form stands beside its placebo, the same form on rewards shuffled within each user. Value is the
-truth's in worlds, elsewhere that of the judges for selection. Nothing of the test is read, and what has run is not run
-again.
+all/ndcg@10. A trained form stands beside its placebo, the same form on permuted rewards. Value is the truth's in
+worlds, elsewhere that of the judges for selection. Nothing of the test is read, and what has run is not run again.
 
 With `--held-out` the start never trains on the events of a fifth of the users, or on the newest fifth of each user's.
 Post-training then uses them, or another fifth, for as many steps as the other forms take.

@@ -1,11 +1,11 @@
-"""Which items A-SFT's weights ask for, and how much of that is left when rewards are shuffled within each user.
+"""Which items A-SFT's weights ask for, and how much of that is left when rewards are permuted (`sequences.placebo`).
 
     python benchmarks/placebo.py --log kuairand-pure-excerpt [--log ml-1m] [--runs runs] [--data DIR]
 
 Of a chain that has run (benchmarks/methods.py), for every seed: the items' mean rewards, averaged over the events that
 are trained on, each event counted once; by A-SFT's weight; by the placebo's (`asft_permuted`); and by nothing but how
-much its user weighs under the placebo. What the last gains is due to which users weigh most, and no shuffle within
-users can take it away. Advantages are worked out anew; nothing is trained.
+much its user weighs under the placebo. What the last gains is due to which users weigh most, and no permutation that
+keeps user means can take it away. Advantages are worked out anew; nothing is trained.
 """
 
 from __future__ import annotations
@@ -78,12 +78,12 @@ def events(plan: Plan, method: str, seed: int) -> pl.DataFrame:
     parsed = plan.parsed(method, seed, json.loads(found["settings"].item()))
     data: PostTrainingData = parsed.datamodule()  # type: ignore[assignment]
     data.setup("fit")
-    event, model = data.frame["event"].to_numpy(), parsed.config["model"]["init_args"]
+    event, model = data.logged["event"].to_numpy(), parsed.config["model"]["init_args"]
     advantage_T = torch.from_numpy(data.advantages[event])
     weight_T = weights(advantage_T, model["transform"], model["temperature"], model["clip"])[0]
     earlier = pl.col("reward").is_not_null().cum_sum().over("user") - 1
-    item_mean, weight = reward_means(data.frame)["item"], pl.Series(weight_T.numpy())
-    frame = data.frame.select("user", "reward", earlier=earlier, item_mean=item_mean, weight=weight)
+    item_mean, weight = reward_means(data.logged)["item"], pl.Series(weight_T.numpy())
+    frame = data.logged.select("user", "reward", earlier=earlier, item_mean=item_mean, weight=weight)
     return frame.filter(~np.isnan(data.advantages[event]))
 
 

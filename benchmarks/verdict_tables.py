@@ -15,10 +15,11 @@ import polars as pl
 from verdict_worlds import CANDIDATES, CONTROLS, PLACEBOS
 
 from recalign.evaluation.comparison import ALL, SPLITS, UNIT, USER_SPREAD, VALUE, Run, tabulate, with_gains
-from recalign.evaluation.findings import CORRELATION, COVERAGE
+from recalign.evaluation.findings import COVERAGE
 from recalign.evaluation.reranking import READS_REWARD_MODEL
 from recalign.evaluation.roles import Roles
 from recalign.evaluation.selection import SELECT
+from recalign.sequences.placebo import CORRELATION
 
 USERS, EVENTS = (100, 300, 1000), {"test": 6, "validation": 3}  # users A, events of each
 DRAWS = 500  # of the bootstrap

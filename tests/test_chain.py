@@ -381,6 +381,10 @@ def test_the_chains_yaml_names_the_run_folder():
         (["--methods", "[start, magic]"], "methods: there is no method 'magic'\n.*asft, asft_permuted"),
         (["--methods", "[start, judge_report]"], "methods: judge_report is no method\n.*every chain trains it"),
         (["--methods", "[start, start_rerank]"], "reranks the policy of 'start', .*\n.*name a method that is trained"),
+        (
+            ["--methods", "[rerank_permuted, rerank_permuted_rerank]"],
+            "reranks the policy of 'rerank_permuted', .*\n.*name a method that is trained",
+        ),
         (["--rerank", "-1"], "rerank: -1.0 is not 0 or above"),
         (["--stages.asft.model.temperature", "0"], "asft, model.temperature: 0.0 is not above 0"),
         (["--stages.asft.model.lr", "-0.1"], "asft, model.lr: -0.1 is not 0 or above"),

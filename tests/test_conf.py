@@ -24,9 +24,11 @@ from recalign.stage import Request, parse_stage
 CONF = Path(__file__).parents[1] / "conf"
 ALL = sorted(CONF.rglob("*.yaml"))
 LOGS = sorted((CONF / "data").glob("*.yaml"))
-METHODS = sorted((CONF / "posttrain").glob("*.yaml"))
+PLACEBO_OF_REWARD = CONF / "posttrain/rerank_permuted.yaml"  # a reward model, in a method's place
+METHODS = sorted({*(CONF / "posttrain").glob("*.yaml")} - {PLACEBO_OF_REWARD})
 SEARCH = CONF / "search.yaml"
-STAGES = [*(path for path in sorted(CONF.glob("*.yaml")) if path not in (SEARCH, CONF / "tokens.yaml")), *METHODS]
+STAGES = [path for path in sorted(CONF.glob("*.yaml")) if path not in (SEARCH, CONF / "tokens.yaml")]
+STAGES += [*METHODS, PLACEBO_OF_REWARD]
 CHAINS = sorted((CONF / "chain").glob("*.yaml"))
 
 
@@ -168,7 +170,7 @@ def test_clicks_are_judged_by_satisfaction():
     assert parsed["reward"].config["data"]["init_args"]["high"]["quantile"] is None
 
 
-SEARCHED = [path for path in STAGES if path.stem != "judge"]
+SEARCHED = [path for path in STAGES if path.stem != "judge" and path != PLACEBO_OF_REWARD]
 
 
 @pytest.mark.parametrize("path", SEARCHED, ids=name)
@@ -229,8 +231,41 @@ def test_weighted_methods_differ_in_their_weights_alone(path: Path):
     ours, theirs = resolved(ASFT), resolved(path)
     differing = {key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key)}
     assert differing <= {"run.name", RATE} | WEIGHTS | ADVANTAGE
-    if path.stem in ("asft_permuted", "asft_random"):
-        assert differing == {"run.name", "data.init_args.placebo"}
+
+
+PLACEBOS = {
+    "asft_permuted": ASFT,
+    "asft_random": ASFT,
+    "reward_weighted_permuted": CONF / "posttrain/reward_weighted.yaml",
+}
+
+
+@pytest.mark.parametrize("name", PLACEBOS)
+def test_a_placebo_differs_from_its_method_in_nothing_else(name: str):
+    ours, theirs = resolved(PLACEBOS[name]), resolved(CONF / f"posttrain/{name}.yaml")
+    differing = {key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key)}
+    assert differing == {"run.name", "data.init_args.placebo"}
+
+
+def test_the_placebo_of_reranking_is_a_reward_head_of_its_own():
+    ours, theirs = resolved(CONF / "reward.yaml"), resolved(PLACEBO_OF_REWARD)
+    differing = {key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key)}
+    head = {"trunk": "frozen", "members": 1}
+    assert {key: theirs["model.init_args." + key] for key in head} == head
+    assert differing == {"run.name", "data.init_args.placebo", *(f"model.init_args.{key}" for key in head)}
+
+
+DEFAULT_CHAINS = [path for path in CHAINS if "onerec" not in path.stem]
+
+
+@pytest.mark.parametrize("path", DEFAULT_CHAINS, ids=name)
+def test_a_chain_has_the_placebo_of_each_row_that_has_one(path: Path):
+    settings = yaml.safe_load(path.read_text())
+    assert settings["placebos"] == {
+        **{"asft_permuted": "asft", "asft_random": "asft", "rerank_permuted": "rerank"},
+        **{"rerank_item_mean_permuted": "rerank_item_mean", "reward_weighted_permuted": "reward_weighted"},
+    }
+    assert {*settings["placebos"], *settings["placebos"].values()} <= {*settings["methods"]}
 
 
 def defaults(class_path: str) -> dict[str, Any]:

@@ -23,7 +23,8 @@ from recalign.errors import InputError
 from recalign.recommender.serving import serve
 
 RUNS = Path("runs/tiny")
-METHODS = "[start, rerank, bc, asft, asft_rerank, asft_permuted]"
+SHAM = ("rerank_permuted", "rerank_item_mean_permuted")
+METHODS = f"[start, rerank, bc, asft, asft_rerank, asft_permuted, {', '.join(SHAM)}]"
 SPACES = """
 default: {model.lr: [0.001, 0.01]}
 asft: {model.temperature: {low: 0.2, high: 1.0}}
@@ -84,8 +85,24 @@ def test_what_was_chosen_is_trained_with_every_seed(first: tuple[Path, tiny.Said
             temperature = setting(folder, f"{method}/seed-{seed}", "model", "temperature")
             assert temperature == chosen(folder, "asft")["model.temperature"]
     table = pl.read_csv(folder / RUNS / "comparison.csv")
-    assert set(table["method"]) == {"start", "rerank", "bc", "asft", "asft_rerank", "asft_permuted"}
+    assert set(table["method"]) == {"start", "rerank", "bc", "asft", "asft_rerank", "asft_permuted", *SHAM}
     assert set(table["seed"]) == {"3", "4", "all"}
+    left = table.filter(pl.col("metric") == "placebo/correlation")
+    assert set(left["method"]) == {"asft_permuted", *SHAM}
+    assert left["value"].abs().max() < 0.2
+
+
+def test_the_placebo_of_reranking_is_paid_for_as_reranking_is_and_recommends_nothing(first: tuple[Path, tiny.Said]):
+    folder, _ = first
+    for seed in (3, 4):
+        one = json.loads((folder / RUNS / f"rerank_permuted/seed-{seed}/evaluation/summary.json").read_text())
+        assert 0 < one["policy/strength"] <= 4
+        assert one["policy/kept"] >= 0.97
+        assert one["cost/steps"] > 0
+    assert not (folder / RUNS / "rerank_permuted/trials").exists()
+    said = tiny.recalign(folder, "recommend", str(RUNS / "rerank_permuted/seed-4"))
+    assert said.code == 2
+    assert "recommends nothing" in said.err
 
 
 def test_a_trained_policy_is_reranked_no_further_than_the_price(first: tuple[Path, tiny.Said]):
@@ -102,7 +119,7 @@ def test_a_trained_policy_is_reranked_no_further_than_the_price(first: tuple[Pat
         assert served["cost/steps"] > 0
 
 
-@pytest.mark.parametrize("row", ["rerank", "asft_rerank"])
+@pytest.mark.parametrize("row", ["rerank", "asft_rerank", "rerank_item_mean_permuted"])
 def test_a_reranked_row_is_recommended_by_the_policy_that_was_evaluated(again: Path, row: str, monkeypatch):
     monkeypatch.chdir(again)
     run = RUNS / row / "seed-4"

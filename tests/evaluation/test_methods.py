@@ -43,9 +43,19 @@ def asft(cloned, log_root, tmp_path):
 
 
 @pytest.fixture
-def cells(asft):
+def other_reward(base, tmp_path):
+    """A reward model that matches users with what they do not like."""
+    checkpoint = torch.load(base.reward, weights_only=True)
+    checkpoint["state_dict"]["reward.nets.0.item_projection.weight"] *= -1
+    torch.save(checkpoint, tmp_path / "other.ckpt")
+    return tmp_path / "other.ckpt"
+
+
+@pytest.fixture
+def cells(asft, other_reward):
     trained = MethodRun("asft", asft, {"cost/seconds": 2.5, "cost/steps": 7, "cost/events": 900})
-    return [*(MethodRun(method, None, {}, strength=0.5) for method in UNTRAINED), trained]
+    sham = MethodRun("rerank_permuted", other_reward, {"placebo/correlation": 0.01}, strength=0.5)
+    return [*(MethodRun(method, None, {}, strength=0.5) for method in UNTRAINED), trained, sham]
 
 
 def place(tmp_path, method):
@@ -80,7 +90,7 @@ def test_a_sample_of_the_users_is_the_same_for_every_method(tmp_path, data, base
 
 def test_artefacts_are_those_that_comparisons_read(tmp_path, data, base, cells):
     done = evaluate_methods(tmp_path / "runs", 3, cells, base, data, **HOW)
-    assert done == [*UNTRAINED, "asft"]
+    assert done == [*UNTRAINED, "asft", "rerank_permuted"]
     for method in done:
         for part in ("test", "validation"):
             frame = pl.read_parquet(place(tmp_path, method) / f"{part}.parquet")
@@ -92,7 +102,10 @@ def test_artefacts_are_those_that_comparisons_read(tmp_path, data, base, cells):
         assert 0 < summary["coverage@10"] <= 1
         assert summary["cold_targets"] == 0
         assert ("policy/kept" in summary) == ("policy/kept_se" in summary) == (method not in UNPRICED)
-    assert summary["cost/steps"] == 7
+    read = {m: json.loads((place(tmp_path, m) / "summary.json").read_text()) for m in done}
+    assert read["asft"]["cost/steps"] == 7
+    left = {m: one["placebo/correlation"] for m, one in read.items() if "placebo/correlation" in one}
+    assert left == {"rerank_permuted": 0.01, "rerank_item_mean_permuted": data.as_placebo().correlation}
     start = pl.read_parquet(place(tmp_path, "start") / "test.parquet")
     assert start["kl"].abs().max() < 1e-6
     own = json.loads((place(tmp_path, "start") / "summary.json").read_text())
@@ -100,10 +113,14 @@ def test_artefacts_are_those_that_comparisons_read(tmp_path, data, base, cells):
     assert own["value_at_popularity"] == pytest.approx(0, abs=1e-6)
     reranked = pl.read_parquet(place(tmp_path, "rerank") / "test.parquet")
     assert reranked["train_rm@10"].mean() > start["train_rm@10"].mean() + 0.1
+    sham = pl.read_parquet(place(tmp_path, "rerank_permuted") / "test.parquet")
+    assert sham["train_rm@10"].mean() < start["train_rm@10"].mean() - 0.1  # by its own reward model
     tilted = pl.read_parquet(place(tmp_path, "popularity_tilt") / "test.parquet")
     assert tilted["log_count@10"].mean() > start["log_count@10"].mean() + 0.003
     table = compare(tmp_path / "runs", draws=20)
     assert set(table["method"]) == set(done)
+    shown = table.filter(pl.col("metric") == "placebo/correlation", pl.col("seed") == "all")
+    assert dict(zip(shown["method"], shown["value"], strict=True)) == left
 
 
 @pytest.mark.parametrize(("method", "strength"), [("rerank", -0.3), ("rerank_item_mean", -40.0)])
@@ -196,7 +213,7 @@ def test_what_has_not_changed_is_kept(tmp_path, data, base, cells):
     assert (place(tmp_path, "start") / "test.parquet").stat().st_mtime_ns == stamp
     for other in ({"strength": 2.0}, {"keep": 0.9}, {"spread": 3.0}):
         changed = [replace(cell, **other) for cell in cells]
-        assert evaluate_methods(runs, 3, changed, base, data, **HOW) == [*RERANKED]
+        assert {*evaluate_methods(runs, 3, changed, base, data, **HOW)} == {*RERANKED}
     (place(tmp_path, "popularity") / "test.parquet").unlink()
     assert evaluate_methods(runs, 3, cells[:1], base, data, **HOW) == ["popularity"]
     assert evaluate_methods(runs, 4, cells[:1], base, data, **HOW) == ["popularity"]  # another seed
@@ -265,9 +282,9 @@ def test_judges_who_met_the_tables_users_or_each_other_are_refused(tmp_path, dat
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize("trained", ["reward", "asft"])
-def test_a_model_that_trained_on_the_judges_users_is_refused(tmp_path, data, base, cells, asft, trained):
-    path = base.reward if trained == "reward" else asft
+@pytest.mark.parametrize("trained", ["reward", "asft", "sham"])
+def test_a_model_that_trained_on_the_judges_users_is_refused(tmp_path, data, base, cells, asft, other_reward, trained):
+    path = {"reward": base.reward, "asft": asft, "sham": other_reward}[trained]
     small.says_users(path, UserCohort.of(data.sequences, "all", 0.7))
     with pytest.raises(InputError, match=f"users who are also those of .*{path.name}"):
         evaluate_methods(tmp_path / "runs", 3, cells, base, data, **HOW)

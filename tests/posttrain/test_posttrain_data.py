@@ -11,10 +11,10 @@ import small
 import torch
 
 from recalign.errors import InputError
-from recalign.posttrain import PostTrainingData
+from recalign.posttrain import PairData, PostTrainingData, Preferences
 from recalign.recommender.checkpoint import load_net
 from recalign.reward import RewardData, RewardModel
-from recalign.sequences import Batch
+from recalign.sequences import Batch, correlation_within_users, permuted_rewards
 
 # two users of six events each; the last of each is the test, the one before it validation
 TINY = {
@@ -170,15 +170,43 @@ def test_a_reward_model_of_another_reward_is_refused(log_root, cloned, rewarded,
         _ = small.data_of(PostTrainingData, log_root, "tastes", **settings, **paths).advantages
 
 
-def test_permuted_rewards_stay_with_their_user(log_root):
-    none, permuted = ({"baseline": "none", "placebo": placebo} for placebo in ("none", "permuted"))
-    real, placebo = (small.data_of(PostTrainingData, log_root, **settings) for settings in (none, permuted))
+@pytest.mark.parametrize("source", ["observed", "predicted", "shrunk"])
+def test_rewards_of_any_source_are_permuted_alike_each_about_its_users_mean(log_root, rewarded, source):
+    settings = {"source": source, "baseline": "none", "reward_model": str(rewarded)}
+    real, placebo = (
+        small.data_of(PostTrainingData, log_root, "tastes", placebo=placebo, **settings)
+        for placebo in ("none", "permuted")
+    )
+    trained, event = placebo.logged.filter(split=0), real.training().event
+    reward_E = real.advantages.astype(float) * real.moments()[1]
+    if source == "observed":  # an event that is no target has a reward all the same
+        reward_E = real.observed.copy()
+    expected = permuted_rewards(reward_E[trained["event"].to_numpy()], trained["user"].to_numpy(), placebo.seed)
+    reward_E[trained["event"].to_numpy()] = expected
+    np.testing.assert_allclose(placebo.advantages[event] * placebo.moments()[1], reward_E[event], atol=1e-4)
+    np.testing.assert_allclose(placebo.moments()[1], real.moments()[1], rtol=0.05)
+
+
+@pytest.mark.parametrize("source", ["observed", "predicted"])
+@pytest.mark.parametrize("placebo", ["permuted", "random"])
+def test_a_placebo_says_how_much_of_its_signal_is_left(log_root, rewarded, placebo, source):
+    settings = {"source": source, "baseline": "none", "reward_model": str(rewarded)}
+    real, sham = (
+        small.data_of(PostTrainingData, log_root, "tastes", placebo=one, **settings) for one in ("none", placebo)
+    )
     event = real.training().event
     user = real.sequences.frame["user"].to_numpy()[event]
-    frame = pl.DataFrame({"user": user, "real": real.advantages[event], "placebo": placebo.advantages[event]})
-    assert (frame["real"] != frame["placebo"]).mean() > 0.3
-    for _, own in frame.group_by("user"):
-        np.testing.assert_allclose(own["real"].sort(), own["placebo"].sort(), rtol=1e-5)
+    left = correlation_within_users(real.advantages[event], sham.advantages[event], user)
+    assert sham.facts() == {"placebo/correlation": pytest.approx(left, abs=1e-5)}
+    assert abs(left) < 0.1
+    assert real.facts() == {}
+    assert real.correlation == pytest.approx(1)
+
+
+def test_a_method_that_no_placebo_reaches_refuses_one(log_root, cloned, tmp_path):
+    data = small.data_of(PairData, log_root, "tastes", placebo="permuted")
+    with pytest.raises(InputError, match=r"data\.placebo: PairData has no placebo"):
+        small.fit(Preferences(init_from=str(cloned)), data, tmp_path)
 
 
 def test_the_random_placebo_keeps_the_advantages_and_shuffles_them_over_everybody(log_root):

@@ -7,6 +7,7 @@ import inspect
 import json
 from dataclasses import asdict
 
+import numpy as np
 import polars as pl
 import pytest
 import small
@@ -19,7 +20,7 @@ from recalign.nn import HSTU, LazyDecoder, Pooled
 from recalign.recommender import CodePolicy
 from recalign.recommender.checkpoint import load_net, read_checkpoint
 from recalign.reward import Judge, OrdinalHead, QuantileHead, RewardData, RewardModel
-from recalign.sequences import LeaveLast, Where
+from recalign.sequences import LeaveLast, Where, correlation_within_users, permuted_rewards
 
 
 def data_with(root, rewards, **settings) -> RewardData:
@@ -92,6 +93,41 @@ def test_a_frozen_trunk_stays_as_it_was(log_root, cloned, tmp_path):
         trunks[trunk] = {k: v for k, v in net.named_parameters() if k in start}
     assert all(weight.equal(start[name]) for name, weight in trunks["frozen"].items())
     assert not trunks["tuned"]["item_embedding.weight"].equal(start["item_embedding.weight"])
+
+
+def test_a_placebo_learns_permuted_rewards_and_is_validated_on_true_ones(log_root):
+    real, sham = (small.data_of(RewardData, log_root, "tastes", placebo=placebo) for placebo in ("none", "permuted"))
+    event, user = real.rated["event"].to_numpy(), real.rated["user"].to_numpy()
+    expected = permuted_rewards(real.rated["reward"].to_numpy(), user, sham.seed)
+    np.testing.assert_array_equal(sham.rated["reward"].to_numpy(), expected)  # what factors and item means are made of
+    np.testing.assert_array_equal(sham.moments()[2], sham.item_means(expected, sham.rated["item_id"].to_numpy()))
+    assert real.as_placebo().moments()[2].tolist() == sham.moments()[2].tolist() != real.moments()[2].tolist()
+    batch, other = (small.batch_of(data, "train") for data in (sham, real))
+    of_event = dict(zip(event.tolist(), expected.tolist(), strict=True))
+    assert batch.reward_T.tolist() == pytest.approx([of_event[e] for e in batch.event_T.tolist()])
+    assert batch.reward_BL.nan_to_num().equal(other.reward_BL.nan_to_num())  # histories are as they will be at serving
+    for part in ("validation", "test"):
+        np.testing.assert_array_equal(sham.windows(part).reward, real.windows(part).reward)
+    rows = sham.frame["split"].to_numpy() > 0
+    assert sham.frame.filter(rows)["reward"].to_list() == real.frame.filter(rows)["reward"].to_list()
+    left = correlation_within_users(real.rated["reward"].to_numpy(), expected, user)
+    assert (real.facts(), sham.facts()) == ({}, {"placebo/correlation": left})
+    assert abs(left) < 0.1
+
+
+def test_a_placebo_says_in_its_checkpoint_how_much_of_its_signal_is_left(log_root, cloned, tmp_path):
+    data = small.data_of(RewardData, log_root, "tastes", placebo="permuted")
+    module = RewardModel(data.num_items, init_from=str(cloned), members=1, trunk="frozen", lr=5e-3)
+    small.fit(module, data, tmp_path, epochs=5)
+    assert read_checkpoint(small.saved(module, tmp_path / "sham.ckpt"))["facts"]["placebo/correlation"] == (
+        data.correlation
+    )
+    batch = small.batch_of(data)
+    users = data.sequences.users.gather(batch.user_B[batch.row_T].numpy()).to_numpy()
+    liked_TV = torch.from_numpy((users[:, None] - data.sequences.items.to_numpy()) % 2 == 0)
+    with torch.no_grad():
+        r_TV = module.reward.eval().predict(module.reward.states(batch))
+    assert abs(r_TV[liked_TV].mean() - r_TV[~liked_TV].mean()) < 0.1 * data.moments()[1]  # tastes differ by 2 of them
 
 
 class SaysTwice(Callback):

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from recalign.errors import InputError, require_positive
-from recalign.evaluation.methods import BASE_STAGES, is_trained
+from recalign.evaluation.methods import BASE_STAGES, is_post_trained, is_trained
 from recalign.evaluation.reranking import base_method
 from recalign.evaluation.roles import Roles
 from recalign.recommender.interpolation import KEEP, require_share
@@ -97,6 +97,11 @@ class Chain:
         """The methods that are trained."""
         return [method for method in self.methods if is_trained(method)]
 
+    @property
+    def post_trained(self) -> list[str]:
+        """Those of them that are policies, which have settings to search and a ray of weights."""
+        return [method for method in self.methods if is_post_trained(method)]
+
     def check(self) -> None:
         """Refuse settings with which no chain works.
 
@@ -113,11 +118,11 @@ class Chain:
         if min(self.seeds) < 0:
             raise InputError(f"{min(self.seeds)} is no seed", where="seeds", remedy="seeds are 0 or more")
         for method in self.methods:
-            if (own := base_method(method)) is not None and own not in self.trained:
+            if (own := base_method(method)) is not None and own not in self.post_trained:
                 raise InputError(
                     f"{method} reranks the policy of {own!r}, which this chain does not train",
                     where="methods",
-                    remedy=f"add {own} to them" if own and is_trained(own) else "name a method that is trained",
+                    remedy=f"add {own} to them" if own and is_post_trained(own) else "name a method that is trained",
                 )
         if taken := [method for method in self.methods if method in BASE_STAGES]:
             raise InputError(f"{taken[0]} is no method", where="methods", remedy="leave it out: every chain trains it")

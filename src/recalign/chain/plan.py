@@ -97,7 +97,7 @@ class Plan:
         own: Settings = {"seed_everything": seed, "run.name": run.name, "run.root": run.root, "run.chain": run.chain}
         if stage == "judge_select":
             own["data.users"] = "B1"
-        if stage in self.chain.trained:
+        if stage in self.chain.post_trained:
             own["model.keep"] = self.chain.keep
         if self.chain.world:
             own["data.root"] = str(self.data_root(seed))

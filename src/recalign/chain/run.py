@@ -143,10 +143,8 @@ def _require_same_log(folder: Path, log: str) -> None:
 
 def _method_run(method: str, trained: Mapping[str, Trained], chain: Chain) -> MethodRun:
     """The checkpoint and settings with which a method is evaluated."""
-    if method in trained:
-        return trained[method].method_run(method)
-    own = base_method(method)
-    run = trained[own].method_run(method) if own else MethodRun(method, None, {})
+    own = trained.get(base_method(method) or method)
+    run = own.method_run(method) if own else MethodRun(method, None, {})
     return replace(run, strength=chain.rerank, keep=chain.keep, spread=chain.lcb)
 
 

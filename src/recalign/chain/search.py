@@ -46,7 +46,7 @@ class Search:
         trials = plan.chain.trials
         self.settings = {
             method: self.spaces.settings(method, parsed[method].config, self._fixed(method), trials, self.seed)
-            for method in plan.chain.trained
+            for method in plan.chain.post_trained
             if not self.spaces.leader(method)
         }
         for method in plan.chain.methods:

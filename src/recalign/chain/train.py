@@ -16,6 +16,7 @@ from recalign.evaluation.methods import BASE_STAGES, BaseCheckpoints, MethodRun
 from recalign.evaluation.reranking import READS_REWARD_MODEL
 from recalign.keys import options
 from recalign.recommender.checkpoint import read_checkpoint
+from recalign.sequences.placebo import CORRELATION
 from recalign.stage import Manifest, ParsedStage, RunFolder, parse_stage, run_stage
 from recalign.stage.console import quiet
 
@@ -42,10 +43,11 @@ class Trained:
         return cls(folder.path, folder.path / str(manifest.checkpoint), manifest.seconds, reads)
 
     def method_run(self, method: str) -> MethodRun:
-        """The method to evaluate, with its training cost."""
+        """The method to evaluate, with its training cost and, of a placebo, how much of its signal is left."""
         content = read_checkpoint(self.checkpoint)
-        cost = {"seconds": self.seconds, "steps": content["global_step"], "events": content["facts"]["events"]}
-        figures = {f"cost/{name}": value for name, value in cost.items()}
+        facts = content["facts"]
+        figures = {"cost/seconds": self.seconds, "cost/steps": content["global_step"], "cost/events": facts["events"]}
+        figures |= {CORRELATION: facts[CORRELATION]} if CORRELATION in facts else {}
         return MethodRun(method, self.checkpoint, figures | {READS_REWARD_MODEL: float(self.reads_reward_model)})
 
 

@@ -17,6 +17,7 @@ from recalign.evaluation.comparison import ALL, PLACEBO_FACTOR, VALUE
 from recalign.evaluation.comparison_table import ComparisonTable, Interval
 from recalign.evaluation.reranking import READS_REWARD_MODEL
 from recalign.evaluation.selection import KEPT
+from recalign.sequences.placebo import CORRELATION
 
 Reports = Mapping[str, dict[str, Any]]
 """``trust.json`` by seed."""
@@ -27,7 +28,7 @@ QUICK = 0.8
 """A start that ranks at less than this share of a quick reference is trained too little."""
 COVERAGE, SHOWN = "policy/coverage@10", 0.5
 """A policy that shows less than this share of the items that its baseline shows may have won by it."""
-CORRELATION, DESTROYED = "placebo/correlation", 0.1
+DESTROYED = 0.1
 """A placebo whose rewards still correlate more with the true ones, user means taken out, is none."""
 
 

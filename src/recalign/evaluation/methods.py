@@ -19,6 +19,8 @@ from recalign.evaluation.judges import require_apart
 from recalign.evaluation.popularity import popularity_curve
 from recalign.evaluation.ray import ValidationRanking
 from recalign.evaluation.reranking import (
+    OF_PERMUTED,
+    OWN_REWARD,
     READS_REWARD_MODEL,
     RERANKED,
     RERANKING,
@@ -43,7 +45,12 @@ BASE_STAGES = ("recommender", "reward", "judge_select", "judge_report")
 
 def is_trained(method: str) -> bool:
     """Whether a row has a training of its own."""
-    return method not in UNTRAINED and base_method(method) is None
+    return method in OWN_REWARD or is_post_trained(method)
+
+
+def is_post_trained(method: str) -> bool:
+    """Whether a row is a policy that is trained for it."""
+    return method not in UNTRAINED and not is_reranked(method)
 
 
 @dataclass(frozen=True)
@@ -66,8 +73,10 @@ class MethodRun:
 
     Attributes:
         method: its name.
-        checkpoint: of its policy, or of the policy that it reranks; None where none was trained.
-        cost: plain numbers that go with it (``cost/seconds``, ``cost/steps``, ``cost/events``).
+        checkpoint: of its policy, of the policy that it reranks, or of its own reward model (`OWN_REWARD`); None where
+            none was trained.
+        cost: plain numbers that go with it (``cost/seconds``, ``cost/steps``, ``cost/events``), and what its run says
+            of itself (``placebo/correlation``).
         strength: of reranking, 1 / lambda in 1 / standard deviation of the reward; of ``popularity_tilt``, of log
             counts. With `keep`, that at reach 1 of the ray.
         keep: share of the start's ``all/ndcg@10`` on validation that reranking must keep; None: any, at `strength`.
@@ -147,7 +156,9 @@ def evaluate_methods(
             reads = not isinstance(nets.scores(run)[0], ItemScores)
             summary[READS_REWARD_MODEL] = max(float(reads), run.cost.get(READS_REWARD_MODEL, 0.0))
             if run.checkpoint:
-                made_of |= {str(base_method(run.method)): sha256(run.checkpoint)}
+                made_of |= {base_method(run.method) or run.method: sha256(run.checkpoint)}
+            if run.method in OF_PERMUTED:
+                summary |= data.as_placebo().facts()
             summary |= {"policy/strength": found.strength, RERANKING: found.record(data, made_of)}
         if run.method in shown:
             write_json(place / exposed.FILE, shown[run.method])
@@ -184,18 +195,22 @@ class LoadedNetworks:
     def policy(self, run: MethodRun) -> Policy:
         """The policy of a row."""
         if is_reranked(run.method):
-            trained = self._trained(run.checkpoint).net if run.checkpoint else None
-            return self.reranked(run).policy(self.start, trained, self.scores(run))
+            return self.reranked(run).policy(self.start, self._reranks(run), self.scores(run))
         if run.checkpoint is not None:
             return self._trained(run.checkpoint).net
         return self.start if run.method == "start" else UNPRICED[run.method](self.data)
 
+    def _reranks(self, run: MethodRun) -> Policy | None:
+        """The trained policy that a row reranks; None: the start."""
+        return self._trained(run.checkpoint).net if run.checkpoint and base_method(run.method) else None
+
     def scores(self, run: MethodRun) -> tuple[Scores, float]:
         """The scores by which a row reranks, and their unit."""
-        return scores_of(run.method, self.reward, self.data, run.spread)
+        own = run.checkpoint if run.method in OWN_REWARD else None
+        return scores_of(run.method, self._trained(own, "reward").net if own else self.reward, self.data, run.spread)
 
-    def _load_trained(self, checkpoint: Path) -> Loaded:
-        trained = self._load(checkpoint, "policy")
+    def _load_trained(self, checkpoint: Path, net: str = "policy") -> Loaded:
+        trained = self._load(checkpoint, net)
         require_apart(self.judges, trained, self.data.sequences)
         return trained
 
@@ -221,8 +236,7 @@ class LoadedNetworks:
 
     def _at_price(self, run: MethodRun) -> Reranking:
         """A trained policy is reranked as strongly as the start may be; its weights and the strength share one ray."""
-        full, trained = run.strength, self._trained(run.checkpoint).net if run.checkpoint else None
-        scores = self.scores(run)
+        full, trained, scores = run.strength, self._reranks(run), self.scores(run)
         if trained:
             full = self.reranked(replace(run, method="rerank", checkpoint=None)).strength
 
@@ -248,7 +262,7 @@ UNPRICED: dict[str, Callable[[RewardData], Policy]] = {
 }
 """Rows counted from the log, which no ray leads to; `item_mean` by shrunk means, in standard deviations."""
 
-UNTRAINED = (*UNPRICED, "start", *RERANKED)
+UNTRAINED = (*UNPRICED, "start", *(row for row in RERANKED if row not in OWN_REWARD))
 """Rows that take no training of their own."""
 
 

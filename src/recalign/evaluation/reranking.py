@@ -32,8 +32,18 @@ RERANKED: dict[str, Callable[[RewardEnsemble, RewardData, float], tuple[Scores, 
         ItemScores(torch.from_numpy(data.moments()[2])),
         data.moments()[1],
     ),
+    "rerank_permuted": lambda reward, data, spread: (reward, data.moments()[1]),
+    "rerank_item_mean_permuted": lambda reward, data, spread: (
+        ItemScores(torch.from_numpy(data.as_placebo().moments()[2])),
+        data.moments()[1],
+    ),
 }
 """Rows that rerank the starting policy, each with the scores that it does so by and their unit."""
+
+OWN_REWARD = ("rerank_permuted",)
+"""Rows of these whose reward model is their own, a training of the row."""
+OF_PERMUTED = ("rerank_item_mean_permuted",)
+"""Rows of these that read permuted rewards without any training."""
 
 
 def scores_of(method: str, reward: RewardEnsemble, data: RewardData, spread: float) -> tuple[Scores, float]:
@@ -72,7 +82,7 @@ class Reranking:
 
     def record(self, data: RewardData, made_of: Mapping[str, str]) -> dict[str, Any]:
         """All that `served` needs, as plain values; ``made_of`` are the digests of its checkpoints, by stage."""
-        read = {"max_length": data.max_length, "know_request": data.know_request}
+        read = {"max_length": data.max_length, "know_request": data.know_request, "seed": data.seed}
         return {"how": asdict(self), "made_of": dict(made_of), "log": data.fingerprint, "read": read}
 
 

@@ -92,6 +92,9 @@ class PostTraining(PolicyModule):
                 where="data.class_path",
                 remedy=f"give {class_path(self.LEARNS_FROM)}, as the method's YAML does",
             )
+        if getattr(self.data, "placebo", "none") != "none" and not isinstance(self.data, PostTrainingData):
+            what = f"{type(self.data).__name__} has no placebo for a method that asks a reward model or makes pairs"
+            raise InputError(what, where="data.placebo", remedy=f"leave it out; {class_path(PostTrainingData)} has one")
         self.start.check(self.data)
 
     def train(self, mode: bool = True) -> PostTraining:

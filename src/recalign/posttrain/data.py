@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 import numpy as np
-import polars as pl
 import torch
 from torch import Tensor
 
@@ -16,7 +15,7 @@ from recalign.errors import InputError, require_positive
 from recalign.recommender.checkpoint import Loaded, load_or_copy
 from recalign.recommender.policy import Policy, chunks
 from recalign.reward import RewardData, RewardEnsemble
-from recalign.sequences import Batch, Windows, reward_means
+from recalign.sequences import Batch, Windows, correlation_within_users, reward_means
 
 Source = Literal["observed", "predicted", "shrunk"]
 Baseline = Literal["none", "global", "user", "item", "user_item", "value", "soft"]
@@ -80,9 +79,10 @@ class PostTrainingData(UpstreamData):
         baseline: V: 0 (``none``), the mean reward (``global``), the user's earlier mean, the item's mean, both
             (``user_item``), the expected reward under the starting policy (``value``), or its soft form (``soft``).
         soft: lambda of the soft baseline, in the unit of the reward.
-        placebo: negative controls, which must gain nothing. ``permuted``: shuffle rewards within each user, before
-            means are computed (with means of the true rewards, the advantage would fall with an item's quality);
-            ``random``: shuffle advantages over all events, which keeps the weights and the effective sample size.
+        placebo: negative controls, which must gain nothing. ``permuted``: permute the rewards r over all users, each
+            about its user's mean (`recalign.sequences.permuted_rewards`), and the logged ones alike before means are
+            computed (with means of the true rewards, the advantage would fall with an item's quality); ``random``:
+            shuffle advantages over all events, which keeps the weights and the effective sample size.
         **upstream: arguments of `UpstreamData`.
     """
 
@@ -96,7 +96,8 @@ class PostTrainingData(UpstreamData):
     ) -> None:
         super().__init__(**upstream)
         self.check_settings({"soft": soft})
-        self.source, self.baseline, self.soft, self.placebo = source, baseline, soft, placebo
+        self.source, self.baseline, self.soft = source, baseline, soft
+        self.placebo: Placebo = placebo
 
     @classmethod
     def check_settings(cls, given: Mapping[str, Any]) -> None:
@@ -117,28 +118,41 @@ class PostTrainingData(UpstreamData):
         windows = super().training().in_memory()
         return dataclasses.replace(windows, advantage=self.advantages[windows.event])
 
-    @functools.cached_property
+    @property
     def advantages(self) -> np.ndarray:
         """Advantage of every training event; NaN for others and where there is no reward. Shape: (events,)."""
+        return self._advantages[0]
+
+    @property
+    def correlation(self) -> float:
+        """Correlation of what a placebo trains on with what it replaces, after user means are taken out.
+
+        Of rewards for ``permuted``, of advantages for ``random``.
+        """
+        return self._advantages[1]
+
+    @functools.cached_property
+    def _advantages(self) -> tuple[np.ndarray, float]:
         windows = super().training().in_memory()
-        observed = self.sequences.frame["reward"].cast(pl.Float64).fill_null(float("nan")).to_numpy()
-        reward = self._rewards(observed, windows)
-        if self.placebo == "permuted":
-            origin = self._permutation(reward, windows)
-            observed, reward = observed[origin], reward[origin]
-        advantage = (reward - self._values(observed, windows))[windows.event]
+        user = self.sequences.frame["user"].to_numpy()[windows.event]
+        logged = self._rewards(windows)
+        reward = self.permuted(logged) if self.placebo == "permuted" else logged
+        advantage = (reward - self._values(windows))[windows.event]
         known = ~np.isnan(advantage)
         if not advantage[known].std() > 0:
             what = f"the advantage is the same for every event (source {self.source}, baseline {self.baseline})"
             remedy = "give a reward that differs between events, or another baseline"
             raise InputError(what, where="data.reward", remedy=remedy)
+        compared = logged[windows.event], reward[windows.event]
         if self.placebo == "random":
+            compared = advantage.copy(), advantage
             advantage[known] = np.random.default_rng(self.seed).permutation(advantage[known])
         out = np.full(len(reward), np.nan, np.float32)
         out[windows.event] = advantage / self.moments()[1]
-        return out
+        return out, correlation_within_users(*compared, user)
 
-    def _rewards(self, observed: np.ndarray, windows: Windows) -> np.ndarray:
+    def _rewards(self, windows: Windows) -> np.ndarray:
+        observed = self.observed
         if self.source == "observed":
             return observed
         loaded = self._network_on_device("reward")
@@ -160,29 +174,17 @@ class PostTrainingData(UpstreamData):
         rho = loaded.facts["reliability"]
         return rho * predicted + (1 - rho) * observed
 
-    def _values(self, observed: np.ndarray, windows: Windows) -> np.ndarray:
-        rows = len(observed)
+    def _values(self, windows: Windows) -> np.ndarray:
+        rows = len(self.observed)
         if self.baseline == "none":
             return np.zeros(rows)
         if self.baseline in ("value", "soft"):
             policy, reward = (self._network_on_device(name).net for name in ("policy", "reward"))
             soft = self.soft if self.baseline == "soft" else None
             return state_values(policy, reward, self._batches(windows), rows, soft).double().numpy()
-        event = self.frame["event"].to_numpy()
-        rewards = pl.Series("reward", observed[event]).fill_nan(None)
         values = np.full(rows, np.nan)
-        values[event] = reward_means(self.frame.with_columns(rewards))[self.baseline].to_numpy()
+        values[self.frame["event"].to_numpy()] = reward_means(self.frame)[self.baseline].to_numpy()
         return values
-
-    def _permutation(self, reward: np.ndarray, windows: Windows) -> np.ndarray:
-        """Draw, within each user, the event whose reward each training event gets. Shape: int64 (events,)."""
-        event = windows.event[~np.isnan(reward[windows.event])]
-        user = self.sequences.frame["user"].to_numpy()[event]
-        draw = np.random.default_rng(self.seed).random(len(event))
-        origin = np.arange(len(reward))
-        shuffled = event[np.lexsort((draw, user))]  # users in order, each one's events shuffled
-        origin[event[np.argsort(user, kind="stable")]] = shuffled
-        return origin
 
     def _network_on_device(self, name: str) -> Loaded:
         """Load a network onto the trainer's device."""

@@ -123,7 +123,7 @@ class StageModule(LightningModule):
 
     def facts(self) -> dict[str, Any]:
         """Plain values for later stages, stored beside the weights."""
-        return {"events": self.events}
+        return {"events": self.events} | self.data.facts()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.events = checkpoint["facts"]["events"]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import functools
-from typing import Any
+from typing import Any, Literal, Self
 
 import numpy as np
 import polars as pl
@@ -12,7 +14,15 @@ from recalign.errors import InputError
 from recalign.events import evaluate
 from recalign.factorization.cooccurrence import cooccurrence_embedding
 from recalign.factorization.variational import VariationalMF, fit_variational_mf
-from recalign.sequences import EventDataModule, NextEvents, Windows, reward_means
+from recalign.sequences import (
+    EventDataModule,
+    NextEvents,
+    Windows,
+    correlation_within_users,
+    permuted_rewards,
+    reward_means,
+)
+from recalign.sequences.placebo import CORRELATION
 from recalign.sequences.splits import TRAIN, VALIDATION
 from recalign.sequences.store import Group, Part
 from recalign.sequences.windows import training_windows
@@ -25,14 +35,24 @@ class RewardData(EventDataModule):
         auxiliary: auxiliary rewards by name, each Polars SQL over the log's columns. A reward model learns them in
             addition to ``reward``; nothing else reads them.
         users: the group that is trained on: A for reward models, B1 or B2 for judges.
+        placebo: ``permuted``: a negative control. The rewards of training events are permuted over all users of the
+            group (`recalign.sequences.permuted_rewards`), and all that is learned or averaged is made of these. The
+            rewards in histories, those of validation and test, and ``auxiliary`` ones stay as logged.
         **log: arguments of `recalign.sequences.EventDataModule`.
 
     Raises (before training):
         InputError: no event of the training part has a reward, or all have the same.
     """
 
-    def __init__(self, auxiliary: dict[str, str] | None = None, users: Group = "A", **log: Any) -> None:
+    def __init__(
+        self,
+        auxiliary: dict[str, str] | None = None,
+        users: Group = "A",
+        placebo: Literal["none", "permuted"] = "none",
+        **log: Any,
+    ) -> None:
         super().__init__(users=users, **log)
+        self.placebo: str = placebo
         self.auxiliary = auxiliary or {}
         for name in self.auxiliary:
             if not name.isidentifier():
@@ -41,11 +61,49 @@ class RewardData(EventDataModule):
                 )
 
     @functools.cached_property
-    def frame(self) -> pl.DataFrame:
-        """The group's events."""
+    def observed(self) -> np.ndarray:
+        """The logged reward of every event, NaN where there is none. Shape: float64 (events,)."""
+        return self.sequences.frame["reward"].cast(pl.Float64).fill_null(float("nan")).to_numpy()
+
+    @functools.cached_property
+    def logged(self) -> pl.DataFrame:
+        """The group's events as logged."""
         sequences = self.sequences
         chosen = pl.Series(sequences.users_in(self.users)).gather(sequences.frame["user"])
         return sequences.frame.filter(chosen)
+
+    @functools.cached_property
+    def frame(self) -> pl.DataFrame:
+        """The group's events; under a placebo, those of training have permuted rewards."""
+        if self.placebo != "permuted":
+            return self.logged
+        reward = self.permuted(self.observed)[self.logged["event"].to_numpy()]
+        return self.logged.with_columns(pl.Series("reward", reward).fill_nan(None))
+
+    def permuted(self, reward_E: np.ndarray) -> np.ndarray:
+        """Permute rewards of the group's training events; others stay. Shape: (events,), NaN where there is none."""
+        rated = self.logged.filter((pl.col("split") == TRAIN) & pl.col("reward").is_not_null())
+        event, user = rated["event"].to_numpy(), rated["user"].to_numpy()
+        out_E = reward_E.copy()
+        out_E[event] = permuted_rewards(reward_E[event], user, self.seed)
+        return out_E
+
+    def as_placebo(self) -> Self:
+        """The same data with permuted rewards."""
+        other = copy.copy(self)
+        other.placebo = "permuted"
+        for made_of_rewards in ("frame", "rated", "means"):
+            vars(other).pop(made_of_rewards, None)
+        return other
+
+    @property
+    def correlation(self) -> float:
+        """Correlation of the rewards that a placebo trains on with the logged ones, after user means are taken out."""
+        event, user = self.rated["event"].to_numpy(), self.rated["user"].to_numpy()
+        return correlation_within_users(self.observed[event], self.rated["reward"].to_numpy(), user)
+
+    def facts(self) -> dict[str, Any]:
+        return {CORRELATION: self.correlation} if self.placebo != "none" else {}
 
     @functools.cached_property
     def rated(self) -> pl.DataFrame:
@@ -189,7 +247,12 @@ class RewardData(EventDataModule):
 
     def training(self) -> Windows | NextEvents:
         self.rated  # noqa: B018 (raises if there is nothing to learn)
-        return super().training()
+        windows = super().training()
+        if self.placebo != "permuted":
+            return windows
+        windows = windows.in_memory()
+        reward_T = self.permuted(self.observed)[windows.event]
+        return dataclasses.replace(windows, reward=reward_T.astype(np.float32))
 
 
 def _columns(frame: pl.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -247,6 +247,10 @@ class EventDataModule(LightningDataModule):
         data = WindowDataset(make, windows.length)
         return Loader(data, sampler=sampler, batch_size=None, pin_memory=torch.cuda.is_available())
 
+    def facts(self) -> dict[str, Any]:
+        """Plain values about what is trained on, stored beside the weights; subclasses may have some."""
+        return {}
+
     def first_batch(self) -> Batch:
         """The first batch of training, whole."""
         return next(iter(self.loader(self.training(), shuffle=True, seen=False)))

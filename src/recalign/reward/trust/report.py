@@ -74,10 +74,10 @@ def compare(
     """Measure a reward model and its baselines.
 
     Where fewer than `ENOUGH_USERS` users of the first part have a pair, and more of those outside the group, its
-    ``pairwise`` is that of their training rows. The model has met none of their rewards but in the histories before a pair, which a pair's
-    rewards are no part of; the user's level cancels within a pair. (Across users, a reward above the mean of the user's
-    few earlier ones carries the noise of that mean. The prediction has read the same rewards, and is related to it
-    without any signal.)
+    ``pairwise`` is that of their training rows. The model has met none of their rewards but in the histories before a
+    pair, which a pair's rewards are no part of; the user's level cancels within a pair. (Across users, a reward above
+    the mean of the user's few earlier ones carries the noise of that mean. The prediction has read the same rewards,
+    and is related to it without any signal.)
 
     Args:
         data: the log and the group of users that the model was trained on.

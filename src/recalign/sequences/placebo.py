@@ -1,0 +1,55 @@
+"""Rewards without their signal, for negative controls: permuted so that each user's mean is all that they still tell.
+
+Suffix: N events.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+CORRELATION = "placebo/correlation"
+"""How much of its signal a placebo has left (`correlation_within_users`): a fact of its run, a figure of its row."""
+
+
+def permuted_rewards(reward_N: np.ndarray, user_N: np.ndarray, seed: int) -> np.ndarray:
+    """Permute what rewards say beyond their user's mean, over the events of all users.
+
+    r'_e = m_u + (r - m)_s(e): m_u is the mean reward of e's user, s a permutation of the events that have a reward. So
+    neither an item's quality nor a user's taste is left. A shuffle within each user would leave much of both: it often
+    returns a reward of a short history to its own event. A user's new mean is m_u plus that of the residuals it gets.
+
+    The seed and the number of events choose s. Of two columns of the same events, both are permuted alike; where one
+    lacks rewards that the other has, s skips them.
+
+    Args:
+        reward_N: rewards, NaN where there is none; these stay NaN, and count in no mean.
+        user_N: int64, the user of each event.
+        seed: of the permutation.
+
+    Shape: -> float64 (N,).
+    """
+    known_N = ~np.isnan(reward_N)
+    permutation_N = np.random.default_rng(seed).permutation(len(reward_N))
+    origin_N = permutation_N.copy()
+    while (lost_N := known_N & ~known_N[origin_N]).any():
+        origin_N[lost_N] = permutation_N[origin_N[lost_N]]
+    residual_N = _residuals(reward_N, user_N)
+    return reward_N - residual_N + residual_N[origin_N]
+
+
+def correlation_within_users(first_N: np.ndarray, second_N: np.ndarray, user_N: np.ndarray) -> float:
+    """Correlation of two figures of events after user means are taken out; NaN where one of them does not vary.
+
+    Events that lack either figure (NaN) are left out.
+    """
+    known_N = ~np.isnan(first_N) & ~np.isnan(second_N)
+    one_N, other_N = (_residuals(figure_N[known_N], user_N[known_N]) for figure_N in (first_N, second_N))
+    scale = np.sqrt(np.square(one_N).sum() * np.square(other_N).sum())
+    return float((one_N * other_N).sum() / scale) if scale > 0 else float("nan")
+
+
+def _residuals(figure_N: np.ndarray, user_N: np.ndarray) -> np.ndarray:
+    """Figures minus the mean of their user's. Shape: (N,), NaN as given -> float64 (N,)."""
+    count_U = np.bincount(user_N, ~np.isnan(figure_N))
+    mean_U = np.bincount(user_N, np.nan_to_num(figure_N)) / np.maximum(count_U, 1)
+    return figure_N - mean_U[user_N]
