@@ -36,7 +36,7 @@ from recalign.simulation.world import MEAN, SD, Simulated
 
 FRESH = 10  # so many events a user after the log, for each of its test events
 HISTORIES = (3, 5, 10, 20, 40, 80, 160)  # mean events of a user in the log
-EVENTS = (4_000, 12_000)  # of the log, about
+EVENTS = (3_000, 7_000)  # of the log, about
 NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(40)
 PLACEBOS = {"asft_permuted": "asft", "asft_random": "asft", "rerank_permuted": "rerank"}
 PLACEBOS |= {"rerank_item_mean_permuted": "rerank_item_mean", "reward_weighted_permuted": "reward_weighted"}
@@ -55,8 +55,8 @@ class Kind:
         settings: of the chain and its stages.
     """
 
-    world: dict[str, float] = field(default_factory=dict)
-    observed: Callable[[np.ndarray], np.ndarray] = np.array
+    world: dict[str, Any] = field(default_factory=dict)
+    observed: Callable[[np.ndarray], np.ndarray] = np.asarray
     settings: dict[str, dict[str, Any]] = field(default_factory=dict)
     keep: float = 0.97
 
@@ -80,7 +80,7 @@ KINDS = {
     "noisy": Kind({"noise": 3.0}),
     "useless reward": Kind({"signal": 0.0}),
     "confounded": Kind({"circumstance": 1.5, "confounding": 3.0, "signal": 0.3}),
-    "popularity": Kind({"fashion": 9.0, "habit": 2.0}),
+    "popularity": Kind({"fashion": 7.5}),
     "broken start": Kind(settings=SHORT_CLONING),
     "a placebo gains": Kind({"generosity": 2.0}, settings=NO_PRIOR),
     "a method harms": Kind(settings=GREEDY, keep=0.85),
@@ -112,7 +112,7 @@ def make(seed: int, root: Path) -> dict[str, Any]:
     test = min(10, max(1, history // 10))
     total = history + FRESH * test
     items = max(200, 3 * total)
-    drawn = simulate(World(**{"users": users, "items": items, "events": users * total, "seed": seed} | kind.world))
+    drawn = simulate(World(users=users, items=items, events=users * total, seed=seed, **kind.world))
     stars = drawn.events["reward"]
     logged = pl.Series(kind.observed(stars.fill_null(0.0).to_numpy())).set(stars.is_null(), None)
     events = drawn.events.with_columns(reward=logged).sort("user", "timestamp", maintain_order=True)
