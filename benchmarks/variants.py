@@ -38,15 +38,15 @@ class NoDropout(WeightedSFT):
 class KeepPrior(KeepRanking):
     """At each point of the ray, the strength of the item prior that ranks best."""
 
-    def measured(self, trainer: Trainer, module: PostTraining, policy: Policy) -> float:
+    def measured(self, trainer: Trainer, module: PostTraining, policy: Policy) -> np.ndarray:
         if policy is module.reference:
             return super().measured(trainer, module, policy)
-        found = {}
+        found: dict[float, np.ndarray] = {}
         for step in range(-4, 9):
             if (strength := module.reference.prior_strength + step / 8) >= 0:
                 policy.prior_strength = strength
                 found[strength] = super().measured(trainer, module, policy)
-        policy.prior_strength = max(found, key=lambda chosen: found[chosen])
+        policy.prior_strength = max(found, key=lambda chosen: float(found[chosen].sum()))
         return found[policy.prior_strength]
 
     def _search(self, trainer: Trainer, module: PostTraining) -> None:
