@@ -24,7 +24,7 @@ Reports = Mapping[str, dict[str, Any]]
 FLAT = 0.015
 """A gain whose interval ends below so many standard deviations of the reward is no gain."""
 COIN = 0.5
-QUICK = 0.8
+QUICK = 0.6
 """A start that ranks at less than this share of a quick reference is trained too little."""
 COVERAGE, SHOWN = "policy/coverage@10", 0.5
 """A policy that shows less than this share of the items that its baseline shows may have won by it."""

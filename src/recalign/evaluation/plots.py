@@ -95,12 +95,12 @@ def scatter(
     decorate: Callable[[Axes], None] = lambda axes: None,
     log: bool = False,
 ) -> Markup | None:
-    """Methods by the metrics x and y, with both intervals.
+    """Methods by the metrics x and y, with both intervals; without `UNPRICED` rows, beside which no two could be told.
 
     ``decorate`` draws what lies behind the points; ``log`` makes x logarithmic from 0.1 on (a KL spans decades).
     """
     across, up = _finite(table, x), _finite(table, y)
-    points = {method: (across[method], up[method]) for method in across if method in up}
+    points = {method: (across[method], up[method]) for method in across if method in up and method not in UNPRICED}
     if len(points) < 2:
         return None
     colours = {method: _colour(table.roles, method) for method in points}
