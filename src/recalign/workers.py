@@ -87,6 +87,7 @@ class Workers(Executor):
     """
 
     def __init__(self, number: int) -> None:
+        self.number = number
         self._threads = ThreadPoolExecutor(number)  # one thread waits for one process
 
     def submit(self, function: Callable[..., Any], /, *args: Any, **_: Any) -> Future[Any]:

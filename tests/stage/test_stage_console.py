@@ -14,7 +14,7 @@ from lightning import Trainer
 from lightning.pytorch.callbacks import Callback, RichProgressBar
 
 from recalign.stage import run_stage
-from recalign.stage.console import Bar, LineProgress, quiet, warn_if_bf16_is_slow
+from recalign.stage.console import Bar, LineProgress, quiet, seconds_left, warn_if_bf16_is_slow, whole_run
 
 FIT = ["fit", "--config", "toy.yaml"]
 
@@ -36,10 +36,32 @@ def test_bf16_on_a_cpu_without_it_is_one_warning(monkeypatch: pytest.MonkeyPatch
 def test_without_a_terminal_there_is_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch, capsys):
     monkeypatch.setattr(LineProgress.__init__, "__defaults__", (0.0,))
     run_stage(["fit", "--config", "toy.yaml"])
-    lines = capsys.readouterr().err.splitlines()
+    lines = [line for line in capsys.readouterr().err.splitlines() if "batch" in line]  # others may keep the cores busy
     assert len(lines) == 12
     assert lines[-1].startswith("recommender  epoch 2  train/loss 0.")
     assert lines[-1].endswith("batch 12/12  0:00:00 left")
+
+
+def test_training_says_what_is_left_of_the_whole(monkeypatch: pytest.MonkeyPatch, capsys):
+    monkeypatch.setattr(LineProgress.__init__, "__defaults__", (0.0,))
+    heard: list[float] = []
+    with whole_run(lambda left: heard.append(left) or ", about 4 min left"):  # type: ignore[func-returns-value]
+        run_stage(["fit", "--config", "toy.yaml"])
+    lines = [line for line in capsys.readouterr().err.splitlines() if "batch" in line]
+    assert lines[-1].endswith("batch 12/12  0:00:00 left; in all about 4 min left")
+    assert len(heard) == 12
+    assert heard[0] > heard[-1] == 0
+    assert [round(left) for left in heard] == [seconds_left(line) for line in lines]
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    with whole_run(lambda left: ", about 4 min left"):
+        bar = run_stage(["fit", "--config", "toy.yaml"]).trainer.progress_bar_callback
+    assert isinstance(bar, Bar)
+    assert "in all: about 4 min left" in str(bar._metric_component.render(bar.progress.tasks[0]))  # type: ignore[union-attr]
+
+
+def test_what_is_left_is_read_off_the_last_line():
+    assert seconds_left("recommender  epoch 1") is None
+    assert seconds_left("a  batch 1/9  0:01:05 left\nb  batch 2/9  1 day, 2:00:03 left\nwarning: 3 left") == 93603
 
 
 def test_on_a_terminal_there_is_lightnings_bar(monkeypatch: pytest.MonkeyPatch):

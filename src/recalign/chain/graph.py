@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from rich.console import Console
 
 from recalign.chain.progress import Progress, about, say
 from recalign.errors import TrainingError
+from recalign.stage.console import seconds_left, whole_run
 from recalign.workers import WorkerDied, in_cell, torch_threads
 
 Results = Mapping[str, Any]
@@ -45,18 +45,29 @@ class Task:
         return f"{self.name.replace('/', '-')}.log"
 
 
-def in_order(tasks: Sequence[Task], threads: int | None) -> None:
+def progress_of(tasks: Sequence[Task], workers: int = 1, kept: Path | None = None) -> Progress:
+    """The progress of a chain; arguments as those of `Progress`."""
+    return Progress({task.name: task.needs for task in tasks}, "stage", workers, kept)
+
+
+def in_order(tasks: Sequence[Task], threads: int | None, progress: Progress) -> None:
     """Run tasks, each after what it needs, in this process, with so many threads of torch (None: its own choice)."""
     done: dict[str, Any] = {}
-    progress = Progress(len(tasks), "stage")
     with torch_threads(threads):
         for task in tasks:
-            progress.begin(len(done), task.name)
-            done[task.name] = task.function(task.given(done))
+            progress.announce(task.name)
+            with whole_run(lambda left, name=task.name: about(progress.left({name: left}))):  # type: ignore[misc]
+                done[task.name] = task.function(task.given(done))
+            progress.end(task.name)
 
 
 def side_by_side(
-    tasks: Sequence[Task], threads: int | None, executor: Executor, logs: Path, verbose: bool = False
+    tasks: Sequence[Task],
+    threads: int | None,
+    executor: Executor,
+    logs: Path,
+    progress: Progress,
+    verbose: bool = False,
 ) -> None:
     """Run every task as soon as what it needs is done.
 
@@ -65,6 +76,7 @@ def side_by_side(
         threads: of torch in each worker; None: its own choice.
         executor: whose futures raise `WorkerDied` where a worker is gone.
         logs: folder of what the tasks print.
+        progress: of these tasks.
         verbose: whether to print that too, once a task is done.
 
     Raises:
@@ -73,19 +85,23 @@ def side_by_side(
     done: dict[str, Any] = {}
     left, running, retried = list(tasks), dict[Future[Any], Task](), set[str]()
     printed = {task.name: len(_read(logs / task.log)) for task in tasks}  # by earlier calls
+
+    def printed_since(task: Task) -> str:
+        return _read(logs / task.log)[printed[task.name] :]
+
+    def own() -> dict[str, float]:
+        """What running tasks say is left of them."""
+        said = {task.name: seconds_left(printed_since(task)) for future, task in running.items() if future.running()}
+        return {name: left for name, left in said.items() if left is not None}
+
     with Console(stderr=True).status("") as line:
-        began = time.monotonic()
-
-        def so_far(what: str) -> str:
-            """How many are done, what happens, and about how much time is left."""
-            others = (len(tasks) - len(done)) / len(done) if done else 0.0
-            return f"{len(done)} of {len(tasks)} done{what}{about((time.monotonic() - began) * others)}"
-
         while left or running:
             for task in [task for task in left if done.keys() >= set(task.needs)]:
                 left.remove(task)
                 if task.here:
+                    progress.begin(task.name)
                     done[task.name] = task.function(task.given(done))
+                    progress.end(task.name)
                 else:
                     words = logs / task.log, threads, task.function, task.given(done)
                     running[executor.submit(in_cell, *words)] = task
@@ -93,19 +109,23 @@ def side_by_side(
                 task = running.pop(future)
                 try:
                     done[task.name] = future.result()
-                    say(so_far(f": {task.name}"))
+                    progress.end(task.name)
+                    say(progress.so_far(f": {task.name}", own()))
                     if verbose:
-                        say(_read(logs / task.log)[printed[task.name] :].rstrip())
+                        say(printed_since(task).rstrip())
                 except WorkerDied as error:
                     if task.name in retried:
                         raise TrainingError(
                             f"{task.name}: its worker died twice ({error}); see {logs / task.log}"
                         ) from error
                     retried.add(task.name)
+                    progress.restart(task.name)
                     left.insert(0, task)
                     say(f"{task.name}: its worker died ({error}); trying once more")
-            named = ", ".join(task.name for future, task in running.items() if future.running())
-            line.update(so_far(f", running {named}"))
+            names = [task.name for future, task in running.items() if future.running()]
+            for name in names:
+                progress.begin(name)
+            line.update(progress.so_far(f", running {', '.join(names)}", own()))
 
 
 def _read(log: Path) -> str:

@@ -11,7 +11,7 @@ import yaml
 
 from recalign.chain.engine import workers_of
 from recalign.chain.experiment import Chain
-from recalign.chain.graph import Results, Task, in_order, side_by_side
+from recalign.chain.graph import Results, Task, in_order, progress_of, side_by_side
 from recalign.chain.plan import Plan, needs_tokens
 from recalign.chain.progress import say
 from recalign.chain.published import publish
@@ -55,10 +55,11 @@ def run_chain(plan: Plan) -> Path:
     remedy = "let it finish, or give this one another --name"
     with quiet(), workers_of(chain) as workers, held(folder, "running a chain", remedy):
         _prepare(plan)
+        progress = progress_of(tasks, workers.number if workers else 1, folder / "seconds.json")
         if workers is None:
-            in_order(tasks, chain.threads)
+            in_order(tasks, chain.threads, progress)
         else:
-            side_by_side(tasks, chain.threads or 1, workers, folder / "logs", chain.verbose)
+            side_by_side(tasks, chain.threads or 1, workers, folder / "logs", progress, chain.verbose)
         comparison.compare(folder, methods=chain.methods, seeds=chain.seeds, roles=chain.roles)
         sources = Sources.of(folder, searched=search is not None)
         page = render(folder, sources)

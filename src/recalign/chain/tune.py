@@ -131,11 +131,13 @@ class Tuning:
         """
         remedy = "let it finish, or tune in another --run.root"
         with quiet(), held(self.folder, "tuning", remedy):
-            study, progress = self._study(), Progress(len(self.settings), "trial")
+            study, names = self._study(), [f"trial-{number}" for number in range(len(self.settings))]
+            progress = Progress(dict.fromkeys(names, ()), "trial")
             tried: list[Any] = []
             for number, settings in enumerate(self.settings):
-                progress.begin(number, _line(settings))
+                progress.announce(names[number], _line(settings))
                 tried.append(self._try(study, number))
+                progress.end(names[number])
         order = sorted(range(len(tried)), key=lambda number: _rank(tried[number], self.goal))
         best = tried[order[0]]
         if isinstance(best, Exception):

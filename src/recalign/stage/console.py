@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -80,6 +82,48 @@ def warn_if_bf16_is_slow(precision: str | int | None, on_cpu: bool) -> None:
         )
 
 
+_WHOLE: ContextVar[Callable[[float], str]] = ContextVar("_WHOLE", default=lambda left: "")
+_LEFT = re.compile(r"  (?:(\d+) days?, )?(\d+):(\d\d):(\d\d) left")
+
+
+@contextmanager
+def whole_run(left: Callable[[float], str]) -> Iterator[None]:
+    """Say with the progress of training what is left of the whole that it is a part of.
+
+    Args:
+        left: the words for it, such as ", about 4 min left", from the seconds that are left of the training.
+    """
+    token = _WHOLE.set(left)
+    try:
+        yield
+    finally:
+        _WHOLE.reset(token)
+
+
+def seconds_left(printed: str) -> float | None:
+    """The seconds that the last line of `LineProgress` says are left; None where there is none."""
+    found = _LEFT.findall(printed)
+    if not found:
+        return None
+    days, hours, minutes, seconds = (int(part or 0) for part in found[-1])
+    return timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds).total_seconds()
+
+
+class _Clock:
+    """Counts batches, and how long the others will take, if training does not stop early."""
+
+    def __init__(self) -> None:
+        self.began, self.seen = time.monotonic(), 0
+
+    def left(self, trainer: Trainer) -> tuple[float, float, float]:
+        """Batches done, batches in all (inf where nobody knows), and seconds left."""
+        batches = trainer.num_training_batches
+        done = trainer.current_epoch * batches + trainer.fit_loop.epoch_loop.batch_idx + 1
+        epochs, steps = (trainer.max_epochs or -1) * batches, trainer.max_steps * trainer.accumulate_grad_batches
+        total = min((end for end in (epochs, steps) if end > 0), default=math.inf)
+        return done, total, (time.monotonic() - self.began) / max(self.seen, 1) * (total - done)
+
+
 class LineProgress(ProgressBar):
     """Print a line now and then, where there is no terminal to draw a bar on.
 
@@ -90,29 +134,31 @@ class LineProgress(ProgressBar):
 
     def __init__(self, label: str, every: float = 10.0) -> None:
         super().__init__()
-        self.label, self.every = label, every
-        self.began = self.said = time.monotonic()
-        self.seen = 0
+        self.label, self.every, self.clock = label, every, _Clock()
+        self.said = self.clock.began
 
     def disable(self) -> None:
         """Ranks other than the first print nothing (Lightning calls this)."""
         self.every = math.inf
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        self.seen += 1
-        now, batches = time.monotonic(), trainer.num_training_batches
-        if now - self.said < self.every:
+        self.clock.seen += 1
+        if time.monotonic() - self.said < self.every:
             return
-        self.said, done = now, trainer.current_epoch * batches + args[-1] + 1
-        epochs, steps = (trainer.max_epochs or -1) * batches, trainer.max_steps * trainer.accumulate_grad_batches
-        total = min((end for end in (epochs, steps) if end > 0), default=math.inf)
+        self.said = time.monotonic()
+        done, total, left = self.clock.left(trainer)
         # Reading the figures waits for the device.
         figures = "  ".join(f"{k} {v:.4g}" for k, v in trainer.progress_bar_metrics.items())
-        line = f"{self.label}  epoch {trainer.current_epoch + 1}  {figures}  batch {done}"
+        line = f"{self.label}  epoch {trainer.current_epoch + 1}  {figures}  batch {done:.0f}"
         if math.isfinite(total):
-            left = timedelta(seconds=round((now - self.began) / self.seen * (total - done)))
-            line += f"/{total:.0f}  {left} left"
+            line += f"/{total:.0f}  {timedelta(seconds=round(left))} left{_of_whole(left)}"
         print(line, file=sys.stderr, flush=True)
+
+
+def _of_whole(left: float) -> str:
+    """What is left of the whole, behind what is left of training."""
+    said = _WHOLE.get()(left)
+    return f"; in all{said.replace(',', '', 1)}" if said else ""
 
 
 class Bar(RichProgressBar):
@@ -120,6 +166,17 @@ class Bar(RichProgressBar):
 
     def __init__(self) -> None:
         super().__init__(console_kwargs={"stderr": True})
+        self.clock = _Clock()
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        self.clock.seen += 1
+        super().on_train_batch_end(*args)
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        """The figures beside the bar, and what is left of the whole."""
+        _, total, left = self.clock.left(trainer)
+        said = _WHOLE.get()(left) if trainer.training and math.isfinite(total) else ""
+        return {**super().get_metrics(trainer, pl_module), **({"in all": said.removeprefix(", ")} if said else {})}
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if self.progress is not None:
