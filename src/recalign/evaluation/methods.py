@@ -79,7 +79,8 @@ class MethodRun:
             of itself (``placebo/correlation``).
         strength: of reranking, 1 / lambda in 1 / standard deviation of the reward; of ``popularity_tilt``, of log
             counts. With `keep`, that at reach 1 of the ray.
-        keep: share of the start's ``all/ndcg@10`` on validation that reranking must keep; None: any, at `strength`.
+        keep: share of the start's ``all/ndcg@10`` on validation that reranking must keep (`Retention.enough`); None:
+            any, at `strength`.
         spread: standard deviations of the ensemble that ``rerank_lcb`` takes off the mean.
     """
 

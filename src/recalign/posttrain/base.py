@@ -43,8 +43,8 @@ class PostTraining(PolicyModule):
         lr: AdamW's learning rate.
         weight_decay: AdamW's, on matrices only.
         top_k: items a user that `predict` writes.
-        keep: share of the start's ``all/ndcg@10`` on validation that the checkpoint must keep (`KeepRanking`), and say
-            so among its facts, as ``reach``; null: the checkpoint holds the last weights, without such a limit.
+        keep: share of the start's ``all/ndcg@10`` on validation that the checkpoint must keep (`KeepRanking`). Its
+            facts then hold the ``reach``. Null: the checkpoint holds the last weights, without such a limit.
     """
 
     UPSTREAM: ClassVar[dict[str, str]] = {"init_from": "recommender"}
