@@ -36,7 +36,7 @@ from recalign.simulation.world import MEAN, SD, Simulated
 
 FRESH = 10  # so many events a user after the log, for each of its test events
 HISTORIES = (3, 5, 10, 20, 40, 80, 160)  # mean events of a user in the log
-EVENTS = (3_000, 7_000)  # of the log, about
+EVENTS = (6_000, 14_000)  # of the log, about
 NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(40)
 PLACEBOS = {"asft_permuted": "asft", "asft_random": "asft", "rerank_permuted": "rerank"}
 PLACEBOS |= {"rerank_item_mean_permuted": "rerank_item_mean", "reward_weighted_permuted": "reward_weighted"}
@@ -83,7 +83,7 @@ KINDS = {
     "popularity": Kind({"fashion": 7.5}),
     "broken start": Kind(settings=SHORT_CLONING),
     "a placebo gains": Kind({"generosity": 2.0}, settings=NO_PRIOR),
-    "a method harms": Kind(settings=GREEDY, keep=0.85),
+    "a method harms": Kind(settings=GREEDY, keep=0.94),
 }
 """Every kind has the same share of the worlds."""
 

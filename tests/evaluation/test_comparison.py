@@ -224,6 +224,7 @@ def test_a_gain_is_compared_with_twice_that_of_a_placebo_event_by_event(made_up_
     assert beyond == pytest.approx(values["asft"] - base - 2 * (values["asft_permuted"] - base))
     assert low < beyond < high
     assert not frame.filter(pl.col("metric").str.starts_with("holm_asft_permuted")).height  # it is no reference
-    more, low, high = cell(frame, "start", "diff_popularity/all/ndcg@10")
-    assert low < more < high
-    assert not frame.filter(method="asft", metric="diff_popularity/all/ndcg@10").height
+    for metric in ("all/ndcg@10", "value/judge@10"):
+        more, low, high = cell(frame, "asft", f"diff_popularity/{metric}")
+        assert low < more < high
+        assert not frame.filter(method="start", metric=f"diff_popularity/{metric}").height

@@ -9,8 +9,8 @@ event:
 - ``p_<reference>/<metric>``: its two-sided bootstrap p, adjusted by Holm.
 
 Two kinds of difference serve the decision alone, and have no Holm's correction here: a row's gain in value less
-`PLACEBO_FACTOR` times that of each of its placebos (``beyond_<placebo>/<metric>``), and a baseline's ranking less that
-of popularity (``diff_<popularity>/<metric>``).
+`PLACEBO_FACTOR` times that of each of its placebos (``beyond_<placebo>/<metric>``), and a row's ranking and value less
+those of rows that cost nothing (`Roles.free`: popularity, say).
 
 ``best_bc`` is the better baseline: the one with the higher mean of that metric over its seeds, in that split. A row
 with ``seed=all`` is the mean over seeds with a 95 % interval over users and seeds (plain numbers: over seeds). What a
@@ -228,10 +228,11 @@ class SplitTable:
         compared = {("", method): by_seed for method, by_seed in events.items()}
         if not metric.startswith("policy/"):  # where more is neither better nor worse, there is nothing to gain
             compared |= dict(self._differences(events))
+        if metric in (ALL, VALUE):
+            for free in self.roles.free:
+                compared |= dict(self._paired(free, events, self.roles.candidates(events)))
         if metric == VALUE:
             compared |= dict(self._beyond_placebos(events))
-        if metric == ALL:
-            compared |= dict(self._paired(self.roles.unpersonalised[0], events, self.roles.baselines))
         if not compared:
             return
         value_R, drawn_DR = self._ratios([value_E for by_seed in compared.values() for value_E in by_seed.values()])

@@ -99,6 +99,14 @@ class ComparisonTable:
         base = self.column(ALL)[baseline].value if baseline else 0.0
         return cell.value / base if cell and base else float("nan")
 
+    def kept_interval(self, method: str) -> Interval | None:
+        """`kept` with the interval of the paired difference; None where it is unknown."""
+        baseline, change = self.better_baseline(ALL), self.get(method, f"diff_{BEST}/{ALL}")
+        base = self.column(ALL)[baseline].value if baseline else 0.0
+        if change is None or not change.known or not base:
+            return None
+        return Interval(*(1 + end / base for end in change))
+
     def gain(self, method: str, over: str = BEST) -> Interval | None:
         """A method's value less a reference's, in standard deviations of the reward; None where it is unknown."""
         return self._known(method, f"diff_{over}/{VALUE}")

@@ -24,15 +24,17 @@ RULES = (
     "rows that read no reward and rows that show everybody the same are no candidates.",
     "All that follows is measured on the test, by the judges that report. Gains are in standard deviations (sd) of the "
     f"training rewards. Intervals are 95 %, widened by Holm for up to {TRIED} candidates.",
-    f"Do not ship a row that keeps less than {KEPT:.0%} of the ranking, whose gain ends below {FLAT:g} sd, that has "
-    "less value than a row that reads no reward, or that rests on a reward model without signal.",
-    "Not decided where the interval of the gain holds 0, or that of the gain over a row that reads no reward.",
+    f"Do not ship a row that reliably keeps less than {KEPT:.0%} of the ranking, whose gain ends below {FLAT:g} sd, "
+    "that has less value than a row that reads no reward, or that rests on a reward model without signal.",
+    "Not decided where the interval of the gain holds 0, or that of the gain over a row that reads no reward, or "
+    f"where a row seems to keep less than {KEPT:.0%}.",
     f"Not decided unless the gain is above {PLACEBO_FACTOR} times that of each of its placebos, by the interval of the "
     f"difference. A placebo whose rewards keep a correlation above {DESTROYED:g} with the true ones counts as missing.",
     "Not decided where a control is missing, or a figure could not be measured.",
     "Not decided where the judges order two rewards of one user no better than a coin.",
-    f"Not decided where the better baseline does not rank better than popularity, or at less than {QUICK:.0%} of a "
-    f"quick reference, or where a row shows less than {SHOWN:.0%} of the items that the baseline shows.",
+    "Not decided where a row that takes no training (popularity, item co-occurrence) may rank as well and have as much "
+    f"value, where the better baseline ranks at less than {QUICK:.0%} of item co-occurrence, or where a row shows less "
+    f"than {SHOWN:.0%} of the items that the baseline shows.",
     "Ship otherwise. One seed is enough where the users' interval is; the page then says that it is one seed.",
 )
 """How `decide` decides."""

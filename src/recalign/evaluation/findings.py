@@ -48,19 +48,14 @@ def judges(reports: Reports) -> Interval | None:
 
 
 def start(test: ComparisonTable) -> Iterator[Finding]:
-    """Whether the baseline is worth beating: beside popularity and a quick reference."""
-    remedy = "Train the recommender for longer, or look at its curves: a gain over a weak start says little."
-    baseline, roles = test.better_baseline(ALL), test.roles
-    popular, own = roles.unpersonalised[0], test.column(ALL)
-    if baseline is None or popular not in own:
+    """Whether the better baseline is worth beating, beside a quick reference."""
+    baseline, quick, own = test.better_baseline(ALL), test.roles.quick, test.column(ALL)
+    if baseline is None or quick not in own or not own[quick].value > 0:
         return  # `missing` says so
-    more = test.get(baseline, f"diff_{popular}/{ALL}")
-    if more is None or not more.low > 0:
-        text = f"{baseline} does not rank reliably better than {popular}"
-        yield Finding(0, f"{text}: {ALL} {own[baseline].value:.4f} beside {own[popular].value:.4f}.", remedy)
-    if roles.quick in own and own[baseline].value < QUICK * own[roles.quick].value:
-        share = own[baseline].value / own[roles.quick].value
-        yield Finding(0, f"{baseline} has {share:.0%} of the {ALL} of {roles.quick}, which takes no training.", remedy)
+    share = own[baseline].value / own[quick].value
+    if not share >= QUICK:
+        remedy = "Train the recommender for longer, or look at its curves: a gain over a weak start says little."
+        yield Finding(0, f"{baseline} has {share:.0%} of the {ALL} of {quick}, which takes no training.", remedy)
 
 
 def blind_judges(reports: Reports) -> Iterator[Finding]:
@@ -77,7 +72,7 @@ def blind_judges(reports: Reports) -> Iterator[Finding]:
 def missing(test: ComparisonTable) -> Iterator[Finding]:
     """Controls of every candidate that were not run."""
     roles = test.roles
-    wanted = dict.fromkeys([*roles.baselines, *roles.unrewarded, *roles.unpersonalised, roles.quick])
+    wanted = dict.fromkeys([*roles.baselines, *roles.unrewarded, *roles.free])
     if missing := [name for name in wanted if name not in test.methods]:
         text = f"Controls that were not run: {', '.join(missing)}."
         yield Finding(0, text, f"Add to methods: {', '.join(missing)}.")
@@ -110,6 +105,8 @@ class Case:
         yield from self._gain()
         for other in self.test.roles.unrewarded:
             yield from self._over(other)
+        for free in self.test.roles.free:
+            yield from self._beside(free)
         yield from self._placebos()
         yield from self._coverage()
 
@@ -136,13 +133,14 @@ class Case:
             yield Finding(0, text, "Keep more validation events a user.")
 
     def _kept(self) -> Iterator[Finding]:
-        kept = self.test.kept(self.policy)
-        if not math.isfinite(kept):
+        kept = self.test.kept_interval(self.policy)
+        if kept is None:
             text = f"The {ALL} of {self.policy} or of its baseline is not known."
             yield Finding(0, text, "Evaluate start and bc as well.")
-        elif kept < KEPT:
-            text = f"{self.policy} keeps {kept:.1%} of the better baseline's {ALL} on the test, less than {KEPT:.0%}."
-            yield Finding(-1, text, "Ask for more (keep), or give more validation events.")
+        elif kept.value < KEPT:
+            share = f"{kept.value:.1%} [{kept.low:.1%}, {kept.high:.1%}]"
+            text = f"{self.policy} keeps {share} of the better baseline's {ALL} on the test, less than {KEPT:.0%}."
+            yield Finding(-1 if kept.high < KEPT else 0, text, "Ask for more (keep), or give more validation events.")
 
     def _gain(self) -> Iterator[Finding]:
         gain, baseline = self.test.gain(self.policy), self.test.better_baseline(VALUE)
@@ -174,6 +172,16 @@ class Case:
         else:
             text = f"{other}, which reads no reward, may have as much: {self.policy} has {wide.sd} more."
             yield Finding(0, text, more_users(wide) if more.value > 0 else "")
+
+    def _beside(self, free: str) -> Iterator[Finding]:
+        """Beside a row that takes no training: it has to rank better, or to have more value."""
+        ranking, value = self.test.get(self.policy, f"diff_{free}/{ALL}"), self.test.gain(self.policy, free)
+        if ranking is None or value is None:
+            return  # `missing` says so
+        if not ranking.low > 0 and not value.widened(self.widening).low > 0:
+            text = f"{free}, which takes no training, may rank as well and have as much value: {self.policy} has"
+            remedy = "Train the recommender for longer, or serve that."
+            yield Finding(0, f"{text} {ranking} {ALL} and {value.sd} more.", remedy)
 
     def _placebos(self) -> Iterator[Finding]:
         placebos = self.test.roles.placebos_of(self.policy)

@@ -25,8 +25,7 @@ class Roles:
         baselines: a gain is measured against the better of these.
         references: rows that every other row is compared with, besides the better baseline and ours.
         unrewarded: rows that read no reward, which a gain in value has to exceed; also compared with every other row.
-        unpersonalised: rows that show everybody the same, and so are never shipped. The first reads no reward: a
-            baseline has to rank better.
+        unpersonalised: rows that show everybody the same, and so are never shipped.
         quick: a recommender that takes no training, and shows what a baseline should at least come close to.
     """
 
@@ -38,13 +37,18 @@ class Roles:
     unpersonalised: list[str] = field(default_factory=lambda: ["popularity", "popularity_high", "item_mean"])
     quick: str = "item_knn"
 
+    @property
+    def free(self) -> list[str]:
+        """Rows that take no training at all: what is shipped has to rank better than each, or to have more value."""
+        return [*self.unpersonalised, self.quick]
+
     def compared_with(self) -> list[str]:
         """The references of a comparison's differences, `BEST` first."""
         return list(dict.fromkeys([BEST, *self.references, *self.unrewarded, *([self.ours] if self.ours else [])]))
 
     def candidates(self, rows: Iterable[str]) -> list[str]:
         """The rows that may be shipped: those that read rewards and know users, without baselines and placebos."""
-        others = {*self.baselines, *self.placebos, *self.unrewarded, *self.unpersonalised, self.quick}
+        others = {*self.baselines, *self.placebos, *self.unrewarded, *self.free}
         return [row for row in rows if row not in others]
 
     def placebos_of(self, row: str) -> list[str]:
