@@ -30,7 +30,7 @@ import polars as pl
 import torch
 from lightning import Trainer, seed_everything
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
-from tables import beside_other_logs, commit, save
+from tables import SCHEMA, beside_other_logs, commit, save
 
 from recalign.events import Log
 from recalign.nn import HSTU
@@ -77,19 +77,18 @@ def main() -> None:
     given = parser.parse_args()
     seeds = range(given.first, given.first + given.worlds)
     ask, kinds = (order, ORDER) if given.question == "order" else (choice, CHOICE)
-    rows = []
     for kind in given.kinds or kinds:
         found = pl.DataFrame([_in_world(ask, kind, kinds[kind], seed) for seed in seeds])
+        rows = []
         for figure in found.columns:
             value = found[figure].cast(pl.Float64).to_numpy()
             mean, sd = float(value.mean()), float(value.std(ddof=1))
             error = sd / math.sqrt(len(value))
             rows.append((f"{given.question}, {kind}", "model", figure, mean, sd, mean - 2 * error, mean + 2 * error))
             print(f"{given.question:6} {kind:8} {figure:16} {mean:+.4f}, standard error {error:.4f}", flush=True)
-    columns = ["log", "row", "metric", "mean", "sd", "ci_low", "ci_high"]
-    table = pl.DataFrame(rows, schema=columns, orient="row")
-    table = table.with_columns(seeds=pl.lit(f"{seeds[0]}-{seeds[-1]}"), commit=pl.lit(commit()))
-    save(beside_other_logs(table, "trust_worlds"), "trust_worlds")
+        table = pl.DataFrame(rows, schema=list(SCHEMA[:7]), orient="row")
+        table = table.with_columns(seeds=pl.lit(f"{seeds[0]}-{seeds[-1]}"), commit=pl.lit(commit()))
+        save(beside_other_logs(table, "trust_worlds"), "trust_worlds")
 
 
 Fit = Callable[..., dict[str, Any]]
