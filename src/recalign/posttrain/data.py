@@ -118,7 +118,7 @@ class PostTrainingData(UpstreamData):
         windows = super().training().in_memory()
         return dataclasses.replace(windows, advantage=self.advantages[windows.event])
 
-    @property
+    @functools.cached_property
     def advantages(self) -> np.ndarray:
         """Advantage of every training event; NaN for others and where there is no reward. Shape: (events,)."""
         return self._advantages[0]
