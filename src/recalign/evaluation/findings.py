@@ -130,7 +130,8 @@ class Case:
             yield Finding(-1, f"The reward model, which {self.policy} follows, shows no signal.")
         elif not said or "not_measured" in said:
             text = f"Nothing tells whether the reward model, which {self.policy} follows, knows what a user prefers."
-            yield Finding(0, text, "Keep more validation events a user.")
+            implied = (report["implication"] for report in self.reward.values() if report["verdict"] == "not_measured")
+            yield Finding(0, text, next(implied, "Run `recalign test` on the reward model."))
 
     def _kept(self) -> Iterator[Finding]:
         kept = self.test.kept_interval(self.policy)

@@ -82,6 +82,7 @@ def _cell(estimates: list[list[float | None]]) -> tuple[str, str]:
 
 KINDS = {"repeats": "repeated events", "floor": "at most"}
 FOLLOWS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "pairwise is measured on": lambda report: report.get("ordered_on") or "–",
     "reliability (R2, at least 0)": lambda report: f"{report['reliability']:.3f}",
     "recommended temperature, in sd of the reward": lambda report: (
         f"{report['recommended']['temperature']:g} (ESS {report['recommended']['ess']:.0%})"
