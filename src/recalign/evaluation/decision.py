@@ -11,7 +11,7 @@ from typing import Literal
 from recalign.evaluation import findings
 from recalign.evaluation.comparison import ALL, PLACEBO_FACTOR, VALUE
 from recalign.evaluation.comparison_table import ComparisonTable
-from recalign.evaluation.findings import DESTROYED, FLAT, QUICK, SHOWN, Case, Finding, Reports
+from recalign.evaluation.findings import DESTROYED, FLAT, QUICK, SHOWN, SURE, Case, Finding, Reports
 from recalign.evaluation.selection import KEPT, SELECT
 
 Word = Literal["ship", "do not ship", "not decided"]
@@ -27,7 +27,7 @@ RULES = (
     f"Do not ship a row that reliably keeps less than {KEPT:.0%} of the ranking, whose gain ends below {FLAT:g} sd, "
     "that has less value than a row that reads no reward, or that rests on a reward model without signal.",
     "Not decided where the interval of the gain holds 0, or that of the gain over a row that reads no reward, or "
-    f"where a row seems to keep less than {KEPT:.0%}.",
+    f"where a row does not keep {KEPT:.0%} with a confidence of {SURE:.0%} (one-sided).",
     f"Not decided unless the gain is above {PLACEBO_FACTOR} times that of each of its placebos, by the interval of the "
     f"difference. A placebo whose rewards keep a correlation above {DESTROYED:g} with the true ones counts as missing.",
     "Not decided where a control is missing, or a figure could not be measured.",

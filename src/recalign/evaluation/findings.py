@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -24,12 +25,16 @@ Reports = Mapping[str, dict[str, Any]]
 FLAT = 0.015
 """A gain whose interval ends below so many standard deviations of the reward is no gain."""
 COIN = 0.5
-QUICK = 0.6
+SURE = 0.8
+"""Confidence, one-sided, with which a row has to keep `KEPT` on the test."""
+QUICK = 0.5
 """A start that ranks at less than this share of a quick reference is trained too little."""
 COVERAGE, SHOWN = "policy/coverage@10", 0.5
 """A policy that shows less than this share of the items that its baseline shows may have won by it."""
 DESTROYED = 0.1
 """A placebo whose rewards still correlate more with the true ones, user means taken out, is none."""
+SURE_WIDTH = NormalDist().inv_cdf(SURE) / NormalDist().inv_cdf(0.975)
+"""Distance of that bound, in half-widths of a 95 % interval."""
 
 
 @dataclass(frozen=True)
@@ -138,10 +143,14 @@ class Case:
         if kept is None:
             text = f"The {ALL} of {self.policy} or of its baseline is not known."
             yield Finding(0, text, "Evaluate start and bc as well.")
-        elif kept.value < KEPT:
-            share = f"{kept.value:.1%} [{kept.low:.1%}, {kept.high:.1%}]"
-            text = f"{self.policy} keeps {share} of the better baseline's {ALL} on the test, less than {KEPT:.0%}."
-            yield Finding(-1 if kept.high < KEPT else 0, text, "Ask for more (keep), or give more validation events.")
+            return
+        share = f"{kept.value:.1%} [{kept.low:.1%}, {kept.high:.1%}]"
+        text = f"{self.policy} keeps {share} of the better baseline's {ALL} on the test"
+        if kept.high < KEPT:
+            yield Finding(-1, f"{text}, less than {KEPT:.0%}.", "Ask for more (keep), or give more validation events.")
+        elif kept.widened(SURE_WIDTH).low < KEPT:
+            remedy = "More test users narrow the interval; or ask for more (keep)."
+            yield Finding(0, f"{text}, which may be less than {KEPT:.0%}.", remedy)
 
     def _gain(self) -> Iterator[Finding]:
         gain, baseline = self.test.gain(self.policy), self.test.better_baseline(VALUE)
