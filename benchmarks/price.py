@@ -2,11 +2,13 @@
 
     python benchmarks/price.py [--worlds 300 301 302 303] [--seeds 0 1 2] [--runs DIR]
 
-A case is a simulated world: 20,000 events of 200 users, of whom each has 5 events to validate on and the 50 after them
-as a test. Start, reward model and A-SFT are trained with every seed. Along the rays of A-SFT and reranking each user's
-NDCG@10 is measured once, on both parts, with the true value of the ten shown before test events; between the reaches
-measured, sums by user are interpolated. Rules then cost nothing: today's 97 %, with a lower bound that is `z` standard
-errors down, on validation events of users A or of all, a reach a seed or one for all seeds of a world. Worlds that are
+A case is a simulated world: 20,000 events of 200 users, of whom each has 5 events to validate on and the 55 after them
+held out. Start, reward model and A-SFT are trained with every seed. Along the rays of A-SFT and reranking each user's
+NDCG@10 is measured once, with the true value of the ten shown before events held out; between the reaches measured,
+sums by user are interpolated. Rules then cost nothing: today's 97 %, with a lower bound that is `z` standard errors
+down, on events of users A or of all, a reach a seed or one for all seeds of a world. Each is found twice: on 5 of the
+55 events of each user, drawn at random (*exchangeable*: noise alone decides), and on the events of validation, which
+chose the start's epoch and prior too (*as it comes*). What is kept is measured on the other 50. Worlds that are
 measured are kept in <runs>/price-<world>/curves.csv, and not measured again.
 """
 
@@ -38,12 +40,14 @@ from recalign.sequences import EventDataModule
 from recalign.sequences.store import Part
 from recalign.simulation import World, simulate, write
 
-SPLIT = {"class_path": "recalign.sequences.LeaveLast", "init_args": {"test": 50, "validation": 5}}
+SPLIT = {"class_path": "recalign.sequences.LeaveLast", "init_args": {"test": 55, "validation": 5}}
+DRAWN = 5  # of a user's test events, on which a rule is found
 MIDDLES = (3 / 16, 3 / 8, 3 / 4, 1.25, 1.75, 2.5, 3.5)
 GRID = np.array(sorted({0.0, *REACHES, *MIDDLES}))
 STRENGTH = 2.0  # of reranking at reach 1, as in the tables of methods
 FLOOR = 0.95  # what the price is to hold on new events
 ZS, USERS, SHARED = (0.0, 1.28, Z), ("A", "all"), (False, True)
+FOUND_ON = {"drawn": "exchangeable", "validation": "as it comes"}
 PARTS: tuple[Part, ...] = ("validation", "test")
 COLUMNS = {
     "fails": "keeps < 95 %",
@@ -59,12 +63,13 @@ class Curve:
     """One method with one seed in one world, at each reach G of `GRID`, by user U; NDCG and value are summed by user.
 
     Attributes:
-        validation, test: NDCG@10, (G, U).
+        validation, drawn, test: NDCG@10, (G, U).
         value: mean true reward of the ten shown over test events, in standard deviations of the reward, (G,).
         in_a: who is of users A, bool (U,).
     """
 
     validation: np.ndarray
+    drawn: np.ndarray
     test: np.ndarray
     value: np.ndarray
     in_a: np.ndarray
@@ -81,7 +86,9 @@ def main() -> None:
         frames.append(measured(world, given.seeds, given.runs))
         print(f"world {world}: measured", flush=True)
     rows = table([curves_of(frame) for frame in frames], given.worlds)
-    print(f"\n{markdown(rows, COLUMNS)}\n\n{save(rows, 'price')}")
+    for log in rows["log"].unique(maintain_order=True):
+        print(f"\n{log}\n\n{markdown(rows.filter(log=log), COLUMNS)}")
+    print(save(rows, "price"))
 
 
 def measured(world: int, seeds: Sequence[int], runs: Path) -> pl.DataFrame:
@@ -124,20 +131,27 @@ def of_seed(plan: Plan, seed: int, root: Path) -> pl.DataFrame:
 @torch.no_grad()
 def by_user(policy: Policy, data: EventDataModule, truth_UV: torch.Tensor) -> pl.DataFrame:
     """A policy's NDCG@10 and true value, summed over each user's events."""
-    frames = {}
+    parts = []
     for part in PARTS:
-        found = []
         for batch in data.loader(data.windows(part, "all")):
             state, user_T = policy.encode(batch), batch.user_B[batch.row_T]
-            columns = {"user": user_T, part: gain_ndcg(policy.ranks(state, batch.target_T, batch.seen_N), 10)}
-            if part == "test":
-                item_TK = policy.top_k(state, SHOWN, batch.seen_N)[1]
-                columns["value"] = mean_shown(truth_UV[user_T[:, None], (item_TK - 1).clamp(min=0)], item_TK)
-            found.append(pl.DataFrame({name: x.numpy() for name, x in columns.items()}))
-        events = pl.concat(found).cast({pl.Float32: pl.Float64})
-        frames[part] = events.group_by("user").agg(pl.all().sum(), pl.len().alias(f"{part}_events"))
+            item_TK = policy.top_k(state, SHOWN, batch.seen_N)[1]
+            columns = {
+                "user": user_T,
+                "event": batch.event_T,
+                "ndcg": gain_ndcg(policy.ranks(state, batch.target_T, batch.seen_N), 10),
+                "value": mean_shown(truth_UV[user_T[:, None], (item_TK - 1).clamp(min=0)], item_TK),
+            }
+            parts.append(pl.DataFrame({name: x.numpy() for name, x in columns.items()}).with_columns(part=pl.lit(part)))
+    events = pl.concat(parts).cast({pl.Float32: pl.Float64}).sort("part", "event")
+    draw = pl.Series(np.random.default_rng(0).random(len(events)))  # the same events for every policy
+    drawn = (pl.col("part") == "test") & (pl.lit(draw).rank().over("part", "user") <= DRAWN)
+    events = events.with_columns(part=pl.when(drawn).then(pl.lit("drawn")).otherwise("part"))
+    sums = [pl.col("ndcg").filter(part=part).sum().alias(part) for part in ("validation", "drawn", "test")]
+    test = pl.col("part") == "test"
+    sums += [pl.col("value").filter(test).sum(), test.sum().alias("test_events")]
     in_a = pl.DataFrame({"in_a": data.sequences.users_in("A")}).with_row_index("user").cast({"user": pl.Int64})
-    return frames["validation"].join(frames["test"], on="user").join(in_a, on="user").sort("user")
+    return events.group_by("user").agg(sums).join(in_a, on="user").sort("user")
 
 
 def curves_of(frame: pl.DataFrame) -> dict[str, list[Curve]]:
@@ -148,7 +162,7 @@ def curves_of(frame: pl.DataFrame) -> dict[str, list[Curve]]:
         users = ordered["user"].n_unique()
         columns = {name: ordered[name].to_numpy().reshape(len(GRID), users) for name in ordered.columns[2:]}
         value_G = columns["value"].sum(axis=1) / columns["test_events"].sum(axis=1)
-        curve = Curve(columns["validation"], columns["test"], value_G, columns["in_a"][0])
+        curve = Curve(columns["validation"], columns["drawn"], columns["test"], value_G, columns["in_a"][0])
         found.setdefault(str(method), []).append(curve)
     return found
 
@@ -157,8 +171,8 @@ def table(worlds: Sequence[dict[str, list[Curve]]], seeds: Sequence[int]) -> pl.
     """A row for each method and rule, as results are saved; intervals are over worlds."""
     rows: list[tuple[object, ...]] = []
     ends = " ".join(map(str, seeds)), commit()
-    for method, z, users, shared in itertools.product(worlds[0], ZS, USERS, SHARED):
-        cases = [list(outcomes(world[method], z, users == "A", shared)) for world in worlds]
+    for on, method, z, users, shared in itertools.product(FOUND_ON, worlds[0], ZS, USERS, SHARED):
+        cases = [list(outcomes(world[method], on, z, users == "A", shared)) for world in worlds]
         reach_WS, kept_WS, gain_WS = np.moveaxis(np.array(cases), -1, 0)
         bound = f"z {z:g}" if z else "97 %"
         name = f"{method}, {bound}, users {users}, {'one reach' if shared else 'by seed'}"
@@ -169,13 +183,15 @@ def table(worlds: Sequence[dict[str, list[Curve]]], seeds: Sequence[int]) -> pl.
             "gain": spread(gain_WS.mean(axis=1).tolist()),
             "reach": spread(reach_WS.mean(axis=1).tolist()),
         }
-        rows += [("simulated", name, metric, *figure, *ends) for metric, figure in figures.items()]
+        rows += [(f"simulated, {FOUND_ON[on]}", name, metric, *figure, *ends) for metric, figure in figures.items()]
     return pl.DataFrame(rows, schema=list(SCHEMA), orient="row", infer_schema_length=None)
 
 
-def outcomes(curves: Sequence[Curve], z: float, only_a: bool, shared: bool) -> Iterator[tuple[float, float, float]]:
+def outcomes(
+    curves: Sequence[Curve], on: str, z: float, only_a: bool, shared: bool
+) -> Iterator[tuple[float, float, float]]:
     """By seed: the reach that a rule takes, the share kept on the test there, and the value gained."""
-    by_seed = [curve.validation[:, curve.in_a] if only_a else curve.validation for curve in curves]
+    by_seed = [getattr(curve, on)[:, curve.in_a if only_a else slice(None)] for curve in curves]
     if shared:
         by_seed = [np.sum(by_seed, axis=0)] * len(curves)
     for curve, sum_GU in zip(curves, by_seed, strict=True):

@@ -10,7 +10,8 @@ A row does *harm* if its true value lies below the better baseline's by more tha
 reward, or if it is expected to keep less than `KEPT` of the ranking; in worlds both are measured on about ten times as
 many fresh events. Errors are counted apart: harm that was shipped, of the cases where some candidate does harm; and
 gains left unshipped, of the cases where a candidate that does no harm has a true gain of twice the half-width of its
-interval, and of `FLAT` at least. Worlds that have run are kept in ``<runs>/verdicts/<seed>.json``, and are not run again.
+interval, and of `FLAT` at least. Worlds that have run are kept in ``<runs>/verdicts/<seed>.json``, and are not run
+again.
 """
 
 from __future__ import annotations
