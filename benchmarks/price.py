@@ -144,8 +144,8 @@ def by_user(policy: Policy, data: EventDataModule, truth_UV: torch.Tensor) -> pl
             }
             parts.append(pl.DataFrame({name: x.numpy() for name, x in columns.items()}).with_columns(part=pl.lit(part)))
     events = pl.concat(parts).cast({pl.Float32: pl.Float64}).sort("part", "event")
-    draw = pl.Series(np.random.default_rng(0).random(len(events)))  # the same events for every policy
-    drawn = (pl.col("part") == "test") & (pl.lit(draw).rank().over("part", "user") <= DRAWN)
+    events = events.with_columns(draw=np.random.default_rng(0).random(len(events)))  # the same for every policy
+    drawn = (pl.col("part") == "test") & (pl.col("draw").rank().over("part", "user") <= DRAWN)
     events = events.with_columns(part=pl.when(drawn).then(pl.lit("drawn")).otherwise("part"))
     sums = [pl.col("ndcg").filter(part=part).sum().alias(part) for part in ("validation", "drawn", "test")]
     test = pl.col("part") == "test"

@@ -75,6 +75,21 @@ def test_each_rule_has_its_word_and_its_reason(figures, trust, word, says):
     assert any(says in reason for reason in found.because)
 
 
+def test_judges_that_know_averages_alone_do_not_speak_against_a_gain_that_they_may_not_see():
+    small = table(gains={"mine": (0.001, 0.012)})
+    assert decided(small).word == "do not ship"
+    found = decided(small, reports(judges="weak"))
+    assert found.word == "not decided"
+    assert "as far as these judges see" in found.because[0]
+
+
+def test_a_start_that_ranks_no_better_than_what_takes_no_training_is_said_first():
+    assert decided().first is None
+    found = decided(table(kept={"popularity": 1.0, "item_knn": 1.2}))
+    assert found.word == "ship"  # it has more value than either
+    assert found.first.startswith("start ranks no better than item_knn, which takes no training (all/ndcg@10 0.1000")
+
+
 @pytest.mark.parametrize("missing", sorted(CONTROLS))
 def test_a_control_that_was_not_run_is_named_and_nothing_is_shipped_without_it(missing):
     found = decided(table({name: value for name, value in VALUES.items() if name != missing}))

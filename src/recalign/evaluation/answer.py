@@ -10,14 +10,12 @@ from statistics import NormalDist
 from recalign.evaluation.comparison import ALL, HIGH, USER_SPREAD, VALUE
 from recalign.evaluation.comparison_table import ComparisonTable, figure
 from recalign.evaluation.decision import Decision
-from recalign.evaluation.findings import COIN, COVERAGE, Reports, judges
+from recalign.evaluation.findings import COIN, COVERAGE, KNOWING, Reports, judges, knowing
 from recalign.evaluation.selection import KEPT
 from recalign.evaluation.trusted import verdicts
 
 POWER = 0.8
 """Chance with which an A/B test should see a gain that is there."""
-KNOWING = ("moderate", "strong")
-"""Verdicts on reward models that know more than averages do."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +63,8 @@ def ab_test(decision: Decision, test: ComparisonTable) -> str | None:
 
 def limits(trust: Mapping[str, Reports]) -> str | None:
     """What the judges cannot see, and so no word can rest on."""
-    said = [verdict for _, verdict, _ in verdicts(trust.get("judge_report", {}))]
-    if all(verdict in KNOWING for verdict in said):
+    reports = trust.get("judge_report", {})
+    if not reports or knowing(reports):
         return None
     return (
         "The judges know hardly more than averages do: they see whether better items are shown, and hardly whether "

@@ -70,11 +70,13 @@ class Decision:
         candidates: those that were tried, in validation's order.
         general: findings about the comparison as a whole, none of them for shipping.
         seeds: that were run.
+        first: what is said first, whatever the word; None: nothing is.
     """
 
     candidates: list[Candidate]
     general: list[Finding]
     seeds: int
+    first: str | None = None
 
     @property
     def about(self) -> Candidate | None:
@@ -144,10 +146,12 @@ def decide(test: ComparisonTable, validation: ComparisonTable, trust: Mapping[st
     if not tried:
         text = f"No method keeps {KEPT:.0%} of the {ALL} of {validation.better_baseline(ALL)} on validation."
         general.insert(0, Finding(-1, text, "Take smaller steps (model.lr)."))
-    cases = [Case(test, policy, trust.get("reward", {}), not blind) for policy in tried]
+    judged = not blind and findings.knowing(trust["judge_report"])
+    cases = [Case(test, policy, trust.get("reward", {}), judged) for policy in tried]
     factors = holm_factors([case.weakest() for case in cases])
     widened = [replace(case, widening=factor) for case, factor in zip(cases, factors, strict=True)]
-    return Decision([Candidate(case.policy, list(case.findings())) for case in widened], general, len(test.seeds))
+    found = [Candidate(case.policy, list(case.findings())) for case in widened]
+    return Decision(found, general, len(test.seeds), findings.weak_start(test))
 
 
 def candidates(validation: ComparisonTable) -> list[str]:

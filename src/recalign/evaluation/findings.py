@@ -22,6 +22,8 @@ from recalign.sequences.placebo import CORRELATION
 
 Reports = Mapping[str, dict[str, Any]]
 """``trust.json`` by seed."""
+KNOWING = ("moderate", "strong")
+"""Verdicts on reward models that know more than averages do."""
 FLAT = 0.015
 """A gain whose interval ends below so many standard deviations of the reward is no gain."""
 COIN = 0.5
@@ -46,6 +48,11 @@ class Finding:
     remedy: str = ""  # what would decide it, where it is open
 
 
+def knowing(reports: Reports) -> bool:
+    """Whether reward models know more than averages, with every seed."""
+    return bool(reports) and all(report["verdict"] in KNOWING for report in reports.values())
+
+
 def judges(reports: Reports) -> Interval | None:
     """Share of pairs of one user's rewards that the judges order right: means over seeds of value and interval."""
     found = [report[report["judged_on"]]["table"]["model"]["pairwise"] for report in reports.values()]
@@ -61,6 +68,20 @@ def start(test: ComparisonTable) -> Iterator[Finding]:
     if not share >= QUICK:
         remedy = "Train the recommender for longer, or look at its curves: a gain over a weak start says little."
         yield Finding(0, f"{baseline} has {share:.0%} of the {ALL} of {quick}, which takes no training.", remedy)
+
+
+def weak_start(test: ComparisonTable) -> str | None:
+    """What is said first of a better baseline that ranks no better than a row that takes no training."""
+    baseline, own = test.better_baseline(ALL), test.column(ALL)
+    ahead = [name for name in test.roles.free if baseline and name in own and own[name].value >= own[baseline].value]
+    if not ahead:
+        return None
+    best = max(ahead, key=lambda name: own[name].value)
+    figures = f"{ALL} {own[str(baseline)].value:.4f} beside {own[best].value:.4f}"
+    return (
+        f"{baseline} ranks no better than {best}, which takes no training ({figures}): to train it better, or longer, "
+        "may gain more than alignment does."
+    )
 
 
 def blind_judges(reports: Reports) -> Iterator[Finding]:
@@ -93,7 +114,8 @@ class Case:
         test: figures on the test.
         policy: the candidate.
         reward: trust reports of the training reward model.
-        judged: whether the judges can be believed; if not, a value that looks bad speaks against nothing.
+        judged: whether the judges can be believed and know more than averages do. If not, they may not see a gain,
+            and a value that looks bad speaks against nothing.
         widening: of the intervals, for several candidates.
     """
 
@@ -160,8 +182,9 @@ class Case:
             return
         wide = gain.widened(self.widening)
         if gain.high < FLAT:
-            text = f"{self.policy} gains {gain.sd} over {baseline}: nothing worth shipping."
-            yield Finding(-self.judged, text)
+            text = f"{self.policy} gains {gain.sd} over {baseline}: nothing worth shipping"
+            unseen = "" if self.judged else ", as far as these judges see"
+            yield Finding(-self.judged, f"{text}{unseen}.")
         elif not wide.low > 0:
             text = f"{self.policy} gains {wide.sd} over {baseline}: this may be chance."
             yield Finding(0, text, more_users(wide))

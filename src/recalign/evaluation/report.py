@@ -52,7 +52,7 @@ def show(sources: Sources, *paths: Path) -> None:
     console.print(terminal_table(sources.comparison, sources.roles))
     if decision := sources.decision:
         console.print(f"\n[bold]{decision.sentence}[/]")
-        for reason in decision.because:
+        for reason in filter(None, [decision.first, *decision.because]):
             console.print(f"- {reason}", markup=False, highlight=False)
         print()
     for path in paths:
