@@ -8,21 +8,31 @@ Shape legend: U users, E events.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import polars as pl
-from verdict_worlds import CANDIDATES, CONTROLS, PLACEBOS
+from verdict_worlds import CANDIDATES, CONTROLS, PLACEBOS, ROLES
 
-from recalign.evaluation.comparison import ALL, SPLITS, UNIT, USER_SPREAD, VALUE, Run, tabulate, with_gains
-from recalign.evaluation.findings import COVERAGE
+from recalign.evaluation.comparison import (
+    ALL,
+    PLACEBO_FACTOR,
+    SPLITS,
+    UNIT,
+    USER_SPREAD,
+    VALUE,
+    Run,
+    tabulate,
+    with_gains,
+)
+from recalign.evaluation.findings import COIN, COVERAGE
 from recalign.evaluation.reranking import READS_REWARD_MODEL
-from recalign.evaluation.roles import Roles
-from recalign.evaluation.selection import SELECT
+from recalign.evaluation.selection import KEPT, SELECT
 from recalign.sequences.placebo import CORRELATION
 
-USERS, EVENTS = (100, 300, 1000), {"test": 6, "validation": 3}  # users A, events of each
-DRAWS = 500  # of the bootstrap
+USERS, EVENTS = (100, 300, 600), {"test": 6, "validation": 3}  # users A, events of each
+DRAWS = 400  # of the bootstrap
 HIT, REDRAWN = 0.25, 0.3  # share of events that the start ranks in its ten; share of events that a row ranks anew
 COST_OF = {"popularity": 0.5, "popularity_high": 0.4, "item_mean": 0.2, "item_knn": 0.8}
 SCALE = {"level": 0.6, "worth": 0.15, "event": 0.5}  # standard deviations in value: of users, of a row to a user, left
@@ -34,7 +44,7 @@ def made_up(seed: int) -> dict[str, Any]:
     rng = np.random.default_rng([seed, 11])
     users, seeds = int(rng.choice(USERS)), int(rng.choice((1, 3)))
     gains = {name: float(rng.choice((-0.05, 0.0, 0.0, 0.03, 0.06, 0.12, 0.25))) for name in CANDIDATES}
-    kept = {name: float(rng.choice((0.90, 0.94, 0.96, 0.98, 1.0, 1.02))) for name in CANDIDATES}
+    kept = {name: float(rng.choice((0.90, 0.94, 0.97, 0.99, 1.0, 1.02))) for name in CANDIDATES}
     value = dict.fromkeys(CONTROLS, 0.0) | {"bc": -0.01, "popularity_tilt": float(rng.choice((0.0, 0.01, 0.04)))}
     value |= gains | {sham: float(rng.choice(PLACEBO_SHARES)) * gains[row] for sham, row in PLACEBOS.items()}
     keeps = dict.fromkeys([*CONTROLS, *PLACEBOS], 1.0) | COST_OF | kept
@@ -44,19 +54,42 @@ def made_up(seed: int) -> dict[str, Any]:
         for both in [{split: _events(value, keeps, users, EVENTS[split], rng) for split in SPLITS}]
         for name in value
     ]
-    frame = tabulate(runs, Roles("asft", PLACEBOS), DRAWS, (ALL, SELECT, VALUE)).filter(seed="all")
+    frame = tabulate(runs, ROLES, DRAWS, (ALL, SELECT, VALUE)).filter(seed="all")
     truth = {name: {"value": value[name], "ndcg": keeps[name]} for name in ("start", "bc", *CANDIDATES)}
+    known = float(rng.choice((0.5, 0.58, 0.65, 0.7)))
+    verdict = str(rng.choice(("strong", "moderate", "moderate", "weak", "no_signal", "not_measured")))
     return {
         "kind": f"{users} users",
         "truth": truth,
-        "trust": _trust(rng),
+        "wrong": {name: list(_wrong(name, value, keeps, known, verdict)) for name in CANDIDATES},
+        "trust": _trust(known, verdict, rng),
         "rows": [list(row) for row in frame.iter_rows()],
     }
 
 
+def _wrong(name: str, value: dict[str, float], keeps: dict[str, float], known: float, verdict: str) -> Iterator[str]:
+    """Why it would be wrong to ship a row."""
+    if value[name] <= max(value["start"], value["bc"]):
+        yield "no gain"
+    if value[name] <= value["popularity_tilt"]:
+        yield "no more than popularity_tilt"
+    if any(value[name] <= PLACEBO_FACTOR * value[sham] for sham in ROLES.placebos_of(name) if value[sham] > 0):
+        yield "a placebo has half of it"
+    if keeps[name] < KEPT:
+        yield "keeps less"
+    if known <= COIN:
+        yield "judges guess"
+    if verdict in ("no_signal", "not_measured") and _reads(name):
+        yield "the reward model is not known to know"
+
+
+def _reads(name: str) -> bool:
+    return name not in ("reward_weighted", "rerank_item_mean")
+
+
 def _summary(name: str) -> dict[str, object]:
     coverage = COVERAGE.removeprefix("policy/")
-    reads = {READS_REWARD_MODEL: float(name not in ("reward_weighted", "rerank_item_mean"))}
+    reads = {READS_REWARD_MODEL: float(_reads(name))}
     sham = {CORRELATION: 0.0} if name in PLACEBOS else reads
     return {UNIT: 1.0, USER_SPREAD: 0.6, coverage: 0.02 if name in COST_OF else 0.4, **sham}
 
@@ -88,11 +121,10 @@ def _ranks(hit: float, events: int, rng: np.random.Generator) -> np.ndarray:
     return np.where(rng.random(events) < hit, rng.integers(1, 11, size=events), 100)
 
 
-def _trust(rng: np.random.Generator) -> dict[str, dict[str, Any]]:
-    """What the judges know (half-width of the interval .03 to .08), and a verdict on the training reward model."""
-    known, half = float(rng.choice((0.5, 0.58, 0.65, 0.7))), float(rng.uniform(0.03, 0.08))
+def _trust(known: float, verdict: str, rng: np.random.Generator) -> dict[str, dict[str, Any]]:
+    """Judges that order a share ``known`` of pairs (half-width of the interval .03 to .08), and a reward model."""
+    half = float(rng.uniform(0.03, 0.08))
     seen = known + half / 1.96 * float(rng.normal())
     part = {"table": {"model": {"pairwise": [seen, seen - half, seen + half]}}}
     judge = {"verdict": "moderate", "implication": "", "judged_on": "validation", "validation": part}
-    verdict = str(rng.choice(("moderate", "moderate", "weak", "no_signal", "not_measured")))
     return {"reward": {"0": {"verdict": verdict, "implication": ""}}, "judge_report": {"0": judge}}

@@ -21,6 +21,7 @@ import torch
 from recalign.chain import Chain, Plan
 from recalign.chain.train import train
 from recalign.evaluation.reranking import RERANKING, Reranking, base_method, is_reranked, scores_of
+from recalign.evaluation.roles import Roles
 from recalign.evaluation.value import SHOWN, load_truth, mean_shown
 from recalign.events import EventTable
 from recalign.events.division import divide
@@ -42,6 +43,7 @@ PLACEBOS = {"asft_permuted": "asft", "asft_random": "asft", "rerank_permuted": "
 PLACEBOS |= {"rerank_item_mean_permuted": "rerank_item_mean", "reward_weighted_permuted": "reward_weighted"}
 CANDIDATES = ["rerank", "rerank_item_mean", "reward_weighted", "asft", "asft_rerank"]
 CONTROLS = ["popularity", "popularity_high", "item_mean", "item_knn", "start", "popularity_tilt", "bc"]
+ROLES = Roles("asft", PLACEBOS)
 CUT = 3.6  # stars from which an event is a click
 
 

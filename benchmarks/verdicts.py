@@ -29,19 +29,17 @@ import polars as pl
 from scipy.stats import binomtest
 from tables import SCHEMA, beside_other_logs, commit, markdown, save
 from verdict_tables import made_up
-from verdict_worlds import CANDIDATES, PLACEBOS, kind_of, plan_of, truth_of
+from verdict_worlds import CANDIDATES, ROLES, kind_of, plan_of, truth_of
 
 from recalign.chain.run import run_chain
 from recalign.evaluation.comparison import SCHEMA as ROW
 from recalign.evaluation.comparison_table import ComparisonTable
 from recalign.evaluation.decision import Decision, decide
 from recalign.evaluation.findings import FLAT
-from recalign.evaluation.roles import Roles
 from recalign.evaluation.selection import KEPT
 from recalign.evaluation.sources import Sources
 from recalign.files import read_json, write_json
 
-ROLES = Roles("asft", PLACEBOS)
 WORDS = ("ship", "not decided", "do not ship")
 COUNTS = (*WORDS, "harmful", "harm shipped", "clear gains", "clear gains shipped", "no word rests on NaN")
 
@@ -69,6 +67,10 @@ def main() -> None:
         print(found.filter(pl.col("harm shipped") | (pl.col("clear gains") > pl.col("clear gains shipped"))))
     rows = counted(found, label, f"{seeds[0]}-{seeds[-1]}")
     print(markdown(rows, {name: name for name in COUNTS}, digits=0))
+    if given.what == "tables":
+        by_reason = broken(found, label, f"{seeds[0]}-{seeds[-1]}")
+        print(markdown(by_reason, {"tables": "tables with such a row", "share shipped": "shipped it"}, digits=4))
+        rows = pl.concat([rows, by_reason], how="vertical_relaxed")
     print(save(beside_other_logs(rows, "verdicts"), "verdicts"))
 
 
@@ -119,6 +121,8 @@ def judged(one: Any, seed: int) -> dict[str, Any]:
         "harm shipped": shipped in harmful,
         "clear gains": bool(clear),
         "clear gains shipped": bool(clear) and shipped is not None,
+        "wrong": [reason for reasons in record.get("wrong", {}).values() for reason in reasons],
+        "shipped although": record.get("wrong", {}).get(shipped, []),
         "no word rests on NaN": not rests_on_nan(decision),
         "because": decision.because[0],
     }
@@ -133,6 +137,18 @@ def half_width(test: ComparisonTable, name: str) -> float:
 def rests_on_nan(decision: Decision) -> bool:
     """Whether a reason holds a figure that is no number."""
     return any("nan" in reason.split() or "nan%" in reason for reason in decision.because)
+
+
+def broken(found: pl.DataFrame, label: str, seeds: str) -> pl.DataFrame:
+    """For each reason not to ship a row: in how many tables some candidate had it, and in how many that was shipped."""
+    rows: list[tuple[object, ...]] = []
+    for reason in sorted(found["wrong"].explode().drop_nulls().unique()):
+        count, total = (int(found[name].list.contains(reason).sum()) for name in ("shipped although", "wrong"))
+        low, high = binomtest(count, total).proportion_ci(method="exact")
+        rows.append((label, f"shipped although: {reason}", "tables", float(total), None, None, None, seeds, commit()))
+        ends = (count / total, None, low, high)
+        rows.append((label, f"shipped although: {reason}", "share shipped", *ends, seeds, commit()))
+    return pl.DataFrame(rows, schema=list(SCHEMA), orient="row", infer_schema_length=None)
 
 
 def counted(found: pl.DataFrame, label: str, seeds: str) -> pl.DataFrame:

@@ -27,6 +27,7 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+from rich.console import Console
 from rich.progress import track
 
 from recalign.errors import InputError
@@ -112,7 +113,9 @@ def tabulate(runs: Sequence[Run], roles: Roles, draws: int = 2000, metrics: Iter
     splits = [split for split in SPLITS if any(split in run.splits for run in runs)]
     tables = [SplitTable(runs, split, roles, draws) for split in splits]
     each = [(table, metric) for table in tables for metric in metrics]
-    rows = [row for table, metric in track(each, "comparing", transient=True) for row in table.rows(metric)]
+    console = Console(stderr=True)
+    shown = track(each, "comparing", console=console, transient=True, disable=not console.is_terminal)
+    rows = [row for table, metric in shown for row in table.rows(metric)]
     return pl.DataFrame(rows + _summary_rows(runs, draws), schema=SCHEMA, orient="row")
 
 
