@@ -10,12 +10,14 @@ A row does *harm* if its true value lies below the better baseline's by more tha
 reward, or if it is expected to keep less than `KEPT` of the ranking; in worlds both are measured on about ten times as
 many fresh events. Errors are counted apart: harm that was shipped, of the cases where some candidate does harm; and
 gains left unshipped, of the cases where a candidate that does no harm has a true gain of twice the half-width of its
-interval, and of `FLAT` at least. Worlds that have run are kept in ``<runs>/verdicts/<seed>.json``, and are not run again.
+interval, and of `FLAT` at least. Worlds that have run are kept in ``<runs>/verdicts/<seed>.json``, and are not run
+again.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import shutil
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -131,7 +133,7 @@ def half_width(test: ComparisonTable, name: str) -> float:
 
 def rests_on_nan(decision: Decision) -> bool:
     """Whether a reason holds a figure that is no number."""
-    return any("nan" in reason.split() or "nan%" in reason for reason in decision.because)
+    return any(re.search(r"\b(nan|None)\b", reason) for reason in decision.because)
 
 
 def counted(found: pl.DataFrame, label: str, seeds: str) -> pl.DataFrame:
