@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from recalign.evaluation.comparison import SCHEMA
 from recalign.evaluation.comparison_table import ComparisonTable
 from recalign.evaluation.decision import RULES, candidates, decide, holm_factors
+from recalign.evaluation.findings import Case
 from recalign.evaluation.roles import Roles
 
 AS_GOOD = {
@@ -131,6 +132,14 @@ def test_holm_widens_the_strongest_most_and_stops_at_the_first_that_fails():
     assert holm_factors([1.05, 5.0, 1.3]) == pytest.approx([1.0, three, two], abs=1e-4)
     assert holm_factors([1.1, 1.2, 1.15]) == pytest.approx([three, three, three], abs=1e-4)  # none is rejected
     assert holm_factors([-math.inf, 9.0]) == pytest.approx([1.0, two], abs=1e-4)
+
+
+def test_a_ranking_that_has_to_be_better_is_widened_as_a_gain_is():
+    close = {("mine", "diff_item_knn/all/ndcg@10"): (0.02, 0.001, 0.039)}
+    close |= {("mine", "diff_item_knn/value/judge@10"): (0.01, -0.01, 0.03)}
+    for widening, signs in ((1.0, {1}), (1.2, {0, 1})):  # .02 - 1.2 * .019 < 0
+        found = Case(table(others=close), "mine", reports()["reward"], widening=widening).findings()
+        assert {finding.sign for finding in found} == signs
 
 
 def test_an_open_question_says_what_would_decide_it():

@@ -23,7 +23,7 @@ RULES = (
     "the judges that select are tried in that order, and the first that passes is the answer. Baselines, placebos, "
     "rows that read no reward and rows that show everybody the same are no candidates.",
     "All that follows is measured on the test, by the judges that report. Gains are in standard deviations (sd) of the "
-    f"training rewards. Intervals are 95 %, widened by Holm for up to {TRIED} candidates.",
+    f"training rewards. Intervals are 95 %; those that have to lie above 0 are widened by Holm for up to {TRIED} rows.",
     f"Do not ship a row that reliably keeps less than {KEPT:.0%} of the ranking, whose gain ends below {FLAT:g} sd, "
     "that has less value than a row that reads no reward, or that rests on a reward model without signal.",
     "Not decided where the interval of the gain holds 0, or that of the gain over a row that reads no reward, or "

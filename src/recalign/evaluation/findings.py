@@ -190,7 +190,8 @@ class Case:
         if ranking is None or value is None:
             yield from self._unmeasured(free)
             return
-        if not ranking.low > 0 and not value.widened(self.widening).low > 0:
+        ranking, value = ranking.widened(self.widening), value.widened(self.widening)
+        if not ranking.low > 0 and not value.low > 0:
             text = f"{free}, which takes no training, may rank as well and have as much value: {self.policy} has"
             remedy = "Train the recommender for longer, or serve that."
             yield Finding(0, f"{text} {ranking} {ALL} and {value.sd} more.", remedy)
