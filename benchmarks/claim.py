@@ -90,20 +90,24 @@ def _kept(table: ComparisonTable) -> Check:
 
 
 def _gains(table: ComparisonTable, metric: str) -> list[Check]:
-    cell = table.get("asft", f"holm_best_bc/{metric}")
+    cell = table.get("asft", name := f"holm_best_bc/{metric}")
     if cell is None:
         gain = Check(0, f"{metric}: asft or its baseline was not measured")
     else:
         baseline = str(table.better_baseline(metric))
-        gain = Check(cell.sign, f"{metric}: {cell} against {baseline}", table.shared_seeds("asft", baseline))
+        gain = Check(
+            cell.sign, f"{metric}: {table.said(name, cell)} against {baseline}", table.shared_seeds("asft", baseline)
+        )
     return [gain, _against(table, "reward_weighted", metric)]
 
 
 def _against(table: ComparisonTable, other: str, metric: str) -> Check:
-    cell = table.get(other, f"holm_asft/{metric}")
+    cell = table.get(other, name := f"holm_asft/{metric}")
     if cell is None:
         return Check(0, f"{metric}: asft or {other} was not measured")
-    return Check((-cell).sign, f"{metric}: {-cell} against {other}", table.shared_seeds("asft", other))
+    return Check(
+        (-cell).sign, f"{metric}: {table.said(name, -cell)} against {other}", table.shared_seeds("asft", other)
+    )
 
 
 def _rival(table: ComparisonTable) -> Check:
@@ -124,7 +128,7 @@ def _rival(table: ComparisonTable) -> Check:
 def _behind(table: ComparisonTable, rival: str) -> tuple[int, float, str]:
     """The sign of one comparison, how far A-SFT's interval lies above the margin, and the line."""
     own, widened = (table.get(rival, f"{kind}_asft/{VALUE}") for kind in ("diff", "holm"))
-    if own is None or widened is None:
+    if own is None or widened is None or not table.in_sd(f"diff_asft/{VALUE}"):  # the margin is in sd
         return 0, float("-inf"), f"{VALUE}: {rival} was not compared with asft"
     sign = 1 if (-own).low > -MARGIN else -1 if (-widened).high < -MARGIN else 0
     line = f"{VALUE}: {(-own if sign > 0 else -widened).sd} against {rival}; the margin is {-MARGIN:+.2f} sd"

@@ -17,6 +17,7 @@ again.
 from __future__ import annotations
 
 import argparse
+import re
 import shutil
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -136,7 +137,7 @@ def half_width(test: ComparisonTable, name: str) -> float:
 
 def rests_on_nan(decision: Decision) -> bool:
     """Whether a reason holds a figure that is no number."""
-    return any("nan" in reason.split() or "nan%" in reason for reason in decision.because)
+    return any(re.search(r"\b(nan|None)\b", reason) for reason in decision.because)
 
 
 def broken(found: pl.DataFrame, label: str, seeds: str) -> pl.DataFrame:

@@ -33,6 +33,7 @@ def figures(
     seeds=(0, 1),
     widened=None,
     once=(),
+    sd=1.0,
 ):
     """`comparison.csv` of a log: intervals of A-SFT's differences, in favour of A-SFT; that of its gain less twice that
     of each placebo.
@@ -43,7 +44,7 @@ def figures(
     methods = ("start", "bc", *compared, "cql", "asft", "asft_permuted", "asft_random")
     values = dict.fromkeys(methods, 1.0) | {"asft": 2.0}
     rows = [(method, "all/ndcg@10", 0.1, 0.1, 0.1) for method in methods if method != "asft"]
-    rows += [("asft", "all/ndcg@10", asft, asft, asft)]
+    rows += [("asft", "all/ndcg@10", asft, asft, asft), ("asft", "reward/sd", sd, None, None)]
     for metric in METRICS:
         rows += [(method, metric, values[method], 0.0, 3.0) for method in methods]
         rows += [("asft", f"holm_best_bc/{metric}", 0.02, *gain), ("asft", f"diff_best_bc/{metric}", 0.02, *gain)]
@@ -79,6 +80,8 @@ def figures(
         ({"rival": (-0.12, -0.101)}, 1, "does not hold"),
         ({"rival": (-0.12, -0.101), "widened": (-0.13, -0.09)}, 1, "not shown"),  # one of many has to show it
         ({"rival": (-0.099, 0.0), "widened": (-0.11, 0.1)}, 1, "holds"),  # all of them have to: no Holm
+        ({"rival": (-0.06, 0.0), "sd": 0.5}, 1, "not shown"),  # -.12 standard deviations
+        ({"sd": float("nan")}, 1, "not shown"),
         ({"tilt": (-0.01, 0.03)}, 1, "not shown"),
         ({"tilt": (-0.03, -0.01)}, 1, "does not hold"),
         ({}, 2, "holds"),

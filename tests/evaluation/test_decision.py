@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from recalign.evaluation.comparison import SCHEMA
 from recalign.evaluation.comparison_table import ComparisonTable
 from recalign.evaluation.decision import RULES, candidates, decide, holm_factors
+from recalign.evaluation.findings import Case
 from recalign.evaluation.roles import Roles
 
 AS_GOOD = {
@@ -66,6 +67,7 @@ def test_validation_chooses_and_the_test_measures():
         ({"others": dict(list(AS_GOOD.items())[:1])}, {}, "ship", "mine gains"),  # it ranks as well, with less value
         ({"kept": {"item_knn": 2.1}}, {}, "not decided", "start has 48% of the all/ndcg@10 of item_knn"),
         ({"sd": math.nan}, {}, "not decided", "spread of the rewards is not known"),
+        ({"sd": math.nan, "gains": {"mine": (0.001, 0.012)}}, {}, "not decided", "could not be measured"),  # of what?
         ({"gains": {"mine": (math.nan, math.nan)}}, {}, "not decided", "could not be measured"),
     ],
 )
@@ -147,6 +149,14 @@ def test_holm_widens_the_strongest_most_and_stops_at_the_first_that_fails():
     assert holm_factors([-math.inf, 9.0]) == pytest.approx([1.0, two], abs=1e-4)
 
 
+def test_a_ranking_that_has_to_be_better_is_widened_as_a_gain_is():
+    close = {("mine", "diff_item_knn/all/ndcg@10"): (0.02, 0.001, 0.039)}
+    close |= {("mine", "diff_item_knn/value/judge@10"): (0.01, -0.01, 0.03)}
+    for widening, signs in ((1.0, {1}), (1.2, {0, 1})):  # .02 - 1.2 * .019 < 0
+        found = Case(table(others=close), "mine", reports()["reward"], widening=widening).findings()
+        assert {finding.sign for finding in found} == signs
+
+
 def test_an_open_question_says_what_would_decide_it():
     found = decided(table(gains={"mine": (-0.09, 0.31)}))  # estimate 0.11, half-width 0.2
     assert "About 3.4 times as many test users" in found.would_decide[0]
@@ -155,6 +165,22 @@ def test_an_open_question_says_what_would_decide_it():
 def test_nobody_keeps_enough():
     found = decided(validation=table(kept={"mine": 0.9}, split="validation"))
     assert (found.word, found.policy, found.sentence) == ("do not ship", None, "Do not ship")
+
+
+@pytest.mark.parametrize("metric", ["all/ndcg@10", "value/select_judge@10"])
+def test_what_validation_does_not_know_speaks_against_nothing(metric):
+    unknown = {(name, metric): (math.nan,) for name in ("mine", "start", "bc")}
+    found = decided(validation=table(others=unknown, split="validation"))
+    assert (found.word, found.policy, found.sentence) == ("not decided", None, "Not decided")
+    assert found.because == ["What the methods keep and are worth on validation is not known."]
+    assert decided(validation=table(values={}, split="validation")).word == "not decided"
+
+
+@pytest.mark.parametrize("other", ["popularity_tilt", "popularity_high", "item_knn"])
+def test_a_control_that_was_run_but_shares_no_seed_is_missed(other):
+    frame = pl.DataFrame(rows(VALUES), schema=SCHEMA, orient="row")
+    found = decided(ComparisonTable(frame.filter(~pl.col("metric").str.starts_with(f"diff_{other}/")), ROLES))
+    assert (found.word, found.because) == ("not decided", [f"mine could not be compared with {other}."])
 
 
 def test_the_printed_rules_are_those_that_decide():

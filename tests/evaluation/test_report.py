@@ -10,8 +10,8 @@ import pytest
 from rich.console import Console
 
 from recalign.errors import InputError
-from recalign.evaluation import page, sources
-from recalign.evaluation.comparison import SCHEMA, compare, read
+from recalign.evaluation import page, plots, sources
+from recalign.evaluation.comparison import SCHEMA, VALUE, compare, read
 from recalign.evaluation.comparison_table import ComparisonTable
 from recalign.evaluation.report import render, terminal_table
 from recalign.evaluation.roles import Roles
@@ -121,6 +121,27 @@ def test_a_figure_without_a_mean_over_seeds_has_no_column():
     rows.append(("bc", "0", "test", "value_at_popularity", 0.2, None, None))
     table = ComparisonTable(pl.DataFrame(rows, schema=SCHEMA, orient="row"), Roles("asft"))
     assert page._table(table)["columns"] == ["all/ndcg@10"]
+
+
+def test_differences_in_value_have_the_unit_of_the_test_in_every_table_and_none_where_it_is_unknown():
+    name = f"diff_start/{VALUE}"
+    rows = [
+        ("asft", seed, split, metric, value, value, value)
+        for split in ("test", "validation")
+        for seed in ("0", "all")
+        for metric, value in ((VALUE, 3.0), (f"holm_best_bc/{VALUE}", 0.2), (f"p_best_bc/{VALUE}", 0.01))
+    ]
+    rows += [("asft", seed, "test", "value_at_popularity", 0.2, None, None) for seed in ("0", "all")]
+    unit = ("asft", "all", "test", "reward/sd", 0.5, None, None)
+    for more, says, value in (([unit], "+0.400 sd [", 0.4), ([], "+0.2000 [", 0.2)):
+        frame = pl.DataFrame(rows + more, schema=SCHEMA, orient="row")
+        test, validation = (ComparisonTable(frame, Roles("asft"), split) for split in ("test", "validation"))
+        for table in (test, validation):
+            assert page._cell(table, "asft", VALUE, False)["hint"].startswith(says)
+            assert plots._axis_label(table, name) == f"{VALUE}, gain over start" + ", sd" * bool(more)
+            assert plots._axis_label(table, "diff_start/high/ndcg@10") == "high/ndcg@10, gain over start"
+        assert test.get("asft", "value_at_popularity").value == pytest.approx(value)
+        assert page._seed_table(frame, test)[1] == [["asft", "0", "3.000", f"{value:.3f}"]]
 
 
 def test_the_item_prior_and_the_codes_are_shown(chain, tmp_path):

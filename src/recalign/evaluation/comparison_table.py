@@ -11,9 +11,8 @@ import polars as pl
 from recalign.evaluation.comparison import ALL, EVALUATED, TESTED, UNIT, VALUE
 from recalign.evaluation.roles import BEST, Roles
 
-REWARDS = ("value/", "gap/", "tail/value/")
-"""How the names of metrics begin whose differences are read in standard deviations of the reward."""
-DIFFERENCE = re.compile(rf"(diff|holm|beyond)_[^/]+/({'|'.join(REWARDS)})|value_at_popularity$")
+DIFFERENCE = re.compile(r"(diff|holm|beyond)_[^/]+/(value|gap|tail/value)/|value_at_popularity$")
+"""The names of differences in value, which are read in standard deviations of the reward."""
 
 
 class Interval(NamedTuple):
@@ -67,7 +66,7 @@ class ComparisonTable:
     def __init__(self, frame: pl.DataFrame, roles: Roles, split: str = "test") -> None:
         of_split = frame.filter(split=split)
         means = of_split.filter(seed="all").with_columns(pl.col("ci_low", "ci_high").fill_null(float("nan")))
-        units = means.filter(metric=UNIT)["value"]
+        units = frame.filter(seed="all", metric=UNIT)["value"]  # that of the test, for validation too
         self.unit = float(units.mean()) if len(units) else float("nan")  # type: ignore[arg-type]
         self._cells = {(row[0], row[3]): self._read(row[3], Interval(*row[4:])) for row in means.iter_rows()}
         self.roles = roles
@@ -115,12 +114,20 @@ class ComparisonTable:
         """A method's gain less `PLACEBO_FACTOR` times a placebo's, in the same unit; None where it is unknown."""
         return self._known(method, f"beyond_{placebo}/{VALUE}")
 
+    def in_sd(self, metric: str) -> bool:
+        """Whether a metric is read in standard deviations of the reward."""
+        return self.unit > 0 and bool(DIFFERENCE.match(metric))
+
+    def said(self, metric: str, difference: Interval) -> str:
+        """A difference in words, with its unit where it has one."""
+        return difference.sd if self.in_sd(metric) else str(difference)
+
     def _known(self, method: str, metric: str) -> Interval | None:
         cell = self.get(method, metric)
-        return cell if cell and cell.known else None
+        return cell if cell and cell.known and self.in_sd(metric) else None
 
     def _read(self, metric: str, cell: Interval) -> Interval:
-        return cell / self.unit if self.unit > 0 and DIFFERENCE.match(metric) else cell
+        return cell / self.unit if self.in_sd(metric) else cell
 
     @property
     def sample(self) -> str:

@@ -23,7 +23,7 @@ RULES = (
     "the judges that select are tried in that order, and the first that passes is the answer. Baselines, placebos, "
     "rows that read no reward and rows that show everybody the same are no candidates.",
     "All that follows is measured on the test, by the judges that report. Gains are in standard deviations (sd) of the "
-    f"training rewards. Intervals are 95 %, widened by Holm for up to {TRIED} candidates.",
+    f"training rewards. Intervals are 95 %; those that have to lie above 0 are widened by Holm for up to {TRIED} rows.",
     f"Do not ship a row that reliably keeps less than {KEPT:.0%} of the ranking, whose gain ends below {FLAT:g} sd, "
     "that has less value than a row that reads no reward, or that rests on a reward model without signal.",
     "Not decided where the interval of the gain holds 0, or that of the gain over a row that reads no reward, or "
@@ -68,7 +68,8 @@ class Decision:
 
     Attributes:
         candidates: those that were tried, in validation's order.
-        general: findings about the comparison as a whole, none of them for shipping.
+        general: findings about the comparison as a whole, none of them for shipping; one is against where validation
+            shows that no row keeps enough.
         seeds: that were run.
         first: what is said first, whatever the word; None: nothing is.
     """
@@ -96,7 +97,8 @@ class Decision:
     @property
     def word(self) -> Word:
         """That of the candidate, unless something about the comparison as a whole leaves it open."""
-        own = self.about.word if self.about else "do not ship"
+        against = any(finding.sign < 0 for finding in self.general)
+        own: Word = self.about.word if self.about else "do not ship" if against else "not decided"
         return "not decided" if own == "ship" and self.general else own
 
     @property
@@ -144,8 +146,7 @@ def decide(test: ComparisonTable, validation: ComparisonTable, trust: Mapping[st
     general = [*findings.start(test), *blind, *findings.missing(test)]
     tried = candidates(validation)[:TRIED]
     if not tried:
-        text = f"No method keeps {KEPT:.0%} of the {ALL} of {validation.better_baseline(ALL)} on validation."
-        general.insert(0, Finding(-1, text, "Take smaller steps (model.lr)."))
+        general.insert(0, nobody(validation))
     judged = not blind and findings.knowing(trust["judge_report"])
     cases = [Case(test, policy, trust.get("reward", {}), judged) for policy in tried]
     factors = holm_factors([case.weakest() for case in cases])
@@ -159,6 +160,15 @@ def candidates(validation: ComparisonTable) -> list[str]:
     values = {name: cell.value for name, cell in validation.column(SELECT).items() if math.isfinite(cell.value)}
     enough = [name for name in validation.roles.candidates(values) if validation.kept(name) >= KEPT]
     return sorted(enough, key=lambda name: -values[name])
+
+
+def nobody(validation: ComparisonTable) -> Finding:
+    """Why there is no candidate: none keeps enough on validation, or figures are missing."""
+    rows = validation.roles.candidates(validation.column(SELECT))
+    if not rows or not all(validation.kept(row) < KEPT for row in rows):
+        return Finding(0, "What the methods keep and are worth on validation is not known.", "Evaluate again.")
+    text = f"No method keeps {KEPT:.0%} of the {ALL} of {validation.better_baseline(ALL)} on validation."
+    return Finding(-1, text, "Take smaller steps (model.lr).")
 
 
 def holm_factors(ratios: list[float]) -> list[float]:

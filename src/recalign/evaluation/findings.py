@@ -195,7 +195,8 @@ class Case:
         """Beside a row that reads no reward."""
         more = self.test.gain(self.policy, other)
         if more is None:
-            return  # `missing` says so
+            yield from self._unmeasured(other)
+            return
         wide = more.widened(self.widening)
         if wide.low > 0:
             yield Finding(1, f"It has {wide.sd} more than {other}, which reads no reward.")
@@ -210,11 +211,18 @@ class Case:
         """Beside a row that takes no training: it has to rank better, or to have more value."""
         ranking, value = self.test.get(self.policy, f"diff_{free}/{ALL}"), self.test.gain(self.policy, free)
         if ranking is None or value is None:
-            return  # `missing` says so
-        if not ranking.low > 0 and not value.widened(self.widening).low > 0:
+            yield from self._unmeasured(free)
+            return
+        ranking, value = ranking.widened(self.widening), value.widened(self.widening)
+        if not ranking.low > 0 and not value.low > 0:
             text = f"{free}, which takes no training, may rank as well and have as much value: {self.policy} has"
             remedy = "Train the recommender for longer, or serve that."
             yield Finding(0, f"{text} {ranking} {ALL} and {value.sd} more.", remedy)
+
+    def _unmeasured(self, other: str) -> Iterator[Finding]:
+        """A row that it could not be compared with; `missing` names those that were not run."""
+        if other in self.test.methods:
+            yield Finding(0, f"{self.policy} could not be compared with {other}.", "Evaluate both with the same seeds.")
 
     def _placebos(self) -> Iterator[Finding]:
         placebos = self.test.roles.placebos_of(self.policy)

@@ -11,7 +11,7 @@ import polars as pl
 from recalign.evaluation import plots, trusted
 from recalign.evaluation.answer import ab_test, cards, limits
 from recalign.evaluation.comparison import ALL, HIGH, VALUE
-from recalign.evaluation.comparison_table import REWARDS, ComparisonTable, figure
+from recalign.evaluation.comparison_table import ComparisonTable, figure
 from recalign.evaluation.decision import RULES
 from recalign.evaluation.selection import KEPT
 from recalign.evaluation.sources import Sources
@@ -70,7 +70,7 @@ def page(sources: Sources, digest: str) -> str:
             "limits": limits(sources.trust),
             "table": _table(table),
             "validation": _table(validation),
-            "seeds": _seed_table(sources.comparison),
+            "seeds": _seed_table(sources.comparison, table),
             "examples": list(zip(*sources.examples, strict=False)),
             "plots": plot_sections(sources),
             "training": _training(sources),
@@ -127,17 +127,18 @@ def _cell(table: ComparisonTable, method: str, metric: str, best: bool) -> dict[
     known = cell.low == cell.low and not metric.startswith("cost/")
     interval = f"{figure(metric, cell.low)} – {figure(metric, cell.high)}" if known else ""
     difference, p = (table.get(method, f"{kind}_best_bc/{metric}") for kind in ("holm", "p"))
-    more = difference and (difference.sd if metric.startswith(REWARDS) else str(difference))
+    more = difference and table.said(f"holm_best_bc/{metric}", difference)
     hint = f"{more} against {table.better_baseline(metric)}, p = {p.value:.3f} (Holm)" if p else ""
     shown = {"value": cell.value, "figure": figure(metric, cell.value), "interval": interval, "hint": hint}
     return shown | {"mark": table.mark(method, metric), "best": best}
 
 
-def _seed_table(frame: pl.DataFrame) -> Plain:
-    """A row for each method and seed with the main metrics of the test."""
+def _seed_table(frame: pl.DataFrame, table: ComparisonTable) -> Plain:
+    """A row for each method and seed with the main metrics of the test, in the units of the table."""
     chosen = frame.filter(pl.col("split") == "test", pl.col("seed") != "all", pl.col("metric").is_in(MAIN))
     wide = chosen.pivot("metric", index=["method", "seed"], values="value", maintain_order=True)
     columns = [metric for metric in MAIN if metric in wide.columns]
+    wide = wide.with_columns(pl.col([metric for metric in columns if table.in_sd(metric)]) / table.unit)
     rows = [
         [row["method"], row["seed"], *("–" if row[c] is None else figure(c, row[c]) for c in columns)]
         for row in wide.iter_rows(named=True)

@@ -19,7 +19,7 @@ from markupsafe import Markup, escape
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from recalign.evaluation.comparison_table import REWARDS, ComparisonTable, Interval
+from recalign.evaluation.comparison_table import ComparisonTable, Interval
 from recalign.evaluation.methods import UNPRICED, UNTRAINED
 from recalign.evaluation.roles import Roles
 
@@ -81,7 +81,7 @@ def forest(table: ComparisonTable, metric: str) -> Markup | None:
         axes.set(xlim=(left, right), ylim=(-0.7, len(rows) - 0.3))
         axes.set_yticks(range(len(rows)), rows)
         axes.tick_params(axis="y", length=0)
-        unit = ", sd of the reward" if metric.startswith(REWARDS) else ""
+        unit = ", sd of the reward" if table.in_sd(f"diff_best_bc/{metric}") else ""
         finish(axes, metric, f"difference to {table.better_baseline(metric)}{unit}", grid="x")
 
     return drawn(f"{metric}: difference of each method to the better baseline", 0.27 * len(rows) + 0.95, draw)
@@ -116,7 +116,7 @@ def scatter(
         if log:
             axes.set_xscale("symlog", linthresh=0.1)
         decorate(axes)
-        finish(axes, title, _axis_label(x), _axis_label(y))
+        finish(axes, title, _axis_label(table, x), _axis_label(table, y))
         spots = [(method, of_x.value, of_y.value) for method, (of_x, of_y) in points.items()]
         _label(figure, axes, spots, colours)
 
@@ -208,8 +208,9 @@ def _finite(table: ComparisonTable, metric: str) -> dict[str, Interval]:
     return {method: cell for method, cell in table.column(metric).items() if np.isfinite(cell).all()}
 
 
-def _axis_label(metric: str) -> str:
-    return f"{metric.removeprefix('diff_start/')}, gain over start, sd" if metric.startswith("diff_start/") else metric
+def _axis_label(table: ComparisonTable, metric: str) -> str:
+    gained = metric.removeprefix("diff_start/")
+    return metric if gained == metric else f"{gained}, gain over start{', sd' * table.in_sd(metric)}"
 
 
 def _colour(roles: Roles, method: str) -> str:
