@@ -119,7 +119,7 @@ def judged(one: Any, seed: int) -> dict[str, Any]:
         "harmful": bool(harmful),
         "harm shipped": shipped in harmful,
         "clear gains": bool(clear),
-        "clear gains shipped": bool(clear) and shipped is not None,
+        "clear gains shipped": bool(clear) and shipped is not None and shipped not in harmful,
         "no word rests on NaN": not rests_on_nan(decision),
         "because": decision.because[0],
     }
