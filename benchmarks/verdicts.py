@@ -121,7 +121,7 @@ def judged(one: Any, seed: int) -> dict[str, Any]:
         "harmful": bool(harmful),
         "harm shipped": shipped in harmful,
         "clear gains": bool(clear),
-        "clear gains shipped": bool(clear) and shipped is not None,
+        "clear gains shipped": bool(clear) and shipped is not None and shipped not in harmful,
         "wrong": [reason for reasons in record.get("wrong", {}).values() for reason in reasons],
         "shipped although": record.get("wrong", {}).get(shipped, []),
         "no word rests on NaN": not rests_on_nan(decision),

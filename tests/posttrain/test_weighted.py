@@ -87,8 +87,8 @@ def test_it_raises_what_users_value_and_a_placebo_does_not(data, cloned, log_roo
     }
     assert values["asft"] > values["bc"] + 0.05, values
     assert values["asft"] > values["start"] + 0.05, values
-    assert values["permuted"] < values["bc"] + 0.02, values
-    assert values["random"] < values["bc"] + 0.02, values
+    for placebo in ("permuted", "random"):  # less than half of the gain, as the decision asks
+        assert values["asft"] - values["bc"] > 2 * (values[placebo] - values["bc"]), values
 
 
 def test_signed_lowers_what_was_valued_less(data, cloned, log_root, tmp_path):

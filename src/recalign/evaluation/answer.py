@@ -111,4 +111,5 @@ def _of_policy(test: ComparisonTable, policy: str, believed: int) -> Iterator[Ca
     if seconds := test.get(policy, "cost/seconds"):
         text += f"; training takes {figure('cost/seconds', seconds.value)}"
     kept = test.kept(policy)
-    yield Card("What does it cost?", f"{kept:.1%}", f"{text}.", -1 if kept < KEPT else 0)
+    words = f"{kept:.1%}" if math.isfinite(kept) else "not known"
+    yield Card("What does it cost?", words, f"{text}.", -1 if kept < KEPT else 0)

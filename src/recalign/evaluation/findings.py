@@ -232,7 +232,8 @@ class Case:
         for placebo in placebos:
             flaw, beyond = placebo_flaw(self.test, placebo), self.test.beyond(self.policy, placebo)
             if flaw or beyond is None:
-                yield Finding(0, f"The placebo {placebo} {flaw or 'was not measured'}.", f"Run {placebo}.")
+                remedy = f"Add to methods: {placebo}." if placebo not in self.test.methods else "Give it more events."
+                yield Finding(0, f"The placebo {placebo} {flaw or 'was not measured'}.", remedy)
             else:
                 yield self._beyond(placebo, beyond.widened(self.widening))
 

@@ -281,7 +281,7 @@ def _spread(data: RewardData) -> dict[str, float]:
     """Standard deviations of the training rewards of users A, and of their mean rewards in the test."""
     chosen = pl.Series(data.sequences.users_in("A")).gather(data.sequences.frame["user"])
     test = data.sequences.frame.filter(chosen & (pl.col("split") == PARTS["test"]))
-    means = test.group_by("user").agg(pl.col("reward").mean())["reward"].drop_nulls()
+    means = test.group_by("user", maintain_order=True).agg(pl.col("reward").mean())["reward"].drop_nulls()
     return {UNIT: data.moments()[1], USER_SPREAD: float(means.cast(pl.Float64).std() or 0.0)}  # type: ignore[arg-type]
 
 
