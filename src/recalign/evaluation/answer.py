@@ -64,7 +64,8 @@ def ab_test(decision: Decision, test: ComparisonTable) -> str | None:
 def limits(trust: Mapping[str, Reports]) -> str | None:
     """What the judges cannot see, and so no word can rest on."""
     reports = trust.get("judge_report", {})
-    if not reports or knowing(reports):
+    seen = judges(reports)
+    if seen is None or not seen.low > COIN or knowing(reports):  # judges that may guess are a reason of their own
         return None
     return (
         "The judges know hardly more than averages do: they see whether better items are shown, and hardly whether "

@@ -18,6 +18,7 @@ Word = Literal["ship", "do not ship", "not decided"]
 SIGNS: dict[Word, int] = {"ship": 1, "not decided": 0, "do not ship": -1}
 TRIED = 3
 """So many candidates are tried, in validation's order."""
+REMEDIES = 3
 RULES = (
     f"Candidates keep {KEPT:.0%} of the better baseline's {ALL} on validation. The {TRIED} with the highest value by "
     "the judges that select are tried in that order, and the first that passes is the answer. Baselines, placebos, "
@@ -126,11 +127,11 @@ class Decision:
 
     @property
     def would_decide(self) -> list[str]:
-        """What to do next."""
-        found = [finding.remedy for finding in self.findings if finding.remedy]
+        """What to do next: the first few remedies; the others may not be needed then."""
+        found = list(dict.fromkeys(finding.remedy for finding in self.findings if finding.remedy))[:REMEDIES]
         if self.seeds == 1:
             found.append("Run three seeds: intervals of one seed are over users alone, and another may differ.")
-        return list(dict.fromkeys(found))
+        return found
 
 
 def decide(test: ComparisonTable, validation: ComparisonTable, trust: Mapping[str, Reports]) -> Decision | None:

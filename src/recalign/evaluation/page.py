@@ -213,7 +213,7 @@ def _plots(table: ComparisonTable) -> list[Section]:
         _section(
             "What it costs",
             "Up is better value. First against imitation: in the shade more than 5 % of all/ndcg@10 is lost. Then "
-            "against the distance from the start.",
+            "against the distance from the start. Placebos are pale and have no name.",
             plots.scatter(table, ALL, VALUE, "value and imitation", shade),
             plots.scatter(table, "policy/kl", VALUE, "value and distance", log=True),
         ),

@@ -29,6 +29,7 @@ INK, SOFT, LINE, CARD, ACCENT, BASELINE, PLAIN, PLACEBO, SHADE = COLOURS
 # sides of a point on which its name may stand, and how far from it
 SIDES = np.array([(1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1)] * 2)
 FAR = np.repeat([7, 16], 8)[:, None]
+TICKS = 5  # at most so many on an axis of 5 inches, so that their labels stand apart
 STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "recalign",
@@ -81,6 +82,7 @@ def forest(table: ComparisonTable, metric: str) -> Markup | None:
         axes.set(xlim=(left, right), ylim=(-0.7, len(rows) - 0.3))
         axes.set_yticks(range(len(rows)), rows)
         axes.tick_params(axis="y", length=0)
+        axes.locator_params(axis="x", nbins=TICKS)
         unit = ", sd of the reward" if table.in_sd(f"diff_best_bc/{metric}") else ""
         finish(axes, metric, f"difference to {table.better_baseline(metric)}{unit}", grid="x")
 
@@ -97,7 +99,8 @@ def scatter(
 ) -> Markup | None:
     """Methods by the metrics x and y, with both intervals; without `UNPRICED` rows, beside which no two could be told.
 
-    ``decorate`` draws what lies behind the points; ``log`` makes x logarithmic from 0.1 on (a KL spans decades).
+    Placebos have a colour and no name. ``decorate`` draws what lies behind the points; ``log`` makes x logarithmic from
+    0.1 on (a KL spans decades).
     """
     across, up = _finite(table, x), _finite(table, y)
     points = {method: (across[method], up[method]) for method in across if method in up and method not in UNPRICED}
@@ -113,11 +116,14 @@ def scatter(
             size = 8 if method == table.roles.ours else 6
             axes.plot(of_x.value, of_y.value, "o", color=colours[method], markeredgecolor=CARD, markersize=size)
         axes.margins(0.12)
-        if log:
+        if log and max(of_x.value for of_x, _ in points.values()) > 0.1:
             axes.set_xscale("symlog", linthresh=0.1)
+        else:
+            axes.locator_params(axis="x", nbins=TICKS)
         decorate(axes)
         finish(axes, title, _axis_label(table, x), _axis_label(table, y))
-        spots = [(method, of_x.value, of_y.value) for method, (of_x, of_y) in points.items()]
+        named = {method: both for method, both in points.items() if method not in table.roles.placebos}
+        spots = [(method, of_x.value, of_y.value) for method, (of_x, of_y) in named.items()]
         _label(figure, axes, spots, colours)
 
     return drawn(f"{title}: methods by {x} and {y}", 3.5, draw)

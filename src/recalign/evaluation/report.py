@@ -20,6 +20,7 @@ FILE = "report.html"
 MARKS = {1: "▲", 0: " ", -1: "▼"}
 TRUE = "value/true@10"
 WIDTH = 80  # columns of the tables
+REASONS = 3  # that the terminal prints
 
 
 def compare(folder: Path, draws: int = 2000) -> None:
@@ -52,8 +53,10 @@ def show(sources: Sources, *paths: Path) -> None:
     console.print(terminal_table(sources.comparison, sources.roles))
     if decision := sources.decision:
         console.print(f"\n[bold]{decision.sentence}[/]")
-        for reason in filter(None, [decision.first, *decision.because]):
+        for reason in filter(None, [decision.first, *decision.because[:REASONS]]):
             console.print(f"- {reason}", markup=False, highlight=False)
+        if more := len(decision.because[REASONS:]):
+            console.print(f"- {more} more: see the report", highlight=False)
         print()
     for path in paths:
         print(path)
