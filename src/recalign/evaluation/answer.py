@@ -75,19 +75,18 @@ def limits(trust: Mapping[str, Reports]) -> str | None:
 
 def _believed(reports: Reports) -> Card | None:
     """Green where the judges know more than averages, and order rewards better than a coin."""
-    seen, said = judges(reports), verdicts(reports)
+    seen = judges(reports)
     if seen is None:
         return None
-    question, verdict = "May the judges be believed?", " / ".join(dict.fromkeys(verdict for _, verdict, _ in said))
+    question = "May the judges be believed?"
+    verdict = " / ".join(dict.fromkeys(verdict for _, verdict, _ in verdicts(reports)))
     if not seen.known:
         return Card(question, "not measured", "Nothing tells whether they can order two rewards of one user.")
     text = (
         f"{verdict}: of two rewards of one user the judges that report put {seen.value:.1%} "
         f"[{seen.low:.1%}, {seen.high:.1%}] in the right order; a coin has {COIN:.0%}."
     )
-    return Card(
-        question, f"{seen.value:.1%}", text, int(seen.low > COIN and all(verdict in KNOWING for _, verdict, _ in said))
-    )
+    return Card(question, f"{seen.value:.1%}", text, int(seen.low > COIN and knowing(reports)))
 
 
 def _of_policy(test: ComparisonTable, policy: str, believed: int) -> Iterator[Card]:

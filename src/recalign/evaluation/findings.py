@@ -85,6 +85,7 @@ def weak_start(test: ComparisonTable) -> str | None:
 
 
 def blind_judges(reports: Reports) -> Iterator[Finding]:
+    """Whether the judges may be guessing, or nobody knows."""
     remedy = "Give the judges more users (a smaller data.share_a), or a reward with less noise."
     seen = judges(reports)
     if seen is None or not seen.known:
