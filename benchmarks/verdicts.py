@@ -30,7 +30,7 @@ import polars as pl
 from scipy.stats import binomtest
 from tables import SCHEMA, beside_other_logs, commit, markdown, save
 from verdict_tables import made_up
-from verdict_worlds import CANDIDATES, ROLES, kind_of, plan_of, truth_of
+from verdict_worlds import CANDIDATES, ROLES, keep_of, kind_of, plan_of, truth_of
 
 from recalign.chain.run import run_chain
 from recalign.evaluation.comparison import SCHEMA as ROW
@@ -84,6 +84,7 @@ def recorded(seed: int, runs: Path) -> dict[str, Any]:
         frame = sources.comparison.filter(seed="all")
         record = {
             "kind": kind_of(seed),
+            "keep": keep_of(seed),
             "commit": commit(),
             "truth": {row.pop("method"): row for row in truth_of(plan, seed).to_dicts()},
             "trust": sources.trust,
