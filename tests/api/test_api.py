@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import subprocess
 import sys
 from pathlib import Path
@@ -100,6 +101,26 @@ def test_networks_and_paths_mean_the_same(job: Any):
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
+def test_a_network_is_known_by_every_weight(job: Any):
+    """A copy whose items are permuted has the same sums."""
+    permuted = copy.deepcopy(job.aligned.network)
+    table = permuted.state_dict()[next(name for name in permuted.state_dict() if "item" in name)]
+    table[1:] = table[1:].flip(0)
+    rows = {"start": job.start, "asft": job.aligned.network, "permuted": permuted}
+    ranked = ra.compare(job.log, rows, job.reward, draws=20).table["all/ndcg@10"]
+    assert ranked[1] == job.table.table["all/ndcg@10"][2]
+    assert ranked[2] != ranked[1]
+
+
+def test_a_reward_model_of_other_rewards_is_refused(job: Any, frame: pl.DataFrame):
+    """The events and the reward's name are the same."""
+    turned = ra.Log.from_frame(frame.with_columns(rating=6 - pl.col("rating")), **COLUMNS, max_length=32)
+    with pytest.raises(ra.InputError, match="trained on other rewards"):
+        ra.align(turned, job.start, job.reward, settings=QUICK)
+    with pytest.raises(ra.InputError, match="trained on other rewards"):
+        ra.compare(turned, {"start": job.start}, job.reward)
+
+
 def test_python_loads_what_the_command_trained(job: Any):
     loaded = ra.load_policy(job.log, job.aligned.folder)
     assert loaded.name == "asft"
@@ -182,6 +203,12 @@ def test_a_frame_of_pandas(frame: pl.DataFrame):
 def test_a_frame_that_cannot_be_used(frame: pl.DataFrame, change: Any, settings: dict[str, str], said: str):
     with pytest.raises(ra.InputError, match=said):
         ra.Log.from_frame(change(frame), **COLUMNS | settings)
+
+
+@pytest.mark.parametrize("change", [{"user": 0}, {"item": None}, {"timestamp": ["2"]}, {"reward": 3}, {"high": 5}])
+def test_names_of_columns_are_text(frame: pl.DataFrame, change: dict[str, Any]):
+    with pytest.raises(ra.InputError, match=r"no column's name"):
+        ra.Log.from_frame(frame, **COLUMNS | change)
 
 
 @pytest.mark.parametrize("unit", ["s", "ms", "us", "datetime"])

@@ -76,6 +76,7 @@ class Log:
                 time; the reward cannot be computed; or the folder holds another log.
         """
         events = _polars(frame, "frame")
+        _require_names({"user": user, "item": item, "timestamp": timestamp}, {"reward": reward, "high": high})
         _require_columns(events, {"user": user, "item": item, "timestamp": timestamp})
         _require_ids(events, {"user": user, "item": item})
         _require_times(events[timestamp])
@@ -164,6 +165,14 @@ def _polars(frame: Any, where: str) -> pl.DataFrame:
     except (TypeError, ValueError) as error:  # from pyarrow, such as for mixed types in a column
         remedy = "give every column one type: frame[column] = frame[column].astype(str)"
         raise InputError(f"a column cannot be read: {error}", where=where, remedy=remedy) from error
+
+
+def _require_names(columns: Mapping[str, Any], optional: Mapping[str, Any]) -> None:
+    given = columns | {argument: value for argument, value in optional.items() if value is not None}
+    for argument, value in given.items():
+        if not isinstance(value, str):
+            remedy = "give text; the columns of a pandas frame without names are '0', '1', ..."
+            raise InputError(f"{value!r} is no column's name", where=argument, remedy=remedy)
 
 
 def _require_columns(events: pl.DataFrame, columns: Mapping[str, str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -16,7 +17,7 @@ from recalign.api.log import Log
 from recalign.errors import InputError, nearest
 from recalign.files import digest, replacing
 from recalign.recommender import Policy
-from recalign.recommender.checkpoint import check_catalogue, load_net, read_checkpoint, recipe
+from recalign.recommender.checkpoint import Loaded, check_catalogue, load_net, read_checkpoint, recipe
 from recalign.recommender.serving import serve
 from recalign.reward import RewardEnsemble
 from recalign.reward.trust.report import read_trust
@@ -152,12 +153,20 @@ def policy_checkpoint(given: Any, log: Log, data: EventDataModule) -> Path:
         weights = {f"policy.{key}": value for key, value in given.state_dict().items()}
         content: dict[str, Any] = {"state_dict": weights, "recipes": {"policy": recipe(given)}, "facts": {}}
         content |= {"catalogue": data.sequences.catalogue, "users": asdict(data.cohort)}
-        sums = {key: [float(value.double().sum()), list(value.shape)] for key, value in weights.items()}
-        path = log.folder / "given" / f"policy-{digest(sums)[:16]}.ckpt"
+        path = log.folder / "given" / f"policy-{_digest(content)[:16]}.ckpt"
         with replacing(path) as temporary:
             torch.save(content, temporary)
         return path
     return _checkpoint(given, "policy", data, "what fit_recommender or align returned, a path, or a Policy")
+
+
+def _digest(checkpoint: dict[str, Any]) -> str:
+    """SHA-256 of a network: of its recipe, and of its weights to the bit."""
+    found = hashlib.sha256(digest(checkpoint["recipes"]).encode())
+    for name, value in checkpoint["state_dict"].items():
+        found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        found.update(value.cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return found.hexdigest()
 
 
 def reward_checkpoint(given: Any, data: EventDataModule) -> Path:
@@ -178,5 +187,5 @@ def _checkpoint(given: Any, net: str, data: EventDataModule, wanted: str) -> Pat
     content = read_checkpoint(path)
     if net not in content.get("recipes", {}):
         raise InputError(f"the checkpoint holds no {net}", where=str(path), remedy=f"give {wanted}")
-    check_catalogue(content.get("catalogue"), data.sequences.catalogue, str(path))
+    Loaded.of(None, content, str(path)).check(data)
     return path

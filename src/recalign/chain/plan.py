@@ -14,6 +14,8 @@ from recalign.chain.space import Settings
 from recalign.chain.train import trial
 from recalign.errors import InputError, nearest
 from recalign.evaluation.methods import BASE_STAGES, UNTRAINED
+from recalign.evaluation.reranking import base_method
+from recalign.evaluation.roles import START
 from recalign.reward import RewardData
 from recalign.stage import ParsedStage, Request, RunFolder, parse_stage
 from recalign.stage.console import quiet
@@ -57,12 +59,22 @@ class Plan:
         chain.check()
         if chain.world and self.log.stem != "simulated":
             raise InputError("only a simulated log has a world", where="world", remedy="say log: simulated")
+        self._require_rows()
         self.stages = [*BASE_STAGES, *chain.trained]
         named = [*chain.stages, *(stage for stage in overrides if stage is not None)]
         if unknown := [stage for stage in named if stage not in (TOKENS, *self.stages)]:
             raise InputError(
                 f"this chain trains no {unknown[0]!r}", where="stages", remedy=f"it trains: {', '.join(self.stages)}"
             )
+
+    def _require_rows(self) -> None:
+        """Refuse roles of rows that cannot be; those that this chain leaves out are named in its report."""
+        chain = self.chain
+        placebos = [*chain.placebos, *chain.placebos.values()]
+        for where, rows in (("ours", [chain.ours or START]), ("placebos", placebos), ("baselines", chain.baselines)):
+            for row in rows:
+                if row not in UNTRAINED and row != START:
+                    self._yaml(base_method(row) or row, where)
 
     def _log(self, file: Path) -> Path:
         named = self.chain.log
@@ -158,7 +170,7 @@ class Plan:
         paths = (folder / name for folder in self.folders for name in names)
         return next((path for path in paths if path.is_file()), None)
 
-    def _yaml(self, stage: str) -> Path:
+    def _yaml(self, stage: str, where: str = "methods") -> Path:
         name = "judge" if stage.startswith("judge_") else stage
         name = self.chain.recommender if stage == "recommender" else name
         if path := self.found(f"{name}.yaml", f"posttrain/{name}.yaml"):
@@ -169,7 +181,7 @@ class Plan:
         known = sorted({*UNTRAINED, *trained} - {*BASE_STAGES, "judge", "search"})
         meant = nearest(stage, known)
         remedy = f"did you mean {meant}?" if meant else f"there are: {', '.join(known)}, and those trained + _rerank"
-        raise InputError(f"there is no method {stage!r}", where="methods", remedy=remedy)
+        raise InputError(f"there is no method {stage!r}", where=where, remedy=remedy)
 
     def _recipe(self, stage: str) -> list[Path]:
         """What a recommender needs on this log, if there is a file that says so: ``conf/<recommender>/<log>.yaml``."""

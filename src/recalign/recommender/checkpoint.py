@@ -154,6 +154,12 @@ class Loaded:
         check_catalogue(self.catalogue, data.sequences.catalogue, self.where)
         if "reward" in self.facts:
             check_reward(self.facts["reward"], data.reward, self.where)
+        if self.facts.get("rewards", data.sequences.rewards) != data.sequences.rewards:
+            raise InputError(
+                "this reward model was trained on other rewards of the same events",
+                where=self.where,
+                remedy="train it on this log; or give the log with the rewards that it learned",
+            )
 
 
 def load_net(path: str | Path, name: str, *, self_influence: bool = False) -> Loaded:

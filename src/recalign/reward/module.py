@@ -270,9 +270,9 @@ class RewardModel(StageModule):
             files.write_json(folder / TRUST, self.trust_report)
 
     def facts(self) -> dict[str, Any]:
-        """Facts for later stages and reports: the reward's expression, validation errors, reliability."""
+        """Facts for later stages and reports: the reward's expression and digest, validation errors, reliability."""
         known = {"reliability": self.trust.reliability, "trust": asdict(self.trust)} if self.trust else {}
-        return super().facts() | {"reward": self.data.reward} | known
+        return super().facts() | {"reward": self.data.reward, "rewards": self.data.sequences.rewards} | known
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -68,6 +69,11 @@ class Sequences:
     def num_users(self) -> int:
         """U, the number of users."""
         return len(self.users)
+
+    @functools.cached_property
+    def rewards(self) -> str:
+        """Digest of the rewards: what a reward model learned from, whatever the expression is called."""
+        return hashlib.sha256(np.ascontiguousarray(self.reward)).hexdigest()
 
     def users_in(self, group: Group) -> np.ndarray:
         """Who belongs to a group. Shape: bool (U,)."""
