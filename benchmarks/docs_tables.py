@@ -412,12 +412,10 @@ def section(table: Table) -> str:
     assert table.columns
     seeds = max(rows["seeds"].drop_nulls().unique().to_list(), key=len)
     commit = f"Commit {commits[0]}" if len(commits) == 1 else "Commits: last column"
-    words = [f"`python benchmarks/{table.command}`", f"{commit}; seeds {seeds}."]
-    if all(commit.rstrip("+") in VERSION_2 for one in commits for commit in one.split()):
-        words.append(NOTE_2 if table.differences else "Protocol version 2.")
-    else:
-        words.append("Protocol version 3.")
-    parts = [f"## {table.title}", "\n".join([*words, *([table.note] if table.note else [])])]
+    versions = {2 if each.rstrip("+") in VERSION_2 else 3 for one in commits for each in one.split()}
+    version = f"Protocol version {' and '.join(map(str, sorted(versions)))}."
+    words = [f"{commit}; seeds {seeds}.", NOTE_2 if table.differences and versions == {2} else version, table.note]
+    parts = [f"## {table.title}", f"`python benchmarks/{table.command}`", " ".join(words).strip()]
     plain = PLAIN if table.differences else set[str]()
     parts.append(markdown(rows, table.columns, table.digits, plain, commits=len(commits) > 1))
     for prefix, less in AGAINST.items() if table.differences else ():
