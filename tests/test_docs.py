@@ -59,6 +59,14 @@ def test_every_path_that_a_page_names_exists(page: Path):
     assert not missing
 
 
+@pytest.mark.parametrize("page", DOCS, ids=name)
+def test_github_reads_the_formulas_that_the_site_does(page: Path):
+    """GitHub unescapes punctuation in formulas before it sets them."""
+    text = re.sub(r"```.*?```|`[^`\n]*`|^    .*$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    formulas = re.findall(r"\$+([^$]+)\$+", text)
+    assert [formula for formula in formulas if re.search(r"\\[^\w\s]", formula)] == []
+
+
 def test_every_page_can_be_reached_from_the_readme():
     reached, ahead = set(), [ROOT / "README.md"]
     while ahead:
