@@ -1,10 +1,10 @@
-"""Draw the pictures of README.md, docs/concepts.md and docs/scale.md into docs/pictures, and print README's table.
+"""Draw the pictures of README.md and docs/ into docs/pictures, and print README's table.
 
     python benchmarks/docs_pictures.py
 
-`methods.svg` and the table show ML-100K's rows of benchmarks/results/methods.csv; run this again when that table is
-new. `growth.svg` shows rows of scale.csv and preprocessing.csv; a panel without rows is left out. The others are
-sketches of ideas: their curves are drawn, not measured.
+A picture a log (`LOGS`) and the table show rows of benchmarks/results/methods.csv; run this again when they are new.
+`growth.svg` shows rows of scale.csv and preprocessing.csv; a panel without rows is left out. The others are sketches
+of ideas: their curves are drawn, not measured.
 """
 
 from __future__ import annotations
@@ -19,20 +19,31 @@ import numpy as np
 import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
+from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullLocator, PercentFormatter
 from tables import RESULTS, save_picture
 
 from recalign.evaluation.comparison import ALL, HIGH, VALUE
 from recalign.files import digest
 
-LOGS = ("ml-100k", "ml-100k, main rows")  # a row of the first that has it
-SHOWN = 0.9  # rows that keep less of the start's ranking are beyond the picture's left edge
+TRUE = "value/true@10"
+ML_100K = ("ml-100k", "ml-100k, main rows")
+LOGS: dict[str, tuple[str, tuple[str, ...], str]] = {
+    "methods": ("ML-100K, five seeds", ML_100K, VALUE),
+    "ml-1m": ("ML-1M, three seeds", ("ml-1m",), VALUE),
+    "kuairand-watch": ("KuaiRand excerpt by watch ratio, three seeds", ("kuairand-pure-excerpt",), VALUE),
+    "kuairand-clicks": ("KuaiRand excerpt by clicks, three seeds", ("kuairand-pure-excerpt-clicked",), VALUE),
+    "worlds": ("Five simulated worlds", ("simulated", "simulated, main rows"), TRUE),
+    "unopened": ("Ten unopened worlds", ("simulated, unopened",), TRUE),
+}
+"""Pictures of logs: name -> title, logs of methods.csv (a row of the first that has it), which value."""
+VALUES = {VALUE: "judges' value", TRUE: "true value"}
+SHOWN = 0.9  # rows that retain less NDCG had no budget for it, and would set the scale
 IN_README = ("start", "popularity_tilt", "reward_weighted", "asft", "rerank", "asft_rerank")
 COLOURS = {"asft": "#c2410c", "start": "#111827", "rerank": "#1d4ed8"}
 GREY = "#6b7280"
+PALE = "#9ca3af"
 STYLE: Any = {"svg.fonttype": "none", "svg.hashsalt": "recalign", "font.size": 9, "font.family": "sans-serif"}
-
-
+ENDS = ("mean", "ci_low", "ci_high")
 GROWTH = {
     "events of a log, millions": {
         "read whole": r"random-(\d+)M / recalign / whole_s",
@@ -51,64 +62,84 @@ GROWTH = {
 
 
 def main() -> None:
-    rows = table()
-    methods(rows)
+    for name, (title, logs, value) in LOGS.items():
+        methods(name, title, gains(logs, value), value)
     stages()
     ray()
     direction()
     growth()
-    print(markdown(rows))
+    print(markdown(levels(ML_100K)))
 
 
-def table() -> pl.DataFrame:
-    """A row a method of ML-100K: its name, the share of the start's ranking that it keeps, and its other figures."""
-    saved = pl.read_csv(RESULTS / "methods.csv", schema_overrides={"seeds": pl.String, "commit": pl.String})
-    metrics = pl.col("metric").is_in([ALL, HIGH, VALUE])
-    wanted = pl.concat([saved.filter((pl.col("log") == log) & metrics) for log in LOGS])
-    wanted = wanted.unique(["row", "metric"], keep="first", maintain_order=True)
-    found = wanted.pivot("metric", index="row", values="mean", maintain_order=True)
+def levels(logs: tuple[str, ...]) -> pl.DataFrame:
+    """A row a method: its name, the share of the start's NDCG@10 that it retains on the test, and its other figures."""
+    found = _saved(logs).pivot("metric", index="row", values="mean", maintain_order=True)
     start = found.filter(pl.col("row") == "start")[ALL].item()
-    return found.with_columns(kept=pl.col(ALL) / start)
+    return found.with_columns(retained=pl.col(ALL) / start)
 
 
 def markdown(rows: pl.DataFrame) -> str:
     """README's table."""
-    lines = ["| method | ranking kept | high/ndcg@10 | judges' value |", "|---|---|---|---|"]
+    lines = ["| method | NDCG retained | high/ndcg@10 | judges' value |", "|---|---|---|---|"]
     figures = {row["row"]: row for row in rows.iter_rows(named=True)}
     for name in IN_README:
         row = figures[name]
-        lines.append(f"| `{name}` | {row['kept']:.1%} | {row[HIGH]:.3f} | {row[VALUE]:.2f} |")
+        lines.append(f"| `{name}` | {row['retained']:.1%} | {row[HIGH]:.3f} | {row[VALUE]:.2f} |")
     return "\n".join(lines)
 
 
-def in_sight(rows: pl.DataFrame) -> pl.DataFrame:
-    """The rows of the picture, from the least value to the highest."""
-    return rows.filter(pl.col("kept") >= SHOWN).sort(VALUE)
+def gains(logs: tuple[str, ...], value: str) -> pl.DataFrame:
+    """What methods gain over the better of start and bc, ``mean ci_low ci_high``, from the least value to the highest.
+
+    Rows are ``row metric mean ci_low ci_high``; that of ``all/ndcg@10`` is the share of NDCG retained.
+    """
+    saved, prefix = _saved(logs), "holm_best_bc/"
+    best = saved.filter(pl.col("metric") == ALL, pl.col("row").is_in(["start", "bc"]))["mean"].max()
+    rows = saved.filter(pl.col("metric").is_in([prefix + metric for metric in (value, HIGH, ALL)]))
+    rows = rows.with_columns(pl.col("metric").str.strip_prefix(prefix)).select("row", "metric", *ENDS)
+    share = [pl.when(pl.col("metric") == ALL).then(1 + pl.col(end) / best).otherwise(end).alias(end) for end in ENDS]
+    rows = rows.with_columns(share)
+    far = rows.filter(pl.col("metric") == ALL, pl.col("mean") < SHOWN)["row"].to_list()
+    order = rows.filter(pl.col("metric") == value).sort("mean", "row").select("row")
+    return order.join(rows, on="row", how="left", maintain_order="left_right").filter(~pl.col("row").is_in(far))
 
 
-def methods(rows: pl.DataFrame) -> None:
-    """Value against ranking kept, a point a method, with names in a column beside them."""
-    shown = in_sight(rows)
-    kept, value = (shown[column].to_numpy() for column in ("kept", VALUE))
-    heights = np.linspace(value.min(), value.max(), len(shown))  # of the names, so that none covers another
-    with _picture("methods", (7.6, 4.8), note=digest(shown.to_dicts())) as axes:
-        right = kept.max() + 0.012
-        for name, x, y, height in zip(shown["row"], kept, value, heights, strict=True):
-            colour = COLOURS.get(name, GREY)
-            axes.plot([x, right, right + 0.002], [y, height, height], color=colour, linewidth=0.5, alpha=0.5)
-            axes.plot(x, y, "o", color=colour, markersize=7 if name in COLOURS else 4)
-            weight = "bold" if name in COLOURS else "normal"
-            axes.text(right + 0.003, height, name, color=colour, va="center", fontsize=8, fontweight=weight)
-        axes.axvline(1, color=GREY, linewidth=0.6, linestyle=":")
-        axes.set(
-            xlabel="ranking kept: NDCG@10, as a share of the start's",
-            ylabel="judges' mean reward of the ten shown",
-            title="ML-100K, every method from the same start: up is more value, right is better ranking",
-            xlim=(kept.min() - 0.004, right + 0.022),
-        )
-        axes.title.set_fontsize(9)
-        axes.xaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1, decimals=0))
-        axes.spines[["top", "right"]].set_visible(False)
+def _saved(logs: tuple[str, ...]) -> pl.DataFrame:
+    """Rows of methods.csv; of a row that several logs have, the first counts."""
+    saved = pl.read_csv(RESULTS / "methods.csv", schema_overrides={"seeds": pl.String, "commit": pl.String})
+    every = pl.concat([saved.filter(pl.col("log") == log) for log in logs])
+    return every.unique(["row", "metric"], keep="first", maintain_order=True)
+
+
+def methods(name: str, title: str, rows: pl.DataFrame, value: str) -> None:
+    """A line a method, a panel a figure, each with its interval."""
+    names = rows["row"].unique(maintain_order=True).to_list()
+    panels = {value: f"gain in {VALUES[value]}", HIGH: "gain in high/ndcg@10", ALL: "NDCG@10 retained"}
+    title = f"{title}: over the better of start and bc, with 95 % intervals"
+    with _picture(name, (8.4, 1.1 + 0.19 * len(names)), digest(rows.to_dicts()), columns=3, title=title) as all_axes:
+        for axes, (metric, label) in zip(all_axes, panels.items(), strict=True):
+            own = {row["row"]: row for row in rows.filter(pl.col("metric") == metric).iter_rows(named=True)}
+            level = float(metric == ALL)  # of the better of start and bc, which has no row
+            for height, method in enumerate(names):
+                mean, low, high = (own.get(method, {}).get(end, level) for end in ENDS)
+                axes.plot([low, high], [height, height], color=_colour(method), linewidth=1.4)
+                axes.plot(mean, height, "o", color=_colour(method), markersize=4)
+            axes.axvline(level, color=GREY, linewidth=0.6, linestyle=":")
+            axes.set(xlabel=label, ylim=(-0.7, len(names) - 0.3), yticks=range(len(names)))
+            axes.set_yticklabels(names if axes is all_axes[0] else [], fontsize=8)
+            axes.xaxis.set_major_locator(MaxNLocator(4))
+            axes.grid(axis="y", color="#e5e7eb", linewidth=0.5)
+            axes.set_axisbelow(True)
+            axes.tick_params(axis="y", length=0)
+            axes.spines[["top", "right", "left"]].set_visible(False)
+        for label, method in zip(all_axes[0].get_yticklabels(), names, strict=True):
+            label.set_color(_colour(method))
+        all_axes[2].xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+
+
+def _colour(method: str) -> str:
+    """Placebos are pale."""
+    return PALE if method.endswith(("_permuted", "_random")) else COLOURS.get(method, GREY)
 
 
 def stages() -> None:
@@ -145,24 +176,24 @@ def stages() -> None:
 
 
 def ray() -> None:
-    """What is gained and what is lost along the ray, and where the price is reached."""
-    reach = np.linspace(0, 4, 200)
-    kept, gain = 1 - 0.013 * reach**1.45, 0.24 * (1 - np.exp(-0.7 * reach))
-    at = float(reach[np.argmax(kept < 0.97)])
+    """What is gained and what is lost along the interpolation path, and where the NDCG budget ends."""
+    alpha = np.linspace(0, 4, 200)
+    retained, gain = 1 - 0.013 * alpha**1.45, 0.24 * (1 - np.exp(-0.7 * alpha))
+    at = float(alpha[np.argmax(retained < 0.97)])
     with _picture("ray", (6.4, 3.6)) as axes:
-        axes.plot(reach, kept, color=COLOURS["start"])
+        axes.plot(alpha, retained, color=COLOURS["start"])
         axes.axhline(0.97, color=GREY, linestyle="--", linewidth=0.8)
-        axes.text(3.98, 0.972, "97 %: the price", ha="right", color=GREY, fontsize=8)
+        axes.text(3.98, 0.972, "97 %: the NDCG budget", ha="right", color=GREY, fontsize=8)
         axes.axvline(at, color=GREY, linestyle=":", linewidth=0.8)
-        axes.text(at + 0.05, 0.905, "handed over", color=GREY, fontsize=8)
-        axes.set(xlabel="reach along the ray: 0 is the start, 1 the trained weights", ylim=(0.9, 1.005), xlim=(0, 4))
-        axes.set_ylabel("ranking kept", color=COLOURS["start"])
-        axes.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1, decimals=0))
+        axes.text(at + 0.05, 0.905, "the policy that is kept", color=GREY, fontsize=8)
+        axes.set(xlabel="weight alpha: 0 is the start, 1 the trained weights", ylim=(0.9, 1.005), xlim=(0, 4))
+        axes.set_ylabel("NDCG retained", color=COLOURS["start"])
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         other = axes.twinx()
-        other.plot(reach, gain, color=COLOURS["asft"])
+        other.plot(alpha, gain, color=COLOURS["asft"])
         other.set_ylabel("gain in value", color=COLOURS["asft"])
         other.set(ylim=(0, 0.28), yticks=[])
-        axes.set_title("A sketch: value and ranking along the ray", fontsize=9)
+        axes.set_title("A sketch: value and ranking along the interpolation path", fontsize=9)
 
 
 def direction() -> None:
@@ -215,10 +246,14 @@ def _arrow(axes: Axes, begin: tuple[float, float], end: tuple[float, float], **s
 
 
 @contextmanager
-def _picture(name: str, size: tuple[float, float], note: str = "", columns: int | None = None) -> Iterator[Any]:
+def _picture(
+    name: str, size: tuple[float, float], note: str = "", columns: int | None = None, title: str | None = None
+) -> Iterator[Any]:
     """An empty picture, or several beside each other, saved when drawn; ``note`` goes into the metadata."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=size, layout="constrained", facecolor="white")
+        if title:
+            figure.suptitle(title, fontsize=9)
         yield figure.subplots() if columns is None else figure.subplots(1, columns, squeeze=False)[0]
         svg = io.StringIO()
         figure.savefig(svg, format="svg", metadata={"Date": None, "Title": name, "Description": note})
