@@ -30,14 +30,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 from unittest.mock import patch
 
 import polars as pl
-from tables import commit, save
+from tables import ROOT, lines, options, save
 
-ROOT = Path(__file__).parents[1]
 GIB = 2**30
 LENGTHS, USERS, PROCESSES = (50, 100, 200, 400, 800), (250, 1000, 4000), (1, 2)
 TURNS = 2  # of the numbers of processes
@@ -63,9 +62,9 @@ def main() -> None:
     for row in chain(growth(arguments), fits(arguments) if arguments.device == "cpu" else ()):
         rows.append(row)
         say(row)
-    frame = long_form(rows)
     print("\n" + table(rows))
     if not arguments.quick:
+        frame = pl.concat([lines(log, cell, listed(figures), [0]) for log, cell, figures in rows])
         print(f"\n{save(frame, 'scale' if arguments.device == 'cpu' else 'scale_gpu')}")
 
 
@@ -83,7 +82,7 @@ def growth(arguments: argparse.Namespace) -> Iterator[Row]:
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--items", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--negatives", type=int, nargs="+", default=[512, 8192])
@@ -186,36 +185,23 @@ def say(row: Row) -> None:
     print(*row, file=sys.stderr, flush=True)
 
 
-def long_form(rows: list[Row]) -> pl.DataFrame:
-    """The rows as results are saved: a figure measured several times with its mean and deviation."""
-    made = commit()
-    return pl.DataFrame(
-        [
-            {"log": log, "row": cell, "metric": name, **spread(figures[name]), "seeds": "0", "commit": made}
-            for log, cell, figures in rows
-            for name in COLUMNS
-            if name in figures
-        ],
-        schema_overrides={"sd": pl.Float64},
-    ).with_columns(pl.lit(None, pl.Float64).alias("ci_low"), pl.lit(None, pl.Float64).alias("ci_high"))
-
-
-def spread(value: float | list[float]) -> dict[str, float | None]:
-    if isinstance(value, list):
-        return {"mean": mean(value), "sd": stdev(value) if len(value) > 1 else None}
-    return {"mean": value, "sd": None}
+def listed(figures: dict[str, Any]) -> dict[str, list[float]]:
+    """The figures that are saved; what was measured several times has all its values."""
+    found = {name: figures[name] for name in COLUMNS if name in figures}
+    return {name: value if isinstance(value, list) else [value] for name, value in found.items()}
 
 
 def table(rows: list[Row]) -> str:
     """Markdown."""
-    lines = [
+    text = [
         "| catalogue | what | seconds | events/s | peak, GiB | beyond the model, GiB | TFLOP/s |",
         "|---" * 7 + "|",
     ]
     for log, cell, figures in rows:
-        shown = [f"{spread(figures[name])['mean']:,.3g}" if name in figures else "-" for name in COLUMNS]
-        lines.append(f"| {log} | {cell} | {' | '.join(shown)} |")
-    return "\n".join(lines)
+        values = listed(figures)
+        shown = [f"{mean(values[name]):,.3g}" if name in values else "-" for name in COLUMNS]
+        text.append(f"| {log} | {cell} | {' | '.join(shown)} |")
+    return "\n".join(text)
 
 
 if __name__ == "__main__":

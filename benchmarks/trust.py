@@ -10,7 +10,6 @@ seeds; a difference is the model's figure minus the rival's, paired by event.
 
 from __future__ import annotations
 
-import argparse
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from tables import RESULTS, SCHEMA, beside_other_logs, commit, markdown, save
+from tables import CONF, average, commit, frame, markdown, options, save, saved
 
 from recalign.chain.run import make_world
 from recalign.chain.train import train
@@ -44,7 +43,6 @@ NAMES = {
     "ridge": "user + item, ridge",
     "factors": "matrix factorisation",
 }
-CONF = Path(__file__).parents[1] / "conf"
 
 
 @dataclass(frozen=True)
@@ -77,19 +75,16 @@ ROWS = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__, seeds=[0, 1, 2], runs="runs/trust", data=True)
     parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=list(ROWS))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--data", help="data root; else RECALIGN_DATA, else data")
-    parser.add_argument("--runs", type=Path, default=Path("runs/trust"))
     given = parser.parse_args()
     for name in given.rows:
         cells = {}
         for seed in given.seeds:
             cells[seed] = cell(ROWS[name], seed, given.runs / name.replace(", ", "-").replace(" ", "-"), given.data)
-            save(beside_other_logs(summary(name, cells), "trust"), "trust")
+            save(summary(name, cells), "trust", "log")
         print(f"\n### {name}\n\n{shown(summary(name, cells), cells)}", flush=True)
-    print("\n" + overview(pl.read_csv(RESULTS / "trust.csv", schema_overrides={"seeds": pl.String})))
+    print("\n" + overview(saved("trust")))
 
 
 def cell(row: Row, seed: int, folder: Path, data: str | None) -> dict[str, Any]:
@@ -152,8 +147,7 @@ def summary(name: str, cells: dict[int, dict[str, Any]]) -> pl.DataFrame:
     def add(row: str, metric: str, drawn: list[np.ndarray]) -> None:
         value_S, drawn_DS = np.array([d[0] for d in drawn]), np.stack([d[1:] for d in drawn], axis=1)
         estimate: Estimate = CrossedBootstrap(users=1).over_seeds(value_S, drawn_DS)
-        sd = float(value_S.std(ddof=1)) if len(drawn) > 1 else None
-        rows.append((name, row, metric, estimate.value, sd, *estimate.interval(), seeds, commits))
+        rows.append((name, row, metric, *average(value_S.tolist())[:2], *estimate.interval(), seeds, commits))
 
     for figure in FIGURES:
         for predictor in ("model", *PREDICTORS):
@@ -166,10 +160,8 @@ def summary(name: str, cells: dict[int, dict[str, Any]]) -> pl.DataFrame:
         f"noise/{said[0]['noise']['source']}": [one["noise"]["sd"] for one in said],
         **{f"limit/{figure}": [one["limits"][figure] for one in said] for figure in said[0]["limits"]},
     }.items():
-        sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
-        rows.append((name, "model", metric, float(np.mean(values)), sd, None, None, seeds, commits))
-    types = [pl.String] * 3 + [pl.Float64] * 4 + [pl.String] * 2
-    return pl.DataFrame(rows, schema=dict(zip(SCHEMA, types, strict=True)), orient="row")
+        rows.append((name, "model", metric, *average(values), seeds, commits))
+    return frame(rows)
 
 
 LEVELS = ("no_signal", "weak", "moderate", "strong")

@@ -33,7 +33,6 @@ class Turn(NamedTuple):
         peak_gib: largest resident memory of the process so far.
         device_gib: largest memory on its GPU so far.
         versions: what was measured, such as ``rectools 0.19.0, torch 2.13.0``.
-        spans: seconds of the turn by what they went to, where the program measures that.
     """
 
     steps: int
@@ -44,7 +43,6 @@ class Turn(NamedTuple):
     peak_gib: float
     device_gib: float
     versions: str
-    spans: dict[str, float]
 
 
 class Turns:
@@ -64,7 +62,6 @@ class Turns:
 
     def _begin(self) -> None:
         self.steps = self.events = self.padded = self.users = 0
-        self.spans: dict[str, float] = {}
         self.began = time.perf_counter()
 
     def step(self, events: int, padded: int, users: int) -> None:
@@ -78,7 +75,7 @@ class Turns:
         seconds = time.perf_counter() - self.began
         device_gib = self.cuda.max_memory_allocated() / 2**30 if self.cuda else 0.0
         counted = self.steps, seconds, self.events, self.padded, self.users
-        turn = Turn(*counted, peak_gib(), device_gib, self.versions, self.spans)
+        turn = Turn(*counted, peak_gib(), device_gib, self.versions)
         print(MARK + json.dumps(turn), file=self.out, flush=True)
         self.least_seconds, self.least_steps = float(sys.stdin.readline()), 1
         self._begin()
