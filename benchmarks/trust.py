@@ -168,24 +168,12 @@ LEVELS = ("no_signal", "weak", "moderate", "strong")
 
 
 def shown(rows: pl.DataFrame, cells: dict[int, dict[str, Any]]) -> str:
-    """The table of a log: predictors, then the model's differences, then what is said."""
-    rows = rows.with_columns(pl.col("row").replace(NAMES))
-    figures = markdown(rows, {figure: figure for figure in FIGURES})
-    lines = ["| the model minus | rmse | pairwise |", "|---|---|---|"]
-    cell = {r["metric"]: r for r in rows.iter_rows(named=True) if r["metric"].startswith("minus_")}
-    for rival in RIVALS:
-        found = [cell[f"minus_{rival}/{figure}"] for figure in ("rmse", "pairwise")]
-        texts = [f"{c['mean']:+.4f} ({c['ci_low']:+.4f} .. {c['ci_high']:+.4f})" for c in found]
-        lines.append(f"| {NAMES[rival]} | {' | '.join(texts)} |")
-    said = [one["said"] for one in cells.values()]
+    """The table of a log, and what is said of the reward model."""
+    said = [cell["said"] for cell in cells.values()]
     verdicts = ", ".join(one["verdict"] for one in said)
-    noise = [f"{one['noise']['sd']:.3f}" for one in said]
-    source = said[0]["noise"]["source"]
-    end = f"Verdicts: {verdicts}. Noise ({source}): {', '.join(noise)}."
-    for figure in said[0]["limits"]:
-        best = ", ".join(f"{one['limits'][figure]:.3f}" for one in said)
-        end += f" {figure} of who knows the truth: {best}."
-    return "\n".join([figures, "", *lines, "", end])
+    noise = ", ".join(f"{one['noise']['sd']:.3f}" for one in said)
+    figures = markdown(rows.with_columns(pl.col("row").replace(NAMES)), {figure: figure for figure in FIGURES})
+    return f"{figures}\n\nVerdicts: {verdicts}. Noise ({said[0]['noise']['source']}): {noise}."
 
 
 def overview(saved: pl.DataFrame) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import re
 import sys
 from pathlib import Path
@@ -96,23 +96,14 @@ def test_every_method_has_a_line_in_the_sites_table():
     assert all(f"`{path.stem}`" in home for path in (ROOT / "conf" / "posttrain").glob("*.yaml"))
 
 
-def benchmark(script: str) -> ModuleType:
-    """A script of benchmarks/, imported."""
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-    try:
-        spec = importlib.util.spec_from_file_location(script, ROOT / "benchmarks" / f"{script}.py")
-        assert spec
-        assert spec.loader
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.pop(0)
-    return module
-
-
 @pytest.fixture(scope="module")
 def drawn() -> ModuleType:
-    return benchmark("docs_pictures")
+    """benchmarks/docs_pictures.py."""
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    try:
+        return importlib.import_module("docs_pictures")
+    finally:
+        sys.path.pop(0)
 
 
 def test_the_readmes_table_is_that_of_the_results(drawn: ModuleType):
@@ -125,7 +116,7 @@ def test_the_readmes_picture_is_that_of_the_results(drawn: ModuleType):
     assert digest(drawn.in_sight(drawn.table()).to_dicts()) in picture, "run benchmarks/docs_pictures.py"
 
 
-def test_the_results_page_has_the_tables_of_the_results():
-    page, glance = (ROOT / "docs" / "results.md").read_text(), benchmark("glance")
-    missing = [title for title, logs in glance.TABLES.items() if glance.table(logs) not in page]
-    assert not missing, "run benchmarks/glance.py and copy what it prints"
+def test_the_results_page_has_the_tables_of_the_results(drawn: ModuleType):
+    page = (ROOT / "docs" / "results.md").read_text()
+    missing = [title for title, logs in drawn.TABLES.items() if drawn.result(logs) not in page]
+    assert not missing, "run benchmarks/docs_pictures.py and copy what it prints"
