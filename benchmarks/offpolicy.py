@@ -20,7 +20,7 @@ import polars as pl
 from offpolicy_coat import coat
 from offpolicy_obd import obd
 from offpolicy_worlds import BINS, world
-from tables import commit, each, figure, frame, options, save
+from tables import commit, each, figure, frame, markdown, options, save
 
 from recalign.evaluation.offpolicy import ESTIMATORS
 from recalign.metrics.bootstrap import CrossedBootstrap
@@ -76,13 +76,8 @@ def _covered(log: str, row: str, found: pl.DataFrame, worlds: int) -> Iterator[L
 
 def table(rows: pl.DataFrame) -> str:
     """A Markdown table: a line a row, a column a metric."""
-    metrics = rows["metric"].unique(maintain_order=True).to_list()
-    cells = {(r["row"], r["metric"]): r for r in rows.iter_rows(named=True)}
-    lines = [f"| | {' | '.join(metrics)} |", "|---" * (len(metrics) + 1) + "|"]
-    for row in rows["row"].unique(maintain_order=True):
-        shown = [cells.get((row, metric)) for metric in metrics]
-        lines.append(f"| {row} | {' | '.join(figure(c, _digits(c['mean'])) if c else '-' for c in shown)} |")
-    return "\n".join(lines)
+    metrics = {metric: metric for metric in rows["metric"].unique(maintain_order=True)}
+    return markdown(rows, metrics, shown=lambda cell, _: figure(cell, _digits(cell["mean"])))
 
 
 def _digits(value: float) -> int:

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 from lightning.pytorch import Trainer
-from tables import by_metric, figure, lines, middle, options, save
+from tables import by_metric, lines, markdown, middle, options, save
 
 from recalign.events import Log, data_root
 from recalign.recommender import Recommender
@@ -71,7 +71,8 @@ def main() -> None:
             rows.append(measured(name, Path(folder), Path(folder), millions <= arguments.whole, *shared))
             (Path(folder) / f"{name}.parquet").unlink()
     table = pl.concat(rows)
-    print(f"{text(table)}\n\nRssAnon with nothing but the imports: {imports:.2f} GB.")
+    shown = table.filter(pl.col("log") != "imports").with_columns(row="log")
+    print(f"{markdown(shown, METRICS, 2)}\n\nRssAnon with nothing but the imports: {imports:.2f} GB.")
     print(save(table, "preprocessing", "log"))
 
 
@@ -176,16 +177,6 @@ def generate(path: Path, events: int, block: int = 5_000_000) -> None:
     pl.scan_parquet(parts).sink_parquet(path)
     for part in parts:
         part.unlink()
-
-
-def text(table: pl.DataFrame) -> str:
-    """The table as Markdown: median (least .. greatest) over the repeats."""
-    cells = {(r["log"], r["metric"]): r for r in table.iter_rows(named=True)}
-    shown = [f"| log | {' | '.join(METRICS.values())} |", "|---" * (len(METRICS) + 1) + "|"]
-    for name in table["log"].unique(maintain_order=True):
-        own = [cells.get((name, metric)) for metric in METRICS]
-        shown.append(f"| {name} | {' | '.join(figure(cell, 2) if cell else '-' for cell in own)} |")
-    return "\n".join(shown)
 
 
 if __name__ == "__main__":

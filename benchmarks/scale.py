@@ -30,17 +30,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from statistics import mean
 from typing import Any
 from unittest.mock import patch
 
 import polars as pl
-from tables import ROOT, lines, options, save
+from tables import ROOT, lines, markdown, options, save
 
 GIB = 2**30
 LENGTHS, USERS, PROCESSES = (50, 100, 200, 400, 800), (250, 1000, 4000), (1, 2)
 TURNS = 2  # of the numbers of processes
-COLUMNS = ("seconds", "events_per_second", "peak_gib", "beyond_model_gib", "tflops")
+COLUMNS = {
+    "seconds": "seconds",
+    "events_per_second": "events/s",
+    "peak_gib": "peak, GiB",
+    "beyond_model_gib": "beyond the model, GiB",
+    "tflops": "TFLOP/s",
+}
 
 
 @dataclass(frozen=True)
@@ -62,9 +67,9 @@ def main() -> None:
     for row in chain(growth(arguments), fits(arguments) if arguments.device == "cpu" else ()):
         rows.append(row)
         say(row)
-    print("\n" + table(rows))
+    frame = pl.concat([lines(log, cell, listed(figures), [0]) for log, cell, figures in rows])
+    print("\n" + table(frame))
     if not arguments.quick:
-        frame = pl.concat([lines(log, cell, listed(figures), [0]) for log, cell, figures in rows])
         print(f"\n{save(frame, 'scale' if arguments.device == 'cpu' else 'scale_gpu')}")
 
 
@@ -191,17 +196,10 @@ def listed(figures: dict[str, Any]) -> dict[str, list[float]]:
     return {name: value if isinstance(value, list) else [value] for name, value in found.items()}
 
 
-def table(rows: list[Row]) -> str:
+def table(frame: pl.DataFrame) -> str:
     """Markdown."""
-    text = [
-        "| catalogue | what | seconds | events/s | peak, GiB | beyond the model, GiB | TFLOP/s |",
-        "|---" * 7 + "|",
-    ]
-    for log, cell, figures in rows:
-        values = listed(figures)
-        shown = [f"{mean(values[name]):,.3g}" if name in values else "-" for name in COLUMNS]
-        text.append(f"| {log} | {cell} | {' | '.join(shown)} |")
-    return "\n".join(text)
+    named = frame.with_columns(row=pl.concat_str("log", "row", separator=": "))
+    return markdown(named, COLUMNS, shown=lambda cell, _: f"{cell['mean']:,.3g}")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import torch
 from recalign.evaluation.comparison_table import ComparisonTable
 from recalign.evaluation.roles import Roles
 from recalign.files import write_text
-from recalign.metrics.bootstrap import CrossedBootstrap
+from recalign.metrics.bootstrap import CrossedBootstrap, Estimate
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
@@ -80,14 +80,16 @@ def average(values: Sequence[float]) -> Ends:
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, None, None
 
 
+def crossed(by_seed: Sequence[Estimate]) -> Ends:
+    """Mean over seeds, standard deviation between them, and the 95 % interval over users and seeds."""
+    value_S, drawn_DS = np.array([one.value for one in by_seed]), np.stack([one.draws_D for one in by_seed], axis=1)
+    estimate = CrossedBootstrap(users=1).over_seeds(value_S, drawn_DS)
+    return estimate.value, average(value_S.tolist())[1], *estimate.interval()
+
+
 def spread(values: Sequence[float]) -> Ends:
     """Mean, standard deviation and 95 % interval over seeds."""
-    mean, sd, *_ = average(values)
-    if sd is None:
-        return mean, None, None, None
-    value_S = np.array(values)
-    estimate = CrossedBootstrap(users=1).over_seeds(value_S, np.tile(value_S, (2000, 1)))
-    return estimate.value, sd, *estimate.interval()
+    return crossed([Estimate(x, np.full(2000, x)) for x in values]) if len(values) > 1 else average(values)
 
 
 def middle(values: Sequence[float]) -> Ends:

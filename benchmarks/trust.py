@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from tables import CONF, average, commit, frame, markdown, options, save, saved
+from tables import CONF, average, commit, crossed, frame, markdown, options, save, saved
 
 from recalign.chain.run import make_world
 from recalign.chain.train import train
 from recalign.evaluation.value import load_truth
-from recalign.metrics.bootstrap import CrossedBootstrap, Estimate
+from recalign.metrics.bootstrap import Estimate
 from recalign.recommender.checkpoint import load_net
 from recalign.reward import RewardData
 from recalign.reward.trust import compare, predict, report
@@ -145,9 +145,7 @@ def summary(name: str, cells: dict[int, dict[str, Any]]) -> pl.DataFrame:
     commits = " ".join(sorted({one["commit"] for one in said}))
 
     def add(row: str, metric: str, drawn: list[np.ndarray]) -> None:
-        value_S, drawn_DS = np.array([d[0] for d in drawn]), np.stack([d[1:] for d in drawn], axis=1)
-        estimate: Estimate = CrossedBootstrap(users=1).over_seeds(value_S, drawn_DS)
-        rows.append((name, row, metric, *average(value_S.tolist())[:2], *estimate.interval(), seeds, commits))
+        rows.append((name, row, metric, *crossed([Estimate(d[0], d[1:]) for d in drawn]), seeds, commits))
 
     for figure in FIGURES:
         for predictor in ("model", *PREDICTORS):

@@ -7,6 +7,7 @@ the turn as a line of JSON, and reads how many seconds the next one lasts. `Turn
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import resource
@@ -43,6 +44,19 @@ class Turn(NamedTuple):
     peak_gib: float
     device_gib: float
     versions: str
+
+
+def peer_options(about: str | None) -> argparse.Namespace:
+    """What `throughput.py` tells a peer's program."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("events")
+    parser.add_argument("--users", type=int, default=128, help="histories of a batch")
+    parser.add_argument("--length", type=int, default=200, help="events of a history")
+    parser.add_argument("--accelerator", default="cpu")
+    parser.add_argument("--precision", default="32-true")
+    parser.add_argument("--warm_up", type=float, default=5.0, help="seconds of the first turn")
+    parser.add_argument("--compile", action="store_true")
+    return parser.parse_args()
 
 
 class Turns:
