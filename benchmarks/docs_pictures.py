@@ -1,16 +1,16 @@
-"""Draw the pictures of README.md, docs/concepts.md and docs/scale.md into docs/pictures, and print tables of methods.
+"""Draw the pictures of README.md, docs/concepts.md and docs/scale.md into docs/pictures, and print README's table.
 
     python benchmarks/docs_pictures.py
 
-The tables are those of docs/results.md and README.md, from benchmarks/results/methods.csv: run this again when it is
-new. README's table and `methods.svg` show ML-100K's rows, `growth.svg` rows of scale.csv and preprocessing.csv; a panel
-without rows is left out. The others are sketches of ideas: their curves are drawn, not measured.
+`methods.svg` and the table show ML-100K's rows of benchmarks/results/methods.csv; run this again when that table is
+new. `growth.svg` shows rows of scale.csv and preprocessing.csv; a panel without rows is left out. The others are
+sketches of ideas: their curves are drawn, not measured.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,37 +20,12 @@ import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
-from tables import figure, save_picture, saved
+from tables import RESULTS, save_picture
 
 from recalign.evaluation.comparison import ALL, HIGH, VALUE
 from recalign.files import digest
 
-TABLES = {
-    "ML-100K": ("ml-100k", "ml-100k, main rows"),
-    "ML-1M": ("ml-1m",),
-    "KuaiRand by watch ratio": ("kuairand-pure-excerpt",),
-    "KuaiRand by clicks": ("kuairand-pure-excerpt-clicked",),
-    "OneRec on ML-100K": ("ml-100k, onerec", "ml-100k, onerec, lists of its own"),
-    "OneRec on ML-1M": ("ml-1m, onerec",),
-    "Five simulated worlds": ("simulated", "simulated, main rows"),
-    "Five simulated worlds, policies that see rewards": ("simulated, policies see rewards",),
-    "Ten unopened worlds": ("simulated, unopened",),
-    "Noise": ("simulated-noise, not searched",),
-    "Clear": ("simulated-clear, not searched",),
-    "Confounded": ("simulated-confounded, not searched",),
-}
-"""What each table is called, and the logs of methods.csv that it shows: a row of the first that has it."""
-COLUMNS = {
-    HIGH: ("high/ndcg@10", 3),
-    VALUE: ("judges' value", 2),
-    "value/true@10": ("true value", 2),
-    "value_at_popularity": ("value at equal popularity", 2),
-    "policy/coverage@10": ("coverage", 2),
-    "policy/popularity@10": ("popularity", 2),
-    "tail/high/ndcg@10": ("tail: high", 3),
-    "tail/value/judge@10": ("tail: value", 2),
-}
-INTERVALS = (HIGH, VALUE, "value/true@10")
+LOGS = ("ml-100k", "ml-100k, main rows")  # a row of the first that has it
 SHOWN = 0.9  # rows that keep less of the start's ranking are beyond the picture's left edge
 IN_README = ("start", "popularity_tilt", "reward_weighted", "asft", "rerank", "asft_rerank")
 COLOURS = {"asft": "#c2410c", "start": "#111827", "rerank": "#1d4ed8"}
@@ -82,44 +57,17 @@ def main() -> None:
     ray()
     direction()
     growth()
-    for title, logs in TABLES.items():
-        print(f"{title}\n\n{result(logs)}\n")
-    print(f"README.md\n\n{markdown(rows)}")
-
-
-def rows_of(logs: tuple[str, ...], metrics: Collection[str]) -> pl.DataFrame:
-    """The saved rows of a table of methods."""
-    methods = saved("methods").filter(pl.col("metric").is_in(list(metrics)))
-    rows = pl.concat([methods.filter(log=log) for log in logs])
-    return rows.unique(["row", "metric"], keep="first", maintain_order=True)
-
-
-def result(logs: tuple[str, ...]) -> str:
-    """A line a method: the share of the start's ranking that it keeps on the test, and its figures.
-
-    ``high/ndcg@10`` and values have their 95 % interval over users and seeds. A figure that a seed lacks is left out.
-    """
-    rows = rows_of(logs, [ALL, *COLUMNS])
-    cells = {(row["row"], row["metric"]): row for row in rows.iter_rows(named=True)}
-    shown = [metric for metric in COLUMNS if metric in set(rows["metric"])]
-    start = cells["start", ALL]["mean"]
-    more = int(cells["start", VALUE]["mean"] < 1)  # small rewards need one digit more
-    heads = [COLUMNS[metric][0] for metric in shown]
-    lines = [f"| method | kept | {' | '.join(heads)} |", "|---" * (len(shown) + 2) + "|"]
-    for name in rows["row"].unique(maintain_order=True):
-        own = {m: cells[name, m] for m in shown if cells.get((name, m), {}).get("seeds") == cells[name, ALL]["seeds"]}
-        plain = {"ci_low": None, "ci_high": None}
-        digits = {m: COLUMNS[m][1] + more * ("value" in m) for m in shown}
-        figures = [figure(own[m] | ({} if m in INTERVALS else plain), digits[m]) if m in own else "-" for m in shown]
-        lines.append(f"| `{name}` | {cells[name, ALL]['mean'] / start:.1%} | {' | '.join(figures)} |")
-    return "\n".join(lines)
+    print(markdown(rows))
 
 
 def table() -> pl.DataFrame:
     """A row a method of ML-100K: its name, the share of the start's ranking that it keeps, and its other figures."""
-    wanted = rows_of(TABLES["ML-100K"], [ALL, HIGH, VALUE])
+    saved = pl.read_csv(RESULTS / "methods.csv", schema_overrides={"seeds": pl.String, "commit": pl.String})
+    metrics = pl.col("metric").is_in([ALL, HIGH, VALUE])
+    wanted = pl.concat([saved.filter((pl.col("log") == log) & metrics) for log in LOGS])
+    wanted = wanted.unique(["row", "metric"], keep="first", maintain_order=True)
     found = wanted.pivot("metric", index="row", values="mean", maintain_order=True)
-    start = found.filter(row="start")[ALL].item()
+    start = found.filter(pl.col("row") == "start")[ALL].item()
     return found.with_columns(kept=pl.col(ALL) / start)
 
 
@@ -256,9 +204,10 @@ def growth() -> None:
 
 def _points(row: str) -> list[tuple[float, float]]:
     """Size and seconds of the saved rows "log / row / metric" that match; the size is the pattern's only group."""
-    rows = pl.concat([saved(name) for name in ("preprocessing", "scale")])
+    saved = (pl.read_csv(RESULTS / f"{name}.csv", infer_schema=False) for name in ("preprocessing", "scale"))
     named = pl.concat_str("log", "row", "metric", separator=" / ").str.extract(f"^{row}$").str.replace_all(",", "")
-    return rows.select(named.cast(pl.Float64).alias("size"), "mean").drop_nulls().sort("size").rows()
+    rows = pl.concat([one.select(size=named.cast(pl.Float64), mean=pl.col("mean").cast(pl.Float64)) for one in saved])
+    return rows.drop_nulls().sort("size").rows()
 
 
 def _arrow(axes: Axes, begin: tuple[float, float], end: tuple[float, float], **style: Any) -> None:
