@@ -34,8 +34,8 @@ from typing import Any
 from unittest.mock import patch
 
 import polars as pl
-from tables import ROOT, lines, markdown, options, save
 
+ROOT = Path(__file__).parents[1]
 GIB = 2**30
 LENGTHS, USERS, PROCESSES = (50, 100, 200, 400, 800), (250, 1000, 4000), (1, 2)
 TURNS = 2  # of the numbers of processes
@@ -67,10 +67,7 @@ def main() -> None:
     for row in chain(growth(arguments), fits(arguments) if arguments.device == "cpu" else ()):
         rows.append(row)
         say(row)
-    frame = pl.concat([lines(log, cell, listed(figures), [0]) for log, cell, figures in rows])
-    print("\n" + table(frame))
-    if not arguments.quick:
-        print(f"\n{save(frame, 'scale' if arguments.device == 'cpu' else 'scale_gpu')}")
+    report(rows, arguments)
 
 
 Row = tuple[str, str, dict[str, Any]]
@@ -87,7 +84,7 @@ def growth(arguments: argparse.Namespace) -> Iterator[Row]:
 
 
 def parse() -> argparse.Namespace:
-    parser = options(__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--items", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--negatives", type=int, nargs="+", default=[512, 8192])
@@ -190,16 +187,20 @@ def say(row: Row) -> None:
     print(*row, file=sys.stderr, flush=True)
 
 
-def listed(figures: dict[str, Any]) -> dict[str, list[float]]:
-    """The figures that are saved; what was measured several times has all its values."""
-    found = {name: figures[name] for name in COLUMNS if name in figures}
-    return {name: value if isinstance(value, list) else [value] for name, value in found.items()}
+def report(rows: list[Row], arguments: argparse.Namespace) -> None:
+    """Print the table, and save it; what was measured several times with its mean and deviation."""
+    from tables import lines, markdown, save  # when all is measured, because it loads torch: see `run`
 
-
-def table(frame: pl.DataFrame) -> str:
-    """Markdown."""
+    saved = []
+    for log, cell, figures in rows:
+        values = {name: figures[name] for name in COLUMNS if name in figures}
+        values = {name: value if isinstance(value, list) else [value] for name, value in values.items()}
+        saved.append(lines(log, cell, values, [0]))
+    frame = pl.concat(saved)
     named = frame.with_columns(row=pl.concat_str("log", "row", separator=": "))
-    return markdown(named, COLUMNS, shown=lambda cell, _: f"{cell['mean']:,.3g}")
+    print(f"\n{markdown(named, COLUMNS, shown=lambda line, _: format(line['mean'], ',.3g'))}")
+    if not arguments.quick:
+        print(f"\n{save(frame, 'scale' if arguments.device == 'cpu' else 'scale_gpu')}")
 
 
 if __name__ == "__main__":
