@@ -158,7 +158,8 @@ def summary(name: str, cells: dict[int, dict[str, Any]]) -> pl.DataFrame:
         f"noise/{said[0]['noise']['source']}": [one["noise"]["sd"] for one in said],
         **{f"limit/{figure}": [one["limits"][figure] for one in said] for figure in said[0]["limits"]},
     }.items():
-        rows.append((name, "model", metric, *average(values), seeds, commits))
+        if values:  # no level where nothing could be measured
+            rows.append((name, "model", metric, *average(values), seeds, commits))
     return frame(rows)
 
 
@@ -185,7 +186,7 @@ def overview(saved: pl.DataFrame) -> str:
             shown.append(f"{cell[figure]['mean']:.3f}")
             behind = (cell[f"minus_{rival}/{figure}"] for rival in ("ridge", "factors"))
             shown += [f"{c['mean']:+.4f} ({c['ci_low']:+.4f} .. {c['ci_high']:+.4f})" for c in behind]
-        level = f"{cell['validation/level']['mean']:.1f}"
+        level = f"{cell['validation/level']['mean']:.1f}" if "validation/level" in cell else "-"
         lines.append(f"| {name} | {len(str(seeds).split())} | {' | '.join(shown)} | {level} |")
     return "\n".join([*lines, "", f"Level of the verdict: {', '.join(f'{n} {i}' for i, n in enumerate(LEVELS))}."])
 

@@ -97,7 +97,9 @@ def order(fit: Fit) -> dict[str, float]:
     assert said["ordered_on"] == "training rows of other users"
     value, low, _ = said["validation"]["table"]["model"]["pairwise"]
     item = said["validation"]["table"]["item"]["pairwise"][1]
-    verdict = {f"said {word}": said["verdict"] == word for word in ("no_signal", "weak", "moderate", "strong")}
+    verdict = {
+        f"said {word}": said["verdict"] == word for word in ("not_measured", "no_signal", "weak", "moderate", "strong")
+    }
     return {"pairwise": value, "above one half": low > 0.5, "item mean above": item > 0.5, **verdict}
 
 
