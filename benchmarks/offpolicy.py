@@ -53,7 +53,8 @@ def coverage(worlds: int, workers: int) -> Iterator[Line]:
     for low, high in pairwise([0, *BINS, np.inf]):
         name = f"ess {low} to {high}" if high < np.inf else f"ess {low} and more"
         inside = found.filter((pl.col("ess") >= low) & (pl.col("ess") < high))
-        yield from _covered("simulated, by effective sample size", name, inside, worlds)
+        if len(inside):  # few worlds may have none
+            yield from _covered("simulated, by effective sample size", name, inside, worlds)
     for (family, sharpness), inside in found.group_by("family", "sharpness", maintain_order=True):
         yield from _covered("simulated, by policy", f"{family}, {sharpness:g}", inside, worlds)
 
