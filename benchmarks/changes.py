@@ -11,14 +11,14 @@ other sizes. Shown are the last epoch and the best. Finished runs are not run ag
 from __future__ import annotations
 
 import argparse
-import shlex
 from pathlib import Path
 
 import polars as pl
 from encoders import NEWEST, by, codes, recipe_words
-from tables import save_row
+from tables import by_metric, lines, options, save
 
-from recalign.stage import parse_stage, run_stage
+from recalign.chain.train import train
+from recalign.stage import parse_stage
 
 CHANGES: dict[str, list[str]] = {
     "published": [],
@@ -32,13 +32,11 @@ NDCG = "validation/ndcg@10"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__, seeds=[0], runs="runs/encoders")
     parser.add_argument("--log", default="ml-1m-leave-last", help="a YAML of conf/data")
     parser.add_argument("--rows", nargs="+", default=list(CHANGES), choices=list(CHANGES))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--epochs", type=int, default=7, help="the most epochs of a run")
     parser.add_argument("--sizes", type=int, nargs="+", help="codes of each level, if not those of encoders.py")
-    parser.add_argument("--runs", type=Path, default=Path("runs/encoders"))
     parser.add_argument("fit", nargs="*", help="words for every fit, after --: -- --trainer.precision=bf16-mixed")
     given = parser.parse_args()
     ids = codes(given)
@@ -46,7 +44,8 @@ def main() -> None:
         row = f"{change}, {by(given.sizes)}" if given.sizes else change
         curves = [curve(change, row, seed, ids, given) for seed in given.seeds]
         cells = [{f"{NDCG}/last": values[-1], f"{NDCG}/best": max(values)} for values in curves]
-        print(save_row("changes", f"{given.log}, {given.epochs} epochs", row, cells, given.seeds))
+        rows = lines(f"{given.log}, {given.epochs} epochs", row, by_metric(cells), given.seeds)
+        print(save(rows, "changes", "log", "row"))
 
 
 def curve(change: str, row: str, seed: int, ids: Path, given: argparse.Namespace) -> list[float]:
@@ -54,11 +53,8 @@ def curve(change: str, row: str, seed: int, ids: Path, given: argparse.Namespace
     name = f"{given.epochs}-epochs-{row.replace(', ', '-').replace(' ', '-')}"
     argv = [*recipe_words("recommender-onerec", name, seed, given), f"--model.codes={ids}", "--model.prior=false"]
     argv += [f"--trainer.max_epochs={given.epochs}", *CHANGES[change], *given.fit]
-    stage = parse_stage(argv)
-    print(shlex.join(["recalign", *argv]), flush=True)
-    if not stage.finished():
-        run_stage(argv)
-    values = pl.read_csv(stage.folder.path / "metrics.csv")["rank/all/ndcg@10"].drop_nulls().to_list()
+    folder = train(parse_stage(argv), verbose=True).folder
+    values = pl.read_csv(folder / "metrics.csv")["rank/all/ndcg@10"].drop_nulls().to_list()
     print(f"{row}, seed {seed}: " + " ".join(f"{value:.4f}" for value in values), flush=True)
     return values
 

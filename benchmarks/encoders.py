@@ -9,25 +9,20 @@ interrupted one starts anew, and a row's figures are saved as soon as its seed i
 
 OneRec's rows use conf/recommender-onerec.yaml. Their codes are made once, from the item vectors of hstu/last_event with
 seed 0, which is trained first; those of onerec/random-ids are random.
-
-    python benchmarks/encoders.py --rows rectools-hstu rectools-sasrec      # RecTools' own, in its own environment
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import shlex
-import statistics
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
 import torch
-from tables import SCHEMA, commit, save
+from tables import by_metric, commit, lines, markdown, options, save, with_sd
 
+from recalign.chain.train import train
 from recalign.evaluation.baselines import SameForAll, log_counts
 from recalign.evaluation.item_knn import ItemKNN
 from recalign.files import write_json
@@ -36,7 +31,7 @@ from recalign.recommender import Policy, RecommenderVectors
 from recalign.recommender.checkpoint import load_net
 from recalign.semantic_ids.command import tokenize
 from recalign.sequences import EventDataModule, Sequences
-from recalign.stage import parse_stage, run_stage
+from recalign.stage import parse_stage
 
 UNTRAINED: dict[str, Callable[[Sequences], Policy]] = {
     "popularity": lambda sequences: SameForAll(log_counts(sequences)),
@@ -75,35 +70,28 @@ ITEM_VECTORS = "hstu/last_event"
 """The row whose item vectors become codes."""
 SIZES = {"ml-100k": [64, 32], "ml-1m-leave-last": [128, 32], "kuairand-pure-excerpt": [64, 128]}
 """Codes of each level, unless `--sizes` says otherwise."""
-PEERS = {"rectools-sasrec": "SASRecModel", "rectools-hstu": "HSTUModel"}
-ONE_SEED = {row: [0] for row in UNTRAINED} | {peer: [42] for peer in PEERS}  # 42 is the tutorial's
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__, seeds=[0, 1, 2, 3, 4], runs="runs/encoders")
     parser.add_argument("--log", default="ml-1m-leave-last", help="a YAML of conf/data")
-    parser.add_argument("--rows", nargs="+", default=[*UNTRAINED, *ROWS], choices=[*UNTRAINED, *ROWS, *ONEREC, *PEERS])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--rows", nargs="+", default=[*UNTRAINED, *ROWS], choices=[*UNTRAINED, *ROWS, *ONEREC])
     parser.add_argument("--sizes", type=int, nargs="+", help="codes of each level of OneRec's rows, named in the table")
-    parser.add_argument("--runs", type=Path, default=Path("runs/encoders"))
     parser.add_argument("fit", nargs="*", help="words for every fit, after --: -- --trainer.precision=bf16-mixed")
     given = parser.parse_args()
     for row in given.rows:
-        for seed in ONE_SEED.get(row, given.seeds):
+        for seed in [0] if row in UNTRAINED else given.seeds:
             figures = given.runs / given.log / labelled(row, given) / f"seed-{seed}.json"
             if not figures.is_file():
                 measure(row, seed, given, figures)
     rows = collect(given)
-    print("\n" + table(rows))
-    earlier = Path(__file__).parent / "results" / "encoders.csv"
-    others = [pl.read_csv(earlier).join(rows, on=["log", "row"], how="anti")] if earlier.is_file() else []
-    print(f"\n{save(pl.concat([*others, rows], how='vertical_relaxed'), 'encoders')}")
+    print(f"\n{markdown(rows, {name: name for name in SHOWN}, 4, with_sd)}\n\n{save(rows, 'encoders', 'log', 'row')}")
 
 
 def measure(row: str, seed: int, given: argparse.Namespace, figures: Path) -> None:
     """One seed of one row: train, test, save."""
     figures.parent.mkdir(parents=True, exist_ok=True)
-    values = of_peer(row, given, figures.parent) if row in PEERS else of_ours(row, seed, given)
+    values = trained(row, seed, given)
     write_json(figures, {"commit": commit(), **values})
     print(f"{row}, seed {seed}: hr@10 {values['hr@10']:.4f}, ndcg@10 {values['ndcg@10']:.4f}", flush=True)
 
@@ -123,30 +111,13 @@ def by(sizes: list[int]) -> str:
     return "x".join(map(str, sizes))
 
 
-def of_peer(row: str, given: argparse.Namespace, folder: Path) -> dict[str, float]:
-    """RecTools' own model by its tutorial's recipe, in its own environment."""
-    command = [
-        sys.executable,
-        str(Path(__file__).parent / "peer_fit.py"),
-        f"--model={PEERS[row]}",
-        f"--log={given.log}",
-    ]
-    subprocess.run([*command, f"--out={folder}"], check=True)
-    return dict(pl.read_csv(folder / "rows.csv").select("metric", "value").iter_rows())
-
-
-def of_ours(row: str, seed: int, given: argparse.Namespace) -> dict[str, float]:
+def trained(row: str, seed: int, given: argparse.Namespace) -> dict[str, float]:
     """One `recalign fit`, and its test."""
-    argv = words(row, seed, given)
-    stage = parse_stage(argv)
+    stage = parse_stage(words(row, seed, given))
     data: EventDataModule = stage.datamodule()  # type: ignore[assignment]
     if row in UNTRAINED:
         return tested(UNTRAINED[row](data.sequences), data)
-    print(shlex.join(["recalign", *argv]), flush=True)
-    manifest = stage.finished() or run_stage(argv).manifest
-    assert manifest is not None, "a dry run makes no row"
-    policy = load_net(stage.folder.path / str(manifest.checkpoint), "policy").net
-    return tested(policy, data)
+    return tested(load_net(train(stage, verbose=True).checkpoint, "policy").net, data)
 
 
 def words(row: str, seed: int, given: argparse.Namespace) -> list[str]:
@@ -170,12 +141,9 @@ def recipe_words(recipe: str, name: str, seed: int, given: argparse.Namespace) -
 
 def codes(given: argparse.Namespace) -> Path:
     """The file of codes from a trained recommender's item vectors."""
-    argv = words(ITEM_VECTORS, 0, given)
-    stage = parse_stage(argv)
-    manifest = stage.finished() or run_stage(argv).manifest
-    assert manifest is not None, "a dry run has no item vectors"
+    stage = parse_stage(words(ITEM_VECTORS, 0, given))
+    vectors = RecommenderVectors(str(train(stage, verbose=True).checkpoint))
     out, data = given.runs / given.log / f"tokens-{by(sizes(given))}", stage.datamodule()
-    vectors = RecommenderVectors(str(stage.folder.path / str(manifest.checkpoint)))
     return tokenize(data=data, vectors=vectors, sizes=sizes(given), out=out)  # type: ignore[arg-type]
 
 
@@ -190,34 +158,16 @@ def tested(policy: Policy, data: EventDataModule) -> dict[str, float]:
 
 
 def collect(given: argparse.Namespace) -> pl.DataFrame:
-    """Mean and sd over the seeds that are there, as results are saved."""
-    folder, log = given.runs / given.log, given.log
-    rows: list[tuple[object, ...]] = []
-    for row in [*UNTRAINED, *PEERS, *ROWS, *(labelled(row, given) for row in ONEREC)]:
-        cells = {p.stem.removeprefix("seed-"): json.loads(p.read_text()) for p in sorted((folder / row).glob("*.json"))}
-        for metric in SHOWN:
-            values = [cell[metric] for cell in cells.values() if metric in cell]
-            if values and len(values) == len(cells):
-                sd = statistics.stdev(values) if len(values) > 1 else None
-                commits = " ".join(sorted({cell["commit"] for cell in cells.values()}))
-                mean = statistics.fmean(values)
-                rows.append((log, row, metric, mean, sd, None, None, " ".join(cells), commits))
-    types = [pl.String] * 3 + [pl.Float64] * 4 + [pl.String] * 2
-    return pl.DataFrame(rows, schema=dict(zip(SCHEMA, types, strict=True)), orient="row")
-
-
-def table(rows: pl.DataFrame) -> str:
-    """As the README shows it: mean and, where there are several seeds, sd."""
-    lines = [f"| row | seeds | {' | '.join(SHOWN)} |", "|---" * (len(SHOWN) + 2) + "|"]
-    for (name, seeds), own in rows.group_by("row", "seeds", maintain_order=True):
-        cells = {r["metric"]: r for r in own.iter_rows(named=True)}
-        shown = [
-            f"{c['mean']:.4f}" + (f" ± {c['sd']:.4f}" if c["sd"] is not None else "")
-            for c in map(cells.get, SHOWN)
-            if c
-        ]
-        lines.append(f"| `{name}` | {len(str(seeds).split())} | {' | '.join(shown)} |")
-    return "\n".join(lines)
+    """The rows of the log by the seeds that are there, as results are saved."""
+    tables = []
+    for row in [*UNTRAINED, *ROWS, *(labelled(row, given) for row in ONEREC)]:
+        files = sorted((given.runs / given.log / row).glob("*.json"))
+        if cells := [json.loads(path.read_text()) for path in files]:
+            values = {metric: x for metric, x in by_metric(cells).items() if metric in SHOWN}
+            seeds = (path.stem.removeprefix("seed-") for path in files)
+            made = " ".join(sorted({cell["commit"] for cell in cells}))
+            tables.append(lines(given.log, row, values, seeds, made=made))
+    return pl.concat(tables)
 
 
 if __name__ == "__main__":

@@ -64,11 +64,7 @@ if [ ! -e "$data/ml-1m.zip" ] && [ ! -e "$data/ml-1m" ]; then
   skip ml-1m "no ML-1M under $data"
   skip onerec "no ML-1M under $data"
 else
-  if [ -e benchmarks/throughput.py ]; then
-    step throughput "$python" benchmarks/throughput.py --accelerator "$accelerator" ${quick:+--turns 1 --seconds 1 --warm-up 1}
-  else
-    skip throughput "no benchmarks/throughput.py"
-  fi
+  step throughput "$python" benchmarks/throughput.py --accelerator "$accelerator" ${quick:+--turns 1 --seconds 1 --warm-up 1}
   epochs=10
   [ -n "$quick" ] && epochs=1
   words=(--config conf/data/ml-1m.yaml --run.root "$out/runs" --run.chain ml-1m --trainer.accelerator "$accelerator"

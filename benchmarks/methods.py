@@ -12,7 +12,6 @@ a core, with one thread each. Worlds: those of `WORLDS`.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
@@ -22,7 +21,7 @@ from pathlib import Path
 import polars as pl
 import torch
 from claim import verdicts
-from tables import beside_other_logs, commit, markdown, save, save_text, summary
+from tables import CONF, commit, markdown, options, save, save_text, summary
 
 from recalign.cli import main as recalign
 from recalign.evaluation import comparison
@@ -31,9 +30,8 @@ from recalign.evaluation.comparison_table import ComparisonTable
 from recalign.evaluation.roles import Roles
 from recalign.recommender.interpolation import REACHES
 
-CHAINS = Path(__file__).parents[1] / "conf" / "chain"
-FILES = {path.stem.removesuffix("-methods"): path for path in CHAINS.glob("*-methods.yaml")}
-FILES["kuairand-pure-excerpt-clicked"] = CHAINS / "kuairand-pure-excerpt-clicked.yaml"
+FILES = {path.stem.removesuffix("-methods"): path for path in CONF.glob("chain/*-methods.yaml")}
+FILES["kuairand-pure-excerpt-clicked"] = CONF / "chain/kuairand-pure-excerpt-clicked.yaml"
 WORLDS: dict[str, dict[str, float]] = {
     "default": {},
     "noise": {"signal": 0.0},  # rewards tell nothing of the truth: nobody may gain, and A-SFT may not harm
@@ -58,13 +56,11 @@ COLUMNS = {
     f"{KEPT}_se": "its standard error",
 }
 COMPARED = (ALL, HIGH, VALUE, "value/true@10")
-DIFFERENCES = {f"holm_best_bc/{metric}": metric for metric in COMPARED}
-AGAINST = {f"holm_asft/{metric}": metric for metric in COMPARED}
-OVER_RERANK = {f"holm_rerank/{metric}": metric for metric in COMPARED}
+DIFFERENCES = {"best_bc": "Against the better of start and bc", "asft": "Less A-SFT's", "rerank": "Less reranking's"}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__, runs="runs", data=True)
     parser.add_argument("--log", required=True, choices=sorted(FILES))
     parser.add_argument("--world", default="default", choices=sorted(WORLDS), help="of the simulated log")
     parser.add_argument("--seeds", type=int, nargs="+", help="instead of the chain's own")
@@ -74,21 +70,25 @@ def main() -> None:
     parser.add_argument("--policy", default="hstu", choices=list(POLICIES), help="what generates recommendations")
     parser.add_argument("--workers", type=int, default=cores(), help="cells that run at once, a process each")
     parser.add_argument("--no-search", action="store_true", help="methods as their YAML files have them")
-    parser.add_argument("--runs", type=Path, default=Path("runs"))
-    parser.add_argument("--data", help="data root; else RECALIGN_DATA, else data")
     parser.add_argument("chain", nargs="*", help="words for the chain, after --: -- --stages.ppo.model.share=0.1")
     given = parser.parse_args()
     log = given.log if given.world == "default" else f"{given.log}-{given.world}"
     suffix = f"-{given.policy}" * (given.policy != "hstu")
     name = f"{log}-methods" + suffix + "-feedback" * given.feedback + "-unsearched" * given.no_search
-    words = [f"--config={FILES[given.log]}", f"--name={name}", f"--root={given.runs}"]
-    words += [f"--seeds={given.seeds}"] * bool(given.seeds) + ["--trials=0"] * given.no_search
-    words += [f"--methods={given.methods}"] * bool(given.methods)
-    words += [f"--recommender={POLICIES[given.policy]}"]
-    words += ["--stages.recommender.model.feedback=true"] * given.feedback
-    words += [f"--world={json.dumps(WORLDS[given.world])}"] * (given.world != "default")
-    words += [f"--data.root={given.data}"] * bool(given.data)
-    words += [f"--workers={given.workers}"] * (given.workers > 1)
+    settings = {
+        "config": FILES[given.log],
+        "name": name,
+        "root": given.runs,
+        "seeds": given.seeds,
+        "trials": 0 if given.no_search else None,
+        "methods": given.methods,
+        "recommender": POLICIES[given.policy],
+        "stages.recommender.model.feedback": "true" if given.feedback else None,
+        "world": json.dumps(WORLDS[given.world]) if given.world != "default" else None,
+        "data.root": given.data,
+        "workers": given.workers if given.workers > 1 else None,
+    }
+    words = [f"--{key}={value}" for key, value in settings.items() if value is not None]
     began = time.monotonic()
     if code := recalign(["chain", *words, *given.chain]):
         sys.exit(code)
@@ -109,29 +109,25 @@ def report(folder: Path, log: str, label: str | None = None) -> None:
     frame = comparison.read(folder)
     metrics = set(frame["metric"])
     columns = {metric: text for metric, text in COLUMNS.items() if metric in metrics}
-    rows = summary(frame, log, [*columns, *DIFFERENCES, *AGAINST, *OVER_RERANK])
-    compared = [
-        markdown(rows.filter(pl.col("metric").is_in(list(shown))), shown, digits=4)
-        for shown in (
-            {m: text for m, text in each.items() if m in metrics} for each in (DIFFERENCES, AGAINST, OVER_RERANK)
-        )
+    compared = {
+        key: {f"holm_{key}/{metric}": metric for metric in COMPARED if metric in metrics} for key in DIFFERENCES
+    }
+    rows = summary(frame, log, [*columns, *(metric for shown in compared.values() for metric in shown)])
+    text = [
+        f"{log}, test, {commit()}: mean and 95 % interval over users and seeds",
+        markdown(rows, columns),
+        "\n".join(prices(frame)),
+        "Differences in value, at equal popularity too, are in standard deviations of the reward.",
     ]
-    text = "\n\n".join(
-        [
-            f"{log}, test, {commit()}: mean and 95 % interval over users and seeds",
-            markdown(rows, columns),
-            "\n".join(prices(frame)),
-            "Against the better of start and bc, interval corrected by Holm:",
-            compared[0],
-            "Less A-SFT's, interval corrected by Holm:",
-            compared[1],
-            "Less reranking's, interval corrected by Holm:",
-            compared[2],
-            "\n".join(claim(frame, Roles.load(folder)[0])),
+    for key, shown in compared.items():
+        text += [
+            f"{DIFFERENCES[key]}, interval corrected by Holm:",
+            markdown(rows.filter(pl.col("metric").is_in(list(shown))), shown, digits=4),
         ]
-    )
+    text.append("\n".join(claim(frame, Roles.load(folder)[0])))
     name = f"{folder.name}-{label}".replace(" ", "-") if label else folder.name
-    print(f"\n{text}\n{save(beside_other_logs(rows, 'methods'), 'methods')}\n{save_text(text, name)}")
+    said = "\n\n".join(text)
+    print(f"\n{said}\n{save(rows, 'methods', 'log')}\n{save_text(said, name)}")
 
 
 def prices(frame: pl.DataFrame) -> list[str]:

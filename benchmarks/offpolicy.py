@@ -11,7 +11,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -21,7 +20,7 @@ import polars as pl
 from offpolicy_coat import coat
 from offpolicy_obd import obd
 from offpolicy_worlds import BINS, world
-from tables import SCHEMA, beside_other_logs, commit, figure, save
+from tables import commit, each, figure, frame, markdown, options, save
 
 from recalign.evaluation.offpolicy import ESTIMATORS
 from recalign.metrics.bootstrap import CrossedBootstrap
@@ -30,38 +29,32 @@ Line = tuple[str, str, str, float, float | None, float | None, float | None, str
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__, seeds=[0, 1, 2], data=True)
     parser.add_argument("--parts", nargs="+", default=["worlds", "coat", "obd"], choices=["worlds", "coat", "obd"])
     parser.add_argument("--worlds", type=int, default=200, help="seeds 0, 1, ...")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the reward models of Coat")
-    parser.add_argument("--data", help="data root of Coat; else RECALIGN_DATA, else data")
+    parser.add_argument("--workers", type=int, default=1, help="worlds at a time")
     parser.add_argument("--cache", type=Path, default=Path("data"), help="where the wheel is kept")
     given = parser.parse_args()
     makers = {
-        "worlds": lambda: coverage(given.worlds),
+        "worlds": lambda: coverage(given.worlds, given.workers),
         "coat": lambda: coat(given.seeds, given.data),
         "obd": lambda: obd(given.cache),
     }
     for part in given.parts:
-        rows = pl.DataFrame(list(makers[part]()), schema=list(SCHEMA[:-1]), orient="row", infer_schema_length=None)
-        rows = rows.with_columns(pl.lit(commit()).alias("commit"))
+        rows = frame([(*line, commit()) for line in makers[part]()])
         for log, own in rows.group_by("log", maintain_order=True):
             print(f"\n{log[0]}\n\n{table(own)}", flush=True)
-        print(f"\n{save(beside_other_logs(rows, 'offpolicy'), 'offpolicy')}")
+        print(f"\n{save(rows, 'offpolicy', 'log')}")
 
 
-def coverage(worlds: int) -> Iterator[Line]:
+def coverage(worlds: int, workers: int) -> Iterator[Line]:
     """Coverage and width of the intervals, by policy and by effective sample size."""
-    frames = []
-    for seed in range(worlds):
-        frames.append(world(seed))
-        if seed % 20 == 19:
-            print(f"{seed + 1} worlds", flush=True)
-    found = pl.concat(frames)
+    found = pl.concat(each(world, range(worlds), workers))
     for low, high in pairwise([0, *BINS, np.inf]):
         name = f"ess {low} to {high}" if high < np.inf else f"ess {low} and more"
         inside = found.filter((pl.col("ess") >= low) & (pl.col("ess") < high))
-        yield from _covered("simulated, by effective sample size", name, inside, worlds)
+        if len(inside):  # few worlds may have none
+            yield from _covered("simulated, by effective sample size", name, inside, worlds)
     for (family, sharpness), inside in found.group_by("family", "sharpness", maintain_order=True):
         yield from _covered("simulated, by policy", f"{family}, {sharpness:g}", inside, worlds)
 
@@ -84,13 +77,8 @@ def _covered(log: str, row: str, found: pl.DataFrame, worlds: int) -> Iterator[L
 
 def table(rows: pl.DataFrame) -> str:
     """A Markdown table: a line a row, a column a metric."""
-    metrics = rows["metric"].unique(maintain_order=True).to_list()
-    cells = {(r["row"], r["metric"]): r for r in rows.iter_rows(named=True)}
-    lines = [f"| | {' | '.join(metrics)} |", "|---" * (len(metrics) + 1) + "|"]
-    for row in rows["row"].unique(maintain_order=True):
-        shown = [cells.get((row, metric)) for metric in metrics]
-        lines.append(f"| {row} | {' | '.join(figure(c, _digits(c['mean'])) if c else '-' for c in shown)} |")
-    return "\n".join(lines)
+    metrics = {metric: metric for metric in rows["metric"].unique(maintain_order=True)}
+    return markdown(rows, metrics, shown=lambda cell, _: figure(cell, _digits(cell["mean"])))
 
 
 def _digits(value: float) -> int:

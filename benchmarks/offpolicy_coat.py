@@ -7,17 +7,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import yaml
 from lightning import Trainer, seed_everything
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from tables import CONF, average, crossed
 
 from recalign.evaluation.baselines import Rerank, SameForAll, log_counts
 from recalign.evaluation.exposed import candidates, exposures
 from recalign.evaluation.offpolicy import estimate
 from recalign.events import Log
-from recalign.metrics.bootstrap import CrossedBootstrap, Estimate
+from recalign.metrics.bootstrap import Estimate
 from recalign.nn import Pooled
 from recalign.recommender.checkpoint import load_net
 from recalign.recommender.policy import Policy
@@ -25,7 +25,6 @@ from recalign.reward import RewardData, RewardEnsemble, RewardModel
 from recalign.sequences import High, Where
 from recalign.stage.console import quiet
 
-CONF = Path(__file__).parents[1] / "conf" / "data" / "coat.yaml"
 CPU = torch.device("cpu")
 STRENGTHS = (1.0, 2.0, 4.0, 8.0)  # of a policy that follows rewards, in 1 / their standard deviation
 
@@ -36,22 +35,18 @@ def coat(seeds: list[int], root: str | None) -> Iterator[tuple[Any, ...]]:
     for seed in seeds:
         data = log(root, seed)
         reward = fitted(data, seed)
-        for (row, metric), found in {**valued(data, reward), **ranked(data, reward)}.items():
-            values.setdefault((row, metric), []).append(found)
-    for (row, metric), by_seed in values.items():
+        for key, one in {**valued(data, reward), **ranked(data, reward)}.items():
+            values.setdefault(key, []).append(one)
+    for (row, metric), found in values.items():
         table = f"coat, {'ranks' if metric.startswith('rank') else 'values'}"
-        single_S = np.array([one.value if isinstance(one, Estimate) else one for one in by_seed])
-        sd = float(single_S.std(ddof=1)) if len(seeds) > 1 else None
-        interval: tuple[float | None, float | None] = (None, None)
-        if isinstance(by_seed[0], Estimate):
-            drawn_DS = np.stack([one.draws_D for one in by_seed if isinstance(one, Estimate)], axis=1)
-            interval = CrossedBootstrap(users=1).over_seeds(single_S, drawn_DS).interval()
-        yield table, row, metric, float(single_S.mean()), sd, *interval, " ".join(map(str, seeds))
+        estimates = [one for one in found if isinstance(one, Estimate)]
+        ends = crossed(estimates) if estimates else average(found)  # type: ignore[arg-type]
+        yield table, row, metric, *ends, " ".join(map(str, seeds))
 
 
 def log(root: str | None, seed: int) -> RewardData:
     """Coat; 16 of 300 coats were drawn for a user, so that each of the 16 had a chance of 1 in 300."""
-    mapping = yaml.safe_load(CONF.read_text(encoding="utf-8"))["data"]["log"]
+    mapping = yaml.safe_load((CONF / "data/coat.yaml").read_text(encoding="utf-8"))["data"]["log"]
     mapping |= {"columns": {"chance": "propensity / 16"}, "propensity": "chance"}
     return RewardData(
         log=Log(**mapping),

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 from lightning.pytorch import Trainer
-from tables import SCHEMA, beside_other_logs, commit, save
+from tables import by_metric, lines, markdown, middle, options, save
 
 from recalign.events import Log, data_root
 from recalign.recommender import Recommender
@@ -47,20 +47,20 @@ ML_1M = Log("ml-1m", ["ml-1m/ratings.dat"], time_resolution=600)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__, data=True)
     parser.add_argument("--events", type=int, nargs="*", default=[5, 20], help="millions of generated events")
     parser.add_argument("--whole", type=int, default=20, help="millions up to which a log is read whole, too")
     parser.add_argument("--workers", type=int, default=1, help="of recalign prepare")
     parser.add_argument("--repeats", type=int, default=3, help="processes a figure; the median is shown")
-    parser.add_argument("--data", type=Path, default=None, help="data root that holds ml-1m")
     parser.add_argument("--tmp", type=Path, default=None, help="where generated logs and caches go for a while")
     parser.add_argument("--one", nargs=5, metavar=("KIND", "LOG", "ROOT", "CACHE", "WORKERS"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
         print(json.dumps(first_batch(*arguments.one)))
         return
-    rows = [row("imports", [alone("imports", ".", ".", ".", "1")], ["gb"])]
-    root = data_root(str(arguments.data) if arguments.data else None)
+    imports = alone("imports", ".", ".", ".", "1")["gb"]
+    rows = [lines("imports", "recalign", {"gb": [imports]}, [1])]
+    root = data_root(arguments.data)
     shared = arguments.workers, arguments.repeats
     with tempfile.TemporaryDirectory(dir=arguments.tmp) as folder:
         if any((root / name).exists() for name in ("ml-1m", "ml-1m.zip")):
@@ -71,8 +71,9 @@ def main() -> None:
             rows.append(measured(name, Path(folder), Path(folder), millions <= arguments.whole, *shared))
             (Path(folder) / f"{name}.parquet").unlink()
     table = pl.concat(rows)
-    print(text(table))
-    print(save(beside_other_logs(table, "preprocessing"), "preprocessing"))
+    shown = table.filter(pl.col("log") != "imports").with_columns(row="log")
+    print(f"{markdown(shown, METRICS, 2)}\n\nRssAnon with nothing but the imports: {imports:.2f} GB.")
+    print(save(table, "preprocessing", "log"))
 
 
 def measured(name: str, root: Path, folder: Path, whole: bool, workers: int, repeats: int) -> pl.DataFrame:
@@ -88,7 +89,8 @@ def measured(name: str, root: Path, folder: Path, whole: bool, workers: int, rep
                         found = alone(kind, name, str(root), cache, "1")
                         runs[-1] |= {f"{kind}_{k}": v for k, v in found.items()}
         print(name, runs[-1], file=sys.stderr, flush=True)
-    return row(name, runs, [metric for metric in METRICS if metric in runs[0]])
+    values = {metric: found for metric, found in by_metric(runs).items() if metric in METRICS}
+    return lines(name, "recalign", values, [repeats], middle)
 
 
 def alone(*words: str) -> dict[str, float]:
@@ -175,30 +177,6 @@ def generate(path: Path, events: int, block: int = 5_000_000) -> None:
     pl.scan_parquet(parts).sink_parquet(path)
     for part in parts:
         part.unlink()
-
-
-def row(name: str, runs: list[dict[str, float]], metrics: list[str]) -> pl.DataFrame:
-    """Median, least and greatest of each metric, as results are saved."""
-    rows = []
-    for metric in metrics:
-        values = sorted(run[metric] for run in runs)
-        spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
-        middle = float(np.median(values))
-        rows.append((name, "recalign", metric, middle, spread, values[0], values[-1], str(len(values)), commit()))
-    types = [pl.String] * 3 + [pl.Float64] * 4 + [pl.String] * 2
-    return pl.DataFrame(rows, schema=dict(zip(SCHEMA, types, strict=True)), orient="row")
-
-
-def text(table: pl.DataFrame) -> str:
-    """The table as Markdown: median (least .. greatest) over the repeats."""
-    cells = {(r["log"], r["metric"]): r for r in table.iter_rows(named=True)}
-    lines = [f"| log | {' | '.join(METRICS.values())} |", "|---" * (len(METRICS) + 1) + "|"]
-    for name in table["log"].unique(maintain_order=True):
-        shown = [cells.get((name, metric)) for metric in METRICS]
-        line = [f"{c['mean']:.2f} ({c['ci_low']:.2f} .. {c['ci_high']:.2f})" if c else "-" for c in shown]
-        lines.append(f"| {name} | {' | '.join(line)} |")
-    imports = cells["imports", "gb"]["mean"]
-    return "\n".join([*lines, "", f"RssAnon with nothing but the imports: {imports:.2f} GB."])
 
 
 if __name__ == "__main__":

@@ -14,17 +14,16 @@ measured are kept in <runs>/price-<world>/curves.csv, and not measured again.
 
 from __future__ import annotations
 
-import argparse
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import torch
-from forms import CHAINS, spread
-from tables import SCHEMA, commit, markdown, save
+from tables import CONF, commit, each, frame, markdown, options, save, spread
 
 from recalign.chain import Chain, Plan
 from recalign.chain.train import train
@@ -76,16 +75,12 @@ class Curve:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__, seeds=[0, 1, 2], runs="runs")  # seeds of training, in every world
     parser.add_argument("--worlds", type=int, nargs="+", default=[300, 301, 302, 303])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of training, in every world")
-    parser.add_argument("--runs", type=Path, default=Path("runs"))
+    parser.add_argument("--workers", type=int, default=1, help="worlds at a time")
     given = parser.parse_args()
-    frames = []
-    for world in given.worlds:
-        frames.append(measured(world, given.seeds, given.runs))
-        print(f"world {world}: measured", flush=True)
-    rows = table([curves_of(frame) for frame in frames], given.worlds)
+    frames = each(partial(measured, seeds=given.seeds, runs=given.runs), given.worlds, given.workers)
+    rows = table([curves_of(one) for one in frames], given.worlds)
     for log in rows["log"].unique(maintain_order=True):
         print(f"\n{log}\n\n{markdown(rows.filter(log=log), COLUMNS)}")
     print(save(rows, "price"))
@@ -100,7 +95,7 @@ def measured(world: int, seeds: Sequence[int], runs: Path) -> pl.DataFrame:
     write(simulate(World(users=200, events=20_000, seed=world)), runs / name)
     data = {"root": str(runs / name), "split": SPLIT, "cache": False}
     chain = Chain("simulated", ["asft"], name=name, seeds=list(seeds), root=str(runs), keep=None, data=data)
-    plan = Plan(chain, CHAINS / "simulated.yaml", {})
+    plan = Plan(chain, CONF / "chain/simulated.yaml", {})
     made = pl.concat([of_seed(plan, seed, runs / name) for seed in seeds])
     write_text(file, made.write_csv())
     return made
@@ -184,7 +179,7 @@ def table(worlds: Sequence[dict[str, list[Curve]]], seeds: Sequence[int]) -> pl.
             "reach": spread(reach_WS.mean(axis=1).tolist()),
         }
         rows += [(f"simulated, {FOUND_ON[on]}", name, metric, *figure, *ends) for metric, figure in figures.items()]
-    return pl.DataFrame(rows, schema=list(SCHEMA), orient="row", infer_schema_length=None)
+    return frame(rows)
 
 
 def outcomes(

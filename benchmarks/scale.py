@@ -30,18 +30,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 from unittest.mock import patch
 
 import polars as pl
-from tables import commit, save
 
 ROOT = Path(__file__).parents[1]
 GIB = 2**30
 LENGTHS, USERS, PROCESSES = (50, 100, 200, 400, 800), (250, 1000, 4000), (1, 2)
 TURNS = 2  # of the numbers of processes
-COLUMNS = ("seconds", "events_per_second", "peak_gib", "beyond_model_gib", "tflops")
+COLUMNS = {
+    "seconds": "seconds",
+    "events_per_second": "events/s",
+    "peak_gib": "peak, GiB",
+    "beyond_model_gib": "beyond the model, GiB",
+    "tflops": "TFLOP/s",
+}
 
 
 @dataclass(frozen=True)
@@ -63,10 +67,7 @@ def main() -> None:
     for row in chain(growth(arguments), fits(arguments) if arguments.device == "cpu" else ()):
         rows.append(row)
         say(row)
-    frame = long_form(rows)
-    print("\n" + table(rows))
-    if not arguments.quick:
-        print(f"\n{save(frame, 'scale' if arguments.device == 'cpu' else 'scale_gpu')}")
+    report(rows, arguments)
 
 
 Row = tuple[str, str, dict[str, Any]]
@@ -186,36 +187,20 @@ def say(row: Row) -> None:
     print(*row, file=sys.stderr, flush=True)
 
 
-def long_form(rows: list[Row]) -> pl.DataFrame:
-    """The rows as results are saved: a figure measured several times with its mean and deviation."""
-    made = commit()
-    return pl.DataFrame(
-        [
-            {"log": log, "row": cell, "metric": name, **spread(figures[name]), "seeds": "0", "commit": made}
-            for log, cell, figures in rows
-            for name in COLUMNS
-            if name in figures
-        ],
-        schema_overrides={"sd": pl.Float64},
-    ).with_columns(pl.lit(None, pl.Float64).alias("ci_low"), pl.lit(None, pl.Float64).alias("ci_high"))
+def report(rows: list[Row], arguments: argparse.Namespace) -> None:
+    """Print the table, and save it; what was measured several times with its mean and deviation."""
+    from tables import lines, markdown, save  # when all is measured, because it loads torch: see `run`
 
-
-def spread(value: float | list[float]) -> dict[str, float | None]:
-    if isinstance(value, list):
-        return {"mean": mean(value), "sd": stdev(value) if len(value) > 1 else None}
-    return {"mean": value, "sd": None}
-
-
-def table(rows: list[Row]) -> str:
-    """Markdown."""
-    lines = [
-        "| catalogue | what | seconds | events/s | peak, GiB | beyond the model, GiB | TFLOP/s |",
-        "|---" * 7 + "|",
-    ]
+    saved = []
     for log, cell, figures in rows:
-        shown = [f"{spread(figures[name])['mean']:,.3g}" if name in figures else "-" for name in COLUMNS]
-        lines.append(f"| {log} | {cell} | {' | '.join(shown)} |")
-    return "\n".join(lines)
+        values = {name: figures[name] for name in COLUMNS if name in figures}
+        values = {name: value if isinstance(value, list) else [value] for name, value in values.items()}
+        saved.append(lines(log, cell, values, [0]))
+    frame = pl.concat(saved)
+    named = frame.with_columns(row=pl.concat_str("log", "row", separator=": "))
+    print(f"\n{markdown(named, COLUMNS, shown=lambda line, _: format(line['mean'], ',.3g'))}")
+    if not arguments.quick:
+        print(f"\n{save(frame, 'scale' if arguments.device == 'cpu' else 'scale_gpu')}")
 
 
 if __name__ == "__main__":

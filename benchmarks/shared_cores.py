@@ -13,7 +13,6 @@ Prints the table and saves it to benchmarks/results/shared_cores.csv.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
@@ -22,10 +21,10 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from statistics import median, stdev
+from statistics import median
 
 import polars as pl
-from tables import commit, save
+from tables import lines, markdown, middle, options, save
 
 from recalign.simulation import World, simulate, write
 
@@ -38,7 +37,7 @@ Seconds = dict[tuple[str, bool], list[float]]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--spins", type=int, nargs="*", default=[0, 100, 1000, 10_000])
@@ -56,9 +55,8 @@ def main() -> None:
                     seconds[name, busy].append(fit(Path(folder), settings[name], arguments.epochs))
                 print(f"{name:<12} {'busy' if busy else 'quiet':<6} {seconds[name, busy][-1]:.1f} s", flush=True)
     rows = table(seconds)
-    with pl.Config(tbl_rows=-1, tbl_hide_dataframe_shape=True, tbl_hide_column_data_types=True):
-        print(rows.select("row", "metric", "mean", "sd", "ci_low", "ci_high"))
-    print(save(rows, "shared_cores"))
+    shown = [f"{when}/{what}" for when in ("quiet", "busy") for what in ("seconds", "ratio")]
+    print(f"{markdown(rows, dict(zip(shown, shown, strict=True)), 2)}\n{save(rows, 'shared_cores')}")
 
 
 @contextmanager
@@ -83,16 +81,15 @@ def fit(folder: Path, setting: dict[str, str], epochs: int) -> float:
 
 
 def table(seconds: Seconds) -> pl.DataFrame:
-    """The medians of all settings, and their ratios; ci_low and ci_high are the least and the largest."""
-    medians = {key: median(values) for key, values in seconds.items()}
-    best = min(value for (_, busy), value in medians.items() if not busy)
+    """The medians of all settings, and their ratios."""
+    best = min(median(values) for (_, busy), values in seconds.items() if not busy)
+    fair = median(seconds[ONE, False])
     rows = []
     for (name, busy), values in seconds.items():
-        metric, against = ("busy", medians[ONE, False]) if busy else ("quiet", best)
-        spread = {"sd": stdev(values) if len(values) > 1 else None, "ci_low": min(values), "ci_high": max(values)}
-        rows.append({"row": name, "metric": f"{metric}/seconds", "mean": medians[name, busy], **spread})
-        rows.append({"row": name, "metric": f"{metric}/ratio", "mean": medians[name, busy] / against})
-    return pl.DataFrame(rows).with_columns(log=pl.lit("simulated"), seeds=pl.lit("0"), commit=pl.lit(commit()))
+        metric, against = ("busy", fair) if busy else ("quiet", best)
+        rows.append(lines("simulated", name, {f"{metric}/seconds": values}, [0], middle))
+        rows.append(lines("simulated", name, {f"{metric}/ratio": [median(values) / against]}, [0]))
+    return pl.concat(rows)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ ours, whose users have similar lengths, have so many on average, so that an epoc
 events (targets that are trained on, never padding) over the wall clock, loader and all. Every mode of either side is a
 process of its own, which stands still while another has its turn; the first turn of each is thrown away.
 
-Prints a table, where a step of ours goes, `ratio_fp32=` (both in eager float32), `ratio_own_modes=` (our best mode over
+Prints a table, `ratio_fp32=` (both in eager float32), `ratio_own_modes=` (our best mode over
 the peer's best without torch.compile, which this script adds to it: no peer has a setting for it), and last `ratio=`
 (our best mode over the peer's best). Rows of other peers stay in the file of results.
 """
@@ -24,24 +24,23 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from statistics import median
 
 import polars as pl
 import torch
-from anatomy import PARTS, describe
 from peers import recalign_hstu
 from peers.environment import REQUIREMENTS, python_of
 from peers.turns import Trainee, Turn
-from tables import SCHEMA, beside_other_packages, commit, save
+from tables import lines, middle, options, save
 
 BF16, COMPILE = ["--precision=bf16-mixed"], ["--compile"]
 PEER_MODES = {"fp32": [], "bf16": BF16, "fp32 compiled": COMPILE, "bf16 compiled": [*BF16, *COMPILE]}
 OUR_MODES = {"fp32": [], "bf16": ["--trainer.precision=bf16-mixed"]}
-METRICS = ("events_per_second", "peak_gib", "padded_share", "users_a_step")
+PACKAGE = pl.col("row").str.strip_prefix("recalign / ").str.split(" ").list.first()
+"""What a row is about: ``recalign / peer``, the ratio, is a row of the peer."""
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__)
     parser.add_argument("--peer", choices=list(REQUIREMENTS), help="without one, ours alone")
     parser.add_argument("--data", type=Path, default=None, help="the data root (else RECALIGN_DATA, else data)")
     parser.add_argument("--log", default="ml-1m", help="a name in conf/data, or a YAML file")
@@ -57,16 +56,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         running = list(start(commands(arguments, Path(folder)), stack))
         measured = alternate(running, arguments.turns, arguments.seconds)
-    rows = pl.concat([summary(name, turns) for name, turns in measured.items()])
-    print(machine())
-    print("\n" + table(rows) + "\n")
-    if arguments.accelerator == "cpu":
-        rows = pl.concat([rows, *anatomies(arguments)], how="diagonal")
-    ratios = compare(rows) if arguments.peer else {}
-    pair = f"recalign / {arguments.peer}"
-    found = [{"row": pair, "metric": name, "mean": value} for name, value in ratios.items()]
-    rows = pl.concat([rows, pl.DataFrame(found)], how="diagonal")
-    print(save(beside_other_packages(labelled(rows, arguments), "throughput"), "throughput"))
+    device = torch.cuda.get_device_name() if arguments.accelerator == "gpu" else machine()
+    log = f"{Path(arguments.log).stem}; {device}"
+    rows = pl.concat([summary(log, name, turns) for name, turns in measured.items()])
+    print(f"{log}\n\n{table(rows)}\n")
+    if ratios := compare(rows) if arguments.peer else {}:
+        pair = lines(log, f"recalign / {arguments.peer}", {name: [value] for name, value in ratios.items()}, [])
+        rows = pl.concat([rows, pair])
+    print(save(rows, "throughput", PACKAGE))
     for name, value in ratios.items():
         print(f"{name}={value:.2f}")
 
@@ -75,20 +72,16 @@ def commands(arguments: argparse.Namespace, folder: Path) -> Iterator[tuple[str,
     """Name and command of every mode of either side; ours come first, for they write the events that the peer reads."""
     events = folder / "events.npz"
     for mode in (mode for mode in OUR_MODES if mode in arguments.modes):
-        yield f"recalign {mode}", our_command(arguments, folder, mode, "peers.recalign_hstu.Pace", events=events)
+        words = [f"--trainer.accelerator={arguments.accelerator}", *OUR_MODES[mode]]
+        pace = {"users": arguments.users, "warm_up": arguments.warm_up, "events": events}
+        line = recalign_hstu.line(arguments.log, arguments.data, folder / mode, pace, words)
+        yield f"recalign {mode}", [sys.executable, "-m", "peers.recalign_hstu", *line]
     if arguments.peer:
         python = python_of(arguments.venvs / arguments.peer, REQUIREMENTS[arguments.peer])
         program = [str(python), "-m", f"peers.{arguments.peer.replace('-', '_')}_hstu", str(events)]
         given = [f"--{name}={vars(arguments)[name]}" for name in ("users", "accelerator", "warm_up")]
         for mode in arguments.modes:
             yield f"{arguments.peer} {mode}", [*program, *given, *PEER_MODES[mode]]
-
-
-def our_command(arguments: argparse.Namespace, folder: Path, mode: str, callback: str, **settings: object) -> list[str]:
-    words = [f"--trainer.accelerator={arguments.accelerator}", *OUR_MODES[mode]]
-    given = {"users": arguments.users, "warm_up": arguments.warm_up, **settings}
-    line = recalign_hstu.line(arguments.log, arguments.data, folder / mode, callback, given, words)
-    return [sys.executable, "-m", "peers.recalign_hstu", *line]
 
 
 def start(commands: Iterable[tuple[str, list[str]]], stack: ExitStack) -> Iterator[Trainee]:
@@ -111,8 +104,8 @@ def alternate(running: list[Trainee], turns: int, seconds: float) -> dict[str, l
     return measured
 
 
-def summary(name: str, turns: list[Turn]) -> pl.DataFrame:
-    """Rows of a mode: in ``mean`` the median over its turns, in the interval's columns the smallest and the largest."""
+def summary(log: str, name: str, turns: list[Turn]) -> pl.DataFrame:
+    """Rows of a mode."""
     values = {
         "events_per_second": [turn.events / turn.seconds for turn in turns],
         "peak_gib": [max(turn.peak_gib, turn.device_gib) for turn in turns],
@@ -120,35 +113,17 @@ def summary(name: str, turns: list[Turn]) -> pl.DataFrame:
         "users_a_step": [turn.users / turn.steps for turn in turns],
     }
     package, mode = turns[0].versions.split(", ")[0], name.split(" ", 1)[1]
-    rows = [
-        {"row": f"{package} {mode}", "metric": metric, "mean": median(v), "ci_low": min(v), "ci_high": max(v)}
-        for metric, v in values.items()
-    ]
-    return pl.DataFrame(rows)
+    return lines(log, f"{package} {mode}", values, [], middle)
 
 
 def table(rows: pl.DataFrame) -> str:
     """The rows in Markdown."""
-    lines = ["| training | real events/s | padding | users a step | peak memory, GiB |", "|---|---|---|---|---|"]
-    cells = {(r["row"], r["metric"]): r for r in rows.iter_rows(named=True)}
-    for row in rows["row"].unique(maintain_order=True):
-        speed, gib, padded, users = (cells[row, name] for name in METRICS)
+    shown = ["| training | real events/s | padding | users a step | peak memory, GiB |", "|---|---|---|---|---|"]
+    for (row,), own in rows.group_by("row", maintain_order=True):
+        speed, gib, padded, users = own.iter_rows(named=True)
         interval = f"{speed['mean']:,.0f} ({speed['ci_low']:,.0f} .. {speed['ci_high']:,.0f})"
-        lines.append(f"| {row} | {interval} | {padded['mean']:.0%} | {users['mean']:.0f} | {gib['ci_high']:.2f} |")
-    return "\n".join(lines)
-
-
-def anatomies(arguments: argparse.Namespace) -> Iterator[pl.DataFrame]:
-    """Print where a step of ours goes, in each mode, and give it as rows."""
-    for mode in (mode for mode in OUR_MODES if mode in arguments.modes):
-        with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-            command = our_command(arguments, Path(folder), mode, "anatomy.Anatomy")
-            for trainee in start([(f"recalign {mode}", command)], stack):
-                turn = trainee.train(2 * arguments.seconds)
-                print(f"a step of ours, {mode}: {describe(turn)}\n")
-                row, scale = f"{turn.versions.split(', ')[0]} {mode}, a step", 1e3 / turn.steps
-                spans = {"ms/step": turn.seconds} | {f"ms/{part}": turn.spans[part] for part in (*PARTS, "products")}
-                yield pl.DataFrame([{"row": row, "metric": m, "mean": s * scale} for m, s in spans.items()])
+        shown.append(f"| {row} | {interval} | {padded['mean']:.0%} | {users['mean']:.0f} | {gib['ci_high']:.2f} |")
+    return "\n".join(shown)
 
 
 def compare(rows: pl.DataFrame) -> dict[str, float]:
@@ -173,14 +148,6 @@ def machine() -> str:
     flags = set(info.read_text().split()) if info.exists() else set()
     extensions = ", ".join(sorted(flags & {"avx512_bf16", "amx_bf16"})) or "no bf16 instructions"
     return f"{torch.get_num_threads()} threads, {extensions}, torch {torch.__version__}"
-
-
-def labelled(rows: pl.DataFrame, arguments: argparse.Namespace) -> pl.DataFrame:
-    """Rows as `tables.save` wants them."""
-    device = torch.cuda.get_device_name() if arguments.accelerator == "gpu" else machine()
-    given = pl.lit(f"{Path(arguments.log).stem}; {device}").alias("log")
-    blank = [pl.lit(None, pl.Float64).alias("sd"), pl.lit("").alias("seeds"), pl.lit(commit()).alias("commit")]
-    return rows.with_columns(given, *blank).select(SCHEMA)
 
 
 if __name__ == "__main__":

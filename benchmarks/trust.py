@@ -10,7 +10,6 @@ seeds; a difference is the model's figure minus the rival's, paired by event.
 
 from __future__ import annotations
 
-import argparse
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +17,12 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from tables import RESULTS, SCHEMA, beside_other_logs, commit, markdown, save
+from tables import CONF, average, commit, crossed, frame, markdown, options, save, saved
 
 from recalign.chain.run import make_world
 from recalign.chain.train import train
 from recalign.evaluation.value import load_truth
-from recalign.metrics.bootstrap import CrossedBootstrap, Estimate
+from recalign.metrics.bootstrap import Estimate
 from recalign.recommender.checkpoint import load_net
 from recalign.reward import RewardData
 from recalign.reward.trust import compare, predict, report
@@ -44,7 +43,6 @@ NAMES = {
     "ridge": "user + item, ridge",
     "factors": "matrix factorisation",
 }
-CONF = Path(__file__).parents[1] / "conf"
 
 
 @dataclass(frozen=True)
@@ -77,19 +75,16 @@ ROWS = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__, seeds=[0, 1, 2], runs="runs/trust", data=True)
     parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=list(ROWS))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--data", help="data root; else RECALIGN_DATA, else data")
-    parser.add_argument("--runs", type=Path, default=Path("runs/trust"))
     given = parser.parse_args()
     for name in given.rows:
         cells = {}
         for seed in given.seeds:
             cells[seed] = cell(ROWS[name], seed, given.runs / name.replace(", ", "-").replace(" ", "-"), given.data)
-            save(beside_other_logs(summary(name, cells), "trust"), "trust")
+            save(summary(name, cells), "trust", "log")
         print(f"\n### {name}\n\n{shown(summary(name, cells), cells)}", flush=True)
-    print("\n" + overview(pl.read_csv(RESULTS / "trust.csv", schema_overrides={"seeds": pl.String})))
+    print("\n" + overview(saved("trust")))
 
 
 def cell(row: Row, seed: int, folder: Path, data: str | None) -> dict[str, Any]:
@@ -150,10 +145,7 @@ def summary(name: str, cells: dict[int, dict[str, Any]]) -> pl.DataFrame:
     commits = " ".join(sorted({one["commit"] for one in said}))
 
     def add(row: str, metric: str, drawn: list[np.ndarray]) -> None:
-        value_S, drawn_DS = np.array([d[0] for d in drawn]), np.stack([d[1:] for d in drawn], axis=1)
-        estimate: Estimate = CrossedBootstrap(users=1).over_seeds(value_S, drawn_DS)
-        sd = float(value_S.std(ddof=1)) if len(drawn) > 1 else None
-        rows.append((name, row, metric, estimate.value, sd, *estimate.interval(), seeds, commits))
+        rows.append((name, row, metric, *crossed([Estimate(d[0], d[1:]) for d in drawn]), seeds, commits))
 
     for figure in FIGURES:
         for predictor in ("model", *PREDICTORS):
@@ -166,34 +158,21 @@ def summary(name: str, cells: dict[int, dict[str, Any]]) -> pl.DataFrame:
         f"noise/{said[0]['noise']['source']}": [one["noise"]["sd"] for one in said],
         **{f"limit/{figure}": [one["limits"][figure] for one in said] for figure in said[0]["limits"]},
     }.items():
-        sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
-        rows.append((name, "model", metric, float(np.mean(values)), sd, None, None, seeds, commits))
-    types = [pl.String] * 3 + [pl.Float64] * 4 + [pl.String] * 2
-    return pl.DataFrame(rows, schema=dict(zip(SCHEMA, types, strict=True)), orient="row")
+        if values:  # no level where nothing could be measured
+            rows.append((name, "model", metric, *average(values), seeds, commits))
+    return frame(rows)
 
 
 LEVELS = ("no_signal", "weak", "moderate", "strong")
 
 
 def shown(rows: pl.DataFrame, cells: dict[int, dict[str, Any]]) -> str:
-    """The table of a log: predictors, then the model's differences, then what is said."""
-    rows = rows.with_columns(pl.col("row").replace(NAMES))
-    figures = markdown(rows, {figure: figure for figure in FIGURES})
-    lines = ["| the model minus | rmse | pairwise |", "|---|---|---|"]
-    cell = {r["metric"]: r for r in rows.iter_rows(named=True) if r["metric"].startswith("minus_")}
-    for rival in RIVALS:
-        found = [cell[f"minus_{rival}/{figure}"] for figure in ("rmse", "pairwise")]
-        texts = [f"{c['mean']:+.4f} ({c['ci_low']:+.4f} .. {c['ci_high']:+.4f})" for c in found]
-        lines.append(f"| {NAMES[rival]} | {' | '.join(texts)} |")
-    said = [one["said"] for one in cells.values()]
+    """The table of a log, and what is said of the reward model."""
+    said = [cell["said"] for cell in cells.values()]
     verdicts = ", ".join(one["verdict"] for one in said)
-    noise = [f"{one['noise']['sd']:.3f}" for one in said]
-    source = said[0]["noise"]["source"]
-    end = f"Verdicts: {verdicts}. Noise ({source}): {', '.join(noise)}."
-    for figure in said[0]["limits"]:
-        best = ", ".join(f"{one['limits'][figure]:.3f}" for one in said)
-        end += f" {figure} of who knows the truth: {best}."
-    return "\n".join([figures, "", *lines, "", end])
+    noise = ", ".join(f"{one['noise']['sd']:.3f}" for one in said)
+    figures = markdown(rows.with_columns(pl.col("row").replace(NAMES)), {figure: figure for figure in FIGURES})
+    return f"{figures}\n\nVerdicts: {verdicts}. Noise ({said[0]['noise']['source']}): {noise}."
 
 
 def overview(saved: pl.DataFrame) -> str:
@@ -207,7 +186,7 @@ def overview(saved: pl.DataFrame) -> str:
             shown.append(f"{cell[figure]['mean']:.3f}")
             behind = (cell[f"minus_{rival}/{figure}"] for rival in ("ridge", "factors"))
             shown += [f"{c['mean']:+.4f} ({c['ci_low']:+.4f} .. {c['ci_high']:+.4f})" for c in behind]
-        level = f"{cell['validation/level']['mean']:.1f}"
+        level = f"{cell['validation/level']['mean']:.1f}" if "validation/level" in cell else "-"
         lines.append(f"| {name} | {len(str(seeds).split())} | {' | '.join(shown)} | {level} |")
     return "\n".join([*lines, "", f"Level of the verdict: {', '.join(f'{n} {i}' for i, n in enumerate(LEVELS))}."])
 

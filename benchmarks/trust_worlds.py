@@ -17,7 +17,6 @@ twice as many, so this is an upper limit.
 
 from __future__ import annotations
 
-import argparse
 import functools
 import math
 import tempfile
@@ -27,10 +26,9 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-import torch
 from lightning import Trainer, seed_everything
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
-from tables import SCHEMA, beside_other_logs, commit, save
+from tables import average, by_metric, commit, each, frame, options, save
 
 from recalign.events import Log
 from recalign.nn import HSTU
@@ -69,26 +67,25 @@ class Halved(RewardData):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__)
     parser.add_argument("question", choices=["order", "choice"])
     parser.add_argument("--kinds", nargs="+", help="of worlds; else all")
     parser.add_argument("--worlds", type=int, default=10, help="of each kind")
     parser.add_argument("--first", type=int, default=3000, help="seed of the first world")
+    parser.add_argument("--workers", type=int, default=1, help="worlds at a time")
     given = parser.parse_args()
     seeds = range(given.first, given.first + given.worlds)
     ask, kinds = (order, ORDER) if given.question == "order" else (choice, CHOICE)
     for kind in given.kinds or kinds:
-        found = pl.DataFrame([_in_world(ask, kind, kinds[kind], seed) for seed in seeds])
+        found = by_metric(each(functools.partial(_in_world, ask, kind, kinds[kind]), seeds, given.workers))
         rows = []
-        for figure in found.columns:
-            value = found[figure].cast(pl.Float64).to_numpy()
-            mean, sd = float(value.mean()), float(value.std(ddof=1))
-            error = sd / math.sqrt(len(value))
-            rows.append((f"{given.question}, {kind}", "model", figure, mean, sd, mean - 2 * error, mean + 2 * error))
+        for figure, values in found.items():
+            mean, sd, *_ = average(values)
+            error = (math.nan if sd is None else sd) / math.sqrt(len(values))
+            ends = mean - 2 * error, mean + 2 * error, f"{seeds[0]}-{seeds[-1]}", commit()
+            rows.append((f"{given.question}, {kind}", "model", figure, mean, sd, *ends))
             print(f"{given.question:6} {kind:8} {figure:16} {mean:+.4f}, standard error {error:.4f}", flush=True)
-        table = pl.DataFrame(rows, schema=list(SCHEMA[:7]), orient="row")
-        table = table.with_columns(seeds=pl.lit(f"{seeds[0]}-{seeds[-1]}"), commit=pl.lit(commit()))
-        save(beside_other_logs(table, "trust_worlds"), "trust_worlds")
+        save(frame(rows), "trust_worlds", "log")
 
 
 Fit = Callable[..., dict[str, Any]]
@@ -100,7 +97,9 @@ def order(fit: Fit) -> dict[str, float]:
     assert said["ordered_on"] == "training rows of other users"
     value, low, _ = said["validation"]["table"]["model"]["pairwise"]
     item = said["validation"]["table"]["item"]["pairwise"][1]
-    verdict = {f"said {word}": said["verdict"] == word for word in ("no_signal", "weak", "moderate", "strong")}
+    verdict = {
+        f"said {word}": said["verdict"] == word for word in ("not_measured", "no_signal", "weak", "moderate", "strong")
+    }
     return {"pairwise": value, "above one half": low > 0.5, "item mean above": item > 0.5, **verdict}
 
 
@@ -162,5 +161,4 @@ def _in_world(ask: Callable[[Fit], dict[str, float]], kind: str, world: World, s
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
     main()

@@ -21,7 +21,10 @@ CODE = ROOT / "src" / "recalign"
 ROOMS = "|".join(sorted(path.name for path in CODE.iterdir() if path.is_dir() and path.name != "__pycache__"))
 
 LINK = re.compile(r"\]\(([^)\s]+)\)")
-PATH = re.compile(r"(?<![\w./<>-])(?:conf|benchmarks|src|tests|docs)/[\w./<>*{}-]*")
+PATH = re.compile(
+    r"(?<![\w./<>-])(?:conf|benchmarks|src|tests|docs)/[\w./<>*{}-]*"
+    r"(?![^`\n]*`\s+at\s+[0-9a-f]{7}\b)"  # not a command that an earlier commit has
+)
 MODULE = re.compile(rf"(?<![\w./-])((?:{ROOMS})/[\w/]+\.py)")
 
 

@@ -7,7 +7,6 @@ WORDS are those of `recalign`, as `line` gives them.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from lightning.pytorch.callbacks import Callback
 import recalign
 from peers.turns import Turns
 from recalign.cli import main
+from recalign.files import replacing
 from recalign.sequences import Batch
 from recalign.sequences.sampler import bucket_of
 from recalign.sequences.splits import TRAIN
@@ -47,8 +47,10 @@ class Pace(Callback):
         if self.users:
             data.batch_tokens = round(self.users * bucket_of(data.training().length, data.max_length).mean())
         if self.events:
-            # what we train on, no more and no less
-            write_events(data.sequences.frame.filter(pl.col("split") == TRAIN), Path(self.events))
+            frame = data.sequences.frame.filter(pl.col("split") == TRAIN)  # what we train on, no more and no less
+            arrays = {name: frame[name].cast(pl.Int64).to_numpy() for name in ("user", "item", "timestamp")}
+            with replacing(Path(self.events)) as path, path.open("wb") as file:
+                np.savez(file, allow_pickle=False, **arrays)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         cuda = torch.cuda if trainer.strategy.root_device.type == "cuda" else None
@@ -60,16 +62,8 @@ class Pace(Callback):
         self.turns.step(len(batch.target_T), batch.item_BL.numel(), len(batch.user_B))
 
 
-def write_events(frame: pl.DataFrame, path: Path) -> None:
-    """Hand events to the peers, in their order."""
-    arrays = {name: frame[name].cast(pl.Int64).to_numpy() for name in ("user", "item", "timestamp")}
-    partial = path.with_name(f"partial-{path.name}")
-    np.savez(partial, allow_pickle=False, **arrays)
-    os.replace(partial, path)
-
-
-def line(log: str, root: Path, runs: Path, callback: str, settings: dict[str, Any], words: Sequence[str]) -> list[str]:
-    """Words of `recalign fit` on a log (a name in conf/data, or a YAML file), without validation, with a callback."""
+def line(log: str, root: Path, runs: Path, pace: dict[str, Any], words: Sequence[str]) -> list[str]:
+    """Words of `recalign fit` on a log (a name in conf/data, or a YAML file), without validation, with `Pace`."""
     yaml = Path(log) if log.endswith(".yaml") else CONF / "data" / f"{log}.yaml"
     return [
         "fit",
@@ -82,8 +76,8 @@ def line(log: str, root: Path, runs: Path, callback: str, settings: dict[str, An
         "--trainer.num_sanity_val_steps=0",
         "--trainer.check_val_every_n_epoch=1000000",
         "--trainer.enable_progress_bar=false",
-        f"--trainer.callbacks+={callback}",
-        *(f"--trainer.callbacks.{name}={value}" for name, value in settings.items()),
+        "--trainer.callbacks+=peers.recalign_hstu.Pace",
+        *(f"--trainer.callbacks.{name}={value}" for name, value in pace.items()),
         *words,
     ]
 

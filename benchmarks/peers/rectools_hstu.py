@@ -1,6 +1,6 @@
-"""Train RecTools' HSTU or SASRec in turns, by its own `fit`: its preprocessing, DataLoader and Lightning module.
+"""Train RecTools' HSTU in turns, by its own `fit`: its preprocessing, DataLoader and Lightning module.
 
-    python -m peers.rectools_hstu EVENTS.npz [--model HSTUModel] [--precision bf16-mixed] [--compile] ...
+    python -m peers.rectools_hstu EVENTS.npz [--precision bf16-mixed] [--compile] ...
 
 EVENTS.npz holds int64 arrays user, item, timestamp: the training events, in order. The settings are those of RecTools'
 HSTU tutorial (https://rectools.readthedocs.io), with the full softmax in place of 128 sampled negatives.
@@ -8,20 +8,19 @@ HSTU tutorial (https://rectools.readthedocs.io), with the full softmax in place 
 
 from __future__ import annotations
 
-import argparse
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytorch_lightning as pl
-import rectools.models
 import torch
 from rectools import Columns
 from rectools import __version__ as version
 from rectools.dataset import Dataset
+from rectools.models import HSTUModel
 from rectools.models.nn.item_net import IdEmbeddingsItemNet
 
-from peers.turns import Turns
+from peers.turns import Turns, peer_options
 
 
 class Pace(pl.Callback):
@@ -57,16 +56,7 @@ def trainer(accelerator: str, precision: Any, compiled: bool, warm_up: float) ->
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("events")
-    parser.add_argument("--model", default="HSTUModel", choices=["HSTUModel", "SASRecModel"])
-    parser.add_argument("--users", type=int, default=128, help="histories of a batch")
-    parser.add_argument("--length", type=int, default=200, help="events of a history")
-    parser.add_argument("--accelerator", default="cpu")
-    parser.add_argument("--precision", default="32-true")
-    parser.add_argument("--warm_up", type=float, default=5.0, help="seconds of the first turn")
-    parser.add_argument("--compile", action="store_true")
-    arguments = parser.parse_args()
+    arguments = peer_options(__doc__)
     with np.load(arguments.events) as events:
         log = pd.DataFrame(
             {
@@ -77,7 +67,7 @@ def main() -> None:
             }
         )
     pl.seed_everything(0)
-    model = getattr(rectools.models, arguments.model)(
+    model = HSTUModel(
         session_max_len=arguments.length,
         n_factors=50,
         n_blocks=2,

@@ -8,7 +8,6 @@ events; they are made here as its trainer wants them: padded at the left, the la
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
 from importlib.metadata import version
 
@@ -18,7 +17,7 @@ from torch_rechub.models.generative.hstu import HSTUModel
 from torch_rechub.trainers.seq_trainer import SeqTrainer
 from torch_rechub.utils.data import SequenceDataGenerator
 
-from peers.turns import Turns
+from peers.turns import Turns, peer_options
 
 
 class Paced:
@@ -52,15 +51,7 @@ def histories(path: str, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarra
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("events")
-    parser.add_argument("--users", type=int, default=128, help="histories of a batch")
-    parser.add_argument("--length", type=int, default=200, help="events of a history")
-    parser.add_argument("--accelerator", default="cpu")
-    parser.add_argument("--precision", default="32-true")
-    parser.add_argument("--warm_up", type=float, default=5.0, help="seconds of the first turn")
-    parser.add_argument("--compile", action="store_true")
-    arguments = parser.parse_args()
+    arguments = peer_options(__doc__)
     device = "cuda" if arguments.accelerator == "gpu" else "cpu"
     torch.manual_seed(0)
     tokens, gaps, targets, items = histories(arguments.events, arguments.length)

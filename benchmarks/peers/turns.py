@@ -7,6 +7,7 @@ the turn as a line of JSON, and reads how many seconds the next one lasts. `Turn
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import resource
@@ -33,7 +34,6 @@ class Turn(NamedTuple):
         peak_gib: largest resident memory of the process so far.
         device_gib: largest memory on its GPU so far.
         versions: what was measured, such as ``rectools 0.19.0, torch 2.13.0``.
-        spans: seconds of the turn by what they went to, where the program measures that.
     """
 
     steps: int
@@ -44,7 +44,19 @@ class Turn(NamedTuple):
     peak_gib: float
     device_gib: float
     versions: str
-    spans: dict[str, float]
+
+
+def peer_options(about: str | None) -> argparse.Namespace:
+    """What `throughput.py` tells a peer's program."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("events")
+    parser.add_argument("--users", type=int, default=128, help="histories of a batch")
+    parser.add_argument("--length", type=int, default=200, help="events of a history")
+    parser.add_argument("--accelerator", default="cpu")
+    parser.add_argument("--precision", default="32-true")
+    parser.add_argument("--warm_up", type=float, default=5.0, help="seconds of the first turn")
+    parser.add_argument("--compile", action="store_true")
+    return parser.parse_args()
 
 
 class Turns:
@@ -64,7 +76,6 @@ class Turns:
 
     def _begin(self) -> None:
         self.steps = self.events = self.padded = self.users = 0
-        self.spans: dict[str, float] = {}
         self.began = time.perf_counter()
 
     def step(self, events: int, padded: int, users: int) -> None:
@@ -78,7 +89,7 @@ class Turns:
         seconds = time.perf_counter() - self.began
         device_gib = self.cuda.max_memory_allocated() / 2**30 if self.cuda else 0.0
         counted = self.steps, seconds, self.events, self.padded, self.users
-        turn = Turn(*counted, peak_gib(), device_gib, self.versions, self.spans)
+        turn = Turn(*counted, peak_gib(), device_gib, self.versions)
         print(MARK + json.dumps(turn), file=self.out, flush=True)
         self.least_seconds, self.least_steps = float(sys.stdin.readline()), 1
         self._begin()

@@ -1,6 +1,6 @@
-"""The calibration of the default world is a benchmark, which tests import."""
+"""Tests of the default world measure its moments with `log_moments`."""
 
 import sys
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
+sys.path.append(str(Path(__file__).parent))

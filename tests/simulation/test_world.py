@@ -9,7 +9,7 @@ from recalign.errors import InputError
 from recalign.simulation.behaviour import CIRCUMSTANCE_SHARE, time_slice
 from recalign.simulation.world import MEAN, SD, START, Simulated, World, simulate
 
-# MovieLens 100K (Harper and Konstan, 2015), all 100,000 rows of u.data, as `benchmarks/calibrate_world.py` prints them.
+# MovieLens 100K (Harper and Konstan, 2015), all 100,000 rows of u.data, as `log_moments` measures them.
 ML_100K = {
     "activity/median": 0.613,
     "activity/sd": 0.951,

@@ -1,4 +1,4 @@
-"""Moments of a log, and how well simple models predict its next items and rewards: for calibrate_world.py.
+"""Moments of a log, and how well simple models predict its next items and rewards.
 
 Logs are frames with the columns user, item, timestamp and reward (null where not recorded).
 
