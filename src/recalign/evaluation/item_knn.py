@@ -6,7 +6,7 @@
 
 Each item keeps its nearest neighbours only; popularity ranks the items that are nobody's. Sarwar et al. (WWW 2001) have
 the cosine. Ludewig & Jannach (UMUAI 2018) let co-occurrence count within sessions, and recent events for more; what
-both are worth here, and the defaults: ``benchmarks/item_knn.py``.
+both are worth here, and the defaults: ``benchmarks/item_knn.py`` at 6cff785.
 
 Suffixes: T states, V items, W items after the padding 0, M newest events, K neighbours, N events, X some of them,
 P pairs of items.
