@@ -41,7 +41,7 @@ def test_counts(small):
     }
     assert list(found["rows left out, or without a reward"].values()) == [1]
     assert found["nulls by column"] == {"reward": 1, "stars": 1}
-    assert list(found["repeated items and times"].values()) == [2, 1, 0.8]
+    assert list(found["repeated items and times"].values()) == [2, 1, 0, 0.8]
     assert (found["events per user"]["min"], found["events per user"]["max"]) == (1, 4)
     assert (found["events per item"]["min"], found["events per item"]["max"]) == (1, 4)
     assert found["reward"]["events with a reward"] == 4

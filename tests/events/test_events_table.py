@@ -411,6 +411,14 @@ def test_events_on_one_item_become_the_strongest(tmp_path):
     assert load(tmp_path, SHOP, WORTH, kind="csv").frame.height == 8
 
 
+def test_rows_that_repeat_another_are_left_out_where_that_is_asked_for(tmp_path):
+    twice = SHOP + "bob,lamp,6,view\nbob,lamp,6,cart\n"
+    table = load(tmp_path, twice, WORTH, kind="csv", drop_repeats=True)
+    assert table.frame.height == 9  # the cart differs in a column
+    assert "rows repeat another row in every column and are left out: row 8 of" in str(table.report)
+    assert load(tmp_path, twice, WORTH, kind="csv").frame.height == 10
+
+
 @pytest.mark.parametrize(
     ("times", "how", "first"),
     [

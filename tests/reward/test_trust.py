@@ -317,12 +317,13 @@ def test_noise_is_read_off_repeated_events():
     pair = np.repeat(np.arange(400), 2)
     rated = pl.DataFrame(
         {"user": pair, "item": pair, "reward": 3 * rng.normal(size=400)[pair] + 0.5 * rng.normal(size=800)}
-    )
+    ).with_columns(timestamp=pl.int_range(pl.len()))
     table = {"model": {"rmse": estimate(0.8)}, "item": {"rmse": estimate(0.9)}}
     found = noise(rated, table, variance=9.25)
     assert found["source"] == "repeats"
     assert found["sd"] == pytest.approx(0.5, abs=0.05)
     assert found["ceiling"] == pytest.approx(1 - 0.25 / 9.25, abs=0.01)
+    assert noise(pl.concat([rated, rated]), table, variance=9.25) == found  # every event logged twice
     once = noise(rated.unique("user"), table, variance=1.0)
     assert (once["source"], once["sd"]) == ("floor", 0.8)
     assert once["ceiling"] == pytest.approx(1 - 0.64)

@@ -40,7 +40,7 @@ LOG: dict[str, Any] = {"columns": {"good": "coalesce(stars > 3, false)"}, "where
 
 @st.composite
 def logs(draw: st.DrawFn) -> pl.DataFrame:
-    """Up to 60 events of up to 8 users; some rows are empty, some rewards, lengths and notes are missing."""
+    """Up to 63 events of up to 8 users; some rows repeat another or are empty, some of their values are missing."""
     row = st.tuples(
         st.integers(1, 8),
         st.integers(1, 12),
@@ -52,6 +52,7 @@ def logs(draw: st.DrawFn) -> pl.DataFrame:
     rows = draw(st.lists(row, min_size=15, max_size=60))
     ids = USERS[draw(st.sampled_from(sorted(USERS)))]
     named = [(ids(user), f"film {item}", *rest) for user, item, *rest in rows]
+    named += named[: draw(st.integers(0, 3))]
     empty = [(None,) * 6] * draw(st.integers(0, 2))
     return pl.DataFrame(named + empty, schema=["user", "item", "timestamp", "stars", "length", "^.*$"], orient="row")
 
@@ -96,17 +97,22 @@ def content(path: Path) -> Any:
     cut=st.integers(0, 60),
     files=st.sampled_from(FILES),
     collapse=st.booleans(),
+    repeats=st.booleans(),
 )
 @settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_partitions_make_the_same_files(
-    monkeypatch, log, split: Split, high, partitions, min_events, rows, cut, files, collapse
+    monkeypatch, log, split: Split, high, partitions, min_events, rows, cut, files, collapse, repeats
 ):
     monkeypatch.setattr(prepare_file, "ROWS", rows)
     with TemporaryDirectory() as folder:
         root = Path(folder)
         write(log[:cut], root / files[0])
         write(log[cut:], root / files[1])
-        changed = {"log": Log("small", list(files), **LOG, collapse=collapse), "split": split, "high": high}
+        changed = {
+            "log": Log("small", list(files), **LOG, collapse=collapse, drop_repeats=repeats),
+            "split": split,
+            "high": high,
+        }
         whole, parts = (module(root, cache, **changed, min_events=min_events) for cache in ("whole", "parts"))
         try:
             whole.sequences  # noqa: B018

@@ -85,6 +85,7 @@ def rare(user, step):
         ({"rows": rows(pause=tied)}, "with care", "90% of the events share their time with another of the same user"),
         ({"rows": rows(pause=tied)}, "with care", "at least 45% of the next events are noise"),
         ({"rows": rows(item=rare)}, "with care", "so that no method's ndcg is above 0.50. Name items more coarsely"),
+        ({"rows": [*rows(), *rows()[:3]]}, "with care", "3 events (0.2%) repeat another in every column"),
         ({"rows": rows(pause=lambda user, step: 60)}, "with care", "all events are of one day, 2020-09-13"),
         (
             {"rows": [(u, v, r if u % 3 == 0 else None, t) for u, v, r, t in rows()]},

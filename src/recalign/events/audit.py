@@ -15,6 +15,7 @@ QUANTILES = {"min": 0.0, "10 %": 0.1, "25 %": 0.25, "median": 0.5, "75 %": 0.75,
 BINS = 10
 GAP_AUC = "AUC of a high reward by the time between events (0.5: no leak)"
 REWARDED = "events with a reward"
+REPEATS = "repeats (equal in every column)"
 TIES = "ties: share of events at the same time as another of the user"
 RESOLUTION = "seconds to which times have to be floored to hide it"
 LEAK, HINT = 0.9, 0.65
@@ -117,6 +118,7 @@ def _repetition(table: EventTable) -> Section:
     if table.has_time:
         distinct = frame.n_unique(["user", "item", "timestamp"])
         rows["duplicates (same user, item and time)"] = frame.height - distinct
+        rows[REPEATS] = frame.height - frame.n_unique(pl.exclude("row")) if distinct < frame.height else 0
         rows[TIES] = table.report.tied / frame.height
     return rows
 

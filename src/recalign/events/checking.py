@@ -57,11 +57,15 @@ def check_rows(
 
 
 def _drop_unusable(raw: pl.DataFrame, rows: SourceRows, log: Log) -> tuple[pl.DataFrame, SourceRows, list[LeftOut]]:
-    """Drop rows that are empty or fail ``log.where``. Also return why rows were dropped."""
+    """Drop rows that are empty, repeated or fail ``log.where``. Also return why rows were dropped."""
     empty = raw.select(pl.all_horizontal(pl.all().is_null())).to_series()
     left_out = [count_rows("are empty and are left out", empty, rows)]
     if empty.any():
         raw, rows = raw.filter(~empty), rows.filter(~empty)
+    if log.drop_repeats:
+        repeated = ~raw.select(pl.struct(pl.all()).is_first_distinct()).to_series()
+        left_out.append(count_rows("repeat another row in every column and are left out", repeated, rows))
+        raw, rows = raw.filter(~repeated), rows.filter(~repeated)
     if log.where is not None:
         unmet = ~condition(raw, log.where, "data.log.where", rows)
         left_out.append(count_rows(f"do not meet {log.where!r} and are left out", unmet, rows))

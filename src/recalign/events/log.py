@@ -56,6 +56,7 @@ class Log:
         time_resolution: seconds to which timestamps are floored, after sorting.
         columns: feedback columns to add, by name: expressions over the raw columns.
         where: condition for a row to be used. The report counts the other rows.
+        drop_repeats: of rows that are equal in every column keep the first. The report counts the others.
         collapse: keep one event per user and item: the one with the highest reward, on ties the first. The report
             counts the others.
         is_random: column that is true (or 1) where the item was shown at random, or the name of one in ``columns``.
@@ -79,6 +80,7 @@ class Log:
     time_resolution: int = 1
     columns: dict[str, str] = field(default_factory=dict)
     where: str | None = None
+    drop_repeats: bool = False
     collapse: bool = False
     is_random: str | None = None
     propensity: str | None = None

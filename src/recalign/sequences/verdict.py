@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from recalign.events.audit import GAP_AUC, HINT, LEAK, OUTLIERS, RESOLUTION, REWARDED, TIES, Section
+from recalign.events.audit import GAP_AUC, HINT, LEAK, OUTLIERS, REPEATS, RESOLUTION, REWARDED, TIES, Section
 from recalign.events.division import FEW, LEARN, SHORT, unmeasurable
 from recalign.events.guess import MOST_HIGH
 from recalign.sequences.audit import (
@@ -24,6 +24,8 @@ from recalign.sequences.audit import (
 )
 
 Word = Literal["usable", "with care", "do not train"]
+REPEATED = 0.001
+"""Share of repeated events above which to say so."""
 MOSTLY = 0.5
 """Share of the variance that comes from outliers, above which to warn."""
 FEWER = 0.75
@@ -64,7 +66,14 @@ def verdict(sections: Mapping[str, Section], time_unit: str) -> Verdict:
         time_unit: in which the log's timestamps were read.
     """
     return Verdict(
-        [*_rewards(sections), *_targets(sections), *_users(sections), *_times(sections, time_unit), *_leaks(sections)]
+        [
+            *_rewards(sections),
+            *_repeats(sections),
+            *_targets(sections),
+            *_users(sections),
+            *_times(sections, time_unit),
+            *_leaks(sections),
+        ]
     )
 
 
@@ -97,6 +106,16 @@ def _rewards(sections: Mapping[str, Section]) -> Iterator[Concern]:
     events = int(sections["log"]["events"])
     if rewards and (known := int(rewards[REWARDED])) < events / 2:
         yield Concern(False, f"{known / events:.0%} of the events have a reward: methods learn from these alone")
+
+
+def _repeats(sections: Mapping[str, Section]) -> Iterator[Concern]:
+    repeats, events = int(sections["repeated items and times"].get(REPEATS, 0)), int(sections["log"]["events"])
+    if repeats > REPEATED * events:
+        yield Concern(
+            False,
+            f"{repeats:,} events ({repeats / events:.1%}) repeat another in every column: a policy that has seen the "
+            "first predicts the second. If they were logged twice, set data.log.drop_repeats: true",
+        )
 
 
 def _targets(sections: Mapping[str, Section]) -> Iterator[Concern]:

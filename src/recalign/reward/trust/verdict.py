@@ -71,7 +71,7 @@ def noise(train: pl.DataFrame, table: Table, variance: float) -> dict[str, Any]:
     """Estimate the noise of a reward: the part that nobody can predict.
 
     Args:
-        train: training events with a reward: ``user``, ``item``, ``reward``.
+        train: training events with a reward: ``user``, ``item``, ``timestamp``, ``reward``.
         table: figures on other events, for the floor.
         variance: of the rewards of those events.
 
@@ -80,7 +80,8 @@ def noise(train: pl.DataFrame, table: Table, variance: float) -> dict[str, Any]:
         of any predictor, where there are too few of those. ``sd``, its standard deviation, of which a floor is an upper
         limit. ``ceiling``, the R2 that no model exceeds, or, with a floor, one that has been reached.
     """
-    pairs = train.group_by("user", "item").agg(pl.len().alias("n"), pl.col("reward").var().alias("variance"))
+    once = train.unique(["user", "item", "timestamp", "reward"])  # an event that is logged twice is no second reward
+    pairs = once.group_by("user", "item").agg(pl.len().alias("n"), pl.col("reward").var().alias("variance"))
     repeated = pairs.filter(pl.col("n") > 1)
     freedom_P, variance_P = (repeated["n"] - 1).to_numpy(), repeated["variance"].to_numpy()
     if freedom_P.sum() >= REPEATS:
