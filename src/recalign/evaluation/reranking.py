@@ -12,7 +12,8 @@ import torch
 
 from recalign.errors import InputError
 from recalign.evaluation.baselines import ItemScores, LowerBound, Rerank, Scores, log_counts
-from recalign.files import altered, read_json, sha256
+from recalign.files import read_json, sha256
+from recalign.kept import check
 from recalign.recommender.checkpoint import load_net
 from recalign.recommender.policy import Policy
 from recalign.reward import RewardData, RewardEnsemble
@@ -107,7 +108,7 @@ def served(folder: Path, checkpoints: Mapping[str, Path], data: RewardData) -> P
         InputError: the row is not evaluated, or its checkpoints or its log are not those of its evaluation.
     """
     method, place = folder.parent.name, folder / "evaluation"
-    said = {} if altered(place) else read_json(place / "summary.json").get(RERANKING, {})
+    said = {} if check(place).altered else read_json(place / "summary.json").get(RERANKING, {})
     remedy = "run the chain again: only what has changed is repeated"
     if not said:
         raise InputError("this row has no evaluation, or an altered one", where=str(folder), remedy=remedy)

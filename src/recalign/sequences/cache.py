@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import inspect
 import json
 import os
 import shutil
@@ -24,11 +23,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-import recalign.events
+from recalign import kept
+from recalign.code import code_digest
 from recalign.errors import InputError
 from recalign.events import Report
 from recalign.events.report import Note
-from recalign.files import altered, digest, read_json, rename, seal, sha256, write_json
+from recalign.files import digest, read_json, rename, write_json
 from recalign.sequences.splits import Split
 from recalign.sequences.store import Sequences
 
@@ -37,8 +37,8 @@ FRAMES = ("events", "users", "items")
 MAPPED = (pl.Int8, pl.Int16, pl.Int32, pl.Int64, pl.UInt8, pl.UInt16, pl.UInt32, pl.UInt64, pl.Float32, pl.Float64)
 """Types of the columns that are mapped, if they have no nulls."""
 
-MADE_BY = ("cache", "partitions", "prepare", "splits", "store")
-"""Modules of this room that decide what an entry holds."""
+MADE_BY = ("recalign.sequences.prepare.prepare", "recalign.sequences.store.build", "recalign.events.audit")
+"""What makes an entry and the figures beside it."""
 UNUSED_DAYS = 30
 """Days without use after which an entry is removed."""
 
@@ -53,30 +53,35 @@ def cache_folder(option: bool | str) -> Path | None:
 
 @dataclass(frozen=True)
 class CacheEntry:
-    """The folder of one prepared log in the cache; it need not exist."""
+    """The folder of one prepared log in the cache; it need not exist.
+
+    Attributes:
+        path: named by the digest of its key.
+        key: the log's fingerprint and the code (`recalign.kept.Key`).
+    """
 
     path: Path
+    key: dict[str, str]
 
     @classmethod
     def of(cls, folder: Path, name: str, fingerprint: str, split: Split) -> CacheEntry:
-        """The entry of a log by name and fingerprint; the split's class may be the user's own, so its source counts."""
-        events = Path(inspect.getfile(recalign.events)).parent
-        own = [Path(__file__).with_name(f"{name}.py") for name in MADE_BY]
-        code = sorted({sha256(file) for file in (*events.glob("*.py"), *own, Path(inspect.getfile(type(split))))})
-        key = digest(fingerprint, pl.__version__, code)[:16]
-        return cls(folder / f"{name.replace(os.sep, '-')}-{key}")
+        """The entry of a log by name and fingerprint; the split's class may be the user's own: it counts with all that
+        it imports.
+        """
+        code = code_digest({*MADE_BY, f"{type(split).__module__}.{type(split).__name__}"}, counted=("polars",))
+        key = {"log": fingerprint, "code": code}
+        return cls(folder / f"{name.replace(os.sep, '-')}-{digest(key)[:16]}", key)
 
     def load(self) -> Sequences | None:
         """Read the entry; null if it does not exist. A damaged one is removed, with a warning."""
         if not self.path.is_dir():
             return None
         try:
-            if changed := altered(self.path):
-                raise ValueError(f"{', '.join(changed)}: not what was written")
+            kept.require(self.path, "it is prepared again")
             os.utime(self.path)  # so that it counts as used
             return self._read(json.loads((self.path / "entry.json").read_text(encoding="utf-8")))
-        except (OSError, ValueError, KeyError, pl.exceptions.PolarsError) as error:
-            _warn(f"the cached log {self.path} is damaged ({error}) and is prepared again")
+        except (InputError, OSError, ValueError, KeyError, pl.exceptions.PolarsError) as error:
+            _warn(f"the cached log {self.path} is damaged ({getattr(error, 'what', error)}) and is prepared again")
             shutil.rmtree(self.path, ignore_errors=True)
             return None
 
@@ -113,7 +118,7 @@ class CacheEntry:
     def publish(self, part: Path) -> None:
         """Make a folder with all files of the entry the entry, unless another process was faster."""
         if not self.path.exists():
-            seal(part)
+            kept.seal(part, self.key)
             rename(part, self.path)
         _remove_unused(self.path.parent)
 

@@ -12,7 +12,17 @@ import torch
 from lightning import LightningDataModule
 
 from recalign.errors import InputError, require_positive
-from recalign.events import EventTable, Log, Report, audit, data_root, fingerprint, load_events, read_titles
+from recalign.events import (
+    EventTable,
+    Log,
+    Report,
+    audit,
+    data_root,
+    fingerprint,
+    load_events,
+    read_titles,
+    titles_digest,
+)
 from recalign.events.audit import Section
 from recalign.sequences.batch import Batch, collate
 from recalign.sequences.cache import CacheEntry, cache_folder
@@ -190,6 +200,11 @@ class EventDataModule(LightningDataModule):
     def titles(self) -> pl.Series:
         """The title of each item, aligned with ``sequences.items``; the id as text where there is none."""
         return self._titles[0]
+
+    @functools.cached_property
+    def titles_digest(self) -> str | None:
+        """Digest of the titles, which no figure depends on; None where the log has none."""
+        return titles_digest(self.log_, data_root(self.root))
 
     @functools.cached_property
     def _titles(self) -> tuple[pl.Series, Section]:
