@@ -26,10 +26,7 @@ BELOW = {
     "simulation": {"errors", "events", "files", "kept"},
 }
 for room, lower in [
-    (
-        "sequences",
-        {"code", "configs", "errors", "events", "files", "kept", "keys", "nn", "metrics", "processes", "workers"},
-    ),
+    ("sequences", {"code", "configs", "errors", "events", "files", "keys", "nn", "metrics", "processes", "workers"}),
     ("semantic_ids", {"sequences", "factorization"}),
     ("recommender", {"semantic_ids"}),
     ("reward", {"recommender", "factorization"}),

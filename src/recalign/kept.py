@@ -49,14 +49,10 @@ class Seal:
         """The seal of a folder; an empty one where there is none.
 
         Raises:
-            InputError: it is no seal.
+            InputError: it is not JSON.
         """
-        path = folder / SEAL
-        content = read_json(path)
-        try:
-            return cls(**content if "digests" in content else {"digests": content})  # of 0.9: digests alone
-        except TypeError as error:
-            raise InputError(f"not a seal ({error})", where=str(path), remedy="make its folder anew") from error
+        content = read_json(folder / SEAL)
+        return cls(**content if "digests" in content else {"digests": content})  # of 0.9: digests alone
 
 
 @dataclass(frozen=True)

@@ -49,15 +49,8 @@ def test_a_manifest_holds_what_made_the_run():
         (["--trainer.enable_progress_bar", "true"], True),
         (["--trainer.enable_model_summary", "true"], True),
         (["--trainer.callbacks+=lightning.pytorch.callbacks.TQDMProgressBar"], True),
-        (["--checkpoint.verbose", "true"], True),
         (["--trainer.log_every_n_steps", "1"], False),
-        (
-            [
-                "--trainer.callbacks+=lightning.pytorch.callbacks.StochasticWeightAveraging",
-                "--trainer.callbacks.swa_lrs=0.1",
-            ],
-            False,
-        ),
+        (["--trainer.callbacks+=lightning.pytorch.callbacks.LearningRateMonitor"], False),
         (["--model.learning_rate", "0.06"], False),
         (["--model.encoder.dropout", "0.1"], False),
         (["--trainer.max_epochs", "3"], False),

@@ -155,19 +155,18 @@ def _load_runs(chain_folder: Path, methods: Collection[str] | None, seeds: Colle
         for folder in folders
         if (folder / "test.parquet").is_file()
     )
-    found = [
-        (method, seed, folder)
-        for method, seed, folder in found
-        if (methods is None or method in methods) and (seeds is None or seed in seeds)
-    ]
-    gone = {folder: names for *_, folder in found if (names := kept.outdated(folder))}
-    for folder, names in gone.items():
-        print(f"left out: {folder} is of checkpoints that are gone: {', '.join(names)}", file=sys.stderr)
-    runs = [_load_run(*one) for one in found if one[2] not in gone]
+    runs, why = [], ""
+    for method, seed, folder in found:
+        if (methods is not None and method not in methods) or (seeds is not None and seed not in seeds):
+            continue
+        if gone := kept.outdated(folder):
+            why = " with the checkpoints that it holds now"
+            print(f"left out: {folder}, measured with checkpoints that are gone: {', '.join(gone)}", file=sys.stderr)
+        else:
+            runs.append(_load_run(method, seed, folder))
     if not runs:
-        what = "no method in it has been evaluated" + " with the checkpoints that it holds now" * bool(gone)
         remedy = "let `recalign chain` finish at least one method"
-        raise InputError(what, where=str(chain_folder), remedy=remedy)
+        raise InputError(f"no method in it has been evaluated{why}", where=str(chain_folder), remedy=remedy)
     _require_comparable(runs)
     for split in SPLITS:
         _align([run for run in runs if split in run.splits], split)

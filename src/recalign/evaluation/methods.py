@@ -161,14 +161,12 @@ def evaluate_methods(
         if (as_popular := tilted.value_at(_mean(validation, "log_count@10"))) is not None:
             summary["value_at_popularity"] = _mean(test, "judge@10") - as_popular
         if is_reranked(run.method):
-            found, made_of = nets.reranked(run), {"recommender": digests["start"], "reward": digests["reward"]}
+            found = nets.reranked(run)
             reads = not isinstance(nets.scores(run)[0], ItemScores)
             summary[READS_REWARD_MODEL] = max(float(reads), run.cost.get(READS_REWARD_MODEL, 0.0))
-            if run.checkpoint:
-                made_of |= {base_method(run.method) or run.method: sha256(run.checkpoint)}
             if run.method in OF_PERMUTED:
                 summary |= data.as_placebo().facts()
-            summary |= {"policy/strength": found.strength, RERANKING: found.record(data, made_of)}
+            summary |= {"policy/strength": found.strength, RERANKING: found.record(data)}
         if run.method in shown:
             summary |= exposed.headlines(shown[run.method])
         place, key = places[run.method], keys[run.method]

@@ -5,7 +5,7 @@ from recalign.events.expression import evaluate
 from recalign.events.log import Log, Titles, data_root
 from recalign.events.report import Report
 from recalign.events.table import EventTable, fingerprint, load_events
-from recalign.events.titles import read_titles, titles_digest
+from recalign.events.titles import read_titles
 
 __all__ = [
     "EventTable",
@@ -19,5 +19,4 @@ __all__ = [
     "load_events",
     "read_titles",
     "render",
-    "titles_digest",
 ]

@@ -12,18 +12,9 @@ import torch
 from lightning import LightningDataModule
 
 from recalign.errors import InputError, require_positive
-from recalign.events import (
-    EventTable,
-    Log,
-    Report,
-    audit,
-    data_root,
-    fingerprint,
-    load_events,
-    read_titles,
-    titles_digest,
-)
+from recalign.events import EventTable, Log, Report, audit, data_root, fingerprint, load_events, read_titles
 from recalign.events.audit import Section
+from recalign.events.titles import titles_digest
 from recalign.sequences.batch import Batch, collate
 from recalign.sequences.cache import CacheEntry, cache_folder
 from recalign.sequences.checks import checked, report_truncation

@@ -151,20 +151,16 @@ class Partitions:
             arrays |= {"event": arrays["event"] + place.event, "offset": arrays["offset"] + place.known}
             entry = self.folder / "entry"
             begins = {"trained": (place.user, whole.user), "offset": (place.user, whole.user + 1)}
-            stretches = {
-                f"{name}.npy": write_stretch(
-                    entry / f"{name}.npy", array, *begins.get(name, (place.known, whole.known))
-                )
-                for name, array in arrays.items()
-            }
+            known, stretches = (place.known, whole.known), {}
+            for name, array in arrays.items():
+                stretches[f"{name}.npy"] = write_stretch(entry / f"{name}.npy", array, *begins.get(name, known))
             numeric = mappable(frame.drop(nullable, strict=False))
             for name in numeric:
                 path = column_file(entry, frame.columns, name)
                 stretches[path.name] = write_stretch(path, frame[name].to_numpy(), place.event, whole.event)
             frame.drop(numeric).write_ipc(folder / "others.arrow", compression="uncompressed")
-            sizes = part_sizes(frame).tolist()
-            found = {"columns": frame.columns, "numeric": numeric, "sizes": sizes, "trained": most}
-            return found | {"stretches": stretches}
+            found = {"columns": frame.columns, "numeric": numeric, "stretches": stretches}
+            return found | {"sizes": part_sizes(frame).tolist(), "trained": most}
 
         return self._once(f"index-{number}", make)
 
@@ -204,7 +200,7 @@ def disk_errors(folder: Path) -> Iterator[None]:
 
 
 def write_stretch(path: Path, array: np.ndarray, begin: int, total: int) -> tuple[int, int, str]:
-    """Write values ``begin`` and after of a .npy file that will hold `total`, and sync; other processes write the others.
+    """Write and sync values ``begin`` and after of a .npy file for `total` ones; other processes write the others.
 
     Returns:
         Where the stretch begins in the file, its bytes and their SHA-256.

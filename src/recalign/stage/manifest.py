@@ -19,7 +19,6 @@ from recalign import kept
 from recalign.code import STAGE, class_paths, code_digest
 from recalign.errors import InputError
 from recalign.files import digest, write_json
-from recalign.kept import State
 from recalign.stage.classes import imported
 from recalign.stage.folder import RunFolder
 
@@ -89,11 +88,11 @@ class Manifest:
                 f"not a manifest ({error})", where=str(folder.manifest), remedy="delete its folder and run that stage"
             ) from error
 
-    def state(self, folder: RunFolder, key: kept.Key) -> State:
+    def state(self, folder: RunFolder, key: kept.Key) -> kept.State:
         """Whether the run is finished, its files are those that it left, and it would have this key now."""
         if self.status != "finished" or not self.checkpoint:
-            return State()
-        return State(True, kept.altered(folder.path, self.digests), kept.differences(self.key, key))
+            return kept.State()
+        return kept.State(True, kept.altered(folder.path, self.digests), kept.differences(self.key, key))
 
     def write(self, folder: RunFolder) -> None:
         """Write it into a run folder, whole or not at all."""
