@@ -68,9 +68,9 @@ def reached(class_paths: Iterable[str]) -> dict[str, Path]:
         if wanted in seen or _installed(module.split(".")[0]):
             continue
         seen.add(wanted)
-        if name and _file(f"{module}.{name}"):
+        if name and source_file(f"{module}.{name}"):
             todo.append((f"{module}.{name}", None))
-        elif (file := _file(module)) and (origin := _reexported(module, file).get(name)):
+        elif (file := source_file(module)) and (origin := _reexported(module, file).get(name)):
             todo.append(origin)
         elif file and module not in (PACKAGE, *ONLY_TALK):  # the package itself holds a version and public names
             files[module] = file
@@ -89,8 +89,8 @@ def _installed(package: str) -> bool:
 
 
 @cache
-def _file(module: str) -> Path | None:
-    """The source of a module; None if there is no such module."""
+def source_file(module: str) -> Path | None:
+    """The source of a module; None if there is no such module, or none of its own: it was typed in."""
     first, *rest = module.split(".")
     if first == PACKAGE:
         path = SOURCE.joinpath(*rest)

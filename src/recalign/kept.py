@@ -134,12 +134,14 @@ def check(folder: Path, key: Key | None = None) -> State:
         folder: it need not exist.
         key: what is wanted; None: whatever it was made for.
     """
+    if not (folder / SEAL).is_file():
+        return State()
     try:
         found = Seal.read(folder)
     except InputError:
         return State(True, [SEAL])
     changed = [] if key is None else differences(found.key, key)
-    return State((folder / SEAL).is_file(), altered(folder, found.digests), changed + outdated(folder, found))
+    return State(True, altered(folder, found.digests), changed + outdated(folder, found))
 
 
 def require(folder: Path, remedy: str) -> Seal:

@@ -24,11 +24,11 @@ import numpy as np
 import polars as pl
 
 from recalign import kept
-from recalign.code import code_digest
+from recalign.code import PACKAGE, SOURCE, code_digest, source_file
 from recalign.errors import InputError
 from recalign.events import Report
 from recalign.events.report import Note
-from recalign.files import digest, read_json, rename, write_json
+from recalign.files import digest, read_json, rename, sha256, write_json
 from recalign.sequences.splits import Split
 from recalign.sequences.store import Sequences
 
@@ -37,8 +37,8 @@ FRAMES = ("events", "users", "items")
 MAPPED = (pl.Int8, pl.Int16, pl.Int32, pl.Int64, pl.UInt8, pl.UInt16, pl.UInt32, pl.UInt64, pl.Float32, pl.Float64)
 """Types of the columns that are mapped, if they have no nulls."""
 
-MADE_BY = ("recalign.sequences.prepare.prepare", "recalign.sequences.store.build", "recalign.events.audit")
-"""What makes an entry and the figures beside it."""
+MADE_BY = ("cache", "partitions", "prepare", "splits", "store")
+"""Modules of this room that decide what an entry holds."""
 UNUSED_DAYS = 30
 """Days without use after which an entry is removed."""
 
@@ -64,11 +64,17 @@ class CacheEntry:
     key: dict[str, str]
 
     @classmethod
-    def of(cls, folder: Path, name: str, fingerprint: str, split: Split) -> CacheEntry:
-        """The entry of a log by name and fingerprint; the split's class may be the user's own: it counts with all that
-        it imports.
+    def of(cls, folder: Path, name: str, fingerprint: str, split: Split) -> CacheEntry | None:
+        """The entry of a log by name and fingerprint; a split of the user's own counts with all that it imports.
+
+        None for a split that was typed into a notebook: nobody knows when it changes.
         """
-        code = code_digest({*MADE_BY, f"{type(split).__module__}.{type(split).__name__}"}, counted=("polars",))
+        module = type(split).__module__
+        if source_file(module) is None:
+            return None
+        files = (*(SOURCE / "events").glob("*.py"), *(SOURCE / "sequences" / f"{name}.py" for name in MADE_BY))
+        own = None if module.startswith(PACKAGE) else code_digest({f"{module}.{type(split).__name__}"}, ())
+        code = digest(pl.__version__, sorted(map(sha256, files)), own)  # by bytes: parsing takes longer than loading
         key = {"log": fingerprint, "code": code}
         return cls(folder / f"{name.replace(os.sep, '-')}-{digest(key)[:16]}", key)
 
