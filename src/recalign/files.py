@@ -63,12 +63,13 @@ def held(folder: Path, doing: str, remedy: str) -> Iterator[None]:
 def rename(path: Path, target: Path) -> None:
     """Replace a file of the same folder atomically. After a power cut either the old or the new file is complete."""
     os.replace(path, target)
-    if os.name == "posix":  # other systems cannot sync folders
-        sync(target.parent)
+    sync(target.parent)
 
 
 def sync(path: Path) -> None:
     """Wait until a file or folder is on the disk."""
+    if os.name != "posix" and path.is_dir():  # other systems cannot sync folders
+        return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -122,9 +122,9 @@ def publish(folder: Path, key: Key | None = None, made_of: Mapping[str, str] | N
         if folder.is_dir():
             rename(folder, earlier)
         rename(part, folder)
+        shutil.rmtree(earlier, ignore_errors=True)
     finally:
-        for left in (part, earlier):
-            shutil.rmtree(left, ignore_errors=True)
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def check(folder: Path, key: Key | None = None) -> State:

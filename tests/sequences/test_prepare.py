@@ -6,6 +6,7 @@ import errno
 import gzip
 import os
 import shutil
+import sys
 import zipfile
 from io import BytesIO
 from pathlib import Path
@@ -216,6 +217,7 @@ def test_a_bit_flipped_in_a_file_converted_to_parquet_is_converted_again(root, m
     assert entry_of(root, "parts") == entry_of(root, "whole")
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel says which file is synced")
 def test_what_a_task_wrote_is_on_the_disk_before_its_seal(root, monkeypatch):
     synced, sync = [], os.fsync
     monkeypatch.setattr(os, "fsync", lambda file: synced.append(os.readlink(f"/proc/self/fd/{file}")) or sync(file))
