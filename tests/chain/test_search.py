@@ -148,10 +148,14 @@ def test_a_reranked_row_whose_checkpoints_are_others_is_not_served(again: Path):
     said = tiny.recalign(again, "recommend", str(RUNS / "rerank_lcb/seed-4"))
     assert said.code == 2
     assert "this row has no evaluation, or an altered one" in said.err
-    shutil.copy(again / RUNS / "reward/seed-3/checkpoints/best.ckpt", reward / "best.ckpt")
-    said = tiny.recalign(again, "recommend", str(run))
-    assert said.code == 2
-    assert "rests on other checkpoints than those in the chain's folder" in said.err
+    for file, what in (
+        ("checkpoints/best.ckpt", "its digest is not the one in manifest.json"),
+        ("manifest.json", "rests on other checkpoints than those in the chain's folder"),
+    ):
+        shutil.copy(again / RUNS / "reward/seed-3" / file, reward.parent / file)
+        said = tiny.recalign(again, "recommend", str(run))
+        assert said.code == 2
+        assert what in said.err
     shutil.rmtree(reward)
     said = tiny.recalign(again, "recommend", str(run))
     assert said.code == 2

@@ -1,12 +1,14 @@
 """What a run is known by, and when it need not be run again."""
 
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import recalign
 from recalign.errors import InputError
+from recalign.kept import EARLIER
 from recalign.stage import Manifest, RunFolder, parse_stage, run_stage
 from recalign.stage.manifest import git_state
 
@@ -46,6 +48,11 @@ def test_a_manifest_holds_what_made_the_run():
         (["--run.root", "./runs"], True),
         (["--run.chain", "toy"], True),
         (["--data.root", "elsewhere"], True),
+        (["--trainer.enable_progress_bar", "true"], True),
+        (["--trainer.enable_model_summary", "true"], True),
+        (["--trainer.callbacks+=lightning.pytorch.callbacks.TQDMProgressBar"], True),
+        (["--trainer.log_every_n_steps", "1"], False),
+        (["--trainer.callbacks+=lightning.pytorch.callbacks.LearningRateMonitor"], False),
         (["--model.learning_rate", "0.06"], False),
         (["--model.encoder.dropout", "0.1"], False),
         (["--trainer.max_epochs", "3"], False),
@@ -107,6 +114,18 @@ def test_a_failed_run_says_why():
         run_stage(["fit", "--config", "toy.yaml", "--checkpoint.monitor", "nothing"])
     assert read().status == "failed"
     assert "nothing" in str(read().error)
+
+
+@pytest.mark.usefixtures("trained")
+def test_what_made_a_run_stale_is_named():
+    words = ["fit", "--config", "toy.yaml"]
+    assert parse_stage(words).state().fresh
+    assert parse_stage([*words, "--model.learning_rate=0.06"]).state().changed == ["settings"]
+    assert parse_stage([*words, "--data.items=8"]).state().changed == ["data", "settings"]
+    replace(read(), key="0123abcd").write(RUN)  # as 0.9 wrote it
+    assert parse_stage(words).state().changed == [EARLIER]
+    RUN.last.write_bytes(b"")
+    assert parse_stage(words).state().altered == ["checkpoints/last.ckpt"]
 
 
 def test_git_state_is_of_our_own_checkout_only(monkeypatch: pytest.MonkeyPatch, folder: Path):

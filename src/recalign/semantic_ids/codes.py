@@ -16,6 +16,7 @@ import polars as pl
 
 from recalign.errors import InputError
 from recalign.files import replacing
+from recalign.kept import is_recorded
 
 REMEDY = "make its ids again: recalign tokenize LOG"
 
@@ -76,13 +77,17 @@ class CodesTable:
             frame.write_parquet(temporary, metadata=metadata)
 
     @classmethod
-    def read(cls, path: str | Path) -> CodesTable:
-        """Read and check a file.
+    def read(cls, path: str | Path, altered: bool = False) -> CodesTable:
+        """Read and check a file; an ``altered`` one only where that is said.
 
         Raises:
-            InputError: there is no such file, it lacks a column, holds what is no code, or an item or an id twice.
+            InputError: there is no such file, its run wrote another, it lacks a column, holds what is no code, or an
+                item or an id twice.
         """
         frame, sizes, log = _read(Path(path))
+        if not altered and is_recorded(Path(path)) is False:
+            what = "its digest is not the one in manifest.json"
+            raise InputError(what, where=str(path), remedy=REMEDY)
         count = sum(name.startswith("code_") for name in frame.columns)
         levels = [f"code_{level}" for level in range(max(count, 1))]
         if lacking := {"item", *levels} - set(frame.columns):

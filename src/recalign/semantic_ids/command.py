@@ -141,9 +141,9 @@ def _shown(examples: list[dict[str, Any]]) -> list[str]:
 
 
 def _published(path: Path) -> int:
-    """The version of the ids that a file holds; 0 for no file, or one that cannot be read."""
+    """The version of the ids that a file holds, altered or not; 0 for no file, or one that cannot be read."""
     with suppress(InputError):
-        return CodesTable.read(path).version
+        return CodesTable.read(path, altered=True).version
     return 0
 
 
