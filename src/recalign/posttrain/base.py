@@ -76,7 +76,7 @@ class PostTraining(PolicyModule):
         self.policy.train(self.use_dropout)  # the Trainer leaves the mode as it is
 
     def configure_callbacks(self) -> list[Callback]:
-        return [] if self.keep is None else [KeepRanking(self.keep)]
+        return [*super().configure_callbacks(), *([] if self.keep is None else [KeepRanking(self.keep)])]
 
     def facts(self) -> dict[str, Any]:
         return super().facts() | ({} if self.reach is None else {"reach": self.reach})
@@ -86,16 +86,17 @@ class PostTraining(PolicyModule):
         self.reach = checkpoint["facts"].get("reach")
 
     def setup(self, stage: str) -> None:
-        if stage == "fit" and not isinstance(self.data, self.LEARNS_FROM):
+        data = self.data
+        if stage == "fit" and not isinstance(data, self.LEARNS_FROM):
             raise InputError(
-                f"{type(self).__name__} cannot learn from {type(self.data).__name__}",
+                f"{type(self).__name__} cannot learn from {type(data).__name__}",
                 where="data.class_path",
                 remedy=f"give {class_path(self.LEARNS_FROM)}, as the method's YAML does",
             )
-        if getattr(self.data, "placebo", "none") != "none" and not isinstance(self.data, PostTrainingData):
-            what = f"{type(self.data).__name__} has no placebo for a method that asks a reward model or makes pairs"
+        if getattr(data, "placebo", "none") != "none" and not isinstance(data, PostTrainingData):
+            what = f"{type(data).__name__} has no placebo for a method that asks a reward model or makes pairs"
             raise InputError(what, where="data.placebo", remedy=f"leave it out; {class_path(PostTrainingData)} has one")
-        self.start.check(self.data)
+        self.start.check(data)
 
     def train(self, mode: bool = True) -> PostTraining:
         super().train(mode)

@@ -40,8 +40,9 @@ class CalibratePrior(Callback):
     """
 
     def on_train_end(self, trainer: Trainer, pl_module: Cloning) -> None:  # type: ignore[override]
-        if not trainer.num_val_batches:
-            rank_zero_warn("nothing is validated, so the policy gets no item prior (model.prior)")
+        if not trainer.num_val_batches or not pl_module.bound:
+            what = "nothing is validated" if pl_module.bound else "the module knows no log (module.bind)"
+            rank_zero_warn(f"{what}, so the policy gets no item prior (model.prior)")
             return
         kept = trainer.checkpoint_callback
         path = Path(getattr(kept, "best_model_path", "") or getattr(kept, "last_model_path", ""))

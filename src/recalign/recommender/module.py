@@ -79,7 +79,7 @@ class Cloning(PolicyModule):
             shard(self.policy, READ_WEIGHTS)
 
     def configure_callbacks(self) -> list[Callback]:
-        return [CalibratePrior()] if self.prior else []
+        return [*super().configure_callbacks(), *([CalibratePrior()] if self.prior else [])]
 
     def facts(self) -> dict[str, Any]:
         return super().facts() | ({"prior": self.prior_facts} if self.prior_facts else {})
@@ -94,9 +94,10 @@ class Cloning(PolicyModule):
         if self.start:
             self.start.check(self.data)
         if stage == "fit":
-            count_V = self.data.sequences.item_counts(self.data.users)
-            self.policy.set_counts(torch.from_numpy(count_V))
             self.policy.prior_strength = 0.0  # before an average of the policy is begun
+            if self.bound:
+                count_V = self.bound.sequences.item_counts(self.bound.users)
+                self.policy.set_counts(torch.from_numpy(count_V))
         self.hidden_U = None
         if stage == "fit" and self.policy.past_rewards is not None:
             seen_U = self.data.sequences.users_in("A")

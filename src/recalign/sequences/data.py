@@ -260,7 +260,9 @@ class EventDataModule(LightningDataModule):
         return batch.to(device, non_blocking=True)
 
     def setup(self, stage: str) -> None:
-        """Fail before training if titles cannot be read or there is nothing to validate on."""
+        """Tell the module of the log. Fail before training if titles cannot be read or nothing can be validated on."""
+        if bind := getattr(self.trainer and self.trainer.lightning_module, "bind", None):
+            bind(self)
         if self.log_.titles:
             self._titles  # noqa: B018
         processes, least = self.trainer.world_size if self.trainer else 1, self.batch_tokens // self.max_length
