@@ -13,13 +13,13 @@ from torch import Tensor
 
 from recalign.errors import InputError
 from recalign.posttrain.data import PostTrainingData
-from recalign.posttrain.keep import KeepRanking
+from recalign.posttrain.keep import Anchored, KeepRanking
 from recalign.processes import gathered
 from recalign.recommender.checkpoint import Loaded, class_path, load_or_copy
 from recalign.recommender.interpolation import KEEP, require_share
 from recalign.recommender.policy import Policy
 from recalign.recommender.prior import without_prior
-from recalign.recommender.training import PolicyModule, logs_now
+from recalign.recommender.training import logs_now
 from recalign.sequences import Batch, EventDataModule
 
 Figures = dict[str, Tensor]
@@ -28,7 +28,7 @@ KL_HISTORIES = 4  # histories of a batch on which the KL to the start is measure
 KL_TARGETS = 32  # about this many of their targets are used, evenly spaced
 
 
-class PostTraining(PolicyModule):
+class PostTraining(Anchored):
     """Fine-tune a copy of a trained policy. Subclasses write `loss`.
 
     Logs ``train/loss``; the figures of `loss` as ``<FIGURES>/<name>``; and, in nats over the catalogue, ``policy/kl``,
@@ -71,7 +71,6 @@ class PostTraining(PolicyModule):
         super().__init__(start.net, lr, weight_decay, top_k)
         self.save_hyperparameters(logger=False, ignore=["top_k", "policy", "reward_net"])
         self.start, self.keep = start, keep
-        self.reach: float | None = None  # of the weights that are handed over; None: nothing was searched
         self.reference = copy.deepcopy(self.policy).eval().requires_grad_(False)
         self.policy.train(self.use_dropout)  # the Trainer leaves the mode as it is
 

@@ -79,7 +79,7 @@ class Cloning(PolicyModule):
             shard(self.policy, READ_WEIGHTS)
 
     def configure_callbacks(self) -> list[Callback]:
-        return [*super().configure_callbacks(), *([CalibratePrior()] if self.prior else [])]
+        return [*super().configure_callbacks(), *([CalibratePrior(self.prior_facts)] if self.prior else [])]
 
     def facts(self) -> dict[str, Any]:
         return super().facts() | ({"prior": self.prior_facts} if self.prior_facts else {})

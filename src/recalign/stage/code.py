@@ -11,11 +11,10 @@ from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from typing import Any
 
-import recalign
 from recalign.files import digest
 
 PACKAGE = "recalign"
-SOURCE = Path(recalign.__file__).parent
+SOURCE = Path(__file__).parents[1]
 COUNTED = ("torch", "lightning", "polars")
 """Distributions whose versions always count."""
 STAGE = ("recalign.stage.cli.run_stage",)
