@@ -179,9 +179,13 @@ class WeightedSFT(PostTraining):
         if stage == "fit":
             self._require_weights(torch.from_numpy(self.data.advantages))  # type: ignore[attr-defined]
 
+    def weights(self, advantage_T: Tensor) -> tuple[Tensor, Figures]:
+        """The weight of each event, and figures to log, from its advantage; another weighting overrides this."""
+        return weights(advantage_T, self.transform, self.temperature, self.clip)
+
     def _require_weights(self, advantage_E: Tensor) -> None:
         known_T = advantage_E[~advantage_E.isnan()]
-        weight_T, _ = weights(known_T, self.transform, self.temperature, self.clip)
+        weight_T, _ = self.weights(known_T)
         size_T = weight_T.double().abs()
         if not size_T.any():
             raise InputError(
@@ -212,7 +216,7 @@ class WeightedSFT(PostTraining):
 
     def loss(self, batch: Batch) -> tuple[Tensor, Figures]:
         advantage_T = gathered(self.advantages(batch))
-        weight_T, cut = weights(advantage_T, self.transform, self.temperature, self.clip)
+        weight_T, cut = self.weights(advantage_T)
         state = self.policy.encode(batch)
         if self.start_E is None:
             loss, figures = weighted_likelihood(self.policy, state, batch.target_T, weight_T)
