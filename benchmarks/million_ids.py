@@ -19,8 +19,8 @@ from tables import SCHEMA, beside_other_logs, commit, save
 
 from recalign.nn import LazyDecoder
 from recalign.recommender import CodePolicy
-from recalign.recommender.codes import HEADS
 from recalign.recommender.onerec import random_codes
+from recalign.recommender.onerec_policy import HEADS
 from recalign.sequences import Batch
 
 SIZES, EVENTS, SHOWN = [256, 256, 256], 200, 10

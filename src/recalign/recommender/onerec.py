@@ -1,4 +1,8 @@
-"""Behaviour cloning of OneRec: a generative recommender over semantic ids."""
+"""Behaviour cloning of OneRec: a generative recommender over semantic ids.
+
+The rest of OneRec: `onerec_policy` and `onerec_choices` beside this file, ``onerec_*`` in `recalign.nn`, and the ids in
+`recalign.semantic_ids`.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +16,9 @@ from torch import Tensor
 
 from recalign.errors import InputError
 from recalign.nn import Decoder, Encoder, LazyDecoder
-from recalign.nn.trie import LARGEST
-from recalign.recommender.codes import CodePolicy
+from recalign.nn.onerec_trie import LARGEST
 from recalign.recommender.module import Cloning
+from recalign.recommender.onerec_policy import CodePolicy
 from recalign.semantic_ids.codes import CodesTable, load_codes
 from recalign.sequences import Batch
 
