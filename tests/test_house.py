@@ -18,6 +18,7 @@ BELOW = {
     "files": {"errors"},
     "keys": set(),
     "manual": set(),
+    "typed": set(),
     "processes": set(),
     "nn": {"errors"},
     "events": {"errors", "files"},
@@ -26,7 +27,7 @@ BELOW = {
     "simulation": {"errors", "events", "files"},
 }
 for room, lower in [
-    ("sequences", {"configs", "errors", "events", "files", "keys", "nn", "metrics", "processes", "workers"}),
+    ("sequences", {"configs", "errors", "events", "files", "keys", "nn", "metrics", "processes", "typed", "workers"}),
     ("semantic_ids", {"sequences", "factorization"}),
     ("recommender", {"semantic_ids"}),
     ("reward", {"recommender", "factorization"}),

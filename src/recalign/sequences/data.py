@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import polars as pl
 import torch
@@ -35,6 +35,24 @@ from recalign.sequences.windows import (
 
 ML_100K = Log(name="ml-100k", files=["ml-100k/u.data"], fetch="ml-100k")
 """The log of stages whose YAML names none."""
+
+
+class LogSettings(TypedDict, total=False):
+    """Arguments of `EventDataModule` that others pass on."""
+
+    log: Log
+    reward: str | None
+    high: High | None
+    split: Split
+    root: str | None
+    share_a: float
+    min_events: int
+    max_length: int
+    stride: int | None
+    batch_tokens: int
+    request_time: Literal["known", "last_event"]
+    seed: int | None
+    cache: bool | str
 
 
 class EventDataModule(LightningDataModule):
