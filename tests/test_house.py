@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Collection, Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ BELOW = {
     "kept": {"errors", "files"},
     "keys": set(),
     "manual": set(),
+    "typed": set(),
     "processes": set(),
     "nn": {"errors"},
     "events": {"errors", "files", "kept"},
@@ -26,7 +29,10 @@ BELOW = {
     "simulation": {"errors", "events", "files", "kept"},
 }
 for room, lower in [
-    ("sequences", {"code", "configs", "errors", "events", "files", "keys", "nn", "metrics", "processes", "workers"}),
+    (
+        "sequences",
+        {"code", "configs", "errors", "events", "files", "keys", "nn", "metrics", "processes", "typed", "workers"},
+    ),
     ("semantic_ids", {"sequences", "factorization"}),
     ("recommender", {"semantic_ids"}),
     ("reward", {"recommender", "factorization"}),
@@ -42,18 +48,31 @@ for room, lower in [
     BELOW[room] = lower | {deeper for name in lower for deeper in BELOW[name]}
 
 
-def imported_rooms(path: Path) -> set[str]:
-    """Rooms of recalign that a file imports, at its top or inside a function."""
-    rooms = set()
+def imports(path: Path) -> Iterator[str]:
+    """Full names of all that a file imports, at its top or anywhere inside."""
     for node in ast.walk(ast.parse(path.read_text())):
-        names = []
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            module = node.module or ""
-            names = [f"{module}.{alias.name}" for alias in node.names] if module == "recalign" else [module]
-        rooms |= {name.split(".")[1] for name in names if name.startswith("recalign.")}
-    return rooms - {"__version__"}
+            before = ".".join(module_of(path).split(".")[: -node.level or None])
+            package = node.module or "" if not node.level else ".".join(filter(None, [before, node.module]))
+            yield from (f"{package}.{alias.name}" for alias in node.names)
+
+
+def imported_rooms(path: Path) -> set[str]:
+    """Rooms of recalign that a file imports."""
+    return {name.split(".")[1] for name in imports(path) if name.startswith("recalign.")}
+
+
+def imported_files(path: Path, modules: Collection[str]) -> set[str]:
+    """Modules of recalign that a file imports. A package stands for its ``__init__.py``."""
+    found = {name if name in modules else name.rpartition(".")[0] for name in imports(path)}
+    return {name for name in found if name in modules}
+
+
+def module_of(path: Path) -> str:
+    """Import path of a file, that of ``__init__.py`` with its last part."""
+    return ".".join(path.relative_to(SOURCE.parent).with_suffix("").parts)
 
 
 def files() -> list[Path]:
@@ -76,11 +95,38 @@ def test_imports_run_one_way(path: Path):
     assert imported_rooms(path) <= allowed
 
 
-def test_events_and_metrics_free_of_the_other_side():
+def test_no_room_above_a_floor_is_known_to_it():
+    assert all(room not in BELOW[room] for room in BELOW)
+
+
+def test_files_do_not_import_each_other_in_a_circle():
+    """An import inside a function, or for type checkers alone, only hides a circle."""
+    modules = {module_of(path).removesuffix(".__init__"): path for path in files()}
+    order = TopologicalSorter({name: imported_files(path, modules) for name, path in modules.items()})
+    order.prepare()  # raises CycleError, with the circle
+
+
+def test_no_file_imports_from_the_front_door():
+    """The public names are above everything; `importlib.metadata` knows the version."""
+    names = {path.stem for path in SOURCE.glob("*.py")} | {path.name for path in SOURCE.iterdir() if path.is_dir()}
     for path in files():
-        text = path.read_text()
-        if room_of(path) == "events":
-            assert "import torch" not in text
-        if room_of(path) == "nn":
-            assert "import polars" not in text
-            assert "import lightning" not in text
+        own = [name for name in imports(path) if name.split(".")[0] == "recalign"]
+        assert all(name.partition(".")[2].split(".")[0] in names for name in own), path
+
+
+FREE_OF = {"events": {"torch", "lightning"}, "metrics": {"polars", "lightning"}, "nn": {"polars", "lightning"}}
+"""Packages that a room does without."""
+
+
+@pytest.mark.parametrize("room", FREE_OF)
+def test_rooms_do_without_the_other_side(room: str):
+    for path in files():
+        if room_of(path) == room:
+            assert not {name.split(".")[0] for name in imports(path)} & FREE_OF[room], path
+
+
+def test_modules_do_not_ask_the_trainer_for_its_datamodule():
+    """They are told (`StageModule.bind`), so that any loader will do."""
+    for path in files():
+        read = (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute))
+        assert not [node for node in read if node.attr == "datamodule" and "trainer" in ast.unparse(node.value)], path

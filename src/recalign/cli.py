@@ -6,11 +6,12 @@ import argparse
 import os
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from itertools import chain as concatenate
 from itertools import pairwise, repeat
 from typing import Any
 
-from recalign import __version__, configs, cores
+from recalign import configs, cores
 from recalign.errors import InputError, TrainingError, nearest
 from recalign.manual import STAGES, manual
 
@@ -62,7 +63,7 @@ exit codes: 0 done, 1 a bug, 2 the input cannot be used (the message says why), 
 def usage() -> str:
     """What ``recalign --help`` prints."""
     commands = "\n".join(f"  {name:<10} {text}" for name, text in COMMANDS.items())
-    return USAGE.format(version=__version__, commands=commands)
+    return USAGE.format(version=version("recalign"), commands=commands)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -76,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
         print(usage())
         return 0
     if command == "--version":
-        print(__version__)
+        print(version("recalign"))
         return 0
     if words in (["-h"], ["--help"]) and (text := manual(command, COMMANDS.get(command, ""))):
         print(text)

@@ -11,11 +11,10 @@ from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from typing import Any
 
-import recalign
 from recalign.files import digest
 
 PACKAGE = "recalign"
-SOURCE = Path(recalign.__file__).parent
+SOURCE = Path(__file__).parent
 COUNTED = ("torch", "lightning", "polars")
 """Distributions whose versions count, unless others are named."""
 STAGE = ("recalign.stage.cli.run_stage",)

@@ -127,7 +127,7 @@ def test_cql(make, batch):
 def test_the_values_of_cql_begin_with_the_mean_of_the_rewards(make, data):
     """It is 0, and so is the mean Q of the first batch's items. V is constant at first."""
     module = make(CQL, moved=False, temperature=0.2)
-    module.trainer = SimpleNamespace(datamodule=data)
+    module.bind(data)
     module.setup("fit")
     _, figures = module.loss(data.first_batch())
     assert figures["advantages"].abs().min() > 0
@@ -229,7 +229,7 @@ def test_pairs_of_a_batch(make, batch, kind):
     rejected_TN = torch.where(batch.target_T % 2 == 0, 0, batch.target_T % 7 + 1)[:, None]
     batch = dataclasses.replace(batch, rejected_TN=rejected_TN)
     module = at_step(make(Preferences, loss=kind, beta=2.0, gamma=0.5), 0)
-    module.trainer.datamodule = SimpleNamespace(share=0.5)
+    module.bind(SimpleNamespace(share=0.5))
     item_TC = torch.stack([batch.target_T, rejected_TN[:, 0].clamp(min=1)], dim=1)
     value_TC = log_ratio(module, batch, item_TC)
     if kind == "simpo":
@@ -302,7 +302,8 @@ def test_asft_says_how_many_events_count(make, batch):
 def test_signed_asft_computes_the_start_of_every_training_event_once(make, batch, data, transform):
     module = make(WeightedSFT, transform=transform)
     precision = SimpleNamespace(train_step_context=nullcontext)
-    module.trainer = SimpleNamespace(datamodule=data, precision_plugin=precision)
+    module.trainer = SimpleNamespace(precision_plugin=precision)
+    module.bind(data)
     module.on_train_start()
     if transform != "signed":
         assert module.start_E is None

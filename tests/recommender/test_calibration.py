@@ -153,7 +153,7 @@ def test_a_policy_that_is_not_finite_does_not_get_into_the_checkpoint(data, tmp_
 def test_the_end_of_the_range_is_a_warning(data, tmp_path):
     trainer = small.trainer_of(tmp_path)
     with pytest.warns(UserWarning, match="end of its range, 2"):
-        CalibratePrior()._say(trainer, {"strength": 2.0, "ndcg@10": 0.2, "ndcg@10_without": 0.1})
+        CalibratePrior({})._say(trainer, {"strength": 2.0, "ndcg@10": 0.2, "ndcg@10_without": 0.1})
 
 
 @torch.no_grad()
@@ -177,7 +177,7 @@ def searched(data, value):
 
     trainer = SimpleNamespace(num_val_batches=[1], precision_plugin=SimpleNamespace(val_step_context=nullcontext))
     with patch.object(calibration, "ndcg_by_strength", measured):
-        return CalibratePrior()._search(trainer, SimpleNamespace(data=data, device=None), None), asked
+        return CalibratePrior({})._search(trainer, SimpleNamespace(data=data, device=None), None), asked
 
 
 @given(st.floats(-0.5, 2.5))
@@ -199,5 +199,5 @@ def test_nothing_is_searched_where_every_item_is_as_common():
 
 
 def test_a_strength_inside_the_range_is_no_warning(data, tmp_path, recwarn):
-    CalibratePrior()._say(small.trainer_of(tmp_path), {"strength": 1.0, "ndcg@10": 0.2, "ndcg@10_without": 0.1})
+    CalibratePrior({})._say(small.trainer_of(tmp_path), {"strength": 1.0, "ndcg@10": 0.2, "ndcg@10_without": 0.1})
     assert not [warning for warning in recwarn if "end of its range" in str(warning.message)]

@@ -150,9 +150,9 @@ def test_the_seed_may_be_left_to_the_run(log_root):
 
 def test_a_batch_too_small_for_its_processes_is_refused(log_root: Path):
     data = small.data_of(EventDataModule, log_root, max_length=32, batch_tokens=64)
-    data.trainer = SimpleNamespace(world_size=2, limit_val_batches=0)
+    data.trainer = SimpleNamespace(lightning_module=None, world_size=2, limit_val_batches=0)
     data.setup("fit")
-    data.trainer = SimpleNamespace(world_size=3, limit_val_batches=0)
+    data.trainer = SimpleNamespace(lightning_module=None, world_size=3, limit_val_batches=0)
     with pytest.raises(InputError, match=r"data\.batch_tokens: a batch of 2 histories of 32 .* 3 processes\n.*96"):
         data.setup("fit")
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-import recalign
 from recalign.errors import InputError
 from recalign.kept import EARLIER
 from recalign.stage import Manifest, RunFolder, parse_stage, run_stage
@@ -136,7 +135,7 @@ def test_git_state_is_of_our_own_checkout_only(monkeypatch: pytest.MonkeyPatch, 
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("")
     (package / "more.py").write_text("")
-    monkeypatch.setattr(recalign, "__file__", str(package / "__init__.py"))
+    monkeypatch.setattr("recalign.stage.manifest.__file__", str(package / "stage" / "manifest.py"))
     assert git_state() is None  # no repository
     git("init")
     assert git_state() is None  # somebody else's repository, which does not track us

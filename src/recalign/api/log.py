@@ -168,7 +168,7 @@ def _polars(frame: Any, where: str) -> pl.DataFrame:
 
 
 def _require_names(columns: Mapping[str, Any], optional: Mapping[str, Any]) -> None:
-    given = columns | {argument: value for argument, value in optional.items() if value is not None}
+    given = {**columns} | {argument: value for argument, value in optional.items() if value is not None}
     for argument, value in given.items():
         if not isinstance(value, str):
             remedy = "give text; the columns of a pandas frame without names are '0', '1', ..."

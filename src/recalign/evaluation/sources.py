@@ -10,7 +10,6 @@ from typing import Any
 
 import polars as pl
 
-import recalign
 from recalign.evaluation import comparison, examples
 from recalign.evaluation.comparison_table import ComparisonTable
 from recalign.evaluation.decision import Decision, decide
@@ -100,7 +99,7 @@ class Sources:
         tables = [frame.write_csv() for frame in (self.comparison, self.search, *curves) if frame is not None]
         frames = ("comparison", "search", "curves", "roles", "decision")  # the decision follows from the others
         plain = {name: value for name, value in vars(self).items() if name not in frames}
-        package = Path(recalign.__file__).parent
+        package = Path(__file__).parents[1]
         code = [sha256(file) for file in sorted((*package.rglob("*.py"), *package.rglob("*.j2")))]
         return digest(tables, plain, asdict(self.roles), version("jinja2"), version("matplotlib"), code)
 

@@ -1,4 +1,4 @@
-"""HSTU's pointwise attention, computed tile by tile, with hand-written gradients.
+"""HSTU's pointwise attention: plainly (`dense_attention`), and in tiles with hand-written gradients, for training.
 
     S_ij = q_i . k_j + p_ij + g[bucket_ij]        O_i = sum_j SiLU(S_ij) v_j
 
@@ -29,6 +29,21 @@ GPU_SCORES = 2**27
 # Copies of the time bias. Neighbouring keys mostly share a bucket; with one copy, their atomic additions to its
 # gradient would wait for each other. Keys use the copies in turn.
 LANES = 4
+
+
+def dense_attention(
+    q_BHLC: Tensor, k_BHLC: Tensor, v_BHLC: Tensor, position_LL: Tensor, time_G: Tensor | None, bucket_BLL: Tensor
+) -> Tensor:
+    """A(X) V(X) = SiLU(Q K^T + rab^{p,t}) V of the paper (arXiv 2402.17152, equation 2): (B, H, L, C).
+
+    For reading: it holds all scores at once, those that the mask makes zero too. `pointwise_attention` is the same in
+    tiles. rab is p + g[bucket], the position bias with its mask and, unless ``time_G`` is None, the time bias. The
+    paper's division by N is in HSTU's layer norm.
+    """
+    score_BHLL = q_BHLC @ k_BHLC.transpose(2, 3) + position_LL
+    if time_G is not None:
+        score_BHLL = score_BHLL + time_G[bucket_BLL].unsqueeze(1)
+    return F.silu(score_BHLL) @ v_BHLC
 
 
 class Tile(NamedTuple):

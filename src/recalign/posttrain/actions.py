@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 import torch
 from torch import Tensor
@@ -16,11 +16,12 @@ from torch import Tensor
 from recalign.errors import InputError
 from recalign.posttrain.base import Figures
 from recalign.posttrain.heads import StateValue, at_own_rate, state_width
-from recalign.posttrain.rollout import Drawn, OnlineTraining, among, roll_out
+from recalign.posttrain.rollout import Drawn, OnlineSettings, OnlineTraining, among, roll_out
 from recalign.processes import counts, gathered, random_rows
 from recalign.recommender import CodePolicy
 from recalign.recommender.policy import State
 from recalign.sequences import Batch
+from recalign.typed import passes_on
 
 
 def group_advantages(reward_TS: Tensor) -> Tensor:
@@ -78,6 +79,18 @@ WRITTEN = 5
 """Ids of a state that the format reward looks at."""
 
 
+class SampledSettings(OnlineSettings, total=False):
+    """Arguments of `SampledActions` that its methods pass on."""
+
+    samples: int
+    candidates: int
+    beam: bool
+    clip: float
+    kl: float
+    refresh: int
+    share: float
+
+
 class SampledActions(OnlineTraining):
     """A contextual bandit: the state is a history, the action an item drawn from the policy, the reward predicted.
 
@@ -98,6 +111,7 @@ class SampledActions(OnlineTraining):
         kl: weight of the KL to the start (GRPO: `kl_to_start`), in standard deviations of the reward a nat.
         refresh: optimiser steps of a round; 1: pi = old at every step, and nothing is clipped.
         lr: AdamW's learning rate of the policy.
+        share: of a batch's histories, drawn at random, at which items are asked about.
         **online: arguments of `OnlineTraining`.
     """
 
@@ -111,6 +125,7 @@ class SampledActions(OnlineTraining):
             what = "the KL to the start is estimated from items drawn, and a beam draws none"
             raise InputError(what, where="model.kl, model.beam", remedy="set model.kl to 0, or model.beam to false")
 
+    @passes_on
     def __init__(
         self,
         samples: int = 8,
@@ -120,9 +135,10 @@ class SampledActions(OnlineTraining):
         kl: float = 0.1,
         refresh: int = 4,
         lr: float = 1e-5,
-        **online: Any,
+        share: float = 1.0,
+        **online: Unpack[OnlineSettings],
     ) -> None:
-        super().__init__(lr=lr, **online)
+        super().__init__(lr=lr, share=share, **online)
         self.samples, self.candidates, self.beam = samples, candidates, beam
         self.clip, self.kl, self.refresh = clip, kl, refresh
 
@@ -164,13 +180,15 @@ class PPO(SampledActions):
 
     Args:
         value_lr: AdamW's learning rate of V.
+        lr: AdamW's learning rate of the policy.
         **sampled: arguments of `SampledActions`.
     """
 
     NOT_NEGATIVE = ("value_lr",)
 
-    def __init__(self, value_lr: float = 1e-2, **sampled: Any) -> None:
-        super().__init__(**sampled)
+    @passes_on
+    def __init__(self, value_lr: float = 1e-2, lr: float = 1e-5, **sampled: Unpack[SampledSettings]) -> None:
+        super().__init__(lr=lr, **sampled)
         self.value, self.value_lr = StateValue(state_width(self.policy)), value_lr
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -215,13 +233,14 @@ class GRPO(SampledActions):
             what = f"an advantage within a group needs two items a state or more, not {samples}"
             raise InputError(what, where="model.samples", remedy="draw at least 2")
 
+    @passes_on
     def __init__(
         self,
         early: float | None = None,
         cloning: float = 0.0,
         format_beams: int = 0,
         lr: float = 8e-6,
-        **sampled: Any,
+        **sampled: Unpack[SampledSettings],
     ) -> None:
         super().__init__(lr=lr, **sampled)
         self.early, self.cloning, self.format_beams = early, cloning, format_beams

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from contextlib import AbstractContextManager
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypedDict
 
 import torch
 from lightning.pytorch.callbacks import Callback
@@ -13,13 +13,13 @@ from torch import Tensor
 
 from recalign.errors import InputError
 from recalign.posttrain.data import PostTrainingData
-from recalign.posttrain.keep import KeepRanking
+from recalign.posttrain.keep import Anchored, KeepRanking
 from recalign.processes import gathered
 from recalign.recommender.checkpoint import Loaded, class_path, load_or_copy
 from recalign.recommender.interpolation import KEEP, require_share
 from recalign.recommender.policy import Policy
 from recalign.recommender.prior import without_prior
-from recalign.recommender.training import PolicyModule, logs_now
+from recalign.recommender.training import logs_now
 from recalign.sequences import Batch, EventDataModule
 
 Figures = dict[str, Tensor]
@@ -28,7 +28,17 @@ KL_HISTORIES = 4  # histories of a batch on which the KL to the start is measure
 KL_TARGETS = 32  # about this many of their targets are used, evenly spaced
 
 
-class PostTraining(PolicyModule):
+class TrainingSettings(TypedDict, total=False):
+    """Arguments of `PostTraining` that every method passes on; each has a learning rate of its own."""
+
+    init_from: str | None
+    policy: Policy | Loaded | None
+    weight_decay: float
+    top_k: int
+    keep: float | None
+
+
+class PostTraining(Anchored):
     """Fine-tune a copy of a trained policy. Subclasses write `loss`.
 
     Logs ``train/loss``; the figures of `loss` as ``<FIGURES>/<name>``; and, in nats over the catalogue, ``policy/kl``,
@@ -71,12 +81,11 @@ class PostTraining(PolicyModule):
         super().__init__(start.net, lr, weight_decay, top_k)
         self.save_hyperparameters(logger=False, ignore=["top_k", "policy", "reward_net"])
         self.start, self.keep = start, keep
-        self.reach: float | None = None  # of the weights that are handed over; None: nothing was searched
         self.reference = copy.deepcopy(self.policy).eval().requires_grad_(False)
         self.policy.train(self.use_dropout)  # the Trainer leaves the mode as it is
 
     def configure_callbacks(self) -> list[Callback]:
-        return [] if self.keep is None else [KeepRanking(self.keep)]
+        return [*super().configure_callbacks(), *([] if self.keep is None else [KeepRanking(self.keep)])]
 
     def facts(self) -> dict[str, Any]:
         return super().facts() | ({} if self.reach is None else {"reach": self.reach})
@@ -86,16 +95,17 @@ class PostTraining(PolicyModule):
         self.reach = checkpoint["facts"].get("reach")
 
     def setup(self, stage: str) -> None:
-        if stage == "fit" and not isinstance(self.data, self.LEARNS_FROM):
+        data = self.data
+        if stage == "fit" and not isinstance(data, self.LEARNS_FROM):
             raise InputError(
-                f"{type(self).__name__} cannot learn from {type(self.data).__name__}",
+                f"{type(self).__name__} cannot learn from {type(data).__name__}",
                 where="data.class_path",
                 remedy=f"give {class_path(self.LEARNS_FROM)}, as the method's YAML does",
             )
-        if getattr(self.data, "placebo", "none") != "none" and not isinstance(self.data, PostTrainingData):
-            what = f"{type(self.data).__name__} has no placebo for a method that asks a reward model or makes pairs"
+        if getattr(data, "placebo", "none") != "none" and not isinstance(data, PostTrainingData):
+            what = f"{type(data).__name__} has no placebo for a method that asks a reward model or makes pairs"
             raise InputError(what, where="data.placebo", remedy=f"leave it out; {class_path(PostTrainingData)} has one")
-        self.start.check(self.data)
+        self.start.check(data)
 
     def train(self, mode: bool = True) -> PostTraining:
         super().train(mode)

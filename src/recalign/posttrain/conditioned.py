@@ -6,20 +6,21 @@ As in the decision transformer (Chen et al., arXiv 2106.01345); for retrieval, P
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from recalign.errors import InputError
-from recalign.posttrain.base import Figures, PostTraining
+from recalign.posttrain.base import Figures, PostTraining, TrainingSettings
 from recalign.posttrain.heads import at_own_rate, state_width
 from recalign.posttrain.weighted import weighted_likelihood
 from recalign.processes import gathered
 from recalign.recommender.policy import Policy, State
 from recalign.recommender.training import adamw
 from recalign.sequences import Batch
+from recalign.typed import passes_on
 
 
 class ConditionedPolicy(Policy):
@@ -99,6 +100,7 @@ class ReturnConditioned(PostTraining):
     Args:
         ask: quantile of the training rewards to ask for when serving.
         condition_lr: AdamW's learning rate of the network that reads the reward.
+        lr: AdamW's learning rate of the policy.
         **training: arguments of `PostTraining`.
     """
 
@@ -112,8 +114,11 @@ class ReturnConditioned(PostTraining):
         if not 0 <= (ask := given.get("ask", 0.9)) <= 1:
             raise InputError(f"{ask} is not a quantile", where="model.ask", remedy="give a number between 0 and 1")
 
-    def __init__(self, ask: float = 0.9, condition_lr: float = 3e-3, **training: Any) -> None:
-        super().__init__(**training)
+    @passes_on
+    def __init__(
+        self, ask: float = 0.9, condition_lr: float = 3e-3, lr: float = 3e-5, **training: Unpack[TrainingSettings]
+    ) -> None:
+        super().__init__(lr=lr, **training)
         self.ask, self.condition_lr = ask, condition_lr
         self.policy = ConditionedPolicy(self.policy)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import numpy as np
 import torch
@@ -15,7 +15,9 @@ from recalign.errors import InputError, require_positive
 from recalign.recommender.checkpoint import Loaded, load_or_copy
 from recalign.recommender.policy import Policy, chunks
 from recalign.reward import RewardData, RewardEnsemble
+from recalign.reward.data import RewardSettings
 from recalign.sequences import Batch, Windows, correlation_within_users, reward_means
+from recalign.typed import passes_on
 
 Source = Literal["observed", "predicted", "shrunk"]
 Baseline = Literal["none", "global", "user", "item", "user_item", "value", "soft"]
@@ -31,18 +33,21 @@ class UpstreamData(RewardData):
         policy: the starting policy itself, instead of a checkpoint (Python only); copied.
         reward_net: the reward model itself, instead of a checkpoint (Python only); copied. Predictions of training
             events need it as `Loaded`, with its self-influence (`StageModule.hand_over`).
-        **log: arguments of `recalign.reward.RewardData`.
+        placebo: as in `recalign.reward.RewardData`.
+        **data: arguments of `recalign.reward.RewardData`.
     """
 
+    @passes_on
     def __init__(
         self,
         init_from: str | None = None,
         reward_model: str | None = None,
         policy: Policy | Loaded | None = None,
         reward_net: RewardEnsemble | Loaded | None = None,
-        **log: Any,
+        placebo: Literal["none", "permuted"] = "none",
+        **data: Unpack[RewardSettings],
     ) -> None:
-        super().__init__(**log)
+        super().__init__(placebo=placebo, **data)
         self.upstreams = {
             "policy": ("data.init_from", init_from, policy),
             "reward": ("data.reward_model", reward_model, reward_net),
@@ -63,6 +68,15 @@ class UpstreamData(RewardData):
         if name == "policy":
             loaded.net.prior_strength = 0.0
         return loaded
+
+
+class UpstreamSettings(RewardSettings, total=False):
+    """Arguments of `UpstreamData` that others pass on."""
+
+    init_from: str | None
+    reward_model: str | None
+    policy: Policy | Loaded | None
+    reward_net: RewardEnsemble | Loaded | None
 
 
 class PostTrainingData(UpstreamData):
@@ -86,13 +100,14 @@ class PostTrainingData(UpstreamData):
         **upstream: arguments of `UpstreamData`.
     """
 
+    @passes_on
     def __init__(
         self,
         source: Source = "predicted",
         baseline: Baseline = "user",
         soft: float = 1.0,
         placebo: Placebo = "none",
-        **upstream: Any,
+        **upstream: Unpack[UpstreamSettings],
     ) -> None:
         super().__init__(**upstream)
         self.check_settings({"soft": soft})

@@ -5,16 +5,17 @@ Legend: T states, C items shown, old the policy at the beginning of the epoch.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Unpack
 
 import torch
 from torch import Tensor
 
 from recalign.posttrain.base import Figures
 from recalign.posttrain.pairs import preference
-from recalign.posttrain.rollout import OnlineTraining, met
+from recalign.posttrain.rollout import OnlineSettings, OnlineTraining, met
 from recalign.processes import counts, gathered
 from recalign.sequences import Batch
+from recalign.typed import passes_on
 
 
 def best_and_worst(item_TC: Tensor, reward_TC: Tensor) -> tuple[Tensor, Tensor]:
@@ -54,6 +55,7 @@ class IPA(OnlineTraining):
     POSITIVE = ("candidates", "beta")
     NOT_NEGATIVE = ("cloning",)
 
+    @passes_on
     def __init__(
         self,
         candidates: int = 50,
@@ -61,7 +63,7 @@ class IPA(OnlineTraining):
         beta: float = 0.1,
         cloning: float = 1.0,
         lr: float = 1.5e-5,
-        **online: Any,
+        **online: Unpack[OnlineSettings],
     ) -> None:
         super().__init__(lr=lr, share=share, **online)
         self.candidates, self.beta, self.cloning = candidates, beta, cloning

@@ -6,16 +6,17 @@ reference, Delta+ that of the winner, Delta- that of a loser.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal, Unpack
 
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from recalign.posttrain.base import Figures, PostTraining
+from recalign.posttrain.base import Figures, PostTraining, TrainingSettings
 from recalign.posttrain.pairs_data import PairData
 from recalign.processes import gathered, own_rows
 from recalign.sequences import Batch
+from recalign.typed import passes_on
 
 PairLoss = Literal["dpo", "ipo", "sdpo", "simpo"]
 
@@ -125,8 +126,14 @@ class Preferences(PostTraining):
     POSITIVE = ("beta",)
     use_dropout = False
 
+    @passes_on
     def __init__(
-        self, loss: PairLoss = "dpo", beta: float = 0.1, gamma: float = 0.0, lr: float = 1.5e-5, **training: Any
+        self,
+        loss: PairLoss = "dpo",
+        beta: float = 0.1,
+        gamma: float = 0.0,
+        lr: float = 1.5e-5,
+        **training: Unpack[TrainingSettings],
     ) -> None:
         super().__init__(lr=lr, **training)
         self.kind: PairLoss = loss
@@ -166,8 +173,14 @@ class KTO(PostTraining):
     POSITIVE = ("beta",)
     use_dropout = False
 
+    @passes_on
     def __init__(
-        self, beta: float = 0.1, good: float = 1.0, bad: float = 1.0, lr: float = 1.5e-5, **training: Any
+        self,
+        beta: float = 0.1,
+        good: float = 1.0,
+        bad: float = 1.0,
+        lr: float = 1.5e-5,
+        **training: Unpack[TrainingSettings],
     ) -> None:
         super().__init__(lr=lr, **training)
         self.beta, self.good, self.bad = beta, good, bad

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import numpy as np
 import polars as pl
@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 from recalign.errors import InputError
-from recalign.posttrain.data import UpstreamData
+from recalign.posttrain.data import UpstreamData, UpstreamSettings
 from recalign.reward import RewardEnsemble, member_deviation
 from recalign.sequences import Windows
 from recalign.sequences.splits import TRAIN
+from recalign.typed import passes_on
 
 Pairing = Literal["logged", "sampled", "generated", "ensemble"]
 
@@ -65,8 +66,14 @@ class PairData(UpstreamData):
         InputError: no pair can be made.
     """
 
+    @passes_on
     def __init__(
-        self, pairs: Pairing = "logged", losers: int = 1, candidates: int = 16, width: float = 1.0, **upstream: Any
+        self,
+        pairs: Pairing = "logged",
+        losers: int = 1,
+        candidates: int = 16,
+        width: float = 1.0,
+        **upstream: Unpack[UpstreamSettings],
     ) -> None:
         super().__init__(**upstream)
         self.check_settings({"losers": losers, "candidates": candidates})

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Unpack
 
 import torch
 from torch import Tensor
 
-from recalign.posttrain.base import Figures, PostTraining
+from recalign.posttrain.base import Figures, PostTraining, TrainingSettings
 from recalign.processes import gathered
 from recalign.sequences import Batch
+from recalign.typed import passes_on
 
 
 def top_k_reinforce(
@@ -64,7 +65,10 @@ class Reinforce(PostTraining):
     POSITIVE = ("k", "cap")
     use_dropout = False
 
-    def __init__(self, k: int = 10, cap: float = 10.0, lr: float = 1.5e-5, **training: Any) -> None:
+    @passes_on
+    def __init__(
+        self, k: int = 10, cap: float = 10.0, lr: float = 1.5e-5, **training: Unpack[TrainingSettings]
+    ) -> None:
         super().__init__(lr=lr, **training)
         self.k, self.cap = k, cap
 

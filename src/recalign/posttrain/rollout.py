@@ -9,19 +9,20 @@ import copy
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Unpack
 
 import torch
 from torch import Tensor, nn
 
 from recalign.errors import InputError
-from recalign.posttrain.base import PostTraining
+from recalign.posttrain.base import PostTraining, TrainingSettings
 from recalign.processes import random_rows
 from recalign.recommender.checkpoint import Loaded, load_or_copy
 from recalign.recommender.policy import Policy, draw
 from recalign.recommender.prior import without_prior
 from recalign.reward import RewardData, RewardEnsemble
 from recalign.sequences import Batch
+from recalign.typed import passes_on
 
 
 class Environment(nn.Module):
@@ -55,6 +56,13 @@ class Environment(nn.Module):
         return (predicted_TS - self.mean) / self.scale
 
 
+class OnlineSettings(TrainingSettings, total=False):
+    """Arguments of `OnlineTraining` that its methods pass on."""
+
+    reward_model: str | None
+    reward_net: RewardEnsemble | Loaded | None
+
+
 class OnlineTraining(PostTraining):
     """Base class of methods that ask a reward model about items of ``old``, the policy at an earlier step.
 
@@ -62,6 +70,7 @@ class OnlineTraining(PostTraining):
         share: of a batch's histories, drawn at random, at which items are asked about.
         reward_model: checkpoint of the reward model; null in a configuration: that of this log and seed.
         reward_net: the reward model itself, instead of a checkpoint (Python only); copied.
+        lr: AdamW's learning rate.
         **training: arguments of `PostTraining`.
     """
 
@@ -76,14 +85,16 @@ class OnlineTraining(PostTraining):
             remedy = "give one above 0 and at most 1, such as 0.1"
             raise InputError(f"{share} is no share of the histories", where="model.share", remedy=remedy)
 
+    @passes_on
     def __init__(
         self,
         share: float = 1.0,
         reward_model: str | None = None,
         reward_net: RewardEnsemble | Loaded | None = None,
-        **training: Any,
+        lr: float = 3e-5,
+        **training: Unpack[TrainingSettings],
     ) -> None:
-        super().__init__(**training)
+        super().__init__(lr=lr, **training)
         self.share = share
         self.old = copy.deepcopy(self.reference)
         given, method = (reward_model, reward_net), type(self).__name__

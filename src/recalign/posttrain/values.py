@@ -10,17 +10,18 @@ Legend: T events, a the logged item, s its history, r its reward (NaN where ther
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
 
 from recalign.errors import InputError
-from recalign.posttrain.base import Figures, PostTraining
+from recalign.posttrain.base import Figures, PostTraining, TrainingSettings
 from recalign.posttrain.heads import ItemValue, StateValue, at_own_rate, state_width
 from recalign.posttrain.weighted import weighted_likelihood
 from recalign.processes import gathered, random_rows
 from recalign.sequences import Batch
+from recalign.typed import passes_on
 
 
 def rated_mean(value_T: Tensor, reward_T: Tensor) -> Tensor:
@@ -75,6 +76,12 @@ def distributions(value_T: Tensor, advantage_T: Tensor) -> Figures:
     return {"values": value_T.detach(), "advantages": advantage_T.detach()}
 
 
+class ValueSettings(TrainingSettings, total=False):
+    """Arguments of `ValueMethod` that its methods pass on."""
+
+    value_lr: float
+
+
 class ValueMethod(PostTraining):
     """Base class: a policy with value heads that have their own learning rate. Subclasses set ``self.critic``.
 
@@ -92,7 +99,8 @@ class ValueMethod(PostTraining):
     NOT_NEGATIVE = ("value_lr",)
     critic: nn.Module
 
-    def __init__(self, value_lr: float = 1e-2, lr: float = 5e-5, **training: Any) -> None:
+    @passes_on
+    def __init__(self, value_lr: float = 1e-2, lr: float = 5e-5, **training: Unpack[TrainingSettings]) -> None:
         super().__init__(lr=lr, **training)
         self.value_lr = value_lr
 
@@ -117,14 +125,18 @@ class CQL(ValueMethod):
     Args:
         temperature: tau, in standard deviations of the reward.
         alpha: weight of the conservative term; a large alpha gives behaviour cloning.
+        lr: AdamW's learning rate of the policy.
         **values: arguments of `ValueMethod`.
     """
 
     POSITIVE = ("temperature",)
     critic: StateValue
 
-    def __init__(self, temperature: float = 0.1, alpha: float = 0.5, **values: Any) -> None:
-        super().__init__(**values)
+    @passes_on
+    def __init__(
+        self, temperature: float = 0.1, alpha: float = 0.5, lr: float = 5e-5, **values: Unpack[ValueSettings]
+    ) -> None:
+        super().__init__(lr=lr, **values)
         self.temperature, self.alpha = temperature, alpha
         self.critic = StateValue(state_width(self.policy))
 
@@ -155,6 +167,7 @@ class IQL(ValueMethod):
     Args:
         beta: inverse temperature, in 1 / standard deviation of the reward; 0: behaviour cloning.
         expectile: expectile of Q that V learns; 0.5: the mean.
+        lr: AdamW's learning rate of the policy.
         **values: arguments of `ValueMethod`.
     """
 
@@ -168,8 +181,11 @@ class IQL(ValueMethod):
             what = f"{given['expectile']} is not between 0 and 1"
             raise InputError(what, where="model.expectile", remedy="give one between 0 and 1")
 
-    def __init__(self, beta: float = 3.0, expectile: float = 0.7, **values: Any) -> None:
-        super().__init__(**values)
+    @passes_on
+    def __init__(
+        self, beta: float = 3.0, expectile: float = 0.7, lr: float = 5e-5, **values: Unpack[ValueSettings]
+    ) -> None:
+        super().__init__(lr=lr, **values)
         self.beta, self.expectile = beta, expectile
         width = state_width(self.policy)
         self.critic = nn.ModuleDict({"q": ItemValue(width, self.policy.num_items), "v": StateValue(width)})
@@ -197,6 +213,7 @@ class AWAC(ValueMethod):
         beta: inverse temperature (the paper's 1 / lambda), in 1 / standard deviation of the reward; 0: behaviour
             cloning.
         samples: items b_n drawn at each state.
+        lr: AdamW's learning rate of the policy.
         **values: arguments of `ValueMethod`.
     """
 
@@ -204,8 +221,9 @@ class AWAC(ValueMethod):
     NOT_NEGATIVE = ("beta",)
     critic: ItemValue
 
-    def __init__(self, beta: float = 3.0, samples: int = 8, **values: Any) -> None:
-        super().__init__(**values)
+    @passes_on
+    def __init__(self, beta: float = 3.0, samples: int = 8, lr: float = 5e-5, **values: Unpack[ValueSettings]) -> None:
+        super().__init__(lr=lr, **values)
         self.beta, self.samples = beta, samples
         self.critic = ItemValue(state_width(self.policy), self.policy.num_items)
 
@@ -239,7 +257,10 @@ class SA2C(ValueMethod):
     POSITIVE = ("samples",)
     critic: ItemValue
 
-    def __init__(self, samples: int = 10, negative: float = -1.0, lr: float = 1e-4, **values: Any) -> None:
+    @passes_on
+    def __init__(
+        self, samples: int = 10, negative: float = -1.0, lr: float = 1e-4, **values: Unpack[ValueSettings]
+    ) -> None:
         super().__init__(lr=lr, **values)
         self.samples, self.negative = samples, negative
         self.critic = ItemValue(state_width(self.policy), self.policy.num_items)

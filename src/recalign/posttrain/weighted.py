@@ -6,17 +6,18 @@ deviations of the log's rewards. In this unit a temperature means the same on ev
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal, Unpack
 
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
 from recalign.errors import InputError
-from recalign.posttrain.base import Figures, PostTraining
+from recalign.posttrain.base import Figures, PostTraining, TrainingSettings
 from recalign.processes import gathered, own_rows
 from recalign.recommender.policy import Policy, State, total_nll
 from recalign.sequences import Batch
+from recalign.typed import passes_on
 
 Transform = Literal["constant", "linear", "exponential", "rank", "sign", "signed"]
 MIN_EFFECTIVE = 0.05
@@ -155,6 +156,7 @@ class WeightedSFT(PostTraining):
         transform: f: constant, linear, exponential, rank, sign or signed (`transform_advantages`).
         temperature: beta of f, in standard deviations of the reward. Large: behaviour cloning; small: greedy.
         clip: largest weight, in units of the mean weight; null: no limit.
+        lr: AdamW's learning rate.
         **training: arguments of `PostTraining`.
 
     Raises (before training):
@@ -164,10 +166,16 @@ class WeightedSFT(PostTraining):
     FIGURES = "advantage"
     POSITIVE = ("temperature", "clip")
 
+    @passes_on
     def __init__(
-        self, transform: Transform = "exponential", temperature: float = 0.3, clip: float | None = 10.0, **training: Any
+        self,
+        transform: Transform = "exponential",
+        temperature: float = 0.3,
+        clip: float | None = 10.0,
+        lr: float = 3e-5,
+        **training: Unpack[TrainingSettings],
     ) -> None:
-        super().__init__(**training)
+        super().__init__(lr=lr, **training)
         self.transform: Transform = transform
         self.temperature, self.clip = temperature, clip
         self.use_dropout = transform != "signed"  # signed compares pi with the start
@@ -179,9 +187,13 @@ class WeightedSFT(PostTraining):
         if stage == "fit":
             self._require_weights(torch.from_numpy(self.data.advantages))  # type: ignore[attr-defined]
 
+    def weights(self, advantage_T: Tensor) -> tuple[Tensor, Figures]:
+        """The weight of each event, and figures to log, from its advantage; another weighting overrides this."""
+        return weights(advantage_T, self.transform, self.temperature, self.clip)
+
     def _require_weights(self, advantage_E: Tensor) -> None:
         known_T = advantage_E[~advantage_E.isnan()]
-        weight_T, _ = weights(known_T, self.transform, self.temperature, self.clip)
+        weight_T, _ = self.weights(known_T)
         size_T = weight_T.double().abs()
         if not size_T.any():
             raise InputError(
@@ -212,7 +224,7 @@ class WeightedSFT(PostTraining):
 
     def loss(self, batch: Batch) -> tuple[Tensor, Figures]:
         advantage_T = gathered(self.advantages(batch))
-        weight_T, cut = weights(advantage_T, self.transform, self.temperature, self.clip)
+        weight_T, cut = self.weights(advantage_T)
         state = self.policy.encode(batch)
         if self.start_E is None:
             loss, figures = weighted_likelihood(self.policy, state, batch.target_T, weight_T)

@@ -2,10 +2,10 @@
 
 from recalign.recommender.averaging import PolynomialAveraging
 from recalign.recommender.calibration import CalibratePrior
-from recalign.recommender.codes import CodePolicy
 from recalign.recommender.item_vectors import RecommenderVectors
 from recalign.recommender.module import Recommender, RecommenderData
 from recalign.recommender.onerec import OneRecRecommender
+from recalign.recommender.onerec_policy import CodePolicy
 from recalign.recommender.policy import Policy
 from recalign.recommender.sequence_policy import SequencePolicy
 

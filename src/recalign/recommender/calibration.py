@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
@@ -15,9 +14,7 @@ from recalign.processes import agreed
 from recalign.recommender.checkpoint import load_net, read_checkpoint, write_checkpoint
 from recalign.recommender.interpolation import ndcg_by_strength
 from recalign.recommender.policy import Policy
-
-if TYPE_CHECKING:
-    from recalign.recommender.module import Cloning
+from recalign.recommender.training import PolicyModule
 
 LARGEST = 2.0
 """End of the range of strengths."""
@@ -37,11 +34,19 @@ class CalibratePrior(Callback):
     the checkpoint's facts hold the same as ``prior``.
 
     Cost: two passes over these events, each of which ranks once for every strength that is tried.
+
+    Args:
+        facts: what is found goes into this dictionary too, by name: the strength, what it is worth.
     """
 
-    def on_train_end(self, trainer: Trainer, pl_module: Cloning) -> None:  # type: ignore[override]
-        if not trainer.num_val_batches:
-            rank_zero_warn("nothing is validated, so the policy gets no item prior (model.prior)")
+    def __init__(self, facts: dict[str, float]) -> None:
+        super().__init__()
+        self.facts = facts
+
+    def on_train_end(self, trainer: Trainer, pl_module: PolicyModule) -> None:  # type: ignore[override]
+        if not trainer.num_val_batches or not pl_module.bound:
+            what = "nothing is validated" if pl_module.bound else "the module knows no log (module.bind)"
+            rank_zero_warn(f"{what}, so the policy gets no item prior (model.prior)")
             return
         kept = trainer.checkpoint_callback
         path = Path(getattr(kept, "best_model_path", "") or getattr(kept, "last_model_path", ""))
@@ -49,12 +54,12 @@ class CalibratePrior(Callback):
         policy = load_net(path, "policy").net if saved else copy.deepcopy(pl_module.policy)
         found = self._search(trainer, pl_module, policy.to(pl_module.device).eval())
         pl_module.policy.prior_strength = policy.prior_strength = found["strength"]
-        pl_module.prior_facts = found
+        self.facts |= found
         if saved and trainer.is_global_zero:
             _rewrite(path, policy.cpu(), found)
         self._say(trainer, found)
 
-    def _search(self, trainer: Trainer, module: Cloning, policy: Policy) -> dict[str, float]:
+    def _search(self, trainer: Trainer, module: PolicyModule, policy: Policy) -> dict[str, float]:
         """The strength, and NDCG@10 with and without it."""
         data, limit = module.data, int(trainer.num_val_batches[0])
         windows = data.windows("validation")

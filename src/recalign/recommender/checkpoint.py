@@ -144,8 +144,8 @@ class Loaded:
     where: str = "the network given"
 
     @classmethod
-    def of(cls, net: nn.Module, checkpoint: dict[str, Any], where: str) -> Loaded:
-        """A network with what a checkpoint says of it."""
+    def of(cls, net: nn.Module | None, checkpoint: dict[str, Any], where: str) -> Loaded:
+        """A network, or None for what is known of it alone, with what a checkpoint says of it."""
         users = UserCohort(**checkpoint["users"]) if "users" in checkpoint else None
         facts, influence = checkpoint.get("facts", {}), checkpoint.get("self_influence")
         return cls(net, checkpoint.get("catalogue"), facts, users, influence, where)

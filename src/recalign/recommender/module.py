@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import polars as pl
 import torch
@@ -23,6 +23,7 @@ from recalign.recommender.sequence_policy import HistoryPolicy, SequencePolicy
 from recalign.recommender.training import PolicyModule
 from recalign.sequences import Batch, EventDataModule
 from recalign.sequences.splits import TRAIN
+from recalign.typed import passes_on
 
 READ_WEIGHTS = ("encode", "log_prob", "weighted_nll", "sampled_log_prob", "ranks", "top_k")
 """Methods of a policy that cloning calls."""
@@ -30,6 +31,15 @@ READ_WEIGHTS = ("encode", "log_prob", "weighted_nll", "sampled_log_prob", "ranks
 
 class RecommenderData(EventDataModule):
     """Next items of all users (or of ``users``), validated on their next items. Cloning reads no reward."""
+
+
+class CloningSettings(TypedDict, total=False):
+    """Arguments of `Cloning` that recommenders pass on."""
+
+    prior: bool
+    weight_decay: float
+    top_k: int
+    init_from: str | None
 
 
 class Cloning(PolicyModule):
@@ -79,7 +89,7 @@ class Cloning(PolicyModule):
             shard(self.policy, READ_WEIGHTS)
 
     def configure_callbacks(self) -> list[Callback]:
-        return [CalibratePrior()] if self.prior else []
+        return [*super().configure_callbacks(), *([CalibratePrior(self.prior_facts)] if self.prior else [])]
 
     def facts(self) -> dict[str, Any]:
         return super().facts() | ({"prior": self.prior_facts} if self.prior_facts else {})
@@ -94,9 +104,10 @@ class Cloning(PolicyModule):
         if self.start:
             self.start.check(self.data)
         if stage == "fit":
-            count_V = self.data.sequences.item_counts(self.data.users)
-            self.policy.set_counts(torch.from_numpy(count_V))
             self.policy.prior_strength = 0.0  # before an average of the policy is begun
+            if self.bound:
+                count_V = self.bound.sequences.item_counts(self.bound.users)
+                self.policy.set_counts(torch.from_numpy(count_V))
         self.hidden_U = None
         if stage == "fit" and self.policy.past_rewards is not None:
             seen_U = self.data.sequences.users_in("A")
@@ -147,6 +158,7 @@ class Recommender(Cloning):
         feedback: whether the policy sees the rewards of earlier events. In training, and in the validation that picks
             its epoch, only those of users A: no policy may learn from the rewards that judges learn from.
         negatives: N, items drawn at each step for a sampled softmax; null: the full softmax.
+        lr: AdamW's learning rate.
         **cloning: arguments of `Cloning`.
 
     Raises:
@@ -156,6 +168,7 @@ class Recommender(Cloning):
     POSITIVE = ("temperature",)
     policy: SequencePolicy
 
+    @passes_on
     def __init__(
         self,
         num_items: int,
@@ -163,7 +176,8 @@ class Recommender(Cloning):
         temperature: float = 0.05,
         feedback: bool = False,
         negatives: int | None = None,
-        **cloning: Any,
+        lr: float = 2e-3,
+        **cloning: Unpack[CloningSettings],
     ) -> None:
         if negatives is not None and not 1 <= negatives <= num_items:
             raise InputError(
@@ -172,7 +186,7 @@ class Recommender(Cloning):
                 remedy=f"give 1 to {num_items}, or null for the full softmax, which is exact",
             )
         encoder = HSTU() if encoder is None else copy.deepcopy(encoder)
-        super().__init__(SequencePolicy(encoder, num_items, temperature, feedback), **cloning)
+        super().__init__(SequencePolicy(encoder, num_items, temperature, feedback), lr=lr, **cloning)
         self.negatives = negatives
 
     def loss(self, batch: Batch) -> Tensor:

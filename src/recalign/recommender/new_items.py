@@ -22,7 +22,7 @@ from torch import Tensor
 from recalign.errors import InputError
 from recalign.nn import OwnVectors, Trie, unit
 from recalign.recommender.checkpoint import build, recipe
-from recalign.recommender.codes import CodePolicy
+from recalign.recommender.onerec_policy import CodePolicy
 from recalign.recommender.policy import Policy
 from recalign.semantic_ids.codes import CodesTable
 

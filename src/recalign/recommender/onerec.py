@@ -1,10 +1,14 @@
-"""Behaviour cloning of OneRec: a generative recommender over semantic ids."""
+"""Behaviour cloning of OneRec: a generative recommender over semantic ids.
+
+The rest of OneRec: `onerec_policy` and `onerec_choices` beside this file, ``onerec_*`` in `recalign.nn`, and the ids in
+`recalign.semantic_ids`.
+"""
 
 from __future__ import annotations
 
 import copy
 import math
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import numpy as np
 import torch
@@ -12,11 +16,12 @@ from torch import Tensor
 
 from recalign.errors import InputError
 from recalign.nn import Decoder, Encoder, LazyDecoder
-from recalign.nn.trie import LARGEST
-from recalign.recommender.codes import CodePolicy
-from recalign.recommender.module import Cloning
+from recalign.nn.onerec_trie import LARGEST
+from recalign.recommender.module import Cloning, CloningSettings
+from recalign.recommender.onerec_policy import CodePolicy
 from recalign.semantic_ids.codes import CodesTable, load_codes
 from recalign.sequences import Batch
+from recalign.typed import passes_on
 
 BEAM = 50
 """Width of the beam search by default."""
@@ -58,6 +63,7 @@ class OneRecRecommender(Cloning):
     policy: CodePolicy
     POSITIVE = ("temperature",)
 
+    @passes_on
     def __init__(
         self,
         num_items: int,
@@ -73,7 +79,7 @@ class OneRecRecommender(Cloning):
         widest: int = 400,
         feedback: bool = False,
         lr: float = 4e-3,
-        **cloning: Any,
+        **cloning: Unpack[CloningSettings],
     ) -> None:
         levels = list(CodesTable.read(codes).sizes) if codes else sizes or [math.isqrt(num_items - 1) + 1] * 2
         given = " x ".join(map(str, levels))

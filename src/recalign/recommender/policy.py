@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +14,6 @@ from recalign.nn import Recorded, ranks_from_scores, top_k_from_scores
 from recalign.nn.topk import Pairs
 from recalign.processes import counts, gathered
 from recalign.sequences import Batch
-
-if TYPE_CHECKING:
-    from recalign.recommender.sequence_policy import SequencePolicy
 
 ROWS = 512  # states whose scores over the whole catalogue are held at once,
 SCORES = 2**25  # as long as these are no more scores
@@ -100,7 +97,7 @@ class Policy(Recorded, nn.Module, ABC):
         """Add a vector to what `summary` reads of a state. Shape: (T, D)."""
         return state + vector.view_as(state)
 
-    def trunk(self) -> SequencePolicy:
+    def trunk(self) -> Policy:
         """The policy over item ids whose encoder and item table a reward model starts from.
 
         Raises:

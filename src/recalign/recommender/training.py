@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import polars as pl
 import torch
 from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import BasePredictionWriter, Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
@@ -73,6 +74,7 @@ class StageModule(LightningModule):
         super().__init__()
         self.events = 0  # trained on by all processes, repetitions counted
         self._epoch_began = (0.0, 0)  # time, events until then
+        self._data: EventDataModule | None = None
 
     @classmethod
     def check_settings(cls, given: Mapping[str, Any]) -> None:
@@ -116,14 +118,37 @@ class StageModule(LightningModule):
             elif hasattr(logger, "log_histogram"):
                 logger.log_histogram(name, values[values.isfinite()].float().cpu().numpy(), self.global_step)
 
+    def bind(self, data: EventDataModule) -> Self:
+        """Tell the module of its log: counts, moments, windows. A DataModule given to a Trainer does so itself.
+
+        Without a log, a module trains on batches alone if it needs nothing else, and its checkpoint names no catalogue.
+        """
+        self._data = data
+        return self
+
+    @property
+    def bound(self) -> EventDataModule | None:
+        """The log, if it is known (`bind`)."""
+        return self._data
+
     @property
     def data(self) -> EventDataModule:
-        """The DataModule of the run."""
-        return self.trainer.datamodule  # type: ignore[attr-defined]
+        """The log.
+
+        Raises:
+            InputError: nobody told (`bind`).
+        """
+        if self._data is None:
+            what, remedy = "needs the log, not only batches", "call module.bind(data), or fit it with datamodule=data"
+            raise InputError(f"{type(self).__name__} {what}", where="Trainer", remedy=remedy)
+        return self._data
+
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"_data": None}  # a copy, such as an average of the weights, is without the log
 
     def facts(self) -> dict[str, Any]:
         """Plain values for later stages, stored beside the weights."""
-        return {"events": self.events} | self.data.facts()
+        return {"events": self.events} | (self.bound.facts() if self.bound else {})
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.events = checkpoint["facts"]["events"]
@@ -134,11 +159,13 @@ class StageModule(LightningModule):
         given = checkpoint.get("hyper_parameters", {})
         kept = {k: v for k, v in given.items() if v is not None or k not in self.UPSTREAM}
         plain = {k: recipe(v) if isinstance(v, Recorded) else v for k, v in kept.items()}
-        own = {"_class_path": class_path(type(self)), "num_items": self.data.num_items}
+        own: dict[str, Any] = {"_class_path": class_path(type(self))}
+        if self.bound:
+            own["num_items"] = self.bound.num_items
+            checkpoint["catalogue"] = self.bound.sequences.catalogue
+            checkpoint["users"] = asdict(self.bound.cohort)
         checkpoint["hyper_parameters"] = own | plain
         checkpoint["recipes"] = {name: recipe(getattr(self, name)) for name in self.handed_over}
-        checkpoint["catalogue"] = self.data.sequences.catalogue
-        checkpoint["users"] = asdict(self.data.cohort)
         checkpoint["facts"] = self.facts()
 
     def hand_over(self, name: str) -> Loaded:
@@ -167,7 +194,6 @@ class PolicyModule(StageModule):
         self.policy = policy
         self.lr, self.weight_decay, self.top_k = lr, weight_decay, top_k
         self.rank_all, self.rank_high, self.nll = RankMetrics(ks=(10,)), RankMetrics(ks=(10,)), MeanMetric()
-        self._recommended: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return adamw(self.policy, self.lr, self.weight_decay)
@@ -196,21 +222,41 @@ class PolicyModule(StageModule):
             self.log(f"{prefix}/nll", self.nll.compute(), sync_dist=False)
             self.nll.reset()
 
-    def predict_step(self, batch: Batch, batch_idx: int) -> None:
+    def configure_callbacks(self) -> list[Callback]:
+        return [RecommendationsWriter()]
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Each target's user, and the scores and items of its best unseen ones. Shape: (T,), (T, K), (T, K)."""
         k = min(self.top_k, self.policy.num_items)
         score_TK, item_TK = self.policy.top_k(self.policy.encode(batch), k, batch.seen_N)
-        self._recommended.append((batch.user_B[batch.row_T], score_TK, item_TK))
+        return batch.user_B[batch.row_T], score_TK, item_TK
 
-    def on_predict_end(self) -> None:
-        if not self._recommended:
+
+class RecommendationsWriter(BasePredictionWriter):
+    """Write what `PolicyModule.predict_step` finds as ``recommendations.parquet`` into ``default_root_dir``.
+
+    Without a log (`StageModule.bind`), nobody knows the raw ids, and nothing is written.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(write_interval="epoch")
+
+    def write_on_epoch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        predictions: Sequence[Any],
+        batch_indices: Sequence[Any],
+    ) -> None:
+        assert isinstance(pl_module, PolicyModule)
+        if pl_module.bound is None:
             return
-        columns = (gathered(torch.cat(parts)).cpu() for parts in zip(*self._recommended, strict=True))
-        user_T, score_TK, item_TK = columns
-        self._recommended.clear()
-        if not self.trainer.is_global_zero:
+        columns = (torch.cat(parts).to(pl_module.device) for parts in zip(*predictions, strict=True))
+        user_T, score_TK, item_TK = (gathered(column).cpu() for column in columns)
+        if not trainer.is_global_zero:
             return
-        frame = recommendations(user_T, score_TK, item_TK, self.data)
-        path = Path(self.trainer.default_root_dir) / RECOMMENDATIONS
+        frame = recommendations(user_T, score_TK, item_TK, pl_module.bound)
+        path = Path(trainer.default_root_dir) / RECOMMENDATIONS
         write_parquet(frame, path)
         print(f"recommendations for {frame['user'].n_unique():,} users: {path}")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, Unpack
 
 import numpy as np
 import polars as pl
@@ -22,10 +22,19 @@ from recalign.sequences import (
     permuted_rewards,
     reward_means,
 )
+from recalign.sequences.data import LogSettings
 from recalign.sequences.placebo import CORRELATION
 from recalign.sequences.splits import TRAIN, VALIDATION
 from recalign.sequences.store import Group, Part
 from recalign.sequences.windows import training_windows
+from recalign.typed import passes_on
+
+
+class RewardSettings(LogSettings, total=False):
+    """Arguments of `RewardData` that others pass on."""
+
+    auxiliary: dict[str, str] | None
+    users: Group
 
 
 class RewardData(EventDataModule):
@@ -38,20 +47,21 @@ class RewardData(EventDataModule):
         placebo: ``permuted``: a negative control. The rewards of training events are permuted over all users of the
             group (`recalign.sequences.permuted_rewards`), and all that is learned or averaged is made of these. The
             rewards in histories, those of validation and test, and ``auxiliary`` ones stay as logged.
-        **log: arguments of `recalign.sequences.EventDataModule`.
+        **data: arguments of `recalign.sequences.EventDataModule`.
 
     Raises (before training):
         InputError: no event of the training part has a reward, or all have the same.
     """
 
+    @passes_on
     def __init__(
         self,
         auxiliary: dict[str, str] | None = None,
         users: Group = "A",
         placebo: Literal["none", "permuted"] = "none",
-        **log: Any,
+        **data: Unpack[LogSettings],
     ) -> None:
-        super().__init__(users=users, **log)
+        super().__init__(users=users, **data)
         self.placebo: str = placebo
         self.auxiliary = auxiliary or {}
         for name in self.auxiliary:

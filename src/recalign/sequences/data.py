@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import polars as pl
 import torch
@@ -36,6 +36,24 @@ from recalign.sequences.windows import (
 
 ML_100K = Log(name="ml-100k", files=["ml-100k/u.data"], fetch="ml-100k")
 """The log of stages whose YAML names none."""
+
+
+class LogSettings(TypedDict, total=False):
+    """Arguments of `EventDataModule` that others pass on."""
+
+    log: Log
+    reward: str | None
+    high: High | None
+    split: Split
+    root: str | None
+    share_a: float
+    min_events: int
+    max_length: int
+    stride: int | None
+    batch_tokens: int
+    request_time: Literal["known", "last_event"]
+    seed: int | None
+    cache: bool | str
 
 
 class EventDataModule(LightningDataModule):
@@ -266,7 +284,9 @@ class EventDataModule(LightningDataModule):
         return batch.to(device, non_blocking=True)
 
     def setup(self, stage: str) -> None:
-        """Fail before training if titles cannot be read or there is nothing to validate on."""
+        """Tell the module of the log. Fail before training if titles cannot be read or nothing can be validated on."""
+        if bind := getattr(self.trainer and self.trainer.lightning_module, "bind", None):
+            bind(self)
         if self.log_.titles:
             self._titles  # noqa: B018
         processes, least = self.trainer.world_size if self.trainer else 1, self.batch_tokens // self.max_length

@@ -37,7 +37,6 @@ from recalign.stage.evaluated import EvaluatedPolicy, evaluated
 from recalign.stage.folder import RunConfig, RunFolder, cannot_write, swept
 from recalign.stage.guard import Monitored, NaNGuard, StepSeeds
 from recalign.stage.manifest import Manifest
-from recalign.stage.memory import keep_freed_memory
 from recalign.stage.parsed import ParsedStage
 from recalign.stage.parser import constructing
 from recalign.stage.request import Request
@@ -233,8 +232,6 @@ class StageCLI(LightningCLI):
         arguments: dict[str, Any] = {"ckpt_path": path, "weights_only": True}
         if self.command == "predict":
             arguments["return_predictions"] = False  # they are written as they come
-        if self.parsed.training:
-            keep_freed_memory()
         try:
             getattr(self.trainer, self.command)(self.model, datamodule=self.datamodule, **arguments)
         except SIGTERMException:

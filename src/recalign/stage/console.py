@@ -28,7 +28,7 @@ _NOISE = (
     r".*dirpath has changed from.*",  # a run that is continued in another folder
     r".*You're resuming from a checkpoint that ended before the epoch ended.*",  # our loaders can be saved mid-epoch
     r".*module\(s\) in eval mode.*",  # frozen networks are meant to be
-    r".*predict returned None.*",  # recommendations are written, not returned
+    r".*Couldn.t infer the batch indices.*",  # of predictions, which hold their users
     r".*configure_optimizers` will be overridden.*",  # --optimizer asks for that
     r".*GPU available but not used.*",
     r".*WeightAveraging callback with a model that overrides.*",  # refused where weights are sharded

@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 from lightning.pytorch.callbacks import ModelSummary, ProgressBar
 
-import recalign
 from recalign import kept
 from recalign.code import STAGE, class_paths, code_digest
 from recalign.errors import InputError
@@ -131,13 +130,13 @@ def now() -> str:
 
 def versions() -> dict[str, str]:
     """Versions of recalign and of what it stands on."""
-    packages = {name: version(name) for name in ("lightning", "torch", "polars")}
-    return {"recalign": recalign.__version__, **packages, "python": platform.python_version()}
+    packages = {name: version(name) for name in ("recalign", "lightning", "torch", "polars")}
+    return packages | {"python": platform.python_version()}
 
 
 def git_state() -> dict[str, Any] | None:
     """Commit of the checkout that recalign runs from; None if it is installed or git is missing."""
-    package = Path(recalign.__file__).parent
+    package = Path(__file__).parents[1]
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(package), *arguments]

@@ -27,52 +27,44 @@ BEST: dict[str, Literal["min", "max"]] = {
 """Figures whose summary is the best value; that of any other is the last."""
 
 
-class WandbLog(Logger):
+class WandbLog(WandbLogger):
     """A `WandbLogger` that is off after its first error, which costs one warning.
 
     Args:
-        inner: what logs.
+        like: the logger that it is but for that.
     """
 
-    def __init__(self, inner: WandbLogger) -> None:
-        super().__init__()
-        self.inner = inner
+    def __init__(self, like: WandbLogger) -> None:
+        vars(self).update(vars(like))  # not its constructor, which cannot be told of a run's settings
         self.failed = False
-
-    @property
-    def name(self) -> str | None:
-        return self.inner.name
-
-    @property
-    def version(self) -> str | None:
-        return self.inner.version
 
     def use(self, call: Callable[[Any], Any]) -> None:
         """Call a function with the run (`wandb.Run`)."""
-        self._safely(lambda: call(self.inner.experiment))
+        self._safely(lambda: call(self.experiment))
 
     @rank_zero_only
     def log_metrics(self, metrics: Any, step: int | None = None) -> None:
-        self._safely(self.inner.log_metrics, metrics, step)
+        self._safely(super().log_metrics, metrics, step)
 
     @rank_zero_only
     def log_histogram(self, name: str, values: np.ndarray, step: int) -> None:
         """Log a distribution, as 64 bins."""
         import wandb
 
-        self._safely(lambda: self.inner.log_metrics({name: wandb.Histogram(values.tolist())}, step))  # type: ignore[dict-item]
+        log = super().log_metrics
+        self._safely(lambda: log({name: wandb.Histogram(values.tolist())}, step))  # type: ignore[dict-item]
 
     @rank_zero_only
-    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+    def log_hyperparams(self, params: Any) -> None:
         """Nothing to do: the whole configuration was logged at the start."""
 
     @rank_zero_only
     def after_save_checkpoint(self, checkpoint_callback: Any) -> None:
-        self._safely(self.inner.after_save_checkpoint, checkpoint_callback)
+        self._safely(super().after_save_checkpoint, checkpoint_callback)
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        self._safely(self.inner.finalize, status)
+        self._safely(super().finalize, status)
 
     def finish(self, exit_code: int = 0) -> None:
         """End the run. What is logged later would start another."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 
 import torch
@@ -11,7 +12,6 @@ from torch.optim import Optimizer
 
 from recalign.cores import say_if_busy
 from recalign.recommender.training import logs_now
-from recalign.stage.memory import peak_memory
 from recalign.stage.private import batches_done
 
 
@@ -52,3 +52,14 @@ class Watch(Callback):
 
     def _restart(self, trainer: Trainer) -> None:
         self._began = time.monotonic(), batches_done(trainer)
+
+
+def peak_memory(device: torch.device) -> float:
+    """The most memory that this process has had, in GB: a GPU's, else the machine's; NaN where it is not known."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    if sys.platform == "win32":
+        return float("nan")
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e9 if sys.platform == "darwin" else 1e6)

@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
-from .trie import Trie
+from .onerec_trie import Trie
 from .unit import EPS, unit
 
 

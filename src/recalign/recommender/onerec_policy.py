@@ -22,8 +22,8 @@ from torch import Tensor, nn
 
 from recalign.errors import InputError
 from recalign.nn import HSTU, AllCodes, Decoder, Encoder, LazyContext, NodeLogits, OwnVectors, SharedCodes, Trie, Window
-from recalign.nn.decoder import Past
-from recalign.recommender.code_choices import Beam, Choose, dead_nodes, follow, sampled
+from recalign.nn.onerec_decoder import Past
+from recalign.recommender.onerec_choices import Beam, Choose, dead_nodes, follow, sampled
 from recalign.recommender.policy import of_states, seen_within
 from recalign.recommender.sequence_policy import HistoryPolicy, SequencePolicy
 from recalign.sequences import Batch

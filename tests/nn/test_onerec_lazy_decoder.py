@@ -9,8 +9,8 @@ from torch import Tensor
 
 from recalign.errors import InputError
 from recalign.nn import LazyContext, LazyDecoder, Window
-from recalign.nn.decoder import Past
-from recalign.nn.lazy_decoder import LazyBlock
+from recalign.nn.onerec_decoder import Past
+from recalign.nn.onerec_lazy_decoder import LazyBlock
 
 EVENTS, TOKENS, DIM = 5, 3, 8
 

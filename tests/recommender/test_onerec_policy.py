@@ -11,10 +11,10 @@ import torch
 
 from recalign.nn import Decoder, EncoderDecoder, LazyDecoder
 from recalign.recommender import CodePolicy, Policy, RecommenderData
-from recalign.recommender import codes as codes_file
+from recalign.recommender import onerec_policy as codes_file
 from recalign.recommender.checkpoint import build, recipe
-from recalign.recommender.code_choices import follow
 from recalign.recommender.onerec import random_codes
+from recalign.recommender.onerec_choices import follow
 from recalign.sequences import Batch
 
 SIZES = {"two levels": [9, 8], "three levels": [4, 5, 6], "one level": [60]}

@@ -12,7 +12,7 @@ and a block of the decoder, whose tokens are a first one (BOS) and the codes wri
     h <- h + SwiGLU(R(h))                          or a mixture of experts (`feed_forward.py`)
 
 Other than in the report, the encoder is causal, so that all targets of a window are trained in one pass, and the
-cross-attention has learned biases over position and time (`Recency`), as in `lazy_decoder.py`.
+cross-attention has learned biases over position and time (`Recency`), as in `onerec_lazy_decoder.py`.
 
 Shape suffixes:
     T  targets      N  prefixes of codes of each target      D  width
@@ -26,9 +26,9 @@ from torch import Tensor, nn
 
 from recalign.errors import InputError, require_positive
 
-from .decoder import Decoder, Past, PrefixAttention
 from .dropout import Dropout
 from .feed_forward import feed_forward
+from .onerec_decoder import Decoder, Past, PrefixAttention
 from .window import Recency, Window, attend
 
 

@@ -28,9 +28,9 @@ from torch import Tensor, nn
 
 from recalign.errors import InputError, require_positive
 
-from .decoder import Decoder, Past, PrefixAttention
 from .dropout import Dropout
 from .feed_forward import feed_forward
+from .onerec_decoder import Decoder, Past, PrefixAttention
 from .window import Recency, Window, attend
 
 
