@@ -73,7 +73,7 @@ class Sequences:
     @functools.cached_property
     def rewards(self) -> str:
         """Digest of the rewards: what a reward model learned from, whatever the expression is called."""
-        return hashlib.sha256(memoryview(np.ascontiguousarray(self.reward))).hexdigest()
+        return hashlib.sha256(np.ascontiguousarray(self.reward).data).hexdigest()
 
     def users_in(self, group: Group) -> np.ndarray:
         """Who belongs to a group. Shape: bool (U,)."""
