@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -91,3 +92,26 @@ def test_a_copy_of_a_module_is_without_its_log(log_root):
     module = Recommender(data.num_items, small.encoder()).bind(data)
     assert copy.deepcopy(module).bound is None
     assert module.bound is data
+
+
+class Popularity(LightningModule):
+    """A module of somebody else: one logit an item."""
+
+    def __init__(self, items: int) -> None:
+        super().__init__()
+        self.logit_V = torch.nn.Parameter(torch.zeros(items))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
+        loss = -self.logit_V.log_softmax(dim=0)[batch.target_T - 1].mean()
+        self.log("train/loss", loss)
+        return loss
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.parameters(), lr=0.1)
+
+
+def test_a_datamodule_serves_any_module(log_root, tmp_path):
+    data = small.data_of(RecommenderData, log_root, "tastes")
+    first, second = losses(Popularity(data.num_items), tmp_path, datamodule=data)
+    assert first == pytest.approx(math.log(data.num_items))
+    assert second != first

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from recalign.errors import InputError
 from recalign.posttrain.data import PostTrainingData
-from recalign.posttrain.keep import Anchored, KeepRanking
+from recalign.posttrain.keep import KeepRanking, WithReference
 from recalign.processes import gathered
 from recalign.recommender.checkpoint import Loaded, class_path, load_or_copy
 from recalign.recommender.interpolation import KEEP, require_share
@@ -38,7 +38,7 @@ class TrainingSettings(TypedDict, total=False):
     keep: float | None
 
 
-class PostTraining(Anchored):
+class PostTraining(WithReference):
     """Fine-tune a copy of a trained policy. Subclasses write `loss`.
 
     Logs ``train/loss``; the figures of `loss` as ``<FIGURES>/<name>``; and, in nats over the catalogue, ``policy/kl``,

@@ -20,7 +20,7 @@ from recalign.recommender.policy import Policy
 from recalign.recommender.training import PolicyModule
 
 
-class Anchored(PolicyModule):
+class WithReference(PolicyModule):
     """A module that trains a copy of a policy and keeps its start.
 
     Attributes:
@@ -77,7 +77,7 @@ class KeepRanking(Callback):
         if stage == "fit" and not trainer.limit_val_batches:
             rank_zero_warn("nothing is validated, so model.keep has no effect")
 
-    def on_validation_epoch_start(self, trainer: Trainer, pl_module: Anchored) -> None:  # type: ignore[override]
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: WithReference) -> None:  # type: ignore[override]
         if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
             self._swap(pl_module.policy)
         elif _may_be_last(trainer):
@@ -85,10 +85,10 @@ class KeepRanking(Callback):
         else:
             self._other, pl_module.reach = [], None  # loaded from the run that this one continues
 
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: Anchored) -> None:  # type: ignore[override]
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: WithReference) -> None:  # type: ignore[override]
         self._swap(pl_module.policy)
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: Anchored) -> None:  # type: ignore[override]
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: WithReference) -> None:  # type: ignore[override]
         if trainer.limit_val_batches and self._step != trainer.global_step and _may_be_last(trainer):
             mode = pl_module.training
             pl_module.eval()
@@ -96,7 +96,7 @@ class KeepRanking(Callback):
             self._swap(pl_module.policy)
             pl_module.train(mode)
 
-    def on_train_end(self, trainer: Trainer, pl_module: Anchored) -> None:  # type: ignore[override]
+    def on_train_end(self, trainer: Trainer, pl_module: WithReference) -> None:  # type: ignore[override]
         self._swap(pl_module.policy)
         self._other = []
         if self._reach == 0:
@@ -106,7 +106,7 @@ class KeepRanking(Callback):
             )
 
     @torch.no_grad()
-    def _search(self, trainer: Trainer, module: Anchored) -> None:
+    def _search(self, trainer: Trainer, module: WithReference) -> None:
         """Search for the reach, put its weights into the policy, and keep the trained ones as the other set."""
         start, weights = module.policy.origin(module.reference), list(module.policy.parameters())
         if not all(weight.isfinite().all() for weight in weights):
@@ -134,7 +134,7 @@ class KeepRanking(Callback):
         move(self._reach)
         module.log_dict({"policy/reach": self._reach, "policy/kept": share, "policy/kept_se": error})
 
-    def measured(self, trainer: Trainer, module: Anchored, policy: Policy) -> np.ndarray:
+    def measured(self, trainer: Trainer, module: WithReference, policy: Policy) -> np.ndarray:
         """NDCG@10 of a policy by user, on as many batches as the trainer's limit lets through. Shape: float64 (U,)."""
         with trainer.precision_plugin.val_step_context():
             return ndcg_by_user(policy, price_batches(module.data, trainer.limit_val_batches), module.device)
@@ -153,14 +153,14 @@ class KeepRanking(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._reach, self._step = state_dict["reach"], state_dict["step"]
 
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: Anchored, checkpoint: dict[str, Any]) -> None:  # type: ignore[override]
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: WithReference, checkpoint: dict[str, Any]) -> None:  # type: ignore[override]
         if self._other:
             other = dict(zip(pl_module.policy.parameters(), self._other, strict=True))
             named = pl_module.policy.named_parameters("policy", remove_duplicate=False)
             checkpoint["current_model_state"] = checkpoint["state_dict"]
             checkpoint["state_dict"] = checkpoint["state_dict"] | {name: other[weight] for name, weight in named}
 
-    def on_load_checkpoint(self, trainer: Trainer, pl_module: Anchored, checkpoint: dict[str, Any]) -> None:  # type: ignore[override]
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: WithReference, checkpoint: dict[str, Any]) -> None:  # type: ignore[override]
         """Move the interpolated weights, which were just loaded, to the other set. Load the trained ones."""
         if trainer.state.fn == TrainerFn.FITTING and "current_model_state" in checkpoint:
             self._other = [weight.detach().clone() for weight in pl_module.policy.parameters()]
