@@ -7,11 +7,12 @@ import os
 import sys
 from collections.abc import Callable
 from itertools import chain as concatenate
-from itertools import pairwise, repeat
+from itertools import repeat
 from typing import Any
 
 from recalign import __version__, configs, cores
 from recalign.errors import InputError, TrainingError, nearest
+from recalign.keys import split
 from recalign.manual import STAGES, manual
 
 COMMANDS = {
@@ -109,17 +110,13 @@ def with_config_files(command: str, words: list[str]) -> list[str]:
     Raises:
         InputError: a name is neither a file nor shipped.
     """
-    first = next((n for n, word in enumerate(words) if word.startswith("-")), len(words))
-    words = [*concatenate.from_iterable(("--config", name) for name in words[:first]), *words[first:]]
     kinds = concatenate(KINDS[command], repeat(KINDS[command][-1]))
-    found = []
-    for before, word in pairwise(["", *words]):
-        option, equals, value = word.partition("=")
-        if before in ("--config", "-c") and not word.startswith("-"):
-            word = str(configs.find(word, next(kinds)))
-        elif option in ("--config", "-c") and equals:
-            word = f"{option}={configs.find(value, next(kinds))}"
-        found.append(word)
+    found: list[str] = []
+    names = True
+    for option, value, own in split(words):
+        names = names and not option
+        named = names or option in ("--config", "-c")
+        found += ["--config", str(configs.find(value, next(kinds)))] if named and value is not None else own
     return found
 
 
@@ -150,7 +147,7 @@ def _run(command: str, words: list[str]) -> None:
 
         tune(words)
     elif command in COMMANDS:
-        from recalign.stage.parser import instantiated, parse_call
+        from recalign.stage.settings import instantiated, parse_call
 
         function = _functions()[command]
         function(**instantiated(*parse_call(command, COMMANDS[command], function, words)))

@@ -16,7 +16,7 @@ from recalign.semantic_ids.command import CODES, tokenize
 from recalign.stage.code import class_paths, code_digest
 from recalign.stage.folder import RunConfig, RunFolder
 from recalign.stage.manifest import Manifest, git_state, now, versions
-from recalign.stage.parser import instantiated, parse_call
+from recalign.stage.settings import instantiated, parse_call
 from recalign.stage.upstream import TOKENS
 
 
