@@ -32,7 +32,7 @@ from recalign.recommender.checkpoint import load_net
 from recalign.recommender.new_items import with_new_items
 from recalign.semantic_ids import ParquetVectors
 from recalign.semantic_ids.codes import CodesTable
-from recalign.semantic_ids.command import tokenize
+from recalign.semantic_ids.tokenize_command import tokenize
 from recalign.semantic_ids.vectors import vector_table
 from recalign.sequences import EventDataModule
 from recalign.stage import parse_stage, run_stage

@@ -18,7 +18,7 @@ from encoders import SIZES, recipe_words, tested
 from tables import save_row
 
 from recalign.recommender.checkpoint import load_net
-from recalign.semantic_ids.command import tokenize
+from recalign.semantic_ids.tokenize_command import tokenize
 from recalign.sequences import EventDataModule
 from recalign.stage import parse_stage, run_stage
 

@@ -21,7 +21,7 @@ from lightning import Trainer
 from recalign import configs
 from recalign.chain import BASE_STAGES, Chain, Plan
 from recalign.chain import plan as chain_plan
-from recalign.chain.command import split_overrides
+from recalign.chain.chain_command import split_overrides
 from recalign.chain.run import make_world
 from recalign.evaluation import page
 from recalign.events import Log

@@ -135,7 +135,7 @@ def _run(command: str, words: list[str]) -> None:
 
         parse_tokens(words).run()
     elif command == "init":
-        from recalign.events.command import init
+        from recalign.events.init_command import init
 
         init(words)
     elif command == "chain":
@@ -177,7 +177,7 @@ def _functions() -> dict[str, Callable[..., Any]]:
     from recalign import commands
     from recalign.chain.dashboard import dashboard
     from recalign.evaluation.report import compare, report
-    from recalign.simulation.command import simulate
+    from recalign.simulation.simulate_command import simulate
 
     found = (commands.check, commands.prepare, commands.recommend, compare, dashboard, report, simulate)
     return {function.__name__: function for function in found}

@@ -13,7 +13,7 @@ import torch
 from recalign.errors import InputError
 from recalign.evaluation import exposed
 from recalign.evaluation.baselines import SameForAll, log_counts
-from recalign.evaluation.comparison import compare
+from recalign.evaluation.comparison import compare_runs
 from recalign.evaluation.methods import MethodRun, evaluate_methods
 from recalign.evaluation.offpolicy import estimate, exposed_ranks
 from recalign.events import Log
@@ -249,7 +249,7 @@ def test_files_and_tables_hold_the_estimates(tmp_path, log_root, base):
     assert "value/snips" not in summary["rerank"]
     assert summary["rerank"]["offpolicy/ess"] < 50
     assert found["rerank"]["uniform"] == found["popularity"]["uniform"]
-    table = compare(runs, draws=20).filter(seed="0", split="test")
+    table = compare_runs(runs, draws=20).filter(seed="0", split="test")
     rows = dict(table.filter(method="popularity").select("metric", "value").iter_rows())
     assert rows["value/dr"] == pytest.approx(found["popularity"]["policy"]["dr"])
     assert rows["offpolicy/ess"] == pytest.approx(found["popularity"]["policy"]["ess"])

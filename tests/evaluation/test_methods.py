@@ -13,7 +13,7 @@ import small
 import torch
 
 from recalign.errors import InputError
-from recalign.evaluation.comparison import compare
+from recalign.evaluation.comparison import compare_runs
 from recalign.evaluation.comparison_table import ComparisonTable
 from recalign.evaluation.methods import UNPRICED, UNTRAINED, MethodRun, evaluate_methods
 from recalign.evaluation.reranking import RERANKED, Reranking, interpolate, scores_of
@@ -69,7 +69,7 @@ def test_an_altered_evaluation_is_made_again(tmp_path, data, base, cells):
     figures = place(tmp_path, cells[0].method) / "test.parquet"
     pl.read_parquet(figures).with_columns(pl.lit(1).alias("rank")).write_parquet(figures)
     with pytest.raises(InputError, match=r"test\.parquet: not what the evaluation wrote"):
-        compare(runs)
+        compare_runs(runs)
     assert evaluate_methods(runs, 3, run, base, data, **HOW) == [cells[0].method]
 
 
@@ -81,11 +81,11 @@ def test_a_sample_of_the_users_is_the_same_for_every_method(tmp_path, data, base
     assert drawn[0]["user"].n_unique() == 7
     assert drawn[0].select("user", "event").equals(drawn[1].select("user", "event"))
     everybody = data.users_tested("A")
-    table = ComparisonTable(compare(runs), Roles(None, {}, [cells[0].method]))
+    table = ComparisonTable(compare_runs(runs), Roles(None, {}, [cells[0].method]))
     assert table.sample == f"a fixed sample of 7 of {everybody} users"
     some.sample = everybody + 1
     assert len(evaluate_methods(runs, 3, cells[:2], base, some, **HOW)) == 2  # measured anew
-    assert ComparisonTable(compare(runs), Roles(None, {}, [cells[0].method])).sample == ""
+    assert ComparisonTable(compare_runs(runs), Roles(None, {}, [cells[0].method])).sample == ""
 
 
 def test_artefacts_are_those_that_comparisons_read(tmp_path, data, base, cells):
@@ -117,7 +117,7 @@ def test_artefacts_are_those_that_comparisons_read(tmp_path, data, base, cells):
     assert sham["train_rm@10"].mean() < start["train_rm@10"].mean() - 0.1  # by its own reward model
     tilted = pl.read_parquet(place(tmp_path, "popularity_tilt") / "test.parquet")
     assert tilted["log_count@10"].mean() > start["log_count@10"].mean() + 0.003
-    table = compare(tmp_path / "runs", draws=20)
+    table = compare_runs(tmp_path / "runs", draws=20)
     assert set(table["method"]) == set(done)
     shown = table.filter(pl.col("metric") == "placebo/correlation", pl.col("seed") == "all")
     assert dict(zip(shown["method"], shown["value"], strict=True)) == left

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from recalign.files import digest, sha256
-from recalign.semantic_ids.command import CODES, tokenize
+from recalign.semantic_ids.tokenize_command import CODES, tokenize
 from recalign.stage.code import class_paths, code_digest
 from recalign.stage.folder import RunConfig, RunFolder
 from recalign.stage.manifest import Manifest, git_state, now, versions
