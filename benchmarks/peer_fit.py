@@ -19,7 +19,7 @@ from pathlib import Path
 from peers.environment import REQUIREMENTS, python_of
 from peers.recalign_hstu import CONF, write_events
 
-from recalign.events import Log, load_events
+from recalign.events import LogMapping, load_events
 from recalign.stage.cli import parse_stage
 
 HERE = Path(__file__).parent
@@ -48,11 +48,11 @@ def main() -> int:
         return subprocess.run(command, cwd=HERE).returncode
 
 
-def mapping(log: str) -> Log:
+def mapping(log: str) -> LogMapping:
     """What conf/data says of a log."""
     yaml = CONF / "data" / f"{log}.yaml"
     parsed = parse_stage(["fit", f"--config={CONF / 'recommender.yaml'}", f"--config={yaml}"])
-    return Log(**parsed.config["data"]["init_args"]["log"])
+    return LogMapping(**parsed.config["data"]["init_args"]["log"])
 
 
 def root(given: Path | None) -> Path:

@@ -20,7 +20,7 @@ import torch
 import yaml
 from tables import commit, save
 
-from recalign.events import Log
+from recalign.events import LogMapping
 from recalign.nn import HSTU
 from recalign.recommender.training import adamw
 from recalign.reward import RewardData, RewardModel
@@ -41,7 +41,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
-    log = Log(**yaml.safe_load(CONF.read_text())["data"]["log"])
+    log = LogMapping(**yaml.safe_load(CONF.read_text())["data"]["log"])
     root = str(arguments.root) if arguments.root else None
     data = RewardData(log=log, root=root, split=TimeSplit((0.8, 0.9)), users="A", batch_tokens=3200)
     scoring = scored(data, arguments.pairs)

@@ -18,7 +18,7 @@ from recalign.evaluation.comparison_table import ComparisonTable
 from recalign.evaluation.methods import UNPRICED, UNTRAINED, MethodRun, evaluate_methods
 from recalign.evaluation.reranking import RERANKED, Reranking, interpolate, scores_of
 from recalign.evaluation.roles import Roles
-from recalign.events import Log
+from recalign.events import LogMapping
 from recalign.nn import Pooled
 from recalign.posttrain import PostTrainingData, WeightedSFT
 from recalign.posttrain.conditioned import ConditionedPolicy
@@ -248,7 +248,7 @@ def test_other_data_are_evaluated_anew(tmp_path, data, base, cells, log_root):
 
 def test_another_truth_is_evaluated_anew(tmp_path, base, cells, log_root):
     """The truth is a file of its own: the log's digest does not know of it."""
-    log = Log(name="tastes", files=[str(log_root / "tastes.csv")], truth=str(tmp_path / "truth.npz"))
+    log = LogMapping(name="tastes", files=[str(log_root / "tastes.csv")], truth=str(tmp_path / "truth.npz"))
     known = RewardData(log=log, root=str(log_root), **small.SETTINGS)
     reward = np.ones((known.sequences.num_users, known.num_items), np.float32)
     raw = {"users": known.sequences.users.to_numpy(), "items": known.sequences.items.to_numpy()}

@@ -8,12 +8,12 @@ from recalign.errors import InputError
 from recalign.events.audit import Section
 from recalign.events.files import locate
 from recalign.events.joining import whole_numbers
-from recalign.events.log import Log
+from recalign.events.log import LogMapping
 from recalign.events.reading import no_column, read
 from recalign.events.tree import plain_name
 
 
-def read_titles(log: Log, root: Path | None, items: pl.Series) -> tuple[pl.Series, Section]:
+def read_titles(log: LogMapping, root: Path | None, items: pl.Series) -> tuple[pl.Series, Section]:
     """Look up the titles of items by raw id. Without ``log.titles`` the title is the id.
 
     Returns:

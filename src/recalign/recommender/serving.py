@@ -55,7 +55,8 @@ def recommend(
         met_2N = met_new_items(data, items)
     windows = serving_windows(data.sequences, known.is_in(asked.implode()).to_numpy(), data.max_length)
     parts = [_answer(policy, batch, k, met_2N, data.max_length if as_list else None) for batch in data.loader(windows)]
-    frame = recommendations(*(torch.cat(column) for column in zip(*parts, strict=True)), data, items)
+    user_T, score_TK, item_TK = (torch.cat(column) for column in zip(*parts, strict=True))
+    frame = recommendations(user_T, score_TK, item_TK, data, items)
     if users is None:
         return frame
     return asked.alias("user").to_frame().join(frame, on="user", how="left", maintain_order="left_right")

@@ -20,7 +20,7 @@ import numpy as np
 import polars as pl
 
 from recalign.errors import InputError
-from recalign.events import EventTable, Log, Report
+from recalign.events import EventTable, LogMapping, Report
 from recalign.events.checking import check_rows
 from recalign.events.fields import missing_as_null
 from recalign.events.scanning import Block, LogScan
@@ -61,7 +61,7 @@ class Partitions:
 
     folder: Path
     scan: LogScan
-    log: Log
+    log: LogMapping
     reward: str | None
     high: High | None
     groups: UserGroups

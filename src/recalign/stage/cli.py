@@ -84,17 +84,17 @@ def run_stage(words: Sequence[str], *callbacks: Callback) -> StageResult:
             if not parsed.dry:
                 manifest = record.begin(parsed, datamodule)
                 trainer.loggers = record.loggers(parsed, manifest, cli.own_loggers)
-            run: Callable[..., Any] = {
+            runs: dict[str, Callable[..., Any]] = {
                 "fit": trainer.fit,
                 "validate": trainer.validate,
                 "test": trainer.test,
                 "predict": partial(trainer.predict, return_predictions=False),  # they are written as they come
-            }[parsed.subcommand]
+            }
             path = None if isinstance(model, EvaluatedPolicy) else parsed.checkpoint  # it has its weights
             if parsed.training:
                 keep_freed_memory()
             with record.recorded(parsed, manifest, trainer.loggers), _clear_interrupts(parsed):
-                run(model, datamodule=datamodule, ckpt_path=path, weights_only=True)
+                runs[parsed.subcommand](model, datamodule=datamodule, ckpt_path=path, weights_only=True)
         return StageResult(parsed.folder, record.outcome(parsed), manifest, trainer, model, datamodule)
 
 

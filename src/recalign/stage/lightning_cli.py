@@ -36,7 +36,7 @@ OPTIONAL = ("optimizer", "lr_scheduler", "early_stopping")
 TRAINER_DEFAULTS = {"devices": 1, "log_every_n_steps": 10, "enable_model_summary": False}
 READ_ANEW = re.compile(r"^[^#\n]*(\$\{[\w.]+:|\.(ya?ml|json)\b)", re.MULTILINE)
 """In the text of settings: a resolver such as ``${oc.env:HOME}``, or a file of further settings."""
-_PARSER: list[Parser] = []
+_PARSER: list[LightningArgumentParser] = []
 _PARSED: dict[tuple[str, ...], Namespace] = {}
 """What jsonargparse made of words, by them and by the content of the files that they name."""
 
