@@ -29,7 +29,7 @@ from recalign.files import write_json
 from recalign.metrics import RankMetrics
 from recalign.recommender import Policy, RecommenderVectors
 from recalign.recommender.checkpoint import load_net
-from recalign.semantic_ids.command import tokenize
+from recalign.semantic_ids.tokenize_command import tokenize
 from recalign.sequences import EventDataModule, Sequences
 from recalign.stage import parse_stage
 

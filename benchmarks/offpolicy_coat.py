@@ -16,7 +16,7 @@ from tables import CONF, average, crossed
 from recalign.evaluation.baselines import Rerank, SameForAll, log_counts
 from recalign.evaluation.exposed import candidates, exposures
 from recalign.evaluation.offpolicy import estimate
-from recalign.events import Log
+from recalign.events import LogMapping
 from recalign.metrics.bootstrap import Estimate
 from recalign.nn import Pooled
 from recalign.recommender.checkpoint import load_net
@@ -49,7 +49,7 @@ def log(root: str | None, seed: int) -> RewardData:
     mapping = yaml.safe_load((CONF / "data/coat.yaml").read_text(encoding="utf-8"))["data"]["log"]
     mapping |= {"columns": {"chance": "propensity / 16"}, "propensity": "chance"}
     return RewardData(
-        log=Log(**mapping),
+        log=LogMapping(**mapping),
         reward="rating",
         high=High("rating >= 4"),
         split=Where("is_random"),

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from recalign.evaluation.baselines import SameForAll
 from recalign.evaluation.exposed import exposures
 from recalign.evaluation.offpolicy import ESTIMATORS, estimate
-from recalign.events import Log
+from recalign.events import LogMapping
 from recalign.recommender.policy import Policy
 from recalign.reward import RewardData, RewardEnsemble
 from recalign.sequences import Batch, High, TimeSplit
@@ -67,7 +67,7 @@ def world(seed: int) -> pl.DataFrame:
     made = simulate(World(users=USERS, items=100, events=20 * USERS, random=0.5, seed=seed))
     with tempfile.TemporaryDirectory() as root:
         write(made, Path(root))
-        log = Log("simulated", ["simulated/events.parquet"], is_random="is_random", propensity="propensity")
+        log = LogMapping("simulated", ["simulated/events.parquet"], is_random="is_random", propensity="propensity")
         settings: dict[str, Any] = {"split": TimeSplit((0.7, 0.75)), "high": High("high"), "max_length": 100}
         settings |= {"users": "A", "share_a": SHARE, "cache": False}
         data = RewardData(log=log, reward="reward", root=root, **settings)

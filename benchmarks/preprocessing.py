@@ -29,7 +29,7 @@ import polars as pl
 from lightning.pytorch import Trainer
 from tables import by_metric, lines, markdown, middle, options, save
 
-from recalign.events import Log, data_root
+from recalign.events import LogMapping, data_root
 from recalign.recommender import Recommender
 from recalign.sequences import EventDataModule, High, TimeSplit
 
@@ -43,7 +43,7 @@ METRICS = {
     "cached_gb": "RssAnon (GB)",
     "fit_gb": "fit, RssAnon (GB)",
 }
-ML_1M = Log("ml-1m", ["ml-1m/ratings.dat"], time_resolution=600)
+ML_1M = LogMapping("ml-1m", ["ml-1m/ratings.dat"], time_resolution=600)
 
 
 def main() -> None:
@@ -108,7 +108,7 @@ def first_batch(kind: str, name: str, root: str, cache: str, workers: str) -> di
     memory, disk = Peak(anonymous, 0.02), Peak(lambda: held(Path(cache)), 1.0)
     began = time.perf_counter()
     if kind != "imports":
-        log = ML_1M if name == "ml-1m" else Log(name, [f"{name}.parquet"])
+        log = ML_1M if name == "ml-1m" else LogMapping(name, [f"{name}.parquet"])
         settings: dict[str, Any] = {"reward": "rating", "high": High("rating >= 5"), "split": TimeSplit()}
         data = EventDataModule(log, root=root, cache=cache, **settings)
         if kind == "prepare":

@@ -25,7 +25,7 @@ from recalign.evaluation.value import load_truth
 from recalign.metrics.bootstrap import Estimate
 from recalign.recommender.checkpoint import load_net
 from recalign.reward import RewardData
-from recalign.reward.trust import compare, predict, report
+from recalign.reward.trust import compare_predictions, predict, report
 from recalign.reward.trust.measures import following, ordered_pairs
 from recalign.reward.trust.report import PREDICTORS
 from recalign.sequences.store import Part
@@ -105,7 +105,7 @@ def cell(row: Row, seed: int, folder: Path, data: str | None) -> dict[str, Any]:
     if not kept.is_file() or kept.stat().st_mtime < trained.checkpoint.stat().st_mtime:
         reward = load_net(trained.checkpoint, "reward").net.eval()
         measured_on: tuple[Part, ...] = ("validation", "test")
-        parts, baselines = compare(log, lambda w: predict(reward, log.loader(w, seen=False)), measured_on)
+        parts, baselines = compare_predictions(log, lambda w: predict(reward, log.loader(w, seen=False)), measured_on)
         said = report(log, parts, baselines) | {"commit": commit(), "limits": limits(row, log, parts["test"].events)}
         table = parts["test"].table
         values: dict[str, Any] = {

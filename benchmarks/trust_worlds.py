@@ -30,7 +30,7 @@ from lightning import Trainer, seed_everything
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from tables import average, by_metric, commit, each, frame, options, save
 
-from recalign.events import Log
+from recalign.events import LogMapping
 from recalign.nn import HSTU
 from recalign.recommender import Recommender, RecommenderData
 from recalign.reward import RewardData, RewardModel
@@ -131,7 +131,7 @@ def _in_world(ask: Callable[[Fit], dict[str, float]], kind: str, world: World, s
         events.write_parquet(Path(folder) / "simulated/events.parquet")
         short = world.users > 1000
         log: dict[str, Any] = {
-            "log": Log(name="simulated", files=["simulated/events.parquet"]),
+            "log": LogMapping(name="simulated", files=["simulated/events.parquet"]),
             "root": folder,
             "reward": "reward",
             "high": High("high"),

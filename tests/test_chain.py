@@ -21,10 +21,10 @@ from lightning import Trainer
 from recalign import configs
 from recalign.chain import BASE_STAGES, Chain, Plan
 from recalign.chain import plan as chain_plan
-from recalign.chain.command import split_overrides
+from recalign.chain.chain_command import split_overrides
 from recalign.chain.run import make_world
 from recalign.evaluation import page
-from recalign.events import Log
+from recalign.events import LogMapping
 from recalign.reward import RewardData
 from recalign.simulation import World
 from recalign.stage import ParsedStage, parse_stage
@@ -519,12 +519,12 @@ def test_a_chain_and_its_log_may_lie_elsewhere(tmp_path: Path, monkeypatch: pyte
 
 def test_a_missing_world_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
     monkeypatch.setattr("recalign.chain.run.World", lambda: World(users=20, items=20, events=200))
-    data = RewardData(log=Log("simulated", ["simulated/events.parquet"]), root=str(tmp_path))
+    data = RewardData(log=LogMapping("simulated", ["simulated/events.parquet"]), root=str(tmp_path))
     make_world(data, None)
     assert len(pl.read_parquet(tmp_path / "simulated/events.parquet")) == 200
     assert "making the default world" in capsys.readouterr().out
     make_world(data, None)
-    make_world(RewardData(log=Log("other", ["simulated/x.parquet"]), root=str(tmp_path / "nowhere")), None)
+    make_world(RewardData(log=LogMapping("other", ["simulated/x.parquet"]), root=str(tmp_path / "nowhere")), None)
     assert capsys.readouterr().out == ""
     assert not (tmp_path / "nowhere").exists()
 

@@ -14,8 +14,9 @@ from pathlib import Path
 import polars as pl
 import pytest
 import tiny
+from polars.testing import assert_frame_equal
 
-from recalign import configs
+from recalign import Log, configs, load_policy
 from recalign.cli import COMMANDS, with_config_files
 from recalign.manual import manual
 
@@ -136,8 +137,8 @@ def test_names_before_the_first_option_and_after_config_become_files(folder: Pat
         *("--config", "conf/posttrain/mine.yaml", "--config", "own.yaml", "--model.lr", "0.1")
     ]
     shutil.rmtree(folder / "conf")
-    assert with_config_files("fit", ["asft", "--config=ml-1m"]) == ["--config", ours[0], f"--config={ours[1]}"]
-    assert with_config_files("fit", ["-c", "asft", "--config", "ml-1m"]) == ["-c", ours[0], "--config", ours[1]]
+    assert with_config_files("fit", ["asft", "--config=ml-1m"]) == ["--config", ours[0], "--config", ours[1]]
+    assert with_config_files("fit", ["-c", "asft", "--config", "ml-1m"]) == ["--config", ours[0], "--config", ours[1]]
     assert with_config_files("chain", ["ml-100k"]) == ["--config", str(configs.shipped() / "chain/ml-100k.yaml")]
     assert with_config_files("check", ["ml-100k"]) == ["--config", str(configs.shipped() / "data/ml-100k.yaml")]
 
@@ -241,6 +242,20 @@ def test_recommend_shows_the_users_that_are_asked_for(trained: Path):
     assert [line.split()[1] for line in said.out.splitlines() if line.startswith("│")] == ["1"] * 12 + ["7"] * 12
 
 
+def test_ids_on_the_command_line_are_text(trained: Path):
+    said = tiny.recalign(trained, "recommend", "runs/own/recommender/seed-0", "--k=1", "--users=[010, 7]")
+    assert said.code == 0
+    assert [line.split()[1] for line in said.out.splitlines() if line.startswith("│")] == ["7", "10"]  # no octal 8
+
+
+def test_the_command_and_python_give_one_answer(trained: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(trained)
+    run = Path("runs/own/asft/seed-0")
+    assert tiny.recalign(trained, "recommend", str(run), "--k=3").code == 0
+    policy = load_policy(Log.from_config("own.yaml", folder="runs/own", root="."), run)
+    assert_frame_equal(pl.read_parquet(run / "recommendations.parquet"), policy.recommend(k=3))
+
+
 def test_recommend_finds_a_run_from_another_folder(trained: Path, tmp_path: Path):
     config = trained / "runs/own/recommender/seed-0/config.yaml"
     config.write_text(config.read_text().replace("root: .", f"root: {trained}"))
@@ -265,7 +280,7 @@ def test_recommend_says_what_it_cannot_do(trained: Path):
     assert "runs/own: there is no run in this folder" in said("runs/own")
     table = trained / "runs/own/asft/seed-0/recommendations.parquet"
     before = table.stat().st_mtime_ns if table.exists() else None
-    assert "users: there is no user '99'" in said("runs/own/asft/seed-0", "--users=[99]")
+    assert "users: the log has no user '99'" in said("runs/own/asft/seed-0", "--users=[99]")
     assert (table.stat().st_mtime_ns if table.exists() else None) == before
     assert "which recommends nothing" in said("runs/own/reward/seed-0")
 

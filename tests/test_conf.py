@@ -16,10 +16,10 @@ from recalign.chain import Chain, Plan
 from recalign.chain.search import Search
 from recalign.chain.space import Spaces
 from recalign.cli import with_config_files
-from recalign.keys import leaves
+from recalign.keys import call, leaves
 from recalign.recommender import Recommender
 from recalign.simulation import World
-from recalign.stage import Request, parse_stage
+from recalign.stage import parse_stage
 
 CONF = Path(__file__).parents[1] / "conf"
 ALL = sorted(CONF.rglob("*.yaml"))
@@ -191,7 +191,7 @@ def test_both_ends_of_a_space_are_settings_of_the_method(path: Path):
         chosen = {key: axis[end] if isinstance(axis, list) else (axis.low, axis.high)[end] for key, axis in axes}
         config = {
             key.replace(".init_args", ""): value
-            for key, value in leaves(parse_stage(Request((path,), chosen)).config).items()
+            for key, value in leaves(parse_stage(["fit", *call((path,), chosen)]).config).items()
         }
         assert {key: config[key] for key in chosen} == chosen
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from recalign.keys import with_flags
+from recalign.keys import call, nested, settings_of, split, with_flags
 
 
 def command(run: str, as_list: bool = False, name: str = "") -> None: ...
@@ -22,3 +24,26 @@ def command(run: str, as_list: bool = False, name: str = "") -> None: ...
 )
 def test_a_bare_flag_is_true_and_takes_no_other_word(words: list[str], expected: list[str]):
     assert with_flags(command, words) == expected
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--a.b=c"], [("--a.b", "c", ["--a.b=c"])]),
+        (["--a.b", "c=d"], [("--a.b", "c=d", ["--a.b", "c=d"])]),
+        (["--lr", "-1"], [("--lr", "-1", ["--lr", "-1"])]),
+        (["--print_config", "-c", "x"], [("--print_config", None, ["--print_config"]), ("-c", "x", ["-c", "x"])]),
+        (["asft", "--help"], [("", "asft", ["asft"]), ("--help", None, ["--help"])]),
+        (["--a="], [("--a", "", ["--a="])]),
+        ([], []),
+    ],
+)
+def test_words_are_split_into_options_and_values(words: list[str], expected: list):
+    assert list(split(words)) == expected
+
+
+def test_settings_as_words_as_nested_and_by_dotted_key():
+    settings = {"model.lr": 0.1, "model.clip": None, "data.reward": "a, b", "data.split": {"class_path": "X"}}
+    words = ["--config", "a.yaml", "--model.lr=0.1", "--model.clip=null", "--data.reward=a, b"]
+    assert call((Path("a.yaml"),), settings) == [*words, '--data.split={"class_path": "X"}']
+    assert dict(settings_of(nested(settings))) == settings

@@ -8,11 +8,12 @@ import sys
 from collections.abc import Callable
 from importlib.metadata import version
 from itertools import chain as concatenate
-from itertools import pairwise, repeat
+from itertools import repeat
 from typing import Any
 
 from recalign import configs, cores
 from recalign.errors import InputError, TrainingError, nearest
+from recalign.keys import split
 from recalign.manual import STAGES, manual
 
 COMMANDS = {
@@ -110,17 +111,13 @@ def with_config_files(command: str, words: list[str]) -> list[str]:
     Raises:
         InputError: a name is neither a file nor shipped.
     """
-    first = next((n for n, word in enumerate(words) if word.startswith("-")), len(words))
-    words = [*concatenate.from_iterable(("--config", name) for name in words[:first]), *words[first:]]
     kinds = concatenate(KINDS[command], repeat(KINDS[command][-1]))
-    found = []
-    for before, word in pairwise(["", *words]):
-        option, equals, value = word.partition("=")
-        if before in ("--config", "-c") and not word.startswith("-"):
-            word = str(configs.find(word, next(kinds)))
-        elif option in ("--config", "-c") and equals:
-            word = f"{option}={configs.find(value, next(kinds))}"
-        found.append(word)
+    found: list[str] = []
+    names = True
+    for option, value, own in split(words):
+        names = names and not option
+        named = names or option in ("--config", "-c")
+        found += ["--config", str(configs.find(value, next(kinds)))] if named and value is not None else own
     return found
 
 
@@ -139,7 +136,7 @@ def _run(command: str, words: list[str]) -> None:
 
         parse_tokens(words).run()
     elif command == "init":
-        from recalign.events.command import init
+        from recalign.events.init_command import init
 
         init(words)
     elif command == "chain":
@@ -151,7 +148,7 @@ def _run(command: str, words: list[str]) -> None:
 
         tune(words)
     elif command in COMMANDS:
-        from recalign.stage.parser import instantiated, parse_call
+        from recalign.stage.settings import instantiated, parse_call
 
         function = _functions()[command]
         function(**instantiated(*parse_call(command, COMMANDS[command], function, words)))
@@ -181,7 +178,7 @@ def _functions() -> dict[str, Callable[..., Any]]:
     from recalign import commands
     from recalign.chain.dashboard import dashboard
     from recalign.evaluation.report import compare, report
-    from recalign.simulation.command import simulate
+    from recalign.simulation.simulate_command import simulate
 
     found = (commands.check, commands.prepare, commands.recommend, compare, dashboard, report, simulate)
     return {function.__name__: function for function in found}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import numpy as np
 import polars as pl
+import torch
 import yaml
 from rich.console import Console
 from rich.markup import escape
@@ -17,13 +17,14 @@ from recalign.evaluation.reranking import base_method, is_reranked, served
 from recalign.events import render
 from recalign.recommender.checkpoint import load_net
 from recalign.recommender.policy import Policy
-from recalign.recommender.serving import serve
+from recalign.recommender.serving import recommend as answered
+from recalign.recommender.serving import require_users
 from recalign.recommender.training import RECOMMENDATIONS, write_parquet
 from recalign.reward import RewardData
 from recalign.sequences import EventDataModule
 from recalign.sequences.audit import audit_log
 from recalign.sequences.verdict import verdict
-from recalign.stage import RunFolder, parse_stage, run_stage
+from recalign.stage import RunFolder, parse_stage
 from recalign.stage.record import handed_over
 
 
@@ -55,7 +56,7 @@ def prepare(*, data: EventDataModule, partitions: int | None = None, workers: in
 
 def recommend(
     run: Path,
-    users: list[int | str] | None = None,
+    users: str | list[str] | None = None,
     k: int = 10,
     codes: Path | None = None,
     as_list: bool = False,
@@ -66,45 +67,55 @@ def recommend(
         run: the run folder of a policy, such as runs/ml-100k/asft/seed-0, or of a reranked row of a chain, such as
             runs/ml-100k/rerank/seed-0; its recommendations.parquet is written anew and holds all users', with codes
             and as_list as asked here.
-        users: raw ids of the users to show, such as [1, 7]; null: the first five.
+        users: raw ids of the users to show, as the log has them, such as [1, 7] or [0104257]; null: the first five.
         k: items a user.
         codes: for a policy over semantic ids, a file that recalign tokenize --append wrote; its new items are
             recommended too. This, as_list and a reranked row run on the CPU.
         as_list: whether each item is chosen as if the user had chosen those before it.
     """
     require_positive("", {"k": k}, "k")
-    policy: Policy | None = None
-    if is_reranked(run.absolute().parent.name) and not RunFolder(run).config.is_file():
-        policy, data = _reranked(run)
-    else:
-        words = ["predict", *_configured(run), f"--model.top_k={k}"]
-        data = parse_stage(words).datamodule()  # type: ignore[assignment]
-    known = data.sequences.users.cast(pl.String).to_list()
-    chosen = [str(user) for user in users] if users else known[:5]
-    if unknown := set(chosen) - set(known):
-        raise InputError(f"there is no user {min(unknown)!r}", where="users", remedy="give raw ids of the log")
-    if policy is None and (codes or as_list):
-        loaded = load_net(str(handed_over(RunFolder(run))), "policy")
-        loaded.check(data)
-        policy = loaded.net.eval()
-    if policy is not None:
-        found = serve(policy, data, np.ones(len(known), bool), k, codes=codes, as_list=as_list)
-        write_parquet(found, run / RECOMMENDATIONS)
-        kind = f"{' as lists' if as_list else ''}{f' with the new items of {codes}' if codes else ''}"
-        print(f"recommendations{kind} for {len(known):,} users, made on the CPU: {run / RECOMMENDATIONS}")
-    else:
-        run_stage(words)
-    frame = pl.read_parquet(run / RECOMMENDATIONS, glob=False).with_columns(pl.col("user", "item").cast(pl.String))
-    shown = "title" if "title" in frame.columns else "item"
-    table = Table("user", "rank", shown, "score")
-    rows = frame.filter(pl.col("user").is_in(chosen)).select("user", "rank", shown, "score").iter_rows()
-    for user, rank, item, score in rows:
-        table.add_row(escape(printable(user)), str(rank), escape(printable(item)), f"{score:.2f}")
+    reranked = is_reranked(run.absolute().parent.name) and not RunFolder(run).config.is_file()
+    policy, data, device = _reranked(run) if reranked else _trained(run)
+    ids = yaml.load(users, yaml.BaseLoader) if isinstance(users, str) else users  # as text: 0104257 is no octal number
+    known = data.sequences.users
+    shown = require_users([ids] if isinstance(ids, str) else ids, known) if ids else known[:5]
+    device = torch.device("cpu") if codes or as_list else device
+    frame = answered(policy.to(device), data, k=k, codes=codes, as_list=as_list)
+    write_parquet(frame, run / RECOMMENDATIONS)
+    kind = f"{' as lists' if as_list else ''}{f' with the new items of {codes}' if codes else ''}"
+    print(f"recommendations{kind} for {len(known):,} users: {run / RECOMMENDATIONS}")
+    name = "title" if "title" in frame.columns else "item"
+    table = Table("user", "rank", name, "score")
+    for row in frame.filter(pl.col("user").is_in(shown.implode())).select("user", "rank", name, "score").iter_rows():
+        user, rank, item, score = row
+        table.add_row(escape(printable(str(user))), str(rank), escape(printable(str(item))), f"{score:.2f}")
     Console().print(table)
 
 
-def _reranked(run: Path) -> tuple[Policy, RewardData]:
-    """The policy of a reranked row, and its log.
+def _trained(run: Path) -> tuple[Policy, EventDataModule, torch.device]:
+    """The policy of a run, its log, and the device that it is configured for.
+
+    Raises:
+        InputError: there is no run, its stage recommends nothing, or the log is not the policy's.
+    """
+    remedy = "name the run folder of a policy: runs/<chain>/<method>/seed-<n>"
+    config, checkpoint = RunFolder(run).config, handed_over(RunFolder(run))
+    if not config.is_file():
+        raise InputError("there is no run in this folder", where=str(run), remedy=remedy)
+    model = yaml.safe_load(config.read_text(encoding="utf-8"))["model"]
+    if "top_k" not in model["init_args"]:
+        raise InputError(f"a run of {model['class_path']}, which recommends nothing", where=str(run), remedy=remedy)
+    if checkpoint is None:
+        raise InputError("there is no checkpoint in this run", where=str(run), remedy="continue it, or run it again")
+    stage = parse_stage(["predict", f"--config={config}", f"--ckpt_path={checkpoint}"])
+    data: EventDataModule = stage.datamodule()  # type: ignore[assignment]
+    loaded = load_net(checkpoint, "policy")
+    loaded.check(data)
+    return loaded.net.eval(), data, stage.bare_trainer().strategy.root_device
+
+
+def _reranked(run: Path) -> tuple[Policy, EventDataModule, torch.device]:
+    """The policy of a reranked row, its log, and the device that it runs on.
 
     Raises:
         InputError: a stage that it rests on is missing, or the row is not as it was evaluated.
@@ -123,23 +134,5 @@ def _reranked(run: Path) -> tuple[Policy, RewardData]:
     start = checkpoints["recommender"]
     stage = parse_stage(["fit", f"--config={folders['reward'].config}", f"--model.init_from={start}"])
     data: RewardData = stage.datamodule()  # type: ignore[assignment]
-    return served(run.absolute(), {name: path for name, path in checkpoints.items() if path}, data), data
-
-
-def _configured(run: Path) -> list[str]:
-    """Options that name a policy's run, wherever it was moved and wherever the current folder is.
-
-    Raises:
-        InputError: there is no run, or its stage recommends nothing.
-    """
-    remedy = "name the run folder of a policy: runs/<chain>/<method>/seed-<n>"
-    config = RunFolder(run).config
-    if not config.is_file():
-        raise InputError("there is no run in this folder", where=str(run), remedy=remedy)
-    model = yaml.safe_load(config.read_text(encoding="utf-8"))["model"]
-    if "top_k" not in model["init_args"]:
-        raise InputError(f"a run of {model['class_path']}, which recommends nothing", where=str(run), remedy=remedy)
-    checkpoint = handed_over(RunFolder(run))
-    if checkpoint is None:
-        raise InputError("there is no checkpoint in this run", where=str(run), remedy="continue it, or run it again")
-    return [f"--config={config}", f"--ckpt_path={checkpoint}"]
+    policy = served(run.absolute(), {name: path for name, path in checkpoints.items() if path}, data)
+    return policy, data, torch.device("cpu")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 
@@ -25,10 +26,60 @@ def short(key: str) -> str:
     return ".".join(part for part in key.split(".") if part != "init_args")
 
 
+def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by dotted key as nested dictionaries: ``{"model.lr": 0.1}`` -> ``{"model": {"lr": 0.1}}``."""
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        *above, last = key.split(".")
+        node = found
+        for part in above:
+            node = node.setdefault(part, {})
+        node[last] = value
+    return found
+
+
+def settings_of(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested settings by dotted key; a class with its arguments is one setting."""
+    for key, value in tree.items():
+        if isinstance(value, dict) and value and "class_path" not in value:
+            yield from settings_of(value, f"{prefix}{key}.")
+        else:
+            yield short(f"{prefix}{key}"), value
+
+
 def options(settings: Mapping[str, Any]) -> list[str]:
     """Settings by dotted key as words of a command: ``{"model.lr": 0.1}`` -> ``--model.lr=0.1``."""
     texts = {key: one if isinstance(one, str) else json.dumps(one, ensure_ascii=False) for key, one in settings.items()}
     return [f"--{key}={text}" for key, text in texts.items()]
+
+
+def call(files: Sequence[Path], settings: Mapping[str, Any]) -> list[str]:
+    """The words after ``recalign COMMAND`` that read some YAML files, later ones over earlier ones, and set the rest.
+
+    Args:
+        files: to read.
+        settings: values over the files', by dotted key. A string is read as the command line would read it.
+    """
+    return [*(word for file in files for word in ("--config", str(file))), *options(settings)]
+
+
+def split(words: Sequence[str]) -> Iterator[tuple[str, str | None, list[str]]]:
+    """Each option with its value and the words that it is written in.
+
+    ``--a=b`` and ``--a b`` give ``--a, b``. A value of None: another option follows, or nothing. An option of "": the
+    value is a word that belongs to none.
+    """
+    rest = list(words)
+    while rest:
+        option, equals, value = rest[0].partition("=")
+        if not option.startswith("-"):
+            yield "", rest[0], [rest.pop(0)]
+        elif equals:
+            yield option, value, [rest.pop(0)]
+        else:
+            taken = 1 if len(rest) == 1 or rest[1].startswith("--") or rest[1] == "-c" else 2
+            own, rest = rest[:taken], rest[taken:]
+            yield option, own[1] if taken == 2 else None, own
 
 
 def with_flags(function: Callable[..., Any], words: Sequence[str]) -> list[str]:

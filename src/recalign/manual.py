@@ -18,7 +18,7 @@ DESCRIBED = {
     "report": ("evaluation/report.py", "report"),
     "simulate": ("simulation/world.py", "World"),
     "tune": ("chain/tune.py", "Tune"),
-    "tokenize": ("semantic_ids/command.py", "tokenize"),
+    "tokenize": ("semantic_ids/tokenize_command.py", "tokenize"),
 }
 """Commands, and the function or class whose arguments are their options; `init` and `configs` are as fast as this."""
 

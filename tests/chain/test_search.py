@@ -16,7 +16,7 @@ import torch
 import yaml
 
 from recalign.chain import Chain, Plan
-from recalign.chain.command import split_overrides
+from recalign.chain.chain_command import split_overrides
 from recalign.chain.search import Search
 from recalign.commands import _reranked
 from recalign.errors import InputError

@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers.logger import Logger
 from torch import nn
 
-from recalign.events import Log
+from recalign.events import LogMapping
 from recalign.nn import HSTU, Encoder, LazyDecoder, Pooled
 from recalign.posttrain import PostTrainingData
 from recalign.posttrain.base import PostTraining
@@ -40,8 +40,8 @@ FREE = {"keep": None, "weight_decay": 0.0}
 """Post-training that nothing holds back."""
 
 
-def log(name: str = "small") -> Log:
-    return Log(name=name, files=[f"{name}.csv"])
+def log(name: str = "small") -> LogMapping:
+    return LogMapping(name=name, files=[f"{name}.csv"])
 
 
 def data_of(kind: type[EventDataModule], root: Path, name: str = "small", **settings: Any) -> Any:

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from recalign.evaluation.comparison import compare
+from recalign.evaluation.comparison import compare_runs
 from recalign.evaluation.report import render
 from recalign.evaluation.sources import Sources
 
@@ -25,7 +25,7 @@ def browser():
 @pytest.fixture(scope="module")
 def path(made_up_chain, tmp_path_factory):
     folder = shutil.copytree(made_up_chain, tmp_path_factory.mktemp("seen") / "made-up")
-    compare(folder, draws=200)
+    compare_runs(folder, draws=200)
     return render(folder, Sources.of(folder))
 
 

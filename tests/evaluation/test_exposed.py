@@ -13,10 +13,10 @@ import torch
 from recalign.errors import InputError
 from recalign.evaluation import exposed
 from recalign.evaluation.baselines import SameForAll, log_counts
-from recalign.evaluation.comparison import compare
+from recalign.evaluation.comparison import compare_runs
 from recalign.evaluation.methods import MethodRun, evaluate_methods
 from recalign.evaluation.offpolicy import estimate, exposed_ranks
-from recalign.events import Log
+from recalign.events import LogMapping
 from recalign.recommender import RecommenderData
 from recalign.reward import RewardData
 from recalign.sequences import Batch, High, TimeSplit
@@ -59,7 +59,7 @@ class Lookup(torch.nn.Module):
 def exposed_log(root, rows=ROWS, **settings):
     frame = pl.DataFrame(rows, schema=["user", "item", "timestamp", "rating", *EXPOSURE], orient="row")
     frame.write_parquet(root / "hand.parquet")
-    log = Log(name="hand", files=["hand.parquet"], **{**EXPOSURE, **settings})
+    log = LogMapping(name="hand", files=["hand.parquet"], **{**EXPOSURE, **settings})
     split = TimeSplit(("1970-01-01T00:00:10+00:00", "1970-01-01T00:00:20+00:00"))
     made = RecommenderData(log=log, root=str(root), **small.SETTINGS | {"split": split})
     made.sequences.group[:] = ["A", "B2", "A"]  # the users in order of their ids
@@ -70,7 +70,7 @@ def world_data(root, world, **settings):
     """A simulated log with random exposure, the last quarter of it the test."""
     made = simulate(world)
     write(made, root)
-    log = Log(name="simulated", files=["simulated/events.parquet"], **EXPOSURE)
+    log = LogMapping(name="simulated", files=["simulated/events.parquet"], **EXPOSURE)
     settings = {"reward": "reward", "high": High("high"), "split": TimeSplit((0.7, 0.75)), "max_length": 64} | settings
     return made, RewardData(log=log, root=str(root), users="A", cache=False, **settings)
 
@@ -235,7 +235,7 @@ def test_files_and_tables_hold_the_estimates(tmp_path, log_root, base):
     """Of `popularity`, which shows what it can be judged by, and of a policy that hardly shows any of it."""
     frame = pl.read_csv(log_root / "tastes.csv", schema_overrides={"user": pl.Int64})
     frame.with_columns(is_random=pl.lit(True), propensity=pl.lit(0.025)).write_csv(tmp_path / "tastes.csv")
-    data = RewardData(log=Log("tastes", ["tastes.csv"], **EXPOSURE), root=str(tmp_path), **small.SETTINGS)
+    data = RewardData(log=LogMapping("tastes", ["tastes.csv"], **EXPOSURE), root=str(tmp_path), **small.SETTINGS)
     cells = [MethodRun("popularity", None, {}), MethodRun("rerank", None, {}, strength=500.0)]
     runs = tmp_path / "runs"
     evaluate_methods(runs, 0, cells, base, data, device=CPU, code="code")
@@ -249,7 +249,7 @@ def test_files_and_tables_hold_the_estimates(tmp_path, log_root, base):
     assert "value/snips" not in summary["rerank"]
     assert summary["rerank"]["offpolicy/ess"] < 50
     assert found["rerank"]["uniform"] == found["popularity"]["uniform"]
-    table = compare(runs, draws=20).filter(seed="0", split="test")
+    table = compare_runs(runs, draws=20).filter(seed="0", split="test")
     rows = dict(table.filter(method="popularity").select("metric", "value").iter_rows())
     assert rows["value/dr"] == pytest.approx(found["popularity"]["policy"]["dr"])
     assert rows["offpolicy/ess"] == pytest.approx(found["popularity"]["policy"]["ess"])

@@ -13,12 +13,12 @@ import small
 import torch
 
 from recalign.errors import InputError
-from recalign.evaluation.comparison import compare
+from recalign.evaluation.comparison import compare_runs
 from recalign.evaluation.comparison_table import ComparisonTable
 from recalign.evaluation.methods import UNPRICED, UNTRAINED, MethodRun, evaluate_methods
 from recalign.evaluation.reranking import RERANKED, Reranking, interpolate, scores_of
 from recalign.evaluation.roles import Roles
-from recalign.events import Log, Titles
+from recalign.events import LogMapping, Titles
 from recalign.nn import Pooled
 from recalign.posttrain import PostTrainingData, WeightedSFT
 from recalign.posttrain.conditioned import ConditionedPolicy
@@ -69,7 +69,7 @@ def test_an_altered_evaluation_is_made_again(tmp_path, data, base, cells):
     figures = place(tmp_path, cells[0].method) / "test.parquet"
     pl.read_parquet(figures).with_columns(pl.lit(1).alias("rank")).write_parquet(figures)
     with pytest.raises(InputError, match=r"test\.parquet: not what was written"):
-        compare(runs)
+        compare_runs(runs)
     assert evaluate_methods(runs, 3, run, base, data, **HOW) == [cells[0].method]
 
 
@@ -81,11 +81,11 @@ def test_a_sample_of_the_users_is_the_same_for_every_method(tmp_path, data, base
     assert drawn[0]["user"].n_unique() == 7
     assert drawn[0].select("user", "event").equals(drawn[1].select("user", "event"))
     everybody = data.users_tested("A")
-    table = ComparisonTable(compare(runs), Roles(None, {}, [cells[0].method]))
+    table = ComparisonTable(compare_runs(runs), Roles(None, {}, [cells[0].method]))
     assert table.sample == f"a fixed sample of 7 of {everybody} users"
     some.sample = everybody + 1
     assert len(evaluate_methods(runs, 3, cells[:2], base, some, **HOW)) == 2  # measured anew
-    assert ComparisonTable(compare(runs), Roles(None, {}, [cells[0].method])).sample == ""
+    assert ComparisonTable(compare_runs(runs), Roles(None, {}, [cells[0].method])).sample == ""
 
 
 def test_artefacts_are_those_that_comparisons_read(tmp_path, data, base, cells):
@@ -117,7 +117,7 @@ def test_artefacts_are_those_that_comparisons_read(tmp_path, data, base, cells):
     assert sham["train_rm@10"].mean() < start["train_rm@10"].mean() - 0.1  # by its own reward model
     tilted = pl.read_parquet(place(tmp_path, "popularity_tilt") / "test.parquet")
     assert tilted["log_count@10"].mean() > start["log_count@10"].mean() + 0.003
-    table = compare(tmp_path / "runs", draws=20)
+    table = compare_runs(tmp_path / "runs", draws=20)
     assert set(table["method"]) == set(done)
     shown = table.filter(pl.col("metric") == "placebo/correlation", pl.col("seed") == "all")
     assert dict(zip(shown["method"], shown["value"], strict=True)) == left
@@ -248,7 +248,7 @@ def test_other_data_are_evaluated_anew(tmp_path, data, base, cells, log_root):
 
 def test_another_truth_is_evaluated_anew(tmp_path, base, cells, log_root):
     """The truth is a file of its own: the log's digest does not know of it."""
-    log = Log(name="tastes", files=[str(log_root / "tastes.csv")], truth=str(tmp_path / "truth.npz"))
+    log = LogMapping(name="tastes", files=[str(log_root / "tastes.csv")], truth=str(tmp_path / "truth.npz"))
     known = RewardData(log=log, root=str(log_root), **small.SETTINGS)
     reward = np.ones((known.sequences.num_users, known.num_items), np.float32)
     raw = {"users": known.sequences.users.to_numpy(), "items": known.sequences.items.to_numpy()}
@@ -267,7 +267,7 @@ def test_other_titles_are_shown_in_the_examples(tmp_path, base, cells, log_root)
     told = []
     for word in ("film", "book"):
         pl.DataFrame({"id": range(1, 41), "title": [f"{word} {n}" for n in range(1, 41)]}).write_csv(titles.file)
-        log = Log(name="tastes", files=[str(log_root / "tastes.csv")], titles=titles)
+        log = LogMapping(name="tastes", files=[str(log_root / "tastes.csv")], titles=titles)
         titled = RewardData(log=log, root=str(log_root), **small.SETTINGS)
         told.append(evaluate_methods(tmp_path / "runs", 3, cells[:1], base, titled, **HOW))
         assert f'"{word} ' in (place(tmp_path, "popularity") / "examples.json").read_text()

@@ -6,13 +6,13 @@ import numpy as np
 import polars as pl
 import pytest
 
-from recalign.events import Log, audit, load_events, render
+from recalign.events import LogMapping, audit, load_events, render
 from recalign.events.audit import TIES, auc, gap_auc, histogram
 
 
 def table(tmp_path, frame, reward="stars", **log):
     pl.DataFrame(frame).write_parquet(tmp_path / "log.parquet")
-    return load_events(Log("test", ["log.parquet"], **log), tmp_path, reward)
+    return load_events(LogMapping("test", ["log.parquet"], **log), tmp_path, reward)
 
 
 @pytest.fixture
@@ -134,5 +134,5 @@ def test_times_that_differ_within_a_second_are_no_ties(tmp_path, unit, share):
     times = [moment // (1000 if unit == "s" else 1) for moment in moments]
     frame = pl.DataFrame({"user": [1] * 4, "item": [1, 2, 3, 4], "rating": [1, 2, 3, 4], "timestamp": times})
     frame.write_csv(tmp_path / "log.csv")
-    log = Log(name="ties", files=["log.csv"], time_unit=unit, time_resolution=600)
+    log = LogMapping(name="ties", files=["log.csv"], time_unit=unit, time_resolution=600)
     assert audit(load_events(log, tmp_path, "rating"))["repeated items and times"][TIES] == share

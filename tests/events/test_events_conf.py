@@ -1,4 +1,4 @@
-"""The logs' YAML: typed by `Log`, and right about the logs themselves where those are at hand."""
+"""The logs' YAML: typed by `LogMapping`, and right about the logs themselves where those are at hand."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import yaml
 from jsonargparse import ArgumentParser
 
-from recalign.events import Log, audit, load_events
+from recalign.events import LogMapping, audit, load_events
 
 CONF = Path(__file__).parents[2] / "conf" / "data"
 DOCS = Path(__file__).parents[2] / "docs"
@@ -20,12 +20,12 @@ def settings(name: str) -> dict:
     return yaml.safe_load((CONF / f"{name}.yaml").read_text())["data"]
 
 
-def log_of(name: str) -> Log:
+def log_of(name: str) -> LogMapping:
     """A log's mapping as the command reads it: an unknown key or a value of another type is an error."""
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--log", type=Log)
+    parser.add_argument("--log", type=LogMapping)
     log = parser.instantiate(parser.parse_object({"log": settings(name)["log"]})).log
-    assert isinstance(log, Log)
+    assert isinstance(log, LogMapping)
     return log
 
 

@@ -8,14 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recalign.errors import InputError
-from recalign.events import Log, load_events
+from recalign.events import LogMapping, load_events
 
 RATINGS = {"user": [1, 1, 2, 2], "item": [1, 2, 1, 2], "timestamp": [1, 2, 3, 4], "stars": [1, 2, 3, 4]}
 
 
 def frame_of(folder, added: dict, **mapping) -> pl.DataFrame:
     pl.DataFrame(RATINGS | added).write_parquet(folder / "log.parquet")
-    return load_events(Log("test", ["log.parquet"], **mapping), folder, "stars").frame
+    return load_events(LogMapping("test", ["log.parquet"], **mapping), folder, "stars").frame
 
 
 @pytest.mark.parametrize("marks", [[True, False, None, True], [1, 0, None, 1], [1.0, 0.0, None, 1.0]])

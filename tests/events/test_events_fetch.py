@@ -13,12 +13,12 @@ import polars as pl
 import pytest
 
 from recalign.errors import InputError
-from recalign.events import Log, Titles, fetch, load_events, read_titles
+from recalign.events import LogMapping, Titles, fetch, load_events, read_titles
 
 UDATA = b"196\t242\t3\t881250949\n186\t302\t3\t891717742\n22\t242\t1\t878887116\n"
 ITEM = "item_id:token\tmovie_title:token_seq\trelease_year:token\n242\tKolya\t1996\n302\tV\tV\n"
 INTER = "user_id:token\titem_id:token\trating:float\ttimestamp:float\n" + UDATA.decode()
-LOG = Log("ml-100k", ["ml-100k/u.data"], fetch="ml-100k")
+LOG = LogMapping("ml-100k", ["ml-100k/u.data"], fetch="ml-100k")
 
 
 def archive(members: dict[str, bytes | str]) -> bytes:
@@ -146,5 +146,5 @@ def test_a_download_that_cannot_be_written_is_never_taken_for_whole(web, tmp_pat
 @pytest.mark.parametrize("inherited", [None, "ml-100k"])
 def test_other_logs_fetch_nothing(web, tmp_path, inherited):
     with pytest.raises(InputError, match="there is no file"):
-        load_events(Log("mine", ["ml-100k/u.data"], fetch=inherited), tmp_path, None)
+        load_events(LogMapping("mine", ["ml-100k/u.data"], fetch=inherited), tmp_path, None)
     assert not web[1]

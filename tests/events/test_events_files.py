@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from recalign.errors import InputError
-from recalign.events import Log, files, load_events
+from recalign.events import LogMapping, files, load_events
 
 UDATA = "196\t242\t3\t881250949\n186\t302\t3\t891717742\n22\t377\t1\t878887116\n"
 DAT = "1::1193::5::978300760\n1::661::3::978302109\n2::1357::3.5::978298709\n"
@@ -24,7 +24,7 @@ def zipped(path: Path, members: dict[str, str]) -> None:
             archive.writestr(name, text)
 
 
-def pairs(log: Log, root: Path) -> list[tuple]:
+def pairs(log: LogMapping, root: Path) -> list[tuple]:
     table = load_events(log, root, "rating")
     users, items = table.users.gather(table.frame["user"]), table.items.gather(table.frame["item"])
     return list(zip(users.to_list(), items.to_list(), strict=True))
@@ -36,7 +36,7 @@ def test_movielens_layouts(tmp_path, name, ending):
     text, expected = PAIRS[name]
     (tmp_path / "ml").mkdir()
     (tmp_path / "ml" / name).write_bytes(text.replace("\n", ending).encode())
-    assert pairs(Log("ml", [f"ml/{name}"]), tmp_path) == expected
+    assert pairs(LogMapping("ml", [f"ml/{name}"]), tmp_path) == expected
 
 
 @pytest.mark.parametrize("name", PAIRS)
@@ -54,14 +54,14 @@ def test_movielens_layouts(tmp_path, name, ending):
 def test_zips_as_downloaded(tmp_path, name, place, entry):
     text, expected = PAIRS[name]
     zipped(tmp_path / place, {"ml/README": "read me", "ml/movies.dat": "1::Amélie", f"ml/{name}": text})
-    assert pairs(Log("ml", [entry.replace("NAME", name)]), tmp_path) == expected
+    assert pairs(LogMapping("ml", [entry.replace("NAME", name)]), tmp_path) == expected
 
 
 def test_the_unpacked_file_comes_first(tmp_path):
     zipped(tmp_path / "ml.zip", {"ml/u.data": "1\t1\t1\t1\n"})
     (tmp_path / "ml").mkdir()
     (tmp_path / "ml" / "u.data").write_text(UDATA)
-    assert pairs(Log("ml", ["ml/u.data"]), tmp_path) == PAIRS["u.data"][1]
+    assert pairs(LogMapping("ml", ["ml/u.data"]), tmp_path) == PAIRS["u.data"][1]
 
 
 def test_csv_tsv_and_a_zip_of_one(tmp_path):
@@ -71,13 +71,13 @@ def test_csv_tsv_and_a_zip_of_one(tmp_path):
     zipped(tmp_path / "c.zip", {"README.txt": "", "__MACOSX/._events.csv": "", "events.csv": text})
     (tmp_path / "d[1].csv").write_text(text)
     for entry in ("a.csv", "b.tsv", "c.zip"):
-        assert pairs(Log("test", [entry]), tmp_path) == [(5, 6), (5, 7)]
+        assert pairs(LogMapping("test", [entry]), tmp_path) == [(5, 6), (5, 7)]
 
 
 def test_numbers_after_the_first_hundred_rows_keep_their_fraction(tmp_path):
     rows = [f"1,{item},{item},5" for item in range(200)] + ["1,200,200,4.5"]
     (tmp_path / "log.csv").write_text("\n".join(["user,item,timestamp,rating", *rows]))
-    assert load_events(Log("test", ["log.csv"]), tmp_path, "rating").frame["reward"][-1] == 4.5
+    assert load_events(LogMapping("test", ["log.csv"]), tmp_path, "rating").frame["reward"][-1] == 4.5
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_numbers_after_the_first_hundred_rows_keep_their_fraction(tmp_path):
 def test_bad_movielens_rows(tmp_path, name, text, found):
     (tmp_path / name).write_text(text)
     with pytest.raises(InputError) as caught:
-        load_events(Log("ml", [name]), tmp_path, "rating")
+        load_events(LogMapping("ml", [name]), tmp_path, "rating")
     assert found in str(caught.value)
     assert name in str(caught.value)
 
@@ -104,7 +104,7 @@ def test_truncated_zip(tmp_path, kept):
     whole = (tmp_path / "ml.zip").read_bytes()
     (tmp_path / "ml.zip").write_bytes(whole[: int(kept * len(whole)) if isinstance(kept, float) else kept])
     with pytest.raises(InputError, match=r"ml\.zip: cannot be read as zip"):
-        load_events(Log("ml", ["ml/u.data"]), tmp_path, "rating")
+        load_events(LogMapping("ml", ["ml/u.data"]), tmp_path, "rating")
 
 
 def test_damaged_member(tmp_path):
@@ -113,26 +113,26 @@ def test_damaged_member(tmp_path):
     whole[60:70] = b"\xff" * 10
     (tmp_path / "ml.zip").write_bytes(bytes(whole))
     with pytest.raises(InputError, match="cannot be read as zip"):
-        load_events(Log("ml", ["ml/u.data"]), tmp_path, "rating")
+        load_events(LogMapping("ml", ["ml/u.data"]), tmp_path, "rating")
 
 
 @pytest.mark.parametrize("entry", ["two.zip", "two/u.data"])
 def test_a_zip_without_the_log(tmp_path, entry):
     zipped(tmp_path / "two.zip", {"a.csv": "x", "b.csv": "x"})
     with pytest.raises(InputError, match=r"it holds: a\.csv, b\.csv"):
-        load_events(Log("test", [entry]), tmp_path, None)
+        load_events(LogMapping("test", [entry]), tmp_path, None)
 
 
 def test_unknown_kinds_and_encodings(tmp_path):
     (tmp_path / "log.xlsx").write_bytes(b"PK")
     with pytest.raises(InputError, match=r"files named 'log\.xlsx' cannot be read"):
-        load_events(Log("test", ["log.xlsx"]), tmp_path, None)
+        load_events(LogMapping("test", ["log.xlsx"]), tmp_path, None)
     (tmp_path / "log.csv").write_bytes("user,item,timestamp\nJosé,1,1\n".encode("latin-1"))
     with pytest.raises(InputError, match="must be UTF-8"):
-        load_events(Log("test", ["log.csv"]), tmp_path, None)
+        load_events(LogMapping("test", ["log.csv"]), tmp_path, None)
     (tmp_path / "log.csv").write_text('user,item,timestamp\n"x,1,1\ny,2,2\n')
     with pytest.raises(InputError, match=r"log\.csv"):
-        load_events(Log("test", ["log.csv"]), tmp_path, None)
+        load_events(LogMapping("test", ["log.csv"]), tmp_path, None)
 
 
 NAMES = ["user", "item", "rating", "timestamp"]
@@ -145,15 +145,15 @@ def test_separators_are_found_with_and_without_a_header(tmp_path, separator, hea
     rows = [["u1", "007", "3.5", "7"], ["u1", '"a, b"', "4", "8"]]
     lines = [separator.join(row) for row in ([NAMES] if header else []) + rows]
     (tmp_path / f"log.{kind}").write_text("\n".join(lines) + "\n")
-    log = Log("test", [f"log.{kind}"], header=None if header else NAMES)
+    log = LogMapping("test", [f"log.{kind}"], header=None if header else NAMES)
     assert pairs(log, tmp_path) == [("u1", "007"), ("u1", "a, b")]
 
 
 def test_a_separator_can_be_named_and_other_endings_read(tmp_path):
     (tmp_path / "log.txt").write_text("user#item#timestamp#rating\n1#2#3#4\n1#3#4#5\n")
-    assert pairs(Log("test", ["log.txt"], separator="#"), tmp_path) == [(1, 2), (1, 3)]
+    assert pairs(LogMapping("test", ["log.txt"], separator="#"), tmp_path) == [(1, 2), (1, 3)]
     with pytest.raises(InputError, match=r"set data\.log\.separator"):
-        load_events(Log("test", ["log.txt"]), tmp_path, None)
+        load_events(LogMapping("test", ["log.txt"]), tmp_path, None)
 
 
 @pytest.mark.parametrize(
@@ -177,14 +177,14 @@ def test_a_separator_can_be_named_and_other_endings_read(tmp_path):
 def test_bad_headerless_files(tmp_path, header, text, found):
     (tmp_path / "log.csv").write_text(text)
     with pytest.raises(InputError) as caught:
-        load_events(Log("test", ["log.csv"], header=header), tmp_path, None)
+        load_events(LogMapping("test", ["log.csv"], header=header), tmp_path, None)
     assert re.search(found, str(caught.value), re.DOTALL)
     assert "header not counted" not in str(caught.value)
 
 
 def test_a_name_given_twice_is_refused():
     with pytest.raises(InputError, match="a name appears twice"):
-        Log("test", ["log.csv"], header=["user", "item", "item"])
+        LogMapping("test", ["log.csv"], header=["user", "item", "item"])
 
 
 CSV = "user,item,timestamp,rating\n1,2,3,4\n1,3,4,5\n"
@@ -197,14 +197,14 @@ def test_names_and_compression(tmp_path, name):
     text = CSV.replace(",", "\t") if ".tsv" in name else CSV
     (tmp_path / "log1.csv").write_text(CSV.replace("1,2", "9,9"))  # what the name would match as a pattern
     (tmp_path / name).write_bytes(gzip.compress(text.encode()) if name.endswith("gz") else text.encode())
-    assert pairs(Log("own", [name]), tmp_path) == [(1, 2), (1, 3)]
+    assert pairs(LogMapping("own", [name]), tmp_path) == [(1, 2), (1, 3)]
 
 
 @pytest.mark.parametrize("name", ["log.csv.zst", "log.csv.bz2", "log.xlsx", "log.json", "log.7z"])
 def test_files_that_cannot_be_read_are_refused_by_name(tmp_path, name):
     (tmp_path / name).write_bytes(b"\x28\xb5\x2f\xfd")
     with pytest.raises(InputError, match=re.escape(f"files named {name!r} cannot be read")) as caught:
-        load_events(Log("own", [name]), tmp_path, None)
+        load_events(LogMapping("own", [name]), tmp_path, None)
     assert "unpack" in str(caught.value.remedy)
 
 
@@ -228,7 +228,7 @@ def test_zips_that_point_outside(tmp_path, put):
     with zipfile.ZipFile(tmp_path / "log.zip", "w") as archive:
         put(archive)
     with pytest.raises(InputError, match="points outside the zip"):
-        load_events(Log("own", ["log.zip"]), tmp_path, "rating")
+        load_events(LogMapping("own", ["log.zip"]), tmp_path, "rating")
 
 
 @pytest.mark.parametrize("kind", ["zip", "csv.gz"])
@@ -241,7 +241,7 @@ def test_what_unpacks_without_end_is_refused(tmp_path, monkeypatch, kind):
     else:
         (tmp_path / "log.csv.gz").write_bytes(gzip.compress(content))
     with pytest.raises(InputError, match="unpack to more than"):
-        load_events(Log("own", [f"log.{kind}"]), tmp_path, "rating")
+        load_events(LogMapping("own", [f"log.{kind}"]), tmp_path, "rating")
 
 
 def test_a_zip_with_a_password(tmp_path):
@@ -251,4 +251,4 @@ def test_a_zip_with_a_password(tmp_path):
     content[content.index(b"PK\x01\x02") + 8] |= 1
     (tmp_path / "log.zip").write_bytes(content)
     with pytest.raises(InputError, match="password"):
-        load_events(Log("own", ["log.zip"]), tmp_path, "rating")
+        load_events(LogMapping("own", ["log.zip"]), tmp_path, "rating")

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from polars.testing.parametric import column, dataframes
 
 from recalign.errors import InputError
-from recalign.events import EventTable, Log, load_events
+from recalign.events import EventTable, LogMapping, load_events
 
 COLUMNS = ["who", "what", "when", "stars", "note"]
 ODD = st.sampled_from(
@@ -80,7 +80,7 @@ def put(folder: Path, name: str, content: bytes) -> None:
 
 def load(folder: Path, name: str) -> EventTable | InputError:
     try:
-        return load_events(Log("test", [name], user="who", item="what", timestamp="when"), folder, None)
+        return load_events(LogMapping("test", [name], user="who", item="what", timestamp="when"), folder, None)
     except InputError as error:
         return error
 

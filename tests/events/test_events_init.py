@@ -14,7 +14,7 @@ import pytest
 import tiny
 import yaml
 
-from recalign.events import EventTable, Log, guess, load_events
+from recalign.events import EventTable, LogMapping, guess, load_events
 
 START = 1_700_000_000
 
@@ -300,7 +300,7 @@ def test_ids_keep_their_leading_zeros_whatever_the_file(tmp_path: Path, file: st
 def configured(folder: Path) -> EventTable:
     """The events of ``log.yaml``."""
     data = yaml.safe_load((folder / "log.yaml").read_text())["data"]
-    return load_events(Log(**data["log"]), folder, data["reward"])
+    return load_events(LogMapping(**data["log"]), folder, data["reward"])
 
 
 def test_init_does_without_torch(tmp_path: Path):

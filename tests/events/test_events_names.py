@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from recalign.cli import main
-from recalign.events import Log, load_events
+from recalign.events import LogMapping, load_events
 
 ODD = [
     "[/b]",
@@ -55,7 +55,7 @@ def test_columns_ids_and_folders(names, kind):
         values = {user: [first, second], item: [second, first], when: [1, 2], stars: [1, 5]}
         frame = pl.DataFrame(values)
         frame.write_parquet(root / "log.parquet") if kind == "parquet" else frame.write_csv(root / "log.csv")
-        log = Log("test", [f"log.{kind}"], user=user, item=item, timestamp=when)
+        log = LogMapping("test", [f"log.{kind}"], user=user, item=item, timestamp=when)
         table = load_events(log, root, '"' + stars.replace('"', '""') + '"')
     users, items = table.users.gather(table.frame["user"]), table.items.gather(table.frame["item"])
     shown = zip(map(str, users), map(str, items), strict=True)  # ids such as 0 and 1 are integers
@@ -76,7 +76,7 @@ def test_init_shows_and_writes_them_as_they_are(column, name):
             code = main(["init", str(path), f"--reward={column}", "--out", f"{folder}/log.yaml"])
         assert code == 0, err.getvalue()
         data = yaml.safe_load(Path(f"{folder}/log.yaml").read_text())["data"]
-        log = Log(**data["log"])
+        log = LogMapping(**data["log"])
         assert load_events(log, Path(folder), data["reward"]).frame["reward"].to_list().count(5) == 10
     assert "\x1b" not in out.getvalue()
     if len(name) < 6 and name.isprintable():

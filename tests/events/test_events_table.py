@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from recalign.errors import InputError
-from recalign.events import Log, fingerprint, load_events
+from recalign.events import LogMapping, fingerprint, load_events
 
 RATINGS = {"user": [2, 1, 2, 1], "item": [7, 7, 9, 8], "timestamp": [50, 10, 40, 10], "stars": [1, 2, None, 5]}
 FILES = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -25,7 +25,7 @@ def load(root: Path, frame: pl.DataFrame | dict | str, reward: str | None = "sta
     else:
         frame = pl.DataFrame(frame)
         frame.write_parquet(path) if kind == "parquet" else frame.write_csv(path)
-    return load_events(Log("test", [path.name], **log), root, reward)
+    return load_events(LogMapping("test", [path.name], **log), root, reward)
 
 
 def refused(root: Path, *args, **kwargs) -> str:
@@ -153,7 +153,7 @@ def test_empty_lines_are_counted_not_fatal(tmp_path):
 def test_several_files_are_one_log(tmp_path):
     (tmp_path / "part-1.csv").write_text("user,item,timestamp,stars\n1,1,5,5\n")
     (tmp_path / "part-2.csv").write_text("user,item,timestamp,stars\nbob,1,4,3\n1,2,1,\n")
-    table = load_events(Log("test", ["part-*.csv"]), tmp_path, "stars")
+    table = load_events(LogMapping("test", ["part-*.csv"]), tmp_path, "stars")
     assert table.users.to_list() == ["1", "bob"]
     assert table.frame["row"].to_list() == [3, 1, 2]
     assert "row 2 of" in table.report.notes[0].rows
@@ -171,7 +171,7 @@ def test_own_columns_of_other_meaning_are_readable_but_not_kept(tmp_path):
 def test_fingerprint_follows_bytes_mapping_and_reward(tmp_path):
     first = load(tmp_path, RATINGS).fingerprint
     assert load(tmp_path, RATINGS).fingerprint == first
-    assert fingerprint(Log("test", ["log.parquet"]), tmp_path, "stars") == first
+    assert fingerprint(LogMapping("test", ["log.parquet"]), tmp_path, "stars") == first
     assert load(tmp_path, RATINGS, "stars * 2").fingerprint != first
     assert load(tmp_path, RATINGS, time_resolution=60).fingerprint != first
     assert load(tmp_path, RATINGS | {"stars": [1, 2, None, 4]}).fingerprint != first
@@ -179,7 +179,7 @@ def test_fingerprint_follows_bytes_mapping_and_reward(tmp_path):
 
 def test_data_root(monkeypatch, tmp_path):
     load(tmp_path, RATINGS)
-    log = Log("test", ["log.parquet"])
+    log = LogMapping("test", ["log.parquet"])
     with pytest.raises(InputError, match="no file"):
         load_events(log, None, "stars")
     monkeypatch.setenv("RECALIGN_DATA", str(tmp_path))
@@ -189,11 +189,11 @@ def test_data_root(monkeypatch, tmp_path):
 def test_missing_file_names_the_nearest(tmp_path):
     load(tmp_path, RATINGS)
     with pytest.raises(InputError) as caught:
-        load_events(Log("test", ["lgo.parquet"]), tmp_path, "stars")
+        load_events(LogMapping("test", ["lgo.parquet"]), tmp_path, "stars")
     assert str(tmp_path) in str(caught.value)
     assert "did you mean 'log.parquet'?" in str(caught.value)
     with pytest.raises(InputError, match="no file"):
-        load_events(Log("test", [f"{tmp_path}/none-*.parquet"]), tmp_path, "stars")
+        load_events(LogMapping("test", [f"{tmp_path}/none-*.parquet"]), tmp_path, "stars")
 
 
 @pytest.mark.parametrize("key", ["user", "item", "timestamp", "is_random", "propensity"])
@@ -282,7 +282,7 @@ def test_truncated_parquet(tmp_path, kept):
     whole = path.read_bytes()
     path.write_bytes(whole[: int(kept * len(whole)) if isinstance(kept, float) else kept])
     with pytest.raises(InputError, match="cannot be read as parquet") as caught:
-        load_events(Log("test", ["log.parquet"]), tmp_path, None)
+        load_events(LogMapping("test", ["log.parquet"]), tmp_path, None)
     assert str(path) in str(caught.value)
 
 
@@ -290,7 +290,7 @@ def test_files_that_do_not_fit_together(tmp_path):
     pl.DataFrame({"user": [1], "item": [1], "timestamp": [1], "x": ["a"]}).write_parquet(tmp_path / "a.parquet")
     pl.DataFrame({"user": [1], "item": [1], "timestamp": [1], "x": [[1]]}).write_parquet(tmp_path / "b.parquet")
     with pytest.raises(InputError, match="do not fit together"):
-        load_events(Log("test", ["a.parquet", "b.parquet"]), tmp_path, None)
+        load_events(LogMapping("test", ["a.parquet", "b.parquet"]), tmp_path, None)
 
 
 @pytest.mark.parametrize(
@@ -299,7 +299,7 @@ def test_files_that_do_not_fit_together(tmp_path):
 )
 def test_bad_mapping(mapping):
     with pytest.raises(InputError, match=r"data\.log"):
-        Log(**({"name": "test", "files": ["log.csv"]} | mapping))
+        LogMapping(**({"name": "test", "files": ["log.csv"]} | mapping))
 
 
 WHEN = [datetime(2026, 3, day) for day in (1, 2, 3)]
@@ -355,7 +355,7 @@ def test_types_that_no_value_stands_for_in_both_files(tmp_path, first, second, m
     for name, changed in (("a", first), ("b", second)):
         pl.DataFrame({"user": [1], "item": [1], "timestamp": [1]} | changed).write_parquet(tmp_path / f"{name}.parquet")
     with pytest.raises(InputError, match=f"do not fit together: the column {message}") as caught:
-        load_events(Log("test", ["a.parquet", "b.parquet"]), tmp_path, None)
+        load_events(LogMapping("test", ["a.parquet", "b.parquet"]), tmp_path, None)
     assert "a.parquet" in str(caught.value)
     assert "b.parquet" in str(caught.value)
 
@@ -363,9 +363,9 @@ def test_types_that_no_value_stands_for_in_both_files(tmp_path, first, second, m
 def test_an_id_is_the_same_in_every_file(tmp_path):
     (tmp_path / "a.csv").write_text("user,item,timestamp\n7.0,1,1\n")
     (tmp_path / "b.csv").write_text("user,item,timestamp\n7,2,2\n")
-    assert load_events(Log("test", ["a.csv", "b.csv"]), tmp_path, None).users.to_list() == [7]
+    assert load_events(LogMapping("test", ["a.csv", "b.csv"]), tmp_path, None).users.to_list() == [7]
     (tmp_path / "c.csv").write_text("user,item,timestamp\n007,2,2\n")
-    assert load_events(Log("test", ["b.csv", "c.csv"]), tmp_path, None).users.to_list() == ["007", "7"]
+    assert load_events(LogMapping("test", ["b.csv", "c.csv"]), tmp_path, None).users.to_list() == ["007", "7"]
 
 
 def test_null_as_databases_write_it(tmp_path):

@@ -9,13 +9,13 @@ import polars as pl
 import pytest
 
 from recalign.errors import InputError
-from recalign.events import Log, Titles, fingerprint, read_titles
+from recalign.events import LogMapping, Titles, fingerprint, read_titles
 
 ITEMS = pl.Series("item", [7, 8, 9])
 
 
-def log_with(file: str = "names.csv", **columns) -> Log:
-    return Log("test", ["log.csv"], titles=Titles(file, **columns))
+def log_with(file: str = "names.csv", **columns) -> LogMapping:
+    return LogMapping("test", ["log.csv"], titles=Titles(file, **columns))
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def test_titles_are_aligned_and_a_missing_one_is_the_id(root):
 
 
 def test_a_log_without_titles_shows_ids(root):
-    titles, counts = read_titles(Log("test", ["log.csv"]), root, ITEMS)
+    titles, counts = read_titles(LogMapping("test", ["log.csv"]), root, ITEMS)
     assert (titles.to_list(), counts) == (["7", "8", "9"], {})
 
 

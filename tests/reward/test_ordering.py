@@ -11,7 +11,7 @@ import torch
 from recalign.metrics.bootstrap import CrossedBootstrap
 from recalign.nn import Pooled
 from recalign.reward import RewardData, RewardModel
-from recalign.reward.trust import compare
+from recalign.reward.trust import compare_predictions
 from recalign.reward.trust.measures import ordering
 from recalign.reward.trust.report import MIN_USERS, OTHERS
 from recalign.sequences import LeaveLast
@@ -105,7 +105,7 @@ def test_item_means_are_those_of_the_models_own_users(brief):
         event = pl.Series(windows.event).cast(pl.UInt32)
         return pl.DataFrame({"event": event, "model": zero_N, "spread": zero_N, "ahead": ahead_NC})
 
-    parts, _ = compare(data, predicted, ["validation"])
+    parts, _ = compare_predictions(data, predicted, ["validation"])
     assert parts["validation"].ordered_on == OTHERS
     assert parts["validation"].table["item"]["pairwise"].value == pytest.approx(right / pairs)
 

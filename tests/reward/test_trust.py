@@ -14,7 +14,7 @@ from recalign.factorization.als import fit_als
 from recalign.files import sha256, write_json
 from recalign.metrics.bootstrap import CrossedBootstrap, Estimate
 from recalign.reward import RewardData
-from recalign.reward.trust import IMPLICATION, compare, report, trust_of, verdict
+from recalign.reward.trust import IMPLICATION, compare_predictions, report, trust_of, verdict
 from recalign.reward.trust.baselines import fit_baselines
 from recalign.reward.trust.measures import FIGURES, differences, following, measure
 from recalign.reward.trust.report import TRUST, read_trust
@@ -306,7 +306,7 @@ def said_in_units(root, error, unit, zero):
         columns = {"model": level_N * unit + zero, "spread": 0 * level_N, "ahead": ahead_N[:, None] * unit}
         return pl.DataFrame({"event": pl.Series(windows.event).cast(pl.UInt32)} | columns)
 
-    return report(data, *compare(data, predicted, ["validation"]))
+    return report(data, *compare_predictions(data, predicted, ["validation"]))
 
 
 # -- noise, theory, temperature

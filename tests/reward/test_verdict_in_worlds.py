@@ -11,7 +11,7 @@ import pytest
 import small
 import torch
 
-from recalign.events import Log
+from recalign.events import LogMapping
 from recalign.nn import Pooled
 from recalign.reward import RewardData, RewardModel
 from recalign.sequences import High, TimeSplit
@@ -49,7 +49,7 @@ def judged(tmp_path_factory):
         root = tmp_path_factory.mktemp(name)
         write(simulate(world), root)
         data = RewardData(
-            log=Log(name="simulated", files=["simulated/events.parquet"]),
+            log=LogMapping(name="simulated", files=["simulated/events.parquet"]),
             root=str(root),
             reward="reward",
             high=High("high"),

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from recalign.cli import main
 from recalign.errors import InputError
-from recalign.events import Log, scanning
+from recalign.events import LogMapping, scanning
 from recalign.files import read_json
 from recalign.kept import SEAL
 from recalign.sequences import EventDataModule, High, LeaveLast, Split, TimeSplit, Where
@@ -68,7 +68,7 @@ def write(frame: pl.DataFrame, path: Path) -> None:
 
 
 def module(root: Path, cache: str | bool, **changed: Any) -> EventDataModule:
-    log = Log("small", ["a.parquet", "b.parquet"], **LOG)
+    log = LogMapping("small", ["a.parquet", "b.parquet"], **LOG)
     settings = {"log": log, "reward": "stars", "split": LeaveLast(1, 1), "high": None, "root": str(root)} | changed
     return EventDataModule(cache=cache and str(root / cache), **settings)
 
@@ -113,7 +113,7 @@ def test_partitions_make_the_same_files(
         write(log[:cut], root / files[0])
         write(log[cut:], root / files[1])
         changed = {
-            "log": Log("small", list(files), **LOG, collapse=collapse, drop_repeats=repeats),
+            "log": LogMapping("small", list(files), **LOG, collapse=collapse, drop_repeats=repeats),
             "split": split,
             "high": high,
         }
@@ -180,7 +180,7 @@ def test_other_files_than_parquet(root, whole, kind):
             pl.read_parquet(root / f"{name}.parquet").write_csv(root / f"{name}.csv")
             with zipfile.ZipFile(root / f"{name}.zip", "w") as archive:
                 archive.write(root / f"{name}.csv", f"{name}.csv")
-    changed = {"log": Log("small", files, columns={"good": "coalesce(stars > 3, false)"}, where="length <> 20")}
+    changed = {"log": LogMapping("small", files, columns={"good": "coalesce(stars > 3, false)"}, where="length <> 20")}
     module(root, "other", **changed).prepare(3)
     made = entry_of(root, "other")
     assert {name for name in whole if made[name] != whole[name]} == {"entry.json"}  # it names the files
@@ -213,7 +213,7 @@ def test_a_bit_flipped_in_a_kept_stretch_of_the_arrays_is_written_again(root, wh
 def test_a_bit_flipped_in_a_file_converted_to_parquet_is_converted_again(root, monkeypatch):
     for name in "ab":
         pl.read_parquet(root / f"{name}.parquet").write_csv(root / f"{name}.csv")
-    text = {"log": Log("small", ["a.csv", "b.csv"], **LOG)}
+    text = {"log": LogMapping("small", ["a.csv", "b.csv"], **LOG)}
     folder = interrupted(root, monkeypatch, **text)
     flip(folder / "file-0" / "rows.parquet", at=40)
     shutil.rmtree(folder / "block-0")
@@ -303,8 +303,8 @@ def test_files_that_change_meanwhile_are_noticed(root, monkeypatch):
         ({"split": Split()}, {}, "data.split: Split does not say"),
         ({"reward": "1 + 0 * stars"}, {}, "is 1 for every event"),
         ({"split": TimeSplit((0.5, 2.0))}, {}, "cannot use the cut 2.0"),
-        ({"log": Log("small", ["a.parquet"], where="stars > 9")}, {}, "no row of .* can be used"),
-        ({"log": Log("small", ["a.parquet"], user="who")}, {}, "data.log.user: there is no column 'who'"),
+        ({"log": LogMapping("small", ["a.parquet"], where="stars > 9")}, {}, "no row of .* can be used"),
+        ({"log": LogMapping("small", ["a.parquet"], user="who")}, {}, "data.log.user: there is no column 'who'"),
     ],
 )
 def test_what_cannot_be_prepared(root, changed, asked, said):
@@ -360,10 +360,10 @@ def test_an_object_store(root, whole, monkeypatch):
         for name in "ab":
             client.upload_file(str(root / f"{name}.parquet"), "logs", f"days/{name}.parquet")
         settings = {"columns": {"good": "coalesce(stars > 3, false)"}, "where": "length <> 20"}
-        module(root, "bucket", log=Log("small", ["s3://logs/days"], **settings)).prepare(3)
+        module(root, "bucket", log=LogMapping("small", ["s3://logs/days"], **settings)).prepare(3)
         made = entry_of(root, "bucket")
         assert {k for k in made if made[k] != whole[k]} == {"entry.json"}
         with pytest.raises(InputError, match=r"s3://none/days.*cannot be reached or read"):
-            module(root, "bucket", log=Log("small", ["s3://none/days"], **settings)).prepare(3)
+            module(root, "bucket", log=LogMapping("small", ["s3://none/days"], **settings)).prepare(3)
     finally:
         store.stop()

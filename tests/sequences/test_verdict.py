@@ -3,7 +3,7 @@
 import polars as pl
 import pytest
 
-from recalign.events import Log
+from recalign.events import LogMapping
 from recalign.sequences import EventDataModule, High, LeaveLast, TimeSplit
 from recalign.sequences.audit import audit_log
 from recalign.sequences.verdict import Concern, Verdict, verdict
@@ -13,7 +13,7 @@ def said(root, rows, *, high="reward >= 5", unit="s", split=LeaveLast(1, 1)):  #
     """The verdict on a log of rows (user, item, rating, timestamp)."""
     columns = {"user": pl.Int64, "item": pl.Int64, "rating": pl.Float64, "timestamp": pl.Int64}
     pl.DataFrame(rows, schema=columns, orient="row").write_csv(root / "log.csv")
-    log = Log(name="made-up", files=["log.csv"], time_unit=unit)
+    log = LogMapping(name="made-up", files=["log.csv"], time_unit=unit)
     data = EventDataModule(log, "rating", High(high), split, str(root))
     return verdict(audit_log(data), unit)
 

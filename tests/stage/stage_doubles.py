@@ -145,6 +145,10 @@ class Mixer(Encoder):
         return self.dropout(self.linear(x))
 
 
+class OtherMixer(Mixer):
+    """Another encoder with the same arguments."""
+
+
 class Toy(LightningModule):
     """A model with an encoder and dropout."""
 

@@ -11,9 +11,9 @@ from recalign import configs
 from recalign.api.log import Log
 from recalign.api.trained import TrainedPolicy, TrainedReward, policy_checkpoint, reward_checkpoint
 from recalign.errors import InputError
+from recalign.keys import call, settings_of
 from recalign.reward import RewardData
-from recalign.stage import Manifest, ParsedStage, Request, parse_stage, run_stage
-from recalign.stage.request import settings_of
+from recalign.stage import Manifest, ParsedStage, parse_stage, run_stage
 
 Settings = Mapping[str, Any]
 """Settings of a stage, nested or by dotted key: ``{"model.lr": 1e-3, "trainer": {"max_epochs": 3}}``."""
@@ -108,7 +108,7 @@ def align(
         InputError: a setting or the log cannot be used, there is no such method, or networks are of another catalogue.
         TrainingError: training cannot go on.
     """
-    needs = {one.key: one.stage for one in parse_stage(_request(log, method, method, seed, settings or {})).upstream}
+    needs = {one.key: one.stage for one in parse_stage(_words(log, method, method, seed, settings or {})).upstream}
     if reward is None and "reward" in needs.values():
         raise InputError(f"{method} reads a reward model", where="reward", remedy="give what fit_reward returned")
     data = data_of(log, seed)
@@ -147,7 +147,7 @@ def data_of(log: Log, seed: int = 0) -> RewardData:
 
 def evaluated_as(log: Log, seed: int) -> ParsedStage:
     """The stage with whose data and on whose device policies are compared."""
-    return parse_stage(_request(log, "reward", "reward", seed, {}))
+    return parse_stage(_words(log, "reward", "reward", seed, {}))
 
 
 def _policy(log: Log, config: str, name: str | None, seed: int, settings: Settings) -> TrainedPolicy:
@@ -170,19 +170,19 @@ def _run_stage(
     """
     for number in count(1):
         own = name or Path(config).stem + f"-{number}" * (number > 1)
-        parsed = parse_stage(_request(log, config, own, seed, settings))
+        parsed = parse_stage(_words(log, config, own, seed, settings))
         manifest, there = parsed.finished(), Manifest.read(parsed.folder)
         if name or manifest or there is None or there.status != "finished":
             break
     if manifest is None:
-        manifest = run_stage(parsed.request).manifest
+        manifest = run_stage(parsed.words).manifest
     if manifest is None:
         raise InputError("a dry run leaves nothing", where="trainer.fast_dev_run", remedy="use trainer.max_epochs: 1")
     return parsed, (parsed.folder.path / str(manifest.checkpoint), manifest.seconds)
 
 
-def _request(log: Log, config: str, name: str, seed: int, settings: Settings) -> Request:
+def _words(log: Log, config: str, name: str, seed: int, settings: Settings) -> list[str]:
     own = {"seed_everything": seed, "run.name": name, "run.root": str(log.folder.parent), "run.chain": log.folder.name}
     if log.temporary is not None:
         own["trainer.logger"] = False  # no W&B files in a temporary folder
-    return Request((configs.find(config), log.yaml), own | dict(settings_of(settings)))
+    return ["fit", *call((configs.find(config), log.yaml), own | dict(settings_of(settings)))]

@@ -117,7 +117,7 @@ def compare(
     evaluate_methods(log.folder, seed, runs, base, data, device=device, code=code_digest(EVALUATION))
     baselines = [name for name in Roles().baselines if name in policies] or [next(iter(trained))]
     roles = Roles(baselines=baselines)
-    frame = comparison.compare(log.folder, draws, methods=list(policies), seeds=[seed], roles=roles)
+    frame = comparison.compare_runs(log.folder, draws, methods=list(policies), seeds=[seed], roles=roles)
     return Comparison(frame, list(policies), roles)
 
 

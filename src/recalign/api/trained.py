@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 import torch
 
 from recalign.api.log import Log
-from recalign.errors import InputError, nearest
+from recalign.errors import InputError
 from recalign.files import digest, replacing
 from recalign.recommender import Policy
 from recalign.recommender.checkpoint import Loaded, check_catalogue, load_net, read_checkpoint, recipe
-from recalign.recommender.serving import serve
+from recalign.recommender.serving import recommend
 from recalign.reward import RewardEnsemble
 from recalign.reward.trust.report import read_trust
 from recalign.sequences import EventDataModule
@@ -93,28 +92,7 @@ class TrainedPolicy(Trained):
         Raises:
             InputError: a user that the log does not have, a k below 1, or codes that are not the policy's.
         """
-        if not isinstance(k, int) or k < 1:
-            raise InputError(f"{k} is not above 0", where="k", remedy="give a whole number above 0")
-        frame = serve(self.network, self.data, self._mask(users), k, codes=codes, as_list=as_list)
-        if users is None:
-            return frame
-        asked = pl.DataFrame({"user": pl.Series([str(user) for user in users]).cast(frame["user"].dtype)})
-        return asked.join(frame, on="user", how="left", maintain_order="left_right")
-
-    def _mask(self, users: Sequence[int | str] | None) -> np.ndarray:
-        """Mask of the requested users. Shape: bool (users,)."""
-        known = self.data.sequences.users
-        if users is None:
-            return np.ones(len(known), bool)
-        if isinstance(users, str) or not isinstance(users, Iterable) or not len(users):
-            raise InputError(f"{users!r} is not a list of users", where="users", remedy="give raw ids: ['anna']")
-        names = known.cast(pl.String)
-        there = set(names)
-        if unknown := [user for user in users if str(user) not in there]:
-            near = nearest(str(unknown[0]), names.to_list())
-            remedy = f"did you mean {near!r}?" if near else "give raw ids of the log"
-            raise InputError(f"the log has no user {unknown[0]!r}", where="users", remedy=remedy)
-        return names.is_in([str(user) for user in users]).to_numpy()
+        return recommend(self.network, self.data, users, k, codes=codes, as_list=as_list)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The main job: run stages in order, each a plain `recalign fit`, then compare and report."""
 
-from recalign.chain.command import chain
+from recalign.chain.chain_command import chain
 from recalign.chain.experiment import Chain
 from recalign.chain.plan import Plan
 from recalign.chain.run import run_chain

@@ -16,12 +16,12 @@ from recalign.errors import InputError, nearest
 from recalign.evaluation.methods import BASE_STAGES, UNTRAINED
 from recalign.evaluation.reranking import base_method
 from recalign.evaluation.roles import START
+from recalign.keys import call, settings_of
 from recalign.reward import RewardData
-from recalign.stage import ParsedStage, Request, RunFolder, parse_stage
+from recalign.stage import ParsedStage, RunFolder, parse_stage
 from recalign.stage.console import quiet
 from recalign.stage.folder import RunConfig
-from recalign.stage.given import set_keys, tree
-from recalign.stage.request import settings_of
+from recalign.stage.settings import set_keys
 from recalign.stage.tokens import ParsedTokens, parse_tokens
 from recalign.stage.upstream import TOKENS
 
@@ -95,7 +95,7 @@ class Plan:
     def parsed(self, stage: str, seed: int, settings: Settings | None = None) -> ParsedStage:
         """The command of one stage or method, with the checkpoints that exist now; chosen settings override others."""
         run = RunConfig(stage, self.chain.root, self.name)
-        return self._parse(self._request(stage, seed, {**self._settings(stage), **(settings or {})}, run)).renewed()
+        return self._parse(self._words(stage, seed, {**self._settings(stage), **(settings or {})}, run)).renewed()
 
     def trial(self, method: str, seed: int, name: str, settings: Settings) -> ParsedStage:
         """The command of one trial: in a folder below the method's, from the chain's own checkpoints."""
@@ -105,7 +105,7 @@ class Plan:
         """Where a trial lies."""
         return RunFolder.of(RunConfig(name, str(self.folder / method)), TRIALS, seed).path
 
-    def _request(self, stage: str, seed: int, settings: Settings, run: RunConfig) -> Request:
+    def _words(self, stage: str, seed: int, settings: Settings, run: RunConfig) -> list[str]:
         own: Settings = {"seed_everything": seed, "run.name": run.name, "run.root": run.root, "run.chain": run.chain}
         if stage == "judge_select":
             own["data.users"] = "B1"
@@ -113,7 +113,7 @@ class Plan:
             own["model.keep"] = self.chain.keep
         if self.chain.world:
             own["data.root"] = str(self.data_root(seed))
-        return Request((self._yaml(stage), self.log, *self._recipe(stage)), own | settings)
+        return ["fit", *call((self._yaml(stage), self.log, *self._recipe(stage)), own | settings)]
 
     def tokens(self, seed: int) -> ParsedTokens:
         """The command that makes the semantic ids of a seed."""
@@ -122,8 +122,7 @@ class Plan:
         own: Settings = {"seed": seed, "out": str(folder.path)}
         if self.chain.world:
             own["data.root"] = str(self.data_root(seed))
-        _, *words = Request((self._yaml(TOKENS), self.log), given | own).words()
-        return parse_tokens(words)
+        return parse_tokens(call((self._yaml(TOKENS), self.log), given | own))
 
     def data(self, seed: int) -> RewardData:
         """What all methods of a seed are evaluated on: users A of the log, as the chain gives it to every stage.
@@ -141,14 +140,14 @@ class Plan:
     def _every_stage(self, seed: int) -> ParsedStage:
         """A stage with nothing that the chain sets for it alone."""
         run = RunConfig("reward", self.chain.root, self.name)
-        return self._parse(self._request("reward", seed, self._settings(None), run))
+        return self._parse(self._words("reward", seed, self._settings(None), run))
 
     def given(self, stage: str | None, key: str = "") -> dict[str, Any]:
         """What the chain's YAML and the command line set for a stage (None: for all) at a key or below it.
 
         A class that is set in one sets each of its arguments.
         """
-        every = set_keys(tree(self._settings(stage)))
+        every = set_keys(self._settings(stage))
         return {name: value for name, value in every.items() if f"{name}.".startswith(key and f"{key}.")}
 
     def _settings(self, stage: str | None) -> Settings:
@@ -202,12 +201,12 @@ class Plan:
             raise InputError("this chain makes no semantic ids", where=f"stages.{TOKENS}", remedy=remedy)
         return parsed
 
-    def _parse(self, request: Request) -> ParsedStage:
-        """Once for every command: it takes half a second."""
-        words = tuple(request.words())
-        if words not in self._once:
-            self._once[words] = parse_stage(request)
-        return self._once[words]
+    def _parse(self, words: list[str]) -> ParsedStage:
+        """Once for every command: it takes a fifth of a second."""
+        key = tuple(words)
+        if key not in self._once:
+            self._once[key] = parse_stage(words)
+        return self._once[key]
 
     def _checked(self, stage: str) -> ParsedStage:
         try:

@@ -61,7 +61,7 @@ def run_chain(plan: Plan) -> Path:
             in_order(tasks, chain.threads, progress)
         else:
             side_by_side(tasks, chain.threads or 1, workers, folder / "logs", progress, chain.verbose)
-        comparison.compare(folder, methods=chain.methods, seeds=chain.seeds, roles=chain.roles)
+        comparison.compare_runs(folder, methods=chain.methods, seeds=chain.seeds, roles=chain.roles)
         sources = Sources.of(folder, searched=search is not None)
         page = render(folder, sources)
         publish(folder, page, parsed["recommender"].config["trainer"]["logger"], sources)

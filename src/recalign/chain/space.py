@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from recalign.errors import InputError
-from recalign.stage.given import load
+from recalign.stage.settings import load
 
 DEFAULT = "default"
 """Names the space of every method that has none of its own."""

@@ -74,7 +74,7 @@ def train(parsed: ParsedStage, *callbacks: Callback, verbose: bool = False) -> T
         if verbose:
             say(f"  {parsed.command}")
         alone = parsed.bare_trainer().world_size > 1
-        manifest = _run_alone(parsed) if alone else run_stage(parsed.request, *callbacks).manifest
+        manifest = _run_alone(parsed) if alone else run_stage(parsed.words, *callbacks).manifest
     assert manifest is not None  # a plan has no dry run
     trained = Trained.of(folder, manifest)
     if verbose:

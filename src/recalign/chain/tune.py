@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,11 +24,10 @@ from recalign.evaluation.judged import SelectionValue
 from recalign.evaluation.report import WIDTH
 from recalign.evaluation.selection import SELECT
 from recalign.files import digest, held, write_text
-from recalign.keys import options
+from recalign.keys import nested, options, split
 from recalign.stage import Manifest, ParsedStage, parse_stage, upstream
 from recalign.stage.console import quiet
-from recalign.stage.given import set_keys, sources, tree
-from recalign.stage.parser import instantiated, parse_call
+from recalign.stage.settings import instantiated, parse_call, set_keys
 from recalign.stage.wandb_log import BEST
 
 FOLDER = "tuning"
@@ -114,9 +112,9 @@ class Tuning:
         return metric, goal
 
     def _settings(self, trials: int) -> list[Settings]:
-        given = list(sources(self.stage.words[1:]))
-        fixed = {key for _, one, is_file in given if not is_file for key in set_keys(one)}
-        own = next((Path(file).stem for file, _, is_file in given if is_file), self.name)
+        given = [(option.lstrip("-"), value) for option, value, _ in split(self.stage.words[1:])]
+        fixed = set_keys({option: value for option, value in given if option not in ("c", "config")})
+        own = next((Path(str(value)).stem for option, value in given if option in ("c", "config")), self.name)
         method = own if own in self.spaces else self.name
         settings = self.spaces.settings(method, self.stage.config, fixed, trials, self.stage.seed)
         if not settings[0]:
@@ -143,7 +141,7 @@ class Tuning:
         if isinstance(best, Exception):
             raise tried[-1]
         found = f"# {self.metric} {best.value:.4g}, the best of {len(tried)} trials\n"
-        tuned = tree(self.settings[order[0]])
+        tuned = nested(self.settings[order[0]])
         write_text(self.out, found + yaml.safe_dump(tuned, sort_keys=False, allow_unicode=True))
         Console(width=WIDTH).print(self._table(tried, order))
         say(f"{self.out}: give it after the stage's YAML, recalign fit ... --config {self.out}")
@@ -280,13 +278,11 @@ def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     names = {f"--{field.name}" for field in fields(Tune)} | {"--help", "-h"}
     own: list[str] = []
     others: list[str] = []
-    words = iter(argv)
-    for word in words:
-        option, equals, _ = word.partition("=")
+    for option, _, words in split(argv):
         if option in names:
-            own += [word] if equals else [word, *islice(words, 1)]
+            own += words
         elif "." not in option and (near := nearest(option, names)):
             raise InputError("there is no such option", where=option, remedy=f"did you mean {near}?")
         else:
-            others.append(word)
+            others += words
     return own, others

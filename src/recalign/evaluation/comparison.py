@@ -78,7 +78,7 @@ class Run:
     splits: dict[str, pl.DataFrame]
 
 
-def compare(
+def compare_runs(
     chain_folder: Path,
     draws: int = 2000,
     methods: Sequence[str] | None = None,

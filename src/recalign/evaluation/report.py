@@ -31,7 +31,7 @@ def compare(folder: Path, draws: int = 2000) -> None:
         draws: of the bootstrap that makes the intervals.
     """
     require_positive("", {"draws": draws}, "draws")
-    comparison.compare(folder, draws)
+    comparison.compare_runs(folder, draws)
     show(Sources.of(folder), folder / comparison.FILE)
 
 

@@ -2,14 +2,14 @@
 
 from recalign.events.audit import audit, render
 from recalign.events.expression import evaluate
-from recalign.events.log import Log, Titles, data_root
+from recalign.events.log import LogMapping, Titles, data_root
 from recalign.events.report import Report
 from recalign.events.table import EventTable, fingerprint, load_events
 from recalign.events.titles import read_titles
 
 __all__ = [
     "EventTable",
-    "Log",
+    "LogMapping",
     "Report",
     "Titles",
     "audit",

@@ -15,13 +15,13 @@ from recalign.events.fields import (
     read_propensity,
     read_timestamps,
 )
-from recalign.events.log import OWN_COLUMNS, Log
+from recalign.events.log import OWN_COLUMNS, LogMapping
 from recalign.events.messages import SourceRows
 from recalign.events.report import CheckResult, LeftOut, count_rows
 
 
 def check_rows(
-    raw: pl.DataFrame, rows: SourceRows, log: Log, reward: str | None
+    raw: pl.DataFrame, rows: SourceRows, log: LogMapping, reward: str | None
 ) -> tuple[pl.DataFrame, pl.Series, pl.Series, CheckResult]:
     """Check rows of a log: all rows, or all rows of some users.
 
@@ -56,7 +56,9 @@ def check_rows(
     return frame, users, items, CheckResult(frame.height, left_out, ends, _count_tied(frame["user"], time))  # type: ignore[arg-type]
 
 
-def _drop_unusable(raw: pl.DataFrame, rows: SourceRows, log: Log) -> tuple[pl.DataFrame, SourceRows, list[LeftOut]]:
+def _drop_unusable(
+    raw: pl.DataFrame, rows: SourceRows, log: LogMapping
+) -> tuple[pl.DataFrame, SourceRows, list[LeftOut]]:
     """Drop rows that are empty, repeated or fail ``log.where``. Also return why rows were dropped."""
     empty = raw.select(pl.all_horizontal(pl.all().is_null())).to_series()
     left_out = [count_rows("are empty and are left out", empty, rows)]
@@ -97,7 +99,7 @@ def read_rewards(raw: pl.DataFrame, rows: SourceRows, reward: str | None) -> pl.
 
 
 def _to_events(
-    raw: pl.DataFrame, rows: SourceRows, log: Log, rewards: pl.Series
+    raw: pl.DataFrame, rows: SourceRows, log: LogMapping, rewards: pl.Series
 ) -> tuple[pl.DataFrame, pl.Series, pl.Series, pl.Series]:
     """Build the event table's frame, the raw ids of its users and items, and the events' times as the file has them."""
     user, users = index_ids(read_ids(raw[log.user], "data.log.user", rows))

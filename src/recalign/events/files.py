@@ -17,7 +17,7 @@ import polars as pl
 
 from recalign.errors import InputError
 from recalign.events import fetch
-from recalign.events.log import Log, data_root
+from recalign.events.log import LogMapping, data_root
 from recalign.events.messages import did_you_mean
 from recalign.files import digest, sha256
 
@@ -107,7 +107,7 @@ class Source:
                 raise damaged(self, "gzip" if self.is_gzip else self.path.suffix.removeprefix("."), error) from error
 
 
-def locate(log: Log, root: Path | None) -> tuple[list[Source], Source | None]:
+def locate(log: LogMapping, root: Path | None) -> tuple[list[Source], Source | None]:
     """Find the files of a log. Download a public log if one of its files is missing.
 
     Returns:

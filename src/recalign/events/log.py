@@ -32,7 +32,7 @@ class Titles:
 
 
 @dataclass
-class Log:
+class LogMapping:
     """The files of a raw log and what their columns mean (``data.log`` in ``conf/data/*.yaml``).
 
     Expressions are Polars SQL over the columns of the files (`recalign.events.evaluate`).

@@ -13,7 +13,7 @@ import polars as pl
 
 from recalign.errors import InputError
 from recalign.events.files import TABLES, Source, damaged
-from recalign.events.log import EXPOSURE_COLUMNS, Log
+from recalign.events.log import EXPOSURE_COLUMNS, LogMapping
 from recalign.events.messages import SHOWN, did_you_mean
 from recalign.events.tree import plain_name, without_patterns
 
@@ -65,7 +65,7 @@ def read(
     Args:
         source: the file.
         ids: names of id columns. In text files they stay text, so that ``007`` does not become 7.
-        header, separator: as in `Log`.
+        header, separator: as in `LogMapping`.
 
     Raises:
         InputError: the file is empty, damaged or of an unknown kind, its rows have different numbers of fields, or
@@ -95,14 +95,14 @@ def has_header(source: Source, header: Sequence[str] | None) -> bool:
     return header is None and source.name not in MOVIELENS and is_text(source)
 
 
-def plain_names(log: Log) -> Log:
+def plain_names(log: LogMapping) -> LogMapping:
     """Rename the columns of a log's settings as `read` names them."""
     mapped = {key: getattr(log, key) for key in ("user", "item", "timestamp", *EXPOSURE_COLUMNS)}
     names: dict[str, Any] = {key: name and plain_name(name) for key, name in mapped.items()}
     return replace(log, columns={plain_name(name): one for name, one in log.columns.items()}, **names)
 
 
-def require_columns(log: Log, file: str, columns: list[str]) -> None:
+def require_columns(log: LogMapping, file: str, columns: list[str]) -> None:
     """Refuse a file without a column that the log maps. `log` is the result of `plain_names`."""
     for key in ("user", "item", "timestamp", *EXPOSURE_COLUMNS):
         column = getattr(log, key)

@@ -14,7 +14,7 @@ from recalign import kept
 from recalign.errors import InputError
 from recalign.events.files import Source, damaged, locate
 from recalign.events.joining import Tables, matched
-from recalign.events.log import Log
+from recalign.events.log import LogMapping
 from recalign.events.messages import SourceRows
 from recalign.events.reading import has_header, is_text, plain_names, read, require_columns, scan
 
@@ -47,7 +47,7 @@ class LogScan:
     rows: SourceRows
 
     @classmethod
-    def open(cls, log: Log, root: Path | None, folder: Path) -> LogScan:
+    def open(cls, log: LogMapping, root: Path | None, folder: Path) -> LogScan:
         """Find the files of a log, to be read in blocks. Others than Parquet are first converted, in `folder`.
 
         Raises:
@@ -58,7 +58,7 @@ class LogScan:
         return cls.of(log, sources, {file: scan(source) for file, source in parquet.items()})
 
     @classmethod
-    def of(cls, log: Log, sources: Sequence[Source], tables: Tables) -> LogScan:
+    def of(cls, log: LogMapping, sources: Sequence[Source], tables: Tables) -> LogScan:
         """Check that the tables of the sources have the log's columns, and fit together.
 
         Raises:
@@ -104,7 +104,7 @@ class LogScan:
         return pl.concat([empty, rows], how="diagonal_relaxed")
 
 
-def _as_parquet(source: Source, log: Log, folder: Path) -> Source:
+def _as_parquet(source: Source, log: LogMapping, folder: Path) -> Source:
     if not (source.member or source.is_gzip or is_text(source)):
         return source
     if not kept.check(folder).whole:

@@ -7,7 +7,7 @@ import polars as pl
 
 from recalign.events.checking import check_rows
 from recalign.events.files import Source, locate
-from recalign.events.log import Log
+from recalign.events.log import LogMapping
 from recalign.events.messages import SourceRows
 from recalign.events.reading import plain_names, read
 from recalign.events.report import Report, make_report
@@ -44,7 +44,7 @@ class EventTable:
     fingerprint: str
 
 
-def load_events(log: Log, root: Path | None, reward: str | None) -> EventTable:
+def load_events(log: LogMapping, root: Path | None, reward: str | None) -> EventTable:
     """Read and check a log.
 
     Args:
@@ -63,17 +63,17 @@ def load_events(log: Log, root: Path | None, reward: str | None) -> EventTable:
     return EventTable(frame, users, items, log.timestamp is not None, report, mark)
 
 
-def fingerprint(log: Log, root: Path | None, reward: str | None) -> str:
+def fingerprint(log: LogMapping, root: Path | None, reward: str | None) -> str:
     """`EventTable.fingerprint`, without reading the events."""
     return _digest(log, locate(log, root)[0], reward)
 
 
-def _digest(log: Log, sources: list[Source], reward: str | None) -> str:
+def _digest(log: LogMapping, sources: list[Source], reward: str | None) -> str:
     mapping = asdict(log)
     del mapping["titles"]  # titles do not change the events
     return digest(mapping, reward, [source.digest() for source in sources])[:16]
 
 
-def _read(log: Log, sources: list[Source]) -> tuple[pl.DataFrame, SourceRows]:
+def _read(log: LogMapping, sources: list[Source]) -> tuple[pl.DataFrame, SourceRows]:
     tables = {str(source): read(source, (log.user, log.item), log.header, log.separator).lazy() for source in sources}
     return LogScan.of(log, sources, tables).whole()

@@ -9,19 +9,19 @@ from recalign.errors import InputError
 from recalign.events.audit import Section
 from recalign.events.files import locate
 from recalign.events.joining import whole_numbers
-from recalign.events.log import Log
+from recalign.events.log import LogMapping
 from recalign.events.reading import no_column, read
 from recalign.events.tree import plain_name
 from recalign.files import digest
 
 
-def titles_digest(log: Log, root: Path | None) -> str | None:
+def titles_digest(log: LogMapping, root: Path | None) -> str | None:
     """Digest of the file of titles and of what its columns mean; None where the log has no titles."""
     source = locate(log, root)[1]
     return digest(asdict(log.titles) | {"file": source.digest()}) if log.titles and source else None
 
 
-def read_titles(log: Log, root: Path | None, items: pl.Series) -> tuple[pl.Series, Section]:
+def read_titles(log: LogMapping, root: Path | None, items: pl.Series) -> tuple[pl.Series, Section]:
     """Look up the titles of items by raw id. Without ``log.titles`` the title is the id.
 
     Returns:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,51 +11,99 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from recalign.errors import InputError, nearest
 from recalign.recommender.lists import generate_list
 from recalign.recommender.new_items import with_new_items
 from recalign.recommender.policy import Policy
 from recalign.recommender.training import recommendations
-from recalign.sequences import EventDataModule
+from recalign.sequences import Batch, EventDataModule
 from recalign.sequences.windows import serving_windows
 
 
-@torch.no_grad()
-def serve(
+def recommend(
     policy: Policy,
     data: EventDataModule,
-    users: np.ndarray,
-    k: int,
+    users: Sequence[int | str] | None = None,
+    k: int = 10,
     *,
     codes: str | Path | None = None,
     as_list: bool = False,
 ) -> pl.DataFrame:
-    """The best unseen items of some users, a row a user and rank; columns of `recommendations`.
+    """The best unseen items of some users after the log's end: the answer of the command and of Python.
 
     Args:
         policy: trained on this log.
-        users: whom. Shape: bool (users,).
+        data: the log.
+        users: raw ids; None: everybody.
         k: items a user, or all if they are fewer.
         codes: a file of semantic ids; the items that it has beyond the catalogue are recommended too.
         as_list: whether each item is chosen as if the user had chosen those before it (`generate_list`).
+
+    Returns:
+        A row a user and rank, users in the order in which they are asked for; columns of `recommendations`.
+
+    Raises:
+        InputError: a user that the log does not have, a k below 1, or codes that are not the policy's.
     """
+    if not isinstance(k, int) or k < 1:
+        raise InputError(f"{k} is not above 0", where="k", remedy="give a whole number above 0")
+    known = data.sequences.users
+    asked = known if users is None else require_users(users, known)
     items, met_2N = None, torch.empty(2, 0, dtype=torch.long)
     if codes is not None:
         policy, items = with_new_items(policy, codes, data.sequences.items)
         met_2N = met_new_items(data, items)
-    k, parts = min(k, policy.num_items), []
-    for batch in data.loader(serving_windows(data.sequences, users, data.max_length)):
-        user_T = batch.user_B[batch.row_T]
-        own_2N = met_2N[:, torch.isin(met_2N[0], user_T)]
-        target_N, place_N = (user_T[:, None] == own_2N[0]).nonzero(as_tuple=True)
-        seen = [pairs for pairs in (batch.seen_N, torch.stack([target_N, own_2N[1, place_N]])) if pairs is not None]
-        batch = dataclasses.replace(batch, seen_N=torch.cat(seen, dim=1))
-        if as_list:
-            score_TK, item_TK = generate_list(policy, batch, k, data.max_length)
-        else:
-            score_TK, item_TK = policy.top_k(policy.encode(batch), k, batch.seen_N)
-        parts.append((batch.user_B[batch.row_T], score_TK, item_TK))
+    windows = serving_windows(data.sequences, known.is_in(asked.implode()).to_numpy(), data.max_length)
+    parts = [_answer(policy, batch, k, met_2N, data.max_length if as_list else None) for batch in data.loader(windows)]
     user_T, score_TK, item_TK = (torch.cat(column) for column in zip(*parts, strict=True))
-    return recommendations(user_T, score_TK, item_TK, data, items)
+    frame = recommendations(user_T, score_TK, item_TK, data, items)
+    if users is None:
+        return frame
+    return asked.alias("user").to_frame().join(frame, on="user", how="left", maintain_order="left_right")
+
+
+@torch.no_grad()
+def _answer(policy: Policy, batch: Batch, k: int, met_2N: Tensor, length: int | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Users of a batch, and the scores and numbers of their best items; met_2N are pairs (user, item) left out too.
+
+    Shape: -> int64 (T,), float (T, K), int64 (T, K), on the CPU
+    """
+    user_T, device = batch.user_B[batch.row_T], next(policy.parameters()).device
+    own_2N = met_2N[:, torch.isin(met_2N[0], user_T)]
+    target_N, place_N = (user_T[:, None] == own_2N[0]).nonzero(as_tuple=True)
+    seen = [pairs for pairs in (batch.seen_N, torch.stack([target_N, own_2N[1, place_N]])) if pairs is not None]
+    batch = dataclasses.replace(batch, seen_N=torch.cat(seen, dim=1)).to(device)
+    score_TK, item_TK = best_items(policy, batch, min(k, policy.num_items), length)
+    return user_T, score_TK.cpu(), item_TK.cpu()
+
+
+def best_items(policy: Policy, batch: Batch, k: int, length: int | None = None) -> tuple[Tensor, Tensor]:
+    """Scores and numbers of the best items that are not in ``batch.seen_N``. Shape: -> (T, K), int64 (T, K)
+
+    Args:
+        length: of the histories, for a list whose items are chosen one after the other; None: the K best.
+    """
+    if length is not None:
+        return generate_list(policy, batch, k, length)
+    return policy.top_k(policy.encode(batch), k, batch.seen_N)
+
+
+def require_users(users: Sequence[int | str], known: pl.Series) -> pl.Series:
+    """The raw ids of some users, in the type that the log's have: text is read as the log would read it.
+
+    Raises:
+        InputError: it is no list, or the log has no such user.
+    """
+    if isinstance(users, str) or not isinstance(users, Iterable) or not len(users):
+        raise InputError(f"{users!r} is not a list of users", where="users", remedy="give raw ids: ['anna']")
+    text = pl.Series([str(user) for user in users])
+    asked = text.cast(known.dtype, strict=False)
+    if (unknown := ~asked.is_in(known.implode()).fill_null(False)).any():
+        first = text.filter(unknown)[0]
+        near = nearest(first, known.cast(pl.String).to_list())
+        remedy = f"did you mean {near!r}?" if near else "give raw ids of the log"
+        raise InputError(f"the log has no user {first!r}", where="users", remedy=remedy)
+    return asked
 
 
 def met_new_items(data: EventDataModule, items: pl.Series) -> Tensor:

@@ -23,7 +23,7 @@ from recalign.reward.bagging import bagged_mean, bagging_weights
 from recalign.reward.data import RewardData
 from recalign.reward.heads import Head
 from recalign.reward.net import RewardEnsemble, RewardNet
-from recalign.reward.trust import Trust, accuracy, compare, predict, report, trust_of
+from recalign.reward.trust import Trust, accuracy, compare_predictions, predict, report, trust_of
 from recalign.reward.trust.report import TRUST
 from recalign.sequences import Batch, Windows
 from recalign.sequences.store import Part
@@ -264,7 +264,9 @@ class RewardModel(StageModule):
         def predicted(windows: Windows) -> pl.DataFrame:
             return predict(reward, (batch.to(self.device) for batch in data.loader(windows, seen=False)))
 
-        self.trust_report = report(data, *compare(data, predicted, [part for part in parts if data.is_rated(part)]))
+        self.trust_report = report(
+            data, *compare_predictions(data, predicted, [part for part in parts if data.is_rated(part)])
+        )
         folder = Path(self.trainer.default_root_dir)
         if folder.resolve() != Path.cwd():
             files.write_json(folder / TRUST, self.trust_report)

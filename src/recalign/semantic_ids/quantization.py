@@ -67,7 +67,7 @@ def quantize(
     Args:
         x_ND: float32.
         sizes: codes of each level.
-        collisions, balance, seed: as of `recalign.semantic_ids.command.tokenize`.
+        collisions, balance, seed: as of `recalign.semantic_ids.tokenize_command.tokenize`.
 
     Raises:
         InputError: there are more items than ids, or faiss is not installed.

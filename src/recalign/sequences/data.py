@@ -12,7 +12,7 @@ import torch
 from lightning import LightningDataModule
 
 from recalign.errors import InputError, require_positive
-from recalign.events import EventTable, Log, Report, audit, data_root, fingerprint, load_events, read_titles
+from recalign.events import EventTable, LogMapping, Report, audit, data_root, fingerprint, load_events, read_titles
 from recalign.events.audit import Section
 from recalign.events.titles import titles_digest
 from recalign.sequences.batch import Batch, collate
@@ -34,14 +34,14 @@ from recalign.sequences.windows import (
     with_test,
 )
 
-ML_100K = Log(name="ml-100k", files=["ml-100k/u.data"], fetch="ml-100k")
+ML_100K = LogMapping(name="ml-100k", files=["ml-100k/u.data"], fetch="ml-100k")
 """The log of stages whose YAML names none."""
 
 
 class LogSettings(TypedDict, total=False):
     """Arguments of `EventDataModule` that others pass on."""
 
-    log: Log
+    log: LogMapping
     reward: str | None
     high: High | None
     split: Split
@@ -87,7 +87,7 @@ class EventDataModule(LightningDataModule):
 
     def __init__(
         self,
-        log: Log = ML_100K,
+        log: LogMapping = ML_100K,
         reward: str | None = "rating",
         high: High | None = High("reward >= 5"),  # noqa: B008 (frozen, so safe to share)
         split: Split = LeaveLast(test=10, validation=5),  # noqa: B008

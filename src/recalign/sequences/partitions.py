@@ -21,7 +21,7 @@ import polars as pl
 
 from recalign import kept
 from recalign.errors import InputError
-from recalign.events import EventTable, Log, Report
+from recalign.events import EventTable, LogMapping, Report
 from recalign.events.checking import check_rows
 from recalign.events.fields import missing_as_null
 from recalign.events.scanning import Block, LogScan
@@ -63,7 +63,7 @@ class Partitions:
 
     folder: Path
     scan: LogScan
-    log: Log
+    log: LogMapping
     reward: str | None
     high: High | None
     groups: UserGroups

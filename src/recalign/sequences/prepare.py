@@ -23,7 +23,7 @@ from filelock import FileLock
 from rich.progress import track
 
 from recalign.errors import InputError
-from recalign.events import Log, Report, fingerprint
+from recalign.events import LogMapping, Report, fingerprint
 from recalign.events.reading import plain_names
 from recalign.events.report import CheckResult, make_report
 from recalign.events.scanning import LogScan
@@ -42,7 +42,7 @@ Run = Callable[..., Iterable[Any]]
 
 def prepare(
     entry: CacheEntry,
-    log: Log,
+    log: LogMapping,
     root: Path,
     reward: str | None,
     split: Split,

@@ -1,18 +1,15 @@
 """What runs behind `recalign fit|validate|test|predict`: LightningCLI, checks, the run folder and its manifest."""
 
 from recalign.errors import TrainingError
-from recalign.stage.cli import ParsedStage, StageCLI, StageResult, parse_stage, run_stage
+from recalign.stage.cli import ParsedStage, StageResult, parse_stage, run_stage
 from recalign.stage.folder import RunConfig, RunFolder
 from recalign.stage.manifest import Manifest
-from recalign.stage.request import Request
 
 __all__ = [
     "Manifest",
     "ParsedStage",
-    "Request",
     "RunConfig",
     "RunFolder",
-    "StageCLI",
     "StageResult",
     "TrainingError",
     "parse_stage",

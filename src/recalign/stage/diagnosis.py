@@ -1,221 +1,245 @@
-"""What is wrong with settings that the parser refused: found by walking them against what the classes take."""
+"""Say in a user's words what jsonargparse refuses: what, where, and the nearest that exists.
+
+Its messages, as seen with jsonargparse 4.53, are trees by indentation: a line of `BRANCHES` leads to a key or names a
+class, and a line of `FAULTS` says what is wrong there.
+"""
 
 from __future__ import annotations
 
 import re
-import types
-import typing
+from ast import literal_eval
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import is_dataclass
-from typing import Any
+from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import Any, NamedTuple
 
-from jsonargparse import ArgumentError, ArgumentParser
-from lightning import LightningDataModule, LightningModule
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from jsonargparse import ArgumentParser
 
 from recalign.errors import InputError, nearest
-from recalign.stage.classes import Argument, arguments_of, classes_in, find_class, named_class, nearest_import
-from recalign.stage.given import CLASS, set_keys, sources
+from recalign.keys import short
+from recalign.stage.classes import imported, nearest_import
 
+SEE = "see --help for what may be given"
+LONG = 200  # characters: what the parser quotes whole tells a reader nothing
 GIVEN_BY = {
     "model": "a stage's YAML: recalign fit recommender",
     "methods": "a chain's YAML: recalign chain ml-100k",
     "data": "a log's YAML: recalign check ml-100k",
 }
 OTHER_COMMAND = {"methods": "this is a chain's YAML: recalign chain", "model": "this is a stage's YAML: recalign fit"}
-SEE = "see --help for what may be given"
-LONG = 200  # characters: what the parser quotes whole tells a reader nothing
-LINKED = ("model.num_items", "optimizer.params", "lr_scheduler.optimizer")
-"""Filled in from the data, or the model."""
-UNNAMED = (LightningModule, LightningDataModule, Optimizer, LRScheduler)
+UNNAMED = ("LightningModule", "LightningDataModule", "Optimizer", "LRScheduler", "Callback")
 """Classes that say nothing about what they take: one of theirs has to be named."""
 
+BRANCHES = {"key": r'Parser key "(.+?)"', "class_path": r"Problem with given class_path '(.+)':"}
+FAULTS = {
+    "unknown": r"(?:Group '(?P<group>.+)' does not accept option|Option) '(?P<name>[^']+)'",
+    "unrecognized": r"unrecognized arguments: (?P<name>.+)",
+    "missing": r"the following arguments are required: (?P<name>.+)",
+    "without_value": r"argument (?:-c/)?(?P<name>\S+): expected one argument",
+    "no_class": r"No module named|module '.+' has no attribute|Expected a dot import path string: (?P<name>.+)",
+    "other_class": r"(?:Import path does not correspond to a|Not a valid) subclass of (?P<name>\w+)",
+    "no_reference": r"Interpolation key '(?P<name>.+)' not found",
+    "no_variable": r"Environment variable '(?P<name>.+)' not found",
+    "value": r"Expected an? (?P<name>(?:typing|<class|list|dict|tuple).+?)(?:\. Got value: (?P<value>.*))?$",
+}
+"""Kinds of lines; each is a method of `_Refusal`."""
 
-def diagnose(
-    settings: Mapping[str, Any], takes: Mapping[str, Argument], error: Exception, words: Sequence[str] = ()
-) -> InputError:
-    """The error to show for settings that the parser refused with ``error``. ``words`` tell where a key was given."""
-    walk = _Walk(settings, takes, words)
-    for faults in (walk.faults(settings, takes, ""), walk.interpolations(), _missing(settings, takes, "")):
-        if fault := next(faults, None):
-            return fault
+
+class Fault(NamedTuple):
+    """A line of a message that says what is wrong.
+
+    Attributes:
+        kind: a key of `FAULTS`.
+        name: what the line names.
+        key: where, as a user would type it.
+        class_path: of the class whose argument that is; empty: the command's own.
+    """
+
+    kind: str
+    name: str
+    key: str
+    class_path: str
+
+
+Sources = Sequence[tuple[str, Mapping[str, Any]]]
+"""Each file and option of a command, in order, with the values that it sets by key as it is typed."""
+
+
+def diagnose(error: Exception, parser: ArgumentParser, sources: Sources) -> InputError:
+    """The error to show for settings that the parser refused with ``error``."""
+    faults = list(_faults(str(error)))
+    fault = next((one for one in faults if one.kind != "value"), faults[0] if faults else None)
+    if fault:
+        return getattr(_Refusal(str(error), faults, fault, parser, sources), fault.kind)()
     lines = [line.strip(" -:") for line in str(error).splitlines() if line.strip(" -")]
     said = [line for line in lines[1:] if len(line) < LONG]
     return InputError(said[-1] if said else lines[0], where=lines[0] if said else None, remedy=SEE)
 
 
-class _Walk:
-    def __init__(self, settings: Mapping[str, Any], takes: Mapping[str, Argument], words: Sequence[str]) -> None:
-        self.settings, self.takes, self.words = settings, takes, words
+@dataclass
+class _Refusal:
+    """Settings that were refused.
 
-    def faults(self, settings: Mapping[str, Any], takes: Mapping[str, Argument], prefix: str) -> Iterator[InputError]:
-        """Everything that cannot stay as it is."""
-        for name, value in settings.items():
-            name = name.removesuffix("+")
-            if name not in takes:
-                yield self._unknown(prefix, name, value, takes)
-            else:
-                yield from self._value(value, takes[name], f"{prefix}{name}")
+    Attributes:
+        message: the parser's.
+        faults, fault: what it says is wrong, and the one to report.
+        parser: of the command.
+        sources: where settings come from.
+    """
 
-    def _value(self, value: Any, argument: Argument, key: str) -> Iterator[InputError]:
-        classes = classes_in(argument.hint)
-        if classes and isinstance(value, list):
-            for one in value:
-                yield from self._value(one, argument, key)
-        elif classes and (isinstance(value, dict) or _named(value, argument)):
-            yield from self._class(value, argument, key)
-        elif isinstance(value, dict) and argument.hint is str:
-            pass  # the name of a file, which has been read
-        elif fault := _wrong_type(value, argument.hint):
-            yield InputError(fault, where=self._place(key), remedy=_remedy(value, argument.hint))
+    message: str
+    faults: list[Fault]
+    fault: Fault
+    parser: ArgumentParser
+    sources: Sources
 
-    def _class(self, value: Any, argument: Argument, key: str) -> Iterator[InputError]:
-        path, kind, classes = _named(value, argument), _kind(value, argument), classes_in(argument.hint)
-        if kind is None and path:
-            near = nearest_import(path)
-            remedy = f"did you mean {near}?" if near else "give the full import path of a class"
-            yield InputError(f"there is no class {path!r}", where=self._place(key), remedy=remedy)
-        elif kind is None:
+    def unknown(self) -> InputError:
+        key, class_name = self.fault.key, self.fault.class_path.rpartition(".")[2]
+        unknown = f"{key}.{short(self.fault.name)}".lstrip(".").removesuffix(".class_path")
+        if number := next((part for part in unknown.split(".") if part.isdigit()), None):
+            remedy = "leave the number out for the last item, or give the whole list"
+            return InputError(f"item {number} of a list cannot be set alone", where=self._source(key), remedy=remedy)
+        if class_name in UNNAMED:
+            where = next((name for name, given in self.sources if _sets(given, unknown)), None)
             remedy = f"name the class first: {GIVEN_BY['model'] if key in GIVEN_BY else f'--{key} CLASS'}"
-            yield InputError(f"{key} has values but no class yet", where=self._where(key), remedy=remedy)
-        elif path and not issubclass(kind, tuple(classes)):
-            remedy = f"give a {' or '.join(one.__name__ for one in classes)}"
-            yield InputError(f"{path} is not a class that can stand here", where=self._place(key), remedy=remedy)
-        else:
-            given = _init_args(value) if isinstance(value, dict) else {}
-            yield from self.faults(given, arguments_of(kind), f"{key}.")
-            if path or not named_class(argument.default):
-                yield from _missing(given, arguments_of(kind), f"{key}.")
+            if key == "data" and where and not where.startswith("-"):
+                remedy = "a log's YAML comes after the stage's: recalign fit recommender LOG"
+            return InputError(f"{key} has values but no class yet", where=where, remedy=remedy)
+        near = nearest(unknown, (one for one in self._known if not unknown.startswith(f"{one}.")))
+        above = unknown.rpartition(".")[0]
+        beside = sorted(one for one in self._known if one.startswith(above) and one != above)
+        given = {key.split(".")[0] for _, given in self.sources for key in given}
+        other = (text for one, text in OTHER_COMMAND.items() if one in given and one not in self._known)
+        remedy = next(other, f"did you mean {near}?" if near else f"there are: {', '.join(beside)}")
+        return InputError(f"there is no key {unknown!r}", where=self._source(unknown), remedy=remedy)
 
-    def interpolations(self) -> Iterator[InputError]:
-        """Every ``${key}`` that points to nothing."""
-        known = self._known(self.settings, self.takes, "")
-        for key, value in set_keys(self.settings).items():
-            for target in re.findall(r"\$\{([^}]+)\}", value) if isinstance(value, str) else ():
-                short = target.replace(".init_args", "")
-                if short not in known:
-                    near = nearest(short, known)
-                    if near and near.split(".")[0] in ("model", "data"):
-                        near = near.replace(".", ".init_args.", 1)
-                    yield InputError(
-                        f"${{{target}}} points to nothing",
-                        where=self._place(key),
-                        remedy=f"did you mean ${{{near}}}?" if near else "name a key that is set, such as ${model.lr}",
-                    )
+    def unrecognized(self) -> InputError:
+        first = self.fault.name.split(" ")[0]
+        if first.startswith("-"):
+            self.fault = self.fault._replace(name=first.lstrip("-").split("=")[0])
+            return self.unknown()
+        remedy = "names of YAML come first, and options begin with --"
+        remedy = f"did you mean --config {first}?" if first.endswith((".yaml", ".yml", ".json")) else remedy
+        return InputError(f"unexpected word {first!r}", remedy=remedy)
 
-    def _unknown(self, prefix: str, name: str, value: Any, takes: Mapping[str, Argument]) -> InputError:
-        inside = next(iter(set_keys(value)), "") if isinstance(value, dict) else ""
-        key = f"{prefix}{name}.{inside}".rstrip(".")
-        known = self._known(self.settings, self.takes, "")
-        near = nearest(key, (one for one in known if not key.startswith(f"{one}.")))
-        there = f"there are: {', '.join(f'{prefix}{one}' for one in sorted(takes))}"
-        other = (text for one, text in OTHER_COMMAND.items() if one in self.settings and one not in self.takes)
-        remedy = next(other, f"did you mean {near}?" if near else there)
-        return InputError(f"there is no key {key!r}", where=self._where(key), remedy=remedy)
+    def missing(self) -> InputError:
+        keys = [f"{self.fault.key}.{name}".lstrip(".") for name in self.fault.name.split(", ")]
+        write = f"write --{keys[0]} VALUE, or set it in a YAML"
+        remedy = next((f"name {text}" for key, text in GIVEN_BY.items() if key in keys), write)
+        return InputError(f"{', '.join(keys)} must be given", remedy=remedy)
 
-    def _known(self, settings: Mapping[str, Any], takes: Mapping[str, Argument], prefix: str) -> set[str]:
-        """Every key that may be set, of the classes that are named."""
-        known = set()
-        for name, argument in takes.items():
-            key, value = f"{prefix}{name}", settings.get(name)
-            known.add(key)
-            for one in value if isinstance(value, list) else [value]:
-                if kind := _kind(one, argument):
-                    given = _init_args(one) if isinstance(one, dict) else {}
-                    known |= self._known(given, arguments_of(kind), f"{key}.")
-        return known
+    def without_value(self) -> InputError:
+        below = [(one, given) for one, given in self.sources if f"{one}.".startswith(f"{self.fault.name}.")]
+        lacking = (one for one, given in below for value in given.values() if value is None or value.startswith("-"))
+        name = next(lacking, self.fault.name)
+        remedy = f"write {name} VALUE, or {name}=VALUE if it begins with a dash"
+        return InputError("a value must follow", where=name, remedy=remedy)
 
-    def _where(self, key: str) -> str | None:
-        """The option or the file that sets a key."""
-        found = [source for source, given, _ in sources(self.words) if _sets(given, key)]
-        return found[-1] if found else None
+    def no_class(self) -> InputError:
+        path = self.fault.name or self.fault.class_path
+        near = nearest_import(path)
+        remedy = f"did you mean {near}?" if near else "give the full import path of a class"
+        return InputError(f"there is no class {path!r}", where=self._place, remedy=remedy)
 
-    def _place(self, key: str) -> str:
+    def other_class(self) -> InputError:
+        what = f"{self.fault.class_path or self._value} is not a class that can stand here"
+        return InputError(what, where=self._place, remedy=f"give a {self.fault.name}")
+
+    def no_reference(self) -> InputError:
+        name = self.fault.name
+        near = nearest(short(name), self._known)
+        if near and near.split(".")[0] in ("model", "data"):
+            near = near.replace(".", ".init_args.", 1)
+        remedy = f"did you mean ${{{near}}}?" if near else "name a key that is set, such as ${model.lr}"
+        return InputError(f"${{{name}}} points to nothing", where=self._named_by(f"${{{name}}}"), remedy=remedy)
+
+    def no_variable(self) -> InputError:
+        name = self.fault.name
+        remedy = f"set it, or say what to use instead: ${{oc.env:{name},VALUE}}"
+        where = self._named_by(f"${{oc.env:{name}}}")
+        return InputError(f"there is no environment variable {name!r}", where=where, remedy=remedy)
+
+    def value(self) -> InputError:
+        hints = [one.name for one in self.faults if (one.kind, one.key) == ("value", self.fault.key)]
+        literals = [hint.removeprefix("typing.Literal") for hint in hints if hint.startswith("typing.Literal")]
+        choices = [str(one) for literal in literals for one in literal_eval(literal)]
+        kinds = [hint.removeprefix("<class '").removesuffix("'>") for hint in hints]
+        shown = _as_typed(self._value)
+        what = f"must be {' or '.join(kind for kind in kinds if kind != 'NoneType')}, not {shown}"
+        what = f"{shown} is none of {', '.join(choices)}" if choices else what
+        remedy = f"give one of them, or {SEE}" if choices else "give such a value"
+        if "list" in kinds and not self._value.startswith("["):
+            remedy = f"give a list: [{self._value}]"
+        elif near := nearest(self._value, choices):
+            remedy = f"did you mean {near}?"
+        return InputError(what, where=self._place, remedy=remedy)
+
+    @property
+    def _value(self) -> str:
+        """The value that was refused."""
+        found = re.findall(r"(?:Got|Given) value: (.*)|Expected a path but (\S+)", self.message)
+        return next(("".join(one) for one in found), "")
+
+    @property
+    def _place(self) -> str:
         """The key, after the file that it stands in."""
-        where = self._where(key)
-        return f"{where}, {key}" if where and not where.startswith("-") else key
+        source, key = self._source(self.fault.key), self.fault.key
+        return key if source is None or source.startswith("-") else f"{source}, {key}"
 
+    def _named_by(self, reference: str) -> str | None:
+        """The key whose value holds some text."""
+        return next((key for _, given in self.sources for key, one in given.items() if reference in str(one)), None)
 
-def _named(value: Any, argument: Argument) -> str | None:
-    """The class path that a value gives; text is one where no text may stand."""
-    if isinstance(value, dict):
-        return value.get("class_path")
-    text = isinstance(value, str) and value not in ("null", "true", "false") and str not in _plain(argument.hint)
-    return value if text else None
+    def _source(self, key: str) -> str | None:
+        """The last file or option that sets a key."""
+        return next((name for name, given in reversed(self.sources) if _sets(given, key)), None)
 
-
-def _kind(value: Any, argument: Argument) -> type | None:
-    """The class whose arguments a value may set."""
-    classes = classes_in(argument.hint)
-    path = (_named(value, argument) or named_class(argument.default)) if classes else None
-    if not path:
-        return classes[0] if classes and classes[0] not in UNNAMED else None
-    return find_class(path)
-
-
-def _init_args(settings: Mapping[str, Any]) -> dict[str, Any]:
-    inner = settings.get("init_args") or {}
-    return {key: value for key, value in settings.items() if key not in CLASS} | (
-        inner if isinstance(inner, dict) else {}
-    )
+    @cached_property
+    def _known(self) -> set[str]:
+        """Every key that may be set, of the classes that are named."""
+        named = {key.removesuffix(".class_path"): one for _, given in self.sources for key, one in given.items()}
+        named |= {self.fault.key: self.fault.class_path}
+        known = set(map(short, self.parser.get_defaults().keys())) - {"config"}
+        return known | {f"{key}.{name}" for key, one in named.items() for name in _arguments(str(one))}
 
 
 def _sets(given: Mapping[str, Any], key: str) -> bool:
-    return any(f"{one}.".startswith(f"{key}.") for one in set_keys(given))
+    return any(f"{one}.".startswith(f"{key}.") or f"{key}.".startswith(f"{one}.") for one in given)
 
 
-def _plain(hint: Any) -> list[Any]:
-    """The types of a hint one by one."""
-    inner = typing.get_args(hint)
-    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
-    return [one for part in inner for one in _plain(part)] if union else [hint]
+def _faults(message: str) -> Iterator[Fault]:
+    above: list[tuple[int, str, str]] = []
+    for line in filter(str.strip, message.splitlines()):
+        text, depth = line.lstrip(" -"), len(line) - len(line.lstrip())
+        above = [one for one in above if one[0] < depth]
+        for branch, pattern in BRANCHES.items():
+            if match := re.match(pattern, text):
+                above.append((depth, branch, match[1]))
+        for kind, pattern in FAULTS.items():
+            if match := re.search(pattern, text):
+                names = [one for group, one in match.groupdict().items() if one and group != "value"]
+                keys = [short(name) for _, branch, name in above if branch == "key"]
+                classes = [name for _, branch, name in above if branch == "class_path"]
+                yield Fault(kind, ".".join(names), ".".join(keys), classes[-1] if classes else "")
+                break
 
 
-def _wrong_type(value: Any, hint: Any) -> str | None:
-    """What is wrong with a value of its own, if anything."""
-    if hint is Any or (isinstance(value, str) and "${" in value):
-        return None
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--value", type=hint)
+@cache
+def _arguments(class_path: str) -> list[str]:
+    """The arguments of a class, dotted where they are those of a dataclass."""
     try:
-        parser.parse_object({"value": value})
-    except ArgumentError:
-        choices = _choices(hint)
-        if choices:
-            return f"{value!r} is none of {', '.join(choices)}"
-        kinds = [one.__name__ if isinstance(one, type) else str(one) for one in _plain(hint) if one is not type(None)]
-        return f"must be {' or '.join(kinds)}, not {value!r}"
-    return None
+        kind = imported(class_path)
+    except (ImportError, AttributeError, ValueError):
+        return []
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(kind, sub_configs=True, fail_untyped=False)
+    return list(parser.get_defaults().keys())
 
 
-def _choices(hint: Any) -> list[str]:
-    return [
-        str(one) for part in _plain(hint) if typing.get_origin(part) is typing.Literal for one in typing.get_args(part)
-    ]
-
-
-def _remedy(value: Any, hint: Any) -> str:
-    if any(typing.get_origin(one) is list for one in _plain(hint)) and not isinstance(value, list):
-        return f"give a list: [{value}]"
-    near = nearest(str(value), _choices(hint))
-    return f"did you mean {near}?" if near else f"give one of them, or {SEE}" if _choices(hint) else "give such a value"
-
-
-def _missing(given: Mapping[str, Any], takes: Mapping[str, Argument], prefix: str) -> Iterator[InputError]:
-    """The arguments that must be given and are not."""
-    if keys := _lacking(given, takes, prefix):
-        write = f"write --{keys[0]} VALUE, or set it in a YAML"
-        remedy = next((f"name {text}" for key, text in GIVEN_BY.items() if key in keys), write)
-        yield InputError(f"{', '.join(keys)} must be given", remedy=remedy)
-
-
-def _lacking(given: Mapping[str, Any], takes: Mapping[str, Argument], prefix: str) -> list[str]:
-    """Keys of the required arguments that are not given; in place of a dataclass, those of its own."""
-    keys: list[str] = []
-    for name, argument in takes.items():
-        key, kind = f"{prefix}{name}", next(iter(classes_in(argument.hint)), None)
-        if argument.required and name not in given and key not in LINKED:
-            inner = _lacking({}, arguments_of(kind), f"{key}.") if is_dataclass(kind) else []
-            keys += inner or [key]
-    return keys
+def _as_typed(text: str) -> str:
+    """Text in quotes; a number, a list and the like as they are."""
+    try:
+        literal_eval(text)
+    except (ValueError, SyntaxError):
+        return repr(text)
+    return text

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import copy
 import os
-import re
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,7 @@ from recalign.kept import State
 from recalign.stage import upstream
 from recalign.stage.folder import RunConfig, RunFolder
 from recalign.stage.manifest import Manifest, run_key
-from recalign.stage.parser import constructing
-from recalign.stage.request import Request
+from recalign.stage.settings import constructing
 
 
 @dataclass(frozen=True)
@@ -29,9 +27,8 @@ class ParsedStage:
     """A command with all resolved that needs no run.
 
     Attributes:
-        request: what was asked for, as it was given.
         words: the command line after ``recalign`` that runs it alone.
-        asked: the settings that it gives, merged.
+        variables: names of the environment variables that it reads.
         config: every value, upstream checkpoints filled in as far as they exist.
         run: names the run folder.
         seed: of everything.
@@ -42,9 +39,8 @@ class ParsedStage:
         upstream: the checkpoints that the stage starts from; a path is None as long as that stage has not run.
     """
 
-    request: Sequence[str] | Request
     words: list[str]
-    asked: dict[str, Any]
+    variables: set[str]
     config: dict[str, Any]
     run: RunConfig
     seed: int
@@ -80,7 +76,7 @@ class ParsedStage:
     @property
     def shareable(self) -> dict[str, Any]:
         """The configuration to write down: with ``${oc.env:NAME}`` in place of that variable's value."""
-        return without_values(self.config, set(re.findall(r"\$\{oc\.env:\s*(\w+)", str(self.asked))))
+        return without_values(self.config, self.variables)
 
     @property
     def dry(self) -> bool:

@@ -1,4 +1,4 @@
-"""What is used of Lightning beyond its public API; as seen in lightning 2.6.6 (tests/stage/test_stage_private.py)."""
+"""What is used of Lightning beyond its public API, as seen in 2.6.6; tests/test_private.py lists every such name."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -91,25 +91,31 @@ def loggers(parsed: ParsedStage, manifest: Manifest, extra: list[Logger]) -> lis
 
 
 @contextmanager
-def recorded(folder: RunFolder, manifest: Manifest | None, loggers: Sequence[Logger]) -> Iterator[None]:
-    """Write into the manifest of a `fit` how it ended, log its artifacts if it succeeded, and end the W&B runs."""
+def recorded(parsed: ParsedStage, manifest: Manifest | None, loggers: Sequence[Logger]) -> Iterator[None]:
+    """Write into the manifest of a `fit` how it ended, log its artifacts if it succeeded, and end the W&B runs.
+
+    After a `test`, record the trust report that it has written anew.
+    """
+    folder, trained = parsed.folder, manifest if parsed.training else None
     began, code = time.monotonic(), 1
     try:
         yield
-        if manifest:
-            _end(folder, manifest, "finished", began)
+        if trained:
+            _end(folder, trained, "finished", began)
+        elif parsed.subcommand == "test" and not parsed.dry:
+            renew_trust(folder)
         code = 0
     except BaseException as error:
-        if manifest:
+        if trained:
             said = "" if isinstance(error, KeyboardInterrupt) else str(error)  # that says how to go on, not what failed
-            manifest.error = said or type(error).__name__
+            trained.error = said or type(error).__name__
             with suppress(OSError):  # the disk may be what failed
-                _end(folder, manifest, "failed", began)
+                _end(folder, trained, "failed", began)
         raise
     finally:
         for log in [logger for logger in loggers if isinstance(logger, WandbLog)]:
-            if manifest and code == 0:
-                log.use(lambda run: log_artifacts(run, folder, manifest))
+            if trained and code == 0:
+                log.use(lambda run: log_artifacts(run, folder, trained))
             log.finish(code)
 
 
@@ -130,6 +136,11 @@ def renew_trust(folder: RunFolder) -> None:
     if manifest and manifest.digests and folder.trust.is_file():
         manifest.digests[folder.trust.name] = sha256(folder.trust)
         manifest.write(folder)
+
+
+def outcome(parsed: ParsedStage) -> Path | None:
+    """The checkpoint that a `fit` hands over, or the one that another command has loaded."""
+    return handed_over(parsed.folder) if parsed.training and not parsed.dry else parsed.checkpoint
 
 
 def handed_over(folder: RunFolder) -> Path | None:

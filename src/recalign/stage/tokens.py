@@ -14,10 +14,10 @@ import yaml
 from recalign.code import class_paths, code_digest
 from recalign.files import digest, sha256
 from recalign.kept import State
-from recalign.semantic_ids.command import CODES, tokenize
+from recalign.semantic_ids.tokenize_command import CODES, tokenize
 from recalign.stage.folder import RunConfig, RunFolder
 from recalign.stage.manifest import Manifest, git_state, now, versions
-from recalign.stage.parser import instantiated, parse_call
+from recalign.stage.settings import instantiated, parse_call
 from recalign.stage.upstream import TOKENS
 
 

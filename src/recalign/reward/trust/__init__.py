@@ -2,7 +2,17 @@
 
 from recalign.reward.trust.errors import Trust, accuracy, trust_of
 from recalign.reward.trust.predictions import predict
-from recalign.reward.trust.report import Comparison, compare, report
+from recalign.reward.trust.report import PredictionComparison, compare_predictions, report
 from recalign.reward.trust.verdict import IMPLICATION, verdict
 
-__all__ = ["IMPLICATION", "Comparison", "Trust", "accuracy", "compare", "predict", "report", "trust_of", "verdict"]
+__all__ = [
+    "IMPLICATION",
+    "PredictionComparison",
+    "Trust",
+    "accuracy",
+    "compare_predictions",
+    "predict",
+    "report",
+    "trust_of",
+    "verdict",
+]

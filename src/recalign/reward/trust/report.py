@@ -52,7 +52,7 @@ def read_trust(run: Path) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class PredictionComparison:
     """A reward model and its baselines on the events of one part.
 
     Attributes:
@@ -69,9 +69,9 @@ class Comparison:
     ordered_on: str | None
 
 
-def compare(
+def compare_predictions(
     data: RewardData, predicted: Callable[[Windows], pl.DataFrame], parts: Sequence[Part]
-) -> tuple[dict[Part, Comparison], dict[str, Any]]:
+) -> tuple[dict[Part, PredictionComparison], dict[str, Any]]:
     """Measure a reward model and its baselines.
 
     Where fewer than `ENOUGH_USERS` users of the first part have a pair, and more of those outside the group, its
@@ -90,18 +90,18 @@ def compare(
     """
     fitted, chosen = fit_baselines(data.frame, data.num_items)
     expected = data.means.join(fitted, on="event")
-    measured: dict[Part, Comparison] = {}
+    measured: dict[Part, PredictionComparison] = {}
     for part in parts:
         events = _events(data, predicted(data.windows(part)).join(expected, on="event", maintain_order="left"))
         bootstrap = _bootstrap(events)
-        measured[part] = Comparison(events, _table(events, bootstrap), bootstrap, part)
+        measured[part] = PredictionComparison(events, _table(events, bootstrap), bootstrap, part)
     first = parts[0]
     if (pairs := _users_with_pairs(measured[first].events)) < ENOUGH_USERS:
         measured[first] = _ordered_by_others(data, predicted, measured[first], pairs)
     return measured, chosen
 
 
-def report(data: RewardData, parts: Mapping[Part, Comparison], baselines: dict[str, Any]) -> dict[str, Any]:
+def report(data: RewardData, parts: Mapping[Part, PredictionComparison], baselines: dict[str, Any]) -> dict[str, Any]:
     """The verdict, what it implies, and the figures, in plain values.
 
     Verdict, reliability and recommendations come from the first part, validation where there is one: the test must not
@@ -109,7 +109,7 @@ def report(data: RewardData, parts: Mapping[Part, Comparison], baselines: dict[s
 
     Args:
         data: the log and the group of users that the model was trained on.
-        parts, baselines: from `compare`.
+        parts, baselines: from `compare_predictions`.
     """
     first, part = next(iter(parts.items()))
     head = _head(data, part, first)
@@ -130,8 +130,8 @@ def _users_with_pairs(events: pl.DataFrame) -> int:
 
 
 def _ordered_by_others(
-    data: RewardData, predicted: Callable[[Windows], pl.DataFrame], part: Comparison, pairs: int
-) -> Comparison:
+    data: RewardData, predicted: Callable[[Windows], pl.DataFrame], part: PredictionComparison, pairs: int
+) -> PredictionComparison:
     """A comparison whose ``pairwise`` is of the training rows of users outside the group, if more of them have a pair.
 
     As it was otherwise, or nan where these are too few as well. Ridge and factorisation know nothing of other users, so
@@ -183,7 +183,7 @@ def _ahead(events: pl.DataFrame) -> dict[str, np.ndarray]:
     return ahead
 
 
-def _head(data: RewardData, part: Comparison, name: str) -> dict[str, Any]:
+def _head(data: RewardData, part: PredictionComparison, name: str) -> dict[str, Any]:
     said, reward = verdict(part.table), data.rated["reward"].to_numpy()
     found = noise(data.rated, part.table, float(part.events["reward"].to_numpy().var()))
     advantage = (part.events["model"] - part.events["user"]).cast(pl.Float64).to_numpy()
@@ -200,7 +200,7 @@ def _head(data: RewardData, part: Comparison, name: str) -> dict[str, Any]:
     }
 
 
-def _part(part: Comparison) -> dict[str, Any]:
+def _part(part: PredictionComparison) -> dict[str, Any]:
     events, table, bootstrap = part.events, part.table, part.bootstrap
     best = best_average(table)
     groups = {"item": "met", "popularity": "popularity_tenth", "activity": "activity_fifth"}

@@ -16,7 +16,7 @@ from recalign.errors import InputError
 from recalign.recommender import RecommenderVectors
 from recalign.semantic_ids import ParquetVectors, load_codes
 from recalign.semantic_ids.codes import CodesTable
-from recalign.semantic_ids.command import _with_new, tokenize
+from recalign.semantic_ids.tokenize_command import _with_new, tokenize
 from recalign.sequences import EventDataModule
 
 

@@ -9,8 +9,8 @@ from recalign.chain.experiment import Chain
 from recalign.chain.plan import Overrides, Plan
 from recalign.chain.run import run_chain
 from recalign.errors import InputError
-from recalign.keys import short
-from recalign.stage.parser import instantiated, parse_call
+from recalign.keys import short, split
+from recalign.stage.settings import instantiated, parse_call
 
 
 def chain(argv: Sequence[str]) -> Path:
@@ -44,18 +44,15 @@ def split_overrides(argv: Sequence[str]) -> tuple[list[str], Overrides]:
     """
     own: list[str] = []
     overrides: Overrides = {}
-    words = iter(argv)
-    for word in words:
-        option, equals, value = word.partition("=")
+    for option, value, words in split(argv):
         if option.startswith(("--model.", "--checkpoint.", "--early_stopping.")):
             raise InputError(
                 "is a setting of one stage", where=option, remedy=f"write --stages.STAGE.{option[2:]} VALUE"
             )
         if not option.startswith(("--trainer.", "--data.", "--stages.")):
-            own.append(word)
+            own += words
             continue
-        value = value if equals else next(words, "--")
-        if not equals and value.startswith("--"):
+        if value is None:
             raise InputError("a value must follow", where=option, remedy=f"write {option} VALUE")
         stage = None
         if option.startswith("--stages."):

@@ -6,7 +6,7 @@ import pytest
 
 from recalign.errors import InputError
 from recalign.stage import parse_stage
-from recalign.stage.parser import constructing
+from recalign.stage.settings import constructing, set_keys
 
 
 def parse(*words: str):
@@ -88,6 +88,28 @@ def test_a_class_given_anew_starts_from_its_own_defaults():
     assert parse("--config", log)["data"]["init_args"]["split"]["init_args"] == {"test": 1, "validation": 5}
     log = write("log.yaml", "data: {split: {class_path: stage_doubles.TimeSplit, init_args: {cuts: [0.5, 0.6]}}}")
     assert parse("--config", log)["data"]["init_args"]["split"]["init_args"] == {"cuts": [0.5, 0.6]}
+
+
+def test_a_class_that_is_changed_hands_on_what_follows_from_other_settings():
+    words = ("--data.max_length=5", "--model.encoder=stage_doubles.OtherMixer")
+    assert parse(*words)["model"]["init_args"]["encoder"]["init_args"]["max_length"] == 5
+    assert parse(*words, "--data.max_length=6")["model"]["init_args"]["encoder"]["init_args"]["max_length"] == 6
+
+
+def test_files_and_variables_that_settings_name_are_read_anew(monkeypatch: pytest.MonkeyPatch):
+    for root in ("one", "two"):
+        monkeypatch.setenv("PLACE", root)
+        parsed = parse_stage(["fit", "--config", "toy.yaml", "--data.root", "${oc.env:PLACE}"])
+        assert parsed.config["data"]["init_args"]["root"] == root
+        assert parsed.shareable["data"]["init_args"]["root"] == "${oc.env:PLACE}"
+        write("mixer.yaml", f"class_path: stage_doubles.Mixer\ninit_args: {{dim: {len(root) + ord(root[0])}}}")
+        encoder = parse("--model.encoder", "mixer.yaml")["model"]["init_args"]["encoder"]
+        assert encoder["init_args"]["dim"] == len(root) + ord(root[0])
+
+
+def test_a_file_that_changes_is_parsed_again():
+    assert parse("--config", write("log.yaml", "data: {max_length: 3}"))["data"]["init_args"]["max_length"] == 3
+    assert parse("--config", write("log.yaml", "data: {max_length: 4}"))["data"]["init_args"]["max_length"] == 4
 
 
 def test_single_values_of_a_log_can_still_be_changed():
@@ -174,6 +196,8 @@ def test_a_mistyped_class_names_the_nearest(words: list[str], meant: str):
         (["--data.reward", "[1, 2]"], "data.reward: must be str, not [1, 2]"),
         (["--seed_everything", "true"], "seed_everything: must be int"),
         (["--trainer.max_epochs"], "--trainer.max_epochs: a value must follow"),
+        (["--data.root", "${oc.env:NOT_SET}"], "data.root: there is no environment variable 'NOT_SET'\n  -> set it"),
+        (["--data.reward", "-stars"], "a value must follow\n  -> write --data.reward VALUE, or --data.reward=VALUE"),
         (["other.yaml"], "did you mean --config other.yaml?"),
         (["--run.chain", "a/b"], "'a/b' cannot name a folder"),
         (["--model", "stage_doubles.ToyData"], "stage_doubles.ToyData is not a class that can stand here"),
@@ -202,7 +226,7 @@ def test_a_log_before_its_stage_is_told_the_order(words: list[str]):
 
 
 def test_a_command_without_a_stage_says_what_is_missing():
-    with pytest.raises(InputError, match=r"model, data, run\.name must be given"):
+    with pytest.raises(InputError, match=r"run\.name, data, model must be given"):
         parse_stage(["fit"])
     with pytest.raises(InputError, match=r"'fitt' is none of fit, validate, test, predict\n  -> did you mean fit\?"):
         parse_stage(["fitt"])
@@ -245,7 +269,7 @@ def test_a_printed_configuration_is_the_same_configuration(capsys: pytest.Captur
         (["--config", "chain.yaml"], "this is a chain's YAML: recalign chain"),
         (["--config", "data.bin"], "data.bin: cannot be read: .*\n.*a YAML file, in UTF-8"),
         (["--config", "."], r"\.: cannot be read"),
-        (["--data.log.files", "a.csv"], r"data.log.files: must be list\[str\], not 'a.csv'\n.*give a list: \[a.csv\]"),
+        (["--data.log.files", "a.csv"], r"data.log.files: must be list, not 'a.csv'\n.*give a list: \[a.csv\]"),
         (["--trainer.unknown_to_all", "1"], "there are: trainer.accelerator, "),
         (["--data.log.columns", "3"], "data.log.columns: must be dict"),
     ],
@@ -286,3 +310,9 @@ def test_what_a_constructor_refuses_comes_with_a_remedy():
         raise of_every_type
     assert refused.value.what == "power must not be negative, not -1"
     assert "--help" in str(refused.value.remedy)
+
+
+def test_keys_that_settings_set_are_counted_inside_classes_too():
+    given = {"data.split": "{class_path: X, init_args: {n: 1}}", "data.reward": "{a}", "model.encoder": {"dim": 3}}
+    expected = {"data.split": "X", "data.split.n": 1, "data.reward": "{a}", "model.encoder.dim": 3}
+    assert set_keys(given) == expected

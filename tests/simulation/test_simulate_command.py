@@ -6,7 +6,7 @@ import pytest
 import yaml
 from jsonargparse import ArgumentParser
 
-from recalign.simulation.command import simulate
+from recalign.simulation.simulate_command import simulate
 from recalign.simulation.world import World
 
 SMALL = ["--users", "20", "--items", "40", "--events", "300"]

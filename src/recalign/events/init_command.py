@@ -26,7 +26,7 @@ from recalign.events import files, guess, reading
 from recalign.events.division import Division, divide
 from recalign.events.files import Source
 from recalign.events.joining import matched
-from recalign.events.log import Log
+from recalign.events.log import LogMapping
 from recalign.events.messages import did_you_mean
 from recalign.events.table import EventTable, load_events
 from recalign.events.tree import plain_name
@@ -65,7 +65,7 @@ def init(words: Sequence[str]) -> None:
     if not named:
         frame, meaning = _name_columns(frame, meaning)
     reward = meaning.pop("reward")
-    log = Log(
+    log = LogMapping(
         name,
         entries,
         header=None if named else frame.columns,
@@ -212,7 +212,7 @@ def _name_columns(frame: pl.DataFrame, meaning: dict[str, str]) -> tuple[pl.Data
     return frame.rename(names), {role: role for role in COLUMNS} | {"reward": reward}
 
 
-def _print_events(log: Log, reward: str, division: Division, events: EventTable) -> None:
+def _print_events(log: LogMapping, reward: str, division: Division, events: EventTable) -> None:
     """Print the first events, and a summary of the log and its split."""
     frame, high = events.frame, division.high
     condition = pl.sql_expr(high) if high else pl.col("reward") > pl.col("reward").quantile(0.75, "linear")
@@ -238,7 +238,7 @@ def _print_events(log: Log, reward: str, division: Division, events: EventTable)
         print(note)
 
 
-def _yaml_text(log: Log, root: Path, reward: str, division: Division, commands: list[str]) -> str:
+def _yaml_text(log: LogMapping, root: Path, reward: str, division: Division, commands: list[str]) -> str:
     """Write a log as commented YAML."""
     high, split = division.settings["high"], division.settings["split"]
     comments = {

@@ -1,0 +1,208 @@
+"""LightningCLI with what a stage may be given beside model, data and trainer, in two steps: parse, then build."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import Namespace
+from lightning import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.strategies import DDPStrategy
+
+from recalign.errors import InputError, nearest
+from recalign.keys import split
+from recalign.recommender.training import PolicyModule
+from recalign.stage import checks, upstream
+from recalign.stage.checkpoint import RunCheckpoint, WholeCheckpointIO, find_checkpoint
+from recalign.stage.classes import imported
+from recalign.stage.console import progress
+from recalign.stage.evaluated import evaluated
+from recalign.stage.folder import RunConfig, RunFolder, swept
+from recalign.stage.guard import Monitored, NaNGuard, StepSeeds
+from recalign.stage.manifest import Manifest
+from recalign.stage.parsed import ParsedStage
+from recalign.stage.settings import Parser, constructing
+from recalign.stage.watch import Watch
+
+COMMANDS = ("fit", "validate", "test", "predict")
+OPTIONAL = ("optimizer", "lr_scheduler", "early_stopping")
+"""A configuration mentions these only where they are given."""
+TRAINER_DEFAULTS = {"devices": 1, "log_every_n_steps": 10, "enable_model_summary": False}
+READ_ANEW = re.compile(r"^[^#\n]*(\$\{[\w.]+:|\.(ya?ml|json)\b)", re.MULTILINE)
+"""In the text of settings: a resolver such as ``${oc.env:HOME}``, or a file of further settings."""
+_PARSER: list[LightningArgumentParser] = []
+_PARSED: dict[tuple[str, ...], Namespace] = {}
+"""What jsonargparse made of words, by them and by the content of the files that they name."""
+
+
+class StageCLI(LightningCLI):
+    """A stage: the constructor parses, `build` makes the objects.
+
+    Args:
+        words: after ``recalign``.
+        *callbacks: added to the configured ones, and not recorded.
+
+    Attributes:
+        parsed: the command.
+    """
+
+    parsed: ParsedStage
+
+    def __init__(self, words: Sequence[str], *callbacks: Callback) -> None:
+        self.words, self.callbacks = list(words), callbacks
+        self.command = next(iter(words), "")
+        if self.command not in COMMANDS:
+            near = nearest(self.command, COMMANDS)
+            remedy = f"did you mean {near}?" if near else None
+            raise InputError(f"{self.command!r} is none of {', '.join(COMMANDS)}", where="recalign", remedy=remedy)
+        super().__init__(
+            LightningModule,
+            LightningDataModule,
+            save_config_callback=None,  # the run folder has its own config.yaml
+            trainer_defaults=dict(TRAINER_DEFAULTS),
+            parser_kwargs={"parser_mode": "omegaconf+"},
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            args=self.words[1:],
+            run=False,  # or a checkpoint's hyper-parameters, even its class, replace what is configured
+        )
+
+    def setup_parser(self, *args: Any) -> None:
+        """Make the parser once a process: adding all arguments takes as long as parsing."""
+        if not _PARSER:
+            super().setup_parser(*args)
+            _PARSER.append(self.parser)
+        self.parser = _PARSER[0]
+        self.parser.prog = f"recalign {self.command}"
+
+    def init_parser(self, **kwargs: Any) -> Parser:
+        parser = Parser(**kwargs)
+        parser.add_files()
+        return parser
+
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--seed_everything", type=int, default=0, help="Seed of everything; names the run folder.")
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_class_arguments(RunConfig, "run")
+        parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
+        parser.add_argument(
+            "--early_stopping", type=EarlyStopping | None, help="Ends training when a figure no longer improves."
+        )
+        parser.add_argument(
+            "--ckpt_path", type=str | None, help="Checkpoint to continue or to evaluate: last, best, FILE."
+        )
+        parser.link_arguments("data.num_items", "model.init_args.num_items", apply_on="instantiate")
+
+    def parse_arguments(self, parser: Parser, args: Any) -> None:  # type: ignore[override]
+        self.config, variables = _read(parser, args)
+        self.parsed = self._parsed(parser, self.config, variables)
+        self.config.seed_everything = False  # the run seeds, not the constructor
+        self.config_dump = self.parsed.config  # what LightningCLI records as hyper-parameters
+
+    def instantiate_classes(self) -> None:
+        """Do nothing yet: `build` does it."""
+
+    def _parsed(self, parser: Parser, config: Namespace, variables: set[str]) -> ParsedStage:
+        seed, trains = config.seed_everything, self.command == "fit"
+        _import(config.run.imports)
+        _fill_defaults(config)
+        checks.settings(config, training=trains)
+        if trains:
+            config.run.name = swept(config.run.name)
+        run = RunConfig(**vars(config.run))
+        log = config.data.init_args.log.name
+        folder = RunFolder.of(run, run.chain or log, seed)
+        checkpoint = find_checkpoint(config.ckpt_path, folder, self.command)
+        own = RunFolder(checkpoint.parent.parent) if checkpoint else None
+        if own and not trains and own.config.is_file():
+            folder = own  # what is found out about a run stands in its own folder, wherever that was moved
+        continued = Manifest.read(own) if own else None
+        alone = not trains and issubclass(imported(config.model.class_path), PolicyModule)
+        found = upstream.declared(config, continued)
+        if alone:  # it needs none of them
+            for one in found:
+                del config[one.part].init_args[one.argument]
+            found = []
+        upstream.resolve(config, found, folder, log)
+        # it has just been parsed, and JSON is read faster than YAML
+        resolved = json.loads(parser.dump(config, format="json", skip_unset=False, skip_validation=True))
+        resolved = {key: value for key, value in resolved.items() if value is not None or key not in OPTIONAL}
+        parsed = ParsedStage(self.words, variables, resolved, run, seed, log, folder, checkpoint, continued, found)
+        if alone:
+            config.model = evaluated(str(checkpoint), config.model)
+        if parsed.in_place:
+            resolved["ckpt_path"] = None  # config.yaml repeats the whole run, not its last part
+        return parsed
+
+    def build(self) -> tuple[Trainer, LightningModule, LightningDataModule]:
+        """Instantiate what is configured.
+
+        Raises:
+            InputError: a constructor refuses a value.
+        """
+        with constructing():
+            super().instantiate_classes()
+        return self.trainer, self.model, self.datamodule
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        parsed, config = self.parsed, self.config_init["trainer"]
+        self.config_init["checkpoint"].dirpath = str(parsed.folder.checkpoints.resolve())
+        self.own_loggers = [logger for logger in _listed(config.logger) if not isinstance(logger, bool)]
+        ours = NaNGuard(parsed.folder.last), Monitored(), StepSeeds(parsed.seed), Watch()
+        callbacks: list[Callback] = [*ours, *self.callbacks]
+        bars = [one for one in _listed(config.callbacks) if isinstance(one, ProgressBar)]
+        if config.enable_progress_bar is not False and not bars:
+            callbacks.append(progress(parsed.run.name))
+        self.trainer_defaults["callbacks"] = [*callbacks, *_listed(self.config_init["early_stopping"])]
+        root = config.default_root_dir or str(parsed.folder.path)
+        plugins = [*_listed(config.plugins), WholeCheckpointIO()]
+        if config.strategy == "ddp":
+            config.strategy = DDPStrategy(broadcast_buffers=False)  # no buffer changes in training
+        # Our own loggers come later, when the run folder is ready for them.
+        return super().instantiate_trainer(logger=False, default_root_dir=root, plugins=plugins, **kwargs)
+
+
+def _read(parser: Parser, words: Sequence[str]) -> tuple[Namespace, set[str]]:
+    """Settings, and the environment variables that they name.
+
+    Kept: it takes long, and a chain's stages are planned and then run. Settings that name files or variables are read
+    anew, for these may have changed.
+    """
+    files = [Path(value) for option, value, _ in split(words) if option in ("-c", "--config") and value]
+    texts = (*words, *(file.read_text(encoding="utf-8", errors="replace") for file in files if file.is_file()))
+    variables = {name for text in texts for name in re.findall(r"\$\{oc\.env:\s*(\w+)", text)}
+    config = _PARSED.get(texts) or parser.read(words)
+    if not any(READ_ANEW.search(text) for text in texts[len(words) - 2 * len(files) :]):
+        _PARSED[texts] = config
+    config = config.clone()
+    config.pop("config", None)
+    return config, variables
+
+
+def _listed(value: Any) -> list[Any]:
+    """One value, several, or none, as a list."""
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
+def _import(modules: Sequence[str]) -> None:
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise InputError(str(error), where="run.imports", remedy="name modules that can be imported") from error
+
+
+def _fill_defaults(config: Namespace) -> None:
+    """Fill nulls that follow from other settings: the data's seed, and how long this kind of model trains."""
+    if config.data.init_args.get("seed", 0) is None:
+        config.data.init_args.seed = config.seed_everything
+    trainer = config.trainer
+    if trainer.max_epochs is None and trainer.max_steps == -1 and trainer.max_time is None:
+        trainer.max_epochs = getattr(imported(config.model.class_path), "MAX_EPOCHS", None)

@@ -1,0 +1,42 @@
+"""Whom a policy recommends to: raw ids as the log has them."""
+
+from __future__ import annotations
+
+import polars as pl
+import pytest
+
+from recalign.errors import InputError
+from recalign.recommender.serving import require_users
+
+TEXT = pl.Series(["anna", "0104257", "8"])
+NUMBERS = pl.Series([8, 10, 104257], dtype=pl.UInt32)
+
+
+@pytest.mark.parametrize(
+    ("asked", "known", "found"),
+    [
+        (["0104257", "anna"], TEXT, ["0104257", "anna"]),
+        (["0104257", "10"], NUMBERS, [104257, 10]),
+        ([10, 8], NUMBERS, [10, 8]),
+        ([8], TEXT, ["8"]),
+    ],
+)
+def test_ids_are_read_as_the_log_would_read_them(asked: list, known: pl.Series, found: list):
+    assert require_users(asked, known).to_list() == found
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (["104257"], "the log has no user '104257'\n  -> did you mean '0104257'?"),
+        (["nobody at all"], "give raw ids of the log"),
+        ([], "is not a list of users"),
+        ("anna", "is not a list of users"),
+        (7, "is not a list of users"),
+    ],
+)
+def test_users_that_the_log_does_not_have(asked: list, said: str):
+    with pytest.raises(InputError) as refused:
+        require_users(asked, TEXT)
+    assert str(refused.value).startswith("users: ")
+    assert said in str(refused.value)
