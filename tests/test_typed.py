@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import get_type_hints
+from typing import Any, get_type_hints
 
 import pytest
+from jsonargparse import ArgumentParser
+from lightning import LightningDataModule, LightningModule
 
 from recalign.posttrain.actions import SampledActions, SampledSettings
 from recalign.posttrain.base import PostTraining, TrainingSettings
@@ -15,7 +17,6 @@ from recalign.posttrain.weighted import WeightedSFT
 from recalign.recommender.module import Cloning, CloningSettings
 from recalign.reward.data import RewardData, RewardSettings
 from recalign.sequences.data import EventDataModule, LogSettings
-from recalign.stage.classes import arguments_of
 
 PASSED_ON = [  # the settings, whose arguments they are, and those that every subclass has of its own
     (TrainingSettings, PostTraining, {"lr"}),
@@ -29,12 +30,28 @@ PASSED_ON = [  # the settings, whose arguments they are, and those that every su
 ]
 
 
+def defaults_of(kind: type) -> dict[str, Any]:
+    """The arguments of a class and their defaults, as the command reads them."""
+    parser = ArgumentParser()
+    parser.add_class_arguments(kind, "own", fail_untyped=False)
+    return vars(parser.get_defaults().own)
+
+
+def hints_of(kind: type) -> dict[str, Any]:
+    """The types of all arguments, those of base classes too."""
+    found: dict[str, Any] = {}
+    for base in reversed(kind.__mro__):
+        if issubclass(base, (LightningModule, LightningDataModule)) and "__init__" in vars(base):
+            found |= get_type_hints(base.__init__)
+    return found
+
+
 @pytest.mark.parametrize(("settings", "kind", "own"), PASSED_ON, ids=lambda one: getattr(one, "__name__", ""))
 def test_settings_are_the_arguments_with_their_types(settings, kind, own):
-    found = arguments_of(kind)
-    assert {name: found[name].hint for name in found if name not in own} == get_type_hints(settings)
+    hints = hints_of(kind)
+    assert {name: hints[name] for name in defaults_of(kind) if name not in own} == get_type_hints(settings)
 
 
 def test_the_command_reads_defaults_where_they_are():
-    assert arguments_of(WeightedSFT)["keep"].default == arguments_of(PostTraining)["keep"].default == 0.97
-    assert arguments_of(PostTrainingData)["max_length"].default == 200
+    assert defaults_of(WeightedSFT)["keep"] == defaults_of(PostTraining)["keep"] == 0.97
+    assert defaults_of(PostTrainingData)["max_length"] == 200
