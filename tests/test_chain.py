@@ -273,6 +273,15 @@ def test_settings_that_only_talk_train_nothing_anew(again: Path):
     assert commands(said.out) == []
 
 
+def test_the_value_of_a_variable_is_written_nowhere(again: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("WHO", "1.2345678")
+    said = tiny.chain(again, "--data.log.where=item > ${oc.env:WHO}", "--methods", "[start, bc]")
+    assert said.code == 0, said.err
+    files = [path for path in (again / "runs").rglob("*") if path.is_file() and path.suffix != ".ckpt"]
+    assert [path for path in files if b"1.2345678" in path.read_bytes()] == []
+    assert "${oc.env:WHO}" in (again / "runs/tiny/check.json").read_text()
+
+
 def test_one_process_at_a_time_runs_a_chain_in_a_folder(again: Path):
     with FileLock((again / RUNS).with_name(".tiny.lock")):
         result = tiny.chain(again)

@@ -312,6 +312,14 @@ def test_what_a_constructor_refuses_comes_with_a_remedy():
     assert "--help" in str(refused.value.remedy)
 
 
+def test_a_constructors_own_message_is_kept_whatever_it_came_from():
+    of_every_type = ValueError("jsonargparse names every type that it tried")
+    of_every_type.__cause__ = own = InputError("cannot be read", where="codes.parquet", remedy="make it again")
+    own.__cause__ = OSError("parquet: File out of specification")
+    with pytest.raises(InputError, match=r"codes.parquet: cannot be read"), constructing():
+        raise of_every_type
+
+
 def test_keys_that_settings_set_are_counted_inside_classes_too():
     given = {"data.split": "{class_path: X, init_args: {n: 1}}", "data.reward": "{a}", "model.encoder": {"dim": 3}}
     expected = {"data.split": "X", "data.split.n": 1, "data.reward": "{a}", "model.encoder.dim": 3}

@@ -33,6 +33,7 @@ from recalign.sequences.verdict import verdict
 from recalign.simulation import World, simulate, write
 from recalign.stage import ParsedStage
 from recalign.stage.console import quiet
+from recalign.stage.parsed import without_values
 from recalign.stage.upstream import TOKENS
 
 
@@ -98,7 +99,7 @@ def _prepare(plan: Plan) -> None:
     data = plan.data(first)
     _require_same_log(plan.folder, data.log_.name)
     _world(plan, first)
-    _check(data, plan.folder)
+    _check(data, plan.folder, plan.parsed("reward", first).variables)
     _require_rewards(plan)
 
 
@@ -172,9 +173,9 @@ def _require_rewards(plan: Plan) -> None:
             data.require_rated("validation")
 
 
-def _check(data: RewardData, folder: Path) -> None:
-    """What `recalign check` says, kept for the report."""
+def _check(data: RewardData, folder: Path, variables: set[str]) -> None:
+    """What `recalign check` says, kept for the report, which others may read: without the values of variables."""
     sections = audit_log(data)
     said = verdict(sections, data.log_.time_unit)
-    write_json(folder / "check.json", {"verdict": str(said), **sections})
+    write_json(folder / "check.json", without_values({"verdict": str(said), **sections}, variables))
     say(f"{data.report}\n{said}")

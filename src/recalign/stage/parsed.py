@@ -140,7 +140,7 @@ def fingerprint(datamodule: LightningDataModule) -> str | None:
 def without_values(settings: Any, names: Iterable[str]) -> Any:
     """Settings with ``${oc.env:NAME}`` wherever the value of one of these environment variables stands."""
     if isinstance(settings, dict):
-        return {key: without_values(value, names) for key, value in settings.items()}
+        return {without_values(key, names): without_values(value, names) for key, value in settings.items()}
     if isinstance(settings, list):
         return [without_values(value, names) for value in settings]
     for name in names:

@@ -169,7 +169,7 @@ def constructing() -> Iterator[None]:
         cause = error.__cause__
     except ImportError as error:
         cause = error
-    while cause.__cause__ is not None:
+    while cause.__cause__ is not None and not isinstance(cause, InputError):
         cause = cause.__cause__
     if isinstance(cause, ImportError):
         raise InputError(f"a package is missing: {cause}", remedy="install it, or leave out what needs it") from cause
