@@ -196,10 +196,16 @@ def recorded(path: Path) -> str | None:
     return None
 
 
-def is_recorded(path: Path) -> bool | None:
-    """Whether a file is what the manifest of its run folder says; None where that says nothing of it."""
+def verify(path: Path, remedy: str) -> bool:
+    """Compare a file of a run folder with its manifest. Returns whether that says anything of it.
+
+    Raises:
+        InputError: it says otherwise.
+    """
     known = recorded(path)
-    return None if known is None else sha256(path) == known
+    if known and sha256(path) != known:
+        raise InputError(f"its digest is not the one in {MANIFEST}", where=str(path), remedy=remedy)
+    return known is not None
 
 
 def named(path: Path, folder: Path, within: Path) -> str:

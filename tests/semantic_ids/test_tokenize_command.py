@@ -12,12 +12,14 @@ import pytest
 import small
 import tiny
 
+from recalign.configs import find
 from recalign.errors import InputError
 from recalign.recommender import RecommenderVectors
 from recalign.semantic_ids import ParquetVectors, load_codes
 from recalign.semantic_ids.codes import CodesTable
 from recalign.semantic_ids.tokenize_command import _with_new, tokenize
 from recalign.sequences import EventDataModule
+from recalign.stage.tokens import parse_tokens
 
 
 @pytest.fixture(scope="module")
@@ -148,6 +150,27 @@ def test_settings_that_cannot_work_are_refused(data: EventDataModule, tmp_path: 
     with pytest.raises(InputError, match=message):
         tokenize(data=data, out=tmp_path / "out", **settings)
     assert not (tmp_path / "out").exists()
+
+
+def test_ids_are_fresh_until_something_changes(log_root, tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    titles = tmp_path / "titles.csv"
+    titles.write_text("item,title\n1,Alien\n")
+    Path("tastes.yaml").write_text(f"""
+data:
+  root: {log_root}
+  log: {{name: tastes, files: [tastes.csv], titles: {{file: {titles}}}}}
+  high: null
+  split: {{class_path: recalign.sequences.LeaveLast, init_args: {{test: 3, validation: 2}}}}
+""")
+    words = [f"--config={find('tokens')}", "--config=tastes.yaml", "--vectors.dimensions=8", "--sizes=[6, 8]"]
+    path = parse_tokens(words).run()
+    assert parse_tokens([*words, f"--data.cache={tmp_path / 'kept'}"]).state().fresh
+    assert parse_tokens([*words, "--seed=0", "--sizes=[8, 8]"]).state().changed == ["settings"]
+    titles.write_text("item,title\n1,Aliens\n")
+    assert parse_tokens(words).state().changed == ["titles"]
+    path.write_bytes(path.read_bytes()[:-1])
+    assert parse_tokens(words).state().altered == ["codes.parquet"]
 
 
 def test_the_command_takes_its_yaml_and_a_logs(log_root, tmp_path: Path):

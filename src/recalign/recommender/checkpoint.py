@@ -23,13 +23,15 @@ from torch.distributed.fsdp import FSDPModule
 
 from recalign.errors import InputError, TrainingError
 from recalign.files import replacing
-from recalign.kept import is_recorded
+from recalign.kept import verify
 from recalign.nn import Recorded
 from recalign.recommender.policy import Policy
 from recalign.sequences import EventDataModule, UserCohort
 
 NETWORKS = tuple(f"recalign.{room}" for room in ("nn", "recommender", "reward"))
 """Where the networks of this package are."""
+UNREADABLE = (OSError, RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile, ValueError, KeyError)
+"""Errors of a file that is no checkpoint, or a damaged one."""
 
 
 def class_path(kind: type) -> str:
@@ -74,20 +76,22 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not Path(path).is_file():
         remedy = "name a .ckpt file, or run the stage that writes it"
         raise InputError("there is no such checkpoint", where=str(path), remedy=remedy)
+    remedy = "run its stage again, or use another checkpoint"
     try:
-        _refuse_altered(Path(path))
+        if not verify(Path(path), remedy):
+            _refuse_damaged(Path(path))
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
             raise ValueError("it holds no state_dict")
         if bad := not_finite(checkpoint["state_dict"]):
             raise ValueError(f"weights are NaN or infinite: {', '.join(bad[:3])}")
         return checkpoint
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile, ValueError, KeyError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+    except (InputError, *UNREADABLE) as error:
+        reason = (getattr(error, "what", str(error)) or type(error).__name__).splitlines()[0]
         raise InputError(
             f"this is not a whole checkpoint of recalign ({reason})",
             where=str(path),
-            remedy="run its stage again, or use another checkpoint",
+            remedy=remedy,
         ) from error
 
 
@@ -108,19 +112,15 @@ def write_checkpoint(checkpoint: Mapping[str, Any], path: str | Path) -> None:
         torch.save(checkpoint, file)
 
 
-def _refuse_altered(path: Path) -> None:
-    """Compare a file with the digest in its run's manifest, else with its own checksums.
+def _refuse_damaged(path: Path) -> None:
+    """Compare a file with its own checksums.
 
     Raises:
         ValueError, OSError, zipfile.BadZipFile: it is not what was written.
     """
-    recorded = is_recorded(path)
-    if recorded is None:
-        with zipfile.ZipFile(path) as archive:
-            if bad := archive.testzip():
-                raise ValueError(f"{bad} is damaged")
-    elif not recorded:
-        raise ValueError("its digest is not the one in manifest.json")
+    with zipfile.ZipFile(path) as archive:
+        if bad := archive.testzip():
+            raise ValueError(f"{bad} is damaged")
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import polars as pl
 
 from recalign.errors import InputError
 from recalign.files import replacing
-from recalign.kept import is_recorded
+from recalign.kept import verify
 
 REMEDY = "make its ids again: recalign tokenize LOG"
 
@@ -85,9 +85,8 @@ class CodesTable:
                 item or an id twice.
         """
         frame, sizes, log = _read(Path(path))
-        if not altered and is_recorded(Path(path)) is False:
-            what = "its digest is not the one in manifest.json"
-            raise InputError(what, where=str(path), remedy=REMEDY)
+        if not altered:
+            verify(Path(path), REMEDY)
         count = sum(name.startswith("code_") for name in frame.columns)
         levels = [f"code_{level}" for level in range(max(count, 1))]
         if lacking := {"item", *levels} - set(frame.columns):
