@@ -8,7 +8,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 import pytest
 import tiny
@@ -20,7 +19,7 @@ from recalign.chain.chain_command import split_overrides
 from recalign.chain.search import Search
 from recalign.commands import _reranked
 from recalign.errors import InputError
-from recalign.recommender.serving import serve
+from recalign.recommender.serving import recommend
 
 RUNS = Path("runs/tiny")
 SHAM = ("rerank_permuted", "rerank_item_mean_permuted")
@@ -123,7 +122,7 @@ def test_a_trained_policy_is_reranked_no_further_than_the_price(first: tuple[Pat
 def test_a_reranked_row_is_recommended_by_the_policy_that_was_evaluated(again: Path, row: str, monkeypatch):
     monkeypatch.chdir(again)
     run = RUNS / row / "seed-4"
-    policy, data = _reranked(run)
+    policy, data, _ = _reranked(run)
     evaluated = pl.read_parquet(run / "evaluation/validation.parquet")["rank"].to_torch()
     rank_T = [
         policy.ranks(policy.encode(batch), batch.target_T, batch.seen_N)
@@ -134,9 +133,8 @@ def test_a_reranked_row_is_recommended_by_the_policy_that_was_evaluated(again: P
     assert said.code == 0, said.err
     shown = pl.read_parquet(run / "recommendations.parquet")
     assert shown.group_by("user").len()["len"].unique().to_list() == [3]
-    users = np.ones(data.sequences.num_users, bool)
-    assert shown.equals(serve(policy, data, users, 3))
-    assert not shown["item"].equals(serve(policy.policy, data, users, 3)["item"])
+    assert shown.equals(recommend(policy, data, k=3))
+    assert not shown["item"].equals(recommend(policy.policy, data, k=3)["item"])
 
 
 def test_a_reranked_row_whose_checkpoints_are_others_is_not_served(again: Path):

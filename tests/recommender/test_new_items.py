@@ -12,7 +12,7 @@ from recalign.nn import HSTU, LazyDecoder
 from recalign.recommender import CodePolicy, RecommenderData, SequencePolicy
 from recalign.recommender.new_items import appended, with_new_items
 from recalign.recommender.onerec import random_codes
-from recalign.recommender.serving import serve
+from recalign.recommender.serving import recommend
 from recalign.semantic_ids.codes import CodesTable
 
 SIZES, NEW = (5, 4, 6), 6
@@ -63,9 +63,8 @@ def policy(request, data, codes_XS) -> CodePolicy:
 @pytest.mark.parametrize("as_list", [False, True])
 def test_new_items_are_recommended_to_those_who_have_not_met_them(policy, data, codes, as_list):
     cold = data.sequences.frame.filter((pl.col("item_id") == 0) & (pl.col("split") == 2))
-    everybody = torch.ones(data.sequences.num_users).bool().numpy()
-    shown = serve(policy, data, everybody, 1000, codes=codes, as_list=as_list)
-    before = serve(policy, data, everybody, 1000)
+    shown = recommend(policy, data, k=1000, codes=codes, as_list=as_list)
+    before = recommend(policy, data, k=1000)
     new = set(range(101, 101 + NEW))
     assert len(cold) == 30
     assert not set(before["item"].cast(pl.Int64)) & new

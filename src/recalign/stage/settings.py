@@ -44,7 +44,10 @@ class Parser(LightningArgumentParser):
     def _check_value_key(
         self, action: argparse.Action, value: Any, key: str, cfg: Namespace | None, append: bool = False
     ) -> Any:
-        """Let ``${...}`` pass where another class takes over the arguments of the one before: listed in `private`."""
+        """Hand ``${...}`` on to another class: jsonargparse drops, without a word, what it cannot check yet.
+
+        It asks with an empty ``cfg`` whether the class takes over an argument of the one before.
+        """
         if isinstance(value, str | Namespace) and not cfg and "${" in str(value):
             return value
         return super()._check_value_key(action, value, key, cfg, append)
@@ -66,9 +69,10 @@ class SettingsFile(ActionConfigFile):
 
 def _forget_replaced(found: Namespace, data: Mapping[str, Any]) -> None:
     for name, value in data.items():
-        key, replaces = f"data.init_args.{name}", isinstance(value, dict) and "class_path" in value
-        earlier = found.get(key) if isinstance(value, dict) else None
-        if isinstance(earlier, Namespace) and (replaces or "class_path" not in earlier):
+        earlier = found.get(key := f"data.init_args.{name}")
+        if not isinstance(value, dict) or not isinstance(earlier, Namespace):
+            continue
+        if "class_path" in value or "class_path" not in earlier:  # else single arguments of the class there
             del found[key]
 
 
