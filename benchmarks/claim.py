@@ -13,7 +13,7 @@ from recalign.evaluation.comparison import ALL, HIGH, PLACEBO_FACTOR, VALUE
 from recalign.evaluation.comparison_table import ComparisonTable
 from recalign.evaluation.findings import placebo_flaw
 from recalign.evaluation.reranking import base_method
-from recalign.evaluation.selection import KEPT
+from recalign.evaluation.selection import FLOOR
 
 MARGIN = 0.10  # how much better than A-SFT another method's value may be, in standard deviations of the reward
 
@@ -81,12 +81,12 @@ def _verdict(part: str, checks: list[Check]) -> Verdict:
 
 
 def _kept(table: ComparisonTable) -> Check:
-    share = table.kept("asft")
+    share = table.retained("asft")
     if share != share:
         return Check(0, f"{ALL}: asft or its baseline was not measured, or is 0")
     baseline = str(table.better_baseline(ALL))
     line = f"{ALL}: asft keeps {share:.1%} of {baseline}"
-    return Check(1 if share >= KEPT else -1, line, table.shared_seeds("asft", baseline))
+    return Check(1 if share >= FLOOR else -1, line, table.shared_seeds("asft", baseline))
 
 
 def _gains(table: ComparisonTable, metric: str) -> list[Check]:
@@ -117,7 +117,7 @@ def _rival(table: ComparisonTable) -> Check:
     pass. It fails by any one of them, so that one's interval is widened by Holm for as many as could. A-SFT's own
     policy, reranked, is none of them.
     """
-    rivals = [m for m in table.column(VALUE) if "asft" not in (m, base_method(m)) and table.kept(m) >= KEPT]
+    rivals = [m for m in table.column(VALUE) if "asft" not in (m, base_method(m)) and table.retained(m) >= FLOOR]
     if not rivals or not table.get("asft", VALUE):
         return Check(0, f"{VALUE}: asft or its rivals were not measured")
     sign, _, line = min((_behind(table, rival) for rival in rivals), key=lambda each: each[:2])

@@ -3,9 +3,9 @@
     python benchmarks/forms.py --log simulated [--noise 3] [--seeds 31 32 33] [--runs runs]
     python benchmarks/forms.py --log ml-100k --seeds 0 1 2 [--forms asft "asft, signed"] [--data DIR]
 
-Simulated: each seed is a world of its own. Every row goes along its ray to where it keeps 97 % of the start's
-all/ndcg@10. A trained form stands beside its placebo, the same form on permuted rewards. Value is the truth's in
-worlds, elsewhere that of the judges for selection. Nothing of the test is read, and what has run is not run again.
+Simulated: each seed is a world of its own. Every row goes along its interpolation path to where it keeps 97 % of the
+start's all/ndcg@10. A trained form stands beside its placebo, the same form on permuted rewards. Value is the truth's
+in worlds, elsewhere that of the judges for selection. Nothing of the test is read, and what has run is not run again.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ from recalign.evaluation import comparison
 from recalign.evaluation.comparison import ALL, HIGH, VALUE
 from recalign.evaluation.comparison_table import ComparisonTable
 from recalign.evaluation.roles import Roles
-from recalign.recommender.interpolation import REACHES
+from recalign.recommender.interpolation import ALPHAS
 
 FILES = {path.stem.removesuffix("-methods"): path for path in CONF.glob("chain/*-methods.yaml")}
 FILES["kuairand-pure-excerpt-clicked"] = CONF / "chain/kuairand-pure-excerpt-clicked.yaml"
@@ -131,11 +131,9 @@ def report(folder: Path, log: str, label: str | None = None) -> None:
 
 
 def prices(frame: pl.DataFrame) -> list[str]:
-    """Which rows ended at the last reach, with how many of their seeds, and which searched no price, as lines."""
+    """Which rows ended at the last reach, with how many of their seeds, and which searched no NDCG budget, as lines."""
     reach = frame.filter((pl.col("metric") == REACH) & (pl.col("seed") != "all"))
-    seeds = reach.group_by("method", maintain_order=True).agg(
-        at_end=(pl.col("value") == REACHES[-1]).sum(), of=pl.len()
-    )
+    seeds = reach.group_by("method", maintain_order=True).agg(at_end=(pl.col("value") == ALPHAS[-1]).sum(), of=pl.len())
     beyond = [f"`{row}` ({at_end} of {of} seeds)" for row, at_end, of in seeds.iter_rows() if at_end]
     without = [row for row in frame["method"].unique(maintain_order=True) if row not in {"start", *seeds["method"]}]
     found = {"Price not reached": beyond, "Unpriced": [f"`{row}`" for row in without]}

@@ -1,4 +1,4 @@
-"""How many deliberate faults the tests notice: mutation testing of losses, advantages, metrics, splits and the price.
+"""Mutation testing: how many deliberate faults in losses, advantages, metrics, splits and the NDCG budget tests notice.
 
     pip install cosmic-ray
     python benchmarks/mutants.py [--count 400] [--seed 0] [--survivors]

@@ -1,15 +1,15 @@
-"""How far along its ray a policy may go: rules for the price, chosen on few events and judged on ten times as many.
+"""Rules for how far along its interpolation path a policy may go, chosen on few events and judged on ten times as many.
 
     python benchmarks/price.py [--worlds 300 301 302 303] [--seeds 0 1 2] [--runs DIR]
 
 A case is a simulated world: 20,000 events of 200 users, of whom each has 5 events to validate on and the 55 after them
-held out. Start, reward model and A-SFT are trained with every seed. Along the rays of A-SFT and reranking each user's
-NDCG@10 is measured once, with the true value of the ten shown before events held out; between the reaches measured,
-sums by user are interpolated. Rules then cost nothing: today's 97 %, with a lower bound that is `z` standard errors
-down, on events of users A or of all, a reach a seed or one for all seeds of a world. Each is found twice: on 5 of the
-55 events of each user, drawn at random (*exchangeable*: noise alone decides), and on the events of validation, which
-chose the start's epoch and prior too (*as it comes*). What is kept is measured on the other 50. Worlds that are
-measured are kept in <runs>/price-<world>/curves.csv, and not measured again.
+held out. Start, reward model and A-SFT are trained with every seed. Along the interpolation paths of A-SFT and
+reranking each user's NDCG@10 is measured once, with the true value of the ten shown before events held out; between the
+points measured, sums by user are interpolated. Rules then cost nothing: today's 97 %, with a lower bound that is `z`
+standard errors down, on events of users A or of all, an alpha a seed or one for all seeds of a world. Each is found
+twice: on 5 of the 55 events of each user, drawn at random (*exchangeable*: noise alone decides), and on the events of
+validation, which chose the start's epoch and prior too (*as it comes*). What is kept is measured on the other 50.
+Worlds that are measured are kept in <runs>/price-<world>/curves.csv, and not measured again.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from recalign.evaluation.value import SHOWN, load_truth, mean_shown
 from recalign.files import write_text
 from recalign.metrics.rank import gain_ndcg
 from recalign.recommender.checkpoint import load_net
-from recalign.recommender.interpolation import KEEP, REACHES, Retention, Z, reach_at_price
+from recalign.recommender.interpolation import ALPHAS, KEEP, Retention, Z, alpha_within_budget
 from recalign.recommender.policy import Policy
 from recalign.sequences import EventDataModule
 from recalign.sequences.store import Part
@@ -42,9 +42,9 @@ from recalign.simulation import World, simulate, write
 SPLIT = {"class_path": "recalign.sequences.LeaveLast", "init_args": {"test": 55, "validation": 5}}
 DRAWN = 5  # of a user's test events, on which a rule is found
 MIDDLES = (3 / 16, 3 / 8, 3 / 4, 1.25, 1.75, 2.5, 3.5)
-GRID = np.array(sorted({0.0, *REACHES, *MIDDLES}))
-STRENGTH = 2.0  # of reranking at reach 1, as in the tables of methods
-FLOOR = 0.95  # what the price is to hold on new events
+GRID = np.array(sorted({0.0, *ALPHAS, *MIDDLES}))
+STRENGTH = 2.0  # of reranking at alpha 1, as in the tables of methods
+FLOOR = 0.95  # what the NDCG budget is to hold on new events
 ZS, USERS, SHARED = (0.0, 1.28, Z), ("A", "all"), (False, True)
 FOUND_ON = {"drawn": "exchangeable", "validation": "as it comes"}
 PARTS: tuple[Part, ...] = ("validation", "test")
@@ -59,7 +59,7 @@ COLUMNS = {
 
 @dataclass(frozen=True)
 class Curve:
-    """One method with one seed in one world, at each reach G of `GRID`, by user U; NDCG and value are summed by user.
+    """One method with one seed in one world, at each alpha G of `GRID`, by user U; NDCG and value are summed by user.
 
     Attributes:
         validation, drawn, test: NDCG@10, (G, U).
@@ -87,7 +87,7 @@ def main() -> None:
 
 
 def measured(world: int, seeds: Sequence[int], runs: Path) -> pl.DataFrame:
-    """A world's curves: a row for each seed, method, reach and user."""
+    """A world's curves: a row for each seed, method, alpha and user."""
     name = f"price-{world}"
     file = runs / name / "curves.csv"
     if file.is_file() and set(seeds) <= set((kept := pl.read_csv(file))["seed"]):
@@ -102,7 +102,7 @@ def measured(world: int, seeds: Sequence[int], runs: Path) -> pl.DataFrame:
 
 
 def of_seed(plan: Plan, seed: int, root: Path) -> pl.DataFrame:
-    """Train a seed, and measure both methods along their rays."""
+    """Train a seed, and measure both methods along their interpolation paths."""
     start, reward, asft = (
         load_net(train(plan.parsed(stage, seed)).checkpoint, kind).net.eval()
         for stage, kind in (("recommender", "policy"), ("reward", "reward"), ("asft", "policy"))
@@ -111,14 +111,14 @@ def of_seed(plan: Plan, seed: int, root: Path) -> pl.DataFrame:
     sd = data.moments()[1]
     truth_UV = load_truth(root / "simulated" / "truth.npz", data.sequences) / sd
     frames = []
-    for reach in GRID:
+    for alpha in GRID:
         policies = {
-            "asft": interpolate(start, asft, float(reach)),
-            "rerank": Rerank(start, reward, STRENGTH * float(reach) / sd),
+            "asft": interpolate(start, asft, float(alpha)),
+            "rerank": Rerank(start, reward, STRENGTH * float(alpha) / sd),
         }
         for method, policy in policies.items():
             found = by_user(policy.eval(), data, truth_UV)
-            case = {"seed": seed, "method": method, "reach": float(reach)}
+            case = {"seed": seed, "method": method, "reach": float(alpha)}
             frames.append(found.select(*(pl.lit(value).alias(key) for key, value in case.items()), pl.all()))
     return pl.concat(frames)
 
@@ -168,7 +168,7 @@ def table(worlds: Sequence[dict[str, list[Curve]]], seeds: Sequence[int]) -> pl.
     ends = " ".join(map(str, seeds)), commit()
     for on, method, z, users, shared in itertools.product(FOUND_ON, worlds[0], ZS, USERS, SHARED):
         cases = [list(outcomes(world[method], on, z, users == "A", shared)) for world in worlds]
-        reach_WS, kept_WS, gain_WS = np.moveaxis(np.array(cases), -1, 0)
+        alpha_WS, kept_WS, gain_WS = np.moveaxis(np.array(cases), -1, 0)
         bound = f"z {z:g}" if z else "97 %"
         name = f"{method}, {bound}, users {users}, {'one reach' if shared else 'by seed'}"
         figures = {
@@ -176,7 +176,7 @@ def table(worlds: Sequence[dict[str, list[Curve]]], seeds: Sequence[int]) -> pl.
             "kept_median": (float(np.median(kept_WS)), None, None, None),
             "kept_10": (float(np.quantile(kept_WS, 0.1)), None, None, None),
             "gain": spread(gain_WS.mean(axis=1).tolist()),
-            "reach": spread(reach_WS.mean(axis=1).tolist()),
+            "reach": spread(alpha_WS.mean(axis=1).tolist()),
         }
         rows += [(f"simulated, {FOUND_ON[on]}", name, metric, *figure, *ends) for metric, figure in figures.items()]
     return frame(rows)
@@ -185,30 +185,30 @@ def table(worlds: Sequence[dict[str, list[Curve]]], seeds: Sequence[int]) -> pl.
 def outcomes(
     curves: Sequence[Curve], on: str, z: float, only_a: bool, shared: bool
 ) -> Iterator[tuple[float, float, float]]:
-    """By seed: the reach that a rule takes, the share kept on the test there, and the value gained."""
+    """By seed: the alpha that a rule takes, the share kept on the test there, and the value gained."""
     by_seed = [getattr(curve, on)[:, curve.in_a if only_a else slice(None)] for curve in curves]
     if shared:
         by_seed = [np.sum(by_seed, axis=0)] * len(curves)
     for curve, sum_GU in zip(curves, by_seed, strict=True):
-        reach = taken(sum_GU, z)
-        kept = at(curve.test, reach).sum() / curve.test[0].sum()
-        yield reach, float(kept), float(at(curve.value, reach) - curve.value[0])
+        alpha = taken(sum_GU, z)
+        kept = at(curve.test, alpha).sum() / curve.test[0].sum()
+        yield alpha, float(kept), float(at(curve.value, alpha) - curve.value[0])
 
 
 def taken(sum_GU: np.ndarray, z: float) -> float:
-    """The reach of the package's own search, with another number of standard errors."""
+    """The alpha of the package's own search, with another number of standard errors."""
 
-    def kept(reach: float) -> Retention:
-        found = Retention.of(at(sum_GU, reach), sum_GU[0])
+    def kept(alpha: float) -> Retention:
+        found = Retention.of(at(sum_GU, alpha), sum_GU[0])
         return Retention(found.share, found.error * z / Z)
 
-    return reach_at_price(kept, KEEP)[0]
+    return alpha_within_budget(kept, KEEP)[0]
 
 
-def at(values_G: np.ndarray, reach: float) -> np.ndarray:
-    """Values at a reach, linear between those of `GRID`. Shape: (G, ...) -> (...)."""
-    high = int(np.searchsorted(GRID, reach).clip(1))
-    share = (reach - GRID[high - 1]) / (GRID[high] - GRID[high - 1])
+def at(values_G: np.ndarray, alpha: float) -> np.ndarray:
+    """Values at an alpha, linear between those of `GRID`. Shape: (G, ...) -> (...)."""
+    high = int(np.searchsorted(GRID, alpha).clip(1))
+    share = (alpha - GRID[high - 1]) / (GRID[high] - GRID[high - 1])
     return (1 - share) * values_G[high - 1] + share * values_G[high]
 
 

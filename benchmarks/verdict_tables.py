@@ -28,7 +28,7 @@ from recalign.evaluation.comparison import (
 )
 from recalign.evaluation.findings import COIN, COVERAGE
 from recalign.evaluation.reranking import READS_REWARD_MODEL
-from recalign.evaluation.selection import KEPT, SELECT
+from recalign.evaluation.selection import FLOOR, SELECT
 from recalign.sequences.placebo import CORRELATION
 
 USERS, EVENTS = (100, 300, 600), {"test": 6, "validation": 3}  # users A, events of each
@@ -75,7 +75,7 @@ def _wrong(name: str, value: dict[str, float], keeps: dict[str, float], known: f
         yield "no more than popularity_tilt"
     if any(value[name] <= PLACEBO_FACTOR * value[sham] for sham in ROLES.placebos_of(name) if value[sham] > 0):
         yield "a placebo has half of it"
-    if keeps[name] < KEPT:
+    if keeps[name] < FLOOR:
         yield "keeps less"
     if known <= COIN:
         yield "judges guess"

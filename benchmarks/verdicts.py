@@ -7,7 +7,7 @@
 the default chain in worlds whose truth is known (verdict_worlds.py).
 
 A row does *harm* if its true value lies below the better baseline's by more than `FLAT` standard deviations of the
-reward, or if it is expected to keep less than `KEPT` of the ranking; in worlds both are measured on about ten times as
+reward, or if it is expected to keep less than `FLOOR` of the ranking; in worlds both are measured on about ten times as
 many fresh events. Errors are counted apart: harm that was shipped, of the cases where some candidate does harm; and
 gains left unshipped, of the cases where a candidate that does no harm has a true gain of twice the half-width of its
 interval, and of `FLAT` at least. Worlds that have run are kept in ``<runs>/verdicts/<seed>.json``, and are not run
@@ -37,7 +37,7 @@ from recalign.evaluation.comparison import SCHEMA as ROW
 from recalign.evaluation.comparison_table import ComparisonTable
 from recalign.evaluation.decision import Decision, decide
 from recalign.evaluation.findings import FLAT
-from recalign.evaluation.selection import KEPT
+from recalign.evaluation.selection import FLOOR
 from recalign.evaluation.sources import Sources
 from recalign.files import read_json, write_json
 
@@ -107,7 +107,7 @@ def judged(one: Any, seed: int) -> dict[str, Any]:
     value, ndcg = (max(truth[name][what] for name in ROLES.baselines) for what in ("value", "ndcg"))
     gains = {name: truth[name]["value"] - value for name in CANDIDATES}
     kept = {name: truth[name]["ndcg"] / ndcg for name in CANDIDATES}
-    harmful = [name for name in CANDIDATES if gains[name] < -FLAT or kept[name] < KEPT]
+    harmful = [name for name in CANDIDATES if gains[name] < -FLAT or kept[name] < FLOOR]
     clear = [
         name for name in CANDIDATES if name not in harmful and gains[name] >= max(FLAT, 2 * half_width(test, name))
     ]

@@ -25,7 +25,7 @@ from recalign.sequences import EventDataModule
 from recalign.sequences.audit import audit_log
 from recalign.sequences.verdict import verdict
 from recalign.stage import RunFolder, parse_stage
-from recalign.stage.record import handed_over
+from recalign.stage.record import final_checkpoint
 
 
 def check(*, data: EventDataModule, strict: bool = False) -> None:
@@ -99,7 +99,7 @@ def _trained(run: Path) -> tuple[Policy, EventDataModule, torch.device]:
         InputError: there is no run, its stage recommends nothing, or the log is not the policy's.
     """
     remedy = "name the run folder of a policy: runs/<chain>/<method>/seed-<n>"
-    config, checkpoint = RunFolder(run).config, handed_over(RunFolder(run))
+    config, checkpoint = RunFolder(run).config, final_checkpoint(RunFolder(run))
     if not config.is_file():
         raise InputError("there is no run in this folder", where=str(run), remedy=remedy)
     model = yaml.safe_load(config.read_text(encoding="utf-8"))["model"]
@@ -127,7 +127,7 @@ def _reranked(run: Path) -> tuple[Policy, EventDataModule, torch.device]:
         raise InputError("there is no such folder", where=str(run), remedy=remedy)
     folders = {name: RunFolder(run.absolute().parents[1] / name / seed) for name in ("recommender", "reward")}
     folders |= {own: RunFolder(run.absolute().parents[1] / own / seed)} if own else {}
-    checkpoints = {name: handed_over(folder) for name, folder in folders.items()}
+    checkpoints = {name: final_checkpoint(folder) for name, folder in folders.items()}
     if lacking := [name for name, path in checkpoints.items() if path is None]:
         what = f"{row} reranks by runs beside it, and there is none of {', '.join(lacking)}"
         raise InputError(what, where=str(run), remedy="keep them in the chain's folder, or run the chain again")

@@ -1,4 +1,4 @@
-"""What a table says of the price, by hand."""
+"""What a table says of the NDCG budget, by hand."""
 
 import sys
 from pathlib import Path
@@ -10,7 +10,7 @@ from methods import prices
 
 
 def test_a_row_without_a_ray_and_one_that_ended_before_the_price_are_named():
-    """However much is kept: a row may keep more because few events tell, and is at the price all the same."""
+    """However much is kept: a row may keep more because few events tell, and is at the NDCG budget all the same."""
     reaches = {"rerank": (0.3, 4.0), "bc": (4.0, 4.0), "asft": (0.5, 0.6)}
     rows = [(row, str(seed), "policy/reach", at) for row, both in reaches.items() for seed, at in enumerate(both)]
     rows += [(row, "all", "policy/reach", sum(both) / 2) for row, both in reaches.items()]

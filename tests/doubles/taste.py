@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from recalign.nn import Recorded
+from recalign.nn import Rebuildable
 from recalign.sequences import Batch
 
 
-class Taste(Recorded, nn.Module):
+class Taste(Rebuildable, nn.Module):
     """5 for an item of the half that a history is mostly of, 2 for another.
 
     Args:

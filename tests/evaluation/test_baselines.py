@@ -9,7 +9,7 @@ import small
 import torch
 
 from recalign.evaluation.baselines import ItemScores, LowerBound, Rerank
-from recalign.evaluation.methods import UNPRICED
+from recalign.evaluation.methods import WITHOUT_BUDGET
 from recalign.recommender.checkpoint import load_net
 from recalign.reward import RewardData, RewardEnsemble
 
@@ -31,7 +31,7 @@ def order(policy, batch) -> list[int]:
 @pytest.mark.parametrize("high_only", [False, True])
 def test_popularity_counts_training_events_alone(data, high_only):
     batch = small.batch_of(data, rows=1)
-    policy = UNPRICED["popularity_high" if high_only else "popularity"](data)
+    policy = WITHOUT_BUDGET["popularity_high" if high_only else "popularity"](data)
     frame = data.sequences.frame.filter(pl.col("split") == 0)
     if high_only:
         in_a = pl.Series(data.sequences.users_in("A")).gather(frame["user"])
@@ -46,7 +46,7 @@ def test_popularity_counts_training_events_alone(data, high_only):
 
 def test_item_mean_goes_by_the_mean(data):
     *_, item_mean_V = data.moments()
-    policy = UNPRICED["item_mean"](data)
+    policy = WITHOUT_BUDGET["item_mean"](data)
     shown = item_mean_V[np.array(order(policy, small.batch_of(data, rows=1))) - 1]
     assert (np.diff(shown) <= 1e-7).all()
 

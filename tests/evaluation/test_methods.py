@@ -15,7 +15,7 @@ import torch
 from recalign.errors import InputError
 from recalign.evaluation.comparison import compare_runs
 from recalign.evaluation.comparison_table import ComparisonTable
-from recalign.evaluation.methods import UNPRICED, UNTRAINED, MethodRun, evaluate_methods
+from recalign.evaluation.methods import UNTRAINED, WITHOUT_BUDGET, MethodRun, evaluate_methods
 from recalign.evaluation.reranking import RERANKED, Reranking, interpolate, scores_of
 from recalign.evaluation.roles import Roles
 from recalign.events import LogMapping, Titles
@@ -101,7 +101,7 @@ def test_artefacts_are_those_that_comparisons_read(tmp_path, data, base, cells):
         assert (summary["method"], summary["seed"], summary["log"]) == (method, 3, "tastes")
         assert 0 < summary["coverage@10"] <= 1
         assert summary["cold_targets"] == 0
-        assert ("policy/kept" in summary) == ("policy/kept_se" in summary) == (method not in UNPRICED)
+        assert ("policy/kept" in summary) == ("policy/kept_se" in summary) == (method not in WITHOUT_BUDGET)
     read = {m: json.loads((place(tmp_path, m) / "summary.json").read_text()) for m in done}
     assert read["asft"]["cost/steps"] == 7
     left = {m: one["placebo/correlation"] for m, one in read.items() if "placebo/correlation" in one}
@@ -150,11 +150,11 @@ def measured_anew(summary, method, base, data):
 
 def test_a_trained_row_says_how_far_it_went(tmp_path, data, base, asft):
     checkpoint = torch.load(asft, weights_only=True)
-    for reach in (None, 4.0):
-        torch.save(checkpoint | {"facts": {**checkpoint["facts"], **({"reach": reach} if reach else {})}}, asft)
+    for alpha in (None, 4.0):
+        torch.save(checkpoint | {"facts": {**checkpoint["facts"], **({"reach": alpha} if alpha else {})}}, asft)
         evaluate_methods(tmp_path / "runs", 3, [MethodRun("asft", asft, {})], base, data, **HOW)
         summary = json.loads((place(tmp_path, "asft") / "summary.json").read_text())
-        assert summary.get("policy/reach") == reach
+        assert summary.get("policy/reach") == alpha
         assert summary["policy/kept_se"] > 0
 
 
@@ -187,8 +187,8 @@ def test_a_trained_policy_goes_back_with_its_reranking(tmp_path, data, base, asf
 
 def test_between_two_policies_lie_their_weights(base, asft):
     start, trained = (load_net(path, "policy").net for path in (base.start, asft))
-    for reach, nearest in ((0.0, start), (1.0, trained)):
-        for ours, theirs in zip(interpolate(start, trained, reach).parameters(), nearest.parameters(), strict=True):
+    for alpha, nearest in ((0.0, start), (1.0, trained)):
+        for ours, theirs in zip(interpolate(start, trained, alpha).parameters(), nearest.parameters(), strict=True):
             assert torch.equal(ours, theirs)
     half = interpolate(start, trained, 0.5).item_embedding.weight
     torch.testing.assert_close(half, (start.item_embedding.weight + trained.item_embedding.weight) / 2)
@@ -337,4 +337,4 @@ def test_a_judge_never_sees_a_user_of_the_table(tmp_path, data, log_root):
     assert not seen & of_table
     users = load_net(small.saved(judge, tmp_path / "judge.ckpt"), "reward").users
     assert (users.group, users.count) == ("B2", len(seen))
-    assert set(np.flatnonzero(users.among(data.sequences, "here")).tolist()) == seen
+    assert set(np.flatnonzero(users.mask(data.sequences, "here")).tolist()) == seen

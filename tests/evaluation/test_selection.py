@@ -27,7 +27,7 @@ def trial(share: float, value: float, high: float = 0.0, error: float = 0.0) -> 
         ([trial(1.0, 3.0), trial(1.0, 4.0), trial(1.0, 3.5)], 1),
         ([trial(1.0, 3.0), trial(0.964, 4.0), trial(0.966, 3.5)], 2),  # 97 %, to within half a percent
         ([trial(1.0, 3.0), trial(0.98, 4.0, error=0.03), trial(0.98, 3.5, error=0.01)], 2),  # one is not sure enough
-        ([trial(0.5, 3.0), trial(0.8, 2.0), trial(0.7, 9.0)], 1),  # nobody pays the price: the closest
+        ([trial(0.5, 3.0), trial(0.8, 2.0), trial(0.7, 9.0)], 1),  # nobody keep the NDCG budget: the closest
         ([trial(1.0, 4.0), trial(1.0, 4.0)], 0),
     ],
 )

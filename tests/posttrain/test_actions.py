@@ -12,7 +12,7 @@ from taste import Taste
 from recalign.errors import InputError
 from recalign.nn import LazyDecoder
 from recalign.posttrain import GRPO, PPO
-from recalign.posttrain.rollout import Environment, met, roll_out
+from recalign.posttrain.rollout import Environment, roll_out, seen_pairs
 from recalign.recommender import CodePolicy
 from recalign.recommender.checkpoint import Loaded, load_net
 from recalign.recommender.onerec import random_codes
@@ -48,7 +48,7 @@ def test_a_share_of_the_histories_is_asked(data, start, taste):
 
 def unseen(logp_TV: torch.Tensor, batch) -> torch.Tensor:
     """Log-probabilities over what is not in the history."""
-    target_N, item_N = met(batch)
+    target_N, item_N = seen_pairs(batch)
     return logp_TV.index_put((target_N, item_N - 1), torch.tensor(-1e4)).log_softmax(dim=1)
 
 
@@ -124,7 +124,7 @@ def test_they_raise_the_reward_of_a_reward_model_that_is_right(data, start, tast
 def test_a_beam_takes_the_most_probable_candidates_once(data, start, taste):
     batch = small.batch_of(data, "train", rows=8)
     item_TS, _ = drawn(start, taste, batch, samples=4, candidates=20, beam=True)
-    assert item_TS.equal(start.top_k(start.encode(batch), 4, met(batch))[1])
+    assert item_TS.equal(start.top_k(start.encode(batch), 4, seen_pairs(batch))[1])
     with pytest.raises(InputError, match=r"model\.kl, model\.beam"):
         GRPO.check_settings({"beam": True, "kl": 0.1})
 

@@ -8,7 +8,7 @@ import pytest
 import tiny
 import torch
 
-from recalign.recommender.interpolation import ALL_KEPT
+from recalign.recommender.interpolation import ALL_RETAINED
 
 METHODS = [
     "ppo",
@@ -50,7 +50,7 @@ def test_every_method_and_every_kind_of_pair_runs_through_the_command(chain):
 
 
 def test_a_run_that_was_interrupted_ends_as_one_that_was_not(chain, monkeypatch):
-    monkeypatch.setattr("recalign.posttrain.keep.reach_at_price", lambda kept, keep: (0.5, ALL_KEPT))
+    monkeypatch.setattr("recalign.posttrain.keep.alpha_within_budget", lambda kept, keep: (0.5, ALL_RETAINED))
     folder, _ = chain
 
     def fit(name, epochs, *more):

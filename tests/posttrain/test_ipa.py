@@ -12,7 +12,7 @@ from taste import Taste
 from recalign.errors import InputError
 from recalign.posttrain import IPA
 from recalign.posttrain.ipa import best_and_worst
-from recalign.posttrain.rollout import met
+from recalign.posttrain.rollout import seen_pairs
 from recalign.recommender.checkpoint import load_net
 from recalign.reward import RewardData
 
@@ -55,7 +55,7 @@ def test_pairs_are_of_unseen_items_that_the_policy_shows(data, start, taste):
     module = small.free(IPA, policy=start, reward_net=taste, candidates=6)
     batch = small.batch_of(data, "train", rows=8)
     pair_T2, gap_T = module._pairs(batch)
-    shown_TC = start.top_k(start.encode(batch), 6, met(batch))[1]
+    shown_TC = start.top_k(start.encode(batch), 6, seen_pairs(batch))[1]
     assert (gap_T > 0).any()
     for pair, shown, gap in zip(pair_T2.tolist(), shown_TC.tolist(), gap_T, strict=True):
         assert gap == 0 or set(pair) <= set(shown)

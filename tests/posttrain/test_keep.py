@@ -22,12 +22,12 @@ from recalign.posttrain.keep import KeepRanking
 from recalign.recommender import PolynomialAveraging, Recommender, RecommenderData, SequencePolicy
 from recalign.recommender.checkpoint import load_net
 from recalign.recommender.interpolation import (
-    ALL_KEPT,
+    ALL_RETAINED,
+    ALPHAS,
     KEEP,
-    REACHES,
     Retention,
+    budget_batches,
     ndcg_by_user,
-    price_batches,
 )
 
 FAR = 0.03  # a rate that leads far from the start
@@ -84,17 +84,17 @@ def trained(walks, cloned, folder, keep, kind=Unlearning, lr=FAR, epochs=2, call
 
 
 def kept(policy, start, data):
-    figures = (ndcg_by_user(p.eval(), price_batches(data), torch.device("cpu")) for p in (policy, start))
+    figures = (ndcg_by_user(p.eval(), budget_batches(data), torch.device("cpu")) for p in (policy, start))
     return Retention.of(*figures)
 
 
 def test_a_policy_that_lost_its_ranking_goes_back(walks, cloned, tmp_path):
     module, last, data = trained(walks, cloned, tmp_path, keep=KEEP)
     start = load_net(cloned, "policy").net
-    reach = module.trainer.callback_metrics["policy/reach"].item()
-    assert 0 < reach < 1
+    alpha = module.trainer.callback_metrics["policy/reach"].item()
+    assert 0 < alpha < 1
     for now, first, end in zip(module.policy.parameters(), start.parameters(), last.steps[-1], strict=True):
-        torch.testing.assert_close(now, torch.lerp(first, end, reach))
+        torch.testing.assert_close(now, torch.lerp(first, end, alpha))
     found, said = kept(module.policy, start, data), module.trainer.callback_metrics
     assert found.enough(KEEP)
     assert found.error > 0
@@ -102,7 +102,7 @@ def test_a_policy_that_lost_its_ranking_goes_back(walks, cloned, tmp_path):
     assert said["policy/kept_se"].item() == pytest.approx(found.error, abs=1e-6)
     handed_over = load_net(small.saved(module, tmp_path / "last.ckpt"), "policy")
     assert kept(handed_over.net, start, data) == found
-    assert handed_over.facts["reach"] == pytest.approx(reach)
+    assert handed_over.facts["reach"] == pytest.approx(alpha)
 
 
 def test_training_is_left_as_it_is(walks, cloned, tmp_path):
@@ -132,10 +132,10 @@ def test_a_step_that_could_afford_more_goes_beyond_its_weights(walks, cloned, tm
 
 
 def test_a_policy_with_parts_of_its_own_goes_back_to_its_start(walks, cloned, tmp_path, monkeypatch):
-    monkeypatch.setattr("recalign.posttrain.keep.reach_at_price", lambda kept, keep: (0.0, ALL_KEPT))
+    monkeypatch.setattr("recalign.posttrain.keep.alpha_within_budget", lambda kept, keep: (0.0, ALL_RETAINED))
     with pytest.warns(UserWarning, match="the checkpoint holds the start"):
         module, _, data = trained(walks, cloned, tmp_path, keep=KEEP, kind=ReturnConditioned)
-    assert kept(module.policy, load_net(cloned, "policy").net, data) == ALL_KEPT
+    assert kept(module.policy, load_net(cloned, "policy").net, data) == ALL_RETAINED
 
 
 @pytest.mark.parametrize("stop", [{"max_steps": 2}, {"max_steps": 5}, {"check_val_every_n_epoch": 9}])
@@ -143,9 +143,9 @@ def test_what_was_not_validated_is_measured_all_the_same(walks, cloned, tmp_path
     module, last, data = trained(walks, cloned, tmp_path, keep=KEEP, **stop)
     assert len(last.steps) == stop.get("max_steps", 6)
     start = load_net(cloned, "policy").net
-    reach = module.trainer.callback_metrics["policy/reach"].item()
+    alpha = module.trainer.callback_metrics["policy/reach"].item()
     for now, first, end in zip(module.policy.parameters(), start.parameters(), last.steps[-1], strict=True):
-        torch.testing.assert_close(now, torch.lerp(first, end, reach))
+        torch.testing.assert_close(now, torch.lerp(first, end, alpha))
     found = kept(module.policy, start, data)
     assert found.enough(KEEP)
     assert module.trainer.callback_metrics["policy/kept"].item() == pytest.approx(found.share)
@@ -162,7 +162,7 @@ def test_what_is_validated_on_is_measured_on(walks, cloned, tmp_path, monkeypatc
     monkeypatch.setattr("recalign.posttrain.keep.ndcg_by_user", measured)
     trainer = small.trainer_of(tmp_path, 1, limit_val_batches=2)
     trainer.fit(small.free(WeightedSFT, init_from=str(cloned), keep=KEEP), data)
-    assert counts == [2] * (1 + len(REACHES))  # of the start and of the policy
+    assert counts == [2] * (1 + len(ALPHAS))  # of the start and of the policy
     assert trainer.callback_metrics["policy/kept"] == 1  # a share of the start's
 
 

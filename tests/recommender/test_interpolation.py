@@ -18,15 +18,15 @@ from recalign.metrics.rank import gain_ndcg
 from recalign.recommender import RecommenderData
 from recalign.recommender.checkpoint import load_net
 from recalign.recommender.interpolation import (
-    ALL_KEPT,
+    ALL_RETAINED,
+    ALPHAS,
     HALVINGS,
     MARGIN,
-    REACHES,
     Retention,
     Z,
+    alpha_within_budget,
+    budget_batches,
     ndcg_by_user,
-    price_batches,
-    reach_at_price,
     require_share,
 )
 
@@ -40,64 +40,64 @@ def exactly(share):
 
 @given(lost=st.floats(0.0, 1.0), power=st.floats(0.5, 4.0), enough=st.floats(0.5, 1.0))
 def test_enough_is_kept_and_a_little_further_it_is_not(lost, power, enough):
-    def kept(reach):
-        return exactly(1 - lost * reach**power)
+    def kept(alpha):
+        return exactly(1 - lost * alpha**power)
 
-    reach, found = reach_at_price(kept, enough)
+    alpha, found = alpha_within_budget(kept, enough)
     assert found.share >= enough
-    assert found == (kept(reach) if reach else ALL_KEPT)
-    if reach < REACHES[-1]:
-        gap = next(b - a for a, b in zip((0.0, *REACHES), REACHES, strict=False) if b > reach)
-        assert kept(reach + gap / 2**HALVINGS).share < enough
+    assert found == (kept(alpha) if alpha else ALL_RETAINED)
+    if alpha < ALPHAS[-1]:
+        gap = next(b - a for a, b in zip((0.0, *ALPHAS), ALPHAS, strict=False) if b > alpha)
+        assert kept(alpha + gap / 2**HALVINGS).share < enough
     else:
-        assert kept(REACHES[-1]).share >= enough
+        assert kept(ALPHAS[-1]).share >= enough
 
 
 retentions = st.builds(Retention, st.floats(0.9, 1.05), st.one_of(st.floats(0, 0.05), st.just(math.nan)))
 
 
-@given(st.lists(retentions, min_size=len(REACHES), max_size=len(REACHES)), retentions)
+@given(st.lists(retentions, min_size=len(ALPHAS), max_size=len(ALPHAS)), retentions)
 def test_nothing_behind_the_first_fall_is_taken(at_reaches, between):
-    """Whatever a ray keeps further out, and however it wavers; what is taken is enough."""
-    by_reach, asked = dict(zip(REACHES, at_reaches, strict=True)), []
+    """Whatever a path keeps further out, and however it wavers; what is taken is enough."""
+    by_alpha, asked = dict(zip(ALPHAS, at_reaches, strict=True)), []
 
-    def kept(reach):
-        asked.append(reach)
-        return by_reach.get(reach, between)
+    def kept(alpha):
+        asked.append(alpha)
+        return by_alpha.get(alpha, between)
 
-    reach, found = reach_at_price(kept, 0.97)
-    falls = [at for at in REACHES if not by_reach[at].enough(0.97)]
-    before = [0.0, *(at for at in REACHES if not falls or at < falls[0])]
+    alpha, found = alpha_within_budget(kept, 0.97)
+    falls = [at for at in ALPHAS if not by_alpha[at].enough(0.97)]
+    before = [0.0, *(at for at in ALPHAS if not falls or at < falls[0])]
     assert found.share >= 0.97
     assert found.share - Z * found.error >= 0.97 - MARGIN
-    assert found is (kept(reach) if reach else ALL_KEPT)
-    assert before[-1] <= reach < (falls[0] if falls else math.inf)
-    assert reach == before[-1] or between.enough(0.97)
-    assert max(asked) == (falls[0] if falls else REACHES[-1])
-    assert len(asked) <= len(REACHES) + HALVINGS + 1
+    assert found is (kept(alpha) if alpha else ALL_RETAINED)
+    assert before[-1] <= alpha < (falls[0] if falls else math.inf)
+    assert alpha == before[-1] or between.enough(0.97)
+    assert max(asked) == (falls[0] if falls else ALPHAS[-1])
+    assert len(asked) <= len(ALPHAS) + HALVINGS + 1
 
 
 def test_a_small_step_goes_beyond_its_end():
-    assert reach_at_price(lambda reach: exactly(1 - 0.02 * reach), 0.97)[0] == 1.5
-    assert reach_at_price(lambda reach: exactly(1 - 0.001 * reach), 0.97) == (4.0, exactly(0.996))
+    assert alpha_within_budget(lambda alpha: exactly(1 - 0.02 * alpha), 0.97)[0] == 1.5
+    assert alpha_within_budget(lambda alpha: exactly(1 - 0.001 * alpha), 0.97) == (4.0, exactly(0.996))
 
 
 def test_what_is_no_number_is_too_far():
-    assert reach_at_price(lambda reach: exactly(math.nan if reach > 1 else 1.0), 0.97)[0] == 1.0
-    assert reach_at_price(lambda _: exactly(math.nan), 0.97) == (0.0, ALL_KEPT)
-    assert reach_at_price(lambda _: Retention(1.0, math.nan), 0.97) == (0.0, ALL_KEPT)
+    assert alpha_within_budget(lambda alpha: exactly(math.nan if alpha > 1 else 1.0), 0.97)[0] == 1.0
+    assert alpha_within_budget(lambda _: exactly(math.nan), 0.97) == (0.0, ALL_RETAINED)
+    assert alpha_within_budget(lambda _: Retention(1.0, math.nan), 0.97) == (0.0, ALL_RETAINED)
 
 
 def test_few_users_go_less_far_than_many_who_keep_as_much():
-    """Each user's loss is 2 % a unit of reach on average, with a spread that 20 users cannot average out."""
+    """Each user's loss is 2 % a unit of alpha on average, with a spread that 20 users cannot average out."""
     start_U = np.tile([0.5, 1.0, 1.5, 2.0], 5)
     loss_U = 0.02 + 0.2 * np.tile([-1.0, 1.0], 10) * np.array([1, 1, -1, -1] * 5)
     loss_U += 0.02 - (loss_U * start_U).sum() / start_U.sum()
 
-    def kept(reach, times):
-        return Retention.of(np.tile(start_U * (1 - reach * loss_U), times), np.tile(start_U, times))
+    def kept(alpha, times):
+        return Retention.of(np.tile(start_U * (1 - alpha * loss_U), times), np.tile(start_U, times))
 
-    (few, found), (many, _) = (reach_at_price(lambda reach, n=n: kept(reach, n), 0.97) for n in (1, 500))
+    (few, found), (many, _) = (alpha_within_budget(lambda alpha, n=n: kept(alpha, n), 0.97) for n in (1, 500))
     assert kept(1.4, 1).share == pytest.approx(0.972)  # by its point alone, 1.5 would keep enough
     assert 0 < few < 1
     assert found.enough(0.97)
@@ -125,7 +125,7 @@ def test_of_one_user_nothing_is_sure_and_a_start_that_ranks_nothing_loses_nothin
     alone = Retention.of(np.ones(1), np.ones(1))
     assert (alone.share, alone.enough(0.5)) == (1.0, False)
     for users in (0, 1, 5):
-        assert Retention.of(np.zeros(users), np.zeros(users)) == ALL_KEPT
+        assert Retention.of(np.zeros(users), np.zeros(users)) == ALL_RETAINED
 
 
 def test_a_bound_just_within_the_margin_is_enough():
@@ -149,25 +149,25 @@ def test_the_ranking_is_that_of_all_targets(log_root, cloned):
 
 def test_the_price_is_measured_on_all_users_and_on_as_many_batches_as_are_asked_for(log_root):
     data = small.data_of(RecommenderData, log_root, "tastes", batch_tokens=64)
-    everybody = [batch.user_B for batch in price_batches(data)]
+    everybody = [batch.user_B for batch in budget_batches(data)]
     assert data.users == "A"
     assert set(torch.cat(everybody).tolist()) == set(range(data.sequences.num_users))
     for limit, batches in ((1.0, len(everybody)), (0.5, len(everybody) // 2), (2, 2), (10**6, len(everybody))):
-        assert len(list(price_batches(data, limit))) == batches
+        assert len(list(budget_batches(data, limit))) == batches
     assert ndcg_by_user(None, [], CPU).shape == (0,)
 
 
 def test_reaches_rise_and_never_more_than_double():
-    assert list(REACHES) == sorted(set(REACHES))
-    assert REACHES[0] > 0
-    assert 1.0 in REACHES  # the trained weights themselves
-    assert all(after <= 2 * before for before, after in itertools.pairwise(REACHES))
-    assert len(REACHES) + HALVINGS + 1 == 15  # the passes that KeepRanking promises, one of them for the start
+    assert list(ALPHAS) == sorted(set(ALPHAS))
+    assert ALPHAS[0] > 0
+    assert 1.0 in ALPHAS  # the trained weights themselves
+    assert all(after <= 2 * before for before, after in itertools.pairwise(ALPHAS))
+    assert len(ALPHAS) + HALVINGS + 1 == 15  # the passes that KeepRanking promises, one of them for the start
 
 
 def test_what_is_just_enough_is_enough():
-    assert reach_at_price(lambda reach: exactly(0.97 if reach <= 1.4 else 0.5), 0.97) == (1.390625, exactly(0.97))
-    assert reach_at_price(lambda reach: exactly(0.97), 0.97) == (4.0, exactly(0.97))
+    assert alpha_within_budget(lambda alpha: exactly(0.97 if alpha <= 1.4 else 0.5), 0.97) == (1.390625, exactly(0.97))
+    assert alpha_within_budget(lambda alpha: exactly(0.97), 0.97) == (4.0, exactly(0.97))
 
 
 def test_the_share_to_keep_is_above_0_and_at_most_1():

@@ -164,8 +164,8 @@ def test_it_is_the_same_from_yaml_and_from_python():
     decoder = lines.pop("decoder")["init_args"] | {"max_length": 200}
     python = OneRecRecommender(99)
     assert lines == {key: python.hparams[key] for key in lines}
-    assert decoder == {key: python.policy.decoder.made_with[key] for key in decoder}
+    assert decoder == {key: python.policy.decoder.init_args[key] for key in decoder}
     by_catalogue = {"beam", "sizes"}  # null in the YAML
-    handed_on = (lines.keys() & python.policy.made_with.keys()) - by_catalogue
+    handed_on = (lines.keys() & python.policy.init_args.keys()) - by_catalogue
     assert handed_on > {"head", "temperature", "bos", "widest"}
-    assert {key: lines[key] for key in handed_on} == {key: python.policy.made_with[key] for key in handed_on}
+    assert {key: lines[key] for key in handed_on} == {key: python.policy.init_args[key] for key in handed_on}

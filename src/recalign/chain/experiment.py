@@ -39,12 +39,12 @@ class Chain:
         ours: the method that the report follows; null: none.
         placebos: methods that must gain nothing, each with the method that it copies but for one thing.
         baselines: rows that a gain is measured against: the better of them.
-        rerank: strength of reranked rows at reach 1, 1 / lambda in 1 / standard deviation of the reward; of
+        rerank: strength of reranked rows at alpha 1, 1 / lambda in 1 / standard deviation of the reward; of
             `popularity_tilt`, of log counts.
         lcb: standard deviations of the reward models' ensemble that `rerank_lcb` takes off their mean.
-        keep: share of the start's ``all/ndcg@10`` on validation that every method keeps: the price. Post-trained
-            weights (``model.keep``) and strengths follow their ray from the start up to it, from a sixteenth to four
-            times; null: as they were trained and given, whatever is left.
+        keep: share of the start's ``all/ndcg@10`` on validation that every method keeps: the NDCG budget. Post-trained
+            weights (``model.keep``) and strengths follow their interpolation path from the start up to it, at a
+            sixteenth to four times the step; null: as they were trained and given, whatever is left.
         trials: settings tried for each method, the first as its YAML has it, the others from conf/search.yaml; what
             is chosen on validation, with the first seed, is then run with every seed. 0 or 1: nothing is searched.
         evaluation: how methods are evaluated.
@@ -99,7 +99,7 @@ class Chain:
 
     @property
     def post_trained(self) -> list[str]:
-        """Those of them that are policies, which have settings to search and a ray of weights."""
+        """Those of them that are policies, which have settings to search and a path of weights."""
         return [method for method in self.methods if is_post_trained(method)]
 
     def check(self) -> None:

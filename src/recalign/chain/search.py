@@ -21,7 +21,7 @@ from recalign.errors import InputError, TrainingError
 from recalign.evaluation.comparison import HIGH
 from recalign.evaluation.methods import BASE_STAGES, MethodRun
 from recalign.evaluation.report import WIDTH
-from recalign.evaluation.selection import KEPT, SEARCH, SELECT, Figures, choose, choose_by_rank, validate
+from recalign.evaluation.selection import FLOOR, SEARCH, SELECT, Figures, choose, choose_by_rank, validate
 from recalign.files import write_text
 from recalign.stage import ParsedStage
 
@@ -88,7 +88,7 @@ class Search:
                     say(f"trial {number} of {method}, {settings[number]}, cannot be trained, and is not chosen: {one}")
                 else:
                     trials[number] = one
-            best = choose(trials, self.plan.chain.keep or KEPT)
+            best = choose(trials, self.plan.chain.keep or FLOOR)
             rows += _rows(method, settings, trials, best, self._fixed(method))
             chosen[method] = settings[best]
         for method in self.plan.chain.methods:
@@ -161,7 +161,7 @@ def table(frame: pl.DataFrame, seed: int) -> Table:
     """The setting chosen for each method, by value and by ``high/ndcg@10``, from `search.csv`."""
     shown = Table(
         title=f"settings chosen on validation, seed {seed}",
-        caption=f"by value: highest {SELECT} that keeps the price; {SEARCH} has all trials and figures",
+        caption=f"by value: highest {SELECT} that keeps the NDCG budget; {SEARCH} has all trials and figures",
         padding=(0, 1, 0, 0),
         box=None,
     )

@@ -11,7 +11,7 @@ from recalign.evaluation.comparison import ALL, HIGH, USER_SPREAD, VALUE
 from recalign.evaluation.comparison_table import ComparisonTable, figure
 from recalign.evaluation.decision import Decision
 from recalign.evaluation.findings import COIN, COVERAGE, KNOWING, Reports, judges, knowing
-from recalign.evaluation.selection import KEPT
+from recalign.evaluation.selection import FLOOR
 from recalign.evaluation.trusted import verdicts
 
 POWER = 0.8
@@ -110,6 +110,6 @@ def _of_policy(test: ComparisonTable, policy: str, believed: int) -> Iterator[Ca
         text += f"; {now.value:.1%} of the catalogue is shown to anybody, before {before.value:.1%}"
     if seconds := test.get(policy, "cost/seconds"):
         text += f"; training takes {figure('cost/seconds', seconds.value)}"
-    kept = test.kept(policy)
+    kept = test.retained(policy)
     words = f"{kept:.1%}" if math.isfinite(kept) else "not known"
-    yield Card("What does it cost?", words, f"{text}.", -1 if kept < KEPT else 0)
+    yield Card("What does it cost?", words, f"{text}.", -1 if kept < FLOOR else 0)

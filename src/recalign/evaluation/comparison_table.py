@@ -92,14 +92,14 @@ class ComparisonTable:
         """The method that ``diff_best_bc/<metric>`` is against."""
         return self.roles.better_baseline({method: cell.value for method, cell in self.column(metric).items()})
 
-    def kept(self, method: str) -> float:
+    def retained(self, method: str) -> float:
         """`all/ndcg@10` over that of the better baseline; nan where one is missing or the latter is 0."""
         baseline, cell = self.better_baseline(ALL), self.get(method, ALL)
         base = self.column(ALL)[baseline].value if baseline else 0.0
         return cell.value / base if cell and base else float("nan")
 
-    def kept_interval(self, method: str) -> Interval | None:
-        """`kept` with the interval of the paired difference; None where it is unknown."""
+    def retained_interval(self, method: str) -> Interval | None:
+        """`retained` with the interval of the paired difference; None where it is unknown."""
         baseline, change = self.better_baseline(ALL), self.get(method, f"diff_{BEST}/{ALL}")
         base = self.column(ALL)[baseline].value if baseline else 0.0
         if change is None or not change.known or not base:

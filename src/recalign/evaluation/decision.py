@@ -12,7 +12,7 @@ from recalign.evaluation import findings
 from recalign.evaluation.comparison import ALL, PLACEBO_FACTOR, VALUE
 from recalign.evaluation.comparison_table import ComparisonTable
 from recalign.evaluation.findings import DESTROYED, FLAT, QUICK, SHOWN, SURE, Case, Finding, Reports
-from recalign.evaluation.selection import KEPT, SELECT
+from recalign.evaluation.selection import FLOOR, SELECT
 
 Word = Literal["ship", "do not ship", "not decided"]
 SIGNS: dict[Word, int] = {"ship": 1, "not decided": 0, "do not ship": -1}
@@ -20,15 +20,15 @@ TRIED = 3
 """So many candidates are tried, in validation's order."""
 REMEDIES = 3
 RULES = (
-    f"Candidates keep {KEPT:.0%} of the better baseline's {ALL} on validation. The {TRIED} with the highest value by "
+    f"Candidates keep {FLOOR:.0%} of the better baseline's {ALL} on validation. The {TRIED} with the highest value by "
     "the judges that select are tried in that order, and the first that passes is the answer. Baselines, placebos, "
     "rows that read no reward and rows that show everybody the same are no candidates.",
     "All that follows is measured on the test, by the judges that report. Gains are in standard deviations (sd) of the "
     f"training rewards. Intervals are 95 %; those that have to lie above 0 are widened by Holm for up to {TRIED} rows.",
-    f"Do not ship a row that reliably keeps less than {KEPT:.0%} of the ranking, whose gain ends below {FLAT:g} sd, "
+    f"Do not ship a row that reliably keeps less than {FLOOR:.0%} of the ranking, whose gain ends below {FLAT:g} sd, "
     "that has less value than a row that reads no reward, or that rests on a reward model without signal.",
     "Not decided where the interval of the gain holds 0, or that of the gain over a row that reads no reward, or "
-    f"where a row does not keep {KEPT:.0%} with a confidence of {SURE:.0%} (one-sided).",
+    f"where a row does not keep {FLOOR:.0%} with a confidence of {SURE:.0%} (one-sided).",
     f"Not decided unless the gain is above {PLACEBO_FACTOR} times that of each of its placebos, by the interval of the "
     f"difference. A placebo whose rewards keep a correlation above {DESTROYED:g} with the true ones counts as missing.",
     "Not decided where a control is missing, or a figure could not be measured.",
@@ -159,16 +159,16 @@ def decide(test: ComparisonTable, validation: ComparisonTable, trust: Mapping[st
 def candidates(validation: ComparisonTable) -> list[str]:
     """The rows that keep enough on validation, the most valuable under the judges that select first."""
     values = {name: cell.value for name, cell in validation.column(SELECT).items() if math.isfinite(cell.value)}
-    enough = [name for name in validation.roles.candidates(values) if validation.kept(name) >= KEPT]
+    enough = [name for name in validation.roles.candidates(values) if validation.retained(name) >= FLOOR]
     return sorted(enough, key=lambda name: -values[name])
 
 
 def nobody(validation: ComparisonTable) -> Finding:
     """Why there is no candidate: none keeps enough on validation, or figures are missing."""
     rows = validation.roles.candidates(validation.column(SELECT))
-    if not rows or not all(validation.kept(row) < KEPT for row in rows):
+    if not rows or not all(validation.retained(row) < FLOOR for row in rows):
         return Finding(0, "What the methods keep and are worth on validation is not known.", "Evaluate again.")
-    text = f"No method keeps {KEPT:.0%} of the {ALL} of {validation.better_baseline(ALL)} on validation."
+    text = f"No method keeps {FLOOR:.0%} of the {ALL} of {validation.better_baseline(ALL)} on validation."
     return Finding(-1, text, "Take smaller steps (model.lr).")
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from recalign.evaluation.comparison import ALL, PLACEBO_FACTOR, VALUE
 from recalign.evaluation.comparison_table import ComparisonTable, Interval
 from recalign.evaluation.reranking import READS_REWARD_MODEL
-from recalign.evaluation.selection import KEPT
+from recalign.evaluation.selection import FLOOR
 from recalign.sequences.placebo import CORRELATION
 
 Reports = Mapping[str, dict[str, Any]]
@@ -28,7 +28,7 @@ FLAT = 0.015
 """A gain whose interval ends below so many standard deviations of the reward is no gain."""
 COIN = 0.5
 SURE = 0.8
-"""Confidence, one-sided, with which a row has to keep `KEPT` on the test."""
+"""Confidence, one-sided, with which a row has to keep `FLOOR` on the test."""
 QUICK = 0.5
 """A start that ranks at less than this share of a quick reference is trained too little."""
 COVERAGE, SHOWN = "policy/coverage@10", 0.5
@@ -129,7 +129,7 @@ class Case:
     def findings(self) -> Iterator[Finding]:
         """All that is known of it."""
         yield from self._reward_model()
-        yield from self._kept()
+        yield from self._retained()
         yield from self._gain()
         for other in self.test.roles.unrewarded:
             yield from self._over(other)
@@ -161,19 +161,19 @@ class Case:
             implied = (report["implication"] for report in self.reward.values() if report["verdict"] == "not_measured")
             yield Finding(0, text, next(implied, "Run `recalign test` on the reward model."))
 
-    def _kept(self) -> Iterator[Finding]:
-        kept = self.test.kept_interval(self.policy)
+    def _retained(self) -> Iterator[Finding]:
+        kept = self.test.retained_interval(self.policy)
         if kept is None:
             text = f"The {ALL} of {self.policy} or of its baseline is not known."
             yield Finding(0, text, "Evaluate start and bc as well.")
             return
         share = f"{kept.value:.1%} [{kept.low:.1%}, {kept.high:.1%}]"
         text = f"{self.policy} keeps {share} of the better baseline's {ALL} on the test"
-        if kept.high < KEPT:
-            yield Finding(-1, f"{text}, less than {KEPT:.0%}.", "Ask for more (keep), or give more validation events.")
-        elif kept.widened(SURE_WIDTH).low < KEPT:
+        if kept.high < FLOOR:
+            yield Finding(-1, f"{text}, less than {FLOOR:.0%}.", "Ask for more (keep), or give more validation events.")
+        elif kept.widened(SURE_WIDTH).low < FLOOR:
             remedy = "More test users narrow the interval; or ask for more (keep)."
-            yield Finding(0, f"{text}, which may be less than {KEPT:.0%}.", remedy)
+            yield Finding(0, f"{text}, which may be less than {FLOOR:.0%}.", remedy)
 
     def _gain(self) -> Iterator[Finding]:
         gain, baseline = self.test.gain(self.policy), self.test.better_baseline(VALUE)

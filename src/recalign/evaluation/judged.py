@@ -13,7 +13,7 @@ from recalign.evaluation.selection import ERROR, RETAINED, measured
 from recalign.evaluation.value import Scorers, evaluate
 from recalign.posttrain.base import PostTraining
 from recalign.recommender.checkpoint import Loaded, check_catalogue, load_net
-from recalign.recommender.interpolation import Retention, ndcg_by_user, price_batches
+from recalign.recommender.interpolation import Retention, budget_batches, ndcg_by_user
 
 
 class SelectionValue(Callback):
@@ -21,7 +21,7 @@ class SelectionValue(Callback):
 
     Logs ``value/select_judge@10``, ``all/ndcg@10``, ``high/ndcg@10`` and ``policy/kl`` on the validation events of
     users A, and ``policy/kept`` (the share of the start's ``all/ndcg@10``) with its standard error ``policy/kept_se``
-    on those of all users, where the price is searched; of the weights at the end of training. With the chain's
+    on those of all users, where the NDCG budget is searched; of the weights at the end of training. With the chain's
     ``model.keep`` these are the weights that are handed over, and the value alone ranks trials.
 
     Args:
@@ -56,7 +56,7 @@ class SelectionValue(Callback):
         data, device = pl_module.data, pl_module.device
         figures = measured(evaluate({"trained": pl_module.policy}, scorers, data, "validation", device)["trained"])
         policies = pl_module.policy, pl_module.reference
-        kept = Retention.of(*(ndcg_by_user(policy, price_batches(data), device) for policy in policies))
+        kept = Retention.of(*(ndcg_by_user(policy, budget_batches(data), device) for policy in policies))
         figures |= {RETAINED: kept.share, ERROR: kept.error}
         for logger in trainer.loggers:
             logger.log_metrics(figures, trainer.global_step)

@@ -46,4 +46,4 @@ def _users(loaded: Loaded, sequences: Sequences) -> np.ndarray:
             where=loaded.where,
             remedy="train it again with this version of recalign",
         )
-    return loaded.users.among(sequences, loaded.where)
+    return loaded.users.mask(sequences, loaded.where)

@@ -19,7 +19,6 @@ from recalign.evaluation.comparison import EVALUATED, TESTED, UNIT, USER_SPREAD
 from recalign.evaluation.item_knn import ItemKNN
 from recalign.evaluation.judges import require_apart
 from recalign.evaluation.popularity import popularity_curve
-from recalign.evaluation.ray import ValidationRanking
 from recalign.evaluation.reranking import (
     OF_PERMUTED,
     OWN_REWARD,
@@ -31,11 +30,12 @@ from recalign.evaluation.reranking import (
     is_reranked,
     scores_of,
 )
+from recalign.evaluation.validation_ranking import ValidationRanking
 from recalign.evaluation.value import Scorers, evaluate, load_truth
 from recalign.events import data_root
 from recalign.files import digest, sha256, write_json
 from recalign.recommender.checkpoint import Loaded, check_catalogue, load_net
-from recalign.recommender.interpolation import ALL_KEPT, Retention, reach_at_price
+from recalign.recommender.interpolation import ALL_RETAINED, Retention, alpha_within_budget
 from recalign.recommender.policy import Policy
 from recalign.recommender.training import write_parquet
 from recalign.reward import RewardData, RewardEnsemble
@@ -80,7 +80,7 @@ class MethodRun:
         cost: plain numbers that go with it (``cost/seconds``, ``cost/steps``, ``cost/events``), and what its run says
             of itself (``placebo/correlation``).
         strength: of reranking, 1 / lambda in 1 / standard deviation of the reward; of ``popularity_tilt``, of log
-            counts. With `keep`, that at reach 1 of the ray.
+            counts. With `keep`, that at alpha 1 of the interpolation path.
         keep: share of the start's ``all/ndcg@10`` on validation that reranking must keep (`Retention.enough`); None:
             any, at `strength`.
         spread: standard deviations of the ensemble that ``rerank_lcb`` takes off the mean.
@@ -156,8 +156,8 @@ def evaluate_methods(
         summary |= {"base": digest(data.fingerprint, digests)[:16], **shares, **run.cost, **_spread(data)}
         if data.sample is not None:
             summary |= {EVALUATED: test["user"].n_unique(), TESTED: data.users_tested("A")}
-        if run.method not in UNPRICED:  # which have no ray, and so no price
-            summary |= nets.price(run, policies[run.method])
+        if run.method not in WITHOUT_BUDGET:  # which have no interpolation path, and so no NDCG budget
+            summary |= nets.retained(run, policies[run.method])
         if (as_popular := tilted.value_at(_mean(validation, "log_count@10"))) is not None:
             summary["value_at_popularity"] = _mean(test, "judge@10") - as_popular
         if is_reranked(run.method):
@@ -210,7 +210,7 @@ class LoadedNetworks:
             return self.reranked(run).policy(self.start, self._reranks(run), self.scores(run))
         if run.checkpoint is not None:
             return self._trained(run.checkpoint).net
-        return self.start if run.method == "start" else UNPRICED[run.method](self.data)
+        return self.start if run.method == "start" else WITHOUT_BUDGET[run.method](self.data)
 
     def _reranks(self, run: MethodRun) -> Policy | None:
         """The trained policy that a row reranks; None: the start."""
@@ -226,55 +226,55 @@ class LoadedNetworks:
         require_apart(self.judges, trained, self.data.sequences)
         return trained
 
-    def price(self, run: MethodRun, policy: Policy) -> dict[str, float]:
-        """What a row keeps of the start's NDCG, the error of that, and, where a price was searched, the reach."""
-        kept = ALL_KEPT if policy is self.start else self.retention(policy)
+    def retained(self, run: MethodRun, policy: Policy) -> dict[str, float]:
+        """NDCG retained, its standard error, and alpha, where that was searched."""
+        kept = ALL_RETAINED if policy is self.start else self.retention(policy)
         found = {"policy/kept": kept.share, "policy/kept_se": kept.error}
         if is_reranked(run.method):
-            reach = None if run.keep is None else self.reranked(run).reach
+            alpha = None if run.keep is None else self.reranked(run).alpha
         else:
-            reach = self._trained(run.checkpoint).facts.get("reach") if run.checkpoint else None
-        return found if reach is None else found | {"policy/reach": reach}
+            alpha = self._trained(run.checkpoint).facts.get("reach") if run.checkpoint else None
+        return found if alpha is None else found | {"policy/reach": alpha}
 
     def retention(self, policy: Policy) -> Retention:
-        """What a policy keeps of the start's NDCG@10 on the events that a price is measured on."""
+        """What a policy keeps of the start's NDCG@10 on the events that an NDCG budget is measured on."""
         return Retention.of(self._ranking.ndcg_by_user(policy), self.start_U)
 
     def reranked(self, run: MethodRun) -> Reranking:
-        """How a row reranks, at the price where one is asked for."""
+        """How a row reranks, at the NDCG budget where one is asked for."""
         if run not in self._reranked:
-            self._reranked[run] = self._at_price(run)
+            self._reranked[run] = self._within_budget(run)
         return self._reranked[run]
 
-    def _at_price(self, run: MethodRun) -> Reranking:
-        """A trained policy is reranked as strongly as the start may be; its weights and the strength share one ray."""
+    def _within_budget(self, run: MethodRun) -> Reranking:
+        """A trained policy is reranked as strongly as the start may be; its weights and the strength share one path."""
         full, trained, scores = run.strength, self._reranks(run), self.scores(run)
         if trained:
             full = self.reranked(replace(run, method="rerank", checkpoint=None)).strength
 
-        def at(reach: float) -> Reranking:
-            return Reranking(reach * full, reach, run.spread)
+        def at(alpha: float) -> Reranking:
+            return Reranking(alpha * full, alpha, run.spread)
 
-        def kept(reach: float) -> Retention:
-            return self.retention(at(reach).policy(self.start, trained, scores))
+        def kept(alpha: float) -> Retention:
+            return self.retention(at(alpha).policy(self.start, trained, scores))
 
-        return at(reach_at_price(kept, run.keep)[0] if run.keep is not None and self.start_U.any() else 1.0)
+        return at(alpha_within_budget(kept, run.keep)[0] if run.keep is not None and self.start_U.any() else 1.0)
 
     @functools.cached_property
     def start_U(self) -> np.ndarray:
-        """NDCG@10 of the start by user, which a price is a share of. Shape: float64 (U,)."""
+        """NDCG@10 of the start by user, which an NDCG budget is a share of. Shape: float64 (U,)."""
         return self._ranking.ndcg_by_user(self.start)
 
 
-UNPRICED: dict[str, Callable[[RewardData], Policy]] = {
+WITHOUT_BUDGET: dict[str, Callable[[RewardData], Policy]] = {
     "popularity": lambda data: SameForAll(log_counts(data.sequences)),
     "popularity_high": lambda data: SameForAll(log_counts(data.sequences, high_only=True)),
     "item_mean": lambda data: SameForAll(torch.from_numpy(data.moments()[2]) / data.moments()[1]),
     "item_knn": lambda data: ItemKNN.of(data.sequences),
 }
-"""Rows counted from the log, which no ray leads to; `item_mean` by shrunk means, in standard deviations."""
+"""Rows counted from the log, without an interpolation path; `item_mean` by shrunk means, in standard deviations."""
 
-UNTRAINED = (*UNPRICED, "start", *(row for row in RERANKED if row not in OWN_REWARD))
+UNTRAINED = (*WITHOUT_BUDGET, "start", *(row for row in RERANKED if row not in OWN_REWARD))
 """Rows that take no training of their own."""
 
 

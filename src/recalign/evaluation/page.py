@@ -13,7 +13,7 @@ from recalign.evaluation.answer import ab_test, cards, limits
 from recalign.evaluation.comparison import ALL, HIGH, VALUE
 from recalign.evaluation.comparison_table import ComparisonTable, figure
 from recalign.evaluation.decision import RULES
-from recalign.evaluation.selection import KEPT
+from recalign.evaluation.selection import FLOOR
 from recalign.evaluation.sources import Sources
 
 MAIN = (
@@ -200,7 +200,7 @@ def _ids(tokens: dict[str, dict[str, Any]]) -> Plain:
 
 def _plots(table: ComparisonTable) -> list[Section]:
     baseline = table.better_baseline(ALL)
-    shade = plots.below(KEPT * table.column(ALL)[baseline].value) if baseline else lambda axes: None
+    shade = plots.below(FLOOR * table.column(ALL)[baseline].value) if baseline else lambda axes: None
     gains = [f"diff_start/value/{name}" for name in ("train_rm@10", "judge@10", "true@10")]
     return [
         _section(

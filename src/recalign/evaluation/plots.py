@@ -20,7 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from recalign.evaluation.comparison_table import ComparisonTable, Interval
-from recalign.evaluation.methods import UNPRICED, UNTRAINED
+from recalign.evaluation.methods import UNTRAINED, WITHOUT_BUDGET
 from recalign.evaluation.roles import Roles
 
 VARIABLES = ("ink", "soft", "line", "card", "accent", "baseline", "plain", "placebo", "shade")
@@ -54,7 +54,7 @@ STYLE: Any = {
 def forest(table: ComparisonTable, metric: str) -> Markup | None:
     """Each method's difference to the better baseline: 95 % interval, and a thin line for Holm's wider one.
 
-    Rows that no ray leads to may be far off: their figure is written at the edge.
+    Rows that no interpolation path leads to may be far off: their figure is written at the edge.
     """
     differences = _finite(table, f"diff_best_bc/{metric}")
     if not differences:
@@ -62,7 +62,7 @@ def forest(table: ComparisonTable, metric: str) -> Markup | None:
     rows = list(reversed(differences))
 
     def draw(figure: Figure, axes: Axes) -> None:
-        inside = [differences[row] for row in rows if row not in UNPRICED] or list(differences.values())
+        inside = [differences[row] for row in rows if row not in WITHOUT_BUDGET] or list(differences.values())
         low, high = min(0, *(cell.low for cell in inside)), max(0, *(cell.high for cell in inside))
         margin = 0.12 * (high - low) or 1.0
         left, right = low - margin, high + margin
@@ -97,13 +97,14 @@ def scatter(
     decorate: Callable[[Axes], None] = lambda axes: None,
     log: bool = False,
 ) -> Markup | None:
-    """Methods by the metrics x and y, with both intervals; without `UNPRICED` rows, beside which no two could be told.
+    """Methods by the metrics x and y, with both intervals; rows `WITHOUT_BUDGET` are too far off to draw.
 
     Placebos have a colour and no name. ``decorate`` draws what lies behind the points; ``log`` makes x logarithmic from
     0.1 on (a KL spans decades).
     """
     across, up = _finite(table, x), _finite(table, y)
-    points = {method: (across[method], up[method]) for method in across if method in up and method not in UNPRICED}
+    shown = [method for method in across if method in up and method not in WITHOUT_BUDGET]
+    points = {method: (across[method], up[method]) for method in shown}
     if len(points) < 2:
         return None
     colours = {method: _colour(table.roles, method) for method in points}

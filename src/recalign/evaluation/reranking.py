@@ -68,17 +68,17 @@ class Reranking:
 
     Attributes:
         strength: 1 / lambda in 1 / standard deviation of the reward; of ``popularity_tilt``, of log counts.
-        reach: where the policy's weights lie on the ray from the start through the trained ones.
+        alpha: where the policy's weights lie on the interpolation path from the start through the trained ones.
         spread: standard deviations of the ensemble that ``rerank_lcb`` takes off the mean.
     """
 
     strength: float
-    reach: float
+    alpha: float
     spread: float
 
     def policy(self, start: Policy, trained: Policy | None, scores: tuple[Scores, float]) -> Rerank:
         """The reranked policy; ``trained`` is that of `base_method`, if there is one, and ``scores`` as `RERANKED`."""
-        policy = interpolate(start, trained, self.reach) if trained else start
+        policy = interpolate(start, trained, self.alpha) if trained else start
         return Rerank(policy, scores[0], self.strength / scores[1])
 
     def record(self, data: RewardData) -> dict[str, Any]:
@@ -88,11 +88,11 @@ class Reranking:
 
 
 @torch.no_grad()
-def interpolate(start: Policy, trained: Policy, reach: float) -> Policy:
-    """The policy whose weights are start + reach (trained - start), as `recalign.posttrain.KeepRanking` has them."""
+def interpolate(start: Policy, trained: Policy, alpha: float) -> Policy:
+    """The policy whose weights are start + alpha (trained - start), as `recalign.posttrain.KeepRanking` has them."""
     policy = copy.deepcopy(trained)
     for weight, first in zip(policy.parameters(), trained.origin(start), strict=True):
-        weight.copy_(torch.lerp(first.to(weight), weight, reach))
+        weight.copy_(torch.lerp(first.to(weight), weight, alpha))
     return policy
 
 

@@ -17,7 +17,7 @@ from recalign.files import read_json, write_json
 from recalign.recommender.interpolation import TOLERANCE, Retention
 from recalign.reward import RewardData
 
-KEPT = 0.95
+FLOOR = 0.95
 """Share of the better baseline's ``all/ndcg@10`` that a method must keep to be shipped, or to be called the best."""
 
 SELECT = "value/select_judge@10"
@@ -40,7 +40,7 @@ def validate(
 
     Returns:
         The metrics of `MEASURED` for each run, the true value only where the truth is known, and of
-        `LoadedNetworks.price`.
+        `LoadedNetworks.retained`.
     """
     digests = base.digests()
     keys = {place: run.key(digests, data, code) for place, run in places.items()}
@@ -52,7 +52,7 @@ def validate(
         scorers = replace(nets.scorers, rewards=select)
         frames = evaluate(policies, scorers, data, "validation", device)
         for place in stale:
-            figures = measured(frames[str(place)]) | nets.price(places[place], policies[str(place)])
+            figures = measured(frames[str(place)]) | nets.retained(places[place], policies[str(place)])
             with kept.publish(place / FOLDER, keys[place]) as part:
                 write_json(part / FILE, figures)
     return [read_json(place / FOLDER / FILE) for place in places]
@@ -72,8 +72,8 @@ def measured(events: pl.DataFrame) -> Figures:
 def choose(trials: Mapping[int, Figures], keep: float) -> int:
     """The number of the trial with the highest value under the judges for selection; of equals the first.
 
-    Only trials count that pay the price and no more (`Retention.enough`, to within `TOLERANCE`). Where none does, the
-    one that keeps most is chosen.
+    Only trials count that keep the NDCG budget (`Retention.enough`, to within `TOLERANCE`). Where none does, the one
+    that keeps most is chosen.
     """
     kept = {number: Retention(figures[RETAINED], figures[ERROR]) for number, figures in trials.items()}
     enough = [number for number, of in kept.items() if of.enough(keep - TOLERANCE)]

@@ -1,6 +1,6 @@
 """Encoders, losses and exact ranking in plain torch: no Lightning, no Polars, nothing else of recalign."""
 
-from .encoder import Encoder, Recorded
+from .encoder import Encoder, Rebuildable
 from .hstu import HSTU
 from .onerec_decoder import Decoder, LazyContext
 from .onerec_encoder_decoder import EncoderDecoder
@@ -25,7 +25,7 @@ __all__ = [
     "NodeLogits",
     "OwnVectors",
     "Pooled",
-    "Recorded",
+    "Rebuildable",
     "SASRec",
     "SharedCodes",
     "Trie",

@@ -15,24 +15,24 @@ from torch import Tensor, nn
 from recalign.errors import InputError, require_positive
 
 
-class Recorded:
-    """Mixin that keeps the constructor's arguments in ``made_with``, so that a checkpoint can rebuild the network.
+class Rebuildable:
+    """Mixin that keeps the constructor's arguments in ``init_args``, so that a checkpoint can rebuild the network.
 
     It must be the first base of an `nn.Module`. Arguments must be plain values or other recorded networks.
     """
 
-    made_with: dict[str, Any]
+    init_args: dict[str, Any]
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> "Recorded":
+    def __new__(cls, *args: Any, **kwargs: Any) -> "Rebuildable":
         made = super().__new__(cls)
         # partial: copy.deepcopy passes no arguments and sets attributes afterwards
         bound = inspect.signature(cls).bind_partial(*args, **kwargs)
         bound.apply_defaults()
-        object.__setattr__(made, "made_with", dict(bound.arguments))
+        object.__setattr__(made, "init_args", dict(bound.arguments))
         return made
 
 
-class Encoder(Recorded, nn.Module, ABC):
+class Encoder(Rebuildable, nn.Module, ABC):
     """Base class: a causal map from a history's embeddings to one state per event.
 
     Sequences start at row 0 and are padded at the end. Row i depends on events 0..i only, not on later events, other

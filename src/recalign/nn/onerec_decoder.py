@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from .dropout import Dropout
-from .encoder import Encoder, Recorded, position_table, valid_rows
+from .encoder import Encoder, Rebuildable, position_table, valid_rows
 from .window import Window
 
 
@@ -37,7 +37,7 @@ class Past(NamedTuple):
         return len(self.k)
 
 
-class Decoder(Recorded, nn.Module, ABC):
+class Decoder(Rebuildable, nn.Module, ABC):
     """Blocks that read one token at a time, beside keys and values of the history.
 
     Args:

@@ -16,7 +16,7 @@ from torch import Tensor
 from recalign.errors import InputError
 from recalign.posttrain.base import Figures
 from recalign.posttrain.heads import StateValue, at_own_rate, state_width
-from recalign.posttrain.rollout import Drawn, OnlineSettings, OnlineTraining, among, roll_out
+from recalign.posttrain.rollout import Drawn, OnlineSettings, OnlineTraining, over_candidates, roll_out
 from recalign.processes import counts, gathered, random_rows
 from recalign.recommender import CodePolicy
 from recalign.recommender.policy import State
@@ -145,7 +145,7 @@ class SampledActions(OnlineTraining):
     def loss(self, batch: Batch) -> tuple[Tensor, Figures] | None:
         if self.trainer.global_step % self.refresh == 0:
             self.renew()
-        rated = self.asked(batch.keep(~batch.reward_T.isnan()))
+        rated = self.sampled_targets(batch.keep(~batch.reward_T.isnan()))
         return self.loss_at(rated) if any(counts(len(rated.target_T), self.device)) else None
 
     def loss_at(self, rated: Batch) -> tuple[Tensor, Figures]:
@@ -156,7 +156,7 @@ class SampledActions(OnlineTraining):
         state = self.policy.encode(rated)
         logp_TC = self.policy.log_probs(state, torch.cat([rated.target_T[:, None], item_TC.clamp(min=1)], dim=1))
         nll = -gathered(logp_TC[:, 0]).mean()
-        logp_TS = gathered(among(logp_TC[:, 1:], item_TC).gather(1, column_TS))
+        logp_TS = gathered(over_candidates(logp_TC[:, 1:], item_TC).gather(1, column_TS))
         drawn = Drawn(*gathered(torch.stack(own, dim=2)).unbind(dim=2))
         loss, figures = self.surrogate(drawn, logp_TS, state, nll)
         rewards = {"reward": drawn.reward_TS.mean(), "rewards": drawn.reward_TS}

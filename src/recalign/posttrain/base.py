@@ -54,7 +54,7 @@ class PostTraining(WithReference):
         weight_decay: AdamW's, on matrices only.
         top_k: items a user that `predict` writes.
         keep: share of the start's ``all/ndcg@10`` on validation that the checkpoint must keep (`KeepRanking`). Its
-            facts then hold the ``reach``. Null: the checkpoint holds the last weights, without such a limit.
+            facts then hold its alpha (``reach``). Null: the checkpoint holds the last weights, without such a limit.
     """
 
     UPSTREAM: ClassVar[dict[str, str]] = {"init_from": "recommender"}
@@ -88,11 +88,11 @@ class PostTraining(WithReference):
         return [*super().configure_callbacks(), *([] if self.keep is None else [KeepRanking(self.keep)])]
 
     def facts(self) -> dict[str, Any]:
-        return super().facts() | ({} if self.reach is None else {"reach": self.reach})
+        return super().facts() | ({} if self.interpolation_alpha is None else {"reach": self.interpolation_alpha})
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
-        self.reach = checkpoint["facts"].get("reach")
+        self.interpolation_alpha = checkpoint["facts"].get("reach")
 
     def setup(self, stage: str) -> None:
         data = self.data

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from recalign.posttrain.base import Figures
 from recalign.posttrain.pairs import preference
-from recalign.posttrain.rollout import OnlineSettings, OnlineTraining, met
+from recalign.posttrain.rollout import OnlineSettings, OnlineTraining, seen_pairs
 from recalign.processes import counts, gathered
 from recalign.sequences import Batch
 from recalign.typed import passes_on
@@ -77,7 +77,7 @@ class IPA(OnlineTraining):
         if not any(counts(len(rated.target_T), self.device)):
             return None
         nll = -gathered(self.policy.log_prob(self.policy.encode(rated), rated.target_T)).mean()
-        shown = self.asked(rated)
+        shown = self.sampled_targets(rated)
         pair_T2, gap_T = self._pairs(shown)
         paired_T = gap_T > 0
         gap_T = gathered(gap_T[paired_T])
@@ -91,5 +91,5 @@ class IPA(OnlineTraining):
     def _pairs(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """What `best_and_worst` finds among the items that ``old`` would show."""
         count = min(self.candidates, self.policy.num_items)
-        item_TC = self.old.top_k(self.old.encode(batch), count, met(batch))[1]
+        item_TC = self.old.top_k(self.old.encode(batch), count, seen_pairs(batch))[1]
         return best_and_worst(item_TC, self.environment(batch, item_TC.clamp(min=1)))

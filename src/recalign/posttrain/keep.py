@@ -15,7 +15,13 @@ from torch import Tensor
 
 from recalign.errors import InputError, TrainingError
 from recalign.processes import agreed
-from recalign.recommender.interpolation import ALL_KEPT, Retention, ndcg_by_user, price_batches, reach_at_price
+from recalign.recommender.interpolation import (
+    ALL_RETAINED,
+    Retention,
+    alpha_within_budget,
+    budget_batches,
+    ndcg_by_user,
+)
 from recalign.recommender.policy import Policy
 from recalign.recommender.training import PolicyModule
 
@@ -25,22 +31,22 @@ class WithReference(PolicyModule):
 
     Attributes:
         reference: the frozen start.
-        reach: of the weights that are handed over, along the way from the start; None: nothing was searched.
+        interpolation_alpha: of the checkpointed weights, on the path from the start; None: nothing was searched.
     """
 
     reference: Policy
-    reach: float | None = None
+    interpolation_alpha: float | None = None
 
 
 class KeepRanking(Callback):
     """Validate and checkpoint interpolated weights that keep just enough of the start's ranking.
 
-        theta = theta_start + reach (theta_trained - theta_start)
+        theta = theta_start + alpha (theta_trained - theta_start)
 
-    The search (`reach_at_price`) goes out from the start until the policy keeps less than ``share`` of the start's
+    The search (`alpha_within_budget`) goes out from the start until the policy keeps less than ``share`` of the start's
     ``all/ndcg@10`` on the validation events of all users, or too few events tell (`Retention.enough`). It interpolates
-    (reach < 1) if the trained weights lost too much, and extrapolates, up to 4, if they could afford more; at 4 the
-    price is not reached. Interpolation: WiSE-FT, Wortsman et al., arXiv 2109.01903; for alignment: Lin et
+    (alpha < 1) if the trained weights lost too much, and extrapolates, up to 4, if they could afford more; at 4 the
+    budget is not spent. Interpolation: WiSE-FT, Wortsman et al., arXiv 2109.01903; for alignment: Lin et
     al., arXiv 2309.06256; extrapolation: ExPO, Zheng et al., arXiv 2404.16792.
 
     The search runs at the end of the last epoch; earlier epochs are validated and saved with the trained weights. With
@@ -62,7 +68,7 @@ class KeepRanking(Callback):
         super().__init__()
         self.share = share
         self._start_U: np.ndarray | None = None  # NDCG of the start, summed by user
-        self._reach, self._step = 1.0, -1  # result of the search, and the step at which it ran
+        self._alpha, self._step = 1.0, -1  # result of the search, and the step at which it ran
         # The set of weights that is not in the policy now: the interpolated or the trained ones. Empty before a search.
         self._other: list[Tensor] = []
 
@@ -83,7 +89,7 @@ class KeepRanking(Callback):
         elif _may_be_last(trainer):
             self._search(trainer, pl_module)
         else:
-            self._other, pl_module.reach = [], None  # loaded from the run that this one continues
+            self._other, pl_module.interpolation_alpha = [], None  # loaded from the run that this one continues
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: WithReference) -> None:  # type: ignore[override]
         self._swap(pl_module.policy)
@@ -99,7 +105,7 @@ class KeepRanking(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: WithReference) -> None:  # type: ignore[override]
         self._swap(pl_module.policy)
         self._other = []
-        if self._reach == 0:
+        if self._alpha == 0:
             rank_zero_warn(
                 f"the checkpoint holds the start's weights: of no step towards the trained ones, however small, can it "
                 f"be said that {self.share:.0%} of the ranking is kept; lower model.lr, or validate on more users"
@@ -107,37 +113,37 @@ class KeepRanking(Callback):
 
     @torch.no_grad()
     def _search(self, trainer: Trainer, module: WithReference) -> None:
-        """Search for the reach, put its weights into the policy, and keep the trained ones as the other set."""
+        """Search for alpha, put its weights into the policy, and keep the trained ones as the other set."""
         start, weights = module.policy.origin(module.reference), list(module.policy.parameters())
         if not all(weight.isfinite().all() for weight in weights):
             raise TrainingError("trained weights are not finite, so there is nothing to checkpoint; lower model.lr")
         self._other = []  # free the old set before a new one is made
         trained = [weight.clone() for weight in weights]
 
-        def move(reach: float) -> None:
+        def move(alpha: float) -> None:
             for weight, first, last in zip(weights, start, trained, strict=True):
-                weight.copy_(torch.lerp(first, last, reach))
+                weight.copy_(torch.lerp(first, last, alpha))
 
         with isolate_rng():  # a pass over a loader draws a seed
             if self._start_U is None:
                 self._start_U = self.measured(trainer, module, module.reference)
             start_U = self._start_U
 
-            def kept(reach: float) -> Retention:
-                move(reach)
+            def kept(alpha: float) -> Retention:
+                move(alpha)
                 return Retention.of(self.measured(trainer, module, module.policy), start_U)
 
             # A start that ranks nothing has nothing to keep: the trained weights are handed over.
-            reach, found = reach_at_price(kept, self.share) if start_U.any() else (1.0, ALL_KEPT)
-            self._reach, share, error = agreed((reach, found.share, found.error), module.device)
-        self._other, self._step, module.reach = trained, trainer.global_step, self._reach
-        move(self._reach)
-        module.log_dict({"policy/reach": self._reach, "policy/kept": share, "policy/kept_se": error})
+            alpha, found = alpha_within_budget(kept, self.share) if start_U.any() else (1.0, ALL_RETAINED)
+            self._alpha, share, error = agreed((alpha, found.share, found.error), module.device)
+        self._other, self._step, module.interpolation_alpha = trained, trainer.global_step, self._alpha
+        move(self._alpha)
+        module.log_dict({"policy/reach": self._alpha, "policy/kept": share, "policy/kept_se": error})
 
     def measured(self, trainer: Trainer, module: WithReference, policy: Policy) -> np.ndarray:
         """NDCG@10 of a policy by user, on as many batches as the trainer's limit lets through. Shape: float64 (U,)."""
         with trainer.precision_plugin.val_step_context():
-            return ndcg_by_user(policy, price_batches(module.data, trainer.limit_val_batches), module.device)
+            return ndcg_by_user(policy, budget_batches(module.data, trainer.limit_val_batches), module.device)
 
     @torch.no_grad()
     def _swap(self, policy: Policy) -> None:
@@ -148,10 +154,10 @@ class KeepRanking(Callback):
                 other.copy_(now)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"reach": self._reach, "step": self._step}
+        return {"reach": self._alpha, "step": self._step}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._reach, self._step = state_dict["reach"], state_dict["step"]
+        self._alpha, self._step = state_dict["reach"], state_dict["step"]
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: WithReference, checkpoint: dict[str, Any]) -> None:  # type: ignore[override]
         if self._other:

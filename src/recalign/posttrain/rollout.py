@@ -114,7 +114,7 @@ class OnlineTraining(PostTraining):
     def without_item_prior(self) -> AbstractContextManager[None]:
         return without_prior(self.policy, self.reference, self.old)
 
-    def asked(self, batch: Batch) -> Batch:
+    def sampled_targets(self, batch: Batch) -> Batch:
         """A random share of a batch's targets."""
         if self.share == 1:
             return batch
@@ -131,7 +131,7 @@ class Drawn(NamedTuple):
     """What is known of S items drawn at each of T states. Shape: (T, S) each."""
 
     old_TS: Tensor
-    """log old(item | s) among the candidates (`among`), old the policy that they were drawn from."""
+    """log old(item | s) among the candidates (`over_candidates`), old the policy that they were drawn from."""
     start_TS: Tensor
     """The same under the starting policy."""
     reward_TS: Tensor
@@ -161,10 +161,10 @@ def roll_out(
         what is known of these. Where nothing is unseen, item 1 stands in.
     """
     start_T = start.encode(batch)
-    _, candidate_TC = start.top_k(start_T, min(candidates, start.num_items), met(batch))
+    _, candidate_TC = start.top_k(start_T, min(candidates, start.num_items), seen_pairs(batch))
     item_TC = candidate_TC.clamp(min=1)
-    old_TC = among(old.log_probs(old.encode(batch), item_TC), candidate_TC)
-    start_TC = among(start.log_probs(start_T, item_TC), candidate_TC)
+    old_TC = over_candidates(old.log_probs(old.encode(batch), item_TC), candidate_TC)
+    start_TC = over_candidates(start.log_probs(start_T, item_TC), candidate_TC)
     there = old_TC.device
     uniform_TS = random_rows(
         lambda rows: torch.rand(rows, samples, dtype=torch.double, device=there), len(old_TC), there
@@ -174,7 +174,7 @@ def roll_out(
     return candidate_TC, column_TS, Drawn(old_TC.gather(1, column_TS), start_TC.gather(1, column_TS), reward_TS)
 
 
-def among(logp_TC: Tensor, candidate_TC: Tensor) -> Tensor:
+def over_candidates(logp_TC: Tensor, candidate_TC: Tensor) -> Tensor:
     """Renormalise log-probabilities over candidates; candidate 0 gets none. Shape: (T, C) -> (T, C).
 
     Used alike for pi, old and start, so that equal policies have equal ratios in any precision. Where all candidates
@@ -183,7 +183,7 @@ def among(logp_TC: Tensor, candidate_TC: Tensor) -> Tensor:
     return logp_TC.masked_fill(candidate_TC == 0, torch.finfo(logp_TC.dtype).min).log_softmax(dim=1)
 
 
-def met(batch: Batch) -> Tensor:
+def seen_pairs(batch: Batch) -> Tensor:
     """What stands in each target's history. Shape: -> int64 (2, N), pairs (target, item)."""
     column_L = torch.arange(batch.item_BL.shape[1], device=batch.column_T.device)
     target_N, column_N = (column_L <= batch.column_T[:, None]).nonzero(as_tuple=True)

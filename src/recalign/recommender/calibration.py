@@ -26,9 +26,9 @@ class CalibratePrior(Callback):
     """Choose the strength of the policy's item prior when training ends, and write it into the checkpoint.
 
     Taken is the strength in 0..2 with the highest ``all/ndcg@10`` on the stage's validation events (by default those of
-    all users, on which a price is measured too), the weakest of several. It goes into the best checkpoint, the one that
-    is handed over, and into the module's policy. Training itself, and the validation that picks its epoch, know no
-    prior.
+    all users, on which an NDCG budget is measured too), the weakest of several. It goes into the best checkpoint, from
+    which the next stage starts, and into the module's policy. Training itself, and the validation that picks its epoch,
+    know no prior.
 
     Logs ``rank/prior``, the strength, and ``rank/prior/ndcg@10`` with ``rank/prior/ndcg@10_without``, what it is worth;
     the checkpoint's facts hold the same as ``prior``.

@@ -24,7 +24,7 @@ from torch.distributed.fsdp import FSDPModule
 from recalign.errors import InputError, TrainingError
 from recalign.files import replacing
 from recalign.kept import verify
-from recalign.nn import Recorded
+from recalign.nn import Rebuildable
 from recalign.recommender.policy import Policy
 from recalign.sequences import EventDataModule, UserCohort
 
@@ -41,9 +41,9 @@ def class_path(kind: type) -> str:
     return f"{package if exported else kind.__module__}.{kind.__qualname__}"
 
 
-def recipe(module: Recorded) -> dict[str, Any]:
+def recipe(module: Rebuildable) -> dict[str, Any]:
     """Class and constructor arguments of a network, as plain values."""
-    plain = {k: recipe(v) if isinstance(v, Recorded) else v for k, v in module.made_with.items()}
+    plain = {k: recipe(v) if isinstance(v, Rebuildable) else v for k, v in module.init_args.items()}
     own = next(kind for kind in type(module).__mro__ if not issubclass(kind, FSDPModule))  # sharding derives a class
     return {"class_path": class_path(own), "init_args": plain}
 
@@ -61,7 +61,7 @@ def build(plan: dict[str, Any]) -> Any:
     if module not in sys.modules and not module.startswith(NETWORKS):
         raise ImportError(f"{module} is not imported here, and a checkpoint may not import it: name it in run.imports")
     kind = getattr(importlib.import_module(module), name)
-    if not (isinstance(kind, type) and issubclass(kind, Recorded)):
+    if not (isinstance(kind, type) and issubclass(kind, Rebuildable)):
         raise TypeError(f"{plan['class_path']} is not a network of recalign")
     nested = {k: build(v) if isinstance(v, dict) and "class_path" in v else v for k, v in plan["init_args"].items()}
     return kind(**nested)

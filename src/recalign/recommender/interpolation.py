@@ -24,8 +24,8 @@ Z = 1.64
 """Standard errors between the share measured and the lower bound: one-sided 95 %."""
 MARGIN = 0.02
 """The lower bound may lie this far below the share to keep."""
-REACHES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0, 1.5, 2.0, 3.0, 4.0)
-"""Points of the ray that are tried in turn."""
+ALPHAS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0, 1.5, 2.0, 3.0, 4.0)
+"""Points of the interpolation path that are tried in turn."""
 HALVINGS = 5  # bisection steps between the last of these that keeps enough and the next
 
 
@@ -65,7 +65,7 @@ class Retention:
         """
         total, users = start_U.sum(), len(start_U)
         if not total:
-            return ALL_KEPT
+            return ALL_RETAINED
         share = now_U.sum() / total
         spread = np.square(now_U - share * start_U).sum()
         return cls(float(share), float(np.sqrt(users / (users - 1) * spread) / total) if users > 1 else float("nan"))
@@ -75,31 +75,31 @@ class Retention:
         return self.share >= keep and self.share - Z * self.error >= keep - MARGIN
 
 
-ALL_KEPT = Retention(1.0, 0.0)
+ALL_RETAINED = Retention(1.0, 0.0)
 """What the start keeps of itself."""
 
 
-def reach_at_price(kept: Callable[[float], Retention], keep: float) -> tuple[float, Retention]:
-    """Follow a ray from the start to the last point before it first keeps too little (`Retention.enough`).
+def alpha_within_budget(kept: Callable[[float], Retention], keep: float) -> tuple[float, Retention]:
+    """Follow a path from the start to the last point before it first keeps too little (`Retention.enough`).
 
-    Tries `REACHES` in turn until one keeps too little, then bisects between it and the one before. A ray that keeps
-    enough as far as it is tried ends at the last of these: the price is not reached.
+    Tries `ALPHAS` in turn until one keeps too little, then bisects between it and the one before. A path that keeps
+    enough as far as it is tried ends at the last of these: the NDCG budget is not reached.
 
     Args:
-        kept: what is kept at a reach. The start itself, at 0, keeps all.
+        kept: what is kept at an alpha. The start itself, at 0, keeps all.
         keep: the share to keep.
 
     Returns:
-        The reach, 0 if already the first bisected point is too far, and what is kept there.
+        The alpha, 0 if already the first bisected point is too far, and what is kept there.
     """
-    low, found = 0.0, ALL_KEPT
-    for reach in REACHES:
-        if not (there := kept(reach)).enough(keep):
+    low, found = 0.0, ALL_RETAINED
+    for alpha in ALPHAS:
+        if not (there := kept(alpha)).enough(keep):
             break
-        low, found = reach, there
+        low, found = alpha, there
     else:
         return low, found
-    high = reach
+    high = alpha
     for _ in range(HALVINGS):
         middle = (low + high) / 2
         if (there := kept(middle)).enough(keep):
@@ -109,7 +109,7 @@ def reach_at_price(kept: Callable[[float], Retention], keep: float) -> tuple[flo
     return low, found
 
 
-def price_batches(data: EventDataModule, limit: float | None = None) -> Iterator[Batch]:
+def budget_batches(data: EventDataModule, limit: float | None = None) -> Iterator[Batch]:
     """The batches on which what is kept is measured: validation events of all users, A, B1 and B2.
 
     Cloning reads the choices of all of them as well, and no reward is read here. The more users, the smaller the error.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from recalign.errors import InputError
-from recalign.nn import Recorded, ranks_from_scores, top_k_from_scores
+from recalign.nn import Rebuildable, ranks_from_scores, top_k_from_scores
 from recalign.nn.topk import Pairs
 from recalign.processes import counts, gathered
 from recalign.sequences import Batch
@@ -22,7 +22,7 @@ State = Any
 """What a policy makes of T histories: a tensor (T, ...), or anything with ``len(state)`` and ``state[a:b]``."""
 
 
-class Policy(Recorded, nn.Module, ABC):
+class Policy(Rebuildable, nn.Module, ABC):
     """pi(item | history) over a catalogue of items 1..V.
 
     `encode` turns the histories of a batch into a state for each of T targets. All other methods take states. Callers

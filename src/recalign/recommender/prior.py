@@ -7,10 +7,10 @@ dropout, shrinks common items towards rare ones; held-out events ask for some of
 prior to the logits: Menon et al., Long-tail learning via logit adjustment, arXiv 2007.07314 (there to favour rare
 classes).
 
-Which policy has it. What is served, ranked, measured or compared has the prior: validation, the price, KL and entropy
-in tables, reranking, and reports. **Whatever post-training learns from has none**: the policy, its start and its
-snapshots in a loss, the items and candidates that they draw, the pairs and baselines that they make, and what a reward
-model's trunk clones. The reasons:
+Which policy has it. What is served, ranked, measured or compared has the prior: validation, the NDCG budget, KL and
+entropy in tables, reranking, and reports. **Whatever post-training learns from has none**: the policy, its start and
+its snapshots in a loss, the items and candidates that they draw, the pairs and baselines that they make, and what a
+reward model's trunk clones. The reasons:
 
 - Where a policy was cloned, logged items and items that it draws agree, E_log[grad log pi] = 0 = E_{a ~ pi}[grad log
   pi], but for what dropout and early stopping leave. With the prior, drawn items are more popular. A loss that raises

@@ -20,7 +20,7 @@ from recalign.errors import InputError, require_positive
 from recalign.events import data_root, read_titles
 from recalign.files import replacing
 from recalign.metrics import RankMetrics
-from recalign.nn import Recorded
+from recalign.nn import Rebuildable
 from recalign.processes import counts, gathered
 from recalign.recommender.checkpoint import Loaded, class_path, recipe
 from recalign.recommender.policy import Policy
@@ -63,7 +63,7 @@ class StageModule(LightningModule):
 
     UPSTREAM: ClassVar[dict[str, str]] = {}
     """Arguments that name another stage's checkpoint, and that stage."""
-    handed_over: tuple[str, ...] = ()
+    saved_networks: tuple[str, ...] = ()
     """Names of the attributes that hold networks for later stages."""
     POSITIVE: ClassVar[tuple[str, ...]] = ()
     """Arguments that must be above 0, beside those of base classes."""
@@ -158,14 +158,14 @@ class StageModule(LightningModule):
         # that was not named (its network was given in Python) is left out, or --ckpt_path would compare it.
         given = checkpoint.get("hyper_parameters", {})
         kept = {k: v for k, v in given.items() if v is not None or k not in self.UPSTREAM}
-        plain = {k: recipe(v) if isinstance(v, Recorded) else v for k, v in kept.items()}
+        plain = {k: recipe(v) if isinstance(v, Rebuildable) else v for k, v in kept.items()}
         own: dict[str, Any] = {"_class_path": class_path(type(self))}
         if self.bound:
             own["num_items"] = self.bound.num_items
             checkpoint["catalogue"] = self.bound.sequences.catalogue
             checkpoint["users"] = asdict(self.bound.cohort)
         checkpoint["hyper_parameters"] = own | plain
-        checkpoint["recipes"] = {name: recipe(getattr(self, name)) for name in self.handed_over}
+        checkpoint["recipes"] = {name: recipe(getattr(self, name)) for name in self.saved_networks}
         checkpoint["facts"] = self.facts()
 
     def hand_over(self, name: str) -> Loaded:
@@ -186,7 +186,7 @@ class PolicyModule(StageModule):
     catalogue, if that has at most `NLL_ITEMS` items.
     """
 
-    handed_over = ("policy",)
+    saved_networks = ("policy",)
     POSITIVE: ClassVar[tuple[str, ...]] = ("top_k",)
 
     def __init__(self, policy: Policy, lr: float, weight_decay: float, top_k: int) -> None:

@@ -16,12 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from recalign.errors import InputError
-from recalign.nn import Recorded
+from recalign.nn import Rebuildable
 
 MAX_LEVELS = 20  # with more, an ordinal head is only a slow regression
 
 
-class Head(Recorded, nn.Module, ABC):
+class Head(Rebuildable, nn.Module, ABC):
     """Base class: turns scores into expected rewards."""
 
     wide: ClassVar[bool] = False
@@ -82,7 +82,7 @@ class OrdinalHead(Head):
 
     def calibrate(self, reward_N: np.ndarray, mean: float, scale: float) -> None:
         levels = self._levels(np.unique(reward_N))
-        self.made_with["levels"] = levels  # a checkpoint rebuilds the head from it
+        self.init_args["levels"] = levels  # a checkpoint rebuilds the head from it
         self._resize([(level - mean) / scale for level in levels])
         above_J = torch.tensor([(reward_N > level).mean() for level in levels[:-1]], dtype=torch.float32)
         above_J = above_J.clamp(0.5 / len(reward_N), 1 - 0.5 / len(reward_N))
@@ -91,7 +91,7 @@ class OrdinalHead(Head):
             self.threshold_J.copy_(-above_J.logit())
 
     def _levels(self, found: np.ndarray) -> list[float]:
-        levels = sorted(self.made_with["levels"]) if self.given else found.tolist()
+        levels = sorted(self.init_args["levels"]) if self.given else found.tolist()
         outside = np.setdiff1d(found, levels)
         if len(outside):
             raise InputError(
@@ -150,7 +150,7 @@ class QuantileHead(Head):
                 where="model.head.quantiles",
                 remedy="give shares such as [0.1, 0.5, 0.9]",
             )
-        self.made_with["quantiles"] = q.tolist()
+        self.init_args["quantiles"] = q.tolist()
         cuts = np.concatenate([[0], (q[1:] + q[:-1]) / 2, [1]])
         median = np.array([np.interp(0.5, q, unit) for unit in np.eye(len(q))])
         self.quantile_Q: Tensor

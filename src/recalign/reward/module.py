@@ -64,7 +64,7 @@ class RewardModel(StageModule):
     UPSTREAM: ClassVar[dict[str, str]] = {"init_from": "recommender"}
     MAX_EPOCHS: ClassVar[int | None] = 30
     """Epochs where ``trainer.max_epochs`` is null; early stopping ends most runs sooner."""
-    handed_over = ("reward",)
+    saved_networks = ("reward",)
     POSITIVE = ("members",)
     NOT_NEGATIVE = ("num_factors", "cooccurrence_dim", "imitation", "auxiliary_weight")
     auxiliary_EA: Tensor

@@ -37,7 +37,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recalign.factorization.variational import VariationalMF
-from recalign.nn import Encoder, Recorded
+from recalign.nn import Encoder, Rebuildable
 from recalign.recommender.checkpoint import build, recipe
 from recalign.recommender.sequence_policy import SequencePolicy
 from recalign.reward.heads import Head, MeanHead
@@ -176,7 +176,7 @@ def member_deviation(predicted_KX: Tensor) -> Tensor:
     return (predicted_KX - predicted_KX.mean(dim=0)).square().mean(dim=0).sqrt()
 
 
-class RewardEnsemble(Recorded, nn.Module):
+class RewardEnsemble(Rebuildable, nn.Module):
     """An ensemble of K reward models: the mean is the prediction, `member_deviation` its uncertainty.
 
     Args:
@@ -206,7 +206,7 @@ class RewardEnsemble(Recorded, nn.Module):
     ) -> None:
         super().__init__()
         self.num_items, self.members = num_items, members
-        self.made_with["head"] = head = head or MeanHead()  # the first network's head: calibration may resize it
+        self.init_args["head"] = head = head or MeanHead()  # the first network's head: calibration may resize it
         heads, encoders, members_each = [head], [encoder], members
         if share == "nothing":
             heads += [build(recipe(head)) for _ in range(members - 1)]
@@ -220,7 +220,7 @@ class RewardEnsemble(Recorded, nn.Module):
 
     def add_auxiliary(self, names: list[str]) -> None:
         """Add scorers of auxiliary rewards. Only the data knows their names."""
-        self.made_with["auxiliary"] = names
+        self.init_args["auxiliary"] = names
         for net in self.nets:
             net.add_auxiliary(names)
 

@@ -36,7 +36,7 @@ class UserCohort:
         chosen_U = sequences.users_in(group)
         return cls(group, share_a, int(chosen_U.sum()), _digest(sequences, chosen_U))
 
-    def among(self, sequences: Sequences, where: str) -> np.ndarray:
+    def mask(self, sequences: Sequences, where: str) -> np.ndarray:
         """Find these users in a log. Shape: bool (U,). `where` names the checkpoint, for errors.
 
         Raises:

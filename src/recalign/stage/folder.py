@@ -29,7 +29,7 @@ class RunConfig:
     imports: list[str] = field(default_factory=list)
 
 
-def swept(name: str) -> str:
+def name_in_sweep(name: str) -> str:
     """A run's name; in a sweep of W&B with the trial's id, so that each trial has a folder of its own."""
     trial = os.environ.get("WANDB_RUN_ID") if "WANDB_SWEEP_ID" in os.environ else None
     return name if trial is None or name.endswith(f"-{trial}") else f"{name}-{trial}"

@@ -59,7 +59,7 @@ class NaNGuard(Callback):
         )
 
 
-class Monitored(Callback):
+class CheckMonitors(Callback):
     """Stop after the first validation if a monitored figure was not logged; say which one may be meant.
 
     It has to come before the callbacks that monitor it: their errors are about Lightning's classes.

@@ -23,12 +23,12 @@ from recalign.stage.checkpoint import RunCheckpoint, WholeCheckpointIO, find_che
 from recalign.stage.classes import imported
 from recalign.stage.console import progress
 from recalign.stage.evaluated import evaluated
-from recalign.stage.folder import RunConfig, RunFolder, swept
-from recalign.stage.guard import Monitored, NaNGuard, StepSeeds
+from recalign.stage.folder import RunConfig, RunFolder, name_in_sweep
+from recalign.stage.guard import CheckMonitors, NaNGuard, StepSeeds
 from recalign.stage.manifest import Manifest
 from recalign.stage.parsed import ParsedStage
 from recalign.stage.settings import Parser, constructing
-from recalign.stage.watch import Watch
+from recalign.stage.training_monitor import TrainingMonitor
 
 COMMANDS = ("fit", "validate", "test", "predict")
 OPTIONAL = ("optimizer", "lr_scheduler", "early_stopping")
@@ -115,7 +115,7 @@ class StageCLI(LightningCLI):
         _fill_defaults(config)
         checks.settings(config, training=trains)
         if trains:
-            config.run.name = swept(config.run.name)
+            config.run.name = name_in_sweep(config.run.name)
         run = RunConfig(**vars(config.run))
         log = config.data.init_args.log.name
         folder = RunFolder.of(run, run.chain or log, seed)
@@ -155,7 +155,7 @@ class StageCLI(LightningCLI):
         parsed, config = self.parsed, self.config_init["trainer"]
         self.config_init["checkpoint"].dirpath = str(parsed.folder.checkpoints.resolve())
         self.own_loggers = [logger for logger in _listed(config.logger) if not isinstance(logger, bool)]
-        ours = NaNGuard(parsed.folder.last), Monitored(), StepSeeds(parsed.seed), Watch()
+        ours = NaNGuard(parsed.folder.last), CheckMonitors(), StepSeeds(parsed.seed), TrainingMonitor()
         callbacks: list[Callback] = [*ours, *self.callbacks]
         bars = [one for one in _listed(config.callbacks) if isinstance(one, ProgressBar)]
         if config.enable_progress_bar is not False and not bars:

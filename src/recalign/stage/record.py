@@ -123,7 +123,7 @@ def recorded(parsed: ParsedStage, manifest: Manifest | None, loggers: Sequence[L
 def _end(folder: RunFolder, manifest: Manifest, status: Literal["finished", "failed"], began: float) -> None:
     manifest.status, manifest.finished = status, now()
     manifest.seconds = round(manifest.seconds + time.monotonic() - began, 3)
-    if checkpoint := handed_over(folder):
+    if checkpoint := final_checkpoint(folder):
         manifest.checkpoint = str(checkpoint.relative_to(folder.path))
     manifest.digests = folder.digests()
     manifest.write(folder)
@@ -140,9 +140,9 @@ def renew_trust(folder: RunFolder) -> None:
 
 def outcome(parsed: ParsedStage) -> Path | None:
     """The checkpoint that a `fit` hands over, or the one that another command has loaded."""
-    return handed_over(parsed.folder) if parsed.training and not parsed.dry else parsed.checkpoint
+    return final_checkpoint(parsed.folder) if parsed.training and not parsed.dry else parsed.checkpoint
 
 
-def handed_over(folder: RunFolder) -> Path | None:
+def final_checkpoint(folder: RunFolder) -> Path | None:
     """The checkpoint for the next stage: the best one, or the last one where there is no best."""
     return next((path for path in (folder.best, folder.last) if path.is_file()), None)

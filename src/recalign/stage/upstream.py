@@ -80,7 +80,7 @@ def resolve(config: Any, upstreams: list[Upstream], folder: RunFolder, log: str)
     for upstream in upstreams:
         if not upstream.named:
             own = RunFolder(folder.path.parent.parent / upstream.stage / folder.path.name)
-            upstream.path = _handed_over(own, log) if own.path != folder.path else None
+            upstream.path = _final_checkpoint(own, log) if own.path != folder.path else None
         elif upstream.path and not upstream.path.is_file():
             raise InputError(
                 f"there is no file {upstream.path}",
@@ -138,7 +138,7 @@ def hashes(upstreams: list[Upstream]) -> dict[str, dict[str, str]]:
     return {u.key: {"path": str(u.path), "sha256": sha256(u.path)} for u in upstreams if u.path}
 
 
-def _handed_over(run: RunFolder, log: str) -> Path | None:
+def _final_checkpoint(run: RunFolder, log: str) -> Path | None:
     manifest = Manifest.read(run)
     if manifest is None or manifest.status != "finished" or manifest.log != log or not manifest.checkpoint:
         return None

@@ -15,7 +15,7 @@ from recalign.recommender.training import logs_now
 from recalign.stage.private import batches_done
 
 
-class Watch(Callback):
+class TrainingMonitor(Callback):
     """Log ``train/lr``, ``train/grad_norm``, ``speed/step_seconds`` and ``speed/memory_gb``.
 
     Only steps that are logged anyway do more: they read the device then, and no other step waits for it. The gradient's

@@ -1,4 +1,4 @@
-"""NDCG along a ray is that of the policies asked one by one; what the points share is computed once."""
+"""NDCG along a validation_ranking is that of the policies asked one by one; what the points share is computed once."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import pytest
 import small
 import torch
 
-from recalign.evaluation import ray
+from recalign.evaluation import validation_ranking
 from recalign.evaluation.baselines import ItemScores, LowerBound, Rerank, log_counts
-from recalign.evaluation.ray import ValidationRanking
 from recalign.evaluation.reranking import interpolate
+from recalign.evaluation.validation_ranking import ValidationRanking
 from recalign.recommender.checkpoint import load_net
 from recalign.recommender.interpolation import ndcg_by_user
 from recalign.reward import RewardData
@@ -25,16 +25,16 @@ def data(log_root):
     return small.data_of(RewardData, log_root, "tastes")
 
 
-@pytest.mark.parametrize("kept", [0, ray.KEPT])
+@pytest.mark.parametrize("kept", [0, validation_ranking.CACHED])
 def test_it_is_the_ndcg_of_each_policy_alone(data, cloned, rewarded, monkeypatch, kept):
-    monkeypatch.setattr(ray, "KEPT", kept)
+    monkeypatch.setattr(validation_ranking, "CACHED", kept)
     start, reward = load_net(cloned, "policy").net, load_net(rewarded, "reward").net
     trained = copy.deepcopy(start)
     torch.nn.init.normal_(trained.item_embedding.weight)
     ranking, loader = ValidationRanking(start, data, CPU), data.loader(data.windows("validation", "all"))
     for scores in (reward, LowerBound(reward, 2.0), ItemScores(log_counts(data.sequences))):
         policies = [Rerank(start, scores, strength) for strength in STRENGTHS]
-        policies += [Rerank(interpolate(start, trained, reach), scores, reach) for reach in (0.5, 1.0)]
+        policies += [Rerank(interpolate(start, trained, alpha), scores, alpha) for alpha in (0.5, 1.0)]
         expected = [ndcg_by_user(policy.eval(), loader, CPU).tolist() for policy in policies]
         assert [ranking.ndcg_by_user(policy).tolist() for policy in policies] == expected
         assert len({sum(one) for one in expected}) > 2
