@@ -83,7 +83,8 @@ def recommend(
     frame = answered(policy.to(device), data, k=k, codes=codes, as_list=as_list)
     write_parquet(frame, run / RECOMMENDATIONS)
     kind = f"{' as lists' if as_list else ''}{f' with the new items of {codes}' if codes else ''}"
-    print(f"recommendations{kind} for {len(known):,} users: {run / RECOMMENDATIONS}")
+    made = f"made on the {'CPU' if device.type == 'cpu' else 'GPU'}"
+    print(f"recommendations{kind} for {len(known):,} users, {made}: {run / RECOMMENDATIONS}")
     name = "title" if "title" in frame.columns else "item"
     table = Table("user", "rank", name, "score")
     for row in frame.filter(pl.col("user").is_in(shown.implode())).select("user", "rank", name, "score").iter_rows():

@@ -36,11 +36,12 @@ FAULTS = {
     "unrecognized": r"unrecognized arguments: (?P<name>.+)",
     "missing": r"the following arguments are required: (?P<name>.+)",
     "without_value": r"argument (?:-c/)?(?P<name>\S+): expected one argument",
-    "no_class": r"No module named|module '.+' has no attribute|Expected a dot import path string: (?P<name>.+)",
+    "no_class": r"No module named|module '.+' has no attribute"
+    r"|(?:Expected a dot import path string|Unexpected import path format): (?P<name>.+)",
     "other_class": r"(?:Import path does not correspond to a|Not a valid) subclass of (?P<name>\w+)",
     "no_reference": r"Interpolation key '(?P<name>.+)' not found",
     "no_variable": r"Environment variable '(?P<name>.+)' not found",
-    "value": r"Expected an? (?P<name>(?:typing|<class|list|dict|tuple).+?)(?:\. Got value: (?P<value>.*))?$",
+    "value": r"Expected an? (?!<class 'NoneType')(?P<name>(?:typing|<class|list|dict|tuple).+?)(?:\. Got value: (?P<value>.*))?$",
 }
 """Kinds of lines; each is a method of `_Refusal`."""
 
@@ -165,7 +166,7 @@ class _Refusal:
         choices = [str(one) for literal in literals for one in literal_eval(literal)]
         kinds = [hint.removeprefix("<class '").removesuffix("'>") for hint in hints]
         shown = _as_typed(self._value)
-        what = f"must be {' or '.join(kind for kind in kinds if kind != 'NoneType')}, not {shown}"
+        what = f"must be {' or '.join(kinds)}, not {shown}"
         what = f"{shown} is none of {', '.join(choices)}" if choices else what
         remedy = f"give one of them, or {SEE}" if choices else "give such a value"
         if "list" in kinds and not self._value.startswith("["):
