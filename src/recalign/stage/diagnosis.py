@@ -41,7 +41,7 @@ FAULTS = {
     "other_class": r"(?:Import path does not correspond to a|Not a valid) subclass of (?P<name>\w+)",
     "no_reference": r"Interpolation key '(?P<name>.+)' not found",
     "no_variable": r"Environment variable '(?P<name>.+)' not found",
-    "value": r"Expected an? (?!<class 'NoneType')(?P<name>(?:typing|<class|list|dict|tuple).+?)(?:\. Got value: (?P<value>.*))?$",
+    "value": r"Expected an? (?!<class 'NoneType')(?P<name>(?:typing|<class|list|dict|tuple).+?)(?:\. Got value: .*)?$",
 }
 """Kinds of lines; each is a method of `_Refusal`."""
 
@@ -218,7 +218,7 @@ def _faults(message: str) -> Iterator[Fault]:
                 above.append((depth, branch, match[1]))
         for kind, pattern in FAULTS.items():
             if match := re.search(pattern, text):
-                names = [one for group, one in match.groupdict().items() if one and group != "value"]
+                names = filter(None, match.groupdict().values())
                 keys = [short(name) for _, branch, name in above if branch == "key"]
                 classes = [name for _, branch, name in above if branch == "class_path"]
                 yield Fault(kind, ".".join(names), ".".join(keys), classes[-1] if classes else "")

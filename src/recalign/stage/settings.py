@@ -112,15 +112,18 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def set_keys(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Each single value that settings by dotted key set, also inside mappings, by the key that a user would type.
+    """Each single value that settings by dotted key set, also in mappings and files, by the key that a user would type.
 
     A class is the value of its own key: ``{"data.split": "{class_path: X, init_args: {n: 1}}"}`` -> ``{"data.split":
     "X", "data.split.n": 1}``.
     """
     found: dict[str, Any] = {}
     for key, value in settings.items():
-        mapping = isinstance(value, str) and value.startswith("{") and ":" in value
-        inner = leaves(get_loader("yaml")(value) if mapping else value, key)
+        if isinstance(value, str) and value.endswith((".yaml", ".yml", ".json")) and Path(value).is_file():
+            value = load(Path(value))
+        elif isinstance(value, str) and value.startswith("{") and ":" in value:  # {a} may be an expression
+            value = get_loader("yaml")(value)
+        inner = leaves(value, key)
         found |= {short(name).removesuffix(".class_path"): one for name, one in inner.items()}
     return found
 
