@@ -22,6 +22,7 @@ BELOW = {
     "metrics": {"errors"},
     "factorization": set(),
     "simulation": {"errors", "events", "files"},
+    "serving": {"errors", "files"},  # what answers knows nothing of what trains; `export` knows both
 }
 for room, lower in [
     ("sequences", {"configs", "errors", "events", "files", "keys", "nn", "metrics", "processes", "workers"}),
@@ -34,7 +35,8 @@ for room, lower in [
     ("chain", {"stage", "simulation"}),
     ("commands", {"stage"}),
     ("api", {"stage", "configs"}),
-    ("cli", {"chain", "commands", "manual"}),
+    ("export", {"serving", "stage"}),
+    ("cli", {"chain", "commands", "export", "manual"}),
     ("__main__", {"cli"}),
 ]:
     BELOW[room] = lower | {deeper for name in lower for deeper in BELOW[name]}
@@ -81,4 +83,7 @@ def test_events_and_metrics_free_of_the_other_side():
             assert "import torch" not in text
         if room_of(path) == "nn":
             assert "import polars" not in text
+            assert "import lightning" not in text
+        if room_of(path) == "serving":
+            assert "import torch" not in text
             assert "import lightning" not in text

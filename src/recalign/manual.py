@@ -13,6 +13,7 @@ DESCRIBED = {
     "check": ("commands.py", "check"),
     "compare": ("evaluation/report.py", "compare"),
     "dashboard": ("chain/dashboard.py", "dashboard"),
+    "export": ("export/command.py", "export"),
     "prepare": ("commands.py", "prepare"),
     "recommend": ("commands.py", "recommend"),
     "report": ("evaluation/report.py", "report"),
