@@ -18,7 +18,7 @@ from recalign.errors import InputError
 from recalign.files import read_json
 from recalign.serving.about import EXAMPLES, GRAPH, ITEMS, REMEDY, TABLES, About, current
 from recalign.serving.catalogue import Catalogue, Encoded
-from recalign.serving.request import Answer, Id, Request, Scored, Shown
+from recalign.serving.request import Answer, Id, Request, Scored, Shown, require_ids
 
 ROWS = 64
 """Requests that the graph answers at once,"""
@@ -112,7 +112,12 @@ class Bundle:
         Raises:
             InputError: as `recommend`.
         """
-        return self.scores([(self.encode(request), self.catalogue.numbers("items", items))])[0]
+        return self.scores([(self.encode(request), self.numbers(items))])[0]
+
+    def numbers(self, items: Any) -> np.ndarray:
+        """Raw ids to score as numbers, 0 for unknown ones."""
+        require_ids("items", items)
+        return self.catalogue.numbers("items", items)
 
     def encode(self, request: Request | Mapping[str, Any]) -> Encoded:
         """A request as numbers, which `answers` takes."""

@@ -74,16 +74,16 @@ class Request:
     log_probs: bool = False
 
     def __post_init__(self) -> None:
-        _require_ids("items", self.items)
+        require_ids("items", self.items)
         for name, what in (("times", self.times), ("rewards", self.rewards)):
-            if what is not None:
+            if name == "times" or what is not None:
                 _require_list(name, what, LONGEST)
                 if len(what) != len(self.items):
                     found = f"{len(what)} of them, and {len(self.items)} items"
                     raise InputError(found, where=name, remedy="give one an item")
         for name, ids in (("allow", self.allow), ("block", self.block)):
-            if ids is not None:
-                _require_ids(name, ids)
+            if name == "block" or ids is not None:
+                require_ids(name, ids)
         for place, reward in enumerate(self.rewards or ()):
             _require(reward is None or _is_number(reward), f"rewards[{place}]", reward, "a finite number, or null")
         _require_list("boost", self.boost, MOST_BOOSTS)
@@ -223,7 +223,8 @@ def _require_list(name: str, values: Any, most: int) -> None:
         raise InputError(f"{len(values):,} of them, and a request may have {most:,}", where=name, remedy=remedy)
 
 
-def _require_ids(name: str, ids: Any) -> None:
+def require_ids(name: str, ids: Any) -> None:
+    """Refuse what is no list of raw ids, or one that is too long."""
     _require_list(name, ids, LONGEST)
     for place, one in enumerate(ids):
         _require(type(one) is int or isinstance(one, str), f"{name}[{place}]", one, "a raw id: an integer or a text")
