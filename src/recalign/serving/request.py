@@ -75,15 +75,12 @@ class Request:
 
     def __post_init__(self) -> None:
         require_ids("items", self.items)
-        for name, what in (("times", self.times), ("rewards", self.rewards)):
-            if name == "times" or what is not None:
-                _require_list(name, what, LONGEST)
-                if len(what) != len(self.items):
-                    found = f"{len(what)} of them, and {len(self.items)} items"
-                    raise InputError(found, where=name, remedy="give one an item")
-        for name, ids in (("allow", self.allow), ("block", self.block)):
-            if name == "block" or ids is not None:
-                require_ids(name, ids)
+        self._require_one_an_item("times", self.times)
+        if self.rewards is not None:
+            self._require_one_an_item("rewards", self.rewards)
+        if self.allow is not None:
+            require_ids("allow", self.allow)
+        require_ids("block", self.block)
         for place, reward in enumerate(self.rewards or ()):
             _require(reward is None or _is_number(reward), f"rewards[{place}]", reward, "a finite number, or null")
         _require_list("boost", self.boost, MOST_BOOSTS)
@@ -94,6 +91,12 @@ class Request:
         strong = self.strength is None or (_is_number(self.strength) and self.strength >= 0)
         _require(strong, "strength", self.strength, "a finite number of 0 or more, or null")
         _require(isinstance(self.log_probs, bool), "log_probs", self.log_probs, "true or false")
+
+    def _require_one_an_item(self, name: str, values: Sequence[Any]) -> None:
+        _require_list(name, values, LONGEST)
+        if len(values) != len(self.items):
+            what = f"{len(values)} of them, and {len(self.items)} items"
+            raise InputError(what, where=name, remedy="give one an item")
 
     @classmethod
     def of(cls, given: Any) -> Self:
