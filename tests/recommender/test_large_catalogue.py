@@ -156,10 +156,10 @@ def test_the_table_is_never_normalised_whole(monkeypatch):
     from recalign.nn.topk import ITEMS
     from recalign.recommender import sequence_policy
 
-    policy = SequencePolicy(HSTU(8, layers=1, max_length=8), 2 * ITEMS + 5).eval()
+    policy = SequencePolicy(small.encoder(), 2 * ITEMS + 5).eval()
     policy.set_counts(torch.arange(policy.num_items))
     policy.prior_strength = 0.3
-    state = torch.randn(3, 8)
+    state = torch.randn(3, 16)
     rows, unit = [], sequence_policy.unit
     monkeypatch.setattr(sequence_policy, "unit", lambda x: rows.append(len(x)) or unit(x))
     score, item = policy.top_k(state, 10)
