@@ -220,6 +220,59 @@ def test_an_interrupted_chain_goes_on_where_it_was(again: Path, monkeypatch: pyt
     assert stages(said.out) == ["asft"]
 
 
+def test_figures_of_checkpoints_that_are_gone_are_not_shown(again: Path, monkeypatch: pytest.MonkeyPatch):
+    """A chain is killed when it has trained the reward model anew, and nothing yet that stands on it."""
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("recalign.posttrain.weighted.WeightedSFT.training_step", interrupt)
+        patch.setattr("signal.signal", lambda *_: None)
+        assert tiny.chain(again, "--stages.reward.model.lr=0.01").code == 130
+    for command in ("report", "compare"):
+        said = tiny.recalign(again, command, "runs/tiny")
+        assert said.code == 2, said.out
+        assert "reward/seed-0/checkpoints/best.ckpt" in said.err
+        assert "recalign chain" in said.err
+    assert tiny.chain(again, "--stages.reward.model.lr=0.01").code == 0
+    assert tiny.recalign(again, "report", "runs/tiny").code == 0
+
+
+def test_a_row_whose_own_checkpoint_is_gone_is_left_out(again: Path, monkeypatch: pytest.MonkeyPatch):
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("recalign.posttrain.weighted.WeightedSFT.training_step", interrupt)
+        patch.setattr("signal.signal", lambda *_: None)
+        assert tiny.chain(again, "--stages.asft.model.temperature=0.6").code == 130
+    said = tiny.recalign(again, "report", "runs/tiny")
+    assert said.code == 2
+    assert "asft/seed-0" in said.err
+    assert "recalign compare runs/tiny" in said.err
+    assert tiny.recalign(again, "compare", "runs/tiny", "--draws=50").code == 0
+    assert "asft" not in set(pl.read_csv(again / RUNS / "comparison.csv")["method"])
+    assert tiny.recalign(again, "report", "runs/tiny").code == 0
+
+
+def test_a_truncated_evaluation_is_made_again(again: Path):
+    summary = again / RUNS / "asft/seed-0/evaluation/summary.json"
+    summary.write_bytes(summary.read_bytes()[:-20])
+    said = tiny.recalign(again, "compare", "runs/tiny", "--draws=50")
+    assert said.code == 2
+    assert "summary.json" in said.err
+    said = tiny.chain(again)
+    assert said.code == 0, said.err
+    assert "  evaluated: asft\n" in said.out
+    assert commands(said.out) == []
+
+
+def test_settings_that_only_talk_train_nothing_anew(again: Path):
+    said = tiny.chain(again, "--trainer.enable_progress_bar=true")
+    assert commands(said.out) == []
+
+
 def test_one_process_at_a_time_runs_a_chain_in_a_folder(again: Path):
     with FileLock((again / RUNS).with_name(".tiny.lock")):
         result = tiny.chain(again)

@@ -14,18 +14,20 @@ BELOW = {
     "workers": {"errors"},
     "configs": {"errors"},
     "files": {"errors"},
+    "code": {"errors", "files"},
+    "kept": {"errors", "files"},
     "keys": set(),
     "manual": set(),
     "processes": set(),
     "nn": {"errors"},
-    "events": {"errors", "files"},
+    "events": {"errors", "files", "kept"},
     "metrics": {"errors"},
     "factorization": set(),
-    "simulation": {"errors", "events", "files"},
-    "serving": {"errors", "files"},  # what answers knows nothing of what trains; `export` knows both
+    "simulation": {"errors", "events", "files", "kept"},
+    "serving": {"errors", "files", "kept"},  # what answers knows nothing of what trains; `export` knows both
 }
 for room, lower in [
-    ("sequences", {"configs", "errors", "events", "files", "keys", "nn", "metrics", "processes", "workers"}),
+    ("sequences", {"code", "configs", "errors", "events", "files", "keys", "nn", "metrics", "processes", "workers"}),
     ("semantic_ids", {"sequences", "factorization"}),
     ("recommender", {"semantic_ids"}),
     ("reward", {"recommender", "factorization"}),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,6 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from recalign.errors import InputError
-
-SEAL = "digests.json"
-"""File with the SHA-256 of a folder's files, by name."""
 
 
 @contextmanager
@@ -29,7 +26,7 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        _sync(temporary)
+        sync(temporary)
         rename(temporary, path)
     except OSError as error:
         error.filename = error.filename or str(path)  # unset if the disk is full
@@ -67,10 +64,11 @@ def rename(path: Path, target: Path) -> None:
     """Replace a file of the same folder atomically. After a power cut either the old or the new file is complete."""
     os.replace(path, target)
     if os.name == "posix":  # other systems cannot sync folders
-        _sync(target.parent)
+        sync(target.parent)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Wait until a file or folder is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -100,34 +98,6 @@ def read_json(path: Path) -> Any:
     except ValueError as error:
         remedy = "run again what wrote it, or delete it"
         raise InputError(f"not JSON ({error})", where=str(path), remedy=remedy) from error
-
-
-def seal(folder: Path) -> None:
-    """Sync a folder's files and write their digests, for `altered` to compare."""
-    files = sorted(file for file in folder.glob("[!.]*") if file.is_file() and file.name != SEAL)
-    for file in files:
-        _sync(file)
-    write_json(folder / SEAL, {file.name: sha256(file) for file in files})
-
-
-def altered(folder: Path) -> list[str]:
-    """Files of a sealed folder that are missing or have changed. Empty for a folder without a seal."""
-    try:
-        known = read_json(folder / SEAL)
-    except InputError:
-        return [SEAL]
-    return changed(folder, known)
-
-
-def changed(folder: Path, digests: Mapping[str, str]) -> list[str]:
-    """Files that a folder lacks, or whose SHA-256 is another one than is known of them by name."""
-    return [name for name, known in digests.items() if not (folder / name).is_file() or sha256(folder / name) != known]
-
-
-def is_recorded(run: Path, name: str) -> bool | None:
-    """Whether a file of a run folder matches its digest in ``manifest.json``; None if it has none there."""
-    known = read_json(run / "manifest.json").get("digests", {}).get(name)
-    return None if known is None else sha256(run / name) == known
 
 
 def sha256(path: Path) -> str:

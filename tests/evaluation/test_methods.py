@@ -18,7 +18,7 @@ from recalign.evaluation.comparison_table import ComparisonTable
 from recalign.evaluation.methods import UNPRICED, UNTRAINED, MethodRun, evaluate_methods
 from recalign.evaluation.reranking import RERANKED, Reranking, interpolate, scores_of
 from recalign.evaluation.roles import Roles
-from recalign.events import Log
+from recalign.events import Log, Titles
 from recalign.nn import Pooled
 from recalign.posttrain import PostTrainingData, WeightedSFT
 from recalign.posttrain.conditioned import ConditionedPolicy
@@ -68,7 +68,7 @@ def test_an_altered_evaluation_is_made_again(tmp_path, data, base, cells):
     assert evaluate_methods(runs, 3, run, base, data, **HOW) == []
     figures = place(tmp_path, cells[0].method) / "test.parquet"
     pl.read_parquet(figures).with_columns(pl.lit(1).alias("rank")).write_parquet(figures)
-    with pytest.raises(InputError, match=r"test\.parquet: not what the evaluation wrote"):
+    with pytest.raises(InputError, match=r"test\.parquet: not what was written"):
         compare(runs)
     assert evaluate_methods(runs, 3, run, base, data, **HOW) == [cells[0].method]
 
@@ -259,6 +259,20 @@ def test_another_truth_is_evaluated_anew(tmp_path, base, cells, log_root):
     np.savez(tmp_path / "truth.npz", reward=2 * reward, **raw)
     assert evaluate_methods(runs, 3, cells[:1], base, known, **HOW) == ["popularity"]
     assert pl.read_parquet(place(tmp_path, "popularity") / "test.parquet")["true"].to_list()[0] == pytest.approx(2)
+
+
+def test_other_titles_are_shown_in_the_examples(tmp_path, base, cells, log_root):
+    """They change no figure, but what the report shows."""
+    titles = Titles(file=str(tmp_path / "titles.csv"), id="id", title="title")
+    told = []
+    for word in ("film", "book"):
+        pl.DataFrame({"id": range(1, 41), "title": [f"{word} {n}" for n in range(1, 41)]}).write_csv(titles.file)
+        log = Log(name="tastes", files=[str(log_root / "tastes.csv")], titles=titles)
+        titled = RewardData(log=log, root=str(log_root), **small.SETTINGS)
+        told.append(evaluate_methods(tmp_path / "runs", 3, cells[:1], base, titled, **HOW))
+        assert f'"{word} ' in (place(tmp_path, "popularity") / "examples.json").read_text()
+        assert evaluate_methods(tmp_path / "runs", 3, cells[:1], base, titled, **HOW) == []
+    assert told == [["popularity"]] * 2
 
 
 def test_checkpoints_of_another_catalogue_are_refused(tmp_path, data, base, cells):

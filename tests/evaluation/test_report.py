@@ -336,7 +336,7 @@ def change(path):
 
 
 @pytest.mark.parametrize(
-    "what", ["comparison.csv", "check.json", "reward/seed-1/trust.json", "reward/seed-2/manifest.json", "search.csv"]
+    "what", ["check.json", "reward/seed-1/trust.json", "reward/seed-2/manifest.json", "search.csv"]
 )
 def test_a_page_that_shows_anything_old_is_drawn_anew(chain, tmp_path, drawn, what):
     folder = shutil.copytree(chain, tmp_path / "changed")
@@ -347,6 +347,13 @@ def test_a_page_that_shows_anything_old_is_drawn_anew(chain, tmp_path, drawn, wh
     change(folder / what)
     render(folder, Sources.of(folder))
     assert len(set(drawn)) == 2
+
+
+def test_an_altered_comparison_is_not_shown(chain, tmp_path):
+    folder = shutil.copytree(chain, tmp_path / "changed")
+    change(folder / "comparison.csv")
+    with pytest.raises(InputError, match=r"altered: comparison\.csv\)\n.*recalign compare"):
+        Sources.of(folder)
 
 
 def test_another_page_is_another_chain_or_another_code(chain, tmp_path, drawn, monkeypatch):

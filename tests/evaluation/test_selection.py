@@ -55,8 +55,8 @@ def test_settings_are_measured_once(log_root, base, tmp_path):
     assert strong[SELECT] > weak[SELECT] + 0.02
     assert strong["policy/kl"] > weak["policy/kl"] > 0
     assert strong["policy/kept"] != weak["policy/kept"] > 0 < weak["policy/kept_se"]
-    stamps = [(place / "validation.json").stat().st_mtime_ns for place in places]
+    stamps = [(place / "validation/figures.json").stat().st_mtime_ns for place in places]
     assert validate(places, base, data, **HOW) == [weak, strong]
-    assert [(place / "validation.json").stat().st_mtime_ns for place in places] == stamps
+    assert [(place / "validation/figures.json").stat().st_mtime_ns for place in places] == stamps
     places[tmp_path / "0.5"] = replace(places[tmp_path / "0.5"], strength=2.0)
     assert validate(places, base, data, **HOW) == [strong, strong]

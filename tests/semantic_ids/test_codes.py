@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recalign.errors import InputError
+from recalign.files import sha256, write_json
 from recalign.semantic_ids import load_codes
 from recalign.semantic_ids.codes import CodesTable
 
@@ -42,6 +43,15 @@ def test_versions_count_the_runs(tmp_path: Path):
     assert (first.version, read.version, read.version_N.tolist()) == (1, 2, [1, 1, 2])
     assert read.appended(items.clear(), np.empty((0, 2), np.int64)).version == 2
     assert [path.name for path in tmp_path.iterdir()] == ["codes.parquet"]
+
+
+def test_codes_that_are_not_those_of_their_run_are_refused(tmp_path: Path):
+    path = written(tmp_path)
+    write_json(tmp_path / "manifest.json", {"digests": {"codes.parquet": sha256(path)}})
+    assert load_codes(path, pl.Series(["a", "b", "c"])).sizes == (2, 3)
+    written(tmp_path, code_1=[1, 0, 2])
+    with pytest.raises(InputError, match=r"codes\.parquet: its digest is not the one in manifest\.json\n.*tokenize"):
+        load_codes(path, pl.Series(["a", "b", "c"]))
 
 
 def test_another_tools_file_needs_no_metadata_and_ids_are_read_as_the_logs(tmp_path: Path):

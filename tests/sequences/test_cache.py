@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import os
 import shutil
 import sys
@@ -7,15 +8,18 @@ import time
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 import small
+from sources import forget
 
-from recalign.events import audit
-from recalign.sequences import EventDataModule, High, LeaveLast
+from recalign.code import reached
+from recalign.events import EventTable, audit
+from recalign.sequences import EventDataModule, High, LeaveLast, Split
 from recalign.sequences import data as data_file
 from recalign.sequences.audit import audit_log
 from recalign.sequences.cache import MADE_BY, UNUSED_DAYS, CacheEntry, cache_folder
-from recalign.stage.code import reached
+from recalign.sequences.splits import TEST
 
 
 @pytest.fixture
@@ -146,6 +150,45 @@ def test_other_code_makes_another_entry(root):
         module for module in reached(["recalign.sequences.prepare.prepare"]) if module.startswith("recalign.sequences.")
     }
     assert CacheEntry.of(root, "a/b", "f", LeaveLast()).path.parent == root
+    Mine.__module__ = "typed_into_a_notebook"
+    assert CacheEntry.of(root, "log", "f", Mine()) is None
+
+
+def test_a_helper_of_a_split_of_ones_own_makes_another_entry(make, root, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "my_split.py").write_text(
+        "from my_helper import LAST\nfrom recalign.sequences import LeaveLast, Split\n\n\n"
+        "class Mine(Split):\n    def assign(self, table):\n        return LeaveLast(LAST, 2).assign(table)\n"
+    )
+    tested = []
+    for last in (2, 3):
+        (tmp_path / "my_helper.py").write_text(f"LAST = {last}\n")
+        forget()
+        for module in ("my_split", "my_helper"):
+            sys.modules.pop(module, None)
+        data = make(split=importlib.import_module("my_split").Mine())
+        tested.append(int((data.sequences.frame["split"] == TEST).sum()))
+    assert tested[1] > tested[0]
+    assert len(entries(root)) == 2
+
+
+def test_a_split_without_a_repr_of_its_own_is_known_again(make, root, monkeypatch):
+    """Python's own repr names a place in memory."""
+    first = make(split=Halves(2))
+    first.sequences  # noqa: B018
+    kept = [Halves(2), Halves(2)]  # at other places
+    forbid_reading(monkeypatch)
+    assert_same(make(split=kept[1]), first)
+    assert make(split=Halves(3)).fingerprint != first.fingerprint == make(split=kept[0]).fingerprint
+
+
+class Halves(Split):
+    def __init__(self, last: int) -> None:
+        self.last, self._table = last, None
+
+    def assign(self, table: EventTable) -> pl.Series:
+        self._table = table  # what it works out on the way is no setting
+        return LeaveLast(self.last, 2).assign(table)
 
 
 @pytest.mark.parametrize("file", ["events.arrow", "item.npy", "column-1.npy", "entry.json", "users.arrow"])

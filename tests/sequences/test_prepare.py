@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import gzip
+import os
+import shutil
 import zipfile
 from io import BytesIO
 from pathlib import Path
@@ -19,7 +21,8 @@ from hypothesis import strategies as st
 from recalign.cli import main
 from recalign.errors import InputError
 from recalign.events import Log, scanning
-from recalign.files import SEAL, read_json
+from recalign.files import read_json
+from recalign.kept import SEAL
 from recalign.sequences import EventDataModule, High, LeaveLast, Split, TimeSplit, Where
 from recalign.sequences import partitions as partitions_file
 from recalign.sequences import prepare as prepare_file
@@ -176,16 +179,14 @@ def test_other_files_than_parquet(root, whole, kind):
     assert {name for name in whole if made[name] != whole[name]} == {"entry.json"}  # it names the files
 
 
-@pytest.mark.parametrize("harm", ["manifest", "cut", "gone"])
+@pytest.mark.parametrize("harm", ["seal", "cut", "gone", "flipped"])
 def test_a_task_that_is_half_done_is_done_again_and_the_others_are_not(root, whole, monkeypatch, harm):
-    monkeypatch.setattr(prepare_file, "check_parts", broken)
-    with pytest.raises(KeyboardInterrupt):
-        module(root, "parts").prepare(3)
-    monkeypatch.undo()
-    (folder,) = (path for path in (root / "parts").iterdir() if path.is_dir())
-    file = folder / "partition-1" / ("manifest.json" if harm == "manifest" else "events.arrow")
+    folder = interrupted(root, monkeypatch)
+    file = folder / "partition-1" / (SEAL if harm == "seal" else "events.arrow")
     if harm == "cut":
         file.write_bytes(file.read_bytes()[:-8])
+    elif harm == "flipped":
+        flip(file)
     else:
         file.unlink()
     done, check_rows = [], partitions_file.check_rows
@@ -195,7 +196,65 @@ def test_a_task_that_is_half_done_is_done_again_and_the_others_are_not(root, who
     assert entry_of(root, "parts") == whole
 
 
-def broken(*_: Any) -> None:
+@pytest.mark.parametrize("file", ["item.npy", "reward.npy", "column-2.npy"])
+def test_a_bit_flipped_in_a_kept_stretch_of_the_arrays_is_written_again(root, whole, monkeypatch, file):
+    flip(interrupted(root, monkeypatch) / "entry" / file)
+    module(root, "parts").prepare(3)
+    assert entry_of(root, "parts") == whole
+
+
+def test_a_bit_flipped_in_a_file_converted_to_parquet_is_converted_again(root, monkeypatch):
+    for name in "ab":
+        pl.read_parquet(root / f"{name}.parquet").write_csv(root / f"{name}.csv")
+    text = {"log": Log("small", ["a.csv", "b.csv"], **LOG)}
+    folder = interrupted(root, monkeypatch, **text)
+    flip(folder / "file-0" / "rows.parquet", at=40)
+    shutil.rmtree(folder / "block-0")
+    shutil.rmtree(folder / "partition-0")
+    module(root, "parts", **text).prepare(3)
+    module(root, "whole", **text).sequences  # noqa: B018
+    assert entry_of(root, "parts") == entry_of(root, "whole")
+
+
+def test_what_a_task_wrote_is_on_the_disk_before_its_seal(root, monkeypatch):
+    synced, sync = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda file: synced.append(os.readlink(f"/proc/self/fd/{file}")) or sync(file))
+    interrupted(root, monkeypatch, undo=False)
+    names = [Path(one).name for one in synced]
+    for part, task in (("rows.arrow", "block-0"), ("item.npy", "index-0")):
+        seal = next(n for n, one in enumerate(synced) if task in one and SEAL in Path(one).name)
+        assert part in names[:seal], task
+
+
+def test_a_prepare_killed_before_it_cleans_up_does_not_stand_in_the_way(root, whole, monkeypatch):
+    publish = CacheEntry.publish
+    monkeypatch.setattr(CacheEntry, "publish", lambda *given: publish(*given) or broken())  # its parts are left
+    with pytest.raises(KeyboardInterrupt):
+        module(root, "parts").prepare(3)
+    monkeypatch.undo()
+    shutil.rmtree(module(root, "parts").entry)
+    module(root, "parts").prepare(3)
+    assert entry_of(root, "parts") == whole
+
+
+def interrupted(root: Path, monkeypatch: pytest.MonkeyPatch, undo: bool = True, **changed: Any) -> Path:
+    """The folder of what is made on the way, of a `prepare` that was killed when all tasks were done."""
+    monkeypatch.setattr(prepare_file, "check_parts", broken)
+    with pytest.raises(KeyboardInterrupt):
+        module(root, "parts", **changed).prepare(3)
+    if undo:
+        monkeypatch.undo()
+    (folder,) = (path for path in (root / "parts").iterdir() if path.is_dir())
+    return folder
+
+
+def flip(file: Path, at: int = -3) -> None:
+    content = bytearray(file.read_bytes())
+    content[at] ^= 1
+    file.write_bytes(content)
+
+
+def broken(*_: Any, **__: Any) -> None:
     raise KeyboardInterrupt
 
 
@@ -217,7 +276,7 @@ def test_what_a_worker_cannot_write_is_named(root):
     folder = settings.entry.with_name(f".{settings.entry.name}.parts-3")
     folder.mkdir(parents=True)
     (folder / "partition-1").touch()
-    with pytest.raises(InputError, match=r"partition-1: cannot be written: File exists"):
+    with pytest.raises(InputError, match=r"partition-1: cannot be written: Not a directory"):
         settings.prepare(3, workers=2)
 
 

@@ -68,7 +68,7 @@ def versions(bundled, tmp_path_factory) -> Path:
         shutil.copytree(current(bundled), folder / name)
     about = json.loads((folder / "two/bundle.json").read_text())
     (folder / "two/bundle.json").write_text(json.dumps({**about, "version": "two"}))
-    from recalign.files import seal
+    from recalign.kept import seal
 
     seal(folder / "two")
     point(folder, "one")

@@ -6,8 +6,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from sources import forget
 
-from recalign.stage import code, parse_stage, run_stage
+from recalign import code
+from recalign.stage import parse_stage, run_stage
 
 STAGES = {
     "recommender": ["recalign.recommender.Recommender", "recalign.recommender.RecommenderData", "recalign.nn.HSTU"],
@@ -26,12 +28,6 @@ def copied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dic
         patch.setattr(code, "SOURCE", copy)
         yield copy, digests()
     forget()
-
-
-def forget() -> None:
-    """Read every file anew; a process otherwise reads each once, as it imports it once."""
-    for cached in (code._installed, code._file, code._tree, code._source_digest, code._imports, code._reexported):
-        cached.cache_clear()
 
 
 def digests() -> dict[str, str]:

@@ -12,7 +12,7 @@ import wandb
 
 from recalign.configs import find
 from recalign.errors import InputError
-from recalign.files import is_recorded
+from recalign.kept import is_recorded
 from recalign.stage import RunFolder, StageResult, TrainingError, parse_stage, run_stage
 from recalign.stage.record import renew_trust
 
@@ -42,11 +42,11 @@ def test_an_altered_checkpoint_is_refused_and_its_run_is_not_taken_for_done():
 
 @pytest.mark.usefixtures("trained")
 def test_a_trust_report_is_recorded_where_the_test_writes_it_anew():
-    assert is_recorded(RUN.path, "trust.json") is None
+    assert is_recorded(RUN.trust) is None
     for content in ("{}", "[]"):
         RUN.trust.write_text(content)
         renew_trust(RUN)
-        assert is_recorded(RUN.path, "trust.json")
+        assert is_recorded(RUN.trust)
     assert parse_stage(FIT).finished()
     RUN.trust.write_text("{}")
     assert parse_stage(FIT).finished() is None

@@ -13,6 +13,7 @@ from rich.console import Console
 from recalign.api.fit import evaluated_as, fit_judge
 from recalign.api.log import Log
 from recalign.api.trained import policy_checkpoint, reward_checkpoint
+from recalign.code import EVALUATION, code_digest
 from recalign.errors import InputError
 from recalign.evaluation import comparison
 from recalign.evaluation.methods import (
@@ -26,7 +27,6 @@ from recalign.evaluation.report import terminal_table
 from recalign.evaluation.reranking import is_reranked
 from recalign.evaluation.roles import Roles
 from recalign.reward import RewardData
-from recalign.stage.code import EVALUATION, code_digest
 
 SHOWN = ("all/ndcg@10", "high/ndcg@10", "value/judge@10", "value/train_rm@10", "policy/kl", "policy/coverage@10")
 WIDTH = 120

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import yaml
 
+from recalign import kept
 from recalign.chain.engine import workers_of
 from recalign.chain.experiment import Chain
 from recalign.chain.graph import Results, Task, in_order, progress_of, side_by_side
@@ -17,6 +18,7 @@ from recalign.chain.progress import say
 from recalign.chain.published import publish
 from recalign.chain.search import CHOICE, Search
 from recalign.chain.train import Trained, base_checkpoints, named, train
+from recalign.code import EVALUATION, code_digest
 from recalign.errors import InputError
 from recalign.evaluation import comparison
 from recalign.evaluation.methods import BASE_STAGES, MethodRun, evaluate_methods
@@ -30,7 +32,6 @@ from recalign.sequences.audit import audit_log
 from recalign.sequences.verdict import verdict
 from recalign.simulation import World, simulate, write
 from recalign.stage import ParsedStage
-from recalign.stage.code import EVALUATION, code_digest
 from recalign.stage.console import quiet
 from recalign.stage.upstream import TOKENS
 
@@ -108,7 +109,7 @@ def _world(plan: Plan, seed: int, _: Results | None = None) -> None:
 
 def _tokenize(plan: Plan, seed: int, _: Results) -> None:
     tokens = plan.tokens(seed)
-    if tokens.finished():
+    if tokens.state().fresh:
         say(f"  unchanged: {tokens.folder.path}")
     else:
         if plan.chain.verbose:
@@ -133,8 +134,9 @@ def _evaluate(plan: Plan, seed: int, done: Results) -> None:
 
 def _require_same_log(folder: Path, log: str) -> None:
     """Refuse a folder that holds a chain of another log."""
-    for path in folder.glob("*/seed-*[0-9]/evaluation/summary.json"):
-        if (other := read_json(path)["log"]) != log:
+    for place in folder.glob("*/seed-*[0-9]/evaluation"):
+        whole = kept.check(place).whole  # any other is made again
+        if whole and (other := read_json(place / "summary.json")["log"]) != log:
             raise InputError(
                 f"it holds a chain of the log {other!r}, and this one is of {log!r}",
                 where=str(folder),

@@ -16,6 +16,7 @@ from recalign.chain.plan import Plan
 from recalign.chain.progress import say
 from recalign.chain.space import Settings, Spaces
 from recalign.chain.train import base_checkpoints, named, train
+from recalign.code import EVALUATION, code_digest
 from recalign.errors import InputError, TrainingError
 from recalign.evaluation.comparison import HIGH
 from recalign.evaluation.methods import BASE_STAGES, MethodRun
@@ -23,7 +24,6 @@ from recalign.evaluation.report import WIDTH
 from recalign.evaluation.selection import KEPT, SEARCH, SELECT, Figures, choose, choose_by_rank, validate
 from recalign.files import write_text
 from recalign.stage import ParsedStage
-from recalign.stage.code import EVALUATION, code_digest
 
 CHOICE = "choice"
 """The task whose result is the chosen settings by method."""

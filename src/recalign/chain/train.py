@@ -65,9 +65,12 @@ def train(parsed: ParsedStage, *callbacks: Callback, verbose: bool = False) -> T
     """
     folder = parsed.folder
     with quiet():
-        if manifest := parsed.finished():
+        state, manifest = parsed.state(), Manifest.read(folder)
+        if manifest and state.fresh:
             say(f"  unchanged: {folder.path}")
             return Trained.of(folder, manifest)
+        if state.sealed:
+            say(f"  again: {folder.path} ({state})")
         if verbose:
             say(f"  {parsed.command}")
         alone = parsed.bare_trainer().world_size > 1

@@ -21,6 +21,7 @@ Suffixes: E events, R rows (a method's seeds, or differences), U users, S seeds,
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,9 +31,10 @@ import polars as pl
 from rich.console import Console
 from rich.progress import track
 
+from recalign import kept
 from recalign.errors import InputError
 from recalign.evaluation.roles import BEST, Roles
-from recalign.files import altered, read_json, write_text
+from recalign.files import read_json, sha256, write_text
 from recalign.metrics.bootstrap import CrossedBootstrap, Estimate, holm, holm_intervals
 from recalign.metrics.rank import gain_ndcg, hit, reciprocal
 
@@ -85,6 +87,8 @@ def compare(
 ) -> pl.DataFrame:
     """Compare the evaluations of all methods and seeds, and write `comparison.csv`.
 
+    Evaluations of checkpoints that are gone, or are others by now, are left out, with a line that says so.
+
     Args:
         chain_folder: `runs/<chain>`.
         draws: of the bootstrap.
@@ -92,7 +96,8 @@ def compare(
         roles: of the methods, kept in `roles.json`; None: read from there, with the order of the rows.
 
     Raises:
-        InputError: there is no such folder, no finished evaluation in it, or methods were measured on different events.
+        InputError: there is no such folder, no fresh evaluation in it, one was altered, or methods were measured on
+            different events.
     """
     runs = _load_runs(chain_folder, methods, seeds)
     order = list(methods or ())
@@ -105,6 +110,9 @@ def compare(
     places = pl.Enum(list(dict.fromkeys([*order, *sorted(frame["method"].unique())])))
     frame = frame.sort(pl.col("method").cast(places), maintain_order=True)
     write_text(chain_folder / FILE, frame.write_csv())
+    seals = [f"{run.method}/seed-{run.seed}/evaluation/{kept.SEAL}" for run in runs]
+    made_of = {name: sha256(chain_folder / name) for name in seals if (chain_folder / name).is_file()}
+    kept.seal(chain_folder, {}, made_of, FILE)
     return frame
 
 
@@ -123,12 +131,16 @@ def read(chain_folder: Path) -> pl.DataFrame:
     """Read the `comparison.csv` of a chain.
 
     Raises:
-        InputError: there is none.
+        InputError: there is none, or it is not that of the evaluations and checkpoints in the folder.
     """
     path = chain_folder / FILE
     if not path.is_file():
         remedy = f"run `recalign compare {chain_folder}` first"
         raise InputError("there is no such file", where=str(path), remedy=remedy)
+    state = kept.check(chain_folder)
+    if state.sealed and not state.fresh:
+        remedy = f"run `recalign chain` again, or `recalign compare {chain_folder}` for what is left"
+        raise InputError(f"it is not of what lies here ({state})", where=str(path), remedy=remedy)
     return pl.read_csv(path, schema=SCHEMA, glob=False)
 
 
@@ -143,14 +155,18 @@ def _load_runs(chain_folder: Path, methods: Collection[str] | None, seeds: Colle
         for folder in folders
         if (folder / "test.parquet").is_file()
     )
-    runs = [
-        _load_run(method, seed, folder)
-        for method, seed, folder in found
-        if (methods is None or method in methods) and (seeds is None or seed in seeds)
-    ]
+    runs, why = [], ""
+    for method, seed, folder in found:
+        if (methods is not None and method not in methods) or (seeds is not None and seed not in seeds):
+            continue
+        if gone := kept.outdated(folder):
+            why = " with the checkpoints that it holds now"
+            print(f"left out: {folder}, measured with checkpoints that are gone: {', '.join(gone)}", file=sys.stderr)
+        else:
+            runs.append(_load_run(method, seed, folder))
     if not runs:
         remedy = "let `recalign chain` finish at least one method"
-        raise InputError("no method in it has been evaluated", where=str(chain_folder), remedy=remedy)
+        raise InputError(f"no method in it has been evaluated{why}", where=str(chain_folder), remedy=remedy)
     _require_comparable(runs)
     for split in SPLITS:
         _align([run for run in runs if split in run.splits], split)
@@ -159,9 +175,8 @@ def _load_runs(chain_folder: Path, methods: Collection[str] | None, seeds: Colle
 
 def _load_run(method: str, seed: int, folder: Path) -> Run:
     """Read an evaluation; refuse one that has changed since it was made, with an InputError."""
-    if changed := altered(folder):
-        what = f"{', '.join(changed)}: not what the evaluation wrote"
-        raise InputError(what, where=str(folder), remedy="run `recalign chain` again: it evaluates that method anew")
+    if (folder / kept.SEAL).is_file():
+        kept.require(folder, "run `recalign chain` again: it evaluates that method anew")
     events = {split: _events_of(path) for split in SPLITS if (path := folder / f"{split}.parquet").is_file()}
     return Run(method, seed, read_json(folder / "summary.json"), events)
 

@@ -6,11 +6,13 @@ import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 import torch
 
+from recalign import kept
 from recalign.evaluation import examples, exposed
 from recalign.evaluation.baselines import ItemScores, SameForAll, Scores, log_counts
 from recalign.evaluation.comparison import EVALUATED, TESTED, UNIT, USER_SPREAD
@@ -31,7 +33,7 @@ from recalign.evaluation.reranking import (
 )
 from recalign.evaluation.value import Scorers, evaluate, load_truth
 from recalign.events import data_root
-from recalign.files import SEAL, altered, digest, read_json, seal, sha256, write_json
+from recalign.files import digest, sha256, write_json
 from recalign.recommender.checkpoint import Loaded, check_catalogue, load_net
 from recalign.recommender.interpolation import ALL_KEPT, Retention, reach_at_price
 from recalign.recommender.policy import Policy
@@ -91,14 +93,23 @@ class MethodRun:
     keep: float | None = None
     spread: float = 1.0
 
-    def key(self, base: Mapping[str, str], data: RewardData, code: str) -> str:
-        """Digest of all that its figures depend on."""
-        own = self.checkpoint and sha256(self.checkpoint)
-        truth = _truth(data)  # the log's digest knows neither its truth nor its titles
-        extra = sha256(truth) if truth and truth.is_file() else None, repr(data.log_.titles)
-        reranking = (self.strength, self.keep, self.spread) if is_reranked(self.method) else None
-        read = data.fingerprint, data.max_length, data.know_request, data.sample
-        return digest(self.method, own, base, read, extra, reranking, code)[:16]
+    def key(self, base: Mapping[str, str], data: RewardData, code: str) -> dict[str, Any]:
+        """All that its figures depend on."""
+        truth = _truth(data)  # which the log's digest does not know
+        return {
+            "method": self.method,
+            "checkpoint": self.checkpoint and sha256(self.checkpoint),
+            **base,
+            "data": [data.fingerprint, data.max_length, data.know_request, data.sample],
+            "truth": sha256(truth) if truth and truth.is_file() else None,
+            "reranking": [self.strength, self.keep, self.spread] if is_reranked(self.method) else None,
+            "code": code,
+        }
+
+    def made_of(self, place: Path, base: BaseCheckpoints, key: Mapping[str, Any]) -> dict[str, str]:
+        """The checkpoints behind an evaluation, as its seal names them."""
+        paths = vars(base) | ({"checkpoint": self.checkpoint} if self.checkpoint else {})
+        return {kept.named(path, place, place.parents[2]): key[name] for name, path in paths.items()}
 
 
 def evaluate_methods(
@@ -113,8 +124,9 @@ def evaluate_methods(
 ) -> list[str]:
     """Evaluate the methods of one seed whose evaluation is missing or out of date.
 
-    Writes ``<folder>/<method>/seed-<n>/evaluation/{test,validation}.parquet``, ``summary.json``, ``examples.json`` and
-    their digests; of a log with random exposure also ``offpolicy.json`` (`recalign.evaluation.exposed.measure`).
+    Publishes ``<folder>/<method>/seed-<n>/evaluation/`` (`recalign.kept`): ``{test,validation}.parquet``,
+    ``summary.json``, ``examples.json``; of a log with random exposure also ``offpolicy.json``
+    (`recalign.evaluation.exposed.measure`).
 
     Args:
         folder: of the chain.
@@ -127,9 +139,9 @@ def evaluate_methods(
         The methods that were evaluated.
     """
     digests = base.digests()
-    keys = {run.method: run.key(digests, data, code) for run in runs}
+    keys = {run.method: run.key(digests, data, code) | {"titles": data.titles_digest} for run in runs}
     places = {run.method: folder / run.method / f"seed-{seed}" / "evaluation" for run in runs}
-    stale = [run for run in runs if _kept_key(places[run.method]) != keys[run.method]]
+    stale = [run for run in runs if not kept.check(places[run.method], keys[run.method]).fresh]
     if not stale:
         return []
     nets = LoadedNetworks(base, data, device)
@@ -138,13 +150,9 @@ def evaluate_methods(
     shown = exposed.measure(policies, nets.reward, data, device) if exposed.is_exposed(data) else {}
     tilted = popularity_curve(nets.start, nets.scorers.rewards["judge@10"], data, device)
     for run in stale:
-        place, own = places[run.method], {part: by_method[run.method] for part, by_method in frames.items()}
-        for part, frame in own.items():
-            write_parquet(frame.drop("shown"), place / f"{part}.parquet")
-        test, validation = own["test"], own["validation"]
-        write_json(place / examples.FILE, examples.examples(test, data))
+        test, validation = frames["test"][run.method], frames["validation"][run.method]
         shares = {"cold_targets": test["cold"].cast(float).mean(), "coverage@10": _coverage(test, data.num_items)}
-        summary = {"method": run.method, "seed": seed, "log": data.log_.name, "key": keys[run.method]}
+        summary = {"method": run.method, "seed": seed, "log": data.log_.name}
         summary |= {"base": digest(data.fingerprint, digests)[:16], **shares, **run.cost, **_spread(data)}
         if data.sample is not None:
             summary |= {EVALUATED: test["user"].n_unique(), TESTED: data.users_tested("A")}
@@ -153,19 +161,22 @@ def evaluate_methods(
         if (as_popular := tilted.value_at(_mean(validation, "log_count@10"))) is not None:
             summary["value_at_popularity"] = _mean(test, "judge@10") - as_popular
         if is_reranked(run.method):
-            found, made_of = nets.reranked(run), {"recommender": digests["start"], "reward": digests["reward"]}
+            found = nets.reranked(run)
             reads = not isinstance(nets.scores(run)[0], ItemScores)
             summary[READS_REWARD_MODEL] = max(float(reads), run.cost.get(READS_REWARD_MODEL, 0.0))
-            if run.checkpoint:
-                made_of |= {base_method(run.method) or run.method: sha256(run.checkpoint)}
             if run.method in OF_PERMUTED:
                 summary |= data.as_placebo().facts()
-            summary |= {"policy/strength": found.strength, RERANKING: found.record(data, made_of)}
+            summary |= {"policy/strength": found.strength, RERANKING: found.record(data)}
         if run.method in shown:
-            write_json(place / exposed.FILE, shown[run.method])
             summary |= exposed.headlines(shown[run.method])
-        write_json(place / "summary.json", summary)
-        seal(place)
+        place, key = places[run.method], keys[run.method]
+        with kept.publish(place, key, run.made_of(place, base, key)) as part:
+            for name, by_method in frames.items():
+                write_parquet(by_method[run.method].drop("shown"), part / f"{name}.parquet")
+            write_json(part / examples.FILE, examples.examples(test, data))
+            if run.method in shown:
+                write_json(part / exposed.FILE, shown[run.method])
+            write_json(part / "summary.json", summary)
     return [run.method for run in stale]
 
 
@@ -269,12 +280,6 @@ UNTRAINED = (*UNPRICED, "start", *(row for row in RERANKED if row not in OWN_REW
 
 def _truth(data: RewardData) -> Path | None:
     return data_root(data.root) / data.log_.truth if data.log_.truth else None
-
-
-def _kept_key(place: Path) -> str | None:
-    """The key of a whole, unaltered evaluation; else None."""
-    kept = (place / SEAL).is_file() and not altered(place)
-    return read_json(place / "summary.json").get("key") if kept else None
 
 
 def _spread(data: RewardData) -> dict[str, float]:

@@ -12,7 +12,8 @@ import torch
 
 from recalign.errors import InputError
 from recalign.evaluation.baselines import ItemScores, LowerBound, Rerank, Scores, log_counts
-from recalign.files import altered, read_json, sha256
+from recalign.files import read_json
+from recalign.kept import Seal, check
 from recalign.recommender.checkpoint import load_net
 from recalign.recommender.policy import Policy
 from recalign.reward import RewardData, RewardEnsemble
@@ -80,10 +81,10 @@ class Reranking:
         policy = interpolate(start, trained, self.reach) if trained else start
         return Rerank(policy, scores[0], self.strength / scores[1])
 
-    def record(self, data: RewardData, made_of: Mapping[str, str]) -> dict[str, Any]:
-        """All that `served` needs, as plain values; ``made_of`` are the digests of its checkpoints, by stage."""
+    def record(self, data: RewardData) -> dict[str, Any]:
+        """All that `served` needs, as plain values."""
         read = {"max_length": data.max_length, "know_request": data.know_request, "seed": data.seed}
-        return {"how": asdict(self), "made_of": dict(made_of), "log": data.fingerprint, "read": read}
+        return {"how": asdict(self), "log": data.fingerprint, "read": read}
 
 
 @torch.no_grad()
@@ -107,11 +108,13 @@ def served(folder: Path, checkpoints: Mapping[str, Path], data: RewardData) -> P
         InputError: the row is not evaluated, or its checkpoints or its log are not those of its evaluation.
     """
     method, place = folder.parent.name, folder / "evaluation"
-    said = {} if altered(place) else read_json(place / "summary.json").get(RERANKING, {})
+    state = check(place)
+    whole = state.whole and Seal.read(place).made_of  # those of 0.9 do not say what they rest on
+    said = read_json(place / "summary.json").get(RERANKING) if whole else None
     remedy = "run the chain again: only what has changed is repeated"
     if not said:
         raise InputError("this row has no evaluation, or an altered one", where=str(folder), remedy=remedy)
-    if said["made_of"] != {stage: sha256(path) for stage, path in checkpoints.items()}:
+    if state.changed:
         what = "its evaluation rests on other checkpoints than those in the chain's folder"
         raise InputError(what, where=str(folder), remedy=remedy)
     if said["log"] != data.fingerprint:

@@ -9,6 +9,7 @@ from pathlib import Path
 import polars as pl
 import torch
 
+from recalign import kept
 from recalign.evaluation.comparison import ALL, HIGH, METRICS, with_gains
 from recalign.evaluation.methods import BaseCheckpoints, LoadedNetworks, MethodRun
 from recalign.evaluation.value import evaluate
@@ -23,7 +24,7 @@ SELECT = "value/select_judge@10"
 POPULARITY = "policy/popularity@10"
 RETAINED, ERROR = "policy/kept", "policy/kept_se"
 MEASURED = (SELECT, ALL, HIGH, "policy/kl", POPULARITY, "value/true@10")
-FILE = "validation.json"
+FOLDER, FILE = "validation", "figures.json"
 SEARCH = "search.csv"  # of a chain that searched: a row a trial
 
 Figures = dict[str, float]
@@ -35,7 +36,7 @@ def validate(
 ) -> list[Figures]:
     """Validation figures of a method's settings, kept in their folders until anything that they depend on changes.
 
-    ``places`` maps the folder of each ``validation.json`` to its run; the others are as of `evaluate_methods`.
+    ``places`` maps the folder that gets a ``validation/`` to its run; the others are as of `evaluate_methods`.
 
     Returns:
         The metrics of `MEASURED` for each run, the true value only where the truth is known, and of
@@ -43,7 +44,7 @@ def validate(
     """
     digests = base.digests()
     keys = {place: run.key(digests, data, code) for place, run in places.items()}
-    stale = [place for place in places if read_json(place / FILE).get("key") != keys[place]]
+    stale = [place for place in places if not kept.check(place / FOLDER, keys[place]).fresh]
     if stale:
         nets = LoadedNetworks(base, data, device)
         policies = {str(place): nets.policy(places[place]) for place in stale}
@@ -52,8 +53,9 @@ def validate(
         frames = evaluate(policies, scorers, data, "validation", device)
         for place in stale:
             figures = measured(frames[str(place)]) | nets.price(places[place], policies[str(place)])
-            write_json(place / FILE, {"key": keys[place], "figures": figures})
-    return [read_json(place / FILE)["figures"] for place in places]
+            with kept.publish(place / FOLDER, keys[place]) as part:
+                write_json(part / FILE, figures)
+    return [read_json(place / FOLDER / FILE) for place in places]
 
 
 def measured(events: pl.DataFrame) -> Figures:

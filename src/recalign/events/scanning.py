@@ -10,13 +10,13 @@ from pathlib import Path
 
 import polars as pl
 
+from recalign import kept
 from recalign.errors import InputError
 from recalign.events.files import Source, damaged, locate
 from recalign.events.joining import Tables, matched
 from recalign.events.log import Log
 from recalign.events.messages import SourceRows
 from recalign.events.reading import has_header, is_text, plain_names, read, require_columns, scan
-from recalign.files import replacing
 
 MAX_ROWS = 2**32 - 2
 """Row numbers have 32 bits."""
@@ -54,7 +54,7 @@ class LogScan:
             InputError: a file is missing or cannot be read, or they do not fit together.
         """
         sources, _ = locate(log, root)
-        parquet = {str(one): _as_parquet(one, log, folder / f"file-{n}.parquet") for n, one in enumerate(sources)}
+        parquet = {str(one): _as_parquet(one, log, folder / f"file-{n}") for n, one in enumerate(sources)}
         return cls.of(log, sources, {file: scan(source) for file, source in parquet.items()})
 
     @classmethod
@@ -104,13 +104,13 @@ class LogScan:
         return pl.concat([empty, rows], how="diagonal_relaxed")
 
 
-def _as_parquet(source: Source, log: Log, path: Path) -> Source:
+def _as_parquet(source: Source, log: Log, folder: Path) -> Source:
     if not (source.member or source.is_gzip or is_text(source)):
         return source
-    if not path.is_file():
-        with replacing(path) as temporary:
-            read(source, (log.user, log.item), log.header, log.separator).write_parquet(temporary)
-    return Source(path)
+    if not kept.check(folder).whole:
+        with kept.publish(folder) as part:
+            read(source, (log.user, log.item), log.header, log.separator).write_parquet(part / "rows.parquet")
+    return Source(folder / "rows.parquet")
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Look up titles of a log's items. They are for display only; nothing is trained on them."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import polars as pl
@@ -11,6 +12,13 @@ from recalign.events.joining import whole_numbers
 from recalign.events.log import Log
 from recalign.events.reading import no_column, read
 from recalign.events.tree import plain_name
+from recalign.files import digest
+
+
+def titles_digest(log: Log, root: Path | None) -> str | None:
+    """Digest of the file of titles and of what its columns mean; None where the log has no titles."""
+    source = locate(log, root)[1]
+    return digest(asdict(log.titles) | {"file": source.digest()}) if log.titles and source else None
 
 
 def read_titles(log: Log, root: Path | None, items: pl.Series) -> tuple[pl.Series, Section]:

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -22,7 +18,8 @@ from recalign.export import card, onnx
 from recalign.export.graph import Graph, part_of
 from recalign.export.run import OpenedRun, opened
 from recalign.export.verify import Verified, in_unit, verify
-from recalign.files import digest, rename, seal, write_json, write_text
+from recalign.files import digest, write_json, write_text
+from recalign.kept import publish, seal
 from recalign.nn import Recorded
 from recalign.recommender import CodePolicy
 from recalign.recommender.checkpoint import recipe
@@ -83,7 +80,7 @@ def bundle_of(
     with torch.no_grad():
         tables = {name: table.detach().contiguous() for name, table in part.tables().items()}
     about = _about(made, graph, min(newest or made.data.max_length, made.data.max_length))
-    with _published(out, about.version) as folder:
+    with publish(out / about.version) as folder:
         _write_weights(made, tables, folder)
         items(made).write_parquet(folder / ITEMS)
         onnx.write(graph, tables, made.data.max_length, folder / GRAPH)
@@ -96,7 +93,6 @@ def bundle_of(
         about = replace(about, verified=asdict(found) if found else {})
         about.write(folder)
         write_text(folder / CARD, card.of(made, about, found))
-        seal(folder)
     point(out, about.version)
     return out / about.version, found
 
@@ -179,20 +175,3 @@ def _write_weights(made: OpenedRun, tables: dict[str, torch.Tensor], folder: Pat
     (folder / TABLES).write_bytes(save(tables))
     recipes = {name: recipe(net) for name, net in nets.items() if isinstance(net, Recorded)}
     write_text(folder / RECIPE, json.dumps(recipes, indent=2, default=str) + "\n")
-
-
-@contextmanager
-def _published(out: Path, name: str) -> Iterator[Path]:
-    """A folder to fill, which then takes its place in ``out``, whole or not at all."""
-    beside = out / f".{name}.{os.getpid()}"
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
-    try:
-        yield beside
-        old = out / f".{name}.old"
-        if (out / name).exists():
-            rename(out / name, old)
-        rename(beside, out / name)
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)

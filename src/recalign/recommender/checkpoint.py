@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
 from recalign.errors import InputError, TrainingError
-from recalign.files import is_recorded, replacing
+from recalign.files import replacing
+from recalign.kept import is_recorded
 from recalign.nn import Recorded
 from recalign.recommender.policy import Policy
 from recalign.sequences import EventDataModule, UserCohort
@@ -113,7 +114,7 @@ def _refuse_altered(path: Path) -> None:
     Raises:
         ValueError, OSError, zipfile.BadZipFile: it is not what was written.
     """
-    recorded = is_recorded(path.parent.parent, f"{path.parent.name}/{path.name}")
+    recorded = is_recorded(path)
     if recorded is None:
         with zipfile.ZipFile(path) as archive:
             if bad := archive.testzip():

@@ -16,6 +16,7 @@ import polars as pl
 
 from recalign.errors import InputError
 from recalign.files import replacing
+from recalign.kept import is_recorded
 
 REMEDY = "make its ids again: recalign tokenize LOG"
 
@@ -80,9 +81,13 @@ class CodesTable:
         """Read and check a file.
 
         Raises:
-            InputError: there is no such file, it lacks a column, holds what is no code, or an item or an id twice.
+            InputError: there is no such file, its run wrote another, it lacks a column, holds what is no code, or an
+                item or an id twice.
         """
         frame, sizes, log = _read(Path(path))
+        if is_recorded(Path(path)) is False:
+            what = "its digest is not the one in manifest.json"
+            raise InputError(what, where=str(path), remedy=REMEDY)
         count = sum(name.startswith("code_") for name in frame.columns)
         levels = [f"code_{level}" for level in range(max(count, 1))]
         if lacking := {"item", *levels} - set(frame.columns):
@@ -149,6 +154,15 @@ def load_codes(path: str | Path, items: pl.Series, log: str | None = None) -> Co
     if log is not None:
         table.require_log(log, str(path))
     return Codes(table.codes_NL[table.rows(items, str(path))], table.sizes)
+
+
+def published_version(path: Path) -> int:
+    """The newest version in a file, altered or not; 0 for no file, or one that cannot be read."""
+    try:
+        frame = _read(path)[0]
+    except InputError:
+        return 0
+    return int(frame["version"].max() or 0) if "version" in frame.columns else 1  # type: ignore[arg-type]
 
 
 def _read(path: Path) -> tuple[pl.DataFrame, tuple[int, ...], str | None]:

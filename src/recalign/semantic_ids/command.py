@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from recalign.events import render
 from recalign.events.audit import Section
 from recalign.files import write_json
 from recalign.semantic_ids import quality
-from recalign.semantic_ids.codes import CodesTable
+from recalign.semantic_ids.codes import CodesTable, published_version
 from recalign.semantic_ids.quantization import Collisions, append_codes, described, quantize
 from recalign.semantic_ids.vectors import Cooccurrence, ItemVectors, matrix
 from recalign.sequences import EventDataModule
@@ -64,7 +63,7 @@ def tokenize(
     """
     _check_settings(sizes, balance, append)
     out, log = out or Path("runs") / data.log_.name / "tokens" / f"seed-{seed}", data.log_.name
-    if append is None and (version := _published(out / CODES)) > 1:
+    if append is None and (version := published_version(out / CODES)) > 1:
         raise InputError(
             f"items were appended to these ids (version {version}); making them anew would move ids",
             where=str(out / CODES),
@@ -138,13 +137,6 @@ def _shown(examples: list[dict[str, Any]]) -> list[str]:
         f"code_0 = {one['code_0']}: {one['items']} items, spread {one['spread']:.2f}\n  " + "\n  ".join(one["titles"])
         for one in examples
     ]
-
-
-def _published(path: Path) -> int:
-    """The version of the ids that a file holds; 0 for no file, or one that cannot be read."""
-    with suppress(InputError):
-        return CodesTable.read(path).version
-    return 0
 
 
 def _with_new(before: CodesTable, catalogue: pl.Series, available: pl.Series, where: str) -> pl.Series:

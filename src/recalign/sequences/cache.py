@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import inspect
 import json
 import os
 import shutil
@@ -24,11 +23,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-import recalign.events
+from recalign import kept
+from recalign.code import PACKAGE, SOURCE, code_digest, source_file
 from recalign.errors import InputError
 from recalign.events import Report
 from recalign.events.report import Note
-from recalign.files import altered, digest, read_json, rename, seal, sha256, write_json
+from recalign.files import digest, read_json, rename, sha256, write_json
 from recalign.sequences.splits import Split
 from recalign.sequences.store import Sequences
 
@@ -53,30 +53,41 @@ def cache_folder(option: bool | str) -> Path | None:
 
 @dataclass(frozen=True)
 class CacheEntry:
-    """The folder of one prepared log in the cache; it need not exist."""
+    """The folder of one prepared log in the cache; it need not exist.
+
+    Attributes:
+        path: named by the digest of its key.
+        key: the log's fingerprint and the code (`recalign.kept.Key`).
+    """
 
     path: Path
+    key: dict[str, str]
 
     @classmethod
-    def of(cls, folder: Path, name: str, fingerprint: str, split: Split) -> CacheEntry:
-        """The entry of a log by name and fingerprint; the split's class may be the user's own, so its source counts."""
-        events = Path(inspect.getfile(recalign.events)).parent
-        own = [Path(__file__).with_name(f"{name}.py") for name in MADE_BY]
-        code = sorted({sha256(file) for file in (*events.glob("*.py"), *own, Path(inspect.getfile(type(split))))})
-        key = digest(fingerprint, pl.__version__, code)[:16]
-        return cls(folder / f"{name.replace(os.sep, '-')}-{key}")
+    def of(cls, folder: Path, name: str, fingerprint: str, split: Split) -> CacheEntry | None:
+        """The entry of a log by name and fingerprint; a split of the user's own counts with all that it imports.
+
+        None for a split that was typed into a notebook: nobody knows when it changes.
+        """
+        module = type(split).__module__
+        if source_file(module) is None:
+            return None
+        files = (*(SOURCE / "events").glob("*.py"), *(SOURCE / "sequences" / f"{name}.py" for name in MADE_BY))
+        own = None if module.startswith(PACKAGE) else code_digest({f"{module}.{type(split).__name__}"}, ())
+        code = digest(pl.__version__, sorted(map(sha256, files)), own)  # by bytes: parsing takes longer than loading
+        key = {"log": fingerprint, "code": code}
+        return cls(folder / f"{name.replace(os.sep, '-')}-{digest(key)[:16]}", key)
 
     def load(self) -> Sequences | None:
         """Read the entry; null if it does not exist. A damaged one is removed, with a warning."""
         if not self.path.is_dir():
             return None
         try:
-            if changed := altered(self.path):
-                raise ValueError(f"{', '.join(changed)}: not what was written")
+            kept.require(self.path, "it is prepared again")
             os.utime(self.path)  # so that it counts as used
             return self._read(json.loads((self.path / "entry.json").read_text(encoding="utf-8")))
-        except (OSError, ValueError, KeyError, pl.exceptions.PolarsError) as error:
-            _warn(f"the cached log {self.path} is damaged ({error}) and is prepared again")
+        except (InputError, OSError, ValueError, KeyError, pl.exceptions.PolarsError) as error:
+            _warn(f"the cached log {self.path} is damaged ({getattr(error, 'what', error)}) and is prepared again")
             shutil.rmtree(self.path, ignore_errors=True)
             return None
 
@@ -113,7 +124,7 @@ class CacheEntry:
     def publish(self, part: Path) -> None:
         """Make a folder with all files of the entry the entry, unless another process was faster."""
         if not self.path.exists():
-            seal(part)
+            kept.seal(part, self.key)
             rename(part, self.path)
         _remove_unused(self.path.parent)
 

@@ -14,6 +14,7 @@ from lightning import LightningDataModule
 from recalign.errors import InputError, require_positive
 from recalign.events import EventTable, Log, Report, audit, data_root, fingerprint, load_events, read_titles
 from recalign.events.audit import Section
+from recalign.events.titles import titles_digest
 from recalign.sequences.batch import Batch, collate
 from recalign.sequences.cache import CacheEntry, cache_folder
 from recalign.sequences.checks import checked, report_truncation
@@ -190,6 +191,11 @@ class EventDataModule(LightningDataModule):
     def titles(self) -> pl.Series:
         """The title of each item, aligned with ``sequences.items``; the id as text where there is none."""
         return self._titles[0]
+
+    @functools.cached_property
+    def titles_digest(self) -> str | None:
+        """Digest of the titles, which no figure depends on; None where the log has none."""
+        return titles_digest(self.log_, data_root(self.root))
 
     @functools.cached_property
     def _titles(self) -> tuple[pl.Series, Section]:

@@ -1,15 +1,15 @@
 """A log in partitions of users: what is done with each block of its rows, and with each partition.
 
 A partition holds all events of users who follow each other in the order of ids, so it is a stretch of every array of
-the prepared log, and the arrays are the same whatever the partitions. What a task has done is noted in a manifest,
-written last: a task that broke off is done again, the others are not.
+the prepared log, and the arrays are the same whatever the partitions. What a task has done lies in a sealed folder
+(`recalign.kept`): a task that broke off, or whose files are not what it wrote, is done again, the others are not.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from recalign import kept
 from recalign.errors import InputError
 from recalign.events import EventTable, Log, Report
 from recalign.events.checking import check_rows
@@ -35,8 +36,9 @@ ROW, PLACE = "row of the log", "partition of the user"
 SAMPLE = 1_000_000
 """Users, drawn by rows, whose quantiles bound the partitions."""
 
+FOUND = "found.json"
 Facts = dict[str, Any]
-"""What a task found, in plain values."""
+"""What a task found, in plain values, as `FOUND` holds them."""
 
 
 @dataclass(frozen=True)
@@ -149,15 +151,16 @@ class Partitions:
             arrays |= {"event": arrays["event"] + place.event, "offset": arrays["offset"] + place.known}
             entry = self.folder / "entry"
             begins = {"trained": (place.user, whole.user), "offset": (place.user, whole.user + 1)}
+            known, stretches = (place.known, whole.known), {}
             for name, array in arrays.items():
-                write_stretch(entry / f"{name}.npy", array, *begins.get(name, (place.known, whole.known)))
+                stretches[f"{name}.npy"] = write_stretch(entry / f"{name}.npy", array, *begins.get(name, known))
             numeric = mappable(frame.drop(nullable, strict=False))
             for name in numeric:
                 path = column_file(entry, frame.columns, name)
-                write_stretch(path, frame[name].to_numpy(), place.event, whole.event)
+                stretches[path.name] = write_stretch(path, frame[name].to_numpy(), place.event, whole.event)
             frame.drop(numeric).write_ipc(folder / "others.arrow", compression="uncompressed")
-            sizes = part_sizes(frame).tolist()
-            return {"columns": frame.columns, "numeric": numeric, "sizes": sizes, "trained": most}
+            found = {"columns": frame.columns, "numeric": numeric, "stretches": stretches}
+            return found | {"sizes": part_sizes(frame).tolist(), "trained": most}
 
         return self._once(f"index-{number}", make)
 
@@ -173,16 +176,16 @@ class Partitions:
         return EventTable(frame, users["user"], items["item"], self.log.timestamp is not None, report, "")
 
     def _once(self, name: str, make: Callable[[Path], Facts]) -> Facts:
-        """Do a task in a folder of its own, unless its manifest says that it is done and all its files are there."""
-        folder = self.folder / name
-        done = read_json(folder / "manifest.json")
-        if done and done["files"] == _sizes(folder):
-            return dict(done["found"])
-        shutil.rmtree(folder, ignore_errors=True)
-        with disk_errors(folder):
-            folder.mkdir(parents=True)
-            found = make(folder)
-            write_json(folder / "manifest.json", {"files": _sizes(folder), "found": found})
+        """Do a task in a folder of its own, unless that is there, whole, and so is what it wrote of the entry."""
+        folder, entry = self.folder / name, self.folder / "entry"
+        if kept.check(folder).whole:
+            done: Facts = read_json(folder / FOUND)
+            stretches = done.get("stretches", {}).items()
+            if all(_digest_of(entry / file, *where) == known for file, (*where, known) in stretches):
+                return done
+        with disk_errors(folder), kept.publish(folder) as part:
+            found = make(part)
+            write_json(part / FOUND, found)
         return found
 
 
@@ -196,15 +199,27 @@ def disk_errors(folder: Path) -> Iterator[None]:
         raise InputError(f"cannot be written: {error.strerror or error}", where=str(folder), remedy=remedy) from error
 
 
-def _sizes(folder: Path) -> dict[str, int]:
-    """The size of each file of a task."""
-    return {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.name != "manifest.json"}
+def write_stretch(path: Path, array: np.ndarray, begin: int, total: int) -> tuple[int, int, str]:
+    """Write and sync values ``begin`` and after of a .npy file for `total` ones; other processes write the others.
 
-
-def write_stretch(path: Path, array: np.ndarray, begin: int, total: int) -> None:
-    """Write values ``begin`` and after of a .npy file that will hold `total`; other processes write the others."""
+    Returns:
+        Where the stretch begins in the file, its bytes and their SHA-256.
+    """
+    content = np.ascontiguousarray(array).data
     with open(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b") as file:
         header = np.lib.format.header_data_from_array_1_0(array) | {"shape": (total,)}
         np.lib.format.write_array_header_1_0(file, header)
-        file.seek(begin * array.itemsize, os.SEEK_CUR)
-        file.write(np.ascontiguousarray(array).data)
+        first = file.seek(begin * array.itemsize, os.SEEK_CUR)
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    return first, content.nbytes, hashlib.sha256(content).hexdigest()
+
+
+def _digest_of(path: Path, first: int, size: int) -> str | None:
+    """SHA-256 of a stretch of a file; None where there is none."""
+    if not path.is_file():
+        return None
+    with open(path, "rb") as file:
+        file.seek(first)
+        return hashlib.sha256(file.read(size)).hexdigest()

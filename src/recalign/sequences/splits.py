@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from bisect import bisect_right
 from collections.abc import Callable
 from contextlib import suppress
@@ -23,6 +24,11 @@ TRAIN, VALIDATION, TEST = 0, 1, 2
 
 class Split:
     """Splits the events of a log into training, validation and test."""
+
+    def __repr__(self) -> str:
+        """Class and settings, which tell one prepared log from another; attributes with ``_`` in front are none."""
+        settings = (f"{name}={value!r}" for name, value in vars(self).items() if not name.startswith("_"))
+        return re.sub(r" at 0x[0-9a-f]+", "", f"{type(self).__qualname__}({', '.join(settings)})")
 
     def assign(self, table: EventTable) -> pl.Series:
         """Assign each row of ``table.frame`` to a part: u8, `TRAIN`, `VALIDATION` or `TEST`.

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from recalign.errors import InputError
-from recalign.files import SEAL, altered, read_json, write_json, write_text
+from recalign.files import read_json, write_json, write_text
+from recalign.kept import SEAL, Seal, altered
 
 FORMAT = 1
 """Raised whenever an older recalign could not read what a newer one writes."""
@@ -89,7 +90,7 @@ class About:
             raise InputError(what, where=str(folder), remedy="install the recalign that wrote it, or export it again")
         if not (folder / SEAL).is_file():
             raise InputError(f"this bundle is half-written (no {SEAL})", where=str(folder), remedy=REMEDY)
-        if damaged := altered(folder):
+        if damaged := altered(folder, Seal.read(folder).digests):
             raise InputError(f"this bundle is damaged: {', '.join(damaged)}", where=str(folder), remedy=REMEDY)
         try:
             return cls(**{one.name: found[one.name] for one in fields(cls)})

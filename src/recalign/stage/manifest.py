@@ -12,11 +12,18 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
+from lightning.pytorch.callbacks import ModelSummary, ProgressBar
+
 import recalign
+from recalign import kept
+from recalign.code import STAGE, class_paths, code_digest
 from recalign.errors import InputError
-from recalign.files import changed, digest, write_json
-from recalign.stage.code import STAGE, class_paths, code_digest
+from recalign.files import digest, write_json
+from recalign.stage.classes import imported
 from recalign.stage.folder import RunFolder
+
+TALK = ("enable_progress_bar", "enable_model_summary", "logger", "profiler")
+"""Settings of the trainer that say what happens and determine no result; nor do callbacks that only talk."""
 
 
 @dataclass
@@ -29,7 +36,7 @@ class Manifest:
         seed: of everything.
         command: the line that runs it again.
         status: ``failed`` also covers a run that was interrupted; ``running`` one that was killed outright.
-        key: digest of all that determines the result, see `run_key`.
+        key: all that determines the result, see `run_key`; a text in runs of 0.9.
         fingerprint: digest of the data.
         users: whose events it trains on: group, share of A, count and digest of the raw ids.
         upstream: argument (``model.init_from``) -> path and sha256 of the checkpoint that it named.
@@ -49,7 +56,7 @@ class Manifest:
     seed: int
     command: str
     status: Literal["running", "finished", "failed"] = "running"
-    key: str = ""
+    key: dict[str, Any] = field(default_factory=dict)
     fingerprint: str | None = None
     users: dict[str, Any] | None = None
     upstream: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -81,34 +88,40 @@ class Manifest:
                 f"not a manifest ({error})", where=str(folder.manifest), remedy="delete its folder and run that stage"
             ) from error
 
-    @classmethod
-    def of_finished(cls, folder: RunFolder) -> Manifest | None:
-        """The manifest of a run that is finished and whose files are there, unaltered; else None."""
-        manifest = cls.read(folder)
-        if manifest is None or manifest.status != "finished" or not manifest.checkpoint:
-            return None
-        whole = (folder.path / manifest.checkpoint).is_file() and not changed(folder.path, manifest.digests)
-        return manifest if whole else None
+    def state(self, folder: RunFolder, key: kept.Key) -> kept.State:
+        """Whether the run is finished, its files are those that it left, and it would have this key now."""
+        if self.status != "finished" or not self.checkpoint:
+            return kept.State()
+        return kept.State(True, kept.altered(folder.path, self.digests), kept.differences(self.key, key))
 
     def write(self, folder: RunFolder) -> None:
         """Write it into a run folder, whole or not at all."""
         write_json(folder.manifest, asdict(self))
 
 
-def run_key(config: dict[str, Any], fingerprint: str | None, upstream: dict[str, dict[str, str]]) -> str:
-    """Digest of all that determines a run's result: settings, data, upstream checkpoints, code.
+def run_key(config: dict[str, Any], fingerprint: str | None, upstream: dict[str, dict[str, str]]) -> dict[str, Any]:
+    """All that determines a run's result: settings, data, upstream checkpoints, code; settings by their digest.
 
     The bytes of the data and of the checkpoints count. Paths (``run``, ``data.root``, ``data.cache``, names of
-    checkpoints) and item titles do not.
+    checkpoints), item titles, and what only talks (`TALK`) do not.
     """
     counted = copy.deepcopy({k: v for k, v in config.items() if k not in ("run", "ckpt_path")})
-    data = counted["data"]["init_args"]
-    for settings, name in ((data, "root"), (data, "cache"), (data["log"], "titles")):
+    data, trainer = counted["data"]["init_args"], counted["trainer"]
+    for settings, name in ((data, "root"), (data, "cache"), (data["log"], "titles"), *((trainer, one) for one in TALK)):
         settings.pop(name, None)
-    for name, checkpoint in upstream.items():
+    given = trainer["callbacks"]
+    trainer["callbacks"] = [one for one in (given if isinstance(given, list) else [given]) if one and not _talks(one)]
+    for name in upstream:
         part, argument = name.split(".")
-        counted[part]["init_args"][argument] = checkpoint["sha256"]
-    return digest(counted, fingerprint, code_digest({*STAGE, *class_paths(config)}))
+        del counted[part]["init_args"][argument]
+    files = {name: checkpoint["sha256"] for name, checkpoint in upstream.items()}
+    code = code_digest({*STAGE, *class_paths(counted)})
+    return {"settings": digest(counted), "data": fingerprint, **files, "code": code}
+
+
+def _talks(callback: dict[str, Any]) -> bool:
+    """Whether a callback only says what happens."""
+    return issubclass(imported(callback["class_path"]), ProgressBar | ModelSummary)
 
 
 def now() -> str:

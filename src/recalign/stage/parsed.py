@@ -16,6 +16,7 @@ from lightning import LightningDataModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from recalign.errors import InputError
+from recalign.kept import State
 from recalign.stage import upstream
 from recalign.stage.folder import RunConfig, RunFolder
 from recalign.stage.manifest import Manifest, run_key
@@ -100,14 +101,15 @@ class ParsedStage:
         return replace(self, config=config, upstream=found)
 
     def finished(self) -> Manifest | None:
-        """The manifest of a finished run with the same key, or None.
+        """The manifest of a finished run with the same key, or None. Reads the data, because its bytes count."""
+        return Manifest.read(self.folder) if self.state().fresh else None
 
-        Reads the data, because its bytes count.
-        """
-        manifest = Manifest.of_finished(self.folder) if all(one.path for one in self.upstream) else None
-        return manifest if manifest and manifest.key == self.key() else None
+    def state(self) -> State:
+        """Whether there is a finished run, and what was altered or has changed since."""
+        manifest = Manifest.read(self.folder) if all(one.path for one in self.upstream) else None
+        return manifest.state(self.folder, self.key()) if manifest else State()
 
-    def key(self) -> str:
+    def key(self) -> dict[str, Any]:
         """All that determines the result (`run_key`). Reads the data."""
         return run_key(self.config, fingerprint(self.datamodule()), upstream.hashes(self.upstream))
 

@@ -11,9 +11,10 @@ from typing import Any
 
 import yaml
 
+from recalign.code import class_paths, code_digest
 from recalign.files import digest, sha256
+from recalign.kept import State
 from recalign.semantic_ids.command import CODES, tokenize
-from recalign.stage.code import class_paths, code_digest
 from recalign.stage.folder import RunConfig, RunFolder
 from recalign.stage.manifest import Manifest, git_state, now, versions
 from recalign.stage.parser import instantiated, parse_call
@@ -41,18 +42,20 @@ class ParsedTokens:
         """The line that runs it alone."""
         return shlex.join(["recalign", "tokenize", *self.words])
 
-    def key(self) -> str:
-        """Digest of all that determines the ids: settings, data, files that the vectors come from, code."""
+    def key(self) -> dict[str, Any]:
+        """All that determines the ids and their report: settings, data, titles, the vectors' files, code."""
         counted = {name: value for name, value in self.config.items() if name not in ("config", "out", "data")}
         given = [self.config["append"], *self.config["vectors"].get("init_args", {}).values()]
         files = [sha256(Path(value)) for value in given if isinstance(value, str) and Path(value).is_file()]
         code = code_digest({f"{tokenize.__module__}.{tokenize.__name__}", *class_paths(self.config)})
-        return digest(counted, self.settings["data"].fingerprint, files, code)
+        data = self.settings["data"]
+        known = {"data": data.fingerprint, "titles": data.titles_digest}
+        return {"settings": digest(counted), **known, "vectors": files, "code": code}
 
-    def finished(self) -> Manifest | None:
-        """The manifest of the finished run that this would only repeat, or None."""
-        manifest = Manifest.of_finished(self.folder)
-        return manifest if manifest and manifest.key == self.key() else None
+    def state(self) -> State:
+        """Whether there are ids that this would only repeat, and what was altered or has changed since."""
+        manifest = Manifest.read(self.folder)
+        return manifest.state(self.folder, self.key()) if manifest else State()
 
     def run(self) -> Path:
         """Make the ids, record how, and return the path of codes.parquet. Raises what `tokenize` raises."""

@@ -12,7 +12,8 @@ import numpy as np
 import polars as pl
 
 from recalign.errors import InputError
-from recalign.files import is_recorded, read_json
+from recalign.files import read_json
+from recalign.kept import is_recorded
 from recalign.metrics.bootstrap import CrossedBootstrap, Estimate
 from recalign.reward.data import RewardData
 from recalign.reward.trust.baselines import fit_baselines
@@ -44,7 +45,7 @@ def read_trust(run: Path) -> dict[str, Any]:
     Raises:
         InputError: it is not what the run wrote.
     """
-    if (run / TRUST).is_file() and is_recorded(run, TRUST) is False:
+    if (run / TRUST).is_file() and is_recorded(run / TRUST) is False:
         what = "its digest is not the one in manifest.json"
         raise InputError(what, where=str(run / TRUST), remedy="run `recalign test` on this run, which writes it anew")
     return read_json(run / TRUST)

@@ -1,4 +1,4 @@
-"""Digest of the source code that a run executes, so that an edited loss is trained again."""
+"""Digest of the source code that a run or a prepared log stands on, so that an edited loss is trained again."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from recalign.files import digest
 PACKAGE = "recalign"
 SOURCE = Path(recalign.__file__).parent
 COUNTED = ("torch", "lightning", "polars")
-"""Distributions whose versions always count."""
+"""Distributions whose versions count, unless others are named."""
 STAGE = ("recalign.stage.cli.run_stage",)
 """What every stage goes through."""
 EVALUATION = (
@@ -33,7 +33,7 @@ Name = tuple[str, str | None]
 """A module and what is wanted of it; None: all of it."""
 
 
-def code_digest(class_paths: Iterable[str]) -> str:
+def code_digest(class_paths: Iterable[str], counted: Iterable[str] = COUNTED) -> str:
     """Digest of the code that some classes and functions stand on.
 
     Imports are followed statically, also those inside functions, through re-exports to the module that defines the
@@ -41,11 +41,12 @@ def code_digest(class_paths: Iterable[str]) -> str:
 
     Args:
         class_paths: import paths, such as ``recalign.posttrain.WeightedSFT``.
+        counted: distributions whose versions count.
     """
     paths = sorted(class_paths)
     packages = {path.split(".")[0] for path in paths} - {*COUNTED, *sys.stdlib_module_names}
     others = {name for package in packages if _installed(package) for name in packages_distributions()[package]}
-    parts = [f"{name} {version(name)}" for name in sorted({*others, *COUNTED})]
+    parts = [f"{name} {version(name)}" for name in sorted({*others, *counted})]
     parts += [f"{module} {_source_digest(file)}" for module, file in sorted(reached(paths).items())]
     return digest(*parts)
 
@@ -67,9 +68,9 @@ def reached(class_paths: Iterable[str]) -> dict[str, Path]:
         if wanted in seen or _installed(module.split(".")[0]):
             continue
         seen.add(wanted)
-        if name and _file(f"{module}.{name}"):
+        if name and source_file(f"{module}.{name}"):
             todo.append((f"{module}.{name}", None))
-        elif (file := _file(module)) and (origin := _reexported(module, file).get(name)):
+        elif (file := source_file(module)) and (origin := _reexported(module, file).get(name)):
             todo.append(origin)
         elif file and module not in (PACKAGE, *ONLY_TALK):  # the package itself holds a version and public names
             files[module] = file
@@ -82,25 +83,31 @@ def _installed(package: str) -> bool:
     """Whether a top-level package belongs to Python or to an installed distribution; recalign counts as neither."""
     if package == PACKAGE:
         return False
-    spec = None if package in sys.stdlib_module_names else importlib.util.find_spec(package)
     places = {"site-packages", "dist-packages"}  # of this environment, or of one that it borrows from
-    return package in sys.stdlib_module_names or (
-        spec is not None and not places.isdisjoint(Path(str(spec.origin)).parts)
-    )
+    origin = None if package in sys.stdlib_module_names else _origin(package)
+    return package in sys.stdlib_module_names or (origin is not None and not places.isdisjoint(origin.parts))
 
 
 @cache
-def _file(module: str) -> Path | None:
-    """The source of a module; None if there is no such module."""
+def source_file(module: str) -> Path | None:
+    """The source of a module; None if there is no such module, or none of its own: it was typed in."""
     first, *rest = module.split(".")
     if first == PACKAGE:
         path = SOURCE.joinpath(*rest)
         return next((file for file in (path / "__init__.py", path.with_suffix(".py")) if file.is_file()), None)
+    origin = _origin(module)
+    return origin if origin and origin.suffix == ".py" else None
+
+
+def _origin(module: str) -> Path | None:
+    """The file that a module was imported from, or would be; a script's own, ``__main__``, has no specification."""
+    if loaded := getattr(sys.modules.get(module), "__file__", None):
+        return Path(loaded)
     try:
         spec = importlib.util.find_spec(module)
     except (ImportError, ValueError):
         return None
-    return Path(str(spec.origin)) if spec and str(spec.origin).endswith(".py") else None
+    return Path(spec.origin) if spec and spec.origin else None
 
 
 @cache

@@ -1,0 +1,208 @@
+"""One way to know that what lies on disk is fresh and whole.
+
+What is made once and read often (a prepared log, an evaluation, a comparison, a bundle) is a folder with a seal: the
+key that it was made for, the files elsewhere that it was made of, and the digest of each of its own files. It is
+published whole or not at all: written beside its place, synced, sealed, and moved there last.
+
+A run folder lives longer: it is continued, and set aside as ``.previous``. Its seal is ``manifest.json``, which has a
+key and digests too.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from recalign.errors import InputError
+from recalign.files import read_json, rename, sha256, sync, write_json
+
+SEAL, MANIFEST = "digests.json", "manifest.json"
+EARLIER = "the version of recalign that made it"
+"""Named as changed where a seal has no key, or one of another form."""
+
+Key = Mapping[str, Any]
+"""All that determines a thing, as JSON values by name; the names are what `State.changed` says."""
+
+
+@dataclass(frozen=True)
+class Seal:
+    """What stands in the seal of a folder.
+
+    Attributes:
+        key: what the folder was made for.
+        made_of: SHA-256 of files outside it, by path: relative to the folder, so that both can be moved, or absolute.
+            A seal among them stands for its folder and for what that was made of.
+        digests: SHA-256 of its own files, by path in the folder.
+    """
+
+    key: dict[str, Any] = field(default_factory=dict)
+    made_of: dict[str, str] = field(default_factory=dict)
+    digests: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, folder: Path) -> Seal:
+        """The seal of a folder; an empty one where there is none.
+
+        Raises:
+            InputError: it is not JSON.
+        """
+        content = read_json(folder / SEAL)
+        return cls(**content if "digests" in content else {"digests": content})  # of 0.9: digests alone
+
+
+@dataclass(frozen=True)
+class State:
+    """What `check` found.
+
+    Attributes:
+        sealed: whether there is anything.
+        altered: own files that are missing, or not what was written.
+        changed: parts of the key, and files that it was made of, that are not what they were.
+    """
+
+    sealed: bool = False
+    altered: list[str] = field(default_factory=list)
+    changed: list[str] = field(default_factory=list)
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is what was published."""
+        return self.sealed and not self.altered
+
+    @property
+    def fresh(self) -> bool:
+        """Whether it is what would be published now."""
+        return self.whole and not self.changed
+
+    def __str__(self) -> str:
+        said = {"altered": self.altered, "changed": self.changed}
+        return "; ".join(f"{word}: {', '.join(names)}" for word, names in said.items() if names)
+
+
+def seal(folder: Path, key: Key | None = None, made_of: Mapping[str, str] | None = None, *names: str) -> None:
+    """Sync a folder's files and write their digests, the key and what it was made of.
+
+    Args:
+        folder: with all of its files.
+        key, made_of: as in `Seal`.
+        *names: the files that are sealed; none: all but hidden ones.
+    """
+    found = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    files = names or sorted(path.as_posix() for path in found if not any(part.startswith(".") for part in path.parts))
+    files = [name for name in files if name != SEAL]
+    for name in [*files, *{str(Path(name).parent) for name in files}]:
+        sync(folder / name)
+    digests = {name: sha256(folder / name) for name in files}
+    write_json(folder / SEAL, asdict(Seal(dict(key or {}), dict(made_of or {}), digests)))
+
+
+@contextmanager
+def publish(folder: Path, key: Key | None = None, made_of: Mapping[str, str] | None = None) -> Iterator[Path]:
+    """Make a folder whole or not at all: yield one beside it to write into, then seal it and move it into place.
+
+    Args:
+        folder: an earlier one of that name is replaced.
+        key, made_of: as in `Seal`.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    part = folder.with_name(f".{folder.name}.{os.getpid()}")
+    earlier = part.with_name(f"{part.name}.earlier")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        part.mkdir(parents=True)
+        yield part
+        seal(part, key, made_of)
+        if folder.is_dir():
+            rename(folder, earlier)
+        rename(part, folder)
+    finally:
+        for left in (part, earlier):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def check(folder: Path, key: Key | None = None) -> State:
+    """Look whether a folder is what was published, and what would be published now; reads all of its files.
+
+    Args:
+        folder: it need not exist.
+        key: what is wanted; None: whatever it was made for.
+    """
+    if not (folder / SEAL).is_file():
+        return State()
+    try:
+        found = Seal.read(folder)
+    except InputError:
+        return State(True, [SEAL])
+    changed = [] if key is None else differences(found.key, key)
+    return State(True, altered(folder, found.digests), changed + outdated(folder, found))
+
+
+def require(folder: Path, remedy: str) -> Seal:
+    """The seal of a folder that is whole.
+
+    Raises:
+        InputError: it has no seal, or files were altered; names them.
+    """
+    state = check(folder)
+    if not state.whole:
+        what = f"{', '.join(state.altered)}: not what was written" if state.sealed else f"it has no {SEAL}"
+        raise InputError(what, where=str(folder), remedy=remedy)
+    return Seal.read(folder)
+
+
+def altered(folder: Path, digests: Mapping[str, str]) -> list[str]:
+    """Files that a folder lacks, or whose SHA-256 is another one than is known of them by name."""
+    return [name for name, known in digests.items() if not (folder / name).is_file() or sha256(folder / name) != known]
+
+
+def outdated(folder: Path, found: Seal | None = None) -> list[str]:
+    """What a folder was made of and is not there any more as it was, directly or by seals among it.
+
+    Run folders' files are not read: their manifests say what they are.
+
+    Raises:
+        InputError: a seal or manifest cannot be read.
+    """
+    names: list[str] = []
+    for name, known in (found or Seal.read(folder)).made_of.items():
+        path = Path(os.path.normpath(folder.resolve() / name))
+        if (recorded(path) or (path.is_file() and sha256(path))) != known:
+            names.append(os.path.relpath(path))
+        elif path.name == SEAL:
+            names += outdated(path.parent)
+    return list(dict.fromkeys(names))
+
+
+def differences(known: Any, key: Key) -> list[str]:
+    """The names of the parts in which two keys differ, sorted."""
+    if not isinstance(known, Mapping) or (key and not known):
+        return [EARLIER]
+    return sorted(name for name in {*known, *key} if known.get(name) != key.get(name))
+
+
+def recorded(path: Path) -> str | None:
+    """The digest that the manifest of a file's run folder has of it; None: it has none."""
+    for run in path.absolute().parents[:2]:
+        digests: Mapping[str, str] = read_json(run / MANIFEST).get("digests", {})
+        if known := digests.get(path.absolute().relative_to(run).as_posix()):
+            return known
+    return None
+
+
+def is_recorded(path: Path) -> bool | None:
+    """Whether a file is what the manifest of its run folder says; None where that says nothing of it."""
+    known = recorded(path)
+    return None if known is None else sha256(path) == known
+
+
+def named(path: Path, folder: Path, within: Path) -> str:
+    """A file as a key of `Seal.made_of` of a folder: relative if both lie in a third one, which may be moved."""
+    path, within = path.resolve(), within.resolve()
+    return os.path.relpath(path, folder.resolve()) if path.is_relative_to(within) else str(path)
