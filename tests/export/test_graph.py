@@ -10,9 +10,10 @@ import torch
 from recalign.evaluation.baselines import ItemScores, LowerBound, Rerank
 from recalign.export.graph import Graph, part_of, solved
 from recalign.export.verify import _of_batch
-from recalign.nn import HSTU, Pooled, SASRec
+from recalign.nn import HSTU, EncoderDecoder, LazyDecoder, Pooled, SASRec
 from recalign.posttrain.conditioned import ConditionedPolicy
-from recalign.recommender import Policy, RecommenderData, SequencePolicy
+from recalign.recommender import CodePolicy, Policy, RecommenderData, SequencePolicy
+from recalign.recommender.onerec import random_codes
 from recalign.reward import MeanHead, OrdinalHead, QuantileHead, RewardEnsemble
 from recalign.sequences import EventDataModule
 from recalign.serving.bundle import padded
@@ -113,6 +114,30 @@ def test_reranked_policies(scores, log_root):
     torch.testing.assert_close(own, graph, atol=1e-4, rtol=0)
     plain, _ = both(policy(), data_of(log_root))
     assert (own - plain).abs().max() > 0.1  # the strength counts
+
+
+def coded(head: str, decoder=None, **settings) -> CodePolicy:
+    torch.manual_seed(0)
+    decoder = decoder or LazyDecoder(8, layers=2, heads=2, max_length=32)
+    made = CodePolicy(decoder, 40, [6, 5, 4], head=head, temperature=0.2, **settings)
+    made.set_codes(random_codes(40, [6, 5, 4]))
+    made.set_counts(torch.randint(0, 50, (40,)))
+    made.prior_strength = 0.4
+    return shaken(made)
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda: coded("shared"),
+        lambda: coded("plain", feedback=True),
+        lambda: coded("node", EncoderDecoder(8, heads=2, max_length=32), bos="newest"),
+        lambda: coded("node", encoder=HSTU(8, layers=1, max_length=32)),
+        lambda: Rerank(coded("node"), reward(), 0.7).eval(),
+    ],
+)
+def test_policies_over_codes(made, log_root):
+    torch.testing.assert_close(*both(made(), data_of(log_root)), atol=1e-4, rtol=0)
 
 
 def test_without_a_history_the_item_prior_answers():

@@ -20,11 +20,12 @@ from torch import Tensor, nn
 
 from recalign.errors import InputError
 from recalign.evaluation.baselines import ItemScores, LowerBound, Rerank, Scores
-from recalign.nn import HSTU, Encoder, unit
+from recalign.nn import HSTU, Encoder, Window, unit
 from recalign.nn.encoder import valid_rows
 from recalign.nn.hstu import EPS, HSTULayer, gather, layer_norm, time_buckets
 from recalign.posttrain.conditioned import ConditionedPolicy
-from recalign.recommender import Policy, SequencePolicy
+from recalign.recommender import CodePolicy, Policy, SequencePolicy
+from recalign.recommender.codes import CodeState
 from recalign.reward import RewardEnsemble, member_deviation
 from recalign.reward.heads import MeanHead
 from recalign.reward.net import RewardNet
@@ -104,6 +105,9 @@ class Part(nn.Module):
     needs: frozenset[str] = frozenset()
     """Inputs beyond items, times and lengths: ``reward``, ``strength``."""
 
+    fixed: bool = False
+    """Whether the number of items is a constant of the graph."""
+
     def tables(self) -> dict[str, Tensor]:
         """What has a row an item, the padding item first, by the name of the graph's input. Shape: (N, ...) each."""
         return {}
@@ -141,6 +145,47 @@ class ItemPart(Part):
         state_BD = state_BD * (h.length_B > 0)[:, None]  # without a history the item prior answers alone
         length_B1 = torch.linalg.vector_norm(state_BD, dim=1, keepdim=True).clamp(min=1e-12)
         return (state_BD / length_B1) @ given["unit"].T / self.policy.temperature + given["bias"]
+
+
+class OnePerRow(Window):
+    """The context of one target a row, which no grid has to lay out."""
+
+    @property
+    def grid(self) -> tuple[Tensor, int, Tensor]:  # type: ignore[override]
+        return self.row_T, 1, self.row_T
+
+    def lay(self, x_T: Tensor) -> Tensor:
+        return x_T[:, None]
+
+    def pick(self, x_UM: Tensor) -> Tensor:
+        return x_UM[:, 0]
+
+
+class CodePart(Part):
+    """A `CodePolicy`: a walk over all prefixes of codes. Its trie is in the graph, so its items are fixed."""
+
+    fixed = True
+
+    def __init__(self, policy: CodePolicy) -> None:
+        super().__init__()
+        self.policy = policy
+        self.needs = frozenset({"reward"} if policy.past_rewards is not None else ())
+
+    def forward(self, h: Histories, given: Mapping[str, Tensor]) -> Tensor:
+        policy, row_B = self.policy, torch.arange(h.length_B.shape[0])
+        x_BLD = policy.item_embedding(h.item_BL)
+        if policy.past_rewards is not None:
+            x_BLD = x_BLD + policy.past_rewards(h.reward_BL)
+        x_BLD = policy.encoder(x_BLD, h.length_B, h.time_BL, h.request_time_BL)
+        keys, values = policy.decoder.keys_and_values(x_BLD)
+        window = OnePerRow(keys, values, h.time_BL, h.request_time_BL, row_B, h.newest_B)
+        first_BD = policy.start.expand(row_B.shape[0], -1)
+        if policy.newest is not None:
+            first_BD = first_BD + policy.newest(at(x_BLD, h.newest_B))
+        h_B1D, past = policy.decoder(first_BD[:, None], window, None)
+        logp_BV = policy._walk(CodeState(window, past, h_B1D[:, 0]))
+        popular_V = (policy.count_V + 0.5).log()  # for who has no history, which no decoder was trained on
+        return F.pad(logp_BV.where((h.length_B > 0)[:, None], popular_V), (1, 0), value=-torch.inf)
 
 
 class ScorePart(Part):
@@ -252,7 +297,7 @@ class RerankPart(Part):
     def __init__(self, rerank: Rerank) -> None:
         super().__init__()
         self.policy, self.scores = part_of(rerank.policy), scores_of(rerank.reward)
-        self.needs = self.policy.needs | self.scores.needs | {"strength"}
+        self.needs, self.fixed = self.policy.needs | self.scores.needs | {"strength"}, self.policy.fixed
 
     def tables(self) -> dict[str, Tensor]:
         return self.policy.tables() | self.scores.tables()
@@ -280,6 +325,7 @@ def part_of(policy: Policy) -> Part:
 
 
 part_of.register(SequencePolicy, ItemPart)
+part_of.register(CodePolicy, CodePart)
 part_of.register(Rerank, RerankPart)
 
 

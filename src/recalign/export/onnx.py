@@ -35,7 +35,7 @@ def write(graph: Graph, tables: dict[str, Tensor], max_length: int, path: Path) 
     length = Dim("L", min=2, max=max_length)
     shapes = {name: {0: batch, 1: length} for name in ("item", "time", "reward", "request_time")}
     shapes |= {"length": {0: batch}, "strength": {0: batch}, "hidden": {0: batch, 1: hidden}}
-    shapes |= {name: {0: items} for name in tables}
+    shapes |= {name: {} if graph.part.fixed else {0: items} for name in tables}
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
