@@ -21,7 +21,7 @@ DESCRIBED = {
     "tune": ("chain/tune.py", "Tune"),
     "tokenize": ("semantic_ids/command.py", "tokenize"),
 }
-"""Commands, and the function or class whose arguments are their options; `init` and `configs` are as fast as this."""
+"""Commands, and the function or class whose arguments are their options; those without are as fast as this."""
 
 STAGE = """\
 NAME ...             YAML of the stage and of the log, such as: asft ml-1m

@@ -96,9 +96,15 @@ def bound(host: str, port: int) -> socket.socket:
     Raises:
         InputError: the port is in use, or the address is not one of this machine.
     """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # asyncio lets answers wait for an acknowledgement, 40 ms, unless the protocol is named
+    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((host, port))
+        listening.listen(CONNECTIONS)
+        return listening
     except (OSError, OverflowError) as error:
+        listening.close()
         what = f"cannot listen at {host}, port {port}: {error}"
         raise InputError(what, where="port", remedy="choose another with --port; 0 takes any that is free") from error
