@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -13,7 +14,8 @@ import small
 import torch
 
 from recalign.errors import InputError
-from recalign.export.command import bundle_of
+from recalign.events.log import Titles
+from recalign.export.command import bundle_of, items
 from recalign.export.run import OpenedRun, opened
 from recalign.export.verify import verify
 from recalign.files import read_json
@@ -138,6 +140,23 @@ def test_a_condition_of_the_log_must_be_kept_by_whoever_asks(made, tmp_path, mon
     with pytest.raises(InputError, match="rating > 1") as refused:
         bundle_of(made, tmp_path)
     assert "--filtered true" in str(refused.value)
+
+
+def test_columns_of_the_item_table_can_be_boosted_by(made, monkeypatch, tmp_path):
+    (tmp_path / "films.csv").write_text(
+        "film,title,genre\n" + "".join(f"{n},Film {n},g{n % 3}\n" for n in range(1, 40))
+    )
+    log = replace(made.data.log_, titles=Titles("films.csv", id="film"))
+    shutil.copy(Path(made.data.root) / "tastes.csv", tmp_path)
+    monkeypatch.setattr(made.data, "root", str(tmp_path))
+    with pytest.raises(InputError, match="no item table"):
+        items(made, ["genre"])
+    monkeypatch.setattr(made.data, "log_", log)
+    table = items(made, ["genre"])
+    assert table["genre"].to_list() == [f"g{n % 3}" for n in range(1, 40)] + [None]
+    with pytest.raises(InputError, match="no column 'gener'") as refused:
+        items(made, ["gener"])
+    assert "genre" in str(refused.value)
 
 
 def test_what_cannot_be_opened(tmp_path):

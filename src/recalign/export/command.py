@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -14,6 +15,10 @@ import torch
 
 from recalign.errors import InputError, require_positive
 from recalign.evaluation.baselines import Rerank
+from recalign.events import data_root
+from recalign.events.files import locate
+from recalign.events.reading import no_column, read
+from recalign.events.tree import plain_name
 from recalign.export import card, onnx
 from recalign.export.graph import Graph, part_of
 from recalign.export.run import OpenedRun, opened
@@ -39,6 +44,7 @@ def export(
     verify: bool = True,
     newest: int | None = None,
     filtered: bool = False,
+    columns: list[str] | None = None,
 ) -> None:
     """Make a bundle of a run: a folder that answers without the log, without torch and without Lightning.
 
@@ -49,12 +55,14 @@ def export(
         verify: repeat the evaluation on the bundle, and write nothing where it answers otherwise than the policy.
         newest: events of a history that a request is answered from; null: as many as the policy was trained with.
         filtered: whoever asks leaves out what the log's `where` leaves out. Needed for a log that has one.
+        columns: further columns of the log's item table (`data.log.titles`) that requests may boost by, such as
+            [genres].
     """
     require_positive("", {"newest": newest}, "newest")
     if lacking := [name for name in PACKAGES if find_spec(name) is None]:
         raise InputError(f"a package is missing: {', '.join(lacking)}", remedy=INSTALL)
     made = opened(run)
-    folder, found = bundle_of(made, out or run / "bundles", check=verify, newest=newest, filtered=filtered)
+    folder, found = bundle_of(made, out or run / "bundles", verify, newest, filtered, columns or ())
     print(f"{folder}: {sum(file.stat().st_size for file in folder.iterdir()) / 2**20:.1f} MB")
     if found:
         print(found)
@@ -62,7 +70,12 @@ def export(
 
 
 def bundle_of(
-    made: OpenedRun, out: Path, *, check: bool = True, newest: int | None = None, filtered: bool = False
+    made: OpenedRun,
+    out: Path,
+    check: bool = True,
+    newest: int | None = None,
+    filtered: bool = False,
+    columns: Sequence[str] = (),
 ) -> tuple[Path, Verified | None]:
     """Write a bundle into a folder of versions, and let ``current`` name it.
 
@@ -74,15 +87,16 @@ def bundle_of(
             as the policy does. Nothing is written then.
     """
     _require_repeatable(made, filtered)
+    table = items(made, columns)
     part = part_of(made.policy)
     known = made.data.know_request
     graph = Graph(part, min(RETURNED, made.policy.num_items), known).eval()
     with torch.no_grad():
         tables = {name: table.detach().contiguous() for name, table in part.tables().items()}
-    about = _about(made, graph, min(newest or made.data.max_length, made.data.max_length))
+    about = _about(made, graph, table, min(newest or made.data.max_length, made.data.max_length))
     with publish(out / about.version) as folder:
         _write_weights(made, tables, folder)
-        items(made).write_parquet(folder / ITEMS)
+        table.write_parquet(folder / ITEMS)
         onnx.write(graph, tables, made.data.max_length, folder / GRAPH)
         write_json(folder / EXAMPLES, [])
         about.write(folder)
@@ -97,12 +111,28 @@ def bundle_of(
     return out / about.version, found
 
 
-def items(made: OpenedRun) -> pl.DataFrame:
-    """The item table of a bundle: ``item``, ``title`` and ``count``, its training events."""
-    sequences = made.data.sequences
-    return pl.DataFrame(
-        {"item": sequences.items, "title": made.data.titles, "count": pl.Series(sequences.item_counts())}
-    )
+def items(made: OpenedRun, columns: Sequence[str] = ()) -> pl.DataFrame:
+    """The item table of a bundle: ``item``, ``title``, ``count`` (its training events), and columns of the log's table.
+
+    Raises:
+        InputError: the log names no table of its items, or that has no such column.
+    """
+    sequences, log = made.data.sequences, made.data.log_
+    own = {"item": sequences.items, "title": made.data.titles, "count": pl.Series(sequences.item_counts())}
+    table = pl.DataFrame(own)
+    if not columns:
+        return table
+    source = locate(log, data_root(made.data.root))[1]
+    if log.titles is None or source is None:
+        raise InputError("the log has no item table", where="columns", remedy="name one in data.log.titles")
+    frame = read(source, (log.titles.id,))
+    for name in columns:
+        if name not in frame.columns or name in own:
+            raise no_column("columns", name, str(source), [one for one in frame.columns if one not in own])
+    known = frame.select(pl.col(plain_name(log.titles.id)).cast(pl.String).alias("item"), *columns)
+    text = table.select(pl.col("item").cast(pl.String))
+    found = text.join(known.unique("item", keep="first"), on="item", how="left", maintain_order="left")
+    return table.with_columns(found[name] for name in columns)
 
 
 def examples(bundle: Bundle) -> list[dict]:
@@ -135,8 +165,8 @@ def _require_repeatable(made: OpenedRun, filtered: bool) -> None:
         )
 
 
-def _about(made: OpenedRun, graph: Graph, newest: int) -> About:
-    data, policy, tables = made.data, made.policy, list(graph.part.tables())
+def _about(made: OpenedRun, graph: Graph, table: pl.DataFrame, newest: int) -> About:
+    data, policy = made.data, made.policy
     log = data.log_
     base = policy.policy if isinstance(policy, Rerank) else policy
     kind = "rerank" if isinstance(policy, Rerank) else "codes" if isinstance(base, CodePolicy) else "items"
@@ -144,7 +174,7 @@ def _about(made: OpenedRun, graph: Graph, newest: int) -> About:
         name=made.name,
         version="",
         kind=kind,  # type: ignore[arg-type]
-        inputs=[name for name in graph.inputs if name not in tables],
+        inputs=graph.inputs,
         k=graph.k,
         max_length=newest,
         time_unit="datetime" if log.time_format else log.time_unit,
@@ -160,7 +190,7 @@ def _about(made: OpenedRun, graph: Graph, newest: int) -> About:
         made_of=made.made_of(),
         versions={name: version(name) for name in ("recalign", "torch", "onnx", "onnxscript", "onnxruntime")},
     )
-    content = digest(asdict(about), sorted(data.titles.to_list()))[:8]
+    content = digest(asdict(about), table.write_csv())[:8]
     return replace(about, version=f"{made.row}-seed-{made.seed}-{content}")
 
 

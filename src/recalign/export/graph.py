@@ -151,7 +151,7 @@ class OnePerRow(Window):
     """The context of one target a row, which no grid has to lay out."""
 
     @property
-    def grid(self) -> tuple[Tensor, int, Tensor]:  # type: ignore[override]
+    def grid(self) -> tuple[Tensor, int, Tensor]:
         return self.row_T, 1, self.row_T
 
     def lay(self, x_T: Tensor) -> Tensor:
