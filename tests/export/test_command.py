@@ -24,7 +24,7 @@ def test_the_rows_of_a_chain(tmp_path):
     folder = tiny.prepare(tmp_path)
     assert tiny.chain(folder).code == 0
     for row, kind in (("asft", "items"), ("rerank", "rerank")):
-        run = f"runs/simulated/{row}/seed-0"
+        run = f"runs/tiny/{row}/seed-0"
         said = tiny.recalign(folder, "export", run)
         assert said.code == 0, said.err
         assert "0 otherwise" in said.out
@@ -39,7 +39,7 @@ def test_the_rows_of_a_chain(tmp_path):
         card = (bundle.folder / "README.md").read_text()
         assert "The chain's decision" in card
         assert f"| **{row}** |" in card
-    wrong = tiny.recalign(folder, "export", "runs/simulated/reward/seed-0")
+    wrong = tiny.recalign(folder, "export", "runs/tiny/reward/seed-0")
     assert wrong.code == 2
     assert "recommends nothing" in wrong.err
 
