@@ -6,8 +6,6 @@ import ast
 from pathlib import Path
 from textwrap import fill
 
-from docstring_parser import parse
-
 DESCRIBED = {
     "chain": ("chain/experiment.py", "Chain"),
     "check": ("commands.py", "check"),
@@ -81,6 +79,8 @@ def _required(node: ast.FunctionDef) -> list[str]:
 
 def _options(node: ast.ClassDef | ast.FunctionDef) -> str:
     """The documented arguments of a function, or attributes of a class."""
+    from docstring_parser import parse  # a server alone does without
+
     required = _required(node) if isinstance(node, ast.FunctionDef) else []
     lines = []
     for argument in parse(ast.get_docstring(node) or "").params:
