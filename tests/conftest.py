@@ -95,3 +95,23 @@ def rewarded(log_root, cloned, tmp_path_factory: pytest.TempPathFactory):
     module = RewardModel(data.num_items, init_from=str(cloned), members=1, lr=5e-3, weight_decay=0.01)
     small.fit(module, data, folder, epochs=40)
     return small.saved(module, folder / "reward.ckpt")
+
+
+@pytest.fixture(scope="session")
+def bundled(log_root, cloned, tmp_path_factory: pytest.TempPathFactory):
+    """A folder of versions with one bundle, of the cloned policy; it was compared with that policy."""
+    pytest.importorskip("onnxruntime", reason="the bundle's packages are not installed: pip install 'recalign[serve]'")
+    pytest.importorskip("onnxscript", reason="the exporter is not installed: pip install 'recalign[serve]'")
+    import small
+
+    from recalign.export.command import bundle_of
+    from recalign.export.run import OpenedRun
+    from recalign.recommender import RecommenderData
+    from recalign.recommender.checkpoint import load_net
+
+    folder = tmp_path_factory.mktemp("bundled")
+    data = small.data_of(RecommenderData, log_root, "tastes", users="all")
+    run = folder / "runs" / "tastes" / "recommender" / "seed-0"
+    made = OpenedRun(run, load_net(cloned, "policy").net.eval(), data, {"recommender": cloned})
+    bundle_of(made, folder / "bundles")
+    return folder / "bundles"

@@ -5,6 +5,7 @@ Public names, imported when they are first used, so that ``import recalign`` cos
 - `Log`: a log from a DataFrame or a log's YAML;
 - `fit_recommender`, `fit_reward`, `fit_judge`, `align`: the stages;
 - `load_policy`, `load_reward`: what the command trained;
+- `load_bundle`: what ``recalign export`` wrote, which answers without torch;
 - `compare`: policies beside each other, a `Comparison`;
 - `TrainedPolicy`, `TrainedReward`: what the stages return;
 - `InputError`, `TrainingError`: what they raise.
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
         load_reward,
     )
     from recalign.errors import InputError, TrainingError
+    from recalign.serving import load_bundle
 
 __all__ = [
     "Comparison",
@@ -44,6 +46,7 @@ __all__ = [
     "fit_judge",
     "fit_recommender",
     "fit_reward",
+    "load_bundle",
     "load_policy",
     "load_reward",
 ]
@@ -54,7 +57,8 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'recalign' has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module("recalign.errors" if name.endswith("Error") else "recalign.api"), name)
+    room = "errors" if name.endswith("Error") else "serving" if name == "load_bundle" else "api"
+    return getattr(import_module(f"recalign.{room}"), name)
 
 
 def __dir__() -> list[str]:

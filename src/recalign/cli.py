@@ -28,6 +28,8 @@ COMMANDS = {
     "test": "test figures of a trained stage",
     "predict": "each user's recommendations from a trained policy, to Parquet",
     "recommend": "a few users' recommendations, as a table",
+    "export": "make a bundle of a policy: a folder that answers without the log and without torch",
+    "serve": "answer over HTTP from a bundle",
     "compare": "the table of a chain's methods, from its run folders",
     "report": "the page report.html of a chain, from its run folders",
     "dashboard": "make a workspace in Weights & Biases: stages, methods, over-optimisation, sweeps",
@@ -139,6 +141,10 @@ def _run(command: str, words: list[str]) -> None:
         from recalign.events.init_command import init
 
         init(words)
+    elif command == "serve":
+        from recalign.serving.command import serve
+
+        serve(words)
     elif command == "chain":
         from recalign.chain import chain
 
@@ -178,7 +184,8 @@ def _functions() -> dict[str, Callable[..., Any]]:
     from recalign import commands
     from recalign.chain.dashboard import dashboard
     from recalign.evaluation.report import compare, report
+    from recalign.export.command import export
     from recalign.simulation.simulate_command import simulate
 
-    found = (commands.check, commands.prepare, commands.recommend, compare, dashboard, report, simulate)
+    found = (commands.check, commands.prepare, commands.recommend, compare, dashboard, export, report, simulate)
     return {function.__name__: function for function in found}

@@ -6,13 +6,12 @@ import ast
 from pathlib import Path
 from textwrap import fill
 
-from docstring_parser import parse
-
 DESCRIBED = {
     "chain": ("chain/experiment.py", "Chain"),
     "check": ("commands.py", "check"),
     "compare": ("evaluation/report.py", "compare"),
     "dashboard": ("chain/dashboard.py", "dashboard"),
+    "export": ("export/command.py", "export"),
     "prepare": ("commands.py", "prepare"),
     "recommend": ("commands.py", "recommend"),
     "report": ("evaluation/report.py", "report"),
@@ -20,7 +19,7 @@ DESCRIBED = {
     "tune": ("chain/tune.py", "Tune"),
     "tokenize": ("semantic_ids/tokenize_command.py", "tokenize"),
 }
-"""Commands, and the function or class whose arguments are their options; `init` and `configs` are as fast as this."""
+"""Commands, and the function or class whose arguments are their options; those without are as fast as this."""
 
 STAGE = """\
 NAME ...             YAML of the stage and of the log, such as: asft ml-1m
@@ -80,6 +79,8 @@ def _required(node: ast.FunctionDef) -> list[str]:
 
 def _options(node: ast.ClassDef | ast.FunctionDef) -> str:
     """The documented arguments of a function, or attributes of a class."""
+    from docstring_parser import parse  # a server alone does without
+
     required = _required(node) if isinstance(node, ast.FunctionDef) else []
     lines = []
     for argument in parse(ast.get_docstring(node) or "").params:

@@ -83,7 +83,7 @@ class SharedCodes(NodeLogits):
 
     def forward(self, trie: Trie, depth: int, h_TND: Tensor, child: Tensor) -> Tensor:
         code = trie.code(depth + 1)[child]
-        return self.of_codes(depth, h_TND).gather(2, code.expand(len(h_TND), -1, -1))
+        return self.of_codes(depth, h_TND).gather(2, code.expand(h_TND.shape[0], -1, -1))
 
     def of_codes(self, depth: int, h_TND: Tensor) -> Tensor:
         """Logits of every code of a level. Shape: (T, N, D) -> (T, N, K)."""
@@ -98,7 +98,7 @@ class AllCodes(SharedCodes):
         self, trie: Trie, depth: int, h_TND: Tensor, child: Tensor, exists: Tensor, prior_M: Tensor
     ) -> Tensor:
         logit_TNK = self.of_codes(depth, h_TND).float() + prior_M[-1]
-        code_TNF = trie.code(depth + 1)[child].expand(len(h_TND), -1, -1)
+        code_TNF = trie.code(depth + 1)[child].expand(h_TND.shape[0], -1, -1)
         gain_TNF = (prior_M[child] - prior_M[-1]).masked_fill(~exists, 0).expand_as(code_TNF)
         logp_TNK = logit_TNK.scatter_add(2, code_TNF, gain_TNF).log_softmax(dim=-1)
         return logp_TNK.gather(2, code_TNF).masked_fill(~exists, -torch.inf)

@@ -280,13 +280,13 @@ class CodePolicy(HistoryPolicy):
     def _read_code(self, depth: int, code: Tensor, state: CodeState, past: list[Past]) -> tuple[Tensor, list[Past]]:
         """Read the last code of prefixes of a length. Shape: int64 (T, N) or (N,) -> (T, N, D)."""
         token = self.code_embedding[depth - 1].index_select(0, code.flatten()).unflatten(0, code.shape)
-        h_TND, past = self.decoder(token.expand(len(state), -1, -1), state.window, past)
+        h_TND, past = self.decoder(token.expand(state.first_TD.shape[0], -1, -1), state.window, past)
         return h_TND if state.shift_TD is None else h_TND + state.shift_TD[:, None], past
 
     def _walk(self, state: CodeState) -> Tensor:
         """Log-probabilities over the catalogue: every node of a depth, for all states at once. Shape: -> (T, V)."""
         h_TND, past = state.first_TD[:, None], state.past
-        logp_TN = h_TND.new_zeros(len(state), 1, dtype=torch.float32)
+        logp_TN = h_TND.new_zeros(h_TND.shape[0], 1, dtype=torch.float32)  # `len` would be a constant in a graph
         for depth in range(self.trie.levels):
             node_N = torch.arange(self.trie.nodes(depth), device=h_TND.device)
             if depth:

@@ -83,13 +83,20 @@ class ItemPrior(nn.Module):
 
         Shape: -> (T, X), (N, X).
         """
-        if not self.strength:
-            return query_TD, item_ND
-        log_count_N = self.log_count_V if items is None else self.log_count_V[items - 1]
+        return self.of_states(query_TD), self.of_items(item_ND, scale, slice(None) if items is None else items - 1)
+
+    def of_states(self, query_TD: Tensor) -> Tensor:
+        """The first of `append`. Shape: -> (T, X)."""
         zeros = ALIGNED - 1 - query_TD.shape[1] % ALIGNED
-        prior_N1 = (self.strength / scale * log_count_N)[:, None]
-        query_TX = F.pad(F.pad(query_TD, (0, 1), value=1.0), (0, zeros))
-        return query_TX, torch.cat([item_ND, prior_N1, prior_N1.new_zeros(len(prior_N1), zeros)], dim=1)
+        return F.pad(F.pad(query_TD, (0, 1), value=1.0), (0, zeros)) if self.strength else query_TD
+
+    def of_items(self, item_ND: Tensor, scale: float, rows: slice | Tensor) -> Tensor:
+        """The second, for some rows of the catalogue. Shape: -> (N, X)."""
+        if not self.strength:
+            return item_ND
+        zeros = ALIGNED - 1 - item_ND.shape[1] % ALIGNED
+        prior_N1 = (self.strength / scale * self.log_count_V[rows])[:, None]
+        return torch.cat([item_ND, prior_N1, prior_N1.new_zeros(len(prior_N1), zeros)], dim=1)
 
     def get_extra_state(self) -> Tensor:
         return torch.tensor([self.strength, self.spread], dtype=torch.float64)

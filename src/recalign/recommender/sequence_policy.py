@@ -83,6 +83,24 @@ class HistoryPolicy(Policy):
         return self.encoder(x_BLD, batch.length_B, batch.time_BL, batch.request_time_BL)
 
 
+class UnitRows:
+    """The items of `SequencePolicy._vectors`, made a block at a time while it is in the cache.
+
+    To normalise the table of a million items at once takes longer than to rank by it.
+    """
+
+    def __init__(self, policy: SequencePolicy) -> None:
+        self.policy = policy
+
+    def __len__(self) -> int:
+        return self.policy.num_items
+
+    def __getitem__(self, rows: slice) -> Tensor:
+        """Shape: -> (N, X)."""
+        item_ND = unit(self.policy.item_embedding.weight[1:][rows].float())
+        return self.policy.prior.of_items(item_ND, 1 / self.policy.temperature, rows)
+
+
 class SequencePolicy(HistoryPolicy):
     """A sequence encoder over item ids: log pi(v | h) = log softmax_v(cos(h, e_v) / temperature + c log(n_v + 1/2)).
 
@@ -151,12 +169,16 @@ class SequencePolicy(HistoryPolicy):
 
     @torch.no_grad()
     def top_k(self, state: Tensor, k: int, seen: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        score, column = top_k(*self._vectors(state), k, None if seen is None else (seen[0], seen[1] - 1))
+        score, column = top_k(*self._rows(state), k, None if seen is None else (seen[0], seen[1] - 1))
         return score / self.temperature, column + 1
 
     @torch.no_grad()
     def ranks(self, state: Tensor, item: Tensor, seen: Tensor | None = None) -> Tensor:
-        return target_ranks(*self._vectors(state), item - 1, None if seen is None else (seen[0], seen[1] - 1))
+        return target_ranks(*self._rows(state), item - 1, None if seen is None else (seen[0], seen[1] - 1))
+
+    def _rows(self, state: Tensor) -> tuple[Tensor, UnitRows]:
+        """`_vectors` for what reads the catalogue once, block by block."""
+        return self.prior.of_states(unit(state.float())), UnitRows(self)
 
     def _vectors(self, state: Tensor, items: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """States and items (None: all) in full precision, their product the logit times the temperature.

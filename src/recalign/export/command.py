@@ -1,0 +1,206 @@
+"""`recalign export`: a run folder becomes a bundle."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+
+from recalign.errors import InputError, require_positive
+from recalign.evaluation.baselines import Rerank
+from recalign.events import data_root
+from recalign.events.files import locate
+from recalign.events.reading import no_column, read
+from recalign.events.tree import plain_name
+from recalign.export import card, onnx
+from recalign.export.graph import Graph, part_of
+from recalign.export.run import OpenedRun, opened
+from recalign.export.verify import Verified, in_unit, verify
+from recalign.files import digest, write_json, write_text
+from recalign.kept import publish, seal
+from recalign.nn import Recorded
+from recalign.recommender import CodePolicy
+from recalign.recommender.checkpoint import recipe
+from recalign.serving.about import EXAMPLES, GRAPH, ITEMS, TABLES, About, point
+from recalign.serving.bundle import INSTALL, Bundle
+
+WEIGHTS, RECIPE, CARD = "policy.safetensors", "recipe.json", "README.md"
+PACKAGES = ("onnx", "onnxscript", "onnxruntime", "safetensors")
+RETURNED = 100
+"""Items that the graph returns."""
+
+
+def export(
+    run: Path,
+    out: Path | None = None,
+    verify: bool = True,
+    newest: int | None = None,
+    filtered: bool = False,
+    columns: list[str] | None = None,
+) -> None:
+    """Make a bundle of a run: a folder that answers without the log, without torch and without Lightning.
+
+    Args:
+        run: the run folder of a policy, such as runs/ml-100k/asft/seed-0, or of a reranked row of a chain.
+        out: folder of versions; the bundle is a folder in it, and its file `current` then names the bundle. Null:
+            `bundles` in the run folder.
+        verify: repeat the evaluation on the bundle, and write nothing where it answers otherwise than the policy.
+        newest: events of a history that a request is answered from; null: as many as the policy was trained with.
+        filtered: whoever asks leaves out what the log's `where` leaves out. Needed for a log that has one.
+        columns: further columns of the log's item table (`data.log.titles`) that requests may boost by, such as
+            [genres].
+    """
+    require_positive("", {"newest": newest}, "newest")
+    if lacking := [name for name in PACKAGES if find_spec(name) is None]:
+        raise InputError(f"a package is missing: {', '.join(lacking)}", remedy=INSTALL)
+    made = opened(run)
+    folder, found = bundle_of(made, out or run / "bundles", verify, newest, filtered, columns or ())
+    print(f"{folder}: {sum(file.stat().st_size for file in folder.iterdir()) / 2**20:.1f} MB")
+    if found:
+        print(found)
+    print(f"recalign serve {folder.parent}")
+
+
+def bundle_of(
+    made: OpenedRun,
+    out: Path,
+    check: bool = True,
+    newest: int | None = None,
+    filtered: bool = False,
+    columns: Sequence[str] = (),
+) -> tuple[Path, Verified | None]:
+    """Write a bundle into a folder of versions, and let ``current`` name it.
+
+    Returns:
+        Its folder, and what was verified.
+
+    Raises:
+        InputError: the policy has no graph, its log cannot be repeated at request time, or the bundle does not answer
+            as the policy does. Nothing is written then.
+    """
+    _require_repeatable(made, filtered)
+    table = items(made, columns)
+    part = part_of(made.policy)
+    known = made.data.know_request
+    graph = Graph(part, min(RETURNED, made.policy.num_items), known).eval()
+    with torch.no_grad():
+        tables = {name: table.detach().contiguous() for name, table in part.tables().items()}
+    about = _about(made, graph, table, min(newest or made.data.max_length, made.data.max_length))
+    with publish(out / about.version) as folder:
+        _write_weights(made, tables, folder)
+        table.write_parquet(folder / ITEMS)
+        onnx.write(graph, tables, made.data.max_length, folder / GRAPH)
+        write_json(folder / EXAMPLES, [])
+        about.write(folder)
+        seal(folder)
+        bundle = Bundle(folder)
+        write_json(folder / EXAMPLES, examples(bundle))
+        found = verify(made.policy, made.data, bundle) if check else None
+        about = replace(about, verified=asdict(found) if found else {})
+        about.write(folder)
+        write_text(folder / CARD, card.of(made, about, found))
+    point(out, about.version)
+    return out / about.version, found
+
+
+def items(made: OpenedRun, columns: Sequence[str] = ()) -> pl.DataFrame:
+    """The item table of a bundle: ``item``, ``title``, ``count`` (its training events), and columns of the log's table.
+
+    Raises:
+        InputError: the log names no table of its items, or that has no such column.
+    """
+    sequences, log = made.data.sequences, made.data.log_
+    own = {"item": sequences.items, "title": made.data.titles, "count": pl.Series(sequences.item_counts())}
+    table = pl.DataFrame(own)
+    if not columns:
+        return table
+    source = locate(log, data_root(made.data.root))[1]
+    if log.titles is None or source is None:
+        raise InputError("the log has no item table", where="columns", remedy="name one in data.log.titles")
+    frame = read(source, (log.titles.id,))
+    for name in columns:
+        if name not in frame.columns or name in own:
+            raise no_column("columns", name, str(source), [one for one in frame.columns if one not in own])
+    known = frame.select(pl.col(plain_name(log.titles.id)).cast(pl.String).alias("item"), *columns)
+    text = table.select(pl.col("item").cast(pl.String))
+    found = text.join(known.unique("item", keep="first"), on="item", how="left", maintain_order="left")
+    return table.with_columns(found[name] for name in columns)
+
+
+def examples(bundle: Bundle) -> list[dict]:
+    """Made-up requests with their answers: random items of the catalogue, at made-up times."""
+    random, about = np.random.default_rng(0), bundle.about
+    found = []
+    for length in (0, 1, 5, min(20, about.max_length)):
+        second = 1_700_000_000 // about.time_resolution * about.time_resolution
+        times = [in_unit(second + 60 * about.time_resolution * n, about.time_unit) for n in range(length + 1)]
+        request = {
+            "items": [bundle.catalogue.ids[n] for n in random.integers(len(bundle.catalogue), size=length)],
+            "times": times[:length],
+            "k": min(10, len(bundle.catalogue)),
+        }
+        if about.reward is not None:
+            request["rewards"] = random.normal(size=length).round(3).tolist()
+        if about.request_time == "known":
+            request["time"] = times[length]
+        found.append({"request": request, "answer": asdict(bundle.recommend(request))})
+    return found
+
+
+def _require_repeatable(made: OpenedRun, filtered: bool) -> None:
+    log = made.data.log_
+    if log.where and not filtered:
+        raise InputError(
+            f"the log keeps only events with {log.where!r}, and requests have no such columns",
+            where="data.log.where",
+            remedy="add --filtered true if whoever asks leaves the other events out",
+        )
+
+
+def _about(made: OpenedRun, graph: Graph, table: pl.DataFrame, newest: int) -> About:
+    data, policy = made.data, made.policy
+    log = data.log_
+    base = policy.policy if isinstance(policy, Rerank) else policy
+    kind = "rerank" if isinstance(policy, Rerank) else "codes" if isinstance(base, CodePolicy) else "items"
+    about = About(
+        name=made.name,
+        version="",
+        kind=kind,  # type: ignore[arg-type]
+        inputs=graph.inputs,
+        k=graph.k,
+        max_length=newest,
+        time_unit="datetime" if log.time_format else log.time_unit,
+        time_resolution=log.time_resolution,
+        request_time="known" if data.know_request else "last_event",
+        reward=data.reward if "reward" in graph.inputs else None,
+        strength=made.strength,
+        reward_sd=made.strength / policy.strength if isinstance(policy, Rerank) and made.strength else 1.0,
+        collapse=log.collapse,
+        where=log.where,
+        log=log.name,
+        catalogue=data.sequences.catalogue,
+        made_of=made.made_of(),
+        versions={name: version(name) for name in ("recalign", "torch", "onnx", "onnxscript", "onnxruntime")},
+    )
+    content = digest(asdict(about), table.write_csv())[:8]
+    return replace(about, version=f"{made.row}-seed-{made.seed}-{content}")
+
+
+def _write_weights(made: OpenedRun, tables: dict[str, torch.Tensor], folder: Path) -> None:
+    """Weights with how to build the networks they belong to, as a checkpoint has them; and the tables."""
+    from safetensors.torch import save
+
+    policy = made.policy
+    nets = {"policy": policy.policy, "reward": policy.reward} if isinstance(policy, Rerank) else {"policy": policy}
+    weights = {f"{net}.{k}": v.contiguous().clone() for net, one in nets.items() for k, v in one.state_dict().items()}
+    (folder / WEIGHTS).write_bytes(save(weights))
+    (folder / TABLES).write_bytes(save(tables))
+    recipes = {name: recipe(net) for name, net in nets.items() if isinstance(net, Recorded)}
+    write_text(folder / RECIPE, json.dumps(recipes, indent=2, default=str) + "\n")

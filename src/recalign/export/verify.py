@@ -1,0 +1,186 @@
+"""Whether a bundle answers as its policy does: the evaluation, repeated on the artefact.
+
+Twice over the test events. Once with evaluation's own windows, where every list and every log-probability must be the
+policy's. Once with requests as they will come, the newest events before each: an evaluation window shows a target 100
+to 200 events of a history of 200, a request always the newest.
+
+Shape suffixes: T targets, V items, N = V + 1 items with the padding item at 0, K items shown.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+
+import numpy as np
+import polars as pl
+import torch
+
+from recalign.errors import InputError
+from recalign.metrics.bootstrap import CrossedBootstrap
+from recalign.metrics.rank import gain_ndcg
+from recalign.nn import ranks_from_scores, top_k_from_scores
+from recalign.recommender import Policy
+from recalign.recommender.policy import chunks, seen_within
+from recalign.sequences import Batch, EventDataModule
+from recalign.sequences.windows import Windows, evaluation_windows, sample_users
+from recalign.serving.bundle import Bundle
+from recalign.serving.catalogue import PER_SECOND, Encoded
+from recalign.serving.request import LeftOut, Request
+
+TOLERANCE = 1e-4
+"""Largest difference of two log-probabilities that count as the same, in nats."""
+SHOWN = 10
+USERS = 10_000
+"""Users with test events that are asked for; of more, a fixed sample."""
+
+
+@dataclass
+class Verified:
+    """What was found.
+
+    Attributes:
+        targets, users: test events that were asked for, and whose.
+        lists: whose ten are the policy's.
+        tied: whose ten differ only in items whose log-probabilities are `TOLERANCE` apart at most.
+        other: whose ten differ otherwise.
+        difference: the largest, of all log-probabilities.
+        evaluation: NDCG@10 of the policy in evaluation's windows, with its 95 % interval over users.
+        request: NDCG@10 of the bundle when it is asked as it will be.
+        repeated: targets that the user had met before. A request leaves such items out; evaluation ranks them.
+    """
+
+    targets: int = 0
+    users: int = 0
+    lists: int = 0
+    tied: int = 0
+    other: int = 0
+    difference: float = 0.0
+    evaluation: list[float] = field(default_factory=list)
+    request: list[float] = field(default_factory=list)
+    repeated: int = 0
+
+    @property
+    def same(self) -> bool:
+        """Whether the bundle answers as the policy does."""
+        return not self.other and self.difference <= TOLERANCE
+
+    def __str__(self) -> str:
+        value, low, high = self.request
+        return (
+            f"{self.lists:,} of {self.targets:,} lists of {SHOWN} are the policy's, {self.tied:,} differ by ties, "
+            f"{self.other:,} otherwise; log-probabilities differ by {self.difference:.1e} at most\n"
+            f"NDCG@10 {self.evaluation[0]:.4f} in evaluation's windows, {value:.4f} [{low:.4f}, {high:.4f}] as requests"
+        )
+
+
+@torch.no_grad()
+def verify(policy: Policy, data: EventDataModule, bundle: Bundle) -> Verified:
+    """Repeat the evaluation on a bundle.
+
+    Raises:
+        InputError: it answers otherwise than its policy.
+    """
+    sequences, found = data.sequences, Verified()
+    windows = evaluation_windows(
+        sequences, sample_users(sequences, np.ones(sequences.num_users, bool), USERS), "test", data.max_length
+    )
+    users, gains = [], []
+    for batch in data.loader(windows):
+        assert batch.seen_N is not None
+        state, encoded = policy.encode(batch), list(_of_batch(batch, bundle.catalogue.strength(None)))
+        for part in chunks(len(batch.target_T), policy.num_items):
+            logp_TV, seen = policy.over_items(state[part]), seen_within(batch.seen_N, part)
+            _compare(logp_TV, top_k_from_scores(logp_TV, SHOWN, seen)[1] + 1, encoded[part], bundle, found)
+            gains.append(gain_ndcg(ranks_from_scores(logp_TV, batch.target_T[part] - 1, seen), SHOWN).numpy())
+        users.append(batch.user_B[batch.row_T].numpy())
+    user_T = np.concatenate(users)
+    found.targets, found.users = len(user_T), len(np.unique(user_T))
+    found.evaluation = _interval(np.concatenate(gains), user_T)
+    if not found.same:
+        what = f"the bundle does not answer as its policy does: {asdict(found)}"
+        raise InputError(what, where=str(bundle.folder), remedy="report this; nothing was written")
+    found.request = _interval(*_as_requests(windows, data, bundle, found))
+    return found
+
+
+def _compare(
+    logp_TV: torch.Tensor, shown_TK: torch.Tensor, encoded: list[Encoded], bundle: Bundle, found: Verified
+) -> None:
+    for group in bundle.groups(encoded):
+        item_TK, _, logit_TN = bundle.run([encoded[place] for place in group], ["items", "scores", "logits"])
+        own_TV = logp_TV[group]
+        # An item of no probability differs by nothing: -inf - -inf is not a number.
+        gap_TV = torch.from_numpy(logit_TN)[:, 1:].log_softmax(dim=1) - own_TV
+        found.difference = max(found.difference, float(gap_TV.nan_to_num(nan=0.0).abs().max()))
+        mine_TK = torch.from_numpy(item_TK[:, :SHOWN])
+        theirs_TK = shown_TK[group][:, : mine_TK.shape[1]]
+        gap_TK = own_TV.gather(1, (mine_TK - 1).clamp(min=0)) - own_TV.gather(1, (theirs_TK - 1).clamp(min=0))
+        equal_T = (mine_TK == theirs_TK).all(dim=1)
+        tied_T = ((mine_TK > 0) == (theirs_TK > 0)).all(dim=1) & (gap_TK.abs() <= TOLERANCE).all(dim=1) & ~equal_T
+        found.lists += int(equal_T.sum())
+        found.tied += int(tied_T.sum())
+        found.other += int((~equal_T & ~tied_T).sum())
+
+
+def _of_batch(batch: Batch, strength: float) -> Iterator[Encoded]:
+    """Each target of a batch as the numbers of a request: exactly what the policy saw."""
+    assert batch.seen_N is not None
+    count_T = batch.seen_N[0].bincount(minlength=len(batch.target_T))
+    seen = batch.seen_N[1][batch.seen_N[0].sort(stable=True).indices].split(count_T.tolist())
+    rows = zip(batch.row_T.tolist(), batch.column_T.tolist(), seen, strict=True)
+    for row, column, seen_S in rows:
+        histories = (batch.item_BL, batch.time_BL, batch.request_time_BL, batch.reward_BL)
+        item_L, time_L, request_time_L, reward_L = (x_BL[row, : column + 1].numpy() for x_BL in histories)
+        hidden_S = np.unique(seen_S.numpy())
+        yield Encoded(Request(), item_L, time_L, request_time_L, reward_L, hidden_S, None, None, strength, LeftOut())
+
+
+def _as_requests(
+    windows: Windows, data: EventDataModule, bundle: Bundle, found: Verified
+) -> tuple[np.ndarray, np.ndarray]:
+    """The gain of every target when the bundle is asked with raw ids, and whose it is. Shape: (T,) each."""
+    user_T = np.repeat(windows.user, np.diff(windows.offset))
+    known = data.sequences.items.to_list()
+    gain_T = np.zeros(len(user_T))
+    for first in range(0, len(user_T), 1024):
+        part = slice(first, first + 1024)
+        asked = zip(user_T[part], windows.state[part], windows.time[part], strict=True)
+        made = [_request(data, bundle, *one) for one in asked]
+        for place, (answer, item) in enumerate(zip(bundle.recommend(made), windows.target[part].tolist(), strict=True)):
+            shown = [one.item for one in answer.items]
+            if item and known[item - 1] in shown:
+                gain_T[first + place] = gain_ndcg(np.array(shown.index(known[item - 1]) + 1), SHOWN)
+            found.repeated += bool(item) and known[item - 1] in made[place].items
+    return gain_T, user_T
+
+
+def _request(data: EventDataModule, bundle: Bundle, user: int, state: int, time: int) -> Request:
+    """What somebody would have asked before an event: all known events up to a place in the log."""
+    sequences, about = data.sequences, bundle.about
+    own = slice(sequences.offset[user], state + 1)
+    reward_L = sequences.reward[own].tolist()
+    return Request(
+        items=sequences.items.gather(sequences.item[own] - 1).to_list(),
+        times=[in_unit(one, about.time_unit) for one in sequences.time[own].tolist()],
+        rewards=None if about.reward is None else [None if math.isnan(one) else one for one in reward_L],
+        time=in_unit(int(time), about.time_unit) if about.request_time == "known" else None,
+        k=min(SHOWN, len(bundle.catalogue)),
+    )
+
+
+def in_unit(second: int, unit: str) -> int | str:
+    """A time in a log's unit."""
+    if unit == "datetime":
+        return datetime.fromtimestamp(second, UTC).isoformat()
+    return second * PER_SECOND[unit]
+
+
+def _interval(gain_T: np.ndarray, user_T: np.ndarray) -> list[float]:
+    """Mean gain with its 95 % interval, a user's events together."""
+    by_user = pl.DataFrame({"user": user_T, "gain": gain_T.astype(float)}).group_by("user", maintain_order=True)
+    sums = by_user.agg(pl.col("gain").sum(), count=pl.len())
+    mean = CrossedBootstrap(len(sums)).mean(sums["gain"].to_numpy()[None], sums["count"].to_numpy()[None].astype(float))
+    return [mean.value, *mean.interval()]

@@ -1,0 +1,9 @@
+"""Answers from a bundle: one contract of request and answer, for Python, the command and HTTP.
+
+Nothing here imports torch, Lightning or a part that trains; `recalign.export` makes the bundles.
+"""
+
+from recalign.serving.bundle import Bundle, load_bundle
+from recalign.serving.request import Answer, Boost, LeftOut, Request, Scored, Shown
+
+__all__ = ["Answer", "Boost", "Bundle", "LeftOut", "Request", "Scored", "Shown", "load_bundle"]

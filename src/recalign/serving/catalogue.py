@@ -1,0 +1,236 @@
+"""Raw ids to the graph's numbers and back: what a request means to one bundle.
+
+Shape suffixes: L events, S hidden items, N = V + 1 items with the padding item at 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from recalign.errors import InputError, nearest
+from recalign.serving.about import About
+from recalign.serving.request import SHOWN, Boost, Id, LeftOut, Request, Time, shown
+
+PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "datetime": 1_000_000}
+LAST_SECOND = 253_402_300_799  # of the year 9999
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A request as numbers.
+
+    Attributes:
+        request: as it came.
+        item_L, time_L, request_time_L, reward_L: the newest known events, oldest first.
+        hidden_S: items that are not recommended.
+        allow_N: which items may be, bool; None: all.
+        boost_N: what is added to the scores; None: nothing.
+        strength: of reranking, in 1 / the reward's unit.
+        left_out: what was not used.
+    """
+
+    request: Request
+    item_L: np.ndarray
+    time_L: np.ndarray
+    request_time_L: np.ndarray
+    reward_L: np.ndarray
+    hidden_S: np.ndarray
+    allow_N: np.ndarray | None
+    boost_N: np.ndarray | None
+    strength: float
+    left_out: LeftOut
+
+    def plain(self, k: int) -> bool:
+        """Whether the best ``k`` of the graph are the answer."""
+        filtered = self.allow_N is not None or self.boost_N is not None
+        return not (filtered or self.request.log_probs) and self.request.k <= k
+
+
+class Catalogue:
+    """The items of a bundle.
+
+    Args:
+        table: ``item``, ``title``, ``count`` and further columns, a row an item.
+        about: how its log says times and rewards.
+    """
+
+    def __init__(self, table: pl.DataFrame, about: About) -> None:
+        self.table, self.about = table, about
+        self.ids: list[Id] = table["item"].to_list()
+        self.titles: list[str] = table["title"].to_list()
+        self.number = {one: n for n, one in enumerate(self.ids, start=1)}
+        self.of_text = table["item"].dtype == pl.String
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def encode(self, request: Request) -> Encoded:
+        """Turn a request into numbers.
+
+        Raises:
+            InputError: this bundle cannot answer it; says where in the request, and a remedy.
+        """
+        self._require(request)
+        unknown: list[Id] = []
+        item_L = self._numbers("items", request.items, unknown)
+        blocked = self._numbers("block", request.block, unknown)
+        allowed = None if request.allow is None else self._numbers("allow", request.allow, unknown)
+        time_L, now = self._times(request)
+        reward_L = np.array([np.nan if r is None else r for r in request.rewards or ()], np.float32)
+        reward_L = reward_L if request.rewards is not None else np.full(len(item_L), np.nan, np.float32)
+        known = np.flatnonzero(item_L)
+        kept = known[strongest(item_L[known], reward_L[known])] if self.about.collapse else known
+        newest = kept[max(0, len(kept) - self.about.max_length) :]
+        left_out = LeftOut(
+            unknown=len(unknown),
+            unknown_ids=list(dict.fromkeys(unknown))[:SHOWN],
+            older=len(kept) - len(newest),
+            repeated=len(known) - len(kept),
+        )
+        seen = item_L[known] if request.seen == "exclude" else item_L[:0]
+        own_time_L = time_L[newest]
+        return Encoded(
+            request=request,
+            item_L=item_L[newest],
+            time_L=own_time_L,
+            request_time_L=np.append(own_time_L[1:], now)[: len(newest)],
+            reward_L=reward_L[newest],
+            hidden_S=np.unique(np.concatenate([seen, blocked[blocked > 0]])),
+            allow_N=None if allowed is None else self._mask(allowed),
+            boost_N=self._boosts(request.boost),
+            strength=self.strength(request.strength),
+            left_out=left_out,
+        )
+
+    def _require(self, request: Request) -> None:
+        about = self.about
+        if request.k > len(self):
+            what, remedy = f"{request.k:,} items, and the catalogue has {len(self):,}", f"give 1 to {len(self):,}"
+            raise InputError(what, where="k", remedy=remedy)
+        if about.reward is not None and request.rewards is None and request.items:
+            remedy = f"give one a event, in the unit of {about.reward!r}; null where nothing is known"
+            raise InputError("this policy reads the rewards of the history", where="rewards", remedy=remedy)
+        if request.strength is not None and about.strength is None:
+            what = "this policy is not reranked, so nothing has a strength"
+            raise InputError(what, where="strength", remedy="leave it out")
+        if (request.time is None) == (about.request_time == "known"):
+            known = about.request_time == "known"
+            what = f"this policy {'has to know' if known else 'was made not to know'} when it is asked"
+            raise InputError(what, where="time", remedy="give the time of the request" if known else "leave it out")
+
+    def numbers(self, name: str, ids: Sequence[Id]) -> np.ndarray:
+        """Numbers of raw ids, 0 for those that the catalogue does not have. Shape: -> int64."""
+        kind = str if self.of_text else int
+        if wrong := next((place for place, one in enumerate(ids) if not isinstance(one, kind)), -1) + 1:
+            said = "texts" if self.of_text else "integers"
+            what = f"{shown(ids[wrong - 1])}, and the ids of this catalogue are {said}"
+            raise InputError(what, where=f"{name}[{wrong - 1}]", remedy="give raw ids as the log has them")
+        return np.array([self.number.get(one, 0) for one in ids], np.int64)
+
+    def _numbers(self, name: str, ids: Sequence[Id], unknown: list[Id]) -> np.ndarray:
+        number = self.numbers(name, ids)
+        unknown.extend(ids[place] for place in np.flatnonzero(number == 0).tolist())
+        return number
+
+    def _times(self, request: Request) -> tuple[np.ndarray, int]:
+        """Seconds of the events and of the request, floored as the log's are. Shape: -> int64 (L,), and one."""
+        asked = [] if request.time is None else [request.time]
+
+        def where(place: int) -> str:
+            return "time" if place == len(request.times) else f"times[{place}]"
+
+        time = fine_times([*request.times, *asked], self.about.time_unit, where)
+        if back := np.flatnonzero(np.diff(time) < 0).tolist():
+            raise InputError("times go back here", where=where(back[0] + 1), remedy="give the events oldest first")
+        resolution = self.about.time_resolution
+        second = time // (1_000_000 * resolution) * resolution
+        return second[: len(request.times)], int(second[-1]) if len(second) else 0
+
+    def _mask(self, allowed: np.ndarray) -> np.ndarray:
+        allow_N = np.zeros(len(self) + 1, bool)
+        allow_N[allowed] = True
+        allow_N[0] = False
+        return allow_N
+
+    def _boosts(self, boosts: Sequence[Boost]) -> np.ndarray | None:
+        if not boosts:
+            return None
+        boost_N = np.zeros(len(self) + 1, np.float32)
+        for place, boost in enumerate(boosts):
+            boost_N[1:] += boost.weight * self._has(boost, f"boost[{place}]")
+        return boost_N
+
+    def _has(self, boost: Boost, where: str) -> np.ndarray:
+        """Which items have a value in a column. Shape: -> bool (V,)."""
+        if boost.column not in self.table.columns:
+            near = nearest(boost.column, self.table.columns)
+            remedy = f"did you mean {near!r}?" if near else f"there are: {', '.join(self.table.columns)}"
+            raise InputError(f"the items have no column {shown(boost.column)}", where=f"{where}.column", remedy=remedy)
+        column = self.table[boost.column]
+        if isinstance(boost.value, str) != (column.dtype == pl.String):
+            what = f"{shown(boost.value)}, and the column {boost.column!r} holds {column.dtype}"
+            raise InputError(what, where=f"{where}.value", remedy="give a value of that type")
+        return np.array([one == boost.value for one in column.to_list()], bool)
+
+    def strength(self, asked: float | None) -> float:
+        """Strength of reranking, as the graph takes it: in 1 / the reward's unit."""
+        own = asked if asked is not None else self.about.strength or 0.0
+        return own / self.about.reward_sd
+
+
+def strongest(item_L: np.ndarray, reward_L: np.ndarray) -> np.ndarray:
+    """Which events stay where one stands for all of an item: the best reward, on ties the first. Shape: bool (L,)."""
+    best: dict[Any, int] = {}
+    value_L = np.nan_to_num(reward_L, nan=-np.inf)
+    for place, item in enumerate(item_L.tolist()):
+        if item not in best or value_L[place] > value_L[best[item]]:
+            best[item] = place
+    return np.isin(np.arange(len(item_L)), list(best.values()))
+
+
+def fine_times(times: Sequence[Time], unit: str, where: Callable[[int], str]) -> np.ndarray:
+    """Microseconds since 1970; ``where`` names a place in errors. Shape: -> int64.
+
+    Raises:
+        InputError: one is not a time in this unit, or lies before 1970 or after the year 9999.
+    """
+    read = _of_text if unit == "datetime" else _of_number
+    try:
+        micro = [read(one, unit) for one in times]
+        place = next((n for n, one in enumerate(micro) if not 0 <= one <= LAST_SECOND * 1_000_000), None)
+        if place is None:
+            return np.array(micro, np.int64)
+        why = "lies before 1970 or after the year 9999"
+    except (TypeError, ValueError, OverflowError):
+        place, why = next(n for n, one in enumerate(times) if _fails(read, one, unit)), "is no time"
+    wanted = "ISO 8601 texts, such as 2026-11-28T13:00:00Z" if unit == "datetime" else f"numbers of {unit} since 1970"
+    raise InputError(f"{shown(times[place])} {why}", where=where(place), remedy=f"give {wanted}")
+
+
+def _of_number(time: Time, unit: str) -> int:
+    if type(time) not in (int, float):
+        raise TypeError
+    scale = 1_000_000 // PER_SECOND[unit]
+    return time * scale if isinstance(time, int) else round(time * scale)  # type: ignore[arg-type]
+
+
+def _of_text(time: Time, unit: str) -> int:
+    if not isinstance(time, str):
+        raise TypeError
+    when = datetime.fromisoformat(time)
+    since = (when if when.tzinfo else when.replace(tzinfo=UTC)) - datetime(1970, 1, 1, tzinfo=UTC)
+    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
+
+
+def _fails(read: Any, time: Time, unit: str) -> bool:
+    try:
+        read(time, unit)
+    except (TypeError, ValueError, OverflowError):
+        return True
+    return False

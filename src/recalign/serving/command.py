@@ -1,0 +1,110 @@
+"""`recalign serve`: a bundle over HTTP."""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import os
+import socket
+from pathlib import Path
+
+from recalign.errors import InputError, require_positive
+from recalign.serving.bundle import INSTALL
+
+TOKEN = "RECALIGN_TOKEN"
+"""Environment variable that holds the token."""
+SHORTEST = 16
+"""Characters of a token."""
+CONNECTIONS = 1024
+FINISHING = 30
+"""Seconds in which requests that are being answered may finish after SIGTERM."""
+
+
+def serve(words: list[str]) -> None:
+    """Serve a bundle until SIGTERM or SIGINT; what is being answered is finished first.
+
+    Args:
+        words: the command line after ``recalign serve``.
+
+    Raises:
+        InputError: the bundle cannot be served, the port is in use, or a token is needed.
+    """
+    parser = argparse.ArgumentParser(prog="recalign serve", description="Answer over HTTP from a bundle.")
+    parser.add_argument("bundle", type=Path, help="what recalign export wrote, or a folder of versions")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen at; beyond this machine a token is needed"
+    )
+    parser.add_argument("--port", type=int, default=8000, help="0: any that is free")
+    parser.add_argument("--token_file", type=Path, help=f"file that holds the token; else the variable {TOKEN}")
+    parser.add_argument("--threads", type=int, default=1, help="of ONNX Runtime")
+    given = parser.parse_args(words)
+    require_positive("", {"threads": given.threads}, "threads")
+    token = token_of(given.token_file)
+    if token is None and not is_loopback(given.host):
+        remedy = f"set {TOKEN} to {SHORTEST} characters or more, or name a file with --token_file"
+        raise InputError("whoever reaches this address could ask, so a token is needed", where="host", remedy=remedy)
+    try:
+        import uvicorn
+
+        from recalign.serving.app import make_app
+    except ImportError as error:
+        raise InputError(f"a package is missing: {error}", remedy=INSTALL) from error
+    with bound(given.host, given.port) as listening:
+        app = make_app(given.bundle, token, given.threads)
+        host, port = listening.getsockname()[:2]
+        shown = f"[{host}]" if ":" in host else host
+        print(f"{app.state.service.bundle.version} at http://{shown}:{port}, described at /docs", flush=True)
+        settings = uvicorn.Config(
+            app,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            limit_concurrency=CONNECTIONS,
+            timeout_keep_alive=5,
+            timeout_graceful_shutdown=FINISHING,
+        )
+        uvicorn.Server(settings).run([listening])
+
+
+def token_of(file: Path | None) -> str | None:
+    """The token of a file, else of the environment; None: there is none.
+
+    Raises:
+        InputError: the file cannot be read, or the token is too short or not plain text.
+    """
+    try:
+        token = file.read_text(encoding="utf-8").strip() if file else os.environ.get(TOKEN)
+    except (OSError, ValueError) as error:
+        raise InputError(f"the token cannot be read: {error}", where=str(file), remedy="name a text file") from error
+    if token is not None and (len(token) < SHORTEST or not token.isascii() or not token.isprintable()):
+        remedy = f"give {SHORTEST} plain characters or more, such as those of: openssl rand -hex 32"
+        raise InputError("this token is too short or no plain text", where=str(file or TOKEN), remedy=remedy)
+    return token
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def bound(host: str, port: int) -> socket.socket:
+    """A socket that listens.
+
+    Raises:
+        InputError: the port is in use, or the address is not one of this machine.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # asyncio lets answers wait for an acknowledgement, 40 ms, unless the protocol is named
+    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((host, port))
+        listening.listen(CONNECTIONS)
+        return listening
+    except (OSError, OverflowError) as error:
+        listening.close()
+        what = f"cannot listen at {host}, port {port}: {error}"
+        raise InputError(what, where="port", remedy="choose another with --port; 0 takes any that is free") from error

@@ -1,0 +1,237 @@
+"""What is asked, and what is answered: the same from Python, from the command and over HTTP.
+
+All that can be said of a request without a bundle is checked here; `recalign.serving.catalogue` checks the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, Self
+
+from recalign.errors import InputError, nearest
+
+Id = int | str
+Time = int | float | str
+LONGEST = 10_000
+"""Events of a history, and items of ``allow`` and ``block``, that a request may have."""
+MOST_BOOSTS = 100
+LARGEST = 2.0**63
+SHOWN = 10
+"""Ids that an answer names; the others are counted."""
+
+
+@dataclass(frozen=True)
+class Boost:
+    """Raise, or lower, the items that have a value in a column of the bundle's item table.
+
+    Attributes:
+        column: its name.
+        value: compared with what the column holds; it is never an expression.
+        weight: added to the items' log-probabilities, in nats, before these are normalised again.
+    """
+
+    column: str
+    value: int | float | str | bool
+    weight: float
+
+    def __post_init__(self) -> None:
+        _require(isinstance(self.column, str), "column", self.column, "the name of a column")
+        _require(isinstance(self.value, int | float | str), "value", self.value, "a number, a text or a truth value")
+        _require(_is_number(self.weight), "weight", self.weight, "a finite number")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What somebody has chosen so far, and what to recommend next.
+
+    Attributes:
+        items: raw ids, as in the log, oldest first. May be empty: the answer is then what most people choose.
+        times: when, in the log's own unit, as many as items; they must not go back.
+        rewards: how good each event was, in the unit of ``data.reward``, null where nothing is known. Policies that
+            read rewards, and reranked ones, need them.
+        time: when the answer is asked for; only, and always, of a policy made with ``request_time: known``.
+        k: items to return.
+        allow: recommend these items only; null: all.
+        block: never recommend these items.
+        boost: raise or lower some items.
+        seen: whether items of the history may be recommended again.
+        strength: how strongly a reranked policy follows rewards, in 1 / standard deviation of the reward; null: as the
+            bundle's card says.
+        log_probs: also return log-probabilities over all items that the filters leave.
+    """
+
+    items: Sequence[Id] = ()
+    times: Sequence[Time] = ()
+    rewards: Sequence[float | None] | None = None
+    time: Time | None = None
+    k: int = 10
+    allow: Sequence[Id] | None = None
+    block: Sequence[Id] = ()
+    boost: Sequence[Boost] = ()
+    seen: Literal["exclude", "include"] = "exclude"
+    strength: float | None = None
+    log_probs: bool = False
+
+    def __post_init__(self) -> None:
+        require_ids("items", self.items)
+        self._require_one_an_item("times", self.times)
+        if self.rewards is not None:
+            self._require_one_an_item("rewards", self.rewards)
+        if self.allow is not None:
+            require_ids("allow", self.allow)
+        require_ids("block", self.block)
+        for place, reward in enumerate(self.rewards or ()):
+            _require(reward is None or _is_number(reward), f"rewards[{place}]", reward, "a finite number, or null")
+        _require_list("boost", self.boost, MOST_BOOSTS)
+        for place, boost in enumerate(self.boost):
+            _require(isinstance(boost, Boost), f"boost[{place}]", boost, "a column, a value and a weight")
+        _require(type(self.k) is int and self.k > 0, "k", self.k, "a whole number above 0")
+        _require(self.seen in ("exclude", "include"), "seen", self.seen, "exclude or include")
+        strong = self.strength is None or (_is_number(self.strength) and self.strength >= 0)
+        _require(strong, "strength", self.strength, "a finite number of 0 or more, or null")
+        _require(isinstance(self.log_probs, bool), "log_probs", self.log_probs, "true or false")
+
+    def _require_one_an_item(self, name: str, values: Sequence[Any]) -> None:
+        _require_list(name, values, LONGEST)
+        if len(values) != len(self.items):
+            what = f"{len(values)} of them, and {len(self.items)} items"
+            raise InputError(what, where=name, remedy="give one an item")
+
+    @classmethod
+    def of(cls, given: Any) -> Self:
+        """A request from plain values, such as JSON has.
+
+        Raises:
+            InputError: a name that a request does not have, or a value that it cannot have; says where, and a remedy.
+        """
+        found = plain(cls, given, "the request")
+        if isinstance(boosts := found.get("boost"), list):
+            found["boost"] = [_at(f"boost[{n}]", lambda one=one: _boost(one)) for n, one in enumerate(boosts)]
+        return cls(**found)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A recommended item.
+
+    Attributes:
+        item: its raw id.
+        title: as in the log's item table; else the id as text.
+        score: log-probability up to a constant that all items of an answer share.
+        log_prob: log-probability among the items that the filters leave, where it was asked for.
+    """
+
+    item: Id
+    title: str
+    score: float
+    log_prob: float | None = None
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """What of a request was not used.
+
+    Attributes:
+        unknown: how many ids of ``items``, ``allow`` and ``block`` the catalogue does not have. They are dropped.
+        unknown_ids: the first of them.
+        older: known events of the history that are older than the newest ones, which alone are read. Their items still
+            count as seen.
+        repeated: events of an item that another event stands for, where the log keeps one event an item.
+    """
+
+    unknown: int = 0
+    unknown_ids: Sequence[Id] = ()
+    older: int = 0
+    repeated: int = 0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What is recommended.
+
+    Attributes:
+        items: best first; fewer than asked for where the filters leave fewer.
+        left_out: what of the request was not used.
+        version: of the bundle.
+    """
+
+    items: Sequence[Shown]
+    left_out: LeftOut
+    version: str
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Log-probabilities of given items.
+
+    Attributes:
+        log_probs: one an item, among all items that the request's filters leave; null for an item that they leave out
+            and for an unknown one.
+        left_out, version: as in `Answer`.
+    """
+
+    log_probs: Sequence[float | None]
+    left_out: LeftOut = field(default_factory=LeftOut)
+    version: str = ""
+
+
+def plain(kind: type, given: Any, what: str) -> dict[str, Any]:
+    """The values that a dataclass is made of, from JSON.
+
+    Raises:
+        InputError: it is no object, or has names that the dataclass does not.
+    """
+    _require(isinstance(given, Mapping), what, given, "an object")
+    names = [one.name for one in fields(kind)]
+    for name in given:
+        if name not in names:
+            near = nearest(str(name), names)
+            remedy = f"did you mean {near!r}?" if near else f"there are: {', '.join(names)}"
+            raise InputError(f"there is no {shown(name)} in {what}", where=shown(name), remedy=remedy)
+    return dict(given)
+
+
+def shown(value: Any) -> str:
+    """A value in a message, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _boost(given: Any) -> Boost:
+    found = plain(Boost, given, "a boost")
+    if lacking := [one.name for one in fields(Boost) if one.name not in found]:
+        raise InputError(f"it has no {lacking[0]}", where=lacking[0], remedy="give column, value and weight")
+    return Boost(**found)
+
+
+def _at(place: str, make: Any) -> Any:
+    """Say in an error where in the request it is."""
+    try:
+        return make()
+    except InputError as error:
+        raise InputError(error.what, where=f"{place}.{error.where}", remedy=error.remedy) from None
+
+
+def _require(good: bool, where: str, value: Any, wanted: str) -> None:
+    if not good:
+        raise InputError(f"{shown(value)} cannot be used here", where=where, remedy=f"give {wanted}")
+
+
+def _require_list(name: str, values: Any, most: int) -> None:
+    is_list = isinstance(values, Sequence) and not isinstance(values, str | bytes)
+    _require(is_list, name, values, "a list")
+    if len(values) > most:
+        remedy = "give the newest" if name in ("items", "times", "rewards") else "give fewer"
+        raise InputError(f"{len(values):,} of them, and a request may have {most:,}", where=name, remedy=remedy)
+
+
+def require_ids(name: str, ids: Any) -> None:
+    """Refuse what is no list of raw ids, or one that is too long."""
+    _require_list(name, ids, LONGEST)
+    for place, one in enumerate(ids):
+        _require(type(one) is int or isinstance(one, str), f"{name}[{place}]", one, "a raw id: an integer or a text")
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) < LARGEST  # not NaN either

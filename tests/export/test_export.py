@@ -1,0 +1,172 @@
+"""From a policy to a bundle, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import small
+import torch
+
+from recalign.errors import InputError
+from recalign.events.log import Titles
+from recalign.export.command import bundle_of, items
+from recalign.export.run import OpenedRun, opened
+from recalign.export.verify import verify
+from recalign.files import read_json
+from recalign.recommender import RecommenderData
+from recalign.recommender.checkpoint import build, load_net
+from recalign.serving import load_bundle
+from recalign.serving.about import current
+
+
+@pytest.fixture(scope="module")
+def made(log_root, cloned, tmp_path_factory) -> OpenedRun:
+    folder = tmp_path_factory.mktemp("made") / "runs/tastes/recommender/seed-0"
+    data = small.data_of(RecommenderData, log_root, "tastes", users="all")
+    return OpenedRun(folder, load_net(cloned, "policy").net.eval(), data, {"recommender": cloned})
+
+
+def test_a_bundle_answers_as_its_policy_does(bundled):
+    found = load_bundle(bundled).about.verified
+    assert found["targets"] == 360
+    assert found["lists"] + found["tied"] == 360
+    assert found["difference"] < 1e-4
+    assert found["evaluation"] == pytest.approx(found["request"], abs=0.02)  # windows of 32 hold nearly all
+
+
+def test_another_policy_is_told_apart(bundled, made):
+    other = load_net(made.checkpoints["recommender"], "policy").net.eval()
+    with torch.no_grad():
+        other.item_embedding.weight[7] *= -1
+    with pytest.raises(InputError, match="does not answer as its policy does"):
+        verify(other, made.data, load_bundle(bundled))
+
+
+def test_weights_and_recipe_are_the_policy(bundled, made):
+    from safetensors.torch import load_file
+
+    folder = current(bundled)
+    net = build(read_json(folder / "recipe.json")["policy"])
+    weights = load_file(folder / "policy.safetensors")
+    net.load_state_dict({name.removeprefix("policy."): weight for name, weight in weights.items()})
+    for name, weight in made.policy.state_dict().items():
+        assert torch.equal(net.state_dict()[name], weight)
+
+
+def test_nothing_of_a_user_is_in_a_bundle(bundled, made):
+    folder = current(bundled)
+    assert {file.name for file in folder.iterdir()} == {
+        "README.md",
+        "bundle.json",
+        "digests.json",
+        "examples.json",
+        "items.parquet",
+        "items.safetensors",
+        "policy.onnx",
+        "policy.safetensors",
+        "recipe.json",
+    }
+    assert pl.read_parquet(folder / "items.parquet").columns == ["item", "title", "count"]
+    log = {int(time) for time in made.data.sequences.time}
+    for example in read_json(folder / "examples.json"):
+        assert not log & set(example["request"]["times"])
+    assert b"/src/recalign/" not in (folder / "policy.onnx").read_bytes()  # nor of the machine
+
+
+def test_the_card_says_what_is_known(bundled):
+    card = (current(bundled) / "README.md").read_text()
+    about = load_bundle(bundled).about
+    value, low, high = about.verified["request"]
+    assert card.startswith("---\nlibrary_name: recalign\n")
+    assert f"{value:.4f} [{low:.4f}, {high:.4f}]" in card
+    assert about.made_of["recommender"] in card
+    assert "120 users on 40 items" in card
+
+
+def copy(bundled, tmp_path):
+    shutil.copytree(current(bundled), tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda f: (f / "items.parquet").write_bytes(b"x"), "damaged: items.parquet"),
+        (lambda f: (f / "policy.onnx").unlink(), "damaged: policy.onnx"),
+        (lambda f: (f / "digests.json").unlink(), "half-written"),
+        (lambda f: (f / "bundle.json").unlink(), "no bundle in this folder"),
+        (lambda f: (f / "bundle.json").write_text(json.dumps({"format": 2})), "of format 2"),
+    ],
+)
+def test_what_is_not_whole_is_refused(spoil, says, bundled, tmp_path):
+    folder = copy(bundled, tmp_path)
+    load_bundle(folder)
+    spoil(folder)
+    with pytest.raises(InputError, match=says):
+        load_bundle(folder)
+
+
+def test_current_never_names_nothing(bundled, tmp_path):
+    (tmp_path / "current").write_text("gone\n")
+    with pytest.raises(InputError, match="no such version"):
+        load_bundle(tmp_path)
+    (tmp_path / "current").write_text("../elsewhere\n")
+    with pytest.raises(InputError, match="no such version"):
+        load_bundle(tmp_path)
+
+
+def test_what_fails_leaves_what_was_there(bundled, made, tmp_path, monkeypatch):
+    shutil.copytree(bundled, tmp_path / "out")
+    before = sorted(path.name for path in (tmp_path / "out").iterdir())
+
+    def fails(*_):
+        raise InputError("no")
+
+    monkeypatch.setattr("recalign.export.onnx.write", fails)
+    with pytest.raises(InputError, match="no"):
+        bundle_of(made, tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == before
+    load_bundle(tmp_path / "out")
+
+
+def test_a_condition_of_the_log_must_be_kept_by_whoever_asks(made, tmp_path, monkeypatch):
+    monkeypatch.setattr(made.data, "log_", replace(made.data.log_, where="rating > 1"))
+    with pytest.raises(InputError, match="rating > 1") as refused:
+        bundle_of(made, tmp_path)
+    assert "--filtered true" in str(refused.value)
+
+
+def test_columns_of_the_item_table_can_be_boosted_by(made, monkeypatch, tmp_path):
+    (tmp_path / "films.csv").write_text(
+        "film,title,genre\n" + "".join(f"{n},Film {n},g{n % 3}\n" for n in range(1, 40))
+    )
+    log = replace(made.data.log_, titles=Titles("films.csv", id="film"))
+    shutil.copy(Path(made.data.root) / "tastes.csv", tmp_path)
+    monkeypatch.setattr(made.data, "root", str(tmp_path))
+    with pytest.raises(InputError, match="no item table"):
+        items(made, ["genre"])
+    monkeypatch.setattr(made.data, "log_", log)
+    table = items(made, ["genre"])
+    assert table["genre"].to_list() == [f"g{n % 3}" for n in range(1, 40)] + [None]
+    with pytest.raises(InputError, match="no column 'gener'") as refused:
+        items(made, ["gener"])
+    assert "genre" in str(refused.value)
+
+
+def test_what_cannot_be_opened(tmp_path):
+    with pytest.raises(InputError, match="no run in this folder"):
+        opened(tmp_path)
+
+
+def test_examples_are_the_same_everywhere(bundled):
+    folder = current(bundled)
+    ids = load_bundle(folder).catalogue.ids
+    asked = [len(one["request"]["items"]) for one in read_json(folder / "examples.json")]
+    assert asked == [0, 1, 5, 20]
+    assert np.isin(read_json(folder / "examples.json")[3]["request"]["items"], ids).all()

@@ -1,0 +1,219 @@
+"""What a bundle answers: filters, times, unknown items, many at once; and what it refuses."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import polars as pl
+import pytest
+
+from recalign.errors import InputError
+from recalign.serving import Boost, Bundle, Request, load_bundle
+from recalign.serving.about import About
+from recalign.serving.catalogue import Catalogue, fine_times, strongest
+
+ITEMS, TIMES = [3, 5, 7, 11], [1000, 1060, 1120, 1180]
+
+
+@pytest.fixture(scope="module")
+def bundle(bundled) -> Bundle:
+    return load_bundle(bundled)
+
+
+def request(**settings) -> Request:
+    return Request(**{"items": ITEMS, "times": TIMES, **settings})
+
+
+def items_of(answer) -> list:
+    return [one.item for one in answer.items]
+
+
+def test_a_request_is_answered_by_titled_items(bundle):
+    answer = bundle.recommend({"items": ITEMS, "times": TIMES, "k": 5})
+    assert len(answer.items) == 5
+    assert [one.title for one in answer.items] == [str(one.item) for one in answer.items]  # the log has no titles
+    assert answer.version == bundle.version
+    scores = [one.score for one in answer.items]
+    assert scores == sorted(scores, reverse=True)
+    assert not set(items_of(answer)) & set(ITEMS)
+
+
+def test_what_was_seen_may_be_asked_for(bundle):
+    answer = bundle.recommend(request(seen="include", k=40))
+    assert sorted(items_of(answer)) == sorted(bundle.catalogue.ids)
+
+
+def test_blocked_and_allowed_items(bundle):
+    first = items_of(bundle.recommend(request(k=3)))
+    assert not set(items_of(bundle.recommend(request(block=first)))) & set(first)
+    allowed = bundle.recommend(request(allow=[*first, 3], k=10))
+    assert items_of(allowed) == first  # and 3 was seen
+    with_block = bundle.recommend(request(allow=first, block=first[:1]))
+    assert items_of(with_block) == first[1:]
+    assert items_of(bundle.recommend(request(block=bundle.catalogue.ids))) == []
+
+
+def test_a_filter_that_filters_nothing_changes_nothing(bundle):
+    """The graph's own list, and the one made from the scores of all, are the same."""
+    plain = bundle.recommend(request(k=20))
+    filtered = bundle.recommend(request(k=20, allow=bundle.catalogue.ids))
+    assert items_of(plain) == items_of(filtered)
+    np.testing.assert_allclose([a.score for a in plain.items], [b.score for b in filtered.items], atol=1e-6)
+
+
+def test_log_probabilities_are_of_what_the_filters_leave(bundle):
+    answer = bundle.recommend(request(k=36, log_probs=True))
+    assert sum(np.exp(one.log_prob) for one in answer.items) == pytest.approx(1)
+    few = bundle.recommend(request(k=40, log_probs=True, allow=items_of(answer)[:3]))
+    assert sum(np.exp(one.log_prob) for one in few.items) == pytest.approx(1)
+    scored = bundle.score(request(), [items_of(answer)[0], 3, 999])
+    assert scored.log_probs[0] == pytest.approx(answer.items[0].log_prob)
+    assert scored.log_probs[1:] == [None, None]
+
+
+def test_a_boost_adds_to_the_log_probabilities(bundle):
+    last = items_of(bundle.recommend(request(k=36)))[-1]
+    boosted = bundle.recommend(request(boost=[Boost("item", last, 50.0)]))
+    assert items_of(boosted)[0] == last
+    with pytest.raises(InputError, match="no column 'titel'") as refused:
+        bundle.recommend(request(boost=[Boost("titel", "x", 1.0)]))
+    assert refused.value.where == "boost[0].column"
+    assert "did you mean 'title'?" in str(refused.value)
+    with pytest.raises(InputError, match="holds String"):
+        bundle.recommend(request(boost=[Boost("title", 3, 1.0)]))
+
+
+def test_unknown_items_are_dropped_counted_and_named(bundle):
+    answer = bundle.recommend({"items": [3, 900, 5, 7, 901, 11], "times": [1000, 1030, 1060, 1120, 1130, 1180]})
+    assert answer.left_out.unknown == 2
+    assert answer.left_out.unknown_ids == [900, 901]
+    assert items_of(answer) == items_of(bundle.recommend(request()))  # as if they had never been
+
+
+def test_the_newest_events_are_read_and_all_are_seen(bundle):
+    long = {"items": [1, *[2, 4] * 20], "times": list(range(41))}
+    answer = bundle.recommend({**long, "k": 37})
+    assert answer.left_out.older == 9
+    assert not set(items_of(answer)) & {1, 2, 4}
+    newest = {"items": long["items"][-32:], "times": long["times"][-32:], "block": [1], "k": 37}
+    assert answer.items == bundle.recommend(newest).items
+
+
+@pytest.mark.parametrize("length", [1, 2, 7, 31, 32])
+def test_alone_and_among_others_the_answer_is_the_same(length, bundle):
+    random = np.random.default_rng(length)
+    many = [
+        {"items": random.integers(1, 41, n).tolist(), "times": list(range(n)), "k": 5}
+        for n in (length, 1, 32, 17, 3, 0)
+    ]
+    together = bundle.recommend(many)
+    alone = bundle.recommend(many[0])
+    assert items_of(alone) == items_of(together[0])
+    np.testing.assert_allclose([a.score for a in alone.items], [b.score for b in together[0].items], atol=1e-5)
+
+
+def test_a_frame_of_many(bundle):
+    frame = pl.DataFrame({"user": ["b", "b", "a"], "item": [3, 5, 7], "timestamp": [10, 20, 10]})
+    found = bundle.recommend(frame, k=4)
+    assert found.columns == ["user", "rank", "item", "title", "score"]
+    assert found["user"].to_list() == ["b"] * 4 + ["a"] * 4
+    assert found["rank"].to_list() == [1, 2, 3, 4] * 2
+    alone = bundle.recommend({"items": [3, 5], "times": [10, 20], "k": 4})
+    assert found["item"].to_list()[:4] == items_of(alone)
+    with pytest.raises(InputError, match="'timestamp'"):
+        bundle.recommend(frame.drop("timestamp"))
+
+
+def test_an_error_says_which_request(bundle):
+    with pytest.raises(InputError) as refused:
+        bundle.recommend([request(), {"items": ["x"], "times": [1]}])
+    assert refused.value.where == "request 1: items[0]"
+
+
+@pytest.mark.parametrize(
+    ("given", "where", "says"),
+    [
+        ({"items": ["3"], "times": [1]}, "items[0]", "are integers"),
+        ({"items": [3, 5], "times": [2, 1]}, "times[1]", "times go back"),
+        ({"items": [3], "times": [-1]}, "times[0]", "before 1970"),
+        ({"items": [3], "times": [1e300]}, "times[0]", "after the year 9999"),
+        ({"items": [3], "times": ["2026-01-01"]}, "times[0]", "is no time"),
+        ({"k": 41}, "k", "the catalogue has 40"),
+        ({"strength": 1.0}, "strength", "not reranked"),
+        ({"time": 5}, "time", "made not to know"),
+    ],
+)
+def test_what_this_bundle_cannot_answer(given, where, says, bundle):
+    with pytest.raises(InputError, match=says) as refused:
+        bundle.recommend(given)
+    assert refused.value.where == where
+    assert refused.value.remedy
+
+
+def about(**settings) -> About:
+    fields = {
+        "name": "n", "version": "v", "kind": "items", "inputs": [], "k": 5, "max_length": 4, "time_unit": "s",
+        "time_resolution": 1, "request_time": "last_event", "reward": None, "strength": None, "reward_sd": 1.0,
+        "collapse": False, "where": None, "log": "l", "catalogue": "c",
+    }  # fmt: skip
+    return About(**{**fields, **settings})
+
+
+def catalogue(ids="abcdefghij", **settings) -> Catalogue:
+    return Catalogue(pl.DataFrame({"item": list(ids), "title": [str(one) for one in ids]}), about(**settings))
+
+
+def test_what_the_log_did_to_times_is_repeated():
+    encoded = catalogue(time_unit="ms", time_resolution=60, request_time="known").encode(
+        Request(["a", "b"], [60_500, 119_999], time=185_000)
+    )
+    assert encoded.time_L.tolist() == [60, 60]
+    assert encoded.request_time_L.tolist() == [60, 180]
+    encoded = catalogue(time_unit="datetime").encode(
+        Request(["a", "b"], ["1970-01-01T00:01:00.9Z", "1970-01-01T01:01:01+01:00"])
+    )
+    assert encoded.time_L.tolist() == [60, 61]
+
+
+def test_a_policy_that_knows_the_time_needs_it():
+    known = catalogue(request_time="known")
+    with pytest.raises(InputError, match="has to know"):
+        known.encode(Request(["a"], [1]))
+    with pytest.raises(InputError, match="times go back") as refused:
+        known.encode(Request(["a"], [10], time=9))
+    assert refused.value.where == "time"
+    assert known.encode(Request(time=9)).request_time_L.tolist() == []
+
+
+def test_where_the_log_keeps_one_event_an_item_so_does_a_request():
+    encoded = catalogue(collapse=True).encode(Request(["a", "b", "a", "b"], [1, 2, 3, 4], [1.0, 2.0, 3.0, None]))
+    assert encoded.item_L.tolist() == [2, 1]
+    assert encoded.left_out.repeated == 2
+    assert strongest(np.array([1, 1, 2]), np.array([5.0, 5.0, np.nan], np.float32)).tolist() == [True, False, True]
+
+
+def test_rewards_are_needed_where_they_are_read():
+    reads = catalogue(reward="rating", strength=2.0, reward_sd=0.5)
+    with pytest.raises(InputError, match="reads the rewards"):
+        reads.encode(Request(["a"], [1]))
+    encoded = reads.encode(Request(["a", "b"], [1, 2], [None, 2.5], strength=1.0))
+    assert np.isnan(encoded.reward_L[0])
+    assert encoded.reward_L[1] == 2.5
+    assert encoded.strength == 2.0
+    assert reads.encode(Request()).strength == 4.0
+
+
+def test_fractions_of_seconds():
+    assert fine_times([1.25], "s", str).tolist() == [1_250_000]
+
+
+def test_answering_needs_neither_torch_nor_lightning(bundled):
+    code = (
+        "import sys, recalign, recalign.cli, recalign.serving.app, recalign.serving.command\n"
+        f"recalign.load_bundle({str(bundled)!r}).recommend({{'items': [3], 'times': [5]}})\n"
+        "print([name for name in ('torch', 'lightning', 'jsonargparse', 'pandas') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

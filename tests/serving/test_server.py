@@ -1,0 +1,325 @@
+"""The server: over the wire, in its own process; and in this one, where every malformed request has an answer."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recalign.errors import InputError
+from recalign.serving.about import current, point
+
+pytest.importorskip("fastapi", reason="the server's packages are not installed: pip install 'recalign[serve]'")
+pytest.importorskip(
+    "prometheus_client", reason="the server's packages are not installed: pip install 'recalign[serve]'"
+)
+
+ASKED = {"items": [3, 5], "times": [1000, 1060], "k": 4}
+TOKEN = "a-token-of-this-test-0123456789"
+
+
+@dataclass
+class Server:
+    process: subprocess.Popen
+    port: int
+
+    def ask(self, path: str, body: Any = None, method: str = "POST", **headers: str) -> tuple[int, dict, Any]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+        connection.request(method, path, data, {"Content-Type": "application/json", **headers})
+        answer = connection.getresponse()
+        text = answer.read()
+        connection.close()
+        return answer.status, dict(answer.getheaders()), json.loads(text) if text.startswith(b"{") else text.decode()
+
+
+def started(bundle: Path, *words: str, **environment: str) -> Server:
+    command = [sys.executable, "-m", "recalign", "serve", str(bundle), "--port", "0", *words]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment}
+    )
+    assert process.stdout is not None
+    said = process.stdout.readline()
+    found = re.search(r":(\d+), described", said)
+    assert found, (said, process.communicate(timeout=30))
+    return Server(process, int(found[1]))
+
+
+@pytest.fixture(scope="module")
+def versions(bundled, tmp_path_factory) -> Path:
+    """Two versions of a bundle, the first of which is current."""
+    folder = tmp_path_factory.mktemp("versions")
+    for name in ("one", "two"):
+        shutil.copytree(current(bundled), folder / name)
+    about = json.loads((folder / "two/bundle.json").read_text())
+    (folder / "two/bundle.json").write_text(json.dumps({**about, "version": "two"}))
+    from recalign.kept import seal
+
+    seal(folder / "two")
+    point(folder, "one")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(versions) -> Iterator[Server]:
+    found = started(versions)
+    yield found
+    found.process.kill()
+    found.process.communicate()
+
+
+def test_over_the_wire_the_answer_is_pythons(server, bundled):
+    from recalign.serving import load_bundle
+
+    status, _, answer = server.ask("/recommend", ASKED)
+    assert status == 200
+    own = load_bundle(bundled).recommend(ASKED)
+    assert [one["item"] for one in answer["items"]] == [one.item for one in own.items]
+    assert [one["score"] for one in answer["items"]] == pytest.approx([one.score for one in own.items], abs=1e-5)
+    status, _, scored = server.ask("/score", {"request": ASKED, "items": [7, 3]})
+    assert status == 200
+    assert scored["log_probs"][0] < 0
+    assert scored["log_probs"][1] is None
+
+
+def test_many_at_once(server):
+    answers = []
+    threads = [
+        threading.Thread(target=lambda n=n: answers.append(server.ask("/recommend", {**ASKED, "k": n % 9 + 1})))
+        for n in range(24)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [status for status, _, _ in answers] == [200] * 24
+    assert sorted(len(answer["items"]) for _, _, answer in answers) == sorted(n % 9 + 1 for n in range(24))
+
+
+def test_what_is_said_of_itself(server):
+    assert server.ask("/ready", method="GET")[0] == 200
+    page = server.ask("/openapi.json", method="GET")[2]
+    assert set(page["paths"]) == {"/recommend", "/score", "/health", "/ready", "/metrics"}
+    assert {"Request", "Boost", "Answer", "Shown", "LeftOut", "Score", "Scored", "Problem"} <= set(
+        page["components"]["schemas"]
+    )
+    figures = server.ask("/metrics", method="GET")[2]
+    assert re.search(r'recalign_requests_total\{route="/recommend",status="200"\} \d', figures)
+    assert "recalign_batch_bucket" in figures
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "headers", "status"),
+    [
+        ("/recommend", b"{", {}, 400),
+        ("/recommend", b'{"strength": NaN}', {}, 400),
+        ("/recommend", b"[" * 100_000, {}, 400),
+        ("/recommend", b"{}", {"Content-Type": "text/plain"}, 415),
+        ("/recommend", b" " * (2**20 + 1), {}, 413),
+        ("/recommend", {"items": ["3"], "times": [1]}, {}, 422),
+        ("/score", {"request": ASKED}, {}, 422),
+        ("/nothing", {}, {}, 404),
+        ("/health", {}, {}, 405),
+        ("/recommend", ASKED, {"Host": "elsewhere.org"}, 403),
+    ],
+)
+def test_malformed_requests(path, body, headers, status, server):
+    found, _, said = server.ask(path, body, **headers)
+    assert found == status
+    assert said["error"]
+    assert said["remedy"]
+
+
+def test_a_new_version_is_taken_up_and_a_damaged_one_is_not(server, versions):
+    assert server.ask("/ready", method="GET")[2] != {"version": "two"}
+    shutil.copytree(versions / "two", versions / "three")
+    (versions / "three" / "policy.onnx").write_bytes(b"?")
+    statuses, stop = [], threading.Event()
+
+    def keep_asking() -> None:
+        while not stop.is_set():
+            statuses.append(server.ask("/recommend", ASKED)[0])
+
+    asking = threading.Thread(target=keep_asking)
+    asking.start()
+    point(versions, "three")
+    time.sleep(1.5)
+    assert server.ask("/ready", method="GET")[2] != {"version": "two"}
+    point(versions, "two")
+    end = time.monotonic() + 20
+    while server.ask("/ready", method="GET")[2] != {"version": "two"} and time.monotonic() < end:
+        time.sleep(0.1)
+    stop.set()
+    asking.join()
+    assert server.ask("/recommend", ASKED)[2]["version"] == "two"
+    assert set(statuses) == {200}
+
+
+def test_sigterm_finishes_what_is_being_answered(server):
+    answers: list[Any] = []
+    threads = [threading.Thread(target=lambda: answers.append(server.ask("/recommend", ASKED))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    while not answers:
+        time.sleep(0.001)
+    server.process.send_signal(signal.SIGTERM)
+    for thread in threads:
+        thread.join()
+    server.process.wait(timeout=20)
+    assert [status for status, _, _ in answers] == [200] * len(answers)
+    logged = server.process.stderr.read() if server.process.stderr else ""
+    assert "now serving two" in logged
+    assert "still serving" in logged
+    assert "Traceback" not in logged
+
+
+def call(app: Any, path: str, body: bytes, headers: dict[str, str] | None = None, method: str = "POST") -> Any:
+    """A coroutine that asks an application: status, headers and body."""
+
+    async def asked() -> tuple[int, dict, bytes]:
+        given = {"host": "127.0.0.1", "content-type": "application/json", **(headers or {})}
+        scope = {
+            "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": method, "path": path,
+            "raw_path": path.encode(), "query_string": b"", "root_path": "", "scheme": "http",
+            "headers": [(k.encode(), v.encode("latin-1")) for k, v in given.items()],
+            "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 80),
+        }  # fmt: skip
+        sent: list[Any] = []
+
+        async def receive() -> Any:
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        await app(scope, receive, send)
+        text = b"".join(message.get("body", b"") for message in sent[1:])
+        return sent[0]["status"], {k.decode(): v.decode() for k, v in sent[0]["headers"]}, text
+
+    return asked()
+
+
+def running(app: Any, *coroutines: Any) -> list[Any]:
+    """Await coroutines while the application's queue works."""
+
+    async def all_of_them() -> list[Any]:
+        work = asyncio.create_task(app.state.service.work())
+        try:
+            return await asyncio.gather(*coroutines)
+        finally:
+            work.cancel()
+
+    return asyncio.run(all_of_them())
+
+
+@pytest.fixture
+def app(bundled) -> Any:
+    from recalign.serving.app import make_app
+
+    return make_app(bundled)
+
+
+def test_a_token_is_asked_for_everywhere_but_for_health(bundled):
+    from recalign.serving.app import make_app
+
+    guarded = make_app(bundled, TOKEN)
+    paths = ("/recommend", "/metrics", "/docs", "/openapi.json", "/nothing")
+    without = running(guarded, *(call(guarded, path, b"{}", method="GET") for path in paths))
+    assert [status for status, _, _ in without] == [401] * len(paths)
+    wrong = call(guarded, "/metrics", b"", {"authorization": "Bearer nö"}, "GET")
+    right = call(guarded, "/metrics", b"", {"authorization": f"Bearer {TOKEN}", "host": "elsewhere.org"}, "GET")
+    health = call(guarded, "/health", b"", method="GET")
+    assert [status for status, _, _ in running(guarded, wrong, right, health)] == [401, 200, 200]
+
+
+def test_too_many_are_told_to_come_back(app):
+    many = [call(app, "/recommend", json.dumps(ASKED).encode()) for _ in range(400)]
+    found = running(app, *many)
+    statuses = [status for status, _, _ in found]
+    assert set(statuses) == {200, 503}
+    assert statuses.count(200) >= 256
+    assert next(headers for status, headers, _ in found if status == 503)["retry-after"] == "1"
+
+
+JUNK = [None, True, 0, -1, 2**70, 1.5, 1e308, "", "3", "ü\ud800", [], [[]], {}, {"a": 1}, "x" * 300, [1] * 50]
+NAMES = ["items", "times", "rewards", "time", "k", "allow", "block", "boost", "seen", "strength", "log_probs", "other"]
+
+
+def malformed(draw: random.Random) -> bytes:
+    """A request with something wrong, or only unusual, in it."""
+    given: dict[str, Any] = {"items": [3, 5], "times": [10, 20], "k": 3}
+    for _ in range(draw.randint(1, 3)):
+        name = draw.choice(NAMES)
+        kind = draw.random()
+        if kind < 0.6 or not isinstance(given.get(name), list):
+            given[name] = draw.choice(JUNK)
+        elif given[name]:
+            given[name] = [*given[name][:-1], draw.choice(JUNK)]
+        if draw.random() < 0.1:
+            given["boost"] = [{"column": draw.choice(JUNK), "value": draw.choice(JUNK), "weight": draw.choice(JUNK)}]
+    text = json.dumps(given).encode()
+    if draw.random() < 0.1:
+        place = draw.randrange(len(text))
+        text = text[:place] + bytes([draw.randrange(256)]) + text[place + draw.randint(0, 5) :]
+    return text
+
+
+def fuzzed(app: Any, count: int) -> None:
+    draw = random.Random(0)
+    bodies = [malformed(draw) for _ in range(count)]
+
+    async def one_after_another() -> None:
+        for n, body in enumerate(bodies):
+            path = ("/recommend", "/score")[n % 2]
+            sent = b'{"request":%s,"items":[1]}' % body if n % 2 else body
+            status, _, text = await call(app, path, sent)
+            assert status in (200, 400, 413, 422), (status, body)
+            said = json.loads(text)
+            assert status == 200 or (said["error"] and said["where"] and said["remedy"]), (said, body)
+
+    running(app, one_after_another())
+
+
+def test_whatever_is_asked_is_answered_without_a_fault(app):
+    fuzzed(app, 1_000)
+
+
+@pytest.mark.long
+def test_whatever_is_asked_ten_thousand_times(app):
+    fuzzed(app, 10_000)
+
+
+def test_what_cannot_be_served(bundled, tmp_path, monkeypatch):
+    from recalign.serving.command import bound, serve, token_of
+
+    monkeypatch.delenv("RECALIGN_TOKEN", raising=False)
+    with pytest.raises(InputError, match="a token is needed"):
+        serve([str(bundled), "--host", "0.0.0.0"])
+    with pytest.raises(InputError, match="no bundle in this folder"):
+        serve([str(tmp_path), "--port", "0"])
+    with bound("127.0.0.1", 0) as taken, pytest.raises(InputError, match="cannot listen"):
+        serve([str(bundled), "--port", str(taken.getsockname()[1])])
+    with pytest.raises(InputError, match="threads"):
+        serve([str(bundled), "--threads", "0"])
+    (tmp_path / "token").write_text("short\n")
+    with pytest.raises(InputError, match="too short"):
+        token_of(tmp_path / "token")
+    with pytest.raises(InputError, match="cannot be read"):
+        token_of(tmp_path / "gone")
+    (tmp_path / "token").write_text(TOKEN + "\n")
+    assert token_of(tmp_path / "token") == TOKEN
