@@ -28,7 +28,7 @@ import polars as pl
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from tables import save_row
+from tables import by_metric, lines, save
 
 from recalign.export.command import PACKAGES, TABLES
 from recalign.export.graph import Graph, part_of
@@ -189,7 +189,7 @@ def fastest(what: Callable[[], None], repeats: int) -> float:
 def shown(log: str, row: str, cell: dict[str, float]) -> None:
     """Print a row and save it."""
     print(f"{row}: " + ", ".join(f"{name} {value:,.2f}" for name, value in cell.items()), flush=True)
-    save_row("serving", log, row, [cell], SEEDS)
+    save(lines(log, row, by_metric([cell]), SEEDS), "serving", "log", "row")
 
 
 def main() -> None:

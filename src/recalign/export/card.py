@@ -126,7 +126,7 @@ def _rows(table: ComparisonTable, row: str) -> Iterator[str]:
     yield "|---" * (len(metrics) + 2) + "|"
     for method in dict.fromkeys([*table.roles.baselines, row]):
         if method in table.methods:
-            cells = [*(_cell(metric, table, method) for metric in metrics), f"{table.kept(method):.1%}"]
+            cells = [*(_cell(metric, table, method) for metric in metrics), f"{table.retained(method):.1%}"]
             yield f"| {f'**{method}**' if method == row else method} | {' | '.join(cells)} |"
 
 

@@ -25,7 +25,7 @@ from recalign.export.run import OpenedRun, opened
 from recalign.export.verify import Verified, in_unit, verify
 from recalign.files import digest, write_json, write_text
 from recalign.kept import publish, seal
-from recalign.nn import Recorded
+from recalign.nn import Rebuildable
 from recalign.recommender import CodePolicy
 from recalign.recommender.checkpoint import recipe
 from recalign.serving.about import EXAMPLES, GRAPH, ITEMS, TABLES, About, point
@@ -202,5 +202,5 @@ def _write_weights(made: OpenedRun, tables: dict[str, torch.Tensor], folder: Pat
     weights = {f"{net}.{k}": v.contiguous().clone() for net, one in nets.items() for k, v in one.state_dict().items()}
     (folder / WEIGHTS).write_bytes(save(weights))
     (folder / TABLES).write_bytes(save(tables))
-    recipes = {name: recipe(net) for name, net in nets.items() if isinstance(net, Recorded)}
+    recipes = {name: recipe(net) for name, net in nets.items() if isinstance(net, Rebuildable)}
     write_text(folder / RECIPE, json.dumps(recipes, indent=2, default=str) + "\n")

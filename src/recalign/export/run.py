@@ -15,7 +15,7 @@ from recalign.recommender import Policy
 from recalign.recommender.checkpoint import load_net
 from recalign.sequences import EventDataModule
 from recalign.stage import RunFolder, parse_stage
-from recalign.stage.record import handed_over
+from recalign.stage.record import final_checkpoint
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def opened(run: Path) -> OpenedRun:
     model = yaml.safe_load(config.read_text(encoding="utf-8"))["model"]
     if "top_k" not in model["init_args"]:
         raise InputError(f"a run of {model['class_path']}, which recommends nothing", where=str(run), remedy=remedy)
-    checkpoint = handed_over(RunFolder(run))
+    checkpoint = final_checkpoint(RunFolder(run))
     if checkpoint is None:
         raise InputError("there is no checkpoint in this run", where=str(run), remedy="continue it, or run it again")
     data: EventDataModule = parse_stage(["predict", f"--config={config}", f"--ckpt_path={checkpoint}"]).datamodule()  # type: ignore[assignment]
@@ -89,7 +89,7 @@ def opened(run: Path) -> OpenedRun:
 def _reranked(run: Path) -> OpenedRun:
     own = base_method(run.parent.name)
     stages = dict.fromkeys(["recommender", "reward", *([own] if own else [])])
-    found = {stage: handed_over(RunFolder(run.parents[1] / stage / run.name)) for stage in stages}
+    found = {stage: final_checkpoint(RunFolder(run.parents[1] / stage / run.name)) for stage in stages}
     if lacking := [stage for stage, path in found.items() if path is None]:
         what = f"{run.parent.name} reranks by runs beside it, and there is none of {', '.join(lacking)}"
         raise InputError(what, where=str(run), remedy="keep them in the chain's folder, or run the chain again")
