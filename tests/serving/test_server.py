@@ -296,7 +296,7 @@ def fuzzed(app: Any, count: int) -> None:
 
 
 def test_whatever_is_asked_is_answered_without_a_fault(app):
-    fuzzed(app, 1_000)
+    fuzzed(app, 500)
 
 
 @pytest.mark.long

@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from recalign.errors import InputError
 from recalign.serving.request import Answer, Id, Request, Scored, plain
-from recalign.serving.service import SECONDS, WAITING, Full, Service
+from recalign.serving.service import SECONDS, Full, Service
 
 BODY = 2**20
 """Bytes that a request's body may have."""
@@ -234,7 +234,7 @@ async def refused(_: HTTPRequest, error: Any) -> Response:
 
 async def full(_: HTTPRequest, error: Any) -> Response:
     """What is said when too many wait."""
-    return problem(503, f"{WAITING} requests wait already", None, "ask again in a second", **{"Retry-After": "1"})
+    return problem(503, "too many requests wait", None, "ask again in a second", **{"Retry-After": "1"})
 
 
 async def failed(_: HTTPRequest, error: Any) -> Response:
