@@ -105,9 +105,9 @@ def bundled(log_root, cloned, tmp_path_factory: pytest.TempPathFactory):
     import small
 
     from recalign.export.command import bundle_of
-    from recalign.export.run import OpenedRun
     from recalign.recommender import RecommenderData
     from recalign.recommender.checkpoint import load_net
+    from recalign.stage.opened import OpenedRun
 
     folder = tmp_path_factory.mktemp("bundled")
     data = small.data_of(RecommenderData, log_root, "tastes", users="all")

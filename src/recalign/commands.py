@@ -12,20 +12,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from recalign.errors import InputError, printable, require_positive
-from recalign.evaluation.reranking import base_method, is_reranked, served
+from recalign.errors import printable, require_positive
 from recalign.events import render
-from recalign.recommender.checkpoint import load_net
-from recalign.recommender.policy import Policy
 from recalign.recommender.serving import recommend as answered
 from recalign.recommender.serving import require_users
 from recalign.recommender.training import RECOMMENDATIONS, write_parquet
-from recalign.reward import RewardData
 from recalign.sequences import EventDataModule
 from recalign.sequences.audit import audit_log
 from recalign.sequences.verdict import verdict
-from recalign.stage import RunFolder, parse_stage
-from recalign.stage.record import final_checkpoint
+from recalign.stage.opened import opened
 
 
 def check(*, data: EventDataModule, strict: bool = False) -> None:
@@ -74,12 +69,12 @@ def recommend(
         as_list: whether each item is chosen as if the user had chosen those before it.
     """
     require_positive("", {"k": k}, "k")
-    reranked = is_reranked(run.absolute().parent.name) and not RunFolder(run).config.is_file()
-    policy, data, device = _reranked(run) if reranked else _trained(run)
+    found = opened(run)
+    policy, data = found.policy, found.data
     ids = yaml.load(users, yaml.BaseLoader) if isinstance(users, str) else users  # as text: 0104257 is no octal number
     known = data.sequences.users
     shown = require_users([ids] if isinstance(ids, str) else ids, known) if ids else known[:5]
-    device = torch.device("cpu") if codes or as_list else device
+    device = torch.device("cpu") if codes or as_list else found.device
     frame = answered(policy.to(device), data, k=k, codes=codes, as_list=as_list)
     write_parquet(frame, run / RECOMMENDATIONS)
     kind = f"{' as lists' if as_list else ''}{f' with the new items of {codes}' if codes else ''}"
@@ -91,49 +86,3 @@ def recommend(
         user, rank, item, score = row
         table.add_row(escape(printable(str(user))), str(rank), escape(printable(str(item))), f"{score:.2f}")
     Console().print(table)
-
-
-def _trained(run: Path) -> tuple[Policy, EventDataModule, torch.device]:
-    """The policy of a run, its log, and the device that it is configured for.
-
-    Raises:
-        InputError: there is no run, its stage recommends nothing, or the log is not the policy's.
-    """
-    remedy = "name the run folder of a policy: runs/<chain>/<method>/seed-<n>"
-    config, checkpoint = RunFolder(run).config, final_checkpoint(RunFolder(run))
-    if not config.is_file():
-        raise InputError("there is no run in this folder", where=str(run), remedy=remedy)
-    model = yaml.safe_load(config.read_text(encoding="utf-8"))["model"]
-    if "top_k" not in model["init_args"]:
-        raise InputError(f"a run of {model['class_path']}, which recommends nothing", where=str(run), remedy=remedy)
-    if checkpoint is None:
-        raise InputError("there is no checkpoint in this run", where=str(run), remedy="continue it, or run it again")
-    stage = parse_stage(["predict", f"--config={config}", f"--ckpt_path={checkpoint}"])
-    data: EventDataModule = stage.datamodule()  # type: ignore[assignment]
-    loaded = load_net(checkpoint, "policy")
-    loaded.check(data)
-    return loaded.net.eval(), data, stage.bare_trainer().strategy.root_device
-
-
-def _reranked(run: Path) -> tuple[Policy, EventDataModule, torch.device]:
-    """The policy of a reranked row, its log, and the device that it runs on.
-
-    Raises:
-        InputError: a stage that it rests on is missing, or the row is not as it was evaluated.
-    """
-    row, seed = run.absolute().parts[-2:]
-    own = base_method(row)
-    if not run.is_dir():
-        remedy = "name the folder of a row that a chain evaluated: runs/<chain>/<row>/seed-<n>"
-        raise InputError("there is no such folder", where=str(run), remedy=remedy)
-    folders = {name: RunFolder(run.absolute().parents[1] / name / seed) for name in ("recommender", "reward")}
-    folders |= {own: RunFolder(run.absolute().parents[1] / own / seed)} if own else {}
-    checkpoints = {name: final_checkpoint(folder) for name, folder in folders.items()}
-    if lacking := [name for name, path in checkpoints.items() if path is None]:
-        what = f"{row} reranks by runs beside it, and there is none of {', '.join(lacking)}"
-        raise InputError(what, where=str(run), remedy="keep them in the chain's folder, or run the chain again")
-    start = checkpoints["recommender"]
-    stage = parse_stage(["fit", f"--config={folders['reward'].config}", f"--model.init_from={start}"])
-    data: RewardData = stage.datamodule()  # type: ignore[assignment]
-    policy = served(run.absolute(), {name: path for name, path in checkpoints.items() if path}, data)
-    return policy, data, torch.device("cpu")

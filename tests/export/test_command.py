@@ -9,11 +9,11 @@ import small
 import tiny
 
 from recalign.export.command import bundle_of
-from recalign.export.run import OpenedRun
 from recalign.nn import LazyDecoder
 from recalign.recommender import CodePolicy, RecommenderData
 from recalign.recommender.onerec import random_codes
 from recalign.serving import load_bundle
+from recalign.stage.opened import OpenedRun
 
 pytest.importorskip("onnxruntime", reason="the bundle's packages are not installed: pip install 'recalign[serve]'")
 pytest.importorskip("onnxscript", reason="the exporter is not installed: pip install 'recalign[serve]'")

@@ -16,13 +16,13 @@ import torch
 from recalign.errors import InputError
 from recalign.events.log import Titles
 from recalign.export.command import bundle_of, items
-from recalign.export.run import OpenedRun, opened
 from recalign.export.verify import verify
 from recalign.files import read_json
 from recalign.recommender import RecommenderData
 from recalign.recommender.checkpoint import build, load_net
 from recalign.serving import load_bundle
 from recalign.serving.about import current
+from recalign.stage.opened import OpenedRun, opened
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,10 @@ from recalign.evaluation.comparison import ALL, HIGH, VALUE
 from recalign.evaluation.comparison_table import ComparisonTable, figure
 from recalign.evaluation.sources import Sources
 from recalign.evaluation.trusted import verdicts
-from recalign.export.run import OpenedRun
 from recalign.export.verify import SHOWN, TOLERANCE, Verified
 from recalign.files import read_json
 from recalign.serving.about import About
+from recalign.stage.opened import OpenedRun
 
 HEAD = """\
 ---

@@ -21,7 +21,6 @@ from recalign.events.reading import no_column, read
 from recalign.events.tree import plain_name
 from recalign.export import card, onnx
 from recalign.export.graph import Graph, part_of
-from recalign.export.run import OpenedRun, opened
 from recalign.export.verify import Verified, in_unit, verify
 from recalign.files import digest, write_json, write_text
 from recalign.kept import publish, seal
@@ -30,6 +29,7 @@ from recalign.recommender import CodePolicy
 from recalign.recommender.checkpoint import recipe
 from recalign.serving.about import EXAMPLES, GRAPH, ITEMS, TABLES, About, point
 from recalign.serving.bundle import INSTALL, Bundle
+from recalign.stage.opened import OpenedRun, opened
 
 WEIGHTS, RECIPE, CARD = "policy.safetensors", "recipe.json", "README.md"
 PACKAGES = ("onnx", "onnxscript", "onnxruntime", "safetensors")

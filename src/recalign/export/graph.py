@@ -25,7 +25,7 @@ from recalign.nn.encoder import valid_rows
 from recalign.nn.hstu import EPS, HSTULayer, gather, layer_norm, time_buckets
 from recalign.posttrain.conditioned import ConditionedPolicy
 from recalign.recommender import CodePolicy, Policy, SequencePolicy
-from recalign.recommender.codes import CodeState
+from recalign.recommender.onerec_policy import CodeState
 from recalign.reward import RewardEnsemble, member_deviation
 from recalign.reward.heads import MeanHead
 from recalign.reward.net import RewardNet

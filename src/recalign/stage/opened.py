@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 import yaml
 
 from recalign.errors import InputError
@@ -13,20 +14,23 @@ from recalign.evaluation.reranking import RERANKING, base_method, is_reranked, s
 from recalign.files import read_json, sha256
 from recalign.recommender import Policy
 from recalign.recommender.checkpoint import load_net
+from recalign.reward import RewardData
 from recalign.sequences import EventDataModule
-from recalign.stage import RunFolder, parse_stage
+from recalign.stage.cli import parse_stage
+from recalign.stage.folder import RunFolder
 from recalign.stage.record import final_checkpoint
 
 
 @dataclass(frozen=True)
 class OpenedRun:
-    """A policy that can be exported.
+    """A policy that can answer.
 
     Attributes:
         folder: ``<root>/<chain>/<row>/seed-<n>``.
         policy: on the CPU, in eval mode.
         data: its log, read as its evaluation did.
         checkpoints: what it is made of, by stage.
+        device: that the run is configured for; a reranked row's is the CPU.
         strength: of its reranking, in 1 / standard deviation of the reward; None: it is not reranked.
     """
 
@@ -34,6 +38,7 @@ class OpenedRun:
     policy: Policy
     data: EventDataModule
     checkpoints: Mapping[str, Path]
+    device: torch.device
     strength: float | None = None
 
     @property
@@ -65,38 +70,44 @@ def opened(run: Path) -> OpenedRun:
     """Open a run folder.
 
     Raises:
-        InputError: there is no such run, it has no checkpoint, its stage recommends nothing, or its row is incomplete.
+        InputError: there is no such run, it has no checkpoint, its stage recommends nothing, the log is not the
+            policy's, or, of a reranked row, a stage that it rests on is missing or it is not as it was evaluated.
     """
     run = run.absolute()
-    config = RunFolder(run).config
-    if not config.is_file() and run.is_dir() and is_reranked(run.parent.name):
+    if not RunFolder(run).config.is_file() and is_reranked(run.parent.name):
         return _reranked(run)
     remedy = "name the run folder of a policy: runs/<chain>/<method>/seed-<n>"
+    config, checkpoint = RunFolder(run).config, final_checkpoint(RunFolder(run))
     if not config.is_file():
         raise InputError("there is no run in this folder", where=str(run), remedy=remedy)
     model = yaml.safe_load(config.read_text(encoding="utf-8"))["model"]
     if "top_k" not in model["init_args"]:
         raise InputError(f"a run of {model['class_path']}, which recommends nothing", where=str(run), remedy=remedy)
-    checkpoint = final_checkpoint(RunFolder(run))
     if checkpoint is None:
         raise InputError("there is no checkpoint in this run", where=str(run), remedy="continue it, or run it again")
-    data: EventDataModule = parse_stage(["predict", f"--config={config}", f"--ckpt_path={checkpoint}"]).datamodule()  # type: ignore[assignment]
+    stage = parse_stage(["predict", f"--config={config}", f"--ckpt_path={checkpoint}"])
+    data: EventDataModule = stage.datamodule()  # type: ignore[assignment]
     loaded = load_net(checkpoint, "policy")
     loaded.check(data)
-    return OpenedRun(run, loaded.net.eval(), data, {run.parent.name: checkpoint})
+    device = stage.bare_trainer().strategy.root_device
+    return OpenedRun(run, loaded.net.eval(), data, {run.parent.name: checkpoint}, device)
 
 
 def _reranked(run: Path) -> OpenedRun:
-    own = base_method(run.parent.name)
-    stages = dict.fromkeys(["recommender", "reward", *([own] if own else [])])
-    found = {stage: final_checkpoint(RunFolder(run.parents[1] / stage / run.name)) for stage in stages}
-    if lacking := [stage for stage, path in found.items() if path is None]:
-        what = f"{run.parent.name} reranks by runs beside it, and there is none of {', '.join(lacking)}"
+    row, own = run.parent.name, base_method(run.parent.name)
+    if not run.is_dir():
+        remedy = "name the folder of a row that a chain evaluated: runs/<chain>/<row>/seed-<n>"
+        raise InputError("there is no such folder", where=str(run), remedy=remedy)
+    folders = {name: RunFolder(run.parents[1] / name / run.name) for name in ("recommender", "reward")}
+    folders |= {own: RunFolder(run.parents[1] / own / run.name)} if own else {}
+    found = {name: final_checkpoint(folder) for name, folder in folders.items()}
+    if lacking := [name for name, path in found.items() if path is None]:
+        what = f"{row} reranks by runs beside it, and there is none of {', '.join(lacking)}"
         raise InputError(what, where=str(run), remedy="keep them in the chain's folder, or run the chain again")
-    checkpoints = {stage: path for stage, path in found.items() if path}
-    config = RunFolder(checkpoints["reward"].parents[1]).config
-    stage = parse_stage(["fit", f"--config={config}", f"--model.init_from={checkpoints['recommender']}"])
-    data = stage.datamodule()
-    policy = served(run, checkpoints, data)  # type: ignore[arg-type]
+    checkpoints = {name: path for name, path in found.items() if path}
+    start = checkpoints["recommender"]
+    stage = parse_stage(["fit", f"--config={folders['reward'].config}", f"--model.init_from={start}"])
+    data: RewardData = stage.datamodule()  # type: ignore[assignment]
+    policy = served(run, checkpoints, data)
     strength = read_json(run / "evaluation" / "summary.json")[RERANKING]["how"]["strength"]
-    return OpenedRun(run, policy, data, checkpoints, strength)  # type: ignore[arg-type]
+    return OpenedRun(run, policy, data, checkpoints, torch.device("cpu"), strength)
