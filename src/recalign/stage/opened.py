@@ -20,6 +20,8 @@ from recalign.stage.cli import parse_stage
 from recalign.stage.folder import RunFolder
 from recalign.stage.record import final_checkpoint
 
+CPU = torch.device("cpu")
+
 
 @dataclass(frozen=True)
 class OpenedRun:
@@ -38,7 +40,7 @@ class OpenedRun:
     policy: Policy
     data: EventDataModule
     checkpoints: Mapping[str, Path]
-    device: torch.device
+    device: torch.device = CPU
     strength: float | None = None
 
     @property
@@ -110,4 +112,4 @@ def _reranked(run: Path) -> OpenedRun:
     data: RewardData = stage.datamodule()  # type: ignore[assignment]
     policy = served(run, checkpoints, data)
     strength = read_json(run / "evaluation" / "summary.json")[RERANKING]["how"]["strength"]
-    return OpenedRun(run, policy, data, checkpoints, torch.device("cpu"), strength)
+    return OpenedRun(run, policy, data, checkpoints, strength=strength)
