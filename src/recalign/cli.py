@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import sys
-from collections.abc import Callable
+from importlib import import_module
 from importlib.metadata import version
-from itertools import chain as concatenate
-from itertools import repeat
-from typing import Any
 
 from recalign import configs, cores
 from recalign.errors import InputError, TrainingError, nearest
@@ -49,6 +47,22 @@ KINDS = {
 TRAINING = ("chain", "fit", "tune")
 """Commands that keep the cores busy for long."""
 
+MODULES = {
+    **dict.fromkeys(("check", "prepare", "recommend"), "commands"),
+    **dict.fromkeys(("compare", "report"), "evaluation.report"),
+    "chain": "chain",
+    "dashboard": "chain.dashboard",
+    "export": "export.command",
+    "init": "events.init_command",
+    "serve": "serving.command",
+    "simulate": "simulation.simulate_command",
+    "tune": "chain.tune",
+}
+"""Commands that are functions of the same name, and where these are."""
+
+READERS = ("chain", "init", "serve", "tune")
+"""Commands of these that read their own words; the options of the others are the function's arguments."""
+
 USAGE = """\
 recalign {version}: align a generative recommender with what users value, from logged feedback alone
 
@@ -87,12 +101,9 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     try:
         _run(command, words)
-    except InputError as error:
+    except (InputError, TrainingError) as error:
         print(f"recalign {command}: {error}", file=sys.stderr)
-        return 2
-    except TrainingError as error:
-        print(f"recalign {command}: {error}", file=sys.stderr)
-        return 3
+        return 2 if isinstance(error, InputError) else 3
     except KeyboardInterrupt as stop:
         remedy = "the same command goes on where it stopped" if command in ("chain", "tune") else str(stop)
         print(f"recalign {command}: interrupted" + (f"\n  -> {remedy}" if remedy else ""), file=sys.stderr)
@@ -113,7 +124,7 @@ def with_config_files(command: str, words: list[str]) -> list[str]:
     Raises:
         InputError: a name is neither a file nor shipped.
     """
-    kinds = concatenate(KINDS[command], repeat(KINDS[command][-1]))
+    kinds = itertools.chain(KINDS[command], itertools.repeat(KINDS[command][-1]))
     found: list[str] = []
     names = True
     for option, value, own in split(words):
@@ -137,27 +148,14 @@ def _run(command: str, words: list[str]) -> None:
         from recalign.stage.tokens import parse_tokens
 
         parse_tokens(words).run()
-    elif command == "init":
-        from recalign.events.init_command import init
+    elif command in MODULES:
+        function = getattr(import_module(f"recalign.{MODULES[command]}"), command)
+        if command in READERS:
+            function(words)
+        else:
+            from recalign.stage.settings import instantiated, parse_call
 
-        init(words)
-    elif command == "serve":
-        from recalign.serving.command import serve
-
-        serve(words)
-    elif command == "chain":
-        from recalign.chain import chain
-
-        chain(words)
-    elif command == "tune":
-        from recalign.chain.tune import tune
-
-        tune(words)
-    elif command in COMMANDS:
-        from recalign.stage.settings import instantiated, parse_call
-
-        function = _functions()[command]
-        function(**instantiated(*parse_call(command, COMMANDS[command], function, words)))
+            function(**instantiated(*parse_call(command, COMMANDS[command], function, words)))
     else:
         near = nearest(command, COMMANDS)
         remedy = f"did you mean {near}?" if near else f"there are: {', '.join(COMMANDS)}"
@@ -177,15 +175,3 @@ def _stage(argv: list[str]) -> None:
     result = run_stage(argv)
     if result.trainer.is_global_zero:
         print(f"{result.folder.path}: {argv[0]} done" + (f", {result.checkpoint}" if argv[0] == "fit" else ""))
-
-
-def _functions() -> dict[str, Callable[..., Any]]:
-    """Commands that are plain functions."""
-    from recalign import commands
-    from recalign.chain.dashboard import dashboard
-    from recalign.evaluation.report import compare, report
-    from recalign.export.command import export
-    from recalign.simulation.simulate_command import simulate
-
-    found = (commands.check, commands.prepare, commands.recommend, compare, dashboard, export, report, simulate)
-    return {function.__name__: function for function in found}

@@ -7,19 +7,22 @@ from pathlib import Path
 from textwrap import fill
 
 DESCRIBED = {
-    "chain": ("chain/experiment.py", "Chain"),
-    "check": ("commands.py", "check"),
-    "compare": ("evaluation/report.py", "compare"),
-    "dashboard": ("chain/dashboard.py", "dashboard"),
-    "export": ("export/command.py", "export"),
-    "prepare": ("commands.py", "prepare"),
-    "recommend": ("commands.py", "recommend"),
-    "report": ("evaluation/report.py", "report"),
-    "simulate": ("simulation/world.py", "World"),
-    "tune": ("chain/tune.py", "Tune"),
-    "tokenize": ("semantic_ids/tokenize_command.py", "tokenize"),
+    "chain": ("NAME ", "chain/experiment.py", "Chain"),
+    "check": ("NAME ", "commands.py", "check"),
+    "compare": ("FOLDER ", "evaluation/report.py", "compare"),
+    "dashboard": ("", "chain/dashboard.py", "dashboard"),
+    "export": ("RUN ", "export/command.py", "export"),
+    "prepare": ("NAME ", "commands.py", "prepare"),
+    "recommend": ("RUN ", "commands.py", "recommend"),
+    "report": ("FOLDER ", "evaluation/report.py", "report"),
+    "simulate": ("", "simulation/world.py", "World"),
+    "tune": ("NAME ", "chain/tune.py", "Tune"),
+    "tokenize": ("NAME ", "semantic_ids/tokenize_command.py", "tokenize"),
 }
-"""Commands, and the function or class whose arguments are their options; those without are as fast as this."""
+"""Commands, what stands before their options, and the function or class whose arguments are these.
+
+`init` and `configs` are as fast as this.
+"""
 
 STAGE = """\
 NAME ...             YAML of the stage and of the log, such as: asft ml-1m
@@ -51,41 +54,24 @@ def manual(command: str, summary: str) -> str | None:
     if command in STAGES:
         takes, options = "NAME ... ", STAGE
     elif command in DESCRIBED:
-        node = _source(*DESCRIBED[command])
-        takes, options = _takes(node), _options(node)
+        takes, file, name = DESCRIBED[command]
+        options = _options(file, name, takes)
     else:
         return None
     full = f"\n\nAll options, with types: recalign {command} {takes.split()[0]} --help" if takes else ""
     return f"usage: recalign {command} {takes}[OPTIONS]\n\n{summary}\n\n{options}{full}"
 
 
-def _source(file: str, name: str) -> ast.ClassDef | ast.FunctionDef:
-    tree = ast.parse((Path(__file__).parent / file).read_text(encoding="utf-8"))
-    return next(node for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name)
-
-
-def _takes(node: ast.ClassDef | ast.FunctionDef) -> str:
-    """What stands before the options: the function's required arguments, or names of YAML."""
-    if isinstance(node, ast.ClassDef):
-        return "" if node.name == "World" else "NAME "  # every other one is the content of a YAML file
-    if any(argument.arg == "data" for argument in node.args.kwonlyargs):
-        return "NAME "
-    return "".join(f"{name.upper()} " for name in _required(node))
-
-
-def _required(node: ast.FunctionDef) -> list[str]:
-    return [argument.arg for argument in node.args.args[: len(node.args.args) - len(node.args.defaults)]]
-
-
-def _options(node: ast.ClassDef | ast.FunctionDef) -> str:
-    """The documented arguments of a function, or attributes of a class."""
+def _options(file: str, name: str, takes: str) -> str:
+    """The documented arguments of a function, or attributes of a class; the one that it takes first has no dashes."""
     from docstring_parser import parse  # a server alone does without
 
-    required = _required(node) if isinstance(node, ast.FunctionDef) else []
+    tree = ast.parse((Path(__file__).parent / file).read_text(encoding="utf-8"))
+    node = next(node for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name)
+    first = takes.strip().lower() if isinstance(node, ast.FunctionDef) else None
     lines = []
     for argument in parse(ast.get_docstring(node) or "").params:
-        name = argument.arg_name
-        lines.append(name.upper() if name in required else f"--{name}")
+        lines.append(takes.strip() if argument.arg_name == first else f"--{argument.arg_name}")
         text = " ".join((argument.description or "").split())
         lines.append(fill(text, WIDTH, initial_indent="    ", subsequent_indent="    "))
     return "\n".join(lines)

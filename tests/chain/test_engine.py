@@ -16,7 +16,8 @@ import torch
 
 from recalign.chain import Chain, engine
 from recalign.chain.engine import RayWorkers, _room
-from recalign.chain.graph import Task, progress_of, side_by_side
+from recalign.chain.graph import Task, side_by_side
+from recalign.chain.progress import Progress
 from recalign.errors import InputError, TrainingError
 
 
@@ -79,8 +80,9 @@ def test_a_killed_worker_is_tried_again_once(tmp_path: Path, capsys: pytest.Capt
         Task("two", mortal.join, ("one",)),
         Task("doomed", mortal.die_with, ("two",)),
     ]
+    progress = Progress({task.name: task.needs for task in tasks}, "stage", 2)
     with RayWorkers(2, 1, 0) as workers, pytest.raises(TrainingError, match=r"doomed: its worker died twice"):
-        side_by_side(tasks, 1, workers, tmp_path / "logs", progress_of(tasks, 2))
+        side_by_side(tasks, 1, workers, tmp_path / "logs", progress)
     assert "one: its worker died" in capsys.readouterr().out
 
 

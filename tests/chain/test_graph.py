@@ -8,7 +8,8 @@ from pathlib import Path
 import mortal
 import pytest
 
-from recalign.chain.graph import Task, in_order, progress_of, side_by_side
+from recalign.chain.graph import Task, in_order, side_by_side
+from recalign.chain.progress import Progress
 from recalign.errors import TrainingError
 from recalign.workers import LocalWorkers
 
@@ -22,7 +23,7 @@ def test_tasks_get_the_results_of_what_they_need(tmp_path: Path):
     seen: list[str] = []
     last = Task("last", lambda given: seen.append(given["third"]), ("third",), here=True)
     (tmp_path / "died").touch()
-    in_order([*tasks, last], None, progress_of([*tasks, last]))
+    in_order([*tasks, last], None, Progress({task.name: task.needs for task in [*tasks, last]}, "stage"))
     assert seen == ["+alive"]
 
 
@@ -33,11 +34,12 @@ def test_a_worker_that_dies_is_tried_again_once(tmp_path: Path, capsys: pytest.C
         Task("here", lambda given: seen.append(given["some/one"]), ("some/one",), here=True),
         Task("doomed", mortal.die_with, ("here",)),
     ]
+    progress = Progress({task.name: task.needs for task in tasks}, "stage", 2)
     with (
         LocalWorkers([{}, {}]) as workers,
         pytest.raises(TrainingError, match=r"^doomed: its worker died twice \(exit code -9\); see .*/logs/doomed\.log"),
     ):
-        side_by_side(tasks, None, workers, tmp_path / "logs", progress_of(tasks, 2))
+        side_by_side(tasks, None, workers, tmp_path / "logs", progress)
     assert seen == ["alive"]
     out = capsys.readouterr().out
     assert "some/one: its worker died (exit code -9); trying once more\n1 of 3 done: some/one" in out

@@ -17,7 +17,8 @@ from recalign.events import guess
 from recalign.events.checking import read_rewards
 from recalign.events.division import divide
 from recalign.events.messages import SourceRows, did_you_mean
-from recalign.files import replacing, write_text
+from recalign.files import write_text
+from recalign.recommender.training import write_parquet
 
 EVENTS = "events.parquet"
 TITLES = "titles.parquet"
@@ -76,8 +77,7 @@ class Log:
                 time; the reward cannot be computed; or the folder holds another log.
         """
         events = _polars(frame, "frame")
-        _require_names({"user": user, "item": item, "timestamp": timestamp}, {"reward": reward, "high": high})
-        _require_columns(events, {"user": user, "item": item, "timestamp": timestamp})
+        _require_columns(events, {"user": user, "item": item, "timestamp": timestamp}, {"reward": reward, "high": high})
         _require_ids(events, {"user": user, "item": item})
         _require_times(events[timestamp])
         unit = time_unit or guess.unit(events[timestamp])
@@ -90,12 +90,12 @@ class Log:
         if (place / EVENTS).is_file() and not pl.read_parquet(place / EVENTS, glob=False).equals(events):
             what = "holds another log, on which its runs were trained"
             raise InputError(what, where=str(place), remedy="name another folder, or delete that one")
-        _write(events, place / EVENTS)
+        write_parquet(events, place / EVENTS)
         if titles is not None:
             table = _polars(titles, "titles")
             if table.width < 2:
                 raise InputError("has no second column", where="titles", remedy="give the item's id, then its title")
-            _write(table, place / TITLES)
+            write_parquet(table, place / TITLES)
             log["titles"] = {"file": TITLES, "id": table.columns[0], "title": table.columns[1]}
         settings = {"log": log, "root": str(place.resolve()), "reward": expression}
         settings |= division.settings
@@ -167,15 +167,12 @@ def _polars(frame: Any, where: str) -> pl.DataFrame:
         raise InputError(f"a column cannot be read: {error}", where=where, remedy=remedy) from error
 
 
-def _require_names(columns: Mapping[str, Any], optional: Mapping[str, Any]) -> None:
-    given = {**columns} | {argument: value for argument, value in optional.items() if value is not None}
-    for argument, value in given.items():
-        if not isinstance(value, str):
+def _require_columns(events: pl.DataFrame, columns: Mapping[str, Any], expressions: Mapping[str, Any]) -> None:
+    """Refuse what is no text, columns that are not there, and a table without rows; an expression may be None."""
+    for argument, value in {**columns, **expressions}.items():
+        if not isinstance(value, str) and (value is not None or argument in columns):
             remedy = "give text; the columns of a pandas frame without names are '0', '1', ..."
             raise InputError(f"{value!r} is no column's name", where=argument, remedy=remedy)
-
-
-def _require_columns(events: pl.DataFrame, columns: Mapping[str, str]) -> None:
     for argument, column in columns.items():
         if column not in events.columns:
             what, remedy = f"the DataFrame has no column {column!r}", did_you_mean(column, events.columns)
@@ -205,8 +202,3 @@ def _require_ids(events: pl.DataFrame, columns: Mapping[str, str]) -> None:
 def _require_times(times: pl.Series) -> None:
     if not (times.dtype.is_temporal() or times.dtype.is_numeric() or times.dtype == pl.String):
         raise InputError(f"times of type {times.dtype}", where="timestamp", remedy="give numbers or datetimes")
-
-
-def _write(frame: pl.DataFrame, path: Path) -> None:
-    with replacing(path) as temporary:
-        frame.write_parquet(temporary)

@@ -64,9 +64,8 @@ def workspace(entity: str, project: str) -> Any:
     panels: dict[str, list[Any]] = {
         name: [v2.LinePlot(x=STEP, y=[figure], title=figure) for figure in figures] for name, figures in LINES.items()
     }
-    speed = panels.pop("Speed")
     panels |= {"Methods": _methods(v2), "Over-optimisation": _over_optimisation(v2), "Sweep": _sweep(v2)}
-    panels["Speed"] = speed
+    panels["Speed"] = panels.pop("Speed")  # at the end
     sections = [Section(name=name, panels=own, is_open=name != "Speed") for name, own in panels.items()]
     return Workspace(
         entity=entity, project=project, name=NAME, sections=sections, settings=WorkspaceSettings(x_axis=STEP)

@@ -45,11 +45,6 @@ class Task:
         return f"{self.name.replace('/', '-')}.log"
 
 
-def progress_of(tasks: Sequence[Task], workers: int = 1, kept: Path | None = None) -> Progress:
-    """The progress of a chain; arguments as those of `Progress`."""
-    return Progress({task.name: task.needs for task in tasks}, "stage", workers, kept)
-
-
 def in_order(tasks: Sequence[Task], threads: int | None, progress: Progress) -> None:
     """Run tasks, each after what it needs, in this process, with so many threads of torch (None: its own choice)."""
     done: dict[str, Any] = {}

@@ -94,8 +94,7 @@ class Plan:
 
     def parsed(self, stage: str, seed: int, settings: Settings | None = None) -> ParsedStage:
         """The command of one stage or method, with the checkpoints that exist now; chosen settings override others."""
-        run = RunConfig(stage, self.chain.root, self.name)
-        return self._parse(self._words(stage, seed, {**self._settings(stage), **(settings or {})}, run)).renewed()
+        return self._parse(stage, seed, self._settings(stage) | (settings or {})).renewed()
 
     def trial(self, method: str, seed: int, name: str, settings: Settings) -> ParsedStage:
         """The command of one trial: in a folder below the method's, from the chain's own checkpoints."""
@@ -105,15 +104,23 @@ class Plan:
         """Where a trial lies."""
         return RunFolder.of(RunConfig(name, str(self.folder / method)), TRIALS, seed).path
 
-    def _words(self, stage: str, seed: int, settings: Settings, run: RunConfig) -> list[str]:
-        own: Settings = {"seed_everything": seed, "run.name": run.name, "run.root": run.root, "run.chain": run.chain}
+    def _parse(self, stage: str, seed: int, settings: Settings) -> ParsedStage:
+        """Once for every command: it takes a fifth of a second."""
+        own: Settings = {"seed_everything": seed, "run.name": stage}
+        own |= {"run.root": self.chain.root, "run.chain": self.name}
         if stage == "judge_select":
             own["data.users"] = "B1"
         if stage in self.chain.post_trained:
             own["model.keep"] = self.chain.keep
         if self.chain.world:
             own["data.root"] = str(self.data_root(seed))
-        return ["fit", *call((self._yaml(stage), self.log, *self._recipe(stage)), own | settings)]
+        files = [self._yaml(stage), self.log]
+        if stage == "recommender" and (recipe := self.found(f"{self.chain.recommender}/{self.log.name}")):
+            files.append(recipe)  # conf/<recommender>/<log>.yaml: what it needs on this log
+        words = ("fit", *call(files, own | settings))
+        if words not in self._once:
+            self._once[words] = parse_stage(words)
+        return self._once[words]
 
     def tokens(self, seed: int) -> ParsedTokens:
         """The command that makes the semantic ids of a seed."""
@@ -139,8 +146,7 @@ class Plan:
 
     def _every_stage(self, seed: int) -> ParsedStage:
         """A stage with nothing that the chain sets for it alone."""
-        run = RunConfig("reward", self.chain.root, self.name)
-        return self._parse(self._words("reward", seed, self._settings(None), run))
+        return self._parse("reward", seed, self._settings(None))
 
     def given(self, stage: str | None, key: str = "") -> dict[str, Any]:
         """What the chain's YAML and the command line set for a stage (None: for all) at a key or below it.
@@ -182,11 +188,6 @@ class Plan:
         remedy = f"did you mean {meant}?" if meant else f"there are: {', '.join(known)}, and those trained + _rerank"
         raise InputError(f"there is no method {stage!r}", where=where, remedy=remedy)
 
-    def _recipe(self, stage: str) -> list[Path]:
-        """What a recommender needs on this log, if there is a file that says so: ``conf/<recommender>/<log>.yaml``."""
-        own = self.found(f"{self.chain.recommender}/{self.log.name}") if stage == "recommender" else None
-        return [own] if own else []
-
     def parse(self) -> dict[str, ParsedStage]:
         """Every stage's command, parsed with the first seed, before anything runs.
 
@@ -200,13 +201,6 @@ class Plan:
             remedy = "leave them out, or set recommender: recommender-onerec"
             raise InputError("this chain makes no semantic ids", where=f"stages.{TOKENS}", remedy=remedy)
         return parsed
-
-    def _parse(self, words: list[str]) -> ParsedStage:
-        """Once for every command: it takes a fifth of a second."""
-        key = tuple(words)
-        if key not in self._once:
-            self._once[key] = parse_stage(words)
-        return self._once[key]
 
     def _checked(self, stage: str) -> ParsedStage:
         try:

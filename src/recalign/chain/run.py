@@ -12,9 +12,9 @@ import yaml
 from recalign import kept
 from recalign.chain.engine import workers_of
 from recalign.chain.experiment import Chain
-from recalign.chain.graph import Results, Task, in_order, progress_of, side_by_side
+from recalign.chain.graph import Results, Task, in_order, side_by_side
 from recalign.chain.plan import Plan, needs_tokens
-from recalign.chain.progress import say
+from recalign.chain.progress import Progress, say
 from recalign.chain.published import publish
 from recalign.chain.search import CHOICE, Search
 from recalign.chain.train import Trained, base_checkpoints, named, train
@@ -57,7 +57,8 @@ def run_chain(plan: Plan) -> Path:
     remedy = "let it finish, or give this one another --name"
     with quiet(), workers_of(chain) as workers, held(folder, "running a chain", remedy):
         _prepare(plan)
-        progress = progress_of(tasks, workers.number if workers else 1, folder / "seconds.json")
+        needs, number = {task.name: task.needs for task in tasks}, workers.number if workers else 1
+        progress = Progress(needs, "stage", number, folder / "seconds.json")
         if workers is None:
             in_order(tasks, chain.threads, progress)
         else:

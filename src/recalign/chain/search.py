@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from recalign.chain.graph import Results, Task
 from recalign.chain.plan import Plan
@@ -88,9 +88,12 @@ class Search:
                     say(f"trial {number} of {method}, {settings[number]}, cannot be trained, and is not chosen: {one}")
                 else:
                     trials[number] = one
-            best = choose(trials, self.plan.chain.keep or FLOOR)
-            rows += _rows(method, settings, trials, best, self._fixed(method))
-            chosen[method] = settings[best]
+            best, best_by_rank = choose(trials, self.plan.chain.keep or FLOOR), choose_by_rank(trials)
+            chosen[method], fixed = settings[best], json.dumps(self._fixed(method))
+            for number, each in enumerate(settings):
+                row = {"method": method, "trial": number, "chosen": number == best}
+                row |= {"chosen_by_high": number == best_by_rank, "settings": json.dumps(each)}
+                rows.append({**row, "fixed": fixed, **trials.get(number, {})})
         for method in self.plan.chain.methods:
             if leader := self.spaces.leader(method):
                 found = chosen[leader].items()
@@ -138,38 +141,20 @@ def _name(number: int) -> str:
     return f"trial-{number}"
 
 
-def _rows(
-    method: str, settings: list[Settings], trials: Mapping[int, Figures], best: int, fixed: Settings
-) -> list[dict[str, Any]]:
-    """What `search.csv` holds of a method; of a trial that could not be trained there are no figures."""
-    other = choose_by_rank(trials)
-    return [
-        {
-            "method": method,
-            "trial": number,
-            "chosen": number == best,
-            "chosen_by_high": number == other,
-            "settings": json.dumps(each),
-            "fixed": json.dumps(fixed),
-            **trials.get(number, {}),
-        }
-        for number, each in enumerate(settings)
-    ]
-
-
 def table(frame: pl.DataFrame, seed: int) -> Table:
     """The setting chosen for each method, by value and by ``high/ndcg@10``, from `search.csv`."""
+    metrics = (SELECT, HIGH)
+    heads = (Column(metric.removeprefix("value/"), justify="right", no_wrap=True) for metric in metrics)
     shown = Table(
+        "method",
+        "chosen by",
+        "setting",
+        *heads,
         title=f"settings chosen on validation, seed {seed}",
         caption=f"by value: highest {SELECT} that keeps the NDCG budget; {SEARCH} has all trials and figures",
         padding=(0, 1, 0, 0),
         box=None,
     )
-    for heading in ("method", "chosen by", "setting"):
-        shown.add_column(heading)
-    metrics = (SELECT, HIGH)
-    for metric in metrics:
-        shown.add_column(metric.removeprefix("value/"), justify="right", no_wrap=True)
     for rule, column in (("value", "chosen"), (HIGH, "chosen_by_high")):
         for row in frame.filter(pl.col(column)).iter_rows(named=True):
             parts = [f"{key} {value}" for key, value in json.loads(row["settings"]).items()]

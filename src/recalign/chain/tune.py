@@ -13,7 +13,7 @@ import yaml
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from recalign import configs
 from recalign.chain.progress import Progress, say
@@ -194,10 +194,8 @@ class Tuning:
 
     def _table(self, tried: Sequence[Any], order: Sequence[int]) -> Table:
         """The trials, the best first, those that could not be trained last."""
-        shown = Table(title=f"trials of {self.name}", box=None, padding=(0, 2, 0, 0))
-        shown.add_column("trial", justify="right")
-        shown.add_column(self.metric, justify="right")
-        shown.add_column("settings")
+        heads = Column("trial", justify="right"), Column(self.metric, justify="right"), "settings"
+        shown = Table(*heads, title=f"trials of {self.name}", box=None, padding=(0, 2, 0, 0))
         for number in order:
             one, style = tried[number], "bold" if number == order[0] else None
             value = "failed" if isinstance(one, Exception) else f"{one.value:.4f}{'' if _whole(one) else ' early'}"

@@ -22,16 +22,13 @@ class SameForAll(Policy):
     def __init__(self, score_V: Tensor) -> None:
         super().__init__()
         self.num_items = len(score_V)
-        self.logp_V: Tensor
-        self.register_buffer("logp_V", score_V.float().log_softmax(dim=0))
+        self.logp_V = nn.Buffer(score_V.float().log_softmax(dim=0))
 
     def encode(self, batch: Batch) -> Tensor:
         return self.logp_V.new_zeros(len(batch.target_T), 1)
 
     def log_probs(self, state: Tensor, items: Tensor | None = None) -> Tensor:
-        if items is None:
-            return self.logp_V.repeat(len(state), 1)
-        return self.logp_V[items - 1]
+        return self.logp_V.repeat(len(state), 1) if items is None else self.logp_V[items - 1]
 
 
 class ItemScores(nn.Module):
@@ -39,8 +36,7 @@ class ItemScores(nn.Module):
 
     def __init__(self, score_V: Tensor) -> None:
         super().__init__()
-        self.score_V: Tensor
-        self.register_buffer("score_V", score_V.float())
+        self.score_V = nn.Buffer(score_V.float())
 
     def states(self, batch: Batch) -> Tensor:
         return self.score_V.new_zeros(1, len(batch.target_T), 0)

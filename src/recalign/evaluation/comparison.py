@@ -163,7 +163,10 @@ def _load_runs(chain_folder: Path, methods: Collection[str] | None, seeds: Colle
             why = " with the checkpoints that it holds now"
             print(f"left out: {folder}, measured with checkpoints that are gone: {', '.join(gone)}", file=sys.stderr)
         else:
-            runs.append(_load_run(method, seed, folder))
+            if (folder / kept.SEAL).is_file():
+                kept.require(folder, "run `recalign chain` again: it evaluates that method anew")
+            events = {split: _events_of(path) for split in SPLITS if (path := folder / f"{split}.parquet").is_file()}
+            runs.append(Run(method, seed, read_json(folder / "summary.json"), events))
     if not runs:
         remedy = "let `recalign chain` finish at least one method"
         raise InputError(f"no method in it has been evaluated{why}", where=str(chain_folder), remedy=remedy)
@@ -171,14 +174,6 @@ def _load_runs(chain_folder: Path, methods: Collection[str] | None, seeds: Colle
     for split in SPLITS:
         _align([run for run in runs if split in run.splits], split)
     return runs
-
-
-def _load_run(method: str, seed: int, folder: Path) -> Run:
-    """Read an evaluation; refuse one that has changed since it was made, with an InputError."""
-    if (folder / kept.SEAL).is_file():
-        kept.require(folder, "run `recalign chain` again: it evaluates that method anew")
-    events = {split: _events_of(path) for split in SPLITS if (path := folder / f"{split}.parquet").is_file()}
-    return Run(method, seed, read_json(folder / "summary.json"), events)
 
 
 def _events_of(path: Path) -> pl.DataFrame:
@@ -245,7 +240,8 @@ class SplitTable:
         events = self._events(*METRICS[metric])
         compared = {("", method): by_seed for method, by_seed in events.items()}
         if not metric.startswith("policy/"):  # where more is neither better nor worse, there is nothing to gain
-            compared |= dict(self._differences(events))
+            for reference in self.roles.compared_with():
+                compared |= dict(self._paired(reference, events, events))
         if metric in (ALL, VALUE):
             for free in self.roles.free:
                 compared |= dict(self._paired(free, events, self.roles.candidates(events)))
@@ -288,15 +284,10 @@ class SplitTable:
                 events.setdefault(method, {})[seed] = np.ma.masked_array(value_E, ~present.to_numpy())
         return events
 
-    def _differences(self, events: dict[str, Events]) -> Iterator[tuple[tuple[str, str], Events]]:
-        """By name of the difference and method: each method less each reference."""
-        for reference in self.roles.compared_with():
-            yield from self._paired(reference, events, events)
-
     def _paired(
         self, reference: str, events: dict[str, Events], methods: Iterable[str]
     ) -> Iterator[tuple[tuple[str, str], Events]]:
-        """Event-wise differences to a reference, on the seeds and events that both have."""
+        """By name of the difference and method: event-wise differences, on the seeds and events that both have."""
         against = str(self._named(reference, events))
         other = events.get(against, {})
         for method in [method for method in methods if method in events and method != against]:
@@ -336,9 +327,7 @@ def _summary_rows(runs: Sequence[Run], draws: int) -> list[Row]:
     A figure that a method lacks with some seed has no mean: that of the others would be no mean over the seeds.
     """
     values: dict[tuple[str, str], dict[int, float]] = {}
-    seeds: dict[str, set[int]] = {}
     for run in runs:
-        seeds.setdefault(run.method, set()).add(run.seed)
         for key, value in run.summary.items():
             if isinstance(value, int | float) and key != "seed":
                 metric = "policy/coverage@10" if key == "coverage@10" else key
@@ -347,7 +336,7 @@ def _summary_rows(runs: Sequence[Run], draws: int) -> list[Row]:
     rows: list[Row] = []
     for (method, metric), by_seed in values.items():
         rows += [(method, str(seed), "test", metric, value, None, None) for seed, value in by_seed.items()]
-        if by_seed.keys() != seeds[method]:
+        if len(by_seed) < sum(run.method == method for run in runs):
             continue
         value_S = np.array(list(by_seed.values()))
         estimate = over_seeds(value_S, np.tile(value_S, (draws, 1)))

@@ -68,7 +68,10 @@ class ComparisonTable:
         means = of_split.filter(seed="all").with_columns(pl.col("ci_low", "ci_high").fill_null(float("nan")))
         units = frame.filter(seed="all", metric=UNIT)["value"]  # that of the test, for validation too
         self.unit = float(units.mean()) if len(units) else float("nan")  # type: ignore[arg-type]
-        self._cells = {(row[0], row[3]): self._read(row[3], Interval(*row[4:])) for row in means.iter_rows()}
+        self._cells = {
+            (method, metric): Interval(*cell) / (self.unit if self.in_sd(metric) else 1)
+            for method, _, _, metric, *cell in means.iter_rows()
+        }
         self.roles = roles
         self.methods = of_split["method"].unique(maintain_order=True).to_list()
         single = of_split.filter(pl.col("seed") != "all")
@@ -125,9 +128,6 @@ class ComparisonTable:
     def _known(self, method: str, metric: str) -> Interval | None:
         cell = self.get(method, metric)
         return cell if cell and cell.known and self.in_sd(metric) else None
-
-    def _read(self, metric: str, cell: Interval) -> Interval:
-        return cell / self.unit if self.in_sd(metric) else cell
 
     @property
     def sample(self) -> str:

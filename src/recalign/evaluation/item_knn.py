@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from recalign.recommender.policy import Policy
 from recalign.sequences import Batch, Sequences
@@ -37,14 +37,10 @@ class ItemKNN(Policy):
     def __init__(self, neighbour_WK: Tensor, cosine_WK: Tensor, count_V: Tensor, newest: int = 50) -> None:
         super().__init__()
         self.num_items = len(count_V)
-        self.neighbour_WK: Tensor
-        self.cosine_WK: Tensor
-        self.share_V: Tensor
-        self.weight_M: Tensor
-        self.register_buffer("neighbour_WK", neighbour_WK)
-        self.register_buffer("cosine_WK", cosine_WK)
-        self.register_buffer("share_V", (count_V / count_V.sum()).float())
-        self.register_buffer("weight_M", 1 / torch.arange(1, newest + 1))
+        self.neighbour_WK = nn.Buffer(neighbour_WK)
+        self.cosine_WK = nn.Buffer(cosine_WK)
+        self.share_V = nn.Buffer((count_V / count_V.sum()).float())
+        self.weight_M = nn.Buffer(1 / torch.arange(1, newest + 1))
 
     @classmethod
     def of(

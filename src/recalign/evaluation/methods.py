@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -31,7 +32,7 @@ from recalign.evaluation.reranking import (
     scores_of,
 )
 from recalign.evaluation.validation_ranking import ValidationRanking
-from recalign.evaluation.value import Scorers, evaluate, load_truth
+from recalign.evaluation.value import Scorers, evaluate, load_truth, mean_rewards
 from recalign.events import data_root
 from recalign.files import digest, sha256, write_json
 from recalign.recommender.checkpoint import Loaded, check_catalogue, load_net
@@ -39,7 +40,6 @@ from recalign.recommender.interpolation import ALL_RETAINED, Retention, alpha_wi
 from recalign.recommender.policy import Policy
 from recalign.recommender.training import write_parquet
 from recalign.reward import RewardData, RewardEnsemble
-from recalign.sequences.store import PARTS
 
 BASE_STAGES = ("recommender", "reward", "judge_select", "judge_report")
 """Stages that come before every method, in order."""
@@ -158,7 +158,7 @@ def evaluate_methods(
             summary |= {EVALUATED: test["user"].n_unique(), TESTED: data.users_tested("A")}
         if run.method not in WITHOUT_BUDGET:  # which have no interpolation path, and so no NDCG budget
             summary |= nets.retained(run, policies[run.method])
-        if (as_popular := tilted.value_at(_mean(validation, "log_count@10"))) is not None:
+        if not math.isnan(as_popular := tilted.value_at(_mean(validation, "log_count@10"))):
             summary["value_at_popularity"] = _mean(test, "judge@10") - as_popular
         if is_reranked(run.method):
             found = nets.reranked(run)
@@ -196,7 +196,7 @@ class LoadedNetworks:
         truth = _truth(data)
         self.scorers = Scorers(self.start, rewards, load_truth(truth, data.sequences) if truth else None)
         self._ranking = ValidationRanking(self.start, data, device)
-        self._reranked: dict[MethodRun, Reranking] = {}
+        self.reranked = functools.cache(self._reranked)
         self._trained = functools.cache(self._load_trained)
 
     def _load(self, path: Path, net: str) -> Loaded:
@@ -240,14 +240,11 @@ class LoadedNetworks:
         """What a policy keeps of the start's NDCG@10 on the events that an NDCG budget is measured on."""
         return Retention.of(self._ranking.ndcg_by_user(policy), self.start_U)
 
-    def reranked(self, run: MethodRun) -> Reranking:
-        """How a row reranks, at the NDCG budget where one is asked for."""
-        if run not in self._reranked:
-            self._reranked[run] = self._within_budget(run)
-        return self._reranked[run]
+    def _reranked(self, run: MethodRun) -> Reranking:
+        """How a row reranks, at the NDCG budget where one is asked for.
 
-    def _within_budget(self, run: MethodRun) -> Reranking:
-        """A trained policy is reranked as strongly as the start may be; its weights and the strength share one path."""
+        A trained policy is reranked as strongly as the start may be; its weights and the strength share one path.
+        """
         full, trained, scores = run.strength, self._reranks(run), self.scores(run)
         if trained:
             full = self.reranked(replace(run, method="rerank", checkpoint=None)).strength
@@ -284,9 +281,7 @@ def _truth(data: RewardData) -> Path | None:
 
 def _spread(data: RewardData) -> dict[str, float]:
     """Standard deviations of the training rewards of users A, and of their mean rewards in the test."""
-    chosen = pl.Series(data.sequences.users_in("A")).gather(data.sequences.frame["user"])
-    test = data.sequences.frame.filter(chosen & (pl.col("split") == PARTS["test"]))
-    means = test.group_by("user", maintain_order=True).agg(pl.col("reward").mean())["reward"].drop_nulls()
+    means = mean_rewards(data.sequences, "test")["reward"].drop_nulls()
     return {UNIT: data.moments()[1], USER_SPREAD: float(means.cast(pl.Float64).std() or 0.0)}  # type: ignore[arg-type]
 
 

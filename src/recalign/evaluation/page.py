@@ -88,9 +88,42 @@ def page(sources: Sources, digest: str) -> str:
 
 def plot_sections(sources: Sources) -> list[Section]:
     """The sections of the comparison and of the search that have plots."""
-    sections = _plots(sources.table())
+    table = sources.table()
+    baseline = table.better_baseline(ALL)
+    shade = plots.below(FLOOR * table.column(ALL)[baseline].value) if baseline else lambda axes: None
+    gains = [f"diff_start/value/{name}" for name in ("train_rm@10", "judge@10", "true@10")]
+    sections = [
+        _section(
+            "Who gains",
+            "Difference to the better baseline. Thick: 95 % interval. Thin: widened by Holm, for as many methods as "
+            "are compared. Left of zero is a loss.",
+            plots.forest(table, HIGH),
+            plots.forest(table, VALUE),
+        ),
+        _section(
+            "What it costs",
+            "Up is better value. First against imitation: in the shade more than 5 % of all/ndcg@10 is lost. Then "
+            "against the distance from the start. Placebos are pale and have no name.",
+            plots.scatter(table, ALL, VALUE, "value and imitation", shade),
+            plots.scatter(table, "policy/kl", VALUE, "value and distance", log=True),
+        ),
+        _section(
+            "Does the reward model fool anybody?",
+            "Gain over start under the training reward model, and under who did not train with it. Below the dashed "
+            "line the training reward model promises more than others see: over-optimisation. The last plot shows that "
+            "excess against the distance from the start.",
+            plots.scatter(table, gains[0], gains[1], "promised and judged", plots.cross),
+            plots.scatter(table, gains[1], gains[2], "judged and true", plots.cross),
+            plots.scatter(table, "policy/kl", "diff_start/gap/judge@10", "over-optimisation", log=True),
+        ),
+    ]
     if sources.search is not None:
-        sections.append(_frontiers(sources.search))
+        text = (
+            "Each method's trials on validation, named by its main parameter, the chosen one in colour. Value by "
+            "judges for selection, against the distance from the start and against imitation."
+        )
+        drawn = [plots.frontier(each) for _, each in sources.search.group_by("method", maintain_order=True)]
+        sections.append(_section("What the search found", text, *drawn))
     return [section for section in sections if section[2]]
 
 
@@ -109,14 +142,14 @@ def _number(value: Any) -> str:
 
 def _table(table: ComparisonTable) -> dict[str, Any]:
     """Columns, and for each method a row of cells or None."""
-    columns = [metric for metric in MAIN if table.column(metric)]
-    best: dict[str, str] = {}
-    for metric in columns:
-        if not metric.startswith(("policy/", "cost/")):  # where more is better
-            column = table.column(metric)
-            best[metric] = max(column, key=lambda method: column[method].value)
+    columns = {metric: column for metric in MAIN if (column := table.column(metric))}
+    best = {
+        metric: max(column.items(), key=lambda one: one[1].value)[0]
+        for metric, column in columns.items()
+        if not metric.startswith(("policy/", "cost/"))  # where more is better
+    }
     rows = {m: [_cell(table, m, metric, m == best.get(metric)) for metric in columns] for m in table.methods}
-    return {"columns": columns, "rows": rows}
+    return {"columns": list(columns), "rows": rows}
 
 
 def _cell(table: ComparisonTable, method: str, metric: str, best: bool) -> dict[str, Any] | None:
@@ -196,46 +229,6 @@ def _ids(tokens: dict[str, dict[str, Any]]) -> Plain:
     ]
     heads = [name.replace("_", " ") for name in figures]
     return ["seed", "vectors", "sizes", *heads, "share alone", "fullest"], rows
-
-
-def _plots(table: ComparisonTable) -> list[Section]:
-    baseline = table.better_baseline(ALL)
-    shade = plots.below(FLOOR * table.column(ALL)[baseline].value) if baseline else lambda axes: None
-    gains = [f"diff_start/value/{name}" for name in ("train_rm@10", "judge@10", "true@10")]
-    return [
-        _section(
-            "Who gains",
-            "Difference to the better baseline. Thick: 95 % interval. Thin: widened by Holm, for as many methods as "
-            "are compared. Left of zero is a loss.",
-            plots.forest(table, HIGH),
-            plots.forest(table, VALUE),
-        ),
-        _section(
-            "What it costs",
-            "Up is better value. First against imitation: in the shade more than 5 % of all/ndcg@10 is lost. Then "
-            "against the distance from the start. Placebos are pale and have no name.",
-            plots.scatter(table, ALL, VALUE, "value and imitation", shade),
-            plots.scatter(table, "policy/kl", VALUE, "value and distance", log=True),
-        ),
-        _section(
-            "Does the reward model fool anybody?",
-            "Gain over start under the training reward model, and under who did not train with it. Below the dashed "
-            "line the training reward model promises more than others see: over-optimisation. The last plot shows that "
-            "excess against the distance from the start.",
-            plots.scatter(table, gains[0], gains[1], "promised and judged", plots.cross),
-            plots.scatter(table, gains[1], gains[2], "judged and true", plots.cross),
-            plots.scatter(table, "policy/kl", "diff_start/gap/judge@10", "over-optimisation", log=True),
-        ),
-    ]
-
-
-def _frontiers(trials: pl.DataFrame) -> Section:
-    text = (
-        "Each method's trials on validation, named by its main parameter, the chosen one in colour. Value by judges "
-        "for selection, against the distance from the start and against imitation."
-    )
-    drawn = [plots.frontier(each) for _, each in trials.group_by("method", maintain_order=True)]
-    return _section("What the search found", text, *drawn)
 
 
 def _training(sources: Sources) -> Section:

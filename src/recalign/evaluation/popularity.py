@@ -37,13 +37,11 @@ class PopularityCurve:
     log_count_S: np.ndarray
     value_S: np.ndarray
 
-    def value_at(self, log_count: float) -> float | None:
-        """The value at a popularity, linear between two strengths; None beyond the most or the least popular."""
+    def value_at(self, log_count: float) -> float:
+        """The value at a popularity, linear between two strengths; nan beyond the most or the least popular."""
         order = np.argsort(self.log_count_S)
-        known = self.log_count_S[order]
-        if not known[0] <= log_count <= known[-1]:
-            return None
-        return float(np.interp(log_count, known, self.value_S[order]))
+        known, value = self.log_count_S[order], self.value_S[order]
+        return float(np.interp(log_count, known, value, left=np.nan, right=np.nan))
 
 
 def popularity_curve(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import polars as pl
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from recalign.errors import require_positive
 from recalign.evaluation import comparison
@@ -81,16 +81,16 @@ def terminal_table(frame: pl.DataFrame, roles: Roles) -> Table:
     cells = ComparisonTable(frame, roles)
     columns = [ALL, HIGH, VALUE, TRUE if TRUE in cells.metrics else "policy/kl"]
     seeds = f"mean of {len(cells.seeds)} seed{'s' * (len(cells.seeds) != 1)}"
+    heads = [metric.removeprefix("value/").removeprefix("policy/") for metric in columns]
     table = Table(
+        Column("method", no_wrap=True),
+        *(Column(head, justify="right", no_wrap=True) for head in heads),
         title=", ".join(filter(None, ("test", cells.sample, seeds))),
         caption="± half the 95 % interval. ▲ ▼ better or worse than the better of "
         f"{' and '.join(roles.baselines)} (Holm)",
         padding=(0, 1, 0, 0),
         box=None,
     )
-    table.add_column("method", no_wrap=True)
-    for metric in columns:
-        table.add_column(metric.removeprefix("value/").removeprefix("policy/"), justify="right", no_wrap=True)
     for method in cells.methods:
         row = [_terminal_cell(cells, method, metric) for metric in columns]
         table.add_row(method, *row, style="bold" if method == roles.ours else None)

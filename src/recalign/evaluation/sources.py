@@ -62,17 +62,18 @@ class Sources:
         first = frame.filter(pl.col("seed") != "all").row(0, named=True)
         test = stored(first["method"], first["seed"], "evaluation/test.parquet")
         events = pl.read_parquet(test, columns=["user", "high"], glob=False)
-        trust = {stage: {seed: read_trust(stored(stage, seed, "")) for seed in table.seeds} for stage in TRUST}
-        trust = {stage: {seed: said for seed, said in reports.items() if said} for stage, reports in trust.items()}
+        trust = {
+            stage: {seed: said for seed in table.seeds if (said := read_trust(stored(stage, seed, "")))}
+            for stage in TRUST
+        }
         decision = decide(table, validation, trust)
         roles = replace(roles, ours=(decision and decision.policy) or roles.ours)
         shown = [read_json(stored(m, table.seeds[0], f"evaluation/{examples.FILE}")) for m in ("start", roles.ours)]
         paths = [path for seed in table.seeds for path in chain_folder.glob(f"*/seed-{seed}/manifest.json")]
         manifests = sorted(map(read_json, paths), key=lambda one: (str(one.get("started")), str(one.get("stage"))))
-        stages = {*BASE_STAGES, *table.methods}
         writes_ids = any("model.codes" in one.get("upstream", {}) for one in manifests if one["stage"] == "recommender")
         tokens = {seed: read_json(stored("tokens", seed, "tokens.json")) for seed in table.seeds if writes_ids}
-        stages |= {"tokens"} if writes_ids else set()
+        stages = {*BASE_STAGES, *table.methods, *(["tokens"] if writes_ids else [])}
         return cls(
             name=chain_folder.resolve().name,
             comparison=frame,

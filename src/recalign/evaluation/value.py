@@ -57,7 +57,8 @@ def evaluate(
     count_W = torch.from_numpy(np.append(0, count_V))  # by item, 0 for one that training never saw
     collected: dict[str, list[pl.DataFrame]] = {name: [] for name in policies}
     of_shown: dict[str, RewardEnsemble | ItemScores] = dict(scorers.rewards)
-    of_shown["popularity@10"] = ItemScores(_percentiles(count_V))
+    percentile_V = np.searchsorted(np.sort(count_V), count_V) / len(count_V)  # share of items with fewer events
+    of_shown["popularity@10"] = ItemScores(torch.from_numpy(percentile_V))
     of_shown["log_count@10"] = ItemScores(log_counts(data.sequences))
     nets: list[nn.Module] = [*policies.values(), scorers.start, *of_shown.values()]
     for net in nets:
@@ -90,8 +91,8 @@ def evaluate(
                     true_TK = scorers.truth_UV[row["user"][:, None], (row["shown"] - 1).clamp(min=0)]
                     row["true@10"] = mean_shown(true_TK, row["shown"])
                 collected[name].append(pl.DataFrame({k: v.numpy() for k, v in row.items()}))
-    above = _trajectories(data.sequences, part)
-    frames = {name: _frame(pl.concat(parts), above) for name, parts in collected.items()}
+    means = mean_rewards(data.sequences, part)
+    frames = {name: _frame(pl.concat(parts), means) for name, parts in collected.items()}
     if idle := max((frame["popularity@10"].null_count() for frame in frames.values()), default=0):
         rank_zero_warn(f"before {idle:,} {part} events the user had met every item: nothing is shown, nothing valued")
     return frames
@@ -154,25 +155,22 @@ def mean_shown(value_TK: Tensor, shown_TK: Tensor) -> Tensor:
     return (value_TK * real_TK).sum(dim=1) / real_TK.sum(dim=1).clamp(min=1)
 
 
-def _percentiles(count_V: np.ndarray) -> Tensor:
-    """Popularity percentile of each item, 0..1: the share of the catalogue with fewer training events."""
-    return torch.from_numpy(np.searchsorted(np.sort(count_V), count_V) / len(count_V)).float()
-
-
-def _trajectories(sequences: Sequences, part: Part) -> pl.DataFrame:
-    """Users of A, and whether their mean reward in the part is above the median of such means."""
+def mean_rewards(sequences: Sequences, part: Part) -> pl.DataFrame:
+    """Users of A with an event in the part, and their mean ``reward`` in it; null without any."""
     chosen = pl.Series(sequences.users_in("A")).gather(sequences.frame["user"])
     events = sequences.frame.filter(chosen & (pl.col("split") == PARTS[part]))
-    means = events.group_by(pl.col("user").cast(pl.UInt32)).agg(pl.col("reward").mean())
-    return means.select("user", trajectory=(pl.col("reward") > pl.col("reward").median()).fill_null(False))
+    return events.group_by("user", maintain_order=True).agg(pl.col("reward").mean())
 
 
-def _frame(events: pl.DataFrame, above: pl.DataFrame) -> pl.DataFrame:
+def _frame(events: pl.DataFrame, means: pl.DataFrame) -> pl.DataFrame:
+    """A method's events in their order, with the tail, and with the users whose mean reward is above the median."""
     frame = events.cast({cs.integer(): pl.UInt32, cs.float(): pl.Float64, "shown": pl.Array(pl.UInt32, SHOWN)})
     of_shown = cs.float() - cs.by_name("kl", "entropy")
     frame = frame.with_columns(pl.when(pl.col("shown").arr.max() > 0).then(of_shown))
     frame = frame.with_columns(tail=pl.col("count") < pl.col("count").median()).drop("count")
-    return frame.join(above, on="user", how="left", maintain_order="left").sort("event")
+    above = (pl.col("reward") > pl.col("reward").median()).fill_null(False)
+    users = means.select(pl.col("user").cast(pl.UInt32), trajectory=above)
+    return frame.join(users, on="user", how="left", maintain_order="left").sort("event")
 
 
 def load_truth(path: Path, sequences: Sequences) -> Tensor:
