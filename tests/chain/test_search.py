@@ -17,9 +17,9 @@ import yaml
 from recalign.chain import Chain, Plan
 from recalign.chain.chain_command import split_overrides
 from recalign.chain.search import Search
-from recalign.commands import _reranked
 from recalign.errors import InputError
 from recalign.recommender.serving import recommend
+from recalign.stage.opened import opened
 
 RUNS = Path("runs/tiny")
 SHAM = ("rerank_permuted", "rerank_item_mean_permuted")
@@ -104,7 +104,7 @@ def test_the_placebo_of_reranking_is_paid_for_as_reranking_is_and_recommends_not
     assert "recommends nothing" in said.err
 
 
-def test_a_trained_policy_is_reranked_no_further_than_the_price(first: tuple[Path, tiny.Said]):
+def test_a_trained_policy_is_reranked_no_further_than_the_ndcg_budget(first: tuple[Path, tiny.Said]):
     folder, _ = first
     for seed in (3, 4):
         alone, served = (
@@ -122,7 +122,8 @@ def test_a_trained_policy_is_reranked_no_further_than_the_price(first: tuple[Pat
 def test_a_reranked_row_is_recommended_by_the_policy_that_was_evaluated(again: Path, row: str, monkeypatch):
     monkeypatch.chdir(again)
     run = RUNS / row / "seed-4"
-    policy, data, _ = _reranked(run)
+    found = opened(run)
+    policy, data = found.policy, found.data
     evaluated = pl.read_parquet(run / "evaluation/validation.parquet")["rank"].to_torch()
     rank_T = [
         policy.ranks(policy.encode(batch), batch.target_T, batch.seen_N)

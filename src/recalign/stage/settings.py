@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +122,8 @@ def set_keys(settings: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(value, str) and value.endswith((".yaml", ".yml", ".json")) and Path(value).is_file():
             value = load(Path(value))
         elif isinstance(value, str) and value.startswith("{") and ":" in value:  # {a} may be an expression
-            value = get_loader("yaml")(value)
+            with suppress(yaml.YAMLError):  # the parser will say so
+                value = get_loader("yaml")(value)
         inner = leaves(value, key)
         found |= {short(name).removesuffix(".class_path"): one for name, one in inner.items()}
     return found
