@@ -160,7 +160,5 @@ def _reexported(module: str, path: Path) -> dict[str | None, Name]:
 
 def _absolute(node: ast.ImportFrom, module: str, path: Path) -> str:
     """The module that ``from ... import`` reads, relative ones too."""
-    if not node.level:
-        return node.module or ""
-    parts = module.split(".") if path.name == "__init__.py" else module.split(".")[:-1]
-    return ".".join([*parts[: len(parts) - node.level + 1], *([node.module] if node.module else [])])
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    return importlib.util.resolve_name("." * node.level + (node.module or ""), package)

@@ -49,15 +49,12 @@ def held(folder: Path, doing: str, remedy: str) -> Iterator[None]:
         OSError: the lock file cannot be written.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder.with_name(f".{folder.name}.lock"), timeout=0)
     try:
-        lock.acquire()
+        lock = FileLock(folder.with_name(f".{folder.name}.lock")).acquire(timeout=0)
     except Timeout:
         raise InputError(f"another process is {doing} in this folder", where=str(folder), remedy=remedy) from None
-    try:
+    with lock:
         yield
-    finally:
-        lock.release()
 
 
 def rename(path: Path, target: Path) -> None:

@@ -9,6 +9,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from jsonargparse import Namespace
+
 
 def leaves(tree: Any, prefix: str = "") -> dict[str, Any]:
     """Values by dotted key: ``{"model": {"lr": 0.1}}`` -> ``{"model.lr": 0.1}``. An empty dictionary is a value."""
@@ -28,14 +30,7 @@ def short(key: str) -> str:
 
 def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings by dotted key as nested dictionaries: ``{"model.lr": 0.1}`` -> ``{"model": {"lr": 0.1}}``."""
-    found: dict[str, Any] = {}
-    for key, value in settings.items():
-        *above, last = key.split(".")
-        node = found
-        for part in above:
-            node = node.setdefault(part, {})
-        node[last] = value
-    return found
+    return Namespace(**settings).as_dict()
 
 
 def settings_of(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

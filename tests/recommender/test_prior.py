@@ -140,13 +140,10 @@ def test_it_goes_with_the_weights_and_is_not_trained(policy):
     assert copy.deepcopy(policy).prior_strength == 0.3
 
 
-def test_weights_of_before_have_strength_0_and_it_is_said(policy):
+def test_weights_without_a_prior_are_refused(policy):
     old = {name: value for name, value in policy.state_dict().items() if not name.startswith("prior.")}
-    other = SequencePolicy(small.encoder(), policy.num_items, temperature=0.3)
-    with pytest.warns(UserWarning, match=r"old\.ckpt was made before policies had an item prior"):
-        load_weights(other, old, where="old.ckpt")
-    assert other.prior_strength == 0
-    assert other.item_embedding.weight.equal(policy.item_embedding.weight)
+    with pytest.raises(InputError, match=r"old\.ckpt: missing: .*prior"):
+        load_weights(SequencePolicy(small.encoder(), policy.num_items, temperature=0.3), old, where="old.ckpt")
 
 
 def test_a_policy_without_a_prior_says_so():

@@ -73,10 +73,8 @@ def gap_auc(frame: pl.DataFrame) -> float | None:
 
 def _hiding(frame: pl.DataFrame) -> int | None:
     """The finest of `COARSER` at which times hint at no reward."""
-    for seconds in COARSER:
-        if (gap_auc(frame.with_columns(pl.col("timestamp") // seconds * seconds)) or 0.5) < HINT:
-            return seconds
-    return None
+    coarse = ((seconds, frame.with_columns(pl.col("timestamp") // seconds * seconds)) for seconds in COARSER)
+    return next((seconds for seconds, floored in coarse if (gap_auc(floored) or 0.5) < HINT), None)
 
 
 def auc(scored: pl.DataFrame) -> float | None:

@@ -83,12 +83,10 @@ class Source:
         """
         if not self.url:
             return sha256(self.path)
-        try:
+        with reading_parquet(self):
             rows = pl.scan_parquet(self.url)
             ends = [part.collect().write_json() for part in (rows.head(DIGEST_ROWS), rows.tail(DIGEST_ROWS))]
             return digest(str(rows.collect_schema()), rows.select(pl.len()).collect().item(), ends)
-        except (pl.exceptions.PolarsError, OSError) as error:
-            raise damaged(self, "Parquet", error) from error
 
     def lines(self, encoding: str = "utf-8-sig") -> Iterator[str]:
         with self._open() as binary:
@@ -174,6 +172,15 @@ def damaged(file: Source | Path | str, kind: str, error: Exception) -> InputErro
     return InputError(f"cannot be read as {kind}: {reason}", where=str(file), remedy=remedy)
 
 
+@contextmanager
+def reading_parquet(file: Source | Path | str) -> Iterator[None]:
+    """Turn the errors of a Parquet that cannot be read into an InputError that names it."""
+    try:
+        yield
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise damaged(file, "Parquet", error) from error
+
+
 def _source(path: Path, wanted: str | None = None) -> Source:
     """A file, or a member of a zip: the wanted one, else MovieLens's events, else the only table."""
     if path.suffix != ".zip":
@@ -189,10 +196,9 @@ def _source(path: Path, wanted: str | None = None) -> Source:
             what = f"its member {info.filename!r} points outside the zip"
             raise InputError(what, where=str(path), remedy="unpack it in an empty folder, and name the table")
     members = [Source(path, info.filename) for info in infos]
-    for choice in [wanted] if wanted else MOVIELENS:
-        for source in members:
-            if source.name == choice:
-                return source
+    choices = [wanted] if wanted else MOVIELENS
+    if named := [source for choice in choices for source in members if source.name == choice]:
+        return named[0]
     tables = [source for source in members if source.name.endswith(TABLES) and not source.name.startswith(".")]
     if wanted is None and len(tables) == 1:
         return tables[0]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
@@ -12,7 +11,7 @@ import polars as pl
 
 from recalign import kept
 from recalign.errors import InputError
-from recalign.events.files import Source, damaged, locate
+from recalign.events.files import Source, locate, reading_parquet
 from recalign.events.joining import Tables, matched
 from recalign.events.log import LogMapping
 from recalign.events.messages import SourceRows
@@ -66,7 +65,7 @@ class LogScan:
         """
         log, heights = plain_names(log), {}
         for file, table in tables.items():
-            with _reading(file):
+            with reading_parquet(file):
                 columns = table.collect_schema().names()
                 heights[file] = int(table.select(pl.len()).collect().item())
             require_columns(log, file, columns)
@@ -98,7 +97,7 @@ class LogScan:
     def read(self, block: Block, columns: Sequence[str] | None = None) -> pl.DataFrame:
         """Read a block, with all columns of all files or only some."""
         empty, table = self.empty.select(columns or self.empty.columns), self.tables[block.file]
-        with _reading(block.file):
+        with reading_parquet(block.file):
             wanted = [name for name in table.collect_schema().names() if name in empty.columns]
             rows = table.select(wanted).slice(block.start, block.rows).collect()
         return pl.concat([empty, rows], how="diagonal_relaxed")
@@ -111,12 +110,3 @@ def _as_parquet(source: Source, log: LogMapping, folder: Path) -> Source:
         with kept.publish(folder) as part:
             read(source, (log.user, log.item), log.header, log.separator).write_parquet(part / "rows.parquet")
     return Source(folder / "rows.parquet")
-
-
-@contextmanager
-def _reading(file: str) -> Iterator[None]:
-    """Turn read errors into an InputError that names the file."""
-    try:
-        yield
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise damaged(file, "Parquet", error) from error

@@ -8,7 +8,6 @@ import polars as pl
 from recalign.events.checking import check_rows
 from recalign.events.files import Source, locate
 from recalign.events.log import LogMapping
-from recalign.events.messages import SourceRows
 from recalign.events.reading import plain_names, read
 from recalign.events.report import Report, make_report
 from recalign.events.scanning import LogScan
@@ -57,7 +56,8 @@ def load_events(log: LogMapping, root: Path | None, reward: str | None) -> Event
     """
     sources, _ = locate(log, root)
     mark = _digest(log, sources, reward)
-    raw, rows = _read(log, sources)
+    tables = {str(source): read(source, (log.user, log.item), log.header, log.separator).lazy() for source in sources}
+    raw, rows = LogScan.of(log, sources, tables).whole()
     frame, users, items, found = check_rows(raw, rows, plain_names(log), reward)
     report = make_report([found], rows, reward)
     return EventTable(frame, users, items, log.timestamp is not None, report, mark)
@@ -72,8 +72,3 @@ def _digest(log: LogMapping, sources: list[Source], reward: str | None) -> str:
     mapping = asdict(log)
     del mapping["titles"]  # titles do not change the events
     return digest(mapping, reward, [source.digest() for source in sources])[:16]
-
-
-def _read(log: LogMapping, sources: list[Source]) -> tuple[pl.DataFrame, SourceRows]:
-    tables = {str(source): read(source, (log.user, log.item), log.header, log.separator).lazy() for source in sources}
-    return LogScan.of(log, sources, tables).whole()

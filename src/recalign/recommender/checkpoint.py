@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
@@ -79,7 +79,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     remedy = "run its stage again, or use another checkpoint"
     try:
         if not verify(Path(path), remedy):
-            _refuse_damaged(Path(path))
+            with zipfile.ZipFile(path) as archive:  # it has checksums of its own
+                if damaged := archive.testzip():
+                    raise ValueError(f"{damaged} is damaged")
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
             raise ValueError("it holds no state_dict")
@@ -112,17 +114,6 @@ def write_checkpoint(checkpoint: Mapping[str, Any], path: str | Path) -> None:
         torch.save(checkpoint, file)
 
 
-def _refuse_damaged(path: Path) -> None:
-    """Compare a file with its own checksums.
-
-    Raises:
-        ValueError, OSError, zipfile.BadZipFile: it is not what was written.
-    """
-    with zipfile.ZipFile(path) as archive:
-        if bad := archive.testzip():
-            raise ValueError(f"{bad} is damaged")
-
-
 @dataclass(frozen=True)
 class Loaded:
     """A trained network with what its stage recorded.
@@ -152,10 +143,15 @@ class Loaded:
 
     def check(self, data: EventDataModule) -> None:
         """Refuse a network of another catalogue, or a reward model of another reward, with an InputError."""
-        check_catalogue(self.catalogue, data.sequences.catalogue, self.where)
-        if "reward" in self.facts:
-            check_reward(self.facts["reward"], data.reward, self.where)
-        if self.facts.get("rewards", data.sequences.rewards) != data.sequences.rewards:
+        if self.catalogue is not None:
+            check_catalogue(self.catalogue, data.sequences.catalogue, self.where)
+        if "reward" in self.facts and (predicted := self.facts["reward"]) != data.reward:  # it would be in another unit
+            raise InputError(
+                f"this reward model predicts {predicted!r}, and the reward here is {data.reward!r}",
+                where=self.where,
+                remedy=f"give data.reward {predicted!r} here, or train a reward model with data.reward {data.reward!r}",
+            )
+        if "rewards" in self.facts and self.facts["rewards"] != data.sequences.rewards:
             raise InputError(
                 "this reward model was trained on other rewards of the same events",
                 where=self.where,
@@ -264,10 +260,6 @@ def load_weights(
             remedy="use the sizes and the log that the checkpoint was trained with, or another checkpoint",
         )
     missing, unexpected = own.keys() - weights.keys(), weights.keys() - own.keys()
-    if not partial and (prior := prior_names(net) & missing):
-        missing -= prior
-        if isinstance(net, Policy):
-            rank_zero_warn(f"{where} was made before policies had an item prior: its strength is 0")
     if (missing or unexpected) and not partial:
         what = f"missing: {sorted(missing)[:5]}, unexpected: {sorted(unexpected)[:5]}"
         raise InputError(what, where=where, remedy=OTHER_VERSION)
@@ -279,7 +271,7 @@ def load_weights(
 
 
 def prior_names(net: nn.Module) -> set[str]:
-    """Names in the ``state_dict`` that belong to item priors, which checkpoints of before 0.9 lack."""
+    """Names in the ``state_dict`` that belong to item priors."""
     own: dict[str, Sequence[str]] = {path: getattr(module, "PRIOR_STATE", ()) for path, module in net.named_modules()}
     return {f"{path}.{name}".removeprefix(".") for path, names in own.items() for name in names}
 
@@ -297,14 +289,4 @@ def check_catalogue(loaded: str | None, current: str, where: str) -> None:
             "this checkpoint was trained on another catalogue (other items, or another split of the log)",
             where=where,
             remedy="use the checkpoint of a run with the same log, split and data root",
-        )
-
-
-def check_reward(predicted: str | None, current: str | None, where: str) -> None:
-    """Refuse a reward model of another reward: it would be in another unit."""
-    if predicted != current:
-        raise InputError(
-            f"this reward model predicts {predicted!r}, and the reward here is {current!r}",
-            where=where,
-            remedy=f"give data.reward {predicted!r} here, or train a reward model with data.reward {current!r}",
         )

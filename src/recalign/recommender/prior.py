@@ -29,7 +29,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -103,12 +102,6 @@ class ItemPrior(nn.Module):
 
     def set_extra_state(self, state: Tensor) -> None:
         self.strength, self.spread = state.tolist()
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
-        # As torch's BatchNorm does: a checkpoint of before 0.9 has no prior, and leaves this one as it is.
-        for name, value in self.state_dict(prefix=prefix).items():
-            state_dict.setdefault(name, value)
-        super()._load_from_state_dict(state_dict, prefix, *others)
 
 
 @contextmanager

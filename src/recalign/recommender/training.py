@@ -59,6 +59,9 @@ class StageModule(LightningModule):
     """A LightningModule whose checkpoints tell later stages how to rebuild its networks.
 
     Logs ``speed/events_per_second``: targets trained on over seconds of training, validation left out.
+
+    Attributes:
+        bound: the log, if it is known (`bind`).
     """
 
     UPSTREAM: ClassVar[dict[str, str]] = {}
@@ -74,7 +77,7 @@ class StageModule(LightningModule):
         super().__init__()
         self.events = 0  # trained on by all processes, repetitions counted
         self._epoch_began = (0.0, 0)  # time, events until then
-        self._data: EventDataModule | None = None
+        self.bound: EventDataModule | None = None
 
     @classmethod
     def check_settings(cls, given: Mapping[str, Any]) -> None:
@@ -123,13 +126,8 @@ class StageModule(LightningModule):
 
         Without a log, a module trains on batches alone if it needs nothing else, and its checkpoint names no catalogue.
         """
-        self._data = data
+        self.bound = data
         return self
-
-    @property
-    def bound(self) -> EventDataModule | None:
-        """The log, if it is known (`bind`)."""
-        return self._data
 
     @property
     def data(self) -> EventDataModule:
@@ -138,13 +136,13 @@ class StageModule(LightningModule):
         Raises:
             InputError: nobody told (`bind`).
         """
-        if self._data is None:
+        if self.bound is None:
             what, remedy = "needs the log, not only batches", "call module.bind(data), or fit it with datamodule=data"
             raise InputError(f"{type(self).__name__} {what}", where="Trainer", remedy=remedy)
-        return self._data
+        return self.bound
 
     def __getstate__(self) -> dict[str, Any]:
-        return super().__getstate__() | {"_data": None}  # a copy, such as an average of the weights, is without the log
+        return super().__getstate__() | {"bound": None}  # a copy, such as an average of the weights, is without the log
 
     def facts(self) -> dict[str, Any]:
         """Plain values for later stages, stored beside the weights."""

@@ -129,10 +129,8 @@ class Paths:
 
 def keys(codes_NL: np.ndarray, sizes: tuple[int, ...]) -> np.ndarray:
     """Ids, or prefixes of them, as single numbers that sort as they do. Shape: (N, L) -> int64 (N,)."""
-    key_N = np.zeros(len(codes_NL), np.int64)
-    for level in range(codes_NL.shape[1]):
-        key_N = key_N * sizes[level] + codes_NL[:, level]
-    return key_N
+    levels = codes_NL.shape[1]
+    return codes_NL @ np.array([math.prod(sizes[level:levels]) for level in range(1, levels + 1)], np.int64)
 
 
 def groups(key_N: np.ndarray) -> list[np.ndarray]:

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from recalign.errors import InputError, require_positive
-from recalign.events.files import damaged
+from recalign.events.files import reading_parquet
 from recalign.events.messages import did_you_mean
 from recalign.factorization.cooccurrence import cooccurrence_embedding
 from recalign.sequences import EventDataModule
@@ -79,10 +79,8 @@ class ParquetVectors(ItemVectors):
     def _read(self) -> pl.DataFrame:
         if not self.file.is_file():
             raise InputError("there is no such file of vectors", where=str(self.file), remedy="name a Parquet file")
-        try:
+        with reading_parquet(self.file):
             frame = pl.read_parquet(self.file, glob=False)
-        except (pl.exceptions.PolarsError, OSError) as error:
-            raise damaged(self.file, "Parquet", error) from error
         self._require("vectors.item", [self.item], frame)
         return frame
 

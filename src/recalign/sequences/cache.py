@@ -110,16 +110,15 @@ class CacheEntry:
 
     def save(self, sequences: Sequences) -> None:
         """Write the entry, whole or not at all; if it cannot be written, warn once and go on."""
-        part = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        if self.path.exists():  # another process was faster
+            return
         try:
-            part.mkdir(parents=True, exist_ok=True)
-            _write(part, sequences)
-            self.publish(part)
+            with kept.publish(self.path, self.key) as part:
+                _write(part, sequences)
+            _remove_unused(self.path.parent)
         except OSError as error:
             if not self.path.is_dir():
                 _warn(f"the prepared log is not cached: {error.strerror or error} ({self.path.parent})")
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
 
     def publish(self, part: Path) -> None:
         """Make a folder with all files of the entry the entry, unless another process was faster."""

@@ -72,7 +72,7 @@ def verdict(sections: Mapping[str, Section], time_unit: str) -> Verdict:
             *_targets(sections),
             *_users(sections),
             *_times(sections, time_unit),
-            *_leaks(sections),
+            *(Concern(True, f"{name}: {count:,}") for name, count in sections[LEAKS].items() if count),
         ]
     )
 
@@ -187,9 +187,3 @@ def _whole_ties(sections: Mapping[str, Section]) -> str:
     others = sections.get(OTHER_USERS, {}).items()
     line = next((line for line, users in others if "TimeSplit" in line and int(users) >= FEW), None)
     return f", or keep them in one part with data.{line}" if line else ""
-
-
-def _leaks(sections: Mapping[str, Section]) -> Iterator[Concern]:
-    for name, count in sections[LEAKS].items():
-        if count:
-            yield Concern(True, f"{name}: {count:,}")

@@ -17,7 +17,7 @@ from recalign.errors import InputError
 from recalign.files import rename
 from recalign.keys import leaves, short
 from recalign.posttrain.keep import KeepRanking
-from recalign.recommender.checkpoint import OTHER_VERSION, prior_names, read_checkpoint, write_checkpoint
+from recalign.recommender.checkpoint import OTHER_VERSION, read_checkpoint, write_checkpoint
 from recalign.stage.folder import RunFolder
 from recalign.stage.loggers import CSVLog
 from recalign.stage.private import CLASS_PATH, TRAINED_WEIGHTS, validates_now
@@ -162,8 +162,7 @@ def find_checkpoint(given: str | None, folder: RunFolder, command: str) -> Path 
 
 def refuse_missing_weights(checkpoint: dict[str, Any], path: Path, model: LightningModule) -> None:
     """Refuse a checkpoint that lacks weights of the model, as one of another version may, with an InputError."""
-    held = checkpoint["state_dict"].keys() | prior_names(model)
-    if missing := [name for name in model.state_dict() if name not in held]:
+    if missing := [name for name in model.state_dict() if name not in checkpoint["state_dict"]]:
         raise InputError(f"missing: {missing[:5]}", where=str(path), remedy=OTHER_VERSION)
 
 

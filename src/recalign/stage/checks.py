@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 
 from jsonargparse import Namespace
 from lightning import LightningDataModule, LightningModule, Trainer
@@ -11,7 +10,7 @@ from lightning.pytorch.callbacks import WeightAveraging
 
 from recalign.errors import InputError, require_positive
 from recalign.recommender import Recommender
-from recalign.recommender.checkpoint import check_catalogue, check_reward
+from recalign.recommender.checkpoint import Loaded
 from recalign.recommender.training import StageModule
 from recalign.stage import upstream
 from recalign.stage.checkpoint import (
@@ -20,7 +19,7 @@ from recalign.stage.checkpoint import (
     refuse_missing_weights,
     refuse_other_model,
 )
-from recalign.stage.classes import imported
+from recalign.stage.classes import imported, listed
 from recalign.stage.console import warn_if_bf16_is_slow
 from recalign.stage.parsed import ParsedStage, fingerprint
 
@@ -101,8 +100,7 @@ def _refuse_parts(trainer: Namespace, model: type, training: bool) -> None:
             where="trainer.strategy",
             remedy="leave conf/trainer/fsdp.yaml out: the checkpoint holds all weights, and one process can read it",
         )
-    callbacks = trainer.callbacks if isinstance(trainer.callbacks, list) else [trainer.callbacks]
-    kinds = [imported(one.class_path) for one in callbacks if one]
+    kinds = [imported(one.class_path) for one in listed(trainer.callbacks)]
     if averages := [kind.__name__ for kind in kinds if issubclass(kind, WeightAveraging)]:
         raise InputError(
             f"{averages[0]} cannot average weights that are in parts",
@@ -161,11 +159,8 @@ def after_reading(
         InputError: they do not.
     """
     for one in parsed.upstream:
-        content = one.checkpoint()
-        if trained_on := content.get("catalogue"):
-            check_catalogue(trained_on, datamodule.sequences.catalogue, str(one.path))  # type: ignore[attr-defined]
-        if one.stage == "reward" and "reward" in (facts := content.get("facts", {})):
-            check_reward(facts["reward"], datamodule.reward, str(one.path))  # type: ignore[attr-defined]
+        if content := one.checkpoint():
+            Loaded.of(None, content, str(one.path)).check(datamodule)  # type: ignore[arg-type]
     if parsed.checkpoint is None:
         return
     checkpoint = read_run_checkpoint(parsed.checkpoint)
@@ -179,8 +174,7 @@ def after_reading(
     refuse_missing_weights(checkpoint, parsed.checkpoint, model)
     if not parsed.training:
         return
-    own = model.configure_callbacks()
-    callbacks = [*trainer.callbacks, *(own if isinstance(own, Sequence) else [own])]  # type: ignore[attr-defined]
+    callbacks = [*trainer.callbacks, *listed(model.configure_callbacks())]  # type: ignore[attr-defined]
     refuse_lost_weights(checkpoint, parsed.checkpoint, callbacks)
     if parsed.continued is None:
         return

@@ -27,6 +27,11 @@ def imported(class_path: str) -> type:
     return getattr(importlib.import_module(module), name)
 
 
+def listed(value: Any) -> list[Any]:
+    """One value, several, or none, as a list."""
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
 def nearest_import(path: str) -> str | None:
     """The nearest import path that exists, corrected part by part."""
     if "." not in path:

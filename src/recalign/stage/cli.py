@@ -73,9 +73,10 @@ def run_stage(words: Sequence[str], *callbacks: Callback) -> StageResult:
     with quiet():
         cli = StageCLI(words, *callbacks)
         parsed, manifest = cli.parsed, None
+        trained = parsed.training and not parsed.dry
         with _clear_errors(parsed.folder.path), ExitStack() as held:
             checks.before_reading(parsed)
-            if parsed.training and not parsed.dry and is_first():
+            if trained and is_first():
                 held.enter_context(parsed.folder.held())
             seed_everything(parsed.seed, workers=True, verbose=False)
             trainer, model, datamodule = cli.build()
@@ -92,7 +93,8 @@ def run_stage(words: Sequence[str], *callbacks: Callback) -> StageResult:
             path = None if isinstance(model, EvaluatedPolicy) else parsed.checkpoint  # it has its weights
             with record.recorded(parsed, manifest, trainer.loggers), _clear_interrupts(parsed):
                 runs[parsed.subcommand](model, datamodule=datamodule, ckpt_path=path, weights_only=True)
-        return StageResult(parsed.folder, record.outcome(parsed), manifest, trainer, model, datamodule)
+        checkpoint = record.final_checkpoint(parsed.folder) if trained else parsed.checkpoint
+        return StageResult(parsed.folder, checkpoint, manifest, trainer, model, datamodule)
 
 
 @contextmanager

@@ -151,14 +151,10 @@ class LineProgress(ProgressBar):
         figures = "  ".join(f"{k} {v:.4g}" for k, v in trainer.progress_bar_metrics.items())
         line = f"{self.label}  epoch {trainer.current_epoch + 1}  {figures}  batch {done:.0f}"
         if math.isfinite(total):
-            line += f"/{total:.0f}  {timedelta(seconds=round(left))} left{_of_whole(left)}"
+            line += f"/{total:.0f}  {timedelta(seconds=round(left))} left"
+            if said := _WHOLE.get()(left):
+                line += f"; in all{said.replace(',', '', 1)}"
         print(line, file=sys.stderr, flush=True)
-
-
-def _of_whole(left: float) -> str:
-    """What is left of the whole, behind what is left of training."""
-    said = _WHOLE.get()(left)
-    return f"; in all{said.replace(',', '', 1)}" if said else ""
 
 
 class Bar(RichProgressBar):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from jsonargparse import Namespace
-
-from recalign.recommender.checkpoint import class_path, load_net
+from recalign.recommender.checkpoint import load_net
 from recalign.recommender.training import PolicyModule
 
 
@@ -23,9 +21,3 @@ class EvaluatedPolicy(PolicyModule):
 
     def setup(self, stage: str) -> None:
         self.loaded.check(self.data)
-
-
-def evaluated(checkpoint: str, trained: Namespace) -> Namespace:
-    """The settings of an `EvaluatedPolicy` instead of those of the model that was trained."""
-    taken = Namespace(checkpoint=checkpoint, top_k=trained.init_args.top_k)
-    return Namespace(class_path=class_path(EvaluatedPolicy), init_args=taken)

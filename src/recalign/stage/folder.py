@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from recalign import kept
 from recalign.errors import InputError
 from recalign.files import held, sha256
 
@@ -35,15 +36,26 @@ def name_in_sweep(name: str) -> str:
     return name if trial is None or name.endswith(f"-{trial}") else f"{name}-{trial}"
 
 
-@dataclass(frozen=True)
+@dataclass
 class RunFolder:
     """Paths inside one run folder, and what is done to the folder as a whole.
 
     Attributes:
         path: the folder ``<root>/<chain>/<name>/seed-<n>``; it need not exist.
+        trust: the trust report of a reward model.
     """
 
     path: Path
+
+    def __post_init__(self) -> None:
+        self.config, self.manifest = self.path / "config.yaml", self.path / kept.MANIFEST
+        self.checkpoints, self.trust = self.path / "checkpoints", self.path / "trust.json"
+        self.best, self.last = self.checkpoints / "best.ckpt", self.checkpoints / "last.ckpt"
+
+    @property
+    def previous(self) -> Path:
+        """Keeps the run that this folder held before."""
+        return self.path.with_name(self.path.name + ".previous")
 
     @classmethod
     def of(cls, run: RunConfig, chain: str, seed: int) -> RunFolder:
@@ -56,36 +68,6 @@ class RunFolder:
             if name in ("", ".", "..") or "/" in name or os.sep in name:
                 raise InputError(f"{name!r} cannot name a folder", where=key, remedy="choose a name without slashes")
         return cls(Path(run.root) / chain / run.name / f"seed-{seed}")
-
-    @property
-    def config(self) -> Path:
-        return self.path / "config.yaml"
-
-    @property
-    def manifest(self) -> Path:
-        return self.path / "manifest.json"
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.path / "checkpoints"
-
-    @property
-    def best(self) -> Path:
-        return self.checkpoints / "best.ckpt"
-
-    @property
-    def last(self) -> Path:
-        return self.checkpoints / "last.ckpt"
-
-    @property
-    def previous(self) -> Path:
-        """Keeps the run that this folder held before."""
-        return self.path.with_name(self.path.name + ".previous")
-
-    @property
-    def trust(self) -> Path:
-        """The trust report of a reward model."""
-        return self.path / "trust.json"
 
     def digests(self) -> dict[str, str]:
         """SHA-256 of what later stages and reports read, by path in the folder."""
@@ -116,11 +98,6 @@ class RunFolder:
     def held(self) -> AbstractContextManager[None]:
         """Hold the folder, so that no other process trains in it: that is an InputError."""
         return held(self.path, "training", "let it finish, or give this run another --run.name")
-
-    def tidy(self) -> None:
-        """Remove what a killed process left half-written."""
-        for left in self.checkpoints.glob(".*"):
-            left.unlink()
 
     def start_afresh(self) -> None:
         """Empty the folder: a run that had a checkpoint is kept beside it as ``seed-<n>.previous``.

@@ -17,12 +17,13 @@ from lightning.pytorch.strategies import DDPStrategy
 
 from recalign.errors import InputError, nearest
 from recalign.keys import split
+from recalign.recommender.checkpoint import class_path
 from recalign.recommender.training import PolicyModule
 from recalign.stage import checks, upstream
 from recalign.stage.checkpoint import RunCheckpoint, WholeCheckpointIO, find_checkpoint
-from recalign.stage.classes import imported
+from recalign.stage.classes import imported, listed
 from recalign.stage.console import progress
-from recalign.stage.evaluated import evaluated
+from recalign.stage.evaluated import EvaluatedPolicy
 from recalign.stage.folder import RunConfig, RunFolder, name_in_sweep
 from recalign.stage.guard import CheckMonitors, NaNGuard, StepSeeds
 from recalign.stage.manifest import Manifest
@@ -136,7 +137,8 @@ class StageCLI(LightningCLI):
         resolved = {key: value for key, value in resolved.items() if value is not None or key not in OPTIONAL}
         parsed = ParsedStage(self.words, variables, resolved, run, seed, log, folder, checkpoint, continued, found)
         if alone:
-            config.model = evaluated(str(checkpoint), config.model)
+            arguments = Namespace(checkpoint=str(checkpoint), top_k=config.model.init_args.top_k)
+            config.model = Namespace(class_path=class_path(EvaluatedPolicy), init_args=arguments)
         if parsed.in_place:
             resolved["ckpt_path"] = None  # config.yaml repeats the whole run, not its last part
         return parsed
@@ -154,15 +156,15 @@ class StageCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         parsed, config = self.parsed, self.config_init["trainer"]
         self.config_init["checkpoint"].dirpath = str(parsed.folder.checkpoints.resolve())
-        self.own_loggers = [logger for logger in _listed(config.logger) if not isinstance(logger, bool)]
+        self.own_loggers = [logger for logger in listed(config.logger) if not isinstance(logger, bool)]
         ours = NaNGuard(parsed.folder.last), CheckMonitors(), StepSeeds(parsed.seed), TrainingMonitor()
         callbacks: list[Callback] = [*ours, *self.callbacks]
-        bars = [one for one in _listed(config.callbacks) if isinstance(one, ProgressBar)]
+        bars = [one for one in listed(config.callbacks) if isinstance(one, ProgressBar)]
         if config.enable_progress_bar is not False and not bars:
             callbacks.append(progress(parsed.run.name))
-        self.trainer_defaults["callbacks"] = [*callbacks, *_listed(self.config_init["early_stopping"])]
+        self.trainer_defaults["callbacks"] = [*callbacks, *listed(self.config_init["early_stopping"])]
         root = config.default_root_dir or str(parsed.folder.path)
-        plugins = [*_listed(config.plugins), WholeCheckpointIO()]
+        plugins = [*listed(config.plugins), WholeCheckpointIO()]
         if config.strategy == "ddp":
             config.strategy = DDPStrategy(broadcast_buffers=False)  # no buffer changes in training
         # Our own loggers come later, when the run folder is ready for them.
@@ -184,11 +186,6 @@ def _read(parser: Parser, words: Sequence[str]) -> tuple[Namespace, set[str]]:
     config = config.clone()
     config.pop("config", None)
     return config, variables
-
-
-def _listed(value: Any) -> list[Any]:
-    """One value, several, or none, as a list."""
-    return value if isinstance(value, list) else [] if value is None else [value]
 
 
 def _import(modules: Sequence[str]) -> None:

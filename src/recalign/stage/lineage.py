@@ -27,7 +27,7 @@ def log_artifacts(run: Any, folder: RunFolder, manifest: Manifest) -> None:
     made = {"log": manifest.log, **facts, "upstream": manifest.upstream}
     if manifest.checkpoint:
         run.log_artifact(_checkpoint(folder.path / manifest.checkpoint, manifest.digests[manifest.checkpoint], made))
-    if trust := read_json(folder.path / "trust.json"):
+    if trust := read_json(folder.trust):
         _log_trust(run, trust)
 
 

@@ -44,7 +44,8 @@ class CSVLog(Logger):
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         row = {"epoch": metrics.get("epoch"), "step": step} | metrics
         if new := [column for column in row if column not in self.columns]:
-            self._add_columns(new)
+            rows, self.columns = self._rows(), self.columns + new
+            self._write(rows)
         with open(self.path, "a", newline="", encoding="utf-8") as file:
             csv.DictWriter(file, self.columns).writerow(row)
 
@@ -59,11 +60,6 @@ class CSVLog(Logger):
         kept = [row for row in rows if not row["step"] or int(row["step"]) < step]
         if len(kept) < len(rows):
             self._write(kept)
-
-    def _add_columns(self, new: list[str]) -> None:
-        rows = self._rows()
-        self.columns = self.columns + new
-        self._write(rows)
 
     def _rows(self) -> list[dict[str, str]]:
         if not self.path.exists():

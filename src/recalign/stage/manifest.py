@@ -18,7 +18,7 @@ from recalign import kept
 from recalign.code import STAGE, class_paths, code_digest
 from recalign.errors import InputError
 from recalign.files import digest, write_json
-from recalign.stage.classes import imported
+from recalign.stage.classes import imported, listed
 from recalign.stage.folder import RunFolder
 
 TALK = ("enable_progress_bar", "enable_model_summary", "logger", "profiler")
@@ -108,19 +108,14 @@ def run_key(config: dict[str, Any], fingerprint: str | None, upstream: dict[str,
     data, trainer = counted["data"]["init_args"], counted["trainer"]
     for settings, name in ((data, "root"), (data, "cache"), (data["log"], "titles"), *((trainer, one) for one in TALK)):
         settings.pop(name, None)
-    given = trainer["callbacks"]
-    trainer["callbacks"] = [one for one in (given if isinstance(given, list) else [given]) if one and not _talks(one)]
+    kinds = [(one, imported(one["class_path"])) for one in listed(trainer["callbacks"])]
+    trainer["callbacks"] = [one for one, kind in kinds if not issubclass(kind, ProgressBar | ModelSummary)]
     for name in upstream:
         part, argument = name.split(".")
         del counted[part]["init_args"][argument]
     files = {name: checkpoint["sha256"] for name, checkpoint in upstream.items()}
     code = code_digest({*STAGE, *class_paths(counted)})
     return {"settings": digest(counted), "data": fingerprint, **files, "code": code}
-
-
-def _talks(callback: dict[str, Any]) -> bool:
-    """Whether a callback only says what happens."""
-    return issubclass(imported(callback["class_path"]), ProgressBar | ModelSummary)
 
 
 def now() -> str:

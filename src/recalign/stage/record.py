@@ -63,7 +63,8 @@ def begin(parsed: ParsedStage, datamodule: LightningDataModule) -> Manifest:
 def _prepare(parsed: ParsedStage, manifest: Manifest) -> None:
     folder = parsed.folder
     if parsed.in_place:
-        folder.tidy()
+        for left in folder.checkpoints.glob(".*"):  # half-written by a process that was killed
+            left.unlink()
     else:
         folder.start_afresh()
     head = f"# Repeats this run: recalign fit --config {folder.config}\n"
@@ -136,11 +137,6 @@ def renew_trust(folder: RunFolder) -> None:
     if manifest and manifest.digests and folder.trust.is_file():
         manifest.digests[folder.trust.name] = sha256(folder.trust)
         manifest.write(folder)
-
-
-def outcome(parsed: ParsedStage) -> Path | None:
-    """The checkpoint that a `fit` hands over, or the one that another command has loaded."""
-    return final_checkpoint(parsed.folder) if parsed.training and not parsed.dry else parsed.checkpoint
 
 
 def final_checkpoint(folder: RunFolder) -> Path | None:
