@@ -415,7 +415,7 @@ def test_rows_that_repeat_another_are_left_out_where_that_is_asked_for(tmp_path)
     twice = SHOP + "bob,lamp,6,view\nbob,lamp,6,cart\n"
     table = load(tmp_path, twice, WORTH, kind="csv", drop_repeats=True)
     assert table.frame.height == 9  # the cart differs in a column
-    assert "rows repeat another row in every column and are left out: row 8 of" in str(table.report)
+    assert "rows repeat another row in every column and are left out: row 9 of" in str(table.report)
     assert load(tmp_path, twice, WORTH, kind="csv").frame.height == 10
 
 
