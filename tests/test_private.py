@@ -20,7 +20,6 @@ USED: dict[str, Any] = {
     "_check_value_key": ArgumentParser,  # stage/settings.py overrides it
     "_data_fetcher": _FitLoop,
     "_foreach_lerp_": torch,
-    "_load_from_state_dict": torch.nn.Module,  # documented in its source alone
     "_offline": WandbLogger,
     "_should_check_val_fx": _TrainingEpochLoop,
     "_step_supports_amp_scaling": torch.amp.grad_scaler,

@@ -9,8 +9,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import Namespace
-
 
 def leaves(tree: Any, prefix: str = "") -> dict[str, Any]:
     """Values by dotted key: ``{"model": {"lr": 0.1}}`` -> ``{"model.lr": 0.1}``. An empty dictionary is a value."""
@@ -30,6 +28,8 @@ def short(key: str) -> str:
 
 def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings by dotted key as nested dictionaries: ``{"model.lr": 0.1}`` -> ``{"model": {"lr": 0.1}}``."""
+    from jsonargparse import Namespace  # a server alone does without
+
     return Namespace(**settings).as_dict()
 
 

@@ -40,9 +40,9 @@ def test_a_share_of_the_histories_is_asked(data, start, taste):
     batch = small.batch_of(data, "train", rows=30)
     everywhere, rarely = (small.free(PPO, policy=start, reward_net=taste, share=share) for share in (1.0, 0.1))
     before = torch.get_rng_state()
-    assert everywhere.asked(batch) is batch
+    assert everywhere.sampled_targets(batch) is batch
     assert torch.get_rng_state().equal(before)
-    asked = len(rarely.asked(batch).target_T) / len(batch.target_T)
+    asked = len(rarely.sampled_targets(batch).target_T) / len(batch.target_T)
     assert 0.02 < asked < 0.25
 
 

@@ -213,9 +213,13 @@ def test_the_kl_holds_few_scores_of_a_large_catalogue(log_root, monkeypatch):
 
 
 def test_sampled_actions_learn_from_the_events_that_have_a_reward(log_root, cloned, rewarded, tmp_path):
+    checkpoint = torch.load(rewarded, weights_only=True)
+    del checkpoint["facts"]["rewards"]  # by which a model of the whole log is known
+    torch.save(checkpoint, tmp_path / "reward.ckpt")
+
     def states(log):
         log.write_csv(tmp_path / "tastes.csv")
-        module, counts = small.free(GRPO, init_from=str(cloned), reward_model=str(rewarded)), []
+        module, counts = small.free(GRPO, init_from=str(cloned), reward_model=str(tmp_path / "reward.ckpt")), []
         module.surrogate = lambda rollout, logp_TS, state, nll: counts.append(len(state)) or (nll, {})
         small.fit(module, small.data_of(RewardData, tmp_path, "tastes"), tmp_path)
         return sum(counts)
