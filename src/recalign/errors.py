@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 CUTOFF = 0.75
+LONGEST = 100  # letters of a word: nobody mistypes a longer one, and to compare it takes long
 """Similarity (difflib's ratio) from which a candidate is suggested."""
 
 
@@ -70,6 +71,8 @@ def nearest(word: str, candidates: Iterable[str]) -> str | None:
     Returns:
         A candidate, or None if none is near.
     """
+    if len(word) > LONGEST:
+        return None
     pool = sorted(set(candidates))
     for part in (str.lower, lambda key: key.lower().rsplit(".", 1)[-1]):
         options = {part(candidate): candidate for candidate in reversed(pool)}

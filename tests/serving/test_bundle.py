@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 
@@ -10,9 +11,12 @@ import polars as pl
 import pytest
 
 from recalign.errors import InputError
+from recalign.kept import SEAL
 from recalign.serving import Boost, Bundle, Request, load_bundle
-from recalign.serving.about import About
+from recalign.serving.about import About, current, point
 from recalign.serving.catalogue import Catalogue, fine_times, strongest
+from recalign.serving.request import shown
+from recalign.serving.service import Service
 
 ITEMS, TIMES = [3, 5, 7, 11], [1000, 1060, 1120, 1180]
 
@@ -217,3 +221,41 @@ def test_answering_needs_neither_torch_nor_lightning(bundled):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_boosts_may_be_objects_on_every_path(bundle):
+    boost = Boost("item", 7, 9.0)
+    wanted = bundle.recommend({"items": [3], "times": [5], "boost": [vars(boost)], "k": 3})
+    assert bundle.recommend({"items": [3], "times": [5], "boost": [boost], "k": 3}) == wanted
+    assert bundle.recommend([Request(items=[3], times=[5], boost=(boost,))], k=3) == [wanted]
+
+
+@pytest.mark.parametrize("given", [{"k": 1001}, {"boost": [{"column": "x" * 10**6, "value": 1, "weight": 1}]}])
+def test_what_would_take_long_is_refused_at_once(bundle, given):
+    with pytest.raises(InputError):
+        bundle.recommend({"items": [3], "times": [5], **given})
+
+
+def test_a_value_nested_beyond_what_can_be_shown_is_named_by_its_kind():
+    deep: list = []
+    for _ in range(100_000):
+        deep = [deep]
+    assert shown(deep) == "a list, nested too deeply,"
+
+
+def test_a_version_that_cannot_be_loaded_is_left_and_tried_again_once_it_is_whole(bundled, tmp_path, capsys):
+    for name in ("one", "two"):
+        shutil.copytree(current(bundled), tmp_path / name)
+    seal = (tmp_path / "two" / SEAL).read_bytes()
+    (tmp_path / "two" / SEAL).unlink()
+    point(tmp_path, "one")
+    service = Service(tmp_path)
+    for pointer in (b"\xff", b"..", b"two"):
+        (tmp_path / "current").write_bytes(pointer)
+        service.renew()
+        service.renew()
+        assert service.bundle.folder == tmp_path / "one"
+        assert capsys.readouterr().err.count("still serving") == 1  # not at every look
+    (tmp_path / "two" / SEAL).write_bytes(seal)
+    service.renew()
+    assert service.bundle.folder == tmp_path / "two"

@@ -28,7 +28,7 @@ from recalign.sequences import Batch, EventDataModule
 from recalign.sequences.windows import Windows, evaluation_windows, sample_users
 from recalign.serving.bundle import Bundle
 from recalign.serving.catalogue import PER_SECOND, Encoded
-from recalign.serving.request import LeftOut, Request
+from recalign.serving.request import LONGEST, LeftOut, Request
 
 TOLERANCE = 1e-4
 """Largest difference of two log-probabilities that count as the same, in nats."""
@@ -158,9 +158,9 @@ def _as_requests(
 
 
 def _request(data: EventDataModule, bundle: Bundle, user: int, state: int, time: int) -> Request:
-    """What somebody would have asked before an event: all known events up to a place in the log."""
+    """What somebody would have asked before an event: the newest known events up to a place in the log."""
     sequences, about = data.sequences, bundle.about
-    own = slice(sequences.offset[user], state + 1)
+    own = slice(max(sequences.offset[user], state + 1 - LONGEST), state + 1)
     reward_L = sequences.reward[own].tolist()
     return Request(
         items=sequences.items.gather(sequences.item[own] - 1).to_list(),

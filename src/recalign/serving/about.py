@@ -107,8 +107,8 @@ def current(folder: Path) -> Path:
     pointer = folder / CURRENT
     if not pointer.is_file():
         return folder
-    name = pointer.read_text(encoding="utf-8").strip()
-    if Path(name).name != name or not (folder / name).is_dir():
+    name = pointer.read_text(encoding="utf-8", errors="replace").strip()
+    if name in ("", "..") or Path(name).name != name or not (folder / name).is_dir():
         what = f"it names {name!r}, and there is no such version beside it"
         raise InputError(what, where=str(pointer), remedy="write the name of one of the folders into it")
     return folder / name

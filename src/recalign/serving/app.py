@@ -18,18 +18,18 @@ from fastapi.openapi.utils import get_openapi
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
 from pydantic import TypeAdapter
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from recalign.errors import InputError
 from recalign.serving.request import Answer, Id, Request, Scored, plain
-from recalign.serving.service import SECONDS, Full, Service
+from recalign.serving.service import SECONDS, Full, Service, is_loopback
 
 BODY = 2**20
 """Bytes that a request's body may have."""
 OPEN = ("/health", "/ready")
 """Routes that need no token: they say that the server runs, and nothing else."""
 ROUTES = ("/recommend", "/score", "/metrics", *OPEN)
-LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 MILLISECONDS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 Handler = Callable[[HTTPRequest], Awaitable[Response]]
 
@@ -165,7 +165,7 @@ class Guard:
     def _problem(self, scope: Scope) -> Response | None:
         headers = dict(scope["headers"])
         if self.token is None:
-            if named(headers.get(b"host", b"").decode("latin-1")) not in LOOPBACK:
+            if not is_loopback(named(headers.get(b"host", b"").decode("latin-1"))):
                 return problem(403, "this server answers its own machine only", "Host", "name it 127.0.0.1")
         elif scope["path"] not in OPEN:
             given = headers.get(b"authorization", b"")
@@ -178,9 +178,9 @@ class Guard:
 
 
 def named(host: str) -> str:
-    """A ``Host`` without its port."""
+    """A ``Host`` without its port and brackets."""
     name, bracket, _ = host.partition("]")
-    return name + bracket if bracket else host.partition(":")[0]
+    return name.removeprefix("[") if bracket else host.partition(":")[0]
 
 
 async def read(http: HTTPRequest) -> Any:
@@ -199,6 +199,8 @@ async def read(http: HTTPRequest) -> Any:
                 if length > BODY:
                     stop(413, f"a body may have {BODY:,} bytes", "body", "ask for less at once")
                 parts.append(part)
+    except ClientDisconnect:
+        stop(400, "the body broke off", "body", "send it whole")
     except TimeoutError:
         stop(408, f"the body did not come within {SECONDS:g} s", "body", "send it faster")
     try:

@@ -7,7 +7,6 @@ Shape suffixes: B requests of a group, L events of the longest, S hidden items, 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, overload
 
@@ -295,4 +294,4 @@ def log_softmax(score_N: np.ndarray) -> np.ndarray:
 
 
 def _plain(request: Request | Mapping[str, Any]) -> dict[str, Any]:
-    return asdict(request) if isinstance(request, Request) else dict(request)
+    return dict(vars(request)) if isinstance(request, Request) else dict(request)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import ipaddress
 import os
 import socket
 from pathlib import Path
 
 from recalign.errors import InputError, require_positive
 from recalign.serving.bundle import INSTALL
+from recalign.serving.service import is_loopback
 
 TOKEN = "RECALIGN_TOKEN"
 """Environment variable that holds the token."""
@@ -73,21 +73,14 @@ def token_of(file: Path | None) -> str | None:
         InputError: the file cannot be read, or the token is too short or not plain text.
     """
     try:
-        token = file.read_text(encoding="utf-8").strip() if file else os.environ.get(TOKEN)
+        token = file.read_text(encoding="utf-8") if file else os.environ.get(TOKEN)
     except (OSError, ValueError) as error:
         raise InputError(f"the token cannot be read: {error}", where=str(file), remedy="name a text file") from error
+    token = token.strip() if token is not None else None
     if token is not None and (len(token) < SHORTEST or not token.isascii() or not token.isprintable()):
         remedy = f"give {SHORTEST} plain characters or more, such as those of: openssl rand -hex 32"
         raise InputError("this token is too short or no plain text", where=str(file or TOKEN), remedy=remedy)
     return token
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches an address."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def bound(host: str, port: int) -> socket.socket:

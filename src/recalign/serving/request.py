@@ -16,6 +16,8 @@ Time = int | float | str
 LONGEST = 10_000
 """Events of a history, and items of ``allow`` and ``block``, that a request may have."""
 MOST_BOOSTS = 100
+MOST = 1_000
+"""Items that an answer may have."""
 LARGEST = 2.0**63
 SHOWN = 10
 """Ids that an answer names; the others are counted."""
@@ -46,7 +48,8 @@ class Request:
     """What somebody has chosen so far, and what to recommend next.
 
     Attributes:
-        items: raw ids, as in the log, oldest first. May be empty: the answer is then what most people choose.
+        items: raw ids, as in the log, oldest first. May be empty: the answer is then that of the item prior,
+            what most people choose.
         times: when, in the log's own unit, as many as items; they must not go back.
         rewards: how good each event was, in the unit of ``data.reward``, null where nothing is known. Policies that
             read rewards, and reranked ones, need them.
@@ -86,7 +89,7 @@ class Request:
         _require_list("boost", self.boost, MOST_BOOSTS)
         for place, boost in enumerate(self.boost):
             _require(isinstance(boost, Boost), f"boost[{place}]", boost, "a column, a value and a weight")
-        _require(type(self.k) is int and self.k > 0, "k", self.k, "a whole number above 0")
+        _require(type(self.k) is int and 0 < self.k <= MOST, "k", self.k, f"a whole number from 1 to {MOST:,}")
         _require(self.seen in ("exclude", "include"), "seen", self.seen, "exclude or include")
         strong = self.strength is None or (_is_number(self.strength) and self.strength >= 0)
         _require(strong, "strength", self.strength, "a finite number of 0 or more, or null")
@@ -106,7 +109,7 @@ class Request:
             InputError: a name that a request does not have, or a value that it cannot have; says where, and a remedy.
         """
         found = plain(cls, given, "the request")
-        if isinstance(boosts := found.get("boost"), list):
+        if isinstance(boosts := found.get("boost"), list | tuple):
             found["boost"] = [_at(f"boost[{n}]", lambda one=one: _boost(one)) for n, one in enumerate(boosts)]
         return cls(**found)
 
@@ -194,11 +197,16 @@ def plain(kind: type, given: Any, what: str) -> dict[str, Any]:
 
 def shown(value: Any) -> str:
     """A value in a message, cut where it is long."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except RecursionError:  # lists within lists
+        return f"a {type(value).__name__}, nested too deeply,"
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _boost(given: Any) -> Boost:
+    if isinstance(given, Boost):
+        return given
     found = plain(Boost, given, "a boost")
     if lacking := [one.name for one in fields(Boost) if one.name not in found]:
         raise InputError(f"it has no {lacking[0]}", where=lacking[0], remedy="give column, value and weight")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from recalign.errors import InputError
+from recalign.kept import SEAL
 from recalign.serving.about import current
 from recalign.serving.bundle import ROWS, Bundle
 from recalign.serving.catalogue import Encoded
@@ -51,7 +52,7 @@ class Service:
         self.bundle = Bundle(folder, threads)
         self.queue: asyncio.Queue[Waiting] = asyncio.Queue(WAITING)
         self._pool = ThreadPoolExecutor(1, "answers")
-        self._refused: Path | None = None
+        self._refused: object = None  # the version that was tried last, and when it was sealed
 
     async def ask(self, bundle: Bundle, encoded: Encoded, items: np.ndarray | None = None) -> Answer | Scored:
         """The answer to a request that a bundle has read.
@@ -92,15 +93,33 @@ class Service:
 
     def renew(self) -> None:
         """Take up a new version, if there is one. Requests that wait are answered by the version that read them."""
+        tried: object = None
         try:
             named = current(self.folder)
-            if named not in (self.bundle.folder, self._refused):
-                self._refused = named  # unless it can be loaded
+            tried = named, _sealed_at(named)
+            if named != self.bundle.folder and tried != self._refused:
                 self.bundle = Bundle(named, self.threads)
-                self._refused = None
                 print(f"now serving {self.bundle.version}", file=sys.stderr, flush=True)
-        except (InputError, OSError) as error:
-            print(f"still serving {self.bundle.version}: {error}", file=sys.stderr, flush=True)
+                self._refused = None
+        except Exception as error:  # whatever a version is like, the old one goes on
+            tried = tried or str(error)
+            if tried != self._refused:
+                print(f"still serving {self.bundle.version}: {error}", file=sys.stderr, flush=True)
+            self._refused = tried
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _sealed_at(folder: Path) -> float:
+    """When a version was sealed: one that is copied to its end, or made again, is tried again."""
+    seal = folder / SEAL
+    return seal.stat().st_mtime if seal.is_file() else 0.0
 
 
 def answered(taken: list[Waiting]) -> list[Answer | Scored | Exception]:
