@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ def write(graph: Graph, tables: dict[str, Tensor], max_length: int, path: Path) 
     shapes = {name: {0: batch, 1: length} for name in ("item", "time", "reward", "request_time")}
     shapes |= {"length": {0: batch}, "strength": {0: batch}, "hidden": {0: batch, 1: hidden}}
     shapes |= {name: {} if graph.part.fixed else {0: items} for name in tables}
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it names packages that we do without
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
