@@ -124,7 +124,7 @@ def limits(row: Row, log: RewardData, events: pl.DataFrame) -> dict[str, float]:
     Args:
         row: the log.
         log: the same, loaded.
-        events: those measured on, as `recalign.reward.trust.compare` gives them.
+        events: those measured on, as `recalign.reward.trust.compare_predictions` gives them.
     """
     if row.noise is None:
         return {}

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from recalign import kept
 from recalign.errors import InputError
 from recalign.files import sha256, write_json
 from recalign.kept import EARLIER, SEAL, State, check, named, outdated, publish, require
@@ -96,3 +97,32 @@ def test_a_seal_of_an_earlier_version_still_says_what_is_whole(tmp_path: Path):
     assert check(tmp_path, KEY).changed == [EARLIER]
     (tmp_path / "a.json").write_text("{ }")
     assert check(tmp_path).altered == ["a.json"]
+
+
+@pytest.mark.parametrize("content", ['{"key": {}, "mbde_of": {}, "digests": {}}', "[]", '{"digests": []}'])
+def test_what_is_no_seal_is_damaged_not_a_traceback(tmp_path, content):
+    (tmp_path / kept.SEAL).write_text(content)
+    assert kept.check(tmp_path).altered == [kept.SEAL]
+
+
+@pytest.mark.parametrize("content", ["[]", '{"digests": null}', '{"digests": {"other.ckpt": "1"}}'])
+def test_a_manifest_of_another_tool_says_nothing_of_a_file(tmp_path, content):
+    (tmp_path / "manifest.json").write_text(content)
+    (tmp_path / "a.ckpt").write_text("weights")
+    assert kept.recorded(tmp_path / "a.ckpt") is None
+
+
+def test_a_folder_that_cannot_be_moved_into_place_leaves_the_earlier_one(tmp_path, monkeypatch):
+    with kept.publish(tmp_path / "entry") as part:
+        (part / "a").write_text("1")
+
+    def fails(old: Path, new: Path) -> None:
+        if "earlier" not in f"{old}{new}":
+            raise OSError("no")
+        old.rename(new)
+
+    monkeypatch.setattr(kept, "rename", fails)
+    with pytest.raises(OSError, match="no"), kept.publish(tmp_path / "entry") as part:
+        (part / "a").write_text("2")
+    assert (tmp_path / "entry/a").read_text() == "1"
+    assert [path.name for path in tmp_path.iterdir()] == ["entry"]

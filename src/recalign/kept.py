@@ -49,10 +49,13 @@ class Seal:
         """The seal of a folder; an empty one where there is none.
 
         Raises:
-            InputError: it is not JSON.
+            InputError: it is not JSON, or no seal.
         """
         content = read_json(folder / SEAL)
-        return cls(**content if "digests" in content else {"digests": content})  # of 0.9: digests alone
+        parts = content if isinstance(content, dict) and "digests" in content else {"digests": content}  # of 0.9
+        if not {*parts} <= {"key", "made_of", "digests"} or not all(isinstance(one, dict) for one in parts.values()):
+            raise InputError("is no seal", where=str(folder / SEAL), remedy="make the folder again")
+        return cls(**parts)
 
 
 @dataclass(frozen=True)
@@ -114,14 +117,20 @@ def publish(folder: Path, key: Key | None = None, made_of: Mapping[str, str] | N
     """
     part = folder.with_name(f".{folder.name}.{os.getpid()}")
     earlier = part.with_name(f"{part.name}.earlier")
-    shutil.rmtree(part, ignore_errors=True)
+    for left in (part, earlier):
+        shutil.rmtree(left, ignore_errors=True)
     try:
         part.mkdir(parents=True)
         yield part
         seal(part, key, made_of)
         if folder.is_dir():
             rename(folder, earlier)
-        rename(part, folder)
+        try:
+            rename(part, folder)
+        except OSError:
+            if earlier.is_dir():
+                rename(earlier, folder)
+            raise
         shutil.rmtree(earlier, ignore_errors=True)
     finally:
         shutil.rmtree(part, ignore_errors=True)
@@ -190,8 +199,9 @@ def differences(known: Any, key: Key) -> list[str]:
 def recorded(path: Path) -> str | None:
     """The digest that the manifest of a file's run folder has of it; None: it has none."""
     for run in path.absolute().parents[:2]:
-        digests: Mapping[str, str] = read_json(run / MANIFEST).get("digests", {})
-        if known := digests.get(path.absolute().relative_to(run).as_posix()):
+        manifest = read_json(run / MANIFEST)
+        digests = manifest.get("digests") if isinstance(manifest, dict) else None  # another tool's file may lie there
+        if isinstance(digests, dict) and (known := digests.get(path.absolute().relative_to(run).as_posix())):
             return known
     return None
 

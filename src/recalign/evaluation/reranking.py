@@ -12,8 +12,8 @@ import torch
 
 from recalign.errors import InputError
 from recalign.evaluation.baselines import ItemScores, LowerBound, Rerank, Scores, log_counts
-from recalign.files import read_json
-from recalign.kept import Seal, check
+from recalign.files import read_json, sha256
+from recalign.kept import Seal, check, recorded
 from recalign.recommender.checkpoint import load_net
 from recalign.recommender.policy import Policy
 from recalign.reward import RewardData, RewardEnsemble
@@ -89,7 +89,7 @@ class Reranking:
 
 @torch.no_grad()
 def interpolate(start: Policy, trained: Policy, alpha: float) -> Policy:
-    """The policy whose weights are start + alpha (trained - start), as `recalign.posttrain.KeepRanking` has them."""
+    """The policy whose weights are start + alpha (trained - start), as `KeepRanking` has them."""
     policy = copy.deepcopy(trained)
     for weight, first in zip(policy.parameters(), trained.origin(start), strict=True):
         weight.copy_(torch.lerp(first.to(weight), weight, alpha))
@@ -108,13 +108,15 @@ def served(folder: Path, checkpoints: Mapping[str, Path], data: RewardData) -> P
         InputError: the row is not evaluated, or its checkpoints or its log are not those of its evaluation.
     """
     method, place = folder.parent.name, folder / "evaluation"
-    state = check(place)
-    whole = state.whole and Seal.read(place).made_of  # those of 0.9 do not say what they rest on
-    said = read_json(place / "summary.json").get(RERANKING) if whole else None
+    whole = check(place).whole
+    seal = Seal.read(place) if whole else Seal()
+    said = read_json(place / "summary.json").get(RERANKING) if seal.key else None
     remedy = "run the chain again: only what has changed is repeated"
     if not said:
-        raise InputError("this row has no evaluation, or an altered one", where=str(folder), remedy=remedy)
-    if state.changed:
+        of = "one of an earlier version" if whole else "an altered one"
+        raise InputError(f"this row has no evaluation, or {of}", where=str(folder), remedy=remedy)
+    known = {"recommender": "start", "reward": "reward", str(base_method(method)): "checkpoint"}
+    if any(seal.key.get(known[stage]) != (recorded(path) or sha256(path)) for stage, path in checkpoints.items()):
         what = "its evaluation rests on other checkpoints than those in the chain's folder"
         raise InputError(what, where=str(folder), remedy=remedy)
     if said["log"] != data.fingerprint:

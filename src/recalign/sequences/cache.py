@@ -73,7 +73,7 @@ class CacheEntry:
         if source_file(module) is None:
             return None
         files = (*(SOURCE / "events").glob("*.py"), *(SOURCE / "sequences" / f"{name}.py" for name in MADE_BY))
-        own = None if module.startswith(PACKAGE) else code_digest({f"{module}.{type(split).__name__}"}, ())
+        own = None if module.split(".")[0] == PACKAGE else code_digest({f"{module}.{type(split).__name__}"}, ())
         code = digest(pl.__version__, sorted(map(sha256, files)), own)  # by bytes: parsing takes longer than loading
         key = {"log": fingerprint, "code": code}
         return cls(folder / f"{name.replace(os.sep, '-')}-{digest(key)[:16]}", key)

@@ -37,6 +37,7 @@ OPTIONAL = ("optimizer", "lr_scheduler", "early_stopping")
 TRAINER_DEFAULTS = {"devices": 1, "log_every_n_steps": 10, "enable_model_summary": False}
 READ_ANEW = re.compile(r"^[^#\n]*(\$\{[\w.]+:|\.(ya?ml|json)\b)", re.MULTILINE)
 """In the text of settings: a resolver such as ``${oc.env:HOME}``, or a file of further settings."""
+NAMED = re.compile(r"[\w./-]+\.(?:ya?ml|json)\b")
 _PARSER: list[LightningArgumentParser] = []
 _PARSED: dict[tuple[str, ...], Namespace] = {}
 """What jsonargparse made of words, by them and by the content of the files that they name."""
@@ -177,15 +178,23 @@ def _read(parser: Parser, words: Sequence[str]) -> tuple[Namespace, set[str]]:
     Kept: it takes long, and a chain's stages are planned and then run. Settings that name files or variables are read
     anew, for these may have changed.
     """
-    files = [Path(value) for option, value, _ in split(words) if option in ("-c", "--config") and value]
-    texts = (*words, *(file.read_text(encoding="utf-8", errors="replace") for file in files if file.is_file()))
-    variables = {name for text in texts for name in re.findall(r"\$\{oc\.env:\s*(\w+)", text)}
-    config = _PARSED.get(texts) or parser.read(words)
-    if not any(READ_ANEW.search(text) for text in texts[len(words) - 2 * len(files) :]):
-        _PARSED[texts] = config
+    given = [(value or "", option in ("-c", "--config")) for option, value, _ in split(words)]
+    texts = [value for value, is_file in given if not is_file]
+    texts += [_text(value) for value, is_file in given if is_file]
+    nested = [_text(value) for text in texts for value in NAMED.findall(text)]
+    variables = {name for text in (*texts, *nested) for name in re.findall(r"\$\{oc\.env:\s*(\w+)", text)}
+    key = (*words, *texts)
+    config = _PARSED.get(key) or parser.read(words)
+    if not any(READ_ANEW.search(text) for text in texts):
+        _PARSED[key] = config
     config = config.clone()
     config.pop("config", None)
     return config, variables
+
+
+def _text(file: str) -> str:
+    path = Path(file)
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
 
 
 def _import(modules: Sequence[str]) -> None:
