@@ -154,9 +154,10 @@ def test_other_code_makes_another_entry(root):
     assert CacheEntry.of(root, "log", "f", Mine()) is None
 
 
-def test_a_helper_of_a_split_of_ones_own_makes_another_entry(make, root, tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["my_split", "recalign_splits"])  # the second begins like a module of ours
+def test_a_helper_of_a_split_of_ones_own_makes_another_entry(make, root, tmp_path, monkeypatch, name):
     monkeypatch.syspath_prepend(tmp_path)
-    (tmp_path / "my_split.py").write_text(
+    (tmp_path / f"{name}.py").write_text(
         "from my_helper import LAST\nfrom recalign.sequences import LeaveLast, Split\n\n\n"
         "class Mine(Split):\n    def assign(self, table):\n        return LeaveLast(LAST, 2).assign(table)\n"
     )
@@ -164,9 +165,9 @@ def test_a_helper_of_a_split_of_ones_own_makes_another_entry(make, root, tmp_pat
     for last in (2, 3):
         (tmp_path / "my_helper.py").write_text(f"LAST = {last}\n")
         forget()
-        for module in ("my_split", "my_helper"):
+        for module in (name, "my_helper"):
             sys.modules.pop(module, None)
-        data = make(split=importlib.import_module("my_split").Mine())
+        data = make(split=importlib.import_module(name).Mine())
         tested.append(int((data.sequences.frame["split"] == TEST).sum()))
     assert tested[1] > tested[0]
     assert len(entries(root)) == 2

@@ -107,6 +107,21 @@ def test_files_and_variables_that_settings_name_are_read_anew(monkeypatch: pytes
         assert encoder["init_args"]["dim"] == len(root) + ord(root[0])
 
 
+def test_a_variable_is_read_anew_wherever_it_stands_among_the_options(monkeypatch: pytest.MonkeyPatch):
+    words = ("fit", "--config", "toy.yaml", "--data.root=${oc.env:PLACE}", "--trainer.max_epochs=1", "--run.root=x")
+    for root in ("one", "two"):
+        monkeypatch.setenv("PLACE", root)
+        assert parse_stage(words).config["data"]["init_args"]["root"] == root
+
+
+def test_a_variable_in_a_file_that_an_option_names_is_written_by_its_name(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("WIDTH", "17")
+    write("mixer.yaml", "class_path: stage_doubles.Mixer\ninit_args: {dim: '${oc.env:WIDTH}'}")
+    parsed = parse_stage(["fit", "--config", "toy.yaml", "--model.encoder=mixer.yaml"])
+    assert parsed.config["model"]["init_args"]["encoder"]["init_args"]["dim"] == 17
+    assert parsed.shareable["model"]["init_args"]["encoder"]["init_args"]["dim"] == "${oc.env:WIDTH}"
+
+
 def test_a_file_that_changes_is_parsed_again():
     assert parse("--config", write("log.yaml", "data: {max_length: 3}"))["data"]["init_args"]["max_length"] == 3
     assert parse("--config", write("log.yaml", "data: {max_length: 4}"))["data"]["init_args"]["max_length"] == 4

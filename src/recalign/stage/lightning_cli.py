@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,8 @@ TRAINER_DEFAULTS = {"devices": 1, "log_every_n_steps": 10, "enable_model_summary
 READ_ANEW = re.compile(r"^[^#\n]*(\$\{[\w.]+:|\.(ya?ml|json)\b)", re.MULTILINE)
 """In the text of settings: a resolver such as ``${oc.env:HOME}``, or a file of further settings."""
 NAMED = re.compile(r"[\w./-]+\.(?:ya?ml|json)\b")
+"""A file of further settings."""
+VARIABLE = re.compile(r"\$\{oc\.env:\s*(\w+)")
 _PARSER: list[LightningArgumentParser] = []
 _PARSED: dict[tuple[str, ...], Namespace] = {}
 """What jsonargparse made of words, by them and by the content of the files that they name."""
@@ -178,21 +180,25 @@ def _read(parser: Parser, words: Sequence[str]) -> tuple[Namespace, set[str]]:
     Kept: it takes long, and a chain's stages are planned and then run. Settings that name files or variables are read
     anew, for these may have changed.
     """
-    given = [(value or "", option in ("-c", "--config")) for option, value, _ in split(words)]
-    texts = [value for value, is_file in given if not is_file]
-    texts += [_text(value) for value, is_file in given if is_file]
-    nested = [_text(value) for text in texts for value in NAMED.findall(text)]
-    variables = {name for text in (*texts, *nested) for name in re.findall(r"\$\{oc\.env:\s*(\w+)", text)}
+    texts = list(_texts(words))
     key = (*words, *texts)
     config = _PARSED.get(key) or parser.read(words)
     if not any(READ_ANEW.search(text) for text in texts):
         _PARSED[key] = config
     config = config.clone()
     config.pop("config", None)
-    return config, variables
+    texts += [_content(file) for text in texts for file in NAMED.findall(text)]
+    return config, {name for text in texts for name in VARIABLE.findall(text)}
 
 
-def _text(file: str) -> str:
+def _texts(words: Sequence[str]) -> Iterator[str]:
+    """What the words set: the values of options, and the content of files of settings."""
+    for option, value, _ in split(words):
+        if value is not None:
+            yield _content(value) if option in ("-c", "--config") else value
+
+
+def _content(file: str) -> str:
     path = Path(file)
     return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
 
