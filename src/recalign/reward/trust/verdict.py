@@ -80,8 +80,9 @@ def noise(train: pl.DataFrame, table: Table, variance: float) -> dict[str, Any]:
         of any predictor, where there are too few of those. ``sd``, its standard deviation, of which a floor is an upper
         limit. ``ceiling``, the R2 that no model exceeds, or, with a floor, one that has been reached.
     """
-    once = train.unique(["user", "item", "timestamp", "reward"])  # an event that is logged twice is no second reward
-    pairs = once.group_by("user", "item").agg(pl.len().alias("n"), pl.col("reward").var().alias("variance"))
+    # An event that is logged twice is no second reward. The order is kept, so that two runs agree to the last digit.
+    once = train.unique(["user", "item", "timestamp", "reward"], maintain_order=True)
+    pairs = once.group_by("user", "item", maintain_order=True).agg(pl.len().alias("n"), pl.col("reward").var().alias("variance"))
     repeated = pairs.filter(pl.col("n") > 1)
     freedom_P, variance_P = (repeated["n"] - 1).to_numpy(), repeated["variance"].to_numpy()
     if freedom_P.sum() >= REPEATS:
