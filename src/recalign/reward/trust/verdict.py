@@ -82,7 +82,9 @@ def noise(train: pl.DataFrame, table: Table, variance: float) -> dict[str, Any]:
     """
     # An event that is logged twice is no second reward. The order is kept, so that two runs agree to the last digit.
     once = train.unique(["user", "item", "timestamp", "reward"], maintain_order=True)
-    pairs = once.group_by("user", "item", maintain_order=True).agg(pl.len().alias("n"), pl.col("reward").var().alias("variance"))
+    pairs = once.group_by("user", "item", maintain_order=True).agg(
+        pl.len().alias("n"), pl.col("reward").var().alias("variance")
+    )
     repeated = pairs.filter(pl.col("n") > 1)
     freedom_P, variance_P = (repeated["n"] - 1).to_numpy(), repeated["variance"].to_numpy()
     if freedom_P.sum() >= REPEATS:
