@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import itertools
 import sys
 from collections.abc import Iterable
 from functools import cache
@@ -11,7 +12,7 @@ from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from typing import Any
 
-from recalign.files import digest
+from recalign.files import digest, sha256
 
 PACKAGE = "recalign"
 SOURCE = Path(__file__).parent
@@ -44,8 +45,10 @@ def code_digest(class_paths: Iterable[str], counted: Iterable[str] = COUNTED) ->
     """
     paths = sorted(class_paths)
     packages = {path.split(".")[0] for path in paths} - {*COUNTED, *sys.stdlib_module_names}
-    others = {name for package in packages if _installed(package) for name in packages_distributions()[package]}
-    parts = [f"{name} {version(name)}" for name in sorted({*others, *counted})]
+    known = {name: packages_distributions().get(name, []) for name in filter(_installed, packages)}
+    parts = [f"{name} {version(name)}" for name in sorted({*counted, *itertools.chain(*known.values())})]
+    strays = sorted(name for name, owners in known.items() if not owners)  # copied there without a distribution
+    parts += [f"{name} {sha256(origin)}" for name in strays if (origin := _origin(name))]
     parts += [f"{module} {_source_digest(file)}" for module, file in sorted(reached(paths).items())]
     return digest(*parts)
 

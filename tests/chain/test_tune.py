@@ -15,7 +15,7 @@ import tiny
 import torch
 import yaml
 
-from recalign.chain.tune import Pruning, best_value
+from recalign.chain.tune import STUDY, Pruning, best_value, journal
 from recalign.errors import InputError
 
 FOLDER = Path("runs/simulated/recommender/tuning")
@@ -69,15 +69,27 @@ def test_it_says_which_trial_runs_and_keeps_its_table_narrow(first: tuple[Path, 
 
 def test_a_longer_search_keeps_what_was_tried_and_one_that_was_killed_goes_on(again: Path):
     shutil.rmtree(again / FOLDER / "trial-1")
-    storage = f"sqlite:///{again / FOLDER / 'study.db'}"
-    optuna.load_study(study_name=None, storage=storage).ask()  # a trial that a killed process left running
+    study = again / FOLDER / STUDY
+    optuna.load_study(study_name=None, storage=journal(study)).ask()  # a trial that a killed process left running
     before = (again / FOLDER / "trial-0/seed-0/manifest.json").read_text()
     said = tune(again, "--trials=3")
     assert said.code == 0, said.err
     assert said.out.count("unchanged") == 1
     assert (again / FOLDER / "trial-0/seed-0/manifest.json").read_text() == before
-    states = [trial.state.name for trial in optuna.load_study(study_name=None, storage=storage).trials]
+    states = [trial.state.name for trial in optuna.load_study(study_name=None, storage=journal(study)).trials]
     assert sorted(states) == ["COMPLETE"] * 4 + ["FAIL"]
+
+
+def test_a_study_whose_path_is_odd_is_kept_there_and_one_that_was_altered_is_named(tmp_path: Path):
+    file = tmp_path / "a?b%20 {c}#d" / STUDY
+    file.parent.mkdir()
+    optuna.create_study(study_name="one", storage=journal(file)).ask()
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == [STUDY]
+    assert len(optuna.load_study(study_name="one", storage=journal(file)).trials) == 1
+    lines = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(lines[0][:20] + b"\n" + b"".join(lines[1:]))
+    with pytest.raises(InputError, match="delete it"):
+        journal(file)
 
 
 @pytest.mark.long
@@ -115,6 +127,7 @@ def test_a_sweep_says_what_is_searched_and_a_given_setting_is_not(again: Path):
         (["--space=nowhere.yaml"], "nowhere.yaml: there is no such file"),
         (["--model.lr=0.1", "--model.temperature=0.1"], "nothing is left to search"),
         (["--run.name=big", "--model.lr=0.1", "--model.temperature=0.1"], "nothing is left to search"),
+        (["--run.name=" + 300 * "a"], "run.name: aaa.* has 300 bytes"),
         (["--trails=2"], "--trails: there is no such option\n.*did you mean --trials"),
         (["--space=other.yaml"], "no space for 'recommender'\n.*--space FILE"),
         (["--space=odd.yaml"], "recommender has no setting 'model.size'\n.*--space FILE"),

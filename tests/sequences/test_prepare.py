@@ -30,6 +30,12 @@ from recalign.sequences import prepare as prepare_file
 from recalign.sequences.cache import CacheEntry
 from recalign.sequences.partitions import Partitions
 
+
+class Typed(LeaveLast):
+    """As if it had been typed into a notebook."""
+
+
+Typed.__module__ = "typed_into_a_notebook"
 SPLITS = [LeaveLast(1, 1), TimeSplit((0.5, 0.75)), TimeSplit((0.5, "1970-01-01T00:00:40+00:00")), Where("good", 0.3)]
 HIGHS = [None, High("reward >= 3"), High(quantile=0.5), High(quantile=0.5, within="length", bins=2)]
 USERS = {
@@ -298,6 +304,7 @@ def test_files_that_change_meanwhile_are_noticed(root, monkeypatch):
     ("changed", "asked", "said"),
     [
         ({"cache": False}, {}, "data.cache: .*which is off"),
+        ({"split": Typed()}, {}, "data.split: a split that was typed in"),
         ({}, {"workers": 0}, "workers: 0 is not above 0"),
         ({}, {"partitions": -1}, "partitions: -1 is not above 0"),
         ({"split": Split()}, {}, "data.split: Split does not say"),

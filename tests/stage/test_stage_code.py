@@ -68,6 +68,16 @@ def test_versions_count(monkeypatch: pytest.MonkeyPatch):
         assert code.code_digest([*STAGES["dpo"], "rich.table.Table"]) != theirs
 
 
+def test_a_module_that_was_copied_beside_installed_ones_counts_by_its_bytes(tmp_path, monkeypatch):
+    place = tmp_path / "site-packages"
+    place.mkdir()
+    monkeypatch.syspath_prepend(place)
+    (place / "copied.py").write_text("class Mine: ...\n")
+    before = code.code_digest(["copied.Mine"])
+    (place / "copied.py").write_text("class Mine: other = True\n")
+    assert code.code_digest(["copied.Mine"]) != before
+
+
 def test_a_class_of_ones_own_counts_with_the_modules_beside_it(folder: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.syspath_prepend(folder)
     Path("my_model.py").write_text("from stage_doubles import Toy\nimport my_loss\n\nclass Mine(Toy): ...\n")

@@ -32,6 +32,7 @@ from recalign.stage.wandb_log import BEST
 
 FOLDER = "tuning"
 """Holds the trials, below the stage's folder."""
+STUDY = "study.jsonl"
 
 
 @dataclass
@@ -153,7 +154,7 @@ class Tuning:
         self.folder.mkdir(parents=True, exist_ok=True)
         study = optuna.create_study(
             study_name=digest(self.stage.key(), self.metric, self.goal),
-            storage=f"sqlite:///{self.folder / 'study.db'}",
+            storage=journal(self.folder / STUDY),
             direction=f"{self.goal}imize",
             pruner=optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=1),
             load_if_exists=True,
@@ -201,6 +202,22 @@ class Tuning:
             value = "failed" if isinstance(one, Exception) else f"{one.value:.4f}{'' if _whole(one) else ' early'}"
             shown.add_row(str(number), value, _line(self.settings[number]), style=style)
         return shown
+
+
+def journal(file: Path) -> Any:
+    """Optuna's storage in a file, whose path may hold any character.
+
+    Raises:
+        InputError: the file was cut or altered.
+    """
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    try:
+        return JournalStorage(JournalFileBackend(str(file)))
+    except (ValueError, KeyError) as error:
+        remedy = "delete it: trials that were trained to their end are not trained again"
+        raise InputError(f"not what Optuna wrote ({error})", where=str(file), remedy=remedy) from error
 
 
 def best_value(file: Path, metric: str, goal: str) -> float:

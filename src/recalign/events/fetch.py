@@ -58,7 +58,8 @@ def ml_100k(root: Path) -> Path:
     raise InputError(
         f"ML-100K is not under the data root and cannot be downloaded ({'; '.join(failed)})",
         where="data.log.files",
-        remedy=f"download {URL} elsewhere and put it, or what it holds, under the data root: {root}/ml-100k/u.data",
+        remedy=f"download {URL} elsewhere and put it, or what it holds, under the data root: {root}/ml-100k/u.data; "
+        "or begin without a network: recalign chain simulated",
     )
 
 

@@ -110,21 +110,32 @@ class CacheEntry:
 
     def save(self, sequences: Sequences) -> None:
         """Write the entry, whole or not at all; if it cannot be written, warn once and go on."""
-        if self.path.exists():  # another process was faster
-            return
+        part = self.path.with_name(f".{self.path.name}.{os.getpid()}")
         try:
-            with kept.publish(self.path, self.key) as part:
-                _write(part, sequences)
-            _remove_unused(self.path.parent)
+            shutil.rmtree(part, ignore_errors=True)
+            part.mkdir(parents=True)
+            _write(part, sequences)
+            self.publish(part)
         except OSError as error:
             if not self.path.is_dir():
                 _warn(f"the prepared log is not cached: {error.strerror or error} ({self.path.parent})")
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
 
     def publish(self, part: Path) -> None:
-        """Make a folder with all files of the entry the entry, unless another process was faster."""
-        if not self.path.exists():
-            kept.seal(part, self.key)
-            rename(part, self.path)
+        """Make a folder with all files of the entry the entry, unless another process was faster.
+
+        Then that one stays: it holds the same, and others may be reading it.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        kept.seal(part, self.key)
+        try:
+            rename(part, self.path)  # fails where the entry is there
+        except OSError:
+            if not self.path.is_dir():
+                raise
         _remove_unused(self.path.parent)
 
     def figures(self) -> dict[str, Any]:

@@ -183,6 +183,9 @@ class EventDataModule(LightningDataModule):
         """
         require_positive("", {"partitions": partitions, "workers": workers}, "partitions", "workers")
         if self._entry is None:
+            if cache_folder(self.cache):
+                what = "a split that was typed in cannot be told from a later version of it, so nothing is cached"
+                raise InputError(what, where="data.split", remedy="put its class into a file, and import it")
             what, remedy = "a log is prepared into the cache, which is off", "name a folder, or leave it on"
             raise InputError(what, where="data.cache", remedy=remedy)
         if not self._entry.load():

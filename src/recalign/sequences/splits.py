@@ -165,7 +165,10 @@ class High:
 
     def __post_init__(self) -> None:
         if (self.expression is None) == (self.quantile is None):
-            raise ValueError("data.high takes either an expression or a quantile")
+            both = self.expression is not None
+            remedy = "set the other to null: --data.high.expression null" if both else "give --data.high.quantile 0.75"
+            what = "takes an expression or a quantile, " + ("not both" if both else "and has neither")
+            raise InputError(what, where="data.high", remedy=remedy)
         if self.quantile is not None and not 0 < self.quantile < 1:
             what = f"{self.quantile} is not a quantile"
             raise InputError(what, where="data.high.quantile", remedy="give one in 0..1")

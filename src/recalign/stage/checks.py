@@ -158,6 +158,8 @@ def after_reading(
     Raises:
         InputError: they do not.
     """
+    if parsed.training:
+        _refuse_rare_validation(trainer, datamodule)
     for one in parsed.upstream:
         if content := one.checkpoint():
             Loaded.of(None, content, str(one.path)).check(datamodule)  # type: ignore[arg-type]
@@ -183,6 +185,21 @@ def after_reading(
     for key, now in upstream.hashes(parsed.upstream).items():
         if parsed.continued.upstream.get(key, now)["sha256"] != now["sha256"]:
             raise InputError(f"{now['path']} is not what this run began with", where=key, remedy=_ANEW)
+
+
+def _refuse_rare_validation(trainer: Trainer, datamodule: LightningDataModule) -> None:
+    """Refuse a validation every so many batches that an epoch does not have: Lightning would, once the fit has begun."""
+    every, limit = trainer.val_check_interval, trainer.limit_train_batches
+    if not isinstance(every, int) or trainer.check_val_every_n_epoch is None:
+        return
+    batches = len(datamodule.train_dataloader())
+    batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+    if every > batches:
+        raise InputError(
+            f"{every} batches, and an epoch has {batches}",
+            where="trainer.val_check_interval",
+            remedy=f"give {batches} at most, or count over epochs: --trainer.check_val_every_n_epoch null",
+        )
 
 
 def _refuse_own_checkpoints(parsed: ParsedStage) -> None:

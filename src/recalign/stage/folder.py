@@ -13,6 +13,10 @@ from recalign.errors import InputError
 from recalign.files import held, sha256
 
 
+LONGEST = 200
+"""Bytes of a folder's name; file systems take 255, and files beside the folder have longer names."""
+
+
 @dataclass(frozen=True)
 class RunConfig:
     """Names the run folder: ``<root>/<chain>/<name>/seed-<seed_everything>``.
@@ -65,8 +69,11 @@ class RunFolder:
             InputError: a name that would lead out of its place in the tree.
         """
         for key, name in (("run.chain", chain), ("run.name", run.name)):
-            if name in ("", ".", "..") or "/" in name or os.sep in name:
+            if name in ("", ".", "..") or {"/", os.sep, "\0"} & {*name}:
                 raise InputError(f"{name!r} cannot name a folder", where=key, remedy="choose a name without slashes")
+            if (length := len(os.fsencode(name))) > LONGEST:
+                what = f"{name[:20]}... has {length} bytes, and a folder's name {LONGEST} at most"
+                raise InputError(what, where=key, remedy="choose a shorter one")
         return cls(Path(run.root) / chain / run.name / f"seed-{seed}")
 
     def digests(self) -> dict[str, str]:

@@ -98,13 +98,13 @@ def recorded(parsed: ParsedStage, manifest: Manifest | None, loggers: Sequence[L
     After a `test`, record the trust report that it has written anew.
     """
     folder, trained = parsed.folder, manifest if parsed.training else None
-    began, code = time.monotonic(), 1
+    began, started, code = time.monotonic(), time.time(), 1
     try:
         yield
         if trained:
             _end(folder, trained, "finished", began)
         elif parsed.subcommand == "test" and not parsed.dry:
-            renew_trust(folder)
+            renew_trust(folder, started)
         code = 0
     except BaseException as error:
         if trained:
@@ -131,10 +131,10 @@ def _end(folder: RunFolder, manifest: Manifest, status: Literal["finished", "fai
 
 
 @rank_zero_only
-def renew_trust(folder: RunFolder) -> None:
-    """Record the trust report that ``recalign test`` has written anew."""
+def renew_trust(folder: RunFolder, started: float) -> None:
+    """Record the trust report that ``recalign test`` has written anew, since a time; an older one is left as known."""
     manifest = Manifest.read(folder)
-    if manifest and manifest.digests and folder.trust.is_file():
+    if manifest and manifest.digests and folder.trust.is_file() and folder.trust.stat().st_mtime >= started:
         manifest.digests[folder.trust.name] = sha256(folder.trust)
         manifest.write(folder)
 
