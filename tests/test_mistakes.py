@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import random
 import shutil
+from io import BytesIO
 from pathlib import Path
 
+import polars as pl
 import pytest
 import tiny
 import yaml
@@ -54,6 +56,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     for name, text in texts.items():
         (folder / name).write_text(text)
+    table = BytesIO()
+    pl.read_csv(folder / "own.csv").write_parquet(table)
+    (folder / "cut.parquet").write_bytes(table.getvalue()[:-20])
     (folder / "latin.yaml").write_bytes("name: café".encode("latin-1"))
     for stage in ("recommender", "reward"):
         assert tiny.recalign(folder, "fit", stage, "own.yaml", *SHORT).code == 0

@@ -183,7 +183,11 @@ class Plan:
         trained = {
             path.stem for one in self.folders for part in ("", "posttrain") for path in (one / part).glob("*.yaml")
         }
-        known = sorted({*UNTRAINED, *trained} - {*BASE_STAGES, "judge", "search"})
+        of_stages = {*BASE_STAGES, TOKENS, "judge", "search"}
+        recommenders = {one for one in trained if one.startswith("recommender")}
+        if stage == "recommender":  # whose name the caller adds
+            raise InputError(f"there is no {name!r}", remedy=f"there are: {', '.join(sorted(recommenders))}")
+        known = sorted({*UNTRAINED, *trained} - of_stages - recommenders)
         meant = nearest(stage, known)
         remedy = f"did you mean {meant}?" if meant else f"there are: {', '.join(known)}, and those trained + _rerank"
         raise InputError(f"there is no method {stage!r}", where=where, remedy=remedy)

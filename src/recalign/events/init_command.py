@@ -52,7 +52,7 @@ def init(words: Sequence[str]) -> None:
     Raises:
         InputError: the table cannot be used, or something cannot be guessed and there is no terminal to ask on.
     """
-    options = _options().parse_args(words)
+    options = _parsed(words)
     root, entries, sources = _find(options.table)
     name = _name(root, sources)
     out = Path(options.out or f"{name}.yaml")
@@ -89,10 +89,22 @@ def init(words: Sequence[str]) -> None:
     print(f"\n{printable(str(out))} is written: look it over. Next:", *commands, sep="\n  ")
 
 
+def _parsed(words: Sequence[str]) -> argparse.Namespace:
+    """The options.
+
+    Raises:
+        InputError: one that does not exist.
+    """
+    options, left = _options().parse_known_args(words)
+    if left:
+        known = [f"--{name.replace('_', '-')}" for name in vars(options) if name != "table"]
+        raise InputError("there is no such option", where=left[0], remedy=did_you_mean(left[0], known))
+    return options
+
+
 def _options() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="recalign init", description="Guess what the columns of a table of events mean, and write the log's YAML."
-    )
+    summary = "Guess what the columns of a table of events mean, and write the log's YAML."
+    parser = argparse.ArgumentParser(prog="recalign init", description=summary, allow_abbrev=False)
     parser.add_argument(
         "table",
         nargs="+",

@@ -124,7 +124,10 @@ def no_column(key: str, column: str, file: str, found: list[str]) -> InputError:
             where=key,
             remedy="name its columns in order, data.log.header: [user, item, ...], or let `recalign init FILE` do it",
         )
-    return InputError(f"there is no column {column!r} in {file}", where=key, remedy=did_you_mean(column, found))
+    remedy = did_you_mean(column, found)
+    if len(found) == 1:
+        remedy = f"the first row was read as one name, {found[0]!r}: leave data.log.separator out, and it is found"
+    return InputError(f"there is no column {column!r} in {file}", where=key, remedy=remedy)
 
 
 def find_separator(source: Source) -> str:

@@ -188,7 +188,7 @@ def after_reading(
 
 
 def _refuse_rare_validation(trainer: Trainer, datamodule: LightningDataModule) -> None:
-    """Refuse a validation every so many batches that an epoch does not have: Lightning would, once the fit has begun."""
+    """Refuse to validate every n batches where an epoch has fewer: Lightning would, once the fit has begun."""
     every, limit = trainer.val_check_interval, trainer.limit_train_batches
     if not isinstance(every, int) or trainer.check_val_every_n_epoch is None:
         return

@@ -24,12 +24,14 @@ LONG = 200  # characters: what the parser quotes whole tells a reader nothing
 GIVEN_BY = {
     "model": "a stage's YAML: recalign fit recommender",
     "methods": "a chain's YAML: recalign chain ml-100k",
-    "data": "a log's YAML: recalign check ml-100k",
+    "data": "a log's YAML: {command} ml-100k",
 }
 OTHER_COMMAND = {"methods": "this is a chain's YAML: recalign chain", "model": "this is a stage's YAML: recalign fit"}
 UNNAMED = ("LightningModule", "LightningDataModule", "Optimizer", "LRScheduler", "Callback")
 """Classes that say nothing about what they take: one of theirs has to be named."""
 
+PATH = re.compile(r"[\w.]+")
+"""What an import path may look like."""
 BRANCHES = {"key": r'Parser key "(.+?)"', "class_path": r"Problem with given class_path '(.+)':"}
 FAULTS = {
     "unknown": r"(?:Group '(?P<group>.+)' does not accept option|Option) '(?P<name>[^']+)'",
@@ -126,7 +128,8 @@ class _Refusal:
     def missing(self) -> InputError:
         keys = [f"{self.fault.key}.{name}".lstrip(".") for name in self.fault.name.split(", ")]
         write = f"write --{keys[0]} VALUE, or set it in a YAML"
-        remedy = next((f"name {text}" for key, text in GIVEN_BY.items() if key in keys), write)
+        given = (text.format(command=self.parser.prog) for key, text in GIVEN_BY.items() if key in keys)
+        remedy = next((f"name {text}" for text in given), write)
         return InputError(f"{', '.join(keys)} must be given", remedy=remedy)
 
     def without_value(self) -> InputError:
@@ -138,6 +141,10 @@ class _Refusal:
 
     def no_class(self) -> InputError:
         path = self.fault.name or self.fault.class_path
+        inner = [one for _, given in self.sources for one in given if one.startswith(f"{self.fault.key}.")]
+        if inner and not PATH.fullmatch(path):
+            remedy = f"set what it takes: --{inner[-1]} VALUE"
+            return InputError(f"{path!r} is no value of it", where=self._place, remedy=remedy)
         near = nearest_import(path)
         remedy = f"did you mean {near}?" if near else "give the full import path of a class"
         return InputError(f"there is no class {path!r}", where=self._place, remedy=remedy)

@@ -12,7 +12,6 @@ from recalign import kept
 from recalign.errors import InputError
 from recalign.files import held, sha256
 
-
 LONGEST = 200
 """Bytes of a folder's name; file systems take 255, and files beside the folder have longer names."""
 
