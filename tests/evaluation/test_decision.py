@@ -183,6 +183,15 @@ def test_a_control_that_was_run_but_shares_no_seed_is_missed(other):
     assert (found.word, found.because) == ("not decided", [f"mine could not be compared with {other}."])
 
 
+@pytest.mark.parametrize("other", ["sham", "start", "item_knn", "popularity_tilt"])
+def test_what_was_run_with_fewer_seeds_than_the_row_is_named(other):
+    frame = pl.DataFrame(rows(VALUES, seeds=("0", "1")), schema=SCHEMA, orient="row")
+    assert decided(ComparisonTable(frame, ROLES)).word == "ship"
+    found = decided(ComparisonTable(frame.filter(~((pl.col("method") == other) & (pl.col("seed") == "1"))), ROLES))
+    assert found.word == "not decided"
+    assert found.because == [f"Run with fewer seeds than the 2 of mine: {other} (1)."]
+
+
 def test_the_printed_rules_are_those_that_decide():
     text = " ".join(RULES)
     for number in ("95%", "0.015 sd", "2 times", "0.1", "80%", "50%"):

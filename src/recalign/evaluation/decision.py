@@ -31,7 +31,7 @@ RULES = (
     f"where a row does not keep {FLOOR:.0%} with a confidence of {SURE:.0%} (one-sided).",
     f"Not decided unless the gain is above {PLACEBO_FACTOR} times that of each of its placebos, by the interval of the "
     f"difference. A placebo whose rewards keep a correlation above {DESTROYED:g} with the true ones counts as missing.",
-    "Not decided where a control is missing, or a figure could not be measured.",
+    "Not decided where a control is missing or has fewer seeds than the row, or a figure could not be measured.",
     "Not decided where the judges order two rewards of one user no better than a coin.",
     "Not decided where a row that takes no training (popularity, item co-occurrence) may rank as well and have as much "
     f"value, where the better baseline ranks at less than {QUICK:.0%} of item co-occurrence, or where a row shows less "

@@ -136,6 +136,7 @@ class Case:
         for free in self.test.roles.free:
             yield from self._beside(free)
         yield from self._placebos()
+        yield from self._seeds()
         yield from self._coverage()
 
     def weakest(self) -> float:
@@ -247,6 +248,15 @@ class Case:
         gains = gain is not None and gain.low > 0
         remedy = "Calibrate the start, or clone it for longer." if gains else more_users(beyond)
         return Finding(0, f"{text} {PLACEBO_FACTOR} times that.", remedy)
+
+    def _seeds(self) -> Iterator[Finding]:
+        """Rows that it is compared with on fewer seeds than it has: the others may say otherwise."""
+        roles, own = self.test.roles, self.test.shared_seeds(self.policy)
+        others = [*roles.baselines, *roles.unrewarded, *roles.free, *roles.placebos_of(self.policy)]
+        shared = {other: self.test.shared_seeds(self.policy, other) for other in others if other in self.test.methods}
+        if fewer := [f"{other} ({count})" for other, count in shared.items() if count < own]:
+            text = f"Run with fewer seeds than the {own} of {self.policy}: {', '.join(fewer)}."
+            yield Finding(0, text, "Run every row with the same seeds.")
 
     def _coverage(self) -> Iterator[Finding]:
         baseline = str(self.test.better_baseline(VALUE))
