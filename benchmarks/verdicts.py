@@ -10,8 +10,8 @@ A row does *harm* if its true value lies below the better baseline's by more tha
 reward, or if it is expected to keep less than `FLOOR` of the ranking; in worlds both are measured on about ten times as
 many fresh events. Errors are counted apart: harm that was shipped, of the cases where some candidate does harm; and
 gains left unshipped, of the cases where a candidate that does no harm has a true gain of twice the half-width of its
-interval, and of `FLAT` at least. Worlds that have run are kept in ``<runs>/verdicts/<seed>.json``, and are not run
-again.
+interval, and of `FLAT` at least. Worlds that have run are kept in ``<runs>/verdicts/<seed>.json``, and what was decided
+in them in ``benchmarks/results/verdict_cases.csv``, by label: neither is run again.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from typing import Any
 
 import polars as pl
 from scipy.stats import binomtest
-from tables import SCHEMA, beside_other_logs, commit, markdown, save
+from tables import RESULTS, SCHEMA, beside_other_logs, commit, markdown, save
 from verdict_tables import made_up
 from verdict_worlds import CANDIDATES, ROLES, keep_of, kind_of, plan_of, truth_of
 
@@ -39,10 +39,15 @@ from recalign.evaluation.decision import Decision, decide
 from recalign.evaluation.findings import FLAT
 from recalign.evaluation.selection import FLOOR
 from recalign.evaluation.sources import Sources
-from recalign.files import read_json, write_json
+from recalign.files import read_json, write_json, write_text
 
 WORDS = ("ship", "not decided", "do not ship")
+CASES = RESULTS / "verdict_cases.csv"
 COUNTS = (*WORDS, "harmful", "harm shipped", "clear gains", "clear gains shipped", "no word rests on NaN")
+CASE: dict[str, Any] = {"label": pl.String, "kind": pl.String, "seed": pl.Int64, "keep": pl.Float64}
+CASE |= dict.fromkeys(COUNTS, pl.Boolean) | dict.fromkeys(("policy", "because", "commit"), pl.String)
+CASE |= dict.fromkeys(("gain", "kept"), pl.Float64)
+"""Columns of `CASES`: a world, what is true of the row that the answer is about, and what was decided."""
 
 
 def main() -> None:
@@ -56,23 +61,40 @@ def main() -> None:
     parser.add_argument("--label", default="worlds", help="names the rows that are saved")
     given = parser.parse_args()
     if given.what == "tables":
-        seeds, label, one = range(given.tables), "made-up tables", made_up
+        seeds, label, one, known = range(given.tables), "made-up tables", made_up, None
     else:
         seeds, label = range(given.first, given.first + given.worlds), given.label
-        one = partial(recorded, runs=given.runs)
+        one, known = partial(recorded, runs=given.runs), known_cases(label)
+    missing = [seed for seed in seeds if known is None or seed not in known["seed"]]
     with ProcessPoolExecutor(given.workers, mp_context=get_context("spawn")) as pool:
-        cases = list(pool.map(partial(judged, one), seeds, chunksize=1 if given.what == "worlds" else 50))
+        cases = list(pool.map(partial(judged, one), missing, chunksize=1 if given.what == "worlds" else 50))
     found = pl.DataFrame(cases)
-    write_json(given.runs / "verdicts" / f"{label}.json", found.to_dicts())
+    if known is not None:
+        found = pl.concat([known, found.select(known.columns)] if cases else [known]).sort("seed")
+        save_cases(found, label)
     with pl.Config(tbl_rows=-1, tbl_cols=-1, fmt_str_lengths=60):
         print(found.filter(pl.col("harm shipped") | (pl.col("clear gains") > pl.col("clear gains shipped"))))
-    rows = counted(found, label, f"{seeds[0]}-{seeds[-1]}")
+    span = f"{found['seed'].min()}-{found['seed'].max()}"
+    rows = counted(found, label, span)
     print(markdown(rows, {name: name for name in COUNTS}, digits=0))
     if given.what == "tables":
-        by_reason = broken(found, label, f"{seeds[0]}-{seeds[-1]}")
+        by_reason = broken(found, label, span)
         print(markdown(by_reason, {"tables": "tables with such a row", "share shipped": "shipped it"}, digits=4))
         rows = pl.concat([rows, by_reason], how="vertical_relaxed")
     print(save(beside_other_logs(rows, "verdicts"), "verdicts"))
+
+
+def known_cases(label: str) -> pl.DataFrame:
+    """What was decided in worlds that have run under a label."""
+    found = pl.read_csv(CASES, schema_overrides=CASE) if CASES.is_file() else pl.DataFrame(schema=CASE)
+    return found.filter(label=label).drop("label")
+
+
+def save_cases(found: pl.DataFrame, label: str) -> None:
+    """Keep what was decided under a label, beside what was decided under others."""
+    others = pl.read_csv(CASES, schema_overrides=CASE) if CASES.is_file() else pl.DataFrame(schema=CASE)
+    own = found.with_columns(label=pl.lit(label)).select(*CASE)
+    write_text(CASES, pl.concat([others.filter(pl.col("label") != label), own]).write_csv(float_precision=6))
 
 
 def recorded(seed: int, runs: Path) -> dict[str, Any]:
@@ -127,6 +149,8 @@ def judged(one: Any, seed: int) -> dict[str, Any]:
         "shipped although": record.get("wrong", {}).get(shipped, []),
         "no word rests on NaN": not rests_on_nan(decision),
         "because": decision.because[0],
+        "keep": record.get("keep"),
+        "commit": record.get("commit", commit()),
     }
 
 
@@ -166,7 +190,8 @@ def counted(found: pl.DataFrame, label: str, seeds: str) -> pl.DataFrame:
             ends: Sequence[float | None] = (None, None)
             if metric in of and total:
                 ends = [total * end for end in binomtest(count, total).proportion_ci(method="exact")]
-            rows.append((label, kind[0], metric, float(count), None, *ends, seeds, commit()))
+            made = " ".join(own["commit"].unique().sort())
+            rows.append((label, kind[0], metric, float(count), None, *ends, seeds, made))
     return pl.DataFrame(rows, schema=list(SCHEMA), orient="row", infer_schema_length=None)
 
 

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import polars as pl
 import pytest
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
@@ -40,3 +41,15 @@ def test_a_gain_is_not_shipped_where_harm_is_in_its_place(monkeypatch: pytest.Mo
     assert found["harmful"]
     assert found["clear gains"]
     assert (found["harm shipped"], found["clear gains shipped"]) == (shipped == "asft", shipped == "rerank")
+
+
+def test_what_was_decided_in_a_world_is_kept_by_label(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(verdicts, "CASES", tmp_path / "cases.csv")
+    case = dict.fromkeys(verdicts.COUNTS, False) | {"kind": "stars", "keep": 0.97, "policy": "", "because": 'a, "b"'}
+    case |= {"commit": "abc", "gain": float("nan"), "kept": 0.98}
+    cases = pl.DataFrame([case | {"seed": seed} for seed in (1, 2)])
+    verdicts.save_cases(cases, "one")
+    verdicts.save_cases(cases.head(1), "two")
+    verdicts.save_cases(verdicts.known_cases("one"), "one")
+    assert verdicts.known_cases("one").equals(cases.select(verdicts.known_cases("one").columns), null_equal=True)
+    assert verdicts.known_cases("two")["seed"].to_list() == [1]
