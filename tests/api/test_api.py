@@ -35,7 +35,7 @@ def job(frame: pl.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Any:
     titles = pl.DataFrame({"id": [1, 2], "name": ["Alien", "Brazil"]})
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(here)
-        log = ra.Log.from_frame(frame, **COLUMNS, titles=titles, max_length=32)
+        log = ra.Log.from_frame(frame, **COLUMNS, items=titles, title="name", max_length=32)
         start = ra.fit_recommender(log, settings=QUICK)
         reward = ra.fit_reward(log, start, settings=QUICK)
         before = {name: value.clone() for name, value in start.network.state_dict().items()}

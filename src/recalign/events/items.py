@@ -18,8 +18,9 @@ from recalign.files import digest
 
 KEY = "data.log.items"
 SECOND_ID = "categories, so many that they are a second item id"
-SECOND = 0.5
-"""Categories for each item that has one, from which a feature names items rather than describing them."""
+SECOND, FEW = 0.5, 20
+"""Categories for each item that has one, from which a feature names items rather than describing them; no more than a
+few describe them anyway."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +70,7 @@ def read_titles(log: LogMapping, root: Path | None, items: pl.Series) -> tuple[p
     if log.items is None or log.items.title is None or (source := locate(log, root)[1]) is None:
         return ids, {}
     frame, key = _read(source, log.items, items.dtype)
-    title = _column(source, frame, log.items.title, "title")
-    named = pl.DataFrame({"id": key, "title": title.cast(pl.String)})
+    named = pl.DataFrame({"id": key, "title": _column(source, frame, log.items.title, "title").cast(pl.String)})
     first = named.drop_nulls("id").unique("id", keep="first")
     found = items.replace_strict(first["id"], first["title"].replace("", None), default=None, return_dtype=pl.String)
     if found.null_count() == len(items):
@@ -96,12 +96,22 @@ def read_features(log: LogMapping, root: Path | None, items: pl.Series) -> ItemV
     """
     if log.items is None or not log.items.features or (source := locate(log, root)[1]) is None:
         return None
-    return table_values(source, log.items, items)
+    return table_values(source, log.items, items.dtype, items)
 
 
-def table_values(source: Source, table: ItemTable, items: pl.Series) -> ItemValues:
-    """`read_features` of one file."""
-    frame, key = _read(source, table, items.dtype)
+def table_titles(source: Source, table: ItemTable, ids: pl.Series) -> pl.Series:
+    """The titles of some items of a table; the id as text where there is none."""
+    frame, key = _read(source, table, ids.dtype)
+    text = ids.cast(pl.String)
+    if table.title is None or plain_name(table.title) not in frame.columns:
+        return text
+    title = frame[plain_name(table.title)].cast(pl.String).replace("", None)
+    return ids.replace_strict(key, title, default=None, return_dtype=pl.String).fill_null(text)
+
+
+def table_values(source: Source, table: ItemTable, dtype: pl.DataType, items: pl.Series | None = None) -> ItemValues:
+    """`read_features` of one file; without ``items`` its rows may be of any items, and a feature may have no value."""
+    frame, key = _read(source, table, dtype)
     usable = key.is_not_null()
     repeated = usable & key.is_duplicated()
     rows = SourceRows(
@@ -115,7 +125,7 @@ def table_values(source: Source, table: ItemTable, items: pl.Series) -> ItemValu
             where=f"{KEY}.file",
             remedy="leave one row an item: nobody can tell which features are the item's",
         )
-    if not key.is_in(items.implode()).any():
+    if items is not None and not key.is_in(items.implode()).any():
         raise _none_of(source, frame[plain_name(table.id)], items, "features")
     specified, kinds, columns = table.specified, {}, []
     for name, feature in specified.items():
@@ -123,7 +133,7 @@ def table_values(source: Source, table: ItemTable, items: pl.Series) -> ItemValu
         raw = evaluate(frame, feature.value, where, rows).alias(name)
         kinds[name] = feature.kind or _kind(raw)
         column = _MAKE[kinds[name]](raw, feature, where, rows)
-        if column.null_count() == len(column):
+        if items is not None and column.null_count() == len(column):
             remedy = "name a column that has values, or leave the feature out"
             raise InputError(f"{feature.value!r} has no value in any row of {source}", where=where, remedy=remedy)
         columns.append(column)
@@ -146,7 +156,7 @@ def feature_figures(features: ItemValues | None, items: pl.Series) -> Section:
         found[f"{name}: share of items that have it"] = len(known) / len(items)
         if kind == "category":
             different = known.explode().n_unique()
-            said = SECOND_ID if different >= SECOND * max(len(known), 1) else "categories"
+            said = SECOND_ID if different > max(SECOND * len(known), FEW) else "categories"
             found[f"{name}: {said}"] = different
         elif kind == "number":
             found[f"{name}: different values"] = known.n_unique()

@@ -31,7 +31,7 @@ from recalign.serving.about import EXAMPLES, GRAPH, ITEMS, TABLES, About, point
 from recalign.serving.bundle import INSTALL, Bundle
 from recalign.stage.opened import OpenedRun, opened
 
-WEIGHTS, RECIPE, CARD = "policy.safetensors", "recipe.json", "README.md"
+WEIGHTS, RECIPE, CARD, FEATURES = "policy.safetensors", "recipe.json", "README.md", "features.json"
 PACKAGES = ("onnx", "onnxscript", "onnxruntime", "safetensors")
 RETURNED = 100
 """Items that the graph returns."""
@@ -204,3 +204,8 @@ def _write_weights(made: OpenedRun, tables: dict[str, torch.Tensor], folder: Pat
     (folder / TABLES).write_bytes(save(tables))
     recipes = {name: recipe(net) for name, net in nets.items() if isinstance(net, Rebuildable)}
     write_text(folder / RECIPE, json.dumps(recipes, indent=2, default=str) + "\n")
+    features, table = made.data.sequences.features, made.data.log_.items
+    if features is not None and table is not None:  # what `recalign items add` needs
+        specified = {name: asdict(one) for name, one in table.specified.items()}
+        known = {"id": table.id, "title": table.title, "features": specified, "plans": features.coder.plans}
+        write_json(folder / FEATURES, known)
