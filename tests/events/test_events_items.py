@@ -111,7 +111,9 @@ def featured(root, columns, features, items=ITEMS, file="items.parquet"):
         frame.write_parquet(root / file)
     else:
         frame.write_csv(root / file)
-    return read_features(LogMapping("test", ["log.csv"], items=ItemTable(file, title=None, features=features)), root, items)
+    return read_features(
+        LogMapping("test", ["log.csv"], items=ItemTable(file, title=None, features=features)), root, items
+    )
 
 
 def test_features_by_type(root):

@@ -33,7 +33,9 @@ def made(tmp_path_factory):
     module.policy.prior_strength = 0.4
     checkpoint = small.saved(module, folder / "policy.ckpt")
     run = folder / "runs" / "new" / "recommender" / "seed-0"
-    bundle_of(OpenedRun(run, load_net(checkpoint, "policy").net.eval(), data, {"recommender": checkpoint}), folder / "b")
+    bundle_of(
+        OpenedRun(run, load_net(checkpoint, "policy").net.eval(), data, {"recommender": checkpoint}), folder / "b"
+    )
     return folder, module.policy.eval(), data
 
 
@@ -62,15 +64,15 @@ def test_new_items_score_as_equal_items_of_the_catalogue_do(made, tmp_path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"item": [101, 5]}, "in the bundle already"),
-        ({"item": [101, 101]}, "in several rows"),
-        ({"half": [None, "odd"], "size": [None, 1], "words": [None, "a"]}, "nothing is known of 101"),
+        ({"item": [201, 5]}, "in the bundle already"),
+        ({"item": [201, 201]}, "in several rows"),
+        ({"half": [None, "odd"], "size": [None, 1], "words": [None, "a"]}, "nothing is known of 201"),
         ({"half": None}, "reads a column 'half'"),
         ({"item": None}, "there is no column 'item'"),
     ],
 )
 def test_what_cannot_be_added(made, tmp_path, change, said):
-    columns = {name: one for name, one in (NEW | change).items() if one is not None}
+    columns = {name: one for name, one in (NEW | {"item": [201, 202]} | change).items() if one is not None}
     pl.DataFrame(columns).write_parquet(tmp_path / "bad.parquet")
     before = load_bundle(made[0] / "b").version
     with pytest.raises(InputError, match=said) as caught:

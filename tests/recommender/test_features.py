@@ -18,6 +18,7 @@ from recalign.recommender.feature_table import FeatureTable
 from recalign.recommender.prior import as_cloned
 from recalign.sequences.features import FeatureCoder, ItemFeatures
 
+
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     return featured.write(tmp_path_factory.mktemp("features"))
@@ -100,7 +101,7 @@ def test_the_loss_falls_and_a_cold_item_is_ranked_by_its_features(data, trained)
     odd_T, new_TV = batch.target_T % 2 == 1, logp_TV[:, WARM:]  # of a half that the user likes
     own_T = torch.where(odd_T, new_TV[:, ::2].mean(dim=1), new_TV[:, 1::2].mean(dim=1))
     other_T = torch.where(odd_T, new_TV[:, 1::2].mean(dim=1), new_TV[:, ::2].mean(dim=1))
-    assert (own_T > other_T).float().mean() > 0.9
+    assert (own_T > other_T).float().mean() > 0.8  # a coin: 0.5
 
 
 def test_training_leaves_cold_items_out_of_the_softmax(data, trained):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recalign.events import Feature, ItemValues
+from recalign.events import Feature, ItemValues, Report
 from recalign.sequences import LeaveLast, UserGroups, build
 from recalign.sequences.features import FeatureCoder, ItemFeatures
 
@@ -132,7 +133,8 @@ def test_cold_items_follow_the_catalogue_and_move_nothing():
 
 
 def test_rare_items_with_features_are_cold():
-    events = table([0] * 5 + [1] * 5, [0, 1, 2, 0, 1, 1, 0, 3, 1, 2], range(10))
+    made = table([0] * 5 + [1] * 5, [0, 1, 2, 0, 1, 1, 0, 3, 1, 2], range(10))
+    events = dataclasses.replace(made, report=Report({}, 10, ()))
     values = values_of([102], tag=("category", [["x"]]))
     rest = LeaveLast(1, 1), None, UserGroups(1.0), 2
     plain, known = build(events, *rest), build(events, *rest, values)

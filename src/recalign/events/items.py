@@ -69,12 +69,12 @@ def read_titles(log: LogMapping, root: Path | None, items: pl.Series) -> tuple[p
     ids = items.cast(pl.String).alias("title")
     if log.items is None or log.items.title is None or (source := locate(log, root)[1]) is None:
         return ids, {}
-    frame, key = _read(source, log.items, items.dtype)
+    frame, raw, key = _read(source, log.items, items.dtype)
     named = pl.DataFrame({"id": key, "title": _column(source, frame, log.items.title, "title").cast(pl.String)})
     first = named.drop_nulls("id").unique("id", keep="first")
     found = items.replace_strict(first["id"], first["title"].replace("", None), default=None, return_dtype=pl.String)
     if found.null_count() == len(items):
-        raise _none_of(source, frame[plain_name(log.items.id)], items, "a title")
+        raise _none_of(source, raw, items, "a title")
     return found.fill_null(ids), {
         "items with a title": len(items) - found.null_count(),
         "items without one, shown by their id": found.null_count(),
@@ -101,7 +101,7 @@ def read_features(log: LogMapping, root: Path | None, items: pl.Series) -> ItemV
 
 def table_titles(source: Source, table: ItemTable, ids: pl.Series) -> pl.Series:
     """The titles of some items of a table; the id as text where there is none."""
-    frame, key = _read(source, table, ids.dtype)
+    frame, _, key = _read(source, table, ids.dtype)
     text = ids.cast(pl.String)
     if table.title is None or plain_name(table.title) not in frame.columns:
         return text
@@ -111,7 +111,7 @@ def table_titles(source: Source, table: ItemTable, ids: pl.Series) -> pl.Series:
 
 def table_values(source: Source, table: ItemTable, dtype: pl.DataType, items: pl.Series | None = None) -> ItemValues:
     """`read_features` of one file; without ``items`` its rows may be of any items, and a feature may have no value."""
-    frame, key = _read(source, table, dtype)
+    frame, raw_ids, key = _read(source, table, dtype)
     usable = key.is_not_null()
     repeated = usable & key.is_duplicated()
     rows = SourceRows(
@@ -126,7 +126,7 @@ def table_values(source: Source, table: ItemTable, dtype: pl.DataType, items: pl
             remedy="leave one row an item: nobody can tell which features are the item's",
         )
     if items is not None and not key.is_in(items.implode()).any():
-        raise _none_of(source, frame[plain_name(table.id)], items, "features")
+        raise _none_of(source, raw_ids, items, "features")
     specified, kinds, columns = table.specified, {}, []
     for name, feature in specified.items():
         where = f"{KEY}.features.{name}"
@@ -165,13 +165,13 @@ def feature_figures(features: ItemValues | None, items: pl.Series) -> Section:
     return found
 
 
-def _read(source: Source, table: ItemTable, dtype: pl.DataType) -> tuple[pl.DataFrame, pl.Series]:
-    """The table, and its ids in the type of the log's; null where a value is none."""
+def _read(source: Source, table: ItemTable, dtype: pl.DataType) -> tuple[pl.DataFrame, pl.Series, pl.Series]:
+    """The table, its ids, and these in the type of the log's, null where a value is none."""
     frame = read(source, (table.id,))
     raw = _column(source, frame, table.id, "id")
     raw = whole_numbers(raw) if raw.dtype == pl.String else raw
     text = (raw.cast(pl.Int64, strict=False) if raw.dtype.is_float() else raw).cast(pl.String)
-    return frame, text.cast(dtype, strict=False)
+    return frame, raw, text.cast(dtype, strict=False)
 
 
 def _column(source: Source, frame: pl.DataFrame, name: str, key: str) -> pl.Series:

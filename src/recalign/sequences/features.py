@@ -45,7 +45,7 @@ class FeatureCoder:
                 edges = np.quantile(known.to_numpy(), shares, method="higher") if len(known) else np.zeros(0)
                 plan["edges"] = np.unique(edges[edges > known.min()] if len(known) else edges).tolist()
             else:
-                plan |= _moments(_matrix(values.values[name]), _matrix(known))
+                plan |= _moments(_matrix(known), _matrix(values.values[name]).shape[1])
             plans.append(plan)
         return cls(plans)
 
@@ -146,20 +146,22 @@ def _matrix(column: pl.Series) -> np.ndarray:
     known = column.drop_nulls()
     if not isinstance(known.dtype, pl.List):
         return known.cast(pl.Float64).to_numpy()[:, None]
-    return np.array(known.to_list(), np.float64).reshape(len(known), -1)
+    return np.array(known.to_list(), np.float64).reshape(len(known), -1 if len(known) else 0)
 
 
-def _moments(all_NW: np.ndarray, warm_NW: np.ndarray) -> dict[str, list[float] | float]:
-    """The mean of the vectors, and the root of their mean square distance from it."""
-    if not len(warm_NW):
-        return {"mean": [0.0] * all_NW.shape[1], "scale": 1.0}
-    mean_W = warm_NW.mean(axis=0)
-    scale = float(np.sqrt(np.square(warm_NW - mean_W).sum(axis=1).mean()))
+def _moments(known_NW: np.ndarray, width: int) -> dict[str, list[float] | float]:
+    """The mean of the vectors, and the root of their mean square distance from it; 0 and 1 without any."""
+    if not len(known_NW):
+        return {"mean": [0.0] * width, "scale": 1.0}
+    mean_W = known_NW.mean(axis=0)
+    scale = float(np.sqrt(np.square(known_NW - mean_W).sum(axis=1).mean()))
     return {"mean": mean_W.tolist(), "scale": scale or 1.0}
 
 
 def _standardised(plan: dict[str, Any], column: pl.Series) -> np.ndarray:
     """(x - mean) / scale, 0 where there is no value. Shape: -> float32 (rows, W of the feature)."""
     found = np.zeros((len(column), len(plan["mean"])), np.float32)
-    found[column.is_not_null().to_numpy()] = (_matrix(column) - plan["mean"]) / plan["scale"]
+    known = column.is_not_null().to_numpy()
+    if known.any():
+        found[known] = (_matrix(column) - plan["mean"]) / plan["scale"]
     return found

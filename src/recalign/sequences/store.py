@@ -152,9 +152,7 @@ def training_counts(frame: pl.DataFrame, items: int) -> np.ndarray:
     return np.bincount(frame["item"].filter(frame["split"] == TRAIN).to_numpy(), minlength=items)
 
 
-def number_items(
-    items: pl.Series, warm_I: np.ndarray, values: ItemValues | None
-) -> tuple[pl.Series, np.ndarray, int]:
+def number_items(items: pl.Series, warm_I: np.ndarray, values: ItemValues | None) -> tuple[pl.Series, np.ndarray, int]:
     """The items of the catalogue, the number of each of the log's items in it, 0 for none, and how many are warm.
 
     Args:
