@@ -196,7 +196,7 @@ GOOD = {"item": [7, 8]}
         (GOOD | {"x": [[1.0, 2.0], [1.0, float("nan")]]}, "x", "a NaN.* row 2 of"),
         (GOOD | {"x": [[1.0, 2.0], [1.0, None]]}, "x", "a NaN.* row 2 of"),
         (GOOD | {"x": [1.0, float("nan")]}, "x", "column x, which is NaN in row 2 of"),
-        (GOOD | {"x": ["['a', 'b']", "c"]}, "x", r"\"\['a', 'b'\]\" in row 1 of .*a list written as text"),
+        (GOOD | {"x": ["['a', 'b']", "c"]}, "x", r"\"\['a', 'b'\]\" in row 1 of .*a list as text"),
         (GOOD | {"x": [[["a"]], [["b"]]]}, "x", "gives lists of List"),
         (GOOD | {"x": ["[1, 2]", "[2, 3]"]}, Feature("x", kind="vector"), "gives String, not lists of numbers"),
         (GOOD | {"x": ["cheap", "dear"]}, Feature("x", kind="number"), "gives String, not numbers"),

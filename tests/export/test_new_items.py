@@ -36,14 +36,14 @@ def made(tmp_path_factory):
     bundle_of(
         OpenedRun(run, load_net(checkpoint, "policy").net.eval(), data, {"recommender": checkpoint}), folder / "b"
     )
-    return folder, module.policy.eval(), data
+    return folder
 
 
 NEW = {"item": [101, 102], "title": ["Alien", None], "half": ["odd", "even"], "size": [1, 2], "words": ["a|w1", "new"]}
 
 
 def test_new_items_score_as_equal_items_of_the_catalogue_do(made, tmp_path):
-    folder, policy, data = made
+    folder = made
     before = load_bundle(folder / "b")
     assert before.about.verified["lists"] > 0  # cold items are in the bundle, and it answers as the policy does
     assert before.catalogue.ids == [*range(1, WARM + COLD + 1)]
@@ -74,11 +74,11 @@ def test_new_items_score_as_equal_items_of_the_catalogue_do(made, tmp_path):
 def test_what_cannot_be_added(made, tmp_path, change, said):
     columns = {name: one for name, one in (NEW | {"item": [201, 202]} | change).items() if one is not None}
     pl.DataFrame(columns).write_parquet(tmp_path / "bad.parquet")
-    before = load_bundle(made[0] / "b").version
+    before = load_bundle(made / "b").version
     with pytest.raises(InputError, match=said) as caught:
-        add_items(made[0] / "b", tmp_path / "bad.parquet")
+        add_items(made / "b", tmp_path / "bad.parquet")
     assert caught.value.remedy
-    assert load_bundle(made[0] / "b").version == before
+    assert load_bundle(made / "b").version == before
 
 
 def test_a_bundle_without_features_takes_no_new_items(bundled, tmp_path):

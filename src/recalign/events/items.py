@@ -209,7 +209,7 @@ def _categories(raw: pl.Series, feature: Feature, where: str, rows: SourceRows) 
         text = (raw.cast(pl.Int64) if whole else raw).cast(pl.String).str.strip_chars()
         if (broken := text.str.contains(r"^[\[\{\(].*[\]\}\)]$").fill_null(False)).any():
             raise InputError(
-                f"{feature.value!r} gives {text.filter(broken)[0]!r} in {rows.describe(broken)}, a list written as text",
+                f"{feature.value!r} gives {text.filter(broken)[0]!r} in {rows.describe(broken)}, a list as text",
                 where=where,
                 remedy='write the categories with a separator, "Action|Drama", and name it in the feature\'s '
                 "separator; or give a list column in Parquet",

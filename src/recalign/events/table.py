@@ -32,8 +32,8 @@ class EventTable:
         items: raw item ids by index, sorted.
         has_time: whether the log has timestamps.
         report: what was read and what was left out.
-        fingerprint: hex digest of the files' bytes, the mapping and the reward's expression; of the item table where it has
-            features.
+        fingerprint: hex digest of the files' bytes, the mapping and the reward's expression; and of the item table
+            where that has features.
     """
 
     frame: pl.DataFrame

@@ -269,7 +269,7 @@ class SequencePolicy(HistoryPolicy):
         return self.item_table()[1:][: self.num_warm if self.warm_only else None]
 
     def _with_cold(self, logp_TN: Tensor) -> Tensor:
-        """Log-probabilities over the whole catalogue, of items that are left out a finite one, as of 0. Shape: (T, V)."""
+        """Log-probabilities over the whole catalogue; of items that are left out a finite one. Shape: (T, V)."""
         left_out = self.num_items - logp_TN.shape[1]
         return F.pad(logp_TN, (0, left_out), value=LEFT_OUT) if left_out else logp_TN
 
