@@ -2,16 +2,16 @@
 
     python benchmarks/cold_items.py [--log ml-1m] [--seeds 0 1 2] [--methods start asft rerank ...]
 
-Two disjoint sets of the items in training, 5 % to choose on and 10 % to test, stratified by popularity, another fold for
+Two disjoint sets of the items in training, 5 % to choose on and 10 % to test, stratified by popularity, other ones for
 each seed, leave the training events and so the histories in them. The first set's events stay in validation, the
-second's in the test. Each seed then has a recommender, `ids`, which knows nothing of the items that were held out and so
-misses them, and a chain with the features of conf/data/<log>-items.yaml (of `world`: items' positions in a simulated
-world), whose rows are the methods. A run that has finished is not run again.
+second's in the test. Each seed then has a recommender, `ids`, which knows nothing of the items held out and so misses
+them, and a chain with the features of conf/data/<log>-items.yaml (of `world`: items' positions in a simulated world),
+whose rows are the methods. A run that has finished is not run again.
 
 Cold targets are test events on the items of the second set: hit rates and NDCG over the whole catalogue, seen items
-left out; the hit rate among these items alone; and what chance has. The price is the NDCG@10 of all test events, and of
-the others, less that of `ids`. Intervals: a bootstrap crossed over users and items, seeds pooled. Under 400 cold targets
-or 100 cold items the script says that nothing is to be concluded.
+left out; the hit rate among these items alone; and what chance has. The price is the NDCG@10 of all test events, and
+of the others, less that of `ids`. Intervals: a bootstrap crossed over users and items, seeds pooled. Under 400 cold
+targets or 100 cold items the script says that nothing is to be concluded.
 """
 
 from __future__ import annotations
