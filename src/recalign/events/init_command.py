@@ -25,6 +25,7 @@ from recalign.errors import InputError, printable
 from recalign.events import files, guess, reading
 from recalign.events.division import Division, divide
 from recalign.events.files import Source
+from recalign.events.init_items import describe_items
 from recalign.events.joining import matched
 from recalign.events.log import LogMapping
 from recalign.events.messages import did_you_mean
@@ -79,13 +80,14 @@ def init(words: Sequence[str]) -> None:
     if reward.startswith("CASE") and guess.has_kinds_of_one_item(events.frame):
         log = replace(log, collapse=True)
         events = load_events(log, root, reward)
+    items = describe_items(options.items, root, events.items, log.item) if options.items else None
     division = divide(events.frame["user"], events.frame["reward"])
     _print_events(log, reward, division, events)
     commands = [
         shlex.join(["recalign", "check", str(out)]),
         shlex.join(["recalign", "chain", "own-log", "--log", str(out), "--name", name]),
     ]
-    write_text(out, _yaml_text(log, root, reward, division, commands))
+    write_text(out, _yaml_text(log, root, reward, division, commands, items))
     print(f"\n{printable(str(out))} is written: look it over. Next:", *commands, sep="\n  ")
 
 
@@ -101,6 +103,7 @@ def _options() -> argparse.ArgumentParser:
     )
     for role, meaning in QUESTIONS.items():
         parser.add_argument(f"--{role}", help=meaning, metavar="SQL" if role == "reward" else "COLUMN")
+    parser.add_argument("--items", help="a table of the items, for titles and features", metavar="FILE")
     parser.add_argument("--time-format", help="how times are written, where that is not ISO 8601: %%d/%%m/%%Y %%H:%%M")
     parser.add_argument("--out", help="the YAML to write; default: the table's name, in the current folder")
     parser.add_argument("--force", action="store_true", help="overwrite it")
@@ -238,7 +241,14 @@ def _print_events(log: LogMapping, reward: str, division: Division, events: Even
         print(note)
 
 
-def _yaml_text(log: LogMapping, root: Path, reward: str, division: Division, commands: list[str]) -> str:
+def _yaml_text(
+    log: LogMapping,
+    root: Path,
+    reward: str,
+    division: Division,
+    commands: list[str],
+    items: dict[str, Any] | None = None,
+) -> str:
     """Write a log as commented YAML."""
     high, split = division.settings["high"], division.settings["split"]
     comments = {
@@ -262,6 +272,7 @@ def _yaml_text(log: LogMapping, root: Path, reward: str, division: Division, com
         f"  root: {_yaml_scalar(str(root))} # folder of the files; --data.root overrides it",
         "  log:",
         *(f"    {key}: {_yaml_scalar(value)} # {comment}" for key, (value, comment) in shown.items()),
+        *(_items_text(items) if items else ()),
         "  # How good an event was: Polars SQL over the columns of its row. Where a column that it reads is empty,",
         "  # there is no reward: the event stays in histories and no loss sees a reward.",
     ]
@@ -284,6 +295,19 @@ def _yaml_text(log: LogMapping, root: Path, reward: str, division: Division, com
         f"      validation: {division.validation} # events before those; two or more give pairs to order",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _items_text(items: dict[str, Any]) -> list[str]:
+    """Write a log's item table as commented lines of YAML."""
+    features = items["features"].items()
+    return [
+        "    items: # the items: titles to show, features to learn from",
+        f"      file: {_yaml_scalar(items['file'])} # under the same folder",
+        f"      id: {_yaml_scalar(items['id'])} # the item's id, as in the log",
+        f"      title: {_yaml_scalar(items['title'])} # null: items are shown by their ids",
+        f"      features: {'' if features else '{} '}# delete those that say nothing of a new item",
+        *(f"        {_yaml_scalar(name)}: {_yaml_scalar(one)}" for name, one in features),
+    ]
 
 
 def _yaml_scalar(value: Any) -> str:
