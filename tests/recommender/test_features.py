@@ -12,10 +12,13 @@ import torch
 from featured import COLD, WARM, data_of
 
 from recalign.errors import InputError
-from recalign.recommender import Recommender, SequencePolicy
+from recalign.nn import LazyDecoder
+from recalign.recommender import OneRecRecommender, Recommender, RecommenderVectors, SequencePolicy
 from recalign.recommender.checkpoint import build, load_net, recipe
 from recalign.recommender.feature_table import FeatureTable
 from recalign.recommender.prior import as_cloned
+from recalign.recommender.serving import recommend
+from recalign.semantic_ids.tokenize_command import tokenize
 from recalign.sequences.features import FeatureCoder, ItemFeatures
 
 
@@ -185,3 +188,21 @@ def test_without_features_nothing_is_added(root):
     assert module.policy.state_dict().keys() == plain.state_dict().keys()
     assert all(torch.equal(a, b) for a, b in zip(module.policy.parameters(), plain.parameters(), strict=True))
     assert module.policy.item_table() is module.policy.item_embedding.weight
+
+
+def test_codes_of_cold_items_come_from_the_same_vectors(root, data, trained, tmp_path):
+    checkpoint = small.saved(trained[0], tmp_path / "policy.ckpt")
+    vectors = RecommenderVectors(str(checkpoint))
+    codes = tokenize(data=data, vectors=vectors, sizes=[8, 8], out=tmp_path / "tokens", allow_collapsed=True)
+    plain = data_of(root, {})
+    torch.manual_seed(0)
+    module = OneRecRecommender(plain.num_items, codes=str(codes), decoder=LazyDecoder(16, layers=1, max_length=32))
+    small.fit(module, plain, tmp_path, limit_train_batches=1, limit_val_batches=0)
+    found = recommend(module.policy.eval(), plain, k=WARM + COLD, codes=codes)
+    assert {41, 42} <= set(found["item"])
+
+
+def test_onerec_refuses_features(data):
+    module = OneRecRecommender(data.num_items, sizes=[8, 8], decoder=LazyDecoder(16, layers=1, max_length=32))
+    with pytest.raises(InputError, match="by their codes, not by their features"):
+        module.bind(data)

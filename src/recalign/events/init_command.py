@@ -15,7 +15,6 @@ from pathlib import Path, PurePath
 from typing import Any
 
 import polars as pl
-import yaml
 from rich.console import Console
 from rich.markup import escape
 from rich.prompt import Prompt
@@ -25,7 +24,7 @@ from recalign.errors import InputError, printable
 from recalign.events import files, guess, reading
 from recalign.events.division import Division, divide
 from recalign.events.files import Source
-from recalign.events.init_items import describe_items
+from recalign.events.init_items import describe_items, items_text, yaml_scalar
 from recalign.events.joining import matched
 from recalign.events.log import LogMapping
 from recalign.events.messages import did_you_mean
@@ -269,10 +268,10 @@ def _yaml_text(
         f"# The log of {', '.join(log.files)}, as recalign init understood it. Check it, then run the main job on it:",
         *(f"#   {command}" for command in commands),
         "data:",
-        f"  root: {_yaml_scalar(str(root))} # folder of the files; --data.root overrides it",
+        f"  root: {yaml_scalar(str(root))} # folder of the files; --data.root overrides it",
         "  log:",
-        *(f"    {key}: {_yaml_scalar(value)} # {comment}" for key, (value, comment) in shown.items()),
-        *(_items_text(items) if items else ()),
+        *(f"    {key}: {yaml_scalar(value)} # {comment}" for key, (value, comment) in shown.items()),
+        *(items_text(items) if items else ()),
         "  # How good an event was: Polars SQL over the columns of its row. Where a column that it reads is empty,",
         "  # there is no reward: the event stays in histories and no loss sees a reward.",
     ]
@@ -283,11 +282,11 @@ def _yaml_text(
             *(f"    {line}" for line in reward.split("\n")),
         ]
     else:
-        lines.append(f"  reward: {_yaml_scalar(reward)}")
+        lines.append(f"  reward: {yaml_scalar(reward)}")
     lines += [
         "  high: # which events the metrics high/* count as good",
-        f"    expression: {_yaml_scalar(high['expression'])} # a condition; null: quantile decides",
-        f"    quantile: {_yaml_scalar(high['quantile'])} # share of the rewards that a high one exceeds",
+        f"    expression: {yaml_scalar(high['expression'])} # a condition; null: quantile decides",
+        f"    quantile: {yaml_scalar(high['quantile'])} # share of the rewards that a high one exceeds",
         f"  split: # tests {division.tested:,} of {division.users:,} users; all events of the others are training",
         f"    class_path: {split['class_path']} # by user; recalign.sequences.TimeSplit cuts in time",
         "    init_args:",
@@ -295,22 +294,3 @@ def _yaml_text(
         f"      validation: {division.validation} # events before those; two or more give pairs to order",
     ]
     return "\n".join(lines) + "\n"
-
-
-def _items_text(items: dict[str, Any]) -> list[str]:
-    """Write a log's item table as commented lines of YAML."""
-    features = items["features"].items()
-    return [
-        "    items: # the items: titles to show, features to learn from",
-        f"      file: {_yaml_scalar(items['file'])} # under the same folder",
-        f"      id: {_yaml_scalar(items['id'])} # the item's id, as in the log",
-        f"      title: {_yaml_scalar(items['title'])} # null: items are shown by their ids",
-        f"      features: {'' if features else '{} '}# delete those that say nothing of a new item",
-        *(f"        {_yaml_scalar(name)}: {_yaml_scalar(one)}" for name, one in features),
-    ]
-
-
-def _yaml_scalar(value: Any) -> str:
-    """Format a value as one line of YAML."""
-    text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=float("inf"))
-    return text.removesuffix("\n").removesuffix("\n...")

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import yaml
 
 from recalign.errors import InputError
 from recalign.events import files, guess, reading
@@ -75,3 +76,22 @@ def _feature(column: pl.Series) -> Any:
             if column.drop_nulls().str.contains(separator, literal=True).mean() > OFTEN:  # type: ignore[operator]
                 return {"value": value, "separator": separator}
     return value
+
+
+def items_text(items: dict[str, Any]) -> list[str]:
+    """Write a log's item table as commented lines of YAML."""
+    features = items["features"].items()
+    return [
+        "    items: # the items: titles to show, features to learn from",
+        f"      file: {yaml_scalar(items['file'])} # under the same folder",
+        f"      id: {yaml_scalar(items['id'])} # the item's id, as in the log",
+        f"      title: {yaml_scalar(items['title'])} # null: items are shown by their ids",
+        f"      features: {'' if features else '{} '}# delete those that say nothing of a new item",
+        *(f"        {yaml_scalar(name)}: {yaml_scalar(one)}" for name, one in features),
+    ]
+
+
+def yaml_scalar(value: Any) -> str:
+    """Format a value as one line of YAML."""
+    text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=float("inf"))
+    return text.removesuffix("\n").removesuffix("\n...")

@@ -82,11 +82,13 @@ class ItemPrior(nn.Module):
             query_TD: one vector a state.
             item_ND: one vector an item.
             scale: factor on the dot products.
-            items: the items, numbered from 1; None: the whole catalogue, in order.
+            items: the items, numbered from 1; None: the first of the catalogue, in order.
 
         Shape: -> (T, X), (N, X).
         """
-        return self.of_states(query_TD), self.of_items(item_ND, scale, slice(None) if items is None else items - 1)
+        return self.of_states(query_TD), self.of_items(
+            item_ND, scale, slice(len(item_ND)) if items is None else items - 1
+        )
 
     def of_states(self, query_TD: Tensor) -> Tensor:
         """The first of `append`. Shape: -> (T, X)."""

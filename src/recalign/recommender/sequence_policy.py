@@ -103,7 +103,7 @@ class HistoryPolicy(Policy):
             )
         assert self.features is not None
         self.features.fill(features)
-        self.features.id_dropout = id_dropout
+        self.features.id_dropout, self.init_args["features"] = id_dropout, plan
 
     def make_room(self, plan: dict[str, Any]) -> None:
         """Make tables of features, yet empty, of these sizes: arguments of `FeatureTable`."""
@@ -124,9 +124,9 @@ class HistoryPolicy(Policy):
                 where="data.max_length",
                 remedy=f"use --data.max_length {self.encoder.max_length}, or train the recommender anew",
             )
-        # the gradient of index_select is one index_add, much faster than that of indexing and of an embedding
         if self.features is not None and self.training:
             self.features.draw()
+        # the gradient of index_select is one index_add, much faster than that of indexing and of an embedding
         x_BLD = self.item_table().index_select(0, batch.item_BL.flatten()).unflatten(0, batch.item_BL.shape)
         if self.past_rewards is not None:
             x_BLD = x_BLD + self.past_rewards(batch.reward_BL)
