@@ -27,6 +27,7 @@ COMMANDS = {
     "predict": "each user's recommendations from a trained policy, to Parquet",
     "recommend": "a few users' recommendations, as a table",
     "export": "make a bundle of a policy: a folder that answers without the log and without torch",
+    "items": "add new items to a bundle: they are known by their features, nothing is trained",
     "serve": "answer over HTTP from a bundle",
     "compare": "the table of a chain's methods, from its run folders",
     "report": "the page report.html of a chain, from its run folders",
@@ -54,13 +55,14 @@ MODULES = {
     "dashboard": "chain.dashboard",
     "export": "export.command",
     "init": "events.init_command",
+    "items": "export.new_items",
     "serve": "serving.command",
     "simulate": "simulation.simulate_command",
     "tune": "chain.tune",
 }
 """Commands that are functions of the same name, and where these are."""
 
-READERS = ("chain", "init", "serve", "tune")
+READERS = ("chain", "init", "items", "serve", "tune")
 """Commands of these that read their own words; the options of the others are the function's arguments."""
 
 USAGE = """\

@@ -12,6 +12,7 @@ DESCRIBED = {
     "compare": ("FOLDER ", "evaluation/report.py", "compare"),
     "dashboard": ("", "chain/dashboard.py", "dashboard"),
     "export": ("RUN ", "export/command.py", "export"),
+    "items": ("add BUNDLE FILE ", "export/new_items.py", "add_items"),
     "prepare": ("NAME ", "commands.py", "prepare"),
     "recommend": ("RUN ", "commands.py", "recommend"),
     "report": ("FOLDER ", "evaluation/report.py", "report"),

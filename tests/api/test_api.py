@@ -35,7 +35,7 @@ def job(frame: pl.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Any:
     titles = pl.DataFrame({"id": [1, 2], "name": ["Alien", "Brazil"]})
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(here)
-        log = ra.Log.from_frame(frame, **COLUMNS, titles=titles, max_length=32)
+        log = ra.Log.from_frame(frame, **COLUMNS, items=titles, title="name", max_length=32)
         start = ra.fit_recommender(log, settings=QUICK)
         reward = ra.fit_reward(log, start, settings=QUICK)
         before = {name: value.clone() for name, value in start.network.state_dict().items()}
@@ -280,3 +280,19 @@ def test_every_public_name_is_there():
     assert all(getattr(ra, name).__doc__ for name in ra.__all__)
     with pytest.raises(AttributeError, match="no attribute 'fit'"):
         ra.fit  # noqa: B018
+
+
+def test_items_have_features(frame: pl.DataFrame, tmp_path: Path):
+    items = pl.DataFrame({"item": [*range(1, 41), 99], "half": [str(n % 2) for n in [*range(1, 41), 99]]})
+    given = {"half": "half", "twice": {"value": "half", "kind": "category"}}
+    log = ra.Log.from_frame(frame, **COLUMNS, items=items, features=given, max_length=32, folder=tmp_path / "log")
+    start = ra.fit_recommender(log, settings=QUICK)
+    assert start.data.sequences.items.to_list()[-1] == 99
+    assert start.network.features.embedding_CD.shape[0] == 6
+    assert 99 in start.recommend(k=41)["item"]
+
+
+@pytest.mark.parametrize("given", [{"title": "name"}, {"features": {"a": "b"}}, {"titles": None}])
+def test_features_need_a_table_of_items(frame: pl.DataFrame, tmp_path: Path, given: dict[str, Any]):
+    with pytest.raises(ra.InputError, match="need a table of items"):
+        ra.Log.from_frame(frame, **COLUMNS, folder=tmp_path / "log", **given)

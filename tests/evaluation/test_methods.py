@@ -18,7 +18,7 @@ from recalign.evaluation.comparison_table import ComparisonTable
 from recalign.evaluation.methods import UNTRAINED, WITHOUT_BUDGET, MethodRun, evaluate_methods
 from recalign.evaluation.reranking import RERANKED, Reranking, interpolate, scores_of
 from recalign.evaluation.roles import Roles
-from recalign.events import LogMapping, Titles
+from recalign.events import ItemTable, LogMapping
 from recalign.nn import Pooled
 from recalign.posttrain import PostTrainingData, WeightedSFT
 from recalign.posttrain.conditioned import ConditionedPolicy
@@ -263,11 +263,11 @@ def test_another_truth_is_evaluated_anew(tmp_path, base, cells, log_root):
 
 def test_other_titles_are_shown_in_the_examples(tmp_path, base, cells, log_root):
     """They change no figure, but what the report shows."""
-    titles = Titles(file=str(tmp_path / "titles.csv"), id="id", title="title")
+    titles = ItemTable(file=str(tmp_path / "titles.csv"), id="id", title="title")
     told = []
     for word in ("film", "book"):
         pl.DataFrame({"id": range(1, 41), "title": [f"{word} {n}" for n in range(1, 41)]}).write_csv(titles.file)
-        log = LogMapping(name="tastes", files=[str(log_root / "tastes.csv")], titles=titles)
+        log = LogMapping(name="tastes", files=[str(log_root / "tastes.csv")], items=titles)
         titled = RewardData(log=log, root=str(log_root), **small.SETTINGS)
         told.append(evaluate_methods(tmp_path / "runs", 3, cells[:1], base, titled, **HOW))
         assert f'"{word} ' in (place(tmp_path, "popularity") / "examples.json").read_text()

@@ -14,7 +14,7 @@ import pytest
 import tiny
 import yaml
 
-from recalign.events import EventTable, LogMapping, guess, load_events
+from recalign.events import EventTable, Feature, ItemTable, LogMapping, guess, load_events, read_features
 
 START = 1_700_000_000
 
@@ -307,3 +307,44 @@ def test_init_does_without_torch(tmp_path: Path):
     write(tmp_path / "log.csv", *LAYOUTS["ratings"][1:])
     code = "import sys; from recalign.cli import main; main(['init', 'log.csv']); sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True)
+
+
+def test_a_second_table_describes_the_items(tmp_path: Path):
+    write(tmp_path / "log.csv", "user,item,rating,timestamp", "{user},{item},{stars},{s}")
+    rows = range(200)
+    table = {
+        "sku": [n + 1000 for n in rows],
+        "item": list(rows),
+        "product_name": [f"product {n}" for n in rows],
+        "brand": ["a", "b, c"] * 100,
+        "tags": ["x|y", "x", None, "y"] * 50,
+        "price": [n / 7 for n in rows],
+        "url": [f"https://shop/{n}" for n in rows],
+        "nothing": [None] * 200,
+    }
+    pl.DataFrame(table).write_csv(tmp_path / "products.csv")
+    said = init(tmp_path, "log.csv", "--items", "products.csv")
+    assert said.code == 0, said.err
+    found = yaml.safe_load((tmp_path / "log.yaml").read_text())["data"]["log"]["items"]
+    features = {"brand": "brand", "price": "price", "sku": "sku", "tags": {"value": "tags", "separator": "|"}}
+    plain = {
+        name: one.strip('"') if isinstance(one, str) else one | {"value": one["value"].strip('"')}
+        for name, one in found.pop("features").items()
+    }
+    assert found == {"file": "products.csv", "id": "item", "title": "product_name"}
+    assert plain == features
+    given = {name: one if isinstance(one, str) else Feature(**one) for name, one in features.items()}
+    log = LogMapping("log", ["log.csv"], items=ItemTable(**found, features=given))
+    values = read_features(log, tmp_path, pl.Series(range(25)))
+    assert values is not None
+    assert values.kinds == {"brand": "category", "price": "number", "sku": "number", "tags": "category"}
+
+
+def test_a_second_table_of_other_items_is_refused(tmp_path: Path):
+    write(tmp_path / "log.csv", "user,item,rating,timestamp", "{user},{item},{stars},{s}")
+    pl.DataFrame({"sku": ["a", "b"], "brand": ["x", "y"]}).write_csv(tmp_path / "products.csv")
+    said = init(tmp_path, "log.csv", "--items", "products.csv")
+    assert said.code == 2
+    assert "no column has ids of the log" in said.err
+    assert not (tmp_path / "log.yaml").exists()
+    assert "there is no such file" in init(tmp_path, "log.csv", "--items", "product.csv").err

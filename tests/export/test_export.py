@@ -14,7 +14,7 @@ import small
 import torch
 
 from recalign.errors import InputError
-from recalign.events.log import Titles
+from recalign.events.log import ItemTable
 from recalign.export.command import bundle_of, items
 from recalign.export.verify import verify
 from recalign.files import read_json
@@ -146,7 +146,7 @@ def test_columns_of_the_item_table_can_be_boosted_by(made, monkeypatch, tmp_path
     (tmp_path / "films.csv").write_text(
         "film,title,genre\n" + "".join(f"{n},Film {n},g{n % 3}\n" for n in range(1, 40))
     )
-    log = replace(made.data.log_, titles=Titles("films.csv", id="film"))
+    log = replace(made.data.log_, items=ItemTable("films.csv", id="film"))
     shutil.copy(Path(made.data.root) / "tastes.csv", tmp_path)
     monkeypatch.setattr(made.data, "root", str(tmp_path))
     with pytest.raises(InputError, match="no item table"):

@@ -15,7 +15,7 @@ from recalign.errors import InputError
 from recalign.evaluation.baselines import SameForAll
 from recalign.recommender import RecommenderData, SequencePolicy
 from recalign.recommender.checkpoint import load_weights
-from recalign.recommender.prior import ItemPrior, without_prior
+from recalign.recommender.prior import ItemPrior, as_cloned
 
 
 @pytest.fixture(scope="module")
@@ -166,6 +166,6 @@ def test_widened_vectors_keep_products_fast(width):
 def test_without_their_priors_policies_are_as_they_were_cloned_and_get_them_back(policy):
     other = copy.deepcopy(policy)
     policy.prior_strength, other.prior_strength = 0.5, 1.5
-    with without_prior(policy, other):
+    with as_cloned(policy, other):
         assert policy.prior_strength == other.prior_strength == 0
     assert (policy.prior_strength, other.prior_strength) == (0.5, 1.5)

@@ -13,7 +13,7 @@ import small
 import torch
 
 from recalign.errors import InputError
-from recalign.events import Titles
+from recalign.events import ItemTable
 from recalign.recommender.training import recommendations
 from recalign.sequences import EventDataModule
 
@@ -127,7 +127,7 @@ def test_titles_stand_beside_items_and_in_recommendations(log_root, tmp_path):
     plain = small.data_of(EventDataModule, tmp_path)
     (tmp_path / "names.csv").write_text("item,title\n" + "".join(f"{i},film {i}\n" for i in plain.sequences.items[1:]))
     data = small.data_of(EventDataModule, tmp_path)
-    data.log_ = dataclasses.replace(data.log_, titles=Titles("names.csv"))
+    data.log_ = dataclasses.replace(data.log_, items=ItemTable("names.csv"))
     first, *others = data.sequences.items
     assert data.titles.to_list() == [str(first), *(f"film {item}" for item in others)]
     assert data.figures()["titles"]["items without one, shown by their id"] == 1
@@ -139,7 +139,7 @@ def test_titles_stand_beside_items_and_in_recommendations(log_root, tmp_path):
 
 def test_titles_that_cannot_be_read_stop_a_run_before_training(log_root):
     data = small.data_of(EventDataModule, log_root)
-    data.log_ = dataclasses.replace(data.log_, titles=Titles("names.csv"))
+    data.log_ = dataclasses.replace(data.log_, items=ItemTable("names.csv"))
     with pytest.raises(InputError, match=r"no file 'names\.csv'"):
         data.setup("fit")
 

@@ -1,11 +1,12 @@
 """May a log be trained on: each concern, from logs made up for it."""
 
+import featured
 import polars as pl
 import pytest
 
 from recalign.events import LogMapping
 from recalign.sequences import EventDataModule, High, LeaveLast, TimeSplit
-from recalign.sequences.audit import audit_log
+from recalign.sequences.audit import CATALOGUE, COLD, COLD_TARGETS, LEAKS, MISSES, audit_log
 from recalign.sequences.verdict import Concern, Verdict, verdict
 
 
@@ -124,3 +125,20 @@ def test_cuts_in_time_are_proposed_where_they_part_no_tie(tmp_path):
 def test_serious_concerns_come_first():
     found = Verdict([Concern(False, "small"), Concern(True, "large")])
     assert str(found) == "verdict: do not train\n- large\n- small"
+
+
+def test_features_are_counted_and_a_second_item_id_is_a_concern(tmp_path):
+    featured.write(tmp_path)
+    table = pl.read_csv(tmp_path / "items.csv").with_columns(author=pl.format("a{}", "item"))
+    table.write_csv(tmp_path / "items.csv")
+    data = featured.data_of(tmp_path, {"half": "half", "author": "author"}, EventDataModule)
+    sections = audit_log(data)
+    assert sections["item features"]["items with a row"] == 40
+    assert sections["item features"]["rows of further items"] == 2
+    assert sections["split"][CATALOGUE] == 36
+    assert sections["split"][COLD] == 6
+    assert (sections["test"][COLD_TARGETS], sections["test"][MISSES]) == (1, 0)
+    found = [concern.text for concern in verdict(sections, "s").concerns if "second" in concern.text]
+    assert len(found) == 1
+    assert "the feature author has 40 categories, at least one for every second item" in found[0]
+    assert set(sections[LEAKS].values()) == {0}

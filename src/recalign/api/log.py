@@ -21,7 +21,7 @@ from recalign.files import write_text
 from recalign.recommender.training import write_parquet
 
 EVENTS = "events.parquet"
-TITLES = "titles.parquet"
+ITEMS = "items.parquet"
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,9 @@ class Log:
         reward: str | None = None,
         time_unit: str | None = None,
         high: str | None = None,
-        titles: Any = None,
+        items: Any = None,
+        title: str | None = None,
+        features: Mapping[str, Any] | None = None,
         folder: str | Path | None = None,
         name: str = "log",
         **data: Any,
@@ -66,7 +68,10 @@ class Log:
             reward: how good an event was: a column, or Polars SQL over the columns; None: the log has no reward.
             time_unit: unit of a numeric time: ``s``, ``ms`` or ``us``; None: the one for which times lie after 1990.
             high: condition for a high reward, in Polars SQL; None: chosen from the rewards, as by `recalign init`.
-            titles: DataFrame whose first column is the item's id and whose second is its title.
+            items: DataFrame with a row per item; its column of ids is called as in `frame`, else it is the first.
+            title: its column of titles; None: items are shown by their ids.
+            features: what policies learn of items, by name: a column of ``items``, Polars SQL over its columns, or the
+                settings of a feature (``{"value": "genres", "separator": "|"}``, `recalign.events.Feature`).
             folder: where runs are written; None: a temporary folder, deleted with this object.
             name: name of the log in tables.
             **data: further ``data`` settings, as in a log's YAML (``split``, ``max_length``, ...). Without ``split``
@@ -91,12 +96,11 @@ class Log:
             what = "holds another log, on which its runs were trained"
             raise InputError(what, where=str(place), remedy="name another folder, or delete that one")
         write_parquet(events, place / EVENTS)
-        if titles is not None:
-            table = _polars(titles, "titles")
-            if table.width < 2:
-                raise InputError("has no second column", where="titles", remedy="give the item's id, then its title")
-            write_parquet(table, place / TITLES)
-            log["titles"] = {"file": TITLES, "id": table.columns[0], "title": table.columns[1]}
+        if items is not None:
+            log["items"] = _item_table(_polars(items, "items"), place, item, title, features or {})
+        elif title or features or "titles" in data:
+            what, remedy = "titles and features need a table of items", "give items=DataFrame, title='its column'"
+            raise InputError(what, where="items", remedy=remedy)
         settings = {"log": log, "root": str(place.resolve()), "reward": expression}
         settings |= division.settings
         if reward is None:
@@ -140,6 +144,17 @@ class Log:
         return cls(name, path, folder, temporary)
 
 
+def _item_table(
+    table: pl.DataFrame, place: Path, item: str, title: str | None, features: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Write a table of items into the folder of a log; the settings that describe it."""
+    _require_columns(table, {"title": title} if title else {}, {}, "items")
+    key = item if item in table.columns else table.columns[0]
+    write_parquet(table, place / ITEMS)
+    known = {name: guess.quote(one) if one in table.columns else one for name, one in features.items()}
+    return {"file": ITEMS, "id": key, "title": title, "features": known}
+
+
 def _folder(given: str | Path | None) -> tuple[Path, tempfile.TemporaryDirectory[str] | None]:
     if given is not None:
         return Path(given), None
@@ -167,7 +182,9 @@ def _polars(frame: Any, where: str) -> pl.DataFrame:
         raise InputError(f"a column cannot be read: {error}", where=where, remedy=remedy) from error
 
 
-def _require_columns(events: pl.DataFrame, columns: Mapping[str, Any], expressions: Mapping[str, Any]) -> None:
+def _require_columns(
+    events: pl.DataFrame, columns: Mapping[str, Any], expressions: Mapping[str, Any], where: str = "frame"
+) -> None:
     """Refuse what is no text, columns that are not there, and a table without rows; an expression may be None."""
     for argument, value in {**columns, **expressions}.items():
         if not isinstance(value, str) and (value is not None or argument in columns):
@@ -178,7 +195,7 @@ def _require_columns(events: pl.DataFrame, columns: Mapping[str, Any], expressio
             what, remedy = f"the DataFrame has no column {column!r}", did_you_mean(column, events.columns)
             raise InputError(what, where=argument, remedy=remedy)
     if events.is_empty():
-        raise InputError("the DataFrame has no rows", where="frame", remedy="give one row an event")
+        raise InputError("the DataFrame has no rows", where=where, remedy="give one row an event, or an item")
 
 
 def _require_ids(events: pl.DataFrame, columns: Mapping[str, str]) -> None:

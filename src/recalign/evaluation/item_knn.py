@@ -39,7 +39,7 @@ class ItemKNN(Policy):
         self.num_items = len(count_V)
         self.neighbour_WK = nn.Buffer(neighbour_WK)
         self.cosine_WK = nn.Buffer(cosine_WK)
-        self.share_V = nn.Buffer((count_V / count_V.sum()).float())
+        self.share_V = nn.Buffer((count_V.clamp(min=0.5) / count_V.sum()).float())  # log 0 is no score
         self.weight_M = nn.Buffer(1 / torch.arange(1, newest + 1))
 
     @classmethod

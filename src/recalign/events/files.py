@@ -109,14 +109,14 @@ def locate(log: LogMapping, root: Path | None) -> tuple[list[Source], Source | N
     """Find the files of a log. Download a public log if one of its files is missing.
 
     Returns:
-        The event files, in order, and the file of titles, if the log has one.
+        The event files, in order, and the item table, if the log has one.
 
     Raises:
         InputError: a file is missing, or a zip is damaged.
     """
     keys = dict.fromkeys(log.files, "data.log.files")
-    if log.titles is not None:
-        keys[log.titles.file] = "data.log.titles.file"
+    if log.items is not None:
+        keys[log.items.file] = "data.log.items.file"
     root = root or data_root(None)
     found = {entry: find(root, entry) for entry in keys}
     if log.fetch == log.name and not all(found.values()):
@@ -132,7 +132,7 @@ def locate(log: LogMapping, root: Path | None) -> tuple[list[Source], Source | N
                 remedy=f"{near}put it there, or name its folder with --data.root or RECALIGN_DATA",
             )
     events = [source for entry in log.files for source in found[entry]]
-    return events, found[log.titles.file][0] if log.titles is not None else None
+    return events, found[log.items.file][0] if log.items is not None else None
 
 
 def find(root: Path, entry: str) -> list[Source]:

@@ -15,7 +15,6 @@ from pathlib import Path, PurePath
 from typing import Any
 
 import polars as pl
-import yaml
 from rich.console import Console
 from rich.markup import escape
 from rich.prompt import Prompt
@@ -25,6 +24,7 @@ from recalign.errors import InputError, printable
 from recalign.events import files, guess, reading
 from recalign.events.division import Division, divide
 from recalign.events.files import Source
+from recalign.events.init_items import describe_items, items_text, yaml_scalar
 from recalign.events.joining import matched
 from recalign.events.log import LogMapping
 from recalign.events.messages import did_you_mean
@@ -79,13 +79,14 @@ def init(words: Sequence[str]) -> None:
     if reward.startswith("CASE") and guess.has_kinds_of_one_item(events.frame):
         log = replace(log, collapse=True)
         events = load_events(log, root, reward)
+    items = describe_items(options.items, root, events.items, log.item) if options.items else None
     division = divide(events.frame["user"], events.frame["reward"])
     _print_events(log, reward, division, events)
     commands = [
         shlex.join(["recalign", "check", str(out)]),
         shlex.join(["recalign", "chain", "own-log", "--log", str(out), "--name", name]),
     ]
-    write_text(out, _yaml_text(log, root, reward, division, commands))
+    write_text(out, _yaml_text(log, root, reward, division, commands, items))
     print(f"\n{printable(str(out))} is written: look it over. Next:", *commands, sep="\n  ")
 
 
@@ -113,6 +114,7 @@ def _options() -> argparse.ArgumentParser:
     )
     for role, meaning in QUESTIONS.items():
         parser.add_argument(f"--{role}", help=meaning, metavar="SQL" if role == "reward" else "COLUMN")
+    parser.add_argument("--items", help="a table of the items, for titles and features", metavar="FILE")
     parser.add_argument("--time-format", help="how times are written, where that is not ISO 8601: %%d/%%m/%%Y %%H:%%M")
     parser.add_argument("--out", help="the YAML to write; default: the table's name, in the current folder")
     parser.add_argument("--force", action="store_true", help="overwrite it")
@@ -250,7 +252,14 @@ def _print_events(log: LogMapping, reward: str, division: Division, events: Even
         print(note)
 
 
-def _yaml_text(log: LogMapping, root: Path, reward: str, division: Division, commands: list[str]) -> str:
+def _yaml_text(
+    log: LogMapping,
+    root: Path,
+    reward: str,
+    division: Division,
+    commands: list[str],
+    items: dict[str, Any] | None = None,
+) -> str:
     """Write a log as commented YAML."""
     high, split = division.settings["high"], division.settings["split"]
     comments = {
@@ -271,9 +280,10 @@ def _yaml_text(log: LogMapping, root: Path, reward: str, division: Division, com
         f"# The log of {', '.join(log.files)}, as recalign init understood it. Check it, then run the main job on it:",
         *(f"#   {command}" for command in commands),
         "data:",
-        f"  root: {_yaml_scalar(str(root))} # folder of the files; --data.root overrides it",
+        f"  root: {yaml_scalar(str(root))} # folder of the files; --data.root overrides it",
         "  log:",
-        *(f"    {key}: {_yaml_scalar(value)} # {comment}" for key, (value, comment) in shown.items()),
+        *(f"    {key}: {yaml_scalar(value)} # {comment}" for key, (value, comment) in shown.items()),
+        *(items_text(items) if items else ()),
         "  # How good an event was: Polars SQL over the columns of its row. Where a column that it reads is empty,",
         "  # there is no reward: the event stays in histories and no loss sees a reward.",
     ]
@@ -284,11 +294,11 @@ def _yaml_text(log: LogMapping, root: Path, reward: str, division: Division, com
             *(f"    {line}" for line in reward.split("\n")),
         ]
     else:
-        lines.append(f"  reward: {_yaml_scalar(reward)}")
+        lines.append(f"  reward: {yaml_scalar(reward)}")
     lines += [
         "  high: # which events the metrics high/* count as good",
-        f"    expression: {_yaml_scalar(high['expression'])} # a condition; null: quantile decides",
-        f"    quantile: {_yaml_scalar(high['quantile'])} # share of the rewards that a high one exceeds",
+        f"    expression: {yaml_scalar(high['expression'])} # a condition; null: quantile decides",
+        f"    quantile: {yaml_scalar(high['quantile'])} # share of the rewards that a high one exceeds",
         f"  split: # tests {division.tested:,} of {division.users:,} users; all events of the others are training",
         f"    class_path: {split['class_path']} # by user; recalign.sequences.TimeSplit cuts in time",
         "    init_args:",
@@ -296,9 +306,3 @@ def _yaml_text(log: LogMapping, root: Path, reward: str, division: Division, com
         f"      validation: {division.validation} # events before those; two or more give pairs to order",
     ]
     return "\n".join(lines) + "\n"
-
-
-def _yaml_scalar(value: Any) -> str:
-    """Format a value as one line of YAML."""
-    text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=float("inf"))
-    return text.removesuffix("\n").removesuffix("\n...")

@@ -8,6 +8,7 @@ from typing import Literal
 from recalign.errors import InputError, require_positive
 
 TimeUnit = Literal["s", "ms", "us", "datetime"]
+FeatureKind = Literal["category", "number", "vector"]
 
 OWN_COLUMNS = ("user", "item", "timestamp", "row", "reward")
 """The event table's own columns. Expressions can read raw columns of these names, but the table does not keep them."""
@@ -17,18 +18,51 @@ EXPOSURE_COLUMNS = ("is_random", "propensity")
 
 
 @dataclass(frozen=True)
-class Titles:
-    """A table of the items' titles (``data.log.titles``); further columns are ignored.
+class Feature:
+    """What is known of an item before anybody chose it (a value of ``data.log.items.features``).
 
     Attributes:
-        file: found and read like the log's files. MovieLens's ``u.item`` and ``movies.dat`` have columns item, title.
+        value: Polars SQL over the columns of the item table.
+        kind: ``category``: one or several (a list, or text with a ``separator``); ``number``; ``vector``: a list of
+            numbers, equally many in every row. Null: by type. Fractions and whole numbers are numbers, lists of
+            fractions are vectors, all else is categories.
+        separator: what stands between several categories that are written as one text, such as ``|``.
+        bins: of a number: so many intervals, each with as many of the items in training, are its categories; null: the
+            number itself is used, standardised.
+    """
+
+    value: str
+    kind: FeatureKind | None = None
+    separator: str | None = None
+    bins: int | None = 20
+
+    def __post_init__(self) -> None:
+        require_positive("data.log.items.features", {"bins": self.bins}, "bins")
+
+
+@dataclass(frozen=True)
+class ItemTable:
+    """A table of the items (``data.log.items``).
+
+    Attributes:
+        file: found and read like the log's files. MovieLens's ``movies.dat`` has columns item, title, genres, and
+            ``u.item`` has item, title, released, ..., genre_0 to genre_18.
         id: column of the item's id, as in the log.
-        title: column of the title.
+        title: column of the title; null: items are shown by their ids.
+        features: what policies learn of items, by name: Polars SQL over the table's columns, or a `Feature`. With
+            features, items that nobody chose in training are recommended too.
     """
 
     file: str
     id: str = "item"
-    title: str = "title"
+    title: str | None = "title"
+    features: dict[str, str | Feature] = field(default_factory=dict)
+
+    @property
+    def specified(self) -> dict[str, Feature]:
+        """The features, by name in order."""
+        given = sorted(self.features.items())
+        return {name: Feature(one) if isinstance(one, str) else one for name, one in given}
 
 
 @dataclass
@@ -62,7 +96,7 @@ class LogMapping:
         is_random: column that is true (or 1) where the item was shown at random, or the name of one in ``columns``.
         propensity: column of the probability with which the item was shown among all that could have been, or the name
             of one in ``columns``.
-        titles: the table of the items' titles; null: items are shown by their ids.
+        items: the table of the items: titles and features; null: items are shown by their ids.
         truth: the file of true rewards under the data root, of simulated logs only.
         fetch: public log to download if files are missing. It only applies if ``name`` is the same: the default log
             sets it, and every other log's YAML is merged into that one.
@@ -84,7 +118,7 @@ class LogMapping:
     collapse: bool = False
     is_random: str | None = None
     propensity: str | None = None
-    titles: Titles | None = None
+    items: ItemTable | None = None
     truth: str | None = None
     fetch: Literal["ml-100k"] | None = None
 

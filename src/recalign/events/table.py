@@ -32,7 +32,8 @@ class EventTable:
         items: raw item ids by index, sorted.
         has_time: whether the log has timestamps.
         report: what was read and what was left out.
-        fingerprint: hex digest of the files' bytes, the mapping and the reward's expression.
+        fingerprint: hex digest of the files' bytes, the mapping and the reward's expression; and of the item table
+            where that has features.
     """
 
     frame: pl.DataFrame
@@ -54,8 +55,8 @@ def load_events(log: LogMapping, root: Path | None, reward: str | None) -> Event
     Raises:
         InputError: the log cannot be used; names the file, row, column or key, and a remedy.
     """
-    sources, _ = locate(log, root)
-    mark = _digest(log, sources, reward)
+    sources, items = locate(log, root)
+    mark = _digest(log, sources, items, reward)
     tables = {str(source): read(source, (log.user, log.item), log.header, log.separator).lazy() for source in sources}
     raw, rows = LogScan.of(log, sources, tables).whole()
     frame, users, items, found = check_rows(raw, rows, plain_names(log), reward)
@@ -65,10 +66,14 @@ def load_events(log: LogMapping, root: Path | None, reward: str | None) -> Event
 
 def fingerprint(log: LogMapping, root: Path | None, reward: str | None) -> str:
     """`EventTable.fingerprint`, without reading the events."""
-    return _digest(log, locate(log, root)[0], reward)
+    return _digest(log, *locate(log, root), reward)
 
 
-def _digest(log: LogMapping, sources: list[Source], reward: str | None) -> str:
+def _digest(log: LogMapping, sources: list[Source], items: Source | None, reward: str | None) -> str:
     mapping = asdict(log)
-    del mapping["titles"]  # titles do not change the events
-    return digest(mapping, reward, [source.digest() for source in sources])[:16]
+    del mapping["items"]  # titles change nothing
+    known = [source.digest() for source in sources]
+    if log.items and log.items.features and items:
+        features = {name: asdict(one) for name, one in log.items.specified.items()}
+        return digest(mapping, reward, known, log.items.id, features, items.digest())[:16]
+    return digest(mapping, reward, known)[:16]

@@ -31,7 +31,7 @@ from recalign.serving.about import EXAMPLES, GRAPH, ITEMS, TABLES, About, point
 from recalign.serving.bundle import INSTALL, Bundle
 from recalign.stage.opened import OpenedRun, opened
 
-WEIGHTS, RECIPE, CARD = "policy.safetensors", "recipe.json", "README.md"
+WEIGHTS, RECIPE, CARD, FEATURES = "policy.safetensors", "recipe.json", "README.md", "features.json"
 PACKAGES = ("onnx", "onnxscript", "onnxruntime", "safetensors")
 RETURNED = 100
 """Items that the graph returns."""
@@ -54,7 +54,7 @@ def export(
         verify: repeat the evaluation on the bundle, and write nothing where it answers otherwise than the policy.
         newest: events of a history that a request is answered from; null: as many as the policy was trained with.
         filtered: whoever asks leaves out what the log's `where` leaves out. Needed for a log that has one.
-        columns: further columns of the log's item table (`data.log.titles`) that requests may boost by, such as
+        columns: further columns of the log's item table (`data.log.items`) that requests may boost by, such as
             [genres].
     """
     require_positive("", {"newest": newest}, "newest")
@@ -122,13 +122,13 @@ def items(made: OpenedRun, columns: Sequence[str] = ()) -> pl.DataFrame:
     if not columns:
         return table
     source = locate(log, data_root(made.data.root))[1]
-    if log.titles is None or source is None:
-        raise InputError("the log has no item table", where="columns", remedy="name one in data.log.titles")
-    frame = read(source, (log.titles.id,))
+    if log.items is None or source is None:
+        raise InputError("the log has no item table", where="columns", remedy="name one in data.log.items")
+    frame = read(source, (log.items.id,))
     for name in columns:
         if name not in frame.columns or name in own:
             raise no_column("columns", name, str(source), [one for one in frame.columns if one not in own])
-    known = frame.select(pl.col(plain_name(log.titles.id)).cast(pl.String).alias("item"), *columns)
+    known = frame.select(pl.col(plain_name(log.items.id)).cast(pl.String).alias("item"), *columns)
     text = table.select(pl.col("item").cast(pl.String))
     found = text.join(known.unique("item", keep="first"), on="item", how="left", maintain_order="left")
     return table.with_columns(found[name] for name in columns)
@@ -204,3 +204,8 @@ def _write_weights(made: OpenedRun, tables: dict[str, torch.Tensor], folder: Pat
     (folder / TABLES).write_bytes(save(tables))
     recipes = {name: recipe(net) for name, net in nets.items() if isinstance(net, Rebuildable)}
     write_text(folder / RECIPE, json.dumps(recipes, indent=2, default=str) + "\n")
+    features, table = made.data.sequences.features, made.data.log_.items
+    if features is not None and table is not None:  # what `recalign items add` needs
+        specified = {name: asdict(one) for name, one in table.specified.items()}
+        known = {"id": table.id, "title": table.title, "features": specified, "plans": features.coder.plans}
+        write_json(folder / FEATURES, known)

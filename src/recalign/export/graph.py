@@ -129,7 +129,7 @@ class ItemPart(Part):
         self.needs = frozenset({"reward"} if policy.past_rewards is not None else ())
 
     def tables(self) -> dict[str, Tensor]:
-        table_ND = self.policy.item_embedding.weight.float()
+        table_ND = self.policy.item_table().float()
         bias_V = self.policy.prior_strength * self.policy.prior.log_count_V
         bias_N = F.pad(bias_V, (1, 0), value=-torch.inf)
         return {"unit": unit(table_ND), "norm": torch.linalg.vector_norm(table_ND, dim=1), "bias": bias_N}

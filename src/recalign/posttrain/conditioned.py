@@ -50,6 +50,18 @@ class ConditionedPolicy(Policy):
     def prior_strength(self, strength: float) -> None:
         self.base.prior_strength = strength
 
+    @property
+    def num_warm(self) -> int:
+        return self.base.num_warm
+
+    @property
+    def warm_only(self) -> bool:  # type: ignore[override]
+        return self.base.warm_only
+
+    @warm_only.setter
+    def warm_only(self, only: bool) -> None:
+        self.base.warm_only = only
+
     def origin(self, start: Policy) -> list[Tensor]:
         """Parameters of the start, and of a condition that shifts nothing."""
         first, last = self.condition[0], self.condition[2]

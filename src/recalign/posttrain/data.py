@@ -66,7 +66,7 @@ class UpstreamData(RewardData):
         loaded.check(self)
         loaded.net.eval()
         if name == "policy":
-            loaded.net.prior_strength = 0.0
+            loaded.net.prior_strength, loaded.net.warm_only = 0.0, True
         return loaded
 
 

@@ -90,6 +90,6 @@ class IPA(OnlineTraining):
     @torch.no_grad()
     def _pairs(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """What `best_and_worst` finds among the items that ``old`` would show."""
-        count = min(self.candidates, self.policy.num_items)
+        count = min(self.candidates, self.policy.num_warm)
         item_TC = self.old.top_k(self.old.encode(batch), count, seen_pairs(batch))[1]
         return best_and_worst(item_TC, self.environment(batch, item_TC.clamp(min=1)))

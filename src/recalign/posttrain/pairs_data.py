@@ -134,6 +134,7 @@ class PairData(UpstreamData):
             return self._logged(windows, expected)
         trained = self.frame.filter((pl.col("split") == TRAIN) & (pl.col("item_id") > 0))
         seen_N = torch.from_numpy(np.unique(self._keys(trained["user"].cast(pl.Int64), trained["item_id"])))
+        last = self.sequences.num_warm  # users could not choose the others
         item_EN = torch.zeros(len(self.sequences.frame), 1 + self.losers, dtype=torch.int64)
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
@@ -141,7 +142,7 @@ class PairData(UpstreamData):
             reward = self._ensemble() if self.pairs == "ensemble" else None
             for batch in self.loader(windows, seen=False):
                 if policy is None:
-                    candidate_TC = torch.randint(1, self.num_items + 1, (len(batch.target_T), self.candidates))
+                    candidate_TC = torch.randint(1, last + 1, (len(batch.target_T), self.candidates))
                 else:
                     candidate_TC = policy.sample(policy.encode(batch), self.candidates)
                 seen_TC = torch.isin(self._keys(batch.user_B[batch.row_T, None], candidate_TC), seen_N)

@@ -19,7 +19,7 @@ from recalign.posttrain.base import PostTraining, TrainingSettings
 from recalign.processes import random_rows
 from recalign.recommender.checkpoint import Loaded, load_or_copy
 from recalign.recommender.policy import Policy, draw
-from recalign.recommender.prior import without_prior
+from recalign.recommender.prior import as_cloned
 from recalign.reward import RewardData, RewardEnsemble
 from recalign.sequences import Batch
 from recalign.typed import passes_on
@@ -111,8 +111,8 @@ class OnlineTraining(PostTraining):
         self.old.eval()
         return self
 
-    def without_item_prior(self) -> AbstractContextManager[None]:
-        return without_prior(self.policy, self.reference, self.old)
+    def as_cloned(self) -> AbstractContextManager[None]:
+        return as_cloned(self.policy, self.reference, self.old)
 
     def sampled_targets(self, batch: Batch) -> Batch:
         """A random share of a batch's targets."""
@@ -161,7 +161,7 @@ def roll_out(
         what is known of these. Where nothing is unseen, item 1 stands in.
     """
     start_T = start.encode(batch)
-    _, candidate_TC = start.top_k(start_T, min(candidates, start.num_items), seen_pairs(batch))
+    _, candidate_TC = start.top_k(start_T, min(candidates, start.num_warm), seen_pairs(batch))
     item_TC = candidate_TC.clamp(min=1)
     old_TC = over_candidates(old.log_probs(old.encode(batch), item_TC), candidate_TC)
     start_TC = over_candidates(start.log_probs(start_T, item_TC), candidate_TC)

@@ -144,7 +144,7 @@ class CQL(ValueMethod):
         super().setup(stage)
         if stage == "fit":  # initialise V so that Q has the right mean
             batch = self.data.first_batch()
-            with torch.no_grad(), self.without_item_prior():  # as in the loss
+            with torch.no_grad(), self.as_cloned():  # as in the loss
                 logp_T = self.reference_log_probs(batch, batch.target_T[:, None])
                 self.critic.read.bias.fill_(-self.temperature * logp_T.mean())
 
@@ -281,4 +281,4 @@ class SA2C(ValueMethod):
 
     def _others(self, rows: int) -> Tensor:
         """Draw numbers of all items but one. Shape: -> int64 (rows, samples)."""
-        return torch.randint(1, self.policy.num_items, (rows, self.samples), device=self.device)
+        return torch.randint(1, self.policy.num_warm, (rows, self.samples), device=self.device)

@@ -31,4 +31,4 @@ class RecommenderVectors(ItemVectors):
                 where=self.checkpoint,
                 remedy="give the checkpoint of a recommender over item ids: recalign fit recommender LOG",
             )
-        return vector_table(data.sequences.items, loaded.net.item_embedding.weight[1:].detach().numpy())
+        return vector_table(data.sequences.items, loaded.net.eval().item_table()[1:].detach().numpy())

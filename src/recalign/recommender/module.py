@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from typing import Any, TypedDict, Unpack
+from typing import Any, Self, TypedDict, Unpack
 
 import polars as pl
 import torch
@@ -22,6 +22,7 @@ from recalign.recommender.policy import mean_nll
 from recalign.recommender.sequence_policy import HistoryPolicy, SequencePolicy
 from recalign.recommender.training import PolicyModule
 from recalign.sequences import Batch, EventDataModule
+from recalign.sequences.features import ItemFeatures
 from recalign.sequences.splits import TRAIN
 from recalign.typed import passes_on
 
@@ -75,8 +76,28 @@ class Cloning(PolicyModule):
         self.start: Loaded | None = None
         if init_from:
             self.start = load_net(init_from, "policy")
+            if plan := self.start.net.init_args.get("features"):
+                self.policy.make_room(plan)
             load_weights(self.policy, self.start.net.state_dict(), where=init_from, partial=True)
             self.start = dataclasses.replace(self.start, net=None)
+
+    def bind(self, data: EventDataModule) -> Self:
+        """As `StageModule.bind`.
+
+        Raises:
+            InputError: the log has item features, and the policy takes none.
+        """
+        if (features := data.sequences.features) is not None:
+            self.take(features)
+        return super().bind(data)
+
+    def take(self, features: ItemFeatures) -> None:
+        """Tell the policy of the items' features."""
+        raise InputError(
+            f"{type(self).__name__} learns of items by their codes, not by their features",
+            where="data.log.items.features",
+            remedy="leave the features out (features: {}), or train conf/recommender.yaml",
+        )
 
     @classmethod
     def upstream(cls, init_args: dict[str, Any]) -> dict[str, str]:
@@ -123,7 +144,9 @@ class Cloning(PolicyModule):
             self.policy.past_rewards.calibrate(float(reward.mean()), float(reward.std(ddof=1)))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        self.policy.warm_only = True  # `as_cloned` reads the prior's strength too, which may lie on the device
         loss = self.loss(self._visible(batch))
+        self.policy.warm_only = False
         self.log("train/loss", loss, batch_size=len(batch.target_T))
         return loss
 
@@ -158,6 +181,8 @@ class Recommender(Cloning):
         feedback: whether the policy sees the rewards of earlier events. In training, and in the validation that picks
             its epoch, only those of users A: no policy may learn from the rewards that judges learn from.
         negatives: N, items drawn at each step for a sampled softmax; null: the full softmax.
+        id_dropout: where items have features (``data.log.items.features``), the share of them that at each step are
+            known by these alone. Nothing is drawn for other logs.
         lr: AdamW's learning rate.
         **cloning: arguments of `Cloning`.
 
@@ -176,6 +201,7 @@ class Recommender(Cloning):
         temperature: float = 0.05,
         feedback: bool = False,
         negatives: int | None = None,
+        id_dropout: float = 0.2,
         lr: float = 2e-3,
         **cloning: Unpack[CloningSettings],
     ) -> None:
@@ -186,8 +212,17 @@ class Recommender(Cloning):
                 remedy=f"give 1 to {num_items}, or null for the full softmax, which is exact",
             )
         encoder = HSTU() if encoder is None else copy.deepcopy(encoder)
+        if not 0 <= id_dropout < 1:
+            what, remedy = (
+                f"{id_dropout} is no share of the items to drop",
+                "give one from 0 on and below 1, such as 0.2",
+            )
+            raise InputError(what, where="model.id_dropout", remedy=remedy)
         super().__init__(SequencePolicy(encoder, num_items, temperature, feedback), lr=lr, **cloning)
-        self.negatives = negatives
+        self.negatives, self.id_dropout = negatives, id_dropout
+
+    def take(self, features: ItemFeatures) -> None:
+        self.policy.set_features(features, self.id_dropout)
 
     def loss(self, batch: Batch) -> Tensor:
         if self.negatives is None:

@@ -39,6 +39,13 @@ class Policy(Rebuildable, nn.Module, ABC):
 
     PRIOR_STATE: ClassVar[Sequence[str]] = ()
     num_items: int
+    warm_only = False
+    """Whether items without training events are left out of the softmax, as in training (`as_cloned`)."""
+
+    @property
+    def num_warm(self) -> int:
+        """How many items have training events, the first ones: what training draws from."""
+        return self.num_items
 
     def set_counts(self, count_V: Tensor) -> None:
         """Set the number of training events of each item, before cloning. A policy without a prior ignores it.

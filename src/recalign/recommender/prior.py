@@ -65,6 +65,10 @@ class ItemPrior(nn.Module):
         self.log_count_V.copy_(log_count_V - log_count_V.max())
         self.spread = float(log_count_V.max() - log_count_V.min())
 
+    def borrowed(self, warm: int) -> Tensor:
+        """log(n + 1/2) of the mean count n of the first ``warm`` items, less what `log_count_V` is less; a scalar."""
+        return self.log_count_V[:warm].double().exp().mean().log().float()
+
     def bound(self, scale: float) -> float:
         """Upper bound of what `append` adds to a dot product that is multiplied by ``scale``."""
         return abs(self.strength) * self.spread / scale
@@ -78,11 +82,13 @@ class ItemPrior(nn.Module):
             query_TD: one vector a state.
             item_ND: one vector an item.
             scale: factor on the dot products.
-            items: the items, numbered from 1; None: the whole catalogue, in order.
+            items: the items, numbered from 1; None: the first of the catalogue, in order.
 
         Shape: -> (T, X), (N, X).
         """
-        return self.of_states(query_TD), self.of_items(item_ND, scale, slice(None) if items is None else items - 1)
+        return self.of_states(query_TD), self.of_items(
+            item_ND, scale, slice(len(item_ND)) if items is None else items - 1
+        )
 
     def of_states(self, query_TD: Tensor) -> Tensor:
         """The first of `append`. Shape: -> (T, X)."""
@@ -105,13 +111,16 @@ class ItemPrior(nn.Module):
 
 
 @contextmanager
-def without_prior(*policies: Policy) -> Iterator[None]:
-    """Policies as they were cloned, which is how they are trained (above): inside, their priors have strength 0."""
-    strengths = [policy.prior_strength for policy in policies]
+def as_cloned(*policies: Policy) -> Iterator[None]:
+    """Policies as they were cloned, which is how they are trained (above): inside, their priors have strength 0.
+
+    Items without training events are out of the softmax too: no event says whether users would have chosen them.
+    """
+    before = [(policy.prior_strength, policy.warm_only) for policy in policies]
     for policy in policies:
-        policy.prior_strength = 0.0
+        policy.prior_strength, policy.warm_only = 0.0, True
     try:
         yield
     finally:
-        for policy, strength in zip(policies, strengths, strict=True):
-            policy.prior_strength = strength
+        for policy, (strength, warm_only) in zip(policies, before, strict=True):
+            policy.prior_strength, policy.warm_only = strength, warm_only

@@ -7,17 +7,22 @@ width with the prior's columns.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recalign.errors import InputError
 from recalign.nn import Encoder, log_prob, sampled_log_prob, target_ranks, top_k, unit, weighted_nll
 from recalign.processes import from_first
+from recalign.recommender.feature_table import FeatureTable
 from recalign.recommender.policy import Policy
 from recalign.recommender.prior import ItemPrior
 from recalign.sequences import Batch
+from recalign.sequences.features import ItemFeatures
 
+LEFT_OUT = -1e4  # exp of it is 0, and 0 times it too
 UNIT = 1.01  # no cosine is larger, however it is rounded
 
 
@@ -56,9 +61,12 @@ class HistoryPolicy(Policy):
         encoder: turns embedded histories into states; its ``dim`` is that of the item table.
         num_items: V.
         feedback: whether the policy sees the rewards of earlier events.
+        features: sizes of the tables of item features, arguments of `FeatureTable`; null: items are known by their ids.
     """
 
-    def __init__(self, encoder: Encoder, num_items: int, feedback: bool) -> None:
+    def __init__(
+        self, encoder: Encoder, num_items: int, feedback: bool, features: dict[str, Any] | None = None
+    ) -> None:
         super().__init__()
         self.num_items = num_items
         self.item_embedding = nn.Embedding(num_items + 1, encoder.dim, padding_idx=0)
@@ -67,6 +75,46 @@ class HistoryPolicy(Policy):
             self.item_embedding.weight[0] = 0
         self.encoder = encoder
         self.past_rewards = Feedback(encoder.dim) if feedback else None
+        self.features = FeatureTable(encoder.dim, num_items, **features) if features else None
+        self._warm = num_items
+
+    @property
+    def num_warm(self) -> int:
+        return self.features.warm if self.features is not None else self._warm
+
+    @num_warm.setter
+    def num_warm(self, number: int) -> None:
+        self._warm = number
+
+    def set_features(self, features: ItemFeatures, id_dropout: float) -> None:
+        """Give the policy the features of a catalogue; before training, and again before a checkpoint is loaded.
+
+        Raises:
+            InputError: the policy has those of another catalogue.
+        """
+        plan = features.plan | {"id_dropout": id_dropout}
+        if self.features is None:
+            self.make_room(plan)
+        elif plan != self.init_args["features"] | {"id_dropout": id_dropout}:
+            raise InputError(
+                "the policy was made for other item features, or for another catalogue",
+                where="data.log.items",
+                remedy="use the item table and the split that it was trained with, or train the recommender anew",
+            )
+        assert self.features is not None
+        self.features.fill(features)
+        self.features.id_dropout, self.init_args["features"] = id_dropout, plan
+
+    def make_room(self, plan: dict[str, Any]) -> None:
+        """Make tables of features, yet empty, of these sizes: arguments of `FeatureTable`."""
+        self.features = FeatureTable(self.encoder.dim, self.num_items, **plan)
+        self.features.to(self.item_embedding.weight.device)
+        self.init_args["features"] = plan  # so that a checkpoint builds them
+
+    def item_table(self) -> Tensor:
+        """A vector of each item, with its features. Shape: -> (V + 1, D), the padding item first."""
+        weight_WD = self.item_embedding.weight
+        return weight_WD if self.features is None else self.features(weight_WD)
 
     def read(self, batch: Batch) -> Tensor:
         """The encoder's output after each event. Shape: -> (B, L, D)."""
@@ -76,8 +124,10 @@ class HistoryPolicy(Policy):
                 where="data.max_length",
                 remedy=f"use --data.max_length {self.encoder.max_length}, or train the recommender anew",
             )
+        if self.features is not None and self.training:
+            self.features.draw()
         # the gradient of index_select is one index_add, much faster than that of indexing and of an embedding
-        x_BLD = self.item_embedding.weight.index_select(0, batch.item_BL.flatten()).unflatten(0, batch.item_BL.shape)
+        x_BLD = self.item_table().index_select(0, batch.item_BL.flatten()).unflatten(0, batch.item_BL.shape)
         if self.past_rewards is not None:
             x_BLD = x_BLD + self.past_rewards(batch.reward_BL)
         return self.encoder(x_BLD, batch.length_B, batch.time_BL, batch.request_time_BL)
@@ -90,14 +140,14 @@ class UnitRows:
     """
 
     def __init__(self, policy: SequencePolicy) -> None:
-        self.policy = policy
+        self.policy, self.item_VD = policy, policy.candidates()
 
     def __len__(self) -> int:
-        return self.policy.num_items
+        return len(self.item_VD)
 
     def __getitem__(self, rows: slice) -> Tensor:
         """Shape: -> (N, X)."""
-        item_ND = unit(self.policy.item_embedding.weight[1:][rows].float())
+        item_ND = unit(self.item_VD[rows].float())
         return self.policy.prior.of_items(item_ND, 1 / self.policy.temperature, rows)
 
 
@@ -111,17 +161,37 @@ class SequencePolicy(HistoryPolicy):
         num_items: V.
         temperature: of the softmax; smaller is sharper.
         feedback: whether the policy sees the rewards of earlier events.
+        features: as in `HistoryPolicy`; items without training events are in the softmax too, but while it is trained.
     """
 
-    def __init__(self, encoder: Encoder, num_items: int, temperature: float = 0.05, feedback: bool = False) -> None:
-        super().__init__(encoder, num_items, feedback)
+    def __init__(
+        self,
+        encoder: Encoder,
+        num_items: int,
+        temperature: float = 0.05,
+        feedback: bool = False,
+        features: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(encoder, num_items, feedback, features)
         self.temperature = temperature
         self.prior = ItemPrior(num_items)
 
     def trunk(self) -> SequencePolicy:
-        return self
+        """Itself; with features a copy whose items are their vectors."""
+        if self.features is None:
+            return self
+        plain = SequencePolicy(self.encoder, self.num_items, self.temperature, self.past_rewards is not None)
+        with torch.no_grad():
+            own = self.features.has_id_V1 * self.item_embedding.weight[1:]
+            plain.item_embedding.weight[1:] = own + self.features.summed()
+        plain.num_warm = self.num_warm
+        return plain
 
     def set_counts(self, count_V: Tensor) -> None:
+        """Cold items borrow the mean count of the others: 0 would say that users left them out."""
+        if self.num_warm < self.num_items:
+            mean = count_V[: self.num_warm].double().mean()
+            count_V = torch.cat([count_V[: self.num_warm].double(), mean.expand(self.num_items - self.num_warm)])
         self.prior.set_counts(count_V)
 
     @property
@@ -138,10 +208,11 @@ class SequencePolicy(HistoryPolicy):
     def log_probs(self, state: Tensor, items: Tensor | None = None) -> Tensor:
         query_TX, item_VX = self._vectors(state)
         if items is None:
-            return (query_TX @ item_VX.T / self.temperature).log_softmax(dim=-1)
+            return self._with_cold((query_TX @ item_VX.T / self.temperature).log_softmax(dim=-1))
         with torch.autocast(query_TX.device.type, enabled=False):
             if 2 * len(item_VX) <= items.shape[1] * query_TX.shape[1]:  # smaller and faster than gathering vectors
-                return (query_TX @ item_VX.T / self.temperature).log_softmax(dim=-1).gather(1, items - 1)
+                logp_TV = (query_TX @ item_VX.T / self.temperature).log_softmax(dim=-1)
+                return self._with_cold(logp_TV).gather(1, items - 1)
             item_TCX = item_VX.index_select(0, items.flatten() - 1).unflatten(0, items.shape)
             score_TC = (item_TCX @ query_TX[:, :, None])[:, :, 0] / self.temperature
         # The normaliser comes from one item's log-probability, which never holds T x V scores.
@@ -157,12 +228,12 @@ class SequencePolicy(HistoryPolicy):
     def sampled_log_prob(self, state: Tensor, item: Tensor, negatives: int) -> Tensor:
         """Estimate log pi(item | state) from uniform negatives that all states share. Shape: -> (T,).
 
-        Each negative stands for num_items / negatives items (the logQ correction), which makes the softmax's sum an
+        Each negative stands for num_warm / negatives items (the logQ correction), which makes the softmax's sum an
         unbiased estimate; negatives that hit a state's own item are masked. Only the table's gradient is as large as
         the catalogue.
         """
-        drawn_N = from_first(torch.randint(1, self.num_items + 1, (negatives,), device=state.device))
-        log_count_N = state.new_full((negatives,), math.log(negatives / self.num_items), dtype=torch.float32)
+        drawn_N = from_first(torch.randint(1, self.num_warm + 1, (negatives,), device=state.device))
+        log_count_N = state.new_full((negatives,), math.log(negatives / self.num_warm), dtype=torch.float32)
         query_TX, chosen_X = self._vectors(state, torch.cat([item, drawn_N]))
         target_TX, negative_NX = chosen_X.split([len(item), negatives])
         return sampled_log_prob(query_TX, target_TX, negative_NX, item, drawn_N, 1 / self.temperature, log_count_N)
@@ -181,12 +252,26 @@ class SequencePolicy(HistoryPolicy):
         return self.prior.of_states(unit(state.float())), UnitRows(self)
 
     def _vectors(self, state: Tensor, items: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """States and items (None: all) in full precision, their product the logit times the temperature.
+        """States and items (None: `candidates`) in full precision, their product the logit times the temperature.
 
         Unit vectors, widened by the item prior where there is one. Shape: int64 (N,) -> (T, X), (N or V, X).
         """
-        table = self.item_embedding.weight[1:] if items is None else self.item_embedding(items)
+        if items is None:
+            table = self.candidates()
+        elif self.features is None:
+            table = self.item_embedding(items)
+        else:
+            table = self.item_table().index_select(0, items)
         return self.prior.append(unit(state.float()), unit(table.float()), 1 / self.temperature, items)
+
+    def candidates(self) -> Tensor:
+        """Vectors of the items that the softmax is over: all, or those with training events. Shape: -> (N, D)."""
+        return self.item_table()[1:][: self.num_warm if self.warm_only else None]
+
+    def _with_cold(self, logp_TN: Tensor) -> Tensor:
+        """Log-probabilities over the whole catalogue; of items that are left out a finite one. Shape: (T, V)."""
+        left_out = self.num_items - logp_TN.shape[1]
+        return F.pad(logp_TN, (0, left_out), value=LEFT_OUT) if left_out else logp_TN
 
     def _bound(self) -> float:
         return UNIT + self.prior.bound(1 / self.temperature)

@@ -281,7 +281,7 @@ def recommendations(
     flat = flat.filter(pl.col("item") > 0).sort("user", maintain_order=True)
     item = flat["item"] - 1
     titles = data.titles if items is None else read_titles(data.log_, data_root(data.root), items)[0]
-    title = [titles.gather(item).alias("title")] if data.log_.titles else []
+    title = [titles.gather(item).alias("title")] if data.log_.items and data.log_.items.title else []
     items = data.sequences.items if items is None else items
     user = data.sequences.users.gather(flat["user"]).alias("user")
     return flat.with_columns(user, items.gather(item).alias("item"), *title)

@@ -135,6 +135,8 @@ class RewardModel(StageModule):
             self.start.check(self.data)
         if stage in MEASURED_ON:
             self.reward_data.require_rated(MEASURED_ON[stage])
+        for net in self.reward.nets:  # imitation is cloning
+            net.trunk.num_warm, net.trunk.warm_only = self.data.sequences.num_warm, True
         if not self.calibrated:  # once, before a checkpoint is loaded: a later test must not undo the fit
             self.calibrate(self.reward_data)
             if stage == "fit":  # slow; for a test the checkpoint has the result

@@ -15,6 +15,8 @@ from recalign.sequences.splits import LeaveLast, Split, TimeSplit
 from recalign.sequences.store import PARTS, Part, Sequences
 from recalign.sequences.windows import evaluation_windows, training_windows, with_test
 
+CATALOGUE, COLD = "items in training (the catalogue)", "further items, which are in the catalogue by their features"
+COLD_TARGETS = "share of targets on items without training events that are known by their features"
 SEEN = "share of targets that the user had seen before (they are ranked all the same)"
 HIGH = "share of events with a high reward"
 MISSES = "share of targets on them (misses)"
@@ -89,6 +91,8 @@ def part_figures(sequences: Sequences, part: Part) -> Section:
         unseen = chosen.filter(pl.col("item_id") == 0)
         rows["items unseen in training"] = unseen["item"].n_unique()
         rows[MISSES] = len(unseen) / len(chosen)
+        if sequences.features:
+            rows[COLD_TARGETS] = float((chosen["item_id"] > sequences.num_warm).mean())  # type: ignore[arg-type]
         pair = pl.col("user").cast(pl.Int64) * (sequences.num_items + 1) + pl.col("item_id")
         again = pair.is_first_distinct().not_() & (pl.col("split") == PARTS[part])
         rows[SEEN] = sequences.frame.filter(pl.col("item_id") > 0).select(again.sum()).item() / len(chosen)
@@ -102,7 +106,8 @@ def split_figures(sequences: Sequences, max_length: int, stride: int | None = No
     count_U = {part: _events_of(sequences, part) for part in PARTS}
     tested, in_a = count_U["test"] > 0, sequences.users_in("A")
     return {
-        "items in training (the catalogue)": sequences.num_items,
+        CATALOGUE: sequences.num_warm,
+        **({COLD: sequences.num_items - sequences.num_warm} if sequences.features else {}),
         HIGH: float(sequences.frame["high"].mean()),  # type: ignore[arg-type]
         LEFT_OUT: int(tested.sum() - with_test(sequences).sum()),
         LONGER: int((np.bincount(sequences.frame["user"].to_numpy()) >= SHORT).sum()),

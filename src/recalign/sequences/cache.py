@@ -29,6 +29,7 @@ from recalign.errors import InputError
 from recalign.events import Report
 from recalign.events.report import Note
 from recalign.files import digest, read_json, rename, sha256, write_json
+from recalign.sequences.features import FeatureCoder, ItemFeatures
 from recalign.sequences.splits import Split
 from recalign.sequences.store import Sequences
 
@@ -37,7 +38,9 @@ FRAMES = ("events", "users", "items")
 MAPPED = (pl.Int8, pl.Int16, pl.Int32, pl.Int64, pl.UInt8, pl.UInt16, pl.UInt32, pl.UInt64, pl.Float32, pl.Float64)
 """Types of the columns that are mapped, if they have no nulls."""
 
-MADE_BY = ("cache", "partitions", "prepare", "splits", "store")
+FEATURES = ("code", "weight", "offset", "number")
+"""Arrays of `ItemFeatures`."""
+MADE_BY = ("cache", "features", "partitions", "prepare", "splits", "store")
 """Modules of this room that decide what an entry holds."""
 UNUSED_DAYS = 30
 """Days without use after which an entry is removed."""
@@ -105,8 +108,15 @@ class CacheEntry:
             fingerprint=facts["fingerprint"],
             catalogue=facts["catalogue"],
             report=Report(**facts["report"] | {"notes": notes}),
+            features=self._features(facts.get("features")),
             **arrays,
         )
+
+    def _features(self, facts: dict[str, Any] | None) -> ItemFeatures | None:
+        if facts is None:
+            return None
+        arrays = {name: np.load(self.path / f"feature-{name}.npy") for name in FEATURES}
+        return ItemFeatures(FeatureCoder(facts["plans"]), facts["warm"], **arrays)
 
     def save(self, sequences: Sequences) -> None:
         """Write the entry, whole or not at all; if it cannot be written, warn once and go on."""
@@ -180,7 +190,17 @@ def _write(part: Path, sequences: Sequences) -> None:
     users = pl.DataFrame({"user": sequences.users, "group": sequences.group.astype(str)})
     digests = {"fingerprint": sequences.fingerprint, "catalogue": sequences.catalogue}
     facts = {"columns": frame.columns, "numeric": numeric, **digests, "report": dataclasses.asdict(sequences.report)}
+    facts |= write_features(part, sequences.features)
     write_tables(part, facts, events=frame.drop(numeric), users=users, items=sequences.items.alias("item").to_frame())
+
+
+def write_features(part: Path, features: ItemFeatures | None) -> dict[str, Any]:
+    """Write the features of an entry's items; what entry.json has to say of them."""
+    if features is None:
+        return {}
+    for name in FEATURES:
+        np.save(part / f"feature-{name}.npy", getattr(features, name))
+    return {"features": {"plans": features.coder.plans, "warm": features.warm}}
 
 
 def write_tables(part: Path, facts: dict[str, Any], **frames: pl.DataFrame) -> None:
@@ -189,7 +209,7 @@ def write_tables(part: Path, facts: dict[str, Any], **frames: pl.DataFrame) -> N
     Args:
         part: the folder.
         facts: ``columns`` of `Sequences.frame` in order, those that are ``numeric`` and mapped, ``fingerprint``,
-            ``catalogue`` and ``report``.
+            ``catalogue`` and ``report``; ``features`` if there are some.
         **frames: ``events`` without the numeric columns; ``users`` with ids and groups; ``items``.
     """
     for name, frame in frames.items():

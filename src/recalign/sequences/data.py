@@ -12,9 +12,20 @@ import torch
 from lightning import LightningDataModule
 
 from recalign.errors import InputError, require_positive
-from recalign.events import EventTable, LogMapping, Report, audit, data_root, fingerprint, load_events, read_titles
+from recalign.events import (
+    EventTable,
+    ItemValues,
+    LogMapping,
+    Report,
+    audit,
+    data_root,
+    fingerprint,
+    load_events,
+    read_features,
+    read_titles,
+)
 from recalign.events.audit import Section
-from recalign.events.titles import titles_digest
+from recalign.events.items import feature_figures, titles_digest
 from recalign.sequences.batch import Batch, collate
 from recalign.sequences.cache import CacheEntry, cache_folder
 from recalign.sequences.checks import checked, report_truncation
@@ -142,7 +153,7 @@ class EventDataModule(LightningDataModule):
         """The split log and its catalogue, from the cache or made when first asked for."""
         if self._entry and (cached := self._entry.load()):
             return cached
-        made = build(self.table, self.split, self.high, self.groups, self.min_events)
+        made = build(self.table, self.split, self.high, self.groups, self.min_events, self._values(self.table.items))
         # Unless the files changed while they were read.
         if self._entry and made.fingerprint == self._expected_fingerprint:
             self._entry.save(made)
@@ -190,7 +201,8 @@ class EventDataModule(LightningDataModule):
             raise InputError(what, where="data.cache", remedy=remedy)
         if not self._entry.load():
             settings = self.split, self.high, self.groups, self.min_events, self._expected_fingerprint
-            prepare(self._entry, self.log_, data_root(self.root), self.reward, *settings, partitions, workers)
+            log = self._entry, self.log_, data_root(self.root), self.reward
+            prepare(*log, *settings, self._values, partitions, workers)
         return self.report
 
     def figures(self) -> dict[str, Section]:
@@ -198,10 +210,15 @@ class EventDataModule(LightningDataModule):
         sections = self._entry and self._entry.figures()
         if not sections:
             sections = audit(self.table)
+            sections["item features"] = feature_figures(self._values(self.table.items), self.table.items)
             self.sequences  # noqa: B018 (writes the entry)
             if self._entry:
                 self._entry.save_figures(sections)
         return {**sections, "titles": self._titles[1]}
+
+    def _values(self, items: pl.Series) -> ItemValues | None:
+        """What is known of items beforehand; None: nothing."""
+        return read_features(self.log_, data_root(self.root), items)
 
     @property
     def num_items(self) -> int:
@@ -290,7 +307,7 @@ class EventDataModule(LightningDataModule):
         """Tell the module of the log. Fail before training if titles cannot be read or nothing can be validated on."""
         if bind := getattr(self.trainer and self.trainer.lightning_module, "bind", None):
             bind(self)
-        if self.log_.titles:
+        if self.log_.items:
             self._titles  # noqa: B018
         processes, least = self.trainer.world_size if self.trainer else 1, self.batch_tokens // self.max_length
         if least < processes > 1:

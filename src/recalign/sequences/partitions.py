@@ -36,7 +36,7 @@ ROW, PLACE = "row of the log", "partition of the user"
 SAMPLE = 1_000_000
 """Users, drawn by rows, whose quantiles bound the partitions."""
 
-FOUND = "found.json"
+FOUND, WARM = "found.json", "warm.json"
 Facts = dict[str, Any]
 """What a task found, in plain values, as `FOUND` holds them."""
 
@@ -145,7 +145,8 @@ class Partitions:
             frame = assign(table, split)
             frame = frame.with_columns(pl.Series("item", item_I[frame["item"].to_numpy()], pl.UInt32))
             high = None if self.high is None or self.high.quantile is not None else self.high
-            frame, arrays = index(frame, catalogue["kept"].to_numpy(), len(table.users), high)
+            warm = read_json(self.folder / WARM)
+            frame, arrays = index(frame, catalogue["number"].to_numpy(), warm, len(table.users), high)
             most = int(arrays["trained"].max(initial=0))
             frame = frame.with_columns(pl.col("user") + place.user, pl.col("event") + place.event)
             arrays |= {"event": arrays["event"] + place.event, "offset": arrays["offset"] + place.known}

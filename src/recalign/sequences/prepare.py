@@ -12,7 +12,7 @@ import shutil
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -23,14 +23,16 @@ from filelock import FileLock
 from rich.progress import track
 
 from recalign.errors import InputError
-from recalign.events import LogMapping, Report, fingerprint
+from recalign.events import ItemValues, LogMapping, Report, fingerprint
 from recalign.events.reading import plain_names
 from recalign.events.report import CheckResult, make_report
 from recalign.events.scanning import LogScan
-from recalign.sequences.cache import CacheEntry, column_file, mappable, read_table, write_tables
-from recalign.sequences.partitions import Facts, Partitions, Place, disk_errors
+from recalign.files import write_json
+from recalign.sequences.cache import CacheEntry, column_file, mappable, read_table, write_features, write_tables
+from recalign.sequences.features import ItemFeatures
+from recalign.sequences.partitions import WARM, Facts, Partitions, Place, disk_errors
 from recalign.sequences.splits import High, Split, UserGroups
-from recalign.sequences.store import catalogue_digest, check_parts, fingerprint_of, with_rare_items
+from recalign.sequences.store import catalogue_digest, check_parts, fingerprint_of, number_items, with_rare_items
 from recalign.workers import LocalWorkers, WorkerDied
 
 ROWS = 4_000_000
@@ -50,10 +52,12 @@ def prepare(
     groups: UserGroups,
     min_events: int,
     of_log: str,
+    values: Callable[[pl.Series], ItemValues | None],
     partitions: int | None,
     workers: int,
 ) -> None:
-    """Make the entry of a log in the cache, in partitions (`EventDataModule.prepare`). `of_log` is its fingerprint.
+    """Make the entry of a log in the cache, in partitions (`EventDataModule.prepare`). `of_log` is its fingerprint,
+    `values` gives what is known of items, by the raw ids of the log's.
 
     Raises:
         InputError: the log or the split cannot be used, the disk is full, or a worker died. What is done is kept: the
@@ -71,7 +75,7 @@ def prepare(
             run: Run = stack.enter_context(LocalWorkers([{}] * workers)).map if workers > 1 else map
             tasks = Partitions(folder, LogScan.open(log, root, folder), plain_names(log), reward, high, groups)
             try:
-                _make(tasks, split, min_events, of_log, partitions, run)
+                _make(tasks, split, min_events, of_log, values, partitions, run)
             except WorkerDied as error:
                 remedy = "run it again: what is done is kept. If memory ran out, give fewer workers or more partitions"
                 raise InputError(f"a worker died ({error})", where=str(folder), remedy=remedy) from error
@@ -83,7 +87,15 @@ def prepare(
         lock.unlink(missing_ok=True)
 
 
-def _make(tasks: Partitions, split: Split, min_events: int, of_log: str, partitions: int | None, run: Run) -> None:
+def _make(
+    tasks: Partitions,
+    split: Split,
+    min_events: int,
+    of_log: str,
+    values: Callable[[pl.Series], ItemValues | None],
+    partitions: int | None,
+    run: Run,
+) -> None:
     """Write all files of the entry. `of_log` is `Sequences.fingerprint`."""
 
     def each(title: str, task: Callable[..., Any], *arguments: Iterable[Any]) -> list[Any]:
@@ -100,7 +112,8 @@ def _make(tasks: Partitions, split: Split, min_events: int, of_log: str, partiti
     report = make_report([CheckResult(**facts["found"]) for facts in checked], scan.rows, tasks.reward)
     split_ = split.for_parts(lambda share: _kth_time(folder, numbers, int(report.used * share)))
     each("counting items", tasks.count, numbers, repeat(split_))
-    items, count_I, places = _catalogue(folder, [facts["users"] for facts in checked], min_events)
+    found = _catalogue(folder, [facts["users"] for facts in checked], min_events, values)
+    items, count_I, places = found.items, found.count_I, found.places
     nullable = sorted({name for facts in checked for name in facts["nullable"]})
     (folder / "entry").mkdir(exist_ok=True)
     shared = repeat(places[-1]), repeat(nullable)
@@ -108,7 +121,7 @@ def _make(tasks: Partitions, split: Split, min_events: int, of_log: str, partiti
     most = max(facts["trained"] for facts in indexed)
     check_parts(np.sum([facts["sizes"] for facts in indexed], axis=0), most, split, min_events)
     report = with_rare_items(report, items, count_I, min_events)
-    _finish(folder, tasks.high, items.filter(pl.Series(count_I >= min_events)), indexed, of_log, report)
+    _finish(folder, tasks.high, found, indexed, of_log, report)
 
 
 def _bounds(sampled: list[pl.Series], partitions: int) -> pl.Series:
@@ -128,8 +141,21 @@ def _kth_time(folder: Path, numbers: Iterable[int], k: int) -> int:
     )
 
 
-def _catalogue(folder: Path, users: list[int], min_events: int) -> tuple[pl.Series, np.ndarray, list[Place]]:
-    """The items of all partitions, their training events, and where each partition begins (and the last one ends)."""
+@dataclass(frozen=True)
+class _Catalogue:
+    """The items of all partitions with their training events, those of the catalogue, and where partitions begin."""
+
+    items: pl.Series
+    count_I: np.ndarray
+    places: list[Place]
+    kept: pl.Series
+    features: ItemFeatures | None
+
+
+def _catalogue(
+    folder: Path, users: list[int], min_events: int, read: Callable[[pl.Series], ItemValues | None]
+) -> _Catalogue:
+    """Number the items; the last place is where the last partition ends."""
     paths = [folder / f"partition-{number}" / "items.arrow" for number in range(len(users))]
     items = pl.scan_ipc(paths, glob=False).unique().collect(engine="streaming")["item"].sort()
 
@@ -142,18 +168,21 @@ def _catalogue(folder: Path, users: list[int], min_events: int) -> tuple[pl.Seri
     count_I = np.zeros(len(items), np.int64)
     for place, train, _ in counts():
         count_I[place] += train
-    kept_I = count_I >= min_events
-    pl.DataFrame({"item": items, "kept": kept_I}).write_ipc(folder / "catalogue.arrow")
+    values = read(items)
+    kept, number_I, warm = number_items(items, count_I >= min_events, values)
+    pl.DataFrame({"item": items, "number": number_I}).write_ipc(folder / "catalogue.arrow")
+    write_json(folder / WARM, warm)
     places = [Place(0, 0, 0)]
     for more, (place, train, every) in zip(users, counts(), strict=True):
-        kept, last = kept_I[place], places[-1]
-        events, known = int(every.sum() - train[~kept].sum()), int(every[kept].sum())
+        number, last = number_I[place], places[-1]
+        dropped = train * ((number == 0) | (number > warm))
+        events, known = int(every.sum() - dropped.sum()), int((every - dropped)[number > 0].sum())
         places.append(Place(last.user + more, last.event + events, last.known + known))
-    return items, count_I, places
+    return _Catalogue(items, count_I, places, kept, ItemFeatures.of(values, kept, warm) if values else None)
 
 
 def _finish(
-    folder: Path, high: High | None, items: pl.Series, indexed: list[Facts], of_log: str, report: Report
+    folder: Path, high: High | None, found: _Catalogue, indexed: list[Facts], of_log: str, report: Report
 ) -> None:
     """Write what is not in stretches: the columns that are no numbers, the ids, and the facts."""
     numbers, entry = range(len(indexed)), folder / "entry"
@@ -167,6 +196,7 @@ def _finish(
     frame = others.with_columns(mapped)
     if high is not None and high.quantile is not None:  # it needs the rewards of all users at once
         others = others.with_columns(high.mark(frame).alias("high"))
-    digests = {"fingerprint": of_log, "catalogue": catalogue_digest(items, frame)}
+    digests = {"fingerprint": of_log, "catalogue": catalogue_digest(found.kept, frame)}
     facts = {"columns": columns, "numeric": sorted(numeric, key=columns.index), **digests, "report": asdict(report)}
-    write_tables(entry, facts, events=others, users=users, items=items.alias("item").to_frame())
+    facts |= write_features(entry, found.features)
+    write_tables(entry, facts, events=others, users=users, items=found.kept.alias("item").to_frame())

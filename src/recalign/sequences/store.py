@@ -11,10 +11,11 @@ import numpy as np
 import polars as pl
 
 from recalign.errors import InputError
-from recalign.events import EventTable, Report
+from recalign.events import EventTable, ItemValues, Report
 from recalign.events.messages import SHOWN
 from recalign.events.report import Note
 from recalign.files import digest
+from recalign.sequences.features import ItemFeatures
 from recalign.sequences.splits import TEST, TRAIN, VALIDATION, High, Split, UserGroups
 
 Group = Literal["all", "A", "B1", "B2"]
@@ -28,6 +29,9 @@ class Sequences:
 
     The catalogue holds the V items that have enough training events (`build`), numbered 1..V. Every other item is 0:
     its events are in no history, and as targets they are misses. Events with an item of the catalogue are called known.
+
+    Where the log's items have features, further items that have one are in the catalogue too, after those with training
+    events (`num_warm`): items that were chosen later, and items that nobody has chosen yet. Such items are called cold.
 
     Attributes:
         frame: the events in order: the event table's columns, ``item_id`` (int32, 0..V), ``split``, ``high`` and
@@ -44,6 +48,7 @@ class Sequences:
         catalogue: digest of the items in order and of the part of every event: what a network was trained on, whatever
             the reward.
         report: what was read of the log, and what was left out.
+        features: of the items, if the log has any.
     """
 
     frame: pl.DataFrame
@@ -59,11 +64,17 @@ class Sequences:
     fingerprint: str
     catalogue: str
     report: Report
+    features: ItemFeatures | None = None
 
     @property
     def num_items(self) -> int:
         """V, the number of items that a policy can choose from."""
         return len(self.items)
+
+    @property
+    def num_warm(self) -> int:
+        """How many of them have training events: the items 1..num_warm."""
+        return self.features.warm if self.features else self.num_items
 
     @property
     def num_users(self) -> int:
@@ -93,20 +104,26 @@ class Sequences:
         return count_V[1:]
 
 
-def build(table: EventTable, split: Split, high: High | None, groups: UserGroups, min_events: int = 1) -> Sequences:
+def build(
+    table: EventTable,
+    split: Split,
+    high: High | None,
+    groups: UserGroups,
+    min_events: int = 1,
+    values: ItemValues | None = None,
+) -> Sequences:
     """Split a checked event table and index its catalogue: the items of `min_events` training events or more.
 
-    Training events of other items are left out.
+    Training events of other items are left out. With ``values``, what is known of items, those that have some follow.
 
     Raises:
         InputError: a part has no events, or the training part has no two events of one user.
     """
     frame = assign(table, split)
     count_I = training_counts(frame, len(table.items))
-    kept_I = count_I >= min_events
-    frame, arrays = index(frame, kept_I, len(table.users), high)
+    items, number_I, warm = number_items(table.items, count_I >= min_events, values)
+    frame, arrays = index(frame, number_I, warm, len(table.users), high)
     check_parts(part_sizes(frame), int(arrays["trained"].max(initial=0)), split, min_events)
-    items = table.items.filter(pl.Series(kept_I))
     return Sequences(
         frame=frame,
         users=table.users,
@@ -116,6 +133,7 @@ def build(table: EventTable, split: Split, high: High | None, groups: UserGroups
         fingerprint=fingerprint_of(table.fingerprint, split, high, groups, min_events),
         catalogue=catalogue_digest(items, frame),
         report=with_rare_items(table.report, table.items, count_I, min_events),
+        features=ItemFeatures.of(values, items, warm) if values else None,
     )
 
 
@@ -134,28 +152,49 @@ def training_counts(frame: pl.DataFrame, items: int) -> np.ndarray:
     return np.bincount(frame["item"].filter(frame["split"] == TRAIN).to_numpy(), minlength=items)
 
 
+def number_items(items: pl.Series, warm_I: np.ndarray, values: ItemValues | None) -> tuple[pl.Series, np.ndarray, int]:
+    """The items of the catalogue, the number of each of the log's items in it, 0 for none, and how many are warm.
+
+    Args:
+        items: raw ids of the log's items, sorted.
+        warm_I: which of them have training events enough.
+        values: what is known of items; None: nothing, and only these are in the catalogue.
+
+    Shape: -> raw ids (V,), int32 (I,).
+    """
+    number_I = warm_I * warm_I.cumsum(dtype=np.int32)
+    warm = items.filter(pl.Series(warm_I))
+    if values is None:
+        return warm, number_I, len(warm)
+    known = values.ids.filter(values.known())
+    cold = known.filter(~known.is_in(warm.implode())).sort()
+    numbers = np.arange(len(warm) + 1, len(warm) + len(cold) + 1, dtype=np.int32)
+    of_cold_I = items.replace_strict(cold, numbers, default=0, return_dtype=pl.Int32).to_numpy()
+    return pl.concat([warm, cold]), np.where(warm_I, number_I, of_cold_I), len(warm)
+
+
 def part_sizes(frame: pl.DataFrame) -> np.ndarray:
     """Events of each part, in the order of `PARTS`. Shape: int64 (3,)."""
     return np.bincount(frame["split"].to_numpy(), minlength=len(PARTS))
 
 
 def index(
-    frame: pl.DataFrame, kept_I: np.ndarray, users: int, high: High | None
+    frame: pl.DataFrame, number_I: np.ndarray, warm: int, users: int, high: High | None
 ) -> tuple[pl.DataFrame, dict[str, np.ndarray]]:
-    """Number the events and the items of the catalogue.
+    """Number the events, and say which item of the catalogue each has.
 
     Args:
         frame: from `assign`.
-        kept_I: whether each item is in the catalogue.
+        number_I: of each item in the catalogue (`number_items`).
+        warm: items up to this number have training events; those of others are left out.
         users: U.
         high: which rewards are high.
 
     Returns:
         `Sequences.frame`, and the arrays of `Sequences` by name.
     """
-    item_id_I = kept_I * kept_I.cumsum(dtype=np.int32)
-    item_id = pl.Series(item_id_I[frame["item"].to_numpy()])
-    if (dropped := (item_id == 0) & (frame["split"] == TRAIN)).any():
+    item_id = pl.Series(number_I[frame["item"].to_numpy()])
+    if (dropped := ~item_id.is_between(1, warm) & (frame["split"] == TRAIN)).any():
         frame, item_id = frame.filter(~dropped), item_id.filter(~dropped)
     marks = high.mark(frame) if high else pl.repeat(False, len(frame), eager=True)
     user_N, item_id_N = frame["user"].to_numpy(), item_id.to_numpy()

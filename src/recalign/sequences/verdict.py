@@ -9,6 +9,7 @@ from typing import Literal
 from recalign.events.audit import GAP_AUC, HINT, LEAK, OUTLIERS, REPEATS, RESOLUTION, REWARDED, TIES, Section
 from recalign.events.division import FEW, LEARN, SHORT, unmeasurable
 from recalign.events.guess import MOST_HIGH
+from recalign.events.items import SECOND_ID
 from recalign.sequences.audit import (
     HIGH,
     LEAKS,
@@ -69,6 +70,7 @@ def verdict(sections: Mapping[str, Section], time_unit: str) -> Verdict:
         [
             *_rewards(sections),
             *_repeats(sections),
+            *_features(sections),
             *_targets(sections),
             *_users(sections),
             *_times(sections, time_unit),
@@ -116,6 +118,17 @@ def _repeats(sections: Mapping[str, Section]) -> Iterator[Concern]:
             f"{repeats:,} events ({repeats / events:.1%}) repeat another in every column: a policy that has seen the "
             "first predicts the second. If they were logged twice, set data.log.drop_repeats: true",
         )
+
+
+def _features(sections: Mapping[str, Section]) -> Iterator[Concern]:
+    for name, count in sections.get("item features", {}).items():
+        feature, _, said = name.rpartition(": ")
+        if said == SECOND_ID:
+            yield Concern(
+                False,
+                f"the feature {feature} has {count:,} categories, at least one for every second item: it names items "
+                "rather than describing them, and an item that is new has most likely one that nobody knows",
+            )
 
 
 def _targets(sections: Mapping[str, Section]) -> Iterator[Concern]:

@@ -27,6 +27,8 @@ GIVEN_BY = {
     "data": "a log's YAML: {command} ml-100k",
 }
 OTHER_COMMAND = {"methods": "this is a chain's YAML: recalign chain", "model": "this is a stage's YAML: recalign fit"}
+RENAMED = {"data.log.titles": "data.log.items"}
+"""Settings of version 0.9 that have another name."""
 UNNAMED = ("LightningModule", "LightningDataModule", "Optimizer", "LRScheduler", "Callback")
 """Classes that say nothing about what they take: one of theirs has to be named."""
 
@@ -108,6 +110,9 @@ class _Refusal:
             if key == "data" and where and not where.startswith("-"):
                 remedy = "a log's YAML comes after the stage's: recalign fit recommender LOG"
             return InputError(f"{key} has values but no class yet", where=where, remedy=remedy)
+        if new := next((new for old, new in RENAMED.items() if f"{unknown}.".startswith(f"{old}.")), None):
+            what = f"{unknown!r} is called {new} now"
+            return InputError(what, where=self._source(unknown), remedy=f"write {new}, with the same keys below it")
         near = nearest(unknown, (one for one in self._known if not unknown.startswith(f"{one}.")))
         above = unknown.rpartition(".")[0]
         beside = sorted(one for one in self._known if one.startswith(above) and one != above)

@@ -102,11 +102,11 @@ def run_key(config: dict[str, Any], fingerprint: str | None, upstream: dict[str,
     """All that determines a run's result: settings, data, upstream checkpoints, code; settings by their digest.
 
     The bytes of the data and of the checkpoints count. Paths (``run``, ``data.root``, ``data.cache``, names of
-    checkpoints), item titles, and what only talks (`TALK`) do not.
+    checkpoints), item titles (features are in the log's fingerprint), and what only talks (`TALK`) do not.
     """
     counted = copy.deepcopy({k: v for k, v in config.items() if k not in ("run", "ckpt_path")})
     data, trainer = counted["data"]["init_args"], counted["trainer"]
-    for settings, name in ((data, "root"), (data, "cache"), (data["log"], "titles"), *((trainer, one) for one in TALK)):
+    for settings, name in ((data, "root"), (data, "cache"), (data["log"], "items"), *((trainer, one) for one in TALK)):
         settings.pop(name, None)
     kinds = [(one, imported(one["class_path"])) for one in listed(trainer["callbacks"])]
     trainer["callbacks"] = [one for one, kind in kinds if not issubclass(kind, ProgressBar | ModelSummary)]

@@ -1,0 +1,258 @@
+"""The item table of a log: titles to show, and features to learn from."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import polars as pl
+
+from recalign.errors import InputError
+from recalign.events.audit import Section
+from recalign.events.expression import evaluate
+from recalign.events.files import Source, locate
+from recalign.events.joining import whole_numbers
+from recalign.events.log import Feature, FeatureKind, ItemTable, LogMapping
+from recalign.events.messages import SourceRows
+from recalign.events.reading import has_header, no_column, read
+from recalign.events.tree import plain_name
+from recalign.files import digest
+
+KEY = "data.log.items"
+SECOND_ID = "categories, so many that they are a second item id"
+SECOND, FEW = 0.5, 20
+"""Categories for each item that has one, from which a feature names items rather than describing them; no more than a
+few describe them anyway."""
+
+
+@dataclass(frozen=True)
+class ItemValues:
+    """What is known of items beforehand.
+
+    Attributes:
+        ids: raw ids of the rows, of the log's type, each once.
+        kinds: of the features, by name in order.
+        values: a row an item, a column a feature: ``category``: lists of text; ``number``: float64; ``vector``: lists
+            of float32 of one length. Null where an item has no value.
+        specified: the features' settings, by name.
+    """
+
+    ids: pl.Series
+    kinds: dict[str, FeatureKind]
+    values: pl.DataFrame
+    specified: dict[str, Feature]
+
+    def known(self) -> pl.Series:
+        """Whether a row has a value at all. Shape: bool (rows,)."""
+        return self.values.select(pl.any_horizontal(pl.all().is_not_null())).to_series()
+
+    def of(self, ids: pl.Series) -> pl.DataFrame:
+        """The values of some items, null for those that have no row."""
+        own = self.values.with_columns(self.ids.alias("id"))
+        found = ids.alias("id").to_frame().join(own, on="id", how="left", maintain_order="left")
+        return found.drop("id")
+
+
+def titles_digest(log: LogMapping, root: Path | None) -> str | None:
+    """Digest of the item table and of what its columns mean; None where the log has none."""
+    source = locate(log, root)[1]
+    return digest(asdict(log.items) | {"file": source.digest()}) if log.items and source else None
+
+
+def read_titles(log: LogMapping, root: Path | None, items: pl.Series) -> tuple[pl.Series, Section]:
+    """Look up the titles of items by raw id. Without a column of titles the title is the id.
+
+    Returns:
+        Titles aligned with `items`, the id where there is none; and counts for ``recalign check``.
+
+    Raises:
+        InputError: the item table is missing or damaged, lacks a column, or has a title of none of the items.
+    """
+    ids = items.cast(pl.String).alias("title")
+    if log.items is None or log.items.title is None or (source := locate(log, root)[1]) is None:
+        return ids, {}
+    frame, raw, key = _read(source, log.items, items.dtype)
+    named = pl.DataFrame({"id": key, "title": _column(source, frame, log.items.title, "title").cast(pl.String)})
+    first = named.drop_nulls("id").unique("id", keep="first")
+    found = items.replace_strict(first["id"], first["title"].replace("", None), default=None, return_dtype=pl.String)
+    if found.null_count() == len(items):
+        raise _none_of(source, raw, items, "a title")
+    return found.fill_null(ids), {
+        "items with a title": len(items) - found.null_count(),
+        "items without one, shown by their id": found.null_count(),
+        "rows that repeat an id (the first title is used)": named["id"].count() - len(first),
+    }
+
+
+def read_features(log: LogMapping, root: Path | None, items: pl.Series) -> ItemValues | None:
+    """Read and check the features of a log's items; None where the log has none.
+
+    Args:
+        log: its ``items`` say which.
+        root: the data root.
+        items: raw ids of the log's items.
+
+    Raises:
+        InputError: the item table cannot be used: an id twice, no row for any item, or a feature that cannot be
+            computed, is missing everywhere, or whose values do not fit together.
+    """
+    if log.items is None or not log.items.features or (source := locate(log, root)[1]) is None:
+        return None
+    return table_values(source, log.items, items.dtype, items)
+
+
+def table_titles(source: Source, table: ItemTable, ids: pl.Series) -> pl.Series:
+    """The titles of some items of a table; the id as text where there is none."""
+    frame, _, key = _read(source, table, ids.dtype)
+    text = ids.cast(pl.String)
+    if table.title is None or plain_name(table.title) not in frame.columns:
+        return text
+    title = frame[plain_name(table.title)].cast(pl.String).replace("", None)
+    return ids.replace_strict(key, title, default=None, return_dtype=pl.String).fill_null(text)
+
+
+def table_values(source: Source, table: ItemTable, dtype: pl.DataType, items: pl.Series | None = None) -> ItemValues:
+    """`read_features` of one file; without ``items`` its rows may be of any items, and a feature may have no value."""
+    frame, raw_ids, key = _read(source, table, dtype)
+    usable = key.is_not_null()
+    repeated = usable & key.is_duplicated()
+    rows = SourceRows(
+        pl.int_range(1, frame.height + 1, dtype=pl.UInt32, eager=True),
+        {str(source): frame.height},
+        frozenset([str(source)] if has_header(source, None) else []),
+    )
+    if repeated.any():
+        raise InputError(
+            f"{key.filter(repeated).n_unique():,} ids are in several rows: {rows.describe(repeated)}",
+            where=f"{KEY}.file",
+            remedy="leave one row an item: nobody can tell which features are the item's",
+        )
+    if items is not None and not key.is_in(items.implode()).any():
+        raise _none_of(source, raw_ids, items, "features")
+    specified, kinds, columns = table.specified, {}, []
+    for name, feature in specified.items():
+        where = f"{KEY}.features.{name}"
+        raw = evaluate(frame, feature.value, where, rows).alias(name)
+        kinds[name] = feature.kind or _kind(raw)
+        column = _MAKE[kinds[name]](raw, feature, where, rows)
+        if items is not None and column.null_count() == len(column):
+            remedy = "name a column that has values, or leave the feature out"
+            raise InputError(f"{feature.value!r} has no value in any row of {source}", where=where, remedy=remedy)
+        columns.append(column)
+    return ItemValues(key.filter(usable), kinds, pl.DataFrame(columns).filter(usable), specified)
+
+
+def feature_figures(features: ItemValues | None, items: pl.Series) -> Section:
+    """For ``recalign check``: how many of the log's items have features, of how many values."""
+    if features is None:
+        return {}
+    own = features.of(items)
+    rows = int(features.ids.is_in(items.implode()).sum())
+    found: Section = {
+        "items with a row": rows,
+        "items without one": len(items) - rows,
+        "rows of further items": len(features.ids) - rows,
+    }
+    for name, kind in features.kinds.items():
+        known = own[name].drop_nulls()
+        found[f"{name}: share of items that have it"] = len(known) / len(items)
+        if kind == "category":
+            different = known.explode().n_unique()
+            said = SECOND_ID if different > max(SECOND * len(known), FEW) else "categories"
+            found[f"{name}: {said}"] = different
+        elif kind == "number":
+            found[f"{name}: different values"] = known.n_unique()
+        else:
+            found[f"{name}: numbers of a vector"] = int(known.list.len().max() or 0)  # type: ignore[arg-type]
+    return found
+
+
+def _read(source: Source, table: ItemTable, dtype: pl.DataType) -> tuple[pl.DataFrame, pl.Series, pl.Series]:
+    """The table, its ids, and these in the type of the log's, null where a value is none."""
+    frame = read(source, (table.id,))
+    raw = _column(source, frame, table.id, "id")
+    raw = whole_numbers(raw) if raw.dtype == pl.String else raw
+    text = (raw.cast(pl.Int64, strict=False) if raw.dtype.is_float() else raw).cast(pl.String)
+    return frame, raw, text.cast(dtype, strict=False)
+
+
+def _column(source: Source, frame: pl.DataFrame, name: str, key: str) -> pl.Series:
+    if (column := plain_name(name)) not in frame.columns:
+        raise no_column(f"{KEY}.{key}", column, str(source), frame.columns)
+    return frame[column]
+
+
+def _none_of(source: Source, raw: pl.Series, items: pl.Series, what: str) -> InputError:
+    return InputError(
+        f"{source} has {what} of none of the {len(items):,} items; its ids are like {raw.head(3).to_list()}, those of "
+        f"the log like {items.head(3).to_list()}",
+        where=KEY,
+        remedy=f"name the column of the log's item ids in {KEY}.id, or set {KEY} to null",
+    )
+
+
+def _kind(raw: pl.Series) -> FeatureKind:
+    """The kind of a feature, by the type of its values."""
+    if isinstance(raw.dtype, pl.List | pl.Array):
+        return "vector" if raw.dtype.inner.is_float() else "category"  # type: ignore[union-attr]
+    return "number" if raw.dtype.is_numeric() else "category"
+
+
+def _categories(raw: pl.Series, feature: Feature, where: str, rows: SourceRows) -> pl.Series:
+    """Lists of text without gaps; null where there is none."""
+    if isinstance(raw.dtype, pl.List | pl.Array):
+        inner = raw.dtype.inner
+        if inner.is_nested() or inner.is_float():  # type: ignore[union-attr]
+            what = f"{feature.value!r} gives lists of {inner}, and categories are text, integers or booleans"
+            raise InputError(what, where=where, remedy="write one flat list an item, or set its kind to vector")
+        lists = raw.cast(pl.List(pl.String))
+    else:
+        whole = raw.dtype.is_float() and (raw.drop_nulls() == raw.drop_nulls().floor()).all()
+        text = (raw.cast(pl.Int64) if whole else raw).cast(pl.String).str.strip_chars()
+        if (broken := text.str.contains(r"^[\[\{\(].*[\]\}\)]$").fill_null(False)).any():
+            raise InputError(
+                f"{feature.value!r} gives {text.filter(broken)[0]!r} in {rows.describe(broken)}, a list as text",
+                where=where,
+                remedy='write the categories with a separator, "Action|Drama", and name it in the feature\'s '
+                "separator; or give a list column in Parquet",
+            )
+        lists = text.str.split(feature.separator) if feature.separator else text.reshape((-1, 1)).arr.to_list()
+    stripped = lists.list.eval(pl.element().str.strip_chars())
+    filled = stripped.list.eval(pl.element().filter(pl.element().is_not_null() & (pl.element() != "")))
+    filled = filled.list.unique(maintain_order=True)
+    return pl.select(pl.when(filled.list.len() > 0).then(filled)).to_series().alias(raw.name)
+
+
+def _numbers(raw: pl.Series, feature: Feature, where: str, rows: SourceRows) -> pl.Series:
+    if not (raw.dtype.is_numeric() or raw.dtype == pl.Boolean):
+        raise InputError(
+            f"{feature.value!r} gives {raw.dtype}, not numbers",
+            where=where,
+            remedy="set its kind to category, or write TRY_CAST(... AS DOUBLE)",
+        )
+    return raw.cast(pl.Float64)
+
+
+def _vectors(raw: pl.Series, feature: Feature, where: str, rows: SourceRows) -> pl.Series:
+    inner = raw.dtype.inner if isinstance(raw.dtype, pl.List | pl.Array) else None
+    if inner is None or not inner.is_numeric():  # type: ignore[union-attr]
+        what = f"{feature.value!r} gives {raw.dtype}, not lists of numbers"
+        raise InputError(what, where=where, remedy="give vectors as a list column of floats in Parquet")
+    lists = raw.cast(pl.List(pl.Float32))
+    width = lists.list.len()
+    usual = width.drop_nulls().mode().min()
+    if (other := (width != usual).fill_null(False)).any():
+        raise InputError(
+            f"vectors of {width.filter(other)[0]} numbers in {rows.describe(other)}, and of {usual} elsewhere",
+            where=where,
+            remedy="give every item a vector of the same length, or none (null)",
+        )
+    finite = lists.list.eval(pl.element().is_finite().fill_null(False)).list.all()
+    if (bad := ~finite.fill_null(True)).any():
+        raise InputError(
+            f"a NaN, infinite or empty number in the vectors of {rows.describe(bad)}",
+            where=where,
+            remedy="make them whole, or leave the whole vector empty (null)",
+        )
+    return lists
+
+
+_MAKE = {"category": _categories, "number": _numbers, "vector": _vectors}

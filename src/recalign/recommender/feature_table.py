@@ -1,0 +1,88 @@
+"""Items by what is known of them: e_v = id_v + sum_f 1 / sqrt(n_vf) sum_{c in C_vf} E_f[c] + P x_v.
+
+C_vf are the codes of item v's feature f (`recalign.sequences.features`), n_vf their number, x_v its standardised
+numbers and vectors. Vectors are frozen, their projection P is trained; id_v is then the trainable difference to a
+frozen vector of arXiv 2507.19473 (Let It Go? Not Quite), here without a bound on its length.
+
+Items without training events have no id_v: it would be noise. While training, a share of the other items have none
+either, drawn anew for each batch, the same ones in histories, as targets and as negatives (id dropout). So features
+learn to stand alone, and the lengths and directions of cold items fit those of the others. Without it cold items
+displace others in the lists.
+
+Shape suffixes: V items, N codes of all of them, C rows of the embeddings, W numbers of an item, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from recalign.sequences.features import ItemFeatures
+
+
+class FeatureTable(nn.Module):
+    """What features add to the items' own vectors.
+
+    Args:
+        dim: D.
+        num_items: V.
+        sizes: rows of each feature in the embeddings, the first of them for what is missing or unknown; their sum is C.
+        width: W.
+        codes: N.
+        warm: how many items have training events, the first ones.
+        id_dropout: share of the items that lose their own vector at each step of training.
+    """
+
+    code_N: Tensor
+    weight_N: Tensor
+    offset: Tensor
+    number_VW: Tensor
+    has_id_V1: Tensor
+
+    def __init__(
+        self, dim: int, num_items: int, sizes: Sequence[int], width: int, codes: int, warm: int, id_dropout: float
+    ) -> None:
+        super().__init__()
+        self.warm, self.id_dropout = warm, id_dropout
+        self.register_buffer("code_N", torch.zeros(codes, dtype=torch.int64))
+        self.register_buffer("weight_N", torch.zeros(codes))
+        self.register_buffer("offset", torch.zeros(num_items + 1, dtype=torch.int64))
+        self.register_buffer("number_VW", torch.zeros(num_items, width))
+        has_id_V1 = (torch.arange(num_items) < warm).float()[:, None]
+        self.register_buffer("has_id_V1", has_id_V1, persistent=False)
+        self.embedding_CD = nn.Parameter(torch.randn(sum(sizes), dim) * 0.02)
+        with torch.no_grad():  # nothing is said of what is unknown, unless items in training teach it
+            self.embedding_CD[torch.tensor([0, *sizes]).cumsum(0)[:-1]] = 0
+        self.projection_WD = nn.Parameter(torch.randn(width, dim) * 0.02)
+        self.kept_V1: Tensor | None = None
+
+    def fill(self, features: ItemFeatures) -> None:
+        """Take the codes and numbers of a catalogue."""
+        for name, array in (("code_N", "code"), ("weight_N", "weight"), ("offset", "offset"), ("number_VW", "number")):
+            getattr(self, name).copy_(torch.from_numpy(getattr(features, array)))
+
+    def draw(self) -> None:
+        """Draw the items that lose their own vector until the next call."""
+        if self.id_dropout:
+            self.kept_V1 = self.has_id_V1 * (torch.rand_like(self.has_id_V1) >= self.id_dropout)
+
+    def forward(self, id_WD: Tensor) -> Tensor:
+        """The items' vectors, from their own. Shape: (V + 1, D), the padding item first -> (V + 1, D)."""
+        own_V1 = self.kept_V1 if self.training and self.kept_V1 is not None else self.has_id_V1
+        item_VD = id_WD[1:] * own_V1 + self.summed()
+        return torch.cat([id_WD[:1], item_VD])
+
+    def summed(self) -> Tensor:
+        """The part of features. Shape: -> (V, D)."""
+        return self.vectors(self.code_N, self.weight_N, self.offset, self.number_VW)
+
+    def vectors(self, code_N: Tensor, weight_N: Tensor, offset: Tensor, number_VW: Tensor) -> Tensor:
+        """Vectors of any V items by their features alone; arguments as `FeatureCoder.encode` gives them. -> (V, D)."""
+        sum_VD = F.embedding_bag(code_N, self.embedding_CD, offset[:-1], mode="sum", per_sample_weights=weight_N)
+        if not number_VW.shape[1]:
+            return sum_VD
+        with torch.autocast(sum_VD.device.type, enabled=False):
+            return sum_VD + number_VW @ self.projection_WD

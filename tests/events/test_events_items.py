@@ -1,0 +1,225 @@
+"""Titles of items: whose they are, which one counts, and what cannot be one."""
+
+from __future__ import annotations
+
+import dataclasses
+import zipfile
+
+import polars as pl
+import pytest
+
+from recalign.errors import InputError
+from recalign.events import Feature, ItemTable, LogMapping, fingerprint, read_features, read_titles
+from recalign.events.items import SECOND_ID, feature_figures
+
+ITEMS = pl.Series("item", [7, 8, 9])
+
+
+def log_with(file: str = "names.csv", **columns) -> LogMapping:
+    return LogMapping("test", ["log.csv"], items=ItemTable(file, **columns))
+
+
+@pytest.fixture
+def root(tmp_path):
+    (tmp_path / "log.csv").write_text("user,item,timestamp\n1,7,1\n")
+    return tmp_path
+
+
+def test_titles_are_aligned_and_a_missing_one_is_the_id(root):
+    (root / "names.csv").write_text(
+        "year,title,item\n1999,Nine,9\n2000,Seven,7\n2001,Again seven,7\n2002,,8\n2003,Six,6\n"
+    )
+    titles, counts = read_titles(log_with(), root, ITEMS)
+    assert titles.to_list() == ["Seven", "8", "Nine"]
+    assert list(counts.values()) == [2, 1, 1]
+
+
+def test_a_log_without_titles_shows_ids(root):
+    titles, counts = read_titles(LogMapping("test", ["log.csv"]), root, ITEMS)
+    assert (titles.to_list(), counts) == (["7", "8", "9"], {})
+
+
+@pytest.mark.parametrize(
+    ("ids", "items"),
+    [
+        ([7, 8], ["7", "8"]),
+        ([7.0, 8.0], ["7", "8"]),
+        (["7", "8"], [7, 8]),
+        (["7", "x"], [7, 9]),
+        ([7.0, None], [7, 8]),
+        (pl.Series(["7", "8"], dtype=pl.Categorical), [7, 8]),
+    ],
+)
+def test_ids_are_read_as_the_logs_are(root, ids, items):
+    pl.DataFrame({"sku": ids, "name": ["seven", "eight"]}).write_parquet(root / "names.parquet")
+    log = log_with("names.parquet", id="sku", title="name")
+    assert read_titles(log, root, pl.Series(items))[0][0] == "seven"
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("u.item", "7|Amélie, Le (2001)|01-Jan-2001||http://x" + "|0" * 19),
+        ("movies.dat", '7::Amélie: a "film" (2001)::Comedy'),
+    ],
+)
+def test_movielens_layouts(root, name, text, zipped):
+    if zipped:
+        with zipfile.ZipFile(root / "ml.zip", "w") as archive:
+            archive.writestr(f"ml/{name}", text.encode("latin-1"))
+    else:
+        (root / "ml").mkdir()
+        (root / "ml" / name).write_bytes(text.encode("latin-1"))
+    titles, _ = read_titles(log_with(f"ml/{name}"), root, ITEMS)
+    assert titles[0].startswith("Amélie")
+    assert titles[0].endswith("(2001)")
+
+
+@pytest.mark.parametrize(
+    ("text", "columns", "found"),
+    [
+        (None, {}, r"data\.log\.items\.file: there is no file 'names\.csv'"),
+        ("item,title\n7,Seven\n", {"id": "itme"}, r"data\.log\.items\.id: there is no column 'itme'.*mean 'item'"),
+        ("item,title\n7,Seven\n", {"title": "name"}, r"data\.log\.items\.title: there is no column 'name'"),
+        ("7,Seven\n8,Eight\n", {}, "first row looks like data"),
+        ("item,title\n107,Seven\n", {}, r"data\.log\.items: .*title of none of the 3 items.*\[107\].*\[7, 8, 9\]"),
+        ("", {}, "the file is empty"),
+    ],
+)
+def test_bad_titles(root, text, columns, found):
+    if text is not None:
+        (root / "names.csv").write_text(text)
+    with pytest.raises(InputError, match=f"(?s){found}") as caught:
+        read_titles(log_with(**columns), root, ITEMS)
+    assert caught.value.remedy
+
+
+def test_titles_do_not_change_the_fingerprint(root):
+    (root / "names.csv").write_text("item,title\n7,Seven\n")
+    log = log_with()
+    before = fingerprint(log, root, None)
+    (root / "names.csv").write_text("item,title\n7,Another\n")
+    assert fingerprint(log, root, None) == before
+    assert fingerprint(dataclasses.replace(log, items=None), root, None) == before
+    assert fingerprint(dataclasses.replace(log, name="other"), root, None) != before
+
+
+def featured(root, columns, features, items=ITEMS, file="items.parquet"):
+    frame = pl.DataFrame(columns)
+    if file.endswith(".parquet"):
+        frame.write_parquet(root / file)
+    else:
+        frame.write_csv(root / file)
+    return read_features(
+        LogMapping("test", ["log.csv"], items=ItemTable(file, title=None, features=features)), root, items
+    )
+
+
+def test_features_by_type(root):
+    found = featured(
+        root,
+        {
+            "item": [9, 7, 8],
+            "brand": ["x", "", None],
+            "tags": [["b", "a", "b"], [], None],
+            "price": [1, 2, None],
+            "new": [True, None, False],
+            "text": [[0.5, 1.0], None, [2.0, 3.0]],
+            "code": [3, 4, 3],
+        },
+        {
+            **{name: name for name in ("brand", "tags", "new", "text")},
+            "price": "price * 2",
+            "code": Feature("code", kind="category"),
+        },
+    )
+    assert found.kinds == {
+        **{"brand": "category", "code": "category", "new": "category", "price": "number", "tags": "category"},
+        "text": "vector",
+    }
+    assert found.of(ITEMS).to_dict(as_series=False) == {
+        "brand": [None, None, ["x"]],
+        "code": [["4"], ["3"], ["3"]],
+        "new": [None, ["false"], ["true"]],
+        "price": [4.0, None, 2.0],
+        "tags": [None, None, ["b", "a"]],
+        "text": [None, [2.0, 3.0], [0.5, 1.0]],
+    }
+
+
+def test_text_holds_several_categories_and_expressions_read_it(root):
+    columns = {"item": ["7", "8"], "title": ["Toy Story (1995)", "Heat"], "genres": ["Comedy | Drama||", "Crime"]}
+    given = {"genre": Feature("genres", separator="|"), "year": "TRY_CAST(LEFT(RIGHT(title, 5), 4) AS INT)"}
+    found = featured(root, columns, given, file="items.csv")
+    assert found.of(ITEMS).to_dict(as_series=False) == {
+        "genre": [["Comedy", "Drama"], ["Crime"], None],
+        "year": [1995.0, None, None],
+    }
+    assert found.known().to_list() == [True, True]
+
+
+def test_figures_of_features(root):
+    item = list(range(1, 31))
+    columns = {"item": item, "author": [f"a{n}" for n in item], "kind": ["x", "y", None] * 10, "size": [1.0, 2.0] * 15}
+    items = pl.Series([*item[10:], 99])
+    found = featured(root, columns, {name: name for name in ("author", "kind", "size")}, items)
+    figures = feature_figures(found, items)
+    assert figures.pop("kind: share of items that have it") == pytest.approx(13 / 21)
+    assert figures.pop("author: share of items that have it") == pytest.approx(20 / 21)
+    assert figures.pop("size: share of items that have it") == pytest.approx(20 / 21)
+    assert figures == {
+        "items with a row": 20,
+        "items without one": 1,
+        "rows of further items": 10,
+        "author: categories": 20,  # of no more than a few nothing is said
+        "kind: categories": 2,
+        "size: different values": 2,
+    }
+    assert feature_figures(found, pl.Series(item))[f"author: {SECOND_ID}"] == 30
+    assert feature_figures(None, items) == {}
+
+
+GOOD = {"item": [7, 8]}
+
+
+@pytest.mark.parametrize(
+    ("columns", "feature", "found"),
+    [
+        ({"item": [7, 8, 7], "x": ["a"] * 3}, "x", r"items\.file: 1 ids are in several rows: rows 1, 3 of"),
+        ({"sku": [7, 8], "x": ["a"] * 2}, "x", r"items\.id: there is no column 'item'"),
+        ({"item": [1, 2], "x": ["a"] * 2}, "x", "features of none of the 3 items"),
+        (GOOD | {"x": ["a"] * 2}, "y", r"features\.f: 'y' reads a column 'y'"),
+        (GOOD | {"x": pl.Series([None, None], dtype=pl.String)}, "x", r"features\.f: 'x' has no value in any row"),
+        (GOOD | {"x": ["", " "]}, "x", "has no value in any row"),
+        (GOOD | {"x": [[1.0, 2.0], [1.0]]}, "x", "vectors of 1 numbers in row 2 of .*and of 2 elsewhere|vectors of 2"),
+        (GOOD | {"x": [[1.0, 2.0], [1.0, float("nan")]]}, "x", "a NaN.* row 2 of"),
+        (GOOD | {"x": [[1.0, 2.0], [1.0, None]]}, "x", "a NaN.* row 2 of"),
+        (GOOD | {"x": [1.0, float("nan")]}, "x", "column x, which is NaN in row 2 of"),
+        (GOOD | {"x": ["['a', 'b']", "c"]}, "x", r"\"\['a', 'b'\]\" in row 1 of .*a list as text"),
+        (GOOD | {"x": [[["a"]], [["b"]]]}, "x", "gives lists of List"),
+        (GOOD | {"x": ["[1, 2]", "[2, 3]"]}, Feature("x", kind="vector"), "gives String, not lists of numbers"),
+        (GOOD | {"x": ["cheap", "dear"]}, Feature("x", kind="number"), "gives String, not numbers"),
+    ],
+)
+def test_bad_features(root, columns, feature, found):
+    with pytest.raises(InputError, match=f"(?s){found}") as caught:
+        featured(root, columns, {"f": feature})
+    assert caught.value.remedy
+
+
+def test_bins_are_above_zero():
+    with pytest.raises(InputError, match="bins"):
+        Feature("x", bins=0)
+
+
+def test_features_change_the_fingerprint_and_titles_do_not(root):
+    (root / "names.csv").write_text("item,title,kind\n7,Seven,a\n")
+    marks = []
+    for features in ({}, {"kind": "kind"}, {"kind": Feature("kind")}, {"kind": "title"}):
+        log = LogMapping("test", ["log.csv"], items=ItemTable("names.csv", features=features))
+        marks.append(fingerprint(log, root, None))
+    (root / "names.csv").write_text("item,title,kind\n7,Seven,b\n")
+    assert marks[1] == marks[2]
+    assert len({*marks, fingerprint(log, root, None)}) == 4
+    assert marks[0] == fingerprint(LogMapping("test", ["log.csv"]), root, None)

@@ -1,0 +1,86 @@
+"""`recalign items add`: new items answer from a bundle, as the policy would rank them, without training."""
+
+from __future__ import annotations
+
+import featured
+import polars as pl
+import pytest
+import small
+import torch
+from featured import COLD, WARM
+
+from recalign.cli import main
+from recalign.errors import InputError
+from recalign.export.new_items import add_items
+from recalign.recommender import Recommender
+from recalign.recommender.checkpoint import load_net
+from recalign.serving import load_bundle
+
+pytest.importorskip("onnxruntime", reason="the bundle's packages are not installed: pip install 'recalign[serve]'")
+pytest.importorskip("onnxscript", reason="the exporter is not installed: pip install 'recalign[serve]'")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    from recalign.export.command import bundle_of
+    from recalign.stage.opened import OpenedRun
+
+    folder = tmp_path_factory.mktemp("exported")
+    data = featured.data_of(featured.write(folder))
+    torch.manual_seed(0)
+    module = Recommender(data.num_items, small.encoder(), temperature=0.1, lr=5e-3)
+    small.fit(module, data, folder, epochs=3)
+    module.policy.prior_strength = 0.4
+    checkpoint = small.saved(module, folder / "policy.ckpt")
+    run = folder / "runs" / "new" / "recommender" / "seed-0"
+    bundle_of(
+        OpenedRun(run, load_net(checkpoint, "policy").net.eval(), data, {"recommender": checkpoint}), folder / "b"
+    )
+    return folder
+
+
+NEW = {"item": [101, 102], "title": ["Alien", None], "half": ["odd", "even"], "size": [1, 2], "words": ["a|w1", "new"]}
+
+
+def test_new_items_score_as_equal_items_of_the_catalogue_do(made, tmp_path):
+    folder = made
+    before = load_bundle(folder / "b")
+    assert before.about.verified["lists"] > 0  # cold items are in the bundle, and it answers as the policy does
+    assert before.catalogue.ids == [*range(1, WARM + COLD + 1)]
+    pl.DataFrame(NEW).write_csv(tmp_path / "new.csv")
+    assert main(["items", "add", str(folder / "b"), str(tmp_path / "new.csv")]) == 0
+    after = load_bundle(folder / "b")
+    assert after.version != before.version
+    assert after.catalogue.ids[-2:] == [101, 102]
+    assert after.catalogue.titles[-2:] == ["Alien", "102"]
+    request = {"items": [1, 3, 5], "times": [10, 20, 30], "k": 5}
+    # item 37 has the features of 101 (odd, 37 % 3 = 1, a|w1), and none of them has been in training
+    logps = after.score(request, [101, 37, 102]).log_probs
+    assert logps[0] == pytest.approx(logps[1], abs=1e-5)
+    assert logps[2] < logps[0]
+    assert before.score(request, [101]).log_probs == [None]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"item": [201, 5]}, "in the bundle already"),
+        ({"item": [201, 201]}, "in several rows"),
+        ({"half": [None, "odd"], "size": [None, 1], "words": [None, "a"]}, "nothing is known of 201"),
+        ({"half": None}, "reads a column 'half'"),
+        ({"item": None}, "there is no column 'item'"),
+    ],
+)
+def test_what_cannot_be_added(made, tmp_path, change, said):
+    columns = {name: one for name, one in (NEW | {"item": [201, 202]} | change).items() if one is not None}
+    pl.DataFrame(columns).write_parquet(tmp_path / "bad.parquet")
+    before = load_bundle(made / "b").version
+    with pytest.raises(InputError, match=said) as caught:
+        add_items(made / "b", tmp_path / "bad.parquet")
+    assert caught.value.remedy
+    assert load_bundle(made / "b").version == before
+
+
+def test_a_bundle_without_features_takes_no_new_items(bundled, tmp_path):
+    with pytest.raises(InputError, match="does not know items by their features"):
+        add_items(bundled, tmp_path / "x.csv")

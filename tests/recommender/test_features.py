@@ -1,0 +1,208 @@
+"""Items by their features: the sum by hand, cold items in training and in lists, checkpoints, nothing without them."""
+
+from __future__ import annotations
+
+import math
+
+import featured
+import numpy as np
+import pytest
+import small
+import torch
+from featured import COLD, WARM, data_of
+
+from recalign.errors import InputError
+from recalign.nn import LazyDecoder
+from recalign.recommender import OneRecRecommender, Recommender, RecommenderVectors, SequencePolicy
+from recalign.recommender.checkpoint import build, load_net, recipe
+from recalign.recommender.feature_table import FeatureTable
+from recalign.recommender.prior import as_cloned
+from recalign.recommender.serving import recommend
+from recalign.semantic_ids.tokenize_command import tokenize
+from recalign.sequences.features import FeatureCoder, ItemFeatures
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return featured.write(tmp_path_factory.mktemp("features"))
+
+
+@pytest.fixture(scope="module")
+def data(root):
+    return data_of(root)
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    torch.manual_seed(0)
+    module = Recommender(data.num_items, small.encoder(), temperature=0.1, lr=5e-3, prior=False)
+    watch = small.fit(module, data, tmp_path_factory.mktemp("trained"), epochs=8)
+    return module, watch
+
+
+def by_hand(dim=3):
+    """Three items, the last one cold: codes (1, 2), (0), (2) of a feature of 3 rows, and a number."""
+    coder = FeatureCoder([])
+    arrays = {
+        "code": np.array([1, 2, 0, 2]),
+        "weight": np.array([2**-0.5, 2**-0.5, 1, 1], np.float32),
+        "offset": np.array([0, 2, 3, 4]),
+        "number": np.array([[0.5], [0.0], [-2.0]], np.float32),
+    }
+    table = FeatureTable(dim, 3, sizes=[3], width=1, codes=4, warm=2, id_dropout=0.5)
+    table.fill(ItemFeatures(coder, 2, **arrays))
+    return table
+
+
+def test_the_sum_of_a_small_table_by_hand():
+    table = by_hand()
+    with torch.no_grad():
+        table.embedding_CD.copy_(torch.tensor([[0.0, 0, 9], [1, 0, 0], [0, 2, 0]]))
+        table.projection_WD.copy_(torch.tensor([[0.0, 4, 0]]))
+    id_WD = torch.tensor([[0.0, 0, 0], [1, 1, 1], [3, 3, 3], [7, 7, 7]])
+    root = math.sqrt(0.5)
+    expected = [[0, 0, 0], [1 + root, 1 + 2 * root + 2, 1], [3, 3, 12], [0, 2 - 8, 0]]
+    torch.testing.assert_close(table.eval()(id_WD), torch.tensor(expected))
+
+
+def test_what_is_unknown_says_nothing_at_first():
+    assert by_hand().embedding_CD[0].eq(0).all()
+    assert by_hand().embedding_CD[1:].ne(0).all()
+
+
+def test_dropped_ids_are_the_same_until_the_next_draw():
+    table, id_WD = by_hand(dim=4).train(), torch.ones(4, 4)
+    torch.manual_seed(0)
+    kept = []
+    for _ in range(200):
+        table.draw()
+        own_VD = table(id_WD)[1:] - table.summed()
+        assert torch.equal(own_VD, table(id_WD)[1:] - table.summed())
+        kept.append(own_VD[:, 0].round())
+    share_V = torch.stack(kept).mean(dim=0)
+    assert share_V[2] == 0
+    assert share_V[:2].tolist() == pytest.approx([0.5, 0.5], abs=0.15)
+    assert torch.equal((table.eval()(id_WD)[1:] - table.summed()).round()[:, 0], torch.tensor([1.0, 1, 0]))
+
+
+def test_cold_items_follow_those_with_training_events(data):
+    sequences = data.sequences
+    assert (sequences.num_warm, sequences.num_items) == (WARM, WARM + COLD)
+    assert sequences.items.to_list() == list(range(1, WARM + COLD + 1))
+    assert small.batch_of(data, "train").target_T.max() <= WARM
+    assert small.batch_of(data).target_T.min() > WARM
+
+
+def test_the_loss_falls_and_a_cold_item_is_ranked_by_its_features(data, trained):
+    module, watch = trained
+    assert watch.steps[-1]["train/loss"] < watch.steps[0]["train/loss"] - 0.1
+    batch, policy = small.batch_of(data), module.policy.eval()
+    with torch.no_grad():
+        state = policy.encode(batch)
+        logp_TV = policy.log_probs(state)
+    assert logp_TV.exp().sum(dim=1).tolist() == pytest.approx([1.0] * len(logp_TV), abs=1e-4)
+    odd_T, new_TV = batch.target_T % 2 == 1, logp_TV[:, WARM:]  # of a half that the user likes
+    own_T = torch.where(odd_T, new_TV[:, ::2].mean(dim=1), new_TV[:, 1::2].mean(dim=1))
+    other_T = torch.where(odd_T, new_TV[:, 1::2].mean(dim=1), new_TV[:, ::2].mean(dim=1))
+    assert (own_T > other_T).float().mean() > 0.8  # a coin: 0.5
+
+
+def test_training_leaves_cold_items_out_of_the_softmax(data, trained):
+    policy = trained[0].policy.eval()
+    batch = small.batch_of(data, "train", rows=4)
+    with torch.no_grad():
+        state = policy.encode(batch)
+        whole_TV = policy.log_probs(state)
+        with as_cloned(policy):
+            logp_TV, one_T = policy.log_probs(state), policy.log_prob(state, batch.target_T)
+            few_TC = policy.log_probs(state, batch.target_T[:, None])
+            assert policy.sample(state, 50).max() <= WARM
+            assert policy.top_k(state, WARM)[1].max() <= WARM
+            kl_T, _ = policy.kl_and_entropy(state, policy, state)
+        assert policy.top_k(state, WARM + COLD)[1].max() == WARM + COLD
+    warm_TV = whole_TV[:, :WARM].log_softmax(dim=1)
+    torch.testing.assert_close(logp_TV[:, :WARM], warm_TV, atol=1e-5, rtol=0)
+    assert logp_TV[:, WARM:].exp().eq(0).all()
+    for found_T in (one_T, few_TC[:, 0]):
+        torch.testing.assert_close(found_T, warm_TV.gather(1, batch.target_T[:, None] - 1)[:, 0], atol=1e-5, rtol=0)
+    assert kl_T.abs().max() < 1e-5
+
+
+def test_cold_items_get_no_gradient_of_their_own(data):
+    torch.manual_seed(0)
+    module = Recommender(data.num_items, small.encoder(), temperature=0.1, negatives=None).bind(data)
+    batch = small.batch_of(data, "train", rows=4)
+    with as_cloned(module.policy):
+        module.loss(batch).backward()
+    gradient = module.policy.item_embedding.weight.grad
+    assert gradient[WARM + 1 :].eq(0).all()
+    assert gradient[1 : WARM + 1].ne(0).any()
+    assert module.policy.features.embedding_CD.grad.ne(0).any()
+
+
+def test_cold_items_borrow_the_mean_count(data):
+    policy = Recommender(data.num_items, small.encoder()).bind(data).policy
+    count_V = torch.from_numpy(data.sequences.item_counts())
+    policy.set_counts(count_V)
+    expected = math.log(count_V[:WARM].double().mean() + 0.5) - math.log(count_V.max() + 0.5)
+    assert policy.prior.log_count_V[WARM:].tolist() == pytest.approx([expected] * COLD)
+
+
+def test_a_checkpoint_stands_alone(data, trained, tmp_path):
+    module = trained[0]
+    loaded = load_net(small.saved(module, tmp_path / "policy.ckpt"), "policy").net.eval()
+    batch, policy = small.batch_of(data), module.policy.eval()
+    with torch.no_grad():
+        assert torch.equal(loaded.log_probs(loaded.encode(batch)), policy.log_probs(policy.encode(batch)))
+    assert loaded.num_warm == WARM
+    again = Recommender(data.num_items, small.encoder(), init_from=str(tmp_path / "policy.ckpt")).bind(data)
+    assert torch.equal(again.policy.features.embedding_CD, policy.features.embedding_CD)
+    assert build(recipe(policy)).features.embedding_CD.shape == policy.features.embedding_CD.shape
+
+
+def test_a_trunk_has_the_vectors_of_all_items(data, trained):
+    policy, batch = trained[0].policy.eval(), small.batch_of(data)
+    with torch.no_grad():
+        trunk = policy.trunk().eval()
+        assert trunk.features is None
+        torch.testing.assert_close(trunk.log_probs(trunk.encode(batch)), policy.log_probs(policy.encode(batch)))
+
+
+def test_other_features_are_refused(root, data, trained):
+    with pytest.raises(InputError, match="made for other item features"):
+        trained[0].bind(data_of(root, {"half": "half"}))
+
+
+def test_a_share_to_drop_is_below_one(data):
+    with pytest.raises(InputError, match="no share"):
+        Recommender(data.num_items, id_dropout=1.0)
+
+
+def test_without_features_nothing_is_added(root):
+    data = data_of(root, {})
+    torch.manual_seed(0)
+    module = Recommender(data.num_items, small.encoder(), temperature=0.1).bind(data)
+    torch.manual_seed(0)
+    plain = SequencePolicy(small.encoder(), data.num_items, temperature=0.1)
+    assert data.num_items == WARM == data.sequences.num_warm
+    assert module.policy.state_dict().keys() == plain.state_dict().keys()
+    assert all(torch.equal(a, b) for a, b in zip(module.policy.parameters(), plain.parameters(), strict=True))
+    assert module.policy.item_table() is module.policy.item_embedding.weight
+
+
+def test_codes_of_cold_items_come_from_the_same_vectors(root, data, trained, tmp_path):
+    checkpoint = small.saved(trained[0], tmp_path / "policy.ckpt")
+    vectors = RecommenderVectors(str(checkpoint))
+    codes = tokenize(data=data, vectors=vectors, sizes=[8, 8], out=tmp_path / "tokens", allow_collapsed=True)
+    plain = data_of(root, {})
+    torch.manual_seed(0)
+    module = OneRecRecommender(plain.num_items, codes=str(codes), decoder=LazyDecoder(16, layers=1, max_length=32))
+    small.fit(module, plain, tmp_path, limit_train_batches=1, limit_val_batches=0)
+    found = recommend(module.policy.eval(), plain, k=WARM + COLD, codes=codes)
+    assert {41, 42} <= set(found["item"])
+
+
+def test_onerec_refuses_features(data):
+    module = OneRecRecommender(data.num_items, sizes=[8, 8], decoder=LazyDecoder(16, layers=1, max_length=32))
+    with pytest.raises(InputError, match="by their codes, not by their features"):
+        module.bind(data)
