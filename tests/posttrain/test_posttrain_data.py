@@ -263,10 +263,12 @@ def test_upstream_says_which_checkpoints_are_read(log_root, source, baseline, ne
         assert np.isfinite(data.advantages).any()
 
 
-def test_an_advantage_that_is_always_the_same_is_refused(tmp_path):
-    rating = [5.0 if i % 6 == 0 else 3.0 for i in range(12)]  # only first events differ, and they are not trained on
+@pytest.mark.parametrize("baseline", ["none", "global"])
+@pytest.mark.parametrize("usual", [3.0, 0.1, 0.7])  # the mean of some equal numbers is another one, by rounding
+def test_an_advantage_that_is_always_the_same_is_refused(tmp_path, usual, baseline):
+    rating = [5.0 if i % 6 == 0 else usual for i in range(12)]  # only first events differ, and they are not trained on
     with pytest.raises(InputError, match="the advantage is the same for every event"):
-        _ = tiny(tmp_path, rating, baseline="global").advantages
+        _ = tiny(tmp_path, rating, baseline=baseline).advantages
 
 
 def test_batches_carry_the_advantage_of_their_events(log_root):

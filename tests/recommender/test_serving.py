@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import polars as pl
 import pytest
+import small
+import torch
 
 from recalign.errors import InputError
-from recalign.recommender.serving import require_users
+from recalign.recommender import RecommenderData, SequencePolicy
+from recalign.recommender.serving import recommend, require_users
 
 TEXT = pl.Series(["anna", "0104257", "8"])
 NUMBERS = pl.Series([8, 10, 104257], dtype=pl.UInt32)
@@ -40,3 +43,17 @@ def test_users_that_the_log_does_not_have(asked: list, said: str):
         require_users(asked, TEXT)
     assert str(refused.value).startswith("users: ")
     assert said in str(refused.value)
+
+
+@pytest.mark.parametrize("as_list", [False, True])
+def test_a_user_whose_items_all_are_too_rare_gets_nothing(log_root, tmp_path, as_list: bool):
+    log = pl.read_csv(log_root / "small.csv")
+    rare = pl.DataFrame({"user": [999], "item": [999], "rating": [5], "timestamp": [10**6]}).cast(log.schema)
+    pl.concat([log, rare]).write_csv(tmp_path / "rare.csv")
+    data = small.data_of(RecommenderData, tmp_path, "rare", min_events=2)
+    policy = SequencePolicy(small.encoder(), data.num_items).eval()
+    nothing = {"user": 999, "rank": None, "item": None, "score": None}
+    assert recommend(policy, data, [999], 3, as_list=as_list).to_dicts() == [nothing]
+    first, *others = recommend(policy, data, [999, 1], 3, as_list=as_list).to_dicts()
+    assert first == nothing
+    assert [(row["user"], row["rank"]) for row in others] == [(1, 1), (1, 2), (1, 3)]

@@ -78,6 +78,13 @@ def test_rewards_that_are_to_be_seen_must_be_there(log_root, tmp_path):
         seeing_rewards(log_root, tmp_path, reward=None, high=None)
 
 
+@pytest.mark.parametrize("same", [3.0, 0.1, 0.7])  # the mean of some equal numbers is another one, by rounding
+def test_rewards_that_are_to_be_seen_must_differ(data, log_root, tmp_path, same):
+    in_a = data.sequences.users.filter(pl.Series(data.sequences.users_in("A"))).implode()
+    with pytest.raises(InputError, match=r"model\.feedback: the policy is to see rewards"):
+        seeing_rewards(log_root, tmp_path, pl.when(pl.col("user").is_in(in_a)).then(same).otherwise(RATING), high=None)
+
+
 def test_ranks_are_logged_for_all_and_for_high_targets(data, tmp_path):
     module = Recommender(data.num_items, small.encoder())
     trainer = small.trainer_of(tmp_path)

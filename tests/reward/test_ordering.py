@@ -61,6 +61,16 @@ def test_with_nobody_kept_apart_it_is_not_measured(log_root, tmp_path):
     assert said["validation"]["table"]["model"]["rmse"][0] > 0
 
 
+def test_validation_rewards_that_are_all_the_same_are_not_measured(log_root, tmp_path):
+    log = pl.read_csv(log_root / "tastes.csv").sort("user", "timestamp", maintain_order=True)
+    from_end = pl.len().over("user") - pl.int_range(pl.len()).over("user")
+    same = log.with_columns(rating=pl.when(from_end == 2).then(4).otherwise(pl.col("rating")))
+    same.write_csv(tmp_path / "same.csv")
+    said = said_of(data_of(tmp_path, "same"), tmp_path)
+    assert said["verdict"] == "not_measured"
+    assert (said["reliability"], said["noise"]["ceiling"]) == (0.0, None)
+
+
 def test_validation_is_ordered_where_enough_users_have_a_pair(log_root, tmp_path):
     data = data_of(log_root, "tastes", split=LeaveLast(test=3, validation=2))
     assert data.sequences.users_in("A").sum() > MIN_USERS

@@ -18,7 +18,7 @@ from recalign.events import EventTable, audit
 from recalign.sequences import EventDataModule, High, LeaveLast, Split
 from recalign.sequences import data as data_file
 from recalign.sequences.audit import audit_log
-from recalign.sequences.cache import MADE_BY, UNUSED_DAYS, CacheEntry, cache_folder
+from recalign.sequences.cache import MADE_BY, UNUSED_DAYS, CacheEntry, _remove_unused, cache_folder
 from recalign.sequences.splits import TEST
 
 
@@ -249,6 +249,28 @@ def test_a_place_that_cannot_be_written_is_said_once(make, root, capsys):
     said = capsys.readouterr().err
     assert said.count("is not cached") == 1
     assert "file" in said
+
+
+def test_an_entry_of_somebody_else_is_read(make, capsys, monkeypatch):
+    """Where it may not be written, nobody can note that it was used."""
+    fresh = make()
+    fresh.sequences  # noqa: B018
+    monkeypatch.setattr(os, "utime", refused)
+    forbid_reading(monkeypatch)
+    assert_same(make(), fresh)
+    assert capsys.readouterr().err == ""
+
+
+def refused(path: Path) -> None:
+    raise PermissionError(13, "Permission denied", str(path))
+
+
+def test_an_entry_that_another_process_removes_meanwhile_is_no_error(make, root, monkeypatch):
+    make().sequences  # noqa: B018
+    gone = root / "kept" / "gone" / "entry.json"
+    monkeypatch.setattr(Path, "glob", lambda *_: [gone])
+    _remove_unused(root / "kept")
+    assert len(entries(root)) == 1
 
 
 def test_a_change_of_an_array_does_not_reach_the_entry(make):

@@ -6,6 +6,7 @@ import pytest
 
 from recalign.errors import InputError
 from recalign.stage import parse_stage
+from recalign.stage.parsed import without_values
 from recalign.stage.settings import constructing, set_keys
 
 
@@ -115,11 +116,30 @@ def test_a_variable_is_read_anew_wherever_it_stands_among_the_options(monkeypatc
 
 
 def test_a_variable_in_a_file_that_an_option_names_is_written_by_its_name(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("WIDTH", "17")
-    write("mixer.yaml", "class_path: stage_doubles.Mixer\ninit_args: {dim: '${oc.env:WIDTH}'}")
-    parsed = parse_stage(["fit", "--config", "toy.yaml", "--model.encoder=mixer.yaml"])
-    assert parsed.config["model"]["init_args"]["encoder"]["init_args"]["dim"] == 17
-    assert parsed.shareable["model"]["init_args"]["encoder"]["init_args"]["dim"] == "${oc.env:WIDTH}"
+    monkeypatch.setenv("SHOP", "corner")
+    write("shop.yaml", "{name: '${oc.env:SHOP}', files: [u.data]}")
+    parsed = parse_stage(["fit", "--config", "toy.yaml", "--data.log=shop.yaml"])
+    assert parsed.config["data"]["init_args"]["log"]["name"] == "corner"
+    assert parsed.shareable["data"]["init_args"]["log"]["name"] == "${oc.env:SHOP}"
+
+
+def test_numbers_are_written_down_as_they_are_where_a_variable_holds_the_same(monkeypatch: pytest.MonkeyPatch):
+    """Else the configuration would say ``0.00${oc.env:EPOCHS}``, and repeat another run where the variable changes."""
+    monkeypatch.setenv("EPOCHS", "1")
+    words = ("--trainer.max_epochs=${oc.env:EPOCHS}", "--model.learning_rate=0.001", "--data.reward=a = 1")
+    parsed = parse_stage(["fit", "--config", "toy.yaml", *words])
+    assert parsed.config["trainer"]["max_epochs"] == 1
+    assert parsed.shareable == parsed.config
+
+
+def test_secrets_are_written_by_name_wherever_they_stand(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("TOKEN", "s3cret-t0ken")
+    monkeypatch.setenv("WHO", "model")
+    said = {"model": ["model", "a model"], "at s3cret-t0ken": {"url": "https://me:s3cret-t0ken@shop"}}
+    assert without_values(said, ["TOKEN", "WHO"]) == {
+        "model": ["${oc.env:WHO}", "a model"],
+        "at ${oc.env:TOKEN}": {"url": "https://me:${oc.env:TOKEN}@shop"},
+    }
 
 
 def test_a_file_that_changes_is_parsed_again():

@@ -154,7 +154,7 @@ class PostTrainingData(UpstreamData):
         reward = self.permuted(logged) if self.placebo == "permuted" else logged
         advantage = (reward - self._values(windows))[windows.event]
         known = ~np.isnan(advantage)
-        if not advantage[known].std() > 0:
+        if not known.any() or np.ptp(advantage[known]) == 0:  # rounding may give equal values a deviation
             what = f"the advantage is the same for every event (source {self.source}, baseline {self.baseline})"
             remedy = "give a reward that differs between events, or another baseline"
             raise InputError(what, where="data.reward", remedy=remedy)

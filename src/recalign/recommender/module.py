@@ -6,6 +6,7 @@ import copy
 import dataclasses
 from typing import Any, Self, TypedDict, Unpack
 
+import numpy as np
 import polars as pl
 import torch
 from lightning.pytorch.callbacks import Callback
@@ -135,7 +136,7 @@ class Cloning(PolicyModule):
             self.hidden_U = ~torch.from_numpy(seen_U)
             own = pl.Series(seen_U).gather(self.data.sequences.frame["user"]) & (pl.col("split") == TRAIN)
             reward = self.data.sequences.frame.filter(own)["reward"].drop_nulls().to_numpy()
-            if not len(reward) or not reward.std() > 0:
+            if not len(reward) or np.ptp(reward) == 0:  # rounding may give equal values a deviation
                 raise InputError(
                     "the policy is to see rewards, but users A have none in training, or all are the same",
                     where="model.feedback",

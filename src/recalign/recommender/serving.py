@@ -40,7 +40,8 @@ def recommend(
         as_list: whether each item is chosen as if the user had chosen those before it (`generate_list`).
 
     Returns:
-        A row a user and rank, users in the order in which they are asked for; columns of `recommendations`.
+        A row a user and rank, users in the order in which they are asked for; columns of `recommendations`. Of a user
+        who is asked for and has no event with an item of the catalogue, one row, null but for the user.
 
     Raises:
         InputError: a user that the log does not have, a k below 1, or codes that are not the policy's.
@@ -54,7 +55,9 @@ def recommend(
         policy, items = with_new_items(policy, codes, data.sequences.items)
         met_2N = met_new_items(data, items)
     windows = serving_windows(data.sequences, known.is_in(asked.implode()).to_numpy(), data.max_length)
-    parts = [_answer(policy, batch, k, met_2N, data.max_length if as_list else None) for batch in data.loader(windows)]
+    k, length = min(k, policy.num_items), data.max_length if as_list else None
+    nobody = torch.empty(0, dtype=torch.long), torch.empty(0, k), torch.empty(0, k, dtype=torch.long)
+    parts = [nobody, *(_answer(policy, batch, k, met_2N, length) for batch in data.loader(windows))]
     user_T, score_TK, item_TK = (torch.cat(column) for column in zip(*parts, strict=True))
     frame = recommendations(user_T, score_TK, item_TK, data, items)
     if users is None:
@@ -73,7 +76,7 @@ def _answer(policy: Policy, batch: Batch, k: int, met_2N: Tensor, length: int | 
     target_N, place_N = (user_T[:, None] == own_2N[0]).nonzero(as_tuple=True)
     seen = [pairs for pairs in (batch.seen_N, torch.stack([target_N, own_2N[1, place_N]])) if pairs is not None]
     batch = dataclasses.replace(batch, seen_N=torch.cat(seen, dim=1)).to(device)
-    score_TK, item_TK = best_items(policy, batch, min(k, policy.num_items), length)
+    score_TK, item_TK = best_items(policy, batch, k, length)
     return user_T, score_TK.cpu(), item_TK.cpu()
 
 

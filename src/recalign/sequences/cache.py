@@ -87,7 +87,8 @@ class CacheEntry:
             return None
         try:
             kept.require(self.path, "it is prepared again")
-            os.utime(self.path)  # so that it counts as used
+            with suppress(OSError):  # a cache that others share may be read-only here
+                os.utime(self.path)  # so that it counts as used
             return self._read(json.loads((self.path / "entry.json").read_text(encoding="utf-8")))
         except (InputError, OSError, ValueError, KeyError, pl.exceptions.PolarsError) as error:
             _warn(f"the cached log {self.path} is damaged ({getattr(error, 'what', error)}) and is prepared again")
@@ -226,5 +227,6 @@ def _warn(line: str) -> None:
 def _remove_unused(folder: Path) -> None:
     """Remove entries that nobody has read for long, and those that a killed process left half written."""
     for marker in (*folder.glob("*/entry.json"), *folder.glob(".*/offset.npy"), *folder.glob(".*.parts-*/block-0")):
-        if time.time() - marker.parent.stat().st_mtime > UNUSED_DAYS * 86_400:
-            shutil.rmtree(marker.parent, ignore_errors=True)
+        with suppress(FileNotFoundError):  # another process was faster
+            if time.time() - marker.parent.stat().st_mtime > UNUSED_DAYS * 86_400:
+                shutil.rmtree(marker.parent, ignore_errors=True)

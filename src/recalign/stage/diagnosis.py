@@ -32,8 +32,8 @@ RENAMED = {"data.log.titles": "data.log.items"}
 UNNAMED = ("LightningModule", "LightningDataModule", "Optimizer", "LRScheduler", "Callback")
 """Classes that say nothing about what they take: one of theirs has to be named."""
 
-PATH = re.compile(r"[\w.]+")
-"""What an import path may look like."""
+PATH = re.compile(r"[\w.]+|\{.*")
+"""What an import path, or a class with its arguments, may look like."""
 BRANCHES = {"key": r'Parser key "(.+?)"', "class_path": r"Problem with given class_path '(.+)':"}
 FAULTS = {
     "unknown": r"(?:Group '(?P<group>.+)' does not accept option|Option) '(?P<name>[^']+)'",

@@ -21,6 +21,9 @@ from recalign.stage.folder import RunConfig, RunFolder
 from recalign.stage.manifest import Manifest, run_key
 from recalign.stage.settings import constructing
 
+SECRET = 8
+"""Letters of the shortest value of an environment variable that is looked for within a text."""
+
 
 @dataclass(frozen=True)
 class ParsedStage:
@@ -138,12 +141,22 @@ def fingerprint(datamodule: LightningDataModule) -> str | None:
 
 
 def without_values(settings: Any, names: Iterable[str]) -> Any:
-    """Settings with ``${oc.env:NAME}`` wherever the value of one of these environment variables stands."""
+    """Settings with ``${oc.env:NAME}`` in place of the values of these environment variables, wherever they stand.
+
+    Numbers stay: none is a secret, and that of one setting stands in others too. So does a text that holds a value
+    shorter than `SECRET` by chance.
+    """
     if isinstance(settings, dict):
-        return {without_values(key, names): without_values(value, names) for key, value in settings.items()}
+        return {_named(key, names, SECRET): without_values(value, names) for key, value in settings.items()}
     if isinstance(settings, list):
         return [without_values(value, names) for value in settings]
+    return _named(settings, names, 1) if isinstance(settings, str) else settings
+
+
+def _named(text: str, names: Iterable[str], shortest: int) -> str:
+    """A text with names for values in it; of a text that is nothing else, for values of as few letters as asked."""
     for name in names:
-        if (value := os.environ.get(name)) and value in str(settings):
-            settings = str(settings).replace(value, f"${{oc.env:{name}}}")
-    return settings
+        value = os.environ.get(name, "")
+        if len(value) >= (shortest if value == text else SECRET):
+            text = text.replace(value, f"${{oc.env:{name}}}")
+    return text

@@ -183,14 +183,15 @@ def _ahead(events: pl.DataFrame) -> dict[str, np.ndarray]:
 
 def _head(data: RewardData, part: PredictionComparison, name: str) -> dict[str, Any]:
     said, reward = verdict(part.table), data.rated["reward"].to_numpy()
-    found = noise(data.rated, part.table, float(part.events["reward"].to_numpy().var()))
+    variance = float(part.events["reward"].to_numpy().var()) or math.nan  # 0: nothing is there to explain
+    found = noise(data.rated, part.table, variance)
     advantage = (part.events["model"] - part.events["user"]).cast(pl.Float64).to_numpy()
     return {
         "verdict": said,
         "implication": IMPLICATION[said],
         "judged_on": name,
         "ordered_on": part.ordered_on,
-        "reliability": max(part.table["model"]["r2"].value, 0.0),
+        "reliability": max(0.0, part.table["model"]["r2"].value),  # 0 where it is nan
         "users": asdict(data.cohort),
         "noise": found,
         "theory": theory(found["sd"], data.num_items, float(reward.max() - reward.min())),

@@ -73,7 +73,7 @@ def noise(train: pl.DataFrame, table: Table, variance: float) -> dict[str, Any]:
     Args:
         train: training events with a reward: ``user``, ``item``, ``timestamp``, ``reward``.
         table: figures on other events, for the floor.
-        variance: of the rewards of those events.
+        variance: of the rewards of those events; nan where they are all the same.
 
     Returns:
         ``source``: ``repeats``, from rewards that one user gave one item several times; or ``floor``, the smallest RMSE
