@@ -135,7 +135,7 @@ def _of_batch(batch: Batch, strength: float) -> Iterator[Encoded]:
         histories = (batch.item_BL, batch.time_BL, batch.request_time_BL, batch.reward_BL)
         item_L, time_L, request_time_L, reward_L = (x_BL[row, : column + 1].numpy() for x_BL in histories)
         hidden_S = np.unique(seen_S.numpy())
-        yield Encoded(Request(), item_L, time_L, request_time_L, reward_L, hidden_S, None, None, strength, LeftOut())
+        yield Encoded(Request(), item_L, time_L, request_time_L, reward_L, hidden_S, None, strength, LeftOut())
 
 
 def _as_requests(

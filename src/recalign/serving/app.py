@@ -108,8 +108,7 @@ def make_app(folder: Path, token: str | None = None, threads: int = 1) -> FastAP
 
     async def score(http: HTTPRequest) -> Response:
         bundle, body = service.bundle, plain(Score, await read(http), "the request")
-        asked = bundle.encode(Request.of(body.get("request", {})))
-        return said(await service.ask(bundle, asked, bundle.numbers(body.get("items"))))
+        return said(await service.ask(bundle, *bundle.encode_score(body.get("request", {}), body.get("items"))))
 
     async def alive(http: HTTPRequest) -> Response:
         return said({"version": service.bundle.version})
