@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
 
 import numpy as np
 import polars as pl
@@ -27,8 +26,8 @@ from recalign.recommender.policy import chunks, seen_within
 from recalign.sequences import Batch, EventDataModule
 from recalign.sequences.windows import Windows, evaluation_windows, sample_users
 from recalign.serving.bundle import Bundle
-from recalign.serving.catalogue import PER_SECOND, Encoded
-from recalign.serving.request import LONGEST, LeftOut, Request
+from recalign.serving.catalogue import Encoded, of_micro
+from recalign.serving.request import LONGEST, LeftOut, Request, Time
 
 TOLERANCE = 1e-4
 """Largest difference of two log-probabilities that count as the same, in nats."""
@@ -171,11 +170,9 @@ def _request(data: EventDataModule, bundle: Bundle, user: int, state: int, time:
     )
 
 
-def in_unit(second: int, unit: str) -> int | str:
+def in_unit(second: int, unit: str) -> Time:
     """A time in a log's unit."""
-    if unit == "datetime":
-        return datetime.fromtimestamp(second, UTC).isoformat()
-    return second * PER_SECOND[unit]
+    return of_micro(second * 1_000_000, unit)
 
 
 def _interval(gain_T: np.ndarray, user_T: np.ndarray) -> list[float]:

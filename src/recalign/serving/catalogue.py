@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from recalign.serving.about import About
 from recalign.serving.request import SHOWN, Boost, Id, LeftOut, Request, Time, shown
 
 PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "datetime": 1_000_000}
+START = datetime(1970, 1, 1, tzinfo=UTC)
 LAST_SECOND = 253_402_300_799  # of the year 9999
 
 
@@ -109,6 +110,9 @@ class Catalogue:
 
     def _require(self, request: Request) -> None:
         about = self.about
+        if request.user is not None:
+            remedy = "give items and times; a server keeps histories with --store"
+            raise InputError("nobody's history is kept here", where="user", remedy=remedy)
         for place, boost in enumerate(request.boost):
             self._require_boost(boost, f"boost[{place}]")
         if about.reward is not None and request.rewards is None and request.items:
@@ -226,6 +230,14 @@ def fine_times(times: Sequence[Time], unit: str, where: Callable[[int], str]) ->
     raise InputError(f"{shown(times[place])} {why}", where=where(place), remedy=f"give {wanted}")
 
 
+def of_micro(micro: int, unit: str) -> Time:
+    """Microseconds since 1970 as a time in a log's unit."""
+    if unit == "datetime":
+        return (START + timedelta(microseconds=micro)).isoformat()
+    scale = 1_000_000 // PER_SECOND[unit]
+    return micro / scale if micro % scale else micro // scale
+
+
 def _of_number(time: Time, unit: str) -> int:
     if type(time) not in (int, float):
         raise TypeError
@@ -237,7 +249,7 @@ def _of_text(time: Time, unit: str) -> int:
     if not isinstance(time, str):
         raise TypeError
     when = datetime.fromisoformat(time)
-    since = (when if when.tzinfo else when.replace(tzinfo=UTC)) - datetime(1970, 1, 1, tzinfo=UTC)
+    since = (when if when.tzinfo else when.replace(tzinfo=UTC)) - START
     return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
 
 
