@@ -10,7 +10,7 @@ Shape suffixes: T targets, V items, N = V + 1 items with the padding item at 0, 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
@@ -101,7 +101,8 @@ def verify(policy: Policy, data: EventDataModule, bundle: Bundle) -> Verified:
     if not found.same:
         what = f"the bundle does not answer as its policy does: {asdict(found)}"
         raise InputError(what, where=str(bundle.folder), remedy="report this; nothing was written")
-    found.request = _interval(*_as_requests(windows, data, bundle, found))
+    gain_T, user_T, repeated_T = as_requests(windows, data, bundle)
+    found.request, found.repeated = _interval(gain_T, user_T), int(repeated_T.sum())
     return found
 
 
@@ -137,23 +138,31 @@ def _of_batch(batch: Batch, strength: float) -> Iterator[Encoded]:
         yield Encoded(Request(), item_L, time_L, request_time_L, reward_L, hidden_S, None, strength, LeftOut())
 
 
-def _as_requests(
-    windows: Windows, data: EventDataModule, bundle: Bundle, found: Verified
-) -> tuple[np.ndarray, np.ndarray]:
-    """The gain of every target when the bundle is asked with raw ids, and whose it is. Shape: (T,) each."""
+def as_requests(
+    windows: Windows, data: EventDataModule, bundle: Bundle, told: Callable[[Request], Request] = lambda whole: whole
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The gain of every target when the bundle is asked with raw ids, whose it is, and whether it was met before.
+
+    Args:
+        windows, data, bundle: whose targets are asked for, of which log, and of whom.
+        told: what is asked in place of a request with the whole history.
+
+    Shape: (T,) each.
+    """
     user_T = np.repeat(windows.user, np.diff(windows.offset))
     known = data.sequences.items.to_list()
-    gain_T = np.zeros(len(user_T))
+    gain_T, repeated_T = np.zeros(len(user_T)), np.zeros(len(user_T), bool)
     for first in range(0, len(user_T), 1024):
         part = slice(first, first + 1024)
         asked = zip(user_T[part], windows.state[part], windows.time[part], strict=True)
         made = [_request(data, bundle, *one) for one in asked]
-        for place, (answer, item) in enumerate(zip(bundle.recommend(made), windows.target[part].tolist(), strict=True)):
+        answers = bundle.recommend([told(one) for one in made])
+        for place, (answer, item) in enumerate(zip(answers, windows.target[part].tolist(), strict=True)):
             shown = [one.item for one in answer.items]
             if item and known[item - 1] in shown:
                 gain_T[first + place] = gain_ndcg(np.array(shown.index(known[item - 1]) + 1), SHOWN)
-            found.repeated += bool(item) and known[item - 1] in made[place].items
-    return gain_T, user_T
+            repeated_T[first + place] = bool(item) and known[item - 1] in made[place].items
+    return gain_T, user_T, repeated_T
 
 
 def _request(data: EventDataModule, bundle: Bundle, user: int, state: int, time: int) -> Request:

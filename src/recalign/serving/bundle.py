@@ -169,6 +169,10 @@ class Bundle:
 
     def run(self, group: Sequence[Encoded], outputs: list[str]) -> list[np.ndarray]:
         """The graph's outputs for some requests."""
+        return self._session.run(outputs, self.inputs(group))
+
+    def inputs(self, group: Sequence[Encoded]) -> dict[str, np.ndarray]:
+        """The graph's inputs for some requests, with the tables."""
         length = max(1, *(len(one.item_L) for one in group))
         strength_B = np.array([one.strength for one in group], np.float32)
         given = {
@@ -180,7 +184,7 @@ class Bundle:
             "request_time": padded([one.request_time_L for one in group], length, last=True),
             "strength": strength_B,
         }
-        return self._session.run(outputs, {name: given[name] for name in self.about.inputs} | self._tables)
+        return {name: given[name] for name in self.about.inputs} | self._tables
 
     def left(self, one: Encoded, logit_N: np.ndarray) -> np.ndarray:
         """Scores of the items that a request's filters leave, boosted; -inf elsewhere. Shape: (N,) -> (N,)."""

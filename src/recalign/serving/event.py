@@ -92,7 +92,7 @@ def rows_of(body: Any, catalogue: Catalogue) -> list[Row]:
     Raises:
         InputError: one of them cannot be kept; says which, and a remedy.
     """
-    given = plain(Events, body, "the request").get("events")
+    given: Any = plain(Events, body, "the request").get("events")
     require_list("events", given, MOST_EVENTS)
     events = [at(f"events[{place}]", lambda one=one: Event.of(one)) for place, one in enumerate(given)]
     catalogue.numbers("events", [one.item for one in events])  # refuses texts where ids are integers

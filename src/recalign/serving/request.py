@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self
 
 from recalign.errors import InputError, nearest
 
-T = TypeVar("T")
 Id = int | str
 Time = int | float | str
 LONGEST = 10_000
@@ -225,7 +224,7 @@ def _boost(given: Any) -> Boost:
     return Boost(**found)
 
 
-def at(place: str, make: Callable[[], T]) -> T:
+def at(place: str, make: Callable[[], Any]) -> Any:
     """Say in an error where in the request it is."""
     try:
         return make()
