@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import zipfile
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,10 +18,13 @@ import torch
 from recalign.errors import InputError
 from recalign.events.log import ItemTable
 from recalign.export.command import bundle_of, items
+from recalign.export.program import ProgramBundle
 from recalign.export.verify import verify
 from recalign.files import read_json
+from recalign.kept import seal
 from recalign.recommender import RecommenderData
 from recalign.recommender.checkpoint import build, load_net
+from recalign.recommender.serving import recommend
 from recalign.serving import load_bundle
 from recalign.serving.about import current
 from recalign.stage.opened import OpenedRun, opened
@@ -57,6 +62,45 @@ def test_weights_and_recipe_are_the_policy(bundled, made):
     net.load_state_dict({name.removeprefix("policy."): weight for name, weight in weights.items()})
     for name, weight in made.policy.state_dict().items():
         assert torch.equal(net.state_dict()[name], weight)
+
+
+def test_the_command_recommends_what_the_bundle_answers(bundled, made):
+    """The one asks the policy in torch about users of the log, the other a graph about histories that it is given."""
+    own = recommend(made.policy, made.data, k=5)
+    log = pl.read_csv(Path(made.data.root) / "tastes.csv").sort("timestamp", maintain_order=True)
+    events = log.select(pl.col("user"), "item", "timestamp")
+    found = own.join(load_bundle(bundled).recommend(events, k=5), on=["user", "rank"], suffix="_of_bundle")
+    assert len(found) == len(own) == 5 * 120
+    assert found["item"].to_list() == found["item_of_bundle"].to_list()
+    shift = (pl.col("score") - pl.col("score_of_bundle")).over("user")
+    constant = found.select((shift - shift.first().over("user")).abs().max()).item()
+    assert constant < 1e-4  # a score is a log-probability up to a constant of the answer
+
+
+def test_a_bundle_with_all_that_can_be_asked_for(made, tmp_path):
+    policy = deepcopy(made.policy)
+    policy.prior_strength = 0.0
+    folder, found = bundle_of(replace(made, policy=policy), tmp_path, newest="auto", torch_export=True)
+    bundle = load_bundle(tmp_path)
+    assert found is not None
+    assert [one["newest"] for one in bundle.about.caps] == [20, 32]
+    assert bundle.about.max_length == next(one["newest"] for one in bundle.about.caps if one["chosen"]) == 20
+    assert "**It reads the newest 20 events**" in (folder / "README.md").read_text()
+    counts = dict(zip(bundle.catalogue.ids, bundle.catalogue.table["count"].to_list(), strict=True))
+    popular = [one.item for one in bundle.recommend({"k": 40}).items]
+    assert popular == sorted(counts, key=lambda item: (-counts[item], item))  # though the prior has no strength
+
+    with zipfile.ZipFile(folder / "model.pt2") as program:
+        assert not any(b"/src/recalign/" in program.read(name) for name in program.namelist())
+    by_program = ProgramBundle(bundle)
+    long = {"items": [*range(1, 31)], "times": [*range(30)], "k": 3}
+    some = [{"items": [3], "times": [5]}, {"items": [3, 5], "times": [5, 6], "block": [1, 2]}, {}, long]
+    for asked in [[one] for one in some] + [some]:
+        for own, other in zip(bundle.recommend(asked), by_program.recommend(asked), strict=True):
+            np.testing.assert_allclose([a.score for a in own.items], [b.score for b in other.items], atol=1e-5)
+    assert [one.item for one in by_program.recommend(some[0]).items] == [
+        one.item for one in bundle.recommend(some[0]).items
+    ]
 
 
 def test_nothing_of_a_user_is_in_a_bundle(bundled, made):
@@ -109,6 +153,20 @@ def test_what_is_not_whole_is_refused(spoil, says, bundled, tmp_path):
     load_bundle(folder)
     spoil(folder)
     with pytest.raises(InputError, match=says):
+        load_bundle(folder)
+
+
+def test_what_an_older_recalign_did_not_write_has_its_default(bundled, tmp_path):
+    folder = copy(bundled, tmp_path)
+    about = read_json(folder / "bundle.json")
+    del about["caps"]
+    (folder / "bundle.json").write_text(json.dumps(about))
+    seal(folder)
+    assert load_bundle(folder).about.caps == []
+    del about["max_length"]
+    (folder / "bundle.json").write_text(json.dumps(about))
+    seal(folder)
+    with pytest.raises(InputError, match="has no 'max_length'"):
         load_bundle(folder)
 
 

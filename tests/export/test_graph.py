@@ -7,7 +7,7 @@ import pytest
 import small
 import torch
 
-from recalign.evaluation.baselines import ItemScores, LowerBound, Rerank
+from recalign.evaluation.baselines import ItemScores, LowerBound, Rerank, SameForAll
 from recalign.export.graph import Graph, part_of, solved
 from recalign.export.verify import _of_batch
 from recalign.nn import HSTU, EncoderDecoder, LazyDecoder, Pooled, SASRec
@@ -150,6 +150,18 @@ def test_without_a_history_the_item_prior_answers():
     torch.testing.assert_close(logit_N[1:], 0.4 * made.prior.log_count_V)
 
 
+def test_without_a_history_and_without_a_prior_popularity_answers():
+    made = policy()
+    made.prior_strength = 0.0
+    graph = Graph(part_of(made), 5, False).eval()
+    none = torch.zeros(2, 4, dtype=torch.long)
+    given = {"item": none, "time": none, "length": torch.zeros(2, dtype=torch.long), "hidden": none}
+    popular = SameForAll(made.prior.log_count_V)  # the row of the comparison
+    with torch.no_grad():
+        own_TV = graph(given | graph.part.tables())[2][:, 1:].log_softmax(dim=1)
+        torch.testing.assert_close(own_TV, popular.over_items(torch.zeros(2, 1)))
+
+
 def test_everything_hidden_leaves_no_item():
     graph = Graph(part_of(policy(items=40)), 5, False).eval()
     one = torch.ones(1, 3, dtype=torch.long)
@@ -167,7 +179,6 @@ def test_gauss_and_jordan():
 
 def test_a_policy_without_a_graph_says_so(log_root):
     from recalign.errors import InputError
-    from recalign.evaluation.baselines import SameForAll
 
     with pytest.raises(InputError, match="SameForAll has no graph"):
         part_of(SameForAll(torch.zeros(3)))

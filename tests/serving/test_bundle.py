@@ -89,6 +89,29 @@ def test_a_boost_adds_to_the_log_probabilities(bundle):
         bundle.recommend(request(boost=[Boost("title", 3, 1.0)]))
 
 
+def test_many_boosts_of_a_column_add_up():
+    genres = ["a", "b", None, "a"]
+    made = Catalogue(pl.DataFrame({"item": [1, 2, 3, 4], "title": list("wxyz"), "genre": genres}), about())
+    boosts = [Boost("genre", "a", 1.0), Boost("genre", "a", 0.5), Boost("genre", "c", 9.0), Boost("item", 2.0, -1.0)]
+    assert made.boosts(boosts).tolist() == [0, 1.5, -1, 0, 1.5]
+    nested = Catalogue(pl.DataFrame({"item": [1], "title": ["w"], "genres": [["a"]]}), about())
+    with pytest.raises(InputError, match="holds List"):
+        nested.encode(Request(boost=[Boost("genres", 1, 1.0)]))
+
+
+def test_a_score_does_not_read_how_many_items_are_asked_for(bundle):
+    assert bundle.score(request(k=1000), [9]) == bundle.score(request(), [9])
+
+
+def test_without_a_history_the_most_chosen_come_first(bundle):
+    counts = dict(zip(bundle.catalogue.ids, bundle.catalogue.table["count"].to_list(), strict=True))
+    shown = items_of(bundle.recommend({"k": 40}))
+    assert shown == sorted(counts, key=lambda item: (-counts[item], item))
+    assert len(set(counts.values())) < 40  # so that ties are among them
+    assert items_of(bundle.recommend({"k": 40, "block": [999]})) == shown
+    assert items_of(bundle.recommend({"k": 40, "log_probs": True})) == shown
+
+
 def test_unknown_items_are_dropped_counted_and_named(bundle):
     answer = bundle.recommend({"items": [3, 900, 5, 7, 901, 11], "times": [1000, 1030, 1060, 1120, 1130, 1180]})
     assert answer.left_out.unknown == 2

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
-import http.client
 import json
-import os
 import random
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from served import ASKED, TOKEN, Server, call, running, started
 
 from recalign.errors import InputError
 from recalign.serving.about import current, point
@@ -28,36 +23,6 @@ pytest.importorskip("fastapi", reason="the server's packages are not installed: 
 pytest.importorskip(
     "prometheus_client", reason="the server's packages are not installed: pip install 'recalign[serve]'"
 )
-
-ASKED = {"items": [3, 5], "times": [1000, 1060], "k": 4}
-TOKEN = "a-token-of-this-test-0123456789"
-
-
-@dataclass
-class Server:
-    process: subprocess.Popen
-    port: int
-
-    def ask(self, path: str, body: Any = None, method: str = "POST", **headers: str) -> tuple[int, dict, Any]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
-        data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
-        connection.request(method, path, data, {"Content-Type": "application/json", **headers})
-        answer = connection.getresponse()
-        text = answer.read()
-        connection.close()
-        return answer.status, dict(answer.getheaders()), json.loads(text) if text.startswith(b"{") else text.decode()
-
-
-def started(bundle: Path, *words: str, **environment: str) -> Server:
-    command = [sys.executable, "-m", "recalign", "serve", str(bundle), "--port", "0", *words]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment}
-    )
-    assert process.stdout is not None
-    said = process.stdout.readline()
-    found = re.search(r":(\d+), described", said)
-    assert found, (said, process.communicate(timeout=30))
-    return Server(process, int(found[1]))
 
 
 @pytest.fixture(scope="module")
@@ -188,45 +153,6 @@ def test_sigterm_finishes_what_is_being_answered(server):
     assert "Traceback" not in logged
 
 
-def call(app: Any, path: str, body: bytes, headers: dict[str, str] | None = None, method: str = "POST") -> Any:
-    """A coroutine that asks an application: status, headers and body."""
-
-    async def asked() -> tuple[int, dict, bytes]:
-        given = {"host": "127.0.0.1", "content-type": "application/json", **(headers or {})}
-        scope = {
-            "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": method, "path": path,
-            "raw_path": path.encode(), "query_string": b"", "root_path": "", "scheme": "http",
-            "headers": [(k.encode(), v.encode("latin-1")) for k, v in given.items()],
-            "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 80),
-        }  # fmt: skip
-        sent: list[Any] = []
-
-        async def receive() -> Any:
-            return {"type": "http.request", "body": body, "more_body": False}
-
-        async def send(message: Any) -> None:
-            sent.append(message)
-
-        await app(scope, receive, send)
-        text = b"".join(message.get("body", b"") for message in sent[1:])
-        return sent[0]["status"], {k.decode(): v.decode() for k, v in sent[0]["headers"]}, text
-
-    return asked()
-
-
-def running(app: Any, *coroutines: Any) -> list[Any]:
-    """Await coroutines while the application's queue works."""
-
-    async def all_of_them() -> list[Any]:
-        work = asyncio.create_task(app.state.service.work())
-        try:
-            return await asyncio.gather(*coroutines)
-        finally:
-            work.cancel()
-
-    return asyncio.run(all_of_them())
-
-
 @pytest.fixture
 def app(bundled) -> Any:
     from recalign.serving.app import make_app
@@ -247,6 +173,20 @@ def test_a_token_is_asked_for_everywhere_but_for_health(bundled):
     assert [status for status, _, _ in running(guarded, wrong, right, health)] == [401, 200, 200]
 
 
+def test_boosts_are_computed_where_the_model_runs(app, monkeypatch):
+    catalogue, threads = app.state.service.bundle.catalogue, []
+    monkeypatch.setattr(
+        catalogue, "boosts", lambda _: threads.append(threading.current_thread().name) or [0.0] * (len(catalogue) + 1)
+    )
+    body = {**ASKED, "boost": [{"column": "item", "value": 7, "weight": 1}]}
+    calls = (
+        call(app, path, json.dumps(said).encode())
+        for path, said in (("/recommend", body), ("/score", {"request": body, "items": [7]}))
+    )
+    assert [status for status, _, _ in running(app, *calls)] == [200, 200]
+    assert [name.startswith("answers") for name in threads] == [True, True]
+
+
 def test_too_many_are_told_to_come_back(app):
     many = [call(app, "/recommend", json.dumps(ASKED).encode()) for _ in range(400)]
     found = running(app, *many)
@@ -257,7 +197,8 @@ def test_too_many_are_told_to_come_back(app):
 
 
 JUNK = [None, True, 0, -1, 2**70, 1.5, 1e308, "", "3", "ü\ud800", [], [[]], {}, {"a": 1}, "x" * 300, [1] * 50]
-NAMES = ["items", "times", "rewards", "time", "k", "allow", "block", "boost", "seen", "strength", "log_probs", "other"]
+NAMES = ["items", "times", "rewards", "time", "k", "allow", "block", "boost", "seen", "strength"]
+NAMES += ["log_probs", "user", "other"]
 
 
 def malformed(draw: random.Random) -> bytes:

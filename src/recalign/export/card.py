@@ -37,7 +37,7 @@ def of(made: OpenedRun, about: About, found: Verified | None) -> str:
         "## What it was made of",
         "\n".join(_made_of(made, about)),
         "## How good it is",
-        "\n\n".join([*_verified(about, found), *_compared(made)]),
+        "\n\n".join([*_verified(about, found), *_capped(about), *_compared(made)]),
         "## What it must not be used for",
         UNFIT,
     ]
@@ -93,6 +93,20 @@ def _verified(about: About, found: Verified | None) -> Iterator[str]:
         f"by ties alone (log-probabilities within {TOLERANCE:g}); no log-probability differs by more than "
         f"{found.difference:.1e}."
     )
+
+
+def _capped(about: About) -> Iterator[str]:
+    if not about.caps:
+        return
+    yield (
+        f"**It reads the newest {about.max_length} events**: the fewest that are within one standard error of the best "
+        f"NDCG@{SHOWN} on validation, asked as above, each user's events together."
+    )
+    lines = ["| events | NDCG | behind the best | one standard error of that |", "|---|---|---|---|"]
+    for one in about.caps:
+        events = f"**{one['newest']}**" if one["chosen"] else f"{one['newest']}"
+        lines.append(f"| {events} | {one['ndcg']:.4f} | {one['behind']:.4f} | {one['error']:.4f} |")
+    yield "\n".join(lines)
 
 
 def _compared(made: OpenedRun) -> Iterator[str]:

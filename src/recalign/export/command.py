@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import polars as pl
@@ -19,8 +20,10 @@ from recalign.events import data_root
 from recalign.events.files import locate
 from recalign.events.reading import no_column, read
 from recalign.events.tree import plain_name
-from recalign.export import card, onnx
+from recalign.export import card, onnx, program
+from recalign.export.cap import capped, caps, rows
 from recalign.export.graph import Graph, part_of
+from recalign.export.program import PROGRAM
 from recalign.export.verify import Verified, in_unit, verify
 from recalign.files import digest, write_json, write_text
 from recalign.kept import publish, seal
@@ -41,9 +44,10 @@ def export(
     run: Path,
     out: Path | None = None,
     verify: bool = True,
-    newest: int | None = None,
+    newest: int | Literal["auto"] | None = None,
     filtered: bool = False,
     columns: list[str] | None = None,
+    torch_export: bool = False,
 ) -> None:
     """Make a bundle of a run: a folder that answers without the log, without torch and without Lightning.
 
@@ -52,16 +56,19 @@ def export(
         out: folder of versions; the bundle is a folder in it, and its file `current` then names the bundle. Null:
             `bundles` in the run folder.
         verify: repeat the evaluation on the bundle, and write nothing where it answers otherwise than the policy.
-        newest: events of a history that a request is answered from; null: as many as the policy was trained with.
+        newest: events of a history that a request is answered from; null: as many as the policy was trained with; auto:
+            the fewest that are within one standard error of the best NDCG@10 on validation.
         filtered: whoever asks leaves out what the log's `where` leaves out. Needed for a log that has one.
         columns: further columns of the log's item table (`data.log.items`) that requests may boost by, such as
             [genres].
+        torch_export: also write the graph as model.pt2, for torch; the server does not need it.
     """
-    require_positive("", {"newest": newest}, "newest")
+    if newest != "auto":
+        require_positive("", {"newest": newest}, "newest")
     if lacking := [name for name in PACKAGES if find_spec(name) is None]:
         raise InputError(f"a package is missing: {', '.join(lacking)}", remedy=INSTALL)
     made = opened(run)
-    folder, found = bundle_of(made, out or run / "bundles", verify, newest, filtered, columns or ())
+    folder, found = bundle_of(made, out or run / "bundles", verify, newest, filtered, columns or (), torch_export)
     print(f"{folder}: {sum(file.stat().st_size for file in folder.iterdir()) / 2**20:.1f} MB")
     if found:
         print(found)
@@ -72,9 +79,10 @@ def bundle_of(
     made: OpenedRun,
     out: Path,
     check: bool = True,
-    newest: int | None = None,
+    newest: int | Literal["auto"] | None = None,
     filtered: bool = False,
     columns: Sequence[str] = (),
+    torch_export: bool = False,
 ) -> tuple[Path, Verified | None]:
     """Write a bundle into a folder of versions, and let ``current`` name it.
 
@@ -92,17 +100,25 @@ def bundle_of(
     graph = Graph(part, min(RETURNED, made.policy.num_items), known).eval()
     with torch.no_grad():
         tables = {name: table.detach().contiguous() for name, table in part.tables().items()}
-    about = _about(made, graph, table, min(newest or made.data.max_length, made.data.max_length))
+    about = _about(made, graph, table, newest)
     with publish(out / about.version) as folder:
         _write_weights(made, tables, folder)
         table.write_parquet(folder / ITEMS)
         onnx.write(graph, tables, made.data.max_length, folder / GRAPH)
+        if torch_export:
+            program.write(graph, tables, made.data.max_length, folder / PROGRAM)
         write_json(folder / EXAMPLES, [])
         about.write(folder)
         seal(folder)
         bundle = Bundle(folder)
+        if newest == "auto":
+            found_caps = caps(made.data, bundle)
+            best = next(one.newest for one in found_caps if one.chosen)
+            about, bundle = replace(about, max_length=best, caps=rows(found_caps)), capped(bundle, best)
         write_json(folder / EXAMPLES, examples(bundle))
         found = verify(made.policy, made.data, bundle) if check else None
+        if check and torch_export:
+            verify(made.policy, made.data, program.ProgramBundle(bundle))
         about = replace(about, verified=asdict(found) if found else {})
         about.write(folder)
         write_text(folder / CARD, card.of(made, about, found))
@@ -164,7 +180,7 @@ def _require_repeatable(made: OpenedRun, filtered: bool) -> None:
         )
 
 
-def _about(made: OpenedRun, graph: Graph, table: pl.DataFrame, newest: int) -> About:
+def _about(made: OpenedRun, graph: Graph, table: pl.DataFrame, newest: int | Literal["auto"] | None) -> About:
     data, policy = made.data, made.policy
     log = data.log_
     base = policy.policy if isinstance(policy, Rerank) else policy
@@ -175,7 +191,7 @@ def _about(made: OpenedRun, graph: Graph, table: pl.DataFrame, newest: int) -> A
         kind=kind,  # type: ignore[arg-type]
         inputs=graph.inputs,
         k=graph.k,
-        max_length=newest,
+        max_length=min(newest or data.max_length, data.max_length) if newest != "auto" else data.max_length,
         time_unit="datetime" if log.time_format else log.time_unit,
         time_resolution=log.time_resolution,
         request_time="known" if data.know_request else "last_event",
@@ -189,7 +205,7 @@ def _about(made: OpenedRun, graph: Graph, table: pl.DataFrame, newest: int) -> A
         made_of=made.made_of(),
         versions={name: version(name) for name in ("recalign", "torch", "onnx", "onnxscript", "onnxruntime")},
     )
-    content = digest(asdict(about), table.write_csv())[:8]
+    content = digest(asdict(about), table.write_csv(), *(["auto"] if newest == "auto" else []))[:8]
     return replace(about, version=f"{made.row}-seed-{made.seed}-{content}")
 
 

@@ -132,7 +132,10 @@ class ItemPart(Part):
         table_ND = self.policy.item_table().float()
         bias_V = self.policy.prior_strength * self.policy.prior.log_count_V
         bias_N = F.pad(bias_V, (1, 0), value=-torch.inf)
-        return {"unit": unit(table_ND), "norm": torch.linalg.vector_norm(table_ND, dim=1), "bias": bias_N}
+        found = {"unit": unit(table_ND), "norm": torch.linalg.vector_norm(table_ND, dim=1), "bias": bias_N}
+        if not self.policy.prior_strength:  # without a history all items would be tied
+            found["popular"] = F.pad(self.policy.prior.log_count_V, (1, 0), value=-torch.inf)
+        return found
 
     def forward(self, h: Histories, given: Mapping[str, Tensor]) -> Tensor:
         x_BLD = F.embedding(h.item_BL, given["unit"]) * F.embedding(h.item_BL, given["norm"][:, None])
@@ -144,7 +147,10 @@ class ItemPart(Part):
             state_BD = state_BD + self.condition.condition(torch.cat([state_BD, asked_B1], dim=1))
         state_BD = state_BD * (h.length_B > 0)[:, None]  # without a history the item prior answers alone
         length_B1 = torch.linalg.vector_norm(state_BD, dim=1, keepdim=True).clamp(min=1e-12)
-        return (state_BD / length_B1) @ given["unit"].T / self.policy.temperature + given["bias"]
+        logit_BN = (state_BD / length_B1) @ given["unit"].T / self.policy.temperature + given["bias"]
+        if "popular" in given:
+            logit_BN = torch.where((h.length_B > 0)[:, None], logit_BN, given["popular"])
+        return logit_BN
 
 
 class OnePerRow(Window):

@@ -31,12 +31,7 @@ def write(graph: Graph, tables: dict[str, Tensor], max_length: int, path: Path) 
     Raises:
         InputError: a network of one's own cannot be exported.
     """
-    given = {**example(graph, max_length), **tables}
-    batch, items, hidden = Dim("B", min=1, max=4096), Dim("N", min=graph.k, max=ROWS * 1024), Dim("S", max=ROWS)
-    length = Dim("L", min=2, max=max_length)
-    shapes = {name: {0: batch, 1: length} for name in ("item", "time", "reward", "request_time")}
-    shapes |= {"length": {0: batch}, "strength": {0: batch}, "hidden": {0: batch, 1: hidden}}
-    shapes |= {name: {} if graph.part.fixed else {0: items} for name in tables}
+    given, shapes = dynamic(graph, tables, max_length)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it names packages that we do without
     try:
         with warnings.catch_warnings(), torch.no_grad():
@@ -45,7 +40,7 @@ def write(graph: Graph, tables: dict[str, Tensor], max_length: int, path: Path) 
                 graph,
                 kwargs={"given": given},
                 dynamo=True,
-                dynamic_shapes={"given": {name: shapes[name] for name in given}},
+                dynamic_shapes={"given": shapes},
                 input_names=list(given),
                 output_names=list(OUTPUTS),
                 opset_version=OPSET,
@@ -56,6 +51,17 @@ def write(graph: Graph, tables: dict[str, Tensor], max_length: int, path: Path) 
         raise InputError(what, remedy="use an encoder of recalign, or write yours in plain operations") from error
     assert program is not None  # with dynamo it is not
     path.write_bytes(_bare(program.model_proto).SerializeToString(deterministic=True))
+
+
+def dynamic(graph: Graph, tables: dict[str, Tensor], max_length: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Inputs to export with, and which of their dimensions may change; arguments as of `write`."""
+    given = {**example(graph, max_length), **tables}
+    batch, items, hidden = Dim("B", min=1, max=4096), Dim("N", min=graph.k, max=ROWS * 1024), Dim("S", max=ROWS)
+    length = Dim("L", min=2, max=max_length)
+    shapes: dict[str, Any] = {name: {0: batch, 1: length} for name in ("item", "time", "reward", "request_time")}
+    shapes |= {"length": {0: batch}, "strength": {0: batch}, "hidden": {0: batch, 1: hidden}}
+    shapes |= {name: {} if graph.part.fixed else {0: items} for name in tables}
+    return given, {name: shapes[name] for name in given}
 
 
 def _bare(model: Any) -> Any:

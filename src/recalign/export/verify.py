@@ -10,9 +10,8 @@ Shape suffixes: T targets, V items, N = V + 1 items with the padding item at 0, 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
 
 import numpy as np
 import polars as pl
@@ -27,8 +26,8 @@ from recalign.recommender.policy import chunks, seen_within
 from recalign.sequences import Batch, EventDataModule
 from recalign.sequences.windows import Windows, evaluation_windows, sample_users
 from recalign.serving.bundle import Bundle
-from recalign.serving.catalogue import PER_SECOND, Encoded
-from recalign.serving.request import LONGEST, LeftOut, Request
+from recalign.serving.catalogue import Encoded, of_micro
+from recalign.serving.request import LONGEST, LeftOut, Request, Time
 
 TOLERANCE = 1e-4
 """Largest difference of two log-probabilities that count as the same, in nats."""
@@ -102,7 +101,8 @@ def verify(policy: Policy, data: EventDataModule, bundle: Bundle) -> Verified:
     if not found.same:
         what = f"the bundle does not answer as its policy does: {asdict(found)}"
         raise InputError(what, where=str(bundle.folder), remedy="report this; nothing was written")
-    found.request = _interval(*_as_requests(windows, data, bundle, found))
+    gain_T, user_T, repeated_T = as_requests(windows, data, bundle)
+    found.request, found.repeated = _interval(gain_T, user_T), int(repeated_T.sum())
     return found
 
 
@@ -135,26 +135,34 @@ def _of_batch(batch: Batch, strength: float) -> Iterator[Encoded]:
         histories = (batch.item_BL, batch.time_BL, batch.request_time_BL, batch.reward_BL)
         item_L, time_L, request_time_L, reward_L = (x_BL[row, : column + 1].numpy() for x_BL in histories)
         hidden_S = np.unique(seen_S.numpy())
-        yield Encoded(Request(), item_L, time_L, request_time_L, reward_L, hidden_S, None, None, strength, LeftOut())
+        yield Encoded(Request(), item_L, time_L, request_time_L, reward_L, hidden_S, None, strength, LeftOut())
 
 
-def _as_requests(
-    windows: Windows, data: EventDataModule, bundle: Bundle, found: Verified
-) -> tuple[np.ndarray, np.ndarray]:
-    """The gain of every target when the bundle is asked with raw ids, and whose it is. Shape: (T,) each."""
+def as_requests(
+    windows: Windows, data: EventDataModule, bundle: Bundle, told: Callable[[Request], Request] = lambda whole: whole
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The gain of every target when the bundle is asked with raw ids, whose it is, and whether it was met before.
+
+    Args:
+        windows, data, bundle: whose targets are asked for, of which log, and of whom.
+        told: what is asked in place of a request with the whole history.
+
+    Shape: (T,) each.
+    """
     user_T = np.repeat(windows.user, np.diff(windows.offset))
     known = data.sequences.items.to_list()
-    gain_T = np.zeros(len(user_T))
+    gain_T, repeated_T = np.zeros(len(user_T)), np.zeros(len(user_T), bool)
     for first in range(0, len(user_T), 1024):
         part = slice(first, first + 1024)
         asked = zip(user_T[part], windows.state[part], windows.time[part], strict=True)
         made = [_request(data, bundle, *one) for one in asked]
-        for place, (answer, item) in enumerate(zip(bundle.recommend(made), windows.target[part].tolist(), strict=True)):
+        answers = bundle.recommend([told(one) for one in made])
+        for place, (answer, item) in enumerate(zip(answers, windows.target[part].tolist(), strict=True)):
             shown = [one.item for one in answer.items]
             if item and known[item - 1] in shown:
                 gain_T[first + place] = gain_ndcg(np.array(shown.index(known[item - 1]) + 1), SHOWN)
-            found.repeated += bool(item) and known[item - 1] in made[place].items
-    return gain_T, user_T
+            repeated_T[first + place] = bool(item) and known[item - 1] in made[place].items
+    return gain_T, user_T, repeated_T
 
 
 def _request(data: EventDataModule, bundle: Bundle, user: int, state: int, time: int) -> Request:
@@ -171,11 +179,9 @@ def _request(data: EventDataModule, bundle: Bundle, user: int, state: int, time:
     )
 
 
-def in_unit(second: int, unit: str) -> int | str:
+def in_unit(second: int, unit: str) -> Time:
     """A time in a log's unit."""
-    if unit == "datetime":
-        return datetime.fromtimestamp(second, UTC).isoformat()
-    return second * PER_SECOND[unit]
+    return of_micro(second * 1_000_000, unit)
 
 
 def _interval(gain_T: np.ndarray, user_T: np.ndarray) -> list[float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,6 +36,7 @@ class About:
         inputs: of the graph.
         k: items that the graph returns; more are found from the scores of all.
         max_length: newest events of a history that the policy reads.
+        caps: what others would be worth, where it was chosen on validation (`recalign.export.cap`).
         time_unit, time_resolution: of requests' times, as in the log's YAML.
         request_time: ``last_event`` or ``known``, as in the log's YAML.
         reward: the expression of the rewards, where requests need them; null: they do not.
@@ -67,6 +68,7 @@ class About:
     catalogue: str
     made_of: Mapping[str, str] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
+    caps: list[dict[str, Any]] = field(default_factory=list)
     verified: Mapping[str, Any] = field(default_factory=dict)
     format: int = FORMAT
 
@@ -93,9 +95,13 @@ class About:
         if damaged := altered(folder, Seal.read(folder).digests):
             raise InputError(f"this bundle is damaged: {', '.join(damaged)}", where=str(folder), remedy=REMEDY)
         try:
-            return cls(**{one.name: found[one.name] for one in fields(cls)})
+            return cls(**{one.name: found[one.name] for one in fields(cls) if one.name in found or _needed(one)})
         except KeyError as error:
             raise InputError(f"{ABOUT} has no {error}", where=str(folder), remedy=REMEDY) from None
+
+
+def _needed(one: Field) -> bool:
+    return one.default is MISSING and one.default_factory is MISSING
 
 
 def current(folder: Path) -> Path:

@@ -111,16 +111,21 @@ class Bundle:
         Raises:
             InputError: as `recommend`.
         """
-        return self.scores([(self.encode(request), self.numbers(items))])[0]
-
-    def numbers(self, items: Any) -> np.ndarray:
-        """Raw ids to score as numbers, 0 for unknown ones."""
-        require_ids("items", items)
-        return self.catalogue.numbers("items", items)
+        return self.scores([self.encode_score(request, items)])[0]
 
     def encode(self, request: Request | Mapping[str, Any]) -> Encoded:
         """A request as numbers, which `answers` takes."""
-        return self.catalogue.encode(request if isinstance(request, Request) else Request.of(request))
+        asked, most = request if isinstance(request, Request) else Request.of(request), len(self.catalogue)
+        if asked.k > most:
+            what = f"{asked.k:,} items, and the catalogue has {most:,}"
+            raise InputError(what, where="k", remedy=f"give 1 to {most:,}")
+        return self.catalogue.encode(asked)
+
+    def encode_score(self, request: Request | Mapping[str, Any], items: Any) -> tuple[Encoded, np.ndarray]:
+        """A request and raw ids as numbers, 0 for unknown ones, which `scores` takes."""
+        require_ids("items", items)
+        asked = request if isinstance(request, Request) else Request.of(request)
+        return self.catalogue.encode(asked), self.catalogue.numbers("items", items)
 
     def encode_all(self, requests: Sequence[Request | Mapping[str, Any]]) -> list[Encoded]:
         """Several; an error says which request it is about."""
@@ -148,7 +153,7 @@ class Bundle:
             of_group = [asked[place] for place in group]
             logit_BN = self.run([one for one, _ in of_group], ["logits"])[0]
             for place, (one, number), logit_N in zip(group, of_group, logit_BN, strict=True):
-                logp_N = log_softmax(left(one, logit_N))
+                logp_N = log_softmax(self.left(one, logit_N))
                 said = [float(x) if np.isfinite(x) else None for x in logp_N[number]]
                 found[place] = Scored(said, one.left_out, self.version)
         return [found[place] for place in range(len(asked))]
@@ -164,6 +169,10 @@ class Bundle:
 
     def run(self, group: Sequence[Encoded], outputs: list[str]) -> list[np.ndarray]:
         """The graph's outputs for some requests."""
+        return self._session.run(outputs, self.inputs(group))
+
+    def inputs(self, group: Sequence[Encoded]) -> dict[str, np.ndarray]:
+        """The graph's inputs for some requests, with the tables."""
         length = max(1, *(len(one.item_L) for one in group))
         strength_B = np.array([one.strength for one in group], np.float32)
         given = {
@@ -175,7 +184,17 @@ class Bundle:
             "request_time": padded([one.request_time_L for one in group], length, last=True),
             "strength": strength_B,
         }
-        return self._session.run(outputs, {name: given[name] for name in self.about.inputs} | self._tables)
+        return {name: given[name] for name in self.about.inputs} | self._tables
+
+    def left(self, one: Encoded, logit_N: np.ndarray) -> np.ndarray:
+        """Scores of the items that a request's filters leave, boosted; -inf elsewhere. Shape: (N,) -> (N,)."""
+        score_N = logit_N.astype(np.float64)
+        if one.request.boost:
+            score_N += self.catalogue.boosts(one.request.boost)
+        score_N[one.hidden_S] = -np.inf
+        if one.allow_N is not None:
+            score_N[~one.allow_N] = -np.inf
+        return score_N
 
     def _answered(self, group: Sequence[Encoded]) -> list[Answer]:
         if group[0].plain(self.about.k):
@@ -183,7 +202,8 @@ class Bundle:
             ks = [one.request.k for one in group]
             best: list[Best] = [(item_BK[n, :k], score_BK[n, :k], None) for n, k in enumerate(ks)]
         else:
-            best = [best_of(one, logit_N) for one, logit_N in zip(group, self.run(group, ["logits"])[0], strict=True)]
+            logit_BN = self.run(group, ["logits"])[0]
+            best = [best_of(one, self.left(one, logit_N)) for one, logit_N in zip(group, logit_BN, strict=True)]
         return [self._answer(one, *found) for one, found in zip(group, best, strict=True)]
 
     def _answer(self, one: Encoded, item_K: np.ndarray, score_K: np.ndarray, logp_K: np.ndarray | None) -> Answer:
@@ -266,20 +286,8 @@ def padded(rows: Sequence[np.ndarray], width: int, value: Any = 0, last: bool = 
     return full
 
 
-def left(one: Encoded, logit_N: np.ndarray) -> np.ndarray:
-    """Scores of the items that a request's filters leave, boosted; -inf elsewhere. Shape: (N,) -> (N,)."""
-    score_N = logit_N.astype(np.float64)
-    if one.boost_N is not None:
-        score_N += one.boost_N
-    score_N[one.hidden_S] = -np.inf
-    if one.allow_N is not None:
-        score_N[~one.allow_N] = -np.inf
-    return score_N
-
-
-def best_of(one: Encoded, logit_N: np.ndarray) -> Best:
-    """The best items that a filtered request leaves, their scores and, where asked for, log-probabilities."""
-    score_N = left(one, logit_N)
+def best_of(one: Encoded, score_N: np.ndarray) -> Best:
+    """The best items of the scores that `Bundle.left` leaves, and, where asked for, their log-probabilities."""
     k = min(one.request.k, len(score_N) - 1)
     least = np.partition(score_N, -k)[-k]
     item_X = np.flatnonzero((score_N >= least) & np.isfinite(score_N))

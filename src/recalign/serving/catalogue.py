@@ -5,9 +5,10 @@ Shape suffixes: L events, S hidden items, N = V + 1 items with the padding item 
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from recalign.serving.about import About
 from recalign.serving.request import SHOWN, Boost, Id, LeftOut, Request, Time, shown
 
 PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "datetime": 1_000_000}
+START = datetime(1970, 1, 1, tzinfo=UTC)
 LAST_SECOND = 253_402_300_799  # of the year 9999
 
 
@@ -30,7 +32,6 @@ class Encoded:
         item_L, time_L, request_time_L, reward_L: the newest known events, oldest first.
         hidden_S: items that are not recommended.
         allow_N: which items may be, bool; None: all.
-        boost_N: what is added to the scores; None: nothing.
         strength: of reranking, in 1 / the reward's unit.
         left_out: what was not used.
     """
@@ -42,13 +43,12 @@ class Encoded:
     reward_L: np.ndarray
     hidden_S: np.ndarray
     allow_N: np.ndarray | None
-    boost_N: np.ndarray | None
     strength: float
     left_out: LeftOut
 
     def plain(self, k: int) -> bool:
         """Whether the best ``k`` of the graph are the answer."""
-        filtered = self.allow_N is not None or self.boost_N is not None
+        filtered = self.allow_N is not None or self.request.boost
         return not (filtered or self.request.log_probs) and self.request.k <= k
 
 
@@ -66,6 +66,7 @@ class Catalogue:
         self.titles: list[str] = table["title"].to_list()
         self.number = {one: n for n, one in enumerate(self.ids, start=1)}
         self.of_text = table["item"].dtype == pl.String
+        self._columns: dict[str, tuple[np.ndarray, dict[Any, int]]] = {}
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -103,16 +104,17 @@ class Catalogue:
             reward_L=reward_L[newest],
             hidden_S=np.unique(np.concatenate([seen, blocked[blocked > 0]])),
             allow_N=None if allowed is None else self._mask(allowed),
-            boost_N=self._boosts(request.boost),
             strength=self.strength(request.strength),
             left_out=left_out,
         )
 
     def _require(self, request: Request) -> None:
         about = self.about
-        if request.k > len(self):
-            what, remedy = f"{request.k:,} items, and the catalogue has {len(self):,}", f"give 1 to {len(self):,}"
-            raise InputError(what, where="k", remedy=remedy)
+        if request.user is not None:
+            remedy = "give items and times; a server keeps histories with --store"
+            raise InputError("nobody's history is kept here", where="user", remedy=remedy)
+        for place, boost in enumerate(request.boost):
+            self._require_boost(boost, f"boost[{place}]")
         if about.reward is not None and request.rewards is None and request.items:
             remedy = f"give one a event, in the unit of {about.reward!r}; null where nothing is known"
             raise InputError("this policy reads the rewards of the history", where="rewards", remedy=remedy)
@@ -158,25 +160,40 @@ class Catalogue:
         allow_N[0] = False
         return allow_N
 
-    def _boosts(self, boosts: Sequence[Boost]) -> np.ndarray | None:
-        if not boosts:
-            return None
-        boost_N = np.zeros(len(self) + 1, np.float32)
-        for place, boost in enumerate(boosts):
-            boost_N[1:] += boost.weight * self._has(boost, f"boost[{place}]")
+    def boosts(self, boosts: Sequence[Boost]) -> np.ndarray:
+        """What boosts add to the scores of all items: one pass a column, however many values of it are named.
+
+        Shape: -> float64 (N,).
+        """
+        boost_N, weights = np.zeros(len(self) + 1), defaultdict[str, list[Boost]](list)
+        for boost in boosts:
+            weights[boost.column].append(boost)
+        for column, own in weights.items():
+            place_V, place_of = self._column(column)
+            weight_X = np.zeros(len(place_of))
+            for boost in own:
+                if (place := place_of.get(boost.value)) is not None:
+                    weight_X[place] += boost.weight
+            boost_N[1:] += weight_X[place_V]
         return boost_N
 
-    def _has(self, boost: Boost, where: str) -> np.ndarray:
-        """Which items have a value in a column. Shape: -> bool (V,)."""
+    def _column(self, name: str) -> tuple[np.ndarray, dict[Any, int]]:
+        """The distinct values of a column, numbered, and each item's; made when it is first asked for."""
+        if name not in self._columns:
+            place_of: dict[Any, int] = {}
+            places = (place_of.setdefault(one, len(place_of)) for one in self.table[name].to_list())
+            self._columns[name] = np.fromiter(places, np.int32, len(self)), place_of
+        return self._columns[name]
+
+    def _require_boost(self, boost: Boost, where: str) -> None:
         if boost.column not in self.table.columns:
             near = nearest(boost.column, self.table.columns)
             remedy = f"did you mean {near!r}?" if near else f"there are: {', '.join(self.table.columns)}"
             raise InputError(f"the items have no column {shown(boost.column)}", where=f"{where}.column", remedy=remedy)
         column = self.table[boost.column]
-        if isinstance(boost.value, str) != (column.dtype == pl.String):
+        if isinstance(boost.value, str) != (column.dtype == pl.String) or column.dtype.is_nested():
             what = f"{shown(boost.value)}, and the column {boost.column!r} holds {column.dtype}"
             raise InputError(what, where=f"{where}.value", remedy="give a value of that type")
-        return np.array([one == boost.value for one in column.to_list()], bool)
 
     def strength(self, asked: float | None) -> float:
         """Strength of reranking, as the graph takes it: in 1 / the reward's unit."""
@@ -213,6 +230,14 @@ def fine_times(times: Sequence[Time], unit: str, where: Callable[[int], str]) ->
     raise InputError(f"{shown(times[place])} {why}", where=where(place), remedy=f"give {wanted}")
 
 
+def of_micro(micro: int, unit: str) -> Time:
+    """Microseconds since 1970 as a time in a log's unit."""
+    if unit == "datetime":
+        return (START + timedelta(microseconds=micro)).isoformat()
+    scale = 1_000_000 // PER_SECOND[unit]
+    return micro / scale if micro % scale else micro // scale
+
+
 def _of_number(time: Time, unit: str) -> int:
     if type(time) not in (int, float):
         raise TypeError
@@ -224,7 +249,7 @@ def _of_text(time: Time, unit: str) -> int:
     if not isinstance(time, str):
         raise TypeError
     when = datetime.fromisoformat(time)
-    since = (when if when.tzinfo else when.replace(tzinfo=UTC)) - datetime(1970, 1, 1, tzinfo=UTC)
+    since = (when if when.tzinfo else when.replace(tzinfo=UTC)) - START
     return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
 
 

@@ -13,6 +13,8 @@ from recalign.serving.service import is_loopback
 
 TOKEN = "RECALIGN_TOKEN"
 """Environment variable that holds the token."""
+EVENTS_TOKEN = "RECALIGN_EVENTS_TOKEN"
+"""The same of the token of those who tell events."""
 SHORTEST = 16
 """Characters of a token."""
 CONNECTIONS = 1024
@@ -37,9 +39,17 @@ def serve(words: list[str]) -> None:
     parser.add_argument("--port", type=int, default=8000, help="0: any that is free")
     parser.add_argument("--token_file", type=Path, help=f"file that holds the token; else the variable {TOKEN}")
     parser.add_argument("--threads", type=int, default=1, help="of ONNX Runtime")
+    parser.add_argument("--store", type=Path, help="file that keeps users' histories; made if it is not there")
+    parser.add_argument(
+        "--events_token_file",
+        type=Path,
+        help=f"file that holds the token of those who tell events; else the variable {EVENTS_TOKEN}",
+    )
+    parser.add_argument("--retention_days", type=float, help="days after which the store deletes an event; else never")
     given = parser.parse_args(words)
-    require_positive("", {"threads": given.threads}, "threads")
+    require_positive("", vars(given), "threads", "retention_days")
     token = token_of(given.token_file)
+    events_token = events_token_of(given, token)
     if token is None and not is_loopback(given.host):
         remedy = f"set {TOKEN} to {SHORTEST} characters or more, or name a file with --token_file"
         raise InputError("whoever reaches this address could ask, so a token is needed", where="host", remedy=remedy)
@@ -47,10 +57,12 @@ def serve(words: list[str]) -> None:
         import uvicorn
 
         from recalign.serving.app import make_app
+        from recalign.serving.store import Store
     except ImportError as error:
         raise InputError(f"a package is missing: {error}", remedy=INSTALL) from error
     with bound(given.host, given.port) as listening:
-        app = make_app(given.bundle, token, given.threads)
+        store = Store(given.store, given.retention_days) if given.store else None
+        app = make_app(given.bundle, token, given.threads, store, events_token)
         host, port = listening.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
         print(f"{app.state.service.bundle.version} at http://{shown}:{port}, described at /docs", flush=True)
@@ -66,20 +78,41 @@ def serve(words: list[str]) -> None:
         uvicorn.Server(settings).run([listening])
 
 
-def token_of(file: Path | None) -> str | None:
-    """The token of a file, else of the environment; None: there is none.
+def events_token_of(given: argparse.Namespace, token: str | None) -> str | None:
+    """The token of those who tell events; None: there is no store.
+
+    Raises:
+        InputError: there is a store and no token of its own, or settings of a store and none.
+    """
+    if given.store is None:
+        for name in ("events_token_file", "retention_days"):
+            if getattr(given, name) is not None:
+                raise InputError("there is no store that it would be of", where=name, remedy="name one with --store")
+        return None
+    found = token_of(given.events_token_file, EVENTS_TOKEN)
+    if found is None:
+        remedy = f"set {EVENTS_TOKEN} to {SHORTEST} characters or more, or name a file with --events_token_file"
+        raise InputError("whoever tells events needs a token", where="store", remedy=remedy)
+    if found == token:
+        what = "whoever may ask could tell and delete events: both have the same token"
+        raise InputError(what, where="events_token_file", remedy="give each its own")
+    return found
+
+
+def token_of(file: Path | None, variable: str = TOKEN) -> str | None:
+    """The token of a file, else of a variable of the environment; None: there is none.
 
     Raises:
         InputError: the file cannot be read, or the token is too short or not plain text.
     """
     try:
-        token = file.read_text(encoding="utf-8") if file else os.environ.get(TOKEN)
+        token = file.read_text(encoding="utf-8") if file else os.environ.get(variable)
     except (OSError, ValueError) as error:
         raise InputError(f"the token cannot be read: {error}", where=str(file), remedy="name a text file") from error
     token = token.strip() if token is not None else None
     if token is not None and (len(token) < SHORTEST or not token.isascii() or not token.isprintable()):
         remedy = f"give {SHORTEST} plain characters or more, such as those of: openssl rand -hex 32"
-        raise InputError("this token is too short or no plain text", where=str(file or TOKEN), remedy=remedy)
+        raise InputError("this token is too short or no plain text", where=str(file or variable), remedy=remedy)
     return token
 
 

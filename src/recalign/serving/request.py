@@ -5,7 +5,7 @@ All that can be said of a request without a bundle is checked here; `recalign.se
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, Self
 
@@ -19,6 +19,8 @@ MOST_BOOSTS = 100
 MOST = 1_000
 """Items that an answer may have."""
 LARGEST = 2.0**63
+LONGEST_ID = 200
+"""Characters of the id of a user or of an event."""
 SHOWN = 10
 """Ids that an answer names; the others are counted."""
 
@@ -38,9 +40,9 @@ class Boost:
     weight: float
 
     def __post_init__(self) -> None:
-        _require(isinstance(self.column, str), "column", self.column, "the name of a column")
-        _require(isinstance(self.value, int | float | str), "value", self.value, "a number, a text or a truth value")
-        _require(_is_number(self.weight), "weight", self.weight, "a finite number")
+        require(isinstance(self.column, str), "column", self.column, "the name of a column")
+        require(isinstance(self.value, int | float | str), "value", self.value, "a number, a text or a truth value")
+        require(is_number(self.weight), "weight", self.weight, "a finite number")
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,8 @@ class Request:
         strength: how strongly a reranked policy follows rewards, in 1 / standard deviation of the reward; null: as the
             bundle's card says.
         log_probs: also return log-probabilities over all items that the filters leave.
+        user: whose history a server with a store has kept, in place of items, times and rewards. One that it does not
+            know has no history.
     """
 
     items: Sequence[Id] = ()
@@ -75,6 +79,7 @@ class Request:
     seen: Literal["exclude", "include"] = "exclude"
     strength: float | None = None
     log_probs: bool = False
+    user: Id | None = None
 
     def __post_init__(self) -> None:
         require_ids("items", self.items)
@@ -85,18 +90,22 @@ class Request:
             require_ids("allow", self.allow)
         require_ids("block", self.block)
         for place, reward in enumerate(self.rewards or ()):
-            _require(reward is None or _is_number(reward), f"rewards[{place}]", reward, "a finite number, or null")
-        _require_list("boost", self.boost, MOST_BOOSTS)
+            require(reward is None or is_number(reward), f"rewards[{place}]", reward, "a finite number, or null")
+        require_list("boost", self.boost, MOST_BOOSTS)
         for place, boost in enumerate(self.boost):
-            _require(isinstance(boost, Boost), f"boost[{place}]", boost, "a column, a value and a weight")
-        _require(type(self.k) is int and 0 < self.k <= MOST, "k", self.k, f"a whole number from 1 to {MOST:,}")
-        _require(self.seen in ("exclude", "include"), "seen", self.seen, "exclude or include")
-        strong = self.strength is None or (_is_number(self.strength) and self.strength >= 0)
-        _require(strong, "strength", self.strength, "a finite number of 0 or more, or null")
-        _require(isinstance(self.log_probs, bool), "log_probs", self.log_probs, "true or false")
+            require(isinstance(boost, Boost), f"boost[{place}]", boost, "a column, a value and a weight")
+        require(type(self.k) is int and 0 < self.k <= MOST, "k", self.k, f"a whole number from 1 to {MOST:,}")
+        require(self.seen in ("exclude", "include"), "seen", self.seen, "exclude or include")
+        strong = self.strength is None or (is_number(self.strength) and self.strength >= 0)
+        require(strong, "strength", self.strength, "a finite number of 0 or more, or null")
+        require(isinstance(self.log_probs, bool), "log_probs", self.log_probs, "true or false")
+        if self.user is not None:
+            text_id("user", self.user)
+            if self.items or self.rewards:
+                raise InputError("it names a user and has a history", where="user", remedy="give one of them")
 
     def _require_one_an_item(self, name: str, values: Sequence[Any]) -> None:
-        _require_list(name, values, LONGEST)
+        require_list(name, values, LONGEST)
         if len(values) != len(self.items):
             what = f"{len(values)} of them, and {len(self.items)} items"
             raise InputError(what, where=name, remedy="give one an item")
@@ -110,7 +119,7 @@ class Request:
         """
         found = plain(cls, given, "the request")
         if isinstance(boosts := found.get("boost"), list | tuple):
-            found["boost"] = [_at(f"boost[{n}]", lambda one=one: _boost(one)) for n, one in enumerate(boosts)]
+            found["boost"] = [at(f"boost[{n}]", lambda one=one: _boost(one)) for n, one in enumerate(boosts)]
         return cls(**found)
 
 
@@ -141,12 +150,14 @@ class LeftOut:
         older: known events of the history that are older than the newest ones, which alone are read. Their items still
             count as seen.
         repeated: events of an item that another event stands for, where the log keeps one event an item.
+        unknown_user: whether a user is named of whom the store has no event, so that the history was empty.
     """
 
     unknown: int = 0
     unknown_ids: Sequence[Id] = ()
     older: int = 0
     repeated: int = 0
+    unknown_user: bool = False
 
 
 @dataclass(frozen=True)
@@ -185,7 +196,7 @@ def plain(kind: type, given: Any, what: str) -> dict[str, Any]:
     Raises:
         InputError: it is no object, or has names that the dataclass does not.
     """
-    _require(isinstance(given, Mapping), what, given, "an object")
+    require(isinstance(given, Mapping), what, given, "an object")
     names = [one.name for one in fields(kind)]
     for name in given:
         if name not in names:
@@ -213,7 +224,7 @@ def _boost(given: Any) -> Boost:
     return Boost(**found)
 
 
-def _at(place: str, make: Any) -> Any:
+def at(place: str, make: Callable[[], Any]) -> Any:
     """Say in an error where in the request it is."""
     try:
         return make()
@@ -221,14 +232,16 @@ def _at(place: str, make: Any) -> Any:
         raise InputError(error.what, where=f"{place}.{error.where}", remedy=error.remedy) from None
 
 
-def _require(good: bool, where: str, value: Any, wanted: str) -> None:
+def require(good: bool, where: str, value: Any, wanted: str) -> None:
+    """Refuse a value that is not as wanted."""
     if not good:
         raise InputError(f"{shown(value)} cannot be used here", where=where, remedy=f"give {wanted}")
 
 
-def _require_list(name: str, values: Any, most: int) -> None:
+def require_list(name: str, values: Any, most: int) -> None:
+    """Refuse what is no list, or one that is too long."""
     is_list = isinstance(values, Sequence) and not isinstance(values, str | bytes)
-    _require(is_list, name, values, "a list")
+    require(is_list, name, values, "a list")
     if len(values) > most:
         remedy = "give the newest" if name in ("items", "times", "rewards") else "give fewer"
         raise InputError(f"{len(values):,} of them, and a request may have {most:,}", where=name, remedy=remedy)
@@ -236,10 +249,23 @@ def _require_list(name: str, values: Any, most: int) -> None:
 
 def require_ids(name: str, ids: Any) -> None:
     """Refuse what is no list of raw ids, or one that is too long."""
-    _require_list(name, ids, LONGEST)
+    require_list(name, ids, LONGEST)
     for place, one in enumerate(ids):
-        _require(type(one) is int or isinstance(one, str), f"{name}[{place}]", one, "a raw id: an integer or a text")
+        require(type(one) is int or isinstance(one, str), f"{name}[{place}]", one, "a raw id: an integer or a text")
 
 
-def _is_number(value: Any) -> bool:
+def text_id(name: str, one: Any) -> str:
+    """The id of a user or of an event as text.
+
+    Raises:
+        InputError: it is no integer, and no printable text of a sensible length.
+    """
+    text = str(one) if type(one) is int and abs(one) < LARGEST else one
+    good = isinstance(text, str) and 0 < len(text) <= LONGEST_ID and text.isprintable()
+    require(good, name, one, f"an integer, or a text of 1 to {LONGEST_ID} printable characters")
+    return text
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a finite number, and no truth value."""
     return type(value) in (int, float) and abs(value) < LARGEST  # not NaN either
