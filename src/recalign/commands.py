@@ -58,7 +58,7 @@ def rewards(
             candidate is relative to, else data.high.within, else none.
         out: a CSV file for all figures with their intervals: reward,figure,other,value,ci_low,ci_high.
     """
-    candidates = with_own(rewards or {}, data.reward)
+    candidates = with_own(rewards or {}, data.reward and Candidate(data.reward, data.relative_to))
     columns = [one.relative_to.column for one in candidates.values() if one.relative_to]
     within = data.high.within if data.high else None
     sequences = data.sequences

@@ -37,7 +37,7 @@ FRAMES = ("events", "users", "items")
 MAPPED = (pl.Int8, pl.Int16, pl.Int32, pl.Int64, pl.UInt8, pl.UInt16, pl.UInt32, pl.UInt64, pl.Float32, pl.Float64)
 """Types of the columns that are mapped, if they have no nulls."""
 
-MADE_BY = ("bins", "cache", "partitions", "prepare", "splits", "store")
+MADE_BY = ("bins", "cache", "partitions", "prepare", "relative", "splits", "store")
 """Modules of this room that decide what an entry holds."""
 UNUSED_DAYS = 30
 """Days without use after which an entry is removed."""

@@ -15,6 +15,7 @@ from recalign.events import EventTable, Report
 from recalign.events.messages import SHOWN
 from recalign.events.report import Note
 from recalign.files import digest
+from recalign.sequences.relative import RelativeTo
 from recalign.sequences.splits import TEST, TRAIN, VALIDATION, High, Split, UserGroups
 
 Group = Literal["all", "A", "B1", "B2"]
@@ -93,10 +94,17 @@ class Sequences:
         return count_V[1:]
 
 
-def build(table: EventTable, split: Split, high: High | None, groups: UserGroups, min_events: int = 1) -> Sequences:
+def build(
+    table: EventTable,
+    split: Split,
+    high: High | None,
+    groups: UserGroups,
+    min_events: int = 1,
+    relative_to: RelativeTo | None = None,
+) -> Sequences:
     """Split a checked event table and index its catalogue: the items of `min_events` training events or more.
 
-    Training events of other items are left out.
+    Training events of other items are left out. Rewards are ranked, if at all, among those that stay.
 
     Raises:
         InputError: a part has no events, or the training part has no two events of one user.
@@ -104,7 +112,7 @@ def build(table: EventTable, split: Split, high: High | None, groups: UserGroups
     frame = assign(table, split)
     count_I = training_counts(frame, len(table.items))
     kept_I = count_I >= min_events
-    frame, arrays = index(frame, kept_I, len(table.users), high)
+    frame, arrays = index(frame, kept_I, len(table.users), high, relative_to)
     check_parts(part_sizes(frame), int(arrays["trained"].max(initial=0)), split, min_events)
     items = table.items.filter(pl.Series(kept_I))
     return Sequences(
@@ -113,7 +121,7 @@ def build(table: EventTable, split: Split, high: High | None, groups: UserGroups
         items=items,
         group=groups.assign(table.users).to_numpy(),
         **arrays,
-        fingerprint=fingerprint_of(table.fingerprint, split, high, groups, min_events),
+        fingerprint=fingerprint_of(table.fingerprint, split, high, groups, min_events, relative_to),
         catalogue=catalogue_digest(items, frame),
         report=with_rare_items(table.report, table.items, count_I, min_events),
     )
@@ -140,7 +148,7 @@ def part_sizes(frame: pl.DataFrame) -> np.ndarray:
 
 
 def index(
-    frame: pl.DataFrame, kept_I: np.ndarray, users: int, high: High | None
+    frame: pl.DataFrame, kept_I: np.ndarray, users: int, high: High | None, relative_to: RelativeTo | None = None
 ) -> tuple[pl.DataFrame, dict[str, np.ndarray]]:
     """Number the events and the items of the catalogue.
 
@@ -149,6 +157,7 @@ def index(
         kept_I: whether each item is in the catalogue.
         users: U.
         high: which rewards are high.
+        relative_to: within which bins rewards are ranked, if they are.
 
     Returns:
         `Sequences.frame`, and the arrays of `Sequences` by name.
@@ -157,6 +166,8 @@ def index(
     item_id = pl.Series(item_id_I[frame["item"].to_numpy()])
     if (dropped := (item_id == 0) & (frame["split"] == TRAIN)).any():
         frame, item_id = frame.filter(~dropped), item_id.filter(~dropped)
+    if relative_to is not None:
+        frame = frame.with_columns(relative_to.ranks(frame))
     marks = high.mark(frame) if high else pl.repeat(False, len(frame), eager=True)
     user_N, item_id_N = frame["user"].to_numpy(), item_id.to_numpy()
     known = _known(user_N, item_id_N > 0)
@@ -199,9 +210,12 @@ def is_first(key: np.ndarray) -> np.ndarray:
     return np.append(True, key[1:] != key[:-1])[: len(key)]
 
 
-def fingerprint_of(log: str, split: Split, high: High | None, groups: UserGroups, min_events: int) -> str:
+def fingerprint_of(
+    log: str, split: Split, high: High | None, groups: UserGroups, min_events: int, relative_to: RelativeTo | None
+) -> str:
     """`Sequences.fingerprint`, from the fingerprint of the log."""
-    return digest(log, repr(split), repr(high), repr(groups), min_events)[:16]
+    relative = () if relative_to is None else (repr(relative_to),)  # without one, as it was before there were any
+    return digest(log, repr(split), repr(high), repr(groups), min_events, *relative)[:16]
 
 
 def catalogue_digest(items: pl.Series, frame: pl.DataFrame) -> str:

@@ -23,12 +23,7 @@ def render(comparison: RewardComparison) -> str:
     cells, names, sizes = _Cells(comparison.table), comparison.names, comparison.events
     plain: Labels = {"coverage/events": "events", "coverage/users": "users", "mean": "mean", "sd": "sd"}
     plain |= dict.fromkeys(QUANTILES) | {"distinct": "values", "most frequent": "commonest"}
-    reliable: Labels = {
-        "variance/item": "item",
-        "variance/user": "user",
-        "reliability": "reliability",
-        "noise": "noise",
-    }
+    reliable: Labels = {"variance/item": "item", "variance/user": "user", "reliability": None, "noise": "repeats"}
     own: Labels = {"validation events": "events", "r2/item": "R2 item", "r2/user_item": "R2 user + item"}
     formats: dict[str, Callable[[float], str]] = {
         **dict.fromkeys(("coverage/events", "coverage/users", "most frequent"), "{:.1%}".format),
@@ -47,7 +42,7 @@ def render(comparison: RewardComparison) -> str:
     def matrix(title: str, figure: str) -> str:
         mark = cells.mark if figure == "pairwise" else lambda *_: ""
         rows = [[name, *(cells.text(name, figure, other) + mark(name, other) for other in names)] for name in names]
-        return _columns(title, ["ranked by", *names], rows)
+        return _columns(title, ["ranked by", *names], rows) + (f"\n  {ALIKE}" if figure == "pairwise" else "")
 
     parts = [
         table(f"What it holds ({sizes['training']:,} training events; users: with two values or more)", plain),
@@ -62,7 +57,6 @@ def render(comparison: RewardComparison) -> str:
     parts += [
         table(f"What training means tell of the same reward ({on})", own),
         matrix("Judged by each reward (columns): pairs of a user's validation events in the right order", "pairwise"),
-        ALIKE,
         matrix("Judged by each reward (columns): gain of the best quarter, in sd of the judge", "lift"),
         READ,
     ]
@@ -76,9 +70,8 @@ def _correlations(cells: _Cells, names: Sequence[str]) -> str:
         figures = ("correlation/item" if j < i else "correlation/event" for j in range(len(names)))
         texts = [cells.text(one, figure, other) for figure, other in zip(figures, names, strict=True)]
         rows.append([one, *texts])
-    return _columns(
-        "Rank correlation (training): of events above the diagonal, of item means below", ["", *names], rows
-    )
+    title = "Rank correlation (training): of events above the diagonal, of item means below"
+    return _columns(title, ["", *names], rows)
 
 
 class _Cells:

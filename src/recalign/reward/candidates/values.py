@@ -32,18 +32,18 @@ class Candidate:
     relative_to: RelativeTo | None = None
 
 
-def with_own(given: Mapping[str, str | Candidate], own: str | None) -> dict[str, Candidate]:
+def with_own(given: Mapping[str, str | Candidate], own: Candidate | None) -> dict[str, Candidate]:
     """The candidates, the log's own reward first unless one of them is the same or has its name.
 
     Args:
         given: candidates by name; a text is an expression.
-        own: ``data.reward``; None: the log has none.
+        own: ``reward`` and ``relative_to`` of ``data``; None: the log has no reward.
 
     Raises:
         InputError: there is none.
     """
     found = {name: one if isinstance(one, Candidate) else Candidate(one) for name, one in given.items()}
-    if own is not None and Candidate(own) not in found.values() and OWN_REWARD not in found:
+    if own is not None and own not in found.values() and OWN_REWARD not in found:
         found = {OWN_REWARD: Candidate(OWN_REWARD), **found}
     if not found:
         raise InputError(
