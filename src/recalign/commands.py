@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import torch
@@ -44,7 +45,7 @@ def check(*, data: EventDataModule, strict: bool = False) -> None:
 def rewards(
     *,
     data: EventDataModule,
-    rewards: dict[str, str | Candidate] | None = None,
+    rewards: dict[str, Any] | None = None,
     against: str | None = None,
     out: Path | None = None,
 ) -> None:
@@ -58,7 +59,8 @@ def rewards(
             candidate is relative to, else data.high.within, else none.
         out: a CSV file for all figures with their intervals: reward,figure,other,value,ci_low,ci_high.
     """
-    candidates = with_own(rewards or {}, data.reward and Candidate(data.reward, data.relative_to))
+    own = None if data.reward is None else Candidate(data.reward, data.relative_to)
+    candidates = with_own(rewards or {}, own)
     columns = [one.relative_to.column for one in candidates.values() if one.relative_to]
     within = data.high.within if data.high else None
     sequences = data.sequences

@@ -8,7 +8,11 @@ import polars as pl
 
 from recalign.errors import printable
 from recalign.reward.candidates.comparison import QUANTILES, RewardComparison
+from recalign.reward.trust.report import MIN_USERS
 
+UNKNOWN = (
+    f"- unknown: fewer than {MIN_USERS} users have two validation events that differ in the judge (see data.split)"
+)
 ALIKE = "* orders this judge's values as well as the judge's own item means do, as far as the 95 % interval can tell"
 READ = """\
 The test part was not read. Choose a reward by these figures of training and validation, and confirm it on what had no
@@ -42,12 +46,14 @@ def render(comparison: RewardComparison) -> str:
     def matrix(title: str, figure: str) -> str:
         mark = cells.mark if figure == "pairwise" else lambda *_: ""
         rows = [[name, *(cells.text(name, figure, other) + mark(name, other) for other in names)] for name in names]
-        return _columns(title, ["ranked by", *names], rows) + (f"\n  {ALIKE}" if figure == "pairwise" else "")
+        last = {text.strip()[-1] for row in rows for text in row[1:]}
+        notes = [f"\n  {note}" for note in (UNKNOWN, ALIKE) if note[0] in last]
+        return _columns(title, ["ranked by", *names], rows) + "".join(notes)
 
     parts = [
         table(f"What it holds ({sizes['training']:,} training events; users: with two values or more)", plain),
         table("Whose variance it is (training; shares), and how reliable the items' means are", reliable),
-        _correlations(cells, names),
+        *([_correlations(cells, names)] if len(names) > 1 else []),
     ]
     if comparison.against is not None:
         title = f"Rank correlation with {comparison.against} (training)"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import polars as pl
 
@@ -32,17 +33,17 @@ class Candidate:
     relative_to: RelativeTo | None = None
 
 
-def with_own(given: Mapping[str, str | Candidate], own: Candidate | None) -> dict[str, Candidate]:
+def with_own(given: Mapping[str, Any], own: Candidate | None) -> dict[str, Candidate]:
     """The candidates, the log's own reward first unless one of them is the same or has its name.
 
     Args:
-        given: candidates by name; a text is an expression.
+        given: candidates by name, each an expression, a `Candidate`, or the latter's settings.
         own: ``reward`` and ``relative_to`` of ``data``; None: the log has no reward.
 
     Raises:
-        InputError: there is none.
+        InputError: there is none, or a candidate's settings cannot be used.
     """
-    found = {name: one if isinstance(one, Candidate) else Candidate(one) for name, one in given.items()}
+    found = {name: _read(one, f"rewards.{name}") for name, one in given.items()}
     if own is not None and own not in found.values() and OWN_REWARD not in found:
         found = {OWN_REWARD: Candidate(OWN_REWARD), **found}
     if not found:
@@ -52,6 +53,22 @@ def with_own(given: Mapping[str, str | Candidate], own: Candidate | None) -> dic
             remedy="name some, each with its expression: --rewards '{long: seconds > 30, share: seconds / length}'",
         )
     return found
+
+
+def _read(given: Any, where: str) -> Candidate:
+    if isinstance(given, Candidate):
+        return given
+    if not isinstance(given, Mapping):
+        return Candidate(str(given))
+    try:
+        relative = given.get("relative_to")
+        return Candidate(**{**given, "relative_to": relative and RelativeTo(**relative)})
+    except TypeError as error:  # a setting that is missing, or unknown
+        raise InputError(
+            f"{dict(given)} does not describe a reward",
+            where=where,
+            remedy="write an expression, or {reward: EXPRESSION, relative_to: {column: COLUMN, bins: 10}}",
+        ) from error
 
 
 def candidate_values(frame: pl.DataFrame, candidates: Mapping[str, Candidate]) -> pl.DataFrame:
