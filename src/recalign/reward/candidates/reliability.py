@@ -111,8 +111,11 @@ def split_half_reliability(
         both = (count1_I > 0) & (count1_I < count_I)
         n1, n2 = count1_I[both], (count_I - count1_I)[both]
         found.append(_correlation(total1_I[both] / n1, (total_I - total1_I)[both] / n2, n1 * n2 / (n1 + n2)))
-    mean = float(np.mean(found))
-    return max(2 * mean / (1 + mean), 0.0) if mean > -1 else 0.0
+    known = [one for one in found if not math.isnan(one)]
+    if not known:
+        return math.nan
+    mean = max(float(np.mean(known)), 0.0)
+    return 2 * mean / (1 + mean)
 
 
 def _correlation(x_I: np.ndarray, y_I: np.ndarray, weight_I: np.ndarray) -> float:

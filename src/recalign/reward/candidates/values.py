@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,17 +59,17 @@ def with_own(given: Mapping[str, Any], own: Candidate | None) -> dict[str, Candi
 def _read(given: Any, where: str) -> Candidate:
     if isinstance(given, Candidate):
         return given
-    if not isinstance(given, Mapping):
+    if isinstance(given, Mapping):
+        with suppress(TypeError):  # a setting is missing, or unknown
+            relative = given.get("relative_to")
+            return Candidate(**{**given, "relative_to": relative and RelativeTo(**relative)})
+    elif given is not None:
         return Candidate(str(given))
-    try:
-        relative = given.get("relative_to")
-        return Candidate(**{**given, "relative_to": relative and RelativeTo(**relative)})
-    except TypeError as error:  # a setting that is missing, or unknown
-        raise InputError(
-            f"{dict(given)} does not describe a reward",
-            where=where,
-            remedy="write an expression, or {reward: EXPRESSION, relative_to: {column: COLUMN, bins: 10}}",
-        ) from error
+    raise InputError(
+        f"{given} does not describe a reward",
+        where=where,
+        remedy="write an expression, or {reward: EXPRESSION, relative_to: {column: COLUMN, bins: 10}}",
+    )
 
 
 def candidate_values(frame: pl.DataFrame, candidates: Mapping[str, Candidate]) -> pl.DataFrame:
