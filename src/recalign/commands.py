@@ -68,7 +68,7 @@ def rewards(
     found = compare_rewards(frame, candidates, against or next(iter(columns), within))
     print(candidates_text(found))
     if out is not None:
-        write_text(out, found.table.write_csv())
+        write_text(out, found.write_csv())
 
 
 def prepare(*, data: EventDataModule, partitions: int | None = None, workers: int = 1) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
@@ -16,41 +15,25 @@ from recalign.metrics.bootstrap import CrossedBootstrap
 from recalign.reward.candidates.judged import ValidationEvents, judged_by, own_errors, training_means
 from recalign.reward.candidates.reliability import split_half_reliability, variance_components
 from recalign.reward.candidates.values import OWN, Candidate, candidate_values
-from recalign.reward.trust.slices import with_interval
 from recalign.reward.trust.verdict import repeat_variance
 from recalign.sequences.splits import TEST, TRAIN, VALIDATION
 
 DRAWS = 1000
 QUANTILES = {"min": 0.0, "q10": 0.1, "median": 0.5, "q90": 0.9, "max": 1.0}
-SCHEMA = {"reward": pl.String, "figure": pl.String, "other": pl.String}
-SCHEMA |= dict.fromkeys(("value", "ci_low", "ci_high"), pl.Float64)
+SIZES = ("training events", "validation events", "validation users")
+"""Figures of the log, of no reward: events of training, those of validation with an item known from it, their users."""
+SCHEMA: dict[str, type[pl.DataType]] = {
+    **dict.fromkeys(("reward", "figure", "other"), pl.String),
+    **dict.fromkeys(("value", "ci_low", "ci_high"), pl.Float64),
+}
 
-Row = tuple[str, str, str | None, float, float | None, float | None]
+Row = tuple[str | None, str, str | None, float, float | None, float | None]
 """Reward, figure, what else it is about, value and ends of its interval."""
-
-
-@dataclass(frozen=True)
-class RewardComparison:
-    """What `compare_rewards` found.
-
-    Attributes:
-        table: a row a figure: ``reward``, ``figure``, ``other`` (the judge, or the second of a correlation), ``value``,
-            and ``ci_low``, ``ci_high`` where it was drawn. Figures without a unit are shares, correlations or, for
-            ``lift``, standard deviations of the judge.
-        names: the candidates, in order.
-        against: the column that they were correlated with, if any.
-        events: training and validation events, and users with the latter.
-    """
-
-    table: pl.DataFrame
-    names: list[str]
-    against: str | None
-    events: dict[str, int]
 
 
 def compare_rewards(
     frame: pl.DataFrame, candidates: Mapping[str, Candidate], against: str | None = None
-) -> RewardComparison:
+) -> pl.DataFrame:
     """Compare rewards on training and validation events. Those of the test are put aside first.
 
     Args:
@@ -58,11 +41,15 @@ def compare_rewards(
         candidates: by name.
         against: a numeric column, such as a video's duration, that each is correlated with.
 
+    Returns:
+        A row a figure: ``reward`` (null for `SIZES`), ``figure``, ``other`` (the judge, the second of a correlation, or
+        the column), ``value``, and ``ci_low``, ``ci_high`` where it was drawn. Values are shares, correlations, numbers
+        of events, moments in the reward's unit, or, for ``lift``, standard deviations of the judge.
+
     Raises:
         InputError: a candidate or the column cannot be used, or no validation event has an item known from training.
     """
     frame = frame.filter(pl.col("split") != TEST)
-    values = candidate_values(frame, candidates)
     train, measured = frame["split"] == TRAIN, (frame["split"] == VALIDATION) & (frame["item_id"] > 0)
     if not measured.any():
         raise InputError(
@@ -70,10 +57,13 @@ def compare_rewards(
             where="data.split",
             remedy="choose other cuts, so that rewards can be compared on validation",
         )
+    values = candidate_values(frame, candidates)
     means = {name: training_means(frame, values[name]) for name in values.columns}
     of_train = frame.filter(train), values.filter(train)
     item_means = pl.DataFrame([one["item"].filter(train).alias(name) for name, one in means.items()])
-    rows = [
+    sizes = int(train.sum()), int(measured.sum()), frame["user"].filter(measured).n_unique()
+    rows: list[Row] = [
+        *((None, figure, None, float(size), None, None) for figure, size in zip(SIZES, sizes, strict=True)),
         *_contents(*of_train),
         *_reliability(*of_train),
         *_correlations(of_train[1], "correlation/event"),
@@ -81,9 +71,7 @@ def compare_rewards(
         *([] if against is None else _against(of_train[0], of_train[1], item_means, against)),
         *_on_validation(frame, values, means, measured),
     ]
-    sizes = {"training": int(train.sum()), "validation": int(measured.sum())}
-    sizes["validation users"] = frame["user"].filter(measured).n_unique()
-    return RewardComparison(pl.DataFrame(rows, SCHEMA, orient="row"), values.columns, against, sizes)
+    return pl.DataFrame(rows, SCHEMA, orient="row")
 
 
 def _contents(train: pl.DataFrame, values: pl.DataFrame) -> Iterator[Row]:
@@ -161,9 +149,9 @@ def _on_validation(
     bootstrap = CrossedBootstrap(int(person.max()) + 1, DRAWS)  # type: ignore[arg-type]
     for name in events.values:
         rated = int((~np.isnan(events.values[name])).sum())
-        yield name, "validation events", None, float(rated), None, None
+        yield name, "measured events", None, float(rated), None, None
         for figure, estimate in own_errors(events, name, bootstrap).items():
-            yield name, figure, None, *with_interval(estimate)
+            yield name, figure, None, estimate.value, *estimate.interval()
         for figure, by in judged_by(events, name, bootstrap).items():
             for ranked, estimate in by.items():
-                yield ranked, figure, name, *with_interval(estimate)
+                yield ranked, figure, name, estimate.value, *estimate.interval()

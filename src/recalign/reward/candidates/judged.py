@@ -90,13 +90,11 @@ def judged_by(events: ValidationEvents, judge: str, bootstrap: CrossedBootstrap)
     users, same_NC = bootstrap.weight_DU.shape[1], following(person_N.astype(float), NEXT) == person_N[:, None]
     residual_N = value_N - events.means[judge]["user"].to_numpy()[rated_N]
     sums: Sums = {"all": (np.bincount(person_N, residual_N, users), np.bincount(person_N, minlength=users))}
-    pairs_U = np.zeros(users)
     for name, means in events.means.items():
         score_N = means["item"].to_numpy()[rated_N]
         ahead_NC = np.where(same_NC, following(score_N, NEXT) - score_N[:, None], np.nan)
         right_N, pairs_N = ordered_pairs(value_N, ahead_NC)
-        pairs_U = np.bincount(person_N, pairs_N, users)
-        sums[f"pairwise/{name}"] = np.bincount(person_N, right_N, users), pairs_U
+        sums[f"pairwise/{name}"] = np.bincount(person_N, right_N, users), np.bincount(person_N, pairs_N, users)
         top_N = score_N >= np.quantile(score_N, TOP)
         sums[f"lift/{name}"] = (
             np.bincount(person_N[top_N], residual_N[top_N], users),
@@ -105,7 +103,7 @@ def judged_by(events: ValidationEvents, judge: str, bootstrap: CrossedBootstrap)
     value, drawn = ratios(sums, bootstrap)
     found = {key: Estimate(float(value[key]), drawn[key]) for key in sums}
     deviation = float(value_N.std()) or np.nan
-    enough = np.count_nonzero(pairs_U) >= MIN_USERS
+    enough = np.count_nonzero(sums[f"pairwise/{judge}"][1]) >= MIN_USERS
     pairwise = {name: found[f"pairwise/{name}"] if enough else UNKNOWN for name in events.means}
     lift = {name: minus(found[f"lift/{name}"], found["all"]) for name in events.means}
     return {

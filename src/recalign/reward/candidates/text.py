@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import polars as pl
 
 from recalign.errors import printable
-from recalign.reward.candidates.comparison import QUANTILES, RewardComparison
+from recalign.reward.candidates.comparison import QUANTILES, SIZES
 from recalign.reward.trust.report import MIN_USERS
 
 UNKNOWN = (
@@ -22,25 +22,23 @@ Labels = dict[str, str | None]
 """Headings of figures; None: the figure's own name."""
 
 
-def render(comparison: RewardComparison) -> str:
-    """Format a comparison as text, for a terminal of about 120 columns and six candidates."""
-    cells, names, sizes = _Cells(comparison.table), comparison.names, comparison.events
+def render(table: pl.DataFrame) -> str:
+    """Format what `compare_rewards` found as text, for a terminal of about 120 columns and six candidates."""
+    cells, names = _Cells(table), table["reward"].drop_nulls().unique(maintain_order=True).to_list()
+    trained, measured, people = (f"{table.filter(figure=size)['value'][0]:,.0f}" for size in SIZES)
     plain: Labels = {"coverage/events": "events", "coverage/users": "users", "mean": "mean", "sd": "sd"}
     plain |= dict.fromkeys(QUANTILES) | {"distinct": "values", "most frequent": "commonest"}
     reliable: Labels = {"variance/item": "item", "variance/user": "user", "reliability": None, "noise": "repeats"}
-    own: Labels = {"validation events": "events", "r2/item": "R2 item", "r2/user_item": "R2 user + item"}
+    own: Labels = {"measured events": "events", "r2/item": "R2 item", "r2/user_item": "R2 user + item"}
     formats: dict[str, Callable[[float], str]] = {
         **dict.fromkeys(("coverage/events", "coverage/users", "most frequent"), "{:.1%}".format),
-        **dict.fromkeys(("distinct", "validation events"), "{:,.0f}".format),
+        **dict.fromkeys(("distinct", "measured events"), "{:,.0f}".format),
         **dict.fromkeys(reliable, "{:.3f}".format),
     }
 
-    def table(title: str, figures: Labels, others: Sequence[str | None] = (None,)) -> str:
+    def columns(title: str, figures: Labels, other: str | None = None) -> str:
         header = [label or figure for figure, label in figures.items()]
-        rows = [
-            [name, *(cells.text(name, figure, other, formats.get(figure)) for figure in figures for other in others)]
-            for name in names
-        ]
+        rows = [[name, *(cells.text(name, one, other, formats.get(one)) for one in figures)] for name in names]
         return _columns(title, ["reward", *header], rows)
 
     def matrix(title: str, figure: str) -> str:
@@ -51,17 +49,15 @@ def render(comparison: RewardComparison) -> str:
         return _columns(title, ["ranked by", *names], rows) + "".join(notes)
 
     parts = [
-        table(f"What it holds ({sizes['training']:,} training events; users: with two values or more)", plain),
-        table("Whose variance it is (training; shares), and how reliable the items' means are", reliable),
+        columns(f"What it holds ({trained} training events; users: with two values or more)", plain),
+        columns("Whose variance it is (training; shares), and how reliable the items' means are", reliable),
         *([_correlations(cells, names)] if len(names) > 1 else []),
     ]
-    if comparison.against is not None:
-        title = f"Rank correlation with {comparison.against} (training)"
+    for against in table.filter(figure="against/event")["other"].unique():
         figures: Labels = {"against/event": "of events", "against/item": "of item means"}
-        parts.append(table(title, figures, (comparison.against,)))
-    on = f"{sizes['validation']:,} validation events of {sizes['validation users']:,} users"
+        parts.append(columns(f"Rank correlation with {against} (training)", figures, against))
     parts += [
-        table(f"What training means tell of the same reward ({on})", own),
+        columns(f"What training means tell of the same reward ({measured} validation events of {people} users)", own),
         matrix("Judged by each reward (columns): pairs of a user's validation events in the right order", "pairwise"),
         matrix("Judged by each reward (columns): gain of the best quarter, in sd of the judge", "lift"),
         READ,

@@ -84,7 +84,7 @@ def candidate_values(frame: pl.DataFrame, candidates: Mapping[str, Candidate]) -
 
     Raises:
         InputError: a candidate cannot be computed, is no number, has the same value for all training events, or none
-            on training or on validation.
+            on training or on validation events with a known item.
     """
     log, rows = frame.drop(OWN, strict=False), SourceRows(frame["row"])
     columns = []
@@ -93,26 +93,24 @@ def candidate_values(frame: pl.DataFrame, candidates: Mapping[str, Candidate]) -
         values = read_rewards(log, rows, one.reward, where).alias("reward")
         if one.relative_to is not None and values.count():
             values = one.relative_to.ranks(frame.with_columns(values), f"{where}.relative_to.column")
-        _require_variety(values, frame["split"], one, where)
+        _require_variety(values, frame, one, where)
         columns.append(values.alias(name))
     return pl.DataFrame(columns)
 
 
-def _require_variety(values: pl.Series, split: pl.Series, candidate: Candidate, where: str) -> None:
-    of_part = {name: values.filter(split == part).drop_nulls() for name, part in PARTS.items()}
-    for name, present in of_part.items():
+def _require_variety(values: pl.Series, frame: pl.DataFrame, candidate: Candidate, where: str) -> None:
+    trained = values.filter(frame["split"] == TRAIN).drop_nulls()
+    measured = values.filter((frame["split"] == VALIDATION) & (frame["item_id"] > 0)).drop_nulls()
+    for name, present in (("training event", trained), ("validation event with an item known from training", measured)):
         if not len(present):
             raise InputError(
-                f"{candidate.reward!r} is null for every {name} event",
+                f"{candidate.reward!r} is null for every {name}",
                 where=where,
                 remedy="name columns that are filled in, give missing ones a value (coalesce(x, 0)), or leave it out",
             )
-    if of_part["training"].n_unique() < 2:
+    if trained.n_unique() < 2:
         raise InputError(
-            f"{candidate.reward!r} is {of_part['training'][0]:g} for every training event that has a value",
+            f"{candidate.reward!r} is {trained[0]:g} for every training event that has a value",
             where=where,
             remedy="compare it with something that differs between events (x >= 4), or leave it out",
         )
-
-
-PARTS = {"training": TRAIN, "validation": VALIDATION}
