@@ -16,10 +16,13 @@ from recalign.chain import Chain, Plan
 from recalign.chain.search import Search
 from recalign.chain.space import Spaces
 from recalign.cli import with_config_files
+from recalign.commands import rewards
 from recalign.keys import call, leaves
 from recalign.recommender import Recommender
+from recalign.reward.candidates.values import with_own
 from recalign.simulation import World
 from recalign.stage import parse_stage
+from recalign.stage.settings import instantiated, parse_call
 
 CONF = Path(__file__).parents[1] / "conf"
 ALL = sorted(CONF.rglob("*.yaml"))
@@ -321,3 +324,13 @@ def test_the_patience_of_early_stopping_is_one_option(stage: str):
     stop, monitor = config["early_stopping"]["init_args"], config["checkpoint"]["monitor"]
     assert (stop["patience"], stop["monitor"]) == (9, monitor)
     assert "early_stopping" not in parse_stage(["fit", *words, "--early_stopping=null"]).config
+
+
+@pytest.mark.parametrize("path", sorted((CONF / "rewards").glob("*.yaml")), ids=name)
+def test_candidate_rewards_come_after_their_log(path: Path):
+    words = with_config_files("rewards", [path.stem, f"rewards/{path.stem}"])
+    found = instantiated(*parse_call("rewards", "", rewards, words))
+    written = yaml.safe_load(path.read_text())
+    assert set(written) == {"rewards"}
+    assert {*with_own(found["rewards"], None)} == {*written["rewards"]}
+    assert found["data"].log_.name == path.stem

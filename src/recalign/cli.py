@@ -18,6 +18,7 @@ COMMANDS = {
     "chain": "the main job: raw log -> recommender -> reward model -> A-SFT -> comparison and report",
     "init": "describe a table of your own: guess what its columns mean and write the log's YAML",
     "check": "what a log holds and how it is divided, before any training",
+    "rewards": "compare candidate rewards of a log, before any training",
     "prepare": "prepare a log that is larger than memory, in partitions of its users",
     "configs": "list the YAML that is shipped, or print one",
     "tune": "search the settings of one stage or method, and write the best as YAML for fit",
@@ -39,6 +40,7 @@ COMMANDS = {
 KINDS = {
     "chain": ("chain",),
     "check": ("data",),
+    "rewards": ("data",),
     "tokenize": ("data",),
     "prepare": ("data",),
     **dict.fromkeys((*STAGES, "tune"), ("", "data")),
@@ -49,7 +51,7 @@ TRAINING = ("chain", "fit", "tune")
 """Commands that keep the cores busy for long."""
 
 MODULES = {
-    **dict.fromkeys(("check", "prepare", "recommend"), "commands"),
+    **dict.fromkeys(("check", "prepare", "recommend", "rewards"), "commands"),
     **dict.fromkeys(("compare", "report"), "evaluation.report"),
     "chain": "chain",
     "dashboard": "chain.dashboard",

@@ -1,9 +1,10 @@
-"""`recalign check`, `recalign prepare` and `recalign recommend`."""
+"""`recalign check`, `recalign rewards`, `recalign prepare` and `recalign recommend`."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import torch
@@ -14,9 +15,13 @@ from rich.table import Table
 
 from recalign.errors import printable, require_positive
 from recalign.events import render
+from recalign.files import write_text
 from recalign.recommender.serving import recommend as answered
 from recalign.recommender.serving import require_users
 from recalign.recommender.training import RECOMMENDATIONS, write_parquet
+from recalign.reward.candidates import Candidate, compare_rewards
+from recalign.reward.candidates.text import render as candidates_text
+from recalign.reward.candidates.values import with_own
 from recalign.sequences import EventDataModule
 from recalign.sequences.audit import audit_log
 from recalign.sequences.verdict import verdict
@@ -35,6 +40,35 @@ def check(*, data: EventDataModule, strict: bool = False) -> None:
     print(said, data.report, render(sections), sep="\n\n")
     if strict and said.concerns:
         sys.exit(1)
+
+
+def rewards(
+    *,
+    data: EventDataModule,
+    rewards: dict[str, Any] | None = None,
+    against: str | None = None,
+    out: Path | None = None,
+) -> None:
+    """Compare candidate rewards of a log on training and validation events, before anything is trained on them.
+
+    Args:
+        data: the log, its own reward (a candidate too) and its split; name its YAML: recalign rewards ml-100k.
+        rewards: the candidates by name, each an expression as data.reward, or {reward: ..., relative_to: {column: ...}}
+            as under data; in a file of their own after the log's, or as --rewards '{long: seconds > 30}'.
+        against: a numeric column that each is correlated with, such as a video's duration; null: the one that a
+            candidate is relative to, else data.high.within, else none.
+        out: a CSV file for all figures with their intervals: reward,figure,other,value,ci_low,ci_high.
+    """
+    own = None if data.reward is None else Candidate(data.reward, data.relative_to)
+    candidates = with_own(rewards or {}, own)
+    columns = [one.relative_to.column for one in candidates.values() if one.relative_to]
+    within = data.high.within if data.high else None
+    sequences = data.sequences
+    frame = sequences.frame.filter(pl.Series(sequences.users_in(data.users)).gather(sequences.frame["user"]))
+    found = compare_rewards(frame, candidates, against or next(iter(columns), within))
+    print(candidates_text(found))
+    if out is not None:
+        write_text(out, found.write_csv())
 
 
 def prepare(*, data: EventDataModule, partitions: int | None = None, workers: int = 1) -> None:

@@ -11,6 +11,7 @@ _FOLDERS = {
     "posttrain": "post-training methods (recalign fit NAME)",
     "chain": "chains (recalign chain NAME)",
     "data": "logs (recalign check NAME, or after a stage: recalign fit asft NAME)",
+    "rewards": "candidate rewards of a log (recalign rewards LOG rewards/LOG)",
     "recommender": "what HSTU needs on a log (after it: recalign fit recommender LOG recommender/LOG)",
     "recommender-onerec": "what OneRec needs on a log (recalign fit recommender-onerec LOG recommender-onerec/LOG)",
     "trainer": "presets of the trainer (after a stage: recalign fit asft NAME)",

@@ -16,6 +16,7 @@ DESCRIBED = {
     "prepare": ("NAME ", "commands.py", "prepare"),
     "recommend": ("RUN ", "commands.py", "recommend"),
     "report": ("FOLDER ", "evaluation/report.py", "report"),
+    "rewards": ("NAME ", "commands.py", "rewards"),
     "simulate": ("", "simulation/world.py", "World"),
     "tune": ("NAME ", "chain/tune.py", "Tune"),
     "tokenize": ("NAME ", "semantic_ids/tokenize_command.py", "tokenize"),

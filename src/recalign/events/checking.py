@@ -79,20 +79,22 @@ def _drop_unusable(
     return raw, rows, left_out
 
 
-def read_rewards(raw: pl.DataFrame, rows: SourceRows, reward: str | None) -> pl.Series:
-    """Compute the reward of each row: f64, null where it has none. Arguments as in `check_rows`.
+def read_rewards(raw: pl.DataFrame, rows: SourceRows, reward: str | None, where: str = "data.reward") -> pl.Series:
+    """Compute the reward of each row: f64, null where it has none.
+
+    Arguments as in `check_rows`; ``where`` is the setting that holds the expression, for errors.
 
     Raises:
         InputError: the reward cannot be computed, or is no number.
     """
     if reward is None:
         return pl.repeat(None, raw.height, dtype=pl.Float64, eager=True)
-    values = evaluate(raw, reward, "data.reward", rows)
+    values = evaluate(raw, reward, where, rows)
     present = values.drop_nulls()
     if len(present) and not (values.dtype.is_numeric() or values.dtype == pl.Boolean):
         raise InputError(
             f"{reward!r} gives {kind_of(values, rows)}, not a number",
-            where="data.reward",
+            where=where,
             remedy="give a number or a comparison; TRY_CAST(x AS DOUBLE) turns text into numbers or null",
         )
     return values.cast(pl.Float64)

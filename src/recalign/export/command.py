@@ -98,6 +98,12 @@ def bundle_of(
     part = part_of(made.policy)
     known = made.data.know_request
     graph = Graph(part, min(RETURNED, made.policy.num_items), known).eval()
+    if made.data.relative_to is not None and "reward" in graph.inputs:
+        raise InputError(
+            f"the policy reads rewards as ranks within {made.data.relative_to.column}, which requests do not have",
+            where="data.relative_to",
+            remedy="export a policy that does not read rewards (model.feedback false, no reranking), or leave it out",
+        )
     with torch.no_grad():
         tables = {name: table.detach().contiguous() for name, table in part.tables().items()}
     about = _about(made, graph, table, newest)

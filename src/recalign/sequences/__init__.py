@@ -5,6 +5,7 @@ from recalign.sequences.cohort import UserCohort
 from recalign.sequences.data import EventDataModule
 from recalign.sequences.means import reward_means
 from recalign.sequences.placebo import correlation_within_users, permuted_rewards
+from recalign.sequences.relative import RelativeTo
 from recalign.sequences.splits import High, LeaveLast, Split, TimeSplit, UserGroups, Where
 from recalign.sequences.store import Sequences, build
 from recalign.sequences.windows import NextEvents, Windows
@@ -15,6 +16,7 @@ __all__ = [
     "High",
     "LeaveLast",
     "NextEvents",
+    "RelativeTo",
     "Sequences",
     "Split",
     "TimeSplit",

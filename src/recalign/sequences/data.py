@@ -32,6 +32,7 @@ from recalign.sequences.checks import checked, report_truncation
 from recalign.sequences.cohort import UserCohort
 from recalign.sequences.loader import Loader, WindowDataset
 from recalign.sequences.prepare import prepare
+from recalign.sequences.relative import RelativeTo
 from recalign.sequences.sampler import LengthBatches
 from recalign.sequences.splits import High, LeaveLast, Split, UserGroups
 from recalign.sequences.store import Group, Part, Sequences, build, fingerprint_of
@@ -54,6 +55,7 @@ class LogSettings(TypedDict, total=False):
 
     log: LogMapping
     reward: str | None
+    relative_to: RelativeTo | None
     high: High | None
     split: Split
     root: str | None
@@ -89,6 +91,8 @@ class EventDataModule(LightningDataModule):
         seed: of the order of the batches; null: 0 in Python, ``seed_everything`` in a run of the command.
         cache: whether to keep the prepared log between runs (`recalign.sequences.cache`), in ``RECALIGN_CACHE``, else
             the user's cache folder; or the folder to keep it in.
+        relative_to: the column within whose bins rewards are ranked, such as a video's duration; null: they stay as
+            they are. ``high`` reads the ranks.
 
     Attributes:
         sample: how many users with test events `windows` has, a fixed sample of each group; null: all of them.
@@ -112,13 +116,14 @@ class EventDataModule(LightningDataModule):
         request_time: Literal["known", "last_event"] = "last_event",
         seed: int | None = None,
         cache: bool | str = True,
+        relative_to: RelativeTo | None = None,
     ) -> None:
         super().__init__()
         self.check_settings(
             {"max_length": max_length, "batch_tokens": batch_tokens, "stride": stride, "min_events": min_events}
         )
         self.log_, self.reward, self.high, self.split, self.root = log, reward, high, split, root
-        self.users: Group = users
+        self.relative_to, self.users = relative_to, users
         self.groups, self.min_events = UserGroups(share_a), min_events
         self.max_length, self.stride, self.batch_tokens = max_length, stride, batch_tokens
         self.seed = seed or 0
@@ -153,7 +158,8 @@ class EventDataModule(LightningDataModule):
         """The split log and its catalogue, from the cache or made when first asked for."""
         if self._entry and (cached := self._entry.load()):
             return cached
-        made = build(self.table, self.split, self.high, self.groups, self.min_events, self._values(self.table.items))
+        settings = self.split, self.high, self.groups, self.min_events
+        made = build(self.table, *settings, self._values(self.table.items), self.relative_to)
         # Unless the files changed while they were read.
         if self._entry and made.fingerprint == self._expected_fingerprint:
             self._entry.save(made)
@@ -180,7 +186,7 @@ class EventDataModule(LightningDataModule):
     @functools.cached_property
     def _expected_fingerprint(self) -> str:
         log = fingerprint(self.log_, data_root(self.root), self.reward)
-        return fingerprint_of(log, self.split, self.high, self.groups, self.min_events)
+        return fingerprint_of(log, self.split, self.high, self.groups, self.min_events, self.relative_to)
 
     def prepare(self, partitions: int | None = None, workers: int = 1) -> Report:
         """Prepare a log that need not fit in memory, in partitions of users; afterwards it is read from the cache.
@@ -199,6 +205,12 @@ class EventDataModule(LightningDataModule):
                 raise InputError(what, where="data.split", remedy="put its class into a file, and import it")
             what, remedy = "a log is prepared into the cache, which is off", "name a folder, or leave it on"
             raise InputError(what, where="data.cache", remedy=remedy)
+        if self.relative_to is not None:
+            raise InputError(
+                "rewards are ranked among those of all users, which partitions of users do not hold at once",
+                where="data.relative_to",
+                remedy="train without `recalign prepare`, in memory, or write the ranks into a column of the log",
+            )
         if not self._entry.load():
             settings = self.split, self.high, self.groups, self.min_events, self._expected_fingerprint
             log = self._entry, self.log_, data_root(self.root), self.reward

@@ -79,7 +79,7 @@ def prepare(
             except WorkerDied as error:
                 remedy = "run it again: what is done is kept. If memory ran out, give fewer workers or more partitions"
                 raise InputError(f"a worker died ({error})", where=str(folder), remedy=remedy) from error
-            if fingerprint_of(fingerprint(log, root, reward), split, high, groups, min_events) != of_log:
+            if fingerprint_of(fingerprint(log, root, reward), split, high, groups, min_events, None) != of_log:
                 shutil.rmtree(folder)
                 raise InputError("the files changed while they were read", where=log.name, remedy="run it again")
             entry.publish(folder / "entry")

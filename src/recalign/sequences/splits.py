@@ -16,7 +16,7 @@ import polars as pl
 from recalign.errors import InputError, require_positive
 from recalign.events import EventTable
 from recalign.events.expression import evaluate, truth
-from recalign.events.messages import did_you_mean
+from recalign.sequences.bins import training_bins
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
 """The parts, as the column ``split`` holds them."""
@@ -191,20 +191,7 @@ class High:
         """The bin of each event, null where ``within`` is."""
         if self.within is None:
             return pl.repeat(0, len(frame), eager=True)
-        if self.within not in frame.columns:
-            what, remedy = f"there is no column {self.within!r}", did_you_mean(self.within, frame.columns)
-            raise InputError(what, where="data.high.within", remedy=remedy)
-        column = frame[self.within]
-        column = column.cast(pl.Float64).fill_nan(None) if column.dtype.is_numeric() else column.clear(len(column))
-        known = column.filter(frame["split"] == TRAIN).drop_nulls()
-        if not len(known):
-            raise InputError(
-                f"the column {self.within} holds no numbers in the training part",
-                where="data.high.within",
-                remedy="name a numeric column, such as a duration, or leave it out",
-            )
-        edges = np.quantile(known.to_numpy(), np.arange(1, self.bins) / self.bins)
-        return pl.Series(np.searchsorted(edges, column.to_numpy())).set(column.is_null(), None)
+        return training_bins(frame, self.within, self.bins, frame["split"] == TRAIN, "data.high.within")
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from recalign.events.messages import SHOWN
 from recalign.events.report import Note
 from recalign.files import digest
 from recalign.sequences.features import ItemFeatures
+from recalign.sequences.relative import RelativeTo
 from recalign.sequences.splits import TEST, TRAIN, VALIDATION, High, Split, UserGroups
 
 Group = Literal["all", "A", "B1", "B2"]
@@ -111,10 +112,12 @@ def build(
     groups: UserGroups,
     min_events: int = 1,
     values: ItemValues | None = None,
+    relative_to: RelativeTo | None = None,
 ) -> Sequences:
     """Split a checked event table and index its catalogue: the items of `min_events` training events or more.
 
     Training events of other items are left out. With ``values``, what is known of items, those that have some follow.
+    Rewards are ranked, if at all, among those that stay.
 
     Raises:
         InputError: a part has no events, or the training part has no two events of one user.
@@ -122,7 +125,7 @@ def build(
     frame = assign(table, split)
     count_I = training_counts(frame, len(table.items))
     items, number_I, warm = number_items(table.items, count_I >= min_events, values)
-    frame, arrays = index(frame, number_I, warm, len(table.users), high)
+    frame, arrays = index(frame, number_I, warm, len(table.users), high, relative_to)
     check_parts(part_sizes(frame), int(arrays["trained"].max(initial=0)), split, min_events)
     return Sequences(
         frame=frame,
@@ -130,7 +133,7 @@ def build(
         items=items,
         group=groups.assign(table.users).to_numpy(),
         **arrays,
-        fingerprint=fingerprint_of(table.fingerprint, split, high, groups, min_events),
+        fingerprint=fingerprint_of(table.fingerprint, split, high, groups, min_events, relative_to),
         catalogue=catalogue_digest(items, frame),
         report=with_rare_items(table.report, table.items, count_I, min_events),
         features=ItemFeatures.of(values, items, warm) if values else None,
@@ -179,7 +182,12 @@ def part_sizes(frame: pl.DataFrame) -> np.ndarray:
 
 
 def index(
-    frame: pl.DataFrame, number_I: np.ndarray, warm: int, users: int, high: High | None
+    frame: pl.DataFrame,
+    number_I: np.ndarray,
+    warm: int,
+    users: int,
+    high: High | None,
+    relative_to: RelativeTo | None = None,
 ) -> tuple[pl.DataFrame, dict[str, np.ndarray]]:
     """Number the events, and say which item of the catalogue each has.
 
@@ -189,6 +197,7 @@ def index(
         warm: items up to this number have training events; those of others are left out.
         users: U.
         high: which rewards are high.
+        relative_to: within which bins rewards are ranked, if they are.
 
     Returns:
         `Sequences.frame`, and the arrays of `Sequences` by name.
@@ -196,6 +205,8 @@ def index(
     item_id = pl.Series(number_I[frame["item"].to_numpy()])
     if (dropped := ~item_id.is_between(1, warm) & (frame["split"] == TRAIN)).any():
         frame, item_id = frame.filter(~dropped), item_id.filter(~dropped)
+    if relative_to is not None:
+        frame = frame.with_columns(relative_to.ranks(frame))
     marks = high.mark(frame) if high else pl.repeat(False, len(frame), eager=True)
     user_N, item_id_N = frame["user"].to_numpy(), item_id.to_numpy()
     known = _known(user_N, item_id_N > 0)
@@ -238,9 +249,12 @@ def is_first(key: np.ndarray) -> np.ndarray:
     return np.append(True, key[1:] != key[:-1])[: len(key)]
 
 
-def fingerprint_of(log: str, split: Split, high: High | None, groups: UserGroups, min_events: int) -> str:
+def fingerprint_of(
+    log: str, split: Split, high: High | None, groups: UserGroups, min_events: int, relative_to: RelativeTo | None
+) -> str:
     """`Sequences.fingerprint`, from the fingerprint of the log."""
-    return digest(log, repr(split), repr(high), repr(groups), min_events)[:16]
+    relative = () if relative_to is None else (repr(relative_to),)  # without one, as it was before there were any
+    return digest(log, repr(split), repr(high), repr(groups), min_events, *relative)[:16]
 
 
 def catalogue_digest(items: pl.Series, frame: pl.DataFrame) -> str:

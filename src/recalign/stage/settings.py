@@ -34,8 +34,10 @@ class Parser(LightningArgumentParser):
         """Parse the words after ``recalign COMMAND``; those that ask to show something end the process.
 
         Raises:
-            InputError: a key, value, class or file that does not exist, with the nearest that does.
+            InputError: a key, value, class or file that does not exist, with the nearest that does; a key that stands
+                twice in one file or value.
         """
+        _require_distinct(words)
         try:
             return self.parse_args(list(words))
         except (ArgumentError, OmegaConfBaseException) as error:
@@ -83,6 +85,35 @@ def _sources(words: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
             yield value, {short(key): one for key, one in leaves(load(Path(value))).items()}
         elif option:
             yield option, {short(option.lstrip("-").rstrip("+")): value}
+
+
+def _require_distinct(words: Sequence[str]) -> None:
+    """Refuse a key that stands twice in one mapping, of which YAML would take the last without a word."""
+    for option, value, _ in split(words):
+        if option in ("-c", "--config") and value is not None and Path(value).is_file():
+            where, text = value, Path(value).read_text(encoding="utf-8", errors="replace")
+        else:
+            where, text = option.lstrip("-").rstrip("+"), value or ""
+        if where != value and not text.startswith("{"):
+            continue
+        with suppress(yaml.YAMLError):  # the parser will say so
+            for mapping in _mappings(yaml.compose(text)):
+                keys = [key.value for key, _ in mapping.value if isinstance(key, yaml.ScalarNode)]
+                if twice := sorted({key for key in keys if keys.count(key) > 1}):
+                    raise InputError(
+                        f"{twice[0]!r} stands there twice",
+                        where=where,
+                        remedy="give each a name of its own, or remove one: only the last would count",
+                    )
+
+
+def _mappings(node: Any) -> Iterator[yaml.MappingNode]:
+    """All mappings of a YAML tree."""
+    if isinstance(node, yaml.MappingNode):
+        yield node
+        yield from (inner for _, value in node.value for inner in _mappings(value))
+    elif isinstance(node, yaml.SequenceNode):
+        yield from (inner for value in node.value for inner in _mappings(value))
 
 
 def load(path: Path) -> dict[str, Any]:

@@ -80,6 +80,19 @@ def noise(train: pl.DataFrame, table: Table, variance: float) -> dict[str, Any]:
         of any predictor, where there are too few of those. ``sd``, its standard deviation, of which a floor is an upper
         limit. ``ceiling``, the R2 that no model exceeds, or, with a floor, one that has been reached.
     """
+    within = repeat_variance(train)
+    if within is not None:
+        return {"sd": within**0.5, "source": "repeats", "ceiling": 1 - within / variance}
+    least = min(figures["rmse"].value for figures in table.values())
+    return {"sd": least, "source": "floor", "ceiling": 1 - least**2 / variance}
+
+
+def repeat_variance(train: pl.DataFrame) -> float | None:
+    """Variance of the rewards that one user gave one item several times; None of fewer than `REPEATS` repeats.
+
+    Args:
+        train: events with a reward: ``user``, ``item``, ``timestamp``, ``reward``.
+    """
     # An event that is logged twice is no second reward. The order is kept, so that two runs agree to the last digit.
     once = train.unique(["user", "item", "timestamp", "reward"], maintain_order=True)
     pairs = once.group_by("user", "item", maintain_order=True).agg(
@@ -87,11 +100,7 @@ def noise(train: pl.DataFrame, table: Table, variance: float) -> dict[str, Any]:
     )
     repeated = pairs.filter(pl.col("n") > 1)
     freedom_P, variance_P = (repeated["n"] - 1).to_numpy(), repeated["variance"].to_numpy()
-    if freedom_P.sum() >= REPEATS:
-        within = float(freedom_P @ variance_P / freedom_P.sum())
-        return {"sd": within**0.5, "source": "repeats", "ceiling": 1 - within / variance}
-    least = min(figures["rmse"].value for figures in table.values())
-    return {"sd": least, "source": "floor", "ceiling": 1 - least**2 / variance}
+    return float(freedom_P @ variance_P / freedom_P.sum()) if freedom_P.sum() >= REPEATS else None
 
 
 def theory(sd: float, actions: int, reward_range: float) -> dict[str, float]:

@@ -1,0 +1,157 @@
+"""Compare candidate rewards: what each holds, how reliable it is, and what each says of what the others rank high."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import combinations
+
+import numpy as np
+import polars as pl
+
+from recalign.errors import InputError
+from recalign.events.log import OWN_COLUMNS
+from recalign.events.messages import did_you_mean
+from recalign.metrics.bootstrap import CrossedBootstrap
+from recalign.reward.candidates.judged import ValidationEvents, judged_by, own_errors, training_means
+from recalign.reward.candidates.reliability import split_half_reliability, variance_components
+from recalign.reward.candidates.values import OWN, Candidate, candidate_values
+from recalign.reward.trust.verdict import repeat_variance
+from recalign.sequences.splits import TEST, TRAIN, VALIDATION
+
+DRAWS = 1000
+QUANTILES = {"min": 0.0, "q10": 0.1, "median": 0.5, "q90": 0.9, "max": 1.0}
+SIZES = ("training events", "validation events", "validation users")
+"""Figures of the log, of no reward: events of training, those of validation with an item known from it, their users."""
+SCHEMA: dict[str, type[pl.DataType]] = {
+    **dict.fromkeys(("reward", "figure", "other"), pl.String),
+    **dict.fromkeys(("value", "ci_low", "ci_high"), pl.Float64),
+}
+
+Row = tuple[str | None, str, str | None, float, float | None, float | None]
+"""Reward, figure, what else it is about, value and ends of its interval."""
+
+
+def compare_rewards(
+    frame: pl.DataFrame, candidates: Mapping[str, Candidate], against: str | None = None
+) -> pl.DataFrame:
+    """Compare rewards on training and validation events. Those of the test are put aside first.
+
+    Args:
+        frame: the events as in `recalign.sequences.Sequences`.
+        candidates: by name.
+        against: a numeric column, such as a video's duration, that each is correlated with.
+
+    Returns:
+        A row a figure: ``reward`` (null for `SIZES`), ``figure``, ``other`` (the judge, the second of a correlation, or
+        the column), ``value``, and ``ci_low``, ``ci_high`` where it was drawn. Values are shares, correlations, numbers
+        of events, moments in the reward's unit, or, for ``lift``, standard deviations of the judge.
+
+    Raises:
+        InputError: a candidate or the column cannot be used, or no validation event has an item known from training.
+    """
+    frame = frame.filter(pl.col("split") != TEST)
+    train, measured = frame["split"] == TRAIN, (frame["split"] == VALIDATION) & (frame["item_id"] > 0)
+    if not measured.any():
+        raise InputError(
+            "no validation event has an item that training has seen",
+            where="data.split",
+            remedy="choose other cuts, so that rewards can be compared on validation",
+        )
+    values = candidate_values(frame, candidates)
+    means = {name: training_means(frame, values[name]) for name in values.columns}
+    of_train = frame.filter(train), values.filter(train)
+    item_means = pl.DataFrame([one["item"].filter(train).alias(name) for name, one in means.items()])
+    sizes = int(train.sum()), int(measured.sum()), frame["user"].filter(measured).n_unique()
+    rows: list[Row] = [
+        *((None, figure, None, float(size), None, None) for figure, size in zip(SIZES, sizes, strict=True)),
+        *_contents(*of_train),
+        *_reliability(*of_train),
+        *_correlations(of_train[1], "correlation/event"),
+        *_correlations(item_means, "correlation/item"),
+        *([] if against is None else _against(of_train[0], of_train[1], item_means, against)),
+        *_on_validation(frame, values, means, measured),
+    ]
+    return pl.DataFrame(rows, SCHEMA, orient="row")
+
+
+def _contents(train: pl.DataFrame, values: pl.DataFrame) -> Iterator[Row]:
+    """Coverage and moments on training rows."""
+    users = train["user"].n_unique()
+    for column in values:
+        present = column.drop_nulls()
+        of_user = train["user"].filter(column.is_not_null()).value_counts()["count"]
+        found = {
+            "coverage/events": len(present) / len(column),
+            "coverage/users": int((of_user >= 2).sum()) / users,
+            "mean": present.mean(),
+            "sd": present.std(),
+            **{name: present.quantile(share, "nearest") for name, share in QUANTILES.items()},
+            "distinct": present.n_unique(),
+            "most frequent": present.value_counts()["count"].max() / len(present),  # type: ignore[operator]
+        }
+        for figure, value in found.items():
+            yield column.name, figure, None, float(value), None, None  # type: ignore[arg-type]
+
+
+def _reliability(train: pl.DataFrame, values: pl.DataFrame) -> Iterator[Row]:
+    for column in values:
+        rated = train.select("user", "item", "timestamp", reward=column).filter(pl.col("reward").is_not_null())
+        user_N, item_N, value_N = (rated[name].to_numpy() for name in ("user", "item", "reward"))
+        user_share, item_share = variance_components(user_N, item_N, value_N).shares
+        noise = repeat_variance(rated)
+        found = {
+            "variance/item": item_share,
+            "variance/user": user_share,
+            "reliability": split_half_reliability(user_N, item_N, value_N),
+            "noise": np.nan if noise is None else noise / float(value_N.var()),
+        }
+        for figure, value in found.items():
+            yield column.name, figure, None, value, None, None
+
+
+def _correlations(values: pl.DataFrame, figure: str) -> Iterator[Row]:
+    """Rank correlation of each two columns, over the rows that have both."""
+    for one, other in combinations(values.columns, 2):
+        rho = _spearman(values[one], values[other])
+        yield one, figure, other, rho, None, None
+        yield other, figure, one, rho, None, None
+
+
+def _against(train: pl.DataFrame, values: pl.DataFrame, item_means: pl.DataFrame, column: str) -> Iterator[Row]:
+    """Rank correlation of each reward, and of its items' means, with a column."""
+    if column not in train.columns or not train[column].dtype.is_numeric():
+        what = f"there is no numeric column {column!r}"
+        own = {*OWN, *OWN_COLUMNS}
+        numeric = [one.name for one in train if one.dtype.is_numeric() and one.name not in own]
+        raise InputError(what, where="against", remedy=did_you_mean(column, numeric))
+    for figure, of in (("against/event", values), ("against/item", item_means)):
+        for one in of:
+            yield one.name, figure, column, _spearman(one, train[column]), None, None
+
+
+def _spearman(one: pl.Series, other: pl.Series) -> float:
+    both = pl.DataFrame([one.alias("one"), other.cast(pl.Float64).fill_nan(None).alias("other")]).drop_nulls()
+    rank_N2 = both.select(pl.all().rank()).to_numpy()
+    if len(rank_N2) < 3 or (rank_N2 == rank_N2[0]).all(axis=0).any():
+        return float("nan")
+    return float(np.corrcoef(rank_N2.T)[0, 1])
+
+
+def _on_validation(
+    frame: pl.DataFrame, values: pl.DataFrame, means: Mapping[str, pl.DataFrame], measured: pl.Series
+) -> Iterator[Row]:
+    person = frame.filter(measured).select(pl.col("user").rank("dense").cast(pl.Int64) - 1).to_series()
+    events = ValidationEvents(
+        person.to_numpy(),
+        {one.name: one.filter(measured).fill_null(float("nan")).to_numpy() for one in values},
+        {name: one.filter(measured) for name, one in means.items()},
+    )
+    bootstrap = CrossedBootstrap(int(person.max()) + 1, DRAWS)  # type: ignore[arg-type]
+    for name in events.values:
+        rated = int((~np.isnan(events.values[name])).sum())
+        yield name, "measured events", None, float(rated), None, None
+        for figure, estimate in own_errors(events, name, bootstrap).items():
+            yield name, figure, None, estimate.value, *estimate.interval()
+        for figure, by in judged_by(events, name, bootstrap).items():
+            for ranked, estimate in by.items():
+                yield ranked, figure, name, estimate.value, *estimate.interval()

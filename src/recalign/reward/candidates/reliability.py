@@ -1,0 +1,127 @@
+"""How much of a reward belongs to the item, how much to the user, and how reliable the items' means are.
+
+Variance components. A reward is taken as r = mu + a_user + b_item + e, with independent effects of variances
+sigma_a^2, sigma_b^2 and sigma_e^2; e holds the user's taste for this item and all noise. Three sums of squares, within
+users, within items and around the mean, have expectations that are linear in the three variances (Henderson 1953,
+method 1; Gao & Owen, "Estimation and Inference for Very Large Linear Mixed Effects Models", arXiv 1610.08088, solve the
+same kind of equations for logs of this shape). With N events, n_u of a user, n_i of an item and n_ui of both:
+
+    E sum_e (r - mean of its user)^2 = sigma_b^2 (N - sum_ui n_ui^2 / n_u) + sigma_e^2 (N - users)
+    E sum_e (r - mean of its item)^2 = sigma_a^2 (N - sum_ui n_ui^2 / n_i) + sigma_e^2 (N - items)
+    E sum_e (r - mean)^2 = sigma_a^2 (N - sum_u n_u^2 / N) + sigma_b^2 (N - sum_i n_i^2 / N) + sigma_e^2 (N - 1)
+
+Nothing needs to be normal. What is needed is that whom an item is shown to has nothing to do with the effects; where a
+platform shows good items to generous users, both shares are too large.
+
+Split-half reliability. The users are dealt into two halves at random. An item has a mean in each, and the two means are
+correlated over items with weights n_1 n_2 / (n_1 + n_2), so that an item which one half never met has none. Halves of
+users, not of events: a user's level, and a user's events on the same item, are noise of an item's mean, and would be in
+both halves otherwise. Means of all users are made of twice as many events, and their reliability follows by
+Spearman-Brown, 2 c / (1 + c). With n events an item by different users it estimates
+
+    sigma_b^2 / (sigma_b^2 + (sigma_a^2 + sigma_e^2) / n).
+
+Suffixes: N events, U users, I items, C cells (a user and an item).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+HALVES = 20
+"""Times that users are dealt into halves, so that chance in the dealing hardly shows."""
+
+
+class Components(NamedTuple):
+    """Variances of a reward by where they come from, in the reward's unit squared; below 0 by chance where it is 0."""
+
+    user: float
+    item: float
+    rest: float
+
+    @property
+    def shares(self) -> tuple[float, float]:
+        """The user's and the item's share of the variance, in 0..1; nan where the components are."""
+        user, item, rest = (max(value, 0.0) if value == value else math.nan for value in self)
+        total = user + item + rest
+        return (user / total, item / total) if total > 0 else (math.nan, math.nan)
+
+
+def variance_components(user_N: np.ndarray, item_N: np.ndarray, value_N: np.ndarray) -> Components:
+    """Estimate the variance components of a reward, in linear time.
+
+    Args:
+        user_N, item_N: int64, from 0.
+        value_N: rewards.
+
+    Returns:
+        The components; nan where the events cannot tell them apart (no user, or no item, has two events).
+    """
+    events, centred_N = len(value_N), value_N - value_N.mean()
+    cell_C, count_C = np.unique(user_N.astype(np.int64) * (int(item_N.max()) + 1) + item_N, return_counts=True)
+    user_C, item_C = np.divmod(cell_C, int(item_N.max()) + 1)
+    count_U, count_I = np.bincount(user_N), np.bincount(item_N)
+    squares_C = count_C.astype(float) ** 2
+    expected = np.array(
+        [
+            [0.0, events - (squares_C / count_U[user_C]).sum(), events - np.count_nonzero(count_U)],
+            [events - (squares_C / count_I[item_C]).sum(), 0.0, events - np.count_nonzero(count_I)],
+            [events - (count_U.astype(float) ** 2).sum() / events, events - (count_I**2.0).sum() / events, events - 1],
+        ]
+    )
+    total = float(centred_N @ centred_N)
+    observed = np.array([total - _between(user_N, centred_N), total - _between(item_N, centred_N), total])
+    if min(expected[0, 1], expected[1, 0]) < 1e-9 * events or np.linalg.cond(expected) > 1e12:
+        return Components(math.nan, math.nan, math.nan)
+    return Components(*map(float, np.linalg.solve(expected, observed)))
+
+
+def _between(group_N: np.ndarray, value_N: np.ndarray) -> float:
+    """Sum over groups of their number of events times their squared mean."""
+    count_G = np.bincount(group_N)
+    return float((np.bincount(group_N, value_N) ** 2 / np.maximum(count_G, 1)).sum())
+
+
+def split_half_reliability(
+    user_N: np.ndarray, item_N: np.ndarray, value_N: np.ndarray, halves: int = HALVES, seed: int = 0
+) -> float:
+    """Estimate the share of the variance between items' means that other users would find again.
+
+    Args:
+        user_N, item_N: int64, from 0.
+        value_N: rewards.
+        halves: times that users are dealt into halves.
+        seed: of the dealing.
+
+    Returns:
+        0 to 1; nan where fewer than three items were met by both halves, or means do not differ.
+    """
+    rng, centred_N = np.random.default_rng(seed), value_N - value_N.mean()
+    users, items = np.unique(user_N, return_inverse=True)[1], int(item_N.max()) + 1
+    number = int(users.max()) + 1
+    count_I, total_I = np.bincount(item_N, minlength=items), np.bincount(item_N, centred_N, items)
+    found = []
+    for _ in range(halves):
+        first_N = (rng.permutation(number) < number // 2)[users]
+        count1_I = np.bincount(item_N[first_N], minlength=items)
+        total1_I = np.bincount(item_N[first_N], centred_N[first_N], items)
+        both = (count1_I > 0) & (count1_I < count_I)
+        n1, n2 = count1_I[both], (count_I - count1_I)[both]
+        found.append(_correlation(total1_I[both] / n1, (total_I - total1_I)[both] / n2, n1 * n2 / (n1 + n2)))
+    known = [one for one in found if not math.isnan(one)]
+    if not known:
+        return math.nan
+    mean = max(float(np.mean(known)), 0.0)
+    return 2 * mean / (1 + mean)
+
+
+def _correlation(x_I: np.ndarray, y_I: np.ndarray, weight_I: np.ndarray) -> float:
+    """Weighted correlation; nan of fewer than three pairs, or where one side is constant."""
+    if len(x_I) < 3:
+        return math.nan
+    x_I, y_I = (one - np.average(one, weights=weight_I) for one in (x_I, y_I))
+    spread = float((weight_I @ x_I**2) * (weight_I @ y_I**2))
+    return float(weight_I @ (x_I * y_I)) / math.sqrt(spread) if spread > 0 else math.nan

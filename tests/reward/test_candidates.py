@@ -1,0 +1,359 @@
+"""Candidate rewards: do the estimators find what a made-up log was made of, and is the test part left alone?"""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+import pytest
+import small
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recalign.cli import main
+from recalign.commands import rewards as command
+from recalign.errors import InputError
+from recalign.reward.candidates import (
+    Candidate,
+    RelativeTo,
+    compare_rewards,
+    split_half_reliability,
+    variance_components,
+)
+from recalign.reward.candidates.text import render
+from recalign.reward.candidates.values import candidate_values, with_own
+from recalign.reward.trust.report import MIN_USERS
+from recalign.sequences import EventDataModule, High, LeaveLast, TimeSplit
+from recalign.sequences.splits import TEST, TRAIN, VALIDATION
+
+USERS, ITEMS = 300, 60
+
+
+def effects(rng, users=USERS, items=ITEMS, events=20_000, of_user=0.7, of_item=0.5, rest=1.0):
+    """Users, items, and rewards of known standard deviations; items differ in popularity, users in activity."""
+    popularity, activity = (1 / np.arange(2, n + 2) ** 0.5 for n in (items, users))
+    item_N = rng.choice(items, events, p=popularity / popularity.sum())
+    user_N = rng.choice(users, events, p=activity / activity.sum())
+    user_U, item_I = of_user * rng.normal(size=users), of_item * rng.normal(size=items)
+    return user_N, item_N, 3 + user_U[user_N] + item_I[item_N] + rest * rng.normal(size=events)
+
+
+# -- estimators
+
+
+def test_variance_components_are_recovered():
+    """Means over worlds: one world's item component alone varies by sqrt(2 / items) of itself."""
+    found = [variance_components(*effects(np.random.default_rng(seed))) for seed in range(20)]
+    user, item, rest = np.mean(found, axis=0)
+    assert user == pytest.approx(0.49, rel=0.08)
+    assert item == pytest.approx(0.25, rel=0.12)
+    assert rest == pytest.approx(1.0, rel=0.02)
+
+
+def test_a_balanced_table_has_the_textbooks_components():
+    """One event of each user and item: mean squares of the two-way analysis of variance."""
+    rng = np.random.default_rng(1)
+    table_UI = rng.normal(size=(7, 5)) + rng.normal(size=(7, 1)) + rng.normal(size=5)
+    user_N, item_N = (index.ravel() for index in np.indices(table_UI.shape))
+    of_user, of_item = table_UI.mean(1), table_UI.mean(0)
+    residual = table_UI - of_user[:, None] - of_item + table_UI.mean()
+    rest = (residual**2).sum() / (6 * 4)
+    expected = of_user.var(ddof=1) - rest / 5, of_item.var(ddof=1) - rest / 7, rest
+    assert variance_components(user_N, item_N, table_UI.ravel()) == pytest.approx(expected)
+
+
+@settings(max_examples=20)
+@given(st.floats(0.01, 100), st.floats(-50, 50), st.integers(0, 1000))
+def test_components_scale_with_the_reward_and_reliability_does_not(factor, shift, seed):
+    user_N, item_N, value_N = effects(np.random.default_rng(seed), events=600, users=50, items=20)
+    before, after = (variance_components(user_N, item_N, of) for of in (value_N, factor * value_N + shift))
+    assert after == pytest.approx([factor**2 * one for one in before], rel=1e-6, abs=1e-9 * factor**2)
+    assert after.shares == pytest.approx(before.shares, rel=1e-6, abs=1e-9)
+    alike = split_half_reliability(user_N, item_N, factor * value_N + shift)
+    assert alike == pytest.approx(split_half_reliability(user_N, item_N, value_N), abs=1e-6)
+
+
+def test_components_that_cannot_be_told_apart_are_unknown():
+    once = variance_components(np.arange(30), np.arange(30) % 3, np.random.default_rng(0).normal(size=30))
+    assert np.isnan(once).all()
+    assert np.isnan(once.shares).all()
+
+
+@pytest.mark.parametrize("events_an_item", [8, 40])
+def test_reliability_is_that_of_the_formula(events_an_item):
+    """Every event by another user: sigma_b^2 / (sigma_b^2 + (sigma_a^2 + sigma_e^2) / n)."""
+    rng, items = np.random.default_rng(2), 2000
+    item_N = np.repeat(np.arange(items), events_an_item)
+    user_N = np.arange(len(item_N))
+    value_N = 0.5 * rng.normal(size=items)[item_N] + rng.normal(size=len(item_N)) * (0.49 + 1) ** 0.5
+    expected = 0.25 / (0.25 + 1.49 / events_an_item)
+    assert split_half_reliability(user_N, item_N, value_N) == pytest.approx(expected, abs=0.03)
+
+
+@pytest.mark.parametrize("of_user", [0.0, 2.0])
+def test_a_useless_reward_has_no_reliability(of_user):
+    """Even where users differ much and come back to the same items: halves are of users."""
+    found = []
+    for seed in range(10):
+        user_N, item_N, value_N = effects(np.random.default_rng(seed), items=200, of_user=of_user, of_item=0.0)
+        again = np.concatenate([user_N, user_N]), np.concatenate([item_N, item_N])
+        found.append(split_half_reliability(*again, np.concatenate([value_N, value_N])))
+    assert np.mean(found) < 0.1
+
+
+def test_reliability_needs_items_that_both_halves_met():
+    assert np.isnan(split_half_reliability(np.arange(4), np.arange(4), np.arange(4.0)))
+
+
+# -- comparison
+
+
+def events(seed=0, users=USERS, each=30) -> pl.DataFrame:
+    """Events as in `Sequences.frame`: ``good`` and ``proxy`` share items' effects, ``noise`` has none."""
+    rng = np.random.default_rng(seed)
+    user_N = np.repeat(np.arange(users), each)
+    item_N = rng.integers(0, ITEMS, len(user_N))
+    effect_I, at_N = rng.normal(size=ITEMS), np.tile(np.arange(each), users)
+    draw = [rng.normal(size=len(user_N)) for _ in range(4)]
+    split = np.where(at_N < each - 8, TRAIN, np.where(at_N < each - 4, VALIDATION, TEST))
+    length_N = 10.0 + item_N % 7
+    return pl.DataFrame(
+        {
+            "event": pl.Series(np.arange(len(user_N)), dtype=pl.UInt32),
+            "user": pl.Series(user_N, dtype=pl.UInt32),
+            "item": pl.Series(item_N, dtype=pl.UInt32),
+            "item_id": pl.Series(item_N + 1, dtype=pl.Int32),
+            "timestamp": 1000 + at_N,
+            "row": pl.Series(np.arange(len(user_N)) + 1, dtype=pl.UInt32),
+            "split": pl.Series(split, dtype=pl.UInt8),
+            "good": effect_I[item_N] + draw[0],
+            "proxy": (effect_I[item_N] + 2 * draw[1] > 0).astype(int),
+            "bad": -effect_I[item_N] + draw[2],
+            "noise": draw[3],
+            "watched": length_N * (1 + 0.2 * draw[0]),
+            "length": length_N,
+            "word": "x",
+        }
+    )
+
+
+def named(**expressions: str) -> dict[str, Candidate]:
+    return {name: Candidate(one) for name, one in expressions.items()}
+
+
+ALL = named(good="good", proxy="proxy", bad="bad", noise="noise")
+
+
+@pytest.fixture(scope="module")
+def compared():
+    return compare_rewards(events(), ALL, "length")
+
+
+def figure(found, reward, name, other=None):
+    row = found.filter(reward=reward, figure=name).filter(pl.col("other").eq_missing(other))
+    return row.select("value", "ci_low", "ci_high").row(0)
+
+
+def test_contents_are_those_of_training_rows():
+    frame = events()
+    known = pl.when(pl.col("row") % 3 == 0).then(pl.col("good"))
+    found = compare_rewards(frame.with_columns(rare=known), named(rare="rare"))
+    train = frame.filter(split=TRAIN, good=pl.col("good")).filter(pl.col("row") % 3 == 0)["good"]
+    expected = {"mean": train.mean(), "sd": train.std(), "min": train.min(), "max": train.max()}
+    expected |= {"coverage/events": len(train) / (USERS * 22), "coverage/users": 1.0, "distinct": len(train)}
+    assert {name: figure(found, "rare", name)[0] for name in expected} == pytest.approx(expected)
+    assert figure(found, "rare", "most frequent")[0] == pytest.approx(1 / len(train))
+    assert (
+        figure(found, "rare", "measured events")[0]
+        == frame.filter(split=VALIDATION)["row"].is_in(range(0, 10**6, 3)).sum()
+    )
+
+
+def test_who_is_judged_by_whom(compared):
+    for figure_, middle in (("pairwise", 0.5), ("lift", 0.0)):
+        for ranked in ("good", "proxy"):
+            for judge in ("good", "proxy"):
+                assert figure(compared, ranked, figure_, judge)[1] > middle
+            assert figure(compared, ranked, figure_, "bad")[2] < middle
+        assert figure(compared, "bad", figure_, "good")[2] < middle
+        low, high = figure(compared, "noise", figure_, "noise")[1:]
+        assert low < middle + 0.05
+        assert high > middle - 0.05
+    assert figure(compared, "proxy", "pairwise_minus_own", "good")[2] >= 0  # it is as good a guide
+    assert figure(compared, "bad", "pairwise_minus_own", "good")[2] < 0
+
+
+def test_a_useless_reward_is_seen_to_be_one(compared):
+    assert figure(compared, "noise", "reliability")[0] < 0.4
+    assert figure(compared, "noise", "r2/item")[0] < 0.01
+    assert figure(compared, "good", "reliability")[0] > 0.95
+    assert figure(compared, "good", "r2/item")[1] > 0.3
+    assert figure(compared, "good", "correlation/item", "proxy")[0] > 0.9
+    assert figure(compared, "good", "correlation/item", "bad")[0] < -0.9
+    assert abs(figure(compared, "good", "correlation/event", "noise")[0]) < 0.05
+
+
+def test_pairs_by_hand():
+    """Item 0 has the better mean. Each user's two validation events are on both; three of four say so."""
+    rows = [(u, i, TRAIN, 1.0 - i) for u in range(MIN_USERS) for i in (0, 1, 0)]
+    rows += [(u, i, VALIDATION, float((i == 0) == (u % 4 > 0))) for u in range(MIN_USERS) for i in (0, 1)]
+    frame = pl.DataFrame(rows, {"user": pl.UInt32, "item": pl.UInt32, "split": pl.UInt8, "r": pl.Float64}, orient="row")
+    frame = frame.sort("user", "split", maintain_order=True).with_row_index("row")
+    frame = frame.with_columns(timestamp=pl.col("row").cast(pl.Int64), item_id=pl.col("item").cast(pl.Int32) + 1)
+    found = compare_rewards(frame, named(r="r"))
+    right = sum(u % 4 > 0 for u in range(MIN_USERS)) / MIN_USERS
+    assert figure(found, "r", "pairwise", "r")[0] == pytest.approx(right)
+    assert "±" in render(found)
+    few = compare_rewards(frame.filter(pl.col("user") < MIN_USERS - 1), named(r="r"))
+    assert np.isnan(figure(few, "r", "pairwise", "r")[0])
+    assert f"fewer than {MIN_USERS} users" in render(few)
+
+
+def test_scaling_a_reward_changes_its_moments_alone():
+    found = compare_rewards(events(), named(x="good", y="3 * good + 7"), "length")
+    moments = ("mean", "sd", "min", "q10", "median", "q90", "max")
+    x, y = (
+        found.filter(~pl.col("figure").is_in(moments), reward=name).with_columns(
+            pl.col("other").replace({"x": "self", "y": "self"})
+        )
+        for name in ("x", "y")
+    )
+    columns = ["figure", "other", "value", "ci_low", "ci_high"]
+    x, y = (one.select(columns).sort(columns[:2], maintain_order=True) for one in (x, y))
+    for column in columns[2:]:
+        assert y[column].to_numpy() == pytest.approx(x[column].to_numpy(), rel=1e-6, abs=1e-6, nan_ok=True)
+    assert figure(found, "y", "mean")[0] == pytest.approx(3 * figure(found, "x", "mean")[0] + 7)
+    assert figure(found, "x", "correlation/event", "y")[0] == pytest.approx(1)
+
+
+def test_the_test_part_is_not_read():
+    """Values that no reward may have, in rows of the test: they would be an error, or change a figure."""
+    frame, spoiled = (
+        events(),
+        events().with_columns(
+            *(
+                pl.when(pl.col("split") == TEST).then(value).otherwise(pl.col(name)).alias(name)
+                for name, value in {"good": float("nan"), "length": 1e9, "item": 0, "user": 0}.items()
+            )
+        ),
+    )
+    candidates = {**ALL, "relative": Candidate("watched", RelativeTo("length", 3))}
+    one, other = (compare_rewards(of, candidates, "length") for of in (frame, spoiled))
+    assert other.equals(one, null_equal=True)
+    assert "The test part was not read" in render(one)
+
+
+def test_a_reward_relative_to_length_is_free_of_it():
+    candidates = {"watched": Candidate("watched"), "relative": Candidate("watched", RelativeTo("length", 7))}
+    found = compare_rewards(events(), candidates, "length")
+    assert figure(found, "watched", "against/event", "length")[0] > 0.5
+    assert figure(found, "watched", "against/item", "length")[0] > 0.9
+    assert abs(figure(found, "relative", "against/event", "length")[0]) < 0.03
+
+
+def test_repeated_views_say_what_is_noise():
+    frame = events()
+    twice = pl.concat([frame, frame.with_columns(pl.col("timestamp") + 1)]).sort("user", "split", maintain_order=True)
+    rng = np.random.default_rng(0)
+    twice = twice.with_columns(r=pl.col("item") + pl.Series(rng.normal(size=len(twice))), row=pl.int_range(pl.len()))
+    found = compare_rewards(twice, named(r="r", noise="noise"))
+    noise, deviation = (figure(found, "r", name)[0] for name in ("noise", "sd"))
+    assert noise * deviation**2 == pytest.approx(1.0, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("expression", "said"),
+    [
+        ("goood", "did you mean 'good'"),
+        ("5", "is 5 for every training event"),
+        ("nullif(good, good)", "null for every training event"),
+        ("case when split = 0 then good end", "reads a column 'split'"),
+        ("word", "not a number"),
+        ("avg(good)", "reads other rows"),
+        ("case when timestamp < 1022 then good end", "null for every validation event"),
+    ],
+)
+def test_a_candidate_that_cannot_be_used_is_named(expression, said):
+    with pytest.raises(InputError) as error:
+        candidate_values(events().filter(pl.col("split") != TEST), named(mine=expression))
+    assert error.value.where == "rewards.mine"
+    assert said in str(error.value)
+    assert error.value.remedy
+
+
+@pytest.mark.parametrize("against", ["word", "lengthh", "nothing"])
+def test_a_column_to_correlate_with_is_numeric(against):
+    with pytest.raises(InputError, match="no numeric column"):
+        compare_rewards(events(), ALL, against)
+
+
+def test_validation_has_to_have_known_items():
+    with pytest.raises(InputError, match="item that training has seen"):
+        compare_rewards(events().with_columns(item_id=pl.lit(0)), ALL)
+
+
+def test_the_logs_own_reward_is_a_candidate():
+    own = Candidate("stars")
+    assert with_own({"a": "x"}, own) == {"reward": Candidate("reward"), "a": Candidate("x")}
+    assert with_own({"a": "stars"}, own) == {"a": own}  # the same
+    assert list(with_own({"a": "stars"}, Candidate("stars", RelativeTo("length")))) == ["reward", "a"]
+    assert with_own({"reward": "x"}, own) == {"reward": Candidate("x")}
+    assert with_own({"a": {"reward": "x", "relative_to": {"column": "y", "bins": 4}}}, None) == {
+        "a": Candidate("x", RelativeTo("y", 4))
+    }
+    with pytest.raises(InputError, match="no reward is named"):
+        with_own({}, None)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"rewrad": "x"}, {"reward": "x", "relative_to": "y"}, {"relative_to": {"column": "y"}}, {}, None]
+)
+def test_settings_that_describe_no_reward_are_refused(wrong):
+    with pytest.raises(InputError, match="does not describe a reward") as error:
+        with_own({"a": wrong}, None)
+    assert error.value.where == "rewards.a"
+
+
+# -- command
+
+
+@pytest.mark.parametrize("split", [LeaveLast(test=3, validation=2), TimeSplit((0.6, 0.8))], ids=["last", "time"])
+def test_the_command_prints_and_saves(log_root, tmp_path, capsys, split):
+    data = small.data_of(EventDataModule, log_root, "tastes", split=split, users="all", high=High("reward >= 4"))
+    out = tmp_path / "rewards.csv"
+    command(data=data, rewards={"liked": "rating >= 4"}, against="rating", out=out)
+    said, saved = capsys.readouterr().out, pl.read_csv(out)
+    assert saved.columns == ["reward", "figure", "other", "value", "ci_low", "ci_high"]
+    assert set(saved["reward"].drop_nulls()) == {"reward", "liked"}
+    assert f"{saved.filter(reward='liked', figure='mean')['value'][0]:.3f}" in said
+    assert "Rank correlation with rating" in said
+    assert "The test part was not read" in said
+
+
+def test_the_users_that_are_named_count_alone(log_root, tmp_path, capsys):
+    for users in ("all", "A"):
+        data = small.data_of(EventDataModule, log_root, "tastes", users=users)
+        command(data=data, out=tmp_path / f"{users}.csv")
+    all_users, some = (pl.read_csv(tmp_path / f"{users}.csv") for users in ("all", "A"))
+    events_of = [one.filter(figure="measured events")["value"][0] for one in (all_users, some)]
+    assert events_of[1] == 2 * data.sequences.users_in("A").sum() < events_of[0]
+    capsys.readouterr()
+
+
+def test_the_duration_that_high_is_within_is_looked_at(log_root, capsys):
+    high = High(quantile=0.75, within="timestamp_s")
+    frame = pl.read_csv(log_root / "tastes.csv").with_columns(timestamp_s=pl.col("timestamp") % 7)
+    frame.write_csv(log_root / "lengths.csv")
+    command(data=small.data_of(EventDataModule, log_root, "lengths", users="all", high=high))
+    assert "Rank correlation with timestamp_s" in capsys.readouterr().out
+
+
+def test_the_same_name_twice_is_an_error(log_root, tmp_path, capsys):
+    (tmp_path / "log.yaml").write_text(
+        f"data: {{root: {log_root}, log: {{name: tastes, files: [tastes.csv]}}, reward: rating, high: null}}"
+    )
+    (tmp_path / "twice.yaml").write_text("rewards:\n  a: rating\n  a: rating >= 4\n")
+    words = ["rewards", str(tmp_path / "log.yaml")]
+    assert main([*words, str(tmp_path / "twice.yaml")]) == 2
+    assert "twice.yaml: 'a' stands there twice" in capsys.readouterr().err
+    assert main([*words, "--rewards", "{a: rating, a: rating >= 4}"]) == 2
+    assert "rewards: 'a' stands there twice" in capsys.readouterr().err
