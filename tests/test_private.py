@@ -33,7 +33,7 @@ PUBLIC = {"_exit", "_replace", "_repr_html_"}
 def own(tree: ast.AST) -> set[str]:
     """Names that a file defines: functions, classes, attributes and arguments."""
     nodes = list(ast.walk(tree))
-    names = {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    names = {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)}
     names |= {node.attr for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)}
     return names | {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
 

@@ -165,8 +165,10 @@ def test_seven_users_in_ten_are_in_a_unless_told_otherwise():
 
 
 def test_high_takes_one_rule_not_two():
-    with pytest.raises(ValueError, match="either"):
+    with pytest.raises(InputError, match="not both"):
         High("reward >= 4", quantile=0.5)
+    with pytest.raises(InputError, match="neither"):
+        High()
 
 
 def test_bins_are_ten_unless_told_otherwise():
