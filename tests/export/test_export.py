@@ -22,9 +22,10 @@ from recalign.export.program import ProgramBundle
 from recalign.export.verify import verify
 from recalign.files import read_json
 from recalign.kept import seal
-from recalign.recommender import RecommenderData
+from recalign.recommender import RecommenderData, SequencePolicy
 from recalign.recommender.checkpoint import build, load_net
 from recalign.recommender.serving import recommend
+from recalign.sequences import RelativeTo
 from recalign.serving import load_bundle
 from recalign.serving.about import current
 from recalign.stage.opened import OpenedRun, opened
@@ -228,3 +229,12 @@ def test_examples_are_the_same_everywhere(bundled):
     asked = [len(one["request"]["items"]) for one in read_json(folder / "examples.json")]
     assert asked == [0, 1, 5, 20]
     assert np.isin(read_json(folder / "examples.json")[3]["request"]["items"], ids).all()
+
+
+def test_rewards_that_are_ranks_are_not_asked_of_a_request(log_root, tmp_path):
+    data = small.data_of(RecommenderData, log_root, "tastes", relative_to=RelativeTo("rating"))
+    policy = SequencePolicy(small.encoder(), data.num_items, feedback=True).eval()
+    with pytest.raises(InputError, match="reads rewards as ranks within rating") as error:
+        bundle_of(OpenedRun(tmp_path / "runs/tastes/recommender/seed-0", policy, data, {}), tmp_path / "bundles")
+    assert error.value.where == "data.relative_to"
+    assert not (tmp_path / "bundles").exists()

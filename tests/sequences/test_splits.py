@@ -129,11 +129,6 @@ def test_the_share_of_users_is_one(share):
         UserGroups(share)
 
 
-def test_high_takes_one_rule():
-    with pytest.raises(ValueError, match="either"):
-        High()
-
-
 @pytest.mark.parametrize("cut", [-0.5, 0, 0.0, 1, 1.0])
 def test_a_cut_lies_inside_the_log(cut):
     for cuts in ((cut, 0.9), (0.1, cut)):
