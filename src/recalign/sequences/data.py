@@ -153,7 +153,7 @@ class EventDataModule(LightningDataModule):
         """The split log and its catalogue, from the cache or made when first asked for."""
         if self._entry and (cached := self._entry.load()):
             return cached
-        made = build(self.table, self.split, self.high, self.groups, self.min_events, self._values(self.table.items))
+        made = build(self.table, self.split, self.high, self.groups, self.min_events, self._known_items(self.table.items))
         # Unless the files changed while they were read.
         if self._entry and made.fingerprint == self._expected_fingerprint:
             self._entry.save(made)
@@ -199,7 +199,7 @@ class EventDataModule(LightningDataModule):
         if not self._entry.load():
             settings = self.split, self.high, self.groups, self.min_events, self._expected_fingerprint
             log = self._entry, self.log_, data_root(self.root), self.reward
-            prepare(*log, *settings, self._values, partitions, workers)
+            prepare(*log, *settings, self._known_items, partitions, workers)
         return self.report
 
     def figures(self) -> dict[str, Section]:
@@ -207,13 +207,13 @@ class EventDataModule(LightningDataModule):
         sections = self._entry and self._entry.figures()
         if not sections:
             sections = audit(self.table)
-            sections["item features"] = feature_figures(self._values(self.table.items), self.table.items)
+            sections["item features"] = feature_figures(self._known_items(self.table.items), self.table.items)
             self.sequences  # noqa: B018 (writes the entry)
             if self._entry:
                 self._entry.save_figures(sections)
         return {**sections, "titles": self._titles[1]}
 
-    def _values(self, items: pl.Series) -> ItemValues | None:
+    def _known_items(self, items: pl.Series) -> ItemValues | None:
         """What is known of items beforehand; None: nothing."""
         return read_features(self.log_, data_root(self.root), items)
 
