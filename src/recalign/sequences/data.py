@@ -153,7 +153,9 @@ class EventDataModule(LightningDataModule):
         """The split log and its catalogue, from the cache or made when first asked for."""
         if self._entry and (cached := self._entry.load()):
             return cached
-        made = build(self.table, self.split, self.high, self.groups, self.min_events, self._known_items(self.table.items))
+        made = build(
+            self.table, self.split, self.high, self.groups, self.min_events, self._known_items(self.table.items)
+        )
         # Unless the files changed while they were read.
         if self._entry and made.fingerprint == self._expected_fingerprint:
             self._entry.save(made)
