@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import featured
@@ -16,7 +17,7 @@ from recalign.nn import LazyDecoder
 from recalign.recommender import OneRecRecommender, Recommender, RecommenderVectors, SequencePolicy
 from recalign.recommender.checkpoint import build, load_net, recipe
 from recalign.recommender.feature_table import FeatureTable
-from recalign.recommender.prior import as_cloned
+from recalign.recommender.prior import as_cloned, in_step
 from recalign.recommender.serving import recommend
 from recalign.semantic_ids.tokenize_command import tokenize
 from recalign.sequences.features import FeatureCoder, ItemFeatures
@@ -70,7 +71,7 @@ def test_what_is_unknown_says_nothing_at_first():
     assert by_hand().embedding_CD[1:].ne(0).all()
 
 
-def test_dropped_ids_are_the_same_until_the_next_draw():
+def test_dropped_ids_are_the_same_until_they_are_restored():
     table, id_WD = by_hand(dim=4).train(), torch.ones(4, 4)
     torch.manual_seed(0)
     kept = []
@@ -82,7 +83,33 @@ def test_dropped_ids_are_the_same_until_the_next_draw():
     share_V = torch.stack(kept).mean(dim=0)
     assert share_V[2] == 0
     assert share_V[:2].tolist() == pytest.approx([0.5, 0.5], abs=0.15)
-    assert torch.equal((table.eval()(id_WD)[1:] - table.summed()).round()[:, 0], torch.tensor([1.0, 1, 0]))
+    table.restore()
+    assert torch.equal((table(id_WD)[1:] - table.summed()).round()[:, 0], torch.tensor([1.0, 1, 0]))
+    table.eval().draw()
+    assert table.kept_V1 is None
+
+
+def test_a_step_makes_the_table_once_and_drops_the_same_ids_everywhere(data):
+    torch.manual_seed(0)
+    policy = Recommender(data.num_items, small.encoder(), id_dropout=0.5).bind(data).policy.train()
+    batch = small.batch_of(data, "train", rows=4)
+    whole = policy.item_table()
+    with in_step(policy):
+        table = policy.item_table()
+        assert policy.item_table() is table
+        with in_step(policy), torch.no_grad():
+            inside = policy.item_table()
+        assert torch.equal(inside, table)
+        assert not inside.requires_grad
+        (
+            policy.log_prob(policy.encode(batch), batch.target_T).sum() + policy.log_probs(policy.encode(batch)).sum()
+        ).backward()
+    dropped_V = (table[1:] - policy.features.summed()).abs().sum(dim=1) < 1e-6
+    assert 5 < dropped_V[:WARM].sum() < 31
+    assert policy.item_embedding.weight.grad[1:][dropped_V].eq(0).all()
+    assert torch.equal(policy.item_table(), whole)
+    assert policy.item_table() is not policy.item_table()
+    copy.deepcopy(policy)  # nothing of the step is left
 
 
 def test_cold_items_follow_those_with_training_events(data):

@@ -62,6 +62,12 @@ class ConditionedPolicy(Policy):
     def warm_only(self, only: bool) -> None:
         self.base.warm_only = only
 
+    def begin_step(self) -> None:
+        self.base.begin_step()
+
+    def end_step(self) -> None:
+        self.base.end_step()
+
     def origin(self, start: Policy) -> list[Tensor]:
         """Parameters of the start, and of a condition that shifts nothing."""
         first, last = self.condition[0], self.condition[2]

@@ -65,13 +65,17 @@ class FeatureTable(nn.Module):
             getattr(self, name).copy_(torch.from_numpy(getattr(features, array)))
 
     def draw(self) -> None:
-        """Draw the items that lose their own vector until the next call."""
-        if self.id_dropout:
+        """Draw the items that lose their own vector, in training, until `restore`."""
+        if self.training and self.id_dropout:
             self.kept_V1 = self.has_id_V1 * (torch.rand_like(self.has_id_V1) >= self.id_dropout)
+
+    def restore(self) -> None:
+        """Give all items in training their own vector again."""
+        self.kept_V1 = None
 
     def forward(self, id_WD: Tensor) -> Tensor:
         """The items' vectors, from their own. Shape: (V + 1, D), the padding item first -> (V + 1, D)."""
-        own_V1 = self.kept_V1 if self.training and self.kept_V1 is not None else self.has_id_V1
+        own_V1 = self.has_id_V1 if self.kept_V1 is None else self.kept_V1
         item_VD = id_WD[1:] * own_V1 + self.summed()
         return torch.cat([id_WD[:1], item_VD])
 

@@ -20,6 +20,7 @@ from recalign.processes import gathered, shard
 from recalign.recommender.calibration import CalibratePrior
 from recalign.recommender.checkpoint import Loaded, load_net, load_weights, prior_names
 from recalign.recommender.policy import mean_nll
+from recalign.recommender.prior import in_step
 from recalign.recommender.sequence_policy import HistoryPolicy, SequencePolicy
 from recalign.recommender.training import PolicyModule
 from recalign.sequences import Batch, EventDataModule
@@ -145,9 +146,8 @@ class Cloning(PolicyModule):
             self.policy.past_rewards.calibrate(float(reward.mean()), float(reward.std(ddof=1)))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        self.policy.warm_only = True  # `as_cloned` reads the prior's strength too, which may lie on the device
-        loss = self.loss(self._visible(batch))
-        self.policy.warm_only = False
+        with in_step(self.policy):  # its prior is off: `as_cloned` would read the strength, which may lie on the device
+            loss = self.loss(self._visible(batch))
         self.log("train/loss", loss, batch_size=len(batch.target_T))
         return loss
 

@@ -42,6 +42,12 @@ class Policy(Rebuildable, nn.Module, ABC):
     warm_only = False
     """Whether items without training events are left out of the softmax, as in training (`as_cloned`)."""
 
+    def begin_step(self) -> None:
+        """A step of training begins: what it shares is made once, and random parts are drawn."""
+
+    def end_step(self) -> None:
+        """It ends before weights change."""
+
     @property
     def num_warm(self) -> int:
         """How many items have training events, the first ones: what training draws from."""

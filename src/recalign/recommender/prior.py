@@ -116,11 +116,27 @@ def as_cloned(*policies: Policy) -> Iterator[None]:
 
     Items without training events are out of the softmax too: no event says whether users would have chosen them.
     """
-    before = [(policy.prior_strength, policy.warm_only) for policy in policies]
+    strengths = [policy.prior_strength for policy in policies]
     for policy in policies:
-        policy.prior_strength, policy.warm_only = 0.0, True
+        policy.prior_strength = 0.0
+    try:
+        with in_step(*policies):
+            yield
+    finally:
+        for policy, strength in zip(policies, strengths, strict=True):
+            policy.prior_strength = strength
+
+
+@contextmanager
+def in_step(*policies: Policy) -> Iterator[None]:
+    """The forward passes of a step of training, of policies without an item prior. A step within a step is the same."""
+    begun = [policy for policy in policies if not policy.warm_only]
+    for policy in begun:
+        policy.warm_only = True
+        policy.begin_step()
     try:
         yield
     finally:
-        for policy, (strength, warm_only) in zip(policies, before, strict=True):
-            policy.prior_strength, policy.warm_only = strength, warm_only
+        for policy in begun:
+            policy.warm_only = False
+            policy.end_step()

@@ -77,6 +77,7 @@ class HistoryPolicy(Policy):
         self.past_rewards = Feedback(encoder.dim) if feedback else None
         self.features = FeatureTable(encoder.dim, num_items, **features) if features else None
         self._warm = num_items
+        self._of_step: list[Tensor] | None = None  # in a step of training: the table, once it is made
 
     @property
     def num_warm(self) -> int:
@@ -114,7 +115,24 @@ class HistoryPolicy(Policy):
     def item_table(self) -> Tensor:
         """A vector of each item, with its features. Shape: -> (V + 1, D), the padding item first."""
         weight_WD = self.item_embedding.weight
-        return weight_WD if self.features is None else self.features(weight_WD)
+        if self.features is None:
+            return weight_WD
+        if self._of_step is None or not torch.is_grad_enabled():
+            return self.features(weight_WD)
+        if not self._of_step:
+            self._of_step.append(self.features(weight_WD))
+        return self._of_step[0]
+
+    def begin_step(self) -> None:
+        """From now on the table with features is made once; some items lose their ids (`FeatureTable`)."""
+        if self.features is not None:
+            self._of_step = []
+            self.features.draw()
+
+    def end_step(self) -> None:
+        if self.features is not None:
+            self._of_step = None
+            self.features.restore()
 
     def read(self, batch: Batch) -> Tensor:
         """The encoder's output after each event. Shape: -> (B, L, D)."""
@@ -124,8 +142,6 @@ class HistoryPolicy(Policy):
                 where="data.max_length",
                 remedy=f"use --data.max_length {self.encoder.max_length}, or train the recommender anew",
             )
-        if self.features is not None and self.training:
-            self.features.draw()
         # the gradient of index_select is one index_add, much faster than that of indexing and of an embedding
         x_BLD = self.item_table().index_select(0, batch.item_BL.flatten()).unflatten(0, batch.item_BL.shape)
         if self.past_rewards is not None:

@@ -159,7 +159,7 @@ class EventDataModule(LightningDataModule):
         if self._entry and (cached := self._entry.load()):
             return cached
         settings = self.split, self.high, self.groups, self.min_events
-        made = build(self.table, *settings, self._item_values(self.table.items), self.relative_to)
+        made = build(self.table, *settings, self._known_items(self.table.items), self.relative_to)
         # Unless the files changed while they were read.
         if self._entry and made.fingerprint == self._expected_fingerprint:
             self._entry.save(made)
@@ -214,7 +214,7 @@ class EventDataModule(LightningDataModule):
         if not self._entry.load():
             settings = self.split, self.high, self.groups, self.min_events, self._expected_fingerprint
             log = self._entry, self.log_, data_root(self.root), self.reward
-            prepare(*log, *settings, self._item_values, partitions, workers)
+            prepare(*log, *settings, self._known_items, partitions, workers)
         return self.report
 
     def figures(self) -> dict[str, Section]:
@@ -222,13 +222,13 @@ class EventDataModule(LightningDataModule):
         sections = self._entry and self._entry.figures()
         if not sections:
             sections = audit(self.table)
-            sections["item features"] = feature_figures(self._item_values(self.table.items), self.table.items)
+            sections["item features"] = feature_figures(self._known_items(self.table.items), self.table.items)
             self.sequences  # noqa: B018 (writes the entry)
             if self._entry:
                 self._entry.save_figures(sections)
         return {**sections, "titles": self._titles[1]}
 
-    def _item_values(self, items: pl.Series) -> ItemValues | None:
+    def _known_items(self, items: pl.Series) -> ItemValues | None:
         """What is known of items beforehand; None: nothing."""
         return read_features(self.log_, data_root(self.root), items)
 
