@@ -5,7 +5,6 @@ from __future__ import annotations
 import polars as pl
 import pytest
 import small
-import torch
 
 from recalign.errors import InputError
 from recalign.recommender import RecommenderData, SequencePolicy
