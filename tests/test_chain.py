@@ -268,7 +268,7 @@ def test_a_truncated_evaluation_is_made_again(again: Path):
     assert commands(said.out) == []
 
 
-def test_settings_that_only_talk_train_nothing_anew(again: Path):
+def test_settings_of_the_output_train_nothing_anew(again: Path):
     said = tiny.chain(again, "--trainer.enable_progress_bar=true")
     assert commands(said.out) == []
 

@@ -78,7 +78,8 @@ NAME is a YAML file or the name of one that is shipped; it stands for --config F
   recalign chain ml-100k
   recalign fit asft ml-1m --model.temperature 0.5
 
-exit codes: 0 done, 1 a bug, 2 the input cannot be used (the message says why), 3 training failed"""
+exit codes: 0 done, 1 a bug (check --strict: the log is not usable without care), 2 the input cannot be used (the
+message says why), 3 training failed, 130 interrupted"""
 
 
 def usage() -> str:

@@ -26,8 +26,8 @@ EVALUATION = (
     "recalign.evaluation.selection.validate",
 )
 """What every evaluation goes through."""
-ONLY_TALK = {f"{PACKAGE}.{name}" for name in ("errors", "stage.console", "stage.diagnosis", "stage.loggers")}
-"""Modules that say what happens and change no result."""
+OUTPUT_ONLY = {f"{PACKAGE}.{name}" for name in ("errors", "stage.console", "stage.diagnosis", "stage.loggers")}
+"""Modules that print and log, and change no result."""
 
 Name = tuple[str, str | None]
 """A module and what is wanted of it; None: all of it."""
@@ -74,7 +74,7 @@ def reached(class_paths: Iterable[str]) -> dict[str, Path]:
             todo.append((f"{module}.{name}", None))
         elif (file := source_file(module)) and (origin := _reexported(module, file).get(name)):
             todo.append(origin)
-        elif file and module not in (PACKAGE, *ONLY_TALK):  # the package itself holds a version and public names
+        elif file and module not in (PACKAGE, *OUTPUT_ONLY):  # the package itself holds a version and public names
             files[module] = file
             todo += _imports(module, file)
     return files

@@ -172,7 +172,7 @@ def altered(folder: Path, digests: Mapping[str, str]) -> list[str]:
 
 
 def outdated(folder: Path, found: Seal | None = None) -> list[str]:
-    """What a folder was made of and is not there any more as it was, directly or by seals among it.
+    """The files that a folder was made of, directly or through other seals, and that are gone or changed since.
 
     Run folders' files are not read: their manifests say what they are.
 

@@ -16,10 +16,18 @@ import yaml
 
 import recalign as ra
 from recalign import stage
+from recalign.api.trained import TrainedReward
 from recalign.cli import main
 
 COLUMNS = {"user": "user", "item": "item", "timestamp": "timestamp", "reward": "rating"}
 QUICK = {"trainer.max_epochs": 2, "data.batch_tokens": 1024}
+
+
+def test_figures_that_come_late_in_a_long_run_are_numbers(tmp_path: Path):
+    rows = ["epoch,step,rank/nll,train/loss", *(f"0,{step},,1" for step in range(150)), "0,150,2.5,0.5"]
+    (tmp_path / "metrics.csv").write_text("\n".join(rows) + "\n")
+    run = TrainedReward(None, "reward", 0, tmp_path / "checkpoints" / "best.ckpt", 0.0)  # type: ignore[arg-type]
+    assert run.metrics.row(-1) == (0, 150, 2.5, 0.5)
 
 
 @pytest.fixture(scope="module")

@@ -304,6 +304,14 @@ def test_a_model_that_trained_on_the_judges_users_is_refused(tmp_path, data, bas
         evaluate_methods(tmp_path / "runs", 3, cells, base, data, **HOW)
 
 
+def test_another_cloned_policy_is_a_row_like_the_start(tmp_path, data, base, cloned):
+    """It read the choices of the judges' users too, and no reward of theirs."""
+    runs = [MethodRun("start", None, {}), MethodRun("other", cloned, {})]
+    assert evaluate_methods(tmp_path / "runs", 3, runs, base, data, **HOW) == ["start", "other"]
+    one, other = (pl.read_parquet(place(tmp_path, run.method) / "test.parquet") for run in runs)
+    assert other["rank"].equals(one["rank"])
+
+
 def test_a_judge_of_unknown_users_is_refused(tmp_path, data, base, cells):
     users = UserCohort.of(data.sequences, "B2", 0.7)
     small.says_users(base.judge_report, replace(users, digest="of another log"))

@@ -12,6 +12,7 @@ import yaml
 
 from recalign.errors import InputError
 from recalign.stage import RunFolder, StageResult, TrainingError, parse_stage, run_stage
+from recalign.stage.opened import device_of
 
 RUN = RunFolder(Path("runs/toy/recommender/seed-0"))
 
@@ -259,9 +260,16 @@ def test_fast_dev_run_leaves_nothing_behind(folder: Path):
     assert not (folder / "runs").exists()
 
 
+def test_a_run_of_a_machine_with_other_devices_is_opened_on_the_cpu():
+    """It was trained on a GPU, say, and recommends here; only training needs what was configured."""
+    parsed = parse_stage(["fit", "--config", "toy.yaml", "--trainer.accelerator=tpu"])
+    assert device_of(parsed) == torch.device("cpu")
+
+
 def test_a_trainer_that_cannot_be_built_is_refused_before_the_data_is_read(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("stage_doubles.ToyData.read", lambda *_, **__: pytest.fail("the data was read"))
     assert "gppu" in complaint("--trainer.accelerator", "gppu")
+    assert "torch_xla" in complaint("--trainer.accelerator", "tpu")  # a package that is missing
     assert "trainer" in complaint("--trainer.devices", "0")
     assert "trainer.devices: 999 processes on" in complaint("--trainer.devices", "999")
     assert "trainer.strategy: ddp is for several processes" in complaint("--trainer.strategy", "ddp")

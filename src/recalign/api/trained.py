@@ -48,7 +48,7 @@ class Trained:
     @cached_property
     def metrics(self) -> pl.DataFrame:
         """Training metrics, one row per logging step (``metrics.csv``)."""
-        return pl.read_csv(self.folder / "metrics.csv", glob=False)
+        return pl.read_csv(self.folder / "metrics.csv", infer_schema_length=None, glob=False)
 
 
 @dataclass(frozen=True)

@@ -269,7 +269,7 @@ class Case:
 
 
 def placebo_flaw(test: ComparisonTable, placebo: str) -> str | None:
-    """Why a placebo is none; None if it is one."""
+    """Why a row cannot serve as a placebo; None if it can."""
     if placebo not in test.methods:
         return "was not run"
     kept = test.get(placebo, CORRELATION)

@@ -37,6 +37,7 @@ from recalign.events import data_root
 from recalign.files import digest, sha256, write_json
 from recalign.recommender.checkpoint import Loaded, check_catalogue, load_net
 from recalign.recommender.interpolation import ALL_RETAINED, Retention, alpha_within_budget
+from recalign.recommender.module import CLONED
 from recalign.recommender.policy import Policy
 from recalign.recommender.training import write_parquet
 from recalign.reward import RewardData, RewardEnsemble
@@ -223,7 +224,8 @@ class LoadedNetworks:
 
     def _load_trained(self, checkpoint: Path, net: str = "policy") -> Loaded:
         trained = self._load(checkpoint, net)
-        require_apart(self.judges, trained, self.data.sequences)
+        if not trained.facts.get(CLONED):  # as the start
+            require_apart(self.judges, trained, self.data.sequences)
         return trained
 
     def retained(self, run: MethodRun, policy: Policy) -> dict[str, float]:

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from recalign.evaluation.baselines import ItemScores, Rerank, log_counts
-from recalign.evaluation.value import SHOWN, mean_shown, pairs_in
+from recalign.evaluation.value import SHOWN, mean_shown
 from recalign.nn import top_k_from_scores
-from recalign.recommender.policy import Policy, chunks
+from recalign.recommender.policy import Policy, chunks, seen_within
 from recalign.reward import RewardEnsemble
 from recalign.sequences import Batch, EventDataModule
 
@@ -76,7 +76,6 @@ def _shown(tilted: Sequence[Rerank], batch: Batch) -> list[Tensor]:
     assert batch.seen_N is not None
     for part in chunks(len(state), tilted[0].num_items):
         logp_TV, score_TV = tilted[0].scored(state[part])
-        row_N, item_N = pairs_in(batch.seen_N, part)
-        unseen_TV = logp_TV.index_put((row_N, item_N - 1), logp_TV.new_tensor(-torch.inf))  # once for all strengths
+        unseen_TV = logp_TV.index_put(seen_within(batch.seen_N, part), logp_TV.new_tensor(-torch.inf))  # once for all
         parts.append([top_k_from_scores(unseen_TV + each.strength * score_TV, SHOWN)[1] + 1 for each in tilted])
     return [torch.cat(shown) for shown in zip(*parts, strict=True)]

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from recalign.errors import InputError
 from recalign.evaluation.baselines import ItemScores, LowerBound, Rerank, RerankState, Scores, log_counts
 from recalign.nn import ranks_from_scores, top_k_from_scores
-from recalign.recommender.policy import Policy, State, chunks
+from recalign.recommender.policy import Policy, State, chunks, seen_within
 from recalign.reward import RewardEnsemble
 from recalign.sequences import Batch, EventDataModule, Sequences
 from recalign.sequences.store import PARTS, Part
@@ -121,13 +121,12 @@ def _of_policy(
     """Figures of a policy in a part's states: KL, entropy, expected true reward, the target's rank, items shown."""
     assert batch.seen_N is not None
     state = policy.log_probs(state) if isinstance(policy, Rerank) else state  # once for all that follows
-    logp_TV, seen_N = policy.over_items(state), pairs_in(batch.seen_N, part)
+    logp_TV, seen = policy.over_items(state), seen_within(batch.seen_N, part)
     p_TV = logp_TV.exp()
     row = {"kl": (p_TV * (logp_TV - start_TV)).sum(dim=1), "entropy": -(p_TV * logp_TV).sum(dim=1)}
     if truth_UV is not None:
         truth_TV = truth_UV[batch.user_B[batch.row_T[part]].cpu()].to(logp_TV.device)
         row["true"] = (over_unseen(logp_TV, batch.seen_N, part) * truth_TV).sum(dim=1)
-    seen = (seen_N[0], seen_N[1] - 1)
     row["rank"] = ranks_from_scores(logp_TV, batch.target_T[part] - 1, seen)
     return row | {"shown": top_k_from_scores(logp_TV, SHOWN, seen)[1] + 1}
 
@@ -137,16 +136,9 @@ def over_unseen(logp_TV: Tensor, seen_N: Tensor, part: slice) -> Tensor:
 
     Shape: (T, V), int64 (2, N) pairs (state, item) that were met, of all states -> (T, V).
     """
-    state_N, item_N = pairs_in(seen_N, part)
     unseen_TV = logp_TV.clone()
-    unseen_TV[state_N, item_N - 1] = -torch.inf
+    unseen_TV[seen_within(seen_N, part)] = -torch.inf
     return unseen_TV.softmax(dim=1).masked_fill(unseen_TV.isneginf().all(dim=1, keepdim=True), 0.0)
-
-
-def pairs_in(seen_N: Tensor, part: slice) -> Tensor:
-    """The pairs (state, item) of a part's states, numbered from its first. Shape: (2, N) -> (2, N)."""
-    own_N = seen_N[:, (seen_N[0] >= part.start) & (seen_N[0] < part.stop)]
-    return torch.stack([own_N[0] - part.start, own_N[1]])
 
 
 def mean_shown(value_TK: Tensor, shown_TK: Tensor) -> Tensor:

@@ -114,7 +114,7 @@ class PostTraining(WithReference):
         return self
 
     def loss(self, batch: Batch) -> tuple[Tensor, Figures] | None:
-        """The loss, a scalar, and figures to log: scalars, or all values of a histogram; None: no event counts."""
+        """The loss, a scalar, and figures to log: scalars, or all values of a histogram; None where no event counts."""
         raise NotImplementedError
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:

@@ -143,8 +143,7 @@ class Loaded:
 
     def check(self, data: EventDataModule) -> None:
         """Refuse a network of another catalogue, or a reward model of another reward, with an InputError."""
-        if self.catalogue is not None:
-            check_catalogue(self.catalogue, data.sequences.catalogue, self.where)
+        check_catalogue(self.catalogue, data.sequences.catalogue, self.where)
         if "reward" in self.facts and (predicted := self.facts["reward"]) != data.reward:  # it would be in another unit
             raise InputError(
                 f"this reward model predicts {predicted!r}, and the reward here is {data.reward!r}",

@@ -71,7 +71,7 @@ class Retention:
         return cls(float(share), float(np.sqrt(users / (users - 1) * spread) / total) if users > 1 else float("nan"))
 
     def enough(self, keep: float) -> bool:
-        """Whether ``keep`` is kept, and the lower bound of what is kept lies at most `MARGIN` below; never with NaN."""
+        """Whether ``keep`` is kept, and its lower bound lies at most `MARGIN` below; no where the error is NaN."""
         return self.share >= keep and self.share - Z * self.error >= keep - MARGIN
 
 

@@ -28,6 +28,8 @@ from recalign.sequences.features import ItemFeatures
 from recalign.sequences.splits import TRAIN
 from recalign.typed import passes_on
 
+CLONED = "cloned"
+"""A fact of what cloning trained: it read everybody's choices, and rewards of users A at most."""
 READ_WEIGHTS = ("encode", "log_prob", "weighted_nll", "sampled_log_prob", "ranks", "top_k")
 """Methods of a policy that cloning calls."""
 
@@ -115,7 +117,7 @@ class Cloning(PolicyModule):
         return [*super().configure_callbacks(), *([CalibratePrior(self.prior_facts)] if self.prior else [])]
 
     def facts(self) -> dict[str, Any]:
-        return super().facts() | ({"prior": self.prior_facts} if self.prior_facts else {})
+        return super().facts() | {CLONED: True} | ({"prior": self.prior_facts} if self.prior_facts else {})
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)

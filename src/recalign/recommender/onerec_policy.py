@@ -218,8 +218,7 @@ class CodePolicy(HistoryPolicy):
         """Beam search of one width: `top_k`, and whether each list is known to be exact, bool (T,)."""
         found = []
         for part in self._parts(state, width, own=True):
-            own = seen_within(seen, part)
-            beam = Beam(self.trie, width, None if own is None else dead_nodes(self.trie, *own))
+            beam = Beam(self.trie, width, None if seen is None else dead_nodes(self.trie, *seen_within(seen, part)))
             leaf, logp = self._descend(state[part], beam)
             missing = max(0, k - leaf.shape[1])
             score = nn.functional.pad(logp[:, :k], (0, missing), value=-torch.inf)

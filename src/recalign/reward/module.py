@@ -48,8 +48,9 @@ class RewardModel(StageModule):
         policy: that recommender itself, instead of a checkpoint (Python only); copied.
         encoder: an encoder to use in place of the recommender's, of the same width. It takes over the recommender's
             weights whose names match. Copied.
-        trunk: ``frozen``: train the heads only; ``tuned``: the trunk too; ``joint``: also keep the next-item loss,
-            L = L_reward + imitation * mean_t -log pi(a_t | s_t).
+        trunk: ``frozen``: the recommender's weights stay, and heads and the embedding of earlier rewards are trained;
+            ``tuned``: the trunk too; ``joint``: also keep the next-item loss, L = L_reward + imitation * mean_t -log
+            pi(a_t | s_t).
         members: K, reward models in the ensemble, each trained on its own bootstrap sample of the users.
         share: what members share, ``trunk`` or ``nothing`` (see `recalign.reward.RewardEnsemble`).
         head: `MeanHead`, `OrdinalHead` or `QuantileHead`; null: `MeanHead`. Copied.
@@ -123,7 +124,7 @@ class RewardModel(StageModule):
         self._predicted: list[dict[str, Tensor]] = []
 
     def train(self, mode: bool = True) -> Self:
-        """Set the mode. A frozen trunk stays in evaluation mode, so that its states stay the recommender's."""
+        """Set the mode. A frozen trunk stays in evaluation mode: dropout would change what the recommender says."""
         super().train(mode)
         if self.trunk == "frozen":
             for net in self.reward.nets:

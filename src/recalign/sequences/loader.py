@@ -16,7 +16,8 @@ from recalign.sequences.sampler import LengthBatches
 class WindowDataset(Dataset[Batch]):
     """Batches by (L, window indices), as `LengthBatches` draws them.
 
-    Without indices, a batch is the shortest history without targets: a network needs a history, a loss no target.
+    A process without a share of the batch gets the shortest history, without targets: the network has to run in every
+    process.
     """
 
     def __init__(self, make: Callable[[np.ndarray, int], Batch], length: np.ndarray) -> None:

@@ -21,8 +21,8 @@ from recalign.files import digest, write_json
 from recalign.stage.classes import imported, listed
 from recalign.stage.folder import RunFolder
 
-TALK = ("enable_progress_bar", "enable_model_summary", "logger", "profiler")
-"""Settings of the trainer that say what happens and determine no result; nor do callbacks that only talk."""
+OUTPUT = ("enable_progress_bar", "enable_model_summary", "logger", "profiler")
+"""Settings of the trainer that print and log, and change no result; nor do callbacks of that kind."""
 
 
 @dataclass
@@ -102,11 +102,11 @@ def run_key(config: dict[str, Any], fingerprint: str | None, upstream: dict[str,
     """All that determines a run's result: settings, data, upstream checkpoints, code; settings by their digest.
 
     The bytes of the data and of the checkpoints count. Paths (``run``, ``data.root``, ``data.cache``, names of
-    checkpoints), item titles (features are in the log's fingerprint), and what only talks (`TALK`) do not.
+    checkpoints), item titles (features are in the log's fingerprint), and what only prints or logs (`OUTPUT`) do not.
     """
     counted = copy.deepcopy({k: v for k, v in config.items() if k not in ("run", "ckpt_path")})
     data, trainer = counted["data"]["init_args"], counted["trainer"]
-    for settings, name in ((data, "root"), (data, "cache"), (data["log"], "items"), *((trainer, one) for one in TALK)):
+    for settings, name in ((data, "root"), (data, "cache"), (data["log"], "items"), *((trainer, one) for one in OUTPUT)):
         settings.pop(name, None)
     kinds = [(one, imported(one["class_path"])) for one in listed(trainer["callbacks"])]
     trainer["callbacks"] = [one for one, kind in kinds if not issubclass(kind, ProgressBar | ModelSummary)]

@@ -18,6 +18,7 @@ from recalign.reward import RewardData
 from recalign.sequences import EventDataModule
 from recalign.stage.cli import parse_stage
 from recalign.stage.folder import RunFolder
+from recalign.stage.parsed import ParsedStage
 from recalign.stage.record import final_checkpoint
 
 CPU = torch.device("cpu")
@@ -32,7 +33,7 @@ class OpenedRun:
         policy: on the CPU, in eval mode.
         data: its log, read as its evaluation did.
         checkpoints: what it is made of, by stage.
-        device: that the run is configured for; a reranked row's is the CPU.
+        device: of `device_of`; a reranked row's is the CPU.
         strength: of its reranking, in 1 / standard deviation of the reward; None: it is not reranked.
     """
 
@@ -91,8 +92,15 @@ def opened(run: Path) -> OpenedRun:
     data: EventDataModule = stage.datamodule()  # type: ignore[assignment]
     loaded = load_net(checkpoint, "policy")
     loaded.check(data)
-    device = stage.bare_trainer().strategy.root_device
-    return OpenedRun(run, loaded.net.eval(), data, {run.parent.name: checkpoint}, device)
+    return OpenedRun(run, loaded.net.eval(), data, {run.parent.name: checkpoint}, device_of(stage))
+
+
+def device_of(stage: ParsedStage) -> torch.device:
+    """Where a run is configured to work; the CPU on a machine without it: a run may have been trained on another."""
+    try:
+        return stage.bare_trainer().strategy.root_device
+    except InputError:
+        return CPU
 
 
 def _reranked(run: Path) -> OpenedRun:

@@ -126,7 +126,7 @@ def _shown(path: Path, chain: Path) -> str:
 
 
 def _command(stage: str, folder: RunFolder, log: str) -> str:
-    """The command of an upstream stage, which leaves what it hands over where `resolve` looks."""
+    """The command that runs an upstream stage so that `resolve` finds its checkpoint."""
     chain, seed = folder.path.parent.parent, folder.path.name.removeprefix("seed-")
     if stage == TOKENS:
         return f"tokenize LOG --seed={seed} --out={chain / stage / folder.path.name}"
