@@ -28,6 +28,7 @@ COMMANDS = {
     "recommend": "a few users' recommendations, as a table",
     "export": "make a bundle of a policy: a folder that answers without the log and without torch",
     "serve": "answer over HTTP from a bundle",
+    "feedback": "join what a server has shown with what came of it: an event table with exposure",
     "compare": "the table of a chain's methods, from its run folders",
     "report": "the page report.html of a chain, from its run folders",
     "dashboard": "make a workspace in Weights & Biases: stages, methods, over-optimisation, sweeps",
@@ -53,6 +54,7 @@ MODULES = {
     "chain": "chain",
     "dashboard": "chain.dashboard",
     "export": "export.command",
+    "feedback": "feedback.feedback_command",
     "init": "events.init_command",
     "serve": "serving.command",
     "simulate": "simulation.simulate_command",
@@ -60,7 +62,7 @@ MODULES = {
 }
 """Commands that are functions of the same name, and where these are."""
 
-READERS = ("chain", "init", "serve", "tune")
+READERS = ("chain", "feedback", "init", "serve", "tune")
 """Commands of these that read their own words; the options of the others are the function's arguments."""
 
 USAGE = """\
