@@ -1,7 +1,12 @@
 """How fast a bundle answers: over HTTP in a closed loop, and in this process beside the policy in torch.
 
     python benchmarks/serving.py                       untrained policies of ML-1M's size, from 1.7 k items on
+    python benchmarks/serving.py --kinds OneRec        the same over semantic ids; up to 10 k items unless --items says
+    python benchmarks/serving.py --peer rectools       RecTools' own answers, in a Python environment that this makes
     python benchmarks/serving.py --bundle runs/ml-100k/asft/seed-0/bundles --log ml-100k
+
+An untrained policy has random weights in a bundle of the usual shape: speed does not depend on what they are. ``start``
+is from the start of the process until it listens, by when it has loaded the bundle and answered its examples.
 
 The server and its clients share this machine, on loopback; each client asks again as soon as it is answered. ``noop``
 is the same loop on a route that computes nothing: what HTTP and the clients themselves cost. Each figure is that of the
@@ -13,6 +18,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import math
 import os
 import re
 import subprocess
@@ -28,6 +34,7 @@ import polars as pl
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
+from peers.environment import REQUIREMENTS, python_of
 from tables import by_metric, lines, save
 
 from recalign.export.command import PACKAGES, TABLES
@@ -35,8 +42,9 @@ from recalign.export.graph import Graph, part_of
 from recalign.export.onnx import write
 from recalign.files import write_json
 from recalign.kept import seal
-from recalign.nn import HSTU
-from recalign.recommender import SequencePolicy
+from recalign.nn import HSTU, LazyDecoder
+from recalign.recommender import CodePolicy, Policy, SequencePolicy
+from recalign.recommender.onerec import random_codes
 from recalign.sequences import Batch
 from recalign.serving import Bundle
 from recalign.serving.about import EXAMPLES, GRAPH, ITEMS, About
@@ -46,12 +54,32 @@ LENGTHS = (50, 200)
 SEEDS = (0,)
 
 
-def untrained(items: int, folder: Path) -> SequencePolicy:
-    """A bundle of a policy of ML-1M's size and width (HSTU, 50 wide, 2 layers, 200 events); and the policy."""
+def over_items(items: int) -> SequencePolicy:
+    """HSTU of ML-1M's width: 50 wide, 2 layers, 200 events."""
+    return SequencePolicy(HSTU(50, layers=2, max_length=200), items)
+
+
+def over_codes(items: int) -> CodePolicy:
+    """OneRec of the same width; two codes an item."""
+    sizes = [math.isqrt(items - 1) + 1] * 2
+    policy = CodePolicy(LazyDecoder(50, layers=2, heads=1, max_length=200), items, sizes, head="node")
+    policy.set_codes(random_codes(items, sizes))
+    return policy
+
+
+KINDS: dict[str, tuple[Callable[[int], Any], list[int], Any]] = {
+    "HSTU": (over_items, [1_700, 10_000, 100_000, 1_000_000], "items"),
+    "OneRec": (over_codes, [1_700, 10_000], "codes"),
+}
+"""How each is made, for how many items, and what a bundle calls it."""
+
+
+def untrained(kind: str, items: int, folder: Path) -> Policy:
+    """A bundle of a policy with random weights, and the policy."""
     from safetensors.torch import save
 
     torch.manual_seed(0)
-    policy = SequencePolicy(HSTU(50, layers=2, max_length=200), items).eval()
+    policy = KINDS[kind][0](items).eval()
     policy.set_counts(torch.arange(items) % 100)
     policy.prior_strength = 0.3
     graph = Graph(part_of(policy), 100, False).eval()
@@ -64,9 +92,9 @@ def untrained(items: int, folder: Path) -> SequencePolicy:
     ids.with_columns(title=pl.format("item {}", "item"), count=pl.lit(1)).write_parquet(folder / ITEMS)
     write_json(folder / EXAMPLES, [])
     About(
-        name="untrained", version=folder.name, kind="items", inputs=graph.inputs, k=100, max_length=200, time_unit="s",
-        time_resolution=1, request_time="last_event", reward=None, strength=None, reward_sd=1.0, collapse=False,
-        where=None, log="untrained", catalogue="", versions=dict.fromkeys(PACKAGES, ""),
+        name="untrained", version=folder.name, kind=KINDS[kind][2], inputs=graph.inputs, k=100, max_length=200,
+        time_unit="s", time_resolution=1, request_time="last_event", reward=None, strength=None, reward_sd=1.0,
+        collapse=False, where=None, log="untrained", catalogue="", versions=dict.fromkeys(PACKAGES, ""),
     ).write(folder)  # fmt: skip
     seal(folder)
     return policy
@@ -152,7 +180,18 @@ def memory(process: int) -> float:
     return int(found[1]) / 1024 if found else float("nan")
 
 
-def in_process(policy: SequencePolicy, bundle: Bundle, log: str, row: str, repeats: int) -> None:
+def peer(items: int, log: str, repeats: int, venvs: Path) -> None:
+    """Measure and save what RecTools does, in an environment of its own: in its process, as it has no server."""
+    python = python_of(venvs / "rectools", REQUIREMENTS["rectools"])
+    words = [f"--items={items}", f"--repeats={4 * repeats}", "--clients", *map(str, CLIENTS)]
+    command = [str(python), "-m", "peers.rectools_serving", *words]
+    done = subprocess.run(command, cwd=Path(__file__).parent, stdout=subprocess.PIPE, text=True, check=True)
+    found = json.loads(done.stdout.splitlines()[-1])
+    for clients, ms in found["ms"].items():
+        shown(log, f"{found['versions'].split(',')[0]} HSTU, {items} items, 200 events, batch of {clients}", {"ms": ms})
+
+
+def in_process(policy: Policy, bundle: Bundle, log: str, row: str, repeats: int) -> None:
     """Measure and save the policy in torch beside the graph in ONNX Runtime, full histories, ten items."""
     for clients in CLIENTS:
         encoded = [bundle.encode(one) for one in requests(bundle, 200, clients)]
@@ -195,7 +234,10 @@ def shown(log: str, row: str, cell: dict[str, float]) -> None:
 def main() -> None:
     """Measure what the words ask for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--items", type=int, nargs="+", default=[1_700, 10_000, 100_000, 1_000_000])
+    parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=["HSTU"])
+    parser.add_argument("--items", type=int, nargs="+", help="of untrained policies; else as many as suit their kind")
+    parser.add_argument("--peer", choices=["rectools"], help="measure this one alone")
+    parser.add_argument("--venvs", type=Path, default=Path(__file__).parent / ".venvs", help="peers' environments")
     parser.add_argument("--lengths", type=int, nargs="+", default=list(LENGTHS))
     parser.add_argument("--bundle", type=Path, help="measure this one, over HTTP alone")
     parser.add_argument("--log", default="untrained", help="what to save the rows of --bundle under")
@@ -208,12 +250,17 @@ def main() -> None:
         kind = Bundle(given.bundle).about.kind
         over_http(given.bundle, given.log, kind, given.lengths, given.seconds, given.repeats)
         return
+    if given.peer:
+        for items in given.items or KINDS["HSTU"][1]:
+            peer(items, given.log, given.repeats, given.venvs)
+        return
     with tempfile.TemporaryDirectory() as scratch:
-        for items in given.items:
-            folder = Path(scratch) / f"items-{items}"
-            policy, row = untrained(items, folder), f"HSTU, {items} items"
-            in_process(policy, Bundle(folder), given.log, row, given.repeats)
-            over_http(folder, given.log, row, given.lengths, given.seconds, given.repeats)
+        for kind in given.kinds:
+            for items in given.items or KINDS[kind][1]:
+                folder = Path(scratch) / f"{kind}-{items}"
+                policy, row = untrained(kind, items, folder), f"{kind}, {items} items"
+                in_process(policy, Bundle(folder), given.log, row, given.repeats)
+                over_http(folder, given.log, row, given.lengths, given.seconds, given.repeats)
 
 
 if __name__ == "__main__":

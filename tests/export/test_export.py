@@ -21,6 +21,7 @@ from recalign.export.command import bundle_of, items
 from recalign.export.program import ProgramBundle
 from recalign.export.verify import verify
 from recalign.files import read_json
+from recalign.kept import seal
 from recalign.recommender import RecommenderData
 from recalign.recommender.checkpoint import build, load_net
 from recalign.recommender.serving import recommend
@@ -152,6 +153,20 @@ def test_what_is_not_whole_is_refused(spoil, says, bundled, tmp_path):
     load_bundle(folder)
     spoil(folder)
     with pytest.raises(InputError, match=says):
+        load_bundle(folder)
+
+
+def test_what_an_older_recalign_did_not_write_has_its_default(bundled, tmp_path):
+    folder = copy(bundled, tmp_path)
+    about = read_json(folder / "bundle.json")
+    del about["caps"]
+    (folder / "bundle.json").write_text(json.dumps(about))
+    seal(folder)
+    assert load_bundle(folder).about.caps == []
+    del about["max_length"]
+    (folder / "bundle.json").write_text(json.dumps(about))
+    seal(folder)
+    with pytest.raises(InputError, match="has no 'max_length'"):
         load_bundle(folder)
 
 

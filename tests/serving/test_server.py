@@ -197,7 +197,8 @@ def test_too_many_are_told_to_come_back(app):
 
 
 JUNK = [None, True, 0, -1, 2**70, 1.5, 1e308, "", "3", "ü\ud800", [], [[]], {}, {"a": 1}, "x" * 300, [1] * 50]
-NAMES = ["items", "times", "rewards", "time", "k", "allow", "block", "boost", "seen", "strength", "log_probs", "other"]
+NAMES = ["items", "times", "rewards", "time", "k", "allow", "block", "boost", "seen", "strength"]
+NAMES += ["log_probs", "user", "other"]
 
 
 def malformed(draw: random.Random) -> bytes:

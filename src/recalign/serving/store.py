@@ -113,15 +113,15 @@ class Histories:
 
     async def add(self, rows: Sequence[Row]) -> Taken:
         """`Store.add`."""
-        return await self._in(self._writes, self.store.add, rows)
+        return await self.within(self._writes, self.store.add, rows)
 
     async def of(self, user: str) -> list[Kept]:
         """`Store.history`."""
-        return await self._in(self._reads, self.store.history, user)
+        return await self.within(self._reads, self.store.history, user)
 
     async def delete(self, user: str) -> Deleted:
         """`Store.delete`."""
-        return await self._in(self._writes, self.store.delete, user)
+        return await self.within(self._writes, self.store.delete, user)
 
     async def forget(self) -> None:
         """Delete what has been here for too long, at once and every hour, until cancelled."""
@@ -140,7 +140,8 @@ class Histories:
             pool.shutdown()
         self.store.close()
 
-    async def _in(self, pool: ThreadPoolExecutor, function: Callable[[Any], T], given: Any) -> T:
+    async def within(self, pool: ThreadPoolExecutor, function: Callable[[Any], T], given: Any) -> T:
+        """Call a function in a pool, within the limits."""
         if self._waiting >= WAITING:
             raise Full
         self._waiting += 1
