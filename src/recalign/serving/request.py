@@ -153,7 +153,7 @@ class Request:
         if isinstance(boosts := found.get("boost"), list | tuple):
             found["boost"] = [at(f"boost[{n}]", lambda one=one: _boost(one)) for n, one in enumerate(boosts)]
         if isinstance(explore := found.get("explore"), Mapping):
-            found["explore"] = at("explore", lambda: Explore(**plain(Explore, explore, "an exploration")))
+            found["explore"] = at("explore", lambda: _explore(explore))
         return cls(**found)
 
 
@@ -282,6 +282,10 @@ def _boost(given: Any) -> Boost:
     if lacking := [one.name for one in fields(Boost) if one.name not in found]:
         raise InputError(f"it has no {lacking[0]}", where=lacking[0], remedy="give column, value and weight")
     return Boost(**found)
+
+
+def _explore(given: Any) -> Explore:
+    return Explore(**plain(Explore, given, "an exploration"))
 
 
 def at(place: str, make: Callable[[], Any]) -> Any:
