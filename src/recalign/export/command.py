@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -102,7 +103,7 @@ def bundle_of(
     """
     _require_repeatable(made, filtered)
     for temperature in explore:
-        at("explore", lambda one=temperature: Explore(one))  # refused before anything is made
+        at("explore", partial(Explore, temperature))  # refused before anything is made
     table = items(made, columns)
     part = part_of(made.policy)
     known = made.data.know_request

@@ -144,7 +144,7 @@ def judge_of(made: OpenedRun) -> RewardEnsemble | None:
         return None
     loaded = load_net(path, "reward")
     loaded.check(made.data)
-    return loaded.net.eval()  # type: ignore[return-value]
+    return loaded.net.eval()
 
 
 def rows(found: list[Cost]) -> list[dict[str, Any]]:

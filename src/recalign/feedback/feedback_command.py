@@ -122,7 +122,7 @@ def _join(given: argparse.Namespace, now: int) -> None:
     outcomes = told.read(given.outcomes, columns, lambda user: pseudonym(str(key), user))
     found = join(decisions, outcomes, rule, now, versions)
     found.counts["decisions"] |= {name: dropped[name] for name in (segments.HALF, segments.DAMAGED)}
-    print(render(found.counts))  # type: ignore[arg-type]
+    print(render(found.counts))
     if not found.table.height:
         remedy = "wait until the window has passed, or give a shorter --window"
         raise InputError("no decision can be joined yet", where=str(given.folder), remedy=remedy)

@@ -173,7 +173,7 @@ def _by_user(outcomes: pl.DataFrame, shown: pl.DataFrame, rule: Rule) -> tuple[p
     met = known.join(own, on=["user", "item"], how="semi")
     bare = met.drop("decision", "shown_at")
     ahead = bare.join_asof(own, strategy="forward", tolerance=CLOCK * MICRO, **on)  # type: ignore[arg-type]
-    early = ahead["decision"].is_not_null().sum()
+    early = ahead["decision"].count()
     return matched, {
         "of users without a decision": rest.height - known.height,
         "of an item that the user was not shown": known.height - met.height,
@@ -202,7 +202,7 @@ def _arms(decisions: pl.DataFrame, versions: Collection[str] | None) -> dict[str
     by_version = dict(decisions.group_by("version").len().sort("version").iter_rows())
     there = by_version if versions is None else versions
     said = {f"{name}{'' if name in there else ': a version that is not there'}": n for name, n in by_version.items()}
-    return {"arms": dict(arms), "versions" + (" (mixed)" if len(said) > 1 else ""): said}  # type: ignore[return-value]
+    return {"arms": dict(arms), "versions" + (" (mixed)" if len(said) > 1 else ""): said}
 
 
 def _misfits(rows: pl.DataFrame, decisions: pl.DataFrame, outcomes: pl.DataFrame, why: Counts, now: int) -> Counts:
@@ -236,8 +236,8 @@ def _table(table: pl.DataFrame) -> Counts:
         "not shown": table.height - shown.height,
         "decisions with an outcome": int(by_decision.sum()),
         "decisions without an outcome": int((~by_decision).sum()),
-        "drawn, with a propensity": shown["propensity"].is_not_null().sum(),
-        "of these is_random: first of an unfiltered list": shown["is_random"].sum(),
+        "drawn, with a propensity": shown["propensity"].count(),
+        "of these is_random: first of an unfiltered list": shown.filter("is_random").height,
     }
     least = shown["propensity"].min()
     return found if least is None else found | {"smallest propensity": float(least)}  # type: ignore[arg-type]

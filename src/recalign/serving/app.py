@@ -90,7 +90,8 @@ def make_app(
         bundle = service.bundle
         asked, unknown = await with_user(bundle, histories, request, decisions is not None)
         encoded = bundle.encode(asked)
-        return encoded, noted(await service.ask(bundle, encoded), unknown)
+        answer: Any = noted(await service.ask(bundle, encoded), unknown)
+        return encoded, answer
 
     async def recommend(http: HTTPRequest) -> Response:
         request = Request.of(await read(http))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, fields, replace
+from functools import partial
 from typing import Any
 
 from recalign.errors import InputError
@@ -94,7 +95,7 @@ def rows_of(body: Any, catalogue: Catalogue) -> list[Row]:
     """
     given: Any = plain(Events, body, "the request").get("events")
     require_list("events", given, MOST_EVENTS)
-    events = [at(f"events[{place}]", lambda one=one: Event.of(one)) for place, one in enumerate(given)]
+    events = [at(f"events[{place}]", partial(Event.of, one)) for place, one in enumerate(given)]
     catalogue.numbers("events", [one.item for one in events])  # refuses texts where ids are integers
     times = fine_times([one.time for one in events], catalogue.about.time_unit, lambda place: f"events[{place}].time")
     whole = zip(events, times.tolist(), strict=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import partial
 from typing import Any, Literal, Self
 
 from recalign.errors import InputError, nearest
@@ -151,9 +152,9 @@ class Request:
         """
         found = plain(cls, given, "the request")
         if isinstance(boosts := found.get("boost"), list | tuple):
-            found["boost"] = [at(f"boost[{n}]", lambda one=one: _boost(one)) for n, one in enumerate(boosts)]
+            found["boost"] = [at(f"boost[{n}]", partial(_boost, one)) for n, one in enumerate(boosts)]
         if isinstance(explore := found.get("explore"), Mapping):
-            found["explore"] = at("explore", lambda: _explore(explore))
+            found["explore"] = at("explore", partial(_explore, explore))
         return cls(**found)
 
 
