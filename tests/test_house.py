@@ -27,6 +27,7 @@ BELOW = {
     "metrics": {"errors"},
     "factorization": set(),
     "simulation": {"errors", "events", "files", "kept"},
+    "feedback": {"errors", "events", "files", "kept", "serving"},
     "serving": {"errors", "files", "kept"},  # what answers knows nothing of what trains; `export` knows both
 }
 for room, lower in [
@@ -44,7 +45,7 @@ for room, lower in [
     ("commands", {"stage"}),
     ("api", {"stage", "configs"}),
     ("export", {"serving", "stage"}),
-    ("cli", {"chain", "commands", "export", "manual"}),
+    ("cli", {"chain", "commands", "export", "feedback", "manual"}),
     ("__main__", {"cli"}),
 ]:
     BELOW[room] = lower | {deeper for name in lower for deeper in BELOW[name]}
@@ -114,6 +115,7 @@ def test_no_file_imports_the_public_names():
 
 FREE_OF = {
     "events": {"torch", "lightning"},
+    "feedback": {"torch", "lightning"},
     "metrics": {"polars", "lightning"},
     "nn": {"polars", "lightning"},
     "serving": {"torch", "lightning"},

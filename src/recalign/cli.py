@@ -30,6 +30,7 @@ COMMANDS = {
     "export": "make a bundle of a policy: a folder that answers without the log and without torch",
     "items": "add new items to a bundle: they are known by their features, nothing is trained",
     "serve": "answer over HTTP from a bundle",
+    "feedback": "join what a server has shown with what came of it: an event table with exposure",
     "compare": "the table of a chain's methods, from its run folders",
     "report": "the page report.html of a chain, from its run folders",
     "dashboard": "make a workspace in Weights & Biases: stages, methods, over-optimisation, sweeps",
@@ -56,6 +57,7 @@ MODULES = {
     "chain": "chain",
     "dashboard": "chain.dashboard",
     "export": "export.command",
+    "feedback": "feedback.feedback_command",
     "init": "events.init_command",
     "items": "export.new_items",
     "serve": "serving.command",
@@ -64,7 +66,7 @@ MODULES = {
 }
 """Commands that are functions of the same name, and where these are."""
 
-READERS = ("chain", "init", "items", "serve", "tune")
+READERS = ("chain", "feedback", "init", "items", "serve", "tune")
 """Commands of these that read their own words; the options of the others are the function's arguments."""
 
 USAGE = """\

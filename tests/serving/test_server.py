@@ -198,7 +198,7 @@ def test_too_many_are_told_to_come_back(app):
 
 JUNK = [None, True, 0, -1, 2**70, 1.5, 1e308, "", "3", "ü\ud800", [], [[]], {}, {"a": 1}, "x" * 300, [1] * 50]
 NAMES = ["items", "times", "rewards", "time", "k", "allow", "block", "boost", "seen", "strength"]
-NAMES += ["log_probs", "user", "other"]
+NAMES += ["log_probs", "user", "explore", "other"]
 
 
 def malformed(draw: random.Random) -> bytes:
@@ -212,6 +212,7 @@ def malformed(draw: random.Random) -> bytes:
         elif given[name]:
             given[name] = [*given[name][:-1], draw.choice(JUNK)]
         if draw.random() < 0.1:
+            given["explore"] = {draw.choice(["temperature", "share", "fixed", "seed", "other"]): draw.choice(JUNK)}
             given["boost"] = [{"column": draw.choice(JUNK), "value": draw.choice(JUNK), "weight": draw.choice(JUNK)}]
     text = json.dumps(given).encode()
     if draw.random() < 0.1:

@@ -25,6 +25,7 @@ def test_an_environment_without_torch_answers(bundled, tmp_path):
     run(python, "-m", "pip", "install", "--quiet", "--no-deps", str(ROOT))
     code = (
         "import importlib.util, recalign, recalign.cli, recalign.serving.app, recalign.serving.command\n"
+        "import recalign.feedback.feedback_command\n"
         f"answer = recalign.load_bundle({str(bundled)!r}).recommend({{'items': [3], 'times': [5], 'k': 2}})\n"
         "print(len(answer.items), importlib.util.find_spec('torch'))"
     )

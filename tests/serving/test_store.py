@@ -194,8 +194,13 @@ def test_without_a_store_a_user_is_refused():
     with pytest.raises(InputError, match="nobody's history") as refused:
         catalogue().encode(Request(user="anna"))
     assert "--store" in str(refused.value)
-    with pytest.raises(InputError, match="names a user and has a history"):
-        Request(user="anna", items=[3], times=[1])
+
+
+def test_a_user_and_a_history_are_one_too_many(app):
+    both = {"user": "anna", "items": [3], "times": [1]}
+    [(status, _, text)] = running(app, post(app, "/recommend", both))
+    assert status == 422
+    assert "names a user and has a history" in json.loads(text)["error"]
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,8 +21,8 @@ from recalign.events import data_root
 from recalign.events.files import locate
 from recalign.events.reading import no_column, read
 from recalign.events.tree import plain_name
-from recalign.export import card, onnx, program
-from recalign.export.cap import capped, caps, rows
+from recalign.export import cap, card, exploration, onnx, program
+from recalign.export.cap import capped, caps
 from recalign.export.graph import Graph, part_of
 from recalign.export.program import PROGRAM
 from recalign.export.verify import Verified, in_unit, verify
@@ -32,6 +33,7 @@ from recalign.recommender import CodePolicy
 from recalign.recommender.checkpoint import recipe
 from recalign.serving.about import EXAMPLES, GRAPH, ITEMS, TABLES, About, point
 from recalign.serving.bundle import INSTALL, Bundle
+from recalign.serving.request import Explore, at
 from recalign.stage.opened import OpenedRun, opened
 
 WEIGHTS, RECIPE, CARD, FEATURES = "policy.safetensors", "recipe.json", "README.md", "features.json"
@@ -48,6 +50,7 @@ def export(
     filtered: bool = False,
     columns: list[str] | None = None,
     torch_export: bool = False,
+    explore: list[float] | None = None,
 ) -> None:
     """Make a bundle of a run: a folder that answers without the log, without torch and without Lightning.
 
@@ -62,13 +65,17 @@ def export(
         columns: further columns of the log's item table (`data.log.items`) that requests may boost by, such as
             [genres].
         torch_export: also write the graph as model.pt2, for torch; the server does not need it.
+        explore: temperatures, such as [0.5, 1, 2], at which to measure on validation what a request's `explore` costs;
+            the card then shows NDCG@10 and, beside the judges of a chain, the value.
     """
     if newest != "auto":
         require_positive("", {"newest": newest}, "newest")
     if lacking := [name for name in PACKAGES if find_spec(name) is None]:
         raise InputError(f"a package is missing: {', '.join(lacking)}", remedy=INSTALL)
     made = opened(run)
-    folder, found = bundle_of(made, out or run / "bundles", verify, newest, filtered, columns or (), torch_export)
+    folder, found = bundle_of(
+        made, out or run / "bundles", verify, newest, filtered, columns or (), torch_export, explore or ()
+    )
     print(f"{folder}: {sum(file.stat().st_size for file in folder.iterdir()) / 2**20:.1f} MB")
     if found:
         print(found)
@@ -83,6 +90,7 @@ def bundle_of(
     filtered: bool = False,
     columns: Sequence[str] = (),
     torch_export: bool = False,
+    explore: Sequence[float] = (),
 ) -> tuple[Path, Verified | None]:
     """Write a bundle into a folder of versions, and let ``current`` name it.
 
@@ -94,6 +102,8 @@ def bundle_of(
             as the policy does. Nothing is written then.
     """
     _require_repeatable(made, filtered)
+    for temperature in explore:
+        at("explore", partial(Explore, temperature))  # refused before anything is made
     table = items(made, columns)
     part = part_of(made.policy)
     known = made.data.know_request
@@ -120,11 +130,14 @@ def bundle_of(
         if newest == "auto":
             found_caps = caps(made.data, bundle)
             best = next(one.newest for one in found_caps if one.chosen)
-            about, bundle = replace(about, max_length=best, caps=rows(found_caps)), capped(bundle, best)
+            about, bundle = replace(about, max_length=best, caps=cap.rows(found_caps)), capped(bundle, best)
         write_json(folder / EXAMPLES, examples(bundle))
         found = verify(made.policy, made.data, bundle) if check else None
         if check and torch_export:
             verify(made.policy, made.data, program.ProgramBundle(bundle))
+        if explore:
+            cost = exploration.costs(made.data, bundle, explore, exploration.judge_of(made))
+            about = replace(about, exploration=exploration.rows(cost))
         about = replace(about, verified=asdict(found) if found else {})
         about.write(folder)
         write_text(folder / CARD, card.of(made, about, found))

@@ -10,7 +10,7 @@ Shape suffixes: T targets, V items, N = V + 1 items with the padding item at 0, 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
@@ -27,7 +27,7 @@ from recalign.sequences import Batch, EventDataModule
 from recalign.sequences.windows import Windows, evaluation_windows, sample_users
 from recalign.serving.bundle import Bundle
 from recalign.serving.catalogue import Encoded, of_micro
-from recalign.serving.request import LONGEST, LeftOut, Request, Time
+from recalign.serving.request import LONGEST, Answer, LeftOut, Request, Time
 
 TOLERANCE = 1e-4
 """Largest difference of two log-probabilities that count as the same, in nats."""
@@ -139,13 +139,18 @@ def _of_batch(batch: Batch, strength: float) -> Iterator[Encoded]:
 
 
 def as_requests(
-    windows: Windows, data: EventDataModule, bundle: Bundle, told: Callable[[Request], Request] = lambda whole: whole
+    windows: Windows,
+    data: EventDataModule,
+    bundle: Bundle,
+    told: Callable[[Request], Request] = lambda whole: whole,
+    heard: Callable[[Sequence[Answer]], None] = lambda _: None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The gain of every target when the bundle is asked with raw ids, whose it is, and whether it was met before.
 
     Args:
         windows, data, bundle: whose targets are asked for, of which log, and of whom.
         told: what is asked in place of a request with the whole history.
+        heard: is told the answers, in the order of the targets.
 
     Shape: (T,) each.
     """
@@ -157,6 +162,7 @@ def as_requests(
         asked = zip(user_T[part], windows.state[part], windows.time[part], strict=True)
         made = [_request(data, bundle, *one) for one in asked]
         answers = bundle.recommend([told(one) for one in made])
+        heard(answers)
         for place, (answer, item) in enumerate(zip(answers, windows.target[part].tolist(), strict=True)):
             shown = [one.item for one in answer.items]
             if item and known[item - 1] in shown:

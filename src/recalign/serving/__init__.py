@@ -4,6 +4,6 @@ Nothing here imports torch, Lightning or a part that trains; `recalign.export` m
 """
 
 from recalign.serving.bundle import Bundle, load_bundle
-from recalign.serving.request import Answer, Boost, LeftOut, Request, Scored, Shown
+from recalign.serving.request import Answer, Boost, Explore, Explored, LeftOut, Request, Scored, Shown
 
-__all__ = ["Answer", "Boost", "Bundle", "LeftOut", "Request", "Scored", "Shown", "load_bundle"]
+__all__ = ["Answer", "Boost", "Bundle", "Explore", "Explored", "LeftOut", "Request", "Scored", "Shown", "load_bundle"]

@@ -46,6 +46,7 @@ class About:
         where: condition that the log's events fulfil, and so those of requests must; null: none.
         log, catalogue, made_of: what it was trained on and made of; digests.
         versions: of recalign and of what wrote the graph.
+        exploration: what lists drawn at some temperatures lost on validation (`recalign.export.exploration`).
         verified: what `recalign.export.verify` measured; empty where it was left out.
         format: `FORMAT` of what wrote it.
     """
@@ -69,6 +70,7 @@ class About:
     made_of: Mapping[str, str] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     caps: list[dict[str, Any]] = field(default_factory=list)
+    exploration: list[dict[str, Any]] = field(default_factory=list)
     verified: Mapping[str, Any] = field(default_factory=dict)
     format: int = FORMAT
 

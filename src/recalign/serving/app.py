@@ -15,7 +15,10 @@ from fastapi.openapi.utils import get_openapi
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import TypeAdapter
 
+from recalign.errors import InputError
 from recalign.serving.bundle import Bundle
+from recalign.serving.catalogue import Encoded
+from recalign.serving.decisions import Decisions, decided
 from recalign.serving.event import Deleted, Events, Taken, rows_of, with_history
 from recalign.serving.guard import EVENTS, USERS, Figures, Guard
 from recalign.serving.request import Answer, Id, Request, Scored, plain, text_id
@@ -47,6 +50,7 @@ def make_app(
     threads: int = 1,
     store: Store | None = None,
     events_token: str | None = None,
+    decisions: Decisions | None = None,
 ) -> FastAPI:
     """The application.
 
@@ -56,6 +60,7 @@ def make_app(
         threads: of ONNX Runtime.
         store: of histories; None: requests bring their own.
         events_token: that those who tell events, or delete a user, have to bear; there is one where there is a store.
+        decisions: where answers to requests that name a user are logged; None: nowhere.
 
     Raises:
         InputError: the bundle cannot be served.
@@ -75,18 +80,26 @@ def make_app(
                 await task
         if histories:
             histories.close()
+        if decisions:
+            decisions.close()
 
     app = FastAPI(title="recalign", redoc_url=None, lifespan=running)
     app.state.service = service
 
+    async def answered(request: Request) -> tuple[Encoded, Answer]:
+        bundle = service.bundle
+        asked, unknown = await with_user(bundle, histories, request, decisions is not None)
+        encoded = bundle.encode(asked)
+        answer: Any = noted(await service.ask(bundle, encoded), unknown)
+        return encoded, answer
+
     async def recommend(http: HTTPRequest) -> Response:
-        bundle, body = service.bundle, await read(http)
-        asked, unknown = await with_user(bundle, histories, Request.of(body))
-        return said(noted(await service.ask(bundle, bundle.encode(asked)), unknown))
+        request = Request.of(await read(http))
+        return said(await decided(decisions, request, answered) if decisions else (await answered(request))[1])
 
     async def score(http: HTTPRequest) -> Response:
         bundle, body = service.bundle, plain(Score, await read(http), "the request")
-        asked, unknown = await with_user(bundle, histories, Request.of(body.get("request", {})))
+        asked, unknown = await with_user(bundle, histories, Request.of(body.get("request", {})), decisions is not None)
         return said(noted(await service.ask(bundle, *bundle.encode_score(asked, body.get("items"))), unknown))
 
     async def alive(http: HTTPRequest) -> Response:
@@ -133,10 +146,22 @@ def post(app: FastAPI, path: str, handler: Handler, asked: type, answer: type) -
     app.post(path, responses=answers, **settings)(handler)
 
 
-async def with_user(bundle: Bundle, histories: Histories | None, request: Request) -> tuple[Request, bool]:
-    """A request with the history of the user that it names; and whether it names one of whom nothing is kept."""
-    if request.user is None or histories is None:  # without a store, the bundle refuses one with a user
-        return request, False
+async def with_user(
+    bundle: Bundle, histories: Histories | None, request: Request, logged: bool = False
+) -> tuple[Request, bool]:
+    """A request with the history of the user that it names; and whether it names one of whom nothing is kept.
+
+    Args:
+        bundle, histories, request: who asks what; without a store, the bundle refuses a request that names a user,
+        logged: unless that is who asks, for the log of decisions.
+
+    Raises:
+        InputError: a server with a store is told a history too.
+    """
+    if request.user is None or histories is None:
+        return replace(request, user=None) if logged and request.user is not None else request, False
+    if request.items or request.rewards:
+        raise InputError("it names a user and has a history", where="user", remedy="give one of them")
     kept = await histories.of(text_id("user", request.user))
     return with_history(request, kept, bundle.about.time_unit), not kept
 

@@ -17,7 +17,8 @@ from recalign.errors import InputError
 from recalign.files import read_json
 from recalign.serving.about import EXAMPLES, GRAPH, ITEMS, REMEDY, TABLES, About, current
 from recalign.serving.catalogue import Catalogue, Encoded
-from recalign.serving.request import Answer, Id, Request, Scored, Shown, require_ids
+from recalign.serving.explore import drawn
+from recalign.serving.request import Answer, Explored, Id, Request, Scored, Shown, require_ids
 
 ROWS = 64
 """Requests that the graph answers at once,"""
@@ -29,8 +30,8 @@ EDGES = (16, 32, 50, 64, 104, 152, 200)
 """Lengths up to which histories are answered together; beyond, powers of two."""
 CLOSE = 1e-4
 """Scores that differ by less are tied: other machines round otherwise."""
-Best = tuple[np.ndarray, np.ndarray, np.ndarray | None]
-"""Items, their scores and, where asked for, log-probabilities."""
+Best = tuple[np.ndarray, np.ndarray, np.ndarray | None, Explored | None]
+"""Items, their scores and, where asked for, log-probabilities and how the list was drawn."""
 INSTALL = "pip install 'recalign[serve]'"
 
 
@@ -200,13 +201,20 @@ class Bundle:
         if group[0].plain(self.about.k):
             item_BK, score_BK = self.run(group, ["items", "scores"])
             ks = [one.request.k for one in group]
-            best: list[Best] = [(item_BK[n, :k], score_BK[n, :k], None) for n, k in enumerate(ks)]
+            best: list[Best] = [(item_BK[n, :k], score_BK[n, :k], None, None) for n, k in enumerate(ks)]
         else:
             logit_BN = self.run(group, ["logits"])[0]
             best = [best_of(one, self.left(one, logit_N)) for one, logit_N in zip(group, logit_BN, strict=True)]
         return [self._answer(one, *found) for one, found in zip(group, best, strict=True)]
 
-    def _answer(self, one: Encoded, item_K: np.ndarray, score_K: np.ndarray, logp_K: np.ndarray | None) -> Answer:
+    def _answer(
+        self,
+        one: Encoded,
+        item_K: np.ndarray,
+        score_K: np.ndarray,
+        logp_K: np.ndarray | None,
+        explored: Explored | None,
+    ) -> Answer:
         ids, titles = self.catalogue.ids, self.catalogue.titles
         logps = [None] * len(item_K) if logp_K is None else logp_K.tolist()
         shown = [
@@ -214,7 +222,7 @@ class Bundle:
             for item, score, logp in zip(item_K.tolist(), score_K.tolist(), logps, strict=True)
             if item > 0
         ]
-        return Answer(shown, one.left_out, self.version)
+        return Answer(shown, one.left_out, self.version, explored)
 
     def _of_frame(self, events: pl.DataFrame, settings: Mapping[str, Any]) -> pl.DataFrame:
         if lacking := [name for name in ("user", "item", "timestamp") if name not in events.columns]:
@@ -287,12 +295,13 @@ def padded(rows: Sequence[np.ndarray], width: int, value: Any = 0, last: bool = 
 
 
 def best_of(one: Encoded, score_N: np.ndarray) -> Best:
-    """The best items of the scores that `Bundle.left` leaves, and, where asked for, their log-probabilities."""
+    """The best items of the scores that `Bundle.left` leaves, or drawn ones, and what else is asked for of them."""
     k = min(one.request.k, len(score_N) - 1)
     least = np.partition(score_N, -k)[-k]
     item_X = np.flatnonzero((score_N >= least) & np.isfinite(score_N))
     item_K = item_X[np.argsort(-score_N[item_X], kind="stable")[:k]]  # ties by number, as the graph has them
-    return item_K, score_N[item_K], log_softmax(score_N)[item_K] if one.request.log_probs else None
+    item_K, explored = drawn(score_N, item_K, one.request.explore) if one.request.explore else (item_K, None)
+    return item_K, score_N[item_K], log_softmax(score_N)[item_K] if one.request.log_probs else None, explored
 
 
 def log_softmax(score_N: np.ndarray) -> np.ndarray:

@@ -49,7 +49,7 @@ class Encoded:
     def plain(self, k: int) -> bool:
         """Whether the best ``k`` of the graph are the answer."""
         filtered = self.allow_N is not None or self.request.boost
-        return not (filtered or self.request.log_probs) and self.request.k <= k
+        return not (filtered or self.request.log_probs or self.request.explore) and self.request.k <= k
 
 
 class Catalogue:

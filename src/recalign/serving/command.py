@@ -15,6 +15,10 @@ TOKEN = "RECALIGN_TOKEN"
 """Environment variable that holds the token."""
 EVENTS_TOKEN = "RECALIGN_EVENTS_TOKEN"
 """The same of the token of those who tell events."""
+DECISIONS_KEY = "RECALIGN_DECISIONS_KEY"
+"""The same of the key of the users' pseudonyms in the log of decisions."""
+RETENTION = 30.0
+"""Days after which a segment of the log of decisions is deleted."""
 SHORTEST = 16
 """Characters of a token."""
 CONNECTIONS = 1024
@@ -45,11 +49,22 @@ def serve(words: list[str]) -> None:
         type=Path,
         help=f"file that holds the token of those who tell events; else the variable {EVENTS_TOKEN}",
     )
-    parser.add_argument("--retention_days", type=float, help="days after which the store deletes an event; else never")
+    parser.add_argument("--decisions", type=Path, help="folder that logs what is shown to users, to read with feedback")
+    parser.add_argument(
+        "--decisions_key_file",
+        type=Path,
+        help=f"file that holds the key of the users' pseudonyms; else the variable {DECISIONS_KEY}",
+    )
+    parser.add_argument(
+        "--retention_days",
+        type=float,
+        help=f"days after which the store deletes an event, else never; and the log decisions, else {RETENTION:g}",
+    )
     given = parser.parse_args(words)
     require_positive("", vars(given), "threads", "retention_days")
     token = token_of(given.token_file)
     events_token = events_token_of(given, token)
+    key = decisions_key_of(given)
     if token is None and not is_loopback(given.host):
         remedy = f"set {TOKEN} to {SHORTEST} characters or more, or name a file with --token_file"
         raise InputError("whoever reaches this address could ask, so a token is needed", where="host", remedy=remedy)
@@ -57,12 +72,15 @@ def serve(words: list[str]) -> None:
         import uvicorn
 
         from recalign.serving.app import make_app
+        from recalign.serving.decisions import Decisions
         from recalign.serving.store import Store
     except ImportError as error:
         raise InputError(f"a package is missing: {error}", remedy=INSTALL) from error
     with bound(given.host, given.port) as listening:
         store = Store(given.store, given.retention_days) if given.store else None
-        app = make_app(given.bundle, token, given.threads, store, events_token)
+        days = given.retention_days or RETENTION
+        decisions = Decisions(given.decisions, key, days) if key else None
+        app = make_app(given.bundle, token, given.threads, store, events_token, decisions)
         host, port = listening.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
         print(f"{app.state.service.bundle.version} at http://{shown}:{port}, described at /docs", flush=True)
@@ -85,9 +103,12 @@ def events_token_of(given: argparse.Namespace, token: str | None) -> str | None:
         InputError: there is a store and no token of its own, or settings of a store and none.
     """
     if given.store is None:
-        for name in ("events_token_file", "retention_days"):
-            if getattr(given, name) is not None:
-                raise InputError("there is no store that it would be of", where=name, remedy="name one with --store")
+        if given.events_token_file is not None:
+            what, remedy = "there is no store that it would be of", "name one with --store"
+            raise InputError(what, where="events_token_file", remedy=remedy)
+        if given.retention_days is not None and given.decisions is None:
+            what = "there is no store that it would be of, nor a log of decisions"
+            raise InputError(what, where="retention_days", remedy="name one with --store or --decisions")
         return None
     found = token_of(given.events_token_file, EVENTS_TOKEN)
     if found is None:
@@ -99,8 +120,36 @@ def events_token_of(given: argparse.Namespace, token: str | None) -> str | None:
     return found
 
 
-def token_of(file: Path | None, variable: str = TOKEN) -> str | None:
-    """The token of a file, else of a variable of the environment; None: there is none.
+def decisions_key_of(given: argparse.Namespace) -> str | None:
+    """The key of the log of decisions; None: there is no log.
+
+    Raises:
+        InputError: there is a log and no key, or a key's file and no log.
+    """
+    if given.decisions is None:
+        if given.decisions_key_file is not None:
+            what, remedy = "there is no log that it would be of", "name one with --decisions"
+            raise InputError(what, where="decisions_key_file", remedy=remedy)
+        return None
+    return required_key(given.decisions_key_file)
+
+
+def required_key(file: Path | None) -> str:
+    """The key of a file, else of the environment.
+
+    Raises:
+        InputError: there is none, or it is no key.
+    """
+    found = token_of(file, DECISIONS_KEY, "key")
+    if found is None:
+        what = "the log of decisions holds pseudonyms, which a key makes"
+        remedy = f"set {DECISIONS_KEY} to {SHORTEST} characters or more, or name a file that holds it"
+        raise InputError(what, where="decisions", remedy=remedy)
+    return found
+
+
+def token_of(file: Path | None, variable: str = TOKEN, what: str = "token") -> str | None:
+    """The token, or a key, of a file, else of a variable of the environment; None: there is none.
 
     Raises:
         InputError: the file cannot be read, or the token is too short or not plain text.
@@ -108,11 +157,11 @@ def token_of(file: Path | None, variable: str = TOKEN) -> str | None:
     try:
         token = file.read_text(encoding="utf-8") if file else os.environ.get(variable)
     except (OSError, ValueError) as error:
-        raise InputError(f"the token cannot be read: {error}", where=str(file), remedy="name a text file") from error
+        raise InputError(f"the {what} cannot be read: {error}", where=str(file), remedy="name a text file") from error
     token = token.strip() if token is not None else None
     if token is not None and (len(token) < SHORTEST or not token.isascii() or not token.isprintable()):
         remedy = f"give {SHORTEST} plain characters or more, such as those of: openssl rand -hex 32"
-        raise InputError("this token is too short or no plain text", where=str(file or variable), remedy=remedy)
+        raise InputError(f"this {what} is too short or no plain text", where=str(file or variable), remedy=remedy)
     return token
 
 

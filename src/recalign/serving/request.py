@@ -19,6 +19,10 @@ LONGEST = 10_000
 MOST_BOOSTS = 100
 MOST = 1_000
 """Items that an answer may have."""
+COLDEST, HOTTEST = 1e-3, 1e3
+"""Temperatures of an exploration."""
+SEEDS = 2**53
+"""Seeds there are: JavaScript has no larger whole numbers."""
 LARGEST = 2.0**63
 LONGEST_ID = 200
 """Characters of the id of a user or of an event."""
@@ -47,6 +51,32 @@ class Boost:
 
 
 @dataclass(frozen=True)
+class Explore:
+    """Draw the list by chance, so that what it proves is known later (`recalign.serving.explore`).
+
+    Attributes:
+        temperature: of the draw. 1: as probable as the policy says; towards 0: the ranked list; higher: more even.
+        share: of the requests whose list is drawn; the others are ranked. Both are logged with their chances.
+        fixed: first positions that stay as they are ranked; from ``k`` on nothing is drawn.
+        seed: of this request's draws; null: a new one. The same seed gives the same list. Never give many requests the
+            same one: their lists would be one draw.
+    """
+
+    temperature: float = 1.0
+    share: float = 1.0
+    fixed: int = 0
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        warm = is_number(self.temperature) and COLDEST <= self.temperature <= HOTTEST
+        require(warm, "temperature", self.temperature, f"a number from {COLDEST:g} to {HOTTEST:g}")
+        require(is_number(self.share) and 0 <= self.share <= 1, "share", self.share, "a number from 0 to 1")
+        require(type(self.fixed) is int and 0 <= self.fixed <= MOST, "fixed", self.fixed, f"0 to {MOST:,} positions")
+        seeded = self.seed is None or (type(self.seed) is int and 0 <= self.seed < SEEDS)
+        require(seeded, "seed", self.seed, f"a whole number from 0 to {SEEDS - 1}, or null")
+
+
+@dataclass(frozen=True)
 class Request:
     """What somebody has chosen so far, and what to recommend next.
 
@@ -66,7 +96,8 @@ class Request:
             bundle's card says.
         log_probs: also return log-probabilities over all items that the filters leave.
         user: whose history a server with a store has kept, in place of items, times and rewards. One that it does not
-            know has no history.
+            know has no history. To a server with a log of decisions and no store: who asks, beside the history.
+        explore: draw the list by chance; null: the best items, ranked.
     """
 
     items: Sequence[Id] = ()
@@ -81,6 +112,7 @@ class Request:
     strength: float | None = None
     log_probs: bool = False
     user: Id | None = None
+    explore: Explore | None = None
 
     def __post_init__(self) -> None:
         require_ids("items", self.items)
@@ -102,8 +134,8 @@ class Request:
         require(isinstance(self.log_probs, bool), "log_probs", self.log_probs, "true or false")
         if self.user is not None:
             text_id("user", self.user)
-            if self.items or self.rewards:
-                raise InputError("it names a user and has a history", where="user", remedy="give one of them")
+        good = self.explore is None or isinstance(self.explore, Explore)
+        require(good, "explore", self.explore, "temperature, share, fixed and seed, or null")
 
     def _require_one_an_item(self, name: str, values: Sequence[Any]) -> None:
         require_list(name, values, LONGEST)
@@ -121,6 +153,8 @@ class Request:
         found = plain(cls, given, "the request")
         if isinstance(boosts := found.get("boost"), list | tuple):
             found["boost"] = [at(f"boost[{n}]", partial(_boost, one)) for n, one in enumerate(boosts)]
+        if isinstance(explore := found.get("explore"), Mapping):
+            found["explore"] = at("explore", partial(_explore, explore))
         return cls(**found)
 
 
@@ -162,18 +196,44 @@ class LeftOut:
 
 
 @dataclass(frozen=True)
+class Explored:
+    """How a list came about: all that an estimate needs to know.
+
+    Attributes:
+        arm: explored: the list was drawn; ranked: it was this request's turn to be ranked.
+        chance: probability of this arm.
+        temperature, fixed, seed: of the draw.
+        ranked: first positions that are those of the ranked list. The probability of the first n items, whatever the
+            arm, is share * exp(sum of the first n log_probs) + (1 - share) * (n <= ranked).
+        log_probs: of each item given those before it, *in a list that is drawn*, whichever the arm; 0 where fixed.
+    """
+
+    arm: Literal["explored", "ranked"]
+    chance: float
+    temperature: float
+    fixed: int
+    seed: int
+    ranked: int
+    log_probs: Sequence[float]
+
+
+@dataclass(frozen=True)
 class Answer:
     """What is recommended.
 
     Attributes:
-        items: best first; fewer than asked for where the filters leave fewer.
+        items: best first, or as they were drawn; fewer than asked for where the filters leave fewer.
         left_out: what of the request was not used.
         version: of the bundle.
+        explored: how the list came about, where the request asked to explore.
+        decision: names it in the log of decisions, where a server keeps one; outcomes may refer to it.
     """
 
     items: Sequence[Shown]
     left_out: LeftOut
     version: str
+    explored: Explored | None = None
+    decision: str | None = None
 
 
 @dataclass(frozen=True)
@@ -223,6 +283,10 @@ def _boost(given: Any) -> Boost:
     if lacking := [one.name for one in fields(Boost) if one.name not in found]:
         raise InputError(f"it has no {lacking[0]}", where=lacking[0], remedy="give column, value and weight")
     return Boost(**found)
+
+
+def _explore(given: Any) -> Explore:
+    return Explore(**plain(Explore, given, "an exploration"))
 
 
 def at(place: str, make: Callable[[], Any]) -> Any:

@@ -1,0 +1,188 @@
+"""Read the log of decisions; turn closed segments into Parquet; forget a user.
+
+A segment is closed once nobody holds its lock: its server has moved on, has stopped or was killed. Only then is it
+replaced by a Parquet file with the same records.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from filelock import FileLock, Timeout
+
+from recalign.errors import InputError
+from recalign.files import held, read_json, replacing, write_json
+from recalign.serving.decisions import COMPACTED, FORMAT, SEGMENT, lock_of, name_of
+
+FORGOTTEN = "forgotten.json"
+"""Pseudonyms, and when they were forgotten: of users of whom an open segment may hold something."""
+HALF, DAMAGED = "half-written records, dropped", "damaged records, dropped"
+FIELDS: dict[str, Any] = {
+    "time": pl.Int64, "decision": pl.String, "user": pl.String, "version": pl.String, "k": pl.Int64,
+    "hidden": pl.Int64, "blocked": pl.Int64, "allowed": pl.Int64, "boosts": pl.Int64, "arm": pl.String,
+    "chance": pl.Float64, "temperature": pl.Float64, "fixed": pl.Int64, "seed": pl.Int64, "ranked": pl.Int64,
+    "log_probs": pl.List(pl.Float64),
+}  # fmt: skip
+"""Of a record, beside its ``items``, whose ids are integers or texts."""
+NEEDED = ("time", "decision", "user", "version", "items")
+
+
+def read(folder: Path, key: str | None = None) -> tuple[pl.DataFrame, Counter[str]]:
+    """All decisions of a folder, in the order of time, and how many records were dropped, by reason.
+
+    Args:
+        folder: of a server's log; what is closed in it is compacted first.
+        key: that the log has to have been written with; None: whichever.
+
+    Raises:
+        InputError: there is no log, or it is of another key or of a newer format.
+    """
+    with reading(folder):
+        _compact(folder)
+        parts = [_compacted(path) for path in compacted(folder)]
+        parts += [_segment(path) for path in sorted(folder.glob(f"*{SEGMENT}"))]
+        forgotten = _forgotten(folder)
+    if not parts:
+        what, remedy = "there are no decisions in this folder", "name the one of `recalign serve BUNDLE --decisions`"
+        raise InputError(what, where=str(folder), remedy=remedy)
+    if key and (others := {name for _, _, name in parts if name} - {name_of(key)}):
+        what = f"these decisions were written with another key ({', '.join(sorted(others))})"
+        remedy = "give the key that the server has, or move what another key wrote into a folder of its own"
+        raise InputError(what, where=str(folder), remedy=remedy)
+    frames = [frame for frame, _, _ in parts]
+    if len({frame["items"].dtype for frame in frames}) > 1:
+        frames = [frame.with_columns(pl.col("items").cast(pl.List(pl.String))) for frame in frames]
+    dropped = sum((counts for _, counts, _ in parts), Counter[str]())
+    return _without(pl.concat(frames), forgotten).sort("time", maintain_order=True), dropped
+
+
+def forget(folder: Path, user: str, now: int, *tables: Path) -> tuple[int, int]:
+    """Erase a user.
+
+    Args:
+        folder: of a server's log.
+        user: the pseudonym.
+        now: microseconds since 1970; decisions until then are erased.
+        *tables: Parquet files with a column ``user``, where they are there.
+
+    Returns:
+        Records that were erased, and those in segments that a server still writes: nobody reads these any more, and
+        they are erased by the next reading after the server has moved on, within an hour or two.
+    """
+    with reading(folder):
+        write_json(folder / FORGOTTEN, _forgotten(folder) | {user: now})
+        (folder / FORGOTTEN).chmod(0o600)
+        erased = _compact(folder, user)
+        for path in [*compacted(folder), *(table for table in tables if table.is_file())]:
+            frame = pl.read_parquet(path, glob=False)
+            left = frame.filter(pl.col("user") != user)
+            if left.height < frame.height:
+                _write(left, path, pl.read_parquet_metadata(path), path.stat().st_mtime)
+                erased += frame.height - left.height
+        waiting = sum(_segment(path)[0].filter(user=user).height for path in folder.glob(f"*{SEGMENT}"))
+    return erased, waiting
+
+
+@contextmanager
+def reading(folder: Path) -> Iterator[None]:
+    """One reader at a time. Servers go on.
+
+    Raises:
+        InputError: there is no such folder, or another process reads it.
+    """
+    if not folder.is_dir():
+        remedy = "name the folder of `recalign serve BUNDLE --decisions FOLDER`"
+        raise InputError("there is no such folder", where=str(folder), remedy=remedy)
+    with held(folder, "reading decisions", "wait until it has finished"):
+        yield
+
+
+def compacted(folder: Path) -> list[Path]:
+    """Segments that are Parquet now, oldest first."""
+    return sorted(folder.glob(f"*{SEGMENT}{COMPACTED}"))
+
+
+def _compact(folder: Path, counted: str = "") -> int:
+    """Turn closed segments into Parquet. Returns: records of a pseudonym that were left out, as it is forgotten."""
+    forgotten, erased, is_open = _forgotten(folder), 0, False
+    for path in sorted(folder.glob(f"*{SEGMENT}")):
+        lock = FileLock(lock_of(path))
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            is_open = True
+            continue
+        with lock:
+            frame, dropped, key = _segment(path)
+            left = _without(frame, forgotten)
+            erased += frame.filter(user=counted).height - left.filter(user=counted).height
+            known = {"format": str(FORMAT), "key": key, "dropped": json.dumps(dropped)}
+            _write(left, path.with_name(path.name + COMPACTED), known, path.stat().st_mtime)
+            path.unlink()
+        lock_of(path).unlink(missing_ok=True)
+    if not is_open:  # nothing is left that it would be needed for
+        (folder / FORGOTTEN).unlink(missing_ok=True)
+    return erased
+
+
+def _write(frame: pl.DataFrame, path: Path, known: dict[str, str], modified: float) -> None:
+    """Write a table that its owner alone may read, as old as its newest decision: retention counts from there."""
+    with replacing(path) as temporary:
+        temporary.touch(0o600)
+        frame.write_parquet(temporary, metadata={k: v for k, v in known.items() if not k.startswith("ARROW")})
+        os.utime(temporary, (modified, modified))
+
+
+def _compacted(path: Path) -> tuple[pl.DataFrame, Counter[str], str]:
+    known = pl.read_parquet_metadata(path)
+    return pl.read_parquet(path, glob=False), Counter(json.loads(known["dropped"])), known["key"]
+
+
+def _segment(path: Path) -> tuple[pl.DataFrame, Counter[str], str]:
+    """The whole records of a segment, how many are not whole, and the name of its key."""
+    *lines, rest = path.read_bytes().split(b"\n")
+    dropped: Counter[str] = Counter({HALF: bool(rest)})
+    head = _checked(lines[0]) if lines else None
+    if head is not None and head.get("format") != FORMAT:
+        what = f"decisions of format {head.get('format')!r}, and this recalign reads {FORMAT}"
+        raise InputError(what, where=str(path), remedy="install the recalign that wrote them")
+    records = [record for one in lines[1:] if (record := _checked(one)) is not None and _is_whole(record)]
+    dropped[DAMAGED] += max(0, len(lines) - 1) - len(records) + (bool(lines) and head is None)
+    return _frame(records), dropped, str(head["key"]) if head else ""
+
+
+def _checked(text: bytes) -> dict[str, Any] | None:
+    """A line's record; None: it is not what was written."""
+    if text[:8] != b"%08x" % zlib.crc32(text[9:]):
+        return None
+    return json.loads(text[9:])
+
+
+def _is_whole(record: dict[str, Any]) -> bool:
+    chances = record.get("log_probs")
+    return all(name in record for name in NEEDED) and (chances is None or len(chances) == len(record["items"]))
+
+
+def _frame(records: list[dict[str, Any]]) -> pl.DataFrame:
+    ids = [one for record in records for one in record["items"]]
+    of_text = any(isinstance(one, str) or abs(one) >= 2**63 for one in ids)
+    items = [[str(one) for one in record["items"]] if of_text else record["items"] for record in records]
+    columns = {name: pl.Series([record.get(name) for record in records], dtype=kind) for name, kind in FIELDS.items()}
+    return pl.DataFrame(columns | {"items": pl.Series(items, dtype=pl.List(pl.String if of_text else pl.Int64))})
+
+
+def _forgotten(folder: Path) -> dict[str, int]:
+    return read_json(folder / FORGOTTEN)
+
+
+def _without(frame: pl.DataFrame, forgotten: dict[str, int]) -> pl.DataFrame:
+    until = pl.col("user").replace_strict(list(forgotten), list(forgotten.values()), default=-1, return_dtype=pl.Int64)
+    return frame.filter(pl.col("time") > until) if forgotten else frame
