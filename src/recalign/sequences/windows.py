@@ -209,7 +209,7 @@ def with_test(sequences: Sequences) -> np.ndarray:
 
 
 def sample_users(sequences: Sequences, users: np.ndarray, number: int) -> np.ndarray:
-    """Draw users among those with test events; all of these if they are no more than that. Shape: bool (U,) -> bool (U,).
+    """Draw users among those with test events; all of these if they are no more. Shape: bool (U,) -> bool (U,).
 
     The log's catalogue seeds the draw, so every run takes the same users. A smaller sample is part of a larger one.
     """
