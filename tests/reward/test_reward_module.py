@@ -73,6 +73,18 @@ def test_the_loss_is_the_squared_error_in_standard_deviations(log_root, tmp_path
     assert watch.steps[0]["train/loss"] == pytest.approx(float(error_T.square().mean()), rel=1e-4)
 
 
+def test_what_was_validated_first_is_fitted_as_if_it_was_not(log_root, tmp_path):
+    data = small.data_of(RewardData, log_root)
+    losses = []
+    for first in (False, True):
+        torch.manual_seed(0)
+        module = RewardModel(data.num_items, encoder=small.encoder(), members=1)
+        if first:
+            small.trainer_of(tmp_path).validate(module, data, verbose=False)
+        losses.append([step["train/loss"] for step in small.fit(module, data, tmp_path).steps])
+    assert losses[0] == losses[1]
+
+
 def test_events_without_a_reward_drop_out_of_the_loss(own_root, tmp_path):
     data = data_with(own_root, pl.when(pl.col("item") % 3 > 0).then(pl.col("rating")))
     module = RewardModel(data.num_items, encoder=small.encoder(), members=1)

@@ -140,8 +140,8 @@ class RewardModel(StageModule):
             net.trunk.num_warm, net.trunk.warm_only = self.data.sequences.num_warm, True
         if not self.calibrated:  # once, before a checkpoint is loaded: a later test must not undo the fit
             self.calibrate(self.reward_data)
-            if stage == "fit":  # slow; for a test the checkpoint has the result
-                self.initialise_from_factorization(self.reward_data)
+        if stage == "fit" and not len(self.self_influence_EF):  # slow; for a test the checkpoint has the result
+            self.initialise_from_factorization(self.reward_data)
 
     def calibrate(self, data: RewardData) -> None:
         """Initialise the heads from averages of the training rewards.
