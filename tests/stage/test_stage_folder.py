@@ -34,6 +34,13 @@ def test_a_disk_that_is_full_before_training(monkeypatch: pytest.MonkeyPatch):
         run_stage(FIT)
 
 
+def test_two_processes_that_look_at_a_folder_at_the_same_time(monkeypatch: pytest.MonkeyPatch):
+    """The lock comes later, and says what is the matter."""
+    monkeypatch.setattr("os.fsync", lambda _: (RUN.path / ".probe").unlink())
+    RUN.probe()
+    assert list(RUN.path.iterdir()) == []
+
+
 @pytest.mark.parametrize("where", ["recalign.stage.loggers.CSVLog.log_metrics", "lightning.Trainer.save_checkpoint"])
 def test_a_disk_that_fills_while_training(where: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(where, no_space)

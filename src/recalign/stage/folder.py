@@ -97,7 +97,7 @@ class RunFolder:
                 file.write(bytes(1 << 20))
                 file.flush()
                 os.fsync(file.fileno())
-            probe.unlink()
+            probe.unlink(missing_ok=True)  # another process may look at the same time
         except OSError as error:
             raise cannot_write(error, self.path) from error
 
