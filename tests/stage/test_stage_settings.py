@@ -117,10 +117,13 @@ def test_a_variable_is_read_anew_wherever_it_stands_among_the_options(monkeypatc
 
 def test_a_variable_in_a_file_that_an_option_names_is_written_by_its_name(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("SHOP", "corner")
-    write("shop.yaml", "{name: '${oc.env:SHOP}', files: [u.data]}")
-    parsed = parse_stage(["fit", "--config", "toy.yaml", "--data.log=shop.yaml"])
-    assert parsed.config["data"]["init_args"]["log"]["name"] == "corner"
-    assert parsed.shareable["data"]["init_args"]["log"]["name"] == "${oc.env:SHOP}"
+    Path("shops").mkdir()
+    write("shops/shop.yaml", "{name: '${oc.env:SHOP}', files: [u.data]}")
+    write("shops/data.yaml", "data: {log: shop.yaml}  # not data.yaml")  # from its own folder
+    for words in (["--data.log=shops/shop.yaml"], ["--config=shops/data.yaml"]):
+        parsed = parse_stage(["fit", "--config", "toy.yaml", *words])
+        assert parsed.config["data"]["init_args"]["log"]["name"] == "corner"
+        assert parsed.shareable["data"]["init_args"]["log"]["name"] == "${oc.env:SHOP}"
 
 
 def test_numbers_are_written_down_as_they_are_where_a_variable_holds_the_same(monkeypatch: pytest.MonkeyPatch):

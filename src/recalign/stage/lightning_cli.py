@@ -39,6 +39,7 @@ READ_ANEW = re.compile(r"^[^#\n]*(\$\{[\w.]+:|\.(ya?ml|json)\b)", re.MULTILINE)
 """In the text of settings: a resolver such as ``${oc.env:HOME}``, or a file of further settings."""
 NAMED = re.compile(r"[\w./-]+\.(?:ya?ml|json)\b")
 """A file of further settings."""
+COMMENT = re.compile(r"(^|\s)#.*$", re.MULTILINE)
 VARIABLE = re.compile(r"\$\{oc\.env:\s*(\w+)")
 _PARSER: list[LightningArgumentParser] = []
 _PARSED: dict[tuple[str, ...], Namespace] = {}
@@ -180,27 +181,38 @@ def _read(parser: Parser, words: Sequence[str]) -> tuple[Namespace, set[str]]:
     Kept: it takes long, and a chain's stages are planned and then run. Settings that name files or variables are read
     anew, for these may have changed.
     """
-    texts = list(_texts(words))
+    given, seen = list(_texts(words)), set[Path]()
+    texts = [text for text, _ in given]
     key = (*words, *texts)
     config = _PARSED.get(key) or parser.read(words)
     if not any(READ_ANEW.search(text) for text in texts):
         _PARSED[key] = config
     config = config.clone()
     config.pop("config", None)
-    texts += [_content(file) for text in texts for file in NAMED.findall(text)]
+    texts += [inner for text, folder in given for inner in _named(text, folder, seen)]
     return config, {name for text in texts for name in VARIABLE.findall(text)}
 
 
-def _texts(words: Sequence[str]) -> Iterator[str]:
-    """What the words set: the values of options, and the content of files of settings."""
+def _texts(words: Sequence[str]) -> Iterator[tuple[str, Path]]:
+    """What the words set: the values of options, and the content of files of settings; each with its folder."""
     for option, value, _ in split(words):
         if value is not None:
-            yield _content(value) if option in ("-c", "--config") else value
+            file = Path(value)
+            yield (_content(file), file.parent) if option in ("-c", "--config") else (value, Path())
 
 
-def _content(file: str) -> str:
-    path = Path(file)
-    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+def _named(text: str, folder: Path, seen: set[Path]) -> Iterator[str]:
+    """The content of the files that a text names, from its own folder or the current one, and of those they name."""
+    for name in NAMED.findall(COMMENT.sub("", text)):
+        for file in (folder / name, Path(name)):
+            if file.is_file() and file.resolve() not in seen:
+                seen.add(file.resolve())
+                yield (content := _content(file))
+                yield from _named(content, file.parent, seen)
+
+
+def _content(file: Path) -> str:
+    return file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
 
 
 def _import(modules: Sequence[str]) -> None:
