@@ -199,9 +199,15 @@ class EventDataModule(LightningDataModule):
             what, remedy = "a log is prepared into the cache, which is off", "name a folder, or leave it on"
             raise InputError(what, where="data.cache", remedy=remedy)
         if not self._entry.load():
-            settings = self.split, self.high, self.groups, self.min_events, self._expected_fingerprint
-            log = self._entry, self.log_, data_root(self.root), self.reward
-            prepare(*log, *settings, self._known_items, partitions, workers)
+            settings = (
+                self.split,
+                self.high,
+                self.groups,
+                self.min_events,
+                self._expected_fingerprint,
+                self._known_items,
+            )
+            prepare(self._entry, self.log_, data_root(self.root), self.reward, *settings, partitions, workers)
         return self.report
 
     def figures(self) -> dict[str, Section]:
