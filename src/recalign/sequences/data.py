@@ -199,15 +199,9 @@ class EventDataModule(LightningDataModule):
             what, remedy = "a log is prepared into the cache, which is off", "name a folder, or leave it on"
             raise InputError(what, where="data.cache", remedy=remedy)
         if not self._entry.load():
-            settings = (
-                self.split,
-                self.high,
-                self.groups,
-                self.min_events,
-                self._expected_fingerprint,
-                self._known_items,
-            )
-            prepare(self._entry, self.log_, data_root(self.root), self.reward, *settings, partitions, workers)
+            of_log, own = self._expected_fingerprint, (self.split, self.high, self.groups, self.min_events)
+            how = self._known_items, partitions, workers
+            prepare(self._entry, self.log_, data_root(self.root), self.reward, *own, of_log, *how)
         return self.report
 
     def figures(self) -> dict[str, Section]:
