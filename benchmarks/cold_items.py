@@ -44,6 +44,8 @@ from recalign.stage.opened import opened
 
 BLOCK, CHOOSE, HELD = 20, 1, 3
 """Of so many items of like popularity, one is held out to choose on, and those up to the third to test."""
+EVENTS: dict[str, Any] = {name: name for name in ("user", "item", "timestamp", "reward")} | {"high": "is_high"}
+"""Columns of a log that is written."""
 IDS, METHODS = "ids", ("start", "bc", "asft", "dpo", "ppo", "rerank", "asft_rerank")
 CUTS = (10, 50, 200)
 LEAST_TARGETS, LEAST_ITEMS = 400, 100
@@ -108,8 +110,10 @@ def known_log(given: argparse.Namespace, seed: int) -> tuple[Sequences, ItemValu
         items = pl.DataFrame({"item": made.items, "position": made.people.position_ID.tolist()})
         log = ra.Log.from_frame(
             made.events.rename({"high": "is_high"}),
-            **{"user": "user", "item": "item", "timestamp": "timestamp", "reward": "reward", "high": "is_high"},
-            **{"items": items, "features": {"position": "position"}, "folder": folder / "whole"},
+            **EVENTS,
+            items=items,
+            features={"position": "position"},
+            folder=folder / "whole",
             split={"class_path": "recalign.sequences.TimeSplit", "init_args": {"cuts": [0.8, 0.9]}},
         )
         words = [f"--config={log.yaml}"]
@@ -147,9 +151,11 @@ def written(
     ).filter(~dropped & (whole.frame["item_id"] > 0))
     log = ra.Log.from_frame(
         events,
-        **{"user": "user", "item": "item", "timestamp": "timestamp", "reward": "reward", "high": "is_high"},
+        **EVENTS,
         **({} if values is None else known_items(values)),
-        **{"folder": folder, "name": name, "time_unit": "s"},
+        folder=folder,
+        name=name,
+        time_unit="s",
         split={"class_path": "cold_items.Marked"},
     )
     named = folder / f"{name}.yaml"  # so that the chain reads what conf/recommender/ says of the log
@@ -166,9 +172,10 @@ class Marked(Split):
 
 def known_items(values: ItemValues) -> dict[str, Any]:
     """An item table of values as they are, and how to read it."""
-    settings = {name: {"value": f'"{name}"', "kind": kind} for name, kind in values.kinds.items()}
-    for name, one in settings.items():
-        one["bins"] = values.specified[name].bins
+    settings = {
+        name: {"value": f'"{name}"', "kind": kind, "bins": values.specified[name].bins}
+        for name, kind in values.kinds.items()
+    }
     return {"items": values.values.select(values.ids.alias("item"), pl.all()), "features": settings}
 
 
@@ -203,7 +210,7 @@ def measured(policy: Policy, data: EventDataModule, cold: pl.Series) -> pl.DataF
     for batch in data.loader(data.windows("test", "all")):
         rank_T = policy.ranks(policy.encode(batch), batch.target_T, batch.seen_N)
         is_cold_T = cold_V[batch.target_T.clamp(min=1) - 1] & (batch.target_T > 0)
-        seen_T = torch.bincount(batch.seen_N[0], minlength=len(rank_T))  # type: ignore[index]
+        seen_T = torch.bincount(batch.seen_N[0], minlength=len(rank_T))
         has_cold_B = (cold_V[batch.item_BL.clamp(min=1) - 1] & (batch.item_BL > 0)).any(dim=1)
         among_T = torch.zeros_like(rank_T)
         if is_cold_T.any():

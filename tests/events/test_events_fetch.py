@@ -13,7 +13,7 @@ import polars as pl
 import pytest
 
 from recalign.errors import InputError
-from recalign.events import LogMapping, Titles, fetch, load_events, read_titles
+from recalign.events import ItemTable, LogMapping, fetch, load_events, read_titles
 
 UDATA = b"196\t242\t3\t881250949\n186\t302\t3\t891717742\n22\t242\t1\t878887116\n"
 ITEM = "item_id:token\tmovie_title:token_seq\trelease_year:token\n242\tKolya\t1996\n302\tV\tV\n"
@@ -103,7 +103,7 @@ def test_the_wheel_has_titles_and_an_earlier_download_without_them_is_made_whole
     sent["wheel"] = wheel_with(INTER)
     (tmp_path / "mine/downloads/ml-100k").mkdir(parents=True)
     (tmp_path / "mine/downloads/ml-100k/u.data").write_bytes(UDATA)
-    log = dataclasses.replace(LOG, titles=Titles("ml-100k/u.item"))
+    log = dataclasses.replace(LOG, items=ItemTable("ml-100k/u.item"))
     for _ in range(2):
         titles, _ = read_titles(log, tmp_path / "mine", pl.Series([242, 302, 303]))
         assert titles.to_list() == ["Kolya (1996)", "V (V)", "303"]

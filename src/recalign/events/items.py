@@ -176,7 +176,10 @@ def _read(source: Source, table: ItemTable, dtype: pl.DataType) -> tuple[pl.Data
 
 def _column(source: Source, frame: pl.DataFrame, name: str, key: str) -> pl.Series:
     if (column := plain_name(name)) not in frame.columns:
-        raise no_column(f"{KEY}.{key}", column, str(source), frame.columns)
+        error = no_column(f"{KEY}.{key}", column, str(source), frame.columns)
+        if key == "title":
+            error.remedy = f"{error.remedy} Or give null: items are shown by their ids"
+        raise error
     return frame[column]
 
 
@@ -192,7 +195,7 @@ def _none_of(source: Source, raw: pl.Series, items: pl.Series, what: str) -> Inp
 def _kind(raw: pl.Series) -> FeatureKind:
     """The kind of a feature, by the type of its values."""
     if isinstance(raw.dtype, pl.List | pl.Array):
-        return "vector" if raw.dtype.inner.is_float() else "category"  # type: ignore[union-attr]
+        return "vector" if raw.dtype.inner.is_float() else "category"
     return "number" if raw.dtype.is_numeric() else "category"
 
 
@@ -200,7 +203,7 @@ def _categories(raw: pl.Series, feature: Feature, where: str, rows: SourceRows) 
     """Lists of text without gaps; null where there is none."""
     if isinstance(raw.dtype, pl.List | pl.Array):
         inner = raw.dtype.inner
-        if inner.is_nested() or inner.is_float():  # type: ignore[union-attr]
+        if inner.is_nested() or inner.is_float():
             what = f"{feature.value!r} gives lists of {inner}, and categories are text, integers or booleans"
             raise InputError(what, where=where, remedy="write one flat list an item, or set its kind to vector")
         lists = raw.cast(pl.List(pl.String))
@@ -233,7 +236,7 @@ def _numbers(raw: pl.Series, feature: Feature, where: str, rows: SourceRows) -> 
 
 def _vectors(raw: pl.Series, feature: Feature, where: str, rows: SourceRows) -> pl.Series:
     inner = raw.dtype.inner if isinstance(raw.dtype, pl.List | pl.Array) else None
-    if inner is None or not inner.is_numeric():  # type: ignore[union-attr]
+    if inner is None or not inner.is_numeric():
         what = f"{feature.value!r} gives {raw.dtype}, not lists of numbers"
         raise InputError(what, where=where, remedy="give vectors as a list column of floats in Parquet")
     lists = raw.cast(pl.List(pl.Float32))
@@ -241,7 +244,7 @@ def _vectors(raw: pl.Series, feature: Feature, where: str, rows: SourceRows) -> 
     usual = width.drop_nulls().mode().min()
     if (other := (width != usual).fill_null(False)).any():
         raise InputError(
-            f"vectors of {width.filter(other)[0]} numbers in {rows.describe(other)}, and of {usual} elsewhere",
+            f"vectors of {width.filter(other)[0]!r} numbers in {rows.describe(other)}, and of {usual!r} elsewhere",
             where=where,
             remedy="give every item a vector of the same length, or none (null)",
         )

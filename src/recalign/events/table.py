@@ -55,8 +55,8 @@ def load_events(log: LogMapping, root: Path | None, reward: str | None) -> Event
     Raises:
         InputError: the log cannot be used; names the file, row, column or key, and a remedy.
     """
-    sources, items = locate(log, root)
-    mark = _digest(log, sources, items, reward)
+    sources, known = locate(log, root)
+    mark = _digest(log, sources, known, reward)
     tables = {str(source): read(source, (log.user, log.item), log.header, log.separator).lazy() for source in sources}
     raw, rows = LogScan.of(log, sources, tables).whole()
     frame, users, items, found = check_rows(raw, rows, plain_names(log), reward)
@@ -69,11 +69,11 @@ def fingerprint(log: LogMapping, root: Path | None, reward: str | None) -> str:
     return _digest(log, *locate(log, root), reward)
 
 
-def _digest(log: LogMapping, sources: list[Source], items: Source | None, reward: str | None) -> str:
+def _digest(log: LogMapping, sources: list[Source], known: Source | None, reward: str | None) -> str:
     mapping = asdict(log)
     del mapping["items"]  # titles change nothing
-    known = [source.digest() for source in sources]
-    if log.items and log.items.features and items:
+    found = [source.digest() for source in sources]
+    if log.items and log.items.features and known:
         features = {name: asdict(one) for name, one in log.items.specified.items()}
-        return digest(mapping, reward, known, log.items.id, features, items.digest())[:16]
-    return digest(mapping, reward, known)[:16]
+        return digest(mapping, reward, found, log.items.id, features, known.digest())[:16]
+    return digest(mapping, reward, found)[:16]

@@ -96,7 +96,9 @@ def _new(file: Path, known: dict, table: pl.DataFrame) -> tuple[ItemValues, pl.D
     if not file.is_file():
         raise InputError("there is no such file", where=str(file), remedy="name a table of the new items")
     kinds = {plan["name"]: plan["kind"] for plan in known["plans"]}
-    features = {name: Feature(**one | {"kind": kinds[name]}) for name, one in known["features"].items()}
+    features: dict[str, str | Feature] = {
+        name: Feature(**one | {"kind": kinds[name]}) for name, one in known["features"].items()
+    }
     settings = ItemTable(str(file), known["id"], known["title"], features)
     values = table_values(Source(file), settings, table["item"].dtype)
     if (again := values.ids.is_in(table["item"].implode())).any():

@@ -55,7 +55,7 @@ class ConditionedPolicy(Policy):
         return self.base.num_warm
 
     @property
-    def warm_only(self) -> bool:  # type: ignore[override]
+    def warm_only(self) -> bool:
         return self.base.warm_only
 
     @warm_only.setter

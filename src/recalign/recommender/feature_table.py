@@ -56,7 +56,7 @@ class FeatureTable(nn.Module):
         self.embedding_CD = nn.Parameter(torch.randn(sum(sizes), dim) * 0.02)
         with torch.no_grad():  # nothing is said of what is unknown, unless items in training teach it
             self.embedding_CD[torch.tensor([0, *sizes]).cumsum(0)[:-1]] = 0
-        self.projection_WD = nn.Parameter(torch.randn(width, dim) * 0.02)
+        self.projection_WD = nn.Parameter(torch.randn(width, dim) * 0.02) if width else None
         self.kept_V1: Tensor | None = None
 
     def fill(self, features: ItemFeatures) -> None:
@@ -86,7 +86,7 @@ class FeatureTable(nn.Module):
     def vectors(self, code_N: Tensor, weight_N: Tensor, offset: Tensor, number_VW: Tensor) -> Tensor:
         """Vectors of any V items by their features alone; arguments as `FeatureCoder.encode` gives them. -> (V, D)."""
         sum_VD = F.embedding_bag(code_N, self.embedding_CD, offset[:-1], mode="sum", per_sample_weights=weight_N)
-        if not number_VW.shape[1]:
+        if self.projection_WD is None:
             return sum_VD
         with torch.autocast(sum_VD.device.type, enabled=False):
             return sum_VD + number_VW @ self.projection_WD

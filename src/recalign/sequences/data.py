@@ -212,9 +212,9 @@ class EventDataModule(LightningDataModule):
                 remedy="train without `recalign prepare`, in memory, or write the ranks into a column of the log",
             )
         if not self._entry.load():
-            settings = self.split, self.high, self.groups, self.min_events, self._expected_fingerprint
-            log = self._entry, self.log_, data_root(self.root), self.reward
-            prepare(*log, *settings, self._known_items, partitions, workers)
+            of_log, own = self._expected_fingerprint, (self.split, self.high, self.groups, self.min_events)
+            how = self._known_items, partitions, workers
+            prepare(self._entry, self.log_, data_root(self.root), self.reward, *own, of_log, *how)
         return self.report
 
     def figures(self) -> dict[str, Section]:

@@ -37,13 +37,12 @@ class FeatureCoder:
         own = values.of(warm)
         plans = []
         for name, kind in values.kinds.items():
-            known, plan = own[name].drop_nulls(), {"name": name, "kind": str(kind)}
+            known = own[name].drop_nulls()
+            plan: dict[str, Any] = {"name": name, "kind": kind}
             if kind == "category":
                 plan["categories"] = known.explode(empty_as_null=False).unique().sort().to_list()
             elif kind == "number" and (bins := values.specified[name].bins):
-                shares = np.arange(1, bins) / bins
-                edges = np.quantile(known.to_numpy(), shares, method="higher") if len(known) else np.zeros(0)
-                plan["edges"] = np.unique(edges[edges > known.min()] if len(known) else edges).tolist()
+                plan["edges"] = _edges(known.to_numpy(), bins)
             else:
                 plan |= _moments(_matrix(known), _matrix(values.values[name]).shape[1])
             plans.append(plan)
@@ -139,6 +138,14 @@ def _codes(plan: dict[str, Any], column: pl.Series) -> tuple[np.ndarray, np.ndar
     known = pl.col("code") > 0
     pairs = pairs.filter(known | ~known.any().over("row"))
     return pairs["row"].to_numpy(), pairs["code"].to_numpy()
+
+
+def _edges(number_N: np.ndarray, bins: int) -> list[float]:
+    """Where intervals begin, but for the first, so that each holds about as many numbers."""
+    if not len(number_N):
+        return []
+    found = np.quantile(number_N, np.arange(1, bins) / bins, method="higher")
+    return np.unique(found[found > number_N.min()]).tolist()
 
 
 def _matrix(column: pl.Series) -> np.ndarray:
