@@ -9,6 +9,7 @@ import torch
 
 from recalign.evaluation.baselines import ItemScores, LowerBound, Rerank, SameForAll
 from recalign.export.graph import Graph, part_of, solved
+from recalign.export.program import write
 from recalign.export.verify import _of_batch
 from recalign.nn import HSTU, EncoderDecoder, LazyDecoder, Pooled, SASRec
 from recalign.posttrain.conditioned import ConditionedPolicy
@@ -138,6 +139,43 @@ def coded(head: str, decoder=None, **settings) -> CodePolicy:
 )
 def test_policies_over_codes(made, log_root):
     torch.testing.assert_close(*both(made(), data_of(log_root)), atol=1e-4, rtol=0)
+
+
+def some(rows: int, length: int, hidden: int) -> dict[str, torch.Tensor]:
+    """Inputs of a size; the last history is empty where there are several."""
+    length_B = torch.full((rows,), length)
+    length_B[-1] = 0 if rows > 1 else length
+    return {
+        "item": torch.randint(1, 41, (rows, length)) * (torch.arange(length) < length_B[:, None]),
+        "time": torch.arange(length).expand(rows, -1).contiguous() * 1000,
+        "request_time": torch.arange(length).expand(rows, -1) * 1000 + 500,
+        "length": length_B,
+        "hidden": torch.randint(0, 41, (rows, hidden)),
+        "reward": torch.randint(1, 6, (rows, length)).float(),
+        "strength": torch.rand(rows),
+    }
+
+
+@pytest.mark.parametrize(
+    ("made", "known"),
+    [
+        (lambda: policy("sasrec", feedback=True), True),
+        (lambda: Rerank(policy(), reward(), 0.7).eval(), False),
+        (lambda: coded("node"), False),
+    ],
+)
+def test_what_torch_export_writes_takes_any_size(made, known, tmp_path):
+    graph = Graph(part_of(made()), 5, known).eval()
+    with torch.no_grad():
+        tables = {name: table.detach().contiguous() for name, table in graph.part.tables().items()}
+    write(graph, tables, 32, tmp_path / "model.pt2")
+    loaded = torch.export.load(tmp_path / "model.pt2").module()
+    for rows, length, hidden in ((1, 1, 1), (1, 32, 40), (2, 7, 1), (5, 32, 3)):
+        sizes = some(rows, length, hidden)
+        given = {name: sizes[name] for name in graph.inputs} | tables
+        with torch.no_grad():
+            own, other = graph(given)[1:], loaded(given=given)[1:]
+        torch.testing.assert_close(own, other, atol=1e-5, rtol=0)
 
 
 def test_without_a_history_the_item_prior_answers():

@@ -55,7 +55,8 @@ def write(graph: Graph, tables: dict[str, Tensor], max_length: int, path: Path) 
 
 def dynamic(graph: Graph, tables: dict[str, Tensor], max_length: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Inputs to export with, and which of their dimensions may change; arguments as of `write`."""
-    given = {**example(graph, max_length), **tables}
+    own = {name: table.clone() for name, table in tables.items()}  # one that is a weight too would fix its size
+    given = {**example(graph, max_length), **own}
     batch, items, hidden = Dim("B", min=1, max=4096), Dim("N", min=graph.k, max=ROWS * 1024), Dim("S", max=ROWS)
     length = Dim("L", min=2, max=max_length)
     shapes: dict[str, Any] = {name: {0: batch, 1: length} for name in ("item", "time", "reward", "request_time")}
