@@ -24,12 +24,12 @@ import polars as pl
 sys.path.insert(0, str(Path(__file__).parent))
 from tables import commit, each, frame, save
 
-from recalign.evaluation.lists import Lists, estimate
+from recalign.evaluation.lists import Arms, Lists, estimate
 
 ITEMS, K, USERS, EACH, MANY = 40, 5, 1500, 2, 40_000
 RATES = {"share .05": (0.05, 1.0), "share .2": (0.2, 1.0), "share 1": (1.0, 1.0), "share 1, temperature 2": (1.0, 2.0)}
 SHARPNESS = (0.5, 1.0, 1.5, 2.0)
-ARMS = ("explored", "mixture")
+ARMS: tuple[Arms, ...] = ("explored", "mixture")
 
 
 class Population:
@@ -107,7 +107,13 @@ def measured(shown: Lists, truth: float, test: float, rate: str, sharpness: floa
     for arms in ARMS:
         found = estimate(shown, arms, draws=500)
         for name in ("list_ips", "list_snips", "cascade_ips", "cascade_snips"):
-            row = {"rate": rate, "arms": arms, "estimator": name, "sharpness": sharpness, "given": False}
+            row: dict[str, Any] = {
+                "rate": rate,
+                "arms": arms,
+                "estimator": name,
+                "sharpness": sharpness,
+                "given": False,
+            }
             row |= {"holds": None, "width": None}
             if one := found.estimates.get(name):
                 low, high = one.interval()
