@@ -1,9 +1,9 @@
 """Recommend after the log's end, with a policy in memory.
 
 `recalign.serving.Bundle.recommend` answers from a graph, and does not share this code: it imports no torch, and knows
-histories only, no log. This one needs no exporter, and does what has no graph: new items by their codes, lists, policies
-and networks of one's own. That both give the same items is what export verifies on every bundle, and what
-`tests/export/test_export.py` tests, with the histories of a log's users.
+histories only, no log. This one needs no exporter, and does what has no graph: new items by their codes, lists, and
+policies of one's own. That both give the same items is what export verifies of every bundle, and what
+`tests/export/test_export.py` tests with the histories of a log's users.
 """
 
 from __future__ import annotations
