@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 import small
@@ -58,7 +60,7 @@ def test_the_judges_are_asked_about_what_was_shown_in_its_place(data, rewarded):
         assert found_T[own][known_T] == pytest.approx(predicted_T.detach().numpy()[known_T], abs=1e-5)
 
 
-def test_the_card_has_a_table(bundled, data, cloned, tmp_path):
+def test_the_card_has_a_table(bundled, data, cloned, rewarded, tmp_path):
     from dataclasses import replace
 
     bundle = load_bundle(bundled)
@@ -66,6 +68,10 @@ def test_the_card_has_a_table(bundled, data, cloned, tmp_path):
         tmp_path / "runs/tastes/asft/seed-0", load_net(cloned, "policy").net, data, {"recommender": cloned}
     )
     assert judge_of(made) is None
+    path = made.chain / "judge_select" / "seed-0" / "checkpoints" / "best.ckpt"
+    path.parent.mkdir(parents=True)
+    shutil.copy(rewarded, path)
+    assert [*judge_of(made).state_dict()] == [*load_net(rewarded, "reward").net.state_dict()]
     assert "exploration costs" not in card.of(made, bundle.about, None)
     found = costs(data, bundle, [0.5, 2.0])
     text = card.of(made, replace(bundle.about, exploration=rows(found)), None)

@@ -27,7 +27,7 @@ def record(n: int) -> dict[str, Any]:
     drawn = {"arm": "explored" if n % 3 else "ranked", "chance": 2 / 3 if n % 3 else 1 / 3, "temperature": 1.0}
     drawn |= {"fixed": 0, "seed": n, "ranked": 0, "log_probs": [math.log(0.1), math.log(1 / 9)]}
     own = {"time": (1_000_000 + 60 * n) * S, "decision": f"d{n}", "user": pseudonym(KEY, n % 10), "version": "v1"}
-    return own | {"k": 2, "hidden": 0, "blocked": 0, "allowed": None, "boosts": 0} | drawn | {
+    return own | {"k": 2, "seen": "exclude", "hidden": 0, "blocked": 0, "allowed": None, "boosts": 0} | drawn | {
         "items": [n * 7 % 10 + 1, (n * 7 + 3) % 10 + 1]
     }  # fmt: skip
 

@@ -18,7 +18,15 @@ NOW = 10_000 * S
 
 def decision(name: str, user: str, second: int, items: list, logp: list[float] | None = None, **more: Any) -> dict:
     drawn = {"arm": "explored", "chance": 1.0, "temperature": 1.0, "fixed": 0, "seed": hash(name) % 2**50, "ranked": 0}
-    own = {"time": second * S, "decision": name, "user": user, "version": "v1", "k": len(items), "hidden": 0}
+    own = {
+        "time": second * S,
+        "decision": name,
+        "user": user,
+        "version": "v1",
+        "k": len(items),
+        "seen": "exclude",
+        "hidden": 0,
+    }
     own |= {"blocked": 0, "allowed": None, "boosts": 0, "items": items, "log_probs": logp}
     return own | (drawn if logp else dict.fromkeys(drawn)) | more
 
@@ -72,13 +80,14 @@ def test_what_may_be_said_of_a_single_item():
             decision("allowed", "a", 2, [3, 5], logp, allowed=7),
             decision("blocked", "a", 3, [3, 5], logp, blocked=1),
             decision("ranked", "a", 4, [3, 5], logp, arm="ranked"),
-            decision("plain", "a", 5, [3, 5], logp, boosts=1),
+            decision("again", "a", 5, [3, 5], logp, seen="include"),
+            decision("plain", "a", 6, [3, 5], logp, boosts=1),
         ),
         outcomes(("a", 99, 50, 1.0)),
     )
     first = found.table.filter(position=1)
-    assert first["is_random"].to_list() == [False, False, False, False, True]
-    assert first["propensity"].to_list() == pytest.approx([None, 0.5, 0.5, None, 0.5])
+    assert first["is_random"].to_list() == [False, False, False, False, False, True]
+    assert first["propensity"].to_list() == pytest.approx([None, 0.5, 0.5, None, 0.5, 0.5])
     assert found.table.filter(decision="fixed")["propensity"].to_list() == pytest.approx([None, math.exp(-0.5)])
     assert found.table.filter(decision="ranked")["log_prob"].to_list() == logp
 

@@ -65,6 +65,7 @@ def test_a_record_says_all_that_an_estimate_needs_and_nobodys_name(app, decision
         "user": pseudonym(KEY, "anna-the-special"),
         "version": answer["version"],
         "k": 4,
+        "seen": "exclude",
         "hidden": 4,
         "blocked": 2,
         "allowed": 29,

@@ -18,7 +18,7 @@ Suffixes: N lists, K places, U users, R ratios, D draws.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -66,7 +66,7 @@ class Lists:
 
     def take(self, chosen_N: np.ndarray) -> Lists:
         """Some of them. Shape: bool (N,)."""
-        return Lists(**{name: None if x is None else x[chosen_N] for name, x in vars(self).items()})
+        return replace(self, **{name: x[chosen_N] for name, x in vars(self).items() if x is not None})
 
 
 @dataclass(frozen=True)

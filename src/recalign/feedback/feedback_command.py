@@ -33,7 +33,7 @@ data:
     timestamp: timestamp
     time_unit: us # microseconds since 1970
     where: null # such as chosen, or "version = '...'": only rows that meet it are used; the others are counted
-    is_random: is_random # true: drawn by chance as the first of an unfiltered list; {random:,} of {rows:,} rows
+    is_random: is_random # true: drawn as the first of an unfiltered list; {random:,} of {rows:,} rows
     propensity: propensity # of what was drawn, given what stood before it in the list; null for what was not
   reward: reward # of the outcome; {ignored:g} where something was shown and not chosen
   high:

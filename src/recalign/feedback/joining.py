@@ -21,6 +21,7 @@ Counts = dict[str, int | float | str]
 KEYS = (
     "version",
     "k",
+    "seen",
     "hidden",
     "blocked",
     "allowed",
@@ -134,6 +135,7 @@ def _shown(decisions: pl.DataFrame) -> pl.DataFrame:
     rows = rows.explode("items", "log_probs", "position").rename({"items": "item", "log_probs": "log_prob"})
     drawn = (pl.col("arm") == "explored") & (pl.col("position") > pl.col("fixed"))
     alone = (pl.col("position") == 1) & pl.col("allowed").is_null() & (pl.col("blocked") == 0)
+    alone &= pl.col("seen") == "exclude"
     return rows.with_columns(
         propensity=pl.when(drawn).then(pl.col("log_prob").exp()), is_random=(drawn & alone).fill_null(False)
     )
@@ -237,7 +239,7 @@ def _table(table: pl.DataFrame) -> Counts:
         "decisions with an outcome": int(by_decision.sum()),
         "decisions without an outcome": int((~by_decision).sum()),
         "drawn, with a propensity": shown["propensity"].count(),
-        "of these is_random: first of an unfiltered list": shown.filter("is_random").height,
+        "of these is_random: first of an unfiltered list of new items": shown.filter("is_random").height,
     }
     least = shown["propensity"].min()
     return found if least is None else found | {"smallest propensity": float(least)}  # type: ignore[arg-type]

@@ -27,9 +27,9 @@ FORGOTTEN = "forgotten.json"
 HALF, DAMAGED = "half-written records, dropped", "damaged records, dropped"
 FIELDS: dict[str, Any] = {
     "time": pl.Int64, "decision": pl.String, "user": pl.String, "version": pl.String, "k": pl.Int64,
-    "hidden": pl.Int64, "blocked": pl.Int64, "allowed": pl.Int64, "boosts": pl.Int64, "arm": pl.String,
-    "chance": pl.Float64, "temperature": pl.Float64, "fixed": pl.Int64, "seed": pl.Int64, "ranked": pl.Int64,
-    "log_probs": pl.List(pl.Float64),
+    "seen": pl.String, "hidden": pl.Int64, "blocked": pl.Int64, "allowed": pl.Int64, "boosts": pl.Int64,
+    "arm": pl.String, "chance": pl.Float64, "temperature": pl.Float64, "fixed": pl.Int64, "seed": pl.Int64,
+    "ranked": pl.Int64, "log_probs": pl.List(pl.Float64),
 }  # fmt: skip
 """Of a record, beside its ``items``, whose ids are integers or texts."""
 NEEDED = ("time", "decision", "user", "version", "items")

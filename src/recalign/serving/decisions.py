@@ -28,6 +28,7 @@ from typing import Any
 from filelock import FileLock
 
 from recalign.errors import InputError
+from recalign.files import sync
 from recalign.serving.catalogue import Encoded
 from recalign.serving.request import Answer, Id, Request, text_id
 from recalign.serving.service import SECONDS, Full
@@ -74,6 +75,7 @@ def recorded(asked: Asked) -> dict[str, Any]:
         "user": user,
         "version": answer.version,
         "k": request.k,
+        "seen": request.seen,
         "hidden": len(encoded.hidden_S),
         "blocked": len(request.block),
         "allowed": None if encoded.allow_N is None else int(encoded.allow_N.sum()),
@@ -118,11 +120,7 @@ class Segment:
         try:
             self._file, self.size = os.open(self.path, flags, 0o600), 0
             self.append(line({"format": FORMAT, "key": name_of(key)}))
-            descriptor = os.open(folder, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            sync(folder)
         except OSError:
             self.close()
             for path in (self.path, lock_of(self.path)):

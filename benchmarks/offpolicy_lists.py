@@ -1,0 +1,147 @@
+"""How often intervals of list estimates hold the truth, by exploration and estimator, in worlds whose truth is known.
+
+    python benchmarks/offpolicy_lists.py --worlds 400 --workers 2
+
+A world has users with tastes, a logging policy that knows half of them, and candidates that know more, more and more
+sharply. People read a list from its top: they take an item by its taste, less likely the further down and the more they
+took above. Lists are drawn with `recalign.serving.explore`'s probabilities for a share of the requests; users are drawn
+anew in each world, and the truth is that of many others of the same world. Saved are coverage and share refused by
+exploration and estimator, and the median width beside that of showing the candidate to as many people: an A/B test.
+
+Suffixes: N lists, V items, K places.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+sys.path.insert(0, str(Path(__file__).parent))
+from tables import commit, each, frame, save
+
+from recalign.evaluation.lists import Arms, Lists, estimate
+
+ITEMS, K, USERS, EACH, MANY = 40, 5, 1500, 2, 40_000
+RATES = {"share .05": (0.05, 1.0), "share .2": (0.2, 1.0), "share 1": (1.0, 1.0), "share 1, temperature 2": (1.0, 2.0)}
+SHARPNESS = (0.5, 1.0, 1.5, 2.0)
+ARMS: tuple[Arms, ...] = ("explored", "mixture")
+
+
+class Population:
+    """A world: tastes of whoever comes, and what policies know of them."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = np.random.default_rng(seed)
+        self.common_V = self.random.normal(size=ITEMS)
+
+    def tastes(self, users: int) -> tuple[np.ndarray, np.ndarray]:
+        """Tastes, and what the logging policy scores. Shape: (N, V) each."""
+        taste_NV = self.common_V + self.random.normal(size=(users, ITEMS))
+        return taste_NV, 0.5 * taste_NV + 0.5 * self.random.normal(size=taste_NV.shape)
+
+    def drawn(self, score_NV: np.ndarray) -> np.ndarray:
+        """A list for each. Shape: (N, K)."""
+        return np.argsort(-(score_NV + self.random.gumbel(size=score_NV.shape)), axis=1)[:, :K]
+
+    def earned(self, taste_NV: np.ndarray, item_NK: np.ndarray) -> np.ndarray:
+        """What people take, read from the top. Shape: (N, K)."""
+        taken_NK = np.zeros(item_NK.shape)
+        for k in range(K):
+            tired_N = taken_NK[:, :k].sum(axis=1)
+            taste_N = np.take_along_axis(taste_NV, item_NK[:, k : k + 1], axis=1)[:, 0]
+            chance_N = 1 / (1 + np.exp(1.5 + 0.3 * k + 0.5 * tired_N - taste_N))
+            taken_NK[:, k] = self.random.random(len(taste_N)) < chance_N
+        return taken_NK
+
+
+def log_chances(score_NV: np.ndarray, item_NK: np.ndarray) -> np.ndarray:
+    """Of each item given those before it. Shape: (N, K)."""
+    own_NK = np.take_along_axis(score_NV, item_NK, axis=1)
+    rest_NV = score_NV.copy()
+    np.put_along_axis(rest_NV, item_NK, -np.inf, axis=1)
+    most_N1 = rest_NV.max(axis=1, keepdims=True)
+    rest_N1 = most_N1 + np.log(np.exp(rest_NV - most_N1).sum(axis=1, keepdims=True))
+    ends_NK = np.logaddexp.accumulate(np.concatenate([rest_N1, own_NK[:, ::-1]], axis=1), axis=1)[:, :0:-1]
+    return own_NK - ends_NK
+
+
+def world(seed: int) -> pl.DataFrame:
+    """Estimates and truth of every candidate at every rate of exploration."""
+    people, rows = Population(seed), []
+    many_NV, _ = people.tastes(MANY)
+    noise_NV = people.random.normal(size=many_NV.shape)
+    for rate, (share, temperature) in RATES.items():
+        taste_NV, score_NV = (np.repeat(x, EACH, axis=0) for x in people.tastes(USERS))
+        own_NV = np.repeat(people.random.normal(size=(USERS, ITEMS)), EACH, axis=0)
+        ranked_NK = np.argsort(-score_NV, axis=1)[:, :K]
+        explored_N = people.random.random(len(taste_NV)) < share
+        item_NK = np.where(explored_N[:, None], people.drawn(score_NV / temperature), ranked_NK)
+        reward_NK, same_NK = people.earned(taste_NV, item_NK), np.cumprod(item_NK == ranked_NK, axis=1)
+        for sharpness in SHARPNESS:
+            target_NV = sharpness * (0.8 * taste_NV + 0.2 * own_NV)
+            theirs_NK = people.earned(many_NV, people.drawn(sharpness * (0.8 * many_NV + 0.2 * noise_NV)))
+            shown = Lists(
+                user_N=np.repeat(np.arange(USERS), EACH),
+                reward_NK=reward_NK,
+                logged_NK=log_chances(score_NV / temperature, item_NK),
+                target_NK=log_chances(target_NV, item_NK),
+                explored_N=explored_N,
+                share_N=np.full(len(taste_NV), share),
+                ranked_N=same_NK.sum(axis=1),
+                fixed_N=np.zeros(len(taste_NV), int),
+            )
+            value_N = theirs_NK.sum(axis=1)
+            test = 2 * 1.96 * value_N.std() / np.sqrt(len(taste_NV))
+            rows += measured(shown, float(value_N.mean()), float(test), rate, sharpness)
+    return pl.DataFrame(rows)
+
+
+def measured(shown: Lists, truth: float, test: float, rate: str, sharpness: float) -> list[dict[str, Any]]:
+    """A row an estimator: whether it is given, holds the truth, and how wide it is beside an A/B test."""
+    rows = []
+    for arms in ARMS:
+        found = estimate(shown, arms, draws=500)
+        for name in ("list_ips", "list_snips", "cascade_ips", "cascade_snips"):
+            row: dict[str, Any] = {
+                "rate": rate,
+                "arms": arms,
+                "estimator": name,
+                "sharpness": sharpness,
+                "given": False,
+            }
+            row |= {"holds": None, "width": None}
+            if one := found.estimates.get(name):
+                low, high = one.interval()
+                row |= {"given": True, "holds": low <= truth <= high, "width": (high - low) / test}
+            rows.append(row)
+    return rows
+
+
+def main() -> None:
+    """Measure what the words ask for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--worlds", type=int, default=400)
+    parser.add_argument("--workers", type=int, default=2)
+    given = parser.parse_args()
+    found = pl.concat(each(world, range(given.worlds), given.workers))
+    table = found.group_by("rate", "arms", "estimator", maintain_order=True).agg(
+        coverage=pl.col("holds").mean(), refused=1 - pl.col("given").mean(), width=pl.col("width").median()
+    )
+    with pl.Config(tbl_rows=-1):
+        print(table)
+    rest = f"{given.worlds} worlds", commit()
+    lines = [
+        ("lists", f"{row['rate']}, {row['arms']}, {row['estimator']}", metric, row[metric], None, None, None, *rest)
+        for row in table.iter_rows(named=True)
+        for metric in ("coverage", "refused", "width")
+    ]
+    print(save(frame(lines), "offpolicy_lists"))
+
+
+if __name__ == "__main__":
+    main()
