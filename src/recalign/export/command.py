@@ -77,6 +77,8 @@ def export(
         made, out or run / "bundles", verify, newest, filtered, columns or (), torch_export, explore or ()
     )
     print(f"{folder}: {sum(file.stat().st_size for file in folder.iterdir()) / 2**20:.1f} MB")
+    if newest == "auto":
+        print(f"reads the newest {About.read(folder).max_length} events, chosen on validation: {folder / CARD}")
     if found:
         print(found)
     print(f"recalign serve {folder.parent}")
