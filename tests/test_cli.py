@@ -336,7 +336,7 @@ def test_a_log_that_cannot_be_used(folder: Path, case: str):
         ("--data.reward=(stars - stars) / 0", ["data.reward", "nan in rows 1, 2"]),
         ("--data.split.test=50", ["data.split", "no events for validation, test"]),
         ("--data.log.files=[]", ["data.log.files", "no file is named"]),
-        ("--data.high={expression: stars > 3, quantile: 0.5}", ["data.high takes either"]),
+        ("--data.high={expression: stars > 3, quantile: 0.5}", ["data.high: takes an expression or", "not both"]),
         ("--data.log.files=[own.parquet]", ["own.parquet"]),
         ("--data.log.files=[own.zip]", ["own.zip"]),
         ("--run.root=own.csv", ["own.csv", "cannot be written"]),

@@ -159,7 +159,7 @@ def test_ids_are_fresh_until_something_changes(log_root, tmp_path: Path, monkeyp
     Path("tastes.yaml").write_text(f"""
 data:
   root: {log_root}
-  log: {{name: tastes, files: [tastes.csv], titles: {{file: {titles}}}}}
+  log: {{name: tastes, files: [tastes.csv], items: {{file: {titles}}}}}
   high: null
   split: {{class_path: recalign.sequences.LeaveLast, init_args: {{test: 3, validation: 2}}}}
 """)

@@ -91,7 +91,7 @@ REWARDS, LENGTHS = [float(i) for i in range(12)], [5.0, 50.0] * 6
 
 def built(relative_to=None, rewards=REWARDS, high=None):
     events = table(USERS, ITEMS, TIMES, rewards, length=pl.Series(LENGTHS))
-    return build(events, LeaveLast(1, 1), high, UserGroups(), 1, relative_to)
+    return build(events, LeaveLast(1, 1), high, UserGroups(), 1, relative_to=relative_to)
 
 
 def test_a_built_log_holds_ranks_everywhere():

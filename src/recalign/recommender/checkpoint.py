@@ -143,7 +143,8 @@ class Loaded:
 
     def check(self, data: EventDataModule) -> None:
         """Refuse a network of another catalogue, or a reward model of another reward, with an InputError."""
-        check_catalogue(self.catalogue, data.sequences.catalogue, self.where)
+        if self.catalogue is not None:  # else of a module of one's own, whose data need not have any
+            check_catalogue(self.catalogue, data.sequences.catalogue, self.where)
         if "reward" in self.facts and (predicted := self.facts["reward"]) != data.reward:  # it would be in another unit
             raise InputError(
                 f"this reward model predicts {predicted!r}, and the reward here is {data.reward!r}",
