@@ -74,7 +74,8 @@ def main() -> None:
         save_cases(found, label)
     with pl.Config(tbl_rows=-1, tbl_cols=-1, fmt_str_lengths=60):
         print(found.filter(pl.col("harm shipped") | (pl.col("clear gains") > pl.col("clear gains shipped"))))
-    span = f"{found['seed'].min()}-{found['seed'].max()}"
+    opened = sorted(found["seed"].to_list())
+    span = f"{opened[0]}-{opened[-1]}"
     rows = counted(found, label, span)
     print(markdown(rows, {name: name for name in COUNTS}, digits=0))
     if given.what == "tables":
