@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from recalign.processes import from_first
 from recalign.sequences.features import ItemFeatures
 
 
@@ -65,9 +66,9 @@ class FeatureTable(nn.Module):
             getattr(self, name).copy_(torch.from_numpy(getattr(features, array)))
 
     def draw(self) -> None:
-        """Draw the items that lose their own vector, in training, until `restore`."""
+        """Draw the items that lose their own vector, in training, until `restore`; in all processes the same ones."""
         if self.training and self.id_dropout:
-            self.kept_V1 = self.has_id_V1 * (torch.rand_like(self.has_id_V1) >= self.id_dropout)
+            self.kept_V1 = self.has_id_V1 * (from_first(torch.rand_like(self.has_id_V1)) >= self.id_dropout)
 
     def restore(self) -> None:
         """Give all items in training their own vector again."""
