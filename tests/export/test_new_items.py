@@ -118,6 +118,24 @@ def test_new_items_without_an_item_prior(made, tmp_path):
     assert logps[0] == pytest.approx(logps[1], abs=1e-5)  # 41 is cold too
 
 
+def test_other_features_of_the_same_items_are_not_exported(made, tmp_path):
+    """New items would be encoded by a table that the policy has never seen."""
+    from recalign.export.command import bundle_of
+    from recalign.stage.opened import OpenedRun
+
+    table = pl.read_csv(made / "items.csv")
+    swapped = pl.when(pl.col("half") == "odd").then(pl.lit("even")).otherwise(pl.lit("odd"))
+    featured.write(tmp_path)
+    table.with_columns(half=swapped).write_csv(tmp_path / "items.csv")
+    checkpoint, data = made / "policy.ckpt", featured.data_of(tmp_path)
+    loaded = load_net(checkpoint, "policy")
+    loaded.check(data)  # the catalogue is the same
+    run = OpenedRun(tmp_path / "runs" / "new" / "recommender" / "seed-0", loaded.net.eval(), data, {})
+    with pytest.raises(InputError, match="other features than those"):
+        bundle_of(run, tmp_path / "b", check=False)
+    assert not (tmp_path / "b").exists()
+
+
 def test_a_bundle_without_features_takes_no_new_items(bundled, tmp_path):
     with pytest.raises(InputError, match="does not know items by their features"):
         add_items(bundled, tmp_path / "x.csv")
