@@ -65,6 +65,8 @@ def rewards(
     within = data.high.within if data.high else None
     sequences = data.sequences
     frame = sequences.frame.filter(pl.Series(sequences.users_in(data.users)).gather(sequences.frame["user"]))
+    cold = pl.col("item_id") > sequences.num_warm  # known by their features, and no training event says how they are
+    frame = frame.with_columns(item_id=pl.when(~cold).then("item_id").otherwise(0))
     found = compare_rewards(frame, candidates, against or next(iter(columns), within))
     print(candidates_text(found))
     if out is not None:

@@ -11,6 +11,7 @@ from featured import COLD, WARM
 
 from recalign.cli import main
 from recalign.errors import InputError
+from recalign.export.new_items import _new as new_rows
 from recalign.export.new_items import add_items
 from recalign.recommender import Recommender
 from recalign.recommender.checkpoint import load_net
@@ -69,6 +70,8 @@ def test_new_items_score_as_equal_items_of_the_catalogue_do(made, tmp_path):
         ({"half": [None, "odd"], "size": [None, 1], "words": [None, "a"]}, "nothing is known of 201"),
         ({"half": None}, "reads a column 'half'"),
         ({"item": None}, "there is no column 'item'"),
+        ({"item": ["201", "B7"]}, "no item id of the log's type, Int64, in row 2"),
+        ({"item": [201, None]}, "no item id of the log's type, Int64, in row 2"),
     ],
 )
 def test_what_cannot_be_added(made, tmp_path, change, said):
@@ -79,6 +82,58 @@ def test_what_cannot_be_added(made, tmp_path, change, said):
         add_items(made / "b", tmp_path / "bad.parquet")
     assert caught.value.remedy
     assert load_bundle(made / "b").version == before
+
+
+def test_a_table_without_rows_adds_nothing(made, tmp_path):
+    pl.DataFrame(NEW).clear().write_parquet(tmp_path / "empty.parquet")
+    with pytest.raises(InputError, match="holds no items"):
+        add_items(made / "b", tmp_path / "empty.parquet")
+
+
+def test_new_vectors_are_as_long_as_those_in_training(tmp_path):
+    plans = [{"name": "text", "kind": "vector", "mean": [0.0, 0.0, 0.0], "scale": 1.0}]
+    known = {"id": "item", "title": None, "features": {"text": {"value": "text"}}, "plans": plans}
+    table = pl.DataFrame({"item": [1], "title": ["1"], "count": [3]})
+    for width in (1, 2, 3):  # one number would be spread over all three
+        pl.DataFrame({"item": [9], "text": [[1.0] * width]}).write_parquet(tmp_path / "new.parquet")
+        if width == 3:
+            assert new_rows(tmp_path / "new.parquet", known, table)[0].values["text"].to_list() == [[1.0] * 3]
+        else:
+            with pytest.raises(InputError, match=f"vectors of text have {width} numbers, and those in training 3"):
+                new_rows(tmp_path / "new.parquet", known, table)
+
+
+def test_new_items_without_an_item_prior(made, tmp_path):
+    """Without a history the counts answer, and a new item has the mean one."""
+    from recalign.export.command import bundle_of
+    from recalign.stage.opened import OpenedRun
+
+    data, policy = featured.data_of(made), load_net(made / "policy.ckpt", "policy").net.eval()
+    policy.prior_strength = 0.0
+    run = made / "runs" / "new" / "recommender" / "seed-1"
+    bundle_of(OpenedRun(run, policy, data, {"recommender": made / "policy.ckpt"}), tmp_path / "b", check=False)
+    pl.DataFrame(NEW).write_csv(tmp_path / "new.csv")
+    add_items(tmp_path / "b", tmp_path / "new.csv")
+    logps = load_bundle(tmp_path / "b").score({"items": [], "k": 3}, [101, 41]).log_probs
+    assert logps[0] == pytest.approx(logps[1], abs=1e-5)  # 41 is cold too
+
+
+def test_other_features_of_the_same_items_are_not_exported(made, tmp_path):
+    """New items would be encoded by a table that the policy has never seen."""
+    from recalign.export.command import bundle_of
+    from recalign.stage.opened import OpenedRun
+
+    table = pl.read_csv(made / "items.csv")
+    swapped = pl.when(pl.col("half") == "odd").then(pl.lit("even")).otherwise(pl.lit("odd"))
+    featured.write(tmp_path)
+    table.with_columns(half=swapped).write_csv(tmp_path / "items.csv")
+    checkpoint, data = made / "policy.ckpt", featured.data_of(tmp_path)
+    loaded = load_net(checkpoint, "policy")
+    loaded.check(data)  # the catalogue is the same
+    run = OpenedRun(tmp_path / "runs" / "new" / "recommender" / "seed-0", loaded.net.eval(), data, {})
+    with pytest.raises(InputError, match="other features than those"):
+        bundle_of(run, tmp_path / "b", check=False)
+    assert not (tmp_path / "b").exists()
 
 
 def test_a_bundle_without_features_takes_no_new_items(bundled, tmp_path):

@@ -8,8 +8,10 @@ import math
 import featured
 import numpy as np
 import pytest
+import several
 import small
 import torch
+import torch.distributed as dist
 from featured import COLD, WARM, data_of
 
 from recalign.errors import InputError
@@ -87,6 +89,24 @@ def test_dropped_ids_are_the_same_until_they_are_restored():
     assert torch.equal((table(id_WD)[1:] - table.summed()).round()[:, 0], torch.tensor([1.0, 1, 0]))
     table.eval().draw()
     assert table.kept_V1 is None
+
+
+def drawn() -> torch.Tensor:
+    """Which ids are kept by one of several processes, whose random numbers differ."""
+    dist.init_process_group("gloo")
+    table = by_hand().train()
+    torch.manual_seed(dist.get_rank())
+    kept = []
+    for _ in range(20):
+        table.draw()
+        kept.append(table.kept_V1)
+    return torch.stack(kept)
+
+
+def test_all_processes_drop_the_same_ids():
+    one, other = several.together(drawn)
+    assert one.equal(other)
+    assert 0 < one[:, :2].mean() < 1
 
 
 def test_a_step_makes_the_table_once_and_drops_the_same_ids_everywhere(data):

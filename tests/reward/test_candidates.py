@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import featured
 import numpy as np
 import polars as pl
 import pytest
@@ -327,6 +328,17 @@ def test_the_command_prints_and_saves(log_root, tmp_path, capsys, split):
     assert f"{saved.filter(reward='liked', figure='mean')['value'][0]:.3f}" in said
     assert "Rank correlation with rating" in said
     assert "The test part was not read" in said
+
+
+def test_items_that_only_features_know_are_not_measured(tmp_path, capsys):
+    """Cold items have no mean of their own; they are chosen at the end of this log."""
+    data = featured.data_of(featured.write(tmp_path), split=TimeSplit(cuts=[0.9, 0.97]))
+    measured = data.sequences.frame.filter(pl.col("split") == VALIDATION)["item_id"]
+    cold = int((measured > data.sequences.num_warm).sum())
+    assert 0 < cold < len(measured)
+    command(data=data, rewards={"best": "rating >= 5"}, out=tmp_path / "found.csv")
+    sizes = pl.read_csv(tmp_path / "found.csv").filter(figure="validation events")["value"]
+    assert sizes.to_list() == [len(measured) - cold]
 
 
 def test_the_users_that_are_named_count_alone(log_root, tmp_path, capsys):

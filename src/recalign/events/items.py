@@ -110,7 +110,10 @@ def table_titles(source: Source, table: ItemTable, ids: pl.Series) -> pl.Series:
 
 
 def table_values(source: Source, table: ItemTable, dtype: pl.DataType, items: pl.Series | None = None) -> ItemValues:
-    """`read_features` of one file; without ``items`` its rows may be of any items, and a feature may have no value."""
+    """`read_features` of one file.
+
+    Without ``items`` its rows may be of any items, but each is of one, and a feature may have no value.
+    """
     frame, raw_ids, key = _read(source, table, dtype)
     usable = key.is_not_null()
     repeated = usable & key.is_duplicated()
@@ -124,6 +127,12 @@ def table_values(source: Source, table: ItemTable, dtype: pl.DataType, items: pl
             f"{key.filter(repeated).n_unique():,} ids are in several rows: {rows.describe(repeated)}",
             where=f"{KEY}.file",
             remedy="leave one row an item: nobody can tell which features are the item's",
+        )
+    if items is None and not (len(usable) and usable.all()):
+        raise InputError(
+            f"no item id of the log's type, {dtype}, in {rows.describe(~usable)}" if len(usable) else "holds no items",
+            where=str(source),
+            remedy=f"give each item a row with its id in the column {table.id}, of the log's type",
         )
     if items is not None and not key.is_in(items.implode()).any():
         raise _none_of(source, raw_ids, items, "features")

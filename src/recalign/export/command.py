@@ -104,6 +104,7 @@ def bundle_of(
             as the policy does. Nothing is written then.
     """
     _require_repeatable(made, filtered)
+    _require_features(made)
     for temperature in explore:
         at("explore", partial(Explore, temperature))  # refused before anything is made
     table = items(made, columns)
@@ -198,6 +199,21 @@ def _require_repeatable(made: OpenedRun, filtered: bool) -> None:
             f"the log keeps only events with {log.where!r}, and requests have no such columns",
             where="data.log.where",
             remedy="add --filtered true if whoever asks leaves the other events out",
+        )
+
+
+def _require_features(made: OpenedRun) -> None:
+    """Refuse an item table with other features of the same items: new items would be encoded by it, not as in training.
+
+    The policy itself has those that it was trained with.
+    """
+    policy = made.policy.policy if isinstance(made.policy, Rerank) else made.policy
+    learned, features = getattr(getattr(policy, "base", policy), "features", None), made.data.sequences.features
+    if learned is not None and features is not None and not learned.holds(features):
+        raise InputError(
+            "the items have other features than those that the policy was trained with",
+            where="data.log.items",
+            remedy="put that item table back, or train the policy anew",
         )
 
 

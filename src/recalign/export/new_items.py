@@ -101,6 +101,7 @@ def _new(file: Path, known: dict, table: pl.DataFrame) -> tuple[ItemValues, pl.D
     }
     settings = ItemTable(str(file), known["id"], known["title"], features)
     values = table_values(Source(file), settings, table["item"].dtype)
+    _require_widths(values, known["plans"], file)
     if (again := values.ids.is_in(table["item"].implode())).any():
         raise InputError(
             f"{again.sum():,} items are in the bundle already, such as {values.ids.filter(again)[0]!r}",
@@ -115,6 +116,19 @@ def _new(file: Path, known: dict, table: pl.DataFrame) -> tuple[ItemValues, pl.D
     return values, pl.DataFrame({"item": values.ids, "title": title, "count": count})
 
 
+def _require_widths(values: ItemValues, plans: list[dict], file: Path) -> None:
+    """Refuse vectors that are not as long as those in training."""
+    for plan in plans:
+        if plan["kind"] == "vector" and len(found := values.values[plan["name"]].drop_nulls()):
+            width, learned = len(found[0]), len(plan["mean"])
+            if width != learned:
+                raise InputError(
+                    f"its vectors of {plan['name']} have {width:,} numbers, and those in training {learned:,}",
+                    where=str(file),
+                    remedy="make them as those of the log's item table were made",
+                )
+
+
 @torch.no_grad()
 def _with_rows(folder: Path, coder: FeatureCoder, values: ItemValues) -> dict[str, Tensor]:
     """The tables of a bundle with rows of new items at the end."""
@@ -123,11 +137,12 @@ def _with_rows(folder: Path, coder: FeatureCoder, values: ItemValues) -> dict[st
     policy = _policy(folder)
     assert policy.features is not None
     vector_XD = policy.features.vectors(*map(torch.from_numpy, coder.encode(values.values)))
-    bias = policy.prior_strength * policy.prior.borrowed(policy.num_warm)
+    borrowed = policy.prior.borrowed(policy.num_warm)
     rows = {
         "unit": unit(vector_XD),
         "norm": torch.linalg.vector_norm(vector_XD, dim=1),
-        "bias": bias.expand(len(vector_XD)),
+        "bias": (policy.prior_strength * borrowed).expand(len(vector_XD)),
+        "popular": borrowed.expand(len(vector_XD)),  # where the policy has no item prior
     }
     return {name: torch.cat([old, rows[name].to(old)]) for name, old in load_file(folder / TABLES).items()}
 

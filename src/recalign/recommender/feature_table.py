@@ -20,7 +20,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from recalign.processes import from_first
 from recalign.sequences.features import ItemFeatures
+
+ARRAYS = {"code_N": "code", "weight_N": "weight", "offset": "offset", "number_VW": "number"}
+"""Buffers of `FeatureTable`, and the arrays of `ItemFeatures` that they hold."""
 
 
 class FeatureTable(nn.Module):
@@ -61,13 +65,18 @@ class FeatureTable(nn.Module):
 
     def fill(self, features: ItemFeatures) -> None:
         """Take the codes and numbers of a catalogue."""
-        for name, array in (("code_N", "code"), ("weight_N", "weight"), ("offset", "offset"), ("number_VW", "number")):
+        for name, array in ARRAYS.items():
             getattr(self, name).copy_(torch.from_numpy(getattr(features, array)))
 
+    def holds(self, features: ItemFeatures) -> bool:
+        """Whether these codes and numbers are the ones that it has, up to rounding."""
+        pairs = [(getattr(self, name).cpu(), torch.from_numpy(getattr(features, one))) for name, one in ARRAYS.items()]
+        return all(own.shape == other.shape and torch.allclose(own, other) for own, other in pairs)
+
     def draw(self) -> None:
-        """Draw the items that lose their own vector, in training, until `restore`."""
+        """Draw the items that lose their own vector, in training, until `restore`; in all processes the same ones."""
         if self.training and self.id_dropout:
-            self.kept_V1 = self.has_id_V1 * (torch.rand_like(self.has_id_V1) >= self.id_dropout)
+            self.kept_V1 = self.has_id_V1 * (from_first(torch.rand_like(self.has_id_V1)) >= self.id_dropout)
 
     def restore(self) -> None:
         """Give all items in training their own vector again."""
