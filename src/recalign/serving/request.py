@@ -22,7 +22,7 @@ MOST = 1_000
 COLDEST, HOTTEST = 1e-3, 1e3
 """Temperatures of an exploration."""
 STRONGEST = 1e6
-"""Weight of a boost, and strength of reranking: beyond, rounding would leave draws without the chances that they say."""
+"""Weight of a boost, and strength of reranking: beyond, rounding would leave draws other chances than they say."""
 SEEDS = 2**53
 """Seeds there are: JavaScript has no larger whole numbers."""
 LARGEST = 2.0**63
