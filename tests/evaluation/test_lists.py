@@ -135,6 +135,26 @@ def test_a_candidate_that_changes_what_was_fixed_is_refused():
     assert kept.mean_weight == pytest.approx(1, abs=0.2)
 
 
+def test_ranked_lists_of_requests_that_could_not_explore_have_no_support_for_others():
+    same = np.tile(BEST, (400, 1))
+    found = estimate(lists(same, np.zeros(400, bool), share=0.0), "mixture", draws=10)
+    assert found.support < 0.5
+    assert found.estimates == {}
+    mixed = estimate(sample(400, 0.5), "mixture", least_ess=0, draws=10)
+    assert mixed.support == 1
+    assert mixed.refused == {}
+
+
+def test_a_short_list_that_is_the_ranked_one_has_the_chance_of_both_arms():
+    """Of one place, filled up to two: b = .5 * .4 + .5."""
+    shown = Lists(
+        user_N=np.array([1]), reward_NK=np.array([[1.0, 0.0]]), logged_NK=np.log([[0.4, 1.0]]),
+        target_NK=np.log([[0.7, 1.0]]), explored_N=np.zeros(1, bool), share_N=np.full(1, 0.5),
+        ranked_N=np.array([2]), fixed_N=np.zeros(1, int),
+    )  # fmt: skip
+    assert weights(shown, "mixture") == pytest.approx(np.array([[1.0, 1.0]]))
+
+
 def test_too_few_users_in_effect_are_no_estimate():
     shown = sample(120, 1.0)
     found = estimate(shown, least_ess=100, draws=10)

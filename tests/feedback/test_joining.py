@@ -104,6 +104,28 @@ def test_an_outcome_counts_for_the_newest_decision_within_the_window():
     assert exactly.table.filter("chosen").select("decision", "reward").rows() == [("old", 2.0), ("new", 1.0)]
 
 
+@pytest.mark.parametrize("by", ["user", "decision"])
+def test_what_is_told_in_whole_seconds_may_come_within_that_of_its_decision(by):
+    """Else most quick choices would count as shown and not chosen."""
+    shown = frame(decision("d", "anna", 10, [3, 5], time=10_700_000), decision("e", "anna", 12, [7], time=12_999_999))
+    who = {"user": ("anna", "anna"), "decision": ("d", "e")}[by]
+    found = joined(shown, outcomes((who[0], 3, 10, 1.0), (who[1], 7, 12, 1.0), by=by))
+    assert found.table.filter("chosen")["item"].to_list() == [3, 7]
+    assert found.table["timestamp"].to_list() == [10_700_000] * 2 + [12_999_999]
+    told = outcomes((who[0], 3, 10, 1.0), (who[1], 7, 13, 1.0), by=by)
+    finer = told.with_columns(pl.when(item=7).then(13_000_500).otherwise("time").alias("time"))
+    assert joined(shown, finer).table.filter("chosen")["item"].to_list() == [7]  # known to have come before
+
+
+def test_an_outcome_whose_clock_is_ahead_makes_no_decision_older():
+    told = outcomes(("anna", 3, 8_801, 1.0), ("anna", 3, 90_000, 1.0))
+    found = joined(frame(decision("old", "anna", 8_800, [3]), decision("new", "anna", 9_950, [5])), told)
+    assert found.table["decision"].to_list() == ["old"]
+    assert found.counts["what does not fit"]["outcomes after now: clocks disagree"] == 1
+    nothing = joined(frame(decision("new", "anna", 9_950, [5])), told.filter(pl.col("time") > NOW))
+    assert nothing.table.height == 0
+
+
 def test_of_several_outcomes_of_an_item_the_best_counts_and_then_the_first():
     shown = frame(decision("d", "anna", 10, [3, 5]))
     told = [("anna", 3, 11, 1.0), ("anna", 3, 12, 4.0), ("anna", 3, 13, 4.0), ("anna", 3, 14, None)]

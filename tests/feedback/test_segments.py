@@ -15,7 +15,7 @@ from filelock import FileLock
 
 from recalign.errors import InputError
 from recalign.feedback.segments import DAMAGED, FORGOTTEN, HALF, compacted, forget, read, reading
-from recalign.serving.decisions import SEGMENT, Segment, line, lock_of, name_of, purge
+from recalign.serving.decisions import SEGMENT, Segment, line, lock_of, name_of, pseudonym, purge
 
 KEY = "a-key-of-this-test-0123456789"
 
@@ -120,15 +120,17 @@ def test_ids_that_are_texts_in_one_segment_are_texts_in_all(segment):
 
 
 def test_a_user_is_forgotten_in_what_is_closed_and_in_what_is_open(segment, tmp_path):
-    folder, now = segment.path.parent, 10_000_000
-    segment.append(line(record("a")) + line(record("b", user="bob")))
+    folder, now, anna = segment.path.parent, 10_000_000, pseudonym(KEY, "anna")
+    segment.append(line(record("a", user=anna)) + line(record("b", user="bob")))
     segment.close()
     ids(folder)
     other = Segment(folder, KEY)
-    other.append(line(record("c")) + line(record("d", user="bob")) + line(record("later", time=now + 1)))
+    other.append(
+        line(record("c", user=anna)) + line(record("d", user="bob")) + line(record("later", user=anna, time=now + 1))
+    )
     table = folder / "feedback.parquet"
-    pl.DataFrame({"user": ["anna", "bob", "anna"], "item": [1, 2, 3]}).write_parquet(table)
-    assert forget(folder, "anna", now, table, folder / "none.parquet") == (3, 2)
+    pl.DataFrame({"user": [anna, "bob", anna], "item": [1, 2, 3]}).write_parquet(table)
+    assert forget(folder, "anna", KEY, now, table, folder / "none.parquet") == (3, 2)
     assert ids(folder) == ["b", "d", "later"]
     assert pl.read_parquet(table)["user"].to_list() == ["bob"]
     assert b'"c"' in other.path.read_bytes()  # its server goes on
@@ -137,6 +139,18 @@ def test_a_user_is_forgotten_in_what_is_closed_and_in_what_is_open(segment, tmp_
     assert not (folder / FORGOTTEN).exists()
     assert not any(b'"c"' in path.read_bytes() for path in folder.iterdir())
     assert [pl.read_parquet(path)["decision"].to_list() for path in compacted(folder)] == [["b"], ["d", "later"]]
+
+
+def test_under_another_key_nobody_is_forgotten_in_silence(segment):
+    folder, now = segment.path.parent, 10_000_000
+    segment.append(line(record("a", user=pseudonym(KEY, "anna"))))
+    for _ in range(2):  # a segment, and Parquet
+        with pytest.raises(InputError, match="another key"):
+            forget(folder, "anna", KEY + "x", now)
+        assert not (folder / FORGOTTEN).exists()
+        segment.close()
+        assert ids(folder) == ["a"]
+    assert forget(folder, "anna", KEY, now) == (1, 0)
 
 
 def test_a_reader_that_was_killed_between_writing_and_deleting_counts_nothing_twice(segment):

@@ -19,7 +19,8 @@ from served import ASKED, TOKEN, call, running, started
 from recalign.errors import InputError
 from recalign.feedback.segments import read
 from recalign.serving import Answer, LeftOut, Request, Shown
-from recalign.serving.decisions import AGAIN, SEGMENT, Decisions, line, name_of, private, pseudonym, purge
+from recalign.serving.decisions import AGAIN, SEGMENT, Decisions, Segment, line, name_of, private, pseudonym, purge
+from recalign.serving.service import Full
 from recalign.serving.store import DAY
 
 pytest.importorskip("fastapi", reason="the server is not installed: pip install 'recalign[serve]'")
@@ -168,14 +169,41 @@ def test_a_disk_that_hangs_is_a_503(app, decisions, monkeypatch):
     assert running(app, post(app, EXPLORE))[0][0] == 503
 
 
+def some_decision() -> tuple[Any, Answer]:
+    encoded = type("Encoded", (), {"request": Request(), "hidden_S": [], "allow_N": None})()
+    return encoded, Answer([Shown(3, "three", 0.0)], LeftOut(), "v")
+
+
+def test_what_was_given_up_before_it_was_written_is_no_decision(decisions, monkeypatch):
+    monkeypatch.setattr("recalign.serving.decisions.SECONDS", 0.1)
+    hangs, goes_on, sync = threading.Event(), threading.Event(), os.fsync
+
+    def hanging(descriptor: int) -> None:
+        hangs.set()
+        goes_on.wait(20)
+        sync(descriptor)
+
+    async def two() -> list[Any]:
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "fsync", hanging)
+            first = asyncio.create_task(decisions.keep("first", *some_decision()))
+            await asyncio.to_thread(hangs.wait, 20)  # it is being written
+            found = await asyncio.gather(first, decisions.keep("second", *some_decision()), return_exceptions=True)
+            await asyncio.sleep(0.05)
+            goes_on.set()
+            decisions.close()
+            return found
+
+    assert [type(one) for one in asyncio.run(two())] == [Full, Full]
+    assert [one["user"] for one in lines(decisions.folder)] == ["first"]
+
+
 def test_a_segment_is_closed_when_it_is_large(decisions, monkeypatch):
     monkeypatch.setattr("recalign.serving.decisions.LARGEST", 10)
-    encoded = type("Encoded", (), {"request": Request(), "hidden_S": [], "allow_N": None})()
-    answer = Answer([Shown(3, "three", 0.0)], LeftOut(), "v")
 
     async def keep_three() -> None:
         for _ in range(3):
-            await decisions.keep("u", encoded, answer)
+            await decisions.keep("u", *some_decision())
 
     asyncio.run(keep_three())
     assert len(list(decisions.folder.glob(f"*{SEGMENT}"))) == 3
@@ -202,6 +230,19 @@ def test_old_segments_are_deleted_compacted_ones_too(tmp_path):
         os.utime(tmp_path / name, (now - days * DAY, now - days * DAY))
     purge(tmp_path, 2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["c.decisions", "other.txt"]
+
+
+def test_a_segment_that_is_written_is_not_deleted_however_old_it_looks(tmp_path):
+    """A clock that jumps, or a retention of minutes: what is acknowledged afterwards would be nowhere."""
+    segment = Segment(tmp_path, KEY)
+    os.utime(segment.path, (1000, 1000))
+    purge(tmp_path, 2)
+    segment.append(line({"decision": "d"}))
+    segment.close()
+    assert [one["decision"] for one in lines(tmp_path)] == ["d"]
+    os.utime(segment.path, (1000, 1000))
+    purge(tmp_path, 2)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_pseudonym_needs_the_key():

@@ -14,6 +14,7 @@ from scipy.stats import chi2
 from recalign.errors import InputError
 from recalign.serving import Explore, Request, load_bundle
 from recalign.serving.explore import drawn, log_chances
+from recalign.serving.request import MOST_BOOSTS, STRONGEST, Boost
 
 NONE = -np.inf
 SCORES = np.array([NONE, 0.3, -1.2, 2.0, NONE, 0.9, -0.4])  # item 4 is left out by a filter
@@ -111,6 +112,20 @@ def test_ranked_counts_the_first_places_that_are_the_ranked_lists():
     }
     for items, same in found.items():
         assert same == next((n for n in range(3) if items[n] != best[n]), 3)
+
+
+@pytest.mark.parametrize("extreme", [STRONGEST, -STRONGEST])
+def test_items_that_a_boost_lifts_far_are_still_drawn_with_their_chances(extreme):
+    """A boost of 1e18 left no noise of the draw: always the same list, and chances as if it were any."""
+    score_N = SCORES + np.where(np.isfinite(SCORES), MOST_BOOSTS * extreme, 0)
+    found = Counter(int(drawn(score_N, ranked(1), Explore(seed=seed))[0][0]) for seed in range(2000))
+    for item in LEFT:
+        chance = by_hand((item,), 1.0)
+        assert abs(found[item] / 2000 - chance) < 4.5 * math.sqrt(chance * (1 - chance) / 2000)
+    with pytest.raises(InputError, match="cannot be used here"):
+        Boost("item", 9, 2 * extreme)
+    with pytest.raises(InputError, match="cannot be used here"):
+        Request(strength=2 * STRONGEST)
 
 
 # In a bundle

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+
+
+def copied() -> list[str]:
+    """What the image is made of."""
+    lines = (ROOT / "Dockerfile.serve").read_text(encoding="utf-8").splitlines()
+    return [name for line in lines if line.startswith("COPY ") for name in line.split()[1:-1]]
+
+
+def test_the_image_is_made_of_the_package_alone():
+    """A layer keeps what it was given: logs, decisions and secrets of a working folder are not to be in one."""
+    assert set(copied()) == {"pyproject.toml", "requirements-serve.txt", "README.md", "LICENSE", "conf", "src"}
 
 
 @pytest.mark.long
@@ -22,7 +34,10 @@ def test_an_environment_without_torch_answers(bundled, tmp_path):
     run(sys.executable, "-m", "venv", str(tmp_path / "slim"))
     python = str(tmp_path / "slim" / "bin" / "python")
     run(python, "-m", "pip", "install", "--quiet", "-r", str(ROOT / "requirements-serve.txt"))
-    run(python, "-m", "pip", "install", "--quiet", "--no-deps", str(ROOT))
+    (tmp_path / "app").mkdir()
+    for name in copied():
+        (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, tmp_path / "app" / name)
+    run(python, "-m", "pip", "install", "--quiet", "--no-deps", str(tmp_path / "app"))
     code = (
         "import importlib.util, recalign, recalign.cli, recalign.serving.app, recalign.serving.command\n"
         "import recalign.feedback.feedback_command\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 import sqlite3
@@ -95,6 +96,30 @@ def test_only_its_owner_may_read_it(store, tmp_path):
     with pytest.raises(InputError, match="others than its owner") as refused:
         Store(tmp_path / "kept" / "store.sqlite")
     assert "chmod 600" in str(refused.value)
+
+
+def test_what_a_backup_kept_from_being_overwritten_is_overwritten_later(store, tmp_path, monkeypatch):
+    """Without a retention too: a deleted user stood in the log of writes until the server stopped."""
+    monkeypatch.setattr("recalign.serving.store.HOUR", 0.05)
+    log = tmp_path / "kept" / "store.sqlite-wal"
+    store._writer.execute("PRAGMA busy_timeout = 10")
+    store.add([row(user="zelda-the-special")])
+    backup = sqlite3.connect(tmp_path / "kept" / "store.sqlite")
+    backup.execute("BEGIN").execute("SELECT count(*) FROM events").fetchall()
+    assert store.delete("zelda-the-special").deleted == 1
+    assert b"zelda" in log.read_bytes()
+    backup.close()
+
+    async def hours() -> None:
+        forgetting = asyncio.create_task(Histories(store).forget())
+        end = time.monotonic() + 20
+        while b"zelda" in log.read_bytes() and time.monotonic() < end:
+            await asyncio.sleep(0.02)
+        assert b"zelda" not in log.read_bytes()
+        assert not forgetting.done()
+        forgetting.cancel()
+
+    asyncio.run(hours())
 
 
 def database(file: Path, said: str) -> None:

@@ -43,7 +43,7 @@ class Lists:
         target_NK: the candidate's, of the same items.
         explored_N: whether the list was drawn.
         share_N: probability with which it was to be drawn.
-        ranked_N: first places that are those of the ranked list.
+        ranked_N: first places that are those of the ranked list; K where a shorter list is the ranked one to its end.
         fixed_N: first places that are not drawn.
         predicted_NK, direct_NK: q and d of the module's docstring; None: without a model.
     """
@@ -132,7 +132,8 @@ def estimate(
         "list": effective_size(np.bincount(user_N, weight_NK[:, -1])),
         "cascade": effective_size(np.bincount(user_N, weight_NK.mean(axis=1))),
     }
-    support = float(np.exp(_before(used.target_NK, used.fixed_N)).mean())
+    fixed_N = np.where(used.share_N > 0, used.fixed_N, used.reward_NK.shape[1])  # with no share, nothing is drawn
+    support = float(np.exp(_before(used.target_NK, fixed_N)).mean())
     refused = {kind: why for kind, size in ess.items() if (why := _why(support, size, len(users), least_ess))}
     made = _estimates(used, weight_NK, user_N, CrossedBootstrap(len(users), draws, seed))
     return ListValue(

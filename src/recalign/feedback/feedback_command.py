@@ -63,9 +63,8 @@ def feedback(words: list[str]) -> None:
         )
     now = time.time_ns() // 1000
     if given.forget is not None:
-        user = pseudonym(required_key(given.key_file), given.forget)
-        out = given.out or given.folder
-        erased, waiting = segments.forget(given.folder, user, now, out / TABLE)
+        key, out = required_key(given.key_file), given.out or given.folder
+        erased, waiting = segments.forget(given.folder, given.forget, key, now, out / TABLE)
         print(f"{erased:,} records are erased")
         if waiting:
             print(f"{waiting:,} are in segments that a server still writes: no longer read, and erased by the next")

@@ -88,7 +88,8 @@ def join(
     found = Joined(pl.DataFrame())
     once = decisions.unique("decision", keep="first", maintain_order=True)
     whole = once.filter(pl.col("items").list.len() > 0)
-    until = outcomes["time"].max() - round((rule.window + rule.delay) * MICRO)  # type: ignore[operator]
+    past = outcomes.filter(pl.col("time") <= now)["time"].max()  # one clock that is ahead makes no decision older
+    until = (now if past is None else past) - round((rule.window + rule.delay) * MICRO)  # type: ignore[operator]
     ripe = whole.filter(pl.col("time") <= until)
     found.counts["decisions"] = {
         "read": decisions.height,
@@ -100,8 +101,9 @@ def join(
     found.counts |= _arms(ripe, versions)
     shown = _shown(whole)
     outcomes = _same_ids(outcomes, shown)
+    own = shown.select("user", "item", "decision", shown_at=_as_exact_as(outcomes, pl.col("time")))
     matched, why = (
-        _by_decision(outcomes, shown, rule) if "decision" in outcomes.columns else _by_user(outcomes, shown, rule)
+        _by_decision(outcomes, own, rule) if "decision" in outcomes.columns else _by_user(outcomes, own, rule)
     )
     best = matched.sort("reward", descending=True, nulls_last=True, maintain_order=True)
     best = best.unique(["decision", "item"], keep="first", maintain_order=True)
@@ -151,8 +153,14 @@ def _same_ids(outcomes: pl.DataFrame, shown: pl.DataFrame) -> pl.DataFrame:
     return outcomes.with_columns(items).with_row_index("outcome")
 
 
-def _by_decision(outcomes: pl.DataFrame, shown: pl.DataFrame, rule: Rule) -> tuple[pl.DataFrame, Counts]:
-    own = shown.select("decision", "item", shown_at="time")
+def _as_exact_as(outcomes: pl.DataFrame, time: pl.Expr) -> pl.Expr:
+    """Decisions' times, floored as those of the outcomes are: what came .2 s after is not, in whole seconds, before."""
+    step = next(one for one in (MICRO, MICRO // 1000, 1) if (outcomes["time"] % one == 0).all())
+    return time // step * step
+
+
+def _by_decision(outcomes: pl.DataFrame, own: pl.DataFrame, rule: Rule) -> tuple[pl.DataFrame, Counts]:
+    own = own.drop("user")
     known = outcomes.join(own.unique("decision"), on="decision", how="semi")
     met = known.join(own, on=["decision", "item"], how="inner", maintain_order="left")
     after = (pl.col("time") - pl.col("shown_at")) / MICRO
@@ -165,8 +173,8 @@ def _by_decision(outcomes: pl.DataFrame, shown: pl.DataFrame, rule: Rule) -> tup
     }
 
 
-def _by_user(outcomes: pl.DataFrame, shown: pl.DataFrame, rule: Rule) -> tuple[pl.DataFrame, Counts]:
-    own = shown.select("user", "item", "decision", "time", shown_at="time").sort("time", maintain_order=True)
+def _by_user(outcomes: pl.DataFrame, own: pl.DataFrame, rule: Rule) -> tuple[pl.DataFrame, Counts]:
+    own = own.with_columns(time="shown_at").sort("time", maintain_order=True)
     on = {"on": "time", "by": ["user", "item"], "check_sortedness": False}
     tolerance = round(rule.window * MICRO)
     joined = outcomes.join_asof(own, strategy="backward", tolerance=tolerance, **on)  # type: ignore[arg-type]

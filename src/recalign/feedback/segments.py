@@ -20,7 +20,8 @@ from filelock import FileLock, Timeout
 
 from recalign.errors import InputError
 from recalign.files import held, read_json, replacing, write_json
-from recalign.serving.decisions import COMPACTED, FORMAT, SEGMENT, lock_of, name_of
+from recalign.serving.decisions import COMPACTED, FORMAT, SEGMENT, lock_of, name_of, pseudonym
+from recalign.serving.request import Id
 
 FORGOTTEN = "forgotten.json"
 """Pseudonyms, and when they were forgotten: of users of whom an open segment may hold something."""
@@ -53,10 +54,8 @@ def read(folder: Path, key: str | None = None) -> tuple[pl.DataFrame, Counter[st
     if not parts:
         what, remedy = "there are no decisions in this folder", "name the one of `recalign serve BUNDLE --decisions`"
         raise InputError(what, where=str(folder), remedy=remedy)
-    if key and (others := {name for _, _, name in parts if name} - {name_of(key)}):
-        what = f"these decisions were written with another key ({', '.join(sorted(others))})"
-        remedy = "give the key that the server has, or move what another key wrote into a folder of its own"
-        raise InputError(what, where=str(folder), remedy=remedy)
+    if key:
+        _require_key(folder, {name for _, _, name in parts}, key)
     frames = [frame for frame, _, _ in parts]
     if len({frame["items"].dtype for frame in frames}) > 1:
         frames = [frame.with_columns(pl.col("items").cast(pl.List(pl.String))) for frame in frames]
@@ -64,31 +63,45 @@ def read(folder: Path, key: str | None = None) -> tuple[pl.DataFrame, Counter[st
     return _without(pl.concat(frames), forgotten).sort("time", maintain_order=True), dropped
 
 
-def forget(folder: Path, user: str, now: int, *tables: Path) -> tuple[int, int]:
+def forget(folder: Path, user: Id, key: str, now: int, *tables: Path) -> tuple[int, int]:
     """Erase a user.
 
     Args:
         folder: of a server's log.
-        user: the pseudonym.
+        user: the raw id.
+        key: that the log has to have been written with: under another one nobody would be found, and nothing erased.
         now: microseconds since 1970; decisions until then are erased.
         *tables: Parquet files with a column ``user``, where they are there.
 
     Returns:
         Records that were erased, and those in segments that a server still writes: nobody reads these any more, and
         they are erased by the next reading after the server has moved on, within an hour or two.
+
+    Raises:
+        InputError: there is no such folder, or its log is of another key.
     """
+    name = pseudonym(key, user)
     with reading(folder):
-        write_json(folder / FORGOTTEN, _forgotten(folder) | {user: now})
+        keys = {pl.read_parquet_metadata(path)["key"] for path in compacted(folder)}
+        _require_key(folder, keys | {_segment(path)[2] for path in folder.glob(f"*{SEGMENT}")}, key)
+        write_json(folder / FORGOTTEN, _forgotten(folder) | {name: now})
         (folder / FORGOTTEN).chmod(0o600)
-        erased = _compact(folder, user)
+        erased = _compact(folder, name)
         for path in [*compacted(folder), *(table for table in tables if table.is_file())]:
             frame = pl.read_parquet(path, glob=False)
-            left = frame.filter(pl.col("user") != user)
+            left = frame.filter(pl.col("user") != name)
             if left.height < frame.height:
                 _write(left, path, pl.read_parquet_metadata(path), path.stat().st_mtime)
                 erased += frame.height - left.height
-        waiting = sum(_segment(path)[0].filter(user=user).height for path in folder.glob(f"*{SEGMENT}"))
+        waiting = sum(_segment(path)[0].filter(user=name).height for path in folder.glob(f"*{SEGMENT}"))
     return erased, waiting
+
+
+def _require_key(folder: Path, names: set[str], key: str) -> None:
+    if others := names - {"", name_of(key)}:  # a segment without its first line names none
+        what = f"these decisions were written with another key ({', '.join(sorted(others))})"
+        remedy = "give the key that the server has, or move what another key wrote into a folder of its own"
+        raise InputError(what, where=str(folder), remedy=remedy)
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from recalign.errors import InputError
 from recalign.files import sync
@@ -220,14 +220,16 @@ class Decisions:
                 return
 
     def _settle(self, group: list[tuple[Asked, Future[None]]]) -> None:
+        # Who was given up while waiting has been told so: what nobody will see is no decision.
+        group = [(asked, done) for asked, done in group if done.set_running_or_notify_cancel()]
+        if not group:
+            return
         error: Exception | None = None
         try:
             self._write(b"".join(line(recorded(asked)) for asked, _ in group))
         except Exception as caught:  # whatever it is, nobody may wait for ever
             error = caught
         for _, done in group:
-            if not done.set_running_or_notify_cancel():
-                continue  # its request was given up
             if error:
                 done.set_exception(error)
             else:
@@ -274,12 +276,13 @@ class Decisions:
 
 
 def purge(folder: Path, days: float) -> None:
-    """Delete segments whose last decision is older, compacted ones too."""
+    """Delete segments whose last decision is older, compacted ones too; never one that somebody still writes."""
     oldest = time.time() - days * DAY
     for path in [*folder.glob(f"*{SEGMENT}"), *folder.glob(f"*{SEGMENT}{COMPACTED}")]:
-        with suppress(FileNotFoundError):  # another server of this folder was faster
+        with suppress(FileNotFoundError, Timeout):  # another server of this folder was faster, or writes or reads it
             if path.stat().st_mtime < oldest:
-                path.unlink()
+                with FileLock(lock_of(path)).acquire(timeout=0):
+                    path.unlink()
                 lock_of(path).unlink(missing_ok=True)
 
 

@@ -21,6 +21,8 @@ MOST = 1_000
 """Items that an answer may have."""
 COLDEST, HOTTEST = 1e-3, 1e3
 """Temperatures of an exploration."""
+STRONGEST = 1e6
+"""Weight of a boost, and strength of reranking: beyond, rounding would leave draws other chances than they say."""
 SEEDS = 2**53
 """Seeds there are: JavaScript has no larger whole numbers."""
 LARGEST = 2.0**63
@@ -47,7 +49,8 @@ class Boost:
     def __post_init__(self) -> None:
         require(isinstance(self.column, str), "column", self.column, "the name of a column")
         require(isinstance(self.value, int | float | str), "value", self.value, "a number, a text or a truth value")
-        require(is_number(self.weight), "weight", self.weight, "a finite number")
+        weighs = is_number(self.weight) and abs(self.weight) <= STRONGEST
+        require(weighs, "weight", self.weight, f"a number from {-STRONGEST:,.0f} to {STRONGEST:,.0f}")
 
 
 @dataclass(frozen=True)
@@ -129,8 +132,8 @@ class Request:
             require(isinstance(boost, Boost), f"boost[{place}]", boost, "a column, a value and a weight")
         require(type(self.k) is int and 0 < self.k <= MOST, "k", self.k, f"a whole number from 1 to {MOST:,}")
         require(self.seen in ("exclude", "include"), "seen", self.seen, "exclude or include")
-        strong = self.strength is None or (is_number(self.strength) and self.strength >= 0)
-        require(strong, "strength", self.strength, "a finite number of 0 or more, or null")
+        strong = self.strength is None or (is_number(self.strength) and 0 <= self.strength <= STRONGEST)
+        require(strong, "strength", self.strength, f"a number from 0 to {STRONGEST:,.0f}, or null")
         require(isinstance(self.log_probs, bool), "log_probs", self.log_probs, "true or false")
         if self.user is not None:
             text_id("user", self.user)

@@ -75,7 +75,7 @@ class Store:
         return self._reader.execute(newest, (user, self._oldest(), LONGEST)).fetchall()[::-1]
 
     def delete(self, user: str) -> Deleted:
-        """Forget a user. What was deleted is overwritten, also in the log of writes."""
+        """Forget a user. What was deleted is overwritten; in the log of writes by the next `purge` if others read it."""
         with self._writer:
             deleted = self._writer.execute("DELETE FROM events WHERE user = ?", (user,)).rowcount
         self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -124,9 +124,11 @@ class Histories:
         return await self.within(self._writes, self.store.delete, user)
 
     async def forget(self) -> None:
-        """Delete what has been here for too long, at once and every hour, until cancelled."""
+        """Delete what has been here for too long, and what is left of it in the log of writes; at once and every hour,
+        until cancelled.
+        """
         loop = asyncio.get_running_loop()
-        while self.store.days:
+        while True:
             try:
                 while await loop.run_in_executor(self._writes, self.store.purge) == PART:
                     pass
