@@ -75,7 +75,7 @@ class Store:
         return self._reader.execute(newest, (user, self._oldest(), LONGEST)).fetchall()[::-1]
 
     def delete(self, user: str) -> Deleted:
-        """Forget a user. What was deleted is overwritten; in the log of writes by the next `purge` if others read it."""
+        """Forget a user. What was deleted is overwritten; if others read, in the log of writes by the next `purge`."""
         with self._writer:
             deleted = self._writer.execute("DELETE FROM events WHERE user = ?", (user,)).rowcount
         self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
