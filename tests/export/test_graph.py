@@ -160,8 +160,8 @@ def some(rows: int, length: int, hidden: int) -> dict[str, torch.Tensor]:
     ("made", "known"),
     [
         (lambda: policy("sasrec", feedback=True), True),
-        (lambda: Rerank(policy(), reward(), 0.7).eval(), False),
-        (lambda: coded("node"), False),
+        pytest.param(lambda: Rerank(policy(), reward(), 0.7).eval(), False, marks=pytest.mark.long),
+        pytest.param(lambda: coded("node"), False, marks=pytest.mark.long),
     ],
 )
 def test_what_torch_export_writes_takes_any_size(made, known, tmp_path):
