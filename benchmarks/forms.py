@@ -20,7 +20,7 @@ from tables import CONF, Figures, by_metric, commit, lines, markdown, options, s
 
 from recalign.chain import BASE_STAGES, Chain, Plan
 from recalign.chain.run import make_world
-from recalign.chain.train import base_checkpoints, train
+from recalign.chain.train import base_checkpoints, method_run, train
 from recalign.evaluation.methods import MethodRun
 from recalign.evaluation.selection import validate
 from recalign.recommender.interpolation import KEEP
@@ -86,7 +86,7 @@ def of_seed(plan: Plan, seed: int, forms: Mapping[str, tuple[str, dict[str, Any]
         if method != "bc":  # which reads no reward
             rows[f"{form}, permuted"] = settings | {"data.placebo": "permuted"}
         for row, own in rows.items():
-            runs[row] = train(plan.trial(method, seed, _folder(row), own)).method_run(method)
+            runs[row] = method_run(train(plan.trial(method, seed, _folder(row), own)), method)
     if "asft" in runs:
         runs["asft + rerank"] = MethodRun("asft_rerank", runs["asft"].checkpoint, {}, strength=2.0, keep=KEEP)
     places = {plan.trial_folder("measured", seed, _folder(row)): run for row, run in runs.items()}

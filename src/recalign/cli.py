@@ -154,7 +154,7 @@ def _run(command: str, words: list[str]) -> None:
     elif command == "tokenize":
         from recalign.stage.tokens import parse_tokens
 
-        parse_tokens(words).run()
+        parse_tokens(words).make()
     elif command in MODULES:
         function = getattr(import_module(f"recalign.{MODULES[command]}"), command)
         if command in READERS:

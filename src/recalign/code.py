@@ -22,7 +22,7 @@ STAGE = ("recalign.stage.cli.run_stage",)
 """What every stage goes through."""
 EVALUATION = (
     "recalign.nn",  # networks that checkpoints name
-    "recalign.evaluation.methods.evaluate_methods",
+    "recalign.evaluation.methods.SeedEvaluation",
     "recalign.evaluation.selection.validate",
 )
 """What every evaluation goes through."""

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from recalign.errors import InputError
 from recalign.files import read_json, rename, sha256, sync, write_json
@@ -25,6 +25,7 @@ SEAL, MANIFEST = "digests.json", "manifest.json"
 EARLIER = "the version of recalign that made it"
 """Named as changed where a seal has no key, or one of another form."""
 
+Made = TypeVar("Made", covariant=True)
 Key = Mapping[str, Any]
 """All that determines a thing, as JSON values by name; the names are what `State.changed` says."""
 
@@ -85,6 +86,34 @@ class State:
     def __str__(self) -> str:
         said = {"altered": self.altered, "changed": self.changed}
         return "; ".join(f"{word}: {', '.join(names)}" for word, names in said.items() if names)
+
+
+class Kept(Protocol[Made]):
+    """What is made once, and again when something changes that determines it: a run, ids, an evaluation, a page."""
+
+    @property
+    def name(self) -> str:
+        """How lines call it: by its folder or file, where it has one."""
+
+    def state(self) -> State:
+        """Whether it is there, and what was altered or has changed since."""
+
+    def load(self) -> Made:
+        """What is there, which is fresh."""
+
+    def make(self) -> Made:
+        """Make it."""
+
+
+def once(thing: Kept[Made], say: Callable[[str], None]) -> Made:
+    """Load a thing that is fresh, or make it; a line says that there is nothing to do, or why it is made again."""
+    state = thing.state()
+    if state.fresh:
+        say(f"  unchanged: {thing.name}")
+        return thing.load()
+    if state.sealed:
+        say(f"  again: {thing.name} ({state})")
+    return thing.make()
 
 
 def seal(folder: Path, key: Key | None = None, made_of: Mapping[str, str] | None = None, *names: str) -> None:

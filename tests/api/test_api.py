@@ -89,7 +89,7 @@ def test_trust_comes_with_the_reward_model(job: Any):
 
 
 def test_a_second_call_trains_nothing(job: Any, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("recalign.api.fit.run_stage", None)
+    monkeypatch.setattr("recalign.stage.fit.run_stage", None)
     again = ra.align(job.log, job.start, job.reward, settings=QUICK)
     assert again.checkpoint == job.aligned.checkpoint
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import mortal
@@ -16,7 +15,7 @@ import torch
 
 from recalign.chain import Chain, engine
 from recalign.chain.engine import RayWorkers, _room
-from recalign.chain.graph import Task, side_by_side
+from recalign.chain.graph import Step, anew, side_by_side
 from recalign.chain.progress import Progress
 from recalign.errors import InputError, TrainingError
 
@@ -76,9 +75,9 @@ def ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.usefixtures("ray")
 def test_a_killed_worker_is_tried_again_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     tasks = [
-        Task("one", partial(mortal.die_once, tmp_path / "died")),
-        Task("two", mortal.join, ("one",)),
-        Task("doomed", mortal.die_with, ("two",)),
+        Step("one", anew(mortal.die_once, tmp_path / "died")),
+        Step("two", anew(mortal.join), ("one",)),
+        Step("doomed", anew(mortal.die_with), ("two",)),
     ]
     progress = Progress({task.name: task.needs for task in tasks}, "stage", 2)
     with RayWorkers(2, 1, 0) as workers, pytest.raises(TrainingError, match=r"doomed: its worker died twice"):

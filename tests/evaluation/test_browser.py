@@ -4,8 +4,8 @@ import shutil
 
 import pytest
 
-from recalign.evaluation.comparison import compare_runs
-from recalign.evaluation.report import render
+from recalign.evaluation.comparison import RunsComparison
+from recalign.evaluation.report import Page
 from recalign.evaluation.sources import Sources
 
 playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright: drives a browser")
@@ -25,8 +25,8 @@ def browser():
 @pytest.fixture(scope="module")
 def path(made_up_chain, tmp_path_factory):
     folder = shutil.copytree(made_up_chain, tmp_path_factory.mktemp("seen") / "made-up")
-    compare_runs(folder, draws=200)
-    return render(folder, Sources.of(folder))
+    RunsComparison(folder, draws=200).make()
+    return Page(folder, Sources.of(folder)).make()
 
 
 @pytest.mark.parametrize("width", [1280, 400])

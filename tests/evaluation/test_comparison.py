@@ -8,7 +8,7 @@ import pytest
 
 from recalign.errors import InputError
 from recalign.evaluation import comparison
-from recalign.evaluation.comparison import compare_runs
+from recalign.evaluation.comparison import RunsComparison
 from recalign.evaluation.roles import Roles
 from recalign.metrics.bootstrap import CrossedBootstrap
 
@@ -38,7 +38,7 @@ def cell(frame, method, metric, seed="all", split="test"):
 def test_values_by_hand(tmp_path):
     write(tmp_path, "start", 0, [1, 3, 0, 20], {"coverage@10": 0.5, "cost/steps": 7}, **{"judge@10": [1, 2, None, 6]})
     write(tmp_path, "start", 1, [1, 1, 1, 1], {"coverage@10": 0.7, "cost/steps": 7}, **{"judge@10": [1, 1, 1, 1]})
-    frame = compare_runs(tmp_path, draws=200)
+    frame = RunsComparison(tmp_path, draws=200).make()
     assert cell(frame, "start", "all/hr@10", "0") == (0.5, None, None)
     assert cell(frame, "start", "all/ndcg@10", "0")[0] == pytest.approx((1 + 0.5) / 4)
     assert cell(frame, "start", "all/mrr", "0")[0] == pytest.approx((1 + 1 / 3 + 1 / 20) / 4)
@@ -55,7 +55,7 @@ def test_values_by_hand(tmp_path):
 def test_a_figure_that_some_seed_lacks_has_no_mean(tmp_path):
     write(tmp_path, "start", 0, [1, 3, 0, 20], {"value_at_popularity": 0.5})
     write(tmp_path, "start", 1, [1, 1, 1, 1], {"value_at_popularity": None})
-    frame = compare_runs(tmp_path, draws=50)
+    frame = RunsComparison(tmp_path, draws=50).make()
     assert cell(frame, "start", "value_at_popularity", "0") == (0.5, None, None)
     assert cell(frame, "start", "value_at_popularity") is None
 
@@ -64,11 +64,11 @@ def test_what_rests_on_something_else_is_not_compared(tmp_path):
     write(tmp_path, "start", 0, [1, 3, 0, 20], {"base": "a"})
     write(tmp_path, "bc", 0, [1, 3, 0, 20], {"base": "a"})
     write(tmp_path, "bc", 1, [1, 3, 0, 20], {"base": "c"})  # seeds rest on networks of their own
-    compare_runs(tmp_path, draws=50)
+    RunsComparison(tmp_path, draws=50).make()
     write(tmp_path, "asft", 0, [1, 3, 0, 20], {"base": "b"})
     with pytest.raises(InputError, match=r"bc, seed 0: it rests on other data, or on other .* than asft"):
-        compare_runs(tmp_path, draws=50)
-    compare_runs(tmp_path, draws=50, methods=["start", "bc"])
+        RunsComparison(tmp_path, draws=50).make()
+    RunsComparison(tmp_path, draws=50, methods=["start", "bc"]).make()
 
 
 def test_the_better_baseline_is_chosen_for_each_metric(tmp_path):
@@ -76,7 +76,7 @@ def test_the_better_baseline_is_chosen_for_each_metric(tmp_path):
     write(tmp_path, "bc", 0, [2, 2, 2, 2], **{"judge@10": [1, 1, 1, 1]})
     write(tmp_path, "asft", 0, [1, 1, 1, 1], **{"judge@10": [4, 4, 4, 5]})
     write(tmp_path, "rerank", 0, [1, 1, 1, 1], **{"judge@10": [4, 4, 4, 4]})
-    frame = compare_runs(tmp_path, draws=200, roles=Roles("asft"))
+    frame = RunsComparison(tmp_path, draws=200, roles=Roles("asft")).make()
     start, bc = (cell(frame, method, "all/ndcg@10")[0] for method in ("start", "bc"))
     assert bc > start
     assert cell(frame, "asft", "diff_best_bc/all/ndcg@10")[0] == pytest.approx(1 - bc)
@@ -93,7 +93,7 @@ def test_differences_are_paired_within_seed_user_and_event(tmp_path):
     write(tmp_path, "start", 0, [1, 1, 1, 1], **{"judge@10": [1, 2, 3, 100]})
     write(tmp_path, "start", 1, [1, 1, 1, 1], **{"judge@10": [50, 50, 50, 50]})
     write(tmp_path, "asft", 0, [1, 1, 1, 1], **{"judge@10": [2, 3, 4, None]})
-    frame = compare_runs(tmp_path, draws=500)
+    frame = RunsComparison(tmp_path, draws=500).make()
     assert cell(frame, "asft", "diff_start/value/judge@10")[0] == 1
     assert cell(frame, "asft", "diff_start/value/judge@10", "1") is None
     # Users differ by much more than 1, their differences not at all: paired, nothing is left that could vary.
@@ -105,7 +105,7 @@ def test_differences_are_paired_within_seed_user_and_event(tmp_path):
 def test_the_same_policy_does_not_differ(tmp_path):
     for method in ("start", "asft"):
         write(tmp_path, method, 0, [1, 4, 0, 30])
-    frame = compare_runs(tmp_path, draws=200)
+    frame = RunsComparison(tmp_path, draws=200).make()
     assert cell(frame, "asft", "diff_start/all/ndcg@10") == (0, 0, 0)
     assert cell(frame, "asft", "p_start/all/ndcg@10")[0] == 1
 
@@ -113,14 +113,14 @@ def test_the_same_policy_does_not_differ(tmp_path):
 def test_a_policy_that_diverged_is_not_hidden(tmp_path):
     write(tmp_path, "start", 0, [1, 1, 1, 1], **{"judge@10": [1, 2, 3, 4]})
     write(tmp_path, "asft", 0, [1, 1, 1, 1], **{"judge@10": [1, 2, float("nan"), 4]})
-    frame = compare_runs(tmp_path, draws=200)
+    frame = RunsComparison(tmp_path, draws=200).make()
     assert np.isnan(cell(frame, "asft", "value/judge@10")).all()
     assert cell(frame, "asft", "p_start/value/judge@10")[0] == 1
     assert cell(frame, "start", "value/judge@10")[0] == 2.5
 
 
 def test_a_chain(made_up_chain):
-    frame = compare_runs(made_up_chain, draws=1000)
+    frame = RunsComparison(made_up_chain, draws=1000).make()
     assert frame["method"].unique(maintain_order=True).to_list()[:5] == [
         *("popularity", "popularity_high", "item_mean", "item_knn", "start")
     ]
@@ -141,32 +141,32 @@ def test_a_chain(made_up_chain):
 def test_comparing_again_gives_the_same_bytes(tmp_path, made_up_run):
     for method in ("start", "bc", "asft"):
         made_up_run(tmp_path, method, 0, users=20, events=2)
-    compare_runs(tmp_path, draws=200)
+    RunsComparison(tmp_path, draws=200).make()
     first = (tmp_path / "comparison.csv").read_bytes()
-    compare_runs(tmp_path, draws=200)
+    RunsComparison(tmp_path, draws=200).make()
     assert (tmp_path / "comparison.csv").read_bytes() == first
 
 
 def test_errors(tmp_path, made_up_run):
     with pytest.raises(InputError, match="no such folder"):
-        compare_runs(tmp_path / "nowhere")
+        RunsComparison(tmp_path / "nowhere").make()
     (tmp_path / "start" / "seed-0" / "evaluation").mkdir(parents=True)
     (tmp_path / "start" / "seed-0" / "evaluation" / "summary.json").write_text("{}")
     with pytest.raises(InputError, match="no method in it has been evaluated"):
-        compare_runs(tmp_path)
+        RunsComparison(tmp_path).make()
     with pytest.raises(InputError, match="recalign compare"):
         comparison.read(tmp_path)
     made_up_run(tmp_path, "bc", 0, users=10, events=3)
     made_up_run(tmp_path, "asft", 0, users=11, events=3)
     with pytest.raises(InputError, match=r"bc, seed 0: it was measured on other test events \(30\) than asft"):
-        compare_runs(tmp_path)
+        RunsComparison(tmp_path).make()
 
 
 def test_seeds_may_be_worlds_of_their_own(tmp_path, made_up_run):
     for seed, users in ((0, 30), (1, 40)):
         for method in ("start", "asft"):
             made_up_run(tmp_path, method, seed, users=users, events=3)
-    frame = compare_runs(tmp_path, draws=200)
+    frame = RunsComparison(tmp_path, draws=200).make()
     for metric in ("all/ndcg@10", "diff_best_bc/all/ndcg@10"):
         rows = frame.filter(pl.col("method") == "asft", pl.col("metric") == metric, pl.col("split") == "test")
         single = rows.filter(pl.col("seed") != "all")["value"]
@@ -177,7 +177,7 @@ def test_seeds_may_be_worlds_of_their_own(tmp_path, made_up_run):
 
 
 def test_the_gap_is_what_the_reward_model_promises_above_the_judges(made_up_chain):
-    frame = compare_runs(made_up_chain, draws=200).filter(split="test", seed="all")
+    frame = RunsComparison(made_up_chain, draws=200).make().filter(split="test", seed="all")
     value = {(method, metric): v for method, _, _, metric, v, *_ in frame.iter_rows()}
     for method in ("asft", "ppo"):
         gains = [value[method, f"diff_start/value/{name}"] for name in ("train_rm@10", "judge@10")]
@@ -189,10 +189,10 @@ def test_the_order_of_the_methods_and_their_roles_are_kept(tmp_path):
     for method in ("bc", "later", "mine", "sham", "start"):
         write(tmp_path, method, 0, [1, 4, 0, 30])
     order, roles = ["start", "sham", "mine", "bc"], Roles("mine", {"sham": "mine"})
-    first = compare_runs(tmp_path, draws=50, methods=order, roles=roles)
+    first = RunsComparison(tmp_path, draws=50, methods=order, roles=roles).make()
     assert first["method"].unique(maintain_order=True).to_list() == order
     assert cell(first, "bc", "diff_mine/all/ndcg@10") is not None
-    again = compare_runs(tmp_path, draws=50)  # as the command does, with what the chain did not name behind
+    again = RunsComparison(tmp_path, draws=50).make()  # as the command does, with what the chain did not name behind
     assert again["method"].unique(maintain_order=True).to_list() == [*order, "later"]
     assert Roles.load(tmp_path) == (roles, order)
 
@@ -200,7 +200,7 @@ def test_the_order_of_the_methods_and_their_roles_are_kept(tmp_path):
 def test_a_folder_of_an_older_version_has_no_roles(tmp_path):
     for method in ("start", "mine", "bc"):
         write(tmp_path, method, 0, [1, 4, 0, 30])
-    frame = compare_runs(tmp_path, draws=50)
+    frame = RunsComparison(tmp_path, draws=50).make()
     assert frame["method"].unique(maintain_order=True).to_list() == ["bc", "mine", "start"]
     assert cell(frame, "mine", "diff_best_bc/all/ndcg@10") is not None
     assert cell(frame, "bc", "diff_mine/all/ndcg@10") is None
@@ -211,13 +211,13 @@ def test_other_baselines_may_be_named(tmp_path):
     write(tmp_path, "start", 0, [1, 1, 1, 1])
     write(tmp_path, "old", 0, [2, 2, 2, 2])
     write(tmp_path, "mine", 0, [1, 1, 1, 2])
-    frame = compare_runs(tmp_path, draws=50, roles=Roles(baselines=["old"]))
+    frame = RunsComparison(tmp_path, draws=50, roles=Roles(baselines=["old"])).make()
     assert cell(frame, "mine", "diff_best_bc/all/ndcg@10")[0] > 0
     assert cell(frame, "old", "diff_best_bc/all/ndcg@10") is None
 
 
 def test_a_gain_is_compared_with_twice_that_of_a_placebo_event_by_event(made_up_chain):
-    frame = compare_runs(made_up_chain, draws=1000)
+    frame = RunsComparison(made_up_chain, draws=1000).make()
     values = {name: cell(frame, name, "value/judge@10")[0] for name in ("start", "asft", "asft_permuted")}
     base = max(values["start"], cell(frame, "bc", "value/judge@10")[0])
     beyond, low, high = cell(frame, "asft", "beyond_asft_permuted/value/judge@10")

@@ -13,8 +13,8 @@ import torch
 from recalign.errors import InputError
 from recalign.evaluation import exposed
 from recalign.evaluation.baselines import SameForAll, log_counts
-from recalign.evaluation.comparison import compare_runs
-from recalign.evaluation.methods import MethodRun, evaluate_methods
+from recalign.evaluation.comparison import RunsComparison
+from recalign.evaluation.methods import MethodRun, SeedEvaluation
 from recalign.evaluation.offpolicy import estimate, exposed_ranks
 from recalign.events import LogMapping
 from recalign.recommender import RecommenderData
@@ -238,7 +238,7 @@ def test_files_and_tables_hold_the_estimates(tmp_path, log_root, base):
     data = RewardData(log=LogMapping("tastes", ["tastes.csv"], **EXPOSURE), root=str(tmp_path), **small.SETTINGS)
     cells = [MethodRun("popularity", None, {}), MethodRun("rerank", None, {}, strength=500.0)]
     runs = tmp_path / "runs"
-    evaluate_methods(runs, 0, cells, base, data, device=CPU, code="code")
+    SeedEvaluation(runs, 0, cells, base, data, device=CPU, code="code").make()
     places = {name: runs / name / "seed-0" / "evaluation" for name in ("popularity", "rerank")}
     summary = {name: json.loads((place / "summary.json").read_text()) for name, place in places.items()}
     found = {name: json.loads((place / "offpolicy.json").read_text()) for name, place in places.items()}
@@ -249,7 +249,7 @@ def test_files_and_tables_hold_the_estimates(tmp_path, log_root, base):
     assert "value/snips" not in summary["rerank"]
     assert summary["rerank"]["offpolicy/ess"] < 50
     assert found["rerank"]["uniform"] == found["popularity"]["uniform"]
-    table = compare_runs(runs, draws=20).filter(seed="0", split="test")
+    table = RunsComparison(runs, draws=20).make().filter(seed="0", split="test")
     rows = dict(table.filter(method="popularity").select("metric", "value").iter_rows())
     assert rows["value/dr"] == pytest.approx(found["popularity"]["policy"]["dr"])
     assert rows["offpolicy/ess"] == pytest.approx(found["popularity"]["policy"]["ess"])

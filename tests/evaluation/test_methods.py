@@ -13,9 +13,9 @@ import small
 import torch
 
 from recalign.errors import InputError
-from recalign.evaluation.comparison import compare_runs
+from recalign.evaluation.comparison import RunsComparison
 from recalign.evaluation.comparison_table import ComparisonTable
-from recalign.evaluation.methods import UNTRAINED, WITHOUT_BUDGET, MethodRun, evaluate_methods
+from recalign.evaluation.methods import UNTRAINED, WITHOUT_BUDGET, MethodRun, SeedEvaluation
 from recalign.evaluation.reranking import RERANKED, Reranking, interpolate, scores_of
 from recalign.evaluation.roles import Roles
 from recalign.events import ItemTable, LogMapping
@@ -64,32 +64,32 @@ def place(tmp_path, method):
 
 def test_an_altered_evaluation_is_made_again(tmp_path, data, base, cells):
     run, runs = cells[:1], tmp_path / "runs"
-    assert evaluate_methods(runs, 3, run, base, data, **HOW) == [cells[0].method]
-    assert evaluate_methods(runs, 3, run, base, data, **HOW) == []
+    assert SeedEvaluation(runs, 3, run, base, data, **HOW).make() == [cells[0].method]
+    assert SeedEvaluation(runs, 3, run, base, data, **HOW).make() == []
     figures = place(tmp_path, cells[0].method) / "test.parquet"
     pl.read_parquet(figures).with_columns(pl.lit(1).alias("rank")).write_parquet(figures)
     with pytest.raises(InputError, match=r"test\.parquet: not what was written"):
-        compare_runs(runs)
-    assert evaluate_methods(runs, 3, run, base, data, **HOW) == [cells[0].method]
+        RunsComparison(runs).make()
+    assert SeedEvaluation(runs, 3, run, base, data, **HOW).make() == [cells[0].method]
 
 
 def test_a_sample_of_the_users_is_the_same_for_every_method(tmp_path, data, base, cells):
     some, runs = copy.copy(data), tmp_path / "runs"
     some.sample = 7
-    assert len(evaluate_methods(runs, 3, cells[:2], base, some, **HOW)) == 2
+    assert len(SeedEvaluation(runs, 3, cells[:2], base, some, **HOW).make()) == 2
     drawn = [pl.read_parquet(place(tmp_path, cell.method) / "test.parquet") for cell in cells[:2]]
     assert drawn[0]["user"].n_unique() == 7
     assert drawn[0].select("user", "event").equals(drawn[1].select("user", "event"))
     everybody = data.users_tested("A")
-    table = ComparisonTable(compare_runs(runs), Roles(None, {}, [cells[0].method]))
+    table = ComparisonTable(RunsComparison(runs).make(), Roles(None, {}, [cells[0].method]))
     assert table.sample == f"a fixed sample of 7 of {everybody} users"
     some.sample = everybody + 1
-    assert len(evaluate_methods(runs, 3, cells[:2], base, some, **HOW)) == 2  # measured anew
-    assert ComparisonTable(compare_runs(runs), Roles(None, {}, [cells[0].method])).sample == ""
+    assert len(SeedEvaluation(runs, 3, cells[:2], base, some, **HOW).make()) == 2  # measured anew
+    assert ComparisonTable(RunsComparison(runs).make(), Roles(None, {}, [cells[0].method])).sample == ""
 
 
 def test_artefacts_are_those_that_comparisons_read(tmp_path, data, base, cells):
-    done = evaluate_methods(tmp_path / "runs", 3, cells, base, data, **HOW)
+    done = SeedEvaluation(tmp_path / "runs", 3, cells, base, data, **HOW).make()
     assert done == [*UNTRAINED, "asft", "rerank_permuted"]
     for method in done:
         for part in ("test", "validation"):
@@ -117,7 +117,7 @@ def test_artefacts_are_those_that_comparisons_read(tmp_path, data, base, cells):
     assert sham["train_rm@10"].mean() < start["train_rm@10"].mean() - 0.1  # by its own reward model
     tilted = pl.read_parquet(place(tmp_path, "popularity_tilt") / "test.parquet")
     assert tilted["log_count@10"].mean() > start["log_count@10"].mean() + 0.003
-    table = compare_runs(tmp_path / "runs", draws=20)
+    table = RunsComparison(tmp_path / "runs", draws=20).make()
     assert set(table["method"]) == set(done)
     shown = table.filter(pl.col("metric") == "placebo/correlation", pl.col("seed") == "all")
     assert dict(zip(shown["method"], shown["value"], strict=True)) == left
@@ -127,7 +127,7 @@ def test_artefacts_are_those_that_comparisons_read(tmp_path, data, base, cells):
 def test_reranking_is_as_strong_as_it_may_be(tmp_path, data, base, method, strength):
     run, summary = MethodRun(method, None, {}, strength=strength), {}  # towards what users like least
     for keep in (None, 0.9):
-        evaluate_methods(tmp_path, 3, [replace(run, keep=keep)], base, data, **HOW)
+        SeedEvaluation(tmp_path, 3, [replace(run, keep=keep)], base, data, **HOW).make()
         summary[keep] = json.loads((tmp_path / method / "seed-3/evaluation/summary.json").read_text())
     free, held = (Retention(one["policy/kept"], one["policy/kept_se"]) for one in summary.values())
     assert held.enough(0.9)
@@ -152,7 +152,7 @@ def test_a_trained_row_says_how_far_it_went(tmp_path, data, base, asft):
     checkpoint = torch.load(asft, weights_only=True)
     for alpha in (None, 4.0):
         torch.save(checkpoint | {"facts": {**checkpoint["facts"], **({"reach": alpha} if alpha else {})}}, asft)
-        evaluate_methods(tmp_path / "runs", 3, [MethodRun("asft", asft, {})], base, data, **HOW)
+        SeedEvaluation(tmp_path / "runs", 3, [MethodRun("asft", asft, {})], base, data, **HOW).make()
         summary = json.loads((place(tmp_path, "asft") / "summary.json").read_text())
         assert summary.get("policy/reach") == alpha
         assert summary["policy/kept_se"] > 0
@@ -171,7 +171,7 @@ def test_a_trained_policy_goes_back_with_its_reranking(tmp_path, data, base, asf
     cells.append(MethodRun("asft_rerank", asft, {"cost/steps": 7}, strength=full))
     value, strength = {}, {}
     for keep in (None, 0.9):
-        evaluate_methods(tmp_path, 3, [replace(cell, keep=keep) for cell in cells], base, data, **HOW)
+        SeedEvaluation(tmp_path, 3, [replace(cell, keep=keep) for cell in cells], base, data, **HOW).make()
         for cell in cells:
             place, key = tmp_path / cell.method / "seed-3/evaluation", (cell.method, keep)
             summary = json.loads((place / "summary.json").read_text())
@@ -207,43 +207,43 @@ def test_a_policy_with_weights_of_its_own_goes_back_to_the_start_too(data, base)
 
 def test_what_has_not_changed_is_kept(tmp_path, data, base, cells):
     runs = tmp_path / "runs"
-    evaluate_methods(runs, 3, cells, base, data, **HOW)
+    SeedEvaluation(runs, 3, cells, base, data, **HOW).make()
     stamp = (place(tmp_path, "start") / "test.parquet").stat().st_mtime_ns
-    assert evaluate_methods(runs, 3, cells, base, data, **HOW) == []
+    assert SeedEvaluation(runs, 3, cells, base, data, **HOW).make() == []
     assert (place(tmp_path, "start") / "test.parquet").stat().st_mtime_ns == stamp
     for other in ({"strength": 2.0}, {"keep": 0.9}, {"spread": 3.0}):
         changed = [replace(cell, **other) for cell in cells]
-        assert {*evaluate_methods(runs, 3, changed, base, data, **HOW)} == {*RERANKED}
+        assert {*SeedEvaluation(runs, 3, changed, base, data, **HOW).make()} == {*RERANKED}
     (place(tmp_path, "popularity") / "test.parquet").unlink()
-    assert evaluate_methods(runs, 3, cells[:1], base, data, **HOW) == ["popularity"]
-    assert evaluate_methods(runs, 4, cells[:1], base, data, **HOW) == ["popularity"]  # another seed
-    assert evaluate_methods(runs, 3, cells[:1], base, data, **HOW | {"code": "other"}) == ["popularity"]
+    assert SeedEvaluation(runs, 3, cells[:1], base, data, **HOW).make() == ["popularity"]
+    assert SeedEvaluation(runs, 4, cells[:1], base, data, **HOW).make() == ["popularity"]  # another seed
+    assert SeedEvaluation(runs, 3, cells[:1], base, data, **HOW | {"code": "other"}).make() == ["popularity"]
 
 
 def test_another_checkpoint_is_evaluated_anew(tmp_path, data, base, cells, asft):
     runs = tmp_path / "runs"
-    evaluate_methods(runs, 3, cells, base, data, **HOW)
+    SeedEvaluation(runs, 3, cells, base, data, **HOW).make()
     checkpoint = torch.load(asft, weights_only=True)
     checkpoint["state_dict"]["policy.item_embedding.weight"].mul_(-1)
     torch.save(checkpoint, asft)
-    assert evaluate_methods(runs, 3, cells, base, data, **HOW) == ["asft"]
+    assert SeedEvaluation(runs, 3, cells, base, data, **HOW).make() == ["asft"]
     judge = torch.load(base.judge_report, weights_only=True)
     judge["state_dict"]["reward.nets.0.mean"] += 100
     torch.save(judge, base.judge_report)
-    assert len(evaluate_methods(runs, 3, cells, base, data, **HOW)) == len(cells)  # all rest on the judge
+    assert len(SeedEvaluation(runs, 3, cells, base, data, **HOW).make()) == len(cells)  # all rest on the judge
     assert pl.read_parquet(place(tmp_path, "start") / "test.parquet")["judge@10"].mean() > 30
 
 
 def test_other_data_are_evaluated_anew(tmp_path, data, base, cells, log_root):
     runs = tmp_path / "runs"
-    evaluate_methods(runs, 3, cells[:1], base, data, **HOW)
+    SeedEvaluation(runs, 3, cells[:1], base, data, **HOW).make()
     known = small.data_of(RewardData, log_root, "tastes", request_time="known")
-    assert evaluate_methods(runs, 3, cells[:1], base, known, **HOW) == ["popularity"]
+    assert SeedEvaluation(runs, 3, cells[:1], base, known, **HOW).make() == ["popularity"]
     other = small.data_of(RewardData, log_root, "tastes", reward="rating * 2")
-    assert evaluate_methods(runs, 3, cells[:1], base, other, **HOW) == ["popularity"]
+    assert SeedEvaluation(runs, 3, cells[:1], base, other, **HOW).make() == ["popularity"]
     divided = small.data_of(RewardData, log_root, "tastes", split=small.LeaveLast(2, 2))
     with pytest.raises(InputError, match="another split of the log"):
-        evaluate_methods(runs, 3, cells[:1], base, divided, **HOW)
+        SeedEvaluation(runs, 3, cells[:1], base, divided, **HOW).make()
 
 
 def test_another_truth_is_evaluated_anew(tmp_path, base, cells, log_root):
@@ -254,10 +254,10 @@ def test_another_truth_is_evaluated_anew(tmp_path, base, cells, log_root):
     raw = {"users": known.sequences.users.to_numpy(), "items": known.sequences.items.to_numpy()}
     np.savez(tmp_path / "truth.npz", reward=reward, **raw)
     runs = tmp_path / "runs"
-    assert evaluate_methods(runs, 3, cells[:1], base, known, **HOW) == ["popularity"]
-    assert evaluate_methods(runs, 3, cells[:1], base, known, **HOW) == []
+    assert SeedEvaluation(runs, 3, cells[:1], base, known, **HOW).make() == ["popularity"]
+    assert SeedEvaluation(runs, 3, cells[:1], base, known, **HOW).make() == []
     np.savez(tmp_path / "truth.npz", reward=2 * reward, **raw)
-    assert evaluate_methods(runs, 3, cells[:1], base, known, **HOW) == ["popularity"]
+    assert SeedEvaluation(runs, 3, cells[:1], base, known, **HOW).make() == ["popularity"]
     assert pl.read_parquet(place(tmp_path, "popularity") / "test.parquet")["true"].to_list()[0] == pytest.approx(2)
 
 
@@ -269,9 +269,9 @@ def test_other_titles_are_shown_in_the_examples(tmp_path, base, cells, log_root)
         pl.DataFrame({"id": range(1, 41), "title": [f"{word} {n}" for n in range(1, 41)]}).write_csv(titles.file)
         log = LogMapping(name="tastes", files=[str(log_root / "tastes.csv")], items=titles)
         titled = RewardData(log=log, root=str(log_root), **small.SETTINGS)
-        told.append(evaluate_methods(tmp_path / "runs", 3, cells[:1], base, titled, **HOW))
+        told.append(SeedEvaluation(tmp_path / "runs", 3, cells[:1], base, titled, **HOW).make())
         assert f'"{word} ' in (place(tmp_path, "popularity") / "examples.json").read_text()
-        assert evaluate_methods(tmp_path / "runs", 3, cells[:1], base, titled, **HOW) == []
+        assert SeedEvaluation(tmp_path / "runs", 3, cells[:1], base, titled, **HOW).make() == []
     assert told == [["popularity"]] * 2
 
 
@@ -279,7 +279,7 @@ def test_checkpoints_of_another_catalogue_are_refused(tmp_path, data, base, cell
     checkpoint = torch.load(base.judge_select, weights_only=True)
     torch.save({**checkpoint, "catalogue": "another"}, base.judge_select)
     with pytest.raises(InputError, match=r"judge_select\.ckpt: .* another catalogue"):
-        evaluate_methods(tmp_path / "runs", 3, cells, base, data, **HOW)
+        SeedEvaluation(tmp_path / "runs", 3, cells, base, data, **HOW).make()
     assert not (tmp_path / "runs").exists()
 
 
@@ -291,7 +291,7 @@ def test_judges_who_met_the_tables_users_or_each_other_are_refused(tmp_path, dat
     with pytest.raises(
         InputError, match=r"judge_report\.ckpt: this judge was trained on \d+ users who are also"
     ) as caught:
-        evaluate_methods(tmp_path / "runs", 3, cells, base, data, **HOW)
+        SeedEvaluation(tmp_path / "runs", 3, cells, base, data, **HOW).make()
     assert "judge_select.ckpt" in str(caught.value) if group == "B1" else "the table is about" in str(caught.value)
     assert not (tmp_path / "runs").exists()
 
@@ -301,13 +301,13 @@ def test_a_model_that_trained_on_the_judges_users_is_refused(tmp_path, data, bas
     path = {"reward": base.reward, "asft": asft, "sham": other_reward}[trained]
     small.says_users(path, UserCohort.of(data.sequences, "all", 0.7))
     with pytest.raises(InputError, match=f"users who are also those of .*{path.name}"):
-        evaluate_methods(tmp_path / "runs", 3, cells, base, data, **HOW)
+        SeedEvaluation(tmp_path / "runs", 3, cells, base, data, **HOW).make()
 
 
 def test_another_cloned_policy_is_a_row_like_the_start(tmp_path, data, base, cloned):
     """It read the choices of the judges' users too, and no reward of theirs."""
     runs = [MethodRun("start", None, {}), MethodRun("other", cloned, {})]
-    assert evaluate_methods(tmp_path / "runs", 3, runs, base, data, **HOW) == ["start", "other"]
+    assert SeedEvaluation(tmp_path / "runs", 3, runs, base, data, **HOW).make() == ["start", "other"]
     one, other = (pl.read_parquet(place(tmp_path, run.method) / "test.parquet") for run in runs)
     assert other["rank"].equals(one["rank"])
 
@@ -316,12 +316,12 @@ def test_a_judge_of_unknown_users_is_refused(tmp_path, data, base, cells):
     users = UserCohort.of(data.sequences, "B2", 0.7)
     small.says_users(base.judge_report, replace(users, digest="of another log"))
     with pytest.raises(InputError, match="not group B2 of this log"):
-        evaluate_methods(tmp_path / "runs", 3, cells, base, data, **HOW)
+        SeedEvaluation(tmp_path / "runs", 3, cells, base, data, **HOW).make()
     checkpoint = torch.load(base.judge_report, weights_only=True)
     del checkpoint["users"]
     torch.save(checkpoint, base.judge_report)
     with pytest.raises(InputError, match="does not say whose events"):
-        evaluate_methods(tmp_path / "runs", 3, cells, base, data, **HOW)
+        SeedEvaluation(tmp_path / "runs", 3, cells, base, data, **HOW).make()
 
 
 def test_a_judge_never_sees_a_user_of_the_table(tmp_path, data, log_root):

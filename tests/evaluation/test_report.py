@@ -11,11 +11,17 @@ from rich.console import Console
 
 from recalign.errors import InputError
 from recalign.evaluation import page, plots, sources
-from recalign.evaluation.comparison import SCHEMA, VALUE, compare_runs, read
+from recalign.evaluation.comparison import SCHEMA, VALUE, RunsComparison, read
 from recalign.evaluation.comparison_table import ComparisonTable
-from recalign.evaluation.report import render, terminal_table
+from recalign.evaluation.report import Page, terminal_table
 from recalign.evaluation.roles import Roles
 from recalign.evaluation.sources import Sources
+from recalign.kept import once
+
+
+def render(folder, sources):
+    return once(Page(folder, sources), print)
+
 
 VOID = {"meta", "br", "link", "hr", "img"}
 
@@ -71,7 +77,7 @@ def trust(verdict):
 @pytest.fixture(scope="module")
 def chain(made_up_chain):
     """The made-up chain, compared, with manifests, a log check and a trust report."""
-    compare_runs(made_up_chain, draws=1000)
+    RunsComparison(made_up_chain, draws=1000).make()
     for seed in range(3):
         folder = made_up_chain / "reward" / f"seed-{seed}"
         folder.mkdir(parents=True)
@@ -173,7 +179,7 @@ def test_the_item_prior_and_the_codes_are_shown(chain, tmp_path):
 
 def test_a_chain_that_only_cloned(tmp_path, made_up_run):
     made_up_run(tmp_path, "start", 0, users=20, events=2)
-    compare_runs(tmp_path, draws=50)
+    RunsComparison(tmp_path, draws=50).make()
     page = render(tmp_path, Sources.of(tmp_path)).read_text(encoding="utf-8")
     words = Strict(page).words
     assert "start" in words
@@ -190,7 +196,7 @@ def test_figures_that_plots_cannot_draw(tmp_path, made_up_run):
         if method == "ppo":
             frame = frame.with_columns(pl.lit(float("nan")).alias("judge@10"))
         frame.write_parquet(path)
-    frame = compare_runs(tmp_path, draws=50)
+    frame = RunsComparison(tmp_path, draws=50).make()
     words = Strict(render(tmp_path, Sources.of(tmp_path)).read_text(encoding="utf-8")).words
     assert "nan" in words
     assert "Do not ship" in words
@@ -231,7 +237,7 @@ def test_the_terminal_table_without_some_metrics():
 
 def test_a_search_is_drawn_method_by_method(made_up_chain, tmp_path):
     folder = shutil.copytree(made_up_chain, tmp_path / "searched")
-    compare_runs(folder, draws=50)
+    RunsComparison(folder, draws=50).make()
     rows = [
         (method, trial, trial == 1, json.dumps({key: value, "model.lr": 0.1}), 3.0 + trial, 0.1 - 0.01 * trial, trial)
         for method, key in (("asft", "model.temperature"), ("rerank", "strength"))
@@ -250,14 +256,14 @@ def test_a_search_is_drawn_method_by_method(made_up_chain, tmp_path):
 def test_methods_may_have_different_seeds(chain, tmp_path):
     folder = shutil.copytree(chain, tmp_path / "differs")
     shutil.rmtree(folder / ComparisonTable(read(folder), Roles()).methods[0] / "seed-0")
-    compare_runs(folder, draws=50)
+    RunsComparison(folder, draws=50).make()
     assert "750 test events of 150 users" in Strict(render(folder, Sources.of(folder)).read_text()).words
 
 
 def test_what_an_earlier_chain_left_is_not_shown(chain, tmp_path):
     """Three seeds have run; the comparison is of two."""
     folder = shutil.copytree(chain, tmp_path / "fewer")
-    compare_runs(folder, draws=50, seeds=[1, 2])
+    RunsComparison(folder, draws=50, seeds=[1, 2]).make()
     words = Strict(render(folder, Sources.of(folder)).read_text()).words
     assert "seeds 1, 2: weak." in words
     assert "Do what strong implies" not in words

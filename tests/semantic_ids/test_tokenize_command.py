@@ -164,7 +164,7 @@ data:
   split: {{class_path: recalign.sequences.LeaveLast, init_args: {{test: 3, validation: 2}}}}
 """)
     words = [f"--config={find('tokens')}", "--config=tastes.yaml", "--vectors.dimensions=8", "--sizes=[6, 8]"]
-    path = parse_tokens(words).run()
+    path = parse_tokens(words).make()
     assert parse_tokens([*words, f"--data.cache={tmp_path / 'kept'}"]).state().fresh
     assert parse_tokens([*words, "--seed=0", "--sizes=[8, 8]"]).state().changed == ["settings"]
     titles.write_text("item,title\n1,Aliens\n")

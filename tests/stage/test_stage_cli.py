@@ -307,7 +307,7 @@ def test_a_nan_stops_the_run_and_names_where():
     message = str(caught.value)
     assert "step 9 (epoch 1, batch 3)" in message
     assert "the last good checkpoint is runs/toy/recommender/seed-0/checkpoints/last.ckpt" in message
-    assert parse_stage(["fit", "--config", "toy.yaml"]).finished() is None
+    assert not parse_stage(["fit", "--config", "toy.yaml"]).state().fresh
     assert torch.load(RUN.last, weights_only=True)["epoch"] == 0
 
 

@@ -86,7 +86,7 @@ def test_a_class_of_ones_own_counts_with_the_modules_beside_it(folder: Path, mon
     words = ["fit", "--config", "mine.yaml", "--trainer.enable_progress_bar=false"]
     forget()
     run_stage(words)
-    assert parse_stage(words).finished()
+    assert parse_stage(words).state().fresh
     Path("my_loss.py").write_text("import os\n\ndef loss(x): return 2 * x\n")
     forget()
-    assert not parse_stage(words).finished()
+    assert not parse_stage(words).state().fresh

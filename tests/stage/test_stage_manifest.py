@@ -15,10 +15,8 @@ RUN = RunFolder(Path("runs/toy/recommender/seed-0"))
 
 
 def finished(*words: str) -> bool:
-    return (
-        parse_stage(["fit", "--config", "toy.yaml", "--trainer.enable_progress_bar", "false", *words]).finished()
-        is not None
-    )
+    fit = ["fit", "--config", "toy.yaml", "--trainer.enable_progress_bar", "false", *words]
+    return parse_stage(fit).state().fresh
 
 
 def read() -> Manifest:
@@ -93,11 +91,11 @@ def test_the_bytes_of_an_upstream_checkpoint_count_and_its_path_does_not():
     reward.write_bytes(RUN.best.read_bytes())
     words = ["fit", "--config", "post.yaml", "--trainer.enable_progress_bar", "false", "--data.reward_model"]
     run_stage([*words, "reward.ckpt"])
-    assert parse_stage([*words, "reward.ckpt"]).finished()
+    assert parse_stage([*words, "reward.ckpt"]).state().fresh
     moved = reward.rename("moved.ckpt")
-    assert parse_stage([*words, "moved.ckpt"]).finished()
+    assert parse_stage([*words, "moved.ckpt"]).state().fresh
     moved.write_bytes(RUN.last.read_bytes() + b" ")
-    assert not parse_stage([*words, "moved.ckpt"]).finished()
+    assert not parse_stage([*words, "moved.ckpt"]).state().fresh
 
 
 @pytest.mark.usefixtures("trained")
@@ -105,7 +103,7 @@ def test_a_continued_run_has_the_key_of_the_whole_one_and_sums_the_time():
     before = read()
     run_stage(["fit", "--config", "toy.yaml", "--trainer.max_epochs", "3", "--ckpt_path", "last"])
     assert read().seconds > before.seconds
-    assert parse_stage(["fit", "--config", "toy.yaml", "--trainer.max_epochs", "3"]).finished()
+    assert parse_stage(["fit", "--config", "toy.yaml", "--trainer.max_epochs", "3"]).state().fresh
 
 
 def test_a_failed_run_says_why():

@@ -13,7 +13,7 @@ from recalign.api.trained import TrainedPolicy, TrainedReward, policy_checkpoint
 from recalign.errors import InputError
 from recalign.keys import call, settings_of
 from recalign.reward import RewardData
-from recalign.stage import Manifest, ParsedStage, parse_stage, run_stage
+from recalign.stage import Fit, Manifest, ParsedStage, Trained, parse_stage
 
 Settings = Mapping[str, Any]
 """Settings of a stage, nested or by dotted key: ``{"model.lr": 1e-3, "trainer": {"max_epochs": 3}}``."""
@@ -152,18 +152,16 @@ def evaluated_as(log: Log, seed: int) -> ParsedStage:
 
 def _policy(log: Log, config: str, name: str | None, seed: int, settings: Settings) -> TrainedPolicy:
     parsed, run = _run_stage(log, config, name, seed, settings)
-    return TrainedPolicy(log, parsed.run.name, seed, *run, parsed.datamodule())  # type: ignore[arg-type]
+    return TrainedPolicy(log, parsed.run.name, seed, run.checkpoint, run.seconds, parsed.datamodule())  # type: ignore[arg-type]
 
 
 def _reward(log: Log, config: str, name: str | None, seed: int, settings: Settings) -> TrainedReward:
     parsed, run = _run_stage(log, config, name, seed, settings)
-    return TrainedReward(log, parsed.run.name, seed, *run)
+    return TrainedReward(log, parsed.run.name, seed, run.checkpoint, run.seconds)
 
 
-def _run_stage(
-    log: Log, config: str, name: str | None, seed: int, settings: Settings
-) -> tuple[ParsedStage, tuple[Path, float]]:
-    """Run a stage unless it has run already. Return it with its checkpoint and training time in seconds.
+def _run_stage(log: Log, config: str, name: str | None, seed: int, settings: Settings) -> tuple[ParsedStage, Trained]:
+    """Run a stage unless it has run already.
 
     A run without a given name never replaces another one, because a Python object may still refer to that. It takes the
     first free name of ``asft``, ``asft-2``, ...
@@ -171,14 +169,10 @@ def _run_stage(
     for number in count(1):
         own = name or Path(config).stem + f"-{number}" * (number > 1)
         parsed = parse_stage(_words(log, config, own, seed, settings))
-        manifest, there = parsed.finished(), Manifest.read(parsed.folder)
-        if name or manifest or there is None or there.status != "finished":
+        fit, there = Fit(parsed), Manifest.read(parsed.folder)
+        if (fresh := fit.state().fresh) or name or there is None or there.status != "finished":
             break
-    if manifest is None:
-        manifest = run_stage(parsed.words).manifest
-    if manifest is None:
-        raise InputError("a dry run leaves nothing", where="trainer.fast_dev_run", remedy="use trainer.max_epochs: 1")
-    return parsed, (parsed.folder.path / str(manifest.checkpoint), manifest.seconds)
+    return parsed, fit.load() if fresh else fit.make()
 
 
 def _words(log: Log, config: str, name: str, seed: int, settings: Settings) -> list[str]:

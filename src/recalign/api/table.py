@@ -15,13 +15,13 @@ from recalign.api.log import Log
 from recalign.api.trained import policy_checkpoint, reward_checkpoint
 from recalign.code import EVALUATION, code_digest
 from recalign.errors import InputError
-from recalign.evaluation import comparison
+from recalign.evaluation.comparison import RunsComparison
 from recalign.evaluation.methods import (
     BASE_STAGES,
     UNTRAINED,
     BaseCheckpoints,
     MethodRun,
-    evaluate_methods,
+    SeedEvaluation,
 )
 from recalign.evaluation.report import terminal_table
 from recalign.evaluation.reranking import is_reranked
@@ -114,10 +114,10 @@ def compare(
     if paths.get("start") == first:
         del paths["start"]  # evaluated as the base stage
     runs = [MethodRun(name, paths.get(name), {}) for name in policies]
-    evaluate_methods(log.folder, seed, runs, base, data, device=device, code=code_digest(EVALUATION))
+    SeedEvaluation(log.folder, seed, runs, base, data, device=device, code=code_digest(EVALUATION)).make()
     baselines = [name for name in Roles().baselines if name in policies] or [next(iter(trained))]
     roles = Roles(baselines=baselines)
-    frame = comparison.compare_runs(log.folder, draws, methods=list(policies), seeds=[seed], roles=roles)
+    frame = RunsComparison(log.folder, draws, list(policies), [seed], roles).make()
     return Comparison(frame, list(policies), roles)
 
 

@@ -1,39 +1,45 @@
-"""A chain as tasks: what each needs, and how they are run, one after the other or side by side."""
+"""A chain as steps: what each needs, what it keeps, and how they are run, one after the other or side by side."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from recalign.chain.progress import Progress, about, say
+from recalign.chain.progress import Progress, about
 from recalign.errors import TrainingError
-from recalign.stage.console import seconds_left, whole_run
+from recalign.kept import Kept, State, once
+from recalign.stage.console import say, seconds_left, whole_run
 from recalign.workers import WorkerDied, in_cell, torch_threads
 
 Results = Mapping[str, Any]
-"""What tasks returned, by their names."""
+"""What steps returned, by their names."""
 
 
 @dataclass(frozen=True)
-class Task:
-    """A piece of a chain.
+class Step:
+    """A piece of a chain, which does nothing where what it keeps is fresh.
 
     Attributes:
         name: names it, and its log.
-        function: is called with the results of what it needs; it and its result can be pickled.
-        needs: names of the tasks that come first.
+        keeps: what it keeps, from the results of what it needs; it and what it makes can be pickled.
+        needs: names of the steps that come first.
         here: whether it runs in the chain's own process, because it is short and prints.
     """
 
     name: str
-    function: Callable[[Results], Any]
+    keeps: Callable[[Results], Kept[Any]]
     needs: tuple[str, ...] = ()
     here: bool = False
+
+    def run(self, given: Results) -> Any:
+        """Its result: loaded where it is fresh, else made."""
+        return once(self.keeps(given), say)
 
     def given(self, done: Results) -> Results:
         """The results of what it needs."""
@@ -45,82 +51,118 @@ class Task:
         return f"{self.name.replace('/', '-')}.log"
 
 
-def in_order(tasks: Sequence[Task], threads: int | None, progress: Progress) -> None:
-    """Run tasks, each after what it needs, in this process, with so many threads of torch (None: its own choice)."""
+@dataclass(frozen=True)
+class Anew:
+    """What keeps nothing, and is made every time: a choice, say.
+
+    Attributes:
+        function: is called with the results of what its step needs.
+        given: these results.
+    """
+
+    function: Callable[[Results], Any]
+    given: Results
+    name: str = "made every time"
+
+    def state(self) -> State:
+        return State()
+
+    def make(self) -> Any:
+        return self.function(self.given)
+
+    load = make
+
+
+def anew(function: Callable[..., Any], *args: Any) -> Callable[[Results], Anew]:
+    """What a step keeps that calls a function every time, with some arguments and the results of what it needs."""
+    return partial(Anew, partial(function, *args))
+
+
+def in_order(steps: Sequence[Step], threads: int | None, progress: Progress) -> Results:
+    """Run steps, each after what it needs, in this process, with so many threads of torch (None: its own choice).
+
+    Returns:
+        The result of each.
+    """
     done: dict[str, Any] = {}
     with torch_threads(threads):
-        for task in tasks:
-            progress.announce(task.name)
-            with whole_run(lambda left, name=task.name: about(progress.left({name: left}))):  # type: ignore[misc]
-                done[task.name] = task.function(task.given(done))
-            progress.end(task.name)
+        for step in steps:
+            progress.announce(step.name)
+            with whole_run(lambda left, name=step.name: about(progress.left({name: left}))):  # type: ignore[misc]
+                done[step.name] = step.run(step.given(done))
+            progress.end(step.name)
+    return done
 
 
 def side_by_side(
-    tasks: Sequence[Task],
+    steps: Sequence[Step],
     threads: int | None,
     executor: Executor,
     logs: Path,
     progress: Progress,
     verbose: bool = False,
-) -> None:
-    """Run every task as soon as what it needs is done.
+) -> Results:
+    """Run every step as soon as what it needs is done.
 
     Args:
-        tasks: each after what it needs.
+        steps: each after what it needs.
         threads: of torch in each worker; None: its own choice.
         executor: whose futures raise `WorkerDied` where a worker is gone.
-        logs: folder of what the tasks print.
-        progress: of these tasks.
-        verbose: whether to print that too, once a task is done.
+        logs: folder of what the steps print.
+        progress: of these steps.
+        verbose: whether to print that too, once a step is done.
+
+    Returns:
+        The result of each.
 
     Raises:
-        TrainingError: a task's worker died twice.
+        TrainingError: a step's worker died twice.
     """
     done: dict[str, Any] = {}
-    left, running, retried = list(tasks), dict[Future[Any], Task](), set[str]()
-    printed = {task.name: len(_read(logs / task.log)) for task in tasks}  # by earlier calls
+    left, running, retried = list(steps), dict[Future[Any], Step](), set[str]()
+    printed = {step.name: len(_read(logs / step.log)) for step in steps}  # by earlier calls
 
-    def printed_since(task: Task) -> str:
-        return _read(logs / task.log)[printed[task.name] :]
+    def printed_since(step: Step) -> str:
+        return _read(logs / step.log)[printed[step.name] :]
 
     def own() -> dict[str, float]:
-        """What running tasks say is left of them."""
-        said = {task.name: seconds_left(printed_since(task)) for future, task in running.items() if future.running()}
+        """What running steps say is left of them."""
+        said = {step.name: seconds_left(printed_since(step)) for future, step in running.items() if future.running()}
         return {name: left for name, left in said.items() if left is not None}
 
     with Console(stderr=True).status("") as line:
         while left or running:
-            for task in [task for task in left if done.keys() >= set(task.needs)]:
-                left.remove(task)
-                if task.here:
-                    progress.begin(task.name)
-                    done[task.name] = task.function(task.given(done))
-                    progress.end(task.name)
+            for step in [step for step in left if done.keys() >= set(step.needs)]:
+                left.remove(step)
+                if step.here:
+                    progress.begin(step.name)
+                    done[step.name] = step.run(step.given(done))
+                    progress.end(step.name)
                 else:
-                    words = logs / task.log, threads, task.function, task.given(done)
-                    running[executor.submit(in_cell, *words)] = task
+                    words = logs / step.log, threads, step.run, step.given(done)
+                    running[executor.submit(in_cell, *words)] = step
             for future in wait(running, timeout=1, return_when=FIRST_COMPLETED).done:
-                task = running.pop(future)
+                step = running.pop(future)
                 try:
-                    done[task.name] = future.result()
-                    progress.end(task.name)
-                    say(progress.so_far(f": {task.name}", own()))
+                    done[step.name] = future.result()
+                    progress.end(step.name)
+                    say(progress.so_far(f": {step.name}", own()))
                     if verbose:
-                        say(printed_since(task).rstrip())
+                        say(printed_since(step).rstrip())
                 except WorkerDied as error:
-                    if task.name in retried:
+                    if step.name in retried:
                         raise TrainingError(
-                            f"{task.name}: its worker died twice ({error}); see {logs / task.log}"
+                            f"{step.name}: its worker died twice ({error}); see {logs / step.log}"
                         ) from error
-                    retried.add(task.name)
-                    progress.restart(task.name)
-                    left.insert(0, task)
-                    say(f"{task.name}: its worker died ({error}); trying once more")
-            names = [task.name for future, task in running.items() if future.running()]
+                    retried.add(step.name)
+                    progress.restart(step.name)
+                    left.insert(0, step)
+                    say(f"{step.name}: its worker died ({error}); trying once more")
+            names = [step.name for future, step in running.items() if future.running()]
             for name in names:
                 progress.begin(name)
             line.update(progress.so_far(f", running {', '.join(names)}", own()))
+    return done
 
 
 def _read(log: Path) -> str:

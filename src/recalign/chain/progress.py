@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import fmean
 
 from recalign.files import read_json, write_json
+from recalign.stage.console import say
 
 IDLE = 1.0  # seconds: what took less had nothing to do, and says nothing about the others
 METHOD = "method"
@@ -26,10 +27,6 @@ SECONDS = {
     "evaluation": 13.6,
 }
 """Seconds of a processor for each kind, in `recalign chain simulated --threads 1`; only their relation counts."""
-
-
-def say(line: str) -> None:
-    print(line, flush=True)  # in step with the progress on stderr
 
 
 def about(seconds: float) -> str:

@@ -12,28 +12,30 @@ import yaml
 from recalign import kept
 from recalign.chain.engine import workers_of
 from recalign.chain.experiment import Chain
-from recalign.chain.graph import Results, Task, in_order, side_by_side
+from recalign.chain.graph import Results, Step, anew, in_order, side_by_side
 from recalign.chain.plan import Plan, needs_tokens
-from recalign.chain.progress import Progress, say
+from recalign.chain.progress import Progress
 from recalign.chain.published import publish
 from recalign.chain.search import CHOICE, Search
-from recalign.chain.train import Trained, base_checkpoints, named, train
+from recalign.chain.train import base_checkpoints, method_run, named
 from recalign.code import EVALUATION, code_digest
 from recalign.errors import InputError
-from recalign.evaluation import comparison
-from recalign.evaluation.methods import BASE_STAGES, MethodRun, evaluate_methods
-from recalign.evaluation.report import render, show
+from recalign.evaluation.comparison import RunsComparison
+from recalign.evaluation.methods import BASE_STAGES, MethodRun, SeedEvaluation
+from recalign.evaluation.report import Page, show
 from recalign.evaluation.reranking import base_method
 from recalign.evaluation.sources import Sources
 from recalign.events import data_root
 from recalign.files import held, read_json, write_json
+from recalign.kept import once
 from recalign.reward import RewardData
 from recalign.sequences.audit import audit_log
 from recalign.sequences.verdict import verdict
 from recalign.simulation import World, simulate, write
-from recalign.stage import ParsedStage
-from recalign.stage.console import quiet
+from recalign.stage import Fit, ParsedStage, Trained
+from recalign.stage.console import quiet, say
 from recalign.stage.parsed import without_values
+from recalign.stage.tokens import ParsedTokens
 from recalign.stage.upstream import TOKENS
 
 
@@ -52,46 +54,47 @@ def run_chain(plan: Plan) -> Path:
     search = Search(plan, parsed) if chain.trials > 1 else None
     if search and not search.settings:
         search = None  # popularity, say, has no settings
-    tasks = tasks_of(plan, parsed, search)
+    steps = steps_of(plan, parsed, search)
     parsed["recommender"].folder.probe()
     remedy = "let it finish, or give this one another --name"
     with quiet(), workers_of(chain) as workers, held(folder, "running a chain", remedy):
         _prepare(plan)
-        needs, number = {task.name: task.needs for task in tasks}, workers.number if workers else 1
+        needs, number = {step.name: step.needs for step in steps}, workers.number if workers else 1
         progress = Progress(needs, "stage", number, folder / "seconds.json")
         if workers is None:
-            in_order(tasks, chain.threads, progress)
+            in_order(steps, chain.threads, progress)
         else:
-            side_by_side(tasks, chain.threads or 1, workers, folder / "logs", progress, chain.verbose)
-        comparison.compare_runs(folder, methods=chain.methods, seeds=chain.seeds, roles=chain.roles)
-        sources = Sources.of(folder, searched=search is not None)
-        page = render(folder, sources)
-        publish(folder, page, parsed["recommender"].config["trainer"]["logger"], sources)
-        show(sources, folder / comparison.FILE, page)
+            side_by_side(steps, chain.threads or 1, workers, folder / "logs", progress, chain.verbose)
+        table = RunsComparison(folder, methods=chain.methods, seeds=chain.seeds, roles=chain.roles)
+        once(table, say)
+        page = Page(folder, Sources.of(folder, searched=search is not None))
+        once(page, say)
+        publish(folder, page.path, parsed["recommender"].config["trainer"]["logger"], page.sources)
+        show(page.sources, Path(table.name), page.path)
     return folder
 
 
-def tasks_of(plan: Plan, parsed: Mapping[str, ParsedStage], search: Search | None) -> list[Task]:
-    """All that a chain runs, each task after what it needs. ``parsed`` is what `Plan.parse` gives."""
-    tasks: list[Task] = []
+def steps_of(plan: Plan, parsed: Mapping[str, ParsedStage], search: Search | None) -> list[Step]:
+    """All that a chain runs, each step after what it needs. ``parsed`` is what `Plan.parse` gives."""
+    steps: list[Step] = []
     for seed in plan.chain.seeds:
         world: tuple[str, ...] = ()
         if plan.chain.world and seed != plan.chain.seeds[0]:
-            tasks.append(Task(f"world/seed-{seed}", partial(_world, plan, seed)))
-            world = (tasks[-1].name,)
+            steps.append(Step(f"world/seed-{seed}", anew(_world, plan, seed)))
+            world = (steps[-1].name,)
         if needs_tokens(parsed):
-            tasks.append(Task(named(TOKENS, seed), partial(_tokenize, plan, seed), world))
+            steps.append(Step(named(TOKENS, seed), partial(_tokens, plan, seed), world))
         for stage in BASE_STAGES:
             upstream = (named(one.stage, seed) for one in parsed[stage].upstream if not one.named)
-            tasks.append(Task(named(stage, seed), partial(_train, plan, stage, seed), (*world, *upstream)))
+            steps.append(Step(named(stage, seed), partial(_fit, plan, stage, seed), (*world, *upstream)))
         base = tuple(named(stage, seed) for stage in BASE_STAGES)
         if search and seed == search.seed:
-            tasks += search.tasks()
+            steps += search.steps()
         needs = (*base, CHOICE) if search else base
-        trained = [Task(named(one, seed), partial(_train, plan, one, seed), needs) for one in plan.chain.trained]
-        needs += tuple(task.name for task in trained)
-        tasks += [*trained, Task(f"evaluation/seed-{seed}", partial(_evaluate, plan, seed), needs)]
-    return tasks
+        trained = [Step(named(one, seed), partial(_fit, plan, one, seed), needs) for one in plan.chain.trained]
+        needs += tuple(step.name for step in trained)
+        steps += [*trained, Step(f"evaluation/seed-{seed}", partial(_Evaluation.of, plan, seed), needs)]
+    return steps
 
 
 def _prepare(plan: Plan) -> None:
@@ -109,29 +112,29 @@ def _world(plan: Plan, seed: int, _: Results | None = None) -> None:
     make_world(plan.data(seed), replace(world, seed=seed) if world else None)
 
 
-def _tokenize(plan: Plan, seed: int, _: Results) -> None:
-    tokens = plan.tokens(seed)
-    if tokens.state().fresh:
-        say(f"  unchanged: {tokens.folder.path}")
-    else:
-        if plan.chain.verbose:
-            say(f"  {tokens.command}")
-        tokens.run()
+def _tokens(plan: Plan, seed: int, _: Results) -> ParsedTokens:
+    return replace(plan.tokens(seed), verbose=plan.chain.verbose)
 
 
-def _train(plan: Plan, stage: str, seed: int, done: Results) -> Trained:
-    return train(plan.parsed(stage, seed, done.get(CHOICE, {}).get(stage)), verbose=plan.chain.verbose)
+def _fit(plan: Plan, stage: str, seed: int, done: Results) -> Fit:
+    return Fit(plan.parsed(stage, seed, done.get(CHOICE, {}).get(stage)), verbose=plan.chain.verbose)
 
 
-def _evaluate(plan: Plan, seed: int, done: Results) -> None:
-    trained = {stage: done[named(stage, seed)] for stage in plan.stages}
-    runs = [_method_run(method, trained, plan.chain) for method in plan.chain.methods]
-    base, data = base_checkpoints(trained), plan.data(seed)
-    data.sample = plan.chain.evaluation.users
-    evaluated = evaluate_methods(
-        plan.folder, seed, runs, base, data, device=plan.device(), code=code_digest(EVALUATION)
-    )
-    say(f"  {'evaluated' if evaluated else 'unchanged'}: {', '.join(evaluated) or f'the evaluation of seed {seed}'}")
+class _Evaluation(SeedEvaluation):
+    """The evaluation of a chain's methods, which says what it evaluates."""
+
+    @classmethod
+    def of(cls, plan: Plan, seed: int, done: Results) -> _Evaluation:
+        trained: dict[str, Trained] = {stage: done[named(stage, seed)] for stage in plan.stages}
+        runs = [_method_run(method, trained, plan.chain) for method in plan.chain.methods]
+        data = plan.data(seed)
+        data.sample = plan.chain.evaluation.users
+        return cls(plan.folder, seed, runs, base_checkpoints(trained), data, plan.device(), code_digest(EVALUATION))
+
+    def make(self) -> list[str]:
+        evaluated = super().make()
+        say(f"  evaluated: {', '.join(evaluated)}")
+        return evaluated
 
 
 def _require_same_log(folder: Path, log: str) -> None:
@@ -149,7 +152,7 @@ def _require_same_log(folder: Path, log: str) -> None:
 def _method_run(method: str, trained: Mapping[str, Trained], chain: Chain) -> MethodRun:
     """The checkpoint and settings with which a method is evaluated."""
     own = trained.get(base_method(method) or method)
-    run = own.method_run(method) if own else MethodRun(method, None, {})
+    run = method_run(own, method) if own else MethodRun(method, None, {})
     return replace(run, strength=chain.rerank, keep=chain.keep, spread=chain.lcb)
 
 

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 import polars as pl
 from rich.console import Console
 from rich.table import Column, Table
 
-from recalign.chain.graph import Results, Task
+from recalign.chain.graph import Results, Step, anew
 from recalign.chain.plan import Plan
-from recalign.chain.progress import say
 from recalign.chain.space import Settings, Spaces
-from recalign.chain.train import base_checkpoints, named, train
+from recalign.chain.train import base_checkpoints, method_run, named, train
 from recalign.code import EVALUATION, code_digest
 from recalign.errors import InputError, TrainingError
 from recalign.evaluation.comparison import HIGH
@@ -24,9 +22,10 @@ from recalign.evaluation.report import WIDTH
 from recalign.evaluation.selection import FLOOR, SEARCH, SELECT, Figures, choose, choose_by_rank, validate
 from recalign.files import write_text
 from recalign.stage import ParsedStage
+from recalign.stage.console import say
 
 CHOICE = "choice"
-"""The task whose result is the chosen settings by method."""
+"""The step whose result is the chosen settings by method."""
 
 
 class Search:
@@ -63,18 +62,18 @@ class Search:
         given = {key: self.plan.given(method, key) for key in self.spaces.space(method)}
         return {key: ", ".join(map(str, found.values())) for key, found in given.items() if found}
 
-    def tasks(self) -> list[Task]:
+    def steps(self) -> list[Step]:
         """Every trial, its figures on validation, and the choice (`CHOICE`)."""
         base = tuple(named(stage, self.seed) for stage in BASE_STAGES)
-        tasks: list[Task] = []
+        steps: list[Step] = []
         for method in self.settings:
             trials = self._trials(method)
-            tasks += [Task(name, partial(self._try, method, n), base) for n, name in enumerate(trials)]
-            tasks.append(Task(_figures(method), partial(self._measure, method), (*base, *trials)))
-        return [*tasks, Task(CHOICE, self.decide, tuple(map(_figures, self.settings)), here=True)]
+            steps += [Step(name, anew(self._try, method, n), base) for n, name in enumerate(trials)]
+            steps.append(Step(_figures(method), anew(self._measure, method), (*base, *trials)))
+        return [*steps, Step(CHOICE, anew(self.decide), tuple(map(_figures, self.settings)), here=True)]
 
     def _trials(self, method: str) -> list[str]:
-        """The names of the tasks that train a method's trials."""
+        """The names of the steps that train a method's trials."""
         return [f"{method}/{_name(number)}" for number in range(len(self.settings[method]))]
 
     def decide(self, done: Results) -> dict[str, Settings]:
@@ -108,7 +107,7 @@ class Search:
         try:
             settings = self.settings[method][number]
             parsed = self.plan.trial(method, self.seed, _name(number), settings)
-            return train(parsed, verbose=self.plan.chain.verbose).method_run(method)
+            return method_run(train(parsed, verbose=self.plan.chain.verbose), method)
         except (InputError, TrainingError) as error:
             return error
 
@@ -133,7 +132,7 @@ class Search:
 
 
 def _figures(method: str) -> str:
-    """The name of the task that measures a method's trials."""
+    """The name of the step that measures a method's trials."""
     return f"{method}/validation"
 
 

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from recalign import configs
-from recalign.chain.progress import Progress, say
+from recalign.chain.progress import Progress
 from recalign.chain.space import Settings, Spaces, require_optuna
 from recalign.chain.train import train, trial
 from recalign.errors import InputError, TrainingError, nearest, require_positive
@@ -26,7 +26,7 @@ from recalign.evaluation.selection import SELECT
 from recalign.files import digest, held, write_text
 from recalign.keys import nested, options, split
 from recalign.stage import Manifest, ParsedStage, parse_stage, upstream
-from recalign.stage.console import quiet
+from recalign.stage.console import quiet, say
 from recalign.stage.settings import instantiated, parse_call, set_keys
 from recalign.stage.wandb_log import BEST
 
@@ -176,7 +176,7 @@ class Tuning:
             parsed = trial(parse_stage([*self.stage.words, *options(settings)]), f"trial-{number}", FOLDER)
             known = study.get_trials(states=(TrialState.COMPLETE, TrialState.PRUNED))
             done = [one for one in known if one.user_attrs["settings"] == settings]
-            if done and (not _whole(done[-1]) or parsed.finished()):
+            if done and (not _whole(done[-1]) or parsed.state().fresh):
                 say(f"  unchanged: {parsed.folder.path}")
                 return done[-1]
             asked = study.ask()

@@ -23,8 +23,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -32,6 +33,7 @@ from rich.console import Console
 from rich.progress import track
 
 from recalign import kept
+from recalign.code import code_digest
 from recalign.errors import InputError
 from recalign.evaluation.roles import BEST, Roles
 from recalign.files import read_json, sha256, write_text
@@ -63,6 +65,8 @@ SCHEMA = {"method": pl.String, "seed": pl.String, "split": pl.String, "metric": 
     ("value", "ci_low", "ci_high"), pl.Float64
 )
 FILE = "comparison.csv"
+EVALUATIONS = "*/seed-*[0-9]/evaluation/summary.json"
+"""Of a chain; what a stage that ran anew has left is called seed-<n>.previous."""
 
 Row = tuple[str, str, str, str, float, float | None, float | None]
 Events = dict[int, np.ma.MaskedArray]  # seed -> (E,) value of each event, masked where it has none
@@ -78,42 +82,79 @@ class Run:
     splits: dict[str, pl.DataFrame]
 
 
-def compare_runs(
-    chain_folder: Path,
-    draws: int = 2000,
-    methods: Sequence[str] | None = None,
-    seeds: Collection[int] | None = None,
-    roles: Roles | None = None,
-) -> pl.DataFrame:
-    """Compare the evaluations of all methods and seeds, and write `comparison.csv`.
+@dataclass(frozen=True)
+class RunsComparison:
+    """The comparison of a chain's evaluations, `comparison.csv` (`recalign.kept.Kept`).
 
     Evaluations of checkpoints that are gone, or are others by now, are left out, with a line that says so.
 
-    Args:
-        chain_folder: `runs/<chain>`.
+    Attributes:
+        folder: `runs/<chain>`.
         draws: of the bootstrap.
         methods, seeds: those to compare, methods in the order of the rows; None: all, also what an earlier chain left.
         roles: of the methods, kept in `roles.json`; None: read from there, with the order of the rows.
-
-    Raises:
-        InputError: there is no such folder, no fresh evaluation in it, one was altered, or methods were measured on
-            different events.
     """
-    runs = _load_runs(chain_folder, methods, seeds)
-    order = list(methods or ())
-    if roles is None:
-        roles, stored = Roles.load(chain_folder)
-        order = order or stored
-    else:
-        roles.save(chain_folder, order)
-    frame = tabulate(runs, roles, draws)
-    places = pl.Enum(list(dict.fromkeys([*order, *sorted(frame["method"].unique())])))
-    frame = frame.sort(pl.col("method").cast(places), maintain_order=True)
-    write_text(chain_folder / FILE, frame.write_csv())
-    seals = [f"{run.method}/seed-{run.seed}/evaluation/{kept.SEAL}" for run in runs]
-    made_of = {name: sha256(chain_folder / name) for name in seals if (chain_folder / name).is_file()}
-    kept.seal(chain_folder, {}, made_of, FILE)
-    return frame
+
+    folder: Path
+    draws: int = 2000
+    methods: Sequence[str] | None = None
+    seeds: Collection[int] | None = None
+    roles: Roles | None = None
+
+    @property
+    def name(self) -> str:
+        return str(self.folder / FILE)
+
+    def state(self) -> kept.State:
+        """Whether it is there, of the evaluations that lie there, and whether they are of the checkpoints there."""
+        return kept.check(self.folder, self._key(*self._roles()))
+
+    def load(self) -> pl.DataFrame:
+        """The table that is there."""
+        return read(self.folder)
+
+    def make(self) -> pl.DataFrame:
+        """Compare the evaluations, and write the table.
+
+        Raises:
+            InputError: there is no such folder, no fresh evaluation in it, one was altered, or methods were measured on
+                different events.
+        """
+        runs = _load_runs(self.folder, self.methods, self.seeds)
+        roles, order = self._roles()
+        frame = tabulate(runs, roles, self.draws)
+        places = pl.Enum(list(dict.fromkeys([*order, *sorted(frame["method"].unique())])))
+        frame = frame.sort(pl.col("method").cast(places), maintain_order=True)
+        if self.roles is not None:
+            roles.save(self.folder, order)
+        write_text(self.folder / FILE, frame.write_csv())
+        made_of = {name: sha256(self.folder / name) for name in self._seals([(run.method, run.seed) for run in runs])}
+        kept.seal(self.folder, self._key(roles, order), made_of, FILE)
+        return frame
+
+    def _roles(self) -> tuple[Roles, list[str]]:
+        """The roles and the order of the rows."""
+        if self.roles is not None:
+            return self.roles, list(self.methods or ())
+        roles, stored = Roles.load(self.folder)
+        return roles, list(self.methods or stored)
+
+    def _key(self, roles: Roles, order: Sequence[str]) -> dict[str, Any]:
+        """All that determines the table but the evaluations themselves."""
+        found = [(path.parts[-4], int(path.parts[-3].removeprefix("seed-"))) for path in self.folder.glob(EVALUATIONS)]
+        wanted = [
+            (method, seed)
+            for method, seed in found
+            if (self.methods is None or method in self.methods) and (self.seeds is None or seed in self.seeds)
+        ]
+        code = code_digest([f"{__name__}.{tabulate.__name__}"])
+        rows = {"order": list(order), "roles": asdict(roles), "evaluations": sorted(self._seals(wanted))}
+        return rows | {"draws": self.draws, "code": code}
+
+    def _seals(self, rows: Iterable[tuple[str, int]]) -> list[str]:
+        """The seals of the evaluations of some methods and seeds that have one, by path in the folder."""
+        names = [f"{method}/seed-{seed}/evaluation/{kept.SEAL}" for method, seed in rows]
+        return [name for name in names if (self.folder / name).is_file()]
 
 
 def tabulate(runs: Sequence[Run], roles: Roles, draws: int = 2000, metrics: Iterable[str] = METRICS) -> pl.DataFrame:
@@ -148,8 +189,7 @@ def _load_runs(chain_folder: Path, methods: Collection[str] | None, seeds: Colle
     """The finished evaluations of a chain. A run is finished when it has both `summary.json` and `test.parquet`."""
     if not chain_folder.is_dir():
         raise InputError("there is no such folder", where=str(chain_folder), remedy="run `recalign chain` first")
-    # [0-9]: what a stage that ran anew has left is called seed-<n>.previous
-    folders = [path.parent for path in chain_folder.glob("*/seed-*[0-9]/evaluation/summary.json")]
+    folders = [path.parent for path in chain_folder.glob(EVALUATIONS)]
     found = sorted(
         (folder.parts[-3], int(folder.parts[-2].removeprefix("seed-")), folder)
         for folder in folders

@@ -54,7 +54,7 @@ class Interval(NamedTuple):
 
 
 class ComparisonTable:
-    """The rows over all seeds of one split, from the frame that `comparison.compare_runs` returns.
+    """The rows over all seeds of one split, from the frame that `comparison.RunsComparison` makes.
 
     Differences in value are read in standard deviations of the training rewards of users A, where these are known: so
     neither the reward's unit nor its zero has a say.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -113,72 +113,101 @@ class MethodRun:
         return {kept.named(path, place, place.parents[2]): key[name] for name, path in paths.items()}
 
 
-def evaluate_methods(
-    folder: Path,
-    seed: int,
-    runs: list[MethodRun],
-    base: BaseCheckpoints,
-    data: RewardData,
-    *,
-    device: torch.device,
-    code: str,
-) -> list[str]:
-    """Evaluate the methods of one seed whose evaluation is missing or out of date.
+@dataclass(frozen=True)
+class SeedEvaluation:
+    """The methods of one seed to evaluate (`recalign.kept.Kept`), each kept until anything that it depends on changes.
 
-    Publishes ``<folder>/<method>/seed-<n>/evaluation/`` (`recalign.kept`): ``{test,validation}.parquet``,
-    ``summary.json``, ``examples.json``; of a log with random exposure also ``offpolicy.json``
-    (`recalign.evaluation.exposed.measure`).
+    Publishes ``<folder>/<method>/seed-<n>/evaluation/``: ``{test,validation}.parquet``, ``summary.json``,
+    ``examples.json``; of a log with random exposure also ``offpolicy.json`` (`recalign.evaluation.exposed.measure`).
 
-    Args:
+    Attributes:
         folder: of the chain.
         runs: the methods.
         base: the checkpoints that they share.
         data: the log, users A.
         code: digest of the code that evaluates, which goes into every key.
-
-    Returns:
-        The methods that were evaluated.
     """
-    digests = base.digests()
-    keys = {run.method: run.key(digests, data, code) | {"titles": data.titles_digest} for run in runs}
-    places = {run.method: folder / run.method / f"seed-{seed}" / "evaluation" for run in runs}
-    stale = [run for run in runs if not kept.check(places[run.method], keys[run.method]).fresh]
-    if not stale:
+
+    folder: Path
+    seed: int
+    runs: Sequence[MethodRun]
+    base: BaseCheckpoints
+    data: RewardData
+    device: torch.device
+    code: str
+
+    @property
+    def name(self) -> str:
+        return f"the evaluation of seed {self.seed}"
+
+    @functools.cached_property
+    def _digests(self) -> dict[str, str]:
+        return self.base.digests()
+
+    @functools.cached_property
+    def _keys(self) -> dict[str, dict[str, Any]]:
+        titles = {"titles": self.data.titles_digest}
+        return {run.method: run.key(self._digests, self.data, self.code) | titles for run in self.runs}
+
+    @functools.cached_property
+    def _states(self) -> dict[str, kept.State]:
+        return {run.method: kept.check(self._place(run.method), self._keys[run.method]) for run in self.runs}
+
+    def _place(self, method: str) -> Path:
+        return self.folder / method / f"seed-{self.seed}" / "evaluation"
+
+    def state(self) -> kept.State:
+        """Whether all methods have been evaluated, and what was altered or has changed of any since."""
+        found = self._states
+        altered = [f"{method}/{name}" for method, state in found.items() for name in state.altered]
+        changed = dict.fromkeys(name for state in found.values() for name in state.changed)
+        return kept.State(all(state.sealed for state in found.values()), altered, list(changed))
+
+    def load(self) -> list[str]:
+        """The methods that this call has evaluated: none."""
         return []
-    nets = LoadedNetworks(base, data, device)
-    policies = {run.method: nets.policy(run) for run in stale}
-    frames = {part: evaluate(policies, nets.scorers, data, part, device) for part in ("validation", "test")}
-    shown = exposed.measure(policies, nets.reward, data, device) if exposed.is_exposed(data) else {}
-    tilted = popularity_curve(nets.start, nets.scorers.rewards["judge@10"], data, device)
-    for run in stale:
-        test, validation = frames["test"][run.method], frames["validation"][run.method]
-        shares = {"cold_targets": test["cold"].cast(float).mean(), "coverage@10": _coverage(test, data.num_items)}
-        summary = {"method": run.method, "seed": seed, "log": data.log_.name}
-        summary |= {"base": digest(data.fingerprint, digests)[:16], **shares, **run.cost, **_spread(data)}
-        if data.sample is not None:
-            summary |= {EVALUATED: test["user"].n_unique(), TESTED: data.users_tested("A")}
-        if run.method not in WITHOUT_BUDGET:  # which have no interpolation path, and so no NDCG budget
-            summary |= nets.retained(run, policies[run.method])
-        if not math.isnan(as_popular := tilted.value_at(_mean(validation, "log_count@10"))):
-            summary["value_at_popularity"] = _mean(test, "judge@10") - as_popular
-        if is_reranked(run.method):
-            found = nets.reranked(run)
-            reads = not isinstance(nets.scores(run)[0], ItemScores)
-            summary[READS_REWARD_MODEL] = max(float(reads), run.cost.get(READS_REWARD_MODEL, 0.0))
-            if run.method in OF_PERMUTED:
-                summary |= data.as_placebo().facts()
-            summary |= {"policy/strength": found.strength, RERANKING: found.record(data)}
-        if run.method in shown:
-            summary |= exposed.headlines(shown[run.method])
-        place, key = places[run.method], keys[run.method]
-        with kept.publish(place, key, run.made_of(place, base, key)) as part:
-            for name, by_method in frames.items():
-                write_parquet(by_method[run.method].drop("shown"), part / f"{name}.parquet")
-            write_json(part / examples.FILE, examples.examples(test, data))
+
+    def make(self) -> list[str]:
+        """Evaluate the methods whose evaluation is missing or out of date. Returns these."""
+        stale = [run for run in self.runs if not self._states[run.method].fresh]
+        if not stale:
+            return []
+        nets = LoadedNetworks(self.base, self.data, self.device)
+        policies = {run.method: nets.policy(run) for run in stale}
+        of = functools.partial(evaluate, policies, nets.scorers, self.data, device=self.device)
+        frames = {"validation": of("validation"), "test": of("test")}
+        random = exposed.is_exposed(self.data)
+        shown = exposed.measure(policies, nets.reward, self.data, self.device) if random else {}
+        tilted = popularity_curve(nets.start, nets.scorers.rewards["judge@10"], self.data, self.device)
+        for run in stale:
+            test, validation = frames["test"][run.method], frames["validation"][run.method]
+            summary = {"base": digest(self.data.fingerprint, self._digests)[:16]} | self._summary(run, test)
+            if run.method not in WITHOUT_BUDGET:  # which have no interpolation path, and so no NDCG budget
+                summary |= nets.retained(run, policies[run.method])
+            if not math.isnan(as_popular := tilted.value_at(_mean(validation, "log_count@10"))):
+                summary["value_at_popularity"] = _mean(test, "judge@10") - as_popular
+            if is_reranked(run.method):
+                summary |= nets.reranking(run)
             if run.method in shown:
-                write_json(part / exposed.FILE, shown[run.method])
-            write_json(part / "summary.json", summary)
-    return [run.method for run in stale]
+                summary |= exposed.headlines(shown[run.method])
+            place, key = self._place(run.method), self._keys[run.method]
+            with kept.publish(place, key, run.made_of(place, self.base, key)) as part:
+                for name, by_method in frames.items():
+                    write_parquet(by_method[run.method].drop("shown"), part / f"{name}.parquet")
+                write_json(part / examples.FILE, examples.examples(test, self.data))
+                if run.method in shown:
+                    write_json(part / exposed.FILE, shown[run.method])
+                write_json(part / "summary.json", summary)
+        return [run.method for run in stale]
+
+    def _summary(self, run: MethodRun, test: pl.DataFrame) -> dict[str, Any]:
+        """What is told of a method by its run, the log, and what it shows in the test."""
+        summary = {"method": run.method, "seed": self.seed, "log": self.data.log_.name}
+        summary |= {"cold_targets": test["cold"].cast(float).mean()}
+        summary |= {"coverage@10": _coverage(test, self.data.num_items), **run.cost, **_spread(self.data)}
+        if self.data.sample is not None:
+            summary |= {EVALUATED: test["user"].n_unique(), TESTED: self.data.users_tested("A")}
+        return summary
 
 
 class LoadedNetworks:
@@ -237,6 +266,14 @@ class LoadedNetworks:
         else:
             alpha = self._trained(run.checkpoint).facts.get("reach") if run.checkpoint else None
         return found if alpha is None else found | {"policy/reach": alpha}
+
+    def reranking(self, run: MethodRun) -> dict[str, Any]:
+        """How a row reranks: its strength, by what, and whether that is the reward model."""
+        found, reads = self.reranked(run), not isinstance(self.scores(run)[0], ItemScores)
+        told = {READS_REWARD_MODEL: max(float(reads), run.cost.get(READS_REWARD_MODEL, 0.0))}
+        if run.method in OF_PERMUTED:
+            told |= self.data.as_placebo().facts()
+        return told | {"policy/strength": found.strength, RERANKING: found.record(self.data)}
 
     def retention(self, policy: Policy) -> Retention:
         """What a policy keeps of the start's NDCG@10 on the events that an NDCG budget is measured on."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
@@ -15,6 +17,7 @@ from recalign.evaluation.comparison_table import ComparisonTable, figure
 from recalign.evaluation.roles import Roles
 from recalign.evaluation.sources import Sources
 from recalign.files import write_text
+from recalign.kept import State, once
 
 FILE = "report.html"
 MARKS = {1: "▲", 0: " ", -1: "▼"}
@@ -31,7 +34,7 @@ def compare(folder: Path, draws: int = 2000) -> None:
         draws: of the bootstrap that makes the intervals.
     """
     require_positive("", {"draws": draws}, "draws")
-    comparison.compare_runs(folder, draws)
+    comparison.RunsComparison(folder, draws).make()
     show(Sources.of(folder), folder / comparison.FILE)
 
 
@@ -42,7 +45,7 @@ def report(folder: Path) -> None:
         folder: the chain's run folder, `runs/<chain>`.
     """
     sources = Sources.of(folder)
-    show(sources, render(folder, sources))
+    show(sources, once(Page(folder, sources), print))
 
 
 def show(sources: Sources, *paths: Path) -> None:
@@ -62,18 +65,41 @@ def show(sources: Sources, *paths: Path) -> None:
         print(path)
 
 
-def render(chain_folder: Path, sources: Sources) -> Path:
-    """Write the page of a chain, unless it is there already.
+@dataclass(frozen=True)
+class Page:
+    """The page of a chain, `report.html` (`recalign.kept.Kept`), which carries the digest of all that it is made of."""
 
-    A page carries the digest of all that it is made of, and is drawn again when any of that changes.
-    """
-    path, digest = chain_folder / FILE, sources.digest()
-    made_of = f'<meta name="made-of" content="{digest}">'
-    if not (path.is_file() and made_of in path.read_text(encoding="utf-8")):
+    folder: Path
+    sources: Sources
+
+    @property
+    def path(self) -> Path:
+        return self.folder / FILE
+
+    @property
+    def name(self) -> str:
+        return str(self.path)
+
+    @functools.cached_property
+    def _digest(self) -> str:
+        return self.sources.digest()
+
+    def state(self) -> State:
+        """Whether it is there, and drawn of what it would be drawn of now."""
+        there = self.path.is_file()
+        fresh = there and f'<meta name="made-of" content="{self._digest}">' in self.path.read_text(encoding="utf-8")
+        return State(there, changed=[] if fresh else ["what it shows"])
+
+    def load(self) -> Path:
+        """The path of the page that is there."""
+        return self.path
+
+    def make(self) -> Path:
+        """Draw it."""
         from recalign.evaluation.page import page  # with Matplotlib, which takes as long to import as to draw
 
-        write_text(path, page(sources, digest))
-    return path
+        write_text(self.path, page(self.sources, self._digest))
+        return self.path
 
 
 def terminal_table(frame: pl.DataFrame, roles: Roles) -> Table:

@@ -36,7 +36,7 @@ def validate(
 ) -> list[Figures]:
     """Validation figures of a method's settings, kept in their folders until anything that they depend on changes.
 
-    ``places`` maps the folder that gets a ``validation/`` to its run; the others are as of `evaluate_methods`.
+    ``places`` maps the folder that gets a ``validation/`` to its run; the others are as of `SeedEvaluation`.
 
     Returns:
         The metrics of `MEASURED` for each run, the true value only where the truth is known, and of

@@ -2,15 +2,18 @@
 
 from recalign.errors import TrainingError
 from recalign.stage.cli import ParsedStage, StageResult, parse_stage, run_stage
+from recalign.stage.fit import Fit, Trained
 from recalign.stage.folder import RunConfig, RunFolder
 from recalign.stage.manifest import Manifest
 
 __all__ = [
+    "Fit",
     "Manifest",
     "ParsedStage",
     "RunConfig",
     "RunFolder",
     "StageResult",
+    "Trained",
     "TrainingError",
     "parse_stage",
     "run_stage",

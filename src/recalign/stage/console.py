@@ -41,6 +41,11 @@ _NOISE = (
 _LIGHTNING = Path(lightning.__file__).parent
 
 
+def say(line: str) -> None:
+    """Print a line, in step with the progress on stderr."""
+    print(line, flush=True)
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
     """Leave out Lightning's tips, device tables and the warnings in ``_NOISE``; other warnings are one line each."""

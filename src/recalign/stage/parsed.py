@@ -99,12 +99,8 @@ class ParsedStage:
         upstream.resolve(config, found, self.folder, self.log)
         return replace(self, config=config, upstream=found)
 
-    def finished(self) -> Manifest | None:
-        """The manifest of a finished run with the same key, or None. Reads the data, because its bytes count."""
-        return Manifest.read(self.folder) if self.state().fresh else None
-
     def state(self) -> State:
-        """Whether there is a finished run, and what was altered or has changed since."""
+        """Whether there is a finished run, and what was altered or changed since. Reads the data: its bytes count."""
         manifest = Manifest.read(self.folder) if all(one.path for one in self.upstream) else None
         return manifest.state(self.folder, self.key()) if manifest else State()
 

@@ -15,6 +15,7 @@ from recalign.code import class_paths, code_digest
 from recalign.files import digest, sha256
 from recalign.kept import State
 from recalign.semantic_ids.tokenize_command import CODES, tokenize
+from recalign.stage.console import say
 from recalign.stage.folder import RunConfig, RunFolder
 from recalign.stage.manifest import Manifest, git_state, now, versions
 from recalign.stage.settings import instantiated, parse_call
@@ -23,19 +24,25 @@ from recalign.stage.upstream import TOKENS
 
 @dataclass(frozen=True)
 class ParsedTokens:
-    """A command with all resolved that needs no run.
+    """Ids to make (`recalign.kept.Kept`): a command with all resolved that needs no run.
 
     Attributes:
         words: the command line after ``recalign tokenize``.
         config: every value, as plain ones.
         settings: the arguments of `tokenize`, classes instantiated.
         folder: the run folder; it need not exist.
+        verbose: whether to print the command before it runs.
     """
 
     words: Sequence[str]
     config: dict[str, Any]
     settings: dict[str, Any]
     folder: RunFolder
+    verbose: bool = False
+
+    @property
+    def name(self) -> str:
+        return str(self.folder.path)
 
     @property
     def command(self) -> str:
@@ -57,8 +64,14 @@ class ParsedTokens:
         manifest = Manifest.read(self.folder)
         return manifest.state(self.folder, self.key()) if manifest else State()
 
-    def run(self) -> Path:
+    def load(self) -> Path:
+        """The path of codes.parquet."""
+        return self.folder.path / CODES
+
+    def make(self) -> Path:
         """Make the ids, record how, and return the path of codes.parquet. Raises what `tokenize` raises."""
+        if self.verbose:
+            say(f"  {self.command}")
         key, log, began = self.key(), self.settings["data"].log_.name, time.monotonic()
         manifest = Manifest(TOKENS, log, self.config["seed"], self.command, key=key, started=now())
         path = tokenize(**self.settings, out=self.folder.path)
