@@ -56,7 +56,7 @@ def own_errors(events: ValidationEvents, name: str, bootstrap: CrossedBootstrap)
     """R2 of the item's mean, and of user + item, for the same reward: ``r2/item``, ``r2/user_item``."""
     rated_N = ~np.isnan(events.values[name])
     person_N, value_N = events.person_N[rated_N], events.values[name][rated_N]
-    users = bootstrap.weight_DU.shape[1]
+    users = bootstrap.users
     count_U = np.bincount(person_N, minlength=users)
     sums: Sums = {"r": (np.bincount(person_N, value_N, users), count_U)}
     sums["rr"] = np.bincount(person_N, value_N**2, users), count_U
@@ -87,7 +87,7 @@ def judged_by(events: ValidationEvents, judge: str, bootstrap: CrossedBootstrap)
     """
     rated_N = ~np.isnan(events.values[judge])
     person_N, value_N = events.person_N[rated_N], events.values[judge][rated_N]
-    users, same_NC = bootstrap.weight_DU.shape[1], following(person_N.astype(float), NEXT) == person_N[:, None]
+    users, same_NC = bootstrap.users, following(person_N.astype(float), NEXT) == person_N[:, None]
     residual_N = value_N - events.means[judge]["user"].to_numpy()[rated_N]
     sums: Sums = {"all": (np.bincount(person_N, residual_N, users), np.bincount(person_N, minlength=users))}
     for name, means in events.means.items():

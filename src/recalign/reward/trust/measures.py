@@ -52,7 +52,7 @@ def measure(
     Returns:
         By predictor and figure; nan where a figure is undefined (a rank correlation with a constant).
     """
-    users = bootstrap.weight_DU.shape[1]
+    users = bootstrap.users
 
     def ratio(value_N: np.ndarray, chosen_N: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         where = slice(None) if chosen_N is None else chosen_N
@@ -77,7 +77,7 @@ def ordering(
     user_N: np.ndarray, reward_N: np.ndarray, ahead: Mapping[str, np.ndarray], bootstrap: CrossedBootstrap
 ) -> dict[str, Estimate]:
     """``pairwise`` alone, by predictor. Arguments as of `measure`."""
-    users = bootstrap.weight_DU.shape[1]
+    users = bootstrap.users
     value, drawn = ratios({name: _pairs(user_N, reward_N, x_NC, users) for name, x_NC in ahead.items()}, bootstrap)
     return {name: Estimate(float(value[name]), drawn[name]) for name in ahead}
 
