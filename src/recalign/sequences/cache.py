@@ -28,7 +28,7 @@ from recalign.code import PACKAGE, SOURCE, code_digest, source_file
 from recalign.errors import InputError
 from recalign.events import Report
 from recalign.events.report import Note
-from recalign.files import digest, read_json, rename, sha256, write_json
+from recalign.files import beside, digest, read_json, rename, sha256, write_json
 from recalign.sequences.features import FeatureCoder, ItemFeatures
 from recalign.sequences.splits import Split
 from recalign.sequences.store import Sequences
@@ -121,7 +121,7 @@ class CacheEntry:
 
     def save(self, sequences: Sequences) -> None:
         """Write the entry, whole or not at all; if it cannot be written, warn once and go on."""
-        part = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        part = beside(self.path)
         try:
             shutil.rmtree(part, ignore_errors=True)
             part.mkdir(parents=True)
