@@ -82,7 +82,7 @@ class CacheEntry:
         return cls(folder / f"{name.replace(os.sep, '-')}-{digest(key)[:16]}", key)
 
     def load(self) -> Sequences | None:
-        """Read the entry; null if it does not exist. A damaged one is removed, with a warning."""
+        """Read the entry; null if it does not exist or cannot be read. A damaged one is removed, with a warning."""
         if not self.path.is_dir():
             return None
         try:
@@ -90,7 +90,10 @@ class CacheEntry:
             with suppress(OSError):  # a cache that others share may be read-only here
                 os.utime(self.path)  # so that it counts as used
             return self._read(json.loads((self.path / "entry.json").read_text(encoding="utf-8")))
-        except (InputError, OSError, ValueError, KeyError, pl.exceptions.PolarsError) as error:
+        except OSError as error:  # the disk's or the system's, perhaps a passing one: the entry may be whole
+            _warn(f"the cached log {self.path} cannot be read: {error.strerror or error}")
+            return None
+        except (InputError, ValueError, KeyError, pl.exceptions.PolarsError) as error:
             _warn(f"the cached log {self.path} is damaged ({getattr(error, 'what', error)}) and is prepared again")
             shutil.rmtree(self.path, ignore_errors=True)
             return None
