@@ -15,6 +15,7 @@ import yaml
 from recalign.evaluation import comparison, examples
 from recalign.evaluation.comparison_table import ComparisonTable
 from recalign.evaluation.decision import Decision, decide
+from recalign.evaluation.evaluated_runs import SPLITS
 from recalign.evaluation.methods import BASE_STAGES
 from recalign.evaluation.roles import Roles
 from recalign.evaluation.selection import SEARCH
@@ -56,7 +57,7 @@ class Sources:
             InputError: the chain has no `comparison.csv`.
         """
         frame, (roles, _) = comparison.read(chain_folder), Roles.load(chain_folder)
-        table, validation = (ComparisonTable(frame, roles, split) for split in comparison.SPLITS)
+        table, validation = (ComparisonTable(frame, roles, split) for split in SPLITS)
 
         def stored(method: object, seed: str, file: str) -> Path:
             return chain_folder / str(method) / f"seed-{seed}" / file
