@@ -16,9 +16,10 @@ import polars as pl
 from recalign.errors import InputError
 from recalign.files import read_json
 from recalign.serving.about import EXAMPLES, GRAPH, ITEMS, REMEDY, TABLES, About, current
+from recalign.serving.answer import Answer, Explored, Scored, Shown
 from recalign.serving.catalogue import Catalogue, Encoded
 from recalign.serving.explore import drawn
-from recalign.serving.request import Answer, Explored, Id, Request, Scored, Shown, require_ids
+from recalign.serving.request import Id, Request, require_ids
 
 ROWS = 64
 """Requests that the graph answers at once,"""
