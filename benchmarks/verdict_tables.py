@@ -15,17 +15,8 @@ import numpy as np
 import polars as pl
 from verdict_worlds import CANDIDATES, CONTROLS, PLACEBOS, ROLES
 
-from recalign.evaluation.comparison import (
-    ALL,
-    PLACEBO_FACTOR,
-    SPLITS,
-    UNIT,
-    USER_SPREAD,
-    VALUE,
-    Run,
-    tabulate,
-    with_gains,
-)
+from recalign.evaluation.comparison import ALL, PLACEBO_FACTOR, UNIT, USER_SPREAD, VALUE, tabulate
+from recalign.evaluation.evaluated_runs import SPLITS, Run, with_gains
 from recalign.evaluation.findings import COIN, COVERAGE
 from recalign.evaluation.reranking import READS_REWARD_MODEL
 from recalign.evaluation.selection import FLOOR, SELECT

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,20 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path):
         temporary.write_text(f"half {1 // 0}")
     assert (tmp_path / "a.txt").read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_what_killed_processes_left_goes_once_it_is_old(tmp_path: Path):
+    """A younger one may be of a process that lives, perhaps on another machine."""
+    old, young, others = ("[a].txt.9001", "[a].txt.9002.earlier"), "[a].txt.9003", ("[a].txt.lock", "a.txt.9004")
+    for name in (*old, young, *others):
+        (tmp_path / f".{name}").write_text("half")
+    (tmp_path / ".[a].txt.9005").mkdir()
+    week_ago = time.time() - 7.1 * 86_400
+    for path in tmp_path.iterdir():
+        if path.name != f".{young}":
+            os.utime(path, (week_ago, week_ago))
+    write_text(tmp_path / "[a].txt", "whole")
+    assert {path.name for path in tmp_path.iterdir()} == {"[a].txt", f".{young}", *(f".{name}" for name in others)}
 
 
 def test_folders_are_made_and_text_is_utf8(tmp_path: Path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,15 @@ def test_a_folder_that_breaks_off_leaves_the_earlier_one(tmp_path: Path):
         (part / "other").write_text("")
     assert sorted(path.name for path in folder.iterdir()) == [SEAL, "other"]
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_what_killed_processes_left_of_a_folder_goes_once_it_is_old(tmp_path: Path):
+    for name in (".bundle.9001", ".bundle.9001.earlier", ".bundle.9002"):
+        (tmp_path / name / "weights").mkdir(parents=True)
+        if "9001" in name:
+            os.utime(tmp_path / name, (0, 0))
+    bundle(tmp_path / "bundle")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".bundle.9002", "bundle"]
 
 
 def test_what_it_was_made_of_counts_through_other_seals(tmp_path: Path):

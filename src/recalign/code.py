@@ -11,6 +11,7 @@ from functools import cache
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from recalign.files import digest, sha256
 
@@ -37,18 +38,22 @@ def code_digest(class_paths: Iterable[str], counted: Iterable[str] = COUNTED) ->
     """Digest of the code that some classes and functions stand on.
 
     Imports are followed statically, also those inside functions, through re-exports to the module that defines the
-    name. Comments, docstrings and layout do not count. A class of an installed distribution counts by its version.
+    name. Comments, docstrings and layout do not count. A class of an installed distribution counts by its version. One
+    that was typed into a notebook has no source, and never counts as unchanged.
 
     Args:
         class_paths: import paths, such as ``recalign.posttrain.WeightedSFT``.
         counted: distributions whose versions count.
     """
+    _forget_reloaded()
     paths = sorted(class_paths)
     packages = {path.split(".")[0] for path in paths} - {*COUNTED, *sys.stdlib_module_names}
     known = {name: packages_distributions().get(name, []) for name in filter(_installed, packages)}
     parts = [f"{name} {version(name)}" for name in sorted({*counted, *itertools.chain(*known.values())})]
     strays = sorted(name for name, owners in known.items() if not owners)  # copied there without a distribution
     parts += [f"{name} {sha256(origin)}" for name in strays if (origin := _origin(name))]
+    if not all(_origin(path.split(".")[0]) or _origin(path.rpartition(".")[0]) for path in paths):
+        parts.append(uuid4().hex)
     parts += [f"{module} {_source_digest(file)}" for module, file in sorted(reached(paths).items())]
     return digest(*parts)
 
@@ -77,7 +82,27 @@ def reached(class_paths: Iterable[str]) -> dict[str, Path]:
         elif file and module not in (PACKAGE, *OUTPUT_ONLY):  # the package itself holds a version and public names
             files[module] = file
             todo += _imports(module, file)
+            if module in sys.modules:
+                _READ.setdefault(module, _loaded(module))
     return files
+
+
+_READ: dict[str, tuple[object, object]] = {}
+"""`_loaded` of each module when its file was read."""
+
+
+def _loaded(module: str) -> tuple[object, object]:
+    """A module and its specification, one of which is another object after the module was loaded again."""
+    found = sys.modules.get(module)
+    return found, getattr(found, "__spec__", None)
+
+
+def _forget_reloaded() -> None:
+    """Read every file anew if a module was loaded again; until then the process runs what was read."""
+    if any(old is not new for module, known in _READ.items() for old, new in zip(known, _loaded(module), strict=True)):
+        _READ.clear()
+        for cached in (source_file, _tree, _source_digest, _imports, _reexported):
+            cached.cache_clear()
 
 
 @cache

@@ -2,17 +2,38 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
+import re
+import shutil
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from recalign.errors import InputError
+
+LEFT_DAYS = 7
+"""Days after which what lies beside a path, half written, is of no process any more, on whichever machine."""
+
+
+def beside(path: Path) -> Path:
+    """Where this process writes a file or folder before it is moved to its path."""
+    return path.with_name(f".{path.name}.{os.getpid()}")
+
+
+def remove_left(path: Path) -> None:
+    """Remove what processes left `beside` a path when they were killed, once it is `LEFT_DAYS` old."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*"):
+        own = re.fullmatch(r"\d+(\.earlier)?", left.name[len(path.name) + 2 :])
+        with suppress(OSError):  # another process was faster, or it is somebody else's
+            if own and time.time() - left.stat().st_mtime > LEFT_DAYS * 86_400:
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
 @contextmanager
@@ -22,9 +43,10 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         OSError: the file cannot be written; ``filename`` is set.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = beside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        remove_left(path)
         yield temporary
         sync(temporary)
         rename(temporary, path)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from recalign.errors import InputError
-from recalign.files import read_json, rename, sha256, sync, write_json
+from recalign.files import beside, read_json, remove_left, rename, sha256, sync, write_json
 
 SEAL, MANIFEST = "digests.json", "manifest.json"
 EARLIER = "the version of recalign that made it"
@@ -144,10 +144,11 @@ def publish(folder: Path, key: Key | None = None, made_of: Mapping[str, str] | N
     Raises:
         OSError: it cannot be written.
     """
-    part = folder.with_name(f".{folder.name}.{os.getpid()}")
+    part = beside(folder)
     earlier = part.with_name(f"{part.name}.earlier")
     for left in (part, earlier):
         shutil.rmtree(left, ignore_errors=True)
+    remove_left(folder)
     try:
         part.mkdir(parents=True)
         yield part

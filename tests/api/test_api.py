@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +20,7 @@ import recalign as ra
 from recalign import stage
 from recalign.api.trained import TrainedReward
 from recalign.cli import main
+from recalign.files import write_json
 
 COLUMNS = {"user": "user", "item": "item", "timestamp": "timestamp", "reward": "rating"}
 QUICK = {"trainer.max_epochs": 2, "data.batch_tokens": 1024}
@@ -134,6 +137,16 @@ def test_python_loads_what_the_command_trained(job: Any):
     assert loaded.name == "asft"
     assert loaded.recommend(["u7"]).equals(job.aligned.recommend(["u7"]))
     assert ra.load_reward(job.log, str(job.reward.checkpoint)).trust == job.reward.trust
+
+
+def test_what_is_loaded_has_the_seed_and_the_time_of_its_run(job: Any, tmp_path: Path):
+    for run, load in ((job.aligned, ra.load_policy), (job.reward, ra.load_reward)):
+        other = shutil.copytree(run.folder, tmp_path / run.name / "seed-3")
+        manifest = json.loads((other / "manifest.json").read_text())
+        write_json(other / "manifest.json", manifest | {"seed": 3})
+        loaded = load(job.log, other)
+        assert (loaded.name, loaded.seed, loaded.seconds) == (run.name, 3, manifest["seconds"])
+        assert loaded.seconds > 0
 
 
 def test_the_command_continues_what_python_trained(job: Any):

@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 
 import polars as pl
 import pytest
+import yaml
 from rich.console import Console
 
 from recalign.errors import InputError
@@ -251,6 +252,18 @@ def test_a_search_is_drawn_method_by_method(made_up_chain, tmp_path):
     assert "asft, temperature" in page
     assert "rerank, strength" in page
     assert "What the search found" not in render(folder, Sources.of(folder, searched=False)).read_text()
+
+
+def test_a_search_whose_choice_was_not_trained_is_not_shown(made_up_chain, tmp_path):
+    """A later chain has trained the method with other settings, and has not searched."""
+    folder = shutil.copytree(made_up_chain, tmp_path / "searched")
+    RunsComparison(folder, draws=50).make()
+    row = {"method": "asft", "chosen": True, "settings": json.dumps({"model.temperature": 0.25, "model.lr": 1e-5})}
+    pl.DataFrame(row).write_csv(folder / "search.csv")
+    for temperature, shown in ((0.25, True), (0.5, False)):
+        model = {"class_path": "WeightedSFT", "init_args": {"temperature": temperature, "lr": 1e-5}}
+        (folder / "asft/seed-0/config.yaml").write_text(yaml.safe_dump({"model": model}))
+        assert (Sources.of(folder).search is not None) is shown
 
 
 def test_methods_may_have_different_seeds(chain, tmp_path):

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from recalign.evaluation.roles import Roles
+from recalign.errors import InputError
+from recalign.evaluation.roles import FILE, Roles
+from recalign.files import write_json
 
 ROOT = Path(__file__).parents[2]
 TRAINED = {path.stem for path in (ROOT / "conf" / "posttrain").glob("*.yaml")} | {"asft"}
@@ -25,6 +27,13 @@ def test_roles_are_read_as_they_were_written(tmp_path):
     roles.save(tmp_path, ["start", "mine"])
     assert Roles.load(tmp_path) == (roles, ["start", "mine"])
     assert Roles.load(tmp_path / "older") == (Roles(), [])
+
+
+@pytest.mark.parametrize(("content", "named"), [({"ours": "a", "sham": {}, "extra": 1}, "sham, extra"), ([], "list")])
+def test_what_is_no_role_is_named_with_its_file(tmp_path, content, named):
+    write_json(tmp_path / FILE, content)
+    with pytest.raises(InputError, match=rf"roles\.json: there is no role {named}(?s:.*)recalign chain"):
+        Roles.load(tmp_path)
 
 
 def test_references_are_named_once():

@@ -8,8 +8,9 @@ import small
 import torch
 
 from recalign.evaluation.baselines import ItemScores, LowerBound, Rerank, SameForAll
-from recalign.export.graph import Graph, part_of, solved
+from recalign.export.graph import Graph, part_of
 from recalign.export.program import write
+from recalign.export.score_parts import solved
 from recalign.export.verify import _of_batch
 from recalign.nn import HSTU, EncoderDecoder, LazyDecoder, Pooled, SASRec
 from recalign.posttrain.conditioned import ConditionedPolicy

@@ -1,5 +1,7 @@
 """Crossed bootstrap and Holm: hand-worked values, exact properties, and coverage on worlds whose truth is known."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -128,23 +130,28 @@ def test_holm_intervals_reject_what_holm_rejects(shifts, seed):
     assert shut_out == list(rejected)
 
 
-def test_few_weights_are_held_as_floats_at_a_time(monkeypatch):
-    """As many draws as fit into CHUNK bytes, one at least, and every draw once."""
+@pytest.mark.parametrize("users", [3, 50])
+def test_many_users_are_drawn_a_few_draws_at_a_time_and_alike(monkeypatch, users):
+    """As many draws as fit into CHUNK bytes, one at least; the figures are the same to the bit."""
+    rng = np.random.default_rng(4)
+    data = rng.normal(size=(2, users)), rng.integers(1, 4, size=(2, users)).astype(float)
     monkeypatch.setattr("recalign.metrics.bootstrap.CHUNK", 3 * 8 * 7)
+    held = CrossedBootstrap(users, draws=20)
+    assert [len(weight_DU) for weight_DU in held._weights()] == ([7, 7, 6] if users == 3 else [1] * 20)
+    monkeypatch.setattr("recalign.metrics.bootstrap.HELD", 0)
+    drawn = CrossedBootstrap(users, draws=20)
+    for _ in range(2):
+        assert np.array_equal(drawn.mean(*data).draws_D, held.mean(*data).draws_D)
 
-    class Watched:
-        def __init__(self, array):
-            self.array, self.taken = array, []
 
-        def __getitem__(self, rows):
-            self.taken.append(len(self.array[rows]))
-            return self.array[rows]
-
-    for users, taken in ((3, [7, 7, 6]), (50, [1] * 20)):
-        bootstrap = CrossedBootstrap(users, draws=20)
-        bootstrap.weight_DU = Watched(bootstrap.weight_DU)
-        bootstrap.mean(np.ones((1, users)), np.ones((1, users)))
-        assert bootstrap.weight_DU.taken == taken
+def test_memory_does_not_grow_with_draws_times_users(monkeypatch):
+    monkeypatch.setattr("recalign.metrics.bootstrap.HELD", 10**6)
+    monkeypatch.setattr("recalign.metrics.bootstrap.CHUNK", 10**6)
+    tracemalloc.start()
+    CrossedBootstrap(20_000, draws=500).mean(np.ones((1, 20_000)), np.ones((1, 20_000)))  # 10 million weights
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 4 * 10**6
 
 
 def test_there_are_2000_draws_unless_told_otherwise():

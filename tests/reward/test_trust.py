@@ -129,6 +129,24 @@ def test_a_constant_has_no_rank_correlation_and_one_class_no_auc():
     assert found["pairwise"].value == 0.5
 
 
+@pytest.mark.parametrize("value", [0.0, 0.1, 1e5 / 3])
+def test_equal_rewards_leave_nothing_to_explain(value):
+    """Their variance, taken from rounded sums, is not 0, and R2 was -1e16."""
+    rewards = [value] * 11
+    found = measured(np.arange(11) % 3 * 0, rewards, [False] * 11, [value + 0.5] * 11)
+    assert np.isnan(found["r2"].value)
+    assert np.isnan(found["r2"].draws_D).all()
+    expected = pl.DataFrame(dict.fromkeys(("reward", "global", "user", "item", "user_item"), rewards))
+    trust = trust_of(expected, pl.Series([value + 0.5] * 11))
+    assert np.isnan(trust.r2)
+    assert trust.reliability == 0
+
+
+def test_r2_depends_on_no_zero_of_the_reward():
+    of = [measured([0, 0, 1, 1], [x + far for x in (1, 2, 3, 6)], [False] * 4, [2 + far] * 4) for far in (0.0, 1e7)]
+    assert of[0]["r2"].value == pytest.approx(of[1]["r2"].value, rel=1e-9)
+
+
 # -- baselines
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import shutil
@@ -208,6 +209,25 @@ def test_a_damaged_entry_is_made_anew(make, root, capsys, monkeypatch, file, har
         path.write_bytes(path.read_bytes()[: -9 if harm == "cut" else 0])
     assert_same(make(), fresh)
     assert capsys.readouterr().err.count("is damaged") == 1
+    forbid_reading(monkeypatch)
+    assert_same(make(), fresh)
+
+
+@pytest.mark.parametrize("reading", ["recalign.kept.sha256", "recalign.sequences.cache.read_table"])
+def test_an_entry_that_cannot_be_read_for_a_moment_stays(make, root, capsys, monkeypatch, reading):
+    fresh = make()
+    fresh.sequences  # noqa: B018
+    stamp = entries(root)[0].stat().st_ino
+
+    def fails(_: Path):
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(reading, fails)
+        patch.setattr(CacheEntry, "save", lambda *_: None)
+        assert_same(make(), fresh)
+    assert "cannot be read: Input/output error" in capsys.readouterr().err
+    assert [entry.stat().st_ino for entry in entries(root)] == [stamp]
     forbid_reading(monkeypatch)
     assert_same(make(), fresh)
 

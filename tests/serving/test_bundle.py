@@ -15,7 +15,7 @@ from recalign.kept import SEAL
 from recalign.serving import Boost, Bundle, Request, load_bundle
 from recalign.serving.about import About, current, point
 from recalign.serving.catalogue import Catalogue, fine_times, strongest
-from recalign.serving.request import shown
+from recalign.serving.require import shown
 from recalign.serving.service import Service
 
 ITEMS, TIMES = [3, 5, 7, 11], [1000, 1060, 1120, 1180]

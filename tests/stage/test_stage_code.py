@@ -1,6 +1,8 @@
 """Which edits of the source make a run stale."""
 
+import importlib
 import shutil
+import sys
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -90,3 +92,29 @@ def test_a_class_of_ones_own_counts_with_the_modules_beside_it(folder: Path, mon
     Path("my_loss.py").write_text("import os\n\ndef loss(x): return 2 * x\n")
     forget()
     assert not parse_stage(words).state().fresh
+
+
+def test_a_class_that_was_typed_in_never_counts_as_unchanged(monkeypatch: pytest.MonkeyPatch):
+    """A notebook's ``__main__`` has no file: nobody knows what its classes said."""
+    monkeypatch.delattr(sys.modules["__main__"], "__file__", raising=False)
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)
+    forget()
+    typed = [code.code_digest([*STAGES["dpo"], "__main__.Mine"]) for _ in range(2)]
+    assert len(set(typed)) == 2
+    forget()
+    assert len({code.code_digest(["builtins.dict"]) for _ in range(2)}) == 1
+
+
+def test_a_module_that_was_loaded_again_counts_as_it_is_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Until then the process runs what it had read."""
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    (tmp_path / "own_model.py").write_text("import own_loss\n\nclass Mine: ...\n")
+    (tmp_path / "own_loss.py").write_text("def loss(x): return x\n")
+    import own_model  # type: ignore[import-not-found]
+
+    before = code.code_digest(["own_model.Mine"])
+    (tmp_path / "own_loss.py").write_text("def loss(x): return 2 * x\n")
+    assert code.code_digest(["own_model.Mine"]) == before
+    importlib.reload(own_model.own_loss)
+    assert code.code_digest(["own_model.Mine"]) != before

@@ -33,12 +33,12 @@ def complaint(*words: str, command: str = "fit") -> str:
 
 @pytest.mark.usefixtures("trained")
 def test_an_altered_checkpoint_is_refused_and_its_run_is_not_taken_for_done():
-    assert parse_stage(FIT).finished()
+    assert parse_stage(FIT).state().fresh
     content = torch.load(RUN.best, weights_only=True)
     content["state_dict"]["head.bias"] += 1e-3
     torch.save(content, RUN.best)
     assert "its digest is not the one in manifest.json" in complaint(command="test")
-    assert parse_stage(FIT).finished() is None
+    assert not parse_stage(FIT).state().fresh
 
 
 @pytest.mark.usefixtures("trained")
@@ -50,10 +50,10 @@ def test_a_trust_report_is_recorded_where_the_test_writes_it_anew():
         RUN.trust.write_text(content)
         renew_trust(RUN, began)
         assert verify(RUN.trust, "")
-    assert parse_stage(FIT).finished()
+    assert parse_stage(FIT).state().fresh
     RUN.trust.write_text("{}")
     renew_trust(RUN, time.time() + 1)
-    assert parse_stage(FIT).finished() is None
+    assert not parse_stage(FIT).state().fresh
 
 
 @pytest.mark.usefixtures("trained")

@@ -13,7 +13,7 @@ from recalign.api.trained import TrainedPolicy, TrainedReward, policy_checkpoint
 from recalign.errors import InputError
 from recalign.keys import call, settings_of
 from recalign.reward import RewardData
-from recalign.stage import Fit, Manifest, ParsedStage, Trained, parse_stage
+from recalign.stage import Fit, Manifest, ParsedStage, RunFolder, Trained, parse_stage
 
 Settings = Mapping[str, Any]
 """Settings of a stage, nested or by dotted key: ``{"model.lr": 1e-3, "trainer": {"max_epochs": 3}}``."""
@@ -131,13 +131,20 @@ def load_policy(log: Log, path: str | Path) -> TrainedPolicy:
     """
     data = data_of(log)
     checkpoint = policy_checkpoint(path, log, data)
-    return TrainedPolicy(log, checkpoint.parents[2].name, 0, checkpoint, 0.0, data)
+    return TrainedPolicy(log, *_recorded(checkpoint), data)
 
 
 def load_reward(log: Log, path: str | Path) -> TrainedReward:
     """Load a reward model or judge that the command trained. Arguments as in `load_policy`."""
-    checkpoint = reward_checkpoint(path, data_of(log))
-    return TrainedReward(log, checkpoint.parents[2].name, 0, checkpoint, 0.0)
+    return TrainedReward(log, *_recorded(reward_checkpoint(path, data_of(log))))
+
+
+def _recorded(checkpoint: Path) -> tuple[str, int, Path, float]:
+    """Name and seed of the run that a checkpoint is of, the checkpoint, and the run's training time in seconds."""
+    folder = checkpoint.absolute().parent.parent
+    manifest = Manifest.read(RunFolder(folder))
+    seed, seconds = (manifest.seed, manifest.seconds) if manifest else (0, 0.0)
+    return folder.parent.name, seed, checkpoint, seconds
 
 
 def data_of(log: Log, seed: int = 0) -> RewardData:

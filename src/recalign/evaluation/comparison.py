@@ -21,7 +21,6 @@ Suffixes: E events, R rows (a method's seeds, or differences), U users, S seeds,
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -35,22 +34,17 @@ from rich.progress import track
 from recalign import kept
 from recalign.code import code_digest
 from recalign.errors import InputError
+from recalign.evaluation.evaluated_runs import GAPS, RANKS, SPLITS, Run, evaluated, load_runs
 from recalign.evaluation.roles import BEST, Roles
-from recalign.files import read_json, sha256, write_text
+from recalign.files import sha256, write_text
 from recalign.metrics.bootstrap import CrossedBootstrap, Estimate, holm, holm_intervals
-from recalign.metrics.rank import gain_ndcg, hit, reciprocal
 
-SPLITS = ("test", "validation")
 ALL, HIGH, VALUE = "all/ndcg@10", "high/ndcg@10", "value/judge@10"
 UNIT, USER_SPREAD = "reward/sd", "reward/user_sd"
 """Standard deviations, over users A: of the training rewards, and of each user's mean reward in the test."""
 PLACEBO_FACTOR = 2
 """A gain has to exceed so many times what a placebo gains."""
 EVALUATED, TESTED = "users/evaluated", "users/tested"  # of a sample: its users, and all users with test events
-RANKS = {"hr@10": lambda rank: hit(rank, 10), "ndcg@10": lambda rank: gain_ndcg(rank, 10), "mrr": reciprocal}
-# The training reward model's value less another's. Models differ in level, so only the difference to `start` tells how
-# far a method has over-optimised.
-GAPS = ("gap/judge@10", "gap/true@10")
 VALUES = ("judge@10", "select_judge@10", "train_rm@10", "true@10", "true")
 GROUPS = {"all": None, "high": "high", "trajectory": "trajectory", "tail/high": "tail_high"}
 # metric -> the column of its values and that of the events it is about (None: all of them)
@@ -65,21 +59,9 @@ SCHEMA = {"method": pl.String, "seed": pl.String, "split": pl.String, "metric": 
     ("value", "ci_low", "ci_high"), pl.Float64
 )
 FILE = "comparison.csv"
-EVALUATIONS = "*/seed-*[0-9]/evaluation/summary.json"
-"""Of a chain; what a stage that ran anew has left is called seed-<n>.previous."""
 
 Row = tuple[str, str, str, str, float, float | None, float | None]
 Events = dict[int, np.ma.MaskedArray]  # seed -> (E,) value of each event, masked where it has none
-
-
-@dataclass(frozen=True)
-class Run:
-    """One method with one seed: its `summary.json` and, for each split, a row an event (see `METRICS`)."""
-
-    method: str
-    seed: int
-    summary: dict[str, object]
-    splits: dict[str, pl.DataFrame]
 
 
 @dataclass(frozen=True)
@@ -120,7 +102,7 @@ class RunsComparison:
             InputError: there is no such folder, no fresh evaluation in it, one was altered, or methods were measured on
                 different events.
         """
-        runs = _load_runs(self.folder, self.methods, self.seeds)
+        runs = load_runs(self.folder, self.methods, self.seeds)
         roles, order = self._roles()
         frame = tabulate(runs, roles, self.draws)
         places = pl.Enum(list(dict.fromkeys([*order, *sorted(frame["method"].unique())])))
@@ -141,14 +123,9 @@ class RunsComparison:
 
     def _key(self, roles: Roles, order: Sequence[str]) -> dict[str, Any]:
         """All that determines the table but the evaluations themselves."""
-        found = [(path.parts[-4], int(path.parts[-3].removeprefix("seed-"))) for path in self.folder.glob(EVALUATIONS)]
-        wanted = [
-            (method, seed)
-            for method, seed in found
-            if (self.methods is None or method in self.methods) and (self.seeds is None or seed in self.seeds)
-        ]
+        found = [(method, seed) for method, seed, _ in evaluated(self.folder, self.methods, self.seeds)]
         code = code_digest([f"{__name__}.{tabulate.__name__}"])
-        rows = {"order": list(order), "roles": asdict(roles), "evaluations": sorted(self._seals(wanted))}
+        rows = {"order": list(order), "roles": asdict(roles), "evaluations": self._seals(found)}
         return rows | {"draws": self.draws, "code": code}
 
     def _seals(self, rows: Iterable[tuple[str, int]]) -> list[str]:
@@ -183,86 +160,6 @@ def read(chain_folder: Path) -> pl.DataFrame:
         remedy = f"run `recalign chain` again, or `recalign compare {chain_folder}` for what is left"
         raise InputError(f"it is not of what lies here ({state})", where=str(path), remedy=remedy)
     return pl.read_csv(path, schema=SCHEMA, glob=False)
-
-
-def _load_runs(chain_folder: Path, methods: Collection[str] | None, seeds: Collection[int] | None) -> list[Run]:
-    """The finished evaluations of a chain. A run is finished when it has both `summary.json` and `test.parquet`."""
-    if not chain_folder.is_dir():
-        raise InputError("there is no such folder", where=str(chain_folder), remedy="run `recalign chain` first")
-    folders = [path.parent for path in chain_folder.glob(EVALUATIONS)]
-    found = sorted(
-        (folder.parts[-3], int(folder.parts[-2].removeprefix("seed-")), folder)
-        for folder in folders
-        if (folder / "test.parquet").is_file()
-    )
-    runs, why = [], ""
-    for method, seed, folder in found:
-        if (methods is not None and method not in methods) or (seeds is not None and seed not in seeds):
-            continue
-        if gone := kept.outdated(folder):
-            why = " with the checkpoints that it holds now"
-            print(f"left out: {folder}, measured with checkpoints that are gone: {', '.join(gone)}", file=sys.stderr)
-        else:
-            if (folder / kept.SEAL).is_file():
-                kept.require(folder, "run `recalign chain` again: it evaluates that method anew")
-            events = {split: _events_of(path) for split in SPLITS if (path := folder / f"{split}.parquet").is_file()}
-            runs.append(Run(method, seed, read_json(folder / "summary.json"), events))
-    if not runs:
-        remedy = "let `recalign chain` finish at least one method"
-        raise InputError(f"no method in it has been evaluated{why}", where=str(chain_folder), remedy=remedy)
-    _require_comparable(runs)
-    for split in SPLITS:
-        _align([run for run in runs if split in run.splits], split)
-    return runs
-
-
-def _events_of(path: Path) -> pl.DataFrame:
-    """A split's events, with the columns that `METRICS` names."""
-    frame = with_gains(pl.read_parquet(path, glob=False).sort("user", "event"))
-    gaps = [
-        (pl.col("train_rm@10") - pl.col(other)).alias(gap)
-        for gap in GAPS
-        if {"train_rm@10", other := gap.removeprefix("gap/")} <= set(frame.columns)
-    ]
-    tail = [(pl.col("tail") & pl.col("high")).alias("tail_high")] if "tail" in frame.columns else []
-    return frame.with_columns(*gaps, *tail)
-
-
-def with_gains(events: pl.DataFrame) -> pl.DataFrame:
-    """Add the columns of `RANKS`."""
-    rank = events["rank"].to_numpy()
-    return events.with_columns(pl.Series(name, gain(rank), dtype=pl.Float64) for name, gain in RANKS.items())
-
-
-def _require_comparable(runs: list[Run]) -> None:
-    """Refuse methods of one seed that were measured by other judges, from another start, or on other events."""
-    first: dict[int, Run] = {}
-    for run in runs:
-        other = first.setdefault(run.seed, run)
-        what = ""
-        if run.summary.get("base") != other.summary.get("base"):
-            what = f"it rests on other data, or on other checkpoints of the stages before it, than {other.method}"
-        for split in [split for split in SPLITS if split in run.splits and split in other.splits]:
-            ours, theirs = (one.splits[split].select("user", "event") for one in (run, other))
-            if not what and not ours.equals(theirs):
-                what = f"it was measured on other {split} events ({len(ours):,}) than {other.method} ({len(theirs):,})"
-        if what:
-            remedy = "run the chain again with every method, or in another folder"
-            raise InputError(what, where=f"{run.method}, seed {run.seed}", remedy=remedy)
-
-
-def _align(runs: list[Run], split: str) -> None:
-    """Give all runs the same rows. If each seed is a world of its own, a run has nulls in the others' rows."""
-    ordered = sorted(runs, key=lambda run: run.seed)
-    worlds = {run.seed: run.splits[split].select("user", "event") for run in ordered}
-    if not worlds or all(world.equals(worlds[ordered[0].seed]) for world in worlds.values()):
-        return
-    size = max(int(world["user"].max()) for world in worlds.values()) + 1  # type: ignore[arg-type]
-    apart = {seed: (pl.col("user").cast(pl.Int64) + place * size).alias("user") for place, seed in enumerate(worlds)}
-    rows = pl.concat([world.with_columns(apart[seed]) for seed, world in worlds.items()])
-    for run in runs:
-        own = run.splits[split].with_columns(apart[run.seed])
-        run.splits[split] = rows.join(own, on=["user", "event"], how="left", maintain_order="left")
 
 
 class SplitTable:

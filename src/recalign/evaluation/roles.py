@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from recalign.errors import InputError
 from recalign.evaluation.reranking import base_method
 from recalign.files import read_json, write_json
 
@@ -67,7 +68,16 @@ class Roles:
 
     @classmethod
     def load(cls, chain_folder: Path) -> tuple[Roles, list[str]]:
-        """The roles and the order of the rows that a chain's folder holds; without a file, defaults and no order."""
-        content = read_json(chain_folder / FILE)
+        """The roles and the order of the rows that a chain's folder holds; without a file, defaults and no order.
+
+        Raises:
+            InputError: the file holds something else.
+        """
+        path = chain_folder / FILE
+        content = read_json(path)
+        given = content if isinstance(content, dict) else [type(content).__name__]
+        if unknown := [name for name in given if name not in (*cls.__dataclass_fields__, "methods")]:
+            remedy = "run `recalign chain` again, which writes it anew, or take them out"
+            raise InputError(f"there is no role {', '.join(unknown)}", where=str(path), remedy=remedy)
         methods = content.pop("methods", [])
         return cls(**content), methods

@@ -10,7 +10,8 @@ import polars as pl
 import torch
 
 from recalign import kept
-from recalign.evaluation.comparison import ALL, HIGH, METRICS, with_gains
+from recalign.evaluation.comparison import ALL, HIGH, METRICS
+from recalign.evaluation.evaluated_runs import with_gains
 from recalign.evaluation.methods import BaseCheckpoints, LoadedNetworks, MethodRun
 from recalign.evaluation.value import evaluate
 from recalign.files import read_json, write_json

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
@@ -9,14 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import yaml
 
 from recalign.evaluation import comparison, examples
 from recalign.evaluation.comparison_table import ComparisonTable
 from recalign.evaluation.decision import Decision, decide
+from recalign.evaluation.evaluated_runs import SPLITS
 from recalign.evaluation.methods import BASE_STAGES
 from recalign.evaluation.roles import Roles
 from recalign.evaluation.selection import SEARCH
 from recalign.files import digest, read_json, sha256
+from recalign.keys import leaves, short
 from recalign.reward.trust.report import read_trust
 
 TRUST = ("reward", "judge_select", "judge_report")
@@ -47,14 +51,13 @@ class Sources:
 
         Args:
             chain_folder: `runs/<chain>`.
-            searched: whether its `search.csv` is this comparison's, not an earlier one's.
+            searched: whether its chain searched; False: a `search.csv` is of an earlier one.
 
         Raises:
             InputError: the chain has no `comparison.csv`.
         """
         frame, (roles, _) = comparison.read(chain_folder), Roles.load(chain_folder)
-        table, validation = (ComparisonTable(frame, roles, split) for split in comparison.SPLITS)
-        search = chain_folder / SEARCH
+        table, validation = (ComparisonTable(frame, roles, split) for split in SPLITS)
 
         def stored(method: object, seed: str, file: str) -> Path:
             return chain_folder / str(method) / f"seed-{seed}" / file
@@ -79,7 +82,7 @@ class Sources:
             comparison=frame,
             roles=roles,
             decision=decision,
-            search=pl.read_csv(search, glob=False) if searched and search.is_file() else None,
+            search=_search(chain_folder, table.seeds) if searched else None,
             size={"users": events["user"].n_unique(), "events": len(events), "high": int(events["high"].sum())},
             check=read_json(chain_folder / "check.json"),
             trust=trust,
@@ -103,6 +106,30 @@ class Sources:
         package = Path(__file__).parents[1]
         code = [sha256(file) for file in sorted((*package.rglob("*.py"), *package.rglob("*.j2")))]
         return digest(tables, plain, asdict(self.roles), version("jinja2"), version("matplotlib"), code)
+
+
+def _search(chain_folder: Path, seeds: list[str]) -> pl.DataFrame | None:
+    """The trials of a chain; None where its runs are of other settings than were chosen of them."""
+    if not (path := chain_folder / SEARCH).is_file():
+        return None
+    search = pl.read_csv(path, glob=False)
+    for row in search.filter("chosen").iter_rows(named=True):
+        chosen = json.loads(row["settings"])
+        for config in (chain_folder / row["method"] / f"seed-{seed}" / "config.yaml" for seed in seeds):
+            if config.is_file():
+                given = leaves(yaml.safe_load(config.read_text(encoding="utf-8")))
+                used = {short(key): value for key, value in given.items()}
+                if not all(_same(used.get(key), value) for key, value in chosen.items()):
+                    return None
+    return search
+
+
+def _same(used: Any, chosen: Any) -> bool:
+    """Whether two settings are equal; YAML takes 1e-5 for text, and a class may be named in several ways."""
+    try:
+        return float(used) == float(chosen)
+    except (TypeError, ValueError):
+        return used == chosen or isinstance(chosen, dict)
 
 
 def _curves(chain_folder: Path, stages: list[str], seeds: list[str]) -> dict[str, dict[str, pl.DataFrame]]:

@@ -33,7 +33,8 @@ from recalign.recommender import CodePolicy
 from recalign.recommender.checkpoint import recipe
 from recalign.serving.about import EXAMPLES, GRAPH, ITEMS, TABLES, About, point
 from recalign.serving.bundle import INSTALL, Bundle
-from recalign.serving.request import Explore, at
+from recalign.serving.request import Explore
+from recalign.serving.require import at
 from recalign.stage.opened import OpenedRun, opened
 
 WEIGHTS, RECIPE, CARD, FEATURES = "policy.safetensors", "recipe.json", "README.md", "features.json"

@@ -22,8 +22,9 @@ from recalign.recommender.checkpoint import load_net
 from recalign.reward import RewardEnsemble
 from recalign.sequences import EventDataModule
 from recalign.sequences.windows import Windows, evaluation_windows, sample_users
+from recalign.serving.answer import Answer
 from recalign.serving.bundle import Bundle
-from recalign.serving.request import Answer, Explore, Request
+from recalign.serving.request import Explore, Request
 from recalign.stage.folder import RunFolder
 from recalign.stage.opened import OpenedRun
 from recalign.stage.record import final_checkpoint

@@ -25,9 +25,10 @@ from recalign.recommender import Policy
 from recalign.recommender.policy import chunks, seen_within
 from recalign.sequences import Batch, EventDataModule
 from recalign.sequences.windows import Windows, evaluation_windows, sample_users
+from recalign.serving.answer import Answer, LeftOut
 from recalign.serving.bundle import Bundle
 from recalign.serving.catalogue import Encoded, of_micro
-from recalign.serving.request import LONGEST, Answer, LeftOut, Request, Time
+from recalign.serving.request import LONGEST, Request, Time
 
 TOLERANCE = 1e-4
 """Largest difference of two log-probabilities that count as the same, in nats."""

@@ -14,12 +14,13 @@ Suffixes: D draws, U users, S seeds, R rows (any number of ratios), C columns to
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 CHUNK = 64 * 2**20  # bytes of user weights converted to float64 at a time
+HELD = 2**30  # bytes of user weights that are kept for all figures; more are drawn anew for each call, chunk by chunk
 
 
 @dataclass(frozen=True)
@@ -54,11 +55,17 @@ class CrossedBootstrap:
     """Bootstrap draws of users and seeds, shared by all figures. Column u is the same user in every array."""
 
     def __init__(self, users: int, draws: int = 2000, seed: int = 0) -> None:
-        self.draws, self.seed = draws, seed
-        rng = np.random.default_rng(seed)
-        self.weight_DU = np.empty((draws, users), dtype=np.uint8)  # multinomial counts, far below 255
-        for weight_U in self.weight_DU:
-            weight_U[:] = np.bincount(rng.integers(users, size=users), minlength=users)
+        self.users, self.draws, self.seed = users, draws, seed
+        self._held = list(self._weights()) if draws * users <= HELD else None
+
+    def _weights(self) -> Iterator[np.ndarray]:
+        """How often each draw has each user, a chunk of draws at a time: the same whenever they are drawn."""
+        rng, step = np.random.default_rng(self.seed), max(1, CHUNK // (8 * self.users))
+        for start in range(0, self.draws, step):
+            weight_DU = np.empty((min(step, self.draws - start), self.users), dtype=np.uint8)  # far below 255
+            for weight_U in weight_DU:
+                weight_U[:] = np.bincount(rng.integers(self.users, size=self.users), minlength=self.users)
+            yield weight_DU
 
     def ratios(self, total_RU: np.ndarray, count_RU: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Ratios of sums over users: on the data, (R,), and in each draw, (D, R). 0 / 0 is nan."""
@@ -72,9 +79,8 @@ class CrossedBootstrap:
 
     def _draw(self, sum_CU: np.ndarray) -> np.ndarray:
         """Sums over the users of each draw. Shape: (C, U) -> (D, C)."""
-        step = max(1, CHUNK // (8 * sum_CU.shape[1]))
-        parts = (self.weight_DU[start : start + step].astype(float) for start in range(0, self.draws, step))
-        return np.concatenate([weight_DU @ sum_CU.T for weight_DU in parts])
+        weights = self._weights() if self._held is None else self._held
+        return np.concatenate([weight_DU.astype(float) @ sum_CU.T for weight_DU in weights])
 
     def over_seeds(self, value_S: np.ndarray, drawn_DS: np.ndarray) -> Estimate:
         """Mean over seeds of the result of `ratios`, resampling seeds too."""

@@ -28,7 +28,7 @@ from recalign.code import PACKAGE, SOURCE, code_digest, source_file
 from recalign.errors import InputError
 from recalign.events import Report
 from recalign.events.report import Note
-from recalign.files import digest, read_json, rename, sha256, write_json
+from recalign.files import beside, digest, read_json, rename, sha256, write_json
 from recalign.sequences.features import FeatureCoder, ItemFeatures
 from recalign.sequences.splits import Split
 from recalign.sequences.store import Sequences
@@ -82,7 +82,7 @@ class CacheEntry:
         return cls(folder / f"{name.replace(os.sep, '-')}-{digest(key)[:16]}", key)
 
     def load(self) -> Sequences | None:
-        """Read the entry; null if it does not exist. A damaged one is removed, with a warning."""
+        """Read the entry; null if it does not exist or cannot be read. A damaged one is removed, with a warning."""
         if not self.path.is_dir():
             return None
         try:
@@ -90,7 +90,10 @@ class CacheEntry:
             with suppress(OSError):  # a cache that others share may be read-only here
                 os.utime(self.path)  # so that it counts as used
             return self._read(json.loads((self.path / "entry.json").read_text(encoding="utf-8")))
-        except (InputError, OSError, ValueError, KeyError, pl.exceptions.PolarsError) as error:
+        except OSError as error:  # the disk's or the system's, perhaps a passing one: the entry may be whole
+            _warn(f"the cached log {self.path} cannot be read: {error.strerror or error}")
+            return None
+        except (InputError, ValueError, KeyError, pl.exceptions.PolarsError) as error:
             _warn(f"the cached log {self.path} is damaged ({getattr(error, 'what', error)}) and is prepared again")
             shutil.rmtree(self.path, ignore_errors=True)
             return None
@@ -121,7 +124,7 @@ class CacheEntry:
 
     def save(self, sequences: Sequences) -> None:
         """Write the entry, whole or not at all; if it cannot be written, warn once and go on."""
-        part = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        part = beside(self.path)
         try:
             shutil.rmtree(part, ignore_errors=True)
             part.mkdir(parents=True)

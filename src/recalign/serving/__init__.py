@@ -3,7 +3,8 @@
 Nothing here imports torch, Lightning or a part that trains; `recalign.export` makes the bundles.
 """
 
+from recalign.serving.answer import Answer, Explored, LeftOut, Scored, Shown
 from recalign.serving.bundle import Bundle, load_bundle
-from recalign.serving.request import Answer, Boost, Explore, Explored, LeftOut, Request, Scored, Shown
+from recalign.serving.request import Boost, Explore, Request
 
 __all__ = ["Answer", "Boost", "Bundle", "Explore", "Explored", "LeftOut", "Request", "Scored", "Shown", "load_bundle"]

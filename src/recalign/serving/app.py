@@ -16,12 +16,14 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import TypeAdapter
 
 from recalign.errors import InputError
+from recalign.serving.answer import Answer, Scored
 from recalign.serving.bundle import Bundle
 from recalign.serving.catalogue import Encoded
 from recalign.serving.decisions import Decisions, decided
 from recalign.serving.event import Deleted, Events, Taken, rows_of, with_history
 from recalign.serving.guard import EVENTS, USERS, Figures, Guard
-from recalign.serving.request import Answer, Id, Request, Scored, plain, text_id
+from recalign.serving.request import Id, Request
+from recalign.serving.require import plain, text_id
 from recalign.serving.service import Service
 from recalign.serving.store import Histories, Store
 from recalign.serving.wire import Problem, handle_errors, read, said

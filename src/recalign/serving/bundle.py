@@ -16,9 +16,11 @@ import polars as pl
 from recalign.errors import InputError
 from recalign.files import read_json
 from recalign.serving.about import EXAMPLES, GRAPH, ITEMS, REMEDY, TABLES, About, current
+from recalign.serving.answer import Answer, Explored, Scored, Shown
 from recalign.serving.catalogue import Catalogue, Encoded
 from recalign.serving.explore import drawn
-from recalign.serving.request import Answer, Explored, Id, Request, Scored, Shown, require_ids
+from recalign.serving.frames import as_frame, requests_of
+from recalign.serving.request import Id, Request, require_ids
 
 ROWS = 64
 """Requests that the graph answers at once,"""
@@ -95,7 +97,8 @@ class Bundle:
             InputError: a request that cannot be answered; says which, where in it, and a remedy.
         """
         if isinstance(requests, pl.DataFrame):
-            return self._of_frame(requests, settings)
+            answers = self.recommend(requests_of(requests, settings))
+            return as_frame(requests["user"], answers, self.catalogue.table["item"].dtype)
         if isinstance(requests, Request | Mapping):
             return self.recommend([requests], **settings)[0]
         return self.answers(
@@ -223,29 +226,6 @@ class Bundle:
             if item > 0
         ]
         return Answer(shown, one.left_out, self.version, explored)
-
-    def _of_frame(self, events: pl.DataFrame, settings: Mapping[str, Any]) -> pl.DataFrame:
-        if lacking := [name for name in ("user", "item", "timestamp") if name not in events.columns]:
-            remedy = "give the columns user, item, timestamp and, where rewards are read, reward"
-            raise InputError(f"the frame has no column {lacking[0]!r}", where="requests", remedy=remedy)
-        users = events["user"].unique(maintain_order=True)
-        histories = events.group_by("user", maintain_order=True).agg(pl.exclude("user"))
-        given = [
-            {"items": row["item"], "times": row["timestamp"], "rewards": row.get("reward"), **settings}
-            for row in histories.iter_rows(named=True)
-        ]
-        answers = self.recommend(given) if given else []
-        places = [n for n, answer in enumerate(answers) for _ in answer.items]
-        shown = [one for answer in answers for one in answer.items]
-        return pl.DataFrame(
-            {
-                "user": users.gather(places),
-                "rank": [rank for answer in answers for rank in range(1, len(answer.items) + 1)],
-                "item": pl.Series([one.item for one in shown], dtype=self.catalogue.table["item"].dtype),
-                "title": pl.Series([one.title for one in shown], dtype=pl.String),
-                "score": pl.Series([one.score for one in shown], dtype=pl.Float64),
-            }
-        )
 
     def _check_examples(self) -> None:
         """Answer the made-up requests of the bundle.

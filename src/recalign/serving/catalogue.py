@@ -16,7 +16,9 @@ import polars as pl
 
 from recalign.errors import InputError, nearest
 from recalign.serving.about import About
-from recalign.serving.request import SHOWN, Boost, Id, LeftOut, Request, Time, shown
+from recalign.serving.answer import LeftOut
+from recalign.serving.request import SHOWN, Boost, Id, Request, Time
+from recalign.serving.require import shown
 
 PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "datetime": 1_000_000}
 START = datetime(1970, 1, 1, tzinfo=UTC)

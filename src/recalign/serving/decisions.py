@@ -29,8 +29,10 @@ from filelock import FileLock, Timeout
 
 from recalign.errors import InputError
 from recalign.files import sync
+from recalign.serving.answer import Answer
 from recalign.serving.catalogue import Encoded
-from recalign.serving.request import Answer, Id, Request, text_id
+from recalign.serving.request import Id, Request
+from recalign.serving.require import text_id
 from recalign.serving.service import SECONDS, Full
 from recalign.serving.store import DAY, HOUR
 

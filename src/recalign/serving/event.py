@@ -9,7 +9,8 @@ from typing import Any
 
 from recalign.errors import InputError
 from recalign.serving.catalogue import Catalogue, fine_times, of_micro
-from recalign.serving.request import LARGEST, Id, Request, Time, at, is_number, plain, require, require_list, text_id
+from recalign.serving.request import Id, Request, Time
+from recalign.serving.require import LARGEST, at, is_number, plain, require, require_list, text_id
 
 MOST_EVENTS = 1_000
 """Events that may be told at once."""

@@ -17,7 +17,8 @@ import secrets
 
 import numpy as np
 
-from recalign.serving.request import SEEDS, Explore, Explored
+from recalign.serving.answer import Explored
+from recalign.serving.request import SEEDS, Explore
 
 
 def drawn(score_N: np.ndarray, ranked_K: np.ndarray, explore: Explore) -> tuple[np.ndarray, Explored]:

@@ -1,16 +1,17 @@
-"""What is asked, and what is answered: the same from Python, from the command and over HTTP.
+"""What is asked: the same from Python, from the command and over HTTP. `recalign.serving.answer` has the answer.
 
 All that can be said of a request without a bundle is checked here; `recalign.serving.catalogue` checks the rest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any, Literal, Self
 
-from recalign.errors import InputError, nearest
+from recalign.errors import InputError
+from recalign.serving.require import at, is_number, plain, require, require_list, text_id
 
 Id = int | str
 Time = int | float | str
@@ -25,9 +26,6 @@ STRONGEST = 1e6
 """Weight of a boost, and strength of reranking: beyond, rounding would leave draws other chances than they say."""
 SEEDS = 2**53
 """Seeds there are: JavaScript has no larger whole numbers."""
-LARGEST = 2.0**63
-LONGEST_ID = 200
-"""Characters of the id of a user or of an event."""
 SHOWN = 10
 """Ids that an answer names; the others are counted."""
 
@@ -161,124 +159,6 @@ class Request:
         return cls(**found)
 
 
-@dataclass(frozen=True)
-class Shown:
-    """A recommended item.
-
-    Attributes:
-        item: its raw id.
-        title: as in the log's item table; else the id as text.
-        score: log-probability up to a constant that all items of an answer share.
-        log_prob: log-probability among the items that the filters leave, where it was asked for.
-    """
-
-    item: Id
-    title: str
-    score: float
-    log_prob: float | None = None
-
-
-@dataclass(frozen=True)
-class LeftOut:
-    """What of a request was not used.
-
-    Attributes:
-        unknown: how many ids of ``items``, ``allow`` and ``block`` the catalogue does not have. They are dropped.
-        unknown_ids: the first of them.
-        older: known events of the history that are older than the newest ones, which alone are read. Their items still
-            count as seen.
-        repeated: events of an item that another event stands for, where the log keeps one event an item.
-        unknown_user: whether a user is named of whom the store has no event, so that the history was empty.
-    """
-
-    unknown: int = 0
-    unknown_ids: Sequence[Id] = ()
-    older: int = 0
-    repeated: int = 0
-    unknown_user: bool = False
-
-
-@dataclass(frozen=True)
-class Explored:
-    """How a list came about: all that an estimate needs to know.
-
-    Attributes:
-        arm: explored: the list was drawn; ranked: it was this request's turn to be ranked.
-        chance: probability of this arm.
-        temperature, fixed, seed: of the draw.
-        ranked: first positions that are those of the ranked list. The probability of the first n items, whatever the
-            arm, is share * exp(sum of the first n log_probs) + (1 - share) * (n <= ranked).
-        log_probs: of each item given those before it, *in a list that is drawn*, whichever the arm; 0 where fixed.
-    """
-
-    arm: Literal["explored", "ranked"]
-    chance: float
-    temperature: float
-    fixed: int
-    seed: int
-    ranked: int
-    log_probs: Sequence[float]
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What is recommended.
-
-    Attributes:
-        items: best first, or as they were drawn; fewer than asked for where the filters leave fewer.
-        left_out: what of the request was not used.
-        version: of the bundle.
-        explored: how the list came about, where the request asked to explore.
-        decision: names it in the log of decisions, where a server keeps one; outcomes may refer to it.
-    """
-
-    items: Sequence[Shown]
-    left_out: LeftOut
-    version: str
-    explored: Explored | None = None
-    decision: str | None = None
-
-
-@dataclass(frozen=True)
-class Scored:
-    """Log-probabilities of given items.
-
-    Attributes:
-        log_probs: one an item, among all items that the request's filters leave; null for an item that they leave out
-            and for an unknown one.
-        left_out, version: as in `Answer`.
-    """
-
-    log_probs: Sequence[float | None]
-    left_out: LeftOut = field(default_factory=LeftOut)
-    version: str = ""
-
-
-def plain(kind: type, given: Any, what: str) -> dict[str, Any]:
-    """The values that a dataclass is made of, from JSON.
-
-    Raises:
-        InputError: it is no object, or has names that the dataclass does not.
-    """
-    require(isinstance(given, Mapping), what, given, "an object")
-    names = [one.name for one in fields(kind)]
-    for name in given:
-        if name not in names:
-            near = nearest(str(name), names)
-            remedy = f"did you mean {near!r}?" if near else f"there are: {', '.join(names)}"
-            raise InputError(f"there is no {shown(name)} in {what}", where=shown(name), remedy=remedy)
-    return dict(given)
-
-
-def shown(value: Any) -> str:
-    """A value in a message, cut where it is long."""
-    try:
-        text = repr(value)
-    except RecursionError:  # lists within lists
-        return f"a {type(value).__name__}, nested too deeply,"
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
 def _boost(given: Any) -> Boost:
     if isinstance(given, Boost):
         return given
@@ -292,48 +172,8 @@ def _explore(given: Any) -> Explore:
     return Explore(**plain(Explore, given, "an exploration"))
 
 
-def at(place: str, make: Callable[[], Any]) -> Any:
-    """Say in an error where in the request it is."""
-    try:
-        return make()
-    except InputError as error:
-        raise InputError(error.what, where=f"{place}.{error.where}", remedy=error.remedy) from None
-
-
-def require(good: bool, where: str, value: Any, wanted: str) -> None:
-    """Refuse a value that is not as wanted."""
-    if not good:
-        raise InputError(f"{shown(value)} cannot be used here", where=where, remedy=f"give {wanted}")
-
-
-def require_list(name: str, values: Any, most: int) -> None:
-    """Refuse what is no list, or one that is too long."""
-    is_list = isinstance(values, Sequence) and not isinstance(values, str | bytes)
-    require(is_list, name, values, "a list")
-    if len(values) > most:
-        remedy = "give the newest" if name in ("items", "times", "rewards") else "give fewer"
-        raise InputError(f"{len(values):,} of them, and a request may have {most:,}", where=name, remedy=remedy)
-
-
 def require_ids(name: str, ids: Any) -> None:
     """Refuse what is no list of raw ids, or one that is too long."""
     require_list(name, ids, LONGEST)
     for place, one in enumerate(ids):
         require(type(one) is int or isinstance(one, str), f"{name}[{place}]", one, "a raw id: an integer or a text")
-
-
-def text_id(name: str, one: Any) -> str:
-    """The id of a user or of an event as text.
-
-    Raises:
-        InputError: it is no integer, and no printable text of a sensible length.
-    """
-    text = str(one) if type(one) is int and abs(one) < LARGEST else one
-    good = isinstance(text, str) and 0 < len(text) <= LONGEST_ID and text.isprintable()
-    require(good, name, one, f"an integer, or a text of 1 to {LONGEST_ID} printable characters")
-    return text
-
-
-def is_number(value: Any) -> bool:
-    """Whether it is a finite number, and no truth value."""
-    return type(value) in (int, float) and abs(value) < LARGEST  # not NaN either

@@ -14,9 +14,9 @@ import numpy as np
 
 from recalign.kept import SEAL
 from recalign.serving.about import current
+from recalign.serving.answer import Answer, Scored
 from recalign.serving.bundle import ROWS, Bundle
 from recalign.serving.catalogue import Encoded
-from recalign.serving.request import Answer, Scored
 
 WAITING = 256
 """Requests that may wait."""

@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 
 from recalign.metrics.bootstrap import CrossedBootstrap, Estimate
-from recalign.reward.trust.measures import Sums, following, minus, ordered_pairs, ratios
+from recalign.reward.trust.measures import Sums, centred, explained, following, minus, ordered_pairs, ratios
 from recalign.reward.trust.predictions import NEXT
 from recalign.reward.trust.report import MIN_USERS
 from recalign.sequences.means import reward_means
@@ -56,10 +56,11 @@ def own_errors(events: ValidationEvents, name: str, bootstrap: CrossedBootstrap)
     """R2 of the item's mean, and of user + item, for the same reward: ``r2/item``, ``r2/user_item``."""
     rated_N = ~np.isnan(events.values[name])
     person_N, value_N = events.person_N[rated_N], events.values[name][rated_N]
-    users = bootstrap.weight_DU.shape[1]
+    users = bootstrap.users
     count_U = np.bincount(person_N, minlength=users)
-    sums: Sums = {"r": (np.bincount(person_N, value_N, users), count_U)}
-    sums["rr"] = np.bincount(person_N, value_N**2, users), count_U
+    centred_N = centred(value_N)
+    sums: Sums = {"r": (np.bincount(person_N, centred_N, users), count_U)}
+    sums["rr"] = np.bincount(person_N, centred_N**2, users), count_U
     for mean in ("item", "user_item"):
         error_N = events.means[name][mean].to_numpy()[rated_N] - value_N
         sums[mean] = np.bincount(person_N, error_N**2, users), count_U
@@ -67,7 +68,7 @@ def own_errors(events: ValidationEvents, name: str, bootstrap: CrossedBootstrap)
 
     def r2(of: Mapping[str, np.ndarray], mean: str) -> np.ndarray:
         with np.errstate(invalid="ignore", divide="ignore"):
-            return 1 - of[mean] / (of["rr"] - of["r"] ** 2)
+            return explained(of[mean], of["r"], of["rr"])
 
     return {f"r2/{m}": Estimate(float(r2(value, m)), r2(drawn, m)) for m in ("item", "user_item")}
 
@@ -87,7 +88,7 @@ def judged_by(events: ValidationEvents, judge: str, bootstrap: CrossedBootstrap)
     """
     rated_N = ~np.isnan(events.values[judge])
     person_N, value_N = events.person_N[rated_N], events.values[judge][rated_N]
-    users, same_NC = bootstrap.weight_DU.shape[1], following(person_N.astype(float), NEXT) == person_N[:, None]
+    users, same_NC = bootstrap.users, following(person_N.astype(float), NEXT) == person_N[:, None]
     residual_N = value_N - events.means[judge]["user"].to_numpy()[rated_N]
     sums: Sums = {"all": (np.bincount(person_N, residual_N, users), np.bincount(person_N, minlength=users))}
     for name, means in events.means.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +18,7 @@ class Trust:
     Attributes:
         events: number of events measured.
         rmse, mae: of the model, in the reward's own unit.
-        r2: share of the variance that it explains, 1 - MSE / variance.
+        r2: share of the variance that it explains, 1 - MSE / variance; nan where all rewards are alike.
         rmse_of: RMSE of each mean (``global``, ``user``, ``item``, ``user_item``).
     """
 
@@ -29,8 +30,8 @@ class Trust:
 
     @property
     def reliability(self) -> float:
-        """How far a prediction can stand in for the reward, 0..1: R2, never below 0."""
-        return max(self.r2, 0.0)
+        """How far a prediction can stand in for the reward, 0..1: R2, never below 0, and 0 where it is nan."""
+        return max(0.0, self.r2)
 
     def figures(self) -> dict[str, float]:
         """All figures by name."""
@@ -42,9 +43,14 @@ def accuracy(reward: pl.Series, predicted: pl.Series) -> dict[str, float]:
     """``rmse``, ``mae`` and ``r2`` of predictions; events with a null reward are left out."""
     known = reward.is_not_null()
     reward_N, predicted_N = (column.filter(known).to_numpy() for column in (reward, predicted))
-    error_N, variance = predicted_N - reward_N, float(reward_N.var())
+    error_N = predicted_N - reward_N
     mse = float(np.square(error_N).mean())
-    return {"rmse": mse**0.5, "mae": float(np.abs(error_N).mean()), "r2": 1 - mse / variance if variance > 0 else 0.0}
+    return {"rmse": mse**0.5, "mae": float(np.abs(error_N).mean()), "r2": 1 - mse / variance(reward_N)}
+
+
+def variance(reward_N: np.ndarray) -> float:
+    """The variance of rewards; nan where all are alike, which rounding would hide."""
+    return float(reward_N.var()) if (reward_N != reward_N[:1]).any() else math.nan
 
 
 def trust_of(expected: pl.DataFrame, predicted: pl.Series) -> Trust:

@@ -52,14 +52,14 @@ def measure(
     Returns:
         By predictor and figure; nan where a figure is undefined (a rank correlation with a constant).
     """
-    users = bootstrap.weight_DU.shape[1]
+    users = bootstrap.users
 
     def ratio(value_N: np.ndarray, chosen_N: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         where = slice(None) if chosen_N is None else chosen_N
         return np.bincount(user_N[where], value_N[where], users), np.bincount(user_N[where], minlength=users)
 
-    rank_N = scaled_ranks(reward_N)
-    sums: Sums = {"r": ratio(reward_N), "rr": ratio(reward_N**2), "y": ratio(rank_N), "yy": ratio(rank_N**2)}
+    rank_N, centred_N = scaled_ranks(reward_N), centred(reward_N)
+    sums: Sums = {"r": ratio(centred_N), "rr": ratio(centred_N**2), "y": ratio(rank_N), "yy": ratio(rank_N**2)}
     for name, predicted_N in predicted.items():
         error_N, x_N = predicted_N - reward_N, scaled_ranks(predicted_N)
         sums |= {f"{name}/se": ratio(error_N**2), f"{name}/ae": ratio(np.abs(error_N))}
@@ -77,7 +77,7 @@ def ordering(
     user_N: np.ndarray, reward_N: np.ndarray, ahead: Mapping[str, np.ndarray], bootstrap: CrossedBootstrap
 ) -> dict[str, Estimate]:
     """``pairwise`` alone, by predictor. Arguments as of `measure`."""
-    users = bootstrap.weight_DU.shape[1]
+    users = bootstrap.users
     value, drawn = ratios({name: _pairs(user_N, reward_N, x_NC, users) for name, x_NC in ahead.items()}, bootstrap)
     return {name: Estimate(float(value[name]), drawn[name]) for name in ahead}
 
@@ -105,15 +105,25 @@ def differences(table: Table) -> Table:
 def _figures(of: Mapping[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
     """Figures from ratios, for the sample and for its draws."""
     part = {key: of[f"{name}/{key}"] for key in ("se", "ae", "x", "xx", "xy", "high", "low", "pair")}
-    variance = of["rr"] - of["r"] ** 2
     return {
         "rmse": np.sqrt(part["se"]),
         "mae": part["ae"],
-        "r2": 1 - part["se"] / variance,
+        "r2": explained(part["se"], of["r"], of["rr"]),
         "spearman": correlation(part["x"], part["xx"], part["xy"], of["y"], of["yy"]),
         "auc": part["high"] + part["low"],
         "pairwise": part["pair"],
     }
+
+
+def centred(reward_N: np.ndarray) -> np.ndarray:
+    """Rewards less their median: equal ones become 0 to the bit, whatever their value."""
+    return reward_N - np.median(reward_N)
+
+
+def explained(se: np.ndarray, r: np.ndarray, rr: np.ndarray) -> np.ndarray:
+    """R2 from means of squared errors, of `centred` rewards r and of r^2; nan where all rewards are alike."""
+    variance = rr - r**2
+    return np.where(variance > 1e-12 * rr, 1 - se / variance, np.nan)
 
 
 def correlation(x: np.ndarray, xx: np.ndarray, xy: np.ndarray, y: np.ndarray, yy: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ from recalign.kept import verify
 from recalign.metrics.bootstrap import CrossedBootstrap, Estimate
 from recalign.reward.data import RewardData
 from recalign.reward.trust.baselines import fit_baselines
-from recalign.reward.trust.errors import MEANS, trust_of
+from recalign.reward.trust.errors import MEANS, trust_of, variance
 from recalign.reward.trust.measures import Table, differences, following, measure, ordered_pairs, ordering
 from recalign.reward.trust.slices import by_group, calibration, quantile_bins, spread_and_error, with_interval
 from recalign.reward.trust.verdict import IMPLICATION, best_average, noise, temperature, theory, verdict
@@ -183,8 +183,7 @@ def _ahead(events: pl.DataFrame) -> dict[str, np.ndarray]:
 
 def _head(data: RewardData, part: PredictionComparison, name: str) -> dict[str, Any]:
     said, reward = verdict(part.table), data.rated["reward"].to_numpy()
-    variance = float(part.events["reward"].to_numpy().var()) or math.nan  # 0: nothing is there to explain
-    found = noise(data.rated, part.table, variance)
+    found = noise(data.rated, part.table, variance(part.events["reward"].to_numpy()))
     advantage = (part.events["model"] - part.events["user"]).cast(pl.Float64).to_numpy()
     return {
         "verdict": said,

@@ -22,7 +22,7 @@ def by_group(events: pl.DataFrame, column: str, against: str, bootstrap: Crossed
         against: the other predictor.
         bootstrap: of the persons.
     """
-    users, groups = bootstrap.weight_DU.shape[1], sorted(events.group_by(column, maintain_order=True))
+    users, groups = bootstrap.users, sorted(events.group_by(column, maintain_order=True))
     sums: Sums = {}
     for (group,), part in groups:
         person_N, reward_N = part["person"].to_numpy(), part["reward"].to_numpy()
@@ -77,7 +77,7 @@ def spread_and_error(events: pl.DataFrame, bootstrap: CrossedBootstrap) -> dict[
         return None
     error_N = (events["model"] - events["reward"]).abs().to_numpy()
     x_N, y_N = scaled_ranks(spread_N), scaled_ranks(error_N)
-    person_N, users = events["person"].to_numpy(), bootstrap.weight_DU.shape[1]
+    person_N, users = events["person"].to_numpy(), bootstrap.users
     count_U = np.bincount(person_N, minlength=users)
     products = {"x": x_N, "xx": x_N**2, "xy": x_N * y_N, "y": y_N, "yy": y_N**2}
     value, drawn = ratios({k: (np.bincount(person_N, v, users), count_U) for k, v in products.items()}, bootstrap)

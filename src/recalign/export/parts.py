@@ -1,0 +1,116 @@
+"""Parts of the exported graph that compute log-probabilities of all items: of policies over item ids and over codes.
+
+Whatever has one row an item is an input of the graph (`Part.tables`), so items can be added without an exporter. Row 0
+of a table is the padding item; its logit is always -inf, so that 0 may stand wherever there is no item.
+
+Shape suffixes: B histories, L events, V items, N = V + 1 rows of a table, D width, T = B targets, U x M a grid of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from recalign.export.histories import Histories, at, newest
+from recalign.nn import Window, unit
+from recalign.posttrain.conditioned import ConditionedPolicy
+from recalign.recommender import CodePolicy, SequencePolicy
+from recalign.recommender.onerec_policy import CodeState
+
+
+class Part(nn.Module):
+    """What computes a score for every item from histories and tables."""
+
+    needs: frozenset[str] = frozenset()
+    """Inputs beyond items, times and lengths: ``reward``, ``strength``."""
+
+    fixed: bool = False
+    """Whether the number of items is a constant of the graph."""
+
+    def tables(self) -> dict[str, Tensor]:
+        """What has a row an item, the padding item first, by the name of the graph's input. Shape: (N, ...) each."""
+        return {}
+
+    def forward(self, h: Histories, given: Mapping[str, Tensor]) -> Tensor:
+        """Shape: -> (B, N)."""
+        raise NotImplementedError
+
+
+class ItemPart(Part):
+    """A `SequencePolicy`: cosines over the temperature, and the item prior.
+
+    The rows of its table are kept as unit vectors and lengths: histories need the first times the second.
+    """
+
+    def __init__(self, policy: SequencePolicy, condition: ConditionedPolicy | None = None) -> None:
+        super().__init__()
+        self.policy, self.condition = policy, condition
+        self.needs = frozenset({"reward"} if policy.past_rewards is not None else ())
+
+    def tables(self) -> dict[str, Tensor]:
+        table_ND = self.policy.item_table().float()
+        bias_V = self.policy.prior_strength * self.policy.prior.log_count_V
+        bias_N = F.pad(bias_V, (1, 0), value=-torch.inf)
+        found = {"unit": unit(table_ND), "norm": torch.linalg.vector_norm(table_ND, dim=1), "bias": bias_N}
+        if not self.policy.prior_strength:  # without a history all items would be tied
+            found["popular"] = F.pad(self.policy.prior.log_count_V, (1, 0), value=-torch.inf)
+        return found
+
+    def forward(self, h: Histories, given: Mapping[str, Tensor]) -> Tensor:
+        x_BLD = F.embedding(h.item_BL, given["unit"]) * F.embedding(h.item_BL, given["norm"][:, None])
+        if self.policy.past_rewards is not None:
+            x_BLD = x_BLD + self.policy.past_rewards(h.reward_BL)
+        state_BD = newest(self.policy.encoder, x_BLD, h)
+        if self.condition is not None:
+            asked_B1 = self.condition.asked.expand(state_BD.shape[0], 1)
+            state_BD = state_BD + self.condition.condition(torch.cat([state_BD, asked_B1], dim=1))
+        state_BD = state_BD * (h.length_B > 0)[:, None]  # without a history the item prior answers alone
+        length_B1 = torch.linalg.vector_norm(state_BD, dim=1, keepdim=True).clamp(min=1e-12)
+        logit_BN = (state_BD / length_B1) @ given["unit"].T / self.policy.temperature + given["bias"]
+        if "popular" in given:
+            logit_BN = torch.where((h.length_B > 0)[:, None], logit_BN, given["popular"])
+        return logit_BN
+
+
+class OnePerRow(Window):
+    """The context of one target a row, which no grid has to lay out."""
+
+    @property
+    def grid(self) -> tuple[Tensor, int, Tensor]:
+        return self.row_T, 1, self.row_T
+
+    def lay(self, x_T: Tensor) -> Tensor:
+        return x_T[:, None]
+
+    def pick(self, x_UM: Tensor) -> Tensor:
+        return x_UM[:, 0]
+
+
+class CodePart(Part):
+    """A `CodePolicy`: a walk over all prefixes of codes. Its trie is in the graph, so its items are fixed."""
+
+    fixed = True
+
+    def __init__(self, policy: CodePolicy) -> None:
+        super().__init__()
+        self.policy = policy
+        self.needs = frozenset({"reward"} if policy.past_rewards is not None else ())
+
+    def forward(self, h: Histories, given: Mapping[str, Tensor]) -> Tensor:
+        policy, row_B = self.policy, torch.arange(h.length_B.shape[0])
+        x_BLD = policy.item_embedding(h.item_BL)
+        if policy.past_rewards is not None:
+            x_BLD = x_BLD + policy.past_rewards(h.reward_BL)
+        x_BLD = policy.encoder(x_BLD, h.length_B, h.time_BL, h.request_time_BL)
+        keys, values = policy.decoder.keys_and_values(x_BLD)
+        window = OnePerRow(keys, values, h.time_BL, h.request_time_BL, row_B, h.newest_B)
+        first_BD = policy.start.expand(row_B.shape[0], -1)
+        if policy.newest is not None:
+            first_BD = first_BD + policy.newest(at(x_BLD, h.newest_B))
+        h_B1D, past = policy.decoder(first_BD[:, None], window, None)
+        logp_BV = policy._walk(CodeState(window, past, h_B1D[:, 0]))
+        popular_V = (policy.count_V + 0.5).log()  # for who has no history, which no decoder was trained on
+        return F.pad(logp_BV.where((h.length_B > 0)[:, None], popular_V), (1, 0), value=-torch.inf)
