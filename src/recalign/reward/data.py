@@ -23,6 +23,7 @@ from recalign.sequences import (
     reward_means,
 )
 from recalign.sequences.data import LogSettings
+from recalign.sequences.means import SHRINKAGE
 from recalign.sequences.placebo import CORRELATION
 from recalign.sequences.splits import TRAIN, VALIDATION
 from recalign.sequences.store import Group, Part
@@ -185,10 +186,10 @@ class RewardData(EventDataModule):
             self.item_means(reward, self.rated["item_id"].to_numpy()),
         )
 
-    def item_means(self, reward: np.ndarray, item: np.ndarray, shrinkage: float = 5.0) -> np.ndarray:
+    def item_means(self, reward: np.ndarray, item: np.ndarray) -> np.ndarray:
         """Each item's mean reward, shrunk towards the global mean. Shape: (N,), int64 (N,) -> (V,)."""
-        total = np.bincount(item - 1, reward, self.num_items) + shrinkage * reward.mean()
-        return (total / (np.bincount(item - 1, minlength=self.num_items) + shrinkage)).astype(np.float32)
+        total = np.bincount(item - 1, reward, self.num_items) + SHRINKAGE * reward.mean()
+        return (total / (np.bincount(item - 1, minlength=self.num_items) + SHRINKAGE)).astype(np.float32)
 
     def factorization(self, rank: int, features: int) -> VariationalMF:
         """Factorise the training rewards. Rank and item features are chosen by validation error.

@@ -10,8 +10,11 @@ import polars as pl
 
 from recalign.sequences.splits import TRAIN
 
+SHRINKAGE = 5.0
+"""Events that weigh as much as the mean of all, in the mean of an item or a user."""
 
-def reward_means(frame: pl.DataFrame, shrinkage: float = 5.0) -> pl.DataFrame:
+
+def reward_means(frame: pl.DataFrame, shrinkage: float = SHRINKAGE) -> pl.DataFrame:
     """Compute four mean rewards for every event.
 
     With mu the mean training reward and k the shrinkage in pseudo-events:

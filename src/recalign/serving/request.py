@@ -155,7 +155,7 @@ class Request:
         if isinstance(boosts := found.get("boost"), list | tuple):
             found["boost"] = [at(f"boost[{n}]", partial(_boost, one)) for n, one in enumerate(boosts)]
         if isinstance(explore := found.get("explore"), Mapping):
-            found["explore"] = at("explore", partial(_explore, explore))
+            found["explore"] = at("explore", lambda: Explore(**plain(Explore, explore, "an exploration")))
         return cls(**found)
 
 
@@ -166,10 +166,6 @@ def _boost(given: Any) -> Boost:
     if lacking := [one.name for one in fields(Boost) if one.name not in found]:
         raise InputError(f"it has no {lacking[0]}", where=lacking[0], remedy="give column, value and weight")
     return Boost(**found)
-
-
-def _explore(given: Any) -> Explore:
-    return Explore(**plain(Explore, given, "an exploration"))
 
 
 def require_ids(name: str, ids: Any) -> None:

@@ -16,7 +16,8 @@ import numpy as np
 import polars as pl
 
 from recalign.metrics.bootstrap import CrossedBootstrap, Estimate
-from recalign.reward.trust.measures import Sums, centred, explained, following, minus, ordered_pairs, ratios
+from recalign.reward.trust.errors import variance
+from recalign.reward.trust.measures import by_user, centred, explained, following, minus, ordered_pairs, ratios
 from recalign.reward.trust.predictions import NEXT
 from recalign.reward.trust.report import MIN_USERS
 from recalign.sequences.means import reward_means
@@ -56,15 +57,11 @@ def own_errors(events: ValidationEvents, name: str, bootstrap: CrossedBootstrap)
     """R2 of the item's mean, and of user + item, for the same reward: ``r2/item``, ``r2/user_item``."""
     rated_N = ~np.isnan(events.values[name])
     person_N, value_N = events.person_N[rated_N], events.values[name][rated_N]
-    users = bootstrap.users
-    count_U = np.bincount(person_N, minlength=users)
     centred_N = centred(value_N)
-    sums: Sums = {"r": (np.bincount(person_N, centred_N, users), count_U)}
-    sums["rr"] = np.bincount(person_N, centred_N**2, users), count_U
+    values = {"r": centred_N, "rr": centred_N**2}
     for mean in ("item", "user_item"):
-        error_N = events.means[name][mean].to_numpy()[rated_N] - value_N
-        sums[mean] = np.bincount(person_N, error_N**2, users), count_U
-    value, drawn = ratios(sums, bootstrap)
+        values[mean] = np.square(events.means[name][mean].to_numpy()[rated_N] - value_N)
+    value, drawn = ratios(by_user(person_N, bootstrap.users, values), bootstrap)
 
     def r2(of: Mapping[str, np.ndarray], mean: str) -> np.ndarray:
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -90,20 +87,17 @@ def judged_by(events: ValidationEvents, judge: str, bootstrap: CrossedBootstrap)
     person_N, value_N = events.person_N[rated_N], events.values[judge][rated_N]
     users, same_NC = bootstrap.users, following(person_N.astype(float), NEXT) == person_N[:, None]
     residual_N = value_N - events.means[judge]["user"].to_numpy()[rated_N]
-    sums: Sums = {"all": (np.bincount(person_N, residual_N, users), np.bincount(person_N, minlength=users))}
+    sums = by_user(person_N, users, {"all": residual_N})
     for name, means in events.means.items():
         score_N = means["item"].to_numpy()[rated_N]
         ahead_NC = np.where(same_NC, following(score_N, NEXT) - score_N[:, None], np.nan)
         right_N, pairs_N = ordered_pairs(value_N, ahead_NC)
         sums[f"pairwise/{name}"] = np.bincount(person_N, right_N, users), np.bincount(person_N, pairs_N, users)
         top_N = score_N >= np.quantile(score_N, TOP)
-        sums[f"lift/{name}"] = (
-            np.bincount(person_N[top_N], residual_N[top_N], users),
-            np.bincount(person_N[top_N], minlength=users),
-        )
+        sums |= by_user(person_N[top_N], users, {f"lift/{name}": residual_N[top_N]})
     value, drawn = ratios(sums, bootstrap)
     found = {key: Estimate(float(value[key]), drawn[key]) for key in sums}
-    deviation = float(value_N.std()) or np.nan
+    deviation = variance(value_N) ** 0.5
     enough = np.count_nonzero(sums[f"pairwise/{judge}"][1]) >= MIN_USERS
     pairwise = {name: found[f"pairwise/{name}"] if enough else UNKNOWN for name in events.means}
     lift = {name: minus(found[f"lift/{name}"], found["all"]) for name in events.means}

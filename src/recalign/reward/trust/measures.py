@@ -52,20 +52,15 @@ def measure(
     Returns:
         By predictor and figure; nan where a figure is undefined (a rank correlation with a constant).
     """
-    users = bootstrap.users
-
-    def ratio(value_N: np.ndarray, chosen_N: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-        where = slice(None) if chosen_N is None else chosen_N
-        return np.bincount(user_N[where], value_N[where], users), np.bincount(user_N[where], minlength=users)
-
-    rank_N, centred_N = scaled_ranks(reward_N), centred(reward_N)
-    sums: Sums = {"r": ratio(centred_N), "rr": ratio(centred_N**2), "y": ratio(rank_N), "yy": ratio(rank_N**2)}
+    users, rank_N, centred_N = bootstrap.users, scaled_ranks(reward_N), centred(reward_N)
+    sums = by_user(user_N, users, {"r": centred_N, "rr": centred_N**2, "y": rank_N, "yy": rank_N**2})
     for name, predicted_N in predicted.items():
         error_N, x_N = predicted_N - reward_N, scaled_ranks(predicted_N)
-        sums |= {f"{name}/se": ratio(error_N**2), f"{name}/ae": ratio(np.abs(error_N))}
-        sums |= {f"{name}/x": ratio(x_N), f"{name}/xx": ratio(x_N**2), f"{name}/xy": ratio(x_N * rank_N)}
+        sums |= by_user(user_N, users, {f"{name}/se": error_N**2, f"{name}/ae": np.abs(error_N)})
+        sums |= by_user(user_N, users, {f"{name}/x": x_N, f"{name}/xx": x_N**2, f"{name}/xy": x_N * rank_N})
         placed_N = _placements(predicted_N, high_N)
-        sums |= {f"{name}/high": ratio(placed_N, high_N), f"{name}/low": ratio(placed_N, ~high_N)}
+        for which, chosen_N in (("high", high_N), ("low", ~high_N)):
+            sums |= by_user(user_N[chosen_N], users, {f"{name}/{which}": placed_N[chosen_N]})
         sums[f"{name}/pair"] = _pairs(user_N, reward_N, ahead[name], users)
     value, drawn = ratios(sums, bootstrap)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -80,6 +75,12 @@ def ordering(
     users = bootstrap.users
     value, drawn = ratios({name: _pairs(user_N, reward_N, x_NC, users) for name, x_NC in ahead.items()}, bootstrap)
     return {name: Estimate(float(value[name]), drawn[name]) for name in ahead}
+
+
+def by_user(user_N: np.ndarray, users: int, values: Mapping[str, np.ndarray]) -> Sums:
+    """Sums over each user's events of some values (N,), by name, and how many events these are."""
+    count_U = np.bincount(user_N, minlength=users)
+    return {name: (np.bincount(user_N, value_N, users), count_U) for name, value_N in values.items()}
 
 
 def ratios(sums: Sums, bootstrap: CrossedBootstrap) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from recalign.metrics.bootstrap import CrossedBootstrap, Estimate
-from recalign.reward.trust.measures import Sums, correlation, minus, ratios, scaled_ranks
+from recalign.reward.trust.measures import Sums, by_user, correlation, minus, ratios, scaled_ranks
 
 BINS = 10
 
@@ -25,11 +25,10 @@ def by_group(events: pl.DataFrame, column: str, against: str, bootstrap: Crossed
     users, groups = bootstrap.users, sorted(events.group_by(column, maintain_order=True))
     sums: Sums = {}
     for (group,), part in groups:
-        person_N, reward_N = part["person"].to_numpy(), part["reward"].to_numpy()
-        count_U = np.bincount(person_N, minlength=users)
-        for name in ("model", against):
-            square_N = np.square(part[name].to_numpy() - reward_N)
-            sums[f"{group}/{name}"] = np.bincount(person_N, square_N, users), count_U
+        squares = {
+            f"{group}/{name}": np.square((part[name] - part["reward"]).to_numpy()) for name in ("model", against)
+        }
+        sums |= by_user(part["person"].to_numpy(), users, squares)
     value, drawn = ratios(sums, bootstrap)
     rmse = {key: Estimate(float(np.sqrt(value[key])), np.sqrt(drawn[key])) for key in sums}
     rows = []
@@ -77,10 +76,8 @@ def spread_and_error(events: pl.DataFrame, bootstrap: CrossedBootstrap) -> dict[
         return None
     error_N = (events["model"] - events["reward"]).abs().to_numpy()
     x_N, y_N = scaled_ranks(spread_N), scaled_ranks(error_N)
-    person_N, users = events["person"].to_numpy(), bootstrap.users
-    count_U = np.bincount(person_N, minlength=users)
     products = {"x": x_N, "xx": x_N**2, "xy": x_N * y_N, "y": y_N, "yy": y_N**2}
-    value, drawn = ratios({k: (np.bincount(person_N, v, users), count_U) for k, v in products.items()}, bootstrap)
+    value, drawn = ratios(by_user(events["person"].to_numpy(), bootstrap.users, products), bootstrap)
     found = Estimate(float(correlation(**value)), correlation(**drawn))
     rows = _means(quantile_bins(spread_N), spread=spread_N, square=error_N**2)
     bins = [{"spread": r["spread"], "rmse": float(np.sqrt(r["square"])), "events": r["events"]} for r in rows]

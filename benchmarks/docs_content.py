@@ -1,0 +1,345 @@
+"""Which rows of benchmarks/results stand on which page of docs/tables, and the command that made each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from recalign.evaluation.comparison import HIGH, VALUE
+
+TRUE = "value/true@10"
+RETAINED = "retained"
+METHODS = {
+    RETAINED: "NDCG retained",
+    HIGH: "high/ndcg@10",
+    VALUE: "judges' value",
+    TRUE: "true value",
+    "value/train_rm@10": "value by the training reward model",
+    "value_at_popularity": "value at equal popularity",
+    "policy/coverage@10": "coverage",
+    "policy/popularity@10": "popularity",
+    "tail/high/ndcg@10": "tail: high",
+    "tail/value/judge@10": "tail: value",
+}
+"""Columns of a table of methods."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of one CSV as a section of a page.
+
+    Args:
+        title: the section's heading.
+        command: what made the rows, at the commit that they name.
+        logs: of the CSV; of a row that several have, the first counts.
+        file: the CSV, without its ending.
+        columns: metric -> heading, in this order; those of no row are left out.
+        digits: behind the point; None: three that count.
+        prefix: of the rows that count; left out of their names.
+        differences: also what the rows have over each of `AGAINST`.
+        note: what a reader needs beside the table.
+    """
+
+    title: str
+    command: str
+    logs: tuple[str, ...]
+    file: str = "methods"
+    columns: dict[str, str] | None = None
+    digits: int | None = 3
+    prefix: str = ""
+    differences: bool = False
+    note: str = ""
+
+
+def of_methods(title: str, logs: Sequence[str], command: str, note: str = "") -> Table:
+    return Table(title, f"methods.py {command}", tuple(logs), columns=METHODS, differences=True, note=note)
+
+
+def ranks(title: str, log: str, command: str, note: str = "") -> Table:
+    columns = {metric: metric for metric in ("hr@10", "ndcg@10", "hr@50", "hr@200", "ndcg@200", "mrr")}
+    return Table(title, command, (log,), "encoders", columns, digits=4, note=note)
+
+
+GAINS = {
+    "diff_start/value/true@10": "gain in true value",
+    "diff_start/value/select_judge@10": "gain in the selection judges' value",
+    "diff_start/high/ndcg@10": "gain in high/ndcg@10",
+    "kept": "NDCG retained",
+    "policy/kl": "KL to the start, nats",
+    "policy/popularity@10": "popularity",
+}
+SEEN = "A *seen* log: earlier versions of the project were measured on it, so it describes and does not confirm."
+CONTENT: dict[str, tuple[str, list[Table]]] = {
+    "ml-100k": (
+        "Tables: ML-100K",
+        [
+            of_methods(
+                "Every method on HSTU",
+                ("ml-100k", "ml-100k, main rows"),
+                "--log ml-100k",
+                "`popularity`, `popularity_high` and `item_mean` have no NDCG budget: value alone decides nothing.",
+            ),
+            of_methods(
+                "OneRec",
+                ("ml-100k, onerec", "ml-100k, onerec, lists of its own"),
+                "--log ml-100k --policy onerec --seeds 0 1 2",
+                "`head: node`, codes 46 x 46 from co-occurrence. PPO and ECPO draw at a tenth of the histories.",
+            ),
+        ],
+    ),
+    "ml-1m": (
+        "Tables: ML-1M",
+        [
+            of_methods("Methods on HSTU", ("ml-1m",), "--log ml-1m --workers 2", SEEN),
+            of_methods(
+                "OneRec",
+                ("ml-1m, onerec",),
+                "--log ml-1m --policy onerec --seeds 0",
+                "One seed: intervals cover users only. `head: node`, codes 68 x 68 from co-occurrence, no dropout.",
+            ),
+        ],
+    ),
+    "kuairand": (
+        "Tables: KuaiRand excerpt",
+        [
+            of_methods(
+                "Watch ratio",
+                ("kuairand-pure-excerpt",),
+                "--log kuairand-pure-excerpt",
+                f"{SEEN} 21 % of the events have a reward. The reward model's trust verdict is `weak` with every seed.",
+            ),
+            Table(
+                "Why a placebo gained by watch ratio",
+                "placebo.py --log kuairand-pure-excerpt",
+                ("kuairand-pure-excerpt",),
+                "placebo",
+                {
+                    "early": "share of events among their user's first ten with a reward",
+                    "item_mean": "mean over events of the item's mean reward, weighted",
+                    "shift": "shift of that, A-SFT's is 1",
+                    "users": "correlation of a user's weight with his mean reward",
+                },
+            ),
+            of_methods(
+                "Clicks, judged by long views",
+                ("kuairand-pure-excerpt-clicked",),
+                "--log kuairand-pure-excerpt-clicked",
+                f"{SEEN} Methods learn from clicks (22 % of the events), judges from long views. `popularity_high` "
+                "counts long views, which the other rows do not know.",
+            ),
+        ],
+    ),
+    "simulated": (
+        "Tables: simulated worlds",
+        [
+            of_methods(
+                "Five worlds", ("simulated", "simulated, main rows"), "--log simulated", "No form was chosen on them."
+            ),
+            of_methods(
+                "Five worlds, policies that see rewards",
+                ("simulated, policies see rewards",),
+                "--log simulated --feedback",
+            ),
+            of_methods(
+                "Ten unopened worlds",
+                ("simulated, unopened",),
+                "--log simulated --label unopened --seeds 1000 1001 1002 1003 1004 1005 1006 1007 1008 1009",
+                "Run once, with A-SFT as it was frozen at 5974b24: the confirmation.",
+            ),
+            *(
+                of_methods(
+                    f"{world.capitalize()}: {what}",
+                    (f"simulated-{world}, not searched",),
+                    f"--log simulated --world {world} --no-search --seeds 6 7 8",
+                )
+                for world, what in {
+                    "noise": "rewards tell nothing of the truth",
+                    "clear": "a reward model can know nearly everything",
+                    "confounded": "rewards are due to when an item was met",
+                }.items()
+            ),
+            Table(
+                "Cost of a training step",
+                "step_cost.py",
+                ("simulated",),
+                "step_cost",
+                {"cost/step_ms": "milliseconds", "cost/step_relative": "beside cloning's"},
+                digits=1,
+                note="Two threads of a CPU; least and largest of the repetitions in brackets.",
+            ),
+        ],
+    ),
+    "asft": (
+        "Tables: forms of A-SFT, temperature, step size",
+        [
+            *(
+                Table(
+                    f"Forms: {title}",
+                    f"forms.py {command}",
+                    (log,),
+                    "forms",
+                    GAINS,
+                    note="Validation. Every row retains 97 % of the start's NDCG@10. `permuted`: the form's placebo.",
+                )
+                for title, log, command in (
+                    ("worlds 31 to 33, noise 1.05", "simulated, noise 1.05", "--log simulated"),
+                    ("worlds 31 to 33, noise 3", "simulated, noise 3", "--log simulated --noise 3"),
+                    ("ML-100K, seed 0", "ml-100k", "--log ml-100k --seeds 0"),
+                    (
+                        "ML-100K, three seeds",
+                        "ml-100k, three seeds",
+                        '--log ml-100k --seeds 0 1 2 --label "three seeds"',
+                    ),
+                    *(
+                        (
+                            f"events of other {left_out}, noise {noise}",
+                            f"simulated, noise {noise}, held out: {held}",
+                            f"--log simulated --held-out {held}" + f" --noise {noise}" * (noise == "3"),
+                        )
+                        for held, left_out in (("users", "users"), ("newest", "times"))
+                        for noise in ("1.05", "3")
+                    ),
+                )
+            ),
+            *(
+                Table(
+                    f"Temperature: reward noise {noise}",
+                    "noise.py",
+                    (f"noise {noise}",),
+                    "noise",
+                    GAINS,
+                    note="Worlds 21 to 23, validation, where 97 % of the start's NDCG@10 is retained.",
+                )
+                for noise in ("0.3", "1.05", "3")
+            ),
+            *(
+                Table(
+                    f"Step size: {title}",
+                    "frontier.py --log simulated",
+                    ("simulated",),
+                    "frontier",
+                    GAINS,
+                    prefix=prefix,
+                    note="Worlds 26 to 28, validation, each method trained once, interpolated along its path.",
+                )
+                for title, prefix in (("97 % of NDCG retained", "97 % kept: "), ("a KL of 0.1 nats", "0.1 nats: "))
+            ),
+        ],
+    ),
+    "encoders": (
+        "Tables: encoders",
+        [
+            ranks(
+                "ML-1M, the last event of a user",
+                "ml-1m-leave-last",
+                "encoders.py",
+                "`rectools-*`: RecTools 0.19's own models, by its tutorial. Times are floored to 600 seconds.",
+            ),
+            ranks("ML-100K, the last ten events of a user", "ml-100k", "encoders.py --log ml-100k"),
+            ranks("KuaiRand excerpt, by time", "kuairand-pure-excerpt", "encoders.py --log kuairand-pure-excerpt"),
+            *(
+                Table(
+                    f"Item-kNN, one change at a time: {title}",
+                    "item_knn.py",
+                    (log,),
+                    "item_knn",
+                    {"validation/ndcg@10": "ndcg@10 on validation, users A"},
+                    digits=4,
+                )
+                for title, log in {
+                    "ML-100K": "ml-100k",
+                    "ML-1M": "ml-1m",
+                    "KuaiRand excerpt": "kuairand-pure-excerpt",
+                    "simulated": "simulated",
+                }.items()
+            ),
+            *(
+                Table(
+                    f"Item prior: {title}",
+                    f"prior.py {command}".strip(),
+                    (log,),
+                    "prior",
+                    {
+                        "strength": "c",
+                        "validation/ndcg@10_without": "validation, without",
+                        "validation/ndcg@10": "validation, with",
+                        "test/ndcg@10_without": "test, without",
+                        "test/ndcg@10": "test, with",
+                    },
+                    digits=4,
+                    note="ndcg@10; each row changes one thing of the recipe.",
+                )
+                for title, log, command in (
+                    ("ML-100K", "ml-100k", ""),
+                    ("ML-1M", "ml-1m-leave-last", "--log ml-1m-leave-last --rows default --seeds 0"),
+                )
+            ),
+            *(
+                Table(
+                    f"OneRec, one change at a time: {log}",
+                    "changes.py",
+                    (log,),
+                    "changes",
+                    {
+                        "validation/ndcg@10/best": "validation ndcg@10, best epoch",
+                        "validation/ndcg@10/last": "last epoch",
+                    },
+                    digits=4,
+                )
+                for log in ("ml-1m-leave-last, 7 epochs", "ml-1m-leave-last, 20 epochs", "ml-100k, 100 epochs")
+            ),
+        ],
+    ),
+    "offpolicy": (
+        "Tables: off-policy estimates",
+        [
+            Table(
+                f"Simulated worlds, {by}",
+                "offpolicy.py --parts worlds",
+                (f"simulated, {by}",),
+                "offpolicy",
+                {
+                    "ess": "users in effect",
+                    "estimates": "estimates",
+                    **{
+                        f"{what}/{name}": f"{name}: {what}"
+                        for name in ("ips", "snips", "dm", "dr")
+                        for what in ("coverage", "halfwidth", "rmse")
+                    },
+                },
+                digits=None,
+            )
+            for by in ("by effective sample size", "by policy")
+        ]
+        + [
+            Table(
+                "Coat: values",
+                "offpolicy.py --parts coat",
+                ("coat, values",),
+                "offpolicy",
+                {name: name for name in ("ess", "mean_weight", "observed", "ips", "snips", "dm", "dr")},
+                digits=None,
+            ),
+            Table(
+                "Coat: ranks of the sixteen, k = 5",
+                "offpolicy.py --parts coat",
+                ("coat, ranks",),
+                "offpolicy",
+                {name: name for name in ("rank/ndcg", "rank/mrr", "rank/reward", "rank/uniform")},
+                digits=None,
+            ),
+            Table(
+                "Open Bandit Dataset, sample",
+                "offpolicy.py --parts obd",
+                ("obd",),
+                "offpolicy",
+                {
+                    name: name
+                    for name in ("ess", "mean_weight", "max_weight", "clicks", "earned", "ips", "snips", "diff/snips")
+                },
+                digits=None,
+            ),
+        ],
+    ),
+}
+"""Every page: its name -> its title and its tables."""
