@@ -18,6 +18,7 @@ from tables import CONF
 
 import recalign as ra
 from recalign.events import Feature, ItemValues, read_features, read_titles
+from recalign.files import write_text
 from recalign.semantic_ids.assignment import Paths
 from recalign.semantic_ids.quantization import quantize, walk
 from recalign.sequences import EventDataModule, Sequences, Split
@@ -105,7 +106,10 @@ def held_out(count_V: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def written(held: HeldOut, form: str, folder: Path, name: str) -> Path:
-    """Write a log without the events that are held out; its YAML.
+    """Write a log without the events that are held out, unless it is there; its YAML.
+
+    Vectors and codes need not come out the same to the last bit on another number of cores, so that a run that goes on
+    would begin anew.
 
     Args:
         held: the log.
@@ -113,6 +117,9 @@ def written(held: HeldOut, form: str, folder: Path, name: str) -> Path:
         folder: that it is written to.
         name: what it is called.
     """
+    named = folder / f"{name}.yaml"  # so that the chain reads what conf/recommender/ says of the log
+    if named.is_file():
+        return named
     whole, values = held.whole, FORMS[form](held)
     raw = whole.items.gather(whole.frame["item_id"].clip(1) - 1)  # a catalogue with features has every item
     to_choose, to_test = (raw.is_in(whole.items.gather(part).implode()) for part in (held.choose, held.test))
@@ -130,8 +137,7 @@ def written(held: HeldOut, form: str, folder: Path, name: str) -> Path:
         time_unit="s",
         split={"class_path": "cold_logs.Marked"},
     )
-    named = folder / f"{name}.yaml"  # so that the chain reads what conf/recommender/ says of the log
-    named.write_text(log.yaml.read_text())
+    write_text(named, log.yaml.read_text())
     return named
 
 
