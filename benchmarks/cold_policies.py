@@ -33,7 +33,7 @@ class Sum(Policy):
 
     def __init__(self, *policies: SequencePolicy) -> None:
         super().__init__()
-        self.policies = torch.nn.ModuleList(policies)
+        self.policies: list[SequencePolicy] = torch.nn.ModuleList(policies)  # type: ignore[assignment]
         self.num_items = policies[0].num_items
 
     def encode(self, batch: Batch) -> Tensor:
@@ -41,8 +41,8 @@ class Sum(Policy):
 
     def log_probs(self, state: Tensor, items: Tensor | None = None) -> Tensor:
         states = state.chunk(len(self.policies), dim=1)
-        score_TV = sum(policy.log_probs(own) for policy, own in zip(self.policies, states, strict=True))
-        logp_TV = score_TV.log_softmax(dim=1)
+        parts = [policy.log_probs(own) for policy, own in zip(self.policies, states, strict=True)]
+        logp_TV = torch.stack(parts).sum(dim=0).log_softmax(dim=1)
         return logp_TV if items is None else logp_TV.gather(1, items - 1)
 
 
