@@ -268,6 +268,8 @@ def test_an_item_of_unknown_values_alone_is_one_of_mean_count_to_everybody(train
     module, _ = trained
     policy = copy.deepcopy(module.policy).eval()
     coder = data.sequences.features.coder
-    unknown = pl.DataFrame({"half": [["neither"]], "size": [None], "words": [["new"]]}, {"size": pl.Float64})
+    unknown = pl.DataFrame(
+        {"half": [["neither"]], "size": [None], "words": [["new"]]}, schema_overrides={"size": pl.Float64}
+    )
     vector = policy.features.vectors(*map(torch.from_numpy, coder.encode(unknown)))
     assert vector.abs().max() < 1e-6
