@@ -1,321 +1,167 @@
-"""Items that training never saw: with and without features, and what post-training does to them.
+"""Items that training never saw: what policies know of them, beside other ways to know it, and after post-training.
 
-    python benchmarks/cold_items.py [--log ml-1m] [--seeds 0 1 2] [--methods start asft rerank ...]
+    python benchmarks/cold_items.py --log ml-1m [--seeds 0 1 2] [--rows ids start titles asft ...] [--data DIR]
+    python benchmarks/cold_items.py --log world [--world '{users: 300}'] -- --trainer.max_epochs=1
 
 Two disjoint sets of the items in training, 5 % to choose on and 10 % to test, stratified by popularity, other ones for
 each seed, leave the training events and so the histories in them. The first set's events stay in validation, the
-second's in the test. Each seed then has a recommender, `ids`, which knows nothing of the items held out and so misses
-them, and a chain with the features of conf/data/<log>-items.yaml (of `world`: items' positions in a simulated world),
-whose rows are the methods. A run that has finished is not run again.
+second's in the test. Logs: those with a conf/data/<log>-items.yaml, or simulated worlds, whose items are known by their
+true positions. The rows:
+
+- `ids` knows nothing of the items held out and so misses them. `start` has the log's features and id dropout;
+  `no_dropout` has the features, `features_alone` no ids; `sum` adds the log-probabilities of `ids` and `features_alone`
+  (our reading of EnsRec, arXiv 2512.17820).
+- `titles` has the titles too, as a vector (hashed n-grams of letters, SVD); `semantic_ids` has in place of the features
+  the codes of a residual k-means of them. Both have id dropout.
+- The others are methods of a chain that begins at `start`.
 
 Cold targets are test events on the items of the second set: hit rates and NDCG over the whole catalogue, seen items
-left out; the hit rate among these items alone; and what chance has. The price is the NDCG@10 of all test events, and
-of the others, less that of `ids`. Intervals: a bootstrap crossed over users and items, seeds pooled. Under 400 cold
-targets or 100 cold items the script says that nothing is to be concluded.
+left out; the hit rate among these items alone; and what chance has. `shown` is the share of the first ten items that
+have no training event. The price is the NDCG@10 of all test events, and of the others, less that of `ids`. Known users
+have training events. Intervals: a bootstrap crossed over users and items, seeds pooled. Under 400 cold targets or 100
+cold items the script says that nothing is to be concluded.
+
+A run that has finished is not run again, and ranks are kept with the run: call it again to go on. Rows are saved after
+each seed, so far as they have run.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 import torch
 import yaml
-from tables import CONF, commit, figure, frame, markdown, options, save
+from cold_logs import WORLD, HeldOut, known_log, written
+from cold_policies import Sum, over_catalogue
+from cold_ranks import CUTS, IDS, START, measured, said, table
+from tables import CONF, figure, markdown, options, save
 
-import recalign as ra
 from recalign.chain.train import train
 from recalign.cli import main as recalign
-from recalign.events import read_features
-from recalign.events.items import ItemValues
-from recalign.files import replacing
-from recalign.metrics.rank import gain_ndcg
-from recalign.nn import ranks_from_scores
+from recalign.files import digest, replacing
 from recalign.recommender import Policy
-from recalign.sequences import Batch, EventDataModule, Sequences, Split
-from recalign.sequences.splits import TEST, TRAIN, VALIDATION
-from recalign.simulation import World, simulate
+from recalign.sequences import EventDataModule
 from recalign.stage import parse_stage
-from recalign.stage.opened import opened
+from recalign.stage.opened import OpenedRun, opened
 
-BLOCK, CHOOSE, HELD = 20, 1, 3
-"""Of so many items of like popularity, one is held out to choose on, and those up to the third to test."""
-EVENTS: dict[str, Any] = {name: name for name in ("user", "item", "timestamp", "reward")} | {"high": "is_high"}
-"""Columns of a log that is written."""
-IDS, METHODS = "ids", ("start", "bc", "asft", "dpo", "ppo", "rerank", "asft_rerank")
-CUTS = (10, 50, 200)
-LEAST_TARGETS, LEAST_ITEMS = 400, 100
-DRAWS = 500
+ALONE, SUM, TITLES = "features_alone", "sum", "titles"
+RECOMMENDERS: dict[str, tuple[str, dict[str, Any]]] = {
+    IDS: ("ids", {}),
+    "no_dropout": ("features", {"init_args": {"id_dropout": 0.0}}),
+    ALONE: ("features", {"class_path": "cold_policies.FeaturesAlone"}),
+    TITLES: ("titles", {}),
+    "semantic_ids": ("semantic_ids", {}),
+}
+"""Rows that are a recommender: what they are told of items (`cold_logs.FORMS`), and their settings of the model."""
+METHODS = (START, "bc", "asft", "dpo", "ppo", "rerank", "asft_rerank")
+ROWS = (IDS, "no_dropout", START, TITLES, "semantic_ids", ALONE, SUM, *METHODS[1:])
 COLUMNS = {
     **{f"cold/hr@{k}": f"cold hr@{k}" for k in CUTS},
     **{"cold/ndcg@10": "cold ndcg@10", "cold/hr@50/items": "hr@50, mean over items"},
     **{"cold/among/hr@10": "among cold hr@10", "chance/hr@50": "chance hr@50"},
     **{"all/ndcg@10/minus_ids": "all ndcg@10 - ids", "warm/ndcg@10/minus_ids": "warm ndcg@10 - ids"},
 }
-GROUPS: dict[str, Callable[[pl.Expr], pl.Expr]] = {
-    "known_users": lambda cold: cold & pl.col("known"),
-    "new_users": lambda cold: cold & ~pl.col("known"),
-    "cold_histories": lambda cold: cold & pl.col("cold_history"),
-    "warm_histories": lambda cold: cold & ~pl.col("cold_history"),
+AFTER = {
+    "cold/hr@50": "cold hr@50",
+    "cold/hr@50/minus_start": "less start's",
+    "cold/known_users/hr@50": "known users",
+    "cold/new_users/hr@50": "new users",
+    "warm/ndcg@10": "warm ndcg@10",
+    "warm/ndcg@10/minus_start": "less start's",
+    "warm/known_users/ndcg@10": "known users",
+    "warm/new_users/ndcg@10": "new users",
+    "shown": "cold among the first ten",
+    "shown/minus_start": "less start's",
+    "chance/shown": "chance",
 }
-"""Kinds of cold targets that stand apart in the saved rows."""
+"""Columns of the second table, of what post-training does."""
 
 
 def main() -> None:
     parser = options(__doc__, seeds=[0, 1, 2], runs="runs/cold-items", data=True)
     parser.add_argument("--log", default="ml-1m", help="with a conf/data/<log>-items.yaml, or world")
-    parser.add_argument("--methods", nargs="+", default=list(METHODS), help="rows of the chain with features")
+    parser.add_argument("--rows", nargs="+", choices=ROWS, help="all that the log has, if not these")
     parser.add_argument("--world", default="{}", help="settings of a simulated world, as YAML, for --log world")
     parser.add_argument("--no-save", action="store_true", help="print alone, as for a trial")
-    parser.add_argument("chain", nargs="*", help="words for every chain, after --: -- --trainer.max_epochs 1")
+    parser.add_argument("chain", nargs="*", help="words for every run, after --: -- --trainer.max_epochs=1")
     given = parser.parse_args()
-    ranks = pl.concat([of_seed(given, seed) for seed in given.seeds])
-    rows = table(ranks, given)
-    print(f"\n{markdown(rows, COLUMNS, 4, figure)}\n\n{said(ranks)}")
-    if not given.no_save:
-        print(save(rows, "cold_items", "log", "row"))
+    rows = [row for row in ROWS if row in (given.rows or ROWS) and (row != TITLES or given.log != WORLD)]
+    parts = []
+    for done, seed in enumerate(given.seeds, start=1):
+        parts.append(of_seed(given, seed, rows))
+        ranks = pl.concat(parts)
+        found = table(ranks, given.log, given.seeds[:done])
+        shown = [markdown(found, COLUMNS, 4, figure)]
+        if len(after := found.filter(pl.col("row").is_in(METHODS))):
+            shown.append(markdown(after, AFTER, 4, figure))
+        print("\n" + "\n\n".join([*shown, said(ranks)]), flush=True)
+        if not given.no_save:
+            print(save(found, "cold_items", "log", "row"))
 
 
-def of_seed(given: argparse.Namespace, seed: int) -> pl.DataFrame:
+def of_seed(given: argparse.Namespace, seed: int, rows: list[str]) -> pl.DataFrame:
     """The ranks of one seed's test events under every row."""
-    folder, parts = given.runs / given.log / f"seed-{seed}", []
-    whole, values = known_log(given, seed)
-    choose, test = held_out(whole.item_counts(), seed)
-    for name, methods in ((IDS, ["start"]), ("features", given.methods)):
-        log = written(whole, values if name != IDS else None, choose, test, folder / name, given.log)
-        (alone if name == IDS else chain)(log, folder, name, methods, seed, given)
-        for method in methods:
-            row = name if name == IDS else method
-            kept = folder / f"ranks-{row}.parquet"
-            if not kept.is_file():
-                run = folder / name / ("recommender" if method == "start" else method) / f"seed-{seed}"
-                made = opened(run)
-                found = measured(made.policy, made.data, whole.items.gather(test))
-                with replacing(kept) as path:
-                    found.with_columns(row=pl.lit(row)).write_parquet(path)
-            parts.append(pl.read_parquet(kept).with_columns(pl.lit(seed).alias("seed")))
-    return pl.concat(parts)
+    folder, held = given.runs / given.log / f"seed-{seed}", known_log(given, seed)
+    runs: dict[str, Path] = {}
+    for row, (form, model) in RECOMMENDERS.items():
+        if row in rows or (SUM in rows and row in (IDS, ALONE)):
+            log = written(held, form, folder / form, given.log)
+            runs[row] = alone(log, folder, row, model, seed, given)
+    if methods := [row for row in rows if row in METHODS]:
+        chain(written(held, "features", folder / "features", given.log), folder, methods, seed, given)
+        for row in methods:
+            runs[row] = folder / "chain" / ("recommender" if row == START else row) / f"seed-{seed}"
+    return pl.concat([ranks_of(row, runs, folder, held).with_columns(seed=pl.lit(seed)) for row in rows])
 
 
-def known_log(given: argparse.Namespace, seed: int) -> tuple[Sequences, ItemValues]:
-    """A log, split, and what is known of its items."""
-    if given.log == "world":
-        settings = {"users": 400, "items": 600, "events": 30_000} | yaml.safe_load(given.world)
-        made = simulate(World(seed=1000 + seed, **settings))
-        folder = given.runs / "world" / f"seed-{seed}"
-        items = pl.DataFrame({"item": made.items, "position": made.people.position_ID.tolist()})
-        log = ra.Log.from_frame(
-            made.events.rename({"high": "is_high"}),
-            **EVENTS,
-            items=items,
-            features={"position": "position"},
-            folder=folder / "whole",
-            split={"class_path": "recalign.sequences.TimeSplit", "init_args": {"cuts": [0.8, 0.9]}},
-        )
-        words = [f"--config={log.yaml}"]
-    else:
-        words = [f"--config={CONF / 'data' / given.log}-items.yaml"]
-        words += [f"--data.root={given.data}"] if given.data else []
-    stage = parse_stage(["fit", f"--config={CONF / 'recommender.yaml'}", *words])
-    data: EventDataModule = stage.datamodule()  # type: ignore[assignment]
-    values = read_features(data.log_, Path(data.root) if data.root else None, data.table.items)
-    assert values is not None
-    return data.sequences, values
+def ranks_of(row: str, runs: dict[str, Path], folder: Path, held: HeldOut) -> pl.DataFrame:
+    """A row's ranks, kept for as long as its runs are the same."""
+    made = [opened(runs[one]) for one in ((IDS, ALONE) if row == SUM else (row,))]
+    key = digest([one.made_of() for one in made], [one.strength for one in made], made[-1].data.fingerprint)
+    kept = folder / "ranks" / f"{row}-{key[:16]}.parquet"
+    if not kept.is_file():
+        found = measured(policy_of(made), made[-1].data, held.cold)
+        kept.parent.mkdir(exist_ok=True)
+        with replacing(kept) as path:
+            found.with_columns(row=pl.lit(row)).write_parquet(path)
+    return pl.read_parquet(kept)
 
 
-def held_out(count_V: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Items (numbers from 0) to choose on and to test on: of each block of like popularity, others for each seed."""
-    warm = np.flatnonzero(count_V)
-    by_count = warm[np.argsort(-count_V[warm], kind="stable")]
-    order = np.random.default_rng(0)
-    blocks = [order.permutation(by_count[at : at + BLOCK]) for at in range(0, len(by_count), BLOCK)]
-    fold = HELD * (seed % (BLOCK // HELD))
-    choose = np.concatenate([block[fold : fold + CHOOSE] for block in blocks])
-    return choose, np.concatenate([block[fold + CHOOSE : fold + HELD] for block in blocks])
+def policy_of(made: list[OpenedRun]) -> Policy:
+    """A run's policy, or the sum of those of `ids` and of `features_alone`, over the catalogue of the latter."""
+    if len(made) == 1:
+        return made[0].policy
+    ids, features = made
+    data: EventDataModule = features.data
+    own, known = (one.data.sequences.items for one in made)
+    assert own.equals(known.head(len(own)))  # items with training events come first, in the same order
+    count_V = torch.from_numpy(data.sequences.item_counts())
+    return Sum(over_catalogue(ids.policy, data.num_items, count_V), features.policy)  # type: ignore[arg-type]
 
 
-def written(
-    whole: Sequences, values: ItemValues | None, choose: np.ndarray, test: np.ndarray, folder: Path, name: str
-) -> Path:
-    """Write a log without the events that are held out; its YAML."""
-    raw = whole.items.gather(whole.frame["item_id"].clip(1) - 1)  # a catalogue with features has every item
-    held = raw.is_in(whole.items.gather(choose).implode()), raw.is_in(whole.items.gather(test).implode())
-    part = whole.frame["split"]
-    dropped = (held[0] & part.is_in([TRAIN, TEST])) | (held[1] & part.is_in([TRAIN, VALIDATION]))
-    events = whole.frame.select(
-        "timestamp", "reward", user=whole.users.gather(whole.frame["user"]), item=raw, is_high="high", part="split"
-    ).filter(~dropped & (whole.frame["item_id"] > 0))
-    log = ra.Log.from_frame(
-        events,
-        **EVENTS,
-        **({} if values is None else known_items(values)),
-        folder=folder,
-        name=name,
-        time_unit="s",
-        split={"class_path": "cold_items.Marked"},
-    )
-    named = folder / f"{name}.yaml"  # so that the chain reads what conf/recommender/ says of the log
-    named.write_text(log.yaml.read_text())
-    return named
-
-
-class Marked(Split):
-    """The split that a log was written with."""
-
-    def assign(self, table: Any) -> pl.Series:
-        return table.frame["part"].cast(pl.UInt8)
-
-
-def known_items(values: ItemValues) -> dict[str, Any]:
-    """An item table of values as they are, and how to read it."""
-    settings = {
-        name: {"value": f'"{name}"', "kind": kind, "bins": values.specified[name].bins}
-        for name, kind in values.kinds.items()
-    }
-    return {"items": values.values.select(values.ids.alias("item"), pl.all()), "features": settings}
-
-
-def alone(log: Path, folder: Path, name: str, methods: list[str], seed: int, given: argparse.Namespace) -> None:
-    """Train the recommender of one seed."""
-    recipe = CONF / "recommender" / log.name
-    files = [CONF / "recommender.yaml", log, *([recipe] if recipe.is_file() else [])]
+def alone(log: Path, folder: Path, row: str, model: dict[str, Any], seed: int, given: argparse.Namespace) -> Path:
+    """Train the recommender of one row and seed; its folder."""
+    settings = folder / f"{row}.yaml"
+    settings.write_text(yaml.safe_dump({"model": model} if model else {}))
+    recipe = CONF / "recommender" / f"{given.log}-items.yaml"
+    files = [CONF / "recommender.yaml", log, *([recipe] if recipe.is_file() else []), settings]
     words = ["fit", *(f"--config={file}" for file in files), f"--seed_everything={seed}", f"--run.root={folder}"]
-    train(parse_stage([*words, f"--run.chain={name}", *given.chain]), verbose=True)
+    return train(parse_stage([*words, f"--run.chain={row}", *given.chain]), verbose=True).folder
 
 
-def chain(log: Path, folder: Path, name: str, methods: list[str], seed: int, given: argparse.Namespace) -> None:
-    """Run the chain of one seed, with or without features."""
-    settings: dict[str, Any] = {"log": str(log.resolve()), "methods": methods, "name": name, "seeds": [seed]}
-    settings |= {"root": str(folder), "baselines": ["start"]}
-    path = folder / f"{name}-chain.yaml"
+def chain(log: Path, folder: Path, methods: list[str], seed: int, given: argparse.Namespace) -> None:
+    """Run the chain of one seed, with features."""
+    settings: dict[str, Any] = {"log": str(log.resolve()), "methods": methods, "name": "chain", "seeds": [seed]}
+    settings |= {"root": str(folder), "baselines": [START]}
+    path = folder / "chain.yaml"
     path.write_text(yaml.safe_dump(settings, sort_keys=False))
     words = ["chain", "--config", str(path), *given.chain]
     print(f"recalign {' '.join(words)}", flush=True)
     if code := recalign(words):
         raise SystemExit(code)
-
-
-@torch.no_grad()
-def measured(policy: Policy, data: EventDataModule, cold: pl.Series) -> pl.DataFrame:
-    """Rank of every test event of all users over the catalogue, of cold ones among cold items too, and chance.
-
-    Among cold items, those that were seen are not left out.
-    """
-    sequences, parts = data.sequences, []
-    cold_V = torch.from_numpy(sequences.items.is_in(cold.implode()).to_numpy())
-    for batch in data.loader(data.windows("test", "all")):
-        rank_T = policy.ranks(policy.encode(batch), batch.target_T, batch.seen_N)
-        is_cold_T = cold_V[batch.target_T.clamp(min=1) - 1] & (batch.target_T > 0)
-        seen_T = torch.bincount(batch.seen_N[0], minlength=len(rank_T))
-        has_cold_B = (cold_V[batch.item_BL.clamp(min=1) - 1] & (batch.item_BL > 0)).any(dim=1)
-        among_T = torch.zeros_like(rank_T)
-        if is_cold_T.any():
-            among_T[is_cold_T] = among(policy, batch.keep(is_cold_T), cold_V)
-        columns = {
-            "event": batch.event_T,
-            "rank": rank_T,
-            "among": among_T,
-            "left": sequences.num_items - seen_T,
-            "cold_history": has_cold_B[batch.row_T],
-        }
-        parts.append(pl.DataFrame({key: x.numpy() for key, x in columns.items()}))
-    found = pl.concat(parts)
-    own = sequences.frame.select("event", "user", "item").with_columns(pl.col("event").cast(pl.Int64))
-    table = found.join(own, on="event", how="left", maintain_order="left")
-    raw = data.table.items.gather(table["item"])
-    known = pl.Series(sequences.trained > 0).gather(table["user"])
-    is_cold = raw.is_in(cold.implode())
-    return table.with_columns(item=raw.cast(pl.String), known=known, cold=is_cold)
-
-
-def among(policy: Policy, batch: Batch, cold_V: torch.Tensor) -> torch.Tensor:
-    """Ranks of cold targets among cold items. Shape: -> int64 (T,)."""
-    logp_TV = policy.log_probs(policy.encode(batch))
-    return ranks_from_scores(logp_TV.masked_fill(~cold_V, -torch.inf), batch.target_T - 1)
-
-
-def table(ranks: pl.DataFrame, given: argparse.Namespace) -> pl.DataFrame:
-    """All figures of all rows, as results are saved."""
-    ids = ranks.filter(pl.col("row") == IDS).select("seed", "event", other="rank")
-    lines, seeds = [], " ".join(map(str, given.seeds))
-    for row in ranks["row"].unique(maintain_order=True):
-        own = ranks.filter(pl.col("row") == row).join(ids, on=["seed", "event"], how="left").fill_null(0)
-        for metric, (chosen, gain, by_item) in figures(row).items():
-            events = own.filter(chosen).select("seed", "user", "item", value=gain)
-            if len(events):
-                lines.append((given.log, row, metric, *ends(events, by_item), seeds, commit()))
-    return frame(lines)
-
-
-Figure = tuple[pl.Expr, pl.Expr, bool]
-
-
-def figures(row: str) -> dict[str, Figure]:
-    """Each figure of a row: which events, the gain of one, and whether items rather than events are averaged."""
-    cold, rank = pl.col("cold"), pl.col("rank")
-    found: dict[str, Figure] = {f"cold/hr@{k}": (cold, hits("rank", k), False) for k in CUTS}
-    found |= {f"cold/{name}/hr@50": (of(cold), hits("rank", 50), False) for name, of in GROUPS.items()}
-    found["cold/ndcg@10"] = cold, ndcg("rank"), False
-    found["cold/hr@50/items"] = cold, hits("rank", 50), True
-    found["cold/among/hr@10"] = cold, hits("among", 10), False
-    for k in CUTS:
-        found[f"chance/hr@{k}"] = cold, (k / pl.col("left")).clip(upper_bound=1.0), False
-    for name, chosen in (("all", rank.is_not_null()), ("warm", ~cold)):
-        found[f"{name}/ndcg@10"] = chosen, ndcg("rank"), False
-        if row != IDS:
-            found[f"{name}/ndcg@10/minus_ids"] = chosen, ndcg("rank") - ndcg("other"), False
-    return found
-
-
-def hits(column: str, k: int) -> pl.Expr:
-    return pl.col(column).is_between(1, k).cast(pl.Float64)
-
-
-def ndcg(column: str) -> pl.Expr:
-    def gain(rank: pl.Series) -> pl.Series:
-        return pl.Series(gain_ndcg(rank.to_numpy(), 10))
-
-    return pl.col(column).map_batches(gain, return_dtype=pl.Float64)
-
-
-def ends(events: pl.DataFrame, by_item: bool) -> tuple[float, float | None, float, float]:
-    """Mean over seeds, sd between them, and the interval of a bootstrap crossed over users and items."""
-    if by_item:
-        events = events.with_columns(weight=1 / pl.len().over("seed", "item"))
-    else:
-        events = events.with_columns(weight=pl.lit(1.0))
-    weighted = (pl.col("value") * pl.col("weight")).sum() / pl.col("weight").sum()
-    by_seed = events.group_by("seed", maintain_order=True).agg(value=weighted)["value"]
-    low, high = crossed(events)
-    return float(by_seed.mean()), by_seed.std() if len(by_seed) > 1 else None, low, high  # type: ignore[arg-type, return-value]
-
-
-def crossed(events: pl.DataFrame, draws: int = DRAWS) -> tuple[float, float]:
-    """95 % interval of the weighted mean of values, users and items drawn with replacement (Owen 2007)."""
-    user_N, item_N = (events[name].rank("dense").to_numpy() - 1 for name in ("user", "item"))
-    value_N, weight_N = events["value"].to_numpy(), events["weight"].to_numpy()
-    random, found = np.random.default_rng(0), []
-    users, items = int(user_N.max()) + 1, int(item_N.max()) + 1
-    for _ in range(draws):
-        drawn = [np.bincount(random.integers(n, size=n), minlength=n) for n in (users, items)]
-        own_N = weight_N * drawn[0][user_N] * drawn[1][item_N]
-        if own_N.sum():
-            found.append((own_N * value_N).sum() / own_N.sum())
-    low, high = np.quantile(found, [0.025, 0.975])
-    return float(low), float(high)
-
-
-def said(ranks: pl.DataFrame) -> str:
-    """How many cold targets and items the figures rest on, and whether that is enough."""
-    cold = ranks.filter(pl.col("cold") & (pl.col("row") == IDS))
-    targets, items = len(cold), cold.n_unique(["seed", "item"])
-    enough = targets >= LEAST_TARGETS and items >= LEAST_ITEMS
-    few = "" if enough else f". Under {LEAST_TARGETS} targets or {LEAST_ITEMS} items nothing is to be concluded"
-    return f"{targets:,} cold targets of {items:,} items, all seeds{few}"
 
 
 if __name__ == "__main__":

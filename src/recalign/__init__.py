@@ -6,6 +6,7 @@ Public names, imported when they are first used, so that ``import recalign`` cos
 - `fit_recommender`, `fit_reward`, `fit_judge`, `align`: the stages;
 - `load_policy`, `load_reward`: what the command trained;
 - `load_bundle`: what ``recalign export`` wrote, which answers without torch;
+- `compare_rewards`: candidate rewards of a log, before anything is trained on them;
 - `compare`: policies beside each other, a `Comparison`;
 - `TrainedPolicy`, `TrainedReward`: what the stages return;
 - `InputError`, `TrainingError`: what they raise.
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
         TrainedReward,
         align,
         compare,
+        compare_rewards,
         fit_judge,
         fit_recommender,
         fit_reward,
@@ -43,6 +45,7 @@ __all__ = [
     "TrainingError",
     "align",
     "compare",
+    "compare_rewards",
     "fit_judge",
     "fit_recommender",
     "fit_reward",

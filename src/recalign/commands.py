@@ -19,9 +19,8 @@ from recalign.files import write_text
 from recalign.recommender.serving import recommend as answered
 from recalign.recommender.serving import require_users
 from recalign.recommender.training import RECOMMENDATIONS, write_parquet
-from recalign.reward.candidates import Candidate, compare_rewards
+from recalign.reward.candidates import compare_log_rewards
 from recalign.reward.candidates.text import render as candidates_text
-from recalign.reward.candidates.values import with_own
 from recalign.sequences import EventDataModule
 from recalign.sequences.audit import audit_log
 from recalign.sequences.verdict import verdict
@@ -59,15 +58,7 @@ def rewards(
             candidate is relative to, else data.high.within, else none.
         out: a CSV file for all figures with their intervals: reward,figure,other,value,ci_low,ci_high.
     """
-    own = None if data.reward is None else Candidate(data.reward, data.relative_to)
-    candidates = with_own(rewards or {}, own)
-    columns = [one.relative_to.column for one in candidates.values() if one.relative_to]
-    within = data.high.within if data.high else None
-    sequences = data.sequences
-    frame = sequences.frame.filter(pl.Series(sequences.users_in(data.users)).gather(sequences.frame["user"]))
-    cold = pl.col("item_id") > sequences.num_warm  # known by their features, and no training event says how they are
-    frame = frame.with_columns(item_id=pl.when(~cold).then("item_id").otherwise(0))
-    found = compare_rewards(frame, candidates, against or next(iter(columns), within))
+    found = compare_log_rewards(data, rewards or {}, against)
     print(candidates_text(found))
     if out is not None:
         write_text(out, found.write_csv())

@@ -313,6 +313,16 @@ def test_items_have_features(frame: pl.DataFrame, tmp_path: Path):
     assert 99 in start.recommend(k=41)["item"]
 
 
+def test_candidate_rewards_are_compared_as_by_the_command(frame: pl.DataFrame, tmp_path: Path):
+    log = ra.Log.from_frame(frame, **COLUMNS, folder=tmp_path / "log")
+    found = ra.compare_rewards(log, {"high": "rating >= 4"})
+    assert main(["rewards", str(log.yaml), "--rewards={high: rating >= 4}", f"--out={tmp_path / 'out.csv'}"]) == 0
+    assert pl.read_csv(tmp_path / "out.csv").equals(pl.read_csv(found.write_csv().encode()))
+    assert set(found["reward"].drop_nulls()) == {"reward", "high"}
+    with pytest.raises(ra.InputError, match="reads a column 'stars'"):
+        ra.compare_rewards(log, {"x": "stars"})
+
+
 @pytest.mark.parametrize("given", [{"title": "name"}, {"features": {"a": "b"}}, {"titles": None}])
 def test_features_need_a_table_of_items(frame: pl.DataFrame, tmp_path: Path, given: dict[str, Any]):
     with pytest.raises(ra.InputError, match="need a table of items"):

@@ -1,15 +1,24 @@
-"""The items that are held out, and the figures made of ranks."""
+"""The items that are held out, what is told of them, the policies beside ours, and the figures made of ranks."""
 
 import sys
-from argparse import Namespace
 from pathlib import Path
+from types import SimpleNamespace
 
+import featured
 import numpy as np
 import polars as pl
 import pytest
+import small
+import torch
+
+from recalign.events import Feature, ItemValues
+from recalign.recommender import SequencePolicy
+from recalign.recommender.checkpoint import load_net
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
-from cold_items import crossed, held_out, said, table
+from cold_logs import HeldOut, held_out, title_vectors, with_codes
+from cold_policies import FeaturesAlone, Sum, over_catalogue
+from cold_ranks import crossed, said, table
 
 
 def test_other_items_are_held_out_by_each_seed_of_every_popularity():
@@ -31,14 +40,20 @@ def ranks() -> pl.DataFrame:
         "cold": [True, True, False, False],
     }
     own |= {"known": [True, False, True, True], "cold_history": [False] * 4, "left": [100] * 4, "seed": [0] * 4}
-    rows = {"ids": ([0, 0, 1, 3], [0] * 4), "start": ([20, 60, 3, 3], [1, 11, 0, 0])}
+    own["left_cold"] = [20] * 4
+    rows = {
+        "ids": ([0, 0, 1, 3], [0] * 4, [0.0] * 4),
+        "start": ([20, 60, 3, 3], [1, 11, 0, 0], [0.1, 0.3, 0.1, 0.3]),
+        "asft": ([20, 50, 3, 1], [1, 9, 0, 0], [0.2, 0.4, 0.2, 0.4]),
+    }
     return pl.concat(
-        pl.DataFrame(own | {"rank": rank, "among": among, "row": [row] * 4}) for row, (rank, among) in rows.items()
+        pl.DataFrame(own | {"rank": rank, "among": among, "shown": shown, "row": [row] * 4})
+        for row, (rank, among, shown) in rows.items()
     )
 
 
 def test_figures_by_hand():
-    found = table(ranks(), Namespace(log="small", seeds=[0]))
+    found = table(ranks(), "small", [0])
     mean = {(row["row"], row["metric"]): row["mean"] for row in found.iter_rows(named=True)}
     assert mean["start", "cold/hr@10"] == 0
     assert mean["start", "cold/hr@50"] == mean["start", "cold/hr@50/items"] == 0.5
@@ -48,6 +63,14 @@ def test_figures_by_hand():
     assert mean["start", "cold/among/hr@10"] == 0.5
     assert mean["ids", "cold/hr@200"] == 0
     assert mean["start", "chance/hr@50"] == 0.5
+    assert mean["ids", "chance/hr@50"] == 0  # no cold item is in its catalogue
+    assert mean["start", "shown"] == pytest.approx(0.2)
+    assert mean["start", "chance/shown"] == pytest.approx(0.2)
+    assert mean["asft", "shown/minus_start"] == pytest.approx(0.1)
+    assert mean["asft", "cold/hr@50/minus_start"] == 0.5
+    assert mean["asft", "warm/ndcg@10/minus_start"] == pytest.approx(0.25)
+    assert mean["start", "warm/known_users/ndcg@10"] == 0.5
+    assert ("start", "warm/new_users/ndcg@10") not in mean
     assert mean["start", "warm/ndcg@10/minus_ids"] == pytest.approx(-0.25)  # one of rank 1 is now third: 1 -> 1 / 2
     assert mean["start", "all/ndcg@10/minus_ids"] == pytest.approx(-0.125)
     assert ("start", "cold/cold_histories/hr@50") not in mean
@@ -63,3 +86,56 @@ def test_an_interval_holds_the_mean_and_is_wider_where_items_differ():
     assert low < noise["value"].mean() < high
     wide = crossed(by_item)
     assert wide[1] - wide[0] > 3 * (high - low)
+
+
+def test_titles_that_share_words_are_near_and_the_year_says_nothing():
+    titles = ["Alien (1979)", "Aliens (1986)", "Alien (1992)", "Toy Story (1995)", "Toy Story 2 (1999)", "Casablanca"]
+    vector = title_vectors(pl.Series(titles), np.array([True] * 5 + [False]))
+    unit = vector / np.linalg.norm(vector, axis=1, keepdims=True).clip(1e-9)
+    cosine = unit @ unit.T
+    np.testing.assert_allclose(vector[0], vector[2], atol=1e-6)
+    assert cosine[0, 1] > 0.5 > cosine[0, 3] + 0.3
+    assert cosine[3, 4] > 0.5
+    assert np.linalg.norm(vector[5]) < 0.5  # what no title in training shares has no place in their SVD
+
+
+def test_codes_are_those_of_the_features_also_of_items_held_out():
+    vector = np.repeat(np.eye(3), [10, 10, 11], axis=0).tolist()
+    ids, values = pl.Series(range(31)), pl.DataFrame({"vector": [*vector[:-1], None]})
+    known = ItemValues(ids, {"vector": "vector"}, values, {"vector": Feature("vector")})
+    held = HeldOut(SimpleNamespace(items=ids), known, None, np.array([0, 10]), np.array([20]))
+    codes = with_codes(held).values["code"].to_list()
+    assert len(codes[0]) == 3
+    assert [codes[0], codes[10], codes[20]] == [codes[5], codes[15], codes[25]]
+    assert len({tuple(code) for code in codes[:30]}) == 3
+    assert codes[30] is None
+
+
+def test_a_policy_of_features_alone_has_no_ids_also_when_it_is_opened_again(tmp_path):
+    data = featured.data_of(featured.write(tmp_path))
+    torch.manual_seed(0)
+    module = FeaturesAlone(data.num_items, small.encoder(), temperature=0.1, lr=5e-3)
+    small.fit(module, data, tmp_path / "run", epochs=1)
+    policy = load_net(small.saved(module, tmp_path / "policy.ckpt"), "policy").net
+    torch.testing.assert_close(policy.item_table()[1:], policy.features.summed())
+    assert policy.features.summed().std() > 0.01
+
+
+def test_a_sum_adds_log_probabilities_and_ids_say_nothing_of_cold_items():
+    torch.manual_seed(0)
+    ids, other = (SequencePolicy(small.encoder(), number, temperature=0.1).eval() for number in (3, 4))
+    count_V = torch.tensor([8, 2, 2, 0])
+    ids.set_counts(count_V[:3])
+    ids.prior_strength = 0.5
+    whole = over_catalogue(ids, 4, count_V)
+    both, state = Sum(whole, other), torch.randn(5, 2 * small.encoder().dim)
+    own, known = whole.log_probs(state[:, : state.shape[1] // 2]), other.log_probs(state[:, state.shape[1] // 2 :])
+    torch.testing.assert_close(own[:, :3].log_softmax(1), ids.log_probs(state[:, : state.shape[1] // 2]))
+    expected = (own + known).log_softmax(dim=1)
+    torch.testing.assert_close(both.log_probs(state), expected)
+    torch.testing.assert_close(both.log_probs(state, torch.tensor([[4, 1]] * 5)), expected[:, [3, 0]])
+    cold = own[:, 3] - own[:, 0] + ids.log_probs(state[:, : state.shape[1] // 2])[:, 0]
+    logit = ids.log_probs(state[:, : state.shape[1] // 2])  # item 4's: cosine 0, and the prior of a count of 4
+    cosine_T = torch.nn.functional.cosine_similarity(state[:, : state.shape[1] // 2], ids.item_embedding.weight[1])
+    zero = logit[:, 0] - cosine_T / 0.1 - 0.5 * (torch.tensor(8.5).log() - torch.tensor(4.5).log())
+    torch.testing.assert_close(cold, zero, atol=1e-5, rtol=1e-5)

@@ -11,12 +11,16 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+import yaml
 
 from recalign.errors import InputError
-from recalign.events import ItemTable, LogMapping, fetch, load_events, read_titles
+from recalign.events import Feature, ItemTable, LogMapping, fetch, load_events, read_features, read_titles
 
 UDATA = b"196\t242\t3\t881250949\n186\t302\t3\t891717742\n22\t242\t1\t878887116\n"
-ITEM = "item_id:token\tmovie_title:token_seq\trelease_year:token\n242\tKolya\t1996\n302\tV\tV\n"
+ITEM = (
+    "item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq\n"
+    "242\tKolya\t1996\tComedy\n302\tV\tV\tDrama Western\n"
+)
 INTER = "user_id:token\titem_id:token\trating:float\ttimestamp:float\n" + UDATA.decode()
 LOG = LogMapping("ml-100k", ["ml-100k/u.data"], fetch="ml-100k")
 
@@ -98,11 +102,25 @@ def test_then_the_wheel(web, tmp_path, answer):
     assert asked == ["publisher", "wheel"]
 
 
+def test_the_wheel_has_years_and_genres(web, tmp_path):
+    sent, _, _ = web
+    sent["wheel"] = wheel_with(INTER)
+    settings = yaml.safe_load((Path(__file__).parents[2] / "conf/data/ml-100k-items.yaml").read_text())["data"]["log"]
+    features = {
+        name: Feature(**one) if isinstance(one, dict) else one for name, one in settings["items"]["features"].items()
+    }
+    log = dataclasses.replace(LOG, name="ml-100k-items", items=ItemTable("ml-100k/u.item", features=features))
+    found = read_features(log, tmp_path / "mine", pl.Series([242, 302]))
+    assert found.values["year"].to_list() == [1996, None]
+    assert found.values["genre"].to_list() == [["5"], ["8", "18"]]
+
+
 def test_the_wheel_has_titles_and_an_earlier_download_without_them_is_made_whole(web, tmp_path):
     sent, asked, _ = web
     sent["wheel"] = wheel_with(INTER)
     (tmp_path / "mine/downloads/ml-100k").mkdir(parents=True)
     (tmp_path / "mine/downloads/ml-100k/u.data").write_bytes(UDATA)
+    (tmp_path / "mine/downloads/ml-100k/u.item").write_bytes(b"242|Kolya (1996)" + b"|" * 22)
     log = dataclasses.replace(LOG, items=ItemTable("ml-100k/u.item"))
     for _ in range(2):
         titles, _ = read_titles(log, tmp_path / "mine", pl.Series([242, 302, 303]))
@@ -146,5 +164,5 @@ def test_a_download_that_cannot_be_written_is_never_taken_for_whole(web, tmp_pat
 @pytest.mark.parametrize("inherited", [None, "ml-100k"])
 def test_other_logs_fetch_nothing(web, tmp_path, inherited):
     with pytest.raises(InputError, match="there is no file"):
-        load_events(LogMapping("mine", ["ml-100k/u.data"], fetch=inherited), tmp_path, None)
+        load_events(LogMapping("mine", ["mine/u.data"], fetch=inherited), tmp_path, None)
     assert not web[1]

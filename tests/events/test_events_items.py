@@ -10,7 +10,7 @@ import pytest
 
 from recalign.errors import InputError
 from recalign.events import Feature, ItemTable, LogMapping, fingerprint, read_features, read_titles
-from recalign.events.items import SECOND_ID, feature_figures
+from recalign.events.items import SECOND_ID, UNUSABLE, feature_figures
 
 ITEMS = pl.Series("item", [7, 8, 9])
 
@@ -31,7 +31,7 @@ def test_titles_are_aligned_and_a_missing_one_is_the_id(root):
     )
     titles, counts = read_titles(log_with(), root, ITEMS)
     assert titles.to_list() == ["Seven", "8", "Nine"]
-    assert list(counts.values()) == [2, 1, 1]
+    assert list(counts.values()) == [2, 1, 1, 0]
 
 
 def test_a_log_without_titles_shows_ids(root):
@@ -172,6 +172,7 @@ def test_figures_of_features(root):
         "items with a row": 20,
         "items without one": 1,
         "rows of further items": 10,
+        UNUSABLE: 0,
         "author: categories": 20,  # of no more than a few nothing is said
         "kind: categories": 2,
         "size: different values": 2,
@@ -189,13 +190,14 @@ GOOD = {"item": [7, 8]}
         ({"item": [7, 8, 7], "x": ["a"] * 3}, "x", r"items\.file: 1 ids are in several rows: rows 1, 3 of"),
         ({"sku": [7, 8], "x": ["a"] * 2}, "x", r"items\.id: there is no column 'item'"),
         ({"item": [1, 2], "x": ["a"] * 2}, "x", "features of none of the 3 items"),
-        (GOOD | {"x": ["a"] * 2}, "y", r"features\.f: 'y' reads a column 'y'"),
+        (GOOD | {"x": ["a"] * 2}, "y", r"features\.f: 'y' reads a column 'y' that the item table does not have"),
+        (GOOD | {"x": ["a"] * 2}, "x +", r"one expression over the item table's columns, such as lower\(brand\)"),
         (GOOD | {"x": pl.Series([None, None], dtype=pl.String)}, "x", r"features\.f: 'x' has no value in any row"),
         (GOOD | {"x": ["", " "]}, "x", "has no value in any row"),
         (GOOD | {"x": [[1.0, 2.0], [1.0]]}, "x", "vectors of 1 numbers in row 2 of .*and of 2 elsewhere|vectors of 2"),
         (GOOD | {"x": [[1.0, 2.0], [1.0, float("nan")]]}, "x", "a NaN.* row 2 of"),
         (GOOD | {"x": [[1.0, 2.0], [1.0, None]]}, "x", "a NaN.* row 2 of"),
-        (GOOD | {"x": [1.0, float("nan")]}, "x", "column x, which is NaN in row 2 of"),
+        (GOOD | {"x": [1.0, float("nan")]}, "x", r"column x, which is NaN in row 2 of[^;]*where a value is missing$"),
         (GOOD | {"x": ["['a', 'b']", "c"]}, "x", r"\"\['a', 'b'\]\" in row 1 of .*a list as text"),
         (GOOD | {"x": [[["a"]], [["b"]]]}, "x", "gives lists of List"),
         (GOOD | {"x": ["[1, 2]", "[2, 3]"]}, Feature("x", kind="vector"), "gives String, not lists of numbers"),
@@ -219,7 +221,36 @@ def test_features_change_the_fingerprint_and_titles_do_not(root):
     for features in ({}, {"kind": "kind"}, {"kind": Feature("kind")}, {"kind": "title"}):
         log = LogMapping("test", ["log.csv"], items=ItemTable("names.csv", features=features))
         marks.append(fingerprint(log, root, None))
-    (root / "names.csv").write_text("item,title,kind\n7,Seven,b\n")
     assert marks[1] == marks[2]
-    assert len({*marks, fingerprint(log, root, None)}) == 4
+    (root / "names.csv").write_text("item,title,kind\n7,Seven of nine,a\n")
+    assert fingerprint(log, root, None) not in marks  # a feature reads the title
+    log = LogMapping("test", ["log.csv"], items=ItemTable("names.csv", features={"kind": "kind"}))
+    assert fingerprint(log, root, None) == marks[1]
+    for text in ("item,title,kind\n7,Seven,b\n", "item,title,kind\n8,Seven,a\n", "item,title,kind\n7,Seven,\n"):
+        (root / "names.csv").write_text(text)
+        marks.append(fingerprint(log, root, None))
+    assert len(set(marks)) == 6
     assert marks[0] == fingerprint(LogMapping("test", ["log.csv"]), root, None)
+
+
+@pytest.mark.parametrize("column", ["text", "tags", "part"])
+def test_the_fingerprint_reads_every_kind_of_column(root, column):
+    """Vectors, lists with gaps, and parts of structs."""
+    whole = {"text": [[0.5, 1.0], None], "tags": [["a", None], []], "part": [{"x": 1, "y": "a"}, {"x": None, "y": "b"}]}
+    other = {"text": [[0.5, 1.5], None], "tags": [["a"], []], "part": [{"x": 1, "y": "a"}, {"x": 2, "y": "b"}]}
+    value = "part.x" if column == "part" else column
+    log = LogMapping("test", ["log.csv"], items=ItemTable("items.parquet", title=None, features={"f": value}))
+    marks = []
+    for columns in (whole, whole | {"note": ["x", "y"]}, whole | {column: other[column]}):
+        pl.DataFrame({"item": [7, 8]} | columns).write_parquet(root / "items.parquet")
+        marks.append(fingerprint(log, root, None))
+    assert marks[0] == marks[1] != marks[2]
+
+
+def test_ids_that_cannot_be_used_are_counted(root):
+    (root / "names.csv").write_text("item,title,kind\n7,Seven,a\nB8,Eight,b\n,Nine,c\n")
+    log = log_with("names.csv", features={"kind": "kind"})
+    assert read_titles(log, root, ITEMS)[1][UNUSABLE] == 2
+    found = read_features(log, root, ITEMS)
+    assert found.ids.to_list() == [7]
+    assert feature_figures(found, ITEMS)[UNUSABLE] == 2

@@ -62,6 +62,19 @@ def test_new_items_score_as_equal_items_of_the_catalogue_do(made, tmp_path):
     assert before.score(request, [101]).log_probs == [None]
 
 
+def test_an_old_version_takes_new_items_and_is_not_served_again_unasked(made, tmp_path, capsys):
+    old = load_bundle(made / "b")
+    for item in (401, 301):
+        pl.DataFrame(NEW | {"item": [item, item + 1]}).write_csv(tmp_path / f"{item}.csv")
+    served, _ = add_items(made / "b", tmp_path / "401.csv")
+    assert load_bundle(made / "b").version == served.name
+    assert main(["items", "add", str(made / "b" / old.version), str(tmp_path / "301.csv")]) == 0
+    assert load_bundle(made / "b").version == served.name
+    said = capsys.readouterr().out.split()
+    assert load_bundle(said[said.index("serve") + 1]).catalogue.ids == [*old.catalogue.ids, 301, 302]
+    assert "stays" in said
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

@@ -7,6 +7,7 @@ import math
 
 import featured
 import numpy as np
+import polars as pl
 import pytest
 import several
 import small
@@ -253,3 +254,22 @@ def test_onerec_refuses_features(data):
     module = OneRecRecommender(data.num_items, sizes=[8, 8], decoder=LazyDecoder(16, layers=1, max_length=32))
     with pytest.raises(InputError, match="by their codes, not by their features"):
         module.bind(data)
+
+
+def test_negatives_are_drawn_from_items_in_training(data):
+    module = Recommender(data.num_items, small.encoder(), negatives=WARM + 1)
+    with pytest.raises(InputError, match=f"{WARM + 1} negatives cannot be drawn from {WARM} items in training"):
+        module.bind(data)
+    Recommender(data.num_items, small.encoder(), negatives=WARM).bind(data)
+
+
+def test_an_item_of_unknown_values_alone_is_one_of_mean_count_to_everybody(trained, data):
+    """No item in training lacks a value here, so nothing was learned of what is unknown."""
+    module, _ = trained
+    policy = copy.deepcopy(module.policy).eval()
+    coder = data.sequences.features.coder
+    unknown = pl.DataFrame(
+        {"half": [["neither"]], "size": [None], "words": [["new"]]}, schema_overrides={"size": pl.Float64}
+    )
+    vector = policy.features.vectors(*map(torch.from_numpy, coder.encode(unknown)))
+    assert vector.abs().max() < 1e-6

@@ -6,6 +6,7 @@ has trained, and vice versa. `recalign` itself exports the same names.
 
 from recalign.api.fit import align, fit_judge, fit_recommender, fit_reward, load_policy, load_reward
 from recalign.api.log import Log
+from recalign.api.rewards import compare_rewards
 from recalign.api.table import Comparison, compare
 from recalign.api.trained import TrainedPolicy, TrainedReward
 
@@ -16,6 +17,7 @@ __all__ = [
     "TrainedReward",
     "align",
     "compare",
+    "compare_rewards",
     "fit_judge",
     "fit_recommender",
     "fit_reward",

@@ -13,6 +13,7 @@ from recalign.api.trained import TrainedPolicy, TrainedReward, policy_checkpoint
 from recalign.errors import InputError
 from recalign.keys import call, settings_of
 from recalign.reward import RewardData
+from recalign.sequences import EventDataModule
 from recalign.stage import Fit, Manifest, ParsedStage, RunFolder, Trained, parse_stage
 
 Settings = Mapping[str, Any]
@@ -150,6 +151,11 @@ def _recorded(checkpoint: Path) -> tuple[str, int, Path, float]:
 def data_of(log: Log, seed: int = 0) -> RewardData:
     """DataModule of users A, on whom policies are compared."""
     return evaluated_as(log, seed).datamodule()  # type: ignore[return-value]
+
+
+def recommender_data(log: Log) -> EventDataModule:
+    """DataModule of all users."""
+    return parse_stage(_words(log, "recommender", "recommender", 0, {})).datamodule()  # type: ignore[return-value]
 
 
 def evaluated_as(log: Log, seed: int) -> ParsedStage:

@@ -6,6 +6,7 @@ nulls explicitly.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import polars as pl
 
@@ -14,7 +15,28 @@ from recalign.events.messages import SourceRows, did_you_mean
 from recalign.events.tree import row_wise, without_patterns
 
 
-def evaluate(frame: pl.DataFrame, expression: str, key: str, rows: SourceRows | None = None) -> pl.Series:
+@dataclass(frozen=True)
+class Columns:
+    """A table whose columns an expression reads, as errors call it.
+
+    Attributes:
+        name: of the table.
+        example: an expression over its columns.
+        or_else: what else can be done about a row than to leave its field empty.
+    """
+
+    name: str
+    example: str
+    or_else: str = ""
+
+
+LOG = Columns("the log", "least(seconds / 60, 1.0)", ", or leave the rows out by data.log.where")
+ITEM_TABLE = Columns("the item table", "lower(brand)")
+
+
+def evaluate(
+    frame: pl.DataFrame, expression: str, key: str, rows: SourceRows | None = None, of: Columns = LOG
+) -> pl.Series:
     """Compute an expression on every row.
 
     A value is null if a column that the expression reads is null, or if an argument of ``least`` or ``greatest`` is
@@ -26,6 +48,7 @@ def evaluate(frame: pl.DataFrame, expression: str, key: str, rows: SourceRows | 
         expression: Polars SQL over the frame's columns.
         key: the setting that holds the expression, for errors: ``data.reward``.
         rows: where the rows come from; None: numbered by the column ``row`` if there is one, else from 1.
+        of: what the columns are of, for errors.
 
     Raises:
         InputError: the expression does not parse, reads an unknown column or other rows (``avg``, windows), cannot be
@@ -34,13 +57,13 @@ def evaluate(frame: pl.DataFrame, expression: str, key: str, rows: SourceRows | 
     if rows is None:
         rows = SourceRows(frame["row"] if "row" in frame.columns else pl.int_range(1, frame.height + 1, eager=True))
     frame = without_patterns(frame)
-    parsed = _parse(frame, expression, key)
+    parsed = _parse(frame, expression, key, of)
     for name in set(parsed.meta.root_names()):
         if frame.schema[name].is_float() and frame[name].is_nan().any():
             raise InputError(
                 f"{expression!r} reads the column {name}, which is NaN in {rows.describe(frame[name].is_nan())}",
                 where=key,
-                remedy="leave the field empty (null) where a value is missing, or leave the rows out by data.log.where",
+                remedy=f"leave the field empty (null) where a value is missing{of.or_else}",
             )
     values = _run(frame, _null_safe(parsed, key), expression, key, rows)
     finite = values.cast(pl.Float32).is_finite() if values.dtype.is_float() else values.is_not_null()
@@ -52,6 +75,14 @@ def evaluate(frame: pl.DataFrame, expression: str, key: str, rows: SourceRows | 
             remedy="guard divisions, as in a / nullif(b, 0), which gives null; bound large values, as in least(a, 9)",
         )
     return values
+
+
+def root_names(expression: str) -> set[str]:
+    """The columns that an expression reads; none of one that does not parse."""
+    try:
+        return set(pl.sql_expr(expression).meta.root_names())
+    except pl.exceptions.PolarsError:
+        return set()
 
 
 def condition(frame: pl.DataFrame, expression: str, key: str, rows: SourceRows) -> pl.Series:
@@ -74,7 +105,7 @@ def truth(values: pl.Series, expression: str, key: str) -> pl.Series:
     return values.cast(pl.Boolean).fill_null(False)
 
 
-def _parse(frame: pl.DataFrame, expression: str, key: str) -> pl.Expr:
+def _parse(frame: pl.DataFrame, expression: str, key: str, of: Columns = LOG) -> pl.Expr:
     """Parse an expression. Check that it is row-wise and that the frame has its columns."""
     try:
         parsed = row_wise(pl.sql_expr(expression).meta.undo_aliases(), expression, key)
@@ -82,12 +113,12 @@ def _parse(frame: pl.DataFrame, expression: str, key: str) -> pl.Expr:
         raise InputError(
             f"{expression!r} is not a Polars SQL expression: {error}",
             where=key,
-            remedy="write one expression over the log's columns, such as least(seconds / 60, 1.0)",
+            remedy=f"write one expression over {of.name}'s columns, such as {of.example}",
         ) from error
     for name in parsed.meta.root_names():
         if name not in frame.columns:
             raise InputError(
-                f"{expression!r} reads a column {name!r} that the log does not have",
+                f"{expression!r} reads a column {name!r} that {of.name} does not have",
                 where=key,
                 remedy=did_you_mean(name, frame.columns) + " Write text in 'single quotes'.",
             )

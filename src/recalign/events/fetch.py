@@ -26,21 +26,25 @@ WHEEL = "recbole==1.2.1"
 WHEEL_MEMBER = "recbole/dataset_example/ml-100k/ml-100k"
 SIZE = (100_000, 943, 1_682)
 """Expected numbers of ratings, users and items."""
+GENRES = (
+    *("unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary", "Drama"),
+    *("Fantasy", "Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi", "Thriller", "War", "Western"),
+)
+"""Genres in the order of u.item's last fields."""
 
 
 def ml_100k(root: Path) -> Path:
     """Return a data root that holds ``ml-100k.zip``, or ``ml-100k/u.data`` and ``ml-100k/u.item``: a folder of `root`.
 
     An earlier download is reused, also one under ``data``. Otherwise the publisher's zip is downloaded; if that fails,
-    the wheel of recbole 1.2.1, which contains the same ratings and titles.
+    the wheel of recbole 1.2.1, which contains the same ratings, titles, years and genres.
 
     Raises:
         InputError: both downloads fail.
     """
     downloads = root / DOWNLOADS
     for place in (downloads, Path("data") / DOWNLOADS):
-        folder = place / "ml-100k"
-        if (place / "ml-100k.zip").is_file() or all((folder / name).is_file() for name in ("u.data", "u.item")):
+        if (place / "ml-100k.zip").is_file() or _whole(place / "ml-100k"):
             return place
     folder = downloads / "ml-100k"
     failed = []
@@ -63,6 +67,12 @@ def ml_100k(root: Path) -> Path:
     )
 
 
+def _whole(folder: Path) -> bool:
+    """Whether the files of an earlier download are all there; before 0.10, u.item had no genres."""
+    films = folder / "u.item"
+    return (folder / "u.data").is_file() and films.is_file() and b"|0|" in films.read_bytes()
+
+
 def _publisher() -> dict[str, bytes]:
     """Download the publisher's zip."""
     with urllib.request.urlopen(URL, timeout=TIMEOUT) as answer:
@@ -73,7 +83,7 @@ def _publisher() -> dict[str, bytes]:
 
 
 def _wheel() -> dict[str, bytes]:
-    """Extract ratings and titles from the recbole wheel. Nothing of it is installed or imported."""
+    """Extract ratings and films from the recbole wheel. Nothing of it is installed or imported."""
     with tempfile.TemporaryDirectory() as folder:
         pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--retries=1"]
         options = ["--no-deps", "--only-binary=:all:", "--timeout", str(TIMEOUT), "--dest", folder, WHEEL]
@@ -86,8 +96,14 @@ def _wheel() -> dict[str, bytes]:
     size = (ratings.height, *(ratings[name].n_unique() for name in ratings.columns[:2]))
     if size != SIZE:
         raise ValueError(f"what came holds {size} ratings, users and items, not {SIZE}")
-    layout = pl.format("{}|{} ({})" + "|" * 22, *films.columns[:3])  # the 24 fields of u.item, all but two empty
     return {
         "u.data": ratings.write_csv(separator="\t", include_header=False).encode(),
-        "u.item": "\n".join(films.select(layout).to_series()).encode("latin-1", "replace"),
+        "u.item": "\n".join(films.select(_film(*films.columns)).to_series()).encode("latin-1", "replace"),
     }
+
+
+def _film(item: str, title: str, year: str, genres: str) -> pl.Expr:
+    """A line of u.item, of 24 fields: of the day of release the year is known, the next two are not."""
+    own = pl.col(genres).fill_null("").str.split(" ")
+    has = [own.list.contains(genre).cast(pl.Int8) for genre in GENRES]
+    return pl.format("{}|{} ({})|{}||" + "|{}" * len(has), item, title, year, year, *has)

@@ -119,7 +119,7 @@ def locate(log: LogMapping, root: Path | None) -> tuple[list[Source], Source | N
         keys[log.items.file] = "data.log.items.file"
     root = root or data_root(None)
     found = {entry: find(root, entry) for entry in keys}
-    if log.fetch == log.name and not all(found.values()):
+    if not all(found.values()) and {entry.split("/")[0] for entry in keys} == {log.fetch}:
         root = fetch.ml_100k(root)
         found = {entry: find(root, entry) for entry in keys}
     for entry, sources in found.items():

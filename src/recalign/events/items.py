@@ -7,7 +7,7 @@ import polars as pl
 
 from recalign.errors import InputError
 from recalign.events.audit import Section
-from recalign.events.expression import evaluate
+from recalign.events.expression import ITEM_TABLE, evaluate
 from recalign.events.files import Source, locate
 from recalign.events.joining import whole_numbers
 from recalign.events.log import Feature, FeatureKind, ItemTable, LogMapping
@@ -18,6 +18,7 @@ from recalign.files import digest
 
 KEY = "data.log.items"
 SECOND_ID = "categories, so many that they are a second item id"
+UNUSABLE = "rows without an id, or with one that is not of the log's type"
 SECOND, FEW = 0.5, 20
 """Categories for each item that has one, from which a feature names items rather than describing them; no more than a
 few describe them anyway."""
@@ -33,12 +34,14 @@ class ItemValues:
         values: a row an item, a column a feature: ``category``: lists of text; ``number``: float64; ``vector``: lists
             of float32 of one length. Null where an item has no value.
         specified: the features' settings, by name.
+        unusable: rows of the table whose id is missing, or not of the log's type.
     """
 
     ids: pl.Series
     kinds: dict[str, FeatureKind]
     values: pl.DataFrame
     specified: dict[str, Feature]
+    unusable: int = 0
 
     def known(self) -> pl.Series:
         """Whether a row has a value at all. Shape: bool (rows,)."""
@@ -79,6 +82,7 @@ def read_titles(log: LogMapping, root: Path | None, items: pl.Series) -> tuple[p
         "items with a title": len(items) - found.null_count(),
         "items without one, shown by their id": found.null_count(),
         "rows that repeat an id (the first title is used)": named["id"].count() - len(first),
+        UNUSABLE: named["id"].null_count(),
     }
 
 
@@ -139,14 +143,14 @@ def table_values(source: Source, table: ItemTable, dtype: pl.DataType, items: pl
     specified, kinds, columns = table.specified, {}, []
     for name, feature in specified.items():
         where = f"{KEY}.features.{name}"
-        raw = evaluate(frame, feature.value, where, rows).alias(name)
+        raw = evaluate(frame, feature.value, where, rows, ITEM_TABLE).alias(name)
         kinds[name] = feature.kind or _kind(raw)
         column = _MAKE[kinds[name]](raw, feature, where, rows)
         if items is not None and column.null_count() == len(column):
             remedy = "name a column that has values, or leave the feature out"
             raise InputError(f"{feature.value!r} has no value in any row of {source}", where=where, remedy=remedy)
         columns.append(column)
-    return ItemValues(key.filter(usable), kinds, pl.DataFrame(columns).filter(usable), specified)
+    return ItemValues(key.filter(usable), kinds, pl.DataFrame(columns).filter(usable), specified, int((~usable).sum()))
 
 
 def feature_figures(features: ItemValues | None, items: pl.Series) -> Section:
@@ -159,6 +163,7 @@ def feature_figures(features: ItemValues | None, items: pl.Series) -> Section:
         "items with a row": rows,
         "items without one": len(items) - rows,
         "rows of further items": len(features.ids) - rows,
+        UNUSABLE: features.unusable,
     }
     for name, kind in features.kinds.items():
         known = own[name].drop_nulls()

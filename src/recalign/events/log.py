@@ -98,8 +98,8 @@ class LogMapping:
             of one in ``columns``.
         items: the table of the items: titles and features; null: items are shown by their ids.
         truth: the file of true rewards under the data root, of simulated logs only.
-        fetch: public log to download if files are missing. It only applies if ``name`` is the same: the default log
-            sets it, and every other log's YAML is merged into that one.
+        fetch: public log to download if files are missing. It only applies if all of them are in the folder of this
+            name: the default log sets it, and every other log's YAML is merged into that one.
     """
 
     name: str

@@ -6,6 +6,7 @@ from pathlib import Path
 import polars as pl
 
 from recalign.events.checking import check_rows
+from recalign.events.content import features_digest
 from recalign.events.files import Source, locate
 from recalign.events.log import LogMapping
 from recalign.events.reading import plain_names, read
@@ -32,8 +33,8 @@ class EventTable:
         items: raw item ids by index, sorted.
         has_time: whether the log has timestamps.
         report: what was read and what was left out.
-        fingerprint: hex digest of the files' bytes, the mapping and the reward's expression; and of the item table
-            where that has features.
+        fingerprint: hex digest of the files' bytes, the mapping and the reward's expression; and, where items have
+            features, of what these read of the item table.
     """
 
     frame: pl.DataFrame
@@ -75,5 +76,5 @@ def _digest(log: LogMapping, sources: list[Source], known: Source | None, reward
     found = [source.digest() for source in sources]
     if log.items and log.items.features and known:
         features = {name: asdict(one) for name, one in log.items.specified.items()}
-        return digest(mapping, reward, found, log.items.id, features, known.digest())[:16]
+        return digest(mapping, reward, found, log.items.id, features, features_digest(known, log.items))[:16]
     return digest(mapping, reward, found)[:16]

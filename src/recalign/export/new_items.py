@@ -29,7 +29,7 @@ from recalign.nn import unit
 from recalign.recommender.checkpoint import build
 from recalign.recommender.sequence_policy import SequencePolicy
 from recalign.sequences.features import FeatureCoder
-from recalign.serving.about import EXAMPLES, ITEMS, TABLES, About, current, point
+from recalign.serving.about import CURRENT, EXAMPLES, ITEMS, TABLES, About, current, point
 from recalign.serving.bundle import Bundle
 
 
@@ -43,11 +43,17 @@ def items(words: Sequence[str]) -> None:
     add.add_argument("file", type=Path, help="a table of the new items, with the columns of the log's item table")
     given = parser.parse_args(list(words))
     folder, count = add_items(given.bundle, given.file)
-    print(f"{folder}: {count:,} new items\nrecalign serve {folder.parent}")
+    served = current(folder.parent) == folder
+    print(f"{folder}: {count:,} new items\nrecalign serve {folder.parent if served else folder}")
+    if not served:
+        print(f"{given.bundle} is not the version that {folder.parent / CURRENT} names, which stays as it is")
 
 
 def add_items(bundle: Path, file: Path) -> tuple[Path, int]:
-    """Write a further version of a bundle, with new items, beside it, and let ``current`` name it.
+    """Write a further version of a bundle, with new items, beside it.
+
+    The file ``current`` then names it, unless it names another version than the one that items are added to: an old one
+    is not served again unasked.
 
     Args:
         bundle: its folder, or one of versions.
@@ -59,7 +65,7 @@ def add_items(bundle: Path, file: Path) -> tuple[Path, int]:
     Raises:
         InputError: the bundle's policy does not know items by features, or the table cannot be used.
     """
-    folder = current(bundle)
+    folder = current(bundle.resolve())
     about = About.read(folder)
     if about.kind != "items" or not (folder / FEATURES).is_file():
         raise InputError(
@@ -87,7 +93,8 @@ def add_items(bundle: Path, file: Path) -> tuple[Path, int]:
         seal(part)
         write_json(part / EXAMPLES, examples(Bundle(part)))
         write_text(part / CARD, _card(folder, file, len(added)))
-    point(folder.parent, version)
+    if current(folder.parent) in (folder, folder.parent):  # a bundle without a pointer stands alone
+        point(folder.parent, version)
     return folder.parent / version, len(added)
 
 

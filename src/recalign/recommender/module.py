@@ -209,11 +209,7 @@ class Recommender(Cloning):
         **cloning: Unpack[CloningSettings],
     ) -> None:
         if negatives is not None and not 1 <= negatives <= num_items:
-            raise InputError(
-                f"{negatives} negatives cannot be drawn from {num_items} items",
-                where="model.negatives",
-                remedy=f"give 1 to {num_items}, or null for the full softmax, which is exact",
-            )
+            raise _too_many(negatives, num_items, "items")
         encoder = HSTU() if encoder is None else copy.deepcopy(encoder)
         if not 0 <= id_dropout < 1:
             what, remedy = (
@@ -225,6 +221,13 @@ class Recommender(Cloning):
         self.negatives, self.id_dropout = negatives, id_dropout
 
     def take(self, features: ItemFeatures) -> None:
+        """As `Cloning.take`.
+
+        Raises:
+            InputError: there are more negatives than items in training, which are those that are drawn.
+        """
+        if self.negatives is not None and self.negatives > features.warm:
+            raise _too_many(self.negatives, features.warm, "items in training")
         self.policy.set_features(features, self.id_dropout)
 
     def loss(self, batch: Batch) -> Tensor:
@@ -232,3 +235,11 @@ class Recommender(Cloning):
             return super().loss(batch)
         logp_T = self.policy.sampled_log_prob(self.policy.encode(batch), batch.target_T, self.negatives)
         return -gathered(logp_T).mean()
+
+
+def _too_many(negatives: int, number: int, what: str) -> InputError:
+    return InputError(
+        f"{negatives} negatives cannot be drawn from {number} {what}",
+        where="model.negatives",
+        remedy=f"give 1 to {number}, or null for the full softmax, which is exact",
+    )

@@ -1,0 +1,36 @@
+"""Digest of what features read of an item table, so that a title's edit trains nothing anew."""
+
+import hashlib
+
+import polars as pl
+
+from recalign.events.expression import root_names
+from recalign.events.files import Source
+from recalign.events.log import ItemTable
+from recalign.events.reading import read
+from recalign.events.tree import plain_name
+from recalign.files import digest
+
+
+def features_digest(source: Source, table: ItemTable) -> str:
+    """Digest of the ids of an item table and of the columns that its features read: nothing else changes a figure.
+
+    Columns that cannot be told are left out; `table_values` refuses them.
+    """
+    frame = read(source, (table.id,))
+    named = {plain_name(table.id), *(name for one in table.specified.values() for name in root_names(one.value))}
+    return digest(*(part for name in frame.columns if name in named for part in (name, *_content(frame[name]))))
+
+
+def _content(column: pl.Series) -> list[str]:
+    """Digests of a column's values, the same under every version of Polars."""
+    known = column.is_not_null()
+    parts = [str(column.dtype), hashlib.sha256(known.to_numpy().tobytes()).hexdigest()]
+    if isinstance(column.dtype, pl.List | pl.Array):
+        lists = column.drop_nulls().cast(pl.List(column.dtype.inner))
+        return [*parts, *_content(lists.list.len()), *_content(lists.explode(empty_as_null=False))]
+    if isinstance(column.dtype, pl.Struct):
+        return [*parts, *(part for one in column.struct.unnest() for part in (one.name, *_content(one)))]
+    if not column.dtype.is_numeric():
+        return [*parts, digest(column.drop_nulls().cast(pl.String).to_list())]
+    return [*parts, hashlib.sha256(column.drop_nulls().to_numpy().tobytes()).hexdigest()]
