@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -20,6 +20,7 @@ RUN = RunFolder(Path("runs/simulated/recommender/seed-0"))
 FIT = "fit recommender --config conf/data/simulated.yaml --config conf/trainer/ddp.yaml --data.root data"
 SHORT = "--data.max_length 24 --trainer.accelerator cpu --trainer.enable_progress_bar false"
 FOR_EVER = "--trainer.log_every_n_steps 1 --trainer.max_epochs 100000 --early_stopping null --run.rank_timeout 20"
+PROMISE = "None is waited for in vain"
 PATIENCE = 600
 """Seconds: on a busy machine the two take minutes to start."""
 
@@ -31,26 +32,32 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tiny.prepare(tmp_path)
 
 
-def started(*more: str) -> subprocess.Popen[str]:
-    words = [*FIT.split(), *SHORT.split(), *FOR_EVER.split(), *more]
+@pytest.fixture
+def run(place: Path) -> Iterator[subprocess.Popen[str]]:
+    """A fit of two processes that goes on for ever: the first of them, which starts the second."""
+    words = [*FIT.split(), *SHORT.split(), *FOR_EVER.split()]
     told = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"}
-    return subprocess.Popen(
+    first = subprocess.Popen(
         [sys.executable, "-m", "recalign", *words], env=told, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
+    yield first
+    first.kill()  # the second then ends by itself
 
 
 def until(true: Callable[[], object], run: subprocess.Popen[str]) -> None:
     end = time.monotonic() + PATIENCE
     while not true() and run.poll() is None and time.monotonic() < end:
         time.sleep(0.2)
-    assert true(), run.communicate()[1]
+    if not true():
+        run.kill()
+        pytest.fail(run.communicate()[1])
 
 
 def second_of(run: subprocess.Popen[str]) -> int:
     """The process that the first one has started, once there is one."""
 
     def found() -> list[int]:
-        children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
+        children = read(f"/proc/{run.pid}/task/{run.pid}/children").split()
         return [int(pid) for pid in children if "recalign.__main__\0fit" in words_of(pid)]
 
     until(found, run)
@@ -59,8 +66,12 @@ def second_of(run: subprocess.Popen[str]) -> int:
 
 def words_of(pid: int | str) -> str:
     """The command of a process that runs; empty: there is none."""
+    return read(f"/proc/{pid}/cmdline")
+
+
+def read(file: str) -> str:
     try:
-        return Path(f"/proc/{pid}/cmdline").read_text()
+        return Path(file).read_text()
     except OSError:
         return ""
 
@@ -74,13 +85,13 @@ def words_of(pid: int | str) -> str:
         (0, signal.SIGSTOP, "rank 0 ({first}) has given no sign of life for 2"),
     ],
 )
-def test_the_other_names_it_and_ends(place: Path, rank: int, by: int, says: str):
-    run = started()
+def test_the_other_names_it_and_ends(run: subprocess.Popen[str], trial, rank: int, by: signal.Signals, says: str):
     second = second_of(run)
     until(lambda: RUN.figures("fit").is_file() and RUN.last.is_file(), run)
     here = os.uname().nodename
     victim, other = (second, run.pid) if rank else (run.pid, second)
     os.kill(victim, by)
+    trial(PROMISE, f"{by.name} of the {'second' if rank else 'first'} of two processes")
     began = time.monotonic()
     if rank:
         said = run.communicate(timeout=PATIENCE)[1]
@@ -100,9 +111,9 @@ def test_the_other_names_it_and_ends(place: Path, rank: int, by: int, says: str)
     assert found.status == ("failed" if (rank, by) == (1, signal.SIGKILL) else "running")
 
 
-def test_one_that_is_killed_before_it_joins_is_named(place: Path):
-    run = started()
+def test_one_that_is_killed_before_it_joins_is_named(run: subprocess.Popen[str], trial):
     os.kill(second_of(run), signal.SIGKILL)
+    trial(PROMISE, "SIGKILL of the second of two processes before it joins")
     said = run.communicate(timeout=PATIENCE)[1]
     assert run.returncode == 3
     assert "recalign fit: rank 1 was killed by signal 9" in said

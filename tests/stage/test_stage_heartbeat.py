@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from recalign.errors import InputError
+from recalign.errors import InputError, TrainingError
 from recalign.stage import heartbeat, run_stage
 from recalign.stage.heartbeat import Heartbeat
 
@@ -105,6 +105,50 @@ def test_a_child_that_dies_before_it_is_heard_is_named_at_once(hearts, capsys):
     until(lambda: codes)
     assert "rank 1 was killed by signal 9" in capsys.readouterr().err
     assert stopped.wait(20) == -9  # none is left behind
+
+
+def watched(folder: Path, error: Exception | None = None, **trainer: object) -> None:
+    """A run of the first of two processes, which ends with an error or well."""
+    cluster = SimpleNamespace(main_address="node0", main_port=29500)
+    strategy = SimpleNamespace(launcher=None, cluster_environment=cluster)
+    known = {"world_size": 2, "global_rank": 0, "num_nodes": 1, "is_global_zero": True, "strategy": strategy}
+    parsed = SimpleNamespace(
+        dry=False,
+        folder=SimpleNamespace(path=folder / "seed-0"),
+        run=SimpleNamespace(rank_timeout=60.0),
+        subcommand="fit",
+        how_to_go_on=lambda: "go on",
+    )
+    with heartbeat.watched(SimpleNamespace(**{**known, **trainer}), parsed):
+        if error:
+            raise error
+
+
+@pytest.mark.usefixtures("hearts")
+def test_a_run_whose_exchange_failed_names_who_is_gone(tmp_path: Path):
+    with pytest.raises(TrainingError, match=r"rank 1 has given no sign of life for .*\n  -> .* then go on"):
+        watched(tmp_path, RuntimeError("Connection closed by peer"))
+    with pytest.raises(SystemExit) as ended:  # of three, the first of those that are left has said it
+        watched(tmp_path, RuntimeError("Connection closed by peer"), world_size=3, global_rank=1)
+    assert ended.value.code == 3
+
+
+def test_a_run_whose_others_live_keeps_its_own_error(hearts, tmp_path: Path, capsys):
+    (_, second), _ = hearts
+    second.folder = tmp_path / ".seed-0.ranks"
+    start(second)
+    with pytest.raises(RuntimeError, match="a bug"):
+        watched(tmp_path, RuntimeError("a bug"))
+    with pytest.raises(TrainingError, match="waited too long for each other"):
+        watched(tmp_path, RuntimeError("Timed out waiting 1800000ms for recv operation to complete"))
+    with pytest.raises(ValueError, match="another"):
+        watched(tmp_path, ValueError("another"))
+    second.over.set()
+    second.leave()
+    watched(tmp_path, num_nodes=2)
+    assert capsys.readouterr().err == "recalign: waits for 2 processes on 2 machines at node0:29500\n"
+    watched(tmp_path, world_size=1)
+    assert not second.folder.exists()
 
 
 @pytest.mark.parametrize("seconds", ["0", "-1", ".nan", "4.9"])
