@@ -165,11 +165,12 @@ def refusals(folder: Path, count: int) -> Iterator[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("count", [12, pytest.param(DRAWN, marks=pytest.mark.long)])
-def test_drawn_mistakes_are_refused_by_name(folder: Path, trial, count: int, monkeypatch: pytest.MonkeyPatch):
+def test_drawn_mistakes_are_refused_by_name(folder: Path, trial, share, count: int, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(folder)
     monkeypatch.setattr(Trainer, "fit", lambda *args, **kwargs: None)  # all is checked before
-    assert list(refusals(folder, count)) == []
-    trial("Whole errors", "options misspelt, of a wrong type, out of range", count)
+    made = share(count) if count == DRAWN else count
+    trial("Whole errors", "options misspelt, of a wrong type, out of range", made)
+    assert list(refusals(folder, made)) == []
 
 
 def test_there_are_enough():

@@ -17,7 +17,7 @@ def report(test: str, count: int, failed: bool = False) -> SimpleNamespace:
 
 def test_trials_of_tests_that_ran_replace_theirs_alone(tmp_path, monkeypatch: pytest.MonkeyPatch):
     pages = []
-    monkeypatch.setattr(trials.TrialCounts, "write_page", pages.append)
+    monkeypatch.setattr(trials.TrialCounts, "write_page", lambda counts: pages.append(counts))
     file = tmp_path / "promises.csv"
     for reports in ([report("a", 3), report("b", 2)], [report("b", 5, failed=True)], []):
         counts = trials.TrialCounts(file)

@@ -124,11 +124,13 @@ def watched(folder: Path, error: Exception | None = None, **trainer: object) -> 
             raise error
 
 
-@pytest.mark.usefixtures("hearts")
-def test_a_run_whose_exchange_failed_names_who_is_gone(tmp_path: Path):
+def test_a_run_whose_exchange_failed_names_who_is_gone(hearts, tmp_path: Path):
+    (first, _), _ = hearts
     with pytest.raises(TrainingError, match=r"rank 1 has given no sign of life for .*\n  -> .* then go on"):
         watched(tmp_path, RuntimeError("Connection closed by peer"))
-    with pytest.raises(SystemExit) as ended:  # of three, the first of those that are left has said it
+    first.folder, first.timeout = tmp_path / ".seed-0.ranks", 60.0
+    start(first)
+    with pytest.raises(SystemExit) as ended:  # of three, the first of those that are left says it
         watched(tmp_path, RuntimeError("Connection closed by peer"), world_size=3, global_rank=1)
     assert ended.value.code == 3
 
