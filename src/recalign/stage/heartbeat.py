@@ -87,8 +87,8 @@ class Heartbeat:
     def __init__(self, folder: Path, rank: int, size: int, timeout: float, launcher: Any = None) -> None:
         self.folder, self.rank, self.size, self.timeout, self.launcher = folder, rank, size, timeout, launcher
         self.over = threading.Event()
-        now = time.monotonic()
-        self._seen = {other: (_touched(folder / str(other)), now) for other in range(size) if other != rank}
+        self._clock = 0.0  # seconds while this process ran: where all are held up, none has been silent
+        self._seen = {other: (_touched(folder / str(other)), 0.0) for other in range(size) if other != rank}
         self._heard: set[int] = set()
 
     def start(self, command: str, how_to_go_on: Callable[[], str]) -> None:
@@ -105,11 +105,10 @@ class Heartbeat:
 
     def gone(self, silent: float) -> dict[int, str]:
         """The processes that ended otherwise than well, or gave no sign for some seconds: what is known of each."""
-        now = time.monotonic()
         found = {
-            rank: f"has given no sign of life for {now - since:.0f} s"
-            for rank, (_, since) in self._seen.items()
-            if now - since > silent
+            rank: f"has given no sign of life for {self._clock - since:.0f} s"
+            for rank, (_, since) in list(self._seen.items())
+            if self._clock - since > silent
         }
         for rank, child in enumerate(self._children, self.rank + 1):
             if code := child.poll():
@@ -118,8 +117,8 @@ class Heartbeat:
 
     def wait_for_gone(self) -> dict[int, str]:
         """`gone`, as soon as it can be told."""
-        patience = time.monotonic() + 2 * LATE
-        while not (found := self.gone(LATE)) and time.monotonic() < patience:
+        patience = self._clock + 2 * LATE
+        while not (found := self.gone(LATE)) and self._clock < patience:
             time.sleep(BEAT / 4)
         return found
 
@@ -160,12 +159,13 @@ class Heartbeat:
                 os._exit(3)  # the main thread waits within a collective, which nothing interrupts
 
     def _exchange(self) -> None:
+        self._clock += BEAT
         with suppress(OSError):  # a file system that fails for a moment
             os.utime(self.folder / str(self.rank))
         for rank, (before, _) in list(self._seen.items()):
             now = _touched(self.folder / str(rank))
             if now is not None and now != before:
-                self._seen[rank] = now, time.monotonic()
+                self._seen[rank] = now, self._clock
                 self._heard.add(rank)
             elif now is None and rank in self._heard:
                 del self._seen[rank]  # it has left
