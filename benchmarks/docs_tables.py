@@ -46,16 +46,39 @@ def main() -> int:
         if old := stale():
             print(f"not what the rows say: {', '.join(old)}; run python benchmarks/docs_tables.py")
         return len(old)
-    for name in CONTENT:
-        write_text(PAGES / f"{name}.md", page(name))
+    for name, text in pages().items():
+        write_text(PAGES / name, text)
     return 0
 
 
 def stale() -> list[str]:
     """Pages that are not what the saved rows say, or that nothing makes."""
-    made = {f"{name}.md": page(name) for name in CONTENT}
+    made = pages()
     found = {path.name: path.read_text() for path in PAGES.glob("*.md")}
     return sorted(name for name in made.keys() | found.keys() if made.get(name) != found.get(name))
+
+
+def pages() -> dict[str, str]:
+    """All pages by file name."""
+    return {f"{name}.md": page(name) for name in CONTENT} | {"promises.md": promises()}
+
+
+def promises() -> str:
+    """How many trials each promise has had, and when."""
+    rows = pl.read_csv(RESULTS / "promises.csv", schema_overrides={"commit": pl.String})
+    lines = [
+        "# Tables: trials of promises",
+        "Made by `benchmarks/docs_tables.py` from `benchmarks/results/promises.csv`, which `pytest --long` writes; do "
+        "not edit. `--trials 0.1` makes a tenth of the trials of each long test. A test that fails ends at its first "
+        "failure. [What is promised](../promises.md).",
+        "| promise | faults injected | trials | failed | tests | date | commit |\n|---|---|---|---|---|---|---|",
+    ]
+    for (promise, faults), of in rows.group_by("promise", "faults", maintain_order=True):
+        dates, commits = (", ".join(sorted(of[name].unique())) for name in ("date", "commit"))
+        tests = ", ".join(f"`{name}`" for name in sorted(of["test"].str.split("::").list.first().unique()))
+        cells = (promise, faults, f"{of['trials'].sum():,}", f"{of['failed'].sum():,}", tests, dates, commits)
+        lines[-1] += "\n| " + " | ".join(map(str, cells)) + " |"
+    return "\n\n".join(lines) + "\n"
 
 
 def page(name: str) -> str:

@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("WANDB_MODE", "disabled")
@@ -25,7 +26,15 @@ sys.path.insert(0, str(Path(__file__).parent / "doubles"))  # checkpoints name t
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="also run the tests that are marked long")
+    parser.addoption("--trials", type=float, default=1.0, help="make so many times the trials of each long test")
     parser.addoption("--record", action="store_true", help="write the loss curves of tests/trajectories anew")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--long") and not hasattr(config, "workerinput"):  # xdist's workers report to the first process
+        from trials import TrialCounts
+
+        config.pluginmanager.register(TrialCounts())
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -37,6 +46,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_unconfigure() -> None:
     shutil.rmtree(os.environ["RECALIGN_CACHE"], ignore_errors=True)
+
+
+@pytest.fixture
+def trial(record_property: Callable[[str, object], None]) -> Callable[..., None]:
+    """Report trials of a promise: ``trial("Exact continuation", "SIGKILL", 1)``; docs/promises.md counts them."""
+    return lambda promise, faults, count=1: record_property("trials", [promise, faults, count])
+
+
+@pytest.fixture(scope="session")
+def share(request: pytest.FixtureRequest) -> Callable[[int], int]:
+    """How many trials to make where a long test makes so many; ``--trials 0.1`` asks for a tenth."""
+    return lambda count: max(1, round(count * request.config.getoption("--trials")))
 
 
 def small_log(users: int = 30, items: int = 40, events: int = 20, seed: int = 0) -> pl.DataFrame:

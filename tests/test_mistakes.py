@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 import shutil
+import traceback
+from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 
@@ -11,6 +13,11 @@ import polars as pl
 import pytest
 import tiny
 import yaml
+from lightning import Trainer
+
+from recalign.cli import with_config_files
+from recalign.keys import leaves, short
+from recalign.stage import parse_stage
 
 MISTAKES = yaml.safe_load((Path(__file__).parent / "mistakes.yaml").read_text())
 LOG = """
@@ -84,6 +91,88 @@ def test_a_mistake_is_named_with_its_place_and_a_remedy(folder: Path, mistake: d
     assert "Traceback" not in said.err
     assert not [word for word in mistake["says"] if word not in said.err], said.err
     assert "\n  -> " in said.err  # the remedy
+
+
+DRAWN = 200
+STAGES = (
+    "recommender",
+    "reward",
+    "judge",
+    "asft",
+    "dpo",
+    "kto",
+    "grpo",
+    "ppo",
+    "reinforce",
+    "iql",
+    "return_conditioned",
+)
+WRONG = {
+    bool: ["much", "7"],
+    int: ["much", "1.5", "-1", "0"],
+    float: ["much", ".nan", "-1", "0"],
+    list: ["{a: 1}"],
+    dict: ["much"],
+}
+"""Values that an option of a type cannot take, or that are out of most ranges."""
+IN_RANGE = {
+    "0": "alpha ask auxiliary_weight bad beta cloning condition_lr cooccurrence_dim dropout format_beams gamma good "
+    "gradient_clip_val id_dropout imitation keep kl lr min_delta negative num_factors num_sanity_val_steps "
+    "overfit_batches patience reload_dataloaders_every_n_epochs save_top_k seed seed_everything share_a test "
+    "validation value_lr weight_decay width",
+    "-1": "max_epochs max_steps negative num_sanity_val_steps save_top_k",
+    "7": "cache fast_dev_run",
+    "much": "cache",
+}
+"""Those of `WRONG` that options do take, by their last names."""
+
+
+def options() -> dict[str, list[tuple[str, str]]]:
+    """Every option of each stage, as a user types it, with the values that are drawn for it."""
+    found = {}
+    for stage in STAGES:
+        config = parse_stage(["fit", *with_config_files("fit", [stage, "own.yaml"])]).config
+        given = {short(key): value for key, value in leaves(config).items() if "class_path" not in key}
+        found[stage] = [(key, value) for key, one in given.items() for value in WRONG.get(type(one), [])]
+        found[stage] += [(misspelt(key), "1") for key in given]
+    return found
+
+
+def misspelt(key: str) -> str:
+    """A key with two letters of its last name exchanged, or one doubled."""
+    above, dot, name = key.rpartition(".")
+    at = len(name) // 2
+    exchanged = name[: at - 1] + name[at] + name[at - 1] + name[at + 1 :]
+    return above + dot + (exchanged if exchanged != name else f"{name}{name[-1]}")
+
+
+def refusals(folder: Path, count: int) -> Iterator[tuple[str, str]]:
+    """Drawn mistakes that are not refused as they should be, with what was said of each."""
+    draw = random.Random(37)
+    known = options()
+    for _ in range(count):
+        stage = draw.choice(STAGES)
+        key, value = draw.choice(known[stage])
+        command = ("fit", stage, "own.yaml", *SHORT, "--run.name=drawn", f"--{key}={value}")
+        try:
+            said = tiny.recalign(folder, *command)
+        except Exception:
+            yield " ".join(command), traceback.format_exc()
+            continue
+        name = key.rpartition(".")[2]
+        taken = said.code == 0 and name in IN_RANGE.get(value, "").split()
+        if not taken and (said.code != 2 or name not in said.err or "\n  -> " not in said.err):
+            yield " ".join(command), f"{said.code}: {said.err}"
+
+
+@pytest.mark.parametrize("count", [12, pytest.param(DRAWN, marks=pytest.mark.long)])
+def test_drawn_mistakes_are_refused_by_name(folder: Path, trial, share, count: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(Trainer, "fit", lambda *args, **kwargs: None)  # all is checked before
+    made = share(count) if count == DRAWN else count
+    trial("Whole errors", "options misspelt, of a wrong type, out of range", made)
+    if wrong := [f"{command}\n{said}" for command, said in refusals(folder, made)]:
+        pytest.fail("\n".join(wrong))
 
 
 def test_there_are_enough():

@@ -6,8 +6,11 @@ import csv
 import gzip
 import io
 import zipfile
+from collections.abc import Callable
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -157,6 +160,23 @@ def check_typed(folder: Path, frame: pl.DataFrame) -> None:
 SETTINGS = {"deadline": None, "suppress_health_check": list(HealthCheck)}
 
 
+def many(tables: st.SearchStrategy, check: Callable[[Any], None], count: int, report: Callable[[int], None]) -> None:
+    """Check so many tables, and report how many there were until one failed."""
+    made = 0
+
+    @settings(max_examples=count, **SETTINGS)
+    @given(tables)
+    def every(table: Any) -> None:
+        nonlocal made
+        made += 1
+        check(table)
+
+    try:
+        every()
+    finally:
+        report(made)
+
+
 @settings(max_examples=60, **SETTINGS)
 @given(files())
 def test_text(tmp_path, file):
@@ -164,10 +184,13 @@ def test_text(tmp_path, file):
 
 
 @pytest.mark.long
-@settings(max_examples=80_000, **SETTINGS)
-@given(files())
-def test_many_text(tmp_path, file):
-    check(tmp_path, *file)
+def test_many_text(tmp_path, trial, share):
+    many(
+        files(),
+        lambda file: check(tmp_path, *file),
+        share(80_000),
+        partial(trial, "The log as it is", "generated tables: text"),
+    )
 
 
 @settings(max_examples=60, **SETTINGS)
@@ -177,10 +200,13 @@ def test_parquet(tmp_path, frame):
 
 
 @pytest.mark.long
-@settings(max_examples=20_000, **SETTINGS)
-@given(typed())
-def test_many_parquet(tmp_path, frame):
-    check_typed(tmp_path, frame)
+def test_many_parquet(tmp_path, trial, share):
+    many(
+        typed(),
+        lambda frame: check_typed(tmp_path, frame),
+        share(20_000),
+        partial(trial, "The log as it is", "generated tables: Parquet"),
+    )
 
 
 def test_a_quote_that_is_not_doubled_beside_a_field_of_several_lines_is_refused(tmp_path):

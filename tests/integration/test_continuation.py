@@ -1,4 +1,4 @@
-"""Real stages, killed at any moment and continued, end as runs that never were: 20 kills a family."""
+"""Real stages, killed at any moment and continued, end as runs that never were: 20 kills a family (``--trials``)."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ KILLS = 20
 FAMILIES = {
     "recommender": "recommender",
     "reward": "reward",
+    "judge": "judge",
     "weighted": "asft",
     "pairs": "posttrain/dpo",
     "sampled actions": "posttrain/grpo",
+    "clipped actions": "posttrain/ppo",
     "policy gradient": "posttrain/reinforce",
     "values": "posttrain/iql",
     "conditioned": "posttrain/return_conditioned",
@@ -47,7 +49,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.long
 @pytest.mark.parametrize("saves", SETTINGS)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_no_kill_shows(folder: Path, monkeypatch: pytest.MonkeyPatch, family: str, saves: str):
+def test_no_kill_shows(folder: Path, monkeypatch: pytest.MonkeyPatch, trial, share, family: str, saves: str):
     monkeypatch.chdir(folder)
     monkeypatch.setenv("WANDB_MODE", "disabled")
     words = [f"--config=conf/{FAMILIES[family]}.yaml", *COMMON, *SETTINGS[saves], "--run.chain=simulated"]
@@ -56,11 +58,12 @@ def test_no_kill_shows(folder: Path, monkeypatch: pytest.MonkeyPatch, family: st
     assert killed.fit(*words, f"--run.name={name} whole") == 0
     seconds, whole = time.monotonic() - began, RunFolder(Path(f"runs/simulated/{name} whole/seed-0"))
     moments = random.Random(name)
-    for kill in range(KILLS // len(SETTINGS)):
+    for kill in range(share(KILLS // len(SETTINGS))):
         run = RunFolder(Path(f"runs/simulated/{name} {kill}/seed-0"))
         own = [*words, f"--run.name={name} {kill}"]
         by = signal.SIGTERM if kill % 3 == 2 else signal.SIGKILL
         killed.fit(*own, after=moments.uniform(0, seconds), by=by)
+        trial("Exact continuation", f"{by.name} at a random moment of a fit: {FAMILIES[family]}")
         if kill % 2 and run.last.exists():  # once more
             killed.fit(*own, "--ckpt_path=last", after=moments.uniform(0, seconds))
         killed.continue_until_done(run, *own)

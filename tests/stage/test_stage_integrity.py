@@ -88,6 +88,11 @@ def test_weights_that_are_not_finite_are_neither_saved_nor_read(monkeypatch: pyt
         ("--trainer.max_steps=0", "trainer.max_steps: 0 trains nothing"),
         ("--trainer.strategy=fsdp", "trainer.strategy: fsdp is no strategy"),
         ("--checkpoint.save_last_every_n_steps=0", "checkpoint.save_last_every_n_steps: 0 is not above 0"),
+        ("--trainer.log_every_n_steps=0", "trainer.log_every_n_steps: 0 is not above 0"),
+        ("--trainer.accumulate_grad_batches=0", "trainer.accumulate_grad_batches: 0 is not above 0"),
+        ("--trainer.check_val_every_n_epoch=-1", "trainer.check_val_every_n_epoch: -1 is not above 0"),
+        ("--trainer.num_nodes=0", "trainer.num_nodes: 0 is not above 0"),
+        ("--trainer.gradient_clip_val=-1", "trainer.gradient_clip_val: -1 is not 0 or above"),
     ],
 )
 def test_settings_that_no_stage_makes_sense_with_are_refused_when_parsed(option: str, where: str):
@@ -102,6 +107,7 @@ def test_settings_that_no_stage_makes_sense_with_are_refused_when_parsed(option:
         ("--trainer.precision=64-true", "trainer.precision: 64-true is no precision"),
         ("--trainer.limit_val_batches=0", "trainer.limit_val_batches: nothing is validated"),
         ("--model.temperature=0", "model.temperature: 0.0 is not above 0"),
+        ("--early_stopping={monitor: a, patience: -1}", "early_stopping.patience: -1 is not 0 or above"),
     ],
 )
 def test_settings_that_a_method_cannot_train_with_are_refused_when_parsed(option: str, where: str):

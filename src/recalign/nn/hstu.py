@@ -24,6 +24,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from recalign.errors import require_positive
+
 from .attention import Tile, in_lanes, pointwise_attention, tiles
 from .dropout import Dropout
 from .encoder import Encoder, position_table, valid_rows
@@ -61,6 +63,7 @@ class HSTU(Encoder):
         head_dim: int | None = None,
     ) -> None:
         super().__init__(dim, max_length, heads, head_dim)
+        require_positive("model.encoder", {"layers": layers}, "layers")
         self.position = position_table(max_length, dim)
         self.dropout = Dropout(dropout)
         self.layers = nn.ModuleList(

@@ -14,6 +14,8 @@ Shape suffixes:
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from recalign.errors import require_positive
+
 from .dropout import Dropout
 from .encoder import Encoder, position_table, valid_rows
 
@@ -33,6 +35,7 @@ class SASRec(Encoder):
         self, dim: int = 50, layers: int = 2, heads: int = 1, max_length: int = 200, dropout: float = 0.2
     ) -> None:
         super().__init__(dim, max_length, heads)
+        require_positive("model.encoder", {"layers": layers}, "layers")
         self.position = position_table(max_length, dim)
         self.dropout = Dropout(dropout)
         self.layers = nn.ModuleList(SASRecLayer(dim, heads, dropout) for _ in range(layers))

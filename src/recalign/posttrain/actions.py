@@ -117,6 +117,7 @@ class SampledActions(OnlineTraining):
 
     FIGURES = "sampled"
     POSITIVE: ClassVar[tuple[str, ...]] = ("samples", "candidates", "clip", "refresh")
+    NOT_NEGATIVE: ClassVar[tuple[str, ...]] = ("kl",)
 
     @classmethod
     def check_settings(cls, given: Mapping[str, Any]) -> None:

@@ -124,6 +124,7 @@ class Preferences(PostTraining):
     LEARNS_FROM = PairData
     FIGURES = "pairs"
     POSITIVE = ("beta",)
+    NOT_NEGATIVE = ("gamma",)
     use_dropout = False
 
     @passes_on
@@ -171,6 +172,7 @@ class KTO(PostTraining):
 
     FIGURES = "pairs"
     POSITIVE = ("beta",)
+    NOT_NEGATIVE = ("good", "bad")
     use_dropout = False
 
     @passes_on

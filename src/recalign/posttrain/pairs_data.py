@@ -15,7 +15,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from recalign.errors import InputError
+from recalign.errors import InputError, require_positive
 from recalign.posttrain.data import UpstreamData, UpstreamSettings
 from recalign.reward import RewardEnsemble, member_deviation
 from recalign.sequences import Windows
@@ -83,6 +83,7 @@ class PairData(UpstreamData):
     @classmethod
     def check_settings(cls, given: Mapping[str, Any]) -> None:
         super().check_settings(given)
+        require_positive("data", given, "width", or_zero=True)
         if not 1 <= given.get("losers", 1) < given.get("candidates", 2):
             what = f"{given['losers']} losers of {given['candidates']} candidates"
             remedy = "set losers to 1 or more, and candidates above losers"

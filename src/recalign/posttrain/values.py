@@ -130,6 +130,7 @@ class CQL(ValueMethod):
     """
 
     POSITIVE = ("temperature",)
+    NOT_NEGATIVE = ("alpha",)
     critic: StateValue
 
     @passes_on

@@ -68,6 +68,9 @@ class LeaveLast(Split):
     test: int = 1
     validation: int = 1
 
+    def __post_init__(self) -> None:
+        require_positive("data.split", vars(self), "test", "validation", or_zero=True)
+
     def assign(self, table: EventTable) -> pl.Series:
         _require_time(table, self)
         count = pl.len().over("user")

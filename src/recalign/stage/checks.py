@@ -7,6 +7,7 @@ import os
 from jsonargparse import Namespace
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.plugins.environments import LightningEnvironment
 
 from recalign.errors import InputError, require_positive
 from recalign.recommender import Recommender
@@ -35,6 +36,15 @@ PRECISIONS = ("32", "32-true", "16-mixed", "bf16-mixed")
 With weights of 16 bits small updates are lost, and Lightning's double precision cannot convert a `Batch`.
 """
 
+COUNTS = ("num_nodes", "accumulate_grad_batches", "check_val_every_n_epoch", "log_every_n_steps")
+"""Settings of the trainer that Lightning takes below 1, and then divides by them or passes over them."""
+
+MEETING = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK")
+"""Environment variables by which machines find each other where no cluster tells them."""
+
+BRIEFEST = 5.0
+"""Seconds: a process that works may be silent for less."""
+
 
 def settings(config: Namespace, training: bool) -> None:
     """Refuse settings with which no stage works.
@@ -51,6 +61,9 @@ def settings(config: Namespace, training: bool) -> None:
         kind = imported(spec.class_path)
         if hasattr(kind, "check_settings"):  # any LightningModule may be run
             kind.check_settings(vars(spec.init_args))
+    if not config.run.rank_timeout >= BRIEFEST:
+        remedy = f"give {BRIEFEST:g} seconds or more"
+        raise InputError(f"{config.run.rank_timeout} is too short", where="run.rank_timeout", remedy=remedy)
     trainer, ours = config.trainer, issubclass(imported(config.model.class_path), StageModule)
     strategy = trainer.strategy if isinstance(trainer.strategy, str) else trainer.strategy.class_path
     if strategy.rsplit(".")[-1] not in STRATEGIES:
@@ -61,6 +74,10 @@ def settings(config: Namespace, training: bool) -> None:
         )
     if strategy.endswith(SHARDED):
         _refuse_parts(trainer, imported(config.model.class_path), training)
+    require_positive("trainer", vars(trainer), *COUNTS)
+    require_positive("trainer", vars(trainer), "gradient_clip_val", or_zero=True)
+    if config.early_stopping:
+        require_positive("early_stopping", vars(config.early_stopping.init_args), "patience", or_zero=True)
     if ours and trainer.precision is not None and str(trainer.precision) not in PRECISIONS:
         raise InputError(
             f"{trainer.precision} is no precision that a stage can train in",
@@ -145,9 +162,24 @@ def before_reading(parsed: ParsedStage) -> None:
             where="trainer.devices",
             remedy=f"give {max(cores, 2)} at most",
         )
+    _refuse_lonely_machine(trainer)
     warn_if_bf16_is_slow(parsed.config["trainer"]["precision"], on_cpu)
     if trainer.is_global_zero and not parsed.dry:
         parsed.folder.probe()
+
+
+def _refuse_lonely_machine(trainer: Trainer) -> None:
+    """Refuse to wait for machines that are not told where to meet."""
+    cluster = getattr(trainer.strategy, "cluster_environment", None)
+    if trainer.num_nodes == 1 or not isinstance(cluster, LightningEnvironment):
+        return
+    told = {*os.environ, *(["NODE_RANK"] if "GROUP_RANK" in os.environ else [])}
+    if missing := [name for name in MEETING if name not in told]:
+        raise InputError(
+            f"{trainer.num_nodes} machines, and {' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not set",
+            where="trainer.num_nodes",
+            remedy="start the command on every machine with these variables, by torchrun or by srun (docs/scale.md)",
+        )
 
 
 def after_reading(

@@ -18,7 +18,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from recalign.errors import InputError
 from recalign.processes import is_first
-from recalign.stage import checks, record
+from recalign.stage import checks, heartbeat, record
 from recalign.stage.console import quiet
 from recalign.stage.evaluated import EvaluatedPolicy
 from recalign.stage.folder import RunFolder, cannot_write
@@ -68,7 +68,7 @@ def run_stage(words: Sequence[str], *callbacks: Callback) -> StageResult:
 
     Raises:
         InputError: before training, for input that cannot be used; during training, for a full disk.
-        TrainingError: training cannot go on: the loss is NaN, say.
+        TrainingError: training cannot go on: the loss is NaN, say, or one of several processes is gone.
     """
     with quiet():
         cli = StageCLI(words, *callbacks)
@@ -91,7 +91,8 @@ def run_stage(words: Sequence[str], *callbacks: Callback) -> StageResult:
                 "predict": partial(trainer.predict, return_predictions=False),  # they are written as they come
             }
             path = None if isinstance(model, EvaluatedPolicy) else parsed.checkpoint  # it has its weights
-            with record.recorded(parsed, manifest, trainer.loggers), _clear_interrupts(parsed):
+            watched = heartbeat.watched(trainer, parsed)
+            with record.recorded(parsed, manifest, trainer.loggers), watched, _clear_interrupts(parsed):
                 runs[parsed.subcommand](model, datamodule=datamodule, ckpt_path=path, weights_only=True)
         checkpoint = record.final_checkpoint(parsed.folder) if trained else parsed.checkpoint
         return StageResult(parsed.folder, checkpoint, manifest, trainer, model, datamodule)

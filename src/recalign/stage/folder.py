@@ -18,19 +18,21 @@ LONGEST = 200
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Names the run folder: ``<root>/<chain>/<name>/seed-<seed_everything>``.
+    """Names the run folder, ``<root>/<chain>/<name>/seed-<seed_everything>``, and how a run of several processes ends.
 
     Attributes:
         name: the stage (``recommender``, ``reward``) or the method (``asft``, ``dpo``, ...).
         root: the folder of all runs.
         chain: the experiment that the run belongs to; null: the log's name.
         imports: your own modules that define networks of the checkpoints to start from: a checkpoint imports nothing.
+        rank_timeout: seconds without a sign of life of one process, after which the others name it and end.
     """
 
     name: str
     root: str = "runs"
     chain: str | None = None
     imports: list[str] = field(default_factory=list)
+    rank_timeout: float = 300.0
 
 
 def name_in_sweep(name: str) -> str:

@@ -119,7 +119,7 @@ class ParsedStage:
         given = {name: value for name, value in given.items() if isinstance(value, str | int | list)}
         try:
             return Trainer(**given, logger=False, enable_checkpointing=False, enable_progress_bar=False)
-        except (MisconfigurationException, ValueError, RuntimeError, ImportError) as error:
+        except (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError) as error:
             remedy = "choose what this machine has, such as --trainer.accelerator cpu"
             raise InputError(str(error), where="trainer", remedy=remedy) from error
 

@@ -1,0 +1,121 @@
+"""Two processes of a fit, one of which is killed or stopped: the other says which, and ends. None is left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import tiny
+
+from recalign.stage import Manifest, RunFolder
+
+pytestmark = pytest.mark.long
+RUN = RunFolder(Path("runs/simulated/recommender/seed-0"))
+FIT = "fit recommender --config conf/data/simulated.yaml --config conf/trainer/ddp.yaml --data.root data"
+SHORT = "--data.max_length 24 --trainer.accelerator cpu --trainer.enable_progress_bar false"
+FOR_EVER = "--trainer.log_every_n_steps 1 --trainer.max_epochs 100000 --early_stopping null --run.rank_timeout 20"
+PROMISE = "None is waited for in vain"
+PATIENCE = 600
+"""Seconds: on a busy machine the two take minutes to start."""
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with a log and conf/."""
+    monkeypatch.chdir(tmp_path)
+    return tiny.prepare(tmp_path)
+
+
+@pytest.fixture
+def run(place: Path) -> Iterator[subprocess.Popen[str]]:
+    """A fit of two processes that goes on for ever: the first of them, which starts the second."""
+    words = [*FIT.split(), *SHORT.split(), *FOR_EVER.split()]
+    told = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"}
+    first = subprocess.Popen(
+        [sys.executable, "-m", "recalign", *words], env=told, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    yield first
+    first.kill()  # the second then ends by itself
+
+
+def until(true: Callable[[], object], run: subprocess.Popen[str]) -> None:
+    end = time.monotonic() + PATIENCE
+    while not true() and run.poll() is None and time.monotonic() < end:
+        time.sleep(0.2)
+    if not true():
+        run.kill()
+        pytest.fail(run.communicate()[1])
+
+
+def second_of(run: subprocess.Popen[str]) -> int:
+    """The process that the first one has started, once there is one."""
+
+    def found() -> list[int]:
+        children = read(f"/proc/{run.pid}/task/{run.pid}/children").split()
+        return [int(pid) for pid in children if "recalign.__main__\0fit" in words_of(pid)]
+
+    until(found, run)
+    return found()[0]
+
+
+def words_of(pid: int | str) -> str:
+    """The command of a process that runs; empty: there is none."""
+    return read(f"/proc/{pid}/cmdline")
+
+
+def read(file: str) -> str:
+    try:
+        return Path(file).read_text()
+    except OSError:
+        return ""
+
+
+@pytest.mark.parametrize(
+    ("rank", "by", "says"),
+    [
+        (1, signal.SIGKILL, "rank 1 ({second}) was killed by signal 9"),
+        (1, signal.SIGSTOP, "rank 1 ({second}) has given no sign of life for 2"),
+        (0, signal.SIGKILL, "rank 0 ({first}) has given no sign of life for 1"),
+        (0, signal.SIGSTOP, "rank 0 ({first}) has given no sign of life for 2"),
+    ],
+)
+def test_the_other_names_it_and_ends(run: subprocess.Popen[str], trial, rank: int, by: signal.Signals, says: str):
+    second = second_of(run)
+    until(lambda: RUN.figures("fit").is_file() and RUN.last.is_file(), run)
+    here = os.uname().nodename
+    victim, other = (second, run.pid) if rank else (run.pid, second)
+    os.kill(victim, by)
+    trial(PROMISE, f"{by.name} of the {'second' if rank else 'first'} of two processes")
+    began = time.monotonic()
+    if rank:
+        said = run.communicate(timeout=PATIENCE)[1]
+        assert run.returncode == 3
+    else:
+        while words_of(other):
+            assert time.monotonic() < began + PATIENCE
+            time.sleep(0.2)
+        os.kill(run.pid, signal.SIGKILL)
+        said = run.communicate()[1]
+    line = says.format(first=f"process {run.pid} on {here}", second=f"process {second} on {here}")
+    assert f"recalign fit: {line}" in said
+    assert "add --ckpt_path last to go on" in said
+    assert "Traceback" not in said
+    assert not words_of(second)
+    found = Manifest.read(RUN)
+    assert found.status == ("failed" if (rank, by) == (1, signal.SIGKILL) else "running")
+
+
+def test_one_that_is_killed_before_it_joins_is_named(run: subprocess.Popen[str], trial):
+    os.kill(second_of(run), signal.SIGKILL)
+    trial(PROMISE, "SIGKILL of the second of two processes before it joins")
+    said = run.communicate(timeout=PATIENCE)[1]
+    assert run.returncode == 3
+    assert "recalign fit: rank 1 was killed by signal 9" in said
+    assert "nothing is saved yet" in said
+    assert "Traceback" not in said
