@@ -39,5 +39,6 @@ def test_the_section_that_names_what_is_gone_is_found():
     assert "`older`" not in removed(log)
 
 
-def test_the_citation_is_of_this_version():
+def test_the_citation_and_the_foot_of_each_page_are_of_this_version():
     assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == recalign.__version__
+    assert yaml.safe_load((ROOT / "mkdocs.yml").read_text())["copyright"] == f"recalign {recalign.__version__}"

@@ -1,6 +1,7 @@
 """recalign: align a generative recommender with what users value, from logged feedback alone.
 
-Public names, imported when they are first used, so that ``import recalign`` costs nothing:
+Public names, imported when they are first used, so that ``import recalign`` costs nothing. It only chooses how torch's
+threads wait for each other, where torch is not loaded yet (`recalign.cores`):
 
 - `Log`: a log from a DataFrame or a log's YAML;
 - `fit_recommender`, `fit_reward`, `fit_judge`, `align`: the stages;
@@ -15,6 +16,8 @@ Public names, imported when they are first used, so that ``import recalign`` cos
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+
+from recalign import cores
 
 __version__ = "0.9.0"
 
@@ -53,6 +56,8 @@ __all__ = [
     "load_policy",
     "load_reward",
 ]
+
+cores.share()
 
 
 def __getattr__(name: str) -> Any:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import os
 import sys
 from importlib import import_module
 from importlib.metadata import version
 
-from recalign import configs, cores
+from recalign import configs
 from recalign.errors import InputError, TrainingError, nearest
 from recalign.keys import split
 from recalign.manual import STAGES, manual
@@ -47,9 +48,6 @@ KINDS = {
     **dict.fromkeys((*STAGES, "tune"), ("", "data")),
 }
 """Commands that take names of YAML, and the folder of conf/ that each name is first looked for in."""
-
-TRAINING = ("chain", "fit", "tune")
-"""Commands that keep the cores busy for long."""
 
 MODULES = {
     **dict.fromkeys(("check", "prepare", "recommend", "rewards"), "commands"),
@@ -143,8 +141,6 @@ def with_config_files(command: str, words: list[str]) -> list[str]:
 
 # Rooms are imported when a command asks for them: with Lightning that takes seconds.
 def _run(command: str, words: list[str]) -> None:
-    if command in TRAINING and "--help" not in words:
-        cores.share()
     if command in KINDS:
         words = with_config_files(command, words)
     if command in STAGES:
@@ -172,8 +168,17 @@ def _run(command: str, words: list[str]) -> None:
 def _configs(words: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="recalign configs", description=COMMANDS["configs"])
     parser.add_argument("name", nargs="?", help="the one to print, such as asft or chain/ml-100k")
-    name = parser.parse_args(words).name
-    print(configs.find(name).read_text(encoding="utf-8").rstrip() if name else configs.listing())
+    parser.add_argument(
+        "--schema", choices=("stage", "chain"), help="print its JSON Schema, by which an editor checks it"
+    )
+    given = parser.parse_args(words)
+    if given.schema:
+        from recalign.chain.schema import schema
+
+        print(json.dumps(schema(given.schema)))
+    else:
+        name = given.name
+        print(configs.find(name).read_text(encoding="utf-8").rstrip() if name else configs.listing())
 
 
 def _stage(argv: list[str]) -> None:

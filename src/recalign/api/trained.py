@@ -66,7 +66,8 @@ class TrainedPolicy(Trained):
         """The policy as a torch module, on the CPU."""
         loaded = load_net(self.checkpoint, "policy")
         check_catalogue(loaded.catalogue, self.data.sequences.catalogue, str(self.checkpoint))
-        return loaded.net.eval()
+        policy: Policy = loaded.net.eval()
+        return policy
 
     def recommend(
         self,
@@ -102,7 +103,8 @@ class TrainedReward(Trained):
     @cached_property
     def network(self) -> RewardEnsemble:
         """The ensemble as a torch module, on the CPU."""
-        return load_net(self.checkpoint, "reward").net.eval()
+        ensemble: RewardEnsemble = load_net(self.checkpoint, "reward").net.eval()
+        return ensemble
 
     @cached_property
     def trust(self) -> dict[str, Any]:

@@ -102,7 +102,7 @@ class About:
             raise InputError(f"{ABOUT} has no {error}", where=str(folder), remedy=REMEDY) from None
 
 
-def _needed(one: Field) -> bool:
+def _needed(one: Field[Any]) -> bool:
     return one.default is MISSING and one.default_factory is MISSING
 
 

@@ -173,7 +173,8 @@ class Bundle:
 
     def run(self, group: Sequence[Encoded], outputs: list[str]) -> list[np.ndarray]:
         """The graph's outputs for some requests."""
-        return self._session.run(outputs, self.inputs(group))
+        found: list[np.ndarray] = self._session.run(outputs, self.inputs(group))
+        return found
 
     def inputs(self, group: Sequence[Encoded]) -> dict[str, np.ndarray]:
         """The graph's inputs for some requests, with the tables."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +35,7 @@ class Waiting:
     bundle: Bundle
     encoded: Encoded
     items: np.ndarray | None
-    answer: asyncio.Future
+    answer: asyncio.Future[Answer | Scored]
 
 
 class Service:
@@ -131,14 +131,14 @@ def answered(taken: list[Waiting]) -> list[Answer | Scored | Exception]:
     for places in kinds.values():
         some = [taken[place] for place in places]
         try:
-            answers = _of_kind(some)
+            answers: Sequence[Answer | Scored | Exception] = _of_kind(some)
         except Exception as error:  # the queue must go on
             answers = [error] * len(some)
         found |= zip(places, answers, strict=True)
     return [found[place] for place in range(len(taken))]
 
 
-def _of_kind(some: list[Waiting]) -> list:
+def _of_kind(some: list[Waiting]) -> Sequence[Answer | Scored]:
     bundle = some[0].bundle
     if some[0].items is None:
         return bundle.answers([one.encoded for one in some])

@@ -11,11 +11,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning import LightningDataModule, LightningModule, Trainer, seed_everything
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from recalign.cores import fit_threads
 from recalign.errors import InputError
 from recalign.processes import is_first
 from recalign.stage import checks, heartbeat, record
@@ -25,6 +27,7 @@ from recalign.stage.folder import RunFolder, cannot_write
 from recalign.stage.lightning_cli import StageCLI
 from recalign.stage.manifest import Manifest
 from recalign.stage.parsed import ParsedStage
+from recalign.workers import torch_threads
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,8 @@ def run_stage(words: Sequence[str], *callbacks: Callback) -> StageResult:
             checks.before_reading(parsed)
             if trained and is_first():
                 held.enter_context(parsed.folder.held())
+                before = parsed.continued.threads if parsed.in_place and parsed.continued else 0
+                held.enter_context(torch_threads(fit_threads(torch.get_num_threads(), before)))
             seed_everything(parsed.seed, workers=True, verbose=False)
             trainer, model, datamodule = cli.build()
             checks.after_reading(parsed, model, datamodule, trainer)

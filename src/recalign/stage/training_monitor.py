@@ -10,7 +10,6 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch.optim import Optimizer
 
-from recalign.cores import say_if_busy
 from recalign.recommender.training import logs_now
 from recalign.stage.private import batches_done
 
@@ -20,15 +19,11 @@ class TrainingMonitor(Callback):
 
     Only steps that are logged anyway do more: they read the device then, and no other step waits for it. The gradient's
     norm is the 2-norm over all parameters, before it is clipped. A step's time is the mean since the last row,
-    validation left out. Before the first step it says if others keep the cores busy.
+    validation left out.
     """
 
     def __init__(self) -> None:
         self._began = (0.0, 0)  # time, batches until then
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.is_global_zero:
-            say_if_busy()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._restart(trainer)
