@@ -108,9 +108,9 @@ def test_an_item_stays_in_the_catalogue_though_nobody_trains_on_it(tmp_path: Pat
     """`min_events` counts again, and an item may have fewer than it needs now."""
     before = data(tmp_path / "a", FIRST)
     before.remember(tmp_path / "ids")
-    after = data(tmp_path / "b", FIRST, tmp_path / "ids", min_events=5)
+    after = data(tmp_path / "b", FIRST, tmp_path / "ids", min_events=4)
     assert after.sequences.items.equals(before.sequences.items)
-    assert data(tmp_path / "b", FIRST, min_events=5).sequences.num_items < before.sequences.num_items
+    assert data(tmp_path / "b", FIRST, min_events=4).sequences.num_items < before.sequences.num_items
 
 
 def test_a_share_of_those_without_new_events_is_trained_on(tmp_path: Path, ids: Path):

@@ -68,9 +68,9 @@ class EarlierLog:
         """Refuse a log that is read otherwise, with an InputError: its ids and rewards would mean something else."""
         now, before = mapping(log) | dict(settings), self.facts["mapping"] | {key: self.facts[key] for key in settings}
         for key, value in now.items():
-            if value != before.get(key):
+            if key in before and value != before[key]:
                 place = f"data.{key}" if key in settings else f"data.log.{key}"
-                what = f"{value!r}, and the earlier log had {before.get(key)!r}"
+                what = f"{value!r}, and the earlier log had {before[key]!r}"
                 raise InputError(what, where=place, remedy=f"keep it, or train a chain anew ({WHERE} null)")
         if log.items and log.items.features:
             what, remedy = "an update knows items by their ids alone", "leave the features out, or train a chain anew"
