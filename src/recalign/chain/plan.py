@@ -91,7 +91,7 @@ class Plan:
 
     def recorded(self) -> dict[str, Any]:
         """What the chain's folder says of it, for those that go on from it."""
-        return {"chain": asdict(self.chain)}
+        return {"chain": asdict(self.chain), "overrides": list(self.overrides.items())}
 
     def data_root(self, seed: int) -> Path:
         """Where the world of a seed lies."""
