@@ -95,7 +95,7 @@ def of_seed(given: argparse.Namespace, drift: float | None, seed: int) -> pl.Dat
             before, last = last, {}
             for row, untouched in rows_of(given).items():
                 last[row] = day.trained(row, before[row], given.epochs, untouched)
-            parts += [day.tested(STALE, next(iter(first.values())), grown=True)]
+            parts += [day.tested(STALE, first[UPDATE], grown=True)]
             parts += [day.tested(row, runs) for row, runs in last.items()]
             parts += [day.tested(RETRAIN, day.trained(RETRAIN, None, 1.0, 1.0))]
             parts += [day.tested(EQUAL, day.trained(EQUAL, None, given.epochs, 1.0))]
@@ -109,7 +109,8 @@ def of_seed(given: argparse.Namespace, drift: float | None, seed: int) -> pl.Dat
 
 def rows_of(given: argparse.Namespace) -> dict[str, float]:
     """The rows that go on, and their share of users without new events."""
-    return {UPDATE if share == 1 else f"{UPDATE}, {share:g} of untouched users": share for share in given.untouched}
+    fewer = {f"{UPDATE}, {share:g} of untouched users": share for share in given.untouched if share < 1}
+    return {UPDATE: 1.0} | fewer
 
 
 def raw(
@@ -233,7 +234,7 @@ class Day:
         grow(whole, policy, "the stale policy")
         counts = torch.zeros(self.data.num_items)
         known = policy.prior.log_count_V.exp()
-        counts[: policy.num_items] = known / known.min() / 2  # up to a factor, which no probability knows
+        counts[: policy.num_items] = 1.5 * known / known.min() - 0.5  # as if the rarest item had one event
         whole.set_counts(counts)
         whole.prior_strength = policy.prior_strength
         return whole
