@@ -17,6 +17,7 @@ from recalign.manual import STAGES, manual
 
 COMMANDS = {
     "chain": "the main job: raw log -> recommender -> reward model -> A-SFT -> comparison and report",
+    "update": "the next day: a finished chain goes on with its log as it has grown",
     "init": "describe a table of your own: guess what its columns mean and write the log's YAML",
     "check": "what a log holds and how it is divided, before any training",
     "rewards": "compare candidate rewards of a log, before any training",
@@ -61,10 +62,11 @@ MODULES = {
     "serve": "serving.command",
     "simulate": "simulation.simulate_command",
     "tune": "chain.tune",
+    "update": "chain.update",
 }
 """Commands that are functions of the same name, and where these are."""
 
-READERS = ("chain", "feedback", "init", "items", "serve", "tune")
+READERS = ("chain", "feedback", "init", "items", "serve", "tune", "update")
 """Commands of these that read their own words; the options of the others are the function's arguments."""
 
 USAGE = """\
@@ -110,7 +112,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"recalign {command}: {error}", file=sys.stderr)
         return 2 if isinstance(error, InputError) else 3
     except KeyboardInterrupt as stop:
-        remedy = "the same command goes on where it stopped" if command in ("chain", "tune") else str(stop)
+        remedy = "the same command goes on where it stopped" if command in ("chain", "tune", "update") else str(stop)
         print(f"recalign {command}: interrupted" + (f"\n  -> {remedy}" if remedy else ""), file=sys.stderr)
         return 130
     except BrokenPipeError:  # whoever read the output has left, as `head` does

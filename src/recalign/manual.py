@@ -19,6 +19,7 @@ DESCRIBED = {
     "rewards": ("NAME ", "commands.py", "rewards"),
     "simulate": ("", "simulation/world.py", "World"),
     "tune": ("NAME ", "chain/tune.py", "Tune"),
+    "update": ("RUN ", "chain/update.py", "Update"),
     "tokenize": ("NAME ", "semantic_ids/tokenize_command.py", "tokenize"),
 }
 """Commands, what stands before their options, and the function or class whose arguments are these.

@@ -4,9 +4,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recalign.simulation.people import (
+    DRIFT,
     POPULARITY_QUALITY_SHARE,
     QUALITY_SHARE,
-    STABLE_POPULARITY_SHARE,
     draw_people,
     mix,
 )
@@ -62,7 +62,7 @@ def test_fashion_has_a_lasting_part_and_rises_and_falls() -> None:
     rising = np.diff(vogue_TI, axis=0) > -1e-6
     before_TI = np.arange(63)[:, None] < peak_I
     assert (rising == before_TI)[:, inside_I].mean() > 0.8  # the far ends of the flanks are flat
-    assert fashion_TI.std(axis=0).mean() > 0.5 * np.sqrt(1 - STABLE_POPULARITY_SHARE)
+    assert fashion_TI.std(axis=0).mean() > 0.5 * np.sqrt(DRIFT)
     peaks_TI = np.take_along_axis(vogue_TI, np.stack([peak_I - 6, peak_I + 6]).clip(0, 63), axis=0)
     assert (peaks_TI[0] < peaks_TI[1])[inside_I].all()  # quick to come, slow to go
 
@@ -73,3 +73,13 @@ def test_a_mixture_keeps_the_variance(share: float) -> None:
     mixed = mix(left, right, share)
     assert mixed.var() == pytest.approx(1, rel=1e-5)
     assert (mixed @ left / 4) ** 2 == pytest.approx(share, abs=1e-5)
+
+
+def test_with_drift_what_was_popular_says_less_of_what_will_be() -> None:
+    alike = []
+    for drift in (0.0, 0.03, 0.5, 1.0):
+        fashion_TI = draw_people(np.random.default_rng(0), 50, 500, drift).fashion_TI
+        alike.append(np.corrcoef(fashion_TI[16], fashion_TI[56])[0, 1])
+    assert alike[0] == pytest.approx(1)
+    assert alike == sorted(alike, reverse=True)
+    assert alike[3] < 0.2

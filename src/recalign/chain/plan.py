@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,10 @@ class Plan:
         """The chain's run folder."""
         return Path(self.chain.root) / self.name
 
+    def recorded(self) -> dict[str, Any]:
+        """What the chain's folder says of it, for those that go on from it."""
+        return {"chain": asdict(self.chain), "overrides": list(self.overrides.items())}
+
     def data_root(self, seed: int) -> Path:
         """Where the world of a seed lies."""
         return self.folder / "worlds" / str(seed)
@@ -106,6 +111,20 @@ class Plan:
 
     def _parse(self, stage: str, seed: int, settings: Settings) -> ParsedStage:
         """Once for every command: it takes a fifth of a second."""
+        words = ("fit", *call(self._files(stage, seed), self._own(stage, seed) | settings))
+        if words not in self._once:
+            self._once[words] = parse_stage(words)
+        return self._once[words]
+
+    def _files(self, stage: str, seed: int) -> list[Path]:
+        """The YAML of a stage, later files over earlier ones; `seed` matters where each has its own."""
+        files = [self._yaml(stage), self.log]
+        if stage == "recommender" and (recipe := self.found(f"{self.chain.recommender}/{self.log.name}")):
+            files.append(recipe)  # conf/<recommender>/<log>.yaml: what it needs on this log
+        return files
+
+    def _own(self, stage: str, seed: int) -> Settings:
+        """What the chain sets for a stage itself."""
         own: Settings = {"seed_everything": seed, "run.name": stage}
         own |= {"run.root": self.chain.root, "run.chain": self.name}
         if stage == "judge_select":
@@ -114,13 +133,7 @@ class Plan:
             own["model.keep"] = self.chain.keep
         if self.chain.world:
             own["data.root"] = str(self.data_root(seed))
-        files = [self._yaml(stage), self.log]
-        if stage == "recommender" and (recipe := self.found(f"{self.chain.recommender}/{self.log.name}")):
-            files.append(recipe)  # conf/<recommender>/<log>.yaml: what it needs on this log
-        words = ("fit", *call(files, own | settings))
-        if words not in self._once:
-            self._once[words] = parse_stage(words)
-        return self._once[words]
+        return own
 
     def tokens(self, seed: int) -> ParsedTokens:
         """The command that makes the semantic ids of a seed."""

@@ -38,6 +38,9 @@ from recalign.stage.parsed import without_values
 from recalign.stage.tokens import ParsedTokens
 from recalign.stage.upstream import TOKENS
 
+IDS, RECORD = "ids", "chain.json"
+"""What a chain leaves for `recalign update`: the ids of its log, and what it was asked for."""
+
 
 def run_chain(plan: Plan) -> Path:
     """Run what has changed of a chain, print its table and write its report.
@@ -105,6 +108,9 @@ def _prepare(plan: Plan) -> None:
     _world(plan, first)
     _check(data, plan.folder, plan.parsed("reward", first).variables)
     _require_rewards(plan)
+    if not plan.chain.world:  # of which each seed has its own
+        data.remember(plan.folder / IDS)
+    write_json(plan.folder / RECORD, plan.recorded())
 
 
 def _world(plan: Plan, seed: int, _: Results | None = None) -> None:

@@ -19,6 +19,7 @@ from recalign.nn import HSTU, Encoder
 from recalign.processes import gathered, shard
 from recalign.recommender.calibration import CalibratePrior
 from recalign.recommender.checkpoint import Loaded, load_net, load_weights, prior_names
+from recalign.recommender.grown import grow, load_earlier
 from recalign.recommender.policy import mean_nll
 from recalign.recommender.prior import in_step
 from recalign.recommender.sequence_policy import HistoryPolicy, SequencePolicy
@@ -45,6 +46,7 @@ class CloningSettings(TypedDict, total=False):
     weight_decay: float
     top_k: int
     init_from: str | None
+    grows_from: str | None
 
 
 class Cloning(PolicyModule):
@@ -59,6 +61,8 @@ class Cloning(PolicyModule):
         weight_decay: AdamW's, on matrices only.
         top_k: items a user that `predict` writes.
         init_from: checkpoint of a policy whose weights are loaded by name; mismatches are reported.
+        grows_from: checkpoint of an earlier run whose log this one continues (``data.grows_from``): its weights are
+            taken, and rows of new items are as initialised (`recalign.recommender.grown`).
     """
 
     policy: HistoryPolicy
@@ -71,10 +75,11 @@ class Cloning(PolicyModule):
         weight_decay: float = 0.3,
         top_k: int = 10,
         init_from: str | None = None,
+        grows_from: str | None = None,
     ) -> None:
         super().__init__(policy, lr, weight_decay, top_k)
         self.save_hyperparameters(logger=False, ignore=["policy", "top_k"])
-        self.prior = prior
+        self.prior, self.grows_from = prior, grows_from
         self.prior_facts: dict[str, float] = {}
         self.hidden_U: Tensor | None = None  # users whose rewards no policy may learn from
         self.start: Loaded | None = None
@@ -146,6 +151,8 @@ class Cloning(PolicyModule):
                     remedy="give a reward expression that differs between events, or set model.feedback to false",
                 )
             self.policy.past_rewards.calibrate(float(reward.mean()), float(reward.std(ddof=1)))
+        if stage == "fit" and self.grows_from:
+            grow(self.policy, load_earlier(self.grows_from, "policy", self.data), self.grows_from)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         with in_step(self.policy):  # its prior is off: `as_cloned` would read the strength, which may lie on the device

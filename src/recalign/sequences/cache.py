@@ -40,7 +40,7 @@ MAPPED = (pl.Int8, pl.Int16, pl.Int32, pl.Int64, pl.UInt8, pl.UInt16, pl.UInt32,
 
 FEATURES = ("code", "weight", "offset", "number")
 """Arrays of `ItemFeatures`."""
-MADE_BY = ("bins", "cache", "features", "partitions", "prepare", "relative", "splits", "store")
+MADE_BY = ("bins", "cache", "earlier", "features", "partitions", "prepare", "relative", "splits", "store")
 """Modules of this room that decide what an entry holds."""
 UNUSED_DAYS = 30
 """Days without use after which an entry is removed."""

@@ -6,6 +6,7 @@ import hashlib
 from dataclasses import dataclass
 
 import numpy as np
+import polars as pl
 
 from recalign.errors import InputError
 from recalign.sequences.splits import UserGroups
@@ -34,7 +35,7 @@ class UserCohort:
     def of(cls, sequences: Sequences, group: Group, share_a: float) -> UserCohort:
         """The users of a group of a log."""
         chosen_U = sequences.users_in(group)
-        return cls(group, share_a, int(chosen_U.sum()), _digest(sequences, chosen_U))
+        return cls(group, share_a, int(chosen_U.sum()), _digest(sequences.users, chosen_U))
 
     def mask(self, sequences: Sequences, where: str) -> np.ndarray:
         """Find these users in a log. Shape: bool (U,). `where` names the checkpoint, for errors.
@@ -42,9 +43,13 @@ class UserCohort:
         Raises:
             InputError: the log's group has other users.
         """
-        drawn = UserGroups(self.share_a).assign(sequences.users).to_numpy()
+        return self.among(sequences.users, where)
+
+    def among(self, users: pl.Series, where: str) -> np.ndarray:
+        """The same among raw ids in order, such as those of the log that this one continues. Shape: bool (U,)."""
+        drawn = UserGroups(self.share_a).assign(users).to_numpy()
         chosen_U = np.full(len(drawn), True) if self.group == "all" else drawn == self.group
-        if _digest(sequences, chosen_U) != self.digest:
+        if _digest(users, chosen_U) != self.digest:
             raise InputError(
                 f"it was trained on {self.count:,} users that are not group {self.group} of this log",
                 where=where,
@@ -53,6 +58,6 @@ class UserCohort:
         return chosen_U
 
 
-def _digest(sequences: Sequences, chosen_U: np.ndarray) -> str:
-    raw = sequences.users.filter(chosen_U).to_list()
+def _digest(users: pl.Series, chosen_U: np.ndarray) -> str:
+    raw = users.filter(chosen_U).to_list()
     return hashlib.sha256("\n".join(map(str, raw)).encode()).hexdigest()

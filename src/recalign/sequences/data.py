@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
+import numpy as np
 import polars as pl
 import torch
 from lightning import LightningDataModule
@@ -30,9 +32,11 @@ from recalign.sequences.batch import Batch, collate
 from recalign.sequences.cache import CacheEntry, cache_folder
 from recalign.sequences.checks import checked, report_truncation
 from recalign.sequences.cohort import UserCohort
+from recalign.sequences.earlier import EarlierLog
 from recalign.sequences.loader import Loader, WindowDataset
 from recalign.sequences.prepare import prepare
 from recalign.sequences.relative import RelativeTo
+from recalign.sequences.remember import remember
 from recalign.sequences.sampler import LengthBatches
 from recalign.sequences.splits import High, LeaveLast, Split, UserGroups
 from recalign.sequences.store import Group, Part, Sequences, build, fingerprint_of
@@ -67,6 +71,8 @@ class LogSettings(TypedDict, total=False):
     request_time: Literal["known", "last_event"]
     seed: int | None
     cache: bool | str
+    grows_from: str | None
+    untouched: float
 
 
 class EventDataModule(LightningDataModule):
@@ -93,6 +99,9 @@ class EventDataModule(LightningDataModule):
             the user's cache folder; or the folder to keep it in.
         relative_to: the column within whose bins rewards are ranked, such as a video's duration; null: they stay as
             they are. ``high`` reads the ranks.
+        grows_from: folder ``ids`` of an earlier chain, whose log this one continues: users and items keep their ids,
+            and what was trained on stays in training (`recalign.sequences.earlier`).
+        untouched: with ``grows_from``, share of the users without new training events that are trained on.
 
     Attributes:
         sample: how many users with test events `windows` has, a fixed sample of each group; null: all of them.
@@ -117,10 +126,18 @@ class EventDataModule(LightningDataModule):
         seed: int | None = None,
         cache: bool | str = True,
         relative_to: RelativeTo | None = None,
+        grows_from: str | None = None,
+        untouched: float = 1.0,
     ) -> None:
         super().__init__()
         self.check_settings(
-            {"max_length": max_length, "batch_tokens": batch_tokens, "stride": stride, "min_events": min_events}
+            {
+                "max_length": max_length,
+                "batch_tokens": batch_tokens,
+                "stride": stride,
+                "min_events": min_events,
+                "untouched": untouched,
+            }
         )
         self.log_, self.reward, self.high, self.split, self.root = log, reward, high, split, root
         self.relative_to, self.users = relative_to, users
@@ -128,7 +145,7 @@ class EventDataModule(LightningDataModule):
         self.max_length, self.stride, self.batch_tokens = max_length, stride, batch_tokens
         self.seed = seed or 0
         self.know_request = request_time == "known"
-        self.cache = cache
+        self.cache, self.grows_from, self.untouched = cache, grows_from, untouched
 
     @classmethod
     def check_settings(cls, given: Mapping[str, Any]) -> None:
@@ -140,6 +157,9 @@ class EventDataModule(LightningDataModule):
             InputError: a setting cannot work.
         """
         require_positive("data", given, "max_length", "batch_tokens", "min_events")
+        if not 0 <= given.get("untouched", 1.0) <= 1:
+            what, remedy = f"{given['untouched']} is no share of users", "give one from 0 to 1"
+            raise InputError(what, where="data.untouched", remedy=remedy)
         stride, max_length = given.get("stride"), given.get("max_length")
         if stride is not None and not 1 <= stride <= max_length:
             raise InputError(
@@ -159,7 +179,7 @@ class EventDataModule(LightningDataModule):
         if self._entry and (cached := self._entry.load()):
             return cached
         settings = self.split, self.high, self.groups, self.min_events
-        made = build(self.table, *settings, self._known_items(self.table.items), self.relative_to)
+        made = build(self.table, *settings, self._known_items(self.table.items), self.relative_to, self.earlier)
         # Unless the files changed while they were read.
         if self._entry and made.fingerprint == self._expected_fingerprint:
             self._entry.save(made)
@@ -186,7 +206,31 @@ class EventDataModule(LightningDataModule):
     @functools.cached_property
     def _expected_fingerprint(self) -> str:
         log = fingerprint(self.log_, data_root(self.root), self.reward)
-        return fingerprint_of(log, self.split, self.high, self.groups, self.min_events, self.relative_to)
+        settings = self.split, self.high, self.groups, self.min_events, self.relative_to
+        return fingerprint_of(log, *settings, self.earlier)
+
+    @functools.cached_property
+    def earlier(self) -> EarlierLog | None:
+        """The log that this one continues.
+
+        Raises:
+            InputError: there is none where `grows_from` says, or this one is read otherwise.
+        """
+        if self.grows_from is None:
+            return None
+        found = EarlierLog.read(self.grows_from)
+        found.require_same(self.log_, self._of_rewards)
+        return found
+
+    @property
+    def _of_rewards(self) -> dict[str, Any]:
+        """The settings that say what rewards and groups are."""
+        relative = asdict(self.relative_to) if self.relative_to else None
+        return {"reward": self.reward, "relative_to": relative, "share_a": self.groups.share}
+
+    def remember(self, folder: Path) -> None:
+        """Write into a folder what a log needs that continues this one (``grows_from``)."""
+        remember(self.sequences, folder, self.log_, self._of_rewards)
 
     def prepare(self, partitions: int | None = None, workers: int = 1) -> Report:
         """Prepare a log that need not fit in memory, in partitions of users; afterwards it is read from the cache.
@@ -211,6 +255,12 @@ class EventDataModule(LightningDataModule):
                 where="data.relative_to",
                 remedy="train without `recalign prepare`, in memory, or write the ranks into a column of the log",
             )
+        if self.grows_from is not None:
+            what, remedy = (
+                "a log that continues another is put into its order in memory",
+                "train without `recalign prepare`",
+            )
+            raise InputError(what, where="data.grows_from", remedy=remedy)
         if not self._entry.load():
             of_log, own = self._expected_fingerprint, (self.split, self.high, self.groups, self.min_events)
             how = self._known_items, partitions, workers
@@ -269,7 +319,12 @@ class EventDataModule(LightningDataModule):
     def training(self) -> Windows | NextEvents:
         """The windows to train on; subclasses narrow or extend what ``in_memory`` makes of them."""
         users = self.sequences.users_in(self.users)
-        return training_windows(self.sequences, users, self.max_length, self.stride)
+        windows = training_windows(self.sequences, users, self.max_length, self.stride)
+        if self.earlier is None or self.untouched == 1:
+            return windows
+        new_U = self.sequences.trained > self.earlier.trained(self.sequences.num_users)
+        drawn_U = np.random.default_rng(self.seed).random(self.sequences.num_users) < self.untouched
+        return windows.take(np.flatnonzero((new_U | drawn_U)[windows.user]))
 
     def windows(self, part: Part, users: Group | None = None) -> Windows:
         """The windows of a part for evaluation, of this module's users or of the named group."""

@@ -15,6 +15,7 @@ from recalign.events import EventTable, ItemValues, Report
 from recalign.events.messages import SHOWN
 from recalign.events.report import Note
 from recalign.files import digest
+from recalign.sequences.earlier import EarlierLog, places
 from recalign.sequences.features import ItemFeatures
 from recalign.sequences.relative import RelativeTo
 from recalign.sequences.splits import TEST, TRAIN, VALIDATION, High, Split, UserGroups
@@ -113,18 +114,22 @@ def build(
     min_events: int = 1,
     values: ItemValues | None = None,
     relative_to: RelativeTo | None = None,
+    earlier: EarlierLog | None = None,
 ) -> Sequences:
     """Split a checked event table and index its catalogue: the items of `min_events` training events or more.
 
     Training events of other items are left out. With ``values``, what is known of items, those that have some follow.
-    Rewards are ranked, if at all, among those that stay.
+    Rewards are ranked, if at all, among those that stay. Users and items of ``earlier`` keep their numbers, and its
+    training events stay in training.
 
     Raises:
-        InputError: a part has no events, or the training part has no two events of one user.
+        InputError: a part has no events, the training part has no two events of one user, or this is not the earlier
+            log with more events.
     """
-    frame = assign(table, split)
+    table = earlier.continued(table) if earlier else table
+    frame = assign(table, split, earlier)
     count_I = training_counts(frame, len(table.items))
-    items, number_I, warm = number_items(table.items, count_I >= min_events, values)
+    items, number_I, warm = number_items(table.items, count_I >= min_events, values, earlier)
     frame, arrays = index(frame, number_I, warm, len(table.users), high, relative_to)
     check_parts(part_sizes(frame), int(arrays["trained"].max(initial=0)), split, min_events)
     return Sequences(
@@ -133,16 +138,18 @@ def build(
         items=items,
         group=groups.assign(table.users).to_numpy(),
         **arrays,
-        fingerprint=fingerprint_of(table.fingerprint, split, high, groups, min_events, relative_to),
+        fingerprint=fingerprint_of(table.fingerprint, split, high, groups, min_events, relative_to, earlier),
         catalogue=catalogue_digest(items, frame),
         report=with_rare_items(table.report, table.items, count_I, min_events),
         features=ItemFeatures.of(values, items, warm) if values else None,
     )
 
 
-def assign(table: EventTable, split: Split) -> pl.DataFrame:
+def assign(table: EventTable, split: Split, earlier: EarlierLog | None = None) -> pl.DataFrame:
     """The events with their part, ``split``, in the order of (user, part)."""
-    frame = table.frame.with_columns(split.assign(table).alias("split"))
+    part = split.assign(table)
+    part = earlier.keep_trained(table, part) if earlier else part
+    frame = table.frame.with_columns(part.alias("split"))
     # Parts in order for each user: TimeSplit keeps them so, other splits could put test events into histories.
     key = pl.col("user").cast(pl.Int64) * len(PARTS) + pl.col("split")
     if not frame.select(key).to_series().is_sorted():
@@ -155,18 +162,24 @@ def training_counts(frame: pl.DataFrame, items: int) -> np.ndarray:
     return np.bincount(frame["item"].filter(frame["split"] == TRAIN).to_numpy(), minlength=items)
 
 
-def number_items(items: pl.Series, warm_I: np.ndarray, values: ItemValues | None) -> tuple[pl.Series, np.ndarray, int]:
+def number_items(
+    items: pl.Series, warm_I: np.ndarray, values: ItemValues | None, earlier: EarlierLog | None = None
+) -> tuple[pl.Series, np.ndarray, int]:
     """The items of the catalogue, the number of each of the log's items in it, 0 for none, and how many are warm.
 
     Args:
         items: raw ids of the log's items, sorted.
         warm_I: which of them have training events enough.
         values: what is known of items; None: nothing, and only these are in the catalogue.
+        earlier: its items come first, in their order, whether they still have events enough or not.
 
     Shape: -> raw ids (V,), int32 (I,).
     """
     number_I = warm_I * warm_I.cumsum(dtype=np.int32)
     warm = items.filter(pl.Series(warm_I))
+    if earlier is not None:
+        warm = pl.concat([earlier.items, warm.filter(~warm.is_in(earlier.items.implode()))])
+        number_I = places(items, warm, 1).astype(np.int32)
     if values is None:
         return warm, number_I, len(warm)
     known = values.ids.filter(values.known())
@@ -250,11 +263,18 @@ def is_first(key: np.ndarray) -> np.ndarray:
 
 
 def fingerprint_of(
-    log: str, split: Split, high: High | None, groups: UserGroups, min_events: int, relative_to: RelativeTo | None
+    log: str,
+    split: Split,
+    high: High | None,
+    groups: UserGroups,
+    min_events: int,
+    relative_to: RelativeTo | None,
+    earlier: EarlierLog | None = None,
 ) -> str:
     """`Sequences.fingerprint`, from the fingerprint of the log."""
-    relative = () if relative_to is None else (repr(relative_to),)  # without one, as it was before there were any
-    return digest(log, repr(split), repr(high), repr(groups), min_events, *relative)[:16]
+    # without these, as it was before there were any
+    more = [*([repr(relative_to)] if relative_to else []), *([{"earlier": earlier.digest}] if earlier else [])]
+    return digest(log, repr(split), repr(high), repr(groups), min_events, *more)[:16]
 
 
 def catalogue_digest(items: pl.Series, frame: pl.DataFrame) -> str:

@@ -17,7 +17,7 @@ DIMENSIONS = 8  # latent dimensions of tastes, habits and items
 GENRES = 20  # items of a genre have similar positions
 GENRE_SHARE = 0.8  # share of an item's position that its genre explains
 QUALITY_SHARE = 0.65  # share of the satisfaction's variance due to item quality; the rest is the match with the taste
-STABLE_POPULARITY_SHARE = 0.97  # share of the variance of log-popularity that is constant over time
+DRIFT = 0.03  # share of the variance of log-popularity that comes and goes; the rest is constant over time
 POPULARITY_QUALITY_SHARE = 0.25  # share of the variance of constant log-popularity due to quality
 POPULARITY_SHAPE = 1.5  # shape of a gamma distribution: the smaller, the longer the tail of rare items
 SLICES = 64  # time slices; fashion is constant within one
@@ -45,8 +45,8 @@ class People:
     generosity_U: Floats
 
 
-def draw_people(rng: np.random.Generator, users: int, items: int) -> People:
-    """Draw the latent variables of a world."""
+def draw_people(rng: np.random.Generator, users: int, items: int, drift: float = DRIFT) -> People:
+    """Draw the latent variables of a world; ``drift`` is the share of log-popularity that comes and goes."""
     position_ID = _draw_positions(rng, items)
     taste_UD = rng.normal(size=(users, DIMENSIONS))
     taste_UD -= taste_UD.mean(axis=0)  # as for positions: then the mean match of every user and item is 0
@@ -56,7 +56,7 @@ def draw_people(rng: np.random.Generator, users: int, items: int) -> People:
         satisfaction_UI=_standardise(mix(quality_I, match_UI, QUALITY_SHARE)),
         habit_UD=rng.standard_normal((users, DIMENSIONS), dtype=np.float32),
         position_ID=position_ID.astype(np.float32),
-        fashion_TI=_draw_fashion(rng, quality_I),
+        fashion_TI=_draw_fashion(rng, quality_I, drift),
         affinity_I=_standardise(rng.normal(size=items)),
         generosity_U=_standardise(rng.normal(size=users)),
     )
@@ -80,11 +80,11 @@ def _draw_positions(rng: np.random.Generator, items: int) -> NDArray[np.float64]
     return position_ID / np.sqrt((position_ID**2).sum(axis=1).mean())
 
 
-def _draw_fashion(rng: np.random.Generator, quality_I: Floats) -> Floats:
+def _draw_fashion(rng: np.random.Generator, quality_I: Floats, drift: float) -> Floats:
     """Draw constant popularity, and one peak per item at a random time. A peak rises quickly and falls slowly."""
     luck_I = _standardise(np.log(rng.gamma(POPULARITY_SHAPE, size=len(quality_I))))
     constant_I = _standardise(mix(quality_I, luck_I, POPULARITY_QUALITY_SHARE))
     time_T1 = (np.arange(SLICES)[:, None] + 0.5) / SLICES
     since_TI = time_T1 - rng.uniform(-FALL, 1 + RISE, size=len(quality_I))
     peak_TI = np.exp(-0.5 * (since_TI / np.where(since_TI < 0, RISE, FALL)) ** 2)
-    return _standardise(mix(constant_I, _standardise(peak_TI), STABLE_POPULARITY_SHARE))
+    return _standardise(mix(constant_I, _standardise(peak_TI), 1 - drift))

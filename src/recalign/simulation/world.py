@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from recalign.errors import InputError
 from recalign.simulation.behaviour import choose, draw_activity, draw_times, standardise_circumstance, time_slice
-from recalign.simulation.people import Floats, People, draw_people
+from recalign.simulation.people import DRIFT, Floats, People, draw_people
 
 MEAN = 3.05  # mean true reward over all pairs. Chosen items are better: the log's mean equals ML-100K's
 SD = 0.72  # of the true satisfaction, in reward points: the unit of all sizes
@@ -40,6 +40,8 @@ class World:
         generosity: size of the user bias in rewards.
         habit: weight of habit in choices; satisfaction has weight 1.
         fashion: weight of fashion (popularity over time) in choices; satisfaction has weight 1.
+        drift: share of the variance of fashion that comes and goes, one peak an item; the rest is constant. Towards 1,
+            what was popular says little of what will be.
         circumstance: effect of the circumstance (a confounder) on rewards.
         confounding: effect of the circumstance on choices: some items are seen mostly under it.
         missing: share of the events without a recorded reward.
@@ -57,6 +59,7 @@ class World:
     generosity: float = 0.55
     habit: float = 5.0
     fashion: float = 5.5
+    drift: float = DRIFT
     circumstance: float = 0.4
     confounding: float = 0.5
     missing: float = 0.1
@@ -71,6 +74,7 @@ class World:
             "items": (20, largest, "give at least 20"),
             "events": (least, most, f"give {least} to {most} (half the catalogue a user), or change users and items"),
             **dict.fromkeys(SIZES, (0, largest, size)),
+            "drift": (0, 1, "give a share from 0 to 1"),
             "missing": (0, 0.9, "give a share from 0 to 0.9"),
             "random": (0, 1, "give a share from 0 to 1"),
             "seed": (0, largest, "give 0 or more"),
@@ -110,7 +114,7 @@ class Simulated:
 def simulate(world: World) -> Simulated:
     """Simulate a log: draw users and items, what they choose, and how they rate it."""
     rng = np.random.default_rng(world.seed)
-    people = draw_people(rng, world.users, world.items)
+    people = draw_people(rng, world.users, world.items, world.drift)
     count_U = draw_activity(rng, world.users, world.events, world.most)
     second_N, under_N = draw_times(rng, count_U)
     slice_N, circumstance_N = time_slice(second_N), standardise_circumstance(under_N)

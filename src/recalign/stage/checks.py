@@ -193,7 +193,7 @@ def after_reading(
     if parsed.training:
         _refuse_rare_validation(trainer, datamodule)
     for one in parsed.upstream:
-        if content := one.checkpoint():
+        if one.of_this_log and (content := one.checkpoint()):
             Loaded.of(None, content, str(one.path)).check(datamodule)  # type: ignore[arg-type]
     if parsed.checkpoint is None:
         return

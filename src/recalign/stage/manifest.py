@@ -101,14 +101,16 @@ class Manifest:
 def run_key(config: dict[str, Any], fingerprint: str | None, upstream: dict[str, dict[str, str]]) -> dict[str, Any]:
     """All that determines a run's result: settings, data, upstream checkpoints, code; settings by their digest.
 
-    The bytes of the data and of the checkpoints count. Paths (``run``, ``data.root``, ``data.cache``, names of
-    checkpoints), item titles (features are in the log's fingerprint), and what only prints or logs (`OUTPUT`) do not.
+    The bytes of the data and of the checkpoints count. Paths (``run``, ``data.root``, ``data.cache``,
+    ``data.grows_from``, names of checkpoints), item titles (features are in the log's fingerprint), and what only
+    prints or logs (`OUTPUT`) do not.
     """
     counted = copy.deepcopy({k: v for k, v in config.items() if k not in ("run", "ckpt_path")})
     data, trainer = counted["data"]["init_args"], counted["trainer"]
     for settings, name in (
         (data, "root"),
         (data, "cache"),
+        (data, "grows_from"),
         (data["log"], "items"),
         *((trainer, one) for one in OUTPUT),
     ):

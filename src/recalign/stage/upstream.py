@@ -13,6 +13,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from recalign.errors import InputError
 from recalign.files import sha256
 from recalign.recommender.checkpoint import read_checkpoint
+from recalign.recommender.grown import GROWS_FROM
 from recalign.stage.classes import imported
 from recalign.stage.folder import RunFolder
 from recalign.stage.manifest import Manifest
@@ -45,6 +46,11 @@ class Upstream:
     def key(self) -> str:
         return f"{self.part}.{self.argument}"
 
+    @property
+    def of_this_log(self) -> bool:
+        """Whether it was trained on the stage's own log; else on the one that this continues."""
+        return self.argument != GROWS_FROM
+
     def checkpoint(self) -> dict[str, Any]:
         """The checkpoint that it names; {} where it names none."""
         return read_checkpoint(self.path) if self.path and self.stage != TOKENS else {}
@@ -62,6 +68,9 @@ def declared(config: Namespace, continued: Manifest | None) -> list[Upstream]:
         for argument, stage in needs.items():
             given = init_args.get(argument) or began_with.get(f"{part}.{argument}", {}).get("path")
             found.append(Upstream(part, argument, stage, Path(given) if given else None, bool(given)))
+        if part == "model" and (given := init_args.get(GROWS_FROM)):
+            stage = "reward" if "reward" in kind.saved_networks else "recommender"
+            found.append(Upstream(part, GROWS_FROM, stage, Path(given), True))
     return found
 
 

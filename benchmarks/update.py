@@ -1,0 +1,336 @@
+"""The next day: go on from yesterday's models, train them anew, or leave them alone?
+
+    python benchmarks/update.py [--log world] [--drift 0.03 0.5] [--seeds 0 1 2] [--epochs 0.25] [--untouched 1 0.2]
+
+Rolling origin, in global time: the events up to a time are known (the newest twentieth of them validates), the next
+window is tested on, then it is known too. Worlds are simulated, with as much drift as asked for; other logs are named
+by their YAML. All rows of a window see the same prepared log, which continues the one before, so that users and items
+have the same numbers.
+
+    stale                       the models of the first window, as they are; new items have no vector of their own
+    update                      the models of the window before go on, for a share of the epochs
+    retrain                     trained on all known events, from the beginning
+    retrain, equal compute      the same, for as many epochs as the update
+    popularity                  what was chosen most in the last window
+
+of the start (cloning) and of A-SFT with a reward model of its own day. Figures: NDCG@10 of all test events, of users
+and items that were known before the last window, of new users and of new items; in worlds also the mean true reward of
+the ten items shown; and the seconds of training for a window, A-SFT's with those of what it starts from. The update is
+also run with fewer of the users who did nothing new (--untouched).
+
+The verdict, from paired differences of NDCG@10 over users, all windows and seeds pooled: if neither update nor retrain
+is better than stale (lower end of the 95 % interval above 0): leave. Else, if retrain is better than update: retrain.
+Else: update.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+import yaml
+from tables import CONF, average, by_metric, figure, frame, lines, markdown, options, save
+
+from recalign.evaluation.baselines import SameForAll
+from recalign.keys import call
+from recalign.metrics.bootstrap import Estimate
+from recalign.metrics.rank import gain_ndcg
+from recalign.recommender import Policy
+from recalign.recommender.checkpoint import build, load_net, read_checkpoint, recipe
+from recalign.recommender.grown import grow
+from recalign.sequences import EventDataModule
+from recalign.simulation import World, simulate
+from recalign.stage import Manifest, RunFolder, parse_stage, run_stage
+
+EDGES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+"""Shares of the events that are known in the first window's training, and at the end of each test window."""
+VALIDATION = 0.05
+STAGES = ("recommender", "reward", "asft")
+METRICS = ("all", "known", "new users", "new items", "true@10", "seconds")
+COLUMNS = {f"start/{name}": f"start {name}" for name in METRICS} | {f"asft/{name}": f"A-SFT {name}" for name in METRICS}
+STALE, UPDATE, RETRAIN, EQUAL, POPULARITY = "stale", "update", "retrain", "retrain, equal compute", "popularity"
+
+
+def main() -> None:
+    parser = options(__doc__, seeds=[0, 1, 2], runs="runs/update", data=True)
+    parser.add_argument("--log", default="world", help="world, or the YAML of a log with times, such as kuairand-pure")
+    parser.add_argument("--drift", type=float, nargs="+", default=[0.03, 0.5], help="of worlds")
+    parser.add_argument("--world", default="{}", help="further settings of worlds, as YAML")
+    parser.add_argument("--epochs", type=float, default=0.25, help="of an update, as a share of the first training's")
+    parser.add_argument("--untouched", type=float, nargs="+", default=[1.0], help="shares of users without new events")
+    parser.add_argument("--windows", type=int, default=4)
+    parser.add_argument("--no-save", action="store_true", help="print alone, as for a trial")
+    parser.add_argument("chain", nargs="*", help="words for every stage, after --: -- --trainer.max_epochs 1")
+    given = parser.parse_args()
+    tables = []
+    for drift in given.drift if given.log == "world" else [None]:
+        name = given.log if drift is None else f"world, drift {drift:g}"
+        events = pl.concat([of_seed(given, drift, seed) for seed in given.seeds])
+        tables.append(summary(events, name, given.seeds))
+        print(f"\n{markdown(tables[-1], COLUMNS, 4, figure)}")
+        for stage in ("start", "asft"):
+            said, why = verdict(events.filter(pl.col("stage") == stage))
+            print(f"{name}, {stage}: {said} ({why})")
+    if not given.no_save:
+        print(save(pl.concat(tables), "update", "log", "row"))
+
+
+def of_seed(given: argparse.Namespace, drift: float | None, seed: int) -> pl.DataFrame:
+    """The test events of one seed under every row."""
+    root = given.runs / (given.log if drift is None else f"drift-{drift:g}") / f"seed-{seed}"
+    log, events, truth = raw(given, drift, seed, root)
+    parts, earlier, days = [], None, Windows(events)
+    for window in range(given.windows + 1):
+        day = Day(given, root / f"window-{window}", log, days, window, seed, earlier)
+        if window == 0:
+            first = last = dict.fromkeys(rows_of(given), day.trained("first", None, 1.0, 1.0))
+        else:
+            before, last = last, {}
+            for row, untouched in rows_of(given).items():
+                last[row] = day.trained(row, before[row], given.epochs, untouched)
+            parts += [day.tested(STALE, first[UPDATE], grown=True)]
+            parts += [day.tested(row, runs) for row, runs in last.items()]
+            parts += [day.tested(RETRAIN, day.trained(RETRAIN, None, 1.0, 1.0))]
+            parts += [day.tested(EQUAL, day.trained(EQUAL, None, given.epochs, 1.0))]
+            parts += [day.popular()]
+        earlier = day
+    found = pl.concat(parts, how="diagonal").with_columns(seed=pl.lit(seed))
+    if truth is None:
+        return found.with_columns(pl.lit(None, pl.Float64).alias("true@10"))
+    return found
+
+
+def rows_of(given: argparse.Namespace) -> dict[str, float]:
+    """The rows that go on, and their share of users without new events."""
+    fewer = {f"{UPDATE}, {share:g} of untouched users": share for share in given.untouched if share < 1}
+    return {UPDATE: 1.0} | fewer
+
+
+def raw(
+    given: argparse.Namespace, drift: float | None, seed: int, root: Path
+) -> tuple[dict[str, Any], pl.DataFrame, np.ndarray | None]:
+    """The ``data`` of a log's YAML, its rows in order of time, and the truth of worlds."""
+    if drift is None:
+        log = yaml.safe_load((CONF / "data" / f"{given.log}.yaml").read_text())["data"]
+        root_of = {"data.root": given.data} if given.data else {}
+        stage = parse_stage(["fit", *call([CONF / "recommender.yaml", CONF / "data" / f"{given.log}.yaml"], root_of)])
+        data: EventDataModule = stage.datamodule()  # type: ignore[assignment]
+        table = data.table
+        own = {"user": table.users.gather(table.frame["user"]), "item": table.items.gather(table.frame["item"])}
+        columns = table.frame.select("timestamp", "reward").with_columns(**own)
+        return {"max_length": log.get("max_length", 200)}, columns.sort("timestamp", maintain_order=True), None
+    world = simulate(World(drift=drift, seed=1000 + seed, **yaml.safe_load(given.world)))
+    np.save((root.mkdir(parents=True, exist_ok=True) or root) / "truth.npy", world.truth_UI)
+    return {"max_length": 200}, world.events.select("user", "item", "timestamp", "reward"), world.truth_UI
+
+
+class Windows:
+    """The rows of a log up to each edge; events of the time of an edge belong to what comes after it."""
+
+    def __init__(self, events: pl.DataFrame) -> None:
+        self.events = events
+
+    def time(self, share: float) -> int:
+        return int(self.events["timestamp"][min(int(len(self.events) * share), len(self.events) - 1)])
+
+    def until(self, share: float) -> pl.DataFrame:
+        return self.events if share >= 1 else self.events.filter(pl.col("timestamp") < self.time(share))
+
+
+class Day:
+    """One window: the events known before it to train on, its own to test on."""
+
+    def __init__(
+        self,
+        given: argparse.Namespace,
+        folder: Path,
+        log: Mapping[str, Any],
+        days: Windows,
+        window: int,
+        seed: int,
+        earlier: Day | None,
+    ) -> None:
+        self.given, self.folder, self.days, self.window, self.seed = given, folder, days, window, seed
+        self.earlier, self.log = earlier, folder / "log.yaml"
+        folder.mkdir(parents=True, exist_ok=True)
+        days.until(EDGES[window + 1]).write_parquet(folder / "events.parquet")
+        cuts = [days.time(EDGES[window] * (1 - VALIDATION)), days.time(EDGES[window])]
+        split = {"cuts": [datetime.fromtimestamp(cut, UTC).isoformat() for cut in cuts]}
+        data = {
+            **log,
+            "log": {"name": "day", "files": ["events.parquet"], "time_unit": "s"},
+            "reward": "reward",
+            "high": {"quantile": 0.75},
+            "split": {"class_path": "recalign.sequences.TimeSplit", "init_args": split},
+            "root": str(folder),
+            "grows_from": str(earlier.folder / "ids") if earlier else None,
+        }
+        self.log.write_text(yaml.safe_dump({"data": data}, sort_keys=False))
+        self.data: EventDataModule = parse_stage(self.words("recommender", "none", {})).datamodule()  # type: ignore[assignment]
+        self.data.remember(folder / "ids")
+
+    def words(self, stage: str, row: str, own: Mapping[str, Any]) -> list[str]:
+        run = {"run.root": str(self.folder), "run.chain": row.replace(",", ""), "seed_everything": self.seed}
+        return ["fit", *call([CONF / f"{stage}.yaml", self.log], run | dict(own)), *self.given.chain]
+
+    def trained(self, row: str, before: Mapping[str, Path] | None, epochs: float, untouched: float) -> dict[str, Path]:
+        """The checkpoints of all stages, trained unless they are up to date.
+
+        Args:
+            row: names the runs.
+            before: checkpoints to go on from.
+            epochs: share of those that the first window's training took.
+            untouched: share of the users without new events.
+        """
+        found = {}
+        for stage in STAGES:
+            own: dict[str, Any] = {"data.untouched": untouched}
+            if before:
+                own["model.grows_from"] = str(before[stage])
+            if epochs < 1:
+                own["trainer.max_epochs"] = math.ceil(epochs * self.first_epochs(stage))
+            parsed = parse_stage(self.words(stage, row, own))
+            manifest = parsed.finished()
+            made = parsed.folder.path / str(manifest.checkpoint) if manifest else run_stage(parsed.words).checkpoint
+            assert made is not None
+            found[stage] = made
+        return found
+
+    def first_epochs(self, stage: str) -> int:
+        """How many epochs a stage took in the first window."""
+        day: Day = self
+        while day.earlier:
+            day = day.earlier
+        last = RunFolder(day.folder / "first" / stage / f"seed-{self.seed}").last
+        return int(read_checkpoint(last)["epoch"]) + 1
+
+    def tested(self, row: str, runs: Mapping[str, Path], *, grown: bool = False) -> pl.DataFrame:
+        """The test events under the start and the aligned policy of a row, and what their training cost."""
+        parts = []
+        manifests = {stage: Manifest.read(RunFolder(path.parent.parent)) for stage, path in runs.items()}
+        seconds = {stage: one.seconds for stage, one in manifests.items() if one and not grown}
+        for stage, run in (("start", "recommender"), ("asft", "asft")):
+            policy = load_net(runs[run], "policy").net
+            policy = self.as_it_is(policy) if grown else policy
+            took = sum(seconds.values()) if stage == "asft" else seconds.get(run, 0.0)
+            named = {"row": pl.lit(row), "stage": pl.lit(stage), "seconds": pl.lit(float(took))}
+            parts.append(self.measured(policy).with_columns(**named))
+        return pl.concat(parts)
+
+    @torch.no_grad()
+    def as_it_is(self, policy: Policy) -> Policy:
+        """A policy over today's catalogue that knows nothing of its new items: their vectors are random, counts 0."""
+        plan = recipe(policy)
+        plan["init_args"]["num_items"] = self.data.num_items
+        torch.manual_seed(0)
+        whole = build(plan)
+        grow(whole, policy, "the stale policy")
+        counts = torch.zeros(self.data.num_items)
+        known = policy.prior.log_count_V.exp()
+        counts[: policy.num_items] = 1.5 * known / known.min() - 0.5  # as if the rarest item had one event
+        whole.set_counts(counts)
+        whole.prior_strength = policy.prior_strength
+        return whole
+
+    def popular(self) -> pl.DataFrame:
+        """The test events under the items that were chosen most in the last window, for either stage."""
+        assert self.earlier is not None
+        newest = self.days.until(EDGES[self.window]).filter(
+            pl.col("timestamp") >= self.days.time(EDGES[self.window - 1])
+        )
+        counts = self.data.sequences.items.to_frame("item").join(
+            newest.group_by("item").len(), on="item", how="left", maintain_order="left"
+        )
+        policy = SameForAll(torch.from_numpy(counts["len"].fill_null(0).to_numpy().astype(np.float32)))
+        found = self.measured(policy).with_columns(row=pl.lit(POPULARITY))
+        return pl.concat([found.with_columns(stage=pl.lit(stage)) for stage in ("start", "asft")])
+
+    @torch.no_grad()
+    def measured(self, policy: Policy) -> pl.DataFrame:
+        """NDCG@10 of each test event, which kind of event it is, and the true reward of what is shown."""
+        assert self.earlier is not None
+        sequences, old, parts = self.data.sequences, self.data.earlier, []
+        assert old is not None
+        path = self.folder.parent / "truth.npy"
+        truth = torch.from_numpy(np.load(path)) if path.is_file() else None
+        users, items = sequences.users, sequences.items
+        for batch in self.data.loader(self.data.windows("test", "all")):
+            state = policy.eval().encode(batch)
+            rank_T = policy.ranks(state, batch.target_T, batch.seen_N)
+            user_T = batch.user_B[batch.row_T].numpy()
+            columns: dict[str, Any] = {"user": users.gather(user_T), "ndcg": gain_ndcg(rank_T, 10).double().numpy()}
+            columns |= {"new user": user_T >= len(old.users), "new item": batch.target_T.numpy() > len(old.items)}
+            if truth is not None:  # of worlds, whose raw ids count from 1
+                shown_TK = policy.top_k(state, 10, batch.seen_N)[1]
+                raw_TK = items.gather(shown_TK.flatten().clamp(min=1).numpy() - 1).to_numpy().reshape(shown_TK.shape)
+                columns["true@10"] = truth[columns["user"].to_numpy()[:, None] - 1, raw_TK - 1].double().mean(1).numpy()
+            parts.append(pl.DataFrame(columns))
+        return pl.concat(parts).with_columns(window=pl.lit(self.window), event=pl.int_range(pl.len()))
+
+
+def summary(events: pl.DataFrame, log: str, seeds: list[int]) -> pl.DataFrame:
+    """Figures of every row, a mean over the windows of each seed, as results are saved."""
+    rows = []
+    for row in events["row"].unique(maintain_order=True):
+        cells = []
+        for seed in seeds:
+            own = events.filter((pl.col("row") == row) & (pl.col("seed") == seed))
+            cells.append(
+                {f"{stage}/{name}": value for stage in ("start", "asft") for name, value in figures(own, stage).items()}
+            )
+        rows.append(lines(log, row, by_metric(cells), seeds, average))
+    return pl.concat(rows) if rows else frame([])
+
+
+def figures(events: pl.DataFrame, stage: str) -> dict[str, float]:
+    """The figures of one row, seed and stage: means over the windows that have such events."""
+    new_user, new_item = pl.col("new user"), pl.col("new item")
+    kinds = {"all": pl.lit(True), "known": ~new_user & ~new_item, "new users": new_user, "new items": new_item}
+    own, found = events.filter(pl.col("stage") == stage), {}
+    for name, chosen in kinds.items():
+        by_window = own.filter(chosen).group_by("window").agg(pl.col("ndcg").mean())["ndcg"]
+        if len(by_window):
+            found[name] = float(by_window.mean())  # type: ignore[arg-type]
+    for name in ("true@10", "seconds"):
+        if len(known := own[name].drop_nulls()):
+            found[name] = float(known.mean())  # type: ignore[arg-type]
+    return found
+
+
+def verdict(events: pl.DataFrame) -> tuple[str, str]:
+    """Update, retrain or leave, and the differences that say so; of one stage's test events."""
+    ends = {
+        (one, other): difference(events, one, other)
+        for one, other in ((UPDATE, STALE), (RETRAIN, STALE), (RETRAIN, UPDATE))
+    }
+    why = "; ".join(
+        "{} - {}: {:+.4f} [{:+.4f}, {:+.4f}]".format(*pair, found.value, *found.interval())
+        for pair, found in ends.items()
+    )
+    better = {pair: estimate.interval()[0] > 0 for pair, estimate in ends.items()}
+    if not better[UPDATE, STALE] and not better[RETRAIN, STALE]:
+        return "leave", why
+    return ("retrain" if better[RETRAIN, UPDATE] else "update"), why
+
+
+def difference(events: pl.DataFrame, one: str, other: str) -> Estimate:
+    """The mean difference in NDCG@10 between two rows, by event, users drawn with replacement; seeds are worlds."""
+    key = ["seed", "window", "event", "user"]
+    pairs = events.filter(pl.col("row") == one).join(events.filter(pl.col("row") == other), on=key, suffix=" other")
+    by_user = pairs.group_by("seed", "user").agg(total=(pl.col("ndcg") - pl.col("ndcg other")).sum(), count=pl.len())
+    total_U, count_U = by_user["total"].to_numpy(), by_user["count"].to_numpy()
+    random = np.random.default_rng(0)
+    drawn = [random.integers(len(by_user), size=len(by_user)) for _ in range(2000)]
+    draws_D = np.array([total_U[one].sum() / count_U[one].sum() for one in drawn])
+    return Estimate(float(total_U.sum() / count_U.sum()), draws_D)
+
+
+if __name__ == "__main__":
+    main()

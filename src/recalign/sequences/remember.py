@@ -1,0 +1,49 @@
+"""Write what is remembered of a log (`recalign.sequences.earlier`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from recalign import kept
+from recalign.events import LogMapping
+from recalign.files import digest, write_json
+from recalign.sequences.earlier import FACTS, ITEMS, USERS, mapping, sums
+from recalign.sequences.store import Sequences
+
+
+def remember(sequences: Sequences, folder: Path, log: LogMapping, settings: Mapping[str, Any]) -> None:
+    """Write the ids of a log, and digests of each user's events, unless they lie there already.
+
+    Args:
+        sequences: the log; its users and the items of its catalogue, in order.
+        folder: is published whole (`recalign.kept`). It holds raw ids, and no event.
+        log: how it is read.
+        settings: ``reward``, ``relative_to`` and ``share_a`` of `EventDataModule`.
+    """
+    facts = {"mapping": mapping(log), "catalogue": sequences.catalogue, "rewards": sequences.rewards, **settings}
+    facts |= {"name": log.name, "updatable": _refusal(sequences)}
+    if kept.check(folder, key := {"log": sequences.fingerprint, "facts": digest(facts)}).fresh:
+        return
+    known = np.diff(sequences.offset)
+    sums_U2 = sums(sequences.item, sequences.time, sequences.reward, sequences.offset[:-1], known)
+    columns = {"known": known, "trained": sequences.trained, "events": sums_U2[:, 0], "rewards": sums_U2[:, 1]}
+    with kept.publish(folder, key) as part:
+        pl.DataFrame({"user": sequences.users, **columns}).write_ipc(part / USERS)
+        sequences.items.alias("item").to_frame().write_ipc(part / ITEMS)
+        write_json(part / FACTS, facts)
+
+
+def _refusal(sequences: Sequences) -> str:
+    """Why no log can continue this one; empty if one can."""
+    if sequences.features is not None:
+        return "its items are known by their features"
+    steps = np.diff(sequences.time)
+    within = np.ones(len(steps), bool)
+    ends = sequences.offset[1:-1]
+    within[ends[(ends > 0) & (ends < len(sequences.time))] - 1] = False
+    return "its split does not follow time" if (steps[within] < 0).any() else ""

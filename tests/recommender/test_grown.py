@@ -1,0 +1,128 @@
+"""Stages go on from an earlier run: known items keep their weights; another log, reward or network is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import small
+import torch
+
+from recalign.errors import InputError
+from recalign.posttrain import PostTrainingData, WeightedSFT
+from recalign.recommender import Recommender, RecommenderData
+from recalign.recommender.checkpoint import load_net
+from recalign.recommender.grown import grow
+from recalign.reward import RewardData, RewardModel
+
+
+@pytest.fixture(scope="module")
+def grown(log_root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Where the grown log of ``tastes.csv`` lies: further events of old users, new users, and items 41 and 42."""
+    root = tmp_path_factory.mktemp("grown")
+    data = small.data_of(RewardData, log_root, "tastes")
+    data.remember(root / "ids")
+    before = pl.read_csv(log_root / "tastes.csv")
+    chosen = (41, 42, 1, 2, 3, 4, 5, 6, 7, 8)
+    later = [(user, item, 4, 10**6 + at) for user in range(100, 140) for at, item in enumerate(chosen)]
+    pl.concat([before, pl.DataFrame(later, schema=before.schema, orient="row")]).write_csv(root / "tastes.csv")
+    return {"root": root, "grows_from": str(root / "ids")}
+
+
+def of(kind: type, grown: dict[str, Any], **given: Any) -> Any:
+    return small.data_of(kind, grown["root"], "tastes", grows_from=grown["grows_from"], **given)
+
+
+@pytest.fixture(scope="module")
+def started(grown, cloned, tmp_path_factory: pytest.TempPathFactory) -> tuple[Recommender, Path]:
+    """The recommender after no step at all (its learning rate is 0), and its checkpoint."""
+    folder = tmp_path_factory.mktemp("started")
+    data = of(RecommenderData, grown, users="all")
+    module = Recommender(data.num_items, small.encoder(), temperature=0.1, lr=0.0, prior=False, grows_from=str(cloned))
+    small.fit(module, data, folder)
+    return module, small.saved(module, folder / "policy.ckpt")
+
+
+def test_known_items_keep_their_rows_and_new_ones_are_as_initialised(started, cloned):
+    module, _ = started
+    old, new = load_net(cloned, "policy").net, module.policy
+    assert new.num_items == old.num_items + 2
+    rows = new.item_embedding.weight
+    torch.testing.assert_close(rows[: old.num_items + 1], old.item_embedding.weight, rtol=0, atol=0)
+    assert rows[old.num_items + 1 :].abs().max() <= 2.0
+    assert (rows[old.num_items + 1 :].std(dim=1) > 0.005).all()
+    for name, weight in old.encoder.state_dict().items():
+        torch.testing.assert_close(new.encoder.state_dict()[name], weight, rtol=0, atol=0)
+    assert len(new.prior.log_count_V) == new.num_items  # counted anew
+    assert new.prior.log_count_V[-1] > new.prior.log_count_V.min() or new.prior.log_count_V.max() == 0
+
+
+def test_an_aligned_policy_goes_on_from_its_weights_and_is_held_to_the_new_start(
+    started, cloned, grown, tmp_path: Path
+):
+    data = of(PostTrainingData, grown)
+    earlier = load_net(cloned, "policy").net  # stands for what was aligned
+    method = WeightedSFT(init_from=str(started[1]), grows_from=str(cloned), lr=0.0, **small.FREE)
+    with torch.no_grad():
+        method.reference.item_embedding.weight[1] += 1
+        method.policy.item_embedding.weight[1] += 1
+    small.fit(method, data, tmp_path)
+    torch.testing.assert_close(method.policy.item_embedding.weight[1], earlier.item_embedding.weight[1])
+    new = earlier.num_items + 1  # of which the earlier policy knows nothing
+    torch.testing.assert_close(method.policy.item_embedding.weight[new:], method.reference.item_embedding.weight[new:])
+    moved = method.reference.item_embedding.weight[1] - started[0].policy.item_embedding.weight[1]
+    torch.testing.assert_close(moved, torch.ones_like(moved))
+
+
+def test_a_reward_model_keeps_what_its_trunk_says(started, rewarded, grown, tmp_path: Path):
+    data = of(RewardData, grown)
+    model = RewardModel(data.num_items, init_from=str(started[1]), members=1, lr=0.0, grows_from=str(rewarded))
+    small.fit(model, data, tmp_path)
+    old, new = load_net(rewarded, "reward").net.nets[0], model.reward.nets[0]
+    rows, width = old.num_items + 1, new.trunk.encoder.dim
+    torch.testing.assert_close(new.trunk.item_embedding.weight[:rows], old.trunk.item_embedding.weight)
+    torch.testing.assert_close(
+        new.trunk.item_embedding.weight[rows:], started[0].policy.item_embedding.weight[rows:]
+    )  # of the new start
+    state, known = torch.randn(7, new.dim), torch.randn(5, new.dim)
+    state[:, width:] = known[:, width:] = 0
+    assert old.user_projection.weight.abs().max() > 0
+    ours, theirs = (
+        ((net.user_projection(state)[:, :width]) @ net.item_projection(known)[:, :width].T, net.user_bias(state))
+        for net in (new, old)
+    )
+    torch.testing.assert_close(ours, theirs)
+    known[:, width:] = 1  # factors are made anew, and nothing is read into them yet
+    score = new.user_projection(state) @ new.item_projection(known).T
+    known[:, width:] = 0
+    torch.testing.assert_close(score, new.user_projection(state) @ new.item_projection(known).T)
+
+
+def test_a_model_grows_from_a_log_that_is_named(cloned, grown, tmp_path: Path):
+    data = small.data_of(RecommenderData, grown["root"], "tastes", users="all")
+    module = Recommender(data.num_items, small.encoder(), grows_from=str(cloned))
+    with pytest.raises(InputError, match=r"there is no earlier log to go on from[\s\S]*--data.grows_from"):
+        small.fit(module, data, tmp_path)
+
+
+def test_a_checkpoint_of_another_log_is_refused(started, grown, tmp_path: Path):
+    data = of(RecommenderData, grown, users="all")
+    module = Recommender(data.num_items, small.encoder(), grows_from=str(started[1]))
+    with pytest.raises(InputError, match="this checkpoint was not trained on the log that"):
+        small.fit(module, data, tmp_path)
+
+
+def test_other_networks_are_refused(cloned, started):
+    old, new = load_net(cloned, "policy").net, started[0].policy
+    wide = Recommender(new.num_items, small.HSTU(dim=16, layers=2, max_length=32)).policy
+    with pytest.raises(InputError, match="other weights: encoder"):
+        grow(wide, old, "old.ckpt")
+    longer = Recommender(new.num_items, small.HSTU(dim=16, layers=1, max_length=34)).policy
+    with pytest.raises(InputError, match="in the checkpoint"):
+        grow(longer, old, "old.ckpt")
+    with pytest.raises(InputError, match=r"item_embedding\.weight: .* in the checkpoint, .* here"):
+        grow(load_net(cloned, "policy").net, new, "new.ckpt")  # items do not go
+    with pytest.raises(InputError, match="a CodePolicy cannot grow"):
+        grow(small.coded(9), old, "old.ckpt")
