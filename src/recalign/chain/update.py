@@ -107,11 +107,11 @@ class UpdatePlan(Plan):
             what = "each of its seeds has a world of its own, and these do not grow"
             raise InputError(what, where=how.run, remedy=ANEW)
         name = how.name or f"{self.run.name}-update"
-        same = {"log": how.log, "name": name, "workers": how.workers, "verbose": how.verbose}
         # What stages were given stands in the configuration of each, what a search chose too. Only what a log's YAML
         # may have been overridden by has to come after it again.
         stages = {stage: _of_data(settings_of(own)) for stage, own in before.stages.items()}
-        chain = replace(before, **same, root=str(self.run.parent), trials=0, stages=stages, trainer={})
+        own = replace(before, log=how.log, name=name, workers=how.workers, verbose=how.verbose)
+        chain = replace(own, root=str(self.run.parent), trials=0, stages=stages, trainer={})
         for stage, settings in self.record["overrides"]:
             overrides[stage] = _of_data(settings.items()) | overrides.get(stage, {})
         self.epochs: dict[str, int] = {}

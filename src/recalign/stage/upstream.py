@@ -69,7 +69,7 @@ def declared(config: Namespace, continued: Manifest | None) -> list[Upstream]:
             given = init_args.get(argument) or began_with.get(f"{part}.{argument}", {}).get("path")
             found.append(Upstream(part, argument, stage, Path(given) if given else None, bool(given)))
         if part == "model" and (given := init_args.get(GROWS_FROM)):
-            stage = "reward" if "reward" in kind.saved_networks else "recommender"
+            stage = "reward" if "reward" in getattr(kind, "saved_networks", ()) else "recommender"
             found.append(Upstream(part, GROWS_FROM, stage, Path(given), True))
     return found
 
