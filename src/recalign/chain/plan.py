@@ -111,19 +111,19 @@ class Plan:
 
     def _parse(self, stage: str, seed: int, settings: Settings) -> ParsedStage:
         """Once for every command: it takes a fifth of a second."""
-        words = ("fit", *call(self._files(stage, seed), self._own(stage, seed) | settings))
+        words = ("fit", *call(self.files_of(stage, seed), self.set_here(stage, seed) | settings))
         if words not in self._once:
             self._once[words] = parse_stage(words)
         return self._once[words]
 
-    def _files(self, stage: str, seed: int) -> list[Path]:
+    def files_of(self, stage: str, seed: int) -> list[Path]:
         """The YAML of a stage, later files over earlier ones; `seed` matters where each has its own."""
         files = [self._yaml(stage), self.log]
         if stage == "recommender" and (recipe := self.found(f"{self.chain.recommender}/{self.log.name}")):
             files.append(recipe)  # conf/<recommender>/<log>.yaml: what it needs on this log
         return files
 
-    def _own(self, stage: str, seed: int) -> Settings:
+    def set_here(self, stage: str, seed: int) -> Settings:
         """What the chain sets for a stage itself."""
         own: Settings = {"seed_everything": seed, "run.name": stage}
         own |= {"run.root": self.chain.root, "run.chain": self.name}

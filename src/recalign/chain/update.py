@@ -153,14 +153,14 @@ class UpdatePlan(Plan):
     def _earlier(self, stage: str, seed: int) -> RunFolder:
         return RunFolder(self.run / stage / f"seed-{seed}")
 
-    def _files(self, stage: str, seed: int) -> list[Path]:
+    def files_of(self, stage: str, seed: int) -> list[Path]:
         return [self._earlier(stage, seed).config, self.log]
 
-    def _own(self, stage: str, seed: int) -> Settings:
+    def set_here(self, stage: str, seed: int) -> Settings:
         folder = self._earlier(stage, seed)
         manifest = Manifest.read(folder)
         assert manifest is not None  # `_require`
-        own = super()._own(stage, seed)
+        own = super().set_here(stage, seed)
         own |= dict.fromkeys(manifest.upstream)  # of the new chain's own stages
         own |= {f"data.{GROWS_FROM}": str(self.folder / BEFORE), "data.untouched": self.how.untouched}
         if stage not in JUDGES:
