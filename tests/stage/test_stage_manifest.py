@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from recalign.errors import InputError
 from recalign.kept import EARLIER
@@ -35,6 +36,20 @@ def test_a_manifest_holds_what_made_the_run():
     assert set(manifest.versions) == {"recalign", "lightning", "torch", "polars", "python"}
     assert manifest.started < str(manifest.finished)
     assert manifest.seconds > 0
+
+
+def test_a_fit_takes_as_many_threads_as_it_is_told_and_says_so_when_it_is_continued(monkeypatch: pytest.MonkeyPatch):
+    asked = []
+
+    def two(own: int, before: int) -> int:
+        asked.append((own, before))
+        return 2
+
+    monkeypatch.setattr("recalign.stage.cli.fit_threads", two)
+    words = ["fit", "--config", "toy.yaml", "--trainer.enable_progress_bar", "false"]
+    run_stage(words)
+    run_stage([*words, "--ckpt_path", "last", "--trainer.max_epochs", "3"])
+    assert (asked, read().threads, torch.get_num_threads()) == ([(1, 0), (1, 2)], 2, 1)
 
 
 @pytest.mark.usefixtures("trained")
