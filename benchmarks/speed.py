@@ -86,7 +86,7 @@ def works(folder: Path) -> dict[str, Work]:
     def training() -> float:
         counted = Counted()
         trainer = Trainer(accelerator="cpu", max_epochs=3, limit_val_batches=0, callbacks=[counted], **QUIET)
-        trainer.fit(Recommender(data.num_items), data)
+        trainer.fit(Recommender(data.num_items, prior=False), data)
         return counted.events
 
     def preparing() -> float:

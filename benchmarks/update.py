@@ -178,7 +178,7 @@ class Day:
 
     def words(self, stage: str, row: str, own: Mapping[str, Any]) -> list[str]:
         run = {"run.root": str(self.folder), "run.chain": row.replace(",", ""), "seed_everything": self.seed}
-        return ["fit", *call([CONF / f"{stage}.yaml", self.log], run | dict(own)), *self.given.chain]
+        return ["fit", *call([CONF / f"{stage}.yaml", self.log], {}), *self.given.chain, *call([], run | dict(own))]
 
     def trained(self, row: str, before: Mapping[str, Path] | None, epochs: float, untouched: float) -> dict[str, Path]:
         """The checkpoints of all stages, trained unless they are up to date.
