@@ -215,6 +215,31 @@ def test_events_that_cannot_be_kept(body, where):
     assert refused.value.remedy
 
 
+def test_a_policy_that_knows_the_time_of_a_request_is_told_what_had_happened_by_then():
+    """Clocks of who tells and of who asks differ: an event a moment after the request made that one unreadable."""
+    known = catalogue(request_time="known")
+    kept = [(3, 1_000_000, None), (5, 2_000_000, None), (7, 3_000_000, None)]
+    asked = with_history(Request(user="x", time=2), kept, "s")
+    assert (list(asked.items), list(asked.times), asked.time) == ([3, 5], [1, 2], 2)
+    assert known.encode(asked).item_L.shape == (2,)
+    with pytest.raises(InputError) as refused:
+        with_history(Request(user="x", time="noon"), kept, "s")
+    assert refused.value.where == "time"
+
+
+def test_a_backup_that_takes_long_keeps_nobody_from_writing(store, tmp_path):
+    store.add([row("zelda")])
+    backup = sqlite3.connect(tmp_path / "kept" / "store.sqlite")
+    backup.execute("BEGIN").execute("SELECT count(*) FROM events").fetchall()
+    waits = store._writer.execute("PRAGMA busy_timeout").fetchall()
+    began = time.monotonic()
+    assert store.delete("zelda").deleted == 1
+    store.purge()
+    assert time.monotonic() - began < 4  # each waited for five seconds
+    assert store._writer.execute("PRAGMA busy_timeout").fetchall() == waits != [(0,)]
+    backup.close()
+
+
 def test_without_a_store_a_user_is_refused():
     with pytest.raises(InputError, match="nobody's history") as refused:
         catalogue().encode(Request(user="anna"))
