@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from tables import commit, each, frame, save
 
 from recalign.evaluation.list_model import with_model
 from recalign.evaluation.lists import Arms, Lists, estimate
+from recalign.files import replacing
 from recalign.metrics.bootstrap import Estimate
 
 ITEMS, K, USERS, EACH, MANY = 40, 5, 1500, 2, 40_000
@@ -79,6 +81,17 @@ def log_chances(score_NV: np.ndarray, item_NK: np.ndarray) -> np.ndarray:
     rest_N1 = most_N1 + np.log(np.exp(rest_NV - most_N1).sum(axis=1, keepdims=True))
     ends_NK = np.logaddexp.accumulate(np.concatenate([rest_N1, own_NK[:, ::-1]], axis=1), axis=1)[:, :0:-1]
     return own_NK - ends_NK
+
+
+def kept(folder: Path | None, seed: int) -> pl.DataFrame:
+    """`world`, or what a folder has of it."""
+    if folder is None:
+        return world(seed)
+    path = folder / f"{commit()}-{seed}.parquet"
+    if not path.is_file():
+        with replacing(path) as temporary:
+            world(seed).write_parquet(temporary)
+    return pl.read_parquet(path)
 
 
 def told(score_NV: np.ndarray, item_NK: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -170,8 +183,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--worlds", type=int, default=400)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--keep", type=Path, help="folder of worlds that are measured already, to go on from")
     given = parser.parse_args()
-    found = pl.concat(each(world, range(given.worlds), given.workers))
+    found = pl.concat(each(partial(kept, given.keep), range(given.worlds), given.workers))
     lines = []
     for (rate, arms, name), rows in found.partition_by("rate", "arms", "estimator", as_dict=True).items():
         for metric, one in over_worlds(rows).items():

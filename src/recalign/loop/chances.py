@@ -139,7 +139,6 @@ def _request(bundle: Bundle, row: dict[str, Any], histories: Histories) -> Reque
 
 def require_known(bundle: Bundle, lists: pl.DataFrame) -> None:
     """Refuse a bundle that has none of the items that were shown."""
-    shown = lists["items"].explode().unique()
-    if not shown.is_in(bundle.catalogue.table["item"].cast(shown.dtype, strict=False).implode()).any():
+    if not set(lists["items"].explode().to_list()) & set(bundle.catalogue.ids):
         what = f"the bundle {bundle.version} has none of the items that the log shows"
         raise InputError(what, where=str(bundle.folder), remedy="name a run, or a bundle, of the same items")

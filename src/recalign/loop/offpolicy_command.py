@@ -167,7 +167,7 @@ def as_lists(lists: pl.DataFrame, asked: Asked) -> Lists:
     explored_N = (lists["arm"] == "explored").to_numpy()
     chance_N, ranked_N = lists["chance"].to_numpy(), lists["ranked"].to_numpy()
     shown = Lists(
-        user_N=lists["user"].rank("dense").to_numpy().astype(np.int64),
+        user_N=np.unique(lists["user"].to_list(), return_inverse=True)[1],
         reward_NK=filled(lists["rewards"]),
         logged_NK=filled(lists["log_probs"]),
         target_NK=filled(asked.logp),

@@ -61,6 +61,7 @@ def read_served(path: Path) -> Served:
     rows = _rows(path)
     shown = rows.filter(pl.col("shown") & pl.col("meets")).sort("timestamp", "decision", "position")
     firsts = [pl.col(name).first() for name in OF_LIST]
+    shown = shown.with_columns(pl.col("position").cast(pl.Int64))
     places = {"items": "item", "rewards": "reward", "log_probs": "log_prob", "positions": "position"}
     lists = shown.group_by("decision", maintain_order=True).agg(
         *firsts, any_chosen=pl.col("chosen").any(), **{name: pl.col(column) for name, column in places.items()}
