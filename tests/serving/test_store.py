@@ -111,13 +111,15 @@ def test_what_a_backup_kept_from_being_overwritten_is_overwritten_later(store, t
     backup.close()
 
     async def hours() -> None:
-        forgetting = asyncio.create_task(Histories(store).forget())
+        histories = Histories(store)
+        forgetting = asyncio.create_task(histories.forget())
         end = time.monotonic() + 20
         while b"zelda" in log.read_bytes() and time.monotonic() < end:
             await asyncio.sleep(0.02)
         assert b"zelda" not in log.read_bytes()
         assert not forgetting.done()
         forgetting.cancel()
+        histories.close()  # its thread is done with the file before the file is closed
 
     asyncio.run(hours())
 
