@@ -9,6 +9,7 @@ import sqlite3
 import stat
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -219,7 +220,8 @@ def test_events_that_cannot_be_kept(body, where):
 
 def test_a_policy_that_knows_the_time_of_a_request_is_told_what_had_happened_by_then():
     """Clocks of who tells and of who asks differ: an event a moment after the request made that one unreadable."""
-    known = catalogue(request_time="known")
+    plain = catalogue()
+    known = Catalogue(plain.table, replace(plain.about, request_time="known"))
     kept = [(3, 1_000_000, None), (5, 2_000_000, None), (7, 3_000_000, None)]
     asked = with_history(Request(user="x", time=2), kept, "s")
     assert (list(asked.items), list(asked.times), asked.time) == ([3, 5], [1, 2], 2)
