@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from pathlib import Path
@@ -39,29 +40,31 @@ def around(bundled, tmp_path_factory) -> Path:
     from recalign.serving.app import make_app
 
     folder, draw = tmp_path_factory.mktemp("around"), np.random.default_rng(0)
-    clock = iter(range(BEGAN, BEGAN + 10**6, 10))
     decisions = Decisions(folder / "log", KEY)
     app = make_app(bundled, decisions=decisions)
     before = {user: draw.choice(np.arange(1, 41), 3, replace=False).tolist() for user in range(USERS)}
     told = [(user, item, 1000 + 60 * n) for user, items in before.items() for n, item in enumerate(items)]
-    with pytest.MonkeyPatch.context() as patched:
-        for name in ("service", "decisions"):  # a busy machine is not what is tested
-            patched.setattr(f"recalign.serving.{name}.SECONDS", 600.0)
+    now = [0]
+
+    async def turns() -> None:
         for turn in range(EACH):
+            now[0] = BEGAN + 10 * turn
             bodies = []
             for user in range(USERS):
                 own = sorted((when, item) for who, item, when in told if who == user)
                 asked = {"user": user, "items": [i for _, i in own], "times": [t for t, _ in own], "k": K}
                 bodies.append({**asked, "explore": {**EXPLORE, "seed": turn * USERS + user}})
-            now = [next(clock) * 10**9]
-            patched.setattr(time, "time_ns", lambda now=now: now[0])
-            found = running(app, *(call(app, "/recommend", json.dumps(body).encode()) for body in bodies))
+            found = await asyncio.gather(*(call(app, "/recommend", json.dumps(body).encode()) for body in bodies))
             assert {status for status, _, _ in found} == {200}, found[0]
-            answers = [json.loads(text) for _, _, text in found]
-            at = now[0] // 10**9
-            for user, answer in enumerate(answers):
-                chosen = [one["item"] for one in answer["items"] if draw.random() < likes(one["item"])]
-                told += [(user, item, at + 1 + n) for n, item in enumerate(chosen)]
+            for user, (_, _, text) in enumerate(found):
+                chosen = [one["item"] for one in json.loads(text)["items"] if draw.random() < likes(one["item"])]
+                told.extend((user, item, now[0] + 1 + n) for n, item in enumerate(chosen))
+
+    with pytest.MonkeyPatch.context() as patched:
+        for name in ("service", "decisions"):  # a busy machine is not what is tested
+            patched.setattr(f"recalign.serving.{name}.SECONDS", 600.0)
+        patched.setattr(time, "time_ns", lambda: now[0] * 10**9)
+        running(app, turns())
         patched.undo()
         patched.setenv("RECALIGN_DECISIONS_KEY", KEY)
         decisions.close()

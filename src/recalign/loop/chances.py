@@ -126,11 +126,12 @@ LEAST = -30.0
 
 def _request(bundle: Bundle, row: dict[str, Any], histories: Histories) -> Request:
     """What was asked, as far as the log tells: the history, and whether what it holds may be shown again."""
-    about, before = bundle.about, histories.before(row["user"], row["timestamp"], LONGEST)
+    about = bundle.about
+    items, times, rewards = histories.before(row["user"], row["timestamp"], LONGEST)
     return Request(
-        items=before["item"].to_list(),
-        times=[of_micro(one, about.time_unit) for one in before["time"]],
-        rewards=None if about.reward is None else before["reward"].to_list(),
+        items=items,
+        times=[of_micro(one, about.time_unit) for one in times],
+        rewards=None if about.reward is None else rewards,
         time=of_micro(row["timestamp"], about.time_unit) if about.request_time == "known" else None,
         k=1,
         seen=row["seen"],

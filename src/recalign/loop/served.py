@@ -127,19 +127,23 @@ class Histories:
     """
 
     def __init__(self, events: pl.DataFrame) -> None:
-        self._of = {str(user): frame for (user,), frame in events.partition_by("user", as_dict=True).items()}
-        self._none = events.clear()
-        self._time = {user: frame["time"].to_numpy() for user, frame in self._of.items()}
+        known = events.with_columns(pl.col("shown_at").fill_null(-1))
+        self._of = {str(user): frame for (user,), frame in known.partition_by("user", as_dict=True).items()}
+        self._when = {user: frame.select("time", "shown_at").to_numpy() for user, frame in self._of.items()}
 
-    def before(self, user: str, time: int, most: int) -> pl.DataFrame:
-        """The newest events of a user until a time, oldest first; none that came of what was shown then or later.
+    def before(self, user: str, time: int, most: int) -> tuple[list[Any], list[int], list[float | None]]:
+        """Items, times and rewards of a user's newest events until a time, oldest first.
 
-        Where outcomes are told in whole seconds, what came of a list may seem to lie just before it.
+        None came of what was shown then or later: where outcomes are told in whole seconds, what came of a list may
+        seem to lie just before it.
         """
         if user not in self._of:
-            return self._none
-        frame = self._of[user].head(int(np.searchsorted(self._time[user], time, side="right")))
-        return frame.filter((pl.col("shown_at") < time).fill_null(True)).tail(most)
+            return [], [], []
+        when_N2 = self._when[user]
+        until = int(np.searchsorted(when_N2[:, 0], time, side="right"))
+        places = np.flatnonzero(when_N2[:until, 1] < time)[-most:]
+        frame = self._of[user][places]
+        return frame["item"].to_list(), frame["time"].to_list(), frame["reward"].to_list()
 
 
 def _rows(path: Path) -> pl.DataFrame:
