@@ -5,8 +5,10 @@
 A world has users with tastes, a logging policy that knows half of them, and candidates that know more, more and more
 sharply. People read a list from its top: they take an item by its taste, less likely the further down and the more they
 took above. Lists are drawn with `recalign.serving.explore`'s probabilities for a share of the requests; users are drawn
-anew in each world, and the truth is that of many others of the same world. Saved are coverage and share refused by
-exploration and estimator, and the median width beside that of showing the candidate to as many people: an A/B test.
+anew in each world, and the truth is that of many others of the same world: weights are clipped, it is not. Saved are
+coverage and share refused by exploration and estimator, and the median width beside that of showing the candidate
+instead, an A/B test: in as many lists as were drawn (``width``), and in all of them (``width_all``). Intervals are over
+worlds.
 
 Suffixes: N lists, V items, K places.
 """
@@ -15,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +27,22 @@ import polars as pl
 sys.path.insert(0, str(Path(__file__).parent))
 from tables import commit, each, frame, save
 
+from recalign.evaluation.list_model import with_model
 from recalign.evaluation.lists import Arms, Lists, estimate
+from recalign.files import replacing
+from recalign.metrics.bootstrap import Estimate
 
 ITEMS, K, USERS, EACH, MANY = 40, 5, 1500, 2, 40_000
 RATES = {"share .05": (0.05, 1.0), "share .2": (0.2, 1.0), "share 1": (1.0, 1.0), "share 1, temperature 2": (1.0, 2.0)}
 SHARPNESS = (0.5, 1.0, 1.5, 2.0)
 ARMS: tuple[Arms, ...] = ("explored", "mixture")
+ESTIMATORS = ("list_ips", "list_snips", "cascade_ips", "cascade_snips", "cascade_dr", "cascade_sndr")
+MEASURES = {
+    "coverage": pl.col("holds").mean(),
+    "refused": 1 - pl.col("given").mean(),
+    "width": pl.col("width").median(),
+    "width_all": pl.col("width_all").median(),
+}
 
 
 class Population:
@@ -70,6 +83,32 @@ def log_chances(score_NV: np.ndarray, item_NK: np.ndarray) -> np.ndarray:
     return own_NK - ends_NK
 
 
+def kept(folder: Path | None, seed: int) -> pl.DataFrame:
+    """`world`, or what a folder has of it."""
+    if folder is None:
+        return world(seed)
+    path = folder / f"{commit()}-{seed}.parquet"
+    if not path.is_file():
+        with replacing(path) as temporary:
+            world(seed).write_parquet(temporary)
+    return pl.read_parquet(path)
+
+
+def told(score_NV: np.ndarray, item_NK: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What a model of rewards reads of items, and its mean over a draw: as `recalign.loop.chances`. (N, K, 2) each."""
+    score_NV = score_NV - score_NV.max(axis=1, keepdims=True)
+    chance_NV = np.exp(score_NV)
+    full_NV = score_NV - np.log(chance_NV.sum(axis=1, keepdims=True))
+    each, rows_N = (full_NV, full_NV**2), np.arange(len(score_NV))
+    own_NKF, expected_NKF = (np.empty((*item_NK.shape, 2)) for _ in range(2))
+    for place, item_N in enumerate(item_NK.T):
+        for f, x_NV in enumerate(each):
+            own_NKF[:, place, f] = x_NV[rows_N, item_N]
+            expected_NKF[:, place, f] = (chance_NV * x_NV).sum(axis=1) / chance_NV.sum(axis=1)
+        chance_NV[rows_N, item_N] = 0.0
+    return own_NKF, expected_NKF
+
+
 def world(seed: int) -> pl.DataFrame:
     """Estimates and truth of every candidate at every rate of exploration."""
     people, rows = Population(seed), []
@@ -96,30 +135,47 @@ def world(seed: int) -> pl.DataFrame:
                 fixed_N=np.zeros(len(taste_NV), int),
             )
             value_N = theirs_NK.sum(axis=1)
-            test = 2 * 1.96 * value_N.std() / np.sqrt(len(taste_NV))
-            rows += measured(shown, float(value_N.mean()), float(test), rate, sharpness)
-    return pl.DataFrame(rows)
+            one = float(2 * 1.96 * value_N.std())
+            given = {"seed": seed, "rate": rate, "sharpness": sharpness}
+            rows += [given | row for row in measured(with_model(shown, *told(target_NV, item_NK)), value_N.mean(), one)]
+    types = {"holds": pl.Boolean, "width": pl.Float64, "width_all": pl.Float64}
+    return pl.DataFrame(rows, schema_overrides=types)
 
 
-def measured(shown: Lists, truth: float, test: float, rate: str, sharpness: float) -> list[dict[str, Any]]:
-    """A row an estimator: whether it is given, holds the truth, and how wide it is beside an A/B test."""
+def measured(shown: Lists, truth: float, one: float) -> list[dict[str, Any]]:
+    """A row an estimator: whether it is given, holds the truth, and how wide it is.
+
+    Args:
+        shown: lists.
+        truth: what the candidate is worth.
+        one: width of an A/B test in a single list.
+    """
     rows = []
+    drawn, lists = shown.explored_N.sum(), len(shown.explored_N)
     for arms in ARMS:
-        found = estimate(shown, arms, draws=500)
-        for name in ("list_ips", "list_snips", "cascade_ips", "cascade_snips"):
-            row: dict[str, Any] = {
-                "rate": rate,
-                "arms": arms,
-                "estimator": name,
-                "sharpness": sharpness,
-                "given": False,
-            }
-            row |= {"holds": None, "width": None}
-            if one := found.estimates.get(name):
-                low, high = one.interval()
-                row |= {"given": True, "holds": low <= truth <= high, "width": (high - low) / test}
+        found = estimate(shown, arms, clip="cube_root", draws=500)
+        for name in ESTIMATORS:
+            row: dict[str, Any] = {"arms": arms, "estimator": name, "given": False}
+            row |= {"holds": None, "width": None, "width_all": None}
+            if value := found.estimates.get(name):
+                low, high = value.interval()
+                width = (high - low) / one
+                row |= {"given": True, "holds": bool(low <= truth <= high)}
+                row |= {"width": width * np.sqrt(drawn), "width_all": width * np.sqrt(lists)}
             rows.append(row)
     return rows
+
+
+def over_worlds(rows: pl.DataFrame, draws: int = 500) -> dict[str, Estimate]:
+    """Each of `MEASURES`, worlds resampled."""
+    random, worlds = np.random.default_rng(0), rows.partition_by("seed")
+    again = [pl.concat([worlds[n] for n in random.integers(len(worlds), size=len(worlds))]) for _ in range(draws)]
+    drawn = [one.select(**MEASURES).row(0) for one in again]
+    found = rows.select(**MEASURES).row(0)
+    return {
+        name: Estimate(np.nan if found[n] is None else found[n], np.array([one[n] for one in drawn], float))
+        for n, name in enumerate(MEASURES)
+    }
 
 
 def main() -> None:
@@ -127,19 +183,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--worlds", type=int, default=400)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--keep", type=Path, help="folder of worlds that are measured already, to go on from")
     given = parser.parse_args()
-    found = pl.concat(each(world, range(given.worlds), given.workers))
-    table = found.group_by("rate", "arms", "estimator", maintain_order=True).agg(
-        coverage=pl.col("holds").mean(), refused=1 - pl.col("given").mean(), width=pl.col("width").median()
-    )
-    with pl.Config(tbl_rows=-1):
-        print(table)
-    rest = f"{given.worlds} worlds", commit()
-    lines = [
-        ("lists", f"{row['rate']}, {row['arms']}, {row['estimator']}", metric, row[metric], None, None, None, *rest)
-        for row in table.iter_rows(named=True)
-        for metric in ("coverage", "refused", "width")
-    ]
+    found = pl.concat(each(partial(kept, given.keep), range(given.worlds), given.workers))
+    lines = []
+    for (rate, arms, name), rows in found.partition_by("rate", "arms", "estimator", as_dict=True).items():
+        for metric, one in over_worlds(rows).items():
+            low, high = one.interval()
+            print(f"{rate:<24}{arms:<10}{name:<14}{metric:<10}{one.value:6.3f}  ({low:.3f} .. {high:.3f})")
+            row = f"{rate}, {arms}, {name}"
+            lines.append(("lists", row, metric, one.value, None, low, high, f"{given.worlds} worlds", commit()))
     print(save(frame(lines), "offpolicy_lists"))
 
 

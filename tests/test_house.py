@@ -45,7 +45,8 @@ for room, lower in [
     ("commands", {"stage"}),
     ("api", {"stage", "configs"}),
     ("export", {"serving", "stage"}),
-    ("cli", {"chain", "commands", "export", "feedback", "manual"}),
+    ("loop", {"evaluation", "feedback"}),
+    ("cli", {"chain", "commands", "export", "feedback", "loop", "manual"}),
     ("__main__", {"cli"}),
 ]:
     BELOW[room] = lower | {deeper for name in lower for deeper in BELOW[name]}
@@ -116,6 +117,7 @@ def test_no_file_imports_the_public_names():
 FREE_OF = {
     "events": {"torch", "lightning"},
     "feedback": {"torch", "lightning"},
+    "loop": {"torch", "lightning"},
     "metrics": {"polars", "lightning"},
     "nn": {"polars", "lightning"},
     "serving": {"torch", "lightning"},

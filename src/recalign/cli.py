@@ -33,6 +33,7 @@ COMMANDS = {
     "items": "add new items to a bundle: they are known by their features, nothing is trained",
     "serve": "answer over HTTP from a bundle",
     "feedback": "join what a server has shown with what came of it: an event table with exposure",
+    "offpolicy": "what a candidate's lists would have earned, from lists that a server drew",
     "compare": "the table of a chain's methods, from its run folders",
     "report": "the page report.html of a chain, from its run folders",
     "dashboard": "make a workspace in Weights & Biases: stages, methods, over-optimisation, sweeps",
@@ -59,6 +60,7 @@ MODULES = {
     "feedback": "feedback.feedback_command",
     "init": "events.init_command",
     "items": "export.new_items",
+    "offpolicy": "loop.offpolicy_command",
     "serve": "serving.command",
     "simulate": "simulation.simulate_command",
     "tune": "chain.tune",
@@ -66,7 +68,7 @@ MODULES = {
 }
 """Commands that are functions of the same name, and where these are."""
 
-READERS = ("chain", "feedback", "init", "items", "serve", "tune", "update")
+READERS = ("chain", "feedback", "init", "items", "offpolicy", "serve", "tune", "update")
 """Commands of these that read their own words; the options of the others are the function's arguments."""
 
 USAGE = """\

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from recalign.errors import InputError
+from recalign.evaluation.list_model import with_model
 from recalign.evaluation.lists import Lists, estimate, weights
 from recalign.serving import Explore
 from recalign.serving.explore import drawn, log_chances
@@ -80,7 +81,14 @@ def sample(number: int, share: float, seed: int = 0) -> Lists:
 def test_what_was_drawn_gives_the_truth_within_its_interval(arms):
     found = estimate(sample(3000, 0.5), arms, draws=400)
     assert found.refused == {}
-    assert set(found.estimates) == {"list_ips", "list_snips", "cascade_ips", "cascade_snips", "cascade_dr"}
+    assert set(found.estimates) == {
+        "list_ips",
+        "list_snips",
+        "cascade_ips",
+        "cascade_snips",
+        "cascade_dr",
+        "cascade_sndr",
+    }
     for one in found.estimates.values():
         low, high = one.interval(0.999)
         assert low < TRUTH < high
@@ -89,6 +97,7 @@ def test_what_was_drawn_gives_the_truth_within_its_interval(arms):
     width = {name: np.ptp(one.interval()) for name, one in found.estimates.items()}
     assert width["cascade_snips"] < width["list_snips"] < width["list_ips"]
     assert width["cascade_dr"] < width["cascade_ips"]
+    assert width["cascade_sndr"] < width["cascade_ips"]
 
 
 def test_by_hand():
@@ -119,8 +128,37 @@ def test_by_hand():
     cut = estimate(shown, clip=1.5, least_ess=0, draws=10)
     assert cut.clipped == 0.5
     assert cut.estimates["list_ips"].value == pytest.approx((1.5 * 1 + 0.5 * 3) / 2)
+    rule = estimate(shown, clip="cube_root", least_ess=0, draws=10)
+    assert rule.clip == pytest.approx(2 ** (1 / 3))
+    assert rule.estimates["list_ips"].value == pytest.approx((rule.clip * 1 + 0.5 * 3) / 2)
+    assert (rule.max_weight, rule.clipped) == (4, 0.5)
+    modelled = replace(
+        shown, predicted_NK=np.array([[0.5, 0.5], [0.0, 1.0]]), direct_NK=np.array([[0.5, 0.0], [1.0, 1.0]])
+    )
+    robust = estimate(modelled, least_ess=0, draws=10).estimates
+    assert robust["cascade_dr"].value == pytest.approx((-0.5 + 3.5) / 2)
+    assert robust["cascade_sndr"].value == pytest.approx(1.5 / 2 + 2 / 3 + 1 / 3 - 1.5 / 4.5)
     halves = replace(shown, share_N=np.full(2, 0.5), ranked_N=np.array([1, 0]))
     assert weights(halves, "mixture") == pytest.approx(np.array([[0.5 / 0.625, 0.25 / 0.03125], [2.0, 1.0]]))
+
+
+def test_a_model_of_rewards_knows_nothing_of_a_users_own_lists():
+    random = np.random.default_rng(0)
+    told_NKF, expected_NKF = random.normal(size=(2, len(ALL), K, 2))
+    shown = lists(ALL, np.ones(len(ALL), bool))
+    real_NK = np.ones((len(ALL), K), bool)
+    real_NK[:5, 2] = False
+    shown = replace(shown, reward_NK=(1 + 0.5 * told_NKF[:, :, 0] - 0.3 * told_NKF[:, :, 1]) * real_NK)
+    found = with_model(shown, told_NKF, expected_NKF, real_NK)
+    wanted_NK = (1 + 0.5 * expected_NKF[:, :, 0] - 0.3 * expected_NKF[:, :, 1]) * real_NK
+    assert found.predicted_NK == pytest.approx(shown.reward_NK, abs=0.1)  # but for the ridge
+    assert found.direct_NK == pytest.approx(wanted_NK, abs=0.1)
+    assert (found.predicted_NK[:5, 2] == 0).all()
+    noisy = shown.reward_NK.copy()
+    noisy[7] += 100
+    again = with_model(replace(shown, reward_NK=noisy), told_NKF, expected_NKF, real_NK)
+    assert again.predicted_NK[7, 0] == pytest.approx(found.predicted_NK[7, 0])
+    assert abs(again.predicted_NK[8, 0] - found.predicted_NK[8, 0]) > 0.1
 
 
 def test_a_candidate_that_changes_what_was_fixed_is_refused():
@@ -165,7 +203,7 @@ def test_too_few_users_in_effect_are_no_estimate():
     middle = sum(found.ess.values()) / 2
     one = estimate(shown, least_ess=middle, draws=10)
     assert set(one.refused) == {"list"}
-    assert set(one.estimates) == {"cascade_ips", "cascade_snips", "cascade_dr"}
+    assert set(one.estimates) == {"cascade_ips", "cascade_snips", "cascade_dr", "cascade_sndr"}
 
 
 def test_what_cannot_be_estimated_from():

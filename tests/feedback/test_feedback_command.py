@@ -15,7 +15,8 @@ import yaml
 
 from recalign.errors import InputError
 from recalign.events import LogMapping, load_events
-from recalign.feedback.feedback_command import COUNTS, LOG, TABLE, feedback
+from recalign.feedback.feedback_command import COUNTS, LOG, TABLE, feedback, write
+from recalign.feedback.joining import Joined, Rule
 from recalign.serving.decisions import Segment, line, pseudonym
 
 KEY = "a-key-of-this-test-0123456789"
@@ -91,6 +92,24 @@ def test_a_user_is_forgotten_in_the_log_and_in_its_table(folder, capsys):
     left = pl.read_parquet(folder / "log" / TABLE)
     assert left["user"].n_unique() == 9
     assert pseudonym(KEY, 7) not in left["user"].to_list()
+
+
+def test_nobody_is_forgotten_while_the_table_is_made(folder, monkeypatch):
+    """Who was erased from log and table would come back with the table that is being written."""
+    module = "recalign.feedback.feedback_command"
+    refused = []
+
+    def meanwhile(found: Joined, out: Path, rule: Rule) -> None:
+        with pytest.raises(InputError, match="another process is reading decisions") as error:
+            feedback(["log", "--forget", "7"])
+        refused.append(error.value.remedy)
+        write(found, out, rule)
+
+    monkeypatch.setattr(f"{module}.write", meanwhile)
+    feedback(WORDS)
+    assert refused == ["wait until it has finished"]
+    feedback(["log", "--forget", "7"])
+    assert pseudonym(KEY, 7) not in pl.read_parquet(folder / "log" / TABLE)["user"].to_list()
 
 
 def test_outcomes_may_name_decisions_and_then_no_key_is_needed(folder, monkeypatch, capsys):

@@ -117,6 +117,37 @@ def test_what_is_told_in_whole_seconds_may_come_within_that_of_its_decision(by):
     assert joined(shown, finer).table.filter("chosen")["item"].to_list() == [7]  # known to have come before
 
 
+@pytest.mark.parametrize(("step", "window"), [(60, 300.0), (86_400, 86_400.0)])
+def test_what_is_told_in_minutes_or_dates_counts_for_a_decision_of_the_same(step, window):
+    """A date is its midnight, which lies before every decision of the day."""
+    days = 86_400 * 20
+    first, last = decision("d", "anna", days + 40, [3]), decision("e", "bob", days + step + 59, [5])
+    told = pl.DataFrame(
+        [("anna", 3, days, 1.0), ("bob", 5, days + step, 1.0), ("bob", 5, days, 1.0), ("nobody", 3, days * 2, 1.0)],
+        schema=["user", "item", "time", "reward"], orient="row",
+    )  # fmt: skip
+    told = told.with_columns(pl.col("time") * S).sort("time")
+    found = join(frame(first, last), told, Rule(window), days * 3 * S)
+    assert found.table.filter("chosen")["decision"].to_list() == ["d", "e"]
+    assert found.counts["outcomes"]["joined"] == 2
+
+
+def test_many_decisions_of_one_user_are_not_compared_with_each_other(monkeypatch):
+    """Pairs of them are as many as their square."""
+    largest, own = [0], pl.DataFrame.join
+
+    def noted(*given: Any, **more: Any) -> pl.DataFrame:
+        found = own(*given, **more)
+        largest[0] = max(largest[0], found.height)
+        return found
+
+    monkeypatch.setattr(pl.DataFrame, "join", noted)
+    many = frame(*(decision(f"d{n}", "anna", n, [3]) for n in range(400)))
+    found = joined(many, outcomes(*(("anna", 3, n, 1.0) for n in range(1, 400))))
+    assert found.counts["outcomes"]["joined"] == 399
+    assert largest[0] <= 1000
+
+
 def test_an_outcome_whose_clock_is_ahead_makes_no_decision_older():
     told = outcomes(("anna", 3, 8_801, 1.0), ("anna", 3, 90_000, 1.0))
     found = joined(frame(decision("old", "anna", 8_800, [3]), decision("new", "anna", 9_950, [5])), told)

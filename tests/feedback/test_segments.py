@@ -141,6 +141,50 @@ def test_a_user_is_forgotten_in_what_is_closed_and_in_what_is_open(segment, tmp_
     assert [pl.read_parquet(path)["decision"].to_list() for path in compacted(folder)] == [["b"], ["d", "later"]]
 
 
+def test_on_a_server_that_never_stops_nobody_stays_noted_as_forgotten(segment, monkeypatch):
+    """Its open segment is always another one: whoever was forgotten before it was begun is not in it."""
+    folder, began = segment.path.parent, int(segment.path.name.partition("-")[0])
+    segment.append(line(record("a", user=pseudonym(KEY, "anna"), time=began + 1)))
+    assert forget(folder, "anna", KEY, began + 2) == (0, 1)
+    assert ids(folder) == []
+    assert (folder / FORGOTTEN).exists()
+    segment.close()
+    monkeypatch.setattr(time, "time_ns", lambda: (began + 3_600_000_000) * 1000)
+    other = Segment(folder, KEY)  # an hour later, before anybody reads
+    other.append(line(record("b", user="bob", time=began + 10**9)))
+    assert ids(folder) == ["b"]
+    assert not (folder / FORGOTTEN).exists()
+    later = int(other.path.name.partition("-")[0]) + 10
+    forget(folder, "anna", KEY, later)
+    assert (folder / FORGOTTEN).exists()  # what the server has begun to write may be hers
+    other.close()
+
+
+@pytest.mark.parametrize("compact", [False, True])
+def test_a_segment_that_a_server_deletes_while_it_is_read_is_not_missed(segment, compact, monkeypatch):
+    folder = segment.path.parent
+    segment.append(line(record("a")))
+    segment.close()
+    if compact:
+        ids(folder)
+    other = Segment(folder, KEY)
+    other.append(line(record("b", time=2_000_000)))
+    own = Path.glob
+
+    def purged(path: Path, pattern: str) -> Any:
+        found = sorted(own(path, pattern))  # what was there a moment ago
+        for one in found:
+            if not one.name.startswith(other.path.name):
+                one.unlink()
+        return found
+
+    monkeypatch.setattr(Path, "glob", purged)
+    assert ids(folder) == ["b"]
+    monkeypatch.undo()
+    assert forget(folder, "bob", KEY, 10) == (0, 0)
+    other.close()
+
+
 def test_under_another_key_nobody_is_forgotten_in_silence(segment):
     folder, now = segment.path.parent, 10_000_000
     segment.append(line(record("a", user=pseudonym(KEY, "anna"))))

@@ -9,6 +9,7 @@ import sqlite3
 import stat
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -111,13 +112,15 @@ def test_what_a_backup_kept_from_being_overwritten_is_overwritten_later(store, t
     backup.close()
 
     async def hours() -> None:
-        forgetting = asyncio.create_task(Histories(store).forget())
+        histories = Histories(store)
+        forgetting = asyncio.create_task(histories.forget())
         end = time.monotonic() + 20
         while b"zelda" in log.read_bytes() and time.monotonic() < end:
             await asyncio.sleep(0.02)
         assert b"zelda" not in log.read_bytes()
         assert not forgetting.done()
         forgetting.cancel()
+        histories.close()  # its thread is done with the file before the file is closed
 
     asyncio.run(hours())
 
@@ -213,6 +216,32 @@ def test_events_that_cannot_be_kept(body, where):
         rows_of(body, catalogue())
     assert refused.value.where == where
     assert refused.value.remedy
+
+
+def test_a_policy_that_knows_the_time_of_a_request_is_told_what_had_happened_by_then():
+    """Clocks of who tells and of who asks differ: an event a moment after the request made that one unreadable."""
+    plain = catalogue()
+    known = Catalogue(plain.table, replace(plain.about, request_time="known"))
+    kept = [(3, 1_000_000, None), (5, 2_000_000, None), (7, 3_000_000, None)]
+    asked = with_history(Request(user="x", time=2), kept, "s")
+    assert (list(asked.items), list(asked.times), asked.time) == ([3, 5], [1, 2], 2)
+    assert known.encode(asked).item_L.shape == (2,)
+    with pytest.raises(InputError) as refused:
+        with_history(Request(user="x", time="noon"), kept, "s")
+    assert refused.value.where == "time"
+
+
+def test_a_backup_that_takes_long_keeps_nobody_from_writing(store, tmp_path):
+    store.add([row("zelda")])
+    backup = sqlite3.connect(tmp_path / "kept" / "store.sqlite")
+    backup.execute("BEGIN").execute("SELECT count(*) FROM events").fetchall()
+    waits = store._writer.execute("PRAGMA busy_timeout").fetchall()
+    began = time.monotonic()
+    assert store.delete("zelda").deleted == 1
+    store.purge()
+    assert time.monotonic() - began < 4  # each waited for five seconds
+    assert store._writer.execute("PRAGMA busy_timeout").fetchall() == waits != [(0,)]
+    backup.close()
 
 
 def test_without_a_store_a_user_is_refused():

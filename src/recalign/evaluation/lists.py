@@ -10,6 +10,8 @@ b_nk and the candidate with probability p_nk, and w_nk = min(p_nk / b_nk, clip).
 - ``cascade_snips`` = sum_k sum_n(w_nk r_nk) / sum_n(w_nk): the same, self-normalised place by place.
 - ``cascade_dr`` = mean(sum_k w_n,k-1 d_nk + w_nk (r_nk - q_nk)), w_n0 = 1: doubly robust (Kiyohara et al. 2022), with
   q_nk the reward that a model expects at the place, and d_nk the same of the item that the candidate would draw there.
+- ``cascade_sndr`` = sum_k sum_n(w_n,k-1 d_nk) / sum_n(w_n,k-1) + sum_n(w_nk (r_nk - q_nk)) / sum_n(w_nk): the same,
+  self-normalised place by place. The narrowest of all where weights are uneven (docs/loop.md).
 
 b_nk is that of lists which were drawn, or of the exact mixture with those that were ranked.
 
@@ -81,6 +83,7 @@ class ListValue:
         ess: effective sample size in users, of ``list`` and of ``cascade`` estimates.
         mean_weight: of whole lists; 1 in expectation, or the chances are wrong, clipped or without support.
         max_weight: before clipping.
+        clip: the largest weight that was left; infinite: none was cut.
         clipped: share of the weights w_nk that were cut.
         refused: why there are no estimates, by kind; one that is not refused is not in it.
         estimates: by name.
@@ -93,6 +96,7 @@ class ListValue:
     ess: dict[str, float]
     mean_weight: float
     max_weight: float
+    clip: float
     clipped: float
     refused: dict[str, str]
     estimates: dict[str, Estimate]
@@ -105,7 +109,7 @@ class ListValue:
 def estimate(
     shown: Lists,
     arms: Arms = "explored",
-    clip: float | None = None,
+    clip: float | Literal["cube_root"] | None = None,
     least_ess: float = LEAST_ESS,
     draws: int = 2000,
     seed: int = 0,
@@ -115,7 +119,8 @@ def estimate(
     Args:
         shown: the lists, drawn ones and others.
         arms: explored: lists that were drawn alone; mixture: all, with the probability of either way to show them.
-        clip: largest weight; None: none is cut. Cutting lowers the variance, and biases what is not self-normalised.
+        clip: largest weight; cube_root: of the number of lists that are used, so that the interval is wider than
+            that of an A/B test by its sixth root at most; None: none is cut. Cutting lowers the variance, and biases.
         least_ess: effective sample size in users below which there is no estimate, but a reason.
         draws, seed: of the bootstrap over users.
 
@@ -126,7 +131,8 @@ def estimate(
     if not len(used.user_N):
         raise InputError("no list was drawn", where="explore", remedy="explore a share of the requests first")
     raw_NK = weights(used, arms)
-    weight_NK = np.minimum(raw_NK, np.inf if clip is None else clip)
+    most = len(raw_NK) ** (1 / 3) if clip == "cube_root" else np.inf if clip is None else clip
+    weight_NK = np.minimum(raw_NK, most)
     users, user_N = np.unique(used.user_N, return_inverse=True)
     ess = {
         "list": effective_size(np.bincount(user_N, weight_NK[:, -1])),
@@ -144,6 +150,7 @@ def estimate(
         ess=ess,
         mean_weight=float(weight_NK[:, -1].mean()),
         max_weight=float(raw_NK.max()),
+        clip=float(most),
         clipped=float((raw_NK > weight_NK).mean()),
         refused=refused,
         estimates={name: one for name, one in made.items() if name.partition("_")[0] not in refused},
@@ -191,6 +198,11 @@ def _estimates(
         above_NK = np.concatenate([one_N[:, None], weight_NK[:, :-1]], axis=1)
         robust_NK = above_NK * shown.direct_NK + weight_NK * (shown.reward_NK - shown.predicted_NK)
         ratios["cascade_dr"] = [(robust_NK.sum(axis=1), one_N)]
+        rest_NK = weight_NK * (shown.reward_NK - shown.predicted_NK)
+        ratios["cascade_sndr"] = [
+            *zip((above_NK * shown.direct_NK).T, above_NK.T, strict=True),
+            *zip(rest_NK.T, weight_NK.T, strict=True),
+        ]
     terms = [term for own in ratios.values() for term in own]
     total_RU, count_RU = (np.stack([np.bincount(user_N, term[side]) for term in terms]) for side in (0, 1))
     value_R, drawn_DR = bootstrap.ratios(total_RU, count_RU)

@@ -117,16 +117,17 @@ def _join(given: argparse.Namespace, now: int) -> None:
         given.decision,
         given.reward,
     )
-    decisions, dropped = segments.read(given.folder, key)
-    outcomes = told.read(given.outcomes, columns, lambda user: pseudonym(str(key), user))
-    found = join(decisions, outcomes, rule, now, versions)
-    found.counts["decisions"] |= {name: dropped[name] for name in (segments.HALF, segments.DAMAGED)}
-    print(render(found.counts))
-    if not found.table.height:
-        remedy = "wait until the window has passed, or give a shorter --window"
-        raise InputError("no decision can be joined yet", where=str(given.folder), remedy=remedy)
-    out = given.out or given.folder
-    write(found, out, rule)
+    with segments.reading(given.folder):  # to its end: who is forgotten meanwhile would come back with the table
+        decisions, dropped = segments.read_held(given.folder, key)
+        outcomes = told.read(given.outcomes, columns, lambda user: pseudonym(str(key), user))
+        found = join(decisions, outcomes, rule, now, versions)
+        found.counts["decisions"] |= {name: dropped[name] for name in (segments.HALF, segments.DAMAGED)}
+        print(render(found.counts))
+        if not found.table.height:
+            remedy = "wait until the window has passed, or give a shorter --window"
+            raise InputError("no decision can be joined yet", where=str(given.folder), remedy=remedy)
+        out = given.out or given.folder
+        write(found, out, rule)
     print(f"\n{out / LOG} is written: recalign check {out / LOG}")
 
 

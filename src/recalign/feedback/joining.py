@@ -17,6 +17,8 @@ from recalign.feedback.outcomes import MICRO
 
 CLOCK = 60
 """Seconds by which an outcome may lie before what it is an outcome of and count as a clock that disagrees."""
+STEPS = (86_400 * MICRO, 60 * MICRO, MICRO, MICRO // 1000, 1)
+"""Units in which outcomes may be told: dates, minutes, seconds, milliseconds, microseconds."""
 Counts = dict[str, int | float | str]
 KEYS = (
     "version",
@@ -155,7 +157,7 @@ def _same_ids(outcomes: pl.DataFrame, shown: pl.DataFrame) -> pl.DataFrame:
 
 def _as_exact_as(outcomes: pl.DataFrame, time: pl.Expr) -> pl.Expr:
     """Decisions' times, floored as those of the outcomes are: what came .2 s after is not, in whole seconds, before."""
-    step = next(one for one in (MICRO, MICRO // 1000, 1) if (outcomes["time"] % one == 0).all())
+    step = next(one for one in STEPS if (outcomes["time"] % one == 0).all())
     return time // step * step
 
 
@@ -217,9 +219,11 @@ def _arms(decisions: pl.DataFrame, versions: Collection[str] | None) -> dict[str
 
 def _misfits(rows: pl.DataFrame, decisions: pl.DataFrame, outcomes: pl.DataFrame, why: Counts, now: int) -> Counts:
     seeds = decisions.filter(pl.col("seed").is_not_null())["seed"]
-    until = rows["timestamp"].max()
-    between = rows.filter("chosen").join(decisions.select("user", other="time"), on="user")
-    between = between.filter((pl.col("other") > pl.col("timestamp")) & (pl.col("other") < pl.col("outcome_at")))
+    chosen = rows.filter("chosen").sort("timestamp")
+    following = decisions.select("user", following="time").sort("following")
+    on = {"left_on": "timestamp", "right_on": "following", "by": "user", "check_sortedness": False}
+    between = chosen.join_asof(following, strategy="forward", allow_exact_matches=False, **on)  # type: ignore[arg-type]
+    between = between.filter(pl.col("following") < pl.col("outcome_at"))
     return {
         "propensities of 0": rows.filter(pl.col("propensity") <= 0).height,
         "propensities above 1": rows.filter(pl.col("propensity") > 1).height,
@@ -229,9 +233,7 @@ def _misfits(rows: pl.DataFrame, decisions: pl.DataFrame, outcomes: pl.DataFrame
             n for name, n in why.items() if name.endswith("clocks disagree") and isinstance(n, int)
         ),
         "draws whose seed another one has": len(seeds) - seeds.n_unique(),
-        "chosen items that another decision of the user came before": 0
-        if until is None
-        else between.select("decision", "item").n_unique(),
+        "chosen items that another decision of the user came before": between.height,
     }
 
 

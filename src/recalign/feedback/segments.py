@@ -10,10 +10,11 @@ import json
 import os
 import zlib
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import polars as pl
 from filelock import FileLock, Timeout
@@ -33,7 +34,10 @@ FIELDS: dict[str, Any] = {
     "ranked": pl.Int64, "log_probs": pl.List(pl.Float64),
 }  # fmt: skip
 """Of a record, beside its ``items``, whose ids are integers or texts."""
+SLACK = 60_000_000
+"""Microseconds: a segment is begun a moment after the first decision in it was made."""
 NEEDED = ("time", "decision", "user", "version", "items")
+T = TypeVar("T")
 
 
 def read(folder: Path, key: str | None = None) -> tuple[pl.DataFrame, Counter[str]]:
@@ -47,10 +51,14 @@ def read(folder: Path, key: str | None = None) -> tuple[pl.DataFrame, Counter[st
         InputError: there is no log, or it is of another key or of a newer format.
     """
     with reading(folder):
-        _compact(folder)
-        parts = [_compacted(path) for path in compacted(folder)]
-        parts += [_segment(path) for path in sorted(folder.glob(f"*{SEGMENT}"))]
-        forgotten = _forgotten(folder)
+        return read_held(folder, key)
+
+
+def read_held(folder: Path, key: str | None = None) -> tuple[pl.DataFrame, Counter[str]]:
+    """`read`, by who holds the lock of `reading` already: nobody is forgotten until what was made of it is written."""
+    _compact(folder)
+    parts = [*_each(_compacted, compacted(folder)), *_each(_segment, _segments(folder))]
+    forgotten = _forgotten(folder)
     if not parts:
         what, remedy = "there are no decisions in this folder", "name the one of `recalign serve BUNDLE --decisions`"
         raise InputError(what, where=str(folder), remedy=remedy)
@@ -82,19 +90,22 @@ def forget(folder: Path, user: Id, key: str, now: int, *tables: Path) -> tuple[i
     """
     name = pseudonym(key, user)
     with reading(folder):
-        keys = {pl.read_parquet_metadata(path)["key"] for path in compacted(folder)}
-        _require_key(folder, keys | {_segment(path)[2] for path in folder.glob(f"*{SEGMENT}")}, key)
-        write_json(folder / FORGOTTEN, _forgotten(folder) | {name: now})
-        (folder / FORGOTTEN).chmod(0o600)
+        parts = [*_each(_compacted, compacted(folder)), *_each(_segment, _segments(folder))]
+        _require_key(folder, {own for _, _, own in parts}, key)
+        _note(folder, _forgotten(folder) | {name: now})
         erased = _compact(folder, name)
-        for path in [*compacted(folder), *(table for table in tables if table.is_file())]:
-            frame = pl.read_parquet(path, glob=False)
-            left = frame.filter(pl.col("user") != name)
-            if left.height < frame.height:
-                _write(left, path, pl.read_parquet_metadata(path), path.stat().st_mtime)
-                erased += frame.height - left.height
-        waiting = sum(_segment(path)[0].filter(user=name).height for path in folder.glob(f"*{SEGMENT}"))
+        erased += sum(_each(partial(_erase, name), [*compacted(folder), *tables]))
+        waiting = sum(frame.filter(user=name).height for frame, _, _ in _each(_segment, _segments(folder)))
     return erased, waiting
+
+
+def _erase(name: str, path: Path) -> int:
+    """Erase a pseudonym from a table; how many rows that were."""
+    frame, known, modified = pl.read_parquet(path, glob=False), pl.read_parquet_metadata(path), path.stat().st_mtime
+    left = frame.filter(pl.col("user") != name)
+    if left.height < frame.height:
+        _write(left, path, known, modified)
+    return frame.height - left.height
 
 
 def _require_key(folder: Path, names: set[str], key: str) -> None:
@@ -123,17 +134,41 @@ def compacted(folder: Path) -> list[Path]:
     return sorted(folder.glob(f"*{SEGMENT}{COMPACTED}"))
 
 
+def _segments(folder: Path) -> list[Path]:
+    return sorted(folder.glob(f"*{SEGMENT}"))
+
+
+def _each(read: Callable[[Path], T], paths: Iterable[Path]) -> list[T]:
+    """What is read of each file that is still there: a server deletes those whose days have passed."""
+    found = []
+    for path in paths:
+        with suppress(FileNotFoundError):
+            found.append(read(path))
+    return found
+
+
+def _may_hold(still_open: list[Path], name: str, until: int) -> bool:
+    """Whether a segment that is written holds, or may soon hold, what a pseudonym was shown until a time."""
+    begun = [int(number) for path in still_open if (number := path.name.partition("-")[0]).isdecimal()]
+    if any(one <= until + SLACK for one in begun):
+        return True
+    return any(frame.filter(pl.col("time") <= until, user=name).height for frame, _, _ in _each(_segment, still_open))
+
+
 def _compact(folder: Path, counted: str = "") -> int:
     """Turn closed segments into Parquet. Returns: records of a pseudonym that were left out, as it is forgotten."""
-    forgotten, erased, is_open = _forgotten(folder), 0, False
-    for path in sorted(folder.glob(f"*{SEGMENT}")):
+    forgotten, erased, still_open = _forgotten(folder), 0, list[Path]()
+    for path in _segments(folder):
         lock = FileLock(lock_of(path))
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            is_open = True
+            still_open.append(path)
             continue
         with lock:
+            if not path.is_file():  # its days have passed meanwhile
+                lock_of(path).unlink(missing_ok=True)
+                continue
             frame, dropped, key = _segment(path)
             left = _without(frame, forgotten)
             erased += frame.filter(user=counted).height - left.filter(user=counted).height
@@ -141,9 +176,19 @@ def _compact(folder: Path, counted: str = "") -> int:
             _write(left, path.with_name(path.name + COMPACTED), known, path.stat().st_mtime)
             path.unlink()
         lock_of(path).unlink(missing_ok=True)
-    if not is_open:  # nothing is left that it would be needed for
-        (folder / FORGOTTEN).unlink(missing_ok=True)
+    needed = {name: until for name, until in forgotten.items() if _may_hold(still_open, name, until)}
+    if needed != forgotten:
+        _note(folder, needed)
     return erased
+
+
+def _note(folder: Path, forgotten: dict[str, int]) -> None:
+    """Write who was forgotten when; no file, where it is nobody."""
+    if not forgotten:
+        (folder / FORGOTTEN).unlink(missing_ok=True)
+        return
+    write_json(folder / FORGOTTEN, forgotten)
+    (folder / FORGOTTEN).chmod(0o600)
 
 
 def _write(frame: pl.DataFrame, path: Path, known: dict[str, str], modified: float) -> None:

@@ -104,7 +104,10 @@ def rows_of(body: Any, catalogue: Catalogue) -> list[Row]:
 
 
 def with_history(request: Request, kept: Sequence[Kept], unit: str) -> Request:
-    """A request that names a user, with that user's history in its place."""
+    """A request that names a user, with that user's history in its place: until the request's time, if it has one."""
+    if request.time is not None:
+        [until] = fine_times([request.time], unit, lambda _: "time").tolist()
+        kept = [one for one in kept if one[1] <= until]
     items, times, rewards = zip(*kept, strict=True) if kept else ((), (), ())
     return replace(request, user=None, items=items, times=[of_micro(one, unit) for one in times], rewards=rewards)
 

@@ -87,7 +87,8 @@ class Request:
         times: when, in the log's own unit, as many as items; they must not go back.
         rewards: how good each event was, in the unit of ``data.reward``, null where nothing is known. Policies that
             read rewards, and reranked ones, need them.
-        time: when the answer is asked for; only, and always, of a policy made with ``request_time: known``.
+        time: when the answer is asked for; only, and always, of a policy made with ``request_time: known``. Of a user's
+            kept events, those until then are the history.
         k: items to return.
         allow: recommend these items only; null: all.
         block: never recommend these items.

@@ -78,7 +78,7 @@ class Store:
         """Forget a user. What was deleted is overwritten; in the log of writes by the next `purge`, if others read."""
         with self._writer:
             deleted = self._writer.execute("DELETE FROM events WHERE user = ?", (user,)).rowcount
-        self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        self._truncate()
         return Deleted(deleted)
 
     def purge(self) -> int:
@@ -87,13 +87,22 @@ class Store:
         with self._writer:
             chosen = f"DELETE FROM events WHERE number IN ({old})"
             deleted = self._writer.execute(chosen, (self._oldest(), PART)).rowcount
-        self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        self._truncate()
         return deleted
 
     def close(self) -> None:
         """Close the file."""
         self._reader.close()
         self._writer.close()
+
+    def _truncate(self) -> None:
+        """Empty the log of writes, unless somebody reads: a backup may take long, and others wait to write."""
+        [(waiting,)] = self._writer.execute("PRAGMA busy_timeout").fetchall()
+        self._writer.execute("PRAGMA busy_timeout = 0")
+        try:
+            self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        finally:
+            self._writer.execute(f"PRAGMA busy_timeout = {waiting}")
 
     def _oldest(self) -> float:
         return time.time() - self.days * DAY if self.days else 0.0
