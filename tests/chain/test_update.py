@@ -114,7 +114,7 @@ def test_judges_users_are_nobody_elses_before_or_after(folder: Path):
 def test_the_same_update_again_runs_nothing_and_the_next_one_counts_from_the_first(folder: Path):
     again = tiny.recalign(folder, "update", "runs/tiny", *GROWN)
     assert again.code == 0, again.err
-    assert again.out.count("unchanged: ") == 6  # five stages and the evaluation
+    assert again.out.count("unchanged: ") == 8  # five stages, the evaluation, the comparison and the page
     record = json.loads((folder / "runs/tiny-update/chain.json").read_text())
     assert record["goes_on_from"] == "runs/tiny"
     assert record["epochs"]["asft/seed-0"] == 3  # not the two of the update

@@ -38,7 +38,8 @@ class EarlierLog:
         users: ``user`` (raw ids in order), how many ``known`` events each had and how many of these were ``trained``
             on, the digests of the known ``events`` and of their ``rewards``.
         items: raw ids of the catalogue, in order.
-        facts: its mapping, its settings, ``catalogue`` and ``rewards`` as in `Sequences`.
+        facts: ``read_by``, digests of its mapping and settings by key, whose values may be secrets; ``ranked``, whether
+            rewards are ranks; ``catalogue`` and ``rewards`` as in `Sequences`.
         digest: of all of this.
     """
 
@@ -66,11 +67,11 @@ class EarlierLog:
 
     def require_same(self, log: LogMapping, settings: Mapping[str, Any]) -> None:
         """Refuse a log that is read otherwise, with an InputError: its ids and rewards would mean something else."""
-        now, before = mapping(log) | dict(settings), self.facts["mapping"] | {key: self.facts[key] for key in settings}
+        now, before = mapping(log) | dict(settings), self.facts["read_by"]
         for key, value in now.items():
-            if key in before and value != before[key]:
+            if key in before and digest(value) != before[key]:
                 place = f"data.{key}" if key in settings else f"data.log.{key}"
-                what = f"{value!r}, and the earlier log had {before[key]!r}"
+                what = f"{value!r}, and the earlier log was read by another"
                 raise InputError(what, where=place, remedy=f"keep it, or train a chain anew ({WHERE} null)")
         if log.items and log.items.features:
             what, remedy = "an update knows items by their ids alone", "leave the features out, or train a chain anew"
@@ -131,7 +132,7 @@ class EarlierLog:
             what += f"{self.users['user'][int(other.argmax())]} with {known[other.argmax()]:,}"
             raise InputError(what, where=WHERE, remedy=ANEW)
         changed = sums_U2[:, 1] != self.users["rewards"].to_numpy()
-        if self.facts["relative_to"] is None and changed.any():  # ranks move with every event
+        if not self.facts["ranked"] and changed.any():  # ranks move with every event
             what = f"events of {int(changed.sum()):,} users have other rewards than they had, such as those of user "
             what += str(self.users["user"][int(changed.argmax())])
             raise InputError(what, where=WHERE, remedy="give the rewards that were learned, or train a chain anew")

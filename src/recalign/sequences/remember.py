@@ -25,8 +25,9 @@ def remember(sequences: Sequences, folder: Path, log: LogMapping, settings: Mapp
         log: how it is read.
         settings: ``reward``, ``relative_to`` and ``share_a`` of `EventDataModule`.
     """
-    facts = {"mapping": mapping(log), "catalogue": sequences.catalogue, "rewards": sequences.rewards, **settings}
-    facts |= {"name": log.name, "updatable": _refusal(sequences)}
+    read_by = {key: digest(value) for key, value in (mapping(log) | dict(settings)).items()}
+    facts = {"read_by": read_by, "catalogue": sequences.catalogue, "rewards": sequences.rewards}
+    facts |= {"ranked": settings["relative_to"] is not None, "name": log.name, "updatable": _refusal(sequences)}
     if kept.check(folder, key := {"log": sequences.fingerprint, "facts": digest(facts)}).fresh:
         return
     known = np.diff(sequences.offset)
