@@ -32,6 +32,7 @@ from recalign.recommender import Recommender, RecommenderData
 from recalign.sequences import Batch, EventDataModule, TimeSplit
 from recalign.serving import Bundle
 from recalign.simulation import World, simulate, write
+from recalign.stage.console import quiet
 
 LOG, FELL = "simulated", 0.75
 QUIET: Any = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
@@ -44,7 +45,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     rounds = parser.parse_args().rounds
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as folder:
+    with quiet(), tempfile.TemporaryDirectory() as folder:
         work = works(Path(folder))
         for one in work.values():
             one()  # the first time of everything is slower

@@ -144,9 +144,10 @@ def test_by_hand():
 
 def test_a_model_of_rewards_knows_nothing_of_a_users_own_lists():
     random = np.random.default_rng(0)
-    told_NKF, expected_NKF = random.normal(size=(2, len(ALL), K, 2))
-    shown = lists(ALL, np.ones(len(ALL), bool))
-    real_NK = np.ones((len(ALL), K), bool)
+    many = np.tile(ALL, (4, 1))
+    told_NKF, expected_NKF = random.normal(size=(2, len(many), K, 2))
+    shown = lists(many, np.ones(len(many), bool))
+    real_NK = np.ones((len(many), K), bool)
     real_NK[:5, 2] = False
     shown = replace(shown, reward_NK=(1 + 0.5 * told_NKF[:, :, 0] - 0.3 * told_NKF[:, :, 1]) * real_NK)
     found = with_model(shown, told_NKF, expected_NKF, real_NK)
