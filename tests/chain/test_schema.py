@@ -23,7 +23,7 @@ STAGES = sorted({*CONF.rglob("*.yaml")} - OTHERS)
 
 @functools.cache
 def validator(kind: Literal["stage", "chain"]) -> Draft202012Validator:
-    """By the command, in a process of its own: a schema has every class that its process knows, doubles of tests too."""
+    """By the command, in a process of its own: a schema has all classes of its process, doubles of tests too."""
     words = [sys.executable, "-m", "recalign", "configs", "--schema", kind]
     made = json.loads(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
     Draft202012Validator.check_schema(made)
