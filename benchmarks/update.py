@@ -38,6 +38,7 @@ import torch
 import yaml
 from tables import CONF, average, by_metric, figure, frame, lines, markdown, options, save
 
+from recalign.chain.train import train
 from recalign.evaluation.baselines import SameForAll
 from recalign.keys import call
 from recalign.metrics.bootstrap import Estimate
@@ -47,7 +48,7 @@ from recalign.recommender.checkpoint import build, load_net, read_checkpoint, re
 from recalign.recommender.grown import grow
 from recalign.sequences import EventDataModule
 from recalign.simulation import World, simulate
-from recalign.stage import Manifest, RunFolder, parse_stage, run_stage
+from recalign.stage import Manifest, RunFolder, parse_stage
 
 EDGES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 """Shares of the events that are known in the first window's training, and at the end of each test window."""
@@ -127,7 +128,8 @@ def raw(
         columns = table.frame.select("timestamp", "reward").with_columns(**own)
         return {"max_length": log.get("max_length", 200)}, columns.sort("timestamp", maintain_order=True), None
     world = simulate(World(drift=drift, seed=1000 + seed, **yaml.safe_load(given.world)))
-    np.save((root.mkdir(parents=True, exist_ok=True) or root) / "truth.npy", world.truth_UI)
+    root.mkdir(parents=True, exist_ok=True)
+    np.save(root / "truth.npy", world.truth_UI)
     return {"max_length": 200}, world.events.select("user", "item", "timestamp", "reward"), world.truth_UI
 
 
@@ -196,11 +198,7 @@ class Day:
                 own["model.grows_from"] = str(before[stage])
             if epochs < 1:
                 own["trainer.max_epochs"] = math.ceil(epochs * self.first_epochs(stage))
-            parsed = parse_stage(self.words(stage, row, own))
-            manifest = parsed.finished()
-            made = parsed.folder.path / str(manifest.checkpoint) if manifest else run_stage(parsed.words).checkpoint
-            assert made is not None
-            found[stage] = made
+            found[stage] = train(parse_stage(self.words(stage, row, own))).checkpoint
         return found
 
     def first_epochs(self, stage: str) -> int:
@@ -233,7 +231,7 @@ class Day:
         whole = build(plan)
         grow(whole, policy, "the stale policy")
         counts = torch.zeros(self.data.num_items)
-        known = policy.prior.log_count_V.exp()
+        known = policy.prior.log_count_V.exp()  # type: ignore[union-attr, operator]
         counts[: policy.num_items] = 1.5 * known / known.min() - 0.5  # as if the rarest item had one event
         whole.set_counts(counts)
         whole.prior_strength = policy.prior_strength

@@ -175,6 +175,7 @@ def test_what_cannot_be_used_is_counted_by_its_reason(around, served, tmp_path):
     )  # fmt: skip
     counts = read_served(path).counts
     assert counts["lists that cannot be used"] == {
+        "of which `where` leaves only some places": 0,
         "that did not explore: their chances are not known": 1,
         "with places that the table does not have": 1,
         "with a chance of 0, above 1 or none": 2,

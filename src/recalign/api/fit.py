@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -143,7 +144,9 @@ def load_reward(log: Log, path: str | Path) -> TrainedReward:
 def _recorded(checkpoint: Path) -> tuple[str, int, Path, float]:
     """Name and seed of the run that a checkpoint is of, the checkpoint, and the run's training time in seconds."""
     folder = checkpoint.absolute().parent.parent
-    manifest = Manifest.read(RunFolder(folder))
+    manifest = None
+    with suppress(InputError):  # another tool's file may lie there
+        manifest = Manifest.read(RunFolder(folder))
     seed, seconds = (manifest.seed, manifest.seconds) if manifest else (0, 0.0)
     return folder.parent.name, seed, checkpoint, seconds
 

@@ -68,6 +68,9 @@ def run_chain(plan: Plan) -> Path:
             in_order(steps, chain.threads, progress)
         else:
             side_by_side(steps, chain.threads or 1, workers, folder / "logs", progress, chain.verbose)
+        if not chain.world:  # of which each seed has its own
+            plan.data(chain.seeds[0]).remember(folder / IDS)
+        write_json(folder / RECORD, plan.recorded())
         table = RunsComparison(folder, methods=chain.methods, seeds=chain.seeds, roles=chain.roles)
         once(table, say)
         page = Page(folder, Sources.of(folder, searched=search is not None))
@@ -108,9 +111,6 @@ def _prepare(plan: Plan) -> None:
     _world(plan, first)
     _check(data, plan.folder, plan.parsed("reward", first).variables)
     _require_rewards(plan)
-    if not plan.chain.world:  # of which each seed has its own
-        data.remember(plan.folder / IDS)
-    write_json(plan.folder / RECORD, plan.recorded())
 
 
 def _world(plan: Plan, seed: int, _: Results | None = None) -> None:

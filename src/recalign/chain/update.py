@@ -21,6 +21,7 @@ from recalign.keys import settings_of, split
 from recalign.recommender.checkpoint import class_path, read_checkpoint
 from recalign.recommender.grown import GROWS_FROM
 from recalign.recommender.sequence_policy import SequencePolicy
+from recalign.sequences.earlier import FREE
 from recalign.stage import Manifest, RunFolder
 from recalign.stage.settings import instantiated, parse_call
 
@@ -110,6 +111,9 @@ class UpdatePlan(Plan):
         # What stages were given stands in the configuration of each, what a search chose too. Only what a log's YAML
         # may have been overridden by has to come after it again.
         stages = {stage: _of_data(settings_of(own)) for stage, own in before.stages.items()}
+        if (self.run.parent / name).resolve() == self.run.resolve():
+            remedy = "give another --name"
+            raise InputError("an update cannot lie in the folder that it goes on from", where="name", remedy=remedy)
         own = replace(before, log=how.log, name=name, workers=how.workers, verbose=how.verbose)
         chain = replace(own, root=str(self.run.parent), trials=0, stages=stages, trainer={})
         for stage, settings in self.record["overrides"]:
@@ -162,12 +166,15 @@ class UpdatePlan(Plan):
         assert manifest is not None  # `_require`
         own = super().set_here(stage, seed)
         own |= dict.fromkeys(manifest.upstream)  # of the new chain's own stages
-        own |= {f"data.{GROWS_FROM}": str(self.folder / BEFORE), "data.untouched": self.how.untouched}
+        own |= {f"data.{GROWS_FROM}": str(self.folder / BEFORE)}
         if stage not in JUDGES:
+            own["data.untouched"] = self.how.untouched
             epochs = math.ceil(self.how.epochs * self.epochs[f"{stage}/seed-{seed}"])
             own |= {f"model.{GROWS_FROM}": str(folder.path / str(manifest.checkpoint)), "trainer.max_epochs": epochs}
         return own
 
 
 def _of_data(settings: Iterable[tuple[str, Any]]) -> Settings:
-    return {key: value for key, value in settings if key.startswith("data.")}
+    """What is said of data, but not where the rows are: that is the new log's to say."""
+    where = tuple(f"data.log.{name}" for name in FREE)
+    return {key: value for key, value in settings if key.startswith("data.") and not key.startswith(where)}

@@ -92,7 +92,9 @@ class RunsComparison:
         return kept.check(self.folder, self._key(*self._roles()))
 
     def load(self) -> pl.DataFrame:
-        """The table that is there."""
+        """The table that is there; its roles are written again, for whoever altered them."""
+        if self.roles is not None:
+            self.roles.save(self.folder, self.methods or ())
         return read(self.folder)
 
     def make(self) -> pl.DataFrame:
@@ -123,7 +125,8 @@ class RunsComparison:
 
     def _key(self, roles: Roles, order: Sequence[str]) -> dict[str, Any]:
         """All that determines the table but the evaluations themselves."""
-        found = [(method, seed) for method, seed, _ in evaluated(self.folder, self.methods, self.seeds)]
+        there = evaluated(self.folder, self.methods, self.seeds)
+        found = [(method, seed) for method, seed, folder in there if not kept.outdated(folder)]
         code = code_digest([f"{__name__}.{tabulate.__name__}"])
         rows = {"order": list(order), "roles": asdict(roles), "evaluations": self._seals(found)}
         return rows | {"draws": self.draws, "code": code}

@@ -11,7 +11,7 @@ b_nk and the candidate with probability p_nk, and w_nk = min(p_nk / b_nk, clip).
 - ``cascade_dr`` = mean(sum_k w_n,k-1 d_nk + w_nk (r_nk - q_nk)), w_n0 = 1: doubly robust (Kiyohara et al. 2022), with
   q_nk the reward that a model expects at the place, and d_nk the same of the item that the candidate would draw there.
 - ``cascade_sndr`` = sum_k sum_n(w_n,k-1 d_nk) / sum_n(w_n,k-1) + sum_n(w_nk (r_nk - q_nk)) / sum_n(w_nk): the same,
-  self-normalised place by place. The narrowest of all where weights are uneven (docs/loop.md).
+  self-normalised place by place.
 
 b_nk is that of lists which were drawn, or of the exact mixture with those that were ranked.
 
@@ -81,7 +81,7 @@ class ListValue:
         support: probability that the candidate gives, on average, to the first places that were not drawn. Below
             `LEAST_SUPPORT` it would show lists that could not be logged, and nothing is estimated.
         ess: effective sample size in users, of ``list`` and of ``cascade`` estimates.
-        mean_weight: of whole lists; 1 in expectation, or the chances are wrong, clipped or without support.
+        mean_weight: of whole lists, not cut; 1 in expectation, or chances are wrong, or the server lacked items.
         max_weight: before clipping.
         clip: the largest weight that was left; infinite: none was cut.
         clipped: share of the weights w_nk that were cut.
@@ -142,18 +142,21 @@ def estimate(
     support = float(np.exp(_before(used.target_NK, fixed_N)).mean())
     refused = {kind: why for kind, size in ess.items() if (why := _why(support, size, len(users), least_ess))}
     made = _estimates(used, weight_NK, user_N, CrossedBootstrap(len(users), draws, seed))
+    made = {name: one for name, one in made.items() if name.partition("_")[0] not in refused}
+    nothing = "at some place there is no list that the candidate could have shown"
+    refused |= {name: nothing for name, one in made.items() if not np.isfinite(one.value)}
     return ListValue(
         lists=len(user_N),
         users=len(users),
         observed=float(used.reward_NK.sum(axis=1).mean()),
         support=support,
         ess=ess,
-        mean_weight=float(weight_NK[:, -1].mean()),
+        mean_weight=float(raw_NK[:, -1].mean()),
         max_weight=float(raw_NK.max()),
         clip=float(most),
         clipped=float((raw_NK > weight_NK).mean()),
         refused=refused,
-        estimates={name: one for name, one in made.items() if name.partition("_")[0] not in refused},
+        estimates={name: one for name, one in made.items() if name not in refused},
     )
 
 

@@ -31,6 +31,6 @@ def _content(column: pl.Series) -> list[str]:
         return [*parts, *_content(lists.list.len()), *_content(lists.explode(empty_as_null=False))]
     if isinstance(column.dtype, pl.Struct):
         return [*parts, *(part for one in column.struct.unnest() for part in (one.name, *_content(one)))]
-    if not column.dtype.is_numeric():
+    if column.dtype.is_decimal() or not column.dtype.is_numeric():
         return [*parts, digest(column.drop_nulls().cast(pl.String).to_list())]
     return [*parts, hashlib.sha256(column.drop_nulls().to_numpy().tobytes()).hexdigest()]

@@ -108,15 +108,15 @@ def _features(
     """`FEATURES` of a list's items, and their mean over what would be drawn in their places. Shape: (K, F) each."""
     bounded_N = np.maximum(full_N, LEAST)
     each_NF = np.stack([bounded_N, bounded_N**2], axis=1)
-    chance_N = np.exp(log_softmax(score_N))
+    left_N = score_N.copy()
     expected_KF = np.empty((len(item_K), FEATURES))
     for place, item in enumerate(item_K):
         if place < fixed:
             expected_KF[place] = each_NF[ranked_M[place]]
         else:
-            left = chance_N.sum()
-            expected_KF[place] = chance_N @ each_NF / left if left > 0 else each_NF[item]
-        chance_N[item] = 0.0
+            some = np.isfinite(left_N.max())
+            expected_KF[place] = np.exp(log_softmax(left_N)) @ each_NF if some else each_NF[item]
+        left_N[item] = -np.inf
     return each_NF[item_K], expected_KF
 
 

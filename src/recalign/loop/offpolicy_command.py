@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,7 @@ class Worth:
             "users": value.users,
             "lists": value.lists,
             "largest weight": round(value.max_weight, 2),
-            "mean weight of whole lists, clipped; 1 in expectation": round(value.mean_weight, 3),
+            "mean weight of whole lists; 1 in expectation, less where it has no support": round(value.mean_weight, 3),
             "clipped at": round(value.clip, 2),
             "share of the weights that were clipped": round(value.clipped, 4),
             "share without support": round(1 - value.support, 4),
@@ -111,19 +112,27 @@ def worths(
     """A candidate's worth from the lists of each version in a log. They are never averaged.
 
     Raises:
-        InputError: the candidate knows none of the items, no list can be used, or most have other histories.
+        InputError: the candidate knows none of the items; no list can be used, or most have other histories, of any
+            version. Where that is so of some versions, a line says so.
     """
     if not served.lists.height:
         remedy = "serve with explore, log with --decisions, and join with recalign feedback"
         raise InputError("no list in this log has chances that can be used", where="log", remedy=remedy)
     require_known(candidate, served.lists)
-    histories, found = Histories(served.events), []
+    histories, found, failed = Histories(served.events), list[Worth](), dict[str, InputError]()
     for (version,), lists in served.lists.partition_by("version", as_dict=True, maintain_order=True).items():
         own = versions.get(str(version))
-        used, asked, left_out = _usable(lists, histories, candidate, policy, own)
         name = str(version) if own else f"{version} (not there: its propensities are not checked)"
-        shown = as_lists(used, asked)
-        found.append(Worth(name, left_out, estimate(shown, arms, clip="cube_root" if clip is None else clip)))
+        try:
+            used, asked, left_out = _usable(lists, histories, candidate, policy, own)
+            value = estimate(as_lists(used, asked), arms, clip="cube_root" if clip is None else clip)
+            found.append(Worth(name, left_out, value))
+        except InputError as error:
+            failed[name] = error
+    if not found:
+        raise next(iter(failed.values()))
+    for name, why in failed.items():
+        print(f"version {name}: no estimate: {why}", file=sys.stderr)
     return found
 
 

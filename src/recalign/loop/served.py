@@ -59,12 +59,16 @@ def read_served(path: Path) -> Served:
         InputError: it is no such YAML, or the table is not one of `recalign feedback`.
     """
     rows = _rows(path)
-    shown = rows.filter(pl.col("shown") & pl.col("meets")).sort("timestamp", "decision", "position")
+    some = pl.col("meets").any().over("decision")
+    shown = rows.filter(pl.col("shown")).filter(some).sort("timestamp", "decision", "position")
     firsts = [pl.col(name).first() for name in OF_LIST]
     shown = shown.with_columns(pl.col("position").cast(pl.Int64))
     places = {"items": "item", "rewards": "reward", "log_probs": "log_prob", "positions": "position"}
     lists = shown.group_by("decision", maintain_order=True).agg(
-        *firsts, any_chosen=pl.col("chosen").any(), **{name: pl.col(column) for name, column in places.items()}
+        *firsts,
+        any_chosen=pl.col("chosen").any(),
+        whole=pl.col("meets").all(),
+        **{name: pl.col(column) for name, column in places.items()},
     )
     used, why = split(lists, UNUSABLE)
     chosen = rows.filter(pl.col("chosen") & pl.col("outcome_at").is_not_null())
@@ -85,7 +89,7 @@ def read_served(path: Path) -> Served:
         "versions" + (" (mixed: each is estimated alone)" if len(versions) > 1 else ""): versions,
         "lists that cannot be used": why,
     }
-    return Served(used.drop("positions", "any_chosen"), events, counts)
+    return Served(used.drop("positions", "any_chosen", "whole"), events, counts)
 
 
 def split(lists: pl.DataFrame, reasons: dict[str, pl.Expr]) -> tuple[pl.DataFrame, Section]:
@@ -103,6 +107,7 @@ def _each(column: str, good: Callable[[pl.Expr], pl.Expr]) -> pl.Expr:
 
 
 UNUSABLE = {
+    "of which `where` leaves only some places": ~pl.col("whole"),
     "that did not explore: their chances are not known": pl.col("arm").is_null(),
     "with places that the table does not have": (
         pl.col("positions") != pl.int_ranges(1, pl.col("positions").list.len() + 1, dtype=pl.Int64)

@@ -26,7 +26,7 @@ def remember(sequences: Sequences, folder: Path, log: LogMapping, settings: Mapp
         settings: ``reward``, ``relative_to`` and ``share_a`` of `EventDataModule`.
     """
     read_by = {key: digest(value) for key, value in (mapping(log) | dict(settings)).items()}
-    facts = {"read_by": read_by, "catalogue": sequences.catalogue, "rewards": sequences.rewards}
+    facts: dict[str, Any] = {"read_by": read_by, "catalogue": sequences.catalogue, "rewards": sequences.rewards}
     facts |= {"ranked": settings["relative_to"] is not None, "name": log.name, "updatable": _refusal(sequences)}
     if kept.check(folder, key := {"log": sequences.fingerprint, "facts": digest(facts)}).fresh:
         return

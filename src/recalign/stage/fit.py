@@ -96,4 +96,4 @@ class Fit:
         words = [sys.executable, "-m", "recalign", *self.parsed.words]
         if code := subprocess.run(words, check=False).returncode:
             raise TrainingError(f"exit code {code} of: {self.parsed.command}")
-        return Manifest.read(self.parsed.folder)
+        return None if self.parsed.dry else Manifest.read(self.parsed.folder)
