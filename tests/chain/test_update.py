@@ -136,8 +136,9 @@ def test_the_same_update_again_runs_nothing_and_the_next_one_counts_from_the_fir
             "data.reward: 'true_reward', and",
         ),
         (("runs/tiny", "more", "--log=simulated"), "'more' belongs to no option"),
+        (("runs/tiny", "--log=simulated", "--name=tiny"), "an update cannot lie in the folder that it goes on from"),
     ],
-    ids=["no chain", "no epochs", "no users", "another reward", "a stray word"],
+    ids=["no chain", "no epochs", "no users", "another reward", "a stray word", "its own folder"],
 )
 def test_what_cannot_go_on_is_refused_before_anything_runs(folder: Path, words: tuple[str, ...], said: str):
     events = pl.read_parquet(folder / "later/simulated/events.parquet")
