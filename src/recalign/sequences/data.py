@@ -256,11 +256,8 @@ class EventDataModule(LightningDataModule):
                 remedy="train without `recalign prepare`, in memory, or write the ranks into a column of the log",
             )
         if self.grows_from is not None:
-            what, remedy = (
-                "a log that continues another is put into its order in memory",
-                "train without `recalign prepare`",
-            )
-            raise InputError(what, where="data.grows_from", remedy=remedy)
+            what = "a log that continues another is put into its order in memory"
+            raise InputError(what, where="data.grows_from", remedy="train without `recalign prepare`")
         if not self._entry.load():
             of_log, own = self._expected_fingerprint, (self.split, self.high, self.groups, self.min_events)
             how = self._known_items, partitions, workers
@@ -322,9 +319,8 @@ class EventDataModule(LightningDataModule):
         windows = training_windows(self.sequences, users, self.max_length, self.stride)
         if self.earlier is None or self.untouched == 1:
             return windows
-        new_U = self.sequences.trained > self.earlier.trained(self.sequences.num_users)
-        drawn_U = np.random.default_rng(self.seed).random(self.sequences.num_users) < self.untouched
-        return windows.take(np.flatnonzero((new_U | drawn_U)[windows.user]))
+        chosen_U = self.earlier.chosen(self.sequences.trained, self.untouched, self.seed)
+        return windows.take(np.flatnonzero(chosen_U[windows.user]))
 
     def windows(self, part: Part, users: Group | None = None) -> Windows:
         """The windows of a part for evaluation, of this module's users or of the named group."""

@@ -106,6 +106,19 @@ class EarlierLog:
         """Training events of each user of a log that has grown, as they were; 0 of new ones. Shape: int64 (users,)."""
         return np.pad(self.users["trained"].to_numpy(), (0, users - len(self.users)))
 
+    def chosen(self, trained_U: np.ndarray, untouched: float, seed: int) -> np.ndarray:
+        """The users to train on: all with new training events, and a share of the others, other ones after each update.
+
+        Args:
+            trained_U: how many training events each user has now.
+            untouched: the share.
+            seed: of the draw.
+
+        Shape: bool (U,).
+        """
+        drawn_U = np.random.default_rng([seed, int(self.digest, 16)]).random(len(trained_U)) < untouched
+        return (trained_U > self.trained(len(trained_U))) | drawn_U
+
     def _require_ids(self, which: str, old: pl.Series, new: pl.Series) -> None:
         if old.dtype != new.dtype:
             what = f"its {which} are {new.dtype}, and those of the earlier log {old.dtype}"
