@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-os.environ.setdefault("WANDB_MODE", "disabled")
+os.environ["WANDB_MODE"] = "disabled"  # whatever the one who runs the tests has
 os.environ["RECALIGN_CACHE"] = tempfile.mkdtemp(prefix="recalign-tests-[1]-")  # no pattern, though it looks like one
 
 import hypothesis

@@ -57,6 +57,7 @@ def test_a_row_that_was_cut_off_is_dropped(folder: Path):
 
 
 def test_wandb_is_offline_without_an_account_and_leaves_files(monkeypatch: pytest.MonkeyPatch):
+    wandb.teardown()  # of an earlier test's process: its address would come back with the environment, when it is gone
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name)
     monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked"))
