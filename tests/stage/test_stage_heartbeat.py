@@ -95,7 +95,7 @@ def test_one_that_was_never_heard_is_waited_for(hearts):
     first.over.set()
 
 
-def test_a_child_that_dies_before_it_is_heard_is_named_at_once(hearts, capsys):
+def test_a_child_that_dies_before_it_is_heard_is_named(hearts, capsys):
     (first, _), codes = hearts
     dead = subprocess.Popen([sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"])
     stopped = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
@@ -105,6 +105,17 @@ def test_a_child_that_dies_before_it_is_heard_is_named_at_once(hearts, capsys):
     until(lambda: codes)
     assert "rank 1 was killed by signal 9" in capsys.readouterr().err
     assert stopped.wait(20) == -9  # none is left behind
+
+
+def test_one_that_says_an_error_of_its_own_has_time_to(hearts, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(heartbeat, "LATE", 60.0)
+    (first, _), codes = hearts
+    dead = subprocess.Popen([sys.executable, "-c", "raise SystemExit(2)"])
+    first.launcher = SimpleNamespace(procs=[dead])
+    start(first)
+    until(lambda: list(first.gone(1.0)) == [1])
+    time.sleep(0.5)
+    assert codes == []
 
 
 def watched(folder: Path, error: Exception | None = None, **trainer: object) -> None:

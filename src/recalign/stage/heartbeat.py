@@ -25,7 +25,8 @@ BEAT = 1.0
 """Seconds between two signs of life."""
 
 LATE = 10.0
-"""Seconds without one that tell who is gone, once an exchange between the processes has failed."""
+"""Seconds without one that tell who is gone, once an exchange between the processes has failed. As long is waited for
+a process that has lost another: it may be about to say an error of its own."""
 
 OBSERVER = "child-process-observer"
 """Name of the thread in which Lightning kills this process, without a word, where one that it started has died."""
@@ -54,6 +55,7 @@ def watched(trainer: Trainer, parsed: ParsedStage) -> Iterator[None]:
         yield
     except BaseException as error:
         gone = heart.wait_for_gone() if isinstance(error, RuntimeError) else {}
+        heart.over.set()
         heart.end_children()
         if gone and not heart.speaks(gone):
             raise SystemExit(3) from error
@@ -146,13 +148,16 @@ class Heartbeat:
         return f" ({file.read_text()})" if rank in self._heard and file.is_file() else ""
 
     def _watch(self, command: str, how_to_go_on: Callable[[], str]) -> None:
+        alone = 0.0  # seconds since another was lost
         while not self.over.wait(BEAT):
             self._relieve_observer()
             self._exchange()
             # One that was never heard may be a machine that starts late; Lightning's own timeout ends that.
             silent = {rank: how for rank, how in self.gone(self.timeout).items() if rank in self._heard}
             unborn = {rank: how for rank, how in self.gone(float("inf")).items() if rank not in self._heard}
-            if (gone := silent | unborn) and not self.over.is_set():
+            gone = silent | unborn
+            alone = alone + BEAT if gone else 0.0
+            if alone > LATE and not self.over.is_set():
                 if self.speaks(gone):
                     print(f"{command}: {self.message(gone, how_to_go_on())}", file=sys.stderr, flush=True)
                 self.end_children()
