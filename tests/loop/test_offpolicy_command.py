@@ -214,6 +214,25 @@ def test_propensities_that_do_not_fit_their_version_are_left_out(bundled, around
         worths(bundle, Policy(2.0), read_served(all_wrong), {bundle.version: bundle})
 
 
+def test_another_reward_leaves_the_histories_as_the_server_had_them(around, served, tmp_path):
+    path = changed(around, tmp_path / "log")
+    log = yaml.safe_load(path.read_text())
+    log["data"]["reward"] = "2 * reward - 1"
+    path.write_text(yaml.safe_dump(log))
+    other = read_served(path)
+    assert other.events.equals(served.events)
+    assert other.lists["rewards"].explode().to_list() == (2 * served.lists["rewards"].explode() - 1).to_list()
+
+
+def test_histories_that_nothing_checks_are_counted(bundled, around, tmp_path):
+    bundle, some = load_bundle(bundled), pl.col("decision") > "8"
+    path = changed(around, tmp_path / "log", seen=pl.when(some).then(pl.lit("include")).otherwise("seen"))
+    log = read_served(path)
+    [found] = worths(bundle, Policy(2.0), log, {})
+    assert found.unchecked == log.lists.filter(seen="include").height
+    assert found.unchecked > 0
+
+
 def test_without_the_whole_history_nothing_is_estimated(bundled, around, tmp_path):
     table = pl.read_parquet(around / "table" / "feedback.parquet")
     path = changed(around, tmp_path / "log")

@@ -77,6 +77,7 @@ class Worth:
 
     version: str
     left_out: Section
+    unchecked: int
     value: ListValue
 
     def sections(self) -> dict[str, Section]:
@@ -87,6 +88,7 @@ class Worth:
             "the same of whole lists": round(value.ess["list"], 1),
             "users": value.users,
             "lists": value.lists,
+            "of these with a history that nothing checks (seen: include, no bundle of their version)": self.unchecked,
             "largest weight": round(value.max_weight, 2),
             "mean weight of whole lists; 1 in expectation, less where it has no support": round(value.mean_weight, 3),
             "clipped at": round(value.clip, 2),
@@ -126,7 +128,8 @@ def worths(
         try:
             used, asked, left_out = _usable(lists, histories, candidate, policy, own)
             value = estimate(as_lists(used, asked), arms, clip="cube_root" if clip is None else clip)
-            found.append(Worth(name, left_out, value))
+            unchecked = used.filter(pl.col("seen") != "exclude").height if own is None else 0
+            found.append(Worth(name, left_out, unchecked, value))
         except InputError as error:
             failed[name] = error
     if not found:
@@ -154,6 +157,8 @@ def _usable(
     if left_out[ANOTHER] > (1 - LEAST_USED) * lists.height:  # type: ignore[operator]
         what = f"{left_out[ANOTHER]:,} of {lists.height:,} lists had another history than the log tells"
         remedy = "give recalign feedback all that people chose, with --unshown, from before the first decision on"
+        if own is None:
+            remedy += "; or name the bundle that showed them with --bundles: it may have other items"
         raise InputError(what, where="log", remedy=remedy)
     if not used.height:
         what = f"none of {lists.height:,} lists can be used: {left_out[UNFIT]:,} have propensities of another version"

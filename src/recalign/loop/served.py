@@ -28,7 +28,7 @@ OF_LIST = (
     "user", "timestamp", "version", "seen", "hidden", "blocked", "allowed", "boosts", "arm", "chance", "temperature",
     "fixed", "seed", "ranked",
 )  # fmt: skip
-NEEDED = ("decision", "item", "position", "log_prob", "shown", "chosen", "outcome_at", *OF_LIST)
+NEEDED = ("decision", "item", "position", "log_prob", "shown", "chosen", "outcome_at", "reward", *OF_LIST)
 REMEDY = "name the feedback.yaml that recalign feedback --unshown wrote"
 
 
@@ -40,7 +40,7 @@ class Served:
         lists: a row a list that was drawn, or could have been: columns `OF_LIST`, ``decision`` and, a value a place,
             ``items``, ``rewards`` and ``log_probs``. In the order of time.
         events: what people chose, columns ``user, item, time, reward, shown_at`` (null: nobody was shown it); times in
-            microseconds since 1970, in their order.
+            microseconds since 1970, in their order. Rewards are the table's own, which the server's histories had.
         counts: what was found, by section and name.
     """
 
@@ -73,7 +73,7 @@ def read_served(path: Path) -> Served:
     used, why = split(lists, UNUSABLE)
     chosen = rows.filter(pl.col("chosen") & pl.col("outcome_at").is_not_null())
     events = chosen.select(
-        "user", "item", "reward", time="outcome_at", shown_at=pl.when("shown").then("timestamp")
+        "user", "item", reward="own_reward", time="outcome_at", shown_at=pl.when("shown").then("timestamp")
     ).sort("time", maintain_order=True)
     seeds = used["seed"].drop_nulls()
     versions = dict(lists.group_by("version").len().sort("version").iter_rows())
@@ -169,7 +169,8 @@ def _rows(path: Path) -> pl.DataFrame:
     named = {name: evaluate(raw, one, f"data.log.columns.{name}", rows) for name, one in log.columns.items()}
     raw = raw.with_columns(**named)
     meets = condition(raw, log.where, "data.log.where", rows) if log.where else pl.lit(True)
-    return raw.with_columns(reward=read_rewards(raw, rows, data.get("reward") or "reward"), meets=meets)
+    reward = read_rewards(raw, rows, data.get("reward") or "reward")
+    return raw.with_columns(own_reward=pl.col("reward"), reward=reward, meets=meets)
 
 
 def _mapping(log: dict[str, Any], path: Path) -> LogMapping:
