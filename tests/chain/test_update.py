@@ -13,6 +13,7 @@ import torch
 import yaml
 
 from recalign.chain.run import IDS
+from recalign.chain.update import Update, UpdatePlan
 from recalign.recommender.checkpoint import read_checkpoint
 from recalign.sequences.earlier import EarlierLog
 from recalign.simulation import World, simulate, write
@@ -150,6 +151,18 @@ def test_what_cannot_go_on_is_refused_before_anything_runs(folder: Path, words: 
     assert found.code == 2
     assert said in found.err
     assert "recalign fit" not in found.out
+
+
+@pytest.mark.usefixtures("updated")
+def test_a_log_that_says_where_its_rows_are_is_heard(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(folder)
+    log = yaml.safe_load((folder / "conf/data/simulated.yaml").read_text())
+    log["data"]["root"] = "later"
+    (folder / "grown.yaml").write_text(yaml.safe_dump(log))
+    plan = UpdatePlan(Update("runs/tiny", "grown.yaml", name="told"), {})
+    assert plan.data(0).root == "later"  # the earlier chain's YAML said: data
+    assert plan.data(0).max_length == 24
+    assert UpdatePlan(Update("runs/tiny", "simulated", name="same"), {}).data(0).root == "data"
 
 
 def test_a_chain_that_has_not_finished_does_not_go_on(folder: Path):

@@ -114,7 +114,8 @@ class UpdatePlan(Plan):
         if (self.run.parent / name).resolve() == self.run.resolve():
             remedy = "give another --name"
             raise InputError("an update cannot lie in the folder that it goes on from", where="name", remedy=remedy)
-        own = replace(before, log=how.log, name=name, workers=how.workers, verbose=how.verbose)
+        data = {key.removeprefix("data."): value for key, value in _of_data(settings_of({"data": before.data})).items()}
+        own = replace(before, log=how.log, name=name, workers=how.workers, verbose=how.verbose, data=data)
         chain = replace(own, root=str(self.run.parent), trials=0, stages=stages, trainer={})
         for stage, settings in self.record["overrides"]:
             overrides[stage] = _of_data(settings.items()) | overrides.get(stage, {})
@@ -175,6 +176,6 @@ class UpdatePlan(Plan):
 
 
 def _of_data(settings: Iterable[tuple[str, Any]]) -> Settings:
-    """What is said of data, but not where the rows are: that is the new log's to say."""
-    where = tuple(f"data.log.{name}" for name in FREE)
+    """What is said of data, but not where the rows are: that is the new log's to say, else the earlier stage's."""
+    where = ("data.root", *(f"data.log.{name}" for name in FREE))
     return {key: value for key, value in settings if key.startswith("data.") and not key.startswith(where)}
