@@ -25,7 +25,7 @@ methods: [popularity, start, asft]
 ours: asft
 data: {root: data, max_length: 24}
 trainer: {max_epochs: 2, accelerator: cpu, enable_progress_bar: false}
-stages: {asft: {trainer: {max_epochs: 3}}}
+stages: {asft: {trainer: {max_epochs: 3}}, reward: {data: {batch_tokens: 1600, max_length: 20}}}
 """
 STAGES = ("recommender", "reward", "asft")
 JUDGES = ("judge_select", "judge_report")
@@ -72,7 +72,9 @@ def test_every_stage_goes_on_from_the_earlier_one_but_for_judges(folder: Path):
         )
         assert now["trainer"]["max_epochs"] == {"recommender": 1, "reward": 1, "asft": 2}[stage]
         assert now["data"]["init_args"]["grows_from"] == "runs/tiny-update/ids-before"
-        assert now["data"]["init_args"]["max_length"] == 24  # though the log's YAML says 200
+        assert now["data"]["init_args"]["max_length"] == (
+            20 if stage == "reward" else 24
+        )  # though the log's YAML says 200
     for stage in JUDGES:
         assert "grows_from" not in config(folder, "tiny-update", stage)["model"]["init_args"]
         assert config(folder, "tiny-update", stage)["trainer"]["max_epochs"] == 2
@@ -163,6 +165,15 @@ def test_a_log_that_says_where_its_rows_are_is_heard(folder: Path, monkeypatch: 
     assert plan.data(0).root == "later"  # the earlier chain's YAML said: data
     assert plan.data(0).max_length == 24
     assert UpdatePlan(Update("runs/tiny", "simulated", name="same"), {}).data(0).root == "data"
+
+
+@pytest.mark.usefixtures("updated")
+def test_what_the_reward_model_alone_was_told_of_data_holds_for_it_alone(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(folder)
+    plan = UpdatePlan(Update("runs/tiny", "simulated", name="alone"), {})
+    assert (plan.data(0).batch_tokens, plan.data(0).max_length) == (3200, 24)
+    own = plan.parsed("reward", 0).config["data"]["init_args"]
+    assert (own["batch_tokens"], own["max_length"]) == (1600, 20)
 
 
 def test_a_chain_that_has_not_finished_does_not_go_on(folder: Path):

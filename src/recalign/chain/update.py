@@ -17,12 +17,12 @@ from recalign.chain.run import IDS, RECORD, run_chain
 from recalign.chain.space import Settings
 from recalign.errors import InputError, require_positive
 from recalign.files import read_json
-from recalign.keys import settings_of, split
+from recalign.keys import call, settings_of, split
 from recalign.recommender.checkpoint import class_path, read_checkpoint
 from recalign.recommender.grown import GROWS_FROM
 from recalign.recommender.sequence_policy import SequencePolicy
 from recalign.sequences.earlier import FREE
-from recalign.stage import Manifest, RunFolder
+from recalign.stage import Manifest, ParsedStage, RunFolder, parse_stage
 from recalign.stage.settings import instantiated, parse_call
 
 BEFORE = "ids-before"
@@ -160,6 +160,13 @@ class UpdatePlan(Plan):
 
     def files_of(self, stage: str, seed: int) -> list[Path]:
         return [self._earlier(stage, seed).config, self.log]
+
+    def _every_stage(self, seed: int) -> ParsedStage:
+        """As in a chain; what the earlier one set for its reward model's data alone is as the log's YAML has it."""
+        general = self._settings(None)
+        alone = {key.split(".")[1] for key in self._settings("reward").keys() - general.keys()}
+        plain = parse_stage(["fit", *call(super().files_of("reward", seed), {})]).config["data"]["init_args"]
+        return self._parse("reward", seed, {f"data.{name}": plain[name] for name in sorted(alone)} | general)
 
     def set_here(self, stage: str, seed: int) -> Settings:
         folder = self._earlier(stage, seed)
