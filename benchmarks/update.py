@@ -13,21 +13,22 @@ have the same numbers.
     retrain, equal compute      the same, for as many epochs as the update
     popularity                  what was chosen most in the last window
 
-of the start (cloning) and of A-SFT with a reward model of its own day. Figures: NDCG@10 of all test events, of users
-and items that were known before the last window, of new users and of new items; in worlds also the mean true reward of
-the ten items shown; and the seconds of training for a window, A-SFT's with those of what it starts from. The update is
-also run with fewer of the users who did nothing new (--untouched).
+of the start (cloning) and of A-SFT with a reward model of its own day. The update also goes on with AdamW's moments
+(--moments), and with fewer of the users who did nothing new (--untouched). Figures: NDCG@10 of all test events, of
+users and items that were known before the last window, of new users and of new items; in worlds also the mean true
+reward of the ten items shown; and the seconds of training for a window, A-SFT's with those of what it starts from.
 
 The verdict, from paired differences of NDCG@10 over users, all windows and seeds pooled: if neither update nor retrain
 is better than stale (lower end of the 95 % interval above 0): leave. Else, if retrain is better than update: retrain.
-Else: update.
+Else: update. These differences are saved too, and those between the update and its variants.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ import numpy as np
 import polars as pl
 import torch
 import yaml
-from tables import CONF, average, by_metric, figure, frame, lines, markdown, options, save
+from tables import CONF, average, by_metric, commit, figure, frame, lines, markdown, options, save
 
 from recalign.chain.train import train
 from recalign.evaluation.baselines import SameForAll
@@ -57,6 +58,22 @@ STAGES = ("recommender", "reward", "asft")
 METRICS = ("all", "known", "new users", "new items", "true@10", "seconds")
 COLUMNS = {f"start/{name}": f"start {name}" for name in METRICS} | {f"asft/{name}": f"A-SFT {name}" for name in METRICS}
 STALE, UPDATE, RETRAIN, EQUAL, POPULARITY = "stale", "update", "retrain", "retrain, equal compute", "popularity"
+Pair = tuple[str, str]
+DECISIVE = ((UPDATE, STALE), (RETRAIN, STALE), (RETRAIN, UPDATE))
+"""Rows whose differences make the verdict."""
+
+
+@dataclass(frozen=True)
+class How:
+    """How a row goes on from the day before.
+
+    Attributes:
+        untouched: share of the users without new events.
+        moments: whether AdamW's moments go on too.
+    """
+
+    untouched: float = 1.0
+    moments: bool = False
 
 
 def main() -> None:
@@ -66,6 +83,7 @@ def main() -> None:
     parser.add_argument("--world", default="{}", help="further settings of worlds, as YAML")
     parser.add_argument("--epochs", type=float, default=0.25, help="of an update, as a share of the first training's")
     parser.add_argument("--untouched", type=float, nargs="+", default=[1.0], help="shares of users without new events")
+    parser.add_argument("--moments", action="store_true", help="also go on with the optimiser's moments")
     parser.add_argument("--windows", type=int, default=4)
     parser.add_argument("--no-save", action="store_true", help="print alone, as for a trial")
     parser.add_argument("chain", nargs="*", help="words for every stage, after --: -- --trainer.max_epochs 1")
@@ -76,9 +94,11 @@ def main() -> None:
         events = pl.concat([of_seed(given, drift, seed) for seed in given.seeds])
         tables.append(summary(events, name, given.seeds))
         print(f"\n{markdown(tables[-1], COLUMNS, 4, figure)}")
+        variants = [(row, UPDATE) for row in rows_of(given) if row != UPDATE]
         for stage in ("start", "asft"):
-            said, why = verdict(events.filter(pl.col("stage") == stage))
-            print(f"{name}, {stage}: {said} ({why})")
+            ends = differences(events.filter(pl.col("stage") == stage), [*DECISIVE, *variants])
+            print(f"{name}, {stage}: {verdict(ends)} ({said(ends)})", flush=True)
+            tables.append(as_saved(name, stage, ends, given.seeds))
     if not given.no_save:
         print(save(pl.concat(tables), "update", "log", "row"))
 
@@ -91,15 +111,15 @@ def of_seed(given: argparse.Namespace, drift: float | None, seed: int) -> pl.Dat
     for window in range(given.windows + 1):
         day = Day(given, root / f"window-{window}", log, days, window, seed, earlier)
         if window == 0:
-            first = last = dict.fromkeys(rows_of(given), day.trained("first", None, 1.0, 1.0))
+            first = last = dict.fromkeys(rows_of(given), day.trained("first", 1.0))
         else:
             before, last = last, {}
-            for row, untouched in rows_of(given).items():
-                last[row] = day.trained(row, before[row], given.epochs, untouched)
+            for row, how in rows_of(given).items():
+                last[row] = day.trained(row, given.epochs, before[row], how)
             parts += [day.tested(STALE, first[UPDATE], grown=True)]
             parts += [day.tested(row, runs) for row, runs in last.items()]
-            parts += [day.tested(RETRAIN, day.trained(RETRAIN, None, 1.0, 1.0))]
-            parts += [day.tested(EQUAL, day.trained(EQUAL, None, given.epochs, 1.0))]
+            parts += [day.tested(RETRAIN, day.trained(RETRAIN, 1.0))]
+            parts += [day.tested(EQUAL, day.trained(EQUAL, given.epochs))]
             parts += [day.popular()]
         earlier = day
     found = pl.concat(parts, how="diagonal").with_columns(seed=pl.lit(seed))
@@ -108,10 +128,10 @@ def of_seed(given: argparse.Namespace, drift: float | None, seed: int) -> pl.Dat
     return found
 
 
-def rows_of(given: argparse.Namespace) -> dict[str, float]:
-    """The rows that go on, and their share of users without new events."""
-    fewer = {f"{UPDATE}, {share:g} of untouched users": share for share in given.untouched if share < 1}
-    return {UPDATE: 1.0} | fewer
+def rows_of(given: argparse.Namespace) -> dict[str, How]:
+    """The rows that go on from the day before."""
+    fewer = {f"{UPDATE}, {share:g} of untouched users": How(share) for share in given.untouched if share < 1}
+    return {UPDATE: How()} | fewer | ({f"{UPDATE}, moments kept": How(moments=True)} if given.moments else {})
 
 
 def raw(
@@ -182,20 +202,26 @@ class Day:
         run = {"run.root": str(self.folder), "run.chain": row.replace(",", ""), "seed_everything": self.seed}
         return ["fit", *call([CONF / f"{stage}.yaml", self.log], {}), *self.given.chain, *call([], run | dict(own))]
 
-    def trained(self, row: str, before: Mapping[str, Path] | None, epochs: float, untouched: float) -> dict[str, Path]:
+    def trained(
+        self, row: str, epochs: float, before: Mapping[str, Path] | None = None, how: How | None = None
+    ) -> dict[str, Path]:
         """The checkpoints of all stages, trained unless they are up to date.
 
         Args:
             row: names the runs.
-            before: checkpoints to go on from.
             epochs: share of those that the first window's training took.
-            untouched: share of the users without new events.
+            before: checkpoints to go on from.
+            how: to go on from them.
         """
         found = {}
         for stage in STAGES:
-            own: dict[str, Any] = {"data.untouched": untouched}
-            if before:
-                own["model.grows_from"] = str(before[stage])
+            own: dict[str, Any] = {}
+            if before and how:
+                own = {"model.grows_from": str(before[stage]), "data.untouched": how.untouched}
+                if how.moments:
+                    last = RunFolder(before[stage].parent.parent).last
+                    keep = {"class_path": "update_moments.KeepMoments", "init_args": {"path": str(last)}}
+                    own["trainer.callbacks+"] = keep
             if epochs < 1:
                 own["trainer.max_epochs"] = math.ceil(epochs * self.first_epochs(stage))
             found[stage] = train(parse_stage(self.words(stage, row, own))).checkpoint
@@ -302,20 +328,28 @@ def figures(events: pl.DataFrame, stage: str) -> dict[str, float]:
     return found
 
 
-def verdict(events: pl.DataFrame) -> tuple[str, str]:
-    """Update, retrain or leave, and the differences that say so; of one stage's test events."""
-    ends = {
-        (one, other): difference(events, one, other)
-        for one, other in ((UPDATE, STALE), (RETRAIN, STALE), (RETRAIN, UPDATE))
-    }
-    why = "; ".join(
-        "{} - {}: {:+.4f} [{:+.4f}, {:+.4f}]".format(*pair, found.value, *found.interval())
-        for pair, found in ends.items()
-    )
-    better = {pair: estimate.interval()[0] > 0 for pair, estimate in ends.items()}
+def differences(events: pl.DataFrame, pairs: Sequence[Pair]) -> dict[Pair, Estimate]:
+    """The differences in NDCG@10 of some pairs of rows; of one stage's test events."""
+    return {pair: difference(events, *pair) for pair in pairs}
+
+
+def said(ends: Mapping[Pair, Estimate]) -> str:
+    found = ((*pair, one.value, *one.interval()) for pair, one in ends.items())
+    return "; ".join("{} - {}: {:+.4f} [{:+.4f}, {:+.4f}]".format(*one) for one in found)
+
+
+def as_saved(log: str, stage: str, ends: Mapping[Pair, Estimate], seeds: Sequence[int]) -> pl.DataFrame:
+    named, rest = f"{stage}/difference", (" ".join(map(str, seeds)), commit())
+    rows = [(log, f"{a} - {b}", named, one.value, None, *one.interval(), *rest) for (a, b), one in ends.items()]
+    return frame(rows)
+
+
+def verdict(ends: Mapping[Pair, Estimate]) -> str:
+    """Update, retrain or leave, by the differences of `DECISIVE`."""
+    better = {pair: ends[pair].interval()[0] > 0 for pair in DECISIVE}
     if not better[UPDATE, STALE] and not better[RETRAIN, STALE]:
-        return "leave", why
-    return ("retrain" if better[RETRAIN, UPDATE] else "update"), why
+        return "leave"
+    return "retrain" if better[RETRAIN, UPDATE] else "update"
 
 
 def difference(events: pl.DataFrame, one: str, other: str) -> Estimate:
