@@ -141,6 +141,17 @@ def test_our_own_words_through_lightnings_logger_are_heard(caplog: pytest.LogCap
     assert "weights from elsewhere" in caplog.text
 
 
+def test_lightnings_own_words_are_not_heard_after_a_stage_of_a_chain_either(caplog: pytest.LogCaptureFixture):
+    with quiet(), caplog.at_level("INFO"):
+        with quiet():
+            Trainer(logger=False, accelerator="cpu")
+        Trainer(logger=False, accelerator="cpu")
+    assert caplog.text == ""
+    with caplog.at_level("INFO"):
+        Trainer(logger=False, accelerator="cpu")
+    assert "GPU available" in caplog.text
+
+
 def test_a_warning_is_one_plain_line():
     before = warnings.formatwarning
     with quiet():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import re
@@ -52,18 +53,19 @@ def quiet() -> Iterator[None]:
     # A logger's filter does not cover its children, and whose handlers they reach depends on who imports Lightning.
     loggers = [logging.getLogger(name) for name in logging.root.manager.loggerDict if name.startswith("lightning.")]
     formatted = warnings.formatwarning  # Lightning has put its own there
+    ours = functools.partial(_worth_saying)  # its own object: a context within this one takes its own away, not this
     with warnings.catch_warnings():
         for pattern in _NOISE:
             warnings.filterwarnings("ignore", message=pattern)
         warnings.formatwarning = _one_line
         for logger in loggers:
-            logger.addFilter(_worth_saying)
+            logger.addFilter(ours)
         try:
             yield
         finally:
             warnings.formatwarning = formatted
             for logger in loggers:
-                logger.removeFilter(_worth_saying)
+                logger.removeFilter(ours)
 
 
 def _worth_saying(record: logging.LogRecord) -> bool:
