@@ -329,6 +329,16 @@ CONTENT: dict[str, tuple[str, list[Table]]] = {
                 digits=None,
             ),
             Table(
+                "Lists in simulated worlds",
+                "offpolicy_lists.py --worlds 400",
+                ("lists",),
+                "offpolicy_lists",
+                {"coverage": "coverage", "refused": "refused", "width": "width", "width_all": "width, of all lists"},
+                digits=3,
+                note="Widths are medians, over that of an A/B test in as many lists as were drawn, or in all of them. "
+                "Truth is unclipped; nothing is estimated below 50 users in effect. [Which is which](../loop.md).",
+            ),
+            Table(
                 "Open Bandit Dataset, sample",
                 "offpolicy.py --parts obd",
                 ("obd",),
