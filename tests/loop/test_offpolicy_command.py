@@ -135,13 +135,20 @@ def test_the_command_says_diagnostics_first(bundled, around, capsys, tmp_path):
     said = capsys.readouterr().out
     order = [
         said.index(text)
-        for text in ("effective sample size", "largest weight", "share without support", "cascade_sndr")
+        for text in (
+            "effective sample size",
+            "largest weight",
+            "share without support",
+            "cascade_snips",
+            "cascade_sndr",
+        )
     ]
     assert order == sorted(order)
     assert "0  whose history here is not the one that the server had" in said
     figures = json.loads((tmp_path / "worth.json").read_text())
     [version] = set(figures) - {"log"}
     assert figures[version]["cascade_snips"] == pytest.approx(figures[version]["observed"], rel=0.01)
+    assert figures[version]["left_out"] == {ANOTHER: 0, UNFIT: 0}
     assert figures["log"]["log"]["lists"] == USERS * EACH
 
 

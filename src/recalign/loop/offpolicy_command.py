@@ -63,7 +63,7 @@ def offpolicy(words: list[str]) -> None:
         for kind, why in one.value.refused.items():
             print(f"\nno {kind} estimate: {why}")
     if given.out is not None:
-        write_json(given.out, {"log": served.counts, **{one.version: one.value.figures() for one in worth}})
+        write_json(given.out, {"log": served.counts, **{one.version: one.figures() for one in worth}})
 
 
 def _options() -> argparse.ArgumentParser:
@@ -90,6 +90,10 @@ class Worth:
     left_out: Section
     unchecked: int
     value: ListValue
+
+    def figures(self) -> dict[str, Any]:
+        """All of it, for ``--out``."""
+        return self.value.figures() | {"left_out": self.left_out, "unchecked": self.unchecked}
 
     def sections(self) -> dict[str, Section]:
         """Diagnostics, then estimates, for `render`."""
