@@ -16,8 +16,7 @@ from sources import forget
 
 from recalign.code import reached
 from recalign.events import EventTable, audit
-from recalign.sequences import EventDataModule, High, LeaveLast, Split
-from recalign.sequences import data as data_file
+from recalign.sequences import EventDataModule, High, LeaveLast, Split, prepared
 from recalign.sequences.audit import audit_log
 from recalign.sequences.cache import MADE_BY, UNUSED_DAYS, CacheEntry, _remove_unused, cache_folder
 from recalign.sequences.splits import TEST
@@ -43,7 +42,7 @@ def entries(root: Path) -> list[Path]:
 
 
 def forbid_reading(monkeypatch) -> None:
-    monkeypatch.setattr(data_file, "load_events", lambda *_: pytest.fail("the log was read"))
+    monkeypatch.setattr(prepared, "load_events", lambda *_: pytest.fail("the log was read"))
 
 
 def assert_same(one: EventDataModule, other: EventDataModule) -> None:

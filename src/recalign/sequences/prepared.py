@@ -1,0 +1,204 @@
+"""A log as it is prepared: read, split, numbered, and kept in the cache. What stages make batches of."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from lightning import LightningDataModule
+
+from recalign.errors import InputError, require_positive
+from recalign.events import (
+    EventTable,
+    ItemValues,
+    LogMapping,
+    Report,
+    audit,
+    data_root,
+    fingerprint,
+    load_events,
+    read_features,
+    read_titles,
+)
+from recalign.events.audit import Section
+from recalign.events.items import feature_figures, titles_digest
+from recalign.sequences.cache import CacheEntry, cache_folder
+from recalign.sequences.earlier import EarlierLog
+from recalign.sequences.prepare import prepare
+from recalign.sequences.relative import RelativeTo
+from recalign.sequences.remember import remember
+from recalign.sequences.splits import High, Split, UserGroups
+from recalign.sequences.store import Sequences, build, fingerprint_of
+
+
+class PreparedLog(LightningDataModule):
+    """A log, split and numbered; `EventDataModule`, which has its arguments too, says what each is.
+
+    Args:
+        log: the raw log's files and what their columns mean.
+        reward: how good an event was; null: the log has no reward.
+        high: which rewards count as high.
+        split: which events are training, validation and test.
+        root: the data root.
+        share_a: share of the users in group A.
+        min_events: training events that an item needs to be in the catalogue.
+        cache: whether to keep the prepared log between runs, or the folder to keep it in.
+        relative_to: the column within whose bins rewards are ranked.
+        grows_from: folder ``ids`` of an earlier chain, whose log this one continues.
+    """
+
+    def __init__(
+        self,
+        log: LogMapping,
+        reward: str | None,
+        high: High | None,
+        split: Split,
+        root: str | None,
+        share_a: float,
+        min_events: int,
+        cache: bool | str,
+        relative_to: RelativeTo | None,
+        grows_from: str | None,
+    ) -> None:
+        super().__init__()
+        self.log_, self.reward, self.high, self.split, self.root = log, reward, high, split, root
+        self.groups, self.min_events, self.cache = UserGroups(share_a), min_events, cache
+        self.relative_to, self.grows_from = relative_to, grows_from
+
+    @functools.cached_property
+    def table(self) -> EventTable:
+        """The checked log, read when first asked for."""
+        return load_events(self.log_, data_root(self.root), self.reward)
+
+    @functools.cached_property
+    def sequences(self) -> Sequences:
+        """The split log and its catalogue, from the cache or made when first asked for."""
+        if self._entry and (cached := self._entry.load()):
+            return cached
+        settings = self.split, self.high, self.groups, self.min_events
+        made = build(self.table, *settings, self._known_items(self.table.items), self.relative_to, self.earlier)
+        # Unless the files changed while they were read.
+        if self._entry and made.fingerprint == self._expected_fingerprint:
+            self._entry.save(made)
+            if cached := self._entry.load():  # mapped from now on, which frees memory for training
+                del self.table
+                return cached
+        return made
+
+    @property
+    def report(self) -> Report:
+        """What was read of the log."""
+        return self.sequences.report
+
+    @property
+    def entry(self) -> Path | None:
+        """The folder of the prepared log in the cache; it need not exist. Null if there is no cache."""
+        return self._entry.path if self._entry else None
+
+    @functools.cached_property
+    def _entry(self) -> CacheEntry | None:
+        folder = cache_folder(self.cache)
+        return CacheEntry.of(folder, self.log_.name, self._expected_fingerprint, self.split) if folder else None
+
+    @functools.cached_property
+    def _expected_fingerprint(self) -> str:
+        log = fingerprint(self.log_, data_root(self.root), self.reward)
+        settings = self.split, self.high, self.groups, self.min_events, self.relative_to
+        return fingerprint_of(log, *settings, self.earlier)
+
+    @functools.cached_property
+    def earlier(self) -> EarlierLog | None:
+        """The log that this one continues.
+
+        Raises:
+            InputError: there is none where `grows_from` says, or this one is read otherwise.
+        """
+        if self.grows_from is None:
+            return None
+        found = EarlierLog.read(self.grows_from)
+        found.require_same(self.log_, self._of_rewards)
+        return found
+
+    @property
+    def _of_rewards(self) -> dict[str, Any]:
+        """The settings that say what rewards and groups are."""
+        relative = asdict(self.relative_to) if self.relative_to else None
+        return {"reward": self.reward, "relative_to": relative, "share_a": self.groups.share}
+
+    def remember(self, folder: Path) -> None:
+        """Write into a folder what a log needs that continues this one (``grows_from``)."""
+        remember(self.sequences, folder, self.log_, self._of_rewards)
+
+    def prepare(self, partitions: int | None = None, workers: int = 1) -> Report:
+        """Prepare a log that need not fit in memory, in partitions of users; afterwards it is read from the cache.
+
+        Args:
+            partitions: how many, about; each has to fit in memory, once a worker. Null: one for each 4 million rows.
+            workers: processes that work on partitions side by side.
+
+        Raises:
+            InputError: something in the log cannot be used, nothing can be cached, or the disk is full.
+        """
+        require_positive("", {"partitions": partitions, "workers": workers}, "partitions", "workers")
+        if self._entry is None:
+            if cache_folder(self.cache):
+                what = "a split that was typed in cannot be told from a later version of it, so nothing is cached"
+                raise InputError(what, where="data.split", remedy="put its class into a file, and import it")
+            what, remedy = "a log is prepared into the cache, which is off", "name a folder, or leave it on"
+            raise InputError(what, where="data.cache", remedy=remedy)
+        if self.relative_to is not None:
+            raise InputError(
+                "rewards are ranked among those of all users, which partitions of users do not hold at once",
+                where="data.relative_to",
+                remedy="train without `recalign prepare`, in memory, or write the ranks into a column of the log",
+            )
+        if self.grows_from is not None:
+            what = "a log that continues another is put into its order in memory"
+            raise InputError(what, where="data.grows_from", remedy="train without `recalign prepare`")
+        if not self._entry.load():
+            of_log, own = self._expected_fingerprint, (self.split, self.high, self.groups, self.min_events)
+            how = self._known_items, partitions, workers
+            prepare(self._entry, self.log_, data_root(self.root), self.reward, *own, of_log, *how)
+        return self.report
+
+    def figures(self) -> dict[str, Section]:
+        """The figures of the log that need no split (`recalign.events.audit`)."""
+        sections = self._entry and self._entry.figures()
+        if not sections:
+            sections = audit(self.table)
+            sections["item features"] = feature_figures(self._known_items(self.table.items), self.table.items)
+            self.sequences  # noqa: B018 (writes the entry)
+            if self._entry:
+                self._entry.save_figures(sections)
+        return {**sections, "titles": self._titles[1]}
+
+    def _known_items(self, items: pl.Series) -> ItemValues | None:
+        """What is known of items beforehand; None: nothing."""
+        return read_features(self.log_, data_root(self.root), items)
+
+    @property
+    def num_items(self) -> int:
+        """V, which the command links to the model's ``num_items``."""
+        return self.sequences.num_items
+
+    @property
+    def titles(self) -> pl.Series:
+        """The title of each item, aligned with ``sequences.items``; the id as text where there is none."""
+        return self._titles[0]
+
+    @functools.cached_property
+    def titles_digest(self) -> str | None:
+        """Digest of the titles, which no figure depends on; None where the log has none."""
+        return titles_digest(self.log_, data_root(self.root))
+
+    @functools.cached_property
+    def _titles(self) -> tuple[pl.Series, Section]:
+        return read_titles(self.log_, data_root(self.root), self.sequences.items)
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of the log and of the settings that split it; needs no events."""
+        return self.sequences.fingerprint if "sequences" in vars(self) else self._expected_fingerprint
