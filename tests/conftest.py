@@ -19,8 +19,8 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
-hypothesis.settings.register_profile("recalign", deadline=None)  # a busy machine is no mistake
-hypothesis.settings.load_profile("recalign")
+for profile, examples in {"short": 40, "long": 400}.items():
+    hypothesis.settings.register_profile(profile, deadline=None, max_examples=examples)  # a busy machine is no mistake
 sys.path.insert(0, str(Path(__file__).parent / "doubles"))  # checkpoints name the doubles by module
 
 
@@ -31,6 +31,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    hypothesis.settings.load_profile("long" if config.getoption("--long") else "short")
     if config.getoption("--long") and not hasattr(config, "workerinput"):  # xdist's workers report to the first process
         from trials import TrialCounts
 

@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 
 import polars as pl
 import pytest
+import tiny
 import yaml
 from rich.console import Console
 
@@ -22,6 +23,12 @@ from recalign.kept import once
 
 def render(folder, sources):
     return once(Page(folder, sources), print)
+
+
+@pytest.fixture
+def without_pictures(monkeypatch):
+    """They take most of a page's time."""
+    monkeypatch.setattr(plots, "drawn", tiny.picture)
 
 
 VOID = {"meta", "br", "link", "hr", "img"}
@@ -151,6 +158,7 @@ def test_differences_in_value_have_the_unit_of_the_test_in_every_table_and_none_
         assert page._seed_table(frame, test)[1] == [["asft", "0", "3.000", f"{value:.3f}"]]
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_the_item_prior_and_the_codes_are_shown(chain, tmp_path):
     folder = shutil.copytree(chain, tmp_path / "coded")
     rows = {"step": [1, 2], "rank/prior": [None, 0.75]}
@@ -254,6 +262,7 @@ def test_a_search_is_drawn_method_by_method(made_up_chain, tmp_path):
     assert "What the search found" not in render(folder, Sources.of(folder, searched=False)).read_text()
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_a_search_whose_choice_was_not_trained_is_not_shown(made_up_chain, tmp_path):
     """A later chain has trained the method with other settings, and has not searched."""
     folder = shutil.copytree(made_up_chain, tmp_path / "searched")
@@ -266,6 +275,7 @@ def test_a_search_whose_choice_was_not_trained_is_not_shown(made_up_chain, tmp_p
         assert (Sources.of(folder).search is not None) is shown
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_methods_may_have_different_seeds(chain, tmp_path):
     folder = shutil.copytree(chain, tmp_path / "differs")
     shutil.rmtree(folder / ComparisonTable(read(folder), Roles()).methods[0] / "seed-0")
@@ -273,6 +283,7 @@ def test_methods_may_have_different_seeds(chain, tmp_path):
     assert "750 test events of 150 users" in Strict(render(folder, Sources.of(folder)).read_text()).words
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_what_an_earlier_chain_left_is_not_shown(chain, tmp_path):
     """Three seeds have run; the comparison is of two."""
     folder = shutil.copytree(chain, tmp_path / "fewer")
@@ -284,6 +295,7 @@ def test_what_an_earlier_chain_left_is_not_shown(chain, tmp_path):
     assert "'<0>'" not in words
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_judges_have_their_own_errors_on_the_page(chain, tmp_path):
     folder = shutil.copytree(chain, tmp_path / "judged")
     for stage, rmse in (("judge_select", 0.5), ("judge_report", 0.75)):
@@ -301,6 +313,7 @@ def test_judges_have_their_own_errors_on_the_page(chain, tmp_path):
     assert "judges that" not in without.split("May the reward")[1].split("On events")[0]
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_runs_of_methods_that_are_not_compared_stand_apart(chain, tmp_path):
     """An earlier chain has left two methods: one that has been evaluated, on fewer events, and one that has not."""
     folder = shutil.copytree(chain, tmp_path / "left")
@@ -341,6 +354,7 @@ def drawn(monkeypatch):
     return digests
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_a_page_stays_as_it_is_where_nothing_has_changed(chain, tmp_path, monkeypatch):
     folder = shutil.copytree(chain, tmp_path / "kept")
     before = render(folder, Sources.of(folder)).read_text()
@@ -368,6 +382,7 @@ def test_a_page_that_shows_anything_old_is_drawn_anew(chain, tmp_path, drawn, wh
     assert len(set(drawn)) == 2
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_an_altered_comparison_is_not_shown(chain, tmp_path):
     folder = shutil.copytree(chain, tmp_path / "changed")
     change(folder / "comparison.csv")

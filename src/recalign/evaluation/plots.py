@@ -231,6 +231,7 @@ def _colour(roles: Roles, method: str) -> str:
 def _label(figure: Figure, axes: Axes, points: Sequence[tuple[str, float, float]], colours: dict[str, str]) -> None:
     """Place each name where it overlaps least: eight places around the point, nearer first."""
     figure.draw_without_rendering()  # so that the layout is settled
+    figure.set_layout_engine("none")  # and stays
     corner, limit = axes.bbox.min, axes.bbox.size
     spots = axes.transData.transform([(x, y) for _, x, y in points]) - corner
     taken = [np.concatenate([spot - 4, spot + 4]) for spot in spots]
