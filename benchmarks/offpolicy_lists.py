@@ -8,7 +8,8 @@ took above. Lists are drawn with `recalign.serving.explore`'s probabilities for 
 anew in each world, and the truth is that of many others of the same world: weights are clipped, it is not. Saved are
 coverage and share refused by exploration and estimator, and the median width beside that of showing the candidate
 instead, an A/B test: in as many lists as were drawn (``width``), and in all of them (``width_all``). Intervals are over
-worlds.
+worlds. `--obp` measures the Open Bandit Pipeline (0.5.7) on the same lists: its estimators, without clipping, and its
+own bootstrap, over lists.
 
 Suffixes: N lists, V items, K places.
 """
@@ -16,15 +17,21 @@ Suffixes: N lists, V items, K places.
 from __future__ import annotations
 
 import argparse
+import json
+import subprocess
 import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import polars as pl
 
 sys.path.insert(0, str(Path(__file__).parent))
+from peers.environment import python_of
 from tables import commit, each, frame, save
 
 from recalign.evaluation.list_model import with_model
@@ -83,14 +90,15 @@ def log_chances(score_NV: np.ndarray, item_NK: np.ndarray) -> np.ndarray:
     return own_NK - ends_NK
 
 
-def kept(folder: Path | None, seed: int) -> pl.DataFrame:
-    """`world`, or what a folder has of it."""
+def kept(folder: Path | None, python: Path | None, seed: int) -> pl.DataFrame:
+    """`world`, or that of the peer whose interpreter is named; or what a folder has of it."""
+    make = partial(world_of_peer, python) if python else world
     if folder is None:
-        return world(seed)
-    path = folder / f"{commit()}-{seed}.parquet"
+        return make(seed)
+    path = folder / f"{commit()}{'-obp' * bool(python)}-{seed}.parquet"
     if not path.is_file():
         with replacing(path) as temporary:
-            world(seed).write_parquet(temporary)
+            make(seed).write_parquet(temporary)
     return pl.read_parquet(path)
 
 
@@ -109,9 +117,36 @@ def told(score_NV: np.ndarray, item_NK: np.ndarray) -> tuple[np.ndarray, np.ndar
     return own_NKF, expected_NKF
 
 
-def world(seed: int) -> pl.DataFrame:
-    """Estimates and truth of every candidate at every rate of exploration."""
-    people, rows = Population(seed), []
+@dataclass(frozen=True)
+class Situation:
+    """Lists that a world shows at some rate, and a candidate.
+
+    Attributes:
+        named: seed, rate and the candidate's sharpness.
+        shown: the lists.
+        truth: what the candidate is worth.
+        one: width of an A/B test in a single list.
+    """
+
+    named: dict[str, Any]
+    shown: Lists
+    truth: float
+    one: float
+
+    def row(self, arms: str, estimator: str, ends: tuple[float, float] | None) -> dict[str, Any]:
+        """Whether an interval is given, holds the truth, and how wide it is."""
+        row = self.named | {"arms": arms, "estimator": estimator, "given": ends is not None}
+        if ends is None:
+            return row | {"holds": None, "width": None, "width_all": None}
+        low, high = ends
+        width, drawn = (high - low) / self.one, self.shown.explored_N
+        widths = {"width": width * np.sqrt(drawn.sum()), "width_all": width * np.sqrt(len(drawn))}
+        return row | {"holds": bool(low <= self.truth <= high)} | widths
+
+
+def situations(seed: int) -> Iterator[Situation]:
+    """Every candidate of a world, at every rate of exploration."""
+    people = Population(seed)
     many_NV, _ = people.tastes(MANY)
     noise_NV = people.random.normal(size=many_NV.shape)
     for rate, (share, temperature) in RATES.items():
@@ -135,35 +170,40 @@ def world(seed: int) -> pl.DataFrame:
                 fixed_N=np.zeros(len(taste_NV), int),
             )
             value_N = theirs_NK.sum(axis=1)
-            one = float(2 * 1.96 * value_N.std())
-            given = {"seed": seed, "rate": rate, "sharpness": sharpness}
-            rows += [given | row for row in measured(with_model(shown, *told(target_NV, item_NK)), value_N.mean(), one)]
-    types = {"holds": pl.Boolean, "width": pl.Float64, "width_all": pl.Float64}
-    return pl.DataFrame(rows, schema_overrides=types)
+            named = {"seed": seed, "rate": rate, "sharpness": sharpness}
+            shown = with_model(shown, *told(target_NV, item_NK))
+            yield Situation(named, shown, value_N.mean(), float(2 * 1.96 * value_N.std()))
 
 
-def measured(shown: Lists, truth: float, one: float) -> list[dict[str, Any]]:
-    """A row an estimator: whether it is given, holds the truth, and how wide it is.
+TYPES = {"holds": pl.Boolean, "width": pl.Float64, "width_all": pl.Float64}
 
-    Args:
-        shown: lists.
-        truth: what the candidate is worth.
-        one: width of an A/B test in a single list.
-    """
+
+def world(seed: int) -> pl.DataFrame:
+    """Our estimates of every candidate at every rate of exploration, a row an estimator."""
     rows = []
-    drawn, lists = shown.explored_N.sum(), len(shown.explored_N)
-    for arms in ARMS:
-        found = estimate(shown, arms, clip="cube_root", draws=500)
-        for name in ESTIMATORS:
-            row: dict[str, Any] = {"arms": arms, "estimator": name, "given": False}
-            row |= {"holds": None, "width": None, "width_all": None}
-            if value := found.estimates.get(name):
-                low, high = value.interval()
-                width = (high - low) / one
-                row |= {"given": True, "holds": bool(low <= truth <= high)}
-                row |= {"width": width * np.sqrt(drawn), "width_all": width * np.sqrt(lists)}
-            rows.append(row)
-    return rows
+    for situation in situations(seed):
+        for arms in ARMS:
+            found = estimate(situation.shown, arms, clip="cube_root", draws=500).estimates
+            ends = {name: one.interval() for name, one in found.items()}
+            rows += [situation.row(arms, name, ends.get(name)) for name in ESTIMATORS]
+    return pl.DataFrame(rows, schema_overrides=TYPES)
+
+
+def world_of_peer(python: Path, seed: int) -> pl.DataFrame:
+    """The same of the Open Bandit Pipeline (`peers.obp_lists`), from the lists that were drawn."""
+    known = list(situations(seed))
+    with TemporaryDirectory() as folder:
+        for number, one in enumerate(known):
+            lists = {"reward": one.shown.reward_NK, "logged": one.shown.logged_NK, "target": one.shown.target_NK}
+            drawn = {name: rows[one.shown.explored_N] for name, rows in lists.items()}
+            np.savez(Path(folder) / f"{number}.npz", **drawn)
+        words = [str(python), "-m", "peers.obp_lists", folder]
+        said = subprocess.run(words, cwd=Path(__file__).parent, check=True, capture_output=True, text=True).stdout
+    found = json.loads(said.splitlines()[-1])
+    rows = [
+        one.row("explored", name, ends) for number, one in enumerate(known) for name, ends in found[str(number)].items()
+    ]
+    return pl.DataFrame(rows, schema_overrides=TYPES)
 
 
 def over_worlds(rows: pl.DataFrame, draws: int = 500) -> dict[str, Estimate]:
@@ -184,8 +224,10 @@ def main() -> None:
     parser.add_argument("--worlds", type=int, default=400)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--keep", type=Path, help="folder of worlds that are measured already, to go on from")
+    parser.add_argument("--obp", type=Path, metavar="VENV", help="the Open Bandit Pipeline's rows, in place of ours")
     given = parser.parse_args()
-    found = pl.concat(each(partial(kept, given.keep), range(given.worlds), given.workers))
+    python = python_of(given.obp, "obp") if given.obp else None
+    found = pl.concat(each(partial(kept, given.keep, python), range(given.worlds), given.workers))
     lines = []
     for (rate, arms, name), rows in found.partition_by("rate", "arms", "estimator", as_dict=True).items():
         for metric, one in over_worlds(rows).items():
@@ -193,7 +235,7 @@ def main() -> None:
             print(f"{rate:<24}{arms:<10}{name:<14}{metric:<10}{one.value:6.3f}  ({low:.3f} .. {high:.3f})")
             row = f"{rate}, {arms}, {name}"
             lines.append(("lists", row, metric, one.value, None, low, high, f"{given.worlds} worlds", commit()))
-    print(save(frame(lines), "offpolicy_lists"))
+    print(save(frame(lines), "offpolicy_lists", "log", "row"))
 
 
 if __name__ == "__main__":

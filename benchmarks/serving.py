@@ -36,7 +36,7 @@ import polars as pl
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from peers.environment import REQUIREMENTS, python_of
+from peers.environment import python_of
 from tables import by_metric, lines, save
 
 from recalign.export.command import PACKAGES, TABLES
@@ -190,7 +190,7 @@ def memory(process: int) -> float:
 
 def peer(items: int, log: str, repeats: int, venvs: Path) -> None:
     """Measure and save what RecTools does, in an environment of its own: in its process, as it has no server."""
-    python = python_of(venvs / "rectools", REQUIREMENTS["rectools"])
+    python = python_of(venvs / "rectools", "rectools")
     words = [f"--items={items}", f"--repeats={4 * repeats}", "--clients", *map(str, CLIENTS)]
     command = [str(python), "-m", "peers.rectools_serving", *words]
     done = subprocess.run(command, cwd=Path(__file__).parent, stdout=subprocess.PIPE, text=True, check=True)

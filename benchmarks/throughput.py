@@ -28,7 +28,7 @@ from pathlib import Path
 import polars as pl
 import torch
 from peers import recalign_hstu
-from peers.environment import REQUIREMENTS, python_of
+from peers.environment import python_of
 from peers.turns import Trainee, Turn
 from tables import lines, middle, options, save
 
@@ -41,7 +41,7 @@ PACKAGE = pl.col("row").str.strip_prefix("recalign / ").str.split(" ").list.firs
 
 def main() -> None:
     parser = options(__doc__)
-    parser.add_argument("--peer", choices=list(REQUIREMENTS), help="without one, ours alone")
+    parser.add_argument("--peer", choices=("rectools", "torch-rechub"), help="without one, ours alone")
     parser.add_argument("--data", type=Path, default=None, help="the data root (else RECALIGN_DATA, else data)")
     parser.add_argument("--log", default="ml-1m", help="a name in conf/data, or a YAML file")
     parser.add_argument("--users", type=int, default=128, help="histories of a batch")
@@ -77,7 +77,7 @@ def commands(arguments: argparse.Namespace, folder: Path) -> Iterator[tuple[str,
         line = recalign_hstu.line(arguments.log, arguments.data, folder / mode, pace, words)
         yield f"recalign {mode}", [sys.executable, "-m", "peers.recalign_hstu", *line]
     if arguments.peer:
-        python = python_of(arguments.venvs / arguments.peer, REQUIREMENTS[arguments.peer])
+        python = python_of(arguments.venvs / arguments.peer, arguments.peer)
         program = [str(python), "-m", f"peers.{arguments.peer.replace('-', '_')}_hstu", str(events)]
         given = [f"--{name}={vars(arguments)[name]}" for name in ("users", "accelerator", "warm_up")]
         for mode in arguments.modes:
