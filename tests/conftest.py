@@ -25,7 +25,8 @@ sys.path.insert(0, str(Path(__file__).parent / "doubles"))  # checkpoints name t
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--long", action="store_true", help="also run the tests that are marked long")
+    parser.addoption("--slow", action="store_true", help="also run the tests that are marked slow")
+    parser.addoption("--long", action="store_true", help="also run the tests that are marked slow or long")
     parser.addoption("--trials", type=float, default=1.0, help="make so many times the trials of each long test")
     parser.addoption("--record", action="store_true", help="write the loss curves of tests/trajectories anew")
 
@@ -39,10 +40,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if not config.getoption("--long"):
-        for item in items:
-            if item.get_closest_marker("long"):
-                item.add_marker(pytest.mark.skip(reason=f"{item.name} is long: pytest --long runs it"))
+    long = config.getoption("--long")
+    for item in items:
+        if item.get_closest_marker("long") and not long:
+            item.add_marker(pytest.mark.skip(reason=f"{item.name} is long: pytest --long runs it"))
+        elif item.get_closest_marker("slow") and not (long or config.getoption("--slow")):
+            item.add_marker(pytest.mark.skip(reason="slow: pytest --slow runs it"))
 
 
 def pytest_unconfigure() -> None:

@@ -124,6 +124,7 @@ def test_a_chain_says_one_line_a_stage_and_no_command_unless_asked(again: Path):
     assert "recalign fit" not in said.out
 
 
+@pytest.mark.slow
 def test_two_workers_leave_the_figures_of_one_process(first: tuple[Path, tiny.Said], tmp_path: Path):
     tiny.prepare(tmp_path)
     said = tiny.chain(tmp_path, "--workers=2")
@@ -275,6 +276,7 @@ def test_settings_of_the_output_train_nothing_anew(again: Path):
     assert commands(said.out) == []
 
 
+@pytest.mark.slow
 def test_the_value_of_a_variable_is_written_nowhere(again: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("WHO", "1.2345678")
     said = tiny.chain(again, "--data.log.where=item > ${oc.env:WHO}", "--methods", "[start, bc]")

@@ -28,6 +28,7 @@ def test_steps_get_the_results_of_what_they_need(tmp_path: Path):
     assert seen == ["+alive"]
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_is_tried_again_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     seen: list[str] = []
     steps = [

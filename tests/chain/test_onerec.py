@@ -14,6 +14,8 @@ import tiny
 
 from recalign.semantic_ids.codes import CodesTable
 
+pytestmark = pytest.mark.slow
+
 RUNS = Path("runs/tiny")
 ONEREC = ["--recommender=recommender-onerec", "--stages.recommender.trainer.max_epochs=1"]
 EVERY = (

@@ -21,6 +21,8 @@ from recalign.files import sha256
 from recalign.stage import Manifest, RunFolder
 from recalign.stage.lineage import log_artifacts
 
+pytestmark = pytest.mark.slow
+
 SWEEP = Path(__file__).parents[2] / "conf/sweep/asft.yaml"
 RUN = Path("runs/tiny")
 

@@ -21,6 +21,8 @@ from recalign.errors import InputError
 from recalign.recommender.serving import recommend
 from recalign.stage.opened import opened
 
+pytestmark = pytest.mark.slow
+
 RUNS = Path("runs/tiny")
 SHAM = ("rerank_permuted", "rerank_item_mean_permuted")
 METHODS = f"[start, rerank, bc, asft, asft_rerank, asft_permuted, {', '.join(SHAM)}]"

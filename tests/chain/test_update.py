@@ -19,6 +19,8 @@ from recalign.sequences.earlier import EarlierLog
 from recalign.simulation import World, simulate, write
 from recalign.stage import RunFolder
 
+pytestmark = pytest.mark.slow
+
 CHAIN = """
 log: simulated
 methods: [popularity, start, asft]

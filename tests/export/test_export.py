@@ -78,6 +78,7 @@ def test_the_command_recommends_what_the_bundle_answers(bundled, made):
     assert constant < 1e-4  # a score is a log-probability up to a constant of the answer
 
 
+@pytest.mark.slow
 def test_a_bundle_with_all_that_can_be_asked_for(made, tmp_path):
     policy = deepcopy(made.policy)
     policy.prior_strength = 0.0

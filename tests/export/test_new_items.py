@@ -17,6 +17,8 @@ from recalign.recommender import Recommender
 from recalign.recommender.checkpoint import load_net
 from recalign.serving import load_bundle
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("onnxruntime", reason="the bundle's packages are not installed: pip install 'recalign[serve]'")
 pytest.importorskip("onnxscript", reason="the exporter is not installed: pip install 'recalign[serve]'")
 

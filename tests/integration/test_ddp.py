@@ -18,6 +18,8 @@ from recalign.errors import InputError
 from recalign.recommender.checkpoint import load_net
 from recalign.stage import RunFolder, run_stage
 
+pytestmark = pytest.mark.slow
+
 CONF = Path(__file__).parents[2] / "conf"
 LOG = """
 data:

@@ -10,6 +10,8 @@ import torch
 
 from recalign.recommender.interpolation import ALL_RETAINED
 
+pytestmark = pytest.mark.slow
+
 METHODS = [
     "ppo",
     "grpo",

@@ -52,6 +52,7 @@ def test_weights_with_beta_zero_are_cloning(data, start, kind):
 
 
 @pytest.mark.parametrize(("kind", "settings"), [(CQL, {"alpha": 0.5}), (IQL, {}), (AWAC, {}), (SA2C, {})])
+@pytest.mark.slow
 def test_they_raise_what_users_value(data, start, tmp_path, kind, settings):
     module = small.free(kind, policy=start, lr=5e-3, **settings)
     watch = small.fit(module, data, tmp_path, epochs=20)
@@ -88,6 +89,7 @@ def test_q_begins_right_on_average(data, start, tmp_path):
 
 
 @pytest.mark.parametrize("kind", [CQL, IQL, AWAC, SA2C])
+@pytest.mark.slow
 def test_a_policy_of_several_tokens_an_item_runs_through_them(data, tmp_path, kind):
     torch.manual_seed(0)
     tokens = small.coded(data.num_items)

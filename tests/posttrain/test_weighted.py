@@ -76,6 +76,7 @@ def post_trained(policy, log_root, folder, transform="exponential", **settings):
     return module
 
 
+@pytest.mark.slow
 def test_it_raises_what_users_value_and_a_placebo_does_not(data, cloned, log_root, tmp_path):
     start = load_net(cloned, "policy").net
     values = {
@@ -91,6 +92,7 @@ def test_it_raises_what_users_value_and_a_placebo_does_not(data, cloned, log_roo
         assert values["asft"] - values["bc"] > 2 * (values[placebo] - values["bc"]), values
 
 
+@pytest.mark.slow
 def test_signed_lowers_what_was_valued_less(data, cloned, log_root, tmp_path):
     start = load_net(cloned, "policy").net
     tilted = post_trained(start, log_root, tmp_path, "signed").policy
@@ -118,6 +120,7 @@ def test_the_first_step_of_signed_is_the_gradient_of_the_advantage(data, cloned,
             torch.testing.assert_close(gradients[name], parameter.grad, atol=1e-5, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_policy_of_several_tokens_an_item_runs_through_it(data, log_root, tmp_path):
     torch.manual_seed(0)
     start = small.coded(data.num_items)

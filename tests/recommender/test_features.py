@@ -104,6 +104,7 @@ def drawn() -> torch.Tensor:
     return torch.stack(kept)
 
 
+@pytest.mark.slow
 def test_all_processes_drop_the_same_ids():
     one, other = several.together(drawn)
     assert one.equal(other)

@@ -167,6 +167,7 @@ def test_a_frozen_trunk_drops_nothing_out(log_root, cloned, tmp_path, trunk, hea
     assert module.reward.nets[0].trunk.training == (trunk == "tuned")
 
 
+@pytest.mark.slow
 def test_a_joint_trunk_goes_on_recommending(log_root, cloned, tmp_path):
     """With all of its weight on imitation the next item becomes likelier; without it, training forgets."""
     data = small.data_of(RewardData, log_root, "tastes")
@@ -184,6 +185,7 @@ def test_a_joint_trunk_goes_on_recommending(log_root, cloned, tmp_path):
 
 
 @pytest.mark.parametrize("head", [OrdinalHead, QuantileHead])
+@pytest.mark.slow
 def test_other_heads_beat_every_average_too(log_root, tmp_path, head):
     data = small.data_of(RewardData, log_root, "tastes")
     torch.manual_seed(0)

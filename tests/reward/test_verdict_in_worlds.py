@@ -17,6 +17,8 @@ from recalign.reward import RewardData, RewardModel
 from recalign.sequences import High, TimeSplit
 from recalign.simulation import World, simulate, write
 
+pytestmark = pytest.mark.slow
+
 PLAIN = {"generosity": 0.0, "circumstance": 0.0, "missing": 0.0}
 WORLDS = {
     "silent": World(users=400, items=100, events=18_000, noise=0.0, **PLAIN),

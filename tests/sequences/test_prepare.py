@@ -151,6 +151,7 @@ def whole(root) -> dict[str, Any]:
     return entry_of(root, "whole")
 
 
+@pytest.mark.slow
 def test_the_number_of_workers_changes_nothing(root, whole):
     module(root, "two").prepare(3, workers=2)
     assert entry_of(root, "two") == whole
