@@ -27,8 +27,13 @@ from recalign.kept import SEAL
 from recalign.sequences import EventDataModule, High, LeaveLast, Split, TimeSplit, Where
 from recalign.sequences import partitions as partitions_file
 from recalign.sequences import prepare as prepare_file
+from recalign.sequences.audit import audit_log
 from recalign.sequences.cache import CacheEntry
-from recalign.sequences.partitions import Partitions
+from recalign.sequences.partitions import STRETCH, Partitions
+from recalign.sequences.verdict import verdict
+
+FIGURES = "audit.json"
+"""Figures of the log, of one partition where there are several."""
 
 
 class Typed(LeaveLast):
@@ -85,7 +90,7 @@ def entry_of(root: Path, cache: str) -> dict[str, Any]:
     Their digests are left out: they differ where tables are equal by value only.
     """
     (entry,) = (root / cache).iterdir()
-    return {path.name: content(path) for path in entry.iterdir() if path.name != SEAL}
+    return {path.name: content(path) for path in entry.iterdir() if path.name not in (SEAL, FIGURES)}
 
 
 def content(path: Path) -> Any:
@@ -155,6 +160,20 @@ def whole(root) -> dict[str, Any]:
 def test_the_number_of_workers_changes_nothing(root, whole):
     module(root, "two").prepare(3, workers=2)
     assert entry_of(root, "two") == whole
+
+
+def test_the_figures_of_a_large_log_are_those_of_its_largest_partition(root, monkeypatch):
+    monkeypatch.setattr(prepare_file, "ROWS", 20)
+    report = module(root, "parts").prepare()
+    monkeypatch.setattr(EventDataModule, "table", property(lambda _: pytest.fail("the whole log was read")))
+    data = module(root, "parts")
+    sections = audit_log(data)
+    log = sections["log"]
+    assert (log["rows read"], log["events in all"]) == (sum(report.files.values()), report.used)
+    assert report.used > 20
+    assert 0 < log["events"] < report.used
+    assert 0 < log[STRETCH] < len(data.sequences.users)
+    assert verdict(sections, "s")
 
 
 def test_a_prepared_log_is_not_read_again(root, monkeypatch):

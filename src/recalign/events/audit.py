@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 import numpy as np
 import polars as pl
 
+from recalign.events.report import Report
 from recalign.events.table import EventTable
 
 Value = int | float | str
@@ -22,22 +23,28 @@ LEAK, HINT = 0.9, 0.65
 """`GAP_AUC` from which time tells a reward before it is given, and from which it hints at one."""
 COARSER = (60, 600, 3_600, 86_400)
 """Resolutions, in seconds, that are tried against a leak."""
+LEFT = "rows left out, or without a reward"
 OUTLIERS = "share of the variance in the most extreme thousandth of the rewards"
 
 
 def audit(table: EventTable) -> dict[str, Section]:
     """Compute the figures of a checked log, by section."""
-    frame, notes = table.frame, table.report.notes
+    frame = table.frame
     rewards = frame["reward"].drop_nulls()
     return {
         "log": _log(table),
-        "rows left out, or without a reward": {f"{note.reason}: {note.rows}": note.count for note in notes},
+        LEFT: left_out(table.report),
         "nulls by column": {column.name: column.null_count() for column in frame if column.null_count()},
         "repeated items and times": _repetition(table),
         "events per user": _quantiles(frame, "user"),
         "events per item": _quantiles(frame, "item"),
         **({"reward": _reward(table), "reward histogram": histogram(rewards)} if len(rewards) else {}),
     }
+
+
+def left_out(report: Report) -> Section:
+    """Rows that are no events, and those without a reward, by reason."""
+    return {f"{note.reason}: {note.rows}": note.count for note in report.notes}
 
 
 def render(sections: dict[str, Section]) -> str:

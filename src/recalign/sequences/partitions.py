@@ -21,7 +21,8 @@ import polars as pl
 
 from recalign import kept
 from recalign.errors import InputError
-from recalign.events import EventTable, LogMapping, Report
+from recalign.events import EventTable, LogMapping, Report, audit
+from recalign.events.audit import LEFT, Section, left_out
 from recalign.events.checking import check_rows
 from recalign.events.fields import missing_as_null
 from recalign.events.scanning import Block, LogScan
@@ -36,6 +37,7 @@ ROW, PLACE = "row of the log", "partition of the user"
 SAMPLE = 1_000_000
 """Users, drawn by rows, whose quantiles bound the partitions."""
 
+STRETCH = "users whose figures these are; their ids follow each other"
 FOUND, WARM = "found.json", "warm.json"
 Facts = dict[str, Any]
 """What a task found, in plain values, as `FOUND` holds them."""
@@ -165,6 +167,17 @@ class Partitions:
 
         return self._once(f"index-{number}", make)
 
+    def figures(self, report: Report) -> dict[str, Section]:
+        """The figures of the largest partition (`recalign.events.audit`), beside rows and notes of the whole log."""
+        found = [read_json(path / FOUND)["found"] for path in sorted(self.folder.glob("partition-*"), key=_number)]
+        number = max(range(len(found)), key=lambda number: found[number]["used"])
+        table = self._table(number)
+        tied = dataclasses.replace(table.report, tied=found[number]["tied"])
+        sections = audit(dataclasses.replace(table, report=tied))
+        whole = {"rows read": sum(report.files.values()), "events in all": report.used}
+        sections["log"] = whole | {STRETCH: len(table.users)} | {**sections["log"], **whole}
+        return sections | {LEFT: left_out(report)}
+
     def _placed(self, users: pl.Series) -> pl.Series:
         """Users in a type whose order is that of the ids."""
         is_text = users.dtype in (pl.Categorical, pl.Enum)
@@ -188,6 +201,10 @@ class Partitions:
             found = make(part)
             write_json(part / FOUND, found)
         return found
+
+
+def _number(folder: Path) -> int:
+    return int(folder.name.rpartition("-")[2])
 
 
 @contextmanager

@@ -24,6 +24,8 @@ from rich.progress import track
 
 from recalign.errors import InputError
 from recalign.events import ItemValues, LogMapping, Report, fingerprint
+from recalign.events.audit import Section
+from recalign.events.items import feature_figures
 from recalign.events.reading import plain_names
 from recalign.events.report import CheckResult, make_report
 from recalign.events.scanning import LogScan
@@ -75,14 +77,17 @@ def prepare(
             run: Run = stack.enter_context(LocalWorkers([{}] * workers)).map if workers > 1 else map
             tasks = Partitions(folder, LogScan.open(log, root, folder), plain_names(log), reward, high, groups)
             try:
-                _make(tasks, split, min_events, of_log, values, partitions, run)
+                report = _make(tasks, split, min_events, of_log, values, partitions, run)
             except WorkerDied as error:
                 remedy = "run it again: what is done is kept. If memory ran out, give fewer workers or more partitions"
                 raise InputError(f"a worker died ({error})", where=str(folder), remedy=remedy) from error
             if fingerprint_of(fingerprint(log, root, reward), split, high, groups, min_events, None) != of_log:
                 shutil.rmtree(folder)
                 raise InputError("the files changed while they were read", where=log.name, remedy="run it again")
+            sections = _figures(tasks, report, values) if report.used > ROWS else None
             entry.publish(folder / "entry")
+            if sections:
+                entry.save_figures(sections)
             shutil.rmtree(folder)
         lock.unlink(missing_ok=True)
 
@@ -95,7 +100,7 @@ def _make(
     values: Callable[[pl.Series], ItemValues | None],
     partitions: int | None,
     run: Run,
-) -> None:
+) -> Report:
     """Write all files of the entry. `of_log` is `Sequences.fingerprint`."""
 
     def each(title: str, task: Callable[..., Any], *arguments: Iterable[Any]) -> list[Any]:
@@ -122,6 +127,13 @@ def _make(
     check_parts(np.sum([facts["sizes"] for facts in indexed], axis=0), most, split, min_events)
     report = with_rare_items(report, items, count_I, min_events)
     _finish(folder, tasks.high, found, indexed, of_log, report)
+    return report
+
+
+def _figures(tasks: Partitions, report: Report, values: Callable[[pl.Series], ItemValues | None]) -> dict[str, Section]:
+    """The log's figures, of the largest partition: those of all users would need the whole log in memory."""
+    items = read_table(tasks.folder / "catalogue.arrow")["item"]
+    return tasks.figures(report) | {"item features": feature_figures(values(items), items)}
 
 
 def _bounds(sampled: list[pl.Series], partitions: int) -> pl.Series:
