@@ -18,7 +18,7 @@ from recalign.code import reached
 from recalign.events import EventTable, audit
 from recalign.sequences import EventDataModule, High, LeaveLast, Split, prepared
 from recalign.sequences.audit import audit_log
-from recalign.sequences.cache import MADE_BY, UNUSED_DAYS, CacheEntry, _remove_unused, cache_folder
+from recalign.sequences.cache import FIGURES, MADE_BY, UNUSED_DAYS, CacheEntry, _remove_unused, cache_folder
 from recalign.sequences.splits import TEST
 
 
@@ -80,6 +80,17 @@ def test_a_log_is_in_memory_no_longer_than_it_takes(make, monkeypatch):
         for name, dtype in data.sequences.frame.schema.items():
             if dtype.is_numeric() and not data.sequences.frame[name].null_count():
                 assert is_mapped(data.sequences.frame[name].to_numpy()), name
+
+
+@pytest.mark.parametrize(
+    "content", ["[1]", "{}", '{"digest": "", "sections": {}}', None], ids=["list", "no", "old", "altered"]
+)
+def test_figures_that_are_not_what_was_saved_are_worked_out_again(make, content):
+    data = make()
+    known = data.figures()
+    (path,) = Path(data.entry).glob(FIGURES)
+    path.write_text(content or path.read_text().replace('"events": ', '"events": 1'))
+    assert make().figures() == known
 
 
 def is_mapped(array: np.ndarray) -> bool:

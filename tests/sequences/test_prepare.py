@@ -28,12 +28,9 @@ from recalign.sequences import EventDataModule, High, LeaveLast, Split, TimeSpli
 from recalign.sequences import partitions as partitions_file
 from recalign.sequences import prepare as prepare_file
 from recalign.sequences.audit import audit_log
-from recalign.sequences.cache import CacheEntry
+from recalign.sequences.cache import FIGURES, CacheEntry
 from recalign.sequences.partitions import STRETCH, Partitions
 from recalign.sequences.verdict import verdict
-
-FIGURES = "audit.json"
-"""Figures of the log, of one partition where there are several."""
 
 
 class Typed(LeaveLast):

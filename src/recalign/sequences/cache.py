@@ -42,6 +42,8 @@ FEATURES = ("code", "weight", "offset", "number")
 """Arrays of `ItemFeatures`."""
 MADE_BY = ("bins", "cache", "earlier", "features", "partitions", "prepare", "relative", "splits", "store")
 """Modules of this room that decide what an entry holds."""
+FIGURES = "audit.json"
+"""Figures of the log, with their digest: they are saved after the entry is sealed."""
 UNUSED_DAYS = 30
 """Days without use after which an entry is removed."""
 
@@ -153,16 +155,18 @@ class CacheEntry:
         _remove_unused(self.path.parent)
 
     def figures(self) -> dict[str, Any]:
-        """The figures of the log (`recalign.events.audit`); {} if they were not saved, or cannot be read."""
-        with suppress(OSError, InputError):  # they are worked out again
-            return dict(read_json(self.path / "audit.json"))
+        """The figures of the log (`recalign.events.audit`); {} if they were not saved, or are not what was saved."""
+        with suppress(OSError, InputError, TypeError, KeyError):  # they are worked out again
+            saved = read_json(self.path / FIGURES)
+            if saved["digest"] == digest(self.path.name, saved["sections"]):
+                return dict(saved["sections"])
         return {}
 
     def save_figures(self, sections: dict[str, Any]) -> None:
         """Save the figures of the log beside it, if the entry exists and can be written."""
         if self.path.is_dir():
             with suppress(OSError):  # they are worked out again
-                write_json(self.path / "audit.json", sections)
+                write_json(self.path / FIGURES, {"digest": digest(self.path.name, sections), "sections": sections})
 
 
 def read_table(path: Path) -> pl.DataFrame:

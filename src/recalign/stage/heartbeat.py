@@ -148,16 +148,16 @@ class Heartbeat:
         return f" ({file.read_text()})" if rank in self._heard and file.is_file() else ""
 
     def _watch(self, command: str, how_to_go_on: Callable[[], str]) -> None:
-        alone = 0.0  # seconds since another was lost
+        since = 0.0  # seconds since another has ended
         while not self.over.wait(BEAT):
             self._relieve_observer()
             self._exchange()
+            ended, late = self.gone(float("inf")), self.gone(self.timeout)
+            since = since + BEAT if ended else 0.0
             # One that was never heard may be a machine that starts late; Lightning's own timeout ends that.
-            silent = {rank: how for rank, how in self.gone(self.timeout).items() if rank in self._heard}
-            unborn = {rank: how for rank, how in self.gone(float("inf")).items() if rank not in self._heard}
-            gone = silent | unborn
-            alone = alone + BEAT if gone else 0.0
-            if alone > LATE and not self.over.is_set():
+            silent = {rank: how for rank, how in late.items() if rank in self._heard and rank not in ended}
+            if (silent or since > LATE) and not self.over.is_set():
+                gone = silent | ended
                 if self.speaks(gone):
                     print(f"{command}: {self.message(gone, how_to_go_on())}", file=sys.stderr, flush=True)
                 self.end_children()
