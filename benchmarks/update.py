@@ -334,11 +334,13 @@ def differences(events: pl.DataFrame, pairs: Sequence[Pair]) -> dict[Pair, Estim
 
 
 def said(ends: Mapping[Pair, Estimate]) -> str:
+    """Differences with their 95 % intervals, in a line."""
     found = ((*pair, one.value, *one.interval()) for pair, one in ends.items())
     return "; ".join("{} - {}: {:+.4f} [{:+.4f}, {:+.4f}]".format(*one) for one in found)
 
 
 def as_saved(log: str, stage: str, ends: Mapping[Pair, Estimate], seeds: Sequence[int]) -> pl.DataFrame:
+    """Differences of a stage as results are saved."""
     named, rest = f"{stage}/difference", (" ".join(map(str, seeds)), commit())
     rows = [(log, f"{a} - {b}", named, one.value, None, *one.interval(), *rest) for (a, b), one in ends.items()]
     return frame(rows)

@@ -19,6 +19,8 @@ class KeepMoments(Callback):
         self.path = path
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.global_step:  # a run that goes on has its own
+            return
         (earlier,), (optimiser,) = torch.load(self.path, weights_only=True)["optimizer_states"], trainer.optimizers
         parameters = [one for group in optimiser.param_groups for one in group["params"]]
         numbers = [number for group in earlier["param_groups"] for number in group["params"]]

@@ -24,10 +24,11 @@ def python_of(folder: Path, peer: str) -> Path:
         subprocess.CalledProcessError: pip could not install them; what it says has been printed.
     """
     requirements, more = REQUIREMENTS[peer], AS_IT_IS.get(peer, [])
+    folder = folder.absolute()  # it is called from elsewhere
     made, wanted = folder / "requirements.txt", "\n".join([*requirements, *more]) + "\n"
     python = folder / "bin" / "python"
     if not made.exists() or made.read_text() != wanted:
-        print(f"installing {', '.join(requirements)} into {folder} ...", flush=True)
+        print(f"installing {', '.join([*requirements, *more])} into {folder} ...", flush=True)
         venv.create(folder, clear=True, with_pip=True)
         for words in filter(None, (requirements, more)):
             subprocess.run([str(python), "-m", "pip", "install", "--quiet", *words], check=True)

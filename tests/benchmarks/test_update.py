@@ -60,7 +60,7 @@ def test_moments_go_on_and_those_of_new_rows_begin_at_zero(tmp_path: Path):
     torch.save({"optimizer_states": [before.state_dict()]}, tmp_path / "last.ckpt")
     grown, same = (torch.nn.Parameter(torch.ones(5, 3)), torch.nn.Parameter(torch.ones(4)))
     now = torch.optim.AdamW([{"params": [grown]}, {"params": [same], "weight_decay": 0.0}])
-    KeepMoments(str(tmp_path / "last.ckpt")).on_train_start(SimpleNamespace(optimizers=[now]), None)
+    KeepMoments(str(tmp_path / "last.ckpt")).on_train_start(SimpleNamespace(optimizers=[now], global_step=0), None)
     assert torch.equal(now.state[grown]["exp_avg"][:2], before.state[table]["exp_avg"])
     assert not now.state[grown]["exp_avg"][2:].any()
     assert torch.equal(now.state[same]["exp_avg_sq"], before.state[other]["exp_avg_sq"])

@@ -172,7 +172,7 @@ def test_a_log_that_says_where_its_rows_are_is_heard(folder: Path, monkeypatch: 
 @pytest.mark.usefixtures("updated")
 def test_what_the_reward_model_alone_was_told_of_data_holds_for_it_alone(folder: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(folder)
-    plan = UpdatePlan(Update("runs/tiny", "simulated", name="alone"), {})
+    plan = UpdatePlan(Update("runs/tiny", "simulated", name="alone"), {"reward": {"trainer.max_epochs": 3}})
     assert (plan.data(0).batch_tokens, plan.data(0).max_length) == (3200, 24)
     own = plan.parsed("reward", 0).config["data"]["init_args"]
     assert (own["batch_tokens"], own["max_length"]) == (1600, 20)

@@ -164,7 +164,8 @@ class UpdatePlan(Plan):
     def _every_stage(self, seed: int) -> ParsedStage:
         """As in a chain; what the earlier one set for its reward model's data alone is as the log's YAML has it."""
         general = self._settings(None)
-        alone = {key.split(".")[1] for key in self._settings("reward").keys() - general.keys()}
+        own = self._settings("reward").keys() - general.keys()
+        alone = {key.split(".")[1] for key in own if key.startswith("data.")}
         plain = parse_stage(["fit", *call(super().files_of("reward", seed), {})]).config["data"]["init_args"]
         return self._parse("reward", seed, {f"data.{name}": plain[name] for name in sorted(alone)} | general)
 

@@ -30,15 +30,15 @@ LEAST_USED = 0.5
 """Share of the lists with chances whose history has to be the server's."""
 ESTIMATES = {
     "value of a list, 95 % interval": ("cascade_snips",),
-    "others, whose intervals hold the truth less often": (
+    "others; in most worlds their intervals hold the truth less often": (
         "cascade_sndr",
-        "list_snips",
         "cascade_dr",
+        "list_snips",
         "cascade_ips",
         "list_ips",
     ),
 }
-"""By section, in the order of the coverage that `benchmarks/offpolicy_lists.py` measured."""
+"""By section, in the order of the mean coverage that `benchmarks/offpolicy_lists.py` measured on drawn lists."""
 ANOTHER, UNFIT = "whose history here is not the one that the server had", "whose propensities do not fit their version"
 
 

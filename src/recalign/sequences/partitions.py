@@ -175,7 +175,8 @@ class Partitions:
         tied = dataclasses.replace(table.report, tied=found[number]["tied"])
         sections = audit(dataclasses.replace(table, report=tied))
         whole = {"rows read": sum(report.files.values()), "events in all": report.used}
-        sections["log"] = whole | {STRETCH: len(table.users)} | {**sections["log"], **whole}
+        log = sections["log"]
+        sections["log"] = {**whole, STRETCH: log.pop("users"), **log, **whole}
         return sections | {LEFT: left_out(report)}
 
     def _placed(self, users: pl.Series) -> pl.Series:

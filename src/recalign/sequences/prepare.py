@@ -101,7 +101,7 @@ def _make(
     partitions: int | None,
     run: Run,
 ) -> Report:
-    """Write all files of the entry. `of_log` is `Sequences.fingerprint`."""
+    """Write all files of the entry. `of_log` is `Sequences.fingerprint`. The report counts events of rare items too."""
 
     def each(title: str, task: Callable[..., Any], *arguments: Iterable[Any]) -> list[Any]:
         """Do a task for each of some arguments, with a line of progress; the results in order."""
@@ -125,8 +125,7 @@ def _make(
     indexed = each("writing arrays", tasks.index, numbers, repeat(split_), places[:-1], *shared)
     most = max(facts["trained"] for facts in indexed)
     check_parts(np.sum([facts["sizes"] for facts in indexed], axis=0), most, split, min_events)
-    report = with_rare_items(report, items, count_I, min_events)
-    _finish(folder, tasks.high, found, indexed, of_log, report)
+    _finish(folder, tasks.high, found, indexed, of_log, with_rare_items(report, items, count_I, min_events))
     return report
 
 
