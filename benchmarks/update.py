@@ -14,13 +14,15 @@ have the same numbers.
     popularity                  what was chosen most in the last window
 
 of the start (cloning) and of A-SFT with a reward model of its own day. The update also goes on with AdamW's moments
-(--moments), and with fewer of the users who did nothing new (--untouched). Figures: NDCG@10 of all test events, of
+(--moments), with fewer of the users who did nothing new (--untouched), and with A-SFT, or the reward model too, trained
+from the beginning, from the day's start (--anew). Figures: NDCG@10 of all test events, of
 users and items that were known before the last window, of new users and of new items; in worlds also the mean true
 reward of the ten items shown; and the seconds of training for a window, A-SFT's with those of what it starts from.
 
 The verdict, from paired differences of NDCG@10 over users, all windows and seeds pooled: if neither update nor retrain
 is better than stale (lower end of the 95 % interval above 0): leave. Else, if retrain is better than update: retrain.
-Else: update. These differences are saved too, and those between the update and its variants.
+Else: update. These differences are saved too, and those between the update and its variants; in worlds also those of
+the true reward.
 """
 
 from __future__ import annotations
@@ -70,10 +72,12 @@ class How:
     Attributes:
         untouched: share of the users without new events.
         moments: whether AdamW's moments go on too.
+        anew: stages that do not go on, and take all epochs.
     """
 
     untouched: float = 1.0
     moments: bool = False
+    anew: tuple[str, ...] = ()
 
 
 def main() -> None:
@@ -84,6 +88,9 @@ def main() -> None:
     parser.add_argument("--epochs", type=float, default=0.25, help="of an update, as a share of the first training's")
     parser.add_argument("--untouched", type=float, nargs="+", default=[1.0], help="shares of users without new events")
     parser.add_argument("--moments", action="store_true", help="also go on with the optimiser's moments")
+    parser.add_argument(
+        "--anew", action="store_true", help="also train A-SFT, and the reward model, from the beginning"
+    )
     parser.add_argument("--windows", type=int, default=4)
     parser.add_argument("--no-save", action="store_true", help="print alone, as for a trial")
     parser.add_argument("chain", nargs="*", help="words for every stage, after --: -- --trainer.max_epochs 1")
@@ -96,9 +103,14 @@ def main() -> None:
         print(f"\n{markdown(tables[-1], COLUMNS, 4, figure)}")
         variants = [(row, UPDATE) for row in rows_of(given) if row != UPDATE]
         for stage in ("start", "asft"):
-            ends = differences(events.filter(pl.col("stage") == stage), [*DECISIVE, *variants])
+            own, pairs = events.filter(pl.col("stage") == stage), [*DECISIVE, *variants]
+            ends = differences(own, pairs)
             print(f"{name}, {stage}: {verdict(ends)} ({said(ends)})", flush=True)
-            tables.append(as_saved(name, stage, ends, given.seeds))
+            tables.append(as_saved(name, f"{stage}/difference", ends, given.seeds))
+            if own["true@10"].is_not_null().any():
+                ends = differences(own, pairs, "true@10")
+                print(f"{name}, {stage}, true reward: {said(ends)}", flush=True)
+                tables.append(as_saved(name, f"{stage}/difference/true@10", ends, given.seeds))
     if not given.no_save:
         print(save(pl.concat(tables), "update", "log", "row"))
 
@@ -131,7 +143,12 @@ def of_seed(given: argparse.Namespace, drift: float | None, seed: int) -> pl.Dat
 def rows_of(given: argparse.Namespace) -> dict[str, How]:
     """The rows that go on from the day before."""
     fewer = {f"{UPDATE}, {share:g} of untouched users": How(share) for share in given.untouched if share < 1}
-    return {UPDATE: How()} | fewer | ({f"{UPDATE}, moments kept": How(moments=True)} if given.moments else {})
+    kept = {f"{UPDATE}, moments kept": How(moments=True)} if given.moments else {}
+    anew = {
+        f"{UPDATE}, A-SFT anew": How(anew=("asft",)),
+        f"{UPDATE}, reward model and A-SFT anew": How(anew=("reward", "asft")),
+    }
+    return {UPDATE: How()} | fewer | kept | (anew if given.anew else {})
 
 
 def raw(
@@ -216,13 +233,14 @@ class Day:
         found = {}
         for stage in STAGES:
             own: dict[str, Any] = {}
-            if before and how:
+            anew = how is None or stage in how.anew
+            if before and how and not anew:
                 own = {"model.grows_from": str(before[stage]), "data.untouched": how.untouched}
                 if how.moments:
                     last = RunFolder(before[stage].parent.parent).last
                     keep = {"class_path": "update_moments.KeepMoments", "init_args": {"path": str(last)}}
                     own["trainer.callbacks+"] = keep
-            if epochs < 1:
+            if epochs < 1 and (how is None or not anew):
                 own["trainer.max_epochs"] = math.ceil(epochs * self.first_epochs(stage))
             found[stage] = train(parse_stage(self.words(stage, row, own))).checkpoint
         return found
@@ -328,9 +346,9 @@ def figures(events: pl.DataFrame, stage: str) -> dict[str, float]:
     return found
 
 
-def differences(events: pl.DataFrame, pairs: Sequence[Pair]) -> dict[Pair, Estimate]:
-    """The differences in NDCG@10 of some pairs of rows; of one stage's test events."""
-    return {pair: difference(events, *pair) for pair in pairs}
+def differences(events: pl.DataFrame, pairs: Sequence[Pair], column: str = "ndcg") -> dict[Pair, Estimate]:
+    """The differences of some pairs of rows, in NDCG@10 or another column; of one stage's test events."""
+    return {pair: difference(events, *pair, column) for pair in pairs}
 
 
 def said(ends: Mapping[Pair, Estimate]) -> str:
@@ -339,10 +357,10 @@ def said(ends: Mapping[Pair, Estimate]) -> str:
     return "; ".join("{} - {}: {:+.4f} [{:+.4f}, {:+.4f}]".format(*one) for one in found)
 
 
-def as_saved(log: str, stage: str, ends: Mapping[Pair, Estimate], seeds: Sequence[int]) -> pl.DataFrame:
-    """Differences of a stage as results are saved."""
-    named, rest = f"{stage}/difference", (" ".join(map(str, seeds)), commit())
-    rows = [(log, f"{a} - {b}", named, one.value, None, *one.interval(), *rest) for (a, b), one in ends.items()]
+def as_saved(log: str, metric: str, ends: Mapping[Pair, Estimate], seeds: Sequence[int]) -> pl.DataFrame:
+    """Differences as results are saved."""
+    rest = " ".join(map(str, seeds)), commit()
+    rows = [(log, f"{a} - {b}", metric, one.value, None, *one.interval(), *rest) for (a, b), one in ends.items()]
     return frame(rows)
 
 
@@ -354,11 +372,13 @@ def verdict(ends: Mapping[Pair, Estimate]) -> str:
     return "retrain" if better[RETRAIN, UPDATE] else "update"
 
 
-def difference(events: pl.DataFrame, one: str, other: str) -> Estimate:
-    """The mean difference in NDCG@10 between two rows, by event, users drawn with replacement; seeds are worlds."""
+def difference(events: pl.DataFrame, one: str, other: str, column: str = "ndcg") -> Estimate:
+    """The mean difference in NDCG@10, or another column, between two rows, by event, users drawn with replacement; seeds are worlds."""
     key = ["seed", "window", "event", "user"]
     pairs = events.filter(pl.col("row") == one).join(events.filter(pl.col("row") == other), on=key, suffix=" other")
-    by_user = pairs.group_by("seed", "user").agg(total=(pl.col("ndcg") - pl.col("ndcg other")).sum(), count=pl.len())
+    by_user = pairs.group_by("seed", "user").agg(
+        total=(pl.col(column) - pl.col(f"{column} other")).sum(), count=pl.len()
+    )
     total_U, count_U = by_user["total"].to_numpy(), by_user["count"].to_numpy()
     random = np.random.default_rng(0)
     drawn = [random.integers(len(by_user), size=len(by_user)) for _ in range(2000)]

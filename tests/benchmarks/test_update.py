@@ -40,7 +40,7 @@ def events(**mean: float) -> pl.DataFrame:
 def test_the_verdict_follows_the_differences(mean: dict[str, float], said: str):
     ends = differences(events(**mean), DECISIVE)
     assert verdict(ends) == said
-    saved = as_saved("world", "start", ends, [0])
+    saved = as_saved("world", "start/difference", ends, [0])
     assert saved["row"].to_list() == ["update - stale", "retrain - stale", "retrain - update"]
     assert saved["mean"].to_list() == [one.value for one in ends.values()]
 
