@@ -233,14 +233,14 @@ class Day:
         found = {}
         for stage in STAGES:
             own: dict[str, Any] = {}
-            anew = how is None or stage in how.anew
+            anew = how is not None and stage in how.anew
             if before and how and not anew:
                 own = {"model.grows_from": str(before[stage]), "data.untouched": how.untouched}
                 if how.moments:
                     last = RunFolder(before[stage].parent.parent).last
                     keep = {"class_path": "update_moments.KeepMoments", "init_args": {"path": str(last)}}
                     own["trainer.callbacks+"] = keep
-            if epochs < 1 and (how is None or not anew):
+            if epochs < 1 and not anew:
                 own["trainer.max_epochs"] = math.ceil(epochs * self.first_epochs(stage))
             found[stage] = train(parse_stage(self.words(stage, row, own))).checkpoint
         return found
@@ -373,12 +373,11 @@ def verdict(ends: Mapping[Pair, Estimate]) -> str:
 
 
 def difference(events: pl.DataFrame, one: str, other: str, column: str = "ndcg") -> Estimate:
-    """The mean difference in NDCG@10, or another column, between two rows, by event, users drawn with replacement; seeds are worlds."""
+    """The mean difference between two rows, by event, in a column; users drawn with replacement; seeds are worlds."""
     key = ["seed", "window", "event", "user"]
     pairs = events.filter(pl.col("row") == one).join(events.filter(pl.col("row") == other), on=key, suffix=" other")
-    by_user = pairs.group_by("seed", "user").agg(
-        total=(pl.col(column) - pl.col(f"{column} other")).sum(), count=pl.len()
-    )
+    less = pl.col(column) - pl.col(f"{column} other")
+    by_user = pairs.group_by("seed", "user").agg(total=less.sum(), count=pl.len())
     total_U, count_U = by_user["total"].to_numpy(), by_user["count"].to_numpy()
     random = np.random.default_rng(0)
     drawn = [random.integers(len(by_user), size=len(by_user)) for _ in range(2000)]
