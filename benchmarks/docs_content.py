@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from cold_items import AFTER
+from cold_items import COLUMNS as COLD
+
 from recalign.evaluation.comparison import HIGH, VALUE
 
 TRUE = "value/true@10"
@@ -22,6 +25,16 @@ METHODS = {
     "tail/value/judge@10": "tail: value",
 }
 """Columns of a table of methods."""
+
+
+STAGES = ("start", "asft")
+NEXT_DAY = {f"{stage}/{name}": f"{stage} {name}" for stage in STAGES for name in ("all", "true@10", "seconds")}
+DIFFERENCES = {
+    f"{stage}/difference{metric}": f"{stage} {name}"
+    for stage in STAGES
+    for metric, name in {"": "ndcg@10", "/true@10": "true@10"}.items()
+}
+"""Columns of what an update is compared with."""
 
 
 @dataclass(frozen=True)
@@ -290,6 +303,54 @@ CONTENT: dict[str, tuple[str, list[Table]]] = {
             ),
         ],
     ),
+    "items": (
+        "Tables: items that training never saw",
+        [
+            Table(
+                f"{title}{part}",
+                f"cold_items.py --log {log}",
+                (log,),
+                "cold_items",
+                columns,
+                digits=4,
+                note="Intervals: a bootstrap crossed over users and items. [Which row is which](../items.md).",
+            )
+            for log, title in {"ml-100k": "ML-100K", "world": "Simulated worlds"}.items()
+            for part, columns in {"": COLD, ", after post-training": AFTER}.items()
+        ],
+    ),
+    "loop": (
+        "Tables: the loop",
+        [
+            Table(
+                "Lists in simulated worlds",
+                "offpolicy_lists.py --worlds 400",
+                ("lists",),
+                "offpolicy_lists",
+                {"coverage": "coverage", "refused": "refused", "width": "width", "width_all": "width, of all lists"},
+                digits=3,
+                note="Widths are medians, over that of an A/B test in as many lists as were drawn, or in all of them. "
+                "Truth is unclipped; nothing is estimated below 50 users in effect. "
+                "[Which is which](../loop.md#what-a-list-is-worth).",
+            ),
+        ]
+        + [
+            Table(
+                f"The next day in worlds, drift {drift}{part}",
+                "update.py --moments --untouched 1 0.2 --anew",
+                (f"world, drift {drift}",),
+                "update",
+                columns,
+                digits=4,
+                note="[Which row is which](../loop.md#the-next-day). " + note,
+            )
+            for drift in ("0.03", "0.5")
+            for part, columns, note in (
+                ("", NEXT_DAY, "NDCG@10 and true reward of ten items; seconds of training for a window."),
+                (", differences", DIFFERENCES, "By event, users drawn with replacement, all windows and seeds pooled."),
+            )
+        ],
+    ),
     "offpolicy": (
         "Tables: off-policy estimates",
         [
@@ -327,16 +388,6 @@ CONTENT: dict[str, tuple[str, list[Table]]] = {
                 "offpolicy",
                 {name: name for name in ("rank/ndcg", "rank/mrr", "rank/reward", "rank/uniform")},
                 digits=None,
-            ),
-            Table(
-                "Lists in simulated worlds",
-                "offpolicy_lists.py --worlds 400",
-                ("lists",),
-                "offpolicy_lists",
-                {"coverage": "coverage", "refused": "refused", "width": "width", "width_all": "width, of all lists"},
-                digits=3,
-                note="Widths are medians, over that of an A/B test in as many lists as were drawn, or in all of them. "
-                "Truth is unclipped; nothing is estimated below 50 users in effect. [Which is which](../loop.md).",
             ),
             Table(
                 "Open Bandit Dataset, sample",
