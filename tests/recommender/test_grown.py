@@ -11,7 +11,6 @@ import small
 import torch
 
 from recalign.errors import InputError
-from recalign.posttrain import PostTrainingData, WeightedSFT
 from recalign.recommender import Recommender, RecommenderData
 from recalign.recommender.checkpoint import load_net
 from recalign.recommender.grown import grow
@@ -57,23 +56,6 @@ def test_known_items_keep_their_rows_and_new_ones_are_as_initialised(started, cl
         torch.testing.assert_close(new.encoder.state_dict()[name], weight, rtol=0, atol=0)
     assert len(new.prior.log_count_V) == new.num_items  # counted anew
     assert new.prior.log_count_V[-1] > new.prior.log_count_V.min() or new.prior.log_count_V.max() == 0
-
-
-def test_an_aligned_policy_goes_on_from_its_weights_and_is_held_to_the_new_start(
-    started, cloned, grown, tmp_path: Path
-):
-    data = of(PostTrainingData, grown)
-    earlier = load_net(cloned, "policy").net  # stands for what was aligned
-    method = WeightedSFT(init_from=str(started[1]), grows_from=str(cloned), lr=0.0, **small.FREE)
-    with torch.no_grad():
-        method.reference.item_embedding.weight[1] += 1
-        method.policy.item_embedding.weight[1] += 1
-    small.fit(method, data, tmp_path)
-    torch.testing.assert_close(method.policy.item_embedding.weight[1], earlier.item_embedding.weight[1])
-    new = earlier.num_items + 1  # of which the earlier policy knows nothing
-    torch.testing.assert_close(method.policy.item_embedding.weight[new:], method.reference.item_embedding.weight[new:])
-    moved = method.reference.item_embedding.weight[1] - started[0].policy.item_embedding.weight[1]
-    torch.testing.assert_close(moved, torch.ones_like(moved))
 
 
 def test_a_reward_model_keeps_what_its_trunk_says(started, rewarded, grown, tmp_path: Path):
