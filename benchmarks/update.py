@@ -8,14 +8,13 @@ by their YAML. All rows of a window see the same prepared log, which continues t
 have the same numbers.
 
     stale                       the models of the first window, as they are; new items have no vector of their own
-    update                      the models of the window before go on, for a share of the epochs
+    update                      the start of the window before goes on, for a share of the epochs; the others begin anew
     retrain                     trained on all known events, from the beginning
-    retrain, equal compute      the same, for as many epochs as the update
+    retrain, equal compute      the same, but the start for as many epochs as in the update
     popularity                  what was chosen most in the last window
 
 of the start (cloning) and of A-SFT with a reward model of its own day. The update also goes on with AdamW's moments
-(--moments), with fewer of the users who did nothing new (--untouched), and with A-SFT, or the reward model too, trained
-from the beginning, from the day's start (--anew). Figures: NDCG@10 of all test events, of
+(--moments), and with fewer of the users who did nothing new (--untouched). Figures: NDCG@10 of all test events, of
 users and items that were known before the last window, of new users and of new items; in worlds also the mean true
 reward of the ten items shown; and the seconds of training for a window, A-SFT's with those of what it starts from.
 
@@ -42,6 +41,7 @@ import yaml
 from tables import CONF, average, by_metric, commit, figure, frame, lines, markdown, options, save
 
 from recalign.chain.train import train
+from recalign.chain.update import GOES_ON
 from recalign.evaluation.baselines import SameForAll
 from recalign.keys import call
 from recalign.metrics.bootstrap import Estimate
@@ -72,12 +72,10 @@ class How:
     Attributes:
         untouched: share of the users without new events.
         moments: whether AdamW's moments go on too.
-        anew: stages that do not go on, and take all epochs.
     """
 
     untouched: float = 1.0
     moments: bool = False
-    anew: tuple[str, ...] = ()
 
 
 def main() -> None:
@@ -88,9 +86,6 @@ def main() -> None:
     parser.add_argument("--epochs", type=float, default=0.25, help="of an update, as a share of the first training's")
     parser.add_argument("--untouched", type=float, nargs="+", default=[1.0], help="shares of users without new events")
     parser.add_argument("--moments", action="store_true", help="also go on with the optimiser's moments")
-    parser.add_argument(
-        "--anew", action="store_true", help="also train A-SFT, and the reward model, from the beginning"
-    )
     parser.add_argument("--windows", type=int, default=4)
     parser.add_argument("--no-save", action="store_true", help="print alone, as for a trial")
     parser.add_argument("chain", nargs="*", help="words for every stage, after --: -- --trainer.max_epochs 1")
@@ -143,12 +138,7 @@ def of_seed(given: argparse.Namespace, drift: float | None, seed: int) -> pl.Dat
 def rows_of(given: argparse.Namespace) -> dict[str, How]:
     """The rows that go on from the day before."""
     fewer = {f"{UPDATE}, {share:g} of untouched users": How(share) for share in given.untouched if share < 1}
-    kept = {f"{UPDATE}, moments kept": How(moments=True)} if given.moments else {}
-    anew = {
-        f"{UPDATE}, A-SFT anew": How(anew=("asft",)),
-        f"{UPDATE}, reward model and A-SFT anew": How(anew=("reward", "asft")),
-    }
-    return {UPDATE: How()} | fewer | kept | (anew if given.anew else {})
+    return {UPDATE: How()} | fewer | ({f"{UPDATE}, moments kept": How(moments=True)} if given.moments else {})
 
 
 def raw(
@@ -226,21 +216,20 @@ class Day:
 
         Args:
             row: names the runs.
-            epochs: share of those that the first window's training took.
+            epochs: of the start, as a share of those that the first window's took.
             before: checkpoints to go on from.
             how: to go on from them.
         """
         found = {}
         for stage in STAGES:
             own: dict[str, Any] = {}
-            anew = how is not None and stage in how.anew
-            if before and how and not anew:
+            if before and how and stage == GOES_ON:
                 own = {"model.grows_from": str(before[stage]), "data.untouched": how.untouched}
                 if how.moments:
                     last = RunFolder(before[stage].parent.parent).last
                     keep = {"class_path": "update_moments.KeepMoments", "init_args": {"path": str(last)}}
                     own["trainer.callbacks+"] = keep
-            if epochs < 1 and not anew:
+            if epochs < 1 and stage == GOES_ON:
                 own["trainer.max_epochs"] = math.ceil(epochs * self.first_epochs(stage))
             found[stage] = train(parse_stage(self.words(stage, row, own))).checkpoint
         return found

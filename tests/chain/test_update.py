@@ -13,7 +13,7 @@ import torch
 import yaml
 
 from recalign.chain.run import IDS
-from recalign.chain.update import Update, UpdatePlan
+from recalign.chain.update import GOES_ON, Update, UpdatePlan
 from recalign.recommender.checkpoint import read_checkpoint
 from recalign.sequences.earlier import EarlierLog
 from recalign.simulation import World, simulate, write
@@ -66,20 +66,17 @@ def config(folder: Path, chain: str, stage: str) -> dict:
 
 
 @pytest.mark.usefixtures("updated")
-def test_every_stage_goes_on_from_the_earlier_one_but_for_judges(folder: Path):
-    for stage in STAGES:
-        now = config(folder, "tiny-update", stage)
-        assert now["model"]["init_args"]["grows_from"] == f"runs/tiny/{stage}/seed-0/checkpoints/best.ckpt" or (
-            now["model"]["init_args"]["grows_from"] == f"runs/tiny/{stage}/seed-0/checkpoints/last.ckpt"
-        )
-        assert now["trainer"]["max_epochs"] == {"recommender": 1, "reward": 1, "asft": 2}[stage]
-        assert now["data"]["init_args"]["grows_from"] == "runs/tiny-update/ids-before"
-        assert now["data"]["init_args"]["max_length"] == (
-            20 if stage == "reward" else 24
-        )  # though the log's YAML says 200
-    for stage in JUDGES:
-        assert "grows_from" not in config(folder, "tiny-update", stage)["model"]["init_args"]
-        assert config(folder, "tiny-update", stage)["trainer"]["max_epochs"] == 2
+def test_the_recommender_goes_on_and_the_others_begin_anew(folder: Path):
+    now = config(folder, "tiny-update", GOES_ON)
+    where = Path("runs/tiny/recommender/seed-0/checkpoints")
+    assert Path(now["model"]["init_args"]["grows_from"]) in (where / "best.ckpt", where / "last.ckpt")
+    for stage, epochs in {GOES_ON: 1, **dict.fromkeys(("reward", *JUDGES), 2), "asft": 3}.items():
+        own = config(folder, "tiny-update", stage)
+        assert own["trainer"]["max_epochs"] == epochs
+        assert own["data"]["init_args"]["grows_from"] == "runs/tiny-update/ids-before"
+        length = 20 if stage == "reward" else 24  # though the log's YAML says 200
+        assert own["data"]["init_args"]["max_length"] == length
+        assert stage == GOES_ON or "grows_from" not in own["model"]["init_args"]
     start = json.loads(run(folder, "tiny-update", "asft").manifest.read_text())["upstream"]["model.init_from"]["path"]
     assert "runs/tiny-update/recommender" in start  # the start of the day, not the earlier one
 
@@ -122,7 +119,7 @@ def test_the_same_update_again_runs_nothing_and_the_next_one_counts_from_the_fir
     assert again.out.count("unchanged: ") == 8  # five stages, the evaluation, the comparison and the page
     record = json.loads((folder / "runs/tiny-update/chain.json").read_text())
     assert record["goes_on_from"] == "runs/tiny"
-    assert record["epochs"]["asft/seed-0"] == 3  # not the two of the update
+    assert record["epochs"]["recommender/seed-0"] == 2  # not the one of the update
     weights = [read_checkpoint(run(folder, one, "recommender").last)["state_dict"] for one in ("tiny", "tiny-update")]
     rows = [one["policy.item_embedding.weight"].float() for one in weights]
     known = len(rows[0])

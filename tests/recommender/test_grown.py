@@ -11,11 +11,10 @@ import small
 import torch
 
 from recalign.errors import InputError
-from recalign.posttrain import PostTrainingData, WeightedSFT
 from recalign.recommender import Recommender, RecommenderData
 from recalign.recommender.checkpoint import load_net
 from recalign.recommender.grown import grow
-from recalign.reward import RewardData, RewardModel
+from recalign.reward import RewardData
 
 
 @pytest.fixture(scope="module")
@@ -57,47 +56,6 @@ def test_known_items_keep_their_rows_and_new_ones_are_as_initialised(started, cl
         torch.testing.assert_close(new.encoder.state_dict()[name], weight, rtol=0, atol=0)
     assert len(new.prior.log_count_V) == new.num_items  # counted anew
     assert new.prior.log_count_V[-1] > new.prior.log_count_V.min() or new.prior.log_count_V.max() == 0
-
-
-def test_an_aligned_policy_goes_on_from_its_weights_and_is_held_to_the_new_start(
-    started, cloned, grown, tmp_path: Path
-):
-    data = of(PostTrainingData, grown)
-    earlier = load_net(cloned, "policy").net  # stands for what was aligned
-    method = WeightedSFT(init_from=str(started[1]), grows_from=str(cloned), lr=0.0, **small.FREE)
-    with torch.no_grad():
-        method.reference.item_embedding.weight[1] += 1
-        method.policy.item_embedding.weight[1] += 1
-    small.fit(method, data, tmp_path)
-    torch.testing.assert_close(method.policy.item_embedding.weight[1], earlier.item_embedding.weight[1])
-    new = earlier.num_items + 1  # of which the earlier policy knows nothing
-    torch.testing.assert_close(method.policy.item_embedding.weight[new:], method.reference.item_embedding.weight[new:])
-    moved = method.reference.item_embedding.weight[1] - started[0].policy.item_embedding.weight[1]
-    torch.testing.assert_close(moved, torch.ones_like(moved))
-
-
-def test_a_reward_model_keeps_what_its_trunk_says(started, rewarded, grown, tmp_path: Path):
-    data = of(RewardData, grown)
-    model = RewardModel(data.num_items, init_from=str(started[1]), members=1, lr=0.0, grows_from=str(rewarded))
-    small.fit(model, data, tmp_path)
-    old, new = load_net(rewarded, "reward").net.nets[0], model.reward.nets[0]
-    rows, width = old.num_items + 1, new.trunk.encoder.dim
-    torch.testing.assert_close(new.trunk.item_embedding.weight[:rows], old.trunk.item_embedding.weight)
-    torch.testing.assert_close(
-        new.trunk.item_embedding.weight[rows:], started[0].policy.item_embedding.weight[rows:]
-    )  # of the new start
-    state, known = torch.randn(7, new.dim), torch.randn(5, new.dim)
-    state[:, width:] = known[:, width:] = 0
-    assert old.user_projection.weight.abs().max() > 0
-    ours, theirs = (
-        ((net.user_projection(state)[:, :width]) @ net.item_projection(known)[:, :width].T, net.user_bias(state))
-        for net in (new, old)
-    )
-    torch.testing.assert_close(ours, theirs)
-    known[:, width:] = 1  # factors are made anew, and nothing is read into them yet
-    score = new.user_projection(state) @ new.item_projection(known).T
-    known[:, width:] = 0
-    torch.testing.assert_close(score, new.user_projection(state) @ new.item_projection(known).T)
 
 
 def test_a_model_grows_from_a_log_that_is_named(cloned, grown, tmp_path: Path):

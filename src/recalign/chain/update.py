@@ -28,8 +28,10 @@ from recalign.stage.settings import instantiated, parse_call
 BEFORE = "ids-before"
 """The earlier chain's ids, in the new chain's folder."""
 ANEW = "run a chain on the new log anew"
-JUDGES = ("judge_select", "judge_report")
-"""Stages that begin anew: an instrument that went on from itself would agree with what was chosen by it."""
+GOES_ON = "recommender"
+"""The stage that goes on from its weights. The others begin anew: judges and reward model, because an instrument that
+went on from itself would agree with what was chosen by it, and methods, because little is left of the gain of a policy
+that went on from its own weights (`benchmarks/update.py`)."""
 
 
 @dataclass
@@ -41,8 +43,8 @@ class Update:
         log: YAML of the log as it has grown: the earlier events, and each user's new ones after them. It may be the
             chain's own, if its files have grown.
         name: names the run folder, beside the earlier chain's; null: that one's name and -update.
-        epochs: of each stage but the judges, as a share of those that it took when it was first trained.
-        untouched: share of the users without new training events that are trained on.
+        epochs: of the recommender, as a share of those that it took when it was first trained.
+        untouched: share of the users without new training events that it is trained on.
         workers: tasks at a time, as in `recalign chain`.
         verbose: whether each stage prints its own command, how long it took and what it hands over.
     """
@@ -152,6 +154,8 @@ class UpdatePlan(Plan):
         if policy and policy["class_path"] != class_path(SequencePolicy):
             what = f"its policy is a {policy['class_path']}, and only a {SequencePolicy.__name__} can grow"
             raise InputError(what, where=str(folder.path), remedy=ANEW)
+        if stage != GOES_ON:
+            return
         key = f"{stage}/seed-{seed}"
         self.epochs[key] = self.record.get("epochs", {}).get(key) or int(last["epoch"]) + 1
 
@@ -176,7 +180,7 @@ class UpdatePlan(Plan):
         own = super().set_here(stage, seed)
         own |= dict.fromkeys(manifest.upstream)  # of the new chain's own stages
         own |= {f"data.{GROWS_FROM}": str(self.folder / BEFORE)}
-        if stage not in JUDGES:
+        if stage == GOES_ON:
             own["data.untouched"] = self.how.untouched
             epochs = math.ceil(self.how.epochs * self.epochs[f"{stage}/seed-{seed}"])
             own |= {f"model.{GROWS_FROM}": str(folder.path / str(manifest.checkpoint)), "trainer.max_epochs": epochs}

@@ -16,7 +16,6 @@ from recalign.posttrain.data import PostTrainingData
 from recalign.posttrain.keep import KeepRanking, WithReference
 from recalign.processes import gathered
 from recalign.recommender.checkpoint import Loaded, class_path, load_or_copy
-from recalign.recommender.grown import grow, load_earlier
 from recalign.recommender.interpolation import KEEP, require_share
 from recalign.recommender.policy import Policy
 from recalign.recommender.prior import as_cloned
@@ -37,7 +36,6 @@ class TrainingSettings(TypedDict, total=False):
     weight_decay: float
     top_k: int
     keep: float | None
-    grows_from: str | None
 
 
 class PostTraining(WithReference):
@@ -57,8 +55,6 @@ class PostTraining(WithReference):
         top_k: items a user that `predict` writes.
         keep: share of the start's ``all/ndcg@10`` on validation that the checkpoint must keep (`KeepRanking`). Its
             facts then hold its alpha (``reach``). Null: the checkpoint holds the last weights, without such a limit.
-        grows_from: checkpoint of this method's earlier run, whose log this one continues (``data.grows_from``): it goes
-            on from those weights. The start, which budget and KL refer to, is that of ``init_from`` all the same.
     """
 
     UPSTREAM: ClassVar[dict[str, str]] = {"init_from": "recommender"}
@@ -79,13 +75,12 @@ class PostTraining(WithReference):
         weight_decay: float = 0.3,
         top_k: int = 10,
         keep: float | None = KEEP,
-        grows_from: str | None = None,
     ) -> None:
         require_share(keep, "model.keep")
         start = load_or_copy(init_from, policy, "policy", where="model.init_from", needed_by="post-training")
         super().__init__(start.net, lr, weight_decay, top_k)
         self.save_hyperparameters(logger=False, ignore=["top_k", "policy", "reward_net"])
-        self.start, self.keep, self.grows_from = start, keep, grows_from
+        self.start, self.keep = start, keep
         self.reference = copy.deepcopy(self.policy).eval().requires_grad_(False)
         self.policy.train(self.use_dropout)  # the Trainer leaves the mode as it is
 
@@ -111,8 +106,6 @@ class PostTraining(WithReference):
             what = f"{type(data).__name__} has no placebo for a method that asks a reward model or makes pairs"
             raise InputError(what, where="data.placebo", remedy=f"leave it out; {class_path(PostTrainingData)} has one")
         self.start.check(data)
-        if stage == "fit" and self.grows_from:
-            grow(self.policy, load_earlier(self.grows_from, "policy", data), self.grows_from)
 
     def train(self, mode: bool = True) -> PostTraining:
         super().train(mode)

@@ -152,7 +152,7 @@ class Cloning(PolicyModule):
                 )
             self.policy.past_rewards.calibrate(float(reward.mean()), float(reward.std(ddof=1)))
         if stage == "fit" and self.grows_from:
-            grow(self.policy, load_earlier(self.grows_from, "policy", self.data), self.grows_from)
+            grow(self.policy, load_earlier(self.grows_from, self.data), self.grows_from)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         with in_step(self.policy):  # its prior is off: `as_cloned` would read the strength, which may lie on the device

@@ -17,7 +17,6 @@ from recalign.nn import Encoder
 from recalign.processes import gathered
 from recalign.recommender import Policy, SequencePolicy
 from recalign.recommender.checkpoint import Loaded, load_net, load_or_copy, load_weights, read_checkpoint
-from recalign.recommender.grown import OTHER, load_earlier
 from recalign.recommender.policy import mean_nll
 from recalign.recommender.training import StageModule, adamw
 from recalign.reward.bagging import bagged_mean, bagging_weights
@@ -61,8 +60,6 @@ class RewardModel(StageModule):
         auxiliary_weight: weight of the squared errors of ``data.auxiliary``, in units of each reward's variance.
         lr: AdamW's learning rate.
         weight_decay: AdamW's, on matrices only.
-        grows_from: checkpoint of an earlier reward model whose log this one continues (``data.grows_from``): it goes on
-            from what that one's trunk says of rewards (`RewardNet.take_over`).
     """
 
     UPSTREAM: ClassVar[dict[str, str]] = {"init_from": "recommender"}
@@ -90,11 +87,9 @@ class RewardModel(StageModule):
         auxiliary_weight: float = 1.0,
         lr: float = 1e-3,
         weight_decay: float = 0.1,
-        grows_from: str | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False, ignore=["policy"])
-        self.grows_from = grows_from
         self.lr, self.weight_decay, self.members = lr, weight_decay, members
         self.num_factors, self.cooccurrence_dim = num_factors, cooccurrence_dim
         self.trunk, self.imitation, self.auxiliary_weight = trunk, imitation, auxiliary_weight
@@ -147,13 +142,6 @@ class RewardModel(StageModule):
             self.calibrate(self.reward_data)
         if stage == "fit" and not len(self.self_influence_EF):  # slow; for a test the checkpoint has the result
             self.initialise_from_factorization(self.reward_data)
-        if stage == "fit" and self.grows_from:
-            earlier = load_earlier(self.grows_from, "reward", self.data)
-            if len(earlier.nets) != len(self.reward.nets):
-                what = f"{len(earlier.nets)} trunks in the checkpoint, {len(self.reward.nets)} here"
-                raise InputError(what, where=self.grows_from, remedy=OTHER)
-            for net, before in zip(self.reward.nets, earlier.nets, strict=True):
-                net.take_over(before, self.grows_from)
 
     def calibrate(self, data: RewardData) -> None:
         """Initialise the heads from averages of the training rewards.

@@ -36,11 +36,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recalign.errors import InputError
 from recalign.factorization.variational import VariationalMF
 from recalign.nn import Encoder, Rebuildable
 from recalign.recommender.checkpoint import build, recipe
-from recalign.recommender.grown import OTHER, grow
 from recalign.recommender.sequence_policy import SequencePolicy
 from recalign.reward.heads import Head, MeanHead
 from recalign.reward.scorer import Scorer
@@ -100,30 +98,6 @@ class RewardNet(Scorer):
             self.item_factors.weight[1:, behind] = features_VK
             self.factor_variance_VF[1:, 1:parameters] = variance_VF[:, 1:]
             self.log_ridge[:parameters], self.log_ridge[1:][behind] = log_ridge.tensor_split([parameters])
-
-    @torch.no_grad()
-    def take_over(self, earlier: RewardNet, where: str) -> None:
-        """Take the trunk of an earlier network, and how its states and items are matched; `where` is for messages.
-
-        What averages and factorisations say is made anew: factors turn as events come, so that what was learned on top
-        of old ones does not fit new ones. Rows of new items stay as they are.
-
-        Raises:
-            InputError: the networks differ in more than their number of items.
-        """
-        grow(self.trunk, earlier.trunk, where, ("past_rewards.mean", "past_rewards.scale"))
-        names = ["user_projection", "item_projection", "user_bias", *(["user_width"] if self.head.wide else [])]
-        width = self.trunk.encoder.dim
-        for name in names:
-            into, weight = getattr(self, name).weight, getattr(earlier, name).weight
-            if into.shape != weight.shape:
-                what = f"{name}: {tuple(weight.shape)} in the checkpoint, {tuple(into.shape)} here"
-                raise InputError(what, where=where, remedy=OTHER)
-            # of all rows but biases', the first `width` of every `dim` belong to the trunk, as do the columns
-            blocks = into.unflatten(0, (-1, self.dim)) if name.endswith("projection") else into[:, None]
-            own = weight.unflatten(0, (-1, self.dim)) if name.endswith("projection") else weight[:, None]
-            blocks[:, :width, :width] = own[:, :width, :width]
-        self.item_projection.weight[:width, width:] = 0  # noise, which the states' weights would make felt
 
     def self_influence(self, user_MTS: Tensor, influence_TF: Tensor) -> Tensor:
         """How much each training event has added to its own score.
