@@ -232,7 +232,7 @@ def main() -> None:
     for (rate, arms, name), rows in found.partition_by("rate", "arms", "estimator", as_dict=True).items():
         for metric, one in over_worlds(rows).items():
             low, high = one.interval()
-            print(f"{rate:<24}{arms:<10}{name:<14}{metric:<10}{one.value:6.3f}  ({low:.3f} .. {high:.3f})")
+            print(f"{rate:<24}{arms:<10}{name:<20}{metric:<10}{one.value:6.3f}  ({low:.3f} .. {high:.3f})")
             row = f"{rate}, {arms}, {name}"
             lines.append(("lists", row, metric, one.value, None, low, high, f"{given.worlds} worlds", commit()))
     print(save(frame(lines), "offpolicy_lists", "log", "row"))
