@@ -29,9 +29,9 @@ BEFORE = "ids-before"
 """The earlier chain's ids, in the new chain's folder."""
 ANEW = "run a chain on the new log anew"
 GOES_ON = "recommender"
-"""The stage that goes on from its weights. The others begin anew: judges and reward model, because an instrument that
-went on from itself would agree with what was chosen by it, and methods, because little is left of the gain of a policy
-that went on from its own weights (`benchmarks/update.py`)."""
+"""The stage that goes on from its weights. The others begin anew. Judges and reward model are instruments: one that
+went on from itself would agree with what was chosen by it. A method that went on lost most of its gain
+(docs/loop.md)."""
 
 
 @dataclass

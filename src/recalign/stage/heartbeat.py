@@ -25,8 +25,8 @@ BEAT = 1.0
 """Seconds between two signs of life."""
 
 LATE = 10.0
-"""Seconds without one that tell who is gone, once an exchange between the processes has failed. As long a
-process that sees another end goes on: it may be about to say the same error."""
+"""Seconds without one that tell who is gone, once an exchange between the processes has failed. A
+process that sees another end goes on for as long: it may be about to say the same error."""
 
 OBSERVER = "child-process-observer"
 """Name of the thread in which Lightning kills this process, without a word, where one that it started has died."""
