@@ -18,17 +18,16 @@ of the start (cloning) and of A-SFT with a reward model of its own day. The upda
 users and items that were known before the last window, of new users and of new items; in worlds also the mean true
 reward of the ten items shown; and the seconds of training for a window, A-SFT's with those of what it starts from.
 
-The verdict, from paired differences of NDCG@10 over users, all windows and seeds pooled: if neither update nor retrain
-is better than stale (lower end of the 95 % interval above 0): leave. Else, if retrain is better than update: retrain.
-Else: update. These differences are saved too, and those between the update and its variants; in worlds also those of
-the true reward.
+The verdict, update, retrain or leave, is that of `update_figures.verdict`, all windows and seeds pooled. The paired
+differences behind it are saved too, and those between the update and its variants; in worlds also those of the true
+reward.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -38,13 +37,25 @@ import numpy as np
 import polars as pl
 import torch
 import yaml
-from tables import CONF, average, by_metric, commit, figure, frame, lines, markdown, options, save
+from tables import CONF, figure, markdown, options, save
+from update_figures import (
+    DECISIVE,
+    EQUAL,
+    POPULARITY,
+    RETRAIN,
+    STALE,
+    UPDATE,
+    as_saved,
+    differences,
+    said,
+    summary,
+    verdict,
+)
 
 from recalign.chain.train import train
 from recalign.chain.update import GOES_ON
 from recalign.evaluation.baselines import SameForAll
 from recalign.keys import call
-from recalign.metrics.bootstrap import Estimate
 from recalign.metrics.rank import gain_ndcg
 from recalign.recommender import Policy
 from recalign.recommender.checkpoint import build, load_net, read_checkpoint, recipe
@@ -59,10 +70,6 @@ VALIDATION = 0.05
 STAGES = ("recommender", "reward", "asft")
 METRICS = ("all", "known", "new users", "new items", "true@10", "seconds")
 COLUMNS = {f"start/{name}": f"start {name}" for name in METRICS} | {f"asft/{name}": f"A-SFT {name}" for name in METRICS}
-STALE, UPDATE, RETRAIN, EQUAL, POPULARITY = "stale", "update", "retrain", "retrain, equal compute", "popularity"
-Pair = tuple[str, str]
-DECISIVE = ((UPDATE, STALE), (RETRAIN, STALE), (RETRAIN, UPDATE))
-"""Rows whose differences make the verdict."""
 
 
 @dataclass(frozen=True)
@@ -304,74 +311,6 @@ class Day:
                 columns["true@10"] = truth[columns["user"].to_numpy()[:, None] - 1, raw_TK - 1].double().mean(1).numpy()
             parts.append(pl.DataFrame(columns))
         return pl.concat(parts).with_columns(window=pl.lit(self.window), event=pl.int_range(pl.len()))
-
-
-def summary(events: pl.DataFrame, log: str, seeds: list[int]) -> pl.DataFrame:
-    """Figures of every row, a mean over the windows of each seed, as results are saved."""
-    rows = []
-    for row in events["row"].unique(maintain_order=True):
-        cells = []
-        for seed in seeds:
-            own = events.filter((pl.col("row") == row) & (pl.col("seed") == seed))
-            cells.append(
-                {f"{stage}/{name}": value for stage in ("start", "asft") for name, value in figures(own, stage).items()}
-            )
-        rows.append(lines(log, row, by_metric(cells), seeds, average))
-    return pl.concat(rows) if rows else frame([])
-
-
-def figures(events: pl.DataFrame, stage: str) -> dict[str, float]:
-    """The figures of one row, seed and stage: means over the windows that have such events."""
-    new_user, new_item = pl.col("new user"), pl.col("new item")
-    kinds = {"all": pl.lit(True), "known": ~new_user & ~new_item, "new users": new_user, "new items": new_item}
-    own, found = events.filter(pl.col("stage") == stage), {}
-    for name, chosen in kinds.items():
-        by_window = own.filter(chosen).group_by("window").agg(pl.col("ndcg").mean())["ndcg"]
-        if len(by_window):
-            found[name] = float(by_window.mean())  # type: ignore[arg-type]
-    for name in ("true@10", "seconds"):
-        if len(known := own[name].drop_nulls()):
-            found[name] = float(known.mean())  # type: ignore[arg-type]
-    return found
-
-
-def differences(events: pl.DataFrame, pairs: Sequence[Pair], column: str = "ndcg") -> dict[Pair, Estimate]:
-    """The differences of some pairs of rows, in NDCG@10 or another column; of one stage's test events."""
-    return {pair: difference(events, *pair, column) for pair in pairs}
-
-
-def said(ends: Mapping[Pair, Estimate]) -> str:
-    """Differences with their 95 % intervals, in a line."""
-    found = ((*pair, one.value, *one.interval()) for pair, one in ends.items())
-    return "; ".join("{} - {}: {:+.4f} [{:+.4f}, {:+.4f}]".format(*one) for one in found)
-
-
-def as_saved(log: str, metric: str, ends: Mapping[Pair, Estimate], seeds: Sequence[int]) -> pl.DataFrame:
-    """Differences as results are saved."""
-    rest = " ".join(map(str, seeds)), commit()
-    rows = [(log, f"{a} - {b}", metric, one.value, None, *one.interval(), *rest) for (a, b), one in ends.items()]
-    return frame(rows)
-
-
-def verdict(ends: Mapping[Pair, Estimate]) -> str:
-    """Update, retrain or leave, by the differences of `DECISIVE`."""
-    better = {pair: ends[pair].interval()[0] > 0 for pair in DECISIVE}
-    if not better[UPDATE, STALE] and not better[RETRAIN, STALE]:
-        return "leave"
-    return "retrain" if better[RETRAIN, UPDATE] else "update"
-
-
-def difference(events: pl.DataFrame, one: str, other: str, column: str = "ndcg") -> Estimate:
-    """The mean difference between two rows, by event, in a column; users drawn with replacement; seeds are worlds."""
-    key = ["seed", "window", "event", "user"]
-    pairs = events.filter(pl.col("row") == one).join(events.filter(pl.col("row") == other), on=key, suffix=" other")
-    less = pl.col(column) - pl.col(f"{column} other")
-    by_user = pairs.group_by("seed", "user").agg(total=less.sum(), count=pl.len())
-    total_U, count_U = by_user["total"].to_numpy(), by_user["count"].to_numpy()
-    random = np.random.default_rng(0)
-    drawn = [random.integers(len(by_user), size=len(by_user)) for _ in range(2000)]
-    draws_D = np.array([total_U[one].sum() / count_U[one].sum() for one in drawn])
-    return Estimate(float(total_U.sum() / count_U.sum()), draws_D)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import sys
@@ -46,6 +47,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason=f"{item.name} is long: pytest --long runs it"))
         elif item.get_closest_marker("slow") and not (long or config.getoption("--slow")):
             item.add_marker(pytest.mark.skip(reason="slow: pytest --slow runs it"))
+
+
+def pytest_collection_finish() -> None:
+    """Leave what was imported to itself: the collector would walk through all of torch again and again (an eighth)."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
 
 
 def pytest_unconfigure() -> None:

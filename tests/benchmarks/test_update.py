@@ -12,7 +12,8 @@ import pytest
 import torch
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
-from update import DECISIVE, Windows, as_saved, difference, differences, figures, verdict
+from update import Windows
+from update_figures import DECISIVE, as_saved, difference, differences, figures, verdict
 from update_moments import KeepMoments
 
 

@@ -43,10 +43,7 @@ class UserCohort:
         Raises:
             InputError: the log's group has other users.
         """
-        return self.among(sequences.users, where)
-
-    def among(self, users: pl.Series, where: str) -> np.ndarray:
-        """The same among raw ids in order, such as those of the log that this one continues. Shape: bool (U,)."""
+        users = sequences.users
         drawn = UserGroups(self.share_a).assign(users).to_numpy()
         chosen_U = np.full(len(drawn), True) if self.group == "all" else drawn == self.group
         if _digest(users, chosen_U) != self.digest:
