@@ -125,7 +125,8 @@ def test_a_chain_says_one_line_a_stage_and_no_command_unless_asked(again: Path):
 
 
 @pytest.mark.slow
-def test_two_workers_leave_the_figures_of_one_process(first: tuple[Path, tiny.Said], tmp_path: Path):
+def test_two_workers_leave_the_figures_of_one_process(first: tuple[Path, tiny.Said], tmp_path: Path, trial):
+    trial("Same course", "a chain's stages on two workers, in another folder")
     tiny.prepare(tmp_path)
     said = tiny.chain(tmp_path, "--workers=2")
     assert said.code == 0, said.err

@@ -73,7 +73,8 @@ def ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.long
 @pytest.mark.usefixtures("ray")
-def test_a_killed_worker_is_tried_again_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_killed_worker_is_tried_again_once(tmp_path: Path, trial, capsys: pytest.CaptureFixture[str]):
+    trial("None is waited for in vain", "SIGKILL of a worker of a chain on Ray", 3)
     tasks = [
         Step("one", anew(mortal.die_once, tmp_path / "died")),
         Step("two", anew(mortal.join), ("one",)),
@@ -87,7 +88,8 @@ def test_a_killed_worker_is_tried_again_once(tmp_path: Path, capsys: pytest.Capt
 
 @pytest.mark.long
 @pytest.mark.usefixtures("ray")
-def test_a_chain_on_ray_has_the_figures_of_one_in_order(tmp_path: Path):
+def test_a_chain_on_ray_has_the_figures_of_one_in_order(tmp_path: Path, trial):
+    trial("Same course", "a chain's stages on two workers of Ray")
     tiny.prepare(tmp_path)
     words = ("--methods=[start, bc]", "--threads=1")
     assert tiny.chain(tmp_path, *words, "--name=order").code == 0

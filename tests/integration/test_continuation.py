@@ -25,6 +25,7 @@ FAMILIES = {
     "policy gradient": "posttrain/reinforce",
     "values": "posttrain/iql",
     "conditioned": "posttrain/return_conditioned",
+    "codes": "recommender-onerec --model.sizes=[8,8]",
 }
 SETTINGS = {
     "epochs": [],
@@ -52,7 +53,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_no_kill_shows(folder: Path, monkeypatch: pytest.MonkeyPatch, trial, share, family: str, saves: str):
     monkeypatch.chdir(folder)
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    words = [f"--config=conf/{FAMILIES[family]}.yaml", *COMMON, *SETTINGS[saves], "--run.chain=simulated"]
+    stage, *own = FAMILIES[family].split()
+    words = [f"--config=conf/{stage}.yaml", *COMMON, *own, *SETTINGS[saves], "--run.chain=simulated"]
     name = f"{family} {saves}"
     began = time.monotonic()
     assert killed.fit(*words, f"--run.name={name} whole") == 0
@@ -63,7 +65,7 @@ def test_no_kill_shows(folder: Path, monkeypatch: pytest.MonkeyPatch, trial, sha
         own = [*words, f"--run.name={name} {kill}"]
         by = signal.SIGTERM if kill % 3 == 2 else signal.SIGKILL
         killed.fit(*own, after=moments.uniform(0, seconds), by=by)
-        trial("Exact continuation", f"{by.name} at a random moment of a fit: {FAMILIES[family]}")
+        trial("Exact continuation", f"{by.name} at a random moment of a fit: {stage}")
         if kill % 2 and run.last.exists():  # once more
             killed.fit(*own, "--ckpt_path=last", after=moments.uniform(0, seconds))
         killed.continue_until_done(run, *own)

@@ -154,7 +154,8 @@ def whole(root) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_the_number_of_workers_changes_nothing(root, whole):
+def test_the_number_of_workers_changes_nothing(root, whole, trial):
+    trial("Same course", "a log prepared by two workers, in partitions")
     module(root, "two").prepare(3, workers=2)
     assert entry_of(root, "two") == whole
 
