@@ -4,8 +4,8 @@
 
 Rolling origin, in global time: the events up to a time are known (the newest twentieth of them validates), the next
 window is tested on, then it is known too. Worlds are simulated, with as much drift as asked for; other logs are named
-by their YAML. All rows of a window see the same prepared log, which continues the one before, so that users and items
-have the same numbers.
+by their YAML, and begin with the first event whose reward is known. All rows of a window see the same prepared log,
+which continues the one before, so that users and items have the same numbers.
 
     stale                       the models of the first window, as they are; new items have no vector of their own
     update                      the start of the window before goes on, for a share of the epochs; the others begin anew
@@ -90,6 +90,7 @@ def main() -> None:
     parser.add_argument("--log", default="world", help="world, or the YAML of a log with times, such as kuairand-pure")
     parser.add_argument("--drift", type=float, nargs="+", default=[0.03, 0.5], help="of worlds")
     parser.add_argument("--world", default="{}", help="further settings of worlds, as YAML")
+    parser.add_argument("--users", type=float, default=1.0, help="share of a log's users, others for each seed")
     parser.add_argument("--epochs", type=float, default=0.25, help="of an update, as a share of the first training's")
     parser.add_argument("--untouched", type=float, nargs="+", default=[1.0], help="shares of users without new events")
     parser.add_argument("--moments", action="store_true", help="also go on with the optimiser's moments")
@@ -99,7 +100,8 @@ def main() -> None:
     given = parser.parse_args()
     tables = []
     for drift in given.drift if given.log == "world" else [None]:
-        name = given.log if drift is None else f"world, drift {drift:g}"
+        name = f"world, drift {drift:g}" if drift is not None else given.log
+        name += f", {given.users:g} of the users" if drift is None and given.users < 1 else ""
         events = pl.concat([of_seed(given, drift, seed) for seed in given.seeds])
         tables.append(summary(events, name, given.seeds))
         print(f"\n{markdown(tables[-1], COLUMNS, 4, figure)}")
@@ -160,11 +162,18 @@ def raw(
         table = data.table
         own = {"user": table.users.gather(table.frame["user"]), "item": table.items.gather(table.frame["item"])}
         columns = table.frame.select("timestamp", "reward").with_columns(**own)
-        return {"max_length": log.get("max_length", 200)}, columns.sort("timestamp", maintain_order=True), None
+        return {"max_length": log.get("max_length", 200)}, used(columns, given.users, seed), None
     world = simulate(World(drift=drift, seed=1000 + seed, **yaml.safe_load(given.world)))
     root.mkdir(parents=True, exist_ok=True)
     np.save(root / "truth.npy", world.truth_UI)
     return {"max_length": 200}, world.events.select("user", "item", "timestamp", "reward"), world.truth_UI
+
+
+def used(events: pl.DataFrame, share: float, seed: int) -> pl.DataFrame:
+    """The events of a share of the users, in order of time, from the first event on whose reward is known."""
+    users = events["user"].unique().sort().sample(fraction=share, seed=seed)
+    first = pl.col("timestamp") >= pl.col("timestamp").filter(pl.col("reward").is_not_null()).min()
+    return events.filter(pl.col("user").is_in(users.implode()), first).sort("timestamp", maintain_order=True)
 
 
 class Windows:

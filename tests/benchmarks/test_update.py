@@ -12,7 +12,7 @@ import pytest
 import torch
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
-from update import Windows
+from update import Windows, used
 from update_figures import DECISIVE, as_saved, difference, differences, figures, verdict
 from update_moments import KeepMoments
 
@@ -89,3 +89,15 @@ def test_windows_cut_by_time_and_ties_come_later():
     days = Windows(pl.DataFrame({"timestamp": [1, 2, 3, 3, 5, 6]}))
     assert days.until(0.5)["timestamp"].to_list() == [1, 2]
     assert days.until(1.0)["timestamp"].to_list() == [1, 2, 3, 3, 5, 6]
+
+
+def test_a_log_begins_with_its_first_reward_and_has_the_share_of_users_that_is_asked_for():
+    rows = [(user, 10 * day + user % 3, None if day < 4 else 1.0) for user in range(20) for day in range(9)]
+    log = pl.DataFrame(rows, schema=["user", "timestamp", "reward"], orient="row")
+    kept = used(log, 0.25, 0)
+    assert kept["user"].n_unique() == 5
+    assert kept.height == 5 * 5
+    assert kept["timestamp"].is_sorted()
+    assert kept["reward"].null_count() == 0
+    assert set(kept["user"]) != set(used(log, 0.25, 1)["user"])
+    assert used(log.with_columns(reward=pl.lit(1.0)), 1.0, 0).height == log.height

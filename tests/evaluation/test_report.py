@@ -368,6 +368,19 @@ def change(path):
     path.write_text(f"{head}{(int(figure) + 1) % 10}{tail}")
 
 
+@pytest.mark.usefixtures("drawn")
+@pytest.mark.parametrize(
+    "alter", [lambda page: page[:40], lambda page: page.replace(b"made", b"m\xffde"), lambda _: b""]
+)
+def test_a_page_that_was_altered_is_drawn_anew(chain, tmp_path, alter):
+    folder = shutil.copytree(chain, tmp_path / "altered")
+    path = render(folder, Sources.of(folder))
+    before = path.read_bytes()
+    path.write_bytes(alter(before))
+    assert Page(folder, Sources.of(folder)).state().altered == ["report.html"]
+    assert render(folder, Sources.of(folder)).read_bytes() == before
+
+
 @pytest.mark.parametrize(
     "what", ["check.json", "reward/seed-1/trust.json", "reward/seed-2/manifest.json", "search.csv"]
 )

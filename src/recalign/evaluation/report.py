@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from recalign.files import write_text
 from recalign.kept import State, once
 
 FILE = "report.html"
+OWN = "\n<!-- SHA-256 of what stands above: "
 MARKS = {1: "▲", 0: " ", -1: "▼"}
 TRUE = "value/true@10"
 WIDTH = 80  # columns of the tables
@@ -67,7 +69,7 @@ def show(sources: Sources, *paths: Path) -> None:
 
 @dataclass(frozen=True)
 class Page:
-    """The page of a chain, `report.html` (`recalign.kept.Kept`), which carries the digest of all that it is made of."""
+    """The page of a chain, `report.html` (`recalign.kept.Kept`), with the digests of all that it is made of and its own."""
 
     folder: Path
     sources: Sources
@@ -85,10 +87,14 @@ class Page:
         return self.sources.digest()
 
     def state(self) -> State:
-        """Whether it is there, and drawn of what it would be drawn of now."""
-        there = self.path.is_file()
-        fresh = there and f'<meta name="made-of" content="{self._digest}">' in self.path.read_text(encoding="utf-8")
-        return State(there, changed=[] if fresh else ["what it shows"])
+        """Whether it is there, as it was written, and drawn of what it would be drawn of now."""
+        if not self.path.is_file():
+            return State()
+        page, mark, end = self.path.read_bytes().rpartition(OWN.encode())
+        if not mark or end != _digest_of(page):
+            return State(True, altered=[FILE])
+        fresh = f'<meta name="made-of" content="{self._digest}">'.encode() in page
+        return State(True, changed=[] if fresh else ["what it shows"])
 
     def load(self) -> Path:
         """The path of the page that is there."""
@@ -98,8 +104,14 @@ class Page:
         """Draw it."""
         from recalign.evaluation.page import page  # with Matplotlib, which takes as long to import as to draw
 
-        write_text(self.path, page(self.sources, self._digest))
+        drawn = page(self.sources, self._digest)
+        write_text(self.path, f"{drawn}{OWN}{_digest_of(drawn.encode()).decode()}")
         return self.path
+
+
+def _digest_of(page: bytes) -> bytes:
+    """What stands behind `OWN` at the end of a page."""
+    return f"{hashlib.sha256(page).hexdigest()} -->\n".encode()
 
 
 def terminal_table(frame: pl.DataFrame, roles: Roles) -> Table:
