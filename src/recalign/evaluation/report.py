@@ -69,7 +69,7 @@ def show(sources: Sources, *paths: Path) -> None:
 
 @dataclass(frozen=True)
 class Page:
-    """The page of a chain, `report.html` (`recalign.kept.Kept`): it carries the digest of what it shows, and its own."""
+    """The page of a chain, `report.html` (`recalign.kept.Kept`): it has the digest of what it shows, and its own."""
 
     folder: Path
     sources: Sources
