@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from docs_content import CONTENT, METHODS, RETAINED, TRUE, Table
+from docs_content import CONTENT
+from docs_section import METHODS, RETAINED, TRUE, Table
 from tables import RESULTS
 
 from recalign.evaluation.comparison import ALL, HIGH, VALUE
