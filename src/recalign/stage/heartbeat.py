@@ -118,8 +118,12 @@ class Heartbeat:
         return found
 
     def wait_for_gone(self) -> dict[int, str]:
-        """`gone`, as soon as it can be told."""
-        patience = self._clock + 2 * LATE
+        """`gone`, as soon as it can be told: the silence of one that was never heard counts from now on."""
+        now = self._clock
+        for rank, (touched, _) in list(self._seen.items()):
+            if rank not in self._heard:
+                self._seen[rank] = touched, now
+        patience = now + 2 * LATE
         while not (found := self.gone(LATE)) and self._clock < patience:
             time.sleep(BEAT / 4)
         return found
