@@ -110,12 +110,16 @@ def test_a_child_that_dies_before_it_is_heard_is_named(hearts, capsys):
 def test_what_ended_a_child_that_was_never_heard_is_waited_for(hearts, monkeypatch: pytest.MonkeyPatch):
     """It was killed a moment ago: the exchange with it has failed, and the kernel does not say so yet."""
     monkeypatch.setattr(heartbeat, "LATE", 30.0)
-    (first, _), _ = hearts
+    (first, second), _ = hearts
     start(first)
+    first.over.set()
     first._clock = 40.0
+    second.start("recalign fit", str)  # its only sign
+    second.over.set()
     dying = subprocess.Popen([sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"])
     first.launcher = SimpleNamespace(procs=[dying])
-    assert first.wait_for_gone() == {1: "was killed by signal 9"}
+    assert (found := first.wait_for_gone()) == {1: "was killed by signal 9"}
+    assert first.message(found, str).startswith(f"rank 1 (process {os.getpid()} on ")
 
 
 def test_one_that_says_an_error_of_its_own_has_time_to(hearts, monkeypatch: pytest.MonkeyPatch):

@@ -119,6 +119,7 @@ class Heartbeat:
 
     def wait_for_gone(self) -> dict[int, str]:
         """`gone`, as soon as it can be told: the silence of one that was never heard counts from now on."""
+        self._look()
         now = self._clock
         for rank, (touched, _) in list(self._seen.items()):
             if rank not in self._heard:
@@ -171,13 +172,17 @@ class Heartbeat:
         self._clock += BEAT
         with suppress(OSError):  # a file system that fails for a moment
             os.utime(self.folder / str(self.rank))
+        self._look()
+
+    def _look(self) -> None:
+        """Hear whoever has given a sign since the last look."""
         for rank, (before, _) in list(self._seen.items()):
             now = _touched(self.folder / str(rank))
             if now is not None and now != before:
                 self._seen[rank] = now, self._clock
                 self._heard.add(rank)
             elif now is None and rank in self._heard:
-                del self._seen[rank]  # it has left
+                self._seen.pop(rank, None)  # it has left
 
     def _relieve_observer(self) -> None:
         """Take the children from Lightning's observer, which looks at the very list that the launcher has."""
