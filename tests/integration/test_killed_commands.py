@@ -41,10 +41,13 @@ def call(folder: Path, words: str, after: float | None = None) -> int:
 
 
 def left(folder: Path) -> dict[str, str]:
-    """The figures of a chain, without what things cost, and the digests of what lies in the cache."""
+    """The figures of a chain, without what things cost, and the digests of the prepared logs' arrays.
+
+    A folder whose name begins with a dot is what a killed command left behind: it goes after a week.
+    """
     table = folder / "runs/tiny/comparison.csv"
     rows = [row for row in table.read_text().splitlines() if ",cost/" not in row] if table.is_file() else []
-    arrays = [path for path in sorted((folder / "cache").rglob("*")) if path.suffix == ".npy"]
+    arrays = [path for path in sorted((folder / "cache").rglob("*")) if path.suffix == ".npy" and "/." not in str(path)]
     assert arrays
     digests = {str(path.relative_to(folder)): sha256(path.read_bytes()).hexdigest() for path in arrays}
     return {"comparison": "\n".join(rows), **digests}

@@ -119,6 +119,8 @@ def test_a_share_of_those_without_new_events_is_trained_on(tmp_path: Path, ids: 
     assert {2, 3} < set(some.user) < set(all_of_them.user)
     with pytest.raises(InputError, match=r"1\.5 is no share of users"):
         data(tmp_path / "n", more, ids, untouched=1.5)
+    with pytest.raises(InputError, match="this log continues no other"):
+        data(tmp_path / "n", more, untouched=0.5)
 
 
 def without(*lost: Callable[[tuple], bool]) -> Rows:

@@ -117,6 +117,7 @@ class EventDataModule(PreparedLog):
                 "stride": stride,
                 "min_events": min_events,
                 "untouched": untouched,
+                "grows_from": grows_from,
             }
         )
         self.users, self.max_length, self.stride, self.batch_tokens = users, max_length, stride, batch_tokens
@@ -135,6 +136,12 @@ class EventDataModule(PreparedLog):
         require_positive("data", given, "max_length", "batch_tokens", "min_events")
         if not 0 <= given.get("untouched", 1.0) <= 1:
             what, remedy = f"{given['untouched']} is no share of users", "give one from 0 to 1"
+            raise InputError(what, where="data.untouched", remedy=remedy)
+        if given.get("untouched", 1.0) < 1 and given.get("grows_from") is None:
+            what, remedy = (
+                "this log continues no other, so no user is untouched",
+                "leave it out, or set data.grows_from",
+            )
             raise InputError(what, where="data.untouched", remedy=remedy)
         stride, max_length = given.get("stride"), given.get("max_length")
         if stride is not None and not 1 <= stride <= max_length:

@@ -77,7 +77,7 @@ def settings(config: Namespace, training: bool) -> None:
     require_positive("trainer", vars(trainer), *COUNTS)
     require_positive("trainer", vars(trainer), "gradient_clip_val", or_zero=True)
     if config.early_stopping:
-        require_positive("early_stopping", vars(config.early_stopping.init_args), "patience", or_zero=True)
+        require_positive("early_stopping", vars(config.early_stopping.init_args), "patience", "min_delta", or_zero=True)
     if ours and trainer.precision is not None and str(trainer.precision) not in PRECISIONS:
         raise InputError(
             f"{trainer.precision} is no precision that a stage can train in",
