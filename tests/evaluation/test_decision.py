@@ -157,6 +157,13 @@ def test_a_ranking_that_has_to_be_better_is_widened_as_a_gain_is():
         assert {finding.sign for finding in found} == signs
 
 
+def test_holm_counts_what_a_row_needs_no_training_for():
+    """Where ranking and value may be no better than such a row's, the better of the two tells how sure the case is."""
+    beside = {("mine", "diff_item_knn/all/ndcg@10"): (0.022, 0.002, 0.042)}
+    beside |= {("mine", "diff_item_knn/value/judge@10"): (0.01, -0.01, 0.03)}
+    assert Case(table(others=beside), "mine", reports()["reward"]).weakest() == pytest.approx(1.1)
+
+
 def test_an_open_question_says_what_would_decide_it():
     found = decided(table(gains={"mine": (-0.09, 0.31)}))  # estimate 0.11, half-width 0.2
     assert "About 3.4 times as many test users" in found.would_decide[0]

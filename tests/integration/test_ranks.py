@@ -88,6 +88,7 @@ def read(file: str) -> str:
 def test_the_other_names_it_and_ends(run: subprocess.Popen[str], trial, rank: int, by: signal.Signals, says: str):
     second = second_of(run)
     until(lambda: RUN.figures("fit").is_file() and RUN.last.is_file(), run)
+    time.sleep(3)  # they have heard each other
     here = os.uname().nodename
     victim, other = (second, run.pid) if rank else (run.pid, second)
     os.kill(victim, by)

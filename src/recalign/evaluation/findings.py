@@ -147,7 +147,12 @@ class Case:
             *(self.test.gain(self.policy, other) for other in roles.unrewarded),
             *(self.test.beyond(self.policy, placebo) for placebo in roles.placebos_of(self.policy)),
         ]
-        return min(_ratio(one) for one in compared)
+        beside = [max(map(_ratio, self._over_free(free))) for free in roles.free if free in self.test.methods]
+        return min([*map(_ratio, compared), *beside])
+
+    def _over_free(self, free: str) -> tuple[Interval | None, Interval | None]:
+        """What it has over a row that takes no training: in ranking, and in value."""
+        return self.test.get(self.policy, f"diff_{free}/{ALL}"), self.test.gain(self.policy, free)
 
     def _reward_model(self) -> Iterator[Finding]:
         """A row stands on the reward model only if it reads it."""
@@ -211,7 +216,7 @@ class Case:
 
     def _beside(self, free: str) -> Iterator[Finding]:
         """Beside a row that takes no training: it has to rank better, or to have more value."""
-        ranking, value = self.test.get(self.policy, f"diff_{free}/{ALL}"), self.test.gain(self.policy, free)
+        ranking, value = self._over_free(free)
         if ranking is None or value is None:
             yield from self._unmeasured(free)
             return
