@@ -1,0 +1,146 @@
+"""Figures of what one version served, window by window: each is made of ratios of sums over users.
+
+- ``unknown``: share of the outcomes whose item the version does not know.
+- ``list``: mean over lists of the rewards of what was chosen, summed; a choice whose reward nobody knows adds nothing.
+- ``chosen``: mean reward of a chosen item.
+- ``order``: of pairs of items in one list that earned differently, the share in which the better one is the one that
+  the policy put first; .5 is chance. Drawn items are ordered by their log-probability among all, which the logged ones
+  tell: x_k = log p_k + sum_{j<k} log(1 - p_j). Others are ordered by their place.
+- ``promised``: mean over chosen items of the reward less a prediction; 0 if the mean is right.
+- ``slope``: cov(prediction, reward) / var(prediction) over chosen items; 1 if differences are right (Cox 1958).
+- ``drift``: mean of log p - log p_start of the first items of drawn lists, p the served policy: an unbiased estimate
+  of the Kullback-Leibler divergence of what is served from the start.
+- ``concentration``: the chance that an item shown to one user is the one shown to another, each drawn from what was
+  shown: sum_i sum_{u != v} n_ui n_vi over the pairs of shown items of different users (Simpson 1949). 1 / concentration
+  is an effective number of items (Hill 1973, of order 2). Unlike exp(entropy) it does not grow with the lists counted.
+
+Suffixes: C sums, W windows with the reference at 0, U users, D draws, L lists, K places.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from recalign.metrics.bootstrap import CrossedBootstrap, Estimate
+
+BY = ["user", "at"]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """What a figure is computed from.
+
+    Attributes:
+        rows: columns ``user`` (0 .. U - 1), ``at`` (0 .. W - 1), ``count`` and one or more to sum.
+        of: the figure from the ratios of sums. Shape: (C, ...) -> (...).
+        degree: 2 where sums are over pairs of users: by the projection of Hoeffding (1948), draws deviate twice as far.
+    """
+
+    rows: pl.DataFrame
+    of: Callable[[np.ndarray], np.ndarray] = lambda mean_C: mean_C[0]
+    degree: int = 1
+
+    def estimates(self, draws: CrossedBootstrap, windows: int) -> tuple[list[Estimate], np.ndarray]:
+        """The figure of each window, users drawn together in all of them, and how many users it rests on.
+
+        Shape: W estimates, int64 (W,).
+        """
+        names = [name for name in self.rows.columns if name not in (*BY, "count")]
+        place_N = self.rows["at"].to_numpy() * draws.users + self.rows["user"].to_numpy()
+
+        def summed(name: str) -> np.ndarray:
+            sums = np.bincount(place_N, self.rows[name].to_numpy(), minlength=windows * draws.users)
+            return sums.reshape(windows, draws.users)
+
+        count_WU = summed("count")
+        total_RU = np.concatenate([summed(name) for name in names])
+        value_R, drawn_DR = draws.ratios(total_RU, np.tile(count_WU, (len(names), 1)))
+        value_W = self.of(value_R.reshape(len(names), windows))
+        drawn_WD = self.of(drawn_DR.T.reshape(len(names), windows, -1))
+        drawn_WD = value_W[:, None] + self.degree * (drawn_WD - value_W[:, None])
+        found = [Estimate(float(value), drawn_D) for value, drawn_D in zip(value_W, drawn_WD, strict=True)]
+        return found, (count_WU > 0).sum(axis=1)
+
+
+def figures(
+    rows: pl.DataFrame, known: Collection[Any] | None, drift: pl.DataFrame | None = None
+) -> tuple[dict[str, Figure], dict[str, str]]:
+    """All figures that a version's rows allow, and why others are left out.
+
+    Args:
+        rows: of `recalign feedback`, with ``at`` and users by number; ``predicted``, where there are predictions.
+        known: ids of the version's items; None: nobody knows them.
+        drift: ``decision``, and ``value`` of its list.
+    """
+    shown = rows.filter("shown")
+    chosen = shown.filter("chosen", pl.col("reward").is_not_null())
+    earned = pl.when("chosen").then("reward").fill_null(0.0).sum()
+    found = {
+        "list": Figure(shown.group_by(*BY, "decision").agg(value=earned, count=1).drop("decision")),
+        "chosen": Figure(chosen.select(*BY, value="reward", count=1)),
+        "order": Figure(_pairs(shown)),
+        "concentration": Figure(_shared(shown), degree=2),
+    }
+    why = {}
+    if known is None:
+        why["unknown"] = "no bundle of this version is named: --bundles"
+    elif shown.height == rows.height:
+        why["unknown"] = "the table has no outcome that no list explains: recalign feedback --unshown keeps them"
+    else:
+        items, ids = pl.col("item").cast(pl.String), [str(one) for one in known]
+        unknown = (~items.is_in(ids)).cast(pl.Float64)
+        found = {"unknown": Figure(rows.filter("chosen").select(*BY, value=unknown, count=1))} | found
+    if "predicted" in rows.columns:
+        both = chosen.filter(pl.col("predicted").is_not_null()).with_columns(p="predicted", r="reward", count=1)
+        found["promised"] = Figure(both.select(*BY, "count", value=pl.col("r") - pl.col("p")))
+        moments = both.select(*BY, "count", "p", "r", pp=pl.col("p") ** 2, pr=pl.col("p") * pl.col("r"))
+        found["slope"] = Figure(moments, of=_slope)
+    else:
+        why["promised, slope"] = "no predictions are named: --predicted"
+    if drift is None:
+        why["drift"] = "the start is not named: --start"
+    else:
+        of_list = shown.unique("decision", keep="first", maintain_order=True).join(drift, on="decision")
+        found["drift"] = Figure(of_list.select(*BY, "value", count=1))
+    return found, why
+
+
+def _pairs(shown: pl.DataFrame) -> pl.DataFrame:
+    """Of each list, how many pairs of items earned differently, and in how many the policy put the better one first."""
+    drawn = shown.sort("decision", "position").filter(
+        pl.col("log_prob").is_null() | (pl.col("position") > pl.col("fixed").fill_null(0))
+    )
+    rest = (1 - pl.col("log_prob").exp()).log().clip(-1e6)
+    among = (pl.col("log_prob") + rest.cum_sum().shift(1, fill_value=0).over("decision")).fill_null(0.0)
+    ordered = drawn.with_columns(among=among).sort("decision", -pl.col("among"), "position")
+    ordered = ordered.with_columns(place=pl.int_range(pl.len()).over("decision"))
+    lists = ordered.group_by("decision", maintain_order=True).agg(pl.col(*BY).first(), length=pl.len())
+    reward_LK = np.full((lists.height, int(lists["length"].max() or 0)), np.nan)  # type: ignore[call-overload]
+    of_list = np.repeat(np.arange(lists.height), lists["length"].to_numpy())
+    reward_LK[of_list, ordered["place"].to_numpy()] = ordered["reward"].to_numpy()
+    better_L, worse_L = np.zeros(lists.height), np.zeros(lists.height)
+    for k in range(reward_LK.shape[1] - 1):  # a comparison with nan is false
+        better_L += (reward_LK[:, k : k + 1] > reward_LK[:, k + 1 :]).sum(axis=1)
+        worse_L += (reward_LK[:, k : k + 1] < reward_LK[:, k + 1 :]).sum(axis=1)
+    return lists.select(*BY, value=pl.Series(better_L), count=pl.Series(better_L + worse_L))
+
+
+def _shared(shown: pl.DataFrame) -> pl.DataFrame:
+    """Of each user, pairs of an item shown to them and one shown to another, and those of the same item."""
+    own = shown.group_by(*BY, "item").agg(n=pl.len().cast(pl.Float64))
+    others = pl.col("n").sum().over("at", "item") - pl.col("n")
+    own = own.with_columns(same=pl.col("n") * others).with_columns(all=pl.col("n").sum().over("at"))
+    by_user = own.group_by(BY).agg(pl.col("n", "same").sum(), pl.col("all").first())
+    return by_user.select(*BY, value="same", count=pl.col("n") * (pl.col("all") - pl.col("n")))
+
+
+def _slope(mean_C: np.ndarray) -> np.ndarray:
+    p, r, pp, pr = mean_C
+    spread = pp - p**2
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(spread > 1e-12, (pr - p * r) / spread, np.nan)
