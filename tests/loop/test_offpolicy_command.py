@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from served import call, running
 from recalign.errors import InputError
 from recalign.feedback.feedback_command import feedback
 from recalign.loop.chances import Policy
+from recalign.loop.monitor_command import drifts
 from recalign.loop.offpolicy_command import ANOTHER, UNFIT, offpolicy, worths
 from recalign.loop.served import read_served
 from recalign.serving import load_bundle
@@ -259,6 +261,21 @@ def test_a_candidate_that_fixes_other_places_has_no_support(bundled, around, ser
     assert found.value.support < 0.5
     assert found.value.estimates == {}
     assert "not drawn" in found.value.refused["cascade"]
+
+
+def test_what_is_served_has_no_drift_from_itself_and_some_at_another_temperature(bundled, around, served, tmp_path):
+    """Two lists are left out: one for its history, one for an item that the start does not have."""
+    bundle, drawn = load_bundle(bundled), served.lists.filter(arm="explored")
+    found, counts = drifts(bundle, served)
+    assert found["value"].abs().max() < 1e-3
+    assert list(counts.values()) == [drawn.height, 0, 0]
+    one, two = drawn["decision"][:2]
+    unknown = pl.when(decision=two).then(pl.col("items").list.eval(pl.element() + 10**6)).otherwise("items")
+    lists = served.lists.with_columns(hidden=when(one, 0, "hidden"), items=unknown, temperature=pl.lit(0.2))
+    found, counts = drifts(bundle, replace(served, lists=lists))
+    assert list(counts.values()) == [drawn.height, 1, 1]
+    assert found.height == drawn.height - 2
+    assert found["value"].mean() > 0.5  # the draw's divergence, at temperature 2, from that at .2
 
 
 @pytest.mark.parametrize(
