@@ -155,6 +155,30 @@ def test_a_share_of_unknown_items_that_falls_is_no_alarm():
     assert not change.alarm
 
 
+def test_outcomes_before_a_users_first_list_count_from_when_the_version_is_served():
+    """Else the reference, in which everybody's first list is, would have fewer of them than any window after."""
+    table = weeks(0, 300)
+    first = table.filter("shown").group_by("user").agg(pl.col("timestamp").min()).filter(WEEK == 3)
+    early = pl.DataFrame({"user": first["user"][:1], "item": [99], "reward": [3.0], "meets": [True]})
+    early = early.with_columns(shown=pl.lit(False), chosen=pl.lit(True)).join(
+        pl.DataFrame({"timestamp": [-1, DAY]}), how="cross"
+    )
+    outcomes = table.filter("chosen", WEEK < 2)["item"]
+    assert watched(table).reference.changes["unknown"].now.value == pytest.approx((outcomes >= ITEMS).mean())
+    one = watched(pl.concat([early, table], how="diagonal"))
+    unknown = (outcomes >= ITEMS).sum()
+    assert one.reference.changes["unknown"].now.value == pytest.approx((unknown + 1) / (len(outcomes) + 1))
+
+
+def test_figures_without_a_row_are_not_tested():
+    """Nothing is chosen, and no place is drawn."""
+    table = weeks(0, 300).filter("shown").with_columns(chosen=pl.lit(False), reward=pl.lit(0.0), fixed=pl.lit(9))
+    window = watched(table).windows[0]
+    assert {name for name, one in window.changes.items() if one.p is None} == {"chosen", "order"}
+    assert window.changes["list"].now.value == 0
+    assert window.said == "no alarm"
+
+
 def test_too_few_users_are_not_tested():
     one = watched(weeks(0, LEAST_USERS // 2).with_columns(reward=pl.col("reward") / (1 + 9 * (WEEK == 4))))
     assert {window.said for window in one.windows} == {"too few"}

@@ -120,7 +120,7 @@ def _pairs(shown: pl.DataFrame) -> pl.DataFrame:
     ordered = drawn.with_columns(among=among).sort("decision", -pl.col("among"), "position")
     ordered = ordered.with_columns(place=pl.int_range(pl.len()).over("decision"))
     lists = ordered.group_by("decision", maintain_order=True).agg(pl.col(*BY).first(), length=pl.len())
-    reward_LK = np.full((lists.height, int(lists["length"].max() or 0)), np.nan)  # type: ignore[call-overload]
+    reward_LK = np.full((lists.height, lists["length"].to_numpy().max(initial=0)), np.nan)
     of_list = np.repeat(np.arange(lists.height), lists["length"].to_numpy())
     reward_LK[of_list, ordered["place"].to_numpy()] = ordered["reward"].to_numpy()
     better_L, worse_L = np.zeros(lists.height), np.zeros(lists.height)

@@ -16,7 +16,7 @@ from recalign.events import render
 from recalign.events.audit import Section
 from recalign.events.messages import did_you_mean
 from recalign.files import write_json
-from recalign.loop.chances import Policy, ask
+from recalign.loop.chances import Policy, ask, require_known
 from recalign.loop.monitoring import Rule, Watched, Window, watch
 from recalign.loop.offpolicy_command import bundle_of
 from recalign.loop.served import Histories, Served, read_rows, read_served
@@ -121,8 +121,13 @@ def drifts(start: Bundle, served: Served) -> tuple[pl.DataFrame, Section]:
 
     Returns:
         Columns ``decision`` and ``value``, and what was left out.
+
+    Raises:
+        InputError: the start has none of the items.
     """
     lists = served.lists.filter(arm="explored", fixed=0)
+    if lists.height:
+        require_known(start, lists)
     asked = ask(start, lists, Histories(served.events), [Policy(one) for one in lists["temperature"]])
     first = pl.Series([one[0] for one in asked.logp], dtype=pl.Float64)
     same = pl.Series(asked.hidden == lists["hidden"].to_numpy()) | (lists["seen"] != "exclude")

@@ -150,12 +150,10 @@ def watch(
     """
     rule = rule or Rule()
     shown = rows.filter(pl.col("shown")).filter(pl.col("meets").all().over("decision")).sort("timestamp")
-    last = shown.select("user", "timestamp", "version").unique(maintain_order=True)
-    alone = rows.filter(~pl.col("shown")).drop("version").sort("timestamp")
-    alone = alone.join_asof(last, on="timestamp", by="user", check_sortedness=False)  # what they were shown last
+    alone = _versions_of(rows.filter(~pl.col("shown")), shown)
     found, short = list[Watched](), dict[str, str]()
     for (version,), own in shown.partition_by("version", as_dict=True, maintain_order=True).items():
-        lasts = (own["timestamp"].max() - own["timestamp"].min()) / DAY  # type: ignore[operator]
+        lasts = _days(own)
         if lasts < rule.reference + (1 - SLACK) * rule.days:
             short[str(version)] = (
                 f"its lists span {lasts:.1f} days; reference and window take {rule.reference + rule.days:g}"
@@ -170,6 +168,24 @@ def watch(
     return found, short
 
 
+def _days(rows: pl.DataFrame) -> float:
+    """From the first to the last of rows in the order of time."""
+    when_N = rows["timestamp"].to_numpy()
+    return float(when_N[-1] - when_N[0]) / DAY
+
+
+def _versions_of(alone: pl.DataFrame, shown: pl.DataFrame) -> pl.DataFrame:
+    """Outcomes that no list explains, of the version that showed their user the last list before, or the first after.
+
+    Were those before a user's first list left out, the reference, in which everybody's first list is, would have fewer.
+    """
+    lists = shown.select("user", "timestamp", "version").unique(maintain_order=True)
+    on = {"on": "timestamp", "by": "user", "check_sortedness": False}
+    found = alone.drop("version").sort("timestamp").join_asof(lists, **on)  # type: ignore[arg-type]
+    found = found.join_asof(lists, strategy="forward", suffix="_after", **on)  # type: ignore[arg-type]
+    return found.with_columns(pl.coalesce("version", "version_after")).drop("version_after")
+
+
 def _watched(
     version: str,
     rows: pl.DataFrame,
@@ -178,12 +194,11 @@ def _watched(
     drift: pl.DataFrame | None,
     draws: int,
 ) -> Watched:
-    times = rows.filter("shown")["timestamp"]
-    begins, lasts = int(times.min()), (times.max() - times.min()) / DAY  # type: ignore[arg-type, operator]
+    begins, lasts = int(rows["timestamp"][0]), _days(rows.filter("shown"))
     count = int((lasts - rule.reference) / rule.days + SLACK)
     since = (pl.col("timestamp") - begins) / DAY - rule.reference
     at = pl.when(since < 0).then(0).otherwise(1 + (since / rule.days).floor()).cast(pl.Int64)
-    rows = rows.with_columns(at=at)
+    rows = rows.filter(pl.col("timestamp") >= begins).with_columns(at=at)
     rest = rows.filter("shown", pl.col("at") > count)["decision"].n_unique()
     rows = rows.filter(pl.col("at") <= count).with_columns(user=pl.col("user").rank("dense").cast(pl.Int64) - 1)
     of_all, left_out = figures(rows, known, drift)
@@ -209,4 +224,5 @@ def _window(
     changes = bare | {
         name: Change(bare[name].now, bare[name].before, float(p)) for name, p in zip(tested, p_values, strict=True)
     }
-    return Window(*span, *(shown[name].n_unique() for name in ("decision", "user", "item")), changes)
+    lists, users, items = (shown[name].n_unique() for name in ("decision", "user", "item"))
+    return Window(*span, lists, users, items, changes)
