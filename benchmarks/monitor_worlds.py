@@ -7,10 +7,10 @@ others, and a served policy that knows half of their tastes. It draws lists of f
 it one to five stars. They also choose outside of lists, 2 % of it items that the version does not know. A reward
 model's predictions stand beside what was shown, and the start is the served policy, half as sharp. Two weeks are the
 reference. Each world is watched as it is, and again with another thing broken in each of the six weeks after: a week is
-compared with the reference alone, so they do not meet. Saved are the share of weeks without change that have any alarm,
-by figure too, and the share of worlds in which each break is seen in its week, with exact intervals (Clopper and
-Pearson). Weeks of a world share a reference, so that the interval over weeks is somewhat too short; beside it stands
-the share of worlds with any alarm in six weeks.
+compared with the reference alone, so they do not meet; and once more without predictions. Saved are the share of weeks
+without change that have any alarm, by figure too, and the share of worlds in which each break is seen in its week, with
+exact intervals (Clopper and Pearson). Weeks of a world share a reference, so that the interval over weeks is somewhat
+too short; beside it stands the share of worlds with any alarm in six weeks.
 
 Suffixes: U users, W weeks, N lists, M rows, V items, K places.
 """
@@ -30,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from offpolicy_lists import ITEMS, K, Population, log_chances
 from tables import commit, each, frame, save
 
+from recalign.loop.monitor_command import REMEDIES
 from recalign.loop.monitoring import DAY, watch
 
 WEEKS, REFERENCE, UNKNOWN, LOST = 8, 2, 0.02, 0.2
@@ -47,6 +48,9 @@ BROKEN = {
     "popular items served": STARS,
 }
 """What breaks in the weeks after the reference, in turn, each in one: a column of that week's rows, in random order."""
+
+BARE = ", no predictions"
+"""Said of a week that is watched without the reward model's predictions."""
 
 
 def lists(
@@ -117,12 +121,11 @@ def world(users: int, seed: int) -> pl.DataFrame:
     for week, (name, column) in enumerate(BROKEN.items(), start=REFERENCE):
         part = (other if name == "popular items served" else own).filter(at=week)
         parts.append(part.sample(fraction=1, shuffle=True, seed=seed).with_columns(column))
-    found = [("", one) for one in alarms(own)] + list(zip(BROKEN, alarms(pl.concat(parts)), strict=True))
-    return pl.DataFrame(
-        [(seed, *one) for one in found],
-        schema={"seed": pl.Int64, "broken": pl.String, "alarms": pl.List(pl.String)},
-        orient="row",
-    )
+    table = pl.concat(parts)
+    found = [("", one) for one in alarms(own)] + list(zip(BROKEN, alarms(table), strict=True))
+    found += list(zip((name + BARE for name in BROKEN), alarms(table.drop("predicted")), strict=True))
+    broken, seen = zip(*found, strict=True)
+    return pl.DataFrame({"broken": broken, "alarms": pl.Series(seen, dtype=pl.List(pl.String))}).with_columns(seed=seed)
 
 
 def shares(rows: pl.DataFrame) -> dict[str, tuple[int, int]]:
@@ -134,9 +137,10 @@ def shares(rows: pl.DataFrame) -> dict[str, tuple[int, int]]:
         "weeks without change, any alarm": (quiet.filter(length > 0).height, quiet.height),
         "worlds without change, any alarm in six weeks": (int(worlds.sum()), len(worlds)),
     }
-    by_figure = dict(quiet["alarms"].explode().drop_nulls().value_counts().sort("alarms").iter_rows())
-    found |= {f"weeks without change, {name}": (count, quiet.height) for name, count in by_figure.items()}
-    for name in BROKEN:
+    for name in REMEDIES:
+        own = quiet.filter(pl.col("alarms").list.contains(name))
+        found[f"weeks without change, {name}"] = own.height, quiet.height
+    for name in [name + how for how in ("", BARE) for name in BROKEN]:
         own = rows.filter(broken=name)
         found[f"{name}, seen in its week"] = (own.filter(length > 0).height, own.height)
     return found
@@ -156,7 +160,7 @@ def main() -> None:
         for name, (count, total) in shares(found).items():
             low, high = binomtest(count, total).proportion_ci(method="exact")
             print(
-                f"{users:>6} users  {name:<60}{count:>5} of {total:<5}{count / total:6.3f}  ({low:.3f} .. {high:.3f})"
+                f"{users:>6} users  {name:<72}{count:>5} of {total:<5}{count / total:6.3f}  ({low:.3f} .. {high:.3f})"
             )
             seeds = f"{given.seed} to {given.seed + given.worlds - 1}"
             row = f"{users} users, {name}"

@@ -83,7 +83,7 @@ def test_predictions_and_start_add_their_figures(bundled, bundle, tmp_path, caps
     monitor([str(bundled), *words])
     found = json.loads((tmp_path / "all.json").read_text())
     windows = found[bundle.version]["windows"]
-    assert [window["slope"] for window in windows] == pytest.approx([2] * 6)
+    assert [window["rank_corr"] for window in windows] == pytest.approx([1] * 6)
     assert all(window["promised"] == pytest.approx(0.5 * window["chosen"] - 2) for window in windows)
     assert found["log"]["drift"]["lists whose first item was drawn"] == sum(
         window["lists"] for window in (found[bundle.version]["reference"], *windows)

@@ -34,9 +34,9 @@ def by_hand() -> pl.DataFrame:
         [[4, 0, 2], [0, 0, 3]],
         [drawn, ranked],
     )
-    shown = shown.with_columns(user=pl.col("user").cast(pl.Int64), predicted=pl.Series([4.0, 9, 1, 9, 9, 3]))
+    shown = shown.with_columns(user=pl.col("user").cast(pl.Int64), predicted=pl.Series([4.0, 9, 1, 9, 9, 5]))
     alone = pl.DataFrame({"user": [0], "item": [9], "reward": [5.0], "shown": [False], "chosen": [True]})
-    return pl.concat([shown, alone], how="diagonal_relaxed").with_columns(at=0)
+    return pl.concat([shown, alone], how="diagonal_relaxed").with_columns(at=0, early=False)
 
 
 def values(table: pl.DataFrame, users: int = 2, **more) -> dict[str, float]:
@@ -46,7 +46,10 @@ def values(table: pl.DataFrame, users: int = 2, **more) -> dict[str, float]:
 
 
 def test_figures_of_a_table_worked_by_hand():
-    """x of the drawn list: .5, .125, .3, so that the third item stands second; the other list is as it was ranked."""
+    """x of the drawn list: .5, .125, .3, so that the third item stands second; the other list is as it was ranked.
+
+    Deviations of the ranks are 0, -1/3, 1/3 of the predictions and 1/3, -1/3, 0 of the rewards.
+    """
     drift = pl.DataFrame({"decision": ["0-v1", "1-v1"], "value": [0.5, 1.5]})
     assert values(by_hand(), drift=drift) == pytest.approx(
         {
@@ -54,11 +57,13 @@ def test_figures_of_a_table_worked_by_hand():
             "list": (6 + 3) / 2,
             "chosen": (4 + 2 + 3) / 3,
             "order": (3 + 0) / (3 + 2),
+            "item_corr": np.nan,  # nothing was chosen in the first half
             "concentration": 2 / 18,
-            "promised": (0 + 1 + 0) / 3,
-            "slope": 1 / (14 / 9),
+            "promised": (0 + 1 - 2) / 3,
+            "rank_corr": 1 / 2,
             "drift": 1.0,
-        }
+        },
+        nan_ok=True,
     )
 
 
@@ -73,16 +78,33 @@ def test_places_that_were_fixed_are_not_ordered_and_rewards_that_nobody_knows_ar
     assert (found["list"], found["chosen"]) == (6 / 2, 6 / 2)
 
 
+def test_the_correlation_with_an_items_earlier_ranks_worked_by_hand():
+    """Ranks deviate from the middle by 0, -1/3, 1/3 in the first half, and by -1/3, 1/3, 0 in the other."""
+    rewards = [[4, 2, 5], [2, 5, 4]]
+    table = rows([0, 1], [0, 1], [[1, 2, 3], [1, 2, 3]], np.ones((2, 3), bool), rewards, np.full((2, 3), np.nan))
+    table = table.with_columns(pl.col("user").cast(pl.Int64), at=0, early=pl.col("user") == "0")
+    assert values(table)["item_corr"] == pytest.approx(-1 / 2)
+    again = table.filter("early", item=2).with_columns(decision=pl.lit("again"))
+    ranks = {2: 3 / 14, 4: 8 / 14, 5: 12 / 14}  # with a fourth choice in the first half, of reward 2
+    expected = [(ranks[4] + 5) / 11, (2 * ranks[2] + 5) / 12, (ranks[5] + 5) / 11]
+    found = values(pl.concat([again, table]))["item_corr"]
+    assert found == pytest.approx(np.corrcoef(expected, [ranks[2], ranks[5], ranks[4]])[0, 1])
+
+
 def test_figures_that_cannot_be_computed_are_named():
     found, why = figures(by_hand().filter("shown").drop("predicted"), [1])
-    assert set(found) == {"list", "chosen", "order", "concentration"}
-    assert set(why) == {"unknown", "promised, slope", "drift"}
+    assert set(found) == {"list", "chosen", "order", "item_corr", "concentration"}
+    assert set(why) == {"unknown", "promised, rank_corr", "drift"}
     assert "--unshown" in why["unknown"]
     assert "--bundles" in figures(by_hand(), None)[1]["unknown"]
 
 
 def test_draws_of_concentration_spread_as_if_it_were_computed_anew():
-    shown = weeks(0, 200, 1).filter("shown").with_columns(pl.col("user").rank("dense").cast(pl.Int64) - 1, at=0)
+    shown = (
+        weeks(0, 200, 1)
+        .filter("shown")
+        .with_columns(pl.col("user").rank("dense").cast(pl.Int64) - 1, at=0, early=False)
+    )
     users = int(shown["user"].max()) + 1
     found, _ = figures(shown, None)
     [one], _ = found["concentration"].estimates(CrossedBootstrap(users, 2000), 1)
@@ -134,16 +156,17 @@ def test_what_breaks_in_a_week_is_seen_in_it(how, figure):
     assert seen == 5
 
 
-def test_predictions_show_rewards_that_reach_other_outcomes():
+def test_rewards_that_reach_other_outcomes_are_seen_by_correlations():
     """The chosen stay as they are, so that no mean is another."""
-    table, draw = weeks(1, 400), np.random.default_rng(1)
+    table, draw = weeks(1, 1500), np.random.default_rng(1)
     table = table.with_columns(predicted=pl.col("reward") + draw.normal(size=table.height))
     other = (WEEK == 4) & pl.col("chosen") & pl.col("shown")
     shuffled = table.filter(other).with_columns(pl.col("reward").shuffle(seed=0))
     one = watched(pl.concat([table.filter(~other), shuffled]).sort("timestamp", maintain_order=True))
-    assert "slope" in one.windows[2].alarms
+    assert {"rank_corr", "item_corr"} <= set(one.windows[2].alarms)
     assert not {"list", "chosen", "promised"} & set(one.windows[2].alarms)
-    assert one.windows[2].changes["slope"].now.value == pytest.approx(0, abs=0.1)
+    for name in ("rank_corr", "item_corr"):
+        assert one.windows[2].changes[name].now.value == pytest.approx(0, abs=0.1)
 
 
 def test_a_share_of_unknown_items_that_falls_is_no_alarm():
@@ -174,7 +197,7 @@ def test_figures_without_a_row_are_not_tested():
     """Nothing is chosen, and no place is drawn."""
     table = weeks(0, 300).filter("shown").with_columns(chosen=pl.lit(False), reward=pl.lit(0.0), fixed=pl.lit(9))
     window = watched(table).windows[0]
-    assert {name for name, one in window.changes.items() if one.p is None} == {"chosen", "order"}
+    assert {name for name, one in window.changes.items() if one.p is None} == {"chosen", "order", "item_corr"}
     assert window.changes["list"].now.value == 0
     assert window.said == "no alarm"
 
@@ -193,7 +216,7 @@ def test_each_version_has_its_own_reference():
     assert (one.version, two.version, short) == ("v1", "v2", {})
     assert one.reference.changes["list"].now.value > 1.5 * two.reference.changes["list"].now.value
     assert two.reference.begins - one.reference.begins == 21 * DAY
-    assert not any(window.alarms for window in (*one.windows, *two.windows))
+    assert not any({"list", "chosen"} & set(window.alarms) for window in (*one.windows, *two.windows))
     assert "unknown" in two.left_out
     alone, _ = watch(weeks(0, 300), NAMES, draws=500)
     assert [window.lists for window in one.windows] == [window.lists for window in alone[0].windows]

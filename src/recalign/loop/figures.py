@@ -6,13 +6,19 @@
 - ``order``: of pairs of items in one list that earned differently, the share in which the better one is the one that
   the policy put first; .5 is chance. Drawn items are ordered by their log-probability among all, which the logged ones
   tell: x_k = log p_k + sum_{j<k} log(1 - p_j). Others are ordered by their place.
+- ``item_corr``: correlation over chosen items of the reward's rank with the item's mean rank in the first half of the
+  reference, shrunk to the middle by `SHRINK` more: the simplest reward model. If rewards reach other items than their
+  own, it falls, though no mean is another. Its own reference is the other half: given the first, both periods have the
+  same expectation, which means that one half takes from itself, even without a user's own, have not.
 - ``promised``: mean over chosen items of the reward less a prediction; 0 if the mean is right.
-- ``slope``: cov(prediction, reward) / var(prediction) over chosen items; 1 if differences are right (Cox 1958).
+- ``rank_corr``: correlation over chosen items of the ranks of prediction and reward (Spearman 1904).
 - ``drift``: mean of log p - log p_start of the first items of drawn lists, p the served policy: an unbiased estimate
   of the Kullback-Leibler divergence of what is served from the start.
 - ``concentration``: the chance that an item shown to one user is the one shown to another, each drawn from what was
   shown: sum_i sum_{u != v} n_ui n_vi over the pairs of shown items of different users (Simpson 1949). 1 / concentration
   is an effective number of items (Hill 1973, of order 2). Unlike exp(entropy) it does not grow with the lists counted.
+
+Ranks are shares of the reference's values that are smaller, or equal by half: a few large rewards do not decide.
 
 Suffixes: C sums, W windows with the reference at 0, U users, D draws, L lists, K places.
 """
@@ -29,6 +35,8 @@ import polars as pl
 from recalign.metrics.bootstrap import CrossedBootstrap, Estimate
 
 BY = ["user", "at"]
+SHRINK = 10.0
+"""Ranks in the middle that are added to those of an item."""
 
 
 @dataclass(frozen=True)
@@ -73,17 +81,19 @@ def figures(
     """All figures that a version's rows allow, and why others are left out.
 
     Args:
-        rows: of `recalign feedback`, with ``at`` and users by number; ``predicted``, where there are predictions.
+        rows: of `recalign feedback`, with ``at``, ``early`` (in the first half of the reference) and users by number;
+            ``predicted``, where there are predictions.
         known: ids of the version's items; None: nobody knows them.
         drift: ``decision``, and ``value`` of its list.
     """
     shown = rows.filter("shown")
-    chosen = shown.filter("chosen", pl.col("reward").is_not_null())
+    chosen = _ranked(shown.filter("chosen", pl.col("reward").is_not_null()), "reward")
     earned = pl.when("chosen").then("reward").fill_null(0.0).sum()
     found = {
         "list": Figure(shown.group_by(*BY, "decision").agg(value=earned, count=1).drop("decision")),
         "chosen": Figure(chosen.select(*BY, value="reward", count=1)),
         "order": Figure(_pairs(shown)),
+        "item_corr": _correlation(_expected(chosen), "expected"),
         "concentration": Figure(_shared(shown), degree=2),
     }
     why = {}
@@ -96,12 +106,11 @@ def figures(
         unknown = (~items.is_in(ids)).cast(pl.Float64)
         found = {"unknown": Figure(rows.filter("chosen").select(*BY, value=unknown, count=1))} | found
     if "predicted" in rows.columns:
-        both = chosen.filter(pl.col("predicted").is_not_null()).with_columns(p="predicted", r="reward", count=1)
-        found["promised"] = Figure(both.select(*BY, "count", value=pl.col("r") - pl.col("p")))
-        moments = both.select(*BY, "count", "p", "r", pp=pl.col("p") ** 2, pr=pl.col("p") * pl.col("r"))
-        found["slope"] = Figure(moments, of=_slope)
+        both = _ranked(chosen.filter(pl.col("predicted").is_not_null()), "predicted")
+        found["promised"] = Figure(both.select(*BY, value=pl.col("reward") - pl.col("predicted"), count=1))
+        found["rank_corr"] = _correlation(both, "predicted_rank")
     else:
-        why["promised, slope"] = "no predictions are named: --predicted"
+        why["promised, rank_corr"] = "no predictions are named: --predicted"
     if drift is None:
         why["drift"] = "the start is not named: --start"
     else:
@@ -139,8 +148,30 @@ def _shared(shown: pl.DataFrame) -> pl.DataFrame:
     return by_user.select(*BY, value="same", count=pl.col("n") * (pl.col("all") - pl.col("n")))
 
 
-def _slope(mean_C: np.ndarray) -> np.ndarray:
-    p, r, pp, pr = mean_C
-    spread = pp - p**2
+def _ranked(rows: pl.DataFrame, column: str) -> pl.DataFrame:
+    """Rows with ``<column>_rank``, from 0 to 1 among the values of the reference."""
+    value_N = rows[column].to_numpy()
+    known = np.sort(value_N[(rows["at"] == 0).to_numpy()])
+    below_N, up_to_N = np.searchsorted(known, value_N), np.searchsorted(known, value_N, "right")
+    return rows.with_columns(pl.Series(f"{column}_rank", (below_N + up_to_N) / max(2 * len(known), 1)))
+
+
+def _expected(chosen: pl.DataFrame) -> pl.DataFrame:
+    """Choices after the first half of the reference, with what is ``expected`` of their item from that half."""
+    of_item = chosen.filter("early").group_by("item").agg(total=pl.col("reward_rank").sum(), n=pl.len())
+    rows = chosen.filter(~pl.col("early")).join(of_item, on="item", how="left")
+    rows = rows.with_columns(pl.col("total", "n").fill_null(0))
+    return rows.with_columns(expected=(pl.col("total") + SHRINK / 2) / (pl.col("n") + SHRINK))
+
+
+def _correlation(chosen: pl.DataFrame, column: str) -> Figure:
+    """Of the ranks of rewards with a column between 0 and 1."""
+    p, r = pl.col(column), pl.col("reward_rank")
+    return Figure(chosen.select(*BY, p=p, r=r, pp=p**2, rr=r**2, pr=p * r, count=1), of=_pearson)
+
+
+def _pearson(mean_C: np.ndarray) -> np.ndarray:
+    p, r, pp, rr, pr = mean_C
+    spread = (pp - p**2) * (rr - r**2)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(spread > 1e-12, (pr - p * r) / spread, np.nan)
+        return np.where(spread > 1e-12, (pr - p * r) / np.sqrt(spread), np.nan)

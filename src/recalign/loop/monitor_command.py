@@ -27,8 +27,9 @@ REMEDIES = {
     "list": "do outcomes still arrive, and are they joined (feedback.json)? If so and lists earn less: recalign update",
     "chosen": "look at how rewards are logged, their scale first; train nothing on them until that is known",
     "order": "do rewards reach the items that they are of? If so and it has fallen: recalign update",
+    "item_corr": "do rewards reach the items that they are of? If so, taste has changed: recalign update",
     "promised": "if rewards are logged as before, train the reward model anew before it is trusted: recalign update",
-    "slope": "do rewards reach the items that they are of? If so, train the reward model anew: recalign update",
+    "rank_corr": "do rewards reach the items that they are of? If so, train the reward model anew: recalign update",
     "drift": "see which version, temperature and filters answer: what is served is not what it was",
     "concentration": "see which version, temperature, filters and boosts answer; if it has risen, explore more",
 }

@@ -198,7 +198,7 @@ def _watched(
     count = int((lasts - rule.reference) / rule.days + SLACK)
     since = (pl.col("timestamp") - begins) / DAY - rule.reference
     at = pl.when(since < 0).then(0).otherwise(1 + (since / rule.days).floor()).cast(pl.Int64)
-    rows = rows.filter(pl.col("timestamp") >= begins).with_columns(at=at)
+    rows = rows.filter(pl.col("timestamp") >= begins).with_columns(at=at, early=since < -rule.reference / 2)
     rest = rows.filter("shown", pl.col("at") > count)["decision"].n_unique()
     rows = rows.filter(pl.col("at") <= count).with_columns(user=pl.col("user").rank("dense").cast(pl.Int64) - 1)
     of_all, left_out = figures(rows, known, drift)
