@@ -18,7 +18,7 @@ from served import call, running
 from recalign.errors import InputError
 from recalign.feedback.feedback_command import feedback
 from recalign.loop.chances import Policy
-from recalign.loop.monitor_command import drifts
+from recalign.loop.monitor_command import REMEDIES, drifts, monitor
 from recalign.loop.offpolicy_command import ANOTHER, UNFIT, offpolicy, worths
 from recalign.loop.served import read_served
 from recalign.serving import load_bundle
@@ -276,6 +276,24 @@ def test_what_is_served_has_no_drift_from_itself_and_some_at_another_temperature
     assert list(counts.values()) == [drawn.height, 1, 1]
     assert found.height == drawn.height - 2
     assert found["value"].mean() > 0.5  # the draw's divergence, at temperature 2, from that at .2
+
+
+def test_a_server_s_own_log_is_watched(bundled, around, served, tmp_path, capsys):
+    """Ranked lists count too; the second turn, ten seconds after the first, is the window. What was chosen is not shown
+    again, so that lists of 4 out of 40 items are spread more widely then: a change that is seen."""
+    seconds = ["--reference", str(8 / 86_400), "--days", str(2.1 / 86_400), "--start", str(bundled)]
+    log = around / "table" / "feedback.yaml"
+    monitor([str(bundled), "--log", str(log), *seconds, "--out", str(tmp_path / "all.json")])
+    assert REMEDIES["concentration"] in capsys.readouterr().out
+    found = json.loads((tmp_path / "all.json").read_text())[load_bundle(bundled).version]
+    turns = served.lists.sort("timestamp").group_by("timestamp", maintain_order=True)
+    earned = turns.agg(pl.col("rewards").list.sum().mean())["rewards"].to_list()
+    [window] = found["windows"]
+    assert [found["reference"]["list"], window["list"]] == pytest.approx(earned)
+    assert [found["reference"]["lists"], window["lists"]] == [USERS, USERS]
+    assert window["chosen"] == 1
+    assert abs(window["drift"]) < 1e-3
+    assert "--unshown" in found["left_out"]["unknown"]  # what was chosen before the first list is not counted
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,7 @@ def figures(
     if known is None:
         why["unknown"] = "no bundle of this version is named: --bundles"
     elif shown.height == rows.height:
-        why["unknown"] = "the table has no outcome that no list explains: recalign feedback --unshown keeps them"
+        why["unknown"] = "no outcome of its users is without a list: recalign feedback --unshown keeps those"
     else:
         items, ids = pl.col("item").cast(pl.String), [str(one) for one in known]
         unknown = (~items.is_in(ids)).cast(pl.Float64)
