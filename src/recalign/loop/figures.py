@@ -8,8 +8,8 @@
   tell: x_k = log p_k + sum_{j<k} log(1 - p_j). Others are ordered by their place.
 - ``item_corr``: correlation over chosen items of the reward's rank with the item's mean rank in the first half of the
   reference, shrunk to the middle by `SHRINK` more: the simplest reward model. If rewards reach other items than their
-  own, it falls, though no mean is another. Its own reference is the other half: given the first, both periods have the
-  same expectation, which means that one half takes from itself, even without a user's own, have not.
+  own, it falls, though no mean is another. Its own reference is the other half. Ranks of the whole reference would not
+  do: they hold what they are compared with, and even without a user's own they make the reference seem too sure.
 - ``promised``: mean over chosen items of the reward less a prediction; 0 if the mean is right.
 - ``rank_corr``: correlation over chosen items of the ranks of prediction and reward (Spearman 1904).
 - ``drift``: mean of log p - log p_start of the first items of drawn lists, p the served policy: an unbiased estimate
