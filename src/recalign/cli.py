@@ -34,6 +34,7 @@ COMMANDS = {
     "serve": "answer over HTTP from a bundle",
     "feedback": "join what a server has shown with what came of it: an event table with exposure",
     "offpolicy": "what a candidate's lists would have earned, from lists that a server drew",
+    "monitor": "what has changed since a version was first served, week by week, and what to do",
     "compare": "the table of a chain's methods, from its run folders",
     "report": "the page report.html of a chain, from its run folders",
     "dashboard": "make a workspace in Weights & Biases: stages, methods, over-optimisation, sweeps",
@@ -60,6 +61,7 @@ MODULES = {
     "feedback": "feedback.feedback_command",
     "init": "events.init_command",
     "items": "export.new_items",
+    "monitor": "loop.monitor_command",
     "offpolicy": "loop.offpolicy_command",
     "serve": "serving.command",
     "simulate": "simulation.simulate_command",
@@ -68,7 +70,7 @@ MODULES = {
 }
 """Commands that are functions of the same name, and where these are."""
 
-READERS = ("chain", "feedback", "init", "items", "offpolicy", "serve", "tune", "update")
+READERS = ("chain", "feedback", "init", "items", "monitor", "offpolicy", "serve", "tune", "update")
 """Commands of these that read their own words; the options of the others are the function's arguments."""
 
 USAGE = """\
@@ -82,8 +84,8 @@ NAME is a YAML file or the name of one that is shipped; it stands for --config F
   recalign chain ml-100k
   recalign fit asft ml-1m --model.temperature 0.5
 
-exit codes: 0 done, 1 a bug (check --strict: the log is not usable without care), 2 the input cannot be used (the
-message says why), 3 training failed, 130 interrupted"""
+exit codes: 0 done, 1 a bug (check --strict: the log is not usable without care; monitor --strict: the newest window has
+an alarm), 2 the input cannot be used (the message says why), 3 training failed, 130 interrupted"""
 
 
 def usage() -> str:

@@ -24,7 +24,7 @@ DESCRIBED = {
 }
 """Commands, what stands before their options, and the function or class whose arguments are these.
 
-`feedback`, `init`, `offpolicy`, `serve` and `configs` are as fast as this.
+`feedback`, `init`, `monitor`, `offpolicy`, `serve` and `configs` are as fast as this.
 """
 
 STAGE = """\

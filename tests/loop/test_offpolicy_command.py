@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from served import call, running
 from recalign.errors import InputError
 from recalign.feedback.feedback_command import feedback
 from recalign.loop.chances import Policy
+from recalign.loop.monitor_command import REMEDIES, drifts, monitor
 from recalign.loop.offpolicy_command import ANOTHER, UNFIT, offpolicy, worths
 from recalign.loop.served import read_served
 from recalign.serving import load_bundle
@@ -259,6 +261,39 @@ def test_a_candidate_that_fixes_other_places_has_no_support(bundled, around, ser
     assert found.value.support < 0.5
     assert found.value.estimates == {}
     assert "not drawn" in found.value.refused["cascade"]
+
+
+def test_what_is_served_has_no_drift_from_itself_and_some_at_another_temperature(bundled, around, served, tmp_path):
+    """Two lists are left out: one for its history, one for an item that the start does not have."""
+    bundle, drawn = load_bundle(bundled), served.lists.filter(arm="explored")
+    found, counts = drifts(bundle, served)
+    assert found["value"].abs().max() < 1e-3
+    assert list(counts.values()) == [drawn.height, 0, 0]
+    one, two = drawn["decision"][:2]
+    unknown = pl.when(decision=two).then(pl.col("items").list.eval(pl.element() + 10**6)).otherwise("items")
+    lists = served.lists.with_columns(hidden=when(one, 0, "hidden"), items=unknown, temperature=pl.lit(0.2))
+    found, counts = drifts(bundle, replace(served, lists=lists))
+    assert list(counts.values()) == [drawn.height, 1, 1]
+    assert found.height == drawn.height - 2
+    assert found["value"].mean() > 0.5  # the draw's divergence, at temperature 2, from that at .2
+
+
+def test_a_server_s_own_log_is_watched(bundled, around, served, tmp_path, capsys):
+    """Ranked lists count too; the second turn, ten seconds after the first, is the window. What was chosen is not shown
+    again, so that lists of 4 out of 40 items are spread more widely then: a change that is seen."""
+    seconds = ["--reference", str(8 / 86_400), "--days", str(2.1 / 86_400), "--start", str(bundled)]
+    log = around / "table" / "feedback.yaml"
+    monitor([str(bundled), "--log", str(log), *seconds, "--out", str(tmp_path / "all.json")])
+    assert REMEDIES["concentration"] in capsys.readouterr().out
+    found = json.loads((tmp_path / "all.json").read_text())[load_bundle(bundled).version]
+    turns = served.lists.sort("timestamp").group_by("timestamp", maintain_order=True)
+    earned = turns.agg(pl.col("rewards").list.sum().mean())["rewards"].to_list()
+    [window] = found["windows"]
+    assert [found["reference"]["list"], window["list"]] == pytest.approx(earned)
+    assert [found["reference"]["lists"], window["lists"]] == [USERS, USERS]
+    assert window["chosen"] == 1
+    assert abs(window["drift"]) < 1e-3
+    assert "--unshown" in found["left_out"]["unknown"]  # what was chosen before the first list is not counted
 
 
 @pytest.mark.parametrize(

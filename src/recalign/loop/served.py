@@ -58,7 +58,7 @@ def read_served(path: Path) -> Served:
     Raises:
         InputError: it is no such YAML, or the table is not one of `recalign feedback`.
     """
-    rows = _rows(path)
+    rows = read_rows(path)
     some = pl.col("meets").any().over("decision")
     shown = rows.filter(pl.col("shown")).filter(some).sort("timestamp", "decision", "position")
     firsts = [pl.col(name).first() for name in OF_LIST]
@@ -151,8 +151,12 @@ class Histories:
         return frame["item"].to_list(), frame["time"].to_list(), frame["reward"].to_list()
 
 
-def _rows(path: Path) -> pl.DataFrame:
-    """The table with its ``reward``, and whether a row ``meets`` the log's condition: histories need the others too."""
+def read_rows(path: Path) -> pl.DataFrame:
+    """The table with its ``reward``, and whether a row ``meets`` the log's condition: histories need the others too.
+
+    Raises:
+        InputError: as `read_served`.
+    """
     try:
         data = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("data")
     except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
