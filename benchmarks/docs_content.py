@@ -258,18 +258,35 @@ CONTENT: dict[str, tuple[str, list[Table]]] = {
                 "Truth is unclipped; nothing is estimated below 50 users in effect. "
                 "[Which is which](../loop.md#what-a-list-is-worth).",
             ),
+            Table(
+                "Alarms of the monitor in simulated worlds",
+                "monitor_worlds.py --worlds 100",
+                ("worlds",),
+                "monitor",
+                {"share": "share"},
+                digits=3,
+                note="Of weeks or worlds, with exact intervals. [The rule](../loop.md#what-has-changed).",
+            ),
         ]
         + [
             Table(
-                f"The next day in worlds, drift {drift}{part}",
-                "update.py --moments --untouched 1 0.2 --anew",
-                (f"world, drift {drift}",),
+                f"The next day in {where}{part}",
+                f"update.py {options}",
+                (log,),
                 "update",
                 columns,
                 digits=4,
                 note="[Which row is which](../loop.md#the-next-day). " + note,
             )
-            for drift in ("0.03", "0.5")
+            for where, log, options in (
+                ("worlds, drift 0.03", "world, drift 0.03", "--moments --untouched 1 0.2 --anew"),
+                ("worlds, drift 0.5", "world, drift 0.5", "--moments --untouched 1 0.2 --anew"),
+                (
+                    "the KuaiRand excerpt, a tenth of the users",
+                    "kuairand-pure-excerpt, 0.1 of the users",
+                    "--log kuairand-pure-excerpt --users 0.1",
+                ),
+            )
             for part, columns, note in (
                 ("", NEXT_DAY, "NDCG@10 and true reward of ten items; seconds of training for a window."),
                 (", differences", DIFFERENCES, "By event, users drawn with replacement, all windows and seeds pooled."),

@@ -25,7 +25,8 @@ METHODS = {
 
 
 STAGES = ("start", "asft")
-NEXT_DAY = {f"{stage}/{name}": f"{stage} {name}" for stage in STAGES for name in ("all", "true@10", "seconds")}
+KINDS = ("all", "known", "new users", "new items", "true@10", "seconds")
+NEXT_DAY = {f"{stage}/{name}": f"{stage} {name}" for stage in STAGES for name in KINDS}
 DIFFERENCES = {
     f"{stage}/difference{metric}": f"{stage} {name}"
     for stage in STAGES

@@ -26,7 +26,7 @@ from recalign.chain.train import train
 from recalign.evaluation.baselines import SameForAll, log_counts
 from recalign.evaluation.item_knn import ItemKNN
 from recalign.files import write_json
-from recalign.metrics import RankMetrics
+from recalign.metrics.rank import RankMetrics
 from recalign.recommender import Policy, RecommenderVectors
 from recalign.recommender.checkpoint import load_net
 from recalign.semantic_ids.tokenize_command import tokenize

@@ -98,6 +98,8 @@ def main() -> None:
     parser.add_argument("--no-save", action="store_true", help="print alone, as for a trial")
     parser.add_argument("chain", nargs="*", help="words for every stage, after --: -- --trainer.max_epochs 1")
     given = parser.parse_args()
+    if given.users < 1 and given.log == "world":
+        parser.error("--users is a share of a log's: worlds have few, say how many in --world")
     tables = []
     for drift in given.drift if given.log == "world" else [None]:
         name = f"world, drift {drift:g}" if drift is not None else given.log
@@ -121,7 +123,7 @@ def main() -> None:
 
 def of_seed(given: argparse.Namespace, drift: float | None, seed: int) -> pl.DataFrame:
     """The test events of one seed under every row."""
-    root = given.runs / (given.log if drift is None else f"drift-{drift:g}") / f"seed-{seed}"
+    root = given.runs / (f"{given.log}-{given.users:g}" if drift is None else f"drift-{drift:g}") / f"seed-{seed}"
     log, events, truth = raw(given, drift, seed, root)
     parts, earlier, days = [], None, Windows(events)
     for window in range(given.windows + 1):

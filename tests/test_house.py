@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from collections.abc import Collection, Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -130,6 +132,13 @@ def test_rooms_do_without_the_other_side(room: str):
     for path in files():
         if room_of(path) == room:
             assert not {name.split(".")[0] for name in imports(path)} & FREE_OF[room], path
+
+
+def test_commands_of_the_loop_need_no_torch():
+    """Nor does what they import."""
+    commands = "recalign.feedback.feedback_command, recalign.loop.monitor_command, recalign.loop.offpolicy_command"
+    code = f"import sys; sys.modules.update(torch=None, lightning=None); import {commands}"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_modules_do_not_ask_the_trainer_for_its_datamodule():

@@ -47,9 +47,10 @@ def left(folder: Path) -> dict[str, str]:
     """
     table = folder / "runs/tiny/comparison.csv"
     rows = [row for row in table.read_text().splitlines() if ",cost/" not in row] if table.is_file() else []
-    arrays = [path for path in sorted((folder / "cache").rglob("*")) if path.suffix == ".npy" and "/." not in str(path)]
+    arrays = [path.relative_to(folder) for path in sorted((folder / "cache").rglob("*.npy"))]
+    arrays = [path for path in arrays if not any(part.startswith(".") for part in path.parts)]
     assert arrays
-    digests = {str(path.relative_to(folder)): sha256(path.read_bytes()).hexdigest() for path in arrays}
+    digests = {str(path): sha256((folder / path).read_bytes()).hexdigest() for path in arrays}
     return {"comparison": "\n".join(rows), **digests}
 
 

@@ -74,6 +74,19 @@ def test_the_command_says_what_broke_and_what_to_do(bundled, bundle, tmp_path, c
     assert stop.value.code == 1
 
 
+def test_strict_looks_at_the_newest_window_of_the_runs_own_version(bundled, bundle, tmp_path, capsys):
+    broken = pl.col("reward") / pl.when(WEEK == 6).then(2).otherwise(1)
+    assert (
+        main(["monitor", str(bundled), "--log", str(logged(tmp_path / "before", bundle, reward=broken)), "--strict"])
+        == 0
+    )
+    assert "  alarm" in capsys.readouterr().out
+    earlier = pl.when(pl.col("shown") & (WEEK < 7)).then(pl.lit("v0")).otherwise("version")
+    log = logged(tmp_path / "young", bundle, version=earlier, reward=broken)
+    assert main(["monitor", str(bundled), "--log", str(log), "--strict"]) == 2
+    assert f"{bundle.version}: its lists span" in capsys.readouterr().err
+
+
 def test_predictions_and_start_add_their_figures(bundled, bundle, tmp_path, capsys):
     log = logged(tmp_path, bundle)
     data = yaml.safe_load(log.read_text())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import numpy as np
 import polars as pl
 import pytest
@@ -247,3 +249,36 @@ def test_a_log_without_a_window_after_the_reference_is_refused():
 def test_lists_of_which_a_condition_leaves_some_places_are_left_out():
     table = weeks(0, 300).with_columns(meets=~((pl.col("decision") == "3-v1") & (pl.col("position") == 2)))
     assert watched(table).reference.lists == watched(weeks(0, 300)).reference.lists - 1
+
+
+def test_columns_of_ones_own_are_not_looked_at():
+    table = weeks(0)
+    own = {name: pl.lit("mine") for name in ("value", "n", "total", "at", "early", "expected")}
+    one, other = watched(table), watched(table.with_columns(**own))
+    for before, after in zip(one.windows, other.windows, strict=True):
+        figures = ({name: change.now.value for name, change in each.changes.items()} for each in (before, after))
+        assert next(figures) == pytest.approx(next(figures), nan_ok=True)
+
+
+def test_outcomes_after_the_last_list_wait_for_theirs():
+    """`recalign feedback` leaves out the lists of the last day; outcomes without a list it has."""
+    table = weeks(0)
+    last = table.filter("shown")["timestamp"].max()
+    late = table.filter(~pl.col("shown")).head(500).with_columns(timestamp=pl.lit(last) + 1, item=pl.lit(ITEMS + 1))
+    one, other = watched(table), watched(pl.concat([table, late], how="vertical_relaxed"))
+    assert one.windows[-1].changes["unknown"].now.value == other.windows[-1].changes["unknown"].now.value
+
+
+def test_where_lists_are_left_out_no_outcome_without_one_counts():
+    one = watched(weeks(0).with_columns(meets=~pl.col("shown") | (pl.col("user") != "3")))
+    assert "unknown" not in one.reference.changes
+    assert "`where` left out lists" in one.left_out["unknown"]
+
+
+def test_a_log_is_too_short_or_has_a_window():
+    """(16.7 - 14) / 3 + 0.1 is 1, but for the rounding of the machine."""
+    table = weeks(0).filter(pl.col("timestamp") < 16.7 * DAY)
+    last = pl.col("timestamp") == table.filter("shown")["timestamp"].max()
+    table = table.with_columns(timestamp=pl.when(last).then(round(16.7 * DAY)).otherwise("timestamp"))
+    with suppress(InputError):
+        assert watched(table, rule=Rule(days=3)).windows

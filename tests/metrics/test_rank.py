@@ -12,8 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recalign.metrics import RankMetrics
-from recalign.metrics.rank import gain_ndcg, hit, reciprocal
+from recalign.metrics.rank import RankMetrics, gain_ndcg, hit, reciprocal
 
 RANKS = [0, 1, 3, 10, 11, 0, 2, 500]
 SHARDS = [RANKS[:5], RANKS[5:]]  # unequal on purpose

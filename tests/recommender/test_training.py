@@ -10,7 +10,7 @@ import small
 import torch
 
 from recalign.errors import InputError
-from recalign.metrics import RankMetrics
+from recalign.metrics.rank import RankMetrics
 from recalign.recommender import Recommender, RecommenderData
 from recalign.recommender.training import adamw
 from recalign.reward import RewardEnsemble

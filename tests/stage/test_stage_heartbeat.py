@@ -107,19 +107,21 @@ def test_a_child_that_dies_before_it_is_heard_is_named(hearts, capsys):
     assert stopped.wait(20) == -9  # none is left behind
 
 
-def test_what_ended_a_child_that_was_never_heard_is_waited_for(hearts, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("spoke", [True, False])
+def test_what_ended_a_child_that_was_not_heard_yet_is_waited_for(hearts, monkeypatch: pytest.MonkeyPatch, spoke: bool):
     """It was killed a moment ago: the exchange with it has failed, and the kernel does not say so yet."""
     monkeypatch.setattr(heartbeat, "LATE", 30.0)
     (first, second), _ = hearts
     start(first)
     first.over.set()
     first._clock = 40.0
-    second.start("recalign fit", str)  # its only sign
-    second.over.set()
+    if spoke:
+        second.start("recalign fit", str)  # its only sign
+        second.over.set()
     dying = subprocess.Popen([sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"])
     first.launcher = SimpleNamespace(procs=[dying])
     assert (found := first.wait_for_gone()) == {1: "was killed by signal 9"}
-    assert first.message(found, str).startswith(f"rank 1 (process {os.getpid()} on ")
+    assert first.message(found, str).startswith(f"rank 1 (process {os.getpid()} on " if spoke else "rank 1 was killed")
 
 
 def test_one_that_says_an_error_of_its_own_has_time_to(hearts, monkeypatch: pytest.MonkeyPatch):

@@ -18,7 +18,7 @@ from recalign.evaluation.comparison_table import ComparisonTable, figure
 from recalign.evaluation.roles import Roles
 from recalign.evaluation.sources import Sources
 from recalign.files import write_text
-from recalign.kept import State, once
+from recalign.kept import EARLIER, State, once
 
 FILE = "report.html"
 OWN = "\n<!-- SHA-256 of what stands above: "
@@ -90,7 +90,10 @@ class Page:
         """Whether it is there, as it was written, and drawn of what it would be drawn of now."""
         if not self.path.is_file():
             return State()
-        page, mark, end = self.path.read_bytes().rpartition(OWN.encode())
+        whole = self.path.read_bytes()
+        page, mark, end = whole.rpartition(OWN.encode())
+        if not mark and whole.rstrip().endswith(b"</html>"):
+            return State(True, changed=[EARLIER])
         if not mark or end != _digest_of(page):
             return State(True, altered=[FILE])
         fresh = f'<meta name="made-of" content="{self._digest}">'.encode() in page

@@ -8,8 +8,8 @@
   tell: x_k = log p_k + sum_{j<k} log(1 - p_j). Others are ordered by their place.
 - ``item_corr``: correlation over chosen items of the reward's rank with the item's mean rank in the first half of the
   reference, shrunk to the middle by `SHRINK` more: the simplest reward model. If rewards reach other items than their
-  own, it falls, though no mean is another. Its own reference is the other half. Ranks of the whole reference would not
-  do: they hold what they are compared with, and even without a user's own they make the reference seem too sure.
+  own, it falls, though no mean changes. It is compared with the other half: item means of the whole reference would be
+  correlated with the very rewards that they were computed from.
 - ``promised``: mean over chosen items of the reward less a prediction; 0 if the mean is right.
 - ``rank_corr``: correlation over chosen items of the ranks of prediction and reward (Spearman 1904).
 - ``drift``: mean of log p - log p_start of the first items of drawn lists, p the served policy: an unbiased estimate
@@ -100,7 +100,7 @@ def figures(
     if known is None:
         why["unknown"] = "no bundle of this version is named: --bundles"
     elif shown.height == rows.height:
-        why["unknown"] = "no outcome of its users is without a list: recalign feedback --unshown keeps those"
+        why["unknown"] = "no outcome without a list: there is none, --unshown was not given, or `where` left out lists"
     else:
         items, ids = pl.col("item").cast(pl.String), [str(one) for one in known]
         unknown = (~items.is_in(ids)).cast(pl.Float64)

@@ -52,8 +52,10 @@ def monitor(words: list[str]) -> None:
     if bundle.version not in versions:
         what = f"{bundle.version} showed none of the lists; those are of {', '.join(versions) or 'nobody'}"
         raise InputError(what, where=str(given.log), remedy="name the run, or the bundle, that was served")
-    if given.predicted is not None:
-        rows = rows.with_columns(predicted=_numbers(rows, given.predicted))
+    predicted = None if given.predicted is None else _numbers(rows, given.predicted)
+    rows = rows.drop("predicted", strict=False)
+    if predicted is not None:
+        rows = rows.with_columns(predicted=predicted)
     counts = _counts(rows)
     drift = None
     if given.start is not None:
@@ -66,8 +68,11 @@ def monitor(words: list[str]) -> None:
     for version, why in short.items():
         print(f"\nversion {version}: {why}")
     if given.out is not None:
-        write_json(given.out, {"log": counts, **{one.version: plain(one) for one in found}})
-    if given.strict and any(one.windows[-1].alarms for one in found):
+        write_json(given.out, {"log": counts, "too short": short, **{one.version: plain(one) for one in found}})
+    if given.strict and bundle.version in short:
+        remedy = "wait, or give a shorter --reference or --days"
+        raise InputError(f"{bundle.version}: {short[bundle.version]}", where=str(given.log), remedy=remedy)
+    if given.strict and any(one.windows[-1].alarms for one in found if one.version == bundle.version):
         sys.exit(1)
 
 
@@ -85,7 +90,7 @@ def _options() -> argparse.ArgumentParser:
     option("--start", type=Path, help="bundle of the start: how far what is served is from it")
     option("--predicted", metavar="COLUMN", help="column of predicted rewards, in the table or of data.log.columns")
     option("--out", type=Path, help="JSON file for all figures")
-    option("--strict", action="store_true", help="exit with 1 if the newest window of a version has an alarm")
+    option("--strict", action="store_true", help="exit with 1 if the newest window of the run's version has an alarm")
     return parser
 
 

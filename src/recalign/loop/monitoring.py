@@ -2,8 +2,8 @@
 
 In each window every figure's difference from the reference is tested, two-sided (but `RISES`), by the bootstrap over
 users: a user counts equally often in both, for the same people come back. Holm's procedure (1979) keeps the probability
-of any alarm in a window without change at `LEVEL`, however the figures hang together. A figure that rests on fewer than
-`LEAST_USERS` users in the window or in the reference is not tested.
+of any alarm in a window without change at `LEVEL`, whatever the dependence between figures. A figure that rests on
+fewer than `LEAST_USERS` users in the window or in the reference is not tested.
 """
 
 from __future__ import annotations
@@ -30,6 +30,11 @@ draws without any, and seems more sure than it is."""
 SLACK = 0.1
 """Share of a window that its log may lack: the days of a week differ, so that less than a window is not compared."""
 DAY = 86_400_000_000
+COLUMNS = (
+    *("user", "item", "timestamp", "shown", "chosen", "reward", "position", "log_prob", "fixed", "decision", "version"),
+    *("meets", "predicted"),
+)
+"""Of a served log, all that is looked at: a user may have put columns of any name beside them."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +110,8 @@ class Window:
     @property
     def dates(self) -> str:
         """First and last day, UTC."""
-        return " .. ".join(f"{datetime.fromtimestamp(one / 1e6, UTC):%Y-%m-%d}" for one in (self.begins, self.ends))
+        days = (datetime.fromtimestamp(one / 1e6, UTC) for one in (self.begins, self.ends - 1))
+        return " .. ".join(f"{day:%Y-%m-%d}" for day in days)
 
 
 @dataclass(frozen=True)
@@ -136,7 +142,8 @@ def watch(
     """Compare the windows of each version with its own reference.
 
     Args:
-        rows: of `recalign.loop.served.read_rows`; ``predicted`` beside, where there are predictions.
+        rows: of `recalign.loop.served.read_rows`; ``predicted`` beside, where there are predictions. Of the others
+            only `COLUMNS` count.
         known: ids of the items of the versions that are there.
         rule: of windows.
         drift: ``decision``, and ``value`` = log p - log p_start of its first item.
@@ -149,18 +156,23 @@ def watch(
         InputError: it is too short of all.
     """
     rule = rule or Rule()
-    shown = rows.filter(pl.col("shown")).filter(pl.col("meets").all().over("decision")).sort("timestamp")
-    alone = _versions_of(rows.filter(~pl.col("shown")), shown)
+    rows = rows.select(name for name in COLUMNS if name in rows.columns)
+    all_shown = rows.filter(pl.col("shown"))
+    shown = all_shown.filter(pl.col("meets").all().over("decision")).sort("timestamp")
+    # Where a condition leaves lists out, outcomes without a list cannot be told to be of those or of the others.
+    unexplained = rows.filter(~pl.col("shown"), pl.lit(shown.height == all_shown.height))
+    alone = _versions_of(unexplained, shown)
     found, short = list[Watched](), dict[str, str]()
     for (version,), own in shown.partition_by("version", as_dict=True, maintain_order=True).items():
         lasts = _days(own)
-        if lasts < rule.reference + (1 - SLACK) * rule.days:
+        count = int((lasts - rule.reference) / rule.days + SLACK)
+        if count < 1:
             short[str(version)] = (
                 f"its lists span {lasts:.1f} days; reference and window take {rule.reference + rule.days:g}"
             )
             continue
         whole = pl.concat([own, alone.filter(version=version)], how="diagonal_relaxed")
-        found.append(_watched(str(version), whole, known.get(str(version)), rule, drift, draws))
+        found.append(_watched(str(version), whole, count, known.get(str(version)), rule, drift, draws))
     if not found:
         said = "; ".join(f"{version}: {why}" for version, why in short.items()) or "it shows no list"
         remedy = "wait, or give a shorter --reference, in whole weeks if the days of a week differ, or shorter --days"
@@ -189,16 +201,19 @@ def _versions_of(alone: pl.DataFrame, shown: pl.DataFrame) -> pl.DataFrame:
 def _watched(
     version: str,
     rows: pl.DataFrame,
+    count: int,
     known: Collection[Any] | None,
     rule: Rule,
     drift: pl.DataFrame | None,
     draws: int,
 ) -> Watched:
-    begins, lasts = int(rows["timestamp"][0]), _days(rows.filter("shown"))
-    count = int((lasts - rule.reference) / rule.days + SLACK)
+    when = rows.filter("shown")["timestamp"]
+    begins, last = int(when[0]), int(when[-1])  # outcomes of the last day have no lists yet: `feedback` waits for those
     since = (pl.col("timestamp") - begins) / DAY - rule.reference
     at = pl.when(since < 0).then(0).otherwise(1 + (since / rule.days).floor()).cast(pl.Int64)
-    rows = rows.filter(pl.col("timestamp") >= begins).with_columns(at=at, early=since < -rule.reference / 2)
+    rows = rows.filter(pl.col("timestamp").is_between(begins, last)).with_columns(
+        at=at, early=since < -rule.reference / 2
+    )
     rest = rows.filter("shown", pl.col("at") > count)["decision"].n_unique()
     rows = rows.filter(pl.col("at") <= count).with_columns(user=pl.col("user").rank("dense").cast(pl.Int64) - 1)
     of_all, left_out = figures(rows, known, drift)

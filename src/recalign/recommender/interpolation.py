@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from recalign.errors import InputError
-from recalign.metrics import RankMetrics
-from recalign.metrics.rank import gain_ndcg
+from recalign.metrics.rank import RankMetrics, gain_ndcg
 from recalign.recommender.policy import Policy
 from recalign.sequences import Batch, EventDataModule
 

@@ -19,7 +19,7 @@ from torchmetrics import MeanMetric
 from recalign.errors import InputError, require_positive
 from recalign.events import data_root, read_titles
 from recalign.files import replacing
-from recalign.metrics import RankMetrics
+from recalign.metrics.rank import RankMetrics
 from recalign.nn import Rebuildable
 from recalign.processes import counts, gathered
 from recalign.recommender.checkpoint import Loaded, class_path, recipe
