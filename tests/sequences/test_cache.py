@@ -168,6 +168,7 @@ def test_other_code_makes_another_entry(root):
 @pytest.mark.parametrize("name", ["my_split", "recalign_splits"])  # the second begins like a module of ours
 def test_a_helper_of_a_split_of_ones_own_makes_another_entry(make, root, tmp_path, monkeypatch, name):
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # it is known by size and whole seconds
     (tmp_path / f"{name}.py").write_text(
         "from my_helper import LAST\nfrom recalign.sequences import LeaveLast, Split\n\n\n"
         "class Mine(Split):\n    def assign(self, table):\n        return LeaveLast(LAST, 2).assign(table)\n"
