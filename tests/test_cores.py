@@ -75,7 +75,7 @@ def threads(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
         (2, 4, 0, {}, 2),  # as many as cores are left
         (9, 4, 0, {}, 1),
         (9, 1, 0, {}, 1),
-        (9, 4, 0, {"GOMP_SPINCOUNT": "1000"}, 1),  # however they wait
+        (9, 4, 0, {"GOMP_SPINCOUNT": "1000"}, 4),  # they do not spin: recalign came before torch, or the user chose
         (9, 4, 0, {"OMP_NUM_THREADS": "4"}, 4),
         (9, 4, 4, {}, 4),  # continued: as before, whatever else runs now
         (0, 4, 1, {}, 1),
@@ -97,6 +97,7 @@ def test_busy_cores_are_mentioned_once(threads: Callable[..., int], capsys: pyte
         threads(2, {"OMP_NUM_THREADS": "4"})
     assert capsys.readouterr().err.splitlines() == [
         f"{BUSY}fit takes 2 of 4 threads; OMP_NUM_THREADS sets another number",
+        f"{BUSY}takes longer; OMP_NUM_THREADS=1 loses least",
         f"{BUSY}takes longer",
     ]
 

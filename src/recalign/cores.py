@@ -24,7 +24,7 @@ def share() -> None:
     A step on several threads ends when the slowest has. The others spin meanwhile, and where another process wants
     their cores, they keep the slowest from running. So they sleep at once where another process is busy now, and soon
     where none is: one may come. Figures do not depend on it. libgomp reads this once, when torch is loaded:
-    afterwards nothing is changed. A fit also takes fewer threads (`fit_threads`).
+    afterwards nothing is changed, and `fit_threads` does what is left to do.
     """
     if "torch" in sys.modules or any(name in os.environ for name in WAITING):
         return
@@ -53,9 +53,9 @@ def _runnable() -> int:
 def fit_threads(own: int, before: int = 0) -> int:
     """How many threads a fit takes; where other processes keep at least half of the cores busy, says so on stderr.
 
-    If cores are busy, a fit takes no more threads than cores are left, and at least one: fewer threads lose less than
-    threads that wait for each other, however they wait. It does not look again later, for figures depend on the number
-    of threads, and a fit that is continued must end as one that was not.
+    Where torch was loaded before recalign, as in a notebook, its threads spin while they wait. If cores are busy, a fit
+    then takes no more threads than cores are left, and at least one. It does not look again later, for figures depend
+    on the number of threads, and a fit that is continued must end as one that was not.
 
     Args:
         own: how many torch would take. They stay if the user has set ``OMP_NUM_THREADS``.
@@ -65,12 +65,12 @@ def fit_threads(own: int, before: int = 0) -> int:
     named, crowded, taken = "OMP_NUM_THREADS" in os.environ, busy >= cores / 2, own
     if before and not named:
         taken = min(own, before)
-    elif crowded and not named:
+    elif crowded and not named and not any(name in os.environ for name in WAITING):
         taken = min(own, max(cores - busy, 1))
     if crowded and taken < own:
         _say(f"so this fit takes {taken} of {own} threads; OMP_NUM_THREADS sets another number")
     elif crowded:
-        _say("so this takes longer")
+        _say("so this takes longer" + "; OMP_NUM_THREADS=1 loses least" * (own > 1 and not named))
     return taken
 
 

@@ -22,6 +22,7 @@ from recalign.kept import EARLIER, State, once
 
 FILE = "report.html"
 OWN = "\n<!-- SHA-256 of what stands above: "
+"""Begins the last line of a page, which holds its digest."""
 MARKS = {1: "▲", 0: " ", -1: "▼"}
 TRUE = "value/true@10"
 WIDTH = 80  # columns of the tables
