@@ -260,6 +260,13 @@ def test_fast_dev_run_leaves_nothing_behind(folder: Path):
     assert not (folder / "runs").exists()
 
 
+def test_a_trainer_that_tells_of_the_machine_says_nothing(caplog: pytest.LogCaptureFixture):
+    parsed = parse_stage(["fit", "--config", "toy.yaml"])
+    with caplog.at_level("INFO"):
+        parsed.bare_trainer()
+    assert caplog.text == ""
+
+
 def test_a_run_of_a_machine_with_other_devices_is_opened_on_the_cpu():
     """It was trained on a GPU, say, and recommends here; only training needs what was configured."""
     parsed = parse_stage(["fit", "--config", "toy.yaml", "--trainer.accelerator=tpu"])

@@ -27,7 +27,6 @@ from recalign.evaluation.report import terminal_table
 from recalign.evaluation.reranking import is_reranked
 from recalign.evaluation.roles import Roles
 from recalign.reward import RewardData
-from recalign.stage.console import quiet
 
 SHOWN = ("all/ndcg@10", "high/ndcg@10", "value/judge@10", "value/train_rm@10", "policy/kl", "policy/coverage@10")
 WIDTH = 120
@@ -104,8 +103,7 @@ def compare(
         raise InputError(what, where="policies", remedy=f"give one; without training there are: {', '.join(UNTRAINED)}")
     stage = evaluated_as(log, seed)
     data: RewardData = stage.datamodule()  # type: ignore[assignment]
-    with quiet():
-        device = stage.bare_trainer().strategy.root_device
+    device = stage.bare_trainer().strategy.root_device
     paths = {name: policy_checkpoint(policy, log, data) for name, policy in trained.items()}
     first = policy_checkpoint(start, log, data) if start is not None else paths.get("start", next(iter(paths.values())))
     select, report = judges or [fit_judge(log, users, seed=seed) for users in ("B1", "B2")]

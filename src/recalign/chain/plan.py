@@ -20,7 +20,6 @@ from recalign.evaluation.roles import START
 from recalign.keys import call, settings_of
 from recalign.reward import RewardData
 from recalign.stage import ParsedStage, RunFolder, parse_stage
-from recalign.stage.console import quiet
 from recalign.stage.folder import RunConfig
 from recalign.stage.settings import set_keys
 from recalign.stage.tokens import ParsedTokens, parse_tokens
@@ -154,8 +153,7 @@ class Plan:
 
     def device(self) -> torch.device:
         """Where methods are evaluated: on the machine that the chain names for every stage."""
-        with quiet():
-            return self._every_stage(self.chain.seeds[0]).bare_trainer().strategy.root_device
+        return self._every_stage(self.chain.seeds[0]).bare_trainer().strategy.root_device
 
     def _every_stage(self, seed: int) -> ParsedStage:
         """A stage with nothing that the chain sets for it alone."""

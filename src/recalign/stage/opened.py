@@ -17,7 +17,6 @@ from recalign.recommender.checkpoint import load_net
 from recalign.reward import RewardData
 from recalign.sequences import EventDataModule
 from recalign.stage.cli import parse_stage
-from recalign.stage.console import quiet
 from recalign.stage.folder import RunFolder
 from recalign.stage.parsed import ParsedStage
 from recalign.stage.record import final_checkpoint
@@ -99,8 +98,7 @@ def opened(run: Path) -> OpenedRun:
 def device_of(stage: ParsedStage) -> torch.device:
     """Where a run is configured to work; the CPU on a machine without it: a run may have been trained on another."""
     try:
-        with quiet():
-            return stage.bare_trainer().strategy.root_device
+        return stage.bare_trainer().strategy.root_device
     except InputError:
         return CPU
 

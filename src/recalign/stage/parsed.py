@@ -17,6 +17,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from recalign.errors import InputError
 from recalign.kept import State
 from recalign.stage import upstream
+from recalign.stage.console import quiet
 from recalign.stage.folder import RunConfig, RunFolder
 from recalign.stage.manifest import Manifest, run_key
 from recalign.stage.settings import constructing
@@ -118,7 +119,8 @@ class ParsedStage:
         given = {name: self.config["trainer"][name] for name in names}
         given = {name: value for name, value in given.items() if isinstance(value, str | int | list)}
         try:
-            return Trainer(**given, logger=False, enable_checkpointing=False, enable_progress_bar=False)
+            with quiet():
+                return Trainer(**given, logger=False, enable_checkpointing=False, enable_progress_bar=False)
         except (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError) as error:
             remedy = "choose what this machine has, such as --trainer.accelerator cpu"
             raise InputError(str(error), where="trainer", remedy=remedy) from error
