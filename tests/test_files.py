@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from recalign.cli import main
 from recalign.files import digest, replacing, sha256, write_json, write_text
 from recalign.keys import leaves, short
 
@@ -18,6 +22,48 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path):
         temporary.write_text(f"half {1 // 0}")
     assert (tmp_path / "a.txt").read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+def hidden(number: int) -> None:
+    """As `torch.save` does: raise another error while the system's is handled."""
+    try:
+        raise OSError(number, os.strerror(number))
+    except OSError:
+        raise RuntimeError("unexpected pos 351552 vs 351440")  # noqa: B904
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_that_a_writer_hides_is_named(tmp_path: Path, number: int):
+    with pytest.raises(OSError, match=os.strerror(number)) as caught, replacing(tmp_path / "a"):
+        hidden(number)
+    assert (caught.value.errno, caught.value.filename) == (number, str(tmp_path / "a"))
+    with pytest.raises(RuntimeError, match="unexpected pos"), replacing(tmp_path / "a"):
+        hidden(errno.EIO)
+
+
+@pytest.mark.parametrize(("free", "said"), [(0, "No space left"), (1, "8 requested and 4 written")])
+def test_an_error_counts_as_the_disks_where_it_has_no_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, said: str
+):
+    """NumPy says that it wrote less than it should, without a number."""
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    with pytest.raises(OSError, match=said), replacing(tmp_path / "new" / "a"):
+        raise OSError("8 requested and 4 written")
+
+
+def test_a_command_names_a_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("os.fsync", full)
+    monkeypatch.setattr("recalign.cli._run", lambda *_: write_text(tmp_path / "a", "text"))
+    assert main(["compare", "runs"]) == 2
+    assert f"recalign compare: {tmp_path / 'a'}: cannot be written: No space left on device" in capsys.readouterr().err
+    monkeypatch.setattr("recalign.cli._run", lambda *_: (tmp_path / "nowhere").read_text())
+    with pytest.raises(FileNotFoundError):
+        main(["compare", "runs"])
 
 
 def test_what_killed_processes_left_goes_once_it_is_old(tmp_path: Path):

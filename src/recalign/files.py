@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import hashlib
 import json
@@ -18,6 +19,8 @@ from filelock import FileLock, Timeout
 
 from recalign.errors import InputError
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""What the system says of a full disk."""
 LEFT_DAYS = 7
 """Days after which what lies beside a path, half written, is of no process any more, on whichever machine."""
 
@@ -45,16 +48,57 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     temporary = beside(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        remove_left(path)
-        yield temporary
-        sync(temporary)
-        rename(temporary, path)
-    except OSError as error:
-        error.filename = error.filename or str(path)  # unset if the disk is full
-        raise
+        with refusals_of(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            remove_left(path)
+            yield temporary
+            sync(temporary)
+            rename(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def refusals_of(path: Path) -> Iterator[None]:
+    """Raise an OSError with a ``filename`` where the file system refuses a write, whatever the writer makes of it.
+
+    `torch.save` turns a full disk into a RuntimeError, Polars and NumPy into errors without its number.
+    """
+    try:
+        yield
+    except Exception as error:
+        refusal = error if isinstance(error, OSError) and error.errno is not None else _full(error, path)
+        if refusal is None:
+            raise
+        refusal.filename = refusal.filename or str(path)
+        raise refusal from None
+
+
+def _full(error: BaseException | None, path: Path) -> OSError | None:
+    """The error of a full disk that another hides; None: it is something else."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in FULL:
+            return error
+        error = error.__cause__ or error.__context__
+    folder = next(place for place in path.absolute().parents if place.is_dir())
+    return None if shutil.disk_usage(folder).free else OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def cannot_write(error: OSError, where: Path, elsewhere: str = "") -> InputError:
+    """The message for a file system that refuses a write.
+
+    Args:
+        error: its ``filename`` is named, if it has one.
+        where: the file or folder that was to be written.
+        elsewhere: the rest of the remedy, where the user may choose another folder.
+    """
+    place = Path(error.filename or where).resolve()
+    mount = next(one for one in (place, *place.parents) if one.is_mount())
+    return InputError(
+        f"cannot be written: {error.strerror or error} (disk mounted at {mount})",
+        where=str(error.filename or where),
+        remedy=f"free space or rights there{elsewhere}",
+    )
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from recalign.errors import InputError
-from recalign.files import beside, read_json, remove_left, rename, sha256, sync, write_json
+from recalign.files import beside, read_json, refusals_of, remove_left, rename, sha256, sync, write_json
 
 SEAL, MANIFEST = "digests.json", "manifest.json"
 EARLIER = "the version of recalign that made it"
@@ -150,17 +150,18 @@ def publish(folder: Path, key: Key | None = None, made_of: Mapping[str, str] | N
         shutil.rmtree(left, ignore_errors=True)
     remove_left(folder)
     try:
-        part.mkdir(parents=True)
-        yield part
-        seal(part, key, made_of)
-        if folder.is_dir():
-            rename(folder, earlier)
-        try:
-            rename(part, folder)
-        except OSError:
-            if earlier.is_dir():
-                rename(earlier, folder)
-            raise
+        with refusals_of(folder):
+            part.mkdir(parents=True)
+            yield part
+            seal(part, key, made_of)
+            if folder.is_dir():
+                rename(folder, earlier)
+            try:
+                rename(part, folder)
+            except OSError:
+                if earlier.is_dir():
+                    rename(earlier, folder)
+                raise
         shutil.rmtree(earlier, ignore_errors=True)
     finally:
         shutil.rmtree(part, ignore_errors=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -19,11 +18,12 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from recalign.cores import fit_threads
 from recalign.errors import InputError
+from recalign.files import FULL
 from recalign.processes import is_first
 from recalign.stage import checks, heartbeat, record
 from recalign.stage.console import quiet
 from recalign.stage.evaluated import EvaluatedPolicy
-from recalign.stage.folder import RunFolder, cannot_write
+from recalign.stage.folder import RunFolder
 from recalign.stage.lightning_cli import StageCLI
 from recalign.stage.manifest import Manifest
 from recalign.stage.parsed import ParsedStage
@@ -77,7 +77,7 @@ def run_stage(words: Sequence[str], *callbacks: Callback) -> StageResult:
         cli = StageCLI(words, *callbacks)
         parsed, manifest = cli.parsed, None
         trained = parsed.training and not parsed.dry
-        with _clear_errors(parsed.folder.path), ExitStack() as held:
+        with _clear_errors(parsed.folder), ExitStack() as held:
             checks.before_reading(parsed)
             if trained and is_first():
                 held.enter_context(parsed.folder.held())
@@ -115,7 +115,7 @@ def _clear_interrupts(parsed: ParsedStage) -> Iterator[None]:
 
 
 @contextmanager
-def _clear_errors(folder: Path) -> Iterator[None]:
+def _clear_errors(folder: RunFolder) -> Iterator[None]:
     """Turn what a user can mend into an InputError: settings that Lightning refuses, a full disk."""
     try:
         yield
@@ -124,9 +124,8 @@ def _clear_errors(folder: Path) -> Iterator[None]:
     except MisconfigurationException as error:
         raise InputError(str(error), where="trainer", remedy="change what it names: --trainer.KEY VALUE") from error
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        beside = folder.parent.resolve()  # where its lock is
+        beside = folder.path.parent.resolve()  # where its lock is
         ours = error.filename is not None and Path(error.filename).resolve().is_relative_to(beside)
-        if not full and not ours:
+        if error.errno not in FULL and not ours:
             raise
-        raise cannot_write(error, folder) from error
+        raise folder.cannot_write(error) from error

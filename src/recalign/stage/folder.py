@@ -10,7 +10,7 @@ from pathlib import Path
 
 from recalign import kept
 from recalign.errors import InputError
-from recalign.files import held, sha256
+from recalign.files import cannot_write, held, sha256
 
 LONGEST = 200
 """Bytes of a folder's name; file systems take 255, and files beside the folder have longer names."""
@@ -101,7 +101,13 @@ class RunFolder:
                 os.fsync(file.fileno())
             probe.unlink(missing_ok=True)  # another process may look at the same time
         except OSError as error:
-            raise cannot_write(error, self.path) from error
+            raise self.cannot_write(error) from error
+
+    def cannot_write(self, error: OSError) -> InputError:
+        """The message for a file system that refuses this folder, or another that a run writes."""
+        where = Path(error.filename or self.path).resolve()
+        inside = where.is_relative_to(self.path.parent.resolve())  # the lock is beside the folder
+        return cannot_write(error, self.path, ", or write elsewhere with --run.root FOLDER" if inside else "")
 
     def held(self) -> AbstractContextManager[None]:
         """Hold the folder, so that no other process trains in it: that is an InputError."""
@@ -118,16 +124,3 @@ class RunFolder:
         else:
             shutil.rmtree(self.path, ignore_errors=True)
         self.checkpoints.mkdir(parents=True)
-
-
-def cannot_write(error: OSError, folder: Path) -> InputError:
-    """The message for a file system that refuses a run folder."""
-    where = Path(error.filename or folder).resolve()
-    inside = where.is_relative_to(folder.parent.resolve())
-    elsewhere = ", or write elsewhere with --run.root FOLDER" if inside else ""
-    mount = next(place for place in (where, *where.parents) if place.is_mount())
-    return InputError(
-        f"cannot be written: {error.strerror or error} (disk mounted at {mount})",
-        where=str(error.filename or folder),
-        remedy=f"free space or rights there{elsewhere}",
-    )
