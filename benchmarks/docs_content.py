@@ -5,6 +5,7 @@ from __future__ import annotations
 from cold_items import AFTER
 from cold_items import COLUMNS as COLD
 from docs_section import DIFFERENCES, GAINS, NEXT_DAY, Table, of_methods, ranks
+from loop_worlds import COLUMNS as ROUND_BY_ROUND
 
 SEEN = "A *seen* log: earlier versions of the project were measured on it, so it describes and does not confirm."
 CONTENT: dict[str, tuple[str, list[Table]]] = {
@@ -267,6 +268,17 @@ CONTENT: dict[str, tuple[str, list[Table]]] = {
                 digits=3,
                 note="Of weeks or worlds, with exact intervals. [The rule](../loop.md#what-has-changed).",
             ),
+        ]
+        + [
+            Table(
+                f"Round by round in worlds, drift {drift}",
+                "loop_worlds.py",
+                (f"world, drift {drift}",),
+                "loop_worlds",
+                ROUND_BY_ROUND,
+                note="Regret in points of true reward. [Which row is which](../loop.md#round-by-round).",
+            )
+            for drift in (0.03, 0.5)
         ]
         + [
             Table(

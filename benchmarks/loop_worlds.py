@@ -70,12 +70,12 @@ METRICS = [
     for when in ("first round", "last round", "all rounds")
 ]
 COLUMNS = {
-    "regret, first round": "regret, first round",
+    "regret, all rounds": "regret, all rounds",
+    "regret, last round": "last round",
     "ranked, last round": "last round, not exploring",
-    "regret, all rounds": "all rounds",
-    "items, first round": "items, first round",
-    "items, last round": "last round",
-    "taken, all rounds": "taken, all rounds",
+    "taken, all rounds": "taken of 20, all rounds",
+    "items, first round": "different items, first round",
+    "items, last round": "different items, last round",
 }
 DIFFERENCES = [
     *((row, f"stale {row}") for row in ("clone", "asft")),
