@@ -118,7 +118,7 @@ def test_a_beam_widens_where_a_list_may_not_be_exact_until_it_is(data, batch, mo
 
 
 def watched(policy, state, seen_N, monkeypatch):
-    """The most probable item of each state, and how many states were searched, and how wide, one search after another."""
+    """How many states were searched and how wide, search by search, and the most probable item of each state."""
     searched, search = [], policy._search
     with monkeypatch.context() as patch:
         patch.setattr(policy, "_search", lambda *a: searched.append((len(a[0]), a[3])) or search(*a))
@@ -312,7 +312,7 @@ def test_a_plain_softmax_is_one_over_all_ids(plain, batch):
 @torch.no_grad()
 @pytest.mark.parametrize("beams", [7, 1000])
 def test_a_plain_beam_follows_the_most_probable_prefixes(plain, batch, beams):
-    """Also where it is so narrow that it leaves out prefixes of probable ids; ids that are as probable may change places."""
+    """Also where it is narrow and leaves out prefixes of probable ids; ids that are as probable may change places."""
     few, every = plain
     every_TX = every.log_probs(every.encode(batch))
     for logp_X, found in zip(every_TX, few.write(few.encode(batch), beams).tolist(), strict=True):
