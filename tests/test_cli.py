@@ -294,7 +294,7 @@ def test_compare_and_report_need_a_chain(tmp_path: Path):
 
 
 def test_training_that_cannot_go_on_exits_with_3(trained: Path):
-    said = command(trained, "fit", "asft", "--model.lr=1e35", "--trainer.max_epochs=3")
+    said = command(trained, "fit", "asft", "--model.lr=1e39", "--trainer.max_epochs=3")  # infinite as a float32
     assert said.code == 3
     assert "fit: weights are NaN or infinite: policy." in said.err  # they are, before the next loss is
     assert ".ckpt is not written\n  -> lower the learning rate" in said.err

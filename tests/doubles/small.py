@@ -179,9 +179,9 @@ def naive_ranks(
     return ranks
 
 
-def liked(policy: Policy, data: EventDataModule) -> float:
+def liked(policy: Policy, data: EventDataModule, part: str = "test") -> float:
     """Mean probability of the half of the catalogue that each user likes: items of the parity of its own id."""
-    batch = batch_of(data, "test")
+    batch = batch_of(data, part)
     users = data.sequences.users.gather(batch.user_B[batch.row_T].numpy()).to_numpy()
     items = data.sequences.items.to_numpy()
     good_TV = torch.from_numpy((users[:, None] - items) % 2 == 0)

@@ -20,10 +20,15 @@ def start(cloned):
     return load_net(cloned, "policy").net.eval()
 
 
-def test_reinforce_raises_what_users_value(data, start, tmp_path):
-    module = small.free(Reinforce, policy=start, lr=3e-3, k=1)
+def test_reinforce_raises_what_users_value(data, start, log_root, tmp_path):
+    """And of opposite rewards, with the same draws, what they do not."""
+    opposite = small.data_of(PostTrainingData, log_root, "tastes", baseline="user", reward="6 - rating")
+    module, other = (small.free(Reinforce, policy=start, lr=1e-2, k=1) for _ in range(2))
+    small.fit(other, opposite, tmp_path, epochs=10)
     watch = small.fit(module, data, tmp_path, epochs=10)
-    assert small.liked(module.policy, data) > small.liked(start, data) + 0.05
+    up, before, down = (small.liked(policy, data, "train") for policy in (module.policy, start, other.policy))
+    assert down < before < up
+    assert small.liked(module.policy, data) > small.liked(start, data)  # at histories of which no reward was seen
     assert watch.steps[0]["reinforce/ess"] == pytest.approx(1)  # pi = beta before the first step
     assert watch.steps[0]["reinforce/lambda"] == pytest.approx(1)
     assert watch.steps[-1]["reinforce/ess"] < 1

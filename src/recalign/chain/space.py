@@ -148,7 +148,7 @@ def proposals(space: Space, defaults: Settings, trials: int, seed: int) -> list[
         study = optuna.create_study(sampler=optuna.samplers.QMCSampler(seed=seed, scramble=True))
     place = optuna.distributions.IntDistribution  # in a list, for the sequence knows no names
     distributions = {key: place(0, len(axis) - 1) if isinstance(axis, list) else axis for key, axis in space.items()}
-    study.ask(distributions)  # Optuna draws the first at random: it learns the space from it
+    study.tell(study.ask(distributions), 0.0)  # drawn at random: Optuna learns the space from a trial that is done
     asked = [study.ask(distributions).params for _ in range(trials - 1)]
     return [defaults, *({key: _value(space[key], point[key]) for key in space} for point in asked)]
 
