@@ -9,9 +9,11 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import polars as pl
 import pytest
 
 from recalign.cli import main
+from recalign.errors import InputError
 from recalign.files import digest, replacing, sha256, write_json, write_text
 from recalign.keys import leaves, short
 
@@ -39,16 +41,41 @@ def test_a_full_disk_that_a_writer_hides_is_named(tmp_path: Path, number: int):
     assert (caught.value.errno, caught.value.filename) == (number, str(tmp_path / "a"))
     with pytest.raises(RuntimeError, match="unexpected pos"), replacing(tmp_path / "a"):
         hidden(errno.EIO)
+    with pytest.raises(OSError, match=os.strerror(number)), replacing(tmp_path / "a"):  # as Polars says it
+        raise pl.exceptions.ComputeError(f"{os.strerror(number)} (os error {number})")
 
 
-@pytest.mark.parametrize(("free", "said"), [(0, "No space left"), (1, "8 requested and 4 written")])
+@pytest.mark.parametrize(
+    ("total", "free", "said"), [(9, 0, "No space left"), (9, 1, "8 requested"), (0, 0, "8 requested")]
+)
 def test_an_error_counts_as_the_disks_where_it_has_no_room(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, said: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, total: int, free: int, said: str
 ):
-    """NumPy says that it wrote less than it should, without a number."""
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
-    with pytest.raises(OSError, match=said), replacing(tmp_path / "new" / "a"):
+    """NumPy says that it wrote less than it should, without a number. Some file systems tell no size."""
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(total=total, free=free))
+    with pytest.raises(OSError, match=said) as caught, replacing(tmp_path / "new" / "a"):
         raise OSError("8 requested and 4 written")
+    assert caught.value.filename == str(tmp_path / "new" / "a")
+
+
+def test_what_is_no_refusal_stays_what_it_is_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(total=9, free=0))
+    with pytest.raises(InputError, match="odd"), replacing(tmp_path / "a"):
+        raise InputError("odd")
+    with pytest.raises(PermissionError), replacing(tmp_path / "a"):
+        raise PermissionError(errno.EACCES, "no")
+    one, other = RuntimeError("one"), RuntimeError("other")
+    one.__cause__, other.__cause__ = other, one  # as unwrapping leaves it
+    with pytest.raises(OSError, match="No space left"), replacing(tmp_path / "a"):
+        raise one
+
+
+def test_of_a_copy_the_target_is_named(tmp_path: Path):
+    """The system's error names the source first."""
+    error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "source", None, str(tmp_path / "target"))
+    with pytest.raises(OSError, match="No space left") as caught, replacing(tmp_path / "a"):
+        raise error
+    assert caught.value.filename == str(tmp_path / "target")
 
 
 def test_a_command_names_a_full_disk(
@@ -64,6 +91,21 @@ def test_a_command_names_a_full_disk(
     monkeypatch.setattr("recalign.cli._run", lambda *_: (tmp_path / "nowhere").read_text())
     with pytest.raises(FileNotFoundError):
         main(["compare", "runs"])
+    monkeypatch.setattr("recalign.cli._run", full)  # not of a file: standard output, say
+    assert main(["compare", "runs"]) == 2
+    assert capsys.readouterr().err == "recalign compare: cannot write: No space left on device\n  -> free space\n"
+
+
+def test_a_reader_who_has_left_is_no_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """As `head` leaves; it counts as an OSError too."""
+
+    def left(*_: object) -> None:
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+    monkeypatch.setattr("recalign.cli._run", left)
+    with open(tmp_path / "out", "w") as out:
+        monkeypatch.setattr("sys.stdout", out)
+        assert main(["configs"]) == 141
 
 
 def test_what_killed_processes_left_goes_once_it_is_old(tmp_path: Path):

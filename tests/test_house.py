@@ -15,7 +15,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "recalign"
 BELOW = {
     "cores": set(),
     "errors": set(),
-    "workers": {"errors"},
+    "workers": {"errors", "files"},
     "configs": {"errors"},
     "files": {"errors"},
     "code": {"errors", "files"},

@@ -35,6 +35,11 @@ def test_errors_come_back_as_they_are_and_bugs_with_their_traceback():
             workers.submit(mortal.fail, {}).result()
 
 
+def test_a_full_disk_is_named_as_in_the_first_process():
+    with LocalWorkers([{}]) as workers, pytest.raises(InputError, match="folder/a: cannot be written: No space left"):
+        workers.submit(mortal.fill, {}).result()
+
+
 def test_leaving_early_ends_what_still_runs():
     with LocalWorkers([{}]) as workers:
         workers.submit(os.getpid).result()

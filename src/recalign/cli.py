@@ -9,7 +9,6 @@ import os
 import sys
 from importlib import import_module
 from importlib.metadata import version
-from pathlib import Path
 
 from recalign import configs
 from recalign.errors import InputError, TrainingError, nearest
@@ -117,11 +116,6 @@ def main(argv: list[str] | None = None) -> int:
     except (InputError, TrainingError) as error:
         print(f"recalign {command}: {error}", file=sys.stderr)
         return 2 if isinstance(error, InputError) else 3
-    except OSError as error:
-        if error.errno not in FULL:
-            raise
-        print(f"recalign {command}: {cannot_write(error, Path.cwd())}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt as stop:
         remedy = "the same command goes on where it stopped" if command in ("chain", "tune", "update") else str(stop)
         print(f"recalign {command}: interrupted" + (f"\n  -> {remedy}" if remedy else ""), file=sys.stderr)
@@ -129,6 +123,11 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read the output has left, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python would complain again at its exit
         return 141
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        print(f"recalign {command}: {cannot_write(error)}", file=sys.stderr)
+        return 2
     return 0
 
 

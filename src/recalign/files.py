@@ -17,7 +17,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from recalign.errors import InputError
+from recalign.errors import InputError, TrainingError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """What the system says of a full disk."""
@@ -60,43 +60,64 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def refusals_of(path: Path) -> Iterator[None]:
-    """Raise an OSError with a ``filename`` where the file system refuses a write, whatever the writer makes of it.
+    """Give an OSError the path that was to be written, and raise one where a library hides a full disk.
 
-    `torch.save` turns a full disk into a RuntimeError, Polars and NumPy into errors without its number.
+    `torch.save` makes a RuntimeError of it, Polars and NumPy errors without its number.
     """
     try:
         yield
+    except (InputError, TrainingError):
+        raise
     except Exception as error:
-        refusal = error if isinstance(error, OSError) and error.errno is not None else _full(error, path)
+        refusal = _refusal(error, path)
         if refusal is None:
             raise
-        refusal.filename = refusal.filename or str(path)
-        raise refusal from None
+        target = refusal.filename2 if refusal.errno in FULL else None  # of a copy, whose filename is its source
+        refusal.filename = target or refusal.filename or str(path)
+        if refusal is error:
+            raise
+        raise refusal from error
 
 
-def _full(error: BaseException | None, path: Path) -> OSError | None:
-    """The error of a full disk that another hides; None: it is something else."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in FULL:
-            return error
-        error = error.__cause__ or error.__context__
-    folder = next(place for place in path.absolute().parents if place.is_dir())
-    return None if shutil.disk_usage(folder).free else OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+def _refusal(error: Exception, path: Path) -> OSError | None:
+    """What the file system said; None: it is not what failed."""
+    if not isinstance(error, OSError):
+        return _full(error, path)
+    return error if error.errno is not None else _full(error, path) or OSError(errno.EIO, str(error))  # NumPy's words
 
 
-def cannot_write(error: OSError, where: Path, elsewhere: str = "") -> InputError:
+def _full(error: Exception, path: Path) -> OSError | None:
+    """The error of a full disk that lies behind another; None: it is something else."""
+    one: BaseException | None = error
+    seen = set()
+    while one is not None and id(one) not in seen:
+        for number in FULL:
+            if isinstance(one, OSError) and one.errno == number:
+                return one
+            if os.strerror(number) in str(one):
+                return OSError(number, os.strerror(number))
+        seen.add(id(one))
+        one = one.__cause__ or one.__context__
+    disk = shutil.disk_usage(next(place for place in path.absolute().parents if place.is_dir()))
+    return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) if disk.total and not disk.free else None
+
+
+def cannot_write(error: OSError, where: Path | None = None, elsewhere: str = "") -> InputError:
     """The message for a file system that refuses a write.
 
     Args:
         error: its ``filename`` is named, if it has one.
-        where: the file or folder that was to be written.
+        where: what was to be written, if it has none.
         elsewhere: the rest of the remedy, where the user may choose another folder.
     """
-    place = Path(error.filename or where).resolve()
+    named = error.filename or where
+    if named is None:
+        return InputError(f"cannot write: {error.strerror or error}", remedy=f"free space{elsewhere}")
+    place = Path(named).resolve()
     mount = next(one for one in (place, *place.parents) if one.is_mount())
     return InputError(
         f"cannot be written: {error.strerror or error} (disk mounted at {mount})",
-        where=str(error.filename or where),
+        where=str(named),
         remedy=f"free space or rights there{elsewhere}",
     )
 

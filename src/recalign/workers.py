@@ -18,6 +18,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from recalign.errors import InputError, TrainingError
+from recalign.files import FULL, cannot_write
 
 Outcome = tuple[Any, Exception | None]
 """What a function returned, or what it raised."""
@@ -33,7 +34,9 @@ def attempt(function: Callable[..., Any], *args: Any) -> Outcome:
         return function(*args), None
     except (InputError, TrainingError) as error:
         return None, error
-    except Exception:
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in FULL:
+            return None, cannot_write(error)
         return None, RuntimeError(f"in a worker:\n{traceback.format_exc()}")
 
 

@@ -18,14 +18,18 @@ from loop_worlds import (
     PLACES,
     ROUNDS,
     SHARES,
+    SPLIT,
     USERS,
     Lists,
     People,
     figures,
     interval,
+    lists,
     results,
     warm,
 )
+
+import recalign as ra
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +65,23 @@ def test_every_item_of_the_first_log_is_in_training(people: People):
     early = people.log.sort("user", "timestamp").group_by("user").agg(pl.col("item").head(pl.len() - 2)).explode("item")
     assert set(early["item"].drop_nulls()) == set(people.log["item"])
     assert warm(people.log).equals(people.log)
+
+
+def test_lists_are_what_the_policy_recommends_and_explored_ones_are_unseen_too(people: People, tmp_path: Path):
+    names = {name: name for name in people.log.columns}
+    log = ra.Log.from_frame(people.log, **names, time_unit="s", folder=tmp_path, split=SPLIT)
+    policy = ra.fit_recommender(log, settings={"trainer.max_epochs": 1})
+    own = lists(policy.network, policy.data, people.log, 0.0, [0])
+    best = policy.recommend(k=PLACES).sort("user", "rank")
+    asked = dict(zip(own.user_N + 1, own.shown_NK + 1, strict=True))
+    assert np.concatenate([asked[user] for user in sorted(asked)]).tolist() == best["item"].to_list()
+    drawn = lists(policy.network, policy.data, people.log, 1.0, [0])
+    np.testing.assert_array_equal(drawn.ranked_NK, own.ranked_NK)
+    assert (drawn.shown_NK != own.shown_NK).mean() > 0.5
+    seen = set(people.log.select("user", "item").iter_rows())
+    assert not any(
+        (user + 1, item + 1) in seen for user, K in zip(drawn.user_N, drawn.shown_NK, strict=True) for item in K
+    )
 
 
 def test_the_best_items_have_no_regret_and_the_number_of_items_is_an_effective_one(people: People):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import shutil
 import sys
@@ -15,6 +16,7 @@ import tiny
 import torch
 import yaml
 
+from recalign.chain.search import Search
 from recalign.chain.tune import STUDY, Pruning, best_value, journal
 from recalign.errors import InputError
 
@@ -42,6 +44,20 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tiny.Said]:
 @pytest.fixture
 def again(first: tuple[Path, tiny.Said], tmp_path: Path) -> Path:
     return shutil.copytree(first[0], tmp_path / "again")
+
+
+def test_a_full_disk_is_not_taken_for_a_setting_that_cannot_be_trained(again: Path, monkeypatch: pytest.MonkeyPatch):
+    def full(*_: Any) -> None:
+        raise InputError("cannot be written: No space left on device") from OSError(errno.ENOSPC, "No space left")
+
+    monkeypatch.setattr("recalign.chain.tune.train", full)
+    said = tune(again, "--trials=3")
+    assert said.code == 2
+    assert "No space left on device" in said.err
+    assert "cannot be trained" not in said.out
+    stub: Any = SimpleNamespace(settings={"asft": [{}]}, seed=0, plan=SimpleNamespace(trial=full))
+    with pytest.raises(InputError, match="No space left"):
+        Search._try(stub, "asft", 0, {})
 
 
 def test_the_best_trial_becomes_a_yaml_that_fit_takes(again: Path, first: tuple[Path, tiny.Said]):

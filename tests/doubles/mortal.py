@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 from pathlib import Path
@@ -41,3 +42,8 @@ def join(given: dict[str, str]) -> str:
 
 def variable(name: str) -> str | None:
     return os.environ.get(name)
+
+
+def fill(_: object) -> None:
+    """Find the disk full."""
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "folder/a")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +22,8 @@ class Disk:
     def __init__(self, place: Path) -> None:
         self.place = place
         place.mkdir()
+        if not shutil.which("mount"):
+            pytest.skip("there is no command mount")
         mounted = subprocess.run(["mount", "-t", "tmpfs", "recalign", str(place)], capture_output=True, text=True)
         if mounted.returncode:
             pytest.skip(f"no file system can be mounted here: {mounted.stderr.strip()}")

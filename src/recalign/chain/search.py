@@ -109,6 +109,8 @@ class Search:
             parsed = self.plan.trial(method, self.seed, _name(number), settings)
             return method_run(train(parsed, verbose=self.plan.chain.verbose), method)
         except (InputError, TrainingError) as error:
+            if isinstance(error.__cause__, OSError):  # a full disk says nothing of the settings
+                raise
             return error
 
     def _measure(self, method: str, done: Results) -> list[Figures | Exception]:

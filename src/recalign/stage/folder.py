@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -99,9 +99,11 @@ class RunFolder:
                 file.write(bytes(1 << 20))
                 file.flush()
                 os.fsync(file.fileno())
-            probe.unlink(missing_ok=True)  # another process may look at the same time
         except OSError as error:
             raise self.cannot_write(error) from error
+        finally:
+            with suppress(OSError):  # another process may look at the same time
+                probe.unlink()
 
     def cannot_write(self, error: OSError) -> InputError:
         """The message for a file system that refuses this folder, or another that a run writes."""
