@@ -67,6 +67,7 @@ def test_every_item_of_the_first_log_is_in_training(people: People):
     assert warm(people.log).equals(people.log)
 
 
+@pytest.mark.slow
 def test_lists_are_what_the_policy_recommends_and_explored_ones_are_unseen_too(people: People, tmp_path: Path):
     names = {name: name for name in people.log.columns}
     log = ra.Log.from_frame(people.log, **names, time_unit="s", folder=tmp_path, split=SPLIT)
