@@ -1,6 +1,6 @@
 """Worlds that answer: what becomes of a policy that trains on what it has shown, round by round.
 
-    python benchmarks/loop_worlds.py --seeds 0 1 2 3 4 5 --workers 2 --keep DIR
+    python benchmarks/loop_worlds.py --keep DIR
 
 A world (`recalign.simulation`) makes a first log: people choose by habit, fashion and satisfaction, and rate what they
 chose. From then on those who have a history are served. In each round a policy trains on what was chosen so far, but
@@ -11,7 +11,7 @@ without a training event in the first log are unknown to all policies, for ever;
 
     clone, asft     cloning, and A-SFT on a reward model, each trained anew in every round
     stale ...       trained once, on the first log; it reads longer histories in each round
-    ... share .2    of the requests that are drawn, and so on
+    ... share 0.1   of the requests that are drawn, and so on
 
 Figures of a round: how much more true reward the ten best unseen items have than the first ten of a list (``regret``;
 ``ranked``: the same of the list without exploration), the effective number of items among them (one over the chance
@@ -52,7 +52,7 @@ from recalign.simulation.world import SD, START
 
 ROUNDS, PLACES, TOP = 6, 20, 10
 FIRST = 0.5
-"""Share of the span that is known before anything is served; everybody has come by then."""
+"""Share of the span that is known before anything is served."""
 USERS, ITEMS, EVENTS = 400, 400, 12_000
 STOPS = 0.1
 """The chance that a reader stops before a place."""
@@ -250,10 +250,8 @@ def results(rounds: pl.DataFrame, drift: float) -> pl.DataFrame:
     values = {name: {row: one[name].to_numpy() for (row,), one in found.items()} for name in METRICS}
     lines = []
     for metric, by_row in values.items():
-        pairs = {f"{a} - {b}": by_row[a] - by_row[b] for a, b in DIFFERENCES if a in by_row and b in by_row}
-        if len(by_row) == len(ARMS):
-            again, once = (by_row[f"{stale}asft"] - by_row[f"{stale}clone"] for stale in ("", "stale "))
-            pairs["gain of asft in each round - once"] = again - once
+        pairs = {f"{a} - {b}": by_row[a] - by_row[b] for a, b in DIFFERENCES}
+        pairs["gain of asft in each round - once"] = pairs["asft - clone"] - pairs["stale asft - stale clone"]
         for name, value_S in (by_row | pairs).items():
             lines.append((f"world, drift {drift:g}", name, metric, *interval(value_S), seeds, commit()))
     return frame(lines)

@@ -63,3 +63,9 @@ def prepare(folder: Path) -> Path:
 def chain(folder: Path, *words: str) -> Said:
     """Run the tiny chain, with the stages' commands printed."""
     return recalign(folder, "chain", "--config", "conf/chain/tiny.yaml", "--verbose", *words)
+
+
+def figures(folder: Path) -> list[str]:
+    """The comparison, without what things cost."""
+    rows = (folder / "runs/tiny/comparison.csv").read_text().splitlines()
+    return [row for row in rows if ",cost/" not in row]

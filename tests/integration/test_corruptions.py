@@ -28,12 +28,6 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def figures(folder: Path) -> list[str]:
-    """The comparison, without what things cost."""
-    rows = (folder / RUNS / "comparison.csv").read_text().splitlines()
-    return [row for row in rows if ",cost/" not in row]
-
-
 def altered(path: Path, kind: str, others: list[Path], random: np.random.Generator) -> bool:
     """Alter a file; whether its content is another one then."""
     before = path.read_bytes()
@@ -55,7 +49,10 @@ def altered(path: Path, kind: str, others: list[Path], random: np.random.Generat
 def test_figures_are_those_of_before_or_the_file_is_named(
     first: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trial: Any, share: Any
 ):
-    whole, checked, page = figures(first), *((first / RUNS / one).read_bytes() for one in ("check.json", "report.html"))
+    whole, checked, page = (
+        tiny.figures(first),
+        *((first / RUNS / one).read_bytes() for one in ("check.json", "report.html")),
+    )
     random = np.random.default_rng(int(os.environ.get("RECALIGN_SEED", "0")))
     known = [path.relative_to(first) for top in ("runs", "cache") for path in sorted((first / top).rglob("*"))]
     known = [path for path in known if (first / path).is_file() and (first / path).stat().st_size]
@@ -69,7 +66,7 @@ def test_figures_are_those_of_before_or_the_file_is_named(
             assert "Traceback" not in said.err, told
             assert said.code in (0, 2), told
             if said.code == 0:
-                assert figures(folder) == whole, told
+                assert tiny.figures(folder) == whole, told
                 assert (folder / RUNS / "check.json").read_bytes() == checked, told
                 made = (folder / RUNS / "report.html").read_bytes()
                 body, _, own = made.rpartition(b"\n<!-- SHA-256 of what stands above: ")

@@ -54,19 +54,13 @@ def call(folder: Path, *words: str) -> tiny.Said:
         return tiny.chain(folder, *words)
 
 
-def figures(folder: Path) -> list[str]:
-    """The comparison, without what things cost."""
-    rows = (folder / "runs/tiny/comparison.csv").read_text().splitlines()
-    return [row for row in rows if ",cost/" not in row]
-
-
 def test_a_full_disk_is_named_and_what_was_made_before_is_kept(
     disk: Disk, tmp_path: Path, trial: Callable[..., None], share: Callable[[int], int]
 ):
     whole, moments = tiny.prepare(disk.place / "whole"), random.Random(0)
     before = disk.used
     assert call(whole).code == 0
-    size, wanted = disk.used - before, figures(whole)
+    size, wanted = disk.used - before, tiny.figures(whole)
     for number in range(share(40)):
         folder = tiny.prepare(disk.place / str(number))
         room = int(size * moments.random())
@@ -81,4 +75,4 @@ def test_a_full_disk_is_named_and_what_was_made_before_is_kept(
         disk.resize(disk.used + 2 * size + ROOM)
         again = call(folder)
         assert again.code == 0, f"{told}\n{again.out}\n{again.err}"
-        assert figures(folder) == wanted, told
+        assert tiny.figures(folder) == wanted, told

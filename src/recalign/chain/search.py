@@ -109,7 +109,7 @@ class Search:
             parsed = self.plan.trial(method, self.seed, _name(number), settings)
             return method_run(train(parsed, verbose=self.plan.chain.verbose), method)
         except (InputError, TrainingError) as error:
-            if isinstance(error.__cause__, OSError):  # a full disk says nothing of the settings
+            if isinstance(error.__cause__, OSError):  # a disk that refuses says nothing of the settings
                 raise
             return error
 

@@ -184,7 +184,7 @@ class Tuning:
             pruning = Pruning(asked, self.metric)
             train(parsed, pruning)
         except (InputError, TrainingError) as error:
-            if isinstance(error.__cause__, OSError):  # a full disk says nothing of the settings
+            if isinstance(error.__cause__, OSError):  # a disk that refuses says nothing of the settings
                 raise
             say(f"  cannot be trained: {error}")
             return error

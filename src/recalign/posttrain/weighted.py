@@ -118,9 +118,8 @@ def tapered_likelihood(logp_T: Tensor, weight_T: Tensor, start_T: Tensor) -> tup
     """
     up_T, down_T = weight_T.detach().clamp(min=0), (-weight_T.detach()).clamp(min=0)
     delta_T = logp_T - start_T
-    below_T = delta_T.where(
-        ~(delta_T > 0), 0.0
-    )  # not clamp: its gradient at 0, where all begin, is 0 from torch 2.15 on
+    # Not clamp: from torch 2.15 on its gradient is 0 at the bound, where every item begins.
+    below_T = delta_T.where(~(delta_T > 0), 0.0)
     lowered_T = torch.where(delta_T > 0, 1 + delta_T, below_T.exp())
     loss = (down_T * lowered_T - up_T * logp_T).sum() / _above_zero((up_T + down_T).sum())
     return loss, weight_figures(weight_T.detach())
