@@ -25,6 +25,7 @@ from recalign.posttrain import (
     KTO,
     PPO,
     SA2C,
+    WBC,
     PairData,
     PostTrainingData,
     Preferences,
@@ -110,6 +111,7 @@ CASES: dict[str, tuple[type, Callable[[Any], LightningModule], dict[str, Any]]] 
     "iql": (PostTrainingData, aligning(IQL), {}),
     "awac": (PostTrainingData, aligning(AWAC), {}),
     "sa2c": (PostTrainingData, aligning(SA2C), {}),
+    "wbc": (PostTrainingData, aligning(WBC), {}),
 }
 
 

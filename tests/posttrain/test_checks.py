@@ -15,6 +15,7 @@ from recalign.posttrain import (
     KTO,
     PPO,
     SA2C,
+    WBC,
     PairData,
     PostTrainingData,
     Preferences,
@@ -53,6 +54,7 @@ NOTHING = [
     (PPO, {"clip": 0.0}),
     (PPO, {"samples": 0}),
     (GRPO, {"samples": 1}),
+    (WBC, {"negatives": 0}),
     (GRPO, {"early": 0.0}),
     (ReturnConditioned, {"ask": 1.5}),
 ]

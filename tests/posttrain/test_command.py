@@ -29,6 +29,7 @@ METHODS = [
     "kto",
     "ipa",
     "gbpo",
+    "wbc",
 ]
 UPSTREAM = {"model.init_from": "recommender", "data.reward_model": "reward"}
 PAIRS = {"dpo": "ensemble", "ipo": "generated"}  # as YAML has them: logged, and sampled for S-DPO

@@ -28,6 +28,7 @@ from recalign.posttrain import (
     KTO,
     PPO,
     SA2C,
+    WBC,
     PostTrainingData,
     Preferences,
     Reinforce,
@@ -41,7 +42,7 @@ from recalign.posttrain.weighted import Transform
 from recalign.recommender import SequencePolicy
 
 CONF = Path(__file__).parents[2] / "conf/posttrain"
-METHODS = (AWAC, CQL, GRPO, IPA, IQL, KTO, PPO, Preferences, Reinforce, ReturnConditioned, SA2C, WeightedSFT)
+METHODS = (AWAC, CQL, GRPO, IPA, IQL, KTO, PPO, Preferences, Reinforce, ReturnConditioned, SA2C, WBC, WeightedSFT)
 
 
 @pytest.fixture(scope="module")
@@ -363,7 +364,7 @@ def test_settings_at_the_end_of_their_range(method, taken, refused):
         method.check_settings(refused)
 
 
-OWN_YAML = ("awac", "cql", "dpo", "grpo", "ipa", "iql", "kto", "ppo", "reinforce", "return_conditioned", "sa2c")
+OWN_YAML = ("awac", "cql", "dpo", "grpo", "ipa", "iql", "kto", "ppo", "reinforce", "return_conditioned", "sa2c", "wbc")
 
 
 @pytest.mark.parametrize("name", OWN_YAML)

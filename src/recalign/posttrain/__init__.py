@@ -1,6 +1,7 @@
 """Post-training: methods that move a cloned policy towards what users value."""
 
 from recalign.posttrain.actions import GRPO, PPO
+from recalign.posttrain.binary import WBC
 from recalign.posttrain.bounded import GBPO
 from recalign.posttrain.conditioned import ReturnConditioned
 from recalign.posttrain.data import PostTrainingData
@@ -21,6 +22,7 @@ __all__ = [
     "KTO",
     "PPO",
     "SA2C",
+    "WBC",
     "PairData",
     "PostTrainingData",
     "Preferences",
