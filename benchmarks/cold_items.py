@@ -13,6 +13,7 @@ true positions. The rows:
   (our reading of EnsRec, arXiv 2512.17820).
 - `titles` has the titles too, as a vector (hashed n-grams of letters, SVD); `semantic_ids` has in place of the features
   the codes of a residual k-means of them. Both have id dropout.
+- `unisrec` knows the text alone, title and categories as such a vector, by UniSRec's adaptor (arXiv 2206.05941).
 - The others are methods of a chain that begins at `start`.
 
 Cold targets are test events on the items of the second set: hit rates and NDCG over the whole catalogue, seen items
@@ -47,17 +48,18 @@ from recalign.sequences import EventDataModule
 from recalign.stage import parse_stage
 from recalign.stage.opened import OpenedRun, opened
 
-ALONE, SUM, TITLES = "features_alone", "sum", "titles"
+ALONE, SUM, OF_TEXT = "features_alone", "sum", ("titles", "unisrec")
 RECOMMENDERS: dict[str, tuple[str, dict[str, Any]]] = {
     IDS: ("ids", {}),
     "no_dropout": ("features", {"init_args": {"id_dropout": 0.0}}),
     ALONE: ("features", {"class_path": "cold_policies.FeaturesAlone"}),
-    TITLES: ("titles", {}),
+    "titles": ("titles", {}),
     "semantic_ids": ("semantic_ids", {}),
+    "unisrec": ("text", {"class_path": "cold_policies.UniSRec"}),
 }
 """Rows that are a recommender: what they are told of items (`cold_logs.FORMS`), and their settings of the model."""
 METHODS = (START, "bc", "asft", "dpo", "ppo", "rerank", "asft_rerank")
-ROWS = (IDS, "no_dropout", START, TITLES, "semantic_ids", ALONE, SUM, *METHODS[1:])
+ROWS = (IDS, "no_dropout", START, "titles", "semantic_ids", ALONE, SUM, "unisrec", *METHODS[1:])
 COLUMNS = {
     **{f"cold/hr@{k}": f"cold hr@{k}" for k in CUTS},
     **{"cold/ndcg@10": "cold ndcg@10", "cold/hr@50/items": "hr@50, mean over items"},
@@ -88,7 +90,7 @@ def main() -> None:
     parser.add_argument("--no-save", action="store_true", help="print alone, as for a trial")
     parser.add_argument("chain", nargs="*", help="words for every run, after --: -- --trainer.max_epochs=1")
     given = parser.parse_args()
-    rows = [row for row in ROWS if row in (given.rows or ROWS) and (row != TITLES or given.log != WORLD)]
+    rows = [row for row in ROWS if row in (given.rows or ROWS) and (row not in OF_TEXT or given.log != WORLD)]
     parts = []
     for done, seed in enumerate(given.seeds, start=1):
         parts.append(of_seed(given, seed, rows))

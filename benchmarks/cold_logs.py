@@ -160,8 +160,7 @@ def item_table(values: ItemValues) -> dict[str, Any]:
 def with_titles(held: HeldOut) -> ItemValues:
     """The features and, as a vector, the title."""
     assert held.titles is not None
-    vectors = title_vectors(held.titles, held.trained())
-    column = pl.Series("title", vectors, dtype=pl.Array(pl.Float32, vectors.shape[1])).cast(pl.List(pl.Float32))
+    column = vector_column("title", title_vectors(held.titles, held.trained()))
     return replace(
         held.values,
         kinds=held.values.kinds | {"title": "vector"},
@@ -170,12 +169,35 @@ def with_titles(held: HeldOut) -> ItemValues:
     )
 
 
+def with_text(held: HeldOut) -> ItemValues:
+    """In place of the features a vector of the text: the title and all categories."""
+    assert held.titles is not None
+    named = [name for name, kind in held.values.kinds.items() if kind == "category"]
+    words = [without_year(held.titles).alias("title"), *(pl.col(name).list.join(" ") for name in named)]
+    text = held.values.values.select(pl.concat_str(words, separator=" ", ignore_nulls=True)).to_series()
+    return replace(
+        held.values,
+        kinds={"text": "vector"},
+        values=vector_column("text", title_vectors(text, held.trained())).to_frame(),
+        specified={"text": Feature('"text"')},
+    )
+
+
+def without_year(titles: pl.Series) -> pl.Series:
+    return titles.str.replace(r"\s*\(\d{4}\)\s*$", "")
+
+
+def vector_column(name: str, vectors: np.ndarray) -> pl.Series:
+    """Vectors as values of a feature. Shape: float32 (rows, W)."""
+    return pl.Series(name, vectors, dtype=pl.Array(pl.Float32, vectors.shape[1])).cast(pl.List(pl.Float32))
+
+
 def title_vectors(titles: pl.Series, trained: np.ndarray) -> np.ndarray:
     """Letters' n-grams, hashed, weighed by tf-idf, and their truncated SVD, both found on some rows.
 
     The year behind a title is left out, for it is a feature itself. Shape: bool (N,) -> float32 (N, DIMENSIONS).
     """
-    text = titles.str.replace(r"\s*\(\d{4}\)\s*$", "").str.to_lowercase()
+    text = without_year(titles).str.to_lowercase()
     row, column = [], []
     for number, title in enumerate(text):
         padded = f" {title} "
@@ -217,6 +239,7 @@ FORMS: dict[str, Callable[[HeldOut], ItemValues | None]] = {
     "ids": lambda held: None,
     "features": lambda held: held.values,
     "titles": with_titles,
+    "text": with_text,
     "semantic_ids": with_codes,
 }
 """What policies are told of items."""

@@ -1,11 +1,16 @@
-"""Policies of `cold_items.py` beside the shipped one: features alone, and the sum of two policies."""
+"""Policies of `cold_items.py` beside the shipped one: features alone, UniSRec's adaptor, the sum of two policies."""
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import Any
 
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from recalign.nn import Encoder
 from recalign.recommender import Policy, Recommender, SequencePolicy
+from recalign.recommender.feature_table import FeatureTable
 from recalign.sequences import Batch
 from recalign.sequences.features import ItemFeatures
 
@@ -19,6 +24,58 @@ class FeaturesAlone(Recommender):
         assert self.policy.features is not None
         self.policy.features.has_id_V1.zero_()  # no gradient reaches the items' own vectors, which stay zero
         self.policy.item_embedding.weight.zero_()
+
+
+class UniSRec(FeaturesAlone):
+    """UniSRec (Hou et al., KDD 2022, arXiv 2206.05941) in its inductive form: items are their text, without ids.
+
+    Its adaptor (equations 1 to 4) on our trunk; without its pre-training on other domains.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.policy = AdaptedPolicy(self.policy.encoder, self.policy.num_items, self.policy.temperature)
+
+
+class AdaptedPolicy(SequencePolicy):
+    """A policy over items that an `Adaptor` makes of their vectors. Arguments of `SequencePolicy`."""
+
+    def __init__(
+        self, encoder: Encoder, num_items: int, temperature: float, features: dict[str, Any] | None = None
+    ) -> None:
+        super().__init__(encoder, num_items, temperature)
+        if features:
+            self.make_room(features)
+
+    def make_room(self, plan: dict[str, Any]) -> None:
+        self.features = Adaptor(self.encoder.dim, self.num_items, **plan)
+        self.features.to(self.item_embedding.weight.device)
+        self.init_args["features"] = plan
+
+
+class Adaptor(FeatureTable):
+    """v = sum_k g_k W_k (x - b_k), g = softmax(U x + noise): whitening by experts that a gate mixes.
+
+    In training the noise is normal, with softplus(U' x) for its standard deviation, and x loses a fifth of its numbers.
+    """
+
+    EXPERTS, DROPOUT = 8, 0.2  # as in the paper's code
+
+    def __init__(self, dim: int, num_items: int, width: int, **plan: Any) -> None:
+        super().__init__(dim, num_items, width=width, **plan)
+        self.projection_WD = None
+        self.bias_KW = nn.Parameter(torch.zeros(self.EXPERTS, width))
+        self.expert_KWD = nn.Parameter(torch.randn(self.EXPERTS, width, dim) * 0.02)
+        self.gate_WK, self.noise_WK = (nn.Parameter(torch.zeros(width, self.EXPERTS)) for _ in range(2))
+
+    def vectors(self, code_N: Tensor, weight_N: Tensor, offset: Tensor, number_VW: Tensor) -> Tensor:
+        with torch.autocast(number_VW.device.type, enabled=False):
+            gate_VK = number_VW @ self.gate_WK
+            if self.training:
+                gate_VK = gate_VK + torch.randn_like(gate_VK) * F.softplus(number_VW @ self.noise_WK)
+            each_KVW = F.dropout(number_VW.expand(self.EXPERTS, -1, -1), self.DROPOUT, self.training)
+            each_KVD = (each_KVW - self.bias_KW[:, None]) @ self.expert_KWD
+            return (gate_VK.softmax(dim=1).T[:, :, None] * each_KVD).sum(dim=0)
 
 
 class Sum(Policy):

@@ -16,8 +16,8 @@ from recalign.recommender import SequencePolicy
 from recalign.recommender.checkpoint import load_net
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
-from cold_logs import HeldOut, held_out, title_vectors, with_codes
-from cold_policies import FeaturesAlone, Sum, over_catalogue
+from cold_logs import HeldOut, held_out, title_vectors, with_codes, with_text
+from cold_policies import FeaturesAlone, Sum, UniSRec, over_catalogue
 from cold_ranks import crossed, said, table
 
 
@@ -119,6 +119,37 @@ def test_a_policy_of_features_alone_has_no_ids_also_when_it_is_opened_again(tmp_
     policy = load_net(small.saved(module, tmp_path / "policy.ckpt"), "policy").net
     torch.testing.assert_close(policy.item_table()[1:], policy.features.summed())
     assert policy.features.summed().std() > 0.01
+
+
+def test_unisrec_knows_items_by_their_numbers_alone_also_when_it_is_opened_again(tmp_path):
+    data = featured.data_of(featured.write(tmp_path), {"size": Feature("size", bins=None)})
+    torch.manual_seed(0)
+    module = UniSRec(data.num_items, small.encoder(), temperature=0.1, lr=5e-3)
+    small.fit(module, data, tmp_path / "run", epochs=2)
+    policy = load_net(small.saved(module, tmp_path / "policy.ckpt"), "policy").net.eval()
+    own, table_WD = policy.features, policy.item_table()
+    gate_VK = (own.number_VW @ own.gate_WK).softmax(dim=1)
+    each_VKD = torch.stack([(own.number_VW - b) @ w for b, w in zip(own.bias_KW, own.expert_KWD, strict=True)], dim=1)
+    torch.testing.assert_close(table_WD[1:], (gate_VK[:, :, None] * each_VKD).sum(dim=1))
+    torch.testing.assert_close(table_WD, module.policy.eval().item_table())
+    assert own.gate_WK.abs().max() > 0.001  # it was trained
+    assert not policy.item_embedding.weight.any()
+    assert len(table_WD) == 1 + featured.WARM + featured.COLD
+
+
+def test_text_is_the_title_and_the_categories_and_no_number():
+    titles = pl.Series(["Alien (1979)", "Alien (1992)", "Alien (1979)", "Heat", "Speed", "Titanic"])
+    genres = [["horror"], ["horror"], ["comedy", "war"], ["crime"], None, ["drama"]]
+    values = pl.DataFrame({"genre": genres, "year": [1979.0, 1992, 1979, 1995, 1994, 1997]})
+    kinds = {"genre": "category", "year": "number"}
+    ids = pl.Series(range(6))
+    known = ItemValues(ids, kinds, values, {name: Feature(name) for name in kinds})
+    held = HeldOut(SimpleNamespace(items=ids), known, titles, np.array([5]), np.array([4]))
+    found = with_text(held)
+    vectors = np.array(found.values["text"].to_list())
+    np.testing.assert_allclose(vectors[0], vectors[1], atol=1e-6)
+    assert np.linalg.norm(vectors[0] - vectors[2]) > 0.1
+    assert found.kinds == {"text": "vector"}
 
 
 def test_a_sum_adds_log_probabilities_and_ids_say_nothing_of_cold_items():
