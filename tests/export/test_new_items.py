@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import featured
+import numpy as np
 import polars as pl
 import pytest
 import small
@@ -11,10 +14,15 @@ from featured import COLD, WARM
 
 from recalign.cli import main
 from recalign.errors import InputError
+from recalign.export import BundleVectors
 from recalign.export.new_items import _new as new_rows
 from recalign.export.new_items import add_items
-from recalign.recommender import Recommender
+from recalign.export.verify import _of_batch
+from recalign.nn import LazyDecoder
+from recalign.recommender import CodePolicy, Recommender, RecommenderData
 from recalign.recommender.checkpoint import load_net
+from recalign.recommender.new_items import with_new_items
+from recalign.semantic_ids.codes import CodesTable
 from recalign.serving import load_bundle
 
 pytestmark = pytest.mark.slow
@@ -62,6 +70,20 @@ def test_new_items_score_as_equal_items_of_the_catalogue_do(made, tmp_path):
     assert logps[0] == pytest.approx(logps[1], abs=1e-5)
     assert logps[2] < logps[0]
     assert before.score(request, [101]).log_probs == [None]
+
+
+def test_semantic_ids_may_be_made_of_what_features_say_of_new_items(made, tmp_path):
+    pl.DataFrame(NEW | {"item": [501, 502]}).write_csv(tmp_path / "new.csv")
+    folder, _ = add_items(made / "b", tmp_path / "new.csv")
+    data = featured.data_of(made)
+    found = dict(BundleVectors(folder).table(data).iter_rows())
+    policy = load_net(made / "policy.ckpt", "policy").net.eval()
+    own = dict(zip(data.sequences.items.to_list(), policy.item_table()[1:].tolist(), strict=True))
+    assert found[1] == pytest.approx(own[1], abs=1e-6)
+    assert found[501] == pytest.approx(own[37], abs=1e-6)  # cold, with the same features
+    with pytest.raises(InputError, match="no bundle of a policy that knows the items of the log 'small'") as caught:
+        BundleVectors(folder).table(small.data_of(RecommenderData, made, users="all"))
+    assert caught.value.remedy
 
 
 def test_an_old_version_takes_new_items_and_is_not_served_again_unasked(made, tmp_path, capsys):
@@ -152,5 +174,86 @@ def test_other_features_of_the_same_items_are_not_exported(made, tmp_path):
 
 
 def test_a_bundle_without_features_takes_no_new_items(bundled, tmp_path):
+    pl.DataFrame(NEW).write_csv(tmp_path / "x.csv")
     with pytest.raises(InputError, match="does not know items by their features"):
         add_items(bundled, tmp_path / "x.csv")
+
+
+SIZES = [6, 4, 3]
+
+
+def codes_of(items: pl.Series, codes: torch.Tensor, path: Path, **columns: list) -> Path:
+    """A file of codes, as ``recalign tokenize`` writes it, with further columns."""
+    CodesTable(items, codes.numpy(), np.ones(len(items), np.int64), tuple(SIZES)).write(path)
+    if columns:
+        pl.read_parquet(path).with_columns(**{k: pl.Series(v) for k, v in columns.items()}).write_parquet(path)
+    return path
+
+
+@pytest.fixture(scope="module", params=["node", "plain"])
+def coded(request, log_root, tmp_path_factory):
+    """A bundle over codes, its data and policy, and codes of its items and of 10 more: also below new prefixes."""
+    from recalign.export.command import bundle_of
+    from recalign.stage.opened import OpenedRun
+
+    data = small.data_of(RecommenderData, log_root, users="all")
+    torch.manual_seed(0)
+    policy = CodePolicy(LazyDecoder(8, layers=1, heads=2, max_length=32), data.num_items, SIZES, head=request.param)
+    every = torch.cartesian_prod(*map(torch.arange, SIZES))
+    left = every[every[:, 0] < 5]  # the first code 5 is no item's
+    known = left[torch.randperm(len(left))[: data.num_items]]
+    policy.set_codes(known)
+    policy.set_counts(torch.randint(0, 50, (data.num_items,)))
+    policy.prior_strength = 0.4
+    with torch.no_grad():
+        for weight in policy.parameters():
+            weight.add_(0.3 * torch.randn_like(weight))
+        policy.item_embedding.weight[0] = 0
+    free = every[~(every[:, None] == known).all(dim=2).any(dim=1)]
+    folder = tmp_path_factory.mktemp("coded")
+    run = OpenedRun(folder / "runs/small/recommender-onerec/seed-0", policy.eval(), data, {})
+    bundle_of(run, folder / "b")
+    return folder / "b", data, policy, torch.cat([known, free[-10:]])
+
+
+def test_new_codes_are_answered_as_the_policy_with_them_would(coded, tmp_path):
+    folder, data, policy, codes = coded
+    before, ids = load_bundle(folder), data.sequences.items
+    added = pl.Series(range(9001, 9011), dtype=ids.dtype)
+    for count in (4, 10):  # a second file goes on from the first
+        every = pl.concat([ids, added.head(count)])
+        path = codes_of(every, codes[: len(every)], tmp_path / f"{count}.parquet", title=[f"no. {n}" for n in every])
+        assert main(["items", "add", str(folder), str(path)]) == 0
+        policy, _ = with_new_items(policy, path, every.head(policy.num_items))
+    after = load_bundle(folder)
+    assert after.version != before.version
+    assert after.catalogue.ids == every.to_list()
+    assert after.catalogue.titles[-1] == "no. 9010"
+    assert after.catalogue.titles[0] == before.catalogue.titles[0]
+    batch = small.batch_of(data, rows=12)
+    with torch.no_grad():
+        own = policy.eval().over_items(policy.encode(batch))
+    logits = torch.from_numpy(after.run(list(_of_batch(batch, 0.0)), ["logits"])[0])
+    torch.testing.assert_close(logits[:, 1:].log_softmax(dim=1), own, atol=1e-4, rtol=0)
+    assert len(policy.trie.code(1)) == 6  # a first code that was no item's
+    answer = after.recommend({"items": ids.head(2).to_list(), "times": [10, 20], "k": len(every)})
+    assert {one.item for one in answer.items} == set(every.to_list()) - set(ids.head(2).to_list())
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda ids, codes: (ids, codes[: len(ids)]), "all its items are in the bundle already"),
+        (lambda ids, codes: (ids.head(5), codes[:5]), "have no id"),
+        (lambda ids, codes: (ids, codes[-len(ids) :]), "other codes of its items"),
+    ],
+)
+def test_codes_that_cannot_be_added(coded, tmp_path, change, said):
+    folder, data, _, codes = coded
+    path = codes_of(*change(data.sequences.items, codes), tmp_path / "codes.parquet")
+    before = load_bundle(folder).version
+    first = next(one for one in folder.iterdir() if one.is_dir() and "items" not in str(load_bundle(one).about.made_of))
+    with pytest.raises(InputError, match=said) as caught:
+        add_items(first, path)
+    assert caught.value.remedy
+    assert load_bundle(folder).version == before

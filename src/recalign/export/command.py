@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from importlib.metadata import version
@@ -248,18 +248,26 @@ def _about(made: OpenedRun, graph: Graph, table: pl.DataFrame, newest: int | Lit
 
 
 def _write_weights(made: OpenedRun, tables: dict[str, torch.Tensor], folder: Path) -> None:
-    """Weights with how to build the networks they belong to, as a checkpoint has them; and the tables."""
+    """The tables, and `write_networks`."""
     from safetensors.torch import save
 
     policy = made.policy
-    nets = {"policy": policy.policy, "reward": policy.reward} if isinstance(policy, Rerank) else {"policy": policy}
-    weights = {f"{net}.{k}": v.contiguous().clone() for net, one in nets.items() for k, v in one.state_dict().items()}
-    (folder / WEIGHTS).write_bytes(save(weights))
+    write_networks(
+        {"policy": policy.policy, "reward": policy.reward} if isinstance(policy, Rerank) else {"policy": policy}, folder
+    )
     (folder / TABLES).write_bytes(save(tables))
-    recipes = {name: recipe(net) for name, net in nets.items() if isinstance(net, Rebuildable)}
-    write_text(folder / RECIPE, json.dumps(recipes, indent=2, default=str) + "\n")
     features, table = made.data.sequences.features, made.data.log_.items
     if features is not None and table is not None:  # what `recalign items add` needs
         specified = {name: asdict(one) for name, one in table.specified.items()}
         known = {"id": table.id, "title": table.title, "features": specified, "plans": features.coder.plans}
         write_json(folder / FEATURES, known)
+
+
+def write_networks(nets: Mapping[str, torch.nn.Module], folder: Path) -> None:
+    """Weights with how to build the networks they belong to, as a checkpoint has them."""
+    from safetensors.torch import save
+
+    weights = {f"{net}.{k}": v.contiguous().clone() for net, one in nets.items() for k, v in one.state_dict().items()}
+    (folder / WEIGHTS).write_bytes(save(weights))
+    recipes = {name: recipe(net) for name, net in nets.items() if isinstance(net, Rebuildable)}
+    write_text(folder / RECIPE, json.dumps(recipes, indent=2, default=str) + "\n")

@@ -29,10 +29,13 @@ class RerankPart(Part):
     def __init__(self, rerank: Rerank) -> None:
         super().__init__()
         self.policy, self.scores = part_of(rerank.policy), scores_of(rerank.reward)
-        self.needs, self.fixed = self.policy.needs | self.scores.needs | {"strength"}, self.policy.fixed
+        self.needs = self.policy.needs | self.scores.needs | {"strength"}
 
     def tables(self) -> dict[str, Tensor]:
         return self.policy.tables() | self.scores.tables()
+
+    def dimension(self, table: str) -> str:
+        return self.policy.dimension(table)
 
     def forward(self, h: Histories, given: Mapping[str, Tensor]) -> Tensor:
         return self.policy(h, given) + given["strength"][:, None] * self.scores(h, given)

@@ -3,6 +3,8 @@
 A bundle of a policy that knows items by their features holds what makes a vector of them: how values become codes
 (`features.json`), the embeddings of codes (`policy.safetensors`), and the recipe of the policy. The graph takes any
 number of items, so that new ones are further rows of its tables. They borrow the mean count of those in training.
+
+A bundle of a policy over semantic ids takes the further items of a file of codes (`with_new_items`).
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import argparse
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import polars as pl
@@ -22,11 +24,14 @@ from recalign.errors import InputError
 from recalign.events import Feature, ItemTable, ItemValues
 from recalign.events.files import Source
 from recalign.events.items import table_titles, table_values
-from recalign.export.command import CARD, FEATURES, RECIPE, WEIGHTS, examples
+from recalign.export.command import CARD, FEATURES, RECIPE, WEIGHTS, examples, write_networks
+from recalign.export.graph import part_of
 from recalign.files import digest, read_json, sha256, write_json, write_text
 from recalign.kept import SEAL, publish, seal
 from recalign.nn import unit
+from recalign.recommender import Policy
 from recalign.recommender.checkpoint import build
+from recalign.recommender.new_items import with_new_items
 from recalign.recommender.sequence_policy import SequencePolicy
 from recalign.sequences.features import FeatureCoder
 from recalign.serving.about import CURRENT, EXAMPLES, ITEMS, TABLES, About, current, point
@@ -37,10 +42,15 @@ def items(words: Sequence[str]) -> None:
     """``recalign items add BUNDLE FILE``."""
     parser = argparse.ArgumentParser(prog="recalign items", description="What a bundle can recommend.")
     add = parser.add_subparsers(dest="task", required=True).add_parser(
-        "add", help="new items, known by their features, without training and without the log"
+        "add", help="new items, known by their features or codes, without training and without the log"
     )
     add.add_argument("bundle", type=Path, help="a bundle, or a folder of versions with a file `current`")
-    add.add_argument("file", type=Path, help="a table of the new items, with the columns of the log's item table")
+    add.add_argument(
+        "file",
+        type=Path,
+        help="a table of the new items, with the columns of the log's item table; of a policy over semantic ids: what "
+        "recalign tokenize --append wrote",
+    )
     given = parser.parse_args(list(words))
     folder, count = add_items(given.bundle, given.file)
     served = current(folder.parent) == folder
@@ -57,26 +67,19 @@ def add_items(bundle: Path, file: Path) -> tuple[Path, int]:
 
     Args:
         bundle: its folder, or one of versions.
-        file: a table with a row per new item, its columns as in the log's item table.
+        file: a table with a row per new item, its columns as in the log's item table; for a policy over semantic ids a
+            ``codes.parquet`` of its items and new ones, which may have a column ``title``.
 
     Returns:
         The folder of the new version, and how many items it has more.
 
     Raises:
-        InputError: the bundle's policy does not know items by features, or the table cannot be used.
+        InputError: the bundle's policy knows items neither by features nor by codes, or the table cannot be used.
     """
     folder = current(bundle.resolve())
-    about = About.read(folder)
-    if about.kind != "items" or not (folder / FEATURES).is_file():
-        raise InputError(
-            "its policy does not know items by their features, so nothing is known of new ones",
-            where=str(folder),
-            remedy="export a policy over item ids, not reranked, of a log with data.log.items.features",
-        )
-    known, table = read_json(folder / FEATURES), pl.read_parquet(folder / ITEMS, glob=False)
-    values, added = _new(file, known, table)
-    tables = _with_rows(folder, FeatureCoder(known["plans"]), values)
-    grown = pl.concat([table, added], how="diagonal")
+    about, table = About.read(folder), pl.read_parquet(folder / ITEMS, glob=False)
+    added = _added(folder, about, file, table)
+    grown = pl.concat([table, added.rows], how="diagonal")
     content = digest(asdict(about), grown.write_csv(), sha256(file))[:8]
     version = f"{about.version.rpartition('-')[0]}-{content}"
     made_of = {**about.made_of, f"items {file.name}": sha256(file)}
@@ -86,22 +89,75 @@ def add_items(bundle: Path, file: Path) -> tuple[Path, int]:
                 shutil.copy2(path, part / path.name)
         from safetensors.torch import save
 
-        (part / TABLES).write_bytes(save(tables))
+        (part / TABLES).write_bytes(save(added.tables))
+        if added.policy is not None:
+            write_networks({"policy": added.policy}, part)
         grown.write_parquet(part / ITEMS)
         write_json(part / EXAMPLES, [])
         replace(about, version=version, made_of=made_of, verified={}).write(part)
         seal(part)
         write_json(part / EXAMPLES, examples(Bundle(part)))
-        write_text(part / CARD, _card(folder, file, len(added)))
+        write_text(part / CARD, _card(folder, file, len(added.rows)))
     if current(folder.parent) in (folder, folder.parent):  # a bundle without a pointer stands alone
         point(folder.parent, version)
-    return folder.parent / version, len(added)
+    return folder.parent / version, len(added.rows)
+
+
+@dataclass(frozen=True)
+class Added:
+    """New items for a bundle.
+
+    Attributes:
+        rows: of them in the bundle's item table.
+        tables: of the graph, with them.
+        policy: that knows them, where the bundle's own can only know those that it was made for.
+    """
+
+    rows: pl.DataFrame
+    tables: dict[str, Tensor]
+    policy: Policy | None = None
+
+
+def _added(folder: Path, about: About, file: Path, table: pl.DataFrame) -> Added:
+    if not file.is_file():
+        raise InputError("there is no such file", where=str(file), remedy="name a table of the new items")
+    if about.kind == "codes":
+        return _by_codes(folder, file, table)
+    if about.kind == "items" and (folder / FEATURES).is_file():
+        known = read_json(folder / FEATURES)
+        values, rows = _new(file, known, table)
+        return Added(rows, _with_rows(folder, FeatureCoder(known["plans"]), values))
+    raise InputError(
+        "its policy does not know items by their features or codes, so nothing is known of new ones",
+        where=str(folder),
+        remedy="export a policy, not reranked, of a log with data.log.items.features, or of recommender-onerec",
+    )
+
+
+def _by_codes(folder: Path, file: Path, table: pl.DataFrame) -> Added:
+    """The further items of a file of codes, which may have a column ``title``."""
+    from safetensors.torch import load_file
+
+    policy, ids = with_new_items(_policy(folder), file, table["item"])
+    if not len(new := ids[len(table) :]):
+        remedy = "give new ones codes: recalign tokenize LOG --append FILE"
+        raise InputError("all its items are in the bundle already", where=str(file), remedy=remedy)
+    with torch.no_grad():
+        tables = {name: x.detach().contiguous() for name, x in part_of(policy).tables().items()}
+    old = load_file(folder / TABLES)
+    if old.keys() != tables.keys() or any(len(old[name]) == 1 < len(tables[name]) for name in old):
+        what = "its graph takes no further codes: an older recalign wrote it, or all its items begin with one code"
+        raise InputError(what, where=str(folder), remedy="export the run again")
+    frame = pl.read_parquet(file, glob=False)
+    title = pl.col("title") if "title" in frame.columns else pl.lit(None)
+    said = frame.select(pl.col("item").cast(new.dtype, strict=False), title=title.cast(pl.String))
+    rows = new.alias("item").to_frame().join(said, on="item", how="left", maintain_order="left")
+    title = pl.col("title").fill_null(pl.col("item").cast(pl.String))
+    return Added(rows.with_columns(title, count=pl.lit(0, table["count"].dtype)), tables, policy)
 
 
 def _new(file: Path, known: dict, table: pl.DataFrame) -> tuple[ItemValues, pl.DataFrame]:
     """What is known of the new items, and their rows of a bundle's item table."""
-    if not file.is_file():
-        raise InputError("there is no such file", where=str(file), remedy="name a table of the new items")
     kinds = {plan["name"]: plan["kind"] for plan in known["plans"]}
     features: dict[str, str | Feature] = {
         name: Feature(**one | {"kind": kinds[name]}) for name, one in known["features"].items()
@@ -142,6 +198,7 @@ def _with_rows(folder: Path, coder: FeatureCoder, values: ItemValues) -> dict[st
     from safetensors.torch import load_file
 
     policy = _policy(folder)
+    assert isinstance(policy, SequencePolicy)
     assert policy.features is not None
     vector_XD = policy.features.vectors(*map(torch.from_numpy, coder.encode(values.values)))
     borrowed = policy.prior.borrowed(policy.num_warm)
@@ -154,7 +211,7 @@ def _with_rows(folder: Path, coder: FeatureCoder, values: ItemValues) -> dict[st
     return {name: torch.cat([old, rows[name].to(old)]) for name, old in load_file(folder / TABLES).items()}
 
 
-def _policy(folder: Path) -> SequencePolicy:
+def _policy(folder: Path) -> Policy:
     """The policy of a bundle, from its recipe and weights."""
     from safetensors.torch import load_file
 

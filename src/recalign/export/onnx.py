@@ -61,7 +61,10 @@ def dynamic(graph: Graph, tables: dict[str, Tensor], max_length: int) -> tuple[d
     length = Dim("L", min=2, max=max_length)
     shapes: dict[str, Any] = {name: {0: batch, 1: length} for name in ("item", "time", "reward", "request_time")}
     shapes |= {"length": {0: batch}, "strength": {0: batch}, "hidden": {0: batch, 1: hidden}}
-    shapes |= {name: {} if graph.part.fixed else {0: items} for name in tables}
+    dims = {name: graph.part.dimension(name) for name in tables}
+    sizes = {"N": items} | {one: Dim(one, max=ROWS * 1024) for one in dims.values() if one != "N"}
+    # Of one row alone, the number is a constant of the graph whatever is said here.
+    shapes |= {name: {0: sizes[dims[name]]} if len(table) > 1 else {} for name, table in tables.items()}
     return given, {name: shapes[name] for name in given}
 
 

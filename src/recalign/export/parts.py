@@ -1,7 +1,8 @@
 """Parts of the exported graph that compute log-probabilities of all items: of policies over item ids and over codes.
 
-Whatever has one row an item is an input of the graph (`Part.tables`), so items can be added without an exporter. Row 0
-of a table is the padding item; its logit is always -inf, so that 0 may stand wherever there is no item.
+Whatever has a row an item, or a row a node of a trie, is an input of the graph (`Part.tables`), so items can be added
+without an exporter. Row 0 of a table of items is the padding item; its logit is always -inf, so that 0 may stand
+wherever there is no item.
 
 Shape suffixes: B histories, L events, V items, N = V + 1 rows of a table, D width, T = B targets, U x M a grid of them.
 """
@@ -13,12 +14,14 @@ from collections.abc import Mapping
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from recalign.export.histories import Histories, at, newest
-from recalign.nn import Window, unit
+from recalign.nn import OwnVectors, Window, unit
 from recalign.posttrain.conditioned import ConditionedPolicy
 from recalign.recommender import CodePolicy, SequencePolicy
 from recalign.recommender.onerec_policy import CodeState
+from recalign.serving.about import NODES
 
 
 class Part(nn.Module):
@@ -27,12 +30,13 @@ class Part(nn.Module):
     needs: frozenset[str] = frozenset()
     """Inputs beyond items, times and lengths: ``reward``, ``strength``."""
 
-    fixed: bool = False
-    """Whether the number of items is a constant of the graph."""
-
     def tables(self) -> dict[str, Tensor]:
-        """What has a row an item, the padding item first, by the name of the graph's input. Shape: (N, ...) each."""
+        """What grows with the catalogue, by the name of the graph's input. Shape: (N, ...), or as `dimension` says."""
         return {}
+
+    def dimension(self, table: str) -> str:
+        """Names the number of rows of a table: N where these are items, the padding item first."""
+        return "N"
 
     def forward(self, h: Histories, given: Mapping[str, Tensor]) -> Tensor:
         """Shape: -> (B, N)."""
@@ -90,18 +94,65 @@ class OnePerRow(Window):
 
 
 class CodePart(Part):
-    """A `CodePolicy`: a walk over all prefixes of codes. Its trie is in the graph, so its items are fixed."""
+    """A `CodePolicy`: a walk over all prefixes of codes. Its trie, too, is an input of the graph.
 
-    fixed = True
+    Tables of nodes are called `NODES` and their place in the policy.
+    """
+
+    def __init__(self, policy: CodePolicy) -> None:
+        super().__init__()
+        self.policy, self.walk = policy, Walk(policy)
+        self.needs = frozenset({"reward"} if policy.past_rewards is not None else ())
+        own = {**dict(policy.named_buffers()), **dict(policy.named_parameters())}
+        levels = range(policy.trie.levels)
+        self.grow = {f"trie.{what}_{n}": what for n in levels for what in ("first", "place", "parent", "code")}
+        self.grow |= {f"prior_{n + 1}": "prior" for n in levels}
+        if isinstance(policy.head, OwnVectors):
+            self.grow |= {f"head.vectors.{n}": "vectors" for n in levels}
+        self.own = {name: own[name] for name in self.grow}
+
+    def tables(self) -> dict[str, Tensor]:
+        policy = self.policy
+        items = {
+            "vectors": policy.item_embedding.weight,
+            "leaf": F.pad(policy.trie.node_VS[:, -1], (1, 0)),
+            # for who has no history, which no decoder was trained on
+            "popular": F.pad((policy.count_V + 0.5).log(), (1, 0), value=-torch.inf),
+        }
+        return items | {NODES + name: self._rows(name, table) for name, table in self.own.items()}
+
+    def _rows(self, name: str, table: Tensor) -> Tensor:
+        if self.grow[name] == "vectors":  # of the nodes that there are
+            return table[: self.policy.trie.nodes(int(name.rpartition(".")[2]) + 1)]
+        # Of one place alone, its number would be a constant of the graph; no child stands at the second.
+        return torch.arange(max(2, len(table))) if self.grow[name] == "place" else table
+
+    def dimension(self, table: str) -> str:
+        if not table.startswith(NODES):
+            return "N"
+        name = table.removeprefix(NODES)
+        what, level = self.grow[name], name[-1]
+        return f"nodes_{level}" if what in ("parent", "code", "vectors") else f"{what}_{level}"
+
+    def forward(self, h: Histories, given: Mapping[str, Tensor]) -> Tensor:
+        nodes = {f"policy.{name}": given[NODES + name] for name in self.own}
+        logp_BV = functional_call(self.walk, nodes, (h, given["vectors"]))
+        logp_BN = logp_BV.index_select(1, given["leaf"])
+        popular_N = given["popular"]
+        there_N = popular_N > -torch.inf
+        return torch.where((h.length_B > 0)[:, None] & there_N, logp_BN, popular_N)
+
+
+class Walk(nn.Module):
+    """Log-probabilities of a trie's leaves after histories."""
 
     def __init__(self, policy: CodePolicy) -> None:
         super().__init__()
         self.policy = policy
-        self.needs = frozenset({"reward"} if policy.past_rewards is not None else ())
 
-    def forward(self, h: Histories, given: Mapping[str, Tensor]) -> Tensor:
+    def forward(self, h: Histories, vector_ND: Tensor) -> Tensor:
         policy, row_B = self.policy, torch.arange(h.length_B.shape[0])
-        x_BLD = policy.item_embedding(h.item_BL)
+        x_BLD = F.embedding(h.item_BL, vector_ND)
         if policy.past_rewards is not None:
             x_BLD = x_BLD + policy.past_rewards(h.reward_BL)
         x_BLD = policy.encoder(x_BLD, h.length_B, h.time_BL, h.request_time_BL)
@@ -111,6 +162,4 @@ class CodePart(Part):
         if policy.newest is not None:
             first_BD = first_BD + policy.newest(at(x_BLD, h.newest_B))
         h_B1D, past = policy.decoder(first_BD[:, None], window, None)
-        logp_BV = policy._walk(CodeState(window, past, h_B1D[:, 0]))
-        popular_V = (policy.count_V + 0.5).log()  # for who has no history, which no decoder was trained on
-        return F.pad(logp_BV.where((h.length_B > 0)[:, None], popular_V), (1, 0), value=-torch.inf)
+        return policy.walk(CodeState(window, past, h_B1D[:, 0]))

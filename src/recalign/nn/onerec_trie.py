@@ -84,12 +84,14 @@ class Trie(nn.Module):
             self.register_buffer(f"parent_{level}", parent_N, persistent=False)
             self.register_buffer(f"code_{level}", child_keys_N % size, persistent=False)
             self.fans.append(int(count_N.max()))
+            place_F = torch.arange(self.fans[-1], device=key_V.device)
+            self.register_buffer(f"place_{level}", place_F, persistent=False)
             keys_N = child_keys_N
         self.register_buffer("item_V", self.node_VS[:, -1].argsort() + 1, persistent=False)
 
     def nodes(self, depth: int) -> int:
         """N, nodes of a depth."""
-        return 1 if depth == 0 else len(self.get_buffer(f"code_{depth - 1}"))
+        return 1 if depth == 0 else self.code(depth).shape[0]  # `len` would be a constant in a graph
 
     def code(self, depth: int) -> Tensor:
         """The last code of each node of a depth, 1 at least. Shape: int64 (N,)."""
@@ -105,8 +107,7 @@ class Trie(nn.Module):
         Shape: int64 (...) -> int64 (..., F), and bool (..., F): which of them exist; a missing one is some other node.
         """
         first_N = self.get_buffer(f"first_{depth}")
-        place_F = torch.arange(self.fans[depth], device=node.device)
-        child = first_N[node][..., None] + place_F
+        child = first_N[node][..., None] + self.get_buffer(f"place_{depth}")
         return child.clamp(max=self.nodes(depth + 1) - 1), child < first_N[node + 1][..., None]
 
     def place(self, depth: int, child: Tensor) -> Tensor:

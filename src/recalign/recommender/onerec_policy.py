@@ -184,7 +184,8 @@ class CodePolicy(HistoryPolicy):
         prefixes = self.trie.nodes(self.trie.levels - 1)
         if items is not None and items.shape[1] <= prefixes:
             return self._descend(state, follow(self.trie, items))[1]
-        logp_TV = torch.cat([self._walk(state[part]) for part in self._parts(state, prefixes)])
+        leaf_V = self.trie.node_VS[:, -1]
+        logp_TV = torch.cat([self.walk(state[part])[:, leaf_V] for part in self._parts(state, prefixes)])
         return logp_TV if items is None else logp_TV.gather(1, items - 1)
 
     @torch.no_grad()
@@ -282,8 +283,11 @@ class CodePolicy(HistoryPolicy):
         h_TND, past = self.decoder(token.expand(state.first_TD.shape[0], -1, -1), state.window, past)
         return h_TND if state.shift_TD is None else h_TND + state.shift_TD[:, None], past
 
-    def _walk(self, state: CodeState) -> Tensor:
-        """Log-probabilities over the catalogue: every node of a depth, for all states at once. Shape: -> (T, V)."""
+    def walk(self, state: CodeState) -> Tensor:
+        """Log-probabilities of all leaves of the trie: every node of a depth, for all states at once.
+
+        Shape: -> (T, V), leaves in the trie's order.
+        """
         h_TND, past = state.first_TD[:, None], state.past
         logp_TN = h_TND.new_zeros(h_TND.shape[0], 1, dtype=torch.float32)  # `len` would be a constant in a graph
         for depth in range(self.trie.levels):
@@ -295,7 +299,7 @@ class CodePolicy(HistoryPolicy):
             child_M = torch.arange(self.trie.nodes(depth + 1), device=h_TND.device)
             parent_M, place_M = self.trie.parent(depth + 1), self.trie.place(depth + 1, child_M)
             logp_TN = logp_TNF.flatten(1).index_select(1, parent_M * logp_TNF.shape[2] + place_M)
-        return logp_TN.index_select(1, self.trie.node_VS[:, -1])
+        return logp_TN
 
     def _descend(self, state: CodeState, choose: Choose) -> tuple[Tensor, Tensor]:
         """From the root to leaves, chosen level by level. Shape: -> int64 leaves and log-probabilities, (T, M)."""

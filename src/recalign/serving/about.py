@@ -20,6 +20,8 @@ ABOUT, GRAPH, ITEMS, TABLES, EXAMPLES = (
     "items.safetensors",
     "examples.json",
 )
+NODES = "nodes/"
+"""Begins the names of the tables that have a row a node of a trie; the others have a row an item."""
 CURRENT = "current"
 """File that names the version to serve, in a folder of several."""
 REMEDY = "export it again: recalign export RUN"

@@ -15,7 +15,7 @@ import polars as pl
 
 from recalign.errors import InputError
 from recalign.files import read_json
-from recalign.serving.about import EXAMPLES, GRAPH, ITEMS, REMEDY, TABLES, About, current
+from recalign.serving.about import EXAMPLES, GRAPH, ITEMS, NODES, REMEDY, TABLES, About, current
 from recalign.serving.answer import Answer, Explored, Scored, Shown
 from recalign.serving.catalogue import Catalogue, Encoded
 from recalign.serving.explore import drawn
@@ -66,7 +66,8 @@ class Bundle:
         self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         self._tables = {name: np.ascontiguousarray(x) for name, x in load_file(self.folder / TABLES).items()}
         self.catalogue = Catalogue(pl.read_parquet(self.folder / ITEMS, glob=False), self.about)
-        if any(len(table) != len(self.catalogue) + 1 for table in self._tables.values()):
+        of_items = (table for name, table in self._tables.items() if not name.startswith(NODES))
+        if any(len(table) != len(self.catalogue) + 1 for table in of_items):
             what = f"{ITEMS} has {len(self.catalogue):,} items, and the tables have others"
             raise InputError(what, where=str(self.folder), remedy=REMEDY)
         self._check_examples()
