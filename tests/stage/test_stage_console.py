@@ -7,6 +7,7 @@ import sys
 import warnings
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -49,14 +50,32 @@ def test_training_says_what_is_left_of_the_whole(monkeypatch: pytest.MonkeyPatch
         run_stage(["fit", "--config", "toy.yaml"])
     lines = [line for line in capsys.readouterr().err.splitlines() if "batch" in line]
     assert lines[-1].endswith("batch 12/12  0:00:00 left; in all about 4 min left")
-    assert len(heard) == 12
+    assert len(heard) == 11
     assert heard[0] > heard[-1] == 0
-    assert [round(left) for left in heard] == [seconds_left(line) for line in lines]
+    assert seconds_left(lines[0]) is None
+    assert [round(left) for left in heard] == [seconds_left(line) for line in lines[1:]]
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     with whole_run(lambda left: ", about 4 min left"):
         bar = run_stage(["fit", "--config", "toy.yaml"]).trainer.progress_bar_callback
     assert isinstance(bar, Bar)
     assert "in all: about 4 min left" in str(bar._metric_component.render(bar.progress.tasks[0]))  # type: ignore[union-attr]
+
+
+def test_what_is_prepared_before_the_first_batch_is_no_part_of_the_pace(monkeypatch: pytest.MonkeyPatch, capsys):
+    now = 0.0
+    monkeypatch.setattr("recalign.stage.console.time.monotonic", lambda: now)
+    place = SimpleNamespace(batch_idx=-1)
+    trainer = SimpleNamespace(current_epoch=0, num_training_batches=100, max_epochs=1, max_steps=-1)
+    trainer.accumulate_grad_batches, trainer.progress_bar_metrics = 1, {}
+    trainer.fit_loop = SimpleNamespace(epoch_loop=place)
+    line = LineProgress("reward")
+    for seconds in (600, 2, 2):
+        now += seconds
+        line.every, place.batch_idx = 0.0, place.batch_idx + 1
+        line.on_train_batch_end(trainer, None)  # type: ignore[arg-type]
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "reward  epoch 1    batch 1/100"
+    assert said[1:] == ["reward  epoch 1    batch 2/100  0:03:16 left", "reward  epoch 1    batch 3/100  0:03:14 left"]
 
 
 def test_what_is_left_is_read_off_the_last_line():

@@ -117,18 +117,28 @@ def seconds_left(printed: str) -> float | None:
 
 
 class _Clock:
-    """Counts batches, and how long the others will take, if training does not stop early."""
+    """Counts batches, and how long the others will take, if training does not stop early.
+
+    It starts when the first batch has ended: what is prepared before that may take minutes, and happens once.
+    """
 
     def __init__(self) -> None:
-        self.began, self.seen = time.monotonic(), 0
+        self.began, self.seen = 0.0, -1
+
+    def tick(self) -> None:
+        """A batch has ended."""
+        self.seen += 1
+        if not self.seen:
+            self.began = time.monotonic()
 
     def left(self, trainer: Trainer) -> tuple[float, float, float]:
-        """Batches done, batches in all (inf where nobody knows), and seconds left."""
+        """Batches done, batches in all and seconds left; inf where nobody knows."""
         batches = trainer.num_training_batches
         done = trainer.current_epoch * batches + trainer.fit_loop.epoch_loop.batch_idx + 1
         epochs, steps = (trainer.max_epochs or -1) * batches, trainer.max_steps * trainer.accumulate_grad_batches
         total = min((end for end in (epochs, steps) if end > 0), default=math.inf)
-        return done, total, (time.monotonic() - self.began) / max(self.seen, 1) * (total - done)
+        left = (time.monotonic() - self.began) / self.seen * (total - done) if self.seen > 0 else math.inf
+        return done, total, left
 
 
 class LineProgress(ProgressBar):
@@ -142,14 +152,14 @@ class LineProgress(ProgressBar):
     def __init__(self, label: str, every: float = 10.0) -> None:
         super().__init__()
         self.label, self.every, self.clock = label, every, _Clock()
-        self.said = self.clock.began
+        self.said = time.monotonic()
 
     def disable(self) -> None:
         """Ranks other than the first print nothing (Lightning calls this)."""
         self.every = math.inf
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        self.clock.seen += 1
+        self.clock.tick()
         if time.monotonic() - self.said < self.every:
             return
         self.said = time.monotonic()
@@ -158,7 +168,9 @@ class LineProgress(ProgressBar):
         figures = "  ".join(f"{k} {v:.4g}" for k, v in trainer.progress_bar_metrics.items())
         line = f"{self.label}  epoch {trainer.current_epoch + 1}  {figures}  batch {done:.0f}"
         if math.isfinite(total):
-            line += f"/{total:.0f}  {timedelta(seconds=round(left))} left"
+            line += f"/{total:.0f}"
+        if math.isfinite(left):
+            line += f"  {timedelta(seconds=round(left))} left"
             if said := _WHOLE.get()(left):
                 line += f"; in all{said.replace(',', '', 1)}"
         print(line, file=sys.stderr, flush=True)
@@ -172,13 +184,13 @@ class Bar(RichProgressBar):
         self.clock = _Clock()
 
     def on_train_batch_end(self, *args: Any) -> None:
-        self.clock.seen += 1
+        self.clock.tick()
         super().on_train_batch_end(*args)
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         """The figures beside the bar, and what is left of the whole."""
-        _, total, left = self.clock.left(trainer)
-        said = _WHOLE.get()(left) if trainer.training and math.isfinite(total) else ""
+        _, _, left = self.clock.left(trainer)
+        said = _WHOLE.get()(left) if trainer.training and math.isfinite(left) else ""
         return {**super().get_metrics(trainer, pl_module), **({"in all": said.removeprefix(", ")} if said else {})}
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
