@@ -1,17 +1,18 @@
 """A reward chosen on validation: do policies that follow it choose better than those that follow the log's own?
 
-    python benchmarks/reward_choice.py [--log kuairand-pure-excerpt] [--seeds 0 1 2] [--data DIR] [-- --trials=1]
+    python benchmarks/reward_choice.py [--log kuairand-pure-excerpt] [--seeds 0 1 2] [--data DIR]
+    python benchmarks/reward_choice.py --seeds 0 --no-save -- --trainer.max_epochs=1 --evaluation.users=300
 
 Each candidate is the reward of a chain of its own: reward model, A-SFT and reranking know it alone. The cloned policy
 and the judges are the same in all of them, and know the log's own reward, which is the first candidate. Settings are
-those of conf/chain/<log>-methods.yaml, candidates those of conf/rewards/<log>.yaml.
+those of conf/chain/<log>-methods.yaml, without its search; candidates are those of conf/rewards/<log>.yaml.
 
 The figure is NDCG@10 of the events that the log's own `data.high` calls high, of users A, less the cloned policy's. For
 each row the candidate with the highest figure on validation is chosen, all seeds together. Test figures are printed for
 that one and for the log's own reward, and for no other. Beside them: NDCG@10 of all events, and the judges' value in
 standard deviations of the log's own reward. Intervals: bootstrap over users and seeds.
 
-What has run is not run again. Rows are saved once all seeds have run; a call for some of them prints what these say.
+What has run is not run again. A log's rows are saved as a whole: say --no-save where only some seeds or rewards run.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import featured
@@ -19,7 +20,7 @@ from recalign.export.new_items import _new as new_rows
 from recalign.export.new_items import add_items
 from recalign.export.verify import _of_batch
 from recalign.nn import LazyDecoder
-from recalign.recommender import CodePolicy, Recommender, RecommenderData
+from recalign.recommender import CodePolicy, Recommender
 from recalign.recommender.checkpoint import load_net
 from recalign.recommender.new_items import with_new_items
 from recalign.semantic_ids.codes import CodesTable
@@ -81,8 +82,9 @@ def test_semantic_ids_may_be_made_of_what_features_say_of_new_items(made, tmp_pa
     own = dict(zip(data.sequences.items.to_list(), policy.item_table()[1:].tolist(), strict=True))
     assert found[1] == pytest.approx(own[1], abs=1e-6)
     assert found[501] == pytest.approx(own[37], abs=1e-6)  # cold, with the same features
-    with pytest.raises(InputError, match="no bundle of a policy that knows the items of the log 'small'") as caught:
-        BundleVectors(folder).table(small.data_of(RecommenderData, made, users="all"))
+    data.log_ = dataclasses.replace(data.log_, name="other")
+    with pytest.raises(InputError, match="a bundle of the log 'new', not of 'other'") as caught:
+        BundleVectors(folder).table(data)
     assert caught.value.remedy
 
 
@@ -179,81 +181,115 @@ def test_a_bundle_without_features_takes_no_new_items(bundled, tmp_path):
         add_items(bundled, tmp_path / "x.csv")
 
 
-SIZES = [6, 4, 3]
-
-
-def codes_of(items: pl.Series, codes: torch.Tensor, path: Path, **columns: list) -> Path:
-    """A file of codes, as ``recalign tokenize`` writes it, with further columns."""
-    CodesTable(items, codes.numpy(), np.ones(len(items), np.int64), tuple(SIZES)).write(path)
-    if columns:
-        pl.read_parquet(path).with_columns(**{k: pl.Series(v) for k, v in columns.items()}).write_parquet(path)
+def codes_of(items: pl.Series, codes: torch.Tensor, sizes: list[int], path: Path) -> Path:
+    """A file of codes, as ``recalign tokenize`` writes it."""
+    CodesTable(items, codes.numpy(), np.ones(len(items), np.int64), tuple(sizes), "new").write(path)
     return path
 
 
-@pytest.fixture(scope="module", params=["node", "plain"])
-def coded(request, log_root, tmp_path_factory):
-    """A bundle over codes, its data and policy, and codes of its items and of 10 more: also below new prefixes."""
+def random_codes() -> tuple[list[int], torch.Tensor, torch.Tensor]:
+    """Sizes, codes of the catalogue, and ten further ones, of which some begin with a code that was no item's."""
+    every = torch.cartesian_prod(*map(torch.arange, sizes := [6, 4, 3]))
+    left = every[every[:, 0] < 5]
+    known = left[torch.randperm(len(left), generator=torch.Generator().manual_seed(0))[:WARM]]
+    return sizes, known, every[~(every[:, None] == known).all(dim=2).any(dim=1)][-10:]
+
+
+def only_children() -> tuple[list[int], torch.Tensor, torch.Tensor]:
+    """Every prefix of the catalogue has one last code; further items have others of them, and new prefixes."""
+    known = torch.cartesian_prod(torch.arange(6), torch.arange(6), torch.arange(1))
+    return [7, 6, 3], known, torch.tensor([*([a, 5 - a, 1 + a % 2] for a in range(6)), *([6, b, 0] for b in range(4))])
+
+
+@pytest.fixture(scope="module", params=[("node", random_codes), ("shared", only_children)], ids=lambda one: one[0])
+def coded(request, tmp_path_factory):
+    """A version of a bundle over codes, its data and policy, the sizes and the codes of its items and of ten more."""
     from recalign.export.command import bundle_of
     from recalign.stage.opened import OpenedRun
 
-    data = small.data_of(RecommenderData, log_root, users="all")
+    folder, (head, made) = tmp_path_factory.mktemp("coded"), request.param
+    data, (sizes, known, more) = featured.data_of(featured.write(folder), {}), made()
+    assert data.num_items == WARM
     torch.manual_seed(0)
-    policy = CodePolicy(LazyDecoder(8, layers=1, heads=2, max_length=32), data.num_items, SIZES, head=request.param)
-    every = torch.cartesian_prod(*map(torch.arange, SIZES))
-    left = every[every[:, 0] < 5]  # the first code 5 is no item's
-    known = left[torch.randperm(len(left))[: data.num_items]]
+    policy = CodePolicy(LazyDecoder(8, layers=1, heads=2, max_length=32), WARM, sizes, head=head)
     policy.set_codes(known)
-    policy.set_counts(torch.randint(0, 50, (data.num_items,)))
+    policy.set_counts(torch.randint(0, 50, (WARM,)))
     policy.prior_strength = 0.4
     with torch.no_grad():
         for weight in policy.parameters():
             weight.add_(0.3 * torch.randn_like(weight))
         policy.item_embedding.weight[0] = 0
-    free = every[~(every[:, None] == known).all(dim=2).any(dim=1)]
-    folder = tmp_path_factory.mktemp("coded")
-    run = OpenedRun(folder / "runs/small/recommender-onerec/seed-0", policy.eval(), data, {})
-    bundle_of(run, folder / "b")
-    return folder / "b", data, policy, torch.cat([known, free[-10:]])
+    run = OpenedRun(folder / "runs/new/recommender-onerec/seed-0", policy.eval(), data, {})
+    return bundle_of(run, folder / "b")[0], data, policy, sizes, torch.cat([known, more])
 
 
 def test_new_codes_are_answered_as_the_policy_with_them_would(coded, tmp_path):
-    folder, data, policy, codes = coded
-    before, ids = load_bundle(folder), data.sequences.items
+    first, data, policy, sizes, codes = coded
+    before, ids = load_bundle(first), data.sequences.items
     added = pl.Series(range(9001, 9011), dtype=ids.dtype)
+    titles = pl.DataFrame({"item": added.head(9), "title": [f"no. {n}" for n in added.head(8)] + [""]})
+    titles.write_csv(tmp_path / "titles.csv")
+    folder = first
     for count in (4, 10):  # a second file goes on from the first
         every = pl.concat([ids, added.head(count)])
-        path = codes_of(every, codes[: len(every)], tmp_path / f"{count}.parquet", title=[f"no. {n}" for n in every])
-        assert main(["items", "add", str(folder), str(path)]) == 0
+        path = codes_of(every, codes[: len(every)], sizes, tmp_path / f"{count}.parquet")
+        folder, number = add_items(folder, path, tmp_path / "titles.csv")
         policy, _ = with_new_items(policy, path, every.head(policy.num_items))
+        assert number == len(every) - (WARM if count == 4 else WARM + 4)
     after = load_bundle(folder)
     assert after.version != before.version
     assert after.catalogue.ids == every.to_list()
-    assert after.catalogue.titles[-1] == "no. 9010"
-    assert after.catalogue.titles[0] == before.catalogue.titles[0]
+    assert after.catalogue.titles == [
+        *before.catalogue.titles,
+        *(f"no. {n}" for n in range(9001, 9009)),
+        "9009",
+        "9010",
+    ]
     batch = small.batch_of(data, rows=12)
     with torch.no_grad():
         own = policy.eval().over_items(policy.encode(batch))
     logits = torch.from_numpy(after.run(list(_of_batch(batch, 0.0)), ["logits"])[0])
     torch.testing.assert_close(logits[:, 1:].log_softmax(dim=1), own, atol=1e-4, rtol=0)
-    assert len(policy.trie.code(1)) == 6  # a first code that was no item's
+    assert len(policy.trie.code(1)) == sizes[0]  # a first code that was no item's
+    assert policy.trie.fans[-1] > 1
     answer = after.recommend({"items": ids.head(2).to_list(), "times": [10, 20], "k": len(every)})
     assert {one.item for one in answer.items} == set(every.to_list()) - set(ids.head(2).to_list())
+
+
+def test_codes_through_the_command_and_without_titles(coded, tmp_path, capsys):
+    first, data, _, sizes, codes = coded
+    every = pl.concat([data.sequences.items, pl.Series([777], dtype=data.sequences.items.dtype)])
+    path = codes_of(every, codes[: WARM + 1], sizes, tmp_path / "codes.parquet")
+    assert main(["items", "add", str(first), str(path)]) == 0
+    said = capsys.readouterr().out
+    assert "1 new items" in said
+    assert load_bundle(said.partition(":")[0]).catalogue.titles[-1] == "777"
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda ids, codes: (ids, codes[: len(ids)]), "all its items are in the bundle already"),
+        (lambda ids, codes: (ids, codes[:WARM]), "all its items are in the bundle already"),
         (lambda ids, codes: (ids.head(5), codes[:5]), "have no id"),
-        (lambda ids, codes: (ids, codes[-len(ids) :]), "other codes of its items"),
+        (lambda ids, codes: (ids, codes[-WARM:]), "other codes of its items"),
     ],
 )
 def test_codes_that_cannot_be_added(coded, tmp_path, change, said):
-    folder, data, _, codes = coded
-    path = codes_of(*change(data.sequences.items, codes), tmp_path / "codes.parquet")
-    before = load_bundle(folder).version
-    first = next(one for one in folder.iterdir() if one.is_dir() and "items" not in str(load_bundle(one).about.made_of))
+    first, data, _, sizes, codes = coded
+    path = codes_of(*change(data.sequences.items, codes), sizes, tmp_path / "codes.parquet")
+    versions = sorted(first.parent.iterdir())
     with pytest.raises(InputError, match=said) as caught:
         add_items(first, path)
     assert caught.value.remedy
-    assert load_bundle(folder).version == before
+    assert sorted(first.parent.iterdir()) == versions
+
+
+def test_codes_of_another_log_and_titles_beside_features_are_refused(coded, made, tmp_path):
+    first, data, _, sizes, codes = coded
+    path = codes_of(data.sequences.items, codes[:WARM], sizes, tmp_path / "codes.parquet")
+    dataclasses.replace(CodesTable.read(path), log="other").write(path)
+    with pytest.raises(InputError, match="ids of the log 'other', not of 'new'"):
+        add_items(first, path)
+    pl.DataFrame(NEW | {"item": [601, 602]}).write_csv(tmp_path / "new.csv")
+    with pytest.raises(InputError, match="--titles"):
+        add_items(made / "b", tmp_path / "new.csv", tmp_path / "new.csv")

@@ -22,13 +22,13 @@ def sigma(x: float) -> float:
 
 
 def test_the_loss_by_hand():
-    """A good event of weight 3 with two items drawn, a bad one of weight 1 whose drawn items do not count, and none."""
-    drawn = torch.tensor([[-1.0, 0.5], [9.0, 9.0], [0.0, 0.0]])
-    loss, figures = wbc(torch.tensor([2.0, -1.0, 4.0]), drawn, torch.tensor([3.0, -1.0, NAN]))
+    """A good event of weight 3 with two items drawn, two bad ones of weight 1, whose drawn items do not count."""
+    drawn = torch.tensor([[-1.0, 0.5], [9.0, 9.0], [9.0, 9.0], [0.0, 0.0]])
+    loss, figures = wbc(torch.tensor([2.0, -1.0, 0.5, 4.0]), drawn, torch.tensor([3.0, -1.0, -1.0, NAN]))
     good = -math.log(sigma(2.0)) - math.log(sigma(1.0)) - math.log(sigma(-0.5))
-    assert loss.item() == pytest.approx((3 * good - math.log(sigma(1.0))) / 4, rel=1e-5)
-    assert figures["lowered"].item() == pytest.approx(0.25)
-    assert figures["right"].item() == pytest.approx(1.0)
+    assert loss.item() == pytest.approx((3 * good - math.log(sigma(1.0)) - math.log(sigma(-0.5))) / 5, rel=1e-5)
+    assert figures["lowered"].item() == pytest.approx(0.4)
+    assert figures["right"].item() == pytest.approx(0.8)
     assert figures["drawn"].item() == pytest.approx(drawn.sigmoid().mean().item())
 
 

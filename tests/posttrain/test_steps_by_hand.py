@@ -82,6 +82,10 @@ def log_ratio(module, batch, item_TC):
     return now - before
 
 
+def log_probs(module, batch, item_TC):
+    return module.policy.log_probs(module.policy.encode(batch), item_TC)
+
+
 def defaults(method):
     """What a method's constructor and those of its base classes take where nothing is given."""
     own = [kind for kind in reversed(method.__mro__) if issubclass(kind, PostTraining)]
@@ -258,6 +262,22 @@ def test_kto_compares_with_an_event_half_a_batch_away(make, batch):
         torch.testing.assert_close(module.loss(batch)[0], cost_T[sign_T != 0].mean())
         above.append(bool(z > 0))
     assert sorted(above) == [False, True]  # whatever the weights: one of the two tells which events are compared with
+
+
+def test_wbc_classifies_against_items_drawn_from_those_in_training(make, batch):
+    """log pi - log(N / V), with V the items that have training events: here all but three."""
+    module = make(WBC, negatives=5)
+    module.policy.num_warm = warm = module.policy.num_items - 3
+    torch.manual_seed(7)
+    loss, figures = module.loss(batch)
+    torch.manual_seed(7)
+    drawn_TN = torch.randint(1, warm + 1, (len(batch.target_T), 5))
+    z_TN = log_probs(module, batch, drawn_TN) - math.log(5 / warm)
+    z_T = log_probs(module, batch, batch.target_T[:, None])[:, 0] - math.log(5 / warm)
+    up_T, down_T = batch.advantage_T.clamp(min=0), (-batch.advantage_T).clamp(min=0)
+    cost_T = up_T * (-z_T.sigmoid().log() - (-z_TN).sigmoid().log().sum(dim=1)) - down_T * (-z_T).sigmoid().log()
+    torch.testing.assert_close(loss, cost_T.sum() / batch.advantage_T.abs().sum())
+    torch.testing.assert_close(figures["drawn"], z_TN.sigmoid().mean())
 
 
 def test_kto_compares_with_no_event_of_the_same_user(make, data):

@@ -31,13 +31,13 @@ from recalign.kept import publish, seal
 from recalign.nn import Rebuildable
 from recalign.recommender import CodePolicy
 from recalign.recommender.checkpoint import recipe
-from recalign.serving.about import EXAMPLES, GRAPH, ITEMS, TABLES, About, point
+from recalign.serving.about import EXAMPLES, FEATURES, GRAPH, ITEMS, TABLES, About, point
 from recalign.serving.bundle import INSTALL, Bundle
 from recalign.serving.request import Explore
 from recalign.serving.require import at
 from recalign.stage.opened import OpenedRun, opened
 
-WEIGHTS, RECIPE, CARD, FEATURES = "policy.safetensors", "recipe.json", "README.md", "features.json"
+WEIGHTS, RECIPE, CARD = "policy.safetensors", "recipe.json", "README.md"
 PACKAGES = ("onnx", "onnxscript", "onnxruntime", "safetensors")
 RETURNED = 100
 """Items that the graph returns."""
@@ -257,10 +257,10 @@ def _write_weights(made: OpenedRun, tables: dict[str, torch.Tensor], folder: Pat
     )
     (folder / TABLES).write_bytes(save(tables))
     features, table = made.data.sequences.features, made.data.log_.items
-    if features is not None and table is not None:  # what `recalign items add` needs
+    if table is not None:  # what `recalign items add` needs
         specified = {name: asdict(one) for name, one in table.specified.items()}
-        known = {"id": table.id, "title": table.title, "features": specified, "plans": features.coder.plans}
-        write_json(folder / FEATURES, known)
+        known = {"id": table.id, "title": table.title, "features": specified}
+        write_json(folder / FEATURES, known | {"plans": features.coder.plans if features is not None else []})
 
 
 def write_networks(nets: Mapping[str, torch.nn.Module], folder: Path) -> None:

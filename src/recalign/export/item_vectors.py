@@ -7,7 +7,6 @@ from pathlib import Path
 import polars as pl
 
 from recalign.errors import InputError
-from recalign.export.command import FEATURES
 from recalign.semantic_ids import ItemVectors
 from recalign.semantic_ids.vectors import vector_table
 from recalign.sequences import EventDataModule
@@ -18,7 +17,8 @@ class BundleVectors(ItemVectors):
     """The items as a policy over item ids learned them, with those that ``recalign items add`` gave its bundle.
 
     Args:
-        bundle: of a policy that knows items by their features, of the same log; or a folder of versions.
+        bundle: of a policy over item ids of the same log, which knows new ones by their features; or a folder of
+            versions.
     """
 
     def __init__(self, bundle: Path) -> None:
@@ -29,10 +29,16 @@ class BundleVectors(ItemVectors):
 
         folder = current(self.bundle.resolve())
         about = About.read(folder)
-        if not (folder / FEATURES).is_file() or about.log != data.log_.name:
-            what = f"no bundle of a policy that knows the items of the log {data.log_.name!r} by their features"
-            remedy = "export a recommender over item ids of this log, which has data.log.items.features"
-            raise InputError(what, where=str(folder), remedy=remedy)
+        if about.kind != "items":
+            remedy = "name the bundle of a recommender over item ids"
+            raise InputError("its policy is not over item ids", where=str(folder), remedy=remedy)
+        if about.log != data.log_.name:
+            what = f"a bundle of the log {about.log!r}, not of {data.log_.name!r}"
+            raise InputError(what, where=str(folder), remedy="name one of this log")
         tables = load_file(folder / TABLES)
         vector_ND = (tables["unit"] * tables["norm"][:, None])[1:]
-        return vector_table(pl.read_parquet(folder / ITEMS, glob=False)["item"], vector_ND)
+        ids = pl.read_parquet(folder / ITEMS, glob=False)["item"].cast(data.sequences.items.dtype, strict=False)
+        if ids.null_count():
+            what = f"its ids are not {data.sequences.items.dtype}, as this log's are"
+            raise InputError(what, where=str(folder), remedy="export the recommender again")
+        return vector_table(ids, vector_ND)

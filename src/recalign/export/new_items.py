@@ -12,8 +12,9 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import polars as pl
@@ -24,7 +25,7 @@ from recalign.errors import InputError
 from recalign.events import Feature, ItemTable, ItemValues
 from recalign.events.files import Source
 from recalign.events.items import table_titles, table_values
-from recalign.export.command import CARD, FEATURES, RECIPE, WEIGHTS, examples, write_networks
+from recalign.export.command import CARD, RECIPE, WEIGHTS, examples, write_networks
 from recalign.export.graph import part_of
 from recalign.files import digest, read_json, sha256, write_json, write_text
 from recalign.kept import SEAL, publish, seal
@@ -33,8 +34,9 @@ from recalign.recommender import Policy
 from recalign.recommender.checkpoint import build
 from recalign.recommender.new_items import with_new_items
 from recalign.recommender.sequence_policy import SequencePolicy
+from recalign.semantic_ids.codes import CodesTable
 from recalign.sequences.features import FeatureCoder
-from recalign.serving.about import CURRENT, EXAMPLES, ITEMS, TABLES, About, current, point
+from recalign.serving.about import CURRENT, EXAMPLES, FEATURES, ITEMS, TABLES, About, current, point
 from recalign.serving.bundle import Bundle
 
 
@@ -48,18 +50,19 @@ def items(words: Sequence[str]) -> None:
     add.add_argument(
         "file",
         type=Path,
-        help="a table of the new items, with the columns of the log's item table; of a policy over semantic ids: what "
+        help="a table of the new items, with the columns of the log's item table; for a policy over semantic ids: what "
         "recalign tokenize --append wrote",
     )
+    add.add_argument("--titles", type=Path, help="beside semantic ids: a table like the log's, for the titles")
     given = parser.parse_args(list(words))
-    folder, count = add_items(given.bundle, given.file)
+    folder, count = add_items(given.bundle, given.file, given.titles)
     served = current(folder.parent) == folder
     print(f"{folder}: {count:,} new items\nrecalign serve {folder.parent if served else folder}")
     if not served:
         print(f"{given.bundle} is not the version that {folder.parent / CURRENT} names, which stays as it is")
 
 
-def add_items(bundle: Path, file: Path) -> tuple[Path, int]:
+def add_items(bundle: Path, file: Path, titles: Path | None = None) -> tuple[Path, int]:
     """Write a further version of a bundle, with new items, beside it.
 
     The file ``current`` then names it, unless it names another version than the one that items are added to: an old one
@@ -68,7 +71,8 @@ def add_items(bundle: Path, file: Path) -> tuple[Path, int]:
     Args:
         bundle: its folder, or one of versions.
         file: a table with a row per new item, its columns as in the log's item table; for a policy over semantic ids a
-            ``codes.parquet`` of its items and new ones, which may have a column ``title``.
+            ``codes.parquet`` of its items and new ones.
+        titles: beside such a file, a table with the columns of the log's item table; None: new items are shown by ids.
 
     Returns:
         The folder of the new version, and how many items it has more.
@@ -78,7 +82,7 @@ def add_items(bundle: Path, file: Path) -> tuple[Path, int]:
     """
     folder = current(bundle.resolve())
     about, table = About.read(folder), pl.read_parquet(folder / ITEMS, glob=False)
-    added = _added(folder, about, file, table)
+    added = _added(folder, about, file, table, titles)
     grown = pl.concat([table, added.rows], how="diagonal")
     content = digest(asdict(about), grown.write_csv(), sha256(file))[:8]
     version = f"{about.version.rpartition('-')[0]}-{content}"
@@ -110,7 +114,7 @@ class Added:
     Attributes:
         rows: of them in the bundle's item table.
         tables: of the graph, with them.
-        policy: that knows them, where the bundle's own can only know those that it was made for.
+        policy: the grown one, where it has to be saved anew; None: the bundle's weights stay.
     """
 
     rows: pl.DataFrame
@@ -118,13 +122,17 @@ class Added:
     policy: Policy | None = None
 
 
-def _added(folder: Path, about: About, file: Path, table: pl.DataFrame) -> Added:
-    if not file.is_file():
-        raise InputError("there is no such file", where=str(file), remedy="name a table of the new items")
+def _added(folder: Path, about: About, file: Path, table: pl.DataFrame, titles: Path | None) -> Added:
+    known = read_json(folder / FEATURES)
+    for one in filter(None, (file, titles)):
+        if not one.is_file():
+            raise InputError("there is no such file", where=str(one), remedy="name a table of the new items")
     if about.kind == "codes":
-        return _by_codes(folder, file, table)
-    if about.kind == "items" and (folder / FEATURES).is_file():
-        known = read_json(folder / FEATURES)
+        CodesTable.read(file).require_log(about.log, str(file))
+        return _by_codes(folder, file, table, partial(_titles, known, titles, folder))
+    if about.kind == "items" and known.get("plans"):
+        if titles is not None:
+            raise InputError("is for semantic ids", where="--titles", remedy=f"give {file} a column {known['title']!r}")
         values, rows = _new(file, known, table)
         return Added(rows, _with_rows(folder, FeatureCoder(known["plans"]), values))
     raise InputError(
@@ -134,8 +142,8 @@ def _added(folder: Path, about: About, file: Path, table: pl.DataFrame) -> Added
     )
 
 
-def _by_codes(folder: Path, file: Path, table: pl.DataFrame) -> Added:
-    """The further items of a file of codes, which may have a column ``title``."""
+def _by_codes(folder: Path, file: Path, table: pl.DataFrame, titled: Callable[[pl.Series], pl.Series]) -> Added:
+    """The further items of a file of codes."""
     from safetensors.torch import load_file
 
     policy, ids = with_new_items(_policy(folder), file, table["item"])
@@ -145,15 +153,25 @@ def _by_codes(folder: Path, file: Path, table: pl.DataFrame) -> Added:
     with torch.no_grad():
         tables = {name: x.detach().contiguous() for name, x in part_of(policy).tables().items()}
     old = load_file(folder / TABLES)
-    if old.keys() != tables.keys() or any(len(old[name]) == 1 < len(tables[name]) for name in old):
-        what = "its graph takes no further codes: an older recalign wrote it, or all its items begin with one code"
+    if old.keys() != tables.keys():
+        what = "an older recalign wrote it, and its graph takes no further codes"
         raise InputError(what, where=str(folder), remedy="export the run again")
-    frame = pl.read_parquet(file, glob=False)
-    title = pl.col("title") if "title" in frame.columns else pl.lit(None)
-    said = frame.select(pl.col("item").cast(new.dtype, strict=False), title=title.cast(pl.String))
-    rows = new.alias("item").to_frame().join(said, on="item", how="left", maintain_order="left")
-    title = pl.col("title").fill_null(pl.col("item").cast(pl.String))
-    return Added(rows.with_columns(title, count=pl.lit(0, table["count"].dtype)), tables, policy)
+    if any(len(old[name]) == 1 < len(tables[name]) for name in old):
+        what = "all its items begin with one code, and new ones with another, which its graph cannot take"
+        raise InputError(what, where=str(folder), remedy="train the policy on codes of which several begin an id")
+    rows = {"item": new, "title": titled(new), "count": pl.repeat(0, len(new), dtype=table["count"].dtype, eager=True)}
+    return Added(pl.DataFrame(rows), tables, policy)
+
+
+def _titles(known: dict, file: Path | None, folder: Path, ids: pl.Series) -> pl.Series:
+    """The titles of items by a table like the log's; their ids where there is none."""
+    if file is None:
+        return ids.cast(pl.String)
+    if not known:
+        what = "its log has no table of items, which would say what the column of titles is called"
+        remedy = "leave --titles out, or give the log a table (data.log.items) and export the run again"
+        raise InputError(what, where=str(folder), remedy=remedy)
+    return table_titles(Source(file), ItemTable(str(file), known["id"], known["title"], {}), ids)
 
 
 def _new(file: Path, known: dict, table: pl.DataFrame) -> tuple[ItemValues, pl.DataFrame]:

@@ -96,46 +96,44 @@ class OnePerRow(Window):
 class CodePart(Part):
     """A `CodePolicy`: a walk over all prefixes of codes. Its trie, too, is an input of the graph.
 
-    Tables of nodes are called `NODES` and their place in the policy.
+    A table of nodes is named `NODES` and the name that it has in the policy.
     """
 
     def __init__(self, policy: CodePolicy) -> None:
         super().__init__()
         self.policy, self.walk = policy, Walk(policy)
         self.needs = frozenset({"reward"} if policy.past_rewards is not None else ())
-        own = {**dict(policy.named_buffers()), **dict(policy.named_parameters())}
         levels = range(policy.trie.levels)
-        self.grow = {f"trie.{what}_{n}": what for n in levels for what in ("first", "place", "parent", "code")}
-        self.grow |= {f"prior_{n + 1}": "prior" for n in levels}
+        self.grow = {f"trie.{what}_{n}": (what, n) for n in levels for what in ("first", "place", "parent", "code")}
+        self.grow |= {f"prior_{n + 1}": ("prior", n) for n in levels}
         if isinstance(policy.head, OwnVectors):
-            self.grow |= {f"head.vectors.{n}": "vectors" for n in levels}
-        self.own = {name: own[name] for name in self.grow}
+            self.grow |= {f"head.vectors.{n}": ("vectors", n) for n in levels}
 
     def tables(self) -> dict[str, Tensor]:
         policy = self.policy
         items = {
             "vectors": policy.item_embedding.weight,
             "leaf": F.pad(policy.trie.node_VS[:, -1], (1, 0)),
-            # for who has no history, which no decoder was trained on
+            # who has no history is shown what is popular: no decoder was trained on that
             "popular": F.pad((policy.count_V + 0.5).log(), (1, 0), value=-torch.inf),
         }
-        return items | {NODES + name: self._rows(name, table) for name, table in self.own.items()}
+        own = {**dict(policy.named_buffers()), **dict(policy.named_parameters())}
+        return items | {NODES + name: self._rows(own[name], *self.grow[name]) for name in self.grow}
 
-    def _rows(self, name: str, table: Tensor) -> Tensor:
-        if self.grow[name] == "vectors":  # of the nodes that there are
-            return table[: self.policy.trie.nodes(int(name.rpartition(".")[2]) + 1)]
-        # Of one place alone, its number would be a constant of the graph; no child stands at the second.
-        return torch.arange(max(2, len(table))) if self.grow[name] == "place" else table
+    def _rows(self, table: Tensor, what: str, level: int) -> Tensor:
+        if what == "vectors":  # of the nodes that there are
+            return table[: self.policy.trie.nodes(level + 1)]
+        # The number of a single place would be a constant of the graph; no child stands at a second one.
+        return torch.arange(max(2, len(table))) if what == "place" else table
 
     def dimension(self, table: str) -> str:
         if not table.startswith(NODES):
             return "N"
-        name = table.removeprefix(NODES)
-        what, level = self.grow[name], name[-1]
+        what, level = self.grow[table.removeprefix(NODES)]
         return f"nodes_{level}" if what in ("parent", "code", "vectors") else f"{what}_{level}"
 
     def forward(self, h: Histories, given: Mapping[str, Tensor]) -> Tensor:
-        nodes = {f"policy.{name}": given[NODES + name] for name in self.own}
+        nodes = {f"policy.{name}": given[NODES + name] for name in self.grow}
         logp_BV = functional_call(self.walk, nodes, (h, given["vectors"]))
         logp_BN = logp_BV.index_select(1, given["leaf"])
         popular_N = given["popular"]

@@ -185,7 +185,8 @@ class CodePolicy(HistoryPolicy):
         if items is not None and items.shape[1] <= prefixes:
             return self._descend(state, follow(self.trie, items))[1]
         leaf_V = self.trie.node_VS[:, -1]
-        logp_TV = torch.cat([self.walk(state[part])[:, leaf_V] for part in self._parts(state, prefixes)])
+        parts = [self.walk(state[part]).index_select(1, leaf_V) for part in self._parts(state, prefixes)]
+        logp_TV = torch.cat(parts)
         return logp_TV if items is None else logp_TV.gather(1, items - 1)
 
     @torch.no_grad()
@@ -286,7 +287,7 @@ class CodePolicy(HistoryPolicy):
     def walk(self, state: CodeState) -> Tensor:
         """Log-probabilities of all leaves of the trie: every node of a depth, for all states at once.
 
-        Shape: -> (T, V), leaves in the trie's order.
+        Shape: -> (T, N), N = V leaves in the trie's order.
         """
         h_TND, past = state.first_TD[:, None], state.past
         logp_TN = h_TND.new_zeros(h_TND.shape[0], 1, dtype=torch.float32)  # `len` would be a constant in a graph

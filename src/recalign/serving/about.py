@@ -20,6 +20,8 @@ ABOUT, GRAPH, ITEMS, TABLES, EXAMPLES = (
     "items.safetensors",
     "examples.json",
 )
+FEATURES = "features.json"
+"""What is known of the log's item table, for new items."""
 NODES = "nodes/"
 """Begins the names of the tables that have a row a node of a trie; the others have a row an item."""
 CURRENT = "current"

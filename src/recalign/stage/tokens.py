@@ -53,7 +53,7 @@ class ParsedTokens:
         """All that determines the ids and their report: settings, data, titles, the vectors' files, code."""
         counted = {name: value for name, value in self.config.items() if name not in ("config", "out", "data")}
         given = [self.config["append"], *self.config["vectors"].get("init_args", {}).values()]
-        files = [sha256(Path(value)) for value in given if isinstance(value, str) and Path(value).is_file()]
+        files = [sha256(file) for value in given if isinstance(value, str) for file in _files(Path(value))]
         code = code_digest({f"{tokenize.__module__}.{tokenize.__name__}", *class_paths(self.config)})
         data = self.settings["data"]
         known = {"data": data.fingerprint, "titles": data.titles_digest}
@@ -81,6 +81,11 @@ class ParsedTokens:
         manifest.checkpoint, manifest.digests = CODES, {CODES: sha256(path)}
         manifest.write(self.folder)
         return path
+
+
+def _files(path: Path) -> list[Path]:
+    """A file, or all that a folder holds, such as a bundle."""
+    return [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
 
 
 def parse_tokens(words: Sequence[str]) -> ParsedTokens:
