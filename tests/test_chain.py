@@ -180,6 +180,7 @@ def test_an_upstream_that_changed_runs_what_follows(again: Path):
     assert "  evaluated: start, bc, asft\n" in said.out  # the figure train_rm@10 is the reward model's
 
 
+@pytest.mark.slow
 def test_seeds_are_chains_of_their_own_and_old_methods_stay_out_of_the_table(again: Path):
     said = tiny.chain(again, "--seeds", "[0, 1]", "--methods", "[start, asft]")
     assert said.code == 0

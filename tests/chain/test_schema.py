@@ -15,6 +15,8 @@ from jsonschema import Draft202012Validator
 
 from recalign.stage.settings import load
 
+pytestmark = pytest.mark.slow
+
 CONF = Path(__file__).parents[2] / "conf"
 CHAINS = sorted((CONF / "chain").glob("*.yaml"))
 OTHERS = {CONF / "search.yaml", CONF / "tokens.yaml", *CONF.glob("sweep/*"), *CONF.glob("rewards/*"), *CHAINS}

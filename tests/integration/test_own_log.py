@@ -52,6 +52,7 @@ def test_the_lines_that_matter_are_those_of_the_file(folder: Path):
     assert pairs(yaml.safe_load(BLOCKS["yaml"][0])) <= pairs(yaml.safe_load((folder / "own-log.yaml").read_text()))
 
 
+@pytest.mark.slow
 def test_from_a_table_to_a_report(folder: Path):
     _, check, chain, recommend = (block.strip() for block in BLOCKS["sh"])
     said = tiny.recalign(folder, *words(check))

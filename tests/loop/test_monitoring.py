@@ -124,6 +124,7 @@ def test_draws_of_concentration_spread_as_if_it_were_computed_anew():
     assert one.draws_D.std() == pytest.approx(np.std(again), rel=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tail", [0.0, 1.5])
 def test_windows_without_change_raise_any_alarm_in_at_most_one_of_twenty(tail):
     """At the least number of users that is tested; rewards of the second are log-normal."""

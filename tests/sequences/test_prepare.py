@@ -99,6 +99,7 @@ def content(path: Path) -> Any:
     return path.read_bytes()
 
 
+@pytest.mark.slow
 @given(
     log=logs(),
     split=st.sampled_from(SPLITS),
