@@ -132,7 +132,8 @@ def _added(folder: Path, about: About, file: Path, table: pl.DataFrame, titles: 
         return _by_codes(folder, file, table, partial(_titles, known, titles, folder))
     if about.kind == "items" and known.get("plans"):
         if titles is not None:
-            raise InputError("is for semantic ids", where="--titles", remedy=f"give {file} a column {known['title']!r}")
+            remedy = f"leave it out: {file} has a column of titles itself"
+            raise InputError("is for a file of semantic ids", where="--titles", remedy=remedy)
         values, rows = _new(file, known, table)
         return Added(rows, _with_rows(folder, FeatureCoder(known["plans"]), values))
     raise InputError(
