@@ -223,6 +223,7 @@ def test_an_interrupted_chain_goes_on_where_it_was(again: Path, monkeypatch: pyt
     assert stages(said.out) == ["asft"]
 
 
+@pytest.mark.slow
 def test_figures_of_checkpoints_that_are_gone_are_not_shown(again: Path, monkeypatch: pytest.MonkeyPatch):
     """A chain is killed when it has trained the reward model anew, and nothing yet that stands on it."""
 
@@ -242,6 +243,7 @@ def test_figures_of_checkpoints_that_are_gone_are_not_shown(again: Path, monkeyp
     assert tiny.recalign(again, "report", "runs/tiny").code == 0
 
 
+@pytest.mark.slow
 def test_a_row_whose_own_checkpoint_is_gone_is_left_out(again: Path, monkeypatch: pytest.MonkeyPatch):
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
@@ -332,6 +334,7 @@ def test_the_printed_line_runs_alone_and_gives_the_same_weights(again: Path, fir
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
+@pytest.mark.slow
 def test_wandb_files_are_grouped_by_chain(again: Path, monkeypatch: pytest.MonkeyPatch):
     from recalign.chain import chain
 

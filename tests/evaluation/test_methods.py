@@ -216,6 +216,7 @@ def test_a_policy_with_weights_of_its_own_goes_back_to_the_start_too(data, base)
     torch.testing.assert_close(back, expected)
 
 
+@pytest.mark.slow
 def test_what_has_not_changed_is_kept(tmp_path, data, base, cells):
     runs = tmp_path / "runs"
     SeedEvaluation(runs, 3, cells, base, data, **HOW).make()

@@ -244,6 +244,7 @@ def test_the_terminal_table_without_some_metrics():
     assert lines[2].split() == ["start", "0.1000", "±0.0500", *"–––"]
 
 
+@pytest.mark.slow
 def test_a_search_is_drawn_method_by_method(made_up_chain, tmp_path):
     folder = shutil.copytree(made_up_chain, tmp_path / "searched")
     RunsComparison(folder, draws=50).make()

@@ -61,6 +61,7 @@ def hidden(simulated: Simulated) -> pl.DataFrame:
     )
 
 
+@pytest.mark.slow
 def test_the_default_has_the_moments_of_ml_100k() -> None:
     worlds = [moments(simulate(World(seed=seed)).events) for seed in range(5)]
     mean = {name: np.mean([world[name] for world in worlds]) for name in ML_100K}
