@@ -44,8 +44,8 @@ def tokenize(
 
     Args:
         data: the log; name its YAML: recalign tokenize ml-100k.
-        vectors: the source of item vectors: recalign.semantic_ids.Cooccurrence, recalign.semantic_ids.ParquetVectors or
-            recalign.recommender.RecommenderVectors, recalign.export.BundleVectors.
+        vectors: the source of item vectors: recalign.semantic_ids.Cooccurrence, recalign.semantic_ids.ParquetVectors,
+            recalign.recommender.RecommenderVectors or recalign.export.BundleVectors.
         sizes: codes of each level, such as [64, 32]; null: two equal levels that leave a fifth of the ids free.
         collisions: what keeps ids unique: assign (none arises), relocate (to the nearest free id) or token (one more
             code).

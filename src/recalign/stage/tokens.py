@@ -13,7 +13,7 @@ import yaml
 
 from recalign.code import class_paths, code_digest
 from recalign.files import digest, sha256
-from recalign.kept import State
+from recalign.kept import SEAL, State
 from recalign.semantic_ids.tokenize_command import CODES, tokenize
 from recalign.stage.console import say
 from recalign.stage.folder import RunConfig, RunFolder
@@ -84,8 +84,8 @@ class ParsedTokens:
 
 
 def _files(path: Path) -> list[Path]:
-    """A file, or all that a folder holds, such as a bundle."""
-    return [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+    """A file; of a folder of bundles the one that names the version to serve, of a version its digests."""
+    return [file for file in (path, path / "current", path / SEAL) if file.is_file()]
 
 
 def parse_tokens(words: Sequence[str]) -> ParsedTokens:
