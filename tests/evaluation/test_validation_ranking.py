@@ -1,8 +1,10 @@
-"""NDCG along a validation_ranking is that of the policies asked one by one; what the points share is computed once."""
+"""NDCG along a path is that of the policies asked one by one; what the points share is computed once."""
 
 from __future__ import annotations
 
 import copy
+import gc
+import weakref
 
 import pytest
 import small
@@ -13,11 +15,12 @@ from recalign.evaluation.baselines import ItemScores, LowerBound, Rerank, log_co
 from recalign.evaluation.reranking import interpolate
 from recalign.evaluation.validation_ranking import ValidationRanking
 from recalign.recommender.checkpoint import load_net
-from recalign.recommender.interpolation import ndcg_by_user
+from recalign.recommender.interpolation import budget_batches, ndcg_by_user
 from recalign.reward import RewardData
 
 CPU = torch.device("cpu")
 STRENGTHS = (0.0, 0.3, -2.0)
+PARTS = (0, 1, None)  # batches whose scores fit: none, the first, all
 
 
 @pytest.fixture(scope="module")
@@ -25,9 +28,15 @@ def data(log_root):
     return small.data_of(RewardData, log_root, "tastes")
 
 
-@pytest.mark.parametrize("kept", [0, validation_ranking.CACHED])
+def sizes(data) -> list[int]:
+    found = [len(batch.target_T) * data.num_items for batch in budget_batches(data)]
+    assert len(found) > 2
+    return found
+
+
+@pytest.mark.parametrize("kept", PARTS)
 def test_it_is_the_ndcg_of_each_policy_alone(data, cloned, rewarded, monkeypatch, kept):
-    monkeypatch.setattr(validation_ranking, "CACHED", kept)
+    monkeypatch.setattr(validation_ranking, "CACHED", sum(sizes(data)[:kept]))
     start, reward = load_net(cloned, "policy").net, load_net(rewarded, "reward").net
     trained = copy.deepcopy(start)
     torch.nn.init.normal_(trained.item_embedding.weight)
@@ -42,12 +51,28 @@ def test_it_is_the_ndcg_of_each_policy_alone(data, cloned, rewarded, monkeypatch
     assert ranking.ndcg_by_user(start).tolist() == ndcg_by_user(start, loader, CPU).tolist()
 
 
-def test_histories_are_read_once(data, cloned, rewarded, monkeypatch):
+@pytest.mark.parametrize("kept", PARTS)
+def test_histories_are_read_once_where_their_scores_fit(data, cloned, rewarded, monkeypatch, kept):
     start, reward = load_net(cloned, "policy").net, load_net(rewarded, "reward").net
+    monkeypatch.setattr(validation_ranking, "CACHED", sum(sizes(data)[:kept]))
     ranking, read = ValidationRanking(start, data, CPU), []
     for net, name in ((start, "encode"), (reward, "states")):
         original = getattr(net, name)
         monkeypatch.setattr(net, name, lambda batch, of=original, name=name: (read.append(name), of(batch))[1])
     for strength in STRENGTHS:
         ranking.ndcg_by_user(Rerank(start, reward, strength))
-    assert read.count("encode") == read.count("states") == len(data.loader(data.windows("validation", "all")))
+    batches = len(sizes(data))
+    once = len(sizes(data)[:kept])
+    assert read.count("encode") == read.count("states") == once + len(STRENGTHS) * (batches - once)
+
+
+def test_two_networks_are_kept_at_a_time(data, cloned):
+    start = load_net(cloned, "policy").net
+    ranking, gone = ValidationRanking(start, data, CPU), []
+    for power in range(4):
+        scores = ItemScores(power * log_counts(data.sequences))
+        ranking.ndcg_by_user(Rerank(start, scores, 1.0))
+        gone.append(weakref.ref(scores))
+        del scores
+    gc.collect()
+    assert [one() is None for one in gone] == [True, True, True, False]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import itertools
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -13,14 +15,15 @@ from recalign.recommender.interpolation import budget_batches, ndcg_by_user, sum
 from recalign.recommender.policy import Policy, chunks
 from recalign.sequences import Batch, EventDataModule
 
-CACHED = 2**25  # numbers of one network that are cached at most, 128 MB: one for each event and item
+CACHED = 2**28  # numbers of one network that are kept at most, 1 GB: one for each event and item
+NETWORKS = 2  # kept at a time, as a rule the start and what reranks it, and a third while it takes a place
 
 
 class ValidationRanking:
     """NDCG@10 of policies by user, on the events that an NDCG budget is measured on (`budget_batches`).
 
     A reranked policy adds scores, times a strength, to log-probabilities. Neither depends on the strength, so both are
-    computed once and kept. If they are more than `CACHED` numbers each, every policy computes them anew.
+    computed once and kept, of as many events as `CACHED` allows. For the other events every policy computes them anew.
 
     Args:
         start: its log-probabilities are kept. An interpolated policy stands at one point of a path, so its own are not.
@@ -29,19 +32,17 @@ class ValidationRanking:
     """
 
     def __init__(self, start: Policy, data: EventDataModule, device: torch.device) -> None:
-        self.start, self.device, self.num_items = start, device, data.num_items
-        self.data, events = data, len(data.windows("validation", "all").target)
-        self._keeps = events * data.num_items <= CACHED
-        self._kept = functools.cache(self._read)
+        self.start, self.data, self.device, self.num_items = start, data, device, data.num_items
+        self._kept = functools.lru_cache(NETWORKS)(self._keep)
 
     @torch.no_grad()
     def ndcg_by_user(self, policy: Policy) -> np.ndarray:
         """NDCG@10 of a policy, summed over each user's events. Shape: float64 (U,), users with an event."""
         policy.eval().to(self.device)
-        if not (self._keeps and isinstance(policy, Rerank)):
-            return ndcg_by_user(policy, budget_batches(self.data), self.device)
-        read = self._kept if policy.policy is self.start else self._read
-        logp, scores = read(policy.policy), self._kept(policy.reward)
+        if not isinstance(policy, Rerank):
+            return ndcg_by_user(policy, self._batches, self.device)
+        logp = self._read(policy.policy, keep=policy.policy is self.start)
+        scores = self._read(policy.reward)
         return sums_by_user(
             (batch, policy.ranks(policy.tilted(logp_TV, score_TV), batch.target_T, batch.seen_N))
             for batch, logp_TV, score_TV in zip(self._batches, logp, scores, strict=True)
@@ -51,9 +52,18 @@ class ValidationRanking:
     def _batches(self) -> list[Batch]:
         return [batch.to(self.device) for batch in budget_batches(self.data)]
 
-    def _read(self, net: Policy | Scores) -> list[Tensor]:
+    def _read(self, net: Policy | Scores, keep: bool = True) -> Iterator[Tensor]:
         """Scores of all items before each target, batch by batch. Shape: -> (T, V) each."""
-        return [self._over_items(net, batch) for batch in self._batches]
+        kept = self._kept(net) if keep else []
+        yield from kept
+        for batch in self._batches[len(kept) :]:
+            yield self._over_items(net, batch)
+
+    def _keep(self, net: Policy | Scores) -> list[Tensor]:
+        """The first of these: as many as fit into `CACHED`."""
+        sizes = (len(batch.target_T) * self.num_items for batch in self._batches)
+        fit = sum(total <= CACHED for total in itertools.accumulate(sizes))
+        return [self._over_items(net, batch) for batch in self._batches[:fit]]
 
     def _over_items(self, net: Policy | Scores, batch: Batch) -> Tensor:
         parts = chunks(len(batch.target_T), self.num_items)
