@@ -106,14 +106,18 @@ class Kept(Protocol[Made]):
 
 
 def once(thing: Kept[Made], say: Callable[[str], None]) -> Made:
-    """Load a thing that is fresh, or make it; a line says that there is nothing to do, or why it is made again."""
+    """Load a thing that is fresh, or make it; a line says which, as in `is_fresh`."""
+    return thing.load() if is_fresh(thing, say) else thing.make()
+
+
+def is_fresh(thing: Kept[Any], say: Callable[[str], None]) -> bool:
+    """Whether there is nothing to do; a line says so, or why a thing is made again."""
     state = thing.state()
     if state.fresh:
         say(f"  unchanged: {thing.name}")
-        return thing.load()
-    if state.sealed:
+    elif state.sealed:
         say(f"  again: {thing.name} ({state})")
-    return thing.make()
+    return state.fresh
 
 
 def seal(folder: Path, key: Key | None = None, made_of: Mapping[str, str] | None = None, *names: str) -> None:

@@ -66,7 +66,15 @@ def test_a_step_makes_what_is_not_fresh_and_says_why(tmp_path: Path, capsys: pyt
             return "made"
 
     steps = [Step(f"{n}", lambda _, key=key: Number(key)) for n, key in enumerate((1, 1, 2))]
-    progress = Progress(dict.fromkeys("0123", ()), "stage")
+    ended: list[tuple[str, bool]] = []
+
+    class Noted(Progress):
+        def end(self, name: str, made: bool = True) -> None:
+            ended.append((name, made))
+            super().end(name, made)
+
+    progress = Noted(dict.fromkeys("0123", ()), "stage")
     assert in_order(steps, None, progress) == {"0": "made", "1": "1", "2": "made"}
+    assert ended == [("0", True), ("1", False), ("2", True)]  # what is loaded says nothing of how long others take
     lines = capsys.readouterr().out.splitlines()
     assert lines[1:] == ["stage 2 of 4: 1", "  unchanged: number", "stage 3 of 4: 2", "  again: number (changed: key)"]

@@ -137,7 +137,8 @@ def test_the_first_stage_has_an_estimate_from_an_earlier_call(clock: type[Clock]
     assert again.left() == 2 * 20  # at the pace of the first
     unchanged = Progress(needs, "stage", kept=kept)
     unchanged.begin("recommender/seed-0")
-    unchanged.end("recommender/seed-0")
+    clock.now += 5  # to find that out
+    unchanged.end("recommender/seed-0", made=False)
     assert unchanged.left() == 0
     assert json.loads(kept.read_text()) == {"recommender": 120, "bc": 10}
 

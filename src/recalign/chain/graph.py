@@ -13,7 +13,7 @@ from rich.console import Console
 
 from recalign.chain.progress import Progress, about
 from recalign.errors import TrainingError
-from recalign.kept import Kept, State, once
+from recalign.kept import Kept, State, is_fresh
 from recalign.stage.console import say, seconds_left, whole_run
 from recalign.workers import WorkerDied, in_cell, torch_threads
 
@@ -37,9 +37,10 @@ class Step:
     needs: tuple[str, ...] = ()
     here: bool = False
 
-    def run(self, given: Results) -> Any:
-        """Its result: loaded where it is fresh, else made."""
-        return once(self.keeps(given), say)
+    def run(self, given: Results) -> tuple[Any, bool]:
+        """Its result, and whether it was made: what is fresh is loaded."""
+        kept = self.keeps(given)
+        return (kept.load(), False) if is_fresh(kept, say) else (kept.make(), True)
 
     def given(self, done: Results) -> Results:
         """The results of what it needs."""
@@ -89,8 +90,8 @@ def in_order(steps: Sequence[Step], threads: int | None, progress: Progress) -> 
         for step in steps:
             progress.announce(step.name)
             with whole_run(lambda left, name=step.name: about(progress.left({name: left}))):  # type: ignore[misc]
-                done[step.name] = step.run(step.given(done))
-            progress.end(step.name)
+                done[step.name], made = step.run(step.given(done))
+            progress.end(step.name, made)
     return done
 
 
@@ -136,16 +137,16 @@ def side_by_side(
                 left.remove(step)
                 if step.here:
                     progress.begin(step.name)
-                    done[step.name] = step.run(step.given(done))
-                    progress.end(step.name)
+                    done[step.name], made = step.run(step.given(done))
+                    progress.end(step.name, made)
                 else:
                     words = logs / step.log, threads, step.run, step.given(done)
                     running[executor.submit(in_cell, *words)] = step
             for future in wait(running, timeout=1, return_when=FIRST_COMPLETED).done:
                 step = running.pop(future)
                 try:
-                    done[step.name] = future.result()
-                    progress.end(step.name)
+                    done[step.name], made = future.result()
+                    progress.end(step.name, made)
                     say(progress.so_far(f": {step.name}", own()))
                     if verbose:
                         say(printed_since(step).rstrip())

@@ -75,10 +75,11 @@ class Progress:
         """A task is back where it was before `begin`."""
         self._began.pop(name, None)
 
-    def end(self, name: str) -> None:
-        """A task is done."""
+    def end(self, name: str, made: bool = True) -> None:
+        """A task is done; ``made``: it had something to do, and so says how long others of its kind take."""
         now = time.monotonic()
-        self._took[name] = now - self._began.pop(name, now)
+        began = self._began.pop(name, now)
+        self._took[name] = now - began if made else 0.0
         if self.kept and self._took[name] > IDLE:
             write_json(self.kept, {**self._earlier, **_by_kind(self._took)})
 
