@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from lightning import Trainer
-from lightning.pytorch.callbacks import Callback, RichProgressBar
+from lightning.pytorch.callbacks import Callback, EarlyStopping, RichProgressBar
 
 from recalign.stage import run_stage
 from recalign.stage.console import Bar, LineProgress, quiet, seconds_left, warn_if_bf16_is_slow, whole_run
@@ -66,7 +66,7 @@ def test_what_is_prepared_before_the_first_batch_is_no_part_of_the_pace(monkeypa
     monkeypatch.setattr("recalign.stage.console.time.monotonic", lambda: now)
     place = SimpleNamespace(batch_idx=-1)
     trainer = SimpleNamespace(current_epoch=0, num_training_batches=100, max_epochs=1, max_steps=-1)
-    trainer.accumulate_grad_batches, trainer.progress_bar_metrics = 1, {}
+    trainer.accumulate_grad_batches, trainer.progress_bar_metrics, trainer.early_stopping_callbacks = 1, {}, []
     trainer.fit_loop = SimpleNamespace(epoch_loop=place)
     line = LineProgress("reward")
     for seconds in (600, 2, 2):
@@ -76,11 +76,15 @@ def test_what_is_prepared_before_the_first_batch_is_no_part_of_the_pace(monkeypa
     said = capsys.readouterr().err.splitlines()
     assert said[0] == "reward  epoch 1    batch 1/100"
     assert said[1:] == ["reward  epoch 1    batch 2/100  0:03:16 left", "reward  epoch 1    batch 3/100  0:03:14 left"]
+    trainer.early_stopping_callbacks, now = [EarlyStopping("loss")], now + 2
+    line.on_train_batch_end(trainer, None)  # type: ignore[arg-type]
+    assert capsys.readouterr().err == "reward  epoch 1    batch 3/100  at most 0:03:14 left\n"
 
 
 def test_what_is_left_is_read_off_the_last_line():
     assert seconds_left("recommender  epoch 1") is None
     assert seconds_left("a  batch 1/9  0:01:05 left\nb  batch 2/9  1 day, 2:00:03 left\nwarning: 3 left") == 93603
+    assert seconds_left("a  batch 1/9  at most 0:01:05 left; in all at most 3 min left") == 65
 
 
 def test_on_a_terminal_there_is_lightnings_bar(monkeypatch: pytest.MonkeyPatch):

@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
-from recalign.chain.progress import Progress, about
+from recalign.chain.progress import Progress
 from recalign.errors import TrainingError
 from recalign.kept import Kept, State, is_fresh
 from recalign.stage.console import say, seconds_left, whole_run
@@ -89,7 +89,7 @@ def in_order(steps: Sequence[Step], threads: int | None, progress: Progress) -> 
     with torch_threads(threads):
         for step in steps:
             progress.announce(step.name)
-            with whole_run(lambda left, name=step.name: about(progress.left({name: left}))):  # type: ignore[misc]
+            with whole_run(lambda left, name=step.name: progress.about({name: left})):  # type: ignore[misc]
                 done[step.name], made = step.run(step.given(done))
             progress.end(step.name, made)
     return done

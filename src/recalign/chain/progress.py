@@ -29,13 +29,13 @@ SECONDS = {
 """Seconds of a processor for each kind, in `recalign chain simulated --threads 1`; only their relation counts."""
 
 
-def about(seconds: float) -> str:
-    """The time left, rounded, in words; empty for none."""
+def in_words(seconds: float, how: str = "about") -> str:
+    """The time left, rounded; empty for none."""
     if seconds <= 0:
         return ""
     if seconds < 60:
-        return f", about {10 * math.ceil(seconds / 10)} s left"
-    return f", about {seconds / 60:.0f} min left" if seconds < 3600 else f", about {seconds / 3600:.1f} h left"
+        return f", {how} {10 * math.ceil(seconds / 10)} s left"
+    return f", {how} {seconds / 60:.0f} min left" if seconds < 3600 else f", {how} {seconds / 3600:.1f} h left"
 
 
 def kind_of(name: str) -> str:
@@ -64,7 +64,7 @@ class Progress:
 
     def announce(self, name: str, said: str = "") -> None:
         """Say that a task begins, and the time left."""
-        say(f"{self.what} {len(self._took) + 1} of {len(self.needs)}{about(self.left())}: {said or name}")
+        say(f"{self.what} {len(self._took) + 1} of {len(self.needs)}{self.about()}: {said or name}")
         self.begin(name)
 
     def begin(self, name: str) -> None:
@@ -85,7 +85,12 @@ class Progress:
 
     def so_far(self, what: str, own: Mapping[str, float]) -> str:
         """How many are done, what happens, and about how much time is left; `own` as in `left`."""
-        return f"{len(self._took)} of {len(self.needs)} done{what}{about(self.left(own))}"
+        return f"{len(self._took)} of {len(self.needs)} done{what}{self.about(own)}"
+
+    def about(self, own: Mapping[str, float] | None = None) -> str:
+        """`left` in words: *at most*, while all that is known is an upper bound of a task that runs."""
+        known = self._earlier or _by_kind(self._took)
+        return in_words(self.left(own), "about" if known else "at most")
 
     def left(self, own: Mapping[str, float] | None = None) -> float:
         """Seconds until all is done; 0 where nothing is known yet.

@@ -90,7 +90,7 @@ def warn_if_bf16_is_slow(precision: str | int | None, on_cpu: bool) -> None:
 
 
 _WHOLE: ContextVar[Callable[[float], str]] = ContextVar("_WHOLE", default=lambda left: "")
-_LEFT = re.compile(r"  (?:(\d+) days?, )?(\d+):(\d\d):(\d\d) left")
+_LEFT = re.compile(r"  (?:at most )?(?:(\d+) days?, )?(\d+):(\d\d):(\d\d) left")
 
 
 @contextmanager
@@ -170,7 +170,8 @@ class LineProgress(ProgressBar):
         if math.isfinite(total):
             line += f"/{total:.0f}"
         if math.isfinite(left):
-            line += f"  {timedelta(seconds=round(left))} left"
+            most = "at most " if trainer.early_stopping_callbacks else ""
+            line += f"  {most}{timedelta(seconds=round(left))} left"
             if said := _WHOLE.get()(left):
                 line += f"; in all{said.replace(',', '', 1)}"
         print(line, file=sys.stderr, flush=True)
