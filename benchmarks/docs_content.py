@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from cold_items import AFTER
 from cold_items import COLUMNS as COLD
-from docs_section import DIFFERENCES, GAINS, NEXT_DAY, Table, of_methods, ranks
-from loop_worlds import COLUMNS as ROUND_BY_ROUND
+from docs_content_loop import OF_LOOP
+from docs_section import GAINS, Table, of_methods, ranks
+from reward_choice import COLUMNS as CHOICE
 
 SEEN = "A *seen* log: earlier versions of the project were measured on it, so it describes and does not confirm."
 CONTENT: dict[str, tuple[str, list[Table]]] = {
@@ -46,6 +47,15 @@ CONTENT: dict[str, tuple[str, list[Table]]] = {
                 ("kuairand-pure-excerpt",),
                 "--log kuairand-pure-excerpt",
                 f"{SEEN} 21 % of the events have a reward. The reward model's trust verdict is `weak` with every seed.",
+            ),
+            Table(
+                "A reward chosen on validation",
+                "reward_choice.py",
+                ("kuairand-pure-excerpt",),
+                "reward_choice",
+                CHOICE,
+                digits=4,
+                note="NDCG@10 of events with a high reward, less the cloned policy's. [What was asked](../rewards.md).",
             ),
             Table(
                 "Why a placebo gained by watch ratio",
@@ -245,113 +255,6 @@ CONTENT: dict[str, tuple[str, list[Table]]] = {
             for part, columns in {"": COLD, ", after post-training": AFTER}.items()
         ],
     ),
-    "loop": (
-        "Tables: the loop",
-        [
-            Table(
-                "Lists in simulated worlds",
-                "offpolicy_lists.py --worlds 400",
-                ("lists",),
-                "offpolicy_lists",
-                {"coverage": "coverage", "refused": "refused", "width": "width", "width_all": "width, of all lists"},
-                digits=3,
-                note="Widths are medians, over that of an A/B test in as many lists as were drawn, or in all of them. "
-                "Truth is unclipped; nothing is estimated below 50 users in effect. "
-                "[Which is which](../loop.md#what-a-list-is-worth).",
-            ),
-            Table(
-                "Alarms of the monitor in simulated worlds",
-                "monitor_worlds.py --worlds 100",
-                ("worlds",),
-                "monitor",
-                {"share": "share"},
-                digits=3,
-                note="Of weeks or worlds, with exact intervals. [The rule](../loop.md#what-has-changed).",
-            ),
-            Table(
-                "Round by round in worlds",
-                "loop_worlds.py --keep DIR",
-                ("world, drift 0.5",),
-                "loop_worlds",
-                ROUND_BY_ROUND,
-                note="Regret in points of true reward. [Which row is which](../loop.md#round-by-round).",
-            ),
-        ]
-        + [
-            Table(
-                f"The next day in {where}{part}",
-                f"update.py {options}",
-                (log,),
-                "update",
-                columns,
-                digits=4,
-                note="[Which row is which](../loop.md#the-next-day). " + note,
-            )
-            for where, log, options in (
-                ("worlds, drift 0.03", "world, drift 0.03", "--moments --untouched 1 0.2 --anew"),
-                ("worlds, drift 0.5", "world, drift 0.5", "--moments --untouched 1 0.2 --anew"),
-                (
-                    "the KuaiRand excerpt, a tenth of the users",
-                    "kuairand-pure-excerpt, 0.1 of the users",
-                    "--log kuairand-pure-excerpt --users 0.1",
-                ),
-            )
-            for part, columns, note in (
-                ("", NEXT_DAY, "NDCG@10 and true reward of ten items; seconds of training for a window."),
-                (", differences", DIFFERENCES, "By event, users drawn with replacement, all windows and seeds pooled."),
-            )
-        ],
-    ),
-    "offpolicy": (
-        "Tables: off-policy estimates",
-        [
-            Table(
-                f"Simulated worlds, {by}",
-                "offpolicy.py --parts worlds",
-                (f"simulated, {by}",),
-                "offpolicy",
-                {
-                    "ess": "users in effect",
-                    "estimates": "estimates",
-                    **{
-                        f"{what}/{name}": f"{name}: {what}"
-                        for name in ("ips", "snips", "dm", "dr")
-                        for what in ("coverage", "halfwidth", "rmse")
-                    },
-                },
-                digits=None,
-            )
-            for by in ("by effective sample size", "by policy")
-        ]
-        + [
-            Table(
-                "Coat: values",
-                "offpolicy.py --parts coat",
-                ("coat, values",),
-                "offpolicy",
-                {name: name for name in ("ess", "mean_weight", "observed", "ips", "snips", "dm", "dr")},
-                digits=None,
-            ),
-            Table(
-                "Coat: ranks of the sixteen, k = 5",
-                "offpolicy.py --parts coat",
-                ("coat, ranks",),
-                "offpolicy",
-                {name: name for name in ("rank/ndcg", "rank/mrr", "rank/reward", "rank/uniform")},
-                digits=None,
-            ),
-            Table(
-                "Open Bandit Dataset, sample",
-                "offpolicy.py --parts obd",
-                ("obd",),
-                "offpolicy",
-                {
-                    name: name
-                    for name in ("ess", "mean_weight", "max_weight", "clicks", "earned", "ips", "snips", "diff/snips")
-                },
-                digits=None,
-            ),
-        ],
-    ),
+    **OF_LOOP,
 }
 """Every page: its name -> its title and its tables."""
