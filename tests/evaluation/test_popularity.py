@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recalign.evaluation.baselines import ItemScores, Rerank, log_counts
-from recalign.evaluation.popularity import STRENGTHS, PopularityCurve, _means, popularity_curve
+from recalign.evaluation.popularity import STRENGTHS, PopularityCurve, _means, _neighbours, popularity_curve
 from recalign.evaluation.value import Scorers, evaluate
 from recalign.recommender.checkpoint import load_net
 from recalign.reward import RewardData
@@ -37,10 +37,23 @@ def test_a_value_lies_between_those_of_the_nearest_strengths(counts, values, ask
     assert min(ends) - 1e-9 <= found <= max(ends) + 1e-9
 
 
+@given(
+    st.lists(st.integers(-50, 50), min_size=2, max_size=8, unique=True),
+    st.lists(st.integers(-60, 60), min_size=1, max_size=4),
+)
+def test_what_is_next_to_a_popularity_is_all_that_its_value_takes(counts, asked):
+    known, value = np.array(counts, float), np.arange(len(counts), dtype=float)
+    taken = _neighbours(known, asked)
+    whole, part = PopularityCurve(known, value), PopularityCurve(known[taken], value[taken])
+    for one in asked:
+        np.testing.assert_equal(part.value_at(one), whole.value_at(one))
+    assert len(set(taken)) == len(taken) <= 2 * len(asked)
+
+
 def test_it_is_what_the_tilted_start_shows(log_root, cloned, rewarded):
     data = small.data_of(RewardData, log_root, "tastes")
     start, judge = load_net(cloned, "policy").net, load_net(rewarded, "reward").net
-    curve = popularity_curve(start, judge, data, CPU)
+    curve = popularity_curve(start, judge, data, CPU, asked=np.linspace(-1, 9, 400).tolist())  # needs all of them
     tilt = ItemScores(log_counts(data.sequences))
     scorers = Scorers(start, {"judge@10": judge})
     for strength in (STRENGTHS[0], 0.0, 1.0):

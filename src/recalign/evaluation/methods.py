@@ -178,13 +178,15 @@ class SeedEvaluation:
         frames = {"validation": of("validation"), "test": of("test")}
         random = exposed.is_exposed(self.data)
         shown = exposed.measure(policies, nets.reward, self.data, self.device) if random else {}
-        tilted = popularity_curve(nets.start, nets.scorers.rewards["judge@10"], self.data, self.device)
+        popular = {run.method: _mean(frames["validation"][run.method], "log_count@10") for run in stale}
+        judge = nets.scorers.rewards["judge@10"]
+        tilted = popularity_curve(nets.start, judge, self.data, self.device, asked=list(popular.values()))
         for run in stale:
-            test, validation = frames["test"][run.method], frames["validation"][run.method]
+            test = frames["test"][run.method]
             summary = {"base": digest(self.data.fingerprint, self._digests)[:16]} | self._summary(run, test)
             if run.method not in WITHOUT_BUDGET:  # which have no interpolation path, and so no NDCG budget
                 summary |= nets.retained(run, policies[run.method])
-            if not math.isnan(as_popular := tilted.value_at(_mean(validation, "log_count@10"))):
+            if not math.isnan(as_popular := tilted.value_at(popular[run.method])):
                 summary["value_at_popularity"] = _mean(test, "judge@10") - as_popular
             if is_reranked(run.method):
                 summary |= nets.reranking(run)

@@ -2,8 +2,8 @@
 
     log pi(v | s) + c log(n_v + 1/2),   c from `STRENGTHS`, up and down from the start at 0
 
-A method is compared with the tilt that shows items as popular as its own. This describes a method; nothing is chosen
-by it.
+A method is compared with the tilt that shows items as popular as its own, by interpolation between the two nearest
+strengths: what others show need not be judged. This describes a method; nothing is chosen by it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ STRENGTHS = (-2.0, -1.5, -1.0, -0.75, -0.5, -0.25, 0.0, 0.25, 0.5, 0.75, 1.0, 1.
 
 @dataclass(frozen=True)
 class PopularityCurve:
-    """What the tilted start shows at each of S strengths.
+    """What the tilted start shows at S strengths.
 
     Attributes:
         log_count_S: mean log(n + 1/2) of the ten items shown, on validation.
@@ -45,14 +45,28 @@ class PopularityCurve:
 
 
 def popularity_curve(
-    start: Policy, judge: RewardEnsemble, data: EventDataModule, device: torch.device
+    start: Policy, judge: RewardEnsemble, data: EventDataModule, device: torch.device, asked: Sequence[float]
 ) -> PopularityCurve:
-    """Measure the tilted start on the histories of users A."""
+    """Measure the tilted start on the histories of users A.
+
+    Args:
+        start, judge, data, device: what is tilted, what judges, the log and where to work.
+        asked: popularities at which `PopularityCurve.value_at` will be asked; the curve holds what that takes.
+    """
     tilt = ItemScores(log_counts(data.sequences))
     tilted = [Rerank(start, tilt, strength).eval().to(device) for strength in STRENGTHS]
     judge.eval().to(device)
     on_validation, on_test = (data.loader(data.windows(part, "A")) for part in ("validation", "test"))
-    return PopularityCurve(_means(tilted, tilt, on_validation, device), _means(tilted, judge, on_test, device))
+    log_count_S = _means(tilted, tilt, on_validation, device)
+    taken = _neighbours(log_count_S, asked)
+    return PopularityCurve(log_count_S[taken], _means([tilted[place] for place in taken], judge, on_test, device))
+
+
+def _neighbours(known_S: np.ndarray, asked: Sequence[float]) -> np.ndarray:
+    """Places of the values next to each of those asked for, below and above; ends stand for what is beyond."""
+    order = np.argsort(known_S)
+    above = np.searchsorted(known_S[order], asked)
+    return np.unique(order[np.concatenate([above - 1, above]).clip(0, len(order) - 1)])
 
 
 @torch.no_grad()
