@@ -13,6 +13,7 @@ from recalign.evaluation.comparison_table import ComparisonTable
 from recalign.evaluation.decision import RULES, candidates, decide, holm_factors
 from recalign.evaluation.findings import Case
 from recalign.evaluation.roles import Roles
+from recalign.sequences.audit import OFTEN
 
 AS_GOOD = {
     ("mine", f"diff_popularity_high/{metric}"): (0.01, -0.01, 0.03) for metric in ("all/ndcg@10", "value/judge@10")
@@ -20,8 +21,8 @@ AS_GOOD = {
 """A row that shows everybody the same, as good as ours."""
 
 
-def decided(test=None, trust=None, validation=None):
-    return decide(test or table(), validation or table(split="validation"), trust or reports())
+def decided(test=None, trust=None, validation=None, met=0.0):
+    return decide(test or table(), validation or table(split="validation"), trust or reports(), met)
 
 
 def test_a_sure_gain_that_keeps_the_ranking_is_shipped_with_one_seed_said():
@@ -83,6 +84,32 @@ def test_judges_that_know_averages_alone_do_not_speak_against_a_gain_that_they_m
     found = decided(small, reports(judges="weak"))
     assert found.word == "not decided"
     assert "as far as these judges see" in found.because[0]
+    found = decided(table(over_tilt={"mine": (-0.2, -0.1)}), reports(judges="weak"))
+    assert found.word == "not decided"
+    assert any("has more" in reason and "as far as these judges see" in reason for reason in found.because)
+
+
+@pytest.mark.parametrize(("met", "word"), [(0.0, "ship"), (OFTEN, "ship"), (OFTEN + 0.01, "not decided")])
+def test_a_ranking_of_items_that_no_list_shows_decides_nothing(met, word):
+    found = decided(met=met)
+    assert found.word == word
+    if word != "ship":
+        assert found.because == [
+            "In 21% of the test events the user had met the item before. They are ranked, but lists leave such items "
+            "out, so all/ndcg@10 says little of what is served."
+        ]
+        assert found.would_decide[0].startswith("Set data.log.collapse: true")
+    against = decided(table(gains={"mine": (-0.3, -0.1)}), met=met)
+    assert against.word == "do not ship"  # its value is that of the items shown
+
+
+def test_a_start_that_ranks_nothing_has_nothing_to_keep():
+    nothing = dict.fromkeys(VALUES, 0.0)
+    found = decided(table(kept=nothing), validation=table(split="validation"))
+    assert found.word == "not decided"
+    assert found.first is None
+    assert "start ranks no item of the test events" in found.because[0]
+    assert not any("not known" in reason for reason in found.because)
 
 
 def test_a_start_that_ranks_no_better_than_what_takes_no_training_is_said_first():
@@ -201,7 +228,7 @@ def test_what_was_run_with_fewer_seeds_than_the_row_is_named(other):
 
 def test_the_printed_rules_are_those_that_decide():
     text = " ".join(RULES)
-    for number in ("95%", "0.015 sd", "2 times", "0.1", "80%", "50%"):
+    for number in ("95%", "0.015 sd", "2 times", "0.1", "80%", "50%", "20%", "moderate or strong"):
         assert number in text
 
 

@@ -11,8 +11,19 @@ from typing import Literal
 from recalign.evaluation import findings
 from recalign.evaluation.comparison import ALL, PLACEBO_FACTOR, VALUE
 from recalign.evaluation.comparison_table import ComparisonTable
-from recalign.evaluation.findings import DESTROYED, FLAT, QUICK, SHOWN, SURE, Case, Finding, Reports
+from recalign.evaluation.findings import (
+    DESTROYED,
+    FLAT,
+    KNOWING,
+    QUICK,
+    SHOWN,
+    SURE,
+    Case,
+    Finding,
+    Reports,
+)
 from recalign.evaluation.selection import FLOOR, SELECT
+from recalign.sequences.audit import OFTEN
 
 Word = Literal["ship", "do not ship", "not decided"]
 SIGNS: dict[Word, int] = {"ship": 1, "not decided": 0, "do not ship": -1}
@@ -25,14 +36,17 @@ RULES = (
     "rows that read no reward and rows that show everybody the same are no candidates.",
     "All that follows is measured on the test, by the judges that report. Gains are in standard deviations (sd) of the "
     f"training rewards. Intervals are 95 %; those that have to lie above 0 are widened by Holm for up to {TRIED} rows.",
-    f"Do not ship a row that reliably keeps less than {FLOOR:.0%} of the ranking, whose gain ends below {FLAT:g} sd, "
-    "that has less value than a row that reads no reward, or that rests on a reward model without signal.",
+    f"Do not ship a row that reliably keeps less than {FLOOR:.0%} of the ranking, or that rests on a reward model "
+    f"without signal; nor, by judges whose verdict is {' or '.join(KNOWING)}, one whose gain ends below {FLAT:g} sd or "
+    "that has less value than a row that reads no reward. Other judges may not see a gain: they leave it open.",
     "Not decided where the interval of the gain holds 0, or that of the gain over a row that reads no reward, or "
     f"where a row does not keep {FLOOR:.0%} with a confidence of {SURE:.0%} (one-sided).",
     f"Not decided unless the gain is above {PLACEBO_FACTOR} times that of each of its placebos, by the interval of the "
     f"difference. A placebo whose rewards keep a correlation above {DESTROYED:g} with the true ones counts as missing.",
     "Not decided where a control is missing or has fewer seeds than the row, or a figure could not be measured.",
     "Not decided where the judges order two rewards of one user no better than a coin.",
+    f"Not decided where more than {OFTEN:.0%} of the test events are of an item that the user had met before. They are "
+    "ranked all the same, but lists leave such items out: the ranking is then of what is never shown.",
     "Not decided where a row that takes no training (popularity, item co-occurrence) may rank as well and have as much "
     f"value, where the better baseline ranks at less than {QUICK:.0%} of item co-occurrence, or where a row shows less "
     f"than {SHOWN:.0%} of the items that the baseline shows.",
@@ -134,17 +148,20 @@ class Decision:
         return found
 
 
-def decide(test: ComparisonTable, validation: ComparisonTable, trust: Mapping[str, Reports]) -> Decision | None:
+def decide(
+    test: ComparisonTable, validation: ComparisonTable, trust: Mapping[str, Reports], met: float = 0.0
+) -> Decision | None:
     """Decide by the rules above; None where only baselines were measured.
 
     Args:
         test, validation: the comparison's splits.
         trust: ``trust.json`` by stage and seed, of ``reward`` and ``judge_report``.
+        met: share of the test events that are of an item which the user had met before.
     """
     if not test.roles.candidates(test.column(VALUE)) or not test.better_baseline(VALUE):
         return None
     blind = list(findings.blind_judges(trust.get("judge_report", {})))
-    general = [*findings.start(test), *blind, *findings.missing(test)]
+    general = [*findings.repeated(met), *findings.start(test), *blind, *findings.missing(test)]
     tried = candidates(validation)[:TRIED]
     if not tried:
         general.insert(0, nobody(validation))

@@ -18,6 +18,7 @@ from recalign.evaluation.comparison import ALL, PLACEBO_FACTOR, VALUE
 from recalign.evaluation.comparison_table import ComparisonTable, Interval
 from recalign.evaluation.reranking import READS_REWARD_MODEL
 from recalign.evaluation.selection import FLOOR
+from recalign.sequences.audit import OFTEN
 from recalign.sequences.placebo import CORRELATION
 
 Reports = Mapping[str, dict[str, Any]]
@@ -59,9 +60,21 @@ def judges(reports: Reports) -> Interval | None:
     return Interval(*np.mean(np.array(found, dtype=float), axis=0).tolist()) if found else None
 
 
+def repeated(met: float) -> Iterator[Finding]:
+    """Whether the ranking is measured on items that no list shows, as users had met them before."""
+    if met > OFTEN:
+        text = f"In {met:.0%} of the test events the user had met the item before. They are ranked, but lists"
+        remedy = "Set data.log.collapse: true, which makes one event of a user's events on an item."
+        yield Finding(0, f"{text} leave such items out, so {ALL} says little of what is served.", remedy)
+
+
 def start(test: ComparisonTable) -> Iterator[Finding]:
     """Whether the better baseline is worth beating, beside a quick reference."""
     baseline, quick, own = test.better_baseline(ALL), test.roles.quick, test.column(ALL)
+    if baseline is not None and not own[baseline].value > 0:
+        text = f"{baseline} ranks no item of the test events among its first ten, so nothing is there to be kept."
+        yield Finding(0, text, "See what recalign check says of the test events, such as items unseen in training.")
+        return
     if baseline is None or quick not in own or not own[quick].value > 0:
         return  # `missing` says so
     share = own[baseline].value / own[quick].value
@@ -74,7 +87,7 @@ def weak_start(test: ComparisonTable) -> str | None:
     """What is said first of a better baseline that ranks no better than a row that takes no training."""
     baseline, own = test.better_baseline(ALL), test.column(ALL)
     ahead = [name for name in test.roles.free if baseline and name in own and own[name].value >= own[baseline].value]
-    if not ahead:
+    if not ahead or not own[str(baseline)].value > 0:  # `start` says so
         return None
     best = max(ahead, key=lambda name: own[name].value)
     figures = f"{ALL} {own[str(baseline)].value:.4f} beside {own[best].value:.4f}"
@@ -150,6 +163,11 @@ class Case:
         beside = [max(map(_ratio, self._over_free(free))) for free in roles.free if free in self.test.methods]
         return min([*map(_ratio, compared), *beside])
 
+    @property
+    def _seen(self) -> str:
+        """Behind what judges speak against a row who know no more than averages do."""
+        return "" if self.judged else ", as far as these judges see"
+
     def _over_free(self, free: str) -> tuple[Interval | None, Interval | None]:
         """What it has over a row that takes no training: in ranking, and in value."""
         return self.test.get(self.policy, f"diff_{free}/{ALL}"), self.test.gain(self.policy, free)
@@ -168,7 +186,9 @@ class Case:
             yield Finding(0, text, next(implied, "Run `recalign test` on the reward model."))
 
     def _retained(self) -> Iterator[Finding]:
-        kept = self.test.retained_interval(self.policy)
+        kept, baseline = self.test.retained_interval(self.policy), self.test.better_baseline(ALL)
+        if baseline and not self.test.column(ALL)[baseline].value > 0:
+            return  # `start` says so
         if kept is None:
             text = f"The {ALL} of {self.policy} or of its baseline is not known."
             yield Finding(0, text, "Evaluate start and bc as well.")
@@ -190,8 +210,7 @@ class Case:
         wide = gain.widened(self.widening)
         if gain.high < FLAT:
             text = f"{self.policy} gains {gain.sd} over {baseline}: nothing worth shipping"
-            unseen = "" if self.judged else ", as far as these judges see"
-            yield Finding(-self.judged, f"{text}{unseen}.")
+            yield Finding(-self.judged, f"{text}{self._seen}.")
         elif not wide.low > 0:
             text = f"{self.policy} gains {wide.sd} over {baseline}: this may be chance."
             yield Finding(0, text, more_users(wide))
@@ -208,7 +227,7 @@ class Case:
         if wide.low > 0:
             yield Finding(1, f"It has {wide.sd} more than {other}, which reads no reward.")
         elif more.high < 0:
-            text = f"{other}, which reads no reward, has more: {self.policy} has {more.sd}."
+            text = f"{other}, which reads no reward, has more: {self.policy} has {more.sd}{self._seen}."
             yield Finding(-self.judged, text)
         else:
             text = f"{other}, which reads no reward, may have as much: {self.policy} has {wide.sd} more."

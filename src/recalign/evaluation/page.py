@@ -22,8 +22,8 @@ MAIN = (
     *("tail/high/ndcg@10", "tail/value/judge@10", "cost/seconds"),
 )
 MEANINGS = {
-    ALL: "NDCG@10 of the item that was really chosen, over the full catalogue, seen items left out. Imitating the log "
-    "is rewarded here, its habits and trends included.",
+    ALL: "NDCG@10 of the item that was really chosen, over the full catalogue, other items that the user had met left "
+    "out. Imitating the log is rewarded here, its habits and trends included.",
     HIGH: "The same on the events that turned out well (a high reward). It selects on the outcome, so read it beside "
     "the others.",
     "trajectory/ndcg@10": "The same on users whose mean reward in the test window is above the median.",

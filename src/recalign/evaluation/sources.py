@@ -22,6 +22,7 @@ from recalign.evaluation.selection import SEARCH
 from recalign.files import digest, read_json, sha256
 from recalign.keys import leaves, short
 from recalign.reward.trust.report import read_trust
+from recalign.sequences.audit import SEEN
 
 TRUST = ("reward", "judge_select", "judge_report")
 """Stages that write a ``trust.json``."""
@@ -69,7 +70,8 @@ class Sources:
             stage: {seed: said for seed in table.seeds if (said := read_trust(stored(stage, seed, "")))}
             for stage in TRUST
         }
-        decision = decide(table, validation, trust)
+        check = read_json(chain_folder / "check.json")
+        decision = decide(table, validation, trust, check.get("test", {}).get(SEEN, 0.0))
         roles = replace(roles, ours=(decision and decision.policy) or roles.ours)
         shown = [read_json(stored(m, table.seeds[0], f"evaluation/{examples.FILE}")) for m in ("start", roles.ours)]
         paths = [path for seed in table.seeds for path in chain_folder.glob(f"*/seed-{seed}/manifest.json")]
@@ -84,7 +86,7 @@ class Sources:
             decision=decision,
             search=_search(chain_folder, table.seeds) if searched else None,
             size={"users": events["user"].n_unique(), "events": len(events), "high": int(events["high"].sum())},
-            check=read_json(chain_folder / "check.json"),
+            check=check,
             trust=trust,
             tokens={seed: said for seed, said in tokens.items() if said},
             curves=_curves(chain_folder, [*BASE_STAGES[:2], *table.methods], table.seeds),

@@ -86,10 +86,13 @@ def _verified(about: About, found: Verified | None) -> Iterator[str]:
     yield (
         f"**Asked as it will be** (all events before a test event, the newest {about.max_length} of them read), "
         f"NDCG@{SHOWN} is **{_interval(found.request)}** over {found.targets:,} test events of {found.users:,} users. "
-        f"In evaluation's windows, which show fewer events, it is {_interval(found.evaluation)}."
+        f"In evaluation's windows, of `data.max_length` events at most, it is {_interval(found.evaluation)}."
     )
     if found.repeated:
-        yield f"{found.repeated:,} of these events are of an item met before; a request leaves such items out."
+        yield (
+            f"{found.repeated:,} of these events are of an item met before. Evaluation ranks it all the same, and a "
+            "request leaves it out."
+        )
     yield (
         f"In evaluation's windows {found.lists:,} lists of {SHOWN} are exactly the policy's and {found.tied:,} differ "
         f"by ties alone (log-probabilities within {TOLERANCE:g}); no log-probability differs by more than "

@@ -73,6 +73,7 @@ class Verified:
             f"{self.lists:,} of {self.targets:,} lists of {SHOWN} are the policy's, {self.tied:,} differ by ties, "
             f"{self.other:,} otherwise; log-probabilities differ by {self.difference:.1e} at most\n"
             f"NDCG@10 {self.evaluation[0]:.4f} in evaluation's windows, {value:.4f} [{low:.4f}, {high:.4f}] as requests"
+            + (f", which leave out {self.repeated:,} targets that were met before" if self.repeated else "")
         )
 
 
