@@ -156,6 +156,14 @@ def test_a_method_without_a_time_of_its_own_takes_its_share_of_an_earlier_call(c
     assert progress.left() == pytest.approx(10 * (SECONDS["recommender"] + SECONDS["method"]) - 2)
 
 
+def test_methods_go_at_the_pace_of_methods(clock: type[Clock]):
+    """On a short log a method takes as long as the recommender."""
+    needs = in_a_row("recommender/seed-0", "bc/seed-0", "asft/seed-0", "dpo/seed-0")
+    progress = Progress(needs, "stage")
+    said = [progress.left() for _ in zip(run(progress, 1, dict.fromkeys(needs, 3.0), clock), range(2), strict=False)]
+    assert said == [pytest.approx(3 * 3 * SECONDS["method"] / SECONDS["recommender"]), 6]
+
+
 def test_with_many_workers_the_longest_path_is_left(clock: type[Clock]):
     """Not what all tasks would take one after the other."""
     needs = {"bc/seed-0": (), **{f"bc/seed-{n}": () for n in range(1, 9)}, "evaluation/seed-0": ("bc/seed-0",)}

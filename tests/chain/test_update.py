@@ -14,6 +14,7 @@ import yaml
 
 from recalign.chain.run import IDS
 from recalign.chain.update import GOES_ON, Update, UpdatePlan
+from recalign.errors import InputError
 from recalign.recommender.checkpoint import read_checkpoint
 from recalign.sequences.earlier import EarlierLog
 from recalign.simulation import World, simulate, write
@@ -152,6 +153,16 @@ def test_what_cannot_go_on_is_refused_before_anything_runs(folder: Path, words: 
     assert found.code == 2
     assert said in found.err
     assert "recalign fit" not in found.out
+
+
+def test_ids_that_no_log_can_continue_leave_no_folder(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    def refuse(_: Path) -> None:
+        raise InputError("its items are known by their features", where="runs/tiny/ids")
+
+    monkeypatch.setattr(EarlierLog, "read", refuse)
+    found = tiny.recalign(folder, "update", "runs/tiny", "--log=simulated", "--name=never")
+    assert (found.code, "known by their features" in found.err) == (2, True)
+    assert not (folder / "runs/never").exists()
 
 
 @pytest.mark.usefixtures("updated")

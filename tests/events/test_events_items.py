@@ -10,7 +10,8 @@ import pytest
 
 from recalign.errors import InputError
 from recalign.events import Feature, ItemTable, LogMapping, fingerprint, read_features, read_titles
-from recalign.events.items import SECOND_ID, UNUSABLE, feature_figures
+from recalign.events.files import Source
+from recalign.events.items import SECOND_ID, UNUSABLE, feature_figures, table_values
 
 ITEMS = pl.Series("item", [7, 8, 9])
 
@@ -187,7 +188,7 @@ GOOD = {"item": [7, 8]}
 @pytest.mark.parametrize(
     ("columns", "feature", "found"),
     [
-        ({"item": [7, 8, 7], "x": ["a"] * 3}, "x", r"items\.file: 1 ids are in several rows: rows 1, 3 of"),
+        ({"item": [7, 8, 7], "x": ["a"] * 3}, "x", r"items\.file: ids such as 7 are in several rows: rows 1, 3 of"),
         ({"sku": [7, 8], "x": ["a"] * 2}, "x", r"items\.id: there is no column 'item'"),
         ({"item": [1, 2], "x": ["a"] * 2}, "x", "features of none of the 3 items"),
         (GOOD | {"x": ["a"] * 2}, "y", r"features\.f: 'y' reads a column 'y' that the item table does not have"),
@@ -201,13 +202,22 @@ GOOD = {"item": [7, 8]}
         (GOOD | {"x": ["['a', 'b']", "c"]}, "x", r"\"\['a', 'b'\]\" in row 1 of .*a list as text"),
         (GOOD | {"x": [[["a"]], [["b"]]]}, "x", "gives lists of List"),
         (GOOD | {"x": ["[1, 2]", "[2, 3]"]}, Feature("x", kind="vector"), "gives String, not lists of numbers"),
-        (GOOD | {"x": ["cheap", "dear"]}, Feature("x", kind="number"), "gives String, not numbers"),
+        (GOOD | {"x": ["1.5", "1,99"]}, Feature("x", kind="number"), "gives String, not numbers: '1,99' in row 2 of"),
+        ({"item": ["007", "08"], "x": ["a"] * 2}, "x", "features of none of the 3 items"),
     ],
 )
 def test_bad_features(root, columns, feature, found):
     with pytest.raises(InputError, match=f"(?s){found}") as caught:
         featured(root, columns, {"f": feature})
     assert caught.value.remedy
+
+
+@pytest.mark.parametrize("kind", ["category", "number", "vector"])
+def test_a_file_whose_items_all_lack_a_value_is_read(root, kind):
+    """As one of new items may; the kind of the feature is known by then."""
+    (root / "items.csv").write_text("item,x,y\n7,,a\n8,,b\n")
+    table = ItemTable("items.csv", title=None, features={"x": Feature("x", kind=kind), "y": Feature("y")})
+    assert table_values(Source(root / "items.csv"), table, pl.Int64()).values["x"].null_count() == 2
 
 
 def test_bins_are_above_zero():

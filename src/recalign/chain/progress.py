@@ -1,8 +1,9 @@
 """One line for each stage or trial: which of how many, and about how much time is left.
 
 A task's kind is its stage or method. It is expected to take as long as tasks of its kind took in this call; else as
-long as they took in an earlier one, or their share of `SECONDS`, times the pace of this call. The time left is the work
-left over the workers, but at least that of the longest path of tasks that wait for each other.
+long as they took in an earlier one, or their share of `SECONDS`, times the pace of this call: for methods the pace of
+methods, once one has run, as on a short log they take longer beside the recommender. The time left is the work left
+over the workers, but at least that of the longest path of tasks that wait for each other.
 """
 
 from __future__ import annotations
@@ -118,7 +119,10 @@ class Progress:
         kinds = {kind_of(name) for name in self.needs} | measured.keys() | self._earlier.keys()
         usual = {kind: SECONDS.get(kind, SECONDS[METHOD]) for kind in kinds}
         usual |= {kind: seconds * _ratio(self._earlier, usual) for kind, seconds in usual.items()} | self._earlier
-        return {kind: seconds * _ratio(measured, usual) for kind, seconds in usual.items()}
+        methods = {kind: seconds for kind, seconds in measured.items() if kind not in SECONDS}
+        stages = {kind: seconds for kind, seconds in measured.items() if kind in SECONDS}
+        own = {kind: (stages if kind in SECONDS else methods) or measured for kind in usual}
+        return {kind: seconds * _ratio(own[kind], usual) for kind, seconds in usual.items()}
 
 
 def _ratio(measured: Mapping[str, float], usual: Mapping[str, float]) -> float:

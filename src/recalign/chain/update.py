@@ -21,7 +21,7 @@ from recalign.keys import call, settings_of, split
 from recalign.recommender.checkpoint import class_path, read_checkpoint
 from recalign.recommender.grown import GROWS_FROM
 from recalign.recommender.sequence_policy import SequencePolicy
-from recalign.sequences.earlier import FREE
+from recalign.sequences.earlier import FREE, EarlierLog
 from recalign.stage import Manifest, ParsedStage, RunFolder, parse_stage
 from recalign.stage.settings import instantiated, parse_call
 
@@ -131,7 +131,12 @@ class UpdatePlan(Plan):
         return super().recorded() | {"epochs": self.epochs, "goes_on_from": str(self.run)}
 
     def keep_ids(self) -> None:
-        """Copy the earlier ids: the new chain, which continues them, has to do when the earlier one is gone."""
+        """Copy the earlier ids: the new chain, which continues them, has to do when the earlier one is gone.
+
+        Raises:
+            InputError: no log can continue them; nothing is written then.
+        """
+        EarlierLog.read(self.run / IDS)
         own, seal = self.folder / BEFORE, kept.require(self.run / IDS, remedy="run the earlier chain again")
         if kept.check(own, seal.key).fresh and kept.Seal.read(own).digests == seal.digests:
             return

@@ -25,7 +25,7 @@ OWN = "\n<!-- SHA-256 of what stands above: "
 """Begins the last line of a page, which holds its digest."""
 MARKS = {1: "▲", 0: " ", -1: "▼"}
 TRUE = "value/true@10"
-WIDTH = 80  # columns of the tables
+WIDTH = 80  # columns of what is printed to a file, at least
 REASONS = 3  # that the terminal prints
 
 
@@ -53,10 +53,10 @@ def report(folder: Path) -> None:
 
 def show(sources: Sources, *paths: Path) -> None:
     """Print the table of a comparison, the decision, and the paths of the files that hold more of it."""
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=WIDTH)
-    console.print(terminal_table(sources.comparison, sources.roles))
+    console, table = Console(), terminal_table(sources.comparison, sources.roles)
+    if not console.is_terminal:  # a file may be as wide as it takes
+        console = Console(width=max(WIDTH, Console(width=1000).measure(table).maximum))
+    console.print(table)
     if decision := sources.decision:
         console.print(f"\n[bold]{decision.sentence}[/]")
         for reason in filter(None, [decision.first, *decision.because[:REASONS]]):
@@ -119,14 +119,14 @@ def _digest_of(page: bytes) -> bytes:
 
 
 def terminal_table(frame: pl.DataFrame, roles: Roles) -> Table:
-    """The table that ends a chain: a row a method, at most 80 columns wide; the report has all figures."""
+    """The table that ends a chain: a row a method; the report has all figures."""
     cells = ComparisonTable(frame, roles)
     columns = [ALL, HIGH, VALUE, TRUE if TRUE in cells.metrics else "policy/kl"]
     seeds = f"mean of {len(cells.seeds)} seed{'s' * (len(cells.seeds) != 1)}"
     heads = [metric.removeprefix("value/").removeprefix("policy/") for metric in columns]
     table = Table(
         Column("method", no_wrap=True),
-        *(Column(head, justify="right", no_wrap=True) for head in heads),
+        *(Column(head, justify="right") for head in heads),  # in a narrow terminal nothing is cut off
         title=", ".join(filter(None, ("test", cells.sample, seeds))),
         caption="± half the 95 % interval. ▲ ▼ better or worse than the better of "
         f"{' and '.join(roles.baselines)} (Holm)",

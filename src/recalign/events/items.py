@@ -128,7 +128,7 @@ def table_values(source: Source, table: ItemTable, dtype: pl.DataType, items: pl
     )
     if repeated.any():
         raise InputError(
-            f"{key.filter(repeated).n_unique():,} ids are in several rows: {rows.describe(repeated)}",
+            f"ids such as {key.filter(repeated)[0]} are in several rows: {rows.describe(repeated)}",
             where=f"{KEY}.file",
             remedy="leave one row an item: nobody can tell which features are the item's",
         )
@@ -185,7 +185,8 @@ def _read(source: Source, table: ItemTable, dtype: pl.DataType) -> tuple[pl.Data
     raw = _column(source, frame, table.id, "id")
     raw = whole_numbers(raw) if raw.dtype == pl.String else raw
     text = (raw.cast(pl.Int64, strict=False) if raw.dtype.is_float() else raw).cast(pl.String)
-    return frame, raw, text.cast(dtype, strict=False)
+    ids = text.cast(dtype, strict=False)
+    return frame, raw, pl.select(pl.when(ids.cast(pl.String) == text).then(ids)).to_series()  # 007 is not 7
 
 
 def _column(source: Source, frame: pl.DataFrame, name: str, key: str) -> pl.Series:
@@ -239,23 +240,24 @@ def _categories(raw: pl.Series, feature: Feature, where: str, rows: SourceRows) 
 
 
 def _numbers(raw: pl.Series, feature: Feature, where: str, rows: SourceRows) -> pl.Series:
-    if not (raw.dtype.is_numeric() or raw.dtype == pl.Boolean):
-        raise InputError(
-            f"{feature.value!r} gives {raw.dtype}, not numbers",
-            where=where,
-            remedy="set its kind to category, or write TRY_CAST(... AS DOUBLE)",
-        )
+    if not (raw.dtype.is_numeric() or raw.dtype in (pl.Boolean, pl.Null)):  # null: no item has a value
+        what = f"{feature.value!r} gives {raw.dtype}, not numbers"
+        if raw.dtype == pl.String and (text := raw.is_not_null() & raw.cast(pl.Float64, strict=False).is_null()).any():
+            what += f": {raw.filter(text)[0]!r} in {rows.describe(text)}"
+        remedy = "correct the file; where it is a log's, its kind may be category, or write TRY_CAST(... AS DOUBLE)"
+        raise InputError(what, where=where, remedy=remedy)
     return raw.cast(pl.Float64)
 
 
 def _vectors(raw: pl.Series, feature: Feature, where: str, rows: SourceRows) -> pl.Series:
+    raw = raw.cast(pl.List(pl.Float32)) if raw.dtype == pl.Null else raw  # no item has one
     inner = raw.dtype.inner if isinstance(raw.dtype, pl.List | pl.Array) else None
     if inner is None or not inner.is_numeric():
         what = f"{feature.value!r} gives {raw.dtype}, not lists of numbers"
         raise InputError(what, where=where, remedy="give vectors as a list column of floats in Parquet")
     lists = raw.cast(pl.List(pl.Float32))
     width = lists.list.len()
-    usual = width.drop_nulls().mode().min()
+    usual = width.drop_nulls().mode().min() or 0
     if (other := (width != usual).fill_null(False)).any():
         raise InputError(
             f"vectors of {width.filter(other)[0]!r} numbers in {rows.describe(other)}, and of {usual!r} elsewhere",

@@ -89,6 +89,7 @@ def make_report(parts: Sequence[CheckResult], rows: SourceRows, reward: str | No
         raise InputError(
             f"{reward!r} is {f'{values.pop():g}' if values else 'null'} for every event of {', '.join(rows.files)}",
             where="data.reward",
-            remedy="name a column that tells good events from bad ones, or set data.reward to null if the log has none",
+            remedy="name a column that tells good events from bad ones. Without one there is nothing to align to: "
+            "data.reward: null is for training a recommender alone",
         )
     return Report(rows.files, used, tuple(notes), sum(part.tied for part in parts))

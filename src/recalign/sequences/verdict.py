@@ -137,7 +137,8 @@ def _targets(sections: Mapping[str, Section]) -> Iterator[Concern]:
         yield Concern(
             False,
             f"in {seen:.0%} of the test events the user had seen the item before: they are ranked all the same, though "
-            "items seen are never recommended, so ranks look better than they are; see data.log.collapse",
+            "items seen are never recommended, so ranks look better than they are, and a chain ships nothing by them. "
+            "data.log.collapse: true makes one event of a user's events on an item",
         )
     if (unseen := float(test[MISSES])) > OFTEN:
         yield Concern(

@@ -82,7 +82,8 @@ def opened(run: Path) -> OpenedRun:
     remedy = "name the run folder of a policy: runs/<chain>/<method>/seed-<n>"
     config, checkpoint = RunFolder(run).config, final_checkpoint(RunFolder(run))
     if not config.is_file():
-        raise InputError("there is no run in this folder", where=str(run), remedy=remedy)
+        start = "; the start is the recommender's" if run.parent.name == "start" else ""
+        raise InputError("there is no run in this folder", where=str(run), remedy=remedy + start)
     model = yaml.safe_load(config.read_text(encoding="utf-8"))["model"]
     if "top_k" not in model["init_args"]:
         raise InputError(f"a run of {model['class_path']}, which recommends nothing", where=str(run), remedy=remedy)
