@@ -10,12 +10,12 @@ from recalign.sequences.audit import CATALOGUE, COLD, COLD_TARGETS, LEAKS, MISSE
 from recalign.sequences.verdict import Concern, Verdict, verdict
 
 
-def said(root, rows, *, high="reward >= 5", unit="s", split=LeaveLast(1, 1)):  # noqa: B008
+def said(root, rows, *, reward="rating", high="reward >= 5", unit="s", split=LeaveLast(1, 1)):  # noqa: B008
     """The verdict on a log of rows (user, item, rating, timestamp)."""
     columns = {"user": pl.Int64, "item": pl.Int64, "rating": pl.Float64, "timestamp": pl.Int64}
     pl.DataFrame(rows, schema=columns, orient="row").write_csv(root / "log.csv")
     log = LogMapping(name="made-up", files=["log.csv"], time_unit=unit)
-    data = EventDataModule(log, "rating", High(high), split, str(root))
+    data = EventDataModule(log, reward, High(high), split, str(root))
     return verdict(audit_log(data), unit)
 
 
@@ -41,6 +41,13 @@ def rows(users=120, items=12, rating=mixed, pause=lambda user, step: 86_400, ste
 def test_a_sound_log_is_usable(tmp_path):
     found = said(tmp_path, rows())
     assert (str(found), found.word) == ("verdict: usable", "usable")
+
+
+def test_without_rewards_there_is_nothing_to_align_to(tmp_path):
+    found = said(tmp_path, rows(), reward=None)
+    assert [concern.text for concern in found.concerns] == [
+        "no event has a reward: a recommender can be trained, but there is nothing to align it to"
+    ]
 
 
 def test_a_reward_that_time_gives_away_is_not_trained_on(tmp_path):

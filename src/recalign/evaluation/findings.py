@@ -241,9 +241,11 @@ class Case:
             return
         ranking, value = ranking.widened(self.widening), value.widened(self.widening)
         if not ranking.low > 0 and not value.low > 0:
-            text = f"{free}, which takes no training, may rank as well and have as much value: {self.policy} has"
+            text = (
+                f"{free}, which takes no training, may rank as well and have as much value: {self.policy} less {free}"
+            )
             remedy = "Train the recommender for longer, or serve that."
-            yield Finding(0, f"{text} {ranking} {ALL} and {value.sd} more.", remedy)
+            yield Finding(0, f"{text} is {ranking} {ALL}, and {value.sd}.", remedy)
 
     def _unmeasured(self, other: str) -> Iterator[Finding]:
         """A row that it could not be compared with; `missing` names those that were not run."""

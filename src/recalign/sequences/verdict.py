@@ -81,6 +81,9 @@ def verdict(sections: Mapping[str, Section], time_unit: str) -> Verdict:
 
 def _rewards(sections: Mapping[str, Section]) -> Iterator[Concern]:
     rewards = sections.get("reward", {})
+    if not rewards.get(REWARDED):
+        yield Concern(False, "no event has a reward: a recommender can be trained, but there is nothing to align it to")
+        return
     area, seconds = float(rewards.get(GAP_AUC, 0.5)), rewards.get(RESOLUTION)
     floored = f"Floor the times (data.log.time_resolution{f': {seconds}' if seconds else ', a day or more'})"
     if area >= LEAK:
