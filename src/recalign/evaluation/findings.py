@@ -241,9 +241,7 @@ class Case:
             return
         ranking, value = ranking.widened(self.widening), value.widened(self.widening)
         if not ranking.low > 0 and not value.low > 0:
-            text = (
-                f"{free}, which takes no training, may rank as well and have as much value: {self.policy} less {free}"
-            )
+            text = f"{free}, which takes no training, may rank as well and have as much value: {self.policy} less it"
             remedy = "Train the recommender for longer, or serve that."
             yield Finding(0, f"{text} is {ranking} {ALL}, and {value.sd}.", remedy)
 
