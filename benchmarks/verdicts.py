@@ -124,7 +124,7 @@ def judged(one: Any, seed: int) -> dict[str, Any]:
     record = one(seed)
     frame = pl.DataFrame([tuple(row) for row in record["rows"]], schema=ROW, orient="row")
     test, validation = (ComparisonTable(frame, ROLES, split) for split in ("test", "validation"))
-    decision = decide(test, validation, record["trust"])
+    decision = decide(test, validation, record["trust"], met=0.0)
     assert decision is not None  # candidates were measured
     truth = record["truth"]
     value, ndcg = (max(truth[name][what] for name in ROLES.baselines) for what in ("value", "ndcg"))

@@ -9,7 +9,7 @@ from recalign.evaluation.decision import decide
 
 def cards(test=None, trust=None, validation=None):
     test, trust = test or table(), trust or reports()
-    decision = decide(test, validation or table(split="validation"), trust)
+    decision = decide(test, validation or table(split="validation"), trust, met=0.0)
     return {card.question: card for card in answer.cards(decision, test, trust)}
 
 
@@ -43,7 +43,7 @@ def test_what_judges_was_not_measured_is_said_so():
 
 def test_the_size_of_an_ab_test_follows_from_the_gain():
     """By hand: 2 (1.960 + 0.842)^2 (0.5 / 0.2)^2 = 98.1."""
-    decision = decide(table(), table(split="validation"), reports())
+    decision = decide(table(), table(split="validation"), reports(), met=0.0)
     assert "about 99 users" in answer.ab_test(decision, table())
     assert "about 99 users" in answer.ab_test(decision, table(sd=10.0, gains={"mine": (1.0, 3.0)}))  # whatever the unit
     assert answer.ab_test(decision, table(gains={"mine": (-0.3, -0.1)})) is None
@@ -51,4 +51,4 @@ def test_the_size_of_an_ab_test_follows_from_the_gain():
 
 @pytest.mark.parametrize("values", [{"start": 3.0, "bc": 2.9}, {name: VALUES[name] for name in ("start", "item_mean")}])
 def test_baselines_alone_need_no_decision(values):
-    assert decide(table(values), table({"start": 3.0}, split="validation"), reports()) is None
+    assert decide(table(values), table({"start": 3.0}, split="validation"), reports(), met=0.0) is None

@@ -101,6 +101,14 @@ def test_a_ranking_of_items_that_no_list_shows_decides_nothing(met, word):
         assert found.would_decide[0].startswith("Set data.log.collapse: true")
     against = decided(table(gains={"mine": (-0.3, -0.1)}), met=met)
     assert against.word == "do not ship"  # its value is that of the items shown
+    assert decided(table(kept={"mine": 0.5}), met=met).word == ("do not ship" if word == "ship" else "not decided")
+    nobody = decided(validation=table(kept=dict.fromkeys(VALUES, 0.1) | {"start": 1.0}, split="validation"), met=met)
+    assert (nobody.policy, nobody.word) == (None, "do not ship" if word == "ship" else "not decided")
+
+
+def test_where_nobody_knows_how_many_come_back_nothing_is_shipped():
+    found = decided(met=None)
+    assert (found.word, found.would_decide[0]) == ("not decided", "Run the chain again, which checks the log.")
 
 
 def test_a_start_that_ranks_nothing_has_nothing_to_keep():
@@ -150,7 +158,7 @@ def test_the_answer_is_the_first_of_three_candidates_that_passes():
     roles = Roles("mine", dict.fromkeys(["sham"], "mine"))
     validation = table(values, split="validation")
     assert candidates(validation) == ["first", "second", "mine", "fourth"]
-    found = decide(table(values, kept={"first": 0.8}, roles=roles), validation, reports())
+    found = decide(table(values, kept={"first": 0.8}, roles=roles), validation, reports(), met=0.0)
     assert [(one.policy, one.word) for one in found.candidates] == [
         ("first", "do not ship"),
         ("second", "not decided"),  # it has no placebo
@@ -163,7 +171,10 @@ def test_the_answer_is_the_first_of_three_candidates_that_passes():
 def test_without_one_that_passes_the_answer_is_about_the_first_that_is_open():
     values = VALUES | {"first": 3.5}
     found = decide(
-        table(values, kept={"first": 0.8}, beyond={"mine": (-1, 1)}), table(values, split="validation"), reports()
+        table(values, kept={"first": 0.8}, beyond={"mine": (-1, 1)}),
+        table(values, split="validation"),
+        reports(),
+        met=0.0,
     )
     assert (found.word, found.policy) == ("not decided", "mine")
 

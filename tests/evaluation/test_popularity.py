@@ -53,15 +53,21 @@ def test_what_is_next_to_a_popularity_is_all_that_its_value_takes(counts, asked)
 def test_it_is_what_the_tilted_start_shows(log_root, cloned, rewarded):
     data = small.data_of(RewardData, log_root, "tastes")
     start, judge = load_net(cloned, "policy").net, load_net(rewarded, "reward").net
-    curve = popularity_curve(start, judge, data, CPU, asked=np.linspace(-1, 9, 400).tolist())  # needs all of them
-    tilt = ItemScores(log_counts(data.sequences))
-    scorers = Scorers(start, {"judge@10": judge})
-    for strength in (STRENGTHS[0], 0.0, 1.0):
-        place, policy = STRENGTHS.index(strength), Rerank(start, tilt, strength)
-        shown, valued = (evaluate({"it": policy}, scorers, data, part, CPU)["it"] for part in ("validation", "test"))
-        assert curve.log_count_S[place] == pytest.approx(shown["log_count@10"].mean())
-        assert curve.value_S[place] == pytest.approx(valued["judge@10"].mean())
-    assert curve.log_count_S[0] < curve.log_count_S[STRENGTHS.index(0.0)] < curve.log_count_S[-1]
+    tilt, scorers = ItemScores(log_counts(data.sequences)), Scorers(start, {"judge@10": judge})
+    popular, valued = [], []
+    for strength in (STRENGTHS[0], 0.0, 1.0, STRENGTHS[-1]):
+        policy = {"it": Rerank(start, tilt, strength)}
+        shown, judged = (evaluate(policy, scorers, data, part, CPU)["it"] for part in ("validation", "test"))
+        popular.append(shown["log_count@10"].mean())
+        valued.append(judged["judge@10"].mean())
+    assert popular == sorted(set(popular))
+    curve = popularity_curve(start, judge, data, CPU, asked=popular[1:3])
+    assert [curve.value_at(one) for one in popular[1:3]] == pytest.approx(valued[1:3])
+    assert len(curve.value_S) < len(STRENGTHS)
+    ends = popularity_curve(start, judge, data, CPU, asked=[popular[0] - 1, popular[-1] + 1])
+    assert ends.log_count_S[[0, -1]] == pytest.approx([popular[0], popular[-1]])
+    assert ends.value_S[[0, -1]] == pytest.approx([valued[0], valued[-1]])
+    assert math.isnan(ends.value_at(math.nan))
 
 
 def test_the_ends_of_a_curve_belong_to_it():

@@ -19,6 +19,7 @@ from recalign.evaluation.report import Page, terminal_table
 from recalign.evaluation.roles import Roles
 from recalign.evaluation.sources import Sources
 from recalign.kept import once
+from recalign.sequences.audit import SEEN
 
 
 def render(folder, sources):
@@ -98,6 +99,7 @@ def chain(made_up_chain):
         (folder / "manifest.json").write_text(json.dumps(manifest))
         (folder / "trust.json").write_text(json.dumps(trust("weak" if seed else "strong")))
     check = {"log": {"rows": 1234567, "name": "<b>"}, "reward histogram": {"1": 5, "2": 10}, "empty": {}}
+    check["test"] = {SEEN: 0.0}
     (made_up_chain / "check.json").write_text(json.dumps(check))
     for method in ("start", "asft"):
         history = [{"title": "<b>Alien</b>", "reward": 4}, {"title": "Up", "reward": None}]
@@ -310,6 +312,9 @@ def test_judges_have_their_own_errors_on_the_page(chain, tmp_path):
     assert "judges that select 0.500 0.400 – 0.600" in words
     assert "judges that report 0.750 0.650 – 0.850" in words
     assert "Ship asft asft gains +0." in words
+    (folder / "check.json").write_text(json.dumps({"test": {SEEN: 0.5}}))
+    words = Strict(render(folder, Sources.of(folder)).read_text()).words
+    assert "Not decided: asft In 50% of the test events the user had met the item before." in words
     without = Strict(render(chain, Sources.of(chain)).read_text()).words
     assert "judges that" not in without.split("May the reward")[1].split("On events")[0]
 

@@ -11,7 +11,7 @@ import pytest
 from recalign.errors import InputError
 from recalign.events import Feature, ItemTable, LogMapping, fingerprint, read_features, read_titles
 from recalign.events.files import Source
-from recalign.events.items import SECOND_ID, UNUSABLE, feature_figures, table_values
+from recalign.events.items import SECOND_ID, UNUSABLE, feature_figures, table_titles, table_values
 
 ITEMS = pl.Series("item", [7, 8, 9])
 
@@ -216,8 +216,23 @@ def test_bad_features(root, columns, feature, found):
 def test_a_file_whose_items_all_lack_a_value_is_read(root, kind):
     """As one of new items may; the kind of the feature is known by then."""
     (root / "items.csv").write_text("item,x,y\n7,,a\n8,,b\n")
-    table = ItemTable("items.csv", title=None, features={"x": Feature("x", kind=kind), "y": Feature("y")})
-    assert table_values(Source(root / "items.csv"), table, pl.Int64()).values["x"].null_count() == 2
+    columns = {"item": [7, 8], "x": pl.Series([None, None], dtype=pl.String), "y": ["a", "b"]}
+    pl.DataFrame(columns).write_parquet(root / "items.parquet")
+    for file in ("items.csv", "items.parquet"):
+        table = ItemTable(file, title=None, features={"x": Feature("x", kind=kind), "y": Feature("y")})
+        assert table_values(Source(root / file), table, pl.Int64()).values["x"].null_count() == 2
+
+
+def test_ids_are_read_as_those_of_the_log(root):
+    """Fractions, floats too large to be exact, and 007 beside 7 are no integer ids."""
+    table = ItemTable("items.parquet", title="t", features={"x": "x"})
+    for ids, known in (([7.0, 7.5, 2.0**53], [7]), (["7", "007", "x"], [7]), ([7, 8, 9], [7, 8, 9])):
+        pl.DataFrame({"item": ids, "x": ["a"] * 3, "t": ["A", "B", "C"]}).write_parquet(root / "items.parquet")
+        source = Source(root / "items.parquet")
+        values = table_values(source, table, pl.Int64(), pl.Series([7]))
+        assert values.ids.to_list() == known
+        assert values.unusable == 3 - len(known)
+        assert table_titles(source, table, pl.Series([7, 11])).to_list() == ["A", "11"]
 
 
 def test_bins_are_above_zero():

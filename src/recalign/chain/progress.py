@@ -19,6 +19,8 @@ from recalign.stage.console import say
 
 IDLE = 1.0  # seconds: what took less had nothing to do, and says nothing about the others
 METHOD = "method"
+OTHERS = ("world", "tokens", "validation", "choice")
+"""Kinds that are neither a stage in `SECONDS` nor a method."""
 SECONDS = {
     "recommender": 34.2,
     "reward": 7.1,
@@ -89,9 +91,9 @@ class Progress:
         return f"{len(self._took)} of {len(self.needs)} done{what}{self.about(own)}"
 
     def about(self, own: Mapping[str, float] | None = None) -> str:
-        """`left` in words: *at most*, while all that is known is an upper bound of a task that runs."""
+        """`left` in words: *perhaps*, while all that is known is what a task that runs says of itself."""
         known = self._earlier or _by_kind(self._took)
-        return in_words(self.left(own), "about" if known else "at most")
+        return in_words(self.left(own), "about" if known else "perhaps")
 
     def left(self, own: Mapping[str, float] | None = None) -> float:
         """Seconds until all is done; 0 where nothing is known yet.
@@ -119,9 +121,9 @@ class Progress:
         kinds = {kind_of(name) for name in self.needs} | measured.keys() | self._earlier.keys()
         usual = {kind: SECONDS.get(kind, SECONDS[METHOD]) for kind in kinds}
         usual |= {kind: seconds * _ratio(self._earlier, usual) for kind, seconds in usual.items()} | self._earlier
-        methods = {kind: seconds for kind, seconds in measured.items() if kind not in SECONDS}
+        methods = {kind: seconds for kind, seconds in measured.items() if kind not in SECONDS and kind not in OTHERS}
         stages = {kind: seconds for kind, seconds in measured.items() if kind in SECONDS}
-        own = {kind: (stages if kind in SECONDS else methods) or measured for kind in usual}
+        own = {kind: (stages if kind in SECONDS else methods or stages) or measured for kind in usual}
         return {kind: seconds * _ratio(own[kind], usual) for kind, seconds in usual.items()}
 
 

@@ -134,10 +134,10 @@ class UpdatePlan(Plan):
         """Copy the earlier ids: the new chain, which continues them, has to do when the earlier one is gone.
 
         Raises:
-            InputError: no log can continue them; nothing is written then.
+            InputError: there are none, or no log can continue them; nothing is written then.
         """
         EarlierLog.read(self.run / IDS)
-        own, seal = self.folder / BEFORE, kept.require(self.run / IDS, remedy="run the earlier chain again")
+        own, seal = self.folder / BEFORE, kept.Seal.read(self.run / IDS)
         if kept.check(own, seal.key).fresh and kept.Seal.read(own).digests == seal.digests:
             return
         with kept.publish(own, seal.key) as part:

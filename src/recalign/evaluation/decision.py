@@ -46,7 +46,8 @@ RULES = (
     "Not decided where a control is missing or has fewer seeds than the row, or a figure could not be measured.",
     "Not decided where the judges order two rewards of one user no better than a coin.",
     f"Not decided where more than {OFTEN:.0%} of the test events are of an item that the user had met before. They are "
-    "ranked all the same, but lists leave such items out: the ranking is then of what is never shown.",
+    "ranked all the same, but lists leave such items out: the ranking then speaks neither for a row nor against it.",
+    "Not decided where the better baseline ranks none of the test events' items among its first ten.",
     "Not decided where a row that takes no training (popularity, item co-occurrence) may rank as well and have as much "
     f"value, where the better baseline ranks at less than {QUICK:.0%} of item co-occurrence, or where a row shows less "
     f"than {SHOWN:.0%} of the items that the baseline shows.",
@@ -149,28 +150,30 @@ class Decision:
 
 
 def decide(
-    test: ComparisonTable, validation: ComparisonTable, trust: Mapping[str, Reports], met: float = 0.0
+    test: ComparisonTable, validation: ComparisonTable, trust: Mapping[str, Reports], met: float | None
 ) -> Decision | None:
     """Decide by the rules above; None where only baselines were measured.
 
     Args:
         test, validation: the comparison's splits.
         trust: ``trust.json`` by stage and seed, of ``reward`` and ``judge_report``.
-        met: share of the test events that are of an item which the user had met before.
+        met: share of the test events that are of an item which the user had met before; None: nobody knows.
     """
     if not test.roles.candidates(test.column(VALUE)) or not test.better_baseline(VALUE):
         return None
     blind = list(findings.blind_judges(trust.get("judge_report", {})))
-    general = [*findings.repeated(met), *findings.start(test), *blind, *findings.missing(test)]
+    back = list(findings.repeated(met))
+    general = [*back, *findings.start(test), *blind, *findings.missing(test)]
     tried = candidates(validation)[:TRIED]
     if not tried:
-        general.insert(0, nobody(validation))
+        found = nobody(validation)
+        general.insert(0, replace(found, sign=0) if back else found)
     judged = not blind and findings.knowing(trust["judge_report"])
-    cases = [Case(test, policy, trust.get("reward", {}), judged) for policy in tried]
+    cases = [Case(test, policy, trust.get("reward", {}), judged, not back) for policy in tried]
     factors = holm_factors([case.weakest() for case in cases])
     widened = [replace(case, widening=factor) for case, factor in zip(cases, factors, strict=True)]
-    found = [Candidate(case.policy, list(case.findings())) for case in widened]
-    return Decision(found, general, len(test.seeds), findings.weak_start(test))
+    decided = [Candidate(case.policy, list(case.findings())) for case in widened]
+    return Decision(decided, general, len(test.seeds), findings.weak_start(test))
 
 
 def candidates(validation: ComparisonTable) -> list[str]:

@@ -60,9 +60,12 @@ def judges(reports: Reports) -> Interval | None:
     return Interval(*np.mean(np.array(found, dtype=float), axis=0).tolist()) if found else None
 
 
-def repeated(met: float) -> Iterator[Finding]:
+def repeated(met: float | None) -> Iterator[Finding]:
     """Whether the ranking is measured on items that no list shows, as users had met them before."""
-    if met > OFTEN:
+    if met is None:
+        text = "Nothing tells how many of the test events are of an item that the user had met before."
+        yield Finding(0, text, "Run the chain again, which checks the log.")
+    elif met > OFTEN:
         text = f"In {met:.0%} of the test events the user had met the item before. They are ranked, but lists"
         remedy = "Set data.log.collapse: true, which makes one event of a user's events on an item."
         yield Finding(0, f"{text} leave such items out, so {ALL} says little of what is served.", remedy)
@@ -71,7 +74,7 @@ def repeated(met: float) -> Iterator[Finding]:
 def start(test: ComparisonTable) -> Iterator[Finding]:
     """Whether the better baseline is worth beating, beside a quick reference."""
     baseline, quick, own = test.better_baseline(ALL), test.roles.quick, test.column(ALL)
-    if baseline is not None and not own[baseline].value > 0:
+    if baseline is not None and own[baseline].value == 0:
         text = f"{baseline} ranks no item of the test events among its first ten, so nothing is there to be kept."
         yield Finding(0, text, "See what recalign check says of the test events, such as items unseen in training.")
         return
@@ -87,7 +90,7 @@ def weak_start(test: ComparisonTable) -> str | None:
     """What is said first of a better baseline that ranks no better than a row that takes no training."""
     baseline, own = test.better_baseline(ALL), test.column(ALL)
     ahead = [name for name in test.roles.free if baseline and name in own and own[name].value >= own[baseline].value]
-    if not ahead or not own[str(baseline)].value > 0:  # `start` says so
+    if not ahead or own[str(baseline)].value == 0:  # `start` says so
         return None
     best = max(ahead, key=lambda name: own[name].value)
     figures = f"{ALL} {own[str(baseline)].value:.4f} beside {own[best].value:.4f}"
@@ -130,6 +133,7 @@ class Case:
         reward: trust reports of the training reward model.
         judged: whether the judges can be believed and know more than averages do. If not, they may not see a gain,
             and a value that looks bad speaks against nothing.
+        ranked: whether the ranking is of items that lists show. If not, it speaks against nothing.
         widening: of the intervals, for several candidates.
     """
 
@@ -137,6 +141,7 @@ class Case:
     policy: str
     reward: Reports
     judged: bool = True
+    ranked: bool = True
     widening: float = 1.0
 
     def findings(self) -> Iterator[Finding]:
@@ -165,7 +170,7 @@ class Case:
 
     @property
     def _seen(self) -> str:
-        """Behind what judges speak against a row who know no more than averages do."""
+        """Ends what speaks against a row where the judges know no more than averages do, or may be guessing."""
         return "" if self.judged else ", as far as these judges see"
 
     def _over_free(self, free: str) -> tuple[Interval | None, Interval | None]:
@@ -187,7 +192,7 @@ class Case:
 
     def _retained(self) -> Iterator[Finding]:
         kept, baseline = self.test.retained_interval(self.policy), self.test.better_baseline(ALL)
-        if baseline and not self.test.column(ALL)[baseline].value > 0:
+        if baseline and self.test.column(ALL)[baseline].value == 0:
             return  # `start` says so
         if kept is None:
             text = f"The {ALL} of {self.policy} or of its baseline is not known."
@@ -196,7 +201,8 @@ class Case:
         share = f"{kept.value:.1%} [{kept.low:.1%}, {kept.high:.1%}]"
         text = f"{self.policy} keeps {share} of the better baseline's {ALL} on the test"
         if kept.high < FLOOR:
-            yield Finding(-1, f"{text}, less than {FLOOR:.0%}.", "Ask for more (keep), or give more validation events.")
+            remedy = "Ask for more (keep), or give more validation events."
+            yield Finding(-self.ranked, f"{text}, less than {FLOOR:.0%}.", remedy)
         elif kept.widened(SURE_WIDTH).low < FLOOR:
             remedy = "More test users narrow the interval; or ask for more (keep)."
             yield Finding(0, f"{text}, which may be less than {FLOOR:.0%}.", remedy)
@@ -241,9 +247,9 @@ class Case:
             return
         ranking, value = ranking.widened(self.widening), value.widened(self.widening)
         if not ranking.low > 0 and not value.low > 0:
-            text = f"{free}, which takes no training, may rank as well and have as much value: {self.policy} less it"
+            text = f"{free}, which takes no training, may rank as well and have as much value: {self.policy} has"
             remedy = "Train the recommender for longer, or serve that."
-            yield Finding(0, f"{text} is {ranking} {ALL}, and {value.sd}.", remedy)
+            yield Finding(0, f"{text} {ranking} of {ALL} beside it, and {value.sd}.", remedy)
 
     def _unmeasured(self, other: str) -> Iterator[Finding]:
         """A row that it could not be compared with; `missing` names those that were not run."""

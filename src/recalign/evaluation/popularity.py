@@ -38,9 +38,11 @@ class PopularityCurve:
     value_S: np.ndarray
 
     def value_at(self, log_count: float) -> float:
-        """The value at a popularity, linear between two strengths; nan beyond the most or the least popular."""
+        """The value at a popularity, linear between two strengths; nan where it is nan, or beyond all that is known."""
         order = np.argsort(self.log_count_S)
         known, value = self.log_count_S[order], self.value_S[order]
+        if np.isnan(log_count):  # which a single strength would answer
+            return float("nan")
         return float(np.interp(log_count, known, value, left=np.nan, right=np.nan))
 
 

@@ -71,7 +71,7 @@ class Sources:
             for stage in TRUST
         }
         check = read_json(chain_folder / "check.json")
-        decision = decide(table, validation, trust, check.get("test", {}).get(SEEN, 0.0))
+        decision = decide(table, validation, trust, check.get("test", {}).get(SEEN))
         roles = replace(roles, ours=(decision and decision.policy) or roles.ours)
         shown = [read_json(stored(m, table.seeds[0], f"evaluation/{examples.FILE}")) for m in ("start", roles.ours)]
         paths = [path for seed in table.seeds for path in chain_folder.glob(f"*/seed-{seed}/manifest.json")]

@@ -16,7 +16,7 @@ from recalign.recommender.policy import Policy, chunks
 from recalign.sequences import Batch, EventDataModule
 
 CACHED = 2**28  # numbers of one network that are kept at most, 1 GB: one for each event and item
-NETWORKS = 2  # kept at a time, as a rule the start and what reranks it, and a third while it takes a place
+NETWORKS = 2  # kept at a time, as a rule the start and what reranks it; a third lives while it takes a place
 
 
 class ValidationRanking:
@@ -40,30 +40,38 @@ class ValidationRanking:
         """NDCG@10 of a policy, summed over each user's events. Shape: float64 (U,), users with an event."""
         policy.eval().to(self.device)
         if not isinstance(policy, Rerank):
-            return ndcg_by_user(policy, self._batches, self.device)
-        logp = self._read(policy.policy, keep=policy.policy is self.start)
-        scores = self._read(policy.reward)
-        return sums_by_user(
-            (batch, policy.ranks(policy.tilted(logp_TV, score_TV), batch.target_T, batch.seen_N))
-            for batch, logp_TV, score_TV in zip(self._batches, logp, scores, strict=True)
-        )
+            return ndcg_by_user(policy, budget_batches(self.data), self.device)
+        return sums_by_user((batch, self._ranks(policy, place, batch)) for place, batch in enumerate(self._batches()))
+
+    def _ranks(self, policy: Rerank, place: int, batch: Batch) -> Tensor:
+        logp_TV = self._scores(policy.policy, place, batch, keep=policy.policy is self.start)
+        score_TV = self._scores(policy.reward, place, batch)
+        return policy.ranks(policy.tilted(logp_TV, score_TV), batch.target_T, batch.seen_N)
+
+    def _batches(self) -> Iterator[Batch]:
+        """All batches; those whose scores are kept are kept too."""
+        yield from self._first
+        for batch in itertools.islice(budget_batches(self.data), len(self._first), None):
+            yield batch.to(self.device)
 
     @functools.cached_property
-    def _batches(self) -> list[Batch]:
-        return [batch.to(self.device) for batch in budget_batches(self.data)]
+    def _first(self) -> list[Batch]:
+        """The first batches: as many as have scores that fit into `CACHED`."""
+        found, numbers = list[Batch](), 0
+        for batch in budget_batches(self.data):
+            numbers += len(batch.target_T) * self.num_items
+            if numbers > CACHED:
+                break
+            found.append(batch.to(self.device))
+        return found
 
-    def _read(self, net: Policy | Scores, keep: bool = True) -> Iterator[Tensor]:
-        """Scores of all items before each target, batch by batch. Shape: -> (T, V) each."""
+    def _scores(self, net: Policy | Scores, place: int, batch: Batch, keep: bool = True) -> Tensor:
+        """Scores of all items before each target of a batch. Shape: -> (T, V)."""
         kept = self._kept(net) if keep else []
-        yield from kept
-        for batch in self._batches[len(kept) :]:
-            yield self._over_items(net, batch)
+        return kept[place] if place < len(kept) else self._over_items(net, batch)
 
     def _keep(self, net: Policy | Scores) -> list[Tensor]:
-        """The first of these: as many as fit into `CACHED`."""
-        sizes = (len(batch.target_T) * self.num_items for batch in self._batches)
-        fit = sum(total <= CACHED for total in itertools.accumulate(sizes))
-        return [self._over_items(net, batch) for batch in self._batches[:fit]]
+        return [self._over_items(net, batch) for batch in self._first]
 
     def _over_items(self, net: Policy | Scores, batch: Batch) -> Tensor:
         parts = chunks(len(batch.target_T), self.num_items)

@@ -86,7 +86,7 @@ def read_timestamps(
     else:
         time, per_second = _parse_numbers(column, unit, rows)
     remedy = f"correct the timestamps, or set data.log.time_unit (now {unit}: 10 digits are s, 13 ms, 16 us)"
-    remedy += "; divide ns (19) by 1,000"
+    remedy += "; nanoseconds (19) have to be divided by 1,000, which gives us"
     late = time // per_second > LAST_SECOND
     for bad, why in ((time < 0, ", which is before 1970"), (late, ", which is after the year 9999")):
         _refuse(time.alias(column.name), bad, key, rows, why, remedy)

@@ -8,6 +8,7 @@ import polars as pl
 from recalign.errors import InputError
 from recalign.events.audit import Section
 from recalign.events.expression import ITEM_TABLE, evaluate
+from recalign.events.fields import EXACT
 from recalign.events.files import Source, locate
 from recalign.events.joining import whole_numbers
 from recalign.events.log import Feature, FeatureKind, ItemTable, LogMapping
@@ -110,7 +111,8 @@ def table_titles(source: Source, table: ItemTable, ids: pl.Series) -> pl.Series:
     if table.title is None or plain_name(table.title) not in frame.columns:
         return text
     title = frame[plain_name(table.title)].cast(pl.String).replace("", None)
-    return ids.replace_strict(key, title, default=None, return_dtype=pl.String).fill_null(text)
+    first = pl.DataFrame({"id": key, "title": title}).drop_nulls("id").unique("id", keep="first")
+    return ids.replace_strict(first["id"], first["title"], default=None, return_dtype=pl.String).fill_null(text)
 
 
 def table_values(source: Source, table: ItemTable, dtype: pl.DataType, items: pl.Series | None = None) -> ItemValues:
@@ -184,7 +186,10 @@ def _read(source: Source, table: ItemTable, dtype: pl.DataType) -> tuple[pl.Data
     frame = read(source, (table.id,))
     raw = _column(source, frame, table.id, "id")
     raw = whole_numbers(raw) if raw.dtype == pl.String else raw
-    text = (raw.cast(pl.Int64, strict=False) if raw.dtype.is_float() else raw).cast(pl.String)
+    if raw.dtype.is_float():  # as `read_ids` reads those of the log
+        exact = (raw.floor() == raw) & (raw.abs() < EXACT[raw.dtype.base_type()])
+        raw = pl.select(pl.when(exact).then(raw)).to_series().cast(pl.Int64)
+    text = raw.cast(pl.String)
     ids = text.cast(dtype, strict=False)
     return frame, raw, pl.select(pl.when(ids.cast(pl.String) == text).then(ids)).to_series()  # 007 is not 7
 
@@ -239,18 +244,24 @@ def _categories(raw: pl.Series, feature: Feature, where: str, rows: SourceRows) 
     return pl.select(pl.when(filled.list.len() > 0).then(filled)).to_series().alias(raw.name)
 
 
+def _typed(raw: pl.Series, dtype: pl.DataType) -> pl.Series:
+    """In a type of its own where no item has a value: no type can be told of nothing."""
+    return pl.Series(raw.name, [None] * len(raw), dtype=dtype) if raw.null_count() == len(raw) else raw
+
+
 def _numbers(raw: pl.Series, feature: Feature, where: str, rows: SourceRows) -> pl.Series:
-    if not (raw.dtype.is_numeric() or raw.dtype in (pl.Boolean, pl.Null)):  # null: no item has a value
+    raw = _typed(raw, pl.Float64())
+    if not (raw.dtype.is_numeric() or raw.dtype == pl.Boolean):
         what = f"{feature.value!r} gives {raw.dtype}, not numbers"
         if raw.dtype == pl.String and (text := raw.is_not_null() & raw.cast(pl.Float64, strict=False).is_null()).any():
             what += f": {raw.filter(text)[0]!r} in {rows.describe(text)}"
-        remedy = "correct the file; where it is a log's, its kind may be category, or write TRY_CAST(... AS DOUBLE)"
+        remedy = "correct the values; or, in a log's YAML, set the kind to category, or write TRY_CAST(... AS DOUBLE)"
         raise InputError(what, where=where, remedy=remedy)
     return raw.cast(pl.Float64)
 
 
 def _vectors(raw: pl.Series, feature: Feature, where: str, rows: SourceRows) -> pl.Series:
-    raw = raw.cast(pl.List(pl.Float32)) if raw.dtype == pl.Null else raw  # no item has one
+    raw = _typed(raw, pl.List(pl.Float32))
     inner = raw.dtype.inner if isinstance(raw.dtype, pl.List | pl.Array) else None
     if inner is None or not inner.is_numeric():
         what = f"{feature.value!r} gives {raw.dtype}, not lists of numbers"

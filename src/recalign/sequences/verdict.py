@@ -109,7 +109,7 @@ def _rewards(sections: Mapping[str, Section]) -> Iterator[Concern]:
             False, f"{share:.0%} of the events have a high reward, so high/* says little more than all/*: see data.high"
         )
     events = int(sections["log"]["events"])
-    if rewards and (known := int(rewards[REWARDED])) < events / 2:
+    if (known := int(rewards[REWARDED])) < events / 2:
         yield Concern(False, f"{known / events:.0%} of the events have a reward: methods learn from these alone")
 
 

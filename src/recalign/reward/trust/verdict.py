@@ -17,10 +17,10 @@ IMPLICATION: dict[Verdict, str] = {
     "not_measured": "Whether it orders one user's rewards right could not be measured, as too few users have two that "
     "differ, or its error, as all are the same. Leave more events of a user to validation (data.split), or keep more "
     "users apart from training (data.users A, a smaller data.share_a).",
-    "no_signal": "Nothing shows that it predicts rewards better than one mean for all, or orders a user's better than "
-    "chance: stay with behaviour cloning.",
-    "weak": "It knows which events were better, but hardly more than averages do: of what follows it, A-SFT asks the "
-    "least.",
+    "no_signal": "It is not shown both to predict rewards better than one mean for all and to order a user's better "
+    "than chance: stay with behaviour cloning.",
+    "weak": "It knows which events were better, but hardly more than averages do: of the methods that follow a reward "
+    "model, A-SFT relies on it the least.",
     "moderate": "It knows more than averages, but not most of a reward: use A-SFT; offline RL (CQL) may pay.",
     "strong": "It explains most of the rewards' variance: offline RL (CQL), or online RL against it (PPO), may pay.",
 }
