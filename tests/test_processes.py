@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import several
 import torch
 import torch.distributed as dist
@@ -39,6 +40,7 @@ def shared(cut: int) -> dict[str, Tensor]:
     }
 
 
+@pytest.mark.slow
 def test_rows_gradients_and_draws_of_two_are_those_of_one():
     rows = ROWS.clone().requires_grad_()
     loss_of(rows).backward()

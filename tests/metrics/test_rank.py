@@ -56,6 +56,7 @@ def test_batches_and_order_change_no_bit(ranks, random):
     assert at_once.compute()["ndcg@10"].item() == pytest.approx(np.mean(gain_ndcg(np.array(ranks), 10)), abs=1e-6)
 
 
+@pytest.mark.slow
 def test_two_processes_give_what_one_gives(tmp_path):
     processes = [subprocess.Popen([sys.executable, __file__, str(rank), str(tmp_path)]) for rank in range(2)]
     assert [process.wait(timeout=600) for process in processes] == [0, 0]

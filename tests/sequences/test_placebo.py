@@ -60,6 +60,7 @@ def test_two_columns_of_the_same_events_are_permuted_alike(seed):
     np.testing.assert_allclose(permuted_rewards(0.3 * first_N + second_N, user_N, seed), 0.3 * one_N + other_N)
 
 
+@pytest.mark.slow
 @given(seeds, st.sampled_from([2, 3, 20]))
 def test_of_many_events_nothing_but_the_users_mean_is_left(seed, length):
     """However short the histories: a shuffle within pairs would return half of the rewards to their events."""
