@@ -84,7 +84,7 @@ def test_what_is_prepared_before_the_first_batch_is_no_part_of_the_pace(monkeypa
 def test_what_is_left_is_read_off_the_last_line():
     assert seconds_left("recommender  epoch 1") is None
     assert seconds_left("a  batch 1/9  0:01:05 left\nb  batch 2/9  1 day, 2:00:03 left\nwarning: 3 left") == 93603
-    assert seconds_left("a  batch 1/9  at most 0:01:05 left; in all at most 3 min left") == 65
+    assert seconds_left("a  batch 1/9  at most 0:01:05 left; in all perhaps 3 min left") == 65
 
 
 def test_on_a_terminal_there_is_lightnings_bar(monkeypatch: pytest.MonkeyPatch):
