@@ -87,7 +87,8 @@ def init(words: Sequence[str]) -> None:
         shlex.join(["recalign", "chain", "own-log", "--log", str(out), "--name", name]),
     ]
     write_text(out, _yaml_text(log, root, reward, division, commands, items))
-    print(f"\n{printable(str(out))} is written: look it over. Next:", *commands, sep="\n  ")
+    following = commands[:1] if division.cannot else commands
+    print(f"\n{printable(str(out))} is written: look it over. Next:", *following, sep="\n  ")
 
 
 def _parsed(words: Sequence[str]) -> argparse.Namespace:
