@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from recalign.evaluation.case import placebo_flaw
 from recalign.evaluation.comparison import ALL, HIGH, PLACEBO_FACTOR, VALUE
 from recalign.evaluation.comparison_table import ComparisonTable
-from recalign.evaluation.findings import placebo_flaw
 from recalign.evaluation.reranking import base_method
 from recalign.evaluation.selection import FLOOR
 

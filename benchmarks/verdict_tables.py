@@ -17,14 +17,16 @@ from verdict_worlds import CANDIDATES, CONTROLS, PLACEBOS, ROLES
 
 from recalign.evaluation.comparison import ALL, PLACEBO_FACTOR, UNIT, USER_SPREAD, VALUE, tabulate
 from recalign.evaluation.evaluated_runs import SPLITS, Run, with_gains
-from recalign.evaluation.findings import COIN, COVERAGE
+from recalign.evaluation.findings import BLIND, COIN, COVERAGE
 from recalign.evaluation.reranking import READS_REWARD_MODEL
 from recalign.evaluation.selection import FLOOR, SELECT
+from recalign.sequences.audit import SEEN
 from recalign.sequences.placebo import CORRELATION
 
 USERS, EVENTS = (100, 300, 600), {"test": 6, "validation": 3}  # users A, events of each
 DRAWS = 400  # of the bootstrap
-HIT, REDRAWN = 0.25, 0.3  # share of events that the start ranks in its ten; share of events that a row ranks anew
+HITS = (0.02, 0.1, 0.25)  # share of events that the start ranks in its ten
+REDRAWN = 0.3  # share of events that a row ranks anew
 COST_OF = {"popularity": 0.5, "popularity_high": 0.4, "item_mean": 0.2, "item_knn": 0.8}
 SCALE = {"level": 0.6, "worth": 0.15, "event": 0.5}  # standard deviations in value: of users, of a row to a user, left
 PLACEBO_SHARES = (0.0, 0.0, 0.3, 0.5, 0.8)  # of a row's gain that its placebo gains
@@ -39,26 +41,31 @@ def made_up(seed: int) -> dict[str, Any]:
     value = dict.fromkeys(CONTROLS, 0.0) | {"bc": -0.01, "popularity_tilt": float(rng.choice((0.0, 0.01, 0.04)))}
     value |= gains | {sham: float(rng.choice(PLACEBO_SHARES)) * gains[row] for sham, row in PLACEBOS.items()}
     keeps = dict.fromkeys([*CONTROLS, *PLACEBOS], 1.0) | COST_OF | kept
+    hits = float(rng.choice(HITS))
     runs = [
         Run(name, one, _summary(name), {split: frames[name] for split, frames in both.items()})
         for one in range(seeds)
-        for both in [{split: _events(value, keeps, users, EVENTS[split], rng) for split in SPLITS}]
+        for both in [{split: _events(value, keeps, hits, users, EVENTS[split], rng) for split in SPLITS}]
         for name in value
     ]
     frame = tabulate(runs, ROLES, DRAWS, (ALL, SELECT, VALUE)).filter(seed="all")
     truth = {name: {"value": value[name], "ndcg": keeps[name]} for name in ("start", "bc", *CANDIDATES)}
     known = float(rng.choice((0.5, 0.58, 0.65, 0.7)))
-    verdict = str(rng.choice(("strong", "moderate", "moderate", "weak", "no_signal", "not_measured")))
+    verdicts = ("strong", "moderate", "moderate", "weak", "no_signal", "not_measured")
+    verdict, judged = (str(rng.choice(verdicts, p=chances)) for chances in (None, (0.2, 0.4, 0.2, 0.1, 0.05, 0.05)))
     return {
         "kind": f"{users} users",
         "truth": truth,
-        "wrong": {name: list(_wrong(name, value, keeps, known, verdict)) for name in CANDIDATES},
-        "trust": _trust(known, verdict, rng),
+        "wrong": {name: list(_wrong(name, value, keeps, known, verdict, judged)) for name in CANDIDATES},
+        "trust": _trust(known, verdict, judged, rng),
+        "check": {"test": {SEEN: 0.0}},
         "rows": [list(row) for row in frame.iter_rows()],
     }
 
 
-def _wrong(name: str, value: dict[str, float], keeps: dict[str, float], known: float, verdict: str) -> Iterator[str]:
+def _wrong(
+    name: str, value: dict[str, float], keeps: dict[str, float], known: float, verdict: str, judged: str
+) -> Iterator[str]:
     """Why it would be wrong to ship a row."""
     if value[name] <= max(value["start"], value["bc"]):
         yield "no gain"
@@ -70,7 +77,9 @@ def _wrong(name: str, value: dict[str, float], keeps: dict[str, float], known: f
         yield "keeps less"
     if known <= COIN:
         yield "judges guess"
-    if verdict in ("no_signal", "not_measured") and _reads(name):
+    if judged in BLIND:
+        yield "the judges are not known to know"
+    if verdict in BLIND and _reads(name):
         yield "the reward model is not known to know"
 
 
@@ -86,18 +95,18 @@ def _summary(name: str) -> dict[str, object]:
 
 
 def _events(
-    value: dict[str, float], keeps: dict[str, float], users: int, events: int, rng: np.random.Generator
+    value: dict[str, float], keeps: dict[str, float], hits: float, users: int, events: int, rng: np.random.Generator
 ) -> dict[str, pl.DataFrame]:
     """Events of every row; rows share what users and events have in common, as policies of one start do."""
     user_E = np.repeat(np.arange(users), events)
     level_E = (SCALE["level"] * rng.normal(size=users))[user_E] + SCALE["event"] * rng.normal(size=len(user_E))
-    rank_E = _ranks(HIT, len(user_E), rng)
+    rank_E = _ranks(hits, len(user_E), rng)
     frames = {}
     for name, mean in value.items():
         own_U = 0.0 if name == "start" else SCALE["worth"] * rng.normal(size=users)
         anew_E = rng.random(len(user_E)) < (0.0 if name == "start" else REDRAWN if keeps[name] > 1 - REDRAWN else 1.0)
         share = (keeps[name] - (1 - anew_E.mean())) / anew_E.mean() if anew_E.any() else 1.0
-        own_E = np.where(anew_E, _ranks(HIT * max(share, 0.0), len(user_E), rng), rank_E)
+        own_E = np.where(anew_E, _ranks(hits * max(share, 0.0), len(user_E), rng), rank_E)
         worth_E = 3 + mean + level_E + np.broadcast_to(own_U, users)[user_E]
         noise_E = 0.1 * rng.normal(size=len(user_E))
         frame = pl.DataFrame(
@@ -112,10 +121,10 @@ def _ranks(hit: float, events: int, rng: np.random.Generator) -> np.ndarray:
     return np.where(rng.random(events) < hit, rng.integers(1, 11, size=events), 100)
 
 
-def _trust(known: float, verdict: str, rng: np.random.Generator) -> dict[str, dict[str, Any]]:
+def _trust(known: float, verdict: str, judged: str, rng: np.random.Generator) -> dict[str, dict[str, Any]]:
     """Judges that order a share ``known`` of pairs (half-width of the interval .03 to .08), and a reward model."""
     half = float(rng.uniform(0.03, 0.08))
     seen = known + half / 1.96 * float(rng.normal())
     part = {"table": {"model": {"pairwise": [seen, seen - half, seen + half]}}}
-    judge = {"verdict": "moderate", "implication": "", "judged_on": "validation", "validation": part}
+    judge = {"verdict": judged, "implication": "", "judged_on": "validation", "validation": part}
     return {"reward": {"0": {"verdict": verdict, "implication": ""}}, "judge_report": {"0": judge}}

@@ -111,6 +111,7 @@ def recorded(seed: int, runs: Path) -> dict[str, Any]:
             "commit": commit(),
             "truth": {row.pop("method"): row for row in truth_of(plan, seed).to_dicts()},
             "trust": sources.trust,
+            "check": sources.check,
             "rows": [list(row) for row in frame.iter_rows()],
         }
         write_json(file, record)
@@ -124,7 +125,7 @@ def judged(one: Any, seed: int) -> dict[str, Any]:
     record = one(seed)
     frame = pl.DataFrame([tuple(row) for row in record["rows"]], schema=ROW, orient="row")
     test, validation = (ComparisonTable(frame, ROLES, split) for split in ("test", "validation"))
-    decision = decide(test, validation, record["trust"], met=0.0)
+    decision = decide(test, validation, record["trust"], record["check"])
     assert decision is not None  # candidates were measured
     truth = record["truth"]
     value, ndcg = (max(truth[name][what] for name in ROLES.baselines) for what in ("value", "ndcg"))

@@ -5,6 +5,7 @@ import polars as pl
 from recalign.evaluation.comparison import SCHEMA
 from recalign.evaluation.comparison_table import ComparisonTable
 from recalign.evaluation.roles import Roles
+from recalign.sequences.audit import SEEN
 
 ROLES = Roles("mine", {"sham": "mine"})
 CONTROLS = {"start": 3.0, "bc": 2.9, "popularity_tilt": 2.95, "sham": 3.0}
@@ -33,6 +34,7 @@ def rows(values, kept=None, gains=None, over_tilt=None, beyond=None, seeds=("0",
     for method, value in values.items():
         share = (KEPT | (kept or {})).get(method, 1.0)
         add(method, "all/ndcg@10", 0.1 * share, 0.0, 1.0)
+        add(method, "all/hits@10", 100.0 * share)
         for seed in seeds:
             add(method, "value/judge@10", value, seed=seed)
         for who in ("judge", "select_judge"):
@@ -65,7 +67,13 @@ def table(values=VALUES, roles=ROLES, split="test", **figures):
     )
 
 
-def reports(verdict="moderate", pairwise=(0.6, 0.55, 0.65), judges="moderate"):
+def reports(verdict="moderate", pairwise=(0.6, 0.55, 0.65), judges="moderate", seeds=("0",)):
     measured = {"judged_on": "validation", "validation": {"table": {"model": {"pairwise": list(pairwise)}}}}
     judged = measured | {"verdict": judges, "implication": "Judges."}
-    return {"reward": {"0": {"verdict": verdict, "implication": "Use A-SFT."}}, "judge_report": {"0": judged}}
+    own = {"verdict": verdict, "implication": "Use A-SFT."}
+    return {"reward": dict.fromkeys(seeds, own), "judge_report": dict.fromkeys(seeds, judged)}
+
+
+def checked(met=0.0, verdict="verdict: usable"):
+    """What `recalign check` found."""
+    return {"verdict": verdict, "test": {SEEN: met}}

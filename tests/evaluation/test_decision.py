@@ -4,15 +4,17 @@ import math
 
 import polars as pl
 import pytest
-from compared import CONTROLS, ROLES, VALUES, reports, rows, table
+from compared import CONTROLS, ROLES, VALUES, checked, reports, rows, table
 from hypothesis import given
 from hypothesis import strategies as st
 
+from recalign.evaluation.case import Case
 from recalign.evaluation.comparison import SCHEMA
 from recalign.evaluation.comparison_table import ComparisonTable
 from recalign.evaluation.decision import RULES, candidates, decide, holm_factors
-from recalign.evaluation.findings import Case
+from recalign.evaluation.findings import NEEDED, SURE
 from recalign.evaluation.roles import Roles
+from recalign.evaluation.selection import FLOOR
 from recalign.sequences.audit import OFTEN
 
 AS_GOOD = {
@@ -21,8 +23,10 @@ AS_GOOD = {
 """A row that shows everybody the same, as good as ours."""
 
 
-def decided(test=None, trust=None, validation=None, met=0.0):
-    return decide(test or table(), validation or table(split="validation"), trust or reports(), met)
+def decided(test=None, trust=None, validation=None, check=None):
+    test = test or table()
+    trust = trust or reports(seeds=test.seeds)
+    return decide(test, validation or table(split="validation"), trust, checked() if check is None else check)
 
 
 def test_a_sure_gain_that_keeps_the_ranking_is_shipped_with_one_seed_said():
@@ -62,13 +66,27 @@ def test_validation_chooses_and_the_test_measures():
         ({"over_tilt": {"mine": (0.1, 0.2)}}, {}, "ship", "reads no reward"),
         ({"beyond": {"mine": (-0.01, 0.2)}}, {}, "not decided", "2 times that"),
         ({"gains": {"sham": (-0.001, 0.1)}, "beyond": {"mine": (-0.1, 0.12)}}, {}, "not decided", "sham"),
-        ({"others": {("sham", "placebo/correlation"): (0.36,)}}, {}, "not decided", "correlation of 0.36"),
+        ({"others": {("sham", "placebo/correlation"): (0.36,)}}, {}, "not decided", "correlation of 0.360"),
         ({"others": {("mine", "policy/coverage@10"): (0.02,)}}, {}, "not decided", "showing everybody the same"),
         ({"others": AS_GOOD}, {}, "not decided", "popularity_high, which takes no training"),
         ({"others": dict(list(AS_GOOD.items())[:1])}, {}, "ship", "mine gains"),  # it ranks as well, with less value
-        ({"kept": {"item_knn": 2.1}}, {}, "not decided", "start has 48% of the all/ndcg@10 of item_knn"),
+        ({"kept": {"item_knn": 2.1}}, {}, "not decided", "start has 47.6% of the all/ndcg@10 of item_knn"),
         ({"sd": math.nan}, {}, "not decided", "spread of the rewards is not known"),
-        ({"sd": math.nan, "gains": {"mine": (0.001, 0.012)}}, {}, "not decided", "could not be measured"),  # of what?
+        ({"sd": math.nan, "gains": {"mine": (0.001, 0.012)}}, {}, "not decided", "spread of the rewards"),  # of what?
+        ({"sd": 0.0}, {}, "not decided", "rewards do not vary"),
+        ({"gains": {"mine": (0.001, 0.016)}}, {}, "not decided", "0.015 sd or more are worth shipping"),
+        ({"gains": {"mine": (0.001, 0.03)}}, {}, "ship", "mine gains"),
+        ({"others": {("start", "all/hits@10"): (31.0,)}}, {}, "not decided", "start ranks 31 of the test events"),
+        ({"others": {("start", "all/hits@10"): (32.0,)}}, {}, "ship", "mine gains"),
+        ({"others": {("start", "all/hits@10"): (math.nan,)}}, {}, "not decided", "is not known"),
+        ({"others": {("mine", "users/evaluated"): (19.0,)}}, {}, "not decided", "19 users were evaluated: 20"),
+        ({"others": {("mine", "users/evaluated"): (20.0,)}}, {}, "ship", "mine gains"),
+        ({}, {"judges": "no_signal"}, "not decided", "the judges' predictions is no signal"),
+        ({}, {"judges": "not_measured"}, "not decided", "the judges' predictions is not measured"),
+        ({"others": {("mine", "policy/coverage@10"): (math.nan,)}}, {}, "not decided", "showing everybody the same"),
+        ({"others": {(row, "policy/coverage@10"): (0.0,) for row in VALUES}}, {}, "not decided", "everybody the same"),
+        ({"others": {("bc", "value/judge@10"): (math.nan,)}}, {}, "not decided", "not measured: bc"),
+        ({"others": {("item_knn", "all/ndcg@10"): (math.nan,)}}, {}, "not decided", "not measured: item_knn"),
         ({"gains": {"mine": (math.nan, math.nan)}}, {}, "not decided", "could not be measured"),
     ],
 )
@@ -91,23 +109,27 @@ def test_judges_that_know_averages_alone_do_not_speak_against_a_gain_that_they_m
 
 @pytest.mark.parametrize(("met", "word"), [(0.0, "ship"), (OFTEN, "ship"), (OFTEN + 0.01, "not decided")])
 def test_a_ranking_of_items_that_no_list_shows_decides_nothing(met, word):
-    found = decided(met=met)
+    found = decided(check=checked(met))
     assert found.word == word
     if word != "ship":
         assert found.because == [
-            "In 21% of the test events the user had met the item before. They are ranked, but lists leave such items "
+            "In 21.0% of the test events the user had met the item before. They are ranked, but lists leave such items "
             "out, so all/ndcg@10 says little of what is served."
         ]
         assert found.would_decide[0].startswith("Set data.log.collapse: true")
-    against = decided(table(gains={"mine": (-0.3, -0.1)}), met=met)
+    against = decided(table(gains={"mine": (-0.3, -0.1)}), check=checked(met))
     assert against.word == "do not ship"  # its value is that of the items shown
-    assert decided(table(kept={"mine": 0.5}), met=met).word == ("do not ship" if word == "ship" else "not decided")
-    nobody = decided(validation=table(kept=dict.fromkeys(VALUES, 0.1) | {"start": 1.0}, split="validation"), met=met)
+    assert decided(table(kept={"mine": 0.5}), check=checked(met)).word == (
+        "do not ship" if word == "ship" else "not decided"
+    )
+    nobody = decided(
+        validation=table(kept=dict.fromkeys(VALUES, 0.1) | {"start": 1.0}, split="validation"), check=checked(met)
+    )
     assert (nobody.policy, nobody.word) == (None, "do not ship" if word == "ship" else "not decided")
 
 
 def test_where_nobody_knows_how_many_come_back_nothing_is_shipped():
-    found = decided(met=None)
+    found = decided(check={})
     assert (found.word, found.would_decide[0]) == ("not decided", "Run the chain again, which checks the log.")
 
 
@@ -155,17 +177,116 @@ def test_a_reranked_row_has_the_placebos_of_its_method_and_those_of_reranking():
 
 def test_the_answer_is_the_first_of_three_candidates_that_passes():
     values = VALUES | {"first": 3.5, "second": 3.4, "fourth": 3.1}
-    roles = Roles("mine", dict.fromkeys(["sham"], "mine"))
+    roles = Roles("mine", {"sham": "mine", "sham_of_first": "first"})
     validation = table(values, split="validation")
     assert candidates(validation) == ["first", "second", "mine", "fourth"]
-    found = decide(table(values, kept={"first": 0.8}, roles=roles), validation, reports(), met=0.0)
+    found = decide(table(values, kept={"first": 0.8}, roles=roles), validation, reports(), checked())
     assert [(one.policy, one.word) for one in found.candidates] == [
         ("first", "do not ship"),
-        ("second", "not decided"),  # it has no placebo
         ("mine", "ship"),
+        ("second", "not decided"),  # it has no placebo, and so comes last
     ]
     assert (found.word, found.policy) == ("ship", "mine")
     assert [one[:2] for one in found.others] == [("first", "do not ship"), ("second", "not decided")]
+
+
+def test_a_row_without_a_placebo_takes_no_place_of_one_that_has_one_and_is_named():
+    names = ("first", "second", "third")
+    values = VALUES | {name: 4.0 - number / 10 for number, name in enumerate(names)}
+    found = decided(table(values), validation=table(values, split="validation"))
+    assert (found.word, found.policy) == ("ship", "mine")
+    assert [one.policy for one in found.candidates] == ["mine", "first", "second"]
+    assert found.others[-1] == ("third", "not decided", "third has no placebo.")
+
+
+@pytest.mark.parametrize(
+    ("placebos", "lacks"),
+    [
+        ({"sham": "mine", "sham_scores": "rerank"}, []),
+        ({"sham": "mine_rerank"}, []),
+        ({"sham": "mine"}, ["rerank"]),
+        ({"sham": "rerank"}, ["mine"]),
+        ({}, ["mine", "rerank"]),
+    ],
+)
+def test_a_reranked_row_needs_a_placebo_of_its_method_and_one_of_reranking(placebos, lacks):
+    roles = Roles(placebos=placebos)
+    values = {name: value for name, value in VALUES.items() if name != "mine"} | {"mine_rerank": 3.2}
+    found = decided(table(values, roles=roles), validation=table(values, roles=roles, split="validation"))
+    assert [reason for reason in found.because if "has no placebo" in reason] == [
+        f"{one} has no placebo." for one in lacks
+    ]
+    assert found.word == ("ship" if placebos == {"sham": "mine_rerank"} else "not decided")  # sham_scores was not run
+
+
+def test_a_placebo_that_is_reranked_is_no_candidate():
+    assert Roles(placebos={"sham": "mine"}).candidates(["mine", "sham", "sham_rerank", "mine_rerank"]) == [
+        "mine",
+        "mine_rerank",
+    ]
+
+
+def test_a_reward_model_without_signal_with_one_of_the_seeds_leaves_it_open():
+    trust = reports(seeds=("0", "1"))
+    trust["reward"]["1"] = {"verdict": "no_signal", "implication": "Stay."}
+    found = decided(table(seeds=("0", "1")), trust)
+    assert (found.word, found.because) == (
+        "not decided",
+        ["The reward model, which mine follows, shows no signal with seed 1."],
+    )
+
+
+@pytest.mark.parametrize(("stage", "says"), [("reward", "the reward model"), ("judge_report", "the judges")])
+def test_trust_that_is_not_known_with_every_seed_leaves_it_open(stage, says):
+    trust = reports(seeds=("0", "1"))
+    del trust[stage]["1"]
+    found = decided(table(seeds=("0", "1")), trust)
+    assert found.word == "not decided"
+    assert found.because[0].startswith(f"Nothing tells whether {says}")
+
+
+def test_a_log_that_may_not_be_trained_on_is_not_decided():
+    found = decided(
+        check=checked(verdict="verdict: do not train\n- the time between events tells a high reward\n- more")
+    )
+    assert (found.word, found.policy) == ("not decided", "mine")
+    assert found.because == [
+        "recalign check says not to train on this log: the time between events tells a high reward."
+    ]
+    assert decided(check=checked(verdict="verdict: with care\n- the time between events hints at it")).word == "ship"
+
+
+def test_a_placebo_counts_by_the_seed_in_which_it_keeps_most():
+    """Correlations of .3 and -.3 have a mean of 0."""
+    frame = pl.DataFrame(rows(VALUES, seeds=("0", "1")), schema=SCHEMA, orient="row")
+    each = [
+        ("sham", seed, "test", "placebo/correlation", value, None, None) for seed, value in (("0", 0.3), ("1", -0.3))
+    ]
+    found = decided(ComparisonTable(pl.concat([frame, pl.DataFrame(each, schema=SCHEMA, orient="row")]), ROLES))
+    assert (found.word, found.because) == (
+        "not decided",
+        ["The placebo sham keeps a correlation of 0.300 with the rewards, too much for a placebo."],
+    )
+
+
+def test_no_row_is_called_shippable_where_the_comparison_as_a_whole_is_open():
+    values = VALUES | {"other": 3.1}
+    roles = Roles("mine", {"sham": "mine", "sham_of_other": "other"})
+    figures = {("other", "beyond_sham_of_other/value/judge@10"): (0.2, 0.1, 0.3)}
+    found = decided(table(values, roles=roles, others=figures), reports(pairwise=(0.5, 0.4, 0.6)))
+    assert found.word == "not decided"
+    assert "ship" not in [word for _, word, _ in found.others]
+
+
+def test_where_no_baseline_was_measured_the_sentence_says_so():
+    values = {name: value for name, value in VALUES.items() if name not in ("start", "bc")}
+    found = decided(table(values))
+    assert (found.word, found.sentence) == ("not decided", "Not decided")
+    assert found.because == ["Controls that were not run: start, bc."]
+
+
+def test_the_fewest_hits_are_those_of_which_none_may_be_lost_by_chance():
+    assert FLOOR ** (NEEDED - 1) > 1 - SURE >= FLOOR**NEEDED
 
 
 def test_without_one_that_passes_the_answer_is_about_the_first_that_is_open():
@@ -174,7 +295,7 @@ def test_without_one_that_passes_the_answer_is_about_the_first_that_is_open():
         table(values, kept={"first": 0.8}, beyond={"mine": (-1, 1)}),
         table(values, split="validation"),
         reports(),
-        met=0.0,
+        checked(),
     )
     assert (found.word, found.policy) == ("not decided", "mine")
 
@@ -205,11 +326,21 @@ def test_holm_counts_what_a_row_needs_no_training_for():
 def test_an_open_question_says_what_would_decide_it():
     found = decided(table(gains={"mine": (-0.09, 0.31)}))  # estimate 0.11, half-width 0.2
     assert "About 3.4 times as many test users" in found.would_decide[0]
+    found = decided(table(gains={"mine": (-0.299, 0.301)}))
+    assert "more than 100 times as many test users" in found.would_decide[0]
 
 
 def test_nobody_keeps_enough():
     found = decided(validation=table(kept={"mine": 0.9}, split="validation"))
     assert (found.word, found.policy, found.sentence) == ("do not ship", None, "Do not ship")
+
+
+def test_a_row_that_the_judges_did_not_see_on_validation_may_keep_enough():
+    values = VALUES | {"other": 3.1}
+    validation = pl.DataFrame(rows(values, kept={"mine": 0.9}, split="validation"), schema=SCHEMA, orient="row")
+    unseen = (pl.col("method") == "other") & (pl.col("metric") == "value/select_judge@10")
+    found = decided(table(values), validation=ComparisonTable(validation.filter(~unseen), ROLES, "validation"))
+    assert (found.word, found.policy) == ("not decided", None)
 
 
 @pytest.mark.parametrize("metric", ["all/ndcg@10", "value/select_judge@10"])

@@ -314,7 +314,7 @@ def test_judges_have_their_own_errors_on_the_page(chain, tmp_path):
     assert "Ship asft asft gains +0." in words
     (folder / "check.json").write_text(json.dumps({"test": {SEEN: 0.5}}))
     words = Strict(render(folder, Sources.of(folder)).read_text()).words
-    assert "Not decided: asft In 50% of the test events the user had met the item before." in words
+    assert "Not decided: asft In 50.0% of the test events the user had met the item before." in words
     without = Strict(render(chain, Sources.of(chain)).read_text()).words
     assert "judges that" not in without.split("May the reward")[1].split("On events")[0]
 

@@ -9,13 +9,15 @@ from statistics import NormalDist
 
 from recalign.evaluation.comparison import ALL, HIGH, USER_SPREAD, VALUE
 from recalign.evaluation.comparison_table import ComparisonTable, figure
-from recalign.evaluation.decision import Decision
+from recalign.evaluation.decision import Candidate, Decision
 from recalign.evaluation.findings import COIN, COVERAGE, KNOWING, Reports, judges, knowing
 from recalign.evaluation.selection import FLOOR
 from recalign.evaluation.trusted import verdicts
 
 POWER = 0.8
 """Chance with which an A/B test should see a gain that is there."""
+SMALLEST, LARGEST = 50, 10_000_000
+"""Users an arm: with fewer the normal distribution does not hold, more are out of reach."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +33,8 @@ class Card:
 def cards(decision: Decision, test: ComparisonTable, trust: Mapping[str, Reports]) -> Iterator[Card]:
     """The cards of a decision, from what `decide` was given."""
     known = _believed(trust.get("judge_report", {}))
-    if decision.policy:
-        yield from _of_policy(test, decision.policy, known.sign if known else 0)
+    if decision.about:
+        yield from _of_candidate(test, decision.about, known.sign if known else 0)
     if known:
         yield known
     if said := list(verdicts(trust.get("reward", {}))):
@@ -43,21 +45,24 @@ def cards(decision: Decision, test: ComparisonTable, trust: Mapping[str, Reports
 
 
 def ab_test(decision: Decision, test: ComparisonTable) -> str | None:
-    """How many users an A/B test needs for a gain of this size; None where there is no gain.
+    """How many users an A/B test needs for a gain of this size; None where there is none, or none to be believed.
 
     Per arm n = 2 (z_.975 + z_power)^2 (s / d)^2, d the gain and s the standard deviation of users' mean rewards
     (Kohavi, Tang & Xu 2020, section 17).
     """
     gain = test.gain(decision.policy) if decision.policy else None
     spread = test.get(decision.policy, USER_SPREAD) if decision.policy else None
-    if gain is None or spread is None or gain.value <= 0 or not spread.value > 0:
+    if decision.word == "do not ship" or decision.general or gain is None or gain.sign < 1:
+        return None
+    if spread is None or not 0 < spread.value < math.inf:
         return None
     z = NormalDist().inv_cdf
     users = 2 * (z(0.975) + z(POWER)) ** 2 * (spread.value / test.unit / gain.value) ** 2
     digits = 10 ** max(math.floor(math.log10(users)) - 1, 0)
+    about = f"about {math.ceil(users / digits) * digits:,}" if users > SMALLEST else f"{SMALLEST}"
     return (
         f"An A/B test sees a gain of this size in users' mean reward with a chance of {POWER:.0%} if each arm has "
-        f"about {math.ceil(users / digits) * digits:,} users."
+        f"{about if users <= LARGEST else f'more than {LARGEST:,}'} users."
     )
 
 
@@ -89,10 +94,11 @@ def _believed(reports: Reports) -> Card | None:
     return Card(question, f"{seen.value:.1%}", text, int(seen.low > COIN and knowing(reports)))
 
 
-def _of_policy(test: ComparisonTable, policy: str, believed: int) -> Iterator[Card]:
-    gain, baseline = test.gain(policy), test.better_baseline(VALUE)
+def _of_candidate(test: ComparisonTable, candidate: Candidate, believed: int) -> Iterator[Card]:
+    policy, gain, baseline = candidate.policy, test.gain(candidate.policy), test.better_baseline(VALUE)
     assert baseline is not None
     if gain is not None:
+        gain = gain.widened(candidate.widening)
         sign = gain.sign if believed > 0 else 0  # grey where judges may be guessing
         text = (
             f"[{gain.low:+.3f}, {gain.high:+.3f}] standard deviations of the reward over {baseline}, in the mean "

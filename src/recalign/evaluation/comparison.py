@@ -24,6 +24,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,8 @@ UNIT, USER_SPREAD = "reward/sd", "reward/user_sd"
 """Standard deviations, over users A: of the training rewards, and of each user's mean reward in the test."""
 PLACEBO_FACTOR = 2
 """A gain has to exceed so many times what a placebo gains."""
+HITS = "all/hits@10"
+"""Number of a split's events whose item a row ranks among its first ten: what `ALL` rests on."""
 EVALUATED, TESTED = "users/evaluated", "users/tested"  # of a sample: its users, and all users with test events
 VALUES = ("judge@10", "select_judge@10", "train_rm@10", "true@10", "true")
 GROUPS = {"all": None, "high": "high", "trajectory": "trajectory", "tail/high": "tail_high"}
@@ -177,6 +180,8 @@ class SplitTable:
 
     def rows(self, metric: str) -> Iterator[Row]:
         """Rows of a metric and of its differences to each reference."""
+        if metric == ALL:
+            yield from self._hits()
         events = self._events(*METRICS[metric])
         compared = {("", method): by_seed for method, by_seed in events.items()}
         if not metric.startswith("policy/"):  # where more is neither better nor worse, there is nothing to gain
@@ -209,6 +214,16 @@ class SplitTable:
             for (method, estimate), (interval, p) in zip(family.items(), corrected, strict=True):
                 yield method, "all", self.split, f"holm_{reference}/{metric}", estimate.value, *interval
                 yield method, "all", self.split, f"p_{reference}/{metric}", float(p), None, None
+
+    def _hits(self) -> Iterator[Row]:
+        """Rows of `HITS`."""
+        counts: dict[str, dict[int, float]] = {}
+        for (method, seed), frame in self.frames.items():
+            counts.setdefault(method, {})[seed] = float(frame["hr@10"].sum())
+        for method, by_seed in counts.items():
+            for seed, count in by_seed.items():
+                yield method, str(seed), self.split, HITS, count, None, None
+            yield method, "all", self.split, HITS, fmean(by_seed.values()), None, None
 
     def _events(self, column: str, flag: str | None) -> dict[str, Events]:
         """A metric's events by method, of the runs that have any."""

@@ -76,12 +76,17 @@ class ComparisonTable:
         self.methods = of_split["method"].unique(maintain_order=True).to_list()
         single = of_split.filter(pl.col("seed") != "all")
         self.seeds = sorted(single["seed"].unique(), key=int)
+        self._single = single
         self._seeds = {method: set(rows["seed"]) for (method,), rows in single.group_by("method")}
         self.metrics = set(of_split["metric"])
 
     def get(self, method: str, metric: str) -> Interval | None:
         """One figure, or None."""
         return self._cells.get((method, metric))
+
+    def of_seeds(self, method: str, metric: str) -> list[float]:
+        """One figure with each seed; of differences in value in the reward's own unit."""
+        return self._single.filter(method=method, metric=metric)["value"].to_list()
 
     def shared_seeds(self, *methods: str) -> int:
         """How many seeds all of some methods have."""

@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from statistics import NormalDist
-from typing import Literal
+from typing import Any, Literal
 
 from recalign.evaluation import findings
+from recalign.evaluation.case import Case
 from recalign.evaluation.comparison import ALL, PLACEBO_FACTOR, VALUE
 from recalign.evaluation.comparison_table import ComparisonTable
 from recalign.evaluation.findings import (
     DESTROYED,
     FLAT,
     KNOWING,
+    NEEDED,
     QUICK,
     SHOWN,
     SURE,
-    Case,
     Finding,
     Reports,
 )
 from recalign.evaluation.selection import FLOOR, SELECT
+from recalign.events.division import LEAST
 from recalign.sequences.audit import OFTEN
 
 Word = Literal["ship", "do not ship", "not decided"]
@@ -32,22 +34,26 @@ TRIED = 3
 REMEDIES = 3
 RULES = (
     f"Candidates keep {FLOOR:.0%} of the better baseline's {ALL} on validation. The {TRIED} with the highest value by "
-    "the judges that select are tried in that order, and the first that passes is the answer. Baselines, placebos, "
-    "rows that read no reward and rows that show everybody the same are no candidates.",
+    "the judges that select are tried in that order, and the first that passes is the answer; rows without a placebo "
+    "come after the others. Baselines, placebos, rows that read no reward and rows that show everybody the same are no "
+    f"candidates. Do not ship anything where all rows keep less than {FLOOR:.0%} on validation.",
     "All that follows is measured on the test, by the judges that report. Gains are in standard deviations (sd) of the "
     f"training rewards. Intervals are 95 %; those that have to lie above 0 are widened by Holm for up to {TRIED} rows.",
     f"Do not ship a row that reliably keeps less than {FLOOR:.0%} of the ranking, or that rests on a reward model "
     f"without signal; nor, by judges whose verdict is {' or '.join(KNOWING)}, one whose gain ends below {FLAT:g} sd or "
     "that has less value than a row that reads no reward. Other judges may not see a gain: they leave it open.",
-    "Not decided where the interval of the gain holds 0, or that of the gain over a row that reads no reward, or "
-    f"where a row does not keep {FLOOR:.0%} with a confidence of {SURE:.0%} (one-sided).",
+    f"Not decided where the gain is below {FLAT:g} sd or its interval holds 0, or the interval of the gain over a row "
+    f"that reads no reward, or where a row does not keep {FLOOR:.0%} with a confidence of {SURE:.0%} (one-sided).",
     f"Not decided unless the gain is above {PLACEBO_FACTOR} times that of each of its placebos, by the interval of the "
-    f"difference. A placebo whose rewards keep a correlation above {DESTROYED:g} with the true ones counts as missing.",
+    f"difference. A placebo whose rewards keep a correlation above {DESTROYED:g} with the true ones, with any seed, "
+    "counts as missing. Of a reranked row, method and reranking need one each.",
     "Not decided where a control is missing or has fewer seeds than the row, or a figure could not be measured.",
-    "Not decided where the judges order two rewards of one user no better than a coin.",
+    "Not decided where the judges order two rewards of one user no better than a coin, or predict rewards no better "
+    "than one mean for all, or where the reward model that a row rests on has no signal with one of the seeds.",
+    f"Not decided where recalign check says not to train on the log, or fewer than {LEAST} users were evaluated.",
     f"Not decided where more than {OFTEN:.0%} of the test events are of an item that the user had met before. They are "
     "ranked all the same, but lists leave such items out: the ranking then speaks neither for a row nor against it.",
-    "Not decided where the better baseline ranks none of the test events' items among its first ten.",
+    f"Not decided where the better baseline ranks fewer than {NEEDED} of the test events' items among its first ten.",
     "Not decided where a row that takes no training (popularity, item co-occurrence) may rank as well and have as much "
     f"value, where the better baseline ranks at less than {QUICK:.0%} of item co-occurrence, or where a row shows less "
     f"than {SHOWN:.0%} of the items that the baseline shows.",
@@ -58,10 +64,17 @@ RULES = (
 
 @dataclass(frozen=True)
 class Candidate:
-    """A row that might be shipped, and what was found of it."""
+    """A row that might be shipped, and what was found of it.
+
+    Attributes:
+        seeds: that it was run with.
+        widening: of its intervals, for as many rows as were tried.
+    """
 
     policy: str
     findings: list[Finding]
+    seeds: int = 1
+    widening: float = 1.0
 
     @property
     def word(self) -> Word:
@@ -86,14 +99,14 @@ class Decision:
         candidates: those that were tried, in validation's order.
         general: findings about the comparison as a whole, none of them for shipping; one is against where validation
             shows that no row keeps enough.
-        seeds: that were run.
         first: what is said first, whatever the word; None: nothing is.
+        untried: rows that have more value than the last one tried, but no placebo.
     """
 
     candidates: list[Candidate]
     general: list[Finding]
-    seeds: int
     first: str | None = None
+    untried: list[str] = field(default_factory=list)
 
     @property
     def about(self) -> Candidate | None:
@@ -125,9 +138,13 @@ class Decision:
 
     @property
     def others(self) -> list[tuple[str, Word, str]]:
-        """The other candidates that were tried: row, word, and the first reason."""
+        """The other candidates: row, word, and the first reason."""
         rest = [one for one in self.candidates if one is not self.about]
-        return [(one.policy, one.word, one.because[0]) for one in rest]
+        tried = [(one.policy, one.word, one.because[0]) for one in rest]
+        if self.general:
+            passes = "Nothing that is about it alone is against it."
+            tried = [(row, "not decided", passes) if word == "ship" else (row, word, why) for row, word, why in tried]
+        return [*tried, *((row, "not decided", f"{row} has no placebo.") for row in self.untried)]
 
     @property
     def findings(self) -> list[Finding]:
@@ -144,27 +161,31 @@ class Decision:
     def would_decide(self) -> list[str]:
         """What to do next: the first few remedies; the others may not be needed then."""
         found = list(dict.fromkeys(finding.remedy for finding in self.findings if finding.remedy))[:REMEDIES]
-        if self.seeds == 1:
+        if self.about and self.about.seeds == 1:
             found.append("Run three seeds: intervals of one seed are over users alone, and another may differ.")
         return found
 
 
 def decide(
-    test: ComparisonTable, validation: ComparisonTable, trust: Mapping[str, Reports], met: float | None
+    test: ComparisonTable, validation: ComparisonTable, trust: Mapping[str, Reports], check: Mapping[str, Any]
 ) -> Decision | None:
     """Decide by the rules above; None where only baselines were measured.
 
     Args:
         test, validation: the comparison's splits.
         trust: ``trust.json`` by stage and seed, of ``reward`` and ``judge_report``.
-        met: share of the test events that are of an item which the user had met before; None: nobody knows.
+        check: what `recalign check` says of the log (``check.json``); empty: nobody knows.
     """
-    if not test.roles.candidates(test.column(VALUE)) or not test.better_baseline(VALUE):
+    if not test.roles.candidates(test.column(VALUE)):
         return None
-    blind = list(findings.blind_judges(trust.get("judge_report", {})))
-    back = list(findings.repeated(met))
-    general = [*back, *findings.start(test), *blind, *findings.missing(test)]
-    tried = candidates(validation)[:TRIED]
+    unknown = [*findings.no_unit(test), *findings.missing(test)]
+    if not test.better_baseline(VALUE) or not test.unit > 0:
+        return Decision([], unknown)
+    blind = list(findings.blind_judges(trust.get("judge_report", {}), len(test.seeds)))
+    back = list(findings.repeated(check))
+    general = [*findings.log(test, check), *back, *findings.start(test), *findings.few_hits(test), *blind, *unknown]
+    ahead = candidates(validation)
+    tried = sorted(ahead, key=lambda row: bool(test.roles.without_placebo(row)))[:TRIED]
     if not tried:
         found = nobody(validation)
         general.insert(0, replace(found, sign=0) if back else found)
@@ -172,8 +193,11 @@ def decide(
     cases = [Case(test, policy, trust.get("reward", {}), judged, not back) for policy in tried]
     factors = holm_factors([case.weakest() for case in cases])
     widened = [replace(case, widening=factor) for case, factor in zip(cases, factors, strict=True)]
-    decided = [Candidate(case.policy, list(case.findings())) for case in widened]
-    return Decision(decided, general, len(test.seeds), findings.weak_start(test))
+    decided = [
+        Candidate(case.policy, list(case.findings()), test.shared_seeds(case.policy), case.widening) for case in widened
+    ]
+    untried = [row for row in ahead[:TRIED] if row not in tried]
+    return Decision(decided, general, findings.weak_start(test), untried)
 
 
 def candidates(validation: ComparisonTable) -> list[str]:
@@ -185,7 +209,7 @@ def candidates(validation: ComparisonTable) -> list[str]:
 
 def nobody(validation: ComparisonTable) -> Finding:
     """Why there is no candidate: none keeps enough on validation, or figures are missing."""
-    rows = validation.roles.candidates(validation.column(SELECT))
+    rows = validation.roles.candidates(validation.methods)
     if not rows or not all(validation.retained(row) < FLOOR for row in rows):
         return Finding(0, "What the methods keep and are worth on validation is not known.", "Evaluate again.")
     text = f"No method keeps {FLOOR:.0%} of the {ALL} of {validation.better_baseline(ALL)} on validation."

@@ -13,6 +13,7 @@ from rich.table import Column, Table
 
 from recalign.errors import require_positive
 from recalign.evaluation import comparison
+from recalign.evaluation.answer import limits
 from recalign.evaluation.comparison import ALL, HIGH, VALUE
 from recalign.evaluation.comparison_table import ComparisonTable, figure
 from recalign.evaluation.roles import Roles
@@ -59,7 +60,7 @@ def show(sources: Sources, *paths: Path) -> None:
     console.print(table)
     if decision := sources.decision:
         console.print(f"\n[bold]{decision.sentence}[/]")
-        for reason in filter(None, [decision.first, *decision.because[:REASONS]]):
+        for reason in filter(None, [decision.first, *decision.because[:REASONS], limits(sources.trust)]):
             console.print(f"- {reason}", markup=False, highlight=False)
         if more := len(decision.because[REASONS:]):
             console.print(f"- {more} more: see the report", highlight=False)

@@ -50,13 +50,20 @@ class Roles:
     def candidates(self, rows: Iterable[str]) -> list[str]:
         """The rows that may be shipped: those that read rewards and know users, without baselines and placebos."""
         others = {*self.baselines, *self.placebos, *self.unrewarded, *self.free}
-        return [row for row in rows if row not in others]
+        return [row for row in rows if row not in others and base_method(row) not in self.placebos]
 
     def placebos_of(self, row: str) -> list[str]:
         """The placebos of a row; ``<method>_rerank`` has those of the method and those of reranking."""
         own = [placebo for placebo, copied in self.placebos.items() if copied == row]
         method = base_method(row)
         return own + (self.placebos_of(method) + self.placebos_of(RERANK) if method else [])
+
+    def without_placebo(self, row: str) -> list[str]:
+        """What of a row no placebo copies: the row; of ``<method>_rerank`` without its own, the method or reranking."""
+        method = base_method(row)
+        if row in self.placebos.values():
+            return []
+        return [*self.without_placebo(method), *self.without_placebo(RERANK)] if method else [row]
 
     def better_baseline(self, values: Mapping[str, float]) -> str | None:
         """The baseline with the highest value; None where there is none."""

@@ -22,7 +22,6 @@ from recalign.evaluation.selection import SEARCH
 from recalign.files import digest, read_json, sha256
 from recalign.keys import leaves, short
 from recalign.reward.trust.report import read_trust
-from recalign.sequences.audit import SEEN
 
 TRUST = ("reward", "judge_select", "judge_report")
 """Stages that write a ``trust.json``."""
@@ -71,7 +70,7 @@ class Sources:
             for stage in TRUST
         }
         check = read_json(chain_folder / "check.json")
-        decision = decide(table, validation, trust, check.get("test", {}).get(SEEN))
+        decision = decide(table, validation, trust, check)
         roles = replace(roles, ours=(decision and decision.policy) or roles.ours)
         shown = [read_json(stored(m, table.seeds[0], f"evaluation/{examples.FILE}")) for m in ("start", roles.ours)]
         paths = [path for seed in table.seeds for path in chain_folder.glob(f"*/seed-{seed}/manifest.json")]

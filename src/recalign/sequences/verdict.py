@@ -25,6 +25,7 @@ from recalign.sequences.audit import (
 )
 
 Word = Literal["usable", "with care", "do not train"]
+REFUSED: Word = "do not train"
 REPEATED = 0.001
 """Share of repeated events above which to say so."""
 MOSTLY = 0.5
@@ -51,12 +52,18 @@ class Verdict:
     def word(self) -> Word:
         if not self.concerns:
             return "usable"
-        return "do not train" if any(concern.serious for concern in self.concerns) else "with care"
+        return REFUSED if any(concern.serious for concern in self.concerns) else "with care"
 
     def __str__(self) -> str:
         """The word, then a line for each concern, serious ones first."""
         ordered = sorted(self.concerns, key=lambda concern: not concern.serious)
         return "\n".join([f"verdict: {self.word}", *(f"- {concern.text}" for concern in ordered)])
+
+
+def refused(said: str) -> str | None:
+    """The first serious concern of a verdict as it is printed; None where it lets the log be trained on."""
+    word, *concerns = said.split("\n")
+    return concerns[0].removeprefix("- ") if word == f"verdict: {REFUSED}" else None
 
 
 def verdict(sections: Mapping[str, Section], time_unit: str) -> Verdict:
