@@ -36,8 +36,8 @@ def test_a_gain_is_not_shipped_where_harm_is_in_its_place(monkeypatch: pytest.Mo
     rows = [(name, "all", "test", f"diff_best_bc/{VALUE}", 0.1, 0.09, 0.11) for name in names]
     rows += [(name, "all", "test", "reward/sd", 1.0, None, None) for name in names]
     decision = SimpleNamespace(word="ship", policy=shipped, because=["So."])
-    monkeypatch.setattr(verdicts, "decide", lambda *_, met: decision)
-    found = verdicts.judged(lambda _: {"kind": "any", "truth": truth, "trust": {}, "rows": rows}, 0)
+    monkeypatch.setattr(verdicts, "decide", lambda *_: decision)
+    found = verdicts.judged(lambda _: {"kind": "any", "truth": truth, "trust": {}, "check": {}, "rows": rows}, 0)
     assert found["harmful"]
     assert found["clear gains"]
     assert (found["harm shipped"], found["clear gains shipped"]) == (shipped == "asft", shipped == "rerank")
