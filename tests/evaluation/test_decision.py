@@ -73,6 +73,7 @@ def test_validation_chooses_and_the_test_measures():
         ({"kept": {"item_knn": 2.1}}, {}, "not decided", "start has 47.6% of the all/ndcg@10 of item_knn"),
         ({"sd": math.nan}, {}, "not decided", "spread of the rewards is not known"),
         ({"sd": math.nan, "gains": {"mine": (0.001, 0.012)}}, {}, "not decided", "spread of the rewards"),  # of what?
+        ({"sd": math.inf}, {}, "not decided", "spread of the rewards is not known"),
         ({"sd": 0.0}, {}, "not decided", "rewards do not vary"),
         ({"gains": {"mine": (0.001, 0.016)}}, {}, "not decided", "0.015 sd or more are worth shipping"),
         ({"gains": {"mine": (0.001, 0.03)}}, {}, "ship", "mine gains"),
@@ -83,7 +84,12 @@ def test_validation_chooses_and_the_test_measures():
         ({"others": {("mine", "users/evaluated"): (20.0,)}}, {}, "ship", "mine gains"),
         ({}, {"judges": "no_signal"}, "not decided", "the judges' predictions is no signal"),
         ({}, {"judges": "not_measured"}, "not decided", "the judges' predictions is not measured"),
-        ({"others": {("mine", "policy/coverage@10"): (math.nan,)}}, {}, "not decided", "showing everybody the same"),
+        (
+            {"others": {("mine", "policy/coverage@10"): (math.nan,)}},
+            {},
+            "not decided",
+            "coverage of mine or start is not",
+        ),
         ({"others": {(row, "policy/coverage@10"): (0.0,) for row in VALUES}}, {}, "not decided", "everybody the same"),
         ({"others": {("bc", "value/judge@10"): (math.nan,)}}, {}, "not decided", "not measured: bc"),
         ({"others": {("item_knn", "all/ndcg@10"): (math.nan,)}}, {}, "not decided", "not measured: item_knn"),
@@ -236,13 +242,16 @@ def test_a_reward_model_without_signal_with_one_of_the_seeds_leaves_it_open():
     )
 
 
-@pytest.mark.parametrize(("stage", "says"), [("reward", "the reward model"), ("judge_report", "the judges")])
+@pytest.mark.parametrize(
+    ("stage", "says"),
+    [("reward", "whether the reward model"), ("judge_report", "what the judges know with 1 of 2 seeds")],
+)
 def test_trust_that_is_not_known_with_every_seed_leaves_it_open(stage, says):
     trust = reports(seeds=("0", "1"))
     del trust[stage]["1"]
     found = decided(table(seeds=("0", "1")), trust)
     assert found.word == "not decided"
-    assert found.because[0].startswith(f"Nothing tells whether {says}")
+    assert found.because[0].startswith(f"Nothing tells {says}")
 
 
 def test_a_log_that_may_not_be_trained_on_is_not_decided():

@@ -10,7 +10,7 @@ from statistics import NormalDist
 from recalign.evaluation.comparison import ALL, HIGH, USER_SPREAD, VALUE
 from recalign.evaluation.comparison_table import ComparisonTable, figure
 from recalign.evaluation.decision import Candidate, Decision
-from recalign.evaluation.findings import COIN, COVERAGE, KNOWING, Reports, judges, knowing
+from recalign.evaluation.findings import BLIND, COIN, COVERAGE, KNOWING, Reports, judges, knowing
 from recalign.evaluation.selection import FLOOR
 from recalign.evaluation.trusted import verdicts
 
@@ -70,7 +70,8 @@ def limits(trust: Mapping[str, Reports]) -> str | None:
     """What the judges cannot see, and so no word can rest on."""
     reports = trust.get("judge_report", {})
     seen = judges(reports)
-    if seen is None or not seen.low > COIN or knowing(reports):  # judges that may guess are a reason of their own
+    said = {report["verdict"] for report in reports.values()}
+    if seen is None or not seen.low > COIN or said & {*BLIND} or knowing(reports):  # guessing is a reason of its own
         return None
     return (
         "The judges know hardly more than averages do: they see whether better items are shown, and hardly whether "

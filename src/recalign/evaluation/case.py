@@ -126,7 +126,7 @@ class Case:
             yield Finding(0, text, more_users(wide))
         elif gain.value < FLAT:
             text = f"{self.policy} gains {wide.sd} over {baseline}: {FLAT:g} sd or more are worth shipping."
-            yield Finding(0, text, more_users(wide))
+            yield Finding(0, text)
         else:
             yield Finding(1, f"{self.policy} gains {wide.sd} over {baseline}.")
 
@@ -198,7 +198,7 @@ class Case:
     def _coverage(self) -> Iterator[Finding]:
         baseline = str(self.test.better_baseline(VALUE))
         now, before = self.test.get(self.policy, COVERAGE), self.test.get(baseline, COVERAGE)
-        if now is None or before is None:
+        if now is None or before is None or not all(map(math.isfinite, (now.value, before.value))):
             yield Finding(0, f"The coverage of {self.policy} or {baseline} is not known.", "Evaluate again.")
         elif not now.value >= SHOWN * before.value > 0:
             text = f"{self.policy} shows {now.value:.1%} of the catalogue to anybody, {baseline} {before.value:.1%}"
@@ -225,7 +225,9 @@ def more_users(gain: Interval) -> str:
     times = ((gain.value - gain.low) / gain.value) ** 2
     if times > ENDLESS:
         return f"It would take more than {ENDLESS} times as many test users to tell: too small to be seen here."
-    return f"About {math.ceil(times * 10) / 10:g} times as many test users would put a figure like this above 0."
+    return (
+        f"About {max(math.ceil(times * 10) / 10, 1.1):g} times as many test users would put a figure like this above 0."
+    )
 
 
 def _ratio(interval: Interval | None) -> float:

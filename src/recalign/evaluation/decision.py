@@ -179,7 +179,7 @@ def decide(
     if not test.roles.candidates(test.column(VALUE)):
         return None
     unknown = [*findings.no_unit(test), *findings.missing(test)]
-    if not test.better_baseline(VALUE) or not test.unit > 0:
+    if not test.better_baseline(VALUE) or not 0 < test.unit < math.inf:
         return Decision([], unknown)
     blind = list(findings.blind_judges(trust.get("judge_report", {}), len(test.seeds)))
     back = list(findings.repeated(check))

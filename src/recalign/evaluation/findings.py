@@ -133,7 +133,10 @@ def blind_judges(reports: Reports, seeds: int) -> Iterator[Finding]:
     remedy = "Give the judges more users (a smaller data.share_a), or a reward with less noise."
     seen = judges(reports)
     blind = dict.fromkeys(report["verdict"] for report in reports.values() if report["verdict"] in BLIND)
-    if seen is None or not seen.known or len(reports) < seeds:
+    if 0 < len(reports) < seeds:
+        text = f"Nothing tells what the judges know with {seeds - len(reports)} of {seeds} seeds."
+        yield Finding(0, text, "Run the chain again with all of them.")
+    elif seen is None or not seen.known:
         text = "Nothing tells whether the judges can order two rewards of one user"
         yield Finding(0, f"{text}: their values are not known to mean anything.", "Keep more validation events a user.")
     elif not seen.low > COIN:
