@@ -60,6 +60,8 @@ def rewards(
     """
     found = compare_log_rewards(data, rewards or {}, against)
     print(candidates_text(found))
+    if data.log_.collapse:
+        print("Compared are the events that the log's own reward keeps (data.log.collapse).")
     if out is not None:
         write_text(out, found.write_csv())
 

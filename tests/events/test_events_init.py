@@ -342,6 +342,29 @@ def test_a_second_table_describes_the_items(tmp_path: Path):
     assert values.kinds == {"brand": "category", "price": "number", "sku": "number", "tags": "category"}
 
 
+@pytest.mark.parametrize("names", [["", "item_id"], ["row_no", "id"], ["sku", "item"], ["item", "sku"]])
+def test_the_number_of_a_row_is_not_taken_for_an_id(tmp_path: Path, names: list[str]):
+    """The ids are in the second column, or in that with the log's name; the other one holds as many of them."""
+    write(tmp_path / "log.csv", "user,item,rating,timestamp", "{user},{item},{stars},{s}")
+    key = "item" if "item" in names else names[1]
+    columns = {name: [f"{24 - n if name == key else n}" for n in range(25)] for name in names}
+    pl.DataFrame({**columns, "brand": ["a", "b"] * 12 + ["a"]}).write_csv(tmp_path / "products.csv")
+    said = init(tmp_path, "log.csv", "--items", "products.csv")
+    assert said.code == 0, said.err
+    found = yaml.safe_load((tmp_path / "log.yaml").read_text())["data"]["log"]["items"]
+    assert found["id"] == key
+    assert list(found["features"]) == ["brand"]
+
+
+def test_a_table_whose_id_nobody_can_tell_is_refused(tmp_path: Path):
+    write(tmp_path / "log.csv", "user,item,rating,timestamp", "{user},{item},{stars},{s}")
+    pl.DataFrame({"first": range(25), "second": reversed(range(25))}).write_csv(tmp_path / "products.csv")
+    said = init(tmp_path, "log.csv", "--items", "products.csv")
+    assert said.code == 2
+    assert "the columns 'first', 'second' may all be the log's ids" in said.err
+    assert "call the right one item" in said.err
+
+
 def test_a_second_table_of_other_items_is_refused(tmp_path: Path):
     write(tmp_path / "log.csv", "user,item,rating,timestamp", "{user},{item},{stars},{s}")
     pl.DataFrame({"sku": ["a", "b"], "brand": ["x", "y"]}).write_csv(tmp_path / "products.csv")

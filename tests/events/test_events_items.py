@@ -223,6 +223,38 @@ def test_a_file_whose_items_all_lack_a_value_is_read(root, kind):
         assert table_values(Source(root / file), table, pl.Int64()).values["x"].null_count() == 2
 
 
+@pytest.mark.parametrize(
+    ("learned", "later"),
+    [
+        (["36", "36.5", "37"], ["36", "37", "36"]),
+        (["36.0", "36.5", "37.0"], ["36", "37", "36"]),
+        (["001", "A05", "002"], ["001", "002", "001"]),
+        (["True", "False", "Unknown"], ["True", "False", "True"]),
+        (["true", "False", ""], ["TRUE", "FALSE", "TRUE"]),
+    ],
+)
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_a_category_does_not_depend_on_what_else_is_in_its_column(root, learned, later, suffix):
+    """Of a type that is told by all rows of a file, one value would be read in several ways."""
+
+    def values(texts: list[str]) -> list[str]:
+        pl.DataFrame({"item": [7, 8, 9], "x": texts}).write_csv(root / "items.csv")
+        if suffix == "parquet":  # with the types that Polars reads
+            pl.read_csv(root / "items.csv").write_parquet(root / "items.parquet")
+        table = ItemTable(f"items.{suffix}", title=None, features={"x": Feature("x", kind="category")})
+        found = table_values(Source(root / f"items.{suffix}"), table, pl.Int64(), ITEMS).values["x"]
+        return found.explode().drop_nulls().to_list()
+
+    if (learned[0], suffix) == ("001", "parquet"):
+        pytest.skip("there 1 is an integer in the later file: whoever wrote it lost the noughts")
+    assert set(values(later)) <= set(values(learned))
+
+
+def test_a_feature_may_be_called_id(root):
+    values = featured(root, {"item": [7, 9], "brand": ["a", "b"]}, {"id": "brand"})
+    assert values.of(pl.Series([9, 8, 7]))["id"].to_list() == [["b"], None, ["a"]]
+
+
 def test_ids_are_read_as_those_of_the_log(root):
     """Fractions, floats too large to be exact, and 007 beside 7 are no integer ids."""
     table = ItemTable("items.parquet", title="t", features={"x": "x"})

@@ -270,7 +270,11 @@ def test_repeated_views_say_what_is_noise():
         ("case when split = 0 then good end", "reads a column 'split'"),
         ("word", "not a number"),
         ("avg(good)", "reads other rows"),
-        ("case when timestamp < 1022 then good end", "null for every validation event"),
+        (
+            "case when timestamp < 1022 then good end",
+            "reads timestamp, which is not the log's column",
+        ),
+        ("item + good", "reads item, which is not the log's"),
     ],
 )
 def test_a_candidate_that_cannot_be_used_is_named(expression, said):

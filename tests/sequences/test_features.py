@@ -48,6 +48,13 @@ def test_codes_by_hand():
     assert features.number.shape == (5, 0)
 
 
+def test_items_of_whose_categories_training_knew_none_are_counted():
+    values = values_of([1, 2], genre=("category", [["a"], ["b"]]), tag=("category", [["x"], None]))
+    coder = ItemFeatures.of(values, pl.Series([1, 2]), warm=2).coder
+    later = values_of([3, 4], genre=("category", [["new", "a"], ["new"]]), tag=("category", [["x"], None]))
+    assert coder.unknown(later.values) == {"genre": 1}
+
+
 def test_numbers_become_intervals_with_as_many_items_each():
     values = values_of(range(8), year=("number", [1, 2, 3, 4, 5, 6, None, 100], {"bins": 3}))
     features = ItemFeatures.of(values, pl.Series(range(8)), warm=7)

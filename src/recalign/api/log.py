@@ -149,6 +149,8 @@ def _item_table(
 ) -> dict[str, Any]:
     """Write a table of items into the folder of a log; the settings that describe it."""
     _require_columns(table, {"title": title} if title else {}, {}, "items")
+    if not isinstance(features, Mapping):
+        raise InputError(f"{features!r} is no mapping", where="features", remedy="give names: {'brand': 'brand'}")
     key = item if item in table.columns else table.columns[0]
     write_parquet(table, place / ITEMS)
     known = {name: guess.quote(one) if one in table.columns else one for name, one in features.items()}

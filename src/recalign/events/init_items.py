@@ -13,12 +13,14 @@ from recalign.events.items import FEW, SECOND
 from recalign.events.joining import whole_numbers
 from recalign.events.messages import did_you_mean
 
-TITLES = ("title", "name")
-"""Words of a title's column."""
+TITLES, IDS = ("title", "name"), ("id", "key", "sku", "asin", "isbn", "item", "product")
+"""Words of a title's column, and of an id's."""
 SEPARATORS = ("|", ";")
 """What may stand between several categories in one text,"""
 OFTEN = 0.1
 """if so many of the texts have it."""
+ENOUGH = 0.5
+"""So many of the ids that any column has, and as many different values, make a column one that may hold the ids."""
 
 
 def describe_items(table: str, root: Path, items: pl.Series, name: str) -> dict[str, Any]:
@@ -39,23 +41,37 @@ def describe_items(table: str, root: Path, items: pl.Series, name: str) -> dict[
         remedy = did_you_mean(path.name, [one.name for one in path.parent.glob("*")])
         raise InputError("there is no such file", where=table, remedy=remedy)
     frame = reading.read(found[0], ())
-    key = _key(frame, items, name)
-    if key is None:
+    keys = _keys(frame, items)
+    named = [name] if name in keys else [one for one in keys if _last_word(one) in IDS] or keys
+    if not keys:
         what = f"no column has ids of the log, which are like {items.head(3).to_list()}: {', '.join(frame.columns)}"
         raise InputError(what, where=table, remedy="give the table of the log's own items")
-    title = next((one for one in frame.columns if one != key and one.lower().split("_")[-1] in TITLES), None)
-    features = {one.name: _feature(one) for one in frame if one.name not in (key, title) and _is_feature(one)}
+    if len(named) > 1:
+        what = f"the columns {', '.join(map(repr, named))} may all be the log's ids"
+        raise InputError(what, where=table, remedy=f"call the right one {name}, as in the log, or leave the others out")
+    key = named[0]
+    title = next((one for one in frame.columns if one not in keys and _last_word(one) in TITLES), None)
+    features = {one.name: _feature(one) for one in frame if one.name not in (*keys, title) and _is_feature(one)}
     return {"file": os.path.relpath(path, root), "id": key, "title": title, "features": features}
 
 
-def _key(frame: pl.DataFrame, items: pl.Series, name: str) -> str | None:
-    """The column with most of the log's ids; of several the one that is called as in the log, then the first."""
+def _keys(frame: pl.DataFrame, items: pl.Series) -> list[str]:
+    """The columns that may hold the log's ids: that with most of them, and others with half as many that name the rows.
+
+    The number of a row may look like an id, and then there are several.
+    """
     ids = items.cast(pl.String).implode()
     columns = [one for one in frame if not (one.dtype.is_nested() or one.dtype.is_float() or one.dtype.is_temporal())]
     text = {one.name: (whole_numbers(one) if one.dtype == pl.String else one).cast(pl.String) for one in columns}
-    shares = {column: one.unique().is_in(ids).sum() for column, one in text.items()}
-    best = max(shares, key=lambda column: (shares[column], column == name), default=None)
-    return best if best is not None and shares[best] else None
+    shares = {column: int(one.unique().is_in(ids).sum()) for column, one in text.items()}
+    most = max(shares.values(), default=0)
+    named = {column for column, one in text.items() if one.n_unique() >= ENOUGH * len(one)}
+    enough = {one for one in named if shares[one] >= ENOUGH * most}
+    return [one for one, share in shares.items() if share and (share == most or one in enough)]
+
+
+def _last_word(column: str) -> str:
+    return column.lower().split("_")[-1]
 
 
 def _is_feature(column: pl.Series) -> bool:

@@ -50,9 +50,9 @@ class ItemValues:
 
     def of(self, ids: pl.Series) -> pl.DataFrame:
         """The values of some items, null for those that have no row."""
-        own = self.values.with_columns(self.ids.alias("id"))
-        found = ids.alias("id").to_frame().join(own, on="id", how="left", maintain_order="left")
-        return found.drop("id")
+        rows = self.ids.alias("id").to_frame().with_row_index("row")
+        row = ids.alias("id").to_frame().join(rows, on="id", how="left", maintain_order="left")["row"]
+        return self.values.select(pl.all().gather(row))
 
 
 def titles_digest(log: LogMapping, root: Path | None) -> str | None:
@@ -183,7 +183,8 @@ def feature_figures(features: ItemValues | None, items: pl.Series) -> Section:
 
 def _read(source: Source, table: ItemTable, dtype: pl.DataType) -> tuple[pl.DataFrame, pl.Series, pl.Series]:
     """The table, its ids, and these in the type of the log's, null where a value is none."""
-    frame = read(source, (table.id,))
+    categories = [one.value for one in table.specified.values() if one.kind == "category" or one.separator]
+    frame = read(source, (table.id, *map(plain_name, categories)))  # 001 stays 001, whatever else is in its column
     raw = _column(source, frame, table.id, "id")
     raw = whole_numbers(raw) if raw.dtype == pl.String else raw
     if raw.dtype.is_float():  # as `read_ids` reads those of the log
@@ -228,8 +229,7 @@ def _categories(raw: pl.Series, feature: Feature, where: str, rows: SourceRows) 
             raise InputError(what, where=where, remedy="write one flat list an item, or set its kind to vector")
         lists = raw.cast(pl.List(pl.String))
     else:
-        whole = raw.dtype.is_float() and (raw.drop_nulls() == raw.drop_nulls().floor()).all()
-        text = (raw.cast(pl.Int64) if whole else raw).cast(pl.String).str.strip_chars()
+        text = raw.cast(pl.String).str.strip_chars()
         if (broken := text.str.contains(r"^[\[\{\(].*[\]\}\)]$").fill_null(False)).any():
             raise InputError(
                 f"{feature.value!r} gives {text.filter(broken)[0]!r} in {rows.describe(broken)}, a list as text",
@@ -238,10 +238,16 @@ def _categories(raw: pl.Series, feature: Feature, where: str, rows: SourceRows) 
                 "separator; or give a list column in Parquet",
             )
         lists = text.str.split(feature.separator) if feature.separator else text.reshape((-1, 1)).arr.to_list()
-    stripped = lists.list.eval(pl.element().str.strip_chars())
+    stripped = lists.list.eval(_plain(pl.element().str.strip_chars()))
     filled = stripped.list.eval(pl.element().filter(pl.element().is_not_null() & (pl.element() != "")))
     filled = filled.list.unique(maintain_order=True)
     return pl.select(pl.when(filled.list.len() > 0).then(filled)).to_series().alias(raw.name)
+
+
+def _plain(text: pl.Expr) -> pl.Expr:
+    """A category in one form, whatever type its file gave the column: 36 for 36.0, true for True."""
+    whole = text.str.replace(r"^(-?\d+)\.0+$", "$1")
+    return pl.when(text.str.contains(r"(?i)^(true|false)$")).then(text.str.to_lowercase()).otherwise(whole)
 
 
 def _typed(raw: pl.Series, dtype: pl.DataType) -> pl.Series:

@@ -38,6 +38,7 @@ from recalign.semantic_ids.codes import CodesTable
 from recalign.sequences.features import FeatureCoder
 from recalign.serving.about import CURRENT, EXAMPLES, FEATURES, ITEMS, TABLES, About, current, point
 from recalign.serving.bundle import Bundle
+from recalign.stage.console import say
 
 
 def items(words: Sequence[str]) -> None:
@@ -135,7 +136,10 @@ def _added(folder: Path, about: About, file: Path, table: pl.DataFrame, titles: 
             remedy = f"leave it out: {file} has a column of titles itself"
             raise InputError("is for a file of semantic ids", where="--titles", remedy=remedy)
         values, rows = _new(file, known, table)
-        return Added(rows, _with_rows(folder, FeatureCoder(known["plans"]), values))
+        coder = FeatureCoder(known["plans"])
+        for name, count in coder.unknown(values.values).items():
+            say(f"{name}: training knew no value of {count:,} of {len(rows):,} new items, so it says nothing of them")
+        return Added(rows, _with_rows(folder, coder, values))
     raise InputError(
         "its policy does not know items by their features or codes, so nothing is known of new ones",
         where=str(folder),

@@ -286,7 +286,8 @@ def check_catalogue(loaded: str | None, current: str, where: str) -> None:
     """Refuse a network that was trained on another catalogue, with an InputError."""
     if loaded is not None and loaded != current:
         raise InputError(
-            "this checkpoint was trained on another catalogue (other items, or another split of the log)",
+            "this checkpoint was trained on another catalogue (other items, another item table, or another split)",
             where=where,
-            remedy="use the checkpoint of a run with the same log, split and data root",
+            remedy="use the checkpoint of a run with the same log, split, data root and item table (data.log.items); "
+            "new items go into a bundle, by `recalign items add`",
         )

@@ -59,6 +59,16 @@ class FeatureCoder:
         """W: numbers of all standardised features and vectors."""
         return sum(len(plan.get("mean", ())) for plan in self.plans)
 
+    def unknown(self, values: pl.DataFrame) -> dict[str, int]:
+        """By feature, how many items have categories of which training knew none. ``values`` as in `encode`."""
+        found = {}
+        for plan in self.plans:
+            if "categories" in plan:
+                own = values[plan["name"]].drop_nulls()
+                known = own.list.eval(pl.element().is_in(plan["categories"])).list.any()
+                found[plan["name"]] = int((~known).sum())
+        return {name: count for name, count in found.items() if count}
+
     def encode(self, values: pl.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Codes and numbers of items.
 

@@ -78,7 +78,7 @@ def judged_by(events: ValidationEvents, judge: str, bootstrap: CrossedBootstrap)
     - ``pairwise_minus_own``: the same less that of the judge's own item means, paired.
     - ``lift``: the judge's mean over the best quarter of its events by the ranking, less that over all, in standard
       deviations of the judge. Each value is taken less its user's (shrunk) training mean, so that generous users do
-      not count as good items.
+      not count as good items. nan where the judge has values of fewer than `MIN_USERS` users.
 
     Returns:
         By figure and candidate.
@@ -100,7 +100,8 @@ def judged_by(events: ValidationEvents, judge: str, bootstrap: CrossedBootstrap)
     deviation = variance(value_N) ** 0.5
     enough = np.count_nonzero(sums[f"pairwise/{judge}"][1]) >= MIN_USERS
     pairwise = {name: found[f"pairwise/{name}"] if enough else UNKNOWN for name in events.means}
-    lift = {name: minus(found[f"lift/{name}"], found["all"]) for name in events.means}
+    rated = len(np.unique(person_N)) >= MIN_USERS
+    lift = {name: minus(found[f"lift/{name}"], found["all"]) if rated else UNKNOWN for name in events.means}
     return {
         "pairwise": pairwise,
         "pairwise_minus_own": {name: minus(one, pairwise[judge]) for name, one in pairwise.items() if name != judge},

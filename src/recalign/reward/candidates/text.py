@@ -10,9 +10,10 @@ from recalign.errors import printable
 from recalign.reward.candidates.comparison import QUANTILES, SIZES
 from recalign.reward.trust.report import MIN_USERS
 
-UNKNOWN = (
-    f"- unknown: fewer than {MIN_USERS} users have two validation events that differ in the judge (see data.split)"
-)
+UNKNOWN = {
+    "pairwise": f"- unknown: fewer than {MIN_USERS} users have two validation events that differ in the judge",
+    "lift": f"- unknown: fewer than {MIN_USERS} users have a validation event that the judge has a value of",
+}
 ALIKE = "* orders this judge's values as well as the judge's own item means do, as far as the 95 % interval can tell"
 READ = """\
 The test part was not read. Choose a reward by these figures of training and validation, and confirm it on what had no
@@ -45,7 +46,7 @@ def render(table: pl.DataFrame) -> str:
         mark = cells.mark if figure == "pairwise" else lambda *_: ""
         rows = [[name, *(cells.text(name, figure, other) + mark(name, other) for other in names)] for name in names]
         last = {text.strip()[-1] for row in rows for text in row[1:]}
-        notes = [f"\n  {note}" for note in (UNKNOWN, ALIKE) if note[0] in last]
+        notes = [f"\n  {note}" for note in (UNKNOWN[figure], ALIKE) if note[0] in last]
         return _columns(title, ["ranked by", *names], rows) + "".join(notes)
 
     parts = [

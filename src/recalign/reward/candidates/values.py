@@ -11,6 +11,8 @@ import polars as pl
 
 from recalign.errors import InputError
 from recalign.events.checking import read_rewards
+from recalign.events.expression import root_names
+from recalign.events.log import OWN_COLUMNS
 from recalign.events.messages import SourceRows
 from recalign.sequences.relative import RelativeTo
 from recalign.sequences.splits import TRAIN, VALIDATION
@@ -90,12 +92,23 @@ def candidate_values(frame: pl.DataFrame, candidates: Mapping[str, Candidate]) -
     columns = []
     for name, one in candidates.items():
         where = f"rewards.{name}"
+        _require_own_columns(one, where)
         values = read_rewards(log, rows, one.reward, where).alias("reward")
         if one.relative_to is not None and values.count():
             values = one.relative_to.ranks(frame.with_columns(values), f"{where}.relative_to.column")
         _require_variety(values, frame, one, where)
         columns.append(values.alias(name))
     return pl.DataFrame(columns)
+
+
+def _require_own_columns(candidate: Candidate, where: str) -> None:
+    """Refuse what is not the log's column here: events have numbers of their own for users and items, and seconds."""
+    if taken := root_names(candidate.reward) & {*OWN_COLUMNS} - {OWN_REWARD}:
+        raise InputError(
+            f"{candidate.reward!r} reads {', '.join(sorted(taken))}, which is not the log's column of that name here",
+            where=where,
+            remedy="give that column a name of its own, as in data.log.columns: {shown: timestamp}, and use that",
+        )
 
 
 def _require_variety(values: pl.Series, frame: pl.DataFrame, candidate: Candidate, where: str) -> None:
