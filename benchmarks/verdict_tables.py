@@ -52,19 +52,21 @@ def made_up(seed: int) -> dict[str, Any]:
     truth = {name: {"value": value[name], "ndcg": keeps[name]} for name in ("start", "bc", *CANDIDATES)}
     known = float(rng.choice((0.5, 0.58, 0.65, 0.7)))
     verdicts = ("strong", "moderate", "moderate", "weak", "no_signal", "not_measured")
-    verdict, judged = (str(rng.choice(verdicts, p=chances)) for chances in (None, (0.2, 0.4, 0.2, 0.1, 0.05, 0.05)))
+    of_reward, of_judges = (
+        str(rng.choice(verdicts, p=chances)) for chances in (None, (0.2, 0.4, 0.2, 0.1, 0.05, 0.05))
+    )
     return {
         "kind": f"{users} users",
         "truth": truth,
-        "wrong": {name: list(_wrong(name, value, keeps, known, verdict, judged)) for name in CANDIDATES},
-        "trust": _trust(known, verdict, judged, rng),
+        "wrong": {name: list(_wrong(name, value, keeps, known, of_reward, of_judges)) for name in CANDIDATES},
+        "trust": _trust(known, of_reward, of_judges, rng),
         "check": {"test": {SEEN: 0.0}},
         "rows": [list(row) for row in frame.iter_rows()],
     }
 
 
 def _wrong(
-    name: str, value: dict[str, float], keeps: dict[str, float], known: float, verdict: str, judged: str
+    name: str, value: dict[str, float], keeps: dict[str, float], known: float, of_reward: str, of_judges: str
 ) -> Iterator[str]:
     """Why it would be wrong to ship a row."""
     if value[name] <= max(value["start"], value["bc"]):
@@ -77,9 +79,9 @@ def _wrong(
         yield "keeps less"
     if known <= COIN:
         yield "judges guess"
-    if judged in BLIND:
-        yield "the judges are not known to know"
-    if verdict in BLIND and _reads(name):
+    if of_judges in BLIND:
+        yield "the judges have no known signal"
+    if of_reward in BLIND and _reads(name):
         yield "the reward model is not known to know"
 
 
@@ -121,10 +123,10 @@ def _ranks(hit: float, events: int, rng: np.random.Generator) -> np.ndarray:
     return np.where(rng.random(events) < hit, rng.integers(1, 11, size=events), 100)
 
 
-def _trust(known: float, verdict: str, judged: str, rng: np.random.Generator) -> dict[str, dict[str, Any]]:
+def _trust(known: float, of_reward: str, of_judges: str, rng: np.random.Generator) -> dict[str, dict[str, Any]]:
     """Judges that order a share ``known`` of pairs (half-width of the interval .03 to .08), and a reward model."""
     half = float(rng.uniform(0.03, 0.08))
     seen = known + half / 1.96 * float(rng.normal())
     part = {"table": {"model": {"pairwise": [seen, seen - half, seen + half]}}}
-    judge = {"verdict": judged, "implication": "", "judged_on": "validation", "validation": part}
-    return {"reward": {"0": {"verdict": verdict, "implication": ""}}, "judge_report": {"0": judge}}
+    judge = {"verdict": of_judges, "implication": "", "judged_on": "validation", "validation": part}
+    return {"reward": {"0": {"verdict": of_reward, "implication": ""}}, "judge_report": {"0": judge}}

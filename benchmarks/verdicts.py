@@ -40,9 +40,12 @@ from recalign.evaluation.findings import FLAT
 from recalign.evaluation.selection import FLOOR
 from recalign.evaluation.sources import Sources
 from recalign.files import read_json, write_json, write_text
+from recalign.sequences.audit import SEEN
 
 WORDS = ("ship", "not decided", "do not ship")
 CASES = RESULTS / "verdict_cases.csv"
+USABLE = {"test": {SEEN: 0.0}}
+"""What the check says of a world that was recorded without it."""
 COUNTS = (*WORDS, "harmful", "harm shipped", "clear gains", "clear gains shipped", "no word rests on NaN")
 CASE: dict[str, Any] = {"label": pl.String, "kind": pl.String, "seed": pl.Int64, "keep": pl.Float64}
 CASE |= dict.fromkeys(COUNTS, pl.Boolean) | dict.fromkeys(("policy", "because", "commit"), pl.String)
@@ -125,7 +128,7 @@ def judged(one: Any, seed: int) -> dict[str, Any]:
     record = one(seed)
     frame = pl.DataFrame([tuple(row) for row in record["rows"]], schema=ROW, orient="row")
     test, validation = (ComparisonTable(frame, ROLES, split) for split in ("test", "validation"))
-    decision = decide(test, validation, record["trust"], record["check"])
+    decision = decide(test, validation, record["trust"], record.get("check", USABLE))
     assert decision is not None  # candidates were measured
     truth = record["truth"]
     value, ndcg = (max(truth[name][what] for name in ROLES.baselines) for what in ("value", "ndcg"))

@@ -61,7 +61,7 @@ def rewards(
     found = compare_log_rewards(data, rewards or {}, against)
     print(candidates_text(found))
     if data.log_.collapse:
-        print("Compared are the events that the log's own reward keeps (data.log.collapse).")
+        print("Only the events that the log's own reward keeps were compared (data.log.collapse).")
     if out is not None:
         write_text(out, found.write_csv())
 

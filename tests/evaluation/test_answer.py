@@ -68,6 +68,12 @@ def test_the_card_has_the_interval_that_decides():
     found = cards(test, validation=validation)["What does it gain?"]
     assert "[-0.004, +0.224]" in found.text
     assert found.sign == 0
+    assert answer.ab_test(decide(test, validation, reports(), checked()), test) is None  # it may be chance
+
+
+def test_what_is_not_a_number_is_not_on_a_card():
+    unknown = {("mine", "policy/coverage@10"): (math.nan,), ("mine", "diff_best_bc/high/ndcg@10"): (math.nan,)}
+    assert not any("nan" in card.text for card in cards(table(others=unknown)).values())
 
 
 @pytest.mark.parametrize("values", [{"start": 3.0, "bc": 2.9}, {name: VALUES[name] for name in ("start", "item_mean")}])

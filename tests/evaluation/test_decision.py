@@ -80,7 +80,7 @@ def test_validation_chooses_and_the_test_measures():
         ({"others": {("start", "all/hits@10"): (31.0,)}}, {}, "not decided", "start ranks 31 of the test events"),
         ({"others": {("start", "all/hits@10"): (32.0,)}}, {}, "ship", "mine gains"),
         ({"others": {("start", "all/hits@10"): (math.nan,)}}, {}, "not decided", "is not known"),
-        ({"others": {("mine", "users/evaluated"): (19.0,)}}, {}, "not decided", "19 users were evaluated: 20"),
+        ({"others": {("mine", "users/evaluated"): (19.0,)}}, {}, "not decided", "Only 19 users were evaluated"),
         ({"others": {("mine", "users/evaluated"): (20.0,)}}, {}, "ship", "mine gains"),
         ({}, {"judges": "no_signal"}, "not decided", "the judges' predictions is no signal"),
         ({}, {"judges": "not_measured"}, "not decided", "the judges' predictions is not measured"),
@@ -209,6 +209,7 @@ def test_a_row_without_a_placebo_takes_no_place_of_one_that_has_one_and_is_named
     ("placebos", "lacks"),
     [
         ({"sham": "mine", "sham_scores": "rerank"}, []),
+        ({"sham": "mine", "not_run": "rerank"}, []),
         ({"sham": "mine_rerank"}, []),
         ({"sham": "mine"}, ["rerank"]),
         ({"sham": "rerank"}, ["mine"]),
@@ -217,12 +218,27 @@ def test_a_row_without_a_placebo_takes_no_place_of_one_that_has_one_and_is_named
 )
 def test_a_reranked_row_needs_a_placebo_of_its_method_and_one_of_reranking(placebos, lacks):
     roles = Roles(placebos=placebos)
-    values = {name: value for name, value in VALUES.items() if name != "mine"} | {"mine_rerank": 3.2}
-    found = decided(table(values, roles=roles), validation=table(values, roles=roles, split="validation"))
+    values = {name: value for name, value in VALUES.items() if name != "mine"} | {
+        "mine_rerank": 3.2,
+        "sham_scores": 3.0,
+    }
+    others = {("mine_rerank", "beyond_sham_scores/value/judge@10"): (0.2, 0.1, 0.3)}
+    others |= {("sham_scores", "placebo/correlation"): (0.01,)}
+    found = decided(
+        table(values, roles=roles, others=others), validation=table(values, roles=roles, split="validation")
+    )
     assert [reason for reason in found.because if "has no placebo" in reason] == [
         f"{one} has no placebo." for one in lacks
     ]
-    assert found.word == ("ship" if placebos == {"sham": "mine_rerank"} else "not decided")  # sham_scores was not run
+    assert found.word == ("not decided" if lacks or "not_run" in placebos else "ship")
+
+
+def test_a_row_that_cannot_win_takes_nothing_of_the_others_from_holm():
+    assert Case(table(roles=Roles("mine", {})), "mine", reports()["reward"]).weakest() == -math.inf
+
+
+def test_a_baseline_that_is_reranked_needs_the_placebo_of_reranking_alone():
+    assert Roles(placebos={}).without_placebo("bc_rerank") == ["rerank"]
 
 
 def test_a_placebo_that_is_reranked_is_no_candidate():

@@ -342,6 +342,26 @@ def test_a_second_table_describes_the_items(tmp_path: Path):
     assert values.kinds == {"brand": "category", "price": "number", "sku": "number", "tags": "category"}
 
 
+def test_a_number_that_varies_like_an_id_stays_a_feature(tmp_path: Path):
+    write(tmp_path / "log.csv", "user,item,rating,timestamp", "{user},{item},{stars},{s}")
+    table = {
+        "itemId": range(25),
+        "price": [(7 * n) % 25 for n in range(25)],
+        "Product Name": [f"p {n}" for n in range(25)],
+    }
+    pl.DataFrame(table).write_csv(tmp_path / "products.csv")
+    assert init(tmp_path, "log.csv", "--items", "products.csv").code == 0
+    found = yaml.safe_load((tmp_path / "log.yaml").read_text())["data"]["log"]["items"]
+    assert (found["id"], found["title"], found["features"]) == ("itemId", "Product Name", {"price": "price"})
+
+
+def test_a_column_with_few_of_the_ids_is_not_taken_for_its_name(tmp_path: Path):
+    write(tmp_path / "log.csv", "user,item,rating,timestamp", "{user},{item},{stars},{s}")
+    table = {"item": [*range(12), *range(100, 112)], "sku": [*range(24)]}
+    pl.DataFrame(table).write_csv(tmp_path / "products.csv")
+    assert init(tmp_path, "log.csv", "--items", "products.csv").code == 2
+
+
 @pytest.mark.parametrize("names", [["", "item_id"], ["row_no", "id"], ["sku", "item"], ["item", "sku"]])
 def test_the_number_of_a_row_is_not_taken_for_an_id(tmp_path: Path, names: list[str]):
     """The ids are in the second column, or in that with the log's name; the other one holds as many of them."""

@@ -247,7 +247,30 @@ def test_a_category_does_not_depend_on_what_else_is_in_its_column(root, learned,
 
     if (learned[0], suffix) == ("001", "parquet"):
         pytest.skip("there 1 is an integer in the later file: whoever wrote it lost the noughts")
+    assert values(later)
     assert set(values(later)) <= set(values(learned))
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_a_column_that_is_a_category_is_a_number_elsewhere(root, suffix):
+    frame = pl.DataFrame({"item": [7, 8, 9], "year": [1999, 2000, 2001]})
+    frame.write_csv(root / "items.csv")
+    frame.write_parquet(root / "items.parquet")
+    features = {"year": "year", "age": "2024 - year", "code": Feature("year", kind="category")}
+    table = ItemTable(f"items.{suffix}", title=None, features=features)
+    found = table_values(Source(root / f"items.{suffix}"), table, pl.Int64(), ITEMS)
+    assert found.kinds == {"age": "number", "code": "category", "year": "number"}
+    assert found.values["age"].to_list() == [25, 24, 23]
+    assert found.values["code"].to_list() == [["1999"], ["2000"], ["2001"]]
+
+
+def test_fractions_and_whole_numbers_are_written_alike(root):
+    """Where a float is exact, that is: 1e15 and 10**15 are one category."""
+    for numbers in ([36.0, 1e15, 0.5], [36, 10**15, None]):
+        pl.DataFrame({"item": [7, 8, 9], "x": numbers}).write_parquet(root / "items.parquet")
+        table = ItemTable("items.parquet", title=None, features={"x": Feature("x", kind="category")})
+        values = table_values(Source(root / "items.parquet"), table, pl.Int64(), ITEMS).values["x"]
+        assert values.to_list()[:2] == [["36"], ["1000000000000000"]]
 
 
 def test_a_feature_may_be_called_id(root):

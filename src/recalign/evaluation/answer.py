@@ -52,7 +52,10 @@ def ab_test(decision: Decision, test: ComparisonTable) -> str | None:
     """
     gain = test.gain(decision.policy) if decision.policy else None
     spread = test.get(decision.policy, USER_SPREAD) if decision.policy else None
-    if decision.word == "do not ship" or decision.general or gain is None or gain.sign < 1:
+    if decision.word == "do not ship" or decision.general or gain is None:
+        return None
+    assert decision.about is not None
+    if not gain.widened(decision.about.widening).low > 0:
         return None
     if spread is None or not 0 < spread.value < math.inf:
         return None
@@ -74,8 +77,8 @@ def limits(trust: Mapping[str, Reports]) -> str | None:
     if seen is None or not seen.low > COIN or said & {*BLIND} or knowing(reports):  # guessing is a reason of its own
         return None
     return (
-        "The judges know hardly more than averages do: they see whether better items are shown, and hardly whether "
-        "they go to the users who like them."
+        "The judges know little more than averages do: they see whether better items are shown, but hardly whether "
+        "they reach the users who like them."
     )
 
 
@@ -106,14 +109,14 @@ def _of_candidate(test: ComparisonTable, candidate: Candidate, believed: int) ->
             f"reward that independent judges expect of the ten items shown. In the reward's unit: "
             f"{gain.value * test.unit:+.3f}."
         )
-        if high := test.get(policy, f"diff_best_bc/{HIGH}"):
+        if (high := test.get(policy, f"diff_best_bc/{HIGH}")) and high.known:
             text += f" {HIGH}: {high}."
         yield Card("What does it gain?", f"{gain.value:+.2f} sd", text, sign)
     text = f"of the {ALL} of {test.better_baseline(ALL)} is kept"
-    if change := test.get(policy, f"diff_best_bc/{ALL}"):
+    if (change := test.get(policy, f"diff_best_bc/{ALL}")) and change.known:
         text += f" ({change})"
     now, before = (test.get(name, COVERAGE) for name in (policy, baseline))
-    if now and before:
+    if now and before and math.isfinite(now.value) and math.isfinite(before.value):
         text += f"; {now.value:.1%} of the catalogue is shown to anybody, before {before.value:.1%}"
     if seconds := test.get(policy, "cost/seconds"):
         text += f"; training takes {figure('cost/seconds', seconds.value)}"

@@ -58,8 +58,13 @@ class Case:
         yield from self._coverage()
 
     def weakest(self) -> float:
-        """The smallest comparison that it has to win, in half-widths of its interval; -inf where one is unknown."""
+        """The smallest comparison that it has to win, in half-widths of its interval.
+
+        -inf where one is unknown or a placebo is missing: then it cannot win.
+        """
         roles = self.test.roles
+        if roles.without_placebo(self.policy):
+            return -math.inf
         compared = [
             self.test.gain(self.policy),
             *(self.test.gain(self.policy, other) for other in roles.unrewarded),
@@ -105,10 +110,10 @@ class Case:
         share = f"{kept.value:.1%} [{kept.low:.1%}, {kept.high:.1%}]"
         text = f"{self.policy} keeps {share} of the better baseline's {ALL} on the test"
         if kept.high < FLOOR:
-            remedy = "Ask for more (keep), or give more validation events."
+            remedy = "Raise keep, or give more validation events."
             yield Finding(-self.ranked, f"{text}, less than {FLOOR:.0%}.", remedy)
         elif kept.widened(SURE_WIDTH).low < FLOOR:
-            remedy = "More test users narrow the interval; or ask for more (keep)."
+            remedy = "More test users narrow the interval; or raise keep."
             yield Finding(0, f"{text}, which may be less than {FLOOR:.0%}.", remedy)
 
     def _gain(self) -> Iterator[Finding]:
@@ -202,7 +207,7 @@ class Case:
             yield Finding(0, f"The coverage of {self.policy} or {baseline} is not known.", "Evaluate again.")
         elif not now.value >= SHOWN * before.value > 0:
             text = f"{self.policy} shows {now.value:.1%} of the catalogue to anybody, {baseline} {before.value:.1%}"
-            yield Finding(0, f"{text}: it may have won by showing everybody the same.", "Ask for more (keep).")
+            yield Finding(0, f"{text}: it may have won by showing everybody the same.", "Raise keep.")
 
 
 def placebo_flaw(test: ComparisonTable, placebo: str) -> str | None:

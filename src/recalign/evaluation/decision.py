@@ -30,13 +30,13 @@ from recalign.sequences.audit import OFTEN
 Word = Literal["ship", "do not ship", "not decided"]
 SIGNS: dict[Word, int] = {"ship": 1, "not decided": 0, "do not ship": -1}
 TRIED = 3
-"""So many candidates are tried, in validation's order."""
+"""So many candidates are tried."""
 REMEDIES = 3
 RULES = (
-    f"Candidates keep {FLOOR:.0%} of the better baseline's {ALL} on validation. The {TRIED} with the highest value by "
-    "the judges that select are tried in that order, and the first that passes is the answer; rows without a placebo "
-    "come after the others. Baselines, placebos, rows that read no reward and rows that show everybody the same are no "
-    f"candidates. Do not ship anything where all rows keep less than {FLOOR:.0%} on validation.",
+    f"Candidates keep {FLOOR:.0%} of the better baseline's {ALL} on validation. They are tried by their value under "
+    f"the judges that select, those for which a placebo is named first, {TRIED} at most. The first that passes is the "
+    "answer. Baselines, placebos, rows that read no reward and rows that show everybody the same are no candidates. "
+    f"Do not ship anything where all rows keep less than {FLOOR:.0%} on validation.",
     "All that follows is measured on the test, by the judges that report. Gains are in standard deviations (sd) of the "
     f"training rewards. Intervals are 95 %; those that have to lie above 0 are widened by Holm for up to {TRIED} rows.",
     f"Do not ship a row that reliably keeps less than {FLOOR:.0%} of the ranking, or that rests on a reward model "
@@ -46,10 +46,11 @@ RULES = (
     f"that reads no reward, or where a row does not keep {FLOOR:.0%} with a confidence of {SURE:.0%} (one-sided).",
     f"Not decided unless the gain is above {PLACEBO_FACTOR} times that of each of its placebos, by the interval of the "
     f"difference. A placebo whose rewards keep a correlation above {DESTROYED:g} with the true ones, with any seed, "
-    "counts as missing. Of a reranked row, method and reranking need one each.",
+    "counts as missing. A reranked row needs one for its method and one for reranking, or one of its own.",
     "Not decided where a control is missing or has fewer seeds than the row, or a figure could not be measured.",
     "Not decided where the judges order two rewards of one user no better than a coin, or predict rewards no better "
-    "than one mean for all, or where the reward model that a row rests on has no signal with one of the seeds.",
+    "than one mean for all, or where the reward model that a row rests on was not measured or has no signal with one "
+    "of the seeds.",
     f"Not decided where recalign check says not to train on the log, or fewer than {LEAST} users were evaluated.",
     f"Not decided where more than {OFTEN:.0%} of the test events are of an item that the user had met before. They are "
     "ranked all the same, but lists leave such items out: the ranking then speaks neither for a row nor against it.",
@@ -96,11 +97,11 @@ class Decision:
     """What to do, and why.
 
     Attributes:
-        candidates: those that were tried, in validation's order.
+        candidates: those that were tried, by validation's order, rows without a placebo last.
         general: findings about the comparison as a whole, none of them for shipping; one is against where validation
             shows that no row keeps enough.
         first: what is said first, whatever the word; None: nothing is.
-        untried: rows that have more value than the last one tried, but no placebo.
+        untried: rows among validation's first few that were not tried, as they have no placebo.
     """
 
     candidates: list[Candidate]
@@ -142,7 +143,7 @@ class Decision:
         rest = [one for one in self.candidates if one is not self.about]
         tried = [(one.policy, one.word, one.because[0]) for one in rest]
         if self.general:
-            passes = "Nothing that is about it alone is against it."
+            passes = "It would pass if the comparison as a whole could be trusted."
             tried = [(row, "not decided", passes) if word == "ship" else (row, word, why) for row, word, why in tried]
         return [*tried, *((row, "not decided", f"{row} has no placebo.") for row in self.untried)]
 

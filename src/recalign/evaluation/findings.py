@@ -41,8 +41,8 @@ BLIND = ("no_signal", "not_measured")
 SURE_WIDTH = NormalDist().inv_cdf(SURE) / NormalDist().inv_cdf(0.975)
 """Distance of that bound, in half-widths of a 95 % interval."""
 NEEDED = math.ceil(math.log(1 - SURE) / math.log(FLOOR))
-"""Test events that the better baseline has to rank among its first ten. Of fewer, a row that keeps no more than `FLOOR`
-of them loses none with a chance above 1 - `SURE`, and then its interval has no width at all."""
+"""Test events that the better baseline has to rank among its first ten. A row that truly keeps `FLOOR` may lose none of
+fewer (its chance is above 1 - `SURE`), and then its interval has no width."""
 ENDLESS = 100
 """So many times the test users are out of reach."""
 
@@ -70,9 +70,11 @@ def judges(reports: Reports) -> Interval | None:
 def log(test: ComparisonTable, check: Mapping[str, Any]) -> Iterator[Finding]:
     """Whether the log, or the sample of it that was evaluated, can be measured at all."""
     if concern := refused(check.get("verdict", "")):
-        yield Finding(0, f"recalign check says not to train on this log: {concern}.", "Mend that first.")
+        yield Finding(0, f"recalign check says not to train on this log: {concern}.", "Fix that first.")
     if 0 < (users := max((cell.value for cell in test.column(EVALUATED).values()), default=0)) < LEAST:
-        yield Finding(0, f"{users:.0f} users were evaluated: {LEAST} at the very least.", "Evaluate all users.")
+        yield Finding(
+            0, f"Only {users:.0f} users were evaluated, and {LEAST} are needed at least.", "Evaluate all users."
+        )
 
 
 def repeated(check: Mapping[str, Any]) -> Iterator[Finding]:
@@ -111,7 +113,7 @@ def few_hits(test: ComparisonTable) -> Iterator[Finding]:
     elif 0 < hits.value < NEEDED:
         text = f"{baseline} ranks {hits.value:.0f} of the test events among its first ten"
         remedy = "Add users, or test events of each (data.split)."
-        yield Finding(0, f"{text}: fewer than {NEEDED} cannot tell whether {FLOOR:.0%} are kept.", remedy)
+        yield Finding(0, f"{text}: too few to tell whether {FLOOR:.0%} are kept ({NEEDED} are needed).", remedy)
 
 
 def weak_start(test: ComparisonTable) -> str | None:

@@ -59,9 +59,9 @@ class Roles:
         return own + (self.placebos_of(method) + self.placebos_of(RERANK) if method else [])
 
     def without_placebo(self, row: str) -> list[str]:
-        """What of a row no placebo copies: the row; of ``<method>_rerank`` without its own, the method or reranking."""
+        """What of a row has no placebo: the row; of ``<method>_rerank`` without its own, the method or reranking."""
         method = base_method(row)
-        if row in self.placebos.values():
+        if row in {*self.placebos.values(), *self.baselines, *self.unrewarded}:  # the latter read no reward
             return []
         return [*self.without_placebo(method), *self.without_placebo(RERANK)] if method else [row]
 

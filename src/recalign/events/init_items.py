@@ -1,6 +1,7 @@
 """Describe a second table for `recalign init`: the log's items, their titles and what may be features."""
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ OFTEN = 0.1
 """if so many of the texts have it."""
 ENOUGH = 0.5
 """So many of the ids that any column has, and as many different values, make a column one that may hold the ids."""
+MOST_OF = 0.9
+"""So many of them, and it does if it has the log's name."""
 
 
 def describe_items(table: str, root: Path, items: pl.Series, name: str) -> dict[str, Any]:
@@ -41,8 +44,10 @@ def describe_items(table: str, root: Path, items: pl.Series, name: str) -> dict[
         remedy = did_you_mean(path.name, [one.name for one in path.parent.glob("*")])
         raise InputError("there is no such file", where=table, remedy=remedy)
     frame = reading.read(found[0], ())
-    keys = _keys(frame, items)
-    named = [name] if name in keys else [one for one in keys if _last_word(one) in IDS] or keys
+    shares = _shares(frame, items)
+    keys = _keys(frame, shares)
+    enough = shares.get(name, 0) >= MOST_OF * max(shares.values(), default=0)
+    named = [name] if name in keys and enough else [one for one in keys if _last_word(one) in IDS] or keys
     if not keys:
         what = f"no column has ids of the log, which are like {items.head(3).to_list()}: {', '.join(frame.columns)}"
         raise InputError(what, where=table, remedy="give the table of the log's own items")
@@ -50,28 +55,41 @@ def describe_items(table: str, root: Path, items: pl.Series, name: str) -> dict[
         what = f"the columns {', '.join(map(repr, named))} may all be the log's ids"
         raise InputError(what, where=table, remedy=f"call the right one {name}, as in the log, or leave the others out")
     key = named[0]
-    title = next((one for one in frame.columns if one not in keys and _last_word(one) in TITLES), None)
-    features = {one.name: _feature(one) for one in frame if one.name not in (*keys, title) and _is_feature(one)}
+    numbers = [one for one in keys if not one or _numbers_rows(frame[one])]
+    rest = [one for one in frame if one.name not in (key, *numbers)]
+    title = next((one.name for one in rest if _last_word(one.name) in TITLES), None)
+    features = {one.name: _feature(one) for one in rest if one.name != title and _is_feature(one)}
     return {"file": os.path.relpath(path, root), "id": key, "title": title, "features": features}
 
 
-def _keys(frame: pl.DataFrame, items: pl.Series) -> list[str]:
-    """The columns that may hold the log's ids: that with most of them, and others with half as many that name the rows.
-
-    The number of a row may look like an id, and then there are several.
-    """
+def _shares(frame: pl.DataFrame, items: pl.Series) -> dict[str, int]:
+    """How many of the log's ids each column has that may hold ids, by name."""
     ids = items.cast(pl.String).implode()
     columns = [one for one in frame if not (one.dtype.is_nested() or one.dtype.is_float() or one.dtype.is_temporal())]
     text = {one.name: (whole_numbers(one) if one.dtype == pl.String else one).cast(pl.String) for one in columns}
-    shares = {column: int(one.unique().is_in(ids).sum()) for column, one in text.items()}
+    return {column: int(one.unique().is_in(ids).sum()) for column, one in text.items()}
+
+
+def _keys(frame: pl.DataFrame, shares: dict[str, int]) -> list[str]:
+    """The columns that may hold the log's ids: that with most of them, and others with half as many that vary by row.
+
+    The number of a row may look like an id, and then there are several.
+    """
     most = max(shares.values(), default=0)
-    named = {column for column, one in text.items() if one.n_unique() >= ENOUGH * len(one)}
-    enough = {one for one in named if shares[one] >= ENOUGH * most}
+    varied = {one.name for one in frame if one.name in shares and one.n_unique() >= ENOUGH * len(one)}
+    enough = {one for one in varied if shares[one] >= ENOUGH * most}
     return [one for one, share in shares.items() if share and (share == most or one in enough)]
 
 
+def _numbers_rows(column: pl.Series) -> bool:
+    """Whether a column counts the rows, from 0 or from 1."""
+    numbers = column.cast(pl.Int64, strict=False)
+    return any(numbers.equals(pl.int_range(first, first + len(column), eager=True)) for first in (0, 1))
+
+
 def _last_word(column: str) -> str:
-    return column.lower().split("_")[-1]
+    """``id`` of itemId, item_id and "Item ID"."""
+    return re.split(r"[^A-Za-z0-9]+|(?<=[a-z])(?=[A-Z])", column)[-1].lower()
 
 
 def _is_feature(column: pl.Series) -> bool:

@@ -13,7 +13,7 @@ from recalign.events.files import Source, locate
 from recalign.events.joining import whole_numbers
 from recalign.events.log import Feature, FeatureKind, ItemTable, LogMapping
 from recalign.events.messages import SourceRows
-from recalign.events.reading import has_header, no_column, read
+from recalign.events.reading import has_header, is_text, no_column, read
 from recalign.events.tree import plain_name
 from recalign.files import digest
 
@@ -143,9 +143,11 @@ def table_values(source: Source, table: ItemTable, dtype: pl.DataType, items: pl
     if items is not None and not key.is_in(items.implode()).any():
         raise _none_of(source, raw_ids, items, "features")
     specified, kinds, columns = table.specified, {}, []
+    written = read(source, frame.columns) if is_text(source) else frame  # 001 stays 001, whatever else is in its column
     for name, feature in specified.items():
-        where = f"{KEY}.features.{name}"
-        raw = evaluate(frame, feature.value, where, rows, ITEM_TABLE).alias(name)
+        where, is_category = f"{KEY}.features.{name}", feature.kind == "category" or feature.separator is not None
+        read_from = written if is_category and plain_name(feature.value) in frame.columns else frame
+        raw = evaluate(read_from, feature.value, where, rows, ITEM_TABLE).alias(name)
         kinds[name] = feature.kind or _kind(raw)
         column = _MAKE[kinds[name]](raw, feature, where, rows)
         if items is not None and column.null_count() == len(column):
@@ -183,8 +185,7 @@ def feature_figures(features: ItemValues | None, items: pl.Series) -> Section:
 
 def _read(source: Source, table: ItemTable, dtype: pl.DataType) -> tuple[pl.DataFrame, pl.Series, pl.Series]:
     """The table, its ids, and these in the type of the log's, null where a value is none."""
-    categories = [one.value for one in table.specified.values() if one.kind == "category" or one.separator]
-    frame = read(source, (table.id, *map(plain_name, categories)))  # 001 stays 001, whatever else is in its column
+    frame = read(source, (table.id,))
     raw = _column(source, frame, table.id, "id")
     raw = whole_numbers(raw) if raw.dtype == pl.String else raw
     if raw.dtype.is_float():  # as `read_ids` reads those of the log
@@ -229,7 +230,7 @@ def _categories(raw: pl.Series, feature: Feature, where: str, rows: SourceRows) 
             raise InputError(what, where=where, remedy="write one flat list an item, or set its kind to vector")
         lists = raw.cast(pl.List(pl.String))
     else:
-        text = raw.cast(pl.String).str.strip_chars()
+        text = (_whole(raw) if raw.dtype.is_float() else raw.cast(pl.String)).str.strip_chars()
         if (broken := text.str.contains(r"^[\[\{\(].*[\]\}\)]$").fill_null(False)).any():
             raise InputError(
                 f"{feature.value!r} gives {text.filter(broken)[0]!r} in {rows.describe(broken)}, a list as text",
@@ -242,6 +243,13 @@ def _categories(raw: pl.Series, feature: Feature, where: str, rows: SourceRows) 
     filled = stripped.list.eval(pl.element().filter(pl.element().is_not_null() & (pl.element() != "")))
     filled = filled.list.unique(maintain_order=True)
     return pl.select(pl.when(filled.list.len() > 0).then(filled)).to_series().alias(raw.name)
+
+
+def _whole(raw: pl.Series) -> pl.Series:
+    """Fractions as text, whole ones as integers are written."""
+    exact = (raw.floor() == raw) & (raw.abs() < EXACT[raw.dtype.base_type()])
+    whole = pl.select(pl.when(exact).then(raw)).to_series().cast(pl.Int64).cast(pl.String)
+    return whole.zip_with(exact.fill_null(False), raw.cast(pl.String))
 
 
 def _plain(text: pl.Expr) -> pl.Expr:

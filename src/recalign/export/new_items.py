@@ -138,7 +138,7 @@ def _added(folder: Path, about: About, file: Path, table: pl.DataFrame, titles: 
         values, rows = _new(file, known, table)
         coder = FeatureCoder(known["plans"])
         for name, count in coder.unknown(values.values).items():
-            say(f"{name}: training knew no value of {count:,} of {len(rows):,} new items, so it says nothing of them")
+            say(f"{name} says nothing of {count:,} of {len(rows):,} new items: training knew none of their values")
         return Added(rows, _with_rows(folder, coder, values))
     raise InputError(
         "its policy does not know items by their features or codes, so nothing is known of new ones",

@@ -11,7 +11,7 @@ import polars as pl
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import ModelParallelStrategy
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 
@@ -238,9 +238,9 @@ class Recommender(Cloning):
             raise _too_many(self.negatives, features.warm, "items in training")
         learned = self.policy.features
         if self.start and learned is not None and not learned.holds(features):
-            rank_zero_info(
-                f"items have other features than in {self.start.where}: if categories were added or renamed, others "
-                "have the wrong embeddings, and the policy is better trained without model.init_from"
+            rank_zero_warn(
+                f"items have other features than in {self.start.where}. If categories were added or renamed, "
+                "embeddings belong to other categories now: train without model.init_from"
             )
         self.policy.set_features(features, self.id_dropout)
 

@@ -103,11 +103,12 @@ def candidate_values(frame: pl.DataFrame, candidates: Mapping[str, Candidate]) -
 
 def _require_own_columns(candidate: Candidate, where: str) -> None:
     """Refuse what is not the log's column here: events have numbers of their own for users and items, and seconds."""
-    if taken := root_names(candidate.reward) & {*OWN_COLUMNS} - {OWN_REWARD}:
+    relative = {candidate.relative_to.column} if candidate.relative_to else set[str]()
+    if taken := (root_names(candidate.reward) | relative) & {*OWN_COLUMNS} - {OWN_REWARD}:
         raise InputError(
             f"{candidate.reward!r} reads {', '.join(sorted(taken))}, which is not the log's column of that name here",
             where=where,
-            remedy="give that column a name of its own, as in data.log.columns: {shown: timestamp}, and use that",
+            remedy="rename that column in data.log.columns, as in {shown: timestamp}, and use the new name",
         )
 
 
