@@ -95,7 +95,13 @@ CONTENT: dict[str, tuple[str, list[Table]]] = {
         "Tables: simulated worlds",
         [
             of_methods(
-                "Five worlds", ("simulated", "simulated, main rows"), "--log simulated", "No form was chosen on them."
+                "Five worlds, main rows",
+                ("simulated, main rows",),
+                f'--log simulated --label "main rows" --methods {" ".join(MAIN_ROWS)}',
+                "No form was chosen on them.",
+            ),
+            of_methods(
+                "Five worlds, every method, as it was", ("simulated",), "--log simulated", "No form was chosen on them."
             ),
             of_methods(
                 "Five worlds, policies that see rewards",
@@ -110,9 +116,13 @@ CONTENT: dict[str, tuple[str, list[Table]]] = {
             ),
             *(
                 of_methods(
-                    f"{world.capitalize()}: {what}",
-                    (f"simulated-{world}, not searched",),
-                    f"--log simulated --world {world} --no-search --seeds 6 7 8",
+                    f"{world.capitalize()}: {what}{said}",
+                    (f"simulated-{world}, not searched{label}",),
+                    f"--log simulated --world {world} --no-search --seeds 6 7 8{more}",
+                )
+                for label, said, more in (
+                    (", main rows", "", f' --label "main rows" --methods {" ".join(MAIN_ROWS)}'),
+                    ("", ", as it was", ""),
                 )
                 for world, what in {
                     "noise": "rewards tell nothing of the truth",
