@@ -323,6 +323,21 @@ def test_candidate_rewards_are_compared_as_by_the_command(frame: pl.DataFrame, t
         ra.compare_rewards(log, {"x": "stars"})
 
 
+def test_collapsed_events_are_said_to_be_those_of_the_present_reward(
+    frame: pl.DataFrame, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    log = ra.Log.from_frame(frame, **COLUMNS, folder=tmp_path / "log")
+    for collapse in ("false", "true"):
+        assert main(["rewards", str(log.yaml), "--rewards={x: rating >= 4}", f"--data.log.collapse={collapse}"]) == 0
+        assert ("Only the events that the log's own reward keeps" in capsys.readouterr().out) == (collapse == "true")
+
+
+def test_features_are_named(frame: pl.DataFrame, tmp_path: Path):
+    items = pl.DataFrame({"id": [1, 2], "brand": ["a", "b"]})
+    with pytest.raises(ra.InputError, match=r"\['brand'\] is no mapping"):
+        ra.Log.from_frame(frame, **COLUMNS, folder=tmp_path / "log", items=items, features=["brand"])
+
+
 @pytest.mark.parametrize("given", [{"title": "name"}, {"features": {"a": "b"}}, {"titles": None}])
 def test_features_need_a_table_of_items(frame: pl.DataFrame, tmp_path: Path, given: dict[str, Any]):
     with pytest.raises(ra.InputError, match="need a table of items"):

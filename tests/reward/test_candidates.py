@@ -205,8 +205,13 @@ def test_pairs_by_hand():
     assert figure(found, "r", "pairwise", "r")[0] == pytest.approx(right)
     assert "±" in render(found)
     few = compare_rewards(frame.filter(pl.col("user") < MIN_USERS - 1), named(r="r"))
-    assert np.isnan(figure(few, "r", "pairwise", "r")[0])
-    assert f"fewer than {MIN_USERS} users" in render(few)
+    for of, said in (
+        ("pairwise", "two validation events that differ"),
+        ("lift", "event that the judge has a value of"),
+    ):
+        assert np.isfinite(figure(found, "r", of, "r")[0])
+        assert np.isnan(figure(few, "r", of, "r")[0])
+        assert said in render(few)
 
 
 def test_scaling_a_reward_changes_its_moments_alone():
@@ -249,6 +254,11 @@ def test_a_reward_relative_to_length_is_free_of_it():
     assert figure(found, "watched", "against/event", "length")[0] > 0.5
     assert figure(found, "watched", "against/item", "length")[0] > 0.9
     assert abs(figure(found, "relative", "against/event", "length")[0]) < 0.03
+
+
+def test_a_column_of_numbers_of_its_own_is_no_length():
+    with pytest.raises(InputError, match="reads timestamp"):
+        candidate_values(events(), {"relative": Candidate("watched", RelativeTo("timestamp", 7))})
 
 
 def test_repeated_views_say_what_is_noise():
