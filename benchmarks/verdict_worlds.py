@@ -146,8 +146,8 @@ def _expected(drawn: Simulated, observed: Callable[[np.ndarray], np.ndarray]) ->
     stars_UI = MEAN + world.signal * (drawn.truth_UI - MEAN)
     stars_UI += SD * world.generosity * drawn.people.generosity_U[:, None]
     spread = SD * np.hypot(world.circumstance, world.noise)
-    parts = (weight * observed(stars_UI + spread * node) for node, weight in zip(NODES, WEIGHTS, strict=True))
-    return (sum(parts) / WEIGHTS.sum()).astype(np.float32)
+    parts = [weight * observed(stars_UI + spread * node) for node, weight in zip(NODES, WEIGHTS, strict=True)]
+    return (np.sum(parts, axis=0) / WEIGHTS.sum()).astype(np.float32)
 
 
 def _write(events: pl.DataFrame, truth_UI: Floats, drawn: Simulated, root: Path) -> None:
