@@ -254,7 +254,7 @@ def test_other_data_are_evaluated_anew(tmp_path, data, base, cells, log_root):
     other = small.data_of(RewardData, log_root, "tastes", reward="rating * 2")
     assert SeedEvaluation(runs, 3, cells[:1], base, other, **HOW).make() == ["popularity"]
     divided = small.data_of(RewardData, log_root, "tastes", split=small.LeaveLast(2, 2))
-    with pytest.raises(InputError, match="another split of the log"):
+    with pytest.raises(InputError, match="another catalogue"):
         SeedEvaluation(runs, 3, cells[:1], base, divided, **HOW).make()
 
 
