@@ -42,15 +42,16 @@ RULES = (
     f"Do not ship a row that reliably keeps less than {FLOOR:.0%} of the ranking, or that rests on a reward model "
     f"without signal; nor, by judges whose verdict is {' or '.join(KNOWING)}, one whose gain ends below {FLAT:g} sd or "
     "that has less value than a row that reads no reward. Other judges may not see a gain: they leave it open.",
-    f"Not decided where the gain is below {FLAT:g} sd or its interval holds 0, or the interval of the gain over a row "
-    f"that reads no reward, or where a row does not keep {FLOOR:.0%} with a confidence of {SURE:.0%} (one-sided).",
+    f"Not decided where the gain is below {FLAT:g} sd, or where the interval of the gain, or of the gain over a row "
+    "that reads no reward, holds 0.",
+    f"Not decided where a row does not keep {FLOOR:.0%} with a confidence of {SURE:.0%} (one-sided).",
     f"Not decided unless the gain is above {PLACEBO_FACTOR} times that of each of its placebos, by the interval of the "
     f"difference. A placebo whose rewards keep a correlation above {DESTROYED:g} with the true ones, with any seed, "
     "counts as missing. A reranked row needs one for its method and one for reranking, or one of its own.",
     "Not decided where a control is missing or has fewer seeds than the row, or a figure could not be measured.",
     "Not decided where the judges order two rewards of one user no better than a coin, or predict rewards no better "
-    "than one mean for all, or where the reward model that a row rests on was not measured or has no signal with one "
-    "of the seeds.",
+    "than one mean for all.",
+    "Not decided where the reward model that a row rests on was not measured, or has no signal with one of the seeds.",
     f"Not decided where recalign check says not to train on the log, or fewer than {LEAST} users were evaluated.",
     f"Not decided where more than {OFTEN:.0%} of the test events are of an item that the user had met before. They are "
     "ranked all the same, but lists leave such items out: the ranking then speaks neither for a row nor against it.",

@@ -21,9 +21,9 @@ SEPARATORS = ("|", ";")
 OFTEN = 0.1
 """if so many of the texts have it."""
 ENOUGH = 0.5
-"""So many of the ids that any column has, and as many different values, make a column one that may hold the ids."""
+"""A column may hold the ids if it has this share of the most ids that any column has, and of different values."""
 MOST_OF = 0.9
-"""So many of them, and it does if it has the log's name."""
+"""With this share of those ids, a column of the log's name holds them."""
 
 
 def describe_items(table: str, root: Path, items: pl.Series, name: str) -> dict[str, Any]:

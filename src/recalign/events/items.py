@@ -143,10 +143,11 @@ def table_values(source: Source, table: ItemTable, dtype: pl.DataType, items: pl
     if items is not None and not key.is_in(items.implode()).any():
         raise _none_of(source, raw_ids, items, "features")
     specified, kinds, columns = table.specified, {}, []
-    written = read(source, frame.columns) if is_text(source) else frame  # 001 stays 001, whatever else is in its column
+    coded = [one for one in specified.values() if one.kind == "category" or one.separator]
+    written = read(source, frame.columns) if coded and is_text(source) else frame  # so that 001 stays 001
     for name, feature in specified.items():
-        where, is_category = f"{KEY}.features.{name}", feature.kind == "category" or feature.separator is not None
-        read_from = written if is_category and plain_name(feature.value) in frame.columns else frame
+        where = f"{KEY}.features.{name}"
+        read_from = written if feature in coded and plain_name(feature.value) in frame.columns else frame
         raw = evaluate(read_from, feature.value, where, rows, ITEM_TABLE).alias(name)
         kinds[name] = feature.kind or _kind(raw)
         column = _MAKE[kinds[name]](raw, feature, where, rows)
