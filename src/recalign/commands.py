@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from recalign.errors import printable, require_positive
+from recalign.errors import InputError, printable, require_positive
 from recalign.events import render
 from recalign.files import write_text
 from recalign.recommender.serving import recommend as answered
@@ -58,6 +58,8 @@ def rewards(
             candidate is relative to, else data.high.within, else none.
         out: a CSV file for all figures with their intervals: reward,figure,other,value,ci_low,ci_high.
     """
+    if out is not None and out.suffix != ".csv":
+        raise InputError("the figures are written as CSV", where=f"--out {out}", remedy="name a file that ends in .csv")
     found = compare_log_rewards(data, rewards or {}, against)
     print(candidates_text(found))
     if data.log_.collapse:

@@ -383,3 +383,10 @@ def test_the_same_name_twice_is_an_error(log_root, tmp_path, capsys):
     assert "twice.yaml: 'a' stands there twice" in capsys.readouterr().err
     assert main([*words, "--rewards", "{a: rating, a: rating >= 4}"]) == 2
     assert "rewards: 'a' stands there twice" in capsys.readouterr().err
+
+
+def test_figures_are_written_to_csv_alone(log_root, tmp_path):
+    data = small.data_of(EventDataModule, log_root, "tastes", users="all")
+    with pytest.raises(InputError, match="figures are written as CSV"):
+        command(data=data, out=tmp_path / "figures.parquet")
+    assert not any(tmp_path.glob("figures*"))

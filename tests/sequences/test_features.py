@@ -73,6 +73,11 @@ def test_numbers_without_bins_and_vectors_are_standardised():
     assert features.plan == {"sizes": [1, 1], "width": 3, "codes": 1, "warm": 2}
 
 
+def test_one_wrong_number_does_not_outweigh_all_else():
+    values = values_of([1, 2, 3], price=("number", [2.0, 6.0, 1e9], {"bins": None}))
+    assert ItemFeatures.of(values, pl.Series([1, 2, 3]), warm=2).number.tolist() == [[-1], [1], [10]]
+
+
 def test_a_feature_that_no_item_in_training_has_is_unknown_everywhere():
     values = values_of(
         [1, 2],

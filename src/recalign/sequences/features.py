@@ -18,6 +18,8 @@ from recalign.events import ItemValues
 
 SIZES = ("sizes", "width", "codes", "warm")
 """What says how large the tables of `ItemFeatures` are."""
+FAR = 10.0
+"""Standard deviations beyond which a number without intervals counts as this far: one wrong price is not the vector."""
 
 
 @dataclass(frozen=True)
@@ -176,9 +178,9 @@ def _moments(known_NW: np.ndarray, width: int) -> dict[str, list[float] | float]
 
 
 def _standardised(plan: dict[str, Any], column: pl.Series) -> np.ndarray:
-    """(x - mean) / scale, 0 where there is no value. Shape: -> float32 (rows, W of the feature)."""
+    """(x - mean) / scale, of a number at most `FAR`; 0 where there is no value. Shape: -> float32 (rows, W)."""
     found = np.zeros((len(column), len(plan["mean"])), np.float32)
     known = column.is_not_null().to_numpy()
     if known.any():
         found[known] = (_matrix(column) - plan["mean"]) / plan["scale"]
-    return found
+    return found.clip(-FAR, FAR) if plan["kind"] == "number" else found
