@@ -20,7 +20,7 @@ VALUE = "value/judge@10"
     [
         ("asft gains +nan sd [+nan, +nan] over start.", True),
         ("asft keeps nan% [nan%, nan%] of it.", True),
-        ("No method keeps 95% of None.", True),
+        ("No method keeps 95% of the ranking of None.", True),
         ("asft gains +0.100 sd [+0.050, +0.150] over nanny.", False),
     ],
 )

@@ -358,6 +358,22 @@ def test_an_open_question_says_what_would_decide_it():
 def test_nobody_keeps_enough():
     found = decided(validation=table(kept={"mine": 0.9}, split="validation"))
     assert (found.word, found.policy, found.sentence) == ("do not ship", None, "Do not ship")
+    assert found.because == ["No method keeps 95% of the ranking of start (all/ndcg@10) on validation."]
+
+
+@pytest.mark.parametrize(
+    "figures",
+    [
+        {"kept": {"mine": 0.94}},
+        {"kept": {"mine": 0.9}, "others": {("start", "all/hits@10"): (31.0,)}},
+        {"kept": {"mine": 0.9}, "others": {("mine", "diff_best_bc/all/ndcg@10"): (-0.01, math.nan, math.nan)}},
+    ],
+)
+def test_what_may_keep_enough_on_validation_is_not_decided(figures):
+    found = decided(validation=table(**figures, split="validation"))
+    assert (found.word, found.policy) == ("not decided", None)
+    assert "on validation, but some may: mine, which keeps most, keeps" in found.because[0]
+    assert found.would_decide[0].startswith("Add users or validation events")
 
 
 def test_a_row_that_the_judges_did_not_see_on_validation_may_keep_enough():

@@ -101,6 +101,7 @@ def test_artefacts_are_those_that_comparisons_read(tmp_path, data, base, cells):
         assert (summary["method"], summary["seed"], summary["log"]) == (method, 3, "tastes")
         assert 0 < summary["coverage@10"] <= 1
         assert summary["cold_targets"] == 0
+        assert summary["users/evaluated"] == frame["user"].n_unique()
         assert ("policy/kept" in summary) == ("policy/kept_se" in summary) == (method not in WITHOUT_BUDGET)
     read = {m: json.loads((place(tmp_path, m) / "summary.json").read_text()) for m in done}
     assert read["asft"]["cost/steps"] == 7

@@ -419,6 +419,20 @@ def test_rows_that_repeat_another_are_left_out_where_that_is_asked_for(tmp_path)
     assert load(tmp_path, twice, WORTH, kind="csv").frame.height == 10
 
 
+@pytest.mark.parametrize("more", [{}, {"time_resolution": 3600}])
+def test_repeats_are_counted_by_the_columns_and_times_of_the_file(tmp_path, more):
+    twice = SHOP + "bob,lamp,6,view\nbob,lamp,6,cart\n"
+    assert load(tmp_path, twice, WORTH, kind="csv", **more).report.repeats == 1
+    assert load(tmp_path, twice, WORTH, kind="csv", drop_repeats=True, **more).report.repeats == 0
+    assert load(tmp_path, twice, WORTH, kind="csv", where="event = 'cart'", **more).report.repeats == 0
+    later = SHOP + "bob,lamp,1700000000001,view\nbob,lamp,1700000000201,view\n"
+    later = later.replace(",5,", ",1700000000500,").replace(",6,", ",1700000000600,")
+    found = load(tmp_path, later, WORTH, kind="csv", time_unit="ms", **more).report
+    assert found.repeats == 0  # in one second, and yet apart
+    own = SHOP.replace("event", "reward").replace("bob,lamp,6,view", "bob,lamp,5,cart")
+    assert load(tmp_path, own, WORTH.replace("event", "reward"), kind="csv").report.repeats == 0  # differ in it alone
+
+
 @pytest.mark.parametrize(
     ("times", "how", "first"),
     [

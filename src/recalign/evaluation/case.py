@@ -107,8 +107,7 @@ class Case:
             text = f"The {ALL} of {self.policy} or of its baseline is not known."
             yield Finding(0, text, "Evaluate start and bc as well.")
             return
-        share = f"{kept.value:.1%} [{kept.low:.1%}, {kept.high:.1%}]"
-        text = f"{self.policy} keeps {share} of the better baseline's {ALL} on the test"
+        text = f"{self.policy} keeps {kept.percent} of the better baseline's {ALL} on the test"
         if kept.high < FLOOR:
             remedy = "Raise keep, or give more validation events."
             yield Finding(-self.ranked, f"{text}, less than {FLOOR:.0%}.", remedy)

@@ -48,6 +48,11 @@ class Interval(NamedTuple):
         return f"{self.value:+.3f} sd [{self.low:+.3f}, {self.high:+.3f}]"
 
     @property
+    def percent(self) -> str:
+        """A share: ``97.0% [94.0%, 100.0%]``."""
+        return f"{self.value:.1%} [{self.low:.1%}, {self.high:.1%}]"
+
+    @property
     def sign(self) -> int:
         """1 or -1 where the interval lies above or below 0, else 0."""
         return int(self.low > 0) - int(self.high < 0)

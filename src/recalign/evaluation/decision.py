@@ -36,7 +36,7 @@ RULES = (
     f"Candidates keep {FLOOR:.0%} of the better baseline's {ALL} on validation. They are tried by their value under "
     f"the judges that select, those for which a placebo is named first, {TRIED} at most. The first that passes is the "
     "answer. Baselines, placebos, rows that read no reward and rows that show everybody the same are no candidates. "
-    f"Do not ship anything where all rows keep less than {FLOOR:.0%} on validation.",
+    f"Do not ship anything where all rows reliably keep less than {FLOOR:.0%} on validation.",
     "All that follows is measured on the test, by the judges that report. Gains are in standard deviations (sd) of the "
     f"training rewards. Intervals are 95 %; those that have to lie above 0 are widened by Holm for up to {TRIED} rows.",
     f"Do not ship a row that reliably keeps less than {FLOOR:.0%} of the ranking, or that rests on a reward model "
@@ -100,7 +100,7 @@ class Decision:
     Attributes:
         candidates: those that were tried, by validation's order, rows without a placebo last.
         general: findings about the comparison as a whole, none of them for shipping; one is against where validation
-            shows that no row keeps enough.
+            shows that no row can keep enough.
         first: what is said first, whatever the word; None: nothing is.
         untried: rows among validation's first few that were not tried, as they have no placebo.
     """
@@ -214,8 +214,14 @@ def nobody(validation: ComparisonTable) -> Finding:
     rows = validation.roles.candidates(validation.methods)
     if not rows or not all(validation.retained(row) < FLOOR for row in rows):
         return Finding(0, "What the methods keep and are worth on validation is not known.", "Evaluate again.")
-    text = f"No method keeps {FLOOR:.0%} of the {ALL} of {validation.better_baseline(ALL)} on validation."
-    return Finding(-1, text, "Take smaller steps (model.lr).")
+    text = f"No method keeps {FLOOR:.0%} of the ranking of {validation.better_baseline(ALL)} ({ALL}) on validation"
+    kept = {row: validation.retained_interval(row) for row in rows}
+    if all(one and one.high < FLOOR for one in kept.values()) and not any(findings.few_hits(validation)):
+        return Finding(-1, f"{text}.", "Take smaller steps (model.lr), or raise keep.")
+    best = max(rows, key=validation.retained)
+    share = kept[best]
+    said = f"{best}, which keeps most, keeps {share.percent if share else 'an unknown share'}"
+    return Finding(0, f"{text}, but some may: {said}.", "Add users or validation events (data.split), or raise keep.")
 
 
 def holm_factors(ratios: list[float]) -> list[float]:

@@ -207,8 +207,9 @@ class SeedEvaluation:
         summary = {"method": run.method, "seed": self.seed, "log": self.data.log_.name}
         summary |= {"cold_targets": test["cold"].cast(float).mean()}
         summary |= {"coverage@10": _coverage(test, self.data.num_items), **run.cost, **_spread(self.data)}
+        summary |= {EVALUATED: test["user"].n_unique()}
         if self.data.sample is not None:
-            summary |= {EVALUATED: test["user"].n_unique(), TESTED: self.data.users_tested("A")}
+            summary |= {TESTED: self.data.users_tested("A")}
         return summary
 
 

@@ -121,9 +121,8 @@ def _repetition(table: EventTable) -> Section:
     frame = table.frame
     rows: Section = {"events on an item that the user had before": frame.height - _count_pairs(frame)}
     if table.has_time:
-        distinct = frame.n_unique(["user", "item", "timestamp"])
-        rows["duplicates (same user, item and time)"] = frame.height - distinct
-        rows[REPEATS] = frame.height - frame.n_unique(pl.exclude("row")) if distinct < frame.height else 0
+        rows["duplicates (same user, item and time)"] = frame.height - frame.n_unique(["user", "item", "timestamp"])
+        rows[REPEATS] = table.report.repeats
         rows[TIES] = table.report.tied / frame.height
     return rows
 

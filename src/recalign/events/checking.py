@@ -39,6 +39,7 @@ def check_rows(
     """
     raw = raw.with_columns(missing_as_null(raw[name]) for name in (log.user, log.item, log.timestamp) if name)
     raw, rows, left_out = _drop_unusable(raw, rows, log)
+    whole = raw
     raw = raw.with_columns(
         evaluate(raw, expression, f"data.log.columns.{name}", rows).alias(name)
         for name, expression in log.columns.items()
@@ -53,7 +54,9 @@ def check_rows(
         left_out.append(count_rows(reason, weaker, replace(rows, number=frame["row"])))
         frame, time = frame.filter(~weaker), time.filter(~weaker)
     ends = rewards.min(), rewards.max()
-    return frame, users, items, CheckResult(frame.height, left_out, ends, _count_tied(frame["user"], time))  # type: ignore[arg-type]
+    tied = _tied(frame["user"], time)
+    repeats = _count_repeats(whole, rows, frame["row"].filter(tied)) if log.timestamp else 0
+    return frame, users, items, CheckResult(frame.height, left_out, ends, int(tied.sum()), repeats)  # type: ignore[arg-type]
 
 
 def _drop_unusable(
@@ -126,11 +129,17 @@ def _to_events(
     return pl.DataFrame(columns), users, items, time
 
 
-def _count_tied(user: pl.Series, time: pl.Series) -> int:
-    """Count the events at the same time as another of their user. Both are sorted by (user, time)."""
+def _tied(user: pl.Series, time: pl.Series) -> pl.Series:
+    """Mark the events at the same time as another of their user. Both are sorted by (user, time)."""
     user_N, time_N = user.to_numpy(), time.to_numpy()
     same = np.concatenate([[False], (user_N[1:] == user_N[:-1]) & (time_N[1:] == time_N[:-1]), [False]])
-    return int((same[1:] | same[:-1]).sum())
+    return pl.Series(same[1:] | same[:-1])
+
+
+def _count_repeats(raw: pl.DataFrame, rows: SourceRows, tied: pl.Series) -> int:
+    """Count the rows that equal an earlier one, among those with the numbers ``tied``: others differ in their time."""
+    same = raw.filter(rows.number.is_in(tied.implode()))
+    return same.height - same.n_unique()
 
 
 def _strongest(frame: pl.DataFrame) -> pl.Series:

@@ -30,12 +30,14 @@ class Report:
 
     Attributes:
         tied: events at the same time as another of their user, at the file's own resolution.
+        repeats: events whose row equals an earlier one in every column of the file.
     """
 
     files: dict[str, int]
     used: int
     notes: tuple[Note, ...]
     tied: int = 0
+    repeats: int = 0
 
     def __str__(self) -> str:
         lines = [printable(f"{count:,} rows read from {file}") for file, count in self.files.items()]
@@ -51,13 +53,14 @@ class CheckResult:
         left_out: counts of the other rows, and of rows without a reward, by reason. All parts of a log list the same
             reasons in the same order.
         rewards: smallest and largest reward; None if there is none.
-        tied: as in `Report`.
+        tied, repeats: as in `Report`.
     """
 
     used: int
     left_out: list[LeftOut]
     rewards: tuple[float | None, float | None]
     tied: int
+    repeats: int
 
 
 def count_rows(reason: str, mask: pl.Series, rows: SourceRows) -> LeftOut:
@@ -92,4 +95,5 @@ def make_report(parts: Sequence[CheckResult], rows: SourceRows, reward: str | No
             remedy="name a column that tells good events from bad ones. Without one there is nothing to align to: "
             "data.reward: null is for training a recommender alone",
         )
-    return Report(rows.files, used, tuple(notes), sum(part.tied for part in parts))
+    tied, repeats = sum(part.tied for part in parts), sum(part.repeats for part in parts)
+    return Report(rows.files, used, tuple(notes), tied, repeats)

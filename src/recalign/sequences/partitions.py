@@ -172,8 +172,8 @@ class Partitions:
         found = [read_json(path / FOUND)["found"] for path in sorted(self.folder.glob("partition-*"), key=_number)]
         number = max(range(len(found)), key=lambda number: found[number]["used"])
         table = self._table(number)
-        tied = dataclasses.replace(table.report, tied=found[number]["tied"])
-        sections = audit(dataclasses.replace(table, report=tied))
+        own = {name: found[number][name] for name in ("tied", "repeats")}
+        sections = audit(dataclasses.replace(table, report=dataclasses.replace(table.report, **own)))
         whole = {"rows read": sum(report.files.values()), "events in all": report.used}
         log = sections["log"]
         sections["log"] = {**whole, STRETCH: log.pop("users"), **log, **whole}

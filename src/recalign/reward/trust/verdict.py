@@ -69,35 +69,39 @@ def best_average(table: Table) -> str:
     return min(AVERAGES, key=lambda name: table[name]["rmse"].value)
 
 
-def noise(train: pl.DataFrame, table: Table, variance: float) -> dict[str, Any]:
+def noise(train: pl.DataFrame, table: Table, variance: float, repeats: bool) -> dict[str, Any]:
     """Estimate the noise of a reward: the part that nobody can predict.
 
     Args:
         train: training events with a reward: ``user``, ``item``, ``timestamp``, ``reward``.
         table: figures on other events, for the floor.
         variance: of the rewards of those events; nan where they are all the same.
+        repeats: as in `repeat_variance`.
 
     Returns:
         ``source``: ``repeats``, from rewards that one user gave one item several times; or ``floor``, the smallest RMSE
         of any predictor, where there are too few of those. ``sd``, its standard deviation, of which a floor is an upper
         limit. ``ceiling``, the R2 that no model exceeds, or, with a floor, one that has been reached.
     """
-    within = repeat_variance(train)
+    within = repeat_variance(train, repeats)
     if within is not None:
         return {"sd": within**0.5, "source": "repeats", "ceiling": 1 - within / variance}
     least = min(figures["rmse"].value for figures in table.values())
     return {"sd": least, "source": "floor", "ceiling": 1 - least**2 / variance}
 
 
-def repeat_variance(train: pl.DataFrame) -> float | None:
+def repeat_variance(train: pl.DataFrame, repeats: bool) -> float | None:
     """Variance of the rewards that one user gave one item several times; None of fewer than `REPEATS` repeats.
 
     Args:
         train: events with a reward: ``user``, ``item``, ``timestamp``, ``reward``.
+        repeats: whether the log has rows that equal another in every column. An event that was logged twice is no
+            second reward, so those that agree in reward and time then count once. Elsewhere they are two: without
+            those that agree the rest would look noisier, the more so the coarser the time.
     """
-    # An event that is logged twice is no second reward. The order is kept, so that two runs agree to the last digit.
-    once = train.unique(["user", "item", "timestamp", "reward"], maintain_order=True)
-    pairs = once.group_by("user", "item", maintain_order=True).agg(
+    if repeats:  # the order is kept, so that two runs agree to the last digit
+        train = train.unique(["user", "item", "timestamp", "reward"], maintain_order=True)
+    pairs = train.group_by("user", "item", maintain_order=True).agg(
         pl.len().alias("n"), pl.col("reward").var().alias("variance")
     )
     repeated = pairs.filter(pl.col("n") > 1)
