@@ -13,6 +13,8 @@ true positions. The rows:
   (our reading of EnsRec, arXiv 2512.17820).
 - `titles` has the titles too, as a vector (hashed n-grams of letters, SVD); `semantic_ids` has in place of the features
   the codes of a residual k-means of them. Both have id dropout.
+- `onerec` writes items as codes (residual k-means of `start`'s vectors of all items). It is trained without the features
+  and the items held out, whose codes are added afterwards, as `recalign recommend --codes` does.
 - `unisrec` knows the text alone, title and categories as such a vector, by UniSRec's adaptor (arXiv 2206.05941).
 - The others are methods of a chain that begins at `start`.
 
@@ -44,11 +46,13 @@ from recalign.chain.train import train
 from recalign.cli import main as recalign
 from recalign.files import digest, replacing
 from recalign.recommender import Policy
+from recalign.recommender.new_items import appended
+from recalign.semantic_ids.codes import CodesTable
 from recalign.sequences import EventDataModule
 from recalign.stage import parse_stage
 from recalign.stage.opened import OpenedRun, opened
 
-ALONE, SUM, OF_TEXT = "features_alone", "sum", ("titles", "unisrec")
+ALONE, SUM, ONEREC, OF_TEXT = "features_alone", "sum", "onerec", ("titles", "unisrec")
 RECOMMENDERS: dict[str, tuple[str, dict[str, Any]]] = {
     IDS: ("ids", {}),
     "no_dropout": ("features", {"init_args": {"id_dropout": 0.0}}),
@@ -59,7 +63,8 @@ RECOMMENDERS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """Rows that are a recommender: what they are told of items (`cold_logs.FORMS`), and their settings of the model."""
 METHODS = (START, "bc", "asft", "dpo", "ppo", "rerank", "asft_rerank")
-ROWS = (IDS, "no_dropout", START, "titles", "semantic_ids", ALONE, SUM, "unisrec", *METHODS[1:])
+ROWS = (IDS, "no_dropout", START, "titles", "semantic_ids", ONEREC, ALONE, SUM, "unisrec", *METHODS[1:])
+CODES = Path("codes") / "codes.parquet"
 COLUMNS = {
     **{f"cold/hr@{k}": f"cold hr@{k}" for k in CUTS},
     **{"cold/ndcg@10": "cold ndcg@10", "cold/hr@50/items": "hr@50, mean over items"},
@@ -112,20 +117,26 @@ def of_seed(given: argparse.Namespace, seed: int, rows: list[str]) -> pl.DataFra
         if row in rows or (SUM in rows and row in (IDS, ALONE)):
             log = written(held, form, folder / form, given.log)
             runs[row] = alone(log, folder, row, model, seed, given)
+    features = written(held, "features", folder / "features", given.log)
     if methods := [row for row in rows if row in METHODS]:
-        chain(written(held, "features", folder / "features", given.log), folder, methods, seed, given)
+        chain(features, folder, methods, seed, given)
         for row in methods:
             runs[row] = folder / "chain" / ("recommender" if row == START else row) / f"seed-{seed}"
+    if ONEREC in rows:
+        codes(features, runs[START], folder)
+        log = written(held, RECOMMENDERS[IDS][0], folder / RECOMMENDERS[IDS][0], given.log)
+        runs[ONEREC] = alone(log, folder, ONEREC, {"init_args": {"codes": str(folder / CODES)}}, seed, given)
     return pl.concat([ranks_of(row, runs, folder, held).with_columns(seed=pl.lit(seed)) for row in rows])
 
 
 def ranks_of(row: str, runs: dict[str, Path], folder: Path, held: HeldOut) -> pl.DataFrame:
     """A row's ranks, kept for as long as its runs are the same."""
-    made = [opened(runs[one]) for one in ((IDS, ALONE) if row == SUM else (row,))]
+    made = [opened(runs[one]) for one in {SUM: (IDS, ALONE), ONEREC: (ONEREC, START)}.get(row, (row,))]
     key = digest([one.made_of() for one in made], [one.strength for one in made], made[-1].data.fingerprint)
     kept = folder / "ranks" / f"{row}-{key[:16]}.parquet"
     if not kept.is_file():
-        found = measured(policy_of(made), made[-1].data, held.cold)
+        policy = with_codes(made, folder / CODES) if row == ONEREC else policy_of(made)
+        found = measured(policy, made[-1].data, held.cold)
         kept.parent.mkdir(exist_ok=True)
         with replacing(kept) as path:
             found.with_columns(row=pl.lit(row)).write_parquet(path)
@@ -144,12 +155,32 @@ def policy_of(made: list[OpenedRun]) -> Policy:
     return Sum(over_catalogue(ids.policy, data.num_items, count_V), features.policy)  # type: ignore[arg-type]
 
 
+def with_codes(made: list[OpenedRun], codes: Path) -> Policy:
+    """A OneRec that writes the items held out as well, over the catalogue of `start`."""
+    onerec, start = made
+    items = start.data.sequences.items
+    known = onerec.data.sequences.items
+    assert known.equals(items.head(len(known)))  # items with training events come first, in the same order
+    table = CodesTable.read(codes)
+    return appended(onerec.policy, torch.tensor(table.codes_NL[table.rows(items, str(codes))]))  # type: ignore[arg-type]
+
+
+def codes(log: Path, start: Path, folder: Path) -> None:
+    """Make codes of the vectors that `start` has of all items, unless they are there."""
+    checkpoint = start / "checkpoints" / "best.ckpt"
+    words = ["tokenize", f"--config={log}", "--vectors=recalign.recommender.RecommenderVectors"]
+    words += [f"--vectors.checkpoint={checkpoint}", f"--out={(folder / CODES).parent}"]
+    if not (folder / CODES).is_file() and (code := recalign(words)):
+        raise SystemExit(code)
+
+
 def alone(log: Path, folder: Path, row: str, model: dict[str, Any], seed: int, given: argparse.Namespace) -> Path:
     """Train the recommender of one row and seed; its folder."""
     settings = folder / f"{row}.yaml"
     settings.write_text(yaml.safe_dump({"model": model} if model else {}))
-    recipe = CONF / "recommender" / f"{given.log}-items.yaml"
-    files = [CONF / "recommender.yaml", log, *([recipe] if recipe.is_file() else []), settings]
+    stage = "recommender-onerec" if row == ONEREC else "recommender"
+    recipe = CONF / stage / f"{given.log}-items.yaml"
+    files = [CONF / f"{stage}.yaml", log, *([recipe] if recipe.is_file() else []), settings]
     words = ["fit", *(f"--config={file}" for file in files), f"--seed_everything={seed}", f"--run.root={folder}"]
     return train(parse_stage([*words, f"--run.chain={row}", *given.chain]), verbose=True).folder
 
