@@ -13,8 +13,8 @@ true positions. The rows:
   (our reading of EnsRec, arXiv 2512.17820).
 - `titles` has the titles too, as a vector (hashed n-grams of letters, SVD); `semantic_ids` has in place of the features
   the codes of a residual k-means of them. Both have id dropout.
-- `onerec` writes items as codes (residual k-means of `start`'s vectors of all items). It is trained without the features
-  and the items held out, whose codes are added afterwards, as `recalign recommend --codes` does.
+- `onerec` writes items as codes (residual k-means of `start`'s vectors of all items). It is trained without features
+  and without the items held out, whose codes are added afterwards, as `recalign recommend --codes` does.
 - `unisrec` knows the text alone, title and categories as such a vector, by UniSRec's adaptor (arXiv 2206.05941).
 - The others are methods of a chain that begins at `start`.
 
