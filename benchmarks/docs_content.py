@@ -70,8 +70,8 @@ CONTENT: dict[str, tuple[str, list[Table]]] = {
                 CHOICE,
                 digits=4,
                 note="NDCG@10 of events with a high reward, less the cloned policy's. [What was asked](../rewards.md). "
-                "Chosen by `high/ndcg@10` on validation, where the protocol chooses by judges; no controls or placebos; "
-                "intervals without Holm's correction.",
+                "Chosen by `high/ndcg@10` on validation, where the protocol chooses by judges. No controls, no "
+                "placebos; intervals without Holm's correction.",
             ),
             Table(
                 "Why a placebo gained by watch ratio",
