@@ -97,15 +97,7 @@ CONTENT: dict[str, tuple[str, list[Table]]] = {
     "simulated": (
         "Tables: simulated worlds",
         [
-            of_methods(
-                "Five worlds, main rows",
-                ("simulated, main rows",),
-                f'--log simulated --label "main rows" --methods {" ".join(MAIN_ROWS)}',
-                "No form was chosen on them.",
-            ),
-            of_methods(
-                "Five worlds, every method, as it was", ("simulated",), "--log simulated", "No form was chosen on them."
-            ),
+            of_methods("Five worlds", ("simulated",), "--log simulated", "No form was chosen on them."),
             of_methods(
                 "Five worlds, policies that see rewards",
                 ("simulated, policies see rewards",),
@@ -119,13 +111,9 @@ CONTENT: dict[str, tuple[str, list[Table]]] = {
             ),
             *(
                 of_methods(
-                    f"{world.capitalize()}: {what}{said}",
-                    (f"simulated-{world}, not searched{label}",),
-                    f"--log simulated --world {world} --no-search --seeds 6 7 8{more}",
-                )
-                for label, said, more in (
-                    (", main rows", "", f' --label "main rows" --methods {" ".join(MAIN_ROWS)}'),
-                    ("", ", as it was", ""),
+                    f"{world.capitalize()}: {what}",
+                    (f"simulated-{world}, not searched",),
+                    f"--log simulated --world {world} --no-search --seeds 6 7 8",
                 )
                 for world, what in {
                     "noise": "rewards tell nothing of the truth",

@@ -32,7 +32,7 @@ LOGS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "ml-1m": ("ML-1M, three seeds", ("ml-1m",), VALUE),
     "kuairand-watch": ("KuaiRand excerpt by watch ratio, three seeds", ("kuairand-pure-excerpt",), VALUE),
     "kuairand-clicks": ("KuaiRand excerpt by clicks, three seeds", ("kuairand-pure-excerpt-clicked",), VALUE),
-    "worlds": ("Five simulated worlds, value in standard deviations", ("simulated, main rows",), TRUE),
+    "worlds": ("Five simulated worlds, value in standard deviations", ("simulated",), TRUE),
     "unopened": ("Ten unopened worlds", ("simulated, unopened",), TRUE),
 }
 """Pictures of logs: name -> title, logs of methods.csv (a row of the first that has it), which value."""
