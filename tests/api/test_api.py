@@ -201,6 +201,27 @@ def test_python_and_the_command_divide_a_log_alike(frame: pl.DataFrame, tmp_path
     assert settings(given)["split"] == cut
 
 
+def test_python_and_the_command_make_one_event_of_kinds_alike(tmp_path: Path):
+    """Each of 30 users views nine items and buys two of them: 11 events, or 9."""
+
+    def settings(reward: str, **given: Any) -> dict[str, Any]:
+        log = ra.Log.from_frame(shop, user="user", item="item", timestamp="time", reward=reward, **given)
+        return yaml.safe_load(log.yaml.read_text())["data"]
+
+    kinds = [*((item, "view") for item in range(9)), (1, "buy"), (2, "buy")]
+    rows = [(user, item, 1_700_000_000 + place, kind) for user in range(30) for place, (item, kind) in enumerate(kinds)]
+    shop = pl.DataFrame(rows, ["user", "item", "time", "event"], orient="row")
+    shop.write_csv(tmp_path / "shop.csv")
+    assert main(["init", str(tmp_path / "shop.csv"), "--out", str(tmp_path / "shop.yaml")]) == 0
+    theirs = yaml.safe_load((tmp_path / "shop.yaml").read_text())["data"]
+    ours, raw = settings(theirs["reward"]), settings(theirs["reward"], collapse=False)
+    for key in ("reward", "high", "split"):
+        assert ours[key] == theirs[key]
+    assert ours["log"]["collapse"] is theirs["log"]["collapse"] is True
+    assert raw["log"]["collapse"] is settings("event = 'buy'")["log"]["collapse"] is False
+    assert raw["split"] != ours["split"] == settings("event = 'buy'", collapse=True)["split"]
+
+
 def test_a_frame_of_pandas(frame: pl.DataFrame):
     pandas = pytest.importorskip("pandas")
     log = ra.Log.from_frame(pandas.DataFrame(frame.to_dict(as_series=False)), **COLUMNS)

@@ -130,6 +130,9 @@ def test_the_page_of_a_full_chain(chain):
     assert "over-optimisation: methods by policy/kl and diff_start/gap/judge@10" in page
     assert "width: 50.0%" in page
     assert page.count('<tr class="ours"><th scope="row">asft</th>') == 2  # test and validation
+    every_seed = page.partition('aria-label="Figures of every seed"')[2].partition("</thead>")[0]
+    assert every_seed.count("<th ") == every_seed.count(" title=") + 2 > 2  # all but the method and the seed
+    assert page.partition("<h2>The log</h2>")[2].partition("</section>")[0].count('<div class="blocks">') == 1
 
 
 def test_a_figure_without_a_mean_over_seeds_has_no_column():

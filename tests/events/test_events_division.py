@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 import pytest
 
-from recalign.events.division import divide
+from recalign.events.division import collapse_and_divide, divide
 
 
 def users(*counts: int) -> pl.Series:
@@ -60,3 +60,22 @@ def test_the_settings_are_those_of_a_yaml():
     grades = divide(users(3, 3), pl.Series([1.0, 2, 3, 1, 2, None]))
     assert grades.settings["high"] == {"expression": "reward >= 3", "quantile": None}
     assert divide(users(3), pl.Series([None] * 3, dtype=pl.Float64)).high is None
+
+
+@pytest.mark.parametrize(
+    ("reward", "given", "collapse"),
+    [
+        ("CASE event WHEN 'view' THEN 0 END", None, True),
+        (" case\nwhen event = 'view' then 0 end", None, True),
+        ("casement", None, False),
+        ("CASE event WHEN 'view' THEN 0 END", False, False),
+        ("rating", True, True),
+        (None, True, True),
+    ],
+)
+def test_what_is_collapsed_is_divided_as_what_is_left(reward: str | None, given: bool | None, collapse: bool):
+    """Twenty users of five items, and of a second event on each."""
+    user, worth = users(*[10] * 20), pl.Series([0.0, 1.0] * 100) if reward else pl.repeat(None, 200, eager=True)
+    events = pl.DataFrame({"user": user, "item": pl.Series([0, 0, 1, 1, 2, 2, 3, 3, 4, 4] * 20), "reward": worth})
+    found, division = collapse_and_divide(events, reward, given)
+    assert (found, division.left) == (collapse, 3 if collapse else 7)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import zipfile
 
 import polars as pl
@@ -11,7 +12,7 @@ import pytest
 from recalign.errors import InputError
 from recalign.events import Feature, ItemTable, LogMapping, fingerprint, read_features, read_titles
 from recalign.events.files import Source
-from recalign.events.items import SECOND_ID, UNUSABLE, feature_figures, table_titles, table_values
+from recalign.events.items import SECOND_ID, UNUSABLE, feature_figures, table_columns, table_titles, table_values
 
 ITEMS = pl.Series("item", [7, 8, 9])
 
@@ -182,6 +183,33 @@ def test_figures_of_features(root):
     assert feature_figures(None, items) == {}
 
 
+def test_a_second_id_is_a_feature_of_which_most_items_share_nothing(root):
+    """However many categories there are: 65 items have ten of 40 tags each."""
+    item = list(range(65))
+    columns = {
+        "tag": [[f"t{(n + 7 * k) % 40}" for k in range(10)] for n in item],
+        "own": [[f"a{n}", f"b{n}"] for n in item],
+        "most": [[f"a{n}"] + ["common"] * (n > 40) for n in item],
+        "some": [[f"a{n}"] + ["common"] * (n > 20) for n in item],
+    }
+    features = {name: name for name in columns}
+    figures = feature_figures(featured(root, {"item": item} | columns, features, pl.Series(item)), pl.Series(item))
+    said = {name.partition(": ")[0]: SECOND_ID in name for name in figures if "categories" in name}
+    assert said == {"tag": False, "own": True, "most": True, "some": False}
+
+
+def test_ordinary_text_in_brackets_is_no_list(root):
+    texts = ["(500) Days of Summer", "(500) Days, of Summer", ":(", "Lists, [as, such", "a]"]
+    columns = {"item": list(range(5)), "x": texts}
+    assert featured(root, columns, {"x": "x"}, pl.Series(range(5))).values["x"].to_list() == [[one] for one in texts]
+
+
+def test_an_empty_vector_is_none(root):
+    lists = pl.Series([[], [1.0, 2.0], None], dtype=pl.List(pl.Float64))
+    found = featured(root, {"item": [7, 8, 9], "x": lists}, {"x": "x"})
+    assert found.values["x"].to_list() == [None, [1.0, 2.0], None]
+
+
 GOOD = {"item": [7, 8]}
 
 
@@ -200,7 +228,15 @@ GOOD = {"item": [7, 8]}
         (GOOD | {"x": [[1.0, 2.0], [1.0, None]]}, "x", "a NaN.* row 2 of"),
         (GOOD | {"x": [1.0, float("nan")]}, "x", r"column x, which is NaN in row 2 of[^;]*where a value is missing$"),
         (GOOD | {"x": ["['a', 'b']", "c"]}, "x", r"\"\['a', 'b'\]\" in row 1 of .*a list as text"),
+        (GOOD | {"x": ["a", '["a","b"']}, "x", r"in row 2 of .*a list as text"),
+        (GOOD | {"x": ["a", "[(1, 2), (3, 4)"]}, "x", r"in row 2 of .*a list as text"),
+        (GOOD | {"x": ["a", "[1 2\n 3]"]}, "x", r"in row 2 of .*a list as text"),
         (GOOD | {"x": [[["a"]], [["b"]]]}, "x", "gives lists of List"),
+        (GOOD | {"x": [[{"a": 1}], []]}, "x", "gives lists of Struct"),
+        (GOOD | {"x": [{"a": 1}, {"a": 2}]}, "x", r"features\.f: 'x' gives Struct"),
+        (GOOD | {"x": [b"a", b"\xff"]}, "x", r"features\.f: 'x' gives Binary"),
+        (GOOD | {"x": pl.Series([[], []], dtype=pl.List(pl.Float32))}, "x", "has no value in any row"),
+        (GOOD | {"x": [[], []]}, Feature("x", kind="vector"), "has no value in any row"),
         (GOOD | {"x": ["[1, 2]", "[2, 3]"]}, Feature("x", kind="vector"), "gives String, not lists of numbers"),
         (GOOD | {"x": ["1.5", "1,99"]}, Feature("x", kind="number"), "gives String, not numbers: '1,99' in row 2 of"),
         ({"item": ["007", "08"], "x": ["a"] * 2}, "x", "features of none of the 3 items"),
@@ -290,9 +326,69 @@ def test_ids_are_read_as_those_of_the_log(root):
         assert table_titles(source, table, pl.Series([7, 11])).to_list() == ["A", "11"]
 
 
-def test_bins_are_above_zero():
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"value": "x", "bins": 0}, r"\.half\.bins: 0 cannot stand here\n.*a whole number above 0, or null"),
+        ({"value": "x", "bins": 2.5}, r"\.half\.bins: 2\.5 cannot"),
+        ({"value": "x", "bins": "many"}, r"\.half\.bins: 'many' cannot"),
+        (
+            {"value": "x", "kind": "categories"},
+            r"\.half\.kind: 'categories' cannot .*category, number, vector, or null",
+        ),
+        ({"value": "x", "separator": 3}, r"\.half\.separator: 3 cannot"),
+        ({"kind": "category"}, r"\.half\.value: None cannot stand here\n.*Polars SQL"),
+        ({"value": "x", "seperator": "|"}, r"\.half: there is no key 'seperator'\n.*mean 'separator'"),
+        (None, r"\.half: None is no feature\n.*Polars SQL"),
+        (["x"], r"\.half: \['x'\] is no feature"),
+    ],
+)
+def test_wrong_settings_of_a_feature_are_named(given, said):
+    with pytest.raises(InputError) as caught:
+        ItemTable("items.csv", features={"other": "x", "half": given})
+    assert re.match(f"(?s)data\\.log\\.items\\.features{said}", str(caught.value))
+
+
+def test_settings_of_a_feature_are_those_of_a_mapping():
+    given = {"a": "x", "b": {"value": '"x y"', "bins": None}, "c": Feature("x", kind="category")}
+    assert ItemTable("items.csv", features=given).specified == {
+        "a": Feature("x"),
+        "b": Feature('"x y"', bins=None),
+        "c": Feature("x", kind="category"),
+    }
     with pytest.raises(InputError, match="bins"):
         Feature("x", bins=0)
+
+
+def test_columns_of_a_table_have_given_types(root):
+    (root / "items.csv").write_text("item,code,size,part\n7,001,2,\n9,002,,\n")
+    source, table = Source(root / "items.csv"), ItemTable("items.csv")
+    types = {"code": pl.String(), "size": pl.Float32(), "part": pl.List(pl.Int64)}
+    found = table_columns(source, table, pl.Series([9, 8, 7]), types)
+    assert {name: one.dtype for name, one in found.items()} == types
+    assert {name: one.to_list() for name, one in found.items()} == {
+        "code": ["002", None, "001"],
+        "size": [None, None, 2.0],
+        "part": [None] * 3,
+    }
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype", "said"),
+    [
+        (["a", "1"], pl.Int64(), "'x' holds String, which cannot all be Int64"),
+        ([1.5, 2.0], pl.Int64(), "'x' holds Float64, which cannot all be Int64"),
+        ([["a"], ["b"]], pl.String(), "'x' holds List"),
+        (["a", "b"], pl.List(pl.String), "'x' holds String"),
+        (None, pl.String(), "there is no column 'x', which the bundle has"),
+    ],
+)
+def test_columns_that_cannot_have_them_are_refused(root, values, dtype, said):
+    pl.DataFrame(GOOD | ({"x": values} if values else {})).write_parquet(root / "items.parquet")
+    source = Source(root / "items.parquet")
+    with pytest.raises(InputError, match=said) as caught:
+        table_columns(source, ItemTable("items.parquet"), pl.Series([7]), {"x": dtype})
+    assert caught.value.remedy
 
 
 def test_features_change_the_fingerprint_and_titles_do_not(root):

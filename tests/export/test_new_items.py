@@ -17,6 +17,7 @@ from recalign.cli import main
 from recalign.errors import InputError
 from recalign.export import BundleVectors
 from recalign.export.new_items import _new as new_rows
+from recalign.export.new_items import _titled as titled_rows
 from recalign.export.new_items import add_items
 from recalign.export.verify import _of_batch
 from recalign.nn import LazyDecoder
@@ -140,6 +141,42 @@ def test_new_vectors_are_as_long_as_those_in_training(tmp_path):
         else:
             with pytest.raises(InputError, match=f"vectors of text have {width} numbers, and those in training 3"):
                 new_rows(tmp_path / "new.parquet", known, table)
+
+
+BUNDLE = pl.DataFrame({"item": [1], "title": ["1"], "count": [3], "brand": ["a"], "price": [1.5], "tags": [["x"]]})
+PLANS = [{"name": "half", "kind": "category", "categories": ["odd"]}]
+KNOWN = {"id": "item", "title": "title", "features": {"half": {"value": "half"}}, "plans": PLANS}
+FURTHER = {"item": [8, 9], "title": ["A", "B"], "half": ["odd"] * 2, "brand": ["b", None], "price": [2, 3]}
+
+
+def test_new_items_have_the_further_columns_of_the_bundle(tmp_path):
+    """Those of `recalign export --columns`, which requests boost by, of the bundle's types."""
+    file = tmp_path / "new.parquet"
+    pl.DataFrame(FURTHER | {"tags": [["y"], []]}).write_parquet(file)
+    _, rows = new_rows(file, KNOWN, BUNDLE)
+    assert rows.schema == BUNDLE.schema
+    assert rows.to_dict(as_series=False) == {
+        "item": [8, 9],
+        "title": ["A", "B"],
+        "count": [0, 0],
+        "brand": ["b", None],
+        "price": [2.0, 3.0],
+        "tags": [["y"], []],
+    }
+    assert titled_rows(KNOWN, file, tmp_path, BUNDLE, pl.Series([9, 8])).equals(rows.reverse())
+    for tags, said in (({}, "no column 'tags', which the bundle has"), ({"tags": ["y", "z"]}, "'tags' holds String")):
+        pl.DataFrame(FURTHER | tags).write_parquet(file)
+        with pytest.raises(InputError, match=said) as caught:
+            new_rows(file, KNOWN, BUNDLE)
+        assert caught.value.remedy
+
+
+def test_new_codes_without_a_table_say_that_boosts_miss_them(tmp_path, capsys):
+    rows = titled_rows(KNOWN, None, tmp_path, BUNDLE, pl.Series([8, 9]))
+    assert rows.columns == ["item", "title", "count"]
+    assert "no boost by brand, price, tags reaches the new items" in capsys.readouterr().out
+    titled_rows(KNOWN, None, tmp_path, BUNDLE.select(rows.columns), pl.Series([8, 9]))
+    assert not capsys.readouterr().out
 
 
 def test_new_items_without_an_item_prior(made, tmp_path):

@@ -15,7 +15,7 @@ from recalign import configs
 from recalign.errors import InputError
 from recalign.events import guess
 from recalign.events.checking import read_rewards
-from recalign.events.division import divide
+from recalign.events.division import collapse_and_divide
 from recalign.events.messages import SourceRows, did_you_mean
 from recalign.files import write_text
 from recalign.recommender.training import write_parquet
@@ -51,6 +51,7 @@ class Log:
         reward: str | None = None,
         time_unit: str | None = None,
         high: str | None = None,
+        collapse: bool | None = None,
         items: Any = None,
         title: str | None = None,
         features: Mapping[str, Any] | None = None,
@@ -68,6 +69,8 @@ class Log:
             reward: how good an event was: a column, or Polars SQL over the columns; None: the log has no reward.
             time_unit: unit of a numeric time: ``s``, ``ms`` or ``us``; None: the one for which times lie after 1990.
             high: condition for a high reward, in Polars SQL; None: chosen from the rewards, as by `recalign init`.
+            collapse: whether a user's events on an item become one, that with the highest reward; None: as by `recalign
+                init`, where ``reward`` is a CASE over kinds of event and a user has several of one item.
             items: DataFrame with a row per item; its column of ids is called as in `frame`, else it is the first.
             title: its column of titles; None: items are shown by their ids.
             features: what policies learn of items, by name: a column of ``items``, Polars SQL over its columns, or the
@@ -88,10 +91,11 @@ class Log:
         unit = time_unit or guess.unit(events[timestamp])
         expression = guess.quote(str(reward)) if reward in events.columns else reward
         rows = SourceRows(pl.int_range(1, len(events) + 1, eager=True))
-        division = divide(events[user], read_rewards(events, rows, expression))
+        known = {"user": events[user], "item": events[item], "reward": read_rewards(events, rows, expression)}
+        collapse, division = collapse_and_divide(pl.DataFrame(known), expression, collapse)
         place, temporary = _folder(folder)
         log: dict[str, Any] = {"name": name, "files": [EVENTS], "user": user, "item": item}
-        log |= {"timestamp": timestamp, "time_unit": unit}
+        log |= {"timestamp": timestamp, "time_unit": unit, "collapse": collapse}
         if (place / EVENTS).is_file() and not pl.read_parquet(place / EVENTS, glob=False).equals(events):
             what = "holds another log, on which its runs were trained"
             raise InputError(what, where=str(place), remedy="name another folder, or delete that one")

@@ -2,8 +2,9 @@
 
 A task's kind is its stage or method. It is expected to take as long as tasks of its kind took in this call; else as
 long as they took in an earlier one, or their share of `SECONDS`, times the pace of this call: for methods the pace of
-methods, once one has run, as on a short log they take longer beside the recommender. The time left is the work left
-over the workers, but at least that of the longest path of tasks that wait for each other.
+methods, once one has run. On a short log the recommender is not the longest: no task is expected to take less than
+`START`, unless one did. The time left is the work left over the workers, but at least that of the longest path of tasks
+that wait for each other.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from statistics import fmean
 from recalign.files import read_json, write_json
 from recalign.stage.console import say
 
+START = 3.0  # seconds: about what a stage takes on a log so short that hardly anything is trained
 IDLE = 1.0  # seconds: what took less had nothing to do, and says nothing about the others
 METHOD = "method"
 OTHERS = ("world", "tokens", "validation", "choice")
@@ -117,14 +119,15 @@ class Progress:
         return max(sum(rest.values()) / self.workers, *path.values(), 0.0)
 
     def _expected(self, measured: Mapping[str, float]) -> dict[str, float]:
-        """Seconds by kind: as in an earlier call, else by `SECONDS`, at the pace of what was measured in this one."""
+        """Seconds by kind: as in an earlier call, else by `SECONDS`, at the pace of this one; `START` or more."""
         kinds = {kind_of(name) for name in self.needs} | measured.keys() | self._earlier.keys()
         usual = {kind: SECONDS.get(kind, SECONDS[METHOD]) for kind in kinds}
         usual |= {kind: seconds * _ratio(self._earlier, usual) for kind, seconds in usual.items()} | self._earlier
         methods = {kind: seconds for kind, seconds in measured.items() if kind not in SECONDS and kind not in OTHERS}
         stages = {kind: seconds for kind, seconds in measured.items() if kind in SECONDS}
         own = {kind: (stages if kind in SECONDS else methods or stages) or measured for kind in usual}
-        return {kind: seconds * _ratio(own[kind], usual) for kind, seconds in usual.items()}
+        least = min([START, *measured.values(), *self._earlier.values()])
+        return {kind: max(seconds * _ratio(own[kind], usual), least) for kind, seconds in usual.items()}
 
 
 def _ratio(measured: Mapping[str, float], usual: Mapping[str, float]) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,6 +58,27 @@ class Division:
             f"{_events(self.validation, 'validation')}; the median one of them has {_events(self.left, 'training')}"
         )
         return f"{text}\n{self.cannot}" if self.cannot else text
+
+
+def collapse_and_divide(
+    events: pl.DataFrame, reward: str | None, collapse: bool | None = None
+) -> tuple[bool, Division]:
+    """Choose ``data.log.collapse``, and a split and high rewards of the events that it leaves.
+
+    Args:
+        events: the columns ``user``, ``item`` and ``reward`` of each event.
+        reward: the SQL that gave their rewards; None: there is none.
+        collapse: None: chosen, true where ``reward`` is a CASE, as over kinds of event, and a user has events of
+            several rewards on one item, such as a view and a purchase.
+
+    Returns:
+        Whether events are collapsed, and how those that are left are divided.
+    """
+    if collapse is None:
+        collapse = bool(re.match(r"\s*case\b", reward or "", re.IGNORECASE)) and guess.has_kinds_of_one_item(events)
+    if collapse:
+        events = events.group_by("user", "item").agg(pl.col("reward").max())
+    return collapse, divide(events["user"], events["reward"])
 
 
 def divide(user: pl.Series, reward: pl.Series) -> Division:

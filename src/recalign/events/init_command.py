@@ -22,7 +22,7 @@ from rich.table import Table
 
 from recalign.errors import InputError, printable
 from recalign.events import files, guess, reading
-from recalign.events.division import Division, divide
+from recalign.events.division import Division, collapse_and_divide
 from recalign.events.files import Source
 from recalign.events.init_items import describe_items, items_text, yaml_scalar
 from recalign.events.joining import matched
@@ -76,11 +76,11 @@ def init(words: Sequence[str]) -> None:
         **meaning,  # type: ignore[arg-type]
     )
     events = load_events(log, root, reward)
-    if reward.startswith("CASE") and guess.has_kinds_of_one_item(events.frame):
+    collapse, division = collapse_and_divide(events.frame, reward)
+    if collapse:
         log = replace(log, collapse=True)
         events = load_events(log, root, reward)
     items = describe_items(options.items, root, events.items, log.item) if options.items else None
-    division = divide(events.frame["user"], events.frame["reward"])
     _print_events(log, reward, division, events)
     commands = [
         shlex.join(["recalign", "check", str(out)]),

@@ -8,11 +8,12 @@ from typing import Any
 import polars as pl
 import yaml
 
-from recalign.errors import InputError
+from recalign.errors import InputError, printable
 from recalign.events import files, guess, reading
-from recalign.events.items import FEW, SECOND
+from recalign.events.items import feature_values, names_items
 from recalign.events.joining import whole_numbers
-from recalign.events.messages import did_you_mean
+from recalign.events.log import Feature, FeatureKind
+from recalign.events.messages import SourceRows, did_you_mean
 
 TITLES, IDS = ("title", "name"), ("id", "key", "sku", "asin", "isbn", "item", "product")
 """Words of a title's column, and of an id's."""
@@ -27,7 +28,7 @@ MOST_OF = 0.9
 
 
 def describe_items(table: str, root: Path, items: pl.Series, name: str) -> dict[str, Any]:
-    """Guess what the columns of an item table mean: ``data.log.items``.
+    """Guess what the columns of an item table mean: ``data.log.items``, and in ``left_out`` why others are no features.
 
     Args:
         table: the file.
@@ -58,14 +59,16 @@ def describe_items(table: str, root: Path, items: pl.Series, name: str) -> dict[
     numbers = [one for one in keys if not one or _numbers_rows(frame[one])]
     rest = [one for one in frame if one.name not in (key, *numbers)]
     title = next((one.name for one in rest if _last_word(one.name) in TITLES), None)
-    features = {one.name: _feature(one) for one in rest if one.name != title and _is_feature(one)}
-    return {"file": os.path.relpath(path, root), "id": key, "title": title, "features": features}
+    features, left_out = _features([one for one in rest if one.name != title and not one.dtype.is_temporal()])
+    file = os.path.relpath(path, root)
+    return {"file": file, "id": key, "title": title, "features": features, "left_out": left_out}
 
 
 def _shares(frame: pl.DataFrame, items: pl.Series) -> dict[str, int]:
     """How many of the log's ids each column has that may hold ids, by name."""
     ids = items.cast(pl.String).implode()
-    columns = [one for one in frame if not (one.dtype.is_nested() or one.dtype.is_float() or one.dtype.is_temporal())]
+    written = (pl.String, pl.Categorical, pl.Enum)
+    columns = [one for one in frame if one.dtype in written or one.dtype.is_integer()]
     text = {one.name: (whole_numbers(one) if one.dtype == pl.String else one).cast(pl.String) for one in columns}
     return {column: int(one.unique().is_in(ids).sum()) for column, one in text.items()}
 
@@ -92,14 +95,25 @@ def _last_word(column: str) -> str:
     return re.split(r"[^A-Za-z0-9]+|(?<=[a-z])(?=[A-Z])", column)[-1].lower()
 
 
-def _is_feature(column: pl.Series) -> bool:
-    """Whether a column may say something of a new item: it has values, and does not name the items one by one."""
-    known = column.drop_nulls()
-    if known.is_empty() or column.dtype.is_temporal():
-        return False
-    if column.dtype.is_nested() or column.dtype.is_float():
-        return True
-    return known.n_unique() > 1 and (column.dtype.is_integer() or known.n_unique() <= max(SECOND * len(known), FEW))
+def _features(columns: list[pl.Series]) -> tuple[dict[str, Any], list[str]]:
+    """The columns that may be features, and why others that have values cannot be used."""
+    features, left_out = {}, []
+    for one in columns:
+        given = _feature(one)
+        feature = Feature(**given) if isinstance(given, dict) else Feature(given)
+        rows = SourceRows(pl.int_range(1, len(one) + 1, eager=True))
+        try:
+            if _is_feature(*feature_values(one.to_frame(), one.name, feature, rows)):
+                features[one.name] = given
+        except InputError as error:
+            left_out.append(f"{one.name}: {error.what}")
+    return features, left_out
+
+
+def _is_feature(kind: FeatureKind, values: pl.Series) -> bool:
+    """Whether values may say something of a new item: they differ, and do not name the items one by one."""
+    known = values.drop_nulls()
+    return known.n_unique() > 1 and not (kind == "category" and names_items(known))
 
 
 def _feature(column: pl.Series) -> Any:
@@ -107,7 +121,7 @@ def _feature(column: pl.Series) -> Any:
     value = guess.quote(column.name)
     if column.dtype == pl.String:
         for separator in SEPARATORS:
-            if column.drop_nulls().str.contains(separator, literal=True).mean() > OFTEN:  # type: ignore[operator]
+            if (column.str.contains(separator, literal=True).mean() or 0) > OFTEN:  # type: ignore[operator]
                 return {"value": value, "separator": separator}
     return value
 
@@ -122,6 +136,7 @@ def items_text(items: dict[str, Any]) -> list[str]:
         f"      title: {yaml_scalar(items['title'])} # null: items are shown by their ids",
         f"      features: {'' if features else '{} '}# delete those that say nothing of a new item",
         *(f"        {yaml_scalar(name)}: {yaml_scalar(one)}" for name, one in features),
+        *(f"        # left out: {printable(' '.join(why.split()))}" for why in items["left_out"]),
     ]
 
 

@@ -1,5 +1,7 @@
 """The item table of a log: titles to show, and features to learn from."""
 
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,8 +23,8 @@ KEY = "data.log.items"
 SECOND_ID = "categories, so many that they are a second item id"
 UNUSABLE = "rows without an id, or with one that is not of the log's type"
 SECOND, FEW = 0.5, 20
-"""Categories for each item that has one, from which a feature names items rather than describing them; no more than a
-few describe them anyway."""
+"""Share of the items without a category that another has too, above which a feature names items rather than describing
+them; no more than a few categories describe them anyway."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,41 @@ def table_titles(source: Source, table: ItemTable, ids: pl.Series) -> pl.Series:
     return ids.replace_strict(first["id"], first["title"], default=None, return_dtype=pl.String).fill_null(text)
 
 
+def table_columns(
+    source: Source, table: ItemTable, ids: pl.Series, types: Mapping[str, pl.DataType]
+) -> dict[str, pl.Series]:
+    """Columns of a table for some items, by name, each of its type in ``types``; null where an item has no row.
+
+    Raises:
+        InputError: the table lacks one, or its values cannot be of the type.
+    """
+    frame, _, key = _read(source, table, ids.dtype)
+    text = [name for name, dtype in types.items() if dtype == pl.String]
+    frame = read(source, (table.id, *text)) if text and is_text(source) else frame  # so that 001 stays 001
+    rows = key.alias("id").to_frame().with_row_index("row").drop_nulls("id").unique("id", keep="first")
+    row = ids.alias("id").to_frame().join(rows, on="id", how="left", maintain_order="left")["row"]
+    found = {}
+    for name, dtype in types.items():
+        if name not in frame.columns:
+            remedy = "add it, as the log's item table has it: requests boost by it"
+            raise InputError(f"there is no column {name!r}, which the bundle has", where=str(source), remedy=remedy)
+        if (column := _cast(frame[name], dtype)) is None:
+            what = f"the column {name!r} holds {frame[name].dtype}, which cannot all be {dtype} as in the bundle"
+            raise InputError(what, where=str(source), remedy="write it as the log's item table does")
+        found[name] = column.gather(row)
+    return found
+
+
+def _cast(raw: pl.Series, dtype: pl.DataType) -> pl.Series | None:
+    """In another type; None if a value would be lost."""
+    raw = _typed(raw, dtype)
+    with suppress(pl.exceptions.PolarsError):
+        made = raw.cast(dtype)
+        whole = not (dtype.is_integer() and raw.dtype.is_float()) or made.cast(raw.dtype).equals(raw)
+        return made if whole and raw.dtype.is_nested() == dtype.is_nested() else None
+    return None
+
+
 def table_values(source: Source, table: ItemTable, dtype: pl.DataType, items: pl.Series | None = None) -> ItemValues:
     """`read_features` of one file.
 
@@ -146,16 +183,32 @@ def table_values(source: Source, table: ItemTable, dtype: pl.DataType, items: pl
     coded = [one for one in specified.values() if one.kind == "category" or one.separator]
     written = read(source, frame.columns) if coded and is_text(source) else frame  # so that 001 stays 001
     for name, feature in specified.items():
-        where = f"{KEY}.features.{name}"
         read_from = written if feature in coded and plain_name(feature.value) in frame.columns else frame
-        raw = evaluate(read_from, feature.value, where, rows, ITEM_TABLE).alias(name)
-        kinds[name] = feature.kind or _kind(raw)
-        column = _MAKE[kinds[name]](raw, feature, where, rows)
+        kinds[name], column = feature_values(read_from, name, feature, rows)
         if items is not None and column.null_count() == len(column):
-            remedy = "name a column that has values, or leave the feature out"
-            raise InputError(f"{feature.value!r} has no value in any row of {source}", where=where, remedy=remedy)
+            what, where = f"{feature.value!r} has no value in any row of {source}", f"{KEY}.features.{name}"
+            raise InputError(what, where=where, remedy="name a column that has values, or leave the feature out")
         columns.append(column)
     return ItemValues(key.filter(usable), kinds, pl.DataFrame(columns).filter(usable), specified, int((~usable).sum()))
+
+
+def feature_values(frame: pl.DataFrame, name: str, feature: Feature, rows: SourceRows) -> tuple[FeatureKind, pl.Series]:
+    """The kind of a feature, and its values as in `ItemValues.values`: one for each row of an item table.
+
+    Raises:
+        InputError: it cannot be computed, or its values are not of its kind.
+    """
+    where = f"{KEY}.features.{name}"
+    raw = evaluate(frame, feature.value, where, rows, ITEM_TABLE).alias(name)
+    kind = feature.kind or _kind(raw)
+    return kind, _MAKE[kind](raw, feature, where, rows)
+
+
+def names_items(categories: pl.Series) -> bool:
+    """Whether categories, a list an item, are a second item id: most items have none that another has too."""
+    every = categories.alias("one").to_frame().with_row_index("item").explode("one").drop_nulls()
+    alone = every.with_columns(own=pl.col("one").is_unique()).group_by("item").agg(pl.col("own").all())["own"]
+    return every["one"].n_unique() > FEW and alone.sum() > SECOND * len(alone)
 
 
 def feature_figures(features: ItemValues | None, items: pl.Series) -> Section:
@@ -174,9 +227,8 @@ def feature_figures(features: ItemValues | None, items: pl.Series) -> Section:
         known = own[name].drop_nulls()
         found[f"{name}: share of items that have it"] = len(known) / len(items)
         if kind == "category":
-            different = known.explode().n_unique()
-            said = SECOND_ID if different > max(SECOND * len(known), FEW) else "categories"
-            found[f"{name}: {said}"] = different
+            said = SECOND_ID if names_items(known) else "categories"
+            found[f"{name}: {said}"] = known.explode().n_unique()
         elif kind == "number":
             found[f"{name}: different values"] = known.n_unique()
         else:
@@ -224,15 +276,17 @@ def _kind(raw: pl.Series) -> FeatureKind:
 
 def _categories(raw: pl.Series, feature: Feature, where: str, rows: SourceRows) -> pl.Series:
     """Lists of text without gaps; null where there is none."""
-    if isinstance(raw.dtype, pl.List | pl.Array):
-        inner = raw.dtype.inner
-        if inner.is_nested() or inner.is_float():
-            what = f"{feature.value!r} gives lists of {inner}, and categories are text, integers or booleans"
-            raise InputError(what, where=where, remedy="write one flat list an item, or set its kind to vector")
+    listed = isinstance(raw.dtype, pl.List | pl.Array)
+    inner = raw.dtype.inner if listed else raw.dtype  # type: ignore[attr-defined]
+    if inner.is_nested() or inner in (pl.Binary, pl.Object) or (listed and inner.is_float()):
+        what = f"{feature.value!r} gives {'lists of ' * listed}{inner}, and categories are text, integers or booleans"
+        remedy = "write one flat list an item, name a part of a struct (a.b), or set the kind of vectors to vector"
+        raise InputError(what, where=where, remedy=remedy)
+    if listed:
         lists = raw.cast(pl.List(pl.String))
     else:
         text = (_whole(raw) if raw.dtype.is_float() else raw.cast(pl.String)).str.strip_chars()
-        if (broken := text.str.contains(r"^[\[\{\(].*[\]\}\)]$").fill_null(False)).any():
+        if (broken := _listed(text).fill_null(False)).any():
             raise InputError(
                 f"{feature.value!r} gives {text.filter(broken)[0]!r} in {rows.describe(broken)}, a list as text",
                 where=where,
@@ -244,6 +298,13 @@ def _categories(raw: pl.Series, feature: Feature, where: str, rows: SourceRows) 
     filled = stripped.list.eval(pl.element().filter(pl.element().is_not_null() & (pl.element() != "")))
     filled = filled.list.unique(maintain_order=True)
     return pl.select(pl.when(filled.list.len() > 0).then(filled)).to_series().alias(raw.name)
+
+
+def _listed(text: pl.Series) -> pl.Series:
+    """Whether text is a list: in brackets, or with a comma and brackets that are not all closed, as if cut off."""
+    opened, closed = text.str.count_matches(r"[\[\{\(]"), text.str.count_matches(r"[\]\}\)]")
+    whole, begun = text.str.contains(r"(?s)^[\[\{\(].*[\]\}\)]$"), text.str.contains(r"(?s)^[\[\{\(].*,")
+    return whole | (begun & (opened > closed))
 
 
 def _whole(raw: pl.Series) -> pl.Series:
@@ -278,10 +339,11 @@ def _numbers(raw: pl.Series, feature: Feature, where: str, rows: SourceRows) -> 
 def _vectors(raw: pl.Series, feature: Feature, where: str, rows: SourceRows) -> pl.Series:
     raw = _typed(raw, pl.List(pl.Float32))
     inner = raw.dtype.inner if isinstance(raw.dtype, pl.List | pl.Array) else None
-    if inner is None or not inner.is_numeric():
+    if inner is None or not (inner.is_numeric() or inner == pl.Null):
         what = f"{feature.value!r} gives {raw.dtype}, not lists of numbers"
         raise InputError(what, where=where, remedy="give vectors as a list column of floats in Parquet")
     lists = raw.cast(pl.List(pl.Float32))
+    lists = pl.select(pl.when(lists.list.len() > 0).then(lists)).to_series().alias(raw.name)
     width = lists.list.len()
     usual = width.drop_nulls().mode().min() or 0
     if (other := (width != usual).fill_null(False)).any():

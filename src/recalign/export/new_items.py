@@ -22,9 +22,9 @@ import torch
 from torch import Tensor
 
 from recalign.errors import InputError
-from recalign.events import Feature, ItemTable, ItemValues
+from recalign.events import ItemTable, ItemValues
 from recalign.events.files import Source
-from recalign.events.items import table_titles, table_values
+from recalign.events.items import table_columns, table_titles, table_values
 from recalign.export.command import CARD, RECIPE, WEIGHTS, examples, write_networks
 from recalign.export.graph import part_of
 from recalign.files import digest, read_json, sha256, write_json, write_text
@@ -130,7 +130,7 @@ def _added(folder: Path, about: About, file: Path, table: pl.DataFrame, titles: 
             raise InputError("there is no such file", where=str(one), remedy="name a table of the new items")
     if about.kind == "codes":
         CodesTable.read(file).require_log(about.log, str(file))
-        return _by_codes(folder, file, table, partial(_titles, known, titles, folder))
+        return _by_codes(folder, file, table, partial(_titled, known, titles, folder, table))
     if about.kind == "items" and known.get("plans"):
         if titles is not None:
             remedy = f"leave it out: {file} has a column of titles itself"
@@ -147,7 +147,7 @@ def _added(folder: Path, about: About, file: Path, table: pl.DataFrame, titles: 
     )
 
 
-def _by_codes(folder: Path, file: Path, table: pl.DataFrame, titled: Callable[[pl.Series], pl.Series]) -> Added:
+def _by_codes(folder: Path, file: Path, table: pl.DataFrame, titled: Callable[[pl.Series], pl.DataFrame]) -> Added:
     """The further items of a file of codes."""
     from safetensors.torch import load_file
 
@@ -164,27 +164,42 @@ def _by_codes(folder: Path, file: Path, table: pl.DataFrame, titled: Callable[[p
     if any(len(old[name]) == 1 < len(tables[name]) for name in old):
         what = "all its items begin with one code, and new ones with another, which its graph cannot take"
         raise InputError(what, where=str(folder), remedy="train the policy on codes of which several begin an id")
-    rows = {"item": new, "title": titled(new), "count": pl.repeat(0, len(new), dtype=table["count"].dtype, eager=True)}
-    return Added(pl.DataFrame(rows), tables, policy)
+    return Added(titled(new), tables, policy)
 
 
-def _titles(known: dict, file: Path | None, folder: Path, ids: pl.Series) -> pl.Series:
-    """The titles of items by a table like the log's; their ids where there is none."""
+def _titled(known: dict, file: Path | None, folder: Path, table: pl.DataFrame, ids: pl.Series) -> pl.DataFrame:
+    """Rows of a bundle's item table by a table like the log's; without one titles are ids, and all else is missing."""
     if file is None:
-        return ids.cast(pl.String)
+        if further := _further(table):
+            say(f"no boost by {', '.join(further)} reaches the new items: --titles FILE would say what they have there")
+        return pl.DataFrame({"item": ids, "title": ids.cast(pl.String), "count": _counts(table, ids)})
     if not known:
         what = "its log has no table of items, which would say what the column of titles is called"
         remedy = "leave --titles out, or give the log a table (data.log.items) and export the run again"
         raise InputError(what, where=str(folder), remedy=remedy)
-    return table_titles(Source(file), ItemTable(str(file), known["id"], known["title"], {}), ids)
+    return _rows(ItemTable(str(file), known["id"], known["title"]), table, ids)
+
+
+def _rows(settings: ItemTable, table: pl.DataFrame, ids: pl.Series) -> pl.DataFrame:
+    """Rows of a bundle's item table, with all its columns as a table like the log's has them."""
+    source = Source(Path(settings.file))
+    own = {"item": ids, "title": table_titles(source, settings, ids), "count": _counts(table, ids)}
+    return pl.DataFrame(own | table_columns(source, settings, ids, _further(table)))
+
+
+def _further(table: pl.DataFrame) -> dict[str, pl.DataType]:
+    """The columns that `recalign export --columns` took from the log's item table, with their types."""
+    return {name: dtype for name, dtype in table.schema.items() if name not in ("item", "title", "count")}
+
+
+def _counts(table: pl.DataFrame, ids: pl.Series) -> pl.Series:
+    return pl.repeat(0, len(ids), dtype=table["count"].dtype, eager=True)
 
 
 def _new(file: Path, known: dict, table: pl.DataFrame) -> tuple[ItemValues, pl.DataFrame]:
     """What is known of the new items, and their rows of a bundle's item table."""
     kinds = {plan["name"]: plan["kind"] for plan in known["plans"]}
-    features: dict[str, str | Feature] = {
-        name: Feature(**one | {"kind": kinds[name]}) for name, one in known["features"].items()
-    }
+    features = {name: one | {"kind": kinds[name]} for name, one in known["features"].items()}
     settings = ItemTable(str(file), known["id"], known["title"], features)
     values = table_values(Source(file), settings, table["item"].dtype)
     _require_widths(values, known["plans"], file)
@@ -197,9 +212,7 @@ def _new(file: Path, known: dict, table: pl.DataFrame) -> tuple[ItemValues, pl.D
     if (blank := ~values.known()).any():
         remedy = "give every new item at least one feature, or leave it out"
         raise InputError(f"nothing is known of {values.ids.filter(blank)[0]!r}", where=str(file), remedy=remedy)
-    title = table_titles(Source(file), settings, values.ids)
-    count = pl.repeat(0, len(title), dtype=table["count"].dtype, eager=True)
-    return values, pl.DataFrame({"item": values.ids, "title": title, "count": count})
+    return values, _rows(settings, table, values.ids)
 
 
 def _require_widths(values: ItemValues, plans: list[dict], file: Path) -> None:

@@ -46,7 +46,7 @@ class FeatureCoder:
             elif kind == "number" and (bins := values.specified[name].bins):
                 plan["edges"] = _edges(known.to_numpy(), bins)
             else:
-                plan |= _moments(_matrix(known), _matrix(values.values[name]).shape[1])
+                plan |= _moments(_matrix(known), _width(values.values[name]))
             plans.append(plan)
         return cls(plans)
 
@@ -160,12 +160,17 @@ def _edges(number_N: np.ndarray, bins: int) -> list[float]:
     return np.unique(found[found > number_N.min()]).tolist()
 
 
+def _width(column: pl.Series) -> int:
+    """Numbers of an item: 1, or those of a vector, 0 if there is none."""
+    return int(column.list.len().max() or 0) if isinstance(column.dtype, pl.List) else 1  # type: ignore[arg-type]
+
+
 def _matrix(column: pl.Series) -> np.ndarray:
     """The values of numbers or vectors without nulls. Shape: -> float64 (rows, 1 or numbers of a vector)."""
     known = column.drop_nulls()
     if not isinstance(known.dtype, pl.List):
         return known.cast(pl.Float64).to_numpy()[:, None]
-    return np.array(known.to_list(), np.float64).reshape(len(known), -1 if len(known) else 0)
+    return known.cast(pl.Array(pl.Float64, _width(known))).to_numpy()
 
 
 def _moments(known_NW: np.ndarray, width: int) -> dict[str, list[float] | float]:

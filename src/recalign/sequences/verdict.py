@@ -136,8 +136,8 @@ def _features(sections: Mapping[str, Section]) -> Iterator[Concern]:
         if said == SECOND_ID:
             yield Concern(
                 False,
-                f"the feature {feature} has {count:,} categories, at least one for every second item: it names items "
-                "rather than describing them, and an item that is new has most likely one that nobody knows",
+                f"the feature {feature} has {count:,} categories, and most items have none that another item has too: "
+                "it names items rather than describing them, and nobody knows those of a new item",
             )
 
 
