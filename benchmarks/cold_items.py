@@ -44,7 +44,7 @@ from tables import CONF, figure, markdown, options, save
 
 from recalign.chain.train import train
 from recalign.cli import main as recalign
-from recalign.files import digest, replacing
+from recalign.files import digest, replacing, sha256
 from recalign.recommender import Policy
 from recalign.recommender.new_items import appended
 from recalign.semantic_ids.codes import CodesTable
@@ -64,7 +64,6 @@ RECOMMENDERS: dict[str, tuple[str, dict[str, Any]]] = {
 """Rows that are a recommender: what they are told of items (`cold_logs.FORMS`), and their settings of the model."""
 METHODS = (START, "bc", "asft", "dpo", "ppo", "rerank", "asft_rerank")
 ROWS = (IDS, "no_dropout", START, "titles", "semantic_ids", ONEREC, ALONE, SUM, "unisrec", *METHODS[1:])
-CODES = Path("codes") / "codes.parquet"
 COLUMNS = {
     **{f"cold/hr@{k}": f"cold hr@{k}" for k in CUTS},
     **{"cold/ndcg@10": "cold ndcg@10", "cold/hr@50/items": "hr@50, mean over items"},
@@ -118,14 +117,14 @@ def of_seed(given: argparse.Namespace, seed: int, rows: list[str]) -> pl.DataFra
             log = written(held, form, folder / form, given.log)
             runs[row] = alone(log, folder, row, model, seed, given)
     features = written(held, "features", folder / "features", given.log)
-    if methods := [row for row in rows if row in METHODS]:
+    if methods := [row for row in METHODS if row in rows or (row == START and ONEREC in rows)]:
         chain(features, folder, methods, seed, given)
         for row in methods:
             runs[row] = folder / "chain" / ("recommender" if row == START else row) / f"seed-{seed}"
     if ONEREC in rows:
-        codes(features, runs[START], folder)
+        made = codes(features, runs[START], folder)
         log = written(held, RECOMMENDERS[IDS][0], folder / RECOMMENDERS[IDS][0], given.log)
-        runs[ONEREC] = alone(log, folder, ONEREC, {"init_args": {"codes": str(folder / CODES)}}, seed, given)
+        runs[ONEREC] = alone(log, folder, ONEREC, {"init_args": {"codes": str(made)}}, seed, given)
     return pl.concat([ranks_of(row, runs, folder, held).with_columns(seed=pl.lit(seed)) for row in rows])
 
 
@@ -135,7 +134,7 @@ def ranks_of(row: str, runs: dict[str, Path], folder: Path, held: HeldOut) -> pl
     key = digest([one.made_of() for one in made], [one.strength for one in made], made[-1].data.fingerprint)
     kept = folder / "ranks" / f"{row}-{key[:16]}.parquet"
     if not kept.is_file():
-        policy = with_codes(made, folder / CODES) if row == ONEREC else policy_of(made)
+        policy = with_codes(made, codes_of(runs[START], folder)) if row == ONEREC else policy_of(made)
         found = measured(policy, made[-1].data, held.cold)
         kept.parent.mkdir(exist_ok=True)
         with replacing(kept) as path:
@@ -165,13 +164,23 @@ def with_codes(made: list[OpenedRun], codes: Path) -> Policy:
     return appended(onerec.policy, torch.tensor(table.codes_NL[table.rows(items, str(codes))]))  # type: ignore[arg-type]
 
 
-def codes(log: Path, start: Path, folder: Path) -> None:
-    """Make codes of the vectors that `start` has of all items, unless they are there."""
-    checkpoint = start / "checkpoints" / "best.ckpt"
+def codes(log: Path, start: Path, folder: Path) -> Path:
+    """Make codes of the vectors that `start` has of all items, unless they are there; their file."""
+    made = codes_of(start, folder)
     words = ["tokenize", f"--config={log}", "--vectors=recalign.recommender.RecommenderVectors"]
-    words += [f"--vectors.checkpoint={checkpoint}", f"--out={(folder / CODES).parent}"]
-    if not (folder / CODES).is_file() and (code := recalign(words)):
+    words += [f"--vectors.checkpoint={best_of(start)}", f"--out={made.parent}"]
+    if not made.is_file() and (code := recalign(words)):
         raise SystemExit(code)
+    return made
+
+
+def codes_of(start: Path, folder: Path) -> Path:
+    """Where the codes of a start's vectors are."""
+    return folder / f"codes-{sha256(best_of(start))[:16]}" / "codes.parquet"
+
+
+def best_of(run: Path) -> Path:
+    return run / "checkpoints" / "best.ckpt"
 
 
 def alone(log: Path, folder: Path, row: str, model: dict[str, Any], seed: int, given: argparse.Namespace) -> Path:
@@ -179,8 +188,8 @@ def alone(log: Path, folder: Path, row: str, model: dict[str, Any], seed: int, g
     settings = folder / f"{row}.yaml"
     settings.write_text(yaml.safe_dump({"model": model} if model else {}))
     stage = "recommender-onerec" if row == ONEREC else "recommender"
-    recipe = CONF / stage / f"{given.log}-items.yaml"
-    files = [CONF / f"{stage}.yaml", log, *([recipe] if recipe.is_file() else []), settings]
+    own = [CONF / stage / f"{name}.yaml" for name in (f"{given.log}-items", given.log)]
+    files = [CONF / f"{stage}.yaml", log, *[recipe for recipe in own if recipe.is_file()][:1], settings]
     words = ["fit", *(f"--config={file}" for file in files), f"--seed_everything={seed}", f"--run.root={folder}"]
     return train(parse_stage([*words, f"--run.chain={row}", *given.chain]), verbose=True).folder
 

@@ -362,18 +362,31 @@ def test_nobody_keeps_enough():
 
 
 @pytest.mark.parametrize(
-    "figures",
+    ("figures", "says"),
     [
-        {"kept": {"mine": 0.94}},
-        {"kept": {"mine": 0.9}, "others": {("start", "all/hits@10"): (31.0,)}},
-        {"kept": {"mine": 0.9}, "others": {("mine", "diff_best_bc/all/ndcg@10"): (-0.01, math.nan, math.nan)}},
+        ({"kept": {"mine": 0.94}}, "on validation, but one may: mine keeps 94.0% [91.0%, 97.0%]."),
+        (
+            {"kept": {"mine": 0.9}, "others": {("start", "all/hits@10"): (31.0,)}},
+            "on validation, and start ranks 31 of the validation events among its first ten: too few",
+        ),
+        (
+            {"kept": {"mine": 0.9}, "others": {("mine", "diff_best_bc/all/ndcg@10"): (-0.01, math.nan, math.nan)}},
+            "but one may: what mine keeps is not known.",
+        ),
     ],
 )
-def test_what_may_keep_enough_on_validation_is_not_decided(figures):
+def test_what_may_keep_enough_on_validation_is_not_decided(figures, says):
     found = decided(validation=table(**figures, split="validation"))
     assert (found.word, found.policy) == ("not decided", None)
-    assert "on validation, but some may: mine, which keeps most, keeps" in found.because[0]
-    assert found.would_decide[0].startswith("Add users or validation events")
+    assert says in found.because[0]
+    assert found.would_decide[0].startswith("Add users")
+
+
+def test_the_row_that_may_keep_most_on_validation_is_named():
+    values, wide = VALUES | {"other": 3.1}, (-0.014, -0.04, 0.012)
+    figures = {"kept": {"mine": 0.94, "other": 0.93}, "others": {("other", "diff_best_bc/all/ndcg@10"): wide}}
+    found = decided(table(values), validation=table(values, **figures, split="validation"))
+    assert "but one may: other keeps" in found.because[0]
 
 
 def test_a_row_that_the_judges_did_not_see_on_validation_may_keep_enough():

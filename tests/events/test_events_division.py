@@ -68,6 +68,7 @@ def test_the_settings_are_those_of_a_yaml():
         ("CASE event WHEN 'view' THEN 0 END", None, True),
         (" case\nwhen event = 'view' then 0 end", None, True),
         ("casement", None, False),
+        ("case", None, False),
         ("CASE event WHEN 'view' THEN 0 END", False, False),
         ("rating", True, True),
         (None, True, True),

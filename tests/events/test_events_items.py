@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 import zipfile
 
 import polars as pl
@@ -326,40 +325,6 @@ def test_ids_are_read_as_those_of_the_log(root):
         assert table_titles(source, table, pl.Series([7, 11])).to_list() == ["A", "11"]
 
 
-@pytest.mark.parametrize(
-    ("given", "said"),
-    [
-        ({"value": "x", "bins": 0}, r"\.half\.bins: 0 cannot stand here\n.*a whole number above 0, or null"),
-        ({"value": "x", "bins": 2.5}, r"\.half\.bins: 2\.5 cannot"),
-        ({"value": "x", "bins": "many"}, r"\.half\.bins: 'many' cannot"),
-        (
-            {"value": "x", "kind": "categories"},
-            r"\.half\.kind: 'categories' cannot .*category, number, vector, or null",
-        ),
-        ({"value": "x", "separator": 3}, r"\.half\.separator: 3 cannot"),
-        ({"kind": "category"}, r"\.half\.value: None cannot stand here\n.*Polars SQL"),
-        ({"value": "x", "seperator": "|"}, r"\.half: there is no key 'seperator'\n.*mean 'separator'"),
-        (None, r"\.half: None is no feature\n.*Polars SQL"),
-        (["x"], r"\.half: \['x'\] is no feature"),
-    ],
-)
-def test_wrong_settings_of_a_feature_are_named(given, said):
-    with pytest.raises(InputError) as caught:
-        ItemTable("items.csv", features={"other": "x", "half": given})
-    assert re.match(f"(?s)data\\.log\\.items\\.features{said}", str(caught.value))
-
-
-def test_settings_of_a_feature_are_those_of_a_mapping():
-    given = {"a": "x", "b": {"value": '"x y"', "bins": None}, "c": Feature("x", kind="category")}
-    assert ItemTable("items.csv", features=given).specified == {
-        "a": Feature("x"),
-        "b": Feature('"x y"', bins=None),
-        "c": Feature("x", kind="category"),
-    }
-    with pytest.raises(InputError, match="bins"):
-        Feature("x", bins=0)
-
-
 def test_columns_of_a_table_have_given_types(root):
     (root / "items.csv").write_text("item,code,size,part\n7,001,2,\n9,002,,\n")
     source, table = Source(root / "items.csv"), ItemTable("items.csv")
@@ -380,6 +345,7 @@ def test_columns_of_a_table_have_given_types(root):
         ([1.5, 2.0], pl.Int64(), "'x' holds Float64, which cannot all be Int64"),
         ([["a"], ["b"]], pl.String(), "'x' holds List"),
         (["a", "b"], pl.List(pl.String), "'x' holds String"),
+        ([2, 0], pl.Boolean(), "'x' holds Int64"),
         (None, pl.String(), "there is no column 'x', which the bundle has"),
     ],
 )

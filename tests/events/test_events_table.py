@@ -424,7 +424,7 @@ def test_repeats_are_counted_by_the_columns_and_times_of_the_file(tmp_path, more
     twice = SHOP + "bob,lamp,6,view\nbob,lamp,6,cart\n"
     assert load(tmp_path, twice, WORTH, kind="csv", **more).report.repeats == 1
     assert load(tmp_path, twice, WORTH, kind="csv", drop_repeats=True, **more).report.repeats == 0
-    assert load(tmp_path, twice, WORTH, kind="csv", where="event = 'cart'", **more).report.repeats == 0
+    assert load(tmp_path, twice, WORTH, kind="csv", where="event <> 'view'", **more).report.repeats == 0
     later = SHOP + "bob,lamp,1700000000001,view\nbob,lamp,1700000000201,view\n"
     later = later.replace(",5,", ",1700000000500,").replace(",6,", ",1700000000600,")
     found = load(tmp_path, later, WORTH, kind="csv", time_unit="ms", **more).report

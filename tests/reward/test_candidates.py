@@ -16,6 +16,7 @@ from recalign.errors import InputError
 from recalign.reward.candidates import (
     Candidate,
     RelativeTo,
+    compare_log_rewards,
     compare_rewards,
     split_half_reliability,
     variance_components,
@@ -390,3 +391,13 @@ def test_figures_are_written_to_csv_alone(log_root, tmp_path):
     with pytest.raises(InputError, match="figures are written as CSV"):
         command(data=data, out=tmp_path / "figures.parquet")
     assert not any(tmp_path.glob("figures*"))
+
+
+@pytest.mark.parametrize("apart", [0, 3600])
+def test_rows_that_were_logged_twice_are_no_second_reward(log_root, apart):
+    frame = pl.read_csv(log_root / "tastes.csv")
+    again = frame.with_columns(pl.col("timestamp") + apart)
+    pl.concat([frame, again]).write_csv(log_root / "twice.csv")
+    found = compare_log_rewards(small.data_of(EventDataModule, log_root, "twice", users="all"), {})
+    noise = figure(found, "reward", "noise")[0]
+    assert np.isnan(noise) if apart == 0 else noise == 0  # one reward a pair, or two that agree

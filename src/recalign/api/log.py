@@ -70,7 +70,7 @@ class Log:
             time_unit: unit of a numeric time: ``s``, ``ms`` or ``us``; None: the one for which times lie after 1990.
             high: condition for a high reward, in Polars SQL; None: chosen from the rewards, as by `recalign init`.
             collapse: whether a user's events on an item become one, that with the highest reward; None: as by `recalign
-                init`, where ``reward`` is a CASE over kinds of event and a user has several of one item.
+                init`, where ``reward`` is a CASE and a user's events on one item have several rewards.
             items: DataFrame with a row per item; its column of ids is called as in `frame`, else it is the first.
             title: its column of titles; None: items are shown by their ids.
             features: what policies learn of items, by name: a column of ``items``, Polars SQL over its columns, or the

@@ -2,9 +2,9 @@
 
 A task's kind is its stage or method. It is expected to take as long as tasks of its kind took in this call; else as
 long as they took in an earlier one, or their share of `SECONDS`, times the pace of this call: for methods the pace of
-methods, once one has run. On a short log the recommender is not the longest: no task is expected to take less than
-`START`, unless one did. The time left is the work left over the workers, but at least that of the longest path of tasks
-that wait for each other.
+methods, once one has run. `SECONDS` overrates the recommender on a short log, so no task is expected to take less than
+`START`, or than the quickest so far. The time left is the work left over the workers, but at least that of the longest
+path of tasks that wait for each other.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ class Progress:
         return max(sum(rest.values()) / self.workers, *path.values(), 0.0)
 
     def _expected(self, measured: Mapping[str, float]) -> dict[str, float]:
-        """Seconds by kind: as in an earlier call, else by `SECONDS`, at the pace of this one; `START` or more."""
+        """Seconds by kind: as in an earlier call, else by `SECONDS`, at the pace of this one."""
         kinds = {kind_of(name) for name in self.needs} | measured.keys() | self._earlier.keys()
         usual = {kind: SECONDS.get(kind, SECONDS[METHOD]) for kind in kinds}
         usual |= {kind: seconds * _ratio(self._earlier, usual) for kind, seconds in usual.items()} | self._earlier

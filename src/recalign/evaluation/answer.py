@@ -92,7 +92,7 @@ def _believed(reports: Reports) -> Card | None:
     if not seen.known:
         return Card(question, "not measured", "Nothing tells whether they can order two rewards of one user.")
     text = (
-        f"Of two rewards of one user the judges that report put {seen.value:.1%} [{seen.low:.1%}, {seen.high:.1%}] in "
+        f"Of two rewards of one user the judges that report put {seen.percent} in "
         f"the right order; a coin has {COIN:.0%}. Verdict on their predictions: {verdict}."
     )
     return Card(question, f"{seen.value:.1%}", text, int(seen.low > COIN and knowing(reports)))

@@ -47,7 +47,8 @@ PLACEBO_FACTOR = 2
 """A gain has to exceed so many times what a placebo gains."""
 HITS = "all/hits@10"
 """Number of a split's events whose item a row ranks among its first ten: what `ALL` rests on."""
-EVALUATED, TESTED = "users/evaluated", "users/tested"  # the latter of a sample: all users with test events
+EVALUATED = "users/evaluated"
+TESTED = "users/tested"  # all users with test events; where a sample was evaluated
 VALUES = ("judge@10", "select_judge@10", "train_rm@10", "true@10", "true")
 GROUPS = {"all": None, "high": "high", "trajectory": "trajectory", "tail/high": "tail_high"}
 # metric -> the column of its values and that of the events it is about (None: all of them)

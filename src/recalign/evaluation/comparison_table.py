@@ -69,6 +69,7 @@ class ComparisonTable:
     """
 
     def __init__(self, frame: pl.DataFrame, roles: Roles, split: str = "test") -> None:
+        self.split = split
         of_split = frame.filter(split=split)
         means = of_split.filter(seed="all").with_columns(pl.col("ci_low", "ci_high").fill_null(float("nan")))
         units = frame.filter(seed="all", metric=UNIT)["value"]  # that of the test, for validation too

@@ -36,7 +36,7 @@ RULES = (
     f"Candidates keep {FLOOR:.0%} of the better baseline's {ALL} on validation. They are tried by their value under "
     f"the judges that select, those for which a placebo is named first, {TRIED} at most. The first that passes is the "
     "answer. Baselines, placebos, rows that read no reward and rows that show everybody the same are no candidates. "
-    f"Do not ship anything where all rows reliably keep less than {FLOOR:.0%} on validation.",
+    f"Where no row does, do not ship anything if all reliably keep less than {FLOOR:.0%}, else it is not decided.",
     "All that follows is measured on the test, by the judges that report. Gains are in standard deviations (sd) of the "
     f"training rewards. Intervals are 95 %; those that have to lie above 0 are widened by Holm for up to {TRIED} rows.",
     f"Do not ship a row that reliably keeps less than {FLOOR:.0%} of the ranking, or that rests on a reward model "
@@ -215,13 +215,15 @@ def nobody(validation: ComparisonTable) -> Finding:
     if not rows or not all(validation.retained(row) < FLOOR for row in rows):
         return Finding(0, "What the methods keep and are worth on validation is not known.", "Evaluate again.")
     text = f"No method keeps {FLOOR:.0%} of the ranking of {validation.better_baseline(ALL)} ({ALL}) on validation"
-    kept = {row: validation.retained_interval(row) for row in rows}
-    if all(one and one.high < FLOOR for one in kept.values()) and not any(findings.few_hits(validation)):
+    if few := next(findings.few_hits(validation), None):
+        return replace(few, text=f"{text}, and {few.text}")
+    ends = {row: kept.high if (kept := validation.retained_interval(row)) else math.inf for row in rows}
+    best = max(ends, key=lambda row: ends[row])
+    if ends[best] < FLOOR:
         return Finding(-1, f"{text}.", "Take smaller steps (model.lr), or raise keep.")
-    best = max(rows, key=validation.retained)
-    share = kept[best]
-    said = f"{best}, which keeps most, keeps {share.percent if share else 'an unknown share'}"
-    return Finding(0, f"{text}, but some may: {said}.", "Add users or validation events (data.split), or raise keep.")
+    share = validation.retained_interval(best)
+    said = f"{best} keeps {share.percent}" if share else f"what {best} keeps is not known"
+    return Finding(0, f"{text}, but one may: {said}.", "Add users or validation events (data.split), or raise keep.")
 
 
 def holm_factors(ratios: list[float]) -> list[float]:

@@ -111,7 +111,7 @@ def few_hits(test: ComparisonTable) -> Iterator[Finding]:
     if hits is None or not math.isfinite(hits.value):
         yield Finding(0, "How many test events the baseline ranks among its first ten is not known.", "Compare again.")
     elif 0 < hits.value < NEEDED:
-        text = f"{baseline} ranks {hits.value:.0f} of the test events among its first ten"
+        text = f"{baseline} ranks {hits.value:.0f} of the {test.split} events among its first ten"
         remedy = "Add users, or test events of each (data.split)."
         yield Finding(0, f"{text}: too few to tell whether {FLOOR:.0%} are kept ({NEEDED} are needed).", remedy)
 
@@ -142,7 +142,7 @@ def blind_judges(reports: Reports, seeds: int) -> Iterator[Finding]:
         text = "Nothing tells whether the judges can order two rewards of one user"
         yield Finding(0, f"{text}: their values are not known to mean anything.", "Keep more validation events a user.")
     elif not seen.low > COIN:
-        text = f"The judges order {seen.value:.1%} [{seen.low:.1%}, {seen.high:.1%}] of two rewards of one user right"
+        text = f"The judges order {seen.percent} of two rewards of one user right"
         yield Finding(0, f"{text}, which may be chance: their values say nothing.", remedy)
     elif blind:
         text = f"The verdict on the judges' predictions is {' and '.join(blind).replace('_', ' ')}"

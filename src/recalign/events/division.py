@@ -75,7 +75,7 @@ def collapse_and_divide(
         Whether events are collapsed, and how those that are left are divided.
     """
     if collapse is None:
-        collapse = bool(re.match(r"\s*case\b", reward or "", re.IGNORECASE)) and guess.has_kinds_of_one_item(events)
+        collapse = bool(re.match(r"\s*case\s+\S", reward or "", re.IGNORECASE)) and guess.has_kinds_of_one_item(events)
     if collapse:
         events = events.group_by("user", "item").agg(pl.col("reward").max())
     return collapse, divide(events["user"], events["reward"])

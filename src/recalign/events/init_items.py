@@ -2,6 +2,7 @@
 
 import os
 import re
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ ENOUGH = 0.5
 """A column may hold the ids if it has this share of the most ids that any column has, and of different values."""
 MOST_OF = 0.9
 """With this share of those ids, a column of the log's name holds them."""
+LONG = 100
+"""Letters of a reason, which may quote a value."""
 
 
 def describe_items(table: str, root: Path, items: pl.Series, name: str) -> dict[str, Any]:
@@ -106,7 +109,7 @@ def _features(columns: list[pl.Series]) -> tuple[dict[str, Any], list[str]]:
             if _is_feature(*feature_values(one.to_frame(), one.name, feature, rows)):
                 features[one.name] = given
         except InputError as error:
-            left_out.append(f"{one.name}: {error.what}")
+            left_out.append(textwrap.shorten(f"{one.name}: {error.what}", LONG, placeholder=" ..."))
     return features, left_out
 
 
@@ -136,7 +139,7 @@ def items_text(items: dict[str, Any]) -> list[str]:
         f"      title: {yaml_scalar(items['title'])} # null: items are shown by their ids",
         f"      features: {'' if features else '{} '}# delete those that say nothing of a new item",
         *(f"        {yaml_scalar(name)}: {yaml_scalar(one)}" for name, one in features),
-        *(f"        # left out: {printable(' '.join(why.split()))}" for why in items["left_out"]),
+        *(f"        # left out: {printable(why)}" for why in items["left_out"]),
     ]
 
 

@@ -143,12 +143,11 @@ def table_columns(
 
 
 def _cast(raw: pl.Series, dtype: pl.DataType) -> pl.Series | None:
-    """In another type; None if a value would be lost."""
+    """In another type; None if its values would not come back from there."""
     raw = _typed(raw, dtype)
     with suppress(pl.exceptions.PolarsError):
         made = raw.cast(dtype)
-        whole = not (dtype.is_integer() and raw.dtype.is_float()) or made.cast(raw.dtype).equals(raw)
-        return made if whole and raw.dtype.is_nested() == dtype.is_nested() else None
+        return made if made.cast(raw.dtype).equals(raw) else None
     return None
 
 

@@ -3,10 +3,9 @@
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal
 
 from recalign.errors import InputError, require_positive
-from recalign.events.messages import did_you_mean
 
 TimeUnit = Literal["s", "ms", "us", "datetime"]
 FeatureKind = Literal["category", "number", "vector"]
@@ -16,14 +15,6 @@ OWN_COLUMNS = ("user", "item", "timestamp", "row", "reward")
 
 EXPOSURE_COLUMNS = ("is_random", "propensity")
 """The event table's columns on how an item was shown, if the log maps them."""
-
-FEATURE = {
-    "value": "Polars SQL over the columns of the item table",
-    "kind": f"{', '.join(get_args(FeatureKind))}, or null: by type",
-    "separator": "text, or null",
-    "bins": "a whole number above 0, or null",
-}
-"""What each setting of a feature may be."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +29,6 @@ class Feature:
         separator: what stands between several categories that are written as one text, such as ``|``.
         bins: of a number: so many intervals, each with as many of the items in training, are its categories; null: the
             number itself is used, standardised.
-
-    Raises:
-        InputError: a setting is none of what it may be.
     """
 
     value: str
@@ -49,15 +37,7 @@ class Feature:
     bins: int | None = 20
 
     def __post_init__(self) -> None:
-        allowed = {
-            "value": isinstance(self.value, str),
-            "kind": self.kind in (None, *get_args(FeatureKind)),
-            "separator": isinstance(self.separator, str | None),
-            "bins": self.bins is None or (type(self.bins) is int and self.bins > 0),
-        }
-        if wrong := next((key for key, fits in allowed.items() if not fits), None):
-            what = f"{getattr(self, wrong)!r} cannot stand here"
-            raise InputError(what, where=wrong, remedy=f"give {FEATURE[wrong]}")
+        require_positive("data.log.items.features", {"bins": self.bins}, "bins")
 
 
 @dataclass(frozen=True)
@@ -71,44 +51,18 @@ class ItemTable:
         title: column of the title; null: items are shown by their ids.
         features: what policies learn of items, by name: Polars SQL over the table's columns, or a `Feature`. With
             features, items that nobody chose in training are recommended too.
-
-    Raises:
-        InputError: a feature is neither text nor settings that a `Feature` takes.
     """
 
     file: str
     id: str = "item"
     title: str | None = "title"
-    features: dict = field(default_factory=dict)  # checked here: the parser does not say which feature is wrong
-
-    def __post_init__(self) -> None:
-        known = {name: one if isinstance(one, str) else _feature(name, one) for name, one in self.features.items()}
-        object.__setattr__(self, "features", known)
+    features: dict[str, str | Feature] = field(default_factory=dict)
 
     @property
     def specified(self) -> dict[str, Feature]:
         """The features, by name in order."""
         given = sorted(self.features.items())
         return {name: Feature(one) if isinstance(one, str) else one for name, one in given}
-
-
-def _feature(name: str, given: Any) -> Feature:
-    """A feature by its settings, with its name in errors."""
-    where = f"data.log.items.features.{name}"
-    if isinstance(given, Feature):
-        return given
-    if not isinstance(given, dict):
-        remedy = f"give {FEATURE['value']}, or {', '.join(FEATURE)}"
-        raise InputError(f"{given!r} is no feature", where=where, remedy=remedy)
-    if unknown := given.keys() - FEATURE.keys():
-        key = str(min(unknown, key=str))
-        raise InputError(f"there is no key {key!r}", where=where, remedy=did_you_mean(key, FEATURE))
-    settings: dict[str, Any] = {"value": None, **given}
-    try:
-        return Feature(**settings)
-    except InputError as error:
-        error.where = f"{where}.{error.where}"
-        raise
 
 
 @dataclass

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from recalign.errors import InputError
-from recalign.events import ItemTable, ItemValues
+from recalign.events import Feature, ItemTable, ItemValues
 from recalign.events.files import Source
 from recalign.events.items import table_columns, table_titles, table_values
 from recalign.export.command import CARD, RECIPE, WEIGHTS, examples, write_networks
@@ -199,7 +199,9 @@ def _counts(table: pl.DataFrame, ids: pl.Series) -> pl.Series:
 def _new(file: Path, known: dict, table: pl.DataFrame) -> tuple[ItemValues, pl.DataFrame]:
     """What is known of the new items, and their rows of a bundle's item table."""
     kinds = {plan["name"]: plan["kind"] for plan in known["plans"]}
-    features = {name: one | {"kind": kinds[name]} for name, one in known["features"].items()}
+    features: dict[str, str | Feature] = {
+        name: Feature(**one | {"kind": kinds[name]}) for name, one in known["features"].items()
+    }
     settings = ItemTable(str(file), known["id"], known["title"], features)
     values = table_values(Source(file), settings, table["item"].dtype)
     _require_widths(values, known["plans"], file)

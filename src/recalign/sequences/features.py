@@ -19,7 +19,8 @@ from recalign.events import ItemValues
 SIZES = ("sizes", "width", "codes", "warm")
 """What says how large the tables of `ItemFeatures` are."""
 FAR = 10.0
-"""Standard deviations beyond which a number without intervals counts as this far: one wrong price is not the vector."""
+"""Standard deviations beyond which a number without intervals counts as this far, so that one wrong value of a new item
+does not outweigh all else that is known of it. (A wrong value in training is in the standard deviation.)"""
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,10 @@ def permuted_rewards(reward_N: np.ndarray, user_N: np.ndarray, seed: int) -> np.
     """Permute what rewards say beyond their user's mean, over the events of all users.
 
     r'_e = m_u + (r - m)_s(e): m_u is the mean reward of e's user, s a permutation of the events that have a reward. So
-    neither an item's quality nor a user's taste is left. A shuffle within each user would leave much of both: it often
-    returns a reward of a short history to its own event. A user's new mean is m_u plus that of the residuals it gets.
-    (m_u itself holds 1 / n of each of the user's n rewards, so in short histories much of the items' quality is left.)
+    (r - m)_s(e) tells neither of an item's quality nor of a user's taste. A shuffle within each user would tell much of
+    both: it often returns a reward of a short history to its own event. A user's new mean is m_u plus that of the
+    residuals it gets.
+    m_u itself holds 1 / n of each of the user's n rewards: in short histories it has much of the items' quality.
 
     The seed and the number of events choose s. Of two columns of the same events, both are permuted alike; where one
     lacks rewards that the other has, s skips them.

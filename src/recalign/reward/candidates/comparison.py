@@ -32,7 +32,7 @@ Row = tuple[str | None, str, str | None, float, float | None, float | None]
 
 
 def compare_rewards(
-    frame: pl.DataFrame, candidates: Mapping[str, Candidate], against: str | None = None, repeats: bool = False
+    frame: pl.DataFrame, candidates: Mapping[str, Candidate], against: str | None = None, *, repeats: int = 0
 ) -> pl.DataFrame:
     """Compare rewards on training and validation events. Those of the test are put aside first.
 
@@ -94,7 +94,7 @@ def _contents(train: pl.DataFrame, values: pl.DataFrame) -> Iterator[Row]:
             yield column.name, figure, None, float(value), None, None  # type: ignore[arg-type]
 
 
-def _reliability(train: pl.DataFrame, values: pl.DataFrame, repeats: bool) -> Iterator[Row]:
+def _reliability(train: pl.DataFrame, values: pl.DataFrame, repeats: int) -> Iterator[Row]:
     for column in values:
         rated = train.select("user", "item", "timestamp", reward=column).filter(pl.col("reward").is_not_null())
         user_N, item_N, value_N = (rated[name].to_numpy() for name in ("user", "item", "reward"))

@@ -31,4 +31,4 @@ def compare_log_rewards(data: EventDataModule, rewards: Mapping[str, Any], again
     frame = sequences.frame.filter(pl.Series(sequences.users_in(data.users)).gather(sequences.frame["user"]))
     cold = pl.col("item_id") > sequences.num_warm  # known by their features, and no training event says how they are
     frame = frame.with_columns(item_id=pl.when(~cold).then("item_id").otherwise(0))
-    return compare_rewards(frame, candidates, against or next(iter(columns), within), sequences.report.repeats > 0)
+    return compare_rewards(frame, candidates, against or next(iter(columns), within), repeats=sequences.report.repeats)

@@ -183,7 +183,7 @@ def _ahead(events: pl.DataFrame) -> dict[str, np.ndarray]:
 
 def _head(data: RewardData, part: PredictionComparison, name: str) -> dict[str, Any]:
     said, reward = verdict(part.table), data.rated["reward"].to_numpy()
-    found = noise(data.rated, part.table, variance(part.events["reward"].to_numpy()), data.report.repeats > 0)
+    found = noise(data.rated, part.table, variance(part.events["reward"].to_numpy()), data.report.repeats)
     advantage = (part.events["model"] - part.events["user"]).cast(pl.Float64).to_numpy()
     return {
         "verdict": said,

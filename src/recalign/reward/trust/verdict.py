@@ -69,7 +69,7 @@ def best_average(table: Table) -> str:
     return min(AVERAGES, key=lambda name: table[name]["rmse"].value)
 
 
-def noise(train: pl.DataFrame, table: Table, variance: float, repeats: bool) -> dict[str, Any]:
+def noise(train: pl.DataFrame, table: Table, variance: float, repeats: int) -> dict[str, Any]:
     """Estimate the noise of a reward: the part that nobody can predict.
 
     Args:
@@ -90,17 +90,18 @@ def noise(train: pl.DataFrame, table: Table, variance: float, repeats: bool) -> 
     return {"sd": least, "source": "floor", "ceiling": 1 - least**2 / variance}
 
 
-def repeat_variance(train: pl.DataFrame, repeats: bool) -> float | None:
+def repeat_variance(train: pl.DataFrame, repeats: int) -> float | None:
     """Variance of the rewards that one user gave one item several times; None of fewer than `REPEATS` repeats.
 
     Args:
         train: events with a reward: ``user``, ``item``, ``timestamp``, ``reward``.
-        repeats: whether the log has rows that equal another in every column. An event that was logged twice is no
-            second reward, so those that agree in reward and time then count once. Elsewhere they are two: without
-            those that agree the rest would look noisier, the more so the coarser the time.
+        repeats: rows of the log that equal another in every column (`Report`). An event that was logged twice is no
+            second reward: if most events that agree in time and reward can be such rows, they count once. Else they are
+            two, as without those that agree the rest would look noisier, the more so the coarser the time.
     """
-    if repeats:  # the order is kept, so that two runs agree to the last digit
-        train = train.unique(["user", "item", "timestamp", "reward"], maintain_order=True)
+    once = train.unique(["user", "item", "timestamp", "reward"], maintain_order=True)  # so that two runs agree exactly
+    if repeats > (len(train) - len(once)) / 2:
+        train = once
     pairs = train.group_by("user", "item", maintain_order=True).agg(
         pl.len().alias("n"), pl.col("reward").var().alias("variance")
     )
