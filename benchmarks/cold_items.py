@@ -62,7 +62,12 @@ RECOMMENDERS: dict[str, tuple[str, dict[str, Any]]] = {
     "unisrec": ("text", {"class_path": "cold_policies.UniSRec"}),
 }
 """Rows that are a recommender: what they are told of items (`cold_logs.FORMS`), and their settings of the model."""
-METHODS = (START, "bc", "asft", "dpo", "ppo", "rerank", "asft_rerank")
+ASKED_FOR = (
+    *("rerank_item_mean", "filtered_bc", "reward_weighted", "exp_reward", "ipo", "sdpo", "simpo", "kto", "wbc"),
+    *("grpo", "ecpo", "cql", "iql", "awac", "reinforce", "sa2c"),
+)
+"""Methods that run only where --rows names them."""
+METHODS = (START, "bc", "asft", "dpo", "ppo", "rerank", "asft_rerank", *ASKED_FOR)
 ROWS = (IDS, "no_dropout", START, "titles", "semantic_ids", ONEREC, ALONE, SUM, "unisrec", *METHODS[1:])
 COLUMNS = {
     **{f"cold/hr@{k}": f"cold hr@{k}" for k in CUTS},
@@ -89,12 +94,13 @@ AFTER = {
 def main() -> None:
     parser = options(__doc__, seeds=[0, 1, 2], runs="runs/cold-items", data=True)
     parser.add_argument("--log", default="ml-1m", help="with a conf/data/<log>-items.yaml, or world")
-    parser.add_argument("--rows", nargs="+", choices=ROWS, help="all that the log has, if not these")
+    parser.add_argument("--rows", nargs="+", choices=ROWS, help="if not these, all that the log has but ASKED_FOR")
     parser.add_argument("--world", default="{}", help="settings of a simulated world, as YAML, for --log world")
     parser.add_argument("--no-save", action="store_true", help="print alone, as for a trial")
     parser.add_argument("chain", nargs="*", help="words for every run, after --: -- --trainer.max_epochs=1")
     given = parser.parse_args()
-    rows = [row for row in ROWS if row in (given.rows or ROWS) and (row not in OF_TEXT or given.log != WORLD)]
+    asked = given.rows or set(ROWS) - set(ASKED_FOR)
+    rows = [row for row in ROWS if row in asked and (row not in OF_TEXT or given.log != WORLD)]
     parts = []
     for done, seed in enumerate(given.seeds, start=1):
         parts.append(of_seed(given, seed, rows))
