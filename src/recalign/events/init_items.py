@@ -11,7 +11,7 @@ import yaml
 
 from recalign.errors import InputError, printable
 from recalign.events import files, guess, reading
-from recalign.events.items import feature_values, names_items
+from recalign.events.feature_values import feature_values, names_items
 from recalign.events.joining import whole_numbers
 from recalign.events.log import Feature, FeatureKind
 from recalign.events.messages import SourceRows, did_you_mean

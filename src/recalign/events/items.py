@@ -9,7 +9,7 @@ import polars as pl
 
 from recalign.errors import InputError
 from recalign.events.audit import Section
-from recalign.events.expression import ITEM_TABLE, evaluate
+from recalign.events.feature_values import KEY, feature_values, names_items, typed
 from recalign.events.fields import EXACT
 from recalign.events.files import Source, locate
 from recalign.events.joining import whole_numbers
@@ -19,12 +19,8 @@ from recalign.events.reading import has_header, is_text, no_column, read
 from recalign.events.tree import plain_name
 from recalign.files import digest
 
-KEY = "data.log.items"
 SECOND_ID = "categories, so many that they are a second item id"
 UNUSABLE = "rows without an id, or with one that is not of the log's type"
-SECOND, FEW = 0.5, 20
-"""Share of the items without a category that another has too, above which a feature names items rather than describing
-them; no more than a few categories describe them anyway."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +140,7 @@ def table_columns(
 
 def _cast(raw: pl.Series, dtype: pl.DataType) -> pl.Series | None:
     """In another type; None if its values would not come back from there."""
-    raw = _typed(raw, dtype)
+    raw = typed(raw, dtype)
     with suppress(pl.exceptions.PolarsError):
         made = raw.cast(dtype)
         return made if made.cast(raw.dtype).equals(raw) else None
@@ -189,25 +185,6 @@ def table_values(source: Source, table: ItemTable, dtype: pl.DataType, items: pl
             raise InputError(what, where=where, remedy="name a column that has values, or leave the feature out")
         columns.append(column)
     return ItemValues(key.filter(usable), kinds, pl.DataFrame(columns).filter(usable), specified, int((~usable).sum()))
-
-
-def feature_values(frame: pl.DataFrame, name: str, feature: Feature, rows: SourceRows) -> tuple[FeatureKind, pl.Series]:
-    """The kind of a feature, and its values as in `ItemValues.values`: one for each row of an item table.
-
-    Raises:
-        InputError: it cannot be computed, or its values are not of its kind.
-    """
-    where = f"{KEY}.features.{name}"
-    raw = evaluate(frame, feature.value, where, rows, ITEM_TABLE).alias(name)
-    kind = feature.kind or _kind(raw)
-    return kind, _MAKE[kind](raw, feature, where, rows)
-
-
-def names_items(categories: pl.Series) -> bool:
-    """Whether categories, a list an item, are a second item id: most items have none that another has too."""
-    every = categories.alias("one").to_frame().with_row_index("item").explode("one").drop_nulls()
-    alone = every.with_columns(own=pl.col("one").is_unique()).group_by("item").agg(pl.col("own").all())["own"]
-    return every["one"].n_unique() > FEW and alone.sum() > SECOND * len(alone)
 
 
 def feature_figures(features: ItemValues | None, items: pl.Series) -> Section:
@@ -264,101 +241,3 @@ def _none_of(source: Source, raw: pl.Series, items: pl.Series, what: str) -> Inp
         where=KEY,
         remedy=f"name the column of the log's item ids in {KEY}.id, or set {KEY} to null",
     )
-
-
-def _kind(raw: pl.Series) -> FeatureKind:
-    """The kind of a feature, by the type of its values."""
-    if isinstance(raw.dtype, pl.List | pl.Array):
-        return "vector" if raw.dtype.inner.is_float() else "category"
-    return "number" if raw.dtype.is_numeric() else "category"
-
-
-def _categories(raw: pl.Series, feature: Feature, where: str, rows: SourceRows) -> pl.Series:
-    """Lists of text without gaps; null where there is none."""
-    listed = isinstance(raw.dtype, pl.List | pl.Array)
-    inner = raw.dtype.inner if listed else raw.dtype  # type: ignore[attr-defined]
-    if inner.is_nested() or inner in (pl.Binary, pl.Object) or (listed and inner.is_float()):
-        what = f"{feature.value!r} gives {'lists of ' * listed}{inner}, and categories are text, integers or booleans"
-        remedy = "write one flat list an item, name a part of a struct (a.b), or set the kind of vectors to vector"
-        raise InputError(what, where=where, remedy=remedy)
-    if listed:
-        lists = raw.cast(pl.List(pl.String))
-    else:
-        text = (_whole(raw) if raw.dtype.is_float() else raw.cast(pl.String)).str.strip_chars()
-        if (broken := _listed(text).fill_null(False)).any():
-            raise InputError(
-                f"{feature.value!r} gives {text.filter(broken)[0]!r} in {rows.describe(broken)}, a list as text",
-                where=where,
-                remedy='write the categories with a separator, "Action|Drama", and name it in the feature\'s '
-                "separator; or give a list column in Parquet",
-            )
-        lists = text.str.split(feature.separator) if feature.separator else text.reshape((-1, 1)).arr.to_list()
-    stripped = lists.list.eval(_plain(pl.element().str.strip_chars()))
-    filled = stripped.list.eval(pl.element().filter(pl.element().is_not_null() & (pl.element() != "")))
-    filled = filled.list.unique(maintain_order=True)
-    return pl.select(pl.when(filled.list.len() > 0).then(filled)).to_series().alias(raw.name)
-
-
-def _listed(text: pl.Series) -> pl.Series:
-    """Whether text is a list: in brackets, or with a comma and brackets that are not all closed, as if cut off."""
-    opened, closed = text.str.count_matches(r"[\[\{\(]"), text.str.count_matches(r"[\]\}\)]")
-    whole, begun = text.str.contains(r"(?s)^[\[\{\(].*[\]\}\)]$"), text.str.contains(r"(?s)^[\[\{\(].*,")
-    return whole | (begun & (opened > closed))
-
-
-def _whole(raw: pl.Series) -> pl.Series:
-    """Fractions as text, whole ones as integers are written."""
-    exact = (raw.floor() == raw) & (raw.abs() < EXACT[raw.dtype.base_type()])
-    whole = pl.select(pl.when(exact).then(raw)).to_series().cast(pl.Int64).cast(pl.String)
-    return whole.zip_with(exact.fill_null(False), raw.cast(pl.String))
-
-
-def _plain(text: pl.Expr) -> pl.Expr:
-    """A category in one form, whatever type its file gave the column: 36 for 36.0, true for True."""
-    whole = text.str.replace(r"^(-?\d+)\.0+$", "$1")
-    return pl.when(text.str.contains(r"(?i)^(true|false)$")).then(text.str.to_lowercase()).otherwise(whole)
-
-
-def _typed(raw: pl.Series, dtype: pl.DataType) -> pl.Series:
-    """In a type of its own where no item has a value: no type can be told of nothing."""
-    return pl.Series(raw.name, [None] * len(raw), dtype=dtype) if raw.null_count() == len(raw) else raw
-
-
-def _numbers(raw: pl.Series, feature: Feature, where: str, rows: SourceRows) -> pl.Series:
-    raw = _typed(raw, pl.Float64())
-    if not (raw.dtype.is_numeric() or raw.dtype == pl.Boolean):
-        what = f"{feature.value!r} gives {raw.dtype}, not numbers"
-        if raw.dtype == pl.String and (text := raw.is_not_null() & raw.cast(pl.Float64, strict=False).is_null()).any():
-            what += f": {raw.filter(text)[0]!r} in {rows.describe(text)}"
-        remedy = "correct the values; or, in a log's YAML, set the kind to category, or write TRY_CAST(... AS DOUBLE)"
-        raise InputError(what, where=where, remedy=remedy)
-    return raw.cast(pl.Float64)
-
-
-def _vectors(raw: pl.Series, feature: Feature, where: str, rows: SourceRows) -> pl.Series:
-    raw = _typed(raw, pl.List(pl.Float32))
-    inner = raw.dtype.inner if isinstance(raw.dtype, pl.List | pl.Array) else None
-    if inner is None or not (inner.is_numeric() or inner == pl.Null):
-        what = f"{feature.value!r} gives {raw.dtype}, not lists of numbers"
-        raise InputError(what, where=where, remedy="give vectors as a list column of floats in Parquet")
-    lists = raw.cast(pl.List(pl.Float32))
-    lists = pl.select(pl.when(lists.list.len() > 0).then(lists)).to_series().alias(raw.name)
-    width = lists.list.len()
-    usual = width.drop_nulls().mode().min() or 0
-    if (other := (width != usual).fill_null(False)).any():
-        raise InputError(
-            f"vectors of {width.filter(other)[0]!r} numbers in {rows.describe(other)}, and of {usual!r} elsewhere",
-            where=where,
-            remedy="give every item a vector of the same length, or none (null)",
-        )
-    finite = lists.list.eval(pl.element().is_finite().fill_null(False)).list.all()
-    if (bad := ~finite.fill_null(True)).any():
-        raise InputError(
-            f"a NaN, infinite or empty number in the vectors of {rows.describe(bad)}",
-            where=where,
-            remedy="make them whole, or leave the whole vector empty (null)",
-        )
-    return lists
-
-
-_MAKE = {"category": _categories, "number": _numbers, "vector": _vectors}
