@@ -1,8 +1,9 @@
-"""Is the verdict on a reward model honest? Two questions, on simulated worlds that take seconds each.
+"""Is the verdict on a reward model honest, and what does it ask for? Questions to simulated worlds of seconds each.
 
     python benchmarks/trust_worlds.py order --kinds deaf generous --worlds 50
     python benchmarks/trust_worlds.py order --kinds signal faint --worlds 10
     python benchmarks/trust_worlds.py choice --worlds 10
+    python benchmarks/trust_worlds.py judges --worlds 20
 
 ``order``: 1,500 users of 5 events, of which the last two are test and validation, so that ``pairwise`` is that of the
 training rows of other users. How often does its interval lie above one half where rewards tell nothing of the item
@@ -13,6 +14,9 @@ training rows of other users. How often does its interval lie above one half whe
 fitted twice, and each time one half of the validation users chooses. A figure of the half that chose less that of the
 other, averaged over the two fits: which half is easier cancels. All validation users choose together in a run, about
 twice as many, so this is an upper limit.
+
+``judges``: how often does a judge of the users B2 know something of users A's rewards, by how many rewards it was
+trained on? Users have 5.5 events each, of 300 items; ``signal``, and ``faint`` with twice the noise.
 """
 
 from __future__ import annotations
@@ -30,10 +34,11 @@ from lightning import Trainer, seed_everything
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from tables import average, by_metric, commit, each, frame, options, save
 
+from recalign.evaluation.findings import BLIND
 from recalign.events import LogMapping
-from recalign.nn import HSTU
+from recalign.nn import HSTU, Pooled
 from recalign.recommender import Recommender, RecommenderData
-from recalign.reward import RewardData, RewardModel
+from recalign.reward import Judge, RewardData, RewardModel
 from recalign.sequences import EventDataModule, High, LeaveLast, TimeSplit, Windows
 from recalign.sequences.splits import TEST, VALIDATION
 from recalign.sequences.store import Group, Part
@@ -43,6 +48,9 @@ from recalign.simulation.world import SD
 SHORT = functools.partial(World, users=1500, events=7500, items=200, confounding=0.0)
 LONG = functools.partial(World, users=400, events=18_000, items=100)
 ORDER = {"deaf": SHORT(signal=0.0), "generous": SHORT(signal=0.0), "signal": SHORT(), "faint": SHORT(noise=4.0)}
+JUDGED = {"signal": World(items=300, confounding=0.0), "faint": World(items=300, confounding=0.0, noise=2.1)}
+REWARDS = (200, 400, 800, 1_600, 3_200)  # that a judge is trained on, about
+EACH = 5.5  # events of a user, of which the last two are test and validation
 CHOICE = {"deaf": LONG(signal=0.0), "signal": LONG(), "loud": LONG(noise=3.0)}
 EPOCHS = 3  # of the recommender
 QUIET: dict[str, Any] = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False}
@@ -68,16 +76,21 @@ class Halved(RewardData):
 
 def main() -> None:
     parser = options(__doc__)
-    parser.add_argument("question", choices=["order", "choice"])
+    parser.add_argument("question", choices=["order", "choice", "judges"])
     parser.add_argument("--kinds", nargs="+", help="of worlds; else all")
     parser.add_argument("--worlds", type=int, default=10, help="of each kind")
     parser.add_argument("--first", type=int, default=3000, help="seed of the first world")
     parser.add_argument("--workers", type=int, default=1, help="worlds at a time")
     given = parser.parse_args()
     seeds = range(given.first, given.first + given.worlds)
-    ask, kinds = (order, ORDER) if given.question == "order" else (choice, CHOICE)
+    questions: dict[str, tuple[Callable[..., dict[str, float]], dict[str, World]]] = {
+        "order": (functools.partial(_in_world, order), ORDER),
+        "choice": (functools.partial(_in_world, choice), CHOICE),
+        "judges": (judges, JUDGED),
+    }
+    ask, kinds = questions[given.question]
     for kind in given.kinds or kinds:
-        found = by_metric(each(functools.partial(_in_world, ask, kind, kinds[kind]), seeds, given.workers))
+        found = by_metric(each(functools.partial(ask, kind, kinds[kind]), seeds, given.workers))
         rows = []
         for figure, values in found.items():
             mean, sd, *_ = average(values)
@@ -113,6 +126,20 @@ def choice(fit: Fit) -> dict[str, float]:
     return {figure: (found[0][figure] + found[1][figure]) / 2 for figure in found[0]}
 
 
+def judges(_kind: str, world: World, seed: int) -> dict[str, float]:
+    """Whether a judge knows something, by the rewards that it learned from."""
+    found: dict[str, float] = {}
+    for rewards in REWARDS:
+        users = round(rewards / (0.15 * (EACH - 2) * (1 - world.missing)))
+        settings = vars(world) | {"users": users, "events": round(EACH * users), "seed": seed}
+        with tempfile.TemporaryDirectory() as folder:
+            data = RewardData(users="B2", **_log_of(simulate(World(**settings)).events, folder, short=True))
+            seed_everything(seed, verbose=False)
+            said = _fitted(Judge(data.num_items, Pooled(dim=32, max_length=data.max_length)), data, folder)
+        found[f"{rewards:,} rewards: known"] = said["verdict"] not in BLIND
+    return found
+
+
 def _figures(part: dict[str, Any]) -> dict[str, float]:
     table, best = part["table"], part["best_average"]
     gain = 1 - table["model"]["rmse"][0] / table[best]["rmse"][0]
@@ -127,18 +154,7 @@ def _in_world(ask: Callable[[Fit], dict[str, float]], kind: str, world: World, s
         level = SD * simulated.people.habit_UD[:, 0].astype(float)
         events = events.with_columns(pl.col("reward") + pl.Series(level).gather(events["user"] - 1))
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "simulated").mkdir()
-        events.write_parquet(Path(folder) / "simulated/events.parquet")
-        short = world.users > 1000
-        log: dict[str, Any] = {
-            "log": LogMapping(name="simulated", files=["simulated/events.parquet"]),
-            "root": folder,
-            "reward": "reward",
-            "high": High("high"),
-            "split": LeaveLast(test=1, validation=1) if short else TimeSplit((0.8, 0.9)),
-            "max_length": 32 if short else 64,
-            "cache": False,
-        }
+        log = _log_of(events, folder, short=world.users > 1000)
         seed_everything(seed, verbose=False)
         cloned = RecommenderData(users="all", **log)
         start = Recommender(cloned.num_items, HSTU(dim=16, layers=1, max_length=log["max_length"]), prior=False)
@@ -148,16 +164,37 @@ def _in_world(ask: Callable[[Fit], dict[str, float]], kind: str, world: World, s
             seed_everything(seed, verbose=False)
             log_ = data(users="A", **more, **log)
             module = RewardModel(log_.num_items, policy=start.policy, members=3)
-            best = ModelCheckpoint(folder, monitor="reward/rmse", save_weights_only=True)
-            stop = EarlyStopping("reward/rmse", patience=3)
-            trainer = Trainer(max_epochs=30, default_root_dir=folder, callbacks=[best, stop], **QUIET)
-            trainer.fit(module, log_)
-            if data is Halved:
-                trainer.test(module, log_, ckpt_path=best.best_model_path, verbose=False, weights_only=True)
-            assert module.trust_report
-            return module.trust_report
+            return _fitted(module, log_, folder, tested=data is Halved)
 
         return ask(fit)
+
+
+def _log_of(events: pl.DataFrame, folder: str, short: bool) -> dict[str, Any]:
+    """Write a world's events, and say how they are read; short: its users have few."""
+    (Path(folder) / "simulated").mkdir()
+    events.write_parquet(Path(folder) / "simulated/events.parquet")
+    return {
+        "log": LogMapping(name="simulated", files=["simulated/events.parquet"]),
+        "root": folder,
+        "reward": "reward",
+        "high": High("high"),
+        "split": LeaveLast(test=1, validation=1) if short else TimeSplit((0.8, 0.9)),
+        "max_length": 32 if short else 64,
+        "cache": False,
+    }
+
+
+def _fitted(module: RewardModel, data: EventDataModule, folder: str, tested: bool = False) -> dict[str, Any]:
+    """Train a reward model or a judge as its YAML does, and return what its trust report says."""
+    best = ModelCheckpoint(folder, monitor="reward/rmse", save_weights_only=True)
+    trainer = Trainer(
+        max_epochs=30, default_root_dir=folder, callbacks=[best, EarlyStopping("reward/rmse", patience=3)], **QUIET
+    )
+    trainer.fit(module, data)
+    if tested:
+        trainer.test(module, data, ckpt_path=best.best_model_path, verbose=False, weights_only=True)
+    assert module.trust_report
+    return module.trust_report
 
 
 if __name__ == "__main__":
