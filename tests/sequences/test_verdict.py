@@ -1,22 +1,28 @@
 """May a log be trained on: each concern, from logs made up for it."""
 
+import re
+
 import featured
 import polars as pl
 import pytest
 
 from recalign.events import LogMapping
 from recalign.sequences import EventDataModule, High, LeaveLast, TimeSplit
-from recalign.sequences.audit import CATALOGUE, COLD, COLD_TARGETS, LEAKS, MISSES, audit_log
+from recalign.sequences.audit import CATALOGUE, COLD, COLD_TARGETS, JUDGED, LEAKS, MISSES, audit_log
 from recalign.sequences.verdict import Concern, Verdict, verdict
 
 
-def said(root, rows, *, reward="rating", high="reward >= 5", unit="s", split=LeaveLast(1, 1)):  # noqa: B008
+def said(root, rows, *, unit="s", **settings):
     """The verdict on a log of rows (user, item, rating, timestamp)."""
+    return verdict(audit_log(made_up(root, rows, unit=unit, **settings)), unit)
+
+
+def made_up(root, rows, *, reward="rating", high="reward >= 5", unit="s", split=None, share_a=0.7):
+    """A log of rows (user, item, rating, timestamp)."""
     columns = {"user": pl.Int64, "item": pl.Int64, "rating": pl.Float64, "timestamp": pl.Int64}
     pl.DataFrame(rows, schema=columns, orient="row").write_csv(root / "log.csv")
     log = LogMapping(name="made-up", files=["log.csv"], time_unit=unit)
-    data = EventDataModule(log, reward, High(high), split, str(root))
-    return verdict(audit_log(data), unit)
+    return EventDataModule(log, reward, High(high), split or LeaveLast(1, 1), str(root), share_a=share_a)
 
 
 GRID = [(user, step) for user in range(300) for step in range(10)]
@@ -39,7 +45,7 @@ def rows(users=120, items=12, rating=mixed, pause=lambda user, step: 86_400, ste
 
 
 def test_a_sound_log_is_usable(tmp_path):
-    found = said(tmp_path, rows())
+    found = said(tmp_path, rows(users=800))
     assert (str(found), found.word) == ("verdict: usable", "usable")
 
 
@@ -127,6 +133,35 @@ def test_the_resolution_that_hides_a_reward_is_proposed(tmp_path):
 def test_cuts_in_time_are_proposed_where_they_part_no_tie(tmp_path):
     text = str(said(tmp_path, rows(pause=tied)))
     assert "keep them in one part with data.split: {class_path: recalign.sequences.TimeSplit" in text
+
+
+@pytest.mark.parametrize(
+    ("share_a", "says"),
+    [
+        (0.7, "data.share_a: 0.4 gives them about "),
+        (0.4, "Add users, or events with a reward"),
+        (1.0, None),  # no judges are asked for
+    ],
+)
+def test_judges_with_few_rewards_are_said_beforehand(tmp_path, share_a, says):
+    """120 users with eight training events each: 144 rewards for each group of judges, about."""
+    found = [concern.text for concern in said(tmp_path, rows(), share_a=share_a).concerns]
+    if says is None:
+        assert found == []
+    else:
+        assert len(found) == 1
+        assert re.match(r"judges learn from \d+ rewards, and with fewer than 800 many know nothing", found[0])
+        assert says in found[0]
+
+
+def test_the_rewards_of_judges_are_counted(tmp_path):
+    """Their users' training events with a reward; B1 or B2, whichever has fewer."""
+    log = [(user, item, rating if user % 3 else None, time) for user, item, rating, time in rows()]
+    data = made_up(tmp_path, log)
+    frame, group_U = data.sequences.frame, data.sequences.group
+    kept = frame.filter(split=0).drop_nulls("reward")["user"].to_list()
+    counted = [sum(group_U[user] == group for user in kept) for group in ("B1", "B2")]
+    assert audit_log(data)["split"][JUDGED] == min(counted) > 0
 
 
 def test_serious_concerns_come_first():

@@ -12,6 +12,7 @@ from recalign.events.guess import MOST_HIGH
 from recalign.events.items import SECOND_ID
 from recalign.sequences.audit import (
     HIGH,
+    JUDGED,
     LEAKS,
     LEFT,
     LONGER,
@@ -32,6 +33,12 @@ MOSTLY = 0.5
 """Share of the variance that comes from outliers, above which to warn."""
 FEWER = 0.75
 """What another split has to leave of the misses, at most, to be proposed."""
+JUDGES_NEED = 800
+"""Training rewards of a group of judges below which many know nothing of another user's rewards: in simulated worlds,
+5 % of the judges with so many, 45 % of those with half of them (benchmarks/trust_worlds.py judges)."""
+SMALLEST_A, WORTH = 0.4, 1.2
+"""The least share of users A to propose (reward model and post-training learn from them, and tables are theirs), and
+how many times the rewards have to be there with it."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +87,7 @@ def verdict(sections: Mapping[str, Section], time_unit: str) -> Verdict:
             *_features(sections),
             *_targets(sections),
             *_users(sections),
+            *_judges(sections),
             *_times(sections, time_unit),
             *(Concern(True, f"{name}: {count:,}") for name, count in sections[LEAKS].items() if count),
         ]
@@ -189,6 +197,21 @@ def _users(sections: Mapping[str, Section]) -> Iterator[Concern]:
         better = f". {most:,} have with data.{line}" if int(most) > tested else ""
         why = unmeasurable(tested)
         yield Concern(bool(why), (why or f"{tested} users have test events: intervals will be wide") + better)
+
+
+def _judges(sections: Mapping[str, Section]) -> Iterator[Concern]:
+    split = sections["split"]
+    of_a, *of_judges = (int(split.get(f"users in group {group}", 0)) for group in ("A", "B1", "B2"))
+    others = sum(of_judges)
+    known = int(split.get(JUDGED, JUDGES_NEED))
+    if others and known < JUDGES_NEED:
+        more = known * (1 - SMALLEST_A) * (of_a + others) / others
+        line = f"data.share_a: {SMALLEST_A} gives them about {more:,.0f}, and measures fewer users"
+        yield Concern(
+            False,
+            f"judges learn from {known:,} rewards, and with fewer than {JUDGES_NEED} many know nothing: a chain then "
+            f"ships nothing. {line if more > WORTH * known else 'Add users, or events with a reward'}",
+        )
 
 
 def _times(sections: Mapping[str, Section], time_unit: str) -> Iterator[Concern]:
