@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import small
 from recalign.errors import InputError
 from recalign.export import card
 from recalign.export.command import bundle_of
-from recalign.export.exploration import costs, judge_of, rows, values
+from recalign.export.exploration import costs, judge_of, values
 from recalign.recommender import RecommenderData
 from recalign.recommender.checkpoint import load_net
 from recalign.serving import load_bundle
@@ -74,12 +75,12 @@ def test_the_card_has_a_table(bundled, data, cloned, rewarded, tmp_path):
     assert [*judge_of(made).state_dict()] == [*load_net(rewarded, "reward").net.state_dict()]
     assert "exploration costs" not in card.of(made, bundle.about, None)
     found = costs(data, bundle, [0.5, 2.0])
-    text = card.of(made, replace(bundle.about, exploration=rows(found)), None)
+    text = card.of(made, replace(bundle.about, exploration=list(map(asdict, found))), None)
     assert (
         f"| 2 | {found[1].ndcg:.4f} | {found[1].lost:.4f} ± {found[1].error:.4f} | {found[1].lost / 20:.4f} | " in text
     )
     assert "Value" not in text
-    valued = [{**row, "value": 3.0, "value_lost": 0.5, "value_error": 0.125} for row in rows(found)]
+    valued = [{**row, "value": 3.0, "value_lost": 0.5, "value_error": 0.125} for row in map(asdict, found)]
     assert " 3.0000 | 0.5000 ± 0.1250 |" in card.of(made, replace(bundle.about, exploration=valued), None)
 
 

@@ -143,9 +143,9 @@ def copy(bundled, tmp_path):
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
-        (lambda f: (f / "items.parquet").write_bytes(b"x"), "damaged: items.parquet"),
-        (lambda f: (f / "policy.onnx").unlink(), "damaged: policy.onnx"),
-        (lambda f: (f / "digests.json").unlink(), "half-written"),
+        (lambda f: (f / "items.parquet").write_bytes(b"x"), "items.parquet: not what was written"),
+        (lambda f: (f / "policy.onnx").unlink(), "policy.onnx: not what was written"),
+        (lambda f: (f / "digests.json").unlink(), "it has no digests.json"),
         (lambda f: (f / "bundle.json").unlink(), "no bundle in this folder"),
         (lambda f: (f / "bundle.json").write_text(json.dumps({"format": 2})), "of format 2"),
     ],

@@ -36,12 +36,12 @@ RULES = (
     f"Candidates keep {FLOOR:.0%} of the better baseline's {ALL} on validation. They are tried by their value under "
     f"the judges that select, those for which a placebo is named first, {TRIED} at most. The first that passes is the "
     "answer. Baselines, placebos, rows that read no reward and rows that show everybody the same are no candidates. "
-    f"Where no row does, do not ship anything if all reliably keep less than {FLOOR:.0%}, else it is not decided.",
+    f"If no row keeps {FLOOR:.0%}, do not ship if each reliably keeps less; else it is not decided.",
     "All that follows is measured on the test, by the judges that report. Gains are in standard deviations (sd) of the "
     f"training rewards. Intervals are 95 %; those that have to lie above 0 are widened by Holm for up to {TRIED} rows.",
     f"Do not ship a row that reliably keeps less than {FLOOR:.0%} of the ranking, or that rests on a reward model "
     f"without signal; nor, by judges whose verdict is {' or '.join(KNOWING)}, one whose gain ends below {FLAT:g} sd or "
-    "that has less value than a row that reads no reward. Other judges may not see a gain: they leave it open.",
+    "that has less value than a row that reads no reward. Other judges can miss a gain: then both leave it open.",
     f"Not decided where the gain is below {FLAT:g} sd, or where the interval of the gain, or of the gain over a row "
     "that reads no reward, holds 0.",
     f"Not decided where a row does not keep {FLOOR:.0%} with a confidence of {SURE:.0%} (one-sided).",

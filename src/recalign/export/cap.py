@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -92,8 +91,3 @@ def capped(bundle: Bundle, newest: int) -> Bundle:
     found.about = catalogue.about = replace(bundle.about, max_length=newest)
     found.catalogue = catalogue
     return found
-
-
-def rows(found: list[Cap]) -> list[dict[str, Any]]:
-    """For ``bundle.json``."""
-    return [asdict(one) for one in found]

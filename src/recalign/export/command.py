@@ -21,7 +21,7 @@ from recalign.events import data_root
 from recalign.events.files import locate
 from recalign.events.reading import no_column, read
 from recalign.events.tree import plain_name
-from recalign.export import cap, card, exploration, onnx, program
+from recalign.export import card, exploration, onnx, program
 from recalign.export.cap import capped, caps
 from recalign.export.graph import Graph, part_of
 from recalign.export.program import PROGRAM
@@ -134,14 +134,17 @@ def bundle_of(
         if newest == "auto":
             found_caps = caps(made.data, bundle)
             best = next(one.newest for one in found_caps if one.chosen)
-            about, bundle = replace(about, max_length=best, caps=cap.rows(found_caps)), capped(bundle, best)
+            about, bundle = (
+                replace(about, max_length=best, caps=[asdict(one) for one in found_caps]),
+                capped(bundle, best),
+            )
         write_json(folder / EXAMPLES, examples(bundle))
         found = verify(made.policy, made.data, bundle) if check else None
         if check and torch_export:
             verify(made.policy, made.data, program.ProgramBundle(bundle))
         if explore:
             cost = exploration.costs(made.data, bundle, explore, exploration.judge_of(made))
-            about = replace(about, exploration=exploration.rows(cost))
+            about = replace(about, exploration=[asdict(one) for one in cost])
         about = replace(about, verified=asdict(found) if found else {})
         about.write(folder)
         write_text(folder / CARD, card.of(made, about, found))

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -146,8 +145,3 @@ def judge_of(made: OpenedRun) -> RewardEnsemble | None:
     loaded = load_net(path, "reward")
     loaded.check(made.data)
     return loaded.net.eval()
-
-
-def rows(found: list[Cost]) -> list[dict[str, Any]]:
-    """For ``bundle.json``."""
-    return [asdict(one) for one in found]

@@ -18,8 +18,7 @@ from recalign.events.messages import did_you_mean
 from recalign.files import write_json
 from recalign.loop.chances import Policy, ask, require_known
 from recalign.loop.monitoring import Rule, Watched, Window, watch
-from recalign.loop.offpolicy_command import bundle_of
-from recalign.loop.served import Histories, Served, read_rows, read_served
+from recalign.loop.served import Histories, Served, open_bundle, read_rows, read_served
 from recalign.serving.bundle import Bundle, load_bundle
 
 REMEDIES = {
@@ -47,7 +46,7 @@ def monitor(words: list[str]) -> None:
     """
     given = _options().parse_args(words)
     require_positive("", vars(given), "days", "reference")
-    bundle, rows = bundle_of(given.run), read_rows(given.log)
+    bundle, rows = open_bundle(given.run), read_rows(given.log)
     versions = rows.filter(pl.col("shown"))["version"].unique().sort().to_list()
     if bundle.version not in versions:
         what = f"{bundle.version} showed none of the lists; those are of {', '.join(versions) or 'nobody'}"
@@ -59,7 +58,7 @@ def monitor(words: list[str]) -> None:
     counts = _counts(rows)
     drift = None
     if given.start is not None:
-        drift, counts["drift"] = drifts(bundle_of(given.start), read_served(given.log))
+        drift, counts["drift"] = drifts(open_bundle(given.start), read_served(given.log))
     known = {one.version: one.catalogue.ids for one in (bundle, *map(load_bundle, given.bundles))}
     found, short = watch(rows, known, Rule(given.days, given.reference), drift)
     print(render(counts))

@@ -19,8 +19,7 @@ from recalign.events import render
 from recalign.events.audit import Section
 from recalign.files import write_json
 from recalign.loop.chances import Asked, Policy, ask, require_known
-from recalign.loop.served import Histories, Served, read_served, split
-from recalign.serving.about import ABOUT
+from recalign.loop.served import Histories, Served, open_bundle, read_served, split
 from recalign.serving.bundle import Bundle, load_bundle
 from recalign.serving.request import Explore
 
@@ -54,7 +53,7 @@ def offpolicy(words: list[str]) -> None:
     given = _options().parse_args(words)
     require_positive("", vars(given), "clip")
     asked = Explore(temperature=given.temperature, fixed=given.fixed)  # refuses what is out of range
-    candidate, served = bundle_of(given.run), read_served(given.log)
+    candidate, served = open_bundle(given.run), read_served(given.log)
     versions = {one.version: one for one in [candidate, *map(load_bundle, given.bundles)]}
     print(render(served.counts))
     worth = worths(candidate, Policy(asked.temperature, asked.fixed), served, versions, given.arms, given.clip)
@@ -208,18 +207,3 @@ def as_lists(lists: pl.DataFrame, asked: Asked) -> Lists:
     )
     told_NKF, expected_NKF = (filled(rows, asked.told[0].shape[1:]) for rows in (asked.told, asked.expected))
     return with_model(shown, told_NKF, expected_NKF, real_NK)
-
-
-def bundle_of(run: Path) -> Bundle:
-    """The bundle of a run folder, or the one that is named.
-
-    Raises:
-        InputError: there is none.
-    """
-    inside = run / "bundles"
-    if inside.is_dir():
-        return load_bundle(inside)
-    if run.is_dir() and not any((run / name).exists() for name in (ABOUT, "current")):
-        what = "there is no bundle of this run, which would answer the log's requests"
-        raise InputError(what, where=str(run), remedy=f"recalign export {run}")
-    return load_bundle(run)

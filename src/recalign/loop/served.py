@@ -23,6 +23,8 @@ from recalign.events.files import locate
 from recalign.events.messages import did_you_mean
 from recalign.events.reading import read
 from recalign.events.scanning import LogScan
+from recalign.serving.about import ABOUT
+from recalign.serving.bundle import Bundle, load_bundle
 
 OF_LIST = (
     "user", "timestamp", "version", "seen", "hidden", "blocked", "allowed", "boosts", "arm", "chance", "temperature",
@@ -185,3 +187,18 @@ def _mapping(log: dict[str, Any], path: Path) -> LogMapping:
                 f"there is no setting {name!r}", where=f"{path}: data.log", remedy=did_you_mean(name, known)
             )
     return LogMapping(**{name: one for name, one in log.items() if name != "items"})  # titles are the bundle's
+
+
+def open_bundle(run: Path) -> Bundle:
+    """The bundle of a run folder, or the one that is named.
+
+    Raises:
+        InputError: there is none.
+    """
+    inside = run / "bundles"
+    if inside.is_dir():
+        return load_bundle(inside)
+    if run.is_dir() and not any((run / name).exists() for name in (ABOUT, "current")):
+        what = "there is no bundle of this run, which would answer the log's requests"
+        raise InputError(what, where=str(run), remedy=f"recalign export {run}")
+    return load_bundle(run)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from scipy.stats import entropy
 
 from recalign.semantic_ids.assignment import groups, keys
 from recalign.semantic_ids.quantization import Quantized, decode
@@ -134,14 +135,8 @@ def _level(code_N: np.ndarray, size: int, near_N: np.ndarray | None) -> dict[str
     level = {
         "size": size,
         "used_share": float((count_K > 0).mean()),
-        "entropy_nats": _entropy(count_K),
+        "entropy_nats": float(entropy(count_K)),
         "of_nats": math.log(min(size, len(code_N))),
         "largest": int(count_K.max()),
     }
-    return level if near_N is None else level | {"nearest_entropy_nats": _entropy(np.bincount(near_N))}
-
-
-def _entropy(count_K: np.ndarray) -> float:
-    """In nats."""
-    share_K = count_K[count_K > 0] / count_K.sum()
-    return float((share_K * -np.log(share_K)).sum())
+    return level if near_N is None else level | {"nearest_entropy_nats": float(entropy(np.bincount(near_N)))}

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from recalign.errors import InputError
 from recalign.files import read_json, write_json, write_text
-from recalign.kept import SEAL, Seal, altered
+from recalign.kept import require
 
 FORMAT = 1
 """Raised whenever an older recalign could not read what a newer one writes."""
@@ -96,10 +96,7 @@ class About:
         if found.get("format") != FORMAT:
             what = f"a bundle of format {found.get('format')!r}, and this recalign reads {FORMAT}"
             raise InputError(what, where=str(folder), remedy="install the recalign that wrote it, or export it again")
-        if not (folder / SEAL).is_file():
-            raise InputError(f"this bundle is half-written (no {SEAL})", where=str(folder), remedy=REMEDY)
-        if damaged := altered(folder, Seal.read(folder).digests):
-            raise InputError(f"this bundle is damaged: {', '.join(damaged)}", where=str(folder), remedy=REMEDY)
+        require(folder, REMEDY)
         try:
             return cls(**{one.name: found[one.name] for one in fields(cls) if one.name in found or _needed(one)})
         except KeyError as error:

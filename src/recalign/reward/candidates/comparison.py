@@ -131,11 +131,9 @@ def _against(train: pl.DataFrame, values: pl.DataFrame, item_means: pl.DataFrame
 
 
 def _spearman(one: pl.Series, other: pl.Series) -> float:
+    """NaN of fewer than three rows, or where one of the two is the same in all."""
     both = pl.DataFrame([one.alias("one"), other.cast(pl.Float64).fill_nan(None).alias("other")]).drop_nulls()
-    rank_N2 = both.select(pl.all().rank()).to_numpy()
-    if len(rank_N2) < 3 or (rank_N2 == rank_N2[0]).all(axis=0).any():
-        return float("nan")
-    return float(np.corrcoef(rank_N2.T)[0, 1])
+    return both.select(pl.corr("one", "other", method="spearman")).item() if len(both) > 2 else float("nan")
 
 
 def _on_validation(
