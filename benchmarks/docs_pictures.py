@@ -30,7 +30,11 @@ ML_100K = ("ml-100k",)
 LOGS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "methods": ("ML-100K, five seeds, value in standard deviations", ML_100K, VALUE),
     "ml-1m": ("ML-1M, three seeds", ("ml-1m",), VALUE),
-    "kuairand-watch": ("KuaiRand excerpt by watch ratio, three seeds", ("kuairand-pure-excerpt",), VALUE),
+    "kuairand-watch": (
+        "KuaiRand excerpt by watch ratio, three seeds, value in standard deviations",
+        ("kuairand-pure-excerpt, main rows",),
+        VALUE,
+    ),
     "kuairand-clicks": ("KuaiRand excerpt by clicks, three seeds", ("kuairand-pure-excerpt-clicked",), VALUE),
     "worlds": ("Five simulated worlds, value in standard deviations", ("simulated",), TRUE),
     "unopened": ("Ten unopened worlds", ("simulated, unopened",), TRUE),
