@@ -25,7 +25,7 @@ CONTENT: dict[str, tuple[str, list[Table]]] = {
                 ("ml-100k",),
                 "--log ml-100k",
                 "`popularity`, `popularity_high`, `item_mean` and `item_knn` have no NDCG budget: value alone decides "
-                "nothing. At that commit `asft_rerank` has to be named with `--methods`.",
+                "nothing. At that commit the chain's list lacks `asft_rerank`: name all rows with `--methods`.",
             ),
             of_methods(
                 "OneRec",

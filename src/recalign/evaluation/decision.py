@@ -41,7 +41,7 @@ RULES = (
     f"training rewards. Intervals are 95 %; those that have to lie above 0 are widened by Holm for up to {TRIED} rows.",
     f"Do not ship a row that reliably keeps less than {FLOOR:.0%} of the ranking, or that rests on a reward model "
     f"without signal; nor, by judges whose verdict is {' or '.join(KNOWING)}, one whose gain ends below {FLAT:g} sd or "
-    "that has less value than a row that reads no reward. Other judges can miss a gain: then both leave it open.",
+    "that has less value than a row that reads no reward. Other judges can miss a gain: these two then leave it open.",
     f"Not decided where the gain is below {FLAT:g} sd, or where the interval of the gain, or of the gain over a row "
     "that reads no reward, holds 0.",
     f"Not decided where a row does not keep {FLOOR:.0%} with a confidence of {SURE:.0%} (one-sided).",

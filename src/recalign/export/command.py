@@ -134,10 +134,8 @@ def bundle_of(
         if newest == "auto":
             found_caps = caps(made.data, bundle)
             best = next(one.newest for one in found_caps if one.chosen)
-            about, bundle = (
-                replace(about, max_length=best, caps=[asdict(one) for one in found_caps]),
-                capped(bundle, best),
-            )
+            about = replace(about, max_length=best, caps=[asdict(one) for one in found_caps])
+            bundle = capped(bundle, best)
         write_json(folder / EXAMPLES, examples(bundle))
         found = verify(made.policy, made.data, bundle) if check else None
         if check and torch_export:

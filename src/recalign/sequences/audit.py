@@ -24,7 +24,7 @@ LEFT_OUT = "users left out of the test: no history before it"
 PAIRS = "users of A with two validation events or more (a pair to order)"
 LONGER = f"users with {SHORT} events or more"
 LEFT = "training events of the median user with test events"
-JUDGED = "training rewards of the judges that have fewest (B1 or B2)"
+JUDGED = "training events with a reward of the judges' users (B1 or B2, whichever has fewer)"
 LEAKS = "leaks (all must be 0)"
 OTHER_USERS, OTHER_MISSES = "other splits: users with test events and a history", "other splits: share of misses"
 OFTEN = 0.2
@@ -116,7 +116,7 @@ def split_figures(sequences: Sequences, max_length: int, stride: int | None = No
         "users of A with validation events": int((in_a & (count_U["validation"] > 0)).sum()),
         PAIRS: int((in_a & (count_U["validation"] > 1)).sum()),
         LEFT: int(np.median(count_U["train"][tested])),
-        **({JUDGED: _rewards_of_judges(sequences)} if sequences.frame["reward"].count() else {}),
+        **({JUDGED: _rewards_of_judges(sequences)} if sequences.frame["reward"].count() and not in_a.all() else {}),
         "events of the longest history": int(np.diff(sequences.offset).max()),
         "newest events of a history that a model sees": max_length,
         f"training targets ({'the newest' if stride is None else 'all but the first'} events of each user)": targets,
@@ -131,7 +131,7 @@ def _events_of(sequences: Sequences, part: Part) -> np.ndarray:
 
 
 def _rewards_of_judges(sequences: Sequences) -> int:
-    """Training rewards of B1 or of B2, whichever has fewer."""
+    """Training rewards of B1 or of B2, whichever has fewer: the log's own, though judges may be given others."""
     trained = sequences.frame.filter(pl.col("reward").is_not_null() & (pl.col("split") == PARTS["train"]))
     user_N = trained["user"].to_numpy()
     return min(int(sequences.users_in(group)[user_N].sum()) for group in ("B1", "B2"))
