@@ -61,7 +61,7 @@ def made_up(seed: int) -> dict[str, Any]:
         "wrong": {name: list(_wrong(name, value, keeps, known, of_reward, of_judges)) for name in CANDIDATES},
         "trust": _trust(known, of_reward, of_judges, rng),
         "check": {"test": {SEEN: 0.0}},
-        "rows": [list(row) for row in frame.iter_rows()],
+        "rows": frame.rows(),
     }
 
 

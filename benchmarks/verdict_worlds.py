@@ -87,8 +87,6 @@ KINDS = {
     "a method harms": Kind(settings=GREEDY),
 }
 """Every kind has the same share of the worlds."""
-KEEPS = (0.97, 0.85, 0.85, 0.9)
-"""The chain's ``keep``: the default in a quarter of each kind's worlds; too low in the rest, so that much does harm."""
 
 
 class Marked(Split):
@@ -96,11 +94,6 @@ class Marked(Split):
 
     def assign(self, table: EventTable) -> pl.Series:
         return table.frame["part"].cast(pl.UInt8)
-
-
-def keep_of(seed: int) -> float:
-    """``keep`` of the world of a seed."""
-    return KEEPS[seed // len(KINDS) % len(KEEPS)]
 
 
 def kind_of(seed: int) -> str:
@@ -159,7 +152,7 @@ def _write(events: pl.DataFrame, truth_UI: Floats, drawn: Simulated, root: Path)
         np.savez(file, reward=truth_UI, users=drawn.users, items=drawn.items)
 
 
-def plan_of(seed: int, runs: Path) -> Plan:
+def plan_of(seed: int, runs: Path, keep: float) -> Plan:
     """The default chain on a world's log, with every control; makes the log where it is missing."""
     kind, root = KINDS[kind_of(seed)], runs / f"world-{seed}"
     split = make(seed, root)
@@ -172,7 +165,7 @@ def plan_of(seed: int, runs: Path) -> Plan:
         ours="asft",
         placebos=PLACEBOS,
         root=str(runs),
-        keep=keep_of(seed),
+        keep=keep,
         data=data,
         stages=kind.settings,
         threads=1,

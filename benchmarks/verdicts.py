@@ -1,7 +1,7 @@
 """How often the report's sentence is right.
 
     python benchmarks/verdicts.py tables [--tables 5000]
-    python benchmarks/verdicts.py worlds --first 3000 --worlds 60 [--runs DIR] [--workers 2] [--label chosen]
+    python benchmarks/verdicts.py worlds --first 6000 --worlds 150 [--keep 0.97] [--runs DIR] [--workers 2] [--label L]
 
 ``tables``: figures made up event by event, without training; is the rule what it says (verdict_tables.py)? ``worlds``:
 the default chain in worlds whose truth is known (verdict_worlds.py).
@@ -10,8 +10,8 @@ A row does *harm* if its true value lies below the better baseline's by more tha
 reward, or if it is expected to keep less than `FLOOR` of the ranking; in worlds both are measured on about ten times as
 many fresh events. Errors are counted apart: harm that was shipped, of the cases where some candidate does harm; and
 gains left unshipped, of the cases where a candidate that does no harm has a true gain of twice the half-width of its
-interval, and of `FLAT` at least. Worlds that have run are kept in ``<runs>/verdicts/<seed>.json``, and what was decided
-in them in ``benchmarks/results/verdict_cases.csv``, by label: neither is run again.
+interval, and of `FLAT` at least. Worlds that have run under a label are kept (verdict_records.py) and not run again:
+the command then says what today's rule decides in them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from __future__ import annotations
 import argparse
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
@@ -29,8 +29,10 @@ from typing import Any
 import polars as pl
 from scipy.stats import binomtest
 from tables import RESULTS, SCHEMA, beside_other_logs, commit, markdown, save
+from verdict_records import cut, load
+from verdict_records import save as save_records
 from verdict_tables import made_up
-from verdict_worlds import CANDIDATES, ROLES, keep_of, kind_of, plan_of, truth_of
+from verdict_worlds import CANDIDATES, ROLES, kind_of, plan_of, truth_of
 
 from recalign.chain.run import run_chain
 from recalign.evaluation.comparison import SCHEMA as ROW
@@ -40,12 +42,10 @@ from recalign.evaluation.findings import FLAT
 from recalign.evaluation.selection import FLOOR
 from recalign.evaluation.sources import Sources
 from recalign.files import read_json, write_json, write_text
-from recalign.sequences.audit import SEEN
+from recalign.recommender.interpolation import KEEP
 
 WORDS = ("ship", "not decided", "do not ship")
 CASES = RESULTS / "verdict_cases.csv"
-USABLE = {"test": {SEEN: 0.0}}
-"""What the check says of a world that was recorded without it."""
 COUNTS = (*WORDS, "harmful", "harm shipped", "clear gains", "clear gains shipped", "no word rests on NaN")
 CASE: dict[str, Any] = {"label": pl.String, "kind": pl.String, "seed": pl.Int64, "keep": pl.Float64}
 CASE |= dict.fromkeys(COUNTS, pl.Boolean) | dict.fromkeys(("policy", "because", "commit"), pl.String)
@@ -59,39 +59,44 @@ def main() -> None:
     parser.add_argument("--tables", type=int, default=5000)
     parser.add_argument("--worlds", type=int, default=60)
     parser.add_argument("--first", type=int, default=3000, help="seed of the first world")
+    parser.add_argument("--keep", type=float, default=KEEP, help="the chain's keep; too low a one does harm")
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--label", default="worlds", help="names the rows that are saved")
     given = parser.parse_args()
-    if given.what == "tables":
-        seeds, label, one, known = range(given.tables), "made-up tables", made_up, None
-    else:
-        seeds, label = range(given.first, given.first + given.worlds), given.label
-        one, known = partial(recorded, runs=given.runs), known_cases(label)
-    missing = [seed for seed in seeds if known is None or seed not in known["seed"]]
     with ProcessPoolExecutor(given.workers, mp_context=get_context("spawn")) as pool:
-        cases = list(pool.map(partial(judged, one), missing, chunksize=1 if given.what == "worlds" else 50))
-    found = pl.DataFrame(cases)
-    if known is not None:
-        found = pl.concat([known, found.select(known.columns)] if cases else [known]).sort("seed")
-        save_cases(found, label)
-    with pl.Config(tbl_rows=-1, tbl_cols=-1, fmt_str_lengths=60):
-        print(found.filter(pl.col("harm shipped") | (pl.col("clear gains") > pl.col("clear gains shipped"))))
-    opened = sorted(found["seed"].to_list())
-    span = f"{opened[0]}-{opened[-1]}"
-    rows = counted(found, label, span)
-    print(markdown(rows, {name: name for name in COUNTS}, digits=0))
-    if given.what == "tables":
-        by_reason = broken(found, label, span)
-        print(markdown(by_reason, {"tables": "tables with such a row", "share shipped": "shipped it"}, digits=4))
-        rows = pl.concat([rows, by_reason], how="vertical_relaxed")
+        rows = of_tables(given, pool) if given.what == "tables" else of_worlds(given, pool)
     print(save(beside_other_logs(rows, "verdicts"), "verdicts"))
 
 
-def known_cases(label: str) -> pl.DataFrame:
-    """What was decided in worlds that have run under a label."""
-    found = pl.read_csv(CASES, schema_overrides=CASE) if CASES.is_file() else pl.DataFrame(schema=CASE)
-    return found.filter(label=label).drop("label")
+def of_tables(given: argparse.Namespace, pool: ProcessPoolExecutor) -> pl.DataFrame:
+    """What is decided on made-up tables."""
+    found = pl.DataFrame(list(pool.map(judged_table, range(given.tables), chunksize=50)))
+    label, span = "made-up tables", f"0-{given.tables - 1}"
+    by_reason = broken(found, label, span)
+    print(markdown(by_reason, {"tables": "tables with such a row", "share shipped": "shipped it"}, digits=4))
+    return pl.concat([shown(found, label, span), by_reason], how="vertical_relaxed")
+
+
+def of_worlds(given: argparse.Namespace, pool: ProcessPoolExecutor) -> pl.DataFrame:
+    """What is decided in worlds; those that the label does not know yet are run first."""
+    records, seeds = load(given.label), range(given.first, given.first + given.worlds)
+    missing = [seed for seed in seeds if seed not in records]
+    run = partial(recorded, runs=given.runs, keep=given.keep)
+    records |= dict(zip(missing, pool.map(run, missing), strict=True))
+    save_records(records, given.label)
+    found = pl.DataFrame([judged(seed, record) for seed, record in sorted(load(given.label).items())])
+    save_cases(found, given.label)
+    with pl.Config(tbl_rows=-1, tbl_cols=-1, fmt_str_lengths=60):
+        print(found.filter(pl.col("harm shipped") | (pl.col("clear gains") > pl.col("clear gains shipped"))))
+    return shown(found, given.label, f"{min(records)}-{max(records)}")
+
+
+def shown(found: pl.DataFrame, label: str, seeds: str) -> pl.DataFrame:
+    """`counted`, and printed."""
+    rows = counted(found, label, seeds)
+    print(markdown(rows, {name: name for name in COUNTS}, digits=0))
+    return rows
 
 
 def save_cases(found: pl.DataFrame, label: str) -> None:
@@ -101,21 +106,18 @@ def save_cases(found: pl.DataFrame, label: str) -> None:
     write_text(CASES, pl.concat([others.filter(pl.col("label") != label), own]).write_csv(float_precision=6))
 
 
-def recorded(seed: int, runs: Path) -> dict[str, Any]:
+def recorded(seed: int, runs: Path, keep: float) -> dict[str, Any]:
     """One world: its kind, what is true of its rows, and what the report knows; run where it is not kept."""
     file = runs / "verdicts" / f"{seed}.json"
     if not file.is_file():
-        plan = plan_of(seed, runs)
+        plan = plan_of(seed, runs, keep)
         sources = Sources.of(run_chain(plan), searched=False)
-        frame = sources.comparison.filter(seed="all")
         record = {
             "kind": kind_of(seed),
-            "keep": keep_of(seed),
+            "keep": keep,
             "commit": commit(),
             "truth": {row.pop("method"): row for row in truth_of(plan, seed).to_dicts()},
-            "trust": sources.trust,
-            "check": sources.check,
-            "rows": [list(row) for row in frame.iter_rows()],
+            **cut(sources.comparison, sources.trust, sources.check),
         }
         write_json(file, record)
         for folder in (plan.folder, runs / f"world-{seed}"):
@@ -123,12 +125,16 @@ def recorded(seed: int, runs: Path) -> dict[str, Any]:
     return read_json(file)
 
 
-def judged(one: Any, seed: int) -> dict[str, Any]:
+def judged_table(seed: int) -> dict[str, Any]:
+    """What was decided on a made-up table."""
+    return judged(seed, made_up(seed))
+
+
+def judged(seed: int, record: Mapping[str, Any]) -> dict[str, Any]:
     """What was decided in one case, beside the truth."""
-    record = one(seed)
-    frame = pl.DataFrame([tuple(row) for row in record["rows"]], schema=ROW, orient="row")
+    frame = pl.DataFrame(record["rows"], schema=ROW, orient="row")
     test, validation = (ComparisonTable(frame, ROLES, split) for split in ("test", "validation"))
-    decision = decide(test, validation, record["trust"], record.get("check", USABLE))
+    decision = decide(test, validation, record["trust"], record["check"])
     assert decision is not None  # candidates were measured
     truth = record["truth"]
     value, ndcg = (max(truth[name][what] for name in ROLES.baselines) for what in ("value", "ndcg"))
@@ -195,7 +201,7 @@ def counted(found: pl.DataFrame, label: str, seeds: str) -> pl.DataFrame:
             ends: Sequence[float | None] = (None, None)
             if metric in of and total:
                 ends = [total * end for end in binomtest(count, total).proportion_ci(method="exact")]
-            made = " ".join(own["commit"].unique().sort())
+            made = " ".join(sorted({*own["commit"], commit()}))  # of the worlds, and of the rule
             rows.append((label, kind[0], metric, float(count), None, *ends, seeds, made))
     return pl.DataFrame(rows, schema=list(SCHEMA), orient="row", infer_schema_length=None)
 

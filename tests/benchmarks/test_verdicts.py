@@ -10,6 +10,8 @@ import polars as pl
 import pytest
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
+import verdict_records
+import verdict_tables
 import verdicts
 
 VALUE = "value/judge@10"
@@ -37,19 +39,40 @@ def test_a_gain_is_not_shipped_where_harm_is_in_its_place(monkeypatch: pytest.Mo
     rows += [(name, "all", "test", "reward/sd", 1.0, None, None) for name in names]
     decision = SimpleNamespace(word="ship", policy=shipped, because=["So."])
     monkeypatch.setattr(verdicts, "decide", lambda *_: decision)
-    found = verdicts.judged(lambda _: {"kind": "any", "truth": truth, "trust": {}, "check": {}, "rows": rows}, 0)
+    found = verdicts.judged(0, {"kind": "any", "truth": truth, "trust": {}, "check": {}, "rows": rows})
     assert found["harmful"]
     assert found["clear gains"]
     assert (found["harm shipped"], found["clear gains shipped"]) == (shipped == "asft", shipped == "rerank")
 
 
-def test_what_was_decided_in_a_world_is_kept_by_label(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_what_was_decided_is_kept_by_label(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(verdicts, "CASES", tmp_path / "cases.csv")
     case = dict.fromkeys(verdicts.COUNTS, False) | {"kind": "stars", "keep": 0.97, "policy": "", "because": 'a, "b"'}
     case |= {"commit": "abc", "gain": float("nan"), "kept": 0.98}
     cases = pl.DataFrame([case | {"seed": seed} for seed in (1, 2)])
-    verdicts.save_cases(cases, "one")
-    verdicts.save_cases(cases.head(1), "two")
-    verdicts.save_cases(verdicts.known_cases("one"), "one")
-    assert verdicts.known_cases("one").equals(cases.select(verdicts.known_cases("one").columns), null_equal=True)
-    assert verdicts.known_cases("two")["seed"].to_list() == [1]
+    for label, own in (("one", cases), ("two", cases.head(1)), ("one", cases)):
+        verdicts.save_cases(own, label)
+    found = pl.read_csv(verdicts.CASES, schema_overrides=verdicts.CASE)
+    assert found["label"].to_list() == ["two", "one", "one"]
+    own = found.filter(label="one")
+    assert own.equals(cases.with_columns(label=pl.lit("one")).select(own.columns), null_equal=True)
+
+
+def test_what_is_kept_of_a_world_is_all_that_its_word_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The word and its reasons are those of the whole comparison and of whole reports."""
+    monkeypatch.setattr(verdict_records, "FILE", tmp_path / "worlds.parquet")
+    words = set()
+    for seed in (6, 7, 9):  # of each word one
+        made = verdict_tables.made_up(seed)
+        frame = pl.DataFrame(made["rows"], schema=verdicts.ROW, orient="row")
+        others = pl.DataFrame([("asft", "0", "test", VALUE, 9.0, None, None)], schema=verdicts.ROW, orient="row")
+        small = verdict_records.cut(pl.concat([frame, others]), made["trust"], made["check"])
+        verdict_records.save({seed: made | small | {"keep": 0.97, "commit": "abc"}}, str(seed))
+        kept = verdict_records.load(str(seed))[seed]
+        assert len(kept["rows"]) < len(frame)
+        found, whole = verdicts.judged(seed, kept), verdicts.judged(seed, made)
+        words.add(next(word for word in verdicts.WORDS if found[word]))
+        same = [*verdicts.COUNTS, "policy", "because"]
+        assert [found[name] for name in same] == [whole[name] for name in same]
+    assert words == set(verdicts.WORDS)
+    assert verdict_records.load("another label") == {}
