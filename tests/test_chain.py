@@ -476,6 +476,7 @@ def test_the_chains_yaml_names_the_run_folder():
         (["--methods", "[start, start]"], "methods: .*twice"),
         (["--seeds", "[]"], "seeds: .*is empty"),
         (["--seeds", "[0, -1]"], "seeds: -1 is no seed"),
+        (["--seeds", "[0, 4294967296]"], "seeds: 4294967296 is no seed\n.*0 to 4294967295"),
         (["--log", "simulatd"], "simulatd: there is no such file.*\n.*did you mean data/simulated"),
         (["--methdos", "[start]"], "did you mean methods?"),
         (["--name", "a/b"], "'a/b' cannot name a folder"),

@@ -43,6 +43,12 @@ def printable(text: str) -> str:
     return "".join(one if one.isprintable() or one in "\n\t" else one.encode("unicode_escape").decode() for one in text)
 
 
+def require_seed(seed: int, where: str) -> None:
+    """Refuse what numpy and torch cannot be seeded with."""
+    if not 0 <= seed < 2**32:
+        raise InputError(f"{seed} is no seed", where=where, remedy=f"give 0 to {2**32 - 1}")
+
+
 def require_positive(of: str, given: Mapping[str, Any], *names: str, or_zero: bool = False) -> None:
     """Refuse settings that are not above 0.
 

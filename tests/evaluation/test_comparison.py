@@ -1,6 +1,7 @@
 """The comparison: hand-worked rows, pairing, the choice of the better baseline, Holm, and errors a person can read."""
 
 import json
+import shutil
 
 import numpy as np
 import polars as pl
@@ -149,6 +150,14 @@ def test_comparing_again_gives_the_same_bytes(tmp_path, made_up_run):
     assert (tmp_path / "comparison.csv").read_bytes() == first
 
 
+def test_a_copy_of_a_run_is_none_of_the_seeds(tmp_path, made_up_run):
+    for method in ("start", "asft"):
+        made_up_run(tmp_path, method, 0, users=20, events=2)
+    for copied in ("seed-0.bak1", "seed-0-old2", "seed-0.previous"):
+        shutil.copytree(tmp_path / "asft" / "seed-0", tmp_path / "asft" / copied)
+    assert set(RunsComparison(tmp_path, draws=20).make()["seed"]) == {"0", "all"}
+
+
 def test_errors(tmp_path, made_up_run):
     with pytest.raises(InputError, match="no such folder"):
         RunsComparison(tmp_path / "nowhere").make()
@@ -168,6 +177,10 @@ def test_seeds_may_be_worlds_of_their_own(tmp_path, made_up_run):
     for seed, users in ((0, 30), (1, 40)):
         for method in ("start", "asft"):
             made_up_run(tmp_path, method, seed, users=users, events=3)
+    with pytest.raises(InputError, match=r"asft, seed 1: it was measured on other test events \(120\) than seed 0"):
+        RunsComparison(tmp_path, draws=200).make()
+    for path in tmp_path.glob("*/*/evaluation/summary.json"):
+        path.write_text(path.read_text().replace("made-up", "simulated"))
     frame = RunsComparison(tmp_path, draws=200).make()
     for metric in ("all/ndcg@10", "diff_best_bc/all/ndcg@10"):
         rows = frame.filter(pl.col("method") == "asft", pl.col("metric") == metric, pl.col("split") == "test")

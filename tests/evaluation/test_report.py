@@ -423,3 +423,18 @@ def test_another_page_is_another_chain_or_another_code(chain, tmp_path, drawn, m
     monkeypatch.setattr(sources, "version", lambda package: "another")
     render(moved, Sources.of(moved))
     assert len(set(drawn)) == 3
+
+
+def test_trials_are_joined_in_the_order_of_a_setting_that_may_be_none():
+    values = [None, 5.0, 2.0, "auto"]
+    trials = pl.DataFrame(
+        {
+            "method": "reward_weighted",
+            "settings": [json.dumps({"model.clip": value}) for value in values],
+            "value/select_judge@10": [3.0, 3.1, 3.2, 3.3],
+            "policy/kl": 0.1,
+            "all/ndcg@10": 0.2,
+            "chosen": [True, False, False, False],
+        }
+    )
+    assert "reward_weighted" in str(plots.frontier(trials))

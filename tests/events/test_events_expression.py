@@ -116,3 +116,45 @@ def test_a_name_of_any_characters_is_the_column_of_that_name(name):
     frame = pl.DataFrame({name: [1.0, 2.0], "ab": [7.0, 8.0]}) if name != "ab" else pl.DataFrame({"ab": [1.0, 2.0]})
     found = evaluate(frame, '"' + name.replace('"', '""') + '" + 1', "data.reward")
     assert found.to_list() == [2.0, 3.0]
+
+
+@pytest.mark.parametrize("dtype", [pl.Int8, pl.UInt8, pl.UInt32, pl.UInt64, pl.Int64])
+@pytest.mark.parametrize(
+    ("expression", "values"),
+    [
+        ("stars - 3", [-2, 2]),
+        ("-stars", [-1, -5]),
+        ("100 * stars + 50 * bought", [150, 500]),
+        ("CAST(stars AS TINYINT) * 100", [100, 500]),
+        ("coalesce(stars - likes, 0)", [-1, 5]),
+        ("length(title) - 3", [-1, 1]),
+        ("extract(hour from day) * 60", [1380, 60]),
+        ("2 * bought + 0.5 * bought", [2.5, 0.0]),
+        ("1.0 * stars / views", [1 / 30_000_000, 1.0]),
+        ("price * 3 / 7", [0.3 / 7, 3.0]),
+    ],
+)
+def test_integers_do_not_wrap_around_and_fractions_keep_their_digits(dtype, expression, values):
+    """Whatever type a column is stored in: 3 less than one star is -2, and not 254."""
+    frame = pl.DataFrame(
+        {
+            "stars": pl.Series([1, 5], dtype=dtype),
+            "likes": pl.Series([2, 0], dtype=dtype),
+            "bought": [True, False],
+            "title": ["ab", "abcd"],
+            "day": pl.Series(["2020-01-01 23:00:00", "2020-01-01 01:00:00"]).str.to_datetime(),
+            "views": [30_000_000, 5],
+            "price": pl.Series(["0.1", "7.0"]).cast(pl.Decimal(10, 2)),
+        }
+    )
+    assert evaluate(frame, expression, "data.reward").to_list() == pytest.approx(values, rel=1e-12)
+
+
+def test_ids_that_int64_cannot_hold_are_compared_all_the_same():
+    frame = pl.DataFrame({"id": pl.Series([2**63 + 1, 7], dtype=pl.UInt64)})
+    assert evaluate(frame, "id > 7", "data.log.where").to_list() == [True, False]
+
+
+def test_a_fraction_is_compared_in_the_columns_own_precision():
+    frame = pl.DataFrame({"share": pl.Series([0.7, 0.1], dtype=pl.Float32)})
+    assert evaluate(frame, "share >= 0.7", "data.high.expression").to_list() == [True, False]

@@ -14,7 +14,7 @@ import pytest
 import tiny
 import yaml
 
-from recalign.events import EventTable, Feature, ItemTable, LogMapping, guess, load_events, read_features
+from recalign.events import EventTable, Feature, ItemTable, LogMapping, evaluate, guess, load_events, read_features
 
 START = 1_700_000_000
 
@@ -228,6 +228,8 @@ def test_a_high_reward_is_about_the_best_third():
     assert high(6, 11, 27, 34, 22) == "reward >= 5"  # the ratings of ML-100K, in per cent
     assert high(50, 20, 15, 15) == "reward >= 3"
     assert high(10, 90) == "reward >= 2"
+    thirds = pl.Series([0.0, 1 / 3, 2 / 3] * 30)  # rounded, no event would have the best grade
+    assert evaluate(thirds.alias("reward").to_frame(), str(guess.high_condition(thirds)), "high").sum() == 30
     assert guess.high_condition(pl.Series([n / 100 for n in range(100)])) is None
     assert guess.high_condition(pl.Series([n / 100 for n in range(100)] + [1.0] * 100)) == "reward >= 1"
 

@@ -178,3 +178,28 @@ def test_two_kinds_of_tables_are_not_one(folder):
     pl.DataFrame({"who": [[1]], "what": [1], "when": [1_000_000]}).write_parquet("odd.parquet")
     with pytest.raises(InputError, match="their columns differ in type"):
         feedback(["log", "--outcomes", "bought.csv", "odd.parquet", *WORDS[3:]])
+
+
+def test_outcomes_that_name_nobody_are_left_out_and_counted(folder, capsys):
+    """Guests' orders, in a table whose ids pandas wrote as floats."""
+    rows = (folder / "bought.csv").read_text().splitlines()[:-1]
+    who, *rest = zip(*(row.split(",") for row in rows[1:]), strict=True)
+    floats = [f"{user}.0,{item}.0,{when},{stars}" for user, item, when, stars in zip(who, *rest, strict=True)]
+    (folder / "bought.csv").write_text(
+        "\n".join([rows[0], *floats, "77.0,1.0,1100000,3", ",1.0,1000011,3", ",2.0,1000012,3"]) + "\n"
+    )
+    feedback(WORDS)
+    counts = json.loads((folder / "log" / COUNTS).read_text())["outcomes"]
+    assert (counts["joined"], counts["of users without a decision"]) == (150, 1)
+    assert counts["left out, as they name no user"] == 2
+    capsys.readouterr()
+    (folder / "bought.csv").write_text(f"{rows[0]}\n1,,1000011,3\n")
+    with pytest.raises(InputError, match=r"--item: the column what is empty in row 1 of .*bought\.csv"):
+        feedback(WORDS)
+
+
+@pytest.mark.parametrize("window", ["inf", "1e300", "nan", "0"])
+def test_a_window_that_is_none_is_refused(folder, window):
+    with pytest.raises(InputError) as refused:
+        feedback([*WORDS[:-1], window])
+    assert refused.value.where == "window"

@@ -152,6 +152,8 @@ def test_the_price_is_measured_on_all_users_and_on_as_many_batches_as_are_asked_
     everybody = [batch.user_B for batch in budget_batches(data)]
     assert data.users == "A"
     assert set(torch.cat(everybody).tolist()) == set(range(data.sequences.num_users))
+    data.sample = 3  # as evaluation may have it, which measures less and serves the same
+    assert len(list(budget_batches(data))) == len(everybody)
     for limit, batches in ((1.0, len(everybody)), (0.5, len(everybody) // 2), (2, 2), (10**6, len(everybody))):
         assert len(list(budget_batches(data, limit))) == batches
     assert ndcg_by_user(None, [], CPU).shape == (0,)

@@ -254,6 +254,7 @@ def test_items_unknown_to_training_are_left_out_of_validation(own_root, tmp_path
     [
         ({"same": "rating * 0"}, r"data\.auxiliary\.same: all rewards are 0.* in the training part"),
         ({"odd": "rating > stars"}, r"data\.auxiliary\.odd: .*'stars'"),
+        ({"odd": "event * 2"}, r"data\.auxiliary\.odd: 'event \* 2' reads event, which is no column of the log"),
         ({"a.b": "rating"}, "cannot name a reward"),
     ],
 )

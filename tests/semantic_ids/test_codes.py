@@ -110,8 +110,10 @@ def test_codes_of_another_log_are_refused(tmp_path: Path):
 
 
 def test_ids_that_are_one_item_of_the_log_are_refused(tmp_path: Path):
-    with pytest.raises(InputError, match="the items '1' and '01' are one item of this log, whose ids are Int64"):
-        load_codes(written(tmp_path, item=["1", "2", "01"]), pl.Series([1, 2]))
+    with pytest.raises(InputError, match=r"the items '1' and '1\.0' are one item of this log, whose ids are Int64"):
+        load_codes(written(tmp_path, item=["1", "2", "1.0"]), pl.Series([1, 2]))
+    with pytest.raises(InputError, match="1 of the catalogue's 2 items have no id, such as 1"):
+        load_codes(written(tmp_path, item=["01", "2", "3"]), pl.Series([1, 2]))
 
 
 def test_a_code_beyond_the_sizes_of_the_metadata_is_refused(tmp_path: Path):

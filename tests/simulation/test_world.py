@@ -313,3 +313,9 @@ def test_settings_that_make_no_world_are_named(setting: dict[str, float], key: s
 def test_the_largest_and_the_smallest_log_of_a_world_can_be_made() -> None:
     assert len(simulate(World(users=10, items=20, events=100)).events) == 100
     assert len(simulate(World(users=100, items=20, events=100)).events) == 100
+
+
+def test_a_noise_that_is_none_is_refused():
+    with pytest.raises(InputError, match="'gausian' is no kind of noise") as refused:
+        World(noise_kind="gausian")  # type: ignore[arg-type]
+    assert refused.value.where == "noise_kind"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from recalign.errors import InputError, require_positive
+from recalign.errors import InputError, require_positive, require_seed
 from recalign.evaluation.methods import BASE_STAGES, is_post_trained, is_trained
 from recalign.evaluation.reranking import base_method
 from recalign.evaluation.roles import Roles
@@ -115,8 +115,8 @@ class Chain:
         for key, values in (("methods", self.methods), ("seeds", self.seeds)):
             if not values or len(set(values)) < len(values):
                 raise InputError(f"{values} is empty or names one twice", where=key, remedy="list each once")
-        if min(self.seeds) < 0:
-            raise InputError(f"{min(self.seeds)} is no seed", where="seeds", remedy="seeds are 0 or more")
+        for seed in self.seeds:
+            require_seed(seed, "seeds")
         for method in self.methods:
             if (own := base_method(method)) is not None and own not in self.post_trained:
                 raise InputError(

@@ -17,6 +17,7 @@ from recalign.errors import InputError, nearest
 from recalign.evaluation.methods import BASE_STAGES, UNTRAINED
 from recalign.evaluation.reranking import base_method
 from recalign.evaluation.roles import START
+from recalign.events.log import SIMULATED
 from recalign.keys import call, settings_of
 from recalign.reward import RewardData
 from recalign.stage import ParsedStage, RunFolder, parse_stage
@@ -57,7 +58,7 @@ class Plan:
         self.folders = _folders(file)
         self.log = self._log(file)
         chain.check()
-        if chain.world and self.log.stem != "simulated":
+        if chain.world and self.log.stem != SIMULATED:
             raise InputError("only a simulated log has a world", where="world", remedy="say log: simulated")
         self._require_rows()
         self.stages = [*BASE_STAGES, *chain.trained]

@@ -21,11 +21,13 @@ from recalign.chain.train import base_checkpoints, method_run, named
 from recalign.code import EVALUATION, code_digest
 from recalign.errors import InputError
 from recalign.evaluation.comparison import RunsComparison
+from recalign.evaluation.evaluated_runs import evaluated
 from recalign.evaluation.methods import BASE_STAGES, MethodRun, SeedEvaluation
 from recalign.evaluation.report import Page, show
 from recalign.evaluation.reranking import base_method
 from recalign.evaluation.sources import Sources
 from recalign.events import data_root
+from recalign.events.log import SIMULATED
 from recalign.files import held, read_json, write_json
 from recalign.kept import once
 from recalign.reward import RewardData
@@ -145,7 +147,7 @@ class _Evaluation(SeedEvaluation):
 
 def _require_same_log(folder: Path, log: str) -> None:
     """Refuse a folder that holds a chain of another log."""
-    for place in folder.glob("*/seed-*[0-9]/evaluation"):
+    for _, _, place in evaluated(folder, None, None):
         whole = kept.check(place).whole  # any other is made again
         if whole and (other := read_json(place / "summary.json")["log"]) != log:
             raise InputError(
@@ -165,11 +167,11 @@ def _method_run(method: str, trained: Mapping[str, Trained], chain: Chain) -> Me
 def make_world(data: RewardData, world: World | None) -> None:
     """Make the simulated log that is missing: the world that is asked for, else the default one."""
     root = data_root(data.root)
-    made = root / "simulated" / "world.yaml"
+    made = root / SIMULATED / "world.yaml"
     if world:
         if not made.is_file() or yaml.safe_load(made.read_text(encoding="utf-8")) != asdict(world):
             write(simulate(world), root)
-    elif data.log_.name == "simulated" and not (root / "simulated").exists():
+    elif data.log_.name == SIMULATED and not (root / SIMULATED).exists():
         say(f"there is no simulated log under {root}: making the default world")
         write(simulate(World()), root)
 

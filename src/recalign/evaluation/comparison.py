@@ -156,7 +156,8 @@ def read(chain_folder: Path) -> pl.DataFrame:
     """Read the `comparison.csv` of a chain.
 
     Raises:
-        InputError: there is none, or it is not that of the evaluations and checkpoints in the folder.
+        InputError: there is none, or evaluations or checkpoints that it is made of are others by now. Evaluations that
+            came later are not in it.
     """
     path = chain_folder / FILE
     if not path.is_file():

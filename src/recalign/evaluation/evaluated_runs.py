@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -11,9 +12,12 @@ import polars as pl
 
 from recalign import kept
 from recalign.errors import InputError
+from recalign.events.log import SIMULATED
 from recalign.files import read_json
 from recalign.metrics.rank import gain_ndcg, hit, reciprocal
 
+SEED = re.compile(r"seed-(\d+)")
+"""Folders of a method. Those of other names are copies, or what a stage that ran anew has left (seed-<n>.previous)."""
 SPLITS = ("test", "validation")
 RANKS = {"hr@10": lambda rank: hit(rank, 10), "ndcg@10": lambda rank: gain_ndcg(rank, 10), "mrr": reciprocal}
 # The training reward model's value less another's. Models differ in level, so only the difference to `start` tells how
@@ -37,9 +41,12 @@ def evaluated(
     """Method, seed and folder of the finished evaluations of a chain, sorted: those that have both `summary.json` and
     `test.parquet`.
     """
-    # [0-9]: what a stage that ran anew has left is called seed-<n>.previous
-    folders = [path.parent for path in chain_folder.glob("*/seed-*[0-9]/evaluation/summary.json")]
-    found = sorted((folder.parts[-3], int(folder.parts[-2].removeprefix("seed-")), folder) for folder in folders)
+    folders = [path.parent for path in chain_folder.glob("*/seed-*/evaluation/summary.json")]
+    found = sorted(
+        (folder.parts[-3], int(is_seed[1]), folder)
+        for folder in folders
+        if (is_seed := SEED.fullmatch(folder.parts[-2]))
+    )
     return [
         (method, seed, folder)
         for method, seed, folder in found
@@ -108,11 +115,22 @@ def _require_comparable(runs: list[Run]) -> None:
 
 
 def _align(runs: list[Run], split: str) -> None:
-    """Give all runs the same rows. If each seed is a world of its own, a run has nulls in the others' rows."""
+    """Give all runs the same rows. If each seed is a world of its own, a run has nulls in the others' rows.
+
+    Raises:
+        InputError: seeds of another log than a simulated one have other events. Their users are the same people, who
+            would count once for each seed.
+    """
     ordered = sorted(runs, key=lambda run: run.seed)
     worlds = {run.seed: run.splits[split].select("user", "event") for run in ordered}
     if not worlds or all(world.equals(worlds[ordered[0].seed]) for world in worlds.values()):
         return
+    for run in ordered:
+        if run.summary.get("log") != SIMULATED and not worlds[run.seed].equals(worlds[ordered[0].seed]):
+            count, other = len(worlds[run.seed]), ordered[0].seed
+            what = f"it was measured on other {split} events ({count:,}) than seed {other}: on another log, or sample"
+            remedy = "run the chain again with all of these seeds, or move the folders of the other seeds away"
+            raise InputError(what, where=f"{run.method}, seed {run.seed}", remedy=remedy)
     size = max(int(world["user"].max()) for world in worlds.values()) + 1  # type: ignore[arg-type]
     apart = {seed: (pl.col("user").cast(pl.Int64) + place * size).alias("user") for place, seed in enumerate(worlds)}
     rows = pl.concat([world.with_columns(apart[seed]) for seed, world in worlds.items()])

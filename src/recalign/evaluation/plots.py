@@ -163,7 +163,7 @@ def frontier(trials: pl.DataFrame) -> Markup | None:
         return None
     method = trials["method"][0]
     main = [next(iter(json.loads(settings).items())) for settings in trials["settings"]]
-    order = sorted(range(len(main)), key=lambda place: main[place][1])
+    order = sorted(range(len(main)), key=lambda place: _in_order(main[place][1]))
 
     def draw(figure: Figure, axes: Any) -> None:
         value = trials["value/select_judge@10"].to_numpy()
@@ -179,6 +179,11 @@ def frontier(trials: pl.DataFrame) -> Markup | None:
         axes[0].set(ylabel="select_judge@10", title=f"{method}, {main[0][0].removeprefix('model.')}")
 
     return drawn(f"{method}: value of each trial by KL and by all/ndcg@10", 2.3, draw, columns=2)
+
+
+def _in_order(setting: Any) -> tuple[bool, float, str]:
+    """Sorts settings of any type: numbers first."""
+    return (False, setting, "") if isinstance(setting, int | float) else (True, 0.0, str(setting))
 
 
 def diagonal(axes: Axes) -> None:

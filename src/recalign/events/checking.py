@@ -45,14 +45,15 @@ def check_rows(
         for name, expression in log.columns.items()
     )
     rewards = read_rewards(raw, rows, reward)
-    if reward is not None:
-        left_out.append(count_rows("have no reward and stay in histories only", rewards.is_null(), rows))
     frame, users, items, time = _to_events(raw, rows, log, rewards)
     if log.collapse:
         weaker = ~_strongest(frame)
         reason = "are weaker events of the same user and item and are left out"
         left_out.append(count_rows(reason, weaker, replace(rows, number=frame["row"])))
         frame, time = frame.filter(~weaker), time.filter(~weaker)
+    if reward is not None:
+        reason, numbers = "have no reward and stay in histories only", replace(rows, number=frame["row"])
+        left_out.append(count_rows(reason, frame["reward"].is_null(), numbers))
     ends = rewards.min(), rewards.max()
     tied = _tied(frame["user"], time)
     repeats = _count_repeats(whole, rows, frame["row"].filter(tied)) if log.timestamp else 0

@@ -12,7 +12,7 @@ import polars as pl
 
 from recalign.errors import InputError
 from recalign.events.messages import SourceRows, did_you_mean
-from recalign.events.tree import row_wise, without_patterns
+from recalign.events.tree import in_64_bits, row_wise, without_patterns
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def truth(values: pl.Series, expression: str, key: str) -> pl.Series:
 
 
 def _parse(frame: pl.DataFrame, expression: str, key: str, of: Columns = LOG) -> pl.Expr:
-    """Parse an expression. Check that it is row-wise and that the frame has its columns."""
+    """Parse an expression. Check that it is row-wise and that the frame has its columns; compute it in 64 bits."""
     try:
         parsed = row_wise(pl.sql_expr(expression).meta.undo_aliases(), expression, key)
     except pl.exceptions.PolarsError as error:
@@ -122,7 +122,7 @@ def _parse(frame: pl.DataFrame, expression: str, key: str, of: Columns = LOG) ->
                 where=key,
                 remedy=did_you_mean(name, frame.columns) + " Write text in 'single quotes'.",
             )
-    return parsed
+    return in_64_bits(parsed, frame)
 
 
 def _run(frame: pl.DataFrame, parsed: pl.Expr, expression: str, key: str, rows: SourceRows) -> pl.Series:

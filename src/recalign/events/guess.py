@@ -140,7 +140,8 @@ def high_condition(rewards: pl.Series) -> str | None:
     counts = values.value_counts().sort(values.name, descending=True)
     shares = counts["count"].cum_sum() / len(values)
     limit = counts.to_series()[max(0, int((shares <= MOST_HIGH).sum()) - 1)]
-    return f"reward >= {limit:g}"
+    short = f"{limit:g}"
+    return f"reward >= {short if float(short) == limit else repr(float(limit))}"
 
 
 def has_kinds_of_one_item(events: pl.DataFrame) -> bool:

@@ -10,9 +10,8 @@ import polars as pl
 from recalign.errors import InputError
 from recalign.events.audit import Section
 from recalign.events.feature_values import KEY, feature_values, names_items, typed
-from recalign.events.fields import EXACT
 from recalign.events.files import Source, locate
-from recalign.events.joining import whole_numbers
+from recalign.events.joining import log_ids, whole_numbers
 from recalign.events.log import Feature, FeatureKind, ItemTable, LogMapping
 from recalign.events.messages import SourceRows
 from recalign.events.reading import has_header, is_text, no_column, read
@@ -216,13 +215,7 @@ def _read(source: Source, table: ItemTable, dtype: pl.DataType) -> tuple[pl.Data
     """The table, its ids, and these in the type of the log's, null where a value is none."""
     frame = read(source, (table.id,))
     raw = _column(source, frame, table.id, "id")
-    raw = whole_numbers(raw) if raw.dtype == pl.String else raw
-    if raw.dtype.is_float():  # as `read_ids` reads those of the log
-        exact = (raw.floor() == raw) & (raw.abs() < EXACT[raw.dtype.base_type()])
-        raw = pl.select(pl.when(exact).then(raw)).to_series().cast(pl.Int64)
-    text = raw.cast(pl.String)
-    ids = text.cast(dtype, strict=False)
-    return frame, raw, pl.select(pl.when(ids.cast(pl.String) == text).then(ids)).to_series()  # 007 is not 7
+    return frame, whole_numbers(raw) if raw.dtype == pl.String else raw, log_ids(raw, dtype)
 
 
 def _column(source: Source, frame: pl.DataFrame, name: str, key: str) -> pl.Series:

@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 import polars as pl
 
 from recalign.errors import InputError
+from recalign.events.fields import EXACT
 
 Tables = dict[str, pl.LazyFrame]
 """The table of each file, by name."""
@@ -53,6 +54,20 @@ def whole_numbers(ids: pl.Series) -> pl.Series:
         return ids
     numbers = ids.str.strip_suffix(".0").cast(pl.Int64, strict=False)
     return ids if numbers.null_count() > ids.null_count() else numbers
+
+
+def log_ids(raw: pl.Series, dtype: pl.DataType) -> pl.Series:
+    """Ids of a table in the type of a log's, as `fields.read_ids` reads those; null where a value is none.
+
+    ``7.0`` is 7; ``007`` and 7.5 are not.
+    """
+    raw = whole_numbers(raw) if raw.dtype == pl.String else raw
+    if raw.dtype.is_float():
+        exact = (raw.floor() == raw) & (raw.abs() < EXACT[raw.dtype.base_type()])
+        raw = pl.select(pl.when(exact).then(raw)).to_series().cast(pl.Int64)
+    text = raw.cast(pl.String)
+    ids = text.cast(dtype, strict=False)
+    return pl.select(pl.when(ids.cast(pl.String) == text).then(ids)).to_series().alias(raw.name)
 
 
 def _refuse_mixture(types: Mapping[str, pl.DataType], name: str) -> None:

@@ -10,6 +10,9 @@ from recalign.errors import InputError, require_positive
 TimeUnit = Literal["s", "ms", "us", "datetime"]
 FeatureKind = Literal["category", "number", "vector"]
 
+SIMULATED = "simulated"
+"""The name of a log that `recalign simulate` writes, and of its folder."""
+
 OWN_COLUMNS = ("user", "item", "timestamp", "row", "reward")
 """The event table's own columns. Expressions can read raw columns of these names, but the table does not keep them."""
 

@@ -1,4 +1,4 @@
-"""Walk the tree of a Polars expression: refuse what is not row-wise, and handle columns named like patterns."""
+"""Walk the tree of a Polars expression: refuse what is not row-wise, compute in 64 bits, handle names like patterns."""
 
 import json
 from typing import Any, TypeVar
@@ -26,6 +26,8 @@ CHILDREN = {
 }
 """Fields that hold the children of a node, by kind of node."""
 
+NARROW = frozenset({pl.Int8, pl.Int16, pl.Int32, pl.UInt8, pl.UInt16, pl.UInt32})
+
 
 def row_wise(parsed: pl.Expr, expression: str, key: str) -> pl.Expr:
     """Check that an expression is row-wise: a row's value depends on no other row.
@@ -43,6 +45,42 @@ def row_wise(parsed: pl.Expr, expression: str, key: str) -> pl.Expr:
     """
     tree = _check_node(json.loads(parsed.meta.serialize(format="json")), expression, key)
     return pl.Expr.deserialize(json.dumps(tree).encode(), format="json")
+
+
+def in_64_bits(parsed: pl.Expr, frame: pl.DataFrame) -> pl.Expr:
+    """Compute integers as Int64, and decimals as Float64.
+
+    In the eight bits of a column of grades ``stars - 3`` wraps around to 254, and quotients of decimals lose digits.
+
+    Args:
+        parsed: as `row_wise` returns it; its columns are the frame's.
+        frame: that it is computed on. A column of UInt64 that Int64 cannot hold stays as it is.
+    """
+    tree = _widened(json.loads(parsed.meta.serialize(format="json")), frame)
+    return pl.Expr.deserialize(json.dumps(tree).encode(), format="json")
+
+
+def _widened(node: Any, frame: pl.DataFrame) -> Any:
+    if isinstance(node, list):
+        return [_widened(part, frame) for part in node]
+    kind, content = next(iter(node.items()))
+    if kind == "Literal":
+        return node
+    if kind in CHILDREN:
+        node = {kind: content | {part: _widened(content[part], frame) for part in CHILDREN[kind]}}
+    try:
+        own = pl.Expr.deserialize(json.dumps(node).encode(), format="json")
+        dtype = frame.lazy().select(own).collect_schema().dtypes()[0]
+    except pl.exceptions.PolarsError:
+        return node  # it cannot be computed, which running it will say
+    if dtype.is_decimal():
+        return _cast(node, "Float64")
+    large = kind == "Column" and dtype == pl.UInt64 and (frame[content].max() or 0) < 2**63
+    return _cast(node, "Int64") if dtype in NARROW or large else node
+
+
+def _cast(node: Any, dtype: str) -> dict[str, Any]:
+    return {"Cast": {"expr": node, "dtype": {"Literal": dtype}, "options": "Strict"}}
 
 
 def without_patterns(frame: Frame) -> Frame:
@@ -64,7 +102,9 @@ def _check_node(node: Any, expression: str, key: str) -> Any:
     if isinstance(node, list):
         return [_check_node(part, expression, key) for part in node]
     kind, content = next(iter(node.items())) if isinstance(node, dict) else (node, {})
-    if kind in ("Column", "Literal"):
+    if kind == "Literal":
+        return _float(content) or node
+    if kind == "Column":
         return node
     if kind == "Selector":  # a quoted "*" or "^...$" in SQL
         return {"Column": plain_name("*" if content == "Wildcard" else str(content.get("Matches")))}
@@ -76,6 +116,15 @@ def _check_node(node: Any, expression: str, key: str) -> Any:
         )
     parts = {part: _check_node(content[part], expression, key) for part in CHILDREN[kind]}
     return {kind: content | parts}
+
+
+def _float(literal: Any) -> dict[str, Any] | None:
+    """A literal such as ``0.5`` as a float; None for others. SQL's are decimals, whose quotients lose digits."""
+    scalar = literal.get("Scalar")
+    if not isinstance(scalar, dict) or "Decimal" not in scalar:
+        return None
+    mantissa, _, scale = scalar["Decimal"]
+    return {"Literal": {"Dyn": {"Float": float(f"{mantissa}e-{scale}")}}}
 
 
 def _function_name(function: Any) -> str:

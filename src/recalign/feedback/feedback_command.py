@@ -8,7 +8,7 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from recalign.errors import InputError, require_positive
+from recalign.errors import InputError
 from recalign.events.audit import render
 from recalign.feedback import outcomes as told
 from recalign.feedback import segments
@@ -100,8 +100,6 @@ def _options() -> argparse.ArgumentParser:
 
 
 def _join(given: argparse.Namespace, now: int) -> None:
-    require_positive("", vars(given), "window")
-    require_positive("", vars(given), "delay", or_zero=True)
     if given.decision is not None and (given.user is not None or given.unshown):
         what = "outcomes are joined by the ids of decisions, and no user is read"
         raise InputError(what, where="decision", remedy="give --user in its place, or leave out --user and --unshown")
@@ -119,9 +117,11 @@ def _join(given: argparse.Namespace, now: int) -> None:
     )
     with segments.reading(given.folder):  # to its end: who is forgotten meanwhile would come back with the table
         decisions, dropped = segments.read_held(given.folder, key)
-        outcomes = told.read(given.outcomes, columns, lambda user: pseudonym(str(key), user))
+        outcomes, nameless = told.read(given.outcomes, columns, lambda user: pseudonym(str(key), user))
         found = join(decisions, outcomes, rule, now, versions)
         found.counts["decisions"] |= {name: dropped[name] for name in (segments.HALF, segments.DAMAGED)}
+        who = "decision" if given.decision else "user"
+        found.counts["outcomes"] |= {f"left out, as they name no {who}": nameless}
         print(render(found.counts))
         if not found.table.height:
             remedy = "wait until the window has passed, or give a shorter --window"

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 
 import polars as pl
 
-from recalign.errors import InputError
+from recalign.errors import InputError, require_positive
+from recalign.events.joining import log_ids
 from recalign.feedback.outcomes import MICRO
 
 CLOCK = 60
@@ -41,6 +42,10 @@ ORDER = (
 )  # fmt: skip
 
 
+LONGEST = 100 * 365 * 86_400
+"""Seconds."""
+
+
 @dataclass(frozen=True)
 class Rule:
     """How outcomes are attributed.
@@ -58,6 +63,14 @@ class Rule:
     delay: float = 0.0
     ignored: float = 0.0
     unshown: bool = False
+
+    def __post_init__(self) -> None:
+        require_positive("", vars(self), "window")
+        require_positive("", vars(self), "delay", or_zero=True)
+        for name in ("window", "delay"):
+            if getattr(self, name) > LONGEST:
+                what, remedy = f"{getattr(self, name):g} s are over a hundred years", "give seconds, such as 86400"
+                raise InputError(what, where=name, remedy=remedy)
 
 
 @dataclass
@@ -147,7 +160,7 @@ def _shown(decisions: pl.DataFrame) -> pl.DataFrame:
 
 def _same_ids(outcomes: pl.DataFrame, shown: pl.DataFrame) -> pl.DataFrame:
     kind = shown["item"].dtype
-    items = outcomes["item"].cast(kind, strict=False)
+    items = log_ids(outcomes["item"], kind)
     if items.null_count():
         wrong = outcomes["item"].filter(items.is_null())
         what = f"{wrong[0]!r} ({len(wrong):,} outcomes), and the items of the decisions are integers"

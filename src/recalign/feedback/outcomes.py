@@ -11,6 +11,7 @@ import polars as pl
 from recalign.errors import InputError
 from recalign.events import files, reading
 from recalign.events.fields import missing_as_null, read_ids, read_timestamps
+from recalign.events.joining import whole_numbers
 from recalign.events.log import TimeUnit
 from recalign.events.messages import SourceRows, did_you_mean
 from recalign.events.tree import plain_name
@@ -40,10 +41,13 @@ class Columns:
     reward: str | None = None
 
 
-def read(tables: Sequence[Path], columns: Columns, pseudonym: Callable[[str], str]) -> pl.DataFrame:
+def read(tables: Sequence[Path], columns: Columns, pseudonym: Callable[[str], str]) -> tuple[pl.DataFrame, int]:
     """Outcomes of some tables, in the order of time: ``decision`` or ``user`` (a pseudonym), ``item, time, reward``.
 
     Times are microseconds since 1970.
+
+    Returns:
+        The outcomes, and how many were left out: guests' have no user, and what no answer led to has no decision.
 
     Raises:
         InputError: a table or a column is not there, or holds what it cannot.
@@ -52,18 +56,29 @@ def read(tables: Sequence[Path], columns: Columns, pseudonym: Callable[[str], st
     raw, heights = _joined(parts), {str(path): part.height for path, part in zip(tables, parts, strict=True)}
     rows = SourceRows(pl.int_range(1, raw.height + 1, eager=True, dtype=pl.UInt32), heights)
     who = "decision" if columns.decision else "user"
-    ids = read_ids(raw["who"], f"--{who}", rows).cast(pl.String)
+    named = raw["who"].is_not_null()
+    nameless, raw, rows = raw["who"].null_count(), raw.filter(named), rows.filter(named)
+    ids = _ids(raw["who"].alias(columns.decision or columns.user), f"--{who}", rows).cast(pl.String)
     if who == "user":
         known = ids.unique()
         ids = ids.replace_strict(known, [pseudonym(one) for one in known], return_dtype=pl.String)
-    return pl.DataFrame(
+    found = pl.DataFrame(
         {
             who: ids,
-            "item": read_ids(raw["item"], "--item", rows),
+            "item": _ids(raw["item"].alias(columns.item), "--item", rows),
             "time": _micro(raw["time"], columns, rows),
             "reward": _rewards(raw, rows) if columns.reward else pl.repeat(1.0, raw.height, eager=True),
         }
-    ).sort("time", maintain_order=True)
+    )
+    return found.sort("time", maintain_order=True), nameless
+
+
+def _ids(column: pl.Series, key: str, rows: SourceRows) -> pl.Series:
+    """Ids as those of a log: ``7.0`` of a CSV that pandas wrote is 7."""
+    if column.null_count():
+        what = f"the column {column.name} is empty in {rows.describe(column.is_null())}"
+        raise InputError(what, where=key, remedy="fill in the values, or leave these rows out of the table")
+    return read_ids(whole_numbers(column) if column.dtype == pl.String else column, key, rows)
 
 
 def _read(path: Path, columns: Columns) -> pl.DataFrame:

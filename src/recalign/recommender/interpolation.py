@@ -14,6 +14,7 @@ from recalign.errors import InputError
 from recalign.metrics.rank import RankMetrics, gain_ndcg
 from recalign.recommender.policy import Policy
 from recalign.sequences import Batch, EventDataModule
+from recalign.sequences.windows import evaluation_windows
 
 KEEP = 0.97
 """Share of the start's NDCG@10 on validation that is kept by default."""
@@ -111,13 +112,16 @@ def alpha_within_budget(kept: Callable[[float], Retention], keep: float) -> tupl
 def budget_batches(data: EventDataModule, limit: float | None = None) -> Iterator[Batch]:
     """The batches on which what is kept is measured: validation events of all users, A, B1 and B2.
 
-    Cloning reads the choices of all of them as well, and no reward is read here. The more users, the smaller the error.
+    Cloning reads the choices of all of them as well, and no reward is read here. The more users, the smaller the error:
+    a sample of them (``data.sample``), which evaluation may take, does not count here.
 
     Args:
         data: the log.
         limit: as ``trainer.limit_val_batches``: a number of batches, or a share of them; None: all.
     """
-    loader = data.loader(data.windows("validation", "all"))
+    sequences = data.sequences
+    windows = evaluation_windows(sequences, sequences.users_in("all"), "validation", data.max_length)
+    loader = data.loader(windows)
     return islice(loader, int(limit * len(loader)) if isinstance(limit, float) else limit)
 
 

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from recalign.errors import InputError
+from recalign.events.joining import log_ids
 from recalign.nn import OwnVectors, Trie, unit
 from recalign.recommender.checkpoint import build, recipe
 from recalign.recommender.onerec_policy import CodePolicy
@@ -57,7 +58,7 @@ def with_new_items(policy: Policy, codes: str | Path, items: pl.Series) -> tuple
         )
     new = np.setdiff1d(np.arange(len(table.items)), known_V)
     added = table.items.gather(new)
-    ids = added.cast(items.dtype, strict=False).alias(items.name)
+    ids = log_ids(added, items.dtype).alias(items.name)
     if ids.null_count():
         other = added.filter(ids.is_null())[0]
         what = f"the new item {other!r} cannot be an id of this log, whose ids are {items.dtype}"

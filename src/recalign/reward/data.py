@@ -12,6 +12,7 @@ import polars as pl
 
 from recalign.errors import InputError
 from recalign.events import evaluate
+from recalign.events.expression import root_names
 from recalign.factorization.cooccurrence import cooccurrence_embedding
 from recalign.factorization.variational import VariationalMF, fit_variational_mf
 from recalign.sequences import (
@@ -26,7 +27,7 @@ from recalign.sequences.data import LogSettings
 from recalign.sequences.means import SHRINKAGE
 from recalign.sequences.placebo import CORRELATION
 from recalign.sequences.splits import TRAIN, VALIDATION
-from recalign.sequences.store import Group, Part
+from recalign.sequences.store import ADDED, Group, Part
 from recalign.sequences.windows import training_windows
 from recalign.typed import passes_on
 
@@ -148,6 +149,10 @@ class RewardData(EventDataModule):
         frame = self.sequences.frame
         columns = []
         for name, expression in self.auxiliary.items():
+            if taken := root_names(expression) & {*ADDED}:
+                what = f"{expression!r} reads {min(taken)}, which is no column of the log here"
+                remedy = f"compute it from the log's columns; one called {min(taken)} has to be read by another name"
+                raise InputError(what, where=f"data.auxiliary.{name}", remedy=remedy)
             values = evaluate(frame, expression, f"data.auxiliary.{name}").cast(pl.Float32).alias(name)
             rated = values.gather(self.frame.filter(pl.col("split") == TRAIN)["event"]).drop_nulls()
             self._require_variety(rated, f"data.auxiliary.{name}")

@@ -15,6 +15,7 @@ import numpy as np
 import polars as pl
 
 from recalign.errors import InputError
+from recalign.events.joining import log_ids
 from recalign.files import replacing
 from recalign.kept import verify
 
@@ -121,7 +122,7 @@ class CodesTable:
         Raises:
             InputError: an item has no id, or two.
         """
-        own = self.items.cast(items.dtype, strict=False)
+        own = log_ids(self.items, items.dtype)
         if (twice := own.is_duplicated() & own.is_not_null()).any():
             alike = self.items.filter(twice & (own == own.filter(twice)[0]))
             what = f"the items {alike[0]!r} and {alike[1]!r} are one item of this log, whose ids are {items.dtype}"

@@ -10,6 +10,7 @@ import polars as pl
 
 from recalign.errors import InputError, require_positive
 from recalign.events.files import reading_parquet
+from recalign.events.joining import log_ids
 from recalign.events.messages import did_you_mean
 from recalign.factorization.cooccurrence import cooccurrence_embedding
 from recalign.sequences import EventDataModule
@@ -66,7 +67,7 @@ class ParquetVectors(ItemVectors):
         frame = self._read()
         columns = self.columns or _vector_columns(frame.drop(self.item))
         self._require("vectors.columns", columns, frame)
-        ids = frame[self.item].cast(data.sequences.items.dtype, strict=False)
+        ids = log_ids(frame[self.item], data.sequences.items.dtype)
         for wrong, what in ((ids.is_null(), "is no id of this log's kind"), (ids.is_duplicated(), "appears twice")):
             if wrong.any():
                 raise InputError(
@@ -102,8 +103,14 @@ class ParquetVectors(ItemVectors):
             if all(frame[name].dtype.is_numeric() for name in columns):
                 return frame.select(pl.col(columns).cast(pl.Float64)).to_numpy()
             raise InputError("is no column of numbers", where=where, remedy="name columns in vectors.columns")
-        lists = vector.cast(pl.List(pl.Float64), strict=False)
+        inner = getattr(vector.dtype, "inner", None)
+        if inner is None or not (inner.is_numeric() or inner == pl.Null):
+            raise InputError(f"holds {vector.dtype}, not lists of numbers", where=where, remedy="name another column")
+        lists = vector.cast(pl.List(pl.Float64))
         width_N = lists.list.len()
+        if not width_N.max():
+            remedy = "write a list of numbers for each item"
+            raise InputError("has no vector, or empty ones alone", where=where, remedy=remedy)
         if width_N.null_count() or width_N.n_unique() > 1:
             other = frame[self.item].filter((width_N != width_N.mode()[0]).fill_null(True))[0]
             raise InputError(

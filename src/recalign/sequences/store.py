@@ -23,6 +23,8 @@ from recalign.sequences.splits import TEST, TRAIN, VALIDATION, High, Split, User
 Group = Literal["all", "A", "B1", "B2"]
 Part = Literal["train", "validation", "test"]
 PARTS: dict[Part, int] = {"train": TRAIN, "validation": VALIDATION, "test": TEST}
+ADDED = ("event", "split", "item_id", "known", "high")
+"""Columns of `Sequences.frame` that are not the log's: a reward made of its own split or rank would be a mistake."""
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import numpy as np
 import yaml
 
 from recalign.errors import InputError
+from recalign.events.log import SIMULATED
 from recalign.files import replacing
 from recalign.simulation.world import SD, Simulated
 
@@ -24,7 +25,7 @@ def write(simulated: Simulated, out: Path) -> Path:
     Raises:
         InputError: the folder cannot be written.
     """
-    folder = out / "simulated"
+    folder = out / SIMULATED
     try:
         with ExitStack() as stack:
             settings, truth, log = (stack.enter_context(replacing(folder / name)) for name in FILES)

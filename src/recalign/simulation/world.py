@@ -4,7 +4,7 @@ Shape legend: U users, I items, N events.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import polars as pl
@@ -82,6 +82,9 @@ class World:
         for name, (low, high, remedy) in limits.items():
             if not low <= (value := getattr(self, name)) <= high:
                 raise InputError(f"{value} is out of range", where=name, remedy=remedy)
+        if self.noise_kind not in get_args(Noise):
+            remedy = f"give one of: {', '.join(get_args(Noise))}"
+            raise InputError(f"{self.noise_kind!r} is no kind of noise", where="noise_kind", remedy=remedy)
 
     @property
     def most(self) -> int:

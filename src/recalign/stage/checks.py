@@ -9,7 +9,7 @@ from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.plugins.environments import LightningEnvironment
 
-from recalign.errors import InputError, require_positive
+from recalign.errors import InputError, require_positive, require_seed
 from recalign.recommender import Recommender
 from recalign.recommender.checkpoint import Loaded
 from recalign.recommender.training import StageModule
@@ -52,8 +52,7 @@ def settings(config: Namespace, training: bool) -> None:
     Raises:
         InputError: names the setting and what to give instead.
     """
-    if not 0 <= config.seed_everything < 2**32:  # numpy's limits
-        raise InputError(f"{config.seed_everything} is no seed", where="seed_everything", remedy="give 0 or more")
+    require_seed(config.seed_everything, "seed_everything")
     if config.lr_scheduler and not config.optimizer:  # LightningCLI would pass over it without a word
         remedy = "add it: --optimizer AdamW --optimizer.lr 0.001"
         raise InputError("a scheduler needs an optimizer", where="lr_scheduler", remedy=remedy)

@@ -14,9 +14,10 @@ from recalign.events.messages import did_you_mean
 from recalign.metrics.bootstrap import CrossedBootstrap
 from recalign.reward.candidates.judged import ValidationEvents, judged_by, own_errors, training_means
 from recalign.reward.candidates.reliability import split_half_reliability, variance_components
-from recalign.reward.candidates.values import OWN, Candidate, candidate_values
+from recalign.reward.candidates.values import Candidate, candidate_values
 from recalign.reward.trust.verdict import repeat_variance
 from recalign.sequences.splits import TEST, TRAIN, VALIDATION
+from recalign.sequences.store import ADDED
 
 DRAWS = 1000
 QUANTILES = {"min": 0.0, "q10": 0.1, "median": 0.5, "q90": 0.9, "max": 1.0}
@@ -122,7 +123,7 @@ def _against(train: pl.DataFrame, values: pl.DataFrame, item_means: pl.DataFrame
     """Rank correlation of each reward, and of its items' means, with a column."""
     if column not in train.columns or not train[column].dtype.is_numeric():
         what = f"there is no numeric column {column!r}"
-        own = {*OWN, *OWN_COLUMNS}
+        own = {*ADDED, *OWN_COLUMNS}
         numeric = [one.name for one in train if one.dtype.is_numeric() and one.name not in own]
         raise InputError(what, where="against", remedy=did_you_mean(column, numeric))
     for figure, of in (("against/event", values), ("against/item", item_means)):

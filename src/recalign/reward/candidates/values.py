@@ -16,9 +16,8 @@ from recalign.events.log import OWN_COLUMNS
 from recalign.events.messages import SourceRows
 from recalign.sequences.relative import RelativeTo
 from recalign.sequences.splits import TRAIN, VALIDATION
+from recalign.sequences.store import ADDED
 
-OWN = ("event", "split", "item_id", "known", "high")
-"""Columns of `Sequences.frame` that are not the log's: a reward made of its own split or rank would be a mistake."""
 OWN_REWARD = "reward"
 """The candidate that the log's YAML has now."""
 
@@ -88,7 +87,7 @@ def candidate_values(frame: pl.DataFrame, candidates: Mapping[str, Candidate]) -
         InputError: a candidate cannot be computed, is no number, has the same value for all training events, or none
             on training or on validation events with a known item.
     """
-    log, rows = frame.drop(OWN, strict=False), SourceRows(frame["row"])
+    log, rows = frame.drop(ADDED, strict=False), SourceRows(frame["row"])
     columns = []
     for name, one in candidates.items():
         where = f"rewards.{name}"
