@@ -16,6 +16,7 @@ import small
 import torch
 
 from recalign.errors import InputError
+from recalign.evaluation.baselines import ItemScores, Rerank
 from recalign.events.log import ItemTable
 from recalign.export.command import bundle_of, items
 from recalign.export.program import ProgramBundle
@@ -200,6 +201,12 @@ def test_a_condition_of_the_log_must_be_kept_by_whoever_asks(made, tmp_path, mon
     with pytest.raises(InputError, match="rating > 1") as refused:
         bundle_of(made, tmp_path)
     assert "--filtered true" in str(refused.value)
+    monkeypatch.setattr(made.data, "log_", replace(made.data.log_, where=None, drop_repeats=True))
+    with pytest.raises(InputError, match="repeat another in every column") as refused:
+        bundle_of(made, tmp_path)
+    assert "--filtered true" in str(refused.value)
+    folder, _ = bundle_of(made, tmp_path, filtered=True, check=False)
+    assert "leave out events that repeat another" in (folder / "README.md").read_text()
 
 
 def test_columns_of_the_item_table_can_be_boosted_by(made, monkeypatch, tmp_path):
@@ -214,6 +221,18 @@ def test_columns_of_the_item_table_can_be_boosted_by(made, monkeypatch, tmp_path
     monkeypatch.setattr(made.data, "log_", log)
     table = items(made, ["genre"])
     assert table["genre"].to_list() == [f"g{n % 3}" for n in range(1, 40)] + [None]
+    pl.DataFrame(
+        {
+            "film": [None, *map(float, range(1, 40))],  # pandas stores integers so where one is missing
+            "day": pl.Series([18263] * 40, dtype=pl.Date),
+            "tags": [["a"]] * 40,
+        }
+    ).write_parquet(tmp_path / "films.parquet")
+    monkeypatch.setattr(made.data, "log_", replace(log, items=ItemTable("films.parquet", id="film", title=None)))
+    assert items(made, ["day"])["day"].to_list() == ["2020-01-02"] * 39 + [None]
+    with pytest.raises(InputError, match="the column 'tags' holds List"):
+        items(made, ["tags"])
+    monkeypatch.setattr(made.data, "log_", log)
     with pytest.raises(InputError, match="no column 'gener'") as refused:
         items(made, ["gener"])
     assert "genre" in str(refused.value)
@@ -239,3 +258,13 @@ def test_rewards_that_are_ranks_are_not_asked_of_a_request(log_root, tmp_path):
         bundle_of(OpenedRun(tmp_path / "runs/tastes/recommender/seed-0", policy, data, {}), tmp_path / "bundles")
     assert error.value.where == "data.relative_to"
     assert not (tmp_path / "bundles").exists()
+
+
+def test_a_strength_is_asked_for_in_standard_deviations_also_where_the_row_has_none(made, tmp_path):
+    """The search for a strength may end at 0."""
+    scores = ItemScores(torch.linspace(0, 1, made.policy.num_items))
+    for place, strength in enumerate((0.0, 0.5)):
+        reranked = replace(made, policy=Rerank(made.policy, scores, strength / 50, 50.0), strength=strength)
+        folder, _ = bundle_of(reranked, tmp_path / str(place), check=False)
+        assert load_bundle(folder).about.reward_sd == 50
+        assert load_bundle(folder).catalogue.strength(1.0) == pytest.approx(1 / 50)

@@ -58,6 +58,7 @@ NEW = {"item": [101, 102], "title": ["Alien", None], "half": ["odd", "even"], "s
 def test_new_items_score_as_equal_items_of_the_catalogue_do(made, tmp_path):
     folder = made
     before = load_bundle(folder / "b")
+    (before.folder / ".cache" / "hub").mkdir(parents=True)  # as whoever downloads a bundle may leave
     assert before.about.verified["lists"] > 0  # cold items are in the bundle, and it answers as the policy does
     assert before.catalogue.ids == [*range(1, WARM + COLD + 1)]
     pl.DataFrame(NEW).write_csv(tmp_path / "new.csv")
@@ -66,6 +67,7 @@ def test_new_items_score_as_equal_items_of_the_catalogue_do(made, tmp_path):
     assert after.version != before.version
     assert after.catalogue.ids[-2:] == [101, 102]
     assert after.catalogue.titles[-2:] == ["Alien", "102"]
+    assert f"load_bundle('{after.version}')" in (after.folder / "README.md").read_text()
     request = {"items": [1, 3, 5], "times": [10, 20, 30], "k": 5}
     # item 37 has the features of 101 (odd, 37 % 3 = 1, a|w1), and none of them has been in training
     logps = after.score(request, [101, 37, 102]).log_probs

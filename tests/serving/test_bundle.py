@@ -218,11 +218,16 @@ def test_where_the_log_keeps_one_event_an_item_so_does_a_request():
     encoded = catalogue(collapse=True).encode(Request(["a", "b", "a", "b"], [1, 2, 3, 4], [1.0, 2.0, 3.0, None]))
     assert encoded.item_L.tolist() == [2, 1]
     assert encoded.left_out.repeated == 2
+    rated = catalogue(collapse=True, reward="rating")  # whose policy reads none
+    with pytest.raises(InputError, match="an item occurs several times, and its event with the highest") as refused:
+        rated.encode(Request(["a", "b", "a"], [1, 2, 3]))
+    assert refused.value.where == "rewards"
+    assert rated.encode(Request(["a", "b"], [1, 2])).item_L.tolist() == [1, 2]
     assert strongest(np.array([1, 1, 2]), np.array([5.0, 5.0, np.nan], np.float32)).tolist() == [True, False, True]
 
 
 def test_rewards_are_needed_where_they_are_read():
-    reads = catalogue(reward="rating", strength=2.0, reward_sd=0.5)
+    reads = catalogue(reward="rating", inputs=["reward", "strength"], strength=2.0, reward_sd=0.5)
     with pytest.raises(InputError, match="reads the rewards"):
         reads.encode(Request(["a"], [1]))
     encoded = reads.encode(Request(["a", "b"], [1, 2], [None, 2.5], strength=1.0))
@@ -282,3 +287,21 @@ def test_a_version_that_cannot_be_loaded_is_left_and_tried_again_once_it_is_whol
     (tmp_path / "two" / SEAL).write_bytes(seal)
     service.renew()
     assert service.bundle.folder == tmp_path / "two"
+
+
+def test_what_is_no_request_is_refused(bundled):
+    bundle = load_bundle(bundled)
+    other_frame = type("Frame", (), {"columns": ["user", "item"]})()
+    for given in ("abc", other_frame):
+        for settings in ({}, {"k": 5}):
+            with pytest.raises(InputError, match=r"polars\.from_pandas"):
+                bundle.recommend(given, **settings)
+    with pytest.raises(InputError, match="'abc' cannot be used here"):
+        bundle.recommend(["abc"], k=5)
+
+
+def test_a_date_cannot_be_boosted_by_as_a_number():
+    table = pl.DataFrame({"item": ["a"], "title": ["A"], "released": pl.Series([18263], dtype=pl.Date)})
+    dated = Catalogue(table, about())
+    with pytest.raises(InputError, match="the column 'released' holds Date"):
+        dated.encode(Request.of({"boost": [{"column": "released", "value": 18263, "weight": 1.0}]}))

@@ -82,12 +82,13 @@ class Rerank(Policy):
     """A policy reranked at serving: log pi(v | s) + strength * r(s, v), up to a constant, r a reward or another score.
 
     The strength is 1 / lambda, in 1 / the score's unit. A state may be one of `encode`, or what `tilted` returns.
+    ``spread`` is the standard deviation of the rewards, in which whoever asks may give another strength.
     """
 
-    def __init__(self, policy: Policy, reward: Scores, strength: float) -> None:
+    def __init__(self, policy: Policy, reward: Scores, strength: float, spread: float = 1.0) -> None:
         super().__init__()
         self.num_items = policy.num_items
-        self.policy, self.reward, self.strength = policy, reward, strength
+        self.policy, self.reward, self.strength, self.spread = policy, reward, strength, spread
 
     def encode(self, batch: Batch) -> Any:
         return RerankState(self.policy.encode(batch), self.reward.states(batch))

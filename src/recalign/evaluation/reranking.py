@@ -79,7 +79,7 @@ class Reranking:
     def policy(self, start: Policy, trained: Policy | None, scores: tuple[Scores, float]) -> Rerank:
         """The reranked policy; ``trained`` is that of `base_method`, if there is one, and ``scores`` as `RERANKED`."""
         policy = interpolate(start, trained, self.alpha) if trained else start
-        return Rerank(policy, scores[0], self.strength / scores[1])
+        return Rerank(policy, scores[0], self.strength / scores[1], scores[1])
 
     def record(self, data: RewardData) -> dict[str, Any]:
         """All that `served` needs, as plain values."""

@@ -59,9 +59,11 @@ def _ask(about: About) -> Iterator[str]:
     if about.reward:
         yield f"- Rewards are in the unit of `{about.reward}`."
     if about.collapse:
-        yield "- Of several events of an item, that with the highest reward counts."
+        yield "- Of several events of an item, that with the highest reward counts: where one repeats, give rewards."
     if about.where:
         yield f"- Requests must hold only events with `{about.where}`, as the log did."
+    if about.drop_repeats:
+        yield "- Requests must leave out events that repeat another in all that is known of them, as the log did."
     if about.strength is not None:
         yield f"- Reranked with a strength of {about.strength:.3g} a standard deviation of the reward, or as asked for."
 

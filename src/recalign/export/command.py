@@ -19,6 +19,7 @@ from recalign.errors import InputError, require_positive
 from recalign.evaluation.baselines import Rerank
 from recalign.events import data_root
 from recalign.events.files import locate
+from recalign.events.joining import log_ids
 from recalign.events.reading import no_column, read
 from recalign.events.tree import plain_name
 from recalign.export import card, exploration, onnx, program
@@ -62,7 +63,8 @@ def export(
         verify: repeat the evaluation on the bundle, and write nothing where it answers otherwise than the policy.
         newest: events of a history that a request is answered from; null: as many as the policy was trained with; auto:
             the fewest that are within one standard error of the best NDCG@10 on validation.
-        filtered: whoever asks leaves out what the log's `where` leaves out. Needed for a log that has one.
+        filtered: whoever asks leaves out what the log's `where` and `drop_repeats` leave out. Needed for a log that has
+            one.
         columns: further columns of the log's item table (`data.log.items`) that requests may boost by, such as
             [genres].
         torch_export: also write the graph as model.pt2, for torch; the server does not need it.
@@ -154,7 +156,7 @@ def items(made: OpenedRun, columns: Sequence[str] = ()) -> pl.DataFrame:
     """The item table of a bundle: ``item``, ``title``, ``count`` (its training events), and columns of the log's table.
 
     Raises:
-        InputError: the log names no table of its items, or that has no such column.
+        InputError: the log names no table of its items, or that has no such column, or one of lists.
     """
     sequences, log = made.data.sequences, made.data.log_
     own = {"item": sequences.items, "title": made.data.titles, "count": pl.Series(sequences.item_counts())}
@@ -168,10 +170,22 @@ def items(made: OpenedRun, columns: Sequence[str] = ()) -> pl.DataFrame:
     for name in columns:
         if name not in frame.columns or name in own:
             raise no_column("columns", name, str(source), [one for one in frame.columns if one not in own])
-    known = frame.select(pl.col(plain_name(log.items.id)).cast(pl.String).alias("item"), *columns)
-    text = table.select(pl.col("item").cast(pl.String))
-    found = text.join(known.unique("item", keep="first"), on="item", how="left", maintain_order="left")
+    ids = log_ids(frame[plain_name(log.items.id)], sequences.items.dtype).alias("item")
+    known = pl.DataFrame([ids, *(_plain(frame[name], str(source)) for name in columns)]).drop_nulls("item")
+    known = known.unique("item", keep="first")
+    found = table.select("item").join(known, on="item", how="left", maintain_order="left")
     return table.with_columns(found[name] for name in columns)
+
+
+def _plain(column: pl.Series, where: str) -> pl.Series:
+    """A column of text, numbers or bools, which requests can name values of; dates and categories are text."""
+    if column.dtype.is_nested() or column.dtype in (pl.Binary, pl.Object):
+        what = f"the column {column.name!r} holds {column.dtype}, and requests name texts and numbers"
+        raise InputError(what, where=where, remedy="leave it out of --columns, or write it as text")
+    if column.dtype.is_decimal():
+        return column.cast(pl.Float64)
+    plain = column.dtype.is_numeric() or column.dtype == pl.Boolean
+    return column if plain else column.cast(pl.String)
 
 
 def examples(bundle: Bundle) -> list[dict]:
@@ -201,6 +215,12 @@ def _require_repeatable(made: OpenedRun, filtered: bool) -> None:
             f"the log keeps only events with {log.where!r}, and requests have no such columns",
             where="data.log.where",
             remedy="add --filtered true if whoever asks leaves the other events out",
+        )
+    if log.drop_repeats and not filtered:
+        raise InputError(
+            "the log leaves out rows that repeat another in every column, and requests have no such columns",
+            where="data.log.drop_repeats",
+            remedy="add --filtered true if whoever asks leaves repeats out",
         )
 
 
@@ -234,11 +254,12 @@ def _about(made: OpenedRun, graph: Graph, table: pl.DataFrame, newest: int | Lit
         time_unit="datetime" if log.time_format else log.time_unit,
         time_resolution=log.time_resolution,
         request_time="known" if data.know_request else "last_event",
-        reward=data.reward if "reward" in graph.inputs else None,
+        reward=data.reward if "reward" in graph.inputs or log.collapse else None,
         strength=made.strength,
-        reward_sd=made.strength / policy.strength if isinstance(policy, Rerank) and made.strength else 1.0,
+        reward_sd=policy.spread if isinstance(policy, Rerank) else 1.0,
         collapse=log.collapse,
         where=log.where,
+        drop_repeats=log.drop_repeats,
         log=log.name,
         catalogue=data.sequences.catalogue,
         made_of=made.made_of(),

@@ -28,7 +28,7 @@ from recalign.events.items import table_columns, table_titles, table_values
 from recalign.export.command import CARD, RECIPE, WEIGHTS, examples, write_networks
 from recalign.export.graph import part_of
 from recalign.files import digest, read_json, sha256, write_json, write_text
-from recalign.kept import SEAL, publish, seal
+from recalign.kept import Seal, publish, seal
 from recalign.nn import unit
 from recalign.recommender import Policy
 from recalign.recommender.checkpoint import build
@@ -89,9 +89,9 @@ def add_items(bundle: Path, file: Path, titles: Path | None = None) -> tuple[Pat
     version = f"{about.version.rpartition('-')[0]}-{content}"
     made_of = {**about.made_of, f"items {file.name}": sha256(file)}
     with publish(folder.parent / version) as part:
-        for path in folder.iterdir():
-            if path.name not in (SEAL, TABLES, ITEMS, EXAMPLES, CARD):
-                shutil.copy2(path, part / path.name)
+        for name in Seal.read(folder).digests:
+            if name not in (TABLES, ITEMS):
+                shutil.copy2(folder / name, part / name)
         from safetensors.torch import save
 
         (part / TABLES).write_bytes(save(added.tables))
@@ -102,7 +102,7 @@ def add_items(bundle: Path, file: Path, titles: Path | None = None) -> tuple[Pat
         replace(about, version=version, made_of=made_of, verified={}).write(part)
         seal(part)
         write_json(part / EXAMPLES, examples(Bundle(part)))
-        write_text(part / CARD, _card(folder, file, len(added.rows)))
+        write_text(part / CARD, _card(folder, file, len(added.rows)).replace(f"({about.version!r})", f"({version!r})"))
     if current(folder.parent) in (folder, folder.parent):  # a bundle without a pointer stands alone
         point(folder.parent, version)
     return folder.parent / version, len(added.rows)

@@ -43,11 +43,12 @@ class About:
         caps: what others would be worth, where it was chosen on validation (`recalign.export.cap`).
         time_unit, time_resolution: of requests' times, as in the log's YAML.
         request_time: ``last_event`` or ``known``, as in the log's YAML.
-        reward: the expression of the rewards, where requests need them; null: they do not.
+        reward: the expression of the rewards, where the graph reads them or ``collapse`` does; null: nothing does.
         strength: of a reranked policy, in 1 / standard deviation of the reward; null: it is not reranked.
         reward_sd: that standard deviation; 1 where nothing is reranked.
         collapse: whether a history keeps one event an item.
         where: condition that the log's events fulfil, and so those of requests must; null: none.
+        drop_repeats: whether the log leaves out rows that repeat another, and so must requests.
         log, catalogue, made_of: what it was trained on and made of; digests.
         versions: of recalign and of what wrote the graph.
         exploration: what lists drawn at some temperatures lost on validation (`recalign.export.exploration`).
@@ -71,6 +72,7 @@ class About:
     where: str | None
     log: str
     catalogue: str
+    drop_repeats: bool = False
     made_of: Mapping[str, str] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     caps: list[dict[str, Any]] = field(default_factory=list)

@@ -21,6 +21,7 @@ from recalign.serving.catalogue import Catalogue, Encoded
 from recalign.serving.explore import drawn
 from recalign.serving.frames import as_frame, requests_of
 from recalign.serving.request import Id, Request, require_ids
+from recalign.serving.require import require
 
 ROWS = 64
 """Requests that the graph answers at once,"""
@@ -102,6 +103,9 @@ class Bundle:
             return as_frame(requests["user"], answers, self.catalogue.table["item"].dtype)
         if isinstance(requests, Request | Mapping):
             return self.recommend([requests], **settings)[0]
+        if isinstance(requests, str) or hasattr(requests, "columns"):
+            remedy = "give a request, a list of them, or a Polars DataFrame (polars.from_pandas)"
+            raise InputError(f"{type(requests).__name__} is none", where="requests", remedy=remedy)
         return self.answers(
             self.encode_all([{**_plain(one), **settings} for one in requests] if settings else requests)
         )
@@ -293,4 +297,7 @@ def log_softmax(score_N: np.ndarray) -> np.ndarray:
 
 
 def _plain(request: Request | Mapping[str, Any]) -> dict[str, Any]:
-    return dict(vars(request)) if isinstance(request, Request) else dict(request)
+    if isinstance(request, Request):
+        return dict(vars(request))
+    require(isinstance(request, Mapping), "the request", request, "an object")
+    return dict(request)

@@ -117,9 +117,13 @@ class Catalogue:
             raise InputError("nobody's history is kept here", where="user", remedy=remedy)
         for place, boost in enumerate(request.boost):
             self._require_boost(boost, f"boost[{place}]")
-        if about.reward is not None and request.rewards is None and request.items:
-            remedy = f"give one a event, in the unit of {about.reward!r}; null where nothing is known"
-            raise InputError("this policy reads the rewards of the history", where="rewards", remedy=remedy)
+        repeats = about.collapse and len(set(request.items)) < len(request.items)
+        reads = "reward" in about.inputs and request.items
+        if about.reward is not None and request.rewards is None and (reads or repeats):
+            remedy = f"give one an event, in the unit of {about.reward!r}; null where nothing is known"
+            what = "this policy reads the rewards of the history"
+            what = what if reads else "an item occurs several times, and its event with the highest reward counts"
+            raise InputError(what, where="rewards", remedy=remedy)
         if request.strength is not None and about.strength is None:
             what = "this policy is not reranked, so nothing has a strength"
             raise InputError(what, where="strength", remedy="leave it out")
@@ -193,7 +197,8 @@ class Catalogue:
             remedy = f"did you mean {near!r}?" if near else f"there are: {', '.join(self.table.columns)}"
             raise InputError(f"the items have no column {shown(boost.column)}", where=f"{where}.column", remedy=remedy)
         column = self.table[boost.column]
-        if isinstance(boost.value, str) != (column.dtype == pl.String) or column.dtype.is_nested():
+        plain = column.dtype.is_numeric() or column.dtype in (pl.Boolean, pl.String)
+        if isinstance(boost.value, str) != (column.dtype == pl.String) or not plain:
             what = f"{shown(boost.value)}, and the column {boost.column!r} holds {column.dtype}"
             raise InputError(what, where=f"{where}.value", remedy="give a value of that type")
 
