@@ -38,8 +38,7 @@ CONTENT: dict[str, tuple[str, list[Table]]] = {
     "ml-1m": (
         "Tables: ML-1M",
         [
-            of_methods("Main rows on HSTU", ("ml-1m, main rows",), f"--log ml-1m {MAIN}", SEEN),
-            of_methods("Every method on HSTU, as it was", ("ml-1m",), "--log ml-1m --workers 2", SEEN),
+            of_methods("Methods on HSTU", ("ml-1m",), "--log ml-1m", SEEN),
             of_methods(
                 "OneRec",
                 ("ml-1m, onerec",),

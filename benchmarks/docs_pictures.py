@@ -29,7 +29,7 @@ TRUE = "value/true@10"
 ML_100K = ("ml-100k",)
 LOGS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "methods": ("ML-100K, five seeds, value in standard deviations", ML_100K, VALUE),
-    "ml-1m": ("ML-1M, three seeds, value in standard deviations", ("ml-1m, main rows",), VALUE),
+    "ml-1m": ("ML-1M, three seeds, value in standard deviations", ("ml-1m",), VALUE),
     "kuairand-watch": (
         "KuaiRand excerpt by watch ratio, three seeds, value in standard deviations",
         ("kuairand-pure-excerpt, main rows",),
