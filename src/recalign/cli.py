@@ -12,7 +12,7 @@ from importlib.metadata import version
 
 from recalign import configs
 from recalign.errors import InputError, TrainingError, nearest
-from recalign.files import FULL, cannot_write
+from recalign.files import FULL, REFUSED, cannot_write
 from recalign.keys import split
 from recalign.manual import STAGES, manual
 
@@ -124,7 +124,7 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python would complain again at its exit
         return 141
     except OSError as error:
-        if error.errno not in FULL:
+        if error.errno not in (*FULL, *REFUSED):
             raise
         print(f"recalign {command}: {cannot_write(error)}", file=sys.stderr)
         return 2

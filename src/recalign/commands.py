@@ -102,7 +102,10 @@ def recommend(
     require_positive("", {"k": k}, "k")
     found = opened(run)
     policy, data = found.policy, found.data
-    ids = yaml.load(users, yaml.BaseLoader) if isinstance(users, str) else users  # as text: 0104257 is no octal number
+    try:  # as text: 0104257 is no octal number
+        ids = yaml.load(users, yaml.BaseLoader) if isinstance(users, str) else users
+    except yaml.YAMLError as error:
+        raise InputError(f"{users!r} is no list", where="users", remedy="give ids, such as [1, 7]") from error
     known = data.sequences.users
     shown = require_users([ids] if isinstance(ids, str) else ids, known) if ids else known[:5]
     device = torch.device("cpu") if codes or as_list else found.device

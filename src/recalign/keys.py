@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -42,9 +43,21 @@ def settings_of(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
             yield short(f"{prefix}{key}"), value
 
 
+def plain(value: Any) -> Any:
+    """A value as JSON and YAML know it: of paths the text, of NumPy's numbers Python's."""
+    if isinstance(value, Mapping):
+        return {key: plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(one) for one in value]
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return value.item() if hasattr(value, "item") else value
+
+
 def options(settings: Mapping[str, Any]) -> list[str]:
     """Settings by dotted key as words of a command: ``{"model.lr": 0.1}`` -> ``--model.lr=0.1``."""
-    texts = {key: one if isinstance(one, str) else json.dumps(one, ensure_ascii=False) for key, one in settings.items()}
+    given = {key: plain(one) for key, one in settings.items()}
+    texts = {key: one if isinstance(one, str) else json.dumps(one, ensure_ascii=False) for key, one in given.items()}
     return [f"--{key}={text}" for key, text in texts.items()]
 
 

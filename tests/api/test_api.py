@@ -11,13 +11,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 import torch
 import yaml
 
 import recalign as ra
-from recalign import stage
+from recalign import configs, stage
 from recalign.api.trained import TrainedReward
 from recalign.cli import main
 from recalign.files import write_json
@@ -181,7 +182,7 @@ def test_a_named_folder_holds_everything(frame: pl.DataFrame, tmp_path: Path):
 
 
 def test_a_log_from_a_shipped_yaml(log_root: Path):
-    log = ra.Log.from_config("ml-100k", root=str(log_root))
+    log = ra.Log.from_config("ml-100k", root=log_root)
     settings = yaml.safe_load(log.yaml.read_text())["data"]
     assert (settings["log"]["name"], settings["root"]) == ("ml-100k", str(log_root))
 
@@ -363,3 +364,55 @@ def test_features_are_named(frame: pl.DataFrame, tmp_path: Path):
 def test_features_need_a_table_of_items(frame: pl.DataFrame, tmp_path: Path, given: dict[str, Any]):
     with pytest.raises(ra.InputError, match="need a table of items"):
         ra.Log.from_frame(frame, **COLUMNS, folder=tmp_path / "log", **given)
+
+
+def test_a_second_log_in_a_folder_leaves_the_first_as_it_is(frame: pl.DataFrame, tmp_path: Path):
+    first = ra.Log.from_frame(frame, **COLUMNS, folder=tmp_path / "same")
+    stars = COLUMNS | {"reward": "rating > 3"}
+    second = ra.Log.from_frame(frame, **stars, folder=tmp_path / "same")
+    assert ra.Log.from_frame(frame, **COLUMNS, folder=tmp_path / "same").yaml == first.yaml
+    rewards = [yaml.safe_load(log.yaml.read_text())["data"]["reward"] for log in (first, second)]
+    assert rewards == ["rating", "rating > 3"]
+    titles = pl.DataFrame({"id": [1, 2], "name": ["Alien", "Brazil"]})
+    ra.Log.from_frame(frame, **COLUMNS, items=titles, title="name", folder=tmp_path / "same")
+    with pytest.raises(ra.InputError, match="holds another table of items"):
+        ra.Log.from_frame(frame, **COLUMNS, items=titles.head(1), title="name", folder=tmp_path / "same")
+
+
+def test_a_folder_may_be_the_current_one(frame: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    assert ra.Log.from_frame(frame, **COLUMNS, folder=".").folder == tmp_path
+    with pytest.raises(ra.InputError, match="'null' cannot name a folder"):
+        ra.Log.from_frame(frame, **COLUMNS, folder="null")
+
+
+def test_judges_of_other_settings_do_not_replace_each_other(job: Any):
+    first = ra.fit_judge(job.log, "B1", settings=QUICK)
+    second = ra.fit_judge(job.log, "B1", settings=QUICK | {"model.lr": np.float32(0.01)})
+    assert first.checkpoint != second.checkpoint
+    assert second.checkpoint.parents[2].name.startswith("judge_select-")
+    for judges in ([first], first):
+        with pytest.raises(ra.InputError, match="takes two judges"):
+            ra.compare(job.log, {"start": job.start}, job.reward, judges=judges)  # type: ignore[arg-type]
+    with pytest.raises(ra.InputError, match="1 cannot name a row"):
+        ra.compare(job.log, {1: job.start}, job.reward)  # type: ignore[dict-item]
+
+
+def test_a_method_may_be_a_file(job: Any, tmp_path: Path):
+    (tmp_path / "mine.yaml").write_text(configs.find("bc").read_text())
+    for method in (tmp_path / "mine.yaml", str(tmp_path / "mine.yaml"), "posttrain/bc"):
+        made = ra.align(job.log, job.start, method=method, settings=QUICK)
+        assert made.name == Path(method).stem
+
+
+@pytest.mark.parametrize("key", ["run.name", "seed_everything"])
+def test_what_names_a_run_is_no_setting(job: Any, key: str):
+    with pytest.raises(ra.InputError, match=f"settings: {key}"):
+        ra.fit_recommender(job.log, settings={key: 1})
+
+
+@pytest.mark.parametrize("text", ["a: [", "- a", "data:", "data: {log: {files: [a]}}", "data: {log: 3}"])
+def test_a_file_that_describes_no_log_is_named(tmp_path: Path, text: str):
+    (tmp_path / "own.yaml").write_text(text)
+    with pytest.raises(ra.InputError, match=r"own\.yaml"):
+        ra.Log.from_config(tmp_path / "own.yaml")

@@ -104,6 +104,22 @@ def test_a_continued_run_equals_one_that_was_never_interrupted():
     assert yaml.safe_load(RUN.config.read_text())["ckpt_path"] is None  # repeats the whole run, not its second half
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--optimizer.lr=0.5"], "optimizer.lr: 0.5, and the run began with 0.1"),
+        (["--trainer.gradient_clip_val=0.1"], "trainer.gradient_clip_val: 0.1, and the run began with None"),
+        (["--trainer.accumulate_grad_batches=2"], "trainer.accumulate_grad_batches: 2, and the run began with 1"),
+    ],
+)
+def test_a_run_is_not_continued_with_settings_that_it_did_not_begin_with(words: list[str], said: str):
+    """An optimiser's would be ignored, and the others make a run of two halves that passes for one of them."""
+    fit("--trainer.max_epochs", "1", "--optimizer=SGD", "--optimizer.lr=0.1")
+    message = complaint("--trainer.max_epochs=2", "--ckpt_path=last", "--optimizer=SGD", "--optimizer.lr=0.1", *words)
+    assert said in message
+    assert "without --ckpt_path" in message
+
+
 def test_averaged_weights_are_handed_over_and_a_continued_run_averages_on():
     average = ["--trainer.callbacks+=recalign.recommender.PolynomialAveraging"]
     fit("--trainer.max_epochs", "4", "--run.name", "plain")

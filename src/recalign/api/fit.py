@@ -80,7 +80,7 @@ def fit_judge(
     names = {"B1": "judge_select", "B2": "judge_report"}
     if users not in names:
         raise InputError(f"{users!r} is not a group of judges' users", where="users", remedy="give B1 or B2")
-    return _reward(log, "judge", name or names[users], seed, {"data.users": users, **(settings or {})})
+    return _reward(log, "judge", name, seed, {"data.users": users, **(settings or {})}, names[users])
 
 
 def align(
@@ -88,7 +88,7 @@ def align(
     start: Any,
     reward: Any = None,
     *,
-    method: str = "asft",
+    method: str | Path = "asft",
     name: str | None = None,
     seed: int = 0,
     settings: Settings | None = None,
@@ -110,7 +110,9 @@ def align(
         InputError: a setting or the log cannot be used, there is no such method, or networks are of another catalogue.
         TrainingError: training cannot go on.
     """
-    needs = {one.key: one.stage for one in parse_stage(_words(log, method, method, seed, settings or {})).upstream}
+    method = str(method)
+    words = _words(log, method, Path(method).stem, seed, settings or {})
+    needs = {one.key: one.stage for one in parse_stage(words).upstream}
     if reward is None and "reward" in needs.values():
         raise InputError(f"{method} reads a reward model", where="reward", remedy="give what fit_reward returned")
     data = data_of(log, seed)
@@ -171,19 +173,23 @@ def _policy(log: Log, config: str, name: str | None, seed: int, settings: Settin
     return TrainedPolicy(log, parsed.run.name, seed, run.checkpoint, run.seconds, parsed.datamodule())  # type: ignore[arg-type]
 
 
-def _reward(log: Log, config: str, name: str | None, seed: int, settings: Settings) -> TrainedReward:
-    parsed, run = _run_stage(log, config, name, seed, settings)
+def _reward(
+    log: Log, config: str, name: str | None, seed: int, settings: Settings, stem: str | None = None
+) -> TrainedReward:
+    parsed, run = _run_stage(log, config, name, seed, settings, stem)
     return TrainedReward(log, parsed.run.name, seed, run.checkpoint, run.seconds)
 
 
-def _run_stage(log: Log, config: str, name: str | None, seed: int, settings: Settings) -> tuple[ParsedStage, Trained]:
+def _run_stage(
+    log: Log, config: str, name: str | None, seed: int, settings: Settings, stem: str | None = None
+) -> tuple[ParsedStage, Trained]:
     """Run a stage unless it has run already.
 
     A run without a given name never replaces another one, because a Python object may still refer to that. It takes the
-    first free name of ``asft``, ``asft-2``, ...
+    first free name of ``asft``, ``asft-2``, ..., or of those that begin with ``stem``.
     """
     for number in count(1):
-        own = name or Path(config).stem + f"-{number}" * (number > 1)
+        own = name or (stem or Path(config).stem) + f"-{number}" * (number > 1)
         parsed = parse_stage(_words(log, config, own, seed, settings))
         fit, there = Fit(parsed), Manifest.read(parsed.folder)
         if (fresh := fit.state().fresh) or name or there is None or there.status != "finished":
@@ -192,7 +198,12 @@ def _run_stage(log: Log, config: str, name: str | None, seed: int, settings: Set
 
 
 def _words(log: Log, config: str, name: str, seed: int, settings: Settings) -> list[str]:
+    given = dict(settings_of(settings))
+    for key in given:
+        if key == "seed_everything" or key.startswith("run."):
+            remedy = "give name=, seed=, or the Log's folder="
+            raise InputError("is no setting of a function", where=f"settings: {key}", remedy=remedy)
     own = {"seed_everything": seed, "run.name": name, "run.root": str(log.folder.parent), "run.chain": log.folder.name}
     if log.temporary is not None:
         own["trainer.logger"] = False  # no W&B files in a temporary folder
-    return ["fit", *call((configs.find(config), log.yaml), own | dict(settings_of(settings)))]
+    return ["fit", *call((configs.find(config), log.yaml), own | given)]

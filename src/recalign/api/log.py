@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ from recalign.events.checking import read_rewards
 from recalign.events.division import collapse_and_divide
 from recalign.events.messages import SourceRows, did_you_mean
 from recalign.files import write_text
+from recalign.keys import plain
 from recalign.recommender.training import write_parquet
+from recalign.stage.settings import load
 
 EVENTS = "events.parquet"
 ITEMS = "items.parquet"
@@ -126,13 +129,14 @@ class Log:
             InputError: there is no such file.
         """
         path = configs.find(str(config), "data")
-        settings = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("data", {})
-        if "log" not in settings:
+        settings: Any = load(path).get("data")
+        log = settings.get("log") if isinstance(settings, dict) else None
+        if not isinstance(log, dict) or "name" not in log:
             raise InputError(
                 "is not the YAML of a log", where=str(path), remedy="name one of `recalign configs`, such as ml-100k"
             )
         place, temporary = _folder(folder)
-        return cls._create(settings["log"]["name"], settings | data, place, temporary)
+        return cls._create(log["name"], settings | data, place, temporary)
 
     @classmethod
     def _create(
@@ -142,9 +146,13 @@ class Log:
         folder: Path,
         temporary: tempfile.TemporaryDirectory[str] | None,
     ) -> Log:
-        settings = {"cache": str((folder / "cache").resolve()), **settings}
-        path = folder / "log.yaml"
-        write_text(path, yaml.safe_dump({"data": settings}, sort_keys=False, allow_unicode=True))
+        settings = plain({"cache": (folder / "cache").resolve(), **settings})
+        text = yaml.safe_dump({"data": settings}, sort_keys=False, allow_unicode=True)
+        names = (
+            "log" + f"-{number}" * (number > 1) + ".yaml" for number in count(1)
+        )  # others stay: a Log reads its own
+        path = next(one for name in names if not (one := folder / name).is_file() or one.read_text("utf-8") == text)
+        write_text(path, text)
         return cls(name, path, folder, temporary)
 
 
@@ -156,6 +164,9 @@ def _item_table(
     if not isinstance(features, Mapping):
         raise InputError(f"{features!r} is no mapping", where="features", remedy="give names: {'brand': 'brand'}")
     key = item if item in table.columns else table.columns[0]
+    if (place / ITEMS).is_file() and not pl.read_parquet(place / ITEMS, glob=False).equals(table):
+        what = "holds another table of items, with which its runs were trained"
+        raise InputError(what, where=str(place), remedy="name another folder, or delete that one")
     write_parquet(table, place / ITEMS)
     known = {name: guess.quote(one) if one in table.columns else one for name, one in features.items()}
     return {"file": ITEMS, "id": key, "title": title, "features": known}
@@ -163,7 +174,10 @@ def _item_table(
 
 def _folder(given: str | Path | None) -> tuple[Path, tempfile.TemporaryDirectory[str] | None]:
     if given is not None:
-        return Path(given), None
+        place = Path(given).expanduser().absolute()
+        if yaml.safe_load(place.name) is None:
+            raise InputError(f"{place.name!r} cannot name a folder", where="folder", remedy="give another name")
+        return place, None
     temporary = tempfile.TemporaryDirectory(prefix="recalign-")
     return Path(temporary.name) / "runs", temporary
 

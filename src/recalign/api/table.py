@@ -106,6 +106,9 @@ def compare(
     device = stage.bare_trainer().strategy.root_device
     paths = {name: policy_checkpoint(policy, log, data) for name, policy in trained.items()}
     first = policy_checkpoint(start, log, data) if start is not None else paths.get("start", next(iter(paths.values())))
+    if judges is not None and (not isinstance(judges, Sequence) or len(judges) != 2):
+        remedy = "give [fit_judge(log, 'B1'), fit_judge(log, 'B2')], or None"
+        raise InputError("takes two judges", where="judges", remedy=remedy)
     select, report = judges or [fit_judge(log, users, seed=seed) for users in ("B1", "B2")]
     scorers = [reward_checkpoint(one, data) for one in (reward, select, report)]
     base = BaseCheckpoints(first, *scorers)
@@ -124,7 +127,7 @@ def _check_names(policies: Any) -> None:
     if not isinstance(policies, Mapping):
         raise InputError("rows need names", where="policies", remedy='give a dictionary: {"start": start, ...}')
     for name, policy in policies.items():
-        if not str(name).strip(". ") or "/" in name or "\\" in name:
+        if not isinstance(name, str) or not name.strip(". ") or "/" in name or "\\" in name:
             raise InputError(f"{name!r} cannot name a row", where="policies", remedy="use a name without slashes")
         taken = name in {*UNTRAINED, *BASE_STAGES} - {"start"} or is_reranked(name)
         if policy is not None and taken:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Sequence
+from numbers import Integral
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +53,7 @@ def recommend(
     Raises:
         InputError: a user that the log does not have, a k below 1, or codes that are not the policy's.
     """
-    if not isinstance(k, int) or k < 1:
+    if not isinstance(k, Integral) or k < 1:
         raise InputError(f"{k} is not above 0", where="k", remedy="give a whole number above 0")
     known = data.sequences.users
     asked = known if users is None else require_users(users, known)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 
+import yaml
 from jsonargparse import Namespace
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.plugins.environments import LightningEnvironment
 
 from recalign.errors import InputError, require_positive, require_seed
+from recalign.keys import leaves, short
 from recalign.recommender import Recommender
 from recalign.recommender.checkpoint import Loaded
 from recalign.recommender.training import StageModule
@@ -22,9 +24,14 @@ from recalign.stage.checkpoint import (
 )
 from recalign.stage.classes import imported, listed
 from recalign.stage.console import warn_if_bf16_is_slow
+from recalign.stage.folder import RunFolder
 from recalign.stage.parsed import ParsedStage, fingerprint
 
 _ANEW = "start it anew, without --ckpt_path"
+TRAINED_WITH = ("data.", "optimizer.", "lr_scheduler.", "trainer.gradient_clip", "trainer.accumulate_grad_batches")
+"""Begin the settings, besides ``model``, that stay when a run is continued."""
+PLACES = ("data.root", "data.cache", "data.grows_from", "data.log.")
+"""Begin those of them that may change: the bytes of the log are compared."""
 
 SHARDED = "ModelParallelStrategy"
 """Lightning's strategy whose processes hold parts of the weights; of the stages, a recommender over item ids only."""
@@ -216,6 +223,22 @@ def after_reading(
     for key, now in upstream.hashes(parsed.upstream).items():
         if parsed.continued.upstream.get(key, now)["sha256"] != now["sha256"]:
             raise InputError(f"{now['path']} is not what this run began with", where=key, remedy=_ANEW)
+    _refuse_other_settings(parsed, RunFolder(parsed.checkpoint.parent.parent))
+
+
+def _refuse_other_settings(parsed: ParsedStage, begun: RunFolder) -> None:
+    """Refuse to continue with settings that change what is trained: half of the run would have others.
+
+    An optimiser's and a scheduler's would be ignored, because the checkpoint has their state.
+    """
+    if not begun.config.is_file():
+        return
+    texts = begun.config.read_text(encoding="utf-8"), yaml.safe_dump(parsed.shareable)
+    first, now = (leaves(yaml.safe_load(text)) for text in texts)
+    for key in sorted(first.keys() & now.keys()):
+        if key.startswith(TRAINED_WITH) and not short(key).startswith(PLACES) and first[key] != now[key]:
+            what = f"{now[key]!r}, and the run began with {first[key]!r}"
+            raise InputError(what, where=short(key), remedy=_ANEW)
 
 
 def _refuse_rare_validation(trainer: Trainer, datamodule: LightningDataModule) -> None:
