@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 
 CHAIN = """
 log: simulated
-methods: [popularity, start, asft]
+methods: [popularity, start, asft, return_conditioned]
 ours: asft
 data: {root: data, max_length: 24}
 trainer: {max_epochs: 2, accelerator: cpu, enable_progress_bar: false}
@@ -93,7 +93,7 @@ def test_what_the_chain_leaves_is_that_of_the_grown_log(folder: Path):
         assert checkpoint["catalogue"] == after.facts["catalogue"]
         assert checkpoint["hyper_parameters"]["num_items"] == len(after.items)
     table = pl.read_csv(folder / "runs/tiny-update/comparison.csv")
-    assert set(table["method"]) == {"popularity", "start", "asft"}
+    assert set(table["method"]) == {"popularity", "start", "asft", "return_conditioned"}
     assert (folder / "runs/tiny-update/report.html").is_file()
 
 
@@ -117,7 +117,7 @@ def test_judges_users_are_nobody_elses_before_or_after(folder: Path):
 def test_the_same_update_again_runs_nothing_and_the_next_one_counts_from_the_first(folder: Path):
     again = tiny.recalign(folder, "update", "runs/tiny", *GROWN)
     assert again.code == 0, again.err
-    assert again.out.count("unchanged: ") == 8  # five stages, the evaluation, the comparison and the page
+    assert again.out.count("unchanged: ") == 9  # six stages, the evaluation, the comparison and the page
     record = json.loads((folder / "runs/tiny-update/chain.json").read_text())
     assert record["goes_on_from"] == "runs/tiny"
     assert record["epochs"]["recommender/seed-0"] == 2  # not the one of the update

@@ -174,6 +174,21 @@ def test_a_candidate_that_changes_what_was_fixed_is_refused():
     assert kept.mean_weight == pytest.approx(1, abs=0.2)
 
 
+@pytest.mark.parametrize(("mass", "refused"), [(0.1, True), (0.95, False), (1.0, False)])
+def test_a_candidate_of_items_that_the_server_lacked_is_refused(mass: float, refused: bool):
+    """Ten items were drawn alike; the candidate gives them a share of its mass alone, and the rest to new ones."""
+    made, one_N = np.random.default_rng(0), np.ones(3000)
+    shown = Lists(
+        user_N=np.arange(3000), reward_NK=made.random((3000, 1)).round(), logged_NK=np.full((3000, 1), np.log(0.1)),
+        target_NK=np.full((3000, 1), np.log(mass / 10)), explored_N=one_N > 0, share_N=one_N,
+        ranked_N=np.zeros(3000, int), fixed_N=np.zeros(3000, int),
+    )  # fmt: skip
+    found = estimate(shown, draws=10)
+    assert found.reach == pytest.approx(mass)
+    assert ("lists could not have" in str(found.refused)) == refused
+    assert bool(found.estimates) != refused
+
+
 def test_ranked_lists_of_requests_that_could_not_explore_have_no_support_for_others():
     same = np.tile(BEST, (400, 1))
     found = estimate(lists(same, np.zeros(400, bool), share=0.0), "mixture", draws=10)

@@ -12,8 +12,8 @@ from weeks import DAY, weeks
 
 from recalign.cli import main
 from recalign.errors import InputError
-from recalign.feedback.feedback_command import write
-from recalign.feedback.joining import ORDER, Joined, Rule
+from recalign.feedback.feedback_command import COUNTS, write
+from recalign.feedback.joining import MISFITS, ORDER, OVERDUE, Joined, Rule
 from recalign.loop.monitor_command import REMEDIES, monitor
 from recalign.loop.monitoring import watch
 from recalign.serving import load_bundle
@@ -152,3 +152,58 @@ def test_what_cannot_be_used(words, what, bundled, bundle, tmp_path, monkeypatch
 def test_a_remedy_for_each_figure(bundle, tmp_path):
     [one], _ = watch(weeks(0, 300).with_columns(predicted=1.0), {"v1": range(20)}, draws=10)
     assert set(one.reference.changes) | {"drift"} == set(REMEDIES)
+
+
+def test_a_condition_that_leaves_none_of_the_runs_lists_is_refused(bundled, bundle, tmp_path):
+    """Nothing would be judged, and `--strict` would pass."""
+    some = pl.col("shown") & (WEEK > 3)
+    log = logged(tmp_path, bundle, version=pl.when(some).then(pl.lit("v0")).otherwise("version"))
+    data = yaml.safe_load(log.read_text())
+    data["data"]["log"]["where"] = "version = 'v0'"
+    log.write_text(yaml.safe_dump(data))
+    with pytest.raises(InputError, match="showed none of the lists; those are of v0"):
+        monitor([str(bundled), "--log", str(log), "--strict"])
+
+
+def test_lists_that_wait_for_outcomes_are_said_and_strict_does_not_pass(bundled, bundle, tmp_path, capsys):
+    words = ["monitor", str(bundled), "--log", str(logged(tmp_path, bundle)), "--strict"]
+    assert main(words) == 0
+    assert "newer than every outcome" not in capsys.readouterr().out
+    (tmp_path / COUNTS).write_text(json.dumps({MISFITS: {OVERDUE: 10_000}}))
+    with pytest.raises(SystemExit) as stop:
+        main(words)
+    assert stop.value.code == 1
+    assert "10,000 lists are newer than every outcome" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("name", None, "name"),
+        ("files", "", "data.log"),
+        ("columns", None, "data.log"),
+        ("columns", [1], "columns"),
+        ("where", True, "where"),
+        ("user", 3, "user"),
+        ("header", 3, "header"),
+    ],
+)
+def test_slips_in_the_logs_yaml_are_named(bundled, bundle, tmp_path, key, value, said):
+    log = logged(tmp_path, bundle)
+    data = yaml.safe_load(log.read_text())
+    data["data"]["log"][key] = value
+    log.write_text(yaml.safe_dump(data))
+    with pytest.raises(InputError) as refused:
+        monitor([str(bundled), "--log", str(log)])
+    assert said in str(refused.value)
+
+
+@pytest.mark.parametrize("key", ["reward", "root"])
+def test_texts_have_to_be_texts(bundled, bundle, tmp_path, key):
+    log = logged(tmp_path, bundle)
+    data = yaml.safe_load(log.read_text())
+    data["data"][key] = 1
+    log.write_text(yaml.safe_dump(data))
+    with pytest.raises(InputError, match="1 is no text") as refused:
+        monitor([str(bundled), "--log", str(log)])
+    assert str(refused.value.where).endswith(f"data.{key}")

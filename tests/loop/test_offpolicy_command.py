@@ -140,7 +140,7 @@ def test_the_command_says_diagnostics_first(bundled, around, capsys, tmp_path):
         for text in (
             "effective sample size",
             "largest weight",
-            "share without support",
+            "share without support at fixed places",
             "cascade_snips",
             "cascade_sndr",
         )

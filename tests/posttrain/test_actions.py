@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import small
@@ -11,8 +12,8 @@ from taste import Taste
 
 from recalign.errors import InputError
 from recalign.nn import LazyDecoder
-from recalign.posttrain import GRPO, PPO
-from recalign.posttrain.rollout import Environment, roll_out, seen_pairs
+from recalign.posttrain import GRPO, PPO, PostTrainingData
+from recalign.posttrain.rollout import Environment, _best, over_candidates, roll_out, seen_pairs
 from recalign.recommender import CodePolicy
 from recalign.recommender.checkpoint import Loaded, load_net
 from recalign.recommender.onerec import random_codes
@@ -121,10 +122,21 @@ def test_they_raise_the_reward_of_a_reward_model_that_is_right(data, start, tast
         assert watch.steps[-1]["sampled/value_error"] < watch.steps[0]["sampled/value_error"]
 
 
+def test_nothing_is_learned_from_a_judge(data, taste, log_root):
+    judge = Loaded(taste, users=replace(data.cohort, group="B2"), where="judge.ckpt")
+    learner = small.data_of(PostTrainingData, log_root, "tastes", source="predicted", reward_net=judge)
+    for learns in (lambda: Environment(judge).setup(data), lambda: learner.advantages):
+        with pytest.raises(InputError, match=r"judge\.ckpt: a judge, trained on users B2"):
+            learns()
+
+
 def test_a_beam_takes_the_most_probable_candidates_once(data, start, taste):
     batch = small.batch_of(data, "train", rows=8)
     item_TS, _ = drawn(start, taste, batch, samples=4, candidates=20, beam=True)
     assert item_TS.equal(start.top_k(start.encode(batch), 4, seen_pairs(batch))[1])
+    two_TC = torch.tensor([[5, 6, 0, 0], [0, 0, 0, 0]])  # of the first state two items are unseen, of the other none
+    column_TS = _best(over_candidates(torch.tensor([[-2.0, -1.0, 0.0, 0.0]] * 2), two_TC), two_TC, 4)
+    assert two_TC.gather(1, column_TS).tolist() == [[6, 5, 6, 6], [0, 0, 0, 0]]
     with pytest.raises(InputError, match=r"model\.kl, model\.beam"):
         GRPO.check_settings({"beam": True, "kl": 0.1})
 

@@ -154,13 +154,13 @@ class UpdatePlan(Plan):
         if manifest is None or manifest.status != "finished":
             remedy = "let its chain finish: recalign chain, with the same words"
             raise InputError("is not finished", where=str(folder.path), remedy=remedy)
+        if stage != GOES_ON:
+            return
         last = read_checkpoint(folder.last)
         policy = last["recipes"].get("policy")
         if policy and policy["class_path"] != class_path(SequencePolicy):
             what = f"its policy is a {policy['class_path']}, and only a {SequencePolicy.__name__} can grow"
             raise InputError(what, where=str(folder.path), remedy=ANEW)
-        if stage != GOES_ON:
-            return
         key = f"{stage}/seed-{seed}"
         self.epochs[key] = self.record.get("epochs", {}).get(key) or int(last["epoch"]) + 1
 

@@ -31,6 +31,7 @@ from recalign.metrics.bootstrap import CrossedBootstrap, Estimate
 
 Arms = Literal["explored", "mixture"]
 LEAST_SUPPORT = 0.99
+LEAST_REACH = 0.8
 """Probability that the candidate has to give, on average, to the first places that were not drawn."""
 
 
@@ -80,6 +81,9 @@ class ListValue:
         observed: mean value of the lists that were used: of the logging policy.
         support: probability that the candidate gives, on average, to the first places that were not drawn. Below
             `LEAST_SUPPORT` it would show lists that could not be logged, and nothing is estimated.
+        reach: probability that the candidate gives, on average, to the items that could be drawn at the first place
+            that was: 1 but for chance, less where it shows items that the server lacked. Where it lies below
+            `LEAST_REACH` by two standard errors, nothing is estimated: it would be the value of other lists.
         ess: effective sample size in users, of ``list`` and of ``cascade`` estimates.
         mean_weight: of whole lists, not cut; 1 in expectation, or chances are wrong, or the server lacked items.
         max_weight: before clipping.
@@ -93,6 +97,7 @@ class ListValue:
     users: int
     observed: float
     support: float
+    reach: float
     ess: dict[str, float]
     mean_weight: float
     max_weight: float
@@ -140,7 +145,10 @@ def estimate(
     }
     fixed_N = np.where(used.share_N > 0, used.fixed_N, used.reward_NK.shape[1])  # with no share, nothing is drawn
     support = float(np.exp(_before(used.target_NK, fixed_N)).mean())
-    refused = {kind: why for kind, size in ess.items() if (why := _why(support, size, len(users), least_ess))}
+    reach, most_reach = _reach(raw_NK, fixed_N)
+    refused = {
+        kind: why for kind, size in ess.items() if (why := _why(support, most_reach, size, len(users), least_ess))
+    }
     made = _estimates(used, weight_NK, user_N, CrossedBootstrap(len(users), draws, seed))
     made = {name: one for name, one in made.items() if name.partition("_")[0] not in refused}
     nothing = "at some place there is no list that the candidate could have shown"
@@ -150,6 +158,7 @@ def estimate(
         users=len(users),
         observed=float(used.reward_NK.sum(axis=1).mean()),
         support=support,
+        reach=reach,
         ess=ess,
         mean_weight=float(raw_NK[:, -1].mean()),
         max_weight=float(raw_NK.max()),
@@ -177,9 +186,23 @@ def _before(logp_NK: np.ndarray, fixed_N: np.ndarray) -> np.ndarray:
     return np.where(np.arange(logp_NK.shape[1]) < fixed_N[:, None], logp_NK, 0.0).sum(axis=1)
 
 
-def _why(support: float, size: float, users: int, least: float) -> str | None:
+def _reach(raw_NK: np.ndarray, fixed_N: np.ndarray) -> tuple[float, float]:
+    """Mean weight of the first place that was drawn, and that plus two standard errors over lists."""
+    drawn_N = fixed_N < raw_NK.shape[1]
+    if not drawn_N.any():
+        return 1.0, 1.0
+    weight_N = np.take_along_axis(raw_NK[drawn_N], fixed_N[drawn_N, None], axis=1)
+    mean = float(weight_N.mean())
+    return mean, mean + 2 * float(weight_N.std()) / len(weight_N) ** 0.5
+
+
+def _why(support: float, reach: float, size: float, users: int, least: float) -> str | None:
     if support < LEAST_SUPPORT:
         return f"the candidate leaves the places that were not drawn as they are with probability {support:.3f} only"
+    if reach < LEAST_REACH:
+        return (
+            f"the candidate shows items that these lists could not have, with a probability of {1 - reach:.2f} or more"
+        )
     if size < least:
         return f"the effective sample size is {size:.1f} of {users:,} users, below {least:g}"
     return None

@@ -42,6 +42,8 @@ ORDER = (
 )  # fmt: skip
 
 
+MISFITS, OVERDUE = "what does not fit", "decisions that no outcome came after, though their window has passed"
+"""Of the counts."""
 LONGEST = 100 * 365 * 86_400
 """Seconds."""
 
@@ -131,7 +133,9 @@ def join(
         **why,
     }
     rows = _rows(shown.filter(pl.col("time") <= until), best, rule)
-    found.counts["what does not fit"] = _misfits(rows, once, outcomes, why, now)
+    found.counts[MISFITS] = _misfits(rows, once, outcomes, why, now)
+    passed = now - round((rule.window + rule.delay) * MICRO)
+    found.counts[MISFITS][OVERDUE] = whole.filter(pl.col("time") > until, pl.col("time") <= passed).height
     if rule.unshown:
         rows = pl.concat([rows, _unshown(outcomes, matched)], how="diagonal_relaxed")
     possible = (pl.col("propensity") > 0) & (pl.col("propensity") <= 1)

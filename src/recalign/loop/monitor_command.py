@@ -15,7 +15,9 @@ from recalign.evaluation.offpolicy import plain as plain_estimates
 from recalign.events import render
 from recalign.events.audit import Section
 from recalign.events.messages import did_you_mean
-from recalign.files import write_json
+from recalign.feedback.feedback_command import COUNTS
+from recalign.feedback.joining import MISFITS, OVERDUE
+from recalign.files import read_json, write_json
 from recalign.loop.chances import Policy, ask, require_known
 from recalign.loop.monitoring import Rule, Watched, Window, watch
 from recalign.loop.served import Histories, Served, open_bundle, read_rows, read_served
@@ -47,7 +49,8 @@ def monitor(words: list[str]) -> None:
     given = _options().parse_args(words)
     require_positive("", vars(given), "days", "reference")
     bundle, rows = open_bundle(given.run), read_rows(given.log)
-    versions = rows.filter(pl.col("shown"))["version"].unique().sort().to_list()
+    whole = rows.filter(pl.col("shown")).filter(pl.col("meets").all().over("decision"))
+    versions = whole["version"].unique().sort().to_list()
     if bundle.version not in versions:
         what = f"{bundle.version} showed none of the lists; those are of {', '.join(versions) or 'nobody'}"
         raise InputError(what, where=str(given.log), remedy="name the run, or the bundle, that was served")
@@ -66,12 +69,19 @@ def monitor(words: list[str]) -> None:
         print(f"\n{said(one)}")
     for version, why in short.items():
         print(f"\nversion {version}: {why}")
+    overdue = read_json(given.log.parent / COUNTS).get(MISFITS, {}).get(OVERDUE, 0)
+    if overdue:
+        print(
+            f"\n{overdue:,} lists are newer than every outcome, though their time to count has passed. They are in no"
+        )
+        print("window: see whether outcomes still arrive")
     if given.out is not None:
         write_json(given.out, {"log": counts, "too short": short, **{one.version: plain(one) for one in found}})
     if given.strict and bundle.version in short:
         remedy = "wait, or give a shorter --reference or --days"
         raise InputError(f"{bundle.version}: {short[bundle.version]}", where=str(given.log), remedy=remedy)
-    if given.strict and any(one.windows[-1].alarms for one in found if one.version == bundle.version):
+    newest = [one.windows[-1] for one in found if one.version == bundle.version]
+    if given.strict and any(window.alarms or overdue > window.lists for window in newest):
         sys.exit(1)
 
 
@@ -89,7 +99,8 @@ def _options() -> argparse.ArgumentParser:
     option("--start", type=Path, help="bundle of the start: how far what is served is from it")
     option("--predicted", metavar="COLUMN", help="column of predicted rewards, in the table or of data.log.columns")
     option("--out", type=Path, help="JSON file for all figures")
-    option("--strict", action="store_true", help="exit with 1 if the newest window of the run's version has an alarm")
+    alarm = "exit with 1 if the newest window of the run's version has an alarm, or fewer lists than wait for outcomes"
+    option("--strict", action="store_true", help=alarm)
     return parser
 
 

@@ -107,7 +107,10 @@ class Worth:
             "mean weight of whole lists; 1 in expectation, less where it has no support": round(value.mean_weight, 3),
             "clipped at": round(value.clip, 2),
             "share of the weights that were clipped": round(value.clipped, 4),
-            "share without support": round(1 - value.support, 4),
+            "share without support at fixed places": round(1 - value.support, 4),
+            "mean weight of the first drawn place; less than 1 where items are shown that these lists lacked": round(
+                value.reach, 3
+            ),
         }
         earned: Section = {"observed: what these lists earned": f"{value.observed:.4g}"}
         found = {title: self._given(names) for title, names in ESTIMATES.items()}

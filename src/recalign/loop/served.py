@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import yaml
+from jsonargparse import ArgumentError, ArgumentParser
 
 from recalign.errors import InputError
 from recalign.events import LogMapping, data_root
@@ -166,6 +167,9 @@ def read_rows(path: Path) -> pl.DataFrame:
         raise InputError(what, where=str(path), remedy=REMEDY) from None
     if not isinstance(data, dict) or not isinstance(data.get("log"), dict):
         raise InputError("it has no data.log", where=str(path), remedy=REMEDY)
+    for name in ("root", "reward"):
+        if not isinstance(data.get(name), str | None):
+            raise InputError(f"{data[name]!r} is no text", where=f"{path}: data.{name}", remedy=REMEDY)
     log, root = _mapping(data["log"], path), data_root(data.get("root"))
     sources, _ = locate(log, root)
     tables = {str(one): read(one, (log.user, log.item), log.header, log.separator).lazy() for one in sources}
@@ -186,7 +190,13 @@ def _mapping(log: dict[str, Any], path: Path) -> LogMapping:
             raise InputError(
                 f"there is no setting {name!r}", where=f"{path}: data.log", remedy=did_you_mean(name, known)
             )
-    return LogMapping(**{name: one for name, one in log.items() if name != "items"})  # titles are the bundle's
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--log", type=LogMapping)
+    own = {name: one for name, one in log.items() if name != "items"}  # titles are the bundle's
+    try:
+        return parser.instantiate_classes(parser.parse_object({"log": own})).log
+    except ArgumentError as error:
+        raise InputError(str(error).strip(), where=f"{path}: data.log", remedy=REMEDY) from error
 
 
 def open_bundle(run: Path) -> Bundle:

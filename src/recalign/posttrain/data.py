@@ -64,6 +64,8 @@ class UpstreamData(RewardData):
         where, path, given = self.upstreams[name]
         loaded = load_or_copy(path, given, name, where=where, needed_by=needed_by)
         loaded.check(self)
+        if name == "reward":
+            loaded.refuse_judge()
         loaded.net.eval()
         if name == "policy":
             loaded.net.prior_strength, loaded.net.warm_only = 0.0, True

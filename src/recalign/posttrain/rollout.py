@@ -40,6 +40,7 @@ class Environment(nn.Module):
     def setup(self, data: RewardData) -> None:
         """Take the unit of the log's rewards; refuse a reward model of another log, or that predicts no numbers."""
         self.loaded.check(data)
+        self.loaded.refuse_judge()
         self.mean, self.scale, _ = data.moments()
         batch = data.first_batch()
         if not self.train()(batch, batch.target_T[:, None]).isfinite().all():
@@ -151,7 +152,8 @@ def roll_out(
 ) -> tuple[Tensor, Tensor, Drawn]:
     """Draw ``samples`` items at every state of a batch, from ``old`` among ``candidates`` items, with replacement.
 
-    With ``beam`` they are the most probable ones under ``old`` instead, each once.
+    With ``beam`` they are the most probable ones under ``old`` instead, each once; where fewer are unseen, the best one
+    stands for the others.
 
     Candidates are the start's most probable items that are not in the history (as far as the batch holds it): of items
     that nobody would have chosen, a reward model's prediction is a guess.
@@ -169,9 +171,15 @@ def roll_out(
     uniform_TS = random_rows(
         lambda rows: torch.rand(rows, samples, dtype=torch.double, device=there), len(old_TC), there
     )
-    column_TS = old_TC.topk(min(samples, old_TC.shape[1])).indices if beam else draw(old_TC, samples, uniform_TS)
+    column_TS = _best(old_TC, candidate_TC, samples) if beam else draw(old_TC, samples, uniform_TS)
     reward_TS = environment(batch, item_TC.gather(1, column_TS))
     return candidate_TC, column_TS, Drawn(old_TC.gather(1, column_TS), start_TC.gather(1, column_TS), reward_TS)
+
+
+def _best(old_TC: Tensor, candidate_TC: Tensor, samples: int) -> Tensor:
+    """The most probable candidates, in place of those that are none the first one. Shape: -> int64 (T, S)."""
+    column_TS = old_TC.topk(min(samples, old_TC.shape[1])).indices
+    return torch.where(candidate_TC.gather(1, column_TS) > 0, column_TS, column_TS[:, :1])
 
 
 def over_candidates(logp_TC: Tensor, candidate_TC: Tensor) -> Tensor:

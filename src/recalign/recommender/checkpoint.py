@@ -141,6 +141,15 @@ class Loaded:
         facts, influence = checkpoint.get("facts", {}), checkpoint.get("self_influence")
         return cls(net, checkpoint.get("catalogue"), facts, users, influence, where)
 
+    def refuse_judge(self) -> None:
+        """Refuse to train on the predictions of a judge: its users' rewards are kept from all that it values."""
+        if self.users is not None and self.users.group.startswith("B"):
+            raise InputError(
+                f"a judge, trained on users {self.users.group}, whose rewards no policy may learn from",
+                where=self.where,
+                remedy="give a reward model of users A: recalign fit reward, or fit_reward in Python",
+            )
+
     def check(self, data: EventDataModule) -> None:
         """Refuse a network of another catalogue, or a reward model of another reward, with an InputError."""
         if self.catalogue is not None:  # else of a module of one's own, whose data need not have any
