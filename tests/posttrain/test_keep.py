@@ -16,10 +16,11 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping
 from lightning.pytorch.trainer.states import TrainerFn
 
 from recalign.errors import InputError, TrainingError
+from recalign.nn import LazyDecoder
 from recalign.nn.dropout import Dropout
 from recalign.posttrain import PostTrainingData, ReturnConditioned, WeightedSFT
 from recalign.posttrain.keep import KeepRanking
-from recalign.recommender import PolynomialAveraging, Recommender, RecommenderData, SequencePolicy
+from recalign.recommender import CodePolicy, PolynomialAveraging, Recommender, RecommenderData, SequencePolicy
 from recalign.recommender.checkpoint import load_net
 from recalign.recommender.interpolation import (
     ALL_RETAINED,
@@ -29,6 +30,7 @@ from recalign.recommender.interpolation import (
     budget_batches,
     ndcg_by_user,
 )
+from recalign.recommender.onerec import random_codes
 
 FAR = 0.03  # a rate that leads far from the start
 
@@ -220,3 +222,16 @@ def test_a_checkpoint_holds_the_weights_at_the_reach_and_the_trained_ones():
     assert all(a.equal(b) for a, b in zip(again._other, callback._other, strict=True))
     again.load_state_dict(KeepRanking(0.9).state_dict() | {"reach": 0.5})
     assert again.state_dict() == {"reach": 0.5, "step": -1}
+
+
+def test_a_mixtures_biases_stay_as_the_path_from_the_start_interpolates_parameters_alone(log_root, tmp_path):
+    torch.manual_seed(0)
+    data = small.data_of(PostTrainingData, log_root, "tastes")
+    decoder = LazyDecoder(16, layers=1, max_length=64, dropout=0.0, experts=4, experts_per_token=2)
+    policy = CodePolicy(decoder, data.num_items, [7, 7])
+    policy.set_codes(random_codes(data.num_items, [7, 7]))
+    module = small.free(WeightedSFT, policy=policy)
+    small.fit(module, data, tmp_path, epochs=1)
+    experts = module.policy.decoder.blocks[0].feed_forward
+    assert experts.bias_E.equal(torch.zeros(4))
+    assert not experts.router.weight.equal(module.reference.decoder.blocks[0].feed_forward.router.weight)

@@ -177,7 +177,9 @@ def searched(data, value):
 
     trainer = SimpleNamespace(num_val_batches=[1], precision_plugin=SimpleNamespace(val_step_context=nullcontext))
     with patch.object(calibration, "ndcg_by_strength", measured):
-        return CalibratePrior({})._search(trainer, SimpleNamespace(data=data, device=None), None), asked
+        return CalibratePrior({})._search(
+            trainer, SimpleNamespace(data=data, device=None, visible=lambda batch: batch), None
+        ), asked
 
 
 @given(st.floats(-0.5, 2.5))
@@ -201,3 +203,21 @@ def test_nothing_is_searched_where_every_item_is_as_common():
 def test_a_strength_inside_the_range_is_no_warning(data, tmp_path, recwarn):
     CalibratePrior({})._say(small.trainer_of(tmp_path), {"strength": 1.0, "ndcg@10": 0.2, "ndcg@10_without": 0.1})
     assert not [warning for warning in recwarn if "end of its range" in str(warning.message)]
+
+
+def test_the_search_sees_no_rewards_of_judges_users(log_root, tmp_path, monkeypatch):
+    data = small.data_of(RecommenderData, log_root, "tastes", users="all")
+    encoder, seen = small.encoder(), []
+    module = Recommender(data.num_items, encoder, feedback=True)
+    real = calibration.ndcg_by_strength
+
+    def noted(policy, batches, device, strengths):
+        batches = list(batches)
+        hidden_U = ~torch.from_numpy(data.sequences.users_in("A"))
+        seen.extend(batch.reward_BL[hidden_U[batch.user_B]].isnan().all() for batch in batches)
+        return real(policy, batches, device, strengths)
+
+    monkeypatch.setattr(calibration, "ndcg_by_strength", noted)
+    small.fit(module, data, tmp_path, epochs=1)
+    assert seen
+    assert all(seen)

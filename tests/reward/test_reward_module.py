@@ -202,7 +202,7 @@ def test_other_heads_beat_every_average_too(log_root, tmp_path, head):
 
 def test_further_rewards_are_learned_beside_the_main_one(log_root, cloned, tmp_path):
     """The other reward is learned as well, and the main one is still what everything else reads."""
-    further = {"disliked": "case when rating <= 2 then 10.0 else 0.0 end", "odd": "item % 2"}
+    further = {"disliked": "case when rating <= 2 then 10.0 else 0.0 end", "odd": "rating % 2"}
     data = small.data_of(RewardData, log_root, "tastes", auxiliary=further)
     module = RewardModel(data.num_items, init_from=str(cloned), lr=5e-3, members=2)
     watch = small.fit(module, data, tmp_path, epochs=20)
@@ -225,7 +225,7 @@ def test_further_rewards_are_learned_beside_the_main_one(log_root, cloned, tmp_p
 
 def test_heads_of_further_rewards_start_alike_whatever_was_drawn_before(log_root):
     """Lightning seeds anew where it starts several processes, and one process does not."""
-    data = small.data_of(RewardData, log_root, auxiliary={"odd": "item % 2"})
+    data = small.data_of(RewardData, log_root, auxiliary={"odd": "rating % 2"})
     model, heads = RewardModel(data.num_items, encoder=small.encoder(), members=1), []
     for seed in (1, 2):
         torch.manual_seed(seed)
@@ -241,7 +241,7 @@ def test_items_unknown_to_training_are_left_out_of_validation(own_root, tmp_path
     step = (pl.col("timestamp") - 1000 - (pl.col("user") - 1)) // 60
     cold = (step == 15) & (pl.col("user") % 2 == 0)
     frame.with_columns(pl.when(cold).then(99).otherwise("item").alias("item")).write_csv(own_root / "small.csv")
-    data = small.data_of(RewardData, own_root, auxiliary={"odd": "item % 2"})
+    data = small.data_of(RewardData, own_root, auxiliary={"odd": "rating % 2"})
     module = RewardModel(data.num_items, encoder=small.encoder(), members=1)
     small.fit(module, data, own_root)
     windows = data.windows("validation")
@@ -254,7 +254,10 @@ def test_items_unknown_to_training_are_left_out_of_validation(own_root, tmp_path
     [
         ({"same": "rating * 0"}, r"data\.auxiliary\.same: all rewards are 0.* in the training part"),
         ({"odd": "rating > stars"}, r"data\.auxiliary\.odd: .*'stars'"),
-        ({"odd": "event * 2"}, r"data\.auxiliary\.odd: 'event \* 2' reads event, which is no column of the log"),
+        ({"odd": "event * 2"}, r"data\.auxiliary\.odd: 'event \* 2' reads event, which is not the log's column"),
+        ({"odd": "item % 2"}, r"data\.auxiliary\.odd: 'item % 2' reads item, which is not the log's column"),
+        ({"reward": "rating"}, "'reward' cannot name a reward"),
+        ({"type": "rating"}, "'type' cannot name a reward"),
         ({"a.b": "rating"}, "cannot name a reward"),
     ],
 )
@@ -410,7 +413,7 @@ def test_a_judge_meets_the_users_of_its_own_half_alone(log_root, tmp_path, group
 
 
 def test_a_log_without_time_serves_reward_models(log_root, tmp_path):
-    data = small.data_of(RewardData, log_root, split=Where("item % 5 = 0", 0.2))
+    data = small.data_of(RewardData, log_root, split=Where("rating = 5", 0.2))
     module = RewardModel(data.num_items, encoder=small.pooled(), members=1)
     small.fit(module, data, tmp_path)
     assert module.trust.events > 20

@@ -60,6 +60,11 @@ def test_where_sets_events_aside():
     split = Where("is_random", 0.2).assign(events).to_list()
     assert all((s == TEST) == (i % 2 == 0) for i, s in enumerate(split))
     assert 5 < split.count(VALIDATION) < 40
+    for reads in ("item < 3", "timestamp > 5", '"user" = 1'):  # numbers of recalign's, not the file's
+        with pytest.raises(InputError, match="which is not the log's column of that name here"):
+            Where(reads).assign(events)
+        with pytest.raises(InputError, match="which is not the log's column of that name here"):
+            High(reads).mark(events.frame)
 
 
 def test_user_groups_depend_on_the_id_alone():

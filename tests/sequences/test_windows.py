@@ -140,6 +140,26 @@ def test_what_was_seen_is_everything_before():
     batch = collate(sequences, windows, np.arange(len(windows)), 3, know_request=False, seen=True)
     seen = {(int(t), int(i)) for t, i in batch.seen_N.T}
     assert seen == {(t, i) for t in (0, 1) for i in range(1, 6)}
+    assert batch.seen_N.shape[1] == len(seen)  # each once, however often the user met it
+
+
+@given(st.data())
+def test_what_was_seen_is_what_each_users_events_before_the_target_are_of(data: st.DataObject):
+    counts = [6, *data.draw(st.lists(st.integers(4, 12), max_size=4))]
+    drawn = data.draw(st.lists(st.integers(0, 3), min_size=sum(counts) - 6, max_size=sum(counts) - 6))
+    sequences = simple(counts, LeaveLast(2, 1), [0, 1, 2, 3, 0, 1, *drawn])
+    windows = evaluation_windows(sequences, everybody(sequences), "test", 4)
+    order = np.random.default_rng(0).permutation(len(windows))
+    batch = collate(sequences, windows, order, 4, know_request=False, seen=True)
+    frame = sequences.frame
+    user, item = (frame[name].to_numpy() for name in ("user", "item_id"))
+    expected = set()
+    for target, event in enumerate(batch.event_T.tolist()):
+        before = item[:event][user[:event] == user[event]]
+        expected |= {(target, one) for one in before[before > 0].tolist()}
+    found = [(int(t), int(i)) for t, i in batch.seen_N.T]
+    assert len(found) == len(set(found))
+    assert set(found) == expected
 
 
 def test_an_item_that_training_never_saw_is_a_miss_and_in_no_history():

@@ -5,7 +5,7 @@ would become the best possible reward. Here a value is null if any of its inputs
 nulls explicitly.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import polars as pl
@@ -75,6 +75,20 @@ def evaluate(
             remedy="guard divisions, as in a / nullif(b, 0), which gives null; bound large values, as in least(a, 9)",
         )
     return values
+
+
+def refuse_names(expression: str, names: Collection[str], key: str) -> None:
+    """Refuse an expression that reads columns which prepared events have of their own, in place of the log's.
+
+    Raises:
+        InputError: it reads one of the names, such as ``item``, which is a number of recalign's there.
+    """
+    if taken := root_names(expression) & {*names}:
+        raise InputError(
+            f"{expression!r} reads {', '.join(sorted(taken))}, which is not the log's column of that name here",
+            where=key,
+            remedy="rename that column in data.log.columns, as in {shown: timestamp}, and use the new name",
+        )
 
 
 def root_names(expression: str) -> set[str]:

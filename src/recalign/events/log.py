@@ -16,6 +16,9 @@ SIMULATED = "simulated"
 OWN_COLUMNS = ("user", "item", "timestamp", "row", "reward")
 """The event table's own columns. Expressions can read raw columns of these names, but the table does not keep them."""
 
+PREPARED = ("user", "item", "timestamp", "row")
+"""Those of them that are numbers of recalign's, and seconds, in place of what the file has."""
+
 EXPOSURE_COLUMNS = ("is_random", "propensity")
 """The event table's columns on how an item was shown, if the log maps them."""
 

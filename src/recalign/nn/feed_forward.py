@@ -66,6 +66,7 @@ class Experts(nn.Module):
         self.router = nn.Linear(dim, experts, bias=False)
         self.experts = nn.ModuleList(SwiGLU(dim, hidden) for _ in range(experts))
         self.register_buffer("bias_E", torch.zeros(experts))
+        self.balances = True  # false in post-training, whose path from the start interpolates parameters alone
 
     def forward(self, x: Tensor) -> Tensor:
         """Shape: (..., D) -> (..., D)."""
@@ -75,7 +76,7 @@ class Experts(nn.Module):
         share_NK = affinity_NE.gather(1, expert_NK)
         share_NK = share_NK / share_NK.sum(dim=1, keepdim=True)
         count_E = expert_NK.flatten().bincount(minlength=len(self.experts))
-        if self.training and torch.is_grad_enabled():
+        if self.balances and self.training and torch.is_grad_enabled():
             _require_one_process()
             self.bias_E += BALANCING_STEP * (count_E.float().mean() - count_E).sign()
         order_X = expert_NK.flatten().argsort(stable=True)

@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from recalign.errors import InputError
+from recalign.nn.feed_forward import Experts
 from recalign.posttrain.data import PostTrainingData
 from recalign.posttrain.keep import KeepRanking, WithReference
 from recalign.processes import gathered
@@ -106,6 +107,9 @@ class PostTraining(WithReference):
             what = f"{type(data).__name__} has no placebo for a method that asks a reward model or makes pairs"
             raise InputError(what, where="data.placebo", remedy=f"leave it out; {class_path(PostTrainingData)} has one")
         self.start.check(data)
+        for module in self.policy.modules():
+            if isinstance(module, Experts):
+                module.balances = False
 
     def train(self, mode: bool = True) -> PostTraining:
         super().train(mode)

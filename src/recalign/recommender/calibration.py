@@ -66,7 +66,8 @@ class CalibratePrior(Callback):
 
         def measure(strengths: list[float]) -> dict[float, float]:
             with trainer.precision_plugin.val_step_context():
-                return ndcg_by_strength(policy, islice(data.loader(windows), limit), module.device, strengths)
+                batches = map(module.visible, islice(data.loader(windows), limit))
+                return ndcg_by_strength(policy, batches, module.device, strengths)
 
         count_V = data.sequences.item_counts(data.users)
         if count_V.min() == count_V.max():

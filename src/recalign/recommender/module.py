@@ -157,7 +157,7 @@ class Cloning(PolicyModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         with in_step(self.policy):  # its prior is off: `as_cloned` would read the strength, which may lie on the device
-            loss = self.loss(self._visible(batch))
+            loss = self.loss(self.visible(batch))
         self.log("train/loss", loss, batch_size=len(batch.target_T))
         return loss
 
@@ -166,9 +166,9 @@ class Cloning(PolicyModule):
         return mean_nll(self.policy, self.policy.encode(batch), batch.target_T)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        super().validation_step(self._visible(batch), batch_idx)
+        super().validation_step(self.visible(batch), batch_idx)
 
-    def _visible(self, batch: Batch) -> Batch:
+    def visible(self, batch: Batch) -> Batch:
         """The batch without hidden rewards."""
         if self.hidden_U is None:
             return batch

@@ -196,6 +196,10 @@ class PolicyModule(StageModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return adamw(self.policy, self.lr, self.weight_decay)
 
+    def visible(self, batch: Batch) -> Batch:
+        """The batch without the rewards that this module may not see."""
+        return batch
+
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         state = self.policy.encode(batch)
         rank_T = self.policy.ranks(state, batch.target_T, batch.seen_N)

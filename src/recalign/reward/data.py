@@ -9,10 +9,12 @@ from typing import Any, Literal, Self, Unpack
 
 import numpy as np
 import polars as pl
+from torch import nn
 
 from recalign.errors import InputError
 from recalign.events import evaluate
-from recalign.events.expression import root_names
+from recalign.events.expression import refuse_names
+from recalign.events.log import PREPARED
 from recalign.factorization.cooccurrence import cooccurrence_embedding
 from recalign.factorization.variational import VariationalMF, fit_variational_mf
 from recalign.sequences import (
@@ -37,6 +39,10 @@ class RewardSettings(LogSettings, total=False):
 
     auxiliary: dict[str, str] | None
     users: Group
+
+
+TAKEN = ("reward", "event", "imitation")
+"""Names of terms and columns that a reward model has anyway."""
 
 
 class RewardData(EventDataModule):
@@ -67,10 +73,9 @@ class RewardData(EventDataModule):
         self.placebo: str = placebo
         self.auxiliary = auxiliary or {}
         for name in self.auxiliary:
-            if not name.isidentifier():
-                raise InputError(
-                    f"{name!r} cannot name a reward", where="data.auxiliary", remedy="use letters, digits and _"
-                )
+            if not name.isidentifier() or name in TAKEN or hasattr(nn.ModuleDict(), name):
+                remedy = "use letters, digits and _, such as long_view; `reward`, `event` and the like are taken"
+                raise InputError(f"{name!r} cannot name a reward", where="data.auxiliary", remedy=remedy)
 
     @functools.cached_property
     def observed(self) -> np.ndarray:
@@ -149,10 +154,7 @@ class RewardData(EventDataModule):
         frame = self.sequences.frame
         columns = []
         for name, expression in self.auxiliary.items():
-            if taken := root_names(expression) & {*ADDED}:
-                what = f"{expression!r} reads {min(taken)}, which is no column of the log here"
-                remedy = f"compute it from the log's columns; one called {min(taken)} has to be read by another name"
-                raise InputError(what, where=f"data.auxiliary.{name}", remedy=remedy)
+            refuse_names(expression, {*PREPARED, *ADDED}, f"data.auxiliary.{name}")
             values = evaluate(frame, expression, f"data.auxiliary.{name}").cast(pl.Float32).alias(name)
             rated = values.gather(self.frame.filter(pl.col("split") == TRAIN)["event"]).drop_nulls()
             self._require_variety(rated, f"data.auxiliary.{name}")

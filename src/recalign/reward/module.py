@@ -236,10 +236,9 @@ class RewardModel(StageModule):
         best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
         if best:  # the best epoch need not be the last one
             self._load_trust(read_checkpoint(best))
+            self.reward.load_state_dict(load_net(best, "reward").net.state_dict())
         if self.trust is not None:
-            self._write_trust_report(
-                load_net(best, "reward").net.to(self.device) if best else self.reward, ["validation"]
-            )
+            self._write_trust_report(self.reward, ["validation"])
 
     def on_test_end(self) -> None:
         self._write_trust_report(self.reward, ["validation", "test"])

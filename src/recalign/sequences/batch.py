@@ -138,8 +138,18 @@ def collate(
 
 
 def _seen(sequences: Sequences, windows: Windows, user: np.ndarray) -> np.ndarray:
-    """Pairs (target, item) of all items that the user had seen before, which may include the target's own."""
-    first = sequences.offset[user]
-    counts = windows.state + 1 - first
-    target = np.repeat(np.arange(len(counts)), counts)
-    return np.stack([target, sequences.item[ranges(first, counts)]])
+    """Pairs (target, item) of all items that the user had seen before, which may include the target's own.
+
+    Each item once, where its user met it first: a user of many events on few items would take gigabytes.
+    """
+    users, place = np.unique(user, return_inverse=True)
+    until = np.zeros(len(users), np.int64)
+    np.maximum.at(until, place, windows.state + 1)
+    length = until - sequences.offset[users]
+    event = ranges(sequences.offset[users], length)
+    item = sequences.item[event]
+    own = np.repeat(np.arange(len(users)), length) * (sequences.num_items + 1) + item
+    met = np.sort(np.unique(own, return_index=True)[1])
+    first, last = (np.searchsorted(event[met], edge) for edge in (sequences.offset[user], windows.state + 1))
+    target = np.repeat(np.arange(len(user)), last - first)
+    return np.stack([target, item[met][ranges(first, last - first)]])

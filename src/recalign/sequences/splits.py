@@ -15,7 +15,8 @@ import polars as pl
 
 from recalign.errors import InputError, require_positive
 from recalign.events import EventTable
-from recalign.events.expression import evaluate, truth
+from recalign.events.expression import evaluate, refuse_names, truth
+from recalign.events.log import PREPARED
 from recalign.sequences.bins import training_bins
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
@@ -223,6 +224,7 @@ class UserGroups:
 
 def _condition(frame: pl.DataFrame, expression: str, where: str) -> pl.Series:
     """Whether each row meets a condition; false where a column that it reads is null."""
+    refuse_names(expression, PREPARED, where)
     return truth(evaluate(frame, expression, where), expression, where)
 
 

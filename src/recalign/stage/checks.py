@@ -37,10 +37,11 @@ SHARDED = "ModelParallelStrategy"
 """Lightning's strategy whose processes hold parts of the weights; of the stages, a recommender over item ids only."""
 STRATEGIES = ("auto", "single_device", "ddp", "SingleDeviceStrategy", "DDPStrategy", SHARDED)
 """Strategies of Lightning with which a stage trains; with the others every process holds the whole model."""
-PRECISIONS = ("32", "32-true", "16-mixed", "bf16-mixed")
+PRECISIONS = ("32", "32-true", "bf16-mixed")
 """Precisions in which the stages of recalign train.
 
-With weights of 16 bits small updates are lost, and Lightning's double precision cannot convert a `Batch`.
+With weights of 16 bits small updates are lost, in float16 the softmax over the catalogue overflows (2^logit), and
+Lightning's double precision cannot convert a `Batch`.
 """
 
 COUNTS = ("num_nodes", "accumulate_grad_batches", "check_val_every_n_epoch", "log_every_n_steps")

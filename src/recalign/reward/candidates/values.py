@@ -11,8 +11,8 @@ import polars as pl
 
 from recalign.errors import InputError
 from recalign.events.checking import read_rewards
-from recalign.events.expression import root_names
-from recalign.events.log import OWN_COLUMNS
+from recalign.events.expression import refuse_names
+from recalign.events.log import PREPARED
 from recalign.events.messages import SourceRows
 from recalign.sequences.relative import RelativeTo
 from recalign.sequences.splits import TRAIN, VALIDATION
@@ -102,13 +102,8 @@ def candidate_values(frame: pl.DataFrame, candidates: Mapping[str, Candidate]) -
 
 def _require_own_columns(candidate: Candidate, where: str) -> None:
     """Refuse what is not the log's column here: events have numbers of their own for users and items, and seconds."""
-    relative = {candidate.relative_to.column} if candidate.relative_to else set[str]()
-    if taken := (root_names(candidate.reward) | relative) & {*OWN_COLUMNS} - {OWN_REWARD}:
-        raise InputError(
-            f"{candidate.reward!r} reads {', '.join(sorted(taken))}, which is not the log's column of that name here",
-            where=where,
-            remedy="rename that column in data.log.columns, as in {shown: timestamp}, and use the new name",
-        )
+    for expression in (candidate.reward, *([candidate.relative_to.column] if candidate.relative_to else ())):
+        refuse_names(expression, PREPARED, where)
 
 
 def _require_variety(values: pl.Series, frame: pl.DataFrame, candidate: Candidate, where: str) -> None:
