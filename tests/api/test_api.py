@@ -416,3 +416,11 @@ def test_a_file_that_describes_no_log_is_named(tmp_path: Path, text: str):
     (tmp_path / "own.yaml").write_text(text)
     with pytest.raises(ra.InputError, match=r"own\.yaml"):
         ra.Log.from_config(tmp_path / "own.yaml")
+
+
+def test_a_comparison_in_python_replaces_none_of_a_chain(job: Any, tmp_path: Path):
+    (tmp_path / "chain").mkdir()
+    (tmp_path / "chain/chain.json").write_text("{}")
+    log = ra.Log.from_config(job.log.yaml, folder=tmp_path / "chain")
+    with pytest.raises(ra.InputError, match="is the folder of a chain"):
+        ra.compare(log, {"start": job.start}, job.reward)

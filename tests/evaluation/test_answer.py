@@ -17,7 +17,7 @@ def cards(test=None, trust=None, validation=None):
 
 def test_what_is_gained_and_what_it_costs():
     found = cards(table(kept={"mine": 0.96}, sd=0.5))
-    assert (found["What does it gain?"].words, found["What does it gain?"].sign) == ("+0.40 sd", 1)
+    assert (found["What does it gain?"].words, found["What does it gain?"].sign) == ("+0.400 sd", 1)
     assert "[+0.200, +0.600] standard deviations of the reward over start" in found["What does it gain?"].text
     assert "In the reward's unit: +0.200." in found["What does it gain?"].text
     assert (found["What does it cost?"].words, found["What does it cost?"].sign) == ("96.0%", 0)

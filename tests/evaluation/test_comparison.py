@@ -150,6 +150,19 @@ def test_comparing_again_gives_the_same_bytes(tmp_path, made_up_run):
     assert (tmp_path / "comparison.csv").read_bytes() == first
 
 
+def test_a_run_that_was_trained_since_it_was_measured_is_named(tmp_path, made_up_run, capsys):
+    for method in ("start", "asft"):
+        made_up_run(tmp_path, method, 0, users=20, events=2)
+    RunsComparison(tmp_path, draws=20, methods=["start", "asft"], roles=Roles()).make()
+    assert capsys.readouterr().err == ""
+    (tmp_path / "asft/seed-0").rename(tmp_path / "asft/seed-0.previous")  # as a fit does
+    (tmp_path / "asft/seed-0").mkdir()
+    (tmp_path / "asft/seed-0/manifest.json").write_text("{}")
+    frame = RunsComparison(tmp_path, draws=20).make()
+    assert set(frame["method"]) == {"start"}
+    assert f"left out: {tmp_path / 'asft/seed-0'}, trained since it was measured" in capsys.readouterr().err
+
+
 def test_a_copy_of_a_run_is_none_of_the_seeds(tmp_path, made_up_run):
     for method in ("start", "asft"):
         made_up_run(tmp_path, method, 0, users=20, events=2)

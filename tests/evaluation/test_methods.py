@@ -306,6 +306,7 @@ def test_judges_who_met_the_tables_users_or_each_other_are_refused(tmp_path, dat
     ) as caught:
         SeedEvaluation(tmp_path / "runs", 3, cells, base, data, **HOW).make()
     assert "judge_select.ckpt" in str(caught.value) if group == "B1" else "the table is about" in str(caught.value)
+    assert ("data.share_a 0.2: give the same here" in str(caught.value)) == (share_a == 0.2)
     assert not (tmp_path / "runs").exists()
 
 

@@ -341,7 +341,7 @@ def test_runs_of_methods_that_are_not_compared_stand_apart(chain, tmp_path):
         folder / "aaa/seed-0/evaluation/test.parquet"
     )
     words = Strict(render(folder, Sources.of(folder)).read_text()).words
-    ours, left = words.split("2 runs that an earlier chain left in this folder")
+    ours, left = words.split("2 runs in this folder that this page does not show")
     assert "All 4 runs" in ours
     assert "recalign fit asft" in ours
     assert "recalign fit dpo" not in words

@@ -203,3 +203,9 @@ def test_a_window_that_is_none_is_refused(folder, window):
     with pytest.raises(InputError) as refused:
         feedback([*WORDS[:-1], window])
     assert refused.value.where == "window"
+
+
+def test_outcomes_alone_are_no_table(folder):
+    """On the first day all decisions are too young, and outcomes that no list explains would be all that there is."""
+    with pytest.raises(InputError, match="no decision can be joined yet"):
+        feedback([*WORDS[:-1], "86400", "--delay", "86400", "--unshown"])

@@ -114,6 +114,9 @@ def test_without_a_history_the_most_chosen_come_first(bundle):
 
 def test_unknown_items_are_dropped_counted_and_named(bundle):
     answer = bundle.recommend({"items": [3, 900, 5, 7, 901, 11], "times": [1000, 1030, 1060, 1120, 1130, 1180]})
+    scored = bundle.score({"items": ITEMS, "times": TIMES}, [900, 40, 902])
+    assert [logp is None for logp in scored.log_probs] == [True, False, True]
+    assert (scored.left_out.unknown, scored.left_out.unknown_ids) == (2, [900, 902])
     assert answer.left_out.unknown == 2
     assert answer.left_out.unknown_ids == [900, 901]
     assert items_of(answer) == items_of(bundle.recommend(request()))  # as if they had never been

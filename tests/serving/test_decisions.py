@@ -99,6 +99,12 @@ def test_an_answer_is_the_one_without_a_log(app, bundled, decisions):
     assert [one["decision"] for one in lines(decisions.folder)] == [second["decision"]]  # nobody is not logged
 
 
+def test_a_user_without_a_history_is_unknown_where_no_store_keeps_any(app):
+    """Who forgets --store would serve the most common items to everybody, and log that, without a sign."""
+    answers = running(app, post(app, {"user": "anna", "k": 2}), post(app, EXPLORE))
+    assert [json.loads(one[2])["left_out"]["unknown_user"] for one in answers] == [True, False]
+
+
 def test_a_ranked_list_is_logged_without_chances(app, decisions):
     asked = {**ASKED, "user": 22}
     running(app, post(app, asked), post(app, {"request": asked, "items": [7]}, "/score"))

@@ -15,7 +15,7 @@ from recalign.api.log import Log
 from recalign.api.trained import policy_checkpoint, reward_checkpoint
 from recalign.code import EVALUATION, code_digest
 from recalign.errors import InputError
-from recalign.evaluation.comparison import RunsComparison
+from recalign.evaluation.comparison import RECORD, RunsComparison
 from recalign.evaluation.methods import (
     BASE_STAGES,
     UNTRAINED,
@@ -96,6 +96,10 @@ def compare(
             table.
     """
     _check_names(policies)
+    if (log.folder / RECORD).is_file():
+        what = "is the folder of a chain, whose evaluations and table this would replace"
+        remedy = "give the Log a folder of its own; runs here can be loaded from there too (load_policy, load_reward)"
+        raise InputError(what, where=str(log.folder), remedy=remedy)
     trained = {name: policy for name, policy in policies.items() if policy is not None}
     unknown = [name for name, policy in policies.items() if policy is None and name not in UNTRAINED]
     if not trained or unknown:

@@ -20,7 +20,7 @@ from recalign.chain.search import CHOICE, Search
 from recalign.chain.train import base_checkpoints, method_run, named
 from recalign.code import EVALUATION, code_digest
 from recalign.errors import InputError
-from recalign.evaluation.comparison import RunsComparison
+from recalign.evaluation.comparison import RECORD, RunsComparison
 from recalign.evaluation.evaluated_runs import evaluated
 from recalign.evaluation.methods import BASE_STAGES, MethodRun, SeedEvaluation
 from recalign.evaluation.report import Page, show
@@ -40,7 +40,7 @@ from recalign.stage.parsed import without_values
 from recalign.stage.tokens import ParsedTokens
 from recalign.stage.upstream import TOKENS
 
-IDS, RECORD = "ids", "chain.json"
+IDS = "ids"
 """What a chain leaves for `recalign update`: the ids of its log, and what it was asked for."""
 
 

@@ -13,9 +13,10 @@ from recalign import kept
 from recalign.chain.chain_command import split_overrides
 from recalign.chain.experiment import Chain, Evaluation
 from recalign.chain.plan import Overrides, Plan
-from recalign.chain.run import IDS, RECORD, run_chain
+from recalign.chain.run import IDS, run_chain
 from recalign.chain.space import Settings
 from recalign.errors import InputError, require_positive
+from recalign.evaluation.comparison import RECORD
 from recalign.files import read_json
 from recalign.keys import call, settings_of, split
 from recalign.recommender.checkpoint import class_path, read_checkpoint

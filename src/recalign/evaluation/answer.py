@@ -110,8 +110,10 @@ def _of_candidate(test: ComparisonTable, candidate: Candidate, believed: int) ->
             f"{gain.value * test.unit:+.3f}."
         )
         if (high := test.get(policy, f"diff_best_bc/{HIGH}")) and high.known:
-            text += f" {HIGH}: {high}."
-        yield Card("What does it gain?", f"{gain.value:+.2f} sd", text, sign)
+            text += f" {HIGH}: {high} over {test.better_baseline(HIGH)}."
+        if candidate.widening > 1:
+            text += " The interval is widened by Holm, as several rows were tried."
+        yield Card("What does it gain?", f"{gain.value:+.3f} sd", text, sign)
     text = f"of the {ALL} of {test.better_baseline(ALL)} is kept"
     if (change := test.get(policy, f"diff_best_bc/{ALL}")) and change.known:
         text += f" ({change})"

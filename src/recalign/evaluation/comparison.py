@@ -35,7 +35,7 @@ from rich.progress import track
 from recalign import kept
 from recalign.code import code_digest
 from recalign.errors import InputError
-from recalign.evaluation.evaluated_runs import GAPS, RANKS, SPLITS, Run, evaluated, load_runs
+from recalign.evaluation.evaluated_runs import GAPS, RANKS, SPLITS, Run, evaluated, load_runs, say_unmeasured
 from recalign.evaluation.roles import BEST, Roles
 from recalign.files import sha256, write_text
 from recalign.metrics.bootstrap import CrossedBootstrap, Estimate, holm, holm_intervals
@@ -63,6 +63,8 @@ SCHEMA = {"method": pl.String, "seed": pl.String, "split": pl.String, "metric": 
     ("value", "ci_low", "ci_high"), pl.Float64
 )
 FILE = "comparison.csv"
+RECORD = "chain.json"
+"""What a chain leaves in its folder: its settings."""
 
 Row = tuple[str, str, str, str, float, float | None, float | None]
 Events = dict[int, np.ma.MaskedArray]  # seed -> (E,) value of each event, masked where it has none
@@ -110,6 +112,7 @@ class RunsComparison:
         """
         runs = load_runs(self.folder, self.methods, self.seeds)
         roles, order = self._roles()
+        say_unmeasured(self.folder, order, self.seeds)
         frame = tabulate(runs, roles, self.draws)
         places = pl.Enum(list(dict.fromkeys([*order, *sorted(frame["method"].unique())])))
         frame = frame.sort(pl.col("method").cast(places), maintain_order=True)

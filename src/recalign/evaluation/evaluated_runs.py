@@ -79,6 +79,16 @@ def load_runs(chain_folder: Path, methods: Collection[str] | None, seeds: Collec
     return runs
 
 
+def say_unmeasured(chain_folder: Path, methods: Collection[str], seeds: Collection[int] | None) -> None:
+    """Say which runs of some methods have no evaluation: a fit puts that aside with the run before it."""
+    for folder in sorted(one for method in methods for one in (chain_folder / method).glob("seed-*")):
+        is_seed = SEED.fullmatch(folder.name)
+        if not is_seed or (seeds is not None and int(is_seed[1]) not in seeds):
+            continue
+        if (folder / "manifest.json").is_file() and not (folder / "evaluation/summary.json").is_file():
+            print(f"left out: {folder}, trained since it was measured: recalign chain measures it", file=sys.stderr)
+
+
 def _events_of(path: Path) -> pl.DataFrame:
     """A split's events, with the columns that `recalign.evaluation.comparison.METRICS` names."""
     frame = with_gains(pl.read_parquet(path, glob=False).sort("user", "event"))

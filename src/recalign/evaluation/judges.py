@@ -8,7 +8,7 @@ import numpy as np
 
 from recalign.errors import InputError
 from recalign.recommender.checkpoint import Loaded
-from recalign.sequences import Sequences
+from recalign.sequences import Sequences, UserGroups
 
 
 def require_apart(judges: Iterable[Loaded], other: Loaded, sequences: Sequences) -> None:
@@ -34,9 +34,16 @@ def require_apart(judges: Iterable[Loaded], other: Loaded, sequences: Sequences)
                 raise InputError(
                     f"this judge was trained on {shared:,} users who are also those of {whose}",
                     where=judge.where,
-                    remedy="train judges on users of their own: --data.users B1 to select, B2 to report",
+                    remedy=_remedy(judge, sequences),
                 )
         known.append((judge.where, own_U))
+
+
+def _remedy(judge: Loaded, sequences: Sequences) -> str:
+    share = judge.users.share_a if judge.users else None
+    if share is not None and (UserGroups(share).assign(sequences.users).to_numpy() != sequences.group).any():
+        return f"it was trained with data.share_a {share:g}: give the same here, best in the log's YAML"
+    return "train judges on users of their own: --data.users B1 to select, B2 to report"
 
 
 def _users(loaded: Loaded, sequences: Sequences) -> np.ndarray:

@@ -129,8 +129,8 @@ def terminal_table(frame: pl.DataFrame, roles: Roles) -> Table:
         Column("method", no_wrap=True),
         *(Column(head, justify="right") for head in heads),  # in a narrow terminal nothing is cut off
         title=", ".join(filter(None, ("test", cells.sample, seeds))),
-        caption="± half the 95 % interval. ▲ ▼ better or worse than the better of "
-        f"{' and '.join(roles.baselines)} (Holm)",
+        caption="± half the 95 % interval. ▲ ▼ better or worse than "
+        f"{'the better of ' * (len(roles.baselines) > 1)}{' and '.join(roles.baselines)} (Holm)",
         padding=(0, 1, 0, 0),
         box=None,
     )

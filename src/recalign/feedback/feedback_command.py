@@ -123,7 +123,7 @@ def _join(given: argparse.Namespace, now: int) -> None:
         who = "decision" if given.decision else "user"
         found.counts["outcomes"] |= {f"left out, as they name no {who}": nameless}
         print(render(found.counts))
-        if not found.table.height:
+        if not found.table["shown"].any():
             remedy = "wait until the window has passed, or give a shorter --window"
             raise InputError("no decision can be joined yet", where=str(given.folder), remedy=remedy)
         out = given.out or given.folder

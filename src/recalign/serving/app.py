@@ -161,7 +161,9 @@ async def with_user(
         InputError: a server with a store is told a history too.
     """
     if request.user is None or histories is None:
-        return replace(request, user=None) if logged and request.user is not None else request, False
+        if not logged or request.user is None:
+            return request, False
+        return replace(request, user=None), not request.items  # without a history, of whom nothing is known
     if request.items or request.rewards:
         raise InputError("it names a user and has a history", where="user", remedy="give one of them")
     kept = await histories.of(text_id("user", request.user))

@@ -7,6 +7,7 @@ Shape suffixes: B requests of a group, L events of the longest, S hidden items, 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, overload
 
@@ -20,7 +21,7 @@ from recalign.serving.answer import Answer, Explored, Scored, Shown
 from recalign.serving.catalogue import Catalogue, Encoded
 from recalign.serving.explore import drawn
 from recalign.serving.frames import as_frame, requests_of
-from recalign.serving.request import Id, Request, require_ids
+from recalign.serving.request import SHOWN, Id, Request, require_ids
 from recalign.serving.require import require
 
 ROWS = 64
@@ -134,7 +135,11 @@ class Bundle:
         """A request and raw ids as numbers, 0 for unknown ones, which `scores` takes."""
         require_ids("items", items)
         asked = request if isinstance(request, Request) else Request.of(request)
-        return self.catalogue.encode(asked), self.catalogue.numbers("items", items)
+        encoded, number = self.catalogue.encode(asked), self.catalogue.numbers("items", items)
+        unknown = [one for one, known in zip(items, number, strict=True) if not known]
+        left, ids = encoded.left_out, [*encoded.left_out.unknown_ids, *unknown]
+        left = replace(left, unknown=left.unknown + len(unknown), unknown_ids=list(dict.fromkeys(ids))[:SHOWN])
+        return replace(encoded, left_out=left), number
 
     def encode_all(self, requests: Sequence[Request | Mapping[str, Any]]) -> list[Encoded]:
         """Several; an error says which request it is about."""
