@@ -82,7 +82,9 @@ def of_worlds(given: argparse.Namespace, pool: ProcessPoolExecutor) -> pl.DataFr
     """What is decided in worlds; those that the label does not know yet are run first."""
     records, seeds = load(given.label), range(given.first, given.first + given.worlds)
     missing = [seed for seed in seeds if seed not in records]
-    run = partial(recorded, runs=given.runs, keep=given.keep)
+    if other := [seed for seed in seeds if seed in records and records[seed]["keep"] != given.keep]:
+        raise SystemExit(f"{given.label}: world {other[0]} has run with keep {records[other[0]]['keep']}")
+    run = partial(recorded, runs=given.runs / "verdicts" / given.label, keep=given.keep)
     records |= dict(zip(missing, pool.map(run, missing), strict=True))
     save_records(records, given.label)
     found = pl.DataFrame([judged(seed, record) for seed, record in sorted(load(given.label).items())])
@@ -108,7 +110,7 @@ def save_cases(found: pl.DataFrame, label: str) -> None:
 
 def recorded(seed: int, runs: Path, keep: float) -> dict[str, Any]:
     """One world: its kind, what is true of its rows, and what the report knows; run where it is not kept."""
-    file = runs / "verdicts" / f"{seed}.json"
+    file = runs / f"{seed}.json"
     if not file.is_file():
         plan = plan_of(seed, runs, keep)
         sources = Sources.of(run_chain(plan), searched=False)

@@ -12,7 +12,7 @@ from importlib.metadata import version
 
 from recalign import configs
 from recalign.errors import InputError, TrainingError, nearest
-from recalign.files import FULL, REFUSED, cannot_write
+from recalign.files import FULL, REFUSED, cannot_write, refused
 from recalign.keys import split
 from recalign.manual import STAGES, manual
 
@@ -126,7 +126,8 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:
         if error.errno not in (*FULL, *REFUSED):
             raise
-        print(f"recalign {command}: {cannot_write(error)}", file=sys.stderr)
+        said = cannot_write(error) if error.errno in FULL else refused(error)
+        print(f"recalign {command}: {said}", file=sys.stderr)
         return 2
     return 0
 

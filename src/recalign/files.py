@@ -20,8 +20,9 @@ from filelock import FileLock, Timeout
 from recalign.errors import InputError, TrainingError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
-REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR)
 """What the system says of a full disk."""
+REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR)
+"""What it says of a path that nobody may read or write there."""
 LEFT_DAYS = 7
 """Days after which what lies beside a path, half written, is of no process any more, on whichever machine."""
 
@@ -101,6 +102,13 @@ def _full(error: Exception, path: Path) -> OSError | None:
         one = one.__cause__ or one.__context__
     disk = shutil.disk_usage(next(place for place in path.absolute().parents if place.is_dir()))
     return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) if disk.total and not disk.free else None
+
+
+def refused(error: OSError) -> InputError:
+    """The message for a path that the system does not open."""
+    where = None if error.filename is None else str(error.filename)
+    remedy = "see who may read and write there, or name another path"
+    return InputError(error.strerror or str(error), where=where, remedy=remedy)
 
 
 def cannot_write(error: OSError, where: Path | None = None, elsewhere: str = "") -> InputError:

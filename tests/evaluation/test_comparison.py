@@ -160,7 +160,7 @@ def test_a_run_that_was_trained_since_it_was_measured_is_named(tmp_path, made_up
     (tmp_path / "asft/seed-0/manifest.json").write_text("{}")
     frame = RunsComparison(tmp_path, draws=20).make()
     assert set(frame["method"]) == {"start"}
-    assert f"left out: {tmp_path / 'asft/seed-0'}, trained since it was measured" in capsys.readouterr().err
+    assert f"left out: {tmp_path / 'asft/seed-0'} has no evaluation" in capsys.readouterr().err
 
 
 def test_a_copy_of_a_run_is_none_of_the_seeds(tmp_path, made_up_run):

@@ -85,7 +85,7 @@ class Log:
 
         Raises:
             InputError: `frame` is not a DataFrame, lacks a column, or has a null or NaN id or a wrong type of id or
-                time; the reward cannot be computed; or the folder holds another log.
+                time; the reward cannot be computed; or the folder holds another log or table of items.
         """
         events = _polars(frame, "frame")
         _require_columns(events, {"user": user, "item": item, "timestamp": timestamp}, {"reward": reward, "high": high})
@@ -148,9 +148,8 @@ class Log:
     ) -> Log:
         settings = plain({"cache": (folder / "cache").resolve(), **settings})
         text = yaml.safe_dump({"data": settings}, sort_keys=False, allow_unicode=True)
-        names = (
-            "log" + f"-{number}" * (number > 1) + ".yaml" for number in count(1)
-        )  # others stay: a Log reads its own
+        # another Log's YAML in this folder stays as it is
+        names = ("log" + f"-{number}" * (number > 1) + ".yaml" for number in count(1))
         path = next(one for name in names if not (one := folder / name).is_file() or one.read_text("utf-8") == text)
         write_text(path, text)
         return cls(name, path, folder, temporary)
@@ -165,7 +164,7 @@ def _item_table(
         raise InputError(f"{features!r} is no mapping", where="features", remedy="give names: {'brand': 'brand'}")
     key = item if item in table.columns else table.columns[0]
     if (place / ITEMS).is_file() and not pl.read_parquet(place / ITEMS, glob=False).equals(table):
-        what = "holds another table of items, with which its runs were trained"
+        what = "holds another table of items"
         raise InputError(what, where=str(place), remedy="name another folder, or delete that one")
     write_parquet(table, place / ITEMS)
     known = {name: guess.quote(one) if one in table.columns else one for name, one in features.items()}
@@ -175,7 +174,7 @@ def _item_table(
 def _folder(given: str | Path | None) -> tuple[Path, tempfile.TemporaryDirectory[str] | None]:
     if given is not None:
         place = Path(given).expanduser().absolute()
-        if yaml.safe_load(place.name) is None:
+        if place.name.lower() in ("", "null", "~") or place.name.startswith("#"):  # as YAML reads it, there is none
             raise InputError(f"{place.name!r} cannot name a folder", where="folder", remedy="give another name")
         return place, None
     temporary = tempfile.TemporaryDirectory(prefix="recalign-")

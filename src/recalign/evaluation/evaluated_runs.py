@@ -86,7 +86,8 @@ def say_unmeasured(chain_folder: Path, methods: Collection[str], seeds: Collecti
         if not is_seed or (seeds is not None and int(is_seed[1]) not in seeds):
             continue
         if (folder / "manifest.json").is_file() and not (folder / "evaluation/summary.json").is_file():
-            print(f"left out: {folder}, trained since it was measured: recalign chain measures it", file=sys.stderr)
+            why = "has no evaluation: never measured, or trained anew since; recalign chain with its seed measures it"
+            print(f"left out: {folder} {why}", file=sys.stderr)
 
 
 def _events_of(path: Path) -> pl.DataFrame:

@@ -31,8 +31,9 @@ from recalign.metrics.bootstrap import CrossedBootstrap, Estimate
 
 Arms = Literal["explored", "mixture"]
 LEAST_SUPPORT = 0.99
-LEAST_REACH = 0.8
 """Probability that the candidate has to give, on average, to the first places that were not drawn."""
+LEAST_REACH = 0.8
+"""Mean weight of the first drawn place (1 in expectation) below which a candidate shows items that the lists lacked."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,7 @@ def estimate(
     }
     fixed_N = np.where(used.share_N > 0, used.fixed_N, used.reward_NK.shape[1])  # with no share, nothing is drawn
     support = float(np.exp(_before(used.target_NK, fixed_N)).mean())
-    reach, most_reach = _reach(raw_NK, fixed_N)
+    reach, most_reach = _reach(raw_NK, fixed_N, user_N)
     refused = {
         kind: why for kind, size in ess.items() if (why := _why(support, most_reach, size, len(users), least_ess))
     }
@@ -186,14 +187,15 @@ def _before(logp_NK: np.ndarray, fixed_N: np.ndarray) -> np.ndarray:
     return np.where(np.arange(logp_NK.shape[1]) < fixed_N[:, None], logp_NK, 0.0).sum(axis=1)
 
 
-def _reach(raw_NK: np.ndarray, fixed_N: np.ndarray) -> tuple[float, float]:
-    """Mean weight of the first place that was drawn, and that plus two standard errors over lists."""
+def _reach(raw_NK: np.ndarray, fixed_N: np.ndarray, user_N: np.ndarray) -> tuple[float, float]:
+    """Mean over users of the weight of the first place that was drawn, and that plus two standard errors."""
     drawn_N = fixed_N < raw_NK.shape[1]
     if not drawn_N.any():
         return 1.0, 1.0
-    weight_N = np.take_along_axis(raw_NK[drawn_N], fixed_N[drawn_N, None], axis=1)
-    mean = float(weight_N.mean())
-    return mean, mean + 2 * float(weight_N.std()) / len(weight_N) ** 0.5
+    weight_N = np.take_along_axis(raw_NK[drawn_N], fixed_N[drawn_N, None], axis=1)[:, 0]
+    count_U = np.bincount(user_N[drawn_N])
+    mean_U = np.bincount(user_N[drawn_N], weight_N)[count_U > 0] / count_U[count_U > 0]
+    return float(mean_U.mean()), float(mean_U.mean() + 2 * mean_U.std() / len(mean_U) ** 0.5)
 
 
 def _why(support: float, reach: float, size: float, users: int, least: float) -> str | None:

@@ -120,7 +120,7 @@ def truth(values: pl.Series, expression: str, key: str) -> pl.Series:
 
 
 def _parse(frame: pl.DataFrame, expression: str, key: str, of: Columns = LOG) -> pl.Expr:
-    """Parse an expression. Check that it is row-wise and that the frame has its columns; compute it in 64 bits."""
+    """Parse an expression. Check that it is row-wise and that the frame has its columns; widen whole numbers."""
     try:
         parsed = row_wise(pl.sql_expr(expression).meta.undo_aliases(), expression, key)
     except pl.exceptions.PolarsError as error:

@@ -42,10 +42,11 @@ ORDER = (
 )  # fmt: skip
 
 
-MISFITS, OVERDUE = "what does not fit", "decisions that no outcome came after, though their window has passed"
-"""Of the counts."""
+MISFITS = "what does not fit"
+OVERDUE = "decisions whose window had not passed at the newest outcome, but has by now"
+"""Names in `Joined.counts`, which `recalign monitor` reads."""
 LONGEST = 100 * 365 * 86_400
-"""Seconds."""
+"""The longest window or delay, in seconds."""
 
 
 @dataclass(frozen=True)

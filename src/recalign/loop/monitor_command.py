@@ -72,16 +72,17 @@ def monitor(words: list[str]) -> None:
     overdue = read_json(given.log.parent / COUNTS).get(MISFITS, {}).get(OVERDUE, 0)
     if overdue:
         print(
-            f"\n{overdue:,} lists are newer than every outcome, though their time to count has passed. They are in no"
+            f"\n{overdue:,} lists are in no window: their time has passed, but not at the newest outcome of the table."
         )
-        print("window: see whether outcomes still arrive")
+        print("See whether outcomes still arrive")
     if given.out is not None:
         write_json(given.out, {"log": counts, "too short": short, **{one.version: plain(one) for one in found}})
     if given.strict and bundle.version in short:
         remedy = "wait, or give a shorter --reference or --days"
         raise InputError(f"{bundle.version}: {short[bundle.version]}", where=str(given.log), remedy=remedy)
-    newest = [one.windows[-1] for one in found if one.version == bundle.version]
-    if given.strict and any(window.alarms or overdue > window.lists for window in newest):
+    newest = {one.version: one.windows[-1] for one in found}
+    waiting = overdue > sum(window.lists for window in newest.values())
+    if given.strict and (waiting or (bundle.version in newest and newest[bundle.version].alarms)):
         sys.exit(1)
 
 
@@ -99,7 +100,8 @@ def _options() -> argparse.ArgumentParser:
     option("--start", type=Path, help="bundle of the start: how far what is served is from it")
     option("--predicted", metavar="COLUMN", help="column of predicted rewards, in the table or of data.log.columns")
     option("--out", type=Path, help="JSON file for all figures")
-    alarm = "exit with 1 if the newest window of the run's version has an alarm, or fewer lists than wait for outcomes"
+    alarm = "exit with 1 if the newest window of the run's version has an alarm, or more lists wait for outcomes than "
+    alarm += "the newest windows have"
     option("--strict", action="store_true", help=alarm)
     return parser
 

@@ -112,9 +112,8 @@ def alpha_within_budget(kept: Callable[[float], Retention], keep: float) -> tupl
 def budget_batches(data: EventDataModule, limit: float | None = None) -> Iterator[Batch]:
     """The batches on which what is kept is measured: validation events of all users, A, B1 and B2.
 
-    Cloning reads the choices of all of them as well. Rewards are read as a request has them, as those of earlier events
-    by policies that see rewards and by reranked ones; none is a target. The more users, the smaller the error:
-    a sample of them (``data.sample``), which evaluation may take, does not count here.
+    That is so also where ``data.sample`` lets evaluation take fewer: the more users, the smaller the error. Rewards of
+    earlier events are inputs of policies that see them and of reranked ones; no reward is a target.
 
     Args:
         data: the log.

@@ -140,7 +140,8 @@ def collate(
 def _seen(sequences: Sequences, windows: Windows, user: np.ndarray) -> np.ndarray:
     """Pairs (target, item) of all items that the user had seen before, which may include the target's own.
 
-    Each item once, where its user met it first: a user of many events on few items would take gigabytes.
+    Each item once a target, from the event at which its user met it first: with repeats, a user of many events on few
+    items would take gigabytes.
     """
     users, place = np.unique(user, return_inverse=True)
     until = np.zeros(len(users), np.int64)

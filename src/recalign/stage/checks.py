@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import yaml
 from jsonargparse import Namespace
@@ -235,11 +236,24 @@ def _refuse_other_settings(parsed: ParsedStage, begun: RunFolder) -> None:
     if not begun.config.is_file():
         return
     texts = begun.config.read_text(encoding="utf-8"), yaml.safe_dump(parsed.shareable)
-    first, now = (leaves(yaml.safe_load(text)) for text in texts)
-    for key in sorted(first.keys() & now.keys()):
-        if key.startswith(TRAINED_WITH) and not short(key).startswith(PLACES) and first[key] != now[key]:
-            what = f"{now[key]!r}, and the run began with {first[key]!r}"
-            raise InputError(what, where=short(key), remedy=_ANEW)
+    first, now = (_trained_with(yaml.safe_load(text), parsed) for text in texts)
+    for key in sorted(first.keys() | now.keys()):
+        known = key in first and key in now  # a version of recalign may have settings that another has not
+        if first.get(key) != now.get(key) and (known or not key.startswith("data.")):
+            what = f"{now.get(key)!r}, and the run began with {first.get(key)!r}"
+            remedy = f"continue it with its own settings: --config {begun.config}; or {_ANEW}"
+            raise InputError(what, where=key, remedy=remedy)
+
+
+def _trained_with(config: dict[str, Any], parsed: ParsedStage) -> dict[str, Any]:
+    """Those of the settings that stay; upstream checkpoints are compared by their bytes."""
+    upstreams = [one.key for one in parsed.upstream]
+    found = {short(key): value for key, value in leaves(config).items()}
+    return {
+        key: value
+        for key, value in found.items()
+        if key.startswith(TRAINED_WITH) and not key.startswith(PLACES) and key not in upstreams
+    }
 
 
 def _refuse_rare_validation(trainer: Trainer, datamodule: LightningDataModule) -> None:
