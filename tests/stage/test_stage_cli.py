@@ -118,6 +118,7 @@ def test_a_run_is_not_continued_with_settings_that_it_did_not_begin_with(words: 
     message = complaint("--trainer.max_epochs=2", "--ckpt_path=last", "--optimizer=SGD", "--optimizer.lr=0.1", *words)
     assert said in message
     assert "without --ckpt_path" in message
+    assert "optimizer.class_path: None, and" in complaint("--trainer.max_epochs=2", "--ckpt_path=last")
 
 
 def test_averaged_weights_are_handed_over_and_a_continued_run_averages_on():

@@ -111,10 +111,12 @@ def test_the_resolved_paths_are_in_config_and_manifest_and_are_kept_when_the_run
     a_run("runs/toy/recommender/seed-0")  # newer and nearer, but not what the run began with
     again = run_stage(["fit", "--config", "post.yaml", "--ckpt_path", "last", "--trainer.max_epochs", "2"])
     assert again.model.init_from == own
+    elsewhere = f"--data.reward_model={Path(reward).resolve()}"  # the same bytes
+    run_stage(["fit", "--config", "post.yaml", "--ckpt_path", "last", "--trainer.max_epochs", "3", elsewhere])
 
     Path(own).write_bytes(Path(own).read_bytes() + b" ")
     with pytest.raises(InputError, match=r"model\.init_from: .*is not what this run began with"):
-        run_stage(["fit", "--config", "post.yaml", "--ckpt_path", "last", "--trainer.max_epochs", "3"])
+        run_stage(["fit", "--config", "post.yaml", "--ckpt_path", "last", "--trainer.max_epochs", "4"])
 
 
 def test_a_run_that_starts_from_its_own_folder_is_refused():
