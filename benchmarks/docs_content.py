@@ -92,7 +92,8 @@ CONTENT: dict[str, tuple[str, list[Table]]] = {
                 ("kuairand-pure-excerpt-clicked",),
                 "--log kuairand-pure-excerpt-clicked",
                 f"{SEEN} Methods learn from clicks (22 % of the events), judges from long views. `popularity_high` "
-                "counts long views, which the other rows do not know. The 5,872 repeated rows are still in.",
+                "counts long views, which the other rows do not know. The reward model's trust verdict is `weak`. The "
+                "5,872 rows that repeat another in every column are left out.",
             ),
         ],
     ),

@@ -35,7 +35,11 @@ LOGS: dict[str, tuple[str, tuple[str, ...], str]] = {
         ("kuairand-pure-excerpt, main rows",),
         VALUE,
     ),
-    "kuairand-clicks": ("KuaiRand excerpt by clicks, three seeds", ("kuairand-pure-excerpt-clicked",), VALUE),
+    "kuairand-clicks": (
+        "KuaiRand excerpt by clicks, three seeds, value in standard deviations",
+        ("kuairand-pure-excerpt-clicked",),
+        VALUE,
+    ),
     "worlds": ("Five simulated worlds, value in standard deviations", ("simulated",), TRUE),
     "unopened": ("Ten unopened worlds", ("simulated, unopened",), TRUE),
 }
