@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from recalign.keys import call, nested, settings_of, split, with_flags
+from recalign.keys import call, nested, options, plain, settings_of, split, with_flags
 
 
 def command(run: str, as_list: bool = False, name: str = "") -> None: ...
@@ -47,3 +48,9 @@ def test_settings_as_words_as_nested_and_by_dotted_key():
     words = ["--config", "a.yaml", "--model.lr=0.1", "--model.clip=null", "--data.reward=a, b"]
     assert call((Path("a.yaml"),), settings) == [*words, '--data.split={"class_path": "X"}']
     assert dict(settings_of(nested(settings))) == settings
+
+
+def test_values_of_other_libraries_become_plain():
+    given = {"lr": np.float32(0.5), "sizes": np.array([64, 32]), "file": Path("a/b"), "more": ({"x": np.int64(3)},)}
+    assert plain(given) == {"lr": 0.5, "sizes": [64, 32], "file": "a/b", "more": [{"x": 3}]}
+    assert options({"data.sizes": np.array([64, 32])}) == ["--data.sizes=[64, 32]"]

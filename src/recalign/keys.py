@@ -44,14 +44,14 @@ def settings_of(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON and YAML know it: of paths the text, of NumPy's numbers Python's."""
+    """A value as JSON and YAML know it: of paths the text, of NumPy's numbers and arrays Python's."""
     if isinstance(value, Mapping):
         return {key: plain(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
         return [plain(one) for one in value]
     if isinstance(value, os.PathLike):
         return os.fspath(value)
-    return value.item() if hasattr(value, "item") else value
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def options(settings: Mapping[str, Any]) -> list[str]:
