@@ -77,13 +77,15 @@ def evaluate(
     return values
 
 
-def refuse_names(expression: str, names: Collection[str], key: str) -> None:
+def refuse_names(expression: str, names: Collection[str], key: str, reads: Collection[str] | None = None) -> None:
     """Refuse an expression that reads columns which prepared events have of their own, in place of the log's.
+
+    ``reads`` names the columns of what is no SQL, such as a column's name alone.
 
     Raises:
         InputError: it reads one of the names, such as ``item``, which is a number of recalign's there.
     """
-    if taken := root_names(expression) & {*names}:
+    if taken := (root_names(expression) if reads is None else {*reads}) & {*names}:
         raise InputError(
             f"{expression!r} reads {', '.join(sorted(taken))}, which is not the log's column of that name here",
             where=key,

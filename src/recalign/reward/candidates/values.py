@@ -103,11 +103,8 @@ def candidate_values(frame: pl.DataFrame, candidates: Mapping[str, Candidate]) -
 def _require_own_columns(candidate: Candidate, where: str) -> None:
     """Refuse what is not the log's column here: events have numbers of their own for users and items, and seconds."""
     refuse_names(candidate.reward, PREPARED, where)
-    if candidate.relative_to and (column := candidate.relative_to.column) in PREPARED:
-        remedy = "rename that column in data.log.columns, as in {shown: timestamp}, and use the new name"
-        raise InputError(
-            f"it reads {column}, which is not the log's column of that name here", where=where, remedy=remedy
-        )
+    if candidate.relative_to:
+        refuse_names(candidate.relative_to.column, PREPARED, where, [candidate.relative_to.column])
 
 
 def _require_variety(values: pl.Series, frame: pl.DataFrame, candidate: Candidate, where: str) -> None:
