@@ -32,7 +32,7 @@ LOGS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "ml-1m": ("ML-1M, three seeds, value in standard deviations", ("ml-1m",), VALUE),
     "kuairand-watch": (
         "KuaiRand excerpt by watch ratio, three seeds, value in standard deviations",
-        ("kuairand-pure-excerpt, main rows",),
+        ("kuairand-pure-excerpt",),
         VALUE,
     ),
     "kuairand-clicks": (
