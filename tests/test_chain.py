@@ -23,6 +23,7 @@ from recalign.chain import BASE_STAGES, Chain, Plan
 from recalign.chain import plan as chain_plan
 from recalign.chain.chain_command import split_overrides
 from recalign.chain.run import make_world
+from recalign.errors import InputError
 from recalign.evaluation import page
 from recalign.events import LogMapping
 from recalign.reward import RewardData
@@ -546,6 +547,13 @@ def test_a_missing_world_is_made_once(tmp_path: Path, monkeypatch: pytest.Monkey
     make_world(RewardData(log=LogMapping("other", ["simulated/x.parquet"]), root=str(tmp_path / "nowhere")), None)
     assert capsys.readouterr().out == ""
     assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_list_is_not_added_to_twice():
+    words = ["--trainer.callbacks+=A", "--stages.asft.trainer.callbacks+=B"]
+    assert split_overrides(words)[1] == {None: {"trainer.callbacks+": "A"}, "asft": {"trainer.callbacks+": "B"}}
+    with pytest.raises(InputError, match=r"--trainer\.callbacks\+: stands there twice"):
+        split_overrides([*words, "--trainer.callbacks+=C"])
 
 
 def test_overrides_are_told_from_the_chains_own_words():

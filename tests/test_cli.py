@@ -18,6 +18,7 @@ from polars.testing import assert_frame_equal
 
 from recalign import Log, configs, load_policy
 from recalign.cli import COMMANDS, with_config_files
+from recalign.errors import InputError
 from recalign.manual import manual
 
 HEAD = "who,what,moment,stars"
@@ -149,6 +150,11 @@ def test_the_users_own_conf_comes_before_what_is_shipped(folder: Path, monkeypat
     assert configs.find("ml-100k", "chain") == Path("conf/chain/ml-100k.yaml")
     (folder / "asft").write_text("")
     assert configs.find("asft") == Path("asft")
+    (folder / "dpo").mkdir()  # a folder hides no name
+    assert configs.find("dpo") == Path("conf/posttrain/dpo.yaml")
+    (folder / "own").mkdir()
+    with pytest.raises(InputError, match="own: is a folder"):
+        configs.find("own")
 
 
 @pytest.mark.parametrize(
@@ -283,6 +289,10 @@ def test_recommend_says_what_it_cannot_do(trained: Path):
     assert "users: the log has no user '99'" in said("runs/own/asft/seed-0", "--users=[99]")
     assert (table.stat().st_mtime_ns if table.exists() else None) == before
     assert "which recommends nothing" in said("runs/own/reward/seed-0")
+    foreign = trained / "runs/own/foreign/seed-0"
+    foreign.mkdir(parents=True)
+    (foreign / "config.yaml").write_text("service: shop")
+    assert "a run of another tool, which recommends nothing" in said("runs/own/foreign/seed-0")
 
 
 def test_compare_and_report_need_a_chain(tmp_path: Path):

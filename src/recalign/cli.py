@@ -102,15 +102,6 @@ def main(argv: list[str] | None = None) -> int:
         argv: the words after ``recalign``; None: those of the process.
     """
     command, *words = (sys.argv[1:] if argv is None else argv) or ["--help"]
-    if command in ("-h", "--help"):
-        print(usage())
-        return 0
-    if command == "--version":
-        print(version("recalign"))
-        return 0
-    if words in (["-h"], ["--help"]) and (text := manual(command, COMMANDS.get(command, ""))):
-        print(text)
-        return 0
     try:
         _run(command, words)
     except (InputError, TrainingError) as error:
@@ -154,9 +145,16 @@ def with_config_files(command: str, words: list[str]) -> list[str]:
 
 # Rooms are imported when a command asks for them: with Lightning that takes seconds.
 def _run(command: str, words: list[str]) -> None:
+    asked = words in (["-h"], ["--help"])
     if command in KINDS:
         words = with_config_files(command, words)
-    if command in STAGES:
+    if command in ("-h", "--help"):
+        print(usage())
+    elif command == "--version":
+        print(version("recalign"))
+    elif asked and (text := manual(command, COMMANDS.get(command, ""))):
+        print(text)
+    elif command in STAGES:
         _stage([command, *words])
     elif command == "configs":
         _configs(words)
@@ -199,4 +197,5 @@ def _stage(argv: list[str]) -> None:
 
     result = run_stage(argv)
     if result.trainer.is_global_zero:
-        print(f"{result.folder.path}: {argv[0]} done" + (f", {result.checkpoint}" if argv[0] == "fit" else ""))
+        checkpoint = result.checkpoint if argv[0] == "fit" else None  # a dry run has none
+        print(f"{result.folder.path}: {argv[0]} done" + (f", {checkpoint}" if checkpoint else ""))

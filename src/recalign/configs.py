@@ -46,8 +46,6 @@ def find(name: str, kind: str = "") -> Path:
     """
     if (path := Path(name)).is_file():
         return path
-    if path.is_dir():
-        raise InputError("is a folder", where=name, remedy="name a YAML file in it, such as its config.yaml")
     for conf in (Path("conf"), shipped()):
         for folder in (kind, "", "posttrain"):
             path = conf / folder / f"{name}.yaml"
@@ -56,6 +54,8 @@ def find(name: str, kind: str = "") -> Path:
     same = [one for one in names() if one.endswith(f"/{name}")]
     if len(same) == 1:
         return shipped() / f"{same[0]}.yaml"
+    if Path(name).is_dir():
+        raise InputError("is a folder", where=name, remedy="name a YAML file in it, such as its config.yaml")
     raise InputError("there is no such file, and no shipped YAML has this name", where=name, remedy=_remedy(name, kind))
 
 

@@ -161,8 +161,6 @@ def rename(path: Path, target: Path) -> None:
 
 def sync(path: Path) -> None:
     """Wait until a file or folder is on the disk."""
-    if os.name != "posix" and path.is_dir():  # other systems cannot sync folders
-        return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -27,13 +27,6 @@ def short(key: str) -> str:
     return ".".join(part for part in key.split(".") if part != "init_args")
 
 
-def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings by dotted key as nested dictionaries: ``{"model.lr": 0.1}`` -> ``{"model": {"lr": 0.1}}``."""
-    from jsonargparse import Namespace  # a server alone does without
-
-    return Namespace(**settings).as_dict()
-
-
 def settings_of(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Nested settings by dotted key; a class with its arguments is one setting."""
     for key, value in tree.items():

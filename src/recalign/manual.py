@@ -66,15 +66,16 @@ def manual(command: str, summary: str) -> str | None:
 
 
 def _options(file: str, name: str, takes: str) -> str:
-    """The documented arguments of a function, or attributes of a class; the one that it takes first has no dashes."""
+    """The documented arguments of a function, or attributes of a class; those that have a place have no dashes."""
     from docstring_parser import parse  # a server alone does without
 
     tree = ast.parse((Path(__file__).parent / file).read_text(encoding="utf-8"))
     node = next(node for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name)
-    first = takes.strip().lower() if isinstance(node, ast.FunctionDef) else None
+    placed = takes.split() if isinstance(node, ast.FunctionDef) else ()
     lines = []
     for argument in parse(ast.get_docstring(node) or "").params:
-        lines.append(takes.strip() if argument.arg_name == first else f"--{argument.arg_name}")
+        own = argument.arg_name.upper()
+        lines.append(own if own in placed else f"--{argument.arg_name}")
         text = " ".join((argument.description or "").split())
         lines.append(fill(text, WIDTH, initial_indent="    ", subsequent_indent="    "))
     return "\n".join(lines)

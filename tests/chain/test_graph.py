@@ -9,7 +9,7 @@ import mortal
 import pytest
 
 from recalign import kept
-from recalign.chain.graph import Step, anew, in_order, side_by_side
+from recalign.chain.graph import Step, _read, anew, in_order, side_by_side
 from recalign.chain.progress import Progress
 from recalign.errors import TrainingError
 from recalign.workers import LocalWorkers
@@ -78,3 +78,10 @@ def test_a_step_makes_what_is_not_fresh_and_says_why(tmp_path: Path, capsys: pyt
     assert ended == [("0", True), ("1", False), ("2", True)]  # what is loaded says nothing of how long others take
     lines = capsys.readouterr().out.splitlines()
     assert lines[1:] == ["stage 2 of 4: 1", "  unchanged: number", "stage 3 of 4: 2", "  again: number (changed: key)"]
+
+
+def test_a_log_that_ends_within_a_letter_is_read(tmp_path: Path):
+    log = tmp_path / "asft.log"
+    assert _read(log) == ""
+    log.write_bytes("batch 3/4 –".encode()[:-1])
+    assert _read(log).startswith("batch 3/4 ")

@@ -208,6 +208,7 @@ def test_an_interrupted_search_runs_what_is_missing(again: Path):
     ("spaces", "said"),
     [
         ("default: {model.learning_rate: [1, 2]}", "bc has no setting 'model.learning_rate'"),
+        ("default: {model.lr.init: [1, 2]}", "bc has no setting 'model.lr.init'"),
         ("default: {model.lr: 3}", "search.yaml, default: .* is no space"),
     ],
 )

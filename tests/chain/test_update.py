@@ -155,6 +155,13 @@ def test_what_cannot_go_on_is_refused_before_anything_runs(folder: Path, words: 
     assert "recalign fit" not in found.out
 
 
+def test_a_chain_may_be_the_current_folder(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(folder / "runs/tiny")
+    plan = UpdatePlan(Update(run=".", log="simulated"), {})
+    assert plan.chain.name == "tiny-update"
+    assert Path(plan.chain.root) == folder / "runs"
+
+
 def test_ids_that_no_log_can_continue_leave_no_folder(folder: Path, monkeypatch: pytest.MonkeyPatch):
     def refuse(_: Path) -> None:
         raise InputError("its items are known by their features", where="runs/tiny/ids")

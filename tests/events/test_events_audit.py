@@ -136,3 +136,8 @@ def test_times_that_differ_within_a_second_are_no_ties(tmp_path, unit, share):
     frame.write_csv(tmp_path / "log.csv")
     log = LogMapping(name="ties", files=["log.csv"], time_unit=unit, time_resolution=600)
     assert audit(load_events(log, tmp_path, "rating"))["repeated items and times"][TIES] == share
+
+
+@pytest.mark.parametrize("values", [[1_000_001.0, 1_000_002.0, 1_000_002.0], [100_000.0 + n for n in range(20)]])
+def test_a_histogram_counts_every_event_where_values_lie_close(values):
+    assert sum(histogram(pl.Series(values)).values()) == len(values)

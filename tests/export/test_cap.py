@@ -53,6 +53,6 @@ def test_a_bundle_is_asked_with_each_cap(bundled, log_root):
 
 def test_without_validation_there_is_nothing_to_choose_on(bundled, log_root, monkeypatch):
     data = small.data_of(RecommenderData, log_root, "tastes", users="all")
-    monkeypatch.setattr("recalign.export.cap.sample_users", lambda sequences, users, number: ~users)
-    with pytest.raises(InputError, match="no validation events"):
+    monkeypatch.setattr("recalign.export.verify.sample_users", lambda sequences, users, number, part: ~users)
+    with pytest.raises(InputError, match="no validation event has a history"):
         caps(data, load_bundle(bundled))

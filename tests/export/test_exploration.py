@@ -91,6 +91,6 @@ def test_what_cannot_be_measured(bundled, data, cloned, tmp_path, monkeypatch):
         )
     assert refused.value.where == "explore.temperature"
     assert not (tmp_path / "bundles").exists()
-    monkeypatch.setattr("recalign.export.exploration.sample_users", lambda sequences, users, number: ~users)
-    with pytest.raises(InputError, match="no validation events"):
+    monkeypatch.setattr("recalign.export.verify.sample_users", lambda sequences, users, number, part: ~users)
+    with pytest.raises(InputError, match="no validation event has a history"):
         costs(data, load_bundle(bundled), [1.0])

@@ -20,7 +20,7 @@ from recalign.evaluation.baselines import ItemScores, Rerank
 from recalign.events.log import ItemTable
 from recalign.export.command import bundle_of, items
 from recalign.export.program import ProgramBundle
-from recalign.export.verify import verify
+from recalign.export.verify import verify, windows_of
 from recalign.files import read_json
 from recalign.kept import seal
 from recalign.recommender import RecommenderData, SequencePolicy
@@ -194,6 +194,17 @@ def test_what_fails_leaves_what_was_there(bundled, made, tmp_path, monkeypatch):
         bundle_of(made, tmp_path / "out")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == before
     load_bundle(tmp_path / "out")
+
+
+def test_what_no_graph_can_be_made_of_or_no_event_asked_from_is_said(made, log_root, tmp_path):
+    short = small.data_of(RecommenderData, log_root, "tastes", users="all", max_length=2)
+    with pytest.raises(InputError, match=r"data\.max_length: a graph of histories of 2 events cannot be written"):
+        bundle_of(replace(made, data=short), tmp_path)
+    newcomers = small.data_of(RecommenderData, log_root, "tastes", users="all")
+    newcomers.sequences.offset[:] = 0  # nobody has a history
+    for part in ("test", "validation"):
+        with pytest.raises(InputError, match=f"here: no {part} event has a history to ask from"):
+            windows_of(newcomers, part, "here")
 
 
 def test_a_condition_of_the_log_must_be_kept_by_whoever_asks(made, tmp_path, monkeypatch):

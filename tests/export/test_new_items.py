@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import shutil
 from pathlib import Path
 
 import featured
@@ -17,8 +19,8 @@ from recalign.cli import main
 from recalign.errors import InputError
 from recalign.export import BundleVectors
 from recalign.export.new_items import _new as new_rows
+from recalign.export.new_items import _policy, add_items
 from recalign.export.new_items import _titled as titled_rows
-from recalign.export.new_items import add_items
 from recalign.export.verify import _of_batch
 from recalign.nn import LazyDecoder
 from recalign.recommender import CodePolicy, Recommender
@@ -212,6 +214,16 @@ def test_other_features_of_the_same_items_are_not_exported(made, tmp_path):
     with pytest.raises(InputError, match="other features than those"):
         bundle_of(run, tmp_path / "b", check=False)
     assert not (tmp_path / "b").exists()
+
+
+def test_an_encoder_of_ones_own_is_named(made, tmp_path):
+    shutil.copytree(made / "b", tmp_path / "b", symlinks=True)
+    recipe = load_bundle(tmp_path / "b").folder / "recipe.json"
+    plan = json.loads(recipe.read_text())
+    plan["policy"]["init_args"]["encoder"]["class_path"] = "mine.Encoder"
+    recipe.write_text(json.dumps(plan))
+    with pytest.raises(InputError, match=r"its policy cannot be built \(mine is not imported here"):
+        _policy(recipe.parent)
 
 
 def test_a_bundle_without_features_takes_no_new_items(bundled, tmp_path):

@@ -17,12 +17,12 @@ from served import call, running
 
 from recalign.errors import InputError
 from recalign.feedback.feedback_command import feedback
-from recalign.loop.chances import Policy
 from recalign.loop.monitor_command import REMEDIES, drifts, monitor
 from recalign.loop.offpolicy_command import ANOTHER, UNFIT, offpolicy, worths
 from recalign.loop.served import read_served
 from recalign.serving import load_bundle
 from recalign.serving.decisions import Decisions
+from recalign.serving.request import Explore
 
 pytest.importorskip("fastapi", reason="the server is not installed: pip install 'recalign[serve]'")
 KEY = "a-key-of-this-test-0123456789"
@@ -82,7 +82,7 @@ def served(around) -> Any:
     return read_served(around / "table" / "feedback.yaml")
 
 
-def valued(bundle: Any, served: Any, policy: Policy, **more: Any) -> Any:
+def valued(bundle: Any, served: Any, policy: Explore, **more: Any) -> Any:
     [found] = worths(bundle, policy, served, {bundle.version: bundle}, **more)
     return found
 
@@ -91,7 +91,7 @@ def test_the_served_policy_is_worth_what_it_earned(bundled, served, around):
     """The circle: its own estimate is the mean outcome, and every logged chance is computed again."""
     bundle = load_bundle(bundled)
     assert served.lists.height == USERS * EACH
-    found = valued(bundle, served, Policy(2.0))
+    found = valued(bundle, served, Explore(2.0))
     assert found.left_out == {ANOTHER: 0, UNFIT: 0}
     value = found.value
     drawn = served.lists.filter(arm="explored")
@@ -111,7 +111,7 @@ def test_the_served_policy_is_worth_what_it_earned(bundled, served, around):
 @pytest.mark.parametrize("arms", ["explored", "mixture"])
 def test_another_temperature_is_worth_what_it_would_have_earned(bundled, served, arms):
     bundle = load_bundle(bundled)
-    value = valued(bundle, served, Policy(1.0), arms=arms).value
+    value = valued(bundle, served, Explore(1.0), arms=arms).value
     from recalign.loop.chances import _request
     from recalign.loop.served import Histories
     from recalign.serving.explore import gumbel_top_k
@@ -205,7 +205,7 @@ def test_versions_are_estimated_alone_and_one_that_is_not_there_is_named(bundled
     )
     mixed, bundle = read_served(path), load_bundle(bundled)
     assert mixed.counts["versions (mixed: each is estimated alone)"] == {"v0": USERS, bundle.version: USERS}
-    found = worths(bundle, Policy(2.0), mixed, {bundle.version: bundle})
+    found = worths(bundle, Explore(2.0), mixed, {bundle.version: bundle})
     assert sorted(one.version for one in found) == sorted(
         [bundle.version, "v0 (not there: its propensities are not checked)"]
     )
@@ -217,10 +217,10 @@ def test_propensities_that_do_not_fit_their_version_are_left_out(bundled, around
     path = changed(
         around, tmp_path / "log", log_prob=pl.col("log_prob") - 0.1 * pl.col("decision").is_in(some).cast(pl.Float64)
     )
-    assert valued(bundle, read_served(path), Policy(2.0)).left_out == {ANOTHER: 0, UNFIT: 20}
+    assert valued(bundle, read_served(path), Explore(2.0)).left_out == {ANOTHER: 0, UNFIT: 20}
     all_wrong = changed(around, tmp_path / "all", temperature=pl.lit(1.0))
     with pytest.raises(InputError, match="300 have propensities of another version"):
-        worths(bundle, Policy(2.0), read_served(all_wrong), {bundle.version: bundle})
+        worths(bundle, Explore(2.0), read_served(all_wrong), {bundle.version: bundle})
 
 
 def test_another_reward_leaves_the_histories_as_the_server_had_them(around, served, tmp_path):
@@ -237,7 +237,7 @@ def test_histories_that_nothing_checks_are_counted(bundled, around, tmp_path):
     bundle, some = load_bundle(bundled), pl.col("decision") > "8"
     path = changed(around, tmp_path / "log", seen=pl.when(some).then(pl.lit("include")).otherwise("seen"))
     log = read_served(path)
-    [found] = worths(bundle, Policy(2.0), log, {})
+    [found] = worths(bundle, Explore(2.0), log, {})
     assert found.unchecked == log.lists.filter(seen="include").height
     assert found.unchecked > 0
 
@@ -257,7 +257,7 @@ def test_a_candidate_that_fixes_other_places_has_no_support(bundled, around, ser
     first = pl.col("position") == 1
     path = changed(around, tmp_path / "log", fixed=pl.lit(1), log_prob=pl.when(first).then(0.0).otherwise("log_prob"))
     log = read_served(path)
-    [found] = worths(bundle, Policy(2.0), log, {})
+    [found] = worths(bundle, Explore(2.0), log, {})
     assert found.value.support < 0.5
     assert found.value.estimates == {}
     assert "not drawn" in found.value.refused["cascade"]

@@ -57,6 +57,7 @@ NOTHING = [
     (WBC, {"negatives": 0}),
     (GRPO, {"early": 0.0}),
     (ReturnConditioned, {"ask": 1.5}),
+    (WeightedSFT, {"top_k": 0}),
 ]
 
 
@@ -66,6 +67,11 @@ def test_what_leads_nowhere_is_refused_before_anything_is_read(start, log_root, 
     module = small.free(method, policy=start, **own, **settings)
     with pytest.raises(InputError, match=rf"model\.{next(iter(settings))}: "):
         small.fit(module, small.data_of(RewardData, log_root, "tastes"), tmp_path)
+
+
+def test_a_negative_width_of_intervals_is_refused(log_root):
+    with pytest.raises(InputError, match=r"data\.width: -1\.0 is not 0 or above"):
+        small.data_of(PairData, log_root, pairs="ensemble", width=-1.0)
 
 
 def test_a_soft_baseline_needs_a_lambda(log_root):

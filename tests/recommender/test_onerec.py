@@ -14,7 +14,7 @@ import yaml
 from recalign.errors import InputError
 from recalign.nn import HSTU, EncoderDecoder, LazyDecoder
 from recalign.posttrain import PostTrainingData, WeightedSFT
-from recalign.recommender import OneRecRecommender, RecommenderData
+from recalign.recommender import OneRecRecommender, Recommender, RecommenderData
 from recalign.recommender.checkpoint import load_net
 from recalign.recommender.onerec import random_codes
 
@@ -169,3 +169,31 @@ def test_it_is_the_same_from_yaml_and_from_python():
     handed_on = (lines.keys() & python.policy.init_args.keys()) - by_catalogue
     assert handed_on > {"head", "temperature", "bos", "widest"}
     assert {key: lines[key] for key in handed_on} == {key: python.policy.init_args[key] for key in handed_on}
+
+
+def test_a_warm_start_from_a_policy_without_codes_takes_what_fits(data, tmp_path):
+    encoder = HSTU(16, layers=1, max_length=32, dropout=0.0)
+    other = Recommender(data.num_items, encoder)
+    small.fit(other, data, tmp_path, limit_train_batches=1)
+    start = str(small.saved(other, tmp_path / "hstu.ckpt"))
+    module = made(data, codes=codes_file(data, tmp_path), encoder=encoder, init_from=start)
+    theirs = other.policy.encoder.state_dict()
+    assert all(x.equal(theirs[name]) for name, x in module.policy.encoder.state_dict().items())
+    small.fit(module, data, tmp_path, limit_train_batches=1)
+
+
+def test_illegal_codes_are_counted_without_the_rewards_that_are_hidden(log_root, tmp_path, monkeypatch):
+    data = small.data_of(RecommenderData, log_root, users="all")
+    module = made(data, head="plain", feedback=True)
+    small.fit(module, data, tmp_path, limit_train_batches=1)
+    seen, encode = [], module.policy.encode
+    monkeypatch.setattr(module.policy, "encode", lambda batch: seen.append(batch.reward_BL) or encode(batch))
+    monkeypatch.setattr(module, "log", lambda *args, **more: None)
+    batch = small.batch_of(data)
+    module.validation_step(batch, 0)
+    of_A_B = torch.from_numpy(data.sequences.users_in("A"))[batch.user_B]
+    assert len(seen) == 2
+    for reward_BL in seen:
+        assert reward_BL[~of_A_B].isnan().all()
+        torch.testing.assert_close(reward_BL[of_A_B], batch.reward_BL[of_A_B], equal_nan=True)
+    assert not of_A_B.all()

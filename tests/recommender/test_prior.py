@@ -106,7 +106,8 @@ def test_the_bound_holds_for_any_counts(counts, strength, scale):
     prior = ItemPrior(len(counts))
     prior.set_counts(torch.tensor(counts))
     prior.strength = strength
-    query, item = prior.append(torch.zeros(1, 3), torch.zeros(len(counts), 3), scale)
+    every = slice(len(counts))
+    query, item = prior.of_states(torch.zeros(1, 3)), prior.of_items(torch.zeros(len(counts), 3), scale, every)
     added_V = (query @ item.T)[0]
     log_count_V = (torch.tensor(counts) + 0.5).log()
     expected_V = strength * (log_count_V - log_count_V.max())
@@ -159,7 +160,7 @@ def test_a_policy_without_a_prior_says_so():
 def test_widened_vectors_keep_products_fast(width):
     prior = ItemPrior(4)
     prior.strength = 1.0
-    query, item = prior.append(torch.zeros(2, width), torch.zeros(4, width), 1.0)
+    query, item = prior.of_states(torch.zeros(2, width)), prior.of_items(torch.zeros(4, width), 1.0, slice(4))
     assert query.shape[1] == item.shape[1] == 8 * (width // 8 + 1)
 
 

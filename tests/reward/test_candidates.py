@@ -313,6 +313,7 @@ def test_the_logs_own_reward_is_a_candidate():
     assert with_own({"a": "stars"}, own) == {"a": own}  # the same
     assert list(with_own({"a": "stars"}, Candidate("stars", RelativeTo("length")))) == ["reward", "a"]
     assert with_own({"reward": "x"}, own) == {"reward": Candidate("x")}
+    assert with_own({"a": {"reward": 5}}, None) == {"a": Candidate("5")}
     assert with_own({"a": {"reward": "x", "relative_to": {"column": "y", "bins": 4}}}, None) == {
         "a": Candidate("x", RelativeTo("y", 4))
     }
@@ -321,7 +322,8 @@ def test_the_logs_own_reward_is_a_candidate():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"rewrad": "x"}, {"reward": "x", "relative_to": "y"}, {"relative_to": {"column": "y"}}, {}, None]
+    "wrong",
+    [{"rewrad": "x"}, {"bins": 3}, {"reward": "x", "relative_to": "y"}, {"relative_to": {"column": "y"}}, {}, None],
 )
 def test_settings_that_describe_no_reward_are_refused(wrong):
     with pytest.raises(InputError, match="does not describe a reward") as error:

@@ -200,3 +200,14 @@ data:
     said = tiny.recalign(tmp_path, "tokenize", "tastes.yaml", "--sizes", "[4, 4]")
     assert (said.code, said.out) == (2, "")
     assert "40 items, and 4 x 4 codes are only 16 ids" in said.err
+
+
+def test_ids_of_another_spelling_are_those_of_the_log():
+    def table(items: pl.Series) -> CodesTable:
+        return CodesTable(items, np.zeros((len(items), 2), np.int64), np.ones(len(items), np.int64), (8, 8))
+
+    whole, text = pl.Series([7, 8, 9]), pl.Series(["7", "8"])
+    assert _with_new(table(pl.Series([7.0, 8.0])), whole, whole, "here").to_list() == [7, 8, 9]
+    assert _with_new(table(pl.Series([7.0, 8.0])), text, text, "here").to_list() == ["7", "8"]
+    with pytest.raises(InputError, match="'007'"):
+        _with_new(table(pl.Series(["007", "8"])), whole, whole, "here")

@@ -144,6 +144,11 @@ def test_titles_that_cannot_be_read_stop_a_run_before_training(log_root):
         data.setup("fit")
 
 
+def test_a_negative_seed_is_refused(log_root):
+    with pytest.raises(InputError, match=r"data\.seed: -1 is no seed"):
+        small.data_of(EventDataModule, log_root, seed=-1)
+
+
 def test_the_seed_may_be_left_to_the_run(log_root):
     assert small.data_of(EventDataModule, log_root).seed == 0
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recalign.errors import InputError
-from recalign.sequences import High, LeaveLast, TimeSplit, UserGroups, Where
+from recalign.sequences import High, LeaveLast, RelativeTo, TimeSplit, UserGroups, Where
 from recalign.sequences.splits import TEST, TRAIN, VALIDATION, stable_hash
 
 from .tables import table
@@ -177,3 +177,13 @@ def test_bins_are_ten_unless_told_otherwise():
     frame = pl.DataFrame({"reward": within, "duration": within, "split": [TRAIN] * 20})
     high = High(quantile=0.99, within="duration").mark(frame).to_list()
     assert high == [False, True] * 10
+
+
+def test_the_part_is_not_read_for_a_column_of_the_log_that_is_called_split():
+    frame = pl.DataFrame({"reward": [1.0, 2.0], "split": [0, 1]})
+    with pytest.raises(InputError, match="'split = 1' reads split, which is not the log's column"):
+        High("split = 1").mark(frame)
+    with pytest.raises(InputError, match=r"data\.high\.within: 'split' reads split"):
+        High(quantile=0.5, within="split").mark(frame)
+    with pytest.raises(InputError, match=r"data\.relative_to\.column: 'split' reads split"):
+        RelativeTo("split").ranks(frame)

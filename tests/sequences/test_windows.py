@@ -17,7 +17,7 @@ from recalign.sequences.windows import (
     sample_users,
     serving_windows,
     training_windows,
-    with_test,
+    with_events,
 )
 
 from .tables import table
@@ -176,7 +176,8 @@ def test_users_without_a_past_are_left_out_and_counted():
     sequences = build(table(users, items, times), TimeSplit((0.45, 0.56)), None, UserGroups())
     windows = evaluation_windows(sequences, everybody(sequences), "test", 10)
     assert set(windows.user) == {0, 2}
-    assert with_test(sequences).tolist() == [True, False, True]
+    assert with_events(sequences).tolist() == [True, False, True]
+    assert with_events(sequences, "validation").tolist() == [True, False, False]
 
 
 @pytest.mark.parametrize(("known", "asked"), [(False, [0, 10, 20, 30]), (True, [10, 20, 30, 50])])
@@ -209,14 +210,17 @@ def test_targets_that_are_kept_keep_their_histories(counts, max_length, data):
     assert windows.rejected is None
 
 
-@given(st.lists(st.integers(1, 8), min_size=2, max_size=30), st.integers(1, 40), st.integers(0, 10))
-def test_a_sample_is_of_tested_users_and_part_of_a_larger_one(counts, number, more):
+PART = st.sampled_from(["validation", "test"])
+
+
+@given(st.lists(st.integers(1, 8), min_size=2, max_size=30), st.integers(1, 40), st.integers(0, 10), PART)
+def test_a_sample_is_of_users_with_events_of_the_part_and_part_of_a_larger_one(counts, number, more, part):
     sequences = simple([6, *counts], LeaveLast(1, 1))
     users = everybody(sequences)
-    drawn = sample_users(sequences, users, number)
-    assert drawn.sum() == min(number, with_test(sequences).sum())
-    assert (drawn <= (sample_users(sequences, users, number + more) & with_test(sequences))).all()
-    windows = evaluation_windows(sequences, drawn, "test", 10)
+    drawn = sample_users(sequences, users, number, part)
+    assert drawn.sum() == min(number, with_events(sequences, part).sum())
+    assert (drawn <= (sample_users(sequences, users, number + more, part) & with_events(sequences, part))).all()
+    windows = evaluation_windows(sequences, drawn, part, 10)
     assert set(windows.user) == set(np.flatnonzero(drawn))
 
 

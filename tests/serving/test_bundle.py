@@ -271,7 +271,8 @@ def test_a_value_nested_beyond_what_can_be_shown_is_named_by_its_kind():
     deep: list = []
     for _ in range(100_000):
         deep = [deep]
-    assert shown(deep) == "a list, nested too deeply,"
+    assert shown(deep) == "a value (list) that is too large to print"
+    assert shown(10**5000) == "a value (int) that is too large to print"
 
 
 def test_a_version_that_cannot_be_loaded_is_left_and_tried_again_once_it_is_whole(bundled, tmp_path, capsys):

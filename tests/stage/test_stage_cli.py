@@ -1,6 +1,7 @@
 """Runs from end to end on doubles: the same run again, continued runs, and checkpoints that do not fit."""
 
 import csv
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -252,6 +253,17 @@ def test_validate_test_and_predict_use_the_best_checkpoint_and_leave_the_run_alo
     assert len(rows(RUN.figures("test"))) == 1
     run_stage(["test", "--config", "toy.yaml"])
     assert len(rows(RUN.figures("test"))) == 1
+
+
+@pytest.mark.usefixtures("trained")
+def test_evaluating_a_checkpoint_outside_a_run_leaves_what_lies_there_alone():
+    for name in ("config.yaml", "test.csv", "manifest.json"):
+        Path(name).write_text("{}")
+    Path("models").mkdir()
+    shutil.copy(RUN.best, "models/best.ckpt")
+    result = run_stage(["test", "--config", "toy.yaml", "--ckpt_path", "models/best.ckpt"])
+    assert result.folder.path == RUN.path
+    assert {Path(name).read_text() for name in ("config.yaml", "test.csv", "manifest.json")} == {"{}"}
 
 
 @pytest.mark.parametrize("command", ["fit", "test"])

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import stage_doubles
 
 from recalign.errors import InputError
 from recalign.stage import parse_stage
@@ -106,6 +107,21 @@ def test_files_and_variables_that_settings_name_are_read_anew(monkeypatch: pytes
         write("mixer.yaml", f"class_path: stage_doubles.Mixer\ninit_args: {{dim: {len(root) + ord(root[0])}}}")
         encoder = parse("--model.encoder", "mixer.yaml")["model"]["init_args"]["encoder"]
         assert encoder["init_args"]["dim"] == len(root) + ord(root[0])
+
+
+def test_a_class_of_a_notebook_is_read_anew(monkeypatch: pytest.MonkeyPatch):
+    import __main__
+
+    for dim in (3, 4):
+
+        class Mine(stage_doubles.Mixer):
+            def __init__(self, dim: int = dim) -> None:
+                super().__init__(dim)
+
+        Mine.__module__, Mine.__qualname__ = "__main__", "Mine"
+        monkeypatch.setattr(__main__, "Mine", Mine, raising=False)
+        encoder = parse("--model.encoder=__main__.Mine")["model"]["init_args"]["encoder"]
+        assert encoder["init_args"]["dim"] == dim
 
 
 def test_a_variable_is_read_anew_wherever_it_stands_among_the_options(monkeypatch: pytest.MonkeyPatch):

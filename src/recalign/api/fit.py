@@ -119,7 +119,7 @@ def align(
     found = {"recommender": str(policy_checkpoint(start, log, data))}
     if reward is not None:
         found["reward"] = str(reward_checkpoint(reward, data))
-    given = {key: found[stage] for key, stage in needs.items()}
+    given = {key: found[stage] for key, stage in needs.items() if stage in found}
     return _policy(log, method, name, seed, given | dict(settings or {}))
 
 

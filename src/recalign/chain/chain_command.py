@@ -60,5 +60,8 @@ def split_overrides(argv: Sequence[str]) -> tuple[list[str], Overrides]:
             if not key:
                 raise InputError("names no setting", where=option, remedy="write --stages.STAGE.KEY VALUE")
             option = f"--{key}"
-        overrides.setdefault(stage, {})[short(option.removeprefix("--"))] = value
+        key, of_stage = short(option.removeprefix("--")), overrides.setdefault(stage, {})
+        if key.endswith("+") and key in of_stage:
+            raise InputError("stands there twice", where=option, remedy="give both in one list: [A, B]")
+        of_stage[key] = value
     return own, overrides

@@ -167,4 +167,5 @@ def side_by_side(
 
 
 def _read(log: Path) -> str:
-    return log.read_text(encoding="utf-8") if log.is_file() else ""
+    """What a worker has written so far, which may end within a letter."""
+    return log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""

@@ -15,9 +15,6 @@ from recalign.files import sha256
 from recalign.stage.lineage import wandb_name
 from recalign.stage.wandb_log import wandb_log
 
-JOB = "chain"
-"""Job type of the run."""
-
 
 def publish(folder: Path, page: Path, logger: Any, sources: Sources) -> None:
     """Log a chain's comparison, decision, trust, plots, examples and report.
@@ -33,7 +30,7 @@ def publish(folder: Path, page: Path, logger: Any, sources: Sources) -> None:
     number = sha256(page)[:8]
     if logger is False or any(folder.glob(f"wandb/*-{number}")):
         return
-    log = wandb_log(folder, id=number, group=folder.name, job_type=JOB, name=folder.name, **_destination(logger))
+    log = wandb_log(folder, id=number, group=folder.name, job_type="chain", name=folder.name, **_destination(logger))
     if log:
         log.use(partial(_log, folder=folder, page=page, sources=sources))
         log.finish()

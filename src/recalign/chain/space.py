@@ -82,7 +82,7 @@ class Spaces:
     def _default(self, method: str, config: Mapping[str, Any], key: str) -> Any:
         node: Any = config
         for part in key.split("."):
-            node = node.get("init_args", node)
+            node = node.get("init_args", node) if isinstance(node, dict) else {}
             if part not in node:
                 what, remedy = f"{method} has no setting {key!r}", f"search one that it has; {OTHER}"
                 raise InputError(what, where=str(self.file), remedy=remedy)

@@ -99,7 +99,8 @@ class UpdatePlan(Plan):
 
     def __init__(self, how: Update, overrides: Overrides) -> None:
         require_positive("", asdict(how), "epochs")
-        self.how, self.run = how, Path(how.run)
+        self.how, run = how, Path(how.run)
+        self.run = run if run.name.strip(".") else run.resolve()  # "." has no name
         self.record = read_json(self.run / RECORD)
         if not self.record:
             what = f"holds no {RECORD}, so it is no chain that can go on"

@@ -26,8 +26,8 @@ from typing import Any, Literal
 import numpy as np
 
 from recalign.errors import InputError
-from recalign.evaluation.offpolicy import LEAST_ESS, effective_size, plain
-from recalign.metrics.bootstrap import CrossedBootstrap, Estimate
+from recalign.evaluation.offpolicy import LEAST_ESS, Terms, effective_size, plain, ratios
+from recalign.metrics.bootstrap import Estimate
 
 Arms = Literal["explored", "mixture"]
 LEAST_SUPPORT = 0.99
@@ -150,7 +150,7 @@ def estimate(
     refused = {
         kind: why for kind, size in ess.items() if (why := _why(support, most_reach, size, len(users), least_ess))
     }
-    made = _estimates(used, weight_NK, user_N, CrossedBootstrap(len(users), draws, seed))
+    made = ratios(_terms(used, weight_NK), user_N, draws, seed)
     made = {name: one for name, one in made.items() if name.partition("_")[0] not in refused}
     nothing = "at some place there is no list that the candidate could have shown"
     refused |= {name: nothing for name, one in made.items() if not np.isfinite(one.value)}
@@ -210,13 +210,10 @@ def _why(support: float, reach: float, size: float, users: int, least: float) ->
     return None
 
 
-def _estimates(
-    shown: Lists, weight_NK: np.ndarray, user_N: np.ndarray, bootstrap: CrossedBootstrap
-) -> dict[str, Estimate]:
-    """All estimates; each is a sum of ratios of sums over users, resampled together."""
-    one_N, value_N, last_N = np.ones(len(user_N)), shown.reward_NK.sum(axis=1), weight_NK[:, -1]
+def _terms(shown: Lists, weight_NK: np.ndarray) -> Terms:
+    one_N, value_N, last_N = np.ones(len(weight_NK)), shown.reward_NK.sum(axis=1), weight_NK[:, -1]
     earned_NK = weight_NK * shown.reward_NK
-    ratios = {
+    terms: Terms = {
         "list_ips": [(last_N * value_N, one_N)],
         "list_snips": [(last_N * value_N, last_N)],
         "cascade_ips": [(earned_NK.sum(axis=1), one_N)],
@@ -224,19 +221,7 @@ def _estimates(
     }
     if shown.predicted_NK is not None and shown.direct_NK is not None:
         above_NK = np.concatenate([one_N[:, None], weight_NK[:, :-1]], axis=1)
-        robust_NK = above_NK * shown.direct_NK + weight_NK * (shown.reward_NK - shown.predicted_NK)
-        ratios["cascade_dr"] = [(robust_NK.sum(axis=1), one_N)]
-        rest_NK = weight_NK * (shown.reward_NK - shown.predicted_NK)
-        ratios["cascade_sndr"] = [
-            *zip((above_NK * shown.direct_NK).T, above_NK.T, strict=True),
-            *zip(rest_NK.T, weight_NK.T, strict=True),
-        ]
-    terms = [term for own in ratios.values() for term in own]
-    total_RU, count_RU = (np.stack([np.bincount(user_N, term[side]) for term in terms]) for side in (0, 1))
-    value_R, drawn_DR = bootstrap.ratios(total_RU, count_RU)
-    found, first = {}, 0
-    for name, own in ratios.items():
-        part = slice(first, first + len(own))
-        found[name] = Estimate(float(value_R[part].sum()), drawn_DR[:, part].sum(axis=1))
-        first += len(own)
-    return found
+        drawn_NK, rest_NK = above_NK * shown.direct_NK, weight_NK * (shown.reward_NK - shown.predicted_NK)
+        terms["cascade_dr"] = [((drawn_NK + rest_NK).sum(axis=1), one_N)]
+        terms["cascade_sndr"] = [*zip(drawn_NK.T, above_NK.T, strict=True), *zip(rest_NK.T, weight_NK.T, strict=True)]
+    return terms

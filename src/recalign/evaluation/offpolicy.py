@@ -34,7 +34,8 @@ LEAST_ESS = 50.0
 intervals of ``dr`` and ``snips`` held the truth in 93 % or more from 30 users on and in under 90 % below 10."""
 
 ESTIMATORS = ("ips", "snips", "dm", "dr")
-Terms = dict[str, tuple[np.ndarray, np.ndarray]]  # by name: (N,) what is summed, and (N,) what that is divided by
+Terms = dict[str, list[tuple[np.ndarray, np.ndarray]]]
+"""By estimate, its ratios, which are added up: (N,) what is summed, and (N,) what that is divided by."""
 
 
 @dataclass(frozen=True)
@@ -114,24 +115,27 @@ def estimate(
         max_weight=float(raw_N.max()),
         clipped=float((raw_N > weight_N).mean()),
         refused=refused,
-        estimates={} if refused else _ratios(_terms(shown, weight_N), user_N, draws, seed),
+        estimates={} if refused else ratios(_terms(shown, weight_N), user_N, draws, seed),
     )
 
 
 def _terms(shown: Exposures, weight_N: np.ndarray) -> Terms:
     one_N, earned_N = np.ones(len(weight_N)), weight_N * shown.reward_N
-    terms = {"ips": (earned_N, one_N), "snips": (earned_N, weight_N)}
+    terms: Terms = {"ips": [(earned_N, one_N)], "snips": [(earned_N, weight_N)]}
     if shown.predicted_N is not None and shown.direct_N is not None:
         rest_N = weight_N * (shown.reward_N - shown.predicted_N)
-        terms |= {"dm": (shown.direct_N, one_N), "dr": (shown.direct_N + rest_N, one_N)}
+        terms |= {"dm": [(shown.direct_N, one_N)], "dr": [(shown.direct_N + rest_N, one_N)]}
     return terms
 
 
-def _ratios(terms: Terms, user_N: np.ndarray, draws: int, seed: int) -> dict[str, Estimate]:
-    """sum(first) / sum(second) of each term, with draws of users 0, 1, ..."""
-    total_RU, count_RU = (np.stack([np.bincount(user_N, term[side]) for term in terms.values()]) for side in (0, 1))
+def ratios(terms: Terms, user_N: np.ndarray, draws: int, seed: int) -> dict[str, Estimate]:
+    """The sum of each estimate's ratios sum(first) / sum(second), with draws of users 0, 1, ..."""
+    each = [term for own in terms.values() for term in own]
+    total_RU, count_RU = (np.stack([np.bincount(user_N, term[side]) for term in each]) for side in (0, 1))
     value_R, drawn_DR = CrossedBootstrap(total_RU.shape[1], draws, seed).ratios(total_RU, count_RU)
-    return {name: Estimate(float(value_R[i]), drawn_DR[:, i]) for i, name in enumerate(terms)}
+    ends = np.cumsum([len(own) for own in terms.values()])[:-1]
+    parts = zip(terms, np.split(value_R, ends), np.split(drawn_DR, ends, axis=1), strict=True)
+    return {name: Estimate(float(value_R.sum()), drawn_DR.sum(axis=1)) for name, value_R, drawn_DR in parts}
 
 
 def effective_size(weight_U: np.ndarray) -> float:
@@ -210,5 +214,5 @@ def exposed_ranks(
     }
     sides = {f"{name} {side}": expr for name, pair in terms.items() for side, expr in enumerate(pair)}
     by_user = frame.group_by("user", maintain_order=True).agg(**sides)
-    found = {name: (by_user[f"{name} 0"].to_numpy(), by_user[f"{name} 1"].to_numpy()) for name in terms}
-    return _ratios(found, np.arange(len(by_user)), draws, seed)
+    found: Terms = {name: [(by_user[f"{name} 0"].to_numpy(), by_user[f"{name} 1"].to_numpy())] for name in terms}
+    return ratios(found, np.arange(len(by_user)), draws, seed)

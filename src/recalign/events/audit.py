@@ -1,6 +1,8 @@
 """Compute the figures of ``recalign check`` that need no split."""
 
+from collections.abc import Collection
 from datetime import UTC, datetime
+from itertools import pairwise
 
 import numpy as np
 import polars as pl
@@ -95,9 +97,15 @@ def histogram(values: pl.Series) -> Section:
     """Count each value if there are at most `BINS`, else count in `BINS` bins of equal width."""
     counts = values.value_counts().sort(values.name)
     if counts.height <= BINS:
-        return {f"{value:g}": count for value, count in counts.iter_rows()}
+        return dict(zip(_told_apart(counts[values.name].to_list(), 6), counts["count"], strict=True))
     sizes, edges = np.histogram(values.to_numpy(), BINS)
-    return {f"{low:.4g} to {high:.4g}": int(n) for n, low, high in zip(sizes, edges, edges[1:], strict=False)}
+    return {f"{low} to {high}": int(n) for n, (low, high) in zip(sizes, pairwise(_told_apart(edges, 4)), strict=True)}
+
+
+def _told_apart(values: Collection[float], digits: int) -> list[str]:
+    """Numbers that differ, as texts that do: with so many digits, or as many more as that takes."""
+    texts = ([f"{value:.{n}g}" for value in values] for n in range(digits, 18))
+    return next((some for some in texts if len({*some}) == len(values)), [str(value) for value in values])
 
 
 def _log(table: EventTable) -> Section:

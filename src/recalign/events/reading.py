@@ -135,7 +135,7 @@ def find_separator(source: Source) -> str:
 
     The usual one (a tab in .tsv, else a comma) if the row contains it, else the most frequent of `SEPARATORS`.
     """
-    line = re.sub(r'"[^"]*"', "", next(source.lines(), ""))
+    line = re.sub(r'"[^"]*"', "", next((line for line in source.lines() if line.strip()), ""))
     usual = "\t" if source.name.endswith(".tsv") else ","
     return usual if usual in line else max((usual, *SEPARATORS), key=line.count)
 
@@ -155,7 +155,7 @@ def _layout(source: Source, header: Sequence[str] | None, separator: str | None)
 
 def _read_text(source: Source, ids: Sequence[str], layout: Layout) -> pl.DataFrame:
     """Read a text file. Ids are read as text."""
-    first = next(_split_rows(source, layout), [])
+    first = next(filter(None, _split_rows(source, layout)), [])
     if layout.header is not None and len(layout.header) != len(first) > 0:
         raise InputError(
             f"{len(layout.header)} columns are named, but {source} has {len(first)}",
@@ -207,6 +207,7 @@ def _split_rows(source: Source, layout: Layout, *, strict: bool = False) -> Iter
     lines, separator = source.lines("utf-8-sig" if layout.encoding == "utf8" else layout.encoding), layout.separator
     if len(separator) > 1:
         lines, separator = (line.replace(layout.separator, UNIT_SEPARATOR) for line in lines), UNIT_SEPARATOR
+    csv.field_size_limit(2**31 - 1)  # of all readers, as Python has it: Polars reads fields of any length
     if layout.quote is None:
         return csv.reader(lines, delimiter=separator, quoting=csv.QUOTE_NONE)
     return csv.reader(lines, delimiter=separator, strict=strict)

@@ -15,10 +15,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from recalign.errors import InputError
-from recalign.export.verify import USERS, as_requests
+from recalign.export.verify import as_requests, windows_of
 from recalign.sequences import EventDataModule
-from recalign.sequences.windows import evaluation_windows, sample_users
 from recalign.serving.bundle import Bundle
 
 CAPS = (20, 50, 100, 200, 500, 1000, 2000, 5000)
@@ -49,14 +47,9 @@ def caps(data: EventDataModule, bundle: Bundle) -> list[Cap]:
     Raises:
         InputError: there are no validation events to choose on.
     """
-    sequences, most = data.sequences, bundle.about.max_length
-    users = sample_users(sequences, np.ones(sequences.num_users, bool), USERS)
-    windows = evaluation_windows(sequences, users, "validation", data.max_length)
-    if not len(windows.target):
-        remedy = "give a number, or another split"
-        raise InputError("no validation events to choose on", where="newest", remedy=remedy)
-    gains = {newest: as_requests(windows, data, capped(bundle, newest)) for newest in tried(most)}
-    return chosen({newest: gain_T for newest, (gain_T, _, _) in gains.items()}, gains[most][1])
+    windows, most = windows_of(data, "validation", "newest"), bundle.about.max_length
+    asked = {newest: as_requests(windows, data, capped(bundle, newest)) for newest in tried(most)}
+    return chosen({newest: one[0] for newest, one in asked.items()}, asked[most][1])
 
 
 def tried(most: int) -> list[int]:

@@ -26,7 +26,7 @@ from recalign.export import card, exploration, onnx, program
 from recalign.export.cap import capped, caps
 from recalign.export.graph import Graph, part_of
 from recalign.export.program import PROGRAM
-from recalign.export.verify import Verified, in_unit, verify
+from recalign.export.verify import Verified, verify
 from recalign.files import digest, write_json, write_text
 from recalign.kept import publish, seal
 from recalign.nn import Rebuildable
@@ -34,6 +34,7 @@ from recalign.recommender import CodePolicy
 from recalign.recommender.checkpoint import recipe
 from recalign.serving.about import EXAMPLES, FEATURES, GRAPH, ITEMS, TABLES, About, point
 from recalign.serving.bundle import INSTALL, Bundle
+from recalign.serving.catalogue import MICRO, of_micro
 from recalign.serving.request import Explore
 from recalign.serving.require import at
 from recalign.stage.opened import OpenedRun, opened
@@ -194,7 +195,8 @@ def examples(bundle: Bundle) -> list[dict]:
     found = []
     for length in (0, 1, 5, min(20, about.max_length)):
         second = 1_700_000_000 // about.time_resolution * about.time_resolution
-        times = [in_unit(second + 60 * about.time_resolution * n, about.time_unit) for n in range(length + 1)]
+        seconds = [second + 60 * about.time_resolution * n for n in range(length + 1)]
+        times = [of_micro(MICRO * one, about.time_unit) for one in seconds]
         request = {
             "items": [bundle.catalogue.ids[n] for n in random.integers(len(bundle.catalogue), size=length)],
             "times": times[:length],
@@ -210,6 +212,9 @@ def examples(bundle: Bundle) -> list[dict]:
 
 def _require_repeatable(made: OpenedRun, filtered: bool) -> None:
     log = made.data.log_
+    if made.data.max_length < 3:
+        what = f"a graph of histories of {made.data.max_length} events cannot be written"
+        raise InputError(what, where="data.max_length", remedy="train with 3 or more")
     if log.where and not filtered:
         raise InputError(
             f"the log keeps only events with {log.where!r}, and requests have no such columns",

@@ -7,21 +7,20 @@ difference, each user's events together. Of a share of the requests it is that s
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
 
-from recalign.errors import InputError
 from recalign.evaluation.value import mean_shown
 from recalign.export.cap import paired
-from recalign.export.verify import SHOWN, USERS, as_requests
+from recalign.export.verify import as_requests, windows_of
 from recalign.recommender.checkpoint import load_net
 from recalign.reward import RewardEnsemble
 from recalign.sequences import EventDataModule
-from recalign.sequences.windows import Windows, evaluation_windows, sample_users
-from recalign.serving.answer import Answer
+from recalign.sequences.windows import Windows
 from recalign.serving.bundle import Bundle
 from recalign.serving.request import Explore, Request
 from recalign.stage.folder import RunFolder
@@ -73,52 +72,27 @@ def costs(
     Raises:
         InputError: there are no validation events, or a temperature is out of range.
     """
-    sequences = data.sequences
-    users = sample_users(sequences, np.ones(sequences.num_users, bool), USERS)
-    windows = evaluation_windows(sequences, users, "validation", data.max_length)
-    if not len(windows.target):
-        raise InputError(
-            "no validation events to explore on", where="explore", remedy="leave it out, or split otherwise"
-        )
-    ranked = _Asked(data, bundle, windows, judge, None)
+    windows = windows_of(data, "validation", "explore")
+    gain_T, user_T, _, shown_TK = as_requests(windows, data, bundle)
+    value_T = None if judge is None else values(data, windows, torch.from_numpy(shown_TK), judge)
     found = []
     for temperature in temperatures:
-        drawn = _Asked(data, bundle, windows, judge, Explore(temperature, fixed=fixed), seed)
-        lost, error = paired(ranked.gain_T - drawn.gain_T, ranked.user_T)
-        cost = Cost(temperature, float(drawn.gain_T.mean()), lost, error)
-        if ranked.value_T is not None and drawn.value_T is not None:
-            of_A = sequences.users_in("A")[ranked.user_T]
-            lost, error = paired((ranked.value_T - drawn.value_T)[of_A], ranked.user_T[of_A])
-            cost = replace(cost, value=float(drawn.value_T[of_A].mean()), value_lost=lost, value_error=error)
+        drawn = Explore(temperature, fixed=fixed)
+        told = partial(_explored, explore=drawn, seeds=itertools.count(seed))
+        drawn_T, _, _, shown_TK = as_requests(windows, data, bundle, told)
+        lost, error = paired(gain_T - drawn_T, user_T)
+        cost = Cost(temperature, float(drawn_T.mean()), lost, error)
+        if judge is not None and value_T is not None:
+            of_A = data.sequences.users_in("A")[user_T]
+            worth_T = values(data, windows, torch.from_numpy(shown_TK), judge)
+            lost, error = paired((value_T - worth_T)[of_A], user_T[of_A])
+            cost = replace(cost, value=float(worth_T[of_A].mean()), value_lost=lost, value_error=error)
         found.append(cost)
     return found
 
 
-class _Asked:
-    """Every validation event, asked for: gains, whose they are, and what the judges expect. Shape: (T,) each."""
-
-    def __init__(
-        self,
-        data: EventDataModule,
-        bundle: Bundle,
-        windows: Windows,
-        judge: RewardEnsemble | None,
-        explore: Explore | None,
-        seed: int = 0,
-    ) -> None:
-        seeds, shown = itertools.count(seed), list[list[int]]()
-        number = bundle.catalogue.number
-
-        def told(request: Request) -> Request:
-            return replace(request, explore=replace(explore, seed=next(seeds))) if explore else request
-
-        def heard(answers: Sequence[Answer]) -> None:
-            for answer in answers:
-                items = [number[one.item] for one in answer.items]
-                shown.append(items + [0] * (SHOWN - len(items)))
-
-        self.gain_T, self.user_T, _ = as_requests(windows, data, bundle, told, heard)
-        self.value_T = None if judge is None else values(data, windows, torch.tensor(shown), judge)
+def _explored(request: Request, explore: Explore, seeds: Iterator[int]) -> Request:
+    return replace(request, explore=replace(explore, seed=next(seeds)))
 
 
 @torch.no_grad()

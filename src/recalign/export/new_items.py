@@ -31,7 +31,7 @@ from recalign.files import digest, read_json, sha256, write_json, write_text
 from recalign.kept import Seal, publish, seal
 from recalign.nn import unit
 from recalign.recommender import Policy
-from recalign.recommender.checkpoint import build
+from recalign.recommender.checkpoint import built
 from recalign.recommender.new_items import with_new_items
 from recalign.recommender.sequence_policy import SequencePolicy
 from recalign.semantic_ids.codes import CodesTable
@@ -253,7 +253,8 @@ def _policy(folder: Path) -> Policy:
     """The policy of a bundle, from its recipe and weights."""
     from safetensors.torch import load_file
 
-    policy = build(json.loads((folder / RECIPE).read_text(encoding="utf-8"))["policy"])
+    recipe = json.loads((folder / RECIPE).read_text(encoding="utf-8"))
+    policy: Policy = built(recipe["policy"], "policy", str(folder / RECIPE))
     weights = {name.removeprefix("policy."): x for name, x in load_file(folder / WEIGHTS).items()}
     policy.load_state_dict(weights)
     return getattr(policy, "base", policy).eval()

@@ -10,7 +10,7 @@ Shape suffixes: T targets, V items, N = V + 1 items with the padding item at 0, 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
@@ -24,17 +24,18 @@ from recalign.nn import ranks_from_scores, top_k_from_scores
 from recalign.recommender import Policy
 from recalign.recommender.policy import chunks, seen_within
 from recalign.sequences import Batch, EventDataModule
+from recalign.sequences.store import Part
 from recalign.sequences.windows import Windows, evaluation_windows, sample_users
-from recalign.serving.answer import Answer, LeftOut
+from recalign.serving.answer import LeftOut
 from recalign.serving.bundle import Bundle
-from recalign.serving.catalogue import Encoded, of_micro
-from recalign.serving.request import LONGEST, Request, Time
+from recalign.serving.catalogue import MICRO, Encoded
+from recalign.serving.request import LONGEST, Request
 
 TOLERANCE = 1e-4
 """Largest difference of two log-probabilities that count as the same, in nats."""
 SHOWN = 10
 USERS = 10_000
-"""Users with test events that are asked for; of more, a fixed sample."""
+"""Users that are asked for; of more, a fixed sample."""
 
 
 @dataclass
@@ -84,10 +85,7 @@ def verify(policy: Policy, data: EventDataModule, bundle: Bundle) -> Verified:
     Raises:
         InputError: it answers otherwise than its policy.
     """
-    sequences, found = data.sequences, Verified()
-    windows = evaluation_windows(
-        sequences, sample_users(sequences, np.ones(sequences.num_users, bool), USERS), "test", data.max_length
-    )
+    windows, found = windows_of(data, "test", "verify"), Verified()
     users, gains = [], []
     for batch in data.loader(windows):
         assert batch.seen_N is not None
@@ -103,9 +101,24 @@ def verify(policy: Policy, data: EventDataModule, bundle: Bundle) -> Verified:
     if not found.same:
         what = f"the bundle does not answer as its policy does: {asdict(found)}"
         raise InputError(what, where=str(bundle.folder), remedy="report this; nothing was written")
-    gain_T, user_T, repeated_T = as_requests(windows, data, bundle)
+    gain_T, user_T, repeated_T, _ = as_requests(windows, data, bundle)
     found.request, found.repeated = _interval(gain_T, user_T), int(repeated_T.sum())
     return found
+
+
+def windows_of(data: EventDataModule, part: Part, where: str) -> Windows:
+    """The events of a part that are asked for: of all users or, of more than `USERS`, of a fixed sample.
+
+    Raises:
+        InputError: there are none; says ``where``.
+    """
+    sequences = data.sequences
+    users = sample_users(sequences, np.ones(sequences.num_users, bool), USERS, part)
+    windows = evaluation_windows(sequences, users, part, data.max_length)
+    if not len(windows.target):
+        remedy = "do without it, or give another data.split"
+        raise InputError(f"no {part} event has a history to ask from", where=where, remedy=remedy)
+    return windows
 
 
 def _compare(
@@ -145,51 +158,39 @@ def as_requests(
     data: EventDataModule,
     bundle: Bundle,
     told: Callable[[Request], Request] = lambda whole: whole,
-    heard: Callable[[Sequence[Answer]], None] = lambda _: None,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The gain of every target when the bundle is asked with raw ids, whose it is, and whether it was met before.
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """The gain of every target when the bundle is asked with raw ids, whose it is, whether it was met before, the ten.
 
     Args:
         windows, data, bundle: whose targets are asked for, of which log, and of whom.
         told: what is asked in place of a request with the whole history.
-        heard: is told the answers, in the order of the targets.
 
-    Shape: (T,) each.
+    Shape: (T,) three times, int64 (T, K): items shown, 0 where there are fewer.
     """
-    user_T = np.repeat(windows.user, np.diff(windows.offset))
-    known = data.sequences.items.to_list()
-    gain_T, repeated_T = np.zeros(len(user_T)), np.zeros(len(user_T), bool)
+    user_T, known = np.repeat(windows.user, np.diff(windows.offset)), data.sequences.items.to_list()
+    repeated_T, shown_TK = np.zeros(len(user_T), bool), np.zeros((len(user_T), SHOWN), np.int64)
     for first in range(0, len(user_T), 1024):
         part = slice(first, first + 1024)
         asked = zip(user_T[part], windows.state[part], windows.time[part], strict=True)
         made = [_request(data, bundle, *one) for one in asked]
         answers = bundle.recommend([told(one) for one in made])
-        heard(answers)
-        for place, (answer, item) in enumerate(zip(answers, windows.target[part].tolist(), strict=True)):
-            shown = [one.item for one in answer.items]
-            if item and known[item - 1] in shown:
-                gain_T[first + place] = gain_ndcg(np.array(shown.index(known[item - 1]) + 1), SHOWN)
-            repeated_T[first + place] = bool(item) and known[item - 1] in made[place].items
-    return gain_T, user_T, repeated_T
+        rows = zip(made, answers, windows.target[part].tolist(), strict=True)
+        for place, (whole, answer, item) in enumerate(rows, first):
+            shown_TK[place, : len(answer.items)] = [bundle.catalogue.number[one.item] for one in answer.items]
+            repeated_T[place] = bool(item) and known[item - 1] in whole.items
+    hit_TK = (shown_TK == windows.target[:, None]) & (shown_TK > 0)
+    rank_T = np.where(hit_TK.any(axis=1), hit_TK.argmax(axis=1) + 1, 0)
+    return gain_ndcg(rank_T, SHOWN), user_T, repeated_T, shown_TK
 
 
 def _request(data: EventDataModule, bundle: Bundle, user: int, state: int, time: int) -> Request:
     """What somebody would have asked before an event: the newest known events up to a place in the log."""
-    sequences, about = data.sequences, bundle.about
+    sequences, catalogue = data.sequences, bundle.catalogue
     own = slice(max(sequences.offset[user], state + 1 - LONGEST), state + 1)
-    reward_L = sequences.reward[own].tolist()
-    return Request(
-        items=sequences.items.gather(sequences.item[own] - 1).to_list(),
-        times=[in_unit(one, about.time_unit) for one in sequences.time[own].tolist()],
-        rewards=None if about.reward is None else [None if math.isnan(one) else one for one in reward_L],
-        time=in_unit(int(time), about.time_unit) if about.request_time == "known" else None,
-        k=min(SHOWN, len(bundle.catalogue)),
-    )
-
-
-def in_unit(second: int, unit: str) -> Time:
-    """A time in a log's unit."""
-    return of_micro(second * 1_000_000, unit)
+    items = sequences.items.gather(sequences.item[own] - 1).to_list()
+    times = [MICRO * second for second in sequences.time[own].tolist()]
+    rewards = [None if math.isnan(one) else one for one in sequences.reward[own].tolist()]
+    return catalogue.request(items, times, rewards, MICRO * int(time), k=min(SHOWN, len(catalogue)))
 
 
 def _interval(gain_T: np.ndarray, user_T: np.ndarray) -> list[float]:

@@ -15,30 +15,17 @@ import polars as pl
 from recalign.errors import InputError, require_positive
 from recalign.events.joining import log_ids
 from recalign.feedback.outcomes import MICRO
+from recalign.feedback.segments import FIELDS
 
 CLOCK = 60
 """Seconds by which an outcome may lie before what it is an outcome of and count as a clock that disagrees."""
 STEPS = (86_400 * MICRO, 60 * MICRO, MICRO, MICRO // 1000, 1)
 """Units in which outcomes may be told: dates, minutes, seconds, milliseconds, microseconds."""
 Counts = dict[str, int | float | str]
-KEYS = (
-    "version",
-    "k",
-    "seen",
-    "hidden",
-    "blocked",
-    "allowed",
-    "boosts",
-    "arm",
-    "chance",
-    "temperature",
-    "fixed",
-    "seed",
-    "ranked",
-)
 ORDER = (
     "user", "item", "timestamp", "reward", "shown", "chosen", "outcome_at", "position", "is_random", "propensity",
-    "log_prob", "decision", *KEYS,
+    "log_prob", "decision",
+    *(name for name in FIELDS if name not in ("time", "decision", "user", "log_probs")),
 )  # fmt: skip
 
 

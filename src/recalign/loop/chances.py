@@ -15,22 +15,8 @@ import polars as pl
 from recalign.errors import InputError
 from recalign.loop.served import Histories
 from recalign.serving.bundle import Bundle, log_softmax
-from recalign.serving.catalogue import of_micro
 from recalign.serving.explore import log_chances
-from recalign.serving.request import LONGEST, Request
-
-
-@dataclass(frozen=True)
-class Policy:
-    """How a candidate fills a list.
-
-    Attributes:
-        temperature: of the draw; near 0 the list is ranked.
-        fixed: first places that stay as they are ranked.
-    """
-
-    temperature: float = 1.0
-    fixed: int = 0
+from recalign.serving.request import LONGEST, Explore, Request
 
 
 @dataclass(frozen=True)
@@ -59,7 +45,7 @@ FEATURES = 2
 """A log-probability among all items that may be shown, and its square."""
 
 
-def ask(bundle: Bundle, lists: pl.DataFrame, histories: Histories, policies: Sequence[Policy]) -> Asked:
+def ask(bundle: Bundle, lists: pl.DataFrame, histories: Histories, policies: Sequence[Explore]) -> Asked:
     """Ask a bundle for the requests of some lists, and for the chances of what was shown.
 
     Args:
@@ -84,7 +70,7 @@ def ask(bundle: Bundle, lists: pl.DataFrame, histories: Histories, policies: Seq
     return Asked(logp, told, expected, np.array([len(one.hidden_S) for one in encoded], np.int64))
 
 
-def of_list(score_N: np.ndarray, item_K: np.ndarray, policy: Policy) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def of_list(score_N: np.ndarray, item_K: np.ndarray, policy: Explore) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """What a policy says of a list. Shape: (K,), (K, F), (K, F).
 
     Args:
@@ -126,16 +112,8 @@ LEAST = -30.0
 
 def _request(bundle: Bundle, row: dict[str, Any], histories: Histories) -> Request:
     """What was asked, as far as the log tells: the history, and whether what it holds may be shown again."""
-    about = bundle.about
-    items, times, rewards = histories.before(row["user"], row["timestamp"], LONGEST)
-    return Request(
-        items=items,
-        times=[of_micro(one, about.time_unit) for one in times],
-        rewards=None if about.reward is None else rewards,
-        time=of_micro(row["timestamp"], about.time_unit) if about.request_time == "known" else None,
-        k=1,
-        seen=row["seen"],
-    )
+    history = histories.before(row["user"], row["timestamp"], LONGEST)
+    return bundle.catalogue.request(*history, row["timestamp"], k=1, seen=row["seen"])
 
 
 def require_known(bundle: Bundle, lists: pl.DataFrame) -> None:

@@ -18,10 +18,11 @@ from recalign.events.messages import did_you_mean
 from recalign.feedback.feedback_command import COUNTS
 from recalign.feedback.joining import MISFITS, OVERDUE
 from recalign.files import read_json, write_json
-from recalign.loop.chances import Policy, ask, require_known
+from recalign.loop.chances import ask, require_known
 from recalign.loop.monitoring import Rule, Watched, Window, watch
 from recalign.loop.served import Histories, Served, open_bundle, read_rows, read_served
 from recalign.serving.bundle import Bundle, load_bundle
+from recalign.serving.request import Explore
 
 REMEDIES = {
     "unknown": "people choose what this version does not have: recalign items add, or recalign update",
@@ -146,7 +147,7 @@ def drifts(start: Bundle, served: Served) -> tuple[pl.DataFrame, Section]:
     lists = served.lists.filter(arm="explored", fixed=0)
     if lists.height:
         require_known(start, lists)
-    asked = ask(start, lists, Histories(served.events), [Policy(one) for one in lists["temperature"]])
+    asked = ask(start, lists, Histories(served.events), [Explore(one) for one in lists["temperature"]])
     first = pl.Series([one[0] for one in asked.logp], dtype=pl.Float64)
     same = pl.Series(asked.hidden == lists["hidden"].to_numpy()) | (lists["seen"] != "exclude")
     value = lists["log_probs"].list.first() - first

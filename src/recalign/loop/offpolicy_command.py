@@ -18,7 +18,7 @@ from recalign.evaluation.lists import Arms, Lists, ListValue, estimate
 from recalign.events import render
 from recalign.events.audit import Section
 from recalign.files import write_json
-from recalign.loop.chances import Asked, Policy, ask, require_known
+from recalign.loop.chances import Asked, ask, require_known
 from recalign.loop.served import Histories, Served, open_bundle, read_served, split
 from recalign.serving.bundle import Bundle, load_bundle
 from recalign.serving.request import Explore
@@ -56,7 +56,7 @@ def offpolicy(words: list[str]) -> None:
     candidate, served = open_bundle(given.run), read_served(given.log)
     versions = {one.version: one for one in [candidate, *map(load_bundle, given.bundles)]}
     print(render(served.counts))
-    worth = worths(candidate, Policy(asked.temperature, asked.fixed), served, versions, given.arms, given.clip)
+    worth = worths(candidate, asked, served, versions, given.arms, given.clip)
     for one in worth:
         print(f"\n{candidate.version}, from what {one.version} showed\n\n{render(one.sections())}")
         for kind, why in one.value.refused.items():
@@ -123,7 +123,7 @@ class Worth:
 
 def worths(
     candidate: Bundle,
-    policy: Policy,
+    policy: Explore,
     served: Served,
     versions: dict[str, Bundle],
     arms: Arms = "explored",
@@ -158,14 +158,14 @@ def worths(
 
 
 def _usable(
-    lists: pl.DataFrame, histories: Histories, candidate: Bundle, policy: Policy, own: Bundle | None
+    lists: pl.DataFrame, histories: Histories, candidate: Bundle, policy: Explore, own: Bundle | None
 ) -> tuple[pl.DataFrame, Asked, Section]:
     """Lists whose requests can be repeated, and what the candidate says of them."""
     asked = ask(candidate, lists, histories, [policy] * lists.height)
     by_own = asked
     fits_N = np.ones(lists.height, bool)
     if own is not None:
-        drawn = [Policy(*row) for row in lists.select("temperature", "fixed").iter_rows()]
+        drawn = [Explore(warm, fixed=fixed) for warm, fixed in lists.select("temperature", "fixed").iter_rows()]
         by_own = ask(own, lists, histories, drawn)
         logged = lists["log_probs"].to_list()
         fits_N[:] = [np.allclose(a, b, rtol=0, atol=SAME) for a, b in zip(by_own.logp, logged, strict=True)]

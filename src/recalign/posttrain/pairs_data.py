@@ -76,7 +76,7 @@ class PairData(UpstreamData):
         **upstream: Unpack[UpstreamSettings],
     ) -> None:
         super().__init__(**upstream)
-        self.check_settings({"losers": losers, "candidates": candidates})
+        self.check_settings({"losers": losers, "candidates": candidates, "width": width})
         self.pairs: Pairing = pairs
         self.losers, self.candidates, self.width = losers, candidates, width
 

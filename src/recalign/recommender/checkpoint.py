@@ -67,6 +67,19 @@ def build(plan: dict[str, Any]) -> Any:
     return kind(**nested)
 
 
+def built(plan: dict[str, Any], name: str, where: str) -> Any:
+    """The network of a file's recipe, as `build`.
+
+    Raises:
+        InputError: it cannot be built here; says ``where``, the file.
+    """
+    try:
+        return build(plan)
+    except (ImportError, AttributeError, TypeError, KeyError, ValueError) as error:
+        remedy = "use a file of this version of recalign, with the classes it was trained with installed"
+        raise InputError(f"its {name} cannot be built ({error})", where=where, remedy=remedy) from error
+
+
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint onto the CPU, with ``weights_only=True``.
 
@@ -187,14 +200,7 @@ def load_net(path: str | Path, name: str, *, self_influence: bool = False) -> Lo
             where=str(path),
             remedy=f"give a checkpoint of a stage that trains a {name}",
         )
-    try:
-        net = build(recipes[name])
-    except (ImportError, AttributeError, TypeError, KeyError, ValueError) as error:
-        raise InputError(
-            f"its {name} cannot be built ({error})",
-            where=str(path),
-            remedy="use a checkpoint of this version of recalign, with the classes it was trained with installed",
-        ) from error
+    net = built(recipes[name], name, str(path))
     prefix = f"{name}."
     own = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
     load_weights(net, own, where=str(path))

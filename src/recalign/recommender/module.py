@@ -84,11 +84,13 @@ class Cloning(PolicyModule):
         self.prior_facts: dict[str, float] = {}
         self.hidden_U: Tensor | None = None  # users whose rewards no policy may learn from
         self.start: Loaded | None = None
+        self.start_args: dict[str, Any] = {}
         if init_from:
             self.start = load_net(init_from, "policy")
             if plan := self.start.net.init_args.get("features"):
                 self.policy.make_room(plan)
             load_weights(self.policy, self.start.net.state_dict(), where=init_from, partial=True)
+            self.start_args = self.start.net.init_args
             self.start = dataclasses.replace(self.start, net=None)
 
     def bind(self, data: EventDataModule) -> Self:
@@ -164,9 +166,6 @@ class Cloning(PolicyModule):
     def loss(self, batch: Batch) -> Tensor:
         """The mean over the targets, a scalar."""
         return mean_nll(self.policy, self.policy.encode(batch), batch.target_T)
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        super().validation_step(self.visible(batch), batch_idx)
 
     def visible(self, batch: Batch) -> Batch:
         """The batch without hidden rewards."""

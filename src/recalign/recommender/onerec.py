@@ -115,7 +115,7 @@ class OneRecRecommender(Cloning):
             codes_VS = random_codes(self.policy.num_items, self.policy.trie.sizes)
         else:
             codes_VS = torch.from_numpy(load_codes(self.codes, self.data.sequences.items, self.data.log_.name).codes_VL)
-        if self.start and not codes_VS.equal(self.policy.trie.codes_VS):
+        if self.start and "sizes" in self.start_args and not codes_VS.equal(self.policy.trie.codes_VS):
             raise InputError(
                 "its items have other codes, and its weights belong to these",
                 where=f"model.init_from {self.start.where}",
@@ -126,7 +126,7 @@ class OneRecRecommender(Cloning):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         super().validation_step(batch, batch_idx)
         if self.policy.writes_illegal and len(batch.target_T):
-            illegal = self.policy.illegal(self.policy.encode(batch)).mean()
+            illegal = self.policy.illegal(self.policy.encode(self.visible(batch))).mean()
             self.log("codes/illegal", illegal, on_epoch=True, sync_dist=True, batch_size=len(batch.target_T))
 
     def loss(self, batch: Batch) -> Tensor:

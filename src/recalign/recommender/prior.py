@@ -70,33 +70,19 @@ class ItemPrior(nn.Module):
         return self.log_count_V[:warm].double().exp().mean().log().float()
 
     def bound(self, scale: float) -> float:
-        """Upper bound of what `append` adds to a dot product that is multiplied by ``scale``."""
+        """Upper bound of what the prior adds to a dot product that is multiplied by ``scale``."""
         return abs(self.strength) * self.spread / scale
 
-    def append(
-        self, query_TD: Tensor, item_ND: Tensor, scale: float, items: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Widen queries and items so that ``scale * query . item`` includes the prior.
-
-        Args:
-            query_TD: one vector a state.
-            item_ND: one vector an item.
-            scale: factor on the dot products.
-            items: the items, numbered from 1; None: the first of the catalogue, in order.
-
-        Shape: -> (T, X), (N, X).
-        """
-        return self.of_states(query_TD), self.of_items(
-            item_ND, scale, slice(len(item_ND)) if items is None else items - 1
-        )
-
     def of_states(self, query_TD: Tensor) -> Tensor:
-        """The first of `append`. Shape: -> (T, X)."""
+        """Widen queries, so that ``scale * query . item`` includes the prior if `of_items` has widened the items.
+
+        Shape: -> (T, X).
+        """
         zeros = ALIGNED - 1 - query_TD.shape[1] % ALIGNED
         return F.pad(F.pad(query_TD, (0, 1), value=1.0), (0, zeros)) if self.strength else query_TD
 
     def of_items(self, item_ND: Tensor, scale: float, rows: slice | Tensor) -> Tensor:
-        """The second, for some rows of the catalogue. Shape: -> (N, X)."""
+        """Widen the items in some rows of the catalogue; ``scale``: factor on the dot products. Shape: -> (N, X)."""
         if not self.strength:
             return item_ND
         zeros = ALIGNED - 1 - item_ND.shape[1] % ALIGNED

@@ -278,7 +278,8 @@ class SequencePolicy(HistoryPolicy):
             table = self.item_embedding(items)
         else:
             table = self.item_table().index_select(0, items)
-        return self.prior.append(unit(state.float()), unit(table.float()), 1 / self.temperature, items)
+        scale, rows = 1 / self.temperature, slice(len(table)) if items is None else items - 1
+        return self.prior.of_states(unit(state.float())), self.prior.of_items(unit(table.float()), scale, rows)
 
     def candidates(self) -> Tensor:
         """Vectors of the items that the softmax is over: all, or those with training events. Shape: -> (N, D)."""

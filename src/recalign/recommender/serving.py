@@ -76,6 +76,8 @@ def recommend(
 def _answer(policy: Policy, batch: Batch, k: int, met_2N: Tensor, length: int | None) -> tuple[Tensor, Tensor, Tensor]:
     """Users of a batch, and the scores and numbers of their best items; met_2N are pairs (user, item) left out too.
 
+    With a ``length``, that of the histories, lists are written whose items are chosen one after the other.
+
     Shape: -> int64 (T,), float (T, K), int64 (T, K), on the CPU
     """
     user_T, device = batch.user_B[batch.row_T], next(policy.parameters()).device
@@ -83,19 +85,11 @@ def _answer(policy: Policy, batch: Batch, k: int, met_2N: Tensor, length: int | 
     target_N, place_N = (user_T[:, None] == own_2N[0]).nonzero(as_tuple=True)
     seen = [pairs for pairs in (batch.seen_N, torch.stack([target_N, own_2N[1, place_N]])) if pairs is not None]
     batch = dataclasses.replace(batch, seen_N=torch.cat(seen, dim=1)).to(device)
-    score_TK, item_TK = best_items(policy, batch, k, length)
+    if length is None:
+        score_TK, item_TK = policy.top_k(policy.encode(batch), k, batch.seen_N)
+    else:
+        score_TK, item_TK = generate_list(policy, batch, k, length)
     return user_T, score_TK.cpu(), item_TK.cpu()
-
-
-def best_items(policy: Policy, batch: Batch, k: int, length: int | None = None) -> tuple[Tensor, Tensor]:
-    """Scores and numbers of the best items that are not in ``batch.seen_N``. Shape: -> (T, K), int64 (T, K)
-
-    Args:
-        length: of the histories, for a list whose items are chosen one after the other; None: the K best.
-    """
-    if length is not None:
-        return generate_list(policy, batch, k, length)
-    return policy.top_k(policy.encode(batch), k, batch.seen_N)
 
 
 def require_users(users: Sequence[int | str], known: pl.Series) -> pl.Series:

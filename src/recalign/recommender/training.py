@@ -193,6 +193,9 @@ class PolicyModule(StageModule):
         self.lr, self.weight_decay, self.top_k = lr, weight_decay, top_k
         self.rank_all, self.rank_high, self.nll = RankMetrics(ks=(10,)), RankMetrics(ks=(10,)), MeanMetric()
 
+    def prepare_data(self) -> None:
+        self.check_settings({**self.hparams, "top_k": self.top_k})
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return adamw(self.policy, self.lr, self.weight_decay)
 
@@ -201,6 +204,7 @@ class PolicyModule(StageModule):
         return batch
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        batch = self.visible(batch)
         state = self.policy.encode(batch)
         rank_T = self.policy.ranks(state, batch.target_T, batch.seen_N)
         self.rank_all.update(rank_T)

@@ -12,9 +12,10 @@ import polars as pl
 from torch import nn
 
 from recalign.errors import InputError
-from recalign.events import evaluate
+from recalign.events.checking import read_rewards
 from recalign.events.expression import refuse_names
 from recalign.events.log import PREPARED
+from recalign.events.messages import SourceRows
 from recalign.factorization.cooccurrence import cooccurrence_embedding
 from recalign.factorization.variational import VariationalMF, fit_variational_mf
 from recalign.sequences import (
@@ -41,8 +42,8 @@ class RewardSettings(LogSettings, total=False):
     users: Group
 
 
-TAKEN = ("reward", "event", "imitation")
-"""Names of terms and columns that a reward model has anyway."""
+TAKEN = ("reward", "event", "imitation", "loss", "test")
+"""Names of terms, figures and columns that a reward model has anyway."""
 
 
 class RewardData(EventDataModule):
@@ -155,7 +156,8 @@ class RewardData(EventDataModule):
         columns = []
         for name, expression in self.auxiliary.items():
             refuse_names(expression, {*PREPARED, *ADDED}, f"data.auxiliary.{name}")
-            values = evaluate(frame, expression, f"data.auxiliary.{name}").cast(pl.Float32).alias(name)
+            values = read_rewards(frame, SourceRows(frame["row"]), expression, f"data.auxiliary.{name}")
+            values = values.cast(pl.Float32).alias(name)
             rated = values.gather(self.frame.filter(pl.col("split") == TRAIN)["event"]).drop_nulls()
             self._require_variety(rated, f"data.auxiliary.{name}")
             columns.append(values)

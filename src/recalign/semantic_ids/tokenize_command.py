@@ -13,6 +13,7 @@ import polars as pl
 from recalign.errors import InputError
 from recalign.events import render
 from recalign.events.audit import Section
+from recalign.events.joining import log_ids
 from recalign.files import write_json
 from recalign.semantic_ids import quality
 from recalign.semantic_ids.codes import CodesTable
@@ -153,8 +154,8 @@ def _with_new(before: CodesTable, catalogue: pl.Series, available: pl.Series, wh
     Raises:
         InputError: an item that has an id is no longer there.
     """
-    old = before.items.cast(catalogue.dtype, strict=False)
-    gone = before.items.filter(~old.is_in(available.implode()))
+    old = log_ids(before.items, catalogue.dtype)
+    gone = before.items.filter(~old.is_in(available.implode()).fill_null(False))
     if len(gone):
         raise InputError(
             f"{len(gone):,} of its {len(old):,} items have no vector any more, such as {gone[0]!r}",

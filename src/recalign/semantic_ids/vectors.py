@@ -112,9 +112,10 @@ class ParquetVectors(ItemVectors):
             remedy = "write a list of numbers for each item"
             raise InputError("has no vector, or empty ones alone", where=where, remedy=remedy)
         if width_N.null_count() or width_N.n_unique() > 1:
-            other = frame[self.item].filter((width_N != width_N.mode()[0]).fill_null(True))[0]
+            most = width_N.drop_nulls().mode()[0]
+            other = frame[self.item].filter((width_N != most).fill_null(True))[0]
             raise InputError(
-                f"the vector of the item {other!r} has another width than most, {width_N.mode()[0]}",
+                f"the vector of the item {other!r} is missing, or has another width than most, {most}",
                 where=where,
                 remedy="give every item a vector of the same model",
             )

@@ -13,7 +13,7 @@ from recalign.events.division import FEW, SHORT, divide
 from recalign.sequences.data import EventDataModule
 from recalign.sequences.splits import LeaveLast, Split, TimeSplit
 from recalign.sequences.store import PARTS, Part, Sequences
-from recalign.sequences.windows import evaluation_windows, training_windows, with_test
+from recalign.sequences.windows import evaluation_windows, training_windows, with_events
 
 CATALOGUE, COLD = "items in training (the catalogue)", "further items, which are in the catalogue by their features"
 COLD_TARGETS = "share of targets on items without training events that are known by their features"
@@ -110,7 +110,7 @@ def split_figures(sequences: Sequences, max_length: int, stride: int | None = No
         CATALOGUE: sequences.num_warm,
         **({COLD: sequences.num_items - sequences.num_warm} if sequences.features else {}),
         HIGH: float(sequences.frame["high"].mean()),  # type: ignore[arg-type]
-        LEFT_OUT: int(tested.sum() - with_test(sequences).sum()),
+        LEFT_OUT: int(tested.sum() - with_events(sequences).sum()),
         LONGER: int((np.bincount(sequences.frame["user"].to_numpy()) >= SHORT).sum()),
         "users of A with test events": int((in_a & tested).sum()),
         "users of A with validation events": int((in_a & (count_U["validation"] > 0)).sum()),

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypedDict
 import numpy as np
 import torch
 
-from recalign.errors import InputError, require_positive
+from recalign.errors import InputError, require_positive, require_seed
 from recalign.events import LogMapping
 from recalign.sequences.batch import Batch, collate
 from recalign.sequences.checks import checked, report_truncation
@@ -18,7 +18,7 @@ from recalign.sequences.loader import Loader, WindowDataset
 from recalign.sequences.prepared import PreparedLog
 from recalign.sequences.relative import RelativeTo
 from recalign.sequences.sampler import LengthBatches
-from recalign.sequences.splits import High, LeaveLast, Split
+from recalign.sequences.splits import High, LeaveLast, Split, UserGroups
 from recalign.sequences.store import Group, Part
 from recalign.sequences.windows import (
     NextEvents,
@@ -27,7 +27,7 @@ from recalign.sequences.windows import (
     sample_users,
     serving_windows,
     training_windows,
-    with_test,
+    with_events,
 )
 
 ML_100K = LogMapping(name="ml-100k", files=["ml-100k/u.data"], fetch="ml-100k")
@@ -109,7 +109,7 @@ class EventDataModule(PreparedLog):
         grows_from: str | None = None,
         untouched: float = 1.0,
     ) -> None:
-        super().__init__(log, reward, high, split, root, share_a, min_events, cache, relative_to, grows_from)
+        super().__init__()
         self.check_settings(
             {
                 "max_length": max_length,
@@ -118,8 +118,12 @@ class EventDataModule(PreparedLog):
                 "min_events": min_events,
                 "untouched": untouched,
                 "grows_from": grows_from,
+                "seed": seed,
             }
         )
+        self.log_, self.reward, self.high, self.split, self.root = log, reward, high, split, root
+        self.groups, self.min_events, self.cache = UserGroups(share_a), min_events, cache
+        self.relative_to, self.grows_from = relative_to, grows_from
         self.users, self.max_length, self.stride, self.batch_tokens = users, max_length, stride, batch_tokens
         self.seed, self.untouched = seed or 0, untouched
         self.know_request = request_time == "known"
@@ -134,6 +138,8 @@ class EventDataModule(PreparedLog):
             InputError: a setting cannot work.
         """
         require_positive("data", given, "max_length", "batch_tokens", "min_events")
+        if given.get("seed") is not None:
+            require_seed(given["seed"], "data.seed")
         if not 0 <= given.get("untouched", 1.0) <= 1:
             what, remedy = f"{given['untouched']} is no share of users", "give one from 0 to 1"
             raise InputError(what, where="data.untouched", remedy=remedy)
@@ -179,7 +185,7 @@ class EventDataModule(PreparedLog):
 
     def users_tested(self, users: Group) -> int:
         """How many users of a group have test events, whatever the sample."""
-        return int((self.sequences.users_in(users) & with_test(self.sequences)).sum())
+        return int((self.sequences.users_in(users) & with_events(self.sequences)).sum())
 
     def loader(
         self, windows: Windows | NextEvents, *, shuffle: bool = False, seen: bool = True, shared: bool = False

@@ -139,7 +139,7 @@ def _bounds(sampled: list[pl.Series], partitions: int) -> pl.Series:
     """The first user of every partition but the first, so that their events are about as many."""
     users = pl.concat(sampled).sort()
     places = [len(users) * number // partitions for number in range(1, partitions)]
-    return users.gather(places).unique().sort()
+    return users.gather(places if len(users) else []).unique().sort()
 
 
 def _kth_time(folder: Path, numbers: Iterable[int], k: int) -> int:

@@ -35,38 +35,18 @@ from recalign.sequences.store import Sequences, build, fingerprint_of
 
 
 class PreparedLog(LightningDataModule):
-    """A log, split and numbered; `EventDataModule`, which has its arguments too, says what each is.
+    """A log, split and numbered; `EventDataModule` says what its settings are."""
 
-    Args:
-        log: the raw log's files and what their columns mean.
-        reward: how good an event was; null: the log has no reward.
-        high: which rewards count as high.
-        split: which events are training, validation and test.
-        root: the data root.
-        share_a: share of the users in group A.
-        min_events: training events that an item needs to be in the catalogue.
-        cache: whether to keep the prepared log between runs, or the folder to keep it in.
-        relative_to: the column within whose bins rewards are ranked.
-        grows_from: folder ``ids`` of an earlier chain, whose log this one continues.
-    """
-
-    def __init__(
-        self,
-        log: LogMapping,
-        reward: str | None,
-        high: High | None,
-        split: Split,
-        root: str | None,
-        share_a: float,
-        min_events: int,
-        cache: bool | str,
-        relative_to: RelativeTo | None,
-        grows_from: str | None,
-    ) -> None:
-        super().__init__()
-        self.log_, self.reward, self.high, self.split, self.root = log, reward, high, split, root
-        self.groups, self.min_events, self.cache = UserGroups(share_a), min_events, cache
-        self.relative_to, self.grows_from = relative_to, grows_from
+    log_: LogMapping
+    reward: str | None
+    high: High | None
+    split: Split
+    root: str | None
+    groups: UserGroups
+    min_events: int
+    cache: bool | str
+    relative_to: RelativeTo | None
+    grows_from: str | None
 
     @functools.cached_property
     def table(self) -> EventTable:

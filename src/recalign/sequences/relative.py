@@ -8,8 +8,9 @@ import numpy as np
 import polars as pl
 
 from recalign.errors import require_positive
+from recalign.events.expression import refuse_names
 from recalign.sequences.bins import training_bins
-from recalign.sequences.splits import TRAIN
+from recalign.sequences.splits import PARTED, TRAIN
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class RelativeTo:
             InputError: as `training_bins`.
         """
         reward_N = frame["reward"].cast(pl.Float64).fill_null(float("nan")).to_numpy()
+        refuse_names(self.column, PARTED, where, [self.column])
         trained = frame["split"] == TRAIN
         bin_N = training_bins(frame, self.column, self.bins, trained, where).fill_null(-1).to_numpy()
         rated_N, out_N = ~np.isnan(reward_N), np.full(len(frame), np.nan)

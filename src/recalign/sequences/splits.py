@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,6 +20,8 @@ from recalign.events.log import PREPARED
 from recalign.sequences.bins import training_bins
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
+PARTED = (*PREPARED, "split")
+"""Names that are no longer the log's once its events are split."""
 """The parts, as the column ``split`` holds them."""
 
 
@@ -184,7 +186,7 @@ class High:
         An expression that does not read the reward (that of simulated logs) may be true where the reward is missing.
         """
         if self.expression is not None:
-            return _condition(frame, self.expression, "data.high.expression").alias("high")
+            return _condition(frame, self.expression, "data.high.expression", PARTED).alias("high")
         reward, trained = pl.col("reward"), pl.col("split") == TRAIN
         limit = reward.filter(trained).quantile(self.quantile or 0.0, "linear").over("bin")
         high = pl.col("bin").is_not_null() & (reward > limit).fill_null(False)
@@ -195,6 +197,7 @@ class High:
         """The bin of each event, null where ``within`` is."""
         if self.within is None:
             return pl.repeat(0, len(frame), eager=True)
+        refuse_names(self.within, PARTED, "data.high.within", [self.within])
         return training_bins(frame, self.within, self.bins, frame["split"] == TRAIN, "data.high.within")
 
 
@@ -222,9 +225,9 @@ class UserGroups:
         return pl.Series("group", groups, dtype=pl.String)
 
 
-def _condition(frame: pl.DataFrame, expression: str, where: str) -> pl.Series:
+def _condition(frame: pl.DataFrame, expression: str, where: str, taken: Collection[str] = PREPARED) -> pl.Series:
     """Whether each row meets a condition; false where a column that it reads is null."""
-    refuse_names(expression, PREPARED, where)
+    refuse_names(expression, taken, where)
     return truth(evaluate(frame, expression, where), expression, where)
 
 

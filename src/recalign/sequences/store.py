@@ -40,7 +40,7 @@ class Sequences:
     Attributes:
         frame: the events in order: the event table's columns, ``item_id`` (int32, 0..V), ``split``, ``high`` and
             ``known`` (int32, number of the user's known events before this one). A feedback column of such a name can
-            be read by `High` and by the split, but is not kept.
+            be read by the split and, but for ``split``, by `High`; it is not kept.
         users: raw user ids by user index.
         items: raw item ids by item - 1.
         group: ``A``, ``B1`` or ``B2`` by user index.

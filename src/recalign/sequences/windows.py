@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from recalign.sequences.splits import TEST
 from recalign.sequences.store import PARTS, Part, Sequences, is_first
 
 
@@ -201,21 +200,22 @@ def serving_windows(sequences: Sequences, users: np.ndarray, max_length: int) ->
     )
 
 
-def with_test(sequences: Sequences) -> np.ndarray:
-    """Who has test events that `evaluation_windows` does not leave out. Shape: bool (U,)."""
+def with_events(sequences: Sequences, part: Part = "test") -> np.ndarray:
+    """Who has events of a part that `evaluation_windows` does not leave out. Shape: bool (U,)."""
+    number = PARTS[part]
     has = np.zeros(sequences.num_users, bool)
-    has[sequences.frame["user"].filter(sequences.frame["split"] == TEST).unique().to_numpy()] = True
-    return has & _has_past(sequences, TEST)
+    has[sequences.frame["user"].filter(sequences.frame["split"] == number).unique().to_numpy()] = True
+    return has & _has_past(sequences, number)
 
 
-def sample_users(sequences: Sequences, users: np.ndarray, number: int) -> np.ndarray:
-    """Draw users among those with test events; all of these if they are no more. Shape: bool (U,) -> bool (U,).
+def sample_users(sequences: Sequences, users: np.ndarray, number: int, part: Part = "test") -> np.ndarray:
+    """Draw users among those with events of a part; all of these if they are no more. Shape: bool (U,) -> bool (U,).
 
     The log's catalogue seeds the draw, so every run takes the same users. A smaller sample is part of a larger one.
     """
     order = np.random.default_rng(int(sequences.catalogue, 16)).permutation(sequences.num_users)
     drawn = np.zeros(sequences.num_users, bool)
-    drawn[order[(users & with_test(sequences))[order]][:number]] = True
+    drawn[order[(users & with_events(sequences, part))[order]][:number]] = True
     return drawn
 
 

@@ -21,6 +21,7 @@ from recalign.serving.request import SHOWN, Boost, Id, Request, Time
 from recalign.serving.require import shown
 
 PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "datetime": 1_000_000}
+MICRO = 1_000_000  # microseconds a second
 START = datetime(1970, 1, 1, tzinfo=UTC)
 LAST_SECOND = 253_402_300_799  # of the year 9999
 
@@ -72,6 +73,21 @@ class Catalogue:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def request(
+        self, items: Sequence[Id], times: Sequence[int], rewards: Sequence[float | None], time: int, **more: Any
+    ) -> Request:
+        """A request of what the bundle reads: with rewards and its own time only where the policy does.
+
+        Args:
+            items, times, rewards: the history; times in microseconds since 1970.
+            time: of the request, likewise.
+            **more: of `Request`.
+        """
+        about = self.about
+        now = of_micro(time, about.time_unit) if about.request_time == "known" else None
+        read = None if about.reward is None else rewards
+        return Request(items, [of_micro(one, about.time_unit) for one in times], read, now, **more)
 
     def encode(self, request: Request) -> Encoded:
         """Turn a request into numbers.
@@ -224,17 +240,17 @@ def fine_times(times: Sequence[Time], unit: str, where: Callable[[int], str]) ->
     Raises:
         InputError: one is not a time in this unit, or lies before 1970 or after the year 9999.
     """
-    read = _of_text if unit == "datetime" else _of_number
-    try:
-        micro = [read(one, unit) for one in times]
-        place = next((n for n, one in enumerate(micro) if not 0 <= one <= LAST_SECOND * 1_000_000), None)
-        if place is None:
-            return np.array(micro, np.int64)
-        why = "lies before 1970 or after the year 9999"
-    except (TypeError, ValueError, OverflowError):
-        place, why = next(n for n, one in enumerate(times) if _fails(read, one, unit)), "is no time"
-    wanted = "ISO 8601 texts, such as 2026-11-28T13:00:00Z" if unit == "datetime" else f"numbers of {unit} since 1970"
-    raise InputError(f"{shown(times[place])} {why}", where=where(place), remedy=f"give {wanted}")
+    read, micro = _of_text if unit == "datetime" else _of_number, list[int]()
+    for place, one in enumerate(times):
+        try:
+            micro.append(read(one, unit))
+            why = "" if 0 <= micro[-1] <= LAST_SECOND * MICRO else "lies before 1970 or after the year 9999"
+        except (TypeError, ValueError, OverflowError):
+            why = "is no time"
+        if why:
+            wanted = f"numbers of {unit} since 1970" if unit != "datetime" else "ISO 8601 texts: 2026-11-28T13:00:00Z"
+            raise InputError(f"{shown(one)} {why}", where=where(place), remedy=f"give {wanted}")
+    return np.array(micro, np.int64)
 
 
 def of_micro(micro: int, unit: str) -> Time:
@@ -258,11 +274,3 @@ def _of_text(time: Time, unit: str) -> int:
     when = datetime.fromisoformat(time)
     since = (when if when.tzinfo else when.replace(tzinfo=UTC)) - START
     return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
-
-
-def _fails(read: Any, time: Time, unit: str) -> bool:
-    try:
-        read(time, unit)
-    except (TypeError, ValueError, OverflowError):
-        return True
-    return False

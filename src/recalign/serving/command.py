@@ -19,6 +19,8 @@ DECISIONS_KEY = "RECALIGN_DECISIONS_KEY"
 """The same of the key of the users' pseudonyms in the log of decisions."""
 RETENTION = 30.0
 """Days after which a segment of the log of decisions is deleted."""
+OWNERS = {"events_token_file": ["store"], "decisions_key_file": ["decisions"], "retention_days": ["store", "decisions"]}
+"""Settings of a store, or of the log of decisions."""
 SHORTEST = 16
 """Characters of a token."""
 CONNECTIONS = 1024
@@ -62,9 +64,13 @@ def serve(words: list[str]) -> None:
     )
     given = parser.parse_args(words)
     require_positive("", vars(given), "threads", "retention_days")
+    for name, owners in OWNERS.items():
+        if getattr(given, name) is not None and all(getattr(given, owner) is None for owner in owners):
+            remedy = f"name one with {' or '.join(f'--{owner}' for owner in owners)}"
+            raise InputError("there is nothing that it would be of", where=name, remedy=remedy)
     token = token_of(given.token_file)
     events_token = events_token_of(given, token)
-    key = decisions_key_of(given)
+    key = required_key(given.decisions_key_file) if given.decisions else None
     if token is None and not is_loopback(given.host):
         remedy = f"set {TOKEN} to {SHORTEST} characters or more, or name a file with --token_file"
         raise InputError("whoever reaches this address could ask, so a token is needed", where="host", remedy=remedy)
@@ -100,15 +106,9 @@ def events_token_of(given: argparse.Namespace, token: str | None) -> str | None:
     """The token of those who tell events; None: there is no store.
 
     Raises:
-        InputError: there is a store and no token of its own, or settings of a store and none.
+        InputError: there is a store and no token of its own.
     """
     if given.store is None:
-        if given.events_token_file is not None:
-            what, remedy = "there is no store that it would be of", "name one with --store"
-            raise InputError(what, where="events_token_file", remedy=remedy)
-        if given.retention_days is not None and given.decisions is None:
-            what = "there is no store that it would be of, nor a log of decisions"
-            raise InputError(what, where="retention_days", remedy="name one with --store or --decisions")
         return None
     found = token_of(given.events_token_file, EVENTS_TOKEN)
     if found is None:
@@ -118,20 +118,6 @@ def events_token_of(given: argparse.Namespace, token: str | None) -> str | None:
         what = "whoever may ask could tell and delete events: both have the same token"
         raise InputError(what, where="events_token_file", remedy="give each its own")
     return found
-
-
-def decisions_key_of(given: argparse.Namespace) -> str | None:
-    """The key of the log of decisions; None: there is no log.
-
-    Raises:
-        InputError: there is a log and no key, or a key's file and no log.
-    """
-    if given.decisions is None:
-        if given.decisions_key_file is not None:
-            what, remedy = "there is no log that it would be of", "name one with --decisions"
-            raise InputError(what, where="decisions_key_file", remedy=remedy)
-        return None
-    return required_key(given.decisions_key_file)
 
 
 def required_key(file: Path | None) -> str:

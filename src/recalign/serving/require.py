@@ -33,8 +33,8 @@ def shown(value: Any) -> str:
     """A value in a message, cut where it is long."""
     try:
         text = repr(value)
-    except RecursionError:  # lists within lists
-        return f"a {type(value).__name__}, nested too deeply,"
+    except (RecursionError, ValueError):  # lists within lists, a number of thousands of digits
+        return f"a value ({type(value).__name__}) that is too large to print"
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 

@@ -15,6 +15,7 @@ from recalign.errors import InputError, require_positive, require_seed
 from recalign.keys import leaves, short
 from recalign.recommender import Recommender
 from recalign.recommender.checkpoint import Loaded
+from recalign.recommender.grown import GROWS_FROM
 from recalign.recommender.training import StageModule
 from recalign.stage import upstream
 from recalign.stage.checkpoint import (
@@ -201,7 +202,7 @@ def after_reading(
     if parsed.training:
         _refuse_rare_validation(trainer, datamodule)
     for one in parsed.upstream:
-        if one.of_this_log and (content := one.checkpoint()):
+        if one.argument != GROWS_FROM and (content := one.checkpoint()):  # that one is of the log before
             Loaded.of(None, content, str(one.path)).check(datamodule)  # type: ignore[arg-type]
     if parsed.checkpoint is None:
         return

@@ -18,7 +18,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from recalign.cores import fit_threads
 from recalign.errors import InputError
-from recalign.files import FULL
+from recalign.files import FULL, held
 from recalign.processes import is_first
 from recalign.stage import checks, heartbeat, record
 from recalign.stage.console import quiet
@@ -77,12 +77,13 @@ def run_stage(words: Sequence[str], *callbacks: Callback) -> StageResult:
         cli = StageCLI(words, *callbacks)
         parsed, manifest = cli.parsed, None
         trained = parsed.training and not parsed.dry
-        with _clear_errors(parsed.folder), ExitStack() as held:
+        with _clear_errors(parsed.folder), ExitStack() as stack:
             checks.before_reading(parsed)
             if trained and is_first():
-                held.enter_context(parsed.folder.held())
+                remedy = "let it finish, or give this run another --run.name"
+                stack.enter_context(held(parsed.folder.path, "training", remedy))
                 before = parsed.continued.threads if parsed.in_place and parsed.continued else 0
-                held.enter_context(torch_threads(fit_threads(torch.get_num_threads(), before)))
+                stack.enter_context(torch_threads(fit_threads(torch.get_num_threads(), before)))
             seed_everything(parsed.seed, workers=True, verbose=False)
             trainer, model, datamodule = cli.build()
             checks.after_reading(parsed, model, datamodule, trainer)

@@ -198,12 +198,3 @@ class Bar(RichProgressBar):
         if self.progress is not None:
             self.progress.live.transient = True
         super().on_exception(trainer, pl_module, exception)
-
-
-def progress(label: str) -> ProgressBar:
-    """A bar on a terminal, else a line now and then.
-
-    Args:
-        label: the run's name.
-    """
-    return Bar() if sys.stderr.isatty() else LineProgress(label)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from recalign import kept
 from recalign.errors import InputError
-from recalign.files import cannot_write, held, sha256
+from recalign.files import cannot_write, sha256
 
 LONGEST = 200
 """Bytes of a folder's name; file systems take 255, and files beside the folder have longer names."""
@@ -110,10 +110,6 @@ class RunFolder:
         where = Path(error.filename or self.path).resolve()
         inside = where.is_relative_to(self.path.parent.resolve())  # the lock is beside the folder
         return cannot_write(error, self.path, ", or write elsewhere with --run.root FOLDER" if inside else "")
-
-    def held(self) -> AbstractContextManager[None]:
-        """Hold the folder, so that no other process trains in it: that is an InputError."""
-        return held(self.path, "training", "let it finish, or give this run another --run.name")
 
     def start_afresh(self) -> None:
         """Empty the folder: a run that had a checkpoint is kept beside it as ``seed-<n>.previous``.

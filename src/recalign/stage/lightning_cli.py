@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from recalign.recommender.training import PolicyModule
 from recalign.stage import checks, upstream
 from recalign.stage.checkpoint import RunCheckpoint, WholeCheckpointIO, find_checkpoint
 from recalign.stage.classes import imported, listed
-from recalign.stage.console import progress
+from recalign.stage.console import Bar, LineProgress
 from recalign.stage.evaluated import EvaluatedPolicy
 from recalign.stage.folder import RunConfig, RunFolder, name_in_sweep
 from recalign.stage.guard import CheckMonitors, NaNGuard, StepSeeds
@@ -35,8 +36,8 @@ COMMANDS = ("fit", "validate", "test", "predict")
 OPTIONAL = ("optimizer", "lr_scheduler", "early_stopping")
 """A configuration mentions these only where they are given."""
 TRAINER_DEFAULTS = {"devices": 1, "log_every_n_steps": 10, "enable_model_summary": False}
-READ_ANEW = re.compile(r"^[^#\n]*(\$\{[\w.]+:|\.(ya?ml|json)\b)", re.MULTILINE)
-"""In the text of settings: a resolver such as ``${oc.env:HOME}``, or a file of further settings."""
+READ_ANEW = re.compile(r"^[^#\n]*(\$\{[\w.]+:|\.(ya?ml|json)\b|\b__main__\.)", re.MULTILINE)
+"""In the text of settings: a resolver such as ``${oc.env:HOME}``, a file of further settings, or a notebook's class."""
 NAMED = re.compile(r"[\w./-]+\.(?:ya?ml|json)\b")
 """A file of further settings."""
 COMMENT = re.compile(r"(^|\s)#.*$", re.MULTILINE)
@@ -125,7 +126,7 @@ class StageCLI(LightningCLI):
         log = config.data.init_args.log.name
         folder = RunFolder.of(run, run.chain or log, seed)
         checkpoint = find_checkpoint(config.ckpt_path, folder, self.command)
-        own = RunFolder(checkpoint.parent.parent) if checkpoint else None
+        own = RunFolder(checkpoint.parent.parent) if checkpoint and checkpoint.parent.name == "checkpoints" else None
         if own and not trains and own.config.is_file():
             folder = own  # what is found out about a run stands in its own folder, wherever that was moved
         continued = Manifest.read(own) if own else None
@@ -165,7 +166,7 @@ class StageCLI(LightningCLI):
         callbacks: list[Callback] = [*ours, *self.callbacks]
         bars = [one for one in listed(config.callbacks) if isinstance(one, ProgressBar)]
         if config.enable_progress_bar is not False and not bars:
-            callbacks.append(progress(parsed.run.name))
+            callbacks.append(Bar() if sys.stderr.isatty() else LineProgress(parsed.run.name))
         self.trainer_defaults["callbacks"] = [*callbacks, *listed(self.config_init["early_stopping"])]
         root = config.default_root_dir or str(parsed.folder.path)
         plugins = [*listed(config.plugins), WholeCheckpointIO()]
@@ -178,8 +179,8 @@ class StageCLI(LightningCLI):
 def _read(parser: Parser, words: Sequence[str]) -> tuple[Namespace, set[str]]:
     """Settings, and the environment variables that they name.
 
-    Kept: it takes long, and a chain's stages are planned and then run. Settings that name files or variables are read
-    anew, for these may have changed.
+    Kept: it takes long, and a chain's stages are planned and then run. Settings that name files, variables or a
+    notebook's classes are read anew, for these may have changed.
     """
     given, seen = list(_texts(words)), set[Path]()
     texts = [text for text, _ in given]

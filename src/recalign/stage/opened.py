@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import yaml
 
 from recalign.errors import InputError
 from recalign.evaluation.reranking import RERANKING, base_method, is_reranked, served
@@ -20,6 +19,7 @@ from recalign.stage.cli import parse_stage
 from recalign.stage.folder import RunFolder
 from recalign.stage.parsed import ParsedStage
 from recalign.stage.record import final_checkpoint
+from recalign.stage.settings import load
 
 CPU = torch.device("cpu")
 
@@ -84,9 +84,10 @@ def opened(run: Path) -> OpenedRun:
     if not config.is_file():
         start = "; the start is the recommender's" if run.parent.name == "start" else ""
         raise InputError("there is no run in this folder", where=str(run), remedy=remedy + start)
-    model = yaml.safe_load(config.read_text(encoding="utf-8"))["model"]
-    if "top_k" not in model["init_args"]:
-        raise InputError(f"a run of {model['class_path']}, which recommends nothing", where=str(run), remedy=remedy)
+    model = load(config).get("model") or {}
+    if "top_k" not in model.get("init_args", {}):
+        of = model.get("class_path", "another tool")
+        raise InputError(f"a run of {of}, which recommends nothing", where=str(run), remedy=remedy)
     if checkpoint is None:
         raise InputError("there is no checkpoint in this run", where=str(run), remedy="continue it, or run it again")
     stage = parse_stage(["predict", f"--config={config}", f"--ckpt_path={checkpoint}"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import sys
 import time
 
@@ -50,11 +51,7 @@ class TrainingMonitor(Callback):
 
 
 def peak_memory(device: torch.device) -> float:
-    """The most memory that this process has had, in GB: a GPU's, else the machine's; NaN where it is not known."""
+    """The most memory that this process has had, in GB: a GPU's, else the machine's."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
-    if sys.platform == "win32":
-        return float("nan")
-    import resource
-
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e9 if sys.platform == "darwin" else 1e6)

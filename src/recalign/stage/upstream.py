@@ -46,11 +46,6 @@ class Upstream:
     def key(self) -> str:
         return f"{self.part}.{self.argument}"
 
-    @property
-    def of_this_log(self) -> bool:
-        """Whether it was trained on the stage's own log; else on the one that this continues."""
-        return self.argument != GROWS_FROM
-
     def checkpoint(self) -> dict[str, Any]:
         """The checkpoint that it names; {} where it names none."""
         return read_checkpoint(self.path) if self.path and self.stage != TOKENS else {}

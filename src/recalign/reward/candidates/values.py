@@ -61,9 +61,9 @@ def _read(given: Any, where: str) -> Candidate:
     if isinstance(given, Candidate):
         return given
     if isinstance(given, Mapping):
-        with suppress(TypeError):  # a setting is missing, or unknown
-            relative = given.get("relative_to")
-            return Candidate(**{**given, "relative_to": relative and RelativeTo(**relative)})
+        with suppress(TypeError, KeyError):  # a setting is missing, or unknown
+            relative, reward = given.get("relative_to"), str(given["reward"])
+            return Candidate(**{**given, "reward": reward, "relative_to": relative and RelativeTo(**relative)})
     elif given is not None:
         return Candidate(str(given))
     raise InputError(
