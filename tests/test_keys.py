@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from jsonargparse import Namespace
 
-from recalign.keys import call, nested, options, plain, settings_of, split, with_flags
+from recalign.keys import call, options, plain, settings_of, split, with_flags
 
 
 def command(run: str, as_list: bool = False, name: str = "") -> None: ...
@@ -47,7 +48,7 @@ def test_settings_as_words_as_nested_and_by_dotted_key():
     settings = {"model.lr": 0.1, "model.clip": None, "data.reward": "a, b", "data.split": {"class_path": "X"}}
     words = ["--config", "a.yaml", "--model.lr=0.1", "--model.clip=null", "--data.reward=a, b"]
     assert call((Path("a.yaml"),), settings) == [*words, '--data.split={"class_path": "X"}']
-    assert dict(settings_of(nested(settings))) == settings
+    assert dict(settings_of(Namespace(**settings).as_dict())) == settings
 
 
 def test_values_of_other_libraries_become_plain():

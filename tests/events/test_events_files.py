@@ -257,6 +257,9 @@ def test_a_zip_with_a_password(tmp_path):
 def test_a_blank_first_line_and_a_field_of_any_length(tmp_path):
     (tmp_path / "log.csv").write_text("\nuser;item;timestamp;rating\n1;2;3;4\n1;3;4;5\n")
     assert load_events(LogMapping("test", ["log.csv"]), tmp_path, "rating").frame["reward"].to_list() == [4, 5]
+    (tmp_path / "log.csv").write_text("\nuser,item,timestamp,rating\n1,2,3,4\n1,3,4\n")
+    with pytest.raises(InputError, match="row 2 has 3"):
+        load_events(LogMapping("test", ["log.csv"]), tmp_path, "rating")
     long = "x" * 140_000
     (tmp_path / "log.csv").write_text(f"user,item,timestamp,rating,text,last\n1,2,3,4,{long},\n1,3,4,5,b,c\n")
     assert pairs(LogMapping("test", ["log.csv"]), tmp_path) == [(1, 2), (1, 3)]

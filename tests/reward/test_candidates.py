@@ -323,7 +323,15 @@ def test_the_logs_own_reward_is_a_candidate():
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"rewrad": "x"}, {"bins": 3}, {"reward": "x", "relative_to": "y"}, {"relative_to": {"column": "y"}}, {}, None],
+    [
+        {"rewrad": "x"},
+        {"bins": 3},
+        {"reward": None},
+        {"reward": "x", "relative_to": "y"},
+        {"relative_to": {"column": "y"}},
+        {},
+        None,
+    ],
 )
 def test_settings_that_describe_no_reward_are_refused(wrong):
     with pytest.raises(InputError, match="does not describe a reward") as error:

@@ -266,7 +266,7 @@ def test_what_a_log_needs(bundled, tmp_path, monkeypatch):
     with pytest.raises(InputError, match="pseudonyms, which a key makes") as refused:
         serve([*words, "--decisions", str(tmp_path / "log")])
     assert "RECALIGN_DECISIONS_KEY" in str(refused.value)
-    with pytest.raises(InputError, match="there is nothing that it would be of"):
+    with pytest.raises(InputError, match="decisions_key_file: there is no log of decisions"):
         serve([*words, "--decisions_key_file", str(tmp_path / "key")])
     (tmp_path / "key").write_text("short")
     with pytest.raises(InputError, match="this key is too short"):

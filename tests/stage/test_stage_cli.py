@@ -257,13 +257,27 @@ def test_validate_test_and_predict_use_the_best_checkpoint_and_leave_the_run_alo
 
 @pytest.mark.usefixtures("trained")
 def test_evaluating_a_checkpoint_outside_a_run_leaves_what_lies_there_alone():
-    for name in ("config.yaml", "test.csv", "manifest.json"):
-        Path(name).write_text("{}")
-    Path("models").mkdir()
-    shutil.copy(RUN.best, "models/best.ckpt")
-    result = run_stage(["test", "--config", "toy.yaml", "--ckpt_path", "models/best.ckpt"])
-    assert result.folder.path == RUN.path
-    assert {Path(name).read_text() for name in ("config.yaml", "test.csv", "manifest.json")} == {"{}"}
+    for place, beside in (
+        ("models", {"config.yaml", "test.csv", "manifest.json"}),
+        ("checkpoints", {"config.yaml", "test.csv"}),
+    ):
+        Path("own", place).mkdir(parents=True)
+        shutil.copy(RUN.best, f"own/{place}/best.ckpt")
+        for name in beside:
+            Path("own", name).write_text("{}")
+        result = run_stage(["test", "--config", "toy.yaml", "--ckpt_path", f"own/{place}/best.ckpt"])
+        assert result.folder.path == RUN.path
+        assert {name: Path("own", name).read_text() for name in beside} == dict.fromkeys(beside, "{}")
+        shutil.rmtree("own")
+
+
+@pytest.mark.usefixtures("trained")
+def test_a_checkpoint_that_a_callback_keeps_within_the_run_is_continued_as_the_runs_own():
+    Path(RUN.path, "every").mkdir()
+    shutil.copy(RUN.last, RUN.path / "every/one.ckpt")
+    parsed = parse_stage(["fit", "--config", "toy.yaml", "--ckpt_path", str(RUN.path / "every/one.ckpt")])
+    assert parsed.continued is not None
+    assert parsed.in_place
 
 
 @pytest.mark.parametrize("command", ["fit", "test"])

@@ -13,6 +13,7 @@ import wandb
 
 from recalign.configs import find
 from recalign.errors import InputError
+from recalign.files import held
 from recalign.kept import verify
 from recalign.stage import RunFolder, StageResult, TrainingError, parse_stage, run_stage
 from recalign.stage.record import renew_trust
@@ -153,7 +154,7 @@ def test_a_full_disk_is_named_and_the_old_checkpoint_stays(monkeypatch: pytest.M
 
 
 def test_a_folder_has_one_writer():
-    with RUN.held():
+    with held(RUN.path, "training", "wait"):
         assert f"{RUN.path}: another process is training in this folder" in complaint()
     fit()
 
@@ -167,9 +168,9 @@ def test_a_secret_from_the_environment_is_not_written_down(monkeypatch: pytest.M
     wandb.teardown()  # a finished run is still being written by W&B's own process: wait for that to end
     assert "https://me:${oc.env:SHOP_TOKEN}@shop" in RUN.config.read_text()
     for file in RUN.path.rglob("*"):
-        held = file.read_bytes() if file.is_file() else b""
-        assert b"s3cret-t0ken" not in held, file
-        assert b"k3yk3y" not in held, file
+        content = file.read_bytes() if file.is_file() else b""
+        assert b"s3cret-t0ken" not in content, file
+        assert b"k3yk3y" not in content, file
 
 
 def test_yaml_tags_make_nothing(folder: Path):

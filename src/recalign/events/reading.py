@@ -3,6 +3,7 @@
 import csv
 import functools
 import itertools
+import operator
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -155,7 +156,7 @@ def _layout(source: Source, header: Sequence[str] | None, separator: str | None)
 
 def _read_text(source: Source, ids: Sequence[str], layout: Layout) -> pl.DataFrame:
     """Read a text file. Ids are read as text."""
-    first = next(filter(None, _split_rows(source, layout)), [])
+    first = next(_split_rows(source, layout), [])
     if layout.header is not None and len(layout.header) != len(first) > 0:
         raise InputError(
             f"{len(layout.header)} columns are named, but {source} has {len(first)}",
@@ -208,9 +209,11 @@ def _split_rows(source: Source, layout: Layout, *, strict: bool = False) -> Iter
     if len(separator) > 1:
         lines, separator = (line.replace(layout.separator, UNIT_SEPARATOR) for line in lines), UNIT_SEPARATOR
     csv.field_size_limit(2**31 - 1)  # of all readers, as Python has it: Polars reads fields of any length
-    if layout.quote is None:
-        return csv.reader(lines, delimiter=separator, quoting=csv.QUOTE_NONE)
-    return csv.reader(lines, delimiter=separator, strict=strict)
+    quoting = csv.QUOTE_NONE if layout.quote is None else csv.QUOTE_MINIMAL
+    rows = csv.reader(lines, delimiter=separator, quoting=quoting, strict=strict and layout.quote is not None)
+    return (
+        rows if layout.header is not None else itertools.dropwhile(operator.not_, rows)
+    )  # Polars passes over blank lines too
 
 
 def _spans_lines(frame: pl.DataFrame) -> bool:

@@ -48,8 +48,10 @@ def caps(data: EventDataModule, bundle: Bundle) -> list[Cap]:
         InputError: there are no validation events to choose on.
     """
     windows, most = windows_of(data, "validation", "newest"), bundle.about.max_length
-    asked = {newest: as_requests(windows, data, capped(bundle, newest)) for newest in tried(most)}
-    return chosen({newest: one[0] for newest, one in asked.items()}, asked[most][1])
+    gains: dict[int, np.ndarray] = {}
+    for newest in tried(most):
+        gains[newest], user_T, *_ = as_requests(windows, data, capped(bundle, newest))
+    return chosen(gains, user_T)
 
 
 def tried(most: int) -> list[int]:

@@ -116,7 +116,8 @@ def windows_of(data: EventDataModule, part: Part, where: str) -> Windows:
     users = sample_users(sequences, np.ones(sequences.num_users, bool), USERS, part)
     windows = evaluation_windows(sequences, users, part, data.max_length)
     if not len(windows.target):
-        remedy = "do without it, or give another data.split"
+        without = "--verify false" if part == "test" else f"no --{where}"
+        remedy = f"export with {without}, or give another data.split"
         raise InputError(f"no {part} event has a history to ask from", where=where, remedy=remedy)
     return windows
 

@@ -76,7 +76,7 @@ def built(plan: dict[str, Any], name: str, where: str) -> Any:
     try:
         return build(plan)
     except (ImportError, AttributeError, TypeError, KeyError, ValueError) as error:
-        remedy = "use a file of this version of recalign, with the classes it was trained with installed"
+        remedy = "use a file of this version of recalign; import the module of a class of your own first"
         raise InputError(f"its {name} cannot be built ({error})", where=where, remedy=remedy) from error
 
 

@@ -84,13 +84,13 @@ class Cloning(PolicyModule):
         self.prior_facts: dict[str, float] = {}
         self.hidden_U: Tensor | None = None  # users whose rewards no policy may learn from
         self.start: Loaded | None = None
-        self.start_args: dict[str, Any] = {}
+        self.start_has_codes = False
         if init_from:
             self.start = load_net(init_from, "policy")
             if plan := self.start.net.init_args.get("features"):
                 self.policy.make_room(plan)
             load_weights(self.policy, self.start.net.state_dict(), where=init_from, partial=True)
-            self.start_args = self.start.net.init_args
+            self.start_has_codes = "sizes" in self.start.net.init_args
             self.start = dataclasses.replace(self.start, net=None)
 
     def bind(self, data: EventDataModule) -> Self:

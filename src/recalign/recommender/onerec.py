@@ -115,7 +115,7 @@ class OneRecRecommender(Cloning):
             codes_VS = random_codes(self.policy.num_items, self.policy.trie.sizes)
         else:
             codes_VS = torch.from_numpy(load_codes(self.codes, self.data.sequences.items, self.data.log_.name).codes_VL)
-        if self.start and "sizes" in self.start_args and not codes_VS.equal(self.policy.trie.codes_VS):
+        if self.start and self.start_has_codes and not codes_VS.equal(self.policy.trie.codes_VS):
             raise InputError(
                 "its items have other codes, and its weights belong to these",
                 where=f"model.init_from {self.start.where}",

@@ -41,7 +41,7 @@ class RelativeTo:
             where: the setting that names the column, for errors.
 
         Raises:
-            InputError: as `training_bins`.
+            InputError: as `training_bins`, or the column is called ``split``, which holds the parts here.
         """
         reward_N = frame["reward"].cast(pl.Float64).fill_null(float("nan")).to_numpy()
         refuse_names(self.column, PARTED, where, [self.column])

@@ -20,9 +20,9 @@ from recalign.events.log import PREPARED
 from recalign.sequences.bins import training_bins
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
-PARTED = (*PREPARED, "split")
-"""Names that are no longer the log's once its events are split."""
 """The parts, as the column ``split`` holds them."""
+PARTED = ("split",)
+"""Names that are no longer the log's once its events are split."""
 
 
 class Split:
@@ -186,7 +186,7 @@ class High:
         An expression that does not read the reward (that of simulated logs) may be true where the reward is missing.
         """
         if self.expression is not None:
-            return _condition(frame, self.expression, "data.high.expression", PARTED).alias("high")
+            return _condition(frame, self.expression, "data.high.expression", (*PREPARED, *PARTED)).alias("high")
         reward, trained = pl.col("reward"), pl.col("split") == TRAIN
         limit = reward.filter(trained).quantile(self.quantile or 0.0, "linear").over("bin")
         high = pl.col("bin").is_not_null() & (reward > limit).fill_null(False)

@@ -126,7 +126,7 @@ class StageCLI(LightningCLI):
         log = config.data.init_args.log.name
         folder = RunFolder.of(run, run.chain or log, seed)
         checkpoint = find_checkpoint(config.ckpt_path, folder, self.command)
-        own = RunFolder(checkpoint.parent.parent) if checkpoint and checkpoint.parent.name == "checkpoints" else None
+        own = _run_of(checkpoint, folder) if checkpoint else None
         if own and not trains and own.config.is_file():
             folder = own  # what is found out about a run stands in its own folder, wherever that was moved
         continued = Manifest.read(own) if own else None
@@ -174,6 +174,13 @@ class StageCLI(LightningCLI):
             config.strategy = DDPStrategy(broadcast_buffers=False)  # no buffer changes in training
         # Our own loggers come later, when the run folder is ready for them.
         return super().instantiate_trainer(logger=False, default_root_dir=root, plugins=plugins, **kwargs)
+
+
+def _run_of(checkpoint: Path, folder: RunFolder) -> RunFolder | None:
+    """The run that wrote a checkpoint: this one, whatever its file is called, or one with a manifest; else None."""
+    own = RunFolder(checkpoint.parent.parent)
+    ours = own.path.resolve() == folder.path.resolve() or checkpoint.parent == own.checkpoints
+    return own if ours and own.manifest.is_file() else None
 
 
 def _read(parser: Parser, words: Sequence[str]) -> tuple[Namespace, set[str]]:

@@ -84,10 +84,11 @@ def opened(run: Path) -> OpenedRun:
     if not config.is_file():
         start = "; the start is the recommender's" if run.parent.name == "start" else ""
         raise InputError("there is no run in this folder", where=str(run), remedy=remedy + start)
-    model = load(config).get("model") or {}
-    if "top_k" not in model.get("init_args", {}):
-        of = model.get("class_path", "another tool")
-        raise InputError(f"a run of {of}, which recommends nothing", where=str(run), remedy=remedy)
+    model = load(config).get("model")
+    model = model if isinstance(model, dict) else {}
+    if "top_k" not in (model.get("init_args") or {}):
+        what = f"a run of {model.get('class_path', 'another tool')}, which recommends nothing"
+        raise InputError(what, where=str(run), remedy=remedy)
     if checkpoint is None:
         raise InputError("there is no checkpoint in this run", where=str(run), remedy="continue it, or run it again")
     stage = parse_stage(["predict", f"--config={config}", f"--ckpt_path={checkpoint}"])

@@ -62,8 +62,9 @@ def _read(given: Any, where: str) -> Candidate:
         return given
     if isinstance(given, Mapping):
         with suppress(TypeError, KeyError):  # a setting is missing, or unknown
-            relative, reward = given.get("relative_to"), str(given["reward"])
-            return Candidate(**{**given, "reward": reward, "relative_to": relative and RelativeTo(**relative)})
+            relative, reward = given.get("relative_to"), given["reward"]
+            if isinstance(reward, str | int | float):
+                return Candidate(**{**given, "reward": str(reward), "relative_to": relative and RelativeTo(**relative)})
     elif given is not None:
         return Candidate(str(given))
     raise InputError(
