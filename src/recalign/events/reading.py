@@ -209,11 +209,12 @@ def _split_rows(source: Source, layout: Layout, *, strict: bool = False) -> Iter
     if len(separator) > 1:
         lines, separator = (line.replace(layout.separator, UNIT_SEPARATOR) for line in lines), UNIT_SEPARATOR
     csv.field_size_limit(2**31 - 1)  # of all readers, as Python has it: Polars reads fields of any length
-    quoting = csv.QUOTE_NONE if layout.quote is None else csv.QUOTE_MINIMAL
-    rows = csv.reader(lines, delimiter=separator, quoting=quoting, strict=strict and layout.quote is not None)
-    return (
-        rows if layout.header is not None else itertools.dropwhile(operator.not_, rows)
-    )  # Polars passes over blank lines too
+    if layout.quote is None:
+        rows = csv.reader(lines, delimiter=separator, quoting=csv.QUOTE_NONE)
+    else:
+        rows = csv.reader(lines, delimiter=separator, strict=strict)
+    # Polars passes over blank lines before a header too.
+    return rows if layout.header is not None else itertools.dropwhile(operator.not_, rows)
 
 
 def _spans_lines(frame: pl.DataFrame) -> bool:
