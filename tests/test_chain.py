@@ -202,10 +202,12 @@ def test_compare_and_report_read_the_run_folders(again: Path):
     assert "recalign compare runs/tiny" in said.err
     said = tiny.recalign(again, "compare", "runs/tiny", "--draws", "50")
     assert said.code == 0
+    assert "asft" in said.out
     assert said.out.endswith("runs/tiny/comparison.csv\n")
     said = tiny.recalign(again, "report", "runs/tiny")
     assert said.code == 0
     assert said.out.endswith("runs/tiny/report.html\n")
+    assert (again / RUNS / "report.html").is_file()
 
 
 def test_an_interrupted_chain_goes_on_where_it_was(again: Path, monkeypatch: pytest.MonkeyPatch):
@@ -278,7 +280,7 @@ def test_a_truncated_evaluation_is_made_again(again: Path):
 
 def test_settings_of_the_output_train_nothing_anew(again: Path):
     said = tiny.chain(again, "--trainer.enable_progress_bar=true")
-    assert commands(said.out) == []
+    assert (said.code, commands(said.out)) == (0, [])
 
 
 @pytest.mark.slow
@@ -547,6 +549,17 @@ def test_a_missing_world_is_made_once(tmp_path: Path, monkeypatch: pytest.Monkey
     make_world(RewardData(log=LogMapping("other", ["simulated/x.parquet"]), root=str(tmp_path / "nowhere")), None)
     assert capsys.readouterr().out == ""
     assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_world_of_other_settings_is_made_anew_and_the_same_one_is_not(tmp_path: Path):
+    data = RewardData(log=LogMapping("simulated", ["simulated/events.parquet"]), root=str(tmp_path))
+    file = tmp_path / "simulated/events.parquet"
+    for events in (200, 150):
+        make_world(data, World(users=20, items=20, events=events))
+        assert len(pl.read_parquet(file)) == events
+    written = file.stat().st_mtime_ns
+    make_world(data, World(users=20, items=20, events=150))
+    assert file.stat().st_mtime_ns == written
 
 
 def test_a_list_is_not_added_to_twice():

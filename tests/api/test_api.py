@@ -21,7 +21,8 @@ import recalign as ra
 from recalign import configs, stage
 from recalign.api.trained import TrainedReward
 from recalign.cli import main
-from recalign.files import write_json
+from recalign.files import sha256, write_json
+from recalign.kept import Seal
 
 COLUMNS = {"user": "user", "item": "item", "timestamp": "timestamp", "reward": "rating"}
 QUICK = {"trainer.max_epochs": 2, "data.batch_tokens": 1024}
@@ -73,6 +74,15 @@ def test_the_table_has_a_row_a_policy(job: Any):
     assert job.table.table["policy/kl"].to_list()[2] > 0
     assert "asft" in str(job.table)
     assert {"all/ndcg@10", "all/ndcg@10 low", "value/judge@10"} <= set(job.table.table.columns)
+
+
+def test_a_named_start_and_named_judges_are_those_that_are_used(job: Any):
+    judges = [ra.fit_judge(job.log, users) for users in ("B1", "B2")]  # those that `compare` trained
+    found = ra.compare(job.log, {"asft": job.aligned}, job.reward, start=job.start, judges=judges, draws=20).table
+    assert found["policy/kl"][0] > 0  # not to itself, the first row
+    key = Seal.read(job.log.folder / "asft/seed-0/evaluation").key
+    used = [key[name] for name in ("start", "judge_select", "judge_report")]
+    assert used == [sha256(one.checkpoint) for one in (job.start, *judges)]
 
 
 def test_recommendations_are_unseen_and_have_titles(job: Any, frame: pl.DataFrame):

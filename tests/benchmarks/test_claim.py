@@ -1,17 +1,12 @@
 """The claim's words follow from the figures, by hand."""
 
-import sys
-from pathlib import Path
-
 import polars as pl
 import pytest
+from claim import verdicts
 
 from recalign.evaluation.comparison import SCHEMA
 from recalign.evaluation.comparison_table import ComparisonTable
 from recalign.evaluation.roles import Roles
-
-sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
-from claim import verdicts
 
 METRICS = ("high/ndcg@10", "value/judge@10")
 

@@ -1,7 +1,5 @@
 """The items that are held out, what is told of them, the policies beside ours, and the figures made of ranks."""
 
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import featured
@@ -10,15 +8,13 @@ import polars as pl
 import pytest
 import small
 import torch
+from cold_logs import HeldOut, held_out, title_vectors, with_codes, with_text
+from cold_policies import FeaturesAlone, Sum, UniSRec, over_catalogue
+from cold_ranks import crossed, said, table
 
 from recalign.events import Feature, ItemValues
 from recalign.recommender import SequencePolicy
 from recalign.recommender.checkpoint import load_net
-
-sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
-from cold_logs import HeldOut, held_out, title_vectors, with_codes, with_text
-from cold_policies import FeaturesAlone, Sum, UniSRec, over_catalogue
-from cold_ranks import crossed, said, table
 
 
 def test_other_items_are_held_out_by_each_seed_of_every_popularity():

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
-from scipy.stats import ttest_1samp
-
-sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 from loop_worlds import (
     ARMS,
     ITEMS,
@@ -28,6 +24,7 @@ from loop_worlds import (
     results,
     warm,
 )
+from scipy.stats import ttest_1samp
 
 import recalign as ra
 

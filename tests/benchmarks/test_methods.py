@@ -1,11 +1,6 @@
 """What a table says of the NDCG budget, by hand."""
 
-import sys
-from pathlib import Path
-
 import polars as pl
-
-sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 from methods import prices
 
 

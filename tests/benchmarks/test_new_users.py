@@ -1,15 +1,10 @@
 """What of a history a new user's request tells, by hand."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
+from new_users import mean, told
 
 from recalign.serving import Request
-
-sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
-from new_users import mean, told
 
 WHOLE = Request(items=[3, 5, 3, 7], times=[1, 2, 3, 4], rewards=[1.0, None, 2.0, 3.0], k=5)
 

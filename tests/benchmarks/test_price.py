@@ -1,12 +1,7 @@
 """What a rule for the price takes and what it then keeps, by hand."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
-
-sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 from price import GRID, Curve, at, outcomes
 
 RNG = np.random.default_rng(0)

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import itertools
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import polars as pl
 import pytest
-
-sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 from reward_choice import ROWS, START, candidate, chosen, settings
 
 GAINS = {("own", "validation"): 0.1, ("other", "validation"): 0.2, ("own", "test"): 0.3, ("other", "test"): 0.25}

@@ -1,12 +1,7 @@
 """What the benchmark of speed says beside an earlier commit."""
 
-import sys
-from pathlib import Path
-
-import pytest
-
-sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 import polars as pl
+import pytest
 import speed
 from tables import lines
 

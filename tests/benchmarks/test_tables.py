@@ -1,15 +1,10 @@
 """Rows that the benchmark scripts save."""
 
-import sys
-from pathlib import Path
-
 import polars as pl
 import pytest
+import tables
 
 from recalign.evaluation.comparison import SCHEMA
-
-sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
-import tables
 
 
 def test_a_row_is_saved_in_place_of_its_earlier_figures_and_beside_other_rows(tmp_path, monkeypatch):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,8 +9,6 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-
-sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 from update import Windows, used
 from update_figures import DECISIVE, as_saved, difference, differences, figures, verdict
 from update_moments import KeepMoments

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import polars as pl
 import pytest
-
-sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 import verdict_records
 import verdict_tables
 import verdicts

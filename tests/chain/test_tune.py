@@ -17,7 +17,7 @@ import torch
 import yaml
 
 from recalign.chain.search import Search
-from recalign.chain.tune import STUDY, Pruning, best_value, journal
+from recalign.chain.tune import STUDY, Pruning, _rank, best_value, journal
 from recalign.errors import InputError
 
 FOLDER = Path("runs/simulated/recommender/tuning")
@@ -214,3 +214,13 @@ def test_the_best_value_leaves_out_what_is_no_number(tmp_path: Path):
     file.write_text("step,loss\n1,nan\n")
     with pytest.raises(InputError, match="no number as 'loss'"):
         best_value(file, "loss", "min")
+
+
+def test_trials_are_ordered_by_the_goal_whole_ones_first_and_failed_ones_last():
+    def one(state: str, value: float) -> SimpleNamespace:
+        return SimpleNamespace(state=SimpleNamespace(name=state), value=value)
+
+    whole, early = "COMPLETE", "PRUNED"
+    tried = [one(whole, 0.5), one(early, 0.1), InputError("no"), one(whole, 0.2), one(early, 0.9)]
+    order = {goal: sorted(range(5), key=lambda n: _rank(tried[n], goal)) for goal in ("max", "min")}
+    assert order == {"max": [0, 3, 4, 1, 2], "min": [3, 0, 1, 4, 2]}

@@ -14,7 +14,6 @@ import several
 import small
 import torch
 from lightning import LightningModule, seed_everything
-from lightning.pytorch.callbacks import Callback
 from taste import Taste
 
 from recalign.posttrain import (
@@ -46,16 +45,6 @@ DRAWN = 1.5409961  # by torch.nn.init.trunc_normal_ after torch.manual_seed(0), 
 COMMITTED = 1e-4
 """Relative bound between a step's loss and the committed one: it may come from another machine or torch."""
 TOKENS = 200  # 6 of the longest histories a batch: shares are uneven, and some are empty
-
-
-class Steps(Callback):
-    """The figures of every step, and those of the last validation."""
-
-    def __init__(self) -> None:
-        self.loss: list[float] = []
-
-    def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
-        self.loss.append(float(trainer.callback_metrics["train/loss"]))
 
 
 def start(items: int) -> SequencePolicy:
@@ -151,12 +140,12 @@ def curve(
     kind, make, data_settings = CASES[case]
     seed_everything(0, verbose=False)
     data = small.data_of(kind, root, "tastes", batch_tokens=TOKENS, **data_settings)
-    module, steps = make(data), Steps()
+    module, watch = make(data), small.Watch()
     if function:
         data.train_dataloader = lambda: Through(type(data).train_dataloader(data), function)
     settings = {"max_steps": CURVE_STEPS, "limit_val_batches": 0, **settings}
-    small.trainer_of(folder, -1, steps, StepSeeds(0), **settings).fit(module, data)
-    return np.reshape(steps.loss, (CURVE_STEPS, -1)).mean(axis=1).tolist()
+    small.trainer_of(folder, -1, watch, StepSeeds(0), **settings).fit(module, data)
+    return np.reshape([one["train/loss"] for one in watch.steps], (CURVE_STEPS, -1)).mean(axis=1).tolist()
 
 
 def trained(case: str, root: Path, folder: Path, devices: int = 1) -> dict[str, Any]:
@@ -164,16 +153,21 @@ def trained(case: str, root: Path, folder: Path, devices: int = 1) -> dict[str, 
     kind, make, settings = CASES[case]
     seed_everything(0, verbose=False)
     data = small.data_of(kind, root, "tastes", batch_tokens=TOKENS, **settings)
-    module, steps = make(data), Steps()
+    module, watch = make(data), small.Watch()
     averaged = [PolynomialAveraging()] if case == "reward" else []
     strategy = {"devices": devices, "strategy": "ddp"} if devices > 1 else {}
     trainer = small.trainer_of(
-        folder, -1, steps, StepSeeds(0), *averaged, max_steps=STEPS, check_val_every_n_epoch=1, **strategy
+        folder, -1, watch, StepSeeds(0), *averaged, max_steps=STEPS, check_val_every_n_epoch=1, **strategy
     )
     trainer.fit(module, data)
     figures = {k: float(v) for k, v in trainer.callback_metrics.items() if not k.startswith("speed/")}
     weights = {k: v.clone() for k, v in module.state_dict().items()}
-    return {"loss": steps.loss, "figures": figures, "weights": weights, "events": module.events}
+    return {
+        "loss": [one["train/loss"] for one in watch.steps],
+        "figures": figures,
+        "weights": weights,
+        "events": module.events,
+    }
 
 
 def all_trained(cases: list[str], root: Path, folder: Path) -> dict[str, dict[str, Any]]:

@@ -85,6 +85,11 @@ def _events(users: int, per_user: int, rng: np.random.Generator, effect: tuple[f
     )
 
 
+@pytest.fixture(scope="module")
+def data(log_root) -> RewardData:
+    return small.data_of(RewardData, log_root, "tastes")
+
+
 @pytest.fixture
 def made_up_run() -> Callable[..., None]:
     """`write_run`."""

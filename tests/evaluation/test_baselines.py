@@ -11,12 +11,7 @@ import torch
 from recalign.evaluation.baselines import ItemScores, LowerBound, Rerank
 from recalign.evaluation.methods import WITHOUT_BUDGET
 from recalign.recommender.checkpoint import load_net
-from recalign.reward import RewardData, RewardEnsemble
-
-
-@pytest.fixture(scope="module")
-def data(log_root):
-    return small.data_of(RewardData, log_root, "tastes")
+from recalign.reward import RewardEnsemble
 
 
 @pytest.fixture

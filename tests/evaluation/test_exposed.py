@@ -12,7 +12,7 @@ import torch
 
 from recalign.errors import InputError
 from recalign.evaluation import exposed
-from recalign.evaluation.baselines import SameForAll, log_counts
+from recalign.evaluation.baselines import ItemScores, SameForAll, log_counts
 from recalign.evaluation.comparison import RunsComparison
 from recalign.evaluation.methods import MethodRun, SeedEvaluation
 from recalign.evaluation.offpolicy import estimate, exposed_ranks
@@ -42,18 +42,9 @@ ROWS = [
 ]
 
 
-class Lookup(torch.nn.Module):
-    """A reward model by heart: r(s, v) = v."""
-
-    def __init__(self, num_items=6):
-        super().__init__()
-        self.reward_V = torch.arange(1.0, 1.0 + num_items)
-
-    def states(self, batch):
-        return torch.zeros(1, len(batch.target_T), 1)
-
-    def predict(self, states, item=None):
-        return self.reward_V.expand(states.shape[1], -1) if item is None else self.reward_V[item - 1]
+def by_heart(num_items=6):
+    """A reward model: r(s, v) = v."""
+    return ItemScores(torch.arange(1.0, 1.0 + num_items))
 
 
 def exposed_log(root, rows=ROWS, **settings):
@@ -95,7 +86,7 @@ class Truth(torch.nn.Module):
 def test_terms_by_hand(tmp_path):
     data = exposed_log(tmp_path)
     policy = SameForAll(torch.log(torch.tensor([6.0, 5, 4, 3, 2, 1])))
-    shown = exposed.exposures({"it": policy}, Lookup(), data, CPU)["it"]
+    shown = exposed.exposures({"it": policy}, by_heart(), data, CPU)["it"]
     assert shown.user_N.tolist() == [0, 0, 2, 2]
     assert shown.reward_N.tolist() == [5, 1, 2, 1]
     assert shown.propensity_N.tolist() == [0.5, 0.25, 0.1, 0.2]
@@ -112,7 +103,7 @@ def test_terms_by_hand(tmp_path):
 def test_what_is_shown_to_a_user_who_has_met_everything_is_left_out(tmp_path):
     everything = [(3, v, 9, 4.0, False, None) for v in (1, 2, 3, 5, 5)]
     data = exposed_log(tmp_path, [*everything, *ROWS])
-    (shown,) = exposed.exposures({"flat": SameForAll(torch.zeros(6))}, Lookup(), data, CPU).values()
+    (shown,) = exposed.exposures({"flat": SameForAll(torch.zeros(6))}, by_heart(), data, CPU).values()
     assert data.sequences.users.gather(shown.user_N).to_list() == [1, 1]  # of user 3 nothing
     assert np.isfinite(shown.direct_N).all()
 
@@ -120,7 +111,7 @@ def test_what_is_shown_to_a_user_who_has_met_everything_is_left_out(tmp_path):
 def test_other_users_on_request(tmp_path):
     data = exposed_log(tmp_path)
     policies = {"it": SameForAll(torch.zeros(6))}
-    assert exposed.exposures(policies, Lookup(), data, CPU, users="B2")["it"].user_N.tolist() == [1]
+    assert exposed.exposures(policies, by_heart(), data, CPU, users="B2")["it"].user_N.tolist() == [1]
 
 
 @pytest.mark.parametrize("settings", [{"is_random": None}, {"propensity": None}, dict.fromkeys(EXPOSURE)])
@@ -130,14 +121,14 @@ def test_missing_columns_are_an_error_where_an_estimate_is_asked_for(tmp_path, s
     assert not exposed.is_exposed(data)
     for asked in (exposed.measure, exposed.exposures):
         with pytest.raises(InputError, match=f"data.log.{next(iter(settings))}"):
-            asked({"it": SameForAll(torch.zeros(6))}, Lookup(), data, CPU)
+            asked({"it": SameForAll(torch.zeros(6))}, by_heart(), data, CPU)
     with pytest.raises(InputError, match="without random exposure"):
         exposed.candidates({"it": SameForAll(torch.zeros(6))}, data, CPU)
 
 
 def test_nothing_shown_at_random_is_refused_with_the_reason(tmp_path):
     data = exposed_log(tmp_path, [(*row[:4], False, None) for row in ROWS])
-    found = exposed.measure({"it": SameForAll(torch.zeros(6))}, Lookup(), data, CPU)["it"]
+    found = exposed.measure({"it": SameForAll(torch.zeros(6))}, by_heart(), data, CPU)["it"]
     assert "nothing was shown at random" in found["policy"]["refused"]
     assert found["ranks"] == {}
     assert exposed.headlines(found) == {"offpolicy/ess": 0.0}
@@ -145,7 +136,7 @@ def test_nothing_shown_at_random_is_refused_with_the_reason(tmp_path):
 
 def test_exposures_are_valued_on_the_device(tmp_path, monkeypatch):
     data = exposed_log(tmp_path)
-    policy, reward = SameForAll(torch.arange(6.0)), Lookup()
+    policy, reward = SameForAll(torch.arange(6.0)), by_heart()
     here = exposed.measure({"it": policy}, reward, data, CPU)
     gpu, moved = small.a_gpu(monkeypatch)
     assert exposed.measure({"it": policy}, reward, data, gpu) == here
@@ -157,7 +148,7 @@ def test_stretches_and_batches_change_nothing(tmp_path, monkeypatch):
     _, data = world_data(tmp_path, World(users=60, items=120, events=2400, random=0.4))
     torch.manual_seed(0)
     policies = {"it": small.coded(data.num_items)}
-    reward = Lookup(data.num_items)
+    reward = by_heart(data.num_items)
     whole = exposed.exposures(policies, reward, data, CPU)["it"]
     assert (whole.user_N == np.sort(whole.user_N)).all()  # the table's order, not that of the batches
     monkeypatch.setattr("recalign.recommender.policy.ROWS", 3)
@@ -192,7 +183,8 @@ def test_a_users_candidates_are_scored_in_one_state(tmp_path):
         assert found[name].value == pytest.approx(one.value, rel=1e-5), name
         assert found[name].interval() == pytest.approx(one.interval(), rel=1e-5)
     assert (
-        exposed.measure({"it": policy}, Lookup(data.num_items), data, CPU)["it"]["ranks"]["ndcg"] == found["ndcg"].value
+        exposed.measure({"it": policy}, by_heart(data.num_items), data, CPU)["it"]["ranks"]["ndcg"]
+        == found["ndcg"].value
     )
 
 

@@ -30,11 +30,6 @@ from recalign.sequences import UserCohort
 HOW = {"device": torch.device("cpu"), "code": "code"}
 
 
-@pytest.fixture(scope="module")
-def data(log_root):
-    return small.data_of(RewardData, log_root, "tastes")
-
-
 @pytest.fixture
 def asft(cloned, log_root, tmp_path):
     module = small.free(WeightedSFT, init_from=str(cloned), lr=1e-2)

@@ -176,6 +176,16 @@ def test_ranks_of_exposed_candidates_by_hand():
     assert found["uniform"] == pytest.approx(11 / 5)
 
 
+def test_ranks_are_weighted_by_one_over_the_propensity():
+    """Gains 0, 4, 2 and weights 2, 4, 1 of the candidates ranked 1, 2, 3."""
+    one, score, reward = np.ones(3, int), np.array([3.0, 2.0, 1.0]), np.array([1.0, 2.0, 3.0])
+    found = exposed_ranks(one, score, reward, np.array([0.5, 0.25, 1.0]), k=2, draws=10)
+    second = 1 / np.log2(3)
+    assert {name: each.value for name, each in found.items()} == pytest.approx(
+        {"ndcg": 4 * second / (4 + 2 * second), "mrr": (4 / 2 + 2 / 3) / 6, "reward": 10 / 6, "uniform": 13 / 7}
+    )
+
+
 def test_a_perfect_order_scores_1_and_chance_scores_what_everybody_is_worth():
     random = np.random.default_rng(0)
     user, reward = np.repeat(np.arange(300), 10), random.normal(size=3000)

@@ -7,7 +7,6 @@ import gc
 import weakref
 
 import pytest
-import small
 import torch
 
 from recalign.evaluation import validation_ranking
@@ -16,16 +15,10 @@ from recalign.evaluation.reranking import interpolate
 from recalign.evaluation.validation_ranking import ValidationRanking
 from recalign.recommender.checkpoint import load_net
 from recalign.recommender.interpolation import budget_batches, ndcg_by_user
-from recalign.reward import RewardData
 
 CPU = torch.device("cpu")
 STRENGTHS = (0.0, 0.3, -2.0)
 PARTS = (0, 1, None)  # batches whose scores fit: none, the first, all
-
-
-@pytest.fixture(scope="module")
-def data(log_root):
-    return small.data_of(RewardData, log_root, "tastes")
 
 
 def sizes(data) -> list[int]:

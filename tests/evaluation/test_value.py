@@ -11,7 +11,7 @@ import small
 import torch
 
 from recalign.errors import InputError
-from recalign.evaluation.baselines import LowerBound, Rerank, SameForAll
+from recalign.evaluation.baselines import ItemScores, LowerBound, Rerank, SameForAll
 from recalign.evaluation.selection import measured
 from recalign.evaluation.value import Scorers, evaluate, load_truth
 from recalign.recommender import RecommenderData
@@ -35,16 +35,6 @@ ROWS = [
 ]
 
 
-class Lookup(torch.nn.Module):
-    """A reward model by heart: r(s, v) = v."""
-
-    def states(self, batch):
-        return torch.zeros(1, len(batch.target_T), 1)
-
-    def predict(self, states, item):
-        return item.float()
-
-
 @pytest.fixture
 def data(tmp_path):
     pl.DataFrame(ROWS, schema=["user", "item", "timestamp", "rating"], orient="row").write_csv(tmp_path / "hand.csv")
@@ -58,7 +48,7 @@ def by_hand(data):
     """A constant policy that prefers items in their order, and a start to which all are the same."""
     policy = SameForAll(-torch.arange(1.0, 13.0))
     truth_UV = torch.arange(36.0).view(3, 12)
-    scorers = Scorers(SameForAll(torch.zeros(12)), {"judge@10": Lookup()}, truth_UV)
+    scorers = Scorers(SameForAll(torch.zeros(12)), {"judge@10": ItemScores(torch.arange(1.0, 13.0))}, truth_UV)
     return evaluate({"it": policy, "flat": scorers.start}, scorers, data, "test", CPU)
 
 
@@ -122,7 +112,7 @@ def test_a_user_who_has_met_everything_is_shown_nothing(tmp_path):
     data = small.data_of(RecommenderData, tmp_path, "hand", split=small.LeaveLast(1, 1))
     data.sequences.group[:] = ["A", "B2", "A"]
     start = SameForAll(torch.zeros(12))
-    scorers = Scorers(start, {"judge@10": Lookup()}, torch.ones(3, 12))
+    scorers = Scorers(start, {"judge@10": ItemScores(torch.arange(1.0, 13.0))}, torch.ones(3, 12))
     with pytest.warns(UserWarning, match="before 1 test events the user had met every item"):
         frame = evaluate({"start": start}, scorers, data, "test", CPU)["start"]
     for name in ("judge@10", "true@10", "true", "popularity@10"):

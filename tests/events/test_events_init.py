@@ -395,3 +395,15 @@ def test_a_second_table_of_other_items_is_refused(tmp_path: Path):
     assert "no column has ids of the log" in said.err
     assert not (tmp_path / "log.yaml").exists()
     assert "there is no such file" in init(tmp_path, "log.csv", "--items", "product.csv").err
+
+
+def test_watch_times_are_divided_by_lengths_in_the_same_unit():
+    frame = pl.DataFrame({"user": [1, 2, 3], "item": [1, 2, 3], "time": [START, START + 9, START + 20]})
+    frame = frame.with_columns(watched_s=pl.Series([1, 2, 9]), duration_ms=pl.Series([4000, 9000, 9500]))
+    assert guess.guess(frame, {}, True)["reward"] == "least(1000 * watched_s / nullif(duration_ms, 0), 1.0)"
+
+
+def test_a_kind_of_event_is_worth_what_the_first_words_that_match_are():
+    kinds = pl.Series("event", ["view", "add_to_cart", "remove_from_cart", "purchase", "zoom"])
+    worth = {"add_to_cart": 0.5, "purchase": 1, "remove_from_cart": -1, "view": 0, "zoom": 0}
+    assert guess._event_values(kinds) == worth

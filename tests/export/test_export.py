@@ -159,6 +159,22 @@ def test_what_is_not_whole_is_refused(spoil, says, bundled, tmp_path):
         load_bundle(folder)
 
 
+@pytest.mark.parametrize(
+    ("file", "says"), [("examples.json", "example 1 of .* answered otherwise"), ("items.parquet", "has 39 items")]
+)
+def test_what_does_not_fit_together_is_refused_though_sealed(bundled, tmp_path, file, says):
+    folder = copy(bundled, tmp_path)
+    if file == "examples.json":
+        told = read_json(folder / file)
+        told[1]["answer"]["items"][0] |= {"item": -1, "score": 1e9}
+        (folder / file).write_text(json.dumps(told))
+    else:
+        pl.read_parquet(folder / file).head(-1).write_parquet(folder / file)
+    seal(folder)
+    with pytest.raises(InputError, match=says):
+        load_bundle(folder)
+
+
 def test_what_an_older_recalign_did_not_write_has_its_default(bundled, tmp_path):
     folder = copy(bundled, tmp_path)
     about = read_json(folder / "bundle.json")
@@ -187,10 +203,10 @@ def test_what_fails_leaves_what_was_there(bundled, made, tmp_path, monkeypatch):
     before = sorted(path.name for path in (tmp_path / "out").iterdir())
 
     def fails(*_):
-        raise InputError("no")
+        raise InputError("the pen broke")
 
     monkeypatch.setattr("recalign.export.onnx.write", fails)
-    with pytest.raises(InputError, match="no"):
+    with pytest.raises(InputError, match="the pen broke"):
         bundle_of(made, tmp_path / "out")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == before
     load_bundle(tmp_path / "out")

@@ -177,25 +177,25 @@ def test_lists_that_wait_for_outcomes_are_said_and_strict_does_not_pass(bundled,
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "said"),
+    ("key", "value"),
     [
-        ("name", None, "name"),
-        ("files", "", "data.log"),
-        ("columns", None, "data.log"),
-        ("columns", [1], "columns"),
-        ("where", True, "where"),
-        ("user", 3, "user"),
-        ("header", 3, "header"),
+        ("name", None),
+        ("files", ""),
+        ("columns", None),
+        ("columns", [1]),
+        ("where", True),
+        ("user", 3),
+        ("header", 3),
     ],
 )
-def test_slips_in_the_logs_yaml_are_named(bundled, bundle, tmp_path, key, value, said):
+def test_slips_in_the_logs_yaml_are_named(bundled, bundle, tmp_path, key, value):
     log = logged(tmp_path, bundle)
     data = yaml.safe_load(log.read_text())
     data["data"]["log"][key] = value
     log.write_text(yaml.safe_dump(data))
     with pytest.raises(InputError) as refused:
         monitor([str(bundled), "--log", str(log)])
-    assert said in str(refused.value)
+    assert key in f"{refused.value.where} {refused.value.what}"
 
 
 @pytest.mark.parametrize("key", ["reward", "root"])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-
 import numpy as np
 import polars as pl
 import pytest
@@ -274,12 +272,3 @@ def test_where_lists_are_left_out_no_outcome_without_one_counts():
     one = watched(weeks(0).with_columns(meets=~pl.col("shown") | (pl.col("user") != "3")))
     assert "unknown" not in one.reference.changes
     assert "`where` left out lists" in one.left_out["unknown"]
-
-
-def test_a_log_is_too_short_or_has_a_window():
-    """(16.7 - 14) / 3 + 0.1 is 1, but for the rounding of the machine."""
-    table = weeks(0).filter(pl.col("timestamp") < 16.7 * DAY)
-    last = pl.col("timestamp") == table.filter("shown")["timestamp"].max()
-    table = table.with_columns(timestamp=pl.when(last).then(round(16.7 * DAY)).otherwise("timestamp"))
-    with suppress(InputError):
-        assert watched(table, rule=Rule(days=3)).windows

@@ -8,7 +8,6 @@ from dataclasses import replace
 import pytest
 import small
 import torch
-from taste import Taste
 
 from recalign.errors import InputError
 from recalign.nn import LazyDecoder
@@ -25,16 +24,6 @@ ECPO = {"early": 0.1, "cloning": 0.1, "kl": 0.0}
 @pytest.fixture(scope="module")
 def data(log_root):
     return small.data_of(RewardData, log_root, "tastes")
-
-
-@pytest.fixture(scope="module")
-def taste(data):
-    return Taste([int(item) % 2 for item in data.sequences.items.to_list()])
-
-
-@pytest.fixture(scope="module")
-def start(cloned):
-    return load_net(cloned, "policy").net.eval()
 
 
 def test_a_share_of_the_histories_is_asked(data, start, taste):

@@ -24,14 +24,7 @@ from recalign.posttrain import (
     WeightedSFT,
 )
 from recalign.recommender import RecommenderData
-from recalign.recommender.checkpoint import load_net
 from recalign.reward import RewardData
-
-
-@pytest.fixture(scope="module")
-def start(cloned):
-    return load_net(cloned, "policy").net.eval()
-
 
 NOTHING = [
     (WeightedSFT, {"temperature": 0.0}),

@@ -29,10 +29,10 @@ def start(root, tmp_path_factory):
     return small.saved(module, folder / "policy.ckpt")
 
 
-def test_pairs_are_drawn_from_items_in_training(root):
-    data = featured.data_of(root, kind=PairData, users="A")
-    rejected = data.training().rejected
-    assert 0 < rejected.max() <= WARM
+@pytest.mark.parametrize("pairs", ["sampled", "generated"])
+def test_pairs_are_drawn_from_items_in_training(root, start, pairs):
+    data = featured.data_of(root, kind=PairData, users="A", pairs=pairs, init_from=str(start))
+    assert 0 < data.training().rejected.max() <= WARM
 
 
 @pytest.mark.parametrize("method", ["asft", "dpo", "grpo"])

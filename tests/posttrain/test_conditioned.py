@@ -19,11 +19,6 @@ def data(log_root):
 
 
 @pytest.fixture(scope="module")
-def start(cloned):
-    return load_net(cloned, "policy").net.eval()
-
-
-@pytest.fixture(scope="module")
 def conditioned(data, start, tmp_path_factory):
     module = small.free(ReturnConditioned, policy=start, lr=1e-3, condition_lr=3e-2)
     small.fit(module, data, tmp_path_factory.mktemp("conditioned"), epochs=40)

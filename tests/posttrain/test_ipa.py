@@ -7,29 +7,17 @@ import math
 import pytest
 import small
 import torch
-from taste import Taste
 
 from recalign.errors import InputError
 from recalign.posttrain import IPA
 from recalign.posttrain.ipa import best_and_worst
 from recalign.posttrain.rollout import seen_pairs
-from recalign.recommender.checkpoint import load_net
 from recalign.reward import RewardData
 
 
 @pytest.fixture(scope="module")
 def data(log_root):
     return small.data_of(RewardData, log_root, "tastes")
-
-
-@pytest.fixture(scope="module")
-def taste(data):
-    return Taste([int(item) % 2 for item in data.sequences.items.to_list()])
-
-
-@pytest.fixture(scope="module")
-def start(cloned):
-    return load_net(cloned, "policy").net.eval()
 
 
 def test_the_pair_by_hand():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import small
-import torch
+from small import liked
 
 from recalign.posttrain import KTO, PairData, PostTrainingData, Preferences
 from recalign.recommender.checkpoint import load_net
@@ -15,15 +15,6 @@ LOSSES = ["dpo", "ipo", "sdpo", "simpo"]
 @pytest.fixture(scope="module")
 def data(log_root):
     return small.data_of(PairData, log_root, "tastes")
-
-
-def liked(policy, data) -> float:
-    """Mean probability of the half of the catalogue that each user likes: items of the parity of its own id."""
-    batch = small.batch_of(data, "test")
-    users = data.sequences.users.gather(batch.user_B[batch.row_T].numpy()).to_numpy()
-    good_TV = torch.from_numpy((users[:, None] - data.sequences.items.to_numpy()) % 2 == 0)
-    with torch.no_grad():
-        return (policy.eval().log_probs(policy.encode(batch)).exp() * good_TV).sum(dim=1).mean().item()
 
 
 @pytest.mark.parametrize("loss", LOSSES)

@@ -160,6 +160,7 @@ def test_predictions_of_training_events_know_nothing_of_their_own_noise(tmp_path
     ("facts", "said"),
     [
         ({"reward": "rating >= 4"}, r"predicts 'rating >= 4', and the reward here is 'rating'.*\n.*data\.reward"),
+        ({"reward": "rating", "rewards": "others"}, "trained on other rewards of the same events"),
     ],
 )
 @pytest.mark.parametrize("settings", [{"source": "shrunk"}, {"baseline": "value"}])

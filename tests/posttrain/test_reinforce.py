@@ -7,17 +7,11 @@ import small
 import torch
 
 from recalign.posttrain import PostTrainingData, Reinforce
-from recalign.recommender.checkpoint import load_net
 
 
 @pytest.fixture(scope="module")
 def data(log_root):
     return small.data_of(PostTrainingData, log_root, "tastes", baseline="user")
-
-
-@pytest.fixture(scope="module")
-def start(cloned):
-    return load_net(cloned, "policy").net.eval()
 
 
 def test_reinforce_raises_what_users_value(data, start, log_root, tmp_path):

@@ -354,7 +354,7 @@ def test_it_warns_of_few_heavy_events_where_a_temperature_would_help(make, recwa
     module._require_weights(advantage_T)
     said = [str(one.message) for one in recwarn if "model.temperature" in str(one.message)]
     assert len(said) == warns
-    assert not warns or "in effect 2.0% of 100, below 5%" in said[0]
+    assert not warns or "in effect 2.0% of 100, below 5%; raise model.temperature (now 0.3)" in said[0]
 
 
 @pytest.mark.parametrize("transform", get_args(Transform))
@@ -409,3 +409,32 @@ def test_defaults_are_small_steps(method):
         assert inherited["clip"].default == 0.2
         assert 0 <= inherited["kl"].default <= 1
         assert 1e-6 <= inherited["lr"].default <= 1e-3
+
+
+def test_ipa_leaves_out_events_without_a_reward(make, batch):
+    module, reward_T = make(IPA, share=1.0, cloning=0.5), batch.reward_T.clone()
+    reward_T[::3] = torch.nan
+    rated = batch.keep(~reward_T.isnan())
+    torch.testing.assert_close(module.loss(dataclasses.replace(batch, reward_T=reward_T))[0], module.loss(rated)[0])
+    assert module.loss(dataclasses.replace(batch, reward_T=torch.full_like(reward_T, torch.nan))) is None
+
+
+def test_return_conditioned_clones_the_events_that_have_a_reward_given_it(make, batch):
+    module, advantage_T = make(ReturnConditioned), batch.advantage_T.clone()
+    advantage_T[::3] = torch.nan
+    state = module.policy.encode_given(batch, advantage_T.nan_to_num())
+    nll_T = -module.policy.log_prob(state, batch.target_T)
+    loss, _ = module.loss(dataclasses.replace(batch, advantage_T=advantage_T))
+    torch.testing.assert_close(loss, nll_T[~advantage_T.isnan()].mean())
+
+
+@pytest.mark.parametrize(("method", "teaches"), [(PPO, False), (CQL, False), (IQL, False), (AWAC, False), (SA2C, True)])
+def test_values_teach_the_states_of_the_policy_in_sa2c_alone(make, batch, monkeypatch, method, teaches):
+    module, summary_TD = at_step(make(method), 0), torch.randn(len(batch.target_T), 16, requires_grad=True)
+    head = module.value if method is PPO else module.critic
+    for weight in head.parameters():
+        torch.nn.init.normal_(weight)
+    monkeypatch.setattr(module.policy, "summary", lambda state: summary_TD)
+    module.loss(batch)[0].backward()
+    assert (summary_TD.grad is not None) == teaches
+    assert all(weight.grad is not None for weight in head.parameters())

@@ -17,11 +17,6 @@ def data(log_root):
     return small.data_of(PostTrainingData, log_root, "tastes", baseline="global")
 
 
-@pytest.fixture(scope="module")
-def start(cloned):
-    return load_net(cloned, "policy").net.eval()
-
-
 def gradient(module, data) -> torch.Tensor:
     """Of the policy's weights on all training events, as one vector."""
     batch = small.batch_of(data, "train")

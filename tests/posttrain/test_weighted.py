@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import small
 import torch
+from small import liked
 
 from recalign.errors import InputError
 from recalign.posttrain import PostTrainingData, WeightedSFT
@@ -57,17 +58,6 @@ def test_weights_move_it_elsewhere_than_cloning(data, tmp_path):
     clone = first_step(small.free(WeightedSFT, policy=a_policy(data.num_items), transform="constant"), data, tmp_path)
     tilted = first_step(small.free(WeightedSFT, policy=a_policy(data.num_items), temperature=0.3), data, tmp_path)
     assert not clone["item_embedding.weight"].allclose(tilted["item_embedding.weight"], atol=1e-5)
-
-
-def liked(policy, data) -> float:
-    """Mean probability of the half of the catalogue that each user likes: items of the parity of its own id."""
-    batch = small.batch_of(data, "test")
-    users = data.sequences.users.gather(batch.user_B[batch.row_T].numpy()).to_numpy()
-    items = data.sequences.items.to_numpy()
-    good_TV = torch.from_numpy((users[:, None] - items) % 2 == 0)
-    with torch.no_grad():
-        p_TV = policy.eval().log_probs(policy.encode(batch)).exp()
-    return (p_TV * good_TV).sum(dim=1).mean().item()
 
 
 def post_trained(policy, log_root, folder, transform="exponential", **settings):
@@ -204,15 +194,3 @@ def test_a_log_in_which_nothing_has_a_weight_is_refused(log_root, tmp_path, tran
     data = with_advantages(log_root, -1.0)
     with pytest.raises(InputError, match=f"model.transform {transform}: every weight is 0: .*the largest is -1"):
         small.fit(small.free(WeightedSFT, policy=a_policy(data.num_items), transform=transform), data, tmp_path)
-
-
-def test_it_warns_where_a_few_events_have_nearly_all_of_the_weight(log_root, tmp_path, recwarn):
-    data = with_advantages(log_root, 0.0)
-    data.advantages[data.training().event[0]] = 9.0
-    module = small.free(WeightedSFT, policy=a_policy(data.num_items), clip=None)
-    with pytest.warns(UserWarning, match=r"in effect 0\.\d% of .* below 5%; raise model\.temperature \(now 0\.3\)"):
-        small.fit(module, data, tmp_path)
-    data.advantages[:] = np.random.default_rng(0).normal(size=len(data.advantages))
-    recwarn.clear()
-    small.fit(small.free(WeightedSFT, policy=a_policy(data.num_items)), data, tmp_path)
-    assert not [one for one in recwarn if "in effect" in str(one.message)]

@@ -271,7 +271,17 @@ def test_onerec_refuses_features(data):
         module.bind(data)
 
 
-def test_negatives_are_drawn_from_items_in_training(data):
+def test_negatives_stand_for_the_items_in_training(data, trained, monkeypatch):
+    """Each of them drawn once gives the softmax over them."""
+    policy, batch = trained[0].policy.eval(), small.batch_of(data, "train", rows=4)
+    monkeypatch.setattr(torch, "randint", lambda low, high, size, device: torch.arange(low, high))
+    with torch.no_grad(), as_cloned(policy):
+        state = policy.encode(batch)
+        sampled_T = policy.sampled_log_prob(state, batch.target_T, WARM)
+        torch.testing.assert_close(sampled_T, policy.log_prob(state, batch.target_T), atol=1e-4, rtol=1e-4)
+
+
+def test_more_negatives_than_items_in_training_are_refused(data):
     module = Recommender(data.num_items, small.encoder(), negatives=WARM + 1)
     with pytest.raises(InputError, match=f"{WARM + 1} negatives cannot be drawn from {WARM} items in training"):
         module.bind(data)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import polars as pl
@@ -144,3 +145,14 @@ def test_biases_and_tables_of_one_column_do_not_decay():
     assert "nets.0.trunk.item_embedding.weight" in {names[id(p)] for p in decayed["params"]}
     assert "nets.0.item_bias" in {names[id(p)] for p in free["params"]}
     assert len(decayed["params"]) + len(free["params"]) == len(names)
+
+
+def test_the_likelihood_is_of_known_targets_and_of_small_catalogues(data, tmp_path, monkeypatch):
+    module, batch = Recommender(data.num_items, small.encoder()).eval(), small.batch_of(data)
+    known_T = torch.arange(len(batch.target_T)) % 3 > 0
+    with torch.no_grad():
+        module.validation_step(dataclasses.replace(batch, target_T=batch.target_T * known_T), 0)
+        logp_T = module.policy.log_prob(module.policy.encode(batch), batch.target_T)
+    torch.testing.assert_close(module.nll.compute(), -logp_T[known_T].mean())
+    monkeypatch.setattr("recalign.recommender.training.NLL_ITEMS", data.num_items - 1)
+    assert "rank/nll" not in small.trainer_of(tmp_path).validate(module, data, verbose=False)[0]

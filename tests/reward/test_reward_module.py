@@ -236,6 +236,19 @@ def test_heads_of_further_rewards_start_alike_whatever_was_drawn_before(log_root
     assert all(one.equal(other) for one, other in zip(*heads, strict=True))
 
 
+def test_terms_of_the_loss_weigh_as_the_settings_say(log_root):
+    data, found = small.data_of(RewardData, log_root, auxiliary={"odd": "rating % 2"}), []
+    for imitation, auxiliary_weight in ((1.0, 1.0), (3.0, 5.0)):
+        torch.manual_seed(0)
+        own = {"imitation": imitation, "auxiliary_weight": auxiliary_weight, "trunk": "joint", "members": 1}
+        module = RewardModel(data.num_items, encoder=small.encoder(), **own).bind(data)
+        module.setup("fit")
+        found.append(module.losses(small.batch_of(data, "train"), 0))
+    one, other = found
+    for name, factor in {"reward": 1, "imitation": 3, "odd": 5}.items():
+        torch.testing.assert_close(other[name], factor * one[name])
+
+
 def test_items_unknown_to_training_are_left_out_of_validation(own_root, tmp_path):
     frame = pl.read_csv(own_root / "small.csv")
     step = (pl.col("timestamp") - 1000 - (pl.col("user") - 1)) // 60

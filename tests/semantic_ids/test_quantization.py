@@ -47,8 +47,6 @@ def test_every_id_is_of_one_item_and_every_code_of_its_level(seed, items, sizes,
     assert (found.codes_NL < found.sizes).all()
     key_N = keys(found.codes_NL, found.sizes)
     assert len(set(key_N.tolist())) == items
-    item_of = {key: item for item, key in enumerate(key_N.tolist())}
-    assert [item_of[key] for key in key_N.tolist()] == list(range(items))
     assert found.sizes[: len(sizes)] == sizes
     assert [len(centre) for centre in found.centres] == list(found.sizes)
 

@@ -211,3 +211,15 @@ def test_ids_of_another_spelling_are_those_of_the_log():
     assert _with_new(table(pl.Series([7.0, 8.0])), text, text, "here").to_list() == ["7", "8"]
     with pytest.raises(InputError, match="'007'"):
         _with_new(table(pl.Series(["007", "8"])), whole, whole, "here")
+
+
+def test_collisions_and_balance_reach_the_ids(data: EventDataModule, tmp_path: Path):
+    def codes(**settings):
+        vectors = clouds(tmp_path, range(1, 41))
+        path = tokenize(data=data, vectors=vectors, out=tmp_path / "out", allow_collapsed=True, **settings)
+        return load_codes(path, data.sequences.items)
+
+    numbered = codes(sizes=[4, 4], collisions="token")  # 40 items, 16 ids and a number
+    assert numbered.sizes[:2] == (4, 4)
+    assert len(numbered.sizes) == 3
+    assert np.bincount(codes(sizes=[4, 20], balance=1.0).codes_VL[:, 0]).tolist() == [10] * 4

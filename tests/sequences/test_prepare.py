@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from recalign.cli import main
 from recalign.errors import InputError
-from recalign.events import LogMapping, scanning
+from recalign.events import ItemTable, LogMapping, scanning
 from recalign.files import read_json
 from recalign.kept import SEAL
 from recalign.sequences import EventDataModule, High, LeaveLast, Split, TimeSplit, Where
@@ -393,3 +393,15 @@ def test_an_object_store(root, whole, monkeypatch):
             module(root, "bucket", log=LogMapping("small", ["s3://none/days"], **settings)).prepare(3)
     finally:
         store.stop()
+
+
+def test_items_known_by_their_features_are_numbered_alike(root):
+    """Rare items, and one without an event, follow those of training."""
+    pl.DataFrame({"item": range(14), "kind": ["a", "b"] * 7}).write_csv(root / "items.csv")
+    items = ItemTable("items.csv", title=None, features={"kind": "kind"})
+    log = LogMapping("small", ["a.parquet", "b.parquet"], items=items, **LOG)
+    module(root, "whole", log=log, min_events=6).sequences  # noqa: B018
+    module(root, "parts", log=log, min_events=6).prepare(3)
+    made = entry_of(root, "parts")
+    assert 0 < made["entry.json"]["features"]["warm"] < 13
+    assert made == entry_of(root, "whole")

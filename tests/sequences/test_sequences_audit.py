@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import pytest
 import small
 
@@ -101,3 +102,10 @@ def test_all_sections_are_there(log_root):
     sections = audit_log(data)
     assert [*sections, "split"].index("split") < list(sections).index("leaks (all must be 0)") == len(sections) - 1
     assert set(sections["leaks (all must be 0)"].values()) == {0}
+
+
+def test_a_test_event_that_is_trained_on_is_found():
+    again = [0, 1, 2, 3, 1, 0, 0, 1, 2, 3, 4, 4]
+    sequences = build(table(USERS, again, TIMES), LeaveLast(1, 1), None, UserGroups())
+    longer = dataclasses.replace(sequences, trained=np.diff(sequences.offset))
+    assert leaks(longer, 50)["test events seen in training"] == 1

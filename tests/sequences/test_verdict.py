@@ -184,3 +184,9 @@ def test_features_are_counted_and_a_second_item_id_is_a_concern(tmp_path):
     assert len(found) == 1
     assert "the feature author has 40 categories, and most items have none that another item has too" in found[0]
     assert set(sections[LEAKS].values()) == {0}
+
+
+def test_a_leak_is_serious(tmp_path):
+    sections = audit_log(made_up(tmp_path, rows(users=800)))
+    sections[LEAKS] = {"test events seen in training": 3}
+    assert str(verdict(sections, "s")) == "verdict: do not train\n- test events seen in training: 3"

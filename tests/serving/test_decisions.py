@@ -204,8 +204,19 @@ def test_what_was_given_up_before_it_was_written_is_no_decision(decisions, monke
     assert [one["user"] for one in lines(decisions.folder)] == ["first"]
 
 
-def test_a_segment_is_closed_when_it_is_large(decisions, monkeypatch):
-    monkeypatch.setattr("recalign.serving.decisions.LARGEST", 10)
+def test_a_server_that_begins_deletes_old_segments(tmp_path, monkeypatch):
+    monkeypatch.setattr(time, "monotonic", lambda: 5.0)  # so has the machine
+    (tmp_path / "log").mkdir(mode=0o700)
+    old = tmp_path / "log" / f"old{SEGMENT}"
+    old.touch()
+    os.utime(old, (1000, 1000))
+    Decisions(tmp_path / "log", KEY, days=1).close()
+    assert not old.exists()
+
+
+@pytest.mark.parametrize(("limit", "value"), [("LARGEST", 10), ("HOUR", -1.0)])
+def test_a_segment_is_closed_when_it_is_large_or_old(decisions, monkeypatch, limit, value):
+    monkeypatch.setattr(f"recalign.serving.decisions.{limit}", value)
 
     async def keep_three() -> None:
         for _ in range(3):

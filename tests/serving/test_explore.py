@@ -188,6 +188,7 @@ def test_alone_and_among_others_a_seed_gives_the_same_list(bundled):
         ({"share": 1.1}, "explore.share"),
         ({"share": None}, "explore.share"),
         ({"fixed": -1}, "explore.fixed"),
+        ({"fixed": 1001}, "explore.fixed"),
         ({"fixed": 1.0}, "explore.fixed"),
         ({"seed": -1}, "explore.seed"),
         ({"seed": 2**53}, "explore.seed"),

@@ -30,6 +30,7 @@ def test_from_json_and_from_python_it_is_the_same():
         ({"items": [1], "times": [1], "rewards": ["good"]}, "rewards[0]"),
         ({"items": [1], "times": [1], "rewards": [10**400]}, "rewards[0]"),
         ({"k": 0}, "k"),
+        ({"k": 1001}, "k"),
         ({"k": 2.0}, "k"),
         ({"k": True}, "k"),
         ({"allow": 3}, "allow"),

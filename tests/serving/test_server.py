@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import random
 import re
@@ -136,17 +137,20 @@ def test_a_new_version_is_taken_up_and_a_damaged_one_is_not(server, versions):
 
 
 def test_sigterm_finishes_what_is_being_answered(server):
-    answers: list[Any] = []
-    threads = [threading.Thread(target=lambda: answers.append(server.ask("/recommend", ASKED))) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    while not answers:
-        time.sleep(0.001)
+    body, begun = json.dumps(ASKED).encode(), []
+    for _ in range(8):  # half of each has come, so that it is begun
+        begun.append(http.client.HTTPConnection("127.0.0.1", server.port, timeout=30))
+        begun[-1].putrequest("POST", "/recommend")
+        begun[-1].putheader("Content-Type", "application/json")
+        begun[-1].putheader("Content-Length", str(len(body)))
+        begun[-1].endheaders(body[:5])
+    assert server.ask("/ready", method="GET")[0] == 200  # comes after them
     server.process.send_signal(signal.SIGTERM)
-    for thread in threads:
-        thread.join()
+    time.sleep(0.5)  # uvicorn looks ten times a second
+    for one in begun:
+        one.send(body[5:])
+    assert [one.getresponse().status for one in begun] == [200] * 8
     server.process.wait(timeout=20)
-    assert [status for status, _, _ in answers] == [200] * len(answers)
     logged = server.process.stderr.read() if server.process.stderr else ""
     assert "now serving two" in logged
     assert "still serving" in logged
@@ -158,6 +162,17 @@ def app(bundled) -> Any:
     from recalign.serving.app import make_app
 
     return make_app(bundled)
+
+
+def test_a_body_that_does_not_say_its_length_is_read_up_to_the_limit(app):
+    [(status, _, text)] = running(app, call(app, "/recommend", b" " * (2**20 + 1)))
+    assert (status, json.loads(text)["where"]) == (413, "body")
+
+
+def test_without_a_token_only_names_of_this_machine_are_answered(app):
+    hosts = {"localhost:8000": 200, "[::1]:8000": 200, "127.0.0.1.evil.org": 403, "": 403}
+    found = running(app, *(call(app, "/ready", b"", {"host": one}, "GET") for one in hosts))
+    assert [status for status, *_ in found] == list(hosts.values())
 
 
 def test_a_token_is_asked_for_everywhere_but_for_health(bundled):

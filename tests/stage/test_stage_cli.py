@@ -61,13 +61,6 @@ def test_settings_are_parsed_once_and_what_is_done_to_them_stays_out_of_the_next
     assert yaml.safe_dump(parse_stage(words).config) == kept
 
 
-def test_a_variable_is_read_anew(monkeypatch: pytest.MonkeyPatch):
-    for rate in (0.03, 0.04):
-        monkeypatch.setenv("RATE", str(rate))
-        parsed = parse_stage(["fit", "--config", "toy.yaml", "--model.learning_rate", "${oc.env:RATE}"])
-        assert parsed.config["model"]["init_args"]["learning_rate"] == rate
-
-
 def test_config_yaml_repeats_the_run():
     fit("--model.learning_rate", "0.02", "--seed_everything", "3")
     first = RunFolder(Path("runs/toy/recommender/seed-3"))
@@ -362,16 +355,22 @@ def test_a_nan_stops_the_run_and_names_where():
 
 
 def test_an_interrupted_run_is_marked_and_can_go_on(monkeypatch: pytest.MonkeyPatch):
+    fit("--run.name", "whole")
+    epoch = iter(range(2))
+
     def interrupt(*_: Any) -> None:
-        raise KeyboardInterrupt
+        if next(epoch):
+            raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         patch.setattr("stage_doubles.Toy.on_validation_start", interrupt)
         patch.setattr("signal.signal", lambda *_: None)  # Lightning switches Ctrl-C off for good
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt, match="--ckpt_path last"):
             fit()
-    assert yaml.safe_load(RUN.manifest.read_text())["status"] == "failed"
-    assert yaml.safe_load(RUN.manifest.read_text())["error"] == "KeyboardInterrupt"
+    said = yaml.safe_load(RUN.manifest.read_text())
+    assert (said["status"], said["error"]) == ("failed", "KeyboardInterrupt")
+    assert fit("--ckpt_path", "last").manifest.status == "finished"
+    assert_same_weights(Path("runs/toy/whole/seed-0/checkpoints/last.ckpt"), RUN.last)
 
 
 def test_another_optimizer_and_a_scheduler_take_the_place_of_the_stages_own():

@@ -51,12 +51,12 @@ def test_a_batch_that_was_skipped_is_no_reason_to_stop(folder: Path):
     assert guard.first_bad is None  # it noted nothing that a later check could raise
 
 
-def test_seeds_depend_on_seed_and_batch_alone():
-    def draw(seed: int, batch: int) -> float:
+def test_seeds_depend_on_seed_batch_and_process_alone():
+    def draw(seed: int, batch: int, rank: int) -> float:
         torch.rand(7)
-        StepSeeds(seed).on_train_batch_start(trainer(batch))
+        StepSeeds(seed).on_train_batch_start(trainer(batch, global_rank=rank))
         return float(torch.rand(()))
 
-    draws = {(s, b): draw(s, b) for s in range(3) for b in range(5)}
+    draws = {(s, b, r): draw(s, b, r) for s in range(3) for b in range(5) for r in range(2)}
     assert len(set(draws.values())) == len(draws)
     assert all(draw(*key) == value for key, value in draws.items())

@@ -101,7 +101,8 @@ def test_a_class_that_is_changed_hands_on_what_follows_from_other_settings():
 def test_files_and_variables_that_settings_name_are_read_anew(monkeypatch: pytest.MonkeyPatch):
     for root in ("one", "two"):
         monkeypatch.setenv("PLACE", root)
-        parsed = parse_stage(["fit", "--config", "toy.yaml", "--data.root", "${oc.env:PLACE}"])
+        words = ["--data.root=${oc.env:PLACE}", "--trainer.max_epochs=1", "--run.root=x"]
+        parsed = parse_stage(["fit", "--config", "toy.yaml", *words])
         assert parsed.config["data"]["init_args"]["root"] == root
         assert parsed.shareable["data"]["init_args"]["root"] == "${oc.env:PLACE}"
         write("mixer.yaml", f"class_path: stage_doubles.Mixer\ninit_args: {{dim: {len(root) + ord(root[0])}}}")
@@ -122,13 +123,6 @@ def test_a_class_of_a_notebook_is_read_anew(monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(__main__, "Mine", Mine, raising=False)
         encoder = parse("--model.encoder=__main__.Mine")["model"]["init_args"]["encoder"]
         assert encoder["init_args"]["dim"] == dim
-
-
-def test_a_variable_is_read_anew_wherever_it_stands_among_the_options(monkeypatch: pytest.MonkeyPatch):
-    words = ("fit", "--config", "toy.yaml", "--data.root=${oc.env:PLACE}", "--trainer.max_epochs=1", "--run.root=x")
-    for root in ("one", "two"):
-        monkeypatch.setenv("PLACE", root)
-        assert parse_stage(words).config["data"]["init_args"]["root"] == root
 
 
 def test_a_variable_in_a_file_that_an_option_names_is_written_by_its_name(monkeypatch: pytest.MonkeyPatch):

@@ -50,7 +50,8 @@ def tokenize(
         sizes: codes of each level, such as [64, 32]; null: two equal levels that leave a fifth of the ids free.
         collisions: what keeps ids unique: assign (none arises), relocate (to the nearest free id) or token (one more
             code).
-        balance: the most items of a code of any level but the last, in multiples of an even share; null: no limit.
+        balance: the most items of a code of any level but the last, in multiples of an even share; null: no limit. With
+            ``relocate``, items that move may exceed it.
         normalise: whether vectors are made as long as each other.
         append: a codes.parquet whose ids stay; items of the source that have none get free ones. Its sizes hold.
         allow_collapsed: whether ids of a collapsed codebook are written all the same.

@@ -176,7 +176,7 @@ class Decisions:
         self.failing = False
         self._queue: queue.SimpleQueue[tuple[Asked, Future[None]] | None] = queue.SimpleQueue()
         self._segment: Segment | None = None
-        self._again = self._forgot = 0.0
+        self._again, self._forgot = 0.0, float("-inf")
         self._thread = threading.Thread(target=self._work, name="decisions", daemon=True)
         self._thread.start()
 
