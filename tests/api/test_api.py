@@ -21,8 +21,10 @@ import recalign as ra
 from recalign import configs, stage
 from recalign.api.trained import TrainedReward
 from recalign.cli import main
+from recalign.export import card
 from recalign.files import sha256, write_json
 from recalign.kept import Seal
+from recalign.stage.opened import opened
 
 COLUMNS = {"user": "user", "item": "item", "timestamp": "timestamp", "reward": "rating"}
 QUICK = {"trainer.max_epochs": 2, "data.batch_tokens": 1024}
@@ -74,6 +76,22 @@ def test_the_table_has_a_row_a_policy(job: Any):
     assert job.table.table["policy/kl"].to_list()[2] > 0
     assert "asft" in str(job.table)
     assert {"all/ndcg@10", "all/ndcg@10 low", "value/judge@10"} <= set(job.table.table.columns)
+
+
+def test_a_loaded_policy_reads_histories_as_its_run_did(job: Any):
+    given = QUICK | {"data.request_time": "known", "data.max_length": 24}
+    own = ra.fit_recommender(job.log, name="known", settings=given)
+    loaded = ra.load_policy(job.log, own.folder)
+    assert (loaded.data.know_request, loaded.data.max_length) == (True, 24)
+    assert loaded.recommend(["u7"]).equals(own.recommend(["u7"]))
+
+
+def test_a_card_has_no_figures_of_another_policy(job: Any):
+    other = ra.align(job.log, job.start, job.reward, settings=QUICK | {"model.temperature": 1.0})
+    ra.compare(job.log, {"start": job.start, "asft": other}, job.reward, draws=20)
+    said = "\n".join(card._compared(opened(job.aligned.folder)))
+    assert "is another policy" in said
+    assert "| **asft** |" not in said
 
 
 def test_a_named_start_and_named_judges_are_those_that_are_used(job: Any):
@@ -306,6 +324,8 @@ def test_mistakes_in_a_job(job: Any, frame: pl.DataFrame):
     for name in ("..", "a/b", "", "asft_rerank", "popularity", "recommender"):
         with pytest.raises(ra.InputError, match=r"cannot name a row|name of another row"):
             ra.compare(job.log, {name: job.aligned}, job.reward)
+    with pytest.raises(ra.InputError, match="the row 'start' has no policy"):
+        ra.compare(job.log, {"start": None, "asft": job.aligned}, job.reward)
     with pytest.raises(ra.InputError, match="rows need names"):
         ra.compare(job.log, [job.start], job.reward)  # type: ignore[arg-type]
     with pytest.raises(ra.InputError, match="not the YAML of a log"):

@@ -40,6 +40,7 @@ def figures(
     values = dict.fromkeys(methods, 1.0) | {"asft": 2.0}
     rows = [(method, "all/ndcg@10", 0.1, 0.1, 0.1) for method in methods if method != "asft"]
     rows += [("asft", "all/ndcg@10", asft, asft, asft), ("asft", "reward/sd", sd, None, None)]
+    rows += [(one, "diff_best_bc/all/ndcg@10", asft - 0.1 if one == "asft" else 0.0, None, None) for one in methods]
     for metric in METRICS:
         rows += [(method, metric, values[method], 0.0, 3.0) for method in methods]
         rows += [("asft", f"holm_best_bc/{metric}", 0.02, *gain), ("asft", f"diff_best_bc/{metric}", 0.02, *gain)]

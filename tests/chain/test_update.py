@@ -155,6 +155,29 @@ def test_what_cannot_go_on_is_refused_before_anything_runs(folder: Path, words: 
     assert "recalign fit" not in found.out
 
 
+def test_a_methods_own_budget_stays(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(folder)
+    path = run(folder, "tiny", "asft").config
+    text = path.read_text()
+    assert "keep: 0.97" in text
+    path.write_text(text.replace("keep: 0.97", "keep: 0.8"))
+    try:
+        plan = UpdatePlan(Update("runs/tiny", "simulated", name="held"), {})
+        assert plan.parsed("asft", 0).config["model"]["init_args"]["keep"] == 0.8
+    finally:
+        path.write_text(text)
+
+
+@pytest.mark.usefixtures("updated")
+def test_an_updated_chain_may_be_renamed(folder: Path):
+    (folder / "runs/tiny-update").rename(folder / "runs/moved")
+    try:
+        said = tiny.recalign(folder, "recommend", "runs/moved/asft/seed-0", "--k=2")
+    finally:
+        (folder / "runs/moved").rename(folder / "runs/tiny-update")
+    assert said.code == 0, said.err
+
+
 def test_a_chain_may_be_the_current_folder(folder: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(folder / "runs/tiny")
     plan = UpdatePlan(Update(run=".", log="simulated"), {})

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recalign.evaluation.case import Case
-from recalign.evaluation.comparison import SCHEMA
+from recalign.evaluation.comparison import ALL, SCHEMA
 from recalign.evaluation.comparison_table import ComparisonTable
 from recalign.evaluation.decision import RULES, candidates, decide, holm_factors
 from recalign.evaluation.findings import NEEDED, SURE
@@ -450,3 +450,19 @@ def test_the_word_does_not_depend_on_the_unit_of_a_reward_or_on_its_zero(zero, u
     found, other = (decided(ComparisonTable(frame, ROLES)) for frame in (before, after))
     assert found.word == other.word
     assert [finding.sign for finding in found.findings] == [finding.sign for finding in other.findings]
+
+
+def test_what_is_kept_is_of_the_seeds_that_both_have():
+    of_start = [("start", str(n), "validation", ALL, value, None, None) for n, value in enumerate((0.07, 0.09, 0.09))]
+    rows = [
+        *of_start,
+        ("start", "all", "validation", ALL, 0.25 / 3, 0.08, 0.09),
+        ("dpo", "0", "validation", ALL, 0.068, None, None),
+        ("dpo", "all", "validation", ALL, 0.068, 0.06, 0.07),
+        ("dpo", "all", "validation", f"diff_best_bc/{ALL}", -0.002, -0.004, 0.0),
+    ]
+    table = ComparisonTable(pl.DataFrame(rows, schema=SCHEMA, orient="row"), Roles(), "validation")
+    kept = table.retained_interval("dpo")
+    assert kept is not None
+    assert table.retained("dpo") == kept.value == pytest.approx(0.976)
+    assert table.retained("start") == 1

@@ -407,3 +407,21 @@ def test_a_kind_of_event_is_worth_what_the_first_words_that_match_are():
     kinds = pl.Series("event", ["view", "add_to_cart", "remove_from_cart", "purchase", "zoom"])
     worth = {"add_to_cart": 0.5, "purchase": 1, "remove_from_cart": -1, "view": 0, "zoom": 0}
     assert guess._event_values(kinds) == worth
+
+
+def test_an_item_table_keeps_its_leading_zeros(tmp_path: Path):
+    write(tmp_path / "log.csv", "user,item,rating,timestamp", "{user},0104{item:03d},{stars},{s}")
+    lines = [f"0104{n:03d},name {n},{'ab'[n % 2]}" for n in range(25)]
+    (tmp_path / "products.csv").write_text("\n".join(["item,name,brand", *lines]) + "\n")
+    said = init(tmp_path, "log.csv", "--items", "products.csv")
+    assert said.code == 0, said.err
+    found = yaml.safe_load((tmp_path / "log.yaml").read_text())["data"]["log"]["items"]
+    assert (found["id"], found["title"]) == ("item", "name")
+
+
+def test_a_header_may_have_numbers_among_its_names(tmp_path: Path):
+    write(tmp_path / "log.csv", "user,item,rating,timestamp,0", "{user},{item},{stars},{s},7")
+    said = init(tmp_path, "log.csv")
+    assert said.code == 0, said.err
+    log = yaml.safe_load((tmp_path / "log.yaml").read_text())["data"]["log"]
+    assert (log["user"], log.get("header")) == ("user", None)

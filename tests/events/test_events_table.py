@@ -461,3 +461,10 @@ def test_a_date_whose_day_may_be_its_month_needs_a_format(tmp_path):
     message = refused(tmp_path, text, kind="csv", time_format="%Y")
     assert message.startswith("data.log.time_format: ")
     assert "row" in refused(tmp_path, text.replace("05/06", "05/16"), kind="csv", time_format="%d/%m/%Y")
+
+
+@pytest.mark.parametrize("gap", ["", "nan", "NaN", "NULL"])
+def test_a_missing_id_makes_no_text_of_the_others(tmp_path, gap):
+    text = f"user,item,timestamp\n7.0,1,1\n{gap},1,2\n9.0,2,3\n"
+    table = load(tmp_path, text, None, "csv", where='"user" is not null')
+    assert table.users.to_list() == [7, 9]

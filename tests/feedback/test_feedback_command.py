@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import stat
 from pathlib import Path
 from typing import Any
@@ -209,3 +210,15 @@ def test_outcomes_alone_are_no_table(folder):
     """On the first day all decisions are too young, and outcomes that no list explains would be all that there is."""
     with pytest.raises(InputError, match="no decision can be joined yet"):
         feedback([*WORDS[:-1], "86400", "--delay", "86400", "--unshown"])
+
+
+def test_lists_that_the_log_no_longer_has_are_said(folder, capsys):
+    feedback(WORDS)
+    for one in (folder / "log").glob("*.decisions.parquet"):
+        one.unlink()
+    segment = Segment(folder / "log", KEY)
+    segment.append(line(record(5)))
+    segment.close()
+    capsys.readouterr()
+    feedback(WORDS)
+    assert re.search(r"299 +in the table that was here, and no longer in the log", capsys.readouterr().out)

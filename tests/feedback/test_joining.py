@@ -264,9 +264,17 @@ def test_what_nobody_was_shown_may_stay_so_that_histories_are_whole():
         ("anna", 8, 5 * S, False, True, False, 2.0),
         ("anna", 3, 10 * S, True, True, False, 1.0),
         ("anna", 5, 10 * S, True, False, False, 0.0),
+        ("anna", 3, 12 * S, False, True, False, 0.5),
         ("nobody", 3, 9_000 * S, False, True, False, 1.0),
     ]
-    assert found.counts["table"]["not shown"] == 2
+    assert found.counts["table"]["not shown"] == 3
+
+
+def test_an_earlier_outcome_stays_in_histories_beside_the_best():
+    shown = frame(decision("d1", "anna", 10, [3]), decision("d2", "anna", 50, [5]))
+    found = joined(shown, outcomes(("anna", 3, 20, 1.0), ("anna", 3, 90, 5.0)), unshown=True)
+    anna = found.table.filter(pl.col("user") == "anna", pl.col("chosen"))
+    assert sorted(anna["outcome_at"]) == [20 * S, 90 * S]
 
 
 def test_items_of_another_kind():

@@ -216,3 +216,14 @@ def test_the_lock_says_who_writes(segment):
     FileLock(lock_of(segment.path)).acquire(timeout=0).lock.release()
     assert time.monotonic() - began < 5
     assert json.loads(segment.path.read_bytes()[9:])["format"] == 1
+
+
+def test_ids_beyond_signed_integers_stay_numbers(segment):
+    segment.append(line(record("a", items=[2**63 + 1, 7])))
+    segment.close()
+    other = Segment(segment.path.parent, KEY)
+    other.append(line(record("b", time=2_000_000, items=[7])))
+    items = read(segment.path.parent, KEY)[0]["items"]
+    other.close()
+    assert items.dtype == pl.List(pl.UInt64)
+    assert items.to_list() == [[2**63 + 1, 7], [7]]

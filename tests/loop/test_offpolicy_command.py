@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from recalign.errors import InputError
 from recalign.feedback.feedback_command import feedback
 from recalign.loop.monitor_command import REMEDIES, drifts, monitor
 from recalign.loop.offpolicy_command import ANOTHER, UNFIT, offpolicy, worths
-from recalign.loop.served import read_served
+from recalign.loop.served import read_rows, read_served
 from recalign.serving import load_bundle
 from recalign.serving.decisions import Decisions
 from recalign.serving.request import Explore
@@ -323,3 +324,9 @@ def test_what_cannot_be_used(words, what, bundled, around, tmp_path, monkeypatch
     with pytest.raises(InputError, match=what) as refused:
         offpolicy([*run, *log, *words])
     assert refused.value.remedy
+
+
+def test_a_moved_table_is_the_one_beside_its_yaml(around, tmp_path):
+    moved = shutil.copytree(around / "table", tmp_path / "moved")
+    pl.read_parquet(moved / "feedback.parquet").head(7).write_parquet(moved / "feedback.parquet")
+    assert read_rows(moved / "feedback.yaml").height == 7

@@ -31,6 +31,7 @@ from recalign.recommender.interpolation import (
     ndcg_by_user,
 )
 from recalign.recommender.onerec import random_codes
+from recalign.stage.checkpoint import RunCheckpoint
 
 FAR = 0.03  # a rate that leads far from the start
 
@@ -235,3 +236,27 @@ def test_a_mixtures_biases_stay_as_the_path_from_the_start_interpolates_paramete
     experts = module.policy.decoder.blocks[0].feed_forward
     assert experts.bias_E.equal(torch.zeros(4))
     assert not experts.router.weight.equal(module.reference.decoder.blocks[0].feed_forward.router.weight)
+
+
+RARE = [{"check_val_every_n_epoch": 2}, {"check_val_every_n_epoch": None, "val_check_interval": 5}]
+
+
+@pytest.mark.parametrize("rare", RARE, ids=["epochs", "batches"])
+def test_what_is_handed_over_was_searched_however_rarely_is_validated(walks, cloned, tmp_path, rare):
+    best = RunCheckpoint()
+    best.dirpath = str(tmp_path)
+    own = {"keep": KEEP, "epochs": 3, "callbacks": [best], "enable_checkpointing": True, **rare}
+    module, _, data = trained(walks, cloned, tmp_path, **own)
+    handed = load_net(tmp_path / "best.ckpt", "policy")
+    assert handed.facts["reach"] == pytest.approx(module.interpolation_alpha)
+    assert kept(handed.net, load_net(cloned, "policy").net, data).enough(KEEP)
+
+
+def test_where_a_figure_chooses_the_epoch_every_epoch_is_brought_to_the_budget(walks, cloned, tmp_path):
+    best = RunCheckpoint("rank/all/ndcg@10", "min")  # prefers the first epoch's raw weights
+    best.dirpath = str(tmp_path)
+    _, last, data = trained(walks, cloned, tmp_path, keep=KEEP, callbacks=[best], enable_checkpointing=True)
+    assert None not in last.reaches
+    handed = load_net(tmp_path / "best.ckpt", "policy")
+    assert "reach" in handed.facts
+    assert kept(handed.net, load_net(cloned, "policy").net, data).enough(KEEP)

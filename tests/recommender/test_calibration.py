@@ -204,3 +204,10 @@ def test_the_search_sees_no_rewards_of_judges_users(log_root, tmp_path, monkeypa
     small.fit(module, data, tmp_path, epochs=1)
     assert seen
     assert all(seen)
+
+
+def test_a_sanity_check_is_no_validation(data, tmp_path):
+    module = Recommender(data.num_items, small.encoder())
+    with pytest.warns(UserWarning, match="no item prior"):
+        small.fit(module, data, tmp_path, check_val_every_n_epoch=2, num_sanity_val_steps=1)
+    assert module.policy.prior_strength == 0

@@ -223,3 +223,14 @@ def test_collisions_and_balance_reach_the_ids(data: EventDataModule, tmp_path: P
     assert numbered.sizes[:2] == (4, 4)
     assert len(numbered.sizes) == 3
     assert np.bincount(codes(sizes=[4, 20], balance=1.0).codes_VL[:, 0]).tolist() == [10] * 4
+
+
+def test_appending_judges_no_level_that_numbers_collisions(data: EventDataModule, tmp_path: Path):
+    def made(items: range, out: str, **settings):
+        vectors = clouds(tmp_path, items)
+        return tokenize(data=data, vectors=vectors, out=tmp_path / out, allow_collapsed=True, **settings)
+
+    first = made(range(1, 41), "out", sizes=[4, 4], collisions="token")
+    made(range(1, 51), "more", append=first)
+    levels = json.loads((tmp_path / "more/tokens.json").read_text())["levels"]
+    assert ["nearest_entropy_nats" in one for one in levels] == [True, True, False]

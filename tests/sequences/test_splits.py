@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import polars as pl
 import pytest
 from hypothesis import given
@@ -187,3 +189,12 @@ def test_the_part_is_not_read_for_a_column_of_the_log_that_is_called_split():
         High(quantile=0.5, within="split").mark(frame)
     with pytest.raises(InputError, match=r"data\.relative_to\.column: 'split' reads split"):
         RelativeTo("split").ranks(frame)
+
+
+def test_a_cut_is_floored_as_the_times_are():
+    events = table([0, 0, 0], [0, 1, 2], [0, 86_400, 172_800])  # days; the real times may lie after 16:00
+    events = dataclasses.replace(events, resolution=86_400)
+    cuts = "1970-01-02T00:00:00+08:00", "1970-01-03T16:00:00+00:00"
+    assert TimeSplit(cuts).assign(events).to_list() == [VALIDATION, VALIDATION, TEST]
+    cuts = "1970-01-02T16:00:00+00:00", "1970-01-03T16:00:00+00:00"
+    assert TimeSplit(cuts).assign(events).to_list() == [TRAIN, VALIDATION, TEST]

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from recalign.events import LogMapping
-from recalign.sequences import EventDataModule, High, LeaveLast, TimeSplit
+from recalign.sequences import EventDataModule, High, LeaveLast, RelativeTo, TimeSplit
 from recalign.sequences.audit import CATALOGUE, COLD, COLD_TARGETS, JUDGED, LEAKS, MISSES, audit_log
 from recalign.sequences.verdict import Concern, Verdict, verdict
 
@@ -190,3 +190,11 @@ def test_a_leak_is_serious(tmp_path):
     sections = audit_log(made_up(tmp_path, rows(users=800)))
     sections[LEAKS] = {"test events seen in training": 3}
     assert str(verdict(sections, "s")) == "verdict: do not train\n- test events seen in training: 3"
+
+
+def test_ranks_have_no_outliers(tmp_path):
+    log = rows(rating=lambda user, step: 1e6 if user == step == 5 else mixed(user, step))
+    raw, ranked = (made_up(tmp_path, log, high="reward >= 0.7") for _ in range(2))
+    assert verdict(audit_log(raw), "s").word == "do not train"
+    ranked.relative_to = RelativeTo("rating", 1)
+    assert "outliers" not in str(verdict(audit_log(ranked), "s"))

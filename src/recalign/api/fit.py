@@ -16,6 +16,7 @@ from recalign.keys import call, settings_of
 from recalign.reward import RewardData
 from recalign.sequences import EventDataModule
 from recalign.stage import Fit, Manifest, ParsedStage, RunFolder, Trained, parse_stage
+from recalign.stage.settings import load
 
 Settings = Mapping[str, Any]
 """Settings of a stage, nested or by dotted key: ``{"model.lr": 1e-3, "trainer": {"max_epochs": 3}}``."""
@@ -135,6 +136,11 @@ def load_policy(log: Log, path: str | Path) -> TrainedPolicy:
     """
     data = data_of(log)
     checkpoint = policy_checkpoint(path, log, data)
+    config = RunFolder(checkpoint.absolute().parent.parent).config
+    if config.is_file():  # histories are read as the run read them
+        own = (load(config).get("data") or {}).get("init_args", {})
+        data.max_length = own.get("max_length", data.max_length)
+        data.know_request = own.get("request_time", "last_event") == "known"
     return TrainedPolicy(log, *_recorded(checkpoint), data)
 
 

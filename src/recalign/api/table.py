@@ -109,6 +109,8 @@ def compare(
     data: RewardData = stage.datamodule()  # type: ignore[assignment]
     device = stage.bare_trainer().strategy.root_device
     paths = {name: policy_checkpoint(policy, log, data) for name, policy in trained.items()}
+    if start is None and "start" in policies and "start" not in paths:
+        raise InputError("the row 'start' has no policy", where="policies", remedy="give it one, or start=")
     first = policy_checkpoint(start, log, data) if start is not None else paths.get("start", next(iter(paths.values())))
     if judges is not None and (not isinstance(judges, Sequence) or len(judges) != 2):
         remedy = "give [fit_judge(log, 'B1'), fit_judge(log, 'B2')], or None"

@@ -185,6 +185,7 @@ class UpdatePlan(Plan):
         manifest = Manifest.read(folder)
         assert manifest is not None  # `_require`
         own = super().set_here(stage, seed)
+        own.pop("model.keep", None)  # it stands in the stage's configuration, which may have its own
         own |= dict.fromkeys(manifest.upstream)  # of the new chain's own stages
         own |= {f"data.{GROWS_FROM}": str(self.folder / BEFORE)}
         if stage == GOES_ON:

@@ -107,10 +107,15 @@ class ComparisonTable:
         return self.roles.better_baseline({method: cell.value for method, cell in self.column(metric).items()})
 
     def retained(self, method: str) -> float:
-        """`all/ndcg@10` over that of the better baseline; nan where one is missing or the latter is 0."""
-        baseline, cell = self.better_baseline(ALL), self.get(method, ALL)
+        """`all/ndcg@10` over that of the better baseline, of the seeds that both have.
+
+        nan where one is missing or the latter is 0.
+        """
+        baseline, change = self.better_baseline(ALL), self.get(method, f"diff_{BEST}/{ALL}")
         base = self.column(ALL)[baseline].value if baseline else 0.0
-        return cell.value / base if cell and base else float("nan")
+        if method == baseline:
+            return 1.0 if base else float("nan")
+        return 1 + change.value / base if change and base else float("nan")
 
     def retained_interval(self, method: str) -> Interval | None:
         """`retained` with the interval of the paired difference; None where it is unknown."""

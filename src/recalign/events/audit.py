@@ -29,9 +29,14 @@ LEFT = "rows left out, or without a reward"
 OUTLIERS = "share of the variance in the most extreme thousandth of the rewards"
 
 
-def audit(table: EventTable) -> dict[str, Section]:
-    """Compute the figures of a checked log, by section."""
-    frame = table.frame
+def audit(table: EventTable, ranked: pl.DataFrame | None = None) -> dict[str, Section]:
+    """Compute the figures of a checked log, by section.
+
+    Args:
+        table: the log.
+        ranked: its events with the ranks that are learned in place of rewards (``relative_to``); None: rewards are.
+    """
+    frame, learned = table.frame, table.frame if ranked is None else ranked
     rewards = frame["reward"].drop_nulls()
     return {
         "log": _log(table),
@@ -40,7 +45,7 @@ def audit(table: EventTable) -> dict[str, Section]:
         "repeated items and times": _repetition(table),
         "events per user": _quantiles(frame, "user"),
         "events per item": _quantiles(frame, "item"),
-        **({"reward": _reward(table), "reward histogram": histogram(rewards)} if len(rewards) else {}),
+        **({"reward": _reward(table, learned), "reward histogram": histogram(rewards)} if len(rewards) else {}),
     }
 
 
@@ -135,15 +140,15 @@ def _repetition(table: EventTable) -> Section:
     return rows
 
 
-def _reward(table: EventTable) -> Section:
-    rewards = table.frame["reward"].drop_nulls()
+def _reward(table: EventTable, learned: pl.DataFrame) -> Section:
+    rewards, used = table.frame["reward"].drop_nulls(), learned["reward"].drop_nulls()
     mean, deviation = float(rewards.mean()), float(rewards.std())  # type: ignore[arg-type]
     rows: Section = {REWARDED: len(rewards), "mean": mean, "standard deviation": deviation}
-    if rewards.n_unique() > 2 and len(rewards) >= 1000:  # the rarer of two values is not an outlier
-        rows[OUTLIERS] = _extreme_share(rewards)
-    if table.has_time and (area := gap_auc(table.frame)) is not None:
+    if used.n_unique() > 2 and len(used) >= 1000:  # the rarer of two values is not an outlier
+        rows[OUTLIERS] = _extreme_share(used)
+    if table.has_time and (area := gap_auc(learned)) is not None:
         rows[GAP_AUC] = area
-        if area >= HINT and (seconds := _hiding(table.frame)):
+        if area >= HINT and (seconds := _hiding(learned)):
             rows[RESOLUTION] = seconds
     return rows
 

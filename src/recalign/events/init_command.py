@@ -23,6 +23,7 @@ from rich.table import Table
 from recalign.errors import InputError, printable
 from recalign.events import files, guess, reading
 from recalign.events.division import Division, collapse_and_divide
+from recalign.events.fields import MISSING
 from recalign.events.files import Source
 from recalign.events.init_items import describe_items, items_text, yaml_scalar
 from recalign.events.joining import matched
@@ -167,7 +168,9 @@ def _read(sources: Sequence[Source]) -> tuple[pl.DataFrame, bool, str | None]:
     known = first.name.endswith(files.TABLES) or first.name in reading.MOVIELENS
     separator = None if known else reading.find_separator(first)
     frames = [reading.read(source, (), None, separator) for source in sources]
-    named = not reading.has_header(first, None) or not reading.looks_like_data(frames[0].columns)
+    named = (
+        not reading.has_header(first, None) or not reading.looks_like_data(frames[0].columns) or _is_named(frames[0])
+    )
     if not named:
         names = [f"column_{number}" for number in range(1, frames[0].width + 1)]
         frames = [reading.read(source, (), names, separator) for source in sources]
@@ -182,6 +185,15 @@ def _read(sources: Sequence[Source]) -> tuple[pl.DataFrame, bool, str | None]:
     if not frame.height:
         raise InputError("the table has no rows", where=where, remedy="give a table with events")
     return frame, named, separator
+
+
+def _is_named(frame: pl.DataFrame) -> bool:
+    """Whether the first row holds names: none is a number, or one is and a column of numbers has a word above it."""
+    if not reading.looks_like_data(frame.columns):
+        return True
+    missing = (*guess.MISSING, *MISSING)  # which a first row of data may hold
+    names = [one.name for one in frame if one.dtype.is_numeric() and one.name not in missing]
+    return any(re.search(r"[^\W\d_]", name) and not reading.looks_like_data([name]) for name in names)
 
 
 def _guess_or_ask(frame: pl.DataFrame, named: bool, given: dict[str, str]) -> dict[str, str]:

@@ -48,7 +48,8 @@ def describe_items(table: str, root: Path, items: pl.Series, name: str) -> dict[
         remedy = did_you_mean(path.name, [one.name for one in path.parent.glob("*")])
         raise InputError("there is no such file", where=table, remedy=remedy)
     frame = reading.read(found[0], ())
-    shares = _shares(frame, items)
+    as_text = reading.read(found[0], frame.columns) if reading.is_text(found[0]) else frame  # 007 stays 007
+    shares = _shares(frame, as_text, items)
     keys = _keys(frame, shares)
     enough = shares.get(name, 0) >= MOST_OF * max(shares.values(), default=0)
     named = [name] if name in keys and enough else [one for one in keys if _last_word(one) in IDS] or keys
@@ -67,11 +68,11 @@ def describe_items(table: str, root: Path, items: pl.Series, name: str) -> dict[
     return {"file": file, "id": key, "title": title, "features": features, "left_out": left_out}
 
 
-def _shares(frame: pl.DataFrame, items: pl.Series) -> dict[str, int]:
-    """How many of the log's ids each column has that may hold ids, by name."""
+def _shares(frame: pl.DataFrame, as_text: pl.DataFrame, items: pl.Series) -> dict[str, int]:
+    """How many of the log's ids each column has that may hold ids, by name; ``as_text``: its columns as written."""
     ids = items.cast(pl.String).implode()
     written = (pl.String, pl.Categorical, pl.Enum)
-    columns = [one for one in frame if one.dtype in written or one.dtype.is_integer()]
+    columns = [as_text[one.name] for one in frame if one.dtype in written or one.dtype.is_integer()]
     text = {one.name: (whole_numbers(one) if one.dtype == pl.String else one).cast(pl.String) for one in columns}
     return {column: int(one.unique().is_in(ids).sum()) for column, one in text.items()}
 

@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 import polars as pl
 
 from recalign.errors import InputError
-from recalign.events.fields import EXACT
+from recalign.events.fields import EXACT, MISSING, missing_as_null
 
 Tables = dict[str, pl.LazyFrame]
 """The table of each file, by name."""
@@ -30,9 +30,9 @@ def matched(tables: Tables, ids: Sequence[str], text: Collection[str]) -> tuple[
     parts = dict(tables)
     for name in ids:
         written = [file for file in text if parts[file].collect_schema()[name] == pl.String]
-        columns = (parts[file].select(name).collect().to_series() for file in written)
+        columns = (missing_as_null(parts[file].select(name).collect().to_series()) for file in written)
         if all(whole_numbers(column).dtype != pl.String for column in columns):
-            number = pl.col(name).str.strip_suffix(".0").cast(pl.Int64)
+            number = pl.col(name).replace(list(MISSING), None).str.strip_suffix(".0").cast(pl.Int64)
             parts |= {file: parts[file].with_columns(number) for file in written}
     schemas = {file: part.collect_schema() for file, part in parts.items()}
     for name in dict.fromkeys(name for schema in schemas.values() for name in schema):

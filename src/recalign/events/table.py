@@ -35,6 +35,7 @@ class EventTable:
         report: what was read and what was left out.
         fingerprint: hex digest of the files' bytes, the mapping and the reward's expression; and, where items have
             features, of what these read of the item table.
+        resolution: seconds to which times are floored.
     """
 
     frame: pl.DataFrame
@@ -43,6 +44,7 @@ class EventTable:
     has_time: bool
     report: Report
     fingerprint: str
+    resolution: int = 1
 
 
 def load_events(log: LogMapping, root: Path | None, reward: str | None) -> EventTable:
@@ -62,7 +64,7 @@ def load_events(log: LogMapping, root: Path | None, reward: str | None) -> Event
     raw, rows = LogScan.of(log, sources, tables).whole()
     frame, users, items, found = check_rows(raw, rows, plain_names(log), reward)
     report = make_report([found], rows, reward)
-    return EventTable(frame, users, items, log.timestamp is not None, report, mark)
+    return EventTable(frame, users, items, log.timestamp is not None, report, mark, log.time_resolution)
 
 
 def fingerprint(log: LogMapping, root: Path | None, reward: str | None) -> str:

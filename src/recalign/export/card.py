@@ -11,6 +11,7 @@ from recalign.evaluation.sources import Sources
 from recalign.evaluation.trusted import verdicts
 from recalign.export.verify import SHOWN, TOLERANCE, Verified
 from recalign.files import read_json
+from recalign.kept import Seal
 from recalign.serving.about import About
 from recalign.stage.opened import OpenedRun
 
@@ -145,6 +146,10 @@ def _compared(made: OpenedRun) -> Iterator[str]:
     table = sources.table()
     if made.row not in table.methods:
         yield f"The comparison of its chain has no row `{made.row}`."
+        return
+    key = Seal.read(made.folder / "evaluation").key
+    if key and not {key.get("checkpoint"), key.get("start")} & set(made.made_of().values()):
+        yield f"The row `{made.row}` of its chain's comparison is another policy."
         return
     if decision := sources.decision:
         about = "" if decision.policy in (None, made.row) else f" This bundle is `{made.row}`."

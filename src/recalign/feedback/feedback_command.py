@@ -8,6 +8,8 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
+import polars as pl
+
 from recalign.errors import InputError
 from recalign.events.audit import render
 from recalign.feedback import outcomes as told
@@ -122,13 +124,23 @@ def _join(given: argparse.Namespace, now: int) -> None:
         found.counts["decisions"] |= {name: dropped[name] for name in (segments.HALF, segments.DAMAGED)}
         who = "decision" if given.decision else "user"
         found.counts["outcomes"] |= {f"left out, as they name no {who}": nameless}
+        out = given.out or given.folder
+        if lost := _no_longer(out / TABLE, decisions):
+            found.counts["decisions"] |= {"in the table that was here, and no longer in the log": lost}
         print(render(found.counts))
         if not found.table["shown"].any():
             remedy = "wait until the window has passed, or give a shorter --window"
             raise InputError("no decision can be joined yet", where=str(given.folder), remedy=remedy)
-        out = given.out or given.folder
         write(found, out, rule)
     print(f"\n{out / LOG} is written: recalign check {out / LOG}")
+
+
+def _no_longer(table: Path, decisions: pl.DataFrame) -> int:
+    """Decisions of the table that will be replaced which the log has deleted since: the new table begins later."""
+    if not table.is_file():
+        return 0
+    was = pl.read_parquet(table, columns=["decision"], glob=False)["decision"].drop_nulls().unique()
+    return int((~was.is_in(decisions["decision"].implode())).sum())
 
 
 def write(found: Joined, out: Path, rule: Rule) -> None:

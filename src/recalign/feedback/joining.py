@@ -125,7 +125,9 @@ def join(
     passed = now - round((rule.window + rule.delay) * MICRO)
     found.counts[MISFITS][OVERDUE] = whole.filter(pl.col("time") > until, pl.col("time") <= passed).height
     if rule.unshown:
-        rows = pl.concat([rows, _unshown(outcomes, matched)], how="diagonal_relaxed")
+        spare = matched.join(best, on="outcome", how="anti").join(ripe, on="decision", how="semi")
+        told = matched.join(spare, on="outcome", how="anti")  # in a row of what was shown, or of a young decision
+        rows = pl.concat([rows, _unshown(outcomes, told)], how="diagonal_relaxed")
     possible = (pl.col("propensity") > 0) & (pl.col("propensity") <= 1)
     rows = rows.with_columns(
         propensity=pl.when(possible).then("propensity"), is_random=pl.col("is_random") & possible.fill_null(False)

@@ -65,8 +65,9 @@ def read_held(folder: Path, key: str | None = None) -> tuple[pl.DataFrame, Count
     if key:
         _require_key(folder, {name for _, _, name in parts}, key)
     frames = [frame for frame, _, _ in parts]
-    if len({frame["items"].dtype for frame in frames}) > 1:
-        frames = [frame.with_columns(pl.col("items").cast(pl.List(pl.String))) for frame in frames]
+    if len(kinds := {frame["items"].dtype for frame in frames}) > 1:
+        kind = pl.List(pl.String) if pl.List(pl.String) in kinds else pl.List(pl.UInt64)
+        frames = [frame.with_columns(pl.col("items").cast(kind)) for frame in frames]
     dropped = sum((counts for _, counts, _ in parts), Counter[str]())
     return _without(pl.concat(frames), forgotten).sort("time", maintain_order=True), dropped
 
@@ -230,11 +231,19 @@ def _is_whole(record: dict[str, Any]) -> bool:
 
 
 def _frame(records: list[dict[str, Any]]) -> pl.DataFrame:
-    ids = [one for record in records for one in record["items"]]
-    of_text = any(isinstance(one, str) or abs(one) >= 2**63 for one in ids)
-    items = [[str(one) for one in record["items"]] if of_text else record["items"] for record in records]
+    kind = _type_of([one for record in records for one in record["items"]])
+    items = [[str(one) for one in record["items"]] if kind == pl.String else record["items"] for record in records]
     columns = {name: pl.Series([record.get(name) for record in records], dtype=kind) for name, kind in FIELDS.items()}
-    return pl.DataFrame(columns | {"items": pl.Series(items, dtype=pl.List(pl.String if of_text else pl.Int64))})
+    return pl.DataFrame(columns | {"items": pl.Series(items, dtype=pl.List(kind))})
+
+
+def _type_of(ids: list[Any]) -> Any:
+    """Of ids that are integers or texts; hashes may need all of 64 bits."""
+    if any(isinstance(one, str) for one in ids):
+        return pl.String
+    low, high = min(ids, default=0), max(ids, default=0)
+    whole = {pl.Int64: (-(2**63), 2**63), pl.UInt64: (0, 2**64)}
+    return next((kind for kind, (first, end) in whole.items() if first <= low and high < end), pl.String)
 
 
 def _forgotten(folder: Path) -> dict[str, int]:

@@ -170,7 +170,9 @@ def read_rows(path: Path) -> pl.DataFrame:
     for name in ("root", "reward"):
         if not isinstance(data.get(name), str | None):
             raise InputError(f"{data[name]!r} is no text", where=f"{path}: data.{name}", remedy=REMEDY)
-    log, root = _mapping(data["log"], path), data_root(data.get("root"))
+    log = _mapping(data["log"], path)
+    beside = all((path.parent / one).is_file() for one in log.files)  # it may have been moved with its table
+    root = path.parent if beside else data_root(data.get("root"))
     sources, _ = locate(log, root)
     tables = {str(one): read(one, (log.user, log.item), log.header, log.separator).lazy() for one in sources}
     raw, rows = LogScan.of(log, sources, tables).whole()

@@ -50,7 +50,8 @@ class KeepRanking(Callback):
     al., arXiv 2309.06256; extrapolation: ExPO, Zheng et al., arXiv 2404.16792.
 
     The search runs at the end of the last epoch; earlier epochs are validated and saved with the trained weights. With
-    a callback that may stop training at any time (`EarlyStopping`, `Timer`) it runs at every validation. As in
+    a callback that may stop training at any time (`EarlyStopping`, `Timer`), or where a figure chooses the epoch
+    (``checkpoint.monitor``), it runs at every validation. As in
     Lightning's `WeightAveraging`, the checkpoint holds the interpolated weights as ``state_dict`` and the trained ones,
     from which training can continue, as ``current_model_state``.
 
@@ -174,7 +175,8 @@ class KeepRanking(Callback):
 
 
 def _may_be_last(trainer: Trainer) -> bool:
-    """Whether training may end with this epoch."""
+    """Whether training may end with this epoch, or this epoch may be chosen."""
     may_stop = any(isinstance(one, EarlyStopping | Timer) for one in trainer.callbacks)  # type: ignore[attr-defined]
+    chosen = any(getattr(one, "monitor", None) is not None for one in trainer.checkpoint_callbacks)
     ends = trainer.current_epoch + 1 == trainer.max_epochs or trainer.global_step == trainer.max_steps
-    return ends or may_stop or trainer.should_stop
+    return ends or may_stop or chosen or trainer.should_stop

@@ -6,7 +6,7 @@ import copy
 from itertools import islice
 from pathlib import Path
 
-from lightning import Trainer
+from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
@@ -42,14 +42,19 @@ class CalibratePrior(Callback):
     def __init__(self, facts: dict[str, float]) -> None:
         super().__init__()
         self.facts = facts
+        self._validated = False
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._validated |= not trainer.sanity_checking
 
     def on_train_end(self, trainer: Trainer, pl_module: PolicyModule) -> None:  # type: ignore[override]
-        if not trainer.num_val_batches or not pl_module.bound:
+        kept = trainer.checkpoint_callback
+        best = getattr(kept, "best_model_path", "")  # a continued run has one already
+        if not trainer.num_val_batches or not (self._validated or best) or not pl_module.bound:
             what = "nothing is validated" if pl_module.bound else "the module knows no log (module.bind)"
             rank_zero_warn(f"{what}, so the policy gets no item prior (model.prior)")
             return
-        kept = trainer.checkpoint_callback
-        path = Path(getattr(kept, "best_model_path", "") or getattr(kept, "last_model_path", ""))
+        path = Path(best or getattr(kept, "last_model_path", ""))
         saved = path.is_file()
         policy = load_net(path, "policy").net if saved else copy.deepcopy(pl_module.policy)
         found = self._search(trainer, pl_module, policy.to(pl_module.device).eval())

@@ -8,8 +8,9 @@ then as large as its largest code says.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import polars as pl
@@ -45,6 +46,7 @@ class CodesTable:
         version_N: int64, the run that gave each item its id.
         sizes: codes of each level.
         log: name of the log; None: unknown.
+        numbered: whether the last level only numbers items whose other codes are the same.
     """
 
     items: pl.Series
@@ -52,11 +54,12 @@ class CodesTable:
     version_N: np.ndarray
     sizes: tuple[int, ...]
     log: str | None = None
+    numbered: bool = False
 
     @classmethod
-    def empty(cls, items: pl.Series, sizes: tuple[int, ...], log: str | None = None) -> CodesTable:
+    def empty(cls, items: pl.Series, sizes: tuple[int, ...], log: str | None = None, numbered: bool = False) -> Self:
         """A table without rows, for items of this type."""
-        return cls(items.clear(), np.empty((0, len(sizes)), np.int64), np.empty(0, np.int64), sizes, log)
+        return cls(items.clear(), np.empty((0, len(sizes)), np.int64), np.empty(0, np.int64), sizes, log, numbered)
 
     @property
     def version(self) -> int:
@@ -67,13 +70,15 @@ class CodesTable:
         """This table and new items, whose version is one higher."""
         version_N = np.append(self.version_N, np.full(len(items), self.version + 1))
         all_items = pl.concat([self.items, items.cast(self.items.dtype)])
-        return CodesTable(all_items, np.concatenate([self.codes_NL, codes_ML]), version_N, self.sizes, self.log)
+        codes_NL = np.concatenate([self.codes_NL, codes_ML])
+        return replace(self, items=all_items, codes_NL=codes_NL, version_N=version_N)
 
     def write(self, path: Path) -> None:
         """Write the file whole or not at all."""
         codes = {f"code_{level}": column for level, column in enumerate(self.codes_NL.T)}
         frame = pl.DataFrame({"item": self.items, "version": self.version_N, **codes})
-        metadata = {"sizes": json.dumps(self.sizes)} | ({"log": self.log} if self.log else {})
+        metadata = {"sizes": json.dumps(self.sizes), "numbered": json.dumps(self.numbered)}
+        metadata |= {"log": self.log} if self.log else {}
         with replacing(path) as temporary:
             frame.write_parquet(temporary, metadata=metadata)
 
@@ -85,7 +90,7 @@ class CodesTable:
             InputError: there is no such file, its run wrote another, it lacks a column, holds what is no code, or an
                 item or an id twice.
         """
-        frame, sizes, log = _read(Path(path))
+        frame, sizes, log, numbered = _read(Path(path))
         if not altered:
             verify(Path(path), REMEDY)
         count = sum(name.startswith("code_") for name in frame.columns)
@@ -105,7 +110,8 @@ class CodesTable:
                 raise InputError(what, where=str(path), remedy=REMEDY)
         sizes = sizes or tuple(int(c.max() or 0) + 1 for c in codes)  # type: ignore[arg-type]
         _check(frame["item"], codes, sizes, str(path))
-        return cls(frame["item"], codes.cast(pl.Int64).to_numpy(), version.cast(pl.Int64).to_numpy(), sizes, log)
+        codes_NL, version_N = codes.cast(pl.Int64).to_numpy(), version.cast(pl.Int64).to_numpy()
+        return cls(frame["item"], codes_NL, version_N, sizes, log, numbered)
 
     def require_log(self, log: str, where: str) -> None:
         """Refuse, with an InputError, the ids of a log of another name: its item 7 is another item than ours."""
@@ -156,13 +162,14 @@ def load_codes(path: str | Path, items: pl.Series, log: str | None = None) -> Co
     return Codes(table.codes_NL[table.rows(items, str(path))], table.sizes)
 
 
-def _read(path: Path) -> tuple[pl.DataFrame, tuple[int, ...], str | None]:
-    """The frame, and what the metadata hold, if anything: the sizes, else (), and the log's name, else None."""
+def _read(path: Path) -> tuple[pl.DataFrame, tuple[int, ...], str | None, bool]:
+    """The frame, and what the metadata hold, if anything: sizes, else (), the log's name, and `CodesTable.numbered`."""
     if not path.is_file():
         raise InputError("there is no such file of semantic ids", where=str(path), remedy=REMEDY)
     try:
         frame, metadata = pl.read_parquet(path, glob=False), pl.read_parquet_metadata(path)
-        return frame, tuple(map(int, json.loads(metadata.get("sizes", "[]")))), metadata.get("log")
+        sizes = tuple(map(int, json.loads(metadata.get("sizes", "[]"))))
+        return frame, sizes, metadata.get("log"), metadata.get("numbered") == "true"
     except (pl.exceptions.PolarsError, OSError, ValueError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(

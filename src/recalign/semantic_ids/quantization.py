@@ -145,11 +145,14 @@ def append_codes(x_ND: np.ndarray, codes_PL: np.ndarray, sizes: tuple[int, ...])
     return np.concatenate([codes_PL, walk(x_ND[old:], taken, means(x_ND[:old], codes_PL, sizes))])
 
 
-def described(x_ND: np.ndarray, codes_NL: np.ndarray, sizes: tuple[int, ...]) -> Quantized:
-    """Existing ids, with the means of their items as centres."""
-    centres = means(x_ND, codes_NL, sizes)
-    nearest_NL = walk(x_ND, Paths(sizes, unique=False), centres)
-    return Quantized(codes_NL, sizes, centres, nearest_NL, _differing(codes_NL, nearest_NL))
+def described(x_ND: np.ndarray, codes_NL: np.ndarray, sizes: tuple[int, ...], numbered: bool = False) -> Quantized:
+    """Existing ids, with the means of their items as centres; ``numbered``: the last level numbers collisions."""
+    centres, levels = means(x_ND, codes_NL, sizes), len(sizes) - numbered
+    nearest_NL = walk(x_ND, Paths(sizes[:levels], unique=False), centres[:levels])
+    if not numbered:
+        return Quantized(codes_NL, sizes, centres, nearest_NL, _differing(codes_NL, nearest_NL))
+    centres[-1] = np.zeros_like(centres[-1])
+    return Quantized(codes_NL, sizes, centres, nearest_NL, int((codes_NL[:, -1] > 0).sum()))
 
 
 def _fit(x_ND: np.ndarray, paths: Paths, seed: int) -> tuple[np.ndarray, list[np.ndarray]]:

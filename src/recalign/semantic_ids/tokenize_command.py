@@ -77,7 +77,7 @@ def tokenize(
         items = data.sequences.items
         x_ND = matrix(table, items, normalise, source)
         found = quantize(x_ND, tuple(sizes or _sizes(len(items))), collisions, balance, seed)
-        before, codes_NL = CodesTable.empty(items, found.sizes, log), found.codes_NL
+        before, codes_NL = CodesTable.empty(items, found.sizes, log, collisions == "token"), found.codes_NL
     else:
         before = CodesTable.read(append)
         before.require_log(log, str(append))
@@ -85,7 +85,7 @@ def tokenize(
         items = _with_new(before, data.sequences.items, table["item"], str(append))
         x_ND = matrix(table, items, normalise, source)
         codes_NL = append_codes(x_ND, before.codes_NL, before.sizes)
-        found = described(x_ND, codes_NL, before.sizes)
+        found = described(x_ND, codes_NL, before.sizes, before.numbered)
     old = len(before.items)
     codes = before.appended(items[old:], codes_NL[old:])
     said: dict[str, Any] = {"log": log, "vectors": source, "version": codes.version, "new": len(items) - old}

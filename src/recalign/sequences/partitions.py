@@ -188,7 +188,8 @@ class Partitions:
         folder = self.folder / f"partition-{number}"
         frame, users, items = (read_table(folder / f"{name}.arrow") for name in ("events", "users", "items"))
         report = Report({}, len(frame), ())
-        return EventTable(frame, users["user"], items["item"], self.log.timestamp is not None, report, "")
+        dated, resolution = self.log.timestamp is not None, self.log.time_resolution
+        return EventTable(frame, users["user"], items["item"], dated, report, "", resolution)
 
     def _once(self, name: str, make: Callable[[Path], Facts]) -> Facts:
         """Do a task in a folder of its own, unless that is there, whole, and so is what it wrote of the entry."""

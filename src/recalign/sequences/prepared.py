@@ -148,9 +148,10 @@ class PreparedLog(LightningDataModule):
         """The figures of the log that need no split (`recalign.events.audit`)."""
         sections = self._entry and self._entry.figures()
         if not sections:
-            sections = audit(self.table)
-            sections["item features"] = feature_figures(self._known_items(self.table.items), self.table.items)
-            self.sequences  # noqa: B018 (writes the entry)
+            table = self.table  # `sequences`, which writes the entry, lets go of it
+            frame = self.sequences.frame
+            sections = audit(table, frame if self.relative_to else None)
+            sections["item features"] = feature_figures(self._known_items(table.items), table.items)
             if self._entry:
                 self._entry.save_figures(sections)
         return {**sections, "titles": self._titles[1]}

@@ -100,7 +100,7 @@ class TimeSplit(Split):
     def assign(self, table: EventTable) -> pl.Series:
         _require_time(table, self)
         time = table.frame["timestamp"]
-        first, second = (self._time_of(cut, time) for cut in self.cuts)
+        first, second = (self._time_of(cut, time, table.resolution) for cut in self.cuts)
         if first > second:
             raise InputError(
                 f"the first cut ({self.cuts[0]}) is after the second ({self.cuts[1]})",
@@ -116,12 +116,12 @@ class TimeSplit(Split):
         )
         return TimeSplit((first, second))
 
-    def _time_of(self, cut: float | str, time: pl.Series) -> int:
+    def _time_of(self, cut: float | str, time: pl.Series, resolution: int) -> int:
         if isinstance(cut, str):
             with suppress(ValueError):
                 moment = datetime.fromisoformat(cut)
                 if moment.tzinfo is not None:
-                    return int(moment.timestamp())
+                    return int(moment.timestamp()) // resolution * resolution  # as the events' times are
         elif 0 < cut < 1:
             middle = int(len(time) * cut)
             return int(np.partition(time.to_numpy(), middle)[middle])

@@ -41,7 +41,7 @@ class Event:
     def __post_init__(self) -> None:
         text_id("id", self.id)
         text_id("user", self.user)
-        require(_is_kept(self.item), "item", self.item, "a raw id: an integer or a text")
+        require(_is_kept(self.item), "item", self.item, "a raw id: an integer below 2^63, or a text")
         require(self.reward is None or is_number(self.reward), "reward", self.reward, "a finite number, or null")
 
     @classmethod

@@ -45,7 +45,13 @@ class RunCheckpoint(ModelCheckpoint):
         save_last_every_n_steps: int | None = None,
     ) -> None:
         super().__init__(
-            filename="best", monitor=monitor, mode=mode, auto_insert_metric_name=False, enable_version_counter=False
+            filename="best",
+            monitor=monitor,
+            mode=mode,
+            auto_insert_metric_name=False,
+            enable_version_counter=False,
+            # Lightning would wait for a validation, which may come before the last epochs or never.
+            save_on_train_epoch_end=True if monitor is None else None,
         )
         self.save_last_every_n_steps = save_last_every_n_steps
         self._last_step = -1

@@ -127,6 +127,8 @@ class StageCLI(LightningCLI):
         folder = RunFolder.of(run, run.chain or log, seed)
         checkpoint = find_checkpoint(config.ckpt_path, folder, self.command)
         own = _run_of(checkpoint, folder) if checkpoint else None
+        if own:
+            upstream.relocate_ids(config.data.init_args, own.path)
         if own and not trains and own.config.is_file():
             folder = own  # what is found out about a run stands in its own folder, wherever that was moved
         continued = Manifest.read(own) if own else None

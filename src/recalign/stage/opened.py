@@ -20,6 +20,7 @@ from recalign.stage.folder import RunFolder
 from recalign.stage.parsed import ParsedStage
 from recalign.stage.record import final_checkpoint
 from recalign.stage.settings import load
+from recalign.stage.upstream import relocate_ids
 
 CPU = torch.device("cpu")
 
@@ -120,6 +121,7 @@ def _reranked(run: Path) -> OpenedRun:
     checkpoints = {name: path for name, path in found.items() if path}
     start = checkpoints["recommender"]
     stage = parse_stage(["fit", f"--config={folders['reward'].config}", f"--model.init_from={start}"])
+    relocate_ids(stage.config["data"]["init_args"], run)
     data: RewardData = stage.datamodule()  # type: ignore[assignment]
     policy = served(run, checkpoints, data)
     strength = read_json(run / "evaluation" / "summary.json")[RERANKING]["how"]["strength"]

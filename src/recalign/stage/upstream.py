@@ -94,6 +94,19 @@ def resolve(config: Any, upstreams: list[Upstream], folder: RunFolder, log: str)
         config[upstream.part]["init_args"][upstream.argument] = str(upstream.path) if upstream.path else None
 
 
+def relocate_ids(given: Any, run: Path) -> None:
+    """Find the ids that a run's log continues in its chain's folder, wherever that was moved.
+
+    Args:
+        given: settings of its data, which are changed.
+        run: its folder.
+    """
+    if named := given.get(GROWS_FROM):
+        beside = run.absolute().parents[1] / Path(named).name
+        if not Path(named).is_dir() and beside.is_dir():
+            given[GROWS_FROM] = str(beside)
+
+
 def require(upstreams: list[Upstream], folder: RunFolder, log: str) -> None:
     """Refuse missing, damaged or wrong checkpoints, before a finished run is set aside. Print which are used.
 
